@@ -1,0 +1,48 @@
+# Each target sets .venv up first, where it is missing or older than the requirements.
+# Another interpreter to make it with: make film PYTHON=python3.12
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+IN_RANGE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
+# Without PYTHON=..., the first of these names that is a Python we can use.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c '$(IN_RANGE)' 2>/dev/null && echo $$p && exit; done; echo python3)
+
+.DEFAULT_GOAL := help
+.PHONY: help film test lab bench clean
+
+help: ## this list
+	@echo "cinelab, a workbench for autoregressive multi-shot video models"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
+
+film: $(READY) ## direct the first film from experiments/screenplays into results/
+	@$(VENV)/bin/cinelab film
+
+test: $(READY) ## pass every test, the notebooks' smoke runs included
+	@$(PY) -m pytest -q
+
+lab: $(READY) ## open JupyterLab on the notebooks
+	@$(VENV)/bin/jupyter lab notebooks/
+
+bench: $(READY) ## measure frames per second, latency and memory
+	@$(VENV)/bin/cinelab bench
+
+clean: ## remove caches and build leftovers; .venv and results/ stay
+	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find cinelab tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
+
+# The stamp is written last, so an interrupted setup is taken up again by the same command.
+$(READY): pyproject.toml constraints.txt
+	@$(PY) -c 'import pip; $(IN_RANGE)' 2>/dev/null || { \
+	  $(PYTHON) -c '$(IN_RANGE)' 2>/dev/null || { \
+	    echo "cinelab needs Python 3.11 or 3.12 and '$(PYTHON)' is $$($(PYTHON) -V 2>/dev/null || echo not there); install one and name it: make film PYTHON=python3.12" >&2; exit 1; }; \
+	  echo "Creating $(VENV) with $$($(PYTHON) -V)."; \
+	  $(PYTHON) -m venv --clear $(VENV) || { \
+	    echo "'$(PYTHON)' could not create $(VENV); see the lines above (on Debian and Ubuntu, install python3-venv)." >&2; exit 1; }; }
+	@echo "Installing cinelab and its pinned requirements into $(VENV): once, a few minutes and a few GB (torch is most of it)."
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' || { \
+	  echo "pip could not install the requirements; see its lines above, check the network and the free disk, then run the same command again." >&2; exit 1; }
+	@$(PY) -c 'import torch' || { \
+	  echo "torch is installed and does not import; see the lines above, or remove $(VENV) and run the same command again." >&2; exit 1; }
+	@touch $@

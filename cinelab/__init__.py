@@ -1,0 +1,32 @@
+"""cinelab: train, dissect and direct real-time autoregressive multi-shot video models.
+
+    from cinelab import CAMR, Director, Screenplay, load
+    film = Director(load("toybox-base"), policy=CAMR(budget=6), seed=7).render(Screenplay.load("film.yaml"))
+    film.save("results/my_film")
+"""
+
+from importlib import import_module
+
+_HOMES = {
+    "CinelabError": "cinelab.errors",
+    "Screenplay": "cinelab.script.screenplay", "Shot": "cinelab.script.screenplay",
+    "PromptChange": "cinelab.script.screenplay",
+    "CAMR": "cinelab.memory.policy", "Full": "cinelab.memory.policy", "Window": "cinelab.memory.policy",
+    "Sink": "cinelab.memory.policy", "ShotSink": "cinelab.memory.policy", "RandomTopK": "cinelab.memory.policy",
+    "Sampling": "cinelab.flow.sampler",
+    "load": "cinelab.model.zoo",
+    "Director": "cinelab.stream.director", "Film": "cinelab.stream.director",
+}
+__all__ = sorted(_HOMES)
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str):
+    """Import a public name when it is first used, so that `import cinelab` takes no time."""
+    if name not in _HOMES:
+        raise AttributeError(f"cinelab has no {name!r}; public are {', '.join(__all__)}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

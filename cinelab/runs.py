@@ -1,0 +1,143 @@
+"""A run is a directory of files, written atomically: config.json, log.jsonl, checkpoints/, done.json.
+
+Starting the same run again resumes it from its last checkpoint; a finished one says so.
+"""
+
+import errno
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cinelab.config import read_json, to_dict
+from cinelab.errors import CinelabError
+
+MAY_CHANGE = ("steps", "save_every", "threads", "device")  # settings a resumed run may change
+
+
+def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
+    """Call `write(temporary)` beside `path`, then rename; on any failure the old file stays as it was."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
+    os.close(handle)
+    try:
+        os.chmod(name, 0o666 & ~_umask())
+        write(Path(name))
+        os.replace(name, path)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise CinelabError(f"The disk is full: {path} was not written; free some room and run again.") from error
+        raise
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    write_atomic(path, lambda temporary: temporary.write_text(text))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def hardware() -> dict:
+    """What a measured figure has to be read beside: processor or GPU, cores, torch."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"device": gpu or _processor(), "cores": os.cpu_count(), "torch": torch.__version__}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+class Run:
+    """One training run in `folder`. `step` is where it stands; parts are anything with a state_dict."""
+
+    def __init__(self, folder: str | Path, config: Any):
+        self.folder, self.config = Path(folder), config
+        self.step, self.seconds = 0, 0.0
+        self._began = time.perf_counter()
+        self._check_config(to_dict(config))
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "done.json").exists() and self.done_info["steps"] >= self.config.steps
+
+    @property
+    def done_info(self) -> dict:
+        return read_json(self.folder / "done.json")
+
+    @property
+    def rows(self) -> list[dict]:
+        """The log so far, one row a step; rows past the last checkpoint of a killed run are dropped on resume."""
+        path = self.folder / "log.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def _check_config(self, new: dict) -> None:
+        path = self.folder / "config.json"
+        if path.exists():
+            old = read_json(path)
+            changed = [k for k in new if new[k] != old.get(k) and k not in MAY_CHANGE]
+            if changed:
+                key = changed[0]
+                raise CinelabError(f"Run {self.folder} was started with {key}={old.get(key)!r}, not {new[key]!r}; "
+                                   "use the old setting to resume it, or another run folder.")
+        write_json(path, new)
+
+    def restore(self, **parts: Any) -> None:
+        """Load every part from the last checkpoint, if there is one; else leave them as they are."""
+        path = self.folder / "checkpoints" / "last.pt"
+        if not path.exists():
+            self._truncate_log(0)
+            return
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise CinelabError(f"Checkpoint {path} cannot be read ({type(error).__name__}); "
+                               "remove it to start this run afresh.") from error
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+        self.step, self.seconds = state["step"], state["seconds"]
+        self._began = time.perf_counter()
+        self._truncate_log(self.step)
+
+    def save(self, step: int, **parts: Any) -> None:
+        """Write the state after `step` finished steps."""
+        self.step = step
+        state = {"step": step, "seconds": self.wall, "parts": {k: part.state_dict() for k, part in parts.items()}}
+        write_atomic(self.folder / "checkpoints" / "last.pt", lambda path: torch.save(state, path))
+
+    @property
+    def wall(self) -> float:
+        """Seconds of training so far, over all resumed sittings."""
+        return self.seconds + time.perf_counter() - self._began
+
+    def log(self, **row: Any) -> dict:
+        with open(self.folder / "log.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+        return row
+
+    def finish(self) -> None:
+        write_json(self.folder / "done.json", {"steps": self.step, "seconds": round(self.wall, 1), **hardware()})
+
+    def _truncate_log(self, step: int) -> None:
+        rows = [row for row in self.rows if row["step"] < step]
+        if (self.folder / "log.jsonl").exists():
+            write_text(self.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))

@@ -1,0 +1,6 @@
+"""What is asked: the screenplay a person writes, and its timeline of chunks."""
+
+from cinelab.script.screenplay import PromptChange, Screenplay, Shot
+from cinelab.script.timeline import Slot, Timeline, plan
+
+__all__ = ["PromptChange", "Screenplay", "Shot", "Slot", "Timeline", "plan"]

@@ -1,0 +1,92 @@
+"""Prompts to vectors: the word encoder of the toybox; UMT5 goes behind the same members for Wan.
+
+    S prompts   L words   E width; unused places are zero, and so is the whole empty prompt
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cinelab.seeds import rng_at
+
+
+class TextEncoder(Protocol):
+    width: int
+    length: int
+
+    def encode(self, prompts: Sequence[str]) -> Tensor: ...  # (S, L, E)
+
+
+# Words that carry nothing the toybox shows; they are passed over without a warning.
+LITTLE = frozenset("an on at and with its his her their it is are he she they then again now some by".split())
+
+
+class UnknownWords(UserWarning):
+    """A prompt has words that the encoder has never seen; they are left out."""
+
+
+@dataclass(frozen=True)
+class WordEncoderConfig:
+    width: int = 64
+    length: int = 24
+    seed: int = 0
+
+
+class WordEncoder:
+    """Every known word is a fixed random direction, plus a small code of its place. Nothing is trained."""
+
+    def __init__(self, vocabulary: Sequence[str], config: WordEncoderConfig):
+        self.vocabulary, self.config = tuple(vocabulary), config
+        self.width, self.length = config.width, config.length
+        self.index = {word: number for number, word in enumerate(self.vocabulary)}
+        rng = rng_at(config.seed, "words")
+        self.codes = torch.randn(len(self.vocabulary), self.width, generator=rng)
+        self.codes = self.codes / self.codes.std(dim=1, keepdim=True)
+        place = torch.arange(self.length)[:, None] / 10000 ** (torch.arange(0, self.width, 2) / self.width)
+        self.places = 0.2 * torch.cat([place.sin(), place.cos()], dim=1)
+
+    def ids(self, words: Sequence[str]) -> list[int]:
+        """Numbers of the known words, cut to the length; unknown words warn by name with the nearest known one."""
+        unknown = [word for word in words if word not in self.index and word not in LITTLE]
+        if unknown:
+            said = ", ".join(f"{word!r}{self._near(word)}" for word in dict.fromkeys(unknown))
+            warnings.warn(f"The toybox does not know {said}; left out of the prompt.", UnknownWords, stacklevel=3)
+        known = [self.index[word] for word in words if word in self.index]
+        if len(known) > self.length:
+            warnings.warn(f"The prompt has {len(known)} known words; only the first {self.length} are read.",
+                          UnknownWords, stacklevel=3)
+        return known[: self.length]
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """(S, L, E); an empty prompt is all zeros."""
+        return torch.stack([self.embed(self.ids(split_words(prompt))) for prompt in prompts])
+
+    def embed(self, ids: Sequence[int]) -> Tensor:
+        """Word numbers -> (L, E)."""
+        out = torch.zeros(self.length, self.width)
+        if ids:
+            out[: len(ids)] = self.codes[list(ids)] + self.places[: len(ids)]
+        return out
+
+    def _near(self, word: str) -> str:
+        near = get_close_matches(word, self.vocabulary, n=1, cutoff=0.5) or closest(word, self.vocabulary)
+        return f" (nearest known: {near[0]!r})" if near else ""
+
+
+def split_words(prompt: str) -> list[str]:
+    """Lower-case words; punctuation separates."""
+    return "".join(c.lower() if c.isalnum() else " " for c in prompt).split()
+
+
+def closest(word: str, known: Sequence[str]) -> list[str]:
+    """The known word that shares most letters, if nothing is similar as a whole."""
+    def shared(other: str) -> float:
+        return len(set(word) & set(other)) / math.sqrt(len(set(word)) * len(set(other)) or 1)
+
+    return [max(known, key=shared)] if known else []

@@ -1,0 +1,399 @@
+"""The screenplay a person writes: a title, its shots, and what changes in mid-shot.
+
+    title: A walk home
+    seed: 7
+    caption: a storybook film          # optional, stands in front of every prompt
+    shots:
+      - prompt: a red fox walks in the forest
+        seconds: 2
+      - prompt: the red fox sits by the sea
+        seconds: 3
+        cut: continue                  # the prompt switches, the picture goes on
+        changes:
+          - {at: 1.5, prompt: the red fox jumps}
+
+Every rule lives in a dataclass's `__post_init__`; the reader at the end adds only the file's lines.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import uuid
+from dataclasses import MISSING, dataclass, fields
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from cinelab.errors import CinelabError
+
+CUTS = ("cut", "continue")
+MAX_SHOTS = 200
+MAX_SECONDS = 600
+MAX_TEXT = 2000  # characters in a prompt, a caption or a title
+MAX_BYTES = 4_000_000  # of a screenplay file, so that a film opened by mistake is not read whole
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
+Field = tuple[str | int, ...]  # a place in the screenplay, such as ("shots", 2, "seconds")
+
+
+class FieldError(CinelabError):
+    """A refused value: `field` is its place below the object, `problem` the rest of the sentence."""
+
+    def __init__(self, field: Field, problem: str):
+        super().__init__(field, problem)
+        self.field, self.problem = field, problem
+
+    def __str__(self) -> str:
+        return f"{_label(self.field)} {self.problem}"
+
+
+@dataclass(frozen=True)
+class PromptChange:
+    """From `at` seconds after the start of its shot on, the prompt is `prompt`."""
+
+    at: float
+    prompt: str
+
+    def __post_init__(self):
+        _check_seconds("at", self.at)
+        _check_text("prompt", self.prompt, "say what happens from here on")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One entry: what is seen, for how many seconds, and whether it opens with a cut."""
+
+    prompt: str
+    seconds: float
+    cut: str = "cut"
+    changes: tuple[PromptChange, ...] = ()
+
+    def __post_init__(self):
+        _check_text("prompt", self.prompt, "say what the shot shows")
+        _check_seconds("seconds", self.seconds)
+        if self.cut not in CUTS:
+            _refuse(("cut",), self.cut, _guess(self.cut, CUTS) or "write cut or continue")
+        object.__setattr__(self, "changes", _parts("changes", self.changes, PromptChange))
+        _check_changes(self.changes, self.seconds)
+
+
+@dataclass(frozen=True)
+class Screenplay:
+    """A film to be made: `shots` in order. Bad values raise a CinelabError of one sentence."""
+
+    title: str
+    shots: tuple[Shot, ...]
+    seed: int = 0
+    caption: str = ""
+
+    def __post_init__(self):
+        _check_text("title", self.title, "give the film a title")
+        object.__setattr__(self, "shots", _parts("shots", self.shots, Shot))
+        _check_shots(self.shots)
+        _check_seed(self.seed)
+        if self.caption != "":
+            _check_text("caption", self.caption, "write a caption or leave the field out")
+
+    @property
+    def seconds(self) -> float:
+        """The sum of the shots' seconds, as written (a timeline rounds each to whole chunks)."""
+        return float(sum(shot.seconds for shot in self.shots))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Screenplay:
+        """Reads a YAML or JSON file. Raises CinelabError with file, line, field and remedy."""
+        return cls.parse(_read_text(path), name=os.fspath(path))
+
+    @classmethod
+    def parse(cls, text: str, name: str = "<text>") -> Screenplay:
+        """Reads YAML or JSON; `name` stands where an error names the file."""
+        return _Reader(text, name).screenplay()
+
+    def to_yaml(self) -> str:
+        """YAML text that `parse` reads back to an equal screenplay; defaults are left out."""
+        return yaml.dump(_plain(self), None, _Dumper, sort_keys=False, allow_unicode=True)
+
+    def save(self, path: str | os.PathLike) -> Path:
+        """Writes YAML (JSON where the name ends in .json): the whole file or nothing."""
+        path = Path(path)
+        as_json = path.suffix.lower() == ".json"
+        _write_whole(path, json.dumps(_plain(self), indent=2) if as_json else self.to_yaml())
+        return path
+
+
+def _refuse(field: Field, value: Any, remedy: str) -> NoReturn:
+    raise FieldError(field, f"is {_show(value)}; {remedy}{'' if remedy.endswith('?') else '.'}")
+
+
+def _check_text(field: str, value: Any, remedy: str) -> None:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        _refuse((field,), None, remedy)
+    if not isinstance(value, str):
+        _refuse((field,), value, "write text, in quotes")
+    if len(value) > MAX_TEXT:
+        raise FieldError((field,), f"has {len(value)} characters; keep it to {MAX_TEXT} at most.")
+    if _HALF_PAIR.search(value):
+        raise FieldError((field,), "holds half of a character pair; type that character again.")
+
+
+def _check_seconds(field: str, value: Any) -> None:
+    known = isinstance(value, Real) and not isinstance(value, bool)
+    if not (known and 0 < value <= MAX_SECONDS):  # not a number (nan) fails both comparisons
+        _refuse((field,), value, f"give a number of seconds above 0 and at most {MAX_SECONDS}")
+
+
+def _check_changes(changes: tuple[PromptChange, ...], seconds: float) -> None:
+    last = 0.0
+    for i, change in enumerate(changes):
+        place = ("changes", i, "at")
+        if change.at >= seconds:
+            _refuse(place, change.at, f"give a time inside its shot, below {_show(seconds)}")
+        if change.at <= last:
+            _refuse(place, change.at, f"give a time after the change before it, {_show(last)}")
+        last = change.at
+
+
+def _check_shots(shots: tuple[Shot, ...]) -> None:
+    if not shots:
+        _refuse(("shots",), None, "add at least one shot with a prompt and seconds")
+    if len(shots) > MAX_SHOTS:
+        problem = f"lists {len(shots)} shots and the limit is {MAX_SHOTS}; split the film."
+        raise FieldError(("shots",), problem)
+    if shots[0].cut == "continue":
+        _refuse(("shots", 0, "cut"), "continue", "leave it out, since nothing comes before")
+
+
+def _check_seed(value: Any) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < 2**63:
+        _refuse(("seed",), value, "give a whole number, 0 or above and below 2**63")
+
+
+def _parts(field: str, value: Any, kind: type) -> tuple:
+    """The value as a tuple of `kind`; lists are taken too. Raises FieldError."""
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        _refuse((field,), value, f"write a list of {field}")
+    for i, part in enumerate(value):
+        if not isinstance(part, kind):
+            _refuse((field, i), part, f"make it a {kind.__name__}")
+    return tuple(value)
+
+
+def _label(field: Field) -> str:
+    """("shots", 2, "changes", 0, "at") -> "shot 3, change 1: at"."""
+    places = [f"{field[i - 1][:-1]} {n + 1}" for i, n in enumerate(field) if isinstance(n, int)]
+    name = [field[-1]] if field and isinstance(field[-1], str) else []
+    return ": ".join([", ".join(places)] * bool(places) + name) or "the screenplay"
+
+
+def _show(value: Any) -> str:
+    """A short picture of any value, on one line."""
+    if value is None:
+        return "empty"
+    if isinstance(value, (list, tuple, dict)):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    try:
+        text = repr(value) if isinstance(value, str) else " ".join(str(value).split())
+    except ValueError:  # Python refuses to print an int of more than 4300 digits
+        return "a huge number"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _guess(word: Any, known: tuple[str, ...]) -> str:
+    near = difflib.get_close_matches(str(word).lower(), known, 1, 0.5)
+    return f"did you mean {near[0]!r}?" if near else ""
+
+
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper with indented lists, whose plain words `_Loader` reads back as text."""
+
+    def increase_indent(self, flow=False, indentless=False):
+        return super().increase_indent(flow, False)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also takes JSON's 1e3 for a number."""
+
+
+def _quote(dumper: _Dumper, text: str) -> yaml.Node:
+    """Control characters survive between double quotes only, where they are escaped."""
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
+
+
+_Dumper.add_representer(str, _quote)
+_POWER = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+for _kind in (_Dumper, _Loader):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _POWER, list("-+0123456789"))
+
+
+def _plain(part: Any) -> Any:
+    """Dataclasses as dicts without their defaults, numbers as int or float."""
+    if isinstance(part, tuple):
+        return [_plain(item) for item in part]
+    if isinstance(part, str):
+        return str(part)
+    if isinstance(part, Real):
+        return int(part) if part == int(part) else float(part)
+    written = [f.name for f in fields(part) if getattr(part, f.name) != f.default]
+    written.sort(key=("shots", "changes").__contains__)  # lists last
+    return {name: _plain(getattr(part, name)) for name in written}
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Writes beside `path`, then renames: a kill or a full disk leaves the old file as it was."""
+    beside = path.parent / f".{uuid.uuid4().hex}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        remedy = "free some space or choose another place"
+        raise CinelabError(f"{path} cannot be written ({error.strerror}); {remedy}.") from error
+    finally:
+        if beside.exists():
+            beside.unlink()
+
+
+def _read_text(path: str | os.PathLike) -> str:
+    """The text of a UTF-8 file. Raises CinelabError where it is missing, unreadable or binary."""
+    remedy = "give the path of a screenplay, YAML or JSON in UTF-8"
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise CinelabError(f"{path} cannot be read ({why}); {remedy}.") from error
+    if len(data) > MAX_BYTES:
+        raise CinelabError(f"{path} is above {MAX_BYTES} bytes; {remedy}.")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CinelabError(f"{path}:{line}: this is not UTF-8 text; {remedy}.") from None
+
+
+class _Reader:
+    """Builds a Screenplay from YAML nodes and keeps the line on which each field stands."""
+
+    PARTS: dict[str, type] = {"shots": Shot, "changes": PromptChange}
+
+    def __init__(self, text: str, name: str):
+        # JSON may be indented with tabs, YAML may not; a JSON string never holds a bare tab.
+        self.text = text.replace("\t", " ") if text.lstrip().startswith("{") else text
+        self.name, self.lines = name, {}
+
+    def screenplay(self) -> Screenplay:
+        node = self._compose()
+        if node is None:
+            raise CinelabError(f"{self.name}:1: the screenplay is empty; write title and shots.")
+        try:
+            return self._make(Screenplay, node, ())
+        except FieldError as error:
+            self._fail(self._line(error.field), str(error))
+
+    def _fail(self, line: int, sentence: str) -> NoReturn:
+        raise CinelabError(f"{self.name}:{line}: {sentence}") from None
+
+    def _line(self, field: Field) -> int:
+        """The line of the field, or of what should hold it."""
+        places = (field[:n] for n in range(len(field), -1, -1))
+        return next(self.lines[place] for place in places if place in self.lines)
+
+    def _compose(self) -> yaml.Node | None:
+        """The root node. Raises CinelabError where the text is not YAML."""
+        try:
+            self.loader = _Loader(self.text)
+            return self.loader.get_single_node()
+        except yaml.reader.ReaderError as error:
+            line = self.text.count("\n", 0, error.position) + 1
+            self._fail(
+                line,
+                f"character {error.character:#x} is not text; give a screenplay, not a binary.",
+            )
+        except yaml.MarkedYAMLError as error:
+            opened = "end of stream" in str(error.problem)  # an open quote: name where it opened
+            mark = error.context_mark if opened else error.problem_mark
+            self._fail(mark.line + 1, _yaml_sentence(error))
+        except RecursionError:
+            self._fail(1, "the brackets are nested too deeply; write title and shots.")
+        except (ValueError, OverflowError):  # an escape beyond Unicode, such as "\U99999999"
+            self._fail(self.loader.line + 1, "an escape names no character; correct it.")
+
+    def _make(self, kind: type, node: yaml.Node, field: Field) -> Any:
+        """The node as a Screenplay, Shot or PromptChange."""
+        self.lines[field] = node.start_mark.line + 1
+        nodes = self._fields(node, field, tuple(f.name for f in fields(kind)))
+        values = {key: self._value(key, child, (*field, key)) for key, child in nodes.items()}
+        for part in fields(kind):
+            if part.default is not MISSING and values.get(part.name) is None:
+                values.pop(part.name, None)  # an optional field left empty keeps its default
+            elif part.name not in values:
+                raise FieldError((*field, part.name), "is missing; add it.")
+        try:
+            return kind(**values)
+        except FieldError as error:
+            raise FieldError((*field, *error.field), error.problem) from None
+
+    def _fields(self, node: yaml.Node, field: Field, known: tuple[str, ...]) -> dict:
+        """The mapping's nodes by key; a key that is unknown or stands there twice is refused."""
+        if not isinstance(node, yaml.MappingNode):
+            _refuse(field, self._scalar(node), f"write the fields {', '.join(known)}")
+        found = {}
+        for key_node, child in node.value:
+            scalar = isinstance(key_node, yaml.ScalarNode)
+            key, line = key_node.value if scalar else [], key_node.start_mark.line + 1
+            if key not in known:
+                remedy = _guess(key, known) or f"the fields are {', '.join(known)}."
+                self._fail(line, f"{_label(field)} has no field {_show(key)}; {remedy}")
+            if key in found:
+                lines = f"lines {self.lines[(*field, key)]} and {line}"
+                self._fail(line, f"{_label((*field, key))} is given twice, {lines}; keep one.")
+            found[key] = child
+            self.lines[(*field, key)] = child.start_mark.line + 1
+        return found
+
+    def _value(self, key: str, node: yaml.Node, field: Field) -> Any:
+        if key in self.PARTS and isinstance(node, yaml.SequenceNode):
+            kind = self.PARTS[key]
+            return tuple(self._make(kind, part, (*field, i)) for i, part in enumerate(node.value))
+        return self._scalar(node)
+
+    def _scalar(self, node: yaml.Node) -> Any:
+        """A scalar's value; an empty list or dict stands for a node that is none."""
+        if not isinstance(node, yaml.ScalarNode):
+            return [] if isinstance(node, yaml.SequenceNode) else {}
+        try:
+            value = self.loader.construct_object(node)
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError):
+            return node.value  # such as the date 2026-13-45: the rules answer what was written
+        return _join_pairs(value) if isinstance(value, str) else value
+
+
+def _yaml_sentence(error: yaml.MarkedYAMLError) -> str:
+    problem = " ".join((error.problem or error.context or "this is not YAML").split())
+    remedy = "check the indentation, the colons and the quotes here"
+    if "'\\t'" in problem:
+        problem, remedy = "a tab stands where YAML wants spaces", "put spaces in its place"
+    elif "mapping values" in problem:
+        remedy = "put text that holds a colon in quotes, or correct the indentation"
+    elif "another document" in problem:
+        problem, remedy = "a second document begins", "keep one screenplay in a file"
+    return f"the text is not valid YAML, {problem}; {remedy}."
+
+
+def _join_pairs(text: str) -> str:
+    r"""JSON writes a rare character as two escapes, \ud83e\udd8a; YAML leaves them apart."""
+    try:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        return text  # half a pair: the rules refuse it by name

@@ -1,0 +1,15 @@
+"""Addressed randomness: the same numbers for the same place, in any order, on any device.
+
+Noise is drawn on the CPU and then moved, so every device makes the same film.
+"""
+
+import hashlib
+
+import torch
+
+
+def rng_at(seed: int, *place: int | str) -> torch.Generator:
+    """A CPU generator for one place, e.g. `rng_at(seed, "noise", chunk, step)`."""
+    text = "/".join(map(str, (seed, *place)))
+    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    return torch.Generator().manual_seed(number >> 1)
