@@ -1,0 +1,169 @@
+"""Casting: which characters, places and shots make up film number `index` of seed `seed`.
+
+Knows attributes and lengths in latent frames; does not know pixels. A film is written so that
+characters and places come back after shots without them (A-B-A, A-B-C-A, ...).
+"""
+
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from random import Random
+
+from cinelab.errors import CinelabError
+from cinelab.script.timeline import CONTINUE, Slot, Timeline
+from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY, UNPROMPTED, caption
+
+
+@dataclass(frozen=True)
+class ShotPlan:
+    """What happens under one caption: every attribute (prompted and unprompted), its length in latent frames.
+
+    With `continues` the picture goes on from the plan before it: no cut, only the action changes.
+    """
+
+    attributes: dict[str, str]
+    caption: str
+    latents: int
+    character: int  # which member of the cast
+    place: int  # which place of the film
+    scenery_seed: int  # small scenery (clouds, houses, flowers) of the place
+    continues: bool = False
+
+
+@dataclass(frozen=True)
+class FilmPlan:
+    """The shots of one film; ground truth of everything the renderer draws."""
+
+    shots: tuple[ShotPlan, ...]
+    seed: tuple[int, ...] = field(default=())
+
+    @property
+    def latents(self) -> int:
+        return sum(shot.latents for shot in self.shots)
+
+    @property
+    def prompt_of_latent(self) -> list[int]:
+        return [number for number, shot in enumerate(self.shots) for _ in range(shot.latents)]
+
+    @property
+    def shot_of_latent(self) -> list[int]:
+        """Numbers of what lies between cuts."""
+        numbers = list(accumulate((0 if shot.continues else 1 for shot in self.shots), initial=-1))[1:]
+        return [number for number, shot in zip(numbers, self.shots, strict=True) for _ in range(shot.latents)]
+
+
+SCENERIES = 4  # ways in which the small scenery of a setting is laid out
+
+
+def rng_for(seed: int, *place: int) -> Random:
+    """A generator addressed by place: the same numbers in any order of asking."""
+    return Random("/".join(map(str, (seed, *place))))
+
+
+def hire(rng: Random, count: int) -> list[dict[str, str]]:
+    """`count` characters, no two of the same kind and colour, each with an identity no prompt tells."""
+    pairs = [(kind, colour) for kind in PROMPTED["kind"] for colour in PROMPTED["colour"]]
+    return [
+        {"kind": kind, "colour": colour} | {name: rng.choice(UNPROMPTED[name]) for name in IDENTITY}
+        for kind, colour in rng.sample(pairs, count)
+    ]
+
+
+def scout(rng: Random, count: int) -> list[dict]:
+    """`count` places in different settings, each with scenery no prompt tells."""
+    return [
+        {"setting": setting, "seed": rng.randrange(SCENERIES)}
+        | {name: rng.choice(UNPROMPTED[name]) for name in SCENERY}
+        for setting in rng.sample(PROMPTED["setting"], count)
+    ]
+
+
+def shoot(rng: Random, character: dict, place: dict, numbers: tuple[int, int], time: str, latents: int,
+          **fixed: str) -> ShotPlan:
+    """One shot of a character at a place; size, action and camera are free unless `fixed`."""
+    free = {name: rng.choice(PROMPTED[name]) for name in ("size", "action", "camera")}
+    where = {name: value for name, value in place.items() if name != "seed"}
+    attributes = character | where | {"time": time} | free | fixed
+    return ShotPlan(attributes, caption(attributes, rng), latents, *numbers, place["seed"])
+
+
+def film(seed: int, index: int, latents: int, shot_latents: tuple[int, int] = (2, 4)) -> FilmPlan:
+    """Film `index`: shots of `shot_latents` (low, high) latent frames that fill exactly `latents`.
+
+    A small cast and few places make returns frequent; neighbouring shots always differ in character or place.
+    """
+    rng = rng_for(seed, index)
+    cast, places = hire(rng, rng.randint(1, 4)), scout(rng, rng.randint(1, 3))
+    if len(cast) * len(places) == 1:
+        cast = hire(rng, 2)
+    time = rng.choice(PROMPTED["time"])
+    shots: list[ShotPlan] = []
+    for length in shot_lengths(rng, latents, *shot_latents):
+        if shots and rng.random() < 0.2:
+            shots.append(go_on(rng, shots[-1], length))
+            continue
+        before = (shots[-1].character, shots[-1].place) if shots else None
+        who, where = before or (0, 0)
+        while (who, where) == before or before is None:
+            who, where = rng.randrange(len(cast)), rng.randrange(len(places))
+            if before is None:
+                break
+        moment = time if rng.random() < 0.8 else rng.choice(PROMPTED["time"])
+        shots.append(shoot(rng, cast[who], places[where], (who, where), moment, length))
+    return FilmPlan(tuple(shots), (seed, index))
+
+
+def go_on(rng: Random, before: ShotPlan, latents: int) -> ShotPlan:
+    """The same picture with another action, announced by the word that marks a prompt change without a cut."""
+    action = rng.choice([name for name in PROMPTED["action"] if name != before.attributes["action"]])
+    attributes = before.attributes | {"action": action}
+    text = f"{CONTINUE} {caption(attributes, rng)}"
+    return replace(before, attributes=attributes, caption=text, latents=latents, continues=True)
+
+
+def shot_lengths(rng: Random, total: int, low: int, high: int) -> list[int]:
+    """Random lengths within [low, high] that add up to `total` (the last may be shorter)."""
+    lengths: list[int] = []
+    while (left := total - sum(lengths)) > 0:
+        length = min(rng.randint(low, high), left)
+        lengths.append(left if 0 < left - length < low and left <= high else length)
+    return lengths
+
+
+def absence(seed: int, index: int, away: int, shot_latents: int = 3) -> FilmPlan:
+    """The memory test: an opening shot, A at home, `away` shots without A or its home, then A at home again.
+
+    A's first appearance is never the film's first shot, so an attention sink cannot answer by itself.
+    """
+    rng = rng_for(seed, index, away)
+    (hero, *others), (home, *elsewhere) = hire(rng, 4), scout(rng, 3)
+    time = rng.choice(PROMPTED["time"])
+    plain = {"camera": "static", "action": "stand"}
+
+    def extra() -> ShotPlan:
+        who, where = rng.randrange(len(others)), rng.randrange(len(elsewhere))
+        return shoot(rng, others[who], elsewhere[where], (1 + who, 1 + where), time, shot_latents)
+
+    sizes = [rng.choice(("wide", "medium")) for _ in range(2)]
+    first, again = (shoot(rng, hero, home, (0, 0), time, shot_latents, size=size, **plain) for size in sizes)
+    return FilmPlan((extra(), first, *(extra() for _ in range(away)), again), (seed, index, away))
+
+
+def timeline_of(film_plan: FilmPlan, fps: float, stride: int, chunk: int = 1) -> Timeline:
+    """The plan as a timeline that the director can make: one entry per shot plan."""
+    slots, index = [], 0
+    texts = list(dict.fromkeys(shot.caption for shot in film_plan.shots))
+    shots = film_plan.shot_of_latent
+    for entry, shot in enumerate(film_plan.shots):
+        if shot.latents % chunk:
+            raise CinelabError(f"Shot {entry + 1} has {shot.latents} latent frames, which chunk={chunk} does not divide.")
+        for first in range(index, index + shot.latents, chunk):
+            cut = first == index and first > 0 and not shot.continues
+            slots.append(Slot(len(slots), shots[first], entry, texts.index(shot.caption), first, chunk, cut))
+        index += shot.latents
+    return Timeline(tuple(slots), tuple(texts), fps, stride)
+
+
+def caption_of_film(seed: int, shots: int) -> list[str]:
+    """Captions of `shots` shots with a recurring cast, for films that need no ground truth."""
+    plans = film(seed, 0, 4 * shots, (4, 4)).shots
+    return [caption(plan.attributes) for plan in plans]

@@ -1,0 +1,98 @@
+"""Film plans to frames, with exact ground truth.
+
+    frames   uint8 (F, H, W, 3) RGB; the first latent frame is one picture, each later one STRIDE pictures
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from cinelab.world.actors import draw_actor, pose_at
+from cinelab.world.casting import FilmPlan, ShotPlan
+from cinelab.world.draw import SS, Pen
+from cinelab.world.sets import HORIZON, light_of, panorama, view
+
+HEIGHT, WIDTH, FPS, STRIDE = 48, 64, 8.0, 2
+ACTOR = {"wide": 11.0, "medium": 15.0, "close": 20.0}  # frame pixels per unit of figure
+FEET = {"wide": 0.86, "medium": 1.0, "close": 1.12}  # where the feet stand, in frame heights from the top
+BACKDROP = {"wide": 1.0, "medium": 1.08, "close": 1.18}  # zoom of the set behind
+LENS = 0.45  # blur of the lens, pixels
+PAN, ZOOM = 0.07, 0.07  # camera speed: frame heights, and share, per second
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A film and everything that is true about it."""
+
+    frames: np.ndarray  # uint8 (F, H, W, 3)
+    plan: FilmPlan
+    shot_of_frame: list[int]
+    boxes: np.ndarray  # float (F, 4): left, top, right, bottom of the figure, in pixels, clipped to the frame
+    cuts: list[int]  # first frame of every shot but the first
+
+
+def camera_at(move: str, seconds: float) -> tuple[float, float]:
+    """(sideways in frame heights, zoom) of a camera move `seconds` after the shot began."""
+    sideways = {"pan left": -1, "pan right": 1}.get(move, 0) * PAN * seconds
+    zoom = {"zoom in": 1, "zoom out": -1}.get(move, 0) * ZOOM * seconds
+    return sideways, (1 + zoom if zoom >= 0 else 1 / (1 - zoom))
+
+
+@dataclass(frozen=True)
+class Carry:
+    """Where a picture stands when the next prompt goes on without a cut."""
+
+    camera_seconds: float = 0.0
+    x: float = 0.0  # of the figure, in its own units
+
+
+def opening(action: str) -> Carry:
+    """A walker enters from the side it comes from; everyone else stands in the middle."""
+    return Carry(x={"walk left": 0.4, "walk right": -0.4}.get(action, 0.0))
+
+
+def render_shot(shot: ShotPlan, count: int, carry: Carry | None = None) -> tuple[np.ndarray, np.ndarray, Carry]:
+    """`count` frames of a shot: uint8 (count, H, W, 3), boxes (count, 4), and where it ends."""
+    attributes = shot.attributes
+    start = carry or opening(attributes["action"])
+    backdrop, light = panorama(attributes, shot.scenery_seed, HEIGHT), light_of(attributes["time"])
+    figure_light = tuple(0.6 + 0.4 * x for x in light)  # faces stay readable at night
+    frames, boxes = np.empty((count, HEIGHT, WIDTH, 3), np.uint8), np.empty((count, 4), np.float32)
+    for i in range(count):
+        sideways, zoom = camera_at(attributes["camera"], start.camera_seconds + i / FPS)
+        canvas = view(backdrop, sideways, zoom * BACKDROP[attributes["size"]], HEIGHT, WIDTH)
+        pose = pose_at(attributes["action"], i / FPS)
+        scale = ACTOR[attributes["size"]] * zoom * SS
+        x = WIDTH * SS / 2 + (start.x + pose.dx) * scale - 0.5 * sideways * HEIGHT * SS
+        y = (FEET[attributes["size"]] - HORIZON) * HEIGHT * SS * zoom + HORIZON * HEIGHT * SS
+        pen = Pen(canvas, x, y - pose.lift * scale, scale, pose.tilt, pose.stretch)
+        draw_actor(pen, attributes, pose, figure_light)
+        picture = cv2.resize(canvas, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+        frames[i] = cv2.GaussianBlur(picture, (3, 3), LENS)
+        boxes[i] = np.array([x - scale, y - (2.5 + pose.lift) * scale, x + scale, y - pose.lift * scale]) / SS
+    end = Carry(start.camera_seconds + count / FPS, start.x + pose_at(attributes["action"], count / FPS).dx)
+    return frames, boxes.clip(0, [WIDTH, HEIGHT, WIDTH, HEIGHT]), end
+
+
+def frames_of(latents: int, first: bool) -> int:
+    """Pictures in `latents` latent frames: Wan's first latent frame holds a single one."""
+    return latents * STRIDE - (STRIDE - 1 if first else 0)
+
+
+def render(plan: FilmPlan) -> Rendered:
+    """Draw a whole film."""
+    frames, boxes, carry = [], [], None
+    for number, shot in enumerate(plan.shots):
+        count = frames_of(shot.latents, number == 0)
+        part, where, carry = render_shot(shot, count, carry if shot.continues else None)
+        frames.append(part)
+        boxes.append(where)
+    starts = np.cumsum([0, *(len(part) for part in frames)])
+    return Rendered(
+        frames=np.concatenate(frames),
+        plan=plan,
+        shot_of_frame=[shot for j, shot in enumerate(plan.shot_of_latent) for _ in range(STRIDE if j else 1)],
+        boxes=np.concatenate(boxes),
+        cuts=[int(start) for start, shot in zip(starts, plan.shots, strict=False) if start and not shot.continues],
+    )
