@@ -1,0 +1,208 @@
+"""The memory of a running film: keys (unrotated) and values of finished units, per layer.
+
+    B batch   n units so far   U tokens a unit   h heads   d head size   k kept units
+
+Reading never copies the history: only the kept units are gathered. A snapshot shares storage with the memory
+it was taken from; whoever writes first past the shared part gets its own copy (copy on write).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cinelab.errors import CinelabError
+from cinelab.memory.policy import Full, Policy, RandomTopK
+from cinelab.memory.routing import choose, relevance
+from cinelab.memory.sight import gather
+
+
+class Shelf:
+    """A growing buffer of units along dim 1 that several memories may share up to their own lengths."""
+
+    def __init__(self, buffer: Tensor | None = None, used: int = 0):
+        self.buffer, self.used = buffer, used
+
+    def append(self, units: Tensor, length: int) -> "Shelf":
+        """Add units (B, m, ...) after the first `length`; returns the shelf that now holds them."""
+        new = length + units.shape[1]
+        if self.buffer is None or length != self.used or new > self.buffer.shape[1]:
+            return self._moved(units, length, new)
+        self.buffer[:, length:new] = units
+        self.used = new
+        return self
+
+    def _moved(self, units: Tensor, length: int, new: int) -> "Shelf":
+        room = max(16, 2 * new)
+        buffer = units.new_empty((units.shape[0], room, *units.shape[2:]))
+        if length:
+            buffer[:, :length] = self.buffer[:, :length]
+        buffer[:, length:new] = units
+        return Shelf(buffer, new)
+
+
+@dataclass
+class Memory:
+    """What the film remembers. A `Sight` for streaming: hand it to the model for the chunk being made.
+
+    One chunk goes: `begin(...)`, any number of model calls (routing is decided at the first and kept for the
+    others), then `record()`, one model call on the clean chunk, `commit()`.
+    """
+
+    policy: Policy
+    chunk: int  # frames a chunk
+    shelves: dict[int, tuple[Shelf, Shelf]] = field(default_factory=dict)
+    length: int = 0  # finished units
+    unit_shots: tuple[Tensor, ...] = ()  # per unit, the shot of every film (B,)
+    unit_chunks: tuple[int, ...] = ()
+    frames_done: int = 0
+    decisions: tuple[dict, ...] = ()
+
+    def __post_init__(self):
+        self._now: _Now | None = None
+
+    @property
+    def unit_frames(self) -> int:
+        return 1 if self.policy.unit == "frame" else self.chunk
+
+    def begin(self, chunk: int, shot: Tensor) -> None:
+        """Open chunk number `chunk`; `shot` (B,) is the shot each film is in. Forgets the chunk before."""
+        self._now = _Now(chunk, shot)
+
+    def record(self) -> None:
+        """The next model call shows the clean chunk: route afresh from its own queries and keep its keys."""
+        self._now = replace(self._now, recording=True, gathered={}, written={})
+
+    def commit(self) -> None:
+        """Put the recorded chunk into the memory."""
+        now = self._now
+        if now is None or not now.written:
+            raise CinelabError("Memory.commit() before the clean chunk was shown; call record() and the model first.")
+        units = self.chunk // self.unit_frames
+        for index, (k, v) in now.written.items():
+            old = self.shelves.get(index, (Shelf(), Shelf()))
+            parts = (x.unflatten(1, (units, -1)) for x in (k, v))
+            self.shelves[index] = tuple(s.append(p, self.length) for s, p in zip(old, parts, strict=True))
+        self.length += units
+        self.frames_done += self.chunk
+        self.unit_shots += (now.shot,) * units
+        self.unit_chunks += (now.chunk,) * units
+        self.decisions += tuple(now.decided)
+        self._now = None
+
+    def snapshot(self) -> "Memory":
+        """An independent memory with the same content; costs nothing until one of the two writes on."""
+        return replace(self, shelves=dict(self.shelves))
+
+    def with_policy(self, policy: Policy) -> "Memory":
+        """A snapshot under another policy of the same unit."""
+        if policy.unit != self.policy.unit and self.length and self.chunk > 1:
+            raise CinelabError(f"The memory keeps units of one {self.policy.unit}, the new policy wants "
+                               f"{policy.unit!r}; start a new film.")
+        return replace(self.snapshot(), policy=policy)
+
+    def layer(self, index: int, rope) -> Callable:
+        return lambda q, k, v: self._look(index, rope, q, k, v)
+
+    def _look(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
+        now = self._now
+        if now is None:
+            raise CinelabError("Memory was asked outside a chunk; call begin() first.")
+        if now.recording:
+            now.written[index] = (k.detach(), v.detach())
+        if index not in now.gathered:
+            now.gathered[index] = self._gather(index, rope, q)
+        past_k, past_v, table = now.gathered[index]
+        q, k = rope.turn(q, table), rope.turn(k, table)
+        if past_k is not None:
+            past_k, past_v = (repeat_to(x, q.shape[0]) for x in (past_k, past_v))
+            k, v = torch.cat([past_k, k], dim=1), torch.cat([past_v, v], dim=1)
+        return q, k, v, None
+
+    def _gather(self, index: int, rope, q: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
+        """Rotated kept keys (B, k U, h, d), values, and the table of the running chunk."""
+        if self.length == 0 or self.policy.budget_at(self.length) == 0:
+            return None, None, rope.table(self._own_positions(0))
+        keys, values = (shelf.buffer[:, : self.length] for shelf in self.shelves[index])
+        picks = self._route(index, q, keys)  # (B or 1, G, k)
+        now = rope.table(self._own_positions(picks.shape[-1]))
+        if isinstance(self.policy, Full):
+            picked_k, picked_v = keys.flatten(1, 2), values.flatten(1, 2)
+        else:
+            picked_k, picked_v = (gather(x, picks[:, :, None])[:, 0] for x in (keys, values))
+        return self._rotate(rope, picked_k, picks), picked_v, now
+
+    def _route(self, index: int, q: Tensor, keys: Tensor) -> Tensor:
+        now = self._now
+        priority = self.policy.priority(torch.stack(self.unit_shots, dim=-1), now.shot)  # (B, n)
+        scores = None
+        if self.policy.routed and self.policy.budget_at(self.length) < self.length:
+            allowed = torch.ones(1, self.length, dtype=torch.bool, device=q.device)
+            batch = keys.shape[0]
+            scores = relevance(self.policy, q[:batch, None], keys, allowed, self._place(index))[:, :, 0]
+        picks = choose(self.policy, priority, scores)
+        now.decided.append({"chunk": now.chunk, "shot": now.shot, "layer": index, "clean": now.recording,
+                            "picks": picks, "scores": scores, "priority": priority})
+        return picks
+
+    def _place(self, index: int) -> tuple[int, ...]:
+        return (self._now.chunk, index) if isinstance(self.policy, RandomTopK) else ()
+
+    def _own_positions(self, kept: int) -> Tensor:
+        start = kept * self.unit_frames if self.policy.positions == "packed" else self.frames_done
+        return start + torch.arange(self.chunk)
+
+    def _rotate(self, rope, keys: Tensor, picks: Tensor) -> Tensor:
+        """Give kept keys their places: side by side, or where they were."""
+        size, tokens = self.unit_frames, keys.shape[1]
+        if self.policy.positions == "packed":
+            return rope.turn(keys, rope.table(torch.arange(picks.shape[-1] * size)))
+        frames = (picks[..., None] * size + torch.arange(size, device=picks.device)).flatten(-2)  # (B, G, k size)
+        table = rope.table(frames)[..., 0, :]  # (B, G, k U, d/2)
+        assert table.shape[-2] == tokens
+        return rope.turn(keys, table.transpose(1, 2))
+
+    def routing_table(self, film: int = 0) -> pd.DataFrame:
+        """Who looked at whom: chunk, shot, layer, head (-1 = all), kept_chunk, kept_shot, score, kind."""
+        rows = [row for decision in self.decisions if not decision["clean"] for row in self._rows(decision, film)]
+        columns = ["chunk", "shot", "layer", "head", "kept_chunk", "kept_shot", "score", "kind"]
+        return pd.DataFrame(rows, columns=columns)
+
+    def _rows(self, decision: dict, film: int) -> list[tuple]:
+        picks, scores, priority = decision["picks"], decision["scores"], decision["priority"]
+        picks = picks[min(film, picks.shape[0] - 1)]  # (G, k)
+        routed_over = None if scores is None else scores[min(film, scores.shape[0] - 1)]
+        priority = priority[min(film, priority.shape[0] - 1)]
+        rows = []
+        for head, chosen in enumerate(picks.tolist()):
+            for unit in chosen:
+                score = float("nan") if routed_over is None else float(routed_over[head, unit])
+                kind = "routed" if priority[unit] == 0 else self._kind(unit, decision["chunk"])
+                rows.append((decision["chunk"], int(decision["shot"][film]), decision["layer"],
+                             head if len(picks) > 1 else -1, self.unit_chunks[unit],
+                             int(self.unit_shots[unit][film]), score, kind))
+        return rows
+
+    def _kind(self, unit: int, chunk: int) -> str:
+        window = getattr(self.policy, "window", 0) * self.unit_frames
+        return "window" if (chunk - self.unit_chunks[unit]) * self.chunk <= max(window, self.chunk) else "sink"
+
+
+@dataclass
+class _Now:
+    """The chunk being made."""
+
+    chunk: int
+    shot: Tensor  # (B,)
+    recording: bool = False
+    gathered: dict = field(default_factory=dict)
+    written: dict = field(default_factory=dict)
+    decided: list = field(default_factory=list)
+
+
+def repeat_to(x: Tensor, batch: int) -> Tensor:
+    """Guided calls show each film twice: repeat (B, ...) to (batch, ...)."""
+    times = batch // x.shape[0]
+    return x if times == 1 else x.repeat(times, *[1] * (x.ndim - 1))

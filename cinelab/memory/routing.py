@@ -1,0 +1,75 @@
+"""Routing: relevance of history units to a chunk's queries, and the choice of the best under a budget.
+
+    B batch   h heads   d head size   R query chunks   n units   U tokens a unit   T tokens a query chunk
+    G groups of heads that choose together: 1, or h when every head chooses for itself
+
+Training (all chunks of a clip at once) and streaming (one chunk) call the same functions.
+"""
+
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from cinelab.memory.policy import CAMR, Policy, RandomTopK
+from cinelab.seeds import rng_at
+
+
+def relevance(policy: CAMR, q: Tensor, k: Tensor, allowed: Tensor, place: tuple[int, ...] = ()) -> Tensor:
+    """Scores (B, G, R, n), higher = more relevant.
+
+    q (B, R, T, h, d) and k (B, n, U, h, d) are unrotated. `allowed` (R, n) is False where a unit is not yet
+    past; `place` addresses the random control's lot.
+    """
+    if isinstance(policy, RandomTopK):
+        return lot(policy, q.shape[0], allowed.shape, place).to(q.device)
+    q, k = q.detach().float(), k.detach().float()
+    scores = mean_score(q, k) if policy.score == "mean" else mass_score(q, k, allowed)  # (B, h, R, n)
+    return scores if policy.per_head else scores.mean(1, keepdim=True)
+
+
+def mean_score(q: Tensor, k: Tensor) -> Tensor:
+    """Mean query times mean key, softmax over units is monotone and left out (MoBA, MoC). (B, h, R, n)"""
+    return torch.einsum("brhd,bnhd->bhrn", q.mean(2), k.mean(2)) / sqrt(q.shape[-1])
+
+
+def mass_score(q: Tensor, k: Tensor, allowed: Tensor) -> Tensor:
+    """Share of attention that each unit's tokens would draw, averaged over the chunk's queries. (B, h, R, n)"""
+    scores = torch.einsum("brthd,bnuhd->bhrtnu", q, k) / sqrt(q.shape[-1])
+    scores = scores.logsumexp(-1).masked_fill(~allowed[:, None], float("-inf"))  # (B, h, R, T, n)
+    return scores.softmax(-1).nan_to_num(0.0).mean(3)  # a chunk without history has no mass to share
+
+
+def lot(policy: RandomTopK, batch: int, shape: torch.Size, place: tuple[int, ...]) -> Tensor:
+    """Random scores (B, 1, R, n), addressed by place."""
+    return torch.rand((batch, 1, *shape), generator=rng_at(policy.seed, "lot", *place))
+
+
+def choose(policy: Policy, priority: Tensor, scores: Tensor | None) -> Tensor:
+    """Indices (B, G, k) of the kept units in film order, for one chunk with n finished units.
+
+    priority (B, n) from the policy, scores (B, G, n) or None where nothing competes.
+    """
+    count = policy.budget_at(priority.shape[-1])
+    ranked = priority[:, None]
+    if scores is not None:
+        ranked = torch.where(ranked == 0, scores, ranked)
+    return ranked.topk(count, dim=-1).indices.sort(dim=-1).values
+
+
+def choose_all(policy: Policy, priorities: list[Tensor], scores: Tensor | None) -> Tensor:
+    """`choose` for every chunk of a clip: bool (B, G, n, n), [.., i, j] = chunk i sees finished unit j < i.
+
+    priorities[i] (B, i) as `past_priorities` gives them; scores (B, G, n, n) or None. One unit per chunk.
+    """
+    rows = []
+    for i, priority in enumerate(priorities):
+        picks = choose(policy, priority, None if scores is None else scores[:, :, i, :i])
+        seen = torch.zeros((*picks.shape[:2], len(priorities)), dtype=torch.bool, device=picks.device)
+        rows.append(seen.scatter_(-1, picks, True))
+    return torch.stack(rows, dim=2)
+
+
+def past_priorities(policy: Policy, shots: Tensor) -> list[Tensor]:
+    """For every chunk i of films cut as `shots` (B, n): priorities (B, i) of the units before it."""
+    return [policy.priority(shots[:, :i], shots[:, i]) for i in range(shots.shape[1])]

@@ -1,0 +1,125 @@
+"""Sights for whole clips: what every token of a clip attends to, in one pass of the model.
+
+    B batch   F frames   N tokens a frame   T = F N   h heads   d head size   n chunks   c frames a chunk
+
+    Bidirectional   every frame sees every frame (stage 0, and the yardstick)
+    Causal          chunk i sees finished chunks that the policy keeps, and itself
+    TeacherForcing  the clip twice, [clean | noisy]; a noisy chunk sees clean chunks before it, and itself
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from cinelab.errors import CinelabError
+from cinelab.memory.policy import Full, Policy
+from cinelab.memory.routing import choose_all, past_priorities, relevance
+
+
+@dataclass(frozen=True)
+class Bidirectional:
+    """Everything sees everything. `frames` (F,) are positions in time."""
+
+    frames: Tensor
+
+    def layer(self, index: int, rope) -> Callable:
+        table = rope.table(self.frames)
+        return lambda q, k, v: (rope.turn(q, table), rope.turn(k, table), v, None)
+
+
+class TeacherForcing:
+    """[clean | noisy] under a policy: exactly what streaming will see, for all chunks at once.
+
+        clean i   sees clean j <= i           noisy i   sees clean j < i, and noisy i
+
+    `shots` (B, F) or (F,) says which shot each frame belongs to. With `halves=1` there is only one copy, and
+    chunk i sees chunks j <= i of it (plain block-causal).
+    """
+
+    def __init__(self, policy: Policy, shots: Tensor, chunk: int, halves: int = 2, place: tuple[int, ...] = ()):
+        frames = shots.shape[-1]
+        if frames % chunk:
+            raise CinelabError(f"A clip of {frames} latent frames does not divide into chunks of {chunk}; "
+                               "change the clip length or the chunk.")
+        if policy.unit != "chunk" and chunk > 1:
+            raise CinelabError("Policy unit 'frame' with chunks of several frames is for streaming; "
+                               "train with unit 'chunk'.")
+        self.policy, self.chunk, self.halves, self.place = policy, chunk, halves, place
+        self.frames = frames
+        self._priorities = past_priorities(policy, shots.reshape(-1, frames)[:, ::chunk])
+        self._tables: dict[str, Tensor] = {}
+        self._static: Tensor | None = None
+
+    def layer(self, index: int, rope) -> Callable:
+        packed = self.policy.positions == "packed" and not isinstance(self.policy, Full)
+        return lambda q, k, v: (self._packed if packed else self._masked)(index, rope, q, k, v)
+
+    def _allowed(self, index: int, q: Tensor, k: Tensor) -> Tensor:
+        """(B or 1, G, halves n, n): which finished chunk each query chunk sees."""
+        if not self.policy.routed:
+            if self._static is None:
+                self._static = choose_all(self.policy, self._priorities, None).repeat(1, 1, self.halves, 1)
+            return self._static
+        n = self.frames // self.chunk
+        past = torch.ones(n, n, dtype=torch.bool, device=q.device).tril(-1)
+        queries = rearrange(q, "b (s n t) h d -> s b n t h d", s=self.halves, n=n)
+        keys = rearrange(k, "b (s n t) h d -> s b n t h d", s=self.halves, n=n)[0]
+        return torch.cat([
+            choose_all(self.policy, self._priorities, relevance(self.policy, half, keys, past, (*self.place, index)))
+            for half in queries
+        ], dim=2)
+
+    def _masked(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
+        """Absolute positions: one dense mask over all tokens."""
+        allowed = self._allowed(index, q, k)
+        n = allowed.shape[-1]
+        own = torch.eye(self.halves * n, dtype=torch.bool, device=q.device).expand(*allowed.shape[:2], -1, -1)
+        past = torch.cat([allowed, torch.zeros_like(allowed)], dim=-1) if self.halves == 2 else allowed
+        tokens = q.shape[1] // (self.halves * n)
+        mask = (past | own).repeat_interleave(tokens, -1).repeat_interleave(tokens, -2)
+        table = self._table("all", rope, torch.arange(self.frames).repeat(self.halves))
+        return rope.turn(q, table), rope.turn(k, table), v, mask
+
+    def _packed(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
+        """Packed positions: each chunk gathers its own kept chunks, placed side by side before it."""
+        allowed = self._allowed(index, q, k)  # (B, G, R, n)
+        n, heads, budget = allowed.shape[-1], q.shape[2], self.policy.budget_at(allowed.shape[-1] - 1)
+        kept, picks = allowed.to(torch.int8).topk(budget, dim=-1)  # ties keep no order, so sort by film order
+        picks = torch.where(kept.bool(), picks, -1).sort(dim=-1).values  # (B, G, R, budget), -1 = nothing yet
+        queries, own_k, own_v = (rearrange(x, "b (r t) h d -> b r t h d", r=self.halves * n) for x in (q, k, v))
+        past_k, past_v = (gather(x[:, :n], picks) for x in (own_k, own_v))  # (B, R, budget t, h, d)
+        c = self.chunk
+        old = self._table("old", rope, torch.arange(budget * c))
+        now = self._table("now", rope, budget * c + torch.arange(c))
+        k = torch.cat([rope.turn(past_k, old), rope.turn(own_k, now)], dim=2)
+        v = torch.cat([past_v, own_v], dim=2)
+        seen = (picks >= 0).expand(q.shape[0], heads, -1, -1).repeat_interleave(q.shape[1] // (self.halves * n), -1)
+        seen = torch.cat([seen, seen.new_ones(*seen.shape[:3], own_k.shape[2])], dim=-1)
+        mask = rearrange(seen, "b h r s -> (b r) h 1 s")
+        return rope.turn(queries, now).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask
+
+    def _table(self, name: str, rope, frames: Tensor) -> Tensor:
+        if name not in self._tables:
+            self._tables[name] = rope.table(frames)
+        return self._tables[name]
+
+
+def Causal(policy: Policy, shots: Tensor, chunk: int) -> TeacherForcing:
+    """Plain block-causal sight over one copy of the clip."""
+    return TeacherForcing(policy, shots, chunk, halves=1)
+
+
+def gather(x: Tensor, picks: Tensor) -> Tensor:
+    """Units x (B, n, t, h, d) by picks (B or 1, G, R, k) -> (B, R, k t, h, d); -1 fetches unit 0 (masked later)."""
+    batch, _, tokens, heads, _ = x.shape
+    picks = picks.clamp(min=0)
+    if picks.shape[1] == 1:
+        rows = torch.arange(batch, device=x.device)[:, None, None]
+        return x[rows, picks[:, 0]].flatten(2, 3)
+    rows = torch.arange(batch, device=x.device)[:, None, None, None]
+    columns = torch.arange(heads, device=x.device)[None, :, None, None]
+    out = x.transpose(2, 3).transpose(1, 2)[rows, columns, picks]  # (B, h, R, k, t, d)
+    return rearrange(out, "b h r k t d -> b r (k t) h d")

@@ -1,0 +1,135 @@
+"""Checkpoints by name, folder or file: a model with its codec, its words and the settings it was made with.
+
+A checkpoint is a folder: config.json, weights.safetensors, and what its run left (log.jsonl, card, curve).
+Shipped ones live in cinelab/checkpoints: toybox-codec, toybox-bidirectional, toybox-base, toybox-recogniser.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from cinelab.config import from_dict, read_json, to_dict
+from cinelab.errors import CinelabError
+from cinelab.flow.sampler import Sampling
+from cinelab.latent.codec import ToyCodec, ToyCodecConfig
+from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.runs import write_atomic, write_json
+from cinelab.script.prompts import WordEncoder, WordEncoderConfig
+from cinelab.world.vocab import known_words
+
+SHELF = Path(__file__).parent.parent / "checkpoints"
+WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+
+
+@dataclass
+class Bundle:
+    """Everything needed to make a film: `load("toybox-base")` returns one."""
+
+    name: str
+    model: CausalWan
+    codec: ToyCodec
+    encoder: WordEncoder
+    sampling: Sampling
+    chunk: int  # latent frames a chunk
+    fps: float
+    size: tuple[int, int]  # height, width in pixels
+    config: dict  # as stored
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.codec.channels, self.size[0] // self.codec.scale, self.size[1] // self.codec.scale
+
+
+def shipped() -> list[str]:
+    """Names of the checkpoints in the package."""
+    return sorted(path.parent.name for path in SHELF.glob(f"*/{CONFIG}"))
+
+
+def find(name: str | Path) -> Path:
+    """The folder of a shipped name, a folder, or a weights file in a folder."""
+    path = Path(name)
+    for folder in (SHELF / path if path.parts == (path.name,) else path, path, path.parent):
+        if (folder / CONFIG).exists() and (folder / WEIGHTS).exists() and (folder != path.parent or path.exists()):
+            return folder
+    raise CinelabError(f"Checkpoint {str(name)!r} was not found: give one of {', '.join(shipped()) or '(none shipped)'}, "
+                       f"or a folder with {CONFIG} and {WEIGHTS}.")
+
+
+def save(folder: Path, module: nn.Module, config: dict, dtype: torch.dtype = torch.bfloat16) -> None:
+    """Write config and weights (floats as `dtype`), each atomically."""
+    state = {k: v.to(dtype).contiguous() if v.is_floating_point() else v for k, v in module.state_dict().items()}
+    write_atomic(Path(folder) / WEIGHTS, lambda path: save_file(state, path))
+    write_json(Path(folder) / CONFIG, config)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A safetensors file; a broken one is a sentence."""
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CinelabError(f"Weights {path} are cut short or broken ({error}); copy the file again.") from error
+
+
+def fill(module: nn.Module, state: dict[str, Tensor], where: Path) -> nn.Module:
+    """Load `state` into `module`, all of it and nothing else, with shapes compared first."""
+    wanted = module.state_dict()
+    missing, extra = wanted.keys() - state.keys(), state.keys() - wanted.keys()
+    wrong = [k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape]
+    if missing or extra or wrong:
+        example = sorted(wrong or missing or extra)[0]
+        found = tuple(state[example].shape) if example in state else "absent"
+        expected = tuple(wanted[example].shape) if example in wanted else "absent"
+        raise CinelabError(f"Weights {where} do not fit their config: {len(missing)} keys missing, {len(extra)} unknown, "
+                           f"{len(wrong)} of another shape (first: {example}, found {found}, expected {expected}); "
+                           "use the config.json that was saved with them.")
+    module.load_state_dict({k: v.to(wanted[k].dtype) for k, v in state.items()})
+    return module.eval().requires_grad_(False)
+
+
+def fingerprint(folder: Path) -> str:
+    """Short hash of a checkpoint's weights."""
+    return hashlib.blake2b((find(folder) / WEIGHTS).read_bytes(), digest_size=8).hexdigest()
+
+
+def load_codec(name: str | Path = "toybox-codec") -> ToyCodec:
+    folder = find(name)
+    config = from_dict(ToyCodecConfig, read_part(folder, "codec"))
+    return fill(ToyCodec(config), read_weights(folder / WEIGHTS), folder / WEIGHTS)
+
+
+def toy_encoder(config: WordEncoderConfig | None = None) -> WordEncoder:
+    return WordEncoder(known_words(), config or WordEncoderConfig())
+
+
+def read_part(folder: Path, key: str) -> Any:
+    config = read_json(folder / CONFIG)
+    if key not in config:
+        raise CinelabError(f"{folder / CONFIG} has no {key!r}; it is not a checkpoint of the kind asked for.")
+    return config[key]
+
+
+def model_config(model: WanConfig, encoder: WordEncoder, codec: str, sampling: Sampling, chunk: int, fps: float,
+                 size: tuple[int, int], **more: Any) -> dict:
+    """What config.json of a model checkpoint says."""
+    return {"model": to_dict(model), "text": to_dict(encoder.config) | {"vocabulary": list(encoder.vocabulary)},
+            "codec": codec, "sampling": to_dict(sampling), "chunk": chunk, "fps": fps, "size": list(size), **more}
+
+
+def load(name: str | Path, device: str = "cpu") -> Bundle:
+    """A ready model by shipped name, folder or file."""
+    folder = find(name)
+    config = read_json(folder / CONFIG)
+    model = CausalWan(from_dict(WanConfig, read_part(folder, "model")))
+    text = dict(read_part(folder, "text"))
+    encoder = WordEncoder(text.pop("vocabulary"), from_dict(WordEncoderConfig, text))
+    fill(model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    near = folder.parent / config["codec"]
+    codec = load_codec(near if (near / CONFIG).exists() else config["codec"])
+    return Bundle(folder.name, model.to(device), codec.to(device), encoder, from_dict(Sampling, config["sampling"]),
+                  config["chunk"], config["fps"], tuple(config["size"]), config)

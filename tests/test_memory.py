@@ -1,0 +1,174 @@
+"""What would break science in the memory: streaming equals the masked pass, routing everything equals full."""
+
+import pytest
+import torch
+
+from cinelab.errors import CinelabError
+from cinelab.flow.sampler import Sampling, Script, rollout
+from cinelab.memory.cache import Memory
+from cinelab.memory.policy import CAMR, Full, RandomTopK, ShotSink, Sink, Window
+from cinelab.memory.sight import Bidirectional, Causal, TeacherForcing
+from cinelab.model.wan import CausalWan, WanConfig
+
+CONFIG = WanConfig(num_attention_heads=3, attention_head_dim=16, num_layers=3, ffn_dim=64, text_dim=12, in_channels=4,
+                   out_channels=4)
+STATIC = [Full(), Window(window=2), Sink(sink=1, window=2), ShotSink(sink=1, shot_sink=1, window=1), Window(window=0),
+          Window(window=2, positions="packed"), Sink(sink=2, window=1, positions="packed"),
+          ShotSink(sink=1, shot_sink=1, window=2, positions="packed")]
+ROUTED = [CAMR(budget=3, window=1), CAMR(budget=3, window=1, positions="absolute"),
+          CAMR(budget=3, window=1, score="mean"), CAMR(budget=3, window=0, per_head=True),
+          CAMR(budget=4, sink=1, shot_sink=1, window=1, per_head=True, positions="absolute")]
+
+
+class Text:
+    def __init__(self, model, prompts):
+        self.plain = model.encode_text(prompts)
+        self.twice = [(k.repeat(2, 1, 1, 1, 1), v.repeat(2, 1, 1, 1, 1)) for k, v in self.plain]
+
+
+def scene(chunk=1, chunks=7, batch=2, seed=0):
+    torch.manual_seed(seed)
+    model = CausalWan(CONFIG).eval()
+    frames = chunk * chunks
+    x = torch.randn(batch, frames, 4, 4, 6)
+    prompts = torch.randn(batch, 4, 5, 12)
+    prompts[:, 3] = 0
+    shot = torch.tensor([[0, 0, 1, 1, 1, 2, 2], [0, 1, 1, 2, 2, 2, 2]])[:batch, :chunks]
+    return model, x, prompts, shot, frames
+
+
+def stream(model, x, prompts, shot, chunk, policy, t=None):
+    """Velocities (B, F, ...) of noisy chunks, with the clean ones in the memory."""
+    memory, text = Memory(policy, chunk), model.encode_text(prompts)
+    noisy, parts = t is not None, []
+    for i in range(shot.shape[1]):
+        part = x[:, i * chunk : (i + 1) * chunk]
+        slot = shot[:, i : i + 1].expand(-1, chunk)
+        memory.begin(i, shot[:, i])
+        if noisy:
+            parts.append(model(t[0][:, i * chunk : (i + 1) * chunk], t[1][:, i * chunk : (i + 1) * chunk], text, slot,
+                               memory))
+        memory.record()
+        clean = model(part, torch.zeros(part.shape[:2]), text, slot, memory)
+        memory.commit()
+        if not noisy:
+            parts.append(clean)
+    return torch.cat(parts, 1), memory
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+@pytest.mark.parametrize("policy", STATIC + ROUTED, ids=repr)
+@torch.no_grad()
+def test_streaming_equals_the_masked_clean_pass(policy, chunk):
+    model, x, prompts, shot, frames = scene(chunk)
+    per_frame = shot.repeat_interleave(chunk, 1)
+    full = model(x, torch.zeros(2, frames), prompts, per_frame, Causal(policy, per_frame, chunk))
+    live, _ = stream(model, x, prompts, shot, chunk, policy)
+    assert (full - live).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("policy", STATIC + ROUTED, ids=repr)
+@torch.no_grad()
+def test_teacher_forcing_sees_what_streaming_sees(policy):
+    model, x, prompts, shot, frames = scene()
+    xt, t = torch.randn_like(x), torch.rand(2, frames)
+    both, times = torch.cat([x, xt], 1), torch.cat([torch.zeros_like(t), t], 1)
+    full = model(both, times, prompts, shot.repeat(1, 2), TeacherForcing(policy, shot, 1))[:, frames:]
+    live, _ = stream(model, x, prompts, shot, 1, policy, (xt, t))
+    assert (full - live).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("positions", ["packed", "absolute"])
+@pytest.mark.parametrize("per_head", [False, True])
+@torch.no_grad()
+def test_budget_of_everything_is_full_attention(positions, per_head):
+    model, x, prompts, shot, _ = scene()
+    camr = CAMR(budget=99, window=1, positions=positions, per_head=per_head)
+    everything, _ = stream(model, x, prompts, shot, 1, camr)
+    full, _ = stream(model, x, prompts, shot, 1, Full())
+    assert (everything - full).abs().max() <= 1e-5
+
+
+@torch.no_grad()
+def test_policies_differ_when_the_budget_binds():
+    model, x, prompts, shot, _ = scene()
+    full = stream(model, x, prompts, shot, 1, Full())[0]
+    for policy in (Window(window=1), CAMR(budget=2), RandomTopK(budget=2)):
+        assert (full - stream(model, x, prompts, shot, 1, policy)[0]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_bidirectional_first_chunk_alone_equals_causal_first_chunk():
+    model, x, prompts, shot, _ = scene()
+    causal = model(x, torch.zeros(2, 7), prompts, shot, Causal(Full(), shot, 1))[:, :1]
+    alone = model(x[:, :1], torch.zeros(2, 1), prompts, shot[:, :1], Bidirectional(torch.arange(1)))
+    assert (causal - alone).abs().max() <= 1e-5
+
+
+@torch.no_grad()
+def test_frame_units_route_single_frames_of_a_chunk():
+    model, x, prompts, shot, _ = scene(chunk=2)
+    t = (torch.randn_like(x), torch.full(x.shape[:2], 0.5))
+    live, memory = stream(model, x, prompts, shot, 2, CAMR(budget=3, window=1, unit="frame"), t)
+    assert memory.length == 14 and live.isfinite().all()
+    assert memory.routing_table().groupby(["chunk", "layer"]).size().max() == 3
+
+
+def make(policy, memory=None, start=0, stop=None, seeds=(5, 6), model_seed=0):
+    model, x, prompts, shot, _ = scene(seed=model_seed)
+    script = Script(slot=shot.clamp(max=2), shot=shot, chunk=1, null=3)
+    memory = memory or Memory(policy, 1)
+    made = rollout(model, memory, Text(model, prompts), script, seeds, (1, 4, 4, 6), Sampling(steps=3), start=start)
+    parts = []
+    for chunk in made:
+        parts.append(chunk.latents)
+        if stop is not None and chunk.index + 1 == stop:
+            break
+    return torch.cat(parts, 1), memory
+
+
+@pytest.mark.parametrize("policy", [Full(), CAMR(budget=3), CAMR(budget=2, per_head=True)], ids=repr)
+@torch.no_grad()
+def test_snapshot_and_branch_equal_the_uninterrupted_film_bitwise(policy):
+    whole, _ = make(policy)
+    first, memory = make(policy, stop=3)
+    kept = memory.snapshot()
+    other, _ = make(policy, memory.snapshot(), start=3, seeds=(7, 8))  # a branch that writes on first
+    rest, _ = make(policy, memory, start=3)
+    again, _ = make(policy, kept, start=3)
+    assert torch.equal(torch.cat([first, rest], 1), whole)
+    assert torch.equal(again, rest)
+    assert not torch.equal(other, rest)
+
+
+@torch.no_grad()
+def test_same_seed_same_film_and_each_film_keeps_its_own_noise():
+    first, _ = make(CAMR(budget=3))
+    second, _ = make(CAMR(budget=3))
+    mixed, _ = make(CAMR(budget=3), seeds=(5, 9))
+    assert torch.equal(first, second)
+    assert torch.allclose(first[0], mixed[0], atol=1e-6) and not torch.allclose(first[1], mixed[1])
+
+
+@torch.no_grad()
+def test_routing_table_names_what_was_kept():
+    _, memory = make(CAMR(budget=3, window=1))
+    table = memory.routing_table(film=1)
+    late = table[(table.chunk == 6) & (table.layer == 0)]
+    assert len(late) == 3 and set(late.kind) == {"window", "routed"}
+    assert (late.kept_chunk < 6).all() and (late[late.kind == "window"].kept_chunk == 5).all()
+    assert late[late.kind == "routed"].score.notna().all()
+
+
+def test_a_contradicting_policy_is_refused_with_both_values():
+    with pytest.raises(CinelabError, match="budget is 2 but sinks and window alone take 4"):
+        CAMR(budget=2, sink=2, window=2)
+    with pytest.raises(CinelabError, match="score is 'best'"):
+        CAMR(score="best")
+    with pytest.raises(CinelabError, match="cannot be negative"):
+        Window(window=-1)
+
+
+def test_memory_out_of_order_is_refused():
+    with pytest.raises(CinelabError, match="record"):
+        Memory(Full(), 1).commit()

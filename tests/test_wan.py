@@ -1,0 +1,87 @@
+"""CausalWan is Wan2.1: equal to diffusers on values and gradients, with the same parameter names."""
+
+import pytest
+import torch
+
+from cinelab.errors import CinelabError
+from cinelab.memory.sight import Bidirectional
+from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig
+
+CONFIGS = [
+    WanConfig(num_attention_heads=2, attention_head_dim=24, num_layers=2, ffn_dim=96, text_dim=32, in_channels=4,
+              out_channels=4),
+    WanConfig(num_attention_heads=3, attention_head_dim=16, num_layers=3, ffn_dim=64, text_dim=20, freq_dim=64,
+              cross_attn_norm=False, patch_size=(1, 1, 2)),
+    WanConfig(num_attention_heads=1, attention_head_dim=32, num_layers=1, ffn_dim=48, text_dim=8, in_channels=16,
+              out_channels=8, patch_size=(1, 1, 1)),
+]
+
+
+def reference(config: WanConfig):
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(**{**vars(config), "rope_max_seq_len": 64})
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_equals_diffusers_on_forward_and_gradients(config):
+    torch.manual_seed(0)
+    ours, theirs = CausalWan(config), reference(config)
+    theirs.load_state_dict(ours.state_dict())
+    frames, batch = 5, 2
+    x = torch.randn(batch, frames, config.in_channels, 6, 8)
+    text, t = torch.randn(batch, 1, 7, config.text_dim), torch.rand(batch)
+    slot = torch.zeros(batch, frames, dtype=torch.long)
+    x1, x2 = x.clone().requires_grad_(), x.clone().requires_grad_()
+    out = ours(x1, t[:, None].expand(-1, frames), text, slot, Bidirectional(torch.arange(frames)))
+    ref = theirs(x2.transpose(1, 2), t * 1000, text[:, 0], return_dict=False)[0].transpose(1, 2)
+    assert (out - ref).abs().max() <= 1e-5
+    weight = torch.randn_like(out)
+    (out * weight).sum().backward()
+    (ref * weight).sum().backward()
+    assert (x1.grad - x2.grad).abs().max() <= 1e-5 * x2.grad.abs().max().clamp(min=1)
+    wanted = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        scale = wanted[name].grad.abs().max().clamp(min=1)
+        assert (parameter.grad - wanted[name].grad).abs().max() <= 1e-5 * scale, name
+
+
+def test_per_frame_times_equal_diffusers_per_token_times():
+    config, frames = CONFIGS[0], 3
+    torch.manual_seed(1)
+    ours, theirs = CausalWan(config), reference(config)
+    theirs.load_state_dict(ours.state_dict())
+    x, text = torch.randn(1, frames, 4, 4, 6), torch.randn(1, 1, 5, config.text_dim)
+    t = torch.tensor([[0.1, 0.6, 1.0]])
+    out = ours(x, t, text, torch.zeros(1, frames, dtype=torch.long), Bidirectional(torch.arange(frames)))
+    tokens = t.repeat_interleave(6, dim=1) * 1000
+    ref = theirs(x.transpose(1, 2), tokens, text[:, 0], return_dict=False)[0].transpose(1, 2)
+    assert (out - ref).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("config", [WAN_1_3B, WAN_14B])
+def test_true_sizes_have_exactly_the_diffusers_keys(config):
+    with torch.device("meta"):
+        ours, theirs = CausalWan(config), reference(config)
+    shapes = {name: tuple(value.shape) for name, value in theirs.state_dict().items()}
+    assert {name: tuple(value.shape) for name, value in ours.state_dict().items()} == shapes
+
+
+def test_each_frame_reads_its_own_prompt():
+    config = CONFIGS[0]
+    torch.manual_seed(2)
+    model = CausalWan(config)
+    x, t = torch.randn(1, 2, 4, 4, 4), torch.full((1, 2), 0.5)
+    text = torch.randn(1, 2, 5, config.text_dim)
+    sight = Bidirectional(torch.arange(2))
+    both = model(x, t, text, torch.tensor([[0, 1]]), sight)
+    swapped = model(x, t, text.flip(1), torch.tensor([[1, 0]]), sight)
+    assert torch.allclose(both, swapped, atol=1e-6)
+    assert not torch.allclose(both, model(x, t, text, torch.tensor([[0, 0]]), sight), atol=1e-3)
+
+
+def test_latents_of_another_layout_are_refused():
+    model = CausalWan(CONFIGS[0])
+    with pytest.raises(CinelabError, match="divisible by 2"):
+        model(torch.zeros(1, 1, 4, 5, 4), torch.zeros(1, 1), torch.zeros(1, 1, 5, 32),
+              torch.zeros(1, 1, dtype=torch.long), Bidirectional(torch.arange(1)))
