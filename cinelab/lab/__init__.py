@@ -1,0 +1,1 @@
+"""The workbench: sweeps, notebook helpers and every plot."""

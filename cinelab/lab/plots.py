@@ -1,0 +1,350 @@
+"""Every figure of the workbench: tables in, plotly figures out, one look for all of them.
+
+Shots count from 1 in what a reader sees, as on the storyboard; chunks from 0, as in the tables.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from cinelab.errors import CinelabError
+from cinelab.stream.video import replacing
+
+# Okabe and Ito's palette: told apart with any colour vision.
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#5F6B7A"]
+INK, QUIET, GRID = "#1d2433", "#7a8191", "#e9ebef"
+KINDS = {"sink": "#E69F00", "window": "#8A93A3", "routed": "#0072B2"}
+CAUSES = {"text": "#CC79A7", "dit": "#0072B2", "memory": "#E69F00", "decode": "#009E73"}
+ROUTING = ("chunk", "shot", "layer", "head", "kept_chunk", "kept_shot", "score", "kind")
+
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {
+            "family": "Inter, Segoe UI, Helvetica, Arial, sans-serif",
+            "size": 15,
+            "color": INK,
+        },
+        "title": {
+            "font": {"size": 20},
+            "x": 0.02,
+            "xanchor": "left",
+            "yref": "container",
+            "y": 0.96,
+        },
+        "colorway": PALETTE,
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "margin": {"l": 80, "r": 30, "t": 90, "b": 70},
+        "xaxis": {"gridcolor": GRID, "linecolor": QUIET, "zeroline": False, "ticks": "outside"},
+        "yaxis": {"gridcolor": GRID, "linecolor": QUIET, "zeroline": False, "ticks": "outside"},
+        "legend": {"bgcolor": "rgba(255,255,255,0.7)"},
+        "hoverlabel": {"bgcolor": "white", "font": {"color": INK}},
+    }
+)
+
+
+def write_html(fig: go.Figure, path: str | Path) -> None:
+    """Write a figure as one page that needs no network (about 5 MB), in one atomic step."""
+    with replacing(path) as temporary:
+        page = fig.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
+        temporary.write_text(page, encoding="utf-8")
+
+
+def loss_curve(
+    rows: Sequence[dict], keys: Sequence[str] = ("loss",), smooth: float = 0.03
+) -> go.Figure:
+    """Training log to curves over `step`: raw values pale, a centred mean of a share `smooth` bold.
+
+    Rows without a key are left out of its curve, so rare validation rows are fine.
+    """
+    if not 0 <= smooth <= 1:
+        raise CinelabError(f"smooth: {smooth} is not in 0..1, use 0.03")
+    fig = _figure("Loss", "step", keys[0] if len(keys) == 1 else "value")
+    for number, key in enumerate(keys):
+        points = [(row["step"], row[key]) for row in rows if "step" in row and key in row]
+        if not points:
+            known = ", ".join(sorted({name for row in rows for name in row})) or "nothing"
+            raise CinelabError(f"keys: {key!r} is in no row of the log, which has {known}")
+        _curve(fig, key, np.array(points, dtype=float), smooth, PALETTE[number % len(PALETTE)])
+    return fig
+
+
+def _curve(fig: go.Figure, name: str, points: np.ndarray, smooth: float, colour: str) -> None:
+    """Draw (step, value) points (N, 2) twice: as they are, and averaged."""
+    steps, values = points.T
+    pale, bold = {"color": colour, "width": 1}, {"color": colour, "width": 3}
+    plain = {"x": steps, "mode": "lines"}
+    fig.add_scatter(y=values, line=pale, opacity=0.25, showlegend=False, hoverinfo="skip", **plain)
+    # Centred: a trailing average lags behind a falling loss and flatters no one.
+    window = max(1, round(smooth * len(values)))
+    average = pd.Series(values).rolling(window, center=True, min_periods=1).mean().to_numpy()
+    fig.add_scatter(y=average, name=name, line=bold, **plain)
+
+
+def routing_map(
+    routing: pd.DataFrame, timeline: Iterable | None = None, title: str = "What each chunk kept"
+) -> go.Figure:
+    """Which history chunks every chunk kept: a cell's colour is why, its depth in how many heads.
+
+    routing has the columns of ROUTING (head -1 where all heads share a choice); `timeline`, the
+    shot of every chunk or slots with `.shot`, draws chunks that kept nothing. A menu picks a layer.
+    """
+    _need(routing, ROUTING)
+    if routing.empty:
+        return _nothing(title, "no chunk kept anything")
+    shots = _shots(routing, timeline)
+    layers = sorted(routing["layer"].unique())
+    fig = _figure(title, "current chunk", "chunk in memory")
+    choices = [("all layers", routing)]
+    if len(layers) > 1:
+        choices += [(f"layer {layer}", routing[routing["layer"] == layer]) for layer in layers]
+    for number, (name, chosen) in enumerate(choices):
+        fig.add_trace(_routing_cells(chosen, shots, name, visible=number == 0))
+    _kind_legend(fig)
+    _shot_lines(fig, shots)
+    _menu(fig, [name for name, _ in choices])
+    size = len(shots) - 0.5
+    fig.update_xaxes(range=[-0.5, size], showgrid=False, constrain="domain")
+    fig.update_yaxes(range=[-0.5, size], showgrid=False, scaleanchor="x", constrain="domain")
+    return fig.update_layout(height=720, width=900, margin={"t": 120})
+
+
+def _routing_cells(routing: pd.DataFrame, shots: list[int], name: str, visible: bool) -> go.Heatmap:
+    """Heat map (kept chunk, chunk); a value is the number of the kind plus the share of heads."""
+    cells = _cells(routing)
+    x, y = cells["chunk"].to_numpy(), cells["kept_chunk"].to_numpy()
+    value = np.full((len(shots), len(shots)), np.nan)
+    extra = np.zeros((len(shots), len(shots), 4), dtype=np.float32)
+    # Shares stay just below 1, so that each kind keeps to its own third of the colours.
+    value[y, x] = cells["kind"] + cells["share"].clip(0, 0.999)
+    number = np.array(shots) + 1
+    extra[y, x] = np.stack([number[x], number[y], cells["share"], cells["score"]], axis=1)
+    hover = (
+        "chunk %{x} (shot %{customdata[0]:.0f}) kept chunk %{y} (shot %{customdata[1]:.0f})<br>"
+        "in %{customdata[2]:.0%} of layers and heads"
+    )
+    if cells["score"].notna().any():  # full attention and windows score nothing
+        hover += ", mean score %{customdata[3]:.3f}"
+    return go.Heatmap(
+        z=value, zmin=0, zmax=len(KINDS), colorscale=_kind_colours(), showscale=False,
+        customdata=extra, hovertemplate=hover + "<extra></extra>", name=name, visible=visible,
+        xgap=1, ygap=1, hoverongaps=False,
+    )  # fmt: skip
+
+
+def _cells(routing: pd.DataFrame) -> pd.DataFrame:
+    """One row per (chunk, kept_chunk): share of heads that kept it, mean score, number of its kind.
+
+    Several rows of one head (units finer than a chunk, several denoising steps) count once.
+    """
+    place, head = ["chunk", "kept_chunk"], ["layer", "head"]
+    # Counted per chunk: heads choose together (-1) while the whole history fits the budget.
+    heads = routing.drop_duplicates(["chunk", *head]).groupby("chunk").size()
+    kept = routing.drop_duplicates(place + head).groupby(place).size().div(heads, level="chunk")
+    kinds = routing.groupby([*place, "kind"]).size().unstack("kind", fill_value=0)
+    unknown = set(kinds.columns) - set(KINDS)
+    if unknown:
+        raise CinelabError(f"kind: {', '.join(map(str, unknown))} is none of {', '.join(KINDS)}")
+    kind = kinds.reindex(columns=list(KINDS), fill_value=0).to_numpy().argmax(axis=1)
+    score = routing.groupby(place)["score"].mean()
+    return pd.DataFrame({"share": kept, "score": score, "kind": kind}).reset_index()
+
+
+def _kind_colours() -> list[tuple[float, str]]:
+    """One third of the scale for each kind, from pale to full."""
+    scale = []
+    for place, colour in enumerate(KINDS.values()):
+        scale += [(place / 3, _pale(colour)), ((place + 1) / 3, colour)]
+    return scale
+
+
+def _pale(colour: str) -> str:
+    channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    return "#" + "".join(f"{round(255 - 0.18 * (255 - channel)):02x}" for channel in channels)
+
+
+def _kind_legend(fig: go.Figure) -> None:
+    for kind, colour in KINDS.items():
+        marker = {"symbol": "square", "size": 14, "color": colour}
+        fig.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=kind)
+    fig.update_layout(legend={"title": {"text": "kept as<br><sub>paler: by fewer heads</sub>"}})
+
+
+def _shots(routing: pd.DataFrame, timeline: Iterable | None) -> list[int]:
+    """The shot of every chunk, from the timeline or else from both ends of the routing rows."""
+    if timeline is not None:
+        slots = getattr(timeline, "slots", timeline)
+        shots = [int(getattr(slot, "shot", slot)) for slot in slots]
+    else:
+        known = dict(zip(routing["kept_chunk"], routing["kept_shot"], strict=True))
+        known |= dict(zip(routing["chunk"], routing["shot"], strict=True))
+        shots = [known.get(chunk, -1) for chunk in range(max(known) + 1)]
+        # A chunk the table never names lies in the shot of the chunk before it.
+        for place, shot in enumerate(shots):
+            shots[place] = int(shot if shot >= 0 else shots[place - 1] if place else 0)
+    last = int(max(routing["chunk"].max(), routing["kept_chunk"].max()))
+    if last >= len(shots):
+        raise CinelabError(f"timeline: has {len(shots)} chunks, but the routing names chunk {last}")
+    return shots
+
+
+def _shot_lines(fig: go.Figure, shots: list[int]) -> None:
+    """A thin line at every cut, on both axes, and the number of each shot above its chunks."""
+    starts = [0, *(i for i in range(1, len(shots)) if shots[i] != shots[i - 1])]
+    for start in starts[1:]:
+        line = {"color": QUIET, "width": 1, "dash": "dot"}
+        fig.add_vline(x=start - 0.5, line=line)
+        fig.add_hline(y=start - 0.5, line=line)
+    for start, end in zip(starts, [*starts[1:], len(shots)], strict=True):
+        fig.add_annotation(
+            x=(start + end - 1) / 2, y=1, yref="paper", yanchor="bottom", showarrow=False,
+            text=f"{shots[start] + 1}", font={"size": 13, "color": QUIET},
+        )  # fmt: skip
+
+
+def _menu(fig: go.Figure, names: list[str]) -> None:
+    """A menu that shows one of the first len(names) traces; the later ones always stay."""
+    if len(names) < 2:
+        return
+    always = [True] * (len(fig.data) - len(names))
+    buttons = [
+        {
+            "label": name,
+            "method": "update",
+            "args": [{"visible": [n == name for n in names] + always}],
+        }
+        for name in names
+    ]
+    fig.update_layout(updatemenus=[{"buttons": buttons, "x": 1.02, "xanchor": "left", "y": 0.72}])
+
+
+def routing_by_shot(
+    routing: pd.DataFrame, kinds: Sequence[str] = ("routed",), title: str = "Where each shot looked"
+) -> go.Figure:
+    """Heat map: of all that a shot's chunks kept as `kinds`, the share that lies in each shot."""
+    _need(routing, ROUTING)
+    chosen = routing[routing["kind"].isin(list(kinds))]
+    if chosen.empty:
+        return _nothing(title, f"nothing was kept as {' or '.join(kinds)}")
+    count = int(max(routing["shot"].max(), routing["kept_shot"].max())) + 1
+    table = np.zeros((count, count))  # (kept shot, shot)
+    np.add.at(table, (chosen["kept_shot"].to_numpy(), chosen["shot"].to_numpy()), 1)
+    total = table.sum(axis=0, keepdims=True)
+    share = np.divide(table, total, out=np.full_like(table, np.nan), where=total > 0)
+    share[table == 0] = np.nan
+    names = [str(number + 1) for number in range(count)]
+    fig = _figure(title, "current shot", "remembered shot")
+    fig.add_heatmap(
+        x=names, y=names, z=share, zmin=0, zmax=1, xgap=2, ygap=2, hoverongaps=False,
+        colorscale=[(0, _pale(KINDS["routed"])), (1, KINDS["routed"])],
+        colorbar={"title": "share", "tickformat": ".0%"}, texttemplate="%{z:.0%}",
+        hovertemplate="shot %{x} looked to shot %{y}: %{z:.1%}<extra></extra>",
+    )  # fmt: skip
+    fig.update_xaxes(type="category", showgrid=False, constrain="domain")
+    fig.update_yaxes(type="category", showgrid=False, scaleanchor="x", constrain="domain")
+    return fig.update_layout(height=640, width=760)
+
+
+def ablation_lines(
+    table: pd.DataFrame,
+    x: str,
+    y: str,
+    colour: str,
+    low: str,
+    high: str,
+    facet: str | None = None,
+    chance: float | str | None = None,
+    upper: float | str | None = None,
+    title: str | None = None,
+) -> go.Figure:
+    """Mean and interval (columns y, low, high) over x, one line a `colour`, one panel a `facet`.
+
+    `chance` and `upper` draw levels to compare with: a number, or a column averaged per panel.
+    """
+    columns = [x, y, colour, low, high] + [c for c in (facet, chance, upper) if isinstance(c, str)]
+    _need(table, columns)
+    if table.empty:
+        return _nothing(title or y, "the table has no rows")
+    panels = list(table.groupby(facet, sort=True)) if facet else [(None, table)]
+    names = [f"{facet} {value}" for value, _ in panels] if facet else None
+    fig = make_subplots(1, len(panels), shared_yaxes=True, subplot_titles=names)
+    fig.update_layout(template=TEMPLATE, title=title or f"{y} by {colour}", height=520)
+    lines = list(dict.fromkeys(table[colour]))  # the table's own order
+    for column, (_, panel) in enumerate(panels, 1):
+        for number, name in enumerate(lines):
+            rows = panel[panel[colour] == name].sort_values(x)
+            trace = _with_interval(rows, x, y, low, high, str(name), number, len(lines), table[x])
+            fig.add_trace(trace.update(showlegend=column == 1), row=1, col=column)
+        for level, label in ((upper, "upper bound"), (chance, "chance")):
+            if level is not None:
+                value = panel[level].mean() if isinstance(level, str) else level
+                trace = _level(value, label, table[x]).update(showlegend=column == 1)
+                fig.add_trace(trace, row=1, col=column)
+    if table[x].nunique() <= 12:
+        fig.update_xaxes(tickvals=sorted(table[x].unique()))
+    return fig.update_xaxes(title=x).update_yaxes(title=y, row=1, col=1)
+
+
+def _with_interval(rows, x, y, low, high, name, number, count, everything) -> go.Scatter:
+    """One policy's line; numeric x are nudged apart, so that error bars do not hide each other."""
+    place, shape = rows[x], PALETTE[number % len(PALETTE)]
+    if pd.api.types.is_numeric_dtype(everything):
+        span = float(everything.max() - everything.min())
+        place = place + (number - (count - 1) / 2) * 0.008 * span
+    bars = {"type": "data", "array": rows[high] - rows[y], "arrayminus": rows[y] - rows[low]}
+    return go.Scatter(
+        x=place, y=rows[y], name=name, legendgroup=name, mode="lines+markers",
+        line={"color": shape, "width": 2.5}, marker={"size": 9, "symbol": number},
+        error_y={**bars, "thickness": 1.5, "width": 4},
+        customdata=np.stack([rows[x].astype(str), rows[low], rows[high]], axis=1),
+        hovertemplate=f"{name}, {x} %{{customdata[0]}}<br>%{{y:.3f}} "
+        "[%{customdata[1]:.3f}, %{customdata[2]:.3f}]<extra></extra>",
+    )  # fmt: skip
+
+
+def _level(value: float, label: str, everything: pd.Series) -> go.Scatter:
+    """A level line over the whole range of x."""
+    ends = sorted(everything.unique())[:: max(1, everything.nunique() - 1)]
+    dash = "dot" if label == "chance" else "dash"
+    return go.Scatter(
+        x=ends, y=[value] * len(ends), name=label, legendgroup=label, mode="lines",
+        line={"color": QUIET, "dash": dash, "width": 2},
+        hovertemplate=f"{label} {value:.3f}<extra></extra>",
+    )  # fmt: skip
+
+
+def chunk_times(timings: pd.DataFrame, title: str = "Time per chunk") -> go.Figure:
+    """Stacked bars of where each chunk's time went; columns chunk, and seconds for each of CAUSES."""
+    _need(timings, ("chunk", *CAUSES))
+    fig = _figure(title, "chunk", "milliseconds")
+    for cause, colour in CAUSES.items():
+        hover = f"chunk %{{x}}: {cause} %{{y:.1f}} ms<extra></extra>"
+        fig.add_bar(
+            x=timings["chunk"], y=timings[cause] * 1000, name=cause, marker_color=colour,
+            hovertemplate=hover,
+        )  # fmt: skip
+    return fig.update_layout(barmode="stack", bargap=0.1)
+
+
+def _figure(title: str, x: str, y: str) -> go.Figure:
+    fig = go.Figure(layout={"template": TEMPLATE, "title": title, "height": 480})
+    return fig.update_xaxes(title=x).update_yaxes(title=y)
+
+
+def _nothing(title: str, why: str) -> go.Figure:
+    """A figure that says why it is empty: a policy without memory is a result, not an error."""
+    fig = _figure(title, "", "")
+    fig.add_annotation(text=why, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")
+    return fig.update_xaxes(visible=False).update_yaxes(visible=False)
+
+
+def _need(table: pd.DataFrame, columns: Iterable[str]) -> None:
+    lacking = [column for column in columns if column not in table.columns]
+    if lacking:
+        raise CinelabError(
+            f"table: lacks the column {', '.join(lacking)}; it has {', '.join(map(str, table.columns))}"
+        )

@@ -1,0 +1,139 @@
+"""Every measured number with its 95 % interval: what a score card and a table are made of.
+
+Shots of one film share a cast, a place and a drift, so they are not independent: pass `groups`
+(the film of every value) and whole films are resampled.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from cinelab.errors import CinelabError
+
+DRAWS_AT_ONCE = 1_000_000  # bounds the memory of one batch of resamples
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, its interval and the number of values behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}] n={self.n}"
+
+
+def bootstrap(
+    values: Sequence[float],
+    groups: Sequence | None = None,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Mean of `values` with a percentile-bootstrap interval; whole `groups` are resampled.
+
+    Where resampling sees no spread it would claim certainty. Values of 0 and 1 then get the Wilson
+    interval of as many independent trials as there are groups; a single measurement of anything
+    else gets (-inf, inf), and several equal ones keep their interval of width zero.
+    """
+    values = _values("values", values)
+    sums, counts = _totals(values, groups)
+    _check_level(level, resamples)
+    mean = float(values.mean())
+    if np.ptp(sums / counts) > 1e-12:
+        low, high = _percentiles(sums, counts, level, resamples, seed)
+    elif set(np.unique(values)) <= {0.0, 1.0}:
+        sure = wilson(mean * len(sums), len(sums), level)
+        low, high = sure.low, sure.high
+    else:
+        low, high = (-math.inf, math.inf) if len(sums) == 1 else (mean, mean)
+    return Estimate(mean, low, high, len(values))
+
+
+def paired_difference(
+    a: Sequence[float],
+    b: Sequence[float],
+    groups: Sequence | None = None,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Mean of a - b, pair by pair (the same film and seed under two policies), as `bootstrap`."""
+    a, b = _values("a", a), _values("b", b)
+    if len(a) != len(b):
+        raise CinelabError(f"b: {len(b)} values against {len(a)} of a, a pair needs one of each")
+    found = bootstrap(a - b, groups, level, resamples, seed)
+    sums, counts = _totals(a - b, groups)
+    if np.ptp(sums / counts) > 1e-12 or not set(np.unique([a, b])) <= {0.0, 1.0}:
+        return found
+    # No pair of answers differs from another: what could still hide is as for 0 of n successes.
+    unseen = wilson(0, len(sums), level).high
+    low, high = max(-1.0, found.value - unseen), min(1.0, found.value + unseen)
+    return Estimate(found.value, low, high, found.n)
+
+
+def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
+    """Share of `successes` in `n` independent trials with Wilson's interval, never of width zero."""
+    if n < 1 or not 0 <= successes <= n:
+        raise CinelabError(f"successes: {successes} of n={n}, needs n >= 1 and 0 <= successes <= n")
+    _check_level(level)
+    z = NormalDist().inv_cdf((1 + level) / 2)
+    share, shrink = successes / n, 1 + z * z / n
+    middle = (share + z * z / (2 * n)) / shrink
+    half = z / shrink * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # Rounding must not put the share itself outside: at 0 and n the bound is exact.
+    return Estimate(
+        share, min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half)), n
+    )
+
+
+def _percentiles(sums, counts, level: float, resamples: int, seed: int) -> tuple[float, float]:
+    """Interval of the mean over resampled groups, given each group's (G,) sum and count."""
+    rng, size = np.random.default_rng(seed), len(sums)
+    batch = max(1, DRAWS_AT_ONCE // size)
+    means = []
+    for start in range(0, resamples, batch):
+        drawn = rng.integers(size, size=(min(batch, resamples - start), size))
+        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _totals(values: np.ndarray, groups: Sequence | None) -> tuple[np.ndarray, np.ndarray]:
+    """Sum and number of the values of each group, both (G,); every value alone without groups."""
+    if groups is None:
+        return values, np.ones(len(values))
+    labels = list(groups)
+    if len(labels) != len(values):
+        raise CinelabError(f"groups: {len(labels)} labels for {len(values)} values, give one each")
+    order = {label: place for place, label in enumerate(dict.fromkeys(labels))}
+    member = np.array([order[label] for label in labels])
+    return np.bincount(member, values), np.bincount(member).astype(float)
+
+
+def _values(name: str, values: Sequence[float]) -> np.ndarray:
+    try:
+        found = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise CinelabError(f"{name}: expected a list of numbers ({error})") from error
+    if found.ndim != 1 or not len(found):
+        raise CinelabError(f"{name}: expected a list of numbers, at least one, found {found.shape}")
+    if not np.isfinite(found).all():
+        first = int(np.flatnonzero(~np.isfinite(found))[0])
+        raise CinelabError(
+            f"{name}: number {first} is {found[first]}, drop or repair what was not measured"
+        )
+    return found
+
+
+def _check_level(level: float, resamples: int = 1) -> None:
+    if not 0 < level < 1:
+        raise CinelabError(f"level: {level} is not between 0 and 1, use 0.95")
+    if resamples < 1:
+        raise CinelabError(f"resamples: {resamples} is too few, use 2000")

@@ -1,0 +1,111 @@
+"""The director: a screenplay in, a film out, under a memory policy.
+
+    film = Director(load("toybox-base"), policy=CAMR(budget=6), seed=7).render(screenplay)
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cinelab.config import to_dict
+from cinelab.errors import CinelabError
+from cinelab.flow.sampler import Sampling
+from cinelab.memory.cache import Memory
+from cinelab.memory.policy import CAMR, Policy
+from cinelab.model.zoo import Bundle, load
+from cinelab.runs import write_atomic, write_json
+from cinelab.script.screenplay import Screenplay
+from cinelab.script.timeline import Timeline, plan
+from cinelab.stream.engine import Timed, stream
+from cinelab.stream.storyboard import save_png, storyboard
+from cinelab.stream.video import write_mp4
+
+LONGEST = 4000  # latent frames; the history of a longer film would fill the memory of a laptop
+
+
+@dataclass
+class Film:
+    """A finished film and everything known about it.
+
+    frames   uint8 (F, H, W, 3)            fps      pictures a second
+    timeline which frame shows what        cuts     first frame of every shot but the first
+    routing  table of what the memory kept (see Memory.routing_table)
+    timings  table, a row a chunk: chunk, text, dit, memory, decode (seconds)
+    """
+
+    frames: np.ndarray
+    fps: float
+    timeline: Timeline
+    screenplay: Screenplay
+    routing: pd.DataFrame
+    timings: pd.DataFrame
+    info: dict
+
+    @property
+    def cuts(self) -> list[int]:
+        return self.timeline.cuts
+
+    def storyboard(self):
+        """A PIL image: a few frames of every shot with its prompt."""
+        captions = [shot.prompt for shot in self.screenplay.shots]
+        return storyboard(self.frames, self.timeline.entry_spans, captions, title=self.screenplay.title)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write film.mp4, storyboard.png, screenplay.yaml, routing.parquet, timings.parquet, film.json."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_mp4(folder / "film.mp4", self.frames, self.fps)
+        save_png(self.storyboard(), folder / "storyboard.png")
+        self.screenplay.save(folder / "screenplay.yaml")
+        for name in ("routing", "timings"):
+            table = getattr(self, name)
+            write_atomic(folder / f"{name}.parquet", lambda path, table=table: table.to_parquet(path))
+        write_json(folder / "film.json", self.info | {"cuts": self.cuts, "frames": len(self.frames)})
+        return folder
+
+
+class Director:
+    """Makes films with one model under one policy. `seed=None` takes the screenplay's seed."""
+
+    def __init__(self, model: Bundle | str | Path, policy: Policy | None = None, seed: int | None = None,
+                 sampling: Sampling | None = None, bf16: bool = False):
+        self.bundle = model if isinstance(model, Bundle) else load(model)
+        self.policy, self.seed = policy or CAMR(), seed
+        self.sampling, self.bf16 = sampling or self.bundle.sampling, bf16
+
+    def timeline(self, screenplay: Screenplay) -> Timeline:
+        """Where every chunk of the screenplay lies; refuses films too long to remember."""
+        line = plan(screenplay, self.bundle.fps, self.bundle.codec.stride, self.bundle.chunk)
+        if line.latent_frames > LONGEST:
+            raise CinelabError(f"Screenplay {screenplay.title!r} has {line.latent_frames} latent frames; at most "
+                               f"{LONGEST} are made in one go, so split the film.")
+        return line
+
+    def stream(self, screenplay: Screenplay, memory: Memory | None = None) -> Iterator[Timed]:
+        """Yield the film chunk by chunk; frames are uint8 (1, f, H, W, 3)."""
+        line = self.timeline(screenplay)
+        memory = memory or Memory(self.policy, self.bundle.chunk)
+        yield from stream(self.bundle, [line], memory, [self._seed(screenplay)], self.sampling, bf16=self.bf16)
+
+    def render(self, screenplay: Screenplay, progress: Callable[[int, int], None] | None = None) -> Film:
+        """The whole film. `progress(done, of)` is called after every chunk."""
+        line, memory = self.timeline(screenplay), Memory(self.policy, self.bundle.chunk)
+        frames, rows = [], []
+        for timed in self.stream(screenplay, memory):
+            frames.append(timed.frames[0])
+            rows.append({"chunk": timed.index, **timed.seconds})
+            if progress:
+                progress(timed.index + 1, len(line.slots))
+        return Film(np.concatenate(frames), self.bundle.fps, line, screenplay, memory.routing_table(),
+                    pd.DataFrame(rows), self._info(screenplay))
+
+    def _seed(self, screenplay: Screenplay) -> int:
+        return screenplay.seed if self.seed is None else self.seed
+
+    def _info(self, screenplay: Screenplay) -> dict:
+        policy = {"name": type(self.policy).__name__} | to_dict(self.policy)
+        return {"title": screenplay.title, "model": self.bundle.name, "seed": self._seed(screenplay), "policy": policy,
+                "sampling": to_dict(self.sampling), "fps": self.bundle.fps, "bf16": self.bf16}

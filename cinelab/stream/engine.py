@@ -1,0 +1,120 @@
+"""Timelines to latents to frames, for one film or a batch of them, chunk by chunk.
+
+Knows the bundle (model, codec, words) and the one roll-out; knows nothing of widgets or files.
+
+    B films   c latent frames a chunk   f pixel frames of a chunk
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cinelab.errors import CinelabError
+from cinelab.flow.sampler import Sampling, Script, rollout
+from cinelab.latent.codec import to_uint8
+from cinelab.memory.cache import Memory
+from cinelab.memory.policy import Policy
+from cinelab.model.wan import CausalWan, TextKV
+from cinelab.model.zoo import Bundle
+from cinelab.script.timeline import Timeline
+
+
+class Prompts:
+    """Encoded prompts of B films, ready for plain and for guided calls; the last prompt is empty."""
+
+    def __init__(self, model: CausalWan, text: Tensor):
+        self.plain: TextKV = model.encode_text(text)
+        self.twice: TextKV = [(torch.cat([k, k]), torch.cat([v, v])) for k, v in self.plain]
+
+
+@dataclass
+class Timed:
+    """One chunk of a running film: pictures and where the time went.
+
+    frames uint8 (B, f, H, W, 3)   latents (B, c, C, h, w)   seconds by cause: text, dit, memory, decode
+    """
+
+    index: int
+    frames: np.ndarray
+    latents: Tensor
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+
+@contextmanager
+def quick(bf16: bool, device: str = "cpu"):
+    """Inference without gradients, in half precision where asked."""
+    with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bf16):
+        yield
+
+
+def script_of(timelines: Sequence[Timeline], null: int) -> Script:
+    """Several timelines with equally many chunks as one batch."""
+    counts = {len(line.slots) for line in timelines}
+    if len(counts) > 1:
+        raise CinelabError(f"A batch needs films of equal length, not of {sorted(counts)} chunks.")
+    slot = torch.tensor([[slot.prompt for slot in line.slots] for line in timelines])
+    shot = torch.tensor([[slot.shot for slot in line.slots] for line in timelines])
+    return Script(slot, shot, timelines[0].slots[0].frames, null)
+
+
+def embed(bundle: Bundle, timelines: Sequence[Timeline]) -> Tensor:
+    """Prompts (B, S + 1, L, E), filled up with empty ones; the last is always empty."""
+    most = max(len(line.prompts) for line in timelines)
+    return torch.stack([bundle.encoder.encode([*line.prompts, *[""] * (most + 1 - len(line.prompts))])
+                        for line in timelines])
+
+
+def stream(bundle: Bundle, timelines: Sequence[Timeline], memory: Memory, seeds: Sequence[int],
+           sampling: Sampling | None = None, given: Tensor | None = None, bf16: bool = False,
+           pictures: bool = True) -> Iterator[Timed]:
+    """Yield the chunks of B films as they are made. `given` latents are taken as known history.
+
+    `memory` is written to; it continues a film where it left off if it is not empty.
+    """
+    began = time.perf_counter()
+    device = next(bundle.model.parameters()).device.type
+    with quick(bf16, device):
+        text = embed(bundle, timelines)
+        script = script_of(timelines, text.shape[1] - 1)
+        prompts = Prompts(bundle.model, text.to(device))
+    text_seconds = time.perf_counter() - began
+    state = None
+    chunks = rollout(bundle.model, memory, prompts, script, seeds, (script.chunk, *bundle.latent_shape),
+                     sampling or bundle.sampling, memory.length // (script.chunk // memory.unit_frames), given, device)
+    while True:
+        with quick(bf16, device):
+            chunk = next(chunks, None)
+            if chunk is None:
+                return
+            began = time.perf_counter()
+            frames = np.empty((len(timelines), 0))
+            if pictures:
+                with torch.autocast(device, enabled=False):
+                    decoded, state = bundle.codec.decode(chunk.latents.float(), state)
+                frames = to_uint8(decoded.cpu())
+        seconds = {"text": text_seconds, **chunk.seconds, "decode": time.perf_counter() - began}
+        text_seconds = 0.0
+        yield Timed(chunk.index, frames, chunk.latents, seconds)
+
+
+def make(bundle: Bundle, timelines: Sequence[Timeline], policy: Policy, seeds: Sequence[int],
+         sampling: Sampling | None = None, given: Tensor | None = None, bf16: bool = True) -> tuple[Tensor, Memory]:
+    """All latents (B, F, C, h, w) of a batch of films, and the memory they left."""
+    memory = Memory(policy, timelines[0].slots[0].frames)
+    made = stream(bundle, timelines, memory, seeds, sampling, given, bf16, pictures=False)
+    return torch.cat([timed.latents.float() for timed in made], dim=1), memory
+
+
+def decode(bundle: Bundle, latents: Tensor) -> np.ndarray:
+    """Latents (B, F, C, h, w) -> uint8 frames (B, pixel frames, H, W, 3)."""
+    with torch.no_grad():
+        return to_uint8(bundle.codec.decode(latents)[0])

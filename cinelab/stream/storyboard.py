@@ -1,0 +1,203 @@
+"""A storyboard: one card per shot with a few of its frames, its number, its time and its prompt."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from cinelab.errors import CinelabError
+from cinelab.stream.video import check_frames, replacing
+
+PAPER, CARD, INK, QUIET, ACCENT = "#f4f3ef", "#ffffff", "#1d2433", "#7a8191", "#3b5bdb"
+
+OTHER_SCRIPTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Measures in pixels; made to be shown at half its size, so it is sharp on any screen."""
+
+    width: int = 2000  # of the picture
+    margin: int = 56  # around the picture
+    gap: int = 36  # between cards
+    pad: int = 28  # inside a card
+    strip_gap: int = 8  # between the frames of a card
+    radius: int = 20
+    title_size: int = 46
+    label_size: int = 27
+    caption_size: int = 27
+    leading: float = 1.36  # line height, in font sizes
+
+
+def storyboard(
+    frames: np.ndarray,
+    spans: Sequence[tuple[int, int]],
+    captions: Sequence[str],
+    columns: int | None = None,
+    title: str | None = None,
+    fps: float = 8.0,
+    stills: int = 3,
+    layout: Layout = Layout(),
+) -> Image.Image:
+    """Draw the film as cards, `columns` in a row (2, or 1 for a single shot), RGB.
+
+    frames uint8 (F, H, W, 3); spans (first, end) of every shot, end exclusive; one caption per
+    shot; `stills` frames are shown of each: the first, the last and what lies evenly between.
+    """
+    check_frames(frames)
+    _check_shots(frames, spans, captions, columns, stills)
+    columns = columns or min(2, len(spans))
+    inner = layout.width - 2 * layout.margin - (columns - 1) * layout.gap
+    cards = [
+        _card(number, frames, span, caption, inner // columns, fps, stills, layout)
+        for number, (span, caption) in enumerate(zip(spans, captions, strict=True), 1)
+    ]
+    rows = [cards[i : i + columns] for i in range(0, len(cards), columns)]
+    return _page(rows, title, layout)
+
+
+def save_png(image: Image.Image, path: str | Path) -> None:
+    """Write a picture in one atomic step; a failure leaves an older file as it was."""
+    with replacing(path) as temporary:
+        image.save(temporary, format="PNG", optimize=True)
+
+
+def _check_shots(frames, spans, captions, columns, stills) -> None:
+    if not spans:
+        raise CinelabError("spans: a storyboard needs at least one shot, found none")
+    if len(spans) != len(captions):
+        raise CinelabError(f"captions: {len(captions)} for {len(spans)} shots, give one per shot")
+    for number, (first, end) in enumerate(spans, 1):
+        if not 0 <= first < end <= len(frames):
+            raise CinelabError(
+                f"spans: shot {number} is ({first}, {end}), but it needs "
+                f"0 <= first < end <= {len(frames)}, the frames of the film"
+            )
+    for name, value in (("columns", columns), ("stills", stills)):
+        if value is not None and value < 1:
+            raise CinelabError(f"{name}: {value} is too few, give 1 or more")
+
+
+def _card(number, frames, span, caption, width, fps, stills, layout) -> Image.Image:
+    """One shot as a white card of `width` pixels, as high as its caption needs."""
+    strip = _strip(frames, span, stills, width - 2 * layout.pad, layout)
+    font, label = _font(layout.caption_size, caption), _font(layout.label_size)
+    lines = _wrap(caption, font, width - 2 * layout.pad)
+    line = round(layout.caption_size * layout.leading)
+    head = round(layout.label_size * 1.9)
+    height = 2 * layout.pad + head + strip.height + layout.pad * 2 // 3 + line * len(lines)
+    card = Image.new("RGB", (width, height), CARD)
+    _header(card, number, span, fps, label, layout)
+    top = layout.pad + head
+    card.paste(strip, (layout.pad, top))
+    pen, top = ImageDraw.Draw(card), top + strip.height + layout.pad * 2 // 3
+    for row, text in enumerate(lines):
+        pen.text((layout.pad, top + row * line), text, font=font, fill=INK)
+    return card
+
+
+def _header(card: Image.Image, number: int, span, fps: float, font, layout: Layout) -> None:
+    """The shot's number in a badge at the left, its seconds at the right."""
+    pen, size = ImageDraw.Draw(card), round(layout.label_size * 1.45)
+    text = str(number)
+    wide = max(size, round(pen.textlength(text, font=font)) + size // 2)
+    badge = _rounded((wide, size), size // 2)
+    card.paste(ACCENT, (layout.pad, layout.pad), badge)
+    middle = layout.pad + size / 2
+    pen.text((layout.pad + wide / 2, middle), text, font=font, fill="white", anchor="mm")
+    first, end = (frame / fps for frame in span)
+    times = f"{first:.1f} to {end:.1f} s"
+    pen.text((card.width - layout.pad, middle), times, font=font, fill=QUIET, anchor="rm")
+
+
+def _strip(frames, span, stills: int, width: int, layout: Layout) -> Image.Image:
+    """The shot's stills side by side, `width` pixels; a short shot may show a frame twice."""
+    chosen = np.linspace(span[0], span[1] - 1, stills).round().astype(int)
+    edges = np.linspace(0, width + layout.strip_gap, stills + 1).round().astype(int)
+    tall = round((edges[1] - layout.strip_gap) * frames.shape[1] / frames.shape[2])
+    strip = Image.new("RGB", (width, tall), CARD)
+    for index, left, right in zip(chosen, edges, edges[1:], strict=False):
+        size = (int(right - left) - layout.strip_gap, tall)
+        # Lanczos keeps anti-aliased outlines round when 64 pixels become 300.
+        still = Image.fromarray(frames[index]).resize(size, Image.Resampling.LANCZOS)
+        strip.paste(still, (int(left), 0), _rounded(size, layout.radius // 2))
+    return strip
+
+
+def _page(rows: list[list[Image.Image]], title: str | None, layout: Layout) -> Image.Image:
+    """Cards on paper, row by row, each row as high as its highest card."""
+    font = _font(layout.title_size, title or "")
+    lines = _wrap(title, font, layout.width - 2 * layout.margin) if title else []
+    line = round(layout.title_size * layout.leading)
+    heights = [max(card.height for card in row) for row in rows]
+    head = layout.margin + (line * len(lines) + layout.gap // 2 if lines else 0)
+    total = head + sum(heights) + layout.gap * (len(rows) - 1) + layout.margin
+    page = Image.new("RGB", (layout.width, total), PAPER)
+    for row, text in enumerate(lines):
+        place = (layout.margin, layout.margin + row * line)
+        ImageDraw.Draw(page).text(place, text, font=font, fill=INK)
+    top = head
+    for row, height in zip(rows, heights, strict=True):
+        left = layout.margin
+        for card in row:
+            _lay(page, card, (left, top), height, layout)
+            left += card.width + layout.gap
+        top += height + layout.gap
+    return page
+
+
+def _lay(page: Image.Image, card: Image.Image, place, height: int, layout: Layout) -> None:
+    """Put a card with round corners and a soft shadow on the page, stretched to `height`."""
+    full = Image.new("RGB", (card.width, height), CARD)
+    full.paste(card, (0, 0))
+    shape, blur = _rounded(full.size, layout.radius), 14
+    shadow = Image.new("L", (full.width + 4 * blur, full.height + 4 * blur), 0)
+    shadow.paste(26, (2 * blur, 2 * blur), shape)
+    shadow = shadow.filter(ImageFilter.GaussianBlur(blur))
+    page.paste("#1d2433", (place[0] - 2 * blur, place[1] - 2 * blur + 6), shadow)
+    page.paste(full, place, shape)
+
+
+def _rounded(size: tuple[int, int], radius: int) -> Image.Image:
+    """A mask with round, anti-aliased corners: drawn four times larger, then shrunk."""
+    large = Image.new("L", (size[0] * 4, size[1] * 4), 0)
+    box = (0, 0, large.width - 1, large.height - 1)
+    ImageDraw.Draw(large).rounded_rectangle(box, radius * 4, fill=255)
+    return large.resize(size, Image.Resampling.BOX)
+
+
+def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
+    """Pillow's own font, the same picture on every machine; a system font for other scripts."""
+    own = ImageFont.load_default(size)
+    if not _lacks(own, text):
+        return own
+    for name in OTHER_SCRIPTS:
+        with suppress(OSError):
+            if not _lacks(font := ImageFont.truetype(name, size), text):
+                return font
+    return own
+
+
+def _lacks(font: ImageFont.FreeTypeFont, text: str) -> bool:
+    """Whether a letter of `text` would be drawn as the empty box that stands for no letter."""
+    box = bytes(font.getmask("\uffff"))
+    return any(bytes(font.getmask(letter)) == box for letter in set(text) if not letter.isspace())
+
+
+def _wrap(text: str, font, width: int) -> list[str]:
+    """Break `text` into lines of at most `width` pixels; a longer word is broken too."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if font.getlength(joined) <= width:
+            lines[-1] = joined
+            continue
+        lines += [""] if lines[-1] else []
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines

@@ -1,0 +1,248 @@
+"""Films to mp4 and back. Frames are uint8 (F, H, W, 3) RGB everywhere in the package."""
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace, Interpolation
+
+from cinelab.errors import CinelabError
+
+# Tried in this order, each with the options that make it look about as good as crf 14.
+ENCODERS = {
+    "libx264": {"crf": "14", "preset": "medium"},
+    "libopenh264": {"b": "8M"},
+    "mpeg4": {"qmin": "2", "qmax": "3"},
+}
+WATCHABLE_HEIGHT = 384  # a toybox film of 48 rows is shown eight times larger
+
+
+def check_frames(frames: np.ndarray, where: str = "frames") -> np.ndarray:
+    """Return `frames` if it is a uint8 array (F >= 1, H, W, 3); else raise CinelabError."""
+    shape, dtype = getattr(frames, "shape", None), getattr(frames, "dtype", None)
+    if not isinstance(frames, np.ndarray) or dtype != np.uint8:
+        found = type(frames).__name__ if dtype is None else dtype
+        raise CinelabError(f"{where}: expected a numpy array of uint8 in 0..255, found {found}")
+    if len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
+        raise CinelabError(f"{where}: expected the shape (F, H, W, 3), found {shape}")
+    if shape[0] == 0:
+        raise CinelabError(f"{where}: the film has no frames (shape {shape}), give at least one")
+    return frames
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the place of `path`.
+
+    On any failure the temporary file is removed and what stood at `path` is untouched.
+    An OSError (disk full, no permission) becomes a CinelabError.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise _write_error(path, error) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files only their owner can read
+        temporary.replace(path)
+    except OSError as error:
+        raise _write_error(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_error(path: Path, error: OSError) -> CinelabError:
+    reason = (error.strerror or str(error)).lower()
+    return CinelabError(
+        f"{path}: cannot be written ({reason}); free some space or choose another folder, "
+        "an older file of that name is as it was"
+    )
+
+
+def pick_encoder(names: tuple[str, ...] = tuple(ENCODERS)) -> str:
+    """The first of `names` that this build of PyAV can encode with."""
+    for name in names:
+        with suppress(ValueError):  # av.codec.codec.UnknownCodecError is one
+            return av.Codec(name, "w").name
+    raise CinelabError(
+        f"video encoder: none of {', '.join(names)} is in this build of PyAV; "
+        "install the wheel again with: pip install --force-reinstall av"
+    )
+
+
+def watchable_scale(height: int, width: int) -> int:
+    """The smallest integer factor that gives >= 384 rows and sides that are even (yuv420p)."""
+    scale = max(1, math.ceil(WATCHABLE_HEIGHT / height))
+    odd = (height * scale) % 2 or (width * scale) % 2
+    return scale + 1 if odd else scale
+
+
+def _check_rate(fps: float) -> Fraction:
+    if not (isinstance(fps, int | float | Fraction) and math.isfinite(fps) and fps > 0):
+        raise CinelabError(f"fps: {fps!r} is not a frame rate, give a number above 0")
+    return Fraction(fps).limit_denominator(1001)
+
+
+def _check_scale(scale: int | None, height: int, width: int) -> int:
+    if scale is None:
+        return watchable_scale(height, width)
+    if not isinstance(scale, int) or scale < 1:
+        raise CinelabError(f"scale: {scale!r} is not a whole number of at least 1")
+    if (height * scale) % 2 or (width * scale) % 2:
+        raise CinelabError(
+            f"scale: {scale} makes a film of {height * scale}x{width * scale} pixels, "
+            f"mp4 needs even sides, use scale={scale + 1}"
+        )
+    return scale
+
+
+class VideoWriter:
+    """Write a film while it is being made: `with VideoWriter(path, fps, (H, W)) as w: w.add(f)`.
+
+    `scale` is the integer upscaling (Lanczos, which keeps the toybox's anti-aliased outlines
+    round); None makes small films watchable. `path` changes only when the block ends well.
+    """
+
+    def __init__(
+        self, path: str | Path, fps: float, size: tuple[int, int], scale: int | None = None
+    ):
+        self.path, self.rate = Path(path), _check_rate(fps)
+        self.size = tuple(size)  # (H, W) of the frames that are added
+        self.scale = _check_scale(scale, *self.size)
+        self.count = 0
+
+    def __enter__(self) -> "VideoWriter":
+        encoder = pick_encoder()
+        self._replacing = replacing(self.path)
+        temporary = self._replacing.__enter__()
+        try:
+            self._open(temporary, encoder)
+        except BaseException as error:
+            self._replacing.__exit__(type(error), error, error.__traceback__)
+            raise
+        return self
+
+    def _open(self, temporary: Path, encoder: str) -> None:
+        options = {"movflags": "+faststart"}  # the index first: browsers start at once
+        self._container = av.open(str(temporary), "w", format="mp4", options=options)
+        stream = self._container.add_stream(encoder, rate=self.rate, options=ENCODERS[encoder])
+        stream.height, stream.width = (side * self.scale for side in self.size)
+        stream.pix_fmt = "yuv420p"
+        # Untagged colours are guessed by players: say what they are (1 = BT.709).
+        context = stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = 1
+        context.color_range = ColorRange.MPEG
+        self._stream = stream
+
+    def add(self, frames: np.ndarray) -> None:
+        """Append frames, uint8 (F, H, W, 3) with the (H, W) the writer was opened with."""
+        check_frames(frames)
+        if frames.shape[1:3] != self.size:
+            found, want = "x".join(map(str, frames.shape[1:3])), "x".join(map(str, self.size))
+            raise CinelabError(f"{self.path}: a frame of {found} pixels in a film of {want}")
+        for frame in frames:
+            self._container.mux(self._stream.encode(self._picture(frame)))
+        self.count += len(frames)
+
+    def _picture(self, frame: np.ndarray) -> av.VideoFrame:
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        return picture.reformat(
+            width=self._stream.width,
+            height=self._stream.height,
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            interpolation=Interpolation.LANCZOS | Interpolation.ACCURATE_RND,
+        )
+
+    def __exit__(self, kind, error, trace) -> None:
+        if error is None:
+            try:
+                self._finish()
+            except BaseException as late:
+                self._abandon(type(late), late, late.__traceback__)
+                raise  # only what `replacing` did not turn into a clearer error
+            self._replacing.__exit__(None, None, None)
+        else:
+            self._abandon(kind, error, trace)
+
+    def _finish(self) -> None:
+        if not self.count:
+            raise CinelabError(f"{self.path}: the film has no frames, add at least one")
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+    def _abandon(self, kind, error, trace) -> None:
+        """Close what is open, remove the temporary file, translate an OSError."""
+        with suppress(Exception):
+            self._container.close()
+        self._replacing.__exit__(kind, error, trace)
+
+
+def write_mp4(
+    path: str | Path, frames: np.ndarray, fps: float, scale: int | None = None
+) -> tuple[int, int]:
+    """Write frames, uint8 (F, H, W, 3), as an H.264 mp4 in one atomic step.
+
+    Returns (height, width) of the film in pixels; `scale` as in VideoWriter.
+    """
+    check_frames(frames)
+    with VideoWriter(path, fps, frames.shape[1:3], scale) as writer:
+        writer.add(frames)
+    return tuple(side * writer.scale for side in writer.size)
+
+
+def read_video(path: str | Path) -> tuple[np.ndarray, float]:
+    """Return (frames uint8 (F, H, W, 3) RGB, frames per second) of a video file."""
+    path = Path(path)
+    if not path.is_file():
+        raise CinelabError(f"{path}: no such video file")
+    try:
+        with av.open(str(path)) as container:
+            frames, rate, promised = _decode(path, container)
+    except (av.error.FFmpegError, OSError) as error:
+        raise CinelabError(
+            f"{path}: is damaged or not a video ({error.strerror}); make or copy it again"
+        ) from error
+    if len(frames) < promised:
+        raise CinelabError(
+            f"{path}: is truncated, {len(frames)} of {promised} frames can be read; "
+            "make or copy it again"
+        )
+    return np.stack(frames), rate
+
+
+def _decode(path: Path, container) -> tuple[list[np.ndarray], float, int]:
+    """All frames of the first video stream, its rate, and how many the file says it has."""
+    if not container.streams.video:
+        raise CinelabError(f"{path}: has no video stream, give a film")
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    frames = [_rgb(frame) for frame in container.decode(stream)]
+    if not frames:
+        raise CinelabError(f"{path}: the video stream has no frames; make the film again")
+    return frames, float(stream.average_rate or stream.guessed_rate), stream.frames
+
+
+def _rgb(frame: av.VideoFrame) -> np.ndarray:
+    """(H, W, 3) uint8. Colours that the file does not name are taken as BT.709, as players do."""
+    known = frame.colorspace if frame.colorspace in (1, 4, 5, 6, 7, 9) else Colorspace.ITU709
+    flags = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+    return frame.to_ndarray(format="rgb24", src_colorspace=known, interpolation=flags)
