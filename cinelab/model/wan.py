@@ -178,8 +178,8 @@ def pick_prompts(part: Tensor, slot: Tensor) -> Tensor:
     """Keys or values (B, S, L, h, d) of all prompts -> (B F, L, h, d), each frame its own by slot (B, F)."""
     if part.shape[1] == 1:
         return part.expand(-1, slot.shape[1], -1, -1, -1).flatten(0, 1)
-    rows = torch.arange(part.shape[0], device=part.device)[:, None]
-    return part[rows, slot].flatten(0, 1)
+    choice = fn.one_hot(slot, part.shape[1]).type_as(part)  # a product, since indexing has a slow backward on a CPU
+    return (choice @ part.flatten(2)).unflatten(-1, part.shape[2:]).flatten(0, 1)
 
 
 class CausalWan(nn.Module):

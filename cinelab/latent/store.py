@@ -1,0 +1,135 @@
+"""Encoded films on disk: rendered and encoded once, drawn from by every stage.
+
+    n films   F latent frames a film   C h w latent shape   P prompts a film   L words
+
+`batch(step)` is a pure function of the step, so a resumed run needs no loader state.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cinelab.config import read_json
+from cinelab.errors import CinelabError
+from cinelab.latent.codec import ToyCodec, to_tensor
+from cinelab.runs import write_atomic, write_json
+from cinelab.script.prompts import WordEncoder, split_words
+from cinelab.world import casting, render
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    seed: int = 1
+    films: int = 6000
+    latents: int = 24  # latent frames a film
+    shortest: int = 2  # shots last from ...
+    longest: int = 8  # ... to, in latent frames
+    shard: int = 200  # films a file
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A batch of training clips.
+
+    latents (B, F, C, h, w)   text (B, P + 1, L, E), the last prompt empty   slot, shot (B, F) long
+    """
+
+    latents: Tensor
+    text: Tensor
+    slot: Tensor
+    shot: Tensor
+
+    @property
+    def null(self) -> int:
+        return self.text.shape[1] - 1
+
+
+def film_arrays(config: StoreConfig, index: int, codec: ToyCodec, encoder: WordEncoder) -> dict[str, np.ndarray]:
+    """One film, rendered, encoded and described."""
+    plan = casting.film(config.seed, index, config.latents, (config.shortest, config.longest))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        latents = codec.encode(to_tensor(render.render(plan).frames)[None])[0]
+    words = np.full((prompts_per_film(config), encoder.length), -1, np.int16)
+    for row, shot in enumerate(plan.shots):
+        ids = encoder.ids(split_words(shot.caption))
+        words[row, : len(ids)] = ids
+    return {"latents": latents.to(torch.float16).numpy(), "words": words,
+            "slot": np.array(plan.prompt_of_latent, np.int16), "shot": np.array(plan.shot_of_latent, np.int16)}
+
+
+def prompts_per_film(config: StoreConfig) -> int:
+    return -(-config.latents // config.shortest) + 1
+
+
+def build(folder: Path, config: StoreConfig, codec: ToyCodec, encoder: WordEncoder, fingerprint: str,
+          part: tuple[int, int] = (0, 1)):
+    """Write the missing shards of share `part` = (mine, of how many); yields the films done. Resumable."""
+    folder = Path(folder)
+    _claim(folder, config, fingerprint)
+    codec.eval()
+    for start in range(0, config.films, config.shard):
+        path = folder / f"{start:06d}.npz"
+        if (start // config.shard) % part[1] != part[0] or path.exists():
+            continue
+        films = [film_arrays(config, i, codec, encoder) for i in range(start, min(start + config.shard, config.films))]
+        arrays = {key: np.stack([film[key] for film in films]) for key in films[0]}
+        write_atomic(path, lambda temporary, arrays=arrays: np.savez(temporary, **arrays))
+        yield start + len(films)
+
+
+def _claim(folder: Path, config: StoreConfig, fingerprint: str) -> None:
+    """A store belongs to one codec and one recipe."""
+    path, mine = folder / "store.json", asdict(config) | {"codec": fingerprint}
+    if path.exists() and (old := read_json(path)) != mine:
+        key = next(k for k in mine if mine[k] != old.get(k))
+        raise CinelabError(f"Store {folder} was built with {key}={old.get(key)!r}, not {mine[key]!r}; "
+                           "remove it or name another folder.")
+    write_json(path, mine)
+
+
+class Store:
+    """All films of a store in memory (half precision)."""
+
+    def __init__(self, folder: Path, encoder: WordEncoder):
+        paths = sorted(Path(folder).glob("*.npz"))
+        if not paths:
+            raise CinelabError(f"Store {folder} is empty; build it first (notebook 10_teacher_forcing does).")
+        parts = [_load(path) for path in paths]
+        self.latents, self.words, self.slot, self.shot = (
+            torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in ("latents", "words", "slot", "shot"))
+        place = torch.arange(encoder.length)
+        rows = encoder.codes[self.words.long().clamp(min=0)[:1]]  # probes the vocabulary early
+        assert rows.shape[-1] == encoder.width and place.numel() == self.words.shape[-1]
+        self.encoder = encoder
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
+        """`count` windows of `frames` latent frames from random films."""
+        films = torch.randint(len(self), (count,), generator=rng)
+        starts = torch.randint(self.latents.shape[1] - frames + 1, (count,), generator=rng)
+        rows, columns = films[:, None], starts[:, None] + torch.arange(frames)
+        slot, shot = self.slot[rows, columns].long(), self.shot[rows, columns].long()
+        first = slot[:, :1]
+        used = int((slot - first).max()) + 1
+        prompts = (first + torch.arange(used)).clamp(max=self.words.shape[1] - 1)  # (B, used)
+        text = self.embed(self.words[rows, prompts])
+        empty = torch.zeros_like(text[:, :1])
+        return Clips(self.latents[rows, columns].float(), torch.cat([text, empty], 1), slot - first, shot - shot[:, :1])
+
+    def embed(self, words: Tensor) -> Tensor:
+        """Word numbers (..., L), -1 = none -> (..., L, E)."""
+        known = (words >= 0)[..., None]
+        return (self.encoder.codes[words.long().clamp(min=0)] + self.encoder.places) * known
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path) as file:
+            return {key: file[key] for key in ("latents", "words", "slot", "shot")}
+    except Exception as error:
+        raise CinelabError(f"Shard {path} is broken ({type(error).__name__}); remove it and build the store again.") from error
