@@ -1,0 +1,64 @@
+"""Stage 0: the bidirectional backbone, first images, then short clips. What Wan2.1 is to the papers.
+
+One noise level for all frames of a clip; every frame sees every frame; the prompt of its own shot for each.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as fn
+from torch import Tensor
+
+from cinelab.flow import path
+from cinelab.latent.store import Clips, Store
+from cinelab.memory.sight import Bidirectional
+from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.runs import Run
+from cinelab.seeds import rng_at
+from cinelab.train.loop import train as run_loop
+from cinelab.train.optim import Optim
+
+
+@dataclass(frozen=True)
+class BidirectionalTraining:
+    model: WanConfig
+    optim: Optim = field(default_factory=Optim)
+    steps: int = 2000
+    frames_per_batch: int = 256  # latent frames over all clips of a batch
+    lengths: tuple[int, ...] = (1, 2, 4, 8)  # clip lengths in latent frames, from images on
+    images_until: float = 0.3  # share of the training that sees images only
+    drop_text: float = 0.1
+    shift: float = 2.0
+    seed: int = 0
+    save_every: int = 200
+    bf16: bool = True
+
+
+def clip_length(config: BidirectionalTraining, step: int, rng: torch.Generator) -> int:
+    """Images first; after that every length is as likely."""
+    if step < config.images_until * config.steps:
+        return config.lengths[0]
+    return config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]
+
+
+def loss(model: CausalWan, clips: Clips, config: BidirectionalTraining, rng: torch.Generator) -> Tensor:
+    """Mean squared error of the velocity."""
+    x0 = clips.latents
+    batch, frames = x0.shape[:2]
+    t = path.draw_t((batch, 1), config.shift, rng).expand(-1, frames)
+    eps = torch.randn(x0.shape, generator=rng)
+    text = clips.text[:, :-1] * (torch.rand(batch, 1, 1, 1, generator=rng) >= config.drop_text)  # no words, no prompt
+    pred = model(path.noised(x0, eps, t), t, text, clips.slot, Bidirectional(torch.arange(frames)))
+    return fn.mse_loss(pred.float(), path.velocity(x0, eps))
+
+
+def train(config: BidirectionalTraining, model: CausalWan, store: Store, run: Run) -> Iterator[dict]:
+    """Yield one log row per step; resumes."""
+
+    def stage_loss(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+        frames = clip_length(config, step, rng_at(config.seed, "length", step))
+        clips = store.clips(max(1, config.frames_per_batch // frames), frames, rng)
+        return loss(model, clips, config, rng), {"frames": frames}
+
+    return run_loop(model, stage_loss, config, run)

@@ -1,0 +1,50 @@
+"""Named settings of every stage: `smoke` runs in seconds, `toy` is what we ship."""
+
+from dataclasses import replace
+
+from cinelab.errors import CinelabError
+from cinelab.latent.codec import ToyCodecConfig
+from cinelab.latent.store import StoreConfig
+from cinelab.memory.policy import CAMR
+from cinelab.model.wan import WAN_1_3B, WAN_14B, WanConfig
+from cinelab.train.bidirectional import BidirectionalTraining
+from cinelab.train.codec import CodecTraining
+from cinelab.train.optim import Optim
+from cinelab.train.teacher_forcing import TeacherForcingTraining
+
+TOY = WanConfig(num_attention_heads=8, attention_head_dim=32, num_layers=6, ffn_dim=768, in_channels=24, out_channels=24,
+                text_dim=64)
+SMOKE = replace(TOY, num_attention_heads=2, num_layers=2, ffn_dim=96)
+MODELS = {"smoke": SMOKE, "toy": TOY, "wan-1.3b": WAN_1_3B, "wan-14b": WAN_14B}
+
+
+def model_of(preset: str) -> WanConfig:
+    """The transformer's shape by preset name."""
+    return _pick(MODELS, preset)
+
+
+def codec(preset: str, seed: int = 0) -> CodecTraining:
+    small = CodecTraining(codec=ToyCodecConfig(width=16, deep=16), steps=4, batch=2, clips=6, seed=seed, save_every=2)
+    return _pick({"smoke": small, "toy": CodecTraining(seed=seed)}, preset)
+
+
+def store(preset: str, seed: int = 1) -> StoreConfig:
+    return _pick({"smoke": StoreConfig(seed=seed, films=8, latents=8, shard=4), "toy": StoreConfig(seed=seed)}, preset)
+
+
+def bidirectional(preset: str, seed: int = 0) -> BidirectionalTraining:
+    toy = BidirectionalTraining(model=TOY, steps=1700, optim=Optim(lr=1e-3, ema=0.998), seed=seed)
+    return _pick({"smoke": replace(toy, model=SMOKE, steps=4, frames_per_batch=16, save_every=2), "toy": toy}, preset)
+
+
+def teacher_forcing(preset: str, seed: int = 0) -> TeacherForcingTraining:
+    toy = TeacherForcingTraining(model=TOY, steps=3000, optim=Optim(lr=8e-4, ema=0.998), seed=seed)
+    smoke = replace(toy, model=SMOKE, steps=4, frames_per_batch=16, curriculum=(4, 8), camr=CAMR(budget=3),
+                    routed_from=0.5, routed_share=1.0, save_every=2)
+    return _pick({"smoke": smoke, "toy": toy}, preset)
+
+
+def _pick(options: dict, preset: str):
+    if preset not in options:
+        raise CinelabError(f"Preset {preset!r} is unknown here; use one of {', '.join(options)}.")
+    return options[preset]

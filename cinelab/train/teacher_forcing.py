@@ -1,0 +1,91 @@
+"""Stage 1: teacher forcing on native multi-shot clips. Denoise every chunk given the clean chunks before it.
+
+The clip is shown twice, [clean | noisy] (see memory.sight). Each chunk has its own noise level. A share of the
+steps routes its history with CAMR, so that training sees what streaming will see.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as fn
+from torch import Tensor
+
+from cinelab.errors import CinelabError
+from cinelab.flow import path
+from cinelab.latent.store import Clips, Store
+from cinelab.memory.policy import CAMR, Full, Policy
+from cinelab.memory.sight import TeacherForcing as Sight
+from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.runs import Run
+from cinelab.seeds import rng_at
+from cinelab.train.loop import train as run_loop
+from cinelab.train.optim import Optim
+
+
+@dataclass(frozen=True)
+class TeacherForcingTraining:
+    model: WanConfig
+    optim: Optim = field(default_factory=Optim)
+    camr: CAMR = field(default_factory=CAMR)
+    steps: int = 3000
+    frames_per_batch: int = 192  # latent frames over all clips of a batch
+    curriculum: tuple[int, ...] = (8, 16, 24, 24)  # clip length over equal parts of the training
+    chunk: int = 1  # latent frames a chunk
+    routed_share: float = 0.5  # share of the steps that train under CAMR
+    routed_from: float = 0.4  # after this share of the training
+    drop_text: float = 0.1
+    shift: float = 2.0
+    seed: int = 0
+    save_every: int = 100
+    bf16: bool = True
+
+    def __post_init__(self):
+        for frames in self.curriculum:
+            if frames % self.chunk:
+                raise CinelabError(f"curriculum has {frames} latent frames, which chunk={self.chunk} does not divide.")
+
+
+def clip_length(config: TeacherForcingTraining, step: int) -> int:
+    """The curriculum's length at a step."""
+    return config.curriculum[min(len(config.curriculum) - 1, step * len(config.curriculum) // config.steps)]
+
+
+def policy_at(config: TeacherForcingTraining, step: int) -> Policy:
+    """Full memory, or CAMR for `routed_share` of the later steps."""
+    lot = torch.rand((), generator=rng_at(config.seed, "policy", step))
+    return config.camr if step >= config.routed_from * config.steps and lot < config.routed_share else Full()
+
+
+def dropped(clips: Clips, share: float, rng: torch.Generator) -> Tensor:
+    """Prompt index of each frame (B, F), the empty prompt for a `share` of the clips."""
+    lost = torch.rand(len(clips.slot), 1, generator=rng) < share
+    return torch.where(lost, clips.null, clips.slot)
+
+
+def loss(model: CausalWan, clips: Clips, config: TeacherForcingTraining, policy: Policy, rng: torch.Generator) -> Tensor:
+    """Mean squared error of the velocity on the noisy half."""
+    x0 = clips.latents
+    batch, frames = x0.shape[:2]
+    t = path.draw_t((batch, frames // config.chunk), config.shift, rng).repeat_interleave(config.chunk, 1)  # (B, F)
+    eps = torch.randn(x0.shape, generator=rng)
+    slot = dropped(clips, config.drop_text, rng)
+    pred = model(
+        torch.cat([x0, path.noised(x0, eps, t)], dim=1),  # (B, 2F, C, h, w)
+        torch.cat([torch.zeros_like(t), t], dim=1),  # clean frames are at t = 0
+        clips.text,
+        torch.cat([clips.slot, slot], dim=1),  # the history always knows its prompts
+        Sight(policy, clips.shot, config.chunk),
+    )
+    return fn.mse_loss(pred[:, frames:].float(), path.velocity(x0, eps))
+
+
+def train(config: TeacherForcingTraining, model: CausalWan, store: Store, run: Run) -> Iterator[dict]:
+    """Yield one log row per step; resumes."""
+
+    def stage_loss(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+        frames, policy = clip_length(config, step), policy_at(config, step)
+        clips = store.clips(max(1, config.frames_per_batch // frames), frames, rng)
+        return loss(model, clips, config, policy, rng), {"frames": frames, "policy": type(policy).__name__}
+
+    return run_loop(model, stage_loss, config, run)
