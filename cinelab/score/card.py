@@ -1,0 +1,106 @@
+"""Score cards: metric -> value, 95 % interval, n, chance and ground-truth upper bound.
+
+`python -m cinelab score NAME` writes results/reference/<name>.json; anyone can make it again on fresh seeds.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from cinelab.errors import CinelabError
+from cinelab.memory.policy import Policy
+from cinelab.model.zoo import Bundle
+from cinelab.runs import hardware
+from cinelab.score.recogniser import Recogniser
+from cinelab.score.stats import bootstrap
+from cinelab.score.toybox import (
+    absence_batch,
+    decode,
+    encode_plans,
+    film_rows,
+    make_frames,
+    recall,
+    recall_rows,
+    shuffled,
+)
+from cinelab.world import casting
+
+HELD_OUT = 50_000  # seeds from here on are never trained on
+
+
+@dataclass(frozen=True)
+class CardConfig:
+    """How much is measured. `films` for each seed; `away` shots without A in the recall test."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    films: int = 32
+    latents: int = 24  # latent frames a film
+    shot_latents: tuple[int, int] = (3, 6)
+    away: tuple[int, ...] = (1, 3, 5)
+
+    def __post_init__(self):
+        if not self.seeds or self.films < 2:
+            raise CinelabError(f"A card needs at least 1 seed and 2 films a seed, not {len(self.seeds)} and {self.films}.")
+
+
+def measure(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig,
+            tell: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
+    """Rows (seed, film, shot, metric, value, source); source is model, truth or chance."""
+    parts = []
+    for seed in config.seeds:
+        tell(f"seed {seed}: films")
+        parts.append(_films(bundle, reader, policy, config, seed))
+        for away in config.away:
+            tell(f"seed {seed}: {away} shots away")
+            parts.append(_recalls(bundle, reader, policy, config, seed, away))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _films(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig, seed: int) -> pd.DataFrame:
+    plans = [casting.film(HELD_OUT + seed, i, config.latents, config.shot_latents) for i in range(config.films)]
+    batch = encode_plans(bundle, plans)
+    seeds = [1000 * seed + i for i in range(config.films)]
+    frames, _ = make_frames(bundle, batch, policy, seeds)
+    truth = decode(bundle, batch.latents)
+    return _sources(lambda shown, plans: film_rows(reader, shown, plans), frames, truth, plans, seed)
+
+
+def _recalls(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig, seed: int, away: int) -> pd.DataFrame:
+    batch = absence_batch(bundle, HELD_OUT + seed, range(config.films), away)
+    seeds = [1000 * seed + i for i in range(config.films)]
+    made, _ = recall(bundle, reader, batch, policy, seeds)
+    truth = recall_rows(reader, decode(bundle, batch.latents), batch.plans)
+    chance = recall_rows(reader, decode(bundle, batch.latents), shuffled(batch.plans))
+    rows = pd.concat([made.assign(source="model"), truth.assign(source="truth"), chance.assign(source="chance")])
+    rows = rows[rows.metric != "prompt"]
+    return rows.assign(seed=seed, metric=rows.metric + f" after {away} away")
+
+
+def _sources(score: Callable, frames: np.ndarray, truth: np.ndarray, plans: Sequence, seed: int) -> pd.DataFrame:
+    rows = [score(frames, plans).assign(source="model"), score(truth, plans).assign(source="truth")]
+    equal = [plan for plan in plans if len(plan.shots) == len(plans[0].shots)]
+    index = [i for i, plan in enumerate(plans) if len(plan.shots) == len(plans[0].shots)]
+    if len(equal) > 1:  # chance: pictures of one film, plan of another with as many shots
+        rows.append(score(truth[index], shuffled(equal)).assign(source="chance"))
+    return pd.concat(rows).assign(seed=seed)
+
+
+def card(rows: pd.DataFrame, **info) -> dict:
+    """Metric -> {value, low, high, n, chance, upper}; films are the independent units."""
+    metrics = {}
+    for metric, part in rows.groupby("metric", sort=False):
+        made = part[part.source == "model"]
+        if made.empty:
+            continue
+        estimate = bootstrap(made.value.tolist(), groups=list(zip(made.seed, made.film, strict=True)))
+        mean = part.groupby("source").value.mean()
+        metrics[metric] = {"value": round(estimate.value, 4), "low": round(estimate.low, 4),
+                           "high": round(estimate.high, 4), "n": estimate.n,
+                           "chance": _rounded(mean.get("chance")), "upper": _rounded(mean.get("truth"))}
+    return {"metrics": metrics, **info, **hardware()}
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(float(value), 4)

@@ -1,0 +1,149 @@
+"""Scores with exact ground truth: what a toybox film shows, read back by the recogniser, against its plan.
+
+Every function takes frames uint8 (B, F, H, W, 3) of B films with their plans and returns rows
+(film, shot, metric, value); value is 1 where the picture agrees with the plan, else 0.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cinelab.flow.sampler import Sampling
+from cinelab.latent.codec import to_tensor
+from cinelab.memory.cache import Memory
+from cinelab.memory.policy import Policy
+from cinelab.model.zoo import Bundle
+from cinelab.score.cuts import detect_cuts, detect_cuts_pyscenedetect, match_cuts
+from cinelab.score.recogniser import Recogniser, windows
+from cinelab.stream.engine import decode, make
+from cinelab.world import casting, render
+from cinelab.world.casting import FilmPlan, timeline_of
+from cinelab.world.vocab import ATTRIBUTES, IDENTITY, PROMPTED, SCENERY
+
+FPS, STRIDE = render.FPS, render.STRIDE
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Planned films with their true pictures as latents: latents (B, F, C, h, w)."""
+
+    plans: list[FilmPlan]
+    latents: Tensor
+
+    @property
+    def timelines(self) -> list:
+        return [timeline_of(plan, FPS, STRIDE) for plan in self.plans]
+
+
+def encode_plans(bundle: Bundle, plans: Sequence[FilmPlan]) -> Batch:
+    """Render and encode planned films of equal length."""
+    frames = np.stack([render.render(plan).frames for plan in plans])
+    with torch.no_grad():
+        latents = torch.cat([bundle.codec.encode(to_tensor(one)[None]) for one in frames])
+    return Batch(list(plans), latents)
+
+
+def read_shots(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> list[list[dict[str, str]]]:
+    """What the recogniser sees in every shot of every film: attribute -> value."""
+    spans = [timeline_of(plan, FPS, STRIDE).entry_spans for plan in plans]
+    shown = np.concatenate([windows(film, where) for film, where in zip(frames, spans, strict=True)])
+    codes = {name: np.asarray(values) for name, values in reader.read(shown).items()}
+    names = [{a: ATTRIBUTES[a][codes[a][i]] for a in codes} for i in range(len(shown))]
+    ends = np.cumsum([0, *map(len, spans)])
+    return [names[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
+
+
+def prompt_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[tuple]:
+    """Is every prompted attribute of every shot in the picture? The action among them is the motion score."""
+    return [(film, shot, name, float(seen[film][shot][name] == entry.attributes[name]))
+            for film, plan in enumerate(plans) for shot, entry in enumerate(plan.shots) for name in PROMPTED]
+
+
+def cut_rows(frames: np.ndarray, plans: Sequence[FilmPlan]) -> list[tuple]:
+    """Planned against detected cuts, by the frame-difference detector and by PySceneDetect."""
+    rows = []
+    for film, plan in enumerate(plans):
+        planned = timeline_of(plan, FPS, STRIDE).cuts
+        found = {"cuts": detect_cuts(frames[film]), "cuts (PySceneDetect)": detect_cuts_pyscenedetect(frames[film], FPS)}
+        rows += [(film, -1, name, match_cuts(planned, cuts, tolerance=1).accuracy) for name, cuts in found.items()]
+    return rows
+
+
+def consistency_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[tuple]:
+    """Does a character (place) that comes back look as it did when it first appeared in this very film?"""
+    rows = []
+    for film, plan in enumerate(plans):
+        first: dict[tuple, int] = {}
+        for shot, entry in enumerate(plan.shots):
+            for metric, names, key in (("identity kept", IDENTITY, ("who", entry.character)),
+                                       ("scenery kept", SCENERY, ("where", entry.place))):
+                begin = first.setdefault(key, shot)
+                if begin != shot and not entry.continues:
+                    rows += [(film, shot, metric, float(seen[film][shot][n] == seen[film][begin][n])) for n in names]
+    return rows
+
+
+def drift_rows(seen: list[list[dict]], plans: Sequence[FilmPlan], share: float = 0.25) -> list[tuple]:
+    """Mean prompted score of the last quarter of the shots minus that of the first; 0 = no drift."""
+    rows = []
+    for film, plan in enumerate(plans):
+        right = [np.mean([seen[film][s][n] == e.attributes[n] for n in PROMPTED]) for s, e in enumerate(plan.shots)]
+        part = max(1, round(share * len(right)))
+        rows.append((film, -1, "drift", float(np.mean(right[-part:]) - np.mean(right[:part]))))
+    return rows
+
+
+def table(rows: Iterable[tuple], **more) -> pd.DataFrame:
+    """Rows as a table, with constant columns added."""
+    return pd.DataFrame(list(rows), columns=["film", "shot", "metric", "value"]).assign(**more)
+
+
+def film_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> pd.DataFrame:
+    """Everything that can be asked of whole films."""
+    seen = read_shots(reader, frames, plans)
+    rows = prompt_rows(seen, plans) + cut_rows(frames, plans) + consistency_rows(seen, plans) + drift_rows(seen, plans)
+    return table(rows)
+
+
+def make_frames(bundle: Bundle, batch: Batch, policy: Policy, seeds: Sequence[int], sampling: Sampling | None = None,
+                known: int = 0) -> tuple[np.ndarray, Memory]:
+    """Frames of the batch's films made by the model; the first `known` latent frames are the true ones."""
+    given = batch.latents[:, :known] if known else None
+    latents, memory = make(bundle, batch.timelines, policy, seeds, sampling, given)
+    return decode(bundle, latents), memory
+
+
+def absence_batch(bundle: Bundle, seed: int, films: range, away: int, shot_latents: int = 3) -> Batch:
+    """Memory tests: X, A at home, `away` shots without A, A at home again."""
+    return encode_plans(bundle, [casting.absence(seed, index, away, shot_latents) for index in films])
+
+
+def recall(bundle: Bundle, reader: Recogniser, batch: Batch, policy: Policy, seeds: Sequence[int],
+           sampling: Sampling | None = None) -> tuple[pd.DataFrame, Memory]:
+    """Unprompted identity after an absence: the history is the truth, only the return of A is made.
+
+    metric `identity` (pattern, accessory, second colour) and `scenery` (landmark, side).
+    """
+    last = batch.plans[0].shots[-1].latents
+    frames, memory = make_frames(bundle, batch, policy, seeds, sampling, known=batch.latents.shape[1] - last)
+    return recall_rows(reader, frames, batch.plans), memory
+
+
+def recall_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> pd.DataFrame:
+    """What of A and its home was remembered in the last shot."""
+    seen = read_shots(reader, frames, plans)
+    rows = []
+    for film, plan in enumerate(plans):
+        final = len(plan.shots) - 1
+        for metric, names in (("identity", IDENTITY), ("scenery", SCENERY), ("prompt", tuple(PROMPTED))):
+            rows += [(film, final, metric, float(seen[film][-1][n] == plan.shots[-1].attributes[n])) for n in names]
+    return table(rows)
+
+
+def shuffled(plans: Sequence[FilmPlan]) -> list[FilmPlan]:
+    """Every film's pictures beside the next film's plan: what chance scores."""
+    return [*plans[1:], plans[0]]

@@ -1,0 +1,74 @@
+"""Checkpoints: what fits loads, what does not says what was found, expected and what to do."""
+
+import pytest
+import torch
+
+from cinelab import load
+from cinelab.config import to_dict
+from cinelab.errors import CinelabError
+from cinelab.flow.sampler import Sampling
+from cinelab.model import zoo
+from cinelab.model.wan import CausalWan
+from cinelab.train.presets import SMOKE, TOY
+
+
+def saved(folder, config=SMOKE, said=None):
+    torch.manual_seed(0)
+    model = CausalWan(config)
+    zoo.save(folder, model, zoo.model_config(said or config, zoo.toy_encoder(), "toybox-codec", Sampling(), 1, 8.0, (48, 64)),
+             torch.float32)
+    return model
+
+
+def test_save_and_load_keep_every_bit(tmp_path):
+    model = saved(tmp_path / "m")
+    bundle = load(tmp_path / "m")
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), bundle.model.state_dict().values(), strict=True))
+    assert bundle.latent_shape == (24, 6, 8) and bundle.chunk == 1
+    assert load(tmp_path / "m" / zoo.WEIGHTS).name == "m"
+
+
+def test_a_checkpoint_of_another_config_is_refused(tmp_path):
+    saved(tmp_path / "m", SMOKE, said=TOY)
+    with pytest.raises(CinelabError, match="do not fit their config.*missing.*expected"):
+        load(tmp_path / "m")
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    saved(tmp_path / "m")
+    path = tmp_path / "m" / zoo.WEIGHTS
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(CinelabError, match="cut short or broken"):
+        load(tmp_path / "m")
+
+
+def test_an_unknown_name_lists_the_shipped_ones():
+    with pytest.raises(CinelabError, match="'toybox-bse' was not found.*toybox-codec"):
+        load("toybox-bse")
+
+
+def test_an_unknown_setting_in_a_config_is_refused(tmp_path):
+    saved(tmp_path / "m")
+    config = zoo.read_json(tmp_path / "m" / zoo.CONFIG)
+    config["model"]["num_layer"] = 3
+    zoo.write_json(tmp_path / "m" / zoo.CONFIG, config)
+    with pytest.raises(CinelabError, match="'num_layer'.*did you mean 'num_layers'"):
+        load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", zoo.shipped())
+def test_shipped_checkpoints_say_how_they_were_made(name):
+    folder = zoo.find(name)
+    config = zoo.read_json(folder / zoo.CONFIG)
+    assert {"steps", "seconds", "device"} <= config["run"].keys()
+    assert "seed" in config["training"]
+    assert (folder / "log.jsonl").exists()
+
+
+def test_shipped_checkpoints_stay_small():
+    total = sum(path.stat().st_size for path in zoo.SHELF.rglob("*"))
+    assert total < 30 * 2**20
+
+
+def test_presets_survive_json():
+    assert zoo.from_dict(type(TOY), to_dict(TOY)) == TOY
