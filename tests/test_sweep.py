@@ -1,0 +1,304 @@
+"""Sweeps: what a file may hold, which cells it means, and that nothing is lost, doubled or mixed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import psutil
+import pytest
+
+from cinelab.errors import CinelabError
+from cinelab.lab import sweep as sweeps
+from cinelab.lab.sweep import Sweep, check, declared, execute, expand, load, plain, run
+
+PARAMETERS = (
+    'seed: int = 0\nrun_dir: str = ""  # where to write\nsteps: int | None = 1\nmode = "fine"'
+)
+SLEEPER = """
+    import time, pathlib
+    folder = pathlib.Path(run_dir)
+    with open(folder / "began.txt", "a") as file:
+        print(seed, file=file)
+    while seed and not pathlib.Path("go").exists():
+        time.sleep(0.05)
+    with open(folder / "ended.txt", "a") as file:
+        print(seed, file=file)
+"""
+TROUBLE = """
+    import os, pathlib, signal
+    fixed = pathlib.Path("fixed").exists()
+    with open(pathlib.Path(run_dir) / "runs.txt", "a") as file:
+        print(mode, steps, seed, file=file)
+    if mode == "raises" and not fixed:
+        raise RuntimeError("the loss is nan\\nat step 3")
+    if mode == "kernel dies" and not fixed:
+        os._exit(1)
+    if mode == "killed" and not fixed:
+        os.kill(os.getppid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    (tmp_path / "experiments").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def notebook(*sources, parameters=PARAMETERS, name="work.ipynb"):
+    lines = [source.strip().replace("\n    ", "\n") for source in sources]
+    cells = [nbformat.v4.new_markdown_cell("# Work")]
+    if parameters is not None:
+        cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
+    cells += [nbformat.v4.new_code_cell(source) for source in lines]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), name)
+    return Path(name)
+
+
+def sweep_file(text):
+    path = Path("experiments/toy.yaml")
+    path.write_text(text)
+    return path
+
+
+def names(cells):
+    return [cell.name for cell in cells]
+
+
+def lines(cell, name, results="results"):
+    return (cell.folder(results) / name).read_text().splitlines()
+
+
+def test_grid_times_seeds_in_the_order_of_the_file():
+    notebook()
+    path = sweep_file(
+        "notebook: work.ipynb\nbase: {lr: 1e-3}\nseeds: [0, 1]\n"
+        "grid: {steps: [10, 20], mode: [sink, a/b]}"
+    )
+    cells = expand(path)
+    assert [tuple(cell.parameters.values()) for cell in cells[:3]] == [
+        (0.001, 10, "sink", 0),
+        (0.001, 10, "sink", 1),
+        (0.001, 10, "a/b", 0),
+    ]
+    assert names(cells)[:2] == ["mode=sink,steps=10,seed=0", "mode=sink,steps=10,seed=1"]
+    assert cells[2].name.startswith("mode=a-b-") and len(set(names(cells))) == 8
+    assert cells[0].folder() == Path("results/toy/mode=sink,steps=10,seed=0")
+    assert cells[0].notebook == Path("work.ipynb").resolve()
+
+
+def test_names_are_safe_short_unique_and_do_not_move_when_the_grid_grows():
+    values = [
+        1,
+        1.0,
+        "1",
+        "1e3",
+        True,
+        "true",
+        None,
+        "null",
+        [1, 2],
+        {"a": 1},
+        "a/b",
+        "a b",
+        "",
+        -1,
+    ]
+    values += ["x" * 300, "x" * 301, "ein Häuschen", float("inf")]
+    wide = {f"parameter_{i}": ["x" * 20, "y"] for i in range(12)}
+    small = names(expand(Sweep("s", "n", grid={"v": values})))
+    large = names(expand(Sweep("s", "n", grid={"v": [*values, 3]})))
+    long = names(expand(Sweep("s", "n", grid=wide)))
+    assert large[:-1] == small
+    for group in (small, long):
+        assert len(set(group)) == len(group) and max(map(len, group)) <= 121
+        assert not set("/\\ \"'[]{}:\n") & set("".join(group))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty; a sweep is a mapping of notebook, base, grid, seeds"),
+        ("- 1", "holds [1]"),
+        ("notebook: work.ipynb\nseeds: [0\ngrid: {}", "line 3: not valid YAML"),
+        ("notebook: work.ipynb\nsedes: [0]", "unknown key 'sedes'; a sweep holds notebook, base"),
+        ("seeds: [0]", "notebook is missing; add one, such as notebook: notebooks/train.ipynb"),
+        ("notebook: work.ipynb", "seeds is missing; add one, such as seeds: [0, 1, 2]"),
+        ("notebook: wrok.ipynb\nseeds: [0]", "notebook is 'wrok.ipynb', but there is no file"),
+        ("notebook: work.ipynb\nseeds: [0, yes]", "seeds holds True; give whole numbers"),
+        ("notebook: work.ipynb\nseeds: 3", "seeds is 3; give a list"),
+        ("notebook: work.ipynb\nseeds: [1, 1]", "seeds holds 1 twice"),
+        ("notebook: work.ipynb\nseeds: [0]\ngrid: {steps: []}", "grid.steps is []; give a list"),
+        ("notebook: work.ipynb\nseeds: [0]\ngrid: {steps: 3}", "grid.steps is 3; give a list"),
+        ("notebook: work.ipynb\nseeds: [0]\nbase: [1]", "base is [1]; give names with values"),
+        ("notebook: work.ipynb\nseeds: [0]\nbase: {seed: 1}", "'seed' in base or grid is given by"),
+        ("notebook: work.ipynb\nseeds: [0]\nbase: {a-b: 1}", "'a-b' in base or grid is no name"),
+        ("notebook: work.ipynb\nseeds: [0]\nbase: {a: 2026-01-31}", "base.a is datetime.date"),
+        ("notebook: work.ipynb\nseeds: [0]\nbase: {a: 1}\ngrid: {a: [1]}", "in base and in grid"),
+    ],
+)
+def test_a_bad_file_is_one_sentence(text, words):
+    notebook()
+    path = sweep_file(text)
+    with pytest.raises(CinelabError) as error:
+        load(path)
+    message = str(error.value)
+    assert words in message and str(path) in message and "\n" not in message
+
+
+def test_missing_and_binary_files_are_refused():
+    with pytest.raises(CinelabError, match="Cannot read nowhere.yaml: No such file"):
+        load("nowhere.yaml")
+    Path("film.yaml").write_bytes(b"\x00\x89PNG\xff")
+    with pytest.raises(CinelabError, match="film.yaml: not valid YAML"):
+        load("film.yaml")
+
+
+def test_values_become_plain_json_types():
+    mixed = {"a": np.float32(0.5), "b": (1, np.int64(2)), "c": Path("x/y"), "d": np.arange(2)}
+    assert plain(mixed, "base") == {"a": 0.5, "b": [1, 2], "c": "x/y", "d": [0, 1]}
+    assert type(plain(np.float64(1), "base")) is float
+    with pytest.raises(CinelabError, match=r"base.a\[1\] is \{1\} \(set\)"):
+        plain({"a": [0, {1}]}, "base")
+
+
+def test_undeclared_parameters_are_refused_before_anything_runs():
+    path = notebook()
+    assert declared(path) == ["seed", "run_dir", "steps", "mode"]
+    with pytest.raises(CinelabError, match="declares no parameter 'step'; it declares steps"):
+        run(Sweep("s", path, grid={"step": [1]}))
+    notebook(parameters="seed = 0", name="homeless.ipynb")
+    with pytest.raises(CinelabError, match="declares no parameter 'run_dir'"):
+        run(Sweep("s", "homeless.ipynb"))
+    with pytest.raises(CinelabError, match="no cell tagged 'parameters'"):
+        check(notebook(parameters=None, name="none.ipynb"), {})
+    with pytest.raises(CinelabError, match="line 1: .*keep to plain assignments"):
+        check(notebook(parameters="!ls", name="magic.ipynb"), {})
+    Path("text.ipynb").write_text("hello")
+    with pytest.raises(CinelabError, match="is no notebook"):
+        execute("text.ipynb", "out")
+    assert not Path("results").exists() and not Path("out").exists()
+
+
+def test_dry_run_only_and_smoke(capsys):
+    path = notebook(parameters=PARAMETERS + "\nsmoke: bool = False")
+    summary = run(Sweep("s", path, seeds=[0, 1, 12]), only="seed=1", dry_run=True, smoke=True)
+    assert names(summary.planned) == ["seed=1", "seed=12"] and summary.ok
+    assert {cell.sweep for cell in summary.planned} == {"s-smoke"}
+    assert summary.planned[0].parameters == {"seed": 1, "smoke": True}
+    assert "planned seed=12" in capsys.readouterr().out
+    with pytest.raises(CinelabError, match="No cell's name holds 'seed=7'"):
+        run(Sweep("s", path), only="seed=7")
+    assert not Path("results").exists()
+
+
+def test_execute_shows_progress_and_passes_typed_values(capfd):
+    path = notebook(
+        "# look at the values\nprint('hello')",
+        "import json, pathlib\nvalues = [seed, steps, mode, rate, flag]",
+        "(pathlib.Path(run_dir) / 'values.json').write_text(json.dumps([values, str(type(rate))]))",
+        parameters=PARAMETERS + "\nrate: float = 0.0\nflag: bool = False",
+    )
+    given = {"steps": None, "mode": ["a", 1.5, None], "rate": np.float32(0.25), "flag": True}
+    output = execute(path, Path("out {x}"), given)
+    assert output == Path("out {x}/notebook.ipynb").resolve()
+    assert nbformat.read(output, as_version=4).metadata.papermill.exception is None
+    values = json.loads(Path("out {x}/values.json").read_text())
+    assert values == [[0, None, ["a", 1.5, None], 0.25, True], "<class 'float'>"]
+    printed = capfd.readouterr()
+    assert "[3/5] # look at the values\nhello\n[4/5]" in printed.out
+    assert "TCP" not in printed.err and "unknown parameter" not in printed.err
+    assert not Path("out {x}/.lock").exists()
+
+
+def test_a_failing_notebook_is_kept_and_said_in_one_sentence():
+    path = notebook("print(1)", 'raise ValueError("too few\\nframes")')
+    with pytest.raises(CinelabError, match=r"^work.ipynb, cell 4: ValueError: too few \(see .*\)$"):
+        execute(path, Path("out"), {"steps": 2})
+    assert nbformat.read("out/notebook.ipynb", as_version=4).metadata.papermill.exception is True
+
+
+def test_a_sweep_survives_every_failure_and_skips_what_is_done(capsys):
+    grid = {"mode": ["raises", "kernel dies", "killed", "fine"]}
+    sweep = Sweep("s", notebook(TROUBLE), base={"steps": None}, grid=grid, seeds=[3])
+    first = run(sweep, workers=2)
+    assert [cell.parameters["mode"] for cell in first.done] == ["fine"] and not first.ok
+    told = {cell.parameters["mode"]: why for cell, why in first.failed}
+    assert "work.ipynb, cell 3: RuntimeError: the loss is nan" in told["raises"]
+    assert "cell 3: DeadKernelError" in told["kernel dies"] and "signal 9" in told["killed"]
+    assert "failed  mode=raises,seed=3: work.ipynb" in capsys.readouterr().out
+    folders = {cell.parameters["mode"]: cell.folder() for cell in expand(sweep)}
+    assert "loss is nan" in (folders["raises"] / "notebook.ipynb").read_text()
+    assert not (folders["raises"] / "done.json").exists()
+
+    Path("fixed").touch()
+    second = run(sweep, workers=3)
+    assert second.ok and len(second.done) == 3 and second.skipped == first.done
+    counts = {cell.parameters["mode"]: len(lines(cell, "runs.txt")) for cell in expand(sweep)}
+    assert counts == {"raises": 2, "kernel dies": 2, "killed": 2, "fine": 1}
+    assert (folders["fine"] / "runs.txt").read_text() == "fine None 3\n"
+    record = json.loads((folders["fine"] / "done.json").read_text())
+    assert record["parameters"] == {"steps": None, "mode": "fine", "seed": 3}
+    assert record["parameters"] == json.loads((folders["fine"] / "config.json").read_text())
+    assert record["seconds"] > 0 and record["peak_memory_mb"] > 10 and record["hardware"]["cores"]
+    assert run(sweep, dry_run=True).planned == []
+    changed = run(Sweep("s", sweep.notebook, {"steps": 2}, grid, [3]), dry_run=True)
+    assert len(changed.planned) == 4
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_sweep_leaves_no_process_and_ends_as_an_undisturbed_one(here, how):
+    sweep = Sweep("s", notebook(SLEEPER), seeds=[0, 1])  # seed 1 waits for the file `go`
+    code = (
+        "from cinelab.lab.sweep import Sweep, run; run(Sweep('s', 'work.ipynb', seeds=[0, 1]), 2)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    first, second = (cell.folder() for cell in expand(sweep))
+    wait_for(lambda: (first / "done.json").exists() and (second / "began.txt").exists())
+    family = psutil.Process(process.pid).children(recursive=True)
+    assert len(family) >= 2  # the waiting cell and its kernel
+    process.send_signal(how)
+    assert process.wait(30) != 0
+    wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in family), 10)
+    assert not (second / "done.json").exists()
+
+    Path("go").touch()
+    summary = run(sweep, workers=2)
+    assert (names(summary.skipped), names(summary.done)) == (["seed=0"], ["seed=1"])
+    assert (first / "began.txt").read_text() == (first / "ended.txt").read_text() == "0\n"
+    assert (second / "began.txt").read_text() == "1\n1\n"
+    assert (second / "ended.txt").read_text() == "1\n"
+
+
+def test_one_writer_in_a_folder(monkeypatch):
+    monkeypatch.setattr(sweeps, "PATIENCE", 0.2)
+    path, folder = notebook(), Path("out")
+    with sweeps._lock(folder):
+        with pytest.raises(CinelabError, match=f"out is written by process {os.getpid()}; let it"):
+            execute(path, folder)
+    assert not list(folder.iterdir())
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        (folder / ".lock").write_text(f"99999999 {other.pid}")  # such as a kernel that lives on
+        with pytest.raises(CinelabError, match=f"process {other.pid}"):
+            execute(path, folder)
+        other.stdin.close()
+    with sweeps._lock(folder):  # a dead owner's lock is taken over
+        assert str(os.getpid()) in (folder / ".lock").read_text()
+    (folder / ".lock").write_text(str(os.getppid()))
+    os.utime(folder / ".lock", (0, 0))
+    with sweeps._lock(folder):  # a process that is younger than the lock is not its owner
+        pass
+    assert not (folder / ".lock").exists()
