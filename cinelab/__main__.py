@@ -1,0 +1,3 @@
+from cinelab.cli import main
+
+main()

@@ -1,0 +1,154 @@
+"""The command line: film, direct, score, sweep, bench, doctor. Bad input is one sentence and exit code 2."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cinelab.errors import CinelabError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+                  help="Train, dissect and direct real-time autoregressive multi-shot video models.")
+out = Console()
+SCREENPLAYS = Path("experiments/screenplays")
+Budget = Annotated[int, typer.Option(help="history chunks that may be seen at once")]
+Model = Annotated[str, typer.Option(help="shipped name, folder or weights file")]
+
+
+@app.command()
+def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="YAML or JSON; default: the three shipped")] = None,
+         output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/films"), model: Model = "toybox-base"):
+    """Run notebook 00 on screenplays: film.mp4, storyboard.png, routing.html, metrics.parquet."""
+    from cinelab.lab.sweep import execute
+    from cinelab.script.screenplay import Screenplay
+
+    plays = screenplays or sorted(SCREENPLAYS.glob("*.yaml"))
+    if not plays:
+        raise CinelabError(f"No screenplay in {SCREENPLAYS}; run this in the repository or name a file.")
+    titles = {play: Screenplay.load(play).title for play in plays}  # every file is read before work starts
+    for play in plays:
+        folder = output / play.stem
+        out.print(f"[bold]{titles[play]}[/] -> {folder}")
+        execute(_notebook("00_first_film.ipynb"), folder,
+                {"screenplay": str(play.resolve()), "run_dir": str(folder.resolve()), "model": model})
+    for play in plays:
+        folder = output / play.stem
+        out.print(f"\n[bold green]{folder}[/]: " + ", ".join(sorted(path.name for path in folder.iterdir())))
+
+
+@app.command()
+def direct(screenplay: Path, output: Annotated[Path, typer.Option("-o", "--output", help="a new folder for the film")],
+           model: Model = "toybox-base", policy: Annotated[str, typer.Option(help="camr, full, window, sink, ...")] = "camr",
+           budget: Budget = 6, seed: Annotated[int | None, typer.Option(help="default: the screenplay's")] = None,
+           steps: Annotated[int | None, typer.Option(help="sampling steps; default: the model's")] = None):
+    """Make the film of one screenplay, with the picture of what the memory retrieved and the scores."""
+    from cinelab.lab.first_film import direct_film
+    from cinelab.script.screenplay import Screenplay
+
+    play = Screenplay.load(screenplay)
+    with out.status(f"{play.title}") as status:
+        folder = direct_film(play, output, model, policy, budget, seed, steps,
+                             progress=lambda done, of: status.update(f"{play.title}: chunk {done} of {of}"))
+    out.print(f"[bold green]{folder}[/]: " + ", ".join(sorted(path.name for path in folder.iterdir())))
+
+
+@app.command()
+def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weights file")],
+          seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
+          films: Annotated[int, typer.Option(help="films for each seed and test")] = 32,
+          policy: Annotated[str, typer.Option(help="camr or full")] = "camr", budget: Budget = 6,
+          output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/reference")):
+    """Write the score card results/reference/<name>.json: every metric with interval, chance and upper bound."""
+    from cinelab.lab.cards import print_card, score_card
+
+    folder = score_card(name, _numbers(seeds), films, policy, budget, output, tell=lambda text: out.print(f"[dim]{text}[/]"))
+    print_card(json.loads(folder.read_text()), out)
+    out.print(f"[bold green]{folder}[/]")
+
+
+@app.command()
+def sweep(file: Path, workers: Annotated[int, typer.Option(help="cells at a time")] = 1,
+          only: Annotated[str | None, typer.Option(help="cells whose name contains this")] = None,
+          dry_run: Annotated[bool, typer.Option(help="list the cells and stop")] = False,
+          smoke: Annotated[bool, typer.Option(help="the notebooks' smallest settings")] = False):
+    """Run a grid of papermill cells; finished cells are skipped, failed ones are kept and listed."""
+    from cinelab.lab import sweep as sweeps
+
+    summary = sweeps.run(sweeps.load(file), workers=workers, only=only, dry_run=dry_run, smoke=smoke)
+    if summary.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(model: Model = "toybox-base", chunks: Annotated[int, typer.Option(help="chunks a policy is timed on")] = 40,
+          until: Annotated[int, typer.Option(help="chunk whose cost is compared with chunk 20")] = 200,
+          budget: Budget = 6, output: Annotated[Path | None, typer.Option("-o", "--output", help="a .json file")] = None):
+    """Frames per second, first-frame latency, where the time goes, growth with the film, peak memory."""
+    from cinelab.memory.policy import CAMR, Full, Sink, Window
+    from cinelab.model.zoo import load
+    from cinelab.runs import hardware, write_json
+    from cinelab.score.speed import benchmark
+
+    policies = {"full": Full(), "window": Window(window=budget), "sink": Sink(sink=1, window=budget - 1),
+                "camr": CAMR(budget=budget)}
+    table = benchmark(load(model), policies, chunks, until)
+    _print_table(table.to_dict("records"), f"{model} on {hardware()['device']}, {hardware()['cores']} cores")
+    record = {"model": model, **hardware(), "rows": table.to_dict("records")}
+    if output:
+        write_json(output, record)
+    print(json.dumps(record))
+
+
+@app.command()
+def doctor():
+    """What this machine has, and what is missing for which feature."""
+    from cinelab.lab.doctor import examine
+
+    table = Table("", "what", "found", "remedy")
+    findings = examine()
+    marks = {True: "[green]ok[/]", None: "[yellow]--[/]", False: "[red]no[/]"}
+    for finding in findings:
+        table.add_row(marks[finding.ok], finding.what, finding.found, "" if finding.ok else finding.remedy)
+    out.print(table)
+    if any(finding.ok is False for finding in findings):
+        raise typer.Exit(1)
+
+
+def _notebook(name: str) -> Path:
+    path = Path("notebooks") / name
+    if not path.exists():
+        raise CinelabError(f"{path} is not here; run this in the repository's folder.")
+    return path
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise CinelabError(f"--seeds is {text!r}; give whole numbers with commas, like 0,1,2.") from None
+
+
+def _print_table(rows: list[dict], title: str) -> None:
+    table = Table(*rows[0], title=title)
+    for row in rows:
+        table.add_row(*("" if value != value else str(value) for value in row.values()))
+    out.print(table)
+
+
+def main() -> None:
+    """Entry point: warnings and errors as plain sentences."""
+    warnings.showwarning = lambda message, *_: Console(stderr=True).print(f"[yellow]Note:[/] {message}", highlight=False)
+    try:
+        app()
+    except CinelabError as error:
+        Console(stderr=True).print(f"[red]Error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

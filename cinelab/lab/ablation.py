@@ -1,0 +1,118 @@
+"""The memory ablation: one cell of the sweep, and the pictures drawn from all cells."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+from PIL import Image
+
+from cinelab.config import read_json
+from cinelab.lab.catalogue import sheet
+from cinelab.lab.first_film import director_for
+from cinelab.lab.plots import ablation_lines, routing_by_shot
+from cinelab.memory.policy import policy_named
+from cinelab.model.zoo import load
+from cinelab.runs import write_atomic, write_json
+from cinelab.score.card import HELD_OUT
+from cinelab.score.recogniser import load_recogniser
+from cinelab.score.stats import bootstrap
+from cinelab.score.toybox import Batch, absence_batch, decode, make_frames, recall_rows, shuffled
+
+BATCH = 32  # films made at once
+SHOT = 3  # latent frames a shot
+
+
+@dataclass
+class Cell:
+    """One policy at one budget and absence: the rows, the summary and what is needed to draw it."""
+
+    rows: pd.DataFrame
+    summary: pd.DataFrame
+    batch: Batch
+    made: object  # frames of the first batch, uint8 (B, F, H, W, 3)
+    truth: object
+    routing: pd.DataFrame
+
+
+def memory_cell(run_dir: str | Path, model: str, policy: str, budget: int, away: int, seed: int, films: int,
+                steps: int | None = None, score: str = "mass", per_head: bool = False,
+                positions: str | None = None) -> Cell:
+    """Measure recall after an absence and write rows.parquet, routing.parquet and cell.json to `run_dir`."""
+    bundle, reader, folder = load(model), load_recogniser(), Path(run_dir)
+    more = {"positions": positions} if positions else {}
+    more |= {"score": score, "per_head": per_head} if policy == "camr" else {}
+    rule = policy_named(policy, budget, **more)
+    sampling = director_for(model, policy, budget, steps=steps).sampling
+    parts, first = [], None
+    for start in range(0, films, BATCH):
+        batch = absence_batch(bundle, HELD_OUT + seed, range(start, min(start + BATCH, films)), away, SHOT)
+        known = batch.latents.shape[1] - SHOT
+        frames, memory = make_frames(bundle, batch, rule, [1000 * seed + i for i in range(start, start + len(batch.plans))],
+                                     sampling, known)
+        truth = decode(bundle, batch.latents)
+        sources = {"model": (frames, batch.plans), "truth": (truth, batch.plans), "chance": (truth, shuffled(batch.plans))}
+        parts += [recall_rows(reader, *shown).assign(source=name, film=lambda t, s=start: t.film + s)
+                  for name, shown in sources.items()]
+        first = first or (batch, frames, truth, memory.routing_table())
+    rows = pd.concat(parts, ignore_index=True)
+    summary = summarise(rows)
+    info = {"policy": policy, "budget": budget, "away": away, "seed": seed, "films": films, "score": score,
+            "per_head": per_head, "positions": rule.positions, "history": (away + 2) * SHOT, "model": model}
+    write_atomic(folder / "rows.parquet", lambda path: rows.assign(**info).to_parquet(path))
+    write_atomic(folder / "routing.parquet", lambda path: first[3].to_parquet(path))
+    write_json(folder / "cell.json", info | {"recogniser": reader.accuracy})
+    return Cell(rows, summary, *first)
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """Metric by source with 95 % intervals; films are the independent units."""
+    table = []
+    for (metric, source), part in rows.groupby(["metric", "source"], sort=False):
+        keys = part.film if "seed" not in part else list(zip(part.seed, part.film, strict=True))
+        guess = bootstrap(part.value.tolist(), groups=list(keys))
+        table.append({"metric": metric, "source": source, "value": guess.value, "low": guess.low, "high": guess.high,
+                      "n": guess.n})
+    return pd.DataFrame(table).round(4)
+
+
+def recalled_shots(cell: Cell, films: int = 6) -> Image.Image:
+    """A film a row: A's first appearance, its return as made, its return in truth."""
+    def ends(frames, film: int, shot: int) -> list:
+        start, stop = cell.batch.timelines[film].entry_spans[shot]
+        return [frames[film][start + 1], frames[film][stop - 1]]
+
+    return sheet([(f"film {film}", ends(cell.truth, film, 1) + ends(cell.made, film, -1) + ends(cell.truth, film, -1))
+                  for film in range(min(films, len(cell.made)))])
+
+
+def routing_picture(cell: Cell) -> go.Figure:
+    """Which earlier shot each shot looked back to (film 0 of the cell)."""
+    return routing_by_shot(cell.routing, kinds=("routed", "window", "sink"))
+
+
+def sweep_table(folder: str | Path, by: tuple[str, ...] = ("policy", "budget", "away")) -> pd.DataFrame:
+    """All finished cells of a sweep, pooled over seeds: by, metric, source, value, low, high, n."""
+    paths = sorted(Path(folder).glob("*/rows.parquet"))
+    everything = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    parts = []
+    for key, part in everything.groupby(list(by), sort=True):
+        parts.append(summarise(part).assign(**dict(zip(by, key, strict=True))))
+    return pd.concat(parts, ignore_index=True)
+
+
+def memory_figure(run_dir: str | Path, metric: str = "identity") -> go.Figure:
+    """Recall against absence, a line a policy, for the sweep that `run_dir` is a cell of."""
+    table = sweep_table(Path(run_dir).parent)
+    table = table[table.metric == metric]
+    bound = table.groupby("source").value.mean()
+    made = table[table.source == "model"].assign(label=lambda t: t.policy + " " + t.budget.astype(str))
+    made.loc[made.policy == "full", "label"] = "full"
+    made = made.drop_duplicates(["label", "away"])
+    return ablation_lines(made, x="away", y="value", colour="label", low="low", high="high",
+                          chance=float(bound["chance"]), upper=float(bound["truth"]), title=f"Unprompted {metric} recalled")
+
+
+def cells_of(folder: str | Path) -> list[dict]:
+    """Settings of every finished cell."""
+    return [read_json(path) for path in sorted(Path(folder).glob("*/cell.json"))]

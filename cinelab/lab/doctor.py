@@ -1,0 +1,88 @@
+"""What this machine has, and what is missing for which feature."""
+
+import importlib.util
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from cinelab.model.attention import available
+from cinelab.model.zoo import SHELF, shipped
+from cinelab.runs import hardware
+from cinelab.stream.video import pick_encoder
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report. `ok` None = optional and absent."""
+
+    what: str
+    ok: bool | None
+    found: str
+    remedy: str = ""
+
+
+def examine() -> list[Finding]:
+    """Every check, in the order a newcomer meets the features."""
+    return [_torch(), _gpu(), _kernel("auto", "attention everywhere"), _kernel("flash", "faster attention on a GPU"),
+            _encoder(), *_checkpoints(), *_packages(), _chromium(), _disk()]
+
+
+def _torch() -> Finding:
+    here = hardware()
+    return Finding("torch", True, f"{here['torch']} on {here['device']}, {here['cores']} cores")
+
+
+def _gpu() -> Finding:
+    if torch.cuda.is_available():
+        size = torch.cuda.get_device_properties(0).total_memory / 2**30
+        return Finding("GPU", True, f"{torch.cuda.get_device_name()}, {size:.0f} GiB")
+    return Finding("GPU", None, "none", "the toybox needs none; Wan-sized models do")
+
+
+def _kernel(name: str, what: str) -> Finding:
+    if available(name):
+        return Finding(f"kernel {name}", True, what)
+    return Finding(f"kernel {name}", None, f"absent ({what})", "pip install 'cinelab[flash]' on a CUDA machine")
+
+
+def _encoder() -> Finding:
+    try:
+        return Finding("video encoder", True, f"{pick_encoder()} writes film.mp4")
+    except Exception as error:
+        return Finding("video encoder", False, str(error), "reinstall PyAV: pip install --force-reinstall av")
+
+
+def _checkpoints() -> list[Finding]:
+    names = shipped()
+    wanted = ("toybox-codec", "toybox-base", "toybox-bidirectional", "toybox-recogniser")
+    needs = {"toybox-codec": "films", "toybox-base": "films", "toybox-bidirectional": "training from stage 0",
+             "toybox-recogniser": "scores"}
+    return [Finding(name, name in names, _size(name) if name in names else f"absent: no {needs[name]}",
+                    "" if name in names else "check the repository out in full, or train it (notebooks 08 to 10)")
+            for name in wanted]
+
+
+def _size(name: str) -> str:
+    total = sum(path.stat().st_size for path in (SHELF / name).glob("*"))
+    return f"{total / 2**20:.1f} MiB"
+
+
+def _packages() -> list[Finding]:
+    needs = {"papermill": "make film, sweeps", "jupyterlab": "make lab", "ipywidgets": "live notebooks",
+             "plotly": "figures", "scenedetect": "the second cut detector", "diffusers": "Wan weights",
+             "playwright": "browser tests"}
+    return [Finding(name, importlib.util.find_spec(name) is not None, what, f"pip install {name}")
+            for name, what in needs.items()]
+
+
+def _chromium() -> Finding:
+    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    return Finding("browser", True if path else None, path or "none", "only the browser tests need one")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path(os.curdir).resolve()).free / 2**30
+    return Finding("free disk", free > 2, f"{free:.1f} GiB", "films are small, training stores take about 0.5 GiB")

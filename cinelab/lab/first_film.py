@@ -1,0 +1,53 @@
+"""A screenplay to a folder that can be looked at: film, storyboard, routing picture, scores."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from cinelab.errors import CinelabError
+from cinelab.lab.plots import routing_map, write_html
+from cinelab.memory.policy import policy_named
+from cinelab.model.zoo import load
+from cinelab.runs import write_atomic
+from cinelab.score.film import film_scores
+from cinelab.score.recogniser import load_recogniser
+from cinelab.script.screenplay import Screenplay
+from cinelab.stream.director import Director, Film
+
+
+def director_for(model: str, policy: str = "camr", budget: int = 6, seed: int | None = None,
+                 steps: int | None = None) -> Director:
+    """A director from plain values, as a notebook or the command line has them."""
+    bundle = load(model)
+    sampling = bundle.sampling if steps is None else replace(bundle.sampling, steps=steps)
+    return Director(bundle, policy_named(policy, budget), seed, sampling)
+
+
+def direct_film(play: Screenplay, folder: str | Path, model: str = "toybox-base", policy: str = "camr", budget: int = 6,
+                seed: int | None = None, steps: int | None = None,
+                progress: Callable[[int, int], None] | None = None) -> Path:
+    """Make, score and save the film of a screenplay; an existing film is not overwritten."""
+    folder = Path(folder)
+    if (folder / "film.mp4").exists():
+        raise CinelabError(f"{folder} already holds a film; name another folder with -o, or remove it.")
+    film = director_for(model, policy, budget, seed, steps).render(play, progress)
+    film.save(folder)
+    save_findings(film, folder)
+    return folder
+
+
+def save_findings(film: Film, folder: str | Path) -> pd.DataFrame:
+    """Write routing.html and metrics.parquet beside a film; returns the scores."""
+    folder = Path(folder)
+    write_html(routing_map(film.routing, film.timeline), folder / "routing.html")
+    scores = score(film)
+    write_atomic(folder / "metrics.parquet", lambda path: scores.to_parquet(path))
+    return scores
+
+
+def score(film: Film) -> pd.DataFrame:
+    """Rows (shot, metric, value, detail) of a film by the shipped recogniser."""
+    prompts = [shot.changes[-1].prompt if shot.changes else shot.prompt for shot in film.screenplay.shots]
+    return film_scores(load_recogniser(), film.frames, film.timeline, prompts, film.timings)

@@ -1,0 +1,55 @@
+"""Samples of a training stage: what the averaged weights make of captions nobody trained on."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from cinelab.flow.sampler import Sampling, noise_for, solve
+from cinelab.lab.catalogue import sheet
+from cinelab.memory.policy import CAMR, Policy
+from cinelab.memory.sight import Bidirectional
+from cinelab.model.zoo import Bundle, load
+from cinelab.score.card import HELD_OUT
+from cinelab.score.toybox import FPS, STRIDE
+from cinelab.stream.engine import decode, make, quick
+from cinelab.stream.storyboard import storyboard
+from cinelab.world import casting
+from cinelab.world.casting import timeline_of
+
+
+def bidirectional_clips(bundle: Bundle, captions: list[str], frames: int, seeds: list[int],
+                        sampling: Sampling | None = None) -> torch.Tensor:
+    """Clips (B, F, C, h, w) made all at once by a bidirectional model; one caption a clip."""
+    sampling = sampling or bundle.sampling
+    with quick(True):
+        text = bundle.encoder.encode(captions)[:, None]
+        both = bundle.model.encode_text(torch.cat([text, torch.zeros_like(text)]))
+        slot = torch.zeros(2 * len(captions), frames, dtype=torch.long)
+        sight = Bidirectional(torch.arange(frames))
+
+        def velocity(x: torch.Tensor, t: float) -> torch.Tensor:
+            cond, free = bundle.model(torch.cat([x, x]), x.new_full(slot.shape, t), both, slot, sight).float().chunk(2)
+            return free + sampling.guidance * (cond - free)
+
+        noise = noise_for(seeds, 0, (frames, *bundle.latent_shape))
+        return solve(velocity, noise, sampling.levels(), sampling.solver)
+
+
+def sample_clips(checkpoint: str | Path, clips: int = 4, frames: int = 4) -> Image.Image:
+    """Held-out captions and the clips a stage 0 checkpoint makes of them."""
+    bundle = load(checkpoint)
+    captions = [casting.film(HELD_OUT, index, 2).shots[0].caption for index in range(clips)]
+    pictures = decode(bundle, bidirectional_clips(bundle, captions, frames, list(range(clips))))
+    for number, caption in enumerate(captions, 1):
+        print(f"clip {number}: {caption}")
+    return sheet([(f"clip {number}", list(film)) for number, film in enumerate(pictures, 1)])
+
+
+def sample_film(checkpoint: str | Path, shots: int = 6, policy: Policy | None = None, index: int = 0) -> Image.Image:
+    """A held-out film as a storyboard, made by a stage 1 checkpoint."""
+    bundle = load(checkpoint)
+    plan = casting.film(HELD_OUT, index, 4 * shots, (4, 4))
+    line = timeline_of(plan, FPS, STRIDE)
+    latents, _ = make(bundle, [line], policy or CAMR(), [index])
+    return storyboard(decode(bundle, latents)[0], line.entry_spans, [shot.caption for shot in plan.shots])

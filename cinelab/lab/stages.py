@@ -1,0 +1,145 @@
+"""Training stages as notebooks use them: set up by preset, watch, export. The work is in cinelab.train.
+
+    stage = stages.teacher_forcing("results/tf", preset="toy")
+    watch(stage.train())
+    stage.export("results/tf/checkpoint")
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cinelab.config import override, to_dict
+from cinelab.errors import CinelabError
+from cinelab.flow.sampler import Sampling
+from cinelab.lab.plots import loss_curve, write_html
+from cinelab.latent.store import Store, build
+from cinelab.model import zoo
+from cinelab.model.wan import CausalWan, init_toy
+from cinelab.runs import Run, write_text
+from cinelab.train import bidirectional as stage0
+from cinelab.train import codec as codec_stage
+from cinelab.train import presets
+from cinelab.train import teacher_forcing as stage1
+from cinelab.world.render import FPS, HEIGHT, WIDTH
+
+
+@dataclass
+class Stage:
+    """One training run ready to go. `rows()` trains; `describe()` is what its checkpoint's config.json says."""
+
+    config: Any
+    run: Run
+    model: nn.Module
+    rows: Callable[[], Iterator[dict]]
+    describe: Callable[[], dict]
+
+    def train(self) -> Iterator[dict]:
+        """Train (or resume, or do nothing if done), a row a step."""
+        if not self.run.done:
+            yield from self.rows()
+
+    def averaged(self) -> nn.Module:
+        """The model with the averaged weights of the run's last checkpoint."""
+        path = self.run.folder / "checkpoints" / "last.pt"
+        if not path.exists():
+            raise CinelabError(f"Run {self.run.folder} has no checkpoint yet; train first.")
+        self.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["parts"]["ema"]["values"])
+        return self.model.eval()
+
+    def export(self, folder: str | Path) -> Path:
+        """Write the averaged weights with config, log and loss curve as a checkpoint folder."""
+        folder = Path(folder)
+        record = {"training": to_dict(self.config), "run": self.run.done_info}
+        zoo.save(folder, self.averaged(), self.describe() | record)
+        write_text(folder / "log.jsonl", thin_log(self.run.rows))
+        write_html(loss_curve(self.run.rows), self.run.folder / "curve.html")
+        return folder
+
+
+def thin_log(rows: list[dict], keep: int = 600) -> str:
+    """A log short enough to ship: every nth row."""
+    import json
+
+    every = max(1, len(rows) // keep)
+    return "".join(json.dumps(row) + "\n" for row in rows[::every])
+
+
+def codec(run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None) -> Stage:
+    """The toy codec's training."""
+    config = override(presets.codec(preset, seed), changes or {})
+    run, model = Run(run_dir, config), codec_stage.ToyCodec(config.codec)
+    return Stage(config, run, model, lambda: codec_stage.train(config, run, codec_stage.pool(config)),
+                 lambda: {"codec": to_dict(config.codec)})
+
+
+def film_store(folder: str | Path, preset: str = "toy", codec_name: str = "toybox-codec",
+               tell: Callable[[str], None] = print) -> Store:
+    """Render and encode the training films once; finished shards are kept."""
+    encoder, config = zoo.toy_encoder(), presets.store(preset)
+    for done in build(Path(folder), config, zoo.load_codec(codec_name), encoder, zoo.fingerprint(codec_name)):
+        tell(f"{done} of {config.films} films encoded")
+    return Store(Path(folder), encoder)
+
+
+def bidirectional(run_dir: str | Path, store: Store, preset: str = "toy", seed: int = 0,
+                  changes: dict | None = None) -> Stage:
+    """Stage 0 from scratch."""
+    config = override(presets.bidirectional(preset, seed), changes or {})
+    return _stage(stage0, config, run_dir, store, None, seed, chunk=1)
+
+
+def teacher_forcing(run_dir: str | Path, store: Store, preset: str = "toy", init: str | None = "toybox-bidirectional",
+                    seed: int = 0, changes: dict | None = None) -> Stage:
+    """Stage 1, from a stage 0 checkpoint (name or folder) or from scratch (None)."""
+    config = override(presets.teacher_forcing(preset, seed), changes or {})
+    return _stage(stage1, config, run_dir, store, init, seed, config.chunk)
+
+
+def _stage(module, config, run_dir, store, init, seed, chunk) -> Stage:
+    torch.manual_seed(seed)
+    run, model = Run(run_dir, config), init_toy(CausalWan(config.model))
+    if init is not None:
+        folder = zoo.find(init)
+        zoo.fill(model, zoo.read_weights(folder / zoo.WEIGHTS), folder / zoo.WEIGHTS).requires_grad_(True)
+    model.train()
+    describe = lambda: zoo.model_config(config.model, zoo.toy_encoder(), "toybox-codec", Sampling(), chunk, FPS,  # noqa: E731
+                                        (HEIGHT, WIDTH), stage=module.__name__.rsplit(".", 1)[-1], init=init)
+    return Stage(config, run, model, lambda: module.train(config, model, store, run), describe)
+
+
+def watch(rows: Iterator[dict], every: int = 50, keys: tuple[str, ...] = ("loss",)) -> list[dict]:
+    """Drain a training; a live curve in a notebook, a plain line elsewhere. Returns the rows seen."""
+    seen: list[dict] = []
+    shown = _display()
+    for row in rows:
+        seen.append(row)
+        if len(seen) % every == 0:
+            recent = np.mean([r["loss"] for r in seen[-every:]])
+            shown(seen, f"step {row['step'] + 1}: loss {recent:.4f}", keys)
+    if seen:
+        shown(seen, f"step {seen[-1]['step'] + 1}: loss {seen[-1]['loss']:.4f}, done", keys)
+    return seen
+
+
+def _display() -> Callable:
+    """A live plotly curve under JupyterLab; lines under papermill and in a terminal."""
+    try:
+        from IPython import get_ipython
+        from IPython.display import display
+    except ImportError:
+        return lambda seen, line, keys: print(line, flush=True)
+    if get_ipython() is None:
+        return lambda seen, line, keys: print(line, flush=True)
+    handle = display({"text/plain": "training"}, raw=True, display_id=True)
+
+    def show(seen: list[dict], line: str, keys: tuple[str, ...]) -> None:
+        print(line, flush=True)
+        handle.update(loss_curve(seen, keys))
+
+    return show
