@@ -21,13 +21,13 @@ Model = Annotated[str, typer.Option(help="shipped name, folder or weights file")
 
 
 @app.command()
-def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="YAML or JSON; default: the three shipped")] = None,
+def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="YAML or JSON; default: all in experiments/screenplays")] = None,
          output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/films"), model: Model = "toybox-base"):
     """Run notebook 00 on screenplays: film.mp4, storyboard.png, routing.html, metrics.parquet."""
-    from cinelab.lab.sweep import execute
+    from cinelab.lab.notebook import execute
     from cinelab.script.screenplay import Screenplay
 
-    plays = screenplays or sorted(SCREENPLAYS.glob("*.yaml"))
+    plays = screenplays or sorted(path for path in SCREENPLAYS.glob("*") if path.suffix in (".yaml", ".json"))
     if not plays:
         raise CinelabError(f"No screenplay in {SCREENPLAYS}; run this in the repository or name a file.")
     titles = {play: Screenplay.load(play).title for play in plays}  # every file is read before work starts
@@ -77,9 +77,9 @@ def sweep(file: Path, workers: Annotated[int, typer.Option(help="cells at a time
           dry_run: Annotated[bool, typer.Option(help="list the cells and stop")] = False,
           smoke: Annotated[bool, typer.Option(help="the notebooks' smallest settings")] = False):
     """Run a grid of papermill cells; finished cells are skipped, failed ones are kept and listed."""
-    from cinelab.lab import sweep as sweeps
+    from cinelab.lab.sweep import run
 
-    summary = sweeps.run(sweeps.load(file), workers=workers, only=only, dry_run=dry_run, smoke=smoke)
+    summary = run(file, workers=workers, only=only, dry_run=dry_run, smoke=smoke)
     if summary.failed:
         raise typer.Exit(1)
 

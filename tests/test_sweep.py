@@ -14,8 +14,10 @@ import psutil
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab import sweep as sweeps
-from cinelab.lab.sweep import Sweep, check, declared, execute, expand, load, plain, run
+from cinelab.lab import notebook as notebook_room
+from cinelab.lab.grid import Sweep, expand, load, plain
+from cinelab.lab.notebook import check, declared, execute
+from cinelab.lab.sweep import run
 
 PARAMETERS = (
     'seed: int = 0\nrun_dir: str = ""  # where to write\nsteps: int | None = 1\nmode = "fine"'
@@ -284,9 +286,9 @@ def test_a_stopped_sweep_leaves_no_process_and_ends_as_an_undisturbed_one(here, 
 
 
 def test_one_writer_in_a_folder(monkeypatch):
-    monkeypatch.setattr(sweeps, "PATIENCE", 0.2)
+    monkeypatch.setattr(notebook_room, "PATIENCE", 0.2)
     path, folder = notebook(), Path("out")
-    with sweeps._lock(folder):
+    with notebook_room.writing(folder):
         with pytest.raises(CinelabError, match=f"out is written by process {os.getpid()}; let it"):
             execute(path, folder)
     assert not list(folder.iterdir())
@@ -295,10 +297,10 @@ def test_one_writer_in_a_folder(monkeypatch):
         with pytest.raises(CinelabError, match=f"process {other.pid}"):
             execute(path, folder)
         other.stdin.close()
-    with sweeps._lock(folder):  # a dead owner's lock is taken over
+    with notebook_room.writing(folder):  # a dead owner's lock is taken over
         assert str(os.getpid()) in (folder / ".lock").read_text()
     (folder / ".lock").write_text(str(os.getppid()))
     os.utime(folder / ".lock", (0, 0))
-    with sweeps._lock(folder):  # a process that is younger than the lock is not its owner
+    with notebook_room.writing(folder):  # a process that is younger than the lock is not its owner
         pass
     assert not (folder / ".lock").exists()

@@ -22,9 +22,11 @@ from cinelab.latent.store import Store, build
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, init_toy
 from cinelab.runs import Run, write_text
+from cinelab.score.recogniser import Recogniser
 from cinelab.train import bidirectional as stage0
 from cinelab.train import codec as codec_stage
 from cinelab.train import presets
+from cinelab.train import recogniser as reader_stage
 from cinelab.train import teacher_forcing as stage1
 from cinelab.world.render import FPS, HEIGHT, WIDTH
 
@@ -49,8 +51,8 @@ class Stage:
         path = self.run.folder / "checkpoints" / "last.pt"
         if not path.exists():
             raise CinelabError(f"Run {self.run.folder} has no checkpoint yet; train first.")
-        self.model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["parts"]["ema"]["values"])
-        return self.model.eval()
+        values = torch.load(path, map_location="cpu", weights_only=True)["parts"]["ema"]["values"]
+        return zoo.fill(self.model, {name: value.bfloat16() for name, value in values.items()}, path)  # as they are stored
 
     def export(self, folder: str | Path) -> Path:
         """Write the averaged weights with config, log and loss curve as a checkpoint folder."""
@@ -76,6 +78,15 @@ def codec(run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict
     run, model = Run(run_dir, config), codec_stage.ToyCodec(config.codec)
     return Stage(config, run, model, lambda: codec_stage.train(config, run, codec_stage.pool(config)),
                  lambda: {"codec": to_dict(config.codec)})
+
+
+def recogniser(run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None) -> Stage:
+    """The reader behind the scores; its checkpoint says how well it reads held-out shots."""
+    config = override(presets.recogniser(preset, seed), changes or {})
+    torch.manual_seed(seed)
+    run, model = Run(run_dir, config), Recogniser()
+    rows = lambda: reader_stage.train(config, model, reader_stage.pool(config, run.folder), run)  # noqa: E731
+    return Stage(config, run, model, rows, lambda: reader_stage.measure(config, model))
 
 
 def film_store(folder: str | Path, preset: str = "toy", codec_name: str = "toybox-codec",

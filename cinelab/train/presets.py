@@ -10,6 +10,7 @@ from cinelab.model.wan import WAN_1_3B, WAN_14B, WanConfig
 from cinelab.train.bidirectional import BidirectionalTraining
 from cinelab.train.codec import CodecTraining
 from cinelab.train.optim import Optim
+from cinelab.train.recogniser import RecogniserTraining
 from cinelab.train.teacher_forcing import TeacherForcingTraining
 
 TOY = WanConfig(num_attention_heads=8, attention_head_dim=32, num_layers=6, ffn_dim=768, in_channels=24, out_channels=24,
@@ -42,6 +43,11 @@ def teacher_forcing(preset: str, seed: int = 0) -> TeacherForcingTraining:
     smoke = replace(toy, model=SMOKE, steps=4, frames_per_batch=16, curriculum=(4, 8), camr=CAMR(budget=3),
                     routed_from=0.5, routed_share=1.0, save_every=2)
     return _pick({"smoke": smoke, "toy": toy}, preset)
+
+
+def recogniser(preset: str, seed: int = 0) -> RecogniserTraining:
+    toy = RecogniserTraining(seed=seed)
+    return _pick({"smoke": replace(toy, steps=4, batch=8, clips=16, held_out=8, save_every=2), "toy": toy}, preset)
 
 
 def _pick(options: dict, preset: str):

@@ -2,27 +2,25 @@
 
     n clips   F frames a clip = 1 + STRIDE k   T frames a window   H W pixels   A attributes
 
-The network is given by the caller: anything that maps windows to a dictionary of logits and can `read`.
+The network is given by the caller (cinelab.score.recogniser.Recogniser): it maps windows to a dictionary of logits.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 
-from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.latent.codec import Codec, to_tensor, to_uint8
 from cinelab.model import zoo
 from cinelab.runs import Run, write_atomic
 from cinelab.train.loop import train as run_loop
-from cinelab.train.optim import Ema, Optim
+from cinelab.train.optim import Optim
 from cinelab.world import casting, render
 from cinelab.world.vocab import ATTRIBUTES, PROMPTED
 
@@ -53,7 +51,6 @@ class RecogniserTraining:
     codec: str | None = "toybox-codec"  # the one that a share of the clips goes through
     codec_share: float = 0.5
     held_out: int = 1500  # clips that accuracy is measured on
-    network: dict[str, Any] = field(default_factory=dict)  # settings of the network, noted by `make`
     seed: int = 0
     save_every: int = 200
     bf16: bool = True
@@ -205,25 +202,9 @@ def accuracy(model: nn.Module, seed: int = HELD_OUT, count: int = 1500, frames: 
     return {name: round(float((read[name] == clips.labels[:, i]).mean()), 4) for i, name in enumerate(ATTRIBUTES)}
 
 
-def make(run_folder: Path, config: RecogniserTraining, network: Callable[[], nn.Module], checkpoint: Path) -> nn.Module:
-    """Train `network()`, measure it and save it to the folder `checkpoint`; run again, it resumes. Returns the model.
-
-    `network` is `cinelab.score.recogniser.Recogniser`, or a function that gives one of other settings.
-    """
-    torch.manual_seed(config.seed)
-    model = network()
-    config = replace(config, network=to_dict(model.config))
-    run = Run(run_folder, config)
-    if not run.done:
-        for _ in train(config, model, pool(config, run.folder), run):
-            pass
-    ema = Ema(model, config.optim.ema)
-    run.restore(ema=ema)
-    as_stored = {name: value.bfloat16() for name, value in ema.values.items()}
-    zoo.fill(model, as_stored, checkpoint)
+def measure(config: RecogniserTraining, model: nn.Module) -> dict:
+    """Set the model's held-out accuracy on renders, and through the codec if it has one; returns its card."""
     model.accuracy = accuracy(model, count=config.held_out, frames=config.frames)
     if config.codec:
-        codec = zoo.load_codec(config.codec)
-        model.accuracy_codec = accuracy(model, count=config.held_out, frames=config.frames, codec=codec)
-    zoo.save(checkpoint, model, model.card())
-    return model
+        model.accuracy_codec = accuracy(model, count=config.held_out, frames=config.frames, codec=zoo.load_codec(config.codec))
+    return model.card()

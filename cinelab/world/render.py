@@ -17,6 +17,7 @@ HEIGHT, WIDTH, FPS, STRIDE = 48, 64, 8.0, 2
 ACTOR = {"wide": 11.0, "medium": 15.0, "close": 20.0}  # frame pixels per unit of figure
 FEET = {"wide": 0.86, "medium": 1.0, "close": 1.12}  # where the feet stand, in frame heights from the top
 BACKDROP = {"wide": 1.0, "medium": 1.08, "close": 1.18}  # zoom of the set behind
+TALL, LEFT = 2.8, {"balloon": 1.4, "hat": 1.0, "crown": 1.0, "scarf": 1.0}  # the figure's reach in its own units
 LENS = 0.45  # blur of the lens, pixels
 PAN, ZOOM = 0.07, 0.07  # camera speed: frame heights, and share, per second
 
@@ -70,7 +71,9 @@ def render_shot(shot: ShotPlan, count: int, carry: Carry | None = None) -> tuple
         draw_actor(pen, attributes, pose, figure_light)
         picture = cv2.resize(canvas, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
         frames[i] = cv2.GaussianBlur(picture, (3, 3), LENS)
-        boxes[i] = np.array([x - scale, y - (2.5 + pose.lift) * scale, x + scale, y - pose.lift * scale]) / SS
+        foot = y - pose.lift * scale
+        boxes[i] = np.array([x - LEFT[attributes["accessory"]] * scale, foot - TALL * pose.stretch * scale,
+                             x + scale, foot]) / SS
     end = Carry(start.camera_seconds + count / FPS, start.x + pose_at(attributes["action"], count / FPS).dx)
     return frames, boxes.clip(0, [WIDTH, HEIGHT, WIDTH, HEIGHT]), end
 

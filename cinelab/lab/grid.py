@@ -1,0 +1,191 @@
+"""Sweep files: what may stand in one, and the cells that it means.
+
+    notebook: notebooks/train.ipynb
+    base: {steps: 2000}
+    grid: {policy: [full, camr], lr: [1e-3, 1e-4]}
+    seeds: [0, 1, 2]
+
+A cell is one choice from the grid with one seed. Its name depends on nothing but itself.
+"""
+
+import hashlib
+import itertools
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from cinelab.errors import CinelabError
+
+KNOWN = {"notebook": "notebooks/train.ipynb", "base": "{}", "grid": "{}", "seeds": "[0, 1, 2]"}
+LONGEST_VALUE, LONGEST_NAME = 24, 120  # characters in a cell's name
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a sweep file holds. Values become plain JSON types; bad ones raise a CinelabError."""
+
+    name: str
+    notebook: Path
+    base: dict[str, Any] = field(default_factory=dict)
+    grid: dict[str, list] = field(default_factory=dict)
+    seeds: list[int] = field(default_factory=lambda: [0])
+
+    def __post_init__(self):
+        for key in ("base", "grid", "seeds"):
+            object.__setattr__(self, key, plain(getattr(self, key), key))
+        _check_names(self.base, self.grid)
+        for key, values in self.grid.items():
+            _check_list(f"grid.{key}", values)
+        _check_list("seeds", self.seeds)
+        if wrong := [seed for seed in self.seeds if type(seed) is not int]:
+            raise CinelabError(f"seeds holds {wrong[0]!r}; give whole numbers, such as [0, 1, 2].")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the notebook: `parameters` with a seed, without the `run_dir` it will be given."""
+
+    sweep: str
+    name: str
+    notebook: Path
+    parameters: dict[str, Any]
+
+    def folder(self, results: Path = Path("results")) -> Path:
+        return Path(results) / self.sweep / self.name
+
+    def finished(self, folder: Path) -> bool:
+        """Whether `folder` holds this cell's done.json, with the same parameters."""
+        try:
+            done = json.loads((folder / "done.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return canonical(done.get("parameters")) == canonical(self.parameters)
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also takes 1e-3 for a number."""
+
+
+_POWER = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER, list("-+0123456789"))
+
+
+def load(path: str | Path) -> Sweep:
+    """Read a sweep file; every mistake is one sentence with the file, the field and a remedy."""
+    path = Path(path)
+    values = _read_yaml(path)
+    for key in values:
+        if key not in KNOWN:
+            raise CinelabError(f"{path}: unknown key {key!r}; a sweep holds {', '.join(KNOWN)}.")
+    for key in ("notebook", "seeds"):
+        if values.get(key) is None:
+            raise CinelabError(f"{path}: {key} is missing; add one, such as {key}: {KNOWN[key]}.")
+    rest = {key: {} if values.get(key) is None else values[key] for key in ("base", "grid")}
+    try:
+        return Sweep(path.stem, _find(path, values["notebook"]), seeds=values["seeds"], **rest)
+    except CinelabError as error:
+        raise CinelabError(f"{path}: {error}") from None
+
+
+def expand(sweep: Sweep | str | Path) -> list[Cell]:
+    """Every cell of the grid, in the order of the file, the seeds innermost."""
+    sweep = sweep if isinstance(sweep, Sweep) else load(sweep)
+    cells = []
+    for values in itertools.product(*sweep.grid.values(), sweep.seeds):
+        chosen = dict(zip([*sweep.grid, "seed"], values, strict=True))
+        cells.append(Cell(sweep.name, _name(chosen), sweep.notebook, sweep.base | chosen))
+    return cells
+
+
+def plain(value: Any, where: str) -> Any:
+    """`value` in JSON's types: papermill would pass a NumPy number, a tuple or a Path as text."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        value = value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, (list, tuple)):
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    wanted = "a number, text in quotes, true, false, null, or a list or mapping of these"
+    raise CinelabError(f"{where} is {value!r} ({type(value).__name__}); give {wanted}.")
+
+
+def _read_yaml(path: Path) -> dict:
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except OSError as error:
+        raise CinelabError(f"Cannot read {path}: {error.strerror}; check the path.") from error
+    except (yaml.YAMLError, ValueError) as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        place = f"{path}, line {mark.line + 1}" if mark else path
+        raise CinelabError(f"{place}: not valid YAML ({problem or error}); correct it.") from error
+    if not isinstance(values, dict) or not values:
+        found = f"holds {values!r:.40}" if values else "is empty"
+        raise CinelabError(f"{path} {found}; a sweep is a mapping of {', '.join(KNOWN)}.")
+    return values
+
+
+def _find(path: Path, name: Any) -> Path:
+    """The notebook, relative to the folder that holds `experiments/`, else to where we are."""
+    inside = path.resolve().parent.name == "experiments"
+    notebook = (path.resolve().parent.parent if inside else Path.cwd()) / str(name)
+    if not notebook.is_file():
+        raise CinelabError(f"notebook is {name!r}, but there is no file {notebook}; correct it.")
+    return notebook
+
+
+def _check_names(base: Any, grid: Any) -> None:
+    for key, value in (("base", base), ("grid", grid)):
+        if not isinstance(value, dict):
+            raise CinelabError(f"{key} is {value!r}; give names with values, or {{}} for none.")
+    for key in [*base, *grid]:
+        if key in ("seed", "run_dir") or not key.isidentifier():
+            why = "is given by the runner" if key.isidentifier() else "is no name of a parameter"
+            raise CinelabError(f"{key!r} in base or grid {why}; take it out or correct it.")
+    if both := sorted(set(base) & set(grid)):
+        raise CinelabError(f"{both[0]!r} stands in base and in grid; keep one of them.")
+
+
+def _check_list(place: str, values: Any) -> None:
+    if not isinstance(values, list) or not values:
+        raise CinelabError(f"{place} is {values!r}; give a list with at least one value.")
+    texts = [canonical(value) for value in values]
+    if twice := [text for text in texts if texts.count(text) > 1]:
+        raise CinelabError(f"{place} holds {twice[0]} twice; keep one of them.")
+
+
+def canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _name(chosen: dict[str, Any]) -> str:
+    """Sorted key=value, the seed last. It depends on nothing but the cell, so a grid may grow."""
+    name = ",".join(f"{key}={_short(chosen[key])}" for key in sorted(chosen) if key != "seed")
+    seed = f"seed={chosen['seed']}"
+    if len(name) + len(seed) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - len(seed) - 10]}-{_hash(chosen)}"
+    return f"{name},{seed}" if name else seed
+
+
+def _short(value: Any) -> str:
+    """`value` as a part of a file name; where that loses something, a hash keeps it unique."""
+    like_others = r"[-+]?[\d.]+([eE][-+]?\d+)?|true|false|null|NaN|-?Infinity"  # as text: ambiguous
+    text = value if isinstance(value, str) else canonical(value)
+    safe = re.sub(r"[^A-Za-z0-9._+-]+", "-", text)
+    ambiguous = isinstance(value, str) and re.fullmatch(like_others, value)
+    if safe == text and len(safe) <= LONGEST_VALUE and not ambiguous:
+        return safe
+    return f"{safe.strip('-')[:LONGEST_VALUE]}-{_hash(value)}"
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:8]

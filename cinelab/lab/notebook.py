@@ -1,0 +1,173 @@
+"""One notebook through papermill: its parameters checked, its output whole, one writer in its folder."""
+
+import ast
+import fcntl
+import logging
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TextIO
+
+import psutil
+
+from cinelab.errors import CinelabError
+from cinelab.lab.grid import plain
+from cinelab.runs import write_text
+
+PATIENCE = 5.0  # seconds that a lock is waited for: the kernel of a killed owner ends within one
+# Our own python's kernel, whatever kernel the notebook was saved with; without its TCP warning.
+PAPERMILL = {"kernel_name": "python3", "language": "python", "progress_bar": False}
+PAPERMILL |= {"autosave_cell_every": 10, "extra_arguments": ["--IPKernelApp.log_level=40"]}
+
+
+
+def declared(notebook: Path) -> list[str]:
+    """The names in the notebook's cell tagged `parameters`.
+
+    Read by Python's own parser: papermill's pattern overlooks `steps: int | None = None`.
+    """
+    cells = [c for c in _read(notebook) if "parameters" in c.metadata.get("tags", [])]
+    if not cells:
+        raise CinelabError(f"{notebook} has no cell tagged 'parameters'; tag the one of defaults.")
+    try:
+        body = ast.parse(cells[0].source).body
+    except SyntaxError as error:
+        what = f"parameters cell, line {error.lineno}: {error.msg}"
+        raise CinelabError(f"{notebook}, {what}; keep to plain assignments there.") from error
+    targets = [getattr(n, "targets", None) or [getattr(n, "target", None)] for n in body]
+    return [target.id for target in sum(targets, []) if isinstance(target, ast.Name)]
+
+
+def check(notebook: Path, parameters: dict[str, Any]) -> None:
+    """Refuse parameters that the notebook does not declare, and name the nearest that it does."""
+    known = declared(notebook)
+    for key in parameters:
+        if key not in known:
+            near = ", ".join(get_close_matches(key, known, n=3) or sorted(known)) or "nothing"
+            remedy = f"it declares {near}: correct the name or add it to the parameters cell"
+            raise CinelabError(f"{notebook} declares no parameter {key!r}; {remedy}.")
+
+
+def _read(notebook: Path) -> list:
+    import nbformat
+
+    try:
+        return nbformat.read(notebook, as_version=4).cells
+    except OSError as error:
+        raise CinelabError(f"Cannot read {notebook}: {error.strerror}; check the path.") from error
+    except Exception as error:
+        raise CinelabError(f"{notebook} is no notebook; save it again in JupyterLab.") from error
+
+
+def execute(notebook: Path, out_dir: Path, parameters: dict[str, Any] | None = None) -> Path:
+    """Run `notebook` in the foreground and return `<out_dir>/notebook.ipynb`.
+
+    Shows each cell's first line and what the cell prints. A notebook that declares `run_dir` is
+    given `out_dir`. A failed cell raises a CinelabError; the executed notebook is there anyway.
+    """
+    notebook, out_dir = Path(notebook), Path(out_dir)
+    parameters = plain(parameters or {}, "parameters")
+    if "run_dir" in declared(notebook):
+        parameters = {"run_dir": str(out_dir.resolve())} | parameters
+    check(notebook, parameters)
+    with writing(out_dir) as note:
+        return execute_locked(notebook, out_dir, parameters, note)
+
+
+def execute_locked(notebook: Path, out_dir: Path, parameters: dict, note: Callable) -> Path:
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+
+    _quiet_and_whole()
+    output = out_dir.resolve() / "notebook.ipynb"
+    count = _Count(sum(cell.cell_type == "code" for cell in _read(notebook)) + bool(parameters))
+    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output)]
+    hooks = {"on_notebook_start": note, "on_cell_execute": count}
+    hooks |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
+    try:
+        papermill.execute_notebook(*paths, parameters, **PAPERMILL, **hooks)
+        return output
+    except papermill.PapermillExecutionError as error:
+        number, what = error.exec_count, f"{error.ename}: {first_line(error.evalue)}"
+    except DeadKernelError:
+        number, what = count.number, "DeadKernelError: the kernel died, perhaps for lack of memory"
+    raise CinelabError(f"{notebook.name}, cell {number}: {what} (see {output})")
+
+
+class _Count:
+    """Shows each code cell as it begins, with the number that it has in the executed notebook."""
+
+    def __init__(self, total: int):
+        self.number, self.total = 0, total
+
+    def __call__(self, cell: Any, cell_index: int) -> None:
+        self.number += 1
+        print(f"[{self.number}/{self.total}] {first_line(cell.source)}", flush=True)
+
+
+def first_line(text: Any) -> str:
+    return re.sub(r"\x1b\[[0-9;]*m", "", str(text)).strip().partition("\n")[0]
+
+
+def _quiet_and_whole() -> None:
+    """papermill without its log, and its notebooks written whole or not at all."""
+    from papermill.iorw import LocalHandler, papermill_io
+
+    handler = LocalHandler()
+    handler.write = lambda text, path: write_text(Path(path), text)
+    papermill_io.register("/", handler)
+    logging.getLogger("papermill").setLevel(logging.CRITICAL)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[Callable]:
+    """One writer in `folder`. Yields a function that counts our kernel among the writers.
+
+    The system frees the lock of a dead owner; the pids in it tell whether a kernel outlived it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with _acquire(folder / ".lock") as handle:
+
+        def note(notebook: Any = None) -> None:
+            handle.truncate(0)
+            pids = [os.getpid(), *(child.pid for child in psutil.Process().children())]
+            print(*pids, file=handle, flush=True)
+
+        note()
+        try:
+            yield note
+        finally:
+            (folder / ".lock").unlink(missing_ok=True)
+
+
+def _acquire(path: Path) -> TextIO:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        handle = open(path, "a+")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.stat(path), os.fstat(handle.fileno()))
+        except OSError:  # held, or just removed by its owner
+            ours = False
+        owners = _owners(handle)
+        if ours and not owners - {os.getpid()}:
+            return handle
+        handle.close()
+        if time.monotonic() > deadline:
+            who = f"process {min(owners)}" if owners else "another process"
+            raise CinelabError(f"{path.parent} is written by {who}; let it end, then run again.")
+        time.sleep(0.1)
+
+
+def _owners(handle: TextIO) -> set[int]:
+    """The living processes that a lock names; a later one that was given an old pid is none."""
+    handle.seek(0)
+    noted, latest = handle.read().split(), os.fstat(handle.fileno()).st_mtime + 60
+    living = psutil.process_iter(["status", "create_time"])
+    named = [p for p in living if str(p.pid) in noted and p.info["status"] != psutil.STATUS_ZOMBIE]
+    return {process.pid for process in named if process.info["create_time"] < latest}

@@ -1,0 +1,122 @@
+"""The command line as a user meets it: bad input is one sentence and a non-zero exit, and nothing is lost."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cinelab import cli, lab
+from cinelab.errors import CinelabError
+from cinelab.lab.doctor import examine
+
+ROOT = Path(__file__).parent.parent
+PLAY = """title: Two
+shots:
+  - {prompt: wide shot of a red cat that stands still in the beach by day, seconds: 0.5}
+  - {prompt: close shot of a red cat that waves in the beach by day, seconds: 0.5}
+"""
+
+
+def cinelab(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    """The real command in a process of its own."""
+    return subprocess.run([sys.executable, "-m", "cinelab", *words], cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.fixture
+def play(tmp_path) -> Path:
+    path = tmp_path / "two.yaml"
+    path.write_text(PLAY)
+    return path
+
+
+def test_direct_makes_everything_it_promises(play, tmp_path):
+    done = cinelab("direct", str(play), "-o", str(tmp_path / "out"), "--steps", "2")
+    assert done.returncode == 0, done.stderr
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert made >= {"film.mp4", "storyboard.png", "routing.html", "metrics.parquet", "screenplay.yaml", "film.json"}
+    again = cinelab("direct", str(play), "-o", str(tmp_path / "out"), "--steps", "2")
+    assert again.returncode == 2 and "already holds a film" in again.stderr
+
+
+@pytest.mark.parametrize(("old", "new", "said"), [
+    ("seconds: 0.5", "seconds: -1", "seconds"),
+    ("seconds: 0.5", "secnds: 1", "secnds"),
+    ("title: Two", "title: ''", "title"),
+    ("shots:", "shot:", "shot"),
+])
+def test_a_bad_screenplay_is_one_sentence(play, tmp_path, old, new, said):
+    play.write_text(PLAY.replace(old, new, 1))
+    done = cinelab("direct", str(play), "-o", str(tmp_path / "out"))
+    assert done.returncode == 2
+    assert said in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("Error:") == 1
+    assert not (tmp_path / "out").exists(), "nothing is written for a screenplay that cannot be read"
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("--model", "toybox-bse"), "toybox-base"),
+    (("--policy", "camra"), "camr"),
+    (("--budget", "0"), "budget"),
+    (("--steps", "0"), "steps"),
+])
+def test_bad_options_name_the_remedy(play, tmp_path, words, said):
+    done = cinelab("direct", str(play), "-o", str(tmp_path / "out"), *words)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_unknown_words_are_named_with_their_neighbour(play, tmp_path):
+    play.write_text(PLAY.replace("red cat", "red catt", 1))
+    done = cinelab("direct", str(play), "-o", str(tmp_path / "out"), "--steps", "1")
+    assert done.returncode == 0
+    assert "catt" in done.stderr and "cat" in done.stderr.replace("catt", "")
+
+
+def test_a_missing_file_is_one_sentence(tmp_path):
+    done = cinelab("direct", str(tmp_path / "no.yaml"))
+    assert done.returncode == 2 and "no.yaml" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_film_needs_the_repository(tmp_path):
+    done = cinelab("film", cwd=tmp_path)
+    assert done.returncode == 2 and "run this in the repository" in done.stderr
+
+
+def test_seeds_must_be_numbers():
+    done = cinelab("score", "toybox-base", "--seeds", "a,b")
+    assert done.returncode == 2 and "0,1,2" in done.stderr
+
+
+def test_doctor_names_every_feature():
+    result = CliRunner().invoke(cli.app, ["doctor"])
+    assert result.exit_code == 0, result.output
+    for word in ("torch", "GPU", "toybox-base", "video encoder", "papermill"):
+        assert word in result.output
+
+
+def test_doctor_reports_what_is_missing(monkeypatch):
+    monkeypatch.setattr(lab.doctor, "shipped", lambda: ["toybox-codec"])
+    missing = [finding for finding in examine() if finding.ok is False]
+    assert {finding.what for finding in missing} == {"toybox-base", "toybox-bidirectional", "toybox-recogniser"}
+    assert all(finding.remedy for finding in missing)
+
+
+def test_bench_reports_every_policy(tmp_path):
+    done = cinelab("bench", "--chunks", "6", "--until", "26", "-o", str(tmp_path / "bench.json"))
+    assert done.returncode == 0, done.stderr
+    rows = {row["policy"]: row for row in json.loads((tmp_path / "bench.json").read_text())["rows"]}
+    assert set(rows) == {"full", "window", "sink", "camr"}
+    assert all(row["frames/s"] > 0 and row["first frame s"] > 0 and row["peak GiB"] > 0 for row in rows.values())
+
+
+def test_no_encoder_is_one_sentence(play, tmp_path, monkeypatch):
+    from cinelab.stream import video
+
+    def none() -> str:
+        raise CinelabError("No video encoder works here.")
+
+    monkeypatch.setattr(video, "pick_encoder", none)
+    result = CliRunner().invoke(cli.app, ["direct", str(play), "-o", str(tmp_path / "out"), "--steps", "1"])
+    assert isinstance(result.exception, CinelabError)

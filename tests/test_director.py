@@ -1,0 +1,94 @@
+"""The director and its roll-out: the same seed is the same film; a branch goes on as if nothing had happened."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cinelab import CAMR, Director, Full, Screenplay, Shot, Window, load
+from cinelab.errors import CinelabError
+from cinelab.memory.cache import Memory
+from cinelab.stream.engine import make, stream
+
+SHOTS = (
+    Shot("wide shot of a red cat that waves in the meadow by day, static camera", 1.0),
+    Shot("medium shot of a blue robot that jumps in the city at night, zoom in", 1.0),
+    Shot("close shot of a red cat that dances in the meadow by day, static camera", 1.0),
+)
+PLAY = Screenplay(title="Three", shots=SHOTS, seed=4)
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    bundle = load("toybox-base")
+    return replace(bundle, sampling=replace(bundle.sampling, steps=3))
+
+
+@pytest.fixture(scope="module")
+def film(bundle):
+    return Director(bundle, policy=CAMR(budget=4)).render(PLAY)
+
+
+def test_a_film_is_complete(film, bundle):
+    assert film.frames.dtype == np.uint8 and film.frames.shape[1:] == (*bundle.size, 3)
+    assert len(film.frames) == film.timeline.pixel_frames == len(film.timings) * bundle.codec.stride - 1
+    assert len(film.cuts) == 2
+    assert {"chunk", "layer", "kept_chunk", "kept_shot", "score", "kind"} <= set(film.routing.columns)
+    assert (film.timings[["dit", "memory", "decode"]] > 0).all().all()
+
+
+def test_the_same_seed_is_the_same_film(film, bundle):
+    again = Director(bundle, policy=CAMR(budget=4)).render(PLAY)
+    other = Director(bundle, policy=CAMR(budget=4), seed=5).render(PLAY)
+    assert np.array_equal(film.frames, again.frames)
+    assert not np.array_equal(film.frames, other.frames)
+
+
+def test_the_stream_is_the_film(film, bundle):
+    chunks = [timed.frames[0] for timed in Director(bundle, policy=CAMR(budget=4)).stream(PLAY)]
+    assert np.array_equal(np.concatenate(chunks), film.frames)
+
+
+def test_a_changed_last_prompt_leaves_the_earlier_shots_alone(film, bundle):
+    """Earlier shots are not made again."""
+    other = replace(PLAY, shots=(*SHOTS[:2], replace(SHOTS[2], prompt=SHOTS[1].prompt)))
+    changed = Director(bundle, policy=CAMR(budget=4)).render(other)
+    cut = film.cuts[1]
+    assert np.array_equal(changed.frames[:cut], film.frames[:cut])
+    assert not np.array_equal(changed.frames[cut:], film.frames[cut:])
+
+
+@pytest.mark.parametrize("policy", [Full(), Window(window=3), CAMR(budget=4)], ids=lambda p: type(p).__name__)
+def test_a_film_that_goes_on_from_a_snapshot_equals_the_uninterrupted_one(bundle, policy):
+    director = Director(bundle, policy)
+    line, memory, whole, saved = director.timeline(PLAY), Memory(policy, bundle.chunk), [], None
+    for timed in stream(bundle, [line], memory, [4], pictures=False):
+        whole.append(timed.latents)
+        if timed.index == 5:
+            saved = memory.snapshot()
+    rest = [timed.latents for timed in stream(bundle, [line], saved, [4], pictures=False)]
+    assert len(rest) == len(whole) - 6
+    assert all(torch.equal(a, b) for a, b in zip(whole[6:], rest, strict=True))
+
+
+def test_a_film_is_the_same_alone_and_in_a_batch(bundle):
+    line = Director(bundle, CAMR(budget=4)).timeline(PLAY)
+    pair, _ = make(bundle, [line, line], CAMR(budget=4), [4, 9], bf16=False)
+    alone, _ = make(bundle, [line], CAMR(budget=4), [9], bf16=False)
+    torch.testing.assert_close(pair[1:], alone, rtol=0, atol=1e-3)
+
+
+def test_a_film_can_be_saved_and_read_again(film, tmp_path):
+    from cinelab.stream.video import read_video
+
+    film.save(tmp_path)
+    frames, fps = read_video(tmp_path / "film.mp4")
+    assert len(frames) == len(film.frames) and float(fps) == film.fps
+    assert Screenplay.load(tmp_path / "screenplay.yaml") == PLAY
+
+
+def test_a_film_that_is_too_long_is_refused(bundle):
+    long = replace(PLAY, shots=tuple(Shot(SHOTS[i % 3].prompt, 20.0) for i in range(60)))
+    with pytest.raises(CinelabError, match="split the film"):
+        Director(bundle).timeline(long)

@@ -1,0 +1,45 @@
+"""Every notebook: thin, without outputs, and its smoke run passes from start to end."""
+
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from cinelab.errors import CinelabError
+from cinelab.lab.grid import expand
+from cinelab.lab.notebook import check, declared, execute
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PLACES = {"checkpoint": "checkpoint", "store": "store"}  # what a stage writes beside its run
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_is_thin(path):
+    cells = nbformat.read(path, 4).cells
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    assert cells[0].source.startswith("# ") and "\n" in cells[0].source, "a title and a paragraph that says why"
+    assert {"smoke", "run_dir"} <= set(declared(path))
+    assert not any(cell.outputs or cell.execution_count for cell in code), "committed notebooks carry no outputs"
+    assert max(len(cell.source.splitlines()) for cell in code) <= 12
+    assert not any(line.startswith(("def ", "class ")) for cell in code for line in cell.source.splitlines())
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_smoke_run_passes(path, tmp_path):
+    places = {name: str(tmp_path / place) for name, place in PLACES.items() if name in declared(path)}
+    done = nbformat.read(execute(path, tmp_path / "run", {"smoke": True} | places), 4)
+    shown = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert any("image/png" in o.get("data", {}) or "application/vnd.plotly.v1+json" in o.get("data", {}) for o in shown)
+
+
+def test_an_unknown_parameter_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(CinelabError, match="declares no parameter 'budgett'.*budget"):
+        execute(NOTEBOOKS[0], tmp_path / "run", {"budgett": 3})
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+def test_an_experiment_fits_its_notebook(path):
+    cells = expand(path)
+    check(cells[0].notebook, cells[0].parameters)
+    assert len({cell.parameters["seed"] for cell in cells}) >= 2
