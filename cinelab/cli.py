@@ -89,9 +89,10 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, typer.Option(help
           until: Annotated[int, typer.Option(help="chunk whose cost is compared with chunk 20")] = 200,
           budget: Budget = 6, output: Annotated[Path | None, typer.Option("-o", "--output", help="a .json file")] = None):
     """Frames per second, first-frame latency, where the time goes, growth with the film, peak memory."""
+    from cinelab.files import write_json
     from cinelab.memory.policy import CAMR, Full, Sink, Window
     from cinelab.model.zoo import load
-    from cinelab.runs import hardware, write_json
+    from cinelab.runs import hardware
     from cinelab.score.speed import benchmark
 
     policies = {"full": Full(), "window": Window(window=budget), "sink": Sink(sink=1, window=budget - 1),

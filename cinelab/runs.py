@@ -3,13 +3,10 @@
 Starting the same run again resumes it from its last checkpoint; a finished one says so.
 """
 
-import errno
 import json
 import os
 import platform
-import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +14,9 @@ import torch
 
 from cinelab.config import read_json, to_dict
 from cinelab.errors import CinelabError
+from cinelab.files import write_atomic, write_json, write_text
 
 MAY_CHANGE = ("steps", "save_every", "threads", "device")  # settings a resumed run may change
-
-
-def write_atomic(path: Path, write: Callable[[Path], Any]) -> None:
-    """Call `write(temporary)` beside `path`, then rename; on any failure the old file stays as it was."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    try:
-        os.chmod(name, 0o666 & ~_umask())
-        write(Path(name))
-        os.replace(name, path)
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise CinelabError(f"The disk is full: {path} was not written; free some room and run again.") from error
-        raise
-    finally:
-        Path(name).unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_text(path: Path, text: str) -> None:
-    write_atomic(path, lambda temporary: temporary.write_text(text))
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def hardware() -> dict:

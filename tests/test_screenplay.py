@@ -271,7 +271,7 @@ def test_a_failed_save_keeps_the_old_file_and_leaves_nothing(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(CinelabError, match=r"cannot be written \(No space left on device\)"):
+    with pytest.raises(CinelabError, match=r"cannot be written \(no space left on device\)"):
         Screenplay("other", [Shot("a", 1)]).save(path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["film.yaml"]

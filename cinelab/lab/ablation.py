@@ -8,12 +8,12 @@ import plotly.graph_objects as go
 from PIL import Image
 
 from cinelab.config import read_json
+from cinelab.files import write_atomic, write_json
 from cinelab.lab.catalogue import sheet
 from cinelab.lab.first_film import director_for
 from cinelab.lab.plots import ablation_lines, routing_by_shot
 from cinelab.memory.policy import policy_named
 from cinelab.model.zoo import load
-from cinelab.runs import write_atomic, write_json
 from cinelab.score.card import HELD_OUT
 from cinelab.score.recogniser import load_recogniser
 from cinelab.score.stats import bootstrap

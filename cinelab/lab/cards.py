@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from cinelab.config import to_dict
+from cinelab.files import write_atomic, write_json
 from cinelab.memory.policy import policy_named
 from cinelab.model.zoo import find, load
-from cinelab.runs import write_atomic, write_json
 from cinelab.score.card import CardConfig, card, measure
 from cinelab.score.recogniser import load_recogniser
 
@@ -39,8 +39,8 @@ def print_card(record: dict, console: Console) -> None:
     """A card for reading, and the recogniser's own held-out accuracy beside it."""
     table = Table("metric", "value", "95 % interval", "n", "chance", "upper", title=f"{record['model']}")
     for metric, row in record["metrics"].items():
-        interval = f"[{row['low']:.3f}, {row['high']:.3f}]".replace("[", "\\[")
-        table.add_row(metric, f"{row['value']:.3f}", interval, str(row["n"]), _text(row["chance"]), _text(row["upper"]))
+        interval = f"{_text(row['low'])} to {_text(row['high'])}"
+        table.add_row(metric, _text(row["value"]), interval, str(row["n"]), _text(row["chance"]), _text(row["upper"]))
     console.print(table)
     worst = min(record["recogniser"].items(), key=lambda item: item[1])
     console.print(f"[dim]The recogniser's own held-out accuracy: worst {worst[0]} {worst[1]:.3f}.[/]")

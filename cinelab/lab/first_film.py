@@ -7,10 +7,10 @@ from pathlib import Path
 import pandas as pd
 
 from cinelab.errors import CinelabError
+from cinelab.files import write_atomic
 from cinelab.lab.plots import routing_map, write_html
 from cinelab.memory.policy import policy_named
 from cinelab.model.zoo import load
-from cinelab.runs import write_atomic
 from cinelab.score.film import film_scores
 from cinelab.score.recogniser import load_recogniser
 from cinelab.script.screenplay import Screenplay

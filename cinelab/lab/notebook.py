@@ -16,8 +16,8 @@ from typing import Any, TextIO
 import psutil
 
 from cinelab.errors import CinelabError
+from cinelab.files import write_text
 from cinelab.lab.grid import plain
-from cinelab.runs import write_text
 
 PATIENCE = 5.0  # seconds that a lock is waited for: the kernel of a killed owner ends within one
 # Our own python's kernel, whatever kernel the notebook was saved with; without its TCP warning.

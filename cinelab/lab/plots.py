@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from cinelab.errors import CinelabError
-from cinelab.stream.video import replacing
+from cinelab.files import replacing
 
 # Okabe and Ito's palette: told apart with any colour vision.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#5F6B7A"]

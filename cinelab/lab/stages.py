@@ -16,12 +16,13 @@ from torch import nn
 
 from cinelab.config import override, to_dict
 from cinelab.errors import CinelabError
+from cinelab.files import write_text
 from cinelab.flow.sampler import Sampling
 from cinelab.lab.plots import loss_curve, write_html
 from cinelab.latent.store import Store, build
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, init_toy
-from cinelab.runs import Run, write_text
+from cinelab.runs import Run
 from cinelab.score.recogniser import Recogniser
 from cinelab.train import bidirectional as stage0
 from cinelab.train import codec as codec_stage

@@ -24,9 +24,10 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from cinelab.errors import CinelabError
+from cinelab.files import write_json
 from cinelab.lab.grid import Cell, Sweep, expand
 from cinelab.lab.notebook import check, declared, execute_locked, first_line, writing
-from cinelab.runs import hardware, write_json
+from cinelab.runs import hardware
 
 
 @dataclass

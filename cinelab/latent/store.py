@@ -14,8 +14,8 @@ from torch import Tensor
 
 from cinelab.config import read_json
 from cinelab.errors import CinelabError
+from cinelab.files import write_atomic, write_json
 from cinelab.latent.codec import ToyCodec, to_tensor
-from cinelab.runs import write_atomic, write_json
 from cinelab.script.prompts import WordEncoder, split_words
 from cinelab.world import casting, render
 

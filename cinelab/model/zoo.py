@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from cinelab.config import from_dict, read_json, to_dict
 from cinelab.errors import CinelabError
+from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig
 from cinelab.model.wan import CausalWan, WanConfig
-from cinelab.runs import write_atomic, write_json
 from cinelab.script.prompts import WordEncoder, WordEncoderConfig
 from cinelab.world.vocab import known_words
 

@@ -96,11 +96,12 @@ def card(rows: pd.DataFrame, **info) -> dict:
             continue
         estimate = bootstrap(made.value.tolist(), groups=list(zip(made.seed, made.film, strict=True)))
         mean = part.groupby("source").value.mean()
-        metrics[metric] = {"value": round(estimate.value, 4), "low": round(estimate.low, 4),
-                           "high": round(estimate.high, 4), "n": estimate.n,
-                           "chance": _rounded(mean.get("chance")), "upper": _rounded(mean.get("truth"))}
+        numbers = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "chance": mean.get("chance"),
+                   "upper": mean.get("truth")}
+        metrics[metric] = {name: _rounded(number) for name, number in numbers.items()} | {"n": estimate.n}
     return {"metrics": metrics, **info, **hardware()}
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(float(value), 4)
+    """JSON knows no infinity: an interval that is not known is null."""
+    return None if value is None or not np.isfinite(value) else round(float(value), 4)

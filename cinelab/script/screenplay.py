@@ -21,7 +21,6 @@ import difflib
 import json
 import os
 import re
-import uuid
 from dataclasses import MISSING, dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -30,6 +29,7 @@ from typing import Any, NoReturn
 import yaml
 
 from cinelab.errors import CinelabError
+from cinelab.files import write_text
 
 CUTS = ("cut", "continue")
 MAX_SHOTS = 200
@@ -122,7 +122,7 @@ class Screenplay:
         """Writes YAML (JSON where the name ends in .json): the whole file or nothing."""
         path = Path(path)
         as_json = path.suffix.lower() == ".json"
-        _write_whole(path, json.dumps(_plain(self), indent=2) if as_json else self.to_yaml())
+        write_text(path, json.dumps(_plain(self), indent=2) if as_json else self.to_yaml())
         return path
 
 
@@ -244,24 +244,6 @@ def _plain(part: Any) -> Any:
     written = [f.name for f in fields(part) if getattr(part, f.name) != f.default]
     written.sort(key=("shots", "changes").__contains__)  # lists last
     return {name: _plain(getattr(part, name)) for name in written}
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Writes beside `path`, then renames: a kill or a full disk leaves the old file as it was."""
-    beside = path.parent / f".{uuid.uuid4().hex}.tmp"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        remedy = "free some space or choose another place"
-        raise CinelabError(f"{path} cannot be written ({error.strerror}); {remedy}.") from error
-    finally:
-        if beside.exists():
-            beside.unlink()
 
 
 def _read_text(path: str | os.PathLike) -> str:

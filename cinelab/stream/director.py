@@ -12,11 +12,11 @@ import pandas as pd
 
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
+from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.zoo import Bundle, load
-from cinelab.runs import write_atomic, write_json
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import Timeline, plan
 from cinelab.stream.engine import Timed, stream

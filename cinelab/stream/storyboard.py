@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from cinelab.errors import CinelabError
-from cinelab.stream.video import check_frames, replacing
+from cinelab.files import replacing
+from cinelab.stream.video import check_frames
 
 PAPER, CARD, INK, QUIET, ACCENT = "#f4f3ef", "#ffffff", "#1d2433", "#7a8191", "#3b5bdb"
 

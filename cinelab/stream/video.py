@@ -1,10 +1,7 @@
 """Films to mp4 and back. Frames are uint8 (F, H, W, 3) RGB everywhere in the package."""
 
 import math
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 
 from cinelab.errors import CinelabError
+from cinelab.files import replacing
 
 # Tried in this order, each with the options that make it look about as good as crf 14.
 ENCODERS = {
@@ -34,46 +32,6 @@ def check_frames(frames: np.ndarray, where: str = "frames") -> np.ndarray:
     if shape[0] == 0:
         raise CinelabError(f"{where}: the film has no frames (shape {shape}), give at least one")
     return frames
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path`.
-
-    On any failure the temporary file is removed and what stood at `path` is untouched.
-    An OSError (disk full, no permission) becomes a CinelabError.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
-        os.close(handle)
-    except OSError as error:
-        raise _write_error(path, error) from error
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files only their owner can read
-        temporary.replace(path)
-    except OSError as error:
-        raise _write_error(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _write_error(path: Path, error: OSError) -> CinelabError:
-    reason = (error.strerror or str(error)).lower()
-    return CinelabError(
-        f"{path}: cannot be written ({reason}); free some space or choose another folder, "
-        "an older file of that name is as it was"
-    )
 
 
 def pick_encoder(names: tuple[str, ...] = tuple(ENCODERS)) -> str:

@@ -16,9 +16,10 @@ import torch.nn.functional as fn
 from torch import Tensor, nn
 
 from cinelab.errors import CinelabError
+from cinelab.files import write_atomic
 from cinelab.latent.codec import Codec, to_tensor, to_uint8
 from cinelab.model import zoo
-from cinelab.runs import Run, write_atomic
+from cinelab.runs import Run
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
 from cinelab.world import casting, render

@@ -1,0 +1,71 @@
+"""Files that are written whole or not at all: a kill or a full disk leaves the old file as it was."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from cinelab.errors import CinelabError
+
+FULL = 2**16  # bytes; with less left, whatever error a library raises is that of a full disk
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the place of `path`.
+
+    On any failure the temporary file is removed and what stood at `path` is untouched.
+    An OSError (disk full, no permission) becomes a CinelabError.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+        os.close(handle)
+    except OSError as error:
+        raise _write_error(path, error.strerror) from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())  # on the disk before it takes the old file's place
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files only their owner can read
+        temporary.replace(path)
+    except OSError as error:
+        raise _write_error(path, error.strerror or str(error)) from error
+    except RuntimeError as error:  # torch's own writer
+        if shutil.disk_usage(path.parent).free > FULL:
+            raise
+        raise _write_error(path, "no space left on device") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> None:
+    """Call `write(temporary)`, then put the result at `path`."""
+    with replacing(path) as temporary:
+        write(temporary)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_error(path: Path, reason: str) -> CinelabError:
+    return CinelabError(f"{path}: cannot be written ({reason.lower()}); free some space or choose another folder, "
+                        "an older file of that name is as it was")

@@ -1,0 +1,97 @@
+"""Scores and cards: the truth scores full marks, shuffled films score chance, and a card is plain JSON."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cinelab import CAMR, load
+from cinelab.errors import CinelabError
+from cinelab.lab.cards import card_table, print_card
+from cinelab.score.card import CardConfig, card, measure
+from cinelab.score.recogniser import load_recogniser
+from cinelab.score.toybox import (
+    absence_batch,
+    consistency_rows,
+    film_rows,
+    recall,
+    recall_rows,
+    shuffled,
+)
+from cinelab.world import casting, render
+from cinelab.world.vocab import PROMPTED
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return load_recogniser()
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return load("toybox-base")
+
+
+def test_the_truth_scores_full_marks(reader):
+    plans = [casting.film(60_001, index, 18, (3, 6)) for index in range(12)]
+    rows = film_rows(reader, np.stack([render.render(plan).frames for plan in plans]), plans)
+    mean = rows.groupby("metric").value.mean()
+    assert mean[list(PROMPTED)].min() > 0.93
+    assert mean["cuts"] > 0.99
+    assert mean["identity kept"] > 0.95
+    assert abs(mean["drift"]) < 0.1
+
+
+def test_a_wrong_film_scores_chance(reader):
+    plans = [casting.absence(60_002, index, 1) for index in range(60)]
+    frames = np.stack([render.render(plan).frames for plan in plans])
+    right = recall_rows(reader, frames, plans).groupby("metric").value.mean()
+    wrong = recall_rows(reader, frames, shuffled(plans)).groupby("metric").value.mean()
+    assert right.min() > 0.95
+    assert 0.1 < wrong["identity"] < 0.4, "four values each: one in four by chance"
+
+
+def test_identity_kept_is_measured_against_the_film_itself():
+    shots = [{"character": 0, "place": 0}, {"character": 1, "place": 1}, {"character": 0, "place": 0}]
+    base = casting.film(1, 0, 6, (2, 2)).shots[0]
+    plan = casting.FilmPlan(tuple(casting.ShotPlan(base.attributes, "", 2, s["character"], s["place"], 0) for s in shots))
+    seen = [base.attributes, base.attributes, base.attributes | {"accessory": "other"}]
+    rows = [row for row in consistency_rows([seen], [plan]) if row[2] == "identity kept"]
+    assert [row[3] for row in rows] == [1.0, 0.0, 1.0]
+
+
+def test_only_the_return_is_made(bundle, reader):
+    batch = absence_batch(bundle, 60_003, range(2), away=1)
+    from dataclasses import replace
+
+    rows, memory = recall(bundle, reader, batch, CAMR(budget=4), [0, 1], replace(bundle.sampling, steps=2))
+    assert set(rows.metric) == {"identity", "scenery", "prompt"}
+    assert memory.length == batch.latents.shape[1]
+
+
+def test_a_small_card_is_complete_and_plain_json(bundle, reader, capsys):
+    from dataclasses import replace
+
+    from rich.console import Console
+
+    quick = replace(bundle, sampling=replace(bundle.sampling, steps=2))
+    rows = measure(quick, reader, CAMR(budget=4), CardConfig(seeds=(0,), films=2, latents=8, away=(1,)))
+    record = json.loads(json.dumps(card(rows, model="x", recogniser=reader.accuracy), allow_nan=False))
+    for metric in (*PROMPTED, "cuts", "identity after 1 away", "scenery after 1 away", "drift"):
+        assert set(record["metrics"][metric]) == {"value", "low", "high", "n", "chance", "upper"}
+    assert len(card_table(record)) == len(record["metrics"])
+    print_card(record, Console(width=120))
+    assert "identity after 1 away" in capsys.readouterr().out
+
+
+def test_an_interval_that_is_not_known_is_null():
+    rows = pd.DataFrame({"film": [0], "shot": [0], "metric": ["drift"], "value": [0.3], "source": ["model"], "seed": [0]})
+    made = card(rows)["metrics"]["drift"]
+    assert made["value"] == 0.3 and made["chance"] is None
+    assert json.dumps(made, allow_nan=False)
+
+
+def test_a_card_needs_films():
+    with pytest.raises(CinelabError, match="at least 1 seed and 2 films"):
+        CardConfig(seeds=(), films=32)
