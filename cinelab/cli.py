@@ -87,7 +87,7 @@ def sweep(file: Path, workers: Annotated[int, typer.Option(help="cells at a time
 @app.command()
 def bench(model: Model = "toybox-base", chunks: Annotated[int, typer.Option(help="chunks a policy is timed on")] = 40,
           until: Annotated[int, typer.Option(help="chunk whose cost is compared with chunk 20")] = 200,
-          budget: Budget = 6, output: Annotated[Path | None, typer.Option("-o", "--output", help="a .json file")] = None):
+          budget: Budget = 6, output: Annotated[Path, typer.Option("-o", "--output", help="a .json file")] = Path("results/bench.json")):
     """Frames per second, first-frame latency, where the time goes, growth with the film, peak memory."""
     from cinelab.files import write_json
     from cinelab.memory.policy import CAMR, Full, Sink, Window
@@ -97,12 +97,15 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, typer.Option(help
 
     policies = {"full": Full(), "window": Window(window=budget), "sink": Sink(sink=1, window=budget - 1),
                 "camr": CAMR(budget=budget)}
-    table = benchmark(load(model), policies, chunks, until)
-    _print_table(table.to_dict("records"), f"{model} on {hardware()['device']}, {hardware()['cores']} cores")
-    record = {"model": model, **hardware(), "rows": table.to_dict("records")}
-    if output:
-        write_json(output, record)
-    print(json.dumps(record))
+    rows = benchmark(load(model), policies, chunks, until).to_dict("records")
+    record = {"model": model, "budget": budget, "chunks": chunks, "until": until, **hardware(), "rows": rows}
+    write_json(output, _plain(record))
+    table = Table("", *(row["policy"] for row in rows), title=f"{model} on {record['device']}, {record['cores']} cores")
+    for name in list(rows[-1])[1:]:
+        table.add_row(name, *("" if row[name] != row[name] else str(row[name]) for row in rows))
+    out.print(table)
+    out.print(f"[dim]late / early: time of chunk {until} over chunk 20. Decoding is included, loading is not.[/]")
+    out.print(f"[bold green]{output}[/]")
 
 
 @app.command()
@@ -134,11 +137,10 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise CinelabError(f"--seeds is {text!r}; give whole numbers with commas, like 0,1,2.") from None
 
 
-def _print_table(rows: list[dict], title: str) -> None:
-    table = Table(*rows[0], title=title)
-    for row in rows:
-        table.add_row(*("" if value != value else str(value) for value in row.values()))
-    out.print(table)
+def _plain(record: dict) -> dict:
+    """JSON has no NaN: what was not measured is null."""
+    rows = [{key: None if value != value else value for key, value in row.items()} for row in record["rows"]]
+    return record | {"rows": rows}
 
 
 def main() -> None:

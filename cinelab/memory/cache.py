@@ -136,12 +136,11 @@ class Memory:
 
     def _route(self, index: int, q: Tensor, keys: Tensor) -> Tensor:
         now = self._now
-        priority = self.policy.priority(torch.stack(self.unit_shots, dim=-1), now.shot)  # (B, n)
-        scores = None
+        if now.priority is None:  # the same for every layer
+            now.priority = self.policy.priority(torch.stack(self.unit_shots, dim=-1), now.shot)  # (B, n)
+        priority, scores = now.priority, None
         if self.policy.routed and self.policy.budget_at(self.length) < self.length:
-            allowed = torch.ones(1, self.length, dtype=torch.bool, device=q.device)
-            batch = keys.shape[0]
-            scores = relevance(self.policy, q[:batch, None], keys, allowed, self._place(index))[:, :, 0]
+            scores = relevance(self.policy, q[: keys.shape[0], None], keys, None, self._place(index))[:, :, 0]
         picks = choose(self.policy, priority, scores)
         now.decided.append({"chunk": now.chunk, "shot": now.shot, "layer": index, "clean": now.recording,
                             "picks": picks, "scores": scores, "priority": priority})
@@ -196,6 +195,7 @@ class _Now:
 
     chunk: int
     shot: Tensor  # (B,)
+    priority: Tensor | None = None  # (B, n)
     recording: bool = False
     gathered: dict = field(default_factory=dict)
     written: dict = field(default_factory=dict)

@@ -15,14 +15,14 @@ from cinelab.memory.policy import CAMR, Policy, RandomTopK
 from cinelab.seeds import rng_at
 
 
-def relevance(policy: CAMR, q: Tensor, k: Tensor, allowed: Tensor, place: tuple[int, ...] = ()) -> Tensor:
+def relevance(policy: CAMR, q: Tensor, k: Tensor, allowed: Tensor | None = None, place: tuple[int, ...] = ()) -> Tensor:
     """Scores (B, G, R, n), higher = more relevant.
 
     q (B, R, T, h, d) and k (B, n, U, h, d) are unrotated. `allowed` (R, n) is False where a unit is not yet
-    past; `place` addresses the random control's lot.
+    past, None where all are; `place` addresses the random control's lot.
     """
     if isinstance(policy, RandomTopK):
-        return lot(policy, q.shape[0], allowed.shape, place).to(q.device)
+        return lot(policy, q.shape[0], (q.shape[1], k.shape[1]), place).to(q.device)
     q, k = q.detach().float(), k.detach().float()
     scores = mean_score(q, k) if policy.score == "mean" else mass_score(q, k, allowed)  # (B, h, R, n)
     return scores if policy.per_head else scores.mean(1, keepdim=True)
@@ -33,14 +33,18 @@ def mean_score(q: Tensor, k: Tensor) -> Tensor:
     return torch.einsum("brhd,bnhd->bhrn", q.mean(2), k.mean(2)) / sqrt(q.shape[-1])
 
 
-def mass_score(q: Tensor, k: Tensor, allowed: Tensor) -> Tensor:
+def mass_score(q: Tensor, k: Tensor, allowed: Tensor | None) -> Tensor:
     """Share of attention that each unit's tokens would draw, averaged over the chunk's queries. (B, h, R, n)"""
-    scores = torch.einsum("brthd,bnuhd->bhrtnu", q, k) / sqrt(q.shape[-1])
-    scores = scores.logsumexp(-1).masked_fill(~allowed[:, None], float("-inf"))  # (B, h, R, T, n)
-    return scores.softmax(-1).nan_to_num(0.0).mean(3)  # a chunk without history has no mass to share
+    chunks, units, tokens = q.shape[1], k.shape[1], k.shape[2]
+    scores = q.flatten(1, 2).transpose(1, 2) @ k.flatten(1, 2).permute(0, 2, 3, 1) / sqrt(q.shape[-1])  # (B, h, R T, n U)
+    scores = scores.unflatten(2, (chunks, -1))  # (B, h, R, T, n U)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed.repeat_interleave(tokens, -1)[:, None], float("-inf"))
+    share = scores.softmax(-1).unflatten(-1, (units, tokens)).sum(-1)
+    return share.nan_to_num(0.0).mean(3)  # a chunk without history has no mass to share
 
 
-def lot(policy: RandomTopK, batch: int, shape: torch.Size, place: tuple[int, ...]) -> Tensor:
+def lot(policy: RandomTopK, batch: int, shape: tuple[int, int], place: tuple[int, ...]) -> Tensor:
     """Random scores (B, 1, R, n), addressed by place."""
     return torch.rand((batch, 1, *shape), generator=rng_at(policy.seed, "lot", *place))
 
