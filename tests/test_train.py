@@ -126,8 +126,8 @@ def test_noisy_half_never_sees_its_own_clean_chunk():
 
 
 def test_curriculum_grows_and_camr_comes_late():
-    config = presets.teacher_forcing("toy")
-    assert [teacher_forcing.clip_length(config, s) for s in (0, config.steps // 3, config.steps - 1)] == [8, 16, 24]
+    config = replace(presets.teacher_forcing("toy"), curriculum=(8, 16, 24))
+    assert [teacher_forcing.clip_length(config, s) for s in (0, config.steps // 2, config.steps - 1)] == [8, 16, 24]
     early = {type(teacher_forcing.policy_at(config, s)) for s in range(100)}
     late = {type(teacher_forcing.policy_at(config, s)) for s in range(config.steps - 100, config.steps)}
     assert early == {Full} and late == {Full, CAMR}

@@ -18,6 +18,8 @@ from cinelab.errors import CinelabError
 from cinelab.memory.policy import Full, Policy
 from cinelab.memory.routing import choose_all, past_priorities, relevance
 
+STRIP = 8  # chunks whose attention is computed together
+
 
 @dataclass(frozen=True)
 class Bidirectional:
@@ -52,6 +54,7 @@ class TeacherForcing:
         self._priorities = past_priorities(policy, shots.reshape(-1, frames)[:, ::chunk])
         self._tables: dict[str, Tensor] = {}
         self._static: Tensor | None = None
+        self._mask: Tensor | tuple | None = None
 
     def layer(self, index: int, rope) -> Callable:
         packed = self.policy.positions == "packed" and not isinstance(self.policy, Full)
@@ -79,9 +82,27 @@ class TeacherForcing:
         own = torch.eye(self.halves * n, dtype=torch.bool, device=q.device).expand(*allowed.shape[:2], -1, -1)
         past = torch.cat([allowed, torch.zeros_like(allowed)], dim=-1) if self.halves == 2 else allowed
         tokens = q.shape[1] // (self.halves * n)
-        mask = (past | own).repeat_interleave(tokens, -1).repeat_interleave(tokens, -2)
+        if self._mask is None or self.policy.routed:  # a static policy's is the same for all layers
+            self._mask = self._strips(past | own, tokens, q.dtype)
         table = self._table("all", rope, torch.arange(self.frames).repeat(self.halves))
-        return rope.turn(q, table), rope.turn(k, table), v, mask
+        return rope.turn(q, table), rope.turn(k, table), v, self._mask
+
+    def _strips(self, seen: Tensor, tokens: int, dtype: torch.dtype) -> Tensor | tuple:
+        """Chunk-level sight (B, G, R, R) as a bias of tokens. A long clip goes in strips of a few chunks, clean and
+        noisy ones together: most of [clean | noisy] squared is never seen and need not be multiplied."""
+        n = seen.shape[-1] // self.halves
+        if n <= STRIP:
+            return bias(seen, tokens, dtype)
+        parts = []
+        for first in range(0, n, STRIP):
+            until = min(first + STRIP, n)
+            rows = [slice(first + half * n, until + half * n) for half in range(self.halves)]
+            columns = [slice(0, until), *rows[1:]]
+            part = torch.cat([seen[:, :, one] for one in rows], dim=2)
+            part = torch.cat([part[..., one] for one in columns], dim=3)
+            rows, columns = ([slice(x.start * tokens, x.stop * tokens) for x in side] for side in (rows, columns))
+            parts.append((rows, columns, bias(part, tokens, dtype)))
+        return tuple(parts)
 
     def _packed(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
         """Packed positions: each chunk gathers its own kept chunks, placed side by side before it."""
@@ -90,11 +111,13 @@ class TeacherForcing:
         kept, picks = allowed.to(torch.int8).topk(budget, dim=-1)  # ties keep no order, so sort by film order
         picks = torch.where(kept.bool(), picks, -1).sort(dim=-1).values  # (B, G, R, budget), -1 = nothing yet
         queries, own_k, own_v = (rearrange(x, "b (r t) h d -> b r t h d", r=self.halves * n) for x in (q, k, v))
-        past_k, past_v = (gather(x[:, :n], picks) for x in (own_k, own_v))  # (B, R, budget t, h, d)
         c = self.chunk
-        old = self._table("old", rope, torch.arange(budget * c))
+        old = self._table("old", rope, torch.arange(budget * c)).unflatten(0, (budget, 1, -1))  # (budget, 1, t, 1, d / 2)
         now = self._table("now", rope, budget * c + torch.arange(c))
-        k = torch.cat([rope.turn(past_k, old), rope.turn(own_k, now)], dim=2)
+        placed = rope.turn(own_k[:, None, :n], old).flatten(1, 2)  # every unit in every place: fewer turns than kept units
+        past_k = gather(placed, picks.clamp(min=0) + n * torch.arange(budget, device=q.device))  # (B, R, budget t, h, d)
+        past_v = gather(own_v[:, :n], picks)
+        k = torch.cat([past_k, rope.turn(own_k, now)], dim=2)
         v = torch.cat([past_v, own_v], dim=2)
         seen = (picks >= 0).expand(q.shape[0], heads, -1, -1).repeat_interleave(q.shape[1] // (self.halves * n), -1)
         seen = torch.cat([seen, seen.new_ones(*seen.shape[:3], own_k.shape[2])], dim=-1)
@@ -112,13 +135,19 @@ def Causal(policy: Policy, shots: Tensor, chunk: int) -> TeacherForcing:
     return TeacherForcing(policy, shots, chunk, halves=1)
 
 
+def bias(seen: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
+    """Which chunk sees which (..., R, S) -> what to add to the scores of tokens (..., R tokens, S tokens)."""
+    spread = seen.repeat_interleave(tokens, -1).repeat_interleave(tokens, -2)
+    return torch.zeros(spread.shape, dtype=dtype, device=seen.device).masked_fill_(~spread, float("-inf"))
+
+
 def gather(x: Tensor, picks: Tensor) -> Tensor:
     """Units x (B, n, t, h, d) by picks (B or 1, G, R, k) -> (B, R, k t, h, d); -1 fetches unit 0 (masked later)."""
     batch, _, tokens, heads, _ = x.shape
     picks = picks.clamp(min=0)
     if picks.shape[1] == 1:
-        rows = torch.arange(batch, device=x.device)[:, None, None]
-        return x[rows, picks[:, 0]].flatten(2, 3)
+        rows = torch.arange(batch, device=x.device)[:, None, None] * x.shape[1] + picks[:, 0]  # (B, R, k)
+        return x.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, rows.shape).flatten(2, 3)
     rows = torch.arange(batch, device=x.device)[:, None, None, None]
     columns = torch.arange(heads, device=x.device)[None, :, None, None]
     out = x.transpose(2, 3).transpose(1, 2)[rows, columns, picks]  # (B, h, R, k, t, d)

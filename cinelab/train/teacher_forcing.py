@@ -30,7 +30,7 @@ class TeacherForcingTraining:
     camr: CAMR = field(default_factory=CAMR)
     steps: int = 3000
     frames_per_batch: int = 192  # latent frames over all clips of a batch
-    curriculum: tuple[int, ...] = (8, 16, 24, 24)  # clip length over equal parts of the training
+    curriculum: tuple[int, ...] = (8, 24, 24, 24, 24)  # clip length over equal parts of the training
     chunk: int = 1  # latent frames a chunk
     routed_share: float = 0.5  # share of the steps that train under CAMR
     routed_from: float = 0.4  # after this share of the training
