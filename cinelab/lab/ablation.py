@@ -1,4 +1,4 @@
-"""The memory ablation: one cell of the sweep, and the pictures drawn from all cells."""
+"""The memory ablation: one policy at one budget and absence, measured on films that differ in nothing else."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +7,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from PIL import Image
 
-from cinelab.config import read_json
 from cinelab.files import write_atomic, write_json
 from cinelab.lab.catalogue import sheet
 from cinelab.lab.first_film import director_for
-from cinelab.lab.plots import ablation_lines, routing_by_shot
+from cinelab.lab.plots import routing_by_shot
 from cinelab.memory.policy import policy_named
 from cinelab.model.zoo import load
 from cinelab.score.card import HELD_OUT
@@ -89,30 +88,3 @@ def recalled_shots(cell: Cell, films: int = 6) -> Image.Image:
 def routing_picture(cell: Cell) -> go.Figure:
     """Which earlier shot each shot looked back to (film 0 of the cell)."""
     return routing_by_shot(cell.routing, kinds=("routed", "window", "sink"))
-
-
-def sweep_table(folder: str | Path, by: tuple[str, ...] = ("policy", "budget", "away")) -> pd.DataFrame:
-    """All finished cells of a sweep, pooled over seeds: by, metric, source, value, low, high, n."""
-    paths = sorted(Path(folder).glob("*/rows.parquet"))
-    everything = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
-    parts = []
-    for key, part in everything.groupby(list(by), sort=True):
-        parts.append(summarise(part).assign(**dict(zip(by, key, strict=True))))
-    return pd.concat(parts, ignore_index=True)
-
-
-def memory_figure(run_dir: str | Path, metric: str = "identity") -> go.Figure:
-    """Recall against absence, a line a policy, for the sweep that `run_dir` is a cell of."""
-    table = sweep_table(Path(run_dir).parent)
-    table = table[table.metric == metric]
-    bound = table.groupby("source").value.mean()
-    made = table[table.source == "model"].assign(label=lambda t: t.policy + " " + t.budget.astype(str))
-    made.loc[made.policy == "full", "label"] = "full"
-    made = made.drop_duplicates(["label", "away"])
-    return ablation_lines(made, x="away", y="value", colour="label", low="low", high="high",
-                          chance=float(bound["chance"]), upper=float(bound["truth"]), title=f"Unprompted {metric} recalled")
-
-
-def cells_of(folder: str | Path) -> list[dict]:
-    """Settings of every finished cell."""
-    return [read_json(path) for path in sorted(Path(folder).glob("*/cell.json"))]
