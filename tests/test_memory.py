@@ -99,6 +99,17 @@ def test_budget_of_everything_is_full_attention(positions, per_head):
 
 
 @torch.no_grad()
+def test_a_shared_lot_is_the_same_in_every_layer():
+    model, x, prompts, shot, _ = scene()
+    for shared in (True, False):
+        noisy = torch.randn_like(x), torch.rand(x.shape[:2])
+        _, memory = stream(model, x, prompts, shot, 1, RandomTopK(budget=2, window=0, shared=shared), noisy)
+        table = memory.routing_table()
+        kept = table[table.chunk == 6].groupby("layer").kept_chunk.apply(tuple)
+        assert (kept.nunique() == 1) == shared
+
+
+@torch.no_grad()
 def test_policies_differ_when_the_budget_binds():
     model, x, prompts, shot, _ = scene()
     full = stream(model, x, prompts, shot, 1, Full())[0]

@@ -157,9 +157,13 @@ class CAMR(Policy):
 
 @dataclass(frozen=True)
 class RandomTopK(CAMR):
-    """CAMR's control: the same budget and fixed units, but the retrieved ones are drawn by lot."""
+    """CAMR's control: the same budget and fixed units, but the retrieved ones are drawn by lot.
+
+    Every layer draws for itself, so that all layers together see more than the budget; with `shared` they see the same.
+    """
 
     seed: int = 0
+    shared: bool = False
 
 
 def kept(shots: Tensor, shot: Tensor, sink: int, shot_sink: int, window: int) -> Tensor:

@@ -45,7 +45,8 @@ def mass_score(q: Tensor, k: Tensor, allowed: Tensor | None) -> Tensor:
 
 
 def lot(policy: RandomTopK, batch: int, shape: tuple[int, int], place: tuple[int, ...]) -> Tensor:
-    """Random scores (B, 1, R, n), addressed by place."""
+    """Random scores (B, 1, R, n), addressed by place; its last number is the layer's."""
+    place = place[:-1] if policy.shared else place
     return torch.rand((batch, 1, *shape), generator=rng_at(policy.seed, "lot", *place))
 
 

@@ -1,11 +1,12 @@
 """Stage 1: teacher forcing on native multi-shot clips. Denoise every chunk given the clean chunks before it.
 
 The clip is shown twice, [clean | noisy] (see memory.sight). Each chunk has its own noise level. A share of the
-steps routes its history with CAMR, so that training sees what streaming will see.
+steps routes its history with CAMR, so that training sees what streaming will see; another share keeps a random
+history: where the running shot's own chunks are lost, identity must come from an earlier shot.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as fn
@@ -14,7 +15,7 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.latent.store import Clips, Store
-from cinelab.memory.policy import CAMR, Full, Policy
+from cinelab.memory.policy import CAMR, Full, Policy, RandomTopK
 from cinelab.memory.sight import TeacherForcing as Sight
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
@@ -28,12 +29,14 @@ class TeacherForcingTraining:
     model: WanConfig
     optim: Optim = field(default_factory=Optim)
     camr: CAMR = field(default_factory=CAMR)
+    lots: RandomTopK = field(default_factory=lambda: RandomTopK(window=0, shared=True))
     steps: int = 3000
     frames_per_batch: int = 192  # latent frames over all clips of a batch
     curriculum: tuple[int, ...] = (8, 24, 24, 24, 24)  # clip length over equal parts of the training
     chunk: int = 1  # latent frames a chunk
-    routed_share: float = 0.5  # share of the steps that train under CAMR
-    routed_from: float = 0.4  # after this share of the training
+    camr_share: float = 0.33  # of the later steps: what streaming will see
+    lots_share: float = 0.33  # of the later steps: a random history, so that even the running shot must be recalled
+    routed_from: float = 0.378  # the later steps begin after this share of the training
     drop_text: float = 0.1
     shift: float = 2.0
     seed: int = 0
@@ -52,9 +55,11 @@ def clip_length(config: TeacherForcingTraining, step: int) -> int:
 
 
 def policy_at(config: TeacherForcingTraining, step: int) -> Policy:
-    """Full memory, or CAMR for `routed_share` of the later steps."""
+    """Full memory; in the later steps also CAMR, or a history drawn by lot."""
     lot = torch.rand((), generator=rng_at(config.seed, "policy", step))
-    return config.camr if step >= config.routed_from * config.steps and lot < config.routed_share else Full()
+    if step < config.routed_from * config.steps or lot >= config.camr_share + config.lots_share:
+        return Full()
+    return config.camr if lot < config.camr_share else replace(config.lots, seed=step)
 
 
 def dropped(clips: Clips, share: float, rng: torch.Generator) -> Tensor:
