@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 out = Console()
 SCREENPLAYS = Path("experiments/screenplays")
 Budget = Annotated[int, typer.Option(help="history chunks that may be seen at once")]
+Steps = Annotated[int | None, typer.Option(help="sampling steps; default: the model's")]
 Model = Annotated[str, typer.Option(help="shipped name, folder or weights file")]
 
 
@@ -42,17 +44,18 @@ def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="YAML or 
 
 
 @app.command()
-def direct(screenplay: Path, output: Annotated[Path, typer.Option("-o", "--output", help="a new folder for the film")],
+def direct(screenplay: Path,
+           output: Annotated[Path | None, typer.Option("-o", "--output", help="default: results/films/<screenplay>")] = None,
            model: Model = "toybox-base", policy: Annotated[str, typer.Option(help="camr, full, window, sink, ...")] = "camr",
            budget: Budget = 6, seed: Annotated[int | None, typer.Option(help="default: the screenplay's")] = None,
-           steps: Annotated[int | None, typer.Option(help="sampling steps; default: the model's")] = None):
+           steps: Steps = None):
     """Make the film of one screenplay, with the picture of what the memory retrieved and the scores."""
     from cinelab.lab.first_film import direct_film
     from cinelab.script.screenplay import Screenplay
 
     play = Screenplay.load(screenplay)
     with out.status(f"{play.title}") as status:
-        folder = direct_film(play, output, model, policy, budget, seed, steps,
+        folder = direct_film(play, output or Path("results/films") / screenplay.stem, model, policy, budget, seed, steps,
                              progress=lambda done, of: status.update(f"{play.title}: chunk {done} of {of}"))
     out.print(f"[bold green]{folder}[/]: " + ", ".join(sorted(path.name for path in folder.iterdir())))
 
@@ -87,8 +90,10 @@ def sweep(file: Path, workers: Annotated[int, typer.Option(help="cells at a time
 @app.command()
 def bench(model: Model = "toybox-base", chunks: Annotated[int, typer.Option(help="chunks a policy is timed on")] = 40,
           until: Annotated[int, typer.Option(help="chunk whose cost is compared with chunk 20")] = 200,
-          budget: Budget = 6, output: Annotated[Path, typer.Option("-o", "--output", help="a .json file")] = Path("results/bench.json")):
+          budget: Budget = 6, steps: Steps = None,
+          output: Annotated[Path, typer.Option("-o", "--output", help="a .json file")] = Path("results/bench.json")):
     """Frames per second, first-frame latency, where the time goes, growth with the film, peak memory."""
+    from cinelab.config import to_dict
     from cinelab.files import write_json
     from cinelab.memory.policy import CAMR, Full, Sink, Window
     from cinelab.model.zoo import load
@@ -97,8 +102,11 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, typer.Option(help
 
     policies = {"full": Full(), "window": Window(window=budget), "sink": Sink(sink=1, window=budget - 1),
                 "camr": CAMR(budget=budget)}
-    rows = benchmark(load(model), policies, chunks, until).to_dict("records")
-    record = {"model": model, "budget": budget, "chunks": chunks, "until": until, **hardware(), "rows": rows}
+    bundle = load(model)
+    bundle.sampling = replace(bundle.sampling, steps=steps or bundle.sampling.steps)
+    rows = benchmark(bundle, policies, chunks, until).to_dict("records")
+    record = {"model": model, "sampling": to_dict(bundle.sampling), "budget": budget, "chunks": chunks, "until": until,
+              **hardware(), "rows": rows}
     write_json(output, _plain(record))
     table = Table("", *(row["policy"] for row in rows), title=f"{model} on {record['device']}, {record['cores']} cores")
     for name in list(rows[-1])[1:]:

@@ -104,7 +104,7 @@ def test_doctor_reports_what_is_missing(monkeypatch):
 
 
 def test_bench_reports_every_policy(tmp_path):
-    done = cinelab("bench", "--chunks", "6", "--until", "26", "-o", str(tmp_path / "bench.json"))
+    done = cinelab("bench", "--chunks", "6", "--until", "26", "--steps", "1", "-o", str(tmp_path / "bench.json"))
     assert done.returncode == 0, done.stderr
     rows = {row["policy"]: row for row in json.loads((tmp_path / "bench.json").read_text())["rows"]}
     assert set(rows) == {"full", "window", "sink", "camr"}
