@@ -87,6 +87,26 @@ def test_teacher_forcing_sees_what_streaming_sees(policy):
     assert (full - live).abs().max() <= 1e-4
 
 
+@torch.no_grad()
+def test_across_hides_what_the_running_shot_has_shown():
+    model, x, prompts, shot, frames = scene()
+    xt, t = torch.randn_like(x), torch.rand(2, frames)
+
+    def noisy(clean, across):
+        both, times = torch.cat([clean, xt], 1), torch.cat([torch.zeros_like(t), t], 1)
+        sight = TeacherForcing(Full(), shot, 1, across=across)
+        return model(both, times, prompts, shot.repeat(1, 2), sight)[:, frames:]
+
+    own = torch.where((shot == shot[:, -1:])[..., None, None, None], x + 1, x)  # another last shot
+    first = torch.where((shot == 0)[..., None, None, None], x + 1, x)  # another first shot
+    last = slice(frames - 1, None)
+    assert torch.equal(noisy(x, True)[:, last], noisy(own, True)[:, last])
+    assert not torch.allclose(noisy(x, False)[:, last], noisy(own, False)[:, last])
+    assert not torch.allclose(noisy(x, True)[:, last], noisy(first, True)[:, last])
+    with pytest.raises(CinelabError, match="use Full"):
+        TeacherForcing(Window(window=2), shot, 1, across=True)
+
+
 @pytest.mark.parametrize("positions", ["packed", "absolute"])
 @pytest.mark.parametrize("per_head", [False, True])
 @torch.no_grad()

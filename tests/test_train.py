@@ -8,7 +8,7 @@ import torch
 
 from cinelab.errors import CinelabError
 from cinelab.latent.store import Clips, Store, StoreConfig, build
-from cinelab.memory.policy import CAMR, Full, RandomTopK
+from cinelab.memory.policy import CAMR, Full
 from cinelab.model.wan import CausalWan, init_toy
 from cinelab.model.zoo import toy_encoder
 from cinelab.runs import Run
@@ -128,9 +128,10 @@ def test_noisy_half_never_sees_its_own_clean_chunk():
 def test_curriculum_grows_and_camr_comes_late():
     config = replace(presets.teacher_forcing("toy"), curriculum=(8, 16, 24))
     assert [teacher_forcing.clip_length(config, s) for s in (0, config.steps // 2, config.steps - 1)] == [8, 16, 24]
-    early = {type(teacher_forcing.policy_at(config, s)) for s in range(100)}
-    late = {type(teacher_forcing.policy_at(config, s)) for s in range(config.steps - 100, config.steps)}
-    assert early == {Full} and late == {Full, CAMR, RandomTopK}
+    early = {teacher_forcing.sight_at(config, s) for s in range(100)}
+    late = {teacher_forcing.sight_at(config, s) for s in range(config.steps - 100, config.steps)}
+    assert early == {(Full(), False)}
+    assert late == {(Full(), False), (Full(), True), (config.camr, False)}
 
 
 def test_store_is_resumable_and_belongs_to_one_codec(tmp_path):

@@ -180,7 +180,7 @@ def keep_only(mask: Tensor) -> Tensor:
     return torch.where(mask, inf, torch.arange(count, device=mask.device) - float(count + 1))
 
 
-POLICIES = ("full", "window", "sink", "shot_sink", "camr", "random")
+POLICIES = ("full", "window", "sink", "shot_sink", "camr", "random", "random_shared")
 
 
 def policy_named(name: str, budget: int, **more) -> Policy:
@@ -194,6 +194,7 @@ def policy_named(name: str, budget: int, **more) -> Policy:
         "shot_sink": lambda: ShotSink(sink=1, shot_sink=1, window=budget - 2, **more),
         "camr": lambda: CAMR(budget=budget, **more),
         "random": lambda: RandomTopK(budget=budget, **more),
+        "random_shared": lambda: RandomTopK(budget=budget, shared=True, **more),
     }
     if name not in makers:
         raise CinelabError(f"Policy {name!r} is unknown; use one of {', '.join(POLICIES)}.")

@@ -38,10 +38,11 @@ class TeacherForcing:
         clean i   sees clean j <= i           noisy i   sees clean j < i, and noisy i
 
     `shots` (B, F) or (F,) says which shot each frame belongs to. With `halves=1` there is only one copy, and
-    chunk i sees chunks j <= i of it (plain block-causal).
+    chunk i sees chunks j <= i of it (plain block-causal). With `across`, noisy chunks see finished chunks of other
+    shots only: what the running shot has already shown is hidden from them.
     """
 
-    def __init__(self, policy: Policy, shots: Tensor, chunk: int, halves: int = 2, place: tuple[int, ...] = ()):
+    def __init__(self, policy: Policy, shots: Tensor, chunk: int, halves: int = 2, across: bool = False):
         frames = shots.shape[-1]
         if frames % chunk:
             raise CinelabError(f"A clip of {frames} latent frames does not divide into chunks of {chunk}; "
@@ -49,9 +50,11 @@ class TeacherForcing:
         if policy.unit != "chunk" and chunk > 1:
             raise CinelabError("Policy unit 'frame' with chunks of several frames is for streaming; "
                                "train with unit 'chunk'.")
-        self.policy, self.chunk, self.halves, self.place = policy, chunk, halves, place
-        self.frames = frames
-        self._priorities = past_priorities(policy, shots.reshape(-1, frames)[:, ::chunk])
+        if across and (policy != Full() or halves != 2):
+            raise CinelabError(f"across=True is for training with full memory, not for {policy}; use Full().")
+        self.policy, self.chunk, self.halves, self.across = policy, chunk, halves, across
+        self.frames, self.shots = frames, shots.reshape(-1, frames)[:, ::chunk]
+        self._priorities = past_priorities(policy, self.shots)
         self._tables: dict[str, Tensor] = {}
         self._static: Tensor | None = None
         self._mask: Tensor | tuple | None = None
@@ -64,14 +67,16 @@ class TeacherForcing:
         """(B or 1, G, halves n, n): which finished chunk each query chunk sees."""
         if not self.policy.routed:
             if self._static is None:
-                self._static = choose_all(self.policy, self._priorities, None).repeat(1, 1, self.halves, 1)
+                seen = choose_all(self.policy, self._priorities, None)  # (B, 1, n, n)
+                own = (self.shots[:, :, None] == self.shots[:, None])[:, None]
+                self._static = torch.cat([seen, seen & ~own if self.across else seen][: self.halves], dim=2)
             return self._static
         n = self.frames // self.chunk
         past = torch.ones(n, n, dtype=torch.bool, device=q.device).tril(-1)
         queries = rearrange(q, "b (s n t) h d -> s b n t h d", s=self.halves, n=n)
         keys = rearrange(k, "b (s n t) h d -> s b n t h d", s=self.halves, n=n)[0]
         return torch.cat([
-            choose_all(self.policy, self._priorities, relevance(self.policy, half, keys, past, (*self.place, index)))
+            choose_all(self.policy, self._priorities, relevance(self.policy, half, keys, past, (index,)))
             for half in queries
         ], dim=2)
 

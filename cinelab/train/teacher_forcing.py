@@ -1,12 +1,12 @@
 """Stage 1: teacher forcing on native multi-shot clips. Denoise every chunk given the clean chunks before it.
 
 The clip is shown twice, [clean | noisy] (see memory.sight). Each chunk has its own noise level. A share of the
-steps routes its history with CAMR, so that training sees what streaming will see; another share keeps a random
-history: where the running shot's own chunks are lost, identity must come from an earlier shot.
+steps routes its history with CAMR, so that training sees what streaming will see. Another share hides what the running
+shot has already shown: a chunk that could copy its neighbour must then recall an earlier shot, as after a cut.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as fn
@@ -15,7 +15,7 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.latent.store import Clips, Store
-from cinelab.memory.policy import CAMR, Full, Policy, RandomTopK
+from cinelab.memory.policy import CAMR, Full, Policy
 from cinelab.memory.sight import TeacherForcing as Sight
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
@@ -29,14 +29,13 @@ class TeacherForcingTraining:
     model: WanConfig
     optim: Optim = field(default_factory=Optim)
     camr: CAMR = field(default_factory=CAMR)
-    lots: RandomTopK = field(default_factory=lambda: RandomTopK(window=0, shared=True))
     steps: int = 3000
     frames_per_batch: int = 192  # latent frames over all clips of a batch
     curriculum: tuple[int, ...] = (8, 24, 24, 24, 24)  # clip length over equal parts of the training
     chunk: int = 1  # latent frames a chunk
-    camr_share: float = 0.33  # of the later steps: what streaming will see
-    lots_share: float = 0.33  # of the later steps: a random history, so that even the running shot must be recalled
-    routed_from: float = 0.378  # the later steps begin after this share of the training
+    camr_share: float = 0.3  # of the later steps: what streaming will see
+    across_share: float = 0.4  # of the later steps: other shots only, so that every chunk must recall, not copy
+    routed_from: float = 0.355  # the later steps begin after this share of the training
     drop_text: float = 0.1
     shift: float = 2.0
     seed: int = 0
@@ -54,12 +53,12 @@ def clip_length(config: TeacherForcingTraining, step: int) -> int:
     return config.curriculum[min(len(config.curriculum) - 1, step * len(config.curriculum) // config.steps)]
 
 
-def policy_at(config: TeacherForcingTraining, step: int) -> Policy:
-    """Full memory; in the later steps also CAMR, or a history drawn by lot."""
+def sight_at(config: TeacherForcingTraining, step: int) -> tuple[Policy, bool]:
+    """Policy, and whether only other shots are seen. The later steps alternate full memory, CAMR and other shots."""
     lot = torch.rand((), generator=rng_at(config.seed, "policy", step))
-    if step < config.routed_from * config.steps or lot >= config.camr_share + config.lots_share:
-        return Full()
-    return config.camr if lot < config.camr_share else replace(config.lots, seed=step)
+    if step < config.routed_from * config.steps or lot >= config.camr_share + config.across_share:
+        return Full(), False
+    return (config.camr, False) if lot < config.camr_share else (Full(), True)
 
 
 def dropped(clips: Clips, share: float, rng: torch.Generator) -> Tensor:
@@ -68,7 +67,8 @@ def dropped(clips: Clips, share: float, rng: torch.Generator) -> Tensor:
     return torch.where(lost, clips.null, clips.slot)
 
 
-def loss(model: CausalWan, clips: Clips, config: TeacherForcingTraining, policy: Policy, rng: torch.Generator) -> Tensor:
+def loss(model: CausalWan, clips: Clips, config: TeacherForcingTraining, policy: Policy, rng: torch.Generator,
+         across: bool = False) -> Tensor:
     """Mean squared error of the velocity on the noisy half."""
     x0 = clips.latents
     batch, frames = x0.shape[:2]
@@ -80,7 +80,7 @@ def loss(model: CausalWan, clips: Clips, config: TeacherForcingTraining, policy:
         torch.cat([torch.zeros_like(t), t], dim=1),  # clean frames are at t = 0
         clips.text,
         torch.cat([clips.slot, slot], dim=1),  # the history always knows its prompts
-        Sight(policy, clips.shot, config.chunk),
+        Sight(policy, clips.shot, config.chunk, across=across),
     )
     return fn.mse_loss(pred[:, frames:].float(), path.velocity(x0, eps))
 
@@ -89,8 +89,9 @@ def train(config: TeacherForcingTraining, model: CausalWan, store: Store, run: R
     """Yield one log row per step; resumes."""
 
     def stage_loss(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
-        frames, policy = clip_length(config, step), policy_at(config, step)
+        frames, (policy, across) = clip_length(config, step), sight_at(config, step)
         clips = store.clips(max(1, config.frames_per_batch // frames), frames, rng)
-        return loss(model, clips, config, policy, rng), {"frames": frames, "policy": type(policy).__name__}
+        name = "Across" if across else type(policy).__name__
+        return loss(model, clips, config, policy, rng, across), {"frames": frames, "policy": name}
 
     return run_loop(model, stage_loss, config, run)
