@@ -78,7 +78,7 @@ def test_a_small_card_is_complete_and_plain_json(bundle, reader, capsys):
     quick = replace(bundle, sampling=replace(bundle.sampling, steps=2))
     rows = measure(quick, reader, CAMR(budget=4), CardConfig(seeds=(0,), films=2, latents=8, away=(1,)))
     record = json.loads(json.dumps(card(rows, model="x", recogniser=reader.accuracy), allow_nan=False))
-    for metric in (*PROMPTED, "cuts", "identity after 1 away", "scenery after 1 away", "drift"):
+    for metric in (*PROMPTED, "cuts", "identity after 1 away", "scenery after 1 away", "identity after 3 away, reframed", "drift"):
         assert set(record["metrics"][metric]) == {"value", "low", "high", "n", "chance", "upper"}
     assert len(card_table(record)) == len(record["metrics"])
     print_card(record, Console(width=120))

@@ -78,6 +78,15 @@ def test_returns_after_absence_are_common():
     assert returns > 0.5 * len(FILMS)
 
 
+def test_set_ups_return():
+    """As in shot and reverse shot: the same who, where, size and time as in an earlier shot, with another between."""
+    again = 0
+    for plan in FILMS:
+        keys = [(s.character, s.place, s.attributes["size"], s.attributes["time"]) for s in plan.shots if not s.continues]
+        again += any(key in keys[: i - 1] for i, key in enumerate(keys) if i > 1)
+    assert again > 0.4 * len(FILMS)
+
+
 def test_identity_is_balanced():
     """A skewed identity would let a model guess."""
     for name in vocab.UNPROMPTED:
@@ -97,7 +106,9 @@ def test_an_absence_is_an_absence(away):
             assert shot.character != first.character and shot.place != first.place
             assert (shot.attributes["kind"], shot.attributes["colour"]) != (first.attributes["kind"], first.attributes["colour"])
             assert shot.attributes["setting"] != first.attributes["setting"]
-        assert all(first.attributes[n] == again.attributes[n] for n in (*vocab.IDENTITY, *vocab.SCENERY))
+        assert all(first.attributes[n] == again.attributes[n] for n in (*vocab.IDENTITY, *vocab.SCENERY, "size"))
+        first, *_, again = casting.absence(2, index, away, reframed=True).shots[1:]
+        assert first.attributes["size"] != again.attributes["size"]
 
 
 def test_the_truth_of_a_rendered_film():

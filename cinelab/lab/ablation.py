@@ -36,7 +36,7 @@ class Cell:
 
 def memory_cell(run_dir: str | Path, model: str, policy: str, budget: int, away: int, seed: int, films: int,
                 steps: int | None = None, score: str = "mass", per_head: bool = False,
-                positions: str | None = None) -> Cell:
+                positions: str | None = None, reframed: bool = False) -> Cell:
     """Measure recall after an absence and write rows.parquet, routing.parquet and cell.json to `run_dir`."""
     bundle, reader, folder = load(model), load_recogniser(), Path(run_dir)
     more = {"positions": positions} if positions else {}
@@ -45,7 +45,7 @@ def memory_cell(run_dir: str | Path, model: str, policy: str, budget: int, away:
     sampling = director_for(model, policy, budget, steps=steps).sampling
     parts, first = [], None
     for start in range(0, films, BATCH):
-        batch = absence_batch(bundle, HELD_OUT + seed, range(start, min(start + BATCH, films)), away, SHOT)
+        batch = absence_batch(bundle, HELD_OUT + seed, range(start, min(start + BATCH, films)), away, SHOT, reframed)
         known = batch.latents.shape[1] - SHOT
         frames, memory = make_frames(bundle, batch, rule, [1000 * seed + i for i in range(start, start + len(batch.plans))],
                                      sampling, known)
@@ -57,7 +57,7 @@ def memory_cell(run_dir: str | Path, model: str, policy: str, budget: int, away:
     rows = pd.concat(parts, ignore_index=True)
     summary = summarise(rows)
     info = {"policy": policy, "budget": budget, "away": away, "seed": seed, "films": films, "score": score,
-            "per_head": per_head, "positions": rule.positions, "history": (away + 2) * SHOT, "model": model}
+            "per_head": per_head, "positions": rule.positions, "reframed": reframed, "history": (away + 2) * SHOT, "model": model}
     write_atomic(folder / "rows.parquet", lambda path: rows.assign(**info).to_parquet(path))
     write_atomic(folder / "routing.parquet", lambda path: first[3].to_parquet(path))
     write_json(folder / "cell.json", info | {"recogniser": reader.accuracy})

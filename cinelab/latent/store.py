@@ -22,11 +22,11 @@ from cinelab.world import casting, render
 
 @dataclass(frozen=True)
 class StoreConfig:
-    seed: int = 1
-    films: int = 6000
+    seed: int = 2
+    films: int = 4000
     latents: int = 24  # latent frames a film
     shortest: int = 2  # shots last from ...
-    longest: int = 8  # ... to, in latent frames
+    longest: int = 6  # ... to, in latent frames
     shard: int = 200  # films a file
 
 

@@ -32,13 +32,17 @@ HELD_OUT = 50_000  # seeds from here on are never trained on
 
 @dataclass(frozen=True)
 class CardConfig:
-    """How much is measured. `films` for each seed; `away` shots without A in the recall test."""
+    """How much is measured. `films` for each seed; `away` shots without A in the recall test.
+
+    After `reframed_away` shots it is also asked whether A is recalled in another shot size.
+    """
 
     seeds: tuple[int, ...] = (0, 1, 2)
     films: int = 32
     latents: int = 24  # latent frames a film
     shot_latents: tuple[int, int] = (3, 6)
     away: tuple[int, ...] = (1, 3, 5)
+    reframed_away: int = 3
 
     def __post_init__(self):
         if not self.seeds or self.films < 2:
@@ -52,9 +56,9 @@ def measure(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConf
     for seed in config.seeds:
         tell(f"seed {seed}: films")
         parts.append(_films(bundle, reader, policy, config, seed))
-        for away in config.away:
-            tell(f"seed {seed}: {away} shots away")
-            parts.append(_recalls(bundle, reader, policy, config, seed, away))
+        for away, reframed in [*((away, False) for away in config.away), (config.reframed_away, True)]:
+            tell(f"seed {seed}: {away} shots away" + ", reframed" * reframed)
+            parts.append(_recalls(bundle, reader, policy, config, seed, away, reframed))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -67,15 +71,16 @@ def _films(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfi
     return _sources(lambda shown, plans: film_rows(reader, shown, plans), frames, truth, plans, seed)
 
 
-def _recalls(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig, seed: int, away: int) -> pd.DataFrame:
-    batch = absence_batch(bundle, HELD_OUT + seed, range(config.films), away)
+def _recalls(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig, seed: int, away: int,
+             reframed: bool) -> pd.DataFrame:
+    batch = absence_batch(bundle, HELD_OUT + seed, range(config.films), away, reframed=reframed)
     seeds = [1000 * seed + i for i in range(config.films)]
     made, _ = recall(bundle, reader, batch, policy, seeds)
     truth = recall_rows(reader, decode(bundle, batch.latents), batch.plans)
     chance = recall_rows(reader, decode(bundle, batch.latents), shuffled(batch.plans))
     rows = pd.concat([made.assign(source="model"), truth.assign(source="truth"), chance.assign(source="chance")])
     rows = rows[rows.metric != "prompt"]
-    return rows.assign(seed=seed, metric=rows.metric + f" after {away} away")
+    return rows.assign(seed=seed, metric=rows.metric + f" after {away} away" + ", reframed" * reframed)
 
 
 def _sources(score: Callable, frames: np.ndarray, truth: np.ndarray, plans: Sequence, seed: int) -> pd.DataFrame:

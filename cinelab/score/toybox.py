@@ -117,9 +117,10 @@ def make_frames(bundle: Bundle, batch: Batch, policy: Policy, seeds: Sequence[in
     return decode(bundle, latents), memory
 
 
-def absence_batch(bundle: Bundle, seed: int, films: range, away: int, shot_latents: int = 3) -> Batch:
-    """Memory tests: X, A at home, `away` shots without A, A at home again."""
-    return encode_plans(bundle, [casting.absence(seed, index, away, shot_latents) for index in films])
+def absence_batch(bundle: Bundle, seed: int, films: range, away: int, shot_latents: int = 3,
+                  reframed: bool = False) -> Batch:
+    """Memory tests: X, A at home, `away` shots without A, A at home again (in another shot size if `reframed`)."""
+    return encode_plans(bundle, [casting.absence(seed, index, away, shot_latents, reframed) for index in films])
 
 
 def recall(bundle: Bundle, reader: Recogniser, batch: Batch, policy: Policy, seeds: Sequence[int],

@@ -51,6 +51,7 @@ class FilmPlan:
         return [number for number, shot in zip(numbers, self.shots, strict=True) for _ in range(shot.latents)]
 
 
+RETURNS = 0.5  # share of the shots that go back to an earlier set-up, where there is one
 SCENERIES = 4  # ways in which the small scenery of a setting is laid out
 
 
@@ -89,7 +90,8 @@ def shoot(rng: Random, character: dict, place: dict, numbers: tuple[int, int], t
 def film(seed: int, index: int, latents: int, shot_latents: tuple[int, int] = (2, 4)) -> FilmPlan:
     """Film `index`: shots of `shot_latents` (low, high) latent frames that fill exactly `latents`.
 
-    A small cast and few places make returns frequent; neighbouring shots always differ in character or place.
+    A small cast and few places make returns frequent; neighbouring shots always differ in character or place. As in
+    shot and reverse shot, many returns are to a set-up that was there before: who, where, how large, at what time.
     """
     rng = rng_for(seed, index)
     cast, places = hire(rng, rng.randint(1, 4)), scout(rng, rng.randint(1, 3))
@@ -102,6 +104,10 @@ def film(seed: int, index: int, latents: int, shot_latents: tuple[int, int] = (2
             shots.append(go_on(rng, shots[-1], length))
             continue
         before = (shots[-1].character, shots[-1].place) if shots else None
+        setups = [shot for shot in shots if (shot.character, shot.place) != before]
+        if setups and rng.random() < RETURNS:
+            shots.append(go_back(rng, rng.choice(setups), cast, places, length))
+            continue
         who, where = before or (0, 0)
         while (who, where) == before or before is None:
             who, where = rng.randrange(len(cast)), rng.randrange(len(places))
@@ -120,6 +126,12 @@ def go_on(rng: Random, before: ShotPlan, latents: int) -> ShotPlan:
     return replace(before, attributes=attributes, caption=text, latents=latents, continues=True)
 
 
+def go_back(rng: Random, setup: ShotPlan, cast: list[dict], places: list[dict], latents: int) -> ShotPlan:
+    """The same character, place, shot size and time of day as before; action and camera are new."""
+    numbers, kept = (setup.character, setup.place), setup.attributes
+    return shoot(rng, cast[setup.character], places[setup.place], numbers, kept["time"], latents, size=kept["size"])
+
+
 def shot_lengths(rng: Random, total: int, low: int, high: int) -> list[int]:
     """Random lengths within [low, high] that add up to `total` (the last may be shorter)."""
     lengths: list[int] = []
@@ -129,10 +141,11 @@ def shot_lengths(rng: Random, total: int, low: int, high: int) -> list[int]:
     return lengths
 
 
-def absence(seed: int, index: int, away: int, shot_latents: int = 3) -> FilmPlan:
+def absence(seed: int, index: int, away: int, shot_latents: int = 3, reframed: bool = False) -> FilmPlan:
     """The memory test: an opening shot, A at home, `away` shots without A or its home, then A at home again.
 
-    A's first appearance is never the film's first shot, so an attention sink cannot answer by itself.
+    A's first appearance is never the film's first shot, so an attention sink cannot answer by itself. With `reframed`
+    A returns in another shot size: what was seen must be redrawn, not only retrieved.
     """
     rng = rng_for(seed, index, away)
     (hero, *others), (home, *elsewhere) = hire(rng, 4), scout(rng, 3)
@@ -143,8 +156,9 @@ def absence(seed: int, index: int, away: int, shot_latents: int = 3) -> FilmPlan
         who, where = rng.randrange(len(others)), rng.randrange(len(elsewhere))
         return shoot(rng, others[who], elsewhere[where], (1 + who, 1 + where), time, shot_latents)
 
-    sizes = [rng.choice(("wide", "medium")) for _ in range(2)]
-    first, again = (shoot(rng, hero, home, (0, 0), time, shot_latents, size=size, **plain) for size in sizes)
+    sizes = rng.sample(("wide", "medium"), 2)
+    first, again = (shoot(rng, hero, home, (0, 0), time, shot_latents, size=size, **plain)
+                    for size in (sizes[0], sizes[int(reframed)]))
     return FilmPlan((extra(), first, *(extra() for _ in range(away)), again), (seed, index, away))
 
 
