@@ -62,7 +62,7 @@ def test_a_changed_last_prompt_leaves_the_earlier_shots_alone(film, bundle):
 @pytest.mark.parametrize("policy", [Full(), Window(window=3), CAMR(budget=4)], ids=lambda p: type(p).__name__)
 def test_a_film_that_goes_on_from_a_snapshot_equals_the_uninterrupted_one(bundle, policy):
     director = Director(bundle, policy)
-    line, memory, whole, saved = director.timeline(PLAY), Memory(policy, bundle.chunk), [], None
+    line, memory, whole, saved = director.timeline(PLAY), Memory(policy, bundle.chunk, bundle.reach), [], None
     for timed in stream(bundle, [line], memory, [4], pictures=False):
         whole.append(timed.latents)
         if timed.index == 5:

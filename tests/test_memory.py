@@ -16,7 +16,8 @@ CONFIG = WanConfig(num_attention_heads=3, attention_head_dim=16, num_layers=3, f
 STATIC = [Full(), Window(window=2), Sink(sink=1, window=2), ShotSink(sink=1, shot_sink=1, window=1), Window(window=0),
           Window(window=2, positions="packed"), Sink(sink=2, window=1, positions="packed"),
           ShotSink(sink=1, shot_sink=1, window=2, positions="packed")]
-ROUTED = [CAMR(budget=3, window=1), CAMR(budget=3, window=1, positions="absolute"),
+ROUTED = [CAMR(budget=3, window=1), CAMR(budget=3, window=1, positions="packed"),
+          CAMR(budget=3, window=1, per_head=False), CAMR(budget=3, window=1, per_head=False, positions="packed"),
           CAMR(budget=3, window=1, score="mean"), CAMR(budget=3, window=0, per_head=True),
           CAMR(budget=4, sink=1, shot_sink=1, window=1, per_head=True, positions="absolute")]
 
@@ -149,7 +150,7 @@ def test_bidirectional_first_chunk_alone_equals_causal_first_chunk():
 def test_frame_units_route_single_frames_of_a_chunk():
     model, x, prompts, shot, _ = scene(chunk=2)
     t = (torch.randn_like(x), torch.full(x.shape[:2], 0.5))
-    live, memory = stream(model, x, prompts, shot, 2, CAMR(budget=3, window=1, unit="frame"), t)
+    live, memory = stream(model, x, prompts, shot, 2, CAMR(budget=3, window=1, unit="frame", per_head=False), t)
     assert memory.length == 14 and live.isfinite().all()
     assert memory.routing_table().groupby(["chunk", "layer"]).size().max() == 3
 
@@ -167,7 +168,7 @@ def make(policy, memory=None, start=0, stop=None, seeds=(5, 6), model_seed=0):
     return torch.cat(parts, 1), memory
 
 
-@pytest.mark.parametrize("policy", [Full(), CAMR(budget=3), CAMR(budget=2, per_head=True)], ids=repr)
+@pytest.mark.parametrize("policy", [Full(), CAMR(budget=3), CAMR(budget=2, per_head=False)], ids=repr)
 @torch.no_grad()
 def test_snapshot_and_branch_equal_the_uninterrupted_film_bitwise(policy):
     whole, _ = make(policy)
@@ -192,7 +193,7 @@ def test_same_seed_same_film_and_each_film_keeps_its_own_noise():
 
 @torch.no_grad()
 def test_routing_table_names_what_was_kept():
-    _, memory = make(CAMR(budget=3, window=1))
+    _, memory = make(CAMR(budget=3, window=1, per_head=False))
     table = memory.routing_table(film=1)
     late = table[(table.chunk == 6) & (table.layer == 0)]
     assert len(late) == 3 and set(late.kind) == {"window", "routed"}
@@ -212,3 +213,22 @@ def test_a_contradicting_policy_is_refused_with_both_values():
 def test_memory_out_of_order_is_refused():
     with pytest.raises(CinelabError, match="record"):
         Memory(Full(), 1).commit()
+
+
+@torch.no_grad()
+def test_history_beyond_the_reach_stands_at_the_reach():
+    """Nearer than the reach nothing changes; farther, a film is no longer told how long ago something was."""
+    model, x, prompts, shot, frames = scene()
+
+    def last(reach, first):
+        memory, text = Memory(Full(), 1, reach), model.encode_text(prompts)
+        order = [first, *range(1, frames)]
+        for i, j in enumerate(order):
+            memory.begin(i, shot[:, i])
+            memory.record()
+            out = model(x[:, j : j + 1], torch.zeros(2, 1), text, shot[:, j : j + 1], memory)
+            memory.commit()
+        return out
+
+    assert torch.equal(last(None, 0), last(frames - 1, 0))
+    assert (last(None, 0) - last(2, 0)).abs().max() > 1e-6

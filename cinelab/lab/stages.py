@@ -103,24 +103,24 @@ def bidirectional(run_dir: str | Path, store: Store, preset: str = "toy", seed: 
                   changes: dict | None = None) -> Stage:
     """Stage 0 from scratch."""
     config = override(presets.bidirectional(preset, seed), changes or {})
-    return _stage(stage0, config, run_dir, store, None, seed, chunk=1)
+    return _stage(stage0, config, run_dir, store, None, seed, 1, max(config.lengths))
 
 
 def teacher_forcing(run_dir: str | Path, store: Store, preset: str = "toy", init: str | None = "toybox-bidirectional",
                     seed: int = 0, changes: dict | None = None) -> Stage:
     """Stage 1, from a stage 0 checkpoint (name or folder) or from scratch (None)."""
     config = override(presets.teacher_forcing(preset, seed), changes or {})
-    return _stage(stage1, config, run_dir, store, init, seed, config.chunk)
+    return _stage(stage1, config, run_dir, store, init, seed, config.chunk, max(config.curriculum))
 
 
-def _stage(module, config, run_dir, store, init, seed, chunk) -> Stage:
+def _stage(module, config, run_dir, store, init, seed, chunk, span) -> Stage:
     torch.manual_seed(seed)
     run, model = Run(run_dir, config), init_toy(CausalWan(config.model))
     if init is not None:
         folder = zoo.find(init)
         zoo.fill(model, zoo.read_weights(folder / zoo.WEIGHTS), folder / zoo.WEIGHTS).requires_grad_(True)
     model.train()
-    describe = lambda: zoo.model_config(config.model, zoo.toy_encoder(), "toybox-codec", Sampling(), chunk, FPS,  # noqa: E731
+    describe = lambda: zoo.model_config(config.model, zoo.toy_encoder(), "toybox-codec", Sampling(), chunk, span, FPS,  # noqa: E731
                                         (HEIGHT, WIDTH), stage=module.__name__.rsplit(".", 1)[-1], init=init)
     return Stage(config, run, model, lambda: module.train(config, model, store, run), describe)
 

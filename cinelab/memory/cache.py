@@ -53,6 +53,7 @@ class Memory:
 
     policy: Policy
     chunk: int  # frames a chunk
+    reach: int | None = None  # frames; history farther back stands at this distance, for the model has seen no farther
     shelves: dict[int, tuple[Shelf, Shelf]] = field(default_factory=dict)
     length: int = 0  # finished units
     unit_shots: tuple[Tensor, ...] = ()  # per unit, the shot of every film (B,)
@@ -159,6 +160,8 @@ class Memory:
         if self.policy.positions == "packed":
             return rope.turn(keys, rope.table(torch.arange(picks.shape[-1] * size)))
         frames = (picks[..., None] * size + torch.arange(size, device=picks.device)).flatten(-2)  # (B, G, k size)
+        if self.reach is not None:
+            frames = frames.clamp(min=self.frames_done - self.reach)
         table = rope.table(frames)[..., 0, :]  # (B, G, k U, d/2)
         assert table.shape[-2] == tokens
         return rope.turn(keys, table.transpose(1, 2))

@@ -132,8 +132,7 @@ class CAMR(Policy):
     shot_sink: int = 0
     window: int = 1
     score: str = "mass"
-    per_head: bool = False
-    positions: str = field(default="packed", kw_only=True)
+    per_head: bool = True
 
     def _check(self) -> None:
         if self.score not in SCORES:

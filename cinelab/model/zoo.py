@@ -37,9 +37,15 @@ class Bundle:
     encoder: WordEncoder
     sampling: Sampling
     chunk: int  # latent frames a chunk
+    span: int  # latent frames of the longest clip it was trained on
     fps: float
     size: tuple[int, int]  # height, width in pixels
     config: dict  # as stored
+
+    @property
+    def reach(self) -> int:
+        """The farthest that a frame has looked back in training, in latent frames."""
+        return self.span - 1
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -114,11 +120,11 @@ def read_part(folder: Path, key: str) -> Any:
     return config[key]
 
 
-def model_config(model: WanConfig, encoder: WordEncoder, codec: str, sampling: Sampling, chunk: int, fps: float,
-                 size: tuple[int, int], **more: Any) -> dict:
+def model_config(model: WanConfig, encoder: WordEncoder, codec: str, sampling: Sampling, chunk: int, span: int,
+                 fps: float, size: tuple[int, int], **more: Any) -> dict:
     """What config.json of a model checkpoint says."""
     return {"model": to_dict(model), "text": to_dict(encoder.config) | {"vocabulary": list(encoder.vocabulary)},
-            "codec": codec, "sampling": to_dict(sampling), "chunk": chunk, "fps": fps, "size": list(size), **more}
+            "codec": codec, "sampling": to_dict(sampling), "chunk": chunk, "span": span, "fps": fps, "size": list(size), **more}
 
 
 def load(name: str | Path, device: str = "cpu") -> Bundle:
@@ -132,4 +138,4 @@ def load(name: str | Path, device: str = "cpu") -> Bundle:
     near = folder.parent / config["codec"]
     codec = load_codec(near if (near / CONFIG).exists() else config["codec"])
     return Bundle(folder.name, model.to(device), codec.to(device), encoder, from_dict(Sampling, config["sampling"]),
-                  config["chunk"], config["fps"], tuple(config["size"]), config)
+                  config["chunk"], config["span"], config["fps"], tuple(config["size"]), config)

@@ -36,7 +36,7 @@ def endless(bundle: Bundle, chunks: int, shot_chunks: int = 8, seed: int = 0) ->
 
 def run(bundle: Bundle, policy: Policy, chunks: int, sampling: Sampling | None = None) -> pd.DataFrame:
     """A row a chunk: chunk, text, dit, memory, decode, total (seconds), frames."""
-    memory, rows = Memory(policy, bundle.chunk), []
+    memory, rows = Memory(policy, bundle.chunk, bundle.reach), []
     for timed in stream(bundle, [endless(bundle, chunks)], memory, [0], sampling):
         rows.append({"chunk": timed.index, **timed.seconds, "total": timed.total, "frames": timed.frames.shape[1]})
     return pd.DataFrame(rows)
@@ -54,7 +54,7 @@ def summary(timings: pd.DataFrame, warm: int = 4) -> dict:
 def running(bundle: Bundle, policy: Policy, start: int, count: int, sampling: Sampling) -> Iterator[Timed]:
     """Chunks start .. start + count of a film whose earlier chunks are only remembered, not made."""
     given = torch.randn(1, start * bundle.chunk, *bundle.latent_shape)
-    chunks = stream(bundle, [endless(bundle, start + count)], Memory(policy, bundle.chunk), [0], sampling, given)
+    chunks = stream(bundle, [endless(bundle, start + count)], Memory(policy, bundle.chunk, bundle.reach), [0], sampling, given)
     return islice(chunks, start, None)
 
 

@@ -84,15 +84,19 @@ class Director:
                                f"{LONGEST} are made in one go, so split the film.")
         return line
 
+    def memory(self) -> Memory:
+        """An empty memory for a new film."""
+        return Memory(self.policy, self.bundle.chunk, self.bundle.reach)
+
     def stream(self, screenplay: Screenplay, memory: Memory | None = None) -> Iterator[Timed]:
         """Yield the film chunk by chunk; frames are uint8 (1, f, H, W, 3)."""
         line = self.timeline(screenplay)
-        memory = memory or Memory(self.policy, self.bundle.chunk)
+        memory = memory or self.memory()
         yield from stream(self.bundle, [line], memory, [self._seed(screenplay)], self.sampling, bf16=self.bf16)
 
     def render(self, screenplay: Screenplay, progress: Callable[[int, int], None] | None = None) -> Film:
         """The whole film. `progress(done, of)` is called after every chunk."""
-        line, memory = self.timeline(screenplay), Memory(self.policy, self.bundle.chunk)
+        line, memory = self.timeline(screenplay), self.memory()
         frames, rows = [], []
         for timed in self.stream(screenplay, memory):
             frames.append(timed.frames[0])

@@ -109,7 +109,7 @@ def stream(bundle: Bundle, timelines: Sequence[Timeline], memory: Memory, seeds:
 def make(bundle: Bundle, timelines: Sequence[Timeline], policy: Policy, seeds: Sequence[int],
          sampling: Sampling | None = None, given: Tensor | None = None, bf16: bool = True) -> tuple[Tensor, Memory]:
     """All latents (B, F, C, h, w) of a batch of films, and the memory they left."""
-    memory = Memory(policy, timelines[0].slots[0].frames)
+    memory = Memory(policy, bundle.chunk, bundle.reach)
     made = stream(bundle, timelines, memory, seeds, sampling, given, bf16, pictures=False)
     return torch.cat([timed.latents.float() for timed in made], dim=1), memory
 

@@ -39,7 +39,7 @@ def bidirectional(preset: str, seed: int = 0) -> BidirectionalTraining:
 
 
 def teacher_forcing(preset: str, seed: int = 0) -> TeacherForcingTraining:
-    toy = TeacherForcingTraining(model=TOY, steps=4900, optim=Optim(lr=8e-4, ema=0.998), seed=seed)
+    toy = TeacherForcingTraining(model=TOY, steps=5300, optim=Optim(lr=8e-4, ema=0.998), seed=seed)
     smoke = replace(toy, model=SMOKE, steps=4, frames_per_batch=16, curriculum=(4, 8), camr=CAMR(budget=3),
                     routed_from=0.5, camr_share=0.5, across_share=0.5, save_every=2)
     return _pick({"smoke": smoke, "toy": toy}, preset)

@@ -35,7 +35,7 @@ class TeacherForcingTraining:
     chunk: int = 1  # latent frames a chunk
     camr_share: float = 0.3  # of the later steps: what streaming will see
     across_share: float = 0.4  # of the later steps: other shots only, so that every chunk must recall, not copy
-    routed_from: float = 0.355  # the later steps begin after this share of the training
+    routed_from: float = 0.321  # the later steps begin after this share of the training
     drop_text: float = 0.1
     shift: float = 2.0
     seed: int = 0
