@@ -35,7 +35,7 @@ class Cell:
 
 
 def memory_cell(run_dir: str | Path, model: str, policy: str, budget: int, away: int, seed: int, films: int,
-                steps: int | None = None, score: str = "mass", per_head: bool = False,
+                steps: int | None = None, score: str = "mass", per_head: bool = True,
                 positions: str | None = None, reframed: bool = False) -> Cell:
     """Measure recall after an absence and write rows.parquet, routing.parquet and cell.json to `run_dir`."""
     bundle, reader, folder = load(model), load_recogniser(), Path(run_dir)
