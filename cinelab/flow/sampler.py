@@ -25,7 +25,7 @@ SOLVERS = ("euler", "ab2")
 class Sampling:
     """How the many-step model is sampled."""
 
-    steps: int = 16
+    steps: int = 8
     solver: str = "ab2"  # euler, or Adams-Bashforth of second order
     guidance: float = 2.0  # 1 = off
     shift: float = 2.0  # of the timesteps
