@@ -25,8 +25,8 @@ class CutDetector:
     """A step between two frames is a cut when it is large and stands out of the steps around it."""
 
     floor: float = 0.04  # least change, 0..1
-    ratio: float = 2.3  # times the usual change on the livelier side of the step
-    window: int = 5  # steps looked at on either side
+    ratio: float = 2.0  # times the usual change on the livelier side of the step
+    window: int = 6  # steps looked at on either side
     least_shot: int = 3  # frames; of two steps nearer than that only the larger can be a cut
 
     def __post_init__(self):
@@ -83,14 +83,15 @@ def _colours(frame: np.ndarray) -> np.ndarray:
 
 
 def usual_change(steps: np.ndarray, window: int) -> np.ndarray:
-    """For each step the median of the `window` steps before it or after it, the larger one, (F-1,).
+    """For each step the second largest of the `window` steps before it or after it, the larger one, (F-1,).
 
-    The larger side makes the first step of a pan no cut: what follows it is as large.
+    The larger side makes the first step of a pan no cut: what follows it is as large. A codec that packs two frames into
+    one moves in every other step, which a median would call usual; the very largest may be the next cut.
     """
     usual = np.zeros(len(steps))
     for i in range(len(steps)):
         sides = steps[max(0, i - window) : i], steps[i + 1 : i + 1 + window]
-        usual[i] = max((np.median(side) for side in sides if len(side)), default=0.0)
+        usual[i] = max((np.quantile(side, 0.8, method="lower") for side in sides if len(side)), default=0.0)
     return usual
 
 
