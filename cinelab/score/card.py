@@ -3,7 +3,7 @@
 `python -m cinelab score NAME` writes results/reference/<name>.json; anyone can make it again on fresh seeds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from cinelab.score.recogniser import Recogniser
 from cinelab.score.stats import bootstrap
 from cinelab.score.toybox import (
     absence_batch,
+    chance_rows,
     decode,
     encode_plans,
     film_rows,
@@ -68,7 +69,9 @@ def _films(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfi
     seeds = [1000 * seed + i for i in range(config.films)]
     frames, _ = make_frames(bundle, batch, policy, seeds)
     truth = decode(bundle, batch.latents)
-    return _sources(lambda shown, plans: film_rows(reader, shown, plans), frames, truth, plans, seed)
+    sources = {"model": film_rows(reader, frames, plans), "truth": film_rows(reader, truth, plans),
+               "chance": chance_rows(reader, truth, plans)}
+    return pd.concat([rows.assign(source=name) for name, rows in sources.items()]).assign(seed=seed)
 
 
 def _recalls(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig, seed: int, away: int,
@@ -81,15 +84,6 @@ def _recalls(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardCon
     rows = pd.concat([made.assign(source="model"), truth.assign(source="truth"), chance.assign(source="chance")])
     rows = rows[rows.metric != "prompt"]
     return rows.assign(seed=seed, metric=rows.metric + f" after {away} away" + ", reframed" * reframed)
-
-
-def _sources(score: Callable, frames: np.ndarray, truth: np.ndarray, plans: Sequence, seed: int) -> pd.DataFrame:
-    rows = [score(frames, plans).assign(source="model"), score(truth, plans).assign(source="truth")]
-    equal = [plan for plan in plans if len(plan.shots) == len(plans[0].shots)]
-    index = [i for i, plan in enumerate(plans) if len(plan.shots) == len(plans[0].shots)]
-    if len(equal) > 1:  # chance: pictures of one film, plan of another with as many shots
-        rows.append(score(truth[index], shuffled(equal)).assign(source="chance"))
-    return pd.concat(rows).assign(seed=seed)
 
 
 def card(rows: pd.DataFrame, **info) -> dict:

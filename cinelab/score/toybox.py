@@ -73,17 +73,21 @@ def cut_rows(frames: np.ndarray, plans: Sequence[FilmPlan]) -> list[tuple]:
     return rows
 
 
-def consistency_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[tuple]:
-    """Does a character (place) that comes back look as it did when it first appeared in this very film?"""
+def consistency_rows(seen: list[list[dict]], plans: Sequence[FilmPlan], strangers: bool = False) -> list[tuple]:
+    """Does a character (place) that comes back look as it did when it first appeared in this very film?
+
+    With `strangers` it is compared with a shot of the next film instead: what chance scores.
+    """
     rows = []
     for film, plan in enumerate(plans):
         first: dict[tuple, int] = {}
+        known = seen[(film + 1) % len(seen)] if strangers else seen[film]
         for shot, entry in enumerate(plan.shots):
             for metric, names, key in (("identity kept", IDENTITY, ("who", entry.character)),
                                        ("scenery kept", SCENERY, ("where", entry.place))):
                 begin = first.setdefault(key, shot)
                 if begin != shot and not entry.continues:
-                    rows += [(film, shot, metric, float(seen[film][shot][n] == seen[film][begin][n])) for n in names]
+                    rows += [(film, shot, metric, float(seen[film][shot][n] == known[begin % len(known)][n])) for n in names]
     return rows
 
 
@@ -105,8 +109,15 @@ def table(rows: Iterable[tuple], **more) -> pd.DataFrame:
 def film_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> pd.DataFrame:
     """Everything that can be asked of whole films."""
     seen = read_shots(reader, frames, plans)
-    rows = prompt_rows(seen, plans) + cut_rows(frames, plans) + consistency_rows(seen, plans) + drift_rows(seen, plans)
-    return table(rows)
+    return table(prompt_rows(seen, plans) + cut_rows(frames, plans) + consistency_rows(seen, plans) + drift_rows(seen, plans))
+
+
+def chance_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> pd.DataFrame:
+    """What the same questions score by chance: prompts and cuts of the next film, looks of the next film's characters."""
+    equal = [i for i, plan in enumerate(plans) if len(plan.shots) == len(plans[0].shots)]
+    shown, asked = frames[equal], shuffled([plans[i] for i in equal])
+    rows = prompt_rows(read_shots(reader, shown, asked), asked) + cut_rows(shown, asked)
+    return table(rows + consistency_rows(read_shots(reader, frames, plans), plans, strangers=True))
 
 
 def make_frames(bundle: Bundle, batch: Batch, policy: Policy, seeds: Sequence[int], sampling: Sampling | None = None,
