@@ -88,6 +88,7 @@ def execute_locked(notebook: Path, out_dir: Path, parameters: dict, note: Callab
     count = _Count(sum(cell.cell_type == "code" for cell in _read(notebook)) + bool(parameters))
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output)]
     hooks = {"on_notebook_start": note, "on_cell_execute": count}
+    hooks |= {"cwd": str(notebook.resolve().parent)}  # paths in a notebook mean what they mean in JupyterLab
     hooks |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
     try:
         papermill.execute_notebook(*paths, parameters, **PAPERMILL, **hooks)
