@@ -3,7 +3,6 @@
 import json
 import sys
 import warnings
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -103,7 +102,7 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, typer.Option(help
     policies = {"full": Full(), "window": Window(window=budget), "sink": Sink(sink=1, window=budget - 1),
                 "camr": CAMR(budget=budget)}
     bundle = load(model)
-    bundle.sampling = replace(bundle.sampling, steps=steps or bundle.sampling.steps)
+    bundle.sampling = bundle.levels(steps)
     rows = benchmark(bundle, policies, chunks, until).to_dict("records")
     record = {"model": model, "sampling": to_dict(bundle.sampling), "budget": budget, "chunks": chunks, "until": until,
               **hardware(), "rows": rows}

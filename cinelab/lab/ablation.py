@@ -9,7 +9,6 @@ from PIL import Image
 
 from cinelab.files import write_atomic, write_json
 from cinelab.lab.catalogue import sheet
-from cinelab.lab.first_film import director_for
 from cinelab.lab.plots import routing_by_shot
 from cinelab.memory.policy import policy_named
 from cinelab.model.zoo import load
@@ -42,13 +41,12 @@ def memory_cell(run_dir: str | Path, model: str, policy: str, budget: int, away:
     more = {"positions": positions} if positions else {}
     more |= {"score": score, "per_head": per_head} if policy == "camr" else {}
     rule = policy_named(policy, budget, **more)
-    sampling = director_for(model, policy, budget, steps=steps).sampling
     parts, first = [], None
     for start in range(0, films, BATCH):
         batch = absence_batch(bundle, HELD_OUT + seed, range(start, min(start + BATCH, films)), away, SHOT, reframed)
         known = batch.latents.shape[1] - SHOT
         frames, memory = make_frames(bundle, batch, rule, [1000 * seed + i for i in range(start, start + len(batch.plans))],
-                                     sampling, known)
+                                     bundle.levels(steps), known)
         truth = decode(bundle, batch.latents)
         sources = {"model": (frames, batch.plans), "truth": (truth, batch.plans), "chance": (truth, shuffled(batch.plans))}
         parts += [recall_rows(reader, *shown).assign(source=name, film=lambda t, s=start: t.film + s)

@@ -1,7 +1,6 @@
 """A screenplay to a folder that can be looked at: film, storyboard, routing picture, scores."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -21,8 +20,7 @@ def director_for(model: str, policy: str = "camr", budget: int = 6, seed: int | 
                  steps: int | None = None) -> Director:
     """A director from plain values, as a notebook or the command line has them."""
     bundle = load(model)
-    sampling = bundle.sampling if steps is None else replace(bundle.sampling, steps=steps)
-    return Director(bundle, policy_named(policy, budget), seed, sampling)
+    return Director(bundle, policy_named(policy, budget), seed, bundle.levels(steps))
 
 
 def direct_film(play: Screenplay, folder: str | Path, model: str = "toybox-base", policy: str = "camr", budget: int = 6,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
-from cinelab.memory.policy import Full, Policy, RandomTopK
+from cinelab.memory.policy import Full, Policy
 from cinelab.memory.routing import choose, relevance
 from cinelab.memory.sight import gather
 
@@ -97,13 +97,6 @@ class Memory:
         """An independent memory with the same content; costs nothing until one of the two writes on."""
         return replace(self, shelves=dict(self.shelves))
 
-    def with_policy(self, policy: Policy) -> "Memory":
-        """A snapshot under another policy of the same unit."""
-        if policy.unit != self.policy.unit and self.length and self.chunk > 1:
-            raise CinelabError(f"The memory keeps units of one {self.policy.unit}, the new policy wants "
-                               f"{policy.unit!r}; start a new film.")
-        return replace(self.snapshot(), policy=policy)
-
     def layer(self, index: int, rope) -> Callable:
         return lambda q, k, v: self._look(index, rope, q, k, v)
 
@@ -141,14 +134,11 @@ class Memory:
             now.priority = self.policy.priority(torch.stack(self.unit_shots, dim=-1), now.shot)  # (B, n)
         priority, scores = now.priority, None
         if self.policy.routed and self.policy.budget_at(self.length) < self.length:
-            scores = relevance(self.policy, q[: keys.shape[0], None], keys, None, self._place(index))[:, :, 0]
+            scores = relevance(self.policy, q[: keys.shape[0], None], keys, None, (now.chunk, index))[:, :, 0]
         picks = choose(self.policy, priority, scores)
         now.decided.append({"chunk": now.chunk, "shot": now.shot, "layer": index, "clean": now.recording,
                             "picks": picks, "scores": scores, "priority": priority})
         return picks
-
-    def _place(self, index: int) -> tuple[int, ...]:
-        return (self._now.chunk, index) if isinstance(self.policy, RandomTopK) else ()
 
     def _own_positions(self, kept: int) -> Tensor:
         start = kept * self.unit_frames if self.policy.positions == "packed" else self.frames_done

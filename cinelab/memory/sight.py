@@ -82,13 +82,12 @@ class TeacherForcing:
 
     def _masked(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
         """Absolute positions: one dense mask over all tokens."""
-        allowed = self._allowed(index, q, k)
-        n = allowed.shape[-1]
-        own = torch.eye(self.halves * n, dtype=torch.bool, device=q.device).expand(*allowed.shape[:2], -1, -1)
-        past = torch.cat([allowed, torch.zeros_like(allowed)], dim=-1) if self.halves == 2 else allowed
-        tokens = q.shape[1] // (self.halves * n)
         if self._mask is None or self.policy.routed:  # a static policy's is the same for all layers
-            self._mask = self._strips(past | own, tokens, q.dtype)
+            allowed = self._allowed(index, q, k)
+            n = allowed.shape[-1]
+            own = torch.eye(self.halves * n, dtype=torch.bool, device=q.device).expand(*allowed.shape[:2], -1, -1)
+            past = torch.cat([allowed, torch.zeros_like(allowed)], dim=-1) if self.halves == 2 else allowed
+            self._mask = self._strips(past | own, q.shape[1] // (self.halves * n), q.dtype)
         table = self._table("all", rope, torch.arange(self.frames).repeat(self.halves))
         return rope.turn(q, table), rope.turn(k, table), v, self._mask
 

@@ -7,7 +7,7 @@ no map. What a frame may attend to is not decided here: a *sight* (see `cinelab.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -228,11 +228,6 @@ class CausalWan(nn.Module):
             raise CinelabError(f"Latents {tuple(x.shape)} do not fit: wanted (B, F, {self.config.in_channels}, H, W) "
                                f"with H divisible by {rows} and W by {columns}.")
         return x.shape[3] // rows, x.shape[4] // columns
-
-
-def concat_text(parts: Sequence[TextKV]) -> TextKV:
-    """Join encoded prompts of several batches along B."""
-    return [(torch.cat([p[i][0] for p in parts]), torch.cat([p[i][1] for p in parts])) for i in range(len(parts[0]))]
 
 
 def init_toy(model: CausalWan) -> CausalWan:

@@ -5,7 +5,7 @@ Shipped ones live in cinelab/checkpoints: toybox-codec, toybox-bidirectional, to
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,10 @@ class Bundle:
     fps: float
     size: tuple[int, int]  # height, width in pixels
     config: dict  # as stored
+
+    def levels(self, steps: int | None) -> Sampling:
+        """The model's own sampling, with another number of steps if one is given."""
+        return self.sampling if steps is None else replace(self.sampling, steps=steps)
 
     @property
     def reach(self) -> int:

@@ -15,12 +15,11 @@ import pandas as pd
 import torch
 
 from cinelab.flow.sampler import Sampling
-from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, Policy
 from cinelab.memory.routing import relevance
 from cinelab.model.zoo import Bundle
 from cinelab.script.timeline import Slot, Timeline
-from cinelab.stream.engine import Timed, quick, stream
+from cinelab.stream.engine import Timed, empty_memory, quick, stream
 from cinelab.world.casting import caption_of_film
 
 CAUSES = ("text", "dit", "memory", "decode")
@@ -36,7 +35,7 @@ def endless(bundle: Bundle, chunks: int, shot_chunks: int = 8, seed: int = 0) ->
 
 def run(bundle: Bundle, policy: Policy, chunks: int, sampling: Sampling | None = None) -> pd.DataFrame:
     """A row a chunk: chunk, text, dit, memory, decode, total (seconds), frames."""
-    memory, rows = Memory(policy, bundle.chunk, bundle.reach), []
+    memory, rows = empty_memory(bundle, policy), []
     for timed in stream(bundle, [endless(bundle, chunks)], memory, [0], sampling):
         rows.append({"chunk": timed.index, **timed.seconds, "total": timed.total, "frames": timed.frames.shape[1]})
     return pd.DataFrame(rows)
@@ -54,7 +53,7 @@ def summary(timings: pd.DataFrame, warm: int = 4) -> dict:
 def running(bundle: Bundle, policy: Policy, start: int, count: int, sampling: Sampling) -> Iterator[Timed]:
     """Chunks start .. start + count of a film whose earlier chunks are only remembered, not made."""
     given = torch.randn(1, start * bundle.chunk, *bundle.latent_shape)
-    chunks = stream(bundle, [endless(bundle, start + count)], Memory(policy, bundle.chunk, bundle.reach), [0], sampling, given)
+    chunks = stream(bundle, [endless(bundle, start + count)], empty_memory(bundle, policy), [0], sampling, given)
     return islice(chunks, start, None)
 
 

@@ -19,7 +19,7 @@ from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import Timeline, plan
-from cinelab.stream.engine import Timed, stream
+from cinelab.stream.engine import Timed, empty_memory, stream
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
 
@@ -86,7 +86,7 @@ class Director:
 
     def memory(self) -> Memory:
         """An empty memory for a new film."""
-        return Memory(self.policy, self.bundle.chunk, self.bundle.reach)
+        return empty_memory(self.bundle, self.policy)
 
     def stream(self, screenplay: Screenplay, memory: Memory | None = None) -> Iterator[Timed]:
         """Yield the film chunk by chunk; frames are uint8 (1, f, H, W, 3)."""

@@ -56,6 +56,11 @@ def quick(bf16: bool, device: str = "cpu"):
         yield
 
 
+def empty_memory(bundle: Bundle, policy: Policy) -> Memory:
+    """The memory of a film that has not begun."""
+    return Memory(policy, bundle.chunk, bundle.reach)
+
+
 def script_of(timelines: Sequence[Timeline], null: int) -> Script:
     """Several timelines with equally many chunks as one batch."""
     counts = {len(line.slots) for line in timelines}
@@ -109,7 +114,7 @@ def stream(bundle: Bundle, timelines: Sequence[Timeline], memory: Memory, seeds:
 def make(bundle: Bundle, timelines: Sequence[Timeline], policy: Policy, seeds: Sequence[int],
          sampling: Sampling | None = None, given: Tensor | None = None, bf16: bool = True) -> tuple[Tensor, Memory]:
     """All latents (B, F, C, h, w) of a batch of films, and the memory they left."""
-    memory = Memory(policy, bundle.chunk, bundle.reach)
+    memory = empty_memory(bundle, policy)
     made = stream(bundle, timelines, memory, seeds, sampling, given, bf16, pictures=False)
     return torch.cat([timed.latents.float() for timed in made], dim=1), memory
 

@@ -1,6 +1,5 @@
 """Train the toy codec on rendered clips: absolute plus squared error, latents made robust by a little noise."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -80,7 +79,3 @@ def psnr(model: ToyCodec, clips: np.ndarray) -> Tensor:
         mse = fn.mse_loss((pictures + 1) / 2, (frames + 1) / 2)
         values.append(-10 * torch.log10(mse))
     return torch.stack(values)
-
-
-def cpu_threads() -> int:
-    return os.cpu_count() or 1

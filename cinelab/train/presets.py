@@ -6,7 +6,7 @@ from cinelab.errors import CinelabError
 from cinelab.latent.codec import ToyCodecConfig
 from cinelab.latent.store import StoreConfig
 from cinelab.memory.policy import CAMR
-from cinelab.model.wan import WAN_1_3B, WAN_14B, WanConfig
+from cinelab.model.wan import WanConfig
 from cinelab.train.bidirectional import BidirectionalTraining
 from cinelab.train.codec import CodecTraining
 from cinelab.train.optim import Optim
@@ -16,12 +16,6 @@ from cinelab.train.teacher_forcing import TeacherForcingTraining
 TOY = WanConfig(num_attention_heads=8, attention_head_dim=32, num_layers=6, ffn_dim=768, in_channels=24, out_channels=24,
                 text_dim=64)
 SMOKE = replace(TOY, num_attention_heads=2, num_layers=2, ffn_dim=96)
-MODELS = {"smoke": SMOKE, "toy": TOY, "wan-1.3b": WAN_1_3B, "wan-14b": WAN_14B}
-
-
-def model_of(preset: str) -> WanConfig:
-    """The transformer's shape by preset name."""
-    return _pick(MODELS, preset)
 
 
 def codec(preset: str, seed: int = 0) -> CodecTraining:
