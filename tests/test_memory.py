@@ -8,7 +8,7 @@ from cinelab.flow.sampler import Sampling, Script, rollout
 from cinelab.memory import sight
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, Full, RandomTopK, ShotSink, Sink, Window
-from cinelab.memory.sight import Bidirectional, Causal, TeacherForcing
+from cinelab.memory.sight import Bidirectional, Causal, KnownHistory, TeacherForcing
 from cinelab.model.wan import CausalWan, WanConfig
 
 CONFIG = WanConfig(num_attention_heads=3, attention_head_dim=16, num_layers=3, ffn_dim=64, text_dim=12, in_channels=4,
@@ -232,3 +232,26 @@ def test_history_beyond_the_reach_stands_at_the_reach():
 
     assert torch.equal(last(None, 0), last(frames - 1, 0))
     assert (last(None, 0) - last(2, 0)).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("policy", [Full(), Sink(sink=1, window=1), CAMR(budget=3), CAMR(budget=3, per_head=False, score="mean")],
+                         ids=str)
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_a_known_history_is_teacher_forcing_in_two_calls(policy, chunk, monkeypatch):
+    monkeypatch.setattr(sight, "STRIP", 3)  # several strips, the last one short
+    model, x, prompts, shot, frames = scene(chunk)
+    noisy, t = torch.randn_like(x), torch.rand(2, frames // chunk).repeat_interleave(chunk, 1)
+    shots = shot.repeat_interleave(chunk, 1)
+    twice = model(torch.cat([x, noisy], 1), torch.cat([torch.zeros_like(t), t], 1), prompts, torch.cat([shots, shots], 1),
+                  TeacherForcing(policy, shots, chunk))[:, frames:]
+    history = KnownHistory(policy, shots, chunk)
+    history.show(model, x, prompts, shots)
+    once = model(noisy, t, prompts, shots, history)
+    torch.testing.assert_close(once, twice, atol=1e-5, rtol=1e-4)
+    wide = model(noisy.repeat(2, 1, 1, 1, 1), t.repeat(2, 1), prompts.repeat(2, 1, 1, 1), shots.repeat(2, 1), history)
+    torch.testing.assert_close(wide, twice.repeat(2, 1, 1, 1, 1), atol=1e-5, rtol=1e-4)
+
+
+def test_a_known_history_refuses_packed_positions():
+    with pytest.raises(CinelabError, match="positions='absolute'"):
+        KnownHistory(CAMR(positions="packed"), torch.zeros(1, 4), 1)

@@ -8,7 +8,8 @@ begin / record / commit (see cinelab.memory.cache). Neither is imported.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,35 +19,69 @@ from cinelab.errors import CinelabError
 from cinelab.flow.path import guided, shifted
 from cinelab.seeds import rng_at
 
-SOLVERS = ("euler", "ab2")
+SOLVERS = ("euler", "ab2", "consistency")
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the many-step model is sampled."""
+    """How a chunk is made from noise. The many-step model follows its flow (euler, or Adams-Bashforth of second
+    order: ab2). A few-step student predicts the clean chunk and noises it afresh to the next level (consistency)."""
 
     steps: int = 8
-    solver: str = "ab2"  # euler, or Adams-Bashforth of second order
+    solver: str = "ab2"
     guidance: float = 2.0  # 1 = off
     shift: float = 2.0  # of the timesteps
+    at: tuple[float, ...] = ()  # the levels themselves, before the shift; () = `steps` of them, evenly from 1 down
+    first_steps: int | None = None  # steps of the film's first chunk, where there is no history to lean on
 
     def __post_init__(self):
-        if self.steps < 1:
-            raise CinelabError(f"sampling.steps is {self.steps}; at least 1 is needed.")
+        for name, steps in (("steps", self.steps), ("first_steps", self.first_steps)):
+            if steps is not None and steps < 1:
+                raise CinelabError(f"sampling.{name} is {steps}; at least 1 is needed.")
         if self.solver not in SOLVERS:
             raise CinelabError(f"sampling.solver is {self.solver!r}; use one of {', '.join(SOLVERS)}.")
         if self.shift <= 0 or self.guidance < 0:
             raise CinelabError(f"sampling.shift is {self.shift} and guidance {self.guidance}; "
                                "the shift must be above 0 and the guidance at least 0.")
+        if self.at:
+            check_levels(self.at, "sampling.at")
+            if len(self.at) != self.steps:
+                raise CinelabError(f"sampling.at has {len(self.at)} levels, but sampling.steps is {self.steps}; "
+                                   "make them agree.")
 
-    def levels(self) -> Tensor:
-        """(steps + 1,) times from 1 to 0."""
-        return shifted(torch.linspace(1, 0, self.steps + 1, dtype=torch.float64), self.shift)
+    def levels(self, first: bool = False) -> Tensor:
+        """(steps + 1,) times, falling to 0; `first` = those of the film's first chunk."""
+        steps = self.first_steps if first and self.first_steps else None
+        if steps is None and self.at:
+            return shifted(torch.tensor([*self.at, 0.0], dtype=torch.float64), self.shift)
+        return shifted(torch.linspace(1, 0, (steps or self.steps) + 1, dtype=torch.float64), self.shift)
+
+    def with_steps(self, steps: int) -> "Sampling":
+        """The same with another number of evenly spaced steps."""
+        return replace(self, steps=steps, at=())
 
 
-def solve(field_: Callable[[Tensor, float], Tensor], x: Tensor, levels: Tensor, solver: str) -> Tensor:
+def check_levels(levels: Sequence[float], name: str) -> None:
+    """Few-step levels fall strictly and lie in (0, 1]."""
+    falls = all(a > b for a, b in zip(levels, levels[1:], strict=False))
+    if not levels or not falls or not all(0 < level <= 1 for level in levels):
+        raise CinelabError(f"{name} is {list(levels)}; give levels that fall strictly and lie in (0, 1], "
+                           "like [1.0, 0.75, 0.5, 0.25].")
+
+
+Field = Callable[[Tensor, float], Tensor]  # velocity of x (B, c, C, H, W) at time t
+
+
+def solve(field_: Field, x: Tensor, levels: Tensor, solver: str) -> Tensor:
     """Integrate dx/dt = field(x, t) along `levels` from noise x (B, c, C, H, W) to data."""
+    *_, (x, _) = walk(field_, x, levels, solver)
+    return x
+
+
+def walk(field_: Field, x: Tensor, levels: Tensor, solver: str) -> Iterator[tuple[Tensor, float]]:
+    """The states of `solve` one after another, with their times; the first is x itself."""
     before: tuple[Tensor, float] | None = None
+    yield x, float(levels[0])
     for here, there in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
         v, step = field_(x, here), there - here
         slope = v
@@ -54,7 +89,33 @@ def solve(field_: Callable[[Tensor, float], Tensor], x: Tensor, levels: Tensor, 
             old, old_step = before
             slope = v + 0.5 * step / old_step * (v - old)
         x, before = x + step * slope, (v, step)
-    return x
+        yield x, there
+
+
+def refine(field_: Field, x: Tensor, levels: Tensor, fresh: Callable[[int], Tensor], depth: float | None = None) -> Tensor:
+    """Consistency sampling of a chunk x (B, c, C, H, W): predict it clean, noise it afresh, predict again.
+
+    `fresh(n)` is the noise of level n. `depth` in [0, 1) ends early, at that share of the levels (Self Forcing's random
+    exit); None goes to the last. Only the prediction that is returned keeps its graph.
+    """
+    times = levels[:-1].tolist()
+    final = len(times) - 1 if depth is None else int(depth * len(times))
+    with torch.no_grad():
+        for level, (here, there) in enumerate(zip(times[:final], times[1:], strict=False), 1):
+            x0 = x - here * field_(x, here)
+            x = (1 - there) * x0 + there * fresh(level)
+    return x - times[final] * field_(x, times[final])
+
+
+class Prompts:
+    """Encoded prompts of B films as the net takes them, plain and (for guided calls) twice; the last one is empty."""
+
+    def __init__(self, net: Any, text: Tensor):
+        self.plain = net.encode_text(text)
+
+    @cached_property
+    def twice(self) -> list:
+        return [(torch.cat([k, k]), torch.cat([v, v])) for k, v in self.plain]
 
 
 @dataclass(frozen=True)
@@ -79,14 +140,18 @@ class Chunk:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-def noise_for(seeds: Sequence[int], chunk: int, shape: tuple[int, ...]) -> Tensor:
-    """Noise (B, *shape) of chunk number `chunk`: film i's depends on its own seed alone."""
-    return torch.stack([torch.randn(shape, generator=rng_at(seed, "noise", chunk)) for seed in seeds])
+def noise_for(seeds: Sequence[int], chunk: int, shape: tuple[int, ...], level: int = 0) -> Tensor:
+    """Noise (B, *shape) of chunk number `chunk`, where it starts (level 0) or is noised afresh: film i's depends on
+    its own seed alone."""
+    place = ("noise", chunk) if level == 0 else ("noise", chunk, level)
+    return torch.stack([torch.randn(shape, generator=rng_at(seed, *place)) for seed in seeds])
 
 
-def denoise(net: Any, memory: Any, text: Any, script: Script, index: int, noise: Tensor, sampling: Sampling) -> Tensor:
-    """One chunk from noise (B, c, C, H, W) under the open memory."""
-    batch, frames = noise.shape[:2]
+def denoise(net: Any, memory: Any, text: Any, script: Script, index: int, noise: Callable[[int], Tensor],
+            sampling: Sampling, depth: float | None = None) -> Tensor:
+    """One chunk (B, c, C, H, W) from its noise(level) under the open memory; `depth` as in `refine`."""
+    start, levels = noise(0), sampling.levels(first=index == 0)
+    batch, frames = start.shape[:2]
     slot = script.slot[:, index : index + 1].expand(-1, frames)
     both = torch.cat([slot, torch.full_like(slot, script.null)])
     single = sampling.guidance == 1
@@ -97,9 +162,12 @@ def denoise(net: Any, memory: Any, text: Any, script: Script, index: int, noise:
         v = net(x.repeat(2, 1, 1, 1, 1), x.new_full((2 * batch, frames), t), text.twice, both, memory)
         return guided(v[:batch], v[batch:], sampling.guidance)
 
-    return solve(velocity, noise, sampling.levels(), sampling.solver)
+    if sampling.solver == "consistency":
+        return refine(velocity, start, levels, noise, depth)
+    return solve(velocity, start, levels, sampling.solver)
 
 
+@torch.no_grad()
 def remember(net: Any, memory: Any, text: Any, script: Script, index: int, latents: Tensor) -> None:
     """Show the clean chunk once (t = 0) and put its keys and values into the memory."""
     slot = script.slot[:, index : index + 1].expand(-1, latents.shape[1])
@@ -109,12 +177,16 @@ def remember(net: Any, memory: Any, text: Any, script: Script, index: int, laten
 
 
 def rollout(net: Any, memory: Any, text: Any, script: Script, seeds: Sequence[int], shape: tuple[int, ...],
-            sampling: Sampling, start: int = 0, given: Tensor | None = None, device: str = "cpu") -> Iterator[Chunk]:
+            sampling: Sampling, start: int = 0, given: Tensor | None = None, device: str = "cpu",
+            depth: float | None = None) -> Iterator[Chunk]:
     """Yield the chunks of B films one after another, from chunk `start` on.
 
     text    has .plain (prompts as the net takes them) and .twice (the same for a doubled batch)
     shape   (c, C, H, W) of a chunk        seeds   one a film
     given   latents (B, frames, C, H, W): these chunks are not made but taken (a known history)
+    depth   where few-step chunks end (see `refine`)
+
+    With gradients on, each chunk keeps the graph of its last prediction; the memory keeps none.
     """
     for index in range(start, script.slot.shape[1]):
         began = time.perf_counter()
@@ -123,8 +195,8 @@ def rollout(net: Any, memory: Any, text: Any, script: Script, seeds: Sequence[in
         if known:
             latents = given[:, index * script.chunk : (index + 1) * script.chunk]
         else:
-            noise = noise_for(seeds, index, shape).to(device)
-            latents = denoise(net, memory, text, script, index, noise, sampling)
+            noise = lambda level, index=index: noise_for(seeds, index, shape, level).to(device)  # noqa: E731
+            latents = denoise(net, memory, text, script, index, noise, sampling, depth)
         made = time.perf_counter()
         remember(net, memory, text, script, index, latents)
         seconds = {"dit": made - began, "memory": time.perf_counter() - made}

@@ -99,11 +99,11 @@ def film_store(folder: str | Path, preset: str = "toy", codec_name: str = "toybo
     return Store(Path(folder), encoder)
 
 
-def bidirectional(run_dir: str | Path, store: Store, preset: str = "toy", seed: int = 0,
+def bidirectional(run_dir: str | Path, store: Store, preset: str = "toy", init: str | None = None, seed: int = 0,
                   changes: dict | None = None) -> Stage:
-    """Stage 0 from scratch."""
+    """Stage 0 from scratch, or a longer-sighted one from a checkpoint (name or folder)."""
     config = override(presets.bidirectional(preset, seed), changes or {})
-    return _stage(stage0, config, run_dir, store, None, seed, 1, max(config.lengths))
+    return _stage(stage0, config, run_dir, store, init, seed, 1, max(config.lengths))
 
 
 def teacher_forcing(run_dir: str | Path, store: Store, preset: str = "toy", init: str | None = "toybox-bidirectional",

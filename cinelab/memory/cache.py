@@ -16,7 +16,7 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import Full, Policy
 from cinelab.memory.routing import choose, relevance
-from cinelab.memory.sight import gather
+from cinelab.memory.sight import gather, repeat_to
 
 
 class Shelf:
@@ -193,9 +193,3 @@ class _Now:
     gathered: dict = field(default_factory=dict)
     written: dict = field(default_factory=dict)
     decided: list = field(default_factory=list)
-
-
-def repeat_to(x: Tensor, batch: int) -> Tensor:
-    """Guided calls show each film twice: repeat (B, ...) to (batch, ...)."""
-    times = batch // x.shape[0]
-    return x if times == 1 else x.repeat(times, *[1] * (x.ndim - 1))

@@ -5,6 +5,7 @@
     Bidirectional   every frame sees every frame (stage 0, and the yardstick)
     Causal          chunk i sees finished chunks that the policy keeps, and itself
     TeacherForcing  the clip twice, [clean | noisy]; a noisy chunk sees clean chunks before it, and itself
+    KnownHistory    the same in two calls: the clean clip once, the noisy one as often as wanted
 """
 
 from collections.abc import Callable
@@ -54,7 +55,8 @@ class TeacherForcing:
             raise CinelabError(f"across=True is for training with full memory, not for {policy}; use Full().")
         self.policy, self.chunk, self.halves, self.across = policy, chunk, halves, across
         self.frames, self.shots = frames, shots.reshape(-1, frames)[:, ::chunk]
-        self._priorities = past_priorities(policy, self.shots)
+        films = self.shots[:1] if isinstance(policy, Full) else self.shots  # full memory is the same for all films
+        self._priorities = past_priorities(policy, films)
         self._tables: dict[str, Tensor] = {}
         self._static: Tensor | None = None
         self._mask: Tensor | tuple | None = None
@@ -67,9 +69,12 @@ class TeacherForcing:
         """(B or 1, G, halves n, n): which finished chunk each query chunk sees."""
         if not self.policy.routed:
             if self._static is None:
-                seen = choose_all(self.policy, self._priorities, None)  # (B, 1, n, n)
-                own = (self.shots[:, :, None] == self.shots[:, None])[:, None]
-                self._static = torch.cat([seen, seen & ~own if self.across else seen][: self.halves], dim=2)
+                seen = choose_all(self.policy, self._priorities, None)  # (B or 1, 1, n, n)
+                noisy = seen
+                if self.across:
+                    other = (self.shots[:, :, None] != self.shots[:, None])[:, None]
+                    seen, noisy = seen.expand(other.shape), seen & other
+                self._static = torch.cat([seen, noisy][: self.halves], dim=2)
             return self._static
         n = self.frames // self.chunk
         past = torch.ones(n, n, dtype=torch.bool, device=q.device).tril(-1)
@@ -134,6 +139,73 @@ class TeacherForcing:
         return self._tables[name]
 
 
+class KnownHistory(TeacherForcing):
+    """Teacher forcing whose clean half is computed once and kept: for ODEs and scores, which ask many times.
+
+        sight = KnownHistory(Full(), shots, chunk)
+        sight.show(net, clean, text, slot)          then, as often as wanted: net(noisy, t, text, slot, sight)
+
+    Noisy calls may be wider than the clean one by a whole factor (guidance). Whether gradients flow through the
+    history is the caller's choice: `show` under `torch.no_grad()` or not.
+    """
+
+    def __init__(self, policy: Policy, shots: Tensor, chunk: int):
+        super().__init__(policy, shots, chunk)
+        if policy.positions == "packed" and not isinstance(policy, Full):
+            raise CinelabError("KnownHistory keeps true positions; use a policy with positions='absolute'.")
+        self._clean = Causal(policy, shots, chunk)
+        self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._showing, self._width = False, 0
+
+    def show(self, net: Callable, clean: Tensor, text, slot: Tensor) -> None:
+        """Keep keys and values of the clean clip (B, F, C, h, w)."""
+        self._showing = True
+        net(clean, clean.new_zeros(clean.shape[:2]), text, slot, self)
+        self._showing = False
+
+    def layer(self, index: int, rope) -> Callable:
+        return lambda q, k, v: (self._keep if self._showing else self._recall)(index, rope, q, k, v)
+
+    def _keep(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
+        q, turned, v, mask = self._clean.layer(index, rope)(q, k, v)
+        self._kept[index] = (k, turned, v)
+        return q, turned, v, mask
+
+    def _recall(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
+        raw, past_k, past_v = (repeat_to(x, q.shape[0]) for x in self._kept[index])
+        if self._width != q.shape[0] or self.policy.routed:  # a static policy's mask is the same for all layers
+            allowed = self._allowed_of(index, q, raw)
+            own = torch.eye(allowed.shape[-1], dtype=torch.bool, device=q.device).expand(allowed.shape)
+            seen = torch.cat([allowed, own], dim=-1)
+            seen = seen if seen.shape[0] == 1 else repeat_to(seen, q.shape[0])
+            self._mask, self._width = self._noisy_strips(seen, q.shape[1] // allowed.shape[-1], q.dtype), q.shape[0]
+        table = self._table("clip", rope, torch.arange(self.frames))
+        k, v = torch.cat([past_k, rope.turn(k, table)], dim=1), torch.cat([past_v, v], dim=1)
+        return rope.turn(q, table), k, v, self._mask
+
+    def _allowed_of(self, index: int, q: Tensor, k: Tensor) -> Tensor:
+        """(B or 1, G, n, n): which clean chunk each noisy chunk sees."""
+        n = self.frames // self.chunk
+        if not self.policy.routed:
+            return choose_all(self.policy, self._priorities, None)
+        past = torch.ones(n, n, dtype=torch.bool, device=q.device).tril(-1)
+        queries, keys = (rearrange(x, "b (n t) h d -> b n t h d", n=n) for x in (q, k))
+        scores = relevance(self.policy, queries, keys, past, (index,))
+        priorities = [repeat_to(one, q.shape[0]) for one in self._priorities]
+        return choose_all(self.policy, priorities, scores)
+
+    def _noisy_strips(self, seen: Tensor, tokens: int, dtype: torch.dtype) -> tuple:
+        """(B, G, n, 2n) as strips of a few noisy chunks: the clean chunks before them, and themselves."""
+        n, parts = seen.shape[-2], []
+        for first in range(0, n, STRIP):
+            until = min(first + STRIP, n)
+            columns = [slice(0, until), slice(n + first, n + until)]
+            part = torch.cat([seen[:, :, first:until, one] for one in columns], dim=-1)
+            spans = ([slice(x.start * tokens, x.stop * tokens) for x in side] for side in ([slice(first, until)], columns))
+            parts.append((*spans, bias(part, tokens, dtype)))
+        return tuple(parts)
+
+
 def Causal(policy: Policy, shots: Tensor, chunk: int) -> TeacherForcing:
     """Plain block-causal sight over one copy of the clip."""
     return TeacherForcing(policy, shots, chunk, halves=1)
@@ -156,3 +228,9 @@ def gather(x: Tensor, picks: Tensor) -> Tensor:
     columns = torch.arange(heads, device=x.device)[None, :, None, None]
     out = x.transpose(2, 3).transpose(1, 2)[rows, columns, picks]  # (B, h, R, k, t, d)
     return rearrange(out, "b h r k t d -> b r (k t) h d")
+
+
+def repeat_to(x: Tensor, batch: int) -> Tensor:
+    """Guided calls show each film twice: repeat (B, ...) to (batch, ...)."""
+    times = batch // x.shape[0]
+    return x if times == 1 else x.repeat(times, *[1] * (x.ndim - 1))

@@ -5,7 +5,7 @@ Shipped ones live in cinelab/checkpoints: toybox-codec, toybox-bidirectional, to
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Bundle:
 
     def levels(self, steps: int | None) -> Sampling:
         """The model's own sampling, with another number of steps if one is given."""
-        return self.sampling if steps is None else replace(self.sampling, steps=steps)
+        return self.sampling if steps is None else self.sampling.with_steps(steps)
 
     @property
     def reach(self) -> int:

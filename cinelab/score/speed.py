@@ -94,7 +94,7 @@ def benchmark(bundle: Bundle, policies: dict[str, Policy], chunks: int = 40, gro
     rows = []
     for name, policy in policies.items():
         row = {"policy": name, **summary(run(bundle, policy, chunks))}
-        few = replace(bundle.sampling, steps=2, guidance=1.0)  # where the memory's own cost weighs most
+        few = replace(bundle.sampling.with_steps(2), guidance=1.0)  # where the memory's own cost weighs most
         row["late / early"] = growth(bundle, policy, bundle.sampling, late=growth_to)["ratio"]
         row["late / early, 2 steps"] = growth(bundle, policy, few, late=growth_to)["ratio"]
         if isinstance(policy, CAMR):

@@ -15,21 +15,12 @@ import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
-from cinelab.flow.sampler import Sampling, Script, rollout
+from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
 from cinelab.latent.codec import to_uint8
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import Policy
-from cinelab.model.wan import CausalWan, TextKV
 from cinelab.model.zoo import Bundle
 from cinelab.script.timeline import Timeline
-
-
-class Prompts:
-    """Encoded prompts of B films, ready for plain and for guided calls; the last prompt is empty."""
-
-    def __init__(self, model: CausalWan, text: Tensor):
-        self.plain: TextKV = model.encode_text(text)
-        self.twice: TextKV = [(torch.cat([k, k]), torch.cat([v, v])) for k, v in self.plain]
 
 
 @dataclass
