@@ -16,7 +16,8 @@ from cinelab.config import read_json, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json, write_text
 
-MAY_CHANGE = ("steps", "save_every", "threads", "device")  # settings a resumed run may change
+MAY_CHANGE = ("steps", "save_every", "exam_every", "threads", "device")  # settings a resumed run may change
+MAY_TUNE = ("optim", "critic")  # these too, after a run that diverged; changes.jsonl says what was changed where
 
 
 def hardware() -> dict:
@@ -61,7 +62,10 @@ class Run:
         if path.exists():
             old = read_json(path)
             changed = [k for k in new if new[k] != old.get(k) and k not in MAY_CHANGE]
-            if changed:
+            if tuned := {k: [old.get(k), new[k]] for k in changed if k in MAY_TUNE and len(changed) == 1}:
+                with open(self.folder / "changes.jsonl", "a") as file:
+                    file.write(json.dumps({"rows": len(self.rows), **tuned}) + "\n")
+            elif changed:
                 key = changed[0]
                 raise CinelabError(f"Run {self.folder} was started with {key}={old.get(key)!r}, not {new[key]!r}; "
                                    "use the old setting to resume it, or another run folder.")
@@ -89,6 +93,11 @@ class Run:
         self.step = step
         state = {"step": step, "seconds": self.wall, "parts": {k: part.state_dict() for k, part in parts.items()}}
         write_atomic(self.folder / "checkpoints" / "last.pt", lambda path: torch.save(state, path))
+
+    def save_best(self, step: int, score: float, **parts: Any) -> None:
+        """Keep the weights that did best so far, beside the state to resume from."""
+        state = {"step": step, "score": score, "parts": {k: part.state_dict() for k, part in parts.items()}}
+        write_atomic(self.folder / "checkpoints" / "best.pt", lambda path: torch.save(state, path))
 
     @property
     def wall(self) -> float:

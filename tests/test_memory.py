@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cinelab.errors import CinelabError
-from cinelab.flow.sampler import Sampling, Script, rollout
+from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
 from cinelab.memory import sight
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, Full, RandomTopK, ShotSink, Sink, Window
@@ -20,12 +20,6 @@ ROUTED = [CAMR(budget=3, window=1), CAMR(budget=3, window=1, positions="packed")
           CAMR(budget=3, window=1, per_head=False), CAMR(budget=3, window=1, per_head=False, positions="packed"),
           CAMR(budget=3, window=1, score="mean"), CAMR(budget=3, window=0, per_head=True),
           CAMR(budget=4, sink=1, shot_sink=1, window=1, per_head=True, positions="absolute")]
-
-
-class Text:
-    def __init__(self, model, prompts):
-        self.plain = model.encode_text(prompts)
-        self.twice = [(k.repeat(2, 1, 1, 1, 1), v.repeat(2, 1, 1, 1, 1)) for k, v in self.plain]
 
 
 def scene(chunk=1, chunks=7, batch=2, seed=0):
@@ -159,7 +153,7 @@ def make(policy, memory=None, start=0, stop=None, seeds=(5, 6), model_seed=0):
     model, x, prompts, shot, _ = scene(seed=model_seed)
     script = Script(slot=shot.clamp(max=2), shot=shot, chunk=1, null=3)
     memory = memory or Memory(policy, 1)
-    made = rollout(model, memory, Text(model, prompts), script, seeds, (1, 4, 4, 6), Sampling(steps=3), start=start)
+    made = rollout(model, memory, Prompts(model, prompts), script, seeds, (1, 4, 4, 6), Sampling(steps=3), start=start)
     parts = []
     for chunk in made:
         parts.append(chunk.latents)

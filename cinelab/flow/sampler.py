@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from cinelab.errors import CinelabError
 from cinelab.flow.path import guided, shifted
@@ -108,14 +109,22 @@ def refine(field_: Field, x: Tensor, levels: Tensor, fresh: Callable[[int], Tens
 
 
 class Prompts:
-    """Encoded prompts of B films as the net takes them, plain and (for guided calls) twice; the last one is empty."""
+    """Encoded prompts of B films as the net takes them: keys and values (B, S, L, h, d) of every layer."""
 
     def __init__(self, net: Any, text: Tensor):
         self.plain = net.encode_text(text)
 
     @cached_property
     def twice(self) -> list:
+        """For a doubled batch."""
         return [(torch.cat([k, k]), torch.cat([v, v])) for k, v in self.plain]
+
+    def at(self, *slots: Tensor) -> list:
+        """One prompt (B, 1, L, h, d) a film by slot (B,), chosen once for a whole chunk; several slots widen the batch."""
+        count = self.plain[0][0].shape[1]
+        choices = [one_hot(slot, count).to(self.plain[0][0])[:, None] for slot in slots]  # (B, 1, S)
+        pick = lambda part: torch.cat([(c @ part.flatten(2)).unflatten(-1, part.shape[2:]) for c in choices])  # noqa: E731
+        return [(pick(k), pick(v)) for k, v in self.plain]
 
 
 @dataclass(frozen=True)
@@ -152,15 +161,14 @@ def denoise(net: Any, memory: Any, text: Any, script: Script, index: int, noise:
     """One chunk (B, c, C, H, W) from its noise(level) under the open memory; `depth` as in `refine`."""
     start, levels = noise(0), sampling.levels(first=index == 0)
     batch, frames = start.shape[:2]
-    slot = script.slot[:, index : index + 1].expand(-1, frames)
-    both = torch.cat([slot, torch.full_like(slot, script.null)])
-    single = sampling.guidance == 1
+    slot = script.slot[:, index]
+    times = 1 if sampling.guidance == 1 else 2  # guided calls show each film with its prompt and without
+    words = text.at(slot, torch.full_like(slot, script.null)) if times == 2 else text.at(slot)
+    only = torch.zeros(times * batch, frames, dtype=torch.long, device=start.device)
 
     def velocity(x: Tensor, t: float) -> Tensor:
-        if single:
-            return net(x, x.new_full((batch, frames), t), text.plain, slot, memory)
-        v = net(x.repeat(2, 1, 1, 1, 1), x.new_full((2 * batch, frames), t), text.twice, both, memory)
-        return guided(v[:batch], v[batch:], sampling.guidance)
+        v = net(x.repeat(times, 1, 1, 1, 1), x.new_full(only.shape, t), words, only, memory)
+        return v if times == 1 else guided(*v.chunk(2), sampling.guidance)
 
     if sampling.solver == "consistency":
         return refine(velocity, start, levels, noise, depth)
@@ -170,9 +178,9 @@ def denoise(net: Any, memory: Any, text: Any, script: Script, index: int, noise:
 @torch.no_grad()
 def remember(net: Any, memory: Any, text: Any, script: Script, index: int, latents: Tensor) -> None:
     """Show the clean chunk once (t = 0) and put its keys and values into the memory."""
-    slot = script.slot[:, index : index + 1].expand(-1, latents.shape[1])
     memory.record()
-    net(latents, latents.new_zeros(latents.shape[:2]), text.plain, slot, memory)
+    only = torch.zeros(latents.shape[:2], dtype=torch.long, device=latents.device)
+    net(latents, latents.new_zeros(latents.shape[:2]), text.at(script.slot[:, index]), only, memory)
     memory.commit()
 
 
@@ -181,7 +189,7 @@ def rollout(net: Any, memory: Any, text: Any, script: Script, seeds: Sequence[in
             depth: float | None = None) -> Iterator[Chunk]:
     """Yield the chunks of B films one after another, from chunk `start` on.
 
-    text    has .plain (prompts as the net takes them) and .twice (the same for a doubled batch)
+    text    see `Prompts`
     shape   (c, C, H, W) of a chunk        seeds   one a film
     given   latents (B, frames, C, H, W): these chunks are not made but taken (a known history)
     depth   where few-step chunks end (see `refine`)

@@ -47,18 +47,31 @@ class Stage:
         if not self.run.done:
             yield from self.rows()
 
-    def averaged(self) -> nn.Module:
-        """The model with the averaged weights of the run's last checkpoint."""
-        path = self.run.folder / "checkpoints" / "last.pt"
-        if not path.exists():
+    @property
+    def weights(self) -> Path:
+        """The run's best checkpoint where exams were sat, else its last."""
+        best, last = (self.run.folder / "checkpoints" / f"{name}.pt" for name in ("best", "last"))
+        if not last.exists():
             raise CinelabError(f"Run {self.run.folder} has no checkpoint yet; train first.")
+        return best if best.exists() else last
+
+    def averaged(self) -> nn.Module:
+        """The model with the averaged weights of that checkpoint."""
+        path = self.weights
         values = torch.load(path, map_location="cpu", weights_only=True)["parts"]["ema"]["values"]
         return zoo.fill(self.model, {name: value.bfloat16() for name, value in values.items()}, path)  # as they are stored
+
+    def kept(self) -> dict:
+        """Which step's weights were kept, and what they scored, where exams chose."""
+        if self.weights.name != "best.pt":
+            return {}
+        state = torch.load(self.weights, map_location="cpu", weights_only=True)
+        return {"kept": {"step": state["step"], "score": state["score"]}}
 
     def export(self, folder: str | Path) -> Path:
         """Write the averaged weights with config, log and loss curve as a checkpoint folder."""
         folder = Path(folder)
-        record = {"training": to_dict(self.config), "run": self.run.done_info}
+        record = {"training": to_dict(self.config), "run": self.run.done_info, **self.kept()}
         zoo.save(folder, self.averaged(), self.describe() | record)
         write_text(folder / "log.jsonl", thin_log(self.run.rows))
         write_html(loss_curve(self.run.rows), self.run.folder / "curve.html")

@@ -27,6 +27,7 @@ class StoreConfig:
     latents: int = 24  # latent frames a film
     shortest: int = 2  # shots last from ...
     longest: int = 6  # ... to, in latent frames
+    grain: int = 1  # shots last whole multiples of so many latent frames (the chunk of a chunk-wise model)
     shard: int = 200  # films a file
 
 
@@ -49,7 +50,7 @@ class Clips:
 
 def film_arrays(config: StoreConfig, index: int, codec: ToyCodec, encoder: WordEncoder) -> dict[str, np.ndarray]:
     """One film, rendered, encoded and described."""
-    plan = casting.film(config.seed, index, config.latents, (config.shortest, config.longest))
+    plan = casting.film(config.seed, index, config.latents, (config.shortest, config.longest), config.grain)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         latents = codec.encode(to_tensor(render.render(plan).frames)[None])[0]
     words = np.full((prompts_per_film(config), encoder.length), -1, np.int16)
@@ -83,7 +84,7 @@ def build(folder: Path, config: StoreConfig, codec: ToyCodec, encoder: WordEncod
 def _claim(folder: Path, config: StoreConfig, fingerprint: str) -> None:
     """A store belongs to one codec and one recipe."""
     path, mine = folder / "store.json", asdict(config) | {"codec": fingerprint}
-    if path.exists() and (old := read_json(path)) != mine:
+    if path.exists() and (old := asdict(StoreConfig()) | read_json(path)) != mine:  # an older one knew fewer settings
         key = next(k for k in mine if mine[k] != old.get(k))
         raise CinelabError(f"Store {folder} was built with {key}={old.get(key)!r}, not {mine[key]!r}; "
                            "remove it or name another folder.")
@@ -100,6 +101,7 @@ class Store:
         parts = [_load(path) for path in paths]
         self.latents, self.words, self.slot, self.shot = (
             torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in ("latents", "words", "slot", "shot"))
+        self.recipe = read_json(Path(folder) / "store.json")
         place = torch.arange(encoder.length)
         rows = encoder.codes[self.words.long().clamp(min=0)[:1]]  # probes the vocabulary early
         assert rows.shape[-1] == encoder.width and place.numel() == self.words.shape[-1]

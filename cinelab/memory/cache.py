@@ -118,10 +118,10 @@ class Memory:
     def _gather(self, index: int, rope, q: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
         """Rotated kept keys (B, k U, h, d), values, and the table of the running chunk."""
         if self.length == 0 or self.policy.budget_at(self.length) == 0:
-            return None, None, rope.table(self._own_positions(0))
+            return None, None, self._own_table(rope, 0)
         keys, values = (shelf.buffer[:, : self.length] for shelf in self.shelves[index])
         picks = self._route(index, q, keys)  # (B or 1, G, k)
-        now = rope.table(self._own_positions(picks.shape[-1]))
+        now = self._own_table(rope, picks.shape[-1])
         if isinstance(self.policy, Full):
             picked_k, picked_v = keys.flatten(1, 2), values.flatten(1, 2)
         else:
@@ -140,9 +140,12 @@ class Memory:
                             "picks": picks, "scores": scores, "priority": priority})
         return picks
 
-    def _own_positions(self, kept: int) -> Tensor:
-        start = kept * self.unit_frames if self.policy.positions == "packed" else self.frames_done
-        return start + torch.arange(self.chunk)
+    def _own_table(self, rope, kept: int) -> Tensor:
+        """Turns of the running chunk's own frames, the same for every layer and level."""
+        if self._now.table is None:
+            start = kept * self.unit_frames if self.policy.positions == "packed" else self.frames_done
+            self._now.table = rope.table(start + torch.arange(self.chunk))
+        return self._now.table
 
     def _rotate(self, rope, keys: Tensor, picks: Tensor) -> Tensor:
         """Give kept keys their places: side by side, or where they were."""
@@ -189,6 +192,7 @@ class _Now:
     chunk: int
     shot: Tensor  # (B,)
     priority: Tensor | None = None  # (B, n)
+    table: Tensor | None = None  # turns of its own frames
     recording: bool = False
     gathered: dict = field(default_factory=dict)
     written: dict = field(default_factory=dict)

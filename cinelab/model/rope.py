@@ -32,20 +32,32 @@ def _space(head_dim: int, height: int, width: int) -> Tensor:
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
 
+@lru_cache(maxsize=16)
+def rope_for(head_dim: int, height: int, width: int, device: torch.device) -> "Rope":
+    """The rotation of a token grid; it keeps the turns it has made."""
+    return Rope(head_dim, height, width, device)
+
+
 class Rope:
     """Rotation for one token grid. `table` makes the turns of some frames, `turn` applies them."""
 
     def __init__(self, head_dim: int, height: int, width: int, device: torch.device | str = "cpu"):
         self.head_dim, self.height, self.width = head_dim, height, width
         self.space = _space(head_dim, height, width).to(device)
-        self.time = _frequencies(split(head_dim)[0]).to(device)
+        self._time = self._turns(64)
+
+    def _turns(self, frames: int) -> Tensor:
+        """Complex (frames, Dt/2): the turns of times 0, 1, 2, ..."""
+        angle = torch.outer(torch.arange(frames, dtype=torch.float64), _frequencies(split(self.head_dim)[0]))
+        return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(self.space.device)
 
     def table(self, frames: Tensor) -> Tensor:
-        """Frame positions (..., F) -> complex turns (..., F * N, 1, D/2)."""
-        angle = frames.to(self.time.device, torch.float64)[..., None] * self.time  # (..., F, Dt/2)
-        time = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)[..., None, :]
-        tokens = self.space.shape[0]
-        lead = time.shape[:-2]
+        """Frame positions (..., F), whole and not negative -> complex turns (..., F * N, 1, D/2)."""
+        last = int(frames.max()) if frames.numel() else 0
+        if last >= len(self._time):
+            self._time = self._turns(2 * last)
+        time = self._time[frames.to(self._time.device)][..., None, :]  # (..., F, 1, Dt/2)
+        tokens, lead = self.space.shape[0], time.shape[:-2]
         both = torch.cat([time.expand(*lead, tokens, -1), self.space.expand(*lead, -1, -1)], dim=-1)
         return both.flatten(-3, -2)[..., None, :]  # (..., F N, 1, D/2)
 

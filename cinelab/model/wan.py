@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cinelab.errors import CinelabError
 from cinelab.model.attention import attention
-from cinelab.model.rope import Rope
+from cinelab.model.rope import Rope, rope_for
 
 Look = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor | None]]
 TextKV = list[tuple[Tensor, Tensor]]  # per layer: keys and values (B, S, L, h, D/h) of every prompt
@@ -210,7 +210,7 @@ class CausalWan(nn.Module):
         tokens = fn.linear(tokens, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
         embedding, modulation = self.condition_embedder.time(t)
         text_kv = self.encode_text(text) if isinstance(text, Tensor) else text
-        rope = Rope(self.config.attention_head_dim, height, width, x.device)
+        rope = rope_for(self.config.attention_head_dim, height, width, x.device)
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, modulation, sight.layer(index, rope), text_kv[index], slot, self.kernel)
         shift, scale = (self.scale_shift_table + embedding[:, :, None])[:, :, :, None].unbind(2)

@@ -13,6 +13,7 @@ from cinelab.errors import CinelabError
 from cinelab.memory.policy import Policy
 from cinelab.model.zoo import Bundle
 from cinelab.runs import hardware
+from cinelab.score.pictures import picture_rows
 from cinelab.score.recogniser import Recogniser
 from cinelab.score.stats import bootstrap
 from cinelab.score.toybox import (
@@ -25,6 +26,7 @@ from cinelab.score.toybox import (
     recall,
     recall_rows,
     shuffled,
+    table,
 )
 from cinelab.world import casting
 
@@ -64,13 +66,15 @@ def measure(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConf
 
 
 def _films(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig, seed: int) -> pd.DataFrame:
-    plans = [casting.film(HELD_OUT + seed, i, config.latents, config.shot_latents) for i in range(config.films)]
+    plans = [casting.film(HELD_OUT + seed, i, config.latents, config.shot_latents, bundle.chunk)
+             for i in range(config.films)]
     batch = encode_plans(bundle, plans)
     seeds = [1000 * seed + i for i in range(config.films)]
     frames, _ = make_frames(bundle, batch, policy, seeds)
     truth = decode(bundle, batch.latents)
-    sources = {"model": film_rows(reader, frames, plans), "truth": film_rows(reader, truth, plans),
-               "chance": chance_rows(reader, truth, plans)}
+    spans = [line.entry_spans for line in batch.timelines]
+    made = pd.concat([film_rows(reader, frames, plans), table(picture_rows(frames, truth, spans))])
+    sources = {"model": made, "truth": film_rows(reader, truth, plans), "chance": chance_rows(reader, truth, plans)}
     return pd.concat([rows.assign(source=name) for name, rows in sources.items()]).assign(seed=seed)
 
 

@@ -29,14 +29,15 @@ FPS, STRIDE = render.FPS, render.STRIDE
 
 @dataclass(frozen=True)
 class Batch:
-    """Planned films with their true pictures as latents: latents (B, F, C, h, w)."""
+    """Planned films with their true pictures as latents: latents (B, F, C, h, w), made `chunk` frames at a time."""
 
     plans: list[FilmPlan]
     latents: Tensor
+    chunk: int = 1
 
     @property
     def timelines(self) -> list:
-        return [timeline_of(plan, FPS, STRIDE) for plan in self.plans]
+        return [timeline_of(plan, FPS, STRIDE, self.chunk) for plan in self.plans]
 
 
 def encode_plans(bundle: Bundle, plans: Sequence[FilmPlan]) -> Batch:
@@ -44,7 +45,7 @@ def encode_plans(bundle: Bundle, plans: Sequence[FilmPlan]) -> Batch:
     frames = np.stack([render.render(plan).frames for plan in plans])
     with torch.no_grad():
         latents = torch.cat([bundle.codec.encode(to_tensor(one)[None]) for one in frames])
-    return Batch(list(plans), latents)
+    return Batch(list(plans), latents, bundle.chunk)
 
 
 def read_shots(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> list[list[dict[str, str]]]:

@@ -16,6 +16,7 @@ from cinelab.memory.sight import Bidirectional
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
+from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
 
@@ -61,4 +62,4 @@ def train(config: BidirectionalTraining, model: CausalWan, store: Store, run: Ru
         clips = store.clips(max(1, config.frames_per_batch // frames), frames, rng)
         return loss(model, clips, config, rng), {"frames": frames}
 
-    return run_loop(model, stage_loss, config, run)
+    return run_loop([Learner(model, stage_loss, config.optim)], config, run)

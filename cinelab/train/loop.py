@@ -1,7 +1,11 @@
-"""The one training loop: every stage gives it a loss and gets a resumable, logged run back."""
+"""The one training loop: every stage gives it its learners and gets a resumable, logged run back.
+
+A stage has one learner (a network and the loss it descends) or, in a game like DMD, several that take turns.
+"""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -9,28 +13,79 @@ from torch import Tensor, nn
 
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
-from cinelab.train.optim import Ema, adamw, descend
+from cinelab.train.optim import Ema, Optim, adamw, descend
 
 Loss = Callable[[nn.Module, int, torch.Generator], tuple[Tensor, dict]]
+Exam = Callable[[nn.Module], dict]  # the averaged network -> columns for the log; "score" decides which is the best
 
 
-def train(model: nn.Module, loss: Loss, config: Any, run: Run) -> Iterator[dict]:
+class Learner:
+    """A network under training, the loss it descends every `every` steps, its optimiser and its averaged copy.
+
+    `loss(model, step, rng)` returns the scalar to descend and extra columns for the log. Learners but the first have a
+    name, which their columns and their parts of a checkpoint begin with.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss, optim: Optim, name: str = "", every: int = 1, averaged: bool = True):
+        self.model, self.loss, self.optim, self.every = model, loss, optim, every
+        self.name, self.prefix = name, name and f"{name}_"
+        self.optimiser, self.ema = adamw(model, optim), Ema(model, optim.ema) if averaged else None
+
+    @property
+    def parts(self) -> dict:
+        """What a checkpoint keeps."""
+        parts = {"model": self.model, "optimiser": self.optimiser} | ({"ema": self.ema} if self.ema else {})
+        return {self.prefix + name: part for name, part in parts.items()}
+
+    def learn(self, step: int, config: Any) -> dict:
+        """One descent; returns its columns."""
+        device = next(self.model.parameters()).device.type
+        place = ("step", self.name, step) if self.name else ("step", step)
+        with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
+            error, extra = self.loss(self.model, step, rng_at(config.seed, *place))
+        norm = descend(self.optimiser, error, self.optim, step, config.steps, self.name)
+        if self.ema:
+            self.ema.update(self.model)
+        return {self.prefix + key: value for key, value in {"loss": error.item(), "grad_norm": norm, **extra}.items()}
+
+
+def train(learners: Sequence[Learner], config: Any, run: Run, exam: Exam | None = None) -> Iterator[dict]:
     """Yield one log row per step. Calling it again on the same run resumes it, bit for bit.
 
-    `loss(model, step, rng)` returns the scalar to descend and extra columns for the log. `config` has optim,
-    steps, seed, save_every and bf16. The averaged weights are in `run`'s last checkpoint under "ema".
+    `config` has steps, seed, save_every and bf16, and exam_every where there is an `exam`: the first learner's averaged
+    weights sit it before the first step, then every `exam_every` steps and after the last. The best ones by "score" are
+    in checkpoints/best.pt; the state after the last save is in checkpoints/last.pt.
     """
-    ema, optimiser = Ema(model, config.optim.ema), adamw(model, config.optim)
-    run.restore(model=model, ema=ema, optimiser=optimiser)
-    device = next(model.parameters()).device.type
+    parts = {name: part for learner in learners for name, part in learner.parts.items()}
+    run.restore(**parts)
+    first = learners[0]
     for step in range(run.step, config.steps):
-        began = time.perf_counter()
-        with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
-            error, extra = loss(model, step, rng_at(config.seed, "step", step))
-        norm = descend(optimiser, error, config.optim, step, config.steps)
-        ema.update(model)
-        row = run.log(step=step, loss=error.item(), grad_norm=norm, seconds=round(time.perf_counter() - began, 4), **extra)
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            run.save(step + 1, model=model, ema=ema, optimiser=optimiser)
+        began, row = time.perf_counter(), {}
+        if exam and step % config.exam_every == 0:
+            row |= _sit(exam, first, run, step)
+        for learner in learners:
+            if step % learner.every == 0:
+                row |= learner.learn(step, config)
+        last = step + 1 == config.steps
+        if exam and last:
+            row |= _sit(exam, first, run, step + 1)
+        row = run.log(step=step, **row, seconds=round(time.perf_counter() - began, 4))
+        if (step + 1) % config.save_every == 0 or last:
+            run.save(step + 1, **parts)
         yield row
     run.finish()
+
+
+def _sit(exam: Exam, learner: Learner, run: Run, step: int) -> dict:
+    """The exam's columns; the weights are kept where none before were better."""
+    marks = exam(averaged(learner))
+    if "score" in marks and marks["score"] > max((row["score"] for row in run.rows if "score" in row), default=float("-inf")):
+        run.save_best(step, marks["score"], ema=learner.ema)
+    return marks
+
+
+def averaged(learner: Learner) -> nn.Module:
+    """A copy of the learner's network with its averaged weights."""
+    model = deepcopy(learner.model).eval().requires_grad_(False)
+    model.load_state_dict(learner.ema.values)
+    return model

@@ -39,16 +39,17 @@ def rate(config: Optim, step: int, steps: int) -> float:
     return config.lr * (config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def descend(optimiser: torch.optim.Optimizer, loss: Tensor, config: Optim, step: int, steps: int) -> float:
+def descend(optimiser: torch.optim.Optimizer, loss: Tensor, config: Optim, step: int, steps: int, name: str = "") -> float:
     """One step down; returns the gradient norm. A non-finite loss or gradient stops the run with the step."""
+    whose, remedy = f"The {name}'s" if name else "The", f"lower {name or 'optim'}.lr and resume from the last save."
     if not torch.isfinite(loss):
-        raise CinelabError(f"The loss is {loss.item()} at step {step}; lower optim.lr and resume from the last save.")
+        raise CinelabError(f"{whose} loss is {loss.item()} at step {step}; {remedy}")
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     params = [p for group in optimiser.param_groups for p in group["params"]]
     norm = float(torch.nn.utils.clip_grad_norm_(params, config.clip))
     if not math.isfinite(norm):
-        raise CinelabError(f"The gradient is {norm} at step {step}; lower optim.lr and resume from the last save.")
+        raise CinelabError(f"{whose} gradient is {norm} at step {step}; {remedy}")
     for group in optimiser.param_groups:
         group["lr"] = rate(config, step, steps)
     optimiser.step()

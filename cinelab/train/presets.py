@@ -9,12 +9,17 @@ from cinelab.memory.policy import CAMR
 from cinelab.model.wan import WanConfig
 from cinelab.train.bidirectional import BidirectionalTraining
 from cinelab.train.codec import CodecTraining
+from cinelab.train.consistency import ConsistencyTraining
+from cinelab.train.dmd import DmdTraining
+from cinelab.train.ode import OdeTraining
 from cinelab.train.optim import Optim
+from cinelab.train.pairs import PairsConfig
 from cinelab.train.recogniser import RecogniserTraining
 from cinelab.train.teacher_forcing import TeacherForcingTraining
 
 TOY = WanConfig(num_attention_heads=8, attention_head_dim=32, num_layers=6, ffn_dim=768, in_channels=24, out_channels=24,
                 text_dim=64)
+STUDENT = Optim(lr=3e-4, warmup=20, ema=0.99)  # stage 2
 SMOKE = replace(TOY, num_attention_heads=2, num_layers=2, ffn_dim=96)
 
 
@@ -36,6 +41,30 @@ def teacher_forcing(preset: str, seed: int = 0) -> TeacherForcingTraining:
     toy = TeacherForcingTraining(model=TOY, steps=5300, optim=Optim(lr=8e-4, ema=0.998), seed=seed)
     smoke = replace(toy, model=SMOKE, steps=4, frames_per_batch=16, curriculum=(4, 8), camr=CAMR(budget=3),
                     routed_from=0.5, camr_share=0.5, across_share=0.5, save_every=2)
+    return _pick({"smoke": smoke, "toy": toy}, preset)
+
+
+def pairs(preset: str, teacher: str = "autoregressive", seed: int = 0) -> PairsConfig:
+    toy = PairsConfig(teacher=teacher, seed=seed)
+    return _pick({"smoke": replace(toy, steps=4, clips=2, frames=4, batch=1), "toy": toy}, preset)
+
+
+def ode(preset: str, teacher: str = "autoregressive", seed: int = 0) -> OdeTraining:
+    history = "truth" if teacher == "autoregressive" else "noisy"
+    toy = OdeTraining(model=TOY, pairs=pairs("toy", teacher), history=history, optim=STUDENT, seed=seed)
+    smoke = replace(toy, pairs=pairs("smoke", teacher), steps=3, save_every=2, exam_every=2)
+    return _pick({"smoke": smoke, "toy": toy}, preset)
+
+
+def consistency(preset: str, seed: int = 0) -> ConsistencyTraining:
+    toy = ConsistencyTraining(model=TOY, optim=STUDENT, seed=seed)
+    return _pick({"smoke": replace(toy, steps=3, batch=1, frames=4, grid=(2, 4), save_every=2, exam_every=2), "toy": toy},
+                 preset)
+
+
+def dmd(preset: str, seed: int = 0) -> DmdTraining:
+    toy = DmdTraining(model=TOY, seed=seed)
+    smoke = replace(toy, steps=3, batch=1, lengths=(4,), critic_updates=2, known=0.5, save_every=2, exam_every=2)
     return _pick({"smoke": smoke, "toy": toy}, preset)
 
 

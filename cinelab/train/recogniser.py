@@ -20,6 +20,7 @@ from cinelab.files import write_atomic
 from cinelab.latent.codec import Codec, to_tensor, to_uint8
 from cinelab.model import zoo
 from cinelab.runs import Run
+from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
 from cinelab.world import casting, render
@@ -189,7 +190,7 @@ def train(config: RecogniserTraining, model: nn.Module, clips: Clips, run: Run) 
     def stage_loss(model: nn.Module, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
         return loss(model, *batch(config, clips, model.config.frames, rng))
 
-    return run_loop(model, stage_loss, config, run)
+    return run_loop([Learner(model, stage_loss, config.optim)], config, run)
 
 
 def accuracy(model: nn.Module, seed: int = HELD_OUT, count: int = 1500, frames: int = 13,

@@ -20,6 +20,7 @@ from cinelab.memory.sight import TeacherForcing as Sight
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
+from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
 
@@ -94,4 +95,4 @@ def train(config: TeacherForcingTraining, model: CausalWan, store: Store, run: R
         name = "Across" if across else type(policy).__name__
         return loss(model, clips, config, policy, rng, across), {"frames": frames, "policy": name}
 
-    return run_loop(model, stage_loss, config, run)
+    return run_loop([Learner(model, stage_loss, config.optim)], config, run)

@@ -87,8 +87,10 @@ def shoot(rng: Random, character: dict, place: dict, numbers: tuple[int, int], t
     return ShotPlan(attributes, caption(attributes, rng), latents, *numbers, place["seed"])
 
 
-def film(seed: int, index: int, latents: int, shot_latents: tuple[int, int] = (2, 4)) -> FilmPlan:
+def film(seed: int, index: int, latents: int, shot_latents: tuple[int, int] = (2, 4), grain: int = 1) -> FilmPlan:
     """Film `index`: shots of `shot_latents` (low, high) latent frames that fill exactly `latents`.
+
+    With `grain`, every shot lasts a whole multiple of so many latent frames, as a chunk-wise model needs.
 
     A small cast and few places make returns frequent; neighbouring shots always differ in character or place. As in
     shot and reverse shot, many returns are to a set-up that was there before: who, where, how large, at what time.
@@ -99,7 +101,8 @@ def film(seed: int, index: int, latents: int, shot_latents: tuple[int, int] = (2
         cast = hire(rng, 2)
     time = rng.choice(PROMPTED["time"])
     shots: list[ShotPlan] = []
-    for length in shot_lengths(rng, latents, *shot_latents):
+    low, high = (max(1, length // grain) for length in shot_latents)
+    for length in (grain * units for units in shot_lengths(rng, latents // grain, low, high)):
         if shots and rng.random() < 0.2:
             shots.append(go_on(rng, shots[-1], length))
             continue

@@ -1,0 +1,114 @@
+"""Few-step students as notebooks use them: stage 2 (causal ODE, consistency) and stage 3 (DMD).
+
+    stage = students.consistency("results/cd", films, teacher="toybox-base")
+    watch(stage.train())
+    stage.export("results/cd/checkpoint")
+
+A run whose exams are on keeps the weights that scored best, not the last.
+"""
+
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cinelab.config import override, to_dict
+from cinelab.errors import CinelabError
+from cinelab.flow.sampler import Sampling
+from cinelab.lab.stages import Stage
+from cinelab.latent.store import Store
+from cinelab.model import zoo
+from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.model.zoo import Bundle
+from cinelab.runs import Run
+from cinelab.score.exam import Exam, ExamConfig
+from cinelab.score.recogniser import load_recogniser
+from cinelab.train import consistency as stage2b
+from cinelab.train import dmd as stage3
+from cinelab.train import ode as stage2a
+from cinelab.train import pairs as ode_pairs
+from cinelab.train import presets
+
+SMOKE_EXAM = ExamConfig(films=2, latents=6, recalls=2, away=1)
+
+
+def few_steps(steps: int, shift: float = 2.0, first_steps: int | None = None) -> Sampling:
+    """A student's sampling: `steps` levels, no guidance (it is distilled in)."""
+    return Sampling(steps, "consistency", guidance=1.0, shift=shift, first_steps=first_steps)
+
+
+def fitting(name: str | Path, model: WanConfig, role: str) -> Bundle:
+    """Load a checkpoint that is to teach or start a student of shape `model`; another shape is refused by name."""
+    bundle = zoo.load(name)
+    theirs, ours = to_dict(bundle.model.config), to_dict(model)
+    if odd := [key for key in ours if ours[key] != theirs[key]]:
+        raise CinelabError(f"The {role} {name} has {odd[0]}={theirs[odd[0]]!r}, the student {odd[0]}={ours[odd[0]]!r}; "
+                           f"train the student with the {role}'s model settings.")
+    return bundle
+
+
+def trainable(model: CausalWan) -> CausalWan:
+    """A copy to train."""
+    return deepcopy(model).requires_grad_(True).train()
+
+
+def build_pairs(folder: str | Path, store: Store, teacher: str | Path, preset: str = "toy", kind: str = "autoregressive",
+                changes: dict | None = None, tell: Callable[[str], None] = print) -> ode_pairs.Pairs:
+    """The ODE pairs of a teacher, integrated where they are missing."""
+    config = override(presets.pairs(preset, kind), changes or {})
+    bundle, mark = zoo.load(teacher), zoo.fingerprint(teacher)
+    for done in ode_pairs.build(folder, config, bundle.model, mark, store):
+        tell(f"{done} of {config.clips} clips integrated")
+    return ode_pairs.Pairs(folder, config, mark, store)
+
+
+def ode(run_dir: str | Path, pairs: ode_pairs.Pairs, init: str | Path = "toybox-base", preset: str = "toy", seed: int = 0,
+        changes: dict | None = None, steps: int = 4, exam: bool = True) -> Stage:
+    """Stage 2a (or its bidirectional baseline): regress to the end points of `pairs`. `steps`: levels it is sampled with."""
+    config = override(presets.ode(preset, pairs.config.teacher, seed), changes or {})
+    config = replace(config, pairs=pairs.config)
+    start = fitting(init, config.model, "initial checkpoint")
+    return _student(start, config, run_dir, few_steps(steps), pairs.config.chunk, preset, exam,
+                    lambda model, run, sit: stage2a.train(config, model, pairs, run, sit), stage="ode", init=str(init))
+
+
+def consistency(run_dir: str | Path, store: Store, teacher: str | Path = "toybox-base", preset: str = "toy", seed: int = 0,
+                changes: dict | None = None, steps: int = 4, exam: bool = True) -> Stage:
+    """Stage 2b: causal consistency distillation of `teacher`, from itself."""
+    config = override(presets.consistency(preset, seed), changes or {})
+    start = fitting(teacher, config.model, "teacher")
+    return _student(start, config, run_dir, few_steps(steps), config.chunk, preset, exam,
+                    lambda model, run, sit: stage2b.train(config, model, start.model, store, run, sit),
+                    stage="consistency", init=str(teacher))
+
+
+def dmd(run_dir: str | Path, store: Store, init: str | Path, real: str | Path = "toybox-bidirectional-24",
+        preset: str = "toy", seed: int = 0, changes: dict | None = None, exam: bool = True) -> Stage:
+    """Stage 3: from a stage 2 checkpoint (or the base model itself), judged by `real`, which the critic starts from too."""
+    config = override(presets.dmd(preset, seed), changes or {})
+    start, judge = fitting(init, config.model, "initial checkpoint"), fitting(real, config.model, "real score")
+    if (longest := max(config.lengths)) > judge.span:
+        raise CinelabError(f"lengths has {longest} latent frames, but the real score {real} was trained on {judge.span}; "
+                           "shorten the roll-outs or name another real score.")
+    config = replace(config, reach=start.reach)
+    critic = trainable(judge.model)
+    return _student(start, config, run_dir, config.sampling, config.chunk, preset, exam,
+                    lambda model, run, sit: stage3.train(config, model, judge.model, critic, store, run, sit),
+                    stage="dmd", init=str(init), real=str(real))
+
+
+def _student(start: Bundle, config: Any, run_dir: str | Path, sampling: Sampling, chunk: int, preset: str, exam: bool,
+             rows: Callable[..., Iterator[dict]], **about: Any) -> Stage:
+    run, model = Run(run_dir, config), trainable(start.model)
+    bundle = replace(start, sampling=sampling, chunk=chunk)
+
+    def train() -> Iterator[dict]:
+        sit = Exam(bundle, load_recogniser(), config=SMOKE_EXAM if preset == "smoke" else None) if exam else None
+        return rows(model, run, sit)
+
+    def describe() -> dict:
+        return zoo.model_config(config.model, start.encoder, start.config["codec"], sampling, chunk, start.span, start.fps,
+                                start.size, **about)
+
+    return Stage(config, run, model, train, describe)

@@ -1,0 +1,93 @@
+"""Stage 2b: causal consistency distillation (Causal Forcing++). No stored pairs: one teacher step, taken online.
+
+    draw a clean clip, a level t_n of the grid a chunk, noise;         x_n = (1 - t_n) x0 + t_n eps
+    the teacher takes one guided ODE step with the clean history:      x_m,  t_m the next level down
+    loss = || student(x_n, t_n) - EMA student(x_m, t_m) ||^2           both predict the clean chunk
+
+At t = 0 the prediction x - t v is x itself: the boundary condition holds by construction. Chunks draw their levels apart
+(the paper: one a clip), since given the clean history each is its own sample.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as fn
+from torch import Tensor
+from torch.func import functional_call
+
+from cinelab.errors import CinelabError
+from cinelab.flow import path
+from cinelab.latent.store import Clips, Store
+from cinelab.memory.policy import Full
+from cinelab.memory.sight import TeacherForcing
+from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.runs import Run
+from cinelab.train.loop import Exam, Learner
+from cinelab.train.loop import train as run_loop
+from cinelab.train.optim import Optim
+from cinelab.train.pairs import field_of
+
+
+@dataclass(frozen=True)
+class ConsistencyTraining:
+    model: WanConfig
+    optim: Optim = field(default_factory=lambda: Optim(ema=0.99))
+    grid: tuple[int, ...] = (8, 16, 48)  # teacher steps from noise to data, over equal parts of the training
+    guidance: float = 2.0  # inside the teacher
+    shift: float = 2.0
+    steps: int = 600
+    batch: int = 8  # clips
+    frames: int = 24  # latent frames a clip
+    chunk: int = 1  # latent frames a chunk
+    seed: int = 0
+    save_every: int = 100
+    exam_every: int = 100
+    bf16: bool = True
+
+    def __post_init__(self):
+        if not self.grid or any(n < 1 for n in self.grid):
+            raise CinelabError(f"grid is {list(self.grid)}; give numbers of teacher steps, each at least 1.")
+        if self.frames % self.chunk:
+            raise CinelabError(f"frames is {self.frames}, which chunk={self.chunk} does not divide.")
+
+
+def grid_at(config: ConsistencyTraining, step: int) -> Tensor:
+    """(N + 1,) levels from 1 to 0 at a step of the training: coarse first, which is quick to learn."""
+    count = config.grid[min(len(config.grid) - 1, step * len(config.grid) // config.steps)]
+    return path.shifted(torch.linspace(1, 0, count + 1), config.shift)
+
+
+def predict(net, x: Tensor, t: Tensor, clips: Clips, chunk: int) -> Tensor:
+    """The clean clip as `net` sees it from x (B, F, C, h, w) at t (B, F), given the true history."""
+    frames = x.shape[1]
+    v = net(torch.cat([clips.latents, x], 1), torch.cat([torch.zeros_like(t), t], 1), clips.text,
+            torch.cat([clips.slot, clips.slot], 1), TeacherForcing(Full(), clips.shot, chunk))
+    return path.clean(x, v[:, frames:].float(), t)
+
+
+def loss(model: CausalWan, target: dict[str, Tensor], teacher: CausalWan, clips: Clips, grid: Tensor,
+         config: ConsistencyTraining, rng: torch.Generator) -> Tensor:
+    """Mean squared distance between the predictions at adjacent levels; `target` are the averaged weights."""
+    x0, shape = clips.latents, (clips.latents.shape[0], config.frames // config.chunk)
+    level = torch.randint(len(grid) - 1, shape, generator=rng).repeat_interleave(config.chunk, 1)  # (B, F)
+    t, lower = grid[level], grid[level + 1]
+    x = path.noised(x0, torch.randn(x0.shape, generator=rng), t)
+    with torch.no_grad():
+        v = field_of(teacher, clips, "autoregressive", config.guidance, config.chunk)(x, t)
+        below = x + path.spread(lower - t, x) * v
+        net = lambda *inputs: functional_call(model, target, inputs)  # noqa: E731
+        goal = predict(net, below, lower, clips, config.chunk)
+    return fn.mse_loss(predict(model, x, t, clips, config.chunk), goal)
+
+
+def train(config: ConsistencyTraining, model: CausalWan, teacher: CausalWan, store: Store, run: Run,
+          exam: Exam | None = None) -> Iterator[dict]:
+    """Yield one log row per step; resumes."""
+
+    def stage_loss(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+        clips, grid = store.clips(config.batch, config.frames, rng), grid_at(config, step)
+        return loss(model, student.ema.values, teacher, clips, grid, config, rng), {"grid": len(grid) - 1}
+
+    student = Learner(model, stage_loss, config.optim)
+    return run_loop([student], config, run, exam)

@@ -1,0 +1,169 @@
+"""Stage 3: asymmetric distribution matching with self-rollout. The causal student makes films, two scores correct them.
+
+    roll out     the student makes a multi-shot clip with its own memory (policy, cuts and prompt switches included);
+                 each chunk ends at a random exit level, whose prediction x alone keeps its graph
+    student      noise x to a level t; descend  (fake_x0 - real_x0) / mean|x - real_x0|,  taken as a fixed gradient on x
+    critic       flow matching on the student's clips, several updates for one of the student
+
+The real score is the teacher's guided prediction, the fake score the critic's: both bidirectional (the papers), or both
+autoregressive, given the clip's own clean past.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as fn
+from torch import Tensor
+
+from cinelab.errors import CinelabError
+from cinelab.flow import path
+from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
+from cinelab.latent.store import Clips, Store
+from cinelab.memory.cache import Memory
+from cinelab.memory.policy import CAMR, Full
+from cinelab.memory.sight import Bidirectional, KnownHistory
+from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.runs import Run
+from cinelab.seeds import rng_at
+from cinelab.train.loop import Exam, Learner
+from cinelab.train.loop import train as run_loop
+from cinelab.train.optim import Optim
+
+SCORES = ("bidirectional", "autoregressive")
+
+
+@dataclass(frozen=True)
+class DmdTraining:
+    model: WanConfig
+    sampling: Sampling = field(default_factory=lambda: Sampling(2, "consistency", guidance=1.0))  # the student's levels
+    optim: Optim = field(default_factory=lambda: Optim(lr=1e-4, betas=(0.0, 0.999), ema=0.98, warmup=10))
+    critic: Optim = field(default_factory=lambda: Optim(lr=2e-4, betas=(0.0, 0.999), warmup=10))
+    policy: CAMR = field(default_factory=CAMR)
+    score: str = "bidirectional"  # whose judgement: both scores are of this kind
+    guidance: float = 2.0  # of the real score
+    shift: float = 2.0  # of the levels at which the scores are asked
+    t_range: tuple[float, float] = (0.02, 0.98)
+    critic_updates: int = 5  # for each of the student
+    steps: int = 500  # updates of the critic
+    batch: int = 16  # clips
+    lengths: tuple[int, ...] = (12,)  # latent frames of a roll-out, each as likely
+    known: float = 0.0  # share of the roll-outs that continue a true clip (its first half is given)
+    chunk: int = 1  # latent frames a chunk
+    reach: int | None = 23  # the farthest that the student's memory looks back at its true distance
+    seed: int = 0
+    save_every: int = 50
+    exam_every: int = 50
+    bf16: bool = True
+
+    def __post_init__(self):
+        if self.sampling.solver != "consistency":
+            raise CinelabError(f"sampling.solver is {self.sampling.solver!r}; a few-step student samples by 'consistency'.")
+        if self.score not in SCORES:
+            raise CinelabError(f"score is {self.score!r}; use one of {', '.join(SCORES)}.")
+        if self.critic_updates < 1:
+            raise CinelabError(f"critic_updates is {self.critic_updates}; the critic needs at least 1.")
+        if not 0 < self.t_range[0] < self.t_range[1] < 1:
+            raise CinelabError(f"t_range is {list(self.t_range)}; give two levels that rise within (0, 1).")
+        for frames in self.lengths:
+            if frames % self.chunk:
+                raise CinelabError(f"lengths has {frames} latent frames, which chunk={self.chunk} does not divide.")
+
+
+def self_rollout(model: CausalWan, clips: Clips, config: DmdTraining, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The student's own clips (B, F, C, h, w), and which frames (F,) it made itself."""
+    batch, frames, *latent = clips.latents.shape
+    lot, depth = torch.rand(2, generator=rng).tolist()
+    half = frames // 2 // config.chunk * config.chunk
+    given = clips.latents[:, :half] if lot < config.known else None
+    seeds = torch.randint(2**40, (batch,), generator=rng).tolist()
+    script = Script(clips.slot[:, :: config.chunk], clips.shot[:, :: config.chunk], config.chunk, clips.null)
+    text = Prompts(model, clips.text)
+    # Autocast keeps the weights it casts: those cast in a pass without gradient would be lost to the passes with one.
+    model(clips.latents[:1, :1], torch.zeros(1, 1), clips.text[:1], clips.slot[:1, :1], Bidirectional(torch.arange(1)))
+    chunks = rollout(model, Memory(config.policy, config.chunk, config.reach), text, script, seeds,
+                     (config.chunk, *latent), config.sampling, given=given, device=clips.latents.device, depth=depth)
+    made = torch.cat([chunk.latents.float() for chunk in chunks], dim=1)
+    return made, torch.arange(frames) >= (0 if given is None else half)
+
+
+def score_sight(net: Any, sample: Tensor, clips: Clips, text: list, config: DmdTraining):
+    """What a score sees of a sample (B, F, C, h, w): all of its noisy frames, or its own clean past."""
+    if config.score == "bidirectional":
+        return Bidirectional(torch.arange(sample.shape[1]))
+    sight = KnownHistory(Full(), clips.shot, config.chunk)
+    sight.show(net, sample, text, clips.slot)
+    return sight
+
+
+def clean_of(net: Any, sample: Tensor, x: Tensor, t: Tensor, clips: Clips, config: DmdTraining, guidance: float) -> Tensor:
+    """A score as the clean clip it points at, from x at t (B, F)."""
+    text = Prompts(net, clips.text)
+    sight = score_sight(net, sample, clips, text.plain, config)
+    if guidance == 1:
+        v = net(x, t, text.plain, clips.slot, sight).float()
+    else:
+        both = torch.cat([clips.slot, torch.full_like(clips.slot, clips.null)])
+        v = net(x.repeat(2, 1, 1, 1, 1), t.repeat(2, 1), text.twice, both, sight).float()
+        v = path.guided(*v.chunk(2), guidance)
+    return path.clean(x, v, t)
+
+
+def noised_at_random(sample: Tensor, config: DmdTraining, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """x, t (B, F) and the noise: one level a clip."""
+    t = path.draw_t((sample.shape[0], 1), config.shift, rng).clamp(*config.t_range).expand(-1, sample.shape[1])
+    eps = torch.randn(sample.shape, generator=rng).to(sample.device)
+    return path.noised(sample, eps, t), t, eps
+
+
+@torch.no_grad()
+def direction(sample: Tensor, clips: Clips, real: Any, fake: Any, config: DmdTraining,
+              rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """The distribution-matching gradient on a sample, and the scores' distance (B, F): zero where they agree."""
+    x, t, _ = noised_at_random(sample, config, rng)
+    wanted = clean_of(real, sample, x, t, clips, config, config.guidance)
+    gap = clean_of(fake, sample, x, t, clips, config, 1.0) - wanted
+    if not torch.isfinite(gap).all():
+        raise CinelabError("The critic's score is not finite any more; lower critic.lr and resume from the last save.")
+    size = (sample - wanted).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
+    return gap / size.clamp(min=1e-6), gap.abs().mean(dim=(2, 3, 4)) / size.flatten()[:, None]
+
+
+def student_loss(model: CausalWan, clips: Clips, real: Any, fake: Any, config: DmdTraining,
+                 rng: torch.Generator) -> tuple[Tensor, dict]:
+    """Half the squared distance to sample - gradient, which has that gradient; and how far the scores are apart."""
+    sample, own = self_rollout(model, clips, config, rng)
+    gradient, gap = direction(sample.detach(), clips, real, fake, config, rng)
+    goal = (sample - gradient).detach()
+    return 0.5 * fn.mse_loss(sample[:, own], goal[:, own]), {"gap": round(gap[:, own].mean().item(), 4)}
+
+
+def critic_loss(fake: CausalWan, student: CausalWan, clips: Clips, config: DmdTraining, rng: torch.Generator) -> Tensor:
+    """Flow matching on what the student makes."""
+    with torch.no_grad():
+        sample, own = self_rollout(student, clips, config, rng)
+    x, t, eps = noised_at_random(sample, config, rng)
+    text = fake.encode_text(clips.text)
+    v = fake(x, t, text, clips.slot, score_sight(fake, sample, clips, text, config)).float()
+    return fn.mse_loss(v[:, own], path.velocity(sample, eps)[:, own])
+
+
+def train(config: DmdTraining, model: CausalWan, real: CausalWan, fake: CausalWan, store: Store, run: Run,
+          exam: Exam | None = None) -> Iterator[dict]:
+    """Yield one log row per step (an update of the critic); resumes with both networks and their optimisers."""
+
+    def clips_at(step: int, who: str) -> Clips:
+        rng = rng_at(config.seed, "clips", who, step)
+        frames = config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]
+        return store.clips(config.batch, frames, rng)
+
+    def student_step(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+        return student_loss(model, clips_at(step, "student"), real, fake, config, rng)
+
+    def critic_step(fake: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+        return critic_loss(fake, model, clips_at(step, "critic"), config, rng), {}
+
+    student = Learner(model, student_step, config.optim, every=config.critic_updates)
+    critic = Learner(fake, critic_step, config.critic, "critic", averaged=False)
+    return run_loop([student, critic], config, run, exam)

@@ -1,0 +1,79 @@
+"""Stage 2a: ODE initialisation. The student learns to jump from a kept state of the teacher's ODE to its end point.
+
+    causal ODE        pairs of the autoregressive teacher; the student sees the clean history that the teacher saw
+    bidirectional ODE pairs of the bidirectional teacher (CausVid, Self Forcing); the student sees the noisy past of the
+                      same trajectory, as there, or (`history="clean"`) the past's end points
+
+Under the first, the end point is a function of what the student sees. Under the second it also depends on the noisy
+future, which the student does not see, and least squares answers with a mean (Causal Forcing, section on injectivity).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as fn
+from torch import Tensor
+
+from cinelab.errors import CinelabError
+from cinelab.flow import path
+from cinelab.latent.store import Clips
+from cinelab.memory.policy import Full
+from cinelab.memory.sight import Causal, TeacherForcing
+from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.runs import Run
+from cinelab.train.loop import Exam, Learner
+from cinelab.train.loop import train as run_loop
+from cinelab.train.optim import Optim
+from cinelab.train.pairs import Pairs, PairsConfig
+
+HISTORIES = ("truth", "clean", "noisy")
+
+
+@dataclass(frozen=True)
+class OdeTraining:
+    model: WanConfig
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    optim: Optim = field(default_factory=Optim)
+    history: str = "truth"  # what the student sees of the past: the clip's truth, the pairs' end points, or their states
+    steps: int = 600
+    seed: int = 0
+    save_every: int = 100
+    exam_every: int = 100
+    bf16: bool = True
+
+    def __post_init__(self):
+        if self.history not in HISTORIES:
+            raise CinelabError(f"history is {self.history!r}; use one of {', '.join(HISTORIES)}.")
+        if (self.pairs.teacher == "autoregressive") != (self.history == "truth"):
+            raise CinelabError(f"history is {self.history!r} with pairs of the {self.pairs.teacher} teacher; "
+                               "autoregressive goes with 'truth', bidirectional with 'noisy' or 'clean'.")
+
+
+def loss(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, config: OdeTraining, rng: torch.Generator) -> Tensor:
+    """Mean squared distance of the student's clean prediction from the end point.
+
+    Chunks with a clean history draw a level each; with a noisy one the whole clip is at one level.
+    """
+    batch, kept, frames = states.shape[:3]
+    chunk = config.pairs.chunk
+    lots = (batch, 1 if config.history == "noisy" else frames // chunk)
+    level = torch.randint(kept, lots, generator=rng).repeat_interleave(frames // lots[1], 1)  # (B, F)
+    x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]  # (B, F, C, h, w)
+    t = config.pairs.times().float()[level]
+    if config.history == "noisy":
+        v = model(x, t, clips.text, clips.slot, Causal(Full(), clips.shot, chunk))
+    else:
+        past = clips.latents if config.history == "truth" else end
+        v = model(torch.cat([past, x], 1), torch.cat([torch.zeros_like(t), t], 1), clips.text,
+                  torch.cat([clips.slot, clips.slot], 1), TeacherForcing(Full(), clips.shot, chunk))[:, frames:]
+    return fn.mse_loss(path.clean(x, v.float(), t), end)
+
+
+def train(config: OdeTraining, model: CausalWan, pairs: Pairs, run: Run, exam: Exam | None = None) -> Iterator[dict]:
+    """Yield one log row per step; resumes."""
+
+    def stage_loss(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+        return loss(model, *pairs.batch(rng), config, rng), {}
+
+    return run_loop([Learner(model, stage_loss, config.optim)], config, run, exam)

@@ -1,0 +1,167 @@
+"""ODE pairs on disk: where the teacher's probability-flow ODE takes fresh noise, kept at a few levels.
+
+    B clips   F frames   K kept levels   states (B, K, F, C, h, w)   end (B, F, C, h, w)
+
+    autoregressive   every chunk follows its own ODE given the clean ground-truth chunks before it (Causal Forcing,
+                     stage 2a); the clean half's keys and values are computed once a clip and kept
+    bidirectional    the whole clip follows one ODE, every frame driven by all others (CausVid, Self Forcing)
+
+A shard is one training batch. Its clips are drawn anew from the film store, so that only the trajectories are stored.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cinelab.config import read_json
+from cinelab.errors import CinelabError
+from cinelab.files import write_atomic, write_json
+from cinelab.flow import path
+from cinelab.flow.sampler import Prompts, Sampling, check_levels, walk
+from cinelab.latent.store import Clips, Store
+from cinelab.memory.policy import Full
+from cinelab.memory.sight import Bidirectional, KnownHistory
+from cinelab.seeds import rng_at
+
+TEACHERS = ("autoregressive", "bidirectional")
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """What is integrated and what is kept. `levels` are places on the path before the shift."""
+
+    teacher: str = "autoregressive"
+    levels: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
+    steps: int = 12
+    solver: str = "ab2"
+    guidance: float = 2.0
+    shift: float = 2.0
+    clips: int = 512
+    frames: int = 24  # latent frames a clip
+    chunk: int = 1  # latent frames a chunk
+    batch: int = 8  # clips a shard
+    seed: int = 0
+    bf16: bool = True
+
+    def __post_init__(self):
+        if self.teacher not in TEACHERS:
+            raise CinelabError(f"teacher is {self.teacher!r}; use one of {', '.join(TEACHERS)}.")
+        check_levels(self.levels, "levels")
+        for level in self.levels:
+            if abs(level * self.steps - round(level * self.steps)) > 1e-6:
+                raise CinelabError(f"levels has {level}, which is no place among {self.steps} even steps; "
+                                   "change steps or the level.")
+        if self.frames % self.chunk:
+            raise CinelabError(f"frames is {self.frames}, which chunk={self.chunk} does not divide.")
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(self.steps, self.solver, self.guidance, self.shift)
+
+    @property
+    def shards(self) -> int:
+        return -(-self.clips // self.batch)
+
+    def times(self) -> Tensor:
+        """(K,) noise levels of the kept states, after the shift."""
+        return path.shifted(torch.tensor(self.levels, dtype=torch.float64), self.shift)
+
+
+def clips_of(config: PairsConfig, store: Store, shard: int) -> Clips:
+    """The clips of a shard, always the same."""
+    return store.clips(config.batch, config.frames, rng_at(config.seed, "pairs", shard))
+
+
+@torch.no_grad()
+def field_of(net: Any, clips: Clips, teacher: str, guidance: float, chunk: int):
+    """The teacher's guided velocity v(x (B, F, C, h, w), t or (B, F)) for these clips."""
+    text, slot = Prompts(net, clips.text), clips.slot
+    both = torch.cat([slot, torch.full_like(slot, clips.null)])
+    sight: Any = Bidirectional(torch.arange(slot.shape[1]))
+    if teacher == "autoregressive":
+        sight = KnownHistory(Full(), clips.shot, chunk)
+        sight.show(net, clips.latents, text.plain, slot)
+
+    def velocity(x: Tensor, t: float | Tensor) -> Tensor:
+        t = torch.as_tensor(t, dtype=torch.float32).expand(slot.shape)
+        if guidance == 1:
+            return net(x, t, text.plain, slot, sight).float()
+        v = net(x.repeat(2, 1, 1, 1, 1), t.repeat(2, 1), text.twice, both, sight).float()
+        return path.guided(*v.chunk(2), guidance)
+
+    return velocity
+
+
+@torch.no_grad()
+def trajectories(net: Any, clips: Clips, config: PairsConfig, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """States at the kept levels (B, K, F, C, h, w) and end points (B, F, C, h, w) from `noise` (B, F, C, h, w)."""
+    with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.bf16):
+        field = field_of(net, clips, config.teacher, config.guidance, config.chunk)
+        states = [state for state, _ in walk(field, noise, config.sampling.levels(), config.solver)]
+    kept = [states[round((1 - level) * config.steps)] for level in config.levels]
+    return torch.stack(kept, dim=1), states[-1]
+
+
+def build(folder: str | Path, config: PairsConfig, net: Any, teacher: str, store: Store) -> Iterator[int]:
+    """Integrate the missing shards; yields the clips done. Resumable. `teacher` is the fingerprint of `net`."""
+    folder = Path(folder)
+    claim(folder, config, teacher, store)
+    for shard in range(config.shards):
+        place = folder / f"{shard:05d}.npz"
+        if place.exists():
+            continue
+        clips = clips_of(config, store, shard)
+        noise = torch.randn(clips.latents.shape, generator=rng_at(config.seed, "pairs noise", shard))
+        states, end = trajectories(net, clips, config, noise)
+        arrays = {"states": states.half().numpy(), "end": end.half().numpy()}
+        write_atomic(place, lambda temporary, arrays=arrays: np.savez(temporary, **arrays))
+        yield (shard + 1) * config.batch
+
+
+def claim(folder: Path, config: PairsConfig, teacher: str, store: Store) -> None:
+    """Pairs belong to one teacher, one recipe and one film store; another one's are refused by name."""
+    place = Path(folder) / "pairs.json"
+    mine = asdict(config) | {"levels": list(config.levels), "fingerprint": teacher, "films": store.recipe}
+    if place.exists() and (old := read_json(place)) != mine:
+        key = next(k for k in mine if mine[k] != old.get(k))
+        what = "another teacher" if key == "fingerprint" else f"{key}={old.get(key)!r}"
+        raise CinelabError(f"The ODE pairs in {folder} are of {what}, not of {mine[key]!r}; name another folder, "
+                           "or remove this one to integrate them again.")
+    write_json(place, mine)
+
+
+class Pairs:
+    """The shards of a folder, one training batch each. All must be there."""
+
+    def __init__(self, folder: str | Path, config: PairsConfig, teacher: str, store: Store):
+        self.folder, self.config, self.store = Path(folder), config, store
+        claim(self.folder, config, teacher, store)
+        missing = [n for n in range(config.shards) if not self._place(n).exists()]
+        if missing:
+            raise CinelabError(f"The ODE pairs in {folder} are cut short: {len(missing)} of {config.shards} shards are "
+                               f"missing (first: {self._place(missing[0]).name}); build them again, what is there is kept.")
+
+    def _place(self, shard: int) -> Path:
+        return self.folder / f"{shard:05d}.npz"
+
+    @property
+    def bytes(self) -> int:
+        """What storing the pairs costs."""
+        return sum(self._place(n).stat().st_size for n in range(self.config.shards))
+
+    def batch(self, rng: torch.Generator) -> tuple[Clips, Tensor, Tensor]:
+        """Clips, states and end points of a random shard."""
+        shard = int(torch.randint(self.config.shards, (), generator=rng))
+        place = self._place(shard)
+        try:
+            with np.load(place) as file:
+                states, end = (torch.from_numpy(file[key]).float() for key in ("states", "end"))
+        except Exception as error:
+            raise CinelabError(f"Shard {place} is cut short or broken ({type(error).__name__}); "
+                               "remove it and build the pairs again, the others are kept.") from error
+        return clips_of(self.config, self.store, shard), states, end

@@ -1,0 +1,276 @@
+"""Few-step students: the training roll-out is the live stream, equal scores pull nowhere, pairs are what streaming makes,
+killed and resumed equals uninterrupted, and bad input is one sentence."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_train import Fake, model, parts_of, rows_of, same
+
+from cinelab.errors import CinelabError
+from cinelab.flow import path
+from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
+from cinelab.lab import students
+from cinelab.memory.cache import Memory
+from cinelab.memory.policy import CAMR, Full
+from cinelab.model.zoo import load
+from cinelab.runs import Run
+from cinelab.seeds import rng_at
+from cinelab.stream.engine import embed, make, script_of
+from cinelab.train import consistency, dmd, ode, pairs, presets
+from cinelab.world.casting import absence, timeline_of
+
+TWO = Sampling(2, "consistency", guidance=1.0, first_steps=3)
+
+
+class FakeStore(Fake):
+    recipe = {"films": "random"}
+
+
+def net(seed=0):
+    """A smoke-sized network whose output is not zero."""
+    made = model()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
+    return made
+
+
+DMD = replace(presets.dmd("smoke"), model=presets.SMOKE, bf16=False, known=0.0, batch=2, policy=CAMR(budget=2))
+
+
+# The one roll-out
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
+def test_the_differentiable_rollout_is_the_live_stream_bit_for_bit(bf16):
+    bundle = load("toybox-base")
+    lines = [timeline_of(absence(5, i, away=1, shot_latents=2), 8, 2) for i in range(2)]
+    streamed, _ = make(bundle, lines, CAMR(budget=3), [1, 2], TWO, bf16=bf16)
+    bundle.model.requires_grad_(True)
+    text = embed(bundle, lines)
+    script = script_of(lines, text.shape[1] - 1)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        chunks = rollout(bundle.model, Memory(CAMR(budget=3), 1, bundle.reach), Prompts(bundle.model, text), script, [1, 2],
+                         (1, *bundle.latent_shape), TWO)
+        made = torch.cat([chunk.latents.float() for chunk in chunks], 1)
+    assert made.requires_grad and torch.equal(made.detach(), streamed)
+
+
+def test_only_the_exit_level_keeps_its_graph():
+    network, clips = net(), Fake().clips(1, 3, rng_at(0))
+    script = Script(clips.slot, clips.shot, 1, clips.null)
+    calls = []
+
+    def counted(*inputs):
+        out = network(*inputs)
+        calls.append(out.requires_grad)
+        return out
+
+    counted.encode_text = network.encode_text
+    rolled = rollout(counted, Memory(Full(), 1), Prompts(network, clips.text), script, [0], (1, 24, 6, 8),
+                     Sampling(4, "consistency", 1.0), depth=0.6)
+    first, second, _ = (chunk.latents for chunk in rolled)
+    assert calls == 3 * [False, False, True, False]  # exit at the third of four levels, then the clean pass
+    assert torch.autograd.grad(second.sum(), first, allow_unused=True) == (None,)  # nothing flows through the memory
+
+
+def test_first_chunk_may_take_more_levels():
+    assert TWO.levels(first=True).numel() == 4 and TWO.levels().numel() == 3
+    assert Sampling(2, "consistency", shift=1.0, at=(1.0, 0.25)).levels().tolist() == [1.0, 0.25, 0.0]
+
+
+@pytest.mark.parametrize("levels", [(0.5, 0.75), (1.0, 1.0), (1.2, 0.5), (1.0, 0.0), (1.0, -0.5)], ids=str)
+def test_levels_must_fall_within_0_and_1(levels):
+    with pytest.raises(CinelabError, match=r"fall strictly and lie in \(0, 1\]"):
+        Sampling(2, "consistency", at=levels)
+    with pytest.raises(CinelabError, match=r"fall strictly and lie in \(0, 1\]"):
+        replace(presets.pairs("smoke"), levels=levels)
+
+
+def test_levels_and_steps_must_agree():
+    with pytest.raises(CinelabError, match="has 2 levels, but sampling.steps is 3"):
+        Sampling(3, "consistency", at=(1.0, 0.5))
+
+
+# Stage 2a: ODE pairs
+
+
+def test_causal_pairs_are_what_streaming_the_teacher_with_the_true_history_makes():
+    teacher, clips = net().requires_grad_(False), Fake().clips(2, 4, rng_at(1))
+    config = replace(presets.pairs("toy"), frames=4, steps=4, bf16=False)
+    noise = torch.randn(clips.latents.shape)
+    states, end = pairs.trajectories(teacher, clips, config, noise)
+    assert torch.equal(states[:, 0], noise)
+    field = pairs.field_of(teacher, clips, "autoregressive", 2.0, 1)
+    memory, text, script = Memory(Full(), 1), Prompts(teacher, clips.text), Script(clips.slot, clips.shot, 1, clips.null)
+    from cinelab.flow.sampler import denoise, remember
+
+    for i in range(4):
+        memory.begin(i, clips.shot[:, i])
+        with torch.no_grad():
+            alone = denoise(teacher, memory, text, script, i, lambda level, i=i: noise[:, i : i + 1], config.sampling)
+        torch.testing.assert_close(end[:, i : i + 1], alone, atol=1e-4, rtol=1e-3)
+        remember(teacher, memory, text, script, i, clips.latents[:, i : i + 1])
+    with torch.no_grad():
+        assert field(noise, 1.0).shape == noise.shape
+
+
+def build_pairs(folder, config, mark="abc"):
+    return list(pairs.build(folder, config, net().requires_grad_(False), mark, FakeStore()))
+
+
+def test_pairs_are_resumable_and_belong_to_one_teacher(tmp_path):
+    config = presets.pairs("smoke")
+    unfinished = pairs.build(tmp_path, config, net(), "abc", FakeStore())
+    next(unfinished)
+    unfinished.close()
+    with pytest.raises(CinelabError, match=r"cut short: 1 of 2 shards are missing \(first: 00001.npz\)"):
+        pairs.Pairs(tmp_path, config, "abc", FakeStore())
+    kept = (tmp_path / "00000.npz").stat().st_mtime_ns
+    assert build_pairs(tmp_path, config) == [2]
+    assert (tmp_path / "00000.npz").stat().st_mtime_ns == kept
+    with pytest.raises(CinelabError, match="are of another teacher"):
+        pairs.Pairs(tmp_path, config, "xyz", FakeStore())
+    with pytest.raises(CinelabError, match="guidance=2.0"):
+        pairs.Pairs(tmp_path, replace(config, guidance=3.0), "abc", FakeStore())
+    for place in tmp_path.glob("*.npz"):
+        place.write_bytes(place.read_bytes()[:1000])
+    with pytest.raises(CinelabError, match="remove it and build the pairs again"):
+        pairs.Pairs(tmp_path, config, "abc", FakeStore()).batch(rng_at(0))
+
+
+def test_kept_levels_must_lie_on_the_teachers_steps():
+    with pytest.raises(CinelabError, match="0.75, which is no place among 6 even steps"):
+        replace(presets.pairs("smoke"), steps=6)
+
+
+# Stage 2b: consistency
+
+
+def test_the_boundary_condition_holds_by_construction():
+    network, clips = net(), Fake().clips(1, 3, rng_at(2))
+    x = torch.randn_like(clips.latents)
+    assert torch.equal(consistency.predict(network, x, torch.zeros(1, 3), clips, 1), x)
+
+
+def test_a_perfect_flow_has_no_consistency_loss():
+    """A constant velocity is its own consistency function: student and target must agree exactly."""
+    network, clips = net(), Fake().clips(2, 3, rng_at(3))
+    with torch.no_grad():
+        network.proj_out.weight.zero_()
+        network.scale_shift_table.zero_()
+    config = replace(presets.consistency("smoke"), model=presets.SMOKE, frames=3, bf16=False)
+    loss = consistency.loss(network, network.state_dict(), network, clips, consistency.grid_at(config, 0), config, rng_at(0))
+    assert loss.item() < 1e-10
+
+
+# Stage 3: DMD
+
+
+@pytest.mark.parametrize("score", dmd.SCORES)
+def test_equal_scores_pull_nowhere(score):
+    judge, clips, config = net(), Fake().clips(2, 4, rng_at(4)), replace(DMD, score=score, guidance=1.0)
+    gradient, gap = dmd.direction(clips.latents, clips, judge, judge, config, rng_at(0))
+    assert not gradient.any() and not gap.any()
+    other, _ = dmd.direction(clips.latents, clips, judge, net(1), config, rng_at(0))
+    assert other.abs().mean() > 1e-3
+
+
+def test_the_loss_has_exactly_the_matching_gradient():
+    student, clips = net(), Fake().clips(2, 4, rng_at(5))
+    sample, _ = dmd.self_rollout(student, clips, DMD, rng_at(6))
+    loss, _ = dmd.student_loss(student, clips, net(1), net(2), DMD, rng_at(6))
+    rng = rng_at(6)
+    dmd.self_rollout(student, clips, DMD, rng)
+    gradient, _ = dmd.direction(sample.detach(), clips, net(1), net(2), DMD, rng)
+    weights = list(student.parameters())
+    ours = torch.autograd.grad(loss, weights, allow_unused=True)
+    theirs = torch.autograd.grad((sample * gradient).sum() / sample.numel(), weights, allow_unused=True)
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a is None) == (b is None) and (a is None or torch.allclose(a, b, atol=1e-6))
+
+
+def test_a_known_beginning_is_kept_and_not_judged():
+    clips = Fake().clips(2, 6, rng_at(7))
+    made, own = dmd.self_rollout(net(), clips, replace(DMD, known=1.0), rng_at(0))
+    assert own.tolist() == 3 * [False] + 3 * [True]
+    assert torch.equal(made[:, :3], clips.latents[:, :3]) and not torch.equal(made[:, 3:], clips.latents[:, 3:])
+
+
+# Runs
+
+ODE = replace(presets.ode("smoke"), model=presets.SMOKE)
+CD = replace(presets.consistency("smoke"), model=presets.SMOKE)
+BIDIRECTIONAL = replace(presets.ode("smoke", "bidirectional"), model=presets.SMOKE)
+
+
+def start(kind, folder, tmp_path, exam=None):
+    store, teacher = FakeStore(), net(1).requires_grad_(False)
+    if kind == "consistency":
+        return consistency.train(CD, net(), teacher, store, Run(folder, CD), exam)
+    if kind == "dmd":
+        return dmd.train(DMD, net(), teacher, net(2), store, Run(folder, DMD), exam)
+    config = ODE if kind == "ode" else BIDIRECTIONAL
+    list(pairs.build(tmp_path / "pairs", config.pairs, teacher, "abc", store))
+    return ode.train(config, net(), pairs.Pairs(tmp_path / "pairs", config.pairs, "abc", store), Run(folder, config), exam)
+
+
+@pytest.mark.parametrize("kind", ["ode", "bidirectional", "consistency", "dmd"])
+def test_killed_and_resumed_equals_uninterrupted_bitwise(kind, tmp_path):
+    whole = list(start(kind, tmp_path / "whole", tmp_path))
+    broken = start(kind, tmp_path / "broken", tmp_path)
+    next(row for row in broken if row["step"] == 2)
+    broken.close()
+    list(start(kind, tmp_path / "broken", tmp_path))
+    assert len(whole) == 3 and rows_of(tmp_path / "whole") == rows_of(tmp_path / "broken")
+    parts = parts_of(tmp_path / "whole")
+    assert same(parts, parts_of(tmp_path / "broken"))
+    wanted = {"model", "ema", "optimiser"} | ({"critic_model", "critic_optimiser"} if kind == "dmd" else set())
+    assert parts.keys() == wanted
+
+
+def test_the_best_weights_are_kept_not_the_last(tmp_path):
+    scores = iter([0.5, 0.9, 0.1])
+    rows = list(start("dmd", tmp_path / "run", tmp_path, exam=lambda network: {"score": next(scores)}))
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
+    assert [row.get("score") for row in rows] == [0.5, None, 0.1]  # the last row holds the final exam
+    assert (best["step"], best["score"]) == (2, 0.9)
+
+
+def test_a_critic_gone_wrong_stops_the_run_which_resumes_after_the_fix(tmp_path):
+    run = tmp_path / "run"
+    rows = start("dmd", run, tmp_path)
+    next(row for row in rows if row["step"] == 1)
+    rows.close()
+    state = run / "checkpoints" / "last.pt"
+    saved = state.read_bytes()
+    critic = net(2)
+    with torch.no_grad():
+        critic.proj_out.bias.fill_(float("nan"))
+    broken = dmd.train(DMD, net(), net(1), critic, FakeStore(), Run(tmp_path / "other", DMD))
+    with pytest.raises(CinelabError, match="critic's score is not finite any more; lower critic.lr"):
+        list(broken)
+    calmer = replace(DMD, critic=replace(DMD.critic, lr=1e-5))
+    assert state.read_bytes() == saved
+    assert [row["step"] for row in dmd.train(calmer, net(), net(1), net(2), FakeStore(), Run(run, calmer))] == [2]
+    assert "1e-05" in (run / "changes.jsonl").read_text()
+
+
+def test_teacher_and_student_must_fit():
+    with pytest.raises(CinelabError, match="teacher toybox-base has num_attention_heads=8, the student num_attention_heads=2"):
+        students.fitting("toybox-base", presets.SMOKE, "teacher")
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"score": "both"}, "score is 'both'"),
+    ({"critic_updates": 0}, "critic_updates is 0"),
+    ({"t_range": (0.9, 0.1)}, "rise within"),
+    ({"chunk": 3}, "lengths has 4 latent frames, which chunk=3"),
+    ({"sampling": Sampling()}, "samples by 'consistency'"),
+])
+def test_contradictions_are_refused(change, message):
+    with pytest.raises(CinelabError, match=message):
+        replace(DMD, **change)
