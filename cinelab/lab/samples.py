@@ -14,7 +14,7 @@ from cinelab.score.card import HELD_OUT
 from cinelab.score.toybox import FPS, STRIDE
 from cinelab.stream.engine import decode, make, quick
 from cinelab.stream.storyboard import storyboard
-from cinelab.world import casting
+from cinelab.world import casting, render
 from cinelab.world.casting import timeline_of
 
 
@@ -53,3 +53,25 @@ def sample_film(checkpoint: str | Path, shots: int = 6, policy: Policy | None = 
     line = timeline_of(plan, FPS, STRIDE)
     latents, _ = make(bundle, [line], policy or CAMR(), [index])
     return storyboard(decode(bundle, latents)[0], line.entry_spans, [shot.caption for shot in plan.shots])
+
+
+def versus(checkpoints: dict[str, str | Path], shots: int = 4, stills: int = 2, index: int = 0,
+           policy: Policy | None = None) -> Image.Image:
+    """The same held-out film from the same noise by several models (label -> checkpoint), a row each; truth on top."""
+    plan, rows = None, []
+    for label, checkpoint in checkpoints.items():
+        bundle = load(checkpoint)
+        if plan is None:
+            plan = casting.film(HELD_OUT, index, 6 * shots, (6, 6), 6)
+            spans = timeline_of(plan, FPS, STRIDE).entry_spans
+            rows.append(("truth", _stills(render.render(plan).frames, spans, stills)))
+        latents, _ = make(bundle, [timeline_of(plan, FPS, STRIDE, bundle.chunk)], policy or CAMR(), [index])
+        rows.append((label, _stills(decode(bundle, latents)[0], spans, stills)))
+    for number, shot in enumerate(plan.shots, 1):
+        print(f"shot {number}: {shot.caption}")
+    return sheet(rows)
+
+
+def _stills(frames, spans: list[tuple[int, int]], count: int) -> list:
+    """`count` pictures of every shot, the last one among them."""
+    return [frames[first + (end - 1 - first) * i // max(1, count - 1)] for first, end in spans for i in range(count)]

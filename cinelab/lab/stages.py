@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import torch
 from torch import nn
 
@@ -138,33 +139,44 @@ def _stage(module, config, run_dir, store, init, seed, chunk, span) -> Stage:
     return Stage(config, run, model, lambda: module.train(config, model, store, run), describe)
 
 
-def watch(rows: Iterator[dict], every: int = 50, keys: tuple[str, ...] = ("loss",)) -> list[dict]:
-    """Drain a training; a live curve in a notebook, a plain line elsewhere. Returns the rows seen."""
+def watch(rows: Iterator[dict], every: int = 50, draw: Callable[[list[dict]], go.Figure] = loss_curve,
+          alarms: Callable[[list[dict]], list[str]] = lambda rows: []) -> list[dict]:
+    """Drain a training; a live figure in a notebook, a plain line elsewhere, and each alarm once. Returns the rows seen."""
     seen: list[dict] = []
-    shown = _display()
+    shown, told = _display(draw), set()
     for row in rows:
         seen.append(row)
-        if len(seen) % every == 0:
-            recent = np.mean([r["loss"] for r in seen[-every:]])
-            shown(seen, f"step {row['step'] + 1}: loss {recent:.4f}", keys)
+        if len(seen) % every == 0 or "score" in row:
+            shown(seen, _line(seen[-every:]))
+            for text in alarms(seen):
+                if text.split()[0] not in told:
+                    told.add(text.split()[0])
+                    print(f"ALARM: {text}", flush=True)
     if seen:
-        shown(seen, f"step {seen[-1]['step'] + 1}: loss {seen[-1]['loss']:.4f}, done", keys)
+        shown(seen, f"{_line(seen[-every:])}, done")
     return seen
 
 
-def _display() -> Callable:
-    """A live plotly curve under JupyterLab; lines under papermill and in a terminal."""
+def _line(rows: list[dict]) -> str:
+    """The end of a log in one line."""
+    losses = [row["loss"] for row in rows if "loss" in row]
+    marks = [f"{name} {rows[-1][name]:.3f}" for name in ("score", "prompt", "identity", "motion") if name in rows[-1]]
+    return f"step {rows[-1]['step'] + 1}: " + ", ".join([f"loss {np.mean(losses):.4f}"] * bool(losses) + marks)
+
+
+def _display(draw: Callable[[list[dict]], go.Figure]) -> Callable:
+    """A live plotly figure under JupyterLab; lines under papermill and in a terminal."""
     try:
         from IPython import get_ipython
         from IPython.display import display
     except ImportError:
-        return lambda seen, line, keys: print(line, flush=True)
+        return lambda seen, line: print(line, flush=True)
     if get_ipython() is None:
-        return lambda seen, line, keys: print(line, flush=True)
+        return lambda seen, line: print(line, flush=True)
     handle = display({"text/plain": "training"}, raw=True, display_id=True)
 
-    def show(seen: list[dict], line: str, keys: tuple[str, ...]) -> None:
+    def show(seen: list[dict], line: str) -> None:
         print(line, flush=True)
-        handle.update(loss_curve(seen, keys))
+        handle.update(draw(seen))
 
     return show

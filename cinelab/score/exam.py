@@ -13,7 +13,16 @@ from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.zoo import Bundle
 from cinelab.score.pictures import picture_rows
 from cinelab.score.recogniser import Recogniser
-from cinelab.score.toybox import absence_batch, cut_rows, encode_plans, make_frames, prompt_rows, read_shots, recall, table
+from cinelab.score.toybox import (
+    absence_batch,
+    cut_rows,
+    encode_plans,
+    make_frames,
+    prompt_rows,
+    read_shots,
+    recall,
+    table,
+)
 from cinelab.stream.engine import decode
 from cinelab.world import casting
 

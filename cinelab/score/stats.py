@@ -78,6 +78,24 @@ def paired_difference(
     return Estimate(found.value, low, high, found.n)
 
 
+def nested_bootstrap(values: Sequence[float], outer: Sequence, level: float = 0.95, resamples: int = 2000,
+                     seed: int = 0) -> Estimate:
+    """Mean of `values` whose `outer` labels (training seeds) are resampled first and the values within each then.
+
+    With training redone under every label, films alone would claim more certainty than the trainings give.
+    """
+    values, labels = _values("values", values), list(outer)
+    _check_level(level, resamples)
+    if len(labels) != len(values):
+        raise CinelabError(f"outer: {len(labels)} labels for {len(values)} values, give one each")
+    parts = [values[[label == name for label in labels]] for name in dict.fromkeys(labels)]
+    rng = np.random.default_rng(seed)
+    inner = np.stack([rng.choice(part, (resamples, len(part))).mean(1) for part in parts])  # (labels, resamples)
+    drawn = rng.integers(len(parts), size=(len(parts), resamples))
+    low, high = np.quantile(np.take_along_axis(inner, drawn, 0).mean(0), [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(float(np.mean([part.mean() for part in parts])), float(low), float(high), len(values))
+
+
 def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
     """Share of `successes` in `n` independent trials with Wilson's interval, never of width zero."""
     if n < 1 or not 0 <= successes <= n:

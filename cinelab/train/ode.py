@@ -18,10 +18,11 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.latent.store import Clips
-from cinelab.memory.policy import Full
+from cinelab.memory.policy import CAMR, Full, Policy
 from cinelab.memory.sight import Causal, TeacherForcing
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
+from cinelab.seeds import rng_at
 from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
@@ -36,6 +37,8 @@ class OdeTraining:
     pairs: PairsConfig = field(default_factory=PairsConfig)
     optim: Optim = field(default_factory=Optim)
     history: str = "truth"  # what the student sees of the past: the clip's truth, the pairs' end points, or their states
+    camr: CAMR = field(default_factory=CAMR)
+    camr_share: float = 0.5  # of the steps, in which the student sees its history through CAMR, as in streaming
     steps: int = 600
     seed: int = 0
     save_every: int = 100
@@ -50,7 +53,8 @@ class OdeTraining:
                                "autoregressive goes with 'truth', bidirectional with 'noisy' or 'clean'.")
 
 
-def loss(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, config: OdeTraining, rng: torch.Generator) -> Tensor:
+def loss(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, config: OdeTraining, rng: torch.Generator,
+         policy: Policy = Full()) -> Tensor:
     """Mean squared distance of the student's clean prediction from the end point.
 
     Chunks with a clean history draw a level each; with a noisy one the whole clip is at one level.
@@ -62,11 +66,11 @@ def loss(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, config: Od
     x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]  # (B, F, C, h, w)
     t = config.pairs.times().float()[level]
     if config.history == "noisy":
-        v = model(x, t, clips.text, clips.slot, Causal(Full(), clips.shot, chunk))
+        v = model(x, t, clips.text, clips.slot, Causal(policy, clips.shot, chunk))
     else:
         past = clips.latents if config.history == "truth" else end
         v = model(torch.cat([past, x], 1), torch.cat([torch.zeros_like(t), t], 1), clips.text,
-                  torch.cat([clips.slot, clips.slot], 1), TeacherForcing(Full(), clips.shot, chunk))[:, frames:]
+                  torch.cat([clips.slot, clips.slot], 1), TeacherForcing(policy, clips.shot, chunk))[:, frames:]
     return fn.mse_loss(path.clean(x, v.float(), t), end)
 
 
@@ -74,6 +78,8 @@ def train(config: OdeTraining, model: CausalWan, pairs: Pairs, run: Run, exam: E
     """Yield one log row per step; resumes."""
 
     def stage_loss(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
-        return loss(model, *pairs.batch(rng), config, rng), {}
+        lot = torch.rand((), generator=rng_at(config.seed, "policy", step))
+        policy = config.camr if lot < config.camr_share else Full()
+        return loss(model, *pairs.batch(rng), config, rng, policy), {"policy": type(policy).__name__}
 
     return run_loop([Learner(model, stage_loss, config.optim)], config, run, exam)

@@ -12,6 +12,7 @@ A shard is one training batch. Its clips are drawn anew from the film store, so 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from cinelab.files import write_atomic, write_json
 from cinelab.flow import path
 from cinelab.flow.sampler import Prompts, Sampling, check_levels, walk
 from cinelab.latent.store import Clips, Store
-from cinelab.memory.policy import Full
+from cinelab.memory.policy import Full, Policy
 from cinelab.memory.sight import Bidirectional, KnownHistory
 from cinelab.seeds import rng_at
 
@@ -41,7 +42,7 @@ class PairsConfig:
     solver: str = "ab2"
     guidance: float = 2.0
     shift: float = 2.0
-    clips: int = 512
+    clips: int = 192
     frames: int = 24  # latent frames a clip
     chunk: int = 1  # latent frames a chunk
     batch: int = 8  # clips a shard
@@ -78,13 +79,13 @@ def clips_of(config: PairsConfig, store: Store, shard: int) -> Clips:
 
 
 @torch.no_grad()
-def field_of(net: Any, clips: Clips, teacher: str, guidance: float, chunk: int):
-    """The teacher's guided velocity v(x (B, F, C, h, w), t or (B, F)) for these clips."""
+def field_of(net: Any, clips: Clips, teacher: str, guidance: float, chunk: int, policy: Policy = Full()):
+    """The teacher's guided velocity v(x (B, F, C, h, w), t or (B, F)) for these clips; `policy` for a causal one."""
     text, slot = Prompts(net, clips.text), clips.slot
     both = torch.cat([slot, torch.full_like(slot, clips.null)])
     sight: Any = Bidirectional(torch.arange(slot.shape[1]))
     if teacher == "autoregressive":
-        sight = KnownHistory(Full(), clips.shot, chunk)
+        sight = KnownHistory(policy, clips.shot, chunk)
         sight.show(net, clips.latents, text.plain, slot)
 
     def velocity(x: Tensor, t: float | Tensor) -> Tensor:
@@ -115,10 +116,10 @@ def build(folder: str | Path, config: PairsConfig, net: Any, teacher: str, store
         place = folder / f"{shard:05d}.npz"
         if place.exists():
             continue
-        clips = clips_of(config, store, shard)
+        began, clips = perf_counter(), clips_of(config, store, shard)
         noise = torch.randn(clips.latents.shape, generator=rng_at(config.seed, "pairs noise", shard))
         states, end = trajectories(net, clips, config, noise)
-        arrays = {"states": states.half().numpy(), "end": end.half().numpy()}
+        arrays = {"states": states.half().numpy(), "end": end.half().numpy(), "seconds": np.array(perf_counter() - began)}
         write_atomic(place, lambda temporary, arrays=arrays: np.savez(temporary, **arrays))
         yield (shard + 1) * config.batch
 
@@ -154,14 +155,22 @@ class Pairs:
         """What storing the pairs costs."""
         return sum(self._place(n).stat().st_size for n in range(self.config.shards))
 
+    @property
+    def seconds(self) -> float:
+        """What integrating them took."""
+        return round(float(sum(self._read(n, "seconds")[0] for n in range(self.config.shards))), 1)
+
     def batch(self, rng: torch.Generator) -> tuple[Clips, Tensor, Tensor]:
         """Clips, states and end points of a random shard."""
         shard = int(torch.randint(self.config.shards, (), generator=rng))
+        states, end = (torch.from_numpy(array).float() for array in self._read(shard, "states", "end"))
+        return clips_of(self.config, self.store, shard), states, end
+
+    def _read(self, shard: int, *names: str) -> list[np.ndarray]:
         place = self._place(shard)
         try:
             with np.load(place) as file:
-                states, end = (torch.from_numpy(file[key]).float() for key in ("states", "end"))
+                return [file[name] for name in names]
         except Exception as error:
             raise CinelabError(f"Shard {place} is cut short or broken ({type(error).__name__}); "
                                "remove it and build the pairs again, the others are kept.") from error
-        return clips_of(self.config, self.store, shard), states, end

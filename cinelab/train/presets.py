@@ -19,7 +19,7 @@ from cinelab.train.teacher_forcing import TeacherForcingTraining
 
 TOY = WanConfig(num_attention_heads=8, attention_head_dim=32, num_layers=6, ffn_dim=768, in_channels=24, out_channels=24,
                 text_dim=64)
-STUDENT = Optim(lr=3e-4, warmup=20, ema=0.99)  # stage 2
+STUDENT = Optim(lr=2e-4, warmup=20, ema=0.99)  # stage 2
 SMOKE = replace(TOY, num_attention_heads=2, num_layers=2, ffn_dim=96)
 
 
@@ -57,7 +57,7 @@ def ode(preset: str, teacher: str = "autoregressive", seed: int = 0) -> OdeTrain
 
 
 def consistency(preset: str, seed: int = 0) -> ConsistencyTraining:
-    toy = ConsistencyTraining(model=TOY, optim=STUDENT, seed=seed)
+    toy = ConsistencyTraining(model=TOY, optim=STUDENT, grid=(8, 12, 16), steps=450, batch=4, seed=seed)
     return _pick({"smoke": replace(toy, steps=3, batch=1, frames=4, grid=(2, 4), save_every=2, exam_every=2), "toy": toy},
                  preset)
 
