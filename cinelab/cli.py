@@ -23,7 +23,7 @@ Model = Annotated[str, typer.Option(help="shipped name, folder or weights file")
 
 @app.command()
 def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="YAML or JSON; default: all in experiments/screenplays")] = None,
-         output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/films"), model: Model = "toybox-base"):
+         output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/films"), model: Model = "toybox-2step"):
     """Run notebook 00 on screenplays: film.mp4, storyboard.png, routing.html, metrics.parquet."""
     from cinelab.lab.notebook import execute
     from cinelab.script.screenplay import Screenplay
@@ -45,7 +45,7 @@ def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="YAML or 
 @app.command()
 def direct(screenplay: Path,
            output: Annotated[Path | None, typer.Option("-o", "--output", help="default: results/films/<screenplay>")] = None,
-           model: Model = "toybox-base", policy: Annotated[str, typer.Option(help="camr, full, window, sink, ...")] = "camr",
+           model: Model = "toybox-2step", policy: Annotated[str, typer.Option(help="camr, full, window, sink, ...")] = "camr",
            budget: Budget = 6, seed: Annotated[int | None, typer.Option(help="default: the screenplay's")] = None,
            steps: Steps = None):
     """Make the film of one screenplay, with the picture of what the memory retrieved and the scores."""
@@ -112,6 +112,34 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, typer.Option(help
         table.add_row(name, *("" if row[name] != row[name] else str(row[name]) for row in rows))
     out.print(table)
     out.print(f"[dim]late / early: time of chunk {until} over chunk 20. Decoding is included, loading is not.[/]")
+    out.print(f"[bold green]{output}[/]")
+
+
+@app.command()
+def race(models: Annotated[list[str] | None, typer.Argument(help="students; default: all shipped ones")] = None,
+         base: Annotated[str, typer.Option(help="the many-step model they are compared with")] = "toybox-base",
+         many: Annotated[int, typer.Option(help="the base is timed with its own steps, and with so many Euler steps")] = 48,
+         chunks: Annotated[int, typer.Option(help="chunks that are timed")] = 40, budget: Budget = 6,
+         output: Annotated[Path, typer.Option("-o", "--output", help="a .json file")] = Path("results/race.json")):
+    """Students against the many-step base: frames per second and first frame, taking turns in one run under CAMR."""
+    from dataclasses import replace
+
+    from cinelab.files import write_json
+    from cinelab.memory.policy import CAMR
+    from cinelab.model.zoo import load, students
+    from cinelab.runs import hardware
+    from cinelab.score.speed import compare
+
+    slow = load(base)
+    contenders = {f"{base}, {many} steps": (slow, replace(slow.sampling.with_steps(many), solver="euler")),
+                  base: (slow, slow.sampling)}
+    contenders |= {name: (bundle, bundle.sampling) for name in models or students() if (bundle := load(name))}
+    rows = compare(contenders, CAMR(budget=budget), chunks)
+    write_json(output, {"budget": budget, "chunks": chunks, **hardware(), "rows": rows.to_dict("records")})
+    table = Table(*rows.columns, title=f"{hardware()['device']}, {hardware()['cores']} cores")
+    for row in rows.itertuples(index=False):
+        table.add_row(*map(str, row))
+    out.print(table)
     out.print(f"[bold green]{output}[/]")
 
 

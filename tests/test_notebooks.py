@@ -11,7 +11,7 @@ from cinelab.lab.notebook import check, declared, execute
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-PLACES = {"checkpoint": "checkpoint", "store": "store"}  # what a stage writes beside its run
+PLACES = {"checkpoint": "checkpoint", "store": "store", "pairs": "pairs"}  # what a stage writes beside its run
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -51,7 +51,7 @@ def init_bars(rows: pd.DataFrame) -> go.Figure:
     for row, stage in enumerate(STAGES, 1):
         for column, metric in enumerate(SHOWN, 1):
             part = table[(table.metric == metric) & (table.stage == stage)]
-            for number, init in enumerate(name for name in INITS if name in set(part.init)):
+            for init in (name for name in INITS if name in set(part.init)):
                 mine = part[part.init == init]
                 fig.add_bar(x=mine.steps.astype(str), y=mine.value, name=init, legendgroup=init, row=row, col=column,
                             showlegend=(row, column) == (1, 1), marker_color=PALETTE[INITS.index(init)],

@@ -23,7 +23,7 @@ def director_for(model: str, policy: str = "camr", budget: int = 6, seed: int | 
     return Director(bundle, policy_named(policy, budget), seed, bundle.levels(steps))
 
 
-def direct_film(play: Screenplay, folder: str | Path, model: str = "toybox-base", policy: str = "camr", budget: int = 6,
+def direct_film(play: Screenplay, folder: str | Path, model: str = "toybox-2step", policy: str = "camr", budget: int = 6,
                 seed: int | None = None, steps: int | None = None,
                 progress: Callable[[int, int], None] | None = None) -> Path:
     """Make, score and save the film of a screenplay; an existing film is not overwritten."""

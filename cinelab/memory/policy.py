@@ -75,6 +75,9 @@ class Full(Policy):
         return torch.full(shots.shape, inf, device=shots.device)
 
 
+FULL = Full()
+
+
 @dataclass(frozen=True)
 class Window(Policy):
     """The last `window` units.          seen  . . . . . # # #"""

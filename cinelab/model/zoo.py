@@ -1,7 +1,8 @@
 """Checkpoints by name, folder or file: a model with its codec, its words and the settings it was made with.
 
 A checkpoint is a folder: config.json, weights.safetensors, and what its run left (log.jsonl, card, curve).
-Shipped ones live in cinelab/checkpoints: toybox-codec, toybox-bidirectional, toybox-base, toybox-recogniser.
+Shipped ones live in cinelab/checkpoints: the codec, the recogniser, toybox-bidirectional (short clips) and
+toybox-bidirectional-24, toybox-base, and the few-step students toybox-1step, -2step, -4step and -chunk-4step.
 """
 
 import hashlib
@@ -59,6 +60,13 @@ class Bundle:
 def shipped() -> list[str]:
     """Names of the checkpoints in the package."""
     return sorted(path.parent.name for path in SHELF.glob(f"*/{CONFIG}"))
+
+
+def students() -> list[str]:
+    """Names of the shipped few-step students, fewest levels first."""
+    found = [(read_json(SHELF / name / CONFIG).get("sampling", {}), name) for name in shipped()]
+    return [name for sampling, name in sorted(found, key=lambda pair: (pair[0].get("steps", 0), pair[1]))
+            if sampling.get("solver") == "consistency"]
 
 
 def find(name: str | Path) -> Path:

@@ -65,6 +65,21 @@ def growth(bundle: Bundle, policy: Policy, sampling: Sampling, early: int = 20, 
     return {"early ms": round(1000 * first, 2), "late ms": round(1000 * last, 2), "ratio": round(last / first, 3)}
 
 
+def compare(contenders: dict[str, tuple[Bundle, Sampling]], policy: Policy, chunks: int = 40, warm: int = 4) -> pd.DataFrame:
+    """Several models or samplings on the same film, taking turns chunk by chunk: a row each, with the ratio to the first."""
+    films = [stream(bundle, [endless(bundle, chunks)], empty_memory(bundle, policy), [0], sampling)
+             for bundle, sampling in contenders.values()]
+    run(*next(iter(contenders.values()))[:1], policy, 4)  # warm-up
+    turns = list(zip(*films, strict=True))  # (chunks, contenders)
+    rows = []
+    for place, (label, (bundle, sampling)) in enumerate(contenders.items()):
+        times = [turn[place].total for turn in turns]
+        rate = turns[-1][place].frames.shape[1] / float(np.median(times[warm:]))
+        rows.append({"model": label, "levels": sampling.steps, "guidance": sampling.guidance, "frames/s": round(rate, 1),
+                     "first frame s": round(times[0], 3), "of real time": round(rate / bundle.fps, 2)})
+    return pd.DataFrame(rows).assign(**{"times the first": lambda t: (t["frames/s"] / t["frames/s"].iloc[0]).round(2)})
+
+
 def scoring_share(bundle: Bundle, policy: CAMR, history: int = 200, repeats: int = 20) -> float:
     """CAMR's scoring of `history` units by all layers, as a share of a whole chunk's time (both medians)."""
     shape = bundle.model.config

@@ -19,7 +19,7 @@ from torch.func import functional_call
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.latent.store import Clips, Store
-from cinelab.memory.policy import CAMR, Full, Policy
+from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.memory.sight import TeacherForcing
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
@@ -64,10 +64,10 @@ def grid_at(config: ConsistencyTraining, step: int) -> Tensor:
 def policy_at(config: ConsistencyTraining, step: int) -> Policy:
     """Full memory, or CAMR for a share of the steps."""
     lot = torch.rand((), generator=rng_at(config.seed, "policy", step))
-    return config.camr if lot < config.camr_share else Full()
+    return config.camr if lot < config.camr_share else FULL
 
 
-def predict(net, x: Tensor, t: Tensor, clips: Clips, chunk: int, policy: Policy = Full()) -> Tensor:
+def predict(net, x: Tensor, t: Tensor, clips: Clips, chunk: int, policy: Policy = FULL) -> Tensor:
     """The clean clip as `net` sees it from x (B, F, C, h, w) at t (B, F), given the true history under a policy."""
     frames = x.shape[1]
     v = net(torch.cat([clips.latents, x], 1), torch.cat([torch.zeros_like(t), t], 1), clips.text,

@@ -18,7 +18,7 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.latent.store import Clips
-from cinelab.memory.policy import CAMR, Full, Policy
+from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.memory.sight import Causal, TeacherForcing
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
@@ -53,25 +53,31 @@ class OdeTraining:
                                "autoregressive goes with 'truth', bidirectional with 'noisy' or 'clean'.")
 
 
-def loss(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, config: OdeTraining, rng: torch.Generator,
-         policy: Policy = Full()) -> Tensor:
-    """Mean squared distance of the student's clean prediction from the end point.
-
-    Chunks with a clean history draw a level each; with a noisy one the whole clip is at one level.
-    """
-    batch, kept, frames = states.shape[:3]
-    chunk = config.pairs.chunk
-    lots = (batch, 1 if config.history == "noisy" else frames // chunk)
-    level = torch.randint(kept, lots, generator=rng).repeat_interleave(frames // lots[1], 1)  # (B, F)
+def jump(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, level: Tensor, config: OdeTraining,
+         policy: Policy = FULL) -> Tensor:
+    """The student's clean prediction (B, F, C, h, w) from states (B, K, F, C, h, w) at kept level number `level` (B, F)."""
+    batch, frames = level.shape
+    chunk, t = config.pairs.chunk, config.pairs.times().float()[level]
     x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]  # (B, F, C, h, w)
-    t = config.pairs.times().float()[level]
     if config.history == "noisy":
         v = model(x, t, clips.text, clips.slot, Causal(policy, clips.shot, chunk))
     else:
         past = clips.latents if config.history == "truth" else end
         v = model(torch.cat([past, x], 1), torch.cat([torch.zeros_like(t), t], 1), clips.text,
                   torch.cat([clips.slot, clips.slot], 1), TeacherForcing(policy, clips.shot, chunk))[:, frames:]
-    return fn.mse_loss(path.clean(x, v.float(), t), end)
+    return path.clean(x, v.float(), t)
+
+
+def loss(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, config: OdeTraining, rng: torch.Generator,
+         policy: Policy = FULL) -> Tensor:
+    """Mean squared distance of the student's clean prediction from the end point.
+
+    Chunks with a clean history draw a level each; with a noisy one the whole clip is at one level.
+    """
+    batch, kept, frames = states.shape[:3]
+    lots = (batch, 1 if config.history == "noisy" else frames // config.pairs.chunk)
+    level = torch.randint(kept, lots, generator=rng).repeat_interleave(frames // lots[1], 1)  # (B, F)
+    return fn.mse_loss(jump(model, clips, states, end, level, config, policy), end)
 
 
 def train(config: OdeTraining, model: CausalWan, pairs: Pairs, run: Run, exam: Exam | None = None) -> Iterator[dict]:
@@ -79,7 +85,7 @@ def train(config: OdeTraining, model: CausalWan, pairs: Pairs, run: Run, exam: E
 
     def stage_loss(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
         lot = torch.rand((), generator=rng_at(config.seed, "policy", step))
-        policy = config.camr if lot < config.camr_share else Full()
+        policy = config.camr if lot < config.camr_share else FULL
         return loss(model, *pairs.batch(rng), config, rng, policy), {"policy": type(policy).__name__}
 
     return run_loop([Learner(model, stage_loss, config.optim)], config, run, exam)

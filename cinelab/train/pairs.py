@@ -25,7 +25,7 @@ from cinelab.files import write_atomic, write_json
 from cinelab.flow import path
 from cinelab.flow.sampler import Prompts, Sampling, check_levels, walk
 from cinelab.latent.store import Clips, Store
-from cinelab.memory.policy import Full, Policy
+from cinelab.memory.policy import FULL, Policy
 from cinelab.memory.sight import Bidirectional, KnownHistory
 from cinelab.seeds import rng_at
 
@@ -79,7 +79,7 @@ def clips_of(config: PairsConfig, store: Store, shard: int) -> Clips:
 
 
 @torch.no_grad()
-def field_of(net: Any, clips: Clips, teacher: str, guidance: float, chunk: int, policy: Policy = Full()):
+def field_of(net: Any, clips: Clips, teacher: str, guidance: float, chunk: int, policy: Policy = FULL):
     """The teacher's guided velocity v(x (B, F, C, h, w), t or (B, F)) for these clips; `policy` for a causal one."""
     text, slot = Prompts(net, clips.text), clips.slot
     both = torch.cat([slot, torch.full_like(slot, clips.null)])
@@ -162,7 +162,10 @@ class Pairs:
 
     def batch(self, rng: torch.Generator) -> tuple[Clips, Tensor, Tensor]:
         """Clips, states and end points of a random shard."""
-        shard = int(torch.randint(self.config.shards, (), generator=rng))
+        return self.shard(int(torch.randint(self.config.shards, (), generator=rng)))
+
+    def shard(self, shard: int) -> tuple[Clips, Tensor, Tensor]:
+        """Clips, states and end points of one shard."""
         states, end = (torch.from_numpy(array).float() for array in self._read(shard, "states", "end"))
         return clips_of(self.config, self.store, shard), states, end
 

@@ -51,7 +51,7 @@ def pairs(preset: str, teacher: str = "autoregressive", seed: int = 0) -> PairsC
 
 def ode(preset: str, teacher: str = "autoregressive", seed: int = 0) -> OdeTraining:
     history = "truth" if teacher == "autoregressive" else "noisy"
-    toy = OdeTraining(model=TOY, pairs=pairs("toy", teacher), history=history, optim=STUDENT, seed=seed)
+    toy = OdeTraining(model=TOY, pairs=pairs("toy", teacher), history=history, optim=STUDENT, steps=240, seed=seed)
     smoke = replace(toy, pairs=pairs("smoke", teacher), steps=3, save_every=2, exam_every=2)
     return _pick({"smoke": smoke, "toy": toy}, preset)
 

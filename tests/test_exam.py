@@ -1,0 +1,112 @@
+"""The exam, its pictures' measures, the alarms, and the initialisation claims."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cinelab.errors import CinelabError
+from cinelab.lab import claims
+from cinelab.lab.monitor import alarms, distillation_curves
+from cinelab.model.zoo import load
+from cinelab.score.exam import Exam, ExamConfig
+from cinelab.score.pictures import contrast, motion, picture_rows, saturation, sharpness
+from cinelab.score.recogniser import load_recogniser
+from cinelab.score.stats import nested_bootstrap
+
+
+def film(seed=0, frames=8):
+    return np.random.default_rng(seed).integers(0, 255, (frames, 16, 16, 3), dtype=np.uint8)
+
+
+def test_motion_does_not_count_cuts():
+    still = np.concatenate([np.zeros((4, 8, 8, 3), np.uint8), np.full((4, 8, 8, 3), 200, np.uint8)])
+    assert motion(still, [(0, 4), (4, 8)]) == 0
+    assert motion(still, [(0, 8)]) == pytest.approx(200 / 7)
+
+
+def test_blur_lowers_detail_and_grey_lowers_saturation():
+    frames = film()
+    blurred = ((frames[:, :-1].astype(int) + frames[:, 1:]) // 2).astype(np.uint8)
+    grey = np.repeat(frames.mean(-1, keepdims=True), 3, -1).astype(np.uint8)
+    assert sharpness(blurred) < 0.8 * sharpness(frames)
+    assert saturation(grey) == 0 < saturation(frames)
+    assert contrast(np.full_like(frames, 90)) == 0
+
+
+def test_the_truth_has_a_share_of_one():
+    truth = np.stack([film(0), film(1)])
+    rows = pd.DataFrame(picture_rows(truth, truth, [[(0, 8)], [(0, 3), (3, 8)]]), columns=["film", "shot", "metric", "value"])
+    assert rows.groupby("metric").value.mean().round(6).tolist() == [1, 1, 1, 1]
+
+
+def test_an_exam_is_the_same_every_time_and_marks_a_ruined_model_down():
+    bundle = load("toybox-base")
+    bundle.sampling = bundle.levels(2)
+    exam = Exam(bundle, load_recogniser(), config=ExamConfig(films=2, latents=6, recalls=2, away=1))
+    marks = exam(bundle.model)
+    assert marks == exam(bundle.model)
+    assert {"score", "prompt", "action", "identity", "cuts", "motion", "saturation", "contrast", "sharpness"} == set(marks)
+    for weight in bundle.model.proj_out.parameters():
+        weight.zero_()
+    assert exam(bundle.model)["prompt"] < marks["prompt"]
+
+
+def log(motion=1.0, saturation=1.0, critic=0.3, gap=0.5):
+    rows = [{"step": i, "loss": 0.3, "gap": 0.5, "critic_loss": 0.3} for i in range(80)]
+    rows += [{"step": 80 + i, "loss": 0.3, "gap": gap, "critic_loss": critic} for i in range(20)]
+    return [*rows, {"step": 100, "score": 0.9, "motion": motion, "saturation": saturation, "contrast": 1.0, "sharpness": 1.0}]
+
+
+@pytest.mark.parametrize("change, word", [({"motion": 0.3}, "dying"), ({"saturation": 1.4}, "burn"), ({"critic": 0.9}, "critic diverges"),
+                                          ({"gap": 1.5}, "diverges")])
+def test_alarms_name_what_is_wrong_and_the_remedy(change, word):
+    assert alarms(log()) == []
+    [text] = alarms(log(**change))
+    assert word in text and ("lower" in text.lower() or "raise" in text)
+
+
+def test_the_curves_show_what_the_log_has_and_the_alarms():
+    figure = distillation_curves(log(motion=0.2))
+    names = {trace.name for trace in figure.data}
+    assert {"loss", "critic_loss", "gap", "score", "motion"} <= names and "prompt" not in names
+    assert "dying" in figure.layout.title.text
+    assert len(distillation_curves([]).data) == 0
+
+
+def test_trainings_that_disagree_widen_the_interval():
+    films = np.random.default_rng(0).normal(size=90)
+    seeds = np.repeat([0, 1, 2], 30)
+    calm, torn = nested_bootstrap(films, seeds), nested_bootstrap(films + seeds, seeds)
+    assert torn.high - torn.low > 1.5 * (calm.high - calm.low)
+    assert torn.low < torn.value < torn.high
+    with pytest.raises(CinelabError, match="give one each"):
+        nested_bootstrap(films, seeds[:5])
+
+
+def cells(folder, ahead):
+    """Two initialisations on 12 films by 3 seeds, the first `ahead` of the second by so much."""
+    rng = np.random.default_rng(0)
+    for init, plus in (("consistency", ahead), ("causal_ode", 0.0)):
+        rows = [{"film": f, "metric": m, "value": 0.5 + plus + 0.01 * rng.normal(), "steps": 1, "stage": stage, "init": init, "seed": s}
+                for f in range(12) for m in claims.METRICS for stage in claims.STAGES for s in range(3)]
+        (folder / init).mkdir(parents=True)
+        pd.DataFrame(rows).to_parquet(folder / init / "rows.parquet")
+        (folder / init / "cell.json").write_text(json.dumps(
+            {"init": init, "seed": 0, "stage 2 seconds": 10.0, "pairs seconds": 30.0 * (init == "causal_ode"), "stored bytes": 5}))
+    return folder
+
+
+@pytest.mark.parametrize("ahead, word", [(0.2, "confirmed"), (-0.2, "refuted"), (0.0, "undecided")])
+def test_a_claim_is_decided_by_its_interval(ahead, word, tmp_path):
+    from cinelab.lab.recall import sweep_rows
+
+    folder = cells(tmp_path / "sweep", ahead)
+    rows, costs = sweep_rows(folder), claims.init_costs(folder)
+    verdicts = claims.init_claims(rows, costs).set_index("claim").verdict
+    assert verdicts["after DMD, 1 levels: consistency is ahead of causal_ode in prompt"].startswith(word)
+    assert verdicts["after DMD, 1 levels: causal_ode is ahead of bidirectional_ode in prompt"] == "not measured"
+    assert costs.set_index("init")["seconds before DMD"].to_dict() == {"causal_ode": 40.0, "consistency": 10.0}
+    assert verdicts.iloc[-1] == "confirmed"  # four times the time
+    assert len(claims.init_bars(rows).data) == 16
