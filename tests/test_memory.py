@@ -246,6 +246,16 @@ def test_a_known_history_is_teacher_forcing_in_two_calls(policy, chunk, monkeypa
     torch.testing.assert_close(wide, twice.repeat(2, 1, 1, 1, 1), atol=1e-5, rtol=1e-4)
 
 
+def test_a_known_history_may_hide_the_running_shot():
+    model, x, prompts, shot, frames = scene()
+    noisy, t = torch.randn_like(x), torch.rand(2, frames)
+    twice = model(torch.cat([x, noisy], 1), torch.cat([torch.zeros_like(t), t], 1), prompts, torch.cat([shot, shot], 1),
+                  TeacherForcing(Full(), shot, 1, across=True))[:, frames:]
+    history = KnownHistory(Full(), shot, 1, across=True)
+    history.show(model, x, prompts, shot)
+    torch.testing.assert_close(model(noisy, t, prompts, shot, history), twice, atol=1e-5, rtol=1e-4)
+
+
 def test_a_known_history_refuses_packed_positions():
     with pytest.raises(CinelabError, match="positions='absolute'"):
         KnownHistory(CAMR(positions="packed"), torch.zeros(1, 4), 1)

@@ -161,7 +161,7 @@ def test_a_perfect_flow_has_no_consistency_loss():
         network.proj_out.weight.zero_()
         network.scale_shift_table.zero_()
     config = replace(presets.consistency("smoke"), model=presets.SMOKE, frames=3, bf16=False)
-    loss = consistency.loss(network, network.state_dict(), network, clips, consistency.grid_at(config, 0), config, Full(), rng_at(0))
+    loss = consistency.loss(network, network.state_dict(), network, clips, consistency.grid_at(config, 0), config, (Full(), False), rng_at(0))
     assert loss.item() < 1e-10
 
 

@@ -74,13 +74,13 @@ def ode(run_dir: str | Path, pairs: ode_pairs.Pairs, init: str | Path = "toybox-
 
 
 def consistency(run_dir: str | Path, store: Store, teacher: str | Path = "toybox-base", preset: str = "toy", seed: int = 0,
-                changes: dict | None = None, steps: int = 4, exam: bool = True) -> Stage:
-    """Stage 2b: causal consistency distillation of `teacher`, from itself."""
-    config = override(presets.consistency(preset, seed), changes or {})
-    start = fitting(teacher, config.model, "teacher")
+                changes: dict | None = None, steps: int = 4, exam: bool = True, init: str | Path | None = None) -> Stage:
+    """Stage 2b: causal consistency distillation of `teacher`, from itself or from an earlier student (`init`)."""
+    config, init = override(presets.consistency(preset, seed), changes or {}), init or teacher
+    guide, start = fitting(teacher, config.model, "teacher"), fitting(init, config.model, "initial checkpoint")
     return _student(start, config, run_dir, few_steps(steps), config.chunk, preset, exam,
-                    lambda model, run, sit: stage2b.train(config, model, start.model, store, run, sit),
-                    stage="consistency", init=str(teacher))
+                    lambda model, run, sit: stage2b.train(config, model, guide.model, store, run, sit),
+                    stage="consistency", teacher=str(teacher), init=str(init))
 
 
 def dmd(run_dir: str | Path, store: Store, init: str | Path, real: str | Path = "toybox-bidirectional-24",

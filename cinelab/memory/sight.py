@@ -149,8 +149,8 @@ class KnownHistory(TeacherForcing):
     history is the caller's choice: `show` under `torch.no_grad()` or not.
     """
 
-    def __init__(self, policy: Policy, shots: Tensor, chunk: int):
-        super().__init__(policy, shots, chunk)
+    def __init__(self, policy: Policy, shots: Tensor, chunk: int, across: bool = False):
+        super().__init__(policy, shots, chunk, across=across)
         if policy.positions == "packed" and not isinstance(policy, Full):
             raise CinelabError("KnownHistory keeps true positions; use a policy with positions='absolute'.")
         self._clean = Causal(policy, shots, chunk)
@@ -187,7 +187,7 @@ class KnownHistory(TeacherForcing):
         """(B or 1, G, n, n): which clean chunk each noisy chunk sees."""
         n = self.frames // self.chunk
         if not self.policy.routed:
-            return choose_all(self.policy, self._priorities, None)
+            return self._allowed(index, q, k)[:, :, n:]  # the noisy half's rows
         past = torch.ones(n, n, dtype=torch.bool, device=q.device).tril(-1)
         queries, keys = (rearrange(x, "b (n t) h d -> b n t h d", n=n) for x in (q, k))
         scores = relevance(self.policy, queries, keys, past, (index,))

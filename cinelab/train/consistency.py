@@ -37,7 +37,8 @@ class ConsistencyTraining:
     grid: tuple[int, ...] = (8, 16, 48)  # teacher steps from noise to data, over equal parts of the training
     guidance: float = 2.0  # inside the teacher
     camr: CAMR = field(default_factory=CAMR)
-    camr_share: float = 0.5  # of the steps, in which all three see their history through CAMR, as in streaming
+    camr_share: float = 0.3  # of the steps, in which all three see their history through CAMR, as in streaming
+    across_share: float = 0.4  # of the steps, in which all three see other shots only, so that recall is distilled too
     shift: float = 2.0
     steps: int = 600
     batch: int = 8  # clips
@@ -61,33 +62,35 @@ def grid_at(config: ConsistencyTraining, step: int) -> Tensor:
     return path.shifted(torch.linspace(1, 0, count + 1), config.shift)
 
 
-def policy_at(config: ConsistencyTraining, step: int) -> Policy:
-    """Full memory, or CAMR for a share of the steps."""
+def sight_at(config: ConsistencyTraining, step: int) -> tuple[Policy, bool]:
+    """Policy, and whether only other shots are seen, as in stage 1."""
     lot = torch.rand((), generator=rng_at(config.seed, "policy", step))
-    return config.camr if lot < config.camr_share else FULL
+    if lot < config.camr_share:
+        return config.camr, False
+    return FULL, bool(lot < config.camr_share + config.across_share)
 
 
-def predict(net, x: Tensor, t: Tensor, clips: Clips, chunk: int, policy: Policy = FULL) -> Tensor:
+def predict(net, x: Tensor, t: Tensor, clips: Clips, chunk: int, policy: Policy = FULL, across: bool = False) -> Tensor:
     """The clean clip as `net` sees it from x (B, F, C, h, w) at t (B, F), given the true history under a policy."""
     frames = x.shape[1]
     v = net(torch.cat([clips.latents, x], 1), torch.cat([torch.zeros_like(t), t], 1), clips.text,
-            torch.cat([clips.slot, clips.slot], 1), TeacherForcing(policy, clips.shot, chunk))
+            torch.cat([clips.slot, clips.slot], 1), TeacherForcing(policy, clips.shot, chunk, across=across))
     return path.clean(x, v[:, frames:].float(), t)
 
 
 def loss(model: CausalWan, target: dict[str, Tensor], teacher: CausalWan, clips: Clips, grid: Tensor,
-         config: ConsistencyTraining, policy: Policy, rng: torch.Generator) -> Tensor:
+         config: ConsistencyTraining, sight: tuple[Policy, bool], rng: torch.Generator) -> Tensor:
     """Mean squared distance between the predictions at adjacent levels; `target` are the averaged weights."""
     x0, shape = clips.latents, (clips.latents.shape[0], config.frames // config.chunk)
     level = torch.randint(len(grid) - 1, shape, generator=rng).repeat_interleave(config.chunk, 1)  # (B, F)
     t, lower = grid[level], grid[level + 1]
     x = path.noised(x0, torch.randn(x0.shape, generator=rng), t)
     with torch.no_grad():
-        v = field_of(teacher, clips, "autoregressive", config.guidance, config.chunk, policy)(x, t)
+        v = field_of(teacher, clips, "autoregressive", config.guidance, config.chunk, *sight)(x, t)
         below = x + path.spread(lower - t, x) * v
         net = lambda *inputs: functional_call(model, target, inputs)  # noqa: E731
-        goal = predict(net, below, lower, clips, config.chunk, policy)
-    return fn.mse_loss(predict(model, x, t, clips, config.chunk, policy), goal)
+        goal = predict(net, below, lower, clips, config.chunk, *sight)
+    return fn.mse_loss(predict(model, x, t, clips, config.chunk, *sight), goal)
 
 
 def train(config: ConsistencyTraining, model: CausalWan, teacher: CausalWan, store: Store, run: Run,
@@ -96,9 +99,9 @@ def train(config: ConsistencyTraining, model: CausalWan, teacher: CausalWan, sto
 
     def stage_loss(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
         clips = store.clips(config.batch, config.frames, rng)
-        grid, policy = grid_at(config, step), policy_at(config, step)
-        error = loss(model, student.ema.values, teacher, clips, grid, config, policy, rng)
-        return error, {"grid": len(grid) - 1, "policy": type(policy).__name__}
+        grid, (policy, across) = grid_at(config, step), sight_at(config, step)
+        error = loss(model, student.ema.values, teacher, clips, grid, config, (policy, across), rng)
+        return error, {"grid": len(grid) - 1, "policy": "Across" if across else type(policy).__name__}
 
     student = Learner(model, stage_loss, config.optim)
     return run_loop([student], config, run, exam)

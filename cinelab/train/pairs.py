@@ -79,13 +79,15 @@ def clips_of(config: PairsConfig, store: Store, shard: int) -> Clips:
 
 
 @torch.no_grad()
-def field_of(net: Any, clips: Clips, teacher: str, guidance: float, chunk: int, policy: Policy = FULL):
-    """The teacher's guided velocity v(x (B, F, C, h, w), t or (B, F)) for these clips; `policy` for a causal one."""
+def field_of(net: Any, clips: Clips, teacher: str, guidance: float, chunk: int, policy: Policy = FULL,
+             across: bool = False):
+    """The teacher's guided velocity v(x (B, F, C, h, w), t or (B, F)) for these clips; `policy` and `across` (see
+    `TeacherForcing`) for a causal one."""
     text, slot = Prompts(net, clips.text), clips.slot
     both = torch.cat([slot, torch.full_like(slot, clips.null)])
     sight: Any = Bidirectional(torch.arange(slot.shape[1]))
     if teacher == "autoregressive":
-        sight = KnownHistory(policy, clips.shot, chunk)
+        sight = KnownHistory(policy, clips.shot, chunk, across)
         sight.show(net, clips.latents, text.plain, slot)
 
     def velocity(x: Tensor, t: float | Tensor) -> Tensor:
