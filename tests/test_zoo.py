@@ -67,7 +67,13 @@ def test_shipped_checkpoints_say_how_they_were_made(name):
 
 def test_shipped_checkpoints_stay_small():
     names = ("toybox-codec", "toybox-bidirectional", "toybox-base")
-    assert sum(path.stat().st_size for name in names for path in zoo.find(name).iterdir()) < 30 * 2**20
+    size = {name: sum(path.stat().st_size for path in zoo.find(name).iterdir()) for name in zoo.shipped()}
+    assert sum(size[name] for name in names) < 30 * 2**20
+    assert max(size.values()) < 13 * 2**20
+
+
+def test_students_are_found_by_how_they_sample():
+    assert set(zoo.students()) == {"toybox-1step", "toybox-2step", "toybox-4step", "toybox-chunk-4step"}
 
 
 def test_presets_survive_json():

@@ -57,12 +57,12 @@ def _encoder() -> Finding:
 
 def _checkpoints() -> list[Finding]:
     names = shipped()
-    wanted = ("toybox-codec", "toybox-base", "toybox-bidirectional", "toybox-recogniser")
-    needs = {"toybox-codec": "films", "toybox-base": "films", "toybox-bidirectional": "training from stage 0",
-             "toybox-recogniser": "scores"}
-    return [Finding(name, name in names, _size(name) if name in names else f"absent: no {needs[name]}",
-                    "" if name in names else "check the repository out in full, or train it (notebooks 08 to 10)")
-            for name in wanted]
+    wanted = {"toybox-codec": "films", "toybox-2step": "films", "toybox-1step": "films in one step",
+              "toybox-4step": "films in four steps", "toybox-chunk-4step": "chunk-wise films", "toybox-base": "stage 2",
+              "toybox-bidirectional": "stage 1", "toybox-bidirectional-24": "stage 3", "toybox-recogniser": "scores"}
+    return [Finding(name, name in names, _size(name) if name in names else f"absent: no {need}",
+                    "" if name in names else "check the repository out in full, or train it (notebooks 07 to 13)")
+            for name, need in wanted.items()]
 
 
 def _size(name: str) -> str:
