@@ -31,11 +31,22 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     return cls(**{key: _coerce(hints[key], value, f"{where}{key}") for key, value in values.items()})
 
 
-def override(config: T, changes: Mapping[str, Any]) -> T:
-    """`config` with dotted changes, e.g. {"optim.lr": 1e-3}; the type of each field is kept."""
+def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
+    """`config` with dotted changes, e.g. {"optim.lr": 1e-3}; the type of each field is kept. All are made at once, so
+    that only what they make together must be free of contradictions."""
+    names = [field.name for field in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+    new, inner = {}, {}
     for path, value in changes.items():
-        config = _set(config, path, path.split("."), value)
-    return config
+        head, _, rest = path.partition(".")
+        if head not in names:
+            raise CinelabError(unknown(f"{where}{path}", names, head))
+        if rest:
+            inner.setdefault(head, {})[rest] = value
+        else:
+            new[head] = _coerce(get_type_hints(type(config))[head], value, f"{where}{path}")
+    for head, deeper in inner.items():
+        new[head] = override(new.get(head, getattr(config, head)), deeper, f"{where}{head}.")
+    return dataclasses.replace(config, **new)
 
 
 def unknown(path: str, known: list[str], key: str) -> str:
@@ -53,17 +64,6 @@ def read_json(path: Path) -> Any:
         raise CinelabError(f"Cannot read {path}: {error.strerror}; check the path.") from error
     except ValueError as error:
         raise CinelabError(f"{path} is not valid JSON ({error}); restore it or remove it.") from error
-
-
-def _set(config: Any, path: str, keys: list[str], value: Any) -> Any:
-    names = [field.name for field in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
-    if keys[0] not in names:
-        raise CinelabError(unknown(path, names, keys[0]))
-    if len(keys) > 1:
-        new = _set(getattr(config, keys[0]), path, keys[1:], value)
-    else:
-        new = _coerce(get_type_hints(type(config))[keys[0]], value, path)
-    return dataclasses.replace(config, **{keys[0]: new})
 
 
 def _coerce(hint: Any, value: Any, path: str) -> Any:
