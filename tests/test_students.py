@@ -198,6 +198,18 @@ def test_a_known_beginning_is_kept_and_not_judged():
     assert torch.equal(made[:, :3], clips.latents[:, :3]) and not torch.equal(made[:, 3:], clips.latents[:, 3:])
 
 
+def test_score_distillation_remembers_the_truth():
+    config = replace(DMD, history="truth", score="autoregressive")
+    clips, network = Fake().clips(2, 4, rng_at(8)), net()
+    made, own = dmd.self_rollout(network, clips, config, rng_at(0))
+    assert own.all() and not torch.equal(made[:, 0], clips.latents[:, 0])
+    far = replace(clips, latents=clips.latents.flip(0))  # another past, the same prompts and noise
+    other, _ = dmd.self_rollout(network, far, config, rng_at(0))
+    assert torch.equal(made[:, 0], other[:, 0]) and not torch.equal(made[:, 1], other[:, 1])
+    gradient, _ = dmd.direction(made.detach(), clips, net(1), net(1), replace(config, guidance=1.0), rng_at(0))
+    assert not gradient.any()
+
+
 # Runs
 
 ODE = replace(presets.ode("smoke"), model=presets.SMOKE)
@@ -265,6 +277,7 @@ def test_teacher_and_student_must_fit():
 @pytest.mark.parametrize("change, message", [
     ({"score": "both"}, "score is 'both'"),
     ({"critic_updates": 0}, "critic_updates is 0"),
+    ({"history": "truth"}, "goes with score='autoregressive'"),
     ({"t_range": (0.9, 0.1)}, "rise within"),
     ({"chunk": 3}, "lengths has 4 latent frames, which chunk=3"),
     ({"sampling": Sampling()}, "samples by 'consistency'"),

@@ -186,26 +186,27 @@ def remember(net: Any, memory: Any, text: Any, script: Script, index: int, laten
 
 def rollout(net: Any, memory: Any, text: Any, script: Script, seeds: Sequence[int], shape: tuple[int, ...],
             sampling: Sampling, start: int = 0, given: Tensor | None = None, device: str = "cpu",
-            depth: float | None = None) -> Iterator[Chunk]:
+            depth: float | None = None, truth: Tensor | None = None) -> Iterator[Chunk]:
     """Yield the chunks of B films one after another, from chunk `start` on.
 
     text    see `Prompts`
     shape   (c, C, H, W) of a chunk        seeds   one a film
     given   latents (B, frames, C, H, W): these chunks are not made but taken (a known history)
     depth   where few-step chunks end (see `refine`)
+    truth   latents (B, frames, C, H, W) that are remembered in place of what was made (teacher forcing)
 
     With gradients on, each chunk keeps the graph of its last prediction; the memory keeps none.
     """
     for index in range(start, script.slot.shape[1]):
         began = time.perf_counter()
         memory.begin(index, script.shot[:, index])
-        known = given is not None and (index + 1) * script.chunk <= given.shape[1]
-        if known:
-            latents = given[:, index * script.chunk : (index + 1) * script.chunk]
+        part = slice(index * script.chunk, (index + 1) * script.chunk)
+        if given is not None and part.stop <= given.shape[1]:
+            latents = given[:, part]
         else:
             noise = lambda level, index=index: noise_for(seeds, index, shape, level).to(device)  # noqa: E731
             latents = denoise(net, memory, text, script, index, noise, sampling, depth)
         made = time.perf_counter()
-        remember(net, memory, text, script, index, latents)
+        remember(net, memory, text, script, index, latents if truth is None else truth[:, part])
         seconds = {"dit": made - began, "memory": time.perf_counter() - made}
         yield Chunk(index, latents, seconds)

@@ -8,6 +8,7 @@ the weights that are judged (the last average; no exam picks a lucky one). The s
     bidirectional_clean   the same pairs, the past's end points as history: differs from causal_ode by the teacher alone
     causal_ode            ODE pairs of the autoregressive teacher, true history (Causal Forcing)
     consistency           causal consistency distillation (Causal Forcing++)
+    score                 causal score distillation: DMD by autoregressive scores under the true history, at 4 levels
 """
 
 from dataclasses import replace
@@ -31,7 +32,7 @@ from cinelab.score.toybox import absence_batch, encode_plans, recall
 from cinelab.stream.engine import decode
 from cinelab.world import casting
 
-INITS = ("none", "bidirectional_ode", "bidirectional_clean", "causal_ode", "consistency")
+INITS = ("none", "bidirectional_ode", "bidirectional_clean", "causal_ode", "consistency", "score")
 TEACHERS = {"autoregressive": "toybox-base", "bidirectional": "toybox-bidirectional-24"}
 BASE = TEACHERS["autoregressive"]
 SMOKE = {"films": 2, "latents": 6, "away": 1}
@@ -47,6 +48,10 @@ def stage_two(folder: Path, init: str, seed: int, store: Store, pairs: str | Pat
     cost = {"pairs seconds": 0.0, "stored bytes": 0}
     if init == "consistency":
         stage = students.consistency(folder, store, BASE, preset, seed, changes.get("consistency"), exam=False)
+    elif init == "score":
+        recipe = {"score": "autoregressive", "history": "truth", "sampling": students.few_steps(4)}
+        stage = students.dmd(folder, store, BASE, BASE, preset, seed, {"known": 0.0} | recipe | changes.get("score", {}),
+                             exam=False)
     else:
         kind = "autoregressive" if init == "causal_ode" else "bidirectional"
         made = students.build_pairs(Path(pairs) / kind, store, TEACHERS[kind], preset, kind, changes.get("pairs"))

@@ -13,6 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cinelab.config import override, to_dict
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
@@ -112,3 +114,19 @@ def _student(start: Bundle, config: Any, run_dir: str | Path, sampling: Sampling
                                 start.size, **about)
 
     return Stage(config, run, model, train, describe)
+
+
+def blend(checkpoints: list[str | Path], folder: str | Path) -> Path:
+    """A checkpoint whose weights are the mean of several students of one shape, fine-tuned from one base (a model soup).
+
+    Runs from different starts keep different strengths; their mean often has both, at no cost when sampling.
+    """
+    first = zoo.load(checkpoints[0])
+    bundles = [first, *(fitting(name, first.model.config, "checkpoint to blend") for name in checkpoints[1:])]
+    weights = [bundle.model.state_dict() for bundle in bundles]
+    mean = {key: torch.stack([one[key] for one in weights]).mean(0) for key in weights[0]}
+    first.model.load_state_dict(mean)
+    parts = [{"init": one.config.get("init"), "fingerprint": zoo.fingerprint(name), "training": one.config.get("training")}
+             for name, one in zip(checkpoints, bundles, strict=True)]
+    zoo.save(Path(folder), first.model, first.config | {"stage": "blend", "blend": parts})
+    return Path(folder)

@@ -7,6 +7,9 @@
 
 The real score is the teacher's guided prediction, the fake score the critic's: both bidirectional (the papers), or both
 autoregressive, given the clip's own clean past.
+
+With `history="truth"` the student remembers true chunks in place of its own, and autoregressive scores see the same:
+causal score distillation, an initialisation that Causal Forcing++ compares with.
 """
 
 from collections.abc import Iterator
@@ -32,6 +35,7 @@ from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
 
 SCORES = ("bidirectional", "autoregressive")
+HISTORIES = ("self", "truth")
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class DmdTraining:
     critic: Optim = field(default_factory=lambda: Optim(lr=2e-4, betas=(0.0, 0.999), warmup=10))
     policy: CAMR = field(default_factory=CAMR)
     score: str = "bidirectional"  # whose judgement: both scores are of this kind
+    history: str = "self"  # what the student remembers: what it made, or the truth (causal score distillation)
     guidance: float = 2.0  # of the real score
     shift: float = 2.0  # of the levels at which the scores are asked
     t_range: tuple[float, float] = (0.02, 0.98)
@@ -62,6 +67,11 @@ class DmdTraining:
             raise CinelabError(f"sampling.solver is {self.sampling.solver!r}; a few-step student samples by 'consistency'.")
         if self.score not in SCORES:
             raise CinelabError(f"score is {self.score!r}; use one of {', '.join(SCORES)}.")
+        if self.history not in HISTORIES:
+            raise CinelabError(f"history is {self.history!r}; use one of {', '.join(HISTORIES)}.")
+        if self.history == "truth" and (self.score, self.known) != ("autoregressive", 0.0):
+            raise CinelabError(f"history='truth' goes with score='autoregressive' and known=0, not with {self.score!r} and "
+                               f"{self.known}; a bidirectional score would judge frames that do not belong together.")
         if self.critic_updates < 1:
             raise CinelabError(f"critic_updates is {self.critic_updates}; the critic needs at least 1.")
         if not 0 < self.t_range[0] < self.t_range[1] < 1:
@@ -83,7 +93,8 @@ def self_rollout(model: CausalWan, clips: Clips, config: DmdTraining, rng: torch
     # Autocast keeps the weights it casts: those cast in a pass without gradient would be lost to the passes with one.
     model(clips.latents[:1, :1], torch.zeros(1, 1), clips.text[:1], clips.slot[:1, :1], Bidirectional(torch.arange(1)))
     chunks = rollout(model, Memory(config.policy, config.chunk, config.reach), text, script, seeds,
-                     (config.chunk, *latent), config.sampling, given=given, device=clips.latents.device, depth=depth)
+                     (config.chunk, *latent), config.sampling, given=given, device=clips.latents.device, depth=depth,
+                     truth=clips.latents if config.history == "truth" else None)
     made = torch.cat([chunk.latents.float() for chunk in chunks], dim=1)
     return made, torch.arange(frames) >= (0 if given is None else half)
 
@@ -93,7 +104,7 @@ def score_sight(net: Any, sample: Tensor, clips: Clips, text: list, config: DmdT
     if config.score == "bidirectional":
         return Bidirectional(torch.arange(sample.shape[1]))
     sight = KnownHistory(Full(), clips.shot, config.chunk)
-    sight.show(net, sample, text, clips.slot)
+    sight.show(net, sample if config.history == "self" else clips.latents, text, clips.slot)
     return sight
 
 
