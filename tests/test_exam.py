@@ -109,4 +109,4 @@ def test_a_claim_is_decided_by_its_interval(ahead, word, tmp_path):
     assert verdicts["after DMD, 1 levels: causal_ode is ahead of bidirectional_ode in prompt"] == "not measured"
     assert costs.set_index("init")["seconds before DMD"].to_dict() == {"causal_ode": 40.0, "consistency": 10.0}
     assert verdicts.iloc[-1] == "confirmed"  # four times the time
-    assert len(claims.init_bars(rows).data) == 16
+    assert len(claims.init_points(rows).data) == 16

@@ -43,28 +43,36 @@ def init_table(rows: pd.DataFrame) -> pd.DataFrame:
                              ignore_index=True)
 
 
-def init_bars(rows: pd.DataFrame) -> go.Figure:
+def init_points(rows: pd.DataFrame) -> go.Figure:
     """Mean and interval of every initialisation by levels: before DMD above, after DMD below."""
     table = init_table(rows)
-    fig = make_subplots(2, len(SHOWN), subplot_titles=[*SHOWN, *[""] * len(SHOWN)], vertical_spacing=0.1,
-                        horizontal_spacing=0.05)
+    names = [name for name in INITS if name in set(table.init)]
+    levels = sorted(table.steps.unique())
+    fig = make_subplots(2, len(SHOWN), subplot_titles=[*SHOWN, *[""] * len(SHOWN)], vertical_spacing=0.08,
+                        horizontal_spacing=0.05, shared_xaxes=True)
     for row, stage in enumerate(STAGES, 1):
         for column, metric in enumerate(SHOWN, 1):
             part = table[(table.metric == metric) & (table.stage == stage)]
-            for init in (name for name in INITS if name in set(part.init)):
+            for number, init in enumerate(names):
                 mine = part[part.init == init]
-                fig.add_bar(x=mine.steps.astype(str), y=mine.value, name=init, legendgroup=init, row=row, col=column,
-                            showlegend=(row, column) == (1, 1), marker_color=PALETTE[INITS.index(init)],
-                            error_y={"array": mine.high - mine.value, "arrayminus": mine.value - mine.low, "thickness": 1.5},
-                            hovertemplate=f"{init}, %{{x}} levels: %{{y:.3f}}<extra>{stage}</extra>")
+                aside = 0.13 * (number - (len(names) - 1) / 2)  # side by side, so that intervals do not hide each other
+                fig.add_scatter(x=[levels.index(steps) + aside for steps in mine.steps], y=mine.value, name=init,
+                                legendgroup=init, mode="markers", showlegend=(row, column) == (1, 1), row=row, col=column,
+                                marker={"color": PALETTE[INITS.index(init)], "size": 10, "symbol": number},
+                                error_y={"array": mine.high - mine.value, "arrayminus": mine.value - mine.low,
+                                         "thickness": 2, "width": 4}, customdata=mine.steps,
+                                hovertemplate=f"{init}, %{{customdata}} levels: %{{y:.3f}}<extra>{stage}</extra>")
+            whole = table[table.metric == metric]
+            ends = [whole.low.min(), whole.high.max()]
             if metric.endswith("truth"):
                 fig.add_hline(y=1, line={"dash": "dash", "color": QUIET}, row=row, col=column)
-            low = 0.9 * float(table[table.metric == metric].low.min()) if len(part) else 0
-            fig.update_yaxes(range=[low, None], row=row, col=column)
+                ends = [min(ends[0], 1), max(ends[1], 1)]
+            fig.update_yaxes(range=[ends[0] - 0.03, ends[1] + 0.03], row=row, col=column)  # the same before and after
         fig.update_yaxes(title=stage, row=row, col=1)
+    fig.update_xaxes(tickvals=list(range(len(levels))), ticktext=[str(n) for n in levels], range=[-0.5, len(levels) - 0.5])
     return fig.update_xaxes(title="levels", row=2).update_layout(
-        template=TEMPLATE, barmode="group", title="Initialisation of a few-step student", height=680,
-        legend={"orientation": "h", "y": -0.14})
+        template=TEMPLATE, title="Initialisation of a few-step student", height=700,
+        legend={"orientation": "h", "y": -0.12, "yanchor": "top"})
 
 
 def init_costs(sweep: str | Path) -> pd.DataFrame:

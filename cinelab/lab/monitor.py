@@ -52,25 +52,28 @@ def _means(values: list[float], parts: int = 8) -> np.ndarray:
 
 
 def distillation_curves(rows: Sequence[dict], title: str = "Distillation") -> go.Figure:
-    """The panels that the log has something for; alarms stand above them."""
+    """The panels that the log has something for, two in a row; alarms stand above them."""
     panels = {name: [key for key in keys if any(key in row for row in rows)] for name, keys in PANELS.items()}
     panels = {name: keys for name, keys in panels.items() if keys}
-    fig = make_subplots(1, max(1, len(panels)), subplot_titles=list(panels) or None, horizontal_spacing=0.05)
-    for column, (name, keys) in enumerate(panels.items(), 1):
+    lines = max(1, -(-len(panels) // 2))
+    fig = make_subplots(lines, 2, subplot_titles=list(panels) or None, horizontal_spacing=0.2, vertical_spacing=0.16)
+    for place, (name, keys) in enumerate(panels.items(), 1):
+        cell = {"row": (place + 1) // 2, "col": 2 - place % 2}
         for number, key in enumerate(keys):
             steps, values = zip(*((row["step"], row[key]) for row in rows if key in row), strict=True)
-            few = len(values) < 60
+            few = len(values) < 30
             fig.add_scatter(x=steps, y=values if few else _smooth(values), name=key, mode="lines+markers" if few else "lines",
-                            line={"color": PALETTE[number], "width": 2.5}, row=1, col=column, legend=f"legend{column}",
+                            line={"color": PALETTE[number], "width": 2.5}, legend=f"legend{place}", **cell,
                             hovertemplate=f"step %{{x}}: {key} %{{y:.3f}}<extra></extra>")
         if name == "share of the truth's":
-            fig.add_hline(y=1, line={"dash": "dash", "color": QUIET}, row=1, col=column)
-        axis = fig.layout[f"xaxis{column}" if column > 1 else "xaxis"]
-        fig.update_layout({f"legend{column}": {"x": axis.domain[0], "y": -0.18, "orientation": "h", "xanchor": "left"}})
+            fig.add_hline(y=1, line={"dash": "dash", "color": QUIET}, **cell)
+        x, y = (fig.layout[f"{axis}axis{place if place > 1 else ''}"].domain for axis in "xy")
+        fig.update_layout({f"legend{place}": {"x": x[1] + 0.005, "y": y[1], "xanchor": "left", "yanchor": "top"}})
     told = "".join(f"<br><span style='font-size:14px;color:#D55E00'>⚠ {text}</span>" for text in alarms(rows))
-    fig.update_layout(template=TEMPLATE, title=title + told, height=460 + 24 * told.count("<br>"),
-                      margin={"t": 110 + 24 * told.count("<br>"), "b": 110}, font={"color": INK})
-    return fig.update_xaxes(title="step")
+    room = 24 * told.count("<br>")
+    fig.update_layout(template=TEMPLATE, title=title + told, height=340 * lines + 60 + room, margin={"t": 100 + room},
+                      font={"color": INK})
+    return fig.update_xaxes(title="step", row=lines)
 
 
 def _smooth(values: Sequence[float]) -> np.ndarray:
