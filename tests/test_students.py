@@ -285,3 +285,13 @@ def test_teacher_and_student_must_fit():
 def test_contradictions_are_refused(change, message):
     with pytest.raises(CinelabError, match=message):
         replace(DMD, **change)
+
+
+def test_a_blend_is_the_mean_of_its_parts(tmp_path):
+    one, other = "toybox-base", "toybox-bidirectional-24"
+    made = load(students.blend([one, other], tmp_path / "blend"))
+    parts = [load(name) for name in (one, other)]
+    mean = (parts[0].model.proj_out.weight + parts[1].model.proj_out.weight) / 2
+    torch.testing.assert_close(made.model.proj_out.weight, mean, atol=1e-2, rtol=1e-2)  # stored in half precision
+    assert made.sampling == parts[0].sampling and len(made.config["blend"]) == 2
+    assert made.config["run"]["steps"] == sum(part.config["run"]["steps"] for part in parts)

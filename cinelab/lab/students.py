@@ -17,6 +17,7 @@ import torch
 
 from cinelab.config import override, to_dict
 from cinelab.errors import CinelabError
+from cinelab.files import write_text
 from cinelab.flow.sampler import Sampling
 from cinelab.lab.stages import Stage
 from cinelab.latent.store import Store
@@ -128,5 +129,8 @@ def blend(checkpoints: list[str | Path], folder: str | Path) -> Path:
     first.model.load_state_dict(mean)
     parts = [{"init": one.config.get("init"), "fingerprint": zoo.fingerprint(name), "training": one.config.get("training")}
              for name, one in zip(checkpoints, bundles, strict=True)]
-    zoo.save(Path(folder), first.model, first.config | {"stage": "blend", "blend": parts})
+    run = first.config["run"] | {key: sum(one.config["run"][key] for one in bundles) for key in ("steps", "seconds")}
+    zoo.save(Path(folder), first.model, first.config | {"stage": "blend", "blend": parts, "run": run})
+    logs = [(zoo.find(name) / "log.jsonl").read_text() for name in checkpoints]
+    write_text(Path(folder) / "log.jsonl", "".join(logs))  # one run after the other
     return Path(folder)
