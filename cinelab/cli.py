@@ -74,6 +74,24 @@ def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weig
 
 
 @app.command()
+def compare(names: Annotated[list[str], typer.Argument(help="models whose cards are in --folder; the first is the measure")],
+            folder: Annotated[Path, typer.Option(help="where `cinelab score` put the cards")] = Path("results/reference"),
+            output: Annotated[Path | None, typer.Option("-o", "--output", help="default: <folder>/compared.csv")] = None):
+    """Score cards side by side: values, intervals, and each model's share of the first one's on the same films."""
+    from cinelab.files import write_text
+    from cinelab.lab.cards import compare_cards
+
+    rows = compare_cards(names, folder)
+    write_text(output or folder / "compared.csv", rows.to_csv(index=False))
+    table = Table("metric", *names)
+    for metric, part in rows.groupby("metric", sort=False):
+        cells = {row.model: f"{row.value:.3f}" + (f" ({row.share:.2f})" if row.share == row.share else "") for row in part.itertuples()}
+        table.add_row(metric, *(cells.get(name, "") for name in names))
+    out.print(table)
+    out.print(f"[dim]In brackets: the share of {names[0]}'s.[/] [bold green]{output or folder / 'compared.csv'}[/]")
+
+
+@app.command()
 def sweep(file: Path, workers: Annotated[int, typer.Option(help="cells at a time")] = 1,
           only: Annotated[str | None, typer.Option(help="cells whose name contains this")] = None,
           dry_run: Annotated[bool, typer.Option(help="list the cells and stop")] = False,

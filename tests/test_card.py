@@ -8,7 +8,7 @@ import pytest
 
 from cinelab import CAMR, load
 from cinelab.errors import CinelabError
-from cinelab.lab.cards import card_table, print_card
+from cinelab.lab.cards import card_table, compare_cards, print_card
 from cinelab.score.card import CardConfig, card, measure
 from cinelab.score.recogniser import load_recogniser
 from cinelab.score.toybox import (
@@ -95,3 +95,17 @@ def test_an_interval_that_is_not_known_is_null():
 def test_a_card_needs_films():
     with pytest.raises(CinelabError, match="at least 1 seed and 2 films"):
         CardConfig(seeds=(), films=32)
+
+
+def test_cards_side_by_side_are_paired_by_film(tmp_path):
+    films = [(seed, film) for seed in (0, 1) for film in range(8)]
+    for name, value, count in (("base", 0.8, 8), ("student", 0.6, 8), ("other", 0.4, 6)):
+        rows = [{"seed": s, "film": f, "shot": 0, "metric": m, "value": value, "source": "model"}
+                for s, f in films if f < count for m in ("kind", "action", "cuts")]
+        pd.DataFrame(rows).to_parquet(tmp_path / f"{name}.parquet")
+    table = compare_cards(["base", "student", "other"], tmp_path).set_index(["metric", "model"])
+    assert table.loc[("prompt", "student"), "share"] == pytest.approx(0.75)
+    assert table.loc[("prompt", "student"), "share low"] == pytest.approx(0.75)
+    assert pd.isna(table.loc[("cuts", "other"), "share"]) and pd.isna(table.loc[("cuts", "base"), "share"])
+    with pytest.raises(CinelabError, match="run `cinelab score absent` first"):
+        compare_cards(["absent"], tmp_path)

@@ -3,16 +3,20 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from cinelab.config import to_dict
+from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.memory.policy import policy_named
 from cinelab.model.zoo import find, load
 from cinelab.score.card import CardConfig, card, measure
 from cinelab.score.recogniser import load_recogniser
+from cinelab.score.stats import bootstrap
+from cinelab.world.vocab import PROMPTED
 
 
 def score_card(name: str, seeds: tuple[int, ...], films: int, policy: str = "camr", budget: int = 6,
@@ -48,3 +52,43 @@ def print_card(record: dict, console: Console) -> None:
 
 def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+COMPARED = ("prompt", "action", "identity after 1 away", "identity after 3 away", "identity after 5 away", "identity kept",
+            "scenery kept", "cuts", "drift", "motion of truth", "sharpness of truth", "saturation of truth")
+
+
+def compare_cards(names: list[str], folder: str | Path = "results/reference") -> pd.DataFrame:
+    """Cards side by side, a row a metric and model: value, interval, and its share of the first model's.
+
+    The share's interval comes from resampling the films that both made; it is left out where none are the same.
+    """
+    films = {name: _per_film(Path(folder) / f"{name}.parquet") for name in names}
+    rows = []
+    for metric in COMPARED:
+        for name in names:
+            if metric not in films[name].index:
+                continue
+            mine, base = films[name].loc[metric], films[names[0]]
+            e = bootstrap(mine.tolist())
+            row = {"metric": metric, "model": name, "value": e.value, "low": e.low, "high": e.high, "n": e.n}
+            same = name != names[0] and metric in base.index and mine.index.equals(base.loc[metric].index)
+            rows.append(row | (_share(mine.to_numpy(), base.loc[metric].to_numpy()) if same and metric != "drift" else {}))
+    return pd.DataFrame(rows).round(4)
+
+
+def _per_film(path: Path) -> pd.Series:
+    """Mean of every film, by (metric, seed, film); `prompt` is the mean of all that prompts ask for."""
+    if not path.exists():
+        raise CinelabError(f"There is no card's table {path}; run `cinelab score {path.stem}` first.")
+    rows = pd.read_parquet(path)
+    rows = rows[rows.source == "model"]
+    asked = rows[rows.metric.isin(list(PROMPTED))].assign(metric="prompt")
+    return pd.concat([rows, asked]).groupby(["metric", "seed", "film"]).value.mean()
+
+
+def _share(mine: np.ndarray, base: np.ndarray, resamples: int = 2000) -> dict:
+    """Ratio of the means with a 95 % interval over films that both made."""
+    drawn = np.random.default_rng(0).integers(len(mine), size=(resamples, len(mine)))
+    low, high = np.quantile(mine[drawn].mean(1) / base[drawn].mean(1), [0.025, 0.975])
+    return {"share": mine.mean() / base.mean(), "share low": low, "share high": high}
