@@ -43,13 +43,13 @@ from cinelab.train.pairs import field_of
 class Setting:
     """What is asked. `levels` are times t on the path (after the shift); the ODE goes from t to 0 in `steps` steps."""
 
-    clips: int = 16
+    clips: int = 12
     frames: int = 8
     frame: int = 4  # u
-    repeats: int = 8  # K
-    levels: tuple[float, ...] = (0.4, 0.6, 0.8, 1.0)
+    repeats: int = 6  # K
+    levels: tuple[float, ...] = (0.4, 0.7, 1.0)
     histories: tuple[float, ...] = (0.1, 0.25, 0.5)
-    steps: int = 8
+    steps: int = 6
     guidance: float = 2.0
     seed: int = 0
 
