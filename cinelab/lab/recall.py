@@ -14,11 +14,12 @@ from cinelab.score.stats import Estimate, bootstrap, paired_difference
 BY = ("policy", "budget", "away")
 
 
-def sweep_rows(folder: str | Path) -> pd.DataFrame:
-    """Rows of all cells below `folder` that have been measured."""
+def sweep_rows(folder: str | Path, *more: str | Path) -> pd.DataFrame:
+    """Rows of all cells below `folder` that have been measured, and of those below `more` where these exist."""
     paths = sorted(Path(folder).glob("*/rows.parquet"))
     if not paths:
-        raise CinelabError(f"{folder} holds no measured cell; run `cinelab sweep experiments/memory.yaml` first.")
+        raise CinelabError(f"{folder} holds no measured cell; run `cinelab sweep experiments/{Path(folder).name}.yaml` first.")
+    paths += [path for other in more for path in sorted(Path(other).glob("*/rows.parquet"))]
     return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
 
 

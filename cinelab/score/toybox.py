@@ -131,7 +131,11 @@ def make_frames(bundle: Bundle, batch: Batch, policy: Policy, seeds: Sequence[in
 
 def absence_batch(bundle: Bundle, seed: int, films: range, away: int, shot_latents: int = 3,
                   reframed: bool = False) -> Batch:
-    """Memory tests: X, A at home, `away` shots without A, A at home again (in another shot size if `reframed`)."""
+    """Memory tests: X, A at home, `away` shots without A, A at home again (in another shot size if `reframed`).
+
+    Shots are made whole chunks, `shot_latents` at least.
+    """
+    shot_latents = -(-shot_latents // bundle.chunk) * bundle.chunk
     return encode_plans(bundle, [casting.absence(seed, index, away, shot_latents, reframed) for index in films])
 
 
