@@ -63,7 +63,8 @@ def consistency(preset: str, seed: int = 0) -> ConsistencyTraining:
 
 
 def dmd(preset: str, seed: int = 0) -> DmdTraining:
-    toy = DmdTraining(model=TOY, seed=seed)
+    toy = DmdTraining(model=TOY, optim=Optim(lr=1e-4, betas=(0.0, 0.999), ema=0.95, warmup=10), steps=120, batch=8,
+                      lengths=(12, 24), known=0.4, critic_updates=3, save_every=24, exam_every=24, seed=seed)
     smoke = replace(toy, steps=3, batch=1, lengths=(4,), critic_updates=2, known=0.5, save_every=2, exam_every=2)
     return _pick({"smoke": smoke, "toy": toy}, preset)
 
