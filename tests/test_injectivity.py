@@ -40,6 +40,8 @@ def test_the_table_has_an_interval_for_every_question(monkeypatch):
     table = summary(measure(teachers, store, SMALL))
     assert {"variance", "own", "share", "blur", "control"} == set(table.what)
     assert (table.low <= table.value + 1e-12).all() and (table.n == 2).all()
+    control = table[(table.what == "control") & (table.value == 0)]
+    assert (control.high == 0).all()
     assert set(table[table.history > 0].teacher) == {"causal"}
     many = alone(store.clips(2, 4, rng_at(0)), 1, 3)
     assert many.latents.shape[0] == 3 and torch.equal(many.latents[0], many.latents[2])

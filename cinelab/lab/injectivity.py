@@ -126,7 +126,8 @@ def summary(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for keys, part in rows.groupby(["teacher", "what", "t", "history"], sort=False):
         e = bootstrap(part.value.tolist())
-        found.append((*keys, e.value, e.low, e.high, e.n))
+        same = part.value.nunique() == 1  # a variance of exactly 0 everywhere is no share of 0 in n trials
+        found.append((*keys, e.value, *((e.value, e.value) if same else (e.low, e.high)), e.n))
     return pd.DataFrame(found, columns=["teacher", "what", "t", "history", "value", "low", "high", "n"])
 
 
