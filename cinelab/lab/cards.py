@@ -12,7 +12,7 @@ from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.memory.policy import policy_named
-from cinelab.model.zoo import find, load
+from cinelab.model.zoo import find, load, read_part
 from cinelab.score.card import CardConfig, card, measure
 from cinelab.score.recogniser import load_recogniser
 from cinelab.score.stats import bootstrap
@@ -61,9 +61,11 @@ COMPARED = ("prompt", "action", "identity after 1 away", "identity after 3 away"
 def compare_cards(names: list[str], folder: str | Path = "results/reference") -> pd.DataFrame:
     """Cards side by side, a row a metric and model: value, interval, and its share of the first model's.
 
-    The share's interval comes from resampling the films that both made; it is left out where none are the same.
+    The share's interval comes from resampling the films that both made; it is left out where they are not the same, as
+    between a frame-wise and a chunk-wise model.
     """
     films = {name: _per_film(Path(folder) / f"{name}.parquet") for name in names}
+    chunks = {name: _chunk(name) for name in names}
     rows = []
     for metric in COMPARED:
         for name in names:
@@ -72,9 +74,17 @@ def compare_cards(names: list[str], folder: str | Path = "results/reference") ->
             mine, base = films[name].loc[metric], films[names[0]]
             e = bootstrap(mine.tolist())
             row = {"metric": metric, "model": name, "value": e.value, "low": e.low, "high": e.high, "n": e.n}
-            same = name != names[0] and metric in base.index and mine.index.equals(base.loc[metric].index)
+            same = name != names[0] and chunks[name] == chunks[names[0]] and metric in base.index and mine.index.equals(base.loc[metric].index)
             rows.append(row | (_share(mine.to_numpy(), base.loc[metric].to_numpy()) if same and metric != "drift" else {}))
     return pd.DataFrame(rows).round(4)
+
+
+def _chunk(name: str) -> int | None:
+    """Latent frames a chunk of a checkpoint, if it is here; films of a card are cut to whole chunks."""
+    try:
+        return read_part(find(name), "chunk")
+    except CinelabError:
+        return None
 
 
 def _per_film(path: Path) -> pd.Series:
