@@ -151,7 +151,7 @@ def race(models: Annotated[list[str] | None, typer.Argument(help="students; defa
     slow = load(base)
     contenders = {f"{base}, {many} steps": (slow, replace(slow.sampling.with_steps(many), solver="euler")),
                   base: (slow, slow.sampling)}
-    contenders |= {name: (bundle, bundle.sampling) for name in models or students() if (bundle := load(name))}
+    contenders |= {name: (bundle, bundle.sampling) for name, bundle in ((name, load(name)) for name in models or students())}
     rows = compare(contenders, CAMR(budget=budget), chunks)
     write_json(output, {"budget": budget, "chunks": chunks, **hardware(), "rows": rows.to_dict("records")})
     table = Table(*rows.columns, title=f"{hardware()['device']}, {hardware()['cores']} cores")

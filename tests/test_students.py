@@ -168,7 +168,7 @@ def test_a_perfect_flow_has_no_consistency_loss():
 # Stage 3: DMD
 
 
-@pytest.mark.parametrize("score", dmd.SCORES)
+@pytest.mark.parametrize("score", dmd.TEACHERS)
 def test_equal_scores_pull_nowhere(score):
     judge, clips, config = net(), Fake().clips(2, 4, rng_at(4)), replace(DMD, score=score, guidance=1.0)
     gradient, gap = dmd.direction(clips.latents, clips, judge, judge, config, rng_at(0))

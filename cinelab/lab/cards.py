@@ -74,8 +74,9 @@ def compare_cards(names: list[str], folder: str | Path = "results/reference") ->
             mine, base = films[name].loc[metric], films[names[0]]
             e = bootstrap(mine.tolist())
             row = {"metric": metric, "model": name, "value": e.value, "low": e.low, "high": e.high, "n": e.n}
-            same = name != names[0] and chunks[name] == chunks[names[0]] and metric in base.index and mine.index.equals(base.loc[metric].index)
-            rows.append(row | (_share(mine.to_numpy(), base.loc[metric].to_numpy()) if same and metric != "drift" else {}))
+            comparable = name != names[0] and chunks[name] == chunks[names[0]] and metric != "drift" and metric in base.index
+            same = comparable and mine.index.equals(base.loc[metric].index)
+            rows.append(row | (_share(mine.to_numpy(), base.loc[metric].to_numpy()) if same else {}))
     return pd.DataFrame(rows).round(4)
 
 

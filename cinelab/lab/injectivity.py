@@ -109,8 +109,8 @@ def measure(teachers: dict[str, tuple[str, str]], store: Store, setting: Setting
         for clip in range(setting.clips):
             for t in setting.levels:
                 ends = end_points(bundle, kind, clips, clip, t, setting)
-                own = spread(end_points(bundle, kind, clips, clip, t, setting, own=True))
-                found = {"variance": spread(ends), "own": own, "share": spread(ends) / own,
+                own, unseen = spread(end_points(bundle, kind, clips, clip, t, setting, own=True)), spread(ends)
+                found = {"variance": unseen, "own": own, "share": unseen / own,
                          "blur": sharp(bundle, ends.mean(0, keepdim=True)) / sharp(bundle, ends)}
                 rows += [(label, kind, clip, t, 0.0, what, value) for what, value in found.items()]
             again = end_points(bundle, kind, clips, clip, setting.levels[-1], setting, varied=False)

@@ -7,13 +7,14 @@ from PIL import Image
 
 from cinelab.flow.sampler import Sampling, noise_for, solve
 from cinelab.lab.catalogue import sheet
+from cinelab.latent.store import Clips
 from cinelab.memory.policy import CAMR, Policy
-from cinelab.memory.sight import Bidirectional
 from cinelab.model.zoo import Bundle, load
 from cinelab.score.card import HELD_OUT
 from cinelab.score.toybox import FPS, STRIDE
 from cinelab.stream.engine import decode, make, quick
 from cinelab.stream.storyboard import storyboard
+from cinelab.train.pairs import field_of
 from cinelab.world import casting, render
 from cinelab.world.casting import timeline_of
 
@@ -24,16 +25,11 @@ def bidirectional_clips(bundle: Bundle, captions: list[str], frames: int, seeds:
     sampling = sampling or bundle.sampling
     with quick(True):
         text = bundle.encoder.encode(captions)[:, None]
-        both = bundle.model.encode_text(torch.cat([text, torch.zeros_like(text)]))
-        slot = torch.zeros(2 * len(captions), frames, dtype=torch.long)
-        sight = Bidirectional(torch.arange(frames))
-
-        def velocity(x: torch.Tensor, t: float) -> torch.Tensor:
-            cond, free = bundle.model(torch.cat([x, x]), x.new_full(slot.shape, t), both, slot, sight).float().chunk(2)
-            return free + sampling.guidance * (cond - free)
-
         noise = noise_for(seeds, 0, (frames, *bundle.latent_shape))
-        return solve(velocity, noise, sampling.levels(), sampling.solver)
+        slot = torch.zeros(len(captions), frames, dtype=torch.long)
+        clips = Clips(noise, torch.cat([text, torch.zeros_like(text)], dim=1), slot, slot)
+        field = field_of(bundle.model, clips, "bidirectional", sampling.guidance, chunk=1)
+        return solve(field, noise, sampling.levels(), sampling.solver)
 
 
 def sample_clips(checkpoint: str | Path, clips: int = 4, frames: int = 4) -> Image.Image:

@@ -16,8 +16,9 @@ from einops import rearrange
 from torch import Tensor
 
 from cinelab.errors import CinelabError
-from cinelab.memory.policy import Full, Policy
+from cinelab.memory.policy import CAMR, FULL, Full, Policy
 from cinelab.memory.routing import choose_all, past_priorities, relevance
+from cinelab.seeds import rng_at
 
 STRIP = 8  # chunks whose attention is computed together
 
@@ -76,14 +77,16 @@ class TeacherForcing:
                     seen, noisy = seen.expand(other.shape), seen & other
                 self._static = torch.cat([seen, noisy][: self.halves], dim=2)
             return self._static
+        queries, keys = (x.unflatten(1, (self.halves, -1)).unbind(1) for x in (q, k))
+        return torch.cat([self._routed(index, half, keys[0]) for half in queries], dim=2)
+
+    def _routed(self, index: int, q: Tensor, k: Tensor) -> Tensor:
+        """(B, G, n, n): which finished chunk each chunk of one copy of the clip retrieves."""
         n = self.frames // self.chunk
         past = torch.ones(n, n, dtype=torch.bool, device=q.device).tril(-1)
-        queries = rearrange(q, "b (s n t) h d -> s b n t h d", s=self.halves, n=n)
-        keys = rearrange(k, "b (s n t) h d -> s b n t h d", s=self.halves, n=n)[0]
-        return torch.cat([
-            choose_all(self.policy, self._priorities, relevance(self.policy, half, keys, past, (index,)))
-            for half in queries
-        ], dim=2)
+        queries, keys = (rearrange(x, "b (n t) h d -> b n t h d", n=n) for x in (q, k))
+        priorities = [repeat_to(one, q.shape[0]) for one in self._priorities]
+        return choose_all(self.policy, priorities, relevance(self.policy, queries, keys, past, (index,)))
 
     def _masked(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
         """Absolute positions: one dense mask over all tokens."""
@@ -174,7 +177,8 @@ class KnownHistory(TeacherForcing):
     def _recall(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
         raw, past_k, past_v = (repeat_to(x, q.shape[0]) for x in self._kept[index])
         if self._width != q.shape[0] or self.policy.routed:  # a static policy's mask is the same for all layers
-            allowed = self._allowed_of(index, q, raw)
+            n = self.frames // self.chunk
+            allowed = self._routed(index, q, raw) if self.policy.routed else self._allowed(index, q, k)[:, :, n:]
             own = torch.eye(allowed.shape[-1], dtype=torch.bool, device=q.device).expand(allowed.shape)
             seen = torch.cat([allowed, own], dim=-1)
             seen = seen if seen.shape[0] == 1 else repeat_to(seen, q.shape[0])
@@ -182,17 +186,6 @@ class KnownHistory(TeacherForcing):
         table = self._table("clip", rope, torch.arange(self.frames))
         k, v = torch.cat([past_k, rope.turn(k, table)], dim=1), torch.cat([past_v, v], dim=1)
         return rope.turn(q, table), k, v, self._mask
-
-    def _allowed_of(self, index: int, q: Tensor, k: Tensor) -> Tensor:
-        """(B or 1, G, n, n): which clean chunk each noisy chunk sees."""
-        n = self.frames // self.chunk
-        if not self.policy.routed:
-            return self._allowed(index, q, k)[:, :, n:]  # the noisy half's rows
-        past = torch.ones(n, n, dtype=torch.bool, device=q.device).tril(-1)
-        queries, keys = (rearrange(x, "b (n t) h d -> b n t h d", n=n) for x in (q, k))
-        scores = relevance(self.policy, queries, keys, past, (index,))
-        priorities = [repeat_to(one, q.shape[0]) for one in self._priorities]
-        return choose_all(self.policy, priorities, scores)
 
     def _noisy_strips(self, seen: Tensor, tokens: int, dtype: torch.dtype) -> tuple:
         """(B, G, n, 2n) as strips of a few noisy chunks: the clean chunks before them, and themselves."""
@@ -234,3 +227,11 @@ def repeat_to(x: Tensor, batch: int) -> Tensor:
     """Guided calls show each film twice: repeat (B, ...) to (batch, ...)."""
     times = batch // x.shape[0]
     return x if times == 1 else x.repeat(times, *[1] * (x.ndim - 1))
+
+
+def sight_by_lot(seed: int, step: int, camr: CAMR, camr_share: float, across_share: float = 0.0) -> tuple[Policy, bool]:
+    """What a training step sees: policy, and whether other shots only. CAMR, other shots or full memory, by lot."""
+    lot = torch.rand((), generator=rng_at(seed, "policy", step))
+    if lot < camr_share:
+        return camr, False
+    return FULL, bool(lot < camr_share + across_share)

@@ -20,10 +20,9 @@ from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.latent.store import Clips, Store
 from cinelab.memory.policy import CAMR, FULL, Policy
-from cinelab.memory.sight import TeacherForcing
+from cinelab.memory.sight import TeacherForcing, sight_by_lot
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
-from cinelab.seeds import rng_at
 from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
@@ -62,14 +61,6 @@ def grid_at(config: ConsistencyTraining, step: int) -> Tensor:
     return path.shifted(torch.linspace(1, 0, count + 1), config.shift)
 
 
-def sight_at(config: ConsistencyTraining, step: int) -> tuple[Policy, bool]:
-    """Policy, and whether only other shots are seen, as in stage 1."""
-    lot = torch.rand((), generator=rng_at(config.seed, "policy", step))
-    if lot < config.camr_share:
-        return config.camr, False
-    return FULL, bool(lot < config.camr_share + config.across_share)
-
-
 def predict(net, x: Tensor, t: Tensor, clips: Clips, chunk: int, policy: Policy = FULL, across: bool = False) -> Tensor:
     """The clean clip as `net` sees it from x (B, F, C, h, w) at t (B, F), given the true history under a policy."""
     frames = x.shape[1]
@@ -99,7 +90,8 @@ def train(config: ConsistencyTraining, model: CausalWan, teacher: CausalWan, sto
 
     def stage_loss(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
         clips = store.clips(config.batch, config.frames, rng)
-        grid, (policy, across) = grid_at(config, step), sight_at(config, step)
+        grid = grid_at(config, step)
+        policy, across = sight_by_lot(config.seed, step, config.camr, config.camr_share, config.across_share)
         error = loss(model, student.ema.values, teacher, clips, grid, config, (policy, across), rng)
         return error, {"grid": len(grid) - 1, "policy": "Across" if across else type(policy).__name__}
 

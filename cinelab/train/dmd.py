@@ -13,7 +13,7 @@ causal score distillation, an initialisation that Causal Forcing++ compares with
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -25,16 +25,16 @@ from cinelab.flow import path
 from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
 from cinelab.latent.store import Clips, Store
 from cinelab.memory.cache import Memory
-from cinelab.memory.policy import CAMR, Full
-from cinelab.memory.sight import Bidirectional, KnownHistory
+from cinelab.memory.policy import CAMR
+from cinelab.memory.sight import Bidirectional
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
 from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
+from cinelab.train.pairs import TEACHERS, field_of
 
-SCORES = ("bidirectional", "autoregressive")
 HISTORIES = ("self", "truth")
 
 
@@ -65,8 +65,8 @@ class DmdTraining:
     def __post_init__(self):
         if self.sampling.solver != "consistency":
             raise CinelabError(f"sampling.solver is {self.sampling.solver!r}; a few-step student samples by 'consistency'.")
-        if self.score not in SCORES:
-            raise CinelabError(f"score is {self.score!r}; use one of {', '.join(SCORES)}.")
+        if self.score not in TEACHERS:
+            raise CinelabError(f"score is {self.score!r}; use one of {', '.join(TEACHERS)}.")
         if self.history not in HISTORIES:
             raise CinelabError(f"history is {self.history!r}; use one of {', '.join(HISTORIES)}.")
         if self.history == "truth" and (self.score, self.known) != ("autoregressive", 0.0):
@@ -99,26 +99,10 @@ def self_rollout(model: CausalWan, clips: Clips, config: DmdTraining, rng: torch
     return made, torch.arange(frames) >= (0 if given is None else half)
 
 
-def score_sight(net: Any, sample: Tensor, clips: Clips, text: list, config: DmdTraining):
-    """What a score sees of a sample (B, F, C, h, w): all of its noisy frames, or its own clean past."""
-    if config.score == "bidirectional":
-        return Bidirectional(torch.arange(sample.shape[1]))
-    sight = KnownHistory(Full(), clips.shot, config.chunk)
-    sight.show(net, sample if config.history == "self" else clips.latents, text, clips.slot)
-    return sight
-
-
-def clean_of(net: Any, sample: Tensor, x: Tensor, t: Tensor, clips: Clips, config: DmdTraining, guidance: float) -> Tensor:
-    """A score as the clean clip it points at, from x at t (B, F)."""
-    text = Prompts(net, clips.text)
-    sight = score_sight(net, sample, clips, text.plain, config)
-    if guidance == 1:
-        v = net(x, t, text.plain, clips.slot, sight).float()
-    else:
-        both = torch.cat([clips.slot, torch.full_like(clips.slot, clips.null)])
-        v = net(x.repeat(2, 1, 1, 1, 1), t.repeat(2, 1), text.twice, both, sight).float()
-        v = path.guided(*v.chunk(2), guidance)
-    return path.clean(x, v, t)
+def score(net: Any, sample: Tensor, x: Tensor, t: Tensor, clips: Clips, config: DmdTraining, guidance: float = 1) -> Tensor:
+    """A score's velocity at x, t (B, F): it sees all noisy frames of the sample, or the sample's (or the true) clean past."""
+    past = replace(clips, latents=sample) if config.history == "self" else clips
+    return field_of(net, past, config.score, guidance, config.chunk)(x, t)
 
 
 def noised_at_random(sample: Tensor, config: DmdTraining, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -133,8 +117,8 @@ def direction(sample: Tensor, clips: Clips, real: Any, fake: Any, config: DmdTra
               rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """The distribution-matching gradient on a sample, and the scores' distance (B, F): zero where they agree."""
     x, t, _ = noised_at_random(sample, config, rng)
-    wanted = clean_of(real, sample, x, t, clips, config, config.guidance)
-    gap = clean_of(fake, sample, x, t, clips, config, 1.0) - wanted
+    wanted = path.clean(x, score(real, sample, x, t, clips, config, config.guidance), t)
+    gap = path.clean(x, score(fake, sample, x, t, clips, config), t) - wanted
     if not torch.isfinite(gap).all():
         raise CinelabError("The critic's score is not finite any more; lower critic.lr and resume from the last save.")
     size = (sample - wanted).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
@@ -155,8 +139,7 @@ def critic_loss(fake: CausalWan, student: CausalWan, clips: Clips, config: DmdTr
     with torch.no_grad():
         sample, own = self_rollout(student, clips, config, rng)
     x, t, eps = noised_at_random(sample, config, rng)
-    text = fake.encode_text(clips.text)
-    v = fake(x, t, text, clips.slot, score_sight(fake, sample, clips, text, config)).float()
+    v = score(fake, sample, x, t, clips, config)
     return fn.mse_loss(v[:, own], path.velocity(sample, eps)[:, own])
 
 

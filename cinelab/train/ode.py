@@ -19,10 +19,9 @@ from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.latent.store import Clips
 from cinelab.memory.policy import CAMR, FULL, Policy
-from cinelab.memory.sight import Causal, TeacherForcing
+from cinelab.memory.sight import Causal, TeacherForcing, sight_by_lot
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
-from cinelab.seeds import rng_at
 from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
@@ -84,8 +83,7 @@ def train(config: OdeTraining, model: CausalWan, pairs: Pairs, run: Run, exam: E
     """Yield one log row per step; resumes."""
 
     def stage_loss(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
-        lot = torch.rand((), generator=rng_at(config.seed, "policy", step))
-        policy = config.camr if lot < config.camr_share else FULL
+        policy, _ = sight_by_lot(config.seed, step, config.camr, config.camr_share)
         return loss(model, *pairs.batch(rng), config, rng, policy), {"policy": type(policy).__name__}
 
     return run_loop([Learner(model, stage_loss, config.optim)], config, run, exam)

@@ -78,11 +78,10 @@ def clips_of(config: PairsConfig, store: Store, shard: int) -> Clips:
     return store.clips(config.batch, config.frames, rng_at(config.seed, "pairs", shard))
 
 
-@torch.no_grad()
 def field_of(net: Any, clips: Clips, teacher: str, guidance: float, chunk: int, policy: Policy = FULL,
              across: bool = False):
     """The teacher's guided velocity v(x (B, F, C, h, w), t or (B, F)) for these clips; `policy` and `across` (see
-    `TeacherForcing`) for a causal one."""
+    `TeacherForcing`) for a causal one, which is given the clips' own latents as its past. Gradients are the caller's."""
     text, slot = Prompts(net, clips.text), clips.slot
     both = torch.cat([slot, torch.full_like(slot, clips.null)])
     sight: Any = Bidirectional(torch.arange(slot.shape[1]))

@@ -15,11 +15,11 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.latent.store import Clips, Store
-from cinelab.memory.policy import CAMR, Full, Policy
+from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.memory.sight import TeacherForcing as Sight
+from cinelab.memory.sight import sight_by_lot
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
-from cinelab.seeds import rng_at
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
@@ -56,10 +56,9 @@ def clip_length(config: TeacherForcingTraining, step: int) -> int:
 
 def sight_at(config: TeacherForcingTraining, step: int) -> tuple[Policy, bool]:
     """Policy, and whether only other shots are seen. The later steps alternate full memory, CAMR and other shots."""
-    lot = torch.rand((), generator=rng_at(config.seed, "policy", step))
-    if step < config.routed_from * config.steps or lot >= config.camr_share + config.across_share:
-        return Full(), False
-    return (config.camr, False) if lot < config.camr_share else (Full(), True)
+    if step < config.routed_from * config.steps:
+        return FULL, False
+    return sight_by_lot(config.seed, step, config.camr, config.camr_share, config.across_share)
 
 
 def dropped(clips: Clips, share: float, rng: torch.Generator) -> Tensor:
