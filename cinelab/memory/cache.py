@@ -159,6 +159,11 @@ class Memory:
         assert table.shape[-2] == tokens
         return rope.turn(keys, table.transpose(1, 2))
 
+    def seen_bytes(self) -> int:
+        """Bytes of keys and values that the next chunk would attend to, all layers and films."""
+        kept = self.policy.budget_at(self.length)
+        return sum(shelf.buffer[:, :kept].nbytes for pair in self.shelves.values() for shelf in pair)
+
     def routing_table(self, film: int = 0) -> pd.DataFrame:
         """Who looked at whom: chunk, shot, layer, head (-1 = all), kept_chunk, kept_shot, score, kind."""
         rows = [row for decision in self.decisions if not decision["clean"] for row in self._rows(decision, film)]

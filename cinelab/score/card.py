@@ -17,6 +17,7 @@ from cinelab.score.pictures import picture_rows
 from cinelab.score.recogniser import Recogniser
 from cinelab.score.stats import bootstrap
 from cinelab.score.toybox import (
+    Batch,
     absence_batch,
     chance_rows,
     decode,
@@ -69,20 +70,27 @@ def _films(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfi
     plans = [casting.film(HELD_OUT + seed, i, config.latents, config.shot_latents, bundle.chunk)
              for i in range(config.films)]
     batch = encode_plans(bundle, plans)
-    seeds = [1000 * seed + i for i in range(config.films)]
-    frames, _ = make_frames(bundle, batch, policy, seeds)
-    truth = decode(bundle, batch.latents)
+    frames, _ = make_frames(bundle, batch, policy, seeds_of(seed, config.films))
+    return compare_films(reader, frames, decode(bundle, batch.latents), batch).assign(seed=seed)
+
+
+def seeds_of(seed: int, films: int, first: int = 0) -> list[int]:
+    """Where the noise of film number `first`, first + 1, ... of an evaluation seed comes from."""
+    return [1000 * seed + i for i in range(first, first + films)]
+
+
+def compare_films(reader: Recogniser, frames: np.ndarray, truth: np.ndarray, batch: Batch) -> pd.DataFrame:
+    """Rows (film, shot, metric, value, source) of made films beside the true ones and what chance scores."""
     spans = [line.entry_spans for line in batch.timelines]
-    made = pd.concat([film_rows(reader, frames, plans), table(picture_rows(frames, truth, spans))])
-    sources = {"model": made, "truth": film_rows(reader, truth, plans), "chance": chance_rows(reader, truth, plans)}
-    return pd.concat([rows.assign(source=name) for name, rows in sources.items()]).assign(seed=seed)
+    made = pd.concat([film_rows(reader, frames, batch.plans), table(picture_rows(frames, truth, spans))])
+    sources = {"model": made, "truth": film_rows(reader, truth, batch.plans), "chance": chance_rows(reader, truth, batch.plans)}
+    return pd.concat([rows.assign(source=name) for name, rows in sources.items()])
 
 
 def _recalls(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig, seed: int, away: int,
              reframed: bool) -> pd.DataFrame:
     batch = absence_batch(bundle, HELD_OUT + seed, range(config.films), away, reframed=reframed)
-    seeds = [1000 * seed + i for i in range(config.films)]
-    made, _ = recall(bundle, reader, batch, policy, seeds)
+    made, _ = recall(bundle, reader, batch, policy, seeds_of(seed, config.films))
     truth = recall_rows(reader, decode(bundle, batch.latents), batch.plans)
     chance = recall_rows(reader, decode(bundle, batch.latents), shuffled(batch.plans))
     rows = pd.concat([made.assign(source="model"), truth.assign(source="truth"), chance.assign(source="chance")])

@@ -47,9 +47,13 @@ def frame_difference(frames: np.ndarray) -> np.ndarray:
 
 def colour_difference(frames: np.ndarray) -> np.ndarray:
     """Share of the picture whose colour is new, (F-1,) in 0..1; motion and pans hardly count."""
+    return np.abs(np.diff(colour_histograms(frames), axis=0)).sum(1) / 2
+
+
+def colour_histograms(frames: np.ndarray) -> np.ndarray:
+    """Soft colour histogram of every frame, (F, 125), rows that sum to 1."""
     _check(frames)
-    histograms = np.stack([_colours(_small(frame)) for frame in frames])  # (F, 125)
-    return np.abs(np.diff(histograms, axis=0)).sum(1) / 2
+    return np.stack([_colours(_small(frame)) for frame in frames])
 
 
 def change(frames: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.screenplay import Screenplay
+from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
 from cinelab.stream.engine import Timed, empty_memory, stream
 from cinelab.stream.storyboard import save_png, storyboard
@@ -54,10 +55,11 @@ class Film:
         return storyboard(self.frames, self.timeline.entry_spans, captions, title=self.screenplay.title)
 
     def save(self, folder: str | Path) -> Path:
-        """Write film.mp4, storyboard.png, screenplay.yaml, routing.parquet, timings.parquet, film.json."""
+        """Write film.mp4, film.shots.json, storyboard.png, screenplay.yaml, routing.parquet, timings.parquet, film.json."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_mp4(folder / "film.mp4", self.frames, self.fps)
+        ShotList.of(self.timeline).save(folder / "film.shots.json")
         save_png(self.storyboard(), folder / "storyboard.png")
         self.screenplay.save(folder / "screenplay.yaml")
         for name in ("routing", "timings"):

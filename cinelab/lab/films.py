@@ -1,0 +1,172 @@
+"""Whole films under one setting: the cell of every sweep that is not about a single absence (notebook 23).
+
+A cell holds rows.parquet (what was asked of every shot, beside truth and chance), cell.json (the setting, the speed) and the
+first film as film.mp4 with its shot list and storyboard, so that cells can be watched side by side on the same seed.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from cinelab.config import to_dict
+from cinelab.errors import CinelabError
+from cinelab.files import write_atomic, write_json
+from cinelab.flow.sampler import Sampling
+from cinelab.memory.policy import Policy, policy_named
+from cinelab.model.zoo import Bundle, load
+from cinelab.score.card import HELD_OUT, compare_films, seeds_of
+from cinelab.score.footage import Clip
+from cinelab.score.recogniser import load_recogniser
+from cinelab.score.shots import drift_rows, motion_rows
+from cinelab.score.stats import bootstrap
+from cinelab.score.toybox import FPS, STRIDE, Batch, decode, encode_plans, make_frames, table
+from cinelab.script.shotlist import ListedShot, ShotList
+from cinelab.stream.engine import empty_memory, stream
+from cinelab.stream.storyboard import save_png, storyboard
+from cinelab.stream.video import write_mp4
+from cinelab.world import casting
+from cinelab.world.vocab import PROMPTED
+
+BATCH = 16  # films made at once
+WARM = 4  # chunks left out of the speed
+STILLS = 8  # shots of a long film that the storyboard shows
+PLAYER_SCALE = 4  # a 48 x 64 film as 192 x 256 pixels: small enough to stand in a report
+
+
+@dataclass(frozen=True)
+class FilmSetting:
+    """What a cell measures. Shots of `shot_latents` latent frames in whole multiples of `grain` fill `latents` of them."""
+
+    model: str = "toybox-base"
+    policy: str = "camr"
+    budget: int = 6
+    steps: int | None = None
+    guidance: float | None = None
+    latents: int = 24
+    shot_latents: tuple[int, int] = (3, 6)
+    grain: int = 1
+    films: int = 32
+    seed: int = 0
+
+    def sampling(self, bundle: Bundle) -> Sampling:
+        levels = bundle.levels(self.steps)
+        return levels if self.guidance is None else replace(levels, guidance=self.guidance)
+
+    def check(self, bundle: Bundle) -> None:
+        if self.grain % bundle.chunk:
+            raise CinelabError(f"grain is {self.grain}, but {self.model} makes {bundle.chunk} latent frames at a time; give a "
+                               f"multiple of {bundle.chunk}.")
+        if self.films < 2:
+            raise CinelabError(f"films is {self.films}; chance is measured on another film's plan, so give at least 2.")
+
+
+@dataclass
+class FilmCell:
+    """Rows, summary and what is needed to look at the cell."""
+
+    rows: pd.DataFrame
+    summary: pd.DataFrame
+    speed: dict
+    storyboard: Image.Image
+
+
+def film_cell(run_dir: str | Path, setting: FilmSetting) -> FilmCell:
+    """Make and measure the films of one setting and write the cell's files to `run_dir`."""
+    bundle, reader, folder = load(setting.model), load_recogniser(), Path(run_dir)
+    setting.check(bundle)
+    rule, sampling = policy_named(setting.policy, setting.budget), setting.sampling(bundle)
+    parts, first = [], None
+    for start in range(0, setting.films, BATCH):
+        batch = batch_of(bundle, setting, start, min(BATCH, setting.films - start))
+        frames, _ = make_frames(bundle, batch, rule, seeds_of(setting.seed, len(batch.plans), start), sampling)
+        truth = decode(bundle, batch.latents)
+        found = [compare_films(reader, frames, truth, batch), *pixel_tables(frames, truth, batch)]
+        parts.append(pd.concat(found).assign(film=lambda t, s=start: t.film + s))
+        first = first or (frames[0], batch.plans[0])
+    rows = pd.concat(parts, ignore_index=True)
+    speed = speed_of(bundle, rule, sampling, timeline(bundle, first[1]), setting.seed)
+    picture = save_cell(folder, setting, sampling, rows, speed, *first, reader.accuracy)
+    return FilmCell(rows, summarise(rows), speed, picture)
+
+
+def batch_of(bundle: Bundle, setting: FilmSetting, start: int, count: int) -> Batch:
+    """Films `start`, start + 1, ... of the held-out seed, with their true pictures."""
+    grain = max(setting.grain, bundle.chunk)
+    return encode_plans(bundle, [casting.film(HELD_OUT + setting.seed, i, setting.latents, setting.shot_latents, grain)
+                                 for i in range(start, start + count)])
+
+
+def timeline(bundle: Bundle, plan: casting.FilmPlan):
+    return casting.timeline_of(plan, bundle.fps, bundle.codec.stride, bundle.chunk)
+
+
+def pixel_tables(frames: np.ndarray, truth: np.ndarray, batch: Batch) -> list[pd.DataFrame]:
+    """Motion, flicker and drift of made and true films, as rows of the toybox's table."""
+    parts = []
+    for source, films in (("model", frames), ("truth", truth)):
+        for film, (pictures, plan) in enumerate(zip(films, batch.plans, strict=True)):
+            clip = Clip(str(film), pictures, FPS, listed(plan, batch.chunk))
+            rows = [row for row in (*motion_rows(clip), *drift_rows(clip)) if row.status == "ok"]
+            parts.append(table([(film, row.shot - 1, row.metric, row.value) for row in rows], source=source))
+    return parts
+
+
+def listed(plan: casting.FilmPlan, chunk: int = 1) -> ShotList:
+    """A planned film as a shot list with its whole ground truth."""
+    line = casting.timeline_of(plan, FPS, STRIDE, chunk)
+    shots = [ListedShot(*span, shot.caption, (f"{shot.attributes['colour']} {shot.attributes['kind']}",),
+                        (shot.attributes["setting"],), dict(shot.attributes), not shot.continues)
+             for span, shot in zip(line.entry_spans, plan.shots, strict=True)]
+    return ShotList(tuple(shots), ShotList.of(line).chunks)
+
+
+def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, line, seed: int) -> dict:
+    """The first film again, alone and with decoding, after a warm-up: pictures a second, first picture, growth, memory."""
+    seconds, pictures = [], []
+    for _ in stream(bundle, [line], empty_memory(bundle, rule), [seed], sampling):
+        break  # the first call pays for what is set up once
+    memory, began = empty_memory(bundle, rule), time.process_time()
+    for timed in stream(bundle, [line], memory, [seeds_of(seed, 1)[0]], sampling):
+        seconds.append(timed.total)
+        pictures.append(timed.frames.shape[1])
+    spent, part = time.process_time() - began, max(2, len(seconds) // 4)
+    steady, warm = np.array(seconds[WARM:] or seconds), pictures[-1]
+    return {"frames_per_second": round(warm / float(np.median(steady)), 2), "first_frame_s": round(seconds[0], 4),
+            "cpu_s_per_frame": round(spent / sum(pictures), 5), "chunks": len(seconds),
+            "kv_mib": round(memory.seen_bytes() / 2**20, 2),
+            "late_over_early": round(float(np.median(seconds[-part:]) / np.median(seconds[WARM : WARM + part] or seconds)), 3)}
+
+
+def save_cell(folder: Path, setting: FilmSetting, sampling: Sampling, rows: pd.DataFrame, speed: dict, frames: np.ndarray,
+              plan: casting.FilmPlan, accuracy: dict) -> Image.Image:
+    """Write rows, setting, speed, and the first film with its storyboard."""
+    info = {"model": setting.model, "policy": setting.policy, "budget": setting.budget, "seed": setting.seed,
+            "steps": sampling.steps, "guidance": sampling.guidance}
+    write_atomic(folder / "rows.parquet", lambda path: rows.assign(**info).to_parquet(path))
+    write_json(folder / "cell.json", {"setting": to_dict(setting), "sampling": to_dict(sampling), "speed": speed,
+                                      "recogniser": accuracy})
+    shots = listed(plan)
+    write_mp4(folder / "film.mp4", frames, FPS, PLAYER_SCALE)
+    shots.save(folder / "film.shots.json")
+    chosen = np.unique(np.linspace(0, len(plan.shots) - 1, min(STILLS, len(plan.shots))).round().astype(int))
+    picture = storyboard(frames, [shots.spans[i] for i in chosen], [f"shot {i + 1}: {plan.shots[i].caption}" for i in chosen])
+    save_png(picture, folder / "storyboard.png")
+    return picture
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """Metric -> value with its interval, chance and upper bound; films are the independent units."""
+    asked = rows[rows.metric.isin(list(PROMPTED))].assign(metric="prompt")
+    found = []
+    for metric, part in pd.concat([asked, rows]).groupby("metric", sort=False):
+        made, mean = part[part.source == "model"], part.groupby("source").value.mean()
+        if made.empty:
+            continue
+        e = bootstrap(made.value.tolist(), groups=made.film.tolist())
+        found.append({"metric": metric, "value": e.value, "low": e.low, "high": e.high, "n": e.n, "chance": mean.get("chance"),
+                      "upper": mean.get("truth")})
+    return pd.DataFrame(found).round(4)

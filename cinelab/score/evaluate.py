@@ -1,0 +1,55 @@
+"""Any videos to one table: `cinelab eval videos`. A broken video is a row, not the end of the work."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from cinelab.errors import CinelabError
+from cinelab.score.footage import Clip, find_videos, load_clip
+from cinelab.score.judges import KNOWN, judge_rows
+from cinelab.score.rows import Row, failed, table
+from cinelab.score.shots import pixel_rows
+from cinelab.score.stats import bootstrap
+
+
+def evaluate(paths: Sequence[str | Path], backends: Sequence[str] = KNOWN, tolerance: int = 1, plan: Path | None = None,
+             tell: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
+    """Rows of every video below `paths`. `plan` is the shot list or screenplay of a single video."""
+    videos = find_videos(paths)
+    if plan and len(videos) > 1:
+        raise CinelabError(f"--plan {plan} fits one video, and {len(videos)} were named; put a .shots.json beside each instead.")
+    unknown = [name for name in backends if name not in KNOWN]
+    if unknown:
+        raise CinelabError(f"Backend {unknown[0]!r} is unknown; use some of {', '.join(KNOWN)}.")
+    rows: list[Row] = []
+    for number, video in enumerate(videos, 1):
+        tell(f"{number} of {len(videos)}: {video}")
+        try:
+            rows += clip_rows(load_clip(video, plan), backends, tolerance)
+        except CinelabError as error:
+            rows.append(failed(video.stem, str(error), run=str(video.parent)))
+    return table(rows)
+
+
+def clip_rows(clip: Clip, backends: Sequence[str] = KNOWN, tolerance: int = 1) -> list[Row]:
+    """Everything that can be measured of one clip."""
+    rows = [*pixel_rows(clip, tolerance), *judge_rows(clip, backends)]
+    return [replace(row, run=clip.run, fps=clip.fps) for row in rows]
+
+
+def digest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Metric and backend -> mean with its 95 % interval over clips, the number of clips, and what is absent and why."""
+    found = []
+    for (metric, backend), part in rows[rows.status != "failed"].groupby(["metric", "backend"], sort=False):
+        good = part[part.status == "ok"]
+        line = {"metric": metric, "backend": backend, "clips": good["clip"].nunique()}
+        if len(good):
+            e = bootstrap(good.value.tolist(), groups=list(zip(good["run"], good["clip"], strict=True)))
+            line |= {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
+        else:
+            line |= {"absent": part.detail.iloc[0]}
+        found.append(line)
+    columns = ["metric", "backend", "clips", "value", "low", "high", "n", "absent"]
+    return pd.DataFrame(found).reindex(columns=columns)
