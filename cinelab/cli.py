@@ -1,4 +1,4 @@
-"""The command line: film, direct, score, sweep, bench, doctor. Bad input is one sentence and exit code 2."""
+"""The command line: film, direct, score, compare, sweep, results, report, eval, bench, race, doctor. Bad input is one sentence and exit code 2."""
 
 import json
 import sys
@@ -162,6 +162,42 @@ def race(models: Annotated[list[str] | None, typer.Argument(help="students; defa
 
 
 @app.command()
+def results(where: Annotated[str | None, typer.Argument(help="a condition on parameters and metrics, as in SQL: \"policy = 'camr' and away = 5\"")] = None,
+            show: Annotated[str | None, typer.Option(help="columns, comma-separated; default: what varies, and the metrics")] = None,
+            sql: Annotated[str | None, typer.Option(help="any SQL over the tables runs, measures and wide (DuckDB)")] = None,
+            columns: Annotated[bool, typer.Option(help="list the columns that can be asked for")] = False,
+            folder: Annotated[Path, typer.Option(help="where the runs are")] = Path("results"),
+            output: Annotated[Path | None, typer.Option("-o", "--output", help="a .csv or .parquet file for the whole answer")] = None):
+    """What has been run, and what came out. The index is read afresh from the folders every time."""
+    from cinelab.lab import results as room
+
+    if where is None and sql is None:
+        runs, measured = room.index(folder)
+        found = room.wide(runs, measured)
+        table = room.column_table(found) if columns else room.overview(runs)
+    else:
+        found = room.query(folder, where, sql)
+        table = found if sql else room.telling(found, show.split(",") if show else None)
+    if output:
+        room.save(found, output)
+    print_table(table, out)
+    out.print(f"[dim]{len(found)} rows[/]" + (f" [bold green]{output}[/]" if output else ""))
+
+
+@app.command()
+def report(sweeps: Annotated[list[str], typer.Argument(help="results folders of sweeps; a+b joins two that belong to one grid")],
+           output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/report.html"),
+           title: Annotated[str | None, typer.Option(help="default: the sweeps' names")] = None,
+           metrics: Annotated[str | None, typer.Option(help="comma-separated; default: the headline ones")] = None):
+    """Sweeps to one HTML page that needs nothing else: tables with tests, figures, films side by side, provenance."""
+    from cinelab.lab.report import report as make
+
+    with out.status("reading the cells"):
+        page = make(sweeps, output, title, [name.strip() for name in metrics.split(",")] if metrics else None)
+    out.print(f"[bold green]{page}[/] ({page.stat().st_size / 2**20:.1f} MiB); open it in a browser")
+
+
+@app.command()
 def doctor():
     """What this machine has, and what is missing for which feature."""
     from cinelab.lab.doctor import examine
@@ -174,6 +210,18 @@ def doctor():
     out.print(table)
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)
+
+
+def print_table(rows, console: Console, most: int = 60) -> None:
+    """The first rows of a table, numbers to three places."""
+    from cinelab.lab.results import text_of
+
+    table = Table(*map(str, rows.columns))
+    for row in rows.head(most).itertuples(index=False):
+        table.add_row(*map(text_of, row))
+    console.print(table)
+    if len(rows) > most:
+        console.print(f"[dim]... {len(rows) - most} more; -o FILE writes all.[/]")
 
 
 def _notebook(name: str) -> Path:

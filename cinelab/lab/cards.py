@@ -16,7 +16,7 @@ from cinelab.model.zoo import find, load, read_part
 from cinelab.score.card import CardConfig, card, measure
 from cinelab.score.recogniser import load_recogniser
 from cinelab.score.stats import bootstrap
-from cinelab.world.vocab import PROMPTED
+from cinelab.score.toybox import with_prompt
 
 
 def score_card(name: str, seeds: tuple[int, ...], films: int, policy: str = "camr", budget: int = 6,
@@ -93,9 +93,7 @@ def _per_film(path: Path) -> pd.Series:
     if not path.exists():
         raise CinelabError(f"There is no card's table {path}; run `cinelab score {path.stem}` first.")
     rows = pd.read_parquet(path)
-    rows = rows[rows.source == "model"]
-    asked = rows[rows.metric.isin(list(PROMPTED))].assign(metric="prompt")
-    return pd.concat([rows, asked]).groupby(["metric", "seed", "film"]).value.mean()
+    return with_prompt(rows[rows.source == "model"]).groupby(["metric", "seed", "film"]).value.mean()
 
 
 def _share(mine: np.ndarray, base: np.ndarray, resamples: int = 2000) -> dict:

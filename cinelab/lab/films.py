@@ -23,13 +23,21 @@ from cinelab.score.footage import Clip
 from cinelab.score.recogniser import load_recogniser
 from cinelab.score.shots import drift_rows, motion_rows
 from cinelab.score.stats import bootstrap
-from cinelab.score.toybox import FPS, STRIDE, Batch, decode, encode_plans, make_frames, table
+from cinelab.score.toybox import (
+    FPS,
+    STRIDE,
+    Batch,
+    decode,
+    encode_plans,
+    make_frames,
+    table,
+    with_prompt,
+)
 from cinelab.script.shotlist import ListedShot, ShotList
 from cinelab.stream.engine import empty_memory, stream
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
 from cinelab.world import casting
-from cinelab.world.vocab import PROMPTED
 
 BATCH = 16  # films made at once
 WARM = 4  # chunks left out of the speed
@@ -160,9 +168,8 @@ def save_cell(folder: Path, setting: FilmSetting, sampling: Sampling, rows: pd.D
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Metric -> value with its interval, chance and upper bound; films are the independent units."""
-    asked = rows[rows.metric.isin(list(PROMPTED))].assign(metric="prompt")
     found = []
-    for metric, part in pd.concat([asked, rows]).groupby("metric", sort=False):
+    for metric, part in with_prompt(rows).groupby("metric", sort=False):
         made, mean = part[part.source == "model"], part.groupby("source").value.mean()
         if made.empty:
             continue

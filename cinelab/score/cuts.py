@@ -35,6 +35,12 @@ class CutDetector:
                 f"{self}: needs 0 < floor < 1, and ratio, window, least_shot of at least 1"
             )
 
+    @classmethod
+    def at(cls, fps: float) -> "CutDetector":
+        """For videos of so many frames a second: the defaults are those of 8, and last as long at a higher rate."""
+        scale = max(1.0, fps / 8)
+        return cls(window=round(cls.window * scale), least_shot=round(cls.least_shot * scale))
+
 
 def frame_difference(frames: np.ndarray) -> np.ndarray:
     """Mean absolute change of a pixel from each frame to the next, (F-1,) in 0..1."""

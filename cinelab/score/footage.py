@@ -6,13 +6,14 @@ list the cuts that are seen make the shots, and what needs a plan is reported as
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cinelab.errors import CinelabError
-from cinelab.score.cuts import detect_cuts
+from cinelab.score.cuts import CutDetector, detect_cuts
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.shotlist import SUFFIX, ListedShot, ShotList, beside
 from cinelab.stream.video import read_video
@@ -38,8 +39,13 @@ class Clip:
         """The planned shots, or those between the cuts that are seen."""
         if self.planned:
             return self.planned.shots
-        edges = [0, *(detect_cuts(self.frames) if len(self.frames) > 1 else []), len(self.frames)]
+        edges = [0, *self.seen_cuts, len(self.frames)]
         return tuple(ListedShot(a, b) for a, b in zip(edges, edges[1:], strict=False))
+
+    @cached_property
+    def seen_cuts(self) -> list[int]:
+        """First frame of every shot that is seen to begin."""
+        return detect_cuts(self.frames, CutDetector.at(self.fps)) if len(self.frames) > 1 else []
 
     def of(self, shot: ListedShot) -> np.ndarray:
         return self.frames[shot.start : shot.end]

@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 
 from cinelab.errors import CinelabError
-from cinelab.score.footage import Clip, returns, speaks_toybox, strangers
 from cinelab.score.features import Features, load_features, missing
+from cinelab.score.footage import Clip, returns, speaks_toybox, strangers
 from cinelab.score.recogniser import Recogniser, load_recogniser, windows
 from cinelab.score.rows import Row, absent
 from cinelab.score.shots import TAIL
@@ -21,6 +21,7 @@ from cinelab.world.vocab import ATTRIBUTES, IDENTITY, PROMPTED, SCENERY, read
 
 KNOWN = ("toybox", "colour", "clip", "dino")
 KINDS = {"identity": "characters", "scenery": "places"}
+LOOKS = {"identity": IDENTITY, "scenery": SCENERY}
 NO_PLAN = "no shot list: put <video>.shots.json beside the video, with prompt, characters and places of every shot"
 
 
@@ -91,9 +92,10 @@ def toybox_rows(clip: Clip) -> Iterator[Row]:
         yield from (absent(clip.name, metric, problem, "toybox") for metric in
                     ("text alignment", "identity across shots", "scenery across shots"))
         return
-    seen = _read_shots(clip)
-    scores = {}
+    seen, scores = _read_shots(clip), {}
     for number, (shot, found) in enumerate(zip(clip.shots, seen, strict=True), 1):
+        if shot.end <= clip.planned.given:
+            continue
         asked = {name: value for name, value in shot.shows.items() if name in PROMPTED} or read(shot.prompt)
         hits = {name: float(found[name] == value) for name, value in asked.items()}
         for name, hit in hits.items():
@@ -102,9 +104,20 @@ def toybox_rows(clip: Clip) -> Iterator[Row]:
             scores[number] = float(np.mean(list(hits.values())))
             yield Row(clip.name, number, "text alignment", scores[number], backend="toybox")
     yield from _drift(clip, scores, "toybox")
-    kept = {"identity": IDENTITY, "scenery": SCENERY}
+    yield from recall_rows(clip, seen)
     yield from across_rows(clip, "toybox", "", lambda late, early, what: float(
-        np.mean([seen[late][name] == seen[early][name] for name in kept[what]])))
+        np.mean([seen[late][name] == seen[early][name] for name in LOOKS[what]])))
+
+
+def recall_rows(clip: Clip, seen: list[dict[str, str]]) -> Iterator[Row]:
+    """After a given history: do a character and a place that were in it look as they truly do, which no prompt tells?"""
+    for what, field in KINDS.items():
+        for late, early, name in returns(clip.shots, field):
+            truth = {key: clip.shots[late].shows[key] for key in LOOKS[what] if key in clip.shots[late].shows}
+            if truth and clip.shots[early].end <= clip.planned.given < clip.shots[late].end:
+                value = float(np.mean([seen[late][key] == wanted for key, wanted in truth.items()]))
+                shown = ", ".join(f"{key} {seen[late][key]} ({wanted})" for key, wanted in truth.items())
+                yield Row(clip.name, late + 1, f"{what} recalled", value, backend="toybox", detail=f"{name}: {shown}")
 
 
 def _not_toybox(clip: Clip) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import cv2
 import numpy as np
 
+from cinelab.score.cuts import detect_cuts_pyscenedetect, frame_difference, match_cuts
 from cinelab.score.footage import Clip
-from cinelab.score.cuts import detect_cuts, detect_cuts_pyscenedetect, frame_difference, match_cuts
 from cinelab.score.pictures import contrast, saturation, sharpness
 from cinelab.score.rows import Row, absent
 
@@ -36,7 +36,7 @@ def cut_rows(clip: Clip, tolerance: int = 1) -> Iterator[Row]:
     if len(clip.frames) < 2:
         yield absent(clip.name, "cut accuracy", ONE_FRAME)
         return
-    found = {"frame difference": detect_cuts(clip.frames), "PySceneDetect": detect_cuts_pyscenedetect(clip.frames, clip.fps)}
+    found = {"frame difference": clip.seen_cuts, "PySceneDetect": detect_cuts_pyscenedetect(clip.frames, clip.fps)}
     for backend, cuts in found.items():
         seen = f"found {cuts}"
         yield Row(clip.name, 0, "cuts seen", float(len(cuts)), backend=backend, detail=seen)

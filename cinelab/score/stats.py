@@ -155,3 +155,27 @@ def _check_level(level: float, resamples: int = 1) -> None:
         raise CinelabError(f"level: {level} is not between 0 and 1, use 0.95")
     if resamples < 1:
         raise CinelabError(f"resamples: {resamples} is too few, use 2000")
+
+
+def sign_flip(differences: Sequence[float], flips: int = 10_000, seed: int = 0) -> float:
+    """Two-sided p of a paired permutation test: how often random signs make a mean as far from 0 as the one measured.
+
+    The measured signs count as one of the draws, so p is never 0. Pass one difference per independent unit (film).
+    """
+    d = _values("differences", differences)
+    observed, rng, hits = abs(d.mean()), np.random.default_rng(seed), 1
+    batch = max(1, DRAWS_AT_ONCE // len(d))
+    for start in range(0, flips - 1, batch):
+        signs = rng.integers(2, size=(min(batch, flips - 1 - start), len(d))) * 2 - 1
+        hits += int((np.abs(signs @ d) / len(d) >= observed - 1e-12).sum())
+    return hits / flips
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's correction of several p values for being looked at together, in their order."""
+    p = _values("p", p)
+    order, corrected, worst = np.argsort(p, kind="stable"), np.empty(len(p)), 0.0
+    for place, index in enumerate(order):
+        worst = max(worst, min(1.0, (len(p) - place) * p[index]))
+        corrected[index] = worst
+    return corrected.tolist()

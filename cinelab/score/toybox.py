@@ -107,6 +107,13 @@ def table(rows: Iterable[tuple], **more) -> pd.DataFrame:
     return pd.DataFrame(list(rows), columns=["film", "shot", "metric", "value"]).assign(**more)
 
 
+def with_prompt(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the metric `prompt` added, whose mean is that of all that prompts ask for, unless it is there already."""
+    if "prompt" in set(rows["metric"]):
+        return rows
+    return pd.concat([rows[rows["metric"].isin(list(PROMPTED))].assign(metric="prompt"), rows], ignore_index=True)
+
+
 def film_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> pd.DataFrame:
     """Everything that can be asked of whole films."""
     seen = read_shots(reader, frames, plans)

@@ -7,7 +7,8 @@ It stands beside the video as `<name>.shots.json` (any tool can write one) and c
 
 `characters` and `places` name who and what comes back, `shows` what is true of the picture beyond the prompt
 (attribute -> value, for worlds with ground truth), `cut: false` a prompt change without a cut; `chunks` (first frame of
-every chunk) lets seams between chunks be measured. All but start and end may be left out.
+every chunk) lets seams between chunks be measured; the first `given` frames are no answer but a history that was given.
+All but start and end may be left out.
 """
 
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ class ShotList:
 
     shots: tuple[ListedShot, ...]
     chunks: tuple[int, ...] = ()
+    given: int = 0
 
     def __post_init__(self):
         if not self.shots:
@@ -53,6 +55,9 @@ class ShotList:
             if shot.start != before or shot.end <= shot.start:
                 raise CinelabError(f"shot {number} has start {shot.start} and end {shot.end}; it must start at {before}, where "
                                    "the one before ends, and end later.")
+
+        if not 0 <= self.given < self.frames:
+            raise CinelabError(f"given is {self.given}; of {self.frames} frames at least one must have been made.")
 
     @property
     def frames(self) -> int:

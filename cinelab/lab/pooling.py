@@ -1,0 +1,198 @@
+"""The cells of one or several sweeps as one table: pooled over seeds, with intervals, and compared pair by pair.
+
+Films are the independent units; where a cell trained something, its seed is one too, and is resampled first.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cinelab.config import read_json
+from cinelab.errors import CinelabError
+from cinelab.lab.results import CELL, FINISHED, HEADLINES
+from cinelab.score.stats import bootstrap, holm, nested_bootstrap, paired_difference, sign_flip
+from cinelab.score.toybox import with_prompt
+
+OWN = ("film", "shot", "metric", "value", "source", "seed")  # columns of rows.parquet that are no setting
+WHICH = ("policy", "model", "init", "score", "stage")  # settings that name a kind: these are compared with each other
+TASKS = ("away", "shots", "latents", "shot_latents", "grain", "reframed", "stage")  # settings that make the test harder or another
+BASES = ("full", "toybox-base", "none")  # what the others are measured against, where it is among them
+
+
+@dataclass
+class Cells:
+    """Every cell below some sweep folders. `table` has a row a cell, done or not; `rows` those of the done ones."""
+
+    folders: tuple[Path, ...]
+    table: pd.DataFrame
+    rows: pd.DataFrame
+    varied: list[str]
+    trained: bool
+
+    @property
+    def name(self) -> str:
+        return " + ".join(folder.name for folder in self.folders)
+
+    @cached_property
+    def films(self) -> pd.DataFrame:
+        """Mean of every film: a row for every setting, source, metric, seed and film."""
+        keys = [*self.varied, "metric", "source", "seed", "film"]
+        return with_prompt(self.rows).groupby(keys, sort=False, observed=True, dropna=False)["value"].mean().reset_index()
+
+    @property
+    def metrics(self) -> list[str]:
+        """Headlines first, the others as they come."""
+        here = list(dict.fromkeys(self.films["metric"]))
+        return [m for m in HEADLINES if m in here] + [m for m in here if m not in HEADLINES]
+
+    @property
+    def which(self) -> str | None:
+        """The setting whose values are compared with each other: one that names a kind, else the first."""
+        named = [name for name in WHICH if name in self.varied]
+        return next(iter(named or self.varied), None)
+
+
+def load_cells(*folders: str | Path) -> Cells:
+    """Read sweep folders that belong together. Raises CinelabError where nothing was measured."""
+    paths = tuple(Path(folder) for folder in folders)
+    found = [cell for path in paths for cell in _cells(path)]
+    done = [cell for cell in found if cell["status"] == "done" and (cell["path"] / "rows.parquet").exists()]
+    if not done:
+        raise CinelabError(f"{', '.join(map(str, paths))}: no measured cell (a folder with {FINISHED} and rows.parquet); run "
+                           f"`cinelab sweep experiments/{paths[0].name}.yaml` first.")
+    varied = _varied([cell["parameters"] for cell in done])
+    parts, inner = [], []
+    for cell in done:
+        rows, more = _rows(cell, varied)
+        inner += [name for name in more if name not in inner]
+        parts.append(rows)
+    trained = any(next(cell["path"].glob("*/log.jsonl"), None) for cell in done)
+    return Cells(paths, pd.DataFrame(found), pd.concat(parts, ignore_index=True), varied + inner, trained)
+
+
+def _cells(folder: Path) -> list[dict]:
+    if not folder.is_dir():
+        raise CinelabError(f"{folder}: no such folder; name the results folder of a sweep.")
+    return [_cell(path.parent) for path in sorted(folder.glob("*/config.json")) if (path.parent / "output.txt").exists()]
+
+
+def _cell(path: Path) -> dict:
+    done = read_json(path / FINISHED) if (path / FINISHED).exists() else {}
+    info = read_json(path / CELL) if (path / CELL).exists() else {}
+    machine = done.get("hardware", {})
+    return {"path": path, "sweep": path.parent.name, "cell": path.name, "status": "done" if done else "unfinished",
+            "seconds": done.get("seconds"), "peak_memory_mb": done.get("peak_memory_mb"), "git": done.get("git"),
+            "device": machine.get("device"), "cores": machine.get("cores"), "torch": machine.get("torch"),
+            "notebook": done.get("notebook"), "parameters": done.get("parameters") or read_json(path / "config.json"), "info": info}
+
+
+def _varied(parameters: list[dict]) -> list[str]:
+    names = dict.fromkeys(name for one in parameters for name in one if name != "seed")
+    return [name for name in names if len({json.dumps(one.get(name), sort_keys=True) for one in parameters}) > 1]
+
+
+def _rows(cell: dict, varied: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """A cell's rows with its varied settings as columns, and further columns that vary inside the cell."""
+    rows = pd.read_parquet(cell["path"] / "rows.parquet")
+    if missing := {"film", "metric", "value"} - set(rows):
+        raise CinelabError(f"{cell['path'] / 'rows.parquet'}: has no column {sorted(missing)[0]!r}; it is of an older version, run "
+                           "the cell again.")
+    inner = [name for name in rows if name not in OWN and name not in varied and rows[name].nunique() > 1]
+    rows = rows[[name for name in OWN if name in rows] + inner]
+    fixed = {name: shown(cell["parameters"].get(name)) for name in varied}
+    blanks = {"seed": cell["parameters"].get("seed", 0), "source": "model", "shot": -1}
+    return rows.assign(**{k: v for k, v in blanks.items() if k not in rows}, **fixed), inner
+
+
+def shown(value: Any) -> Any:
+    """A setting as something that can be grouped by and read."""
+    if value is None:
+        return "default"
+    return json.dumps(value) if isinstance(value, (list, dict)) else value
+
+
+def pooled(cells: Cells, metrics: list[str] | None = None) -> pd.DataFrame:
+    """A row for every setting and metric: value, low, high, n (films), seeds, chance, upper."""
+    films, found = cells.films, []
+    films = films[films["metric"].isin(metrics or cells.metrics)]
+    for key, part in _groups(films, [*cells.varied, "metric"]):
+        made = part[part["source"] == "model"]
+        if made.empty:
+            continue
+        e = estimate(made["value"].tolist(), made["seed"].tolist(), cells.trained)
+        others = part.groupby("source")["value"].mean()
+        found.append(key | {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "seeds": made["seed"].nunique(),
+                            "chance": others.get("chance"), "upper": others.get("truth")})
+    return pd.DataFrame(found)
+
+
+def estimate(values: list[float], seeds: list, trained: bool):
+    """Films resampled; where trainings stand behind the seeds, seeds first."""
+    return nested_bootstrap(values, seeds) if trained else bootstrap(values)
+
+
+def compared(cells: Cells, metric: str, base: Any = None) -> pd.DataFrame:
+    """Every value of `which` against `base` (default: one of BASES, else the first), on the films both made, all else equal.
+
+    Columns: the other settings, `which`, against, difference, low, high, p (sign flips, Holm over the table), n.
+    """
+    which, films = cells.which, cells.films
+    films = films[(films["metric"] == metric) & (films["source"] == "model")]
+    if which is None or films.empty:
+        return pd.DataFrame()
+    values = list(dict.fromkeys(films[which]))
+    base = next((name for name in BASES if name in values), values[0]) if base is None else base
+    rest, found = [name for name in cells.varied if name != which], []
+    for key, part in _groups(films, rest):
+        by = {name: one.set_index(["seed", "film"])["value"] for name, one in part.groupby(which, sort=False)}
+        if base not in by:
+            continue
+        for name, values in by.items():
+            both = pd.concat([values, by[base]], axis=1, join="inner")
+            if name != base and len(both):
+                found.append(key | {which: name, "against": base} | _difference(both, cells.trained))
+    if not found:
+        return pd.DataFrame()
+    table = pd.DataFrame(found)
+    return table if cells.trained else table.assign(p=holm(table["p"].tolist()))
+
+
+def _difference(both: pd.DataFrame, trained: bool) -> dict:
+    """Mean difference, interval and p of two columns. With trainings behind the seeds, the interval alone is honest."""
+    one, other = both.iloc[:, 0], both.iloc[:, 1]
+    gaps = (one - other).tolist()
+    e = nested_bootstrap(gaps, both.index.get_level_values("seed")) if trained else paired_difference(one.tolist(), other.tolist())
+    found = {"difference": e.value, "low": e.low, "high": e.high, "n": e.n}
+    return found if trained else found | {"p": sign_flip(gaps)}
+
+
+def _groups(table: pd.DataFrame, names: list[str]):
+    """(names -> values, part) in the order of the table."""
+    if not names:
+        yield {}, table
+        return
+    for key, part in table.groupby(names, sort=False, observed=True, dropna=False):
+        yield dict(zip(names, key, strict=True)), part
+
+
+def costs(cells: Cells) -> pd.DataFrame:
+    """What a setting costs, from its cells' own records: varied settings, pictures a second, MiB of keys and values seen, and
+    where a cell records these, the share of the history seen. Median over seeds."""
+    found = []
+    for cell in cells.table.to_dict("records"):
+        speed, info = cell["info"].get("speed", {}), cell["info"]
+        line = {"pictures a second": speed.get("frames_per_second"), "first picture s": speed.get("first_frame_s"),
+                "memory seen, MiB": speed.get("kv_mib"), "last quarter / first": speed.get("late_over_early")}
+        if "history" in info:
+            seen = info["history"] if info["policy"] == "full" else min(info["budget"], info["history"])
+            line["chunks seen"] = seen
+        if cell["status"] == "done":
+            found.append({name: shown(cell["parameters"].get(name)) for name in cells.varied if name in cell["parameters"]} | line)
+    table = pd.DataFrame(found)
+    names = [name for name in cells.varied if name in table]
+    numbers = [name for name in table if name not in names and table[name].notna().any()]
+    return table.groupby(names, sort=False, dropna=False)[numbers].median().reset_index() if names and numbers else pd.DataFrame()

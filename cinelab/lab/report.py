@@ -1,0 +1,187 @@
+"""Sweeps to one self-contained HTML: tables, tests, figures, films side by side, quality against cost, settings, provenance.
+
+The page carries its plotly.js compressed (the browser unpacks it), its films and its data; it needs no network and no server.
+"""
+
+import base64
+import gzip
+import html
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+import plotly.graph_objects as go
+from PIL import Image
+
+from cinelab.errors import CinelabError
+from cinelab.files import write_text
+from cinelab.lab.pooling import Cells, compared, costs, load_cells, pooled
+from cinelab.lab.report_figures import metric_figure, pareto_figure, shots_figure
+from cinelab.lab.results import HEADLINES, text_of
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+MOST_FIGURES = 6  # metrics drawn for each sweep; the tables hold all
+MOST_PLAYERS = 12
+JOIN = "+"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One sweep (or several joined) as the template wants it."""
+
+    name: str
+    anchor: str
+    summary: str
+    cells: Cells
+    tables: dict[str, pd.DataFrame]
+    figures: list[go.Figure]
+    players: list[dict]
+    left_out: int
+    facts: dict
+    runs: pd.DataFrame
+
+
+def report(sweeps: Sequence[str | Path], output: str | Path, title: str | None = None, metrics: Sequence[str] | None = None) -> Path:
+    """Write the page. A sweep is a results folder; `a+b` joins folders whose cells belong to one grid. Raises CinelabError."""
+    if not sweeps:
+        raise CinelabError("No sweep was named; give one or more folders, such as results/memory.")
+    sections = [section(str(sweep).split(JOIN), metrics) for sweep in sweeps]
+    write_text(output, render(sections, title or ", ".join(s.name for s in sections)))
+    return Path(output)
+
+
+def section(folders: list[str], metrics: Sequence[str] | None = None) -> Section:
+    """Everything about one sweep."""
+    cells = load_cells(*folders)
+    if metrics and (strange := [name for name in metrics if name not in cells.metrics]):
+        raise CinelabError(f"Metric {strange[0]!r} was not measured in {cells.name}; it has {', '.join(cells.metrics)}.")
+    shown = list(metrics or [m for m in cells.metrics if m in HEADLINES] or cells.metrics)
+    table = pooled(cells)
+    figures = [metric_figure(cells, metric, table.copy()) for metric in shown[:MOST_FIGURES]]
+    figures += [fig for metric in ("prompt", "identity kept") if metric in cells.metrics and (fig := shots_figure(cells, metric))]
+    figures += [fig for metric in shown[:2] if (fig := pareto_figure(cells, metric))]
+    players, left_out = player_cards(cells, shown[0])
+    tables = {"Pooled over seeds": spread(cells, table, shown)}
+    tables |= {f"{metric}, paired": paired for metric in shown[:3] if len(paired := compared(cells, metric))}
+    if len(price := costs(cells)):
+        tables["Cost"] = price
+    return Section(cells.name, "s-" + "-".join(folder.name for folder in cells.folders), summary(cells), cells, tables, figures,
+                   players, left_out, provenance(cells), run_table(cells))
+
+
+def summary(cells: Cells) -> str:
+    """One line: how many cells, seeds, films, what varies."""
+    done, seeds = (cells.table["status"] == "done").sum(), sorted(set(cells.rows["seed"]))
+    films = cells.films.groupby(cells.varied or ["seed"])[["seed", "film"]].apply(lambda part: len(part.drop_duplicates())).median()
+    varied = ", ".join(f"{name} ({cells.rows[name].nunique()})" for name in cells.varied) or "nothing but the seed"
+    how = "training seeds resampled first, then films" if cells.trained else "films resampled"
+    return f"{done} of {len(cells.table)} cells done; varied: {varied}; seeds {seeds}, {films:.0f} films a setting; 95 % intervals, {how}."
+
+
+def spread(cells: Cells, table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+    """A row a setting, a column a metric: value [low, high]."""
+    part = table[table["metric"].isin(metrics)]
+    cell = part["value"].map("{:.3f}".format) + part.apply(lambda r: interval(r["low"], r["high"]), axis=1)
+    wide = part.assign(cell=cell).pivot_table(index=cells.varied or ["seeds"], columns="metric", values="cell", aggfunc="first", sort=False)
+    counts = part.groupby(cells.varied or ["seeds"], sort=False)["n"].max()
+    return wide[[m for m in metrics if m in wide]].assign(n=counts).reset_index().rename_axis(columns=None)
+
+
+def interval(low: float, high: float) -> str:
+    return f" [{low:.3f}, {high:.3f}]" if abs(low) != float("inf") else ""
+
+
+def player_cards(cells: Cells, metric: str) -> tuple[list[dict], int]:
+    """Films of one seed, a card a setting: label, its value on that seed, the film and the storyboard as data."""
+    done = [cell for cell in cells.table.to_dict("records") if (cell["path"] / "film.mp4").exists()]
+    if not done:
+        return [], 0
+    seed = min(cell["parameters"].get("seed", 0) for cell in done)
+    done = [cell for cell in done if cell["parameters"].get("seed", 0) == seed]
+    cards = []
+    for cell in done[:MOST_PLAYERS]:
+        here = cells.films[(cells.films["metric"] == metric) & (cells.films["source"] == "model") & (cells.films["seed"] == seed)]
+        for name in cells.varied:
+            if name in cell["parameters"]:
+                here = here[here[name] == cell["parameters"][name]]
+        label = ", ".join(f"{name} {cell['parameters'].get(name)}" for name in cells.varied) or cell["cell"]
+        board = cell["path"] / "storyboard.png"
+        cards.append({"label": label, "value": f"{metric} {here['value'].mean():.3f} (seed {seed})",
+                      "film": data_uri(cell["path"] / "film.mp4", "video/mp4"),
+                      "board": picture_uri(board) if board.exists() else ""})
+    return cards, len(done) - len(cards)
+
+
+def data_uri(path: Path, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def picture_uri(path: Path) -> str:
+    """A storyboard as JPEG, a fifth of the PNG's size."""
+    with BytesIO() as buffer:
+        Image.open(path).convert("RGB").save(buffer, "JPEG", quality=80, optimize=True)
+        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def provenance(cells: Cells) -> dict[str, str]:
+    """Where the numbers come from."""
+    def seen(column: str) -> str:
+        return ", ".join(f"{value:g}" if isinstance(value, float) else str(value)
+                         for value in dict.fromkeys(cells.table[column].dropna())) or "not recorded"
+
+    seconds, memory = cells.table["seconds"].dropna(), cells.table["peak_memory_mb"].dropna()
+    commands = " ; ".join(f"cinelab sweep experiments/{folder.name}.yaml" for folder in cells.folders)
+    return {"made by": commands, "notebook": seen("notebook"), "git revision": seen("git"), "hardware": f"{seen('device')}, {seen('cores')} cores",
+            "torch": seen("torch"), "seeds": ", ".join(map(str, sorted(set(cells.rows["seed"])))),
+            "time": f"{seconds.sum() / 60:.0f} min in all, {seconds.median():.0f} s a cell (median)" if len(seconds) else "not recorded",
+            "peak memory": f"{memory.max():.0f} MiB" if len(memory) else "not recorded"}
+
+
+def run_table(cells: Cells) -> pd.DataFrame:
+    columns = ["sweep", "cell", "status", "seconds", "peak_memory_mb", "git"]
+    return cells.table[columns].assign(git=cells.table["git"].map(lambda text: str(text)[:10] if text else ""))
+
+
+def render(sections: list[Section], title: str) -> str:
+    """The page's text."""
+    from jinja2 import Environment
+
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text())
+    settings = {s.anchor: {row["cell"]: {k: v for k, v in {"sweep": row["sweep"], **row["parameters"]}.items()} |
+                           {"git": row["git"], "device": row["device"]} for row in s.cells.table.to_dict("records")} for s in sections}
+    figures = {f"{s.anchor}-{i}": json.loads(fig.to_json()) for s in sections for i, fig in enumerate(s.figures)}
+    return page.render(title=title, sections=sections, table=html_table, made=datetime.now().strftime("%Y-%m-%d %H:%M"),
+                       version=version("cinelab"), plotly=packed_plotly(), figures=safe_json(figures), settings=safe_json(settings))
+
+
+def packed_plotly() -> str:
+    """plotly.js, gzip and base64: about 1.9 MB in place of 4.7."""
+    from plotly.offline import get_plotlyjs
+
+    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
+
+
+def safe_json(value) -> str:
+    """JSON that may stand inside a script element; what is not a number is null."""
+    return json.dumps(plain_json(value), default=str, allow_nan=False).replace("</", "<\\/")
+
+
+def plain_json(value):
+    if isinstance(value, dict):
+        return {key: plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def html_table(table: pd.DataFrame) -> str:
+    """A table whose columns sort on click; numbers to three places."""
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in table)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(text_of(value))}</td>" for value in row) + "</tr>" for row in table.itertuples(index=False))
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

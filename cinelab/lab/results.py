@@ -1,0 +1,278 @@
+"""The index of everything below `results/`, rebuilt from the folders at any time, and questions to it.
+
+Two tables. **runs**: a row a run (path, kind, sweep, name, status, seed, parameters, seconds, memory, git, hardware).
+**measures**: a row for every run and metric (path, metric, value, low, high, n). `wide` joins the two, a column for every
+parameter and metric, which is what `cinelab results --where "policy = 'camr' and away = 9"` looks through.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from cinelab.config import read_json
+from cinelab.errors import CinelabError
+from cinelab.files import write_atomic
+from cinelab.score import rows as rows_room
+from cinelab.score.stats import bootstrap
+from cinelab.score.toybox import with_prompt
+
+SCHEMA = 1
+RESAMPLES = 500  # of an interval in the index; reports take more
+FINISHED, CELL = "done.json", "cell.json"
+MEASURED = ("path", "metric", "value", "low", "high", "n")
+HEADLINES = ("identity", "identity kept", "prompt", "scenery", "scenery kept", "action", "cuts", "sharpness of truth",
+             "motion of truth", "saturation of truth", "drift", "dynamic degree", "temporal flickering", "drift of brightness",
+             "drift of saturation", "drift of contrast", "drift of sharpness")
+
+
+@dataclass
+class Found:
+    """One run, as its folder tells it. `status`: done, running, unfinished or unreadable (`detail` says why)."""
+
+    path: str
+    kind: str  # cell, training, film, card or evaluation
+    sweep: str
+    name: str
+    status: str
+    seed: int | None = None
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+    git: str | None = None
+    device: str | None = None
+    torch: str | None = None
+    finished: str | None = None
+    detail: str = ""
+    parameters: dict = field(default_factory=dict)
+    stamp: int = 0  # when its folder last changed, in nanoseconds
+
+
+def scan(results: str | Path = "results") -> list[Found]:
+    """Every run below `results`; a broken one is listed as unreadable, with the reason."""
+    root = Path(results)
+    if not root.is_dir():
+        raise CinelabError(f"{root}: no such folder; run a sweep or make a film first, or name another with --folder.")
+    found = []
+    for folder, inner, files in os.walk(root):
+        inner.sort()
+        for kind, look in (("cell", _cell), ("training", _training), ("film", _film), ("evaluation", _evaluation)):
+            if run := _careful(look, kind, Path(folder), set(files), root):
+                found.append(run)
+                break
+        found += filter(None, (_careful(_card, "card", Path(folder) / name, set(), root) for name in sorted(files)
+                               if name.endswith(".json") and Path(folder).name == "reference"))
+    return found
+
+
+def _careful(look, kind: str, path: Path, files: set[str], root: Path) -> Found | None:
+    try:
+        return look(path, files, root)
+    except (CinelabError, KeyError, TypeError, ValueError) as error:
+        return Found(path.relative_to(root).as_posix(), kind, _sweep(path, root), path.name, "unreadable", detail=str(error))
+
+
+def _cell(folder: Path, files: set[str], root: Path) -> Found | None:
+    if not {"config.json", "output.txt"} <= files:
+        return None
+    done = read_json(folder / FINISHED) if FINISHED in files else {}
+    parameters = done.get("parameters") or read_json(folder / "config.json")
+    status = "done" if done else "running" if ".lock" in files else "unfinished"
+    return _found(folder, root, "cell", status, done, parameters)
+
+
+def _training(folder: Path, files: set[str], root: Path) -> Found | None:
+    if not {"config.json", "log.jsonl"} <= files:
+        return None
+    done = read_json(folder / FINISHED) if FINISHED in files else {}
+    return _found(folder, root, "training", "done" if done else "unfinished", done, _flat(read_json(folder / "config.json")))
+
+
+def _film(folder: Path, files: set[str], root: Path) -> Found | None:
+    if "film.json" not in files:
+        return None
+    info = read_json(folder / "film.json")
+    return _found(folder, root, "film", "done", {}, _flat({k: v for k, v in info.items() if k != "cuts"}))
+
+
+def _evaluation(folder: Path, files: set[str], root: Path) -> Found | None:
+    if "rows.parquet" not in files or FINISHED in files or CELL in files:
+        return None
+    rows_room.load(folder / "rows.parquet")
+    return _found(folder, root, "evaluation", "done", {}, {})
+
+
+def _card(path: Path, _: set[str], root: Path) -> Found | None:
+    record = read_json(path)
+    if not isinstance(record, dict) or "metrics" not in record:
+        return None
+    parameters = {"model": record["model"], "policy": record["policy"]["name"], "steps": record["sampling"]["steps"]}
+    return _found(path, root, "card", "done", record, parameters)
+
+
+def _found(path: Path, root: Path, kind: str, status: str, done: dict, parameters: dict) -> Found:
+    machine = done.get("hardware") or done
+    seed = parameters.get("seed")
+    stamp = path.stat().st_mtime_ns
+    when = datetime.fromtimestamp(stamp / 1e9).isoformat(sep=" ", timespec="minutes")
+    return Found(path.relative_to(root).as_posix(), kind, _sweep(path, root), path.name, status,
+                 seed if isinstance(seed, int) else None, done.get("seconds"), done.get("peak_memory_mb"), done.get("git"),
+                 machine.get("device"), machine.get("torch"), when, "", parameters, stamp)
+
+
+def _sweep(path: Path, root: Path) -> str:
+    parts = path.relative_to(root).parts
+    return parts[0] if len(parts) > 1 else ""
+
+
+def _flat(values: dict, where: str = "") -> dict:
+    """Nested settings with dotted names."""
+    flat = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
+    return flat
+
+
+def measures(run: Found, results: Path) -> Iterator[dict]:
+    """What a run measured: metric, value, low, high, n. Nothing where it measured nothing."""
+    path = Path(results) / run.path
+    if run.kind == "card":
+        for metric, row in read_json(path)["metrics"].items():
+            yield {"path": run.path, "metric": metric} | {key: row[key] for key in ("value", "low", "high", "n")}
+        return
+    if run.status != "done" or not (path / "rows.parquet").exists():
+        return
+    rows = pd.read_parquet(path / "rows.parquet")
+    unit = "film" if "film" in rows else "clip"
+    for column, good in (("source", "model"), ("status", "ok")):
+        rows = rows[rows[column] == good] if column in rows else rows
+    rows = with_prompt(rows)
+    for metric, part in rows.groupby("metric", sort=False):
+        e = bootstrap(part["value"].tolist(), groups=part[unit].tolist(), resamples=RESAMPLES)
+        yield {"path": run.path, "metric": metric, "value": e.value, "low": e.low, "high": e.high, "n": e.n}
+
+
+def index(results: str | Path = "results") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """(runs, measures), freshly read, and kept as parquet in `<results>/index`. Unchanged runs are not measured again."""
+    results = Path(results)
+    found = scan(results)
+    old_runs, old = _kept(results)
+    good = old_runs[old_runs["status"] != "unreadable"]
+    known = set(zip(good["path"], good["stamp"], strict=True))
+    same = {run.path for run in found if (run.path, run.stamp) in known}
+    lines = [line for run in found if run.path not in same for line in _measured(run, results)]
+    fresh = pd.DataFrame(lines, columns=list(MEASURED))
+    measured = pd.concat([table for table in (old[old["path"].isin(same)], fresh) if len(table)] or [fresh], ignore_index=True)
+    runs = pd.DataFrame([asdict(run) | {"parameters": json.dumps(run.parameters, sort_keys=True)} for run in found],
+                        columns=list(Found.__dataclass_fields__))
+    for name, table in (("runs", runs), ("measures", measured)):
+        write_atomic(results / "index" / f"{name}-{SCHEMA}.parquet", lambda path, t=table: t.to_parquet(path))
+    return runs, measured
+
+
+def _measured(run: Found, results: Path) -> list[dict]:
+    """What a run measured; one whose table is broken or of an older version is marked, and the others go on."""
+    try:
+        return list(measures(run, results))
+    except (CinelabError, KeyError, OSError, ValueError) as error:
+        run.status, run.detail = "unreadable", f"rows.parquet: {error}; run it again"
+        return []
+
+
+def _kept(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The last index of this schema, or empty tables; whatever is wrong with it, the folders know better."""
+    paths = [results / "index" / f"{name}-{SCHEMA}.parquet" for name in ("runs", "measures")]
+    try:
+        return tuple(pq.read_table(path).to_pandas() for path in paths)
+    except (OSError, ValueError):
+        return pd.DataFrame(columns=["path", "stamp", "status"]), pd.DataFrame(columns=list(MEASURED))
+
+
+def wide(runs: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
+    """A row a run, a column for every parameter and every metric; a parameter that is named like a column gets `param_`."""
+    base = runs.drop(columns=["parameters", "stamp"])
+    values = pd.DataFrame([{_column(key, base): _scalar(value) for key, value in json.loads(text).items() if key != "seed"}
+                           for text in runs["parameters"]], index=runs.index)
+    for name in values:  # mixed types (a number here, a word there) become text, which every engine takes
+        kinds = {type(value) for value in values[name] if value is not None and value == value}
+        if len(kinds - {int, float}) > 0 and len(kinds) > 1:
+            values[name] = values[name].map(lambda value: None if value is None or value != value else str(value))
+    scores = measured.pivot_table(index="path", columns="metric", values="value", aggfunc="first")
+    scores = scores.drop(columns=[name for name in scores if name in base or name in values])
+    return base.join(values).join(scores, on="path")
+
+
+def _column(key: str, base: pd.DataFrame) -> str:
+    return f"param_{key}" if key in base else key
+
+
+def _scalar(value):
+    return json.dumps(value) if isinstance(value, (list, dict)) else value
+
+
+def query(results: str | Path = "results", where: str | None = None, sql: str | None = None) -> pd.DataFrame:
+    """Rows of `wide` that fulfil a condition, or the answer to any SQL over runs, measures and wide (DuckDB's dialect)."""
+    import duckdb
+
+    runs, measured = index(results)
+    with duckdb.connect() as database:
+        for name, table in (("runs", runs), ("measures", measured), ("wide", wide(runs, measured))):
+            database.register(name, table)
+        try:
+            return database.sql(sql or "select * from wide" + (f" where {where}" if where else "")).df()
+        except duckdb.Error as error:
+            said = str(error).split("\n")[0]
+            raise CinelabError(f"The question {sql or where!r} was not understood: {said} Quote names with blanks as \"identity kept\", "
+                               "texts as 'camr'; `cinelab results --columns` lists the columns.") from error
+
+
+def overview(runs: pd.DataFrame) -> pd.DataFrame:
+    """A line for every folder of runs: how many of which kind, how many done, how long, when last."""
+    found = []
+    for (sweep, kind), part in runs.groupby(["sweep", "kind"], sort=True):
+        counts = part["status"].value_counts()
+        found.append({"folder": sweep, "kind": kind, "runs": len(part), "done": int(counts.get("done", 0)),
+                      "other": ", ".join(f"{n} {status}" for status, n in counts.items() if status != "done"),
+                      "seconds": round(float(part["seconds"].fillna(0).sum())), "last": part["finished"].max()})
+    return pd.DataFrame(found)
+
+
+def telling(found: pd.DataFrame, names: list[str] | None = None) -> pd.DataFrame:
+    """The columns asked for; else the sweep, the settings in which the rows differ and the first headline metrics."""
+    if names:
+        if strange := [name for name in names if name not in found]:
+            raise CinelabError(f"Column {strange[0]!r} is unknown; `cinelab results --columns` lists them.")
+        return found[names]
+    own = [name for name in Found.__dataclass_fields__ if name in found]
+    metrics = [name for name in HEADLINES if name in found and found[name].notna().any()][:4]
+    differ = [name for name in found if name not in own and name not in metrics and not pd.api.types.is_float_dtype(found[name])
+              and found[name].astype(str).nunique() > 1]
+    numbers = [name for name in found if name not in own and name not in HEADLINES and pd.api.types.is_float_dtype(found[name])
+               and (found[name].dropna() % 1 == 0).all() and found[name].nunique() > 1]
+    return found[["sweep", *differ[:3], *numbers[:3], "seed", *metrics]]
+
+
+def column_table(found: pd.DataFrame) -> pd.DataFrame:
+    """Every column, how many runs have it, and an example."""
+    lines = [{"column": name, "runs": int(part.notna().sum()), "example": next(iter(part.dropna().astype(str)), "")[:60]}
+             for name, part in found.items()]
+    return pd.DataFrame(lines)
+
+
+def save(found: pd.DataFrame, path: Path) -> None:
+    """A whole answer as .csv or .parquet."""
+    if path.suffix not in (".csv", ".parquet"):
+        raise CinelabError(f"--output is {path}; name a .csv or a .parquet file.")
+    write = found.to_parquet if path.suffix == ".parquet" else lambda to: found.to_csv(to, index=False)
+    write_atomic(path, write)
+
+
+def text_of(value) -> str:
+    """A value in a table: numbers to three places, what is missing as nothing."""
+    if not isinstance(value, (list, dict)) and pd.isna(value):
+        return ""
+    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

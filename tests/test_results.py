@@ -1,0 +1,209 @@
+"""The index, the pooled tables and the report: what a sweep measured comes back unchanged, with honest intervals."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cinelab.errors import CinelabError
+from cinelab.files import write_json
+from cinelab.lab.pooling import compared, costs, load_cells, pooled
+from cinelab.lab.report import packed_plotly, report, safe_json
+from cinelab.lab.report_figures import front, metric_figure, pareto_figure, shots_figure
+from cinelab.lab.results import column_table, index, overview, query, save, telling
+from cinelab.score.rows import Row, table
+from cinelab.score.rows import save as save_rows
+from cinelab.score.stats import holm, sign_flip
+from cinelab.stream.video import write_mp4
+
+
+def cell(root, sweep, policy, seed, mean, away=3, films=8, shots=1, done=True, film=False, **more):
+    """A finished cell as a sweep leaves it; value of film i is `mean` plus a wave that all policies share."""
+    folder = root / sweep / f"away={away},policy={policy},seed={seed}"
+    parameters = {"policy": policy, "away": away, "seed": seed, "budget": 5}
+    folder.mkdir(parents=True)
+    (folder / "output.txt").write_text("")
+    write_json(folder / "config.json", parameters)
+    if not done:
+        return folder
+    wave = 0.1 * np.sin(np.arange(films) + seed)
+    rows = [(film, shot, "identity", mean + wave[film], "model") for film in range(films) for shot in range(shots)]
+    rows += [(film, 0, "identity", 0.25, "chance") for film in range(films)] + [(film, 0, "identity", 1.0, "truth") for film in range(films)]
+    pd.DataFrame(rows, columns=["film", "shot", "metric", "value", "source"]).assign(seed=seed).to_parquet(folder / "rows.parquet")
+    write_json(folder / "cell.json", {"policy": policy, "budget": 5, "history": 12, "speed": {"frames_per_second": 10 + mean, "kv_mib": 1.0}})
+    write_json(folder / "done.json", {"parameters": parameters, "notebook": "x.ipynb", "git": "abc", "seconds": 2.0, "peak_memory_mb": 100,
+                                      "hardware": {"device": "cpu", "cores": 2, "torch": "2"}} | more)
+    if film:
+        write_mp4(folder / "film.mp4", np.random.default_rng(0).integers(0, 256, (6, 48, 64, 3), dtype=np.uint8), 8, 1)
+    return folder
+
+
+@pytest.fixture
+def results(tmp_path):
+    for seed in range(3):
+        for policy, mean in (("full", 0.8), ("camr", 0.78), ("window", 0.3)):
+            cell(tmp_path, "memory", policy, seed, mean, film=seed == 0)
+    cell(tmp_path, "memory", "sink", 0, 0.3, done=False)
+    return tmp_path
+
+
+def test_the_index_finds_every_run_and_notices_a_change(results):
+    runs, measured = index(results)
+    assert len(runs) == 10 and (runs["status"] == "done").sum() == 9
+    one = measured.set_index("path").loc["memory/away=3,policy=camr,seed=0"]
+    assert one["value"] == pytest.approx(0.78 + (0.1 * np.sin(np.arange(8))).mean()) and one["low"] < one["value"] < one["high"]
+    folder = results / "memory" / "away=3,policy=camr,seed=0"
+    rows = pd.read_parquet(folder / "rows.parquet")
+    (folder / "rows.parquet").unlink()
+    rows.assign(value=0.5).to_parquet(folder / "rows.parquet")
+    assert index(results)[1].set_index("path").loc["memory/away=3,policy=camr,seed=0", "value"] == 0.5
+    assert overview(runs).loc[0, "other"] == "1 unfinished"
+
+
+def test_questions_in_sql(results):
+    found = query(results, "policy = 'camr' and away = 3")
+    assert sorted(found["seed"]) == [0, 1, 2] and "identity" in found
+    assert list(telling(found)["seed"]) == [0, 1, 2] and list(telling(found, ["policy"])) == ["policy"]
+    mean = query(results, sql="select policy, avg(identity) as m from wide where status = 'done' group by policy order by m desc")
+    assert list(mean["policy"]) == ["full", "camr", "window"]
+    assert "identity" in set(column_table(found)["column"])
+    with pytest.raises(CinelabError, match="polcy"):
+        query(results, "polcy = 'camr'")
+    with pytest.raises(CinelabError, match="--columns"):
+        telling(found, ["nope"])
+    with pytest.raises(CinelabError, match="a .csv or a .parquet"):
+        save(found, results / "x.txt")
+    with pytest.raises(CinelabError, match="no such folder"):
+        index(results / "nowhere")
+
+
+def test_runs_that_cannot_be_read_are_listed_and_the_others_go_on(results):
+    broken = results / "memory" / "away=3,policy=full,seed=0"
+    (broken / "done.json").write_text("{")
+    old = results / "memory" / "away=3,policy=full,seed=1"
+    pd.DataFrame({"score": [1.0]}).to_parquet(old / "rows.parquet")
+    evaluation = results / "eval" / "x"
+    evaluation.mkdir(parents=True)
+    pd.DataFrame({"value": [1.0]}).to_parquet(evaluation / "rows.parquet")
+    for _ in range(2):  # once measured, once from the kept index
+        runs = index(results)[0].set_index("path")
+        assert runs.loc["memory/away=3,policy=full,seed=0", "status"] == "unreadable"
+        assert "run it again" in runs.loc["memory/away=3,policy=full,seed=1", "detail"]
+        assert "schema none" in runs.loc["eval/x", "detail"]
+        assert (runs["status"] == "done").sum() == 7
+
+
+def test_evaluations_are_runs_too(results):
+    (results / "eval" / "mine").mkdir(parents=True)
+    save_rows(table([Row("a", 0, "cut F1", 1.0), Row("b", 0, "cut F1", 0.5)]), results / "eval" / "mine" / "rows.parquet")
+    assert query(results, "kind = 'evaluation'")["cut F1"].tolist() == [0.75]
+
+
+def test_pooling_resamples_films_and_knows_chance_and_truth(results):
+    cells = load_cells(results / "memory")
+    assert cells.varied == ["policy"] and cells.which == "policy" and not cells.trained
+    found = pooled(cells).set_index("policy")
+    assert found.loc["camr", "n"] == 24 and found.loc["camr", "seeds"] == 3
+    assert found.loc["camr", "chance"] == 0.25 and found.loc["camr", "upper"] == 1.0
+
+
+def test_pairs_see_what_the_pooled_intervals_cannot(results):
+    cells = load_cells(results / "memory")
+    table = pooled(cells).set_index("policy")
+    assert table.loc["camr", "high"] > table.loc["full", "low"]  # the intervals overlap
+    pair = compared(cells, "identity").set_index("policy")
+    assert pair.loc["camr", "against"] == "full" and pair.loc["camr", "difference"] == pytest.approx(-0.02)
+    assert pair.loc["camr", "high"] < 0 and pair.loc["camr", "p"] < 0.01
+    assert compared(cells, "identity", base="camr").set_index("policy").loc["full", "difference"] == pytest.approx(0.02)
+
+
+def test_where_cells_trained_something_seeds_are_resampled_first(results):
+    pairs = compared(load_cells(results / "memory"), "identity")
+    for folder in (results / "memory").glob("*seed=*"):
+        (folder / "dmd").mkdir()
+        (folder / "dmd" / "log.jsonl").write_text("{}\n")
+    cells = load_cells(results / "memory")
+    assert cells.trained and "p" in pairs and "p" not in compared(cells, "identity")
+
+
+def test_joined_sweeps_compare_what_they_share(results):
+    for seed in range(3):
+        cell(results, "later", "camr", seed, 0.6, away=9)
+    cells = load_cells(results / "memory", results / "later")
+    assert cells.varied == ["policy", "away"] and cells.name == "memory + later"
+    assert len(pooled(cells)) == 4 and set(compared(cells, "identity")["away"]) == {3}
+
+
+def test_costs_and_the_front(results):
+    assert costs(load_cells(results / "memory")).set_index("policy").loc["full", "chunks seen"] == 12
+    assert front(np.array([1, 2, 3, 3]), np.array([0.1, 0.5, 0.4, 0.6])).tolist() == [True, True, False, True]
+    assert front(np.array([1, 2]), np.array([0.5, 0.5]), "high").tolist() == [False, True]
+
+
+def test_figures_hold_what_the_tables_say(results):
+    cells = load_cells(results / "memory")
+    fig = metric_figure(cells, "identity")
+    drawn = {x: y for trace in fig.data for x, y in zip(trace.x, trace.y, strict=True)}
+    assert drawn == dict(zip(pooled(cells)["policy"], pooled(cells)["value"], strict=True))
+    assert pareto_figure(cells, "identity") is not None and shots_figure(cells, "identity") is None
+
+
+def test_long_films_are_drawn_shot_by_shot(tmp_path):
+    for policy in ("full", "window"):
+        cell(tmp_path, "length", policy, 0, 0.5, shots=40)
+    assert len(shots_figure(load_cells(tmp_path / "length"), "identity").data) == 4
+
+
+def test_folders_without_cells(tmp_path):
+    with pytest.raises(CinelabError, match="no such folder"):
+        load_cells(tmp_path / "nope")
+    with pytest.raises(CinelabError, match="no measured cell"):
+        load_cells(tmp_path)
+    with pytest.raises(CinelabError, match="No sweep was named"):
+        report([], tmp_path / "r.html")
+
+
+def test_sign_flips_and_holm():
+    assert sign_flip([1.0] * 5) == pytest.approx(2 / 2**5, abs=0.01)
+    assert sign_flip([1, -1, 1, -1]) == 1
+    rng = np.random.default_rng(0)
+    under_null = [sign_flip(rng.normal(size=12), flips=400, seed=i) for i in range(200)]
+    assert np.mean(np.array(under_null) <= 0.05) < 0.11
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_a_report_is_one_page_with_everything_in_it(results):
+    page = report([results / "memory"], results / "r.html").read_text()
+    assert page.count("<video src=\"data:video/mp4;base64,") == 3
+    assert "identity, paired" in page and "abc" in page and "http://" not in page.split('id="plotly"')[0]
+    figures = json.loads(page.split('id="figures">')[1].split("</script>")[0])
+    assert len(figures) >= 2
+    with pytest.raises(CinelabError, match="'speed' was not measured in memory; it has identity"):
+        report([results / "memory"], results / "s.html", metrics=["speed"])
+
+
+def test_json_in_a_page_cannot_end_its_script():
+    assert "</script" not in safe_json({"a": "</script>"}) and safe_json([float("nan")]) == "[null]"
+
+
+@pytest.mark.browser
+def test_the_page_works_in_a_real_browser(results, browser):
+    page, errors = browser.new_page(), []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(f"file://{report([results / 'memory'], results / 'r.html')}")
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    first = page.locator("tbody tr td").first.inner_text()
+    page.locator("th").first.click()
+    page.locator("th").first.click()
+    assert page.locator("tbody tr td").first.inner_text() != first
+    page.locator("select").nth(1).select_option("away=3,policy=window,seed=2")
+    assert "window" in page.locator("[data-diff] table").inner_text()
+    page.get_by_role("button", name="Play all together").click()
+    page.wait_for_function("[...document.querySelectorAll('video')].every(film => film.readyState >= 2 && film.currentTime > 0)")
+    assert errors == []
+
+
+def test_plotly_travels_compressed():
+    assert len(packed_plotly()) < 2.5e6
