@@ -63,7 +63,7 @@ def direct(screenplay: Path,
 def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weights file")],
           seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
           films: Annotated[int, typer.Option(help="films for each seed and test")] = 32,
-          policy: Annotated[str, typer.Option(help="camr or full")] = "camr", budget: Budget = 6,
+          policy: Annotated[str, typer.Option(help="camr, full, window, sink, ...")] = "camr", budget: Budget = 6,
           output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/reference")):
     """Write the score card results/reference/<name>.json: every metric with interval, chance and upper bound."""
     from cinelab.lab.cards import print_card, score_card
@@ -76,30 +76,38 @@ def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weig
 @app.command()
 def compare(names: Annotated[list[str], typer.Argument(help="models whose cards are in --folder; the first is the measure")],
             folder: Annotated[Path, typer.Option(help="where `cinelab score` put the cards")] = Path("results/reference"),
-            output: Annotated[Path | None, typer.Option("-o", "--output", help="default: <folder>/compared.csv")] = None):
+            output: Annotated[Path | None, typer.Option("-o", "--output", help="default: <folder>/compared.csv; a .md file gets the benchmark's table")] = None):
     """Score cards side by side: values, intervals, and each model's share of the first one's on the same films."""
     from cinelab.files import write_text
-    from cinelab.lab.cards import compare_cards
+    from cinelab.lab.cards import benchmark_table, compare_cards, markdown
 
+    output = output or folder / "compared.csv"
     rows = compare_cards(names, folder)
-    write_text(output or folder / "compared.csv", rows.to_csv(index=False))
+    write_text(output, markdown(benchmark_table(names, folder)) if output.suffix == ".md" else rows.to_csv(index=False))
     table = Table("metric", *names)
     for metric, part in rows.groupby("metric", sort=False):
         cells = {row.model: f"{row.value:.3f}" + (f" ({row.share:.2f})" if row.share == row.share else "") for row in part.itertuples()}
         table.add_row(metric, *(cells.get(name, "") for name in names))
     out.print(table)
-    out.print(f"[dim]In brackets: the share of {names[0]}'s.[/] [bold green]{output or folder / 'compared.csv'}[/]")
+    out.print(f"[dim]In brackets: the share of {names[0]}'s.[/] [bold green]{output}[/]")
 
 
 @app.command()
 def sweep(file: Path, workers: Annotated[int, typer.Option(help="cells at a time")] = 1,
           only: Annotated[str | None, typer.Option(help="cells whose name contains this")] = None,
           dry_run: Annotated[bool, typer.Option(help="list the cells and stop")] = False,
-          smoke: Annotated[bool, typer.Option(help="the notebooks' smallest settings")] = False):
+          smoke: Annotated[bool, typer.Option(help="the notebooks' smallest settings")] = False,
+          engine: Annotated[str, typer.Option(help="here, or as jobs through submitit: local or slurm")] = "here",
+          option: Annotated[list[str] | None, typer.Option(help="of a cluster, KEY=VALUE: time (minutes), gpus, cpus, memory (GB), "
+                                                                "partition, account, qos, constraint, exclude")] = None):
     """Run a grid of papermill cells; finished cells are skipped, failed ones are kept and listed."""
     from cinelab.lab.sweep import run
 
-    summary = run(file, workers=workers, only=only, dry_run=dry_run, smoke=smoke)
+    pairs = [text.partition("=") for text in option or []]
+    if wrong := [key for key, sign, _ in pairs if not sign]:
+        raise CinelabError(f"--option is {wrong[0]!r}; give KEY=VALUE, such as time=60.")
+    summary = run(file, workers=workers, only=only, dry_run=dry_run, smoke=smoke, engine=engine,
+                  options={key: value for key, _, value in pairs})
     if summary.failed:
         raise typer.Exit(1)
 

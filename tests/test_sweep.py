@@ -1,23 +1,31 @@
 """Sweeps: what a file may hold, which cells it means, and that nothing is lost, doubled or mixed."""
 
+import contextlib
+import io
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
 import numpy as np
 import psutil
 import pytest
+from rich.console import Console
 
 from cinelab.errors import CinelabError
 from cinelab.lab import notebook as notebook_room
-from cinelab.lab.grid import Sweep, expand, load, plain
-from cinelab.lab.notebook import check, declared, execute
+from cinelab.lab.grid import Sweep, differing, expand, load, plain
+from cinelab.lab.notebook import HOST, check, declared, execute
 from cinelab.lab.sweep import run
+from cinelab.lab.sweep_board import Board, spoken, spoken_memory
+from cinelab.lab.sweep_server import Here
 
 PARAMETERS = (
     'seed: int = 0\nrun_dir: str = ""  # where to write\nsteps: int | None = 1\nmode = "fine"'
@@ -250,8 +258,7 @@ def test_a_sweep_survives_every_failure_and_skips_what_is_done(capsys):
     assert record["parameters"] == json.loads((folders["fine"] / "config.json").read_text())
     assert record["seconds"] > 0 and record["peak_memory_mb"] > 10 and record["hardware"]["cores"]
     assert run(sweep, dry_run=True).planned == []
-    changed = run(Sweep("s", sweep.notebook, {"steps": 2}, grid, [3]), dry_run=True)
-    assert len(changed.planned) == 4
+    assert record["schema"] == 1 and record["notebook"] == "work.ipynb"
 
 
 def wait_for(condition, seconds=120):
@@ -289,7 +296,7 @@ def test_one_writer_in_a_folder(monkeypatch):
     monkeypatch.setattr(notebook_room, "PATIENCE", 0.2)
     path, folder = notebook(), Path("out")
     with notebook_room.writing(folder):
-        with pytest.raises(CinelabError, match=f"out is written by process {os.getpid()}; let it"):
+        with pytest.raises(CinelabError, match=f"by process {os.getpid()} on {HOST}; let it"):
             execute(path, folder)
     assert not list(folder.iterdir())
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
@@ -299,8 +306,191 @@ def test_one_writer_in_a_folder(monkeypatch):
         other.stdin.close()
     with notebook_room.writing(folder):  # a dead owner's lock is taken over
         assert str(os.getpid()) in (folder / ".lock").read_text()
+    (folder / ".lock").write_text(f"host=elsewhere {os.getppid()}")
+    with notebook_room.writing(folder):  # of another host's processes only the lock itself tells
+        assert f"host={HOST} {os.getpid()}" in (folder / ".lock").read_text()
     (folder / ".lock").write_text(str(os.getppid()))
     os.utime(folder / ".lock", (0, 0))
     with notebook_room.writing(folder):  # a process that is younger than the lock is not its owner
         pass
     assert not (folder / ".lock").exists()
+
+
+BOOKKEEPER = """
+    import pathlib
+    with open(pathlib.Path(run_dir).parents[1] / "ended.txt", "a") as file:
+        print(pathlib.Path(run_dir).name, file=file)
+"""
+
+
+def finished_cell(**changes):
+    """A sweep of one cell that another run has finished, with `changes` made to its done.json."""
+    sweep = Sweep("s", notebook("pathlib_is_not_imported"), base={"steps": 2})
+    cell = expand(sweep)[0]
+    done = {"parameters": cell.parameters, "notebook": "work.ipynb", "seconds": 1.0} | changes
+    cell.folder().mkdir(parents=True)
+    text = json.dumps({key: value for key, value in done.items() if value is not None})
+    (cell.folder() / "done.json").write_text(text)
+    return sweep, cell.folder() / "done.json", text
+
+
+def test_a_result_without_a_schema_is_of_the_first_one():
+    for schema in (None, 1):
+        sweep, done, text = finished_cell(schema=schema)
+        assert len(run(sweep).skipped) == 1 and done.read_text() == text
+        done.unlink(), done.parent.rmdir()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schema": 2}, "has schema 2, this cinelab knows 1; update cinelab or rename the sweep"),
+        ({"schema": "new"}, "has schema 'new', this cinelab knows 1"),
+        ({"notebook": None}, "holds no 'notebook'; remove that folder or rename the sweep"),
+        ({"parameters": None}, "holds no 'parameters'"),
+        ({"notebook": "old.ipynb"}, 'where notebook is "old.ipynb", the sweep asks for "work.ipynb"'),
+        ({"parameters": {"steps": 1, "seed": 0}}, "where steps is 1, the sweep asks for 2; remove"),
+        ({"parameters": {"seed": 0}}, "where steps is absent, the sweep asks for 2"),
+        ({"parameters": {"steps": 2, "seed": 0, "mode": "a"}}, 'where mode is "a", the sweep asks for absent'),
+        ({"parameters": {"steps": {"a": {"b": 1}}, "seed": 0}}, 'where steps is {"a": {"b": 1}}, the'),
+    ],
+)
+def test_the_result_of_another_cell_is_refused_and_kept(changes, words):
+    sweep, done, text = finished_cell(**changes)
+    for dry_run in (True, False):
+        summary = run(sweep, dry_run=dry_run)
+        assert not summary.ok and not summary.planned and not summary.done
+        assert words in summary.failed[0][1] and str(done.parent) in summary.failed[0][1]
+    assert done.read_text() == text and list(done.parent.iterdir()) == [done]
+
+
+def test_where_nested_parameters_differ():
+    old, new = {"dmd": {"steps": 45, "lr": 1.0}}, {"dmd": {"steps": 45, "lr": 2.0}}
+    assert differing(old, new) == ("dmd.lr", "1.0", "2.0")
+    assert differing(old, {"dmd": {"steps": 45}}) == ("dmd.lr", "1.0", "absent")
+    assert differing(old, dict(old)) is None and differing(1, 1.0) == ("", "1", "1.0")
+
+
+def test_a_broken_result_is_refused_and_kept():
+    sweep, done, _ = finished_cell()
+    done.write_text("{")
+    assert "done.json cannot be read; remove that folder" in run(sweep).failed[0][1]
+    assert done.read_text() == "{"
+
+
+def test_only_one_sweep_in_a_folder():
+    path = notebook()
+    with notebook_room.writing(Path("results/s")):
+        words = f"results/s is written by process {os.getpid()} on {HOST}; let it end"
+        with pytest.raises(CinelabError, match=words):
+            run(Sweep("s", path))
+        assert names(run(Sweep("s", path), dry_run=True).planned) == ["seed=0"]
+        assert [p.name for p in Path("results/s").iterdir()] == [".lock"]
+    (Path("results/s") / ".lock").write_text(f"host={HOST} 99999999")  # a driver that was killed
+    assert run(Sweep("s", path)).ok
+
+
+def test_bad_arguments_are_refused_before_anything_runs():
+    sweep = Sweep("s", notebook())
+    with pytest.raises(CinelabError, match="workers is 0; give at least 1 cell at a time"):
+        run(sweep, workers=0)
+    with pytest.raises(CinelabError, match="engine is 'ray'; give here, local or slurm"):
+        run(sweep, engine="ray")
+    with pytest.raises(CinelabError, match="option 'time' is for the engines local and slurm"):
+        run(sweep, options={"time": 3})
+    assert not Path("results").exists()
+
+
+def test_the_end_of_the_process_that_starts_cells_is_said():
+    engine = Here(1)
+    (server,) = [p for p in psutil.Process().children() if "cinelab.lab.sweep_server" in p.cmdline()]
+    server.kill()
+    with pytest.raises(CinelabError, match="starts the cells was ended; run the same command again"):
+        engine.ended()
+    assert engine.close() == "" and not server.is_running()
+
+
+def test_the_table_counts_foresees_and_is_drawn(tmp_path):
+    (tmp_path / "done.json").write_text('{"seconds": 31.25, "peak_memory_mb": 1126}')
+    screen = io.StringIO()
+    board = Board(Console(file=screen, force_terminal=True, width=100, highlight=False))
+    board.total, board.workers = 5, 2
+    assert board.line() == "0 done, 0 failed, 5 left"
+    for key in (1, 2, 3):
+        board.begin(key, f"seed={key}")
+    board.running[1][1] -= 60
+    board.running[3][1] -= 45
+    board.end(1, tmp_path, "done", "")
+    board.end(2, tmp_path, "failed", "no luck")
+    assert 66 < board.to_go(left=3) < 68  # two cells of a minute and 15 seconds of the third, by two workers
+    assert "1 done, 1 failed, 3 left, about 1 min" in board.line()
+    board.running[3][2] = 300.0
+    with board:
+        board.live.refresh()
+    assert "seed=3" in screen.getvalue() and "300 MB" in screen.getvalue()
+    assert "done    seed=1  31.2 s  1.1 GB" in screen.getvalue()
+    assert "failed  seed=2: no luck" in screen.getvalue()
+
+
+def test_times_and_memory_as_one_says_them():
+    assert [spoken(s) for s in (0.04, 59.9, 192, 7500)] == ["0.0 s", "59.9 s", "3 min 12 s", "2 h 5 min"]
+    assert [spoken_memory(m) for m in (80, 999, 1126)] == ["80 MB", "999 MB", "1.1 GB"]
+
+
+def test_workers_share_the_cores(monkeypatch, capsys):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    source = "import os, pathlib\n(pathlib.Path(run_dir) / 'n').write_text(os.environ['OMP_NUM_THREADS'])"
+    summary = run(Sweep("s", notebook(source)), workers=10**6)
+    assert (summary.done[0].folder() / "n").read_text() == "1"
+    assert re.search(r"done    seed=0  \d+\.\d s  \d+ MB\n1 done, .* in \d+\.\d s", capsys.readouterr().out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "count"), [("here", 48), ("local", 14)])
+def test_a_sweep_killed_three_times_does_each_cell_once(engine, count):
+    sweep, dice, kept = Sweep("s", notebook(BOOKKEEPER), seeds=list(range(count))), random.Random(7), {}
+    for done in (count // 4, count // 2, 3 * count // 4):
+        family = kill_when(done, f"seeds=list(range({count}))), 2, engine={engine!r}", dice.random())
+        if engine == "here":  # a cluster's jobs go on
+            wait_for(partial(none_lives, family), 10)
+        assert done <= len(records()) < count
+        kept |= records()
+    summary = run(sweep, workers=2, engine=engine)
+    assert summary.ok and len(summary.skipped) + len(summary.done) == count
+    ended = (Path("results") / "ended.txt").read_text().split()
+    assert sorted({*ended}) == sorted(names(expand(sweep))) == sorted(p.name for p in Path("results/s").iterdir())
+    assert count <= len(ended) <= count + 3 * 2  # a kill may fall between a notebook's end and its record
+    assert len(records()) == count and kept.items() <= records().items()  # no record was written twice
+    assert none_lives(p for p in psutil.process_iter() if in_here(p))
+
+
+def kill_when(done, call, seconds):
+    """Start a sweep, kill it some time after it has `done` cells, and return what it had started."""
+    code = f"from cinelab.lab.sweep import Sweep, run; run(Sweep('s', 'work.ipynb', {call})"
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
+    wait_for(lambda: len(records()) >= done or driver.poll() is not None)
+    assert driver.poll() is None
+    time.sleep(seconds)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    driver.kill()
+    driver.wait()
+    return family
+
+
+def records():
+    return {path: path.stat().st_mtime_ns for path in Path("results/s").glob("*/done.json")}
+
+
+def none_lives(processes):
+    return not any(living(process) for process in processes)
+
+
+def living(process):
+    with contextlib.suppress(psutil.Error):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def in_here(process):
+    """A kernel or a job of this test: it works in our folder."""
+    with contextlib.suppress(psutil.Error):
+        return process.pid != os.getpid() and Path(process.cwd()) == Path.cwd()

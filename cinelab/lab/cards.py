@@ -101,3 +101,30 @@ def _share(mine: np.ndarray, base: np.ndarray, resamples: int = 2000) -> dict:
     drawn = np.random.default_rng(0).integers(len(mine), size=(resamples, len(mine)))
     low, high = np.quantile(mine[drawn].mean(1) / base[drawn].mean(1), [0.025, 0.975])
     return {"share": mine.mean() / base.mean(), "share low": low, "share high": high}
+
+
+BENCHMARK = ("prompt", "action", "cuts", "identity after 1 away", "identity after 3 away", "identity after 5 away",
+             "scenery after 5 away", "identity kept", "scenery kept")
+
+
+def benchmark_table(names: list[str], folder: str | Path = "results/reference") -> pd.DataFrame:
+    """The reference table: a row a system, value with its interval; ground truth and chance from the first system's films."""
+    rows = {}
+    first = pd.read_parquet(Path(folder) / f"{names[0]}.parquet") if (Path(folder) / f"{names[0]}.parquet").exists() else None
+    for label, source in (("ground truth", "truth"), ("chance", "chance")):
+        if first is not None:
+            rows[label] = _values(with_prompt(first[first.source == source]).groupby(["metric", "seed", "film"]).value.mean())
+    for name in names:
+        rows[name] = _values(_per_film(Path(folder) / f"{name}.parquet"))
+    return pd.DataFrame(rows).T.reindex(columns=list(BENCHMARK)).fillna("").rename_axis("system").reset_index()
+
+
+def _values(films: pd.Series) -> dict[str, str]:
+    found = {metric: bootstrap(films.loc[metric].tolist()) for metric in BENCHMARK if metric in films.index.get_level_values(0)}
+    return {metric: f"{e.value:.3f} [{e.low:.3f}, {e.high:.3f}]" for metric, e in found.items()}
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of texts as Markdown."""
+    lines = [list(map(str, table.columns)), ["---"] * len(table.columns), *(list(map(str, row)) for row in table.itertuples(index=False))]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -24,6 +24,8 @@ from cinelab.errors import CinelabError
 
 KNOWN = {"notebook": "notebooks/train.ipynb", "base": "{}", "grid": "{}", "seeds": "[0, 1, 2]"}
 LONGEST_VALUE, LONGEST_NAME = 24, 120  # characters in a cell's name
+SCHEMA = 1  # of done.json; one that names none has the layout of 1
+ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Sweep:
     def __post_init__(self):
         for key in ("base", "grid", "seeds"):
             object.__setattr__(self, key, plain(getattr(self, key), key))
+        object.__setattr__(self, "notebook", Path(self.notebook))
         _check_names(self.base, self.grid)
         for key, values in self.grid.items():
             _check_list(f"grid.{key}", values)
@@ -60,12 +63,16 @@ class Cell:
         return Path(results) / self.sweep / self.name
 
     def finished(self, folder: Path) -> bool:
-        """Whether `folder` holds this cell's done.json, with the same parameters."""
-        try:
-            done = json.loads((folder / "done.json").read_text())
-        except (OSError, ValueError):
+        """Whether `folder` holds this cell's result; the result of another cell is refused, never overwritten."""
+        path = folder / "done.json"
+        if not path.exists():
             return False
-        return canonical(done.get("parameters")) == canonical(self.parameters)
+        done, ours = _read_done(path), {"notebook": self.notebook.name, "": self.parameters}
+        if found := differing({"notebook": done["notebook"], "": done["parameters"]}, ours):
+            place, old, new = found
+            raise CinelabError(f"{folder} holds a result where {place} is {old}, the sweep asks for {new}; "
+                               "remove that folder or rename the sweep.")
+        return True
 
 
 class _Loader(yaml.SafeLoader):
@@ -161,6 +168,29 @@ def _check_list(place: str, values: Any) -> None:
     texts = [canonical(value) for value in values]
     if twice := [text for text in texts if texts.count(text) > 1]:
         raise CinelabError(f"{place} holds {twice[0]} twice; keep one of them.")
+
+
+def _read_done(path: Path) -> dict:
+    try:
+        done = json.loads(path.read_text())
+        schema = done.get("schema", SCHEMA)
+        missing = [key for key in ("parameters", "notebook") if key not in done]
+    except (OSError, ValueError, AttributeError):
+        raise CinelabError(f"{path} cannot be read; remove that folder or rename the sweep.") from None
+    if type(schema) is not int or schema > SCHEMA:
+        raise CinelabError(f"{path} has schema {schema!r}, this cinelab knows {SCHEMA}; update cinelab or rename the sweep.")
+    if missing:
+        raise CinelabError(f"{path} holds no {missing[0]!r}; remove that folder or rename the sweep.")
+    return done
+
+
+def differing(old: Any, new: Any, place: str = "") -> tuple[str, str, str] | None:
+    """Where two values differ first, and what stands there in each; None if they are equal."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        parts = ((f"{place}.{key}".lstrip("."), old.get(key, ABSENT), new.get(key, ABSENT)) for key in {**old, **new})
+        return next((found for key, a, b in parts if (found := differing(a, b, key))), None)
+    old, new = ("absent" if value is ABSENT else canonical(value) for value in (old, new))
+    return None if old == new else (place, old, new)
 
 
 def canonical(value: Any) -> str:

@@ -5,7 +5,9 @@ import fcntl
 import logging
 import os
 import re
+import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,10 +22,10 @@ from cinelab.files import write_text
 from cinelab.lab.grid import plain
 
 PATIENCE = 5.0  # seconds that a lock is waited for: the kernel of a killed owner ends within one
+HOST = socket.gethostname()
 # Our own python's kernel, whatever kernel the notebook was saved with; without its TCP warning.
 PAPERMILL = {"kernel_name": "python3", "language": "python", "progress_bar": False}
 PAPERMILL |= {"autosave_cell_every": 10, "extra_arguments": ["--IPKernelApp.log_level=40"]}
-
 
 
 def declared(notebook: Path) -> list[str]:
@@ -82,6 +84,7 @@ def execute(notebook: Path, out_dir: Path, parameters: dict[str, Any] | None = N
 def execute_locked(notebook: Path, out_dir: Path, parameters: dict, note: Callable) -> Path:
     import papermill
     from nbclient.exceptions import DeadKernelError
+    from traitlets.config import Config
 
     _quiet_and_whole()
     output = out_dir.resolve() / "notebook.ipynb"
@@ -91,7 +94,9 @@ def execute_locked(notebook: Path, out_dir: Path, parameters: dict, note: Callab
     hooks |= {"cwd": str(notebook.resolve().parent)}  # paths in a notebook mean what they mean in JupyterLab
     hooks |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
     try:
-        papermill.execute_notebook(*paths, parameters, **PAPERMILL, **hooks)
+        with tempfile.TemporaryDirectory(dir="/tmp") as sockets:  # a socket's path is short, $TMPDIR may be long
+            own = {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}  # two kernels never race for a port
+            papermill.execute_notebook(*paths, parameters, **PAPERMILL, **hooks, config=Config(KernelManager=own))
         return output
     except papermill.PapermillExecutionError as error:
         number, what = error.exec_count, f"{error.ename}: {first_line(error.evalue)}"
@@ -126,18 +131,19 @@ def _quiet_and_whole() -> None:
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[Callable]:
+def writing(folder: Path, patience: float | None = None) -> Iterator[Callable]:
     """One writer in `folder`. Yields a function that counts our kernel among the writers.
 
-    The system frees the lock of a dead owner; the pids in it tell whether a kernel outlived it.
+    The system frees the lock of a dead owner; the pids in it tell whether a kernel outlived it on
+    this host. Of another host's processes only the lock itself tells.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _acquire(folder / ".lock") as handle:
+    with _acquire(folder / ".lock", PATIENCE if patience is None else patience) as handle:
 
         def note(notebook: Any = None) -> None:
             handle.truncate(0)
             pids = [os.getpid(), *(child.pid for child in psutil.Process().children())]
-            print(*pids, file=handle, flush=True)
+            print(f"host={HOST}", *pids, file=handle, flush=True)
 
         note()
         try:
@@ -146,8 +152,8 @@ def writing(folder: Path) -> Iterator[Callable]:
             (folder / ".lock").unlink(missing_ok=True)
 
 
-def _acquire(path: Path) -> TextIO:
-    deadline = time.monotonic() + PATIENCE
+def _acquire(path: Path, patience: float) -> TextIO:
+    deadline = time.monotonic() + patience
     while True:
         handle = open(path, "a+")
         try:
@@ -155,20 +161,29 @@ def _acquire(path: Path) -> TextIO:
             ours = os.path.samestat(os.stat(path), os.fstat(handle.fileno()))
         except OSError:  # held, or just removed by its owner
             ours = False
-        owners = _owners(handle)
-        if ours and not owners - {os.getpid()}:
+        host, owners = _owners(handle)
+        if ours and (host != HOST or not owners - {os.getpid()}):
             return handle
         handle.close()
         if time.monotonic() > deadline:
-            who = f"process {min(owners)}" if owners else "another process"
+            who = f"process {min(owners)} on {host}" if owners else "another process"
             raise CinelabError(f"{path.parent} is written by {who}; let it end, then run again.")
         time.sleep(0.1)
 
 
-def _owners(handle: TextIO) -> set[int]:
-    """The living processes that a lock names; a later one that was given an old pid is none."""
+def _owners(handle: TextIO) -> tuple[str, set[int]]:
+    """The host that a lock names, and its processes there: on our own host the living ones."""
     handle.seek(0)
-    noted, latest = handle.read().split(), os.fstat(handle.fileno()).st_mtime + 60
-    living = psutil.process_iter(["status", "create_time"])
-    named = [p for p in living if str(p.pid) in noted and p.info["status"] != psutil.STATUS_ZOMBIE]
-    return {process.pid for process in named if process.info["create_time"] < latest}
+    words, latest = handle.read().split(), os.fstat(handle.fileno()).st_mtime + 60
+    noted = {int(word) for word in words if word.isdigit()}
+    host = next((word[5:] for word in words if word.startswith("host=")), HOST)
+    return host, noted if host != HOST else {pid for pid in noted if _lives(pid, latest)}
+
+
+def _lives(pid: int, latest: float) -> bool:
+    """Whether a process of that pid lives that began before `latest`: a later one was given an old pid."""
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < latest
+    except psutil.Error:
+        return False

@@ -77,17 +77,26 @@ def load_cells(*folders: str | Path) -> Cells:
 def _cells(folder: Path) -> list[dict]:
     if not folder.is_dir():
         raise CinelabError(f"{folder}: no such folder; name the results folder of a sweep.")
-    return [_cell(path.parent) for path in sorted(folder.glob("*/config.json")) if (path.parent / "output.txt").exists()]
+    swept = {path.parent for path in folder.glob("*/config.json") if (path.parent / "output.txt").exists()}
+    by_hand = {path.parent for path in folder.glob(f"*/{CELL}") if (path.parent / "rows.parquet").exists()}
+    return [_cell(path) for path in sorted(swept | by_hand)]
 
 
 def _cell(path: Path) -> dict:
+    """One cell of a sweep, or one whose notebook was run by hand: that one's settings are in its cell.json."""
     done = read_json(path / FINISHED) if (path / FINISHED).exists() else {}
     info = read_json(path / CELL) if (path / CELL).exists() else {}
     machine = done.get("hardware", {})
-    return {"path": path, "sweep": path.parent.name, "cell": path.name, "status": "done" if done else "unfinished",
+    swept = (path / "config.json").exists()
+    return {"path": path, "sweep": path.parent.name, "cell": path.name, "status": "done" if done or not swept else "unfinished",
             "seconds": done.get("seconds"), "peak_memory_mb": done.get("peak_memory_mb"), "git": done.get("git"),
             "device": machine.get("device"), "cores": machine.get("cores"), "torch": machine.get("torch"),
-            "notebook": done.get("notebook"), "parameters": done.get("parameters") or read_json(path / "config.json"), "info": info}
+            "notebook": done.get("notebook"), "info": info,
+            "parameters": done.get("parameters") or (read_json(path / "config.json") if swept else _settings(info))}
+
+
+def _settings(info: dict) -> dict:
+    return info.get("setting") or {name: value for name, value in info.items() if not isinstance(value, (float, dict))}
 
 
 def _varied(parameters: list[dict]) -> list[str]:
