@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c '$(IN_RANGE)' 2>/dev/null && echo $$p && exit; done; echo python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help film test lab bench clean
+.PHONY: help film test lab vbench bench clean
 
 help: ## this list
 	@echo "cinelab, a workbench for autoregressive multi-shot video models"
@@ -24,6 +24,9 @@ test: $(READY) ## pass every test, the notebooks' smoke runs included
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	@$(VENV)/bin/jupyter lab notebooks/
+
+vbench: $(READY) ## set VBench up in an environment of its own (about 2 GB)
+	@$(VENV)/bin/cinelab eval setup vbench
 
 bench: $(READY) ## measure frames per second, latency and memory
 	@$(VENV)/bin/cinelab bench
