@@ -198,12 +198,13 @@ def results(where: Annotated[str | None, typer.Argument(help="a condition on par
 def report(sweeps: Annotated[list[str], typer.Argument(help="results folders of sweeps; a+b joins two that belong to one grid")],
            output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/report.html"),
            title: Annotated[str | None, typer.Option(help="default: the sweeps' names")] = None,
-           metrics: Annotated[str | None, typer.Option(help="comma-separated; default: the headline ones")] = None):
+           metrics: Annotated[str | None, typer.Option(help="comma-separated; default: the headline ones")] = None,
+           tables: Annotated[Path | None, typer.Option(help="a folder for the same numbers as .csv files")] = None):
     """Sweeps to one HTML page that needs nothing else: tables with tests, figures, films side by side, provenance."""
     from cinelab.lab.report import report as make
 
     with out.status("reading the cells"):
-        page = make(sweeps, output, title, [name.strip() for name in metrics.split(",")] if metrics else None)
+        page = make(sweeps, output, title, [name.strip() for name in metrics.split(",")] if metrics else None, tables)
     out.print(f"[bold green]{page}[/] ({page.stat().st_size / 2**20:.1f} MiB); open it in a browser")
 
 

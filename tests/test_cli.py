@@ -128,3 +128,36 @@ def test_no_encoder_is_one_sentence(play, tmp_path, monkeypatch):
     monkeypatch.setattr(video, "pick_encoder", none)
     result = CliRunner().invoke(cli.app, ["direct", str(play), "-o", str(tmp_path / "out"), "--steps", "1"])
     assert isinstance(result.exception, CinelabError)
+
+
+def test_tasks_are_written_answered_and_scored(tmp_path):
+    from cinelab.lab.tasks import answer
+    from cinelab.score.card import CardConfig
+    from cinelab.world import render
+
+    done = CliRunner().invoke(cli.app, ["eval", "tasks", str(tmp_path / "tasks"), "--seeds", "0", "--films", "2"])
+    assert done.exit_code == 0 and "8 tasks" in done.output
+    answer(tmp_path / "tasks", lambda plan, given: render.render(plan).frames, CardConfig(seeds=(0,), films=2), 8.0, ["films/s0-f00"])
+    words = ["eval", "videos", str(tmp_path / "tasks"), "--backends", "toybox,dino", "-o", str(tmp_path / "rows.parquet")]
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 0 and "text alignment" in done.output and "not measured" in done.output
+    assert (tmp_path / "rows.parquet").exists()
+    (tmp_path / "tasks" / "films" / "s0-f01.mp4").write_bytes(b"x")
+    done = CliRunner().invoke(cli.app, words)
+    assert done.exit_code == 1 and "damaged" in done.output
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (("eval", "tasks", "t", "--seeds", "a"), "--seeds is 'a'"),
+    (("eval", "videos", "nowhere"), "nowhere: no such file"),
+    (("eval", "videos", "docs"), "holds no video"),
+    (("eval", "setup", "vbnch"), "vbnch"),
+    (("results", "--folder", "nowhere"), "nowhere: no such folder"),
+    (("results", "polcy = 1", "--folder", "docs"), "polcy"),
+    (("report", "nowhere"), "nowhere: no such folder"),
+    (("sweep", "experiments/memory.yaml", "--dry-run", "--option", "time"), "--option is 'time'; give KEY=VALUE"),
+    (("sweep", "experiments/memory.yaml", "--dry-run", "--engine", "ray"), "engine is 'ray'"),
+])
+def test_evaluation_and_results_refuse_in_one_sentence(words, said):
+    done = cinelab(*words)
+    assert done.returncode == 2 and done.stderr.startswith("Error:") and said in done.stderr and done.stderr.count("\n") == 1

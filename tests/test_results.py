@@ -207,3 +207,10 @@ def test_the_page_works_in_a_real_browser(results, browser):
 
 def test_plotly_travels_compressed():
     assert len(packed_plotly()) < 2.5e6
+
+
+def test_tables_go_with_a_report(results):
+    report([results / "memory"], results / "r.html", tables=results / "tables")
+    found = {path.name: pd.read_csv(path) for path in (results / "tables").iterdir()}
+    assert set(found) == {"memory.csv", "memory_paired.csv", "memory_cost.csv"}
+    assert found["memory.csv"].set_index("policy").loc["camr", "n"] == 24

@@ -116,7 +116,7 @@ def benchmark_table(names: list[str], folder: str | Path = "results/reference") 
             rows[label] = _values(with_prompt(first[first.source == source]).groupby(["metric", "seed", "film"]).value.mean())
     for name in names:
         rows[name] = _values(_per_film(Path(folder) / f"{name}.parquet"))
-    return pd.DataFrame(rows).T.reindex(columns=list(BENCHMARK)).fillna("").rename_axis("system").reset_index()
+    return pd.DataFrame(rows).T.reindex(columns=list(BENCHMARK)).astype(object).fillna("").rename_axis("system").reset_index()
 
 
 def _values(films: pd.Series) -> dict[str, str]:

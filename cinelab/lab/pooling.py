@@ -65,6 +65,7 @@ def load_cells(*folders: str | Path) -> Cells:
         raise CinelabError(f"{', '.join(map(str, paths))}: no measured cell (a folder with {FINISHED} and rows.parquet); run "
                            f"`cinelab sweep experiments/{paths[0].name}.yaml` first.")
     varied = _varied([cell["parameters"] for cell in done])
+    done.sort(key=lambda cell: [_rank(cell["parameters"].get(name)) for name in [*varied, "seed"]])
     parts, inner = [], []
     for cell in done:
         rows, more = _rows(cell, varied)
@@ -102,6 +103,12 @@ def _settings(info: dict) -> dict:
 def _varied(parameters: list[dict]) -> list[str]:
     names = dict.fromkeys(name for one in parameters for name in one if name != "seed")
     return [name for name in names if len({json.dumps(one.get(name), sort_keys=True) for one in parameters}) > 1]
+
+
+def _rank(value: Any) -> tuple:
+    """Numbers by size, then texts by letter."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return (0, value, "") if number else (1, 0, str(value))
 
 
 def _rows(cell: dict, varied: list[str]) -> tuple[pd.DataFrame, list[str]]:
@@ -145,7 +152,8 @@ def estimate(values: list[float], seeds: list, trained: bool):
 
 
 def compared(cells: Cells, metric: str, base: Any = None) -> pd.DataFrame:
-    """Every value of `which` against `base` (default: one of BASES, else the first), on the films both made, all else equal.
+    """Every value of `which` against `base` (default: one of BASES, else the first or smallest), on the films both made, all else
+    equal.
 
     Columns: the other settings, `which`, against, difference, low, high, p (sign flips, Holm over the table), n.
     """

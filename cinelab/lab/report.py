@@ -14,7 +14,10 @@ from datetime import datetime
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import cv2
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from PIL import Image
@@ -24,10 +27,13 @@ from cinelab.files import write_text
 from cinelab.lab.pooling import Cells, compared, costs, load_cells, pooled
 from cinelab.lab.report_figures import metric_figure, pareto_figure, shots_figure
 from cinelab.lab.results import HEADLINES, text_of
+from cinelab.stream.video import read_video, write_mp4
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 MOST_FIGURES = 6  # metrics drawn for each sweep; the tables hold all
 MOST_PLAYERS = 12
+WIDEST = 1200  # pixels of a storyboard
+LARGE = 100_000  # bytes of a film from which on a smaller copy is embedded
 JOIN = "+"
 
 
@@ -47,13 +53,28 @@ class Section:
     runs: pd.DataFrame
 
 
-def report(sweeps: Sequence[str | Path], output: str | Path, title: str | None = None, metrics: Sequence[str] | None = None) -> Path:
-    """Write the page. A sweep is a results folder; `a+b` joins folders whose cells belong to one grid. Raises CinelabError."""
+def report(sweeps: Sequence[str | Path], output: str | Path, title: str | None = None, metrics: Sequence[str] | None = None,
+           tables: str | Path | None = None) -> Path:
+    """Write the page. A sweep is a results folder; `a+b` joins folders whose cells belong to one grid. Raises CinelabError.
+
+    `tables` is a folder for the same numbers as files: <sweep>.csv (every metric pooled), <sweep>_paired.csv, <sweep>_cost.csv.
+    """
     if not sweeps:
         raise CinelabError("No sweep was named; give one or more folders, such as results/memory.")
     sections = [section(str(sweep).split(JOIN), metrics) for sweep in sweeps]
     write_text(output, render(sections, title or ", ".join(s.name for s in sections)))
+    for one in sections if tables else ():
+        write_tables(one.cells, Path(tables))
     return Path(output)
+
+
+def write_tables(cells: Cells, folder: Path) -> None:
+    """The numbers behind a section, to go on with."""
+    paired = [compared(cells, metric).assign(metric=metric) for metric in cells.metrics]
+    found = {"": pooled(cells), "_paired": pd.concat(paired, ignore_index=True), "_cost": costs(cells)}
+    for ending, table in found.items():
+        if len(table):
+            write_text(folder / f"{cells.name.replace(' + ', '_')}{ending}.csv", table.round(4).to_csv(index=False))
 
 
 def section(folders: list[str], metrics: Sequence[str] | None = None) -> Section:
@@ -113,19 +134,29 @@ def player_cards(cells: Cells, metric: str) -> tuple[list[dict], int]:
         label = ", ".join(f"{name} {cell['parameters'].get(name)}" for name in cells.varied) or cell["cell"]
         board = cell["path"] / "storyboard.png"
         cards.append({"label": label, "value": f"{metric} {here['value'].mean():.3f} (seed {seed})",
-                      "film": data_uri(cell["path"] / "film.mp4", "video/mp4"),
+                      "film": film_uri(cell["path"] / "film.mp4"),
                       "board": picture_uri(board) if board.exists() else ""})
     return cards, len(done) - len(cards)
 
 
-def data_uri(path: Path, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
+def film_uri(path: Path) -> str:
+    """A film as it is, or, where it is large, half as wide and high and in few bytes."""
+    data = path.read_bytes()
+    if len(data) > LARGE:
+        frames, fps = read_video(path)
+        height, width = (side // 4 * 2 for side in frames.shape[1:3])  # even sides
+        frames = np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in frames])
+        with TemporaryDirectory() as folder:
+            write_mp4(Path(folder) / "small.mp4", frames, fps, 1, small=True)
+            data = (Path(folder) / "small.mp4").read_bytes()
+    return f"data:video/mp4;base64,{base64.b64encode(data).decode()}"
 
 
 def picture_uri(path: Path) -> str:
-    """A storyboard as JPEG, a fifth of the PNG's size."""
-    with BytesIO() as buffer:
-        Image.open(path).convert("RGB").save(buffer, "JPEG", quality=80, optimize=True)
+    """A storyboard as JPEG, a tenth of the PNG's size."""
+    with BytesIO() as buffer, Image.open(path) as picture:
+        picture.thumbnail((WIDEST, 10 * WIDEST))
+        picture.convert("RGB").save(buffer, "JPEG", quality=78, optimize=True)
         return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -181,7 +212,11 @@ def plain_json(value):
 
 
 def html_table(table: pd.DataFrame) -> str:
-    """A table whose columns sort on click; numbers to three places."""
+    """A table whose columns sort on click; numbers to three places, and no p is called 0."""
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in table)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(text_of(value))}</td>" for value in row) + "</tr>" for row in table.itertuples(index=False))
+    def text(name: str, value) -> str:
+        return html.escape("< 0.001" if name == "p" and value < 0.001 else text_of(value))
+
+    body = "".join("<tr>" + "".join(f"<td>{text(*cell)}</td>" for cell in zip(table.columns, row, strict=True)) + "</tr>"
+                   for row in table.itertuples(index=False))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

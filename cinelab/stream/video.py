@@ -18,6 +18,7 @@ ENCODERS = {
     "libopenh264": {"b": "8M"},
     "mpeg4": {"qmin": "2", "qmax": "3"},
 }
+SMALL = {"libx264": {"crf": "27", "preset": "slow"}, "libopenh264": {"b": "400k"}, "mpeg4": {"qmin": "8", "qmax": "12"}}  # to embed
 WATCHABLE_HEIGHT = 384  # a toybox film of 48 rows is shown eight times larger
 
 
@@ -79,12 +80,12 @@ class VideoWriter:
     """
 
     def __init__(
-        self, path: str | Path, fps: float, size: tuple[int, int], scale: int | None = None
+        self, path: str | Path, fps: float, size: tuple[int, int], scale: int | None = None, small: bool = False
     ):
         self.path, self.rate = Path(path), _check_rate(fps)
         self.size = tuple(size)  # (H, W) of the frames that are added
         self.scale = _check_scale(scale, *self.size)
-        self.count = 0
+        self.count, self._options = 0, SMALL if small else ENCODERS
 
     def __enter__(self) -> "VideoWriter":
         encoder = pick_encoder()
@@ -100,7 +101,7 @@ class VideoWriter:
     def _open(self, temporary: Path, encoder: str) -> None:
         options = {"movflags": "+faststart"}  # the index first: browsers start at once
         self._container = av.open(str(temporary), "w", format="mp4", options=options)
-        stream = self._container.add_stream(encoder, rate=self.rate, options=ENCODERS[encoder])
+        stream = self._container.add_stream(encoder, rate=self.rate, options=self._options[encoder])
         stream.height, stream.width = (side * self.scale for side in self.size)
         stream.pix_fmt = "yuv420p"
         # Untagged colours are guessed by players: say what they are (1 = BT.709).
@@ -155,14 +156,14 @@ class VideoWriter:
 
 
 def write_mp4(
-    path: str | Path, frames: np.ndarray, fps: float, scale: int | None = None
+    path: str | Path, frames: np.ndarray, fps: float, scale: int | None = None, small: bool = False
 ) -> tuple[int, int]:
     """Write frames, uint8 (F, H, W, 3), as an H.264 mp4 in one atomic step.
 
-    Returns (height, width) of the film in pixels; `scale` as in VideoWriter.
+    Returns (height, width) of the film in pixels; `scale` as in VideoWriter; `small` prefers few bytes to fine pictures.
     """
     check_frames(frames)
-    with VideoWriter(path, fps, frames.shape[1:3], scale) as writer:
+    with VideoWriter(path, fps, frames.shape[1:3], scale, small) as writer:
         writer.add(frames)
     return tuple(side * writer.scale for side in writer.size)
 
