@@ -16,7 +16,6 @@ from cinelab.memory.policy import Full, Window
 from cinelab.score.card import HELD_OUT
 from cinelab.score.cuts import CutDetector
 from cinelab.score.toybox import with_prompt
-from cinelab.script.shotlist import ListedShot, ShotList
 from cinelab.stream.video import write_mp4
 from cinelab.world import casting
 
@@ -75,11 +74,6 @@ def test_a_planned_film_is_listed_with_its_whole_truth():
     shots = listed(plan)
     assert shots.frames == 47 and shots.shots[0].shows == plan.shots[0].attributes
     assert shots.cuts == casting.timeline_of(plan, 8, 2).cuts and len(shots.chunks) == 24
-
-
-def test_prompts_that_change_in_mid_shot_are_joined():
-    shots = ListedShot(0, 4, "a"), ListedShot(4, 6, "b.", cut=False), ListedShot(6, 9, "c")
-    assert ShotList(shots).between_cuts == [((0, 6), "a. b"), ((6, 9), "c")]
 
 
 def test_the_cut_detector_looks_as_long_at_any_rate():

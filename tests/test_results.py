@@ -31,7 +31,7 @@ def cell(root, sweep, policy, seed, mean, away=3, films=8, shots=1, done=True, f
     rows = [(film, shot, "identity", mean + wave[film], "model") for film in range(films) for shot in range(shots)]
     rows += [(film, 0, "identity", 0.25, "chance") for film in range(films)] + [(film, 0, "identity", 1.0, "truth") for film in range(films)]
     pd.DataFrame(rows, columns=["film", "shot", "metric", "value", "source"]).assign(seed=seed).to_parquet(folder / "rows.parquet")
-    write_json(folder / "cell.json", {"policy": policy, "budget": 5, "history": 12, "speed": {"frames_per_second": 10 + mean, "kv_mib": 1.0}})
+    write_json(folder / "cell.json", {"policy": policy, "budget": 5, "history": 12, "speed": {"cpu_s_per_frame": 0.1 + mean, "kv_mib": 1.0}})
     write_json(folder / "done.json", {"parameters": parameters, "notebook": "x.ipynb", "git": "abc", "seconds": 2.0, "peak_memory_mb": 100,
                                       "hardware": {"device": "cpu", "cores": 2, "torch": "2"}} | more)
     if film:

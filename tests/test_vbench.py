@@ -166,7 +166,8 @@ def test_a_run_folder_brings_its_shots_and_prompts(film, tmp_path):
              {"start": 9, "end": 20, "prompt": "a dog"}]
     (run / "film.shots.json").write_text(json.dumps({"shots": shots}))
     (video,) = find_videos([run])
-    assert video.spans == ((0, 9), (9, 20)) and video.prompts == ("a cat. it jumps", "a dog") and video.clip == "run"
+    assert video.spans == ((0, 5), (5, 9), (9, 20)) and video.prompts == ("a cat", "it jumps.", "a dog") and video.clip == "run"
+    assert video.prompt == "a cat. it jumps. a dog"
     (given,) = find_videos([run], prompts={"film.mp4": "a hen"})
     assert given.prompt == "a hen" and given.prompts == () and given.spans == video.spans
     (run / "film.shots.json").write_text("{")

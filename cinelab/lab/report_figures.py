@@ -11,7 +11,7 @@ from cinelab.score.stats import bootstrap
 
 LONG = 12  # shots from which on a film is looked at shot by shot
 MOST_PANELS = 4
-BETTER = {"pictures a second": "high"}  # of the costs; the others are better low
+BETTER = {"pictures a CPU second": "high"}  # of the costs; the others are better low
 
 
 def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) -> go.Figure:
@@ -101,7 +101,7 @@ def pareto_figure(cells: Cells, metric: str) -> go.Figure | None:
     """Quality against cost, a point a setting, a panel a task; what nothing beats in both is joined and named. None without cost."""
     price = costs(cells)
     names = [name for name in cells.varied if name in price]
-    cost = next((name for name in ("pictures a second", "memory seen, MiB", "chunks seen") if name in price), None)
+    cost = next((name for name in ("pictures a CPU second", "memory seen, MiB", "chunks seen") if name in price), None)
     if cost is None:
         return None
     table = pooled(cells, [metric]).merge(price, on=names)

@@ -52,4 +52,4 @@ def digest(rows: pd.DataFrame) -> pd.DataFrame:
             line |= {"absent": part.detail.iloc[0]}
         found.append(line)
     columns = ["metric", "backend", "clips", "value", "low", "high", "n", "absent"]
-    return pd.DataFrame(found).reindex(columns=columns)
+    return pd.DataFrame(found).reindex(columns=columns).astype({"n": "Int64"})

@@ -179,12 +179,14 @@ def _videos_at(path: Path) -> list[Video]:
 
 
 def _listed(file: Path) -> Video:
-    """A video with the shots of its list, from cut to cut, if it has one."""
+    """A video with the shots of its list, if it has one; they are numbered as everywhere else."""
     name = file.parent.name if file.stem == "film" else file.stem
     if not beside(file).exists():
         return Video(file, run=str(file.parent), clip=name)
-    spans, prompts = zip(*ShotList.load(beside(file)).between_cuts, strict=True)
-    return Video(file, ". ".join(dict.fromkeys(filter(None, prompts))), spans, str(file.parent), name, prompts)
+    listed = ShotList.load(beside(file))
+    prompts = tuple(shot.prompt for shot in listed.shots)
+    whole = ". ".join(dict.fromkeys(prompt.strip().rstrip(".") for prompt in prompts if prompt))
+    return Video(file, whole, tuple(listed.spans), str(file.parent), name, prompts)
 
 
 def _with_prompt(video: Video, prompt: str, prompts: dict[str, str]) -> Video:

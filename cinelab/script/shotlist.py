@@ -72,17 +72,6 @@ class ShotList:
     def spans(self) -> list[Span]:
         return [shot.span for shot in self.shots]
 
-    @property
-    def between_cuts(self) -> list[tuple[Span, str]]:
-        """Frames and prompt of every shot from cut to cut; prompts that change in mid-shot are joined."""
-        groups: list[list[ListedShot]] = []
-        for shot in self.shots:
-            if shot.cut or not groups:
-                groups.append([])
-            groups[-1].append(shot)
-        texts = [". ".join(shot.prompt.strip().rstrip(".") for shot in group if shot.prompt) for group in groups]
-        return [((group[0].start, group[-1].end), text) for group, text in zip(groups, texts, strict=True)]
-
     @classmethod
     def of(cls, line: Timeline) -> "ShotList":
         """What a timeline planned: one listed shot for every stretch under one prompt."""
