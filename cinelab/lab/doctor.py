@@ -11,6 +11,8 @@ import torch
 from cinelab.model.attention import available
 from cinelab.model.zoo import SHELF, shipped
 from cinelab.runs import hardware
+from cinelab.score.features import PUBLISHED, missing, weights_folder
+from cinelab.score.outside import TOOLS, folder, ready
 from cinelab.stream.video import pick_encoder
 
 
@@ -27,7 +29,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Every check, in the order a newcomer meets the features."""
     return [_torch(), _gpu(), _kernel("auto", "attention everywhere"), _kernel("flash", "faster attention on a GPU"),
-            _encoder(), *_checkpoints(), *_packages(), _chromium(), _disk()]
+            _encoder(), *_checkpoints(), *_packages(), *_judges(), _chromium(), _disk()]
 
 
 def _torch() -> Finding:
@@ -73,9 +75,19 @@ def _size(name: str) -> str:
 def _packages() -> list[Finding]:
     needs = {"papermill": "make film, sweeps", "jupyterlab": "make lab", "ipywidgets": "live notebooks",
              "plotly": "figures", "scenedetect": "the second cut detector", "diffusers": "Wan weights",
-             "playwright": "browser tests"}
+             "duckdb": "cinelab results", "jinja2": "cinelab report", "playwright": "browser tests"}
     return [Finding(name, importlib.util.find_spec(name) is not None, what, f"pip install {name}")
             for name, what in needs.items()]
+
+
+def _judges() -> list[Finding]:
+    """Judges of videos that are no part of the package: all optional, each with what it needs."""
+    found = [Finding(f"{name} environment", ready(tool) or None, str(folder(tool)) if ready(tool) else f"absent ({tool.purpose})",
+                     f"cinelab eval setup {name}") for name, tool in TOOLS.items()]
+    found += [Finding(f"{name} weights", None if missing(name) else True, "absent" if missing(name) else str(weights_folder(name)),
+                      missing(name).partition(": ")[2]) for name in PUBLISHED]
+    here = importlib.util.find_spec("submitit") is not None
+    return [*found, Finding("submitit", here or None, "sweeps on a cluster", "pip install 'cinelab[cluster]'")]
 
 
 def _chromium() -> Finding:

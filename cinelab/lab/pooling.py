@@ -92,8 +92,12 @@ def _cell(path: Path) -> dict:
     return {"path": path, "sweep": path.parent.name, "cell": path.name, "status": "done" if done or not swept else "unfinished",
             "seconds": done.get("seconds"), "peak_memory_mb": done.get("peak_memory_mb"), "git": done.get("git"),
             "device": machine.get("device"), "cores": machine.get("cores"), "torch": machine.get("torch"),
-            "notebook": done.get("notebook"), "info": info,
+            "notebook": done.get("notebook"), "info": info, "versions": _versions(done),
             "parameters": done.get("parameters") or (read_json(path / "config.json") if swept else _settings(info))}
+
+
+def _versions(done: dict) -> str | None:
+    return ", ".join(f"{name} {number}" for name, number in done["versions"].items()) if "versions" in done else None
 
 
 def _settings(info: dict) -> dict:

@@ -169,7 +169,7 @@ def provenance(cells: Cells) -> dict[str, str]:
     seconds, memory = cells.table["seconds"].dropna(), cells.table["peak_memory_mb"].dropna()
     commands = " ; ".join(f"cinelab sweep experiments/{folder.name}.yaml" for folder in cells.folders)
     return {"made by": commands, "notebook": seen("notebook"), "git revision": seen("git"), "hardware": f"{seen('device')}, {seen('cores')} cores",
-            "torch": seen("torch"), "seeds": ", ".join(map(str, sorted(set(cells.rows["seed"])))),
+            "torch": seen("torch"), "versions": seen("versions"), "seeds": ", ".join(map(str, sorted(set(cells.rows["seed"])))),
             "time": f"{seconds.sum() / 60:.0f} min in all, {seconds.median():.0f} s a cell (median)" if len(seconds) else "not recorded",
             "peak memory": f"{memory.max():.0f} MiB" if len(memory) else "not recorded"}
 

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -55,7 +56,13 @@ def _record(cell: Cell, git: str | None, seconds: float, shared: Path | None) ->
     megabytes = round(peak / (2**20 if sys.platform == "darwin" else 2**10))
     values = {"schema": SCHEMA, "parameters": cell.parameters, "notebook": cell.notebook.name, "git": git}
     values |= {"seconds": round(seconds, 1), "peak_memory_mb": megabytes}
-    return values | {"hardware": _hardware(shared)}
+    return values | {"hardware": _hardware(shared), "versions": versions()}
+
+
+def versions() -> dict[str, str]:
+    """What made a result, beside the revision: none of these is imported for it."""
+    names = ("cinelab", "torch", "diffusers", "transformers", "numpy", "papermill")
+    return {"python": ".".join(map(str, sys.version_info[:3]))} | {name: version(name) for name in names}
 
 
 def _hardware(shared: Path | None) -> dict:
