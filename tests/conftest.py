@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import shutil
+import signal
 
 import pytest
 
@@ -20,3 +21,10 @@ def browser():
         chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_works():
+    """A shell that starts the tests in the background has Ctrl-C ignored, and what the tests start would inherit that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
