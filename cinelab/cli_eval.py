@@ -38,7 +38,7 @@ def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges 
         table.add_row(row.metric, row.backend, text_of(row.value), f"{row.low:.3f} to {row.high:.3f}" if known else "", str(int(row.n)), str(row.clips))
     out.print(table)
     for why, part in found[found["value"].isna()].groupby("absent", sort=False):
-        _say(f"[yellow]not measured:[/] {', '.join(part['metric'])} by {_plain(part['backend'].iloc[0])}: {_plain(why)}")
+        _say(f"[yellow]not measured:[/] {', '.join(dict.fromkeys(part['metric']))} by {_plain(part['backend'].iloc[0])}: {_plain(why)}")
     broken = rows[rows["status"] == "failed"]
     for row in broken.itertuples():
         _say(f"[red]failed:[/] {_plain(row.detail)}")

@@ -45,9 +45,7 @@ class CutDetector:
 def frame_difference(frames: np.ndarray) -> np.ndarray:
     """Mean absolute change of a pixel from each frame to the next, (F-1,) in 0..1."""
     _check(frames)
-    steps = [
-        np.abs(b.astype(np.int16) - a).mean() for a, b in zip(frames, frames[1:], strict=False)
-    ]
+    steps = [cv2.absdiff(a, b).mean() for a, b in zip(frames, frames[1:], strict=False)]
     return np.array(steps, dtype=np.float64) / 255
 
 

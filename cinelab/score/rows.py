@@ -40,7 +40,7 @@ class Row:
     rewriting: str = "none"
 
 
-def absent(clip: str, metric: str, why: str, backend: str = "", shot: int = 0, **more) -> Row:
+def absent(clip: str, metric: str, why: str, backend: str = "pixels", shot: int = 0, **more) -> Row:
     """A metric that could not be measured; `why` says what to install or to give."""
     return Row(clip, shot, metric, float("nan"), "absent", backend, detail=why, **more)
 

@@ -14,6 +14,7 @@ from cinelab.score.pictures import contrast, saturation, sharpness
 from cinelab.score.rows import Row, absent
 
 TAIL = 0.15  # share of a film at either end that drift compares, as Helios-Bench does
+LOOKED = 16  # frames at either end that are looked at
 FLOW_ROWS = 128  # larger frames are shrunk to about this height before flow is computed
 BUSY = 0.05  # share of the pixels, the fastest ones, that dynamic degree is the mean of, as VBench does
 ONE_FRAME = "needs at least 2 frames"
@@ -34,7 +35,7 @@ def pixel_rows(clip: Clip, tolerance: int = 1) -> Iterator[Row]:
 def cut_rows(clip: Clip, tolerance: int = 1) -> Iterator[Row]:
     """Planned against seen cuts, by two detectors: accuracy, F1, missed, spurious."""
     if len(clip.frames) < 2:
-        yield absent(clip.name, "cut accuracy", ONE_FRAME)
+        yield absent(clip.name, "cut accuracy", ONE_FRAME, "frame difference")
         return
     found = {"frame difference": clip.seen_cuts, "PySceneDetect": detect_cuts_pyscenedetect(clip.frames, clip.fps)}
     for backend, cuts in found.items():
@@ -55,8 +56,8 @@ def motion_rows(clip: Clip) -> Iterator[Row]:
     for number, shot in enumerate(clip.shots, 1):
         frames = clip.of(shot)
         if len(frames) < 2:
-            for metric in ("dynamic degree", "temporal flickering"):
-                yield absent(clip.name, metric, ONE_FRAME, shot=number)
+            yield absent(clip.name, "dynamic degree", ONE_FRAME, "Farneback", number)
+            yield absent(clip.name, "temporal flickering", ONE_FRAME, shot=number)
             continue
         yield Row(clip.name, number, "dynamic degree", dynamic_degree(frames, clip.fps), backend="Farneback",
                   detail="mean of the fastest 5 %, picture heights a second")
@@ -108,7 +109,8 @@ def drift_rows(clip: Clip) -> Iterator[Row]:
         if part < 1:
             yield absent(clip.name, f"drift of {name}", "needs at least 7 frames")
             continue
-        early, late = look(clip.frames[:part]), look(clip.frames[-part:])
+        sparse = -(-part // LOOKED)
+        early, late = look(clip.frames[:part:sparse]), look(clip.frames[-part::sparse])
         yield Row(clip.name, 0, f"drift of {name}", (late - early) / max(early, 1e-6), detail="last against first 15 %")
 
 
