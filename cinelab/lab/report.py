@@ -85,7 +85,7 @@ def section(folders: list[str], metrics: Sequence[str] | None = None) -> Section
     shown = list(metrics or [m for m in cells.metrics if m in HEADLINES] or cells.metrics)
     table = pooled(cells)
     figures = [metric_figure(cells, metric, table.copy()) for metric in shown[:MOST_FIGURES]]
-    figures += [fig for metric in ("prompt", "identity kept") if metric in cells.metrics and (fig := shots_figure(cells, metric))]
+    figures += [fig for metric in ("prompt", "identity kept", "scenery kept") if metric in cells.metrics and (fig := shots_figure(cells, metric))]
     figures += [fig for metric in shown[:2] if (fig := pareto_figure(cells, metric))]
     players, left_out = player_cards(cells, shown[0])
     tables = {"Pooled over seeds": spread(cells, table, shown)}

@@ -11,6 +11,7 @@ from cinelab.score.stats import bootstrap
 
 LONG = 12  # shots from which on a film is looked at shot by shot
 MOST_PANELS = 4
+POLICIES = ("camr", "full", "random", "sink", "window", "shot_sink", "random_shared")  # each keeps its colour in all figures
 BETTER = {"pictures a CPU second": "high"}  # of the costs; the others are better low
 
 
@@ -28,12 +29,17 @@ def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) 
         for number, label in enumerate(labels):
             line = part[part[colour] == label] if colour else part
             if len(line):
-                fig.add_trace(_line(line, x, str(label), PALETTE[number % len(PALETTE)], column == 1), row=1, col=column)
+                fig.add_trace(_line(line, x, str(label), colour_of(str(label), number), column == 1), row=1, col=column)
         _bounds(fig, part, column)
     fig.update_layout(template=TEMPLATE, title=metric, height=430, margin={"t": 90, "b": 60}, legend={"title": colour},
                       showlegend=colour is not None)
     fig.update_xaxes(title_text=x if x != "_" else "")
     return fig
+
+
+def colour_of(label: str, number: int) -> str:
+    """A policy's own colour, or the palette's next."""
+    return PALETTE[(POLICIES.index(label) if label in POLICIES else number) % len(PALETTE)]
 
 
 def _axes(cells: Cells, table: pd.DataFrame) -> tuple[str, str | None, str | None]:
@@ -90,7 +96,8 @@ def shots_figure(cells: Cells, metric: str) -> go.Figure | None:
             e = bootstrap(inside["value"].tolist(), groups=list(zip(inside["seed"], inside["film"], strict=True)), resamples=500)
             line.append((place * wide + (wide + 1) / 2, e.value, e.low, e.high))
         x, y, low, high = np.array(line).T
-        name, colour = ", ".join(map(str, label)), PALETTE[number % len(PALETTE)]
+        name = ", ".join(map(str, label))
+        colour = colour_of(name, number)
         fig.add_scatter(x=[*x, *x[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=colour, opacity=0.13, line={"width": 0},
                         showlegend=False, hoverinfo="skip", legendgroup=name)
         fig.add_scatter(x=x, y=y, name=name, legendgroup=name, line={"color": colour, "width": 2.5}, mode="lines+markers")
@@ -136,7 +143,7 @@ def _pareto_panel(fig: go.Figure, table: pd.DataFrame, cost: str, colour: str, c
         fig.add_scatter(x=part[cost], y=part["value"], mode="markers+text", name=str(name), legendgroup=str(name), error_y=bars,
                         text=part["label"].where(part.index.isin(edge.index), ""), textposition="top center",
                         textfont={"size": 11, "color": INK}, customdata=part["label"], hovertemplate=hover, showlegend=column == 1,
-                        marker={"size": area, "opacity": 0.8, "color": PALETTE[number % len(PALETTE)]}, row=1, col=column)
+                        marker={"size": area, "opacity": 0.8, "color": colour_of(str(name), number)}, row=1, col=column)
 
 
 def _sizes(table: pd.DataFrame, cost: str) -> pd.Series | None:
