@@ -43,7 +43,7 @@ class Cells:
         keys = [*self.varied, "metric", "source", "seed", "film"]
         return with_prompt(self.rows).groupby(keys, sort=False, observed=True, dropna=False)["value"].mean().reset_index()
 
-    @property
+    @cached_property
     def metrics(self) -> list[str]:
         """Headlines first, the others as they come."""
         here = list(dict.fromkeys(self.films["metric"]))

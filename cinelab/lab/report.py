@@ -32,7 +32,7 @@ from cinelab.stream.video import read_video, write_mp4
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 MOST_FIGURES = 6  # metrics drawn for each sweep; the tables hold all
 MOST_PLAYERS = 12
-WIDEST = 1200  # pixels of a storyboard
+WIDEST = 840  # pixels of a storyboard
 LARGE = 100_000  # bytes of a film from which on a smaller copy is embedded
 JOIN = "+"
 
@@ -156,7 +156,7 @@ def picture_uri(path: Path) -> str:
     """A storyboard as JPEG, a tenth of the PNG's size."""
     with BytesIO() as buffer, Image.open(path) as picture:
         picture.thumbnail((WIDEST, 10 * WIDEST))
-        picture.convert("RGB").save(buffer, "JPEG", quality=78, optimize=True)
+        picture.convert("RGB").save(buffer, "JPEG", quality=70, optimize=True)
         return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
