@@ -201,3 +201,17 @@ def policy_named(name: str, budget: int, **more) -> Policy:
     if name not in makers:
         raise CinelabError(f"Policy {name!r} is unknown; use one of {', '.join(POLICIES)}.")
     return makers[name]()
+
+
+def name_of(policy: Policy) -> str:
+    """The name `policy_named` knows a policy by."""
+    if isinstance(policy, RandomTopK):
+        return "random_shared" if policy.shared else "random"
+    kinds = {Full: "full", Window: "window", Sink: "sink", ShotSink: "shot_sink", CAMR: "camr"}
+    return kinds[type(policy)]
+
+
+def budget_of(policy: Policy, unlimited: int = 6) -> int:
+    """How many units a policy sees of a long film; `unlimited` for one that sees all."""
+    seen = policy.budget_at(10**9)
+    return unlimited if seen == 10**9 else seen

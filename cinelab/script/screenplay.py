@@ -10,8 +10,10 @@
         seconds: 3
         cut: continue                  # the prompt switches, the picture goes on
         changes:
-          - {at: 1.5, prompt: the red fox jumps}
+          - {at: 1.5, prompt: the red fox jumps, seed: 8, steps: 4}
 
+A shot and a change may set `seed`, `policy`, `budget` (chunks of memory seen) and `steps`; they hold from there on, until they are
+set again. `recache: true` on a change shows the running shot's past to the memory again under the new prompt.
 Every rule lives in a dataclass's `__post_init__`; the reader at the end adds only the file's lines.
 """
 
@@ -52,16 +54,27 @@ class FieldError(CinelabError):
         return f"{_label(self.field)} {self.problem}"
 
 
+SETTINGS = ("seed", "policy", "budget", "steps")  # what shots and changes may set; None = as before
+
+
 @dataclass(frozen=True)
 class PromptChange:
     """From `at` seconds after the start of its shot on, the prompt is `prompt`."""
 
     at: float
     prompt: str
+    seed: int | None = None
+    policy: str | None = None
+    budget: int | None = None
+    steps: int | None = None
+    recache: bool = False
 
     def __post_init__(self):
         _check_seconds("at", self.at)
         _check_text("prompt", self.prompt, "say what happens from here on")
+        _check_settings(self)
+        if not isinstance(self.recache, bool):
+            _refuse(("recache",), self.recache, "write true or false")
 
 
 @dataclass(frozen=True)
@@ -72,12 +85,17 @@ class Shot:
     seconds: float
     cut: str = "cut"
     changes: tuple[PromptChange, ...] = ()
+    seed: int | None = None
+    policy: str | None = None
+    budget: int | None = None
+    steps: int | None = None
 
     def __post_init__(self):
         _check_text("prompt", self.prompt, "say what the shot shows")
         _check_seconds("seconds", self.seconds)
         if self.cut not in CUTS:
             _refuse(("cut",), self.cut, _guess(self.cut, CUTS) or "write cut or continue")
+        _check_settings(self)
         object.__setattr__(self, "changes", _parts("changes", self.changes, PromptChange))
         _check_changes(self.changes, self.seconds)
 
@@ -168,6 +186,17 @@ def _check_shots(shots: tuple[Shot, ...]) -> None:
         _refuse(("shots", 0, "cut"), "continue", "leave it out, since nothing comes before")
 
 
+def _check_settings(part: Any) -> None:
+    if part.seed is not None:
+        _check_seed(part.seed)
+    if part.policy is not None:
+        _check_text("policy", part.policy, "name a memory policy, such as camr")
+    for name, least in (("budget", 3), ("steps", 1)):
+        value = getattr(part, name)
+        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < least):
+            _refuse((name,), value, f"give a whole number of at least {least}")
+
+
 def _check_seed(value: Any) -> None:
     if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < 2**63:
         _refuse(("seed",), value, "give a whole number, 0 or above and below 2**63")
@@ -239,6 +268,8 @@ def _plain(part: Any) -> Any:
         return [_plain(item) for item in part]
     if isinstance(part, str):
         return str(part)
+    if isinstance(part, bool):
+        return part
     if isinstance(part, Real):
         return int(part) if part == int(part) else float(part)
     written = [f.name for f in fields(part) if getattr(part, f.name) != f.default]

@@ -16,7 +16,7 @@ from operator import attrgetter
 from typing import Any
 
 from cinelab.errors import CinelabError
-from cinelab.script.screenplay import Screenplay, Shot
+from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 
 CONTINUE = "then"  # opens a prompt that goes on without a cut, so that a model can tell the two apart
 Span = tuple[int, int]  # (start, stop), stop excluded
@@ -33,6 +33,7 @@ class Slot:
     first: int  # its first latent frame
     frames: int  # its latent frames
     cut: bool  # it opens a shot other than the film's first
+    turn: Shot | PromptChange | None = None  # what begins here, with the settings that it changes
 
 
 @dataclass(frozen=True)
@@ -114,16 +115,19 @@ def plan(screenplay: Screenplay, fps: float, stride: int, chunk: int) -> Timelin
     for entry, written in enumerate(screenplay.shots):
         cut = entry > 0 and written.cut == "cut"
         shot += cut
-        for n, text in enumerate(_prompts_by_chunk(written, entry, fps / stride, chunk)):
-            goes_on = written.cut == "continue" or text != written.prompt
-            index, text = len(slots), _with_caption(screenplay.caption, text, goes_on)
+        turns = (written, *written.changes)
+        spoken = _turns_by_chunk(written, entry, fps / stride, chunk)
+        for n, turn in enumerate(spoken):
+            goes_on = written.cut == "continue" or turns[turn].prompt != written.prompt
+            index, text = len(slots), _with_caption(screenplay.caption, turns[turn].prompt, goes_on)
             prompt = prompts.setdefault(text, len(prompts))
-            slots.append(Slot(index, shot, entry, prompt, index * chunk, chunk, cut and n == 0))
+            begins = turns[turn] if n == 0 or spoken[n - 1] != turn else None
+            slots.append(Slot(index, shot, entry, prompt, index * chunk, chunk, cut and n == 0, begins))
     return Timeline(tuple(slots), tuple(prompts), fps, stride)
 
 
-def _prompts_by_chunk(shot: Shot, entry: int, rate: float, chunk: int) -> list[str]:
-    """The prompt of each of the entry's chunks; `rate` is latent frames a second.
+def _turns_by_chunk(shot: Shot, entry: int, rate: float, chunk: int) -> list[int]:
+    """What each of the entry's chunks stands under: 0 the shot itself, n its n-th change; `rate` is latent frames a second.
 
     A change takes effect at the first chunk that starts at or after it, or at the entry's last
     chunk where none does. The opening prompt keeps the first chunk, since a cut shows what was
@@ -138,7 +142,7 @@ def _prompts_by_chunk(shot: Shot, entry: int, rate: float, chunk: int) -> list[s
     texts = [shot.prompt, *(change.prompt for change in shot.changes)]
     for n in sorted(set(range(len(texts))) - set(spoken)):
         _warn_unseen(entry, n, texts[n], chunk / rate)
-    return [texts[n] for n in spoken]
+    return spoken
 
 
 def _warn_unseen(entry: int, change: int, prompt: str, chunk_seconds: float) -> None:

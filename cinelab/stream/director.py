@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,13 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.memory.cache import Memory
-from cinelab.memory.policy import CAMR, Policy
+from cinelab.memory.policy import CAMR, Policy, budget_of, name_of, policy_named
 from cinelab.model.zoo import Bundle, load
-from cinelab.script.screenplay import Screenplay
+from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
-from cinelab.stream.engine import Timed, empty_memory, stream
+from cinelab.stream.engine import Timed
+from cinelab.stream.reel import Ask, Reel
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
 
@@ -69,6 +70,20 @@ class Film:
         return folder
 
 
+def turned(ask: Ask, turn: Shot | PromptChange | None, bundle: Bundle) -> Ask:
+    """What is asked from here on, where a shot or a change sets something."""
+    if turn is None:
+        return replace(ask, recache=False)
+    changes: dict = {"recache": getattr(turn, "recache", False)}
+    if turn.seed is not None:
+        changes["seed"] = turn.seed
+    if turn.steps is not None:
+        changes["sampling"] = bundle.levels(turn.steps)
+    if turn.policy is not None or turn.budget is not None:
+        changes["policy"] = policy_named(turn.policy or name_of(ask.policy), turn.budget or budget_of(ask.policy))
+    return replace(ask, **changes)
+
+
 class Director:
     """Makes films with one model under one policy. `seed=None` takes the screenplay's seed."""
 
@@ -86,21 +101,24 @@ class Director:
                                f"{LONGEST} are made in one go, so split the film.")
         return line
 
-    def memory(self) -> Memory:
-        """An empty memory for a new film."""
-        return empty_memory(self.bundle, self.policy)
-
-    def stream(self, screenplay: Screenplay, memory: Memory | None = None) -> Iterator[Timed]:
+    def stream(self, screenplay: Screenplay) -> Iterator[Timed]:
         """Yield the film chunk by chunk; frames are uint8 (1, f, H, W, 3)."""
-        line = self.timeline(screenplay)
-        memory = memory or self.memory()
-        yield from stream(self.bundle, [line], memory, [self._seed(screenplay)], self.sampling, bf16=self.bf16)
+        return (timed for timed, _ in self._made(screenplay, self.timeline(screenplay)))
+
+    def _made(self, screenplay: Screenplay, line: Timeline) -> Iterator[tuple[Timed, Memory]]:
+        """Chunks, and the memory after each. What a shot or a change sets holds from there on."""
+        reel = Reel(self.bundle, self.bf16)
+        state, ask = reel.begin(), Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling)
+        for slot in line.slots:
+            ask = replace(turned(ask, slot.turn, self.bundle), prompt=line.prompts[slot.prompt], shot=slot.shot, cut=slot.cut)
+            state, timed = reel.step(state, ask)
+            yield timed, state.memory
 
     def render(self, screenplay: Screenplay, progress: Callable[[int, int], None] | None = None) -> Film:
         """The whole film. `progress(done, of)` is called after every chunk."""
-        line, memory = self.timeline(screenplay), self.memory()
+        line, memory = self.timeline(screenplay), None
         frames, rows = [], []
-        for timed in self.stream(screenplay, memory):
+        for timed, memory in self._made(screenplay, line):
             frames.append(timed.frames[0])
             rows.append({"chunk": timed.index, **timed.seconds})
             if progress:

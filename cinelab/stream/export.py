@@ -1,0 +1,74 @@
+"""A session's film as files that stand on their own: mp4, shot list, storyboard, and the screenplay that makes it again."""
+
+from itertools import groupby
+from pathlib import Path
+
+from cinelab.errors import CinelabError
+from cinelab.files import write_json
+from cinelab.script.screenplay import PromptChange, Screenplay, Shot
+from cinelab.script.shotlist import ShotList
+from cinelab.script.timeline import Timeline, plan
+from cinelab.stream.session import Node, Session, Settings
+from cinelab.stream.storyboard import save_png, storyboard
+from cinelab.stream.video import write_mp4
+
+SET = ("policy", "budget", "steps")
+
+
+def screenplay_of(session: Session, head: int | None = None, title: str = "A directed film") -> Screenplay:
+    """What `cinelab direct` renders to the same film, bit for bit: prompts, cuts, seeds and settings of every chunk."""
+    nodes = [session.nodes[number] for number in session.path(head)]
+    if not nodes:
+        raise CinelabError("The film has no chunk yet; play first.")
+    bundle = session.reel.bundle
+    seconds = bundle.chunk * bundle.codec.stride / bundle.fps  # of a chunk
+    shots, before = [], None
+    for _, group in groupby(nodes, lambda node: node.shot):
+        shot, before = _shot(list(group), before, seconds)
+        shots.append(shot)
+    return Screenplay(title, tuple(shots), nodes[0].said.seed)
+
+
+def _shot(nodes: list[Node], before: Settings | None, seconds: float) -> tuple[Shot, Settings]:
+    """One shot: what it opens with, and what changed in it, each with only what differs from before."""
+    opening, now, changes = nodes[0].said, nodes[0].said, []
+    for place, node in enumerate(nodes[1:], 1):
+        if node.recache or _asked(node.said) != _asked(now):
+            changes.append(PromptChange(place * seconds, node.said.prompt, recache=node.recache, **_news(node.said, now)))
+            now = node.said
+    return Shot(opening.prompt, len(nodes) * seconds, changes=tuple(changes), **_news(opening, before)), now
+
+
+def _asked(said: Settings) -> tuple:
+    return said.prompt, said.seed, *(getattr(said, name) for name in SET)
+
+
+def _news(said: Settings, before: Settings | None) -> dict:
+    """Settings that are not as before; at the film's beginning all but the seed, which the screenplay has."""
+    if before is None:
+        return {name: getattr(said, name) for name in SET}
+    if said.steps is None and before.steps is not None:
+        raise CinelabError("The film goes back to the model's own levels in mid-film, which a screenplay cannot say; set the number of levels.")
+    return {name: getattr(said, name) for name in ("seed", *SET) if getattr(said, name) != getattr(before, name)}
+
+
+def timeline_of(session: Session, head: int | None = None) -> Timeline:
+    bundle = session.reel.bundle
+    return plan(screenplay_of(session, head), bundle.fps, bundle.codec.stride, bundle.chunk)
+
+
+def export(session: Session, folder: str | Path, head: int | None = None, title: str = "A directed film") -> Path:
+    """Write film.mp4, film.shots.json, storyboard.png, screenplay.yaml and film.json; an existing film is not overwritten."""
+    folder = Path(folder)
+    if (folder / "film.mp4").exists():
+        raise CinelabError(f"{folder} already holds a film; name another folder.")
+    play, bundle = screenplay_of(session, head, title), session.reel.bundle
+    line, frames = timeline_of(session, head), session.frames(head)
+    play.save(folder / "screenplay.yaml")
+    ShotList.of(line).save(folder / "film.shots.json")
+    captions = [shot.prompt for shot in play.shots]
+    save_png(storyboard(frames, line.entry_spans, captions, title=title, fps=bundle.fps), folder / "storyboard.png")
+    write_json(folder / "film.json", {"title": title, "model": bundle.name, "seed": play.seed, "fps": bundle.fps, "cuts": line.cuts,
+                                      "frames": len(frames), "session": str(session.folder)})
+    write_mp4(folder / "film.mp4", frames, bundle.fps)
+    return folder

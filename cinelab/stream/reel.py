@@ -1,0 +1,130 @@
+"""One film, one chunk at a time, with everything changeable between two chunks: prompt, cut, seed, memory policy, levels.
+
+A `State` is all that the next chunk depends on, and is never changed: keeping one costs next to nothing, going on from one twice gives
+two takes. The batch roll-out (cinelab.stream.engine) makes the same bits where nothing changes.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from cinelab.flow.sampler import Prompts, Sampling, Script, denoise, noise_for, remember
+from cinelab.latent.codec import to_uint8
+from cinelab.memory.cache import Memory
+from cinelab.memory.policy import CAMR, FULL, Policy
+from cinelab.model.zoo import Bundle
+from cinelab.stream.engine import Timed, empty_memory, quick
+
+KEPT_PROMPTS = 64  # encoded prompts that stay at hand
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one chunk is to show, and how it is made. `recache` shows the running shot's chunks to the memory again, under
+    the new prompt, before this chunk is made (LongLive's KV re-cache); without it the cache stays as it is."""
+
+    prompt: str
+    shot: int = 0
+    cut: bool = False
+    seed: int = 0
+    policy: Policy = CAMR()
+    sampling: Sampling | None = None  # None = the model's own
+    recache: bool = False
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a film stands after `index` chunks. `shot_memory` is the memory as it stood before the running shot."""
+
+    index: int
+    memory: Memory
+    decoder: object = None
+    shot_memory: Memory | None = None
+    shot_chunks: tuple[Tensor, ...] = field(default=())
+
+
+class Reel:
+    """Makes chunks with one model. Holds nothing of any film but encoded prompts."""
+
+    def __init__(self, bundle: Bundle, bf16: bool = False):
+        self.bundle, self.bf16 = bundle, bf16
+        self.device = next(bundle.model.parameters()).device.type
+        self._prompts: OrderedDict[str, Prompts] = OrderedDict()
+
+    def begin(self) -> State:
+        """A film that has not begun."""
+        return State(0, empty_memory(self.bundle, FULL))
+
+    def step(self, state: State, ask: Ask, pictures: bool = True) -> tuple[State, Timed]:
+        """Make the next chunk: the state after it, and the chunk with where its time went."""
+        began = time.perf_counter()
+        text = self.prompts(ask.prompt)
+        state, encoded = self._open(state, ask, text), time.perf_counter()
+        with quick(self.bf16, self.device):
+            memory = state.memory
+            memory.begin(state.index, torch.tensor([ask.shot]))
+            noise = lambda level: noise_for([ask.seed], state.index, self._shape, level).to(self.device)  # noqa: E731
+            latents = denoise(self.bundle.model, memory, text, self._script(state, ask), state.index, noise,
+                              ask.sampling or self.bundle.sampling)
+        made = time.perf_counter()
+        state = self._keep(state, ask, text, latents)
+        kept = time.perf_counter()
+        state, frames = self.decode(state, latents) if pictures else (state, None)
+        seconds = {"text": encoded - began, "dit": made - encoded, "memory": kept - made, "decode": time.perf_counter() - kept}
+        return state, Timed(state.index - 1, frames, latents, seconds)
+
+    def recall(self, state: State, ask: Ask, latents: Tensor) -> State:
+        """The state after a chunk that was made before: its latents are remembered and decoded, not made."""
+        text = self.prompts(ask.prompt)
+        state = self._open(state, ask, text)
+        state.memory.begin(state.index, torch.tensor([ask.shot]))
+        return self.decode(self._keep(state, ask, text, latents), latents)[0]
+
+    def decode(self, state: State, latents: Tensor):
+        """Pictures uint8 (1, f, H, W, 3) of a chunk, and the state with its decoder moved on."""
+        with torch.no_grad():
+            frames, decoder = self.bundle.codec.decode(latents.float(), state.decoder)
+        return replace(state, decoder=decoder), to_uint8(frames.cpu())
+
+    def prompts(self, text: str) -> Prompts:
+        """An encoded prompt (slot 0) beside the empty one (slot 1)."""
+        if text not in self._prompts:
+            with quick(self.bf16, self.device):
+                self._prompts[text] = Prompts(self.bundle.model, self.bundle.encoder.encode([text, ""])[None].to(self.device))
+            if len(self._prompts) > KEPT_PROMPTS:
+                self._prompts.popitem(last=False)
+        self._prompts.move_to_end(text)
+        return self._prompts[text]
+
+    @property
+    def _shape(self) -> Sequence[int]:
+        return self.bundle.chunk, *self.bundle.latent_shape
+
+    def _script(self, state: State, ask: Ask) -> Script:
+        chunks = state.index + 1
+        return Script(torch.zeros(1, chunks, dtype=torch.long), torch.full((1, chunks), ask.shot), self.bundle.chunk, null=1)
+
+    def _open(self, state: State, ask: Ask, text: Prompts) -> State:
+        """A copy that may be written to, under the asked policy; a new shot notes what it began with."""
+        memory = replace(state.memory.snapshot(), policy=ask.policy)
+        if ask.cut or state.shot_memory is None:
+            return replace(state, memory=memory, shot_memory=memory.snapshot(), shot_chunks=())
+        if ask.recache and state.shot_chunks:
+            memory = replace(state.shot_memory.snapshot(), policy=memory.policy)
+            first = state.index - len(state.shot_chunks)
+            for number, latents in enumerate(state.shot_chunks, first):
+                memory.begin(number, torch.tensor([ask.shot]))
+                self._remember(memory, text, replace(state, index=number), ask, latents)
+        return replace(state, memory=memory)
+
+    def _keep(self, state: State, ask: Ask, text: Prompts, latents: Tensor) -> State:
+        self._remember(state.memory, text, state, ask, latents)
+        return replace(state, index=state.index + 1, shot_chunks=(*state.shot_chunks, latents))
+
+    def _remember(self, memory: Memory, text: Prompts, state: State, ask: Ask, latents: Tensor) -> None:
+        with quick(self.bf16, self.device):
+            remember(self.bundle.model, memory, text, self._script(state, ask), state.index, latents)
