@@ -217,7 +217,7 @@ class Session:
         """Every take of every shot: first chunk -> its last chunk on each line, newest last."""
         ends: dict[int, list[int]] = {}
         parents = {node.parent for node in self.nodes.values()}
-        for number, node in self.nodes.items():
+        for number, _node in self.nodes.items():
             cuts_after = any(self.nodes[child].cut for child in self.nodes if self.nodes[child].parent == number)
             if number not in parents or cuts_after:
                 ends.setdefault(self.shot_nodes(number)[0], []).append(number)

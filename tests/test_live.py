@@ -1,0 +1,123 @@
+"""The engine's thread: commands in order, nobody waits for anybody, and what it makes is what the session alone makes."""
+
+import time
+
+import pytest
+import torch
+
+from cinelab import load
+from cinelab.errors import CinelabError
+from cinelab.stream.live import Live
+from cinelab.stream.session import Session, Settings
+
+CAT = "wide shot of a red cat that waves in the meadow by day"
+ROBOT = "close shot of a blue robot that dances in the city at night"
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return load("toybox-1step")
+
+
+@pytest.fixture
+def live(bundle, tmp_path):
+    live = Live(Session.create(tmp_path / "session", bundle, Settings(CAT)), pace=None)
+    yield live
+    live.close()
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.005)
+
+
+def test_it_plays_obeys_and_pauses(live):
+    live.send("resume").result(10)
+    until(lambda: live.readout.chunks >= 3)
+    assert live.send("cut", text=ROBOT).result(10) == "A cut comes with the next chunk."
+    until(lambda: live.session.nodes[live.session.desk.head].shot == 1)
+    live.send("pause").result(10)
+    made = live.readout.chunks
+    time.sleep(0.2)
+    assert live.readout.chunks == made and live.readout.rate > 0 and live.readout.first_picture > 0
+    assert set(live.readout.causes) == {"text", "dit", "memory", "decode"}
+
+
+def test_a_burst_of_commands_is_carried_out_in_order_and_none_is_lost(live):
+    live.send("resume").result(10)
+    tickets = [live.send("seed", value=n) for n in range(100)]
+    assert [ticket.result(60) for ticket in tickets][-1].startswith("The seed is 99")
+    live.send("pause").result(10)
+    seeds = [line["value"]["value"] for line in live.session.log if line.get("do") == "seed"]
+    assert seeds == list(range(100))
+
+
+def test_bad_commands_are_said_and_the_film_goes_on(live):
+    live.send("resume").result(10)
+    for command, value, said in (("prompt", {"text": ""}, "empty"), ("policy", {"value": "best"}, "'best'"), ("seed", {"wrong": 1}, "seed")):
+        with pytest.raises(CinelabError, match=said):
+            live.send(command, **value).result(10)
+        assert live.readout.error
+    made = live.readout.chunks
+    until(lambda: live.readout.chunks > made + 1)
+
+
+def test_a_slow_viewer_misses_pictures_and_the_film_has_them_all(live):
+    seen, last = [], None
+    live.send("resume").result(10)
+    while live.readout.chunks < 12:
+        shown = live.latest(after=last, timeout=10)
+        last = shown.node
+        seen.append(last)
+        time.sleep(0.2)
+    live.send("pause").result(10)
+    assert len(seen) < len(live.session.nodes) and len(live.session.frames()) == 2 * len(live.session.path()) - 1
+
+
+def test_a_paced_engine_keeps_to_the_films_own_speed(bundle, tmp_path):
+    live = Live(Session.create(tmp_path / "paced", bundle, Settings(CAT)), pace=1.0)
+    live.send("resume").result(10)
+    until(lambda: live.readout.chunks >= 1)
+    began, first = time.monotonic(), live.readout.chunks
+    time.sleep(2)
+    made, spent = live.readout.chunks - first, time.monotonic() - began
+    live.close()
+    assert made <= (spent + 1.0) * bundle.fps / 2 + 1  # two pictures a chunk; half a second ahead at most, never a flood
+
+
+def test_it_makes_the_bits_that_the_session_makes_alone(live, bundle, tmp_path):
+    live.send("resume").result(10)
+    until(lambda: live.readout.chunks >= 2)
+    live.send("cut", text=ROBOT).result(10)
+    until(lambda: live.readout.chunks >= 5)
+    live.send("pause").result(10)
+    alone = Session.create(tmp_path / "alone", bundle, Settings(CAT))
+    for line in live.session.log:
+        alone.step() if "made" in line else alone.do(line["do"], **line["value"])
+    assert alone.nodes == live.session.nodes
+    assert all(torch.equal(alone.latents(n), live.session.latents(n)) for n in alone.nodes)
+
+
+def test_what_goes_wrong_while_making_pauses_and_is_said(live, monkeypatch):
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Session, "step", full)
+    live.send("resume").result(10)
+    until(lambda: live.readout.error)
+    assert "No space left" in live.readout.error and not live.readout.playing
+    monkeypatch.undo()
+    live.send("resume").result(10)
+    until(lambda: live.readout.chunks >= 1)
+
+
+def test_a_film_ends_where_it_must(bundle, tmp_path):
+    live = Live(Session.create(tmp_path / "short", bundle, Settings(CAT)), pace=None, stop_at=3)
+    live.send("resume").result(10)
+    until(lambda: live.readout.chunks >= 3 and not live.readout.playing)
+    live.close()
+    assert len(live.session.path()) == 3
+    with pytest.raises(CinelabError, match="has ended"):
+        live.send("resume").result(10)
