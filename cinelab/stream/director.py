@@ -116,9 +116,9 @@ class Director:
 
     def render(self, screenplay: Screenplay, progress: Callable[[int, int], None] | None = None) -> Film:
         """The whole film. `progress(done, of)` is called after every chunk."""
-        line, memory = self.timeline(screenplay), None
-        frames, rows = [], []
-        for timed, memory in self._made(screenplay, line):
+        line, frames, rows = self.timeline(screenplay), [], []
+        for timed, left in self._made(screenplay, line):
+            memory = left
             frames.append(timed.frames[0])
             rows.append({"chunk": timed.index, **timed.seconds})
             if progress:
