@@ -19,6 +19,9 @@ from cinelab.memory.routing import choose, relevance
 from cinelab.memory.sight import gather, repeat_to
 
 
+LOST = -1e9  # the priority of an erased unit, below all others
+
+
 class Shelf:
     """A growing buffer of units along dim 1 that several memories may share up to their own lengths."""
 
@@ -60,6 +63,7 @@ class Memory:
     unit_chunks: tuple[int, ...] = ()
     frames_done: int = 0
     decisions: tuple[dict, ...] = ()
+    without: tuple[int, ...] = ()  # shots that are erased: kept on the shelves, never seen (what would be without them?)
 
     def __post_init__(self):
         self._now: _Now | None = None
@@ -122,7 +126,7 @@ class Memory:
         keys, values = (shelf.buffer[:, : self.length] for shelf in self.shelves[index])
         picks = self._route(index, q, keys)  # (B or 1, G, k)
         now = self._own_table(rope, picks.shape[-1])
-        if isinstance(self.policy, Full):
+        if isinstance(self.policy, Full) and not self.without:
             picked_k, picked_v = keys.flatten(1, 2), values.flatten(1, 2)
         else:
             picked_k, picked_v = (gather(x, picks[:, :, None])[:, 0] for x in (keys, values))
@@ -131,11 +135,15 @@ class Memory:
     def _route(self, index: int, q: Tensor, keys: Tensor) -> Tensor:
         now = self._now
         if now.priority is None:  # the same for every layer
-            now.priority = self.policy.priority(torch.stack(self.unit_shots, dim=-1), now.shot)  # (B, n)
+            shots = torch.stack(self.unit_shots, dim=-1)  # (B, n)
+            now.priority = self.policy.priority(shots, now.shot)
+            if self.without:
+                lost = torch.isin(shots, torch.tensor(self.without, device=shots.device))
+                now.priority, now.most = now.priority.masked_fill(lost, LOST), self.length - int(lost[0].sum())
         priority, scores = now.priority, None
         if self.policy.routed and self.policy.budget_at(self.length) < self.length:
             scores = relevance(self.policy, q[: keys.shape[0], None], keys, None, (now.chunk, index))[:, :, 0]
-        picks = choose(self.policy, priority, scores)
+        picks = choose(self.policy, priority, scores, now.most)
         now.decided.append({"chunk": now.chunk, "shot": now.shot, "layer": index, "clean": now.recording,
                             "picks": picks, "scores": scores, "priority": priority})
         return picks
@@ -197,6 +205,7 @@ class _Now:
     chunk: int
     shot: Tensor  # (B,)
     priority: Tensor | None = None  # (B, n)
+    most: int | None = None  # units that are not erased
     table: Tensor | None = None  # turns of its own frames
     recording: bool = False
     gathered: dict = field(default_factory=dict)

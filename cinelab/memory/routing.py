@@ -50,12 +50,13 @@ def lot(policy: RandomTopK, batch: int, shape: tuple[int, int], place: tuple[int
     return torch.rand((batch, 1, *shape), generator=rng_at(policy.seed, "lot", *place))
 
 
-def choose(policy: Policy, priority: Tensor, scores: Tensor | None) -> Tensor:
+def choose(policy: Policy, priority: Tensor, scores: Tensor | None, most: int | None = None) -> Tensor:
     """Indices (B, G, k) of the kept units in film order, for one chunk with n finished units.
 
-    priority (B, n) from the policy, scores (B, G, n) or None where nothing competes.
+    priority (B, n) from the policy, scores (B, G, n) or None where nothing competes; `most` units are there to be kept.
     """
     count = policy.budget_at(priority.shape[-1])
+    count = count if most is None else min(count, most)
     ranked = priority[:, None]
     if scores is not None:
         ranked = torch.where(ranked == 0, scores, ranked)

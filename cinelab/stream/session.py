@@ -163,7 +163,7 @@ class Session:
     def step(self) -> Timed:
         """Make the next chunk and put it into the tree."""
         desk, node = self.desk, self._next()
-        state, timed = self.reel.step(self.state(desk.head), self._ask(node))
+        state, timed = self.reel.step(self.state(desk.head), self.ask(node))
         write_atomic(self._file(node.number), lambda path: save_file({"latents": timed.latents.contiguous()}, path))
         self._append({"made": asdict(node), "seconds": {k: round(v, 5) for k, v in timed.seconds.items()}})
         self._take_in(node)
@@ -185,7 +185,7 @@ class Session:
         recache = desk.recache and not cut and head is not None
         return Node(len(self.nodes), desk.head, shot, cut, said, text, recache, head.index + 1 if head else 0)
 
-    def _ask(self, node: Node) -> Ask:
+    def ask(self, node: Node) -> Ask:
         said = node.said
         return Ask(node.text, node.shot, node.cut, said.seed, policy_named(said.policy, said.budget),
                    self.reel.bundle.levels(said.steps), node.recache)
@@ -240,7 +240,7 @@ class Session:
             place = self.nodes[place].parent
         state = self.reel.begin() if place is None else self._states[place]
         for one in reversed(missing):
-            state = self.reel.recall(state, self._ask(self.nodes[one]), self.latents(one))
+            state = self.reel.recall(state, self.ask(self.nodes[one]), self.latents(one))
         self._keep(number, state)
         return state
 
