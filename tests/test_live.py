@@ -121,3 +121,16 @@ def test_a_film_ends_where_it_must(bundle, tmp_path):
     assert len(live.session.path()) == 3
     with pytest.raises(CinelabError, match="has ended"):
         live.send("resume").result(10)
+
+
+def test_what_is_called_runs_between_two_chunks_in_order(live):
+    live.send("resume").result(10)
+    seen = [live.call(lambda session: (session.desk.head, len(session.nodes))) for _ in range(20)]
+    assert all(head is None or count == head + 1 for head, count in (ticket.result(10) for ticket in seen))
+    assert live.call(lambda session: session.desk.settings.prompt).result(10) == CAT
+    with pytest.raises(CinelabError, match="ZeroDivisionError"):
+        live.call(lambda session: 1 / 0).result(10)
+    assert "ZeroDivisionError" in live.readout.error and live.send("seed", value=5).result(10)
+    live.close()
+    with pytest.raises(CinelabError, match="has ended"):
+        live.call(len).result(10)

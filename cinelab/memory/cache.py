@@ -18,7 +18,6 @@ from cinelab.memory.policy import Full, Policy
 from cinelab.memory.routing import choose, relevance
 from cinelab.memory.sight import gather, repeat_to
 
-
 LOST = -1e9  # the priority of an erased unit, below all others
 
 

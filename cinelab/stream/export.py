@@ -1,5 +1,7 @@
 """A session's film as files that stand on their own: mp4, shot list, storyboard, and the screenplay that makes it again."""
 
+from collections import OrderedDict
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -72,3 +74,8 @@ def export(session: Session, folder: str | Path, head: int | None = None, title:
                                       "frames": len(frames), "session": str(session.folder)})
     write_mp4(folder / "film.mp4", frames, bundle.fps)
     return folder
+
+
+def at_rest(session: Session) -> Session:
+    """The session as it is now, to be read or exported in another thread while its engine goes on. Not to be directed."""
+    return replace(session, nodes=dict(session.nodes), _before=[], _states=OrderedDict())

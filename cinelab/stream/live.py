@@ -2,8 +2,8 @@
 
     live = Live(session); live.send("prompt", text="..."); live.send("resume"); live.latest(); live.close()
 
-`send` returns at once with a ticket that will say what happened. Pictures go to a mailbox where the newest wins, so a slow viewer
-sees fewer of them and never slows the engine; every chunk is in the session's folder all the same.
+`send` and `call` return at once with a ticket that will say what happened. Pictures go to a mailbox where the newest wins, so a
+slow viewer sees fewer of them and never slows the engine; every chunk is in the session's folder all the same.
 """
 
 import queue
@@ -13,11 +13,15 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 
 from cinelab.errors import CinelabError
-from cinelab.stream.session import Session
+from cinelab.memory.cache import Memory
+from cinelab.stream.session import Desk, Node, Session
+
+Result = TypeVar("Result")
 
 AHEAD = 0.5  # seconds of film that a paced engine may be ahead of the clock
 RECENT = 32  # chunks that the read-out looks back on
@@ -25,11 +29,13 @@ RECENT = 32  # chunks that the read-out looks back on
 
 @dataclass(frozen=True)
 class Shown:
-    """A chunk's pictures uint8 (f, H, W, 3) on their way to a viewer."""
+    """A chunk's pictures uint8 (f, H, W, 3) on their way to a viewer, with what the viewer may want to tell of it."""
 
     node: int
     frames: np.ndarray
     made_at: float  # time.monotonic()
+    place: Node  # where it stands in the film, and what it was asked to be
+    memory: Memory  # as the chunk left it; never written to again
 
 
 @dataclass(frozen=True)
@@ -44,34 +50,41 @@ class Readout:
     waiting: int = 0  # commands not yet carried out
     said: str = ""
     error: str = ""
+    desk: Desk = Desk()  # what the next chunk will be made with, and where it goes on
 
 
 class Live:
     """A session in a thread of its own. `pace` 1 = as fast as the film plays, None = as fast as it can.
 
-    `listen` is called in the engine's thread with every chunk and must return at once.
+    `ahead` is how many seconds of film a paced engine may be before the clock: less, and a command shows sooner; more, and
+    a slow chunk is not seen. `listen` is called in the engine's thread with every chunk and must return at once.
     """
 
     def __init__(self, session: Session, pace: float | None = 1.0, listen: Callable[[Shown], None] | None = None,
-                 stop_at: int | None = None):
-        self.session, self.pace, self.stop_at = session, pace, stop_at
+                 stop_at: int | None = None, ahead: float = AHEAD):
+        self.session, self.pace, self.stop_at, self.ahead = session, pace, stop_at, ahead
         self._listen = listen
-        self._commands: queue.Queue[tuple[str, dict, Future] | None] = queue.Queue()
+        self._commands: queue.Queue[tuple[Callable[[Session], object], Future] | None] = queue.Queue()
         self._box: Shown | None = None
         self._new = threading.Condition()
         self._times: deque = deque(maxlen=RECENT)
-        self._readout = Readout()
+        self._readout = Readout(chunks=len(session.nodes), desk=session.desk)
         self._due, self._resumed = 0.0, None
         self._thread = threading.Thread(target=self._run, name="cinelab-engine", daemon=True)
         self._thread.start()
 
     def send(self, command: str, **value) -> "Future[str]":
         """Ask for a command; its ticket's result is one line, or a CinelabError. Commands keep their order."""
-        ticket: Future[str] = Future()
+        return self.call(lambda _session: self._do(command, value))
+
+    def call(self, function: Callable[[Session], Result]) -> "Future[Result]":
+        """Have `function(session)` done in the engine's thread between two chunks, in order with the commands. The film
+        waits for it, so it should be short."""
+        ticket: Future = Future()
         if not self._thread.is_alive():
             ticket.set_exception(CinelabError("The engine has ended; open the session again."))
             return ticket
-        self._commands.put((command, value, ticket))
+        self._commands.put((function, ticket))
         return ticket
 
     def latest(self, after: int | None = None, timeout: float | None = None) -> Shown | None:
@@ -94,7 +107,7 @@ class Live:
     def _run(self) -> None:
         while True:
             if not self._obey(wait=not self.session.desk.playing):
-                return
+                return self._refuse()
             if self.session.desk.playing:
                 self._make()
 
@@ -110,18 +123,34 @@ class Live:
             self._carry_out(*sent)
             wait = False
 
-    def _carry_out(self, command: str, value: dict, ticket: Future) -> None:
+    def _refuse(self) -> None:
+        """What was sent after the end gets its answer too."""
+        while not self._commands.empty():
+            sent = self._commands.get()
+            if sent is not None:
+                sent[1].set_exception(CinelabError("The engine has ended; open the session again."))
+
+    def _carry_out(self, function: Callable[[Session], object], ticket: Future) -> None:
         was = self.session.desk.playing
         try:
-            said = self.session.do(command, **value)
-        except (CinelabError, TypeError) as error:
-            self._tell(error=str(error))
-            ticket.set_exception(error if isinstance(error, CinelabError) else CinelabError(f"{command}: {error}"))
+            result = function(self.session)
+        except Exception as error:  # whatever it is, the engine lives on to obey the next
+            told = error if isinstance(error, CinelabError) else CinelabError(f"{type(error).__name__}: {error}")
+            self._tell(error=str(told))
+            ticket.set_exception(told)
             return
         if self.session.desk.playing and not was:
             self._due = self._resumed = time.monotonic()
-        self._tell(said=said, error="", playing=self.session.desk.playing)
-        ticket.set_result(said)
+        self._tell()
+        ticket.set_result(result)
+
+    def _do(self, command: str, value: dict) -> str:
+        try:
+            said = self.session.do(command, **value)
+        except TypeError as error:
+            raise CinelabError(f"{command}: {error}") from error
+        self._tell(said=said, error="")
+        return said
 
     def _make(self) -> None:
         if not self._on_time():
@@ -131,21 +160,22 @@ class Live:
             timed = self.session.step()
         except Exception as error:  # a full disk, a film that is too long: say it, keep what is there, wait for orders
             self.session.desk = replace(self.session.desk, playing=False)
-            self._tell(error=f"{type(error).__name__}: {error}" if not isinstance(error, CinelabError) else str(error), playing=False)
+            self._tell(error=f"{type(error).__name__}: {error}" if not isinstance(error, CinelabError) else str(error))
             return
         now, frames = time.monotonic(), timed.frames[0]
         self._times.append((len(frames), now - began, timed.seconds))
         if self.pace:
-            self._due = max(self._due, began - AHEAD) + len(frames) / self.session.reel.bundle.fps / self.pace
-        self._show(Shown(self.session.desk.head, frames, now))
+            self._due = max(self._due, began - self.ahead) + len(frames) / self.session.reel.bundle.fps / self.pace
+        node = self.session.desk.head
+        self._show(Shown(node, frames, now, self.session.nodes[node], self.session.state(node).memory))
         self._count(now)
         if self.stop_at and self.session.nodes[self.session.desk.head].index + 1 >= self.stop_at:
             self.session.desk = replace(self.session.desk, playing=False)
-            self._tell(said=f"The film has {self.stop_at} chunks, the most here; export it, or branch.", playing=False)
+            self._tell(said=f"The film has {self.stop_at} chunks, the most here; export it, or branch.")
 
     def _on_time(self) -> bool:
         """Whether the next chunk is due; else sleep a little, so that commands are obeyed meanwhile."""
-        early = self._due - AHEAD - time.monotonic()
+        early = self._due - self.ahead - time.monotonic()
         if self.pace and early > 0:
             time.sleep(min(early, 0.01))
             return False
@@ -167,4 +197,5 @@ class Live:
         self._tell(**changes)
 
     def _tell(self, **changes) -> None:
-        self._readout = replace(self._readout, **changes)
+        desk = self.session.desk
+        self._readout = replace(self._readout, desk=desk, playing=desk.playing, **changes)

@@ -279,10 +279,12 @@ def check_settings(settings: Settings) -> None:
         raise CinelabError(f"switch is {settings.switch!r}; use one of {', '.join(SWITCHES)}.")
     if settings.policy not in POLICIES:
         raise CinelabError(f"policy is {settings.policy!r}; use one of {', '.join(POLICIES)}.")
-    if not 0 <= settings.seed < 2**63:
+    if not (isinstance(settings.seed, int) and 0 <= settings.seed < 2**63):
         raise CinelabError(f"seed is {settings.seed}; give a whole number, 0 or above.")
-    if settings.steps is not None and not 1 <= settings.steps <= 100:
+    if settings.steps is not None and not (isinstance(settings.steps, int) and 1 <= settings.steps <= 100):
         raise CinelabError(f"levels is {settings.steps}; give 1 to 100, or none for the model's own.")
+    if not isinstance(settings.budget, int):
+        raise CinelabError(f"budget is {settings.budget}; give a whole number, 3 or above.")
     policy_named(settings.policy, settings.budget)
 
 

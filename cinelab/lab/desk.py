@@ -1,0 +1,267 @@
+"""The live directing desk: a widget that shows a film while it is made, and directs it.
+
+    film = desk("results/live")      continues what the folder holds
+
+Pictures go to the browser as messages, the rest as one small trait, `view`. Of the threads, the notebook's own hears the browser
+and only passes on, the engine's makes the film, the sender's tells the browser, and an export has one while it lasts. This file
+knows what is said between browser and engine; desk.js knows how it looks.
+"""
+
+import threading
+import time
+import warnings
+from contextlib import ExitStack
+from dataclasses import asdict
+from itertools import count
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from weakref import WeakValueDictionary
+
+import anywidget
+import traitlets
+
+from cinelab.errors import CinelabError
+from cinelab.lab.notebook import writing
+from cinelab.lab.post import Post, jpeg
+from cinelab.memory.policy import POLICIES
+from cinelab.model.zoo import Bundle, load
+from cinelab.script.prompts import LITTLE, UnknownWords
+from cinelab.stream.board import Board, pictures
+from cinelab.stream.export import at_rest, export
+from cinelab.stream.live import Live, Readout, Shown
+from cinelab.stream.looked import looked
+from cinelab.stream.session import Session, Settings
+from cinelab.world.vocab import PHRASES
+
+HERE = Path(__file__).parent
+TICK = 1 / 16  # seconds that the sender waits for anything
+REFRESH = 1 / 8  # seconds between two refreshed views, at least
+AHEAD = 0.5  # chunks that the engine may be before the clock: what is made cannot be directed any more
+EARLIER = 50  # prompts that the box goes back to
+SWITCHES = {
+    "keep": "The memory stays as it is: the change comes gently, and what was seen before lingers.",
+    "recache": "The running shot is shown to the memory again under the new prompt: the change comes at once.",
+    "cut": "The new prompt opens a new shot.",
+}
+NAMES = {"text": "text", "dit": "model", "memory": "memory", "decode": "decode"}  # of the read-out's causes
+OPEN: "WeakValueDictionary[Path, Desk]" = WeakValueDictionary()  # one desk a folder: a cell that is run again takes over
+
+
+def desk(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy: str = "camr", budget: int = 6,
+         pace: float | None = 1.0) -> "Desk":
+    """A desk on the session in `folder`, paused; a new one where there is none. `pace` None = as fast as it can."""
+    folder = Path(folder).resolve()
+    if pace is not None and not pace > 0:
+        raise CinelabError(f"pace is {pace}; give a number above 0, or None for as fast as it can.")
+    if folder in OPEN:
+        OPEN[folder].close()
+    with ExitStack() as held:
+        held.enter_context(writing(folder / "chunks"))
+        session = open_session(folder, model, Settings(seed=seed, policy=policy, budget=budget))
+        OPEN[folder] = made = Desk(session, pace, held.pop_all())
+    return made
+
+
+def open_session(folder: Path, model: str, settings: Settings) -> Session:
+    """Go on with the session of a folder, which has its own settings, or begin one there."""
+    bundle = load(model)
+    return Session.resume(folder, bundle) if (folder / "session.json").exists() else Session.create(folder, bundle, settings)
+
+
+class Desk(anywidget.AnyWidget):
+    """Made by `desk(...)`. Messages that come: hello, do, drawn, export. Messages that go: pictures, stills, answer, film."""
+
+    _esm, _css = HERE / "desk.js", HERE / "desk.css"
+    about = traitlets.Dict().tag(sync=True)  # what never changes
+    view = traitlets.Dict().tag(sync=True)  # all that a view must know to look as before
+
+    def __init__(self, session: Session, pace: float | None = 1.0, held: ExitStack | None = None):
+        super().__init__(about=about(session))
+        warnings.simplefilter("ignore", UnknownWords)  # the desk itself says what it does not know, beside the box
+        self.folder, self.pace, self._held = session.folder, pace, held or ExitStack()
+        self._reading = at_rest(session)
+        self._board, self._stills, self._news = Board(), {}, SimpleQueue()
+        self._looked, self._refreshed = {}, 0.0
+        self._newest = self._on_screen = None  # chunks: the last taken from the mailbox, the last sent
+        self._post, self._ended = Post(self.send), threading.Event()
+        for node in self._reading.nodes.values():
+            self._board.add(node)
+        self.live = Live(session, pace, self._news.put, ahead=AHEAD * self.about["chunk_seconds"])
+        self.view = self._seen()
+        self.on_msg(self._heard)
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._serve, self._recall)]
+        for thread in self._threads:
+            thread.start()
+
+    def close(self) -> None:
+        """End the engine after the running chunk and let go of the folder; what was made stays there."""
+        if self._ended.is_set():
+            return
+        self._ended.set()
+        self.live.close()
+        for thread in self._threads:
+            thread.join(2)
+        self._held.close()
+        self.view = self._seen()
+
+    # ---- what the browser says; nothing here waits
+
+    def _heard(self, _widget, content: dict, _buffers) -> None:
+        hear = {"hello": self._hello, "do": self._do, "drawn": self._drawn, "export": self._export}
+        hear[content["kind"]](content)
+
+    def _hello(self, _content: dict) -> None:
+        """A view has appeared: it gets every still, and then the pictures of where the film stands."""
+        stills = dict(self._stills)  # other threads add to it
+        self.send({"kind": "stills", "lines": list(stills)}, list(stills.values()))
+        self._newest = self._on_screen = None
+        self._post.forget()
+
+    def _drawn(self, content: dict) -> None:
+        self._post.drawn(content["number"])
+
+    def _do(self, content: dict) -> None:
+        """A command; with `play` the film goes on once it is carried out."""
+        ticket = self.live.send(content["command"], **content["value"])
+        ticket.add_done_callback(lambda done: self._answer(content, done))
+        if content.get("play"):
+            go_on = {"id": content["id"], "command": "resume", "value": {}}
+            ticket.add_done_callback(lambda done: done.exception() or self._do(go_on))
+
+    def _export(self, content: dict) -> None:
+        """The film goes on while it is written: the engine only hands over what there is now."""
+        def begin(ticket):
+            threading.Thread(target=self._write, args=(content, ticket), name="cinelab-export").start()
+
+        self.live.call(at_rest).add_done_callback(begin)
+
+    # ---- answers, from whichever thread has them
+
+    def _answer(self, content: dict, ticket) -> None:
+        error = ticket.exception()
+        self._say(content, "" if error else ticket.result(), str(error or ""))
+
+    def _say(self, content: dict, said: str = "", error: str = "") -> None:
+        now = self.live.readout
+        self.send({"kind": "answer", "id": content["id"], "said": said, "error": error,
+                   "playing": now.playing, "next": now.chunks})
+
+    def _write(self, content: dict, ticket) -> None:
+        folder = new_folder(self.folder)
+        try:
+            export(ticket.result(), folder)
+        except Exception as error:  # a film without pictures, a full disk: say it, leave no empty folder
+            if not any(folder.iterdir()):
+                folder.rmdir()
+            self._say(content, error=str(error))
+            return
+        self.send({"kind": "film", "path": str(folder)}, [(folder / "film.mp4").read_bytes()])
+        self._say(content, f"Exported to {folder}")
+
+    # ---- the sender's thread
+
+    def _serve(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._tell()
+            except Exception as error:  # a picture that cannot be read must not end the desk
+                self._say({"id": 0}, error=f"{type(error).__name__}: {error}")
+                self._ended.wait(1)
+
+    def _tell(self) -> None:
+        """One round: the view if it is due, and the newest pictures if there is room."""
+        if time.monotonic() - self._refreshed > REFRESH:
+            self._refreshed, self.view = time.monotonic(), self._seen()
+        if not self._post.wait(TICK):
+            return
+        shown, now = self.live.latest(after=self._newest, timeout=TICK), self.live.readout
+        if shown is not None:
+            self._newest = shown.node
+            if now.playing or shown.node == now.desk.head:
+                self._show(shown)
+        elif not now.playing and now.desk.head not in (None, self._on_screen):
+            self._put(now.desk.head, pictures(self._reading, self._board.nodes[now.desk.head])[-1:], 0)
+
+    def _show(self, shown: Shown) -> None:
+        self._looked = looked(shown.memory, shown.place.index)
+        self._put(shown.node, shown.frames, self._gap())
+
+    def _gap(self) -> float:
+        """Seconds between two pictures; without a pace a little less than the engine takes, so that none is held back."""
+        fps = self.about["fps"]
+        return 1 / (fps * self.pace) if self.pace else 0.8 / max(self.live.readout.rate, fps)
+
+    def _put(self, node: int, frames, gap: float) -> None:
+        """Send pictures that are to be shown `gap` seconds apart."""
+        self._on_screen = node
+        self._post.put({"node": node, "gap": gap}, frames)
+
+    def _hear_news(self) -> None:
+        """Take in the chunks that the engine has made since."""
+        while True:
+            try:
+                shown = self._news.get_nowait()
+            except Empty:
+                return
+            if self._board.add(shown.place):
+                self._keep(shown.node, shown.frames[0])
+
+    def _keep(self, line: int, frame) -> None:
+        self._stills[line] = jpeg(frame)
+        self.send({"kind": "stills", "lines": [line]}, [self._stills[line]])
+
+    def _seen(self) -> dict:
+        """The view: the read-out first, so that the board is at least as new."""
+        now = self.live.readout
+        self._hear_news()
+        shots = self._board.shots(now.desk.head, now.desk.cut)
+        return {"playing": now.playing, "said": now.said, "error": now.error, "line": line_of(now), "chunks": now.chunks,
+                "settings": asdict(now.desk.settings), "cut": now.desk.cut, "shots": shots, "closed": self._ended.is_set(),
+                "looked": memory_strip(self._looked, len(shots)), "earlier": list(self._board.prompts)[-EARLIER:]}
+
+    # ---- the thread that opens a session again
+
+    def _recall(self) -> None:
+        """Stills of every take, then the memory of the film so far, a chunk at a time so that commands come between."""
+        for line in self._board.lines:
+            self._keep(line, pictures(self._reading, self._reading.nodes[line])[0])
+        for number in self._reading.path():
+            if self._ended.is_set():
+                return
+            self.live.call(lambda session, number=number: session.state(number)).exception()
+
+
+def about(session: Session) -> dict:
+    """What the browser needs to know once."""
+    bundle: Bundle = session.reel.bundle
+    phrases = [phrase for values in PHRASES.values() for said in values.values() for phrase in said]
+    known = set(bundle.encoder.vocabulary)
+    return {"model": bundle.name, "size": list(bundle.size), "fps": bundle.fps, "steps": bundle.sampling.steps,
+            "chunk_seconds": bundle.chunk * bundle.codec.stride / bundle.fps,
+            "policies": POLICIES, "switches": SWITCHES, "words": sorted(known),
+            "phrases": [one for one in phrases if known.issuperset(one.split())], "little": sorted(LITTLE)}
+
+
+def line_of(now: Readout) -> str:
+    """The read-out in one line; `rest` is mostly the disk."""
+    if not now.causes:
+        return "nothing made since the desk was opened"
+    shares = [f"{NAMES[cause]} {share:.0%}" for cause, share in now.causes.items()]
+    first = "" if now.first_picture is None else f"first picture {now.first_picture:.2f} s, "
+    rest = max(0.0, 1 - sum(now.causes.values()))
+    return f"{first}{now.rate:.0f} pictures/s, {', '.join(shares)}, rest {rest:.0%}".replace("%", " %")
+
+
+def memory_strip(layers: dict[int, dict[int, float]], shots: int) -> dict:
+    """Rows of shares, a layer each, a column a shot."""
+    wide = max([shots, *(shot + 1 for row in layers.values() for shot in row)], default=0)
+    return {"rows": [[round(row.get(shot, 0.0), 3) for shot in range(wide)] for row in layers.values()]}
+
+
+def new_folder(folder: Path) -> Path:
+    """The next export-<n> in a folder; made here, so that two exports never share one."""
+    for number in count(1):
+        place = folder / f"export-{number}"
+        if not place.exists():
+            place.mkdir(parents=True)
+            return place

@@ -1,0 +1,56 @@
+"""Pictures on their way to a browser that says what it has drawn: at most two messages under way, so nothing ever piles up.
+
+While both are under way newer pictures wait in the engine's mailbox, where the newest wins.
+"""
+
+import io
+import threading
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+UNDER_WAY = 2
+QUALITY = 92
+
+
+class Post:
+    """Counts what is under way. `send(content, buffers)` may be called from any thread."""
+
+    def __init__(self, send: Callable[[dict, list[bytes]], None]):
+        self._send = send
+        self._number = 0
+        self._under_way: set[int] = set()
+        self._changed = threading.Condition()
+
+    def wait(self, seconds: float) -> bool:
+        """Whether there is room for one more, waiting for it if need be."""
+        with self._changed:
+            return self._changed.wait_for(lambda: len(self._under_way) < UNDER_WAY, seconds)
+
+    def put(self, content: dict, frames: np.ndarray) -> None:
+        """Send pictures uint8 (f, H, W, 3), one JPEG each."""
+        with self._changed:
+            self._number += 1
+            self._under_way.add(self._number)
+            content = content | {"kind": "pictures", "number": self._number}
+        self._send(content, [jpeg(frame) for frame in frames])
+
+    def drawn(self, number: int) -> None:
+        """The browser has drawn a message's last picture; of several views the first to say so counts."""
+        with self._changed:
+            self._under_way.discard(number)
+            self._changed.notify_all()
+
+    def forget(self) -> None:
+        """A new view has come: it will draw nothing that was sent before it."""
+        with self._changed:
+            self._under_way.clear()
+            self._changed.notify_all()
+
+
+def jpeg(frame: np.ndarray) -> bytes:
+    """A picture uint8 (H, W, 3); with all its colour, for small pictures are shown large."""
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "JPEG", quality=QUALITY, subsampling=0)
+    return file.getvalue()

@@ -1,0 +1,309 @@
+"""What the desk and its browser say to each other, without a browser; the board and the memory strip it shows."""
+
+import json
+import time
+
+import pytest
+
+from cinelab import load
+from cinelab.errors import CinelabError
+from cinelab.lab import desk as module
+from cinelab.lab.desk import Desk, desk, line_of, memory_strip
+from cinelab.lab.post import UNDER_WAY, Post
+from cinelab.lab.rehearsal import rehearse
+from cinelab.script.screenplay import Screenplay
+from cinelab.stream.board import Board, pictures
+from cinelab.stream.export import at_rest, export
+from cinelab.stream.live import Readout
+from cinelab.stream.looked import looked
+from cinelab.stream.session import Session, Settings
+
+CAT = "wide shot of a red cat that waves in the meadow by day"
+ROBOT = "close shot of a blue robot that dances in the city at night"
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return load("toybox-1step")
+
+
+@pytest.fixture
+def session(bundle, tmp_path):
+    return Session.create(tmp_path / "film", bundle, Settings(CAT))
+
+
+def play(session, chunks):
+    for _ in range(chunks):
+        session.step()
+
+
+def until(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.005)
+
+
+class Talk:
+    """A desk whose messages end in a list instead of a browser."""
+
+    def __init__(self, monkeypatch, folder, **more):
+        self.sent = []
+        monkeypatch.setattr(Desk, "send", lambda _desk, content, buffers=None: self.sent.append((content, buffers or [])))
+        self.desk = desk(folder, "toybox-1step", **more)
+        self.number = 0
+
+    def hear(self, kind, **more):
+        self.number += 1
+        self.desk._heard(self.desk, {"kind": kind, "id": self.number} | more, [])
+        return self.number
+
+    def do(self, command, play=False, **value):
+        return self.answer(self.hear("do", command=command, value=value, play=play))
+
+    def answer(self, number):
+        until(lambda: any(one.get("id") == number for one, _ in self.sent))
+        return next(one for one, _ in self.sent if one.get("id") == number)
+
+    def kind(self, kind):
+        return [one for one, _ in self.sent if one["kind"] == kind]
+
+    def draw_all(self):
+        for message in self.kind("pictures"):
+            self.hear("drawn", number=message["number"])
+
+
+@pytest.fixture
+def talk(monkeypatch, tmp_path):
+    talk = Talk(monkeypatch, tmp_path / "film", pace=None)
+    yield talk
+    talk.desk.close()
+
+
+# ---- pictures under way
+
+
+def test_no_more_than_two_messages_are_ever_under_way(talk):
+    talk.do("prompt", text=CAT, play=True)
+    until(lambda: talk.desk.live.readout.chunks >= 8)
+    assert len(talk.kind("pictures")) == UNDER_WAY
+    talk.do("pause")
+    newest = talk.desk.live.readout.desk.head
+    talk.hear("drawn", number=1)
+    until(lambda: len(talk.kind("pictures")) == 3)
+    assert talk.kind("pictures")[-1]["node"] == newest, "what was made meanwhile is passed over"
+
+
+def test_an_ack_frees_one_place_whoever_says_it():
+    sent = []
+    post = Post(lambda content, buffers: sent.append(content["number"]))
+    for _ in range(UNDER_WAY):
+        post.put({}, [])
+    assert not post.wait(0)
+    post.drawn(1)
+    post.drawn(1)
+    assert post.wait(0)
+    post.put({}, [])
+    assert not post.wait(0) and sent == [1, 2, 3]
+    post.forget()
+    assert post.wait(0)
+
+
+def test_a_view_that_comes_late_gets_stills_and_the_newest_pictures(talk):
+    talk.do("prompt", text=CAT, play=True)
+    until(lambda: talk.desk.live.readout.chunks >= 4)
+    talk.do("pause")
+    talk.draw_all()
+    until(lambda: talk.kind("pictures")[-1]["node"] == talk.desk.live.readout.desk.head)
+    until(lambda: talk.kind("stills"))
+    talk.sent.clear()
+    talk.hear("hello")
+    assert talk.kind("stills")[0]["lines"] == [0]
+    until(lambda: talk.kind("pictures"))
+    assert talk.kind("pictures")[0]["node"] == talk.desk.live.readout.desk.head
+
+
+# ---- commands
+
+
+def test_commands_are_answered_and_wrong_ones_say_why(talk):
+    assert "prompt is empty" in talk.do("prompt", text=" ", play=True)["error"]
+    assert not talk.desk.live.readout.playing, "what was refused is not played"
+    assert "no shot to take again" in talk.do("retake")["error"]
+    assert "seed is 1.5" in talk.do("seed", value=1.5)["error"]
+    assert "budget is None" in talk.do("budget", value=None)["error"]
+    said = talk.do("prompt", text=CAT, play=True)
+    assert said["said"].startswith("The prompt holds") and not said["error"]
+    until(lambda: talk.desk.live.readout.playing)
+
+
+def test_the_view_tells_what_a_new_tab_must_know(talk):
+    talk.do("prompt", text=CAT, play=True)
+    until(lambda: talk.desk.live.readout.chunks >= 3)
+    talk.do("cut", text=ROBOT)
+    until(lambda: len(talk.desk.view["shots"]) == 2 and talk.desk.view["shots"][1]["line"])
+    talk.do("retake")
+    until(lambda: len(talk.desk.view["shots"][-1]["takes"]) == 2)
+    talk.do("pause")
+    talk.draw_all()
+    until(lambda: not talk.desk.view["playing"])
+    view = json.loads(json.dumps(talk.desk.view))
+    assert view["earlier"] == [CAT, ROBOT] and view["settings"]["seed"] == 1 and not view["closed"]
+    assert [take["on"] for take in view["shots"][1]["takes"]] == [False, True]
+    assert len(view["looked"]["rows"]) == len(talk.desk.live.session.reel.bundle.model.blocks)
+
+
+def test_where_a_paused_film_stands_is_shown(talk):
+    talk.do("prompt", text=CAT, play=True)
+    until(lambda: talk.desk.live.readout.chunks >= 4)
+    talk.do("pause")
+    until(lambda: (talk.draw_all(), talk.kind("pictures")[-1]["node"] == talk.desk.live.readout.desk.head)[1])
+    talk.do("branch", chunk=1)
+    until(lambda: (talk.draw_all(), talk.kind("pictures")[-1]["node"] == 1)[1])
+
+
+def test_an_export_answers_with_the_film_and_an_empty_one_leaves_nothing(talk):
+    assert "no chunk yet" in talk.answer(talk.hear("export"))["error"]
+    assert not (talk.desk.folder / "export-1").exists()
+    talk.do("prompt", text=CAT, play=True)
+    until(lambda: talk.desk.live.readout.chunks >= 2)
+    assert talk.answer(talk.hear("export"))["said"] == f"Exported to {talk.desk.folder / 'export-1'}"
+    film, buffers = next((one, buffers) for one, buffers in talk.sent if one["kind"] == "film")
+    assert buffers[0] == (talk.desk.folder / "export-1" / "film.mp4").read_bytes()
+    assert film["path"] == str(talk.desk.folder / "export-1")
+
+
+# ---- one desk a folder
+
+
+def test_a_cell_that_is_run_again_takes_over(talk, monkeypatch):
+    talk.do("prompt", text=CAT, play=True)
+    until(lambda: talk.desk.live.readout.chunks >= 2)
+    again = desk(talk.desk.folder, "toybox-1step", pace=None)
+    assert talk.desk.view["closed"] and "has ended" in talk.do("resume")["error"]
+    assert again.view["chunks"] == talk.desk.live.readout.chunks >= 2 and not again.view["playing"]
+    until(lambda: any(one["kind"] == "stills" for one, _ in talk.sent[-5:]))
+    again.close()
+
+
+def test_another_process_desk_is_refused(talk, monkeypatch):
+    monkeypatch.setattr(module, "OPEN", {})
+    monkeypatch.setattr("cinelab.lab.notebook.PATIENCE", 0.2)
+    with pytest.raises(CinelabError, match="is written by"):
+        desk(talk.desk.folder, "toybox-1step")
+
+
+def test_what_cannot_be_opened_leaves_the_folder_free(tmp_path):
+    with pytest.raises(CinelabError, match="pace is 0"):
+        desk(tmp_path / "film", pace=0)
+    for _ in range(2):
+        with pytest.raises(CinelabError, match="'best'"):
+            desk(tmp_path / "film", "toybox-1step", policy="best")
+
+
+# ---- what is shown
+
+
+def test_the_board_agrees_with_the_sessions_own_tree(session):
+    board = Board()
+    play(session, 3)
+    session.do("cut", text=ROBOT)
+    play(session, 2)
+    session.do("retake")
+    play(session, 2)
+    session.do("branch", chunk=4)
+    play(session, 1)
+    session.do("branch", chunk=3)
+    play(session, 1)
+    assert [number for number, node in session.nodes.items() if board.add(node)] == board.lines == [0, 3, 5, 8]
+    shots = board.shots(session.desk.head, cut=False)
+    assert [(shot["line"], shot["last"], shot["chunks"]) for shot in shots] == [(0, 2, 3), (8, 8, 2)]
+    assert [(take["line"], take["last"], take["on"]) for take in shots[1]["takes"]] == [(3, 7, False), (5, 6, False), (8, 8, True)]
+    assert list(board.prompts) == [CAT, ROBOT]
+    assert {take["last"] for shot in shots for take in shot["takes"]} == {number for ends in session.takes().values() for number in ends}
+
+
+def test_a_shot_that_is_still_to_come_shows_the_takes_it_has(session):
+    board = Board()
+    assert board.shots(None, cut=False)[0]["takes"] == []
+    play(session, 2)
+    for node in session.nodes.values():
+        board.add(node)
+    session.do("retake")
+    coming = board.shots(session.desk.head, session.desk.cut)
+    assert len(coming) == 1 and coming[0]["line"] is None
+    assert coming[0]["takes"] == [{"line": 0, "last": 1, "on": False, "prompt": CAT}]
+
+
+def test_every_take_can_be_reached_from_what_is_in_sight(session):
+    board = Board()
+    play(session, 2)
+    session.do("cut", text=ROBOT)
+    play(session, 2)
+    session.do("cut", text=CAT)
+    play(session, 1)
+    session.do("branch", chunk=1)
+    play(session, 2)
+    session.do("branch", chunk=0)
+    session.do("cut", text=ROBOT)
+    play(session, 1)
+    for node in session.nodes.values():
+        board.add(node)
+    seen, ask = set(), [session.desk.head]
+    while ask:
+        fresh = {take["last"] for row in board.shots(ask.pop(), cut=False) for take in row["takes"]} - seen
+        seen |= fresh
+        ask += fresh
+    assert seen == {max(number for number in session.nodes if board._line[number] == line) for line in board.lines}
+    assert board.shots(session.desk.head, cut=False)[-1]["shot"] == 1, "nothing else hangs on this path"
+    assert board.shots(1, cut=False)[-1]["shot"] is None
+
+
+def test_a_chunks_pictures_are_the_films_own_bits(session):
+    play(session, 4)
+    film = session.frames()
+    for number in (0, 3):
+        shown = pictures(at_rest(session), session.nodes[number])
+        assert (shown == film[max(0, 2 * number - 1):][: len(shown)]).all()
+
+
+def test_a_copy_at_rest_is_exported_while_the_film_goes_on(session, tmp_path):
+    play(session, 2)
+    copy = at_rest(session)
+    session.do("cut", text=ROBOT)
+    play(session, 1)
+    folder = export(copy, tmp_path / "out")
+    assert len(Screenplay.load(folder / "screenplay.yaml").shots) == 1 and copy.path() == [0, 1]
+
+
+def test_where_a_chunk_looked_is_what_the_routing_table_says(session):
+    session.do("budget", value=4)
+    play(session, 5)
+    session.do("cut", text=ROBOT)
+    play(session, 4)
+    memory, chunk = session.state(8).memory, 8
+    table = memory.routing_table()
+    table = table[table["chunk"] == chunk]
+    heads = table.groupby("layer")["head"].nunique()
+    pairs = table.drop_duplicates(["layer", "head", "kept_shot"]).groupby(["layer", "kept_shot"]).size()
+    expected = {(layer, shot): count / heads[layer] for (layer, shot), count in pairs.items()}
+    found = looked(memory, chunk)
+    assert {(layer, shot): share for layer, row in found.items() for shot, share in row.items()} == pytest.approx(expected)
+    assert looked(memory, 99) == {} and looked(session.reel.begin().memory, 0) == {}
+
+
+def test_the_strip_has_a_column_for_every_shot():
+    assert memory_strip({0: {0: 0.5}, 1: {1: 1.0}}, 3) == {"rows": [[0.5, 0, 0], [0, 1.0, 0]]}
+    assert memory_strip({}, 1) == {"rows": []}
+
+
+def test_the_read_out_is_one_line():
+    now = Readout(rate=58.4, first_picture=0.031, causes={"text": 0.01, "dit": 0.8, "memory": 0.12, "decode": 0.07})
+    assert line_of(now) == "first picture 0.03 s, 58 pictures/s, text 1 %, model 80 %, memory 12 %, decode 7 %, rest 0 %"
+    assert line_of(Readout()) == "nothing made since the desk was opened"
+
+
+def test_a_rehearsal_goes_on_where_the_one_before_ended(tmp_path):
+    first = rehearse(tmp_path / "film", "toybox-1step")
+    rehearse(tmp_path / "film", "toybox-1step")
+    assert first.width > 1000 and (tmp_path / "film/export-2/film.mp4").exists()
