@@ -1,5 +1,8 @@
 """The engine's thread: commands in order, nobody waits for anybody, and what it makes is what the session alone makes."""
 
+import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -7,7 +10,7 @@ import torch
 
 from cinelab import load
 from cinelab.errors import CinelabError
-from cinelab.stream.live import Live
+from cinelab.stream.live import Live, Turns
 from cinelab.stream.session import Session, Settings
 
 CAT = "wide shot of a red cat that waves in the meadow by day"
@@ -134,3 +137,66 @@ def test_what_is_called_runs_between_two_chunks_in_order(live):
     live.close()
     with pytest.raises(CinelabError, match="has ended"):
         live.call(len).result(10)
+
+
+def test_ten_films_of_one_model_take_turns_and_each_is_the_film_it_would_be_alone(bundle, tmp_path):
+    turns = Turns()
+    films = [Live(Session.create(tmp_path / f"film-{n}", bundle, Settings(CAT, seed=n)), pace=None, turns=turns) for n in range(10)]
+    for film in films:
+        film.send("resume")
+    until(lambda: min(film.readout.chunks for film in films) >= 4)
+    made = [film.readout.chunks for film in films]
+    for film in films:
+        film.close()
+    assert max(made) - min(made) <= 4, "nobody is served twice while another waits"
+    for n in (0, 9):
+        alone = Session.create(tmp_path / f"alone-{n}", bundle, Settings(CAT, seed=n))
+        for number in range(4):
+            alone.step()
+            assert torch.equal(alone.latents(number), films[n].session.latents(number))
+
+
+def test_turns_are_given_in_the_order_of_asking():
+    import threading
+
+    turns, order, threads = Turns(), [], []
+    with turns:
+        for number in range(8):
+            threads.append(threading.Thread(target=lambda number=number: _take(turns, order, number)))
+            threads[-1].start()
+            until(lambda wanted=number + 2: turns._next == wanted)
+    for thread in threads:
+        thread.join(10)
+    assert order == list(range(8))
+
+
+def _take(turns, order, number):
+    with turns:
+        order.append(number)
+
+
+KILLED = """
+from cinelab import load
+from cinelab.stream.live import Live
+from cinelab.stream.session import Session, Settings
+live = Live(Session.create({folder!r}, load("toybox-1step"), Settings({prompt!r}, seed=5)), pace=None)
+live.send("resume").result()
+input()
+"""
+
+
+def test_a_kill_in_mid_shot_loses_the_running_chunk_at_most(bundle, tmp_path):
+    folder = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", KILLED.format(folder=str(folder), prompt=CAT)], stdin=subprocess.PIPE)
+    until(lambda: (folder / "chunks" / "00005.safetensors").exists())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    written = len(list((folder / "chunks").glob("[0-9]*.safetensors")))
+    session = Session.resume(folder, bundle)
+    assert written - 1 <= len(session.nodes) <= written
+    alone = Session.create(tmp_path / "alone", bundle, Settings(CAT, seed=5))
+    for number in range(len(session.nodes) + 2):
+        alone.step()
+        if number >= len(session.nodes):
+            session.step()
+        assert torch.equal(alone.latents(number), session.latents(number))

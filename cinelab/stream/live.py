@@ -53,15 +53,34 @@ class Readout:
     desk: Desk = Desk()  # what the next chunk will be made with, and where it goes on
 
 
+class Turns:
+    """A lock that is given in the order in which it was asked for: films that share one model take turns, chunk by chunk."""
+
+    def __init__(self):
+        self._next = self._now = 0
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> None:
+        with self._changed:
+            mine, self._next = self._next, self._next + 1
+            self._changed.wait_for(lambda: self._now == mine)
+
+    def __exit__(self, *_) -> None:
+        with self._changed:
+            self._now += 1
+            self._changed.notify_all()
+
+
 class Live:
     """A session in a thread of its own. `pace` 1 = as fast as the film plays, None = as fast as it can.
 
     `ahead` is how many seconds of film a paced engine may be before the clock: less, and a command shows sooner; more, and
-    a slow chunk is not seen. `listen` is called in the engine's thread with every chunk and must return at once.
+    a slow chunk is not seen. Films of one model share `turns`. `listen` is called in the engine's thread with every chunk and must return at once.
     """
 
     def __init__(self, session: Session, pace: float | None = 1.0, listen: Callable[[Shown], None] | None = None,
-                 stop_at: int | None = None, ahead: float = AHEAD):
+                 stop_at: int | None = None, ahead: float = AHEAD, turns: Turns | None = None):
+        self._turns = turns or Turns()
         self.session, self.pace, self.stop_at, self.ahead = session, pace, stop_at, ahead
         self._listen = listen
         self._commands: queue.Queue[tuple[Callable[[Session], object], Future] | None] = queue.Queue()
@@ -133,7 +152,8 @@ class Live:
     def _carry_out(self, function: Callable[[Session], object], ticket: Future) -> None:
         was = self.session.desk.playing
         try:
-            result = function(self.session)
+            with self._turns:
+                result = function(self.session)
         except Exception as error:  # whatever it is, the engine lives on to obey the next
             told = error if isinstance(error, CinelabError) else CinelabError(f"{type(error).__name__}: {error}")
             self._tell(error=str(told))
@@ -157,7 +177,8 @@ class Live:
             return
         began = time.monotonic()
         try:
-            timed = self.session.step()
+            with self._turns:
+                timed = self.session.step()
         except Exception as error:  # a full disk, a film that is too long: say it, keep what is there, wait for orders
             self.session.desk = replace(self.session.desk, playing=False)
             self._tell(error=f"{type(error).__name__}: {error}" if not isinstance(error, CinelabError) else str(error))
