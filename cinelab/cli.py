@@ -209,6 +209,20 @@ def report(sweeps: Annotated[list[str], typer.Argument(help="results folders of 
 
 
 @app.command()
+def demo(model: Model = "toybox-2step", folder: Annotated[Path, typer.Option(help="where the visitors' films go")] = Path("results/demo"),
+         visitors: Annotated[int, typer.Option(help="films at once")] = 10,
+         chunks: Annotated[int, typer.Option(help="chunks a film may have")] = 480,
+         idle: Annotated[float, typer.Option(help="seconds until an unwatched film is let go of; it can be gone on with")] = 300.0,
+         host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with the token")] = "127.0.0.1",
+         port: Annotated[int, typer.Option(help="0 = any free one")] = 8890):
+    """The directing desk as a web page for several visitors who share one model; Ctrl-C ends it, every film is kept."""
+    from cinelab.lab.demo import Rules
+    from cinelab.lab.demo import demo as run
+
+    run(folder, model, Rules(visitors, chunks, idle), host, port, lambda text: out.print(text, soft_wrap=True, highlight=False))
+
+
+@app.command()
 def doctor():
     """What this machine has, and what is missing for which feature."""
     from cinelab.lab.doctor import examine

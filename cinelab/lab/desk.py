@@ -28,7 +28,7 @@ from cinelab.model.zoo import Bundle, load
 from cinelab.script.prompts import LITTLE, UnknownWords
 from cinelab.stream.board import Board, pictures
 from cinelab.stream.export import at_rest, export
-from cinelab.stream.live import Live, Readout, Shown
+from cinelab.stream.live import Live, Readout, Shown, Turns
 from cinelab.stream.looked import looked
 from cinelab.stream.session import Session, Settings
 from cinelab.world.vocab import PHRASES
@@ -62,9 +62,9 @@ def desk(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy:
     return made
 
 
-def open_session(folder: Path, model: str, settings: Settings) -> Session:
+def open_session(folder: Path, model: str | Bundle, settings: Settings) -> Session:
     """Go on with the session of a folder, which has its own settings, or begin one there."""
-    bundle = load(model)
+    bundle = load(model) if isinstance(model, str) else model
     return Session.resume(folder, bundle) if (folder / "session.json").exists() else Session.create(folder, bundle, settings)
 
 
@@ -75,7 +75,8 @@ class Desk(anywidget.AnyWidget):
     about = traitlets.Dict().tag(sync=True)  # what never changes
     view = traitlets.Dict().tag(sync=True)  # all that a view must know to look as before
 
-    def __init__(self, session: Session, pace: float | None = 1.0, held: ExitStack | None = None):
+    def __init__(self, session: Session, pace: float | None = 1.0, held: ExitStack | None = None, turns: Turns | None = None,
+                 stop_at: int | None = None):
         super().__init__(about=about(session))
         warnings.simplefilter("ignore", UnknownWords)  # the desk itself says what it does not know, beside the box
         self.folder, self.pace, self._held = session.folder, pace, held or ExitStack()
@@ -86,7 +87,7 @@ class Desk(anywidget.AnyWidget):
         self._post, self._ended = Post(self.send), threading.Event()
         for node in self._reading.nodes.values():
             self._board.add(node)
-        self.live = Live(session, pace, self._news.put, ahead=AHEAD * self.about["chunk_seconds"])
+        self.live = Live(session, pace, self._news.put, stop_at, AHEAD * self.about["chunk_seconds"], turns)
         self.view = self._seen()
         self.on_msg(self._heard)
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._serve, self._recall)]
