@@ -125,6 +125,34 @@ def test_a_take_that_a_kill_cut_short_is_gone_and_nothing_else(session, bundle):
         file.write('{"made": {"number": 3')  # the line of a chunk that was being written
     again = Session.resume(session.folder, bundle)
     assert again.path() == [0, 1, 2]
+    play(again, 1)
+    assert Session.resume(session.folder, bundle).path() == [0, 1, 2, 3]
+
+
+def test_a_log_that_was_tampered_with_is_one_sentence(session, bundle):
+    play(session, 1)
+    with open(session.folder / "log.jsonl", "a") as file:
+        file.write("nonsense\n")
+    with pytest.raises(CinelabError, match="log.jsonl has a line that cannot be read"):
+        Session.resume(session.folder, bundle)
+
+
+def test_any_script_and_emoji_may_be_said(session, bundle, tmp_path):
+    for text in ("a red cat 🐈 in the meadow by day", "一只红猫在草地上", "قطة حمراء"):
+        session.do("prompt", text=text)
+        play(session, 1)
+    again = Session.resume(session.folder, bundle)
+    assert again.nodes == session.nodes
+    film = Director(bundle).render(Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml"))
+    assert np.array_equal(film.frames, session.frames())
+
+
+def test_the_models_own_levels_can_be_gone_back_to(session, bundle, tmp_path):
+    for value in (3, None):
+        session.do("levels", value=value)
+        play(session, 2)
+    film = Director(bundle).render(Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml"))
+    assert np.array_equal(film.frames, session.frames())
 
 
 def test_a_retake_keeps_the_old_take_and_begins_where_the_shot_did(session):

@@ -12,7 +12,7 @@
         changes:
           - {at: 1.5, prompt: the red fox jumps, seed: 8, steps: 4}
 
-A shot and a change may set `seed`, `policy`, `budget` (chunks of memory seen) and `steps`; they hold from there on, until they are
+A shot and a change may set `seed`, `policy`, `budget` (chunks of memory seen) and `steps` (0 = the model's own levels); they hold from there on, until they are
 set again. `recache: true` on a change shows the running shot's past to the memory again under the new prompt.
 Every rule lives in a dataclass's `__post_init__`; the reader at the end adds only the file's lines.
 """
@@ -191,7 +191,7 @@ def _check_settings(part: Any) -> None:
         _check_seed(part.seed)
     if part.policy is not None:
         _check_text("policy", part.policy, "name a memory policy, such as camr")
-    for name, least in (("budget", 3), ("steps", 1)):
+    for name, least in (("budget", 3), ("steps", 0)):
         value = getattr(part, name)
         if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < least):
             _refuse((name,), value, f"give a whole number of at least {least}")

@@ -78,7 +78,7 @@ def turned(ask: Ask, turn: Shot | PromptChange | None, bundle: Bundle) -> Ask:
     if turn.seed is not None:
         changes["seed"] = turn.seed
     if turn.steps is not None:
-        changes["sampling"] = bundle.levels(turn.steps)
+        changes["sampling"] = bundle.levels(turn.steps or None)
     if turn.policy is not None or turn.budget is not None:
         changes["policy"] = policy_named(turn.policy or name_of(ask.policy), turn.budget or budget_of(ask.policy))
     return replace(ask, **changes)

@@ -12,7 +12,7 @@ from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
 from cinelab.stream.session import Node, Session, Settings
 from cinelab.stream.storyboard import save_png, storyboard
-from cinelab.stream.video import write_mp4
+from cinelab.stream.video import write_gif, write_mp4
 
 SET = ("policy", "budget", "steps")
 
@@ -49,9 +49,8 @@ def _news(said: Settings, before: Settings | None) -> dict:
     """Settings that are not as before; at the film's beginning all but the seed, which the screenplay has."""
     if before is None:
         return {name: getattr(said, name) for name in SET}
-    if said.steps is None and before.steps is not None:
-        raise CinelabError("The film goes back to the model's own levels in mid-film, which a screenplay cannot say; set the number of levels.")
-    return {name: getattr(said, name) for name in ("seed", *SET) if getattr(said, name) != getattr(before, name)}
+    news = {name: getattr(said, name) for name in ("seed", *SET) if getattr(said, name) != getattr(before, name)}
+    return news | ({"steps": 0} if "steps" in news and news["steps"] is None else {})
 
 
 def timeline_of(session: Session, head: int | None = None) -> Timeline:
@@ -60,7 +59,7 @@ def timeline_of(session: Session, head: int | None = None) -> Timeline:
 
 
 def export(session: Session, folder: str | Path, head: int | None = None, title: str = "A directed film") -> Path:
-    """Write film.mp4, film.shots.json, storyboard.png, screenplay.yaml and film.json; an existing film is not overwritten."""
+    """Write film.mp4, film.gif, film.shots.json, storyboard.png, screenplay.yaml, film.json; an existing film is not overwritten."""
     folder = Path(folder)
     if (folder / "film.mp4").exists():
         raise CinelabError(f"{folder} already holds a film; name another folder.")
@@ -72,6 +71,7 @@ def export(session: Session, folder: str | Path, head: int | None = None, title:
     save_png(storyboard(frames, line.entry_spans, captions, title=title, fps=bundle.fps), folder / "storyboard.png")
     write_json(folder / "film.json", {"title": title, "model": bundle.name, "seed": play.seed, "fps": bundle.fps, "cuts": line.cuts,
                                       "frames": len(frames), "session": str(session.folder)})
+    write_gif(folder / "film.gif", frames, bundle.fps)
     write_mp4(folder / "film.mp4", frames, bundle.fps)
     return folder
 

@@ -109,6 +109,7 @@ class Session:
             raise CinelabError(f"{folder} was made with {told['model']} ({told['weights']}), not with these weights of {bundle.name}; "
                                f"load {told['model']}, or begin a new session.")
         session = cls(folder, Reel(bundle, told["bf16"]), Desk(from_dict(Settings, told["settings"])))
+        session._mend()
         for line in session.log:
             session._fold(line)
         session.desk = replace(session.desk, playing=False)
@@ -118,8 +119,18 @@ class Session:
     def log(self) -> list[dict]:
         """Every line of the log; a last line that a kill cut short does not count."""
         path = self.folder / "log.jsonl"
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise CinelabError(f"{path} has a line that cannot be read ({error}); restore it, or begin a new session.") from error
+
+    def _mend(self) -> None:
+        """Cut off a last line that a kill left unfinished, so that the next one begins on its own."""
+        path = self.folder / "log.jsonl"
+        whole = path.read_bytes() if path.exists() else b""
+        if not whole.endswith(b"\n") and whole:
+            os.truncate(path, whole.rfind(b"\n") + 1)
 
     def _fold(self, line: dict) -> None:
         if "made" in line:

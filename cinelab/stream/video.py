@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
+from PIL import Image
 
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
@@ -166,6 +167,16 @@ def write_mp4(
     with VideoWriter(path, fps, frames.shape[1:3], scale, small) as writer:
         writer.add(frames)
     return tuple(side * writer.scale for side in writer.size)
+
+
+def write_gif(path: str | Path, frames: np.ndarray, fps: float, height: int = 144) -> None:
+    """Write frames, uint8 (F, H, W, 3), as an endless GIF about `height` pixels high, in one atomic step."""
+    check_frames(frames)
+    scale = max(1, round(height / frames.shape[1]))
+    size = frames.shape[2] * scale, frames.shape[1] * scale
+    pictures = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS).quantize(64) for frame in frames]
+    with replacing(path) as temporary:
+        pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
 
 
 def read_video(path: str | Path) -> tuple[np.ndarray, float]:
