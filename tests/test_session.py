@@ -235,3 +235,14 @@ def test_folders_that_are_no_session_of_ours(session, bundle, tmp_path):
 def test_a_policy_knows_its_name_and_budget(name):
     policy = policy_named(name, 7)
     assert name_of(policy) == name and budget_of(policy) == (6 if name == "full" else 7)
+
+
+def test_few_states_are_kept_and_those_that_shots_began_from_longest(session):
+    for shot in range(3):
+        if shot:
+            session.do("cut", text=ROBOT if shot % 2 else CAT)
+        play(session, 8)
+    assert set(session._states) == {7, 15, 20, 21, 22, 23}
+    before = session.latents(8)
+    session.do("branch", chunk=10)
+    assert torch.equal(session.state(8).shot_chunks[-1], before), "a state that was let go of is made again"

@@ -31,7 +31,7 @@ from cinelab.stream.reel import Ask, Reel, State
 
 SWITCHES = ("keep", "recache", "cut")  # what a changed prompt does: nothing else, KV re-encoded, a new shot
 SCHEMA = 1
-STATES = 48  # states kept ready to go on from; others are made again from latents
+RECENT, OPENINGS = 4, 12  # states kept ready: the newest, and those that shots began from (for retakes); others are made again
 LONGEST = 4000  # chunks of one film
 
 
@@ -82,7 +82,8 @@ class Session:
     desk: Desk = field(default_factory=Desk)
     nodes: dict[int, Node] = field(default_factory=dict)
     _before: list[Desk] = field(default_factory=list)
-    _states: "OrderedDict[int | None, State]" = field(default_factory=OrderedDict)
+    _states: "OrderedDict[int, State]" = field(default_factory=OrderedDict)
+    _openings: set[int] = field(default_factory=set)  # chunks that a shot was cut after
 
     # ---- opening
 
@@ -204,6 +205,8 @@ class Session:
     def _take_in(self, node: Node) -> None:
         """A finished chunk becomes the head; what was asked once is done."""
         self.nodes[node.number] = node
+        if node.cut:
+            self._openings.add(node.parent)
         again = self.desk.again[1:]
         settings = self.desk.settings
         self.desk = replace(self.desk, head=node.number, cut=False, again=again, settings=settings,
@@ -268,8 +271,10 @@ class Session:
     def _keep(self, number: int, state: State) -> None:
         self._states[number] = state
         self._states.move_to_end(number)
-        while len(self._states) > STATES:
-            self._states.popitem(last=False)
+        openings = [one for one in self._states if one in self._openings]
+        others = [one for one in self._states if one not in self._openings]
+        for one in openings[:-OPENINGS] + others[:-RECENT]:
+            del self._states[one]
 
     def _file(self, number: int) -> Path:
         return self.folder / "chunks" / f"{number:05d}.safetensors"
