@@ -37,7 +37,8 @@ class Shelf:
         return self
 
     def _moved(self, units: Tensor, length: int, new: int) -> "Shelf":
-        room = max(16, 2 * new)
+        forked = self.buffer is not None and length != self.used  # most copies that a what-if or a retake makes stay short
+        room = new + 16 if forked else max(16, 2 * new)
         buffer = units.new_empty((units.shape[0], room, *units.shape[2:]))
         if length:
             buffer[:, :length] = self.buffer[:, :length]

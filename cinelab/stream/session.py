@@ -31,7 +31,7 @@ from cinelab.stream.reel import Ask, Reel, State
 
 SWITCHES = ("keep", "recache", "cut")  # what a changed prompt does: nothing else, KV re-encoded, a new shot
 SCHEMA = 1
-RECENT, OPENINGS = 4, 12  # states kept ready: the newest, and those that shots began from (for retakes); others are made again
+RECENT, OPENINGS = 2, 4  # states kept ready: the newest, and those that shots began from (for retakes); others are made again
 LONGEST = 4000  # chunks of one film
 
 
