@@ -150,10 +150,10 @@ def test_tasks_are_written_answered_and_scored(tmp_path):
 @pytest.mark.parametrize(("words", "said"), [
     (("eval", "tasks", "t", "--seeds", "a"), "--seeds is 'a'"),
     (("eval", "videos", "nowhere"), "nowhere: no such file"),
-    (("eval", "videos", "docs"), "holds no video"),
+    (("eval", "videos", "experiments"), "holds no video"),
     (("eval", "setup", "vbnch"), "vbnch"),
     (("results", "--folder", "nowhere"), "nowhere: no such folder"),
-    (("results", "polcy = 1", "--folder", "docs"), "polcy"),
+    (("results", "polcy = 1", "--folder", "experiments"), "polcy"),
     (("report", "nowhere"), "nowhere: no such folder"),
     (("sweep", "experiments/memory.yaml", "--dry-run", "--option", "time"), "--option is 'time'; give KEY=VALUE"),
     (("sweep", "experiments/memory.yaml", "--dry-run", "--engine", "ray"), "engine is 'ray'"),
