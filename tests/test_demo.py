@@ -5,6 +5,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -77,7 +78,8 @@ def test_rules_and_ports_that_make_no_sense(bundle, tmp_path, served):
         Rules(visitors=0)
     port = int(served().address.split(":")[2].split("/")[0])
     with pytest.raises(CinelabError, match=f"port {port} on 127.0.0.1 cannot be used"):
-        asyncio.run(serve(House(tmp_path, bundle), "127.0.0.1", port, str))
+        with ThreadPoolExecutor(1) as other:  # a browser's driver may have a loop in this thread
+            other.submit(lambda: asyncio.run(serve(House(tmp_path, bundle), "127.0.0.1", port, str))).result(30)
 
 
 def test_places_are_limited_and_an_idle_film_is_let_go_of_and_goes_on_later(bundle, tmp_path):
