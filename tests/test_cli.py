@@ -153,7 +153,6 @@ def test_tasks_are_written_answered_and_scored(tmp_path):
     (("eval", "videos", "experiments"), "holds no video"),
     (("eval", "setup", "vbnch"), "vbnch"),
     (("results", "--folder", "nowhere"), "nowhere: no such folder"),
-    (("results", "polcy = 1", "--folder", "experiments"), "polcy"),
     (("report", "nowhere"), "nowhere: no such folder"),
     (("sweep", "experiments/memory.yaml", "--dry-run", "--option", "time"), "--option is 'time'; give KEY=VALUE"),
     (("sweep", "experiments/memory.yaml", "--dry-run", "--engine", "ray"), "engine is 'ray'"),
@@ -161,3 +160,8 @@ def test_tasks_are_written_answered_and_scored(tmp_path):
 def test_evaluation_and_results_refuse_in_one_sentence(words, said):
     done = cinelab(*words)
     assert done.returncode == 2 and done.stderr.startswith("Error:") and said in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_question_about_no_column_is_one_sentence(tmp_path):
+    done = cinelab("results", "polcy = 1", "--folder", str(tmp_path))
+    assert done.returncode == 2 and "polcy" in done.stderr and "--columns" in done.stderr
