@@ -8,7 +8,7 @@ import pandas as pd
 
 from cinelab.errors import CinelabError
 from cinelab.score.footage import Clip, find_videos, load_clip
-from cinelab.score.judges import KNOWN, judge_rows
+from cinelab.score.judges import KNOWN, check_backends, judge_rows
 from cinelab.score.rows import Row, failed, table
 from cinelab.score.shots import pixel_rows
 from cinelab.score.stats import bootstrap
@@ -20,9 +20,7 @@ def evaluate(paths: Sequence[str | Path], backends: Sequence[str] = KNOWN, toler
     videos = find_videos(paths)
     if plan and len(videos) > 1:
         raise CinelabError(f"--plan {plan} fits one video, and {len(videos)} were named; put a .shots.json beside each instead.")
-    unknown = [name for name in backends if name not in KNOWN]
-    if unknown:
-        raise CinelabError(f"Backend {unknown[0]!r} is unknown; use some of {', '.join(KNOWN)}.")
+    check_backends(backends)
     rows: list[Row] = []
     for number, video in enumerate(videos, 1):
         tell(f"{number} of {len(videos)}: {video}")

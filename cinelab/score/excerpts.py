@@ -13,6 +13,7 @@ import av
 
 from cinelab.errors import CinelabError
 from cinelab.score.footage import find_videos as find_files
+from cinelab.score.footage import label_of
 from cinelab.script.shotlist import ShotList, beside
 
 Span = tuple[int, int]  # (first frame, end), end excluded
@@ -180,13 +181,12 @@ def _videos_at(path: Path) -> list[Video]:
 
 def _listed(file: Path) -> Video:
     """A video with the shots of its list, if it has one; they are numbered as everywhere else."""
-    name = file.parent.name if file.stem == "film" else file.stem
     if not beside(file).exists():
-        return Video(file, run=str(file.parent), clip=name)
+        return Video(file, run=str(file.parent), clip=label_of(file))
     listed = ShotList.load(beside(file))
     prompts = tuple(shot.prompt for shot in listed.shots)
     whole = ". ".join(dict.fromkeys(prompt.strip().rstrip(".") for prompt in prompts if prompt))
-    return Video(file, whole, tuple(listed.spans), str(file.parent), name, prompts)
+    return Video(file, whole, tuple(listed.spans), str(file.parent), label_of(file), prompts)
 
 
 def _with_prompt(video: Video, prompt: str, prompts: dict[str, str]) -> Video:

@@ -10,16 +10,14 @@ import pandas as pd
 from cinelab.score.cuts import detect_cuts, detect_cuts_pyscenedetect, match_cuts
 from cinelab.score.recogniser import Recogniser, windows
 from cinelab.script.timeline import Timeline
-from cinelab.world.vocab import ATTRIBUTES, IDENTITY, SCENERY, read
+from cinelab.world.vocab import IDENTITY, SCENERY, read
 
 
 def film_scores(reader: Recogniser, frames: np.ndarray, timeline: Timeline, prompts: list[str],
                 timings: pd.DataFrame) -> pd.DataFrame:
     """All rows of one film; frames uint8 (F, H, W, 3), prompts one an entry of the screenplay."""
-    codes = {name: np.asarray(v) for name, v in reader.read(windows(frames, timeline.entry_spans)).items()}
-    seen = [{name: ATTRIBUTES[name][codes[name][i]] for name in codes} for i in range(len(prompts))]
-    asked = [read(prompt) for prompt in prompts]
-    rows = asked_rows(seen, asked) + kept_rows(seen, asked) + cut_rows(frames, timeline) + speed_rows(timings, timeline)
+    seen, asked = reader.names(windows(frames, timeline.entry_spans)), [read(prompt) for prompt in prompts]
+    rows = asked_rows(seen, asked) + kept_rows(seen, asked) + cut_rows(frames, timeline) + speed_rows(timings, timeline.pixel_frames)
     return pd.DataFrame(rows, columns=["shot", "metric", "value", "detail"])
 
 
@@ -51,10 +49,10 @@ def cut_rows(frames: np.ndarray, timeline: Timeline) -> list[tuple]:
             for name, cuts in found.items()]
 
 
-def speed_rows(timings: pd.DataFrame, timeline: Timeline) -> list[tuple]:
-    """Pictures a second over the whole film, and the first picture's latency; decoding included, loading not."""
+def speed_rows(timings: pd.DataFrame, pictures: int) -> list[tuple]:
+    """Pictures a second over a whole film of so many, and the first one's latency; decoding included, loading not."""
     total = timings.drop(columns="chunk").sum(axis=1)
-    return [(0, "frames per second", timeline.pixel_frames / float(total.sum()), "text, model, memory and decode"),
+    return [(0, "frames per second", pictures / float(total.sum()), "text, model, memory and decode"),
             (0, "first frame seconds", float(total.iloc[0]), "the model is loaded already")]
 
 

@@ -6,14 +6,14 @@ list the cuts that are seen make the shots, and what needs a plan is reported as
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cinelab.errors import CinelabError
-from cinelab.score.cuts import CutDetector, detect_cuts
+from cinelab.score.cuts import CutDetector, detect_cuts, frame_difference
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.shotlist import SUFFIX, ListedShot, ShotList, beside
 from cinelab.stream.video import read_video
@@ -47,6 +47,11 @@ class Clip:
         """First frame of every shot that is seen to begin."""
         return detect_cuts(self.frames, CutDetector.at(self.fps)) if len(self.frames) > 1 else []
 
+    @cached_property
+    def steps(self) -> np.ndarray:
+        """Mean absolute change of a pixel from each frame to the next, (F - 1,) in 0..1."""
+        return frame_difference(self.frames)
+
     def of(self, shot: ListedShot) -> np.ndarray:
         return self.frames[shot.start : shot.end]
 
@@ -76,8 +81,12 @@ def load_clip(video: Path, plan: Path | None = None) -> Clip:
                            "correct the list or make the video again.")
     timings = video.parent / TIMINGS
     times = pd.read_parquet(timings) if video.stem == "film" and timings.exists() else None
-    label = video.parent.name if video.stem == "film" else video.stem
-    return Clip(label, frames, fps, planned and with_cast(planned), str(video.parent), times)
+    return Clip(label_of(video), frames, fps, planned and with_cast(planned), str(video.parent), times)
+
+
+def label_of(video: Path) -> str:
+    """What a clip is called: our own films, which are all `film.mp4`, by their folder."""
+    return video.parent.name if video.stem == "film" else video.stem
 
 
 def read_plan(path: Path, fps: float, frames: int) -> ShotList:
@@ -108,8 +117,12 @@ def _cast(shot: ListedShot) -> ListedShot:
 
 def speaks_toybox(prompt: str) -> bool:
     """Whether every word is one of the toybox's."""
-    known = set(known_words())
-    return bool(prompt) and all(word in known for word in words(prompt))
+    return bool(prompt) and _known().issuperset(words(prompt))
+
+
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(known_words())
 
 
 def returns(shots: Sequence[ListedShot], what: str) -> Iterator[tuple[int, int, str]]:

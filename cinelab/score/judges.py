@@ -7,17 +7,19 @@ stands beside it, since two shots of one film resemble each other anyway.
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from itertools import groupby
 
 import cv2
 import numpy as np
 
 from cinelab.errors import CinelabError
 from cinelab.score.features import Features, load_features, missing
+from cinelab.score.film import asked_rows
 from cinelab.score.footage import Clip, returns, speaks_toybox, strangers
 from cinelab.score.recogniser import Recogniser, load_recogniser, windows
 from cinelab.score.rows import Row, absent
 from cinelab.score.shots import TAIL
-from cinelab.world.vocab import ATTRIBUTES, IDENTITY, PROMPTED, SCENERY, read
+from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY, read
 
 KNOWN = ("toybox", "colour", "clip", "dino")
 KINDS = {"identity": "characters", "scenery": "places"}
@@ -35,11 +37,15 @@ def _features(name: str) -> Features:
     return load_features(name)
 
 
+def check_backends(names: Sequence[str]) -> None:
+    if unknown := [name for name in names if name not in KNOWN]:
+        raise CinelabError(f"Backend {unknown[0]!r} is unknown; use some of {', '.join(KNOWN)}.")
+
+
 def judge_rows(clip: Clip, backends: Sequence[str]) -> Iterator[Row]:
     """Rows of every backend; one that is not here is reported as absent with what to fetch."""
+    check_backends(backends)
     for name in backends:
-        if name not in KNOWN:
-            raise CinelabError(f"Backend {name!r} is unknown; use some of {', '.join(KNOWN)}.")
         if name == "toybox":
             yield from toybox_rows(clip)
         elif name != "colour" and (gap := missing(name)):
@@ -93,20 +99,21 @@ def toybox_rows(clip: Clip) -> Iterator[Row]:
                     ("text alignment", "identity across shots", "scenery across shots"))
         return
     seen, scores = _read_shots(clip), {}
-    for number, (shot, found) in enumerate(zip(clip.shots, seen, strict=True), 1):
-        if shot.end <= clip.planned.given:
-            continue
-        asked = {name: value for name, value in shot.shows.items() if name in PROMPTED} or read(shot.prompt)
-        hits = {name: float(found[name] == value) for name, value in asked.items()}
-        for name, hit in hits.items():
-            yield Row(clip.name, number, f"shows {name}", hit, backend="toybox", detail=f"asked {asked[name]}, seen {found[name]}")
-        if hits:
-            scores[number] = float(np.mean(list(hits.values())))
-            yield Row(clip.name, number, "text alignment", scores[number], backend="toybox")
+    for number, hits in groupby(asked_rows(seen, _asked(clip)), key=lambda hit: hit[0]):
+        rows = [Row(clip.name, number, metric, value, backend="toybox", detail=detail) for _, metric, value, detail in hits]
+        scores[number] = float(np.mean([row.value for row in rows]))
+        yield from rows
+        yield Row(clip.name, number, "text alignment", scores[number], backend="toybox")
     yield from _drift(clip, scores, "toybox")
     yield from recall_rows(clip, seen)
     yield from across_rows(clip, "toybox", "", lambda late, early, what: float(
         np.mean([seen[late][name] == seen[early][name] for name in LOOKS[what]])))
+
+
+def _asked(clip: Clip) -> list[dict[str, str]]:
+    """What every shot was to show of what a prompt can name; nothing of those that were given."""
+    return [{} if shot.end <= clip.planned.given else
+            {name: value for name, value in shot.shows.items() if name in PROMPTED} or read(shot.prompt) for shot in clip.shots]
 
 
 def recall_rows(clip: Clip, seen: list[dict[str, str]]) -> Iterator[Row]:
@@ -138,8 +145,7 @@ def _read_shots(clip: Clip) -> list[dict[str, str]]:
     small = clip.frames
     if small.shape[1:3] != (height, width):
         small = np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in small])
-    codes = _recogniser().read(windows(small, [shot.span for shot in clip.shots]))
-    return [{name: ATTRIBUTES[name][int(codes[name][i])] for name in codes} for i in range(len(clip.shots))]
+    return _recogniser().names(windows(small, [shot.span for shot in clip.shots]))
 
 
 def across_rows(clip: Clip, backend: str, version: str, compare: Callable[[int, int, str], float]) -> Iterator[Row]:

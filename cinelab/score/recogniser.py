@@ -115,6 +115,11 @@ class Recogniser(nn.Module):
         """Windows uint8 (n, T, H, W, 3) -> attribute -> (n,) indices into ATTRIBUTES[attribute]."""
         return {name: values.argmax(1) for name, values in self.probabilities(frames).items()}
 
+    def names(self, frames: np.ndarray) -> list[dict[str, str]]:
+        """Windows uint8 (n, T, H, W, 3) -> for each, attribute -> the value's name."""
+        codes = self.read(frames)
+        return [{name: ATTRIBUTES[name][int(codes[name][i])] for name in codes} for i in range(len(frames))]
+
     def card(self) -> dict:
         """What config.json says of this recogniser."""
         return {"recogniser": to_dict(self.config), "attributes": {k: list(v) for k, v in ATTRIBUTES.items()},

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import cv2
 import numpy as np
 
+from cinelab.score import film
 from cinelab.score.cuts import detect_cuts_pyscenedetect, frame_difference, match_cuts
 from cinelab.score.footage import Clip
 from cinelab.score.pictures import contrast, saturation, sharpness
@@ -61,12 +62,16 @@ def motion_rows(clip: Clip) -> Iterator[Row]:
             continue
         yield Row(clip.name, number, "dynamic degree", dynamic_degree(frames, clip.fps), backend="Farneback",
                   detail="mean of the fastest 5 %, picture heights a second")
-        yield Row(clip.name, number, "temporal flickering", temporal_flickering(frames), detail="1 = steady")
+        yield Row(clip.name, number, "temporal flickering", steady(clip.steps[shot.start : shot.end - 1]), detail="1 = steady")
 
 
 def temporal_flickering(frames: np.ndarray) -> float:
     """1 - mean absolute change of a pixel from frame to frame (of 255): VBench's measure, 1 = steady."""
-    return 1 - float(frame_difference(frames).mean())
+    return steady(frame_difference(frames))
+
+
+def steady(steps: np.ndarray) -> float:
+    return 1 - float(steps.mean())
 
 
 def dynamic_degree(frames: np.ndarray, fps: float) -> float:
@@ -93,7 +98,7 @@ def seam_rows(clip: Clip) -> Iterator[Row]:
     if clip.planned is None or len(clip.planned.chunks) < 2:
         yield absent(clip.name, metric, "the shot list names no `chunks` (first frame of every chunk)")
         return
-    steps, seams, cuts = frame_difference(clip.frames), set(clip.planned.chunks), set(clip.planned.cuts)
+    steps, seams, cuts = clip.steps, set(clip.planned.chunks), set(clip.planned.cuts)
     at = [steps[i - 1] for i in range(1, len(clip.frames)) if i in seams and i not in cuts]
     off = [steps[i - 1] for i in range(1, len(clip.frames)) if i not in seams and i not in cuts]
     if not at or not off or not np.mean(off):
@@ -123,6 +128,5 @@ def speed_rows(clip: Clip) -> Iterator[Row]:
     if clip.timings is None:
         yield absent(clip.name, "frames per second", "no timings.parquet beside film.mp4: only our own runs record it", "clock")
         return
-    total = clip.timings.drop(columns="chunk").sum(axis=1)
-    yield Row(clip.name, 0, "frames per second", count / float(total.sum()), backend="clock", detail="text, model, memory and decode")
-    yield Row(clip.name, 0, "first frame seconds", float(total.iloc[0]), backend="clock", detail="the model is loaded already")
+    for shot, metric, value, detail in film.speed_rows(clip.timings, count):
+        yield Row(clip.name, shot, metric, value, backend="clock", detail=detail)

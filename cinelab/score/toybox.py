@@ -22,7 +22,7 @@ from cinelab.score.recogniser import Recogniser, windows
 from cinelab.stream.engine import decode, make
 from cinelab.world import casting, render
 from cinelab.world.casting import FilmPlan, timeline_of
-from cinelab.world.vocab import ATTRIBUTES, IDENTITY, PROMPTED, SCENERY
+from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY
 
 FPS, STRIDE = render.FPS, render.STRIDE
 
@@ -51,9 +51,7 @@ def encode_plans(bundle: Bundle, plans: Sequence[FilmPlan]) -> Batch:
 def read_shots(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> list[list[dict[str, str]]]:
     """What the recogniser sees in every shot of every film: attribute -> value."""
     spans = [timeline_of(plan, FPS, STRIDE).entry_spans for plan in plans]
-    shown = np.concatenate([windows(film, where) for film, where in zip(frames, spans, strict=True)])
-    codes = {name: np.asarray(values) for name, values in reader.read(shown).items()}
-    names = [{a: ATTRIBUTES[a][codes[a][i]] for a in codes} for i in range(len(shown))]
+    names = reader.names(np.concatenate([windows(film, where) for film, where in zip(frames, spans, strict=True)]))
     ends = np.cumsum([0, *map(len, spans)])
     return [names[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
 
