@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cinelab import cli_eval
+from cinelab.cli_eval import seed_list
 from cinelab.errors import CinelabError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -70,7 +71,7 @@ def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weig
     """Write the score card results/reference/<name>.json: every metric with interval, chance and upper bound."""
     from cinelab.lab.cards import print_card, score_card
 
-    folder = score_card(name, _numbers(seeds), films, policy, budget, output, tell=lambda text: out.print(f"[dim]{text}[/]"))
+    folder = score_card(name, seed_list(seeds), films, policy, budget, output, tell=lambda text: out.print(f"[dim]{text}[/]"))
     print_card(json.loads(folder.read_text()), out)
     out.print(f"[bold green]{folder}[/]")
 
@@ -121,7 +122,7 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, typer.Option(help
           output: Annotated[Path, typer.Option("-o", "--output", help="a .json file")] = Path("results/bench.json")):
     """Frames per second, first-frame latency, where the time goes, growth with the film, peak memory."""
     from cinelab.config import to_dict
-    from cinelab.files import write_json
+    from cinelab.files import plain_json, write_json
     from cinelab.memory.policy import CAMR, Full, Sink, Window
     from cinelab.model.zoo import load
     from cinelab.runs import hardware
@@ -134,7 +135,7 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, typer.Option(help
     rows = benchmark(bundle, policies, chunks, until).to_dict("records")
     record = {"model": model, "sampling": to_dict(bundle.sampling), "budget": budget, "chunks": chunks, "until": until,
               **hardware(), "rows": rows}
-    write_json(output, _plain(record))
+    write_json(output, plain_json(record))
     table = Table("", *(row["policy"] for row in rows), title=f"{model} on {record['device']}, {record['cores']} cores")
     for name in list(rows[-1])[1:]:
         table.add_row(name, *("" if row[name] != row[name] else str(row[name]) for row in rows))
@@ -254,19 +255,6 @@ def _notebook(name: str) -> Path:
     if not path.exists():
         raise CinelabError(f"{path} is not here; run this in the repository's folder.")
     return path
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise CinelabError(f"--seeds is {text!r}; give whole numbers with commas, like 0,1,2.") from None
-
-
-def _plain(record: dict) -> dict:
-    """JSON has no NaN: what was not measured is null."""
-    rows = [{key: None if value != value else value for key, value in row.items()} for row in record["rows"]]
-    return record | {"rows": rows}
 
 
 def main() -> None:

@@ -56,10 +56,7 @@ def tasks(folder: Path, seeds: Annotated[str, typer.Option(help="comma-separated
     from cinelab.lab.tasks import export_tasks
     from cinelab.score.card import CardConfig
 
-    numbers = [part for part in _split(seeds) if part.isdigit()]
-    if len(numbers) != len(_split(seeds)) or not numbers:
-        raise CinelabError(f"--seeds is {seeds!r}; give whole numbers with commas, like 0,1,2.")
-    count = export_tasks(folder, CardConfig(seeds=tuple(map(int, numbers)), films=films))
+    count = export_tasks(folder, CardConfig(seeds=seed_list(seeds), films=films))
     _say(f"[bold green]{folder}[/]: {count} tasks; put a video beside each shot list, then `cinelab eval videos {folder}`")
 
 
@@ -178,6 +175,14 @@ def _finish(rows: list, output: Path | None) -> None:
 
 def _split(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def seed_list(text: str) -> tuple[int, ...]:
+    """The numbers of a `--seeds` option."""
+    numbers = _split(text)
+    if not numbers or not all(part.isdecimal() for part in numbers):
+        raise CinelabError(f"--seeds is {text!r}; give whole numbers with commas, like 0,1,2.")
+    return tuple(map(int, numbers))
 
 
 def _mark(ok: bool) -> str:

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all: a kill or a full disk leaves the old file as it was."""
 
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -58,6 +59,15 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def plain_json(value: Any) -> Any:
+    """A value without what JSON does not know: NaN and infinity are null."""
+    if isinstance(value, dict):
+        return {key: plain_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _umask() -> int:

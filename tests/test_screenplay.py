@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cinelab.errors import CinelabError
 from cinelab.script import PromptChange, Screenplay, Shot
-from cinelab.script.screenplay import MAX_BYTES
+from cinelab.script.yaml_text import MAX_BYTES
 
 GOOD = """\
 title: A walk home

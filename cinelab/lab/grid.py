@@ -21,6 +21,7 @@ import numpy as np
 import yaml
 
 from cinelab.errors import CinelabError
+from cinelab.script.yaml_text import Loader
 
 KNOWN = {"notebook": "notebooks/train.ipynb", "base": "{}", "grid": "{}", "seeds": "[0, 1, 2]"}
 LONGEST_VALUE, LONGEST_NAME = 24, 120  # characters in a cell's name
@@ -75,14 +76,6 @@ class Cell:
         return True
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that also takes 1e-3 for a number."""
-
-
-_POWER = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _POWER, list("-+0123456789"))
-
-
 def load(path: str | Path) -> Sweep:
     """Read a sweep file; every mistake is one sentence with the file, the field and a remedy."""
     path = Path(path)
@@ -128,7 +121,7 @@ def plain(value: Any, where: str) -> Any:
 
 def _read_yaml(path: Path) -> dict:
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except OSError as error:
         raise CinelabError(f"Cannot read {path}: {error.strerror}; check the path.") from error
     except (yaml.YAMLError, ValueError) as error:

@@ -7,7 +7,6 @@ import base64
 import gzip
 import html
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,7 +22,7 @@ import plotly.graph_objects as go
 from PIL import Image
 
 from cinelab.errors import CinelabError
-from cinelab.files import write_text
+from cinelab.files import plain_json, write_text
 from cinelab.lab.pooling import Cells, compared, costs, load_cells, pooled
 from cinelab.lab.report_figures import metric_figure, pareto_figure, shots_figure
 from cinelab.lab.results import HEADLINES, text_of
@@ -201,14 +200,6 @@ def packed_plotly() -> str:
 def safe_json(value) -> str:
     """JSON that may stand inside a script element; what is not a number is null."""
     return json.dumps(plain_json(value), default=str, allow_nan=False).replace("</", "<\\/")
-
-
-def plain_json(value):
-    if isinstance(value, dict):
-        return {key: plain_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain_json(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def html_table(table: pd.DataFrame) -> str:

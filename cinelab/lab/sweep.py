@@ -6,8 +6,6 @@ that trains keeps its run in a folder below its `run_dir`. Cells run as processe
 they end when the sweep does, however it ends; the jobs of a cluster go on, and the next sweep takes them up.
 """
 
-import json
-import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -15,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from cinelab.errors import CinelabError
-from cinelab.files import write_json
 from cinelab.lab.grid import Cell, Sweep, expand
 from cinelab.lab.notebook import check, declared, writing
 from cinelab.lab.sweep_board import Board, spoken
-from cinelab.lab.sweep_cell import answer, end_with
 from cinelab.lab.sweep_server import Here
 
 ENGINES = ("here", "local", "slurm")
@@ -140,15 +136,3 @@ def _report(summary: Summary, board: Board, dry_run: bool, seconds: float) -> No
     lines += [", ".join(counts) + ("" if dry_run else f" in {spoken(seconds)}")]
     lines += [f"failed  {cell.name}: {why}" for cell, why in summary.failed]
     board.console.print("\n".join(lines))
-
-
-def _main() -> None:
-    """One cell for a driver that was started before cells were forked; see cinelab.lab.sweep_server."""
-    *values, folder, reply = json.loads(sys.stdin.buffer.readline())
-    end_with(0)
-    cell = Cell(values[0], values[1], Path(values[2]), values[3])
-    write_json(Path(reply), answer(cell, Path(folder)))
-
-
-if __name__ == "__main__":
-    _main()

@@ -14,6 +14,7 @@ from cinelab.files import write_atomic
 from cinelab.lab.films import listed
 from cinelab.score.card import HELD_OUT, CardConfig
 from cinelab.script.shotlist import SUFFIX
+from cinelab.stream.video import write_mp4
 from cinelab.world import casting, render
 from cinelab.world.casting import FilmPlan
 
@@ -46,8 +47,6 @@ def export_tasks(folder: str | Path, config: CardConfig, tell: Callable[[str], N
 def answer(folder: str | Path, make: Callable[[FilmPlan, np.ndarray | None], np.ndarray], config: CardConfig, fps: float,
            names: Sequence[str] | None = None) -> None:
     """Fill a task folder: `make(plan, history)` returns a film's frames uint8 (F, H, W, 3). What was made already is kept."""
-    from cinelab.stream.video import write_mp4
-
     for name, plan in task_plans(config).items():
         video = Path(folder) / f"{name}.mp4"
         if video.exists() or (names and name not in names):

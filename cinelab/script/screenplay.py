@@ -32,12 +32,12 @@ import yaml
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
+from cinelab.script.yaml_text import Dumper, Loader, join_pairs, read_text, yaml_sentence
 
 CUTS = ("cut", "continue")
 MAX_SHOTS = 200
 MAX_SECONDS = 600
 MAX_TEXT = 2000  # characters in a prompt, a caption or a title
-MAX_BYTES = 4_000_000  # of a screenplay file, so that a film opened by mistake is not read whole
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 Field = tuple[str | int, ...]  # a place in the screenplay, such as ("shots", 2, "seconds")
@@ -52,9 +52,6 @@ class FieldError(CinelabError):
 
     def __str__(self) -> str:
         return f"{_label(self.field)} {self.problem}"
-
-
-SETTINGS = ("seed", "policy", "budget", "steps")  # what shots and changes may set; None = as before
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ class Screenplay:
     @classmethod
     def load(cls, path: str | os.PathLike) -> Screenplay:
         """Reads a YAML or JSON file. Raises CinelabError with file, line, field and remedy."""
-        return cls.parse(_read_text(path), name=os.fspath(path))
+        return cls.parse(read_text(path), name=os.fspath(path))
 
     @classmethod
     def parse(cls, text: str, name: str = "<text>") -> Screenplay:
@@ -134,7 +131,7 @@ class Screenplay:
 
     def to_yaml(self) -> str:
         """YAML text that `parse` reads back to an equal screenplay; defaults are left out."""
-        return yaml.dump(_plain(self), None, _Dumper, sort_keys=False, allow_unicode=True)
+        return yaml.dump(_plain(self), None, Dumper, sort_keys=False, allow_unicode=True)
 
     def save(self, path: str | os.PathLike) -> Path:
         """Writes YAML (JSON where the name ends in .json): the whole file or nothing."""
@@ -239,29 +236,6 @@ def _guess(word: Any, known: tuple[str, ...]) -> str:
     return f"did you mean {near[0]!r}?" if near else ""
 
 
-class _Dumper(yaml.SafeDumper):
-    """SafeDumper with indented lists, whose plain words `_Loader` reads back as text."""
-
-    def increase_indent(self, flow=False, indentless=False):
-        return super().increase_indent(flow, False)
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that also takes JSON's 1e3 for a number."""
-
-
-def _quote(dumper: _Dumper, text: str) -> yaml.Node:
-    """Control characters survive between double quotes only, where they are escaped."""
-    style = None if text.isprintable() else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style)
-
-
-_Dumper.add_representer(str, _quote)
-_POWER = re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$")
-for _kind in (_Dumper, _Loader):
-    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _POWER, list("-+0123456789"))
-
-
 def _plain(part: Any) -> Any:
     """Dataclasses as dicts without their defaults, numbers as int or float."""
     if isinstance(part, tuple):
@@ -275,24 +249,6 @@ def _plain(part: Any) -> Any:
     written = [f.name for f in fields(part) if getattr(part, f.name) != f.default]
     written.sort(key=("shots", "changes").__contains__)  # lists last
     return {name: _plain(getattr(part, name)) for name in written}
-
-
-def _read_text(path: str | os.PathLike) -> str:
-    """The text of a UTF-8 file. Raises CinelabError where it is missing, unreadable or binary."""
-    remedy = "give the path of a screenplay, YAML or JSON in UTF-8"
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise CinelabError(f"{path} cannot be read ({why}); {remedy}.") from error
-    if len(data) > MAX_BYTES:
-        raise CinelabError(f"{path} is above {MAX_BYTES} bytes; {remedy}.")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise CinelabError(f"{path}:{line}: this is not UTF-8 text; {remedy}.") from None
 
 
 class _Reader:
@@ -325,7 +281,7 @@ class _Reader:
     def _compose(self) -> yaml.Node | None:
         """The root node. Raises CinelabError where the text is not YAML."""
         try:
-            self.loader = _Loader(self.text)
+            self.loader = Loader(self.text)
             return self.loader.get_single_node()
         except yaml.reader.ReaderError as error:
             line = self.text.count("\n", 0, error.position) + 1
@@ -336,7 +292,7 @@ class _Reader:
         except yaml.MarkedYAMLError as error:
             opened = "end of stream" in str(error.problem)  # an open quote: name where it opened
             mark = error.context_mark if opened else error.problem_mark
-            self._fail(mark.line + 1, _yaml_sentence(error))
+            self._fail(mark.line + 1, yaml_sentence(error))
         except RecursionError:
             self._fail(1, "the brackets are nested too deeply; write title and shots.")
         except (ValueError, OverflowError):  # an escape beyond Unicode, such as "\U99999999"
@@ -389,24 +345,4 @@ class _Reader:
             value = self.loader.construct_object(node)
         except (yaml.YAMLError, ValueError, LookupError, AttributeError):
             return node.value  # such as the date 2026-13-45: the rules answer what was written
-        return _join_pairs(value) if isinstance(value, str) else value
-
-
-def _yaml_sentence(error: yaml.MarkedYAMLError) -> str:
-    problem = " ".join((error.problem or error.context or "this is not YAML").split())
-    remedy = "check the indentation, the colons and the quotes here"
-    if "'\\t'" in problem:
-        problem, remedy = "a tab stands where YAML wants spaces", "put spaces in its place"
-    elif "mapping values" in problem:
-        remedy = "put text that holds a colon in quotes, or correct the indentation"
-    elif "another document" in problem:
-        problem, remedy = "a second document begins", "keep one screenplay in a file"
-    return f"the text is not valid YAML, {problem}; {remedy}."
-
-
-def _join_pairs(text: str) -> str:
-    r"""JSON writes a rare character as two escapes, \ud83e\udd8a; YAML leaves them apart."""
-    try:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16")
-    except UnicodeDecodeError:
-        return text  # half a pair: the rules refuse it by name
+        return join_pairs(value) if isinstance(value, str) else value
