@@ -10,7 +10,8 @@ knows what is said between browser and engine; desk.js knows how it looks.
 import threading
 import time
 import warnings
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from itertools import count
 from pathlib import Path
@@ -148,12 +149,11 @@ class Desk(anywidget.AnyWidget):
                    "playing": now.playing, "next": now.chunks})
 
     def _write(self, content: dict, ticket) -> None:
-        folder = new_folder(self.folder)
         try:
-            export(ticket.result(), folder)
-        except Exception as error:  # a film without pictures, a full disk: say it, leave no empty folder
-            if not any(folder.iterdir()):
-                folder.rmdir()
+            folder = new_folder(self.folder)
+            with left_if_filled(folder):
+                export(ticket.result(), folder)
+        except Exception as error:  # a film without pictures, a full disk, a folder that may not be written to: say it
             self._say(content, error=str(error))
             return
         self.send({"kind": "film", "path": str(folder)}, [(folder / "film.mp4").read_bytes()])
@@ -264,5 +264,19 @@ def new_folder(folder: Path) -> Path:
     for number in count(1):
         place = folder / f"export-{number}"
         if not place.exists():
-            place.mkdir(parents=True)
+            try:
+                place.mkdir(parents=True)
+            except OSError as error:
+                raise CinelabError(f"{folder} cannot be written to ({error.strerror}); the film is safe, and "
+                                   "cinelab.stream.export.export(film.live.session, another_folder) writes it elsewhere.") from error
             return place
+
+
+@contextmanager
+def left_if_filled(folder: Path) -> Iterator[None]:
+    """A folder that is still empty when something fails is taken away again."""
+    try:
+        yield
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()

@@ -12,6 +12,7 @@ from cinelab.lab.catalogue import sheet
 from cinelab.lab.plots import PALETTE, TEMPLATE, routing_by_shot, routing_map
 from cinelab.model.zoo import load
 from cinelab.stream.export import timeline_of
+from cinelab.stream.follow import follow_run
 from cinelab.stream.session import Session, Settings
 from cinelab.stream.whatif import Change, difference, most_retrieved, shares, what_if
 
@@ -29,9 +30,16 @@ def sample_session(folder: str | Path, model: str = "toybox-2step", chunks: int 
     return session
 
 
-def open_session(folder: str | Path) -> Session:
-    """A session from its folder, with the model that it was made with."""
-    return Session.resume(folder, load(read_json(Path(folder) / "session.json")["model"]))
+def open_session(folder: str | Path, own: str | Path | None = None) -> Session:
+    """A session from its folder, with the model that it was made with. The folder of a film becomes a session in `own`
+    (default: `session` in that folder) once, and is opened from there."""
+    folder = Path(folder)
+    if not (folder / "session.json").exists():
+        own = Path(own or folder / "session")
+        if not (own / "session.json").exists():
+            return follow_run(folder, own)
+        folder = own
+    return Session.resume(folder, load(read_json(folder / "session.json")["model"]))
 
 
 def routing_of(session: Session) -> pd.DataFrame:

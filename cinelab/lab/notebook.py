@@ -137,7 +137,6 @@ def writing(folder: Path, patience: float | None = None) -> Iterator[Callable]:
     The system frees the lock of a dead owner; the pids in it tell whether a kernel outlived it on
     this host. Of another host's processes only the lock itself tells.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     with _acquire(folder / ".lock", PATIENCE if patience is None else patience) as handle:
 
         def note(notebook: Any = None) -> None:
@@ -155,7 +154,12 @@ def writing(folder: Path, patience: float | None = None) -> Iterator[Callable]:
 def _acquire(path: Path, patience: float) -> TextIO:
     deadline = time.monotonic() + patience
     while True:
-        handle = open(path, "a+")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = open(path, "a+")
+        except OSError as error:
+            raise CinelabError(f"{path.parent} cannot be written to ({error.strerror}); name a folder of your own, or copy it "
+                               "to one.") from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ours = os.path.samestat(os.stat(path), os.fstat(handle.fileno()))

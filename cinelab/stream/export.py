@@ -9,7 +9,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
-from cinelab.script.timeline import Timeline, plan
+from cinelab.script.timeline import CONTINUE, Timeline, plan
 from cinelab.stream.session import Node, Session, Settings
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_gif, write_mp4
@@ -26,9 +26,20 @@ def screenplay_of(session: Session, head: int | None = None, title: str = "A dir
     seconds = bundle.chunk * bundle.codec.stride / bundle.fps  # of a chunk
     shots, before = [], None
     for _, group in groupby(nodes, lambda node: node.shot):
-        shot, before = _shot(list(group), before, seconds)
-        shots.append(shot)
+        for entry in _entries(list(group)):
+            shot, before = _shot(entry, before, seconds)
+            shots.append(shot)
     return Screenplay(title, tuple(shots), nodes[0].said.seed)
+
+
+def _entries(nodes: list[Node]) -> list[list[Node]]:
+    """A shot's chunks as entries of a screenplay: a second one where its opening prompt is told as going on. It is a change,
+    not an entry, that may re-cache, so the second begins before such a one."""
+    told = f"{CONTINUE} {nodes[0].said.prompt}"
+    split = next((place for place, node in enumerate(nodes) if node.text == told), len(nodes))
+    while split < len(nodes) and nodes[split].recache:
+        split -= 1
+    return [part for part in (nodes[:split], nodes[split:]) if part]
 
 
 def _shot(nodes: list[Node], before: Settings | None, seconds: float) -> tuple[Shot, Settings]:
@@ -38,7 +49,8 @@ def _shot(nodes: list[Node], before: Settings | None, seconds: float) -> tuple[S
         if node.recache or _asked(node.said) != _asked(now):
             changes.append(PromptChange(place * seconds, node.said.prompt, recache=node.recache, **_news(node.said, now)))
             now = node.said
-    return Shot(opening.prompt, len(nodes) * seconds, changes=tuple(changes), **_news(opening, before)), now
+    goes_on = "continue" if nodes[0].index and not nodes[0].cut else "cut"
+    return Shot(opening.prompt, len(nodes) * seconds, goes_on, tuple(changes), **_news(opening, before)), now
 
 
 def _asked(said: Settings) -> tuple:

@@ -6,12 +6,14 @@
 slow viewer sees fewer of them and never slows the engine; every chunk is in the session's folder all the same.
 """
 
+import ctypes
 import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -25,6 +27,7 @@ Result = TypeVar("Result")
 
 AHEAD = 0.5  # seconds of film that a paced engine may be ahead of the clock
 RECENT = 32  # chunks that the read-out looks back on
+TIDY = 50  # chunks after which freed memory goes back to the system
 
 
 @dataclass(frozen=True)
@@ -190,6 +193,8 @@ class Live:
         node = self.session.desk.head
         self._show(Shown(node, frames, now, self.session.nodes[node], self.session.state(node).memory))
         self._count(now)
+        if len(self.session.nodes) % TIDY == 0:
+            give_back_memory()
         if self.stop_at and self.session.nodes[self.session.desk.head].index + 1 >= self.stop_at:
             self.session.desk = replace(self.session.desk, playing=False)
             self._tell(said=f"The film has {self.stop_at} chunks, the most here; export it, or branch.")
@@ -220,3 +225,9 @@ class Live:
     def _tell(self, **changes) -> None:
         desk = self.session.desk
         self._readout = replace(self._readout, desk=desk, playing=desk.playing, **changes)
+
+
+def give_back_memory() -> None:
+    """Hand freed pages to the system. glibc keeps them, and films of ever other lengths would have it keep ever more."""
+    with suppress(OSError, AttributeError, TypeError):  # another C library: there is nothing to ask it
+        ctypes.CDLL(None).malloc_trim(0)

@@ -174,8 +174,11 @@ class Session:
 
     def step(self) -> Timed:
         """Make the next chunk and put it into the tree."""
-        desk, node = self.desk, self._next()
-        state, timed = self.reel.step(self.state(desk.head), self.ask(node))
+        return self.make(self._next())
+
+    def make(self, node: Node) -> Timed:
+        """Make a chunk that is fully described, such as one of another session's log or of a screenplay."""
+        state, timed = self.reel.step(self.state(node.parent), self.ask(node))
         write_atomic(self._file(node.number), lambda path: save_file({"latents": timed.latents.contiguous()}, path))
         self._append({"made": asdict(node), "seconds": {k: round(v, 5) for k, v in timed.seconds.items()}})
         self._take_in(node)
@@ -192,10 +195,14 @@ class Session:
             raise CinelabError(f"The film has {LONGEST} chunks, which is the most; cut here and begin a new session.")
         cut = bool(head) and desk.cut
         shot = head.shot + cut if head else 0
-        opening = said.prompt if cut or head is None else self.nodes[self.shot_nodes(head.number)[0]].said.prompt
-        text = said.prompt if said.prompt == opening else f"{CONTINUE} {said.prompt}"
+        text = said.prompt if cut or head is None or not self._goes_on(said.prompt) else f"{CONTINUE} {said.prompt}"
         recache = desk.recache and not cut and head is not None
         return Node(len(self.nodes), desk.head, shot, cut, said, text, recache, head.index + 1 if head else 0)
+
+    def _goes_on(self, prompt: str) -> bool:
+        """Whether a prompt in mid-shot is told as one: it is not the shot's opening, or an entry of a screenplay said so."""
+        shot = [self.nodes[number] for number in self.shot_nodes(self.desk.head)]
+        return prompt != shot[0].said.prompt or any(node.text == f"{CONTINUE} {prompt}" for node in shot)
 
     def ask(self, node: Node) -> Ask:
         said = node.said
@@ -226,16 +233,6 @@ class Session:
         """The chunks of the shot that `number` lies in, up to it."""
         shot = self.nodes[number].shot
         return [n for n in self.path(number) if self.nodes[n].shot == shot]
-
-    def takes(self) -> dict[int, list[int]]:
-        """Every take of every shot: first chunk -> its last chunk on each line, newest last."""
-        ends: dict[int, list[int]] = {}
-        parents = {node.parent for node in self.nodes.values()}
-        for number, _node in self.nodes.items():
-            cuts_after = any(self.nodes[child].cut for child in self.nodes if self.nodes[child].parent == number)
-            if number not in parents or cuts_after:
-                ends.setdefault(self.shot_nodes(number)[0], []).append(number)
-        return ends
 
     def latents(self, number: int):
         """Latents (1, c, C, h, w) of a finished chunk."""

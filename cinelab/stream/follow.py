@@ -1,0 +1,89 @@
+"""A film that was written becomes a session: it can be looked into, and directed on from any of its chunks."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cinelab.config import from_dict, read_json
+from cinelab.errors import CinelabError
+from cinelab.flow.sampler import Sampling
+from cinelab.memory.policy import (
+    CAMR,
+    Full,
+    RandomTopK,
+    ShotSink,
+    Sink,
+    Window,
+    budget_of,
+    name_of,
+    policy_named,
+)
+from cinelab.model.zoo import Bundle, load
+from cinelab.script.screenplay import Screenplay
+from cinelab.script.timeline import plan
+from cinelab.stream.director import turned
+from cinelab.stream.reel import Ask
+from cinelab.stream.session import Node, Session, Settings
+
+
+def follow(play: Screenplay, folder: str | Path, bundle: Bundle, settings: Settings, bf16: bool = False,
+           progress: Callable[[int, int], None] | None = None) -> Session:
+    """Make a screenplay's film chunk by chunk in a new session; `settings` hold until the screenplay says otherwise.
+
+    The chunks are those of a `Director` with the same seed, policy and levels, bit for bit.
+    """
+    line = plan(play, bundle.fps, bundle.codec.stride, bundle.chunk)
+    session = Session.create(folder, bundle, settings, bf16)
+    ask = Ask("", seed=settings.seed, policy=policy_named(settings.policy, settings.budget), sampling=bundle.levels(settings.steps))
+    steps, prompt = settings.steps, ""
+    for slot in line.slots:
+        ask = turned(ask, slot.turn, bundle)
+        if slot.turn is not None:
+            prompt = _said(play, slot.turn.prompt)
+            steps = steps if slot.turn.steps is None else slot.turn.steps or None
+        said = Settings(prompt, ask.seed, name_of(ask.policy), budget_of(ask.policy, settings.budget), steps, settings.switch)
+        session.make(Node(slot.index, session.desk.head, slot.shot, slot.cut, said, line.prompts[slot.prompt], ask.recache, slot.index))
+        if progress:
+            progress(slot.index + 1, len(line.slots))
+    session.do("branch", chunk=line.slots[-1].index)  # from here on it is directed as any other
+    return session
+
+
+def follow_run(run: str | Path, folder: str | Path, progress: Callable[[int, int], None] | None = None) -> Session:
+    """The film of a run (`cinelab direct`, or a desk's export) as a session. Raises CinelabError where it was made as none can."""
+    run = Path(run)
+    if not (run / "film.json").exists() or not (run / "screenplay.yaml").exists():
+        raise CinelabError(f"{run} is no film's folder: it lacks film.json or screenplay.yaml. Name one that `cinelab direct` or the "
+                           "desk wrote, or a session's.")
+    told, play = read_json(run / "film.json"), Screenplay.load(run / "screenplay.yaml")
+    bundle = load(told["model"])
+    settings = Settings(seed=told["seed"], **_policy(run, told.get("policy")), steps=_steps(run, told.get("sampling"), bundle))
+    return follow(play, folder, bundle, settings, told.get("bf16", False), progress)
+
+
+def _said(play: Screenplay, prompt: str) -> str:
+    """With the caption, as the model is told it."""
+    caption, prompt = (" ".join(text.split()) for text in (play.caption, prompt))
+    return f"{caption.rstrip('. ')}. {prompt}" if caption else prompt
+
+
+def _policy(run: Path, told: dict | None) -> dict:
+    """The policy's name and budget, where these two say all of it."""
+    if told is None:
+        return {}
+    kinds = {kind.__name__: kind for kind in (Full, Window, Sink, ShotSink, CAMR, RandomTopK)}
+    policy = from_dict(kinds[told["name"]], {name: value for name, value in told.items() if name != "name"})
+    name, budget = name_of(policy), budget_of(policy)
+    if policy_named(name, budget) != policy:
+        raise CinelabError(f"{run} was made with {policy}, and a session has {policy_named(name, budget)}; make the film again with that.")
+    return {"policy": name, "budget": budget}
+
+
+def _steps(run: Path, told: dict | None, bundle: Bundle) -> int | None:
+    """The number of levels, None for the model's own; guidance and solver of a session are the model's."""
+    sampling = bundle.sampling if told is None else from_dict(Sampling, told)
+    if sampling == bundle.sampling:
+        return None
+    if sampling != bundle.levels(sampling.steps):
+        raise CinelabError(f"{run} was made with {sampling}, and a session of {bundle.name} has {bundle.levels(sampling.steps)}; "
+                           "make the film again without that setting.")
+    return sampling.steps
