@@ -19,7 +19,8 @@ STATIC = [Full(), Window(window=2), Sink(sink=1, window=2), ShotSink(sink=1, sho
 ROUTED = [CAMR(budget=3, window=1), CAMR(budget=3, window=1, positions="packed"),
           CAMR(budget=3, window=1, per_head=False), CAMR(budget=3, window=1, per_head=False, positions="packed"),
           CAMR(budget=3, window=1, score="mean"), CAMR(budget=3, window=0, per_head=True),
-          CAMR(budget=4, sink=1, shot_sink=1, window=1, per_head=True, positions="absolute")]
+          CAMR(budget=4, sink=1, shot_sink=1, window=1, per_head=True, positions="absolute"),
+          CAMR(budget=3, window=1, summary=4), CAMR(budget=3, window=0, summary=1, score="mean", positions="packed")]
 
 
 def scene(chunk=1, chunks=7, batch=2, seed=0):
@@ -33,9 +34,9 @@ def scene(chunk=1, chunks=7, batch=2, seed=0):
     return model, x, prompts, shot, frames
 
 
-def stream(model, x, prompts, shot, chunk, policy, t=None):
+def stream(model, x, prompts, shot, chunk, policy, t=None, **storage):
     """Velocities (B, F, ...) of noisy chunks, with the clean ones in the memory."""
-    memory, text = Memory(policy, chunk), model.encode_text(prompts)
+    memory, text = Memory(policy, chunk, **storage), model.encode_text(prompts)
     noisy, parts = t is not None, []
     for i in range(shot.shape[1]):
         part = x[:, i * chunk : (i + 1) * chunk]

@@ -35,11 +35,11 @@ class Cell:
 
 def memory_cell(run_dir: str | Path, model: str, policy: str, budget: int, away: int, seed: int, films: int,
                 steps: int | None = None, score: str = "mass", per_head: bool = True,
-                positions: str | None = None, reframed: bool = False) -> Cell:
+                positions: str | None = None, reframed: bool = False, summary: int | None = None) -> Cell:
     """Measure recall after an absence and write rows.parquet, routing.parquet and cell.json to `run_dir`."""
     bundle, reader, folder = load(model), load_recogniser(), Path(run_dir)
     more = {"positions": positions} if positions else {}
-    more |= {"score": score, "per_head": per_head} if policy == "camr" else {}
+    more |= {"score": score, "per_head": per_head, "summary": summary} if policy == "camr" else {}
     rule = policy_named(policy, budget, **more)
     parts, first = [], None
     for start in range(0, films, BATCH):
@@ -53,13 +53,13 @@ def memory_cell(run_dir: str | Path, model: str, policy: str, budget: int, away:
                   for name, shown in sources.items()]
         first = first or (batch, frames, truth, memory.routing_table())
     rows = pd.concat(parts, ignore_index=True)
-    summary = summarise(rows)
+    found = summarise(rows)
     info = {"policy": policy, "budget": budget, "away": away, "seed": seed, "films": films, "score": score,
-            "per_head": per_head, "positions": rule.positions, "reframed": reframed, "history": (away + 2) * SHOT, "model": model}
+            "per_head": per_head, "positions": rule.positions, "pooled": summary or 0, "reframed": reframed, "history": (away + 2) * SHOT, "model": model}
     write_atomic(folder / "rows.parquet", lambda path: rows.assign(**info).to_parquet(path))
     write_atomic(folder / "routing.parquet", lambda path: first[3].to_parquet(path))
     write_json(folder / "cell.json", info | {"recogniser": reader.accuracy})
-    return Cell(rows, summary, *first)
+    return Cell(rows, found, *first)
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:

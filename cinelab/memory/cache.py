@@ -2,8 +2,8 @@
 
     B batch   n units so far   U tokens a unit   h heads   d head size   k kept units
 
-Reading never copies the history: only the kept units are gathered. A snapshot shares storage with the memory
-it was taken from; whoever writes first past the shared part gets its own copy (copy on write).
+Reading never copies the history: only the kept units are gathered, from wherever they are kept (cinelab.memory.shelf).
+A snapshot shares storage with the memory it was taken from.
 """
 
 from collections.abc import Callable
@@ -15,35 +15,11 @@ from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import Full, Policy
-from cinelab.memory.routing import choose, relevance
-from cinelab.memory.sight import gather, repeat_to
+from cinelab.memory.routing import choose, pool, relevance
+from cinelab.memory.shelf import Kept, Shelf, Storage
+from cinelab.memory.sight import repeat_to
 
 LOST = -1e9  # the priority of an erased unit, below all others
-
-
-class Shelf:
-    """A growing buffer of units along dim 1 that several memories may share up to their own lengths."""
-
-    def __init__(self, buffer: Tensor | None = None, used: int = 0):
-        self.buffer, self.used = buffer, used
-
-    def append(self, units: Tensor, length: int) -> "Shelf":
-        """Add units (B, m, ...) after the first `length`; returns the shelf that now holds them."""
-        new = length + units.shape[1]
-        if self.buffer is None or length != self.used or new > self.buffer.shape[1]:
-            return self._moved(units, length, new)
-        self.buffer[:, length:new] = units
-        self.used = new
-        return self
-
-    def _moved(self, units: Tensor, length: int, new: int) -> "Shelf":
-        forked = self.buffer is not None and length != self.used  # most copies that a what-if or a retake makes stay short
-        room = new + 16 if forked else max(16, 2 * new)
-        buffer = units.new_empty((units.shape[0], room, *units.shape[2:]))
-        if length:
-            buffer[:, :length] = self.buffer[:, :length]
-        buffer[:, length:new] = units
-        return Shelf(buffer, new)
 
 
 @dataclass
@@ -57,7 +33,9 @@ class Memory:
     policy: Policy
     chunk: int  # frames a chunk
     reach: int | None = None  # frames; history farther back stands at this distance, for the model has seen no farther
-    shelves: dict[int, tuple[Shelf, Shelf]] = field(default_factory=dict)
+    storage: Storage = Storage()
+    shelves: dict[int, tuple[Kept, Kept]] = field(default_factory=dict)
+    summaries: dict[int, tuple[Shelf, int, int]] = field(default_factory=dict)  # pooled keys, of how many units, tokens of each
     length: int = 0  # finished units
     unit_shots: tuple[Tensor, ...] = ()  # per unit, the shot of every film (B,)
     unit_chunks: tuple[int, ...] = ()
@@ -87,7 +65,7 @@ class Memory:
             raise CinelabError("Memory.commit() before the clean chunk was shown; call record() and the model first.")
         units = self.chunk // self.unit_frames
         for index, (k, v) in now.written.items():
-            old = self.shelves.get(index, (Shelf(), Shelf()))
+            old = self.shelves.get(index) or (self.storage.shelf(), self.storage.shelf())
             parts = (x.unflatten(1, (units, -1)) for x in (k, v))
             self.shelves[index] = tuple(s.append(p, self.length) for s, p in zip(old, parts, strict=True))
         self.length += units
@@ -99,7 +77,7 @@ class Memory:
 
     def snapshot(self) -> "Memory":
         """An independent memory with the same content; costs nothing until one of the two writes on."""
-        return replace(self, shelves=dict(self.shelves))
+        return replace(self, shelves=dict(self.shelves), summaries=dict(self.summaries))
 
     def layer(self, index: int, rope) -> Callable:
         return lambda q, k, v: self._look(index, rope, q, k, v)
@@ -123,16 +101,15 @@ class Memory:
         """Rotated kept keys (B, k U, h, d), values, and the table of the running chunk."""
         if self.length == 0 or self.policy.budget_at(self.length) == 0:
             return None, None, self._own_table(rope, 0)
-        keys, values = (shelf.buffer[:, : self.length] for shelf in self.shelves[index])
-        picks = self._route(index, q, keys)  # (B or 1, G, k)
+        picks = self._route(index, q)  # (B or 1, G, k)
         now = self._own_table(rope, picks.shape[-1])
         if isinstance(self.policy, Full) and not self.without:
-            picked_k, picked_v = keys.flatten(1, 2), values.flatten(1, 2)
+            picked_k, picked_v = (shelf.all(self.length).flatten(1, 2) for shelf in self.shelves[index])
         else:
-            picked_k, picked_v = (gather(x, picks[:, :, None])[:, 0] for x in (keys, values))
+            picked_k, picked_v = (shelf.take(picks, self.length) for shelf in self.shelves[index])
         return self._rotate(rope, picked_k, picks), picked_v, now
 
-    def _route(self, index: int, q: Tensor, keys: Tensor) -> Tensor:
+    def _route(self, index: int, q: Tensor) -> Tensor:
         now = self._now
         if now.priority is None:  # the same for every layer
             shots = torch.stack(self.unit_shots, dim=-1)  # (B, n)
@@ -142,11 +119,24 @@ class Memory:
                 now.priority, now.most = now.priority.masked_fill(lost, LOST), self.length - int(lost[0].sum())
         priority, scores = now.priority, None
         if self.policy.routed and self.policy.budget_at(self.length) < self.length:
+            keys = self._searched(index)
             scores = relevance(self.policy, q[: keys.shape[0], None], keys, None, (now.chunk, index))[:, :, 0]
         picks = choose(self.policy, priority, scores, now.most)
         now.decided.append({"chunk": now.chunk, "shot": now.shot, "layer": index, "clean": now.recording,
                             "picks": picks, "scores": scores, "priority": priority})
         return picks
+
+    def _searched(self, index: int) -> Tensor:
+        """The keys (B, n, U, h, d) that relevance is read from: all, or the pooled ones, which are kept beside the units."""
+        keys, tokens = self.shelves[index][0], self.policy.summary
+        if tokens is None:
+            return keys.all(self.length)
+        shelf, done, made = self.summaries.get(index, (Shelf(), 0, tokens))
+        shelf, done = (shelf, done) if made == tokens else (Shelf(), 0)
+        for unit in range(done, self.length):  # one a chunk, as they come; all of them where the policy has just changed
+            shelf = shelf.append(pool(keys.take(torch.full((1, 1, 1), unit), self.length)[:, None], tokens), unit)
+        self.summaries[index] = (shelf, self.length, tokens)
+        return shelf.all(self.length)
 
     def _own_table(self, rope, kept: int) -> Tensor:
         """Turns of the running chunk's own frames, the same for every layer and level."""
@@ -163,14 +153,14 @@ class Memory:
         frames = (picks[..., None] * size + torch.arange(size, device=picks.device)).flatten(-2)  # (B, G, k size)
         if self.reach is not None:
             frames = frames.clamp(min=self.frames_done - self.reach)
-        table = rope.table(frames)[..., 0, :]  # (B, G, k U, d/2)
+        table = rope.table(frames, self.frames_done)[..., 0, :]  # (B, G, k U, d/2)
         assert table.shape[-2] == tokens
         return rope.turn(keys, table.transpose(1, 2))
 
     def seen_bytes(self) -> int:
         """Bytes of keys and values that the next chunk would attend to, all layers and films."""
         kept = self.policy.budget_at(self.length)
-        return sum(shelf.buffer[:, :kept].nbytes for pair in self.shelves.values() for shelf in pair)
+        return sum(kept * shelf.unit_bytes() for pair in self.shelves.values() for shelf in pair)
 
     def routing_table(self, film: int = 0) -> pd.DataFrame:
         """Who looked at whom: chunk, shot, layer, head (-1 = all), kept_chunk, kept_shot, score, kind."""

@@ -125,7 +125,8 @@ class CAMR(Policy):
     """Content-aware memory routing: a few fixed units, and the rest of the budget to the most relevant history.
 
     Relevance is how much the chunk's own queries look for the unit's keys (both unrotated): `mean` compares
-    mean query and mean key; `mass` sums the attention each unit would get. `per_head` lets heads choose apart.
+    mean query and mean key; `mass` sums the attention each unit would get. `per_head` lets heads choose apart. With a
+    `summary`, both are first averaged to so many tokens a unit: the search then costs next to nothing however long the film.
 
         seen  . # # . . # . #      # at the end: window; the others: retrieved
     """
@@ -136,10 +137,13 @@ class CAMR(Policy):
     window: int = 1
     score: str = "mass"
     per_head: bool = True
+    summary: int | None = None  # tokens a unit that are searched; None = all of them
 
     def _check(self) -> None:
         if self.score not in SCORES:
             raise CinelabError(f"CAMR score is {self.score!r}; use one of {', '.join(SCORES)}.")
+        if self.summary is not None and self.summary < 1:
+            raise CinelabError(f"CAMR summary is {self.summary}; it counts tokens, at least 1, or None for all.")
         fixed = self.sink + self.shot_sink + self.window
         if fixed > self.budget:
             raise CinelabError(f"CAMR budget is {self.budget} but sinks and window alone take {fixed}; "

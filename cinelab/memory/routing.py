@@ -9,8 +9,11 @@ Training (all chunks of a clip at once) and streaming (one chunk) call the same 
 from math import sqrt
 
 import torch
+import torch.nn.functional as fn
+from einops import rearrange
 from torch import Tensor
 
+from cinelab.errors import CinelabError
 from cinelab.memory.policy import CAMR, Policy, RandomTopK
 from cinelab.seeds import rng_at
 
@@ -23,9 +26,23 @@ def relevance(policy: CAMR, q: Tensor, k: Tensor, allowed: Tensor | None = None,
     """
     if isinstance(policy, RandomTopK):
         return lot(policy, q.shape[0], (q.shape[1], k.shape[1]), place).to(q.device)
-    q, k = q.detach().float(), k.detach().float()
+    q, k = (pool(x.detach(), policy.summary).float() for x in (q, k))
     scores = mean_score(q, k) if policy.score == "mean" else mass_score(q, k, allowed)  # (B, h, R, n)
     return scores if policy.per_head else scores.mean(1, keepdim=True)
+
+
+def pool(x: Tensor, tokens: int | None) -> Tensor:
+    """Queries or keys (B, n, U, h, d) of each unit averaged to `tokens` bands of neighbours; None leaves them as they are.
+
+    What is pooled already stays as it is, so that a film may keep its history pooled.
+    """
+    have = x.shape[2]
+    if tokens is None or have == tokens:
+        return x
+    if have < tokens:
+        raise CinelabError(f"CAMR summary is {tokens}, but a unit has only {have} tokens; give a smaller one, or None for all.")
+    bands = fn.adaptive_avg_pool1d(rearrange(x.float(), "b n u h d -> (b n) (h d) u"), tokens)
+    return rearrange(bands, "(b n) (h d) t -> b n t h d", n=x.shape[1], h=x.shape[3])
 
 
 def mean_score(q: Tensor, k: Tensor) -> Tensor:
@@ -59,6 +76,7 @@ def choose(policy: Policy, priority: Tensor, scores: Tensor | None, most: int | 
     count = count if most is None else min(count, most)
     ranked = priority[:, None]
     if scores is not None:
+        ranked = ranked.to(scores.device)
         ranked = torch.where(ranked == 0, scores, ranked)
     return ranked.topk(count, dim=-1).indices.sort(dim=-1).values
 

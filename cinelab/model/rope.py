@@ -51,9 +51,10 @@ class Rope:
         angle = torch.outer(torch.arange(frames, dtype=torch.float64), _frequencies(split(self.head_dim)[0]))
         return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(self.space.device)
 
-    def table(self, frames: Tensor) -> Tensor:
-        """Frame positions (..., F), whole and not negative -> complex turns (..., F * N, 1, D/2)."""
-        last = int(frames.max()) if frames.numel() else 0
+    def table(self, frames: Tensor, last: int | None = None) -> Tensor:
+        """Frame positions (..., F), whole and not negative -> complex turns (..., F * N, 1, D/2). Whoever knows that none is
+        beyond `last` says so, since reading the largest back from a GPU would wait for it."""
+        last = last if last is not None else int(frames.max()) if frames.numel() else 0
         if last >= len(self._time):
             self._time = self._turns(2 * last)
         time = self._time[frames.to(self._time.device)][..., None, :]  # (..., F, 1, Dt/2)
