@@ -56,7 +56,7 @@ class Memory:
 
     def record(self) -> None:
         """The next model call shows the clean chunk: route afresh from its own queries and keep its keys."""
-        self._now = replace(self._now, recording=True, gathered={}, written={})
+        self._now = replace(self._now, recording=True, gathered={}, written={}, rooms={})
 
     def commit(self) -> None:
         """Put the recorded chunk into the memory."""
@@ -93,8 +93,7 @@ class Memory:
         past_k, past_v, table = now.gathered[index]
         q, k = rope.turn(q, table), rope.turn(k, table)
         if past_k is not None:
-            past_k, past_v = (repeat_to(x, q.shape[0]) for x in (past_k, past_v))
-            k, v = torch.cat([past_k, k], dim=1), torch.cat([past_v, v], dim=1)
+            k, v = now.joined(index, 0, past_k, k), now.joined(index, 1, past_v, v)
         return q, k, v, None
 
     def _gather(self, index: int, rope, q: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
@@ -201,3 +200,16 @@ class _Now:
     gathered: dict = field(default_factory=dict)
     written: dict = field(default_factory=dict)
     decided: list = field(default_factory=list)
+    rooms: dict = field(default_factory=dict)
+
+    def joined(self, index: int, part: int, past: Tensor, own: Tensor) -> Tensor:
+        """Kept keys or values (B, k U, h, d) with the chunk's own (B', T, h, d) behind them. They are laid into one buffer once
+        a chunk; each level only writes its own part. With gradients nothing is written in place."""
+        if torch.is_grad_enabled():
+            return torch.cat([repeat_to(past, own.shape[0]), own], dim=1)
+        place = (index, part, own.shape[0], own.dtype)
+        if place not in self.rooms:
+            self.rooms[place] = torch.cat([repeat_to(past, own.shape[0]).to(own.dtype), own], dim=1)
+        else:
+            self.rooms[place][:, past.shape[1] :] = own
+        return self.rooms[place]

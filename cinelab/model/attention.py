@@ -7,41 +7,66 @@ A sparse mask may come as strips, a tuple of (rows, columns, mask): the queries 
 slices `columns` and no others, and every query is in one strip.
 """
 
+from functools import cache
+
 import torch
 import torch.nn.functional as fn
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from cinelab.errors import CinelabError
 
-KERNELS = ("auto", "sdpa", "math", "flash")
+KERNELS = ("auto", "sdpa", "math", "cudnn", "flash", "flash3", "flex")
+FASTEST = ("flash3", "flash", "cudnn", "sdpa")  # in the order in which they are tried on a GPU
+REMEDY = {"cudnn": "a CUDA GPU of Ampere or newer with cuDNN", "flex": "torch with FlexAttention; on a CPU it has no backward",
+          "flash": "the package flash-attn and a CUDA GPU: pip install 'cinelab[flash]'",
+          "flash3": "a Hopper GPU and flash-attn's hopper build (module flash_attn_interface)"}
 SMALL = 1024  # keys up to which the plain formula beats the fused kernel on a CPU (its backward by 2 to 10 times)
 
 
 def available(kernel: str) -> bool:
-    """Whether `kernel` can run here, by probing one small call (forward and backward)."""
+    """Whether `kernel` can run here, by probing one small call (forward and, on a GPU, backward)."""
     if kernel in ("auto", "sdpa", "math"):
         return True
-    if kernel not in KERNELS or not torch.cuda.is_available():
+    if kernel not in KERNELS or (kernel != "flex" and not torch.cuda.is_available()):
         return False
     try:
-        from flash_attn import flash_attn_func
-
-        q = torch.zeros(1, 8, 1, 32, dtype=torch.bfloat16, device="cuda", requires_grad=True)
-        flash_attn_func(q, q, q).sum().backward()
+        if torch.cuda.is_available():
+            q = torch.zeros(1, 128, 1, 64, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+            attention(q, q, q, None, kernel).sum().backward()
+        else:
+            q = torch.zeros(1, 8, 1, 32)
+            attention(q, q, q, None, kernel)
         return True
     except Exception:
         return False
 
 
+@cache
+def fastest() -> str:
+    """The first of FASTEST that runs on this machine's GPU."""
+    return next(kernel for kernel in FASTEST if available(kernel))
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | tuple | None = None, kernel: str = "auto") -> Tensor:
-    """Softmax attention (B, T, heads, D). `auto`: the plain formula for short keys on a CPU, else SDPA."""
+    """Softmax attention (B, T, heads, D). `auto`: the plain formula for short keys on a CPU; on a GPU the fastest that is
+    there; SDPA where there is a mask."""
     if isinstance(mask, tuple):
         return _strips(q, k, v, mask, kernel)
     if kernel == "auto":
-        kernel = "math" if q.device.type == "cpu" and k.shape[1] <= SMALL else "sdpa"
+        kernel = _automatic(q, k, mask)
     if kernel not in KERNELS:
         raise CinelabError(f"Attention kernel {kernel!r} is unknown; use one of {', '.join(KERNELS)}.")
-    return {"sdpa": _sdpa, "math": _math, "flash": _flash}[kernel](q, k, v, mask)
+    if mask is not None and kernel in ("flash", "flash3"):
+        raise CinelabError(f"Kernel {kernel!r} takes no mask; use kernel 'auto'.")
+    return CALLS[kernel](q, k, v, mask)
+
+
+def _automatic(q: Tensor, k: Tensor, mask: Tensor | None) -> str:
+    if q.device.type == "cpu":
+        return "math" if k.shape[1] <= SMALL else "sdpa"
+    return fastest() if mask is None and q.dtype != torch.float32 else "sdpa"
 
 
 def _strips(q: Tensor, k: Tensor, v: Tensor, strips: tuple, kernel: str) -> Tensor:
@@ -66,12 +91,64 @@ def _math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return (scores.softmax(-1).type_as(v) @ v.transpose(1, 2)).transpose(1, 2)
 
 
+def _cudnn(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    try:
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            return _sdpa(q, k, v, mask)
+    except RuntimeError as error:
+        raise _absent("cudnn", error) from error
+
+
 def _flash(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is not None:
-        raise CinelabError("Kernel 'flash' takes no mask; use kernel 'auto'.")
     try:
         from flash_attn import flash_attn_func
     except ImportError as error:
-        raise CinelabError("Kernel 'flash' needs the package flash-attn and a CUDA GPU: "
-                           "pip install 'cinelab[flash]', or use kernel 'auto'.") from error
+        raise _absent("flash", error) from error
     return flash_attn_func(q, k, v)
+
+
+def _flash3(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    try:
+        from flash_attn_interface import flash_attn_func
+    except ImportError as error:
+        raise _absent("flash3", error) from error
+    out = flash_attn_func(q, k, v)
+    return out[0] if isinstance(out, tuple) else out  # its versions differ in whether the log-sum comes too
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Blocks of which nothing is seen are skipped: for long masked clips on a GPU."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    if q.device.type == "cpu" and q.requires_grad and torch.is_grad_enabled():
+        raise _absent("flex", "there is no gradient on a CPU")
+    call = flex_attention if q.device.type == "cpu" else _compiled_flex()
+    return call(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), block_mask=None if mask is None else _blocks(mask, q)).transpose(1, 2)
+
+
+@cache
+def _compiled_flex():
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
+_MADE = WeakTensorKeyDictionary()  # block masks by mask: a sight hands the same one to all layers
+
+
+def _blocks(mask: Tensor, q: Tensor):
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    if mask not in _MADE:
+        seen = (mask if mask.dtype == torch.bool else mask == 0).expand(*mask.shape[:2], q.shape[1], -1)
+        films, heads = (None if n == 1 else n for n in seen.shape[:2])
+        see = lambda b, h, i, j: seen[b if films else 0, h if heads else 0, i, j]
+        _MADE[mask] = create_block_mask(see, films, heads, seen.shape[2], seen.shape[3], device=str(q.device))
+    return _MADE[mask]
+
+
+def _absent(kernel: str, why: object) -> CinelabError:
+    return CinelabError(f"Kernel {kernel!r} needs {REMEDY[kernel]}; or use kernel 'auto' ({' '.join(str(why).split())[:120]}).")
+
+
+CALLS = {"sdpa": _sdpa, "math": _math, "cudnn": _cudnn, "flash": _flash, "flash3": _flash3, "flex": _flex}

@@ -95,9 +95,10 @@ class Conditioner(nn.Module):
         half = self.freq_dim // 2
         rates = torch.exp(-math.log(10000.0) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
         angle = 1000.0 * t.float()[..., None] * rates
-        waves = torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.time_proj.weight.dtype)
+        waves = torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.time_embedder.linear_1.weight.dtype)
         embedding = self.time_embedder(waves)
-        return embedding.float(), self.time_proj(fn.silu(embedding)).float().unflatten(-1, (6, -1))
+        turned = fn.silu(embedding).to(self.time_proj.weight.dtype)
+        return embedding.float(), self.time_proj(turned).float().unflatten(-1, (6, -1))
 
 
 class Attention(nn.Module):
@@ -146,18 +147,23 @@ class Block(nn.Module):
     def forward(self, x: Tensor, modulation: Tensor, look: Look, text_kv: tuple[Tensor, Tensor], slot: Tensor,
                 kernel: str) -> Tensor:
         """x (B, F, N, D), modulation (B, F, 6, D) -> (B, F, N, D)."""
-        shift, scale, gate, c_shift, c_scale, c_gate = (self.scale_shift_table + modulation)[:, :, :, None].unbind(2)
-        y = (fp32_norm(self.norm1, x) * (1 + scale) + shift).type_as(x)
-        x = (x + self._see(y, look, kernel) * gate).type_as(x)
-        x = x + self._read(fp32_norm(self.norm2, x).type_as(x), text_kv, slot, kernel)
-        y = (fp32_norm(self.norm3, x) * (1 + c_scale) + c_shift).type_as(x)
-        return (x + self.ffn(y) * c_gate).type_as(x)
+        q, k, v, mask = look(*self.enter(x, modulation))
+        return self.leave(x, attention(q, k, v, mask, kernel).reshape(x.shape), modulation, text_kv, slot, kernel)
 
-    def _see(self, y: Tensor, look: Look, kernel: str) -> Tensor:
-        flat = y.flatten(1, 2)  # (B, T, D)
-        k, v = self.attn1.key_value(flat)
-        q, k, v, mask = look(self.attn1.query(flat).type_as(v), k, v)
-        return self.attn1.to_out[0](attention(q, k, v, mask, kernel).reshape(flat.shape)).reshape(y.shape)
+    def enter(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, T, h, D/h), before anybody has looked."""
+        shift, scale = (self.scale_shift_table + modulation)[:, :, :2, None].unbind(2)
+        y = (fp32_norm(self.norm1, x) * (1 + scale) + shift).type_as(x).flatten(1, 2)  # (B, T, D)
+        k, v = self.attn1.key_value(y)
+        return self.attn1.query(y).type_as(v), k, v
+
+    def leave(self, x: Tensor, seen: Tensor, modulation: Tensor, text_kv: tuple[Tensor, Tensor], slot: Tensor, kernel: str) -> Tensor:
+        """All that follows self-attention, whose heads' outputs are `seen` (B, F, N, D)."""
+        gate, shift, scale, c_gate = (self.scale_shift_table + modulation)[:, :, 2:, None].unbind(2)
+        x = (x + self.attn1.to_out[0](seen) * gate).type_as(x)
+        x = x + self._read(fp32_norm(self.norm2, x).type_as(x), text_kv, slot, kernel)
+        y = (fp32_norm(self.norm3, x) * (1 + scale) + shift).type_as(x)
+        return (x + self.ffn(y) * c_gate).type_as(x)
 
     def _read(self, y: Tensor, text_kv: tuple[Tensor, Tensor], slot: Tensor, kernel: str) -> Tensor:
         k, v = (pick_prompts(part, slot) for part in text_kv)  # (B F, L, h, D/h)
@@ -171,7 +177,12 @@ def rms(norm: nn.RMSNorm, x: Tensor) -> Tensor:
 
 
 def fp32_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    return norm(x.float())
+    """Layer norm in full precision, whatever its weights are kept in."""
+    x = x.float()
+    if isinstance(norm, nn.Identity):
+        return x
+    weight, bias = (None if part is None else part.float() for part in (norm.weight, norm.bias))
+    return fn.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
 
 
 def pick_prompts(part: Tensor, slot: Tensor) -> Tensor:
@@ -228,6 +239,21 @@ class CausalWan(nn.Module):
             raise CinelabError(f"Latents {tuple(x.shape)} do not fit: wanted (B, F, {self.config.in_channels}, H, W) "
                                f"with H divisible by {rows} and W by {columns}.")
         return x.shape[3] // rows, x.shape[4] // columns
+
+
+FULL_PRECISION = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")  # as diffusers keeps them
+
+
+def kept_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """What a parameter is kept in, in a model of `dtype`: what steers all the others stays in fp32."""
+    return torch.float32 if any(part in FULL_PRECISION for part in name.split(".")) else dtype
+
+
+def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """The model in `dtype`, but for the few parameters that stay in full precision."""
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(kept_dtype(name, dtype))
+    return model
 
 
 def init_toy(model: CausalWan) -> CausalWan:

@@ -1,0 +1,103 @@
+"""How much memory a film will take, before it is begun: arithmetic on the shapes, printed in GiB, and a refusal where it cannot fit.
+
+    T tokens of a chunk   U tokens of a unit   D width   n chunks of the film
+"""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+
+from cinelab.errors import CinelabError
+from cinelab.model.wan import CausalWan, WanConfig, kept_dtype
+
+GIB = 2**30
+SPARE = 0.06  # share of the device that stays free: the allocator, the kernels' workspaces, the context
+
+
+@dataclass(frozen=True)
+class Film:
+    """What decides the memory of a film that is streamed."""
+
+    size: tuple[int, int] = (480, 832)  # height, width in pixels
+    chunks: int = 200
+    chunk: int = 3  # latent frames
+    seen: int = 6  # units that a chunk attends to (the policy's budget; the whole film under full attention)
+    summary: int | None = 32  # pooled tokens a unit; None where every key is searched
+    place: str = "device"  # of the stored history: device or host
+    packing: str = "none"  # int8 and fp8 take a byte a number
+    slots: int = 12  # units a layer on the device, where the history is in host memory
+    linears: str = "full"  # eight-bit linears take a byte a number
+    guided: bool = False  # two films at once: with its prompt and without
+    scale: int = 8  # pixels of a latent cell
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes by cause. `stored` is the history where it is kept; `slots` its working copy on the device where that is elsewhere."""
+
+    weights: int
+    attended: int  # keys and values that the chunk is shown, with its own
+    stored: int
+    slots: int
+    summaries: int
+    activations: int
+    host: bool  # the history is in host memory
+
+    @property
+    def device(self) -> int:
+        return self.weights + self.attended + self.slots + self.summaries + self.activations + (0 if self.host else self.stored)
+
+    def lines(self) -> list[tuple[str, float, str]]:
+        """(what, GiB, where) for a table."""
+        where = {"stored": "host" if self.host else "device"}
+        parts = [(name, value / GIB, where.get(name, "device")) for name, value in asdict(self).items() if name != "host"]
+        return [*parts, ("all on the device", self.device / GIB, "device")]
+
+
+def footprint(config: WanConfig, film: Film, bits: int = 16) -> Footprint:
+    """The arithmetic; `bits` of the model's numbers outside what stays in fp32."""
+    _, rows, columns = config.patch_size
+    frame = (film.size[0] // film.scale // rows) * (film.size[1] // film.scale // columns)
+    tokens, width, number = film.chunk * frame, config.width, bits // 8
+    shown = tokens * (2 if film.guided else 1)
+    unit = 2 * tokens * width * number * config.num_layers  # keys and values of a chunk, all layers
+    kept = unit if film.packing == "none" else unit // number + 2 * 4 * tokens * config.num_attention_heads * config.num_layers
+    seen = min(film.seen, film.chunks)
+    attended = (seen + 1) * 2 * tokens * width * number * config.num_layers * (2 if film.guided else 1)
+    summaries = (film.summary or 0) * width * 4 * config.num_layers * film.chunks
+    # at its widest a block holds: its input, a norm in fp32 twice, then either q k v with two in fp32 and the output, or the hidden layer twice
+    block = shown * max(width * (number + 8 + 5 * number + 8), width * (number + 8 + number) + 2 * config.ffn_dim * number)
+    on_device = film.place == "host"
+    return Footprint(weight_bytes(config, film.linears, bits), attended, kept * film.chunks, kept * min(film.slots, film.chunks) if on_device else 0,
+                     summaries, block, on_device)
+
+
+def weight_bytes(config: WanConfig, linears: str = "full", bits: int = 16) -> int:
+    """Of the transformer, from its true shapes."""
+    dtype = {16: torch.bfloat16, 32: torch.float32}[bits]
+    with torch.device("meta"):
+        model = CausalWan(config)
+    total = 0
+    for name, part in model.named_parameters():
+        packed = linears != "full" and name.startswith("blocks.") and part.ndim == 2
+        total += part.numel() * (1 if packed else kept_dtype(name, dtype).itemsize)
+    return total
+
+
+def check_fits(need: Footprint, device: int, host: int, what: str = "this film") -> None:
+    """Refuse with the numbers what cannot fit; `device` and `host` are free bytes. Raises CinelabError."""
+    room = math.floor(device * (1 - SPARE))
+    if need.device > room:
+        most = max(need.lines()[:-1], key=lambda line: line[1] if line[2] == "device" else 0)
+        raise CinelabError(f"{what} needs {need.device / GIB:.1f} GiB on the device ({'; '.join(f'{name} {gib:.1f}' for name, gib, where in need.lines()[:-1] if where == 'device' and gib >= 0.05)}) "
+                           f"and {room / GIB:.1f} GiB are free; most of it is {most[0]}: {REMEDIES[most[0]]}.")
+    if need.host and need.stored > host:
+        raise CinelabError(f"{what} needs {need.stored / GIB:.1f} GiB of host memory for its history and {host / GIB:.1f} GiB are free; "
+                           "pack it (storage.packing fp8), or make a shorter film.")
+
+
+REMEDIES = {"weights": "quantise the linears (speed.linears fp8 or fp8-weights), or take a larger device",
+            "attended": "lower the policy's budget or the chunk", "stored": "keep the history in host memory (storage.place host) or pack it "
+            "(storage.packing fp8)", "slots": "lower storage.slots", "summaries": "lower the policy's summary",
+            "activations": "lower the size or the chunk"}

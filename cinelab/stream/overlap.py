@@ -1,0 +1,60 @@
+"""Two things at once: chunk i + 1 is denoised while chunk i is decoded, each on its own stream of a GPU."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+
+
+def ahead(items: Iterator[Item], room: int = 1) -> Iterator[Item]:
+    """The same items, made in a thread that is at most `room` finished ones in front. What it raises is raised here; whoever
+    stops early ends it after the item it is at."""
+    done, over = queue.Queue(maxsize=room), threading.Event()
+
+    def put(item: object) -> bool:
+        while not over.is_set():
+            try:
+                done.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                pass
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not put((item, None)):
+                    return
+            put((None, StopIteration()))
+        except Exception as error:  # it belongs to whoever reads
+            put((None, error))
+
+    thread = threading.Thread(target=work, name="cinelab-ahead", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = done.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield item
+    finally:
+        over.set()
+        thread.join()
+
+
+def side_stream(device: str):
+    """A stream of its own for what runs beside the model; nothing on a CPU."""
+    return torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else nullcontext()
+
+
+def settled(device: str) -> None:
+    """Wait until this thread's stream has done what it was given: another stream may then read it, and a clock be stopped."""
+    if device == "cuda":
+        torch.cuda.current_stream().synchronize()
