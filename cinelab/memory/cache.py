@@ -118,14 +118,14 @@ class Memory:
                 now.priority, now.most = now.priority.masked_fill(lost, LOST), self.length - int(lost[0].sum())
         priority, scores = now.priority, None
         if self.policy.routed and self.policy.budget_at(self.length) < self.length:
-            keys = self._searched(index)
+            keys = self.searched(index)
             scores = relevance(self.policy, q[: keys.shape[0], None], keys, None, (now.chunk, index))[:, :, 0]
         picks = choose(self.policy, priority, scores, now.most)
         now.decided.append({"chunk": now.chunk, "shot": now.shot, "layer": index, "clean": now.recording,
                             "picks": picks, "scores": scores, "priority": priority})
         return picks
 
-    def _searched(self, index: int) -> Tensor:
+    def searched(self, index: int) -> Tensor:
         """The keys (B, n, U, h, d) that relevance is read from: all, or the pooled ones, which are kept beside the units."""
         keys, tokens = self.shelves[index][0], self.policy.summary
         if tokens is None:

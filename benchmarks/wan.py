@@ -1,0 +1,62 @@
+"""The papers' size with random weights: `python benchmarks/wan.py [--model wan-1.3b] [--mode chunk-4step] [-o FILE]`.
+
+On a GPU: pictures a second, the first picture, the model's and the decoder's parts, memory, and what a chunk costs after 5 to 200
+others under every policy. On a CPU take --history 1 and few repeats, or --model small.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from cinelab.files import plain_json, write_json
+from cinelab.memory.shelf import PACKINGS, PLACES, Storage
+from cinelab.model.attention import KERNELS
+from cinelab.model.fast import LINEARS, Speed
+from cinelab.score.wan_speed import MODELS, MODES, Maker, WanBench, beside, measure, overhead
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--model", choices=MODELS, default="wan-1.3b")
+    parser.add_argument("--mode", choices=MODES, default="chunk-4step")
+    parser.add_argument("--size", type=int, nargs=2, default=(480, 832), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--layers", type=int, help="time so many and scale up, where all do not fit")
+    parser.add_argument("--policies", nargs="+", default=["camr", "window", "sink", "full"])
+    parser.add_argument("--history", type=int, nargs="+", default=[5, 50, 200])
+    parser.add_argument("--budget", type=int, default=6)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--kernel", choices=KERNELS, default="auto")
+    parser.add_argument("--linears", choices=LINEARS, default="full")
+    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--place", choices=PLACES, default="device")
+    parser.add_argument("--packing", choices=PACKINGS, default="none")
+    parser.add_argument("--decoder", choices=("vae", "none"), default="vae", help="Wan2.1's, with random weights")
+    parser.add_argument("-o", "--output", type=Path, help="a .json file")
+    options = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    bench = WanBench(options.model, options.mode, tuple(options.size), options.layers, tuple(options.policies), options.budget,
+                     history=tuple(options.history), repeats=options.repeats, speed=Speed(options.kernel, options.compiled, options.linears),
+                     storage=Storage(options.place, options.packing))
+    decode = random_codec(device).decode if options.decoder == "vae" else None
+    table = measure(bench, device, decode, lambda text: print(text, flush=True))
+    record = {"rows": table.to_dict("records"), "overhead": overhead(table).to_dict("index")}
+    if decode:
+        record["decoded"] = beside(Maker(bench, device), decode)
+    print(table.drop(columns=["device", "cores", "torch"]).round(4).to_string(index=False))
+    print(json.dumps({key: value for key, value in record.items() if key != "rows"}, indent=1))
+    if options.output:
+        write_json(options.output, plain_json(record))
+
+
+def random_codec(device: str):
+    """Wan2.1's video autoencoder at its true size."""
+    from cinelab.latent.wan_codec import WanCodec
+    from diffusers import AutoencoderKLWan
+
+    return WanCodec(AutoencoderKLWan(), torch.bfloat16).to(device)
+
+
+if __name__ == "__main__":
+    main()
