@@ -4,10 +4,20 @@ import pytest
 import torch
 
 from cinelab.errors import CinelabError
-from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
+from cinelab.flow.sampler import (
+    Prompts,
+    Sampling,
+    Script,
+    denoise,
+    noise_for,
+    remember,
+    remember_and_denoise,
+    rollout,
+)
 from cinelab.memory import sight
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, Full, RandomTopK, ShotSink, Sink, Window
+from cinelab.memory.shelf import Storage
 from cinelab.memory.sight import Bidirectional, Causal, KnownHistory, TeacherForcing
 from cinelab.model.wan import CausalWan, WanConfig
 
@@ -260,3 +270,41 @@ def test_a_known_history_may_hide_the_running_shot():
 def test_a_known_history_refuses_packed_positions():
     with pytest.raises(CinelabError, match="positions='absolute'"):
         KnownHistory(CAMR(positions="packed"), torch.zeros(1, 4), 1)
+
+
+@pytest.mark.parametrize("chunk", [1, 2])
+@pytest.mark.parametrize("storage", [Storage(), Storage("host", slots=3)], ids=repr)
+@pytest.mark.parametrize("policy", [Full(), Sink(sink=1, window=1), CAMR(budget=3), CAMR(budget=2, summary=3, positions="packed")], ids=repr)
+@torch.no_grad()
+def test_the_clean_pass_may_go_with_the_next_chunks_first_level(policy, storage, chunk):
+    model, x, prompts, shot, _ = scene(chunk)
+    text, calls = Prompts(model, prompts), []
+    net = lambda *inputs: (calls.append(inputs[0].shape[1]), model(*inputs))[1]
+    script, shape = Script(shot, shot, chunk, 3), (chunk, *x.shape[2:])
+    sampling = Sampling(2, "consistency", guidance=1.0)
+    plain, fused, made = Memory(policy, chunk, storage=storage), Memory(policy, chunk, storage=storage), []
+    apart = torch.cat([one.latents for one in rollout(net, plain, text, script, [5, 6], shape, sampling)], 1)
+    alone = len(calls)
+    for index in range(shot.shape[1]):
+        noise = lambda level, index=index: noise_for([5, 6], index, shape, level)
+        if index == 0:
+            fused.begin(0, shot[:, 0])
+            made.append(denoise(net, fused, text, script, 0, noise, sampling))
+        else:
+            before = (made[-1], text.at(script.slot[:, index - 1]))
+            made.append(remember_and_denoise(net, fused, before, text, script, index, noise, sampling))
+    remember(net, fused, text, script, shot.shape[1] - 1, made[-1])
+    assert torch.allclose(torch.cat(made, 1), apart, atol=1e-4)
+    assert len(calls) - alone == alone - (shot.shape[1] - 1)  # one call fewer a chunk
+    assert fused.length == plain.length and fused.unit_chunks == plain.unit_chunks
+    assert all(torch.equal(a, b) for a, b in zip(fused.unit_shots, plain.unit_shots, strict=True))
+    assert len(fused.decisions) == len(plain.decisions)
+    a, b = (memory.routing_table().sort_values(["chunk", "layer", "head", "kept_chunk"])["kept_chunk"].tolist() for memory in (fused, plain))
+    assert a == b
+
+
+def test_guided_calls_keep_the_clean_pass_apart():
+    model, x, prompts, shot, _ = scene()
+    text, memory = Prompts(model, prompts), Memory(Full(), 1)
+    with pytest.raises(CinelabError, match="unguided calls only"):
+        remember_and_denoise(model, memory, (x[:, :1], []), text, Script(shot, shot, 1, 3), 1, lambda level: x, Sampling(2, "consistency", 2.0))

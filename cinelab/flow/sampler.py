@@ -175,6 +175,30 @@ def denoise(net: Any, memory: Any, text: Any, script: Script, index: int, noise:
     return solve(velocity, start, levels, sampling.solver)
 
 
+def remember_and_denoise(net: Any, memory: Any, before: tuple[Tensor, list], text: Any, script: Script, index: int,
+                         noise: Callable[[int], Tensor], sampling: Sampling, policy: Any = None) -> Tensor:
+    """`remember` the chunk before and `denoise` this one, with one call fewer: the clean pass and the first level go together.
+
+    before  the chunk before, latents (B, c, C, H, W), and its prompt as `text.at` gives it. It must be open in the memory.
+    The same to rounding as one after the other; not for guided calls, which show each film twice.
+    """
+    if sampling.guidance != 1:
+        raise CinelabError(f"sampling.guidance is {sampling.guidance}; the clean pass joins the first level of unguided calls only.")
+    clean, words_before = before
+    memory.record()
+    memory.follow(index, script.shot[:, index], policy)
+
+    def joined(x: Tensor, t: Tensor, words: list, slot: Tensor, memory: Any) -> Tensor:
+        if memory.opened:
+            return net(x, t, words, slot, memory)
+        both = [(torch.cat([k0, k1], 1), torch.cat([v0, v1], 1)) for (k0, v0), (k1, v1) in zip(words_before, words, strict=True)]
+        v = net(torch.cat([clean.type_as(x), x], 1), torch.cat([torch.zeros_like(t), t], 1), both, torch.cat([slot, slot + 1], 1), memory)
+        memory.commit()
+        return v[:, x.shape[1] :]
+
+    return denoise(joined, memory, text, script, index, noise, sampling)
+
+
 @torch.no_grad()
 def remember(net: Any, memory: Any, text: Any, script: Script, index: int, latents: Tensor) -> None:
     """Show the clean chunk once (t = 0) and put its keys and values into the memory."""

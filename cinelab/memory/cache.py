@@ -7,7 +7,7 @@ A snapshot shares storage with the memory it was taken from.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import pandas as pd
 import torch
@@ -27,7 +27,8 @@ class Memory:
     """What the film remembers. A `Sight` for streaming: hand it to the model for the chunk being made.
 
     One chunk goes: `begin(...)`, any number of model calls (routing is decided at the first and kept for the
-    others), then `record()`, one model call on the clean chunk, `commit()`.
+    others), then `record()`, one model call on the clean chunk, `commit()`. With `follow(...)` after `record()` that call shows
+    the next chunk's first level too, [clean | noisy], and after `commit()` the next chunk is open.
     """
 
     policy: Policy
@@ -45,6 +46,7 @@ class Memory:
 
     def __post_init__(self):
         self._now: _Now | None = None
+        self._next: Memory | None = None  # as it will be when the recorded chunk is kept, with the next one open
 
     @property
     def unit_frames(self) -> int:
@@ -58,29 +60,68 @@ class Memory:
         """The next model call shows the clean chunk: route afresh from its own queries and keep its keys."""
         self._now = replace(self._now, recording=True, gathered={}, written={}, rooms={})
 
+    def follow(self, chunk: int, shot: Tensor, policy: Policy | None = None) -> None:
+        """The recording call shows chunk number `chunk` as well, behind the clean one: it sees that one as kept already."""
+        self._next = replace(self.snapshot(), policy=policy or self.policy)
+        self._next._count(self._now)
+        self._next.begin(chunk, shot)
+
     def commit(self) -> None:
         """Put the recorded chunk into the memory."""
         now = self._now
         if now is None or not now.written:
             raise CinelabError("Memory.commit() before the clean chunk was shown; call record() and the model first.")
+        if self._next is not None:
+            return self._go_on(now)
+        for index in now.written:
+            self.shelves[index] = self._with(index)
+        self._count(now)
+        self.decisions += tuple(now.decided)
+        self._now = None
+
+    def _go_on(self, now: "_Now") -> None:
+        """The next chunk is open already: become the memory that it was opened in."""
+        after, opened = self._next, self._next._now
+        for part in fields(self):
+            setattr(self, part.name, getattr(after, part.name))
+        self.decisions += tuple(now.decided)
+        self._now, self._next = opened, None
+
+    def _with(self, index: int) -> tuple[Kept, Kept]:
+        """A layer's shelves with the recorded chunk."""
+        old = self.shelves.get(index) or (self.storage.shelf(), self.storage.shelf())
+        parts = (x.unflatten(1, (self.chunk // self.unit_frames, -1)) for x in self._now.written[index])
+        return tuple(shelf.append(part, self.length) for shelf, part in zip(old, parts, strict=True))
+
+    def _count(self, now: "_Now") -> None:
         units = self.chunk // self.unit_frames
-        for index, (k, v) in now.written.items():
-            old = self.shelves.get(index) or (self.storage.shelf(), self.storage.shelf())
-            parts = (x.unflatten(1, (units, -1)) for x in (k, v))
-            self.shelves[index] = tuple(s.append(p, self.length) for s, p in zip(old, parts, strict=True))
         self.length += units
         self.frames_done += self.chunk
         self.unit_shots += (now.shot,) * units
         self.unit_chunks += (now.chunk,) * units
-        self.decisions += tuple(now.decided)
-        self._now = None
+
+    @property
+    def opened(self) -> bool:
+        """Whether a chunk is open and being made."""
+        return self._now is not None and not self._now.recording
 
     def snapshot(self) -> "Memory":
         """An independent memory with the same content; costs nothing until one of the two writes on."""
         return replace(self, shelves=dict(self.shelves), summaries=dict(self.summaries))
 
     def layer(self, index: int, rope) -> Callable:
-        return lambda q, k, v: self._look(index, rope, q, k, v)
+        look = self._look if self._next is None else self._look_twice
+        return lambda q, k, v: look(index, rope, q, k, v)
+
+    def _look_twice(self, index: int, rope, *qkv: Tensor):
+        """[clean | noisy]: the clean chunk looks back and is kept, then the noisy one looks back, at it too."""
+        clean, noisy = zip(*(x.chunk(2, dim=1) for x in qkv), strict=True)
+        first = self._look(index, rope, *clean)
+        self._next.shelves[index] = self._with(index)
+        second = self._next._look(index, rope, *noisy)
+        q, k, v = (torch.cat(pair, dim=1) for pair in zip(first[:3], second[:3], strict=True))
+        tokens, keys = first[0].shape[1], first[1].shape[1]
+        return q, k, v, (([slice(0, tokens)], [slice(0, keys)], None), ([slice(tokens, 2 * tokens)], [slice(keys, k.shape[1])], None))
 
     def _look(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
         now = self._now
