@@ -171,7 +171,10 @@ def rms(norm: nn.RMSNorm, x: Tensor) -> Tensor:
 
 
 def fp32_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    return norm(x.float())
+    """Layer norm in full precision, whatever the precision of its weights."""
+    if getattr(norm, "weight", None) is None:
+        return norm(x.float())
+    return fn.layer_norm(x.float(), norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
 
 
 def pick_prompts(part: Tensor, slot: Tensor) -> Tensor:

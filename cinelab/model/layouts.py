@@ -1,0 +1,94 @@
+"""What Wan2.1's tensors are called: ours (which are diffusers'), the original repository's, and what training wraps around them.
+
+    diffusers   blocks.0.attn1.to_q.weight
+    wan         blocks.0.self_attn.q.weight
+    training    model._fsdp_wrapped_module.blocks.0._checkpoint_wrapped_module.self_attn.q.weight, in `generator` and `generator_ema`
+
+One table, read in both directions. It maps modules, so that their weights, biases and LoRA factors follow. The trap in it:
+the original calls the norm before cross-attention `norm3`, diffusers calls it `norm2`.
+"""
+
+import re
+
+DIFFUSERS, WAN, TRAINING = "diffusers", "wan", "training"
+LAYOUTS = (DIFFUSERS, WAN, TRAINING)
+PARTS = ("generator_ema", "generator", "critic")  # what a training checkpoint may hold, the best for use first
+ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k"}
+TOP = {
+    "patch_embedding": "patch_embedding",
+    "text_embedding.0": "condition_embedder.text_embedder.linear_1",
+    "text_embedding.2": "condition_embedder.text_embedder.linear_2",
+    "time_embedding.0": "condition_embedder.time_embedder.linear_1",
+    "time_embedding.2": "condition_embedder.time_embedder.linear_2",
+    "time_projection.1": "condition_embedder.time_proj",
+    "head.modulation": "scale_shift_table",
+    "head.head": "proj_out",
+}
+BLOCK = {
+    "modulation": "scale_shift_table",
+    "norm3": "norm2",
+    "ffn.0": "ffn.net.0.proj",
+    "ffn.2": "ffn.net.2",
+    **{f"self_attn.{wan}": f"attn1.{ours}" for wan, ours in ATTENTION.items()},
+    **{f"cross_attn.{wan}": f"attn2.{ours}" for wan, ours in ATTENTION.items()},
+}
+WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod", "module"}
+HOLDERS = {"model", "base_model", "diffusion_model", "transformer"}  # before the first name that is the transformer's own
+IMAGE = re.compile(r"(^|\.)(img_emb|image_embedder|k_img|v_img|norm_k_img|add_k_proj|add_v_proj|norm_added_k|norm_added_q)\.")
+LORA = re.compile(r"(?P<module>.+)\.(?:lora_(?P<factor>A|B|down|up)(?:\.\w+)?\.weight|(?P<alpha>alpha))")
+PLACE = re.compile(r"(?P<block>blocks\.\d+\.)?(?P<module>.+?)(?P<leaf>\.weight|\.bias)?")
+
+
+def bare(key: str) -> str:
+    """A key without what FSDP, checkpointing, torch.compile, peft and wrapping models put into it."""
+    words = [word for word in key.split(".") if word not in WRAPPERS]
+    while len(words) > 1 and words[0] in HOLDERS:
+        words = words[1:]
+    return ".".join(word for word in words if word != "base_layer")
+
+
+def from_wan(name: str) -> str | None:
+    """Our name of an original one (a module's or a tensor's); None if the original has no such thing."""
+    return _translate(name, TOP, BLOCK)
+
+
+def to_wan(name: str) -> str | None:
+    """The original name of one of ours, or None."""
+    return _translate(name, {v: k for k, v in TOP.items()}, {v: k for k, v in BLOCK.items()})
+
+
+def to_ours(name: str, layout: str) -> str | None:
+    """Our name of a bare name in a layout; None if it is no part of a text-to-video transformer."""
+    if layout == DIFFUSERS:
+        return name if to_wan(name) else None
+    return from_wan(name)
+
+
+def from_ours(name: str, layout: str) -> str:
+    """What one of our names is called in a layout."""
+    wan = to_wan(name)
+    return {DIFFUSERS: name, WAN: wan, TRAINING: f"model.{wan}"}[layout]
+
+
+def naming(names: list[str]) -> dict[str, str]:
+    """Which of diffusers and wan these bare names belong to: each layout with a name that only it has."""
+    found = {DIFFUSERS: [name for name in names if to_wan(name) and not from_wan(name)],
+             WAN: [name for name in names if from_wan(name) and not to_wan(name)]}
+    return {layout: only[0] for layout, only in found.items() if only}
+
+
+def lora_place(key: str) -> tuple[str, str] | None:
+    """Module and role ("down", "up" or "alpha") of a LoRA tensor, the module's name bare; None for any other."""
+    found = LORA.fullmatch(bare(key))
+    if not found:
+        return None
+    return found["module"], {"A": "down", "down": "down", "B": "up", "up": "up", None: "alpha"}[found["factor"]]
+
+
+def _translate(name: str, top: dict[str, str], block: dict[str, str]) -> str | None:
+    place = PLACE.fullmatch(name)
+    module = (block if place["block"] else top).get(place["module"]) if place else None
+    table = place and place["module"] in ("modulation", "head.modulation", "scale_shift_table")
+    if module is None or (table and place["leaf"]):  # tables are parameters themselves
+        return None
+    return f"{place['block'] or ''}{module}{place['leaf'] or ''}"
