@@ -1,4 +1,4 @@
-"""The command line: film, direct, score, compare, sweep, results, report, eval, bench, race, doctor. Bad input is one sentence and exit code 2."""
+"""The command line: film, direct, score, compare, sweep, results, report, eval, convert, bench, race, doctor. Bad input is one sentence and exit code 2."""
 
 import json
 import sys
@@ -10,13 +10,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cinelab import cli_eval
+from cinelab import cli_eval, cli_wan
 from cinelab.cli_eval import seed_list
 from cinelab.errors import CinelabError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Train, dissect and direct real-time autoregressive multi-shot video models.")
 app.add_typer(cli_eval.app, name="eval")
+app.command()(cli_wan.convert)
 out = Console()
 SCREENPLAYS = Path("experiments/screenplays")
 Budget = Annotated[int, typer.Option(help="history chunks that may be seen at once")]

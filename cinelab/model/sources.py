@@ -39,7 +39,7 @@ class Source:
     """One transformer's weights, by our names. `raw` is what the file calls them, `strange` what has no name of ours."""
 
     path: Path
-    layout: str  # diffusers, wan or training
+    naming: str  # diffusers or wan
     part: str | None  # of a training checkpoint: generator_ema, generator ...
     stored: dict[str, Stored]
     raw: dict[str, str]
@@ -48,6 +48,10 @@ class Source:
     config: Path | None  # the config.json that goes with the weights
     said: dict[str, Any]  # what it says, as fields of WanConfig and more
     parts: tuple[str, ...]  # all that a training checkpoint holds
+
+    @property
+    def layout(self) -> str:
+        return TRAINING if self.part else self.naming
 
     def keys(self) -> list[str]:
         return list(self.stored)
@@ -265,4 +269,4 @@ def _named(path: Path, tensors: dict[str, Stored], lora: dict[str, Stored], conf
             raise CinelabError(f"{path}: {key} is {str(names[ours].dtype).removeprefix('torch.')}; float32, float16 or bfloat16 is expected, "
                                "so take the weights before they were quantised.")
     said = describe(config) if config else {}
-    return Source(path, TRAINING if part else layout, part, names, raw, tuple(strange), lora, config, said, parts)
+    return Source(path, layout, part, names, raw, tuple(strange), lora, config, said, parts)

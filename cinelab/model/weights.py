@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cinelab.config import from_dict
 from cinelab.errors import CinelabError
+from cinelab.model.layouts import from_ours
 from cinelab.model.lora import Factors, pair, read_lora
 from cinelab.model.sources import Source, open_source
 from cinelab.model.wan import CausalWan, WanConfig
@@ -30,7 +31,7 @@ BEGIN = {  # where a size that no config.json says can be read off: tensor, axis
 
 @dataclass(frozen=True)
 class Report:
-    """What became of every key. `mapped` is the file's name to ours; the other names are the file's if it has them, else ours."""
+    """What became of every key. `mapped` is the file's name to ours (or to the target's); all others are in the file's naming."""
 
     source: str
     layout: str
@@ -45,6 +46,8 @@ class Report:
     lora: str  # what was merged, or ""
     bytes: int  # as made
     said: bool  # whether a config.json gave the size
+    target: str = ""  # of a conversion
+    to: str = ""
 
     @property
     def whole(self) -> bool:
@@ -60,9 +63,9 @@ class Report:
         else:
             example = f"{self.missing[0]} is missing" if self.missing else f"{self.unexpected[0]} is unknown"
         remedy = "take the config.json that belongs to these weights, or a complete copy" if self.said else "take a complete copy of the checkpoint"
-        raise CinelabError(f"{self.source} does not fit a Wan transformer of {self.config.num_layers} layers and width {self.config.width}: of "
-                           f"{len(self.mapped) + len(self.missing)} tensors {len(self.missing)} are missing, {len(self.wrong)} have another shape, "
-                           f"{len(self.unexpected)} are unknown (first: {example}); {remedy}.")
+        raise CinelabError(f"{self.source} does not fit a Wan transformer of {self.config.num_layers} layers and width {self.config.width}: "
+                           f"{len(self.missing)} of {len(self.mapped) + len(self.missing)} tensors missing, {len(self.wrong)} of another shape, "
+                           f"{len(self.unexpected)} unknown (first: {example}); {remedy}.")
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Weights:
         scales = sorted({round(factors.scale, 6) for factors in self.lora.values()})
         merged = f"{len(self.lora)} weights, scale {', '.join(map(str, scales))}" if self.lora else ""
         return Report(str(source.path), source.layout, source.part, source.parts, self.config, {source.raw[name]: name for name in known},
-                      tuple(name for name in expected if name not in source.stored), (*unexpected, *source.strange), tuple(wrong),
+                      tuple(from_ours(name, source.naming) for name in expected if name not in source.stored), (*unexpected, *source.strange), tuple(wrong),
                       dict(dtypes), merged, sum(prod(source.shape(name)) * self.made(name).itemsize for name in known), source.config is not None)
 
 

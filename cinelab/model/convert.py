@@ -1,0 +1,170 @@
+"""Wan weights from any layout into any other, shard by shard, bit for bit unless a dtype or a LoRA is asked for.
+
+    diffusers   TARGET/transformer/{config.json, diffusion_pytorch_model*.safetensors}
+    wan         TARGET/{config.json, diffusion_pytorch_model*.safetensors}
+    training    TARGET.pt with {"generator": {"model.blocks.0...": tensor}}, or the part the source had
+
+Tensors are written in the model's own order, so that the same weights give the same files whatever they came from. An
+interrupted conversion leaves nothing that could be taken for one: shards are moved in when all are there, config.json last.
+"""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cinelab.config import to_dict
+from cinelab.errors import CinelabError
+from cinelab.files import write_atomic, write_json
+from cinelab.model.layouts import DIFFUSERS, LAYOUTS, TRAINING, WAN, from_ours
+from cinelab.model.sources import CONFIG, STEM
+from cinelab.model.wan import WanConfig
+from cinelab.model.weights import HEAD, Report, Weights, open_weights, shapes_of
+
+GIB = 2**30
+PICKLED = (".pt", ".pth", ".ckpt")
+
+
+def convert(source: str | Path, target: str | Path, to: str = DIFFUSERS, dtype: torch.dtype | str | None = None, shard_gib: float = 5,
+            part: str = "auto", lora: str | Path | None = None, lora_scale: float | None = None) -> Report:
+    """Write the weights at `source` in the layout `to`; memory stays near one shard (near one tensor for training).
+
+    dtype       fp32, bf16, fp16; None keeps what each tensor has
+    part        of a training checkpoint; "auto" = generator_ema if it is there, else generator
+    lora        a LoRA file to merge; lora_scale takes the place of alpha / r in W + scale * B A
+    Raises CinelabError if the source does not match wholly, the target is taken, or the disk has not the room.
+    """
+    if to not in LAYOUTS:
+        raise CinelabError(f"Layout {to!r} is unknown; expected one of {', '.join(LAYOUTS)}.")
+    if not shard_gib > 0:
+        raise CinelabError(f"shard_gib is {shard_gib}; expected a size above 0, such as 5.")
+    weights = open_weights(source, part, dtype, lora, lora_scale)
+    report = weights.report()
+    report.demand()
+    place = _place(Path(target), to)
+    names = list(shapes_of(weights.config))
+    _room(place, report.bytes * (2 if to == TRAINING else 1))
+    if to == TRAINING:
+        _refuse_untold(weights)
+        _write_training(weights, names, place)
+    else:
+        _write_folder(weights, names, place, to, shard_gib)
+    mapped = {raw: from_ours(name, to) for raw, name in report.mapped.items()}
+    return replace(report, mapped=mapped, target=str(place), to=to)
+
+
+def plan(sizes: dict[str, int], limit: float) -> list[list[str]]:
+    """Names in order, cut into shards of at most `limit` bytes (a tensor beyond it is a shard of its own)."""
+    shards, filled = [[]], 0
+    for name, size in sizes.items():
+        if shards[-1] and filled + size > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(name)
+        filled += size
+    return shards
+
+
+def config_file(config: WanConfig, to: str) -> dict[str, Any]:
+    """What config.json says, in the words of diffusers or of the original repository."""
+    if to == DIFFUSERS:
+        return {"_class_name": "WanTransformer3DModel", **to_dict(config), "qk_norm": "rms_norm_across_heads", "image_dim": None,
+                "added_kv_proj_dim": None, "pos_embed_seq_len": None, "rope_max_seq_len": 1024}
+    return {"_class_name": "WanModel", "model_type": "t2v", "dim": config.width, "num_heads": config.num_attention_heads, "text_len": 512,
+            "num_layers": config.num_layers, "ffn_dim": config.ffn_dim, "freq_dim": config.freq_dim, "in_dim": config.in_channels,
+            "out_dim": config.out_channels, "eps": config.eps}
+
+
+def _write_folder(weights: Weights, names: list[str], folder: Path, to: str, shard_gib: float) -> None:
+    sizes = {name: prod(weights.source.shape(name)) * weights.made(name).itemsize for name in names}
+    shards = plan(sizes, shard_gib * GIB)
+    files = [f"{STEM}.safetensors"] if len(shards) == 1 else [f"{STEM}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    with _scratch(folder / ".partial-convert") as scratch:
+        for file, shard in zip(files, shards, strict=True):
+            write_atomic(scratch / file, lambda path, shard=shard: _save(weights, shard, path, to))
+        for file in files:
+            (scratch / file).replace(folder / file)
+    if len(shards) > 1:
+        where = {from_ours(name, to): file for file, shard in zip(files, shards, strict=True) for name in shard}
+        write_json(folder / f"{STEM}.safetensors.index.json", {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where})
+    write_json(folder / CONFIG, config_file(weights.config, to))
+
+
+def _save(weights: Weights, shard: list[str], path: Path, to: str) -> None:
+    save_file({from_ours(name, to): _alone(weights.tensor(name)) for name in shard}, path, {"format": "pt"})
+
+
+def _write_training(weights: Weights, names: list[str], path: Path) -> None:
+    """torch.save wants all tensors at once: those that had to be computed wait in files, the others lie in the source."""
+    with _scratch(path.parent / f".partial-{path.name}") as scratch:
+        tensors = {from_ours(name, TRAINING): _on_disk(weights, name, scratch) for name in names}
+        write_atomic(path, lambda temporary: torch.save({weights.source.part or "generator": tensors}, temporary))
+
+
+def _refuse_untold(weights: Weights) -> None:
+    """A training checkpoint has no config.json: a size that shapes do not tell would be lost in it."""
+    told = replace(weights.config, attention_head_dim=HEAD, num_attention_heads=weights.config.width // HEAD, eps=WanConfig().eps)
+    if told != weights.config:
+        raise CinelabError(f"{weights.source.path} has heads of {weights.config.attention_head_dim} and eps {weights.config.eps}; a training checkpoint "
+                           f"has no config.json, and without one {HEAD} and {told.eps} are taken, so convert to {DIFFUSERS} or {WAN}.")
+
+
+def _on_disk(weights: Weights, name: str, scratch: Path) -> Tensor:
+    tensor = weights.tensor(name)
+    if tensor.dtype == weights.source.dtype(name) and name not in weights.lora and _is_alone(tensor):
+        return tensor
+    waiting = torch.from_file(str(scratch / name), shared=True, size=tensor.numel(), dtype=tensor.dtype)
+    return waiting.view(tensor.shape).copy_(tensor)
+
+
+def _is_alone(tensor: Tensor) -> bool:
+    return tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """The tensor with memory of its own; a training checkpoint may hold views of one flat parameter."""
+    return tensor if _is_alone(tensor) else tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _place(target: Path, to: str) -> Path:
+    """Where to write: a file for training, else a folder; nothing there is ever replaced."""
+    if to == TRAINING:
+        if target.suffix not in PICKLED:
+            raise CinelabError(f"Target {target} ends in {target.suffix!r}; a training checkpoint is one file, so end it in {', '.join(PICKLED)}.")
+        taken = target if target.exists() else None
+    else:
+        if target.suffix in (*PICKLED, ".safetensors") or target.is_file():
+            raise CinelabError(f"Target {target} is a file; the layout {to} is a folder, so name one.")
+        target = target if to == WAN or target.name == "transformer" else target / "transformer"
+        taken = next((path for path in (*target.glob(f"{STEM}*"), target / CONFIG) if path.exists()), None)
+    if taken:
+        raise CinelabError(f"Target {taken} exists already; nothing is overwritten, so choose another target or remove it.")
+    return target
+
+
+def _room(place: Path, needed: int) -> None:
+    there = next(folder for folder in place.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise CinelabError(f"{there} has {free / GIB:.1f} GiB free and {needed / GIB:.1f} GiB are needed; free some space or choose another target.")
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder that is gone afterwards, whatever happens; what a killed conversion left in it goes first."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise CinelabError(f"{folder.parent} cannot be written to ({error.strerror}); choose another target.") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
