@@ -7,18 +7,19 @@ ahead, and decoding latent by latent with a carried state equals decoding all at
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as fn
 from einops import rearrange
 from torch import Tensor, nn
 
-DecoderState = Tensor | None  # what the next latent's decoding needs of the past; snapshots are free
+DecoderState = Any  # what the next latent's decoding needs of the past, None at a film's beginning. A value: it is never changed,
+#                     so keeping one is a snapshot, and going on from one twice gives two films.
 
 
 class Codec(Protocol):
-    """What stands between pictures and the model. `AutoencoderKLWan` goes behind the same four members."""
+    """What stands between pictures and the model: the toybox's, Wan's (`wan_codec`), or a tiny one (`taehv`)."""
 
     stride: int  # pictures per latent frame after the first
     scale: int  # pixels per latent cell and axis
@@ -131,4 +132,4 @@ def to_tensor(frames) -> Tensor:
 
 def to_uint8(frames: Tensor):
     """Float (..., F, 3, H, W) in [-1, 1] -> numpy uint8 (..., F, H, W, 3)."""
-    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1).contiguous().numpy()
+    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import nn
 
 from cinelab.config import from_dict, read_json, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
+from cinelab.latent.checkpoint import fill, read_weights
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.script.prompts import WordEncoder, WordEncoderConfig
@@ -84,30 +84,6 @@ def save(folder: Path, module: nn.Module, config: dict, dtype: torch.dtype = tor
     state = {k: v.to(dtype).contiguous() if v.is_floating_point() else v for k, v in module.state_dict().items()}
     write_atomic(Path(folder) / WEIGHTS, lambda path: save_file(state, path))
     write_json(Path(folder) / CONFIG, config)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """A safetensors file; a broken one is a sentence."""
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CinelabError(f"Weights {path} are cut short or broken ({error}); copy the file again.") from error
-
-
-def fill(module: nn.Module, state: dict[str, Tensor], where: Path) -> nn.Module:
-    """Load `state` into `module`, all of it and nothing else, with shapes compared first."""
-    wanted = module.state_dict()
-    missing, extra = wanted.keys() - state.keys(), state.keys() - wanted.keys()
-    wrong = [k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape]
-    if missing or extra or wrong:
-        example = sorted(wrong or missing or extra)[0]
-        found = tuple(state[example].shape) if example in state else "absent"
-        expected = tuple(wanted[example].shape) if example in wanted else "absent"
-        raise CinelabError(f"Weights {where} do not fit their config: {len(missing)} keys missing, {len(extra)} unknown, "
-                           f"{len(wrong)} of another shape (first: {example}, found {found}, expected {expected}); "
-                           "use the config.json that was saved with them.")
-    module.load_state_dict({k: v.to(wanted[k].dtype) for k, v in state.items()})
-    return module.eval().requires_grad_(False)
 
 
 def fingerprint(folder: Path) -> str:

@@ -1,0 +1,191 @@
+"""Prompts to vectors as Wan2.1 reads them: UMT5 through transformers, with every prompt's vectors kept on disk.
+
+    S prompts   L = 512 tokens   E = 4096 width   n true tokens of a prompt, its end </s> among them
+
+Each prompt is encoded alone, filled up to L and masked, and what lies after its n tokens is zero: the numbers of diffusers'
+`WanPipeline`. The empty prompt is encoded too (it is </s> alone): Wan's guidance compares with it.
+
+The encoder has 5.7 B parameters and is needed only for a prompt that is not in the cache, so it is read then and let go after.
+"""
+
+import gc
+import hashlib
+import html
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cinelab.config import read_json
+from cinelab.errors import CinelabError
+from cinelab.files import glance, write_atomic, write_json
+
+STRAIGHT = str.maketrans({**dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'"), **dict.fromkeys("\u201c\u201d\u201e\u201f", '"')})
+KEPT = 256  # prompts that stay in memory
+TOLD = "encoder.json"  # in the cache: which encoder made it, for machines that have only the cache
+
+
+class LongPrompt(UserWarning):
+    """A prompt has more tokens than the encoder reads; the last ones are left out."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A prompt's vectors (n, E), and how many of its tokens were left out."""
+
+    rows: Tensor
+    cut: int
+
+
+def clean(prompt: str) -> str:
+    """What the encoder is told: HTML entities read (twice, as Wan does), quotes made straight, white space made single.
+
+    Wan also repairs wrongly decoded text where the package ftfy is installed; here it never does, so that a prompt has one
+    meaning on every machine. Of what ftfy does to sound text the quotes are the part that the tokenizer does not do itself.
+    """
+    return " ".join(html.unescape(html.unescape(prompt)).translate(STRAIGHT).split())
+
+
+class Umt5Encoder:
+    """The text encoder of a diffusers Wan folder (`text_encoder/` and `tokenizer/`), behind the `TextEncoder` protocol.
+
+    cache     folder for the vectors of prompts; None keeps them in memory only
+    device    where the encoder computes; vectors come back on the CPU, as `dtype`
+    keep      hold the encoder after use, for a desk where new prompts come all the time
+    offload   a kept encoder waits in main memory and goes to the device for each use
+    """
+
+    def __init__(self, folder: str | Path, cache: str | Path | None = None, device: str = "cpu", dtype: torch.dtype = torch.bfloat16,
+                 length: int = 512, keep: bool = False, offload: bool = False):
+        self.folder, self.cache = Path(folder), Path(cache) if cache else None
+        self.device, self.dtype, self.length, self.keep, self.offload = device, dtype, length, keep, offload
+        told = read_json(self.cache / TOLD) if self.cache and (self.cache / TOLD).is_file() else {}
+        config = self.folder / "text_encoder/config.json"
+        self.here = config.is_file()
+        self.width = read_json(config).get("d_model", 4096) if self.here else told.get("width", 4096)
+        self.fingerprint = self._fingerprint() if self.here else told.get("fingerprint")
+        self._known: dict[str, Encoded] = {}
+        self._held: tuple | None = None
+
+    def encode(self, prompts: Sequence[str]) -> Tensor:
+        """(S, L, E) on the CPU, unused places zero. Warns of prompts that are too long (`LongPrompt`).
+
+        CinelabError where a prompt is in no cache and the encoder is absent or broken.
+        """
+        texts = [clean(prompt) for prompt in prompts]
+        found = {text: self._find(text) for text in dict.fromkeys(texts)}
+        found |= self._make([text for text, encoded in found.items() if encoded is None])
+        out = torch.zeros(len(texts), self.length, self.width, dtype=self.dtype)
+        for place, text in enumerate(texts):
+            out[place, : len(found[text].rows)] = found[text].rows
+        for text, encoded in found.items():
+            if encoded.cut:
+                warnings.warn(f"The prompt {short(text)!r} has {self.length + encoded.cut} tokens; only {self.length} are read, "
+                              f"the last {encoded.cut} are left out, so make it shorter.", LongPrompt, stacklevel=2)
+        self._known = dict(list((self._known | found).items())[-KEPT:])
+        return out
+
+    # ---- the cache
+
+    def path(self, text: str) -> Path | None:
+        """Where a cleaned prompt's vectors are kept."""
+        name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return self.cache / self.fingerprint / f"{name}.safetensors" if self.cache and self.fingerprint else None
+
+    def _find(self, text: str) -> Encoded | None:
+        """What is known of a prompt; a broken file is told of and made again."""
+        path = self.path(text)
+        if text in self._known or path is None or not path.is_file():
+            return self._known.get(text)
+        try:
+            with safe_open(path, "pt") as file:
+                rows, told = file.get_tensor("rows"), file.metadata()
+            if rows.ndim != 2 or rows.shape[1] != self.width or len(rows) > self.length or told["prompt"] != text:
+                raise ValueError(f"it holds {tuple(rows.shape)} of {short(told['prompt'])!r}")
+            return Encoded(rows.to(self.dtype), int(told["cut"]))
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            warnings.warn(f"{path} is broken ({error}); the prompt {short(text)!r} is encoded again.", stacklevel=3)
+            return None
+
+    def _store(self, text: str, encoded: Encoded) -> None:
+        """Keep for the next time; a folder that cannot be written to costs time, not the film."""
+        if self.cache is None:
+            return
+        tensors, told = {"rows": encoded.rows.contiguous()}, {"prompt": text, "cut": str(encoded.cut)}
+        try:
+            write_atomic(self.path(text), lambda temporary: save_file(tensors, temporary, metadata=told))
+            write_json(self.cache / TOLD, {"fingerprint": self.fingerprint, "width": self.width})
+        except CinelabError as error:
+            warnings.warn(f"{error}; the prompt {short(text)!r} will be encoded again next time, unless prompt_cache names "
+                          "a folder that can be written to.", stacklevel=4)
+
+    def _fingerprint(self) -> str:
+        """Of encoder, tokenizer, precision and length: all that a prompt's vectors depend on."""
+        parts = [path for name in ("text_encoder", "tokenizer") for path in (self.folder / name).glob("*") if path.is_file()]
+        return f"{glance(parts)}-{str(self.dtype).removeprefix('torch.')}-{self.length}"
+
+    # ---- the encoder
+
+    @torch.no_grad()
+    def _make(self, texts: list[str]) -> dict[str, Encoded]:
+        """Encode what is in no cache; the encoder is there from the first of them to the last."""
+        if not texts:
+            return {}
+        if not self.here:
+            raise CinelabError(f"{self.folder / 'text_encoder'} is not there and the prompt {short(texts[0])!r} is not in the cache "
+                               f"({self.cache or 'none'}); copy text_encoder and tokenizer of the diffusers folder to {self.folder}.")
+        tokenizer, model = self._held or self._load()
+        try:
+            model = model.to(self.device)
+            made = {text: self._encode_one(tokenizer, model, text) for text in texts}
+        except torch.OutOfMemoryError as error:
+            raise CinelabError(f"The text encoder does not fit on {self.device} beside what is there ({str(error).splitlines()[0]}); "
+                               "let it compute on the CPU (device=\"cpu\").") from error
+        finally:
+            self._held = (tokenizer, model.to("cpu") if self.offload else model) if self.keep else None
+            del model
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        for text, encoded in made.items():
+            self._store(text, encoded)
+        return made
+
+    def _encode_one(self, tokenizer, model, text: str) -> Encoded:
+        whole = len(tokenizer(text, add_special_tokens=True, verbose=False).input_ids)
+        told = tokenizer([text], padding="max_length", max_length=self.length, truncation=True, return_tensors="pt")
+        ids, mask = told.input_ids.to(model.device), told.attention_mask.to(model.device)
+        rows = model(ids, mask).last_hidden_state[0, : int(mask.sum())]
+        return Encoded(rows.to("cpu", self.dtype, copy=True), max(0, whole - self.length))
+
+    def _load(self) -> tuple:
+        """Tokenizer and encoder, on the CPU."""
+        from transformers import AutoTokenizer, UMT5EncoderModel
+
+        place = self.folder / "text_encoder"
+        if (kind := read_json(place / "config.json").get("model_type")) != "umt5":
+            raise CinelabError(f"{place / 'config.json'} describes a {kind!r}, not the umt5 that Wan2.1 reads; copy the folder again.")
+        if not any((self.folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "spiece.model")):
+            raise CinelabError(f"{self.folder / 'tokenizer'} holds no tokenizer (tokenizer.json or spiece.model); copy the folder "
+                               "tokenizer of the diffusers model.")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+            model, told = UMT5EncoderModel.from_pretrained(place, dtype=self.dtype, local_files_only=True, output_loading_info=True)
+        except Exception as error:  # transformers raises many kinds for absent shards, broken files and foreign tokenizers
+            raise CinelabError(f"The text encoder in {self.folder} cannot be read ({str(error).splitlines()[0]}); copy text_encoder and "
+                               "tokenizer again.") from error
+        lacking = set(told["missing_keys"]) - {"encoder.embed_tokens.weight"}
+        if lacking:
+            raise CinelabError(f"{place} lacks {len(lacking)} tensors of the encoder (first: {sorted(lacking)[0]}); copy the folder again.")
+        model.encoder.embed_tokens.weight = model.shared.weight  # one table; some versions of transformers leave the copy at zero
+        return tokenizer, model.eval().requires_grad_(False)
+
+
+def short(text: str, most: int = 40) -> str:
+    """A prompt's beginning, for sentences."""
+    return text if len(text) <= most else text[: most - 3].rstrip() + "..."
