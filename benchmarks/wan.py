@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from cinelab.files import plain_json, write_json
+from cinelab.lab.wan_bench import random_codec
 from cinelab.memory.shelf import PACKINGS, PLACES, Storage
 from cinelab.model.attention import KERNELS
 from cinelab.model.fast import LINEARS, Speed
@@ -48,14 +49,6 @@ def main() -> None:
     print(json.dumps({key: value for key, value in record.items() if key != "rows"}, indent=1))
     if options.output:
         write_json(options.output, plain_json(record))
-
-
-def random_codec(device: str):
-    """Wan2.1's video autoencoder at its true size."""
-    from cinelab.latent.wan_codec import WanCodec
-    from diffusers import AutoencoderKLWan
-
-    return WanCodec(AutoencoderKLWan(), torch.bfloat16).to(device)
 
 
 if __name__ == "__main__":
