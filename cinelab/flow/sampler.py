@@ -139,6 +139,9 @@ class Script:
     chunk: int  # latent frames a chunk
     null: int  # index of the empty prompt
 
+    def to(self, device: torch.device) -> "Script":
+        return replace(self, slot=self.slot.to(device), shot=self.shot.to(device))
+
 
 @dataclass
 class Chunk:

@@ -154,7 +154,7 @@ class Prompt {
     for (const [text, fragment] of this.found) this.chip(text, fragment);
     if (this.found.length) return;
     const words = new Set(this.box.value.toLowerCase().match(/[\p{L}\p{N}]+/gu));
-    const strange = [...words].filter((word) => !this.known.has(word));
+    const strange = this.about.words.length ? [...words].filter((word) => !this.known.has(word)) : []; // none are listed: all are read
     const what = strange.length ? `not known, left out: ${strange.join(", ")}` : LEGEND;
     make(this.hints, "span", strange.length ? "cd-strange" : "", { textContent: what });
   }

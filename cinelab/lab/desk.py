@@ -236,7 +236,7 @@ def about(session: Session) -> dict:
     """What the browser needs to know once."""
     bundle: Bundle = session.reel.bundle
     phrases = [phrase for values in PHRASES.values() for said in values.values() for phrase in said]
-    known = set(bundle.encoder.vocabulary)
+    known = set(getattr(bundle.encoder, "vocabulary", ()))  # UMT5 reads any word
     return {"model": bundle.name, "size": list(bundle.size), "fps": bundle.fps, "steps": bundle.sampling.steps,
             "chunk_seconds": bundle.chunk * bundle.codec.stride / bundle.fps,
             "policies": POLICIES, "switches": SWITCHES, "words": sorted(known),

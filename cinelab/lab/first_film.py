@@ -10,7 +10,7 @@ from cinelab.files import write_atomic
 from cinelab.lab.plots import routing_map, write_html
 from cinelab.memory.policy import policy_named
 from cinelab.model.zoo import load
-from cinelab.score.film import film_scores
+from cinelab.score.film import film_scores, plain_scores
 from cinelab.score.recogniser import load_recogniser
 from cinelab.script.screenplay import Screenplay
 from cinelab.stream.director import Director, Film
@@ -46,6 +46,10 @@ def save_findings(film: Film, folder: str | Path) -> pd.DataFrame:
 
 
 def score(film: Film) -> pd.DataFrame:
-    """Rows (shot, metric, value, detail) of a film by the shipped recogniser."""
+    """Rows (shot, metric, value, detail) of a film by the shipped recogniser, which reads the toybox alone; of another model's film
+    cuts and speed only."""
+    reader = load_recogniser()
+    if film.frames.shape[1:3] != tuple(reader.config.size):
+        return plain_scores(film.frames, film.timeline, film.timings)
     prompts = [shot.changes[-1].prompt if shot.changes else shot.prompt for shot in film.screenplay.shots]
-    return film_scores(load_recogniser(), film.frames, film.timeline, prompts, film.timings)
+    return film_scores(reader, film.frames, film.timeline, prompts, film.timings)

@@ -217,8 +217,9 @@ class CausalWan(nn.Module):
         """
         _, rows, columns = self.config.patch_size
         height, width = self._grid(x)
-        tokens = rearrange(x, "b f c (h p) (w q) -> b f (h w) (c p q)", p=rows, q=columns)
-        tokens = fn.linear(tokens, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        patch, given = self.patch_embedding.weight.flatten(1), x.dtype  # weights may be of half the precision of the latents
+        tokens = rearrange(x, "b f c (h p) (w q) -> b f (h w) (c p q)", p=rows, q=columns).to(patch.dtype)
+        tokens = fn.linear(tokens, patch, self.patch_embedding.bias)
         embedding, modulation = self.condition_embedder.time(t)
         text_kv = self.encode_text(text) if isinstance(text, Tensor) else text
         rope = rope_for(self.config.attention_head_dim, height, width, x.device)
@@ -226,11 +227,12 @@ class CausalWan(nn.Module):
             tokens = block(tokens, modulation, sight.layer(index, rope), text_kv[index], slot, self.kernel)
         shift, scale = (self.scale_shift_table + embedding[:, :, None])[:, :, :, None].unbind(2)
         out = self.proj_out((fp32_norm(self.norm_out, tokens) * (1 + scale) + shift).type_as(tokens))
-        return rearrange(out, "b f (h w) (p q c) -> b f c (h p) (w q)", h=height, p=rows, q=columns)
+        out = rearrange(out, "b f (h w) (p q c) -> b f c (h p) (w q)", h=height, p=rows, q=columns)
+        return out if patch.dtype == given else out.to(given)
 
     def encode_text(self, text: Tensor) -> TextKV:
         """Prompts (B, S, L, text_dim) -> keys and values of every layer; compute once per prompt."""
-        words = self.condition_embedder.text_embedder(text)
+        words = self.condition_embedder.text_embedder(text.to(self.patch_embedding.weight.dtype))
         return [block.attn2.key_value(words) for block in self.blocks]
 
     def _grid(self, x: Tensor) -> tuple[int, int]:

@@ -19,9 +19,9 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.latent.checkpoint import fill, read_weights
-from cinelab.latent.codec import ToyCodec, ToyCodecConfig
+from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
 from cinelab.model.wan import CausalWan, WanConfig
-from cinelab.script.prompts import WordEncoder, WordEncoderConfig
+from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
 from cinelab.world.vocab import known_words
 
 SHELF = Path(__file__).parent.parent / "checkpoints"
@@ -34,14 +34,15 @@ class Bundle:
 
     name: str
     model: CausalWan
-    codec: ToyCodec
-    encoder: WordEncoder
+    codec: Codec
+    encoder: TextEncoder
     sampling: Sampling
     chunk: int  # latent frames a chunk
     span: int  # latent frames of the longest clip it was trained on
     fps: float
     size: tuple[int, int]  # height, width in pixels
     config: dict  # as stored
+    fingerprint: str  # of the model's weights
 
     def levels(self, steps: int | None) -> Sampling:
         """The model's own sampling, with another number of steps if one is given."""
@@ -115,9 +116,16 @@ def model_config(model: WanConfig, encoder: WordEncoder, codec: str, sampling: S
             "codec": codec, "sampling": to_dict(sampling), "chunk": chunk, "span": span, "fps": fps, "size": list(size), **more}
 
 
-def load(name: str | Path, device: str = "cpu") -> Bundle:
-    """A ready model by shipped name, folder or file."""
-    folder = find(name)
+def load(name: str | Path, device: str | None = None) -> Bundle:
+    """A ready model by shipped name, folder or file; also a folder of Wan's published weights (see `wan_zoo.load_wan`).
+
+    `device` None = the CPU for the toybox, a GPU for Wan where there is one.
+    """
+    if is_wan(Path(name)):
+        from cinelab.model.wan_zoo import load_wan
+
+        return load_wan(name, device=device)
+    folder, device = find(name), device or "cpu"
     config = read_json(folder / CONFIG)
     model = CausalWan(from_dict(WanConfig, read_part(folder, "model")))
     text = dict(read_part(folder, "text"))
@@ -126,4 +134,9 @@ def load(name: str | Path, device: str = "cpu") -> Bundle:
     near = folder.parent / config["codec"]
     codec = load_codec(near if (near / CONFIG).exists() else config["codec"])
     return Bundle(folder.name, model.to(device), codec.to(device), encoder, from_dict(Sampling, config["sampling"]),
-                  config["chunk"], config["span"], config["fps"], tuple(config["size"]), config)
+                  config["chunk"], config["span"], config["fps"], tuple(config["size"]), config, fingerprint(folder))
+
+
+def is_wan(folder: Path) -> bool:
+    """Whether a folder is of Wan's kind: the parts of a diffusers model, or the original files (which `load_wan` answers to)."""
+    return not (folder / CONFIG).exists() and any((folder / name).exists() for name in ("model_index.json", "transformer", "vae", "Wan2.1_VAE.pth"))

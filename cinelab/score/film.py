@@ -12,13 +12,20 @@ from cinelab.score.recogniser import Recogniser, windows
 from cinelab.script.timeline import Timeline
 from cinelab.world.vocab import IDENTITY, SCENERY, read
 
+COLUMNS = ["shot", "metric", "value", "detail"]
+
 
 def film_scores(reader: Recogniser, frames: np.ndarray, timeline: Timeline, prompts: list[str],
                 timings: pd.DataFrame) -> pd.DataFrame:
     """All rows of one film; frames uint8 (F, H, W, 3), prompts one an entry of the screenplay."""
     seen, asked = reader.names(windows(frames, timeline.entry_spans)), [read(prompt) for prompt in prompts]
     rows = asked_rows(seen, asked) + kept_rows(seen, asked) + cut_rows(frames, timeline) + speed_rows(timings, timeline.pixel_frames)
-    return pd.DataFrame(rows, columns=["shot", "metric", "value", "detail"])
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def plain_scores(frames: np.ndarray, timeline: Timeline, timings: pd.DataFrame) -> pd.DataFrame:
+    """The rows that need no recogniser: cuts and speed, of a film in any look."""
+    return pd.DataFrame(cut_rows(frames, timeline) + speed_rows(timings, timeline.pixel_frames), columns=COLUMNS)
 
 
 def asked_rows(seen: list[dict], asked: list[dict]) -> list[tuple]:

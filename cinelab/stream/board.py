@@ -79,7 +79,8 @@ def _coming(shot: int | None, takes: list[dict]) -> dict:
 
 
 def pictures(session: Session, node: Node) -> np.ndarray:
-    """A finished chunk's pictures uint8 (f, H, W, 3), from its file and its parent's: the decoder looks back one latent.
+    """A finished chunk's pictures uint8 (f, H, W, 3), from its file and its parent's. The toy decoder looks back one latent, so they
+    are exact; Wan's looks back farther, so its first pictures may differ a little from the film's: they are for stills.
 
     Reads nothing that an engine changes.
     """

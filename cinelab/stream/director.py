@@ -9,11 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
+from cinelab.latent.codec import to_tensor
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, Policy, budget_of, name_of, policy_named
 from cinelab.model.zoo import Bundle, load
@@ -101,23 +104,39 @@ class Director:
                                f"{LONGEST} are made in one go, so split the film.")
         return line
 
-    def stream(self, screenplay: Screenplay) -> Iterator[Timed]:
-        """Yield the film chunk by chunk; frames are uint8 (1, f, H, W, 3)."""
-        return (timed for timed, _ in self._made(screenplay, self.timeline(screenplay)))
+    def stream(self, screenplay: Screenplay, first: np.ndarray | None = None) -> Iterator[Timed]:
+        """Yield the film chunk by chunk; frames are uint8 (1, f, H, W, 3). `first` as in `render`."""
+        return (timed for timed, _ in self._made(screenplay, self.timeline(screenplay), self.opening(first)))
 
-    def _made(self, screenplay: Screenplay, line: Timeline) -> Iterator[tuple[Timed, Memory]]:
+    def opening(self, picture: np.ndarray | None) -> Tensor | None:
+        """A picture uint8 (H, W, 3) as the film's first latent frame (1, 1, C, h, w)."""
+        if picture is None:
+            return None
+        bundle, wanted = self.bundle, (*self.bundle.size, 3)
+        if bundle.chunk != 1:
+            raise CinelabError(f"first= gives one latent frame, but {bundle.name} makes {bundle.chunk} at a time; load a frame-wise "
+                               "model (chunk=1).")
+        if getattr(picture, "dtype", None) != np.uint8 or picture.shape != wanted:
+            found = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
+            raise CinelabError(f"first= is {found}; a picture uint8 {wanted} is expected, so crop and resize it to the film's size.")
+        with torch.no_grad():
+            return bundle.codec.encode(to_tensor(picture[None])[None].to(next(bundle.model.parameters()).device))
+
+    def _made(self, screenplay: Screenplay, line: Timeline, first: Tensor | None = None) -> Iterator[tuple[Timed, Memory]]:
         """Chunks, and the memory after each. What a shot or a change sets holds from there on."""
         reel = Reel(self.bundle, self.bf16)
         state, ask = reel.begin(), Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling)
         for slot in line.slots:
             ask = replace(turned(ask, slot.turn, self.bundle), prompt=line.prompts[slot.prompt], shot=slot.shot, cut=slot.cut)
-            state, timed = reel.step(state, ask)
+            state, timed = reel.step(state, ask, given=first if slot.index == 0 else None)
             yield timed, state.memory
 
-    def render(self, screenplay: Screenplay, progress: Callable[[int, int], None] | None = None) -> Film:
-        """The whole film. `progress(done, of)` is called after every chunk."""
+    def render(self, screenplay: Screenplay, progress: Callable[[int, int], None] | None = None,
+               first: np.ndarray | None = None) -> Film:
+        """The whole film. `progress(done, of)` is called after every chunk. `first`, a picture uint8 (H, W, 3), is what the film
+        begins with and goes on from (image to video); frame-wise models only."""
         line, frames, rows = self.timeline(screenplay), [], []
-        for timed, left in self._made(screenplay, line):
+        for timed, left in self._made(screenplay, line, self.opening(first)):
             memory = left
             frames.append(timed.frames[0])
             rows.append({"chunk": timed.index, **timed.seconds})

@@ -41,9 +41,9 @@ class Timed:
 
 
 @contextmanager
-def quick(bf16: bool, device: str = "cpu"):
+def quick(bf16: bool, device: str | torch.device = "cpu"):
     """Inference without gradients, in half precision where asked."""
-    with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=bf16):
+    with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
         yield
 
 
@@ -77,10 +77,10 @@ def stream(bundle: Bundle, timelines: Sequence[Timeline], memory: Memory, seeds:
     `memory` is written to; it continues a film where it left off if it is not empty.
     """
     began = time.perf_counter()
-    device = next(bundle.model.parameters()).device.type
+    device = next(bundle.model.parameters()).device
     with quick(bf16, device):
         text = embed(bundle, timelines)
-        script = script_of(timelines, text.shape[1] - 1)
+        script = script_of(timelines, text.shape[1] - 1).to(device)
         prompts = Prompts(bundle.model, text.to(device))
     text_seconds = time.perf_counter() - began
     state = None
@@ -94,9 +94,9 @@ def stream(bundle: Bundle, timelines: Sequence[Timeline], memory: Memory, seeds:
             began = time.perf_counter()
             frames = np.empty((len(timelines), 0))
             if pictures:
-                with torch.autocast(device, enabled=False):
+                with torch.autocast(device.type, enabled=False):
                     decoded, state = bundle.codec.decode(chunk.latents.float(), state)
-                frames = to_uint8(decoded.cpu())
+                frames = to_uint8(decoded)
         seconds = {"text": text_seconds, **chunk.seconds, "decode": time.perf_counter() - began}
         text_seconds = 0.0
         yield Timed(chunk.index, frames, chunk.latents, seconds)

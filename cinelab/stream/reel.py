@@ -19,7 +19,7 @@ from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.model.zoo import Bundle
 from cinelab.stream.engine import Timed, empty_memory, quick
 
-KEPT_PROMPTS = 64  # encoded prompts that stay at hand
+KEPT_PROMPTS, KEPT_BYTES = 64, 2**30  # encoded prompts that stay at hand, and how much they may hold (one of Wan's: 0.2 GB at 1.3B)
 
 
 @dataclass(frozen=True)
@@ -52,24 +52,25 @@ class Reel:
 
     def __init__(self, bundle: Bundle, bf16: bool = False):
         self.bundle, self.bf16 = bundle, bf16
-        self.device = next(bundle.model.parameters()).device.type
+        self.device = next(bundle.model.parameters()).device
         self._prompts: OrderedDict[str, Prompts] = OrderedDict()
 
     def begin(self) -> State:
         """A film that has not begun."""
         return State(0, empty_memory(self.bundle, FULL))
 
-    def step(self, state: State, ask: Ask, pictures: bool = True) -> tuple[State, Timed]:
-        """Make the next chunk: the state after it, and the chunk with where its time went."""
+    def step(self, state: State, ask: Ask, pictures: bool = True, given: Tensor | None = None) -> tuple[State, Timed]:
+        """Make the next chunk: the state after it, and the chunk with where its time went. `given` latents (1, c, C, h, w) are
+        taken as the chunk, not made."""
         began = time.perf_counter()
         text = self.prompts(ask.prompt)
         state, encoded = self._open(state, ask, text), time.perf_counter()
         with quick(self.bf16, self.device):
             memory = state.memory
-            memory.begin(state.index, torch.tensor([ask.shot]))
+            memory.begin(state.index, self._shot(ask))
             noise = lambda level: noise_for([ask.seed], state.index, self._shape, level).to(self.device)  # noqa: E731
-            latents = denoise(self.bundle.model, memory, text, self._script(state, ask), state.index, noise,
-                              ask.sampling or self.bundle.sampling)
+            latents = given.to(self.device) if given is not None else denoise(
+                self.bundle.model, memory, text, self._script(state, ask), state.index, noise, ask.sampling or self.bundle.sampling)
         made = time.perf_counter()
         state = self._keep(state, ask, text, latents)
         kept = time.perf_counter()
@@ -79,26 +80,34 @@ class Reel:
 
     def recall(self, state: State, ask: Ask, latents: Tensor) -> State:
         """The state after a chunk that was made before: its latents are remembered and decoded, not made."""
-        text = self.prompts(ask.prompt)
+        text, latents = self.prompts(ask.prompt), latents.to(self.device)
         state = self._open(state, ask, text)
-        state.memory.begin(state.index, torch.tensor([ask.shot]))
+        state.memory.begin(state.index, self._shot(ask))
         return self.decode(self._keep(state, ask, text, latents), latents)[0]
 
     def decode(self, state: State, latents: Tensor):
         """Pictures uint8 (1, f, H, W, 3) of a chunk, and the state with its decoder moved on."""
         with torch.no_grad():
-            frames, decoder = self.bundle.codec.decode(latents.float(), state.decoder)
-        return replace(state, decoder=decoder), to_uint8(frames.cpu())
+            frames, decoder = self.bundle.codec.decode(latents.to(self.device, torch.float32), state.decoder)
+        return replace(state, decoder=decoder), to_uint8(frames)
 
     def prompts(self, text: str) -> Prompts:
         """An encoded prompt (slot 0) beside the empty one (slot 1)."""
         if text not in self._prompts:
             with quick(self.bf16, self.device):
                 self._prompts[text] = Prompts(self.bundle.model, self.bundle.encoder.encode([text, ""])[None].to(self.device))
-            if len(self._prompts) > KEPT_PROMPTS:
+            while len(self._prompts) > 1 and not self._roomy:
                 self._prompts.popitem(last=False)
         self._prompts.move_to_end(text)
         return self._prompts[text]
+
+    @property
+    def _roomy(self) -> bool:
+        held = sum(part.nbytes for prompts in self._prompts.values() for pair in prompts.plain for part in pair)
+        return len(self._prompts) <= KEPT_PROMPTS and held <= KEPT_BYTES
+
+    def _shot(self, ask: Ask) -> Tensor:
+        return torch.tensor([ask.shot], device=self.device)
 
     @property
     def _shape(self) -> Sequence[int]:
@@ -106,7 +115,8 @@ class Reel:
 
     def _script(self, state: State, ask: Ask) -> Script:
         chunks = state.index + 1
-        return Script(torch.zeros(1, chunks, dtype=torch.long), torch.full((1, chunks), ask.shot), self.bundle.chunk, null=1)
+        script = Script(torch.zeros(1, chunks, dtype=torch.long), torch.full((1, chunks), ask.shot), self.bundle.chunk, null=1)
+        return script.to(self.device)
 
     def _open(self, state: State, ask: Ask, text: Prompts) -> State:
         """A copy that may be written to, under the asked policy; a new shot notes what it began with."""
@@ -117,7 +127,7 @@ class Reel:
             memory = replace(state.shot_memory.snapshot(), policy=memory.policy)
             first = state.index - len(state.shot_chunks)
             for number, latents in enumerate(state.shot_chunks, first):
-                memory.begin(number, torch.tensor([ask.shot]))
+                memory.begin(number, self._shot(ask))
                 self._remember(memory, text, replace(state, index=number), ask, latents)
         return replace(state, memory=memory)
 

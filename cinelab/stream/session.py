@@ -23,7 +23,7 @@ from cinelab.config import from_dict, read_json
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.memory.policy import POLICIES, policy_named
-from cinelab.model.zoo import Bundle, find, fingerprint
+from cinelab.model.zoo import Bundle
 from cinelab.script.screenplay import MAX_TEXT
 from cinelab.script.timeline import CONTINUE
 from cinelab.stream.engine import Timed
@@ -95,7 +95,7 @@ class Session:
             raise CinelabError(f"{folder} already holds a session; continue it, or name another folder.")
         check_settings(settings)
         (folder / "chunks").mkdir(parents=True, exist_ok=True)
-        write_json(folder / "session.json", {"schema": SCHEMA, "model": bundle.name, "weights": fingerprint(find(bundle.name)),
+        write_json(folder / "session.json", {"schema": SCHEMA, "model": bundle.name, "weights": bundle.fingerprint,
                                              "bf16": bf16, "settings": asdict(settings)})
         return cls(folder, Reel(bundle, bf16), Desk(settings))
 
@@ -106,7 +106,7 @@ class Session:
         told = read_json(folder / "session.json")
         if told["schema"] != SCHEMA:
             raise CinelabError(f"{folder} has a session of schema {told['schema']}, this cinelab reads {SCHEMA}; update it.")
-        if told["weights"] != fingerprint(find(bundle.name)):
+        if told["weights"] != bundle.fingerprint:
             raise CinelabError(f"{folder} was made with {told['model']} ({told['weights']}), not with these weights of {bundle.name}; "
                                f"load {told['model']}, or begin a new session.")
         session = cls(folder, Reel(bundle, told["bf16"]), Desk(from_dict(Settings, told["settings"])))
@@ -179,7 +179,7 @@ class Session:
     def make(self, node: Node) -> Timed:
         """Make a chunk that is fully described, such as one of another session's log or of a screenplay."""
         state, timed = self.reel.step(self.state(node.parent), self.ask(node))
-        write_atomic(self._file(node.number), lambda path: save_file({"latents": timed.latents.contiguous()}, path))
+        write_atomic(self._file(node.number), lambda path: save_file({"latents": timed.latents.cpu().contiguous()}, path))
         self._append({"made": asdict(node), "seconds": {k: round(v, 5) for k, v in timed.seconds.items()}})
         self._take_in(node)
         self._keep(node.number, state)

@@ -1,0 +1,276 @@
+"""A folder of Wan's true layout is a model like any other: films, sessions, the desk, the command line; or one sentence."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from wan_folder import make_wan_folder
+
+from cinelab import CAMR, Director, Full, Sampling, Screenplay, Shot, load
+from cinelab.errors import CinelabError
+from cinelab.flow.sampler import noise_for
+from cinelab.latent.taehv import TinyCodec
+from cinelab.latent.wan_codec import WanCodec
+from cinelab.memory.cache import Memory
+from cinelab.model.wan_zoo import FEW, WanSettings, load_wan, settings_of
+from cinelab.script.prompts import TextEncoder
+from cinelab.stream.engine import stream
+from cinelab.stream.reel import KEPT_BYTES, Reel
+from cinelab.stream.session import Session, Settings
+
+SIZE = (32, 48)
+PLAY = Screenplay("Three", (Shot("wide shot of a red cat that waves at the beach", 1.5), Shot("a blue robot walks in the city", 1.0),
+                            Shot("close shot of a red cat", 0.5)), seed=3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = make_wan_folder(tmp_path_factory.mktemp("models") / "Wan2.1-T2V-tiny-Diffusers")
+    (path / "cinelab.json").write_text(json.dumps({"size": SIZE, "dtype": "fp32"}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def bundle(folder):
+    return load_wan(folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def film(bundle):
+    return Director(bundle, CAMR(budget=2)).render(PLAY)
+
+
+def copied(folder, tmp_path, *without):
+    shutil.copytree(folder, tmp_path / "copy", ignore=shutil.ignore_patterns(*without))
+    return tmp_path / "copy"
+
+
+# ---- what is loaded
+
+def test_a_folder_is_loaded_with_the_settings_of_a_few_step_student(bundle, folder):
+    assert bundle.sampling == FEW and FEW.levels().tolist() == pytest.approx([1, 0.9375, 5 / 6, 0.625, 0])
+    assert (bundle.chunk, bundle.span, bundle.fps, bundle.size) == (3, 21, 16.0, SIZE)
+    assert bundle.latent_shape == (16, 4, 6) and bundle.codec.stride == 4 and bundle.reach == 20
+    stored = load_file(folder / "transformer/diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(stored[name], value) for name, value in bundle.model.state_dict().items())
+    assert WanSettings().size == (480, 832) and settings_of(folder) == WanSettings(size=SIZE, dtype="fp32")
+    encoder: TextEncoder = bundle.encoder
+    assert encoder.encode(["a"]).shape == (1, 512, 32) and (encoder.width, encoder.length) == (32, 512)
+
+
+def test_the_name_of_the_folder_is_enough(folder, bundle):
+    again = load(str(folder), "cpu")
+    assert again.fingerprint == bundle.fingerprint and again.name == str(folder) and again.size == SIZE
+    assert load("toybox-2step").fingerprint != bundle.fingerprint
+
+
+def test_given_settings_go_before_those_of_the_folder(folder, tmp_path):
+    path = copied(folder, tmp_path)
+    said = {"size": [64, 64], "dtype": "fp32", "chunk": 1, "sampling": {"steps": 2, "at": [1.0, 0.5], "first_steps": 4}}
+    (path / "cinelab.json").write_text(json.dumps(said))
+    two = load_wan(path, size=SIZE, device="cpu")
+    assert two.size == SIZE and two.chunk == 1 and two.fps == 16.0
+    assert two.sampling == replace(FEW, steps=2, at=(1.0, 0.5), first_steps=4)
+    assert two.sampling.levels(first=True).tolist() == FEW.levels().tolist()
+    one = load_wan(path, sampling=replace(FEW, steps=1, at=(1.0,), first_steps=4), dtype=torch.bfloat16, device="cpu")
+    assert one.sampling.levels().tolist() == [1.0, 0.0] and one.model.proj_out.weight.dtype == torch.bfloat16
+    assert two.codec.dtype == torch.float32 and one.codec.dtype == one.encoder.dtype == torch.bfloat16
+
+
+def test_a_student_takes_the_place_of_the_transformer(folder, tmp_path):
+    path = copied(folder, tmp_path, "transformer")
+    state = load_file(folder / "transformer/diffusion_pytorch_model.safetensors")
+    shutil.copy(folder / "transformer/config.json", tmp_path)  # says the size, where heads are not the published 128 wide
+    wrapped = {f"model._fsdp_wrapped_module.{name}": value + 1 for name, value in state.items()}
+    torch.save({"generator": {f"model.{name}": value for name, value in state.items()}, "generator_ema": wrapped}, tmp_path / "student.pt")
+    ema = load_wan(path, weights=tmp_path / "student.pt", device="cpu")
+    plain = load_wan(path, weights=tmp_path / "student.pt", part="generator", device="cpu")
+    assert torch.equal(ema.model.proj_out.bias, state["proj_out.bias"] + 1) and ema.config["part"] == "generator_ema"
+    assert torch.equal(plain.model.proj_out.bias, state["proj_out.bias"])
+    (path / "cinelab.json").write_text(json.dumps({"weights": "../student.pt", "size": SIZE, "dtype": "fp32"}))
+    assert torch.equal(load(path, "cpu").model.proj_out.bias, ema.model.proj_out.bias)
+
+
+def test_the_tiny_codec_takes_the_place_of_the_vae(folder, tmp_path):
+    path = copied(folder, tmp_path, "vae")
+    torch.manual_seed(0)
+    save_file(TinyCodec().state_dict(), path / "taew2_1.safetensors")
+    made = load_wan(path, codec=f"tiny:{path}/taew2_1.safetensors", device="cpu")
+    assert isinstance(made.codec, TinyCodec)
+    (path / "cinelab.json").write_text(json.dumps({"codec": "tiny:taew2_1.safetensors", "size": SIZE, "dtype": "fp32"}))
+    film = Director(load(path, "cpu"), Full()).render(replace(PLAY, shots=PLAY.shots[:1]))
+    assert film.frames.shape == (21, *SIZE, 3)
+
+
+# ---- what it does
+
+def test_a_film_is_made_and_saved(film, bundle, tmp_path):
+    assert film.frames.shape == (film.timeline.pixel_frames, *SIZE, 3) and film.timeline.pixel_frames == 1 + 4 * 14
+    assert film.frames.std() > 3 and len(film.cuts) == 2 and set(film.routing["kind"]) >= {"routed"}
+    assert (film.save(tmp_path) / "film.mp4").stat().st_size > 1000
+    again = Director(bundle, CAMR(budget=2)).render(PLAY)
+    assert np.array_equal(film.frames, again.frames)
+
+
+def test_the_batch_roll_out_makes_the_same_film(film, bundle):
+    line = film.timeline
+    made = stream(bundle, [line, line], Memory(CAMR(budget=2), bundle.chunk, bundle.reach), [3, 4])
+    frames = np.concatenate([timed.frames for timed in made], axis=1)
+    assert np.abs(frames[0].astype(int) - film.frames).mean() < 0.5  # a batch of two: equal to rounding
+    assert not np.array_equal(frames[0], frames[1])
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_half_precision_weights_make_nearly_the_same_velocity(folder, bundle, bf16):
+    half = load_wan(folder, dtype="bf16", device="cpu")
+    x, slot = noise_for([1], 0, (3, *bundle.latent_shape)), torch.zeros(1, 3, dtype=torch.long)
+    text, out = bundle.encoder.encode(["a red cat"])[None], []
+    for one in (bundle, half):
+        memory = Memory(Full(), 3, one.reach)
+        memory.begin(0, torch.zeros(1, dtype=torch.long))
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16 and one is half):
+            out.append(one.model(x, torch.full((1, 3), 0.8), text, slot, memory))
+    assert out[1].dtype == torch.float32 and 0 < (out[0] - out[1]).abs().mean() < 0.03 * out[0].abs().mean()
+
+
+def test_a_session_goes_on_bit_for_bit_and_branches(folder, bundle, tmp_path):
+    session = Session.create(tmp_path / "s", bundle, Settings(prompt="a red cat waves", policy="camr", budget=3))
+    for _ in range(2):
+        session.step()
+    session.do("cut", text="a blue robot walks")
+    session.step()
+    through = session.step().frames
+    again = Session.resume(tmp_path / "s", load(folder, "cpu"))
+    again.do("branch", chunk=2)
+    assert np.array_equal(again.step().frames, through)  # memory and decoder are made again from the latents
+    again.do("branch", chunk=1)
+    again.do("prompt", text="close shot of a red cat", switch="recache")
+    other = again.step()
+    assert other.frames.shape == through.shape and not np.array_equal(other.frames, through)
+    assert again.frames(3).shape == (1 + 4 * 11, *SIZE, 3)
+
+
+def test_a_session_of_other_weights_is_refused(bundle, tmp_path):
+    Session.create(tmp_path / "s", bundle, Settings(prompt="a red cat"))
+    other = load_wan(make_wan_folder(tmp_path / "other", seed=9), size=SIZE, dtype="fp32", device="cpu")
+    with pytest.raises(CinelabError, match="not with these weights"):
+        Session.resume(tmp_path / "s", other)
+
+
+def test_a_picture_begins_a_film_of_a_frame_wise_model(folder):
+    bundle = load_wan(folder, chunk=1, device="cpu")
+    picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
+    director = Director(bundle, Full())
+    play = replace(PLAY, shots=PLAY.shots[2:])
+    film, free = director.render(play, first=picture), director.render(play)
+    with torch.no_grad():
+        latent = bundle.codec.encode(torch.from_numpy(picture).movedim(-1, 0)[None, None].float() / 127.5 - 1)
+    assert torch.equal(director.opening(picture), latent)
+    assert len(film.frames) == len(free.frames) and not np.array_equal(film.frames[-1], free.frames[-1])
+    chunks = [timed.latents for timed in director.stream(play, first=picture)]
+    assert torch.equal(chunks[0], latent)
+    line = director.timeline(play)
+    given = stream(bundle, [line], Memory(Full(), 1, bundle.reach), [PLAY.seed], given=latent)
+    assert torch.allclose(next(iter(list(given)[-1:])).latents, chunks[-1], atol=1e-4)
+
+
+def test_pictures_that_cannot_begin_a_film_are_refused(folder, bundle):
+    picture = np.zeros((*SIZE, 3), np.uint8)
+    with pytest.raises(CinelabError, match="makes 3 at a time; load a frame-wise model"):
+        Director(bundle).render(PLAY, first=picture)
+    frame_wise = Director(load_wan(folder, chunk=1, device="cpu"))
+    for wrong, said in ((picture[:16], "uint8 \\(16, 48, 3\\)"), (picture / 255.0, "float64"), ("cat.png", "str")):
+        with pytest.raises(CinelabError, match=f"{said}.*uint8 \\(32, 48, 3\\) is expected"):
+            frame_wise.render(PLAY, first=wrong)
+
+
+def test_a_toybox_film_may_begin_with_a_picture_too():
+    director, play = Director(load("toybox-1step")), Screenplay("One", (Shot("a red cat waves in the meadow by day", 0.5),))
+    picture = director.render(play).frames[-1]
+    film = director.render(replace(play, seed=5), first=picture)
+    assert np.abs(film.frames[0].astype(int) - picture).mean() < 10
+
+
+def test_the_command_line_and_the_desk_take_the_folder(folder, bundle, tmp_path):
+    from cinelab.lab.desk import about
+    from cinelab.lab.first_film import direct_film
+
+    out = direct_film(PLAY, tmp_path / "film", str(folder), budget=3, steps=1)
+    assert json.loads((out / "film.json").read_text())["model"] == str(folder)
+    told = about(Session.create(tmp_path / "s", bundle))
+    assert told["words"] == told["phrases"] == [] and told["size"] == list(SIZE) and json.dumps(told)
+
+
+def test_few_large_prompts_stay_at_hand(bundle, monkeypatch):
+    reel = Reel(bundle)
+    size = sum(part.nbytes for pair in reel.prompts("a").plain for part in pair)
+    assert size < KEPT_BYTES
+    monkeypatch.setattr("cinelab.stream.reel.KEPT_BYTES", 2 * size)
+    for prompt in "bcd":
+        reel.prompts(prompt)
+    assert list(reel._prompts) == ["c", "d"]
+
+
+# ---- what does not fit
+
+@pytest.mark.parametrize("said, wanted", [
+    ({"chunk": 0}, "chunk is 0"), ({"size": [480, 830]}, "480x830.*use 480x832"), ({"dtype": "int8"}, "dtype is 'int8'; use one of fp32"),
+    ({"kernel": "magic"}, "kernel is 'magic'"), ({"codec": "tiny"}, "codec is 'tiny'"), ({"encoder": "gone"}, "encoder is 'gone'"),
+    ({"chunks": 1}, "cinelab.json: Unknown setting 'chunks': did you mean 'chunk'"), ({"sampling": {"step": 1}}, "sampling.step'"),
+    ({"fps": "16"}, "fps.*float is wanted"), ([1], "holds a list"), ({"sampling": {"steps": 2}}, "4 levels, but sampling.steps is 2")])
+def test_settings_that_cannot_be_are_refused(folder, tmp_path, said, wanted):
+    path = copied(folder, tmp_path)
+    (path / "cinelab.json").write_text(json.dumps(said))
+    with pytest.raises(CinelabError, match=wanted):
+        load(path, "cpu")
+
+
+@pytest.mark.parametrize("without, wanted", [
+    ("vae", "vae holds no VAE"), ("transformer", "holds no transformer weights"), ("diffusion_pytorch_model.safetensors", "holds no VAE|transformer")])
+def test_a_folder_that_lacks_a_part_is_refused(folder, tmp_path, without, wanted):
+    with pytest.raises(CinelabError, match=wanted):
+        load(copied(folder, tmp_path, without), "cpu")
+
+
+def test_a_folder_without_text_encoder_makes_films_of_prompts_it_knows(folder, film, tmp_path):
+    bundle = load(copied(folder, tmp_path, "text_encoder", "tokenizer"), "cpu")
+    assert np.array_equal(Director(bundle, CAMR(budget=2)).render(PLAY).frames, film.frames)
+    with pytest.raises(CinelabError, match="text_encoder is not there and the prompt 'a new one'"):
+        Director(bundle).render(replace(PLAY, shots=(Shot("a new one", 1.0),)))
+
+
+def test_a_wrong_folder_is_told_what_it_is(tmp_path):
+    with pytest.raises(CinelabError, match="absent is not a folder"):
+        load_wan(tmp_path / "absent")
+    with pytest.raises(CinelabError, match="no diffusers folder of Wan2.1 \\(found nothing\\)"):
+        load_wan(tmp_path)
+    (tmp_path / "Wan2.1_VAE.pth").write_bytes(b"")
+    with pytest.raises(CinelabError, match="original layout.*weights="):
+        load(tmp_path)
+
+
+def test_parts_of_different_models_are_refused(folder, tmp_path):
+    make_wan_folder(tmp_path / "a", text_dim=48)
+    with pytest.raises(CinelabError, match="reads prompts 48 wide, but the text encoder.*makes 32"):
+        load(tmp_path / "a", "cpu")
+    make_wan_folder(tmp_path / "b", in_channels=36)
+    with pytest.raises(CinelabError, match="takes 36 channels and gives 16, but the codec.*has 16"):
+        load(tmp_path / "b", "cpu")
+
+
+def test_everyday_code_does_not_import_the_large_libraries():
+    """A toybox film, and the very settings of Wan, without diffusers or transformers."""
+    import subprocess
+    import sys
+
+    code = ("import sys, cinelab, cinelab.model.wan_zoo, cinelab.script.umt5; cinelab.load('toybox-1step'); "
+            "print([name for name in ('diffusers', 'transformers', 'accelerate') if name in sys.modules])")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_sampling_and_codec_are_what_the_protocols_say(bundle):
+    assert isinstance(bundle.sampling, Sampling) and isinstance(bundle.codec, WanCodec)
