@@ -8,19 +8,19 @@ import pandas as pd
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
 from cinelab.lab.plots import routing_map, write_html
-from cinelab.memory.policy import policy_named
 from cinelab.model.zoo import load
 from cinelab.score.film import film_scores, plain_scores
 from cinelab.score.recogniser import load_recogniser
 from cinelab.script.screenplay import Screenplay
 from cinelab.stream.director import Director, Film
+from cinelab.stream.engine import policy_for
 
 
 def director_for(model: str, policy: str = "camr", budget: int = 6, seed: int | None = None,
                  steps: int | None = None) -> Director:
     """A director from plain values, as a notebook or the command line has them."""
     bundle = load(model)
-    return Director(bundle, policy_named(policy, budget), seed, bundle.levels(steps))
+    return Director(bundle, policy_for(bundle, policy, budget), seed, bundle.levels(steps))
 
 
 def direct_film(play: Screenplay, folder: str | Path, model: str = "toybox-2step", policy: str = "camr", budget: int = 6,

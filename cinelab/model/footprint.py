@@ -55,8 +55,8 @@ class Footprint:
         return [*parts, ("all on the device", self.device / GIB, "device")]
 
 
-def footprint(config: WanConfig, film: Film, bits: int = 16) -> Footprint:
-    """The arithmetic; `bits` of the model's numbers outside what stays in fp32."""
+def footprint(config: WanConfig, film: Film, bits: int = 16, loaded: bool = False) -> Footprint:
+    """The arithmetic; `bits` of the model's numbers outside what stays in fp32. Weights that are `loaded` already take nothing."""
     _, rows, columns = config.patch_size
     frame = (film.size[0] // film.scale // rows) * (film.size[1] // film.scale // columns)
     tokens, width, number = film.chunk * frame, config.width, bits // 8
@@ -69,7 +69,7 @@ def footprint(config: WanConfig, film: Film, bits: int = 16) -> Footprint:
     # at its widest a block holds: its input, a norm in fp32 twice, then either q k v with two in fp32 and the output, or the hidden layer twice
     block = shown * max(width * (number + 8 + 5 * number + 8), width * (number + 8 + number) + 2 * config.ffn_dim * number)
     on_device = film.place == "host"
-    return Footprint(weight_bytes(config, film.linears, bits), attended, kept * film.chunks, kept * min(film.slots, film.chunks) if on_device else 0,
+    return Footprint(0 if loaded else weight_bytes(config, film.linears, bits), attended, kept * film.chunks, kept * min(film.slots, film.chunks) if on_device else 0,
                      summaries, block, on_device)
 
 
@@ -95,6 +95,13 @@ def check_fits(need: Footprint, device: int, host: int, what: str = "this film")
     if need.host and need.stored > host:
         raise CinelabError(f"{what} needs {need.stored / GIB:.1f} GiB of host memory for its history and {host / GIB:.1f} GiB are free; "
                            "pack it (storage.packing fp8), or make a shorter film.")
+
+
+def check_weights(config: WanConfig, linears: str, device: int, what: str) -> None:
+    """Refuse weights that cannot fit, before they are read."""
+    need = weight_bytes(config, linears)
+    if need > device * (1 - SPARE):
+        raise CinelabError(f"{what} needs {need / GIB:.1f} GiB for its weights alone and {device / GIB:.1f} GiB are free on the device; {REMEDIES['weights']}.")
 
 
 REMEDIES = {"weights": "quantise the linears (speed.linears fp8 or fp8-weights), or take a larger device",

@@ -20,7 +20,8 @@ from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import Codec
 from cinelab.latent.taehv import TinyCodec
 from cinelab.latent.wan_codec import WanCodec, check_size
-from cinelab.model.attention import KERNELS
+from cinelab.model.fast import Speed, hasten
+from cinelab.model.footprint import check_weights
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.model.weights import DTYPES, config_of, dtype_name, dtype_of, load_into
 from cinelab.model.zoo import Bundle
@@ -48,47 +49,63 @@ class WanSettings:
     encoder: str = "free"  # the text encoder after use: let go, kept on the device ("keep"), or in main memory ("offload")
     span: int = 21  # latent frames of the longest clip it was trained on
     fps: float = 16.0
+    compiled: bool = False  # compile the blocks: slow to begin, faster after
+    linears: str = "full"  # full, fp8, fp8-weights, int8-weights
+    place: str = "device"  # of a film's history: device, or host (memory), with `slots` chunks a layer on the device
+    packing: str = "none"  # of a film's history: none, int8, fp8
+    slots: int = 12
+    summary: int = 32  # tokens of a chunk that memory routing searches
 
     def __post_init__(self):
         check_size(self.size)
-        for name, known in (("dtype", tuple(DTYPES)), ("kernel", KERNELS), ("encoder", ENCODERS)):
+        for name, known in (("dtype", tuple(DTYPES)), ("encoder", ENCODERS)):
             if getattr(self, name) not in known:
                 raise CinelabError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}.")
+        self.speed()
         if self.codec != "vae" and not (self.codec.startswith(TINY) and self.codec != TINY):
             raise CinelabError(f"codec is {self.codec!r}; use \"vae\", or \"{TINY}<file>\" with taew2_1.safetensors or taew2_1.pth.")
         if not 1 <= self.chunk <= self.span or not self.fps > 0:
             raise CinelabError(f"chunk is {self.chunk}, span {self.span} and fps {self.fps}; chunk must be from 1 to span, fps above 0.")
 
 
+    def speed(self) -> Speed:
+        """How the transformer is run; refuses unknown kernels and linears."""
+        return Speed(self.kernel, self.compiled, self.linears)
+
+
 def load_wan(folder: str | Path, weights: str | Path | None = None, part: str | None = None, codec: str | None = None,
              chunk: int | None = None, size: tuple[int, int] | None = None, sampling: Sampling | None = None,
              dtype: torch.dtype | str | None = None, device: str | None = None, kernel: str | None = None,
-             prompt_cache: str | Path | None = None, encoder: str | None = None) -> Bundle:
+             prompt_cache: str | Path | None = None, encoder: str | None = None, **more) -> Bundle:
     """A diffusers folder of Wan2.1 text-to-video (transformer, vae, text_encoder, tokenizer) as a ready model.
 
-    Each argument goes before `cinelab.json`, which goes before `WanSettings`; `device` None = a GPU where there is one. The text
+    `more` are further fields of `WanSettings`, such as place="host" or linears="fp8". Each argument goes before `cinelab.json`, which goes before `WanSettings`; `device` None = a GPU where there is one. The text
     encoder is read when a prompt is first encoded. CinelabError where a part is absent, broken or of another model.
     """
     folder = wan_folder(folder)
     given = {"weights": _absolute(weights), "part": part, "codec": _absolute_codec(codec), "chunk": chunk, "size": size, "sampling": sampling,
              "dtype": dtype_name(dtype) if isinstance(dtype, torch.dtype) else dtype, "kernel": kernel,
-             "prompt_cache": _absolute(prompt_cache), "encoder": encoder}
+             "prompt_cache": _absolute(prompt_cache), "encoder": encoder} | more
     settings = override(settings_of(folder), {name: value for name, value in given.items() if value is not None})
     device, precision = device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype_of(settings.dtype)
     source = folder / settings.weights if settings.weights else folder
     config = config_of(source, settings.part)
     codec, text = _codec(folder, settings, precision), _encoder(folder, settings, device, precision)
     _check_parts(config, codec, text, source, folder)
+    if device.startswith("cuda"):
+        check_weights(config, settings.linears, torch.cuda.mem_get_info(device)[0], str(source))
     with torch.device("meta"):
-        model = CausalWan(config, settings.kernel)
+        model = CausalWan(config)
     try:
         report = load_into(model, source, precision, settings.part, device=device)
+        model = hasten(model.eval().requires_grad_(False), settings.speed())
         codec = codec.to(device)
     except torch.OutOfMemoryError as error:
         raise CinelabError(f"{source} does not fit on {device} ({str(error).splitlines()[0]}); use a smaller model, or free the device.") from error
     told = to_dict(settings) | {"folder": str(folder), "model": to_dict(config), "part": report.part}
-    return Bundle(str(folder), model.eval().requires_grad_(False), codec, text, settings.sampling, settings.chunk, settings.span, settings.fps,
-                  settings.size, told, glance(_weight_files(source)))
+    memory = {name: getattr(settings, name) for name in ("place", "packing", "slots", "summary")}
+    return Bundle(str(folder), model, codec, text, settings.sampling, settings.chunk, settings.span, settings.fps,
+                  settings.size, told, glance(_weight_files(source)), memory)
 
 
 def wan_folder(folder: str | Path) -> Path:

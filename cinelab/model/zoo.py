@@ -6,7 +6,7 @@ toybox-bidirectional-24, toybox-base, and the few-step students toybox-1step, -2
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Bundle:
     size: tuple[int, int]  # height, width in pixels
     config: dict  # as stored
     fingerprint: str  # of the model's weights
+    memory: dict = field(default_factory=dict)  # how its films' memory is kept: place, packing, slots, summary (see memory.shelf)
 
     def levels(self, steps: int | None) -> Sampling:
         """The model's own sampling, with another number of steps if one is given."""
@@ -52,6 +53,13 @@ class Bundle:
     def reach(self) -> int:
         """The farthest that a frame has looked back in training, in latent frames."""
         return self.span - 1
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens of a chunk."""
+        _, height, width = self.latent_shape
+        _, rows, columns = self.model.config.patch_size
+        return self.chunk * (height // rows) * (width // columns)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:

@@ -3,6 +3,7 @@
     film = Director(load("toybox-base"), policy=CAMR(budget=6), seed=7).render(screenplay)
 """
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,13 @@ from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import to_tensor
 from cinelab.memory.cache import Memory
-from cinelab.memory.policy import CAMR, Policy, budget_of, name_of, policy_named
+from cinelab.memory.policy import Policy, budget_of, name_of
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
-from cinelab.stream.engine import Timed
+from cinelab.stream.engine import Timed, check_room, policy_for
+from cinelab.stream.overlap import ahead, side_stream
 from cinelab.stream.reel import Ask, Reel
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
@@ -83,18 +85,23 @@ def turned(ask: Ask, turn: Shot | PromptChange | None, bundle: Bundle) -> Ask:
     if turn.steps is not None:
         changes["sampling"] = bundle.levels(turn.steps or None)
     if turn.policy is not None or turn.budget is not None:
-        changes["policy"] = policy_named(turn.policy or name_of(ask.policy), turn.budget or budget_of(ask.policy))
+        changes["policy"] = policy_for(bundle, turn.policy or name_of(ask.policy), turn.budget or budget_of(ask.policy))
     return replace(ask, **changes)
 
 
 class Director:
-    """Makes films with one model under one policy. `seed=None` takes the screenplay's seed."""
+    """Makes films with one model under one policy. `seed=None` takes the screenplay's seed.
+
+    With `overlap` a chunk is decoded while the next one is made (the same bits); with `fused` it is remembered in the call that
+    makes the next one's first level, where that is exact: in a few-step student, within a shot (the same to rounding).
+    """
 
     def __init__(self, model: Bundle | str | Path, policy: Policy | None = None, seed: int | None = None,
-                 sampling: Sampling | None = None, bf16: bool = False):
+                 sampling: Sampling | None = None, bf16: bool = False, overlap: bool = False, fused: bool = False):
         self.bundle = model if isinstance(model, Bundle) else load(model)
-        self.policy, self.seed = policy or CAMR(), seed
+        self.policy, self.seed = policy or policy_for(self.bundle, "camr", 6), seed
         self.sampling, self.bf16 = sampling or self.bundle.sampling, bf16
+        self.overlap, self.fused = overlap, fused
 
     def timeline(self, screenplay: Screenplay) -> Timeline:
         """Where every chunk of the screenplay lies; refuses films too long to remember."""
@@ -123,12 +130,24 @@ class Director:
             return bundle.codec.encode(to_tensor(picture[None])[None].to(next(bundle.model.parameters()).device))
 
     def _made(self, screenplay: Screenplay, line: Timeline, first: Tensor | None = None) -> Iterator[tuple[Timed, Memory]]:
-        """Chunks, and the memory after each. What a shot or a change sets holds from there on."""
+        """Chunks with their pictures, and the memory after each."""
+        check_room(self.bundle, self.policy, len(line.slots), self.sampling.guidance != 1)
         reel = Reel(self.bundle, self.bf16)
+        latents, shown = self._latents(reel, screenplay, line, first), reel.begin()
+        with side_stream(reel.device.type if self.overlap else "cpu"):
+            for timed, memory in ahead(latents) if self.overlap else latents:
+                began = time.perf_counter()
+                shown, timed.frames = reel.decode(shown, timed.latents)
+                timed.seconds["decode"] = time.perf_counter() - began
+                yield timed, memory
+
+    def _latents(self, reel: Reel, screenplay: Screenplay, line: Timeline, first: Tensor | None) -> Iterator[tuple[Timed, Memory]]:
+        """Chunks without pictures. What a shot or a change sets holds from there on."""
         state, ask = reel.begin(), Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling)
         for slot in line.slots:
             ask = replace(turned(ask, slot.turn, self.bundle), prompt=line.prompts[slot.prompt], shot=slot.shot, cut=slot.cut)
-            state, timed = reel.step(state, ask, given=first if slot.index == 0 else None)
+            wait = self.fused and slot.index + 1 < len(line.slots)
+            state, timed = reel.step(state, ask, pictures=False, given=first if slot.index == 0 else None, wait=wait)
             yield timed, state.memory
 
     def render(self, screenplay: Screenplay, progress: Callable[[int, int], None] | None = None,

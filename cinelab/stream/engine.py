@@ -8,9 +8,10 @@ Knows the bundle (model, codec, words) and the one roll-out; knows nothing of wi
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -18,7 +19,9 @@ from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
 from cinelab.latent.codec import to_uint8
 from cinelab.memory.cache import Memory
-from cinelab.memory.policy import Policy
+from cinelab.memory.policy import Policy, name_of, policy_named
+from cinelab.memory.shelf import Storage
+from cinelab.model.footprint import Film, Footprint, check_fits, footprint
 from cinelab.model.zoo import Bundle
 from cinelab.script.timeline import Timeline
 
@@ -47,9 +50,37 @@ def quick(bf16: bool, device: str | torch.device = "cpu"):
         yield
 
 
+def storage_of(bundle: Bundle) -> Storage:
+    """Where the films of a model keep their history."""
+    return Storage(**{name: value for name, value in bundle.memory.items() if name != "summary"})
+
+
+def policy_for(bundle: Bundle, name: str, budget: int) -> Policy:
+    """The policy of a name with at most `budget` units, that searches the history as finely as suits the model."""
+    found, summary = policy_named(name, budget), bundle.memory.get("summary")
+    coarser = summary is not None and summary < bundle.chunk_tokens  # a small picture is searched token by token
+    return replace(found, summary=summary if coarser else None) if found.routed else found
+
+
 def empty_memory(bundle: Bundle, policy: Policy) -> Memory:
     """The memory of a film that has not begun."""
-    return Memory(policy, bundle.chunk, bundle.reach)
+    return Memory(policy, bundle.chunk, bundle.reach, storage=storage_of(bundle))
+
+
+def film_footprint(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False) -> Footprint:
+    """What a film of so many chunks takes beside the weights, which are there already."""
+    storage = storage_of(bundle)
+    film = Film(bundle.size, chunks, bundle.chunk, policy.budget_at(chunks), getattr(policy, "summary", None), storage.place, storage.packing,
+                storage.slots, guided=guided, scale=bundle.codec.scale)
+    full = bundle.model.patch_embedding.weight.dtype == torch.float32
+    return footprint(bundle.model.config, film, 32 if full else 16, loaded=True)
+
+
+def check_room(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False) -> Footprint:
+    """Refuse a film that cannot fit in what is free now. Raises CinelabError with the numbers."""
+    need, device, host = film_footprint(bundle, policy, chunks, guided), next(bundle.model.parameters()).device, psutil.virtual_memory().available
+    check_fits(need, torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host, host, f"A film of {chunks} chunks under {name_of(policy)}")
+    return need
 
 
 def script_of(timelines: Sequence[Timeline], null: int) -> Script:

@@ -15,12 +15,12 @@ from cinelab.memory.policy import (
     Window,
     budget_of,
     name_of,
-    policy_named,
 )
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import plan
 from cinelab.stream.director import turned
+from cinelab.stream.engine import policy_for
 from cinelab.stream.reel import Ask
 from cinelab.stream.session import Node, Session, Settings
 
@@ -33,7 +33,7 @@ def follow(play: Screenplay, folder: str | Path, bundle: Bundle, settings: Setti
     """
     line = plan(play, bundle.fps, bundle.codec.stride, bundle.chunk)
     session = Session.create(folder, bundle, settings, bf16)
-    ask = Ask("", seed=settings.seed, policy=policy_named(settings.policy, settings.budget), sampling=bundle.levels(settings.steps))
+    ask = Ask("", seed=settings.seed, policy=policy_for(bundle, settings.policy, settings.budget), sampling=bundle.levels(settings.steps))
     steps, prompt = settings.steps, ""
     for slot in line.slots:
         ask = turned(ask, slot.turn, bundle)
@@ -56,7 +56,7 @@ def follow_run(run: str | Path, folder: str | Path, progress: Callable[[int, int
                            "desk wrote, or a session's.")
     told, play = read_json(run / "film.json"), Screenplay.load(run / "screenplay.yaml")
     bundle = load(told["model"])
-    settings = Settings(seed=told["seed"], **_policy(run, told.get("policy")), steps=_steps(run, told.get("sampling"), bundle))
+    settings = Settings(seed=told["seed"], **_policy(run, told.get("policy"), bundle), steps=_steps(run, told.get("sampling"), bundle))
     return follow(play, folder, bundle, settings, told.get("bf16", False), progress)
 
 
@@ -66,15 +66,15 @@ def _said(play: Screenplay, prompt: str) -> str:
     return f"{caption.rstrip('. ')}. {prompt}" if caption else prompt
 
 
-def _policy(run: Path, told: dict | None) -> dict:
+def _policy(run: Path, told: dict | None, bundle: Bundle) -> dict:
     """The policy's name and budget, where these two say all of it."""
     if told is None:
         return {}
     kinds = {kind.__name__: kind for kind in (Full, Window, Sink, ShotSink, CAMR, RandomTopK)}
     policy = from_dict(kinds[told["name"]], {name: value for name, value in told.items() if name != "name"})
     name, budget = name_of(policy), budget_of(policy)
-    if policy_named(name, budget) != policy:
-        raise CinelabError(f"{run} was made with {policy}, and a session has {policy_named(name, budget)}; make the film again with that.")
+    if policy_for(bundle, name, budget) != policy:
+        raise CinelabError(f"{run} was made with {policy}, and a session has {policy_for(bundle, name, budget)}; make the film again with that.")
     return {"policy": name, "budget": budget}
 
 

@@ -12,12 +12,21 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from cinelab.flow.sampler import Prompts, Sampling, Script, denoise, noise_for, remember
+from cinelab.flow.sampler import (
+    Prompts,
+    Sampling,
+    Script,
+    denoise,
+    noise_for,
+    remember,
+    remember_and_denoise,
+)
 from cinelab.latent.codec import to_uint8
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.model.zoo import Bundle
 from cinelab.stream.engine import Timed, empty_memory, quick
+from cinelab.stream.overlap import settled
 
 KEPT_PROMPTS, KEPT_BYTES = 64, 2**30  # encoded prompts that stay at hand, and how much they may hold (one of Wan's: 0.2 GB at 1.3B)
 
@@ -38,13 +47,15 @@ class Ask:
 
 @dataclass(frozen=True)
 class State:
-    """Where a film stands after `index` chunks. `shot_memory` is the memory as it stood before the running shot."""
+    """Where a film stands after `index` chunks. `shot_memory` is the memory as it stood before the running shot; a `pending`
+    last chunk is made and not yet remembered: such a state is used up by the next step."""
 
     index: int
     memory: Memory
     decoder: object = None
     shot_memory: Memory | None = None
     shot_chunks: tuple[Tensor, ...] = field(default=())
+    pending: tuple[Ask, Tensor] | None = None
 
 
 class Reel:
@@ -59,24 +70,43 @@ class Reel:
         """A film that has not begun."""
         return State(0, empty_memory(self.bundle, FULL))
 
-    def step(self, state: State, ask: Ask, pictures: bool = True, given: Tensor | None = None) -> tuple[State, Timed]:
+    def step(self, state: State, ask: Ask, pictures: bool = True, given: Tensor | None = None, wait: bool = False) -> tuple[State, Timed]:
         """Make the next chunk: the state after it, and the chunk with where its time went. `given` latents (1, c, C, h, w) are
-        taken as the chunk, not made."""
+        taken as the chunk, not made. With `wait` it is remembered together with the next step's first level, where that is exact."""
         began = time.perf_counter()
-        text = self.prompts(ask.prompt)
-        state, encoded = self._open(state, ask, text), time.perf_counter()
+        text, sampling = self.prompts(ask.prompt), ask.sampling or self.bundle.sampling
+        together = state.pending is not None and given is None and not (ask.cut or ask.recache) and sampling.guidance == 1
+        if not together:
+            state = self._open(self.settle(state), ask, text)
+            state.memory.begin(state.index, self._shot(ask))
+        encoded = time.perf_counter()
         with quick(self.bf16, self.device):
-            memory = state.memory
-            memory.begin(state.index, self._shot(ask))
-            noise = lambda level: noise_for([ask.seed], state.index, self._shape, level).to(self.device)  # noqa: E731
-            latents = given.to(self.device) if given is not None else denoise(
-                self.bundle.model, memory, text, self._script(state, ask), state.index, noise, ask.sampling or self.bundle.sampling)
+            latents = given.to(self.device) if given is not None else self._make(state, ask, text, sampling)
+            settled(self.device.type)
         made = time.perf_counter()
-        state = self._keep(state, ask, text, latents)
+        state = replace(self._held(state, latents), pending=(ask, latents)) if wait else self._keep(state, ask, text, latents)
+        settled(self.device.type)
         kept = time.perf_counter()
         state, frames = self.decode(state, latents) if pictures else (state, None)
         seconds = {"text": encoded - began, "dit": made - encoded, "memory": kept - made, "decode": time.perf_counter() - kept}
         return state, Timed(state.index - 1, frames, latents, seconds)
+
+    def _make(self, state: State, ask: Ask, text: Prompts, sampling: Sampling) -> Tensor:
+        net, memory, script = self.bundle.model, state.memory, self._script(state, ask)
+        noise = lambda level: noise_for([ask.seed], state.index, self._shape, level).to(self.device)  # noqa: E731
+        if state.pending is None:
+            return denoise(net, memory, text, script, state.index, noise, sampling)
+        before, latents = state.pending
+        words = self.prompts(before.prompt).at(script.slot[:, 0])
+        return remember_and_denoise(net, memory, (latents, words), text, script, state.index, noise, sampling, ask.policy)
+
+    def settle(self, state: State) -> State:
+        """The state with its last chunk remembered, if that was still to do."""
+        if state.pending is None:
+            return state
+        ask, latents = state.pending
+        self._remember(state.memory, self.prompts(ask.prompt), replace(state, index=state.index - 1), ask, latents)
+        return replace(state, pending=None)
 
     def recall(self, state: State, ask: Ask, latents: Tensor) -> State:
         """The state after a chunk that was made before: its latents are remembered and decoded, not made."""
@@ -133,7 +163,11 @@ class Reel:
 
     def _keep(self, state: State, ask: Ask, text: Prompts, latents: Tensor) -> State:
         self._remember(state.memory, text, state, ask, latents)
-        return replace(state, index=state.index + 1, shot_chunks=(*state.shot_chunks, latents))
+        return self._held(state, latents)
+
+    @staticmethod
+    def _held(state: State, latents: Tensor) -> State:
+        return replace(state, index=state.index + 1, shot_chunks=(*state.shot_chunks, latents), pending=None)
 
     def _remember(self, memory: Memory, text: Prompts, state: State, ask: Ask, latents: Tensor) -> None:
         with quick(self.bf16, self.device):

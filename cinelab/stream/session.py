@@ -26,7 +26,7 @@ from cinelab.memory.policy import POLICIES, policy_named
 from cinelab.model.zoo import Bundle
 from cinelab.script.screenplay import MAX_TEXT
 from cinelab.script.timeline import CONTINUE
-from cinelab.stream.engine import Timed
+from cinelab.stream.engine import Timed, policy_for
 from cinelab.stream.reel import Ask, Reel, State
 
 SWITCHES = ("keep", "recache", "cut")  # what a changed prompt does: nothing else, KV re-encoded, a new shot
@@ -206,7 +206,7 @@ class Session:
 
     def ask(self, node: Node) -> Ask:
         said = node.said
-        return Ask(node.text, node.shot, node.cut, said.seed, policy_named(said.policy, said.budget),
+        return Ask(node.text, node.shot, node.cut, said.seed, policy_for(self.reel.bundle, said.policy, said.budget),
                    self.reel.bundle.levels(said.steps), node.recache)
 
     def _take_in(self, node: Node) -> None:

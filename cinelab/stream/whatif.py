@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cinelab.errors import CinelabError
-from cinelab.memory.policy import budget_of, name_of, policy_named
+from cinelab.memory.policy import budget_of, name_of
+from cinelab.stream.engine import policy_for
 from cinelab.stream.session import Session
 
 
@@ -36,7 +37,7 @@ def what_if(session: Session, change: Change = Change(), head: int | None = None
     parts = []
     for node in nodes:
         ask = session.ask(node)
-        policy = policy_named(change.policy or name_of(ask.policy), change.budget or budget_of(ask.policy))
+        policy = policy_for(session.reel.bundle, change.policy or name_of(ask.policy), change.budget or budget_of(ask.policy))
         state, timed = session.reel.step(state, replace(ask, policy=policy))
         parts.append(timed.frames[0])
     return np.concatenate(parts)
