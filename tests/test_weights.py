@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,16 @@ def test_dtypes(shelf, state):
     frames = torch.arange(2)
     out = fresh(torch.randn(1, 2, 4, 4, 4).bfloat16(), torch.rand(1, 2), torch.randn(1, 1, 5, 32).bfloat16(), torch.zeros(1, 2, dtype=torch.long), Bidirectional(frames))
     assert out.dtype == torch.bfloat16 and out.isfinite().all()
+
+
+def test_a_source_is_read_when_asked(shelf, state):
+    source = open_source(shelf["wan sharded"])
+    reads = []
+    source.stored.update({name: replace(held, read=lambda name=name, read=held.read: (reads.append(name), read())[1]) for name, held in source.stored.items()})
+    assert source.shape("blocks.0.ffn.net.2.weight") == (256, 96) and source.dtype("proj_out.bias") == torch.float32 and reads == []
+    for name, tensor in source:
+        assert reads == [name] and torch.equal(tensor, state[source.raw[name]])
+        reads.clear()
 
 
 def test_a_filled_model_does_not_live_in_the_file(state, tmp_path):
@@ -491,6 +502,9 @@ def spoil(kind: str, state: dict, root: Path) -> Path:
             (folder / "config.json").write_text(json.dumps(original_config(WAN_1_3B)))
         case "config of other heads":
             (folder / "config.json").write_text(json.dumps(original_config(CONFIG) | {"num_heads": 5}))
+        case "two experts":
+            (folder / "transformer").mkdir()
+            (folder / "transformer_2").mkdir()
         case "config with words":
             (folder / "config.json").write_text(json.dumps(original_config(CONFIG) | {"num_layers": "three"}))
         case _:
@@ -543,7 +557,7 @@ BAD = {
     "no index": "holds 2 of 3 shards but no", "index is not json": "is not valid JSON", "index without map": "no 'weight_map'", "two copies": "holds both",
     "two downloads": "disagree on", "no config": "config.json is missing", "config of another model": "not the config of a Wan transformer",
     "config of another size": "expected .*take the config.json that belongs", "config of other heads": "dim 256 is no multiple of num_heads 5",
-    "config with words": "num_layers", "mixed": "mixes two layouts: blocks.0.attn1.to_q.weight .*patch_embedding|mixes two layouts", "image": "image-to-video .*k_img",
+    "config with words": "config.json: num_layers' is 'three'", "two experts": "holds two transformers", "mixed": "mixes two layouts: blocks.0.attn1.to_q.weight .*patch_embedding|mixes two layouts", "image": "image-to-video .*k_img",
     "integers": "blocks.0.ffn.0.weight is I8; float32", "other model": "no tensor of a Wan transformer .first: decoder", "narrow": "width 48 and no config.json",
     "doubled": "are both blocks.0.scale_shift_table", "only a lora": "give the weights it was trained on", "only a critic": "choose one with part .*critic, critic_ema",
     "truncated": "cut short or broken", "not a checkpoint": "is no zip file", "empty file": "is no zip file", "old format": "older format",

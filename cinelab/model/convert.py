@@ -50,7 +50,7 @@ def convert(source: str | Path, target: str | Path, to: str = DIFFUSERS, dtype: 
     report.demand()
     place = _place(Path(target), to)
     names = list(shapes_of(weights.config))
-    _room(place, report.bytes * (2 if to == TRAINING else 1))
+    _room(place, report.bytes * (2 if to == TRAINING and (weights.dtype or weights.lora) else 1))
     if to == TRAINING:
         _refuse_untold(weights)
         _write_training(weights, names, place)

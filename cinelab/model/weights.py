@@ -143,7 +143,7 @@ def config_in(source: Source) -> WanConfig:
         width = source.shape("patch_embedding.weight")[0] if "patch_embedding.weight" in source.stored else "unknown"
         raise CinelabError(f"{source.path} has width {width} and no config.json beside it; without one a multiple of {HEAD} (the size of Wan's "
                            "heads) is expected, so put the config.json that belongs to it in the same folder.")
-    return from_dict(WanConfig, read | {name: value for name, value in said.items() if name in known})
+    return from_dict(WanConfig, read | {name: value for name, value in said.items() if name in known}, f"{source.config}: ")
 
 
 def _read_off(source: Source) -> dict[str, Any]:
