@@ -50,7 +50,7 @@ def convert(source: str | Path, target: str | Path, to: str = DIFFUSERS, dtype: 
     report.demand()
     place = _place(Path(target), to)
     names = list(shapes_of(weights.config))
-    _room(place, report.bytes * (2 if to == TRAINING else 1))
+    _room(place, report.bytes * (2 if to == TRAINING and (weights.dtype or weights.lora) else 1))
     if to == TRAINING:
         _refuse_untold(weights)
         _write_training(weights, names, place)
@@ -117,11 +117,11 @@ def _refuse_untold(weights: Weights) -> None:
 
 
 def _on_disk(weights: Weights, name: str, scratch: Path) -> Tensor:
-    tensor = weights.tensor(name)
-    if tensor.dtype == weights.source.dtype(name) and name not in weights.lora and _is_alone(tensor):
+    tensor, dtype = weights.exact(name), weights.made(name)
+    if tensor.dtype == dtype and name not in weights.lora and _is_alone(tensor):
         return tensor
-    waiting = torch.from_file(str(scratch / name), shared=True, size=tensor.numel(), dtype=tensor.dtype)
-    return waiting.view(tensor.shape).copy_(tensor)
+    waiting = torch.from_file(str(scratch / name), shared=True, size=tensor.numel(), dtype=dtype)
+    return waiting.view(tensor.shape).copy_(tensor)  # rounds
 
 
 def _is_alone(tensor: Tensor) -> bool:

@@ -12,7 +12,7 @@ import re
 
 DIFFUSERS, WAN, TRAINING = "diffusers", "wan", "training"
 LAYOUTS = (DIFFUSERS, WAN, TRAINING)
-PARTS = ("generator_ema", "generator", "critic")  # what a training checkpoint may hold, the best for use first
+PARTS = ("generator_ema", "generator")  # of a training checkpoint: the first that is there is taken unless another is asked for
 ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k"}
 TOP = {
     "patch_embedding": "patch_embedding",

@@ -33,9 +33,9 @@ class Factors:
         return self.up.shape[0], prod(self.down.shape[1:])
 
     def merge(self, weight: Tensor) -> Tensor:
-        """W + scale * B A, computed in float32 and returned in W's dtype and shape."""
+        """W + scale * B A in float32, of W's shape; the caller rounds once."""
         change = self.up.read().float().flatten(1) @ self.down.read().float().flatten(1)
-        return (weight.float() + self.scale * change.view(weight.shape)).to(weight.dtype)
+        return weight.float() + self.scale * change.view(weight.shape)
 
 
 def read_lora(path: str | Path, scale: float | None = None) -> dict[str, Factors]:

@@ -108,8 +108,11 @@ def read_safetensors(files: list[Path]) -> dict[str, Stored]:
 
 def read_pickle(path: Path) -> dict[str, Any]:
     """What torch.save wrote: tensors as they lie in the file, and no code is run."""
-    with open(path, "rb") as opened:
-        zipped = opened.read(2) == b"PK"
+    try:
+        with open(path, "rb") as opened:
+            zipped = opened.read(2) == b"PK"
+    except OSError as error:
+        raise CinelabError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
     if not zipped:
         raise CinelabError(f"{path} is no zip file as torch.save writes since torch 1.6: it is of the older format (load it and save it "
                            f"again with torch) or broken ({AGAIN}).")
@@ -152,6 +155,8 @@ def _find(path: Path) -> tuple[list[Path], Path | None]:
         return [path], beside if beside.is_file() and describe(beside) else None
     if not path.is_dir():
         raise CinelabError(f"{path} does not exist; name a folder of Wan2.1 weights, a .safetensors or a .pt file.")
+    if (path / "transformer_2").is_dir():
+        raise CinelabError(f"{path} holds two transformers, as Wan2.2 has for high and low noise; expected one, so name {path / 'transformer'} or the other.")
     for folder in (path / "transformer", path):
         files = _weights_in(folder)
         if files:
@@ -228,7 +233,7 @@ def _part(held: dict[str, Any], part: str, path: Path) -> tuple[dict[str, Stored
             raise CinelabError(f"{path} holds one set of weights and no part {part!r}; leave part at 'auto'.")
         return stored(held), None, (), {}
     whole = [name for name in parts if not name.endswith("_lora")]
-    preferred = [name for name in PARTS[:2] if name in whole] or (whole if len(whole) == 1 else [])
+    preferred = [name for name in PARTS if name in whole] or (whole if len(whole) == 1 else [])
     chosen = part if part != "auto" else preferred[0] if preferred else None
     if chosen not in whole:
         wanted = f"no part {part!r}" if part != "auto" else "no generator_ema and no generator"

@@ -80,12 +80,14 @@ class Weights:
     def made(self, name: str) -> torch.dtype:
         return self.dtype or self.source.dtype(name)
 
-    def tensor(self, name: str) -> Tensor:
-        """One tensor, its LoRA merged in float32 and rounded once."""
+    def exact(self, name: str) -> Tensor:
+        """One tensor before it is rounded to its dtype: the file's own, or in float32 with its LoRA merged."""
         tensor = self.source.tensor(name)
-        if name in self.lora:
-            tensor = self.lora[name].merge(tensor.float())
-        return tensor.to(self.made(name))
+        return self.lora[name].merge(tensor) if name in self.lora else tensor
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor in its dtype; what the file holds so already is not copied."""
+        return self.exact(name).to(self.made(name))
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         return ((name, self.tensor(name)) for name in self.source.keys())
@@ -141,7 +143,7 @@ def config_in(source: Source) -> WanConfig:
         width = source.shape("patch_embedding.weight")[0] if "patch_embedding.weight" in source.stored else "unknown"
         raise CinelabError(f"{source.path} has width {width} and no config.json beside it; without one a multiple of {HEAD} (the size of Wan's "
                            "heads) is expected, so put the config.json that belongs to it in the same folder.")
-    return from_dict(WanConfig, read | {name: value for name, value in said.items() if name in known})
+    return from_dict(WanConfig, read | {name: value for name, value in said.items() if name in known}, f"{source.config}: ")
 
 
 def _read_off(source: Source) -> dict[str, Any]:
