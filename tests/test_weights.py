@@ -24,7 +24,7 @@ from cinelab.model import convert as converting
 from cinelab.model.convert import convert
 from cinelab.model.layouts import bare, from_ours, from_wan
 from cinelab.model.sources import open_source
-from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig
+from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, kept_dtype
 from cinelab.model.weights import Weights, config_of, load_into, open_weights
 
 CONFIG = WanConfig(num_attention_heads=2, num_layers=3, ffn_dim=96, text_dim=32, in_channels=4, out_channels=4)
@@ -192,7 +192,9 @@ def test_dtypes(shelf, state):
     assert same(model, state) and report.dtypes == {("fp32", "fp32"): 96}
     fresh = on_meta()
     report = load_into(fresh, shelf["ema.pt"], dtype="bf16")
-    assert report.dtypes == {("fp32", "bf16"): 96} and report.bytes == 2 * sum(value.numel() for value in state.values())
+    whole = {name for name, value in fresh.named_parameters() if value.dtype == torch.float32}
+    assert whole == {name for name in state if kept_dtype(name, torch.bfloat16) == torch.float32} and len(whole) == 14
+    assert report.dtypes == {("fp32", "bf16"): 82, ("fp32", "fp32"): 14} and report.bytes == sum(value.nbytes for value in fresh.parameters())
     frames = torch.arange(2)
     out = fresh(torch.randn(1, 2, 4, 4, 4).bfloat16(), torch.rand(1, 2), torch.randn(1, 1, 5, 32).bfloat16(), torch.zeros(1, 2, dtype=torch.long), Bidirectional(frames))
     assert out.dtype == torch.bfloat16 and out.isfinite().all()

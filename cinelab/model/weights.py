@@ -6,7 +6,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from cinelab.errors import CinelabError
 from cinelab.model.layouts import from_ours
 from cinelab.model.lora import Factors, pair, read_lora
 from cinelab.model.sources import Source, open_source
-from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.model.wan import CausalWan, WanConfig, kept_dtype
 
 HEAD = 128  # width of a head in every published Wan2.1, where no config.json says otherwise
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,15 +70,19 @@ class Report:
 
 @dataclass(frozen=True)
 class Weights:
-    """A source ready to be read: its size, the LoRA to merge, and the dtype to give (None = as stored)."""
+    """A source ready to be read: its size, the LoRA to merge, and the dtype to give (None = as stored). `to_run` leaves what
+    steers the model in fp32, whatever the dtype (see `model.wan.kept_dtype`)."""
 
     source: Source
     config: WanConfig
     lora: dict[str, Factors]
     dtype: torch.dtype | None
+    to_run: bool = False
 
     def made(self, name: str) -> torch.dtype:
-        return self.dtype or self.source.dtype(name)
+        if self.dtype is None:
+            return self.source.dtype(name)
+        return kept_dtype(name, self.dtype) if self.to_run else self.dtype
 
     def exact(self, name: str) -> Tensor:
         """One tensor before it is rounded to its dtype: the file's own, or in float32 with its LoRA merged."""
@@ -171,7 +175,7 @@ def load_into(model: CausalWan, path: str | Path, dtype: torch.dtype | str | Non
               lora_scale: float | None = None, device: str | torch.device | None = None) -> Report:
     """Fill `model` with the weights at `path`, all of it or nothing: what does not fit is refused before a tensor is read.
 
-    dtype   of the parameters; None keeps the model's own, or the file's for parameters on the meta device
+    dtype   of the parameters but those that stay in fp32; None keeps the model's own, or the file's for parameters on the meta device
     part    "auto" takes generator_ema where a training checkpoint has it, else generator; the report says which
     device  where parameters on the meta device go; None = the CPU. Others stay where they are.
     """
@@ -183,7 +187,8 @@ def load_into(model: CausalWan, path: str | Path, dtype: torch.dtype | str | Non
     parameters = dict(model.named_parameters())
     if dtype is None and not all(parameter.is_meta for parameter in parameters.values()):
         weights = Weights(weights.source, weights.config, weights.lora, next(iter(parameters.values())).dtype)
-    report = Weights(weights.source, model.config, weights.lora, weights.dtype).report()
+    weights = replace(weights, to_run=dtype is not None)
+    report = replace(weights, config=model.config).report()
     report.demand()
     for name, tensor in weights:
         _put(model, name, parameters[name], tensor, device)
