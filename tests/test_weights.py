@@ -302,12 +302,16 @@ def test_converted_dtypes_are_rounded_once(shelf, state, tmp_path):
 def test_views_of_one_flat_parameter_are_written_each_by_itself(state, tmp_path):
     flat = torch.cat([value.flatten() for value in state.values()])
     pieces = flat.split([value.numel() for value in state.values()])
-    torch.save({"generator": {f"model.{name}": piece.view(value.shape) for (name, value), piece in zip(state.items(), pieces, strict=True)}}, tmp_path / "flat.pt")
+    held = {f"model.{name}": piece.view(value.shape) for (name, value), piece in zip(state.items(), pieces, strict=True)}
+    held["model.blocks.0.ffn.0.weight"] = state["blocks.0.ffn.0.weight"].T.contiguous().T
+    torch.save({"generator": held}, tmp_path / "flat.pt")
     for target, to in ((tmp_path / "wan", "wan"), (tmp_path / "again.pt", "training")):
         convert(tmp_path / "flat.pt", target, to)
         model = on_meta()
         load_into(model, target)
         assert same(model, state)
+    written = torch.load(tmp_path / "again.pt", weights_only=True)["generator"]
+    assert all(value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes for value in written.values())
 
 
 def test_an_interrupted_conversion_leaves_nothing_to_mistake_for_one(shelf, state, tmp_path, monkeypatch):

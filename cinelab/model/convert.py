@@ -98,7 +98,7 @@ def _write_folder(weights: Weights, names: list[str], folder: Path, to: str, sha
 
 
 def _save(weights: Weights, shard: list[str], path: Path, to: str) -> None:
-    save_file({from_ours(name, to): _alone(weights.tensor(name)) for name in shard}, path, {"format": "pt"})
+    save_file({from_ours(name, to): weights.tensor(name).contiguous() for name in shard}, path, {"format": "pt"})
 
 
 def _write_training(weights: Weights, names: list[str], path: Path) -> None:
@@ -125,12 +125,8 @@ def _on_disk(weights: Weights, name: str, scratch: Path) -> Tensor:
 
 
 def _is_alone(tensor: Tensor) -> bool:
+    """Whether its memory is its own; a training checkpoint may hold views of one flat parameter."""
     return tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """The tensor with memory of its own; a training checkpoint may hold views of one flat parameter."""
-    return tensor if _is_alone(tensor) else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _place(target: Path, to: str) -> Path:
