@@ -193,7 +193,7 @@ def test_dtypes(shelf, state):
     fresh = on_meta()
     report = load_into(fresh, shelf["ema.pt"], dtype="bf16")
     whole = {name for name, value in fresh.named_parameters() if value.dtype == torch.float32}
-    assert whole == {name for name in state if kept_dtype(name, torch.bfloat16) == torch.float32} and len(whole) == 14
+    assert whole == {name for name in fresh.state_dict() if kept_dtype(name, torch.bfloat16) == torch.float32} and len(whole) == 14
     assert report.dtypes == {("fp32", "bf16"): 82, ("fp32", "fp32"): 14} and report.bytes == sum(value.nbytes for value in fresh.parameters())
     frames = torch.arange(2)
     out = fresh(torch.randn(1, 2, 4, 4, 4).bfloat16(), torch.rand(1, 2), torch.randn(1, 1, 5, 32).bfloat16(), torch.zeros(1, 2, dtype=torch.long), Bidirectional(frames))
