@@ -188,3 +188,15 @@ def test_prompts_are_cleaned_alike_everywhere():
     assert clean("the robot\u2019s \u201cday\u201d") == "the robot's \"day\""
     assert clean("fish &amp;amp; chips") == "fish & chips"
     assert clean(" ") == "" and short("x" * 50) == "x" * 37 + "..."
+
+
+def test_prompts_that_are_prepared_cost_one_reading(folder, tmp_path, monkeypatch):
+    reads, load = [], Umt5Encoder._load
+    monkeypatch.setattr(Umt5Encoder, "_load", lambda self: (reads.append(1), load(self))[1])
+    encoder = Umt5Encoder(folder, tmp_path / "cache")
+    encoder.prepare(["a red cat", "a blue robot", ""])
+    for prompt in ("a blue robot", "", "a red cat"):
+        encoder.encode([prompt, ""])
+    assert len(reads) == 1
+    encoder.encode(["a green ghost"])
+    assert len(reads) == 2

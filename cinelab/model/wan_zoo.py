@@ -30,6 +30,7 @@ from cinelab.script.umt5 import Umt5Encoder
 SETTINGS = "cinelab.json"
 TINY = "tiny:"  # before the file of a tiny codec
 ENCODERS = ("free", "keep", "offload")
+PLACES, PACKINGS = ("device", "host"), ("none", "int8", "fp8")  # of a film's memory, as in memory.shelf
 FEW = Sampling(4, "consistency", guidance=1.0, shift=5.0, at=(1.0, 0.75, 0.5, 0.25))  # of the published 4-step students
 
 
@@ -58,7 +59,7 @@ class WanSettings:
 
     def __post_init__(self):
         check_size(self.size)
-        for name, known in (("dtype", tuple(DTYPES)), ("encoder", ENCODERS)):
+        for name, known in (("dtype", tuple(DTYPES)), ("encoder", ENCODERS), ("place", PLACES), ("packing", PACKINGS)):
             if getattr(self, name) not in known:
                 raise CinelabError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}.")
         self.speed()

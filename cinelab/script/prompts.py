@@ -22,6 +22,8 @@ class TextEncoder(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> Tensor: ...  # (S, L, E)
 
+    def prepare(self, prompts: Sequence[str]) -> None: ...  # these will be asked for, one by one
+
 
 # Words that carry nothing the toybox shows; they are passed over without a warning.
 LITTLE = frozenset("an on at and with its his her their it is are he she they then again now some by".split())
@@ -50,6 +52,9 @@ class WordEncoder:
         self.codes = self.codes / self.codes.std(dim=1, keepdim=True)
         place = torch.arange(self.length)[:, None] / 10000 ** (torch.arange(0, self.width, 2) / self.width)
         self.places = 0.2 * torch.cat([place.sin(), place.cos()], dim=1)
+
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Nothing: words are looked up when they are asked for."""
 
     def ids(self, words: Sequence[str]) -> list[int]:
         """Numbers of the known words, cut to the length; unknown words warn by name with the nearest known one."""

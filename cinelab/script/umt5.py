@@ -92,6 +92,10 @@ class Umt5Encoder:
 
     # ---- the cache
 
+    def prepare(self, prompts: Sequence[str]) -> None:
+        """Encode what is not known yet in one go, so that the encoder is read once for a whole film."""
+        self.encode(prompts)
+
     def path(self, text: str) -> Path | None:
         """Where a cleaned prompt's vectors are kept."""
         name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -166,6 +170,7 @@ class Umt5Encoder:
     def _load(self) -> tuple:
         """Tokenizer and encoder, on the CPU."""
         from transformers import AutoTokenizer, UMT5EncoderModel
+        from transformers.utils.logging import disable_progress_bar
 
         place = self.folder / "text_encoder"
         if (kind := read_json(place / "config.json").get("model_type")) != "umt5":
@@ -175,6 +180,7 @@ class Umt5Encoder:
                                "tokenizer of the diffusers model.")
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
+            disable_progress_bar()  # one line a prompt is no news
             model, told = UMT5EncoderModel.from_pretrained(place, dtype=self.dtype, local_files_only=True, output_loading_info=True)
         except Exception as error:  # transformers raises many kinds for absent shards, broken files and foreign tokenizers
             raise CinelabError(f"The text encoder in {self.folder} cannot be read ({str(error).splitlines()[0]}); copy text_encoder and "

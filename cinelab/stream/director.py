@@ -144,6 +144,7 @@ class Director:
     def _latents(self, reel: Reel, screenplay: Screenplay, line: Timeline, first: Tensor | None) -> Iterator[tuple[Timed, Memory]]:
         """Chunks without pictures. What a shot or a change sets holds from there on."""
         state, ask = reel.begin(), Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling)
+        self.bundle.encoder.prepare([*line.prompts, ""])
         for slot in line.slots:
             ask = replace(turned(ask, slot.turn, self.bundle), prompt=line.prompts[slot.prompt], shot=slot.shot, cut=slot.cut)
             wait = self.fused and slot.index + 1 < len(line.slots)
@@ -151,14 +152,16 @@ class Director:
             yield timed, state.memory
 
     def render(self, screenplay: Screenplay, progress: Callable[[int, int], None] | None = None,
-               first: np.ndarray | None = None) -> Film:
-        """The whole film. `progress(done, of)` is called after every chunk. `first`, a picture uint8 (H, W, 3), is what the film
+               first: np.ndarray | None = None, show: Callable[[Timed], None] | None = None) -> Film:
+        """The whole film. `progress(done, of)` and `show(chunk)` are called after every chunk. `first`, a picture uint8 (H, W, 3), is what the film
         begins with and goes on from (image to video); frame-wise models only."""
         line, frames, rows = self.timeline(screenplay), [], []
         for timed, left in self._made(screenplay, line, self.opening(first)):
             memory = left
             frames.append(timed.frames[0])
             rows.append({"chunk": timed.index, **timed.seconds})
+            if show:
+                show(timed)
             if progress:
                 progress(timed.index + 1, len(line.slots))
         return Film(np.concatenate(frames), self.bundle.fps, line, screenplay, memory.routing_table(),

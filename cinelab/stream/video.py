@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
@@ -216,3 +216,12 @@ def _rgb(frame: av.VideoFrame) -> np.ndarray:
     known = frame.colorspace if frame.colorspace in (1, 4, 5, 6, 7, 9) else Colorspace.ITU709
     flags = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
     return frame.to_ndarray(format="rgb24", src_colorspace=known, interpolation=flags)
+
+
+def read_picture(path: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """An image file as uint8 (height, width, 3), cropped in the middle to the shape of `size` and resized to it."""
+    try:
+        picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    except (OSError, ValueError) as error:
+        raise CinelabError(f"{path} is no picture that can be read ({error}); give a png or jpg.") from error
+    return np.array(ImageOps.fit(picture, (size[1], size[0]), Image.Resampling.LANCZOS))

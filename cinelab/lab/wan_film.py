@@ -1,0 +1,85 @@
+"""A film with any model, watched while it is made: what notebook 50 shows."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from PIL import Image
+
+from cinelab.errors import CinelabError
+from cinelab.lab.first_film import save_findings
+from cinelab.model.zoo import Bundle, is_wan, load
+from cinelab.script.screenplay import Screenplay
+from cinelab.stream.director import Director, Film
+from cinelab.stream.engine import Timed, film_footprint, policy_for
+from cinelab.stream.video import read_picture
+
+
+def open_model(model: str, **settings) -> Bundle:
+    """A shipped model by name, or a folder of Wan with whatever of `WanSettings` is not None."""
+    said = {name: value for name, value in settings.items() if value is not None}
+    if is_wan(Path(model)):
+        from cinelab.model.wan_zoo import load_wan
+
+        return load_wan(model, **said)
+    if said:
+        name, value = next(iter(said.items()))
+        raise CinelabError(f"{name} is {value!r}, a setting of Wan folders, and {model} is none; leave it out, or name a diffusers folder.")
+    return load(model)
+
+
+def room(bundle: Bundle, play: Screenplay, policy: str, budget: int) -> pd.DataFrame:
+    """What the film will take beside the weights, and what is free: GiB by cause."""
+    director = Director(bundle, policy_for(bundle, policy, budget))
+    chunks = len(director.timeline(play).slots)
+    need = film_footprint(bundle, director.policy, chunks, bundle.sampling.guidance != 1)
+    rows = [{"what": what, "GiB": round(gib, 3), "where": where} for what, gib, where in need.lines() if what != "weights"]
+    if torch.cuda.is_available():
+        rows.append({"what": "free", "GiB": round(torch.cuda.mem_get_info()[0] / 2**30, 3), "where": "device"})
+    return pd.DataFrame(rows)
+
+
+def make_film(bundle: Bundle, play: Screenplay, folder: str | Path, policy: str = "camr", budget: int = 6, seed: int | None = None,
+              steps: int | None = None, overlap: bool = True, fused: bool = True, first: str | None = None) -> Film:
+    """Stream the film, its newest picture shown on the way, and save it with its findings; an existing film is not overwritten.
+    `first` is a picture file that the film begins with (frame-wise models)."""
+    folder = Path(folder)
+    if (folder / "film.mp4").exists():
+        raise CinelabError(f"{folder} already holds a film; name another folder, or remove it.")
+    director = Director(bundle, policy_for(bundle, policy, budget), seed, bundle.levels(steps), overlap=overlap, fused=fused)
+    picture = None if first is None else read_picture(first, bundle.size)
+    film = director.render(play, first=picture, show=_screen(bundle.fps))
+    film.save(folder)
+    save_findings(film, folder)
+    return film
+
+
+def pace(film: Film) -> pd.DataFrame:
+    """The first picture, the pictures a second once it runs, and where the time goes."""
+    causes = film.timings.drop(columns="chunk")
+    pictures = len(film.frames) / len(causes)
+    steady = causes.iloc[1:] if len(causes) > 1 else causes
+    row = {"first picture s": causes.iloc[0].sum(), "pictures/s, one after the other": pictures / steady.sum(axis=1).median()}
+    return pd.DataFrame([row | {f"{cause} s a chunk": steady[cause].median() for cause in causes}]).round(3)
+
+
+def _screen(fps: float) -> Callable[[Timed], None]:
+    """A picture that is replaced by every chunk's last, in a notebook; nothing elsewhere."""
+    try:
+        from IPython import get_ipython
+        from IPython.display import display
+    except ImportError:
+        return lambda timed: None
+    if get_ipython() is None:
+        return lambda timed: None
+    handle = []
+
+    def show(timed: Timed) -> None:
+        picture = Image.fromarray(timed.frames[0][-1])
+        if handle:
+            handle[0].update(picture)
+        else:
+            handle.append(display(picture, display_id=True))
+
+    return show
