@@ -18,6 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
                   help="Train, dissect and direct real-time autoregressive multi-shot video models.")
 app.add_typer(cli_eval.app, name="eval")
 app.command()(cli_wan.convert)
+app.command()(cli_wan.plan)
 out = Console()
 SCREENPLAYS = Path("experiments/screenplays")
 Budget = Annotated[int, typer.Option(help="history chunks that may be seen at once")]

@@ -65,3 +65,49 @@ def show(report, keys: bool = False) -> None:
 
 def _say(text: str) -> None:
     out.print(text, soft_wrap=True, highlight=False)
+
+
+def plan(model: Annotated[str, typer.Option(help="wan-1.3b, wan-14b, or weights in any layout")] = "wan-1.3b",
+         chunks: Annotated[int, typer.Option(help="of the film")] = 200, chunk: Annotated[int, typer.Option(help="latent frames at a time")] = 3,
+         size: Annotated[str, typer.Option(help="height x width in pixels")] = "480x832",
+         policy: Annotated[str, typer.Option(help="camr, window, sink, shot_sink or full")] = "camr",
+         budget: Annotated[int, typer.Option(help="history chunks seen at once")] = 6,
+         place: Annotated[str, typer.Option(help="of the history: device or host")] = "device",
+         packing: Annotated[str, typer.Option(help="of the history: none, int8 or fp8")] = "none",
+         linears: Annotated[str, typer.Option(help="full, fp8, fp8-weights or int8-weights")] = "full",
+         device: Annotated[float | None, typer.Option(help="GiB of the GPU; default: what is free here")] = None,
+         host: Annotated[float | None, typer.Option(help="GiB of main memory; default: what is free here")] = None):
+    """What a film takes, in GiB by cause, before any weights are loaded; refuses what cannot fit, with the numbers."""
+    import psutil
+    import torch
+
+    from cinelab.memory.policy import policy_named
+    from cinelab.memory.shelf import Storage
+    from cinelab.model.fast import Speed
+    from cinelab.model.footprint import Film, check_fits, footprint
+    from cinelab.model.wan import WAN_1_3B, WAN_14B
+    from cinelab.model.weights import config_of
+
+    kept, sizes = Storage(place, packing), {"wan-1.3b": WAN_1_3B, "wan-14b": WAN_14B}
+    Speed(linears=linears)
+    rule = policy_named(policy, budget)
+    film = Film(_size(size), chunks, chunk, rule.budget_at(chunks), 32 if rule.routed else None, kept.place, kept.packing, kept.slots, linears)
+    need = footprint(sizes.get(model) or config_of(model), film)
+    table = Table("what", "GiB", "where", title=f"{chunks} chunks of {chunk} latent frames at {size} under {policy}", title_justify="left")
+    for what, gib, where in need.lines():
+        table.add_row(what, f"{gib:.2f}", where)
+    out.print(table)
+    free = psutil.virtual_memory().available
+    here = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else free
+    check_fits(need, here if device is None else int(device * GIB), free if host is None else int(host * GIB), "This film")
+    _say("[bold green]It fits.[/]")
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        height, width = (int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise CinelabError(f"--size is {text!r}; give height x width, like 480x832.") from None
+    if height < 16 or width < 16 or height % 16 or width % 16:
+        raise CinelabError(f"--size is {text!r}; both sides must be whole multiples of 16 pixels.")
+    return height, width

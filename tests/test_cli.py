@@ -165,3 +165,12 @@ def test_evaluation_and_results_refuse_in_one_sentence(words, said):
 def test_a_question_about_no_column_is_one_sentence(tmp_path):
     done = cinelab("results", "polcy = 1", "--folder", str(tmp_path))
     assert done.returncode == 2 and "polcy" in done.stderr and "--columns" in done.stderr
+
+
+@pytest.mark.parametrize(("words", "code", "said"), [
+    (["--place", "host", "--device", "80", "--host", "500"], 0, "It fits"), (["--device", "80", "--host", "500"], 2, "keep the history in host memory"),
+    (["--policy", "full", "--device", "140", "--host", "500"], 2, "most of it is attended"), (["--size", "480x830"], 2, "multiples of 16"),
+    (["--size", "big"], 2, "height x width"), (["--model", "nowhere"], 2, "nowhere"), (["--place", "moon"], 2, "device, host")])
+def test_a_plan_says_what_a_film_takes(words, code, said):
+    done = cinelab("plan", *words)
+    assert done.returncode == code and said in " ".join((done.stdout + done.stderr).split())

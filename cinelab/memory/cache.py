@@ -134,7 +134,10 @@ class Memory:
         past_k, past_v, table = now.gathered[index]
         q, k = rope.turn(q, table), rope.turn(k, table)
         if past_k is not None:
+            kept = past_k.shape[1]
             k, v = now.joined(index, 0, past_k, k), now.joined(index, 1, past_v, v)
+            if not torch.is_grad_enabled() and k.shape[0] == past_k.shape[0]:
+                now.gathered[index] = k[:, :kept], v[:, :kept], table  # they are in the joined buffer now; once is enough
         return q, k, v, None
 
     def _gather(self, index: int, rope, q: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:

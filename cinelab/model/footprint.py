@@ -94,7 +94,7 @@ def check_fits(need: Footprint, device: int, host: int, what: str = "this film")
                            f"and {room / GIB:.1f} GiB are free; most of it is {most[0]}: {REMEDIES[most[0]]}.")
     if need.host and need.stored > host:
         raise CinelabError(f"{what} needs {need.stored / GIB:.1f} GiB of host memory for its history and {host / GIB:.1f} GiB are free; "
-                           "pack it (storage.packing fp8), or make a shorter film.")
+                           "pack it (packing fp8), or make a shorter film.")
 
 
 def check_weights(config: WanConfig, linears: str, device: int, what: str) -> None:
@@ -104,7 +104,7 @@ def check_weights(config: WanConfig, linears: str, device: int, what: str) -> No
         raise CinelabError(f"{what} needs {need / GIB:.1f} GiB for its weights alone and {device / GIB:.1f} GiB are free on the device; {REMEDIES['weights']}.")
 
 
-REMEDIES = {"weights": "quantise the linears (speed.linears fp8 or fp8-weights), or take a larger device",
-            "attended": "lower the policy's budget or the chunk", "stored": "keep the history in host memory (storage.place host) or pack it "
-            "(storage.packing fp8)", "slots": "lower storage.slots", "summaries": "lower the policy's summary",
+REMEDIES = {"weights": "quantise the linears (linears fp8 or fp8-weights), or take a larger device",
+            "attended": "lower the policy's budget or the chunk", "stored": "keep the history in host memory (place host) or pack it "
+            "(packing fp8)", "slots": "lower slots", "summaries": "lower the policy's summary",
             "activations": "lower the size or the chunk"}
