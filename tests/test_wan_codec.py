@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from wan_folder import make_vae
 
 from cinelab.errors import CinelabError
-from cinelab.latent.codec import to_uint8
+from cinelab.latent.codec import state_to, to_uint8
 from cinelab.latent.taehv import TinyCodec
 from cinelab.latent.wan_codec import VAE_WEIGHTS, WanCodec, check_size, legal_size
 
@@ -102,6 +102,14 @@ def test_films_in_turn_share_one_codec(codec, tiny, name):
             parts[number].append(pictures)
     for film, made in zip(films, parts, strict=True):
         assert torch.equal(torch.cat(made, dim=1), codec.decode(film)[0])
+
+
+def test_a_state_moves_as_a_whole(codec):
+    _, state = codec.decode(torch.zeros(1, 1, 16, 2, 2))  # holds tensors, and words where nothing has come yet
+    there = state_to(state, "meta")
+    assert {type(entry) for entry in state} >= {torch.Tensor, str}
+    assert all(entry.is_meta if isinstance(entry, torch.Tensor) else entry == was for entry, was in zip(there, state, strict=True))
+    assert state_to(state, "cpu") == state and state_to(None, "meta") is None
 
 
 def test_half_precision_stays_near(folder, codec):

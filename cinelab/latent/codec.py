@@ -125,6 +125,13 @@ class ToyCodec(nn.Module):
         return rearrange(x, "(b n) (s c) h w -> b (n s) c h w", b=batch, s=self.stride), state
 
 
+def state_to(state: DecoderState, device: torch.device | str) -> DecoderState:
+    """A decoder's state on another device; itself where it is there already."""
+    if isinstance(state, tuple):
+        return tuple(state_to(entry, device) for entry in state)
+    return state.to(device) if isinstance(state, Tensor) else state
+
+
 def to_tensor(frames) -> Tensor:
     """uint8 (..., F, H, W, 3) -> float (..., F, 3, H, W) in [-1, 1]."""
     return torch.as_tensor(frames).movedim(-1, -3).float() / 127.5 - 1

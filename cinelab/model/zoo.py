@@ -85,7 +85,7 @@ def find(name: str | Path) -> Path:
         if (folder / CONFIG).exists() and (folder / WEIGHTS).exists() and (folder != path.parent or path.exists()):
             return folder
     raise CinelabError(f"Checkpoint {str(name)!r} was not found: give one of {', '.join(shipped()) or '(none shipped)'}, "
-                       f"or a folder with {CONFIG} and {WEIGHTS}.")
+                       f"a folder with {CONFIG} and {WEIGHTS}, or a diffusers folder of Wan2.1.")
 
 
 def save(folder: Path, module: nn.Module, config: dict, dtype: torch.dtype = torch.bfloat16) -> None:

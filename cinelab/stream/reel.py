@@ -21,7 +21,7 @@ from cinelab.flow.sampler import (
     remember,
     remember_and_denoise,
 )
-from cinelab.latent.codec import to_uint8
+from cinelab.latent.codec import state_to, to_uint8
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.model.zoo import Bundle
@@ -118,8 +118,13 @@ class Reel:
     def decode(self, state: State, latents: Tensor):
         """Pictures uint8 (1, f, H, W, 3) of a chunk, and the state with its decoder moved on."""
         with torch.no_grad():
-            frames, decoder = self.bundle.codec.decode(latents.to(self.device, torch.float32), state.decoder)
+            past = state_to(state.decoder, self.device)
+            frames, decoder = self.bundle.codec.decode(latents.to(self.device, torch.float32), past)
         return replace(state, decoder=decoder), to_uint8(frames)
+
+    def park(self, state: State) -> State:
+        """The state with its decoder in main memory, to wait there: the one of Wan's VAE holds 1.8 GiB at 480x832."""
+        return replace(state, decoder=state_to(state.decoder, "cpu"))
 
     def prompts(self, text: str) -> Prompts:
         """An encoded prompt (slot 0) beside the empty one (slot 1)."""

@@ -272,6 +272,9 @@ class Session:
         others = [one for one in self._states if one not in self._openings]
         for one in openings[:-OPENINGS] + others[:-RECENT]:
             del self._states[one]
+        for one in openings[-OPENINGS:]:
+            if one != number:
+                self._states[one] = self.reel.park(self._states[one])
 
     def _file(self, number: int) -> Path:
         return self.folder / "chunks" / f"{number:05d}.safetensors"
