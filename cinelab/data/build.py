@@ -4,10 +4,9 @@ Films are listed once, in groups, in listing.json; new videos make new groups, s
 by its record NNNNNN.json (what each video was, what was left out) and made again only if one of its videos or captions changes.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from cinelab.config import read_json
-from cinelab.data import layout, listing
-from cinelab.data.cutting import takes
-from cinelab.data.layout import Piece
+from cinelab.data import listing
 from cinelab.data.listing import Source
+from cinelab.data.planning import Planned, digest, plan, unchanged
 from cinelab.data.reader import Player
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
 from cinelab.files import write_json, write_text
-from cinelab.latent.clips import NULL, RECIPE, checksum, fault, shards, text_key, write_shard
+from cinelab.latent.clips import NULL, RECIPE, fault, shards, text_key, write_shard
 from cinelab.latent.codec import Codec, to_tensor
 from cinelab.script.prompts import TextEncoder
 
@@ -44,28 +42,6 @@ class Progress:
     def __str__(self) -> str:
         left = f", {len(self.skipped)} left out or shortened" if self.skipped else ""
         return f"{self.done} of {self.of} listed: {self.films} films, {self.latents} latent frames{left}"
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A film before it is encoded."""
-
-    source: Source
-    number: int  # of the films of its source
-    pieces: tuple[Piece, ...]
-    videos: tuple[dict, ...]  # path, bytes, mtime_ns, blake2b of each reel
-
-    @property
-    def latents(self) -> int:
-        return sum(piece.latents for piece in self.pieces)
-
-    def about(self, fps: float) -> dict:
-        """What the store says of it."""
-        shots = [{"video": self.source.reels[piece.reel].video, "start": round(piece.first / fps, 4),
-                  "end": round((piece.first + piece.pictures) / fps, 4), "prompts": [list(prompt) for prompt in piece.prompts]}
-                 for piece in self.pieces]
-        return {"source": self.source.name, "number": self.number, "latents": self.latents, "shots": shots,
-                "videos": [{key: video[key] for key in ("path", "bytes", "blake2b")} for video in self.videos]}
 
 
 def build(videos: str | Path, folder: str | Path, config: DataConfig, codec: Codec, encoder: TextEncoder, marks: dict[str, str],
@@ -120,7 +96,7 @@ class Builder:
         if record.exists() and sound == known.keys() and self._unchanged(old := read_json(record), group, len(known)):
             return self._progress(number, list(known.values()), old["skipped"])
         left: list[dict] = []
-        states, films = self._plan(group, left)
+        states, films = plan(self.root, group, self.config, self.codec.stride, left)
         batches = _batches(films, self._film_bytes, self.config.shard_mib * 2**20)
         made = [self._shard(f"{number:06d}-{i:02d}", batch, known, sound, left) for i, batch in enumerate(batches)]
         for name in sorted(known)[len(batches):]:  # of an earlier, longer group
@@ -139,39 +115,7 @@ class Builder:
         """Whether every film of a finished group is still what it was; a video that has gone since then is not missed."""
         if record["shards"] != shards_found or [old["name"] for old in record["sources"]] != [source.name for source in group]:
             return False
-        return all(not source.reels or (old["said"] == _said(source) and all(
-            _same_file(self.root / video["path"], video) for video in old["videos"]))
-            for old, source in zip(record["sources"], group, strict=True))
-
-    def _plan(self, group: list[Source], left: list[dict]) -> tuple[list[dict], list[Planned]]:
-        """What each source was, and its films. Problems are added to `left`."""
-        states, films, config = [], [], self.config
-        for source in group:
-            found, videos = [], tuple(_stamp(self.root, reel.video) for reel in source.reels)
-            states.append({"name": source.name, "said": _said(source), "videos": list(videos)})
-            if not source.reels:
-                left.append({"film": source.name, "video": "", "left_out": "video", "why": f"{source.name}: is no longer listed, and "
-                             "another video of its group has changed; list it again to have its films back."})
-            for i, reel in enumerate(source.reels):
-                row = {"film": source.name, "video": reel.video}
-                try:
-                    found += takes(reel, i, self.root / reel.video, config,
-                                   lambda why, row=row: left.append(row | {"left_out": "shots", "why": why}))
-                except CinelabError as error:
-                    left.append(row | {"left_out": "video", "why": str(error)})
-            own, short = layout.films(found, self.codec.stride, config.chunk, max(config.shortest, config.chunk), config.longest)
-            films += [Planned(source, i, pieces, videos) for i, pieces in enumerate(own)]
-            left += self._too_short(source, short, found)
-        return states, films
-
-    def _too_short(self, source: Source, short: list, found: list) -> Iterator[dict]:
-        for i, reel in enumerate(source.reels):
-            count, of = (sum(take.reel == i for take in some) for some in (short, found))
-            if count:
-                least = max(self.config.shortest, self.config.chunk)
-                yield {"film": source.name, "video": reel.video, "left_out": "video" if count == of else "shots",
-                       "why": f"{self.root / reel.video}: {count} of {of} shots are shorter than {least} latent frames "
-                              f"({layout.pictures_in(least, self.codec.stride, False) / self.config.fps:.2f} s) and left out."}
+        return all(unchanged(self.root, source, old) for old, source in zip(record["sources"], group, strict=True))
 
     def _film_bytes(self, film: Planned) -> int:
         height, width = (side // self.codec.scale for side in self.config.size)
@@ -179,7 +123,7 @@ class Builder:
 
     def _shard(self, name: str, films: list[Planned], known: dict, sound: set, left: list[dict]) -> dict:
         """Encode one shard, unless it is there and planned the same."""
-        plan = _digest([film.about(self.config.fps) for film in films])
+        plan = digest([film.about(self.config.fps) for film in films])
         if name in sound and known[name]["plan"] == plan:
             left += known[name]["skipped"]
             return known[name]
@@ -286,30 +230,3 @@ def _write_skipped(folder: Path) -> None:
     while (rows := skipped(folder)) != written:
         write_text(folder / SKIPPED, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         written = rows
-
-
-def _stamp(root: Path, video: str) -> dict:
-    """What a file was when it was read; all None if it is not there."""
-    path = root / video
-    if not path.is_file():
-        return {"path": video, "bytes": None, "mtime_ns": None, "blake2b": None}
-    state = path.stat()
-    return {"path": video, "bytes": state.st_size, "mtime_ns": state.st_mtime_ns, "blake2b": checksum(path)}
-
-
-def _same_file(path: Path, old: dict) -> bool:
-    """Whether a file is what it was; one that is not there (any more) is."""
-    if not path.is_file():
-        return True
-    state = path.stat()
-    if state.st_size != old["bytes"]:
-        return False
-    return state.st_mtime_ns == old["mtime_ns"] or checksum(path) == old["blake2b"]
-
-
-def _said(source: Source) -> str:
-    return _digest(asdict(source))
-
-
-def _digest(value) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()

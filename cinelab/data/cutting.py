@@ -1,7 +1,6 @@
 """Shots of a video: where its author says they are, or where a detector sees them, and what is said of each."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -120,10 +119,11 @@ def survey(path: Path, config: DataConfig, look: bool) -> Survey:
     """Decode a video once; `look` for cuts on small pictures."""
     video, numbers = Video(path), []
     eye = watcher(config) if look else None
+    small = None
     for number, frame in video.at(config.fps):
         if eye:
-            fresh = not numbers or number != numbers[-1]
-            small = rgb(frame, _small(frame, config)) if fresh else small
+            if not numbers or number != numbers[-1]:
+                small = rgb(frame, _small(frame, config))
             eye.see(small)
         numbers.append(number)
     return Survey(np.array(numbers), tuple(eye.cuts()) if eye else (), video.count, video.damage)
@@ -136,8 +136,8 @@ def _small(frame, config: DataConfig) -> tuple[int, int]:
     return rows, max(1, round(frame.width * rows / frame.height))
 
 
-def takes(reel: Reel, number: int, path: Path, config: DataConfig, tell: Callable[[str], None]) -> list[Take]:
-    """The shots of reel `number`, in pictures. What is left out is told; CinelabError if the whole video is.
+def takes(reel: Reel, number: int, path: Path, config: DataConfig) -> tuple[list[Take], str]:
+    """The shots of reel `number`, in pictures, and a sentence on those that are left out. CinelabError if all would be.
 
     Of a video that is cut short every shot but the last is whole. As many captions as shots, or one for all.
     """
@@ -146,12 +146,12 @@ def takes(reel: Reel, number: int, path: Path, config: DataConfig, tell: Callabl
     seen = survey(path, config, look=not (reel.spans or reel.listed))
     edges = _edges(reel, path, seen, config.fps)
     captions = _captions(reel, path, len(edges), config.uncaptioned)
-    cut_off = sum(last is None for _, last in edges)
+    told, cut_off = "", sum(last is None for _, last in edges)
     if cut_off:
         why = seen.damage or f"lasts {seen.pictures / config.fps:.2f} s"
         if cut_off == len(edges):
             raise CinelabError(f"{path}: {why}, and no whole shot of it can be read; correct the list or copy the video again.")
-        tell(f"{path}: {why}; {cut_off} of {len(edges)} shots are not whole and left out.")
+        told = f"{path}: {why}; {cut_off} of {len(edges)} shots are not whole and left out."
     goes_on = [not shot.cut for shot in reel.listed] or [False] * len(edges)
     found: list[Take] = []
     for (first, last), caption, on in zip(edges, captions, goes_on, strict=True):
@@ -162,7 +162,7 @@ def takes(reel: Reel, number: int, path: Path, config: DataConfig, tell: Callabl
             found[-1] = replace(found[-1], last=last, captions=said)
         else:
             found.append(Take(number, first, last, ((0, caption),)))
-    return found
+    return found, told
 
 
 def _edges(reel: Reel, path: Path, seen: Survey, fps: float) -> list[tuple[int, int | None]]:

@@ -176,7 +176,7 @@ class FilmStore:
         for row, ((i, _, _), own) in enumerate(zip(parts, slots, strict=True)):
             for place, prompt in enumerate(self.films[i].prompts[int(own[0]) : int(own[-1]) + 1]):
                 text[row, place] = self.text(prompt)
-        latents = torch.stack([self.latents(*part) for part in parts]).float()
+        latents = torch.stack([self.latents(*part).float() for part in parts])
         return Clips(latents, text, relative, shots - shots[:, :1])
 
     def _long_enough(self, frames: int) -> tuple[list[int], np.ndarray]:
