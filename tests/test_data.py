@@ -442,7 +442,7 @@ def strangers(tmp_path_factory) -> Path:
 
 
 def test_videos_of_other_tools_are_read_or_reported(strangers, tmp_path):
-    make(strangers, tmp_path, replace(TOY, fps=16.0, longest=81), encoder=Eos())
+    make(strangers, tmp_path, replace(TOY, fps=16.0, longest=81, cuts="pyscenedetect"), encoder=Eos())
     store = FilmStore(tmp_path)
     films = {film.about["source"]: film for film in store.films}
     assert films.keys() == {"odd.mp4", "sound.webm", "variable.mp4", "old.avi", "truncated.mp4"}

@@ -49,8 +49,8 @@ class DataConfig:
 
     @classmethod
     def toybox(cls, **changes) -> "DataConfig":
-        """The toybox's rate, size and film length."""
-        return replace(cls(fps=8.0, size=(48, 64), longest=24), **changes)
+        """The toybox's rate, size and film length, and the detector that was made on it."""
+        return replace(cls(fps=8.0, size=(48, 64), longest=24, cuts="ours"), **changes)
 
     def recipe(self) -> dict:
         """The settings that two builds of one store must share, as plain JSON types."""
