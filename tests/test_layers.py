@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "cinelab"
 ROOMS = (
-    "errors files config seeds runs script world latent flow memory model train stream score lab cli_eval cli_wan cli"
+    "errors files config seeds runs script world latent flow memory model train stream score data lab cli_eval cli_wan cli"
     " __main__"
 ).split()
 FORBIDDEN = {"model": {"memory"}}  # beyond the order, which keeps `flow` and `memory` from `model`

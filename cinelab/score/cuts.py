@@ -5,6 +5,7 @@ Frames are uint8 (F, H, W, 3) RGB. Two detectors look for cuts: ours, from the c
 neighbouring frames, and PySceneDetect's, which owes nothing to this package.
 """
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -105,8 +106,13 @@ def usual_change(steps: np.ndarray, window: int) -> np.ndarray:
 
 def detect_cuts(frames: np.ndarray, detector: CutDetector | None = None) -> list[int]:
     """First frame of every new shot; `detector` holds the thresholds."""
-    detector = detector or CutDetector()
-    steps = change(frames)
+    return cuts_among(change(frames), detector or CutDetector())
+
+
+def cuts_among(steps: np.ndarray, detector: CutDetector) -> list[int]:
+    """The same from the changes (F-1,) alone, for films too long to be held."""
+    if not len(steps):
+        return []
     usual = usual_change(steps, detector.window)
     near = detector.least_shot - 1
     largest = [steps[max(0, i - near) : i + near + 1].max() for i in range(len(steps))]
@@ -123,18 +129,37 @@ def detect_cuts_pyscenedetect(
     "content" (the library's fixed threshold, made for 24 fps); `least_shot` is in frames.
     """
     _check(frames)
-    if not fps > 0:
-        raise CinelabError(f"fps: {fps} is not a frame rate, give a number above 0")
-    detector = _scenedetect(kind, least_shot)
-    # The adaptive detector judges a frame only when it has seen what follows: mirror the ending.
-    tail = frames[-2 : -2 - detector.event_buffer_length : -1]
-    found: list[int] = []
-    for number, frame in enumerate([*frames, *tail]):
+    watcher = SceneDetect(fps, kind, least_shot)
+    for frame in frames:
+        watcher.see(frame)
+    return watcher.cuts()
+
+
+class SceneDetect:
+    """PySceneDetect fed with one frame after another: `see` each uint8 (H, W, 3), then ask for the `cuts`."""
+
+    def __init__(self, fps: float, kind: str = "adaptive", least_shot: int = 2):
+        if not fps > 0:
+            raise CinelabError(f"fps: {fps} is not a frame rate, give a number above 0")
+        self._detector, self._fps = _scenedetect(kind, least_shot), float(fps)
+        self._late: deque[np.ndarray] = deque(maxlen=self._detector.event_buffer_length + 1)  # the last few, for the ending
+        self._found: list[int] = []
+        self._count = 0
+
+    def see(self, frame: np.ndarray) -> None:
         bgr = np.ascontiguousarray(_small(frame)[:, :, ::-1])
-        found += [
-            cut.frame_num for cut in detector.process_frame(FrameTimecode(number, float(fps)), bgr)
-        ]
-    return sorted({cut for cut in found if 0 < cut < len(frames)})
+        self._late.append(bgr)
+        self._judge(bgr, self._count)
+        self._count += 1
+
+    def cuts(self) -> list[int]:
+        """First frame of every new shot. The detector judges a frame only when it has seen what follows: mirror the ending."""
+        for later, bgr in enumerate(list(self._late)[-2::-1]):
+            self._judge(bgr, self._count + later)
+        return sorted({cut for cut in self._found if 0 < cut < self._count})
+
+    def _judge(self, bgr: np.ndarray, number: int) -> None:
+        self._found += [cut.frame_num for cut in self._detector.process_frame(FrameTimecode(number, self._fps), bgr)]
 
 
 def _scenedetect(kind: str, least_shot: int) -> ContentDetector:

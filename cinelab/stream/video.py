@@ -205,17 +205,20 @@ def _decode(path: Path, container) -> tuple[list[np.ndarray], float, int]:
         raise CinelabError(f"{path}: has no video stream, give a film")
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
-    frames = [_rgb(frame) for frame in container.decode(stream)]
+    frames = [rgb(frame) for frame in container.decode(stream)]
     if not frames:
         raise CinelabError(f"{path}: the video stream has no frames; make the film again")
     return frames, float(stream.average_rate or stream.guessed_rate), stream.frames
 
 
-def _rgb(frame: av.VideoFrame) -> np.ndarray:
-    """(H, W, 3) uint8. Colours that the file does not name are taken as BT.709, as players do."""
+def rgb(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
+    """(H, W, 3) uint8, resized to `size` (H, W) where one is given. Colours that the file does not name are taken as
+    BT.709, as players do."""
+    height, width = size or (frame.height, frame.width)
+    shrinks = height < frame.height or width < frame.width
     known = frame.colorspace if frame.colorspace in (1, 4, 5, 6, 7, 9) else Colorspace.ITU709
-    flags = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-    return frame.to_ndarray(format="rgb24", src_colorspace=known, interpolation=flags)
+    flags = (Interpolation.AREA if shrinks else Interpolation.BICUBIC) | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+    return frame.to_ndarray(format="rgb24", width=width, height=height, src_colorspace=known, interpolation=flags)
 
 
 def read_picture(path: str | Path, size: tuple[int, int]) -> np.ndarray:

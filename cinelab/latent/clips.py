@@ -1,0 +1,201 @@
+"""Encoded films of many lengths on disk, drawn from by every stage: what `cinelab.data` writes and training reads.
+
+    store.json                    the recipe: codec, text encoder, rate, size, chunk, ...
+    NNNNNN-NN.safetensors, .json  a shard of latents (n, C, h, w), one tensor a film, and what they are
+    text-NNNNNN-NN...             a shard of prompts (used words, E), one tensor a caption; text-null is the empty prompt
+
+A shard counts from the moment its .json stands beside it, and that knows its size and checksum. So a store that is still
+being built, or was copied in part, can be read: what is missing is left out, and said.
+"""
+
+import hashlib
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cinelab.config import read_json
+from cinelab.errors import CinelabError
+from cinelab.files import write_atomic, write_json
+from cinelab.latent.store import Clips
+
+RECIPE, NULL = "store.json", "text-null"
+BLOCK = 2**22  # bytes hashed at a time
+
+
+def checksum(path: Path) -> str:
+    """blake2b of a file's bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def text_key(caption: str) -> str:
+    """The name of a caption's tensor."""
+    return hashlib.blake2b(caption.encode(), digest_size=12).hexdigest()
+
+
+def write_shard(folder: Path, name: str, tensors: dict[str, Tensor], about: dict[str, Any]) -> dict:
+    """Write a shard and then what it is; returns the latter."""
+    path = folder / f"{name}.safetensors"
+    write_atomic(path, lambda temporary: save_file(tensors, temporary))
+    about = {"bytes": path.stat().st_size, "blake2b": checksum(path)} | about
+    write_json(folder / f"{name}.json", about)
+    return about
+
+
+def fault(folder: Path, name: str, about: dict, thorough: bool = False) -> str:
+    """What is wrong with a shard ("" if nothing): absent, of another size or, if `thorough`, of another content."""
+    path = folder / f"{name}.safetensors"
+    if not path.exists():
+        return "is missing"
+    if (size := path.stat().st_size) != about["bytes"]:
+        return f"has {size} bytes instead of {about['bytes']}"
+    return "has changed since it was written" if thorough and checksum(path) != about["blake2b"] else ""
+
+
+def shards(folder: Path, prefix: str = "") -> dict[str, dict]:
+    """What every finished shard of a store is, by name; those whose name begins with `prefix`."""
+    return {path.stem: read_json(path) for path in sorted(folder.glob(f"{prefix}*.json")) if "-" in path.stem}
+
+
+def verify(folder: str | Path) -> list[str]:
+    """Read every shard of a store; a sentence for each that is broken. `cinelab.data.build` makes those again."""
+    folder = Path(folder)
+    recipe_of(folder)
+    found = {name: fault(folder, name, about, thorough=True) for name, about in shards(folder).items()}
+    return [f"{folder / name}.safetensors {what}; build the store again." for name, what in found.items() if what]
+
+
+def recipe_of(folder: Path) -> dict:
+    if not (folder / RECIPE).exists():
+        raise CinelabError(f"{folder} is no store of films ({RECIPE} is missing); build one first (notebook 06_video_data does).")
+    return read_json(folder / RECIPE)
+
+
+@dataclass(frozen=True)
+class StoredFilm:
+    """One film of a store: where its latents are, and which prompt and shot each latent frame belongs to."""
+
+    shard: str
+    key: str
+    about: dict  # source, number, videos with checksums, shots with seconds and prompts
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        """Captions in order, one for every stretch of latent frames under one."""
+        return tuple(caption for shot in self.about["shots"] for caption, _ in shot["prompts"])
+
+    @cached_property
+    def slot(self) -> np.ndarray:
+        """(n,) which prompt each latent frame is under."""
+        lengths = [count for shot in self.about["shots"] for _, count in shot["prompts"]]
+        return np.repeat(np.arange(len(lengths)), lengths)
+
+    @cached_property
+    def shot(self) -> np.ndarray:
+        """(n,) which shot each latent frame is of."""
+        lengths = [sum(count for _, count in shot["prompts"]) for shot in self.about["shots"]]
+        return np.repeat(np.arange(len(lengths)), lengths)
+
+    def __len__(self) -> int:
+        return self.about["latents"]
+
+
+class FilmStore:
+    """A store of films, memory-mapped. `clips` is that of `cinelab.latent.store.Store`."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.recipe = recipe_of(self.folder)
+        known = shards(self.folder)
+        faults = {name: what for name, about in known.items() if (what := fault(self.folder, name, about))}
+        sound = {name: about for name, about in known.items() if name not in faults}
+        self._text = {key: name for name, about in sound.items() for key in about.get("captions", ())}
+        films = [StoredFilm(name, str(i), film) for name, about in sound.items() for i, film in enumerate(about.get("films", ()))]
+        self.films = [film for film in films if all(text_key(caption) in self._text for caption in film.prompts)]
+        self._open: dict[str, Any] = {}
+        self._windows: dict[int, tuple[list[int], np.ndarray]] = {}
+        self._warn(faults, len(films) - len(self.films))
+        if not self.films or text_key("") not in self._text:
+            raise CinelabError(f"Store {self.folder} holds no finished film; build it again, and read what was left out in "
+                               "its skipped.jsonl.")
+
+    def _warn(self, faults: dict[str, str], unsaid: int) -> None:
+        if faults:
+            name, what = next(iter(faults.items()))
+            warnings.warn(f"Store {self.folder}: {len(faults)} of its shards cannot be used and are left out (first: "
+                          f"{name}.safetensors {what}); build it again.", stacklevel=3)
+        if unsaid:
+            warnings.warn(f"Store {self.folder}: {unsaid} films are left out, for their prompts are not encoded yet; "
+                          "build it to the end.", stacklevel=3)
+
+    def __len__(self) -> int:
+        return len(self.films)
+
+    def latents(self, index: int, start: int = 0, end: int | None = None) -> Tensor:
+        """Latent frames start .. end of a film, (n, C, h, w) as stored."""
+        film = self.films[index]
+        return self._file(film.shard).get_slice(film.key)[start : len(film) if end is None else end]
+
+    def text(self, caption: str) -> Tensor:
+        """The words of a caption (L, E) in float32, padded with zeros."""
+        key = text_key(caption)
+        used = self._file(self._text[key]).get_tensor(key).float()
+        return torch.cat([used, used.new_zeros(self.recipe["words"] - len(used), used.shape[1])])
+
+    def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
+        """`count` windows of `frames` latent frames; every window of the store that begins with a chunk is as likely."""
+        which, ends = self._long_enough(frames)
+        drawn = torch.randint(int(ends[-1]), (count,), generator=rng).numpy()
+        places = np.searchsorted(ends, drawn, side="right")
+        parts = []
+        for place, number in zip(places, drawn, strict=True):
+            start = int(number - (ends[place - 1] if place else 0)) * self.recipe["chunk"]
+            parts.append((which[place], start, start + frames))
+        return self._gather(parts)
+
+    def _gather(self, parts: list[tuple[int, int, int]]) -> Clips:
+        slots = torch.from_numpy(np.stack([self.films[i].slot[a:b] for i, a, b in parts]))
+        shots = torch.from_numpy(np.stack([self.films[i].shot[a:b] for i, a, b in parts]))
+        relative = slots - slots[:, :1]
+        used = int(relative.max()) + 1
+        null = self.text("")
+        text = null.new_zeros(len(parts), used + 1, *null.shape)  # (B, P + 1, L, E)
+        text[:, -1] = null
+        for row, ((i, _, _), own) in enumerate(zip(parts, slots, strict=True)):
+            for place, prompt in enumerate(self.films[i].prompts[int(own[0]) : int(own[-1]) + 1]):
+                text[row, place] = self.text(prompt)
+        latents = torch.stack([self.latents(*part).float() for part in parts])
+        return Clips(latents, text, relative, shots - shots[:, :1])
+
+    def _long_enough(self, frames: int) -> tuple[list[int], np.ndarray]:
+        """Films of at least `frames` latent frames, and the running sum of their windows."""
+        if frames not in self._windows:
+            which = [i for i, film in enumerate(self.films) if len(film) >= frames]
+            if not which:
+                longest = max(map(len, self.films))
+                raise CinelabError(f"Store {self.folder} has no film of {frames} latent frames, its longest has {longest}; ask "
+                                   f"for at most {longest}, or build it from longer videos.")
+            chunk = self.recipe["chunk"]
+            self._windows[frames] = which, np.array(list(accumulate((len(self.films[i]) - frames) // chunk + 1 for i in which)))
+        return self._windows[frames]
+
+    def _file(self, name: str) -> Any:
+        if name not in self._open:
+            try:
+                self._open[name] = safe_open(self.folder / f"{name}.safetensors", "pt")
+            except Exception as error:
+                raise CinelabError(f"Shard {self.folder / name}.safetensors is broken ({type(error).__name__}); build the store "
+                                   "again.") from error
+        return self._open[name]
