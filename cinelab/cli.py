@@ -19,6 +19,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.add_typer(cli_eval.app, name="eval")
 app.command()(cli_wan.convert)
 app.command()(cli_wan.plan)
+app.command()(cli_wan.clips)
 out = Console()
 SCREENPLAYS = Path("experiments/screenplays")
 Budget = Annotated[int, typer.Option(help="history chunks that may be seen at once")]

@@ -111,3 +111,45 @@ def _size(text: str) -> tuple[int, int]:
     if height < 16 or width < 16 or height % 16 or width % 16:
         raise CinelabError(f"--size is {text!r}; both sides must be whole multiples of 16 pixels.")
     return height, width
+
+
+def clips(videos: Annotated[Path, typer.Argument(help="a folder of videos, or a .csv or .parquet table with a column `video`")],
+          store: Annotated[Path, typer.Argument(help="the folder for the encoded films")],
+          model: Annotated[str, typer.Option(help="whose codec and text encoder: a diffusers folder of Wan, or toybox")] = "toybox",
+          setting: Annotated[list[str] | None, typer.Option("--set", help="a field of DataConfig, such as cuts=given or shortest=3; repeat for more")] = None,
+          share: Annotated[str, typer.Option(help="of several workers: mine/of, counted from 1")] = "1/1",
+          check: Annotated[bool, typer.Option("--verify", help="only read every shard against its checksum")] = False):
+    """Videos to training clips: shots found or read from lists, captioned, encoded once; a killed build goes on."""
+    from cinelab.config import override
+    from cinelab.data import build, skipped, verify
+    from cinelab.lab.video_data import parts_of
+
+    if check:
+        broken = verify(store)
+        _say(f"[red]broken:[/] {', '.join(map(str, broken))}; build again to make them anew" if broken else "[bold green]every shard is whole[/]")
+        raise typer.Exit(1 if broken else 0)
+    parts, config = parts_of(model)
+    for step in build(videos, store, override(config, _settings(setting or [])), *parts, part=_share(share)):
+        out.print(str(step), highlight=False)
+    for row in skipped(store):
+        _say(f"[yellow]left out:[/] {escape(str(row['why']))}")
+    _say(f"[bold green]{escape(str(store))}[/]")
+
+
+def _settings(pairs: list[str]) -> dict:
+    import yaml
+
+    found = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise CinelabError(f"--set is {pair!r}; give name=value, like cuts=given.")
+        found[name.strip()] = yaml.safe_load(value)
+    return found
+
+
+def _share(text: str) -> tuple[int, int]:
+    mine, slash, of = text.partition("/")
+    if not (slash and mine.isdecimal() and of.isdecimal() and 1 <= int(mine) <= int(of)):
+        raise CinelabError(f"--share is {text!r}; give mine/of, like 2/4 for the second of four workers.")
+    return int(mine) - 1, int(of)

@@ -174,3 +174,24 @@ def test_a_question_about_no_column_is_one_sentence(tmp_path):
 def test_a_plan_says_what_a_film_takes(words, code, said):
     done = cinelab("plan", *words)
     assert done.returncode == code and said in " ".join((done.stdout + done.stderr).split())
+
+
+def test_videos_become_clips_and_what_is_left_out_is_said(tmp_path):
+    from cinelab.lab.video_data import sample_videos
+
+    videos, store = str(sample_videos(tmp_path / "videos", 1, 10)), str(tmp_path / "store")
+    done = cinelab("clips", videos, store)
+    assert done.returncode == 0 and "left out:" in done.stdout and "broken.mp4" in done.stdout, done.stderr
+    assert "every shard is whole" in cinelab("clips", videos, store, "--verify").stdout
+    assert "was built with shortest=2" in cinelab("clips", videos, store, "--set", "shortest=3").stderr
+    shard = next(Path(store).glob("000000-*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    assert cinelab("clips", videos, store, "--verify").returncode == 1
+    assert cinelab("clips", videos, store).returncode == 0 and "whole" in cinelab("clips", videos, store, "--verify").stdout
+
+
+@pytest.mark.parametrize(("words", "said"), [(["--set", "fps"], "name=value"), (["--set", "cuts=best"], "cuts is 'best'"),
+                                             (["--share", "3/2"], "mine/of"), (["--model", "nowhere/at/all"], "no such folder")])
+def test_bad_options_of_clips_are_one_sentence(tmp_path, words, said):
+    with pytest.raises(CinelabError, match=said):
+        CliRunner().invoke(cli.app, ["clips", str(tmp_path / "none"), str(tmp_path / "store"), *words], catch_exceptions=False)

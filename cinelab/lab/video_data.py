@@ -11,7 +11,7 @@ from PIL import Image
 
 from cinelab.data import DataConfig, FilmStore, build, skipped
 from cinelab.data.planning import digest
-from cinelab.files import write_atomic, write_text
+from cinelab.files import glance, write_atomic, write_text
 from cinelab.latent.codec import Codec, to_uint8
 from cinelab.model import zoo
 from cinelab.script.prompts import TextEncoder
@@ -33,6 +33,23 @@ def toybox_parts(codec: str = "toybox-codec") -> Parts:
     encoder = zoo.toy_encoder()
     words = digest([list(encoder.vocabulary), asdict(encoder.config)])
     return Parts(zoo.load_codec(codec), encoder, {"codec": zoo.fingerprint(codec), "encoder": f"words {words[:16]}"})
+
+
+def wan_parts(folder: str | Path) -> Parts:
+    """Codec and text encoder of a diffusers folder of Wan2.1."""
+    from cinelab.model.wan_zoo import load_parts
+
+    codec, encoder, settings = load_parts(folder)
+    file = Path(folder) / "vae" if settings.codec == "vae" else Path(folder) / settings.codec.removeprefix("tiny:")
+    weights = sorted(file.glob("*.safetensors")) if file.is_dir() else [file]
+    return Parts(codec, encoder, {"codec": glance(weights), "encoder": encoder.fingerprint or "unknown"})
+
+
+def parts_of(model: str) -> tuple[Parts, DataConfig]:
+    """For a shipped toybox model or a folder of Wan: what encodes, and the settings that suit it."""
+    if zoo.is_wan(Path(model)):
+        return wan_parts(model), DataConfig()
+    return toybox_parts(), DataConfig.toybox()
 
 
 def sample_videos(folder: str | Path, films: int = 3, latents: int = 24, seed: int = 11) -> Path:

@@ -109,6 +109,14 @@ def load_wan(folder: str | Path, weights: str | Path | None = None, part: str | 
                   settings.size, told, glance(_weight_files(source)), memory)
 
 
+def load_parts(folder: str | Path, device: str | None = None, **given) -> tuple[Codec, Umt5Encoder, WanSettings]:
+    """Only what makes training data: codec and text encoder of a folder, and its settings. The transformer is not read."""
+    folder = wan_folder(folder)
+    settings = override(settings_of(folder), {name: value for name, value in given.items() if value is not None})
+    device, precision = device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype_of(settings.dtype)
+    return _codec(folder, settings, precision).to(device), _encoder(folder, settings, device, precision), settings
+
+
 def wan_folder(folder: str | Path) -> Path:
     """The folder if it is a diffusers one, else what it is instead and what to give."""
     folder = Path(folder).resolve()
