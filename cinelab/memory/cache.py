@@ -80,12 +80,12 @@ class Memory:
         return replace(self, shelves=dict(self.shelves), summaries=dict(self.summaries))
 
     def layer(self, index: int, rope) -> Callable:
-        return lambda q, k, v: self._look(index, rope, q, k, v)
-
-    def _look(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
-        now = self._now
+        now = self._now  # this chunk, even where a block is computed again going back, when others have come since
         if now is None:
             raise CinelabError("Memory was asked outside a chunk; call begin() first.")
+        return lambda q, k, v: self._look(now, index, rope, q, k, v)
+
+    def _look(self, now: "_Now", index: int, rope, q: Tensor, k: Tensor, v: Tensor):
         if now.recording:
             now.written[index] = (k.detach(), v.detach())
         if index not in now.gathered:

@@ -167,7 +167,8 @@ class KnownHistory(TeacherForcing):
         self._showing = False
 
     def layer(self, index: int, rope) -> Callable:
-        return lambda q, k, v: (self._keep if self._showing else self._recall)(index, rope, q, k, v)
+        look = self._keep if self._showing else self._recall  # decided now: a block may be computed again going back
+        return lambda q, k, v: look(index, rope, q, k, v)
 
     def _keep(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
         q, turned, v, mask = self._clean.layer(index, rope)(q, k, v)
