@@ -98,9 +98,10 @@ def run(name, parallel, folder):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     place = Path(sys.argv[1])
-    for number, (name, layout) in enumerate(CASES.items()):
-        parallel = Parallel.join(layout) if number == 0 else parallel.with_layout(layout)
+    joined = Parallel.join(Layout(parts=2))
+    for name, layout in CASES.items():
+        parallel = joined.with_layout(layout)
         result = run(name, parallel, place / name)
         if parallel.first:
             torch.save(result, place / f"{name}.pt")
-    parallel.leave()
+    joined.leave()

@@ -6,10 +6,10 @@ The papers' batch is 64 clips: `batch` is what one part of a step holds, the run
 from dataclasses import replace
 
 from cinelab.errors import CinelabError
+from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import ToyCodecConfig
 from cinelab.latent.store import StoreConfig
 from cinelab.memory.policy import CAMR
-from cinelab.flow.sampler import Sampling
 from cinelab.model.wan import WAN_1_3B, WAN_14B, WanConfig
 from cinelab.train.bidirectional import BidirectionalTraining
 from cinelab.train.codec import CodecTraining
