@@ -37,6 +37,8 @@ def _processor() -> str:
 class Run:
     """One training run in `folder`. `step` is where it stands; parts are anything with a state_dict."""
 
+    parallel: Any = None  # the processes that train it together, if there are several (see train.checkpoint)
+
     def __init__(self, folder: str | Path, config: Any):
         self.folder, self.config = Path(folder), config
         self.step, self.seconds = 0, 0.0

@@ -17,6 +17,7 @@ from cinelab.runs import Run
 from cinelab.seeds import rng_at
 from cinelab.stream.engine import embed, make, script_of
 from cinelab.train import consistency, dmd, ode, pairs, presets
+from cinelab.train.optim import Ema
 from cinelab.world.casting import absence, timeline_of
 
 TWO = Sampling(2, "consistency", guidance=1.0, first_steps=3)
@@ -161,7 +162,7 @@ def test_a_perfect_flow_has_no_consistency_loss():
         network.proj_out.weight.zero_()
         network.scale_shift_table.zero_()
     config = replace(presets.consistency("smoke"), model=presets.SMOKE, frames=3, bf16=False)
-    loss = consistency.loss(network, network.state_dict(), network, clips, consistency.grid_at(config, 0), config, (Full(), False), rng_at(0))
+    loss = consistency.loss(network, Ema(network, 0.9), network, clips, consistency.grid_at(config, 0), config, (Full(), False), rng_at(0))
     assert loss.item() < 1e-10
 
 

@@ -111,22 +111,22 @@ class Memory:
 
     def layer(self, index: int, rope) -> Callable:
         look = self._look if self._next is None else self._look_twice
-        return lambda q, k, v: look(index, rope, q, k, v)
+        now = self._now  # this chunk, even where a block is computed again going back, when others have come since
+        if now is None:
+            raise CinelabError("Memory was asked outside a chunk; call begin() first.")
+        return lambda q, k, v: look(now, index, rope, q, k, v)
 
-    def _look_twice(self, index: int, rope, *qkv: Tensor):
+    def _look_twice(self, now: "_Now", index: int, rope, *qkv: Tensor):
         """[clean | noisy]: the clean chunk looks back and is kept, then the noisy one looks back, at it too."""
         clean, noisy = zip(*(x.chunk(2, dim=1) for x in qkv), strict=True)
-        first = self._look(index, rope, *clean)
+        first = self._look(now, index, rope, *clean)
         self._next.shelves[index] = self._with(index)
-        second = self._next._look(index, rope, *noisy)
+        second = self._next._look(self._next._now, index, rope, *noisy)
         q, k, v = (torch.cat(pair, dim=1) for pair in zip(first[:3], second[:3], strict=True))
         tokens, keys = first[0].shape[1], first[1].shape[1]
         return q, k, v, (([slice(0, tokens)], [slice(0, keys)], None), ([slice(tokens, 2 * tokens)], [slice(keys, k.shape[1])], None))
 
-    def _look(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
-        now = self._now
-        if now is None:
-            raise CinelabError("Memory was asked outside a chunk; call begin() first.")
+    def _look(self, now: "_Now", index: int, rope, q: Tensor, k: Tensor, v: Tensor):
         if now.recording:
             now.written[index] = (k.detach(), v.detach())
         if index not in now.gathered:

@@ -21,6 +21,7 @@ from cinelab.memory.routing import choose_all, past_priorities, relevance
 from cinelab.seeds import rng_at
 
 STRIP = 8  # chunks whose attention is computed together
+WIDE = 1024  # tokens from which on a chunk is a strip of its own: a mask of all the clip's tokens would not fit any more
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,12 @@ class TeacherForcing:
     def _strips(self, seen: Tensor, tokens: int, dtype: torch.dtype) -> Tensor | tuple:
         """Chunk-level sight (B, G, R, R) as a bias of tokens. A long clip goes in strips of a few chunks, clean and
         noisy ones together: most of [clean | noisy] squared is never seen and need not be multiplied."""
-        n = seen.shape[-1] // self.halves
-        if n <= STRIP:
+        n, step = seen.shape[-1] // self.halves, STRIP if tokens < WIDE else 1
+        if n <= step:
             return bias(seen, tokens, dtype)
         parts = []
-        for first in range(0, n, STRIP):
-            until = min(first + STRIP, n)
+        for first in range(0, n, step):
+            until = min(first + step, n)
             rows = [slice(first + half * n, until + half * n) for half in range(self.halves)]
             columns = [slice(0, until), *rows[1:]]
             part = torch.cat([seen[:, :, one] for one in rows], dim=2)
@@ -167,7 +168,8 @@ class KnownHistory(TeacherForcing):
         self._showing = False
 
     def layer(self, index: int, rope) -> Callable:
-        return lambda q, k, v: (self._keep if self._showing else self._recall)(index, rope, q, k, v)
+        look = self._keep if self._showing else self._recall  # decided now: a block may be computed again going back
+        return lambda q, k, v: look(index, rope, q, k, v)
 
     def _keep(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
         q, turned, v, mask = self._clean.layer(index, rope)(q, k, v)
@@ -189,9 +191,9 @@ class KnownHistory(TeacherForcing):
 
     def _noisy_strips(self, seen: Tensor, tokens: int, dtype: torch.dtype) -> tuple:
         """(B, G, n, 2n) as strips of a few noisy chunks: the clean chunks before them, and themselves."""
-        n, parts = seen.shape[-2], []
-        for first in range(0, n, STRIP):
-            until = min(first + STRIP, n)
+        n, parts, step = seen.shape[-2], [], STRIP if tokens < WIDE else 1
+        for first in range(0, n, step):
+            until = min(first + step, n)
             columns = [slice(0, until), slice(n + first, n + until)]
             part = torch.cat([seen[:, :, first:until, one] for one in columns], dim=-1)
             spans = ([slice(x.start * tokens, x.stop * tokens) for x in side] for side in ([slice(first, until)], columns))

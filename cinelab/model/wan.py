@@ -9,7 +9,8 @@ no map. What a frame may attend to is not decided here: a *sight* (see `cinelab.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as fn
@@ -21,6 +22,7 @@ from cinelab.model.attention import attention
 from cinelab.model.rope import Rope, rope_for
 
 Look = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor | None]]
+See = Callable[[Tensor, Tensor, Tensor], Tensor]  # unrotated (q, k, v), each (B, T, h, D/h) -> attention's output, like q
 TextKV = list[tuple[Tensor, Tensor]]  # per layer: keys and values (B, S, L, h, D/h) of every prompt
 
 
@@ -144,11 +146,15 @@ class Block(nn.Module):
         self.ffn = FeedForward(width, config.ffn_dim)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
 
-    def forward(self, x: Tensor, modulation: Tensor, look: Look, text_kv: tuple[Tensor, Tensor], slot: Tensor,
+    def forward(self, x: Tensor, modulation: Tensor, see: See, text_kv: tuple[Tensor, Tensor], slot: Tensor,
                 kernel: str) -> Tensor:
         """x (B, F, N, D), modulation (B, F, 6, D) -> (B, F, N, D)."""
-        q, k, v, mask = look(*self.enter(x, modulation))
-        return self.leave(x, attention(q, k, v, mask, kernel).reshape(x.shape), modulation, text_kv, slot, kernel)
+        seen = see(*self.enter(x, modulation)).reshape(x.shape)
+        return self.leave(x, seen, modulation, text_kv, slot, kernel)
+
+    def key_value(self, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of embedded prompts, for cross-attention."""
+        return self.attn2.key_value(words)
 
     def enter(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, T, h, D/h), before anybody has looked."""
@@ -169,6 +175,12 @@ class Block(nn.Module):
         k, v = (pick_prompts(part, slot) for part in text_kv)  # (B F, L, h, D/h)
         q = self.attn2.query(y.flatten(0, 1)).type_as(v)  # (B F, N, h, D/h)
         return self.attn2.to_out[0](attention(q, k, v, None, kernel).flatten(-2)).reshape(y.shape)
+
+
+def attend(look: Look, kernel: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Self-attention (B, T, h, D/h) of what a sight lets through."""
+    rotated_q, k, v, mask = look(q, k, v)
+    return attention(rotated_q, k, v, mask, kernel).reshape(q.shape)
 
 
 def rms(norm: nn.RMSNorm, x: Tensor) -> Tensor:
@@ -199,6 +211,7 @@ class CausalWan(nn.Module):
     def __init__(self, config: WanConfig, kernel: str = "auto"):
         super().__init__()
         self.config, self.kernel = config, kernel
+        self.sequence: Any = None  # where processes share a clip's frames (see train.sequence)
         width, patch = config.width, config.patch_size
         self.patch_embedding = nn.Conv3d(config.in_channels, width, patch, patch)
         self.condition_embedder = Conditioner(config)
@@ -217,23 +230,28 @@ class CausalWan(nn.Module):
         """
         _, rows, columns = self.config.patch_size
         height, width = self._grid(x)
+        share = self.sequence.share(x.shape[1]) if self.sequence else None
+        if share:
+            x, t, slot = share.mine(x), share.mine(t), share.mine(slot)
         patch, given = self.patch_embedding.weight.flatten(1), x.dtype  # weights may be of half the precision of the latents
         tokens = rearrange(x, "b f c (h p) (w q) -> b f (h w) (c p q)", p=rows, q=columns).to(patch.dtype)
         tokens = fn.linear(tokens, patch, self.patch_embedding.bias)
         embedding, modulation = self.condition_embedder.time(t)
-        text_kv = self.encode_text(text) if isinstance(text, Tensor) else text
+        text_kv = CausalWan.encode_text(self, text) if isinstance(text, Tensor) else text  # a sharded one gathers, which is done
         rope = rope_for(self.config.attention_head_dim, height, width, x.device)
         for index, block in enumerate(self.blocks):
-            tokens = block(tokens, modulation, sight.layer(index, rope), text_kv[index], slot, self.kernel)
+            see = partial(attend, sight.layer(index, rope), self.kernel)
+            tokens = block(tokens, modulation, share.around(see) if share else see, text_kv[index], slot, self.kernel)
         shift, scale = (self.scale_shift_table + embedding[:, :, None])[:, :, :, None].unbind(2)
         out = self.proj_out((fp32_norm(self.norm_out, tokens) * (1 + scale) + shift).type_as(tokens))
         out = rearrange(out, "b f (h w) (p q c) -> b f c (h p) (w q)", h=height, p=rows, q=columns)
-        return out if patch.dtype == given else out.to(given)
+        out = out if patch.dtype == given else out.to(given)
+        return share.whole(out) if share else out
 
     def encode_text(self, text: Tensor) -> TextKV:
         """Prompts (B, S, L, text_dim) -> keys and values of every layer; compute once per prompt."""
         words = self.condition_embedder.text_embedder(text.to(self.patch_embedding.weight.dtype))
-        return [block.attn2.key_value(words) for block in self.blocks]
+        return [block.key_value(words) for block in self.blocks]
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         _, rows, columns = self.config.patch_size

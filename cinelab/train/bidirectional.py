@@ -15,7 +15,7 @@ from cinelab.latent.store import Clips, Store
 from cinelab.memory.sight import Bidirectional
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
-from cinelab.seeds import rng_at
+from cinelab.seeds import parted, rng_at
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
@@ -47,9 +47,10 @@ def loss(model: CausalWan, clips: Clips, config: BidirectionalTraining, rng: tor
     """Mean squared error of the velocity."""
     x0 = clips.latents
     batch, frames = x0.shape[:2]
-    t = path.draw_t((batch, 1), config.shift, rng).expand(-1, frames)
-    eps = torch.randn(x0.shape, generator=rng)
-    text = clips.text[:, :-1] * (torch.rand(batch, 1, 1, 1, generator=rng) >= config.drop_text)  # no words, no prompt
+    t = path.draw_t((batch, 1), config.shift, rng).expand(-1, frames).to(x0.device)
+    eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+    told = (torch.rand(batch, 1, 1, 1, generator=rng) >= config.drop_text).to(x0.device)
+    text = clips.text[:, :-1] * told  # no words, no prompt
     pred = model(path.noised(x0, eps, t), t, text, clips.slot, Bidirectional(torch.arange(frames)))
     return fn.mse_loss(pred.float(), path.velocity(x0, eps))
 
@@ -57,7 +58,8 @@ def loss(model: CausalWan, clips: Clips, config: BidirectionalTraining, rng: tor
 def train(config: BidirectionalTraining, model: CausalWan, store: Store, run: Run) -> Iterator[dict]:
     """Yield one log row per step; resumes."""
 
-    def stage_loss(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+    def stage_loss(model: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+        rng = parted(rng, part)
         frames = clip_length(config, step, rng_at(config.seed, "length", step))
         clips = store.clips(max(1, config.frames_per_batch // frames), frames, rng)
         return loss(model, clips, config, rng), {"frames": frames}

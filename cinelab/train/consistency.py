@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as fn
 from torch import Tensor
-from torch.func import functional_call
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
@@ -23,9 +22,10 @@ from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.memory.sight import TeacherForcing, sight_by_lot
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
+from cinelab.seeds import parted
 from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
-from cinelab.train.optim import Optim
+from cinelab.train.optim import Ema, Optim
 from cinelab.train.pairs import field_of
 
 
@@ -69,18 +69,18 @@ def predict(net, x: Tensor, t: Tensor, clips: Clips, chunk: int, policy: Policy 
     return path.clean(x, v[:, frames:].float(), t)
 
 
-def loss(model: CausalWan, target: dict[str, Tensor], teacher: CausalWan, clips: Clips, grid: Tensor,
+def loss(model: CausalWan, target: Ema, teacher: CausalWan, clips: Clips, grid: Tensor,
          config: ConsistencyTraining, sight: tuple[Policy, bool], rng: torch.Generator) -> Tensor:
-    """Mean squared distance between the predictions at adjacent levels; `target` are the averaged weights."""
+    """Mean squared distance between the predictions at adjacent levels; `target` holds the averaged weights."""
     x0, shape = clips.latents, (clips.latents.shape[0], config.frames // config.chunk)
     level = torch.randint(len(grid) - 1, shape, generator=rng).repeat_interleave(config.chunk, 1)  # (B, F)
-    t, lower = grid[level], grid[level + 1]
-    x = path.noised(x0, torch.randn(x0.shape, generator=rng), t)
+    t, lower = (grid[at].to(x0.device) for at in (level, level + 1))
+    x = path.noised(x0, torch.randn(x0.shape, generator=rng).to(x0.device), t)
     with torch.no_grad():
         v = field_of(teacher, clips, "autoregressive", config.guidance, config.chunk, *sight)(x, t)
         below = x + path.spread(lower - t, x) * v
-        net = lambda *inputs: functional_call(model, target, inputs)  # noqa: E731
-        goal = predict(net, below, lower, clips, config.chunk, *sight)
+        with target.worn(model):
+            goal = predict(model, below, lower, clips, config.chunk, *sight)
     return fn.mse_loss(predict(model, x, t, clips, config.chunk, *sight), goal)
 
 
@@ -88,11 +88,12 @@ def train(config: ConsistencyTraining, model: CausalWan, teacher: CausalWan, sto
           exam: Exam | None = None) -> Iterator[dict]:
     """Yield one log row per step; resumes."""
 
-    def stage_loss(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+    def stage_loss(model: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+        rng = parted(rng, part)
         clips = store.clips(config.batch, config.frames, rng)
         grid = grid_at(config, step)
         policy, across = sight_by_lot(config.seed, step, config.camr, config.camr_share, config.across_share)
-        error = loss(model, student.ema.values, teacher, clips, grid, config, (policy, across), rng)
+        error = loss(model, student.ema, teacher, clips, grid, config, (policy, across), rng)
         return error, {"grid": len(grid) - 1, "policy": "Across" if across else type(policy).__name__}
 
     student = Learner(model, stage_loss, config.optim)

@@ -29,7 +29,7 @@ from cinelab.memory.policy import CAMR
 from cinelab.memory.sight import Bidirectional
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
-from cinelab.seeds import rng_at
+from cinelab.seeds import parted, rng_at
 from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
@@ -81,17 +81,19 @@ class DmdTraining:
                 raise CinelabError(f"lengths has {frames} latent frames, which chunk={self.chunk} does not divide.")
 
 
-def self_rollout(model: CausalWan, clips: Clips, config: DmdTraining, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The student's own clips (B, F, C, h, w), and which frames (F,) it made itself."""
+def self_rollout(model: CausalWan, clips: Clips, config: DmdTraining, rng: torch.Generator,
+                 lots: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The student's own clips (B, F, C, h, w), and which frames (F,) it made itself. `lots` (2,), else drawn: whether a true
+    beginning is given, and how deep the chunks go. All processes of a step must draw them alike, to make the same calls."""
     batch, frames, *latent = clips.latents.shape
-    lot, depth = torch.rand(2, generator=rng).tolist()
+    lot, depth = (torch.rand(2, generator=rng) if lots is None else lots).tolist()
     half = frames // 2 // config.chunk * config.chunk
     given = clips.latents[:, :half] if lot < config.known else None
     seeds = torch.randint(2**40, (batch,), generator=rng).tolist()
     script = Script(clips.slot[:, :: config.chunk], clips.shot[:, :: config.chunk], config.chunk, clips.null)
     text = Prompts(model, clips.text)
     # Autocast keeps the weights it casts: those cast in a pass without gradient would be lost to the passes with one.
-    model(clips.latents[:1, :1], torch.zeros(1, 1), clips.text[:1], clips.slot[:1, :1], Bidirectional(torch.arange(1)))
+    model(clips.latents[:1, :1], clips.latents.new_zeros(1, 1), clips.text[:1], clips.slot[:1, :1], Bidirectional(torch.arange(1)))
     chunks = rollout(model, Memory(config.policy, config.chunk, config.reach), text, script, seeds,
                      (config.chunk, *latent), config.sampling, given=given, device=clips.latents.device, depth=depth,
                      truth=clips.latents if config.history == "truth" else None)
@@ -107,7 +109,7 @@ def score(net: Any, sample: Tensor, x: Tensor, t: Tensor, clips: Clips, config: 
 
 def noised_at_random(sample: Tensor, config: DmdTraining, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
     """x, t (B, F) and the noise: one level a clip."""
-    t = path.draw_t((sample.shape[0], 1), config.shift, rng).clamp(*config.t_range).expand(-1, sample.shape[1])
+    t = path.draw_t((sample.shape[0], 1), config.shift, rng).clamp(*config.t_range).expand(-1, sample.shape[1]).to(sample.device)
     eps = torch.randn(sample.shape, generator=rng).to(sample.device)
     return path.noised(sample, eps, t), t, eps
 
@@ -126,18 +128,19 @@ def direction(sample: Tensor, clips: Clips, real: Any, fake: Any, config: DmdTra
 
 
 def student_loss(model: CausalWan, clips: Clips, real: Any, fake: Any, config: DmdTraining,
-                 rng: torch.Generator) -> tuple[Tensor, dict]:
+                 rng: torch.Generator, lots: Tensor | None = None) -> tuple[Tensor, dict]:
     """Half the squared distance to sample - gradient, which has that gradient; and how far the scores are apart."""
-    sample, own = self_rollout(model, clips, config, rng)
+    sample, own = self_rollout(model, clips, config, rng, lots)
     gradient, gap = direction(sample.detach(), clips, real, fake, config, rng)
     goal = (sample - gradient).detach()
     return 0.5 * fn.mse_loss(sample[:, own], goal[:, own]), {"gap": round(gap[:, own].mean().item(), 4)}
 
 
-def critic_loss(fake: CausalWan, student: CausalWan, clips: Clips, config: DmdTraining, rng: torch.Generator) -> Tensor:
+def critic_loss(fake: CausalWan, student: CausalWan, clips: Clips, config: DmdTraining, rng: torch.Generator,
+                lots: Tensor | None = None) -> Tensor:
     """Flow matching on what the student makes."""
     with torch.no_grad():
-        sample, own = self_rollout(student, clips, config, rng)
+        sample, own = self_rollout(student, clips, config, rng, lots)
     x, t, eps = noised_at_random(sample, config, rng)
     v = score(fake, sample, x, t, clips, config)
     return fn.mse_loss(v[:, own], path.velocity(sample, eps)[:, own])
@@ -147,16 +150,18 @@ def train(config: DmdTraining, model: CausalWan, real: CausalWan, fake: CausalWa
           exam: Exam | None = None) -> Iterator[dict]:
     """Yield one log row per step (an update of the critic); resumes with both networks and their optimisers."""
 
-    def clips_at(step: int, who: str) -> Clips:
+    def clips_at(step: int, part: int, who: str) -> Clips:
         rng = rng_at(config.seed, "clips", who, step)
-        frames = config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]
-        return store.clips(config.batch, frames, rng)
+        frames = config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]  # the same for all parts
+        return store.clips(config.batch, frames, parted(rng, part))
 
-    def student_step(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
-        return student_loss(model, clips_at(step, "student"), real, fake, config, rng)
+    def student_step(model: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+        lots, clips = torch.rand(2, generator=rng), clips_at(step, part, "student")
+        return student_loss(model, clips, real, fake, config, parted(rng, part), lots)
 
-    def critic_step(fake: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
-        return critic_loss(fake, model, clips_at(step, "critic"), config, rng), {}
+    def critic_step(fake: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+        lots, clips = torch.rand(2, generator=rng), clips_at(step, part, "critic")
+        return critic_loss(fake, model, clips, config, parted(rng, part), lots), {}
 
     student = Learner(model, student_step, config.optim, every=config.critic_updates)
     critic = Learner(fake, critic_step, config.critic, "critic", averaged=False)

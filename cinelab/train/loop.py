@@ -13,17 +13,19 @@ from torch import Tensor, nn
 
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
-from cinelab.train.optim import Ema, Optim, adamw, descend
+from cinelab.train.optim import Ema, Optim, adamw, follow
+from cinelab.train.parallel import HERE, Parallel
 
-Loss = Callable[[nn.Module, int, torch.Generator], tuple[Tensor, dict]]
+Loss = Callable[[nn.Module, int, int, torch.Generator], tuple[Tensor, dict]]
 Exam = Callable[[nn.Module], dict]  # the averaged network -> columns for the log; "score" decides which is the best
 
 
 class Learner:
     """A network under training, the loss it descends every `every` steps, its optimiser and its averaged copy.
 
-    `loss(model, step, rng)` returns the scalar to descend and extra columns for the log. Learners but the first have a
-    name, which their columns and their parts of a checkpoint begin with.
+    `loss(model, step, part, rng)` returns the scalar to descend and extra columns for the log. A step may have several parts
+    (see `train.parallel`): they share `rng`'s first lots, and what is their own they draw from `parted(rng, part)`. Learners
+    but the first have a name, which their columns and their parts of a checkpoint begin with.
     """
 
     def __init__(self, model: nn.Module, loss: Loss, optim: Optim, name: str = "", every: int = 1, averaged: bool = True):
@@ -37,16 +39,26 @@ class Learner:
         parts = {"model": self.model, "optimiser": self.optimiser} | ({"ema": self.ema} if self.ema else {})
         return {self.prefix + name: part for name, part in parts.items()}
 
-    def learn(self, step: int, config: Any) -> dict:
+    def learn(self, step: int, config: Any, parallel: Parallel = HERE) -> dict:
         """One descent; returns its columns."""
-        device = next(self.model.parameters()).device.type
-        place = ("step", self.name, step) if self.name else ("step", step)
-        with torch.autocast(device, torch.bfloat16, enabled=config.bf16):
-            error, extra = self.loss(self.model, step, rng_at(config.seed, *place))
-        norm = descend(self.optimiser, error, self.optim, step, config.steps, self.name)
+        self.optimiser.zero_grad(set_to_none=True)
+        columns = parallel.averaged([self._part(step, part, config, parallel) for part in parallel.mine])
+        columns["grad_norm"] = follow(self.optimiser, columns["loss"], self.optim, step, config.steps, self.name)
         if self.ema:
             self.ema.update(self.model)
-        return {self.prefix + key: value for key, value in {"loss": error.item(), "grad_norm": norm, **extra}.items()}
+        return {self.prefix + key: value for key, value in columns.items()}
+
+    def _part(self, step: int, part: int, config: Any, parallel: Parallel) -> dict:
+        """Forward and backward pass of one part; returns its loss and extra columns."""
+        device = next(self.model.parameters()).device.type
+        place = ("step", self.name, step) if self.name else ("step", step)
+        rng = rng_at(config.seed, *place)
+        half = torch.autocast(device, torch.bfloat16, enabled=config.bf16, cache_enabled=parallel.world == 1)
+        parallel.announce(self.model, last=part == parallel.mine[-1])
+        with half:
+            error, extra = self.loss(self.model, step, part, rng)
+        (error / len(parallel.mine)).backward()
+        return {"loss": error.item(), "grad_norm": 0.0, **extra}
 
 
 def train(learners: Sequence[Learner], config: Any, run: Run, exam: Exam | None = None) -> Iterator[dict]:
@@ -57,6 +69,7 @@ def train(learners: Sequence[Learner], config: Any, run: Run, exam: Exam | None 
     in checkpoints/best.pt; the state after the last save is in checkpoints/last.pt.
     """
     parts = {name: part for learner in learners for name, part in learner.parts.items()}
+    parallel = run.parallel or HERE
     run.restore(**parts)
     first = learners[0]
     for step in range(run.step, config.steps):
@@ -65,14 +78,17 @@ def train(learners: Sequence[Learner], config: Any, run: Run, exam: Exam | None 
             row |= _sit(exam, first, run, step)
         for learner in learners:
             if step % learner.every == 0:
-                row |= learner.learn(step, config)
+                row |= learner.learn(step, config, parallel)
         last = step + 1 == config.steps
         if exam and last:
             row |= _sit(exam, first, run, step + 1)
         row = run.log(step=step, **row, seconds=round(time.perf_counter() - began, 4))
-        if (step + 1) % config.save_every == 0 or last:
+        stop = parallel.asked_to_stop()
+        if (step + 1) % config.save_every == 0 or last or stop:
             run.save(step + 1, **parts)
         yield row
+        if stop and not last:
+            return
     run.finish()
 
 
@@ -87,5 +103,5 @@ def _sit(exam: Exam, learner: Learner, run: Run, step: int) -> dict:
 def averaged(learner: Learner) -> nn.Module:
     """A copy of the learner's network with its averaged weights."""
     model = deepcopy(learner.model).eval().requires_grad_(False)
-    model.load_state_dict(learner.ema.values)
+    model.load_state_dict(learner.ema.values, strict=False)  # frozen weights are not averaged
     return model

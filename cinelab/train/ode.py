@@ -22,6 +22,7 @@ from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.memory.sight import Causal, TeacherForcing, sight_by_lot
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
+from cinelab.seeds import parted
 from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
@@ -56,7 +57,7 @@ def jump(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, level: Ten
          policy: Policy = FULL) -> Tensor:
     """The student's clean prediction (B, F, C, h, w) from states (B, K, F, C, h, w) at kept level number `level` (B, F)."""
     batch, frames = level.shape
-    chunk, t = config.pairs.chunk, config.pairs.times().float()[level]
+    chunk, t = config.pairs.chunk, config.pairs.times().float()[level].to(states.device)
     x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]  # (B, F, C, h, w)
     if config.history == "noisy":
         v = model(x, t, clips.text, clips.slot, Causal(policy, clips.shot, chunk))
@@ -82,7 +83,8 @@ def loss(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, config: Od
 def train(config: OdeTraining, model: CausalWan, pairs: Pairs, run: Run, exam: Exam | None = None) -> Iterator[dict]:
     """Yield one log row per step; resumes."""
 
-    def stage_loss(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+    def stage_loss(model: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+        rng = parted(rng, part)
         policy, _ = sight_by_lot(config.seed, step, config.camr, config.camr_share)
         return loss(model, *pairs.batch(rng), config, rng, policy), {"policy": type(policy).__name__}
 

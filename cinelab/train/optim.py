@@ -1,10 +1,14 @@
 """What every stage shares: learning rate, one guarded descent, exponential moving average."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from cinelab.errors import CinelabError
 
@@ -23,10 +27,11 @@ class Optim:
 
 
 def adamw(model: nn.Module, config: Optim) -> torch.optim.AdamW:
-    """Weight decay on matrices only."""
+    """Over what is trainable; weight decay on matrices only."""
+    params = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in params if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
@@ -40,14 +45,19 @@ def rate(config: Optim, step: int, steps: int) -> float:
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: Tensor, config: Optim, step: int, steps: int, name: str = "") -> float:
-    """One step down; returns the gradient norm. A non-finite loss or gradient stops the run with the step."""
-    whose, remedy = f"The {name}'s" if name else "The", f"lower {name or 'optim'}.lr and resume from the last save."
-    if not torch.isfinite(loss):
-        raise CinelabError(f"{whose} loss is {loss.item()} at step {step}; {remedy}")
+    """One step down a loss; returns the gradient norm. A non-finite loss or gradient stops the run with the step."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
+    return follow(optimiser, loss.item(), config, step, steps, name)
+
+
+def follow(optimiser: torch.optim.Optimizer, loss: float, config: Optim, step: int, steps: int, name: str = "") -> float:
+    """`descend` for gradients that are there already, of a loss that was `loss`."""
+    whose, remedy = f"The {name}'s" if name else "The", f"lower {name or 'optim'}.lr and resume from the last save."
+    if not math.isfinite(loss):
+        raise CinelabError(f"{whose} loss is {loss} at step {step}; {remedy}")
     params = [p for group in optimiser.param_groups for p in group["params"]]
-    norm = float(torch.nn.utils.clip_grad_norm_(params, config.clip))
+    norm = float(whole(torch.nn.utils.clip_grad_norm_(params, config.clip)))
     if not math.isfinite(norm):
         raise CinelabError(f"{whose} gradient is {norm} at step {step}; {remedy}")
     for group in optimiser.param_groups:
@@ -56,19 +66,54 @@ def descend(optimiser: torch.optim.Optimizer, loss: Tensor, config: Optim, step:
     return norm
 
 
+def whole(x: Tensor) -> Tensor:
+    """A tensor whose shards lie in several processes, gathered; any other as it is."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def local(x: Tensor) -> Tensor:
+    """This process's shard of such a tensor."""
+    return x.to_local() if isinstance(x, DTensor) else x
+
+
 class Ema:
-    """An exponential moving average of a model's parameters and buffers, warmed up so that early steps count."""
+    """An exponential moving average of a model's weights (but frozen ones) and buffers, warmed up so that early steps count."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay, self.count = decay, 0
-        self.values = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
+        self.values = {name: value.detach().clone() for name, value in model.state_dict().items() if name not in frozen}
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         self.count += 1
         decay = min(self.decay, (1 + self.count) / (10 + self.count))
-        floats = [(self.values[k], v) for k, v in model.state_dict().items() if v.is_floating_point()]
-        torch._foreach_lerp_([a for a, _ in floats], [b.detach() for _, b in floats], 1 - decay)
+        floats = [(local(a), local(b).detach()) for a, b in self.pairs(model) if a.is_floating_point()]
+        torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
+
+    def pairs(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+        """Averaged value and the model's own, for all that is averaged."""
+        state = model.state_dict()
+        return [(value, state[name]) for name, value in self.values.items()]
+
+    @contextmanager
+    def worn(self, model: nn.Module) -> Iterator[None]:
+        """Inside, `model` has the averaged weights. For passes without gradient; no copy of all weights is made."""
+        self._swap(model)
+        try:
+            yield
+        finally:
+            self._swap(model)
+
+    @torch.no_grad()
+    def _swap(self, model: nn.Module) -> None:
+        for mine, theirs in self.pairs(model):
+            kept = local(theirs).clone()
+            local(theirs).copy_(local(mine))
+            local(mine).copy_(kept)
+        torch.clear_autocast_cache()  # which may hold the other weights' casts
+        if isinstance(model, FSDPModule):
+            model.reshard()  # nor must it keep what it gathered of them
 
     def state_dict(self) -> dict:
         return {"values": self.values, "count": self.count}

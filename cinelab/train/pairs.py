@@ -90,7 +90,7 @@ def field_of(net: Any, clips: Clips, teacher: str, guidance: float, chunk: int, 
         sight.show(net, clips.latents, text.plain, slot)
 
     def velocity(x: Tensor, t: float | Tensor) -> Tensor:
-        t = torch.as_tensor(t, dtype=torch.float32).expand(slot.shape)
+        t = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(slot.shape)
         if guidance == 1:
             return net(x, t, text.plain, slot, sight).float()
         v = net(x.repeat(2, 1, 1, 1, 1), t.repeat(2, 1), text.twice, both, sight).float()

@@ -1,12 +1,16 @@
-"""Named settings of every stage: `smoke` runs in seconds, `toy` is what we ship."""
+"""Named settings of every stage: `smoke` runs in seconds, `toy` is what we ship, `wan-1.3b` and `wan-14b` are the papers'.
+
+The papers' batch is 64 clips: `batch` is what one part of a step holds, the run's layout says how many parts there are.
+"""
 
 from dataclasses import replace
 
 from cinelab.errors import CinelabError
+from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import ToyCodecConfig
 from cinelab.latent.store import StoreConfig
 from cinelab.memory.policy import CAMR
-from cinelab.model.wan import WanConfig
+from cinelab.model.wan import WAN_1_3B, WAN_14B, WanConfig
 from cinelab.train.bidirectional import BidirectionalTraining
 from cinelab.train.codec import CodecTraining
 from cinelab.train.consistency import ConsistencyTraining
@@ -22,6 +26,17 @@ TOY = WanConfig(num_attention_heads=8, attention_head_dim=32, num_layers=6, ffn_
 STUDENT = Optim(lr=2e-4, warmup=20, ema=0.99)  # stage 2
 SMOKE = replace(TOY, num_attention_heads=2, num_layers=2, ffn_dim=96)
 
+WAN = {"wan-1.3b": WAN_1_3B, "wan-14b": WAN_14B}
+PAPER = Optim(lr=2e-6, floor=1.0, warmup=0, betas=(0.0, 0.999), ema=0.99)  # a constant rate
+SPAN, CHUNK = 21, 3  # latent frames of a clip (five seconds) and of a chunk
+# Of at most 6 chunks before the last: by mean keys, and gathered side by side, since a mask of 65,520 tokens squared does not fit.
+WAN_CAMR = CAMR(budget=4, score="mean", positions="packed")
+
+
+def wan(config, **changes) -> dict:
+    """The same settings at both sizes, by preset."""
+    return {name: replace(config, model=model, **changes) for name, model in WAN.items()}
+
 
 def codec(preset: str, seed: int = 0) -> CodecTraining:
     small = CodecTraining(codec=ToyCodecConfig(width=16, deep=16), steps=4, batch=2, clips=6, seed=seed, save_every=2)
@@ -34,14 +49,17 @@ def store(preset: str, seed: int = 2) -> StoreConfig:
 
 def bidirectional(preset: str, seed: int = 0) -> BidirectionalTraining:
     toy = BidirectionalTraining(model=TOY, steps=1700, optim=Optim(lr=1e-3, ema=0.998), seed=seed)
-    return _pick({"smoke": replace(toy, model=SMOKE, steps=4, frames_per_batch=16, save_every=2), "toy": toy}, preset)
+    paper = wan(toy, optim=PAPER, steps=2000, frames_per_batch=SPAN, lengths=(SPAN,), images_until=0.0, shift=5.0)
+    return _pick({"smoke": replace(toy, model=SMOKE, steps=4, frames_per_batch=16, save_every=2), "toy": toy, **paper}, preset)
 
 
 def teacher_forcing(preset: str, seed: int = 0) -> TeacherForcingTraining:
     toy = TeacherForcingTraining(model=TOY, steps=5300, optim=Optim(lr=8e-4, ema=0.998), seed=seed)
     smoke = replace(toy, model=SMOKE, steps=4, frames_per_batch=16, curriculum=(4, 8), camr=CAMR(budget=3),
                     routed_from=0.5, camr_share=0.5, across_share=0.5, save_every=2)
-    return _pick({"smoke": smoke, "toy": toy}, preset)
+    paper = wan(toy, optim=PAPER, steps=2000, frames_per_batch=SPAN, curriculum=(SPAN,), chunk=CHUNK, camr=WAN_CAMR,
+                across_share=0.0, shift=5.0)
+    return _pick({"smoke": smoke, "toy": toy, **paper}, preset)
 
 
 def pairs(preset: str, teacher: str = "autoregressive", seed: int = 0) -> PairsConfig:
@@ -58,15 +76,20 @@ def ode(preset: str, teacher: str = "autoregressive", seed: int = 0) -> OdeTrain
 
 def consistency(preset: str, seed: int = 0) -> ConsistencyTraining:
     toy = ConsistencyTraining(model=TOY, optim=STUDENT, grid=(8, 12, 16), steps=450, batch=4, seed=seed)
-    return _pick({"smoke": replace(toy, steps=3, batch=1, frames=4, grid=(2, 4), save_every=2, exam_every=2), "toy": toy},
-                 preset)
+    smoke = replace(toy, steps=3, batch=1, frames=4, grid=(2, 4), save_every=2, exam_every=2)
+    paper = wan(toy, optim=PAPER, grid=(48,), guidance=3.0, camr_share=0.0, across_share=0.0, shift=5.0, steps=3000, batch=1,
+                frames=SPAN, chunk=CHUNK, save_every=100)
+    return _pick({"smoke": smoke, "toy": toy, **paper}, preset)
 
 
 def dmd(preset: str, seed: int = 0) -> DmdTraining:
     toy = DmdTraining(model=TOY, optim=Optim(lr=1e-4, betas=(0.0, 0.999), ema=0.95, warmup=10), steps=120, batch=8,
                       lengths=(12, 24), known=0.4, critic_updates=3, save_every=24, exam_every=24, seed=seed)
     smoke = replace(toy, steps=3, batch=1, lengths=(4,), critic_updates=2, known=0.5, save_every=2, exam_every=2)
-    return _pick({"smoke": smoke, "toy": toy}, preset)
+    levels = Sampling(4, "consistency", guidance=1.0, shift=5.0)
+    paper = wan(toy, sampling=levels, optim=PAPER, critic=replace(PAPER, lr=4e-7), policy=WAN_CAMR, guidance=3.0, shift=5.0,
+                critic_updates=5, steps=1000, batch=1, lengths=(SPAN,), known=0.0, chunk=CHUNK, reach=SPAN - 1)
+    return _pick({"smoke": smoke, "toy": toy, **paper}, preset)
 
 
 def recogniser(preset: str, seed: int = 0) -> RecogniserTraining:

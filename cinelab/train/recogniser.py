@@ -20,6 +20,7 @@ from cinelab.files import write_atomic
 from cinelab.latent.codec import Codec, to_tensor, to_uint8
 from cinelab.model import zoo
 from cinelab.runs import Run
+from cinelab.seeds import parted
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
@@ -187,8 +188,8 @@ def loss(model: nn.Module, frames: Tensor, labels: Tensor) -> tuple[Tensor, dict
 def train(config: RecogniserTraining, model: nn.Module, clips: Clips, run: Run) -> Iterator[dict]:
     """Yield one log row per step; resumes."""
 
-    def stage_loss(model: nn.Module, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
-        return loss(model, *batch(config, clips, model.config.frames, rng))
+    def stage_loss(model: nn.Module, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+        return loss(model, *batch(config, clips, model.config.frames, parted(rng, part)))
 
     return run_loop([Learner(model, stage_loss, config.optim)], config, run)
 

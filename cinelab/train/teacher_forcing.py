@@ -20,6 +20,7 @@ from cinelab.memory.sight import TeacherForcing as Sight
 from cinelab.memory.sight import sight_by_lot
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
+from cinelab.seeds import parted
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
@@ -63,7 +64,7 @@ def sight_at(config: TeacherForcingTraining, step: int) -> tuple[Policy, bool]:
 
 def dropped(clips: Clips, share: float, rng: torch.Generator) -> Tensor:
     """Prompt index of each frame (B, F), the empty prompt for a `share` of the clips."""
-    lost = torch.rand(len(clips.slot), 1, generator=rng) < share
+    lost = (torch.rand(len(clips.slot), 1, generator=rng) < share).to(clips.slot.device)
     return torch.where(lost, clips.null, clips.slot)
 
 
@@ -73,7 +74,7 @@ def loss(model: CausalWan, clips: Clips, config: TeacherForcingTraining, policy:
     x0 = clips.latents
     batch, frames = x0.shape[:2]
     t = path.draw_t((batch, frames // config.chunk), config.shift, rng).repeat_interleave(config.chunk, 1)  # (B, F)
-    eps = torch.randn(x0.shape, generator=rng)
+    t, eps = t.to(x0.device), torch.randn(x0.shape, generator=rng).to(x0.device)
     slot = dropped(clips, config.drop_text, rng)
     pred = model(
         torch.cat([x0, path.noised(x0, eps, t)], dim=1),  # (B, 2F, C, h, w)
@@ -88,7 +89,8 @@ def loss(model: CausalWan, clips: Clips, config: TeacherForcingTraining, policy:
 def train(config: TeacherForcingTraining, model: CausalWan, store: Store, run: Run) -> Iterator[dict]:
     """Yield one log row per step; resumes."""
 
-    def stage_loss(model: CausalWan, step: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+    def stage_loss(model: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+        rng = parted(rng, part)
         frames, (policy, across) = clip_length(config, step), sight_at(config, step)
         clips = store.clips(max(1, config.frames_per_batch // frames), frames, rng)
         name = "Across" if across else type(policy).__name__

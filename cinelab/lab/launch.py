@@ -1,0 +1,104 @@
+"""Trainings on many GPUs from a notebook: write the run down, start torchrun on it, follow its log, stop it when interrupted.
+
+    job = launch.job("results/wan/stage1", "teacher_forcing", "wan-1.3b", {"kind": "films", "path": "data/films"}, init=...)
+    watch(launch.train(job, processes=8))
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cinelab.config import from_dict, to_dict
+from cinelab.errors import CinelabError
+from cinelab.files import write_json
+from cinelab.lab.notebook import writing
+from cinelab.train.job import Job
+
+PATIENCE = 120.0  # seconds that a training which was asked to end is given for its last step and its save
+OFTEN = 0.5  # seconds between looks at the log
+
+
+def job(run_dir: str | Path, stage: str, preset: str, store: dict, lora_rank: int | None = None, **more: Any) -> Job:
+    """The description of a run, checked; `more` as in `cinelab.train.job.Job`. Its paths are made absolute."""
+    values = {"stage": stage, "run": str(Path(run_dir).resolve()), "preset": preset, "store": dict(store)} | more
+    values |= {"lora": {"rank": lora_rank, "alpha": float(lora_rank)}} if lora_rank else {}
+    for name in ("init", "teacher", "export"):
+        values[name] = _absolute(values.get(name))
+    values["store"]["path"] = _absolute(values["store"]["path"])
+    made = from_dict(Job, values)
+    made.config  # noqa: B018, refuses a bad preset or change now and not in every process
+    return made
+
+
+def train(job: Job, processes: int = 1) -> Iterator[dict]:
+    """Start torchrun and yield the rows of the run's log as they are written, those of earlier sittings first.
+
+    Interrupted (or closed), the processes save and end. A refusal of theirs is raised here as the same sentence.
+    """
+    if processes < 1:
+        raise CinelabError(f"processes is {processes}; at least 1 is needed.")
+    folder = Path(job.run) / "torchrun"
+    with writing(folder) as note, _running(job, processes, folder) as running:
+        note()
+        step = -1
+        while (alive := running.poll() is None) or _fresh(job.run, step):
+            for row in _fresh(job.run, step):
+                step = row["step"]
+                yield row
+            if alive:
+                time.sleep(OFTEN)
+        if running.returncode:
+            raise CinelabError(_refusal(folder / "said.log"))
+
+
+def rows(run_dir: str | Path) -> list[dict]:
+    """The log of a run so far, one row a step; a line that is just being written is left for the next time."""
+    path = Path(run_dir) / "log.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+class _running:
+    """The torchrun process; leaving for whatever reason asks it to save and end, and waits."""
+
+    def __init__(self, job: Job, processes: int, folder: Path):
+        write_json(folder / "job.json", to_dict(job))
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
+                   "-m", "cinelab.train.worker", str(folder / "job.json")]
+        self.said = open(folder / "said.log", "w")
+        own = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}  # a default that the user's own replaces
+        self.process = subprocess.Popen(command, stdout=self.said, stderr=subprocess.STDOUT, env=own | os.environ,
+                                        start_new_session=True)  # so that Ctrl-C reaches us alone
+
+    def __enter__(self) -> subprocess.Popen:
+        return self.process
+
+    def __exit__(self, *_: Any) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)  # torchrun and its processes
+        self.said.close()
+
+
+def _fresh(run_dir: str, step: int) -> list[dict]:
+    return [row for row in rows(run_dir) if row["step"] > step]
+
+
+def _refusal(said: Path) -> str:
+    """The worker's own sentence, else where to look."""
+    lines = [line.partition("cinelab: ")[2] for line in said.read_text().splitlines() if line.startswith("cinelab: ")]
+    return lines[-1] if lines else f"The training ended with an error; what its processes said is in {said}."
+
+
+def _absolute(place: str | None) -> str | None:
+    """A path as it is meant here; what is no file here is a checkpoint's name, and stays."""
+    return str(Path(place).resolve()) if place is not None and ("/" in place or Path(place).exists()) else place

@@ -1,0 +1,167 @@
+"""A training as one file, YAML or JSON: what `cinelab.train.worker` runs, on one process or on many.
+
+    stage: teacher_forcing
+    run: results/wan/stage1
+    preset: wan-1.3b
+    init: weights/Wan2.1-T2V-1.3B-Diffusers/transformer
+    store: {kind: films, path: data/films}
+    layout: {parts: 64, recompute: true}
+    export: results/wan/stage1/checkpoint
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cinelab.config import from_dict, override
+from cinelab.errors import CinelabError
+from cinelab.latent.store import Clips, Store
+from cinelab.model import zoo
+from cinelab.model.wan import CausalWan, WanConfig, init_toy
+from cinelab.script.yaml_text import Loader
+from cinelab.train import presets
+from cinelab.train.lora import Lora
+from cinelab.train.parallel import Layout
+
+STAGES = ("bidirectional", "teacher_forcing", "consistency", "dmd")
+TAUGHT = ("consistency", "dmd")
+KINDS = {"films": "cinelab.latent.clips:FilmStore"}  # beside `toybox` and `noise`: any class that opens a folder, as module:name
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where clips come from: `toybox` (a folder of notebook 10), `films` (a folder of real videos), `noise` (path HxWxL:
+    random latents of that size and random prompts of L words, to rehearse memory and time), or a class as module:name."""
+
+    kind: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """See the head of the file. Paths are relative to where it is run."""
+
+    stage: str
+    run: str  # folder; resumed if it is there
+    store: Data
+    preset: str = "smoke"
+    changes: dict = field(default_factory=dict)  # dotted overrides of the preset
+    init: str | None = None  # a checkpoint's name or folder of safetensors; "random" to rehearse; None: from scratch
+    teacher: str | None = None  # of consistency; of dmd: the real score, which the critic starts from too
+    lora: Lora | None = None  # train adapters only
+    layout: Layout = Layout()
+    export: str | None = None  # folder of the result
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.stage not in STAGES:
+            raise CinelabError(f"stage is {self.stage!r}; use one of {', '.join(STAGES)}.")
+        if (self.teacher is not None) != (self.stage in TAUGHT):
+            need = "needs a teacher" if self.stage in TAUGHT else "has no teacher"
+            raise CinelabError(f"teacher is {self.teacher!r}, but stage {self.stage} {need}; correct one of the two.")
+        if self.stage == "dmd" and self.layout.sequence > 1:
+            raise CinelabError(f"layout.sequence is {self.layout.sequence}, but dmd rolls out chunk by chunk and has no long "
+                               "sequence to share; use 1 and more parts.")
+        if self.lora is not None and self.init is None:
+            raise CinelabError("lora is given without init; adapters need trained weights to adapt, so name a checkpoint.")
+
+    @property
+    def config(self) -> Any:
+        """The stage's settings."""
+        config = override(getattr(presets, self.stage)(self.preset, self.seed), self.changes)
+        if self.layout.sequence > 1 and self.stage != "bidirectional" and config.camr_share and not config.camr.per_head:
+            raise CinelabError("layout.sequence shares out heads, but camr.per_head is false, so that they choose together; "
+                               "set camr.per_head to true or camr_share to 0.")
+        return config
+
+
+def load_job(path: str | Path) -> Job:
+    """Read a description; every unknown or wrong entry is one sentence."""
+    try:
+        values = yaml.load(Path(path).read_text(), Loader)
+    except OSError as error:
+        raise CinelabError(f"Cannot read {path}: {error.strerror}; give the path of a run description.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CinelabError(f"{path} is neither YAML nor JSON ({' '.join(str(error).split())}); correct it.") from error
+    if not isinstance(values, dict):
+        raise CinelabError(f"{path} holds {type(values).__name__}, not settings; see cinelab.train.job for an example.")
+    if missing := [name for name in ("stage", "run", "store") if name not in values]:
+        raise CinelabError(f"{path} does not say {missing[0]}; add it (see cinelab.train.job for an example).")
+    return from_dict(Job, values)
+
+
+def open_store(data: Data, config: Any, device: str = "cpu") -> Any:
+    """Something whose `.clips(count, frames, rng)` gives Clips on `device`."""
+    if data.kind == "noise":
+        return Placed(Noise(data.path, config.model), device)
+    if not Path(data.path).is_dir():
+        raise CinelabError(f"Store {data.path} is not there; build it first, or correct store.path.")
+    if data.kind == "toybox":
+        return Placed(Store(Path(data.path), zoo.toy_encoder()), device)
+    module, _, name = KINDS.get(data.kind, data.kind).partition(":")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise CinelabError(f"store.kind is {data.kind!r}, which cannot be opened ({error}); use toybox, noise, {', '.join(KINDS)} or "
+                           "module:name.") from error
+    return Placed(kind(data.path), device)
+
+
+class Placed:
+    """A store whose clips are handed out on a device."""
+
+    def __init__(self, store: Any, device: str):
+        self.store, self.device = store, device
+
+    def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
+        clips = self.store.clips(count, frames, rng)
+        parts = {name: getattr(clips, name).to(self.device) for name in ("latents", "text", "slot", "shot")}
+        return replace(clips, **parts)
+
+
+class Noise:
+    """Clips of one shot made of random numbers, of the size that `path` says: rows x columns of a latent x words."""
+
+    def __init__(self, path: str, model: WanConfig):
+        try:
+            self.rows, self.columns, self.words = map(int, path.split("x"))
+        except ValueError as error:
+            raise CinelabError(f"store.path is {path!r}; for kind noise give rows x columns x words, like 60x104x512.") from error
+        self.model = model
+
+    def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
+        latents = torch.randn(count, frames, self.model.in_channels, self.rows, self.columns, generator=rng)
+        text = torch.randn(count, 2, self.words, self.model.text_dim, generator=rng)
+        text[:, -1] = 0
+        zeros = torch.zeros(count, frames, dtype=torch.long)
+        return Clips(latents, text, zeros, zeros)
+
+
+def weights_of(place: str) -> Iterator[tuple[str, Tensor]]:
+    """Name and full tensor of every weight, one after another: of a checkpoint's name, or of a folder or file of
+    safetensors with diffusers' (our) names. Other layouts are converted first (`cinelab convert`)."""
+    path = Path(place)
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else [zoo.find(place) / zoo.WEIGHTS]
+    if not files:
+        raise CinelabError(f"{place} holds no safetensors; name the folder of the transformer's weights, or convert them first.")
+    for file in files:
+        try:
+            with safe_open(file, "pt") as opened:
+                for name in opened.keys():
+                    yield name, opened.get_tensor(name)
+        except SafetensorError as error:
+            raise CinelabError(f"Weights {file} are cut short or broken ({error}); copy the file again.") from error
+
+
+def fresh(model: WanConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
+    """Weights to train from scratch, the same for the same seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield from init_toy(CausalWan(model)).state_dict().items()

@@ -1,0 +1,135 @@
+"""Low-rank adapters (LoRA, by peft): a stage trains only them, and keeps them in a small file of their own.
+
+    W x  becomes  W x + alpha / r  B A x        A (r, in), B (out, r), B zero at the start; W stays as it is
+
+A file names its base by a short mark of the base's weights and is refused on another. It is laid out as diffusers reads it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from cinelab.config import from_dict
+from cinelab.errors import CinelabError
+from cinelab.files import write_atomic
+from cinelab.seeds import rng_at
+from cinelab.train.checkpoint import pour
+from cinelab.train.optim import whole
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+PREFIX = "transformer."  # what diffusers calls the part of a pipeline that we are
+PROBED = 64  # numbers of each tensor that the mark is made of
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Rank, strength and the linears that get an adapter, by the end of their names."""
+
+    rank: int = 32
+    alpha: float = 32.0
+    targets: tuple[str, ...] = TARGETS
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise CinelabError(f"lora.rank is {self.rank}; at least 1 is needed.")
+        if not self.targets:
+            raise CinelabError(f"lora.targets is empty; name linears like {', '.join(TARGETS)}.")
+
+
+def add_lora(model: nn.Module, lora: Lora, seed: int = 0) -> nn.Module:
+    """Give `model` (in place) adapters that change nothing yet; from now on they alone are trained."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if idle := [end for end in lora.targets if not any(name.endswith(f".{end}") for name in linears)]:
+        raise CinelabError(f"lora.targets has {idle[0]!r}, which no linear of the model ends with; use {', '.join(TARGETS)}.")
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets))
+    inject_adapter_in_model(config, model)
+    pour(model, begin(model.state_dict(), seed), "adapters", partly=True)
+    return model
+
+
+def begin(state: Mapping[str, Tensor], seed: int = 0) -> Iterator[tuple[str, Tensor]]:
+    """What the adapters of a state start from: A uniform within 1 / sqrt(in), by name, B zero."""
+    for name, value in state.items():
+        if ".lora_A." in name:
+            lots = 2 * torch.rand(value.shape, generator=rng_at(seed, "lora", name)) - 1
+            yield name, lots / value.shape[1] ** 0.5
+        elif ".lora_B." in name:
+            yield name, torch.zeros(value.shape)
+
+
+def adapters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of a model's state or averaged weights, the adapters': blocks.0.attn1.to_q.lora_A.weight and so on."""
+    return {name.replace(".default.", "."): value for name, value in state.items() if ".lora_" in name}
+
+
+def mark(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """A short mark of the weights that adapters are made for: the same before and after they are added, in any precision
+    that holds bfloat16, sharded or not (then all processes must ask together)."""
+    probes = {}
+    for name, value in tensors:
+        if ".lora_" not in name:
+            probe = whole(value.detach()).flatten()[:PROBED].to("cpu", torch.bfloat16)
+            probes[plain(name)] = str(tuple(value.shape)).encode() + probe.view(torch.uint8).numpy().tobytes()
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(probes):
+        digest.update(name.encode() + probes[name])
+    return digest.hexdigest()
+
+
+def plain(name: str) -> str:
+    """A weight's name before an adapter was put around it."""
+    return name.replace(".base_layer.", ".")
+
+
+def save_lora(path: str | Path, state: Mapping[str, Tensor], lora: Lora, base: str) -> Path:
+    """Write the adapters of a state and nothing else, with their settings and their base's mark."""
+    tensors = {PREFIX + name: whole(value.detach()).to("cpu", torch.float32).contiguous() for name, value in adapters(state).items()}
+    if not tensors:
+        raise CinelabError(f"There are no adapters to write to {path}; call add_lora before training.")
+    diffusers = {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": list(lora.targets)}
+    about = {"format": "pt", "base": base, "lora": json.dumps(asdict(lora)),
+             "lora_adapter_metadata": json.dumps({PREFIX + key: value for key, value in diffusers.items()})}
+    write_atomic(path, lambda temporary: save_file(tensors, temporary, about))
+    return Path(path)
+
+
+def load_lora(model: nn.Module, path: str | Path) -> Lora:
+    """Add the adapters of a file to the model that they were made for (in place); another one is refused."""
+    try:
+        with safe_open(path, "pt") as file:
+            about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise CinelabError(f"LoRA {path} cannot be read ({error}); copy the file again.") from error
+    if not {"base", "lora"} <= about.keys():
+        raise CinelabError(f"LoRA {path} does not say its base and settings, so it was not written here; merge it with "
+                           "`cinelab convert --lora` instead.")
+    if about["base"] != (found := mark(model.state_dict().items())):
+        raise CinelabError(f"LoRA {path} was made for weights with mark {about['base']}, and these have {found}; "
+                           "load the base that it was trained on.")
+    lora = from_dict(Lora, json.loads(about["lora"]), "lora.")
+    state = add_lora(model, lora).state_dict()
+    for name, value in state.items():
+        if ".lora_" in name:
+            value.copy_(tensors[PREFIX + name.replace(".default.", ".")])
+    return lora
+
+
+@torch.no_grad()
+def merge_lora(model: nn.Module) -> nn.Module:
+    """Add every adapter to its weight (in place) and forget it: the plain model again, with its plain names."""
+    from peft.tuners.lora import LoraLayer
+
+    for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, LoraLayer)]:
+        layer.merge()
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, layer.get_base_layer())
+    return model

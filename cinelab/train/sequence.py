@@ -1,0 +1,116 @@
+"""Sequence parallelism: processes share the frames of one clip, and trade frames for heads around attention (Ulysses).
+
+    P processes   F frames, mine f   T = F N tokens, mine T'   h heads
+
+    outside attention   (B, T', h, d)   all heads of my frames
+    inside attention    (B, T, h/P, d)  my heads of all frames: sights and masks see the whole clip, as in one process
+
+Every process of the group is given the whole clip and gets the whole velocity back, so losses need not know. The gradient
+of the velocity is multiplied by P on its way in: each process carries its own frames' share of the weights' gradient, and
+the mean over all processes (what FSDP takes) is then the whole.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cinelab.errors import CinelabError
+from cinelab.model.wan import See
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """The processes that share a clip: a process group and its size."""
+
+    group: Any
+    size: int
+
+    def join(self, model: nn.Module) -> None:
+        """Let `model` (a CausalWan) share its clips with the group."""
+        if model.config.num_attention_heads % self.size:
+            raise CinelabError(f"layout.sequence is {self.size}, which does not divide the model's "
+                               f"{model.config.num_attention_heads} heads; give a divisor of them.")
+        model.sequence = self
+
+    def share(self, frames: int) -> "Share":
+        """Who has which of a clip's frames: as even as they go."""
+        if frames < self.size:
+            raise CinelabError(f"A clip of {frames} frames cannot be shared by {self.size} processes; "
+                               "lower layout.sequence or lengthen the clips.")
+        return Share(self.group, [frames // self.size + (i < frames % self.size) for i in range(self.size)])
+
+
+@dataclass(frozen=True)
+class Share:
+    """One pass of one clip: `counts` are the frames of each process."""
+
+    group: Any
+    counts: list[int]
+
+    @property
+    def me(self) -> int:
+        return dist.get_rank(self.group)
+
+    def mine(self, x: Tensor) -> Tensor:
+        """My frames of x (B, F, ...)."""
+        return x.split(self.counts, dim=1)[self.me]
+
+    def whole(self, x: Tensor) -> Tensor:
+        """All frames (B, F, ...) from everybody's own (B, f, ...)."""
+        return _Gather.apply(x.transpose(0, 1), self.counts, self.group).transpose(0, 1)
+
+    def around(self, see: See) -> See:
+        """Attention over the whole clip, by heads, for callers who have some frames of all heads."""
+        return lambda q, k, v: self.tokens(see(self.heads(q), self.heads(k), self.heads(v)))
+
+    def heads(self, x: Tensor) -> Tensor:
+        """(B, T', h, d) -> (B, T, h/P, d)."""
+        size, own = len(self.counts), x.shape[1]
+        takes = [own // self.counts[self.me] * count for count in self.counts]  # tokens of each process
+        split = x.unflatten(2, (size, -1)).permute(2, 1, 0, 3, 4).flatten(0, 1)  # (P T', B, h/P, d)
+        return _Exchange.apply(split, [own] * size, takes, self.group).transpose(0, 1)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """(B, T, h/P, d) -> (B, T', h, d): the way back."""
+        size, each = len(self.counts), x.shape[1] // sum(self.counts)  # tokens a frame
+        gives = [each * count for count in self.counts]
+        parts = _Exchange.apply(x.transpose(0, 1), gives, [gives[self.me]] * size, self.group)  # (P T', B, h/P, d)
+        return parts.unflatten(0, (size, -1)).permute(2, 1, 0, 3, 4).flatten(2, 3)
+
+
+def _exchange(x: Tensor, give: list[int], take: list[int], group: Any) -> Tensor:
+    """Rows of x (sum of give, ...) to every process, rows (sum of take, ...) from every process."""
+    out = x.new_empty((sum(take), *x.shape[1:]))
+    dist.all_to_all_single(out, x.contiguous(), take, give, group=group)
+    return out
+
+
+class _Exchange(torch.autograd.Function):
+    """`_exchange`, whose gradient is the opposite exchange."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, give: list[int], take: list[int], group: Any) -> Tensor:
+        ctx.way = (take, give, group)
+        return _exchange(x, give, take, group)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:
+        return _exchange(grad, *ctx.way), None, None, None
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes, in order; each takes its own rows' gradient back, times their number."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, counts: list[int], group: Any) -> Tensor:
+        ctx.counts, ctx.group = counts, group
+        copies = x.repeat(len(counts), *[1] * (x.ndim - 1))
+        return _exchange(copies, [len(x)] * len(counts), counts, group)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:
+        own = grad.split(ctx.counts)[dist.get_rank(ctx.group)]
+        return own * len(ctx.counts), None, None
