@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cinelab.config import from_dict, override
@@ -25,6 +24,7 @@ from cinelab.errors import CinelabError
 from cinelab.latent.store import Clips, Store
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, WanConfig, init_toy
+from cinelab.model.weights import open_weights
 from cinelab.script.yaml_text import Loader
 from cinelab.train import presets
 from cinelab.train.lora import Lora
@@ -53,7 +53,7 @@ class Job:
     store: Data
     preset: str = "smoke"
     changes: dict = field(default_factory=dict)  # dotted overrides of the preset
-    init: str | None = None  # a checkpoint's name or folder of safetensors; "random" to rehearse; None: from scratch
+    init: str | None = None  # a checkpoint's name, or weights in any layout; "random" to rehearse; None: from scratch
     teacher: str | None = None  # of consistency; of dmd: the real score, which the critic starts from too
     lora: Lora | None = None  # train adapters only
     layout: Layout = Layout()
@@ -145,19 +145,11 @@ class Noise:
 
 
 def weights_of(place: str) -> Iterator[tuple[str, Tensor]]:
-    """Name and full tensor of every weight, one after another: of a checkpoint's name, or of a folder or file of
-    safetensors with diffusers' (our) names. Other layouts are converted first (`cinelab convert`)."""
-    path = Path(place)
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path] if path.is_file() else [zoo.find(place) / zoo.WEIGHTS]
-    if not files:
-        raise CinelabError(f"{place} holds no safetensors; name the folder of the transformer's weights, or convert them first.")
-    for file in files:
-        try:
-            with safe_open(file, "pt") as opened:
-                for name in opened.keys():
-                    yield name, opened.get_tensor(name)
-        except SafetensorError as error:
-            raise CinelabError(f"Weights {file} are cut short or broken ({error}); copy the file again.") from error
+    """Name and full tensor of every weight, one after another: of a checkpoint's name, or of a folder or file in any published
+    layout (see `cinelab.model.weights`)."""
+    weights = open_weights(place if Path(place).exists() else zoo.find(place))
+    weights.report().demand()
+    yield from weights
 
 
 def fresh(model: WanConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
