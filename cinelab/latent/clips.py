@@ -66,7 +66,8 @@ def fault(folder: Path, name: str, about: dict, thorough: bool = False) -> str:
 
 def shards(folder: Path, prefix: str = "") -> dict[str, dict]:
     """What every finished shard of a store is, by name; those whose name begins with `prefix`."""
-    return {path.stem: read_json(path) for path in sorted(folder.glob(f"{prefix}*.json")) if "-" in path.stem}
+    found = sorted(path for path in folder.glob(f"{prefix}*.json") if "-" in path.stem)
+    return {path.stem: read_json(path) for path in found if not path.name.startswith(".")}  # those are half written
 
 
 def verify(folder: str | Path) -> list[str]:
