@@ -48,6 +48,12 @@ class Clips:
         return self.text.shape[1] - 1
 
 
+def dropped(clips: Clips, share: float, rng: torch.Generator) -> Tensor:
+    """Prompt index of each frame (B, F), the empty prompt for a `share` of the clips."""
+    lost = (torch.rand(len(clips.slot), 1, generator=rng) < share).to(clips.slot.device)
+    return torch.where(lost, clips.null, clips.slot)
+
+
 def film_arrays(config: StoreConfig, index: int, codec: ToyCodec, encoder: WordEncoder) -> dict[str, np.ndarray]:
     """One film, rendered, encoded and described."""
     plan = casting.film(config.seed, index, config.latents, (config.shortest, config.longest), config.grain)

@@ -11,7 +11,7 @@ import torch.nn.functional as fn
 from torch import Tensor
 
 from cinelab.flow import path
-from cinelab.latent.store import Clips, Store
+from cinelab.latent.store import Clips, Store, dropped
 from cinelab.memory.sight import Bidirectional
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
@@ -49,9 +49,8 @@ def loss(model: CausalWan, clips: Clips, config: BidirectionalTraining, rng: tor
     batch, frames = x0.shape[:2]
     t = path.draw_t((batch, 1), config.shift, rng).expand(-1, frames).to(x0.device)
     eps = torch.randn(x0.shape, generator=rng).to(x0.device)
-    told = (torch.rand(batch, 1, 1, 1, generator=rng) >= config.drop_text).to(x0.device)
-    text = clips.text[:, :-1] * told  # no words, no prompt
-    pred = model(path.noised(x0, eps, t), t, text, clips.slot, Bidirectional(torch.arange(frames)))
+    slot = dropped(clips, config.drop_text, rng)
+    pred = model(path.noised(x0, eps, t), t, clips.text, slot, Bidirectional(torch.arange(frames)))
     return fn.mse_loss(pred.float(), path.velocity(x0, eps))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
-from cinelab.latent.store import Clips, Store
+from cinelab.latent.store import Clips, Store, dropped
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.memory.sight import TeacherForcing as Sight
 from cinelab.memory.sight import sight_by_lot
@@ -60,12 +60,6 @@ def sight_at(config: TeacherForcingTraining, step: int) -> tuple[Policy, bool]:
     if step < config.routed_from * config.steps:
         return FULL, False
     return sight_by_lot(config.seed, step, config.camr, config.camr_share, config.across_share)
-
-
-def dropped(clips: Clips, share: float, rng: torch.Generator) -> Tensor:
-    """Prompt index of each frame (B, F), the empty prompt for a `share` of the clips."""
-    lost = (torch.rand(len(clips.slot), 1, generator=rng) < share).to(clips.slot.device)
-    return torch.where(lost, clips.null, clips.slot)
 
 
 def loss(model: CausalWan, clips: Clips, config: TeacherForcingTraining, policy: Policy, rng: torch.Generator,
