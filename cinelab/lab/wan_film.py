@@ -41,12 +41,14 @@ def room(bundle: Bundle, play: Screenplay, policy: str, budget: int) -> pd.DataF
 
 
 def make_film(bundle: Bundle, play: Screenplay, folder: str | Path, policy: str = "camr", budget: int = 6, seed: int | None = None,
-              steps: int | None = None, overlap: bool = True, fused: bool = True, first: str | None = None) -> Film:
+              steps: int | None = None, overlap: bool | None = None, fused: bool = True, first: str | None = None) -> Film:
     """Stream the film, its newest picture shown on the way, and save it with its findings; an existing film is not overwritten.
-    `first` is a picture file that the film begins with (frame-wise models)."""
+    `first` is a picture file that the film begins with (frame-wise models); `overlap` None = on a GPU, where decoding has its own
+    stream (on a CPU the two only take each other's cores)."""
     folder = Path(folder)
     if (folder / "film.mp4").exists():
         raise CinelabError(f"{folder} already holds a film; name another folder, or remove it.")
+    overlap = next(bundle.model.parameters()).is_cuda if overlap is None else overlap
     director = Director(bundle, policy_for(bundle, policy, budget), seed, bundle.levels(steps), overlap=overlap, fused=fused)
     picture = None if first is None else read_picture(first, bundle.size)
     film = director.render(play, first=picture, show=_screen(bundle.fps))
