@@ -8,13 +8,11 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from directing import CAT, ROBOT, until
 
 from cinelab import load
 from cinelab.errors import CinelabError
 from cinelab.lab.demo import House, Rules, serve
-
-CAT = "wide shot of a red cat that waves in the meadow by day"
-ROBOT = "close shot of a blue robot that dances in the city at night"
 
 
 class Served:
@@ -55,13 +53,6 @@ def served(bundle, tmp_path):
     yield start
     for one in made:
         one.close()
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.02)
 
 
 def test_nobody_comes_in_without_the_token(served):

@@ -1,10 +1,10 @@
 """What the desk and its browser say to each other, without a browser; the board and the memory strip it shows."""
 
 import json
-import time
 from pathlib import Path
 
 import pytest
+from directing import CAT, ROBOT, until
 
 from cinelab import load
 from cinelab.errors import CinelabError
@@ -18,9 +18,6 @@ from cinelab.stream.export import at_rest, export
 from cinelab.stream.live import Readout
 from cinelab.stream.looked import looked
 from cinelab.stream.session import Session, Settings
-
-CAT = "wide shot of a red cat that waves in the meadow by day"
-ROBOT = "close shot of a blue robot that dances in the city at night"
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +33,6 @@ def session(bundle, tmp_path):
 def play(session, chunks):
     for _ in range(chunks):
         session.step()
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.005)
 
 
 class Talk:

@@ -7,14 +7,12 @@ import time
 
 import pytest
 import torch
+from directing import CAT, ROBOT, until
 
 from cinelab import load
 from cinelab.errors import CinelabError
 from cinelab.stream.live import Live, Turns
 from cinelab.stream.session import Session, Settings
-
-CAT = "wide shot of a red cat that waves in the meadow by day"
-ROBOT = "close shot of a blue robot that dances in the city at night"
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +25,6 @@ def live(bundle, tmp_path):
     live = Live(Session.create(tmp_path / "session", bundle, Settings(CAT)), pace=None)
     yield live
     live.close()
-
-
-def until(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.005)
 
 
 def test_it_plays_obeys_and_pauses(live):

@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from directing import CAT, ROBOT
 
 from cinelab import Director, load
 from cinelab.errors import CinelabError
@@ -18,9 +19,7 @@ from cinelab.stream.reel import Ask, Reel
 from cinelab.stream.session import Session, Settings
 from cinelab.stream.video import read_video
 
-CAT = "wide shot of a red cat that waves in the meadow by day"
 JUMP = CAT.replace("waves", "jumps")
-ROBOT = "close shot of a blue robot that dances in the city at night"
 
 
 @pytest.fixture(scope="module")
