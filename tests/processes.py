@@ -12,6 +12,7 @@ from test_train import Fake
 from test_train import model as plain
 
 from cinelab.memory.policy import CAMR
+from cinelab.model.wan import cast
 from cinelab.train import bidirectional, consistency, dmd, presets, teacher_forcing
 from cinelab.train.checkpoint import SharedRun
 from cinelab.train.lora import Lora, add_lora
@@ -27,12 +28,16 @@ LONG = replace(presets.bidirectional("smoke"), **COMMON, steps=2, lengths=(5,), 
 RESUMED = replace(TF, steps=4, save_every=2)
 
 
-def model(parallel, seed=0, frozen=False, lora=None):
+def seeded(seed):
     made, lots = plain(), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in made.parameters():
             weight.add_(0.05 * torch.randn(weight.shape, generator=lots))
-    made.requires_grad_(not frozen)
+    return made
+
+
+def model(parallel, seed=0, frozen=False, lora=None):
+    made = seeded(seed).requires_grad_(not frozen)
     return parallel.shard(add_lora(made, lora) if lora else made)
 
 
@@ -63,6 +68,13 @@ def case_lora(parallel, folder):
     return trained(parallel, folder, teacher_forcing, TF, model(parallel, lora=Lora(rank=2)))
 
 
+def case_half(parallel, folder):
+    """As on a GPU: weights gathered as bf16, gradients reduced in fp32, a frozen teacher kept in bf16. ("cpu:0" is no "cpu".)"""
+    there = replace(parallel, device="cpu:0")
+    teacher = there.shard(cast(seeded(1).requires_grad_(False), torch.bfloat16))
+    return trained(parallel, folder, consistency, replace(CD, bf16=True), there.shard(seeded(0)), teacher)
+
+
 def case_sequence(parallel, folder):
     return trained(parallel, folder, teacher_forcing, TF, model(parallel))
 
@@ -84,6 +96,7 @@ CASES = {  # name -> layout; the case is the function of that name
     "consistency": Layout(parts=4, defer=True),
     "dmd": Layout(parts=2, recompute=True),
     "lora": Layout(parts=4, reshard=False),
+    "half": Layout(parts=2),
     "sequence": Layout(sequence=2, recompute=True),
     "uneven": Layout(parts=3, sequence=2),
     "known_history": Layout(sequence=2),

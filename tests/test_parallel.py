@@ -44,8 +44,8 @@ def alone(name, folder, **changes):
     return processes.run(name, Parallel.here(layout), folder)
 
 
-def near(a, b):
-    return a == (pytest.approx(b, rel=1e-4, abs=1e-5) if isinstance(b, float) else b)
+def near(a, b, rel=1e-4):
+    return a == (pytest.approx(b, rel=rel, abs=1e-5) if isinstance(b, float) else b)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,10 @@ def two(tmp_path_factory):
     begun = Parallel.here(processes.CASES["resumed"])
     processes.trained(begun, folder / "resumed", processes.teacher_forcing, processes.RESUMED, processes.model(begun), kill_after=2)
     running = torchrun(HERE / "processes.py", folder)
-    said, _ = running.communicate(timeout=300)
+    try:
+        said, _ = running.communicate(timeout=300)
+    finally:
+        running.terminate()
     assert running.returncode == 0, said
     return folder
 
@@ -65,10 +68,11 @@ def test_two_processes_train_as_one(name, two, tmp_path):
     one, other = alone(name, tmp_path), torch.load(two / f"{name}.pt")
     if name == "resumed":
         one["rows"] = one["rows"][-2:]  # the first two steps were done when two processes took over
+    rel, far = (5e-3, 4e-3) if name == "half" else (1e-4, 2e-5)  # bf16 rounds elsewhere, and Adam makes signs of it
     for a, b in zip(one["rows"], other["rows"], strict=True):
-        assert a.keys() == b.keys() and all(near(a[key], b[key]) for key in a)
+        assert a.keys() == b.keys() and all(near(a[key], b[key], rel) for key in a)
     for a, b in zip(one["weights"], other["weights"], strict=True):
-        assert a.keys() == b.keys() and max((a[key] - b[key]).abs().max() for key in a) < 2e-5
+        assert a.keys() == b.keys() and max((a[key] - b[key]).abs().max() for key in a) < far
 
 
 def test_parts_are_one_batch_cut_up(tmp_path):
@@ -227,12 +231,13 @@ def test_a_torn_state_is_refused_and_a_wrong_model_named(two, tmp_path):
         pour(processes.model(parallel), iter([*processes.model(parallel).state_dict().items(), ("extra", torch.zeros(1))]), "here")
 
 
-def test_noise_and_random_weights_rehearse_a_run(tmp_path):
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])  # the latter is treated as a GPU is: what is frozen is kept in bf16
+def test_noise_and_random_weights_rehearse_a_run(device, tmp_path):
     """The path that a true-size rehearsal takes, small: weights made in place, clips of noise."""
     small = {"model.num_layers": 1, "model.num_attention_heads": 2, "model.attention_head_dim": 12, "model.ffn_dim": 32, "model.text_dim": 8}
     job = Job("teacher_forcing", str(tmp_path / "run"), noise := Data("noise", "4x6x5"), "wan-1.3b", small | {"steps": 1}, "random",
               lora=Lora(rank=2), export=str(tmp_path / "out"))
     assert open_store(noise, job.config).clips(1, 6, torch.Generator()).latents.shape == (1, 6, 16, 4, 6)
-    rows = list(worker.train(job, Parallel.here(Layout(recompute=True))))
+    rows = list(worker.train(job, Parallel.here(Layout(recompute=True), device)))
     assert len(rows) == 1 and (tmp_path / "out" / "lora.safetensors").exists()
 

@@ -59,7 +59,7 @@ def memory(plan: Plan) -> dict[str, float]:
     """GiB on each GPU, by cause."""
     config, count = plan.model, parameters(plan.model)
     trained = count if plan.lora is None else adapter_parameters(config, plan.lora)
-    base = 0 if plan.lora is None else 4 * count  # under adapters, fp32
+    base = 0 if plan.lora is None else FROZEN * count  # under the adapters
     parts = {"student": (trained * (TRAINED + AVERAGED) + base) / plan.gpus}
     if plan.stage in ("consistency", "dmd"):
         parts["teacher"] = FROZEN * count / plan.gpus

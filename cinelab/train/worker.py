@@ -17,7 +17,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.model import zoo
-from cinelab.model.wan import CausalWan, cast
+from cinelab.model.wan import CausalWan, kept_dtype
 from cinelab.train import bidirectional, consistency, dmd, teacher_forcing
 from cinelab.train.checkpoint import SharedRun, export, pour, weights_in
 from cinelab.train.job import Job, fresh, load_job, open_store, weights_of
@@ -48,13 +48,15 @@ def train(job: Job, parallel: Parallel) -> Iterator[dict]:
 
 
 def network(job: Job, config: Any, parallel: Parallel, place: str | None, frozen: bool = False) -> CausalWan:
-    """A network of the job, sharded and filled: no process ever holds all of it. A frozen one is kept in bf16 on GPUs."""
+    """A network of the job, sharded and filled: no process ever holds all of it. What is
+    frozen is kept in bf16 on GPUs."""
     with torch.device("meta"):
         model = CausalWan(config.model).train(not frozen).requires_grad_(not frozen)
         if job.lora is not None and not frozen:
             add_lora(model, job.lora)
-    if frozen and config.bf16 and parallel.device != "cpu":
-        cast(model, torch.bfloat16)
+    for name, weight in model.named_parameters():
+        if not weight.requires_grad and config.bf16 and parallel.device != "cpu":
+            weight.data = weight.data.to(kept_dtype(name, torch.bfloat16))
     model = parallel.shard(model, config.bf16).to_empty(device=parallel.device)
     if place == "random":
         return scatter(model, job.seed + parallel.rank)
