@@ -29,8 +29,8 @@ SMOKE = replace(TOY, num_attention_heads=2, num_layers=2, ffn_dim=96)
 WAN = {"wan-1.3b": WAN_1_3B, "wan-14b": WAN_14B}
 PAPER = Optim(lr=2e-6, floor=1.0, warmup=0, betas=(0.0, 0.999), ema=0.99)  # a constant rate
 SPAN, CHUNK = 21, 3  # latent frames of a clip (five seconds) and of a chunk
-# Of at most 6 chunks before the last: by mean keys, and gathered side by side, since a mask of 65,520 tokens squared does not fit.
-WAN_CAMR = CAMR(budget=4, score="mean", positions="packed")
+# Of at most 6 chunks before the last: by pooled keys, and gathered side by side, since a mask of 65,520 tokens squared does not fit.
+WAN_CAMR = CAMR(budget=4, positions="packed", summary=32)
 
 
 def wan(config, **changes) -> dict:
