@@ -20,6 +20,7 @@ app.add_typer(cli_eval.app, name="eval")
 app.command()(cli_wan.convert)
 app.command()(cli_wan.plan)
 app.command()(cli_wan.clips)
+app.command()(cli_wan.train)
 out = Console()
 SCREENPLAYS = Path("experiments/screenplays")
 Budget = Annotated[int, typer.Option(help="history chunks that may be seen at once")]

@@ -153,3 +153,16 @@ def _share(text: str) -> tuple[int, int]:
     if not (slash and mine.isdecimal() and of.isdecimal() and 1 <= int(mine) <= int(of)):
         raise CinelabError(f"--share is {text!r}; give mine/of, like 2/4 for the second of four workers.")
     return int(mine) - 1, int(of)
+
+
+def train(run: Annotated[Path, typer.Argument(help="the run's description, YAML or JSON; see docs/scaling.md")],
+          processes: Annotated[int, typer.Option(help="one a GPU of this machine")] = 1,
+          every: Annotated[int, typer.Option(help="steps between two lines")] = 10):
+    """Train a stage from one file, sharded over this machine's GPUs; interrupted it saves, started again it goes on."""
+    from cinelab.lab import launch
+    from cinelab.lab.stages import watch
+    from cinelab.train.job import load_job
+
+    job = load_job(run)
+    seen = watch(launch.train(job, processes), every=every)
+    _say(f"[bold green]{escape(job.run)}[/]: {len(seen)} steps" + (f", weights in {escape(job.export)}" if job.export else ""))

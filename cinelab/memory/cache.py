@@ -190,15 +190,13 @@ class Memory:
 
     def _rotate(self, rope, keys: Tensor, picks: Tensor) -> Tensor:
         """Give kept keys their places: side by side, or where they were."""
-        size, tokens = self.unit_frames, keys.shape[1]
+        size = self.unit_frames
         if self.policy.positions == "packed":
             return rope.turn(keys, rope.table(torch.arange(picks.shape[-1] * size)))
         frames = (picks[..., None] * size + torch.arange(size, device=picks.device)).flatten(-2)  # (B, G, k size)
         if self.reach is not None:
             frames = frames.clamp(min=self.frames_done - self.reach)
-        table = rope.table(frames, self.frames_done)[..., 0, :]  # (B, G, k U, d/2)
-        assert table.shape[-2] == tokens
-        return rope.turn(keys, table.transpose(1, 2))
+        return rope.turn_kept(keys, frames, self.frames_done)
 
     def seen_bytes(self) -> int:
         """Bytes of keys and values that the next chunk would attend to, all layers and films."""

@@ -54,13 +54,27 @@ class Rope:
     def table(self, frames: Tensor, last: int | None = None) -> Tensor:
         """Frame positions (..., F), whole and not negative -> complex turns (..., F * N, 1, D/2). Whoever knows that none is
         beyond `last` says so, since reading the largest back from a GPU would wait for it."""
-        last = last if last is not None else int(frames.max()) if frames.numel() else 0
-        if last >= len(self._time):
-            self._time = self._turns(2 * last)
-        time = self._time[frames.to(self._time.device)][..., None, :]  # (..., F, 1, Dt/2)
+        time = self._time_of(frames, last)[..., None, :]  # (..., F, 1, Dt/2)
         tokens, lead = self.space.shape[0], time.shape[:-2]
         both = torch.cat([time.expand(*lead, tokens, -1), self.space.expand(*lead, -1, -1)], dim=-1)
         return both.flatten(-3, -2)[..., None, :]  # (..., F N, 1, D/2)
+
+    def _time_of(self, frames: Tensor, last: int | None) -> Tensor:
+        last = last if last is not None else int(frames.max()) if frames.numel() else 0
+        if last >= len(self._time):
+            self._time = self._turns(2 * last)
+        return self._time[frames.to(self._time.device)]  # (..., F, Dt/2)
+
+    def turn_kept(self, x: Tensor, frames: Tensor, last: int | None = None) -> Tensor:
+        """Rotate kept keys (B, F N, heads, D), which have no gradient, to the frames (B or 1, heads or 1, F) where each stands.
+
+        What `turn` with their table would give, without the table: heads that kept other units would each have their own."""
+        time = self._time_of(frames, last).movedim(1, 2)[:, :, None]  # (B, F, 1, h, Dt/2)
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))).unflatten(1, (frames.shape[-1], -1))  # (B, F, N, h, D/2)
+        out, part = torch.empty_like(pairs), time.shape[-1]
+        torch.mul(pairs[..., :part], time, out=out[..., :part])
+        torch.mul(pairs[..., part:], self.space[:, None], out=out[..., part:])
+        return torch.view_as_real(out).flatten(-2).flatten(1, 2).type_as(x)
 
     @staticmethod
     def turn(x: Tensor, table: Tensor) -> Tensor:
