@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cinelab import cli_eval, cli_wan
@@ -236,7 +237,7 @@ def doctor():
     findings = examine()
     marks = {True: "[green]ok[/]", None: "[yellow]--[/]", False: "[red]no[/]"}
     for finding in findings:
-        table.add_row(marks[finding.ok], finding.what, finding.found, "" if finding.ok else finding.remedy)
+        table.add_row(marks[finding.ok], finding.what, escape(finding.found), "" if finding.ok else escape(finding.remedy))
     out.print(table)
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)

@@ -92,8 +92,10 @@ def test_seeds_must_be_numbers():
 def test_doctor_names_every_feature():
     result = CliRunner().invoke(cli.app, ["doctor"])
     assert result.exit_code == 0, result.output
-    for word in ("torch", "GPU", "toybox-base", "video encoder", "papermill"):
+    for word in ("torch", "GPU", "toybox-base", "video encoder", "papermill", "kernel flash3", "peft"):
         assert word in result.output
+    remedies = [finding.remedy for finding in examine() if not finding.ok and "cinelab[" in finding.remedy]
+    assert all(remedy.split()[-1] in result.output for remedy in remedies)  # what stands in brackets is no markup
 
 
 def test_doctor_reports_what_is_missing(monkeypatch):

@@ -32,7 +32,6 @@ def model(dtype=torch.float32):
     return cast(CausalWan(CONFIG), dtype).eval().requires_grad_(False)
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without")
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_every_kernel_that_runs_here_is_the_formula(kernel):
     if not available(kernel):

@@ -11,7 +11,7 @@ from cinelab import load
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import CAMR, Full
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
-from cinelab.stream import engine
+from cinelab.stream import engine, reel
 from cinelab.stream.director import Director
 from cinelab.stream.engine import check_room, empty_memory, policy_for
 from cinelab.stream.overlap import ahead
@@ -105,3 +105,12 @@ def test_a_models_memory_settings_reach_its_films(bundle):
     assert (memory.storage.place, memory.storage.packing, memory.storage.slots) == ("host", "int8", 4)
     film = Director(kept).render(PLAY)
     assert torch.isfinite(torch.tensor(film.frames.astype(float))).all() and film.info["policy"]["summary"] == 3
+
+
+def test_a_device_that_runs_out_of_memory_is_one_sentence(bundle, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(reel, "denoise", full)
+    with pytest.raises(CinelabError, match=r"^Chunk 1 ran out of memory on the device \(CUDA out of memory. Tried to allocate 2.00 GiB.\); keep"):
+        Director(bundle, overlap=True).render(PLAY)

@@ -274,3 +274,8 @@ def test_everyday_code_does_not_import_the_large_libraries():
 
 def test_sampling_and_codec_are_what_the_protocols_say(bundle):
     assert isinstance(bundle.sampling, Sampling) and isinstance(bundle.codec, WanCodec)
+
+
+def test_half_floats_on_a_cpu_are_refused(folder):
+    with pytest.raises(CinelabError, match="use bf16"):
+        load_wan(folder, dtype="fp16", device="cpu")

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import torch
 
-from cinelab.model.attention import available
+from cinelab.model.attention import REMEDY, available
 from cinelab.model.zoo import SHELF, shipped
 from cinelab.runs import hardware
 from cinelab.score.features import PUBLISHED, missing, weights_folder
 from cinelab.score.outside import TOOLS, folder, ready
 from cinelab.stream.video import pick_encoder
+
+KERNELS = {"auto": "attention everywhere", "cudnn": "faster attention on a GPU", "flash": "faster attention on a GPU",
+           "flash3": "the fastest attention on a Hopper GPU", "flex": "masked attention in training"}
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every check, in the order a newcomer meets the features."""
-    return [_torch(), _gpu(), _kernel("auto", "attention everywhere"), _kernel("flash", "faster attention on a GPU"),
+    return [_torch(), _gpu(), *(_kernel(name, what) for name, what in KERNELS.items()),
             _encoder(), *_checkpoints(), *_packages(), *_judges(), _chromium(), _disk()]
 
 
@@ -47,7 +50,7 @@ def _gpu() -> Finding:
 def _kernel(name: str, what: str) -> Finding:
     if available(name):
         return Finding(f"kernel {name}", True, what)
-    return Finding(f"kernel {name}", None, f"absent ({what})", "pip install 'cinelab[flash]' on a CUDA machine")
+    return Finding(f"kernel {name}", None, f"absent ({what})", f"it needs {REMEDY[name]}")
 
 
 def _encoder() -> Finding:
@@ -75,6 +78,7 @@ def _size(name: str) -> str:
 def _packages() -> list[Finding]:
     needs = {"papermill": "make film, sweeps", "jupyterlab": "make lab", "ipywidgets": "live notebooks", "anywidget": "the directing desk", "tornado": "cinelab demo",
              "plotly": "figures", "scenedetect": "the second cut detector", "diffusers": "Wan weights",
+             "transformers": "Wan's text encoder", "peft": "LoRA training",
              "duckdb": "cinelab results", "jinja2": "cinelab report", "playwright": "browser tests"}
     return [Finding(name, importlib.util.find_spec(name) is not None, what, f"pip install {name}")
             for name, what in needs.items()]
@@ -86,8 +90,10 @@ def _judges() -> list[Finding]:
                      f"cinelab eval setup {name}") for name, tool in TOOLS.items()]
     found += [Finding(f"{name} weights", None if missing(name) else True, "absent" if missing(name) else str(weights_folder(name)),
                       missing(name).partition(": ")[2]) for name in PUBLISHED]
-    here = importlib.util.find_spec("submitit") is not None
-    return [*found, Finding("submitit", here or None, "sweeps on a cluster", "pip install 'cinelab[cluster]'")]
+    for name, what, extra in (("submitit", "sweeps on a cluster", "cluster"), ("torchao", "eight-bit linears", "fp8")):
+        here = importlib.util.find_spec(name) is not None
+        found.append(Finding(name, here or None, what if here else f"absent ({what})", f"pip install 'cinelab[{extra}]'"))
+    return found
 
 
 def _chromium() -> Finding:

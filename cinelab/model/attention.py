@@ -7,6 +7,7 @@ A sparse mask may come as strips, a tuple of (rows, columns, mask): the queries 
 slices `columns` and no others, and every query is in one strip.
 """
 
+import warnings
 from functools import cache
 
 import torch
@@ -122,8 +123,10 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
     if q.device.type == "cpu" and q.requires_grad and torch.is_grad_enabled():
         raise _absent("flex", "there is no gradient on a CPU")
-    call = flex_attention if q.device.type == "cpu" else _compiled_flex()
-    return call(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), block_mask=None if mask is None else _blocks(mask, q)).transpose(1, 2)
+    call, blocks = flex_attention if q.device.type == "cpu" else _compiled_flex(), None if mask is None else _blocks(mask, q)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")  # on a CPU that is meant
+        return call(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), block_mask=blocks).transpose(1, 2)
 
 
 @cache

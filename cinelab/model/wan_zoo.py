@@ -93,6 +93,8 @@ def load_wan(folder: str | Path, weights: str | Path | None = None, part: str | 
     config = config_of(source, settings.part)
     codec, text = _codec(folder, settings, precision), _encoder(folder, settings, device, precision)
     _check_parts(config, codec, text, source, folder)
+    if device == "cpu" and precision == torch.float16:
+        raise CinelabError("dtype is 'fp16' on a CPU, where it is a hundred times slower than fp32; use bf16.")
     if device.startswith("cuda"):
         check_weights(config, settings.linears, torch.cuda.mem_get_info(device)[0], str(source))
     with torch.device("meta"):

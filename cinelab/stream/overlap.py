@@ -3,10 +3,12 @@
 import queue
 import threading
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 import torch
+
+from cinelab.errors import CinelabError
 
 Item = TypeVar("Item")
 
@@ -47,6 +49,16 @@ def ahead(items: Iterator[Item], room: int = 1) -> Iterator[Item]:
     finally:
         over.set()
         thread.join()
+
+
+@contextmanager
+def memory_said(what: str) -> Iterator[None]:
+    """A device that runs out of memory is one sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise CinelabError(f"{what} ran out of memory on the device ({str(error).splitlines()[0]}); keep the history in host memory (place host), "
+                           "pack it (packing fp8), or lower the budget, the chunk or the size.") from error
 
 
 def side_stream(device: str):

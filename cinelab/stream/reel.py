@@ -26,7 +26,7 @@ from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.model.zoo import Bundle
 from cinelab.stream.engine import Timed, empty_memory, quick
-from cinelab.stream.overlap import settled
+from cinelab.stream.overlap import memory_said, settled
 
 KEPT_PROMPTS, KEPT_BYTES = 64, 2**30  # encoded prompts that stay at hand, and how much they may hold (one of Wan's: 0.2 GB at 1.3B)
 
@@ -80,7 +80,7 @@ class Reel:
             state = self._open(self.settle(state), ask, text)
             state.memory.begin(state.index, self._shot(ask))
         encoded = time.perf_counter()
-        with quick(self.bf16, self.device):
+        with quick(self.bf16, self.device), memory_said(f"Chunk {state.index + 1}"):
             latents = given.to(self.device) if given is not None else self._make(state, ask, text, sampling)
             settled(self.device.type)
         made = time.perf_counter()
