@@ -13,7 +13,7 @@ from cinelab.model.zoo import Bundle, is_wan, load
 from cinelab.script.screenplay import Screenplay
 from cinelab.stream.director import Director, Film
 from cinelab.stream.engine import Timed, film_footprint, policy_for
-from cinelab.stream.video import read_picture
+from cinelab.stream.video import read_picture, watchable_scale
 
 
 def open_model(model: str, **settings) -> Bundle:
@@ -34,7 +34,7 @@ def room(bundle: Bundle, play: Screenplay, policy: str, budget: int) -> pd.DataF
     director = Director(bundle, policy_for(bundle, policy, budget))
     chunks = len(director.timeline(play).slots)
     need = film_footprint(bundle, director.policy, chunks, bundle.sampling.guidance != 1)
-    rows = [{"what": what, "GiB": round(gib, 3), "where": where} for what, gib, where in need.lines() if what != "weights"]
+    rows = [{"what": what, "GiB": round(gib, 3), "where": where} for what, gib, where in need.lines() if gib]
     if torch.cuda.is_available():
         rows.append({"what": "free", "GiB": round(torch.cuda.mem_get_info()[0] / 2**30, 3), "where": "device"})
     return pd.DataFrame(rows)
@@ -79,6 +79,7 @@ def _screen(fps: float) -> Callable[[Timed], None]:
 
     def show(timed: Timed) -> None:
         picture = Image.fromarray(timed.frames[0][-1])
+        picture = picture.resize([side * watchable_scale(picture.height, picture.width) for side in picture.size])
         if handle:
             handle[0].update(picture)
         else:
