@@ -15,6 +15,7 @@ from cinelab.lab.wan_bench import random_codec
 from cinelab.memory.shelf import PACKINGS, PLACES, Storage
 from cinelab.model.attention import KERNELS
 from cinelab.model.fast import LINEARS, Speed
+from cinelab.score.wan_options import measure_options
 from cinelab.score.wan_speed import MODELS, MODES, Maker, WanBench, beside, measure, overhead
 
 
@@ -34,12 +35,19 @@ def main() -> None:
     parser.add_argument("--place", choices=PLACES, default="device")
     parser.add_argument("--packing", choices=PACKINGS, default="none")
     parser.add_argument("--decoder", choices=("vae", "none"), default="vae", help="Wan2.1's, with random weights")
+    parser.add_argument("--options", action="store_true", help="every option for speed and memory against the plain way, instead")
     parser.add_argument("-o", "--output", type=Path, help="a .json file")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     bench = WanBench(options.model, options.mode, tuple(options.size), options.layers, tuple(options.policies), options.budget,
                      history=tuple(options.history), repeats=options.repeats, speed=Speed(options.kernel, options.compiled, options.linears),
                      storage=Storage(options.place, options.packing))
+    if options.options:
+        table = measure_options(bench, device, max(options.history), lambda text: print(text, flush=True))
+        print(table.drop(columns=["device", "cores", "torch"]).round(4).to_string(index=False))
+        if options.output:
+            write_json(options.output, plain_json({"rows": table.to_dict("records")}))
+        return
     decode = random_codec(device).decode if options.decoder == "vae" else None
     table = measure(bench, device, decode, lambda text: print(text, flush=True))
     record = {"rows": table.to_dict("records"), "overhead": overhead(table).to_dict("index")}

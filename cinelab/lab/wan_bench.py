@@ -10,6 +10,7 @@ from cinelab.files import plain_json, write_json
 from cinelab.lab.plots import PALETTE, TEMPLATE
 from cinelab.memory.shelf import Storage
 from cinelab.model.fast import Speed
+from cinelab.score.wan_options import measure_options
 from cinelab.score.wan_speed import WanBench, measure, overhead
 
 # Published figures for one H100 or H200, 1.3B, 480x832; ours are measured under other conditions, so they are a scale, not a race.
@@ -26,6 +27,13 @@ def bench(model: str, mode: str, size: tuple[int, int], policies: list[str], his
                        speed=Speed(kernel, compiled, linears), storage=Storage(place, packing))
     decode = random_codec(device, smoke).decode if decoder else None
     return setting, measure(setting, device, decode, lambda text: print(text, flush=True))
+
+
+def options_table(setting: WanBench) -> pd.DataFrame:
+    """Every option for speed and memory against the plain way, in one run."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    table = measure_options(setting, device, max(setting.history), lambda text: print(text, flush=True))
+    return table[["option", "times as fast", "chunk s", "plain s", "history MiB", "peak GiB"]].round(3)
 
 
 def random_codec(device: str, small: bool = False):
