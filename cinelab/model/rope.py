@@ -69,6 +69,8 @@ class Rope:
         """Rotate kept keys (B, F N, heads, D), which have no gradient, to the frames (B or 1, heads or 1, F) where each stands.
 
         What `turn` with their table would give, without the table: heads that kept other units would each have their own."""
+        if not frames.shape[-1]:
+            return x  # nothing is kept: every unit was erased
         time = self._time_of(frames, last).movedim(1, 2)[:, :, None]  # (B, F, 1, h, Dt/2)
         pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))).unflatten(1, (frames.shape[-1], -1))  # (B, F, N, h, D/2)
         out, part = torch.empty_like(pairs), time.shape[-1]
