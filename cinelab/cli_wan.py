@@ -78,13 +78,12 @@ def plan(model: Annotated[str, typer.Option(help="wan-1.3b, wan-14b, or weights 
          device: Annotated[float | None, typer.Option(help="GiB of the GPU; default: what is free here")] = None,
          host: Annotated[float | None, typer.Option(help="GiB of main memory; default: what is free here")] = None):
     """What a film takes, in GiB by cause, before any weights are loaded; refuses what cannot fit, with the numbers."""
-    import psutil
     import torch
 
     from cinelab.memory.policy import policy_named
     from cinelab.memory.shelf import Storage
     from cinelab.model.fast import Speed
-    from cinelab.model.footprint import Film, check_fits, footprint
+    from cinelab.model.footprint import Film, check_fits, footprint, free_bytes
     from cinelab.model.wan import WAN_1_3B, WAN_14B
     from cinelab.model.weights import config_of
 
@@ -97,9 +96,8 @@ def plan(model: Annotated[str, typer.Option(help="wan-1.3b, wan-14b, or weights 
     for what, gib, where in need.lines():
         table.add_row(what, f"{gib:.2f}", where)
     out.print(table)
-    free = psutil.virtual_memory().available
-    here = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else free
-    check_fits(need, here if device is None else int(device * GIB), free if host is None else int(host * GIB), "This film")
+    here = free_bytes("cuda" if torch.cuda.is_available() else "cpu") if device is None else int(device * GIB)
+    check_fits(need, here, free_bytes("cpu") if host is None else int(host * GIB), "This film")
     _say("[bold green]It fits.[/]")
 
 

@@ -91,7 +91,7 @@ def test_it_is_never_more_than_its_room_ahead():
 def test_a_film_that_cannot_fit_is_refused_before_it_begins(bundle, monkeypatch):
     need = check_room(bundle, CAMR(budget=6), 200)
     assert 0 < need.attended < need.stored < 2**30 and need.weights == 0
-    monkeypatch.setattr(engine.psutil, "virtual_memory", lambda: type("Free", (), {"available": 2**20}))
+    monkeypatch.setattr(engine, "free_bytes", lambda device: 2**20)
     with pytest.raises(CinelabError, match=r"A film of \d+ chunks under camr needs 0\.\d GiB on the device"):
         Director(bundle).render(PLAY)
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import torch
 from PIL import Image
 
 from cinelab.errors import CinelabError
 from cinelab.lab.first_film import save_findings
+from cinelab.model.footprint import free_bytes
 from cinelab.model.zoo import Bundle, is_wan, load
 from cinelab.script.screenplay import Screenplay
 from cinelab.stream.director import Director, Film
@@ -35,9 +35,8 @@ def room(bundle: Bundle, play: Screenplay, policy: str, budget: int) -> pd.DataF
     chunks = len(director.timeline(play).slots)
     need = film_footprint(bundle, director.policy, chunks, bundle.sampling.guidance != 1)
     rows = [{"what": what, "GiB": round(gib, 3), "where": where} for what, gib, where in need.lines() if gib]
-    if torch.cuda.is_available():
-        rows.append({"what": "free", "GiB": round(torch.cuda.mem_get_info()[0] / 2**30, 3), "where": "device"})
-    return pd.DataFrame(rows)
+    free = free_bytes(next(bundle.model.parameters()).device) / 2**30
+    return pd.DataFrame([*rows, {"what": "free now", "GiB": round(free, 3), "where": "device"}])
 
 
 def make_film(bundle: Bundle, play: Screenplay, folder: str | Path, policy: str = "camr", budget: int = 6, seed: int | None = None,

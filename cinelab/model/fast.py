@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cinelab.errors import CinelabError
-from cinelab.model.attention import KERNELS, available
+from cinelab.model.attention import KERNELS, available, fastest
 from cinelab.model.wan import CausalWan
 
 LINEARS = ("full", "fp8", "fp8-weights", "int8-weights")
@@ -32,7 +32,8 @@ def hasten(model: CausalWan, speed: Speed) -> CausalWan:
     """The same model, run as `speed` says. For inference: weights in eight bits have no gradient."""
     if not available(speed.kernel):
         raise CinelabError(f"Kernel {speed.kernel!r} does not run here; use 'auto', or see `cinelab doctor`.")
-    model.kernel = speed.kernel
+    chosen = speed.kernel == "auto" and speed.compiled and next(model.parameters()).is_cuda  # probing is nothing to compile
+    model.kernel = fastest() if chosen else speed.kernel
     if speed.linears != "full":
         quantise(model, speed.linears)
     return compile_blocks(model) if speed.compiled else model

@@ -6,6 +6,7 @@
 import math
 from dataclasses import asdict, dataclass
 
+import psutil
 import torch
 
 from cinelab.errors import CinelabError
@@ -83,6 +84,13 @@ def weight_bytes(config: WanConfig, linears: str = "full", bits: int = 16) -> in
         packed = linears != "full" and name.startswith("blocks.") and part.ndim == 2
         total += part.numel() * (1 if packed else kept_dtype(name, dtype).itemsize)
     return total
+
+
+def free_bytes(device: torch.device | str = "cuda") -> int:
+    """What a film may take on a device: what is free, and what the allocator holds and nobody uses. Of a CPU its main memory."""
+    if torch.device(device).type != "cuda":
+        return psutil.virtual_memory().available
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def check_fits(need: Footprint, device: int, host: int, what: str = "this film") -> None:

@@ -21,7 +21,7 @@ from cinelab.latent.codec import Codec
 from cinelab.latent.taehv import TinyCodec
 from cinelab.latent.wan_codec import WanCodec, check_size
 from cinelab.model.fast import Speed, hasten
-from cinelab.model.footprint import check_weights
+from cinelab.model.footprint import check_weights, free_bytes
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.model.weights import DTYPES, config_of, dtype_name, dtype_of, load_into
 from cinelab.model.zoo import Bundle
@@ -96,7 +96,7 @@ def load_wan(folder: str | Path, weights: str | Path | None = None, part: str | 
     if device == "cpu" and precision == torch.float16:
         raise CinelabError("dtype is 'fp16' on a CPU, where it is a hundred times slower than fp32; use bf16.")
     if device.startswith("cuda"):
-        check_weights(config, settings.linears, torch.cuda.mem_get_info(device)[0], str(source))
+        check_weights(config, settings.linears, free_bytes(device), str(source))
     with torch.device("meta"):
         model = CausalWan(config)
     try:

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from cinelab.latent.codec import to_uint8
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import Policy, name_of, policy_named
 from cinelab.memory.shelf import Storage
-from cinelab.model.footprint import Film, Footprint, check_fits, footprint
+from cinelab.model.footprint import Film, Footprint, check_fits, footprint, free_bytes
 from cinelab.model.zoo import Bundle
 from cinelab.script.timeline import Timeline
 
@@ -78,8 +77,8 @@ def film_footprint(bundle: Bundle, policy: Policy, chunks: int, guided: bool = F
 
 def check_room(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False) -> Footprint:
     """Refuse a film that cannot fit in what is free now. Raises CinelabError with the numbers."""
-    need, device, host = film_footprint(bundle, policy, chunks, guided), next(bundle.model.parameters()).device, psutil.virtual_memory().available
-    check_fits(need, torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else host, host, f"A film of {chunks} chunks under {name_of(policy)}")
+    need, device = film_footprint(bundle, policy, chunks, guided), next(bundle.model.parameters()).device
+    check_fits(need, free_bytes(device), free_bytes("cpu"), f"A film of {chunks} chunks under {name_of(policy)}")
     return need
 
 
