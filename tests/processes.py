@@ -110,7 +110,7 @@ def run(name, parallel, folder):
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(240, exit=True)  # processes that wait for each other say where
+    faulthandler.dump_traceback_later(290, exit=True)  # processes that wait for each other say where
     torch.set_num_threads(1)
     place = Path(sys.argv[1])
     joined = Parallel.join(Layout(parts=2))
