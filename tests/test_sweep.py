@@ -1,6 +1,7 @@
 """Sweeps: what a file may hold, which cells it means, and that nothing is lost, doubled or mixed."""
 
 import contextlib
+import fcntl
 import io
 import json
 import os
@@ -494,3 +495,11 @@ def in_here(process):
     """A kernel or a job of this test: it works in our folder."""
     with contextlib.suppress(psutil.Error):
         return process.pid != os.getpid() and Path(process.cwd()) == Path.cwd()
+
+
+def test_the_writer_is_named_and_not_its_kernel_whose_number_may_be_lower(tmp_path):
+    with open(tmp_path / ".lock", "w") as held:
+        print("host=elsewhere", 500, 20, file=held, flush=True)  # numbers begin again when they run out
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(CinelabError, match="by process 500 on elsewhere"), notebook_room.writing(tmp_path, patience=0):
+            pass

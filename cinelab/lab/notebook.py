@@ -166,22 +166,22 @@ def _acquire(path: Path, patience: float) -> TextIO:
         except OSError:  # held, or just removed by its owner
             ours = False
         host, owners = _owners(handle)
-        if ours and (host != HOST or not owners - {os.getpid()}):
+        if ours and (host != HOST or not set(owners) - {os.getpid()}):
             return handle
         handle.close()
         if time.monotonic() > deadline:
-            who = f"process {min(owners)} on {host}" if owners else "another process"
+            who = f"process {owners[0]} on {host}" if owners else "another process"
             raise CinelabError(f"{path.parent} is written by {who}; let it end, then run again.")
         time.sleep(0.1)
 
 
-def _owners(handle: TextIO) -> tuple[str, set[int]]:
-    """The host that a lock names, and its processes there: on our own host the living ones."""
+def _owners(handle: TextIO) -> tuple[str, list[int]]:
+    """The host that a lock names, and its processes there, the writer before its kernel: on our own host the living ones."""
     handle.seek(0)
     words, latest = handle.read().split(), os.fstat(handle.fileno()).st_mtime + 60
-    noted = {int(word) for word in words if word.isdigit()}
+    noted = [int(word) for word in words if word.isdigit()]
     host = next((word[5:] for word in words if word.startswith("host=")), HOST)
-    return host, noted if host != HOST else {pid for pid in noted if _lives(pid, latest)}
+    return host, noted if host != HOST else [pid for pid in noted if _lives(pid, latest)]
 
 
 def _lives(pid: int, latest: float) -> bool:
