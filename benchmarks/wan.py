@@ -52,7 +52,7 @@ def main() -> None:
     table = measure(bench, device, decode, lambda text: print(text, flush=True))
     record = {"rows": table.to_dict("records"), "overhead": overhead(table).to_dict("index")}
     if decode:
-        record["decoded"] = beside(Maker(bench, device), decode)
+        record["decoded"] = beside(Maker.of(bench, device), decode)
     print(table.drop(columns=["device", "cores", "torch"]).round(4).to_string(index=False))
     print(json.dumps({key: value for key, value in record.items() if key != "rows"}, indent=1))
     if options.output:

@@ -32,7 +32,7 @@ def test_layers_that_stand_for_more_are_scaled():
 def test_a_filled_history_is_like_one_that_was_made():
     memory = filled(SMALL, SMALL.policy("camr"), 5, "cpu")
     assert memory.length == memory.frames_done == 5 and len(memory.unit_shots) == 5 and memory.summaries[0][1:] == (4, 2)
-    Maker(SMALL, "cpu").chunk(memory)
+    Maker.of(SMALL, "cpu").chunk(memory)
     assert memory.length == 6 and memory.summaries[0][1] == 5
 
 
@@ -43,7 +43,7 @@ def test_a_random_model_is_kept_as_a_published_one():
 
 
 def test_decoding_one_after_the_other_and_at_once():
-    found = beside(Maker(SMALL, "cpu"), lambda latents, state: (latents, None), chunks=4)
+    found = beside(Maker.of(SMALL, "cpu"), lambda latents, state: (latents, None), chunks=4)
     assert found["times"] == pytest.approx(found["at once"] / found["one after the other"])
 
 

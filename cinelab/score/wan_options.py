@@ -12,13 +12,11 @@ from statistics import median
 import pandas as pd
 import torch
 
-from cinelab.flow.sampler import Script, denoise, noise_for, remember, remember_and_denoise
 from cinelab.memory.shelf import Storage
 from cinelab.model.attention import FASTEST, available
 from cinelab.model.fast import Speed
 from cinelab.runs import hardware
-from cinelab.score.wan_speed import CHANNELS, SCALE, Maker, WanBench, filled, memory_of
-from cinelab.stream.overlap import settled
+from cinelab.score.wan_speed import Maker, WanBench, filled, memory_of
 
 
 def options(bench: WanBench) -> dict[str, WanBench]:
@@ -36,11 +34,10 @@ def options(bench: WanBench) -> dict[str, WanBench]:
 
 def measure_options(bench: WanBench, device: str = "cpu", units: int = 12, tell: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
     """A row an option: seconds a chunk after `units` others under CAMR, and over the mean of the plain turns around it."""
-    plain = Maker(replace(bench, speed=Speed()), device)
+    plain = Maker.of(replace(bench, speed=Speed()), device)
     before, rows = _turn(plain, units), []
     for name, setting in options(replace(bench, speed=Speed(), storage=Storage())).items():
-        maker = plain if setting.speed == Speed() else Maker(setting, device)
-        maker = _with(maker, setting)
+        maker = replace(plain, bench=setting) if setting.speed == Speed() else Maker.of(setting, device)
         spent = _turn(maker, units, fused=name == "clean pass fused")
         after = _turn(plain, units)
         rows.append({"option": name, "chunk s": spent, "plain s": (before + after) / 2, "times as fast": (before + after) / 2 / spent}
@@ -48,13 +45,6 @@ def measure_options(bench: WanBench, device: str = "cpu", units: int = 12, tell:
         tell(f"{name}: {rows[-1]['times as fast']:.2f} times as fast")
         before = after
     return pd.DataFrame(rows).assign(model=bench.model, mode=bench.mode, layers=bench.config.num_layers, **hardware())
-
-
-def _with(maker: Maker, setting: WanBench) -> Maker:
-    """The same model under another setting of the memory."""
-    other = Maker.__new__(Maker)
-    other.__dict__ = maker.__dict__ | {"bench": setting}
-    return other
 
 
 def _turn(maker: Maker, units: int, fused: bool = False) -> float:
@@ -65,25 +55,12 @@ def _turn(maker: Maker, units: int, fused: bool = False) -> float:
     return median(later - earlier for earlier, later in zip(ends[2:], ends[3:], strict=False)) * maker.bench.scaled
 
 
-@torch.no_grad()
 def _running(maker: Maker, units: int, chunks: int, fused: bool) -> Iterator[float]:
     """Make so many chunks after `units` others; when each was made."""
-    bench, device = maker.bench, maker.device
-    memory = filled(bench, bench.policy("camr"), units, device)
-    shape = (bench.chunk, CHANNELS, bench.size[0] // SCALE, bench.size[1] // SCALE)
-    slot = torch.zeros(1, units + chunks, dtype=torch.long)
-    script, before = Script(slot, slot, bench.chunk, 1), None
-    for index in range(units, units + chunks):
-        noise = lambda level, index=index: noise_for([0], index, shape, level).to(device, torch.bfloat16)
-        if before is None or not fused:
-            memory.begin(index, slot[:, index])
-            latents = denoise(maker.model, memory, maker.prompts, script, index, noise, bench.sampling)
-        else:
-            latents = remember_and_denoise(maker.model, memory, before, maker.prompts, script, index, noise, bench.sampling)
-        if not fused:
-            remember(maker.model, memory, maker.prompts, script, index, latents)
-        before = latents, maker.prompts.at(slot[:, index])
-        settled(device)
+    memory, before = filled(maker.bench, maker.bench.policy("camr"), units, maker.device), None
+    for _ in range(chunks):
+        latents, _ = maker.chunk(memory, before, wait=fused)
+        before = latents if fused else None
         yield time.perf_counter()
 
 

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
-from cinelab.flow.sampler import Prompts, Sampling, Script, denoise, noise_for, remember
+from cinelab.flow.sampler import (
+    Prompts,
+    Sampling,
+    Script,
+    denoise,
+    noise_for,
+    remember,
+    remember_and_denoise,
+)
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import Policy, name_of, policy_named
 from cinelab.memory.shelf import Storage
@@ -124,38 +132,51 @@ def filled(bench: WanBench, policy: Policy, units: int, device: str) -> Memory:
     return memory
 
 
+@dataclass(frozen=True)
 class Maker:
     """Makes chunks at any point of a film that is not there."""
 
-    def __init__(self, bench: WanBench, device: str):
-        self.bench, self.device = bench, device
-        self.model = hasten(random_model(bench.config, device), bench.speed)
+    bench: WanBench
+    device: str
+    model: CausalWan
+    prompts: Prompts
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, bench: WanBench, device: str) -> "Maker":
+        """With random weights and prompts."""
+        model = hasten(random_model(bench.config, device), bench.speed)
         text = torch.randn(1, 2, bench.words, bench.config.text_dim, device=device).to(torch.bfloat16)
-        with torch.no_grad():
-            self.prompts = Prompts(self.model, text)
+        return cls(bench, device, model, Prompts(model, text))
 
     @torch.no_grad()
-    def chunk(self, memory: Memory) -> tuple[Tensor, dict[str, float]]:
-        """The next chunk's latents, and the seconds of denoising and of remembering."""
-        index, bench = memory.length, self.bench
+    def chunk(self, memory: Memory, before: Tensor | None = None, wait: bool = False) -> tuple[Tensor, dict[str, float]]:
+        """The next chunk's latents, and the seconds of denoising and of remembering. With `wait` it is left to be remembered by
+        the call that makes the one after, which is given it as `before`."""
+        index, bench = memory.length + (before is not None), self.bench
         slot = torch.zeros(1, index + 1, dtype=torch.long)
         script = Script(slot, slot + index // 8, bench.chunk, 1)
         shape = (bench.chunk, CHANNELS, bench.size[0] // SCALE, bench.size[1] // SCALE)
         noise = lambda level: noise_for([0], index, shape, level).to(self.device, torch.bfloat16)
         settled(self.device)
         began = time.perf_counter()
-        memory.begin(index, script.shot[:, index])
-        latents = denoise(self.model, memory, self.prompts, script, index, noise, bench.sampling)
+        if before is None:
+            memory.begin(index, script.shot[:, index])
+            latents = denoise(self.model, memory, self.prompts, script, index, noise, bench.sampling)
+        else:
+            known = before, self.prompts.at(slot[:, index])
+            latents = remember_and_denoise(self.model, memory, known, self.prompts, script, index, noise, bench.sampling)
         settled(self.device)
         made = time.perf_counter()
-        remember(self.model, memory, self.prompts, script, index, latents)
+        if not wait:
+            remember(self.model, memory, self.prompts, script, index, latents)
         settled(self.device)
         return latents, {"dit": made - began, "memory": time.perf_counter() - made}
 
 
 def measure(bench: WanBench, device: str = "cpu", decode: Decode | None = None, tell: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
     """A row a policy and history: chunk seconds, pictures a second, memory. `decode(latents, state)` is timed apart and beside."""
-    maker = Maker(bench, device)
+    maker = Maker.of(bench, device)
     rows = [first_chunk(maker, decode)]
     for policy in bench.policies:
         for units in bench.history:
