@@ -179,8 +179,8 @@ def _split(text: str) -> tuple[str, ...]:
 
 def seed_list(text: str) -> tuple[int, ...]:
     """The numbers of a `--seeds` option."""
-    numbers = _split(text)
-    if not numbers or not all(part.isdecimal() for part in numbers):
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() for part in numbers):
         raise CinelabError(f"--seeds is {text!r}; give whole numbers with commas, like 0,1,2.")
     return tuple(map(int, numbers))
 
