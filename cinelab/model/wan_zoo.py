@@ -108,7 +108,7 @@ def load_wan(folder: str | Path, weights: str | Path | None = None, part: str | 
     told = to_dict(settings) | {"folder": str(folder), "model": to_dict(config), "part": report.part}
     memory = {name: getattr(settings, name) for name in ("place", "packing", "slots", "summary")}
     return Bundle(str(folder), model, codec, text, settings.sampling, settings.chunk, settings.span, settings.fps,
-                  settings.size, told, glance(_weight_files(source)), memory)
+                  settings.size, told, lambda: glance(_weight_files(source)), memory)
 
 
 def load_parts(folder: str | Path, device: str | None = None, **given) -> tuple[Codec, Umt5Encoder, WanSettings]:

@@ -6,7 +6,9 @@ toybox-bidirectional-24, toybox-base, and the few-step students toybox-1step, -2
 """
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +44,13 @@ class Bundle:
     fps: float
     size: tuple[int, int]  # height, width in pixels
     config: dict  # as stored
-    fingerprint: str  # of the model's weights
+    mark: Callable[[], str]  # makes the fingerprint of the model's weights
     memory: dict = field(default_factory=dict)  # how its films' memory is kept: place, packing, slots, summary (see memory.shelf)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the model's weights; read when it is first asked for, which a film never does."""
+        return self.mark()
 
     def levels(self, steps: int | None) -> Sampling:
         """The model's own sampling, with another number of steps if one is given."""
@@ -142,7 +149,7 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
     near = folder.parent / config["codec"]
     codec = load_codec(near if (near / CONFIG).exists() else config["codec"])
     return Bundle(folder.name, model.to(device), codec.to(device), encoder, from_dict(Sampling, config["sampling"]),
-                  config["chunk"], config["span"], config["fps"], tuple(config["size"]), config, fingerprint(folder))
+                  config["chunk"], config["span"], config["fps"], tuple(config["size"]), config, lambda: fingerprint(folder))
 
 
 def is_wan(folder: Path) -> bool:
