@@ -34,6 +34,15 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def read_state(path: Path, mapped: bool = False) -> dict:
+    """What `Run.save` wrote; `mapped` = its tensors stay on the disk until they are used."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:
+        raise CinelabError(f"Checkpoint {path} cannot be read ({type(error).__name__}); "
+                           "remove it to start this run afresh.") from error
+
+
 class Run:
     """One training run in `folder`. `step` is where it stands; parts are anything with a state_dict."""
 
@@ -79,11 +88,7 @@ class Run:
         if not path.exists():
             self._truncate_log(0)
             return
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise CinelabError(f"Checkpoint {path} cannot be read ({type(error).__name__}); "
-                               "remove it to start this run afresh.") from error
+        state = read_state(path)
         for name, part in parts.items():
             part.load_state_dict(state["parts"][name])
         self.step, self.seconds = state["step"], state["seconds"]

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from cinelab.config import read_json
 from cinelab.errors import CinelabError
 from cinelab.files import replacing, write_json
-from cinelab.runs import Run
+from cinelab.runs import Run, read_state
 from cinelab.train.parallel import Parallel
 
 AT_ONCE = 2**30  # bytes that are read together
@@ -69,7 +69,7 @@ class SharedRun(Run):
             tree = _tree(parts)
             _read(tree, place)
         else:
-            tree = {name: _placed(part, read_whole(place)["parts"][name]) for name, part in parts.items()}
+            tree = {name: _placed(part, read_state(place, mapped=True)["parts"][name]) for name, part in parts.items()}
         for name, part in parts.items():
             part.load_state_dict(tree[name])
         self.step, self.seconds, self._began = note["step"], note["seconds"], time.perf_counter()
@@ -94,18 +94,9 @@ def newest(folder: Path) -> dict:
             raise CinelabError(f"{note} names the state {found[-1]['folder']}, which is not there or not whole; "
                                "copy the run again, or remove its checkpoints to start it afresh.")
     if single.exists():
-        state = read_whole(single)
+        state = read_state(single, mapped=True)
         found.append({"step": state["step"], "seconds": state["seconds"], "folder": "last.pt"})
     return max(found, key=lambda one: (one["step"], one["folder"] is not None))
-
-
-def read_whole(path: Path) -> dict:
-    """The state that a single process wrote; its tensors stay on disk until they are used."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:
-        raise CinelabError(f"Checkpoint {path} cannot be read ({type(error).__name__}); "
-                           "remove it to start this run afresh.") from error
 
 
 def weights_in(folder: str | Path, part: str = "ema") -> Iterator[tuple[str, Tensor]]:
@@ -128,7 +119,7 @@ def _stored(folder: Path, part: str) -> tuple[dict[str, Tensor], Callable[[list[
         raise CinelabError(f"Run {folder} has no checkpoint yet; train first.")
     place = folder / "checkpoints" / note["folder"]
     if not place.is_dir():
-        state = read_whole(place)["parts"][part]
+        state = read_state(place, mapped=True)["parts"][part]
         state = state.get("values", state)
         return {name: value.to("meta") for name, value in state.items()}, lambda names: {name: state[name] for name in names}
     known, head = dcp.FileSystemReader(place).read_metadata().state_dict_metadata, f"{part}.values."
