@@ -1,4 +1,5 @@
-"""The command line: film, direct, score, compare, sweep, results, report, eval, convert, bench, race, doctor. Bad input is one sentence and exit code 2."""
+"""The command line: film, direct, demo, score, compare, sweep, results, report, eval, convert, plan, clips, train, bench,
+race, doctor. Bad input is one sentence and exit code 2."""
 
 import json
 import sys

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
 from cinelab.lab.plots import routing_map, write_html
 from cinelab.model.zoo import load
 from cinelab.score.film import film_scores, plain_scores
 from cinelab.score.recogniser import load_recogniser
 from cinelab.script.screenplay import Screenplay
-from cinelab.stream.director import Director, Film
+from cinelab.stream.director import Director, Film, untaken
 from cinelab.stream.engine import policy_for
 
 
@@ -27,9 +26,7 @@ def direct_film(play: Screenplay, folder: str | Path, model: str = "toybox-2step
                 seed: int | None = None, steps: int | None = None,
                 progress: Callable[[int, int], None] | None = None) -> Path:
     """Make, score and save the film of a screenplay; an existing film is not overwritten."""
-    folder = Path(folder)
-    if (folder / "film.mp4").exists():
-        raise CinelabError(f"{folder} already holds a film; name another folder with -o, or remove it.")
+    folder = untaken(folder)
     film = director_for(model, policy, budget, seed, steps).render(play, progress)
     film.save(folder)
     save_findings(film, folder)

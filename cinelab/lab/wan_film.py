@@ -11,7 +11,7 @@ from cinelab.lab.first_film import save_findings
 from cinelab.model.footprint import free_bytes
 from cinelab.model.zoo import Bundle, is_wan, load
 from cinelab.script.screenplay import Screenplay
-from cinelab.stream.director import Director, Film
+from cinelab.stream.director import Director, Film, untaken
 from cinelab.stream.engine import Timed, film_footprint, policy_for
 from cinelab.stream.video import read_picture, watchable_scale
 
@@ -44,13 +44,11 @@ def make_film(bundle: Bundle, play: Screenplay, folder: str | Path, policy: str 
     """Stream the film, its newest picture shown on the way, and save it with its findings; an existing film is not overwritten.
     `first` is a picture file that the film begins with (frame-wise models); `overlap` None = on a GPU, where decoding has its own
     stream (on a CPU the two only take each other's cores)."""
-    folder = Path(folder)
-    if (folder / "film.mp4").exists():
-        raise CinelabError(f"{folder} already holds a film; name another folder, or remove it.")
+    folder = untaken(folder)
     overlap = next(bundle.model.parameters()).is_cuda if overlap is None else overlap
     director = Director(bundle, policy_for(bundle, policy, budget), seed, bundle.levels(steps), overlap=overlap, fused=fused)
     picture = None if first is None else read_picture(first, bundle.size)
-    film = director.render(play, first=picture, show=_screen(bundle.fps))
+    film = director.render(play, first=picture, show=_screen())
     film.save(folder)
     save_findings(film, folder)
     return film
@@ -65,7 +63,7 @@ def pace(film: Film) -> pd.DataFrame:
     return pd.DataFrame([row | {f"{cause} s a chunk": steady[cause].median() for cause in causes}]).round(3)
 
 
-def _screen(fps: float) -> Callable[[Timed], None]:
+def _screen() -> Callable[[Timed], None]:
     """A picture that is replaced by every chunk's last, in a notebook; nothing elsewhere."""
     try:
         from IPython import get_ipython

@@ -119,7 +119,7 @@ def plan(screenplay: Screenplay, fps: float, stride: int, chunk: int) -> Timelin
         spoken = _turns_by_chunk(written, entry, fps / stride, chunk)
         for n, turn in enumerate(spoken):
             goes_on = written.cut == "continue" or turns[turn].prompt != written.prompt
-            index, text = len(slots), _with_caption(screenplay.caption, turns[turn].prompt, goes_on)
+            index, text = len(slots), with_caption(screenplay.caption, turns[turn].prompt, goes_on)
             prompt = prompts.setdefault(text, len(prompts))
             begins = turns[turn] if n == 0 or spoken[n - 1] != turn else None
             slots.append(Slot(index, shot, entry, prompt, index * chunk, chunk, cut and n == 0, begins))
@@ -153,7 +153,7 @@ def _warn_unseen(entry: int, change: int, prompt: str, chunk_seconds: float) -> 
     )
 
 
-def _with_caption(caption: str, prompt: str, goes_on: bool) -> str:
+def with_caption(caption: str, prompt: str, goes_on: bool = False) -> str:
     """ "caption. prompt" with single spaces, or the prompt alone; marked where the picture goes on without a cut."""
     caption, prompt = (" ".join(text.split()) for text in (caption, prompt))
     caption = caption.rstrip(". ")

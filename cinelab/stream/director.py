@@ -75,6 +75,13 @@ class Film:
         return folder
 
 
+def untaken(folder: str | Path) -> Path:
+    """A folder for a new film, refused if one lies there already."""
+    if (Path(folder) / "film.mp4").exists():
+        raise CinelabError(f"{folder} already holds a film; name another folder (with -o on the command line), or remove it.")
+    return Path(folder)
+
+
 def turned(ask: Ask, turn: Shot | PromptChange | None, bundle: Bundle) -> Ask:
     """What is asked from here on, where a shot or a change sets something."""
     if turn is None:
@@ -134,12 +141,13 @@ class Director:
         check_room(self.bundle, self.policy, len(line.slots), self.sampling.guidance != 1)
         reel = Reel(self.bundle, self.bf16)
         latents, shown = self._latents(reel, screenplay, line, first), reel.begin()
-        with side_stream(reel.device.type if self.overlap else "cpu"):
-            for timed, memory in ahead(latents) if self.overlap else latents:
-                began = time.perf_counter()
+        beside = side_stream(reel.device.type if self.overlap else "cpu")
+        for timed, memory in ahead(latents) if self.overlap else latents:
+            began = time.perf_counter()
+            with beside:  # and not around the yield: whoever reads has a stream of their own
                 shown, timed.frames = reel.decode(shown, timed.latents)
-                timed.seconds["decode"] = time.perf_counter() - began
-                yield timed, memory
+            timed.seconds["decode"] = time.perf_counter() - began
+            yield timed, memory
 
     def _latents(self, reel: Reel, screenplay: Screenplay, line: Timeline, first: Tensor | None) -> Iterator[tuple[Timed, Memory]]:
         """Chunks without pictures. What a shot or a change sets holds from there on."""

@@ -10,6 +10,7 @@ from cinelab.files import write_json
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import CONTINUE, Timeline, plan
+from cinelab.stream.director import untaken
 from cinelab.stream.session import Node, Session, Settings
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_gif, write_mp4
@@ -72,9 +73,7 @@ def timeline_of(session: Session, head: int | None = None) -> Timeline:
 
 def export(session: Session, folder: str | Path, head: int | None = None, title: str = "A directed film") -> Path:
     """Write film.mp4, film.gif, film.shots.json, storyboard.png, screenplay.yaml, film.json; an existing film is not overwritten."""
-    folder = Path(folder)
-    if (folder / "film.mp4").exists():
-        raise CinelabError(f"{folder} already holds a film; name another folder.")
+    folder = untaken(folder)
     play, bundle = screenplay_of(session, head, title), session.reel.bundle
     line, frames = timeline_of(session, head), session.frames(head)
     play.save(folder / "screenplay.yaml")

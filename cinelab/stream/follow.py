@@ -18,7 +18,7 @@ from cinelab.memory.policy import (
 )
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.screenplay import Screenplay
-from cinelab.script.timeline import plan
+from cinelab.script.timeline import plan, with_caption
 from cinelab.stream.director import turned
 from cinelab.stream.engine import policy_for
 from cinelab.stream.reel import Ask
@@ -38,7 +38,7 @@ def follow(play: Screenplay, folder: str | Path, bundle: Bundle, settings: Setti
     for slot in line.slots:
         ask = turned(ask, slot.turn, bundle)
         if slot.turn is not None:
-            prompt = _said(play, slot.turn.prompt)
+            prompt = with_caption(play.caption, slot.turn.prompt)
             steps = steps if slot.turn.steps is None else slot.turn.steps or None
         said = Settings(prompt, ask.seed, name_of(ask.policy), budget_of(ask.policy, settings.budget), steps, settings.switch)
         session.make(Node(slot.index, session.desk.head, slot.shot, slot.cut, said, line.prompts[slot.prompt], ask.recache, slot.index))
@@ -58,12 +58,6 @@ def follow_run(run: str | Path, folder: str | Path, progress: Callable[[int, int
     bundle = load(told["model"])
     settings = Settings(seed=told["seed"], **_policy(run, told.get("policy"), bundle), steps=_steps(run, told.get("sampling"), bundle))
     return follow(play, folder, bundle, settings, told.get("bf16", False), progress)
-
-
-def _said(play: Screenplay, prompt: str) -> str:
-    """With the caption, as the model is told it."""
-    caption, prompt = (" ".join(text.split()) for text in (play.caption, prompt))
-    return f"{caption.rstrip('. ')}. {prompt}" if caption else prompt
 
 
 def _policy(run: Path, told: dict | None, bundle: Bundle) -> dict:
