@@ -89,9 +89,10 @@ def plan(model: Annotated[str, typer.Option(help="wan-1.3b, wan-14b, or weights 
 
     kept, sizes = Storage(place, packing), {"wan-1.3b": WAN_1_3B, "wan-14b": WAN_14B}
     Speed(linears=linears)
-    rule = policy_named(policy, budget)
-    film = Film(_size(size), chunks, chunk, rule.budget_at(chunks), 32 if rule.routed else None, kept.place, kept.packing, kept.slots, linears)
-    need = footprint(sizes.get(model) or config_of(model), film)
+    rule, config = policy_named(policy, budget), sizes.get(model) or config_of(model)
+    film = Film(_size(size), chunks, chunk, rule.budget_at(chunks), 32 if rule.routed else None, kept.place, kept.packing, kept.slots, linears,
+                held=rule.held_at(chunks, config.num_attention_heads))
+    need = footprint(config, film)
     table = Table("what", "GiB", "where", title=f"{chunks} chunks of {chunk} latent frames at {size} under {policy}", title_justify="left")
     for what, gib, where in need.lines():
         table.add_row(what, f"{gib:.2f}", where)

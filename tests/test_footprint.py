@@ -6,10 +6,10 @@ from test_memory import CONFIG, scene, stream
 from torch.profiler import profile
 
 from cinelab.errors import CinelabError
-from cinelab.memory.policy import CAMR
+from cinelab.memory.policy import BLOCK, CAMR
 from cinelab.memory.shelf import Storage
 from cinelab.memory.sight import Bidirectional
-from cinelab.model.footprint import GIB, Film, check_fits, footprint, weight_bytes
+from cinelab.model.footprint import GIB, GROUPED, Film, check_fits, footprint, weight_bytes
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, cast
 
 
@@ -35,10 +35,22 @@ def test_keys_and_values_are_those_of_a_real_memory(storage):
     film = Film((4 * 8, 6 * 8), chunks=7, chunk=2, seen=3, summary=4, place=storage.place, packing=storage.packing, slots=storage.slots)
     need = footprint(CONFIG, film, bits=32)
     assert need.stored == 7 * sum(shelf.unit_bytes() for pair in memory.shelves.values() for shelf in pair)
-    assert need.summaries == 7 * sum(shelf.buffer[:, :1].nbytes for shelf, _, _ in memory.summaries.values())
+    assert GROUPED == BLOCK and need.summaries == 7 * sum(kept.units.unit_bytes() for kept in memory.summaries.values())
     if storage == Storage("host", slots=4):
         held = sum(shelf.slots.buffer.nbytes for pair in memory.shelves.values() for shelf in pair)
         assert need.slots == held and need.host and need.device < need.device + need.stored
+
+
+@torch.no_grad()
+def test_heads_that_choose_apart_hold_more_than_the_budget_and_the_plan_says_so():
+    model, x, prompts, shot, _ = scene(1, batch=1)
+    policy, storage = CAMR(budget=2, window=1, per_head=True), Storage("host", slots=2)
+    assert policy.held_at(7, 3) == 4 and CAMR(budget=2).held_at(7, 3) == 2 and policy.held_at(3, 12) == 3
+    _, memory = stream(model, x[:1], prompts[:1], shot[:1], 1, policy, storage=storage)
+    room = max(shelf.slots.room for pair in memory.shelves.values() for shelf in pair)
+    kept = sum(shelf.unit_bytes() for pair in memory.shelves.values() for shelf in pair)
+    film = Film((4 * 8, 6 * 8), chunks=7, chunk=1, seen=2, place="host", slots=2, held=policy.held_at(7, 3))
+    assert 2 < room <= 4 and footprint(CONFIG, film, bits=32).slots == 4 * kept
 
 
 def test_activations_are_of_the_order_that_a_profiler_sees():

@@ -99,12 +99,12 @@ def test_a_film_that_cannot_fit_is_refused_before_it_begins(bundle, monkeypatch)
 def test_a_models_memory_settings_reach_its_films(bundle):
     from dataclasses import replace
 
-    kept = replace(bundle, memory={"place": "host", "packing": "int8", "slots": 4, "summary": 3})
-    assert policy_for(kept, "camr", 5).summary == 3 and policy_for(kept, "full", 5) == Full() and policy_for(bundle, "camr", 5).summary is None
+    kept = replace(bundle, memory={"place": "host", "packing": "int8", "slots": 4, "summary": 6})
+    assert policy_for(kept, "camr", 5).summary == 6 and policy_for(kept, "full", 5) == Full() and policy_for(bundle, "camr", 5).summary == 3
     memory = empty_memory(kept, policy_for(kept, "camr", 5))
     assert (memory.storage.place, memory.storage.packing, memory.storage.slots) == ("host", "int8", 4)
     film = Director(kept).render(PLAY)
-    assert torch.isfinite(torch.tensor(film.frames.astype(float))).all() and film.info["policy"]["summary"] == 3
+    assert torch.isfinite(torch.tensor(film.frames.astype(float))).all() and film.info["policy"]["summary"] == 6
 
 
 def test_a_device_that_runs_out_of_memory_is_one_sentence(bundle, monkeypatch):

@@ -88,8 +88,8 @@ def test_a_forked_shelf_keeps_both_ends():
 def test_a_summary_of_every_token_is_the_whole_search_and_one_token_the_mean():
     torch.manual_seed(0)
     q, k = torch.randn(2, 1, 6, 3, 8), torch.randn(2, 5, 6, 3, 8)
-    assert torch.equal(relevance(CAMR(summary=6), q, k), mass_score(q, k, None))
-    ours, mean = relevance(CAMR(summary=1), q, k), mean_score(q, k)
+    assert torch.equal(relevance(CAMR(summary=6, per_head=True), q, k), mass_score(q, k, None))
+    ours, mean = relevance(CAMR(summary=1, per_head=True), q, k), mean_score(q, k)
     assert torch.equal(ours.argsort(-1), mean.argsort(-1))  # softmax over units keeps their order
     assert torch.equal(pool(pool(k, 3), 3), pool(k, 3)) and pool(k, 3).shape == (2, 5, 3, 3, 8)
     assert torch.allclose(pool(k, 3)[:, :, 0], k[:, :, :2].mean(2))
@@ -107,10 +107,10 @@ def test_the_summaries_catch_up_when_the_policy_changes_and_forks_keep_their_own
     for one, tokens in ((fork, 2), (replace(fork.snapshot(), policy=CAMR(budget=3, summary=3)), 3)):
         one.begin(7, shot[:, -1])
         model(x[:, :1], torch.ones(2, 1), text, shot[:, -1:], one)
-        shelf, count, made = one.summaries[0]
+        kept = one.summaries[0]
         keys = one.shelves[0][0].all(7)
-        assert (count, made) == (7, tokens) and torch.allclose(shelf.all(7), pool(keys, tokens))
-    assert not memory.summaries and fork.summaries[0][2] == 2
+        assert (kept.done, kept.tokens) == (7, tokens) and torch.allclose(kept.units.all(7), pool(keys, tokens))
+    assert not memory.summaries and fork.summaries[0].tokens == 2
 
 
 @pytest.mark.parametrize(("settings", "said"), [({"place": "disk"}, "storage.place is 'disk'"), ({"packing": "int4"}, "int4"),
@@ -123,8 +123,10 @@ def test_bad_storage_is_one_sentence(settings, said):
 def test_bad_summaries_are_one_sentence():
     with pytest.raises(CinelabError, match="summary is 0"):
         CAMR(summary=0)
-    with pytest.raises(CinelabError, match="a unit has only 6 tokens"):
-        pool(torch.zeros(1, 1, 6, 1, 2), 7)
+    few = torch.zeros(1, 1, 6, 1, 2)
+    assert pool(few, 7) is few  # a unit of fewer tokens is searched whole
+    with pytest.raises(CinelabError, match="candidates is 21; give at least 22"):
+        CAMR(candidates=21)
 
 
 def test_packed_shelves_fork_as_plain_ones():

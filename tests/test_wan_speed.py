@@ -31,9 +31,10 @@ def test_layers_that_stand_for_more_are_scaled():
 
 def test_a_filled_history_is_like_one_that_was_made():
     memory = filled(SMALL, SMALL.policy("camr"), 5, "cpu")
-    assert memory.length == memory.frames_done == 5 and len(memory.unit_shots) == 5 and memory.summaries[0][1:] == (4, 2)
+    assert memory.length == memory.frames_done == 5 and memory.unit_shots.shape == (1, 5)
+    assert (memory.summaries[0].done, memory.summaries[0].tokens) == (4, 2)
     Maker.of(SMALL, "cpu").chunk(memory)
-    assert memory.length == 6 and memory.summaries[0][1] == 5
+    assert memory.length == 6 and memory.summaries[0].done == 5
 
 
 def test_a_random_model_is_kept_as_a_published_one():

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
-from cinelab.memory.policy import Full, Policy
-from cinelab.memory.routing import choose, pool, relevance
+from cinelab.memory.policy import BLOCK, Full, Policy
+from cinelab.memory.routing import choose, pool, relevance, searched_in_two_steps
 from cinelab.memory.shelf import Kept, Shelf, Storage
 from cinelab.memory.sight import repeat_to
 
@@ -36,9 +36,9 @@ class Memory:
     reach: int | None = None  # frames; history farther back stands at this distance, for the model has seen no farther
     storage: Storage = Storage()
     shelves: dict[int, tuple[Kept, Kept]] = field(default_factory=dict)
-    summaries: dict[int, tuple[Shelf, int, int]] = field(default_factory=dict)  # pooled keys, of how many units, tokens of each
+    summaries: dict[int, "Summary"] = field(default_factory=dict)
     length: int = 0  # finished units
-    unit_shots: tuple[Tensor, ...] = ()  # per unit, the shot of every film (B,)
+    unit_shots: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))  # (B, n): the shot of every unit
     unit_chunks: tuple[int, ...] = ()
     frames_done: int = 0
     decisions: tuple[dict, ...] = ()
@@ -97,7 +97,7 @@ class Memory:
         units = self.chunk // self.unit_frames
         self.length += units
         self.frames_done += self.chunk
-        self.unit_shots += (now.shot,) * units
+        self.unit_shots = torch.cat([self.unit_shots.to(now.shot.device), now.shot[:, None].expand(-1, units)], dim=1)
         self.unit_chunks += (now.chunk,) * units
 
     @property
@@ -155,31 +155,42 @@ class Memory:
     def _route(self, index: int, q: Tensor) -> Tensor:
         now = self._now
         if now.priority is None:  # the same for every layer
-            shots = torch.stack(self.unit_shots, dim=-1)  # (B, n)
+            shots = self.unit_shots
             now.priority = self.policy.priority(shots, now.shot)
             if self.without:
                 lost = torch.isin(shots, torch.tensor(self.without, device=shots.device))
                 now.priority, now.most = now.priority.masked_fill(lost, LOST), self.length - int(lost[0].sum())
         priority, scores = now.priority, None
         if self.policy.routed and self.policy.budget_at(self.length) < self.length:
-            keys = self.searched(index)
-            scores = relevance(self.policy, q[: keys.shape[0], None], keys, None, (now.chunk, index))[:, :, 0]
+            scores = self._scores(index, q)
         picks = choose(self.policy, priority, scores, now.most)
+        # Only what was chosen is noted: all scores of all chunks would grow with the square of the film.
+        noted = None if scores is None else scores.gather(-1, picks.to(scores.device))
+        fixed = priority.to(picks.device)[:, None].expand(-1, picks.shape[1], -1).gather(-1, picks) != 0
         now.decided.append({"chunk": now.chunk, "shot": now.shot, "layer": index, "clean": now.recording,
-                            "picks": picks, "scores": scores, "priority": priority})
+                            "picks": picks, "scores": noted, "fixed": fixed})
         return picks
 
-    def searched(self, index: int) -> Tensor:
-        """The keys (B, n, U, h, d) that relevance is read from: all, or the pooled ones, which are kept beside the units."""
+    def _scores(self, index: int, q: Tensor) -> Tensor:
+        """Relevance (B, G, n) of all finished units to the running chunk's queries."""
+        now, (keys, blocks) = self._now, self.searched(index)
+        q, place = q[: keys.shape[0], None], (now.chunk, index)  # a guided call's halves route alike: by the prompt's own queries
+        most = getattr(self.policy, "candidates", None)
+        if self.without:  # what is erased competes with nothing, nor speaks for its block: the others are compared one by one
+            return relevance(self.policy, q, keys, now.priority[:1] != LOST, place)[:, :, 0]
+        if most is None or self.length <= most:
+            return relevance(self.policy, q, keys, None, place)[:, :, 0]
+        return searched_in_two_steps(self.policy, q, keys, blocks, place)[:, :, 0]
+
+    def searched(self, index: int) -> tuple[Tensor, Tensor]:
+        """The keys that relevance is read from: of every unit (B, n, U, h, d), all or pooled ones, which are kept beside the
+        units; and the mean key of every BLOCK units (B, m, 1, h, d), where the policy searches in two steps."""
         keys, tokens = self.shelves[index][0], self.policy.summary
-        if tokens is None:
-            return keys.all(self.length)
-        shelf, done, made = self.summaries.get(index, (Shelf(), 0, tokens))
-        shelf, done = (shelf, done) if made == tokens else (Shelf(), 0)
-        for unit in range(done, self.length):  # one a chunk, as they come; all of them where the policy has just changed
-            shelf = shelf.append(pool(keys.take(torch.full((1, 1, 1), unit), self.length)[:, None], tokens), unit)
-        self.summaries[index] = (shelf, self.length, tokens)
-        return shelf.all(self.length)
+        old = self.summaries.get(index)
+        old = old if old is not None and old.tokens == tokens else Summary(tokens)
+        new = self.summaries[index] = old.until(self.length, keys, self.policy.candidates is not None)
+        units = keys.all(self.length) if tokens is None else new.units.all(self.length)
+        return units, new.blocks.all(new.whole) if new.whole else units[:, :0]
 
     def _own_table(self, rope, kept: int) -> Tensor:
         """Turns of the running chunk's own frames, the same for every layer and level."""
@@ -210,23 +221,52 @@ class Memory:
         return pd.DataFrame(rows, columns=columns)
 
     def _rows(self, decision: dict, film: int) -> list[tuple]:
-        picks, scores, priority = decision["picks"], decision["scores"], decision["priority"]
-        picks = picks[min(film, picks.shape[0] - 1)]  # (G, k)
-        routed_over = None if scores is None else scores[min(film, scores.shape[0] - 1)]
-        priority = priority[min(film, priority.shape[0] - 1)]
+        picks, scores, fixed = (None if part is None else part[min(film, part.shape[0] - 1)].tolist()
+                                for part in (decision["picks"], decision["scores"], decision["fixed"]))  # (G, k) each
         rows = []
-        for head, chosen in enumerate(picks.tolist()):
-            for unit in chosen:
-                score = float("nan") if routed_over is None else float(routed_over[head, unit])
-                kind = "routed" if priority[unit] == 0 else self._kind(unit, decision["chunk"])
+        for head, chosen in enumerate(picks):
+            for place, unit in enumerate(chosen):
+                score = float("nan") if scores is None else scores[head][place]
+                kind = self._kind(unit, decision["chunk"]) if fixed[head][place] else "routed"
                 rows.append((decision["chunk"], int(decision["shot"][film]), decision["layer"],
                              head if len(picks) > 1 else -1, self.unit_chunks[unit],
-                             int(self.unit_shots[unit][film]), score, kind))
+                             int(self.unit_shots[film, unit]), score, kind))
         return rows
 
     def _kind(self, unit: int, chunk: int) -> str:
         window = getattr(self.policy, "window", 0) * self.unit_frames
         return "window" if (chunk - self.unit_chunks[unit]) * self.chunk <= max(window, self.chunk) else "sink"
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the search of one layer reads: pooled keys of the first `done` units, and the mean key of every BLOCK of them.
+
+    Forks share what they have in common, as shelves do.
+    """
+
+    tokens: int | None  # of a unit; None = the stored keys themselves are searched
+    units: Shelf = field(default_factory=Shelf)
+    done: int = 0
+    blocks: Shelf = field(default_factory=Shelf)
+    whole: int = 0  # finished blocks
+
+    def until(self, length: int, keys: Kept, blocked: bool) -> "Summary":
+        """With all units up to `length`: one a chunk as they come, all of them where the policy has just changed."""
+        units, blocks = self.units, self.blocks
+        for unit in range(self.done if self.tokens is not None else length, length):
+            units = units.append(pool(_units(keys, unit, 1, length), self.tokens), unit)
+        whole = length // BLOCK if blocked else self.whole
+        for block in range(self.whole, whole):
+            first = block * BLOCK
+            part = _units(keys, first, BLOCK, length) if self.tokens is None else units.all(length)[:, first : first + BLOCK]
+            blocks = blocks.append(part.float().mean((1, 2))[:, None, None], block)
+        return Summary(self.tokens, units, length, blocks, whole)
+
+
+def _units(keys: Kept, first: int, count: int, length: int) -> Tensor:
+    """Keys (B, count, U, h, d) of units `first`, first + 1, ..."""
+    return keys.take(torch.arange(first, first + count)[None, None], length).unflatten(1, (count, -1))
 
 
 @dataclass

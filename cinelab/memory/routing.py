@@ -13,9 +13,10 @@ import torch.nn.functional as fn
 from einops import rearrange
 from torch import Tensor
 
-from cinelab.errors import CinelabError
-from cinelab.memory.policy import CAMR, Policy, RandomTopK
+from cinelab.memory.policy import BLOCK, CAMR, Policy, RandomTopK
 from cinelab.seeds import rng_at
+
+UNSEARCHED = -1e6  # the score of a unit that was passed over: below every other, above what is erased
 
 
 def relevance(policy: CAMR, q: Tensor, k: Tensor, allowed: Tensor | None = None, place: tuple[int, ...] = ()) -> Tensor:
@@ -31,16 +32,34 @@ def relevance(policy: CAMR, q: Tensor, k: Tensor, allowed: Tensor | None = None,
     return scores if policy.per_head else scores.mean(1, keepdim=True)
 
 
+def searched_in_two_steps(policy: CAMR, q: Tensor, k: Tensor, blocks: Tensor, place: tuple[int, ...]) -> Tensor:
+    """Scores (B, G, 1, n) of a long history: UNSEARCHED but for the units of the best blocks, and the newest ones.
+
+    q (B, 1, T, h, d); k (B, n, U, h, d) the pooled keys of all units; blocks (B, m, 1, h, d) the mean key of every BLOCK
+    units. Blocks are ranked by mean query times mean key, all heads of the layer together. What is left of n beyond the
+    whole blocks is always compared.
+    """
+    count, whole, wanted = k.shape[1], blocks.shape[1], policy.candidates // BLOCK - 1
+    q = pool(q.detach(), policy.summary)
+    ranked = blocks.flatten(2) @ q.float().mean(2).flatten(1)[..., None]  # (B, m, 1)
+    best = ranked[..., 0].topk(min(wanted, whole), dim=-1).indices.sort(dim=-1).values
+    units = (best[..., None] * BLOCK + torch.arange(BLOCK, device=best.device)).flatten(1)
+    newest = torch.arange(whole * BLOCK, count, device=best.device).expand(len(units), -1)
+    units = torch.cat([units, newest], dim=1)  # (B, c), in film order
+    rows = torch.arange(len(units), device=units.device)[:, None]
+    found = relevance(policy, q, k[rows, units], None, place)  # (B, G, 1, c)
+    scores = found.new_full((*found.shape[:3], count), UNSEARCHED)
+    return scores.scatter_(-1, units[:, None, None].expand(found.shape), found)
+
+
 def pool(x: Tensor, tokens: int | None) -> Tensor:
-    """Queries or keys (B, n, U, h, d) of each unit averaged to `tokens` bands of neighbours; None leaves them as they are.
+    """Queries or keys (B, n, U, h, d) of each unit averaged to `tokens` bands of neighbours; None, or a unit of no more
+    tokens, leaves them as they are.
 
     What is pooled already stays as it is, so that a film may keep its history pooled.
     """
-    have = x.shape[2]
-    if tokens is None or have == tokens:
+    if tokens is None or x.shape[2] <= tokens:
         return x
-    if have < tokens:
-        raise CinelabError(f"CAMR summary is {tokens}, but a unit has only {have} tokens; give a smaller one, or None for all.")
     bands = fn.adaptive_avg_pool1d(rearrange(x.float(), "b n u h d -> (b n) (h d) u"), tokens)
     return rearrange(bands, "(b n) (h d) t -> b n t h d", n=x.shape[1], h=x.shape[3])
 

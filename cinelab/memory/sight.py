@@ -45,6 +45,8 @@ class TeacherForcing:
     shots only: what the running shot has already shown is hidden from them.
     """
 
+    average: Callable[[Tensor], Tensor] | None = None  # over all heads, where processes share them (see train.sequence)
+
     def __init__(self, policy: Policy, shots: Tensor, chunk: int, halves: int = 2, across: bool = False):
         frames = shots.shape[-1]
         if frames % chunk:
@@ -55,6 +57,9 @@ class TeacherForcing:
                                "train with unit 'chunk'.")
         if across and (policy != Full() or halves != 2):
             raise CinelabError(f"across=True is for training with full memory, not for {policy}; use Full().")
+        if (most := getattr(policy, "candidates", None)) is not None and frames // chunk > most:
+            raise CinelabError(f"A clip of {frames // chunk} chunks is longer than the {most} candidates that {type(policy).__name__} "
+                               "compares one by one, as training does; give the policy candidates=None.")
         self.policy, self.chunk, self.halves, self.across = policy, chunk, halves, across
         self.frames, self.shots = frames, shots.reshape(-1, frames)[:, ::chunk]
         films = self.shots[:1] if isinstance(policy, Full) else self.shots  # full memory is the same for all films
@@ -87,7 +92,10 @@ class TeacherForcing:
         past = torch.ones(n, n, dtype=torch.bool, device=q.device).tril(-1)
         queries, keys = (rearrange(x, "b (n t) h d -> b n t h d", n=n) for x in (q, k))
         priorities = [repeat_to(one, q.shape[0]) for one in self._priorities]
-        return choose_all(self.policy, priorities, relevance(self.policy, queries, keys, past, (index,)))
+        scores = relevance(self.policy, queries, keys, past, (index,))
+        if self.average is not None and scores.shape[1] == 1:
+            scores = self.average(scores)  # mine are the mean of my heads alone
+        return choose_all(self.policy, priorities, scores)
 
     def _masked(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
         """Absolute positions: one dense mask over all tokens."""

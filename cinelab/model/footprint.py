@@ -13,6 +13,7 @@ from cinelab.errors import CinelabError
 from cinelab.model.wan import CausalWan, WanConfig, kept_dtype
 
 GIB = 2**30
+GROUPED = 8  # units that share a mean key beside their summaries (memory.policy.BLOCK, which this room does not import)
 SPARE = 0.06  # share of the device that stays free: the allocator, the kernels' workspaces, the context
 
 
@@ -31,6 +32,7 @@ class Film:
     linears: str = "full"  # eight-bit linears take a byte a number
     guided: bool = False  # two films at once: with its prompt and without
     scale: int = 8  # pixels of a latent cell
+    held: int | None = None  # units that a layer's heads attend to together, where they choose apart; None = `seen`
 
 
 @dataclass(frozen=True)
@@ -69,8 +71,10 @@ def footprint(config: WanConfig, film: Film, bits: int = 16, loaded: bool = Fals
     summaries = (film.summary or 0) * width * 4 * config.num_layers * film.chunks
     # at its widest a block holds: its input, a norm in fp32 twice, then either q k v with two in fp32 and the output, or the hidden layer twice
     block = shown * max(width * (number + 8 + 5 * number + 8), width * (number + 8 + number) + 2 * config.ffn_dim * number)
+    summaries += summaries and width * 4 * config.num_layers * (film.chunks // GROUPED)
+    slots = min(max(film.slots, film.held or seen), film.chunks)  # the working copy grows to what a layer asks for at once
     on_device = film.place == "host"
-    return Footprint(0 if loaded else weight_bytes(config, film.linears, bits), attended, kept * film.chunks, kept * min(film.slots, film.chunks) if on_device else 0,
+    return Footprint(0 if loaded else weight_bytes(config, film.linears, bits), attended, kept * film.chunks, kept * slots if on_device else 0,
                      summaries, block, on_device)
 
 

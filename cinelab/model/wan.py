@@ -233,6 +233,8 @@ class CausalWan(nn.Module):
         share = self.sequence.share(x.shape[1]) if self.sequence else None
         if share:
             x, t, slot = share.mine(x), share.mine(t), share.mine(slot)
+            if hasattr(sight, "average"):  # it retrieves: a layer's heads choose together
+                sight.average = share.average
         patch, given = self.patch_embedding.weight.flatten(1), x.dtype  # weights may be of half the precision of the latents
         tokens = rearrange(x, "b f c (h p) (w q) -> b f (h w) (c p q)", p=rows, q=columns).to(patch.dtype)
         tokens = fn.linear(tokens, patch, self.patch_embedding.bias)

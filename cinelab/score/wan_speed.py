@@ -127,7 +127,7 @@ def filled(bench: WanBench, policy: Policy, units: int, device: str) -> Memory:
             memory.shelves[index] = tuple(shelf.append(unit.roll(place + index, 2), place) for shelf in memory.shelves[index])
             memory.length = place + 1
     memory.length, memory.frames_done = units, units * bench.chunk
-    memory.unit_shots = tuple(torch.tensor([place // 8]) for place in range(units))
+    memory.unit_shots = torch.arange(units)[None] // 8
     memory.unit_chunks = tuple(range(units))
     return memory
 

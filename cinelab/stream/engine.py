@@ -56,9 +56,8 @@ def storage_of(bundle: Bundle) -> Storage:
 
 def policy_for(bundle: Bundle, name: str, budget: int) -> Policy:
     """The policy of a name with at most `budget` units, that searches the history as finely as suits the model."""
-    found, summary = policy_named(name, budget), bundle.memory.get("summary")
-    coarser = summary is not None and summary < bundle.chunk_tokens  # a small picture is searched token by token
-    return replace(found, summary=summary if coarser else None) if found.routed else found
+    found = policy_named(name, budget)
+    return replace(found, summary=bundle.memory.get("summary", found.summary)) if found.routed else found
 
 
 def empty_memory(bundle: Bundle, policy: Policy) -> Memory:
@@ -69,8 +68,9 @@ def empty_memory(bundle: Bundle, policy: Policy) -> Memory:
 def film_footprint(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False) -> Footprint:
     """What a film of so many chunks takes beside the weights, which are there already."""
     storage = storage_of(bundle)
+    held = policy.held_at(chunks, bundle.model.config.num_attention_heads)
     film = Film(bundle.size, chunks, bundle.chunk, policy.budget_at(chunks), getattr(policy, "summary", None), storage.place, storage.packing,
-                storage.slots, guided=guided, scale=bundle.codec.scale)
+                storage.slots, guided=guided, scale=bundle.codec.scale, held=held)
     full = bundle.model.patch_embedding.weight.dtype == torch.float32
     return footprint(bundle.model.config, film, 32 if full else 16, loaded=True)
 

@@ -75,11 +75,7 @@ class Job:
     @property
     def config(self) -> Any:
         """The stage's settings."""
-        config = override(getattr(presets, self.stage)(self.preset, self.seed), self.changes)
-        if self.layout.sequence > 1 and self.stage != "bidirectional" and config.camr_share and not config.camr.per_head:
-            raise CinelabError("layout.sequence shares out heads, but camr.per_head is false, so that they choose together; "
-                               "set camr.per_head to true or camr_share to 0.")
-        return config
+        return override(getattr(presets, self.stage)(self.preset, self.seed), self.changes)
 
 
 def load_job(path: str | Path) -> Job:

@@ -66,6 +66,12 @@ class Share:
         """Attention over the whole clip, by heads, for callers who have some frames of all heads."""
         return lambda q, k, v: self.tokens(see(self.heads(q), self.heads(k), self.heads(v)))
 
+    def average(self, scores: Tensor) -> Tensor:
+        """What all heads say together, from the mean over each process's own: where a layer's heads choose as one."""
+        whole = scores.contiguous().clone()
+        dist.all_reduce(whole, group=self.group)
+        return whole / len(self.counts)
+
     def heads(self, x: Tensor) -> Tensor:
         """(B, T', h, d) -> (B, T, h/P, d)."""
         size, own = len(self.counts), x.shape[1]
