@@ -12,9 +12,12 @@ from cinelab.lab.cards import card_table, compare_cards, print_card
 from cinelab.score.card import CardConfig, card, measure
 from cinelab.score.recogniser import load_recogniser
 from cinelab.score.toybox import (
+    above_chance_rows,
     absence_batch,
     consistency_rows,
+    diversity_rows,
     film_rows,
+    own_chance_rows,
     recall,
     recall_rows,
     shuffled,
@@ -35,11 +38,14 @@ def bundle():
 
 def test_the_truth_scores_full_marks(reader):
     plans = [casting.film(60_001, index, 18, (3, 6)) for index in range(12)]
-    rows = film_rows(reader, np.stack([render.render(plan).frames for plan in plans]), plans)
+    rows, chance = film_rows(reader, np.stack([render.render(plan).frames for plan in plans]), plans)
     mean = rows.groupby("metric").value.mean()
     assert mean[list(PROMPTED)].min() > 0.93
     assert mean["cuts"] > 0.99
     assert mean["identity kept"] > 0.95
+    assert 0.15 < chance[chance.metric == "identity kept"].value.mean() < 0.35, "four values each: one in four by chance"
+    assert 0.6 < mean["identity kept above chance"] < 0.85
+    assert 0.65 < mean["diversity of identity"] < 0.85 and 0.4 < mean["diversity of scenery"] < 0.8
     assert abs(mean["drift"]) < 0.1
 
 
@@ -59,6 +65,23 @@ def test_identity_kept_is_measured_against_the_film_itself():
     seen = [base.attributes, base.attributes, base.attributes | {"accessory": "other"}]
     rows = [row for row in consistency_rows([seen], [plan]) if row[2] == "identity kept"]
     assert [row[3] for row in rows] == [1.0, 0.0, 1.0]
+
+
+def test_drawing_every_character_alike_keeps_all_looks_and_is_no_merit():
+    """Mode collapse: all looks are kept, none above the chance of the model's own films, and diversity is zero."""
+    plans = [casting.film(60_004, index, 18, (3, 6)) for index in range(6)]
+    alike = dict(plans[0].shots[0].attributes)
+    collapsed = [[alike] * len(plan.shots) for plan in plans]
+    true = [[shot.attributes for shot in plan.shots] for plan in plans]
+
+    def mean(rows, metric):
+        return np.mean([row[3] for row in rows if row[2] == metric])
+
+    for seen, above, varied in ((collapsed, 0.0, 0.0), (true, 0.7, 0.7)):
+        kept, chance = consistency_rows(seen, plans), own_chance_rows(seen, plans)
+        assert mean(kept, "identity kept") == 1.0
+        assert mean(above_chance_rows(kept, chance), "identity kept above chance") == pytest.approx(above, abs=0.15)
+        assert mean(diversity_rows(seen, plans), "diversity of identity") == pytest.approx(varied, abs=0.15)
 
 
 def test_only_the_return_is_made(bundle, reader):

@@ -1,24 +1,37 @@
 """The memory ablation: one policy at one budget and absence, measured on films that differ in nothing else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from PIL import Image
 
+from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.lab.catalogue import sheet
 from cinelab.lab.plots import routing_by_shot
-from cinelab.memory.policy import policy_named
+from cinelab.memory.policy import policy_named, seeded
 from cinelab.model.zoo import load
-from cinelab.score.card import HELD_OUT
+from cinelab.score.card import HELD_OUT, seeds_of
 from cinelab.score.recogniser import load_recogniser
+from cinelab.score.retrieval import hit_rows, touched
 from cinelab.score.stats import bootstrap
-from cinelab.score.toybox import Batch, absence_batch, decode, make_frames, recall_rows, shuffled
+from cinelab.score.toybox import (
+    Batch,
+    absence_batch,
+    decode,
+    informed,
+    make_frames,
+    recall_rows,
+    shuffled,
+    table,
+)
 
 BATCH = 32  # films made at once
 SHOT = 3  # latent frames a shot
+REACHES, FARTHEST = ("clamp", "none"), 10**6
 
 
 @dataclass
@@ -34,28 +47,40 @@ class Cell:
 
 
 def memory_cell(run_dir: str | Path, model: str, policy: str, budget: int, away: int, seed: int, films: int,
-                steps: int | None = None, score: str = "mass", per_head: bool = True,
-                positions: str | None = None, reframed: bool = False, summary: int | None = None) -> Cell:
-    """Measure recall after an absence and write rows.parquet, routing.parquet and cell.json to `run_dir`."""
+                steps: int | None = None, score: str = "mass", per_head: bool = False, positions: str | None = None,
+                reframed: bool = False, summary: int | None = 3, shot: int = SHOT, reach: str = "clamp") -> Cell:
+    """Measure recall after an absence and write rows.parquet, routing.parquet and cell.json to `run_dir`.
+
+    `shot` is the latent frames a shot. `reach` says where history stands that is farther back than the model has seen in
+    training: "clamp" = at the farthest distance it has seen, as in films; "none" = at its true distance.
+    """
+    if reach not in REACHES:
+        raise CinelabError(f"reach is {reach!r}; use one of {', '.join(REACHES)}.")
     bundle, reader, folder = load(model), load_recogniser(), Path(run_dir)
+    bundle = bundle if reach == "clamp" else replace(bundle, span=FARTHEST)
     more = {"positions": positions} if positions else {}
     more |= {"score": score, "per_head": per_head, "summary": summary} if policy == "camr" else {}
-    rule = policy_named(policy, budget, **more)
-    parts, first = [], None
+    rule = seeded(policy_named(policy, budget, **more), seed)
+    parts, held, first = [], [], None
     for start in range(0, films, BATCH):
-        batch = absence_batch(bundle, HELD_OUT + seed, range(start, min(start + BATCH, films)), away, SHOT, reframed)
-        known = batch.latents.shape[1] - SHOT
-        frames, memory = make_frames(bundle, batch, rule, [1000 * seed + i for i in range(start, start + len(batch.plans))],
+        batch = absence_batch(bundle, HELD_OUT + seed, range(start, min(start + BATCH, films)), away, shot, reframed)
+        known = batch.last_shot * bundle.chunk
+        frames, memory = make_frames(bundle, batch, informed(rule, batch.plans), seeds_of(seed, len(batch.plans), start),
                                      bundle.levels(steps), known)
         truth = decode(bundle, batch.latents)
         sources = {"model": (frames, batch.plans), "truth": (truth, batch.plans), "chance": (truth, shuffled(batch.plans))}
         parts += [recall_rows(reader, *shown).assign(source=name, film=lambda t, s=start: t.film + s)
                   for name, shown in sources.items()]
+        hits = zip(("model", "chance"), hit_rows(memory, batch.plans, batch.last_shot), strict=True)
+        parts += [table(found, source=name).assign(film=lambda t, s=start: t.film + s) for name, found in hits]
+        held.append(touched(memory, batch.last_shot))
         first = first or (batch, frames, truth, memory.routing_table())
     rows = pd.concat(parts, ignore_index=True)
     found = summarise(rows)
     info = {"policy": policy, "budget": budget, "away": away, "seed": seed, "films": films, "score": score,
-            "per_head": per_head, "positions": rule.positions, "pooled": summary or 0, "reframed": reframed, "history": (away + 2) * SHOT, "model": model}
+            "per_head": per_head, "positions": rule.positions, "pooled": summary or 0, "reframed": reframed, "history": batch.last_shot, "shot": shot,
+            "reach": reach, "model": model}
+    info |= {f"held, {name}": round(float(np.mean([one[name] for one in held])), 2) for name in ("layer", "film")}
     write_atomic(folder / "rows.parquet", lambda path: rows.assign(**info).to_parquet(path))
     write_atomic(folder / "routing.parquet", lambda path: first[3].to_parquet(path))
     write_json(folder / "cell.json", info | {"recogniser": reader.accuracy})

@@ -10,11 +10,13 @@ import numpy as np
 import pandas as pd
 
 from cinelab.errors import CinelabError
-from cinelab.memory.policy import Policy
+from cinelab.memory.cache import Memory
+from cinelab.memory.policy import Policy, seeded
 from cinelab.model.zoo import Bundle
 from cinelab.runs import hardware
 from cinelab.score.pictures import picture_rows
 from cinelab.score.recogniser import Recogniser
+from cinelab.score.retrieval import hit_rows, touched
 from cinelab.score.stats import bootstrap
 from cinelab.score.toybox import (
     Batch,
@@ -58,11 +60,12 @@ def measure(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConf
     """Rows (seed, film, shot, metric, value, source); source is model, truth or chance."""
     parts = []
     for seed in config.seeds:
+        rule = seeded(policy, seed)
         tell(f"seed {seed}: films")
-        parts.append(_films(bundle, reader, policy, config, seed))
+        parts.append(_films(bundle, reader, rule, config, seed))
         for away, reframed in [*((away, False) for away in config.away), (config.reframed_away, True)]:
             tell(f"seed {seed}: {away} shots away" + ", reframed" * reframed)
-            parts.append(_recalls(bundle, reader, policy, config, seed, away, reframed))
+            parts.append(_recalls(bundle, reader, rule, config, seed, away, reframed))
     return pd.concat(parts, ignore_index=True)
 
 
@@ -70,8 +73,17 @@ def _films(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfi
     plans = [casting.film(HELD_OUT + seed, i, config.latents, config.shot_latents, bundle.chunk)
              for i in range(config.films)]
     batch = encode_plans(bundle, plans)
-    frames, _ = make_frames(bundle, batch, policy, seeds_of(seed, config.films))
-    return compare_films(reader, frames, decode(bundle, batch.latents), batch).assign(seed=seed)
+    frames, memory = make_frames(bundle, batch, policy, seeds_of(seed, config.films))
+    rows = pd.concat([compare_films(reader, frames, decode(bundle, batch.latents), batch), touched_rows(memory)])
+    return rows.assign(seed=seed)
+
+
+def touched_rows(memory: Memory) -> pd.DataFrame:
+    """Rows of what the last chunk of the films attended to, as shares of the history: one layer, and all layers together."""
+    found = touched(memory)
+    shares = [(0, -1, f"share of the history, {what}", found[name] / max(1.0, found["history"]))
+              for what, name in (("a layer", "layer"), ("all layers", "film"))]
+    return table(shares, source="model")
 
 
 def seeds_of(seed: int, films: int, first: int = 0) -> list[int]:
@@ -80,20 +92,26 @@ def seeds_of(seed: int, films: int, first: int = 0) -> list[int]:
 
 
 def compare_films(reader: Recogniser, frames: np.ndarray, truth: np.ndarray, batch: Batch) -> pd.DataFrame:
-    """Rows (film, shot, metric, value, source) of made films beside the true ones and what chance scores."""
+    """Rows (film, shot, metric, value, source) of made films beside the true ones and what chance scores.
+
+    The chance of looks that are kept is that of the made films themselves, so that drawing all characters alike is no merit.
+    """
     spans = [line.entry_spans for line in batch.timelines]
-    made = pd.concat([film_rows(reader, frames, batch.plans), table(picture_rows(frames, truth, spans))])
-    sources = {"model": made, "truth": film_rows(reader, truth, batch.plans), "chance": chance_rows(reader, truth, batch.plans)}
+    (made, own_chance), (true, _) = film_rows(reader, frames, batch.plans), film_rows(reader, truth, batch.plans)
+    made = pd.concat([made, table(picture_rows(frames, truth, spans))])
+    sources = {"model": made, "truth": true, "chance": pd.concat([chance_rows(reader, truth, batch.plans), own_chance])}
     return pd.concat([rows.assign(source=name) for name, rows in sources.items()])
 
 
 def _recalls(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig, seed: int, away: int,
              reframed: bool) -> pd.DataFrame:
     batch = absence_batch(bundle, HELD_OUT + seed, range(config.films), away, reframed=reframed)
-    made, _ = recall(bundle, reader, batch, policy, seeds_of(seed, config.films))
+    made, memory = recall(bundle, reader, batch, policy, seeds_of(seed, config.films))
+    hits, drawn = (table(rows) for rows in hit_rows(memory, batch.plans, batch.last_shot))
     truth = recall_rows(reader, decode(bundle, batch.latents), batch.plans)
     chance = recall_rows(reader, decode(bundle, batch.latents), shuffled(batch.plans))
-    rows = pd.concat([made.assign(source="model"), truth.assign(source="truth"), chance.assign(source="chance")])
+    rows = pd.concat([made.assign(source="model"), truth.assign(source="truth"), chance.assign(source="chance"),
+                      hits.assign(source="model"), drawn.assign(source="chance")])
     rows = rows[rows.metric != "prompt"]
     return rows.assign(seed=seed, metric=rows.metric + f" after {away} away" + ", reframed" * reframed)
 

@@ -4,8 +4,8 @@ Every function takes frames uint8 (B, F, H, W, 3) of B films with their plans an
 (film, shot, metric, value); value is 1 where the picture agrees with the plan, else 0.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from torch import Tensor
 from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import to_tensor
 from cinelab.memory.cache import Memory
-from cinelab.memory.policy import Policy
+from cinelab.memory.policy import Oracle, Policy
 from cinelab.model.zoo import Bundle
 from cinelab.score.cuts import detect_cuts, detect_cuts_pyscenedetect, match_cuts
 from cinelab.score.recogniser import Recogniser, windows
@@ -25,6 +25,7 @@ from cinelab.world.casting import FilmPlan, timeline_of
 from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY
 
 FPS, STRIDE = render.FPS, render.STRIDE
+LOOKS = {"identity": IDENTITY, "scenery": SCENERY}  # what no prompt tells, of characters and of places
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Batch:
     @property
     def timelines(self) -> list:
         return [timeline_of(plan, FPS, STRIDE, self.chunk) for plan in self.plans]
+
+    @property
+    def last_shot(self) -> int:
+        """The first chunk of the last shot, in films whose last shots are of equal length."""
+        return (self.latents.shape[1] - self.plans[0].shots[-1].latents) // self.chunk
 
 
 def encode_plans(bundle: Bundle, plans: Sequence[FilmPlan]) -> Batch:
@@ -72,21 +78,68 @@ def cut_rows(frames: np.ndarray, plans: Sequence[FilmPlan]) -> list[tuple]:
     return rows
 
 
-def consistency_rows(seen: list[list[dict]], plans: Sequence[FilmPlan], strangers: bool = False) -> list[tuple]:
-    """Does a character (place) that comes back look as it did when it first appeared in this very film?
+def first_shots(plan: FilmPlan) -> dict[tuple[str, int], int]:
+    """The first shot of every character, ("who", number), and of every place, ("where", number)."""
+    first: dict[tuple[str, int], int] = {}
+    for shot, entry in enumerate(plan.shots):
+        first.setdefault(("who", entry.character), shot)
+        first.setdefault(("where", entry.place), shot)
+    return first
 
-    With `strangers` it is compared with a shot of the next film instead: what chance scores.
-    """
+
+def returns_of(plan: FilmPlan) -> Iterator[tuple[str, int, int]]:
+    """Every shot to which a character ("identity") or a place ("scenery") comes back: (what, first shot, this shot)."""
+    first = first_shots(plan)
+    for shot, entry in enumerate(plan.shots):
+        for what, key in (("identity", ("who", entry.character)), ("scenery", ("where", entry.place))):
+            if first[key] != shot and not entry.continues:
+                yield what, first[key], shot
+
+
+def consistency_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[tuple]:
+    """Does a character (place) that comes back look as it did when it first appeared in this very film?"""
+    return [(film, shot, f"{what} kept", float(seen[film][shot][name] == seen[film][begin][name]))
+            for film, plan in enumerate(plans) for what, begin, shot in returns_of(plan) for name in LOOKS[what]]
+
+
+def own_chance_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[tuple]:
+    """The chance of `consistency_rows` among these very films: how often a return looks as a first appearance in *another*
+    of them does. A model that draws every character alike keeps all looks, and has this chance at the same height."""
+    early = [[(what, seen[film][shot]) for what, shot in debuts(plan)] for film, plan in enumerate(plans)]
     rows = []
     for film, plan in enumerate(plans):
-        first: dict[tuple, int] = {}
-        known = seen[(film + 1) % len(seen)] if strangers else seen[film]
-        for shot, entry in enumerate(plan.shots):
-            for metric, names, key in (("identity kept", IDENTITY, ("who", entry.character)),
-                                       ("scenery kept", SCENERY, ("where", entry.place))):
-                begin = first.setdefault(key, shot)
-                if begin != shot and not entry.continues:
-                    rows += [(film, shot, metric, float(seen[film][shot][n] == known[begin % len(known)][n])) for n in names]
+        others = [look for other, shown in enumerate(early) if other != film for look in shown]
+        for what, _, shot in returns_of(plan):
+            known = [look for kind, look in others if kind == what]
+            rows += [(film, shot, f"{what} kept", float(np.mean([seen[film][shot][name] == look[name] for look in known])))
+                     for name in LOOKS[what] if known]
+    return rows
+
+
+def debuts(plan: FilmPlan) -> list[tuple[str, int]]:
+    """("identity" or "scenery", first shot) of every character and place."""
+    return [({"who": "identity", "where": "scenery"}[kind], shot) for (kind, _), shot in first_shots(plan).items()]
+
+
+def above_chance_rows(kept: list[tuple], chance: list[tuple]) -> list[tuple]:
+    """Rows (film, -1, "<what> kept above chance", difference of the film's means); 0 is what chance makes."""
+    rows = pd.DataFrame([*((*row, 1.0) for row in kept), *((*row, -1.0) for row in chance)],
+                        columns=["film", "shot", "metric", "value", "sign"])
+    means = rows.groupby(["film", "metric", "sign"]).value.mean().unstack("sign").dropna()
+    return [(film, -1, f"{metric} above chance", float(mean[1.0] - mean[-1.0])) for (film, metric), mean in means.iterrows()]
+
+
+def diversity_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[tuple]:
+    """How varied is what no prompt tells? Per film and attribute, the share of other films' characters (places) that look
+    otherwise at their first appearance: 1 - the probability of a collision. The truth's is the upper bound to compare with."""
+    early = [[(what, seen[film][shot]) for what, shot in debuts(plan)] for film, plan in enumerate(plans)]
+    rows = []
+    for film, mine in enumerate(early):
+        for what, names in LOOKS.items():
+            own = [look for kind, look in mine if kind == what]
+            others = [look for other, shown in enumerate(early) if other != film for kind, look in shown if kind == what]
+            rows += [(film, -1, f"diversity of {what}", float(np.mean([a[name] != b[name] for a in own for b in others])))
+                     for name in names if own and others]
     return rows
 
 
@@ -112,18 +165,19 @@ def with_prompt(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([rows[rows["metric"].isin(list(PROMPTED))].assign(metric="prompt"), rows], ignore_index=True)
 
 
-def film_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> pd.DataFrame:
-    """Everything that can be asked of whole films."""
+def film_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Everything that can be asked of whole films, and what chance makes of the looks they kept (`own_chance_rows`)."""
     seen = read_shots(reader, frames, plans)
-    return table(prompt_rows(seen, plans) + cut_rows(frames, plans) + consistency_rows(seen, plans) + drift_rows(seen, plans))
+    kept, chance = consistency_rows(seen, plans), own_chance_rows(seen, plans)
+    rows = prompt_rows(seen, plans) + cut_rows(frames, plans) + kept + above_chance_rows(kept, chance)
+    return table(rows + diversity_rows(seen, plans) + drift_rows(seen, plans)), table(chance)
 
 
 def chance_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> pd.DataFrame:
-    """What the same questions score by chance: prompts and cuts of the next film, looks of the next film's characters."""
+    """What prompts and cuts score by chance: the frames of each film beside the plan of the next."""
     equal = [i for i, plan in enumerate(plans) if len(plan.shots) == len(plans[0].shots)]
     shown, asked = frames[equal], shuffled([plans[i] for i in equal])
-    rows = prompt_rows(read_shots(reader, shown, asked), asked) + cut_rows(shown, asked)
-    return table(rows + consistency_rows(read_shots(reader, frames, plans), plans, strangers=True))
+    return table(prompt_rows(read_shots(reader, shown, asked), asked) + cut_rows(shown, asked))
 
 
 def make_frames(bundle: Bundle, batch: Batch, policy: Policy, seeds: Sequence[int], sampling: Sampling | None = None,
@@ -151,8 +205,16 @@ def recall(bundle: Bundle, reader: Recogniser, batch: Batch, policy: Policy, see
     metric `identity` (pattern, accessory, second colour) and `scenery` (landmark, side).
     """
     last = batch.plans[0].shots[-1].latents
-    frames, memory = make_frames(bundle, batch, policy, seeds, sampling, known=batch.latents.shape[1] - last)
+    frames, memory = make_frames(bundle, batch, informed(policy, batch.plans), seeds, sampling, known=batch.latents.shape[1] - last)
     return recall_rows(reader, frames, batch.plans), memory
+
+
+def informed(policy: Policy, plans: Sequence[FilmPlan]) -> Policy:
+    """The policy; an oracle is given the shots that show the character of the last one, the same in all memory tests."""
+    if not isinstance(policy, Oracle):
+        return policy
+    *before, last = plans[0].shots
+    return replace(policy, shots=tuple(shot for shot, entry in enumerate(before) if entry.character == last.character))
 
 
 def recall_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> pd.DataFrame:
