@@ -333,7 +333,7 @@ def test_a_search_in_two_steps_finds_what_a_whole_search_finds_in_the_best_block
         assert found.shape == best.shape == (2, 1, 6) and (found[..., -1] == units - 1).all()
         if units <= 128:
             assert torch.equal(best, found)
-        scores = whole._scores(0, q)
+        scores = whole.scores(0, q)
         shares.append(float(scores.gather(-1, found).sum() / scores.gather(-1, best).sum()))
     assert min(shares) > 0.7  # keys at random, which nothing groups: in films it is 0.97
 

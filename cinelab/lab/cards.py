@@ -15,7 +15,7 @@ from cinelab.memory.policy import policy_named
 from cinelab.model.zoo import find, load, read_part
 from cinelab.score.card import CardConfig, card, measure
 from cinelab.score.recogniser import load_recogniser
-from cinelab.score.stats import bootstrap
+from cinelab.score.stats import bootstrap, paired_difference
 from cinelab.score.toybox import with_prompt
 
 
@@ -54,15 +54,18 @@ def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-COMPARED = ("prompt", "action", "identity after 1 away", "identity after 3 away", "identity after 5 away", "identity kept",
-            "scenery kept", "cuts", "drift", "motion of truth", "sharpness of truth", "saturation of truth")
+COMPARED = ("prompt", "action", "identity after 1 away", "identity after 3 away", "identity after 5 away",
+            "hit rate after 5 away", "identity kept", "identity kept above chance", "scenery kept", "scenery kept above chance",
+            "diversity of identity", "diversity of scenery", "cuts", "drift", "motion of truth", "sharpness of truth",
+            "saturation of truth")
+DIFFERENCES = ("drift", "identity kept above chance", "scenery kept above chance")  # near 0: paired differences, no ratios
 
 
 def compare_cards(names: list[str], folder: str | Path = "results/reference") -> pd.DataFrame:
     """Cards side by side, a row a metric and model: value, interval, and its share of the first model's.
 
     The share's interval comes from resampling the films that both made; it is left out where they are not the same, as
-    between a frame-wise and a chunk-wise model.
+    between a frame-wise and a chunk-wise model. What is a difference already is compared by the paired difference.
     """
     films = {name: _per_film(Path(folder) / f"{name}.parquet") for name in names}
     chunks = {name: _chunk(name) for name in names}
@@ -74,9 +77,11 @@ def compare_cards(names: list[str], folder: str | Path = "results/reference") ->
             mine, base = films[name].loc[metric], films[names[0]]
             e = bootstrap(mine.tolist())
             row = {"metric": metric, "model": name, "value": e.value, "low": e.low, "high": e.high, "n": e.n}
-            comparable = name != names[0] and chunks[name] == chunks[names[0]] and metric != "drift" and metric in base.index
-            same = comparable and mine.index.equals(base.loc[metric].index)
-            rows.append(row | (_share(mine.to_numpy(), base.loc[metric].to_numpy()) if same else {}))
+            comparable = name != names[0] and chunks[name] == chunks[names[0]] and metric in base.index
+            if comparable and mine.index.equals(base.loc[metric].index):
+                compare = _minus if metric in DIFFERENCES else _share
+                row |= compare(mine.to_numpy(), base.loc[metric].to_numpy())
+            rows.append(row)
     return pd.DataFrame(rows).round(4)
 
 
@@ -103,8 +108,15 @@ def _share(mine: np.ndarray, base: np.ndarray, resamples: int = 2000) -> dict:
     return {"share": mine.mean() / base.mean(), "share low": low, "share high": high}
 
 
+def _minus(mine: np.ndarray, base: np.ndarray) -> dict:
+    """Difference of the means with a 95 % interval over films that both made."""
+    e = paired_difference(mine.tolist(), base.tolist())
+    return {"minus": e.value, "minus low": e.low, "minus high": e.high}
+
+
 BENCHMARK = ("prompt", "action", "cuts", "identity after 1 away", "identity after 3 away", "identity after 5 away",
-             "scenery after 5 away", "identity kept", "scenery kept")
+             "scenery after 5 away", "hit rate after 5 away", "identity kept above chance", "scenery kept above chance",
+             "diversity of identity", "diversity of scenery")
 
 
 def benchmark_table(names: list[str], folder: str | Path = "results/reference") -> pd.DataFrame:

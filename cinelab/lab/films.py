@@ -16,7 +16,7 @@ from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
-from cinelab.memory.policy import Policy, policy_named
+from cinelab.memory.policy import Policy, policy_named, seeded
 from cinelab.model.zoo import Bundle, load
 from cinelab.score.card import HELD_OUT, compare_films, seeds_of
 from cinelab.score.footage import Clip
@@ -86,7 +86,7 @@ def film_cell(run_dir: str | Path, setting: FilmSetting) -> FilmCell:
     """Make and measure the films of one setting and write the cell's files to `run_dir`."""
     bundle, reader, folder = load(setting.model), load_recogniser(), Path(run_dir)
     setting.check(bundle)
-    rule, sampling = policy_named(setting.policy, setting.budget), setting.sampling(bundle)
+    rule, sampling = seeded(policy_named(setting.policy, setting.budget), setting.seed), setting.sampling(bundle)
     parts, first = [], None
     for start in range(0, setting.films, BATCH):
         batch = batch_of(bundle, setting, start, min(BATCH, setting.films - start))

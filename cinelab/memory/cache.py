@@ -162,35 +162,43 @@ class Memory:
                 now.priority, now.most = now.priority.masked_fill(lost, LOST), self.length - int(lost[0].sum())
         priority, scores = now.priority, None
         if self.policy.routed and self.policy.budget_at(self.length) < self.length:
-            scores = self._scores(index, q)
-        picks = choose(self.policy, priority, scores, now.most)
+            scores = self.scores(index, q)
+        if scores is not None or now.chosen is None:
+            picks = choose(self.policy, priority, scores, now.most)
+            fixed = priority.to(picks.device)[:, None].expand(-1, picks.shape[1], -1).gather(-1, picks) != 0
+            now.chosen = picks, fixed  # where nothing competes, every layer's choice is the same
+        picks, fixed = now.chosen
         # Only what was chosen is noted: all scores of all chunks would grow with the square of the film.
         noted = None if scores is None else scores.gather(-1, picks.to(scores.device))
-        fixed = priority.to(picks.device)[:, None].expand(-1, picks.shape[1], -1).gather(-1, picks) != 0
         now.decided.append({"chunk": now.chunk, "shot": now.shot, "layer": index, "clean": now.recording,
                             "picks": picks, "scores": noted, "fixed": fixed})
         return picks
 
-    def _scores(self, index: int, q: Tensor) -> Tensor:
+    def scores(self, index: int, q: Tensor) -> Tensor:
         """Relevance (B, G, n) of all finished units to the running chunk's queries."""
-        now, (keys, blocks) = self._now, self.searched(index)
-        q, place = q[: keys.shape[0], None], (now.chunk, index)  # a guided call's halves route alike: by the prompt's own queries
+        now, summary = self._now, self.searched(index)
+        films = self.unit_shots.shape[0]
+        q, place = q[:films, None], (now.chunk, index)  # a guided call's halves route alike: by the prompt's own queries
         most = getattr(self.policy, "candidates", None)
+        pooled = self.shelves[index][0] if summary.tokens is None else summary.units
         if self.without:  # what is erased competes with nothing, nor speaks for its block: the others are compared one by one
-            return relevance(self.policy, q, keys, now.priority[:1] != LOST, place)[:, :, 0]
+            return relevance(self.policy, q, pooled.all(self.length), now.priority[:1] != LOST, place)[:, :, 0]
         if most is None or self.length <= most:
-            return relevance(self.policy, q, keys, None, place)[:, :, 0]
-        return searched_in_two_steps(self.policy, q, keys, blocks, place)[:, :, 0]
+            return relevance(self.policy, q, pooled.all(self.length), None, place)[:, :, 0]
 
-    def searched(self, index: int) -> tuple[Tensor, Tensor]:
-        """The keys that relevance is read from: of every unit (B, n, U, h, d), all or pooled ones, which are kept beside the
-        units; and the mean key of every BLOCK units (B, m, 1, h, d), where the policy searches in two steps."""
-        keys, tokens = self.shelves[index][0], self.policy.summary
-        old = self.summaries.get(index)
+        def keys(units: Tensor) -> Tensor:
+            return pooled.take(units[:, None], self.length).unflatten(1, (units.shape[1], -1))
+
+        blocks = summary.blocks.all(summary.whole)
+        return searched_in_two_steps(self.policy, q, keys, self.length, blocks, place)[:, :, 0]
+
+    def searched(self, index: int) -> "Summary":
+        """What relevance is read from, brought up to date: pooled keys are kept beside the units."""
+        tokens, old = self.policy.summary, self.summaries.get(index)
         old = old if old is not None and old.tokens == tokens else Summary(tokens)
-        new = self.summaries[index] = old.until(self.length, keys, self.policy.candidates is not None)
-        units = keys.all(self.length) if tokens is None else new.units.all(self.length)
-        return units, new.blocks.all(new.whole) if new.whole else units[:, :0]
+        blocked = self.policy.candidates is not None
+        self.summaries[index] = old.until(self.length, self.shelves[index][0], blocked)
+        return self.summaries[index]
 
     def _own_table(self, rope, kept: int) -> Tensor:
         """Turns of the running chunk's own frames, the same for every layer and level."""
@@ -277,6 +285,7 @@ class _Now:
     shot: Tensor  # (B,)
     priority: Tensor | None = None  # (B, n)
     most: int | None = None  # units that are not erased
+    chosen: tuple[Tensor, Tensor] | None = None  # the last choice: units (B, G, k), and which of them are fixed
     table: Tensor | None = None  # turns of its own frames
     recording: bool = False
     gathered: dict = field(default_factory=dict)

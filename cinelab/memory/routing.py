@@ -6,6 +6,7 @@
 Training (all chunks of a clip at once) and streaming (one chunk) call the same functions.
 """
 
+from collections.abc import Callable
 from math import sqrt
 
 import torch
@@ -32,22 +33,22 @@ def relevance(policy: CAMR, q: Tensor, k: Tensor, allowed: Tensor | None = None,
     return scores if policy.per_head else scores.mean(1, keepdim=True)
 
 
-def searched_in_two_steps(policy: CAMR, q: Tensor, k: Tensor, blocks: Tensor, place: tuple[int, ...]) -> Tensor:
-    """Scores (B, G, 1, n) of a long history: UNSEARCHED but for the units of the best blocks, and the newest ones.
+def searched_in_two_steps(policy: CAMR, q: Tensor, keys: Callable[[Tensor], Tensor], count: int, blocks: Tensor,
+                          place: tuple[int, ...]) -> Tensor:
+    """Scores (B, G, 1, n) of a long history of `count` units: UNSEARCHED but for those of the best blocks, and the newest.
 
-    q (B, 1, T, h, d); k (B, n, U, h, d) the pooled keys of all units; blocks (B, m, 1, h, d) the mean key of every BLOCK
-    units. Blocks are ranked by mean query times mean key, all heads of the layer together. What is left of n beyond the
+    q (B, 1, T, h, d); `keys` fetches the pooled keys (B, c, U, h, d) of units (B, c); blocks (B, m, 1, h, d) the mean key of
+    every BLOCK units. Blocks are ranked by mean query times mean key, all heads of the layer together. What is left of n beyond the
     whole blocks is always compared.
     """
-    count, whole, wanted = k.shape[1], blocks.shape[1], policy.candidates // BLOCK - 1
+    whole, wanted = blocks.shape[1], policy.candidates // BLOCK - 1
     q = pool(q.detach(), policy.summary)
     ranked = blocks.flatten(2) @ q.float().mean(2).flatten(1)[..., None]  # (B, m, 1)
     best = ranked[..., 0].topk(min(wanted, whole), dim=-1).indices.sort(dim=-1).values
     units = (best[..., None] * BLOCK + torch.arange(BLOCK, device=best.device)).flatten(1)
     newest = torch.arange(whole * BLOCK, count, device=best.device).expand(len(units), -1)
     units = torch.cat([units, newest], dim=1)  # (B, c), in film order
-    rows = torch.arange(len(units), device=units.device)[:, None]
-    found = relevance(policy, q, k[rows, units], None, place)  # (B, G, 1, c)
+    found = relevance(policy, q, keys(units), None, place)  # (B, G, 1, c)
     scores = found.new_full((*found.shape[:3], count), UNSEARCHED)
     return scores.scatter_(-1, units[:, None, None].expand(found.shape), found)
 

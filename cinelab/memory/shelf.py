@@ -79,7 +79,8 @@ class Shelf:
         return Shelf(buffer, new)
 
     def take(self, picks: Tensor, length: int) -> Tensor:
-        return gather(self.buffer[:, :length], picks.to(self.buffer.device)[:, :, None])[:, 0]
+        # From the whole buffer: the first `length` of several films would have to be copied before they could be picked from.
+        return gather(self.buffer, picks.to(self.buffer.device)[:, :, None])[:, 0]
 
     def all(self, length: int) -> Tensor:
         return self.buffer[:, :length]

@@ -15,14 +15,14 @@ import pandas as pd
 import torch
 
 from cinelab.flow.sampler import Sampling
-from cinelab.memory.policy import CAMR, Policy
-from cinelab.memory.routing import relevance
+from cinelab.memory.policy import CAMR, Full, Policy
 from cinelab.model.zoo import Bundle
 from cinelab.script.timeline import Slot, Timeline
 from cinelab.stream.engine import Timed, empty_memory, quick, stream
 from cinelab.world.casting import caption_of_film
 
 CAUSES = ("text", "dit", "memory", "decode")
+FULL_TO = 200  # the chunk up to which full attention is followed
 
 
 def endless(bundle: Bundle, chunks: int, shot_chunks: int = 8, seed: int = 0) -> Timeline:
@@ -82,19 +82,20 @@ def compare(contenders: dict[str, tuple[Bundle, Sampling]], policy: Policy, chun
 
 def scoring_share(bundle: Bundle, policy: CAMR, history: int = 200, repeats: int = 20) -> float:
     """CAMR's scoring of `history` units by all layers, as a share of a whole chunk's time (both medians)."""
-    shape = bundle.model.config
-    tokens = bundle.chunk * bundle.latent_shape[1] * bundle.latent_shape[2] // np.prod(shape.patch_size)
-    q = torch.randn(1, 1, int(tokens), shape.num_attention_heads, shape.attention_head_dim)
-    k = torch.randn(1, history, int(tokens), shape.num_attention_heads, shape.attention_head_dim)
-    times = []
+    shape, memory, times = bundle.model.config, empty_memory(bundle, policy), []
+    given = torch.randn(1, history * bundle.chunk, *bundle.latent_shape)
+    for _ in stream(bundle, [endless(bundle, history)], memory, [0], given=given, pictures=False):
+        pass
+    memory.begin(history, memory.unit_shots[:, -1])
+    q = torch.randn(1, bundle.chunk_tokens, shape.num_attention_heads, shape.attention_head_dim)
     with quick(False):
         for _ in range(repeats):
             began = time.perf_counter()
-            for _ in range(2 * shape.num_layers):  # once for the noisy chunk, once for the clean one
-                relevance(policy, q, k)
+            for layer in range(2 * shape.num_layers):  # once for the noisy chunk, once for the clean one
+                memory.scores(layer // 2, q)
             times.append(time.perf_counter() - began)
     chunk = run(bundle, policy, 12).total.iloc[4:].median()
-    return float(np.median(times) / chunk)
+    return float(np.median(times[1:] or times) / chunk)
 
 
 def peak_memory_gib() -> float:
@@ -103,15 +104,20 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def benchmark(bundle: Bundle, policies: dict[str, Policy], chunks: int = 40, growth_to: int = 200) -> pd.DataFrame:
-    """One row a policy: speed summary, cost of chunk `growth_to` over that of chunk 20, and CAMR's scoring share."""
+def benchmark(bundle: Bundle, policies: dict[str, Policy], chunks: int = 40, growth_to: int = 1000) -> pd.DataFrame:
+    """One row a policy: speed summary, cost of chunk `growth_to` over that of chunk 20, and CAMR's scoring share.
+
+    Full attention, whose cost grows with the square of the film, is followed to chunk FULL_TO at most.
+    """
     run(bundle, next(iter(policies.values())), 4)  # warm-up
     rows = []
     for name, policy in policies.items():
         row = {"policy": name, **summary(run(bundle, policy, chunks))}
         few = replace(bundle.sampling.with_steps(2), guidance=1.0)  # where the memory's own cost weighs most
-        row["late / early"] = growth(bundle, policy, bundle.sampling, late=growth_to)["ratio"]
-        row["late / early, 2 steps"] = growth(bundle, policy, few, late=growth_to)["ratio"]
+        late = min(growth_to, FULL_TO) if isinstance(policy, Full) else growth_to
+        row["late chunk"] = late
+        row["late / early"] = growth(bundle, policy, bundle.sampling, late=late)["ratio"]
+        row["late / early, 2 steps"] = growth(bundle, policy, few, late=late)["ratio"]
         if isinstance(policy, CAMR):
             row["scoring %"] = round(100 * scoring_share(bundle, policy, growth_to), 2)
         rows.append(row)
