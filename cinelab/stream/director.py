@@ -20,6 +20,7 @@ from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import to_tensor
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import Policy, budget_of, name_of
+from cinelab.memory.policy_io import policy_to_dict
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
@@ -179,6 +180,5 @@ class Director:
         return screenplay.seed if self.seed is None else self.seed
 
     def _info(self, screenplay: Screenplay) -> dict:
-        policy = {"name": type(self.policy).__name__} | to_dict(self.policy)
-        return {"title": screenplay.title, "model": self.bundle.name, "seed": self._seed(screenplay), "policy": policy,
-                "sampling": to_dict(self.sampling), "fps": self.bundle.fps, "bf16": self.bf16}
+        return {"title": screenplay.title, "model": self.bundle.name, "seed": self._seed(screenplay),
+                "policy": policy_to_dict(self.policy), "sampling": to_dict(self.sampling), "fps": self.bundle.fps, "bf16": self.bf16}
