@@ -25,7 +25,9 @@ from cinelab.files import write_json, write_text
 from cinelab.latent.clips import NULL, RECIPE, fault, shards, text_key, write_shard
 from cinelab.latent.codec import Codec, to_tensor
 from cinelab.script.prompts import TextEncoder
+from cinelab.script.unconditional import unconditional_text
 
+COMPARED = "text-unconditional"  # the shard of the prompt that guidance compares with
 LISTING, SKIPPED = "listing.json", "skipped.jsonl"
 PROMPTS = 16  # encoded together
 
@@ -178,6 +180,8 @@ class Builder:
         have = {key for about in self.texts.values() for key in about["captions"]}
         if text_key("") not in have:
             self._encode(NULL, [""])
+        if text_key(compared := unconditional_text(self.config.unconditional)) not in have and compared:
+            self._encode(COMPARED, [compared])
         wanted = [caption for caption in dict.fromkeys([*again, *mine]) if text_key(caption) not in have and caption]
         if wanted:
             self._encode(f"{name}-{sum(known in self.texts for known in own):02d}", wanted)

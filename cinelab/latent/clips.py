@@ -151,7 +151,9 @@ class FilmStore:
 
     def text(self, caption: str) -> Tensor:
         """The words of a caption (L, E) in float32, padded with zeros."""
-        key = text_key(caption)
+        if (key := text_key(caption)) not in self._text:
+            raise CinelabError(f"Store {self.folder} holds no encoding of the prompt {caption!r:.60}; build it again from its videos, "
+                               "which adds it, or set unconditional to \"\" (the empty prompt) if it is what guidance compares with.")
         used = self._file(self._text[key]).get_tensor(key).float()
         return torch.cat([used, used.new_zeros(self.recipe["words"] - len(used), used.shape[1])])
 

@@ -5,8 +5,9 @@
 `batch(step)` is a pure function of the step, so a resumed run needs no loader state.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.latent.codec import ToyCodec, to_tensor
 from cinelab.script.prompts import WordEncoder, split_words
+from cinelab.script.unconditional import unconditional_text
 from cinelab.world import casting, render
 
 
@@ -52,6 +54,25 @@ def dropped(clips: Clips, share: float, rng: torch.Generator) -> Tensor:
     """Prompt index of each frame (B, F), the empty prompt for a `share` of the clips."""
     lost = (torch.rand(len(clips.slot), 1, generator=rng) < share).to(clips.slot.device)
     return torch.where(lost, clips.null, clips.slot)
+
+
+def compared_with(clips: Clips, store: Any, unconditional: str) -> Clips:
+    """Return clips whose last prompt, which guidance compares with, is that of a setting `unconditional` ("" = as it is).
+
+    Raises CinelabError where the store has no encoding of that prompt.
+    """
+    if unconditional == "":
+        return clips
+    words = unconditional_words(store, unconditional).to(clips.text)
+    return replace(clips, text=torch.cat([clips.text[:, :-1], words.expand_as(clips.text[:, -1:])], dim=1))
+
+
+def unconditional_words(store: Any, unconditional: str) -> Tensor:
+    """Return the words (L, E) of the prompt that a setting `unconditional` names, from a store's `text(caption)`."""
+    if not hasattr(store, "text"):
+        raise CinelabError(f"unconditional is {unconditional!r:.60}, but {type(store).__name__} has no text(caption) to encode it; "
+                           "give the store one, or set unconditional to \"\".")
+    return store.text(unconditional_text(unconditional))
 
 
 def film_arrays(config: StoreConfig, index: int, codec: ToyCodec, encoder: WordEncoder) -> dict[str, np.ndarray]:
@@ -128,6 +149,10 @@ class Store:
         text = self.embed(self.words[rows, prompts])
         empty = torch.zeros_like(text[:, :1])
         return Clips(self.latents[rows, columns].float(), torch.cat([text, empty], 1), slot - first, shot - shot[:, :1])
+
+    def text(self, caption: str) -> Tensor:
+        """Return the words (L, E) of a caption."""
+        return self.encoder.encode([caption])[0]
 
     def embed(self, words: Tensor) -> Tensor:
         """Word numbers (..., L), -1 = none -> (..., L, E)."""

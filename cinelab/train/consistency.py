@@ -18,7 +18,7 @@ from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
-from cinelab.latent.store import Clips, Store
+from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.memory.sight import TeacherForcing, sight_by_lot
 from cinelab.model.wan import CausalWan, WanConfig
@@ -36,7 +36,8 @@ class ConsistencyTraining:
     model: WanConfig
     optim: Optim = field(default_factory=lambda: Optim(ema=0.99))
     grid: tuple[int, ...] = (8, 16, 48)  # teacher steps from noise to data, over equal parts of the training
-    guidance: float = 2.0  # inside the teacher
+    guidance: float = 2.0  # inside the teacher: w of u + w (c - u)
+    unconditional: str = ""  # the prompt of u: a text, or "published" (Wan's negative prompt; the papers')
     camr: CAMR = field(default_factory=CAMR)
     camr_share: float = 0.3  # of the steps, in which all three see their history through CAMR, as in streaming
     across_share: float = 0.4  # of the steps, in which all three see other shots only, so that recall is distilled too
@@ -100,7 +101,7 @@ def train(config: ConsistencyTraining, model: CausalWan, teacher: CausalWan, sto
 
     def stage_loss(model: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
         rng = parted(rng, part)
-        clips = store.clips(config.batch, config.frames, rng)
+        clips = compared_with(store.clips(config.batch, config.frames, rng), store, config.unconditional)
         grid = grid_at(config, step)
         policy, across = sight_by_lot(config.seed, step, config.camr, config.camr_share, config.across_share)
         error = loss(model, student.ema, teacher, clips, grid, config, (policy, across), rng)
