@@ -21,6 +21,8 @@ from cinelab.script.prompts import WordEncoder, split_words
 from cinelab.script.unconditional import unconditional_text
 from cinelab.world import casting, render
 
+BEGINS = ("film", "anywhere")  # where clips of a store begin: with their films, or in any latent frame
+
 
 @dataclass(frozen=True)
 class StoreConfig:
@@ -48,6 +50,13 @@ class Clips:
     @property
     def null(self) -> int:
         return self.text.shape[1] - 1
+
+
+def check_begin(begin: str) -> str:
+    """Return where clips begin, a setting `begin`, or raise CinelabError."""
+    if begin not in BEGINS:
+        raise CinelabError(f"begin is {begin!r}; clips begin with a 'film' or 'anywhere'.")
+    return begin
 
 
 def dropped(clips: Clips, share: float, rng: torch.Generator) -> Tensor:
@@ -119,9 +128,15 @@ def _claim(folder: Path, config: StoreConfig, fingerprint: str) -> None:
 
 
 class Store:
-    """All films of a store in memory (half precision)."""
+    """All films of a store in memory (half precision).
 
-    def __init__(self, folder: Path, encoder: WordEncoder):
+    The toybox's recipes take clips that are shorter than its films from anywhere, so that the first latent frame of most
+    holds a moving group of pictures and not the still of a film's beginning; `begin="film"` keeps to those (as
+    `cinelab.latent.clips.FilmStore` does). Clips as long as the films begin with them in any case.
+    """
+
+    def __init__(self, folder: Path, encoder: WordEncoder, begin: str = "anywhere"):
+        self.begin = check_begin(begin)
         paths = sorted(Path(folder).glob("*.npz"))
         if not paths:
             raise CinelabError(f"Store {folder} is empty; build it first (notebook 10_teacher_forcing does).")
@@ -140,7 +155,9 @@ class Store:
     def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
         """`count` windows of `frames` latent frames from random films."""
         films = torch.randint(len(self), (count,), generator=rng)
-        starts = torch.randint(self.latents.shape[1] - frames + 1, (count,), generator=rng)
+        starts = torch.zeros(count, dtype=torch.long)
+        if self.begin == "anywhere":
+            starts = torch.randint(self.latents.shape[1] - frames + 1, (count,), generator=rng)
         rows, columns = films[:, None], starts[:, None] + torch.arange(frames)
         slot, shot = self.slot[rows, columns].long(), self.shot[rows, columns].long()
         first = slot[:, :1]

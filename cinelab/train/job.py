@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cinelab.config import from_dict, override
 from cinelab.errors import CinelabError
-from cinelab.latent.store import Clips, Store, unconditional_words
+from cinelab.latent.store import Clips, Store, check_begin, unconditional_words
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, WanConfig, init_toy
 from cinelab.model.weights import open_weights
@@ -43,6 +43,13 @@ class Data:
 
     kind: str
     path: str
+    begin: str | None = None  # of clips of toybox or films: with a "film" or "anywhere"; None = films: film, toybox: anywhere
+
+    def __post_init__(self):
+        if self.begin is not None and self.kind not in ("toybox", *KINDS):
+            raise CinelabError(f"store.begin is {self.begin!r} for kind {self.kind!r}, which says itself where clips begin; leave it out.")
+        if self.begin is not None:
+            check_begin(self.begin)
 
 
 @dataclass(frozen=True)
@@ -111,14 +118,18 @@ def _opened(data: Data, config: Any) -> Any:
     if not Path(data.path).is_dir():
         raise CinelabError(f"Store {data.path} is not there; build it first, or correct store.path.")
     if data.kind == "toybox":
-        return Store(Path(data.path), zoo.toy_encoder())
+        return Store(Path(data.path), zoo.toy_encoder(), **_begin(data))
     module, _, name = KINDS.get(data.kind, data.kind).partition(":")
     try:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise CinelabError(f"store.kind is {data.kind!r}, which cannot be opened ({error}); use toybox, noise, {', '.join(KINDS)} or "
                            "module:name.") from error
-    return kind(data.path)
+    return kind(data.path, **_begin(data))
+
+
+def _begin(data: Data) -> dict:
+    return {} if data.begin is None else {"begin": data.begin}
 
 
 class Placed:
