@@ -64,11 +64,15 @@ def test_a_job_exports_it(stage, kind):
     said = worker.described(job, job.config)
     assert said["policy"] == policy_to_dict(CAMR() if kind == "toybox" else presets.WAN_CAMR)
     assert ("reach" in said) == (stage == "dmd") and said["span"] == (24 if kind == "toybox" else 21)
+    guidance = {"toybox": 2.0, "noise": 3.0}[kind] if stage == "teacher_forcing" else 1.0
+    assert said["sampling"]["guidance"] == guidance and said["sampling"]["shift"] == (2.0 if kind == "toybox" else 5.0)
 
 
 def test_a_notebooks_stages_export_it(tmp_path):
     stage = students.dmd(tmp_path / "dmd", None, "toybox-1step", preset="toy", changes={"policy": PACKED}, exam=False)
     assert stage.describe()["policy"] == policy_to_dict(PACKED) and stage.describe()["reach"] == 23
+    stage = students.dmd(tmp_path / "near", None, "toybox-1step", preset="toy", changes={"reach": None}, exam=False)
+    assert stage.describe()["reach"] is None  # what is said goes before what it starts from
     changes = {"camr": CAMR(budget=4)}
     assert stages.teacher_forcing(tmp_path / "tf", None, "smoke", None, changes=changes).describe()["policy"]["budget"] == 4
     assert "policy" not in stages.bidirectional(tmp_path / "b", None, "smoke").describe()

@@ -95,7 +95,8 @@ def dmd(run_dir: str | Path, store: Store, init: str | Path, real: str | Path = 
     if (longest := max(config.lengths)) > judge.span:
         raise CinelabError(f"lengths has {longest} latent frames, but the real score {real} was trained on {judge.span}; "
                            "shorten the roll-outs or name another real score.")
-    config = replace(config, reach=start.reach)
+    if "reach" not in (changes or {}):
+        config = replace(config, reach=start.reach)
     critic = trainable(judge.model)
     return _student(start, config, run_dir, config.sampling, config.chunk, preset, exam,
                     lambda model, run, sit: stage3.train(config, model, judge.model, critic, store, run, sit),
