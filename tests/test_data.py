@@ -336,7 +336,7 @@ def test_clips_begin_as_films_do(small, tmp_path):
     """A film's first latent holds one picture, like the first of every film that a model makes."""
     make(small, tmp_path, replace(TOY, group=2))
     store, count = FilmStore(tmp_path), 64
-    with pytest.warns(UserWarning, match="clips of 6 latent frames that begin as films do use 24 of its .* longest=6"):
+    with pytest.warns(UserWarning, match="clips of 6 latent frames that begin as films do use 24 of its .* fill=true and longest=6"):
         clips = store.clips(count, 6, rng_at(0))
     firsts = [store.latents(i, 0, 6).float() for i in range(len(store))]
     found = [[i for i, first in enumerate(firsts) if torch.equal(first, clip)] for clip in clips.latents]
@@ -349,9 +349,10 @@ def test_clips_begin_as_films_do(small, tmp_path):
 
 def test_a_store_of_films_as_long_as_its_clips_encodes_each_by_itself(small, tmp_path, recwarn):
     codec = small_codec()
-    make(small, tmp_path, replace(TOY, group=2, shortest=6, longest=6), codec)
+    make(small, tmp_path, replace(TOY, group=2, longest=6, fill=True), codec)
     store = FilmStore(tmp_path)
-    assert len(store) > 4 and {len(film) for film in store.films} == {6}
+    lengths = [len(film) for film in store.films]
+    assert sorted(lengths)[4:] == [6] * (len(lengths) - 4) and len(lengths) > 8  # at most one a video is shorter
     clips = store.clips(16, 6, rng_at(0))
     assert not [one for one in recwarn if "begin as films do" in str(one.message)]
     assert len({clip.sum().item() for clip in clips.latents}) > 4
@@ -392,6 +393,22 @@ def test_a_store_of_before_gets_it_by_being_built_again(small, tmp_path):
     make(small, tmp_path, replace(TOY, unconditional="blurred"), encoder=encoder)  # it changes no film
     assert torch.equal(FilmStore(tmp_path).text("blurred"), Eos().encode(["blurred"])[0])
     assert DataConfig().unconditional == "published" and TOY.unconditional == ""
+
+
+def test_filled_films_are_as_long_as_they_may_be_and_lose_no_pictures_but_at_the_ends():
+    """Shots of 12 latent frames in films of 21: cut where a film is full, gone on with in the next."""
+    takes = [layout.Take(0, 48 * i, 48 * (i + 1), ((0, f"shot {i}"),)) for i in range(5)]
+    filled, short = layout.films(takes, 4, 3, 3, 21, fill=True)
+    whole, _ = layout.films(takes, 4, 3, 3, 21)
+    assert [sum(piece.latents for piece in film) for film in filled] == [21, 21, 18] and not short
+    assert [sum(piece.latents for piece in film) for film in whole] == [12] * 5  # no clip of 21 anywhere
+    for film in filled:
+        assert sum(piece.pictures for piece in film) == 1 + 4 * (sum(piece.latents for piece in film) - 1)  # encoded by itself
+        assert all(piece.latents % 3 == 0 for piece in film)
+    pieces = [piece for film in filled for piece in film]
+    spans = [(piece.first, piece.first + piece.pictures) for piece in pieces]
+    assert all(end <= first for (_, end), (first, _) in zip(spans, spans[1:], strict=False))
+    assert sum(end - first for first, end in spans) > 0.9 * 48 * 5
 
 
 # Lists and captions

@@ -212,7 +212,7 @@ def _claim(folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder,
     path = folder / RECIPE
     mine = config.recipe() | {"stride": codec.stride, "scale": codec.scale, "channels": codec.channels,
                               "width": encoder.width, "words": encoder.length} | marks
-    if path.exists() and (old := read_json(path)) != mine:
+    if path.exists() and (old := {"fill": False} | read_json(path)) != mine:  # an older store knew one way only
         key = next((key for key in mine if mine[key] != old.get(key)), "more than this build knows")
         raise CinelabError(f"Store {folder} was built with {key}={old.get(key)!r}, not {mine.get(key)!r}; name another folder, or "
                            "give the setting it was built with.")

@@ -19,6 +19,7 @@ class DataConfig:
     chunk: int = 1  # shots last whole multiples of so many latent frames
     shortest: int = 2  # latent frames; shorter shots are left out
     longest: int = 81  # latent frames of a film; longer videos become several films
+    fill: bool = False  # cut a shot where a film is full, so that films are `longest` long, and go on with it in the next
     cuts: str = "pyscenedetect"  # how shots are found where nobody lists them: one of DETECTORS ("given": one shot a video)
     weights: str = ""  # of TransNetV2, a .pth file
     uncaptioned: bool = False  # take shots without a caption, under the empty prompt

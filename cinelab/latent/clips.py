@@ -118,8 +118,8 @@ class FilmStore:
 
     A film's first latent frame holds one picture and every later one several (`stride` of the codec: 4 of Wan's), and every
     film that a model makes begins with such a one. So by default clips begin where their films do (`begin="film"`), for a
-    model learns the beginnings that it is shown. Films of the length of a clip (`longest` of `cinelab.data.DataConfig`) lose
-    nothing by that, for each is encoded by itself. `begin="anywhere"` takes clips from all over longer films as well; the
+    model learns the beginnings that it is shown. Films of the length of a clip (`fill` and `longest` of `cinelab.data.DataConfig`)
+    lose nothing by that, for each is encoded by itself. `begin="anywhere"` takes clips from all over longer films as well; the
     first latent of most of them then holds several pictures and what came before.
     """
 
@@ -211,7 +211,7 @@ class FilmStore:
         whole, used = sum(map(len, self.films)), len(which) * frames
         if self.begin == "film" and used < whole / 2:
             warnings.warn(f"Store {self.folder}: clips of {frames} latent frames that begin as films do use {used} of its {whole}; "
-                          f"build it with longest={frames}, so that each is encoded by itself, or set begin to \"anywhere\".",
+                          f"build it with fill=true and longest={frames}, so that each is encoded by itself, or set begin to \"anywhere\".",
                           stacklevel=4)
 
     def _file(self, name: str) -> Any:
