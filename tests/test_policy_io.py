@@ -19,7 +19,7 @@ def test_a_policy_comes_back_from_its_dictionary(policy):
 
 
 @pytest.mark.parametrize(("stored", "said"), [
-    ({"name": "Oracle"}, "config.json names the policy 'Oracle'; known are CAMR, "),
+    ({"name": "Unheard"}, "config.json names the policy 'Unheard'; known are CAMR, "),
     ({}, "names the policy None"),
     ("camr", "names the policy 'camr'; known are CAMR, "),
     (None, "names the policy None"),

@@ -122,8 +122,8 @@ def test_a_reach_that_is_none_is_refused(reach, tmp_path):
 
 
 def test_a_policy_that_nobody_knows_is_refused_before_the_film(tmp_path):
-    student = load(checkpoint(tmp_path, policy={"name": "Oracle"}))
-    with pytest.raises(CinelabError, match="The config of student names the policy 'Oracle'; known are CAMR"):
+    student = load(checkpoint(tmp_path, policy={"name": "Unheard"}))
+    with pytest.raises(CinelabError, match="The config of student names the policy 'Unheard'; known are CAMR"):
         Director(student)
     assert Director(student, Full()).policy == Full()  # what is said goes before
 
