@@ -25,8 +25,9 @@ def policy_from_dict(values: Mapping[str, Any], where: str) -> Policy:
     known = {kind.__name__: kind for kind in kinds(Policy)}
     name = values.get("name") if isinstance(values, Mapping) else values
     if name not in known:
-        raise CinelabError(f"{where} names the policy {name!r}; known are {', '.join(sorted(known))} "
-                           "(a class of your own is known once its module is imported).")
+        raise CinelabError(f"{where} names the policy {name!r}; known are "
+                           f"{', '.join(sorted(known))} (a class of your own is known once its "
+                           "module is imported).")
     fields = {key: value for key, value in values.items() if key != "name"}
     try:
         return from_dict(known[name], fields)

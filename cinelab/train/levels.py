@@ -16,7 +16,7 @@ def check_drawn(levels: str) -> None:
 
 def drawn(count: int, batch: int, frames: int, chunk: int, levels: str,
           rng: torch.Generator) -> Tensor:
-    """Return numbers below `count` (B, F), uniform: one a chunk of `chunk` frames, or one a clip."""
+    """Return uniform numbers below `count` (B, F): one a chunk of `chunk` frames, or one a clip."""
     size = chunk if levels == "chunk" else frames
     numbers = torch.randint(count, (batch, frames // size), generator=rng)
     return numbers.repeat_interleave(size, 1)

@@ -1,4 +1,7 @@
-"""Under which memory a training shows a student its history: what config.json says, and films are made under by default."""
+"""Under which memory a training shows a student its history.
+
+config.json says it, and films are made under it unless their user says otherwise.
+"""
 
 from typing import Any
 
@@ -7,7 +10,7 @@ from cinelab.memory.policy_io import policy_to_dict
 
 
 def trained_under(config: Any) -> dict[str, Any]:
-    """Return the entries `policy` and, where the stage has one, `reach` of a checkpoint's config.json.
+    """Return the entries `policy` and, where a stage has one, `reach` of a checkpoint's config.json.
 
     A stage without a memory (the bidirectional one, the codec) has neither.
     """
@@ -17,7 +20,10 @@ def trained_under(config: Any) -> dict[str, Any]:
 
 
 def policy_of(config: Any) -> Policy | None:
-    """Return the policy of a stage's settings: that of its roll-outs, or what a share of its steps is shown through."""
+    """Return the policy of a stage's settings, or None where it has no memory.
+
+    That is the policy of its roll-outs, or the one that a share of its steps is shown through.
+    """
     if hasattr(config, "policy"):
         return config.policy
     if not hasattr(config, "camr"):
