@@ -26,6 +26,8 @@ app.command()(cli_wan.train)
 out = Console()
 SCREENPLAYS = Path("experiments/screenplays")
 Budget = Annotated[int, typer.Option(help="history chunks that may be seen at once")]
+OwnBudget = Annotated[int | None, typer.Option(help="history chunks that may be seen at once; default: as in training, else 6")]
+Policy = Annotated[str | None, typer.Option(help="camr, full, window, sink, ...; default: as in training, else camr")]
 Steps = Annotated[int | None, typer.Option(help="sampling steps; default: the model's")]
 Model = Annotated[str, typer.Option(help="shipped name, folder or weights file")]
 
@@ -54,8 +56,8 @@ def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="YAML or 
 @app.command()
 def direct(screenplay: Path,
            output: Annotated[Path | None, typer.Option("-o", "--output", help="default: results/films/<screenplay>")] = None,
-           model: Model = "toybox-2step", policy: Annotated[str, typer.Option(help="camr, full, window, sink, ...")] = "camr",
-           budget: Budget = 6, seed: Annotated[int | None, typer.Option(help="default: the screenplay's")] = None,
+           model: Model = "toybox-2step", policy: Policy = None,
+           budget: OwnBudget = None, seed: Annotated[int | None, typer.Option(help="default: the screenplay's")] = None,
            steps: Steps = None):
     """Make the film of one screenplay, with the picture of what the memory retrieved and the scores."""
     from cinelab.lab.first_film import direct_film
@@ -72,7 +74,7 @@ def direct(screenplay: Path,
 def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weights file")],
           seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
           films: Annotated[int, typer.Option(help="films for each seed and test")] = 32,
-          policy: Annotated[str, typer.Option(help="camr, full, window, sink, ...")] = "camr", budget: Budget = 6,
+          policy: Policy = None, budget: OwnBudget = None,
           output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/reference")):
     """Write the score card results/reference/<name>.json: every metric with interval, chance and upper bound."""
     from cinelab.lab.cards import print_card, score_card

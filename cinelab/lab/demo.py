@@ -26,7 +26,6 @@ from cinelab.lab.desk import HERE, Desk, open_session
 from cinelab.lab.notebook import writing
 from cinelab.model.zoo import Bundle, load
 from cinelab.stream.live import Turns
-from cinelab.stream.session import Settings
 
 FILM = re.compile(r"[a-z0-9]{10}")
 SWEEP = 1.0  # seconds between two looks at who is idle
@@ -81,7 +80,7 @@ class House:
             raise CinelabError(FULL.format(self.rules.visitors))
         with ExitStack() as held:
             held.enter_context(writing(self.folder / film / "chunks"))
-            session = open_session(self.folder / film, self.bundle, Settings())
+            session = open_session(self.folder / film, self.bundle)
             self.visits[film] = Visit(session, wire, held=held.pop_all(), turns=self.turns, stop_at=self.rules.chunks)
         return self.visits[film]
 

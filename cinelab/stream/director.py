@@ -20,10 +20,12 @@ from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import to_tensor
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import Policy, budget_of, name_of
+from cinelab.memory.policy_io import policy_to_dict
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
+from cinelab.script.unconditional import unconditional_text
 from cinelab.stream.engine import Timed, check_room, policy_for
 from cinelab.stream.overlap import ahead, side_stream
 from cinelab.stream.reel import Ask, Reel
@@ -97,7 +99,8 @@ def turned(ask: Ask, turn: Shot | PromptChange | None, bundle: Bundle) -> Ask:
 
 
 class Director:
-    """Makes films with one model under one policy. `seed=None` takes the screenplay's seed.
+    """Makes films with one model under one policy. `seed=None` takes the screenplay's seed, `policy=None` the policy that the
+    model was trained under (CAMR where its config.json says none).
 
     With `overlap` a chunk is decoded while the next one is made (the same bits); with `fused` it is remembered in the call that
     makes the next one's first level, where that is exact: in a few-step student, within a shot (the same to rounding).
@@ -106,7 +109,7 @@ class Director:
     def __init__(self, model: Bundle | str | Path, policy: Policy | None = None, seed: int | None = None,
                  sampling: Sampling | None = None, bf16: bool = False, overlap: bool = False, fused: bool = False):
         self.bundle = model if isinstance(model, Bundle) else load(model)
-        self.policy, self.seed = policy or policy_for(self.bundle, "camr", 6), seed
+        self.policy, self.seed = policy or policy_for(self.bundle), seed
         self.sampling, self.bf16 = sampling or self.bundle.sampling, bf16
         self.overlap, self.fused = overlap, fused
 
@@ -152,7 +155,7 @@ class Director:
     def _latents(self, reel: Reel, screenplay: Screenplay, line: Timeline, first: Tensor | None) -> Iterator[tuple[Timed, Memory]]:
         """Chunks without pictures. What a shot or a change sets holds from there on."""
         state, ask = reel.begin(), Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling)
-        self.bundle.encoder.prepare([*line.prompts, ""])
+        self.bundle.encoder.prepare([*line.prompts, unconditional_text(self.bundle.unconditional)])
         for slot in line.slots:
             ask = replace(turned(ask, slot.turn, self.bundle), prompt=line.prompts[slot.prompt], shot=slot.shot, cut=slot.cut)
             wait = self.fused and slot.index + 1 < len(line.slots)
@@ -179,6 +182,5 @@ class Director:
         return screenplay.seed if self.seed is None else self.seed
 
     def _info(self, screenplay: Screenplay) -> dict:
-        policy = {"name": type(self.policy).__name__} | to_dict(self.policy)
-        return {"title": screenplay.title, "model": self.bundle.name, "seed": self._seed(screenplay), "policy": policy,
-                "sampling": to_dict(self.sampling), "fps": self.bundle.fps, "bf16": self.bf16}
+        return {"title": screenplay.title, "model": self.bundle.name, "seed": self._seed(screenplay),
+                "policy": policy_to_dict(self.policy), "sampling": to_dict(self.sampling), "fps": self.bundle.fps, "bf16": self.bf16}

@@ -18,11 +18,15 @@ from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
 from cinelab.latent.codec import to_uint8
 from cinelab.memory.cache import Memory
-from cinelab.memory.policy import Policy, name_of, policy_named
+from cinelab.memory.policy import Policy, budget_of, name_of, policy_named
+from cinelab.memory.policy_io import policy_from_dict
 from cinelab.memory.shelf import Storage
 from cinelab.model.footprint import Film, Footprint, check_fits, footprint, free_bytes
 from cinelab.model.zoo import Bundle
 from cinelab.script.timeline import Timeline
+from cinelab.script.unconditional import unconditional_text
+
+BUDGET = 6  # units that a policy sees where nobody says another number
 
 
 @dataclass
@@ -54,10 +58,38 @@ def storage_of(bundle: Bundle) -> Storage:
     return Storage(**{name: value for name, value in bundle.memory.items() if name != "summary"})
 
 
-def policy_for(bundle: Bundle, name: str, budget: int) -> Policy:
-    """The policy of a name with at most `budget` units, that searches the history as finely as suits the model."""
-    found = policy_named(name, budget)
+def trained_policy(bundle: Bundle) -> Policy | None:
+    """The policy that a model was trained under, as its config.json says; None where it says none."""
+    if bundle.policy is None:
+        return None
+    return policy_from_dict(bundle.policy, f"The config of {bundle.name}")
+
+
+def policy_for(bundle: Bundle, name: str | None = None, budget: int | None = None) -> Policy:
+    """The policy of a name with at most `budget` units, that searches the history as finely as suits the model.
+
+    No name is the policy that the model was trained under, or CAMR where its config.json says none. What a name and a budget
+    leave open (positions, sinks, scores) is as in training where the name is of the policy that it was trained under.
+    """
+    trained = trained_policy(bundle)
+    if trained is not None and (name is None or name == name_of(trained)):
+        return trained if budget in (None, budget_of(trained)) else with_budget(trained, budget)
+    found = policy_named(name or "camr", BUDGET if budget is None else budget)
     return replace(found, summary=bundle.memory.get("summary", found.summary)) if found.routed else found
+
+
+def named_policy(bundle: Bundle, name: str | None = None, budget: int | None = None) -> tuple[str, int]:
+    """Name and budget of the policy that `policy_for` gives, for what keeps these two."""
+    policy = policy_for(bundle, name, budget)
+    return name_of(policy), budget_of(policy, BUDGET if budget is None else budget)
+
+
+def with_budget(policy: Policy, budget: int) -> Policy:
+    """The policy with another budget, and all that a budget leaves open as it is."""
+    fresh = policy_named(name_of(policy), budget)  # how a policy without a field `budget` divides one
+    if hasattr(policy, "budget"):
+        return replace(policy, budget=budget)
+    return replace(fresh, positions=policy.positions, unit=policy.unit)
 
 
 def empty_memory(bundle: Bundle, policy: Policy) -> Memory:
@@ -93,9 +125,9 @@ def script_of(timelines: Sequence[Timeline], null: int) -> Script:
 
 
 def embed(bundle: Bundle, timelines: Sequence[Timeline]) -> Tensor:
-    """Prompts (B, S + 1, L, E), filled up with empty ones; the last is always empty."""
-    most = max(len(line.prompts) for line in timelines)
-    return torch.stack([bundle.encoder.encode([*line.prompts, *[""] * (most + 1 - len(line.prompts))])
+    """Prompts (B, S + 1, L, E), filled up with empty ones; the last is the one that guidance compares with."""
+    most, compared = max(len(line.prompts) for line in timelines), unconditional_text(bundle.unconditional)
+    return torch.stack([bundle.encoder.encode([*line.prompts, *[""] * (most - len(line.prompts)), compared])
                         for line in timelines])
 
 

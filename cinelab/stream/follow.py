@@ -6,16 +6,8 @@ from pathlib import Path
 from cinelab.config import from_dict, read_json
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
-from cinelab.memory.policy import (
-    CAMR,
-    Full,
-    RandomTopK,
-    ShotSink,
-    Sink,
-    Window,
-    budget_of,
-    name_of,
-)
+from cinelab.memory.policy import budget_of, name_of
+from cinelab.memory.policy_io import policy_from_dict
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import plan, with_caption
@@ -64,8 +56,7 @@ def _policy(run: Path, told: dict | None, bundle: Bundle) -> dict:
     """The policy's name and budget, where these two say all of it."""
     if told is None:
         return {}
-    kinds = {kind.__name__: kind for kind in (Full, Window, Sink, ShotSink, CAMR, RandomTopK)}
-    policy = from_dict(kinds[told["name"]], {name: value for name, value in told.items() if name != "name"})
+    policy = policy_from_dict(told, f"{run}/film.json")
     name, budget = name_of(policy), budget_of(policy)
     if policy_for(bundle, name, budget) != policy:
         raise CinelabError(f"{run} was made with {policy}, and a session has {policy_for(bundle, name, budget)}; make the film again with that.")

@@ -1,0 +1,42 @@
+"""Policies as plain dictionaries: what config.json, film.json and run descriptions say of a policy.
+
+    {"name": "CAMR", "budget": 6, ...}     the class by its name, and its fields
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cinelab.config import from_dict, to_dict
+from cinelab.errors import CinelabError
+from cinelab.memory.policy import Policy
+
+
+def policy_to_dict(policy: Policy) -> dict[str, Any]:
+    """Return a policy as plain JSON types: the name of its class, and its fields."""
+    return {"name": type(policy).__name__} | to_dict(policy)
+
+
+def policy_from_dict(values: Mapping[str, Any], where: str) -> Policy:
+    """Return the policy that `policy_to_dict` wrote; fields that are not named keep their defaults.
+
+    Any imported subclass of `Policy` is known by its name. `where` says in an error whose
+    dictionary it is. Raises CinelabError for an unknown class or field.
+    """
+    known = {kind.__name__: kind for kind in kinds(Policy)}
+    name = values.get("name") if isinstance(values, Mapping) else values
+    if name not in known:
+        raise CinelabError(f"{where} names the policy {name!r}; known are "
+                           f"{', '.join(sorted(known))} (a class of your own is known once its "
+                           "module is imported).")
+    fields = {key: value for key, value in values.items() if key != "name"}
+    try:
+        return from_dict(known[name], fields)
+    except CinelabError as error:
+        raise CinelabError(f"{where}, policy {name}: {error}") from error
+
+
+def kinds(base: type) -> Iterator[type]:
+    """Yield every subclass of a class that is imported, at any depth."""
+    for kind in base.__subclasses__():
+        yield kind
+        yield from kinds(kind)
