@@ -78,22 +78,80 @@ def paired_difference(
     return Estimate(found.value, low, high, found.n)
 
 
-def nested_bootstrap(values: Sequence[float], outer: Sequence, level: float = 0.95, resamples: int = 2000,
-                     seed: int = 0) -> Estimate:
-    """Mean of `values` whose `outer` labels (training seeds) are resampled first and the values within each then.
+def nested_bootstrap(
+    values: Sequence[float],
+    outer: Sequence,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Mean of `values` whose `outer` labels (training seeds) are resampled first, then the values.
 
-    With training redone under every label, films alone would claim more certainty than the trainings give.
+    Films alone would claim more certainty than the trainings give. What the interval of level 0.95
+    covers was simulated with 3 labels of 24 values: 0.998 where trainings do not differ, 0.88
+    where their standard deviation is twice the standard error of one training's films, 0.79 where
+    it is four times. So it is cautious where trainings agree and too narrow where they do not;
+    three trainings allow no more, and a claim says how many there were.
     """
-    values, labels = _values("values", values), list(outer)
+    values, labels = _labelled(values, outer)
     _check_level(level, resamples)
+    if np.ptp(values) < 1e-12:  # resampling would be certain
+        return bootstrap(values, labels, level, resamples, seed)
+    parts = _parts(values, labels)
+    draws = _nested_draws(parts, resamples, seed)
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    mean = float(np.mean([part.mean() for part in parts]))
+    return Estimate(mean, float(low), float(high), len(values))
+
+
+def _labelled(values: Sequence[float], outer: Sequence) -> tuple[np.ndarray, list]:
+    values, labels = _values("values", values), list(outer)
     if len(labels) != len(values):
-        raise CinelabError(f"outer: {len(labels)} labels for {len(values)} values, give one each")
-    parts = [values[[label == name for label in labels]] for name in dict.fromkeys(labels)]
+        raise CinelabError(
+            f"outer: {len(labels)} labels for {len(values)} values, give one each"
+        )
+    return values, labels
+
+
+def _parts(values: np.ndarray, labels: list) -> list[np.ndarray]:
+    """The values of each label, in the order in which the labels first appear."""
+    return [values[[label == name for label in labels]] for name in dict.fromkeys(labels)]
+
+
+def _nested_draws(parts: list[np.ndarray], resamples: int, seed: int) -> np.ndarray:
+    """Means (resamples,) over labels drawn with replacement and values drawn within each."""
     rng = np.random.default_rng(seed)
-    inner = np.stack([rng.choice(part, (resamples, len(part))).mean(1) for part in parts])  # (labels, resamples)
-    drawn = rng.integers(len(parts), size=(len(parts), resamples))
-    low, high = np.quantile(np.take_along_axis(inner, drawn, 0).mean(0), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(np.mean([part.mean() for part in parts])), float(low), float(high), len(values))
+    inner = np.stack([rng.choice(part, (resamples, len(part))).mean(1) for part in parts])
+    drawn = rng.integers(len(parts), size=inner.shape)
+    return np.take_along_axis(inner, drawn, 0).mean(0)
+
+
+def paired_ratio(
+    a: Sequence[float],
+    b: Sequence[float],
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Ratio of the means of a and b, whose pairs (the same film) are resampled together.
+
+    Where a resampled mean of b is not above 0 the ratio has no bound, and the interval ends at inf.
+    """
+    a, b = _values("a", a), _values("b", b)
+    if len(a) != len(b):
+        raise CinelabError(f"b: {len(b)} values against {len(a)} of a, a pair needs one of each")
+    _check_level(level, resamples)
+    drawn = np.random.default_rng(seed).integers(len(a), size=(resamples, len(a)))
+    ratios = _ratio(a[drawn].mean(1), b[drawn].mean(1))
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+    if len(a) == 1:  # a single pair says nothing of its spread
+        low, high = -math.inf, math.inf
+    return Estimate(float(_ratio(a.mean(), b.mean())), float(low), float(high), len(a))
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    known = below > 0
+    return np.where(known, above / np.where(known, below, 1), np.inf)
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
@@ -158,17 +216,50 @@ def _check_level(level: float, resamples: int = 1) -> None:
 
 
 def sign_flip(differences: Sequence[float], flips: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p of a paired permutation test: how often random signs make a mean as far from 0 as the one measured.
+    """Two-sided p of a paired permutation test: how often random signs make a mean as far from 0.
 
-    The measured signs count as one of the draws, so p is never 0. Pass one difference per independent unit (film).
+    The measured signs count as one of the draws, so p is never 0. Pass one difference per
+    independent unit (film).
     """
     d = _values("differences", differences)
-    observed, rng, hits = abs(d.mean()), np.random.default_rng(seed), 1
+    return float((np.abs(_flipped(d, flips, seed)) >= abs(d.mean()) - 1e-12).sum() + 1) / flips
+
+
+def _flipped(d: np.ndarray, flips: int, seed: int) -> np.ndarray:
+    """Means (flips - 1,) of d under random signs."""
+    rng, means = np.random.default_rng(seed), []
     batch = max(1, DRAWS_AT_ONCE // len(d))
     for start in range(0, flips - 1, batch):
         signs = rng.integers(2, size=(min(batch, flips - 1 - start), len(d))) * 2 - 1
-        hits += int((np.abs(signs @ d) / len(d) >= observed - 1e-12).sum())
-    return hits / flips
+        means.append(signs @ d / len(d))
+    return np.concatenate(means) if means else np.empty(0)
+
+
+def one_sided(
+    values: Sequence[float],
+    margin: float = 0.0,
+    outer: Sequence | None = None,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """p of 'the mean is above `margin`' and p of 'it is below'; neither is ever 0.
+
+    Films alone: sign flips of values - margin. With `outer` (training seeds): the share of nested
+    bootstrap means on the wrong side, which is dual to the interval of `nested_bootstrap` and has
+    its coverage; where nothing varies, a sign test over the trainings.
+    """
+    d = _values("values", values) - margin
+    if outer is None:
+        means, observed = _flipped(d, draws, seed), d.mean()
+        above = float((means >= observed - 1e-12).sum() + 1) / draws
+        below = float((means <= observed + 1e-12).sum() + 1) / draws
+        return above, below
+    parts = _parts(*_labelled(d, outer))
+    if np.ptp(d) < 1e-12:
+        sure = 0.5 ** len(parts)
+        return (1.0 if d[0] <= 0 else sure), (1.0 if d[0] >= 0 else sure)
+    means = _nested_draws(parts, draws, seed)
+    return float((means <= 0).sum() + 1) / (draws + 1), float((means >= 0).sum() + 1) / (draws + 1)
 
 
 def holm(p: Sequence[float]) -> list[float]:
