@@ -24,6 +24,7 @@ from cinelab.score.stats import (
     one_sided,
     paired_difference,
     paired_ratio,
+    tails,
 )
 
 ALPHA = 0.05  # what a corrected p may be
@@ -104,15 +105,15 @@ def about_gap(claim: str, a: Sequence[float], b: Sequence[float], **more) -> Loo
     return replace(about_mean(claim, gaps, **more), estimate=paired_difference(a, b))
 
 
-def _p(
-    values: Sequence[float], seeds: Sequence | None, margin: float, kind: str, draws: int
-) -> tuple[float, float]:
+def _p(values, seeds, margin: float, kind: str, draws: int) -> tuple[float, float]:
     """One-sided p of the claim and of its contrary."""
-    above, below = one_sided(values, margin, seeds, draws)
-    if kind == "above":
-        return above, below
-    above_lower, below_lower = one_sided(values, -margin, seeds, draws)
-    return max(above_lower, below), min(above, below_lower)
+    (above, below), lower = tails(values, (margin, -margin), seeds, draws)
+    return (above, below) if kind == "above" else level_p((above, below), lower)
+
+
+def level_p(upper: tuple[float, float], lower: tuple[float, float]) -> tuple[float, float]:
+    """p of 'within the margin' and of 'beyond', given (p above, p below) at margin and -margin."""
+    return max(lower[0], upper[1]), min(upper[0], lower[1])
 
 
 def about_ratio(

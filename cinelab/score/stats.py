@@ -7,6 +7,7 @@ Shots of one film share a cast, a place and a drift, so they are not independent
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -222,17 +223,25 @@ def sign_flip(differences: Sequence[float], flips: int = 10_000, seed: int = 0) 
     independent unit (film).
     """
     d = _values("differences", differences)
-    return float((np.abs(_flipped(d, flips, seed)) >= abs(d.mean()) - 1e-12).sum() + 1) / flips
+    means, _ = _flipped(d, flips, seed)
+    return float((np.abs(means) >= abs(d.mean()) - 1e-12).sum() + 1) / flips
 
 
-def _flipped(d: np.ndarray, flips: int, seed: int) -> np.ndarray:
-    """Means (flips - 1,) of d under random signs."""
-    rng, means = np.random.default_rng(seed), []
+def _flipped(d: np.ndarray, flips: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means of d under random signs, and the means of these signs, both (flips - 1,)."""
+    means, signs_alone = [np.empty(0)], [np.empty(0)]
     batch = max(1, DRAWS_AT_ONCE // len(d))
     for start in range(0, flips - 1, batch):
-        signs = rng.integers(2, size=(min(batch, flips - 1 - start), len(d))) * 2 - 1
+        signs = _signs(min(batch, flips - 1 - start), len(d), seed, start).astype(float)
         means.append(signs @ d / len(d))
-    return np.concatenate(means) if means else np.empty(0)
+        signs_alone.append(signs.mean(1))
+    return np.concatenate(means), np.concatenate(signs_alone)
+
+
+@lru_cache(maxsize=64)  # of a megabyte each; the rows of a table share their signs
+def _signs(rows: int, width: int, seed: int, start: int) -> np.ndarray:
+    drawn = np.random.default_rng([seed, start]).integers(2, size=(rows, width), dtype=np.int8)
+    return drawn * 2 - 1
 
 
 def one_sided(
@@ -242,24 +251,43 @@ def one_sided(
     draws: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """p of 'the mean is above `margin`' and p of 'it is below'; neither is ever 0.
+    """p of 'the mean is above `margin`' and p of 'it is below'; see `tails`."""
+    return tails(values, [margin], outer, draws, seed)[0]
+
+
+def tails(
+    values: Sequence[float],
+    margins: Sequence[float],
+    outer: Sequence | None = None,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> list[tuple[float, float]]:
+    """For each margin, p of 'the mean is above it' and p of 'it is below'; neither is ever 0.
 
     Films alone: sign flips of values - margin. With `outer` (training seeds): the share of nested
     bootstrap means on the wrong side, which is dual to the interval of `nested_bootstrap` and has
     its coverage; where nothing varies, a sign test over the trainings.
     """
-    d = _values("values", values) - margin
-    if outer is None:
-        means, observed = _flipped(d, draws, seed), d.mean()
-        above = float((means >= observed - 1e-12).sum() + 1) / draws
-        below = float((means <= observed + 1e-12).sum() + 1) / draws
-        return above, below
-    parts = _parts(*_labelled(d, outer))
+    d = _values("values", values)
+    if outer is not None:
+        return _nested_tails(*_labelled(d, outer), margins, draws, seed)
+    means, signs = _flipped(d, draws, seed)
+    found = []
+    for margin in margins:
+        made, observed = means - margin * signs, d.mean() - margin
+        above, below = (made >= observed - 1e-12).sum(), (made <= observed + 1e-12).sum()
+        found.append((float(above + 1) / draws, float(below + 1) / draws))
+    return found
+
+
+def _nested_tails(d, labels, margins, draws: int, seed: int) -> list[tuple[float, float]]:
+    parts = _parts(d, labels)
     if np.ptp(d) < 1e-12:
-        sure = 0.5 ** len(parts)
-        return (1.0 if d[0] <= 0 else sure), (1.0 if d[0] >= 0 else sure)
+        sure, where = 0.5 ** len(parts), [np.sign(d[0] - margin) for margin in margins]
+        return [(sure if side > 0 else 1.0, sure if side < 0 else 1.0) for side in where]
     means = _nested_draws(parts, draws, seed)
-    return float((means <= 0).sum() + 1) / (draws + 1), float((means >= 0).sum() + 1) / (draws + 1)
+    wrong = [((means <= margin).sum(), (means >= margin).sum()) for margin in margins]
+    return [(float(a + 1) / (draws + 1), float(b + 1) / (draws + 1)) for a, b in wrong]
 
 
 def holm(p: Sequence[float]) -> list[float]:
