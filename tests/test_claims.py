@@ -250,3 +250,18 @@ def test_a_teachers_card_is_of_its_end_points():
     means = marks.groupby("metric").value.mean()
     assert {"prompt", "action", "camera", "kind", "looks", "sharpness of truth"} <= set(means.index)
     assert means["looks"] > 0.8  # it is given the true past
+
+
+def test_docs_and_shipped_tables_say_what_is_withdrawn():
+    root = Path(__file__).parents[1]
+    said, page = (root / "docs" / "results.md").read_text(), root / "results" / "reference" / "experiments.html"
+    for one in withdrawn.CLAIMS:
+        assert f"| {one.claim} | {one} |" in said
+    shown = page.read_text().split('<script type="application/json"')[0]
+    assert shown.count("withdrawn: the baseline had one noise level a clip") == 2
+    for path in (root / "results" / "reference").rglob("*.csv"):
+        table = pd.read_csv(path)
+        if path.stem.startswith(("initialisation", "teacher_alone", "injectivity")):
+            old = table["protocol"] < 2 if "protocol" in table else table.index >= 0
+            last = table["verdict" if "verdict" in table else "status"]
+            assert last[old].str.startswith("withdrawn: ").all(), path

@@ -115,13 +115,10 @@ CLAIMS = (
     ),
 )
 WHOLE = {
-    "initialisation": (
-        "its starts had unequal clips, time and noise levels (docs/results.md says what was wrong)"
-    ),
-    "injectivity": (
-        "the two teachers were asked under different conditions (docs/results.md says what was "
-        "wrong)"
-    ),
+    "initialisation": "its starts had unequal clips, time and noise levels "
+    "(docs/results.md says what was wrong)",
+    "injectivity": "the teachers were asked under different conditions, and the students on the "
+    "clips that they were trained on (docs/results.md says what was wrong)",
 }
 
 
