@@ -51,6 +51,13 @@ def test_every_absence_that_was_looked_at_counts():
     assert (together["corrected p"] >= 2 * alone["corrected p"]).any()
 
 
+def test_cells_of_several_settings_are_not_one_claim():
+    both = pd.concat([rows(TRUE).assign(reach=reach) for reach in ("clamp", "none")])
+    with pytest.raises(CinelabError, match="differ in 'reach' too"):
+        claims(both, 5, 5)
+    assert len(claims(both[both.reach == "none"], 5, 5)) == 6
+
+
 def test_raw_rows_are_kept_small(tmp_path):
     kept = keep_rows(rows(TRUE), tmp_path / "rows.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(kept).astype({"policy": object, "source": object, "metric": object}),

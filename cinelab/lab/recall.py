@@ -13,6 +13,7 @@ from cinelab.lab.plots import ablation_lines
 from cinelab.lab.verdicts import LEVEL, Look, about_gap, about_mean, about_ratio, judged
 
 BY = ("policy", "budget", "away")
+OWN = ("film", "shot", "metric", "value", "source", "seed")  # columns that are no setting
 NEEDED = ("full", "camr", "random", "sink", "window")  # policies that the claims compare
 
 
@@ -82,6 +83,11 @@ def claims(
         raise CinelabError(
             f"The sweep has no {missing[0]!r} at away={away}, budget={budget}; add it to the grid."
         )
+    if varied := _also_varied(asked):
+        raise CinelabError(
+            f"The cells at away={away}, budget={budget} differ in {varied!r} too; give the rows of one "
+            f"{varied}, as rows[rows.{varied} == ...]."
+        )
     looks = {
         key: list(_looks(part, *key, margin))
         for key, part in rows.groupby(["away", "budget"])
@@ -90,6 +96,12 @@ def claims(
     table = judged(look for part in looks.values() for look in part)
     where = [key for key, part in looks.items() for _ in part]
     return table[[key == (away, budget) for key in where]].reset_index(drop=True)
+
+
+def _also_varied(rows: pd.DataFrame) -> str | None:
+    """A setting beside policy, budget and away that full attention was measured under several of."""
+    full = rows[(rows.policy == "full") & (rows.source == "model")]
+    return next((name for name in full if name not in OWN and full[name].nunique() > 1), None)
 
 
 def _looks(rows: pd.DataFrame, away: int, budget: int, margin: float) -> Iterator[Look]:
