@@ -101,6 +101,8 @@ def test_a_ratio_has_an_interval_of_its_own():
     unpaired = paired_ratio(0.9 * luck[::-1], luck)
     assert unpaired.high - unpaired.low > 3 * (found.high - found.low)
     assert paired_ratio([1.0, 1.0], [0.0, 0.0]).value == math.inf
+    stalled = paired_ratio([2.0] * 20 + [90.0], [1.0] * 21, of=np.median)
+    assert (stalled.value, stalled.low, stalled.high) == (2, 2, 2)
     assert paired_ratio([1.0], [2.0]).low == -math.inf
 
 

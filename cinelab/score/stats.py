@@ -5,7 +5,7 @@ Shots of one film share a cast, a place and a drift, so they are not independent
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -133,9 +133,11 @@ def paired_ratio(
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
+    of: Callable = np.mean,
 ) -> Estimate:
-    """Ratio of the means of a and b, whose pairs (the same film) are resampled together.
+    """Ratio of the means of a and b, whose pairs (of one film, or one turn) are resampled together.
 
+    `of` may be np.median, for times that took turns on a machine with other work.
     Where a resampled mean of b is not above 0 the ratio has no bound, and the interval ends at inf.
     """
     a, b = _values("a", a), _values("b", b)
@@ -143,11 +145,11 @@ def paired_ratio(
         raise CinelabError(f"b: {len(b)} values against {len(a)} of a, a pair needs one of each")
     _check_level(level, resamples)
     drawn = np.random.default_rng(seed).integers(len(a), size=(resamples, len(a)))
-    ratios = _ratio(a[drawn].mean(1), b[drawn].mean(1))
+    ratios = _ratio(of(a[drawn], axis=1), of(b[drawn], axis=1))
     low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     if len(a) == 1:  # a single pair says nothing of its spread
         low, high = -math.inf, math.inf
-    return Estimate(float(_ratio(a.mean(), b.mean())), float(low), float(high), len(a))
+    return Estimate(float(_ratio(of(a), of(b))), float(low), float(high), len(a))
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
