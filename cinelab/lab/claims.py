@@ -45,6 +45,10 @@ ORDER = [
     ("consistency", "none"),
 ]
 CONSISTENCY = {"consistency": "equal clips", "consistency_equal_seconds": "equal seconds"}
+BASELINES = {
+    "bidirectional_ode": "Self Forcing's baseline: a noisy history, a level a chunk",
+    "bidirectional_clean": "no paper's baseline: the end points of the past as history",
+}
 CHEAPER = 3.0  # times that causal ODE is to take, for "about a quarter"
 
 
@@ -274,7 +278,8 @@ def _look(
         word, how = "is level with", {"kind": "level", "margin": level}
     named = f"consistency ({CONSISTENCY[one]})" if one in CONSISTENCY else one
     where, what = f"{stage}, {steps} levels", f"{word} {other} in {metric}"
-    about = {"note": _teachers_apart(films, one, other, metric)}
+    notes = (BASELINES.get(other, ""), _teachers_apart(films, one, other, metric))
+    about = {"note": "; ".join(filter(None, notes))}
     if one in CONSISTENCY and other == "causal_ode":
         about["twin"] = f"{where}: {what}"
     if len(gap):

@@ -130,8 +130,11 @@ def spread(cells: Cells, table: pd.DataFrame, metrics: list[str]) -> pd.DataFram
     part = table[table["metric"].isin(metrics)]
     cell = part["value"].map("{:.3f}".format) + part.apply(lambda r: interval(r["low"], r["high"]), axis=1)
     wide = part.assign(cell=cell).pivot_table(index=cells.varied or ["seeds"], columns="metric", values="cell", aggfunc="first", sort=False)
-    counts = part.groupby(cells.varied or ["seeds"], sort=False)["n"].max()
-    return wide[[m for m in metrics if m in wide]].assign(n=counts).reset_index().rename_axis(columns=None)
+    counts = part.groupby(cells.varied or ["seeds"], sort=False)[["n", "seeds"]].max()
+    wide = wide[[m for m in metrics if m in wide]].assign(n=counts["n"])
+    if cells.trained:
+        wide = wide.assign(trainings=counts["seeds"])
+    return wide.reset_index().rename_axis(columns=None)
 
 
 def interval(low: float, high: float) -> str:
