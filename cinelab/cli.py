@@ -161,7 +161,7 @@ def race(models: Annotated[list[str] | None, typer.Argument(help="students; defa
     """Students against the many-step base: frames per second and first frame, taking turns in one run under CAMR."""
     from dataclasses import replace
 
-    from cinelab.files import write_json
+    from cinelab.files import plain_json, write_json
     from cinelab.memory.policy import CAMR
     from cinelab.model.zoo import load, students
     from cinelab.runs import hardware
@@ -172,7 +172,8 @@ def race(models: Annotated[list[str] | None, typer.Argument(help="students; defa
                   base: (slow, slow.sampling)}
     contenders |= {name: (bundle, bundle.sampling) for name, bundle in ((name, load(name)) for name in models or students())}
     rows = compare(contenders, CAMR(budget=budget), chunks)
-    write_json(output, {"budget": budget, "chunks": chunks, **hardware(), "rows": rows.to_dict("records")})
+    record = {"budget": budget, "chunks": chunks, **hardware(), "rows": rows.to_dict("records")}
+    write_json(output, plain_json(record))
     table = Table(*rows.columns, title=f"{hardware()['device']}, {hardware()['cores']} cores")
     for row in rows.itertuples(index=False):
         table.add_row(*map(str, row))

@@ -118,6 +118,7 @@ def test_a_race_times_students_beside_the_base(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "race.json").read_text())["rows"]
     assert [row["model"] for row in rows] == ["toybox-base, 3 steps", "toybox-base", "toybox-2step"]
+    assert all(row["low"] <= row["times the first"] <= row["high"] for row in rows)
     assert rows[0]["times the first"] == 1.0 and all(row["frames/s"] > 0 for row in rows)
 
 

@@ -1,13 +1,10 @@
-"""The exam, its pictures' measures, the alarms, and the initialisation claims."""
-
-import json
+"""The exam, its pictures' measures and the alarms."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab import claims
 from cinelab.lab.monitor import alarms, distillation_curves
 from cinelab.model.zoo import load
 from cinelab.score.exam import Exam, ExamConfig
@@ -83,30 +80,3 @@ def test_trainings_that_disagree_widen_the_interval():
     assert torn.low < torn.value < torn.high
     with pytest.raises(CinelabError, match="give one each"):
         nested_bootstrap(films, seeds[:5])
-
-
-def cells(folder, ahead):
-    """Two initialisations on 12 films by 3 seeds, the first `ahead` of the second by so much."""
-    rng = np.random.default_rng(0)
-    for init, plus in (("consistency", ahead), ("causal_ode", 0.0)):
-        rows = [{"film": f, "metric": m, "value": 0.5 + plus + 0.01 * rng.normal(), "steps": 1, "stage": stage, "init": init, "seed": s}
-                for f in range(12) for m in claims.METRICS for stage in claims.STAGES for s in range(3)]
-        (folder / init).mkdir(parents=True)
-        pd.DataFrame(rows).to_parquet(folder / init / "rows.parquet")
-        (folder / init / "cell.json").write_text(json.dumps(
-            {"init": init, "seed": 0, "stage 2 seconds": 10.0, "pairs seconds": 30.0 * (init == "causal_ode"), "stored bytes": 5}))
-    return folder
-
-
-@pytest.mark.parametrize("ahead, word", [(0.2, "confirmed"), (-0.2, "refuted"), (0.0, "undecided")])
-def test_a_claim_is_decided_by_its_interval(ahead, word, tmp_path):
-    from cinelab.lab.recall import sweep_rows
-
-    folder = cells(tmp_path / "sweep", ahead)
-    rows, costs = sweep_rows(folder), claims.init_costs(folder)
-    verdicts = claims.init_claims(rows, costs).set_index("claim").verdict
-    assert verdicts["after DMD, 1 levels: consistency is ahead of causal_ode in prompt"].startswith(word)
-    assert verdicts["after DMD, 1 levels: causal_ode is ahead of bidirectional_ode in prompt"] == "not measured"
-    assert costs.set_index("init")["seconds before DMD"].to_dict() == {"causal_ode": 40.0, "consistency": 10.0}
-    assert verdicts.iloc[-1] == "confirmed"  # four times the time
-    assert len(claims.init_points(rows).data) == 16

@@ -1,14 +1,37 @@
-"""The injectivity measurement itself: its controls are exactly zero, and what is held fixed is held fixed."""
+"""The injectivity measurement itself: what is held is held exactly, its controls are zero, and the student is measured
+on what it sees."""
 
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
 import torch
 from test_students import FakeStore, net
 
+from cinelab.errors import CinelabError
+from cinelab.flow.sampler import walk
 from cinelab.lab import injectivity
-from cinelab.lab.injectivity import Setting, alone, end_points, measure, spread, summary
+from cinelab.lab.injectivity import (
+    Case,
+    Setting,
+    alone,
+    end_points,
+    measure,
+    reference,
+    seen_levels,
+    share_of_error,
+    spread,
+    student_end,
+    summary,
+)
 from cinelab.model.zoo import load
 from cinelab.seeds import rng_at
+from cinelab.train.pairs import PairsConfig, trajectories
 
-SMALL = Setting(clips=2, frames=4, frame=2, repeats=3, levels=(0.5, 1.0), histories=(0.3,), steps=2)
+PAIRS = PairsConfig(steps=4, levels=(1.0, 0.5), frames=4, bf16=False)
+SMALL = Setting(clips=2, frame=2, repeats=3, past_noise=(0.3,), pairs=PAIRS)
+CASES = {history: Case("x", history) for history in ("truth", "noisy", "clean")}
 
 
 class Loose:
@@ -17,31 +40,113 @@ class Loose:
     model = net().requires_grad_(False)
 
 
-def test_only_the_autoregressive_teacher_gives_one_end_point():
-    clips = FakeStore().clips(2, 4, rng_at(0))
-    for t in SMALL.levels:
-        causal = end_points(Loose, "autoregressive", clips, 0, t, SMALL)
-        assert spread(causal) < 1e-10  # rounding: the mask hides what is varied
-        assert spread(end_points(Loose, "bidirectional", clips, 0, t, SMALL)) > 1e-6
-        assert spread(end_points(Loose, "autoregressive", clips, 0, t, SMALL, own=True)) > 1e-3
-    assert spread(end_points(Loose, "autoregressive", clips, 0, 1.0, SMALL, history=0.3)) > 1e-6  # a self-made past
+@pytest.fixture(scope="module")
+def clips():
+    return FakeStore().clips(2, 4, rng_at(0))
 
 
-def test_the_same_lot_twice_gives_no_variance():
-    clips = FakeStore().clips(2, 4, rng_at(0))
-    for kind in ("autoregressive", "bidirectional"):
-        assert spread(end_points(Loose, kind, clips, 0, 1.0, SMALL, varied=False)) < 1e-10
+@pytest.fixture(scope="module")
+def held(clips):
+    return {name: reference(Loose, case.kind, clips, 0, SMALL) for name, case in CASES.items()}
+
+
+def ends(clips, held, history, level=0, **more):
+    return end_points(Loose, CASES[history], clips, 0, level, SMALL, held[history], **more)
+
+
+def test_the_causal_mask_alone_makes_the_autoregressive_variance_zero(clips, held):
+    for level in (0, 1):
+        assert spread(ends(clips, held, "truth", level)) < 1e-10  # by construction, whatever the weights
+        assert spread(ends(clips, held, "truth", level, own=True)) > 1e-3
+        for history in ("noisy", "clean"):
+            assert spread(ends(clips, held, history, level)) > 1e-6
+
+
+@pytest.mark.parametrize("history", list(CASES))
+def test_nothing_drawn_gives_the_reference(clips, held, history):
+    for level in (0, 1):
+        made = ends(clips, held, history, level, varied=False)
+        assert spread(made) < 1e-10
+        torch.testing.assert_close(made[:1], held[history].end[:, 2:3], atol=1e-4, rtol=1e-4)
+
+
+def test_the_reference_is_what_the_pairs_store(clips, held):
+    for history, case in CASES.items():
+        config = replace(PAIRS, teacher=case.kind)
+        states, end = trajectories(Loose.model, alone(clips, 0), config, held[history].noise)
+        torch.testing.assert_close(held[history].states, states)
+        torch.testing.assert_close(held[history].end, end)
+
+
+@pytest.mark.parametrize("history, still", [("clean", [4, 4]), ("noisy", None)])
+def test_what_the_student_sees_is_held_and_the_future_is_not(clips, held, history, still, monkeypatch):
+    """Follow all frames of a variant: the past stays on the reference down to the level where it is seen."""
+    states = []
+    monkeypatch.setattr(injectivity, "solve", lambda *a: [states.append(s) for s, _ in walk(*a)] and states[-1])
+    ends(clips, held, history, level=1)
+    numbers = seen_levels(SMALL, 0, 1)[0]
+    follows = still or [2 * int(n) for n in numbers[:2]]
+    reached = [PAIRS.levels.index(level) for level in PAIRS.levels]
+    for frame, steps in enumerate([*follows, 2]):  # u itself down to level 1, after 2 of 4 steps
+        for number, step in zip(reached, (0, 2), strict=True):
+            same = torch.allclose(states[step][:, frame], held[history].states[:, number, frame], atol=1e-5)
+            assert same == (step <= steps)
+    if still:
+        assert torch.allclose(states[-1][:, :2], held[history].end[:, :2], atol=1e-5)
+    assert not torch.allclose(states[0][:, 3], held[history].noise[:, 3])
+
+
+def test_the_past_has_a_level_a_chunk():
+    many = Setting(pairs=PairsConfig(chunk=3, frames=24), frame=10)
+    numbers = seen_levels(many, 0, 2)[0].reshape(8, 3)
+    assert (numbers == numbers[:, :1]).all() and (numbers[3] == 2).all()
+    assert len({int(n) for i in range(6) for n in seen_levels(many, i, 2)[0, :9]}) > 2
+
+
+def test_noise_on_a_past_that_both_see_is_called_sensitivity(clips, held):
+    assert spread(ends(clips, held, "truth", past_noise=0.3)) > 1e-6
+    assert not hasattr(injectivity, "history_figure")
+
+
+def test_a_student_is_measured_on_what_it_sees(clips, held):
+    for history, case in CASES.items():
+        made = student_end(Loose, case, clips, 0, 1, SMALL, held[history])
+        assert made.shape == held[history].end[:, 2:3].shape
+        later = replace(held[history], states=held[history].states.clone(), end=held[history].end.clone())
+        later.states[:, :, 3], later.end[:, 3] = 9.0, 9.0  # the future, which it does not see
+        torch.testing.assert_close(student_end(Loose, case, clips, 0, 1, SMALL, later), made)
+        later.states[:, :, 2] = 9.0
+        assert not torch.allclose(student_end(Loose, case, clips, 0, 1, SMALL, later), made)
 
 
 def test_the_table_has_an_interval_for_every_question(monkeypatch):
-    monkeypatch.setattr(injectivity.zoo, "load", lambda name: load("toybox-base"))
-    store = FakeStore()
-    teachers = {"causal": ("autoregressive", "a"), "both ways": ("bidirectional", "b")}
-    table = summary(measure(teachers, store, SMALL))
-    assert {"variance", "own", "share", "blur", "control"} == set(table.what)
+    base = replace(load("toybox-base"), model=Loose.model)  # with a codec to look at
+    monkeypatch.setattr(injectivity.zoo, "load", lambda name: base)
+    cases = {"causal": Case("a", "truth", "s"), "both ways": Case("b", "noisy")}
+    rows = measure(cases, FakeStore().clips(2, 4, rng_at(0)), SMALL)
+    table = summary(rows)
+    wanted = {"variance", "own", "share", "blur", "control", "sensitivity", "squared error", "student's sharpness"}
+    assert wanted == set(table.what) and (rows.protocol == 2).all()
     assert (table.low <= table.value + 1e-12).all() and (table.n == 2).all()
     control = table[(table.what == "control") & (table.value == 0)]
     assert (control.high == 0).all()
-    assert set(table[table.history > 0].teacher) == {"causal"}
-    many = alone(store.clips(2, 4, rng_at(0)), 1, 3)
-    assert many.latents.shape[0] == 3 and torch.equal(many.latents[0], many.latents[2])
+    assert set(table[table.past_noise > 0].case) == {"causal"}
+    assert set(share_of_error(rows).case) == {"causal"}
+
+
+def test_the_share_of_the_error_is_a_ratio_with_its_own_interval():
+    luck = np.random.default_rng(0).random(12) + 0.5
+    parts = [pd.DataFrame({"case": "c", "history": "noisy", "clip": range(12), "t": 1.0, "past_noise": 0.0, "what": what,
+                           "value": value}) for what, value in (("variance", 0.1 * luck), ("squared error", 0.4 * luck))]
+    [found] = share_of_error(pd.concat(parts)).to_dict("records")
+    assert found["value"] == pytest.approx(0.25) and found["low"] == pytest.approx(0.25)
+    assert share_of_error(parts[0]).empty
+
+
+def test_contradictions_are_refused():
+    with pytest.raises(CinelabError, match="history is 'true'"):
+        Case("x", "true")
+    with pytest.raises(CinelabError, match="frame is 24; clips have 24"):
+        Setting(frame=24)
+    with pytest.raises(CinelabError, match="repeats is 1"):
+        Setting(repeats=1)

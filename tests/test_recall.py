@@ -1,16 +1,16 @@
-"""The memory sweep's report on rows whose answer is known: claims hold when they should and fail when they should."""
+"""The memory sweep's report on rows whose answer is known: claims are decided when they should be, and only then."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab.recall import claims, recall_figure, sweep_rows, sweep_table
+from cinelab.lab.recall import claims, keep_rows, recall_figure, sweep_rows, sweep_table
 
 TRUE = {"full": 0.9, "camr": 0.88, "random": 0.5, "sink": 0.35, "window": 0.26}
 
 
-def rows(true: dict[str, float], films: int = 150) -> pd.DataFrame:
+def rows(true: dict[str, float], films: int = 60) -> pd.DataFrame:
     """Rows of one absence and budget; a film's luck is the same under every policy."""
     luck = np.random.default_rng(0).random((3, films, 3))
     parts = []
@@ -24,16 +24,44 @@ def rows(true: dict[str, float], films: int = 150) -> pd.DataFrame:
 
 def test_claims_hold_when_they_are_true():
     verdict = claims(rows(TRUE), away=5, budget=5)
-    assert verdict.holds.all() and len(verdict) == 5
-    assert "24 %" in verdict.claim[2] and "n=450" in verdict.measured[0]
+    assert (verdict.verdict == "confirmed").all() and len(verdict) == 6
+    assert "24 %" in verdict.claim[2] and (verdict.films == 180).all()
 
 
 @pytest.mark.parametrize(("policy", "share", "failed"), [
-    ("full", 0.7, [0]), ("window", 0.45, [1]), ("camr", 0.5, [2, 3]), ("sink", 0.87, [4]),
+    ("full", 0.7, [0]), ("window", 0.45, [1]), ("camr", 0.5, [2, 3, 4]), ("sink", 0.93, [5]),
 ])
-def test_a_claim_that_fails_is_reported(policy, share, failed):
-    verdict = claims(rows(TRUE | {policy: share}), away=5, budget=5)
-    assert set(failed) <= set(np.flatnonzero(~verdict.holds))
+def test_a_claim_that_fails_is_refuted(policy, share, failed):
+    verdict = claims(rows(TRUE | {policy: share}), away=5, budget=5).verdict
+    assert set(failed) <= set(np.flatnonzero(verdict != "confirmed"))
+    assert verdict[failed[0]] == "refuted"
+
+
+def test_a_point_estimate_decides_nothing():
+    table = claims(rows(TRUE | {"camr": 0.875}, films=12), away=5, budget=5)
+    kept = table.loc[2]
+    assert kept.value > 0.95 > kept.low and kept.verdict.startswith("undecided")
+
+
+def test_every_absence_that_was_looked_at_counts():
+    one = rows(TRUE)
+    more = pd.concat([one, *(one.assign(away=away) for away in (1, 9))])
+    alone, together = (claims(table, 5, 5) for table in (one, more))
+    assert together.p.tolist() == alone.p.tolist()
+    assert (together["corrected p"] >= 2 * alone["corrected p"]).any()
+
+
+def test_cells_of_several_settings_are_not_one_claim():
+    both = pd.concat([rows(TRUE).assign(reach=reach) for reach in ("clamp", "none")])
+    with pytest.raises(CinelabError, match="differ in 'reach' too"):
+        claims(both, 5, 5)
+    assert len(claims(both[both.reach == "none"], 5, 5)) == 6
+
+
+def test_raw_rows_are_kept_small(tmp_path):
+    kept = keep_rows(rows(TRUE), tmp_path / "rows.parquet")
+    pd.testing.assert_frame_equal(pd.read_parquet(kept).astype({"policy": object, "source": object, "metric": object}),
+                                  rows(TRUE).reset_index(drop=True), check_dtype=False)
 
 
 def test_the_table_pools_seeds():

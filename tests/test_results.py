@@ -8,8 +8,8 @@ import pytest
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
-from cinelab.lab.pooling import compared, costs, load_cells, pooled
-from cinelab.lab.report import packed_plotly, report, safe_json
+from cinelab.lab.pooling import compared, comparisons, costs, load_cells, pooled
+from cinelab.lab.report import packed_plotly, render, report, safe_json, section
 from cinelab.lab.report_figures import front, metric_figure, pareto_figure, shots_figure
 from cinelab.lab.results import column_table, index, overview, query, save, telling
 from cinelab.score.rows import Row, table
@@ -124,7 +124,53 @@ def test_where_cells_trained_something_seeds_are_resampled_first(results):
         (folder / "dmd").mkdir()
         (folder / "dmd" / "log.jsonl").write_text("{}\n")
     cells = load_cells(results / "memory")
-    assert cells.trained and "p" in pairs and "p" not in compared(cells, "identity")
+    found = compared(cells, "identity")
+    assert cells.trained and pairs.trainings.isna().all() and (found.trainings == 3).all()
+    assert (found.high - found.low >= pairs.high - pairs.low).all() and (found.p <= 1).all()
+
+
+def test_a_tables_verdicts_need_bounds_and_a_corrected_p(results):
+    table = compared(load_cells(results / "memory"), "identity").set_index("policy")
+    assert table.loc["window", "verdict"] == "below"
+    assert table.loc["camr", "verdict"] == "below, by less than 0.05"  # -0.02 and sure
+    assert (table["corrected p"] >= table.p).all() and (table.margin == 0.05).all()
+    strict = compared(load_cells(results / "memory"), "identity", margin=0.01).set_index("policy")
+    assert strict.loc["camr", "verdict"] == "below"
+
+
+def test_p_is_corrected_over_all_metrics_that_are_looked_at(results):
+    for path in (results / "memory").glob("*/rows.parquet"):
+        rows = pd.read_parquet(path)
+        noise = np.random.default_rng(len(str(path))).normal(0, 0.3, len(rows))
+        more = [rows.assign(metric=f"other {i}", value=noise) for i in range(12)]
+        pd.concat([rows, *more]).to_parquet(path)
+    cells = load_cells(results / "memory")
+    alone = compared(cells, "identity").set_index("policy")
+    together = comparisons(cells, cells.metrics)
+    assert len(together) == 13
+    first = together["identity"].set_index("policy")
+    assert first.loc["window", "corrected p"] > 5 * alone.loc["window", "corrected p"]
+    assert first.loc["window", "verdict"] == "below"  # draws grow with looks: p can still be small
+
+
+def test_runs_of_an_old_protocol_are_shown_and_withdrawn(tmp_path):
+    for protocol in (None, 2):
+        for init, mean in (("none", 0.5), ("bidirectional_ode", 0.4), ("causal_ode", 0.7)):
+            folder = cell(tmp_path, f"sweep{protocol}", init, 0, mean)
+            info = {"init": init} | ({"protocol": protocol} if protocol else {})
+            write_json(folder / "cell.json", info)
+            settings = {"init": init, "seed": 0}
+            write_json(folder / "config.json", settings)
+            done = json.loads((folder / "done.json").read_text())
+            write_json(folder / "done.json", done | {"parameters": settings})
+    cells = [load_cells(tmp_path / f"sweep{protocol}") for protocol in (None, 2)]
+    old, new = (compared(one, "identity").verdict for one in cells)
+    assert old.str.startswith("withdrawn: ").all() and not new.str.startswith("withdrawn").any()
+    page = render([section([str(tmp_path / "sweepNone")])], "old").split("<script")[0]
+    assert "withdrawn: the baseline had one noise level a clip" in page
+    assert "withdrawn: its starts had" in page
+    page = render([section([str(tmp_path / "sweep2")])], "new").split("<script")[0]
+    assert "withdrawn: " not in page
 
 
 def test_joined_sweeps_compare_what_they_share(results):
@@ -211,6 +257,9 @@ def test_plotly_travels_compressed():
 
 def test_tables_go_with_a_report(results):
     report([results / "memory"], results / "r.html", tables=results / "tables")
-    found = {path.name: pd.read_csv(path) for path in (results / "tables").iterdir()}
+    found = {path.name: pd.read_csv(path) for path in (results / "tables").glob("*.csv")}
     assert set(found) == {"memory.csv", "memory_paired.csv", "memory_cost.csv"}
+    rows = pd.read_parquet(results / "tables" / "memory_rows.parquet")
+    assert len(rows) == len(load_cells(results / "memory").rows)
+    assert {"film", "seed", "value"} <= set(rows)
     assert found["memory.csv"].set_index("policy").loc["camr", "n"] == 24

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.score.stats import Estimate, bootstrap, paired_difference, wilson
+from cinelab.score.stats import (
+    Estimate,
+    bootstrap,
+    nested_bootstrap,
+    one_sided,
+    paired_difference,
+    paired_ratio,
+    sign_flip,
+    wilson,
+)
 
 
 def coverage(make, truth: float, trials: int = 300) -> float:
@@ -41,6 +50,60 @@ def test_resampling_films_is_honest_where_resampling_shots_is_not():
 
     naive = coverage(lambda rng: bootstrap(films(rng)[0], resamples=600), 0.5)
     assert coverage(clustered, 0.5) > 0.88 and naive < 0.7
+
+
+def trainings(spread: float):
+    """The interval of three trainings of 24 films; `spread` is in standard errors of the films."""
+
+    def once(rng):
+        films = rng.normal(size=(3, 24)) + rng.normal(0, spread / math.sqrt(24), (3, 1))
+        return nested_bootstrap(films.ravel(), np.repeat(range(3), 24), resamples=300)
+
+    return once
+
+
+@pytest.mark.parametrize(("spread", "low", "high"), [(0, 0.97, 1), (2, 0.82, 0.93), (4, 0.7, 0.87)])
+def test_nested_intervals_cover_what_their_docstring_says(spread, low, high):
+    assert low <= coverage(trainings(spread), 0.0) <= high
+
+
+def test_nested_intervals_are_not_certain_where_nothing_varies():
+    found = nested_bootstrap(np.ones(12), np.repeat([1, 2, 3], 4))
+    assert found.low == wilson(3, 3).low < 1
+    assert nested_bootstrap([2.0, 2.0], ["one", "one"]).low == -math.inf
+
+
+@pytest.mark.parametrize("outer", [None, np.repeat([0, 1, 2], 20)], ids=["films", "trainings"])
+def test_one_sided_p_asks_about_the_margin(outer):
+    values = np.random.default_rng(0).normal(0.3, 0.5, 60)
+    above, below = one_sided(values, 0.0, outer)
+    assert above < 0.01 and below > 0.99
+    above, below = one_sided(values, values.mean(), outer)
+    assert 0.3 < above < 0.7 and 0.3 < below < 0.7
+    assert one_sided(values, 0.6, outer)[1] < 0.01
+
+
+def test_both_sides_make_the_two_sided_p():
+    values = np.random.default_rng(1).normal(0.05, 0.3, 40)
+    assert 2 * min(one_sided(values)) == pytest.approx(sign_flip(values), abs=0.02)
+
+
+def test_equal_trainings_are_a_sign_test_of_so_many():
+    assert one_sided([0.2] * 6, 0.0, [0, 0, 1, 1, 2, 2]) == (0.125, 1.0)
+    assert one_sided([0.0] * 6, 0.0, [0, 0, 1, 1, 2, 2]) == (1.0, 1.0)
+
+
+def test_a_ratio_has_an_interval_of_its_own():
+    rng = np.random.default_rng(2)
+    luck = rng.random(80)
+    found = paired_ratio(0.9 * luck + 0.02 * rng.random(80), luck)
+    assert found.value == pytest.approx(0.92, abs=0.01) and 0.89 < found.low < found.high < 0.95
+    unpaired = paired_ratio(0.9 * luck[::-1], luck)
+    assert unpaired.high - unpaired.low > 3 * (found.high - found.low)
+    assert paired_ratio([1.0, 1.0], [0.0, 0.0]).value == math.inf
+    stalled = paired_ratio([2.0] * 20 + [90.0], [1.0] * 21, of=np.median)
+    assert (stalled.value, stalled.low, stalled.high) == (2, 2, 2)
+    assert paired_ratio([1.0], [2.0]).low == -math.inf
 
 
 def test_groups_widen_the_interval_of_correlated_values():
@@ -130,6 +193,8 @@ def test_wilson_known_values():
         (lambda: bootstrap([1.0, 2.0], level=95), "level: 95"),
         (lambda: bootstrap([1.0, 2.0], resamples=0), "resamples: 0"),
         (lambda: paired_difference([1.0], [1.0, 2.0]), "b: 2 values against 1"),
+        (lambda: paired_ratio([1.0], [1.0, 2.0]), "b: 2 values against 1"),
+        (lambda: one_sided([1.0, 2.0], outer=[1]), "1 labels for 2 values"),
         (lambda: paired_difference([1.0], [float("nan")]), "b: number 0 is nan"),
         (lambda: wilson(3, 2), "successes: 3 of n=2"),
         (lambda: wilson(0, 0), "n >= 1"),

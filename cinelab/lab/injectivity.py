@@ -1,200 +1,428 @@
-"""Frame-level injectivity, measured: is a frame's clean end point a function of what a causal student sees?
+"""Frame-level injectivity: does a frame's end point hang on what its causal student does not see?
 
-Fix frame u's noisy state and its past; vary all that a causal student does not see; integrate the teacher's
-probability-flow ODE each time; report the variance of the end points (Causal Forcing, the argument for an
-autoregressive teacher).
+The argument of Causal Forcing for an autoregressive teacher: regression can learn a teacher's flow
+only where the end point is a function of what the student sees. For each teacher, what ITS student
+sees in training (`cinelab.train.ode`) is held fixed, the rest is drawn again, and the teacher's ODE
+is integrated, as its pairs were, each time.
 
-    held fixed   x_t of frame u; the past (clean for the autoregressive teacher, at the same level for the bidirectional)
-    varied       autoregressive: the noisy copies of all other frames, and the future's clean frames (another film's)
-                 bidirectional: the noise of the future frames
-    `own`        reference: the frame's own noise is varied too, so that a share of 1 means "as free as a fresh sample"
-    `history`    noise put on the clean past, another lot for every repeat: what a self-made history adds
+    teacher         history  held, beside the frame's own state     drawn again
+    autoregressive  truth    the true, clean past                   the other frames' noise and the
+                                                                    future's clean frames
+    bidirectional   noisy    the states of the past at levels of    the future frames' noise
+                             their own, one a chunk
+    bidirectional   clean    the end points of the past             the future frames' noise
 
-    K repeats (the batch)   F frames   u the frame that is looked at
+That the autoregressive teacher's variance is exactly zero is no finding: its causal mask hides what
+is drawn again, by construction. The row tests the code. What can be a finding is the other rows, as
+a share of the squared error that the student of that teacher makes on the same held-out clips
+(`share_of_error`): what it cannot learn, against what it has not learnt.
+
+A held state is one of a reference trajectory from noise to data: a frame follows the reference down
+to the level where the student sees it, then goes its own way with the others. For the bidirectional
+teacher that approximates a draw of the future given what is held.
+
+    K repeats (the batch)   F frames   L kept levels   u the frame that is looked at
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
+from cinelab.errors import CinelabError
 from cinelab.flow import path
-from cinelab.flow.sampler import solve
+from cinelab.flow.sampler import solve, walk
+from cinelab.lab.initialisation import TEACHERS, clips_of, planned
 from cinelab.lab.plots import ablation_lines
 from cinelab.lab.students import build_pairs, ode
+from cinelab.lab.withdrawn import PROTOCOL
 from cinelab.latent.store import Clips, Store
 from cinelab.model import zoo
 from cinelab.model.zoo import Bundle
 from cinelab.score.pictures import sharpness
-from cinelab.score.stats import bootstrap
+from cinelab.score.stats import bootstrap, paired_ratio
+from cinelab.score.toybox import encode_plans
 from cinelab.seeds import rng_at
 from cinelab.stream.engine import decode
-from cinelab.train import pairs as ode_pairs
 from cinelab.train.ode import OdeTraining, jump
-from cinelab.train.pairs import field_of
+from cinelab.train.pairs import PairsConfig, field_of
+
+UNSEEN = (
+    10_000  # added to the held-out seeds, so that no card and no student is judged on these films
+)
+HISTORIES = {"truth": "autoregressive", "noisy": "bidirectional", "clean": "bidirectional"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A teacher, what its student sees of the past, and the student, where one is measured."""
+
+    teacher: str
+    history: str
+    student: str | Path | None = None
+
+    def __post_init__(self):
+        if self.history not in HISTORIES:
+            raise CinelabError(f"history is {self.history!r}; use one of {', '.join(HISTORIES)}.")
+
+    @property
+    def kind(self) -> str:
+        return HISTORIES[self.history]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is asked. `levels` are times t on the path (after the shift); the ODE goes from t to 0 in `steps` steps."""
+    """What is asked. `pairs` is the recipe of the trajectories: the same as the students' pairs."""
 
     clips: int = 12
-    frames: int = 8
-    frame: int = 4  # u
+    frame: int = 12  # u
     repeats: int = 6  # K
-    levels: tuple[float, ...] = (0.4, 0.7, 1.0)
-    histories: tuple[float, ...] = (0.1, 0.25, 0.5)
-    steps: int = 6
-    guidance: float = 2.0
+    past_noise: tuple[float, ...] = (0.1, 0.25, 0.5)  # for the sensitivity to the input
     seed: int = 0
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+
+    def __post_init__(self):
+        if not 0 <= self.frame < self.pairs.frames:
+            raise CinelabError(
+                f"frame is {self.frame}; clips have {self.pairs.frames} frames, from 0."
+            )
+        if self.repeats < 2:
+            raise CinelabError(f"repeats is {self.repeats}; a variance needs at least 2.")
+
+    @property
+    def own(self) -> range:
+        """The frames of u's chunk: they are at one level, and see each other."""
+        start = self.frame // self.pairs.chunk * self.pairs.chunk
+        return range(start, start + self.pairs.chunk)
 
 
-SMOKE = Setting(clips=2, frames=4, frame=2, repeats=2, levels=(0.5, 1.0), histories=(0.3,), steps=2)
+SMOKE = Setting(
+    clips=2,
+    frame=3,
+    repeats=2,
+    past_noise=(0.3,),
+    pairs=PairsConfig(steps=4, levels=(1.0, 0.5), frames=6),
+)
 
 
-def alone(clips: Clips, index: int, repeats: int) -> Clips:
+@dataclass
+class Trajectory:
+    """A teacher's way from noise to data.
+
+    noise, end (1, F, C, h, w)   velocities, one a solver step   states (1, L, F, C, h, w)
+    """
+
+    noise: Tensor
+    velocities: list[Tensor]
+    states: Tensor
+    end: Tensor
+
+
+def held_out(bundle: Bundle, setting: Setting) -> Clips:
+    """Clips of films that nothing was trained on and no card was measured on, a film each."""
+    plans = planned(bundle, UNSEEN + setting.seed, setting.clips, setting.pairs.frames)
+    return clips_of(bundle, encode_plans(bundle, plans))
+
+
+def alone(clips: Clips, index: int, repeats: int = 1) -> Clips:
     """One clip K times."""
-    return Clips(*(part[index : index + 1].expand(repeats, *part.shape[1:]).contiguous()
-                   for part in (clips.latents, clips.text, clips.slot, clips.shot)))
+    parts = (clips.latents, clips.text, clips.slot, clips.shot)
+    one = (part[index : index + 1] for part in parts)
+    return Clips(*(part.expand(repeats, *part.shape[1:]).contiguous() for part in one))
+
+
+def _field(bundle: Bundle, kind: str, clips: Clips, setting: Setting) -> Callable:
+    """The teacher's guided velocity, in full precision, that zero can be zero."""
+    velocity = field_of(bundle.model, clips, kind, setting.pairs.guidance, setting.pairs.chunk)
+
+    def precise(x: Tensor, t: float) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=False):
+            return velocity(x, t)
+
+    return precise
 
 
 @torch.no_grad()
-def end_points(bundle: Bundle, teacher: str, clips: Clips, index: int, t: float, setting: Setting, own: bool = False,
-               history: float = 0.0, varied: bool = True) -> Tensor:
-    """End points of frame u (K, C, h, w) over K repeats. With `varied=False` all repeats are the same: the control."""
-    many, u, count = alone(clips, index, setting.repeats), setting.frame, setting.repeats
-    x0 = many.latents
-    fixed = torch.randn(x0[:1].shape, generator=rng_at(setting.seed, "fixed", index)).expand_as(x0)
-    fresh = torch.randn(x0.shape, generator=rng_at(setting.seed, "varied", index))
-    at = torch.arange(setting.frames)
-    free = (at > u) if teacher == "bidirectional" else (at != u)
-    free = free | (at == u) if own else free
-    eps = torch.where((free & torch.tensor(varied))[None, :, None, None, None], fresh, fixed)
-    clean = x0.clone()
-    if teacher == "autoregressive" and varied:
-        others = [clips.latents[(index + 1 + k) % len(clips.latents)] for k in range(count)]
-        clean[:, u + 1 :] = torch.stack(others)[:, u + 1 :]
-        lot = torch.randn(x0.shape, generator=rng_at(setting.seed, "history", index))
-        clean[:, :u] = path.noised(clean, lot, torch.full(x0.shape[:2], history))[:, :u]
-    with torch.autocast("cpu", torch.bfloat16, enabled=False):
-        field = field_of(bundle.model, replace(many, latents=clean), teacher, setting.guidance, 1)
-        levels = t * torch.linspace(1, 0, setting.steps + 1, dtype=torch.float64)
-        return solve(field, path.noised(x0, eps, torch.full(x0.shape[:2], t)), levels, "ab2")[:, u]
+def reference(bundle: Bundle, kind: str, clips: Clips, index: int, setting: Setting) -> Trajectory:
+    """The trajectory whose states are held."""
+    clip, config, velocities = alone(clips, index), setting.pairs, []
+    noise = torch.randn(clip.latents.shape, generator=rng_at(setting.seed, "fixed", index))
+    velocity = _field(bundle, kind, clip, setting)
+
+    def recorded(x: Tensor, t: float) -> Tensor:
+        velocities.append(velocity(x, t))
+        return velocities[-1]
+
+    levels = config.sampling.levels()
+    states = [state for state, _ in walk(recorded, noise, levels, config.solver)]
+    kept = torch.stack([states[_steps(config, n)] for n in range(len(config.levels))], 1)
+    return Trajectory(noise, velocities, kept, states[-1])
+
+
+def _steps(config: PairsConfig, level: int) -> int:
+    """Solver steps from noise to kept level number `level`."""
+    return round((1 - config.levels[level]) * config.steps)
+
+
+def seen_levels(setting: Setting, index: int, level: int) -> Tensor:
+    """Level numbers (1, F) at which the student sees each frame: u's chunk at `level`, the past at
+    lots of its own, one a chunk; those of the future are not seen."""
+    config = setting.pairs
+    lots = torch.randint(
+        len(config.levels),
+        (config.frames // config.chunk,),
+        generator=rng_at(setting.seed, "levels of the past", index),
+    ).repeat_interleave(config.chunk)
+    lots[setting.own.start : setting.own.stop] = level
+    return lots[None]
+
+
+@torch.no_grad()
+def end_points(
+    bundle: Bundle,
+    case: Case,
+    clips: Clips,
+    index: int,
+    level: int,
+    setting: Setting,
+    held: Trajectory,
+    *,
+    own: bool = False,
+    varied: bool = True,
+    past_noise: float = 0.0,
+) -> Tensor:
+    """End points of u's chunk (K, c, C, h, w) over K draws of what the student does not see.
+
+    `own` draws the frame's own noise again too: a share of 1 is as free as a fresh sample given the
+    past. `varied=False` draws nothing, the control. `past_noise` noises the true past that the
+    autoregressive teacher AND its student see: sensitivity to the input, not to the unseen.
+    """
+    config, frames = setting.pairs, torch.arange(setting.pairs.frames)
+    mine = (frames >= setting.own.start) & (frames < setting.own.stop)
+    future = frames >= setting.own.stop
+    drawn = (~mine if case.kind == "autoregressive" else future) | (mine & torch.tensor(own))
+    drawn = drawn & torch.tensor(varied)
+    clip = _clips(case, clips, index, setting, varied, past_noise)
+    fresh = torch.randn(clip.latents.shape, generator=rng_at(setting.seed, "varied", index))
+    start = torch.where(drawn[None, :, None, None, None], fresh, held.noise)
+    followed = _followed(case, index, level, setting).masked_fill(drawn, 0)
+    velocity = _holding(_field(bundle, case.kind, clip, setting), held, followed)
+    ends = solve(velocity, start, config.sampling.levels(), config.solver)
+    return ends[:, setting.own.start : setting.own.stop]
+
+
+def _clips(
+    case: Case, clips: Clips, index: int, setting: Setting, varied: bool, noise: float
+) -> Clips:
+    """The clip K times; an autoregressive teacher is shown another film's future each time."""
+    many, own = alone(clips, index, setting.repeats), setting.own
+    if case.kind == "bidirectional" or not varied:
+        return many
+    shown = many.latents.clone()
+    others = [(index + 1 + k) % len(clips.latents) for k in range(setting.repeats)]
+    shown[:, own.stop :] = clips.latents[others, own.stop :]
+    lot = torch.randn(shown.shape, generator=rng_at(setting.seed, "past noise", index))
+    noised = path.noised(shown, lot, torch.full(shown.shape[:2], noise))
+    shown[:, : own.start] = noised[:, : own.start]
+    return replace(many, latents=shown)
+
+
+def _followed(case: Case, index: int, level: int, setting: Setting) -> Tensor:
+    """For how many solver steps (F,) each frame follows the reference: down to where it is seen."""
+    config = setting.pairs
+    numbers = seen_levels(setting, index, level)[0]
+    steps = torch.tensor([_steps(config, n) for n in range(len(config.levels))])[numbers]
+    if case.history == "clean":
+        steps[: setting.own.start] = config.steps
+    steps[setting.own.stop :] = 0
+    return steps
+
+
+def _holding(velocity: Callable, held: Trajectory, followed: Tensor) -> Callable:
+    """The velocity, in which frames follow the reference for their first `followed` (F,) steps."""
+    steps = count()
+
+    def holding(x: Tensor, t: float) -> Tensor:
+        step = next(steps)
+        keep = (step < followed)[None, :, None, None, None]
+        return torch.where(keep, held.velocities[step], velocity(x, t))
+
+    return holding
+
+
+@torch.no_grad()
+def student_end(
+    bundle: Bundle,
+    case: Case,
+    clips: Clips,
+    index: int,
+    level: int,
+    setting: Setting,
+    held: Trajectory,
+) -> Tensor:
+    """What the student makes of u's chunk (1, c, C, h, w) from what it sees of the reference."""
+    pairs = replace(setting.pairs, teacher=case.kind)
+    config = OdeTraining(model=bundle.model.config, pairs=pairs, history=case.history)
+    numbers = seen_levels(setting, index, level)
+    made = jump(bundle.model, alone(clips, index), held.states, held.end, numbers, config)
+    return made[:, setting.own.start : setting.own.stop]
 
 
 def spread(ends: Tensor) -> float:
-    """Variance over the repeats (K, C, h, w), mean over the latent's numbers."""
+    """Variance over the repeats (K, ...), mean over the latent's numbers."""
     return float(ends.double().var(0).mean())
 
 
 def sharp(bundle: Bundle, ends: Tensor) -> float:
-    """Sharpness of frames (K, C, h, w), each decoded as a still."""
-    return sharpness(decode(bundle, ends[:, None].float())[:, 0])
+    """Sharpness of frames (K, c, C, h, w), each decoded as a still."""
+    return sharpness(decode(bundle, ends.flatten(0, 1)[:, None].float())[:, 0])
 
 
-def measure(teachers: dict[str, tuple[str, str]], store: Store, setting: Setting) -> pd.DataFrame:
-    """Rows (teacher, kind, clip, t, history, what, value) for named teachers: label -> (kind, checkpoint).
+def measure(cases: dict[str, Case], clips: Clips, setting: Setting) -> pd.DataFrame:
+    """Rows (case, history, clip, t, past_noise, what, value, protocol) of named cases.
 
-    what: variance; own (variance with the frame's own noise varied); share = variance / own; control (the same lot twice);
-    blur = sharpness of the mean end point over the mean sharpness of the end points: what least squares would make of them.
+    what: variance (of what the student does not see); own (with the frame's own noise drawn too);
+    share = variance / own; blur = sharpness of the mean end point over that of the end points;
+    control (nothing drawn); sensitivity (variance under a noised past that both see); and of the
+    student: squared error and sharpness of its frame, the latter as a share of the teacher's.
     """
-    rows, clips = [], store.clips(setting.clips, setting.frames, rng_at(setting.seed, "injectivity"))
-    for label, (kind, checkpoint) in teachers.items():
-        bundle = zoo.load(checkpoint)
-        for clip in range(setting.clips):
-            for t in setting.levels:
-                ends = end_points(bundle, kind, clips, clip, t, setting)
-                own, unseen = spread(end_points(bundle, kind, clips, clip, t, setting, own=True)), spread(ends)
-                found = {"variance": unseen, "own": own, "share": unseen / own,
-                         "blur": sharp(bundle, ends.mean(0, keepdim=True)) / sharp(bundle, ends)}
-                rows += [(label, kind, clip, t, 0.0, what, value) for what, value in found.items()]
-            again = end_points(bundle, kind, clips, clip, setting.levels[-1], setting, varied=False)
-            rows.append((label, kind, clip, setting.levels[-1], 0.0, "control", spread(again)))
-            for history in setting.histories if kind == "autoregressive" else ():
-                ends = end_points(bundle, kind, clips, clip, setting.levels[-1], setting, history=history)
-                rows.append((label, kind, clip, setting.levels[-1], history, "variance", spread(ends)))
-    return pd.DataFrame(rows, columns=["teacher", "kind", "clip", "t", "history", "what", "value"])
+    rows = []
+    for label, case in cases.items():
+        bundle = zoo.load(case.teacher)
+        student = zoo.load(case.student) if case.student else None
+        for index in range(setting.clips):
+            found = _one_clip(bundle, student, case, clips, index, setting)
+            rows += [(label, case.history, index, *row) for row in found]
+    names = ["case", "history", "clip", "t", "past_noise", "what", "value"]
+    return pd.DataFrame(rows, columns=names).assign(protocol=PROTOCOL["injectivity"])
+
+
+def _one_clip(
+    bundle: Bundle, student: Bundle | None, case: Case, clips: Clips, index: int, setting: Setting
+) -> Iterator[tuple[float, float, str, float]]:
+    """(t, past noise, what, value) of one clip."""
+    held, times = (
+        reference(bundle, case.kind, clips, index, setting),
+        setting.pairs.times().tolist(),
+    )
+    about = (bundle, case, clips, index)
+    free = spread(end_points(*about, 0, setting, held, own=True))
+    for level, t in enumerate(times):
+        ends = end_points(*about, level, setting, held)
+        blur = sharp(bundle, ends.mean(0, keepdim=True)) / sharp(bundle, ends)
+        found = {"variance": spread(ends), "own": free, "share": spread(ends) / free, "blur": blur}
+        if student:
+            made = student_end(student, *about[1:], level, setting, held)
+            end = held.end[:, setting.own.start : setting.own.stop]
+            found["squared error"] = float((made - end).square().mean())
+            found["student's sharpness"] = sharp(bundle, made) / sharp(bundle, end)
+        yield from ((t, 0.0, what, value) for what, value in found.items())
+    yield times[0], 0.0, "control", spread(end_points(*about, 0, setting, held, varied=False))
+    for noise in setting.past_noise if case.kind == "autoregressive" else ():
+        ends = end_points(*about, 0, setting, held, past_noise=noise)
+        yield times[0], noise, "sensitivity", spread(ends)
 
 
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Means over clips with 95 % intervals."""
+    """Means over clips with 95 % intervals: case, what, t, past_noise, value, low, high, n."""
     found = []
-    for keys, part in rows.groupby(["teacher", "what", "t", "history"], sort=False):
+    for keys, part in rows.groupby(["case", "what", "t", "past_noise"], sort=False):
         e = bootstrap(part.value.tolist())
-        same = part.value.nunique() == 1  # a variance of exactly 0 everywhere is no share of 0 in n trials
+        same = part.value.nunique() == 1  # a variance of exactly 0 everywhere is no share of 0 in n
         found.append((*keys, e.value, *((e.value, e.value) if same else (e.low, e.high)), e.n))
-    return pd.DataFrame(found, columns=["teacher", "what", "t", "history", "value", "low", "high", "n"])
+    return pd.DataFrame(
+        found, columns=["case", "what", "t", "past_noise", "value", "low", "high", "n"]
+    )
+
+
+def share_of_error(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each student's squared error, the share that the unseen decides, by level, with intervals.
+
+    A ratio of means over held-out clips: variance over squared error, clips resampled in pairs.
+    case, t, variance, squared error, value, low, high, n. Without students there are no rows.
+    """
+    found = []
+    wide = rows[rows.past_noise == 0].pivot_table(
+        index=["case", "t", "clip"], columns="what", values="value", sort=False
+    )
+    if "squared error" in wide:
+        for (case, t), part in wide.dropna(subset="squared error").groupby(
+            level=["case", "t"], sort=False
+        ):
+            unseen, error = part["variance"].tolist(), part["squared error"].tolist()
+            e = paired_ratio(unseen, error)
+            means = part["variance"].mean(), part["squared error"].mean()
+            found.append((case, t, *means, e.value, e.low, e.high, e.n))
+    return pd.DataFrame(
+        found, columns=["case", "t", "variance", "squared error", "value", "low", "high", "n"]
+    )
 
 
 def variance_figure(rows: pd.DataFrame) -> go.Figure:
-    """Share of a frame's freedom that hangs on what a causal student does not see, by noise level."""
-    table = summary(rows[(rows.what == "share") & (rows.history == 0)])
-    return ablation_lines(table, x="t", y="value", colour="teacher", low="low", high="high",
-                          title="Variance of a frame's end point when only the unseen varies (share of a fresh sample's)")
+    """Share of a frame's freedom that hangs on what its student does not see, by noise level."""
+    title = (
+        "End point decided by what the student does not see (share of a fresh sample's variance)"
+    )
+    return _lines(summary(rows[rows.what == "share"]), "t", title)
+
+
+def error_figure(rows: pd.DataFrame) -> go.Figure:
+    """Share of the student's squared error that no training can remove, by noise level."""
+    title = "Share of the student's squared error that the unseen decides"
+    return _lines(share_of_error(rows), "t", title, upper=1.0)
 
 
 def blur_figure(rows: pd.DataFrame) -> go.Figure:
     """Sharpness of the mean end point, the best that least squares can answer."""
-    table = summary(rows[rows.what == "blur"])
-    return ablation_lines(table, x="t", y="value", colour="teacher", low="low", high="high", upper=1.0,
-                          title="Sharpness of the mean end point, as a share of the end points' own")
+    title = "Sharpness of the mean end point, as a share of the end points' own"
+    return _lines(summary(rows[rows.what == "blur"]), "t", title, upper=1.0)
 
 
-def history_figure(rows: pd.DataFrame) -> go.Figure:
-    """Variance of the autoregressive teacher's end points by the noise on its past, beside a fresh sample's."""
-    causal = rows[(rows.kind == "autoregressive") & (rows.t == rows.t.max()) & rows.what.isin(["variance", "own"])]
-    table = summary(causal)
-    own = table[table.what == "own"].value.mean()
-    return ablation_lines(table[table.what == "variance"], x="history", y="value", colour="teacher", low="low", high="high",
-                          upper=own, title="Variance of the end point by the noise on the past (upper: a fresh sample's)")
+def sensitivity_figure(rows: pd.DataFrame) -> go.Figure:
+    """How far the autoregressive teacher's end point moves with noise on the past it is shown."""
+    top = rows[(rows.t == rows.t.max()) & (rows.history == "truth")]
+    title = "Input sensitivity: variance of the end point by noise on a past that both see"
+    fresh = top[top.what == "own"].value.mean()
+    return _lines(summary(top[top.what == "sensitivity"]), "past_noise", title, upper=float(fresh))
 
 
-def regression_students(folder: str | Path, store: Store, pairs: str | Path, given: dict, preset: str,
-                        seed: int) -> dict[str, tuple[str | Path, ode_pairs.Pairs, str]]:
-    """label -> (checkpoint, its teacher's pairs, history): the given ones, or one trained here of each teacher."""
-    kinds = {"autoregressive": ("toybox-base", "truth"), "bidirectional": ("toybox-bidirectional-24", "noisy")}
-    made = {kind: build_pairs(Path(pairs) / kind, store, teacher, preset, kind) for kind, (teacher, _) in kinds.items()}
-    if given:
-        return {label: (checkpoint, made[kind], history) for label, (checkpoint, kind, history) in given.items()}
-    found = {}
-    for kind, (_, history) in kinds.items():
-        stage = ode(Path(folder) / f"student-{kind}", made[kind], preset=preset, seed=seed, exam=False)
-        for _ in stage.train():
-            pass
-        found[f"student of the {kind} teacher"] = (stage.export(Path(folder) / f"student-{kind}" / "checkpoint"), made[kind], history)
-    return found
+def _lines(table: pd.DataFrame, x: str, title: str, **more) -> go.Figure:
+    return ablation_lines(
+        table, x=x, y="value", colour="case", low="low", high="high", title=title, **more
+    )
 
 
-def sharpness_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean sharpness and error of the students over clips, with 95 % intervals."""
-    found = []
-    for student, part in rows.groupby("student", sort=False):
-        sharp, error = (bootstrap(part[name].tolist()) for name in ("sharpness of teacher", "squared error"))
-        found.append({"student": student, "sharpness of teacher": str(sharp), "squared error": str(error)})
-    return pd.DataFrame(found)
+def with_students(
+    folder: str | Path,
+    cases: dict[str, Case],
+    store: Store,
+    pairs: str | Path,
+    preset: str,
+    seed: int,
+) -> dict[str, Case]:
+    """The cases, each with a student: one trained here on its teacher's pairs where it has none.
 
-
-@torch.no_grad()
-def student_sharpness(students: dict[str, tuple[str | Path, ode_pairs.Pairs, str]], shards: Sequence[int]) -> pd.DataFrame:
-    """Sharpness of regression students' jumps from t = 1 as a share of their teachers' end points', a row a clip.
-
-    label -> (checkpoint, pairs, history); the student sees what it saw in training.
+    Students learn from the films of `store`; they are measured on others (`held_out`).
     """
-    rows = []
-    for label, (checkpoint, pairs, history) in students.items():
-        bundle = zoo.load(checkpoint)
-        config = OdeTraining(model=bundle.model.config, pairs=pairs.config, history=history)
-        for shard in shards:
-            clips, states, end = pairs.shard(shard)
-            level = torch.zeros(end.shape[:2], dtype=torch.long)
-            made = jump(bundle.model, clips, states, end, level, config)
-            for clip in range(len(end)):
-                own, true = (sharpness(decode(bundle, x[clip : clip + 1].float())[0]) for x in (made, end))
-                error = float(np.mean((made[clip] - end[clip]).square().numpy()))
-                rows.append((label, shard * len(end) + clip, own / true, error))
-    return pd.DataFrame(rows, columns=["student", "clip", "sharpness of teacher", "squared error"])
+    return {
+        label: _with_student(Path(folder) / f"student-{n}", case, store, pairs, preset, seed)
+        for n, (label, case) in enumerate(cases.items())
+    }
+
+
+def _with_student(folder: Path, case: Case, store: Store, pairs, preset: str, seed: int) -> Case:
+    if case.student:
+        return case
+    ours = case.teacher == TEACHERS[case.kind]
+    where = Path(pairs) / (case.kind if ours else f"{case.kind}-{Path(case.teacher).name}")
+    made = build_pairs(where, store, case.teacher, preset, case.kind)
+    recipe = {"history": case.history}
+    stage = ode(folder, made, preset=preset, seed=seed, changes=recipe, exam=False)
+    for _ in stage.train():
+        pass
+    return replace(case, student=stage.export(folder / "checkpoint"))

@@ -4,6 +4,7 @@ Films are the independent units; where a cell trained something, its seed is one
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +15,15 @@ import pandas as pd
 from cinelab.config import read_json
 from cinelab.errors import CinelabError
 from cinelab.lab.results import CELL, FINISHED, HEADLINES
-from cinelab.score.stats import bootstrap, holm, nested_bootstrap, paired_difference, sign_flip
+from cinelab.lab.verdicts import CONFIRMED, LEVEL, REFUTED, UNDECIDED, Look, judged, level_p
+from cinelab.lab.withdrawn import NOTE, SETTINGS, withdrawn
+from cinelab.score.stats import bootstrap, nested_bootstrap, paired_difference, tails
 from cinelab.score.toybox import with_prompt
 
 OWN = ("film", "shot", "metric", "value", "source", "seed")  # columns of rows.parquet that are no setting
 WHICH = ("policy", "model", "init", "score", "stage")  # settings that name a kind: these are compared with each other
 TASKS = ("away", "shots", "latents", "shot_latents", "grain", "reframed", "stage")  # settings that make the test harder or another
+DRAWS = 10_000  # sign flips or resamples behind a p
 BASES = ("full", "toybox-base", "none")  # what the others are measured against, where it is among them
 
 
@@ -48,6 +52,29 @@ class Cells:
         """Headlines first, the others as they come."""
         here = list(dict.fromkeys(self.films["metric"]))
         return [m for m in HEADLINES if m in here] + [m for m in here if m not in HEADLINES]
+
+    def study(self) -> tuple[str, str] | None:
+        """(setting, study) where the cells are of a study that `cinelab.lab.withdrawn` knows."""
+        done = [cell for cell in self.table.to_dict("records") if cell["status"] == "done"]
+        for setting, study in SETTINGS.items():
+            if any(setting in cell["parameters"] or setting in cell["info"] for cell in done):
+                return setting, study
+        return None
+
+    def protocol(self, names: set) -> float:
+        """The oldest protocol of the cells of these names, or of all where none has one of them."""
+        setting, _ = self.study()
+        done = [cell for cell in self.table.to_dict("records") if cell["status"] == "done"]
+        kind = lambda cell: cell["parameters"].get(setting, cell["info"].get(setting))
+        mine = [cell for cell in done if kind(cell) in names] or done
+        return min(float(cell["info"].get("protocol", 1)) for cell in mine)
+
+    def withdrawn(self, about: dict) -> str:
+        """What stands in place of a verdict on a comparison; "" where it is judged."""
+        if not (found := self.study()):
+            return ""
+        names = {about.get(found[0]), about.get("against")} - {None}
+        return withdrawn(found[1], names, self.protocol(names))
 
     @property
     def which(self) -> str | None:
@@ -155,40 +182,93 @@ def estimate(values: list[float], seeds: list, trained: bool):
     return nested_bootstrap(values, seeds) if trained else bootstrap(values)
 
 
-def compared(cells: Cells, metric: str, base: Any = None) -> pd.DataFrame:
-    """Every value of `which` against `base` (default: one of BASES, else the first or smallest), on the films both made, all else
-    equal.
+def compared(cells: Cells, metric: str, base: Any = None, margin: float = LEVEL) -> pd.DataFrame:
+    """One metric's table, as `comparisons` makes them; p is corrected over this table alone."""
+    return comparisons(cells, [metric], base, margin)[metric]
 
-    Columns: the other settings, `which`, against, difference, low, high, p (sign flips, Holm over the table), n.
+
+def comparisons(
+    cells: Cells, metrics: Sequence[str], base: Any = None, margin: float = LEVEL
+) -> dict[str, pd.DataFrame]:
+    """metric -> every value of `which` against `base`, on the films both made, all else equal.
+
+    `base` is by default one of BASES, else the first or smallest. Columns: the other settings,
+    `which`, against, difference, low, high, n (films), trainings, p, corrected p, level p, margin,
+    verdict. A row is looked at twice, for being above or below and for being level within `margin`;
+    `level p` is the corrected p of the second. Both are corrected by Holm over all the tables.
     """
+    pairs = {metric: _pairs(cells, metric, base) for metric in metrics}
+    count = sum(map(len, pairs.values()))
+    draws = max(DRAWS, 200 * count)  # so that the smallest p survives being corrected
+    looks = [
+        _looks(cells, about, both, margin, draws)
+        for table in pairs.values()
+        for about, both in table
+    ]
+    judgements = judged(look for pair in looks for look in pair)
+    rows = iter(judgements.to_dict("records"))
+    found = {}
+    for metric, table in pairs.items():
+        lines = [_line(about, next(rows), next(rows), margin) for about, _ in table]
+        found[metric] = pd.DataFrame(lines)
+    return found
+
+
+def _pairs(cells: Cells, metric: str, base: Any) -> list[tuple[dict, pd.DataFrame]]:
+    """(settings of a row, the films that it and its base both made), a pair a comparison."""
     which, films = cells.which, cells.films
     films = films[(films["metric"] == metric) & (films["source"] == "model")]
     if which is None or films.empty:
-        return pd.DataFrame()
+        return []
     values = list(dict.fromkeys(films[which]))
     base = next((name for name in BASES if name in values), values[0]) if base is None else base
     rest, found = [name for name in cells.varied if name != which], []
     for key, part in _groups(films, rest):
-        by = {name: one.set_index(["seed", "film"])["value"] for name, one in part.groupby(which, sort=False)}
-        if base not in by:
-            continue
-        for name, values in by.items():
-            both = pd.concat([values, by[base]], axis=1, join="inner")
+        kinds = part.groupby(which, sort=False)
+        by = {name: one.set_index(["seed", "film"])["value"] for name, one in kinds}
+        for name in by if base in by else ():
+            both = pd.concat([by[name], by[base]], axis=1, join="inner")
             if name != base and len(both):
-                found.append(key | {which: name, "against": base} | _difference(both, cells.trained))
-    if not found:
-        return pd.DataFrame()
-    table = pd.DataFrame(found)
-    return table if cells.trained else table.assign(p=holm(table["p"].tolist()))
+                found.append((key | {which: name, "against": base}, both))
+    return found
 
 
-def _difference(both: pd.DataFrame, trained: bool) -> dict:
-    """Mean difference, interval and p of two columns. With trainings behind the seeds, the interval alone is honest."""
-    one, other = both.iloc[:, 0], both.iloc[:, 1]
-    gaps = (one - other).tolist()
-    e = nested_bootstrap(gaps, both.index.get_level_values("seed")) if trained else paired_difference(one.tolist(), other.tolist())
-    found = {"difference": e.value, "low": e.low, "high": e.high, "n": e.n}
-    return found if trained else found | {"p": sign_flip(gaps)}
+def _looks(cells: Cells, about: dict, both: pd.DataFrame, margin: float, draws: int) -> list[Look]:
+    """Is the first column apart from the second, and is it level with it?"""
+    one, other = (both.iloc[:, place].tolist() for place in (0, 1))
+    gaps = (both.iloc[:, 0] - both.iloc[:, 1]).tolist()
+    seeds = both.index.get_level_values("seed").tolist() if cells.trained else None
+    e = nested_bootstrap(gaps, seeds) if cells.trained else paired_difference(one, other)
+    apart, upper, lower = tails(gaps, (0.0, margin, -margin), seeds, draws)
+    same = {
+        "films": len(gaps),
+        "trainings": len(set(seeds)) if cells.trained else None,
+        "withdrawn": cells.withdrawn(about),
+    }
+    return [
+        Look("", e, *apart, "above", 0.0, **same),
+        Look("", e, *level_p(upper, lower), "level", margin, **same),
+    ]
+
+
+def _line(about: dict, apart: dict, level: dict, margin: float) -> dict:
+    """One row of a table of comparisons."""
+    numbers = {"difference": apart["value"], "low": apart["low"], "high": apart["high"]}
+    counts = {"n": apart["films"], "trainings": apart["trainings"]}
+    p = {"p": apart["p"], "corrected p": apart["corrected p"], "level p": level["corrected p"]}
+    word = _word(apart["verdict"], level["verdict"], margin)
+    return about | numbers | counts | p | {"margin": margin, "verdict": word}
+
+
+def _word(apart: str, level: str, margin: float) -> str:
+    """What both looks say together."""
+    if apart.startswith(NOTE):
+        return apart
+    side = {CONFIRMED: "above", REFUTED: "below"}.get(apart)
+    near = f"level within {margin:g}" if level == CONFIRMED else ""
+    if side and near:
+        return f"{side}, by less than {margin:g}"
+    return side or near or UNDECIDED
 
 
 def _groups(table: pd.DataFrame, names: list[str]):

@@ -23,9 +23,12 @@ from PIL import Image
 
 from cinelab.errors import CinelabError
 from cinelab.files import plain_json, write_text
-from cinelab.lab.pooling import Cells, compared, costs, load_cells, pooled
+from cinelab.lab.pooling import Cells, comparisons, costs, load_cells, pooled
+from cinelab.lab.recall import keep_rows
 from cinelab.lab.report_figures import metric_figure, pareto_figure, shots_figure
 from cinelab.lab.results import HEADLINES, text_of
+from cinelab.lab.verdicts import p_text
+from cinelab.lab.withdrawn import PROTOCOL, withdrawn_table
 from cinelab.stream.video import read_video, write_mp4
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -50,6 +53,8 @@ class Section:
     left_out: int
     facts: dict
     runs: pd.DataFrame
+    withdrawn: list[dict]
+    looks: int  # comparisons that p is corrected for
 
 
 def report(sweeps: Sequence[str | Path], output: str | Path, title: str | None = None, metrics: Sequence[str] | None = None,
@@ -68,12 +73,15 @@ def report(sweeps: Sequence[str | Path], output: str | Path, title: str | None =
 
 
 def write_tables(cells: Cells, folder: Path) -> None:
-    """The numbers behind a section, to go on with."""
-    paired = [compared(cells, metric).assign(metric=metric) for metric in cells.metrics]
+    """The numbers behind a section, to go on with; `<name>_rows.parquet` has the raw rows."""
+    tables = comparisons(cells, cells.metrics)
+    paired = [table.assign(metric=metric) for metric, table in tables.items()]
     found = {"": pooled(cells), "_paired": pd.concat(paired, ignore_index=True), "_cost": costs(cells)}
+    name = cells.name.replace(" + ", "_")
     for ending, table in found.items():
         if len(table):
-            write_text(folder / f"{cells.name.replace(' + ', '_')}{ending}.csv", table.round(4).to_csv(index=False))
+            write_text(folder / f"{name}{ending}.csv", table.round(4).to_csv(index=False))
+    keep_rows(cells.rows, folder / f"{name}_rows.parquet")
 
 
 def section(folders: list[str], metrics: Sequence[str] | None = None) -> Section:
@@ -88,11 +96,24 @@ def section(folders: list[str], metrics: Sequence[str] | None = None) -> Section
     figures += [fig for metric in shown[:2] if (fig := pareto_figure(cells, metric))]
     players, left_out = player_cards(cells, shown[0])
     tables = {"Pooled over seeds": spread(cells, table, shown)}
-    tables |= {f"{metric}, paired": paired for metric in shown[:3] if len(paired := compared(cells, metric))}
+    pairs = {metric: paired for metric, paired in comparisons(cells, shown).items() if len(paired)}
+    tables |= {f"{metric}, paired": paired for metric, paired in pairs.items()}
     if len(price := costs(cells)):
         tables["Cost"] = price
-    return Section(cells.name, "s-" + "-".join(folder.name for folder in cells.folders), summary(cells), cells, tables, figures,
-                   players, left_out, provenance(cells), run_table(cells))
+    anchor, looks = "s-" + "-".join(folder.name for folder in cells.folders), 2 * sum(map(len, pairs.values()))
+    return Section(cells.name, anchor, summary(cells), cells, tables, figures, players, left_out,
+                   provenance(cells), run_table(cells), withdrawn_claims(cells), looks)
+
+
+def withdrawn_claims(cells: Cells) -> list[dict]:
+    """Claims that were made from such cells and are withdrawn: claim and verdict of each.
+
+    None where all cells are of the study's present protocol, or of no such study.
+    """
+    study = cells.study()
+    if not study or cells.protocol(set()) >= PROTOCOL[study[1]]:
+        return []
+    return withdrawn_table(study[1]).to_dict("records")
 
 
 def summary(cells: Cells) -> str:
@@ -109,8 +130,11 @@ def spread(cells: Cells, table: pd.DataFrame, metrics: list[str]) -> pd.DataFram
     part = table[table["metric"].isin(metrics)]
     cell = part["value"].map("{:.3f}".format) + part.apply(lambda r: interval(r["low"], r["high"]), axis=1)
     wide = part.assign(cell=cell).pivot_table(index=cells.varied or ["seeds"], columns="metric", values="cell", aggfunc="first", sort=False)
-    counts = part.groupby(cells.varied or ["seeds"], sort=False)["n"].max()
-    return wide[[m for m in metrics if m in wide]].assign(n=counts).reset_index().rename_axis(columns=None)
+    counts = part.groupby(cells.varied or ["seeds"], sort=False)[["n", "seeds"]].max()
+    wide = wide[[m for m in metrics if m in wide]].assign(n=counts["n"])
+    if cells.trained:
+        wide = wide.assign(trainings=counts["seeds"])
+    return wide.reset_index().rename_axis(columns=None)
 
 
 def interval(low: float, high: float) -> str:
@@ -206,7 +230,8 @@ def html_table(table: pd.DataFrame) -> str:
     """A table whose columns sort on click; numbers to three places, and no p is called 0."""
     head = "".join(f"<th>{html.escape(str(name))}</th>" for name in table)
     def text(name: str, value) -> str:
-        return html.escape("< 0.001" if name == "p" and value < 0.001 else text_of(value))
+        is_p = name in ("p", "corrected p", "level p")
+        return html.escape(p_text(value) if is_p else text_of(value))
 
     body = "".join("<tr>" + "".join(f"<td>{text(*cell)}</td>" for cell in zip(table.columns, row, strict=True)) + "</tr>"
                    for row in table.itertuples(index=False))

@@ -68,6 +68,11 @@ class Exam:
 def film_marks(bundle: Bundle, reader: Recogniser, films, truth: np.ndarray, policy: Policy) -> pd.DataFrame:
     """Rows (film, shot, metric, value) of freshly made films beside their truth."""
     frames, _ = make_frames(bundle, films, policy, seeds_for(len(films.plans)))
+    return frame_marks(reader, frames, films, truth)
+
+
+def frame_marks(reader: Recogniser, frames: np.ndarray, films, truth: np.ndarray) -> pd.DataFrame:
+    """Rows (film, shot, metric, value) of given frames (B, F, H, W, 3) beside their truth."""
     prompts = prompt_rows(read_shots(reader, frames, films.plans), films.plans)
     spans = [line.entry_spans for line in films.timelines]
     rows = prompts + [(*row[:2], "prompt", row[3]) for row in prompts] + cut_rows(frames, films.plans)

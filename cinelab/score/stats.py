@@ -5,8 +5,9 @@ Shots of one film share a cast, a place and a drift, so they are not independent
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -78,22 +79,82 @@ def paired_difference(
     return Estimate(found.value, low, high, found.n)
 
 
-def nested_bootstrap(values: Sequence[float], outer: Sequence, level: float = 0.95, resamples: int = 2000,
-                     seed: int = 0) -> Estimate:
-    """Mean of `values` whose `outer` labels (training seeds) are resampled first and the values within each then.
+def nested_bootstrap(
+    values: Sequence[float],
+    outer: Sequence,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Estimate:
+    """Mean of `values` whose `outer` labels (training seeds) are resampled first, then the values.
 
-    With training redone under every label, films alone would claim more certainty than the trainings give.
+    Films alone would claim more certainty than the trainings give. What the interval of level 0.95
+    covers was simulated with 3 labels of 24 values: 0.998 where trainings do not differ, 0.88
+    where their standard deviation is twice the standard error of one training's films, 0.79 where
+    it is four times. So it is cautious where trainings agree and too narrow where they do not;
+    three trainings allow no more, and a claim says how many there were.
     """
-    values, labels = _values("values", values), list(outer)
+    values, labels = _labelled(values, outer)
     _check_level(level, resamples)
+    if np.ptp(values) < 1e-12:  # resampling would be certain
+        return bootstrap(values, labels, level, resamples, seed)
+    parts = _parts(values, labels)
+    draws = _nested_draws(parts, resamples, seed)
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    mean = float(np.mean([part.mean() for part in parts]))
+    return Estimate(mean, float(low), float(high), len(values))
+
+
+def _labelled(values: Sequence[float], outer: Sequence) -> tuple[np.ndarray, list]:
+    values, labels = _values("values", values), list(outer)
     if len(labels) != len(values):
-        raise CinelabError(f"outer: {len(labels)} labels for {len(values)} values, give one each")
-    parts = [values[[label == name for label in labels]] for name in dict.fromkeys(labels)]
+        raise CinelabError(
+            f"outer: {len(labels)} labels for {len(values)} values, give one each"
+        )
+    return values, labels
+
+
+def _parts(values: np.ndarray, labels: list) -> list[np.ndarray]:
+    """The values of each label, in the order in which the labels first appear."""
+    return [values[[label == name for label in labels]] for name in dict.fromkeys(labels)]
+
+
+def _nested_draws(parts: list[np.ndarray], resamples: int, seed: int) -> np.ndarray:
+    """Means (resamples,) over labels drawn with replacement and values drawn within each."""
     rng = np.random.default_rng(seed)
-    inner = np.stack([rng.choice(part, (resamples, len(part))).mean(1) for part in parts])  # (labels, resamples)
-    drawn = rng.integers(len(parts), size=(len(parts), resamples))
-    low, high = np.quantile(np.take_along_axis(inner, drawn, 0).mean(0), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(np.mean([part.mean() for part in parts])), float(low), float(high), len(values))
+    inner = np.stack([rng.choice(part, (resamples, len(part))).mean(1) for part in parts])
+    drawn = rng.integers(len(parts), size=inner.shape)
+    return np.take_along_axis(inner, drawn, 0).mean(0)
+
+
+def paired_ratio(
+    a: Sequence[float],
+    b: Sequence[float],
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    of: Callable = np.mean,
+) -> Estimate:
+    """Ratio of the means of a and b, whose pairs (of one film, or one turn) are resampled together.
+
+    `of` may be np.median, for times that took turns on a machine with other work.
+    Where a resampled mean of b is not above 0 the ratio has no bound, and the interval ends at inf.
+    """
+    a, b = _values("a", a), _values("b", b)
+    if len(a) != len(b):
+        raise CinelabError(f"b: {len(b)} values against {len(a)} of a, a pair needs one of each")
+    _check_level(level, resamples)
+    drawn = np.random.default_rng(seed).integers(len(a), size=(resamples, len(a)))
+    ratios = _ratio(of(a[drawn], axis=1), of(b[drawn], axis=1))
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+    if len(a) == 1:  # a single pair says nothing of its spread
+        low, high = -math.inf, math.inf
+    return Estimate(float(_ratio(of(a), of(b))), float(low), float(high), len(a))
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    known = below > 0
+    return np.where(known, above / np.where(known, below, 1), np.inf)
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
@@ -158,17 +219,77 @@ def _check_level(level: float, resamples: int = 1) -> None:
 
 
 def sign_flip(differences: Sequence[float], flips: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p of a paired permutation test: how often random signs make a mean as far from 0 as the one measured.
+    """Two-sided p of a paired permutation test: how often random signs make a mean as far from 0.
 
-    The measured signs count as one of the draws, so p is never 0. Pass one difference per independent unit (film).
+    The measured signs count as one of the draws, so p is never 0. Pass one difference per
+    independent unit (film).
     """
     d = _values("differences", differences)
-    observed, rng, hits = abs(d.mean()), np.random.default_rng(seed), 1
+    means, _ = _flipped(d, flips, seed)
+    return float((np.abs(means) >= abs(d.mean()) - 1e-12).sum() + 1) / flips
+
+
+def _flipped(d: np.ndarray, flips: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means of d under random signs, and the means of these signs, both (flips - 1,)."""
+    means, signs_alone = [np.empty(0)], [np.empty(0)]
     batch = max(1, DRAWS_AT_ONCE // len(d))
     for start in range(0, flips - 1, batch):
-        signs = rng.integers(2, size=(min(batch, flips - 1 - start), len(d))) * 2 - 1
-        hits += int((np.abs(signs @ d) / len(d) >= observed - 1e-12).sum())
-    return hits / flips
+        signs = _signs(min(batch, flips - 1 - start), len(d), seed, start).astype(float)
+        means.append(signs @ d / len(d))
+        signs_alone.append(signs.mean(1))
+    return np.concatenate(means), np.concatenate(signs_alone)
+
+
+@lru_cache(maxsize=64)  # of a megabyte each; the rows of a table share their signs
+def _signs(rows: int, width: int, seed: int, start: int) -> np.ndarray:
+    drawn = np.random.default_rng([seed, start]).integers(2, size=(rows, width), dtype=np.int8)
+    return drawn * 2 - 1
+
+
+def one_sided(
+    values: Sequence[float],
+    margin: float = 0.0,
+    outer: Sequence | None = None,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """p of 'the mean is above `margin`' and p of 'it is below'; see `tails`."""
+    return tails(values, [margin], outer, draws, seed)[0]
+
+
+def tails(
+    values: Sequence[float],
+    margins: Sequence[float],
+    outer: Sequence | None = None,
+    draws: int = 10_000,
+    seed: int = 0,
+) -> list[tuple[float, float]]:
+    """For each margin, p of 'the mean is above it' and p of 'it is below'; neither is ever 0.
+
+    Films alone: sign flips of values - margin. With `outer` (training seeds): the share of nested
+    bootstrap means on the wrong side, which is dual to the interval of `nested_bootstrap` and has
+    its coverage; where nothing varies, a sign test over the trainings.
+    """
+    d = _values("values", values)
+    if outer is not None:
+        return _nested_tails(*_labelled(d, outer), margins, draws, seed)
+    means, signs = _flipped(d, draws, seed)
+    found = []
+    for margin in margins:
+        made, observed = means - margin * signs, d.mean() - margin
+        above, below = (made >= observed - 1e-12).sum(), (made <= observed + 1e-12).sum()
+        found.append((float(above + 1) / draws, float(below + 1) / draws))
+    return found
+
+
+def _nested_tails(d, labels, margins, draws: int, seed: int) -> list[tuple[float, float]]:
+    parts = _parts(d, labels)
+    if np.ptp(d) < 1e-12:
+        sure, where = 0.5 ** len(parts), [np.sign(d[0] - margin) for margin in margins]
+        return [(sure if side > 0 else 1.0, sure if side < 0 else 1.0) for side in where]
+    means = _nested_draws(parts, draws, seed)
+    wrong = [((means <= margin).sum(), (means >= margin).sum()) for margin in margins]
+    return [(float(a + 1) / (draws + 1), float(b + 1) / (draws + 1)) for a, b in wrong]
 
 
 def holm(p: Sequence[float]) -> list[float]:
