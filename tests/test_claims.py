@@ -50,7 +50,7 @@ def test_bounds_decide(low, high, kind, margin, word):
 
 def test_a_corrected_p_above_the_level_leaves_it_open():
     assert verdict(look(0.01, 0.2), 0.05) == "confirmed"
-    assert verdict(look(0.01, 0.2), 0.051) == "undecided: corrected p 0.05"
+    assert verdict(look(0.01, 0.2), 0.051) == "undecided: corrected p 0.051"
     assert verdict(look(-0.2, -0.1), 0.4).startswith("undecided")
 
 

@@ -1,5 +1,7 @@
 """The memory sweep's report on rows whose answer is known: claims are decided when they should be, and only then."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -80,3 +82,11 @@ def test_missing_cells_are_named(tmp_path):
         claims(rows({name: 0.5 for name in TRUE if name != "sink"}), 5, 5)
     with pytest.raises(CinelabError, match="holds no measured cell"):
         sweep_rows(tmp_path)
+
+
+def test_the_shipped_claims_follow_from_the_shipped_rows():
+    kept = Path(__file__).parents[1] / "results" / "reference"
+    found = claims(pd.read_parquet(kept / "memory_claims_rows.parquet"), away=5, budget=5)
+    shipped = pd.read_csv(kept / "memory_claims.csv")
+    assert found.verdict.tolist() == shipped.verdict.tolist()
+    assert found.value.tolist() == pytest.approx(shipped.value.tolist(), abs=1e-4)

@@ -99,9 +99,13 @@ def claims(
 
 
 def _also_varied(rows: pd.DataFrame) -> str | None:
-    """A setting beside policy, budget and away that full attention was measured under several of."""
+    """A setting beside policy, budget and away that full attention was measured under several of.
+
+    Columns of fractions are measurements of a cell, not settings.
+    """
     full = rows[(rows.policy == "full") & (rows.source == "model")]
-    return next((name for name in full if name not in OWN and full[name].nunique() > 1), None)
+    settings = [name for name in full if name not in OWN and full[name].dtype.kind != "f"]
+    return next((name for name in settings if full[name].nunique() > 1), None)
 
 
 def _looks(rows: pd.DataFrame, away: int, budget: int, margin: float) -> Iterator[Look]:

@@ -153,7 +153,7 @@ def verdict(look: Look, corrected: float | None) -> str:
         return f"{UNDECIDED}: {look.trainings} training"
     if look.side == UNDECIDED:
         return f"{UNDECIDED}: the interval holds the margin"
-    return look.side if corrected <= ALPHA else f"{UNDECIDED}: corrected p {corrected:.2f}"
+    return look.side if corrected <= ALPHA else f"{UNDECIDED}: corrected p {corrected:.3f}"
 
 
 def judged(looks: Iterable[Look]) -> pd.DataFrame:
