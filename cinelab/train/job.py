@@ -19,16 +19,17 @@ import torch
 import yaml
 from torch import Tensor
 
-from cinelab.config import from_dict, override
+from cinelab.config import from_dict, override, to_dict
 from cinelab.errors import CinelabError
 from cinelab.latent.store import Clips, Store
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, WanConfig, init_toy
-from cinelab.model.weights import open_weights
+from cinelab.model.weights import DTYPES, open_weights
 from cinelab.script.yaml_text import Loader
 from cinelab.train import presets
 from cinelab.train.lora import Lora
 from cinelab.train.parallel import Layout
+from cinelab.train.provenance import data_of, files_of
 
 STAGES = ("bidirectional", "teacher_forcing", "consistency", "dmd")
 TAUGHT = ("consistency", "dmd")
@@ -58,6 +59,7 @@ class Job:
     lora: Lora | None = None  # train adapters only
     layout: Layout = Layout()
     export: str | None = None  # folder of the result
+    export_dtype: str | None = None  # of the result: fp32, bf16, fp16; None: bf16 for whole weights, fp32 for adapters
     seed: int = 0
 
     def __post_init__(self):
@@ -69,6 +71,8 @@ class Job:
         if self.stage == "dmd" and self.layout.sequence > 1:
             raise CinelabError(f"layout.sequence is {self.layout.sequence}, but dmd rolls out chunk by chunk and has no long "
                                "sequence to share; use 1 and more parts.")
+        if self.export_dtype not in (None, *DTYPES):
+            raise CinelabError(f"export_dtype is {self.export_dtype!r}; use one of {', '.join(DTYPES)}, or leave it out.")
         if self.lora is not None and self.init is None:
             raise CinelabError("lora is given without init; adapters need trained weights to adapt, so name a checkpoint.")
 
@@ -96,25 +100,29 @@ def load_job(path: str | Path) -> Job:
 def open_store(data: Data, config: Any, device: str = "cpu") -> Any:
     """Something whose `.clips(count, frames, rng)` gives Clips on `device`."""
     if data.kind == "noise":
-        return Placed(Noise(data.path, config.model), device)
+        return Placed(Noise(data.path, config.model), device, data.path)
     if not Path(data.path).is_dir():
         raise CinelabError(f"Store {data.path} is not there; build it first, or correct store.path.")
     if data.kind == "toybox":
-        return Placed(Store(Path(data.path), zoo.toy_encoder()), device)
+        return Placed(Store(Path(data.path), zoo.toy_encoder()), device, data.path)
     module, _, name = KINDS.get(data.kind, data.kind).partition(":")
     try:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise CinelabError(f"store.kind is {data.kind!r}, which cannot be opened ({error}); use toybox, noise, {', '.join(KINDS)} or "
                            "module:name.") from error
-    return Placed(kind(data.path), device)
+    return Placed(kind(data.path), device, data.path)
 
 
 class Placed:
     """A store whose clips are handed out on a device."""
 
-    def __init__(self, store: Any, device: str):
-        self.store, self.device = store, device
+    def __init__(self, store: Any, device: str, path: str):
+        self.store, self.device, self.folder = store, device, path
+
+    def about(self) -> dict | None:
+        """Which data these are (see `train.provenance`): as the store tells it, else by the files of its folder."""
+        return data_of(self.store) or files_of(self.folder)
 
     def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
         clips = self.store.clips(count, frames, rng)
@@ -130,7 +138,10 @@ class Noise:
             self.rows, self.columns, self.words = map(int, path.split("x"))
         except ValueError as error:
             raise CinelabError(f"store.path is {path!r}; for kind noise give rows x columns x words, like 60x104x512.") from error
-        self.model = model
+        self.path, self.model = path, model
+
+    def about(self) -> dict:
+        return {"path": self.path, "mark": f"noise {self.path}"}
 
     def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
         latents = torch.randn(count, frames, self.model.in_channels, self.rows, self.columns, generator=rng)
@@ -143,9 +154,29 @@ class Noise:
 def weights_of(place: str) -> Iterator[tuple[str, Tensor]]:
     """Name and full tensor of every weight, one after another: of a checkpoint's name, or of a folder or file in any published
     layout (see `cinelab.model.weights`)."""
-    weights = open_weights(place if Path(place).exists() else zoo.find(place))
+    weights = open_weights(placed(place))
     weights.report().demand()
     yield from weights
+
+
+def check_weights(place: str, model: WanConfig) -> None:
+    """Refuse weights that the model of a job does not take, by names and shapes, before anything is built or read."""
+    weights = open_weights(placed(place))
+    report, said = replace(weights, config=model).report(), weights.source.said
+    theirs = said | {"num_layers": report.layers}
+    odd = next((name for name, ours in to_dict(model).items() if name in theirs and theirs[name] != ours), None)
+    if odd is not None:
+        raise CinelabError(f"Weights {place} do not fit the model: they have {odd} {theirs[odd]!r}, the model {getattr(model, odd)!r}; name the "
+                           f"preset that fits them, or set changes: {{model.{odd}: {theirs[odd]!r}}}.")
+    if not report.whole:
+        first = f"{report.wrong[0][0]} is {report.wrong[0][1]}, expected {report.wrong[0][2]}" if report.wrong else f"{(report.missing or report.unexpected)[0]}"
+        raise CinelabError(f"Weights {place} do not fit the model: {len(report.missing)} tensors missing, {len(report.unexpected)} unknown, "
+                           f"{len(report.wrong)} of another shape (first: {first}); name the preset that fits them.")
+
+
+def placed(place: str) -> Path:
+    """Where the weights lie that a job names: a path, or a shipped checkpoint's folder."""
+    return Path(place) if Path(place).exists() else zoo.find(place)
 
 
 def fresh(model: WanConfig, seed: int) -> Iterator[tuple[str, Tensor]]:
