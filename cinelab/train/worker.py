@@ -25,7 +25,7 @@ from cinelab.train.checkpoint import SharedRun, export, pour, weights_in
 from cinelab.train.job import Job, check_weights, fresh, load_job, open_store, placed, weights_of
 from cinelab.train.lora import add_lora, begin, marks, save_lora
 from cinelab.train.parallel import Parallel
-from cinelab.train.provenance import check_fits
+from cinelab.train.provenance import draws_from
 from cinelab.world.render import FPS, HEIGHT, WIDTH
 
 CODEC = "toybox-codec"
@@ -40,10 +40,11 @@ def train(job: Job, parallel: Parallel) -> Iterator[dict]:
     about = {"stage": job.stage, "init": job.init, "teacher": job.teacher, "parts": job.layout.parts}
     run = SharedRun(job.run, config, parallel, about | {"lora": to_dict(job.lora) if job.lora else None})
     if not run.done:
-        for place in {job.init, job.teacher} - {None, "random"}:
-            check_weights(place, config.model)
+        for place in (job.init, job.teacher):
+            if place not in (None, "random"):
+                check_weights(place, config.model)
         store = open_store(job.store, config, parallel.device)
-        check_fits(store, config.model)
+        draws_from(run, store, config.model)  # the stage asks again, when the networks are there
         nets = [network(job, config, parallel, job.init)]
         if job.teacher is not None:
             nets.append(network(job, config, parallel, job.teacher, frozen=True))
@@ -51,6 +52,8 @@ def train(job: Job, parallel: Parallel) -> Iterator[dict]:
             nets.append(network(job, config, parallel, job.teacher))
         stages = {"bidirectional": bidirectional, "teacher_forcing": teacher_forcing, "consistency": consistency, "dmd": dmd}
         yield from stages[job.stage].train(config, *nets, store, run)
+    elif run.data is not None and Path(job.store.path).is_dir():  # a store that has gone since is not missed
+        run.trains_on(open_store(job.store, config).about())
     if run.done and job.export is not None:
         parallel.once(lambda: deliver(job, config, run))
 
