@@ -37,6 +37,27 @@ def convert(source: Annotated[Path, typer.Argument(help="a diffusers or original
             report = run(source, target, to, dtype, shard_gib, part, lora, lora_scale)
     show(report, keys)
     report.demand()
+    if report.target and to != "training":
+        _say(f"[dim]next: {escape(_as_weights(report.target))}[/]")
+
+
+def _as_weights(weights: str | Path) -> str:
+    """What to do with a transformer alone, so that it makes a film."""
+    return (f"write {{\"weights\": \"{Path(weights).resolve()}\"}} into cinelab.json of a diffusers folder of Wan2.1, then "
+            "cinelab direct film.yaml --model THAT-FOLDER")
+
+
+def next_line(folder: str | Path) -> str:
+    """What to do with the result of a training (see `cinelab.train.worker.deliver`)."""
+    from cinelab.config import read_json
+    from cinelab.model import zoo
+
+    folder = Path(folder)
+    if not (folder / zoo.WEIGHTS).exists():
+        return f"cinelab convert BASE TARGET --lora {folder / zoo.ADAPTER}"
+    if "text" in read_json(folder / zoo.CONFIG):
+        return f"cinelab direct film.yaml --model {folder}"
+    return _as_weights(folder)
 
 
 def show(report, keys: bool = False) -> None:
@@ -165,3 +186,5 @@ def train(run: Annotated[Path, typer.Argument(help="the run's description, YAML 
     job = load_job(run)
     seen = watch(launch.train(job, processes), every=every)
     _say(f"[bold green]{escape(job.run)}[/]: {len(seen)} steps" + (f", weights in {escape(job.export)}" if job.export else ""))
+    if job.export and (Path(job.export) / "config.json").exists():
+        _say(f"[dim]next: {escape(next_line(job.export))}[/]")

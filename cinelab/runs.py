@@ -86,7 +86,7 @@ class Run:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def _check_config(self, new: dict) -> None:
-        path = self.folder / "config.json"
+        path, old = self.folder / "config.json", {}
         if path.exists():
             old = with_defaults(self.config, read_json(path))
             changed = [k for k in new if new[k] != old.get(k) and k not in MAY_CHANGE]
@@ -97,7 +97,23 @@ class Run:
                 key = changed[0]
                 raise CinelabError(f"Run {self.folder} was started with {key}={old.get(key)!r}, not {new[key]!r}; "
                                    "use the old setting to resume it, or another run folder.")
-        write_json(path, new)
+        write_json(path, ({"data": old["data"]} if "data" in old else {}) | new)
+
+    @property
+    def data(self) -> dict | None:
+        """What `trains_on` noted: the data of this run, or None."""
+        path = self.folder / "config.json"
+        return read_json(path).get("data") if path.exists() else None
+
+    def trains_on(self, data: dict | None) -> None:
+        """Note the data that this run draws from (`cinelab.train.provenance.data_of`); data of another content than it has
+        had so far are refused. None, of data that cannot be told apart, notes nothing."""
+        if data is None:
+            return
+        if (old := self.data) is not None and old["mark"] != data["mark"]:
+            raise CinelabError(f"Run {self.folder} was trained on {_named(old)}, and {_named(data)} has another content; give it the "
+                               "data it was started with, or name another run folder.")
+        write_json(self.folder / "config.json", read_json(self.folder / "config.json") | {"data": data})
 
     def restore(self, **parts: Any) -> None:
         """Load every part from the last checkpoint, if there is one; else leave them as they are."""
@@ -134,9 +150,16 @@ class Run:
         return row
 
     def finish(self) -> None:
-        write_json(self.folder / "done.json", {"steps": self.step, "seconds": round(self.wall, 1), **hardware()})
+        data = {"data": self.data} if self.data else {}
+        write_json(self.folder / "done.json", {"steps": self.step, "seconds": round(self.wall, 1), **hardware(), **data})
 
     def _truncate_log(self, step: int) -> None:
         rows = [row for row in self.rows if row["step"] < step]
         if (self.folder / "log.jsonl").exists():
             write_text(self.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _named(data: dict) -> str:
+    """Data in a sentence: where they lie, how many they are, their mark."""
+    films = f"{data['films']} films, " if "films" in data else ""
+    return f"{data.get('path', 'the data given')} ({films}mark {data['mark']})"

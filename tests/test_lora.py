@@ -13,7 +13,17 @@ from test_train import Fake
 from cinelab.errors import CinelabError
 from cinelab.memory.sight import Bidirectional
 from cinelab.train.loop import Learner, averaged
-from cinelab.train.lora import Lora, adapters, add_lora, load_lora, mark, merge_lora, save_lora
+from cinelab.train.lora import (
+    Lora,
+    _old_mark,
+    adapters,
+    add_lora,
+    load_lora,
+    mark,
+    marks,
+    merge_lora,
+    save_lora,
+)
 from cinelab.train.optim import Optim
 from cinelab.train.parallel import Parallel
 
@@ -88,6 +98,82 @@ def test_the_mark_is_of_the_base_alone():
     assert mark(base.state_dict().items()) == mark(trained().state_dict().items())
     assert mark(base.state_dict().items()) == mark(deepcopy(base).bfloat16().state_dict().items())
     assert mark(base.state_dict().items()) != mark(plain(1).state_dict().items())
+
+
+def tuned(by, dtype=torch.float32, seed=3):
+    """The base after a training that moved every weight by `by` one way or the other."""
+    model, lots = plain(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(by * (2 * torch.randint(2, weight.shape, generator=lots) - 1))
+    return model.to(dtype)
+
+
+def test_the_mark_sees_every_number():
+    base = plain()
+    for dtype in (torch.float32, torch.bfloat16):
+        assert mark(base.to(dtype).state_dict().items()) != mark(tuned(2e-6, dtype).state_dict().items())
+        base = plain()
+    other = plain()
+    with torch.no_grad():
+        other.blocks[1].ffn.net[2].weight[-1, -1] += 1e-7 + other.blocks[1].ffn.net[2].weight[-1, -1].abs() * 1e-6
+    one, two = marks(base.state_dict().items()), marks(other.state_dict().items())
+    assert one[0] == two[0] and one[1] != two[1]  # below what bfloat16 holds, and seen all the same
+    assert len(set(marks(base.bfloat16().state_dict().items()))) == 1
+
+
+def test_adapters_go_on_their_base_and_its_rounded_copy_only(tmp_path):
+    base = plain()
+    path = save_lora(tmp_path / "lora.safetensors", trained().state_dict(), LORA, *marks(base.state_dict().items()))
+    for good in (plain(), plain().bfloat16(), plain().bfloat16().float()):
+        load_lora(good, path)
+    for bad in (tuned(2e-6), tuned(2e-6, torch.bfloat16), tuned(1e-8)):
+        with pytest.raises(CinelabError, match="was made for weights with mark"):
+            load_lora(bad, path)
+
+
+def test_a_file_with_an_older_mark_is_read_with_a_word(tmp_path):
+    old = _old_mark(plain().state_dict().items())
+    assert len(old) == 16
+    path = save_lora(tmp_path / "lora.safetensors", trained().state_dict(), LORA, old)
+    with pytest.warns(UserWarning, match="mark of an older kind"):
+        assert load_lora(plain(), path) == LORA
+    with pytest.raises(CinelabError, match="was made for weights with mark"):
+        load_lora(plain(1), path)
+
+
+def test_adapters_that_are_not_finite_or_not_whole_are_refused(tmp_path):
+    about = marks(plain().state_dict().items())
+    state = trained().state_dict()
+    name = next(name for name in state if ".lora_B." in name)
+    for value, dtype in ((float("nan"), torch.float32), (1e5, torch.float16)):
+        with pytest.raises(CinelabError, match="lora_B.weight holds"):
+            save_lora(tmp_path / "x.safetensors", state | {name: state[name] * 0 + value}, LORA, *about, dtype)
+    assert not (tmp_path / "x.safetensors").exists()
+    path = save_lora(tmp_path / "lora.safetensors", state, LORA, *about, torch.bfloat16)
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    tensors, first = load_file(path), next(iter(load_file(path)))
+    assert {value.dtype for value in tensors.values()} == {torch.bfloat16}
+    spoilt = {"lacks transformer": {key: value for key, value in tensors.items() if key != first}, "holds extra": tensors | {"extra": torch.ones(1)},
+              "is .1,., expected": tensors | {first: torch.ones(1)}, "not finite": tensors | {first: tensors[first] * float("inf")}}
+    for said, held in spoilt.items():
+        save_file(held, path, header)
+        with pytest.raises(CinelabError, match=said):
+            load_lora(plain(), path)
+    for said, text in (("no JSON", "{"), ("has a list", "[1]"), ("rank", '{"rank": "3"}'), ("alpha is nan", '{"alpha": NaN}')):
+        save_file(tensors, path, header | {"lora": text})
+        with pytest.raises(CinelabError, match=said):
+            load_lora(plain(), path)
+    with pytest.raises(CinelabError, match="lora.alpha is 0"):
+        Lora(alpha=0.0)
+
+
+def test_a_merge_that_overflows_is_refused():
+    model = trained()
+    next(module for name, module in model.named_modules() if name.endswith("lora_B.default")).weight.data.fill_(float("inf"))
+    with pytest.raises(CinelabError, match="with its adapter merged holds"):
+        merge_lora(model)
 
 
 def test_bad_adapters_are_one_sentence(tmp_path):

@@ -135,3 +135,23 @@ def test_packed_shelves_fork_as_plain_ones():
     shelf = PackedShelf("int8", Shelf(), Shelf()).append(units[:, :2], 0)
     one, two = shelf.append(units[:, 2:], 2), shelf.append(-units[:, 2:], 2)
     assert torch.allclose(one.all(3), units, atol=0.03) and torch.allclose(two.all(3)[:, 2], -units[:, 2], atol=0.03)
+
+
+@pytest.mark.parametrize("storage", [Storage("host"), Storage("host", "int8"), Storage(packing="fp8")], ids=repr)
+def test_gradients_are_refused_where_they_would_be_lost(storage):
+    units = torch.randn(1, 2, 4, 2, 8)
+    with pytest.raises(CinelabError, match="keeps no gradients.*to train, or call the model under torch.no_grad"):
+        storage.shelf().append(units.clone().requires_grad_(), 0)
+    with torch.no_grad():
+        shelf = storage.shelf().append(units.clone().requires_grad_(), 0)
+        assert shelf.all(2).shape == units.shape
+    if storage.place == "host":  # what was kept without gradients must not be asked for under them either
+        with pytest.raises(CinelabError, match="place 'host' keeps no gradients"):
+            shelf.all(2)
+
+
+def test_a_model_that_is_trained_does_not_stream_from_host_memory():
+    model, x, prompts, shot, _ = scene(1)
+    model.requires_grad_(True)
+    with pytest.raises(CinelabError, match="place 'host' keeps no gradients"):
+        stream(model, x, prompts, shot, 1, Full(), storage=Storage("host"))

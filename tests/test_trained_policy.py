@@ -61,7 +61,7 @@ def test_a_job_exports_it(stage, kind):
     teacher = None if stage == "teacher_forcing" else "random"
     preset = "toy" if kind == "toybox" else "wan-1.3b-camr"
     job = Job(stage, "run", Data(kind, "4x6x5"), preset, init="random", teacher=teacher)
-    said = worker.described(job, job.config)
+    said = worker.described(job, job.config, {"fps": 8.0, "size": (48, 64)} if kind == "toybox" else None)
     assert said["policy"] == policy_to_dict(CAMR() if kind == "toybox" else presets.WAN_CAMR)
     assert ("reach" in said) == (stage == "dmd") and said["span"] == (24 if kind == "toybox" else 21)
     guidance = {"toybox": 2.0, "noise": 3.0}[kind] if stage == "teacher_forcing" else 1.0

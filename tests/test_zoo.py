@@ -1,5 +1,7 @@
 """Checkpoints: what fits loads, what does not says what was found, expected and what to do."""
 
+import json
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from cinelab import load
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
+from cinelab.latent.codec import ToyCodec, ToyCodecConfig
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan
 from cinelab.train.presets import SMOKE, TOY
@@ -78,3 +81,32 @@ def test_students_are_found_by_how_they_sample():
 
 def test_presets_survive_json():
     assert zoo.from_dict(type(TOY), to_dict(TOY)) == TOY
+
+
+@pytest.mark.parametrize(("changes", "said"), [
+    ({"codec": None}, "has codec None"), ({"sampling": [2]}, r"has sampling \[2\]"), ({"chunk": 0}, "chunk 0, span 24"), ({"chunk": 30}, "chunk 30, span 24"),
+    ({"size": [48, 60]}, "size .48, 60., and whole multiples of 8 x 8|size .48, 60."), ({"size": [48]}, "size .48."), ({"fps": 0}, "fps 0"),
+    ({"text": {"vocabulary": ["a"], "width": 32}}, "reads prompts 64 wide, but its text encoder makes 32"),
+])
+def test_a_config_that_is_not_whole_is_one_sentence(changes, said, tmp_path):
+    source = zoo.find("toybox-1step")
+    (tmp_path / zoo.WEIGHTS).symlink_to(source / zoo.WEIGHTS)
+    (tmp_path / zoo.CONFIG).write_text(json.dumps(json.loads((source / zoo.CONFIG).read_text()) | changes))
+    with pytest.raises(CinelabError, match=said):
+        zoo.load(tmp_path)
+
+
+def test_a_codec_of_another_model_and_a_part_of_a_checkpoint_are_refused(tmp_path):
+    source = zoo.find("toybox-1step")
+    said = json.loads((source / zoo.CONFIG).read_text())
+    (tmp_path / zoo.CONFIG).write_text(json.dumps(said | {"codec": "small"}))
+    with pytest.raises(CinelabError, match="holds config.json and no weights.safetensors"):
+        zoo.load(tmp_path)
+    (tmp_path / zoo.WEIGHTS).symlink_to(source / zoo.WEIGHTS)
+    small = ToyCodecConfig(channels=8, width=8, deep=8)
+    zoo.save(tmp_path.parent / "small", ToyCodec(small), {"codec": to_dict(small)})
+    with pytest.raises(CinelabError, match="takes 24 channels and gives 24, but its codec small has 8"):
+        zoo.load(tmp_path)
+    (tmp_path / zoo.CONFIG).write_text("[]")
+    with pytest.raises(CinelabError, match="holds a list"):
+        zoo.load(tmp_path)

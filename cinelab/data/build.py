@@ -22,6 +22,7 @@ from cinelab.data.reader import Player
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
 from cinelab.files import write_json, write_text
+from cinelab.latent.checkpoint import Overflow, all_finite
 from cinelab.latent.clips import NULL, RECIPE, fault, shards, text_key, write_shard
 from cinelab.latent.codec import Codec, to_tensor
 from cinelab.script.prompts import TextEncoder
@@ -72,10 +73,6 @@ def skipped(folder: str | Path) -> list[dict]:
     """What was left out so far: film, video, and why in a sentence."""
     records = [path for path in sorted(Path(folder).glob("*.json")) if path.stem.isdigit()]
     return [row for path in records for row in read_json(path)["skipped"]]
-
-
-class Overflow(CinelabError):
-    """Numbers that the store's precision cannot hold."""
 
 
 class Builder:
@@ -166,7 +163,7 @@ class Builder:
     def _stored(self, values: Tensor, whose: str) -> Tensor:
         """On the CPU and in the store's precision. Numbers that it cannot hold end the build: they would come everywhere."""
         kept = values.to(getattr(torch, self.config.dtype)).cpu().contiguous()
-        if not kept.isfinite().all():
+        if not all_finite(kept):
             raise Overflow(f"{whose} makes numbers that {self.config.dtype} cannot hold; set dtype to 'bfloat16' and build into "
                            "another folder, and look into the weights if it happens there too.")
         return kept

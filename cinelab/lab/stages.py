@@ -20,10 +20,12 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_text
 from cinelab.flow.sampler import Sampling
 from cinelab.lab.plots import loss_curve, write_html
+from cinelab.latent.checkpoint import rounded
 from cinelab.latent.store import Store, build
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, init_toy
-from cinelab.runs import Run
+from cinelab.model.weights import DTYPES, dtype_of
+from cinelab.runs import Run, read_state
 from cinelab.score.recogniser import Recogniser
 from cinelab.train import bidirectional as stage0
 from cinelab.train import codec as codec_stage
@@ -57,24 +59,26 @@ class Stage:
             raise CinelabError(f"Run {self.run.folder} has no checkpoint yet; train first.")
         return best if best.exists() else last
 
-    def averaged(self) -> nn.Module:
-        """The model with the averaged weights of that checkpoint."""
+    def averaged(self, dtype: str = "bf16") -> nn.Module:
+        """The model with the averaged weights of that checkpoint, rounded to `dtype`, in which they are stored."""
         path = self.weights
-        values = torch.load(path, map_location="cpu", weights_only=True)["parts"]["ema"]["values"]
-        return zoo.fill(self.model, {name: value.bfloat16() for name, value in values.items()}, path)  # as they are stored
+        values = read_state(path)["parts"]["ema"]["values"]
+        return zoo.fill(self.model, {name: rounded(value, dtype_of(dtype), f"{path}: {name}") for name, value in values.items()}, path)
 
     def kept(self) -> dict:
         """Which step's weights were kept, and what they scored, where exams chose."""
         if self.weights.name != "best.pt":
             return {}
-        state = torch.load(self.weights, map_location="cpu", weights_only=True)
+        state = read_state(self.weights)
         return {"kept": {"step": state["step"], "score": state["score"]}}
 
-    def export(self, folder: str | Path) -> Path:
-        """Write the averaged weights with config, log and loss curve as a checkpoint folder."""
+    def export(self, folder: str | Path, dtype: str = "bf16") -> Path:
+        """Write the averaged weights with config, log and loss curve as a checkpoint folder; `dtype` is fp32, bf16 or fp16."""
         folder = Path(folder)
+        if dtype not in DTYPES:
+            raise CinelabError(f"dtype is {dtype!r}; export as one of {', '.join(DTYPES)}.")
         record = {"training": to_dict(self.config), "run": self.run.done_info, **self.kept()}
-        zoo.save(folder, self.averaged(), self.describe() | record)
+        zoo.save(folder, self.averaged(dtype), self.describe() | record, DTYPES[dtype])
         write_text(folder / "log.jsonl", thin_log(self.run.rows))
         write_html(loss_curve(self.run.rows), self.run.folder / "curve.html")
         return folder

@@ -23,6 +23,7 @@ from cinelab.lab.stages import Stage
 from cinelab.latent.store import Store
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.model.weights import dtype_of
 from cinelab.model.zoo import Bundle
 from cinelab.runs import Run
 from cinelab.score.exam import Exam, ExamConfig
@@ -120,7 +121,7 @@ def _student(start: Bundle, config: Any, run_dir: str | Path, sampling: Sampling
     return Stage(config, run, model, train, describe)
 
 
-def blend(checkpoints: list[str | Path], folder: str | Path) -> Path:
+def blend(checkpoints: list[str | Path], folder: str | Path, dtype: str = "bf16") -> Path:
     """A checkpoint whose weights are the mean of several students of one shape, fine-tuned from one base (a model soup).
 
     Runs from different starts keep different strengths; their mean often has both, at no cost when sampling.
@@ -133,7 +134,7 @@ def blend(checkpoints: list[str | Path], folder: str | Path) -> Path:
     parts = [{"init": one.config.get("init"), "fingerprint": zoo.fingerprint(name), "training": one.config.get("training")}
              for name, one in zip(checkpoints, bundles, strict=True)]
     run = first.config["run"] | {key: sum(one.config["run"][key] for one in bundles) for key in ("steps", "seconds")}
-    zoo.save(Path(folder), first.model, first.config | {"stage": "blend", "blend": parts, "run": run})
+    zoo.save(Path(folder), first.model, first.config | {"stage": "blend", "blend": parts, "run": run}, dtype_of(dtype))
     logs = [(zoo.find(name) / "log.jsonl").read_text() for name in checkpoints]
     write_text(Path(folder) / "log.jsonl", "".join(logs))  # one run after the other
     return Path(folder)

@@ -10,6 +10,31 @@ from torch import Tensor, nn
 from cinelab.errors import CinelabError
 
 
+class Overflow(CinelabError):
+    """Numbers that are not finite, or that a precision cannot hold."""
+
+
+def all_finite(tensor: Tensor) -> bool:
+    """Whether a tensor holds neither NaN nor infinity; reads it once and makes no copy of it."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    wide = tensor.detach() if tensor.dtype.itemsize > 1 else tensor.detach().float()  # eight bits have no order in torch
+    return all(edge.isfinite().item() for edge in torch.aminmax(wide))  # NaN is both
+
+
+def rounded(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """`tensor` in `dtype` (itself where it has that already). Overflow, naming it by `name`, where a number of it
+    is not finite or is too large for `dtype`."""
+    made = tensor.to(dtype) if tensor.is_floating_point() else tensor
+    if all_finite(made):
+        return made
+    if not all_finite(tensor):
+        raise Overflow(f"{name} holds a number that is not finite (NaN or infinity); take weights from before the training "
+                       "that made them diverged.")
+    raise Overflow(f"{name} holds {tensor.detach().abs().max().item():.6g}, and the largest {str(made.dtype).removeprefix('torch.')} is "
+                   f"{torch.finfo(made.dtype).max:.6g}; choose bf16 or fp32.")
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """A safetensors file; a broken one is a sentence."""
     try:
@@ -31,8 +56,17 @@ def fill(module: nn.Module, state: dict[str, Tensor], where: Path, remedy: str =
         expected = tuple(wanted[example].shape) if example in wanted else "absent"
         raise CinelabError(f"Weights {where} do not fit their config: {len(missing)} keys missing, {len(extra)} unknown, "
                            f"{len(wrong)} of another shape (first: {example}, found {found}, expected {expected}); {remedy}")
-    module.load_state_dict({k: v.to(wanted[k].dtype) for k, v in state.items()}, assign=assign)
+    module.load_state_dict({k: _as_wanted(k, v, wanted[k], where) for k, v in state.items()}, assign=assign)
     return module.eval().requires_grad_(False)
+
+
+def _as_wanted(key: str, found: Tensor, wanted: Tensor, where: Path) -> Tensor:
+    """A tensor in the dtype of the module's; refused where its numbers are of another kind (quantised) or not finite."""
+    if wanted.is_floating_point() and (not found.is_floating_point() or found.dtype.itemsize < 2):
+        kind = str(found.dtype).removeprefix("torch.")
+        raise CinelabError(f"Weights {where} do not fit: {key} is {kind}, expected float32, float16 or bfloat16; take the weights "
+                           "before they were quantised.")
+    return rounded(found, wanted.dtype, f"Weights {where}: {key}") if wanted.is_floating_point() else found.to(wanted.dtype)
 
 
 def on_meta(make, dtype: torch.dtype) -> nn.Module:

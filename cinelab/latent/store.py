@@ -141,6 +141,7 @@ class Store:
         if not paths:
             raise CinelabError(f"Store {folder} is empty; build it first (notebook 10_teacher_forcing does).")
         parts = [_load(path) for path in paths]
+        self.folder = Path(folder)
         self.latents, self.words, self.slot, self.shot = (
             torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in ("latents", "words", "slot", "shot"))
         self.recipe = read_json(Path(folder) / "store.json")

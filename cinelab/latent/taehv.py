@@ -168,6 +168,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return read_weights(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        held = torch.load(path, map_location="cpu", weights_only=True)
+        return dict(held) if all(isinstance(value, Tensor) for value in held.values()) else held["state_dict"]
     except Exception as error:  # torch raises many kinds for a broken or a foreign file
         raise CinelabError(f"Weights {path} are cut short, broken or not plain tensors ({type(error).__name__}); copy the file again.") from error

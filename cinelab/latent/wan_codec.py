@@ -48,8 +48,9 @@ class WanCodec(nn.Module):
             raise CinelabError(f"{folder} holds no VAE: config.json and {VAE_WEIGHTS} are expected; copy the folder vae of a "
                                "Wan2.1 diffusers model, or use a tiny decoder with codec=\"tiny:<file>\".")
         config = read_json(folder / "config.json")
-        if config.get("_class_name") != "AutoencoderKLWan":
-            raise CinelabError(f"{folder / 'config.json'} describes a {config.get('_class_name')!r}, not an AutoencoderKLWan; "
+        kind = config.get("_class_name") if isinstance(config, dict) else config
+        if kind != "AutoencoderKLWan":
+            raise CinelabError(f"{folder / 'config.json'} describes a {kind!r}, not an AutoencoderKLWan; "
                                "copy the folder vae of a Wan2.1 diffusers model.")
         made = cls(on_meta(lambda: AutoencoderKLWan.from_config(config), dtype), dtype)
         fill(made.vae, read_weights(folder / VAE_WEIGHTS), folder / VAE_WEIGHTS, assign=True)

@@ -89,6 +89,14 @@ class Shelf:
         return self.buffer[:, :1].nbytes
 
 
+def refuse_gradients(kept: str, remedy: str, units: Tensor | None = None) -> None:
+    """Raise CinelabError where gradients are on (and, where `units` are given, wanted of them): what was moved or packed
+    has left the graph, so that they would be missing without a sign."""
+    if torch.is_grad_enabled() and (units is None or units.requires_grad):
+        raise CinelabError(f"storage.{kept} keeps no gradients, and gradients are on; {remedy} to train, or call the model under "
+                           "torch.no_grad().")
+
+
 class Slots:
     """Room for a few units on the device; the least recently used makes way. All snapshots of a film share it."""
 
@@ -134,10 +142,12 @@ class HostShelf:
         self.slots, self.pages = slots, pages
 
     def append(self, units: Tensor, length: int) -> "HostShelf":
+        refuse_gradients("place 'host'", "use 'device'", units)
         new = tuple((self.slots.put(unit), to_host(unit)) for unit in units.unbind(1))
         return HostShelf(self.slots, self.pages[:length] + new)
 
     def take(self, picks: Tensor, length: int) -> Tensor:
+        refuse_gradients("place 'host'", "use 'device'")  # a block that is computed again would find its slots reused
         wanted = picks.flatten().unique().tolist()  # the one thing that is read back from the device
         slots = torch.tensor(self.slots.fetch([self.pages[unit] for unit in wanted]), dtype=torch.long)
         where = torch.zeros(length, dtype=torch.long).index_copy_(0, torch.tensor(wanted), slots).to(picks.device)
@@ -159,6 +169,7 @@ class PackedShelf:
         self.packing, self.numbers, self.scales, self.dtype = packing, numbers, scales, dtype
 
     def append(self, units: Tensor, length: int) -> "PackedShelf":
+        refuse_gradients(f"packing {self.packing!r}", "use 'none'", units)
         numbers, scales = pack(units, self.packing)
         return PackedShelf(self.packing, self.numbers.append(numbers, length), self.scales.append(scales, length), units.dtype)
 

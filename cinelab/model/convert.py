@@ -10,7 +10,7 @@ interrupted conversion leaves nothing that could be taken for one: shards are mo
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -23,6 +23,7 @@ from torch import Tensor
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
+from cinelab.latent.checkpoint import rounded
 from cinelab.model.layouts import DIFFUSERS, LAYOUTS, TRAINING, WAN, from_ours
 from cinelab.model.sources import CONFIG, STEM
 from cinelab.model.wan import WanConfig
@@ -119,9 +120,9 @@ def _refuse_untold(weights: Weights) -> None:
 def _on_disk(weights: Weights, name: str, scratch: Path) -> Tensor:
     tensor, dtype = weights.exact(name), weights.made(name)
     if tensor.dtype == dtype and name not in weights.lora and _is_alone(tensor):
-        return tensor
+        return rounded(tensor, dtype, weights.where(name))
     waiting = torch.from_file(str(scratch / name), shared=True, size=tensor.numel(), dtype=dtype)
-    return waiting.view(tensor.shape).copy_(tensor)  # rounds
+    return waiting.view(tensor.shape).copy_(rounded(tensor, dtype, weights.where(name)))
 
 
 def _is_alone(tensor: Tensor) -> bool:
@@ -154,13 +155,22 @@ def _room(place: Path, needed: int) -> None:
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder that is gone afterwards, whatever happens; what a killed conversion left in it goes first."""
+    """A folder that is gone afterwards, whatever happens; what a killed conversion left in it goes first. Folders that had to
+    be made around it go too where the conversion is refused."""
     shutil.rmtree(folder, ignore_errors=True)
+    new = [parent for parent in folder.absolute().parents if not parent.exists()]
     try:
         folder.mkdir(parents=True)
     except OSError as error:
         raise CinelabError(f"{folder.parent} cannot be written to ({error.strerror}); choose another target.") from error
+    refused = False
     try:
         yield folder
+    except Exception:
+        refused = True
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for parent in new if refused else ():
+            with suppress(OSError):  # not empty
+                parent.rmdir()

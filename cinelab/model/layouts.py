@@ -4,6 +4,12 @@
     wan         blocks.0.self_attn.q.weight
     training    model._fsdp_wrapped_module.blocks.0._checkpoint_wrapped_module.self_attn.q.weight, in `generator` and `generator_ema`
 
+LoRA tensors stand beside these names in the ways of their trainers (`lora_place`, `module_named`):
+
+    peft, diffusers      transformer.blocks.0.attn1.to_q.lora_A.weight, base_model.model....lora_A.default.weight
+    DiffSynth            pipe.dit.blocks.0.self_attn.q.lora_A.default.weight
+    kohya, ComfyUI       lora_unet_blocks_0_self_attn_q.lora_down.weight, diffusion_model.blocks.0.self_attn.q.diff_b
+
 One table, read in both directions. It maps modules, so that their weights, biases and LoRA factors follow. The trap in it:
 the original calls the norm before cross-attention `norm3`, diffusers calls it `norm2`.
 """
@@ -13,6 +19,7 @@ import re
 DIFFUSERS, WAN, TRAINING = "diffusers", "wan", "training"
 LAYOUTS = (DIFFUSERS, WAN, TRAINING)
 PARTS = ("generator_ema", "generator")  # of a training checkpoint: the first that is there is taken unless another is asked for
+NETWORKS = (*PARTS, "student_ema", "student", "teacher", "critic", "real_score", "fake_score")  # that one flat dictionary may hold
 ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k"}
 TOP = {
     "patch_embedding": "patch_embedding",
@@ -33,9 +40,13 @@ BLOCK = {
     **{f"cross_attn.{wan}": f"attn2.{ours}" for wan, ours in ATTENTION.items()},
 }
 WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod", "module"}
-HOLDERS = {"model", "base_model", "diffusion_model", "transformer"}  # before the first name that is the transformer's own
+HOLDERS = {"model", "base_model", "diffusion_model", "transformer", "pipe", "dit", "unet", "net", "student", "state_dict"}  # before the first name that is the transformer's own
 IMAGE = re.compile(r"(^|\.)(img_emb|image_embedder|k_img|v_img|norm_k_img|add_k_proj|add_v_proj|norm_added_k|norm_added_q)\.")
-LORA = re.compile(r"(?P<module>.+)\.(?:lora_(?P<factor>A|B|down|up)(?:\.\w+)?\.weight|(?P<alpha>alpha))")
+LORA = re.compile(r"(?P<module>.+?)\.(?:lora(?:_linear_layer)?[._](?P<factor>A|B|down|up)(?:\.(?!weight$|bias$)[\w-]+)?(?:\.(?P<leaf>weight|bias))?"
+                  r"|(?P<plain>alpha|diff|diff_b|diff_m))")
+TEXT = re.compile(r"(lora|lycoris)_(te|te\d|t5|text_encoder\w*?|text_model|umt5)_|(?:base_model\.|model\.|pipe\.)*(te\d?|text_encoders?(_?\d)?|text_model|t5\w*|umt5\w*|conditioner|cond_stage_model)\.")
+FLAT = re.compile(r"(?:(?:lora|lycoris)_)?(?:(?:unet|transformer|dit|net|model|base_model|diffusion_model)_+)*(?:blocks_(?P<block>\d+)_)?(?P<module>.+)")
+FLAT_TOP, FLAT_BLOCK = ({name.replace(".", "_"): ours for wan, ours in table.items() for name in (wan, ours)} for table in (TOP, BLOCK))
 PLACE = re.compile(r"(?P<block>blocks\.\d+\.)?(?P<module>.+?)(?P<leaf>\.weight|\.bias)?")
 
 
@@ -78,11 +89,45 @@ def naming(names: list[str]) -> dict[str, str]:
 
 
 def lora_place(key: str) -> tuple[str, str] | None:
-    """Module and role ("down", "up" or "alpha") of a LoRA tensor, the module's name bare; None for any other."""
+    """Module and role of a LoRA tensor, the module's name bare; None for any other.
+
+    Roles: down and up (factors), alpha, bias (of the upper factor, scaled as the product is), and what is added as it is:
+    diff (to the weight), diff_b (to the bias), diff_m (to the modulation table of a block or of the head).
+    """
     found = LORA.fullmatch(bare(key))
     if not found:
         return None
-    return found["module"], {"A": "down", "down": "down", "B": "up", "up": "up", None: "alpha"}[found["factor"]]
+    if found["plain"]:
+        return found["module"], found["plain"]
+    down = found["factor"] in ("A", "down")
+    if found["leaf"] == "bias":
+        return None if down else (found["module"], "bias")
+    return found["module"], "down" if down else "up"
+
+
+def is_text(key: str) -> bool:
+    """Whether a LoRA tensor is one of a text encoder's."""
+    return TEXT.match(key) is not None
+
+
+def module_named(name: str) -> str | None:
+    """Our name of a module in any naming: diffusers', the original, or either with its dots as underscores (kohya)."""
+    if to_wan(name):
+        return name
+    return from_wan(name) or _flat(name)
+
+
+def _flat(name: str) -> str | None:
+    place = FLAT.fullmatch(name)
+    if place["block"] is None:
+        return FLAT_TOP.get(place["module"])
+    module = FLAT_BLOCK.get(place["module"])
+    return module and f"blocks.{int(place['block'])}.{module}"
+
+
+def is_table(module: str) -> bool:
+    """Whether a module of ours is a parameter itself, a modulation table."""
+    return module.rpartition(".")[2] == "scale_shift_table"
 
 
 def _translate(name: str, top: dict[str, str], block: dict[str, str]) -> str | None:

@@ -5,6 +5,7 @@ that going through a source of any size takes the memory of what its reader keep
 """
 
 import re
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,18 @@ from torch import Tensor
 
 from cinelab.config import read_json
 from cinelab.errors import CinelabError
-from cinelab.model.layouts import IMAGE, PARTS, TRAINING, bare, lora_place, naming, to_ours
+from cinelab.model.layouts import (
+    HOLDERS,
+    IMAGE,
+    NETWORKS,
+    PARTS,
+    TRAINING,
+    WRAPPERS,
+    bare,
+    lora_place,
+    naming,
+    to_ours,
+)
 
 STEM, CONFIG, OURS, RUN = "diffusion_pytorch_model", "config.json", "weights.safetensors", "model.pt"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
@@ -86,6 +98,9 @@ def open_source(path: str | Path, part: str = "auto") -> Source:
             raise CinelabError(f"{path} has no part {part!r}: parts are what a training checkpoint (.pt) holds; leave part at 'auto'.")
     inside = {key: value for key, value in tensors.items() if lora_place(key)}  # of a model that was saved with its LoRA in place
     tensors = {key: value for key, value in tensors.items() if key not in inside}
+    if inside and not tensors:
+        raise CinelabError(f"{path} holds a LoRA alone ({len(inside)} tensors); give the weights that it was trained on as source, and this "
+                           "file as lora (--lora).")
     return _named(Path(path), tensors, {**lora, **inside}, config, chosen, parts)
 
 
@@ -96,7 +111,7 @@ def read_safetensors(files: list[Path]) -> dict[str, Stored]:
         try:
             handle = safe_open(file, "pt")
         except (SafetensorError, OSError) as error:
-            raise CinelabError(f"{file} is cut short or broken ({first_line(error)}); {AGAIN}.") from error
+            raise broken(file, error) from error
         for key in handle.keys():
             if key in found:
                 raise CinelabError(f"{file} and {home[key]} both hold {key!r}; keep the files of one download in a folder.")
@@ -108,25 +123,52 @@ def read_safetensors(files: list[Path]) -> dict[str, Stored]:
 
 def read_pickle(path: Path) -> dict[str, Any]:
     """What torch.save wrote: tensors as they lie in the file, and no code is run."""
-    try:
-        with open(path, "rb") as opened:
-            zipped = opened.read(2) == b"PK"
-    except OSError as error:
-        raise CinelabError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
-    if not zipped:
+    if (kind := kind_of(path)) not in ("zip", "unknown"):
+        raise broken(path)
+    if kind == "unknown":
         raise CinelabError(f"{path} is no zip file as torch.save writes since torch 1.6: it is of the older format (load it and save it "
                            f"again with torch) or broken ({AGAIN}).")
     try:
         held = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except RuntimeError as error:
-        raise CinelabError(f"{path} is cut short or broken ({first_line(error)}); {AGAIN}.") from error
+        raise broken(path, error) from error
     except Exception as error:  # UnpicklingError, and whatever a hostile pickle raises
         what = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise CinelabError(f"{path} holds more than tensors ({what[1] if what else first_line(error)}), which would have to be run to be read; "
                            "save its weights alone, e.g. torch.save({'generator': checkpoint['generator']}, ...), where it was made.") from error
     if not isinstance(held, dict):
         raise CinelabError(f"{path} holds a {type(held).__name__}; a dictionary of tensors is expected, so save model.state_dict().")
-    return held
+    return {str(key): value for key, value in held.items()}
+
+
+def kind_of(path: Path) -> str:
+    """What a file's first bytes say that it is: zip (torch.save), safetensors, or a kind that is not read; else unknown."""
+    try:
+        with open(path, "rb") as opened:
+            head = opened.read(64)
+    except OSError as error:
+        raise CinelabError(f"{path} cannot be read ({error.strerror}); check its permissions.") from error
+    kinds = {"empty": not head, "zip": head.startswith(b"PK"), "GGUF": head.startswith(b"GGUF"), "HDF5": head.startswith(b"\x89HDF"),
+             "Git LFS pointer": head.startswith(b"version https://git-lfs"), "web page": head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")),
+             "safetensors": head[8:].lstrip()[:1] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size}
+    return next((kind for kind, is_it in kinds.items() if is_it), "unknown")
+
+
+def broken(path: Path, error: Exception | None = None) -> CinelabError:
+    """The sentence for a file that cannot be read as what its name says."""
+    kind, own = kind_of(path), path.suffix == ".safetensors"
+    told = {
+        "empty": f"{'is cut short or broken' if own else 'is no zip file as torch.save writes'} (it is empty); {AGAIN}", "Git LFS pointer": "is a Git LFS pointer and not the file itself; fetch it with git lfs pull",
+        "web page": "is a web page and no weights; download the file itself", "GGUF": "is a GGUF file, which is quantised; take the weights as .safetensors or .pt",
+        "HDF5": "is an HDF5 file; take the weights as .safetensors or .pt",
+    }
+    if own and kind == "zip":
+        told["zip"] = "is a file of torch.save (or another zip) under the name of a .safetensors; rename it to .pt"
+    if not own and kind == "safetensors":
+        told["safetensors"] = "is a safetensors file under another name; rename it to .safetensors"
+    if kind == "zip" and not own and zipfile.is_zipfile(path) and not any(name.endswith("data.pkl") for name in zipfile.ZipFile(path).namelist()):
+        told["zip"] = "is a zip file, but none that torch.save wrote; take the weights as .safetensors or .pt"
+    return CinelabError(f"{path} {told.get(kind, f'is cut short or broken ({first_line(error)}); {AGAIN}' if error else f'is no file of weights; {AGAIN}')}.")
 
 
 def first_line(error: Exception) -> str:
@@ -135,7 +177,7 @@ def first_line(error: Exception) -> str:
 
 def stored(tensors: dict[str, Any]) -> dict[str, Stored]:
     """Tensors of a loaded dictionary as lazily read ones; other things in it (extra states) are none."""
-    return {key: Stored(tuple(value.shape), value.dtype, partial(_same, value)) for key, value in tensors.items() if isinstance(value, Tensor)}
+    return {str(key): Stored(tuple(value.shape), value.dtype, partial(_same, value)) for key, value in tensors.items() if isinstance(value, Tensor)}
 
 
 def _same(tensor: Tensor) -> Tensor:
@@ -228,6 +270,8 @@ def _original(said: dict[str, Any], config: Path) -> dict[str, Any]:
 def _part(held: dict[str, Any], part: str, path: Path) -> tuple[dict[str, Stored], str | None, tuple[str, ...], dict[str, Stored]]:
     """The tensors of a part, its name, all names, and the LoRA that the file holds for it."""
     parts = {key: value for key, value in held.items() if isinstance(value, dict) and any(isinstance(item, Tensor) for item in value.values())}
+    if parts.keys() <= {"state_dict"}:  # Lightning's, or one flat dictionary
+        parts = _by_network(parts.get("state_dict", held)) or parts
     if not parts:
         if part != "auto":
             raise CinelabError(f"{path} holds one set of weights and no part {part!r}; leave part at 'auto'.")
@@ -241,6 +285,18 @@ def _part(held: dict[str, Any], part: str, path: Path) -> tuple[dict[str, Stored
         raise CinelabError(f"{path} has {wanted}; it holds {', '.join(parts)}, so {remedy}.")
     lora = parts.get(f"{chosen.removesuffix('_ema')}_lora", {})
     return stored(parts[chosen]), chosen, tuple(parts), stored(lora)
+
+
+def _by_network(held: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The networks of one flat dictionary whose names begin with theirs, generator.model.blocks.0...; {} where it holds one."""
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in held.items():
+        words = [word for word in str(key).split(".") if word not in WRAPPERS]
+        while words[0] in HOLDERS - set(NETWORKS) and len(words) > 1:
+            words = words[1:]
+        if words[0] in NETWORKS and isinstance(value, Tensor):
+            parts.setdefault(words[0], {})[".".join(words[1:])] = value
+    return parts
 
 
 def _named(path: Path, tensors: dict[str, Stored], lora: dict[str, Stored], config: Path | None, part: str | None,

@@ -7,7 +7,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from torch import Tensor, nn
 
 from cinelab.config import from_dict
 from cinelab.errors import CinelabError
+from cinelab.latent.checkpoint import Overflow, rounded
 from cinelab.model.layouts import from_ours
-from cinelab.model.lora import Factors, pair, read_lora
+from cinelab.model.lora import Adapter, Factors, pair, read_lora
 from cinelab.model.sources import Source, open_source
 from cinelab.model.wan import CausalWan, WanConfig, kept_dtype
 
 HEAD = 128  # width of a head in every published Wan2.1, where no config.json says otherwise
+LARGEST, DEEPEST = 10**6, 1000  # of anything that a config.json counts; of layers, which are built before weights are compared
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BEGIN = {  # where a size that no config.json says can be read off: tensor, axis
     "in_channels": ("patch_embedding.weight", 1), "text_dim": ("condition_embedder.text_embedder.linear_1.weight", 1),
@@ -46,6 +48,7 @@ class Report:
     lora: str  # what was merged, or ""
     bytes: int  # as made
     said: bool  # whether a config.json gave the size
+    layers: int  # that the file holds, whatever its config.json says
     target: str = ""  # of a conversion
     to: str = ""
 
@@ -63,7 +66,8 @@ class Report:
         else:
             example = f"{self.missing[0]} is missing" if self.missing else f"{self.unexpected[0]} is unknown"
         remedy = "take the config.json that belongs to these weights, or a complete copy" if self.said else "take a complete copy of the checkpoint"
-        raise CinelabError(f"{self.source} does not fit a Wan transformer of {self.config.num_layers} layers and width {self.config.width}: "
+        layers = f" (it holds {self.layers} layers)" if self.layers != self.config.num_layers else ""
+        raise CinelabError(f"{self.source} does not fit a Wan transformer of {self.config.num_layers} layers and width {self.config.width}{layers}: "
                            f"{len(self.missing)} of {len(self.mapped) + len(self.missing)} tensors missing, {len(self.wrong)} of another shape, "
                            f"{len(self.unexpected)} unknown (first: {example}); {remedy}.")
 
@@ -78,6 +82,7 @@ class Weights:
     lora: dict[str, Factors]
     dtype: torch.dtype | None
     to_run: bool = False
+    left_out: tuple[str, ...] = ()  # of the LoRA: what it holds for a text encoder
 
     def made(self, name: str) -> torch.dtype:
         if self.dtype is None:
@@ -90,8 +95,13 @@ class Weights:
         return self.lora[name].merge(tensor) if name in self.lora else tensor
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor in its dtype; what the file holds so already is not copied."""
-        return self.exact(name).to(self.made(name))
+        """One tensor in its dtype; what the file holds so already is not copied. Overflow where a number is not finite."""
+        return rounded(self.exact(name), self.made(name), self.where(name))
+
+    def where(self, name: str) -> str:
+        """A tensor by the file's name, for a sentence."""
+        merged = " with its LoRA merged" if name in self.lora else ""
+        return f"{self.source.path}: {self.source.raw[name]}{merged}"
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         return ((name, self.tensor(name)) for name in self.source.keys())
@@ -103,32 +113,51 @@ class Weights:
         unexpected = [source.raw[name] for name in source.keys() if name not in expected]
         wrong = [(source.raw[name], source.shape(name), expected[name]) for name in known if source.shape(name) != expected[name]]
         dtypes = Counter((dtype_name(source.dtype(name)), dtype_name(self.made(name))) for name in known)
-        scales = sorted({round(factors.scale, 6) for factors in self.lora.values()})
-        merged = f"{len(self.lora)} weights, scale {', '.join(map(str, scales))}" if self.lora else ""
         return Report(str(source.path), source.layout, source.part, source.parts, self.config, {source.raw[name]: name for name in known},
                       tuple(from_ours(name, source.naming) for name in expected if name not in source.stored), (*unexpected, *source.strange), tuple(wrong),
-                      dict(dtypes), merged, sum(prod(source.shape(name)) * self.made(name).itemsize for name in known), source.config is not None)
+                      dict(dtypes), self._merged(), sum(prod(source.shape(name)) * self.made(name).itemsize for name in known),
+                      source.config is not None, _layers(source))
+
+
+    def _merged(self) -> str:
+        """What a LoRA changes and with which scales, and what of it is left out; "" without one."""
+        scales = sorted({round(one.scale, 6) for one in self.lora.values() if one.up})
+        pairs, added = sum(bool(one.up) for one in self.lora.values()), sum(len(one.added) for one in self.lora.values())
+        parts = [f"{pairs} weights, scale {', '.join(map(str, scales))}"] if pairs else []
+        parts += [f"{added} differences added"] if added else []
+        parts += [f"{len(self.left_out)} tensors of a text encoder left out (first: {self.left_out[0]})"] if self.left_out else []
+        return "; ".join(parts)
 
 
 def open_weights(path: str | Path, part: str = "auto", dtype: torch.dtype | str | None = None, lora: str | Path | None = None,
                  lora_scale: float | None = None) -> Weights:
     """Open weights of any layout. A LoRA is merged whether it lies in the file or in one of its own (`lora`); `lora_scale`
     takes the place of alpha / r, and 0 leaves the LoRA out."""
+    if lora_scale is not None and not isfinite(lora_scale):
+        raise Overflow(f"lora_scale (--lora-scale) is {lora_scale}; a finite number is expected.")
     source = open_source(path, part)
     if source.lora and lora is not None:
         raise CinelabError(f"{path} holds a LoRA itself ({len(source.lora)} tensors) and {lora} is a second one; convert the first, then merge the second.")
     if lora_scale is not None and not (source.lora or lora):
         raise CinelabError(f"lora_scale is {lora_scale}, but {path} holds no LoRA and no other is given; leave it out or give lora (--lora).")
     if lora is not None:
-        factors = read_lora(lora, lora_scale)
+        adapter = read_lora(lora, lora_scale)
     else:
-        factors = pair(source.lora, Path(path), lora_scale) if source.lora else {}
-    for name, factor in factors.items():
+        adapter = pair(source.lora, Path(path), lora_scale) if source.lora else Adapter()
+    _check_adapter(adapter, source)
+    factors = {name: factor for name, factor in adapter.factors.items() if not factor.empty}
+    return Weights(source, config_in(source), factors, dtype_of(dtype), left_out=adapter.left_out)
+
+
+def _check_adapter(adapter: Adapter, source: Source) -> None:
+    """Refuse a LoRA that changes what the weights have not, or have in another shape."""
+    for name, factor in adapter.factors.items():
         held = source.stored.get(name)
-        if held is None or (held.shape[0], prod(held.shape[1:])) != factor.change:
+        there = held and (*held.shape[:1], prod(held.shape[1:]))
+        odd = next((change for change in factor.changes if change != there), None)
+        if odd is not None:
             found = "has no such weight" if held is None else f"has {held.shape}"
-            raise CinelabError(f"LoRA for {name} changes {factor.change}, but {path} {found}; give the LoRA that was trained on these weights.")
-    return Weights(source, config_in(source), {name: factor for name, factor in factors.items() if factor.scale}, dtype_of(dtype))
+            raise CinelabError(f"LoRA for {name} changes {odd}, but {source.path} {found}; give the LoRA that was trained on these weights.")
 
 
 def config_of(path: str | Path, part: str = "auto") -> WanConfig:
@@ -147,14 +176,33 @@ def config_in(source: Source) -> WanConfig:
         width = source.shape("patch_embedding.weight")[0] if "patch_embedding.weight" in source.stored else "unknown"
         raise CinelabError(f"{source.path} has width {width} and no config.json beside it; without one a multiple of {HEAD} (the size of Wan's "
                            "heads) is expected, so put the config.json that belongs to it in the same folder.")
-    return from_dict(WanConfig, read | {name: value for name, value in said.items() if name in known}, f"{source.config}: ")
+    config = from_dict(WanConfig, read | {name: value for name, value in said.items() if name in known}, f"{source.config}: ")
+    _check_config(config, source)
+    return config
+
+
+def _check_config(config: WanConfig, source: Source) -> None:
+    """Refuse sizes that no transformer has, before one is built of them."""
+    where = source.config or source.path
+    counts = {name: value for name, value in vars(config).items() if isinstance(value, int) and not isinstance(value, bool)}
+    odd = next((name for name, value in counts.items() if not 1 <= value <= LARGEST), None)
+    if odd is None and (len(config.patch_size) != 3 or min(config.patch_size) < 1):
+        odd = "patch_size"
+    if odd is None and config.num_layers > DEEPEST:
+        odd = "num_layers"
+    if odd is not None:
+        raise CinelabError(f"{where} has {odd} {getattr(config, odd)!r}, which no Wan transformer has; restore the config.json that was published.")
+
+
+def _layers(source: Source) -> int:
+    """How many blocks a source holds, counted by the highest number."""
+    return max((int(name.split(".")[1]) + 1 for name in source.keys() if name.startswith("blocks.")), default=0)
 
 
 def _read_off(source: Source) -> dict[str, Any]:
     """Everything of WanConfig that shapes tell, as far as the tensors are there."""
     read = {name: source.shape(key)[axis] for name, (key, axis) in BEGIN.items() if key in source.stored and len(source.shape(key)) > axis}
-    blocks = [int(name.split(".")[1]) for name in source.keys() if name.startswith("blocks.")]
-    read |= {"num_layers": max(blocks) + 1} if blocks else {}
+    read |= {"num_layers": layers} if (layers := _layers(source)) else {}
     read["cross_attn_norm"] = any(name.endswith(".norm2.weight") for name in source.keys())
     patch = source.shape("patch_embedding.weight") if "patch_embedding.weight" in source.stored else ()
     if len(patch) == 5:
@@ -186,7 +234,7 @@ def load_into(model: CausalWan, path: str | Path, dtype: torch.dtype | str | Non
         raise CinelabError(f"{weights.source.config} says {differ[0]} {found}, the model was built with {expected}; build it with config_of(path).")
     parameters = dict(model.named_parameters())
     if dtype is None and not all(parameter.is_meta for parameter in parameters.values()):
-        weights = Weights(weights.source, weights.config, weights.lora, next(iter(parameters.values())).dtype)
+        weights = replace(weights, dtype=next(iter(parameters.values())).dtype)
     weights = replace(weights, to_run=dtype is not None)
     report = replace(weights, config=model.config).report()
     report.demand()

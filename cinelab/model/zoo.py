@@ -20,15 +20,17 @@ from cinelab.config import from_dict, read_json, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
-from cinelab.latent.checkpoint import fill, read_weights
+from cinelab.latent.checkpoint import fill, read_weights, rounded
 from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
 from cinelab.world.vocab import known_words
 
+WHOLE = {"model": dict, "text": dict, "codec": str, "sampling": dict, "chunk": int, "span": int, "fps": int | float, "size": list}
 SHELF = Path(__file__).parent.parent / "checkpoints"
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 SPAN = "span"  # of a reach: as far as the longest clip that the model was trained on
+ADAPTER = "lora.safetensors"  # what a training of adapters writes
 
 
 @dataclass
@@ -103,13 +105,27 @@ def find(name: str | Path) -> Path:
     for folder in (SHELF / path if path.parts == (path.name,) else path, path, path.parent):
         if (folder / CONFIG).exists() and (folder / WEIGHTS).exists() and (folder != path.parent or path.exists()):
             return folder
+    _refuse_part(path)
     raise CinelabError(f"Checkpoint {str(name)!r} was not found: give one of {', '.join(shipped()) or '(none shipped)'}, "
                        f"a folder with {CONFIG} and {WEIGHTS}, or a diffusers folder of Wan2.1.")
 
 
+def _refuse_part(path: Path) -> None:
+    """The sentence for a folder that has a part of a checkpoint only: adapters, weights or a config.json alone."""
+    if not path.is_dir():
+        return
+    config, adapter = (path / CONFIG).exists(), (path / ADAPTER).exists()
+    if adapter:
+        raise CinelabError(f"Checkpoint {path} holds adapters alone ({ADAPTER}); merge them with `cinelab convert BASE TARGET --lora "
+                           f"{path / ADAPTER}`, then direct with TARGET as weights.")
+    if config != (path / WEIGHTS).exists():
+        there, lacks = (CONFIG, WEIGHTS) if config else (WEIGHTS, CONFIG)
+        raise CinelabError(f"Checkpoint {path} holds {there} and no {lacks}; copy the whole folder.")
+
+
 def save(folder: Path, module: nn.Module, config: dict, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write config and weights (floats as `dtype`), each atomically."""
-    state = {k: v.to(dtype).contiguous() if v.is_floating_point() else v for k, v in module.state_dict().items()}
+    """Write config and weights (floats as `dtype`), each atomically. Overflow where `dtype` cannot hold a weight."""
+    state = {name: rounded(value, dtype, f"{folder}: {name}").contiguous() for name, value in module.state_dict().items()}
     write_atomic(Path(folder) / WEIGHTS, lambda path: save_file(state, path))
     write_json(Path(folder) / CONFIG, config)
 
@@ -131,6 +147,11 @@ def toy_encoder(config: WordEncoderConfig | None = None) -> WordEncoder:
 
 def read_part(folder: Path, key: str) -> Any:
     config = read_json(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise CinelabError(f"{folder / CONFIG} holds a {type(config).__name__} and no settings by name; copy the folder again.")
+    if key == "text" and key not in config and "stage" in config:
+        raise CinelabError(f"{folder} is a transformer alone, trained here at Wan's size; write {{\"weights\": \"{folder.resolve()}\"}} into "
+                           "cinelab.json of a diffusers folder of Wan2.1, and name that folder.")
     if key not in config:
         raise CinelabError(f"{folder / CONFIG} has no {key!r}; it is not a checkpoint of the kind asked for.")
     return config[key]
@@ -153,16 +174,35 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
 
         return load_wan(name, device=device)
     folder, device = find(name), device or "cpu"
-    config = read_json(folder / CONFIG)
-    model = CausalWan(from_dict(WanConfig, read_part(folder, "model")))
-    text = dict(read_part(folder, "text"))
-    encoder = WordEncoder(text.pop("vocabulary"), from_dict(WordEncoderConfig, text))
+    config = {key: read_part(folder, key) for key in WHOLE} | read_json(folder / CONFIG)
+    if odd := next((key for key, kind in WHOLE.items() if not isinstance(config[key], kind)), None):
+        raise CinelabError(f"{folder / CONFIG} has {odd} {config[odd]!r:.60}, which is none; copy the folder again.")
+    model = CausalWan(from_dict(WanConfig, config["model"]))
+    text = dict(config["text"])
+    encoder = WordEncoder(text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text))
     fill(model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
     near = folder.parent / config["codec"]
     codec = load_codec(near if (near / CONFIG).exists() else config["codec"])
+    _check_parts(model.config, codec, encoder, config, folder)
     return Bundle(folder.name, model.to(device), codec.to(device), encoder, from_dict(Sampling, config["sampling"]),
                   config["chunk"], config["span"], config["fps"], tuple(config["size"]), config, lambda: fingerprint(folder),
                   policy=config.get("policy"), reach=config.get("reach", SPAN))
+
+
+def _check_parts(model: WanConfig, codec: Codec, encoder: TextEncoder, config: dict, folder: Path) -> None:
+    """Parts of different models do not make one, and a chunk, a span and a size must be some."""
+    if (model.in_channels, model.out_channels) != (codec.channels, codec.channels):
+        raise CinelabError(f"{folder} takes {model.in_channels} channels and gives {model.out_channels}, but its codec {config['codec']} has "
+                           f"{codec.channels}; name the codec that it was trained with in {CONFIG}.")
+    if model.text_dim != encoder.width:
+        raise CinelabError(f"{folder} reads prompts {model.text_dim} wide, but its text encoder makes {encoder.width}; restore its {CONFIG}.")
+    grain = [codec.scale * patch for patch in model.patch_size[1:]]
+    size = config["size"]
+    if len(size) != 2 or any(not isinstance(side, int) or side < 1 or side % each for side, each in zip(size, grain, strict=False)):
+        raise CinelabError(f"{folder / CONFIG} has size {size}, and whole multiples of {grain[0]} x {grain[1]} pixels are expected; restore it.")
+    if not 1 <= config["chunk"] <= config["span"] or not config["fps"] > 0:
+        raise CinelabError(f"{folder / CONFIG} has chunk {config['chunk']}, span {config['span']} and fps {config['fps']}; chunk must be from 1 "
+                           "to span, fps above 0; restore it.")
 
 
 def is_wan(folder: Path) -> bool:

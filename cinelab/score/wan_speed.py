@@ -113,6 +113,7 @@ def random_model(config: WanConfig, device: str, dtype: torch.dtype = torch.bflo
     return model.eval()
 
 
+@torch.no_grad()
 def filled(bench: WanBench, policy: Policy, units: int, device: str) -> Memory:
     """A memory of so many random units, in shots of eight; all but the last have been searched before, as in a running film."""
     config = bench.config

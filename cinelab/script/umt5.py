@@ -165,7 +165,11 @@ class Umt5Encoder:
         told = tokenizer([text], padding="max_length", max_length=self.length, truncation=True, return_tensors="pt")
         ids, mask = told.input_ids.to(model.device), told.attention_mask.to(model.device)
         rows = model(ids, mask).last_hidden_state[0, : int(mask.sum())]
-        return Encoded(rows.to("cpu", self.dtype, copy=True), max(0, whole - self.length))
+        made = rows.to("cpu", self.dtype, copy=True)
+        if not made.isfinite().all():  # nothing of that kind gets into the cache
+            raise CinelabError(f"The text encoder in {self.folder} makes numbers that are not finite of the prompt {short(text)!r} in "
+                               f"{str(self.dtype).removeprefix('torch.')}; set dtype to bf16, or copy text_encoder again if it is.")
+        return Encoded(made, max(0, whole - self.length))
 
     def _load(self) -> tuple:
         """Tokenizer and encoder, on the CPU."""
@@ -173,7 +177,8 @@ class Umt5Encoder:
         from transformers.utils.logging import disable_progress_bar
 
         place = self.folder / "text_encoder"
-        if (kind := read_json(place / "config.json").get("model_type")) != "umt5":
+        said = read_json(place / "config.json")
+        if (kind := said.get("model_type") if isinstance(said, dict) else said) != "umt5":
             raise CinelabError(f"{place / 'config.json'} describes a {kind!r}, not the umt5 that Wan2.1 reads; copy the folder again.")
         if not any((self.folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "spiece.model")):
             raise CinelabError(f"{self.folder / 'tokenizer'} holds no tokenizer (tokenizer.json or spiece.model); copy the folder "

@@ -19,6 +19,7 @@ from cinelab.seeds import parted, rng_at
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
+from cinelab.train.provenance import draws_from
 
 
 @dataclass(frozen=True)
@@ -63,4 +64,5 @@ def train(config: BidirectionalTraining, model: CausalWan, store: Store, run: Ru
         clips = store.clips(max(1, config.frames_per_batch // frames), frames, rng)
         return loss(model, clips, config, rng), {"frames": frames}
 
+    draws_from(run, store, config.model)
     return run_loop([Learner(model, stage_loss, config.optim)], config, run)

@@ -23,6 +23,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from cinelab.config import read_json
 from cinelab.errors import CinelabError
 from cinelab.files import replacing, write_json
+from cinelab.latent.checkpoint import rounded
+from cinelab.model.weights import dtype_of
 from cinelab.runs import Run, read_state
 from cinelab.train.parallel import Parallel
 
@@ -39,6 +41,9 @@ class SharedRun(Run):
 
     def _check_config(self, new: dict) -> None:
         self.parallel.once(lambda: super(SharedRun, self)._check_config(new | self.about))
+
+    def trains_on(self, data: dict | None) -> None:
+        self.parallel.once(lambda: super(SharedRun, self).trains_on(data))
 
     def log(self, **row: Any) -> dict:
         return super().log(**row) if self.parallel.first else row
@@ -119,11 +124,12 @@ def _stored(folder: Path, part: str) -> tuple[dict[str, Tensor], Callable[[list[
         raise CinelabError(f"Run {folder} has no checkpoint yet; train first.")
     place = folder / "checkpoints" / note["folder"]
     if not place.is_dir():
-        state = read_state(place, mapped=True)["parts"][part]
+        state = _part_of(read_state(place, mapped=True), part, place)
         state = state.get("values", state)
         return {name: value.to("meta") for name, value in state.items()}, lambda names: {name: state[name] for name in names}
     known, head = dcp.FileSystemReader(place).read_metadata().state_dict_metadata, f"{part}.values."
     head = head if any(name.startswith(head) for name in known) else f"{part}."
+    _part_of({"parts": {name.partition(".")[0]: None for name in known}}, part, place)
     shapes = {name.removeprefix(head): torch.empty(about.size, dtype=about.properties.dtype, device="meta")
               for name, about in sorted(known.items()) if name.startswith(head)}
 
@@ -135,11 +141,21 @@ def _stored(folder: Path, part: str) -> tuple[dict[str, Tensor], Callable[[list[
     return shapes, read
 
 
-def export(folder: str | Path, path: str | Path, part: str = "ema", dtype: torch.dtype = torch.bfloat16) -> Path:
-    """A run's averaged weights (or another part) as one safetensors file, streamed; written whole or not at all."""
+def _part_of(state: dict, part: str, place: Path) -> Any:
+    """A part of a state by its name."""
+    if part not in (parts := state["parts"]):
+        raise CinelabError(f"{place} has no part {part!r}; choose one of {', '.join(sorted(parts))}.")
+    return parts[part]
+
+
+def export(folder: str | Path, path: str | Path, part: str = "ema", dtype: torch.dtype | str = "bf16") -> Path:
+    """A run's averaged weights (or another part) as one safetensors file, streamed; written whole or not at all.
+
+    `dtype` is fp32, bf16 or fp16. Overflow names the first weight that is not finite, or that `dtype` cannot hold.
+    """
     kinds = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
-    if dtype not in kinds:
-        raise CinelabError(f"dtype is {dtype}; export as one of {', '.join(map(str, kinds))}.")
+    if (dtype := dtype_of(dtype)) is None:
+        raise CinelabError("dtype is None; export as fp32, bf16 or fp16.")
     header, end = {}, 0
     for name, like in _stored(Path(folder), part)[0].items():
         start, end = end, end + like.numel() * dtype.itemsize
@@ -148,8 +164,8 @@ def export(folder: str | Path, path: str | Path, part: str = "ema", dtype: torch
     text += b" " * (-len(text) % 8)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for _, value in weights_in(folder, part):
-            file.write(value.detach().to(dtype).contiguous().flatten().view(torch.uint8).numpy().data)
+        for name, value in weights_in(folder, part):
+            file.write(rounded(value.detach(), dtype, f"Run {folder}: {name}").contiguous().flatten().view(torch.uint8).numpy().data)
     return Path(path)
 
 
@@ -161,11 +177,13 @@ def pour(model: nn.Module, tensors: Iterator[tuple[str, Tensor]], where: str | P
     wanted, seen, odd = {name.replace(".base_layer.", ".") for name in state if ".lora_" not in name}, set(), []
     for name, value in tensors:
         seen.add(name)
-        if name not in places or places[name].shape != value.shape:
-            odd.append(name)
+        if name not in places:
+            odd.append(f"{name} is unknown")
+        elif places[name].shape != value.shape:
+            odd.append(f"{name} is {tuple(value.shape)}, expected {tuple(places[name].shape)}")
         elif not places[name].is_meta:
             _copy(places[name], value)
-    missing = [] if partly else sorted(wanted - seen)
+    missing = [] if partly else [f"{name} is missing" for name in sorted(wanted - seen)]
     if odd or missing:
         raise CinelabError(f"Weights {where} do not fit the model: {len(odd)} unknown or of another shape, {len(missing)} "
                            f"missing (first: {(odd or missing)[0]}); give the weights of this architecture, or convert them.")

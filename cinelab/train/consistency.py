@@ -29,6 +29,7 @@ from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Ema, Optim
 from cinelab.train.pairs import field_of
+from cinelab.train.provenance import draws_from
 
 
 @dataclass(frozen=True)
@@ -108,4 +109,5 @@ def train(config: ConsistencyTraining, model: CausalWan, teacher: CausalWan, sto
         return error, {"grid": len(grid) - 1, "policy": "Across" if across else type(policy).__name__}
 
     student = Learner(model, stage_loss, config.optim)
+    draws_from(run, store, config.model)
     return run_loop([student], config, run, exam)

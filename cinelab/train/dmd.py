@@ -34,6 +34,7 @@ from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import TEACHERS, field_of
+from cinelab.train.provenance import draws_from
 
 HISTORIES = ("self", "truth")
 
@@ -167,4 +168,5 @@ def train(config: DmdTraining, model: CausalWan, real: CausalWan, fake: CausalWa
 
     student = Learner(model, student_step, config.optim, every=config.critic_updates)
     critic = Learner(fake, critic_step, config.critic, "critic", averaged=False)
+    draws_from(run, store, config.model)
     return run_loop([student, critic], config, run, exam)

@@ -19,17 +19,18 @@ import torch
 import yaml
 from torch import Tensor
 
-from cinelab.config import from_dict, override
+from cinelab.config import from_dict, override, to_dict
 from cinelab.errors import CinelabError
 from cinelab.latent.store import Clips, Store, check_begin, unconditional_words
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, WanConfig, init_toy
-from cinelab.model.weights import open_weights
+from cinelab.model.weights import DTYPES, open_weights
 from cinelab.script.yaml_text import Loader
 from cinelab.seeds import rng_at
 from cinelab.train import presets
 from cinelab.train.lora import Lora
 from cinelab.train.parallel import Layout
+from cinelab.train.provenance import data_of, files_of
 
 STAGES = ("bidirectional", "teacher_forcing", "consistency", "dmd")
 TAUGHT = ("consistency", "dmd")
@@ -66,6 +67,7 @@ class Job:
     lora: Lora | None = None  # train adapters only
     layout: Layout = Layout()
     export: str | None = None  # folder of the result
+    export_dtype: str | None = None  # of the result: fp32, bf16, fp16; None: bf16 for whole weights, fp32 for adapters
     seed: int = 0
 
     def __post_init__(self):
@@ -77,6 +79,8 @@ class Job:
         if self.stage == "dmd" and self.layout.sequence > 1:
             raise CinelabError(f"layout.sequence is {self.layout.sequence}, but dmd rolls out chunk by chunk and has no long "
                                "sequence to share; use 1 and more parts.")
+        if self.export_dtype not in (None, *DTYPES):
+            raise CinelabError(f"export_dtype is {self.export_dtype!r}; use one of {', '.join(DTYPES)}, or leave it out.")
         if self.lora is not None and self.init is None:
             raise CinelabError("lora is given without init; adapters need trained weights to adapt, so name a checkpoint.")
 
@@ -109,7 +113,7 @@ def open_store(data: Data, config: Any, device: str = "cpu") -> Any:
     store = _opened(data, config)
     if compared := getattr(config, "unconditional", ""):
         unconditional_words(store, compared)
-    return Placed(store, device)
+    return Placed(store, device, data.path)
 
 
 def _opened(data: Data, config: Any) -> Any:
@@ -135,8 +139,12 @@ def _begin(data: Data) -> dict:
 class Placed:
     """A store whose clips are handed out on a device."""
 
-    def __init__(self, store: Any, device: str):
-        self.store, self.device = store, device
+    def __init__(self, store: Any, device: str, path: str):
+        self.store, self.device, self.folder = store, device, path
+
+    def about(self) -> dict | None:
+        """Which data these are (see `train.provenance`): as the store tells it, else by the files of its folder."""
+        return data_of(self.store) or files_of(self.folder)
 
     def text(self, caption: str) -> Tensor:
         """Return the words (L, E) of a caption."""
@@ -156,7 +164,10 @@ class Noise:
             self.rows, self.columns, self.words = map(int, path.split("x"))
         except ValueError as error:
             raise CinelabError(f"store.path is {path!r}; for kind noise give rows x columns x words, like 60x104x512.") from error
-        self.model = model
+        self.path, self.model = path, model
+
+    def about(self) -> dict:
+        return {"path": self.path, "mark": f"noise {self.path}"}
 
     def text(self, caption: str) -> Tensor:
         """Return random words (L, E), the same for the same caption."""
@@ -173,9 +184,29 @@ class Noise:
 def weights_of(place: str) -> Iterator[tuple[str, Tensor]]:
     """Name and full tensor of every weight, one after another: of a checkpoint's name, or of a folder or file in any published
     layout (see `cinelab.model.weights`)."""
-    weights = open_weights(place if Path(place).exists() else zoo.find(place))
+    weights = open_weights(placed(place))
     weights.report().demand()
     yield from weights
+
+
+def check_weights(place: str, model: WanConfig) -> None:
+    """Refuse weights that the model of a job does not take, by names and shapes, before anything is built or read."""
+    weights = open_weights(placed(place))
+    report, said = replace(weights, config=model).report(), weights.source.said
+    theirs = said | {"num_layers": report.layers}
+    odd = next((name for name, ours in to_dict(model).items() if name in theirs and theirs[name] != ours), None)
+    if odd is not None:
+        raise CinelabError(f"Weights {place} do not fit the model: they have {odd} {theirs[odd]!r}, the model {getattr(model, odd)!r}; name the "
+                           f"preset that fits them, or set changes: {{model.{odd}: {theirs[odd]!r}}}.")
+    if not report.whole:
+        first = f"{report.wrong[0][0]} is {report.wrong[0][1]}, expected {report.wrong[0][2]}" if report.wrong else f"{(report.missing or report.unexpected)[0]}"
+        raise CinelabError(f"Weights {place} do not fit the model: {len(report.missing)} tensors missing, {len(report.unexpected)} unknown, "
+                           f"{len(report.wrong)} of another shape (first: {first}); name the preset that fits them.")
+
+
+def placed(place: str) -> Path:
+    """Where the weights lie that a job names: a path, or a shipped checkpoint's folder."""
+    return Path(place) if Path(place).exists() else zoo.find(place)
 
 
 def fresh(model: WanConfig, seed: int) -> Iterator[tuple[str, Tensor]]:

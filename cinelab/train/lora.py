@@ -2,13 +2,16 @@
 
     W x  becomes  W x + alpha / r  B A x        A (r, in), B (out, r), B zero at the start; W stays as it is
 
-A file names its base by a short mark of the base's weights and is refused on another. It is laid out as diffusers reads it.
+A file names its base by marks of all numbers of the base's weights and is refused on another. It is laid out as diffusers
+reads it.
 """
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -19,13 +22,14 @@ from torch import Tensor, nn
 from cinelab.config import from_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
+from cinelab.latent.checkpoint import rounded
 from cinelab.seeds import rng_at
 from cinelab.train.checkpoint import pour
 from cinelab.train.optim import whole
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 PREFIX = "transformer."  # what diffusers calls the part of a pipeline that we are
-PROBED = 64  # numbers of each tensor that the mark is made of
+OLD, PROBED = 16, 64  # letters of a mark as it was at first, which knew so many numbers of each tensor
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class Lora:
     def __post_init__(self):
         if self.rank < 1:
             raise CinelabError(f"lora.rank is {self.rank}; at least 1 is needed.")
+        if not (isfinite(self.alpha) and self.alpha > 0):
+            raise CinelabError(f"lora.alpha is {self.alpha}; a finite number above 0 is needed.")
         if not self.targets:
             raise CinelabError(f"lora.targets is empty; name linears like {', '.join(TARGETS)}.")
 
@@ -73,7 +79,36 @@ def adapters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def mark(tensors: Iterable[tuple[str, Tensor]]) -> str:
     """A short mark of the weights that adapters are made for: the same before and after they are added, in any precision
-    that holds bfloat16, sharded or not (then all processes must ask together)."""
+    that holds bfloat16, sharded or not (then all processes must ask together). Made of every number, rounded to bfloat16."""
+    return marks(tensors)[0]
+
+
+def marks(tensors: Iterable[tuple[str, Tensor]]) -> tuple[str, str]:
+    """`mark`, and a second one of the unrounded numbers; both are the same where bfloat16 holds them all."""
+    pairs = {plain(name): _hashes(value) for name, value in tensors if ".lora_" not in name}
+    both = (hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16))
+    for name in sorted(pairs):
+        for digest, part in zip(both, pairs[name], strict=True):
+            digest.update(name.encode() + part)
+    return both[0].hexdigest(), both[1].hexdigest()
+
+
+def _hashes(value: Tensor) -> tuple[bytes, bytes]:
+    """Of one tensor: hashes of its shape and numbers, rounded to bfloat16 and as they are."""
+    full = whole(value.detach()).flatten().to("cpu")
+    half, head = full.to(torch.bfloat16), str(tuple(value.shape)).encode()
+    rounded_hash = _hash(head, half)
+    return rounded_hash, rounded_hash if torch.equal(half.to(full.dtype), full) else _hash(head, full.float())
+
+
+def _hash(head: bytes, flat: Tensor) -> bytes:
+    digest = hashlib.blake2b(head, digest_size=16)
+    digest.update(flat.contiguous().view(torch.uint8).numpy().data)
+    return digest.digest()
+
+
+def _old_mark(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """The mark that files of earlier versions carry: of the first numbers of each tensor."""
     probes = {}
     for name, value in tensors:
         if ".lora_" not in name:
@@ -90,20 +125,39 @@ def plain(name: str) -> str:
     return name.replace(".base_layer.", ".")
 
 
-def save_lora(path: str | Path, state: Mapping[str, Tensor], lora: Lora, base: str) -> Path:
-    """Write the adapters of a state and nothing else, with their settings and their base's mark."""
-    tensors = {PREFIX + name: whole(value.detach()).to("cpu", torch.float32).contiguous() for name, value in adapters(state).items()}
+def save_lora(path: str | Path, state: Mapping[str, Tensor], lora: Lora, base: str, exact: str = "", dtype: torch.dtype = torch.float32) -> Path:
+    """Write the adapters of a state and nothing else, with their settings and the marks of their base (see `marks`; without
+    `exact`, bases that bfloat16 cannot tell apart are taken for one). Overflow where `dtype` cannot hold a number."""
+    tensors = {PREFIX + name: rounded(whole(value.detach()).to("cpu"), dtype, f"LoRA {path}: {name}").contiguous()
+               for name, value in adapters(state).items()}
     if not tensors:
         raise CinelabError(f"There are no adapters to write to {path}; call add_lora before training.")
     diffusers = {"r": lora.rank, "lora_alpha": lora.alpha, "target_modules": list(lora.targets)}
     about = {"format": "pt", "base": base, "lora": json.dumps(asdict(lora)),
              "lora_adapter_metadata": json.dumps({PREFIX + key: value for key, value in diffusers.items()})}
+    about |= {"base_exact": exact} if exact else {}
     write_atomic(path, lambda temporary: save_file(tensors, temporary, about))
     return Path(path)
 
 
 def load_lora(model: nn.Module, path: str | Path) -> Lora:
     """Add the adapters of a file to the model that they were made for (in place); another one is refused."""
+    about, tensors = _read(Path(path))
+    _check_base(model, about, path)
+    lora = _lora_of(about["lora"], path)
+    state = add_lora(model, lora).state_dict()
+    wanted = {PREFIX + name.replace(".default.", "."): value for name, value in state.items() if ".lora_" in name}
+    for name in sorted(wanted.keys() ^ tensors.keys()):
+        raise CinelabError(f"LoRA {path} {'lacks' if name in wanted else 'holds'} {name}, against its own settings; copy the file again.")
+    for name, value in wanted.items():
+        if tensors[name].shape != value.shape:
+            raise CinelabError(f"LoRA {path}: {name} is {tuple(tensors[name].shape)}, expected {tuple(value.shape)}; copy the file again.")
+        value.copy_(rounded(tensors[name], value.dtype, f"LoRA {path}: {name}"))
+    return lora
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Header and tensors of a file that `save_lora` wrote."""
     try:
         with safe_open(path, "pt") as file:
             about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
@@ -112,15 +166,35 @@ def load_lora(model: nn.Module, path: str | Path) -> Lora:
     if not {"base", "lora"} <= about.keys():
         raise CinelabError(f"LoRA {path} does not say its base and settings, so it was not written here; merge it with "
                            "`cinelab convert --lora` instead.")
-    if about["base"] != (found := mark(model.state_dict().items())):
-        raise CinelabError(f"LoRA {path} was made for weights with mark {about['base']}, and these have {found}; "
-                           "load the base that it was trained on.")
-    lora = from_dict(Lora, json.loads(about["lora"]), "lora.")
-    state = add_lora(model, lora).state_dict()
-    for name, value in state.items():
-        if ".lora_" in name:
-            value.copy_(tensors[PREFIX + name.replace(".default.", ".")])
-    return lora
+    return about, tensors
+
+
+def _lora_of(text: str, path: str | Path) -> Lora:
+    """The settings in a file's header."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CinelabError(f"LoRA {path} has settings that are no JSON ({error}); copy the file again.") from error
+    if not isinstance(said, dict):
+        raise CinelabError(f"LoRA {path} has a {type(said).__name__} for settings; expected rank, alpha and targets, so copy the file again.")
+    return from_dict(Lora, said, f"{path}: lora.")
+
+
+def _check_base(model: nn.Module, about: dict[str, str], path: str | Path) -> None:
+    """Refuse weights that the adapters were not made for. A model that holds no more than bfloat16 does may be the rounded
+    copy of the base; of any other the unrounded numbers must be the base's as well."""
+    said = about["base"]
+    if len(said) == OLD:
+        found = _old_mark(model.state_dict().items())
+        if found == said:
+            warnings.warn(f"LoRA {path} has a mark of an older kind, which knows the first {PROBED} numbers of each weight of its base "
+                          "only; write it again with save_lora to have all of them compared.", stacklevel=3)
+    else:
+        found, exact = marks(model.state_dict().items())
+        if found == said and exact not in (found, about.get("base_exact", exact)):
+            found = exact
+    if found != said:
+        raise CinelabError(f"LoRA {path} was made for weights with mark {said}, and these have {found}; load the base that it was trained on.")
 
 
 @torch.no_grad()
@@ -130,6 +204,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
 
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, LoraLayer)]:
         layer.merge()
+        rounded(layer.get_base_layer().weight, layer.get_base_layer().weight.dtype, f"{name} with its adapter merged")
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, layer.get_base_layer())
     return model

@@ -35,6 +35,7 @@ from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import Pairs, PairsConfig
+from cinelab.train.provenance import check_fits, data_of
 
 HISTORIES = ("truth", "clean", "noisy")
 
@@ -94,4 +95,6 @@ def train(config: OdeTraining, model: CausalWan, pairs: Pairs, run: Run, exam: E
         policy, _ = sight_by_lot(config.seed, step, config.camr, config.camr_share)
         return loss(model, *pairs.batch(rng), config, rng, policy), {"policy": type(policy).__name__}
 
+    check_fits(pairs.store, config.model)
+    run.trains_on(data_of(pairs))
     return run_loop([Learner(model, stage_loss, config.optim)], config, run, exam)

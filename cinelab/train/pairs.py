@@ -9,6 +9,7 @@
 A shard is one training batch. Its clips are drawn anew from the film store, so that only the trajectories are stored.
 """
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.policy import FULL, Policy
 from cinelab.memory.sight import Bidirectional, KnownHistory
 from cinelab.seeds import rng_at
+from cinelab.train.provenance import data_of
 
 TEACHERS = ("autoregressive", "bidirectional")
 
@@ -130,10 +132,13 @@ def build(folder: str | Path, config: PairsConfig, net: Any, teacher: str, store
 def claim(folder: Path, config: PairsConfig, teacher: str, store: Store) -> None:
     """Pairs belong to one teacher, one recipe and one film store; another one's are refused by name."""
     place = Path(folder) / "pairs.json"
+    data = data_of(store)
     mine = asdict(config) | {"levels": list(config.levels), "fingerprint": teacher, "films": store.recipe}
-    if place.exists() and (old := {"unconditional": ""} | read_json(place)) != mine:  # older ones compared with the empty prompt
+    mine |= {"data": data["mark"]} if data else {}
+    before = {"unconditional": "", "data": mine.get("data")}  # what older pairs do not say: they compared with the empty prompt
+    if place.exists() and (old := before | read_json(place)) != {"data": None} | mine:
         key = next(k for k in mine if mine[k] != old.get(k))
-        what = "another teacher" if key == "fingerprint" else f"{key}={old.get(key)!r}"
+        what = {"fingerprint": "another teacher", "data": "films of another content"}.get(key, f"{key}={old.get(key)!r}")
         raise CinelabError(f"The ODE pairs in {folder} are of {what}, not of {mine[key]!r}; name another folder, "
                            "or remove this one to integrate them again.")
     write_json(place, mine)
@@ -149,6 +154,14 @@ class Pairs:
         if missing:
             raise CinelabError(f"The ODE pairs in {folder} are cut short: {len(missing)} of {config.shards} shards are "
                                f"missing (first: {self._place(missing[0]).name}); build them again, what is there is kept.")
+
+    def about(self) -> dict:
+        """Where the pairs lie, and a mark of them and of the films that they were made from (see `train.provenance`)."""
+        digest = hashlib.blake2b((self.folder / "pairs.json").read_bytes(), digest_size=8)
+        for shard in range(self.config.shards):
+            for array in self._read(shard, "states", "end"):
+                digest.update(np.ascontiguousarray(array).data)
+        return {"path": str(self.folder.resolve()), "mark": digest.hexdigest(), "films_of": data_of(self.store)}
 
     def _place(self, shard: int) -> Path:
         return self.folder / f"{shard:05d}.npz"

@@ -25,6 +25,7 @@ from cinelab.seeds import parted
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
+from cinelab.train.provenance import draws_from
 
 WEIGHTS = ("even", "bell")
 
@@ -110,4 +111,5 @@ def train(config: TeacherForcingTraining, model: CausalWan, store: Store, run: R
         name = "Across" if across else type(policy).__name__
         return loss(model, clips, config, policy, rng, across), {"frames": frames, "policy": name}
 
+    draws_from(run, store, config.model)
     return run_loop([Learner(model, stage_loss, config.optim)], config, run)

@@ -12,20 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
-from cinelab.config import to_dict
+from cinelab.config import read_json, to_dict
 from cinelab.errors import CinelabError
-from cinelab.files import write_json
+from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, kept_dtype
+from cinelab.model.weights import DTYPES, open_weights
 from cinelab.train import bidirectional, consistency, dmd, teacher_forcing
 from cinelab.train.checkpoint import SharedRun, export, pour, weights_in
-from cinelab.train.job import Job, fresh, load_job, open_store, weights_of
-from cinelab.train.lora import add_lora, begin, mark, save_lora
+from cinelab.train.job import Job, check_weights, fresh, load_job, open_store, placed, weights_of
+from cinelab.train.lora import add_lora, begin, marks, save_lora
 from cinelab.train.memory import trained_under
 from cinelab.train.parallel import Parallel
+from cinelab.train.provenance import draws_from
 from cinelab.world.render import FPS, HEIGHT, WIDTH
+
+CODEC = "toybox-codec"
 
 
 def train(job: Job, parallel: Parallel) -> Iterator[dict]:
@@ -37,7 +42,11 @@ def train(job: Job, parallel: Parallel) -> Iterator[dict]:
     about = {"stage": job.stage, "init": job.init, "teacher": job.teacher, "parts": job.layout.parts}
     run = SharedRun(job.run, config, parallel, about | {"lora": to_dict(job.lora) if job.lora else None})
     if not run.done:
+        for place in (job.init, job.teacher):
+            if place not in (None, "random"):
+                check_weights(place, config.model)
         store = open_store(job.store, config, parallel.device)
+        draws_from(run, store, config.model)  # the stage asks again, when the networks are there
         nets = [network(job, config, parallel, job.init)]
         if job.teacher is not None:
             nets.append(network(job, config, parallel, job.teacher, frozen=True))
@@ -45,6 +54,8 @@ def train(job: Job, parallel: Parallel) -> Iterator[dict]:
             nets.append(network(job, config, parallel, job.teacher))
         stages = {"bidirectional": bidirectional, "teacher_forcing": teacher_forcing, "consistency": consistency, "dmd": dmd}
         yield from stages[job.stage].train(config, *nets, store, run)
+    elif run.data is not None and Path(job.store.path).is_dir():  # a store that has gone since is not missed
+        run.trains_on(open_store(job.store, config).about())
     if run.done and job.export is not None:
         parallel.once(lambda: deliver(job, config, run))
 
@@ -76,25 +87,51 @@ def scatter(model: CausalWan, seed: int) -> CausalWan:
 
 
 def deliver(job: Job, config: Any, run: SharedRun) -> None:
-    """Write the averaged weights, or the adapters, with what they are."""
-    folder = Path(job.export)
-    if job.lora is not None:
-        base = "random" if job.init == "random" else mark(weights_of(job.init))
-        save_lora(folder / "lora.safetensors", dict(weights_in(run.folder)), job.lora, base)
+    """Write the averaged weights, or the adapters, and then what they are. Of adapters for the toybox also the whole weights
+    with them merged, so that the folder can be directed as any other."""
+    folder, toybox = Path(job.export), recipe_of_toybox(job, run)
+    if job.lora is None:
+        export(run.folder, folder / zoo.WEIGHTS, dtype=job.export_dtype or "bf16")
     else:
-        export(run.folder, folder / zoo.WEIGHTS)
-    write_json(folder / zoo.CONFIG, described(job, config) | {"run": run.done_info, "training": to_dict(config)})
+        file = deliver_lora(job, run, folder / zoo.ADAPTER)
+        if toybox is not None and job.init != "random":
+            merged = open_weights(placed(job.init), dtype=job.export_dtype, lora=file)
+            write_atomic(folder / zoo.WEIGHTS, lambda path: save_file({name: value.contiguous() for name, value in merged}, path))
+    write_json(folder / zoo.CONFIG, described(job, config, toybox) | {"run": run.done_info, "training": to_dict(config)})
 
 
 WAN_GUIDED = Sampling(48, "euler", 3.0, 5.0)  # of a many-step model of Wan, as the papers integrate their teachers
 
 
-def described(job: Job, config: Any) -> dict:
-    """What the result's config.json says; a toybox checkpoint is whole by it and opens with `cinelab.load`.
+def deliver_lora(job: Job, run: SharedRun, file: Path) -> Path:
+    """Write the averaged adapters with the marks of their base."""
+    base, exact = ("random", "") if job.init == "random" else marks(weights_of(job.init))
+    return save_lora(file, dict(weights_in(run.folder)), job.lora, base, exact, DTYPES[job.export_dtype or "fp32"])
 
-    `policy` and `reach` say under which memory the student saw its history.
-    """
-    guided = replace(Sampling() if job.store.kind == "toybox" else WAN_GUIDED, shift=config.shift)
+
+def recipe_of_toybox(job: Job, run: SharedRun) -> dict | None:
+    """Rate and size of the films of a run whose clips were encoded by the toybox's codec and word encoder, whichever kind of
+    store holds them; None where other parts made them."""
+    if job.store.kind == "toybox":
+        return {"fps": FPS, "size": (HEIGHT, WIDTH)}
+    recipe = ((run.data or {}).get("recipe")) or _recipe_beside(job.store.path)
+    encoder = zoo.toy_encoder()
+    mine = {"codec": zoo.fingerprint(CODEC), "width": encoder.width, "words": encoder.length}
+    if any(recipe.get(name) != value for name, value in mine.items()) or not str(recipe.get("encoder")).startswith("words"):
+        return None
+    return {"fps": recipe["fps"], "size": tuple(recipe["size"])}
+
+
+def _recipe_beside(store: str) -> dict:
+    """The recipe of a store, for a run that was begun before runs noted it; {} where there is none."""
+    path = Path(store) / "store.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def described(job: Job, config: Any, toybox: dict | None) -> dict:
+    """What the result's config.json says; a toybox checkpoint (see `recipe_of_toybox`) is whole by it and opens with
+    `cinelab.load`. `policy` and `reach` say under which memory the student saw its history."""
+    guided = replace(WAN_GUIDED if toybox is None else Sampling(), shift=config.shift)
     sampling, chunk, span = {
         "bidirectional": lambda: (guided, 1, max(config.lengths)),
         "teacher_forcing": lambda: (guided, config.chunk, max(config.curriculum)),
@@ -102,8 +139,8 @@ def described(job: Job, config: Any) -> dict:
         "dmd": lambda: (config.sampling, config.chunk, (config.reach or max(config.lengths) - 1) + 1),
     }[job.stage]()
     about = {"stage": job.stage, "init": job.init, "teacher": job.teacher, "parts": job.layout.parts} | trained_under(config)
-    if job.store.kind == "toybox":
-        return zoo.model_config(config.model, zoo.toy_encoder(), "toybox-codec", sampling, chunk, span, FPS, (HEIGHT, WIDTH), **about)
+    if toybox is not None:
+        return zoo.model_config(config.model, zoo.toy_encoder(), CODEC, sampling, chunk, span, **toybox, **about)
     return {"model": to_dict(config.model), "sampling": to_dict(sampling), "chunk": chunk, "span": span, **about}
 
 
