@@ -109,7 +109,7 @@ def test_sample_films_leave_a_training_as_it_is(store, tmp_path):
     changes = {"steps": 3, "save_every": 2}
     plain = stages.teacher_forcing(tmp_path / "plain", store, "smoke", None, changes=changes)
     filmed = stages.teacher_forcing(tmp_path / "filmed", store, "smoke", None, changes=changes)
-    for row in plain.train():
+    for _ in plain.train():
         pass
     for row in filmed.train():
         if row["step"] == 1:

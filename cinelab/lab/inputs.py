@@ -12,6 +12,8 @@ from cinelab.config import read_json
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import Policy, policy_named
 from cinelab.model import zoo
+from cinelab.score.judges import check_backends
+from cinelab.score.vbench_files import DIMENSIONS
 from cinelab.script.screenplay import Screenplay
 
 
@@ -69,6 +71,17 @@ def a_policy(policy: str | Policy) -> None:
         policy_named(policy, 6)
 
 
+def a_judge(name: str) -> None:
+    """A backend that judges alignment and consistency."""
+    check_backends([name])
+
+
+def a_dimension(name: str) -> None:
+    """A dimension of VBench."""
+    if name not in DIMENSIONS:
+        raise CinelabError(f"VBench has no dimension {name!r}; use some of {', '.join(DIMENSIONS)}.")
+
+
 def a_sweep(folder: str | Path) -> None:
     """Results folders of a sweep, `a+b` for two, with a measured cell in each."""
     for one in map(Path, str(folder).split("+")):
@@ -88,6 +101,8 @@ KINDS: dict[str, Callable[[Any], None]] = {
     **dict.fromkeys(("init", "teacher", "real", "blend_with", "checkpoints"), a_checkpoint),
     **dict.fromkeys(("sweep", "sweeps", "also"), a_sweep),
     **dict.fromkeys(("videos", "weights", "folder"), a_path),
+    "backends": a_judge,
+    "vbench": a_dimension,
     "model": a_model,
     "first": a_file,
     "policy": a_policy,

@@ -56,7 +56,7 @@ def distillation_curves(rows: Sequence[dict], title: str = "Distillation") -> go
     panels = {name: [key for key in keys if any(key in row for row in rows)] for name, keys in PANELS.items()}
     panels = {name: keys for name, keys in panels.items() if keys}
     lines = max(1, -(-len(panels) // 2))
-    fig = make_subplots(lines, 2, subplot_titles=list(panels) or None, horizontal_spacing=0.2, vertical_spacing=0.16)
+    fig = make_subplots(lines, 2, subplot_titles=list(panels) or None, horizontal_spacing=0.27, vertical_spacing=0.16)
     for place, (name, keys) in enumerate(panels.items(), 1):
         cell = {"row": (place + 1) // 2, "col": 2 - place % 2}
         for number, key in enumerate(keys):

@@ -33,6 +33,7 @@ WINDOW = 120.0  # seconds from which the speed is taken
 SAMPLES = 10  # films a training, if its saves and SHARE allow
 LATEST = 20  # steps whose mean is shown as the loss
 MARKS = ("score", "prompt", "identity", "motion")  # of the last exam
+CURVES = "the training's curves"  # where nothing better can be shown
 GREY, CLEAR = "#767e8b", "rgba(0,0,0,0)"
 COLOURS = {"running": "#0072B2", "done": "#009E73", "stopped": "#D55E00"}
 
@@ -117,28 +118,39 @@ class Figure:
     """
 
     def __init__(self):
-        self._place, self._widget, self._shape = Place(), None, None
+        self._place, self._shape = Place(), ""
+        self._widget = go.FigureWidget() if in_jupyter() else None
 
     def show(self, figure: go.Figure, last: bool) -> None:
         """Show a figure in place of the one before; the last one is stored with the notebook."""
         figure = themed(figure)
-        if last or not in_jupyter():
+        if last or self._widget is None:
             page = pio.renderers["plotly_mimetype"].to_mimebundle(figure.to_dict())
-            self._replace(None, page | {"image/svg+xml": svg(figure)})
-        elif self._shape == (shape := _shape_of(figure)):
-            with self._widget.batch_update():
-                for old, new in zip(self._widget.data, figure.data, strict=True):
-                    old.update(x=new.x, y=new.y)
+            self._place.show(page | {"image/svg+xml": svg(figure), "text/plain": CURVES})
+            if self._widget is not None:
+                self._widget.close()
+            return
+        began, shape = not self._shape, _shape_of(figure)
+        if shape == self._shape:
+            self._move(figure)
         else:
-            widget, self._shape = go.FigureWidget(figure), shape
-            self._replace(widget, widget._repr_mimebundle_())
+            self._rebuild(figure)
+        self._shape = shape
+        if began:
+            page = self._widget._repr_mimebundle_()
+            self._place.show((page[0] if isinstance(page, tuple) else page) | {"text/plain": CURVES})
 
-    def _replace(self, widget: go.FigureWidget | None, page: Any) -> None:
-        data = page[0] if isinstance(page, tuple) else page
-        self._place.show(data | {"text/plain": "the training's curves"})
-        if self._widget is not None:
-            self._widget.close()
-        self._widget = widget
+    def _move(self, figure: go.Figure) -> None:
+        """Give the widget's traces their new points."""
+        with self._widget.batch_update():
+            for old, new in zip(self._widget.data, figure.data, strict=True):
+                old.update(x=new.x, y=new.y)
+
+    def _rebuild(self, figure: go.Figure) -> None:
+        """Give the same widget other panels and traces: JupyterLab loses one that takes another's place."""
+        self._widget.data = ()
+        self._widget.update_layout(figure.layout, overwrite=True)
+        self._widget.add_traces(figure.data)
 
 
 def themed(figure: go.Figure) -> go.Figure:
