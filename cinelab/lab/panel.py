@@ -2,7 +2,7 @@
 
     rows = watch(stage.train(), stage.config, sample=stage.sample)      in a notebook: the panel; elsewhere: lines
 
-It costs at most about 2 % of the time that it watches: the bar is refreshed every OFTEN seconds, and figure and
+It costs about 1 % of the time that it watches: the bar is refreshed every OFTEN seconds, and figure and
 sample film each wait until they have taken no more than SHARE of it. What it shows is stored with the notebook
 as any output is, so a notebook that was run by papermill holds the last state, once.
 """
@@ -27,7 +27,7 @@ from cinelab.lab.sweep_board import spoken
 from cinelab.train.optim import rate
 
 OFTEN = 2.0  # seconds between two refreshes
-SHARE = 0.01  # of the time that passes, at most, goes into drawing, and as much into sample films
+SHARE = 0.005  # of the time that passes, at most, goes into drawing, and as much into sample films
 LINES = 30.0  # seconds between two lines where there is no panel
 WINDOW = 120.0  # seconds from which the speed is taken
 SAMPLES = 10  # films a training, if its saves and SHARE allow
@@ -69,17 +69,18 @@ def watch(
 
 
 @contextmanager
-def counted(total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """A bar over preparations: yields a function that is told how many of `total` are done."""
+def counted(total: int | None, unit: str) -> Iterator[Callable[..., None]]:
+    """A bar over preparations: yields a function that is told how many are done, of how many if that
+    was not known before, and what else to show."""
     bar, began = Bar(total, unit), time.perf_counter()
     shown = began
 
-    def tell(done: int) -> None:
+    def tell(done: int, of: int | None = total, **facts: str) -> None:
         nonlocal shown
-        now = time.perf_counter()
-        if now - shown >= OFTEN or done >= total:
+        now, bar.pace.total = time.perf_counter(), of
+        if now - shown >= OFTEN or done == of:
             shown = now
-            bar.show(done, now, now - began, state="done" if done >= total else "running")
+            bar.show(done, now, now - began, facts, "done" if done == of else "running")
 
     yield tell
 

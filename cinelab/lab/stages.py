@@ -120,9 +120,14 @@ def codec(run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict
     """The toy codec's training."""
     config = override(presets.codec(preset, seed), changes or {})
     run, model = Run(run_dir, config), codec_stage.ToyCodec(config.codec)
+
+    def rows() -> Iterator[dict]:
+        with counted(config.clips, "clips") as tell:
+            clips = codec_stage.pool(config, tell)
+        return codec_stage.train(config, run, clips)
+
     film = lambda model, step: samples.through_codec(model, codec_stage.clip(HELD_OUT, 0, 8), step)  # noqa: E731
-    return Stage(config, run, model, lambda: codec_stage.train(config, run, codec_stage.pool(config)),
-                 lambda: {"codec": to_dict(config.codec)}, film)
+    return Stage(config, run, model, rows, lambda: {"codec": to_dict(config.codec)}, film)
 
 
 def recogniser(run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None) -> Stage:
@@ -130,7 +135,12 @@ def recogniser(run_dir: str | Path, preset: str = "toy", seed: int = 0, changes:
     config = override(presets.recogniser(preset, seed), changes or {})
     torch.manual_seed(seed)
     run, model = Run(run_dir, config), Recogniser()
-    rows = lambda: reader_stage.train(config, model, reader_stage.pool(config, run.folder), run)  # noqa: E731
+
+    def rows() -> Iterator[dict]:
+        with counted(config.clips, "clips") as tell:
+            clips = reader_stage.pool(config, run.folder, tell)
+        return reader_stage.train(config, model, clips, run)
+
     return Stage(config, run, model, rows, lambda: reader_stage.measure(config, model))
 
 
