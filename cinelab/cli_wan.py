@@ -180,11 +180,11 @@ def train(run: Annotated[Path, typer.Argument(help="the run's description, YAML 
           every: Annotated[int, typer.Option(help="steps between two lines")] = 10):
     """Train a stage from one file, sharded over this machine's GPUs; interrupted it saves, started again it goes on."""
     from cinelab.lab import launch
-    from cinelab.lab.stages import watch
+    from cinelab.lab.panel import watch
     from cinelab.train.job import load_job
 
     job = load_job(run)
-    seen = watch(launch.train(job, processes), every=every)
+    seen = watch(launch.train(job, processes), job.config, every=every)
     _say(f"[bold green]{escape(job.run)}[/]: {len(seen)} steps" + (f", weights in {escape(job.export)}" if job.export else ""))
     if job.export and (Path(job.export) / "config.json").exists():
         _say(f"[dim]next: {escape(next_line(job.export))}[/]")

@@ -8,8 +8,9 @@ import torch
 
 from cinelab import CAMR, Director, Full, Screenplay, Shot, Window, load
 from cinelab.errors import CinelabError
+from cinelab.flow.sampler import Chunk
 from cinelab.memory.cache import Memory
-from cinelab.stream.engine import make, stream
+from cinelab.stream.engine import Timed, make, stream
 
 SHOTS = (
     Shot("wide shot of a red cat that waves in the meadow by day, static camera", 1.0),
@@ -36,6 +37,13 @@ def test_a_film_is_complete(film, bundle):
     assert len(film.cuts) == 2
     assert {"chunk", "layer", "kept_chunk", "kept_shot", "score", "kind"} <= set(film.routing.columns)
     assert (film.timings[["dit", "memory", "decode"]] > 0).all().all()
+
+
+def test_a_film_shows_itself(film, bundle):
+    assert repr(film).startswith("Film(") and f"{len(film.frames)} frames of 64 x 48" in repr(film) and "\n" not in repr(film)
+    page = film._repr_html_()
+    assert "data:video/mp4;base64," in page and repr(film).replace("'", "&#x27;") in page
+    assert len(repr(Timed(0, film.frames[None], torch.zeros(1)))) < 80 and len(repr(Chunk(0, torch.zeros(1, 999)))) < 80
 
 
 def test_the_same_seed_is_the_same_film(film, bundle):

@@ -11,6 +11,8 @@ from cinelab.lab.notebook import check, declared, execute
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PLOTLY = "application/vnd.plotly.v1+json"
+TRAININGS = [path.stem for path in NOTEBOOKS if "watch(" in path.read_text()]
 PLACES = {"checkpoint": "checkpoint", "store": "store", "pairs": "pairs"}  # what a stage writes beside its run
 
 
@@ -30,8 +32,21 @@ def test_it_is_thin(path):
 def test_its_smoke_run_passes(path, tmp_path):
     places = {name: str(tmp_path / place) for name, place in PLACES.items() if name in declared(path)}
     done = nbformat.read(execute(path, tmp_path / "run", {"smoke": True} | places), 4)
-    shown = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert any("image/png" in o.get("data", {}) or "application/vnd.plotly.v1+json" in o.get("data", {}) for o in shown)
+    shown = [output.get("data", {}) for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert any("image/png" in data or PLOTLY in data for data in shown)
+    if path.stem in TRAININGS:
+        check_panel(done, shown)
+
+
+def check_panel(notebook, shown):
+    """One bar that says done, one figure, at most one sample film; and a page without plotly shows them too."""
+    from nbconvert import HTMLExporter
+
+    assert sum(PLOTLY in data for data in shown) == 1
+    bars = [data["text/html"] for data in shown if "cinelab-panel" in data.get("text/html", "")]
+    assert sum(">step<" in bar for bar in bars) == 1 and all(", done<" in bar for bar in bars)
+    page = HTMLExporter().from_notebook_node(notebook)[0]
+    assert "data:image/svg+xml" in page and page.count("data:image/webp") == sum("cinelab-sample" in str(data) for data in shown) <= 1
 
 
 def test_an_unknown_parameter_is_refused_before_anything_runs(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import io
 import json
 import os
@@ -24,7 +25,8 @@ from cinelab.errors import CinelabError
 from cinelab.lab import notebook as notebook_room
 from cinelab.lab.grid import Sweep, differing, expand, load, plain
 from cinelab.lab.notebook import HOST, check, declared, execute
-from cinelab.lab.sweep import run
+from cinelab.lab.report import made_by
+from cinelab.lab.sweep import record, run
 from cinelab.lab.sweep_board import Board, spoken, spoken_memory
 from cinelab.lab.sweep_server import Here
 
@@ -207,6 +209,22 @@ def test_dry_run_only_and_smoke(capsys):
     with pytest.raises(CinelabError, match="No cell's name holds 'seed=7'"):
         run(Sweep("s", path), only="seed=7")
     assert not Path("results").exists()
+
+
+def test_a_sweep_records_what_was_run_and_the_report_says_it():
+    notebook()
+    path = Path("my_sweep.yaml")
+    path.write_text("notebook: work.ipynb\n")
+    folder = Path("results/my_sweep")
+    folder.mkdir(parents=True)
+    assert "not recorded" in made_by(folder)
+    for only in (None, None, "seed=1"):  # the same command again is no other one
+        record(folder, path, only)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    command = f"cinelab sweep my_sweep.yaml (file {digest})"
+    assert made_by(folder) == f"{command}, {command.replace('.yaml', '.yaml --only seed=1')}"
+    record(folder, Sweep("s", Path("work.ipynb")))
+    assert made_by(folder).endswith("from Python")
 
 
 def test_execute_shows_progress_and_passes_typed_values(capfd):

@@ -148,7 +148,7 @@ class Chunk:
     """One finished chunk of latents (B, c, C, H, W), and where the time went (seconds by cause)."""
 
     index: int
-    latents: Tensor
+    latents: Tensor = field(repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
 
 

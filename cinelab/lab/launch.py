@@ -1,7 +1,7 @@
 """Trainings on many GPUs from a notebook: write the run down, start torchrun on it, follow its log, stop it when interrupted.
 
     job = launch.job("results/wan/stage1", "teacher_forcing", "wan-1.3b", {"kind": "films", "path": "data/films"}, init=...)
-    watch(launch.train(job, processes=8))
+    watch(launch.train(job, processes=8), job.config)
 """
 
 import json
@@ -17,6 +17,7 @@ from typing import Any
 from cinelab.config import from_dict, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
+from cinelab.lab import inputs
 from cinelab.lab.notebook import writing
 from cinelab.train.job import Job
 
@@ -33,7 +34,19 @@ def job(run_dir: str | Path, stage: str, preset: str, store: dict, lora_rank: in
     values["store"]["path"] = _absolute(values["store"]["path"])
     made = from_dict(Job, values)
     made.config  # noqa: B018, refuses a bad preset or change now and not in every process
+    _check_inputs(made)
     return made
+
+
+def _check_inputs(job: Job) -> None:
+    """Refuse what is not there now, and not when every process has started."""
+    for name in ("init", "teacher"):
+        place = getattr(job, name)
+        if place is not None and place != "random" and not Path(place).exists():
+            inputs.check(**{name: place})
+    if job.store.kind not in ("toybox", "noise") and not Path(job.store.path).exists():
+        raise CinelabError(f"store: {job.store.path} is not here; encode your videos first, with notebook 06 or `cinelab clips`, "
+                           "or rehearse with kind toybox or noise.")
 
 
 def train(job: Job, processes: int = 1) -> Iterator[dict]:

@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from cinelab.lab.plots import INK, PALETTE, QUIET, TEMPLATE
+from cinelab.lab.plots import INK, PALETTE, QUIET, TEMPLATE, centred_mean, thinned
 
 PANELS = {
     "loss": ("loss", "critic_loss"),
@@ -33,7 +33,7 @@ def alarms(rows: Sequence[dict]) -> list[str]:
         found.append(f"Motion is {exams[-1]['motion']:.2f} of the truth's: it is dying. Stop early or lower optim.lr; "
                      "the best weights are kept.")
     for name, most in HIGHEST.items():
-        if exams and exams[-1][name] > most:
+        if exams and exams[-1].get(name, 0) > most:
             found.append(f"{name.capitalize()} is {exams[-1][name]:.2f} of the truth's: colours burn. Lower guidance, or "
                          "stop early; the best weights are kept.")
     for name, remedy in (("critic_loss", "lower critic.lr or raise critic_updates"), ("gap", "raise critic_updates")):
@@ -56,13 +56,14 @@ def distillation_curves(rows: Sequence[dict], title: str = "Distillation") -> go
     panels = {name: [key for key in keys if any(key in row for row in rows)] for name, keys in PANELS.items()}
     panels = {name: keys for name, keys in panels.items() if keys}
     lines = max(1, -(-len(panels) // 2))
-    fig = make_subplots(lines, 2, subplot_titles=list(panels) or None, horizontal_spacing=0.2, vertical_spacing=0.16)
+    fig = make_subplots(lines, 2, subplot_titles=list(panels) or None, horizontal_spacing=0.27, vertical_spacing=0.16)
     for place, (name, keys) in enumerate(panels.items(), 1):
         cell = {"row": (place + 1) // 2, "col": 2 - place % 2}
         for number, key in enumerate(keys):
             steps, values = zip(*((row["step"], row[key]) for row in rows if key in row), strict=True)
-            few = len(values) < 30
-            fig.add_scatter(x=steps, y=values if few else _smooth(values), name=key, mode="lines+markers" if few else "lines",
+            few, some = len(values) < 30, thinned(len(values))
+            means = np.array(values) if few else centred_mean(values, max(1, len(values) // 60) * 2 + 1)  # of a thirtieth
+            fig.add_scatter(x=np.array(steps)[some], y=means[some], name=key, mode="lines+markers" if few else "lines",
                             line={"color": PALETTE[number], "width": 2.5}, legend=f"legend{place}", **cell,
                             hovertemplate=f"step %{{x}}: {key} %{{y:.3f}}<extra></extra>")
         if name == "share of the truth's":
@@ -74,9 +75,3 @@ def distillation_curves(rows: Sequence[dict], title: str = "Distillation") -> go
     fig.update_layout(template=TEMPLATE, title=title + told, height=340 * lines + 60 + room, margin={"t": 100 + room},
                       font={"color": INK})
     return fig.update_xaxes(title="step", row=lines)
-
-
-def _smooth(values: Sequence[float]) -> np.ndarray:
-    """Centred means of a thirtieth of the log."""
-    half = max(1, len(values) // 60)
-    return np.array([np.mean(values[max(0, i - half) : i + half + 1]) for i in range(len(values))])

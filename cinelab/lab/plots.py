@@ -3,6 +3,7 @@
 Shots count from 1 in what a reader sees, as on the storyboard; chunks from 0, as in the tables.
 """
 
+import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 INK, QUIET, GRID = "#1d2433", "#7a8191", "#e9ebef"
 KINDS = {"sink": "#E69F00", "window": "#8A93A3", "routed": "#0072B2"}
 CAUSES = {"text": "#CC79A7", "dit": "#0072B2", "memory": "#E69F00", "decode": "#009E73"}
+POINTS = 1000  # of a curve, at most about twice as many
 ROUTING = ("chunk", "shot", "layer", "head", "kept_chunk", "kept_shot", "score", "kind")
 
 TEMPLATE = go.layout.Template(
@@ -77,12 +79,61 @@ def _curve(fig: go.Figure, name: str, points: np.ndarray, smooth: float, colour:
     """Draw (step, value) points (N, 2) twice: as they are, and averaged."""
     steps, values = points.T
     pale, bold = {"color": colour, "width": 1}, {"color": colour, "width": 3}
-    plain = {"x": steps, "mode": "lines"}
-    fig.add_scatter(y=values, line=pale, opacity=0.25, showlegend=False, hoverinfo="skip", **plain)
+    few = thinned(len(steps))
+    plain = {"x": steps[few], "mode": "lines"}
+    fig.add_scatter(y=values[few], line=pale, opacity=0.25, showlegend=False, hoverinfo="skip", **plain)
     # Centred: a trailing average lags behind a falling loss and flatters no one.
     window = max(1, round(smooth * len(values)))
-    average = pd.Series(values).rolling(window, center=True, min_periods=1).mean().to_numpy()
-    fig.add_scatter(y=average, name=name, line=bold, **plain)
+    average = centred_mean(values, window)
+    fig.add_scatter(y=average[few], name=name, line=bold, **plain)
+
+
+def centred_mean(values: Sequence[float], window: int) -> np.ndarray:
+    """Means of `window` neighbours, of fewer at both ends."""
+    return pd.Series(values).rolling(window, center=True, min_periods=1).mean().to_numpy()
+
+
+def thinned(count: int, most: int = POINTS) -> np.ndarray:
+    """At most about `most` places of `count`, the last among them: a live figure is sent again and again."""
+    return np.arange(count)[:: -max(1, count // most)][::-1]
+
+
+def svg(fig: go.Figure, width: int = 820, height: int = 420) -> str:
+    """The lines of a figure as SVG, with each panel's range: for pages that have no plotly."""
+    panels: dict[str, list] = {}
+    for trace in fig.data:
+        if trace.type == "scatter" and trace.x is not None and len(trace.x):
+            panels.setdefault(trace.xaxis or "x", []).append(trace)
+    parts = [_svg_panel(fig, key, traces, width, height) for key, traces in panels.items()]
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
+    return f'{head} font-family="sans-serif" font-size="12" fill="{QUIET}">{"".join(parts)}</svg>'
+
+
+def _svg_panel(fig: go.Figure, key: str, traces: list, width: int, height: int) -> str:
+    """One pair of axes: a line a trace, the range at its corners, a name for every shown trace."""
+    x0, x1 = fig.layout["xaxis" + key[1:]].domain or (0, 1)
+    y0, y1 = fig.layout["yaxis" + key[1:]].domain or (0, 1)
+    left, right = 60 + x0 * (width - 160), 60 + x1 * (width - 160)
+    top, bottom = 20 + (1 - y1) * (height - 60), 20 + (1 - y0) * (height - 60)
+    xs, ys = (np.concatenate([np.asarray(one[a], float) for one in traces]) for a in "xy")
+    (low, high), (first, last) = (np.nanmin(ys), np.nanmax(ys)), (xs.min(), xs.max())
+    parts = [
+        f'<rect x="{left:.0f}" y="{top:.0f}" width="{right - left:.0f}" height="{bottom - top:.0f}" fill="none" stroke="{QUIET}"/>',
+        f'<text x="{left - 6:.0f}" y="{top + 10:.0f}" text-anchor="end">{high:.3g}</text>',
+        f'<text x="{left - 6:.0f}" y="{bottom:.0f}" text-anchor="end">{low:.3g}</text>',
+        f'<text x="{left:.0f}" y="{bottom + 16:.0f}">{first:.0f}</text>',
+        f'<text x="{right:.0f}" y="{bottom + 16:.0f}" text-anchor="end">step {last:.0f}</text>',
+    ]
+    for number, one in enumerate(traces):
+        x = left + (np.asarray(one.x, float) - first) / max(last - first, 1e-9) * (right - left)
+        y = bottom - (np.asarray(one.y, float) - low) / max(high - low, 1e-9) * (bottom - top)
+        good = np.isfinite(y)
+        points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[good], y[good], strict=True))
+        colour, pale = one.line.color or PALETTE[0], 1 if one.opacity is None else one.opacity
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{one.line.width or 2}" opacity="{pale}"/>')
+        if one.showlegend is not False and one.name:
+            parts.append(f'<text x="{right + 6:.0f}" y="{top + 12 + 14 * number:.0f}" fill="{colour}">{html.escape(one.name)}</text>')
+    return "".join(parts)
 
 
 def routing_map(

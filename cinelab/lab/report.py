@@ -27,6 +27,7 @@ from cinelab.lab.pooling import Cells, comparisons, costs, load_cells, pooled
 from cinelab.lab.recall import keep_rows
 from cinelab.lab.report_figures import metric_figure, pareto_figure, shots_figure
 from cinelab.lab.results import HEADLINES, text_of
+from cinelab.lab.sweep import recorded
 from cinelab.lab.verdicts import p_text
 from cinelab.lab.withdrawn import PROTOCOL, withdrawn_table
 from cinelab.stream.video import read_video, write_mp4
@@ -190,11 +191,16 @@ def provenance(cells: Cells) -> dict[str, str]:
                          for value in dict.fromkeys(cells.table[column].dropna())) or "not recorded"
 
     seconds, memory = cells.table["seconds"].dropna(), cells.table["peak_memory_mb"].dropna()
-    commands = " ; ".join(f"cinelab sweep experiments/{folder.name}.yaml" for folder in cells.folders)
-    return {"made by": commands, "notebook": seen("notebook"), "git revision": seen("git"), "hardware": f"{seen('device')}, {seen('cores')} cores",
+    return {"made by": " ; ".join(made_by(folder) for folder in cells.folders), "notebook": seen("notebook"), "git revision": seen("git"), "hardware": f"{seen('device')}, {seen('cores')} cores",
             "torch": seen("torch"), "versions": seen("versions"), "seeds": ", ".join(map(str, sorted(set(cells.rows["seed"])))),
             "time": f"{seconds.sum() / 60:.0f} min in all, {seconds.median():.0f} s a cell (median)" if len(seconds) else "not recorded",
             "peak memory": f"{memory.max():.0f} MiB" if len(memory) else "not recorded"}
+
+
+def made_by(folder: Path) -> str:
+    """The commands that made a sweep's cells, each with the start of its file's SHA-256, as the sweep recorded them."""
+    runs = [run["command"] + (f" (file {run['sha256'][:12]})" if run["sha256"] else "") for run in recorded(folder)]
+    return ", ".join(runs) or f"{folder}: not recorded (cells run by hand, or by a version that kept no record)"
 
 
 def run_table(cells: Cells) -> pd.DataFrame:

@@ -1,12 +1,16 @@
 """Samples of a training stage: what the averaged weights make of captions nobody trained on."""
 
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
 from cinelab.flow.sampler import Sampling, noise_for, solve
 from cinelab.lab.catalogue import sheet
+from cinelab.latent.codec import Codec, to_tensor, to_uint8
 from cinelab.latent.store import Clips
 from cinelab.memory.policy import Policy
 from cinelab.model.zoo import Bundle, load
@@ -18,6 +22,48 @@ from cinelab.stream.storyboard import storyboard
 from cinelab.train.pairs import field_of
 from cinelab.world import casting, render
 from cinelab.world.casting import timeline_of
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A film of the weights that a training saved at `step`: frames uint8 (F, H, W, 3), a caption a shot."""
+
+    step: int
+    frames: np.ndarray
+    fps: float
+    captions: tuple[str, ...]
+
+
+def looped(frames: np.ndarray, fps: float, height: int = 192) -> bytes:
+    """Frames, uint8 (F, H, W, 3), as an endless WebP about `height` pixels high: some 50 kB a film of the toybox."""
+    scale = max(1, round(height / frames.shape[1]))
+    size = frames.shape[2] * scale, frames.shape[1] * scale
+    pictures = [Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC) for frame in frames]
+    with BytesIO() as buffer:
+        pictures[0].save(buffer, "WEBP", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0,
+                         quality=75, method=0)
+        return buffer.getvalue()
+
+
+def held_out_film(bundle: Bundle, step: int, shots: int = 3, index: int = 0) -> Sample:
+    """A film of held-out captions by a causal model, in shots of 6 latent frames, which suit every chunk size up to 3."""
+    plan = casting.film(HELD_OUT, index, 6 * shots, (6, 6), 6)
+    latents, _ = make(bundle, [timeline_of(plan, FPS, STRIDE, bundle.chunk)], policy_for(bundle), [index])
+    return Sample(step, decode(bundle, latents)[0], bundle.fps, tuple(shot.caption for shot in plan.shots))
+
+
+def held_out_clip(bundle: Bundle, step: int, frames: int = 4, index: int = 0) -> Sample:
+    """A clip of a held-out caption by a bidirectional model."""
+    caption = casting.film(HELD_OUT, index, 2).shots[0].caption
+    latents = bidirectional_clips(bundle, [caption], frames, [index])
+    return Sample(step, decode(bundle, latents)[0], bundle.fps, (caption,))
+
+
+@torch.no_grad()
+def through_codec(codec: Codec, clip: np.ndarray, step: int) -> Sample:
+    """A clip, uint8 (F, H, W, 3), beside what comes back from a codec."""
+    back = to_uint8(codec.decode(codec.encode(to_tensor(clip)[None]))[0])[0]
+    return Sample(step, np.concatenate([clip, back], axis=2), FPS, ("left: the rendered clip, right: the codec's",))
 
 
 def bidirectional_clips(bundle: Bundle, captions: list[str], frames: int, seeds: list[int],

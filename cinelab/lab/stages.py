@@ -1,16 +1,19 @@
 """Training stages as notebooks use them: set up by preset, watch, export. The work is in cinelab.train.
 
-    stage = stages.teacher_forcing("results/tf", preset="toy")
-    watch(stage.train())
+    stage = stages.teacher_forcing("results/tf", "results/store", preset="toy")
+    stage.watch()
     stage.export("results/tf/checkpoint")
+
+Settings, checkpoints and the run's folder are checked when a stage is set up; a store named by its folder is made and
+opened when the training begins.
 """
 
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import plotly.graph_objects as go
 import torch
 from torch import nn
@@ -19,13 +22,18 @@ from cinelab.config import override, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
 from cinelab.flow.sampler import Sampling
+from cinelab.lab import samples
+from cinelab.lab.panel import counted, watch
 from cinelab.lab.plots import loss_curve, write_html
+from cinelab.lab.samples import Sample
 from cinelab.latent.checkpoint import rounded
 from cinelab.latent.store import Store, build
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, init_toy
 from cinelab.model.weights import DTYPES, dtype_of
+from cinelab.model.zoo import Bundle
 from cinelab.runs import Run, read_state
+from cinelab.score.card import HELD_OUT
 from cinelab.score.recogniser import Recogniser
 from cinelab.train import bidirectional as stage0
 from cinelab.train import codec as codec_stage
@@ -45,11 +53,32 @@ class Stage:
     model: nn.Module
     rows: Callable[[], Iterator[dict]]
     describe: Callable[[], dict]
+    film: Callable[[nn.Module, int], Sample] | None = None  # a sample by a model with the weights saved at a step
 
     def train(self) -> Iterator[dict]:
         """Train (or resume, or do nothing if done), a row a step."""
         if not self.run.done:
             yield from self.rows()
+
+    def watch(self, draw: Callable[[list[dict]], go.Figure] = loss_curve,
+              alarms: Callable[[list[dict]], list[str]] = lambda rows: []) -> list[dict]:
+        """Train under a live panel (see `lab.panel`); returns the whole log, that of earlier sittings included."""
+        sample = self.sample if self.film else None
+        return watch(self.train(), self.config, draw=draw, alarms=alarms, sample=sample, earlier=self.run.rows)
+
+    def sample(self, since: int = 0) -> Sample | None:
+        """A film by the averaged weights last saved, or None where none were saved after step `since`.
+
+        The training's random numbers and weights are left as they are.
+        """
+        step = self.run.done_info["steps"] if self.run.done else self.run.step
+        if self.film is None or step <= since:
+            return None
+        state = read_state(self.run.folder / "checkpoints" / "last.pt", mapped=True)
+        model = deepcopy(self.model).eval().requires_grad_(False)
+        model.load_state_dict(state["parts"]["ema"]["values"], strict=False)  # frozen weights are not averaged
+        with torch.random.fork_rng(devices=[]):
+            return self.film(model, state["step"])
 
     @property
     def weights(self) -> Path:
@@ -96,8 +125,14 @@ def codec(run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict
     """The toy codec's training."""
     config = override(presets.codec(preset, seed), changes or {})
     run, model = Run(run_dir, config), codec_stage.ToyCodec(config.codec)
-    return Stage(config, run, model, lambda: codec_stage.train(config, run, codec_stage.pool(config)),
-                 lambda: {"codec": to_dict(config.codec)})
+
+    def rows() -> Iterator[dict]:
+        with counted(config.clips, "clips") as tell:
+            clips = codec_stage.pool(config, tell)
+        return codec_stage.train(config, run, clips)
+
+    film = lambda model, step: samples.through_codec(model, codec_stage.clip(HELD_OUT, 0, 8), step)  # noqa: E731
+    return Stage(config, run, model, rows, lambda: {"codec": to_dict(config.codec)}, film)
 
 
 def recogniser(run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None) -> Stage:
@@ -105,31 +140,42 @@ def recogniser(run_dir: str | Path, preset: str = "toy", seed: int = 0, changes:
     config = override(presets.recogniser(preset, seed), changes or {})
     torch.manual_seed(seed)
     run, model = Run(run_dir, config), Recogniser()
-    rows = lambda: reader_stage.train(config, model, reader_stage.pool(config, run.folder), run)  # noqa: E731
+
+    def rows() -> Iterator[dict]:
+        with counted(config.clips, "clips") as tell:
+            clips = reader_stage.pool(config, run.folder, tell)
+        return reader_stage.train(config, model, clips, run)
+
     return Stage(config, run, model, rows, lambda: reader_stage.measure(config, model))
 
 
 def film_store(folder: str | Path, preset: str = "toy", codec_name: str = "toybox-codec",
-               tell: Callable[[str], None] = print) -> Store:
-    """Render and encode the training films once; finished shards are kept."""
+               tell: Callable[[int], None] | None = None) -> Store:
+    """Render and encode the training films once; finished shards are kept. `tell` hears how many are done (None: a bar)."""
     encoder, config = zoo.toy_encoder(), presets.store(preset)
-    for done in build(Path(folder), config, zoo.load_codec(codec_name), encoder, zoo.fingerprint(codec_name)):
-        tell(f"{done} of {config.films} films encoded")
+    with counted(config.films, "films") as bar:
+        for _ in build(Path(folder), config, zoo.load_codec(codec_name), encoder, zoo.fingerprint(codec_name), tell=tell or bar):
+            pass
     return Store(Path(folder), encoder)
 
 
-def bidirectional(run_dir: str | Path, store: Store, preset: str = "toy", init: str | None = None, seed: int = 0,
+def opened(store: Store | str | Path, preset: str) -> Store:
+    """A store as it is, or the one in a folder, made there where it is missing."""
+    return film_store(store, preset) if isinstance(store, (str, Path)) else store
+
+
+def bidirectional(run_dir: str | Path, store: Store | str | Path, preset: str = "toy", init: str | None = None, seed: int = 0,
                   changes: dict | None = None) -> Stage:
     """Stage 0 from scratch, or a longer-sighted one from a checkpoint (name or folder)."""
     config = override(presets.bidirectional(preset, seed), changes or {})
-    return _stage(stage0, config, run_dir, store, init, seed, 1, max(config.lengths))
+    return _stage(stage0, config, run_dir, (store, preset), init, seed, 1, max(config.lengths))
 
 
-def teacher_forcing(run_dir: str | Path, store: Store, preset: str = "toy", init: str | None = "toybox-bidirectional",
+def teacher_forcing(run_dir: str | Path, store: Store | str | Path, preset: str = "toy", init: str | None = "toybox-bidirectional",
                     seed: int = 0, changes: dict | None = None) -> Stage:
     """Stage 1, from a stage 0 checkpoint (name or folder) or from scratch (None)."""
     config = override(presets.teacher_forcing(preset, seed), changes or {})
-    return _stage(stage1, config, run_dir, store, init, seed, config.chunk, max(config.curriculum))
+    return _stage(stage1, config, run_dir, (store, preset), init, seed, config.chunk, max(config.curriculum))
 
 
 def _stage(module, config, run_dir, store, init, seed, chunk, span) -> Stage:
@@ -142,47 +188,10 @@ def _stage(module, config, run_dir, store, init, seed, chunk, span) -> Stage:
     describe = lambda: zoo.model_config(config.model, zoo.toy_encoder(), "toybox-codec", Sampling(), chunk, span, FPS,  # noqa: E731
                                         (HEIGHT, WIDTH), stage=module.__name__.rsplit(".", 1)[-1], init=init,
                                         **trained_under(config))
-    return Stage(config, run, model, lambda: module.train(config, model, store, run), describe)
 
+    def film(trained: nn.Module, step: int) -> Sample:
+        bundle = Bundle("sample", trained, zoo.load_codec(), zoo.toy_encoder(), Sampling(), chunk, span, FPS, (HEIGHT, WIDTH), {},
+                        lambda: "")
+        return (samples.held_out_clip if module is stage0 else samples.held_out_film)(bundle, step)
 
-def watch(rows: Iterator[dict], every: int = 50, draw: Callable[[list[dict]], go.Figure] = loss_curve,
-          alarms: Callable[[list[dict]], list[str]] = lambda rows: []) -> list[dict]:
-    """Drain a training; a live figure in a notebook, a plain line elsewhere, and each alarm once. Returns the rows seen."""
-    seen: list[dict] = []
-    shown, told = _display(draw), set()
-    for row in rows:
-        seen.append(row)
-        if len(seen) % every == 0 or "score" in row:
-            shown(seen, _line(seen[-every:]))
-            for text in alarms(seen):
-                if text.split()[0] not in told:
-                    told.add(text.split()[0])
-                    print(f"ALARM: {text}", flush=True)
-    if seen:
-        shown(seen, f"{_line(seen[-every:])}, done")
-    return seen
-
-
-def _line(rows: list[dict]) -> str:
-    """The end of a log in one line."""
-    losses = [row["loss"] for row in rows if "loss" in row]
-    marks = [f"{name} {rows[-1][name]:.3f}" for name in ("score", "prompt", "identity", "motion") if name in rows[-1]]
-    return f"step {rows[-1]['step'] + 1}: " + ", ".join([f"loss {np.mean(losses):.4f}"] * bool(losses) + marks)
-
-
-def _display(draw: Callable[[list[dict]], go.Figure]) -> Callable:
-    """A live plotly figure under JupyterLab; lines under papermill and in a terminal."""
-    try:
-        from IPython import get_ipython
-        from IPython.display import display
-    except ImportError:
-        return lambda seen, line: print(line, flush=True)
-    if get_ipython() is None:
-        return lambda seen, line: print(line, flush=True)
-    handle = display({"text/plain": "training"}, raw=True, display_id=True)
-
-    def show(seen: list[dict], line: str) -> None:
-        print(line, flush=True)
-        handle.update(draw(seen))
-
-    return show
+    return Stage(config, run, model, lambda: module.train(config, model, opened(*store), run), describe, film)

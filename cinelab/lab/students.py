@@ -1,7 +1,7 @@
 """Few-step students as notebooks use them: stage 2 (causal ODE, consistency) and stage 3 (DMD).
 
-    stage = students.consistency("results/cd", films, teacher="toybox-base")
-    watch(stage.train())
+    stage = students.consistency("results/cd", "results/store", teacher="toybox-base")
+    stage.watch()
     stage.export("results/cd/checkpoint")
 
 A run whose exams are on keeps the weights that scored best, not the last.
@@ -9,7 +9,8 @@ A run whose exams are on keeps the weights that scored best, not the last.
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from cinelab.config import override, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
 from cinelab.flow.sampler import Sampling
-from cinelab.lab.stages import Stage
+from cinelab.lab import samples
+from cinelab.lab.panel import counted
+from cinelab.lab.stages import Stage, opened
 from cinelab.latent.store import Store
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, WanConfig
@@ -58,37 +61,62 @@ def trainable(model: CausalWan) -> CausalWan:
     return deepcopy(model).requires_grad_(True).train()
 
 
+@dataclass(frozen=True)
+class PairsPlan:
+    """ODE pairs that are integrated when they are first needed. `folder` is theirs; `store` as a stage takes it."""
+
+    folder: str | Path
+    store: Store | str | Path
+    teacher: str | Path
+    preset: str
+    config: ode_pairs.PairsConfig
+
+    @cached_property
+    def made(self) -> ode_pairs.Pairs:
+        """The pairs, integrated under a bar where they are missing."""
+        store = opened(self.store, self.preset)
+        bundle, mark = zoo.load(self.teacher), zoo.fingerprint(self.teacher)
+        with counted(self.config.clips, "clips") as tell:
+            for done in ode_pairs.build(self.folder, self.config, bundle.model, mark, store):
+                tell(done)
+        return ode_pairs.Pairs(self.folder, self.config, mark, store)
+
+
+def plan_pairs(folder: str | Path, store: Store | str | Path, teacher: str | Path, preset: str = "toy",
+               kind: str = "autoregressive", changes: dict | None = None) -> PairsPlan:
+    """The ODE pairs of a teacher, checked and not yet made."""
+    zoo.find(teacher)
+    return PairsPlan(folder, store, teacher, preset, override(presets.pairs(preset, kind), changes or {}))
+
+
 def build_pairs(folder: str | Path, store: Store, teacher: str | Path, preset: str = "toy", kind: str = "autoregressive",
-                changes: dict | None = None, tell: Callable[[str], None] = print) -> ode_pairs.Pairs:
+                changes: dict | None = None) -> ode_pairs.Pairs:
     """The ODE pairs of a teacher, integrated where they are missing."""
-    config = override(presets.pairs(preset, kind), changes or {})
-    bundle, mark = zoo.load(teacher), zoo.fingerprint(teacher)
-    for done in ode_pairs.build(folder, config, bundle.model, mark, store):
-        tell(f"{done} of {config.clips} clips integrated")
-    return ode_pairs.Pairs(folder, config, mark, store)
+    return plan_pairs(folder, store, teacher, preset, kind, changes).made
 
 
-def ode(run_dir: str | Path, pairs: ode_pairs.Pairs, init: str | Path = "toybox-base", preset: str = "toy", seed: int = 0,
+def ode(run_dir: str | Path, pairs: ode_pairs.Pairs | PairsPlan, init: str | Path = "toybox-base", preset: str = "toy", seed: int = 0,
         changes: dict | None = None, steps: int = 4, exam: bool = True) -> Stage:
     """Stage 2a (or its bidirectional baseline): regress to the end points of `pairs`. `steps`: levels it is sampled with."""
     config = override(presets.ode(preset, pairs.config.teacher, seed), changes or {})
     config = replace(config, pairs=pairs.config)
     start = fitting(init, config.model, "initial checkpoint")
     return _student(start, config, run_dir, few_steps(steps), pairs.config.chunk, preset, exam,
-                    lambda model, run, sit: stage2a.train(config, model, pairs, run, sit), stage="ode", init=str(init))
+                    lambda model, run, sit: stage2a.train(config, model, getattr(pairs, "made", pairs), run, sit),
+                    stage="ode", init=str(init))
 
 
-def consistency(run_dir: str | Path, store: Store, teacher: str | Path = "toybox-base", preset: str = "toy", seed: int = 0,
+def consistency(run_dir: str | Path, store: Store | str | Path, teacher: str | Path = "toybox-base", preset: str = "toy", seed: int = 0,
                 changes: dict | None = None, steps: int = 4, exam: bool = True, init: str | Path | None = None) -> Stage:
     """Stage 2b: causal consistency distillation of `teacher`, from itself or from an earlier student (`init`)."""
     config, init = override(presets.consistency(preset, seed), changes or {}), init or teacher
     guide, start = fitting(teacher, config.model, "teacher"), fitting(init, config.model, "initial checkpoint")
     return _student(start, config, run_dir, few_steps(steps), config.chunk, preset, exam,
-                    lambda model, run, sit: stage2b.train(config, model, guide.model, store, run, sit),
+                    lambda model, run, sit: stage2b.train(config, model, guide.model, opened(store, preset), run, sit),
                     stage="consistency", teacher=str(teacher), init=str(init))
 
 
-def dmd(run_dir: str | Path, store: Store, init: str | Path, real: str | Path = "toybox-bidirectional-24",
+def dmd(run_dir: str | Path, store: Store | str | Path, init: str | Path, real: str | Path = "toybox-bidirectional-24",
         preset: str = "toy", seed: int = 0, changes: dict | None = None, exam: bool = True) -> Stage:
     """Stage 3: from a stage 2 checkpoint (or the base model itself), judged by `real`, which the critic starts from too."""
     config = override(presets.dmd(preset, seed), changes or {})
@@ -100,7 +128,7 @@ def dmd(run_dir: str | Path, store: Store, init: str | Path, real: str | Path = 
         config = replace(config, reach=start.reach)
     critic = trainable(judge.model)
     return _student(start, config, run_dir, config.sampling, config.chunk, preset, exam,
-                    lambda model, run, sit: stage3.train(config, model, judge.model, critic, store, run, sit),
+                    lambda model, run, sit: stage3.train(config, model, judge.model, critic, opened(store, preset), run, sit),
                     stage="dmd", init=str(init), real=str(real))
 
 
@@ -118,7 +146,8 @@ def _student(start: Bundle, config: Any, run_dir: str | Path, sampling: Sampling
         return zoo.model_config(config.model, start.encoder, start.config["codec"], sampling, chunk, start.span, start.fps,
                                 start.size, **about, **trained_under(config))
 
-    return Stage(config, run, model, train, describe)
+    film = lambda trained, step: samples.held_out_film(replace(bundle, model=trained), step)  # noqa: E731
+    return Stage(config, run, model, train, describe, film)
 
 
 def blend(checkpoints: list[str | Path], folder: str | Path, dtype: str = "bf16") -> Path:

@@ -2,23 +2,29 @@
 
 A cell lives in `results/<sweep>/<cell>/`: config.json (the parameters), notebook.ipynb (executed), output.txt
 (what was printed) and, last, done.json; on a cluster also job.json and jobs/. These names are the sweep's: a notebook
-that trains keeps its run in a folder below its `run_dir`. Cells run as processes of their own. On this machine
+that trains keeps its run in a folder below its `run_dir`. Beside the cells, sweep.json says which command made them,
+from which file. Cells run as processes of their own. On this machine
 they end when the sweep does, however it ends; the jobs of a cluster go on, and the next sweep takes them up.
 """
 
+import hashlib
+import shlex
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cinelab.config import read_json
 from cinelab.errors import CinelabError
+from cinelab.files import write_json
 from cinelab.lab.grid import Cell, Sweep, expand
 from cinelab.lab.notebook import check, declared, writing
 from cinelab.lab.sweep_board import Board, spoken
 from cinelab.lab.sweep_server import Here
 
 ENGINES = ("here", "local", "slurm")
+RECORD = "sweep.json"  # beside the cells: the commands that made them
 AT_ONCE = 0.5  # seconds that a second driver waits for the first one's lock, or for its pid in it
 
 
@@ -62,13 +68,32 @@ def run(
     start = _engine(engine, options or {}, workers)
     with ExitStack() as stack:
         if not dry_run:
-            stack.enter_context(writing(cells[0].folder(results).parent, AT_ONCE))
+            folder = cells[0].folder(results).parent
+            stack.enter_context(writing(folder, AT_ONCE))
+            record(folder, sweep, only, smoke)
         _look(cells, results, board, summary)
         if summary.planned and not dry_run:
             todo, summary.planned = summary.planned, []
             _work(todo, workers, results, start(), stack.enter_context(board), summary)
     _report(summary, board, dry_run, time.monotonic() - began)
     return summary
+
+
+def record(folder: Path, sweep: Sweep | str | Path, only: str | None = None, smoke: bool = False) -> None:
+    """Add to `<folder>/sweep.json` which command is run on which file (its SHA-256): where the cells come from."""
+    entry: dict[str, Any] = {"command": "cinelab.lab.sweep.run(...) from Python", "file": None, "sha256": None}
+    if not isinstance(sweep, Sweep):
+        words = ["cinelab", "sweep", str(sweep), *(["--only", only] if only else []), *(["--smoke"] if smoke else [])]
+        entry |= {"command": shlex.join(words), "file": str(Path(sweep).resolve())}
+        entry["sha256"] = hashlib.sha256(Path(sweep).read_bytes()).hexdigest()
+    runs = recorded(folder)
+    if entry not in runs:
+        write_json(folder / RECORD, {"runs": [*runs, entry]})
+
+
+def recorded(folder: Path) -> list[dict]:
+    """What `record` wrote, oldest first; nothing where no sweep said what it was."""
+    return read_json(folder / RECORD)["runs"] if (folder / RECORD).exists() else []
 
 
 def _choose(sweep: Sweep | str | Path, only: str | None, smoke: bool) -> list[Cell]:

@@ -1,6 +1,5 @@
 """Video data sets as notebooks use them: sample videos, a store of their clips, what is in it and what was left out."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from cinelab.data import DataConfig, FilmStore, build, skipped
 from cinelab.data.build import device_of
 from cinelab.data.planning import digest
 from cinelab.files import glance, write_atomic, write_text
+from cinelab.lab.panel import counted
 from cinelab.latent.codec import Codec, to_uint8
 from cinelab.model import zoo
 from cinelab.script.prompts import TextEncoder
@@ -65,11 +65,13 @@ def sample_videos(folder: str | Path, films: int = 3, latents: int = 24, seed: i
     return folder
 
 
-def film_store(videos: str | Path, folder: str | Path, config: DataConfig, parts: Parts,
-               tell: Callable[[str], None] = print) -> FilmStore:
-    """Encode the videos of a folder or table once; what is finished is kept."""
-    for step in build(videos, folder, config, *parts):
-        tell(str(step))
+def film_store(videos: str | Path, folder: str | Path, config: DataConfig, parts: Parts) -> FilmStore:
+    """Encode the videos of a folder or table once, under a bar with the time left; what is finished is kept."""
+    films = 0
+    with counted(None, "videos") as tell:
+        for step in build(videos, folder, config, *parts):
+            films += step.films
+            tell(step.done, step.of, films=f"{films:,} encoded")
     return FilmStore(folder)
 
 

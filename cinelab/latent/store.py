@@ -5,6 +5,7 @@
 `batch(step)` is a pure function of the step, so a resumed run needs no loader state.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -102,8 +103,11 @@ def prompts_per_film(config: StoreConfig) -> int:
 
 
 def build(folder: Path, config: StoreConfig, codec: ToyCodec, encoder: WordEncoder, fingerprint: str,
-          part: tuple[int, int] = (0, 1)):
-    """Write the missing shards of share `part` = (mine, of how many); yields the films done. Resumable."""
+          part: tuple[int, int] = (0, 1), tell: Callable[[int], None] = lambda done: None):
+    """Write the missing shards of share `part` = (mine, of how many); yields the films done. Resumable.
+
+    `tell` hears how many films are done after each of them.
+    """
     folder = Path(folder)
     _claim(folder, config, fingerprint)
     codec.eval()
@@ -111,7 +115,10 @@ def build(folder: Path, config: StoreConfig, codec: ToyCodec, encoder: WordEncod
         path = folder / f"{start:06d}.npz"
         if (start // config.shard) % part[1] != part[0] or path.exists():
             continue
-        films = [film_arrays(config, i, codec, encoder) for i in range(start, min(start + config.shard, config.films))]
+        films = []
+        for index in range(start, min(start + config.shard, config.films)):
+            films.append(film_arrays(config, index, codec, encoder))
+            tell(index + 1)
         arrays = {key: np.stack([film[key] for film in films]) for key in films[0]}
         write_atomic(path, lambda temporary, arrays=arrays: np.savez(temporary, **arrays))
         yield start + len(films)

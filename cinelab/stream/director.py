@@ -29,6 +29,7 @@ from cinelab.script.unconditional import unconditional_text
 from cinelab.stream.engine import Timed, check_room, policy_for
 from cinelab.stream.overlap import ahead, side_stream
 from cinelab.stream.reel import Ask, Reel
+from cinelab.stream.showing import film_html, film_line
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
 
@@ -61,6 +62,12 @@ class Film:
         """A PIL image: a few frames of every shot with its prompt."""
         captions = [shot.prompt for shot in self.screenplay.shots]
         return storyboard(self.frames, self.timeline.entry_spans, captions, title=self.screenplay.title)
+
+    def __repr__(self) -> str:
+        return film_line(self.frames, self.fps, self.screenplay)
+
+    def _repr_html_(self) -> str:
+        return film_html(self.frames, self.fps, repr(self))
 
     def save(self, folder: str | Path) -> Path:
         """Write film.mp4, film.shots.json, storyboard.png, screenplay.yaml, routing.parquet, timings.parquet, film.json."""

@@ -37,8 +37,8 @@ class Timed:
     """
 
     index: int
-    frames: np.ndarray
-    latents: Tensor
+    frames: np.ndarray = field(repr=False)
+    latents: Tensor = field(repr=False)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

@@ -1,6 +1,6 @@
 """Train the toy codec on rendered clips: absolute plus squared error, latents made robust by a little noise."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,9 +33,13 @@ def clip(seed: int, index: int, latents: int) -> np.ndarray:
     return render.render(casting.film(seed, index, latents, (1, latents))).frames
 
 
-def pool(config: CodecTraining) -> np.ndarray:
-    """All clips, uint8 (clips, F, H, W, 3), the same for the same seed."""
-    return np.stack([clip(config.seed, index, config.latents) for index in range(config.clips)])
+def pool(config: CodecTraining, tell: Callable[[int], None] = lambda done: None) -> np.ndarray:
+    """All clips, uint8 (clips, F, H, W, 3), the same for the same seed. `tell` hears how many are rendered."""
+    clips = []
+    for index in range(config.clips):
+        clips.append(clip(config.seed, index, config.latents))
+        tell(index + 1)
+    return np.stack(clips)
 
 
 def loss(model: ToyCodec, frames: Tensor, noise: float, rng: torch.Generator) -> Tensor:

@@ -5,7 +5,7 @@
 The network is given by the caller (cinelab.score.recogniser.Recogniser): it maps windows to a dictionary of logits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -95,12 +95,13 @@ def shots(seed: int, count: int, frames: int) -> Iterator[tuple[np.ndarray, dict
     return (shot(seed, index, frames) for index in range(count))
 
 
-def rendered(seed: int, count: int, frames: int) -> Clips:
-    """`count` random shots; the same for the same seed."""
+def rendered(seed: int, count: int, frames: int, tell: Callable[[int], None] = lambda done: None) -> Clips:
+    """`count` random shots; the same for the same seed. `tell` hears how many are done."""
     pictures = np.empty((count, frames, render.HEIGHT, render.WIDTH, 3), np.uint8)
     labels = np.empty((count, len(ATTRIBUTES)), np.int64)
     for i, (clip, attributes) in enumerate(shots(seed, count, frames)):
         pictures[i], labels[i] = clip, label(attributes)
+        tell(i + 1)
     return Clips(pictures, labels)
 
 
@@ -115,13 +116,13 @@ def through(codec: Codec, frames: np.ndarray, at_once: int = 16) -> np.ndarray:
     return seen
 
 
-def pool(config: RecogniserTraining, folder: Path) -> Clips:
-    """All clips of a training; rendered once and kept in `folder` for the next sitting."""
+def pool(config: RecogniserTraining, folder: Path, tell: Callable[[int], None] = lambda done: None) -> Clips:
+    """All clips of a training; rendered once and kept in `folder` for the next sitting. `tell` hears how many are rendered."""
     path = Path(folder) / f"clips-{_pool_name(config)}.npz"
     if path.exists():
         with np.load(path) as stored:
             return Clips(stored["frames"], stored["labels"])
-    clips = rendered(config.seed, config.clips, config.frames)
+    clips = rendered(config.seed, config.clips, config.frames, tell)
     if some := round(config.clips * config.codec_share) if config.codec else 0:
         clips.frames[:some] = through(zoo.load_codec(config.codec), clips.frames[:some])
     write_atomic(path, lambda temporary: np.savez(temporary, frames=clips.frames, labels=clips.labels))

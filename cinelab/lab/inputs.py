@@ -1,0 +1,111 @@
+"""What a notebook is given, looked at before any work is done: each wrong input is one sentence with its remedy.
+
+    check(model=model, policy=policy, screenplay=screenplay)        in the first cell after the parameters
+"""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from cinelab.config import read_json
+from cinelab.errors import CinelabError
+from cinelab.memory.policy import Policy, policy_named
+from cinelab.model import zoo
+from cinelab.score.judges import check_backends
+from cinelab.score.vbench_files import DIMENSIONS
+from cinelab.script.screenplay import Screenplay
+
+
+def check(**inputs: Any) -> None:
+    """Refuse the first input that is not there or not of its kind. None is nothing asked for; lists are looked at one by one.
+
+    Known are the names of parameters in KINDS. Raises CinelabError, which names the parameter.
+    """
+    for name, value in inputs.items():
+        look = KINDS[name]
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if one is not None:
+                _named(name, one, look)
+
+
+def _named(name: str, value: Any, look: Callable[[Any], None]) -> None:
+    try:
+        look(value)
+    except CinelabError as error:
+        raise CinelabError(f"{name}: {error}") from error
+
+
+def a_checkpoint(name: str | Path) -> None:
+    """A shipped name or a folder of the toybox's kind, whose config can be read."""
+    read_json(zoo.find(name) / zoo.CONFIG)
+
+
+def a_model(name: str | Path) -> None:
+    """A checkpoint, or a folder of Wan's kind."""
+    if not zoo.is_wan(Path(name)):
+        a_checkpoint(name)
+
+
+def a_file(path: str | Path) -> None:
+    """A file that is there."""
+    if not Path(path).is_file():
+        raise CinelabError(f"{path} is no file here{_near(Path(path))}; paths count from the notebook's folder, {Path.cwd()}.")
+
+
+def a_path(path: str | Path) -> None:
+    """A file or folder that is there."""
+    if not Path(path).exists():
+        raise CinelabError(f"{path} is not here{_near(Path(path))}; paths count from the notebook's folder, {Path.cwd()}.")
+
+
+def a_screenplay(path: str | Path) -> None:
+    """A screenplay that can be read."""
+    a_file(path)
+    Screenplay.load(path)
+
+
+def a_policy(policy: str | Policy) -> None:
+    """The name of a memory policy, or one of one's own."""
+    if isinstance(policy, str):
+        policy_named(policy, 6)
+
+
+def a_judge(name: str) -> None:
+    """A backend that judges alignment and consistency."""
+    check_backends([name])
+
+
+def a_dimension(name: str) -> None:
+    """A dimension of VBench."""
+    if name not in DIMENSIONS:
+        raise CinelabError(f"VBench has no dimension {name!r}; use some of {', '.join(DIMENSIONS)}.")
+
+
+def a_sweep(folder: str | Path) -> None:
+    """Results folders of a sweep, `a+b` for two, with a measured cell in each."""
+    for one in map(Path, str(folder).split("+")):
+        if not any(one.glob("*/rows.parquet")):
+            raise CinelabError(f"{one} holds no measured cell; run `cinelab sweep experiments/{one.name}.yaml` "
+                               "first, or name the results folder of a sweep that was run.")
+
+
+def _near(path: Path) -> str:
+    """What lies there under a similar name."""
+    there = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, there, n=2)
+    return f" (there is {' and '.join(near)})" if near else ""
+
+
+KINDS: dict[str, Callable[[Any], None]] = {
+    **dict.fromkeys(("init", "teacher", "real", "blend_with", "checkpoints"), a_checkpoint),
+    **dict.fromkeys(("sweep", "sweeps", "also"), a_sweep),
+    **dict.fromkeys(("videos", "weights", "folder"), a_path),
+    "backends": a_judge,
+    "vbench": a_dimension,
+    "model": a_model,
+    "first": a_file,
+    "policy": a_policy,
+    "policies": a_policy,
+    "screenplay": a_screenplay,
+}

@@ -1,0 +1,104 @@
+"""A notebook's defaults run in a fresh clone, and a wrong input is refused before any work is done."""
+
+import ast
+import contextlib
+import io
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from cinelab.errors import CinelabError
+from cinelab.lab import inputs
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+WORK = ("stage.watch(", "build(", "film_store(", "render(")  # what only comes after the checks
+NAMES = [path.stem for path in NOTEBOOKS]
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A tree without results: what notebooks and experiments see of a fresh clone."""
+    (tmp_path / "notebooks").mkdir()
+    shutil.copytree(ROOT / "results" / "reference", tmp_path / "results" / "reference", ignore=shutil.ignore_patterns("*.html"))
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    monkeypatch.chdir(tmp_path / "notebooks")
+    return tmp_path
+
+
+def until_work(name, given=None):
+    """Run a notebook's cells with its defaults (and what is `given`) up to the first one that works."""
+    cells = [cell for cell in nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", 4).cells if cell.cell_type == "code"]
+    space = {}
+    for number, cell in enumerate(cells[:3]):
+        if number == 2 and not sets_up(cell.source):
+            break
+        with contextlib.redirect_stdout(io.StringIO()):
+            exec(compile(cell.source, f"{name}[{number}]", "exec"), space)  # noqa: S102
+        if "parameters" in cell.metadata.get("tags", []):
+            space |= given or {}
+    return space
+
+
+def sets_up(source):
+    """Whether a cell only describes a training: it makes a `stage` or a `job`."""
+    made = {node.id for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    return bool(made & {"stage", "job"}) and not any(word in source for word in WORK)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_defaults_are_all_there_in_a_fresh_clone(name, clone):
+    until_work(name)
+    made = [path for path in clone.rglob("*") if path.suffix in (".npz", ".mp4", ".pt", ".safetensors")]
+    assert not made, "nothing is made before the inputs are known to be there"
+
+
+WRONG = [
+    ("00_first_film", {"screenplay": "nowhere.yaml"}, "screenplay: nowhere.yaml is no file"),
+    ("00_first_film", {"model": "toybox-3step"}, "model: Checkpoint 'toybox-3step' was not found: give one of"),
+    ("00_first_film", {"policy": "camera"}, "policy: Policy 'camera' is unknown; use one of"),
+    ("01_tour", {"model": "nowhere"}, "model: Checkpoint 'nowhere'"),
+    ("06_video_data", {"videos": "../videos"}, "videos: ../videos is not here"),
+    ("06_video_data", {"changes": {"cutz": "ours"}}, "cutz"),
+    ("09_bidirectional", {"init": "nowhere"}, "Checkpoint 'nowhere'"),
+    ("10_teacher_forcing", {"init": "../results/train/stage0/checkpoint"}, "stage0/checkpoint' was not found"),
+    ("10_teacher_forcing", {"changes": {"step": 3}}, "step"),
+    ("10_teacher_forcing", {"preset": "tiny"}, "tiny"),
+    ("11_causal_ode", {"teacher": "nowhere"}, "Checkpoint 'nowhere'"),
+    ("11_causal_ode", {"init": "nowhere"}, "Checkpoint 'nowhere'"),
+    ("11_causal_ode", {"pairs_changes": {"clip": 3}}, "clip"),
+    ("12_consistency", {"teacher": "nowhere"}, "Checkpoint 'nowhere'"),
+    ("13_dmd", {"init": "../results/train/consistency/checkpoint"}, "consistency/checkpoint' was not found"),
+    ("13_dmd", {"real": "nowhere"}, "Checkpoint 'nowhere'"),
+    ("13_dmd", {"blend_with": ["toybox-2step", "nowhere"]}, "blend_with: Checkpoint 'nowhere'"),
+    ("20_ablate_memory", {"policy": "none"}, "policy: Policy 'none'"),
+    ("23_ablate_films", {"model": "nowhere"}, "model: Checkpoint 'nowhere'"),
+    ("32_evaluate", {"videos": ["../results/films"]}, "videos: ../results/films is not here"),
+    ("32_evaluate", {"backends": ["toybox", "clap"]}, "backends: Backend 'clap' is unknown"),
+    ("32_evaluate", {"vbench": ["imaging"]}, "vbench: VBench has no dimension 'imaging'"),
+    ("40_direct_live", {"policy": "none"}, "policy: Policy 'none'"),
+    ("41_memory", {"folder": "../results/films/mine"}, "folder: ../results/films/mine is not here"),
+    ("50_report", {"sweeps": ["../results/memory+../results/budget"]}, "sweeps: ../results/memory holds no measured cell; run"),
+    ("50_wan_film", {"first": "picture.png"}, "first: picture.png is no file"),
+    ("50_wan_film", {"weights": "../weights/student.pt"}, "weights: ../weights/student.pt is not here"),
+    ("51_train_wan", {"init": "../weights/Wan"}, "init: Checkpoint '.*weights/Wan' was not found"),
+    ("51_train_wan", {"store_kind": "films", "store": "../data/films"}, "store: .*data/films is not here; encode your videos"),
+    ("bench_wan", {"policies": ["camr", "none"]}, "policies: Policy 'none'"),
+]
+
+
+@pytest.mark.parametrize("name, given, sentence", WRONG, ids=[f"{name}-{next(iter(given))}" for name, given, _ in WRONG])
+def test_what_is_wrong_is_refused_before_any_work(name, given, sentence, clone):
+    with pytest.raises(CinelabError, match=sentence):
+        until_work(name, given)
+    assert [path.name for path in (clone / "results").iterdir()] in (["reference"], ["reference", "train"], ["train", "reference"])
+    assert not list((clone / "results").rglob("*.npz"))
+
+
+def test_a_misspelt_file_is_answered_with_its_neighbour(tmp_path):
+    (tmp_path / "the_way_home.yaml").touch()
+    with pytest.raises(CinelabError, match=r"\(there is the_way_home.yaml\)"):
+        inputs.check(screenplay=tmp_path / "the_way_hone.yaml")
+    inputs.check(screenplay=None, blend_with=[], model="toybox-2step")
