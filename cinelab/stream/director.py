@@ -19,12 +19,12 @@ from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import to_tensor
 from cinelab.memory.cache import Memory
-from cinelab.memory.policy import Policy, budget_of, name_of
+from cinelab.memory.policy import Policy, policy_dict
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
-from cinelab.stream.engine import Timed, check_room, policy_for
+from cinelab.stream.engine import Timed, check_room, policy_after, policy_for
 from cinelab.stream.overlap import ahead, side_stream
 from cinelab.stream.reel import Ask, Reel
 from cinelab.stream.storyboard import save_png, storyboard
@@ -92,21 +92,21 @@ def turned(ask: Ask, turn: Shot | PromptChange | None, bundle: Bundle) -> Ask:
     if turn.steps is not None:
         changes["sampling"] = bundle.levels(turn.steps or None)
     if turn.policy is not None or turn.budget is not None:
-        changes["policy"] = policy_for(bundle, turn.policy or name_of(ask.policy), turn.budget or budget_of(ask.policy))
+        changes["policy"] = policy_after(bundle, ask.policy, turn.policy, turn.budget)
     return replace(ask, **changes)
 
 
 class Director:
-    """Makes films with one model under one policy. `seed=None` takes the screenplay's seed.
+    """Makes films with one model under one policy, given as an object or by name. `seed=None` takes the screenplay's seed.
 
     With `overlap` a chunk is decoded while the next one is made (the same bits); with `fused` it is remembered in the call that
     makes the next one's first level, where that is exact: in a few-step student, within a shot (the same to rounding).
     """
 
-    def __init__(self, model: Bundle | str | Path, policy: Policy | None = None, seed: int | None = None,
+    def __init__(self, model: Bundle | str | Path, policy: Policy | str | None = None, seed: int | None = None,
                  sampling: Sampling | None = None, bf16: bool = False, overlap: bool = False, fused: bool = False):
         self.bundle = model if isinstance(model, Bundle) else load(model)
-        self.policy, self.seed = policy or policy_for(self.bundle, "camr", 6), seed
+        self.policy, self.seed = policy_for(self.bundle, "camr" if policy is None else policy), seed
         self.sampling, self.bf16 = sampling or self.bundle.sampling, bf16
         self.overlap, self.fused = overlap, fused
 
@@ -179,6 +179,5 @@ class Director:
         return screenplay.seed if self.seed is None else self.seed
 
     def _info(self, screenplay: Screenplay) -> dict:
-        policy = {"name": type(self.policy).__name__} | to_dict(self.policy)
-        return {"title": screenplay.title, "model": self.bundle.name, "seed": self._seed(screenplay), "policy": policy,
+        return {"title": screenplay.title, "model": self.bundle.name, "seed": self._seed(screenplay), "policy": policy_dict(self.policy),
                 "sampling": to_dict(self.sampling), "fps": self.bundle.fps, "bf16": self.bf16}

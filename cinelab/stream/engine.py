@@ -6,7 +6,7 @@ Knows the bundle (model, codec, words) and the one roll-out; knows nothing of wi
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cinelab.config import names_of
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
 from cinelab.latent.codec import to_uint8
 from cinelab.memory.cache import Memory
-from cinelab.memory.policy import Policy, name_of, policy_named
+from cinelab.memory.policy import BUDGET, Policy, budget_of, name_of, policy_named, with_budget
 from cinelab.memory.shelf import Storage
 from cinelab.model.footprint import Film, Footprint, check_fits, footprint, free_bytes
 from cinelab.model.zoo import Bundle
@@ -54,10 +55,23 @@ def storage_of(bundle: Bundle) -> Storage:
     return Storage(**{name: value for name, value in bundle.memory.items() if name != "summary"})
 
 
-def policy_for(bundle: Bundle, name: str, budget: int) -> Policy:
-    """The policy of a name with at most `budget` units, that searches the history as finely as suits the model."""
-    found = policy_named(name, budget)
-    return replace(found, summary=bundle.memory.get("summary", found.summary)) if found.routed else found
+def policy_for(bundle: Bundle, policy: str | Policy | Mapping, budget: int = BUDGET) -> Policy:
+    """The policy of a name with at most `budget` units, that searches the history as finely as suits the model.
+
+    A Policy (or one written down, see `policy_named`) is taken as it is.
+    """
+    found = policy_named(policy, budget)
+    if not isinstance(policy, str) or not found.routed or "summary" not in names_of(type(found)):
+        return found
+    return replace(found, summary=bundle.memory.get("summary", found.summary))
+
+
+def policy_after(bundle: Bundle, now: Policy, asked: str | Policy | Mapping | None, budget: int | None) -> Policy:
+    """The policy `now` after a change to what is `asked`, a name or a Policy, and to another budget; None = as it was."""
+    if isinstance(asked, str):
+        return policy_for(bundle, asked, budget or budget_of(now))
+    kept = now if asked is None else policy_for(bundle, asked)
+    return kept if budget is None else with_budget(kept, budget)
 
 
 def empty_memory(bundle: Bundle, policy: Policy) -> Memory:
@@ -132,10 +146,10 @@ def stream(bundle: Bundle, timelines: Sequence[Timeline], memory: Memory, seeds:
         yield Timed(chunk.index, frames, chunk.latents, seconds)
 
 
-def make(bundle: Bundle, timelines: Sequence[Timeline], policy: Policy, seeds: Sequence[int],
+def make(bundle: Bundle, timelines: Sequence[Timeline], policy: str | Policy, seeds: Sequence[int],
          sampling: Sampling | None = None, given: Tensor | None = None, bf16: bool = True) -> tuple[Tensor, Memory]:
     """All latents (B, F, C, h, w) of a batch of films, and the memory they left."""
-    memory = empty_memory(bundle, policy)
+    memory = empty_memory(bundle, policy_for(bundle, policy))
     made = stream(bundle, timelines, memory, seeds, sampling, given, bf16, pictures=False)
     return torch.cat([timed.latents.float() for timed in made], dim=1), memory
 
