@@ -17,6 +17,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json, write_text
 
 MAY_CHANGE = ("steps", "save_every", "exam_every", "threads", "device")  # settings a resumed run may change
+ADDED = {"loss": "mse"}  # settings that older runs do not name, and what theirs was
 MAY_TUNE = ("optim", "critic")  # these too, after a run that diverged; changes.jsonl says what was changed where
 
 
@@ -71,7 +72,7 @@ class Run:
     def _check_config(self, new: dict) -> None:
         path = self.folder / "config.json"
         if path.exists():
-            old = read_json(path)
+            old = ADDED | read_json(path)
             changed = [k for k in new if new[k] != old.get(k) and k not in MAY_CHANGE]
             if tuned := {k: [old.get(k), new[k]] for k in changed if k in MAY_TUNE and len(changed) == 1}:
                 with open(self.folder / "changes.jsonl", "a") as file:

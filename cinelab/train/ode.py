@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as fn
 from torch import Tensor
 
 from cinelab.errors import CinelabError
@@ -25,6 +24,7 @@ from cinelab.runs import Run
 from cinelab.seeds import parted
 from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
+from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import Pairs, PairsConfig
 
@@ -37,7 +37,8 @@ class OdeTraining:
     pairs: PairsConfig = field(default_factory=PairsConfig)
     optim: Optim = field(default_factory=Optim)
     history: str = "truth"  # what the student sees of the past: the clip's truth, the pairs' end points, or their states
-    camr: CAMR = field(default_factory=CAMR)
+    camr: Policy = field(default_factory=CAMR)
+    loss: str = "mse"  # a registered name or an import path (see train.losses)
     camr_share: float = 0.5  # of the steps, in which the student sees its history through CAMR, as in streaming
     steps: int = 600
     seed: int = 0
@@ -46,6 +47,7 @@ class OdeTraining:
     bf16: bool = True
 
     def __post_init__(self):
+        loss_name(self.loss)
         if self.history not in HISTORIES:
             raise CinelabError(f"history is {self.history!r}; use one of {', '.join(HISTORIES)}.")
         if (self.pairs.teacher == "autoregressive") != (self.history == "truth"):
@@ -77,7 +79,8 @@ def loss(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, config: Od
     batch, kept, frames = states.shape[:3]
     lots = (batch, 1 if config.history == "noisy" else frames // config.pairs.chunk)
     level = torch.randint(kept, lots, generator=rng).repeat_interleave(frames // lots[1], 1)  # (B, F)
-    return fn.mse_loss(jump(model, clips, states, end, level, config, policy), end)
+    t = config.pairs.times().float()[level].to(end.device)
+    return error(config.loss, jump(model, clips, states, end, level, config, policy), end, t)
 
 
 def train(config: OdeTraining, model: CausalWan, pairs: Pairs, run: Run, exam: Exam | None = None) -> Iterator[dict]:

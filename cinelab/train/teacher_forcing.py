@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as fn
 from torch import Tensor
 
 from cinelab.errors import CinelabError
@@ -23,6 +22,7 @@ from cinelab.runs import Run
 from cinelab.seeds import parted
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
+from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 
 
@@ -30,7 +30,8 @@ from cinelab.train.optim import Optim
 class TeacherForcingTraining:
     model: WanConfig
     optim: Optim = field(default_factory=Optim)
-    camr: CAMR = field(default_factory=CAMR)
+    camr: Policy = field(default_factory=CAMR)
+    loss: str = "mse"  # a registered name or an import path (see train.losses)
     steps: int = 3000
     frames_per_batch: int = 192  # latent frames over all clips of a batch
     curriculum: tuple[int, ...] = (8, 24, 24, 24, 24)  # clip length over equal parts of the training
@@ -45,6 +46,7 @@ class TeacherForcingTraining:
     bf16: bool = True
 
     def __post_init__(self):
+        loss_name(self.loss)
         for frames in self.curriculum:
             if frames % self.chunk:
                 raise CinelabError(f"curriculum has {frames} latent frames, which chunk={self.chunk} does not divide.")
@@ -77,7 +79,7 @@ def loss(model: CausalWan, clips: Clips, config: TeacherForcingTraining, policy:
         torch.cat([clips.slot, slot], dim=1),  # the history always knows its prompts
         Sight(policy, clips.shot, config.chunk, across=across),
     )
-    return fn.mse_loss(pred[:, frames:].float(), path.velocity(x0, eps))
+    return error(config.loss, pred[:, frames:].float(), path.velocity(x0, eps), t)
 
 
 def train(config: TeacherForcingTraining, model: CausalWan, store: Store, run: Run) -> Iterator[dict]:

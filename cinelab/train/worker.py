@@ -95,7 +95,7 @@ def described(job: Job, config: Any) -> dict:
     about = {"stage": job.stage, "init": job.init, "teacher": job.teacher, "parts": job.layout.parts}
     if job.store.kind == "toybox":
         return zoo.model_config(config.model, zoo.toy_encoder(), "toybox-codec", sampling, chunk, span, FPS, (HEIGHT, WIDTH), **about)
-    return {"model": to_dict(config.model), "sampling": to_dict(sampling), "chunk": chunk, "span": span, **about}
+    return {"model": to_dict(config.model), "sampling": to_dict(sampling.filled()), "chunk": chunk, "span": span, **about}
 
 
 def told(row: dict) -> str:
