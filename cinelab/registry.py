@@ -60,9 +60,13 @@ class Registry:
                                "which is for import paths.")
         if not callable(thing):
             raise CinelabError(f"The {self.kind} {name!r} is {thing!r:.60}; register a class or a function.")
-        if name in self._things and path_of(thing) != path_of(self._things[name]):
-            raise CinelabError(f"The {self.kind} {name!r} is there already ({path_of(self._things[name])}); "
-                               f"register {path_of(thing)} under another name.")
+        if name in self._things and self.origin(thing) != (there := self.origin(self._things[name])):
+            raise CinelabError(f"The {self.kind} {name!r} is there already ({there}); register "
+                               f"{self.origin(thing)} under another name.")
+
+    def origin(self, thing: Any) -> str:
+        """What tells whether two things are the same one, defined twice."""
+        return path_of(thing)
 
     def get(self, name: str) -> Any:
         """What a name or an import path stands for. An unknown one is refused with the nearest known."""

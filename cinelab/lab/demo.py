@@ -26,7 +26,7 @@ from cinelab.lab.desk import HERE, Desk, open_session
 from cinelab.lab.notebook import writing
 from cinelab.model.zoo import Bundle, load
 from cinelab.stream.live import Turns
-from cinelab.stream.session import Settings
+from cinelab.stream.session import Settings, checked
 
 FILM = re.compile(r"[a-z0-9]{10}")
 SWEEP = 1.0  # seconds between two looks at who is idle
@@ -66,6 +66,7 @@ class House:
     folder: Path
     bundle: Bundle
     rules: Rules = Rules()
+    settings: Settings = Settings()  # of a film that begins
     token: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     turns: Turns = field(default_factory=Turns)
     visits: dict[str, Visit] = field(default_factory=dict)
@@ -81,7 +82,7 @@ class House:
             raise CinelabError(FULL.format(self.rules.visitors))
         with ExitStack() as held:
             held.enter_context(writing(self.folder / film / "chunks"))
-            session = open_session(self.folder / film, self.bundle, Settings())
+            session = open_session(self.folder / film, self.bundle, self.settings)
             self.visits[film] = Visit(session, wire, held=held.pop_all(), turns=self.turns, stop_at=self.rules.chunks)
         return self.visits[film]
 
@@ -186,9 +187,10 @@ async def serve(house: House, host: str, port: int, told: Callable[[str], None],
         house.close()
 
 
-def demo(folder: str | Path, model: str, rules: Rules, host: str, port: int, told: Callable[[str], None]) -> None:
-    """Run the app until Ctrl-C."""
-    house = House(Path(folder), load(model), rules)
+def demo(folder: str | Path, model: str, rules: Rules, host: str, port: int, told: Callable[[str], None],
+         settings: Settings | None = None) -> None:
+    """Run the app until Ctrl-C; films begin with `settings`."""
+    house = House(Path(folder), load(model), rules, checked(settings or Settings()))
     try:
         asyncio.run(serve(house, host, port, told))
     except KeyboardInterrupt:

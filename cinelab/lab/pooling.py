@@ -13,7 +13,9 @@ import pandas as pd
 
 from cinelab.config import read_json
 from cinelab.errors import CinelabError
+from cinelab.lab.measured import read_rows
 from cinelab.lab.results import CELL, FINISHED, HEADLINES
+from cinelab.memory.policy import label_of
 from cinelab.score.stats import bootstrap, holm, nested_bootstrap, paired_difference, sign_flip
 from cinelab.score.toybox import with_prompt
 
@@ -48,6 +50,16 @@ class Cells:
         """Headlines first, the others as they come."""
         here = list(dict.fromkeys(self.films["metric"]))
         return [m for m in HEADLINES if m in here] + [m for m in here if m not in HEADLINES]
+
+    @cached_property
+    def about(self) -> dict[str, dict]:
+        """What the cells say of a user's own metrics: name -> better, unit, range."""
+        return {name: about for info in self.table["info"] for name, about in info.get("metrics", {}).items() if name in self.metrics}
+
+    def better(self, metric: str) -> str | None:
+        """Whether more of a metric is better ("high"), less ("low"), or neither."""
+        neither = metric == "drift" or metric.startswith("drift of ")
+        return self.about.get(metric, {"better": None if neither else "high"}).get("better", "high")
 
     @property
     def which(self) -> str | None:
@@ -117,10 +129,9 @@ def _rank(value: Any) -> tuple:
 
 def _rows(cell: dict, varied: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """A cell's rows with its varied settings as columns, and further columns that vary inside the cell."""
-    rows = pd.read_parquet(cell["path"] / "rows.parquet")
-    if missing := {"film", "metric", "value"} - set(rows):
-        raise CinelabError(f"{cell['path'] / 'rows.parquet'}: has no column {sorted(missing)[0]!r}; it is of an older version, run "
-                           "the cell again.")
+    rows = read_rows(cell["path"] / "rows.parquet")
+    if "film" not in rows:
+        raise CinelabError(f"{cell['path'] / 'rows.parquet'}: is a table of clips; a report is of films, so name them in a column 'film'.")
     inner = [name for name in rows if name not in OWN and name not in varied and rows[name].nunique() > 1]
     rows = rows[[name for name in OWN if name in rows] + inner]
     fixed = {name: shown(cell["parameters"].get(name)) for name in varied}
@@ -132,6 +143,8 @@ def shown(value: Any) -> Any:
     """A setting as something that can be grouped by and read."""
     if value is None:
         return "default"
+    if isinstance(value, dict) and "kind" in value:
+        return label_of(value)
     return json.dumps(value) if isinstance(value, (list, dict)) else value
 
 
@@ -159,7 +172,8 @@ def compared(cells: Cells, metric: str, base: Any = None) -> pd.DataFrame:
     """Every value of `which` against `base` (default: one of BASES, else the first or smallest), on the films both made, all else
     equal.
 
-    Columns: the other settings, `which`, against, difference, low, high, p (sign flips, Holm over the table), n.
+    Columns: the other settings, `which`, against, difference, low, high, p (sign flips, Holm over the table), n; of a user's own
+    metric also the verdict, by its direction.
     """
     which, films = cells.which, cells.films
     films = films[(films["metric"] == metric) & (films["source"] == "model")]
@@ -179,7 +193,17 @@ def compared(cells: Cells, metric: str, base: Any = None) -> pd.DataFrame:
     if not found:
         return pd.DataFrame()
     table = pd.DataFrame(found)
+    if metric in cells.about:
+        table = table.assign(verdict=table.apply(lambda row: verdict(row, cells.better(metric)), axis=1))
     return table if cells.trained else table.assign(p=holm(table["p"].tolist()))
+
+
+def verdict(row: pd.Series, better: str | None) -> str:
+    """What a difference says where its interval leaves 0 out: better, worse, or, without a direction, higher or lower."""
+    if not (row["low"] > 0 or row["high"] < 0):
+        return ""
+    higher = row["low"] > 0
+    return ("higher" if higher else "lower") if better is None else "better" if higher == (better == "high") else "worse"
 
 
 def _difference(both: pd.DataFrame, trained: bool) -> dict:

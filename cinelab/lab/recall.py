@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 
 from cinelab.errors import CinelabError
 from cinelab.lab.ablation import summarise
+from cinelab.lab.measured import read_rows
 from cinelab.lab.plots import ablation_lines
 from cinelab.score.stats import Estimate, bootstrap, paired_difference
 
@@ -20,7 +21,7 @@ def sweep_rows(folder: str | Path, *more: str | Path) -> pd.DataFrame:
     if not paths:
         raise CinelabError(f"{folder} holds no measured cell; run `cinelab sweep experiments/{Path(folder).name}.yaml` first.")
     paths += [path for other in more for path in sorted(Path(other).glob("*/rows.parquet"))]
-    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    return pd.concat([read_rows(path) for path in paths], ignore_index=True)
 
 
 def sweep_table(rows: pd.DataFrame, by: tuple[str, ...] = BY) -> pd.DataFrame:

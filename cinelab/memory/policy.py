@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cinelab.config import described, from_kind
 from cinelab.errors import CinelabError
-from cinelab.registry import Registry
+from cinelab.registry import Registry, path_of
 
 POSITIONS = ("absolute", "packed")
 UNITS = ("chunk", "frame")
@@ -303,8 +303,9 @@ def _of_name(name: str, budget: int) -> Policy:
     maker = POLICIES.get(name)
     if isinstance(maker, Policy):
         return maker
-    if not callable(maker):
-        raise CinelabError(f"policy {name!r} is {maker!r:.60}; name a class of policies or a function of the budget.")
+    of_ours = isinstance(maker, type) and issubclass(maker, Policy)
+    if not of_ours and path_of(maker) == POLICIES.name_of(maker):  # whatever else stands there is not called
+        raise CinelabError(f"policy {name!r} is {maker!r:.60}; name a class of policies, or register the function that makes one.")
     try:
         known = inspect.signature(maker).parameters
     except ValueError as error:
@@ -319,19 +320,21 @@ def tried(policy: Policy) -> Policy:
     """A policy as it is; one of a user's class is asked once, so that a mistake is a sentence before any work is done."""
     if type(policy).__module__ == __name__:
         return policy
-    name, shots = name_of(policy), torch.tensor([[0, 0, 1]])
+    name, shots = name_of(policy), torch.tensor([[0, 0, 1], [0, 1, 1]])
     said = {one for one, hint in type(policy).__annotations__.items() if "ClassVar" not in str(hint)}
     if not is_dataclass(policy) or said - {one.name for one in fields(policy)}:
         raise CinelabError(f"Policy {name} has settings that are no fields; put @dataclass(frozen=True) above its class.")
+    if taken := {"kind", "name"} & {one.name for one in fields(policy)}:
+        raise CinelabError(f"Policy {name} has a field {taken.pop()!r}, which is the word for its class on the disk; rename it.")
     try:
-        count, ranks = policy.budget_at(3), policy.priority(shots, torch.tensor([1]))
+        count, ranks = policy.budget_at(3), policy.priority(shots, torch.tensor([1, 2]))
     except NotImplementedError as error:
         raise CinelabError(f"Policy {name} lacks budget_at(count) or priority(shots, shot); write both.") from error
     if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
         raise CinelabError(f"Policy {name}: budget_at(3) is {count!r}; return how many of 3 finished units are seen, a whole number.")
     if not isinstance(ranks, Tensor) or ranks.shape != shots.shape:
         found = tuple(ranks.shape) if isinstance(ranks, Tensor) else type(ranks).__name__
-        raise CinelabError(f"Policy {name}: priority gives {found} for shots of shape (1, 3); return a number for every unit.")
+        raise CinelabError(f"Policy {name}: priority gives {found} for 2 films of 3 units; return a number for every unit, (2, 3).")
     return policy
 
 

@@ -117,4 +117,5 @@ def choose_all(policy: Policy, priorities: list[Tensor], scores: Tensor | None) 
 
 def past_priorities(policy: Policy, shots: Tensor) -> list[Tensor]:
     """For every chunk i of films cut as `shots` (B, n): priorities (B, i) of the units before it."""
-    return [policy.priority(shots[:, :i], shots[:, i]) for i in range(shots.shape[1])]
+    nothing = torch.zeros((shots.shape[0], 0), device=shots.device)  # a policy need not know what to do with no history
+    return [policy.priority(shots[:, :i], shots[:, i]) if i else nothing for i in range(shots.shape[1])]

@@ -16,7 +16,7 @@ from torch import Tensor
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
-from cinelab.flow.sampler import Sampling
+from cinelab.flow.sampler import Steps
 from cinelab.latent.codec import to_tensor
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import Policy, policy_dict
@@ -96,6 +96,15 @@ def turned(ask: Ask, turn: Shot | PromptChange | None, bundle: Bundle) -> Ask:
     return replace(ask, **changes)
 
 
+def asks_of(line: Timeline, ask: Ask, bundle: Bundle) -> list[Ask]:
+    """What every chunk is asked to be, the first one `ask`. Refuses settings that cannot be met before any chunk is made."""
+    asks = []
+    for slot in line.slots:
+        ask = replace(turned(ask, slot.turn, bundle), prompt=line.prompts[slot.prompt], shot=slot.shot, cut=slot.cut)
+        asks.append(ask)
+    return asks
+
+
 class Director:
     """Makes films with one model under one policy, given as an object or by name. `seed=None` takes the screenplay's seed.
 
@@ -104,10 +113,10 @@ class Director:
     """
 
     def __init__(self, model: Bundle | str | Path, policy: Policy | str | None = None, seed: int | None = None,
-                 sampling: Sampling | None = None, bf16: bool = False, overlap: bool = False, fused: bool = False):
+                 sampling: Steps = None, bf16: bool = False, overlap: bool = False, fused: bool = False):
         self.bundle = model if isinstance(model, Bundle) else load(model)
         self.policy, self.seed = policy_for(self.bundle, "camr" if policy is None else policy), seed
-        self.sampling, self.bf16 = sampling or self.bundle.sampling, bf16
+        self.sampling, self.bf16 = self.bundle.levels(sampling), bf16
         self.overlap, self.fused = overlap, fused
 
     def timeline(self, screenplay: Screenplay) -> Timeline:
@@ -151,10 +160,10 @@ class Director:
 
     def _latents(self, reel: Reel, screenplay: Screenplay, line: Timeline, first: Tensor | None) -> Iterator[tuple[Timed, Memory]]:
         """Chunks without pictures. What a shot or a change sets holds from there on."""
-        state, ask = reel.begin(), Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling)
+        state, opening = reel.begin(), Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling)
+        asks = asks_of(line, opening, self.bundle)
         self.bundle.encoder.prepare([*line.prompts, ""])
-        for slot in line.slots:
-            ask = replace(turned(ask, slot.turn, self.bundle), prompt=line.prompts[slot.prompt], shot=slot.shot, cut=slot.cut)
+        for slot, ask in zip(line.slots, asks, strict=True):
             wait = self.fused and slot.index + 1 < len(line.slots)
             state, timed = reel.step(state, ask, pictures=False, given=first if slot.index == 0 else None, wait=wait)
             yield timed, state.memory

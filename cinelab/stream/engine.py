@@ -129,7 +129,7 @@ def stream(bundle: Bundle, timelines: Sequence[Timeline], memory: Memory, seeds:
     text_seconds = time.perf_counter() - began
     state = None
     chunks = rollout(bundle.model, memory, prompts, script, seeds, (script.chunk, *bundle.latent_shape),
-                     sampling or bundle.sampling, memory.length // (script.chunk // memory.unit_frames), given, device)
+                     bundle.levels(sampling), memory.length // (script.chunk // memory.unit_frames), given, device)
     while True:
         with quick(bf16, device):
             chunk = next(chunks, None)
