@@ -14,20 +14,22 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from test_desk_talk import Talk
 from test_students import net
 from test_train import Fake
 
 from cinelab import CAMR, Director, Full, Policy, Sampling, Window, load, register
-from cinelab.config import from_dict, override, to_dict
+from cinelab.config import described, from_dict, override, to_dict
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import solve, walk
 from cinelab.lab import stages
 from cinelab.lab.ablation import memory_cell
 from cinelab.lab.cards import compare_cards, score_card
+from cinelab.lab.demo import House, Rules
 from cinelab.lab.films import FilmSetting, film_cell
 from cinelab.lab.grid import Sweep, expand
 from cinelab.lab.measured import check_cell, keep_rows
-from cinelab.lab.pooling import compared, load_cells
+from cinelab.lab.pooling import compared, load_cells, pooled
 from cinelab.lab.report import foremost, report
 from cinelab.lab.results import query
 from cinelab.memory.policy import POLICIES, budget_of, name_of, policy_named, with_budget
@@ -42,11 +44,13 @@ from cinelab.script.shotlist import ListedShot
 from cinelab.seeds import rng_at
 from cinelab.stream.export import export
 from cinelab.stream.follow import follow, follow_run
-from cinelab.stream.session import Session, Settings
+from cinelab.stream.session import Session, Settings, checked
 from cinelab.stream.whatif import Change, what_if
-from cinelab.train import bidirectional, consistency, dmd, presets, teacher_forcing
+from cinelab.train import bidirectional, consistency, dmd, presets, teacher_forcing, worker
+from cinelab.train.job import load_job
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Ema
+from cinelab.train.parallel import Layout, Parallel
 
 HERE = Path(__file__).parent
 CAT = "medium shot of a red cat that stands still in the meadow by day"
@@ -492,3 +496,51 @@ def test_the_pages_sweep_runs_in_processes_of_its_own(page, monkeypatch):
     assert {"identity", "colour kept"} <= set(cells.metrics)
     found = query(folder / "results", "policy = 'my_things:LastOfShots'")
     assert len(found) == 1 and "colour kept" in found
+
+
+# The desk, the demo, a training's file
+
+
+def test_the_desk_offers_own_policies_and_takes_no_path_from_a_browser(own, monkeypatch, tmp_path):
+    talk = Talk(monkeypatch, tmp_path / "film", policy=own.LastOfShots(3))
+    try:
+        assert talk.desk.view["settings"]["policy"] == "last_of_shots" and "two_last" in talk.desk.about["policies"]
+        json.dumps([talk.desk.about, talk.desk.view])
+        assert talk.do("policy", value="two_last")["error"] == ""
+        assert talk.desk.live.readout.desk.settings.policy == own.LastOfShots(2)
+        for path in ("os:getcwd", "own_things:Steadier", {"kind": "own_things:Steadier"}):
+            assert "use one of" in talk.do("policy", value=path)["error"]
+    finally:
+        talk.desk.close()
+
+
+def test_a_demo_begins_with_what_it_was_given(own, bundle, tmp_path):
+    house = House(tmp_path, bundle, Rules(), checked(Settings(policy="last_of_shots", budget=3)))
+    try:
+        visit = house.open("abcdefghij", lambda text, buffers: None)
+        assert visit.view["settings"]["policy"] == "last_of_shots"
+    finally:
+        house.close()
+
+
+def test_a_trainings_file_names_own_things(tmp_path):
+    (tmp_path / "run.yaml").write_text(f"""
+stage: teacher_forcing
+run: {tmp_path / "run"}
+store: {{kind: noise, path: 6x8x24}}
+changes: {{loss: "own_things:plain_l1", camr: {{kind: "own_things:LastOfShots", budget: 2}}, camr_share: 1.0, routed_from: 0.0, steps: 2}}
+""")
+    rows = list(worker.train(load_job(tmp_path / "run.yaml"), Parallel.here(Layout())))
+    assert [row["policy"] for row in rows] == ["LastOfShots"] * 2
+    told = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert told["loss"] == "own_things:plain_l1" and told["camr"]["budget"] == 2
+
+
+def test_a_report_needs_no_class(own, tmp_path):
+    for policy in (own.LastOfShots(3), own.Steadier()):
+        rows = pd.DataFrame({"film": range(4), "metric": "m", "value": [1.0, 2.0, 3.0, 4.0]})
+        keep_rows(tmp_path / type(policy).__name__, rows, setting={"policy": described(policy)}, seed=0)
+    assert set(pooled(load_cells(tmp_path))["policy"]) == {"last_of_shots(budget=3)", "Steadier"}
+    for path in tmp_path.glob("*/cell.json"):
+        path.write_text(path.read_text().replace("own_things:", "gone_things:"))
+    assert any(name.startswith("LastOfShots(") for name in pooled(load_cells(tmp_path))["policy"])

@@ -144,8 +144,17 @@ def shown(value: Any) -> Any:
     if value is None:
         return "default"
     if isinstance(value, dict) and "kind" in value:
-        return label_of(value)
+        return _object(value)
     return json.dumps(value) if isinstance(value, (list, dict)) else value
+
+
+def _object(value: dict) -> str:
+    """What a policy that was written down is called, whether or not its class is here."""
+    try:
+        return label_of(value)
+    except CinelabError:
+        fields = ", ".join(f"{name}={one}" for name, one in value.items() if name != "kind")
+        return f"{str(value['kind']).rpartition(':')[2]}({fields})"
 
 
 def pooled(cells: Cells, metrics: list[str] | None = None) -> pd.DataFrame:

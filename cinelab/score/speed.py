@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from cinelab.flow.sampler import Sampling
-from cinelab.memory.policy import CAMR, Policy
+from cinelab.memory.policy import Policy
 from cinelab.memory.routing import relevance
 from cinelab.model.zoo import Bundle
 from cinelab.script.timeline import Slot, Timeline
@@ -80,8 +80,8 @@ def compare(contenders: dict[str, tuple[Bundle, Sampling]], policy: Policy, chun
     return pd.DataFrame(rows).assign(**{"times the first": lambda t: (t["frames/s"] / t["frames/s"].iloc[0]).round(2)})
 
 
-def scoring_share(bundle: Bundle, policy: CAMR, history: int = 200, repeats: int = 20) -> float:
-    """CAMR's scoring of `history` units by all layers, as a share of a whole chunk's time (both medians)."""
+def scoring_share(bundle: Bundle, policy: Policy, history: int = 200, repeats: int = 20) -> float:
+    """A routed policy's scoring of `history` units by all layers, as a share of a whole chunk's time (both medians)."""
     shape = bundle.model.config
     tokens = bundle.chunk * bundle.latent_shape[1] * bundle.latent_shape[2] // np.prod(shape.patch_size)
     q = torch.randn(1, 1, int(tokens), shape.num_attention_heads, shape.attention_head_dim)
@@ -112,7 +112,7 @@ def benchmark(bundle: Bundle, policies: dict[str, Policy], chunks: int = 40, gro
         few = replace(bundle.sampling.with_steps(2), guidance=1.0)  # where the memory's own cost weighs most
         row["late / early"] = growth(bundle, policy, bundle.sampling, late=growth_to)["ratio"]
         row["late / early, 2 steps"] = growth(bundle, policy, few, late=growth_to)["ratio"]
-        if isinstance(policy, CAMR):
+        if policy.routed:
             row["scoring %"] = round(100 * scoring_share(bundle, policy, growth_to), 2)
         rows.append(row)
     return pd.DataFrame(rows).assign(**{"peak GiB": round(peak_memory_gib(), 2)})
