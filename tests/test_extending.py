@@ -371,6 +371,10 @@ def test_a_loss_that_settings_could_not_name_is_refused(own):
     with pytest.raises(CinelabError, match="gives .3,. for predictions"):
         register.loss("odd")(lambda pred, target: torch.zeros(3))
         error("odd", torch.zeros(1, 2, 3), torch.zeros(1, 2, 3))
+    ones, weight = torch.ones(1, 2, 3), torch.tensor([[1.0, 0.5]])
+    assert error("mse", ones, 0 * ones, weight=weight).item() == 0.75
+    with pytest.raises(CinelabError, match="the stage weighs frames"):
+        error("own_things:plain_l1", ones, 0 * ones, weight=weight)
 
 
 def test_a_run_of_before_losses_had_names_goes_on(tmp_path):

@@ -18,7 +18,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import torch
 import torch.nn.functional as fn
 from torch import Tensor
 
@@ -30,8 +29,8 @@ LOSSES = Registry("loss")
 
 @LOSSES.add("mse")
 def mse(pred: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error."""
-    return fn.mse_loss(pred, target)
+    """The squared error of every number."""
+    return fn.mse_loss(pred, target, reduction="none")
 
 
 def loss_name(loss: str | Callable) -> str:
@@ -58,8 +57,11 @@ def with_loss(changes: dict | None, loss: str | Callable | None) -> dict:
     return (changes or {}) | ({} if loss is None else {"loss": loss_name(loss)})
 
 
-def error(name: str, pred: Tensor, target: Tensor, t: Tensor | None = None) -> Tensor:
-    """The loss of that name as one number; pred and target (B, F, C, h, w), t (B, F), None = 0."""
+def error(name: str, pred: Tensor, target: Tensor, t: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+    """The loss of that name as one number; pred and target (B, F, C, h, w), t (B, F), None = 0.
+
+    `weight` (B, F) weighs the frames, by their levels.
+    """
     loss = LOSSES.get(name)
     t = pred.new_zeros(pred.shape[:2]) if t is None else t
     takes = [one for one in inspect.signature(loss).parameters.values() if one.default is one.empty]
@@ -68,4 +70,9 @@ def error(name: str, pred: Tensor, target: Tensor, t: Tensor | None = None) -> T
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise CinelabError(f"The loss {name!r} gives {shape} for predictions {tuple(pred.shape)}; return one number, or a tensor "
                            "that begins with films and frames.")
-    return torch.mean(found)
+    if weight is None:
+        return found.mean()
+    if found.ndim < 2:
+        raise CinelabError(f"The loss {name!r} gives one number, and the stage weighs frames by their levels; return a tensor that "
+                           "begins with films and frames.")
+    return (found.flatten(2).mean(2) * weight).mean() if found.ndim > 2 else (found * weight).mean()
