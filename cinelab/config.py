@@ -79,11 +79,12 @@ def described(value: Any, near: type | None = None, key: str = KIND) -> dict:
     return {key: kind_of(type(value), near or type(None))} | to_dict(value)
 
 
-def from_kind(values: Mapping[str, Any], near: type, where: str = "", key: str = KIND) -> Any:
+def from_kind(values: Mapping[str, Any], near: type | tuple[type, ...], where: str = "", key: str = KIND) -> Any:
     """What `described` wrote, a `near` or a class below it. Raises CinelabError where the class is not there."""
-    kind = values[key]
+    kind, allowed = values[key], near if isinstance(near, tuple) else (near,)
+    near = allowed[-1]
     cls = resolve(kind) if ":" in str(kind) else getattr(sys.modules[near.__module__], str(kind), None)
-    if not (isinstance(cls, type) and issubclass(cls, near) and dataclasses.is_dataclass(cls)):
+    if not (isinstance(cls, type) and issubclass(cls, allowed) and dataclasses.is_dataclass(cls)):
         raise CinelabError(f"{where or near.__name__} is of kind {kind!r}, which is no {near.__name__}; give the import path "
                            f"of one, such as my_module:My{near.__name__}.")
     return from_dict(cls, {name: value for name, value in values.items() if name != key}, where and f"{where}.")
@@ -139,7 +140,7 @@ def _part(cls: type, hint: Any, name: str, value: Any, path: str) -> Any:
     kinds = _options(hint)
     if isinstance(value, Mapping) and kinds:
         if KIND in value and not any(KIND in names_of(kind) for kind in kinds):
-            return from_kind(value, kinds[0], path)
+            return from_kind(value, tuple(kinds), path)
         usual = _usual(cls, cls.__dataclass_fields__[name])
         return from_dict(usual[0], value, f"{path}.") if len(usual) == 1 else _coerce(hint, value, path)
     return _coerce(hint, value, path)
