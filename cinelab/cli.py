@@ -30,6 +30,8 @@ SCREENPLAYS = Path("experiments/screenplays")
 POLICY = "camr, full, window, sink, ..., or your own as module:Name"
 Budget = Annotated[int, typer.Option(help="history chunks that may be seen at once")]
 Steps = Annotated[str | None, typer.Option(help="sampling steps, or levels with commas: 1,0.6,0.3; default: the model's")]
+OwnBudget = Annotated[int | None, typer.Option(help="history chunks that may be seen at once; default: as in training, else 6")]
+Policy = Annotated[str | None, typer.Option(help=f"{POLICY}; default: as in training, else camr")]
 Model = Annotated[str, typer.Option(help="shipped name, folder or weights file")]
 
 
@@ -66,8 +68,8 @@ def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="YAML or 
 @app.command()
 def direct(screenplay: Path,
            output: Annotated[Path | None, typer.Option("-o", "--output", help="default: results/films/<screenplay>")] = None,
-           model: Model = "toybox-2step", policy: Annotated[str, typer.Option(help=POLICY)] = "camr",
-           budget: Budget = 6, seed: Annotated[int | None, typer.Option(help="default: the screenplay's")] = None,
+           model: Model = "toybox-2step", policy: Policy = None,
+           budget: OwnBudget = None, seed: Annotated[int | None, typer.Option(help="default: the screenplay's")] = None,
            steps: Steps = None):
     """Make the film of one screenplay, with the picture of what the memory retrieved and the scores."""
     from cinelab.lab.first_film import direct_film
@@ -84,7 +86,7 @@ def direct(screenplay: Path,
 def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weights file")],
           seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
           films: Annotated[int, typer.Option(help="films for each seed and test")] = 32,
-          policy: Annotated[str, typer.Option(help=POLICY)] = "camr", budget: Budget = 6,
+          policy: Policy = None, budget: OwnBudget = None,
           output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/reference")):
     """Write the score card results/reference/<name>.json: every metric with interval, chance and upper bound."""
     from cinelab.lab.cards import print_card, score_card
@@ -234,14 +236,13 @@ def demo(model: Model = "toybox-2step", folder: Annotated[Path, typer.Option(hel
          idle: Annotated[float, typer.Option(help="seconds until an unwatched film is let go of; it can be gone on with")] = 300.0,
          host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with the token")] = "127.0.0.1",
          port: Annotated[int, typer.Option(help="0 = any free one")] = 8890,
-         policy: Annotated[str, typer.Option(help=f"of a film that begins: {POLICY}")] = "camr", budget: Budget = 6):
+         policy: Policy = None, budget: OwnBudget = None):
     """The directing desk as a web page for several visitors who share one model; Ctrl-C ends it, every film is kept."""
     from cinelab.lab.demo import Rules
     from cinelab.lab.demo import demo as run
-    from cinelab.stream.session import Settings
 
     run(folder, model, Rules(visitors, chunks, idle), host, port, lambda text: out.print(text, soft_wrap=True, highlight=False),
-        Settings(policy=policy, budget=budget))
+        policy, budget)
 
 
 @app.command()

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import time
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json, write_text
 
 MAY_CHANGE = ("steps", "save_every", "exam_every", "threads", "device")  # settings a resumed run may change
-ADDED = {"loss": "mse"}  # settings that older runs do not name, and what theirs was
 MAY_TUNE = ("optim", "critic")  # these too, after a run that diverged; changes.jsonl says what was changed where
 
 
@@ -42,6 +42,22 @@ def read_state(path: Path, mapped: bool = False) -> dict:
     except Exception as error:
         raise CinelabError(f"Checkpoint {path} cannot be read ({type(error).__name__}); "
                            "remove it to start this run afresh.") from error
+
+
+def with_defaults(config: Any, old: Any) -> Any:
+    """Return an older run's settings with those it did not know yet, at their defaults.
+
+    A field whose meaning was another before it had a name says so in its metadata, as `before`.
+    """
+    if not is_dataclass(config) or not isinstance(old, dict):
+        return old
+    filled = dict(old)
+    for one in fields(config):
+        if one.name in old:
+            filled[one.name] = with_defaults(getattr(config, one.name), old[one.name])
+        elif (default := one.metadata.get("before", one.default)) is not MISSING:
+            filled[one.name] = default
+    return filled
 
 
 class Run:
@@ -72,7 +88,7 @@ class Run:
     def _check_config(self, new: dict) -> None:
         path = self.folder / "config.json"
         if path.exists():
-            old = ADDED | read_json(path)
+            old = with_defaults(self.config, read_json(path))
             changed = [k for k in new if new[k] != old.get(k) and k not in MAY_CHANGE]
             if tuned := {k: [old.get(k), new[k]] for k in changed if k in MAY_TUNE and len(changed) == 1}:
                 with open(self.folder / "changes.jsonl", "a") as file:

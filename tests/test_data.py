@@ -28,8 +28,10 @@ from cinelab.model.zoo import load_codec, toy_encoder
 from cinelab.runs import Run
 from cinelab.score.cuts import match_cuts
 from cinelab.script.shotlist import ListedShot, ShotList, beside
+from cinelab.script.unconditional import PUBLISHED
 from cinelab.seeds import rng_at
 from cinelab.train import presets, teacher_forcing
+from cinelab.train.job import Data
 from cinelab.world import casting, render
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -299,7 +301,7 @@ def test_windows_have_their_own_prompts_and_the_encoders_empty_one(small, tmp_pa
     encoder = Eos()
     make(small, tmp_path, replace(TOY, group=2), encoder=encoder)
     assert sorted(encoder.asked) == sorted(["", "a red cat", *SECOND])  # each once
-    store = FilmStore(tmp_path)
+    store = FilmStore(tmp_path, begin="anywhere")
     clips = store.clips(64, 6, rng_at(0))
     assert clips.latents.shape == (64, 6, 24, 6, 8) and clips.latents.dtype == torch.float32
     assert clips.slot.dtype == clips.shot.dtype == torch.long and clips.slot[:, 0].eq(0).all()
@@ -322,12 +324,91 @@ def test_windows_begin_with_chunks_and_films_that_are_too_short_are_left_out(tmp
         write(tmp_path / f"{i}.mp4", colours(*lengths))
         (tmp_path / f"{i}.txt").write_text("a cat")
     make(tmp_path, tmp_path / "s", replace(TOY, chunk=3, shortest=3, longest=30))
-    store = FilmStore(tmp_path / "s")
+    store = FilmStore(tmp_path / "s", begin="anywhere")
     assert [len(film) for film in store.films] == [18 + 15, 3] or [len(film) for film in store.films] == [18, 15, 3]
     clips = store.clips(16, 6, rng_at(1))
     assert all(len(set(row[i : i + 3])) == 1 for row in clips.shot.tolist() for i in (0, 3))
     with pytest.raises(CinelabError, match="has no film of 60 latent frames, its longest has 18; ask for at most 18"):
         store.clips(1, 60, rng_at(0))
+
+
+def test_clips_begin_as_films_do(small, tmp_path):
+    """A film's first latent holds one picture, like the first of every film that a model makes."""
+    make(small, tmp_path, replace(TOY, group=2))
+    store, count = FilmStore(tmp_path), 64
+    with pytest.warns(UserWarning, match="clips of 6 latent frames that begin as films do use 24 of its .* fill=true and longest=6"):
+        clips = store.clips(count, 6, rng_at(0))
+    firsts = [store.latents(i, 0, 6).float() for i in range(len(store))]
+    found = [[i for i, first in enumerate(firsts) if torch.equal(first, clip)] for clip in clips.latents]
+    assert all(len(films) == 1 for films in found) and {films[0] for films in found} == set(range(len(store)))
+    assert torch.equal(store.clips(8, 6, rng_at(0)).latents, clips.latents[:8])
+    whole = FilmStore(tmp_path, begin="anywhere")
+    inside = whole.clips(count, 6, rng_at(0)).latents
+    assert sum(not any(torch.equal(first, clip) for first in firsts) for clip in inside) > count / 2
+
+
+def test_a_store_of_films_as_long_as_its_clips_encodes_each_by_itself(small, tmp_path, recwarn):
+    codec = small_codec()
+    make(small, tmp_path, replace(TOY, group=2, longest=6, fill=True), codec)
+    store = FilmStore(tmp_path)
+    lengths = [len(film) for film in store.films]
+    assert sorted(lengths)[4:] == [6] * (len(lengths) - 4) and len(lengths) > 8  # at most one a video is shorter
+    clips = store.clips(16, 6, rng_at(0))
+    assert not [one for one in recwarn if "begin as films do" in str(one.message)]
+    assert len({clip.sum().item() for clip in clips.latents}) > 4
+
+
+@pytest.mark.parametrize("begin", ["film", "anywhere"])
+def test_the_toyboxs_own_store_begins_anywhere_unless_told_otherwise(both, begin):
+    store = both[1]
+    assert store.begin == "anywhere"
+    store.begin = begin
+    firsts = store.latents[:, :6].float()
+    clips = store.clips(32, 6, rng_at(0)).latents
+    store.begin = "anywhere"
+    assert all(any(torch.equal(first, clip) for first in firsts) for clip in clips) == (begin == "film")
+
+
+def test_where_clips_begin_is_refused_by_name(tmp_path):
+    for wrong in (lambda: FilmStore(tmp_path, begin="shot"), lambda: Data("films", "store", begin="shot")):
+        with pytest.raises(CinelabError, match="begin is 'shot'; clips begin with a 'film' or 'anywhere'"):
+            wrong()
+    with pytest.raises(CinelabError, match="store.begin is 'film' for kind 'noise'"):
+        Data("noise", "4x6x5", begin="film")
+
+
+def test_the_published_negative_prompt_is_encoded_where_the_settings_say_so(small, tmp_path):
+    encoder = Eos()
+    make(small, tmp_path, replace(TOY, unconditional="published"), encoder=encoder)
+    assert encoder.asked.count(PUBLISHED) == 1 and FilmStore(tmp_path).text(PUBLISHED).shape == (6, 8)
+    make(small, tmp_path, replace(TOY, unconditional="published"), encoder=encoder)
+    assert encoder.asked.count(PUBLISHED) == 1
+
+
+def test_a_store_of_before_gets_it_by_being_built_again(small, tmp_path):
+    encoder = Eos()
+    make(small, tmp_path, encoder=encoder)
+    with pytest.raises(CinelabError, match="holds no encoding of the prompt '色调艳丽.*build it again from its videos"):
+        FilmStore(tmp_path).text(PUBLISHED)
+    make(small, tmp_path, replace(TOY, unconditional="blurred"), encoder=encoder)  # it changes no film
+    assert torch.equal(FilmStore(tmp_path).text("blurred"), Eos().encode(["blurred"])[0])
+    assert DataConfig().unconditional == "published" and TOY.unconditional == ""
+
+
+def test_filled_films_are_as_long_as_they_may_be_and_lose_no_pictures_but_at_the_ends():
+    """Shots of 12 latent frames in films of 21: cut where a film is full, gone on with in the next."""
+    takes = [layout.Take(0, 48 * i, 48 * (i + 1), ((0, f"shot {i}"),)) for i in range(5)]
+    filled, short = layout.films(takes, 4, 3, 3, 21, fill=True)
+    whole, _ = layout.films(takes, 4, 3, 3, 21)
+    assert [sum(piece.latents for piece in film) for film in filled] == [21, 21, 18] and not short
+    assert [sum(piece.latents for piece in film) for film in whole] == [12] * 5  # no clip of 21 anywhere
+    for film in filled:
+        assert sum(piece.pictures for piece in film) == 1 + 4 * (sum(piece.latents for piece in film) - 1)  # encoded by itself
+        assert all(piece.latents % 3 == 0 for piece in film)
+    pieces = [piece for film in filled for piece in film]
+    spans = [(piece.first, piece.first + piece.pictures) for piece in pieces]
+    assert all(end <= first for (_, end), (first, _) in zip(spans, spans[1:], strict=False))
+    assert sum(end - first for first, end in spans) > 0.9 * 48 * 5
 
 
 # Lists and captions

@@ -44,7 +44,7 @@ from cinelab.script.shotlist import ListedShot
 from cinelab.seeds import rng_at
 from cinelab.stream.export import export
 from cinelab.stream.follow import follow, follow_run
-from cinelab.stream.session import Session, Settings, checked
+from cinelab.stream.session import Session, Settings
 from cinelab.stream.whatif import Change, what_if
 from cinelab.train import bidirectional, consistency, dmd, presets, teacher_forcing, worker
 from cinelab.train.job import load_job
@@ -519,7 +519,7 @@ def test_the_desk_offers_own_policies_and_takes_no_path_from_a_browser(own, monk
 
 
 def test_a_demo_begins_with_what_it_was_given(own, bundle, tmp_path):
-    house = House(tmp_path, bundle, Rules(), checked(Settings(policy="last_of_shots", budget=3)))
+    house = House(tmp_path, bundle, Rules(), policy="last_of_shots", budget=3)
     try:
         visit = house.open("abcdefghij", lambda text, buffers: None)
         assert visit.view["settings"]["policy"] == "last_of_shots"

@@ -150,3 +150,27 @@ def test_store_is_resumable_and_belongs_to_one_codec(tmp_path):
     assert (clips.text[:, -1] == 0).all() and int(clips.slot.max()) < clips.null
     with pytest.raises(CinelabError, match="codec='abc'"):
         next(build(tmp_path, config, codec, encoder, "another"))
+
+
+def test_a_run_of_before_a_setting_had_a_name_is_resumed_where_it_means_the_same(tmp_path):
+    config = presets.teacher_forcing("smoke")
+    Run(tmp_path, config)
+    place = tmp_path / "config.json"
+    old = json.loads(place.read_text())
+    del old["optim"]["clip"], old["drop_text"]
+    place.write_text(json.dumps(old))
+    Run(tmp_path, config)  # both were their defaults then
+    place.write_text(json.dumps(old))
+    with pytest.raises(CinelabError, match="drop_text=0.1, not 0.0"):
+        Run(tmp_path, replace(config, drop_text=0.0))
+
+
+def test_a_run_with_one_level_a_clip_is_not_resumed_with_one_a_chunk(tmp_path):
+    config = presets.ode("smoke", "bidirectional")
+    Run(tmp_path, config)
+    place = tmp_path / "config.json"
+    old = json.loads(place.read_text())
+    del old["levels"]
+    place.write_text(json.dumps(old))
+    with pytest.raises(CinelabError, match="levels=None, not 'chunk'"):
+        Run(tmp_path, config)

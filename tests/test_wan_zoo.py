@@ -11,15 +11,19 @@ from safetensors.torch import load_file, save_file
 from wan_folder import make_wan_folder
 
 from cinelab import CAMR, Director, Full, Sampling, Screenplay, Shot, load
+from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import noise_for
 from cinelab.latent.taehv import TinyCodec
 from cinelab.latent.wan_codec import WanCodec
 from cinelab.memory.cache import Memory
+from cinelab.memory.policy_io import policy_to_dict
 from cinelab.model.wan_zoo import FEW, WanSettings, load_wan, settings_of
 from cinelab.script.prompts import TextEncoder
-from cinelab.stream.engine import stream
-from cinelab.stream.reel import KEPT_BYTES, Reel
+from cinelab.script.timeline import plan
+from cinelab.script.unconditional import PUBLISHED
+from cinelab.stream.engine import embed, empty_memory, stream
+from cinelab.stream.reel import KEPT_BYTES, Ask, Reel
 from cinelab.stream.session import Session, Settings
 
 SIZE = (32, 48)
@@ -279,3 +283,55 @@ def test_sampling_and_codec_are_what_the_protocols_say(bundle):
 def test_half_floats_on_a_cpu_are_refused(folder):
     with pytest.raises(CinelabError, match="use bf16"):
         load_wan(folder, dtype="fp16", device="cpu")
+
+
+# ---- how far back a film looks, what it was trained under, and what guidance compares with
+
+
+def test_the_reach_is_a_setting(folder, tmp_path):
+    path = copied(folder, tmp_path)
+    assert load_wan(path, size=SIZE, device="cpu").reach == 20  # span - 1, as it always was
+    free = load_wan(path, size=SIZE, reach=None, device="cpu")
+    assert free.reach is None and empty_memory(free, Full()).reach is None
+    (path / "cinelab.json").write_text(json.dumps({"size": SIZE, "dtype": "fp32", "reach": None}))
+    assert load(path, "cpu").reach is None and load_wan(path, reach=7, device="cpu").reach == 7
+    (path / "cinelab.json").write_text(json.dumps({"size": SIZE, "dtype": "fp32", "reach": 0}))
+    with pytest.raises(CinelabError, match="reach of a Wan folder is 0; give latent frames"):
+        load(path, "cpu")
+
+
+def test_a_student_that_was_trained_here_is_directed_as_it_was_trained(folder, tmp_path):
+    """The export of a job beside the folder: its config.json goes before the defaults, cinelab.json and arguments before it."""
+    path, export = copied(folder, tmp_path), tmp_path / "export"
+    export.mkdir()
+    shutil.copy(folder / "transformer/diffusion_pytorch_model.safetensors", export / "weights.safetensors")
+    config = load_wan(path, size=SIZE, device="cpu").model.config
+    policy = CAMR(budget=2, per_head=False, positions="packed")
+    said = {"model": to_dict(config), "stage": "dmd", "sampling": to_dict(replace(FEW, steps=2, at=())), "chunk": 1, "span": 9,
+            "policy": policy_to_dict(policy), "reach": 8}
+    (export / "config.json").write_text(json.dumps(said))
+    made = load_wan(path, weights=export, device="cpu")
+    assert Director(made).policy == policy and (made.chunk, made.span, made.reach) == (1, 9, 8)
+    assert made.sampling == replace(FEW, steps=2, at=())
+    given = {"policy": {"name": "Full"}, "chunk": 3, "size": SIZE, "dtype": "fp32", "weights": "../export"}
+    (path / "cinelab.json").write_text(json.dumps(given))
+    made = load(path, "cpu")
+    assert Director(made).policy == Full() and (made.chunk, made.reach) == (3, 8)
+
+
+def test_guidance_compares_with_the_published_negative_prompt_unless_told_otherwise(folder, bundle):
+    assert bundle.unconditional == "published"
+    line, guided = plan(PLAY, bundle.fps, 4, 3), replace(FEW, guidance=3.0)
+    asked = bundle.encoder.encode([PUBLISHED])[0]
+    assert torch.equal(embed(bundle, [line])[0, -1], asked)
+    empty = replace(bundle, unconditional="")
+    films = {}
+    for name, one in (("published", bundle), ("empty", empty)):
+        reel = Reel(one)
+        ask = Ask("a red cat", seed=1, policy=Full(), sampling=guided)
+        films[name] = reel.step(reel.begin(), ask, pictures=False)[1].latents
+        short = Screenplay("One", (Shot("a red cat", 0.1),), seed=1)
+        streamed = next(stream(one, [plan(short, 16.0, 4, 3)], empty_memory(one, Full()), [1], guided, pictures=False)).latents
+        assert torch.equal(films[name], streamed)
+    assert not torch.equal(films["published"], films["empty"])
+    assert WanSettings().unconditional == "published" and load_wan(folder, unconditional="", device="cpu").unconditional == ""

@@ -25,7 +25,9 @@ from cinelab.files import write_json, write_text
 from cinelab.latent.clips import NULL, RECIPE, fault, shards, text_key, write_shard
 from cinelab.latent.codec import Codec, to_tensor
 from cinelab.script.prompts import TextEncoder
+from cinelab.script.unconditional import unconditional_text
 
+COMPARED = "text-unconditional"  # the shard of the prompt that guidance compares with
 LISTING, SKIPPED = "listing.json", "skipped.jsonl"
 PROMPTS = 16  # encoded together
 
@@ -178,6 +180,8 @@ class Builder:
         have = {key for about in self.texts.values() for key in about["captions"]}
         if text_key("") not in have:
             self._encode(NULL, [""])
+        if text_key(compared := unconditional_text(self.config.unconditional)) not in have and compared:
+            self._encode(COMPARED, [compared])
         wanted = [caption for caption in dict.fromkeys([*again, *mine]) if text_key(caption) not in have and caption]
         if wanted:
             self._encode(f"{name}-{sum(known in self.texts for known in own):02d}", wanted)
@@ -208,7 +212,7 @@ def _claim(folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder,
     path = folder / RECIPE
     mine = config.recipe() | {"stride": codec.stride, "scale": codec.scale, "channels": codec.channels,
                               "width": encoder.width, "words": encoder.length} | marks
-    if path.exists() and (old := read_json(path)) != mine:
+    if path.exists() and (old := {"fill": False} | read_json(path)) != mine:  # an older store knew one way only
         key = next((key for key in mine if mine[key] != old.get(key)), "more than this build knows")
         raise CinelabError(f"Store {folder} was built with {key}={old.get(key)!r}, not {mine.get(key)!r}; name another folder, or "
                            "give the setting it was built with.")

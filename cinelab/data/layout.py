@@ -3,7 +3,8 @@
     s = stride   the first latent frame of a film holds one picture, each later one s
 
 A shot that opens a film has 1 + (K - 1) // s latent frames of its K pictures, any other K // s, cut down to whole chunks;
-the pictures left over at its end are dropped. Shots follow one another until a film is as long as it may be.
+the pictures left over at its end are dropped. Shots follow one another until a film is as long as it may be: a shot that
+does not fit begins the next one or, where films are to be filled, is cut there and goes on in it.
 """
 
 from collections.abc import Iterable
@@ -44,9 +45,9 @@ def pictures_in(latents: int, stride: int, opens: bool) -> int:
     return latents * stride - (stride - 1 if opens else 0)
 
 
-def films(takes: Iterable[Take], stride: int, chunk: int = 1, shortest: int = 1, longest: int = 10**9
+def films(takes: Iterable[Take], stride: int, chunk: int = 1, shortest: int = 1, longest: int = 10**9, fill: bool = False
           ) -> tuple[list[tuple[Piece, ...]], list[Take]]:
-    """Films of at most `longest` latent frames, and the takes that are shorter than `shortest`."""
+    """Films of at most `longest` latent frames (with `fill` all but the last are so long), and the takes shorter than `shortest`."""
     done: list[tuple[Piece, ...]] = []
     film: list[Piece] = []
     short: list[Take] = []
@@ -58,7 +59,9 @@ def films(takes: Iterable[Take], stride: int, chunk: int = 1, shortest: int = 1,
             if count < shortest or not count:
                 short += [take] if at == take.first else []
                 break
-            if film and count > longest - sum(piece.latents for piece in film):
+            room = longest - sum(piece.latents for piece in film)
+            count = min(count, room) if fill else count
+            if count > room:
                 done.append(tuple(film))
                 film = []
                 continue
@@ -68,7 +71,7 @@ def films(takes: Iterable[Take], stride: int, chunk: int = 1, shortest: int = 1,
             if sum(piece.latents for piece in film) == longest:
                 done.append(tuple(film))
                 film = []
-            if fits - fits % chunk <= longest:  # what is left is less than a chunk
+            if count == fits - fits % chunk:  # what is left is less than a chunk
                 break
     return done + ([tuple(film)] if film else []), short
 

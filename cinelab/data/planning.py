@@ -56,7 +56,7 @@ def plan(root: Path, group: list[Source], config: DataConfig, stride: int, left:
             except CinelabError as error:
                 left.append(row | {"left_out": "video", "why": str(error)})
         least = max(config.shortest, config.chunk)
-        own, short = layout.films(found, stride, config.chunk, least, config.longest)
+        own, short = layout.films(found, stride, config.chunk, least, config.longest, config.fill)
         films += [Planned(source, i, pieces, videos) for i, pieces in enumerate(own)]
         left += _too_short(root, source, short, found, f"{least} latent frames ({least * stride / config.fps:.2f} s)")
     return states, films

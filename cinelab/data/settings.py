@@ -7,7 +7,7 @@ from cinelab.errors import CinelabError
 
 DETECTORS = ("pyscenedetect", "pyscenedetect-content", "ours", "transnetv2", "given")
 DTYPES = ("float16", "bfloat16")
-NOT_RECIPE = ("weights", "group", "shard_mib")  # settings that do not change what a film becomes
+NOT_RECIPE = ("weights", "group", "shard_mib", "unconditional")  # settings that do not change what a film becomes
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,11 @@ class DataConfig:
     chunk: int = 1  # shots last whole multiples of so many latent frames
     shortest: int = 2  # latent frames; shorter shots are left out
     longest: int = 81  # latent frames of a film; longer videos become several films
+    fill: bool = False  # cut a shot where a film is full, so that films are `longest` long, and go on with it in the next
     cuts: str = "pyscenedetect"  # how shots are found where nobody lists them: one of DETECTORS ("given": one shot a video)
     weights: str = ""  # of TransNetV2, a .pth file
     uncaptioned: bool = False  # take shots without a caption, under the empty prompt
+    unconditional: str = "published"  # beside the empty prompt, what guidance may compare with: a text, "published" (Wan's), or ""
     dtype: str = "float16"  # of what is stored
     bf16: bool = True  # encode under bfloat16 autocast
     group: int = 16  # films listed together, done together
@@ -50,7 +52,7 @@ class DataConfig:
     @classmethod
     def toybox(cls, **changes) -> "DataConfig":
         """The toybox's rate, size and film length, and the detector that was made on it."""
-        return replace(cls(fps=8.0, size=(48, 64), longest=24, cuts="ours"), **changes)
+        return replace(cls(fps=8.0, size=(48, 64), longest=24, cuts="ours", unconditional=""), **changes)
 
     def recipe(self) -> dict:
         """The settings that two builds of one store must share, as plain JSON types."""

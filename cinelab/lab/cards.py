@@ -12,23 +12,28 @@ from rich.table import Table
 from cinelab.config import read_json, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
-from cinelab.memory.policy import Policy, label_of, name_of, policy_named
+from cinelab.memory.policy import Policy, label_of, name_of
 from cinelab.model.zoo import find, load, read_part
 from cinelab.score.card import CardConfig, card, measure
 from cinelab.score.recogniser import load_recogniser
 from cinelab.score.stats import bootstrap
 from cinelab.score.toybox import with_prompt
+from cinelab.stream.engine import policy_for
 
 
-def score_card(name: str, seeds: tuple[int, ...], films: int, policy: str | Policy = "camr", budget: int = 6,
-               output: str | Path = "results/reference", tell: Callable[[str], None] = print) -> Path:
-    """Measure a checkpoint on held-out films and write <output>/<name>.json and its rows as parquet."""
+def score_card(name: str, seeds: tuple[int, ...], films: int, policy: str | Policy | None = None,
+               budget: int | None = None, output: str | Path = "results/reference", tell: Callable[[str], None] = print) -> Path:
+    """Measure a checkpoint on held-out films and write <output>/<name>.json and its rows as parquet.
+
+    No policy is the one that it was trained under (see `policy_for`); another one is in the card's name.
+    """
     bundle, reader = load(name), load_recogniser()
-    config, rule = CardConfig(seeds=seeds, films=films), policy_named(policy, budget)
+    config, rule = CardConfig(seeds=seeds, films=films), policy_for(bundle, policy, budget)
     rows = measure(bundle, reader, rule, config, tell)
-    record = card(rows, model=bundle.name, policy={"name": policy if isinstance(policy, str) else name_of(rule)} | to_dict(rule), sampling=to_dict(bundle.sampling),
+    record = card(rows, model=bundle.name, policy={"name": name_of(rule)} | to_dict(rule), sampling=to_dict(bundle.sampling),
                   config=to_dict(config), recogniser=reader.accuracy)
-    label = find(name).name + ("" if policy == "camr" else f"-{safe_name(label_of(policy))}")
+    said = label_of(rule if policy is None else policy)
+    label = find(name).name + ("" if name_of(rule) == name_of(policy_for(bundle)) else f"-{safe_name(said)}")
     path = Path(output) / f"{label}.json"
     write_json(path, record)
     write_atomic(path.with_suffix(".parquet"), lambda temporary: rows.to_parquet(temporary))

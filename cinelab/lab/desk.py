@@ -28,6 +28,7 @@ from cinelab.memory.policy import POLICIES, Policy
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.prompts import LITTLE, UnknownWords
 from cinelab.stream.board import Board, pictures
+from cinelab.stream.engine import named_policy
 from cinelab.stream.export import at_rest, export
 from cinelab.stream.live import Live, Readout, Shown, Turns
 from cinelab.stream.looked import looked
@@ -48,9 +49,10 @@ NAMES = {"text": "text", "dit": "model", "memory": "memory", "decode": "decode"}
 OPEN: "WeakValueDictionary[Path, Desk]" = WeakValueDictionary()  # one desk a folder: a cell that is run again takes over
 
 
-def desk(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy: str | Policy = "camr", budget: int = 6,
-         pace: float | None = 1.0) -> "Desk":
-    """A desk on the session in `folder`, paused; a new one where there is none. `pace` None = as fast as it can."""
+def desk(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy: str | Policy | None = None,
+         budget: int | None = None, pace: float | None = 1.0) -> "Desk":
+    """A desk on the session in `folder`, paused; a new one where there is none. `pace` None = as fast as it can; no
+    `policy` is the one that the model was trained under (see `policy_for`)."""
     folder = Path(folder).resolve()
     if pace is not None and not pace > 0:
         raise CinelabError(f"pace is {pace}; give a number above 0, or None for as fast as it can.")
@@ -58,15 +60,19 @@ def desk(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy:
         OPEN[folder].close()
     with ExitStack() as held:
         held.enter_context(writing(folder / "chunks"))
-        session = open_session(folder, model, Settings(seed=seed, policy=policy, budget=budget))
+        session = open_session(folder, model, seed, policy, budget)
         OPEN[folder] = made = Desk(session, pace, held.pop_all())
     return made
 
 
-def open_session(folder: Path, model: str | Bundle, settings: Settings) -> Session:
-    """Go on with the session of a folder, which has its own settings, or begin one there."""
+def open_session(folder: Path, model: str | Bundle, seed: int = 0, policy: str | Policy | None = None,
+                 budget: int | None = None) -> Session:
+    """Go on with the session of a folder, which has its own settings, or begin one there under a seed and a policy."""
     bundle = load(model) if isinstance(model, str) else model
-    return Session.resume(folder, bundle) if (folder / "session.json").exists() else Session.create(folder, bundle, settings)
+    if (folder / "session.json").exists():
+        return Session.resume(folder, bundle)
+    name, units = named_policy(bundle, policy, budget)
+    return Session.create(folder, bundle, Settings(seed=seed, policy=name, budget=units))
 
 
 class Desk(anywidget.AnyWidget):

@@ -4,8 +4,9 @@ Everything else is fixed: base model, films, the number of DMD updates, the real
 the weights that are judged (the last average; no exam picks a lucky one). The seed moves stage 2, DMD and the judged films.
 
     none                  the autoregressive base model itself
-    bidirectional_ode     ODE pairs of the bidirectional teacher, noisy history (CausVid, Self Forcing)
-    bidirectional_clean   the same pairs, the past's end points as history: differs from causal_ode by the teacher alone
+    bidirectional_ode     ODE pairs of the bidirectional teacher, noisy history, a level a chunk (Self Forcing, CausVid)
+    bidirectional_clean   the same pairs, the past's end points as history (no paper's); differs from causal_ode by the
+                          teacher, by that teacher's quality, and by a history that was made instead of true
     causal_ode            ODE pairs of the autoregressive teacher, true history (Causal Forcing)
     consistency           causal consistency distillation (Causal Forcing++)
     score                 causal score distillation: DMD by autoregressive scores under the true history, at 4 levels

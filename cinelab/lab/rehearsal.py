@@ -10,7 +10,6 @@ from cinelab.lab.desk import new_folder, open_session
 from cinelab.memory.policy import Policy
 from cinelab.stream.export import at_rest, export
 from cinelab.stream.live import Live
-from cinelab.stream.session import Settings
 
 CAT = "wide shot of a red cat that waves in the meadow by day"
 # What is said, and how many chunks are made before the next word.
@@ -25,10 +24,10 @@ COMMANDS = (
 PATIENCE = 120.0  # seconds for one command's chunks
 
 
-def rehearse(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy: str | Policy = "camr",
-             budget: int = 6) -> Image.Image:
+def rehearse(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy: str | Policy | None = None,
+             budget: int | None = None) -> Image.Image:
     """Direct the commands, export the film to <folder>/export-<n>, close; returns the storyboard."""
-    live = Live(open_session(Path(folder), model, Settings(seed=seed, policy=policy, budget=budget)), pace=None)
+    live = Live(open_session(Path(folder), model, seed, policy, budget), pace=None)
     try:
         for command, value, chunks in COMMANDS:
             live.send(command, **value).result(PATIENCE)

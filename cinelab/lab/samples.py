@@ -8,11 +8,12 @@ from PIL import Image
 from cinelab.flow.sampler import Sampling, noise_for, solve
 from cinelab.lab.catalogue import sheet
 from cinelab.latent.store import Clips
-from cinelab.memory.policy import CAMR, Policy
+from cinelab.memory.policy import Policy
 from cinelab.model.zoo import Bundle, load
 from cinelab.score.card import HELD_OUT
 from cinelab.score.toybox import FPS, STRIDE
-from cinelab.stream.engine import decode, make, quick
+from cinelab.script.unconditional import unconditional_text
+from cinelab.stream.engine import decode, make, policy_for, quick
 from cinelab.stream.storyboard import storyboard
 from cinelab.train.pairs import field_of
 from cinelab.world import casting, render
@@ -25,9 +26,10 @@ def bidirectional_clips(bundle: Bundle, captions: list[str], frames: int, seeds:
     sampling = bundle.levels(sampling)
     with quick(True):
         text = bundle.encoder.encode(captions)[:, None]
+        compared = bundle.encoder.encode([unconditional_text(bundle.unconditional)]).expand_as(text[:, 0])
         noise = noise_for(seeds, 0, (frames, *bundle.latent_shape))
         slot = torch.zeros(len(captions), frames, dtype=torch.long)
-        clips = Clips(noise, torch.cat([text, torch.zeros_like(text)], dim=1), slot, slot)
+        clips = Clips(noise, torch.cat([text, compared[:, None]], dim=1), slot, slot)
         field = field_of(bundle.model, clips, "bidirectional", sampling.guidance, chunk=1)
         return solve(field, noise, sampling.levels(), sampling.solver)
 
@@ -47,7 +49,7 @@ def sample_film(checkpoint: str | Path, shots: int = 6, policy: Policy | str | N
     bundle = load(checkpoint)
     plan = casting.film(HELD_OUT, index, 4 * shots, (4, 4))
     line = timeline_of(plan, FPS, STRIDE)
-    latents, _ = make(bundle, [line], policy or CAMR(), [index])
+    latents, _ = make(bundle, [line], policy or policy_for(bundle), [index])
     return storyboard(decode(bundle, latents)[0], line.entry_spans, [shot.caption for shot in plan.shots])
 
 
@@ -61,7 +63,7 @@ def versus(checkpoints: dict[str, str | Path], shots: int = 4, stills: int = 2, 
             plan = casting.film(HELD_OUT, index, 6 * shots, (6, 6), 6)
             spans = timeline_of(plan, FPS, STRIDE).entry_spans
             rows.append(("truth", _stills(render.render(plan).frames, spans, stills)))
-        latents, _ = make(bundle, [timeline_of(plan, FPS, STRIDE, bundle.chunk)], policy or CAMR(), [index])
+        latents, _ = make(bundle, [timeline_of(plan, FPS, STRIDE, bundle.chunk)], policy or policy_for(bundle), [index])
         rows.append((label, _stills(decode(bundle, latents)[0], spans, stills)))
     for number, shot in enumerate(plan.shots, 1):
         print(f"shot {number}: {shot.caption}")

@@ -31,6 +31,7 @@ from cinelab.train import presets
 from cinelab.train import recogniser as reader_stage
 from cinelab.train import teacher_forcing as stage1
 from cinelab.train.losses import with_loss
+from cinelab.train.memory import trained_under
 from cinelab.world.render import FPS, HEIGHT, WIDTH
 
 
@@ -136,7 +137,8 @@ def _stage(module, config, run_dir, store, init, seed, chunk, span) -> Stage:
         zoo.fill(model, zoo.read_weights(folder / zoo.WEIGHTS), folder / zoo.WEIGHTS).requires_grad_(True)
     model.train()
     describe = lambda: zoo.model_config(config.model, zoo.toy_encoder(), "toybox-codec", Sampling(), chunk, span, FPS,  # noqa: E731
-                                        (HEIGHT, WIDTH), stage=module.__name__.rsplit(".", 1)[-1], init=init)
+                                        (HEIGHT, WIDTH), stage=module.__name__.rsplit(".", 1)[-1], init=init,
+                                        **trained_under(config))
     return Stage(config, run, model, lambda: module.train(config, model, store, run), describe)
 
 

@@ -33,6 +33,7 @@ from cinelab.train import ode as stage2a
 from cinelab.train import pairs as ode_pairs
 from cinelab.train import presets
 from cinelab.train.losses import with_loss
+from cinelab.train.memory import policy_of, trained_under
 
 SMOKE_EXAM = ExamConfig(films=2, latents=6, recalls=2, away=1)
 
@@ -97,7 +98,8 @@ def dmd(run_dir: str | Path, store: Store, init: str | Path, real: str | Path = 
     if (longest := max(config.lengths)) > judge.span:
         raise CinelabError(f"lengths has {longest} latent frames, but the real score {real} was trained on {judge.span}; "
                            "shorten the roll-outs or name another real score.")
-    config = replace(config, reach=start.reach)
+    if "reach" not in (changes or {}):
+        config = replace(config, reach=start.reach)
     critic = trainable(judge.model)
     return _student(start, config, run_dir, config.sampling, config.chunk, preset, exam,
                     lambda model, run, sit: stage3.train(config, model, judge.model, critic, store, run, sit),
@@ -110,12 +112,13 @@ def _student(start: Bundle, config: Any, run_dir: str | Path, sampling: Sampling
     bundle = replace(start, sampling=sampling, chunk=chunk)
 
     def train() -> Iterator[dict]:
-        sit = Exam(bundle, load_recogniser(), config=SMOKE_EXAM if preset == "smoke" else None) if exam else None
+        setting = SMOKE_EXAM if preset == "smoke" else None
+        sit = Exam(bundle, load_recogniser(), policy_of(config), setting) if exam else None
         return rows(model, run, sit)
 
     def describe() -> dict:
         return zoo.model_config(config.model, start.encoder, start.config["codec"], sampling, chunk, start.span, start.fps,
-                                start.size, **about)
+                                start.size, **about, **trained_under(config))
 
     return Stage(config, run, model, train, describe)
 

@@ -31,7 +31,7 @@ def open_model(model: str, **settings) -> Bundle:
     return load(model)
 
 
-def room(bundle: Bundle, play: Screenplay, policy: str | Policy, budget: int) -> pd.DataFrame:
+def room(bundle: Bundle, play: Screenplay, policy: str | Policy | None = None, budget: int | None = None) -> pd.DataFrame:
     """What the film will take beside the weights, and what is free: GiB by cause."""
     director = Director(bundle, policy_for(bundle, policy, budget))
     chunks = len(director.timeline(play).slots)
@@ -41,7 +41,7 @@ def room(bundle: Bundle, play: Screenplay, policy: str | Policy, budget: int) ->
     return pd.DataFrame([*rows, {"what": "free now", "GiB": round(free, 3), "where": "device"}])
 
 
-def make_film(bundle: Bundle, play: Screenplay, folder: str | Path, policy: str | Policy = "camr", budget: int = 6, seed: int | None = None,
+def make_film(bundle: Bundle, play: Screenplay, folder: str | Path, policy: str | Policy | None = None, budget: int | None = None, seed: int | None = None,
               steps: Steps = None, overlap: bool | None = None, fused: bool = True, first: str | None = None) -> Film:
     """Stream the film, its newest picture shown on the way, and save it with its findings; an existing film is not overwritten.
     `first` is a picture file that the film begins with (frame-wise models); `overlap` None = on a GPU, where decoding has its own

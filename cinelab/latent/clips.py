@@ -25,7 +25,7 @@ from torch import Tensor
 from cinelab.config import read_json
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
-from cinelab.latent.store import Clips
+from cinelab.latent.store import Clips, check_begin
 
 RECIPE, NULL = "store.json", "text-null"
 BLOCK = 2**22  # bytes hashed at a time
@@ -114,10 +114,17 @@ class StoredFilm:
 
 
 class FilmStore:
-    """A store of films, memory-mapped. `clips` is that of `cinelab.latent.store.Store`."""
+    """A store of films, memory-mapped. `clips` is that of `cinelab.latent.store.Store`.
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    A film's first latent frame holds one picture and every later one several (`stride` of the codec: 4 of Wan's), and every
+    film that a model makes begins with such a one. So by default clips begin where their films do (`begin="film"`), for a
+    model learns the beginnings that it is shown. Films of the length of a clip (`fill` and `longest` of `cinelab.data.DataConfig`)
+    lose nothing by that, for each is encoded by itself. `begin="anywhere"` takes clips from all over longer films as well; the
+    first latent of most of them then holds several pictures and what came before.
+    """
+
+    def __init__(self, folder: str | Path, begin: str = "film"):
+        self.folder, self.begin = Path(folder), check_begin(begin)
         self.recipe = recipe_of(self.folder)
         known = shards(self.folder)
         faults = {name: what for name, about in known.items() if (what := fault(self.folder, name, about))}
@@ -151,12 +158,14 @@ class FilmStore:
 
     def text(self, caption: str) -> Tensor:
         """The words of a caption (L, E) in float32, padded with zeros."""
-        key = text_key(caption)
+        if (key := text_key(caption)) not in self._text:
+            raise CinelabError(f"Store {self.folder} holds no encoding of the prompt {caption!r:.60}; build it again from its videos, "
+                               "which adds it, or set unconditional to \"\" (the empty prompt) if it is what guidance compares with.")
         used = self._file(self._text[key]).get_tensor(key).float()
         return torch.cat([used, used.new_zeros(self.recipe["words"] - len(used), used.shape[1])])
 
     def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
-        """`count` windows of `frames` latent frames; every window of the store that begins with a chunk is as likely."""
+        """`count` windows of `frames` latent frames; each that begins as `begin` says, and with a chunk, is as likely."""
         which, ends = self._long_enough(frames)
         drawn = torch.randint(int(ends[-1]), (count,), generator=rng).numpy()
         places = np.searchsorted(ends, drawn, side="right")
@@ -188,9 +197,22 @@ class FilmStore:
                 longest = max(map(len, self.films))
                 raise CinelabError(f"Store {self.folder} has no film of {frames} latent frames, its longest has {longest}; ask "
                                    f"for at most {longest}, or build it from longer videos.")
-            chunk = self.recipe["chunk"]
-            self._windows[frames] = which, np.array(list(accumulate((len(self.films[i]) - frames) // chunk + 1 for i in which)))
+            windows = [self._windows_in(len(self.films[i]), frames) for i in which]
+            self._windows[frames] = which, np.array(list(accumulate(windows)))
+            self._warn_unused(which, frames)
         return self._windows[frames]
+
+    def _windows_in(self, length: int, frames: int) -> int:
+        """How many clips of `frames` latent frames a film of `length` has."""
+        return 1 if self.begin == "film" else (length - frames) // self.recipe["chunk"] + 1
+
+    def _warn_unused(self, which: list[int], frames: int) -> None:
+        """Say so where clips that begin with their films leave out most of the store."""
+        whole, used = sum(map(len, self.films)), len(which) * frames
+        if self.begin == "film" and used < whole / 2:
+            warnings.warn(f"Store {self.folder}: clips of {frames} latent frames that begin as films do use {used} of its {whole}; "
+                          f"build it with fill=true and longest={frames}, so that each is encoded by itself, or set begin to \"anywhere\".",
+                          stacklevel=4)
 
     def _file(self, name: str) -> Any:
         if name not in self._open:

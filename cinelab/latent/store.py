@@ -5,8 +5,9 @@
 `batch(step)` is a pure function of the step, so a resumed run needs no loader state.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,10 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.latent.codec import ToyCodec, to_tensor
 from cinelab.script.prompts import WordEncoder, split_words
+from cinelab.script.unconditional import unconditional_text
 from cinelab.world import casting, render
+
+BEGINS = ("film", "anywhere")  # where clips of a store begin: with their films, or in any latent frame
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,36 @@ class Clips:
         return self.text.shape[1] - 1
 
 
+def check_begin(begin: str) -> str:
+    """Return where clips begin, a setting `begin`, or raise CinelabError."""
+    if begin not in BEGINS:
+        raise CinelabError(f"begin is {begin!r}; clips begin with a 'film' or 'anywhere'.")
+    return begin
+
+
 def dropped(clips: Clips, share: float, rng: torch.Generator) -> Tensor:
     """Prompt index of each frame (B, F), the empty prompt for a `share` of the clips."""
     lost = (torch.rand(len(clips.slot), 1, generator=rng) < share).to(clips.slot.device)
     return torch.where(lost, clips.null, clips.slot)
+
+
+def compared_with(clips: Clips, store: Any, unconditional: str) -> Clips:
+    """Return clips whose last prompt, which guidance compares with, is that of a setting `unconditional` ("" = as it is).
+
+    Raises CinelabError where the store has no encoding of that prompt.
+    """
+    if unconditional == "":
+        return clips
+    words = unconditional_words(store, unconditional).to(clips.text)
+    return replace(clips, text=torch.cat([clips.text[:, :-1], words.expand_as(clips.text[:, -1:])], dim=1))
+
+
+def unconditional_words(store: Any, unconditional: str) -> Tensor:
+    """Return the words (L, E) of the prompt that a setting `unconditional` names, from a store's `text(caption)`."""
+    if not hasattr(store, "text"):
+        raise CinelabError(f"unconditional is {unconditional!r:.60}, but {type(store).__name__} has no text(caption) to encode it; "
+                           "give the store one, or set unconditional to \"\".")
+    return store.text(unconditional_text(unconditional))
 
 
 def film_arrays(config: StoreConfig, index: int, codec: ToyCodec, encoder: WordEncoder) -> dict[str, np.ndarray]:
@@ -98,9 +128,15 @@ def _claim(folder: Path, config: StoreConfig, fingerprint: str) -> None:
 
 
 class Store:
-    """All films of a store in memory (half precision)."""
+    """All films of a store in memory (half precision).
 
-    def __init__(self, folder: Path, encoder: WordEncoder):
+    The toybox's recipes take clips that are shorter than its films from anywhere, so that the first latent frame of most
+    holds a moving group of pictures and not the still of a film's beginning; `begin="film"` keeps to those (as
+    `cinelab.latent.clips.FilmStore` does). Clips as long as the films begin with them in any case.
+    """
+
+    def __init__(self, folder: Path, encoder: WordEncoder, begin: str = "anywhere"):
+        self.begin = check_begin(begin)
         paths = sorted(Path(folder).glob("*.npz"))
         if not paths:
             raise CinelabError(f"Store {folder} is empty; build it first (notebook 10_teacher_forcing does).")
@@ -119,7 +155,9 @@ class Store:
     def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
         """`count` windows of `frames` latent frames from random films."""
         films = torch.randint(len(self), (count,), generator=rng)
-        starts = torch.randint(self.latents.shape[1] - frames + 1, (count,), generator=rng)
+        starts = torch.zeros(count, dtype=torch.long)
+        if self.begin == "anywhere":
+            starts = torch.randint(self.latents.shape[1] - frames + 1, (count,), generator=rng)
         rows, columns = films[:, None], starts[:, None] + torch.arange(frames)
         slot, shot = self.slot[rows, columns].long(), self.shot[rows, columns].long()
         first = slot[:, :1]
@@ -128,6 +166,10 @@ class Store:
         text = self.embed(self.words[rows, prompts])
         empty = torch.zeros_like(text[:, :1])
         return Clips(self.latents[rows, columns].float(), torch.cat([text, empty], 1), slot - first, shot - shot[:, :1])
+
+    def text(self, caption: str) -> Tensor:
+        """Return the words (L, E) of a caption."""
+        return self.encoder.encode([caption])[0]
 
     def embed(self, words: Tensor) -> Tensor:
         """Word numbers (..., L), -1 = none -> (..., L, E)."""

@@ -40,7 +40,7 @@ class TeacherForcing:
 
         clean i   sees clean j <= i           noisy i   sees clean j < i, and noisy i
 
-    `shots` (B, F) or (F,) says which shot each frame belongs to. With `halves=1` there is only one copy, and
+    `shots` (B, F), or (F,) for films cut alike, says which shot each frame belongs to. With `halves=1` there is only one copy, and
     chunk i sees chunks j <= i of it (plain block-causal). With `across`, noisy chunks see finished chunks of other
     shots only: what the running shot has already shown is hidden from them.
     """
@@ -61,6 +61,7 @@ class TeacherForcing:
             raise CinelabError(f"A clip of {frames // chunk} chunks is longer than the {most} candidates that {type(policy).__name__} "
                                "compares one by one, as training does; give the policy candidates=None.")
         self.policy, self.chunk, self.halves, self.across = policy, chunk, halves, across
+        self.films = shots.shape[0] if shots.ndim == 2 else None  # None = as many as a call shows
         self.frames, self.shots = frames, shots.reshape(-1, frames)[:, ::chunk]
         films = self.shots[:1] if policy.sees_all else self.shots  # full memory is the same for all films
         self._priorities = past_priorities(policy, films)
@@ -87,15 +88,19 @@ class TeacherForcing:
         return torch.cat([self._routed(index, half, keys[0]) for half in queries], dim=2)
 
     def _routed(self, index: int, q: Tensor, k: Tensor) -> Tensor:
-        """(B, G, n, n): which finished chunk each chunk of one copy of the clip retrieves."""
-        n = self.frames // self.chunk
+        """(B, G, n, n): which finished chunk each chunk of one copy of the clip retrieves.
+
+        A call wider than the films is a guided one, with their prompts and then without. All its parts see what the first
+        one's queries look for, as in streaming (`cache.Memory`).
+        """
+        n, films = self.frames // self.chunk, self.films or q.shape[0]
         past = torch.ones(n, n, dtype=torch.bool, device=q.device).tril(-1)
-        queries, keys = (rearrange(x, "b (n t) h d -> b n t h d", n=n) for x in (q, k))
-        priorities = [repeat_to(one, q.shape[0]) for one in self._priorities]
+        queries, keys = (rearrange(x[:films], "b (n t) h d -> b n t h d", n=n) for x in (q, k))
+        priorities = [repeat_to(one, films) for one in self._priorities]
         scores = relevance(self.policy, queries, keys, past, (index,))
         if self.average is not None and scores.shape[1] == 1:
             scores = self.average(scores)  # mine are the mean of my heads alone
-        return choose_all(self.policy, priorities, scores)
+        return repeat_to(choose_all(self.policy, priorities, scores), q.shape[0])
 
     def _masked(self, index: int, rope, q: Tensor, k: Tensor, v: Tensor):
         """Absolute positions: one dense mask over all tokens."""

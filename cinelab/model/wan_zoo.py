@@ -24,7 +24,7 @@ from cinelab.model.fast import Speed, hasten
 from cinelab.model.footprint import check_weights, free_bytes
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.model.weights import DTYPES, config_of, dtype_name, dtype_of, load_into
-from cinelab.model.zoo import Bundle
+from cinelab.model.zoo import CONFIG, Bundle, check_reach
 from cinelab.script.umt5 import Umt5Encoder
 
 SETTINGS = "cinelab.json"
@@ -48,14 +48,17 @@ class WanSettings:
     kernel: str = "auto"  # of attention
     prompt_cache: str = "prompts"  # where encoded prompts are kept
     encoder: str = "free"  # the text encoder after use: let go, kept on the device ("keep"), or in main memory ("offload")
+    unconditional: str = "published"  # the prompt that guidance compares with: a text, or "published" (Wan's negative prompt)
     span: int = 21  # latent frames of the longest clip it was trained on
+    reach: int | str | None = "span"  # latent frames: history farther back stands at this distance; "span" = span - 1, None = no limit
+    policy: dict | None = None  # of the memory it was trained under, as config.json says it: {"name": "CAMR", "budget": 6, ...}
     fps: float = 16.0
     compiled: bool = False  # compile the blocks: slow to begin, faster after
     linears: str = "full"  # full, fp8, fp8-weights, int8-weights
     place: str = "device"  # of a film's history: device, or host (memory), with `slots` chunks a layer on the device
     packing: str = "none"  # of a film's history: none, int8, fp8
     slots: int = 12
-    summary: int = 32  # tokens of a chunk that memory routing searches
+    summary: int = 32  # tokens of a chunk that memory routing searches, where `policy` is not the one that films are made under
 
     def __post_init__(self):
         check_size(self.size)
@@ -63,6 +66,7 @@ class WanSettings:
             if getattr(self, name) not in known:
                 raise CinelabError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}.")
         self.speed()
+        check_reach(self.reach, "a Wan folder")
         if self.codec != "vae" and not (self.codec.startswith(TINY) and self.codec != TINY):
             raise CinelabError(f"codec is {self.codec!r}; use \"vae\", or \"{TINY}<file>\" with taew2_1.safetensors or taew2_1.pth.")
         if not 1 <= self.chunk <= self.span or not self.fps > 0:
@@ -80,14 +84,18 @@ def load_wan(folder: str | Path, weights: str | Path | None = None, part: str | 
              prompt_cache: str | Path | None = None, encoder: str | None = None, **more) -> Bundle:
     """A diffusers folder of Wan2.1 text-to-video (transformer, vae, text_encoder, tokenizer) as a ready model.
 
-    `more` are further fields of `WanSettings`, such as place="host" or linears="fp8". Each argument goes before `cinelab.json`, which goes before `WanSettings`; `device` None = a GPU where there is one. The text
-    encoder is read when a prompt is first encoded. CinelabError where a part is absent, broken or of another model.
+    `more` are further fields of `WanSettings`, such as place="host" or linears="fp8". Each argument goes before `cinelab.json`,
+    that before what the config.json beside the weights says of their training (chunk, span, sampling, policy, reach), and that
+    before `WanSettings`. None is "not said", but for `reach`, where it is no limit. `device` None = a GPU where there is one. The
+    text encoder is read when a prompt is first encoded. CinelabError where a part is absent, broken or of another model.
     """
     folder = wan_folder(folder)
     given = {"weights": _absolute(weights), "part": part, "codec": _absolute_codec(codec), "chunk": chunk, "size": size, "sampling": sampling,
              "dtype": dtype_name(dtype) if isinstance(dtype, torch.dtype) else dtype, "kernel": kernel,
              "prompt_cache": _absolute(prompt_cache), "encoder": encoder} | more
-    settings = override(settings_of(folder), {name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in given.items() if value is not None or name == "reach"}
+    source = given.get("weights") or settings_of(folder).weights
+    settings = override(settings_of(folder, trained_settings(folder / source) if source else {}), given)
     device, precision = device or ("cuda" if torch.cuda.is_available() else "cpu"), dtype_of(settings.dtype)
     source = folder / settings.weights if settings.weights else folder
     config = config_of(source, settings.part)
@@ -108,7 +116,8 @@ def load_wan(folder: str | Path, weights: str | Path | None = None, part: str | 
     told = to_dict(settings) | {"folder": str(folder), "model": to_dict(config), "part": report.part}
     memory = {name: getattr(settings, name) for name in ("place", "packing", "slots", "summary")}
     return Bundle(str(folder), model, codec, text, settings.sampling.filled(FEW), settings.chunk, settings.span, settings.fps,
-                  settings.size, told, lambda: glance(_weight_files(source)), memory)
+                  settings.size, told, lambda: glance(_weight_files(source)), memory, settings.policy, settings.reach,
+                  settings.unconditional)
 
 
 def load_parts(folder: str | Path, device: str | None = None, **given) -> tuple[Codec, Umt5Encoder, WanSettings]:
@@ -133,24 +142,33 @@ def wan_folder(folder: str | Path) -> Path:
     return folder
 
 
-def settings_of(folder: Path) -> WanSettings:
-    """`cinelab.json` of the folder over the defaults."""
-    path = Path(folder) / SETTINGS
+def settings_of(folder: Path, trained: dict[str, Any] | None = None) -> WanSettings:
+    """`cinelab.json` of the folder over what its weights' training says (see `trained_settings`) over the defaults."""
+    path, base = Path(folder) / SETTINGS, override(WanSettings(), trained or {})
     if not path.exists():
-        return WanSettings()
+        return base
     said = read_json(path)
     if not isinstance(said, dict):
         raise CinelabError(f"{path} holds a {type(said).__name__}; expected settings by name, such as {{\"weights\": \"student.pt\", \"chunk\": 1}}.")
     try:
-        return override(WanSettings(), dict(_dotted(said)))
+        return override(base, dict(_dotted(said)))
     except CinelabError as error:
         raise CinelabError(f"{path}: {error}") from error
+
+
+def trained_settings(source: Path) -> dict[str, Any]:
+    """What the config.json beside weights that were trained here says of their films, as fields of WanSettings; {} for others'."""
+    path = (source if source.is_dir() else source.parent) / CONFIG
+    said = read_json(path) if path.exists() else {}
+    if not isinstance(said, dict) or not {"model", "stage"} <= said.keys():
+        return {}
+    return {name: said[name] for name in ("chunk", "span", "sampling", "policy", "reach") if name in said}
 
 
 def _dotted(said: dict[str, Any]):
     """{"sampling": {"steps": 2}} -> sampling.steps 2, so that what is not said stays as it is."""
     for name, value in said.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and name != "policy":
             yield from ((f"{name}.{inner}", deeper) for inner, deeper in value.items())
         else:
             yield name, value

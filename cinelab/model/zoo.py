@@ -28,6 +28,7 @@ from cinelab.world.vocab import known_words
 
 SHELF = Path(__file__).parent.parent / "checkpoints"
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+SPAN = "span"  # of a reach: as far as the longest clip that the model was trained on
 
 
 @dataclass
@@ -46,6 +47,14 @@ class Bundle:
     config: dict  # as stored
     mark: Callable[[], str]  # makes the fingerprint of the model's weights
     memory: dict = field(default_factory=dict)  # how its films' memory is kept: place, packing, slots, summary (see memory.shelf)
+    policy: dict | None = None  # the policy that it was trained under, as memory.policy_io reads it; None = not said
+    reach: int | str | None = SPAN  # latent frames: what lies farther back stands at this distance (None = where it is)
+    unconditional: str = ""  # the prompt that guidance compares with
+
+    def __post_init__(self):
+        if self.reach == SPAN:  # the farthest that a frame has looked back in training
+            self.reach = self.span - 1
+        check_reach(self.reach, self.name)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -67,11 +76,6 @@ class Bundle:
         return steps.filled(self.sampling)
 
     @property
-    def reach(self) -> int:
-        """The farthest that a frame has looked back in training, in latent frames."""
-        return self.span - 1
-
-    @property
     def chunk_tokens(self) -> int:
         """Tokens of a chunk."""
         _, height, width = self.latent_shape
@@ -81,6 +85,14 @@ class Bundle:
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         return self.codec.channels, self.size[0] // self.codec.scale, self.size[1] // self.codec.scale
+
+
+def check_reach(reach: Any, where: str) -> None:
+    """Raise CinelabError unless a reach is a number of latent frames, "span" (see `Bundle`), or None for no limit."""
+    number = isinstance(reach, int) and not isinstance(reach, bool) and reach >= 1
+    if not (number or reach is None or reach == SPAN):
+        raise CinelabError(f"reach of {where} is {reach!r}; give latent frames, at least 1, \"{SPAN}\" (as far as in training), or "
+                           "null for no limit.")
 
 
 def shipped() -> list[str]:
@@ -159,7 +171,8 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
     near = folder.parent / config["codec"]
     codec = load_codec(near if (near / CONFIG).exists() else config["codec"])
     return Bundle(folder.name, model.to(device), codec.to(device), encoder, from_dict(Sampling, config["sampling"]),
-                  config["chunk"], config["span"], config["fps"], tuple(config["size"]), config, lambda: fingerprint(folder))
+                  config["chunk"], config["span"], config["fps"], tuple(config["size"]), config, lambda: fingerprint(folder),
+                  policy=config.get("policy"), reach=config.get("reach", SPAN))
 
 
 def is_wan(folder: Path) -> bool:

@@ -24,6 +24,7 @@ from cinelab.model.zoo import Bundle, load
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
+from cinelab.script.unconditional import unconditional_text
 from cinelab.stream.engine import Timed, check_room, policy_after, policy_for
 from cinelab.stream.overlap import ahead, side_stream
 from cinelab.stream.reel import Ask, Reel
@@ -106,7 +107,8 @@ def asks_of(line: Timeline, ask: Ask, bundle: Bundle) -> list[Ask]:
 
 
 class Director:
-    """Makes films with one model under one policy, given as an object or by name. `seed=None` takes the screenplay's seed.
+    """Makes films with one model under one policy, given as an object or by name. `seed=None` takes the screenplay's seed,
+    `policy=None` the policy that the model was trained under (CAMR where its config.json says none).
 
     With `overlap` a chunk is decoded while the next one is made (the same bits); with `fused` it is remembered in the call that
     makes the next one's first level, where that is exact: in a few-step student, within a shot (the same to rounding).
@@ -115,7 +117,7 @@ class Director:
     def __init__(self, model: Bundle | str | Path, policy: Policy | str | None = None, seed: int | None = None,
                  sampling: Steps = None, bf16: bool = False, overlap: bool = False, fused: bool = False):
         self.bundle = model if isinstance(model, Bundle) else load(model)
-        self.policy, self.seed = policy_for(self.bundle, "camr" if policy is None else policy), seed
+        self.policy, self.seed = policy_for(self.bundle, policy), seed
         self.sampling, self.bf16 = self.bundle.levels(sampling), bf16
         self.overlap, self.fused = overlap, fused
 
@@ -162,7 +164,7 @@ class Director:
         """Chunks without pictures. What a shot or a change sets holds from there on."""
         state, opening = reel.begin(), Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling)
         asks = asks_of(line, opening, self.bundle)
-        self.bundle.encoder.prepare([*line.prompts, ""])
+        self.bundle.encoder.prepare([*line.prompts, unconditional_text(self.bundle.unconditional)])
         for slot, ask in zip(line.slots, asks, strict=True):
             wait = self.fused and slot.index + 1 < len(line.slots)
             state, timed = reel.step(state, ask, pictures=False, given=first if slot.index == 0 else None, wait=wait)

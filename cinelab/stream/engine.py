@@ -19,11 +19,21 @@ from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
 from cinelab.latent.codec import to_uint8
 from cinelab.memory.cache import Memory
-from cinelab.memory.policy import BUDGET, Policy, budget_of, name_of, policy_named, with_budget
+from cinelab.memory.policy import (
+    BUDGET,
+    BUILT_IN,
+    Policy,
+    budget_of,
+    name_of,
+    policy_named,
+    with_budget,
+)
+from cinelab.memory.policy_io import policy_from_dict
 from cinelab.memory.shelf import Storage
 from cinelab.model.footprint import Film, Footprint, check_fits, footprint, free_bytes
 from cinelab.model.zoo import Bundle
 from cinelab.script.timeline import Timeline
+from cinelab.script.unconditional import unconditional_text
 
 
 @dataclass
@@ -55,13 +65,27 @@ def storage_of(bundle: Bundle) -> Storage:
     return Storage(**{name: value for name, value in bundle.memory.items() if name != "summary"})
 
 
-def policy_for(bundle: Bundle, policy: str | Policy | Mapping, budget: int = BUDGET) -> Policy:
+def trained_policy(bundle: Bundle) -> Policy | None:
+    """The policy that a model was trained under, as its config.json says; None where it says none."""
+    if bundle.policy is None:
+        return None
+    return policy_from_dict(bundle.policy, f"The config of {bundle.name}")
+
+
+def policy_for(bundle: Bundle, policy: str | Policy | Mapping | None = None, budget: int | None = None) -> Policy:
     """The policy of a name with at most `budget` units, that searches the history as finely as suits the model.
 
+    No name is the policy that the model was trained under, or CAMR where its config.json says none. What a name and a budget
+    leave open (positions, sinks, scores) is as in training where the name is of the policy that it was trained under.
     A Policy (or one written down, see `policy_named`) is taken as it is.
     """
-    found = policy_named(policy, budget)
-    if not isinstance(policy, str) or not found.routed or "summary" not in names_of(type(found)):
+    if policy is not None and not isinstance(policy, str):
+        return policy_named(policy)
+    trained = trained_policy(bundle)
+    if trained is not None and policy in (None, name_of(trained)):
+        return trained if budget in (None, budget_of(trained)) else with_budget(trained, budget)
+    found = policy_named(policy or "camr", BUDGET if budget is None else budget)
+    if not found.routed or "summary" not in names_of(type(found)):
         return found
     return replace(found, summary=bundle.memory.get("summary", found.summary))
 
@@ -72,6 +96,14 @@ def policy_after(bundle: Bundle, now: Policy, asked: str | Policy | Mapping | No
         return policy_for(bundle, asked, budget or budget_of(now))
     kept = now if asked is None else policy_for(bundle, asked)
     return kept if budget is None else with_budget(kept, budget)
+
+
+def named_policy(bundle: Bundle, policy: str | Policy | None = None, budget: int | None = None) -> tuple[str | Policy, int]:
+    """What settings keep of the policy that `policy_for` gives: the name of a built-in one, else itself; and its budget."""
+    found = policy_for(bundle, policy, budget)
+    name, units = name_of(found), budget_of(found, BUDGET if budget is None else budget)
+    plain = isinstance(policy, str | None) and name in BUILT_IN
+    return (name if plain else found), units
 
 
 def empty_memory(bundle: Bundle, policy: Policy) -> Memory:
@@ -107,9 +139,9 @@ def script_of(timelines: Sequence[Timeline], null: int) -> Script:
 
 
 def embed(bundle: Bundle, timelines: Sequence[Timeline]) -> Tensor:
-    """Prompts (B, S + 1, L, E), filled up with empty ones; the last is always empty."""
-    most = max(len(line.prompts) for line in timelines)
-    return torch.stack([bundle.encoder.encode([*line.prompts, *[""] * (most + 1 - len(line.prompts))])
+    """Prompts (B, S + 1, L, E), filled up with empty ones; the last is the one that guidance compares with."""
+    most, compared = max(len(line.prompts) for line in timelines), unconditional_text(bundle.unconditional)
+    return torch.stack([bundle.encoder.encode([*line.prompts, *[""] * (most - len(line.prompts)), compared])
                         for line in timelines])
 
 

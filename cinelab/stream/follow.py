@@ -6,7 +6,8 @@ from pathlib import Path
 from cinelab.config import from_dict, read_json
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
-from cinelab.memory.policy import BUILT_IN, Policy, budget_of, name_of, policy_from
+from cinelab.memory.policy import BUILT_IN, Policy, budget_of, name_of
+from cinelab.memory.policy_io import policy_from_dict
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import plan, with_caption
@@ -63,7 +64,7 @@ def _policy(told: dict | None, bundle: Bundle) -> dict:
     """The policy that a film was made under, as settings."""
     if told is None:
         return {}
-    return dict(zip(("policy", "budget"), _said(policy_from(told), bundle, Settings().budget), strict=True))
+    return dict(zip(("policy", "budget"), _said(policy_from_dict(told, "film.json"), bundle, Settings().budget), strict=True))
 
 
 def _steps(told: dict | None, bundle: Bundle) -> int | Sampling | None:

@@ -25,6 +25,7 @@ from cinelab.latent.codec import state_to, to_uint8
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.model.zoo import Bundle
+from cinelab.script.unconditional import unconditional_text
 from cinelab.stream.engine import Timed, empty_memory, quick
 from cinelab.stream.overlap import memory_said, settled
 
@@ -127,10 +128,12 @@ class Reel:
         return replace(state, decoder=state_to(state.decoder, "cpu"))
 
     def prompts(self, text: str) -> Prompts:
-        """An encoded prompt (slot 0) beside the empty one (slot 1)."""
+        """An encoded prompt (slot 0) beside the one that guidance compares with (slot 1)."""
         if text not in self._prompts:
+            compared = unconditional_text(self.bundle.unconditional)
             with quick(self.bf16, self.device):
-                self._prompts[text] = Prompts(self.bundle.model, self.bundle.encoder.encode([text, ""])[None].to(self.device))
+                words = self.bundle.encoder.encode([text, compared])[None].to(self.device)
+                self._prompts[text] = Prompts(self.bundle.model, words)
             while len(self._prompts) > 1 and not self._roomy:
                 self._prompts.popitem(last=False)
         self._prompts.move_to_end(text)

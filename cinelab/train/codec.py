@@ -52,7 +52,8 @@ def train(config: CodecTraining, run: Run, clips: np.ndarray) -> Iterator[dict]:
     """Yield one log row per step; calling it again on the same run resumes it."""
     torch.manual_seed(config.seed)
     model = ToyCodec(config.codec).train()
-    ema, optimiser = Ema(model, config.optim.ema), adamw(model, config.optim)
+    optim = config.optim
+    ema, optimiser = Ema(model, optim.ema, optim.ema_warm, optim.ema_from), adamw(model, optim)
     run.restore(model=model, ema=ema, optimiser=optimiser)
     for step in range(run.step, config.steps):
         rng = rng_at(config.seed, "codec", step)
@@ -60,7 +61,7 @@ def train(config: CodecTraining, run: Run, clips: np.ndarray) -> Iterator[dict]:
         with torch.autocast("cpu", torch.bfloat16):
             error = loss(model, to_tensor(clips[picks]), config.noise, rng)
         norm = descend(optimiser, error, config.optim, step, config.steps)
-        ema.update(model)
+        ema.update(model, step)
         row = run.log(step=step, loss=error.item(), grad_norm=norm, seconds=round(run.wall, 2))
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             run.save(step + 1, model=model, ema=ema, optimiser=optimiser)

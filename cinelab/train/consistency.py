@@ -4,8 +4,9 @@
     the teacher takes one guided ODE step with the clean history:      x_m,  t_m the next level down
     loss = || student(x_n, t_n) - EMA student(x_m, t_m) ||^2           both predict the clean chunk
 
-At t = 0 the prediction x - t v is x itself: the boundary condition holds by construction. Chunks draw their levels apart
-(the paper: one a clip), since given the clean history each is its own sample.
+At t = 0 the prediction x - t v is x itself: the boundary condition holds by construction. Chunks draw their levels apart,
+since given the clean history each is its own sample; `levels="clip"` draws one for the whole clip, as the paper does. It
+also never draws the grid's last interval (`last_interval=False`), whose lower end is the clean clip.
 """
 
 from collections.abc import Iterator
@@ -16,12 +17,13 @@ from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
-from cinelab.latent.store import Clips, Store
+from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.memory.sight import TeacherForcing, sight_by_lot
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
 from cinelab.seeds import parted
+from cinelab.train.levels import check_drawn, drawn
 from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.losses import error, loss_name
@@ -34,11 +36,14 @@ class ConsistencyTraining:
     model: WanConfig
     optim: Optim = field(default_factory=lambda: Optim(ema=0.99))
     grid: tuple[int, ...] = (8, 16, 48)  # teacher steps from noise to data, over equal parts of the training
-    guidance: float = 2.0  # inside the teacher
+    guidance: float = 2.0  # inside the teacher: w of u + w (c - u)
+    unconditional: str = ""  # the prompt of u: a text, or "published" (Wan's negative prompt; the papers')
     camr: Policy = field(default_factory=CAMR)
     loss: str = "mse"  # a registered name or an import path (see train.losses)
     camr_share: float = 0.3  # of the steps, in which all three see their history through CAMR, as in streaming
     across_share: float = 0.4  # of the steps, in which all three see other shots only, so that recall is distilled too
+    levels: str = "chunk"  # what draws a level of its own: a chunk, or a clip (the paper)
+    last_interval: bool = True  # whether the step down to t = 0 is among those drawn; the paper leaves it out
     shift: float = 2.0
     steps: int = 600
     batch: int = 8  # clips
@@ -53,6 +58,9 @@ class ConsistencyTraining:
         loss_name(self.loss)
         if not self.grid or any(n < 1 for n in self.grid):
             raise CinelabError(f"grid is {list(self.grid)}; give numbers of teacher steps, each at least 1.")
+        if not self.last_interval and min(self.grid) < 2:
+            raise CinelabError(f"grid is {list(self.grid)} without its last interval; give at least 2 steps each.")
+        check_drawn(self.levels)
         if self.frames % self.chunk:
             raise CinelabError(f"frames is {self.frames}, which chunk={self.chunk} does not divide.")
 
@@ -73,9 +81,12 @@ def predict(net, x: Tensor, t: Tensor, clips: Clips, chunk: int, policy: Policy 
 
 def loss(model: CausalWan, target: Ema, teacher: CausalWan, clips: Clips, grid: Tensor,
          config: ConsistencyTraining, sight: tuple[Policy, bool], rng: torch.Generator) -> Tensor:
-    """Mean squared distance between the predictions at adjacent levels; `target` holds the averaged weights."""
-    x0, shape = clips.latents, (clips.latents.shape[0], config.frames // config.chunk)
-    level = torch.randint(len(grid) - 1, shape, generator=rng).repeat_interleave(config.chunk, 1)  # (B, F)
+    """Return the mean squared distance between the predictions at adjacent levels of `grid` (N + 1,).
+
+    `target` holds the averaged weights.
+    """
+    x0, intervals = clips.latents, len(grid) - 1 if config.last_interval else len(grid) - 2
+    level = drawn(intervals, len(x0), config.frames, config.chunk, config.levels, rng)  # (B, F)
     t, lower = (grid[at].to(x0.device) for at in (level, level + 1))
     x = path.noised(x0, torch.randn(x0.shape, generator=rng).to(x0.device), t)
     with torch.no_grad():
@@ -92,7 +103,7 @@ def train(config: ConsistencyTraining, model: CausalWan, teacher: CausalWan, sto
 
     def stage_loss(model: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
         rng = parted(rng, part)
-        clips = store.clips(config.batch, config.frames, rng)
+        clips = compared_with(store.clips(config.batch, config.frames, rng), store, config.unconditional)
         grid = grid_at(config, step)
         policy, across = sight_by_lot(config.seed, step, config.camr, config.camr_share, config.across_share)
         error = loss(model, student.ema, teacher, clips, grid, config, (policy, across), rng)

@@ -23,7 +23,7 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
-from cinelab.latent.store import Clips, Store
+from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, Policy
 from cinelab.memory.sight import Bidirectional
@@ -45,11 +45,12 @@ class DmdTraining:
     sampling: Sampling = field(default_factory=lambda: Sampling(2, "consistency", guidance=1.0))  # the student's levels
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-4, betas=(0.0, 0.999), ema=0.98, warmup=10))
     critic: Optim = field(default_factory=lambda: Optim(lr=2e-4, betas=(0.0, 0.999), warmup=10))
-    policy: Policy = field(default_factory=CAMR)
+    policy: Policy = field(default_factory=CAMR)  # of the student's memory in its roll-outs
     loss: str = "mse"  # of the student: a registered name or an import path (see train.losses)
     score: str = "bidirectional"  # whose judgement: both scores are of this kind
     history: str = "self"  # what the student remembers: what it made, or the truth (causal score distillation)
-    guidance: float = 2.0  # of the real score
+    guidance: float = 2.0  # of the real score: w of u + w (c - u); the papers' "3" is c + 3 (c - u), which is 4 here
+    unconditional: str = ""  # the prompt of u: a text, or "published" (Wan's negative prompt; the papers')
     shift: float = 2.0  # of the levels at which the scores are asked
     t_range: tuple[float, float] = (0.02, 0.98)
     critic_updates: int = 5  # for each of the student
@@ -157,7 +158,8 @@ def train(config: DmdTraining, model: CausalWan, real: CausalWan, fake: CausalWa
     def clips_at(step: int, part: int, who: str) -> Clips:
         rng = rng_at(config.seed, "clips", who, step)
         frames = config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]  # the same for all parts
-        return store.clips(config.batch, frames, parted(rng, part))
+        clips = store.clips(config.batch, frames, parted(rng, part))
+        return compared_with(clips, store, config.unconditional)
 
     def student_step(model: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
         lots, clips = torch.rand(2, generator=rng), clips_at(step, part, "student")

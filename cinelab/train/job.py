@@ -21,11 +21,12 @@ from torch import Tensor
 
 from cinelab.config import from_dict, override
 from cinelab.errors import CinelabError
-from cinelab.latent.store import Clips, Store
+from cinelab.latent.store import Clips, Store, check_begin, unconditional_words
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, WanConfig, init_toy
 from cinelab.model.weights import open_weights
 from cinelab.script.yaml_text import Loader
+from cinelab.seeds import rng_at
 from cinelab.train import presets
 from cinelab.train.lora import Lora
 from cinelab.train.parallel import Layout
@@ -42,6 +43,13 @@ class Data:
 
     kind: str
     path: str
+    begin: str | None = None  # of clips of toybox or films: with a "film" or "anywhere"; None = films: film, toybox: anywhere
+
+    def __post_init__(self):
+        if self.begin is not None and self.kind not in ("toybox", *KINDS):
+            raise CinelabError(f"store.begin is {self.begin!r} for kind {self.kind!r}, which says itself where clips begin; leave it out.")
+        if self.begin is not None:
+            check_begin(self.begin)
 
 
 @dataclass(frozen=True)
@@ -94,20 +102,34 @@ def load_job(path: str | Path) -> Job:
 
 
 def open_store(data: Data, config: Any, device: str = "cpu") -> Any:
-    """Something whose `.clips(count, frames, rng)` gives Clips on `device`."""
+    """Return a store whose `.clips(count, frames, rng)` gives Clips on `device`.
+
+    Raises CinelabError where it cannot be opened, or has no encoding of the prompt that the stage's guidance compares with.
+    """
+    store = _opened(data, config)
+    if compared := getattr(config, "unconditional", ""):
+        unconditional_words(store, compared)
+    return Placed(store, device)
+
+
+def _opened(data: Data, config: Any) -> Any:
     if data.kind == "noise":
-        return Placed(Noise(data.path, config.model), device)
+        return Noise(data.path, config.model)
     if not Path(data.path).is_dir():
         raise CinelabError(f"Store {data.path} is not there; build it first, or correct store.path.")
     if data.kind == "toybox":
-        return Placed(Store(Path(data.path), zoo.toy_encoder()), device)
+        return Store(Path(data.path), zoo.toy_encoder(), **_begin(data))
     module, _, name = KINDS.get(data.kind, data.kind).partition(":")
     try:
         kind = getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise CinelabError(f"store.kind is {data.kind!r}, which cannot be opened ({error}); use toybox, noise, {', '.join(KINDS)} or "
                            "module:name.") from error
-    return Placed(kind(data.path), device)
+    return kind(data.path, **_begin(data))
+
+
+def _begin(data: Data) -> dict:
+    return {} if data.begin is None else {"begin": data.begin}
 
 
 class Placed:
@@ -115,6 +137,10 @@ class Placed:
 
     def __init__(self, store: Any, device: str):
         self.store, self.device = store, device
+
+    def text(self, caption: str) -> Tensor:
+        """Return the words (L, E) of a caption."""
+        return self.store.text(caption).to(self.device)
 
     def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
         clips = self.store.clips(count, frames, rng)
@@ -131,6 +157,10 @@ class Noise:
         except ValueError as error:
             raise CinelabError(f"store.path is {path!r}; for kind noise give rows x columns x words, like 60x104x512.") from error
         self.model = model
+
+    def text(self, caption: str) -> Tensor:
+        """Return random words (L, E), the same for the same caption."""
+        return torch.randn(self.words, self.model.text_dim, generator=rng_at(0, "noise", caption))
 
     def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
         latents = torch.randn(count, frames, self.model.in_channels, self.rows, self.columns, generator=rng)

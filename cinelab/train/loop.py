@@ -31,7 +31,8 @@ class Learner:
     def __init__(self, model: nn.Module, loss: Loss, optim: Optim, name: str = "", every: int = 1, averaged: bool = True):
         self.model, self.loss, self.optim, self.every = model, loss, optim, every
         self.name, self.prefix = name, name and f"{name}_"
-        self.optimiser, self.ema = adamw(model, optim), Ema(model, optim.ema) if averaged else None
+        self.optimiser = adamw(model, optim)
+        self.ema = Ema(model, optim.ema, optim.ema_warm, optim.ema_from) if averaged else None
 
     @property
     def parts(self) -> dict:
@@ -45,7 +46,7 @@ class Learner:
         columns = parallel.averaged([self._part(step, part, config, parallel) for part in parallel.mine])
         columns["grad_norm"] = follow(self.optimiser, columns["loss"], self.optim, step, config.steps, self.name)
         if self.ema:
-            self.ema.update(self.model)
+            self.ema.update(self.model, step)
         return {self.prefix + key: value for key, value in columns.items()}
 
     def _part(self, step: int, part: int, config: Any, parallel: Parallel) -> dict:

@@ -1,11 +1,18 @@
 """Stage 2a: ODE initialisation. The student learns to jump from a kept state of the teacher's ODE to its end point.
 
-    causal ODE        pairs of the autoregressive teacher; the student sees the clean history that the teacher saw
-    bidirectional ODE pairs of the bidirectional teacher (CausVid, Self Forcing); the student sees the noisy past of the
-                      same trajectory, as there, or (`history="clean"`) the past's end points
+    pairs of the        history  the student sees of the past     whose
+    autoregressive      truth    the clean clip, as its teacher   Causal Forcing, stage 2a
+    bidirectional       noisy    the kept states of the past      Self Forcing and CausVid
+    bidirectional       clean    the end points of the past       no paper's
 
-Under the first, the end point is a function of what the student sees. Under the second it also depends on the noisy
-future, which the student does not see, and least squares answers with a mean (Causal Forcing, section on injectivity).
+Each chunk is at a kept level of its own (`levels="chunk"`), so that with a noisy history the student meets pasts that are
+less noisy than the chunk, and more, as in Self Forcing (`uniform_timestep=False`). `levels="clip"` puts the whole clip at
+one level: under the truth that is Causal Forcing's own draw, where it comes to the same, since chunks under a clean history
+do not see each other's levels. With a noisy history it is no paper's: the student never sees a past clearer than the chunk.
+
+Under an autoregressive teacher, the end point is a function of what the student sees. Under a bidirectional one it also
+depends on the noisy future, which the student does not see, and least squares answers with a mean (Causal Forcing, section
+on injectivity).
 """
 
 from collections.abc import Iterator
@@ -22,6 +29,7 @@ from cinelab.memory.sight import Causal, TeacherForcing, sight_by_lot
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
 from cinelab.seeds import parted
+from cinelab.train.levels import check_drawn, drawn
 from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.losses import error, loss_name
@@ -37,6 +45,7 @@ class OdeTraining:
     pairs: PairsConfig = field(default_factory=PairsConfig)
     optim: Optim = field(default_factory=Optim)
     history: str = "truth"  # what the student sees of the past: the clip's truth, the pairs' end points, or their states
+    levels: str = field(default="chunk", metadata={"before": None})  # what draws a level of its own: a chunk or a clip
     camr: Policy = field(default_factory=CAMR)
     loss: str = "mse"  # a registered name or an import path (see train.losses)
     camr_share: float = 0.5  # of the steps, in which the student sees its history through CAMR, as in streaming
@@ -50,6 +59,7 @@ class OdeTraining:
         loss_name(self.loss)
         if self.history not in HISTORIES:
             raise CinelabError(f"history is {self.history!r}; use one of {', '.join(HISTORIES)}.")
+        check_drawn(self.levels)
         if (self.pairs.teacher == "autoregressive") != (self.history == "truth"):
             raise CinelabError(f"history is {self.history!r} with pairs of the {self.pairs.teacher} teacher; "
                                "autoregressive goes with 'truth', bidirectional with 'noisy' or 'clean'.")
@@ -72,13 +82,9 @@ def jump(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, level: Ten
 
 def loss(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, config: OdeTraining, rng: torch.Generator,
          policy: Policy = FULL) -> Tensor:
-    """Mean squared distance of the student's clean prediction from the end point.
-
-    Chunks with a clean history draw a level each; with a noisy one the whole clip is at one level.
-    """
+    """Return the mean squared distance of the student's clean prediction from the end point (B, F, C, h, w)."""
     batch, kept, frames = states.shape[:3]
-    lots = (batch, 1 if config.history == "noisy" else frames // config.pairs.chunk)
-    level = torch.randint(kept, lots, generator=rng).repeat_interleave(frames // lots[1], 1)  # (B, F)
+    level = drawn(kept, batch, frames, config.pairs.chunk, config.levels, rng)
     t = config.pairs.times().float()[level].to(end.device)
     return error(config.loss, jump(model, clips, states, end, level, config, policy), end, t)
 

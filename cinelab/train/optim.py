@@ -15,7 +15,12 @@ from cinelab.errors import CinelabError
 
 @dataclass(frozen=True)
 class Optim:
-    """AdamW with linear warm-up, cosine decay to `floor`, gradient clipping and an averaged copy."""
+    """AdamW with linear warm-up, cosine decay to `floor`, gradient clipping and an averaged copy.
+
+    The averaged copy is what is exported, and the target of consistency distillation. `ema` is its decay a step (0 = the
+    last weights). With `ema_warm` the decay of update n is at most (1 + n) / (10 + n), so that a short training does not
+    end on its first weights. Before step `ema_from` of the training nothing is averaged: the copy is the last weights.
+    """
 
     lr: float = 1e-3
     floor: float = 0.05  # final rate as a share of lr
@@ -24,6 +29,14 @@ class Optim:
     weight_decay: float = 0.01
     clip: float = 1.0
     ema: float = 0.999
+    ema_warm: bool = True
+    ema_from: int = 0
+
+    def __post_init__(self):
+        if not 0 <= self.ema < 1:
+            raise CinelabError(f"ema is {self.ema}; give a decay of at least 0 and below 1 (0 = the last weights).")
+        if self.ema_from < 0:
+            raise CinelabError(f"ema_from is {self.ema_from}; give the step that averaging starts at, at least 0.")
 
 
 def adamw(model: nn.Module, config: Optim) -> torch.optim.AdamW:
@@ -77,17 +90,19 @@ def local(x: Tensor) -> Tensor:
 
 
 class Ema:
-    """An exponential moving average of a model's weights (but frozen ones) and buffers, warmed up so that early steps count."""
+    """An exponential moving average of a model's weights (but frozen ones) and buffers; its settings are `Optim`'s."""
 
-    def __init__(self, model: nn.Module, decay: float):
-        self.decay, self.count = decay, 0
+    def __init__(self, model: nn.Module, decay: float, warm: bool = True, start: int = 0):
+        self.decay, self.warm, self.start, self.count = decay, warm, start, 0
         frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
         self.values = {name: value.detach().clone() for name, value in model.state_dict().items() if name not in frozen}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: nn.Module, step: int | None = None) -> None:
+        """Take the weights after `step` of the training into the average; None = a step at which averaging has begun."""
         self.count += 1
-        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.warm else self.decay
+        decay = 0.0 if step is not None and step < self.start else decay
         floats = [(local(a), local(b).detach()) for a, b in self.pairs(model) if a.is_floating_point()]
         torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
 

@@ -24,7 +24,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow import path
 from cinelab.flow.sampler import Prompts, Sampling, check_levels, check_solver, walk
-from cinelab.latent.store import Clips, Store
+from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.policy import FULL, Policy
 from cinelab.memory.sight import Bidirectional, KnownHistory
 from cinelab.seeds import rng_at
@@ -40,7 +40,8 @@ class PairsConfig:
     levels: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
     steps: int = 12
     solver: str = "ab2"
-    guidance: float = 2.0
+    guidance: float = 2.0  # w of u + w (c - u)
+    unconditional: str = ""  # the prompt of u: a text, or "published" (Wan's negative prompt; the papers')
     shift: float = 2.0
     clips: int = 192
     frames: int = 24  # latent frames a clip
@@ -76,7 +77,8 @@ class PairsConfig:
 
 def clips_of(config: PairsConfig, store: Store, shard: int) -> Clips:
     """The clips of a shard, always the same."""
-    return store.clips(config.batch, config.frames, rng_at(config.seed, "pairs", shard))
+    clips = store.clips(config.batch, config.frames, rng_at(config.seed, "pairs", shard))
+    return compared_with(clips, store, config.unconditional)
 
 
 def field_of(net: Any, clips: Clips, teacher: str, guidance: float, chunk: int, policy: Policy = FULL,
@@ -130,7 +132,7 @@ def claim(folder: Path, config: PairsConfig, teacher: str, store: Store) -> None
     """Pairs belong to one teacher, one recipe and one film store; another one's are refused by name."""
     place = Path(folder) / "pairs.json"
     mine = asdict(config) | {"levels": list(config.levels), "fingerprint": teacher, "films": store.recipe}
-    if place.exists() and (old := read_json(place)) != mine:
+    if place.exists() and (old := {"unconditional": ""} | read_json(place)) != mine:  # older ones compared with the empty prompt
         key = next(k for k in mine if mine[k] != old.get(k))
         what = "another teacher" if key == "fingerprint" else f"{key}={old.get(key)!r}"
         raise CinelabError(f"The ODE pairs in {folder} are of {what}, not of {mine[key]!r}; name another folder, "

@@ -7,6 +7,7 @@ shot has already shown: a chunk that could copy its neighbour must then recall a
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from math import exp
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ from cinelab.train.loop import train as run_loop
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 
+WEIGHTS = ("even", "bell")
+
 
 @dataclass(frozen=True)
 class TeacherForcingTraining:
@@ -40,6 +43,7 @@ class TeacherForcingTraining:
     across_share: float = 0.4  # of the later steps: other shots only, so that every chunk must recall, not copy
     routed_from: float = 0.321  # the later steps begin after this share of the training
     drop_text: float = 0.1
+    weight: str = "even"  # of the noise levels in the loss: even, or a bell around t = 0.5 (Wan's, the papers')
     shift: float = 2.0
     seed: int = 0
     save_every: int = 100
@@ -47,6 +51,8 @@ class TeacherForcingTraining:
 
     def __post_init__(self):
         loss_name(self.loss)
+        if self.weight not in WEIGHTS:
+            raise CinelabError(f"weight is {self.weight!r}; use one of {', '.join(WEIGHTS)}.")
         for frames in self.curriculum:
             if frames % self.chunk:
                 raise CinelabError(f"curriculum has {frames} latent frames, which chunk={self.chunk} does not divide.")
@@ -64,9 +70,20 @@ def sight_at(config: TeacherForcingTraining, step: int) -> tuple[Policy, bool]:
     return sight_by_lot(config.seed, step, config.camr, config.camr_share, config.across_share)
 
 
+def bell(t: Tensor, shift: float) -> Tensor:
+    """Return the weights of times t in [0, 1], of t's shape: most at 0.5, none at 1, and 1 in the mean over shifted times.
+
+    This is the training weight of Wan's flow matching scheduler with its 1,000 times, as Self Forcing and Causal Forcing
+    train with it (`training_weight`).
+    """
+    times = path.shifted(torch.arange(1, 1001) / 1000, shift)
+    height, mean = (((-2 * (x - 0.5) ** 2).exp() - exp(-0.5)) for x in (t, times))
+    return height / mean.mean()
+
+
 def loss(model: CausalWan, clips: Clips, config: TeacherForcingTraining, policy: Policy, rng: torch.Generator,
          across: bool = False) -> Tensor:
-    """Mean squared error of the velocity on the noisy half."""
+    """Return the mean squared error of the velocity on the noisy half, every frame weighted by its time."""
     x0 = clips.latents
     batch, frames = x0.shape[:2]
     t = path.draw_t((batch, frames // config.chunk), config.shift, rng).repeat_interleave(config.chunk, 1)  # (B, F)
@@ -79,7 +96,8 @@ def loss(model: CausalWan, clips: Clips, config: TeacherForcingTraining, policy:
         torch.cat([clips.slot, slot], dim=1),  # the history always knows its prompts
         Sight(policy, clips.shot, config.chunk, across=across),
     )
-    return error(config.loss, pred[:, frames:].float(), path.velocity(x0, eps), t)
+    weight = None if config.weight == "even" else bell(t, config.shift)
+    return error(config.loss, pred[:, frames:].float(), path.velocity(x0, eps), t, weight)
 
 
 def train(config: TeacherForcingTraining, model: CausalWan, store: Store, run: Run) -> Iterator[dict]:

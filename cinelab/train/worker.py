@@ -7,6 +7,7 @@ Trains the stage through the one loop, resumes when started again on any number 
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cinelab.train import bidirectional, consistency, dmd, teacher_forcing
 from cinelab.train.checkpoint import SharedRun, export, pour, weights_in
 from cinelab.train.job import Job, fresh, load_job, open_store, weights_of
 from cinelab.train.lora import add_lora, begin, mark, save_lora
+from cinelab.train.memory import trained_under
 from cinelab.train.parallel import Parallel
 from cinelab.world.render import FPS, HEIGHT, WIDTH
 
@@ -84,15 +86,22 @@ def deliver(job: Job, config: Any, run: SharedRun) -> None:
     write_json(folder / zoo.CONFIG, described(job, config) | {"run": run.done_info, "training": to_dict(config)})
 
 
+WAN_GUIDED = Sampling(48, "euler", 3.0, 5.0)  # of a many-step model of Wan, as the papers integrate their teachers
+
+
 def described(job: Job, config: Any) -> dict:
-    """What the result's config.json says; a toybox checkpoint is whole by it and opens with `cinelab.load`."""
+    """What the result's config.json says; a toybox checkpoint is whole by it and opens with `cinelab.load`.
+
+    `policy` and `reach` say under which memory the student saw its history.
+    """
+    guided = replace(Sampling() if job.store.kind == "toybox" else WAN_GUIDED, shift=config.shift)
     sampling, chunk, span = {
-        "bidirectional": lambda: (Sampling(), 1, max(config.lengths)),
-        "teacher_forcing": lambda: (Sampling(shift=config.shift), config.chunk, max(config.curriculum)),
+        "bidirectional": lambda: (guided, 1, max(config.lengths)),
+        "teacher_forcing": lambda: (guided, config.chunk, max(config.curriculum)),
         "consistency": lambda: (Sampling(4, "consistency", 1.0, config.shift), config.chunk, config.frames),
         "dmd": lambda: (config.sampling, config.chunk, (config.reach or max(config.lengths) - 1) + 1),
     }[job.stage]()
-    about = {"stage": job.stage, "init": job.init, "teacher": job.teacher, "parts": job.layout.parts}
+    about = {"stage": job.stage, "init": job.init, "teacher": job.teacher, "parts": job.layout.parts} | trained_under(config)
     if job.store.kind == "toybox":
         return zoo.model_config(config.model, zoo.toy_encoder(), "toybox-codec", sampling, chunk, span, FPS, (HEIGHT, WIDTH), **about)
     return {"model": to_dict(config.model), "sampling": to_dict(sampling.filled()), "chunk": chunk, "span": span, **about}
