@@ -9,9 +9,10 @@ from importlib import import_module
 
 _HOMES = {
     "CinelabError": "cinelab.errors",
+    "register": "cinelab.registry",
     "Screenplay": "cinelab.script.screenplay", "Shot": "cinelab.script.screenplay",
     "PromptChange": "cinelab.script.screenplay",
-    "CAMR": "cinelab.memory.policy", "Full": "cinelab.memory.policy", "Window": "cinelab.memory.policy",
+    "Policy": "cinelab.memory.policy", "CAMR": "cinelab.memory.policy", "Full": "cinelab.memory.policy", "Window": "cinelab.memory.policy",
     "Sink": "cinelab.memory.policy", "ShotSink": "cinelab.memory.policy", "RandomTopK": "cinelab.memory.policy",
     "Sampling": "cinelab.flow.sampler",
     "load": "cinelab.model.zoo",

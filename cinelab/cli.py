@@ -2,6 +2,7 @@
 race, doctor. Bad input is one sentence and exit code 2."""
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.table import Table
 from cinelab import cli_eval, cli_wan
 from cinelab.cli_eval import seed_list
 from cinelab.errors import CinelabError
+from cinelab.registry import IMPORT, import_named
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Train, dissect and direct real-time autoregressive multi-shot video models.")
@@ -25,11 +27,21 @@ app.command()(cli_wan.clips)
 app.command()(cli_wan.train)
 out = Console()
 SCREENPLAYS = Path("experiments/screenplays")
+POLICY = "camr, full, window, sink, ..., or your own as module:Name"
 Budget = Annotated[int, typer.Option(help="history chunks that may be seen at once")]
+Steps = Annotated[str | None, typer.Option(help="sampling steps, or levels with commas: 1,0.6,0.3; default: the model's")]
 OwnBudget = Annotated[int | None, typer.Option(help="history chunks that may be seen at once; default: as in training, else 6")]
-Policy = Annotated[str | None, typer.Option(help="camr, full, window, sink, ...; default: as in training, else camr")]
-Steps = Annotated[int | None, typer.Option(help="sampling steps; default: the model's")]
+Policy = Annotated[str | None, typer.Option(help=f"{POLICY}; default: as in training, else camr")]
 Model = Annotated[str, typer.Option(help="shipped name, folder or weights file")]
+
+
+@app.callback()
+def imports(modules: Annotated[list[str] | None, typer.Option("--import", help="a module of your own whose policies, metrics, losses and "
+                                                               "solvers are to be known by name; repeat for more")] = None):
+    """Train, dissect and direct real-time autoregressive multi-shot video models."""
+    if modules:
+        os.environ[IMPORT] = ",".join([*filter(None, [os.environ.get(IMPORT)]), *modules])
+        import_named()  # a mistake in one is said before any work is done
 
 
 @app.command()
@@ -65,7 +77,7 @@ def direct(screenplay: Path,
 
     play = Screenplay.load(screenplay)
     with out.status(f"{play.title}") as status:
-        folder = direct_film(play, output or Path("results/films") / screenplay.stem, model, policy, budget, seed, steps,
+        folder = direct_film(play, output or Path("results/films") / screenplay.stem, model, policy, budget, seed, _levels(steps),
                              progress=lambda done, of: status.update(f"{play.title}: chunk {done} of {of}"))
     out.print(f"[bold green]{folder}[/]: " + ", ".join(sorted(path.name for path in folder.iterdir())))
 
@@ -139,7 +151,7 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, typer.Option(help
     policies = {"full": Full(), "window": Window(window=budget), "sink": Sink(sink=1, window=budget - 1),
                 "camr": CAMR(budget=budget)}
     bundle = load(model)
-    bundle.sampling = bundle.levels(steps)
+    bundle.sampling = bundle.levels(_levels(steps))
     rows = benchmark(bundle, policies, chunks, until).to_dict("records")
     record = {"model": model, "sampling": to_dict(bundle.sampling), "budget": budget, "chunks": chunks, "until": until,
               **hardware(), "rows": rows}
@@ -224,12 +236,14 @@ def demo(model: Model = "toybox-2step", folder: Annotated[Path, typer.Option(hel
          chunks: Annotated[int, typer.Option(help="chunks a film may have")] = 480,
          idle: Annotated[float, typer.Option(help="seconds until an unwatched film is let go of; it can be gone on with")] = 300.0,
          host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with the token")] = "127.0.0.1",
-         port: Annotated[int, typer.Option(help="0 = any free one")] = 8890):
+         port: Annotated[int, typer.Option(help="0 = any free one")] = 8890,
+         policy: Policy = None, budget: OwnBudget = None):
     """The directing desk as a web page for several visitors who share one model; Ctrl-C ends it, every film is kept."""
     from cinelab.lab.demo import Rules
     from cinelab.lab.demo import demo as run
 
-    run(folder, model, Rules(visitors, chunks, idle), host, port, lambda text: out.print(text, soft_wrap=True, highlight=False))
+    run(folder, model, Rules(visitors, chunks, idle), host, port, lambda text: out.print(text, soft_wrap=True, highlight=False),
+        policy, budget)
 
 
 @app.command()
@@ -257,6 +271,14 @@ def print_table(rows, console: Console, most: int = 60) -> None:
     console.print(table)
     if len(rows) > most:
         console.print(f"[dim]... {len(rows) - most} more; -o FILE writes all.[/]")
+
+
+def _levels(text: str | None) -> int | tuple[float, ...] | None:
+    """What `--steps` says: a number of steps, or the levels themselves."""
+    try:
+        return text and (int(text) if "," not in text else tuple(float(part) for part in text.split(",") if part.strip()))
+    except ValueError:
+        raise CinelabError(f"--steps is {text!r}; give a whole number, or levels that fall with commas, like 1,0.6,0.3.") from None
 
 
 def _notebook(name: str) -> Path:

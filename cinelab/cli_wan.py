@@ -91,7 +91,7 @@ def _say(text: str) -> None:
 def plan(model: Annotated[str, typer.Option(help="wan-1.3b, wan-14b, or weights in any layout")] = "wan-1.3b",
          chunks: Annotated[int, typer.Option(help="of the film")] = 200, chunk: Annotated[int, typer.Option(help="latent frames at a time")] = 3,
          size: Annotated[str, typer.Option(help="height x width in pixels")] = "480x832",
-         policy: Annotated[str, typer.Option(help="camr, window, sink, shot_sink or full")] = "camr",
+         policy: Annotated[str, typer.Option(help="camr, window, sink, shot_sink, full, or your own as module:Name")] = "camr",
          budget: Annotated[int, typer.Option(help="history chunks seen at once")] = 6,
          place: Annotated[str, typer.Option(help="of the history: device or host")] = "device",
          packing: Annotated[str, typer.Option(help="of the history: none, int8 or fp8")] = "none",
@@ -111,7 +111,7 @@ def plan(model: Annotated[str, typer.Option(help="wan-1.3b, wan-14b, or weights 
     kept, sizes = Storage(place, packing), {"wan-1.3b": WAN_1_3B, "wan-14b": WAN_14B}
     Speed(linears=linears)
     rule, config = policy_named(policy, budget), sizes.get(model) or config_of(model)
-    film = Film(_size(size), chunks, chunk, rule.budget_at(chunks), 32 if rule.routed else None, kept.place, kept.packing, kept.slots, linears,
+    film = Film(_size(size), chunks, chunk, rule.budget_at(chunks), (rule.summary or 32) if rule.routed else None, kept.place, kept.packing, kept.slots, linears,
                 held=rule.held_at(chunks, config.num_attention_heads))
     need = footprint(config, film)
     table = Table("what", "GiB", "where", title=f"{chunks} chunks of {chunk} latent frames at {size} under {policy}", title_justify="left")

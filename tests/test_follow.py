@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from cinelab import load
+from cinelab import CAMR, Sampling, load
 from cinelab.errors import CinelabError
-from cinelab.files import write_json
 from cinelab.lab import inspector
 from cinelab.lab.first_film import director_for
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
@@ -62,11 +61,11 @@ def test_the_inspector_opens_a_films_folder(tmp_path):
 def test_a_run_that_no_session_can_make_is_one_sentence(bundle, tmp_path):
     with pytest.raises(CinelabError, match="is no film's folder"):
         follow_run(tmp_path, tmp_path / "s")
-    film = Director(bundle).render(Screenplay("One", (Shot(CAT, 0.5),)))
-    run = film.save(tmp_path / "run")
-    write_json(run / "film.json", film.info | {"sampling": film.info["sampling"] | {"guidance": 7.5}})
-    with pytest.raises(CinelabError, match="guidance=7.5"):
-        follow_run(run, tmp_path / "s")
-    write_json(run / "film.json", film.info | {"policy": film.info["policy"] | {"sink": 2}})
-    with pytest.raises(CinelabError, match="sink=2"):
-        follow_run(run, tmp_path / "s")
+
+
+def test_a_policy_and_levels_with_settings_of_their_own_are_followed_too(bundle, tmp_path):
+    film = Director(bundle, CAMR(budget=4, sink=2), sampling=Sampling(at=(1.0, 0.4), guidance=1.5)).render(PLAY)
+    session = follow_run(film.save(tmp_path / "run"), tmp_path / "s")
+    assert np.array_equal(session.frames(), film.frames)
+    again = Session.resume(tmp_path / "s", bundle)
+    assert again.nodes == session.nodes and again.desk == session.desk

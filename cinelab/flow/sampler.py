@@ -6,8 +6,9 @@ begin / record / commit (see cinelab.memory.cache). Neither is imported.
     B films   c frames a chunk   C channels   S prompts (the last one is the empty prompt)
 """
 
+import inspect
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -18,48 +19,90 @@ from torch.nn.functional import one_hot
 
 from cinelab.errors import CinelabError
 from cinelab.flow.path import guided, shifted
+from cinelab.registry import Registry
 from cinelab.seeds import rng_at
 
-SOLVERS = ("euler", "ab2", "consistency")
+SOLVERS = Registry("solver")
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How a chunk is made from noise. The many-step model follows its flow (euler, or Adams-Bashforth of second
-    order: ab2). A few-step student predicts the clean chunk and noises it afresh to the next level (consistency)."""
+    order: ab2). A few-step student predicts the clean chunk and noises it afresh to the next level (consistency).
 
-    steps: int = 8
-    solver: str = "ab2"
-    guidance: float = 2.0  # 1 = off
-    shift: float = 2.0  # of the timesteps
+    What is None is the model's own: `Sampling(at=(1.0, 0.6, 0.3))` changes the levels of a student and leaves
+    its solver, its shift and its guidance as they are. Without a model (in training, or at the sampler itself)
+    None is 8 steps of ab2 with shift 2 and guidance 2; a consistency student's guidance is 1, since it is
+    distilled in. `filled` is the one place where that is decided.
+    """
+
+    steps: int | None = None  # with `at`: as many as it has
+    solver: str | None = None  # a registered name or an import path (see SOLVERS)
+    guidance: float | None = None  # 1 = off
+    shift: float | None = None  # of the timesteps
     at: tuple[float, ...] = ()  # the levels themselves, before the shift; () = `steps` of them, evenly from 1 down
-    first_steps: int | None = None  # steps of the film's first chunk, where there is no history to lean on
+    first_steps: int | None = None  # steps of the film's first chunk, where there is no history to lean on; None = the same
 
     def __post_init__(self):
+        object.__setattr__(self, "at", tuple(self.at))
         for name, steps in (("steps", self.steps), ("first_steps", self.first_steps)):
             if steps is not None and steps < 1:
                 raise CinelabError(f"sampling.{name} is {steps}; at least 1 is needed.")
-        if self.solver not in SOLVERS:
-            raise CinelabError(f"sampling.solver is {self.solver!r}; use one of {', '.join(SOLVERS)}.")
-        if self.shift <= 0 or self.guidance < 0:
+        if self.solver is not None:
+            check_solver(self.solver)
+        if (self.shift is not None and not self.shift > 0) or (self.guidance is not None and not self.guidance >= 0):
             raise CinelabError(f"sampling.shift is {self.shift} and guidance {self.guidance}; "
                                "the shift must be above 0 and the guidance at least 0.")
         if self.at:
             check_levels(self.at, "sampling.at")
-            if len(self.at) != self.steps:
+            if len(self.at) != (self.steps or len(self.at)):
                 raise CinelabError(f"sampling.at has {len(self.at)} levels, but sampling.steps is {self.steps}; "
                                    "make them agree.")
+            object.__setattr__(self, "steps", len(self.at))
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left to a model."""
+        return None not in (self.steps, self.solver, self.guidance, self.shift)
+
+    def filled(self, own: "Sampling | None" = None) -> "Sampling":
+        """The same with what is None taken from `own`, the settings of the model that is sampled."""
+        if self.whole:
+            return self
+        if own is None:
+            solver = self.solver or "ab2"
+            own = Sampling(8, solver, 1.0 if solver == "consistency" else 2.0, 2.0)
+        own = own.filled()
+        levels = {}
+        if self.steps is None:
+            levels = {"steps": own.steps, "at": own.at, "first_steps": self.first_steps or own.first_steps}
+        given = {name: getattr(self, name) for name in ("solver", "guidance", "shift")}
+        return replace(self, **levels, **{name: getattr(own, name) if value is None else value for name, value in given.items()})
 
     def levels(self, first: bool = False) -> Tensor:
         """(steps + 1,) times, falling to 0; `first` = those of the film's first chunk."""
-        steps = self.first_steps if first and self.first_steps else None
-        if steps is None and self.at:
-            return shifted(torch.tensor([*self.at, 0.0], dtype=torch.float64), self.shift)
-        return shifted(torch.linspace(1, 0, (steps or self.steps) + 1, dtype=torch.float64), self.shift)
+        whole = self.filled()
+        steps = whole.first_steps if first and whole.first_steps else None
+        if steps is None and whole.at:
+            return shifted(torch.tensor([*whole.at, 0.0], dtype=torch.float64), whole.shift)
+        return shifted(torch.linspace(1, 0, (steps or whole.steps) + 1, dtype=torch.float64), whole.shift)
 
     def with_steps(self, steps: int) -> "Sampling":
         """The same with another number of evenly spaced steps."""
         return replace(self, steps=steps, at=())
+
+
+def check_solver(name: str, states: bool = False) -> None:
+    """Refuse a solver that nobody knows; with `states`, also one that gives only the end of its way."""
+    try:
+        solver = SOLVERS.get(name)
+    except CinelabError as error:
+        raise CinelabError(f"sampling.{error}") from error
+    if states and not inspect.isgeneratorfunction(solver):
+        raise CinelabError(f"solver is {name!r}, which gives no state on its way; use one that yields every state, such as ab2.")
+
+
+Steps = int | Sequence[float] | Sampling | Mapping | None  # what `steps` may be wherever a model is sampled
 
 
 def check_levels(levels: Sequence[float], name: str) -> None:
@@ -73,24 +116,66 @@ def check_levels(levels: Sequence[float], name: str) -> None:
 Field = Callable[[Tensor, float], Tensor]  # velocity of x (B, c, C, H, W) at time t
 
 
-def solve(field_: Field, x: Tensor, levels: Tensor, solver: str) -> Tensor:
-    """Integrate dx/dt = field(x, t) along `levels` from noise x (B, c, C, H, W) to data."""
-    *_, (x, _) = walk(field_, x, levels, solver)
-    return x
+def solve(field_: Field, x: Tensor, levels: Tensor, solver: str, fresh: Callable[[int], Tensor] | None = None) -> Tensor:
+    """Integrate dx/dt = field(x, t) along `levels` from noise x (B, c, C, H, W) to data, by a registered solver.
+
+    A solver is a function of the field, x, the levels (n + 1,) and, where it takes one more, `fresh`, whose fresh(i) is
+    the noise of level i > 0. It returns the clean chunk, or yields the state at every level after the first.
+    """
+    made = _begun(field_, x, levels, solver, fresh)
+    if not isinstance(made, Tensor):
+        for made in made:  # noqa: B007, B020
+            pass
+    if not isinstance(made, Tensor) or made.shape != x.shape:
+        found = tuple(made.shape) if isinstance(made, Tensor) else type(made).__name__
+        raise CinelabError(f"Solver {solver!r} gives {found}; return the chunk, {tuple(x.shape)}, or yield it at every level.")
+    return made
+
+
+def _begun(field_: Field, x: Tensor, levels: Tensor, solver: str, fresh: Callable | None = None) -> Any:
+    function = SOLVERS.get(solver)
+    takes = [one for one in inspect.signature(function).parameters.values() if one.default is one.empty]
+    if len(takes) > 3 and fresh is None:
+        raise CinelabError(f"Solver {solver!r} wants fresh noise at every level, and there is none here; use one that follows the flow, such as ab2.")
+    return function(field_, x, levels, fresh) if len(takes) > 3 else function(field_, x, levels)
 
 
 def walk(field_: Field, x: Tensor, levels: Tensor, solver: str) -> Iterator[tuple[Tensor, float]]:
     """The states of `solve` one after another, with their times; the first is x itself."""
-    before: tuple[Tensor, float] | None = None
+    check_solver(solver, states=True)
     yield x, float(levels[0])
-    for here, there in zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True):
+    states = iter(_begun(field_, x, levels, solver))
+    for there in levels[1:].tolist():
+        if (x := next(states, None)) is None:
+            raise CinelabError(f"Solver {solver!r} yields too few states; yield one for every level after the first.")
+        yield x, there
+
+
+def steps_of(levels: Tensor) -> Iterator[tuple[float, float]]:
+    """(here, there) of every step along `levels`."""
+    return zip(levels[:-1].tolist(), levels[1:].tolist(), strict=True)
+
+
+@SOLVERS.add("euler")
+def euler(field_: Field, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
+    """Euler's method, first order."""
+    for here, there in steps_of(levels):
+        x = x + (there - here) * field_(x, here)
+        yield x
+
+
+@SOLVERS.add("ab2")
+def ab2(field_: Field, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
+    """Adams-Bashforth of second order, for uneven steps; the first one is Euler's."""
+    before: tuple[Tensor, float] | None = None
+    for here, there in steps_of(levels):
         v, step = field_(x, here), there - here
         slope = v
-        if solver == "ab2" and before is not None:
+        if before is not None:
             old, old_step = before
             slope = v + 0.5 * step / old_step * (v - old)
         x, before = x + step * slope, (v, step)
-        yield x, there
+        yield x
 
 
 def refine(field_: Field, x: Tensor, levels: Tensor, fresh: Callable[[int], Tensor], depth: float | None = None) -> Tensor:
@@ -106,6 +191,9 @@ def refine(field_: Field, x: Tensor, levels: Tensor, fresh: Callable[[int], Tens
             x0 = x - here * field_(x, here)
             x = (1 - there) * x0 + there * fresh(level)
     return x - times[final] * field_(x, times[final])
+
+
+SOLVERS.add("consistency", refine)
 
 
 class Prompts:
@@ -162,6 +250,7 @@ def noise_for(seeds: Sequence[int], chunk: int, shape: tuple[int, ...], level: i
 def denoise(net: Any, memory: Any, text: Any, script: Script, index: int, noise: Callable[[int], Tensor],
             sampling: Sampling, depth: float | None = None) -> Tensor:
     """One chunk (B, c, C, H, W) from its noise(level) under the open memory; `depth` as in `refine`."""
+    sampling = sampling.filled()
     start, levels = noise(0), sampling.levels(first=index == 0)
     batch, frames = start.shape[:2]
     slot = script.slot[:, index]
@@ -175,7 +264,7 @@ def denoise(net: Any, memory: Any, text: Any, script: Script, index: int, noise:
 
     if sampling.solver == "consistency":
         return refine(velocity, start, levels, noise, depth)
-    return solve(velocity, start, levels, sampling.solver)
+    return solve(velocity, start, levels, sampling.solver, noise)
 
 
 def remember_and_denoise(net: Any, memory: Any, before: tuple[Tensor, list], text: Any, script: Script, index: int,
@@ -185,6 +274,7 @@ def remember_and_denoise(net: Any, memory: Any, before: tuple[Tensor, list], tex
     before  the chunk before, latents (B, c, C, H, W), and its prompt as `text.at` gives it. It must be open in the memory.
     The same to rounding as one after the other; not for guided calls, which show each film twice.
     """
+    sampling = sampling.filled()
     if sampling.guidance != 1:
         raise CinelabError(f"sampling.guidance is {sampling.guidance}; the clean pass joins the first level of unguided calls only.")
     clean, words_before = before

@@ -10,11 +10,13 @@ from PIL import Image
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
+from cinelab.flow.sampler import Steps
 from cinelab.lab.catalogue import sheet
 from cinelab.lab.plots import routing_by_shot
-from cinelab.memory.policy import policy_named, seeded
+from cinelab.memory.policy import Policy, budget_of, label_of, policy_named, seeded
 from cinelab.model.zoo import load
 from cinelab.score.card import HELD_OUT, seeds_of
+from cinelab.score.metrics import METRICS, WHOLE, compared_rows, rehearse
 from cinelab.score.recogniser import load_recogniser
 from cinelab.score.retrieval import hit_rows, touched
 from cinelab.score.stats import bootstrap
@@ -46,11 +48,12 @@ class Cell:
     routing: pd.DataFrame
 
 
-def memory_cell(run_dir: str | Path, model: str, policy: str, budget: int, away: int, seed: int, films: int,
-                steps: int | None = None, score: str = "mass", per_head: bool = False, positions: str | None = None,
+def memory_cell(run_dir: str | Path, model: str, policy: str | Policy | dict, budget: int, away: int, seed: int, films: int,
+                steps: Steps = None, score: str = "mass", per_head: bool = False, positions: str | None = None,
                 reframed: bool = False, summary: int | None = 3, shot: int = SHOT, reach: str = "clamp") -> Cell:
     """Measure recall after an absence and write rows.parquet, routing.parquet and cell.json to `run_dir`.
 
+    `policy` is a name, an import path, an object, or one that was written down (see `policy_named`).
     `shot` is the latent frames a shot. `reach` says where history stands that is farther back than the model has seen in
     training: "clamp" = at the farthest distance it has seen, as in films; "none" = at its true distance.
     """
@@ -61,6 +64,7 @@ def memory_cell(run_dir: str | Path, model: str, policy: str, budget: int, away:
     more = {"positions": positions} if positions else {}
     more |= {"score": score, "per_head": per_head, "summary": summary} if policy == "camr" else {}
     rule = seeded(policy_named(policy, budget, **more), seed)
+    rehearse()
     parts, held, first = [], [], None
     for start in range(0, films, BATCH):
         batch = absence_batch(bundle, HELD_OUT + seed, range(start, min(start + BATCH, films)), away, shot, reframed)
@@ -69,22 +73,29 @@ def memory_cell(run_dir: str | Path, model: str, policy: str, budget: int, away:
                                      bundle.levels(steps), known)
         truth = decode(bundle, batch.latents)
         sources = {"model": (frames, batch.plans), "truth": (truth, batch.plans), "chance": (truth, shuffled(batch.plans))}
-        parts += [recall_rows(reader, *shown).assign(source=name, film=lambda t, s=start: t.film + s)
-                  for name, shown in sources.items()]
+        own = last_shots(compared_rows(frames, truth, batch.plans), batch.plans)
+        asked = [recall_rows(reader, *shown).assign(source=name) for name, shown in sources.items()]
+        parts += [rows.assign(film=rows.film + start) for rows in (*asked, own)]
         hits = zip(("model", "chance"), hit_rows(memory, batch.plans, batch.last_shot), strict=True)
         parts += [table(found, source=name).assign(film=lambda t, s=start: t.film + s) for name, found in hits]
         held.append(touched(memory, batch.last_shot))
         first = first or (batch, frames, truth, memory.routing_table())
     rows = pd.concat(parts, ignore_index=True)
     found = summarise(rows)
-    info = {"policy": policy, "budget": budget, "away": away, "seed": seed, "films": films, "score": score,
+    info = {"policy": label_of(policy), "budget": budget if isinstance(policy, str) else budget_of(rule, budget), "away": away, "seed": seed, "films": films, "score": score,
             "per_head": per_head, "positions": rule.positions, "pooled": summary or 0, "reframed": reframed, "history": batch.last_shot, "shot": shot,
             "reach": reach, "model": model}
     info |= {f"held, {name}": round(float(np.mean([one[name] for one in held])), 2) for name in ("layer", "film")}
     write_atomic(folder / "rows.parquet", lambda path: rows.assign(**info).to_parquet(path))
     write_atomic(folder / "routing.parquet", lambda path: first[3].to_parquet(path))
-    write_json(folder / "cell.json", info | {"recogniser": reader.accuracy})
+    write_json(folder / "cell.json", info | {"recogniser": reader.accuracy, "metrics": METRICS.about()})
     return Cell(rows, found, *first)
+
+
+def last_shots(rows: pd.DataFrame, plans: list) -> pd.DataFrame:
+    """Rows of whole films and of last shots, which alone are made."""
+    last = rows["film"].map(lambda film: len(plans[film].shots) - 1)
+    return rows[(rows["shot"] == WHOLE) | (rows["shot"] == last)]
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Score cards from the command line and from notebooks."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from cinelab.config import to_dict
+from cinelab.config import read_json, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
-from cinelab.memory.policy import name_of
+from cinelab.memory.policy import Policy, label_of, name_of
 from cinelab.model.zoo import find, load, read_part
 from cinelab.score.card import CardConfig, card, measure
 from cinelab.score.recogniser import load_recogniser
@@ -20,7 +21,7 @@ from cinelab.score.toybox import with_prompt
 from cinelab.stream.engine import policy_for
 
 
-def score_card(name: str, seeds: tuple[int, ...], films: int, policy: str | None = None,
+def score_card(name: str, seeds: tuple[int, ...], films: int, policy: str | Policy | None = None,
                budget: int | None = None, output: str | Path = "results/reference", tell: Callable[[str], None] = print) -> Path:
     """Measure a checkpoint on held-out films and write <output>/<name>.json and its rows as parquet.
 
@@ -31,11 +32,17 @@ def score_card(name: str, seeds: tuple[int, ...], films: int, policy: str | None
     rows = measure(bundle, reader, rule, config, tell)
     record = card(rows, model=bundle.name, policy={"name": name_of(rule)} | to_dict(rule), sampling=to_dict(bundle.sampling),
                   config=to_dict(config), recogniser=reader.accuracy)
-    label = find(name).name + ("" if name_of(rule) == name_of(policy_for(bundle)) else f"-{name_of(rule)}")
+    said = label_of(rule if policy is None else policy)
+    label = find(name).name + ("" if name_of(rule) == name_of(policy_for(bundle)) else f"-{safe_name(said)}")
     path = Path(output) / f"{label}.json"
     write_json(path, record)
     write_atomic(path.with_suffix(".parquet"), lambda temporary: rows.to_parquet(temporary))
     return path
+
+
+def safe_name(text: str) -> str:
+    """A label as a part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9_.=+-]+", "-", text).strip("-")
 
 
 def card_table(record: dict) -> pd.DataFrame:
@@ -74,7 +81,7 @@ def compare_cards(names: list[str], folder: str | Path = "results/reference") ->
     films = {name: _per_film(Path(folder) / f"{name}.parquet") for name in names}
     chunks = {name: _chunk(name) for name in names}
     rows = []
-    for metric in COMPARED:
+    for metric in [*COMPARED, *own_metrics(names, folder)]:
         for name in names:
             if metric not in films[name].index:
                 continue
@@ -87,6 +94,12 @@ def compare_cards(names: list[str], folder: str | Path = "results/reference") ->
                 row |= compare(mine.to_numpy(), base.loc[metric].to_numpy())
             rows.append(row)
     return pd.DataFrame(rows).round(4)
+
+
+def own_metrics(names: list[str], folder: str | Path) -> list[str]:
+    """A user's own metrics that the cards of these models hold."""
+    paths = [Path(folder) / f"{name}.json" for name in names]
+    return list(dict.fromkeys(metric for path in paths if path.exists() for metric in read_json(path).get("own", {})))
 
 
 def _chunk(name: str) -> int | None:

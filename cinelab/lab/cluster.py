@@ -27,6 +27,7 @@ from cinelab.lab.grid import Cell
 from cinelab.lab.notebook import first_line
 from cinelab.lab.sweep_cell import Answer, answer
 from cinelab.lab.sweep_server import threads, tree_memory
+from cinelab.registry import IMPORT, elsewhere
 
 NUMBERS = {"time": " of minutes", "gpus": "", "cpus": "", "memory": " of GB"}
 TEXTS = ("partition", "account", "qos", "constraint", "exclude")
@@ -122,6 +123,7 @@ class Cluster:
     def _environment(self) -> dict[str, str | None]:
         """What a job's process is to find: submitit hides the GPUs from local jobs, which share this machine."""
         chosen = {"OMP_NUM_THREADS": str(self._threads)} if self._threads and "OMP_NUM_THREADS" not in os.environ else {}
+        chosen |= elsewhere(dict(os.environ)) | {IMPORT: os.environ.get(IMPORT)}  # where a user's own modules are
         return chosen | ({"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")} if self.engine == "local" else {})
 
     def _living(self, folder: Path) -> Any:

@@ -24,7 +24,9 @@ from tornado.ioloop import IOLoop, PeriodicCallback
 from cinelab.errors import CinelabError
 from cinelab.lab.desk import HERE, Desk, open_session
 from cinelab.lab.notebook import writing
+from cinelab.memory.policy import Policy
 from cinelab.model.zoo import Bundle, load
+from cinelab.stream.engine import policy_for
 from cinelab.stream.live import Turns
 
 FILM = re.compile(r"[a-z0-9]{10}")
@@ -65,6 +67,8 @@ class House:
     folder: Path
     bundle: Bundle
     rules: Rules = Rules()
+    policy: str | Policy | None = None  # of a film that begins; None = the model's own
+    budget: int | None = None
     token: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     turns: Turns = field(default_factory=Turns)
     visits: dict[str, Visit] = field(default_factory=dict)
@@ -80,7 +84,7 @@ class House:
             raise CinelabError(FULL.format(self.rules.visitors))
         with ExitStack() as held:
             held.enter_context(writing(self.folder / film / "chunks"))
-            session = open_session(self.folder / film, self.bundle)
+            session = open_session(self.folder / film, self.bundle, policy=self.policy, budget=self.budget)
             self.visits[film] = Visit(session, wire, held=held.pop_all(), turns=self.turns, stop_at=self.rules.chunks)
         return self.visits[film]
 
@@ -185,9 +189,12 @@ async def serve(house: House, host: str, port: int, told: Callable[[str], None],
         house.close()
 
 
-def demo(folder: str | Path, model: str, rules: Rules, host: str, port: int, told: Callable[[str], None]) -> None:
-    """Run the app until Ctrl-C."""
-    house = House(Path(folder), load(model), rules)
+def demo(folder: str | Path, model: str, rules: Rules, host: str, port: int, told: Callable[[str], None],
+         policy: str | Policy | None = None, budget: int | None = None) -> None:
+    """Run the app until Ctrl-C; films begin under `policy`, None = the model's own."""
+    bundle = load(model)
+    policy_for(bundle, policy, budget)  # refused now, not at the first visit
+    house = House(Path(folder), bundle, rules, policy=policy, budget=budget)
     try:
         asyncio.run(serve(house, host, port, told))
     except KeyboardInterrupt:

@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -21,10 +20,11 @@ from weakref import WeakValueDictionary
 import anywidget
 import traitlets
 
+from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.lab.notebook import writing
 from cinelab.lab.post import Post, jpeg
-from cinelab.memory.policy import POLICIES
+from cinelab.memory.policy import POLICIES, Policy
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.prompts import LITTLE, UnknownWords
 from cinelab.stream.board import Board, pictures
@@ -32,7 +32,7 @@ from cinelab.stream.engine import named_policy
 from cinelab.stream.export import at_rest, export
 from cinelab.stream.live import Live, Readout, Shown, Turns
 from cinelab.stream.looked import looked
-from cinelab.stream.session import Session, Settings
+from cinelab.stream.session import Session, Settings, policy_label
 from cinelab.world.vocab import PHRASES
 
 HERE = Path(__file__).parent
@@ -49,7 +49,7 @@ NAMES = {"text": "text", "dit": "model", "memory": "memory", "decode": "decode"}
 OPEN: "WeakValueDictionary[Path, Desk]" = WeakValueDictionary()  # one desk a folder: a cell that is run again takes over
 
 
-def desk(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy: str | None = None,
+def desk(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy: str | Policy | None = None,
          budget: int | None = None, pace: float | None = 1.0) -> "Desk":
     """A desk on the session in `folder`, paused; a new one where there is none. `pace` None = as fast as it can; no
     `policy` is the one that the model was trained under (see `policy_for`)."""
@@ -65,7 +65,8 @@ def desk(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy:
     return made
 
 
-def open_session(folder: Path, model: str | Bundle, seed: int = 0, policy: str | None = None, budget: int | None = None) -> Session:
+def open_session(folder: Path, model: str | Bundle, seed: int = 0, policy: str | Policy | None = None,
+                 budget: int | None = None) -> Session:
     """Go on with the session of a folder, which has its own settings, or begin one there under a seed and a policy."""
     bundle = load(model) if isinstance(model, str) else model
     if (folder / "session.json").exists():
@@ -128,7 +129,11 @@ class Desk(anywidget.AnyWidget):
         self._post.drawn(content["number"])
 
     def _do(self, content: dict) -> None:
-        """A command; with `play` the film goes on once it is carried out."""
+        """A command; with `play` the film goes on once it is carried out. A browser names only policies of the menu."""
+        asked = content["value"].get("value") if content["command"] == "policy" else None
+        if asked is not None and asked not in self.about["policies"]:
+            known = ", ".join(self.about["policies"])
+            return self._say(content, error=f"policy is {asked!r:.60}; use one of {known}.")
         ticket = self.live.send(content["command"], **content["value"])
         ticket.add_done_callback(lambda done: self._answer(content, done))
         if content.get("play"):
@@ -222,7 +227,7 @@ class Desk(anywidget.AnyWidget):
         self._hear_news()
         shots = self._board.shots(now.desk.head, now.desk.cut)
         return {"playing": now.playing, "said": now.said, "error": now.error, "line": line_of(now), "chunks": now.chunks,
-                "settings": asdict(now.desk.settings), "cut": now.desk.cut, "shots": shots, "closed": self._ended.is_set(),
+                "settings": to_dict(now.desk.settings) | {"policy": policy_label(now.desk.settings), "steps": _number(now.desk.settings.steps)}, "cut": now.desk.cut, "shots": shots, "closed": self._ended.is_set(),
                 "looked": memory_strip(self._looked, len(shots)), "earlier": list(self._board.prompts)[-EARLIER:]}
 
     # ---- the thread that opens a session again
@@ -244,8 +249,19 @@ def about(session: Session) -> dict:
     known = set(getattr(bundle.encoder, "vocabulary", ()))  # UMT5 reads any word
     return {"model": bundle.name, "size": list(bundle.size), "fps": bundle.fps, "steps": bundle.sampling.steps,
             "chunk_seconds": bundle.chunk * bundle.codec.stride / bundle.fps,
-            "policies": POLICIES, "switches": SWITCHES, "words": sorted(known),
+            "policies": policies(session), "switches": SWITCHES, "words": sorted(known),
             "phrases": [one for one in phrases if known.issuperset(one.split())], "little": sorted(LITTLE)}
+
+
+def policies(session: Session) -> list[str]:
+    """The names that the menu offers: all known ones, and those of the session's own policies."""
+    said = [session.desk.settings, *(node.said for node in session.nodes.values())]
+    return list(dict.fromkeys([*POLICIES, *map(policy_label, said)]))
+
+
+def _number(steps) -> int | None:
+    """What the box for the number of levels shows."""
+    return steps if isinstance(steps, int) else getattr(steps, "steps", None) or (len(steps) if steps else None)
 
 
 def line_of(now: Readout) -> str:

@@ -15,17 +15,17 @@ from PIL import Image
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
-from cinelab.flow.sampler import Sampling
-from cinelab.memory.policy import Policy, policy_named, seeded
+from cinelab.flow.sampler import Sampling, Steps
+from cinelab.memory.policy import Policy, label_of, policy_named, seeded
 from cinelab.model.zoo import Bundle, load
 from cinelab.score.card import HELD_OUT, compare_films, seeds_of
 from cinelab.score.footage import Clip
+from cinelab.score.metrics import METRICS, listed, rehearse
 from cinelab.score.recogniser import load_recogniser
 from cinelab.score.shots import drift_rows, motion_rows
 from cinelab.score.stats import bootstrap
 from cinelab.score.toybox import (
     FPS,
-    STRIDE,
     Batch,
     decode,
     encode_plans,
@@ -33,7 +33,6 @@ from cinelab.score.toybox import (
     table,
     with_prompt,
 )
-from cinelab.script.shotlist import ListedShot, ShotList
 from cinelab.stream.engine import empty_memory, stream
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
@@ -50,15 +49,19 @@ class FilmSetting:
     """What a cell measures. Shots of `shot_latents` latent frames in whole multiples of `grain` fill `latents` of them."""
 
     model: str = "toybox-base"
-    policy: str = "camr"
+    policy: str | Policy = "camr"  # a name, an import path, or an object
     budget: int = 6
-    steps: int | None = None
+    steps: Steps = None  # a number, a list of levels, or settings (see `Sampling`)
     guidance: float | None = None
     latents: int = 24
     shot_latents: tuple[int, int] = (3, 6)
     grain: int = 1
     films: int = 32
     seed: int = 0
+
+    def __post_init__(self):
+        if isinstance(self.policy, dict):  # as a sweep's parameters say it
+            object.__setattr__(self, "policy", policy_named(self.policy))
 
     def sampling(self, bundle: Bundle) -> Sampling:
         levels = bundle.levels(self.steps)
@@ -86,6 +89,7 @@ def film_cell(run_dir: str | Path, setting: FilmSetting) -> FilmCell:
     """Make and measure the films of one setting and write the cell's files to `run_dir`."""
     bundle, reader, folder = load(setting.model), load_recogniser(), Path(run_dir)
     setting.check(bundle)
+    rehearse()
     rule, sampling = seeded(policy_named(setting.policy, setting.budget), setting.seed), setting.sampling(bundle)
     parts, first = [], None
     for start in range(0, setting.films, BATCH):
@@ -123,15 +127,6 @@ def pixel_tables(frames: np.ndarray, truth: np.ndarray, batch: Batch) -> list[pd
     return parts
 
 
-def listed(plan: casting.FilmPlan, chunk: int = 1) -> ShotList:
-    """A planned film as a shot list with its whole ground truth."""
-    line = casting.timeline_of(plan, FPS, STRIDE, chunk)
-    shots = [ListedShot(*span, shot.caption, (f"{shot.attributes['colour']} {shot.attributes['kind']}",),
-                        (shot.attributes["setting"],), dict(shot.attributes), not shot.continues)
-             for span, shot in zip(line.entry_spans, plan.shots, strict=True)]
-    return ShotList(tuple(shots), ShotList.of(line).chunks)
-
-
 def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, line, seed: int) -> dict:
     """The first film again, alone and with decoding, after a warm-up: pictures a second, first picture, growth, memory."""
     seconds, pictures = [], []
@@ -152,11 +147,11 @@ def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, line, seed: int) 
 def save_cell(folder: Path, setting: FilmSetting, sampling: Sampling, rows: pd.DataFrame, speed: dict, frames: np.ndarray,
               plan: casting.FilmPlan, accuracy: dict) -> Image.Image:
     """Write rows, setting, speed, and the first film with its storyboard."""
-    info = {"model": setting.model, "policy": setting.policy, "budget": setting.budget, "seed": setting.seed,
+    info = {"model": setting.model, "policy": label_of(setting.policy), "budget": setting.budget, "seed": setting.seed,
             "steps": sampling.steps, "guidance": sampling.guidance}
     write_atomic(folder / "rows.parquet", lambda path: rows.assign(**info).to_parquet(path))
     write_json(folder / "cell.json", {"setting": to_dict(setting), "sampling": to_dict(sampling), "speed": speed,
-                                      "recogniser": accuracy})
+                                      "recogniser": accuracy, "metrics": METRICS.about()})
     shots = listed(plan)
     write_mp4(folder / "film.mp4", frames, FPS, PLAYER_SCALE)
     shots.save(folder / "film.shots.json")

@@ -6,7 +6,9 @@ from pathlib import Path
 import pandas as pd
 
 from cinelab.files import write_atomic
+from cinelab.flow.sampler import Steps
 from cinelab.lab.plots import routing_map, write_html
+from cinelab.memory.policy import Policy
 from cinelab.model.zoo import load
 from cinelab.score.film import film_scores, plain_scores
 from cinelab.score.recogniser import load_recogniser
@@ -15,15 +17,15 @@ from cinelab.stream.director import Director, Film, untaken
 from cinelab.stream.engine import policy_for
 
 
-def director_for(model: str, policy: str | None = None, budget: int | None = None, seed: int | None = None,
-                 steps: int | None = None) -> Director:
+def director_for(model: str, policy: str | Policy | None = None, budget: int | None = None, seed: int | None = None,
+                 steps: Steps = None) -> Director:
     """A director from plain values, as a notebook or the command line has them. No policy is the model's own (see `policy_for`)."""
     bundle = load(model)
     return Director(bundle, policy_for(bundle, policy, budget), seed, bundle.levels(steps))
 
 
-def direct_film(play: Screenplay, folder: str | Path, model: str = "toybox-2step", policy: str | None = None,
-                budget: int | None = None, seed: int | None = None, steps: int | None = None,
+def direct_film(play: Screenplay, folder: str | Path, model: str = "toybox-2step", policy: str | Policy | None = None,
+                budget: int | None = None, seed: int | None = None, steps: Steps = None,
                 progress: Callable[[int, int], None] | None = None) -> Path:
     """Make, score and save the film of a screenplay; an existing film is not overwritten."""
     folder = untaken(folder)

@@ -9,18 +9,21 @@ A cell is one choice from the grid with one seed. Its name depends on nothing bu
 """
 
 import hashlib
+import inspect
 import itertools
 import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
+from cinelab.config import described
 from cinelab.errors import CinelabError
+from cinelab.registry import path_of
 from cinelab.script.yaml_text import Loader
 
 KNOWN = {"notebook": "notebooks/train.ipynb", "base": "{}", "grid": "{}", "seeds": "[0, 1, 2]"}
@@ -104,7 +107,13 @@ def expand(sweep: Sweep | str | Path) -> list[Cell]:
 
 
 def plain(value: Any, where: str) -> Any:
-    """`value` in JSON's types: papermill would pass a NumPy number, a tuple or a Path as text."""
+    """`value` in JSON's types: papermill would pass a NumPy number, a tuple or a Path as text.
+
+    An object of settings, such as a policy, is passed as its class and fields."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _object(value, where)
+    if isinstance(value, type) or inspect.isfunction(value):
+        return _importable(value, where)
     if isinstance(value, (np.generic, np.ndarray)):
         value = value.tolist()
     if isinstance(value, os.PathLike):
@@ -117,6 +126,19 @@ def plain(value: Any, where: str) -> Any:
         return value
     wanted = "a number, text in quotes, true, false, null, or a list or mapping of these"
     raise CinelabError(f"{where} is {value!r} ({type(value).__name__}); give {wanted}.")
+
+
+def _object(value: Any, where: str) -> dict:
+    _importable(type(value), where)
+    return described(value)
+
+
+def _importable(thing: Any, where: str) -> str:
+    """The import path of a class or function, which a cell's own process can follow."""
+    if thing.__module__ == "__main__" or "<" in thing.__qualname__:
+        raise CinelabError(f"{where} holds {thing.__qualname__} of this notebook, which a cell, a process of its own, cannot see; "
+                           "move it to a module (a .py file) beside the sweep and import it from there.")
+    return path_of(thing)
 
 
 def _read_yaml(path: Path) -> dict:

@@ -20,6 +20,7 @@ import psutil
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
 from cinelab.lab.grid import plain
+from cinelab.registry import elsewhere
 
 PATIENCE = 5.0  # seconds that a lock is waited for: the kernel of a killed owner ends within one
 HOST = socket.gethostname()
@@ -96,13 +97,27 @@ def execute_locked(notebook: Path, out_dir: Path, parameters: dict, note: Callab
     try:
         with tempfile.TemporaryDirectory(dir="/tmp") as sockets:  # a socket's path is short, $TMPDIR may be long
             own = {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}  # two kernels never race for a port
-            papermill.execute_notebook(*paths, parameters, **PAPERMILL, **hooks, config=Config(KernelManager=own))
+            with _found_again():
+                papermill.execute_notebook(*paths, parameters, **PAPERMILL, **hooks, config=Config(KernelManager=own))
         return output
     except papermill.PapermillExecutionError as error:
         number, what = error.exec_count, f"{error.ename}: {first_line(error.evalue)}"
     except DeadKernelError:
         number, what = count.number, "DeadKernelError: the kernel died, perhaps for lack of memory"
     raise CinelabError(f"{notebook.name}, cell {number}: {what} (see {output})")
+
+
+@contextmanager
+def _found_again() -> Iterator[None]:
+    """The kernel, which works in the notebook's folder, finds a user's modules where this process does."""
+    more = elsewhere(dict(os.environ))
+    before = {name: os.environ.get(name) for name in more}
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 class _Count:

@@ -14,9 +14,11 @@ import pandas as pd
 
 from cinelab.config import read_json
 from cinelab.errors import CinelabError
+from cinelab.lab.measured import read_rows
 from cinelab.lab.results import CELL, FINISHED, HEADLINES
 from cinelab.lab.verdicts import CONFIRMED, LEVEL, REFUTED, UNDECIDED, Look, judged, level_p
 from cinelab.lab.withdrawn import NOTE, SETTINGS, withdrawn
+from cinelab.memory.policy import label_of
 from cinelab.score.stats import bootstrap, nested_bootstrap, paired_difference, tails
 from cinelab.score.toybox import with_prompt
 
@@ -75,6 +77,16 @@ class Cells:
             return ""
         names = {about.get(found[0]), about.get("against")} - {None}
         return withdrawn(found[1], names, self.protocol(names))
+
+    @cached_property
+    def about(self) -> dict[str, dict]:
+        """What the cells say of a user's own metrics: name -> better, unit, range."""
+        return {name: about for info in self.table["info"] for name, about in info.get("metrics", {}).items() if name in self.metrics}
+
+    def better(self, metric: str) -> str | None:
+        """Whether more of a metric is better ("high"), less ("low"), or neither."""
+        neither = metric == "drift" or metric.startswith("drift of ")
+        return self.about.get(metric, {"better": None if neither else "high"}).get("better", "high")
 
     @property
     def which(self) -> str | None:
@@ -144,10 +156,9 @@ def _rank(value: Any) -> tuple:
 
 def _rows(cell: dict, varied: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """A cell's rows with its varied settings as columns, and further columns that vary inside the cell."""
-    rows = pd.read_parquet(cell["path"] / "rows.parquet")
-    if missing := {"film", "metric", "value"} - set(rows):
-        raise CinelabError(f"{cell['path'] / 'rows.parquet'}: has no column {sorted(missing)[0]!r}; it is of an older version, run "
-                           "the cell again.")
+    rows = read_rows(cell["path"] / "rows.parquet")
+    if "film" not in rows:
+        raise CinelabError(f"{cell['path'] / 'rows.parquet'}: is a table of clips; a report is of films, so name them in a column 'film'.")
     inner = [name for name in rows if name not in OWN and name not in varied and rows[name].nunique() > 1]
     rows = rows[[name for name in OWN if name in rows] + inner]
     fixed = {name: shown(cell["parameters"].get(name)) for name in varied}
@@ -159,7 +170,18 @@ def shown(value: Any) -> Any:
     """A setting as something that can be grouped by and read."""
     if value is None:
         return "default"
+    if isinstance(value, dict) and "kind" in value:
+        return _object(value)
     return json.dumps(value) if isinstance(value, (list, dict)) else value
+
+
+def _object(value: dict) -> str:
+    """What a policy that was written down is called, whether or not its class is here."""
+    try:
+        return label_of(value)
+    except CinelabError:
+        fields = ", ".join(f"{name}={one}" for name, one in value.items() if name != "kind")
+        return f"{str(value['kind']).rpartition(':')[2]}({fields})"
 
 
 def pooled(cells: Cells, metrics: list[str] | None = None) -> pd.DataFrame:
@@ -194,7 +216,8 @@ def comparisons(
 
     `base` is by default one of BASES, else the first or smallest. Columns: the other settings,
     `which`, against, difference, low, high, n (films), trainings, p, corrected p, level p, margin,
-    verdict. A row is looked at twice, for being above or below and for being level within `margin`;
+    verdict (of a user's own metric: by its direction). A row is looked at twice, for being above or
+    below and for being level within `margin`;
     `level p` is the corrected p of the second. Both are corrected by Holm over all the tables.
     """
     pairs = {metric: _pairs(cells, metric, base) for metric in metrics}
@@ -211,6 +234,9 @@ def comparisons(
     for metric, table in pairs.items():
         lines = [_line(about, next(rows), next(rows), margin) for about, _ in table]
         found[metric] = pd.DataFrame(lines)
+        if metric in cells.about and lines:
+            better = cells.better(metric)
+            found[metric]["verdict"] = [directed(word, better) for word in found[metric]["verdict"]]
     return found
 
 
@@ -269,6 +295,15 @@ def _word(apart: str, level: str, margin: float) -> str:
     if side and near:
         return f"{side}, by less than {margin:g}"
     return side or near or UNDECIDED
+
+
+def directed(word: str, better: str | None) -> str:
+    """A verdict on a user's own metric, by its direction: better or worse; higher or lower where neither is better."""
+    names = {"high": ("better", "worse"), "low": ("worse", "better"), None: ("higher", "lower")}[better]
+    for side, name in zip(("above", "below"), names, strict=True):
+        if word.startswith(side):
+            return name + word.removeprefix(side)
+    return word
 
 
 def _groups(table: pd.DataFrame, names: list[str]):

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
 from cinelab.lab.ablation import summarise
+from cinelab.lab.measured import read_rows
 from cinelab.lab.plots import ablation_lines
 from cinelab.lab.verdicts import LEVEL, Look, about_gap, about_mean, about_ratio, judged
 
@@ -26,7 +27,7 @@ def sweep_rows(folder: str | Path, *more: str | Path) -> pd.DataFrame:
             f"experiments/{Path(folder).name}.yaml` first."
         )
     paths += [path for other in more for path in sorted(Path(other).glob("*/rows.parquet"))]
-    return pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    return pd.concat([read_rows(path) for path in paths], ignore_index=True)
 
 
 def keep_rows(rows: pd.DataFrame, path: str | Path) -> Path:

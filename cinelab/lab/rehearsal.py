@@ -7,6 +7,7 @@ from PIL import Image
 
 from cinelab.errors import CinelabError
 from cinelab.lab.desk import new_folder, open_session
+from cinelab.memory.policy import Policy
 from cinelab.stream.export import at_rest, export
 from cinelab.stream.live import Live
 
@@ -23,7 +24,7 @@ COMMANDS = (
 PATIENCE = 120.0  # seconds for one command's chunks
 
 
-def rehearse(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy: str | None = None,
+def rehearse(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy: str | Policy | None = None,
              budget: int | None = None) -> Image.Image:
     """Direct the commands, export the film to <folder>/export-<n>, close; returns the storyboard."""
     live = Live(open_session(Path(folder), model, seed, policy, budget), pace=None)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from cinelab.errors import CinelabError
 from cinelab.files import plain_json, write_text
-from cinelab.lab.pooling import Cells, comparisons, costs, load_cells, pooled
+from cinelab.lab.pooling import Cells, comparisons, costs, load_cells, pooled, shown
 from cinelab.lab.recall import keep_rows
 from cinelab.lab.report_figures import metric_figure, pareto_figure, shots_figure
 from cinelab.lab.results import HEADLINES, text_of
@@ -90,11 +90,11 @@ def section(folders: list[str], metrics: Sequence[str] | None = None) -> Section
     cells = load_cells(*folders)
     if metrics and (strange := [name for name in metrics if name not in cells.metrics]):
         raise CinelabError(f"Metric {strange[0]!r} was not measured in {cells.name}; it has {', '.join(cells.metrics)}.")
-    shown = list(metrics or [m for m in cells.metrics if m in HEADLINES] or cells.metrics)
+    shown = list(metrics or [m for m in cells.metrics if m in HEADLINES or m in cells.about] or cells.metrics)
     table = pooled(cells)
-    figures = [metric_figure(cells, metric, table.copy()) for metric in shown[:MOST_FIGURES]]
+    figures = [metric_figure(cells, metric, table.copy()) for metric in foremost(cells, shown)]
     figures += [fig for metric in ("prompt", "identity kept", "scenery kept") if metric in cells.metrics and (fig := shots_figure(cells, metric))]
-    figures += [fig for metric in shown[:2] if (fig := pareto_figure(cells, metric))]
+    figures += [fig for metric in drawn_against_cost(cells, shown) if (fig := pareto_figure(cells, metric))]
     players, left_out = player_cards(cells, shown[0])
     tables = {"Pooled over seeds": spread(cells, table, shown)}
     pairs = {metric: paired for metric, paired in comparisons(cells, shown).items() if len(paired)}
@@ -115,6 +115,18 @@ def withdrawn_claims(cells: Cells) -> list[dict]:
     if not study or cells.protocol(set()) >= PROTOCOL[study[1]]:
         return []
     return withdrawn_table(study[1]).to_dict("records")
+
+
+def foremost(cells: Cells, shown: list[str]) -> list[str]:
+    """The metrics that are drawn: a user's own always, and the first of the others."""
+    own = [metric for metric in shown if metric in cells.about]
+    rest = [metric for metric in shown if metric not in own]
+    return rest[: max(1, MOST_FIGURES - len(own))] + own
+
+
+def drawn_against_cost(cells: Cells, shown: list[str]) -> list[str]:
+    """The first two metrics and a user's own, where one direction is better."""
+    return [metric for metric in dict.fromkeys([*shown[:2], *(m for m in shown if m in cells.about)]) if cells.better(metric)]
 
 
 def summary(cells: Cells) -> str:
@@ -154,8 +166,8 @@ def player_cards(cells: Cells, metric: str) -> tuple[list[dict], int]:
         here = cells.films[(cells.films["metric"] == metric) & (cells.films["source"] == "model") & (cells.films["seed"] == seed)]
         for name in cells.varied:
             if name in cell["parameters"]:
-                here = here[here[name] == cell["parameters"][name]]
-        label = ", ".join(f"{name} {cell['parameters'].get(name)}" for name in cells.varied) or cell["cell"]
+                here = here[here[name] == shown(cell["parameters"][name])]
+        label = ", ".join(f"{name} {shown(cell['parameters'].get(name))}" for name in cells.varied) or cell["cell"]
         board = cell["path"] / "storyboard.png"
         cards.append({"label": label, "value": f"{metric} {here['value'].mean():.3f} (seed {seed})",
                       "film": film_uri(cell["path"] / "film.mp4"),

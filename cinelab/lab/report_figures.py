@@ -7,6 +7,7 @@ from plotly.subplots import make_subplots
 
 from cinelab.lab.plots import INK, PALETTE, QUIET, TEMPLATE
 from cinelab.lab.pooling import TASKS, Cells, costs, pooled
+from cinelab.score.metrics import told
 from cinelab.score.stats import bootstrap
 
 LONG = 12  # shots from which on a film is looked at shot by shot
@@ -34,7 +35,7 @@ def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) 
     fig.update_layout(template=TEMPLATE, title=metric, height=430, margin={"t": 90, "b": 60}, legend={"title": colour},
                       showlegend=colour is not None)
     fig.update_xaxes(title_text=x if x != "_" else "")
-    return fig
+    return fig.update_yaxes(title_text=told(metric, cells.about), col=1)
 
 
 def colour_of(label: str, number: int) -> str:
@@ -118,11 +119,13 @@ def pareto_figure(cells: Cells, metric: str) -> go.Figure | None:
     panels = list(dict.fromkeys(table["panel"]))[:MOST_PANELS]
     fig = make_subplots(cols=len(panels), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=panels if tasks else None)
     for column, panel in enumerate(panels, 1):
-        _pareto_panel(fig, table[table["panel"] == panel], cost, cells.which if cells.which in methods else "label", column)
+        _pareto_panel(fig, table[table["panel"] == panel], cost, cells.which if cells.which in methods else "label", column,
+                      -1 if cells.better(metric) == "low" else 1)
     sized = "<br><sub>area: MiB of keys and values that a chunk sees</sub>" if _sizes(table, cost) is not None else ""
     fig.update_layout(template=TEMPLATE, title=f"{metric} against {cost}{sized}", height=430, margin={"t": 90, "b": 60})
     fig.update_xaxes(title_text=f"{cost} ({'more' if BETTER.get(cost) == 'high' else 'less'} is better)")
-    return fig.update_yaxes(title_text=metric, col=1)
+    about = told(metric, cells.about)
+    return fig.update_yaxes(title_text=metric + (f" ({about})" if about else ""), col=1)
 
 
 def said(row: pd.Series) -> str:
@@ -130,8 +133,8 @@ def said(row: pd.Series) -> str:
     return ", ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in row.items())
 
 
-def _pareto_panel(fig: go.Figure, table: pd.DataFrame, cost: str, colour: str, column: int) -> None:
-    best = front(table[cost].to_numpy(), table["value"].to_numpy(), BETTER.get(cost, "low"))
+def _pareto_panel(fig: go.Figure, table: pd.DataFrame, cost: str, colour: str, column: int, sign: int = 1) -> None:
+    best = front(table[cost].to_numpy(), sign * table["value"].to_numpy(), BETTER.get(cost, "low"))
     edge, sizes = table[best].sort_values(cost), _sizes(table, cost)
     fig.add_scatter(x=edge[cost], y=edge["value"], mode="lines", line={"color": QUIET, "dash": "dot"}, name="nothing beats these",
                     legendgroup="front", showlegend=column == 1, row=1, col=column)

@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 from cinelab.config import read_json
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
+from cinelab.lab.measured import read_rows
 from cinelab.score import rows as rows_room
+from cinelab.score.metrics import METRICS
 from cinelab.score.stats import bootstrap
 from cinelab.score.toybox import with_prompt
 
@@ -146,7 +148,7 @@ def measures(run: Found, results: Path) -> Iterator[dict]:
         return
     if run.status != "done" or not (path / "rows.parquet").exists():
         return
-    rows = pd.read_parquet(path / "rows.parquet")
+    rows = read_rows(path / "rows.parquet")
     unit = "film" if "film" in rows else "clip"
     for column, good in (("source", "model"), ("status", "ok")):
         rows = rows[rows[column] == good] if column in rows else rows
@@ -249,9 +251,10 @@ def telling(found: pd.DataFrame, names: list[str] | None = None) -> pd.DataFrame
         return found[names]
     own = [name for name in Found.__dataclass_fields__ if name in found]
     metrics = [name for name in HEADLINES if name in found and found[name].notna().any()][:4]
+    metrics += [name for name in METRICS if name in found and name not in metrics]
     differ = [name for name in found if name not in own and name not in metrics and not pd.api.types.is_float_dtype(found[name])
               and found[name].astype(str).nunique() > 1]
-    numbers = [name for name in found if name not in own and name not in HEADLINES and pd.api.types.is_float_dtype(found[name])
+    numbers = [name for name in found if name not in own and name not in HEADLINES and name not in metrics and pd.api.types.is_float_dtype(found[name])
                and (found[name].dropna() % 1 == 0).all() and found[name].nunique() > 1]
     return found[["sweep", *differ[:3], *numbers[:3], "seed", *metrics]]
 

@@ -69,7 +69,7 @@ def through_codec(codec: Codec, clip: np.ndarray, step: int) -> Sample:
 def bidirectional_clips(bundle: Bundle, captions: list[str], frames: int, seeds: list[int],
                         sampling: Sampling | None = None) -> torch.Tensor:
     """Clips (B, F, C, h, w) made all at once by a bidirectional model; one caption a clip."""
-    sampling = sampling or bundle.sampling
+    sampling = bundle.levels(sampling)
     with quick(True):
         text = bundle.encoder.encode(captions)[:, None]
         compared = bundle.encoder.encode([unconditional_text(bundle.unconditional)]).expand_as(text[:, 0])
@@ -90,7 +90,7 @@ def sample_clips(checkpoint: str | Path, clips: int = 4, frames: int = 4) -> Ima
     return sheet([(f"clip {number}", list(film)) for number, film in enumerate(pictures, 1)])
 
 
-def sample_film(checkpoint: str | Path, shots: int = 6, policy: Policy | None = None, index: int = 0) -> Image.Image:
+def sample_film(checkpoint: str | Path, shots: int = 6, policy: Policy | str | None = None, index: int = 0) -> Image.Image:
     """A held-out film as a storyboard, made by a stage 1 checkpoint."""
     bundle = load(checkpoint)
     plan = casting.film(HELD_OUT, index, 4 * shots, (4, 4))
@@ -100,7 +100,7 @@ def sample_film(checkpoint: str | Path, shots: int = 6, policy: Policy | None = 
 
 
 def versus(checkpoints: dict[str, str | Path], shots: int = 4, stills: int = 2, index: int = 0,
-           policy: Policy | None = None) -> Image.Image:
+           policy: Policy | str | None = None) -> Image.Image:
     """The same held-out film from the same noise by several models (label -> checkpoint), a row each; truth on top."""
     plan, rows = None, []
     for label, checkpoint in checkpoints.items():

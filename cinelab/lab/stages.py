@@ -40,6 +40,7 @@ from cinelab.train import codec as codec_stage
 from cinelab.train import presets
 from cinelab.train import recogniser as reader_stage
 from cinelab.train import teacher_forcing as stage1
+from cinelab.train.losses import with_loss
 from cinelab.train.memory import trained_under
 from cinelab.world.render import FPS, HEIGHT, WIDTH
 
@@ -165,16 +166,16 @@ def opened(store: Store | str | Path, preset: str) -> Store:
 
 
 def bidirectional(run_dir: str | Path, store: Store | str | Path, preset: str = "toy", init: str | None = None, seed: int = 0,
-                  changes: dict | None = None) -> Stage:
+                  changes: dict | None = None, loss: str | Callable | None = None) -> Stage:
     """Stage 0 from scratch, or a longer-sighted one from a checkpoint (name or folder)."""
-    config = override(presets.bidirectional(preset, seed), changes or {})
+    config = override(presets.bidirectional(preset, seed), with_loss(changes, loss))
     return _stage(stage0, config, run_dir, (store, preset), init, seed, 1, max(config.lengths))
 
 
 def teacher_forcing(run_dir: str | Path, store: Store | str | Path, preset: str = "toy", init: str | None = "toybox-bidirectional",
-                    seed: int = 0, changes: dict | None = None) -> Stage:
+                    seed: int = 0, changes: dict | None = None, loss: str | Callable | None = None) -> Stage:
     """Stage 1, from a stage 0 checkpoint (name or folder) or from scratch (None)."""
-    config = override(presets.teacher_forcing(preset, seed), changes or {})
+    config = override(presets.teacher_forcing(preset, seed), with_loss(changes, loss))
     return _stage(stage1, config, run_dir, (store, preset), init, seed, config.chunk, max(config.curriculum))
 
 

@@ -36,6 +36,7 @@ from cinelab.train import dmd as stage3
 from cinelab.train import ode as stage2a
 from cinelab.train import pairs as ode_pairs
 from cinelab.train import presets
+from cinelab.train.losses import with_loss
 from cinelab.train.memory import policy_of, trained_under
 
 SMOKE_EXAM = ExamConfig(films=2, latents=6, recalls=2, away=1)
@@ -96,9 +97,9 @@ def build_pairs(folder: str | Path, store: Store, teacher: str | Path, preset: s
 
 
 def ode(run_dir: str | Path, pairs: ode_pairs.Pairs | PairsPlan, init: str | Path = "toybox-base", preset: str = "toy", seed: int = 0,
-        changes: dict | None = None, steps: int = 4, exam: bool = True) -> Stage:
+        changes: dict | None = None, steps: int = 4, exam: bool = True, loss: str | Callable | None = None) -> Stage:
     """Stage 2a (or its bidirectional baseline): regress to the end points of `pairs`. `steps`: levels it is sampled with."""
-    config = override(presets.ode(preset, pairs.config.teacher, seed), changes or {})
+    config = override(presets.ode(preset, pairs.config.teacher, seed), with_loss(changes, loss))
     config = replace(config, pairs=pairs.config)
     start = fitting(init, config.model, "initial checkpoint")
     return _student(start, config, run_dir, few_steps(steps), pairs.config.chunk, preset, exam,
@@ -107,9 +108,10 @@ def ode(run_dir: str | Path, pairs: ode_pairs.Pairs | PairsPlan, init: str | Pat
 
 
 def consistency(run_dir: str | Path, store: Store | str | Path, teacher: str | Path = "toybox-base", preset: str = "toy", seed: int = 0,
-                changes: dict | None = None, steps: int = 4, exam: bool = True, init: str | Path | None = None) -> Stage:
+                changes: dict | None = None, steps: int = 4, exam: bool = True, init: str | Path | None = None,
+                loss: str | Callable | None = None) -> Stage:
     """Stage 2b: causal consistency distillation of `teacher`, from itself or from an earlier student (`init`)."""
-    config, init = override(presets.consistency(preset, seed), changes or {}), init or teacher
+    config, init = override(presets.consistency(preset, seed), with_loss(changes, loss)), init or teacher
     guide, start = fitting(teacher, config.model, "teacher"), fitting(init, config.model, "initial checkpoint")
     return _student(start, config, run_dir, few_steps(steps), config.chunk, preset, exam,
                     lambda model, run, sit: stage2b.train(config, model, guide.model, opened(store, preset), run, sit),
@@ -117,9 +119,9 @@ def consistency(run_dir: str | Path, store: Store | str | Path, teacher: str | P
 
 
 def dmd(run_dir: str | Path, store: Store | str | Path, init: str | Path, real: str | Path = "toybox-bidirectional-24",
-        preset: str = "toy", seed: int = 0, changes: dict | None = None, exam: bool = True) -> Stage:
+        preset: str = "toy", seed: int = 0, changes: dict | None = None, exam: bool = True, loss: str | Callable | None = None) -> Stage:
     """Stage 3: from a stage 2 checkpoint (or the base model itself), judged by `real`, which the critic starts from too."""
-    config = override(presets.dmd(preset, seed), changes or {})
+    config = override(presets.dmd(preset, seed), with_loss(changes, loss))
     start, judge = fitting(init, config.model, "initial checkpoint"), fitting(real, config.model, "real score")
     if (longest := max(config.lengths)) > judge.span:
         raise CinelabError(f"lengths has {longest} latent frames, but the real score {real} was trained on {judge.span}; "

@@ -47,8 +47,17 @@ def _run(cell: Cell, folder: Path, shared: Path | None) -> str:
         write_json(folder / "config.json", cell.parameters)
         git, began = _revision(cell.notebook.parent), time.perf_counter()
         execute_locked(cell.notebook, folder, cell.parameters | {"run_dir": str(folder.resolve())}, note)
+        _check_rows(folder)
         write_json(folder / "done.json", _record(cell, git, time.perf_counter() - began, shared))
         return "done"
+
+
+def _check_rows(folder: Path) -> None:
+    """A cell whose table no report could read has failed."""
+    if (folder / "rows.parquet").exists():
+        from cinelab.lab.measured import check_cell
+
+        check_cell(folder)
 
 
 def _record(cell: Cell, git: str | None, seconds: float, shared: Path | None) -> dict:

@@ -7,7 +7,9 @@ import pandas as pd
 from PIL import Image
 
 from cinelab.errors import CinelabError
+from cinelab.flow.sampler import Steps
 from cinelab.lab.first_film import save_findings
+from cinelab.memory.policy import Policy
 from cinelab.model.footprint import free_bytes
 from cinelab.model.zoo import Bundle, is_wan, load
 from cinelab.script.screenplay import Screenplay
@@ -29,7 +31,7 @@ def open_model(model: str, **settings) -> Bundle:
     return load(model)
 
 
-def room(bundle: Bundle, play: Screenplay, policy: str | None = None, budget: int | None = None) -> pd.DataFrame:
+def room(bundle: Bundle, play: Screenplay, policy: str | Policy | None = None, budget: int | None = None) -> pd.DataFrame:
     """What the film will take beside the weights, and what is free: GiB by cause."""
     director = Director(bundle, policy_for(bundle, policy, budget))
     chunks = len(director.timeline(play).slots)
@@ -39,8 +41,8 @@ def room(bundle: Bundle, play: Screenplay, policy: str | None = None, budget: in
     return pd.DataFrame([*rows, {"what": "free now", "GiB": round(free, 3), "where": "device"}])
 
 
-def make_film(bundle: Bundle, play: Screenplay, folder: str | Path, policy: str | None = None, budget: int | None = None, seed: int | None = None,
-              steps: int | None = None, overlap: bool | None = None, fused: bool = True, first: str | None = None) -> Film:
+def make_film(bundle: Bundle, play: Screenplay, folder: str | Path, policy: str | Policy | None = None, budget: int | None = None, seed: int | None = None,
+              steps: Steps = None, overlap: bool | None = None, fused: bool = True, first: str | None = None) -> Film:
     """Stream the film, its newest picture shown on the way, and save it with its findings; an existing film is not overwritten.
     `first` is a picture file that the film begins with (frame-wise models); `overlap` None = on a GPU, where decoding has its own
     stream (on a CPU the two only take each other's cores)."""

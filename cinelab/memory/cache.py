@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
-from cinelab.memory.policy import BLOCK, Full, Policy
+from cinelab.memory.policy import BLOCK, Policy
 from cinelab.memory.routing import choose, pool, relevance, searched_in_two_steps
 from cinelab.memory.shelf import Kept, Shelf, Storage
 from cinelab.memory.sight import repeat_to
@@ -146,7 +146,7 @@ class Memory:
             return None, None, self._own_table(rope, 0)
         picks = self._route(index, q)  # (B or 1, G, k)
         now = self._own_table(rope, picks.shape[-1])
-        if isinstance(self.policy, Full) and not self.without:
+        if self.policy.sees_all and not self.without:
             picked_k, picked_v = (shelf.all(self.length).flatten(1, 2) for shelf in self.shelves[index])
         else:
             picked_k, picked_v = (shelf.take(picks, self.length) for shelf in self.shelves[index])

@@ -20,7 +20,7 @@ from cinelab.seeds import rng_at
 UNSEARCHED = -1e6  # the score of a unit that was passed over: below every other, above what is erased
 
 
-def relevance(policy: CAMR, q: Tensor, k: Tensor, allowed: Tensor | None = None, place: tuple[int, ...] = ()) -> Tensor:
+def relevance(policy: Policy, q: Tensor, k: Tensor, allowed: Tensor | None = None, place: tuple[int, ...] = ()) -> Tensor:
     """Scores (B, G, R, n), higher = more relevant.
 
     q (B, R, T, h, d) and k (B, n, U, h, d) are unrotated. `allowed` (R, n) is False where a unit is not yet
@@ -28,6 +28,8 @@ def relevance(policy: CAMR, q: Tensor, k: Tensor, allowed: Tensor | None = None,
     """
     if isinstance(policy, RandomTopK):
         return lot(policy, q.shape[0], (q.shape[1], k.shape[1]), place).to(q.device)
+    if (own := policy.relevance(q.detach(), k.detach())) is not None:
+        return own
     q, k = (pool(x.detach(), policy.summary).float() for x in (q, k))
     scores = mean_score(q, k) if policy.score == "mean" else mass_score(q, k, allowed)  # (B, h, R, n)
     return scores if policy.per_head else scores.mean(1, keepdim=True)
@@ -92,7 +94,7 @@ def choose(policy: Policy, priority: Tensor, scores: Tensor | None, most: int | 
 
     priority (B, n) from the policy, scores (B, G, n) or None where nothing competes; `most` units are there to be kept.
     """
-    count = policy.budget_at(priority.shape[-1])
+    count = min(policy.budget_at(priority.shape[-1]), priority.shape[-1])
     count = count if most is None else min(count, most)
     ranked = priority[:, None]
     if scores is not None:
@@ -116,4 +118,5 @@ def choose_all(policy: Policy, priorities: list[Tensor], scores: Tensor | None) 
 
 def past_priorities(policy: Policy, shots: Tensor) -> list[Tensor]:
     """For every chunk i of films cut as `shots` (B, n): priorities (B, i) of the units before it."""
-    return [policy.priority(shots[:, :i], shots[:, i]) for i in range(shots.shape[1])]
+    nothing = torch.zeros((shots.shape[0], 0), device=shots.device)  # a policy need not know what to do with no history
+    return [policy.priority(shots[:, :i], shots[:, i]) if i else nothing for i in range(shots.shape[1])]

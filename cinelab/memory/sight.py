@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from cinelab.errors import CinelabError
-from cinelab.memory.policy import CAMR, FULL, Full, Policy
+from cinelab.memory.policy import FULL, Full, Policy
 from cinelab.memory.routing import choose_all, past_priorities, relevance
 from cinelab.seeds import rng_at
 
@@ -63,14 +63,14 @@ class TeacherForcing:
         self.policy, self.chunk, self.halves, self.across = policy, chunk, halves, across
         self.films = shots.shape[0] if shots.ndim == 2 else None  # None = as many as a call shows
         self.frames, self.shots = frames, shots.reshape(-1, frames)[:, ::chunk]
-        films = self.shots[:1] if isinstance(policy, Full) else self.shots  # full memory is the same for all films
+        films = self.shots[:1] if policy.sees_all else self.shots  # full memory is the same for all films
         self._priorities = past_priorities(policy, films)
         self._tables: dict[str, Tensor] = {}
         self._static: Tensor | None = None
         self._mask: Tensor | tuple | None = None
 
     def layer(self, index: int, rope) -> Callable:
-        packed = self.policy.positions == "packed" and not isinstance(self.policy, Full)
+        packed = self.policy.positions == "packed" and not self.policy.sees_all
         return lambda q, k, v: (self._packed if packed else self._masked)(index, rope, q, k, v)
 
     def _allowed(self, index: int, q: Tensor, k: Tensor) -> Tensor:
@@ -168,7 +168,7 @@ class KnownHistory(TeacherForcing):
 
     def __init__(self, policy: Policy, shots: Tensor, chunk: int, across: bool = False):
         super().__init__(policy, shots, chunk, across=across)
-        if policy.positions == "packed" and not isinstance(policy, Full):
+        if policy.positions == "packed" and not policy.sees_all:
             raise CinelabError("KnownHistory keeps true positions; use a policy with positions='absolute'.")
         self._clean = Causal(policy, shots, chunk)
         self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
@@ -244,7 +244,7 @@ def repeat_to(x: Tensor, batch: int) -> Tensor:
     return x if times == 1 else x.repeat(times, *[1] * (x.ndim - 1))
 
 
-def sight_by_lot(seed: int, step: int, camr: CAMR, camr_share: float, across_share: float = 0.0) -> tuple[Policy, bool]:
+def sight_by_lot(seed: int, step: int, camr: Policy, camr_share: float, across_share: float = 0.0) -> tuple[Policy, bool]:
     """What a training step sees: policy, and whether other shots only. CAMR, other shots or full memory, by lot."""
     lot = torch.rand((), generator=rng_at(seed, "policy", step))
     if lot < camr_share:

@@ -115,7 +115,7 @@ def load_wan(folder: str | Path, weights: str | Path | None = None, part: str | 
         raise CinelabError(f"{source} does not fit on {device} ({str(error).splitlines()[0]}); use a smaller model, or free the device.") from error
     told = to_dict(settings) | {"folder": str(folder), "model": to_dict(config), "part": report.part}
     memory = {name: getattr(settings, name) for name in ("place", "packing", "slots", "summary")}
-    return Bundle(str(folder), model, codec, text, settings.sampling, settings.chunk, settings.span, settings.fps,
+    return Bundle(str(folder), model, codec, text, settings.sampling.filled(FEW), settings.chunk, settings.span, settings.fps,
                   settings.size, told, lambda: glance(_weight_files(source)), memory, settings.policy, settings.reach,
                   settings.unconditional)
 

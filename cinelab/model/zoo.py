@@ -6,8 +6,8 @@ toybox-bidirectional-24, toybox-base, and the few-step students toybox-1step, -2
 """
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from torch import nn
 from cinelab.config import from_dict, read_json, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
-from cinelab.flow.sampler import Sampling
+from cinelab.flow.sampler import Sampling, Steps
 from cinelab.latent.checkpoint import fill, read_weights, rounded
 from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
 from cinelab.model.wan import CausalWan, WanConfig
@@ -63,9 +63,19 @@ class Bundle:
         """Of the model's weights; read when it is first asked for, which a film never does."""
         return self.mark()
 
-    def levels(self, steps: int | None) -> Sampling:
-        """The model's own sampling, with another number of steps if one is given."""
-        return self.sampling if steps is None else self.sampling.with_steps(steps)
+    def levels(self, steps: Steps = None) -> Sampling:
+        """The model's own sampling, with whatever is given changed: a number of steps, a list of levels, or further settings."""
+        if steps is None:
+            return self.sampling
+        if isinstance(steps, int):
+            return self.sampling.with_steps(steps)
+        if isinstance(steps, Mapping):
+            steps = from_dict(Sampling, steps, "sampling.")
+        if isinstance(steps, (list, tuple)):
+            return replace(self.sampling, steps=len(steps), at=tuple(steps))
+        if not isinstance(steps, Sampling):
+            raise CinelabError(f"steps is {steps!r:.60}; give a number, a list of levels, or a Sampling.")
+        return steps.filled(self.sampling)
 
     @property
     def chunk_tokens(self) -> int:
@@ -161,7 +171,7 @@ def model_config(model: WanConfig, encoder: WordEncoder, codec: str, sampling: S
                  fps: float, size: tuple[int, int], **more: Any) -> dict:
     """What config.json of a model checkpoint says."""
     return {"model": to_dict(model), "text": to_dict(encoder.config) | {"vocabulary": list(encoder.vocabulary)},
-            "codec": codec, "sampling": to_dict(sampling), "chunk": chunk, "span": span, "fps": fps, "size": list(size), **more}
+            "codec": codec, "sampling": to_dict(sampling.filled()), "chunk": chunk, "span": span, "fps": fps, "size": list(size), **more}
 
 
 def load(name: str | Path, device: str | None = None) -> Bundle:

@@ -14,6 +14,7 @@ from cinelab.memory.cache import Memory
 from cinelab.memory.policy import Policy, seeded
 from cinelab.model.zoo import Bundle
 from cinelab.runs import hardware
+from cinelab.score.metrics import METRICS, compared_rows, rehearse
 from cinelab.score.pictures import picture_rows
 from cinelab.score.recogniser import Recogniser
 from cinelab.score.retrieval import hit_rows, touched
@@ -59,6 +60,7 @@ def measure(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConf
             tell: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
     """Rows (seed, film, shot, metric, value, source); source is model, truth or chance."""
     parts = []
+    rehearse()
     for seed in config.seeds:
         rule = seeded(policy, seed)
         tell(f"seed {seed}: films")
@@ -100,7 +102,7 @@ def compare_films(reader: Recogniser, frames: np.ndarray, truth: np.ndarray, bat
     (made, own_chance), (true, _) = film_rows(reader, frames, batch.plans), film_rows(reader, truth, batch.plans)
     made = pd.concat([made, table(picture_rows(frames, truth, spans))])
     sources = {"model": made, "truth": true, "chance": pd.concat([chance_rows(reader, truth, batch.plans), own_chance])}
-    return pd.concat([rows.assign(source=name) for name, rows in sources.items()])
+    return pd.concat([*(rows.assign(source=name) for name, rows in sources.items()), compared_rows(frames, truth, batch.plans)])
 
 
 def _recalls(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig, seed: int, away: int,
@@ -128,7 +130,8 @@ def card(rows: pd.DataFrame, **info) -> dict:
         numbers = {"value": estimate.value, "low": estimate.low, "high": estimate.high, "chance": mean.get("chance"),
                    "upper": mean.get("truth")}
         metrics[metric] = {name: _rounded(number) for name, number in numbers.items()} | {"n": estimate.n}
-    return {"metrics": metrics, **info, **hardware()}
+    own = {name: about for name, about in METRICS.about().items() if name in metrics}
+    return {"metrics": metrics, **({"own": own} if own else {}), **info, **hardware()}
 
 
 def _rounded(value: float | None) -> float | None:

@@ -9,6 +9,7 @@ import pandas as pd
 from cinelab.errors import CinelabError
 from cinelab.score.footage import Clip, find_videos, load_clip
 from cinelab.score.judges import KNOWN, check_backends, judge_rows
+from cinelab.score.metrics import clip_rows as own_rows
 from cinelab.score.rows import Row, failed, table
 from cinelab.score.shots import pixel_rows
 from cinelab.score.stats import bootstrap
@@ -33,7 +34,7 @@ def evaluate(paths: Sequence[str | Path], backends: Sequence[str] = KNOWN, toler
 
 def clip_rows(clip: Clip, backends: Sequence[str] = KNOWN, tolerance: int = 1) -> list[Row]:
     """Everything that can be measured of one clip."""
-    rows = [*pixel_rows(clip, tolerance), *judge_rows(clip, backends)]
+    rows = [*pixel_rows(clip, tolerance), *judge_rows(clip, backends), *own_rows(clip.name, clip.frames, clip.shots)]
     return [replace(row, run=clip.run, fps=clip.fps) for row in rows]
 
 

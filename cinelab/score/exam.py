@@ -44,7 +44,7 @@ class ExamConfig:
 class Exam:
     """Sits any weights of the bundle's shape; the questions are drawn once, and are the same for every sitting."""
 
-    def __init__(self, bundle: Bundle, reader: Recogniser, policy: Policy | None = None, config: ExamConfig | None = None):
+    def __init__(self, bundle: Bundle, reader: Recogniser, policy: Policy | str | None = None, config: ExamConfig | None = None):
         self.bundle, self.reader, self.policy, self.config = bundle, reader, policy or CAMR(), config or ExamConfig()
         c = self.config
         plans = [casting.film(UNSEEN + c.seed, i, c.latents, c.shot_latents, bundle.chunk) for i in range(c.films)]

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from cinelab.score.cuts import detect_cuts, detect_cuts_pyscenedetect, match_cuts
+from cinelab.score.metrics import clip_rows
 from cinelab.score.recogniser import Recogniser, windows
+from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline
 from cinelab.world.vocab import IDENTITY, SCENERY, read
 
@@ -20,12 +22,20 @@ def film_scores(reader: Recogniser, frames: np.ndarray, timeline: Timeline, prom
     """All rows of one film; frames uint8 (F, H, W, 3), prompts one an entry of the screenplay."""
     seen, asked = reader.names(windows(frames, timeline.entry_spans)), [read(prompt) for prompt in prompts]
     rows = asked_rows(seen, asked) + kept_rows(seen, asked) + cut_rows(frames, timeline) + speed_rows(timings, timeline.pixel_frames)
+    rows += own_rows(frames, timeline)
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def plain_scores(frames: np.ndarray, timeline: Timeline, timings: pd.DataFrame) -> pd.DataFrame:
     """The rows that need no recogniser: cuts and speed, of a film in any look."""
-    return pd.DataFrame(cut_rows(frames, timeline) + speed_rows(timings, timeline.pixel_frames), columns=COLUMNS)
+    rows = cut_rows(frames, timeline) + speed_rows(timings, timeline.pixel_frames) + own_rows(frames, timeline)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def own_rows(frames: np.ndarray, timeline: Timeline) -> list[tuple]:
+    """What registered metrics say of the film; one that fails on it is not measured, and says so as NaN."""
+    rows = clip_rows("", frames, ShotList.of(timeline).shots)
+    return [(row.shot, row.metric, row.value, row.detail) for row in rows]
 
 
 def asked_rows(seen: list[dict], asked: list[dict]) -> list[tuple]:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from cinelab.flow.sampler import Sampling
-from cinelab.memory.policy import CAMR, Full, Policy
+from cinelab.memory.policy import Full, Policy
 from cinelab.model.zoo import Bundle
 from cinelab.score.stats import paired_ratio
 from cinelab.script.timeline import Slot, Timeline
@@ -99,8 +99,8 @@ def _faster(first: list[Timed], other: list[Timed]) -> dict:
     return {"times the first": round(e.value, 2), "low": round(e.low, 2), "high": round(e.high, 2)}
 
 
-def scoring_share(bundle: Bundle, policy: CAMR, history: int = 200, repeats: int = 20) -> float:
-    """CAMR's scoring of `history` units by all layers, as a share of a whole chunk's time (both medians)."""
+def scoring_share(bundle: Bundle, policy: Policy, history: int = 200, repeats: int = 20) -> float:
+    """A routed policy's scoring of `history` units by all layers, as a share of a whole chunk's time (both medians)."""
     shape, memory, times = bundle.model.config, empty_memory(bundle, policy), []
     given = torch.randn(1, history * bundle.chunk, *bundle.latent_shape)
     for _ in stream(bundle, [endless(bundle, history)], memory, [0], given=given, pictures=False):
@@ -137,7 +137,7 @@ def benchmark(bundle: Bundle, policies: dict[str, Policy], chunks: int = 40, gro
         row["late chunk"] = late
         row["late / early"] = growth(bundle, policy, bundle.sampling, late=late)["ratio"]
         row["late / early, 2 steps"] = growth(bundle, policy, few, late=late)["ratio"]
-        if isinstance(policy, CAMR):
+        if policy.routed:
             row["scoring %"] = round(100 * scoring_share(bundle, policy, growth_to), 2)
         rows.append(row)
     return pd.DataFrame(rows).assign(**{"peak GiB": round(peak_memory_gib(), 2)})

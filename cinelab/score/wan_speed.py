@@ -96,8 +96,8 @@ class WanBench:
 
     def need(self, history: int, policy: str) -> Footprint:
         """The arithmetic of one cell."""
-        seen = history if policy == "full" else min(self.budget, history)
-        film = Film(self.size, history, self.chunk, seen, self.summary if policy == "camr" else None, self.storage.place,
+        rule = self.policy(policy)
+        film = Film(self.size, history, self.chunk, rule.budget_at(history), rule.summary, self.storage.place,
                     self.storage.packing, self.storage.slots, self.speed.linears)
         return footprint(self.config, film)
 

@@ -12,8 +12,8 @@
         changes:
           - {at: 1.5, prompt: the red fox jumps, seed: 8, steps: 4}
 
-A shot and a change may set `seed`, `policy`, `budget` (chunks of memory seen) and `steps` (0 = the model's own levels); they hold from there on, until they are
-set again. `recache: true` on a change shows the running shot's past to the memory again under the new prompt.
+A shot and a change may set `seed`, `policy`, `budget` (chunks of memory seen) and `steps` (a number, 0 = the model's own levels; a list of levels; or settings); they hold from there on, until they are
+set again. `policy` is a name, an import path (my_module:MyPolicy), or a policy with its settings: {kind: CAMR, budget: 4, sink: 1}. `recache: true` on a change shows the running shot's past to the memory again under the new prompt.
 Every rule lives in a dataclass's `__post_init__`; the reader at the end adds only the file's lines.
 """
 
@@ -23,18 +23,23 @@ import difflib
 import json
 import os
 import re
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
+from cinelab.config import described, from_dict, from_kind, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
+from cinelab.registry import resolve
 from cinelab.script.yaml_text import Dumper, Loader, join_pairs, read_text, yaml_sentence
 
 CUTS = ("cut", "continue")
+SAMPLING = "cinelab.flow.sampler:Sampling"
+POLICY = "cinelab.memory.policy:Policy"  # opened where a policy is written with its settings
 MAX_SHOTS = 200
 MAX_SECONDS = 600
 MAX_TEXT = 2000  # characters in a prompt, a caption or a title
@@ -61,9 +66,9 @@ class PromptChange:
     at: float
     prompt: str
     seed: int | None = None
-    policy: str | None = None
+    policy: Any = None
     budget: int | None = None
-    steps: int | None = None
+    steps: Any = None
     recache: bool = False
 
     def __post_init__(self):
@@ -83,9 +88,9 @@ class Shot:
     cut: str = "cut"
     changes: tuple[PromptChange, ...] = ()
     seed: int | None = None
-    policy: str | None = None
+    policy: Any = None
     budget: int | None = None
-    steps: int | None = None
+    steps: Any = None
 
     def __post_init__(self):
         _check_text("prompt", self.prompt, "say what the shot shows")
@@ -186,12 +191,39 @@ def _check_shots(shots: tuple[Shot, ...]) -> None:
 def _check_settings(part: Any) -> None:
     if part.seed is not None:
         _check_seed(part.seed)
-    if part.policy is not None:
+    if isinstance(part.policy, str) or _is_empty(part.policy):
         _check_text("policy", part.policy, "name a memory policy, such as camr")
+    elif part.policy is not None and not is_policy(part.policy):
+        _refuse(("policy",), part.policy, "name a memory policy, such as camr, or give a Policy")
+    if isinstance(part.steps, (list, tuple)) and part.steps:
+        object.__setattr__(part, "steps", tuple(map(float, _numbers("steps", part.steps))))
     for name, least in (("budget", 3), ("steps", 0)):
+        if name == "steps" and (is_sampling(part.steps) or (isinstance(part.steps, tuple) and part.steps)):
+            continue
         value = getattr(part, name)
         if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < least):
             _refuse((name,), value, f"give a whole number of at least {least}")
+
+
+def _is_empty(value: Any) -> bool:
+    return value in ([], {})
+
+
+def is_policy(value: Any) -> bool:
+    """Whether a value is a memory policy, which this room does not know by class."""
+    return is_dataclass(value) and callable(getattr(value, "budget_at", None)) and not isinstance(value, type)
+
+
+def is_sampling(value: Any) -> bool:
+    """Whether a value says how chunks are sampled, in a class that this room does not know."""
+    return is_dataclass(value) and callable(getattr(value, "with_steps", None)) and not isinstance(value, type)
+
+
+def _numbers(field: str, values: Any) -> Any:
+    for value in values:
+        if not isinstance(value, Real) or isinstance(value, bool):
+            _refuse((field,), value, "give levels as numbers that fall, such as [1.0, 0.6, 0.3]")
+    return values
 
 
 def _check_seed(value: Any) -> None:
@@ -244,6 +276,10 @@ def _plain(part: Any) -> Any:
         return str(part)
     if isinstance(part, bool):
         return part
+    if is_policy(part):
+        return described(part)
+    if is_sampling(part):
+        return {name: value for name, value in to_dict(part).items() if value not in (None, [])}
     if isinstance(part, Real):
         return int(part) if part == int(part) else float(part)
     written = [f.name for f in fields(part) if getattr(part, f.name) != f.default]
@@ -335,7 +371,24 @@ class _Reader:
         if key in self.PARTS and isinstance(node, yaml.SequenceNode):
             kind = self.PARTS[key]
             return tuple(self._make(kind, part, (*field, i)) for i, part in enumerate(node.value))
+        if key == "policy" and isinstance(node, yaml.MappingNode) and node.value:
+            return self._made(node, field, lambda values: from_kind(values, resolve(POLICY)))
+        if key == "steps" and isinstance(node, yaml.SequenceNode) and node.value:
+            return tuple(self._scalar(child) for child in node.value)
+        if key == "steps" and isinstance(node, yaml.MappingNode) and node.value:
+            return self._made(node, field, lambda values: from_dict(resolve(SAMPLING), values))
         return self._scalar(node)
+
+    def _made(self, node: yaml.MappingNode, field: Field, make: Callable[[dict], Any]) -> Any:
+        """An object that is written with its settings: a policy, or how chunks are sampled."""
+        self.lines[field] = node.start_mark.line + 1
+        try:
+            values = self.loader.construct_mapping(node, deep=True)
+            if field[-1] == "policy" and "kind" not in values:
+                raise CinelabError("kind is missing; say the policy's class, such as CAMR.")
+            return make(values)
+        except (CinelabError, yaml.YAMLError, TypeError, ValueError) as error:
+            raise FieldError(field, f"cannot be made: {' '.join(str(error).split())}") from error
 
     def _scalar(self, node: yaml.Node) -> Any:
         """A scalar's value; an empty list or dict stands for a node that is none."""

@@ -16,17 +16,16 @@ from torch import Tensor
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
-from cinelab.flow.sampler import Sampling
+from cinelab.flow.sampler import Steps
 from cinelab.latent.codec import to_tensor
 from cinelab.memory.cache import Memory
-from cinelab.memory.policy import Policy, budget_of, name_of
-from cinelab.memory.policy_io import policy_to_dict
+from cinelab.memory.policy import Policy, policy_dict
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
 from cinelab.script.unconditional import unconditional_text
-from cinelab.stream.engine import Timed, check_room, policy_for
+from cinelab.stream.engine import Timed, check_room, policy_after, policy_for
 from cinelab.stream.overlap import ahead, side_stream
 from cinelab.stream.reel import Ask, Reel
 from cinelab.stream.showing import film_html, film_line
@@ -101,23 +100,32 @@ def turned(ask: Ask, turn: Shot | PromptChange | None, bundle: Bundle) -> Ask:
     if turn.steps is not None:
         changes["sampling"] = bundle.levels(turn.steps or None)
     if turn.policy is not None or turn.budget is not None:
-        changes["policy"] = policy_for(bundle, turn.policy or name_of(ask.policy), turn.budget or budget_of(ask.policy))
+        changes["policy"] = policy_after(bundle, ask.policy, turn.policy, turn.budget)
     return replace(ask, **changes)
 
 
+def asks_of(line: Timeline, ask: Ask, bundle: Bundle) -> list[Ask]:
+    """What every chunk is asked to be, the first one `ask`. Refuses settings that cannot be met before any chunk is made."""
+    asks = []
+    for slot in line.slots:
+        ask = replace(turned(ask, slot.turn, bundle), prompt=line.prompts[slot.prompt], shot=slot.shot, cut=slot.cut)
+        asks.append(ask)
+    return asks
+
+
 class Director:
-    """Makes films with one model under one policy. `seed=None` takes the screenplay's seed, `policy=None` the policy that the
-    model was trained under (CAMR where its config.json says none).
+    """Makes films with one model under one policy, given as an object or by name. `seed=None` takes the screenplay's seed,
+    `policy=None` the policy that the model was trained under (CAMR where its config.json says none).
 
     With `overlap` a chunk is decoded while the next one is made (the same bits); with `fused` it is remembered in the call that
     makes the next one's first level, where that is exact: in a few-step student, within a shot (the same to rounding).
     """
 
-    def __init__(self, model: Bundle | str | Path, policy: Policy | None = None, seed: int | None = None,
-                 sampling: Sampling | None = None, bf16: bool = False, overlap: bool = False, fused: bool = False):
+    def __init__(self, model: Bundle | str | Path, policy: Policy | str | None = None, seed: int | None = None,
+                 sampling: Steps = None, bf16: bool = False, overlap: bool = False, fused: bool = False):
         self.bundle = model if isinstance(model, Bundle) else load(model)
-        self.policy, self.seed = policy or policy_for(self.bundle), seed
-        self.sampling, self.bf16 = sampling or self.bundle.sampling, bf16
+        self.policy, self.seed = policy_for(self.bundle, policy), seed
+        self.sampling, self.bf16 = self.bundle.levels(sampling), bf16
         self.overlap, self.fused = overlap, fused
 
     def timeline(self, screenplay: Screenplay) -> Timeline:
@@ -161,10 +169,10 @@ class Director:
 
     def _latents(self, reel: Reel, screenplay: Screenplay, line: Timeline, first: Tensor | None) -> Iterator[tuple[Timed, Memory]]:
         """Chunks without pictures. What a shot or a change sets holds from there on."""
-        state, ask = reel.begin(), Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling)
+        state, opening = reel.begin(), Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling)
+        asks = asks_of(line, opening, self.bundle)
         self.bundle.encoder.prepare([*line.prompts, unconditional_text(self.bundle.unconditional)])
-        for slot in line.slots:
-            ask = replace(turned(ask, slot.turn, self.bundle), prompt=line.prompts[slot.prompt], shot=slot.shot, cut=slot.cut)
+        for slot, ask in zip(line.slots, asks, strict=True):
             wait = self.fused and slot.index + 1 < len(line.slots)
             state, timed = reel.step(state, ask, pictures=False, given=first if slot.index == 0 else None, wait=wait)
             yield timed, state.memory
@@ -189,5 +197,5 @@ class Director:
         return screenplay.seed if self.seed is None else self.seed
 
     def _info(self, screenplay: Screenplay) -> dict:
-        return {"title": screenplay.title, "model": self.bundle.name, "seed": self._seed(screenplay),
-                "policy": policy_to_dict(self.policy), "sampling": to_dict(self.sampling), "fps": self.bundle.fps, "bf16": self.bf16}
+        return {"title": screenplay.title, "model": self.bundle.name, "seed": self._seed(screenplay), "policy": policy_dict(self.policy),
+                "sampling": to_dict(self.sampling), "fps": self.bundle.fps, "bf16": self.bf16}

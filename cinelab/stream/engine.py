@@ -6,7 +6,7 @@ Knows the bundle (model, codec, words) and the one roll-out; knows nothing of wi
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -14,19 +14,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cinelab.config import names_of
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
 from cinelab.latent.codec import to_uint8
 from cinelab.memory.cache import Memory
-from cinelab.memory.policy import Policy, budget_of, name_of, policy_named
+from cinelab.memory.policy import (
+    BUDGET,
+    BUILT_IN,
+    Policy,
+    budget_of,
+    name_of,
+    policy_named,
+    with_budget,
+)
 from cinelab.memory.policy_io import policy_from_dict
 from cinelab.memory.shelf import Storage
 from cinelab.model.footprint import Film, Footprint, check_fits, footprint, free_bytes
 from cinelab.model.zoo import Bundle
 from cinelab.script.timeline import Timeline
 from cinelab.script.unconditional import unconditional_text
-
-BUDGET = 6  # units that a policy sees where nobody says another number
 
 
 @dataclass
@@ -65,31 +72,38 @@ def trained_policy(bundle: Bundle) -> Policy | None:
     return policy_from_dict(bundle.policy, f"The config of {bundle.name}")
 
 
-def policy_for(bundle: Bundle, name: str | None = None, budget: int | None = None) -> Policy:
+def policy_for(bundle: Bundle, policy: str | Policy | Mapping | None = None, budget: int | None = None) -> Policy:
     """The policy of a name with at most `budget` units, that searches the history as finely as suits the model.
 
     No name is the policy that the model was trained under, or CAMR where its config.json says none. What a name and a budget
     leave open (positions, sinks, scores) is as in training where the name is of the policy that it was trained under.
+    A Policy (or one written down, see `policy_named`) is taken as it is.
     """
+    if policy is not None and not isinstance(policy, str):
+        return policy_named(policy)
     trained = trained_policy(bundle)
-    if trained is not None and (name is None or name == name_of(trained)):
+    if trained is not None and policy in (None, name_of(trained)):
         return trained if budget in (None, budget_of(trained)) else with_budget(trained, budget)
-    found = policy_named(name or "camr", BUDGET if budget is None else budget)
-    return replace(found, summary=bundle.memory.get("summary", found.summary)) if found.routed else found
+    found = policy_named(policy or "camr", BUDGET if budget is None else budget)
+    if not found.routed or "summary" not in names_of(type(found)):
+        return found
+    return replace(found, summary=bundle.memory.get("summary", found.summary))
 
 
-def named_policy(bundle: Bundle, name: str | None = None, budget: int | None = None) -> tuple[str, int]:
-    """Name and budget of the policy that `policy_for` gives, for what keeps these two."""
-    policy = policy_for(bundle, name, budget)
-    return name_of(policy), budget_of(policy, BUDGET if budget is None else budget)
+def policy_after(bundle: Bundle, now: Policy, asked: str | Policy | Mapping | None, budget: int | None) -> Policy:
+    """The policy `now` after a change to what is `asked`, a name or a Policy, and to another budget; None = as it was."""
+    if isinstance(asked, str):
+        return policy_for(bundle, asked, budget or budget_of(now))
+    kept = now if asked is None else policy_for(bundle, asked)
+    return kept if budget is None else with_budget(kept, budget)
 
 
-def with_budget(policy: Policy, budget: int) -> Policy:
-    """The policy with another budget, and all that a budget leaves open as it is."""
-    fresh = policy_named(name_of(policy), budget)  # how a policy without a field `budget` divides one
-    if hasattr(policy, "budget"):
-        return replace(policy, budget=budget)
-    return replace(fresh, positions=policy.positions, unit=policy.unit)
+def named_policy(bundle: Bundle, policy: str | Policy | None = None, budget: int | None = None) -> tuple[str | Policy, int]:
+    """What settings keep of the policy that `policy_for` gives: the name of a built-in one, else itself; and its budget."""
+    found = policy_for(bundle, policy, budget)
+    name, units = name_of(found), budget_of(found, BUDGET if budget is None else budget)
+    plain = isinstance(policy, str | None) and name in BUILT_IN
+    return (name if plain else found), units
 
 
 def empty_memory(bundle: Bundle, policy: Policy) -> Memory:
@@ -147,7 +161,7 @@ def stream(bundle: Bundle, timelines: Sequence[Timeline], memory: Memory, seeds:
     text_seconds = time.perf_counter() - began
     state = None
     chunks = rollout(bundle.model, memory, prompts, script, seeds, (script.chunk, *bundle.latent_shape),
-                     sampling or bundle.sampling, memory.length // (script.chunk // memory.unit_frames), given, device)
+                     bundle.levels(sampling), memory.length // (script.chunk // memory.unit_frames), given, device)
     while True:
         with quick(bf16, device):
             chunk = next(chunks, None)
@@ -164,10 +178,10 @@ def stream(bundle: Bundle, timelines: Sequence[Timeline], memory: Memory, seeds:
         yield Timed(chunk.index, frames, chunk.latents, seconds)
 
 
-def make(bundle: Bundle, timelines: Sequence[Timeline], policy: Policy, seeds: Sequence[int],
+def make(bundle: Bundle, timelines: Sequence[Timeline], policy: str | Policy, seeds: Sequence[int],
          sampling: Sampling | None = None, given: Tensor | None = None, bf16: bool = True) -> tuple[Tensor, Memory]:
     """All latents (B, F, C, h, w) of a batch of films, and the memory they left."""
-    memory = empty_memory(bundle, policy)
+    memory = empty_memory(bundle, policy_for(bundle, policy))
     made = stream(bundle, timelines, memory, seeds, sampling, given, bf16, pictures=False)
     return torch.cat([timed.latents.float() for timed in made], dim=1), memory
 

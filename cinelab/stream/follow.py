@@ -6,15 +6,15 @@ from pathlib import Path
 from cinelab.config import from_dict, read_json
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
-from cinelab.memory.policy import budget_of, name_of
+from cinelab.memory.policy import BUILT_IN, Policy, budget_of, name_of
 from cinelab.memory.policy_io import policy_from_dict
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import plan, with_caption
-from cinelab.stream.director import turned
+from cinelab.stream.director import asks_of
 from cinelab.stream.engine import policy_for
 from cinelab.stream.reel import Ask
-from cinelab.stream.session import Node, Session, Settings
+from cinelab.stream.session import Node, Session, Settings, checked
 
 
 def follow(play: Screenplay, folder: str | Path, bundle: Bundle, settings: Settings, bf16: bool = False,
@@ -24,15 +24,16 @@ def follow(play: Screenplay, folder: str | Path, bundle: Bundle, settings: Setti
     The chunks are those of a `Director` with the same seed, policy and levels, bit for bit.
     """
     line = plan(play, bundle.fps, bundle.codec.stride, bundle.chunk)
+    settings = checked(settings)
+    opening = Ask("", seed=settings.seed, policy=policy_for(bundle, settings.policy, settings.budget), sampling=bundle.levels(settings.steps))
+    asks = asks_of(line, opening, bundle)
     session = Session.create(folder, bundle, settings, bf16)
-    ask = Ask("", seed=settings.seed, policy=policy_for(bundle, settings.policy, settings.budget), sampling=bundle.levels(settings.steps))
     steps, prompt = settings.steps, ""
-    for slot in line.slots:
-        ask = turned(ask, slot.turn, bundle)
+    for slot, ask in zip(line.slots, asks, strict=True):
         if slot.turn is not None:
             prompt = with_caption(play.caption, slot.turn.prompt)
             steps = steps if slot.turn.steps is None else slot.turn.steps or None
-        said = Settings(prompt, ask.seed, name_of(ask.policy), budget_of(ask.policy, settings.budget), steps, settings.switch)
+        said = Settings(prompt, ask.seed, *_said(ask.policy, bundle, settings.budget), steps, settings.switch)
         session.make(Node(slot.index, session.desk.head, slot.shot, slot.cut, said, line.prompts[slot.prompt], ask.recache, slot.index))
         if progress:
             progress(slot.index + 1, len(line.slots))
@@ -48,27 +49,27 @@ def follow_run(run: str | Path, folder: str | Path, progress: Callable[[int, int
                            "desk wrote, or a session's.")
     told, play = read_json(run / "film.json"), Screenplay.load(run / "screenplay.yaml")
     bundle = load(told["model"])
-    settings = Settings(seed=told["seed"], **_policy(run, told.get("policy"), bundle), steps=_steps(run, told.get("sampling"), bundle))
+    settings = Settings(seed=told["seed"], **_policy(told.get("policy"), bundle), steps=_steps(told.get("sampling"), bundle))
     return follow(play, folder, bundle, settings, told.get("bf16", False), progress)
 
 
-def _policy(run: Path, told: dict | None, bundle: Bundle) -> dict:
-    """The policy's name and budget, where these two say all of it."""
+def _said(policy: Policy, bundle: Bundle, unlimited: int) -> tuple[str | Policy, int]:
+    """A policy as a session's settings say it: name and budget where these are all of it, else the policy itself."""
+    name, budget = name_of(policy), budget_of(policy, unlimited)
+    whole = name in BUILT_IN and budget >= 3 and policy_for(bundle, name, budget) == policy
+    return (name if whole else policy), budget
+
+
+def _policy(told: dict | None, bundle: Bundle) -> dict:
+    """The policy that a film was made under, as settings."""
     if told is None:
         return {}
-    policy = policy_from_dict(told, f"{run}/film.json")
-    name, budget = name_of(policy), budget_of(policy)
-    if policy_for(bundle, name, budget) != policy:
-        raise CinelabError(f"{run} was made with {policy}, and a session has {policy_for(bundle, name, budget)}; make the film again with that.")
-    return {"policy": name, "budget": budget}
+    return dict(zip(("policy", "budget"), _said(policy_from_dict(told, "film.json"), bundle, Settings().budget), strict=True))
 
 
-def _steps(run: Path, told: dict | None, bundle: Bundle) -> int | None:
-    """The number of levels, None for the model's own; guidance and solver of a session are the model's."""
+def _steps(told: dict | None, bundle: Bundle) -> int | Sampling | None:
+    """The levels that a film was made at: None for the model's own, their number where that is all of it, else all settings."""
     sampling = bundle.sampling if told is None else from_dict(Sampling, told)
     if sampling == bundle.sampling:
         return None
-    if sampling != bundle.levels(sampling.steps):
-        raise CinelabError(f"{run} was made with {sampling}, and a session of {bundle.name} has {bundle.levels(sampling.steps)}; "
-                           "make the film again without that setting.")
-    return sampling.steps
+    return sampling.steps if sampling == bundle.levels(sampling.steps) else sampling

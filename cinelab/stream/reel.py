@@ -75,7 +75,7 @@ class Reel:
         """Make the next chunk: the state after it, and the chunk with where its time went. `given` latents (1, c, C, h, w) are
         taken as the chunk, not made. With `wait` it is remembered together with the next step's first level, where that is exact."""
         began = time.perf_counter()
-        text, sampling = self.prompts(ask.prompt), ask.sampling or self.bundle.sampling
+        text, sampling = self.prompts(ask.prompt), self.bundle.levels(ask.sampling)
         together = state.pending is not None and given is None and not (ask.cut or ask.recache) and sampling.guidance == 1
         if not together:
             state = self._open(self.settle(state), ask, text)

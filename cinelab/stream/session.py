@@ -12,17 +12,26 @@ again from the latents. The same log gives the same film.
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from cinelab.config import from_dict, read_json
+from cinelab.config import from_dict, read_json, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
-from cinelab.memory.policy import POLICIES, policy_named
+from cinelab.flow.sampler import Sampling
+from cinelab.memory.policy import (
+    BUILT_IN,
+    Policy,
+    budget_of,
+    name_of,
+    policy_dict,
+    policy_named,
+    with_budget,
+)
 from cinelab.model.zoo import Bundle
 from cinelab.script.screenplay import MAX_TEXT
 from cinelab.script.timeline import CONTINUE
@@ -37,13 +46,16 @@ LONGEST = 4000  # chunks of one film
 
 @dataclass(frozen=True)
 class Settings:
-    """What the next chunk is made with. `steps` None = the model's own levels."""
+    """What the next chunk is made with. `steps` None = the model's own levels; else a number, a list of levels, or a Sampling.
+
+    `policy` is the name of a built-in one with `budget`, or a Policy; on the disk, its own settings and class.
+    """
 
     prompt: str = ""
     seed: int = 0
-    policy: str = "camr"
+    policy: str | Policy = "camr"
     budget: int = 6
-    steps: int | None = None
+    steps: int | tuple[float, ...] | Sampling | None = None
     switch: str = "keep"
 
 
@@ -93,10 +105,10 @@ class Session:
         folder = Path(folder)
         if (folder / "session.json").exists():
             raise CinelabError(f"{folder} already holds a session; continue it, or name another folder.")
-        check_settings(settings)
+        settings = checked(settings)
         (folder / "chunks").mkdir(parents=True, exist_ok=True)
         write_json(folder / "session.json", {"schema": SCHEMA, "model": bundle.name, "weights": bundle.fingerprint,
-                                             "bf16": bf16, "settings": asdict(settings)})
+                                             "bf16": bf16, "settings": to_dict(settings)})
         return cls(folder, Reel(bundle, bf16), Desk(settings))
 
     @classmethod
@@ -109,10 +121,14 @@ class Session:
         if told["weights"] != bundle.fingerprint:
             raise CinelabError(f"{folder} was made with {told['model']} ({told['weights']}), not with these weights of {bundle.name}; "
                                f"load {told['model']}, or begin a new session.")
-        session = cls(folder, Reel(bundle, told["bf16"]), Desk(from_dict(Settings, told["settings"])))
+        session = cls(folder, Reel(bundle, told["bf16"]))
         session._mend()
-        for line in session.log:
-            session._fold(line)
+        try:
+            session.desk = Desk(from_dict(Settings, told["settings"]))
+            for line in session.log:
+                session._fold(line)
+        except CinelabError as error:  # such as a policy whose class is not here
+            raise CinelabError(f"{folder} cannot be gone on with: {error}") from error
         session.desk = replace(session.desk, playing=False)
         return session
 
@@ -146,6 +162,10 @@ class Session:
         """Carry out a command between two chunks; returns one line that says what happened. Raises CinelabError, and then
         nothing has changed."""
         said = self._apply(command, value)
+        if command == "policy" and isinstance(now := self.desk.settings.policy, Policy):
+            value = {"value": policy_dict(now)}  # whole, so that it is the same in a process that does not know the name
+        if command == "levels" and isinstance(now := self.desk.settings.steps, Sampling):
+            value = {"value": to_dict(now)}
         self._append({"do": command, "value": value, "after": self.desk.head})
         return said
 
@@ -180,7 +200,7 @@ class Session:
         """Make a chunk that is fully described, such as one of another session's log or of a screenplay."""
         state, timed = self.reel.step(self.state(node.parent), self.ask(node))
         write_atomic(self._file(node.number), lambda path: save_file({"latents": timed.latents.cpu().contiguous()}, path))
-        self._append({"made": asdict(node), "seconds": {k: round(v, 5) for k, v in timed.seconds.items()}})
+        self._append({"made": to_dict(node), "seconds": {k: round(v, 5) for k, v in timed.seconds.items()}})
         self._take_in(node)
         self._keep(node.number, state)
         return timed
@@ -287,27 +307,44 @@ class Session:
             os.fsync(file.fileno())
 
 
-def check_settings(settings: Settings) -> None:
-    """Refuse what no chunk could be made with."""
+def checked(settings: Settings) -> Settings:
+    """The settings with a policy of one's own as an object. Refuses what no chunk could be made with."""
     if len(settings.prompt) > MAX_TEXT:
         raise CinelabError(f"The prompt has {len(settings.prompt)} characters; keep it below {MAX_TEXT}.")
     if settings.switch not in SWITCHES:
         raise CinelabError(f"switch is {settings.switch!r}; use one of {', '.join(SWITCHES)}.")
-    if settings.policy not in POLICIES:
-        raise CinelabError(f"policy is {settings.policy!r}; use one of {', '.join(POLICIES)}.")
     if not (isinstance(settings.seed, int) and 0 <= settings.seed < 2**63):
         raise CinelabError(f"seed is {settings.seed}; give a whole number, 0 or above.")
-    if settings.steps is not None and not (isinstance(settings.steps, int) and 1 <= settings.steps <= 100):
-        raise CinelabError(f"levels is {settings.steps}; give 1 to 100, or none for the model's own.")
+    settings = replace(settings, steps=_levels(settings.steps))
     if not isinstance(settings.budget, int):
         raise CinelabError(f"budget is {settings.budget}; give a whole number, 3 or above.")
-    policy_named(settings.policy, settings.budget)
+    policy = policy_named(settings.policy, settings.budget)
+    if isinstance(settings.policy, str) and settings.policy in BUILT_IN:
+        return settings
+    to_dict(policy)  # refuses what the log could not hold
+    return replace(settings, policy=policy, budget=budget_of(policy, settings.budget))
+
+
+def _levels(steps: int | Sequence[float] | Sampling | Mapping | None) -> int | tuple[float, ...] | Sampling | None:
+    """A session's `steps`, checked; settings as a command's text has them become a Sampling."""
+    if isinstance(steps, (list, tuple)) and steps:
+        return Sampling(at=tuple(steps)).at
+    if isinstance(steps, Mapping):
+        return from_dict(Sampling, steps, "sampling.")
+    if steps is None or isinstance(steps, Sampling) or (isinstance(steps, int) and 1 <= steps <= 100):
+        return steps
+    raise CinelabError(f"levels is {steps}; give 1 to 100, a list of levels, or none for the model's own.")
+
+
+def policy_label(settings: Settings) -> str:
+    """The policy's name, for reading."""
+    return settings.policy if isinstance(settings.policy, str) else name_of(settings.policy)
 
 
 def _changed(desk: Desk, **changes) -> Desk:
-    settings = replace(desk.settings, **changes)
-    check_settings(settings)
-    return replace(desk, settings=settings, again=())
+    if "budget" in changes and isinstance(changes["budget"], int) and isinstance(desk.settings.policy, Policy):
+        changes["policy"] = with_budget(desk.settings.policy, changes["budget"])
+    return replace(desk, settings=checked(replace(desk.settings, **changes)), again=())
 
 
 def prompt(session: Session, desk: Desk, text: str, switch: str | None = None) -> tuple[Desk, str]:
@@ -351,7 +388,9 @@ def branch(session: Session, desk: Desk, chunk: int) -> tuple[Desk, str]:
 
 def setting(name: str, label: str) -> Callable:
     def change(session: Session, desk: Desk, value) -> tuple[Desk, str]:
-        return _changed(desk, **{name: value}), f"{label} is {value} from the next chunk on."
+        desk = _changed(desk, **{name: value})
+        shown = policy_label(desk.settings) if name == "policy" else value
+        return desk, f"{label} is {shown} from the next chunk on."
 
     return change
 

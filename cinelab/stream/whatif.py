@@ -6,16 +6,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cinelab.errors import CinelabError
-from cinelab.memory.policy import budget_of, name_of
-from cinelab.stream.engine import policy_for
+from cinelab.memory.policy import Policy
+from cinelab.stream.engine import policy_after
 from cinelab.stream.session import Session
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is other: the policy, its budget, or shots (counted from 1) that are erased from the memory."""
+    """What is other: the policy (a name or a Policy), its budget, or shots (counted from 1) that are erased from the memory."""
 
-    policy: str | None = None
+    policy: str | Policy | None = None
     budget: int | None = None
     without: tuple[int, ...] = ()
 
@@ -37,7 +37,7 @@ def what_if(session: Session, change: Change = Change(), head: int | None = None
     parts = []
     for node in nodes:
         ask = session.ask(node)
-        policy = policy_for(session.reel.bundle, change.policy or name_of(ask.policy), change.budget or budget_of(ask.policy))
+        policy = policy_after(session.reel.bundle, ask.policy, change.policy, change.budget)
         state, timed = session.reel.step(state, replace(ask, policy=policy))
         parts.append(timed.frames[0])
     return np.concatenate(parts)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as fn
 from torch import Tensor
 
 from cinelab.flow import path
@@ -18,6 +17,7 @@ from cinelab.runs import Run
 from cinelab.seeds import parted, rng_at
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
+from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.provenance import draws_from
 
@@ -26,6 +26,7 @@ from cinelab.train.provenance import draws_from
 class BidirectionalTraining:
     model: WanConfig
     optim: Optim = field(default_factory=Optim)
+    loss: str = "mse"  # a registered name or an import path (see train.losses)
     steps: int = 2000
     frames_per_batch: int = 256  # latent frames over all clips of a batch
     lengths: tuple[int, ...] = (1, 2, 4, 8)  # clip lengths in latent frames, from images on
@@ -35,6 +36,9 @@ class BidirectionalTraining:
     seed: int = 0
     save_every: int = 200
     bf16: bool = True
+
+    def __post_init__(self):
+        loss_name(self.loss)
 
 
 def clip_length(config: BidirectionalTraining, step: int, rng: torch.Generator) -> int:
@@ -52,7 +56,7 @@ def loss(model: CausalWan, clips: Clips, config: BidirectionalTraining, rng: tor
     eps = torch.randn(x0.shape, generator=rng).to(x0.device)
     slot = dropped(clips, config.drop_text, rng)
     pred = model(path.noised(x0, eps, t), t, clips.text, slot, Bidirectional(torch.arange(frames)))
-    return fn.mse_loss(pred.float(), path.velocity(x0, eps))
+    return error(config.loss, pred.float(), path.velocity(x0, eps), t)
 
 
 def train(config: BidirectionalTraining, model: CausalWan, store: Store, run: Run) -> Iterator[dict]:

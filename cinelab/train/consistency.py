@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as fn
 from torch import Tensor
 
 from cinelab.errors import CinelabError
@@ -27,6 +26,7 @@ from cinelab.seeds import parted
 from cinelab.train.levels import check_drawn, drawn
 from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
+from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Ema, Optim
 from cinelab.train.pairs import field_of
 from cinelab.train.provenance import draws_from
@@ -39,7 +39,8 @@ class ConsistencyTraining:
     grid: tuple[int, ...] = (8, 16, 48)  # teacher steps from noise to data, over equal parts of the training
     guidance: float = 2.0  # inside the teacher: w of u + w (c - u)
     unconditional: str = ""  # the prompt of u: a text, or "published" (Wan's negative prompt; the papers')
-    camr: CAMR = field(default_factory=CAMR)
+    camr: Policy = field(default_factory=CAMR)
+    loss: str = "mse"  # a registered name or an import path (see train.losses)
     camr_share: float = 0.3  # of the steps, in which all three see their history through CAMR, as in streaming
     across_share: float = 0.4  # of the steps, in which all three see other shots only, so that recall is distilled too
     levels: str = "chunk"  # what draws a level of its own: a chunk, or a clip (the paper)
@@ -55,6 +56,7 @@ class ConsistencyTraining:
     bf16: bool = True
 
     def __post_init__(self):
+        loss_name(self.loss)
         if not self.grid or any(n < 1 for n in self.grid):
             raise CinelabError(f"grid is {list(self.grid)}; give numbers of teacher steps, each at least 1.")
         if not self.last_interval and min(self.grid) < 2:
@@ -93,7 +95,7 @@ def loss(model: CausalWan, target: Ema, teacher: CausalWan, clips: Clips, grid: 
         below = x + path.spread(lower - t, x) * v
         with target.worn(model):
             goal = predict(model, below, lower, clips, config.chunk, *sight)
-    return fn.mse_loss(predict(model, x, t, clips, config.chunk, *sight), goal)
+    return error(config.loss, predict(model, x, t, clips, config.chunk, *sight), goal, t)
 
 
 def train(config: ConsistencyTraining, model: CausalWan, teacher: CausalWan, store: Store, run: Run,

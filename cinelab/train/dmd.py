@@ -25,13 +25,14 @@ from cinelab.flow import path
 from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
 from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.cache import Memory
-from cinelab.memory.policy import CAMR, Full, Policy
+from cinelab.memory.policy import CAMR, Policy
 from cinelab.memory.sight import Bidirectional
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
 from cinelab.seeds import parted, rng_at
 from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
+from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import TEACHERS, field_of
 from cinelab.train.provenance import draws_from
@@ -45,7 +46,8 @@ class DmdTraining:
     sampling: Sampling = field(default_factory=lambda: Sampling(2, "consistency", guidance=1.0))  # the student's levels
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-4, betas=(0.0, 0.999), ema=0.98, warmup=10))
     critic: Optim = field(default_factory=lambda: Optim(lr=2e-4, betas=(0.0, 0.999), warmup=10))
-    policy: CAMR | Full | Policy = field(default_factory=CAMR)  # of the student's memory in its roll-outs
+    policy: Policy = field(default_factory=CAMR)  # of the student's memory in its roll-outs
+    loss: str = "mse"  # of the student: a registered name or an import path (see train.losses)
     score: str = "bidirectional"  # whose judgement: both scores are of this kind
     history: str = "self"  # what the student remembers: what it made, or the truth (causal score distillation)
     guidance: float = 2.0  # of the real score: w of u + w (c - u); the papers' "3" is c + 3 (c - u), which is 4 here
@@ -65,6 +67,8 @@ class DmdTraining:
     bf16: bool = True
 
     def __post_init__(self):
+        loss_name(self.loss)
+        object.__setattr__(self, "sampling", self.sampling.filled())  # so that the run's config.json says all of it
         if self.sampling.solver != "consistency":
             raise CinelabError(f"sampling.solver is {self.sampling.solver!r}; a few-step student samples by 'consistency'.")
         if self.score not in TEACHERS:
@@ -135,7 +139,7 @@ def student_loss(model: CausalWan, clips: Clips, real: Any, fake: Any, config: D
     sample, own = self_rollout(model, clips, config, rng, lots)
     gradient, gap = direction(sample.detach(), clips, real, fake, config, rng)
     goal = (sample - gradient).detach()
-    return 0.5 * fn.mse_loss(sample[:, own], goal[:, own]), {"gap": round(gap[:, own].mean().item(), 4)}
+    return 0.5 * error(config.loss, sample[:, own], goal[:, own]), {"gap": round(gap[:, own].mean().item(), 4)}
 
 
 def critic_loss(fake: CausalWan, student: CausalWan, clips: Clips, config: DmdTraining, rng: torch.Generator,

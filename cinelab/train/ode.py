@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as fn
 from torch import Tensor
 
 from cinelab.errors import CinelabError
@@ -33,6 +32,7 @@ from cinelab.seeds import parted
 from cinelab.train.levels import check_drawn, drawn
 from cinelab.train.loop import Exam, Learner
 from cinelab.train.loop import train as run_loop
+from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import Pairs, PairsConfig
 from cinelab.train.provenance import check_fits, data_of
@@ -47,7 +47,8 @@ class OdeTraining:
     optim: Optim = field(default_factory=Optim)
     history: str = "truth"  # what the student sees of the past: the clip's truth, the pairs' end points, or their states
     levels: str = field(default="chunk", metadata={"before": None})  # what draws a level of its own: a chunk or a clip
-    camr: CAMR = field(default_factory=CAMR)
+    camr: Policy = field(default_factory=CAMR)
+    loss: str = "mse"  # a registered name or an import path (see train.losses)
     camr_share: float = 0.5  # of the steps, in which the student sees its history through CAMR, as in streaming
     steps: int = 600
     seed: int = 0
@@ -56,6 +57,7 @@ class OdeTraining:
     bf16: bool = True
 
     def __post_init__(self):
+        loss_name(self.loss)
         if self.history not in HISTORIES:
             raise CinelabError(f"history is {self.history!r}; use one of {', '.join(HISTORIES)}.")
         check_drawn(self.levels)
@@ -84,7 +86,8 @@ def loss(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, config: Od
     """Return the mean squared distance of the student's clean prediction from the end point (B, F, C, h, w)."""
     batch, kept, frames = states.shape[:3]
     level = drawn(kept, batch, frames, config.pairs.chunk, config.levels, rng)
-    return fn.mse_loss(jump(model, clips, states, end, level, config, policy), end)
+    t = config.pairs.times().float()[level].to(end.device)
+    return error(config.loss, jump(model, clips, states, end, level, config, policy), end, t)
 
 
 def train(config: OdeTraining, model: CausalWan, pairs: Pairs, run: Run, exam: Exam | None = None) -> Iterator[dict]:

@@ -24,7 +24,7 @@ from cinelab.config import read_json
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow import path
-from cinelab.flow.sampler import Prompts, Sampling, check_levels, walk
+from cinelab.flow.sampler import Prompts, Sampling, check_levels, check_solver, walk
 from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.policy import FULL, Policy
 from cinelab.memory.sight import Bidirectional, KnownHistory
@@ -56,6 +56,7 @@ class PairsConfig:
         if self.teacher not in TEACHERS:
             raise CinelabError(f"teacher is {self.teacher!r}; use one of {', '.join(TEACHERS)}.")
         check_levels(self.levels, "levels")
+        check_solver(self.solver, states=True)
         for level in self.levels:
             if abs(level * self.steps - round(level * self.steps)) > 1e-6:
                 raise CinelabError(f"levels has {level}, which is no place among {self.steps} even steps; "

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from math import exp
 
 import torch
-import torch.nn.functional as fn
 from torch import Tensor
 
 from cinelab.errors import CinelabError
@@ -24,6 +23,7 @@ from cinelab.runs import Run
 from cinelab.seeds import parted
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
+from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.provenance import draws_from
 
@@ -34,7 +34,8 @@ WEIGHTS = ("even", "bell")
 class TeacherForcingTraining:
     model: WanConfig
     optim: Optim = field(default_factory=Optim)
-    camr: CAMR = field(default_factory=CAMR)
+    camr: Policy = field(default_factory=CAMR)
+    loss: str = "mse"  # a registered name or an import path (see train.losses)
     steps: int = 3000
     frames_per_batch: int = 192  # latent frames over all clips of a batch
     curriculum: tuple[int, ...] = (8, 24, 24, 24, 24)  # clip length over equal parts of the training
@@ -50,6 +51,7 @@ class TeacherForcingTraining:
     bf16: bool = True
 
     def __post_init__(self):
+        loss_name(self.loss)
         if self.weight not in WEIGHTS:
             raise CinelabError(f"weight is {self.weight!r}; use one of {', '.join(WEIGHTS)}.")
         for frames in self.curriculum:
@@ -95,10 +97,8 @@ def loss(model: CausalWan, clips: Clips, config: TeacherForcingTraining, policy:
         torch.cat([clips.slot, slot], dim=1),  # the history always knows its prompts
         Sight(policy, clips.shot, config.chunk, across=across),
     )
-    pred, wanted = pred[:, frames:].float(), path.velocity(x0, eps)
-    if config.weight == "even":
-        return fn.mse_loss(pred, wanted)
-    return ((pred - wanted).square().mean((2, 3, 4)) * bell(t, config.shift)).mean()
+    weight = None if config.weight == "even" else bell(t, config.shift)
+    return error(config.loss, pred[:, frames:].float(), path.velocity(x0, eps), t, weight)
 
 
 def train(config: TeacherForcingTraining, model: CausalWan, store: Store, run: Run) -> Iterator[dict]:

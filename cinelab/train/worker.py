@@ -141,7 +141,7 @@ def described(job: Job, config: Any, toybox: dict | None) -> dict:
     about = {"stage": job.stage, "init": job.init, "teacher": job.teacher, "parts": job.layout.parts} | trained_under(config)
     if toybox is not None:
         return zoo.model_config(config.model, zoo.toy_encoder(), CODEC, sampling, chunk, span, **toybox, **about)
-    return {"model": to_dict(config.model), "sampling": to_dict(sampling), "chunk": chunk, "span": span, **about}
+    return {"model": to_dict(config.model), "sampling": to_dict(sampling.filled()), "chunk": chunk, "span": span, **about}
 
 
 def told(row: dict) -> str:
