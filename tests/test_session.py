@@ -229,7 +229,7 @@ def test_folders_that_are_no_session_of_ours(session, bundle, tmp_path):
         screenplay_of(session)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("name", list(POLICIES))
 def test_a_policy_knows_its_name_and_budget(name):
     policy = policy_named(name, 7)
     assert name_of(policy) == name and budget_of(policy) == (6 if name == "full" else 7)
