@@ -1,21 +1,34 @@
 """The command line: film, direct, demo, score, compare, sweep, results, report, eval, convert, plan, clips, train, bench,
-race, doctor. Bad input is one sentence and exit code 2."""
+race, doctor.
+
+Exit codes: 0 all that was asked is done; 1 something failed on the way, and what was made is kept; 2 bad input, one sentence,
+before any work; 130 Ctrl-C.
+"""
 
 import json
 import os
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from cinelab import cli_eval, cli_wan
-from cinelab.cli_eval import seed_list
-from cinelab.errors import CinelabError
+from cinelab.cli_options import (
+    budget_option,
+    levels_of,
+    names_of,
+    number,
+    seed_list,
+    seed_option,
+    steps_option,
+)
+from cinelab.errors import CinelabError, Failed
+from cinelab.files import reason
+from cinelab.limits import CHUNKS, FILMS, PORT, STEPS, VISITORS, WORKERS
+from cinelab.outputs import AT_ONCE, ready_folder, writing, writing_file
+from cinelab.printing import err, say, show_table, speakable, working
 from cinelab.registry import IMPORT, import_named
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -25,12 +38,13 @@ app.command()(cli_wan.convert)
 app.command()(cli_wan.plan)
 app.command()(cli_wan.clips)
 app.command()(cli_wan.train)
-out = Console()
 SCREENPLAYS = Path("experiments/screenplays")
+USAGE = typer.BadParameter.__bases__[0]  # UsageError, whether typer brings its own click or uses the package
+LEAST_TIMED, LEAST_LATE = 5, 21  # chunks: four of a measurement are warm-up, and chunk 20 is what others are compared with
 POLICY = "camr, full, window, sink, ..., or your own as module:Name"
-Budget = Annotated[int, typer.Option(help="history chunks that may be seen at once")]
-Steps = Annotated[str | None, typer.Option(help="sampling steps, or levels with commas: 1,0.6,0.3; default: the model's")]
-OwnBudget = Annotated[int | None, typer.Option(help="history chunks that may be seen at once; default: as in training, else 6")]
+Budget = Annotated[int, budget_option()]
+Steps = Annotated[str | None, steps_option()]
+OwnBudget = Annotated[int | None, budget_option("history chunks that may be seen at once; default: as in training, else 6")]
 Policy = Annotated[str | None, typer.Option(help=f"{POLICY}; default: as in training, else camr")]
 Model = Annotated[str, typer.Option(help="shipped name, folder or weights file")]
 
@@ -55,45 +69,70 @@ def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="YAML or 
     if not plays:
         raise CinelabError(f"No screenplay in {SCREENPLAYS}; run this in the repository or name a file.")
     titles = {play: Screenplay.load(play).title for play in plays}  # every file is read before work starts
+    folders = _folders_of(plays, output)
+    notebook, failed = _notebook("00_first_film.ipynb"), 0
     for play in plays:
-        folder = output / play.stem
-        out.print(f"[bold]{titles[play]}[/] -> {folder}")
-        execute(_notebook("00_first_film.ipynb"), folder,
-                {"screenplay": str(play.resolve()), "run_dir": str(folder.resolve()), "model": model})
+        folder = folders[play]
+        say((titles[play], "bold"), f" -> {folder}")
+        try:
+            execute(notebook, folder, {"screenplay": str(play.resolve()), "run_dir": str(folder.resolve()), "model": model})
+        except Failed as error:
+            failed += 1
+            say(("failed: ", "red"), str(error))
+    for folder in folders.values():
+        if folder.is_dir():
+            say_made(folder)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _folders_of(plays: list[Path], output: Path) -> dict[Path, Path]:
+    """A folder for every screenplay, each proved to be writable, no two the same."""
+    folders: dict[Path, Path] = {}
     for play in plays:
-        folder = output / play.stem
-        out.print(f"\n[bold green]{folder}[/]: " + ", ".join(sorted(path.name for path in folder.iterdir())))
+        if (folder := output / play.stem) in folders.values():
+            raise CinelabError(f"Two screenplays are named {play.stem}; make their films one after the other, with another -o.")
+        folders[play] = ready_folder(folder)
+    return folders
+
+
+def say_made(folder: Path) -> None:
+    """A folder and the files in it."""
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    say((str(folder), "bold green"), ": " + ", ".join(names))
 
 
 @app.command()
 def direct(screenplay: Path,
            output: Annotated[Path | None, typer.Option("-o", "--output", help="default: results/films/<screenplay>")] = None,
            model: Model = "toybox-2step", policy: Policy = None,
-           budget: OwnBudget = None, seed: Annotated[int | None, typer.Option(help="default: the screenplay's")] = None,
+           budget: OwnBudget = None, seed: Annotated[int | None, seed_option("default: the screenplay's")] = None,
            steps: Steps = None):
     """Make the film of one screenplay, with the picture of what the memory retrieved and the scores."""
-    from cinelab.lab.first_film import direct_film
     from cinelab.script.screenplay import Screenplay
 
     play = Screenplay.load(screenplay)
-    with out.status(f"{play.title}") as status:
-        folder = direct_film(play, output or Path("results/films") / screenplay.stem, model, policy, budget, seed, _levels(steps),
-                             progress=lambda done, of: status.update(f"{play.title}: chunk {done} of {of}"))
-    out.print(f"[bold green]{folder}[/]: " + ", ".join(sorted(path.name for path in folder.iterdir())))
+    from cinelab.lab.first_film import direct_film  # torch takes a while
+
+    folder = output or Path("results/films") / screenplay.stem
+    with writing(folder, AT_ONCE, tidy=True), working(play.title) as tell:
+        direct_film(play, folder, model, policy, budget, seed, levels_of(steps),
+                    progress=lambda done, of: tell(f"{play.title}: chunk {done} of {of}"))
+    say_made(folder)
 
 
 @app.command()
 def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weights file")],
           seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
-          films: Annotated[int, typer.Option(help="films for each seed and test")] = 32,
+          films: Annotated[int, number("films for each seed and test", 2, FILMS)] = 32,
           policy: Policy = None, budget: OwnBudget = None,
           output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/reference")):
     """Write the score card results/reference/<name>.json: every metric with interval, chance and upper bound."""
     from cinelab.lab.cards import print_card, score_card
 
-    folder = score_card(name, seed_list(seeds), films, policy, budget, output, tell=lambda text: out.print(f"[dim]{text}[/]"))
-    print_card(json.loads(folder.read_text()), out)
-    out.print(f"[bold green]{folder}[/]")
+    path = score_card(name, seed_list(seeds), films, policy, budget, output, tell=lambda text: say((text, "dim")))
+    print_card(json.loads(path.read_text()))
+    say((str(path), "bold green"))
 
 
 @app.command()
@@ -104,19 +143,19 @@ def compare(names: Annotated[list[str], typer.Argument(help="models whose cards 
     from cinelab.files import write_text
     from cinelab.lab.cards import benchmark_table, compare_cards, markdown
 
-    output = output or folder / "compared.csv"
-    rows = compare_cards(names, folder)
-    write_text(output, markdown(benchmark_table(names, folder)) if output.suffix == ".md" else rows.to_csv(index=False))
-    table = Table("metric", *names)
+    with writing_file(output or folder / "compared.csv", (".csv", ".md")) as path:
+        rows = compare_cards(names, folder)
+        write_text(path, markdown(benchmark_table(names, folder)) if path.suffix == ".md" else rows.to_csv(index=False))
+    lines = []
     for metric, part in rows.groupby("metric", sort=False):
         cells = {row.model: f"{row.value:.3f}" + (f" ({row.share:.2f})" if row.share == row.share else "") for row in part.itertuples()}
-        table.add_row(metric, *(cells.get(name, "") for name in names))
-    out.print(table)
-    out.print(f"[dim]In brackets: the share of {names[0]}'s.[/] [bold green]{output}[/]")
+        lines.append([metric, *(cells.get(name, "") for name in names)])
+    show_table(["metric", *names], lines)
+    say((f"In brackets: the share of {names[0]}'s. ", "dim"), (str(path), "bold green"))
 
 
 @app.command()
-def sweep(file: Path, workers: Annotated[int, typer.Option(help="cells at a time")] = 1,
+def sweep(file: Path, workers: Annotated[int, number("cells at a time", 1, WORKERS)] = 1,
           only: Annotated[str | None, typer.Option(help="cells whose name contains this")] = None,
           dry_run: Annotated[bool, typer.Option(help="list the cells and stop")] = False,
           smoke: Annotated[bool, typer.Option(help="the notebooks' smallest settings")] = False,
@@ -129,6 +168,8 @@ def sweep(file: Path, workers: Annotated[int, typer.Option(help="cells at a time
     pairs = [text.partition("=") for text in option or []]
     if wrong := [key for key, sign, _ in pairs if not sign]:
         raise CinelabError(f"--option is {wrong[0]!r}; give KEY=VALUE, such as time=60.")
+    if twice := [key for number, (key, *_) in enumerate(pairs) if key in {other for other, *_ in pairs[:number]}]:
+        raise CinelabError(f"--option gives {twice[0]} twice; keep one of them.")
     summary = run(file, workers=workers, only=only, dry_run=dry_run, smoke=smoke, engine=engine,
                   options={key: value for key, _, value in pairs})
     if summary.failed:
@@ -136,13 +177,13 @@ def sweep(file: Path, workers: Annotated[int, typer.Option(help="cells at a time
 
 
 @app.command()
-def bench(model: Model = "toybox-base", chunks: Annotated[int, typer.Option(help="chunks a policy is timed on")] = 40,
-          until: Annotated[int, typer.Option(help="chunk whose cost is compared with chunk 20")] = 1000,
+def bench(model: Model = "toybox-base", chunks: Annotated[int, number("chunks a policy is timed on", LEAST_TIMED, CHUNKS)] = 40,
+          until: Annotated[int, number("chunk whose cost is compared with chunk 20", LEAST_LATE, CHUNKS)] = 1000,
           budget: Budget = 6, steps: Steps = None,
           output: Annotated[Path, typer.Option("-o", "--output", help="a .json file")] = Path("results/bench.json")):
     """Frames per second, first-frame latency, where the time goes, growth with the film, peak memory."""
     from cinelab.config import to_dict
-    from cinelab.files import plain_json, write_json
+    from cinelab.files import write_json
     from cinelab.memory.policy import CAMR, Full, Sink, Window
     from cinelab.model.zoo import load
     from cinelab.runs import hardware
@@ -150,47 +191,44 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, typer.Option(help
 
     policies = {"full": Full(), "window": Window(window=budget), "sink": Sink(sink=1, window=budget - 1),
                 "camr": CAMR(budget=budget)}
-    bundle = load(model)
-    bundle.sampling = bundle.levels(_levels(steps))
-    rows = benchmark(bundle, policies, chunks, until).to_dict("records")
-    record = {"model": model, "sampling": to_dict(bundle.sampling), "budget": budget, "chunks": chunks, "until": until,
-              **hardware(), "rows": rows}
-    write_json(output, plain_json(record))
-    table = Table("", *(row["policy"] for row in rows), title=f"{model} on {record['device']}, {record['cores']} cores")
-    for name in list(rows[-1])[1:]:
-        table.add_row(name, *("" if row[name] != row[name] else str(row[name]) for row in rows))
-    out.print(table)
-    out.print("[dim]late / early: time of the late chunk over chunk 20. Decoding is included, loading is not.[/]")
-    out.print(f"[bold green]{output}[/]")
+    with writing_file(output, (".json",)):
+        bundle = load(model)
+        bundle.sampling = bundle.levels(levels_of(steps))
+        rows = benchmark(bundle, policies, chunks, until).to_dict("records")
+        record = {"model": model, "sampling": to_dict(bundle.sampling), "budget": budget, "chunks": chunks, "until": until,
+                  **hardware(), "rows": rows}
+        write_json(output, record)
+    lines = [[name, *("" if row[name] != row[name] else str(row[name]) for row in rows)] for name in list(rows[-1])[1:]]
+    show_table(["", *(row["policy"] for row in rows)], lines, f"{model} on {record['device']}, {record['cores']} cores")
+    say(("late / early: time of the late chunk over chunk 20. Decoding is included, loading is not.", "dim"))
+    say((str(output), "bold green"))
 
 
 @app.command()
 def race(models: Annotated[list[str] | None, typer.Argument(help="students; default: all shipped ones")] = None,
          base: Annotated[str, typer.Option(help="the many-step model they are compared with")] = "toybox-base",
-         many: Annotated[int, typer.Option(help="the base is timed with its own steps, and with so many Euler steps")] = 48,
-         chunks: Annotated[int, typer.Option(help="chunks that are timed")] = 40, budget: Budget = 6,
+         many: Annotated[int, number("the base is timed with its own steps, and with so many Euler steps", 1, STEPS)] = 48,
+         chunks: Annotated[int, number("chunks that are timed", LEAST_TIMED, CHUNKS)] = 40, budget: Budget = 6,
          output: Annotated[Path, typer.Option("-o", "--output", help="a .json file")] = Path("results/race.json")):
     """Students against the many-step base: frames per second and first frame, taking turns in one run under CAMR."""
     from dataclasses import replace
 
-    from cinelab.files import plain_json, write_json
+    from cinelab.files import write_json
     from cinelab.memory.policy import CAMR
     from cinelab.model.zoo import load, students
     from cinelab.runs import hardware
     from cinelab.score.speed import compare
 
-    slow = load(base)
-    contenders = {f"{base}, {many} steps": (slow, replace(slow.sampling.with_steps(many), solver="euler")),
-                  base: (slow, slow.sampling)}
-    contenders |= {name: (bundle, bundle.sampling) for name, bundle in ((name, load(name)) for name in models or students())}
-    rows = compare(contenders, CAMR(budget=budget), chunks)
-    record = {"budget": budget, "chunks": chunks, **hardware(), "rows": rows.to_dict("records")}
-    write_json(output, plain_json(record))
-    table = Table(*rows.columns, title=f"{hardware()['device']}, {hardware()['cores']} cores")
-    for row in rows.itertuples(index=False):
-        table.add_row(*map(str, row))
-    out.print(table)
-    out.print(f"[bold green]{output}[/]")
+    with writing_file(output, (".json",)):
+        slow = load(base)
+        contenders = {f"{base}, {many} steps": (slow, replace(slow.sampling.with_steps(many), solver="euler")),
+                      base: (slow, slow.sampling)}
+        contenders |= {name: (bundle, bundle.sampling) for name, bundle in ((name, load(name)) for name in models or students())}
+        rows = compare(contenders, CAMR(budget=budget), chunks)
+        write_json(output, {"budget": budget, "chunks": chunks, **hardware(), "rows": rows.to_dict("records")})
+    lines = [[str(value) for value in row] for row in rows.itertuples(index=False)]
+    show_table(list(rows.columns), lines, f"{hardware()['device']}, {hardware()['cores']} cores")
+    say((str(output), "bold green"))
 
 
 @app.command()
@@ -203,17 +241,20 @@ def results(where: Annotated[str | None, typer.Argument(help="a condition on par
     """What has been run, and what came out. The index is read afresh from the folders every time."""
     from cinelab.lab import results as room
 
-    if where is None and sql is None:
-        runs, measured = room.index(folder)
-        found = room.wide(runs, measured)
-        table = room.column_table(found) if columns else room.overview(runs)
-    else:
-        found = room.query(folder, where, sql)
-        table = found if sql else room.telling(found, show.split(",") if show else None)
-    if output:
-        room.save(found, output)
-    print_table(table, out)
-    out.print(f"[dim]{len(found)} rows[/]" + (f" [bold green]{output}[/]" if output else ""))
+    if where is not None and sql is not None:
+        raise CinelabError("A condition and --sql were given; keep one of them.")
+    with writing_file(output, (".csv", ".parquet")):
+        if where is None and sql is None:
+            runs, measured = room.index(folder)
+            found = room.wide(runs, measured)
+            table = room.column_table(found) if columns else room.overview(runs)
+        else:
+            found = room.query(folder, where, sql)
+            table = found if sql is not None else room.telling(found, list(names_of(show, "--show")) if show is not None else None)
+        if output:
+            room.save(found, output)
+    print_table(table)
+    say((f"{len(found)} rows ", "dim"), (str(output or ""), "bold green"))
 
 
 @app.command()
@@ -225,25 +266,24 @@ def report(sweeps: Annotated[list[str], typer.Argument(help="results folders of 
     """Sweeps to one HTML page that needs nothing else: tables with tests, figures, films side by side, provenance."""
     from cinelab.lab.report import report as make
 
-    with out.status("reading the cells"):
-        page = make(sweeps, output, title, [name.strip() for name in metrics.split(",")] if metrics else None, tables)
-    out.print(f"[bold green]{page}[/] ({page.stat().st_size / 2**20:.1f} MiB); open it in a browser")
+    with working("reading the cells"):
+        page = make(sweeps, output, title, list(names_of(metrics, "--metrics")) if metrics is not None else None, tables)
+    say((str(page), "bold green"), f" ({page.stat().st_size / 2**20:.1f} MiB); open it in a browser")
 
 
 @app.command()
 def demo(model: Model = "toybox-2step", folder: Annotated[Path, typer.Option(help="where the visitors' films go")] = Path("results/demo"),
-         visitors: Annotated[int, typer.Option(help="films at once")] = 10,
-         chunks: Annotated[int, typer.Option(help="chunks a film may have")] = 480,
-         idle: Annotated[float, typer.Option(help="seconds until an unwatched film is let go of; it can be gone on with")] = 300.0,
+         visitors: Annotated[int, number("films at once", 1, VISITORS)] = 10,
+         chunks: Annotated[int, number("chunks a film may have", 1, CHUNKS)] = 480,
+         idle: Annotated[float, number("seconds until an unwatched film is let go of; it can be gone on with", above=0, most=1e9, whole=False)] = 300.0,
          host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with the token")] = "127.0.0.1",
-         port: Annotated[int, typer.Option(help="0 = any free one")] = 8890,
+         port: Annotated[int, number("0 = any free one", 0, PORT)] = 8890,
          policy: Policy = None, budget: OwnBudget = None):
     """The directing desk as a web page for several visitors who share one model; Ctrl-C ends it, every film is kept."""
     from cinelab.lab.demo import Rules
     from cinelab.lab.demo import demo as run
 
-    run(folder, model, Rules(visitors, chunks, idle), host, port, lambda text: out.print(text, soft_wrap=True, highlight=False),
-        policy, budget)
+    run(folder, model, Rules(visitors, chunks, idle), host, port, say, policy, budget)
 
 
 @app.command()
@@ -251,34 +291,24 @@ def doctor():
     """What this machine has, and what is missing for which feature."""
     from cinelab.lab.doctor import examine
 
-    table = Table("", "what", "found", "remedy")
     findings = examine()
-    marks = {True: "[green]ok[/]", None: "[yellow]--[/]", False: "[red]no[/]"}
+    marks = {True: ("ok", "green"), None: ("--", "yellow"), False: ("no", "red")}
+    pad = max(len(finding.what) for finding in findings)
     for finding in findings:
-        table.add_row(marks[finding.ok], finding.what, escape(finding.found), "" if finding.ok else escape(finding.remedy))
-    out.print(table)
+        say(marks[finding.ok], f"  {finding.what.ljust(pad)}  {finding.found}")
+        if not finding.ok and finding.remedy:
+            say(f"      {finding.remedy}")  # on a line of its own, never wrapped: it may be a command
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)
 
 
-def print_table(rows, console: Console, most: int = 60) -> None:
+def print_table(rows, most: int = 60) -> None:
     """The first rows of a table, numbers to three places."""
     from cinelab.lab.results import text_of
 
-    table = Table(*map(str, rows.columns))
-    for row in rows.head(most).itertuples(index=False):
-        table.add_row(*map(text_of, row))
-    console.print(table)
+    show_table([str(name) for name in rows.columns], [list(map(text_of, row)) for row in rows.head(most).itertuples(index=False)])
     if len(rows) > most:
-        console.print(f"[dim]... {len(rows) - most} more; -o FILE writes all.[/]")
-
-
-def _levels(text: str | None) -> int | tuple[float, ...] | None:
-    """What `--steps` says: a number of steps, or the levels themselves."""
-    try:
-        return text and (int(text) if "," not in text else tuple(float(part) for part in text.split(",") if part.strip()))
-    except ValueError:
-        raise CinelabError(f"--steps is {text!r}; give a whole number, or levels that fall with commas, like 1,0.6,0.3.") from None
+        say((f"... {len(rows) - most} more; -o FILE writes all.", "dim"))
 
 
 def _notebook(name: str) -> Path:
@@ -289,13 +319,58 @@ def _notebook(name: str) -> Path:
 
 
 def main() -> None:
-    """Entry point: warnings and errors as plain sentences."""
-    warnings.showwarning = lambda message, *_: Console(stderr=True).print(f"[yellow]Note:[/] {message}", highlight=False)
+    """Entry point: whatever ends a command is one sentence and an exit code."""
+    speakable()
+    warnings.showwarning = lambda message, *_: say(("Note: ", "yellow"), str(message), to=err)
+    sys.exit(_code(lambda: app(standalone_mode=False)))
+
+
+def _code(run: Any) -> int:
     try:
-        app()
+        _stand_somewhere()
+        code = run() or 0
+        if code == 130:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
+        return code
     except CinelabError as error:
-        Console(stderr=True).print(f"[red]Error:[/] {error}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        return _said(str(error), error.code)
+    except USAGE as error:
+        return _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return _said("stopped by Ctrl-C; what was finished is kept", 130)
+    except BrokenPipeError:  # whoever read our output has gone: nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except OSError as error:
+        return _said(_system(error), 1)
+
+
+def _said(sentence: str, code: int) -> int:
+    say(("Error: ", "red"), " ".join(sentence.splitlines()), to=err)
+    return code
+
+
+def _usage(error: Any) -> int:
+    """What is wrong with the words of a command, and where its options are listed; without any word, its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return 2
+    sentence, context = error.format_message().strip().rstrip("."), error.ctx
+    return _said(f"{sentence}; see `{context.command_path} --help`." if context else f"{sentence}.", 2)
+
+
+def _stand_somewhere() -> None:
+    """Where the folder that we are in is gone, torch would end the process."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise CinelabError("The folder that you are in is not there any more; change to another one.") from error
+
+
+def _system(error: OSError) -> str:
+    """A refusal of the system that nothing else has worded."""
+    place = f"{error.filename}: " if error.filename is not None else ""
+    return f"{place}{reason(error)}; look at its rights and at the free space."
 
 
 if __name__ == "__main__":

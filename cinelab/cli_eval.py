@@ -1,17 +1,20 @@
 """`cinelab eval`: our metrics of any video, the toybox's tasks, and tools that live in environments of their own."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from cinelab.cli_options import names_of, number, seed_list
 from cinelab.errors import CinelabError
+from cinelab.limits import FILMS
+from cinelab.outputs import AT_ONCE, half_saved, unfinished, writing, writing_file
+from cinelab.printing import say, show_table
 
+PARQUET = (".parquet",)
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Score any videos: our own metrics, VBench, VisionReward.")
-out = Console()
 Paths = Annotated[list[Path], typer.Argument(help="mp4 files, folders of them, or folders that `cinelab direct` wrote")]
 Names = Annotated[str, typer.Option("--dimensions", help="VBench's names, with commas; default: those that need no prompt")]
 Prompt = Annotated[str, typer.Option(help="what every video was asked to show")]
@@ -23,7 +26,7 @@ Output = Annotated[Path | None, typer.Option("-o", "--output", help="a .parquet 
 
 @app.command()
 def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges alignment and consistency")] = "toybox,colour,clip,dino",
-           tolerance: Annotated[int, typer.Option(help="frames by which a cut may be early or late")] = 1,
+           tolerance: Annotated[int, number("frames by which a cut may be early or late", 0, 1000)] = 1,
            plan: Annotated[Path | None, typer.Option(help="shot list or screenplay of a single video; else <video>.shots.json")] = None,
            output: Output = None):
     """Cuts, motion, flicker, seams, drift, alignment, identity and scenery across shots; what is absent is said, not zero."""
@@ -31,33 +34,34 @@ def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges 
     from cinelab.score.evaluate import digest, evaluate
     from cinelab.score.rows import save
 
-    rows = evaluate(paths, _split(backends), tolerance, plan, _tell)
-    found, table = digest(rows), Table("metric", "by", "value", "95 % interval", "n", "clips")
+    with writing_file(output, PARQUET):
+        rows = evaluate(paths, names_of(backends, "--backends"), tolerance, plan, _tell)
+        if output:
+            save(rows, output)
+    found, lines = digest(rows), []
     for row in found[found["value"].notna()].itertuples():
         known = abs(row.low) != float("inf") and row.low == row.low
-        table.add_row(row.metric, row.backend, text_of(row.value), f"{row.low:.3f} to {row.high:.3f}" if known else "", str(int(row.n)), str(row.clips))
-    out.print(table)
+        between = f"{row.low:.3f} to {row.high:.3f}" if known else ""
+        lines.append([row.metric, row.backend, text_of(row.value), between, str(int(row.n)), str(row.clips)])
+    show_table(["metric", "by", "value", "95 % interval", "n", "clips"], lines)
     for why, part in found[found["value"].isna()].groupby("absent", sort=False):
-        _say(f"[yellow]not measured:[/] {', '.join(dict.fromkeys(part['metric']))} by {_plain(part['backend'].iloc[0])}: {_plain(why)}")
-    broken = rows[rows["status"] == "failed"]
-    for row in broken.itertuples():
-        _say(f"[red]failed:[/] {_plain(row.detail)}")
-    if output:
-        save(rows, output)
-        _say(f"[bold green]{output}[/]")
-    if len(broken):
-        raise typer.Exit(1)
+        names = ", ".join(dict.fromkeys(part["metric"]))
+        say(("not measured: ", "yellow"), f"{names} by {part['backend'].iloc[0]}: {why}")
+    _finish_rows(rows, output)
 
 
 @app.command()
 def tasks(folder: Path, seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
-          films: Annotated[int, typer.Option(help="films for each seed and task")] = 32):
+          films: Annotated[int, number("films for each seed and task", 2, FILMS)] = 32):
     """Write the toybox benchmark's tasks as files, for any model to answer; see docs/benchmark.md."""
     from cinelab.lab.tasks import export_tasks
     from cinelab.score.card import CardConfig
 
-    count = export_tasks(folder, CardConfig(seeds=seed_list(seeds), films=films))
-    _say(f"[bold green]{folder}[/]: {count} tasks; put a video beside each shot list, then `cinelab eval videos {folder}`")
+    config = CardConfig(seeds=seed_list(seeds), films=films)
+    with writing(folder, AT_ONCE, tidy=True):
+        count = export_tasks(folder, config)
+    say((str(folder), "bold green"), f": {count} tasks; put a video beside each shot list, then")
+    say(f"cinelab eval videos {shlex.quote(str(folder))}")
 
 
 @app.command()
@@ -67,7 +71,7 @@ def setup(tool: Annotated[str, typer.Argument(help="vbench or visionreward")]):
     from cinelab.score.outside import setup as make
 
     python = make(find(tool), _tell)
-    _say(f"[bold green]{python}[/]")
+    say((str(python), "bold green"))
 
 
 @app.command()
@@ -78,15 +82,14 @@ def check(tool: Annotated[str | None, typer.Argument(help="default: both")] = No
     lacking = 0
     for one in [find(tool)] if tool else TOOLS.values():
         made, missing = ready(one), _missing(one.name)
-        title = f"{one.name}: {one.purpose}"
-        table = Table("", "what, where it goes, how to get it", "for", title=title, title_justify="left", box=None)
-        remedy = "" if made else f"\n[dim]cinelab eval setup {one.name}[/]"
-        table.add_row(_mark(made), f"environment {folder(one)}{remedy}", "all")
-        for found in missing:
-            where = f"{_plain(str(found.path))} is {found.state}\n[dim]{_plain(found.get)}[/]"
-            table.add_row(_mark(False), where, "\n".join(found.dimensions))
-        Console(width=max(out.width, 240), soft_wrap=True, highlight=False).print(table)  # paths and addresses are copied whole
-        _say(f"runs now: {', '.join(_able(one.name, missing)) if made else ''}\n")
+        say((f"{one.name}: {one.purpose}", "bold"))
+        say(_mark(made), f"  environment {folder(one)}, for all")
+        if not made:
+            say((f"      cinelab eval setup {one.name}", "dim"))
+        for found in missing:  # what may be copied stands on a line of its own
+            say(_mark(False), f"  {found.path} is {found.state}, for {', '.join(found.dimensions)}")
+            say((f"      {found.get}", "dim"))
+        say(f"runs now: {', '.join(_able(one.name, missing)) if made else ''}\n")
         lacking += len(missing) + (not made)
     if lacking:
         raise typer.Exit(1)
@@ -95,14 +98,16 @@ def check(tool: Annotated[str | None, typer.Argument(help="default: both")] = No
 @app.command()
 def vbench(paths: Paths, dimensions: Names = "", whole: Whole = False, prompt: Prompt = "", prompts: Prompts = None,
            rewriting: Rewriting = "none", output: Output = None,
-           samples: Annotated[int, typer.Option(help="videos of one prompt; goes into the table")] = 1,
+           samples: Annotated[int, number("videos of one prompt; goes into the table", 1, FILMS)] = 1,
            long: Annotated[bool, typer.Option("--long", help="clips of 5 s and more by VBench-Long")] = False):
     """VBench's dimensions on videos of one's own, shot by shot where the shots are known."""
     from cinelab.score.vbench import PROMISED, Rules, score_videos
 
-    videos = _videos(paths, prompt, prompts)
-    names = _split(dimensions) or PROMISED
-    _finish(score_videos(videos, names, Rules(whole, long, samples, rewriting), _tell), output)
+    with writing_file(output, PARQUET):
+        videos = _videos(paths, prompt, prompts)
+        names = _names(dimensions) or PROMISED
+        rows = _kept(score_videos(videos, names, Rules(whole, long, samples, rewriting), _tell), output)
+    _finish(rows, output)
 
 
 @app.command()
@@ -111,7 +116,10 @@ def visionreward(paths: Paths, whole: Whole = False, prompt: Prompt = "", prompt
     """VisionReward's score, and the share of the prompt's parts that its model sees in each shot."""
     from cinelab.score.visionreward import score_videos
 
-    _finish(score_videos(_videos(paths, prompt, prompts), whole=whole, rewriting=rewriting, tell=_tell), output)
+    with writing_file(output, PARQUET):
+        films = _videos(paths, prompt, prompts)
+        rows = _kept(score_videos(films, whole=whole, rewriting=rewriting, tell=_tell), output)
+    _finish(rows, output)
 
 
 @app.command()
@@ -123,16 +131,16 @@ def suite(folder: Path, dimensions: Annotated[str, typer.Option(help="default: a
     from cinelab.score.vbench_suite import missing_of_suite, score_suite
     from cinelab.score.vbench_suite import suite as jobs
 
-    names = _split(dimensions) or tuple(DIMENSIONS)
+    names = _names(dimensions) or tuple(DIMENSIONS)
     if score:
-        return _finish(score_suite(folder, names, rewriting, tell=_tell), output)
+        with writing_file(output, PARQUET):
+            rows = _kept(score_suite(folder, names, rewriting, tell=_tell), output)
+        return _finish(rows, output)
     lacking, wanted = missing_of_suite(folder, names), jobs(names)
-    table = Table("dimension", "films", "missing", title=f"{folder}: {len(wanted) - len(lacking)} of {len(wanted)} films")
-    for name in names:
-        table.add_row(name, *(str(sum(name in job.dimensions for job in some)) for some in (wanted, lacking)))
-    out.print(table)
+    lines = [[name, *(str(sum(name in job.dimensions for job in some)) for some in (wanted, lacking))] for name in names]
+    show_table(["dimension", "films", "missing"], lines, f"{folder}: {len(wanted) - len(lacking)} of {len(wanted)} films")
     for job in lacking[:10]:
-        _say(f"[dim]missing[/] {_plain(job.name)} (seed {job.seed})")
+        say(("missing ", "dim"), f"{job.name} (seed {job.seed})")
     if lacking:
         raise typer.Exit(1)
 
@@ -142,7 +150,10 @@ def _videos(paths: list[Path], prompt: str, prompts: Path | None) -> list:
 
     if absent := [path for path in paths if not path.exists()]:
         raise CinelabError(f"{absent[0]}: no such file or folder; name videos that are there.")
-    return find_videos(paths, prompt, read_prompts(prompts) if prompts else None)
+    found = [video for video in find_videos(paths, prompt, read_prompts(prompts) if prompts else None) if not unfinished(video.path)]
+    if half := [video.path.parent for video in found if half_saved(video.path.parent, "film.json")]:
+        raise CinelabError(f"{half[0]} holds a half-saved film; the `cinelab direct` that was making it finishes it when it is run again.")
+    return found
 
 
 def _missing(name: str) -> list:
@@ -159,46 +170,45 @@ def _able(name: str, missing: list) -> list[str]:
     return [one for one in every if one not in waiting]
 
 
-def _finish(rows: list, output: Path | None) -> None:
-    """Show the rows, save them, and name every clip that failed."""
+def _kept(rows: list, output: Path | None) -> list:
+    """The rows, saved if there is a place for them."""
     from cinelab.score.rows import save, table
 
-    shown = Table("clip", "shot", "metric", "value", "detail")
-    for row in rows:
-        value = f"{row.value:.4f}" if row.status == "ok" else f"[yellow]{row.status}[/]"
-        shown.add_row(_plain(row.clip), str(row.shot), row.metric, value, _plain(row.detail))
-    out.print(shown)
     if output:
         save(table(rows), output)
-        _say(f"[bold green]{output}[/]")
+    return rows
 
 
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def _finish(rows: list, output: Path | None) -> None:
+    """Show the rows, and name every clip that failed."""
+    from cinelab.score.rows import table
+
+    lines = []
+    for row in rows:
+        value = f"{row.value:.4f}" if row.status == "ok" else (row.status, "yellow")
+        lines.append([row.clip, str(row.shot), row.metric, value, row.detail])
+    show_table(["clip", "shot", "metric", "value", "detail"], lines)
+    _finish_rows(table(rows), output)
 
 
-def seed_list(text: str) -> tuple[int, ...]:
-    """The numbers of a `--seeds` option."""
-    numbers = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() for part in numbers):
-        raise CinelabError(f"--seeds is {text!r}; give whole numbers with commas, like 0,1,2.")
-    return tuple(map(int, numbers))
+def _finish_rows(rows, output: Path | None) -> None:
+    """Name what failed and where the table is. Exits with 1 if anything failed."""
+    broken = rows[rows["status"] == "failed"]
+    for row in broken.itertuples():
+        say(("failed: ", "red"), row.detail)
+    if output:
+        say((str(output), "bold green"))
+    if len(broken):
+        raise typer.Exit(1)
 
 
-def _mark(ok: bool) -> str:
-    return "[green]ok[/]" if ok else "[red]no[/]"
+def _names(text: str) -> tuple[str, ...]:
+    return names_of(text, "--dimensions") if text else ()
 
 
-def _plain(text: str) -> str:
-    """Text in which rich sees no markup."""
-    from rich.markup import escape
-
-    return escape(text)
+def _mark(ok: bool) -> tuple[str, str]:
+    return ("ok", "green") if ok else ("no", "red")
 
 
 def _tell(text: str) -> None:
-    _say(f"[dim]{_plain(text)}[/]")
-
-
-def _say(text: str) -> None:
-    out.print(text, highlight=False, soft_wrap=True)
+    say((text, "dim"))

@@ -1,16 +1,19 @@
-"""`cinelab convert`: Wan weights from any published layout into any other."""
+"""`cinelab convert`, `plan`, `clips` and `train`: Wan's weights, what a film of it takes, its data, its training."""
 
+import shlex
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from cinelab.cli_options import budget_option, number, size_of
 from cinelab.errors import CinelabError
+from cinelab.files import to_json
+from cinelab.limits import CHUNKS, LATENTS, WORKERS
+from cinelab.outputs import AT_ONCE, writing, writing_file
+from cinelab.printing import say, show_table, working
 
-out = Console()
 SHOWN = 12  # keys of a kind, unless all are asked for
 GIB = 2**30
 
@@ -21,8 +24,8 @@ def convert(source: Annotated[Path, typer.Argument(help="a diffusers or original
             dtype: Annotated[str | None, typer.Option(help="fp32, bf16, fp16; default: what the source has")] = None,
             part: Annotated[str, typer.Option(help="of a training checkpoint; auto = generator_ema if it is there, else generator")] = "auto",
             lora: Annotated[Path | None, typer.Option(help="a LoRA to merge: .safetensors, .pt or a peft folder")] = None,
-            lora_scale: Annotated[float | None, typer.Option(help="in W + scale B A; default alpha / r, or 1 where no alpha is said")] = None,
-            shard_gib: Annotated[float, typer.Option(help="largest file, and about the memory that is used")] = 5.0,
+            lora_scale: Annotated[float | None, number("in W + scale B A; default alpha / r, or 1 where no alpha is said", -1e6, 1e6, whole=False)] = None,
+            shard_gib: Annotated[float, number("largest file, and about the memory that is used", above=0, most=1e6, whole=False)] = 5.0,
             keys: Annotated[bool, typer.Option("--keys", help="list every key")] = False,
             dry_run: Annotated[bool, typer.Option("--dry-run", help="read names and shapes, write nothing")] = False):
     """Convert Wan2.1 text-to-video weights between diffusers, the original repository and training checkpoints; also merge a LoRA."""
@@ -33,17 +36,18 @@ def convert(source: Annotated[Path, typer.Argument(help="a diffusers or original
         raise CinelabError("No target was given; name where to write, or say --dry-run to only look.")
     report = open_weights(source, part, dtype, lora, lora_scale).report()
     if report.whole and not dry_run:
-        with out.status(f"writing {target}"):
+        with _one_writer(target), working(f"writing {target}"):
             report = run(source, target, to, dtype, shard_gib, part, lora, lora_scale)
     show(report, keys)
     report.demand()
     if report.target and to != "training":
-        _say(f"[dim]next: {escape(_as_weights(report.target))}[/]")
+        say(("next:", "dim"))
+        say(_as_weights(report.target))
 
 
 def _as_weights(weights: str | Path) -> str:
     """What to do with a transformer alone, so that it makes a film."""
-    return (f"write {{\"weights\": \"{Path(weights).resolve()}\"}} into cinelab.json of a diffusers folder of Wan2.1, then "
+    return (f"write {to_json({'weights': str(Path(weights).resolve())})} into cinelab.json of a diffusers folder of Wan2.1, then\n"
             "cinelab direct film.yaml --model THAT-FOLDER")
 
 
@@ -54,50 +58,52 @@ def next_line(folder: str | Path) -> str:
 
     folder = Path(folder)
     if not (folder / zoo.WEIGHTS).exists():
-        return f"cinelab convert BASE TARGET --lora {folder / zoo.ADAPTER}"
+        return f"cinelab convert BASE TARGET --lora {shlex.quote(str(folder / zoo.ADAPTER))}"
     if "text" in read_json(folder / zoo.CONFIG):
-        return f"cinelab direct film.yaml --model {folder}"
+        return f"cinelab direct film.yaml --model {shlex.quote(str(folder))}"
     return _as_weights(folder)
+
+
+def _one_writer(target: Path):
+    """The lock of a target; one that convert refuses by its kind (a file for a folder) is left to it."""
+    if target.suffix:
+        return writing_file(target) if not target.is_dir() else writing(target, AT_ONCE, tidy=True)
+    return nullcontext() if target.is_file() else writing(target, AT_ONCE, tidy=True)
 
 
 def show(report, keys: bool = False) -> None:
     """A `cinelab.model.weights.Report` as a table."""
-    config, table = report.config, Table("what", "found", title=report.source, title_justify="left")
+    config = report.config
     part = f"{report.part} (of {', '.join(report.parts)})" if report.part else "none, it is one set of weights"
     size = f"{config.num_layers} layers, width {config.width}, {config.num_attention_heads} heads, from {'config.json' if report.said else 'shapes'}"
     dtypes = ", ".join(f"{count} {found}" + (f" to {made}" if made != found else "") for (found, made), count in sorted(report.dtypes.items()))
     rows = {"layout": report.layout + (f" to {report.to}" if report.to else ""), "part": part, "size": size, "mapped": str(len(report.mapped)),
             "missing": str(len(report.missing)), "unexpected": str(len(report.unexpected)), "other shape": str(len(report.wrong)),
-            "dtype": dtypes, "LoRA": report.lora or "none", "GiB": f"{report.bytes / GIB:.3f}"}
-    for what, found in rows.items():
-        bad = what in ("missing", "unexpected", "other shape") and found != "0"
-        table.add_row(what, f"[red]{escape(found)}[/]" if bad else escape(found))
-    out.print(table)
+            "dtype": dtypes, "LoRA": str(report.lora or "none"), "GiB": f"{report.bytes / GIB:.3f}"}
+    bad = [what for what in ("missing", "unexpected", "other shape") if rows[what] != "0"]
+    show_table(["what", "found"], [[what, (found, "red") if what in bad else found] for what, found in rows.items()], str(report.source))
     shapes = [f"{name}: {found}, expected {expected}" for name, found, expected in report.wrong]
     mapped = [f"{raw} -> {name}" for raw, name in report.mapped.items()] if keys else []
     for what, names in {"mapped": mapped, "missing": report.missing, "unexpected": report.unexpected, "other shape": shapes}.items():
         for name in names if keys else names[:SHOWN]:
-            _say(f"[dim]{what}[/] {escape(name)}")
+            say((f"{what} ", "dim"), str(name))
         if not keys and len(names) > SHOWN:
-            _say(f"[dim]{what}: {len(names) - SHOWN} more; --keys lists all[/]")
+            say((f"{what}: {len(names) - SHOWN} more; --keys lists all", "dim"))
     if report.target:
-        _say(f"[bold green]{escape(report.target)}[/]")
-
-
-def _say(text: str) -> None:
-    out.print(text, soft_wrap=True, highlight=False)
+        say((str(report.target), "bold green"))
 
 
 def plan(model: Annotated[str, typer.Option(help="wan-1.3b, wan-14b, or weights in any layout")] = "wan-1.3b",
-         chunks: Annotated[int, typer.Option(help="of the film")] = 200, chunk: Annotated[int, typer.Option(help="latent frames at a time")] = 3,
+         chunks: Annotated[int, number("of the film", 1, CHUNKS)] = 200,
+         chunk: Annotated[int, number("latent frames at a time", 1, LATENTS)] = 3,
          size: Annotated[str, typer.Option(help="height x width in pixels")] = "480x832",
          policy: Annotated[str, typer.Option(help="camr, window, sink, shot_sink, full, or your own as module:Name")] = "camr",
-         budget: Annotated[int, typer.Option(help="history chunks seen at once")] = 6,
+         budget: Annotated[int, budget_option("history chunks seen at once")] = 6,
          place: Annotated[str, typer.Option(help="of the history: device or host")] = "device",
          packing: Annotated[str, typer.Option(help="of the history: none, int8 or fp8")] = "none",
          linears: Annotated[str, typer.Option(help="full, fp8, fp8-weights or int8-weights")] = "full",
-         device: Annotated[float | None, typer.Option(help="GiB of the GPU; default: what is free here")] = None,
-         host: Annotated[float | None, typer.Option(help="GiB of main memory; default: what is free here")] = None):
+         device: Annotated[float | None, number("GiB of the GPU; default: what is free here", 0, 1e6, whole=False)] = None,
+         host: Annotated[float | None, number("GiB of main memory; default: what is free here", 0, 1e6, whole=False)] = None):
     """What a film takes, in GiB by cause, before any weights are loaded; refuses what cannot fit, with the numbers."""
     import torch
 
@@ -108,29 +114,19 @@ def plan(model: Annotated[str, typer.Option(help="wan-1.3b, wan-14b, or weights 
     from cinelab.model.wan import WAN_1_3B, WAN_14B
     from cinelab.model.weights import config_of
 
+    if chunks * chunk > LATENTS:
+        raise CinelabError(f"--chunks {chunks} of --chunk {chunk} are {chunks * chunk} latent frames; a film has at most {LATENTS}.")
     kept, sizes = Storage(place, packing), {"wan-1.3b": WAN_1_3B, "wan-14b": WAN_14B}
     Speed(linears=linears)
     rule, config = policy_named(policy, budget), sizes.get(model) or config_of(model)
-    film = Film(_size(size), chunks, chunk, rule.budget_at(chunks), (rule.summary or 32) if rule.routed else None, kept.place, kept.packing, kept.slots, linears,
+    film = Film(size_of(size), chunks, chunk, rule.budget_at(chunks), (rule.summary or 32) if rule.routed else None, kept.place, kept.packing, kept.slots, linears,
                 held=rule.held_at(chunks, config.num_attention_heads))
     need = footprint(config, film)
-    table = Table("what", "GiB", "where", title=f"{chunks} chunks of {chunk} latent frames at {size} under {policy}", title_justify="left")
-    for what, gib, where in need.lines():
-        table.add_row(what, f"{gib:.2f}", where)
-    out.print(table)
+    lines = [[what, f"{gib:.2f}", where] for what, gib, where in need.lines()]
+    show_table(["what", "GiB", "where"], lines, f"{chunks} chunks of {chunk} latent frames at {size} under {policy}")
     here = free_bytes("cuda" if torch.cuda.is_available() else "cpu") if device is None else int(device * GIB)
     check_fits(need, here, free_bytes("cpu") if host is None else int(host * GIB), "This film")
-    _say("[bold green]It fits.[/]")
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        height, width = (int(part) for part in text.lower().split("x"))
-    except ValueError:
-        raise CinelabError(f"--size is {text!r}; give height x width, like 480x832.") from None
-    if height < 16 or width < 16 or height % 16 or width % 16:
-        raise CinelabError(f"--size is {text!r}; both sides must be whole multiples of 16 pixels.")
-    return height, width
+    say(("It fits.", "bold green"))
 
 
 def clips(videos: Annotated[Path, typer.Argument(help="a folder of videos, or a .csv or .parquet table with a column `video`")],
@@ -143,29 +139,27 @@ def clips(videos: Annotated[Path, typer.Argument(help="a folder of videos, or a 
     from cinelab.config import override
     from cinelab.data import build, skipped, verify
     from cinelab.lab.video_data import parts_of
+    from cinelab.script.yaml_text import parse_settings
 
     if check:
         broken = verify(store)
-        _say(f"[red]broken:[/] {', '.join(map(str, broken))}; build again to make them anew" if broken else "[bold green]every shard is whole[/]")
+        words = ", ".join(map(str, broken)) + "; build again to make them anew"
+        say(*[("broken: ", "red"), words] if broken else [("every shard is whole", "bold green")])
         raise typer.Exit(1 if broken else 0)
+    mine, of = _share(share)
+    settings = parse_settings(setting or [])
     parts, config = parts_of(model)
-    for step in build(videos, store, override(config, _settings(setting or [])), *parts, part=_share(share)):
-        out.print(str(step), highlight=False)
+    config, films = override(config, settings), 0
+    with writing(store, AT_ONCE, f".lock-{mine + 1}-of-{of}", tidy=True):
+        for step in build(videos, store, config, *parts, part=(mine, of)):
+            films += step.films
+            say(str(step))
     for row in skipped(store):
-        _say(f"[yellow]left out:[/] {escape(str(row['why']))}")
-    _say(f"[bold green]{escape(str(store))}[/]")
-
-
-def _settings(pairs: list[str]) -> dict:
-    import yaml
-
-    found = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise CinelabError(f"--set is {pair!r}; give name=value, like cuts=given.")
-        found[name.strip()] = yaml.safe_load(value)
-    return found
+        say(("left out: ", "yellow"), str(row["why"]))
+    if not films and of == 1:
+        say(("no film was kept: ", "red"), str(store))
+        raise typer.Exit(1)
+    say((str(store), "bold green"))
 
 
 def _share(text: str) -> tuple[int, int]:
@@ -176,8 +170,8 @@ def _share(text: str) -> tuple[int, int]:
 
 
 def train(run: Annotated[Path, typer.Argument(help="the run's description, YAML or JSON; see docs/scaling.md")],
-          processes: Annotated[int, typer.Option(help="one a GPU of this machine")] = 1,
-          every: Annotated[int, typer.Option(help="steps between two lines")] = 10):
+          processes: Annotated[int, number("one a GPU of this machine", 1, WORKERS)] = 1,
+          every: Annotated[int, number("steps between two lines", 1, 10**9)] = 10):
     """Train a stage from one file, sharded over this machine's GPUs; interrupted it saves, started again it goes on."""
     from cinelab.lab import launch
     from cinelab.lab.panel import watch
@@ -185,6 +179,7 @@ def train(run: Annotated[Path, typer.Argument(help="the run's description, YAML 
 
     job = load_job(run)
     seen = watch(launch.train(job, processes), job.config, every=every)
-    _say(f"[bold green]{escape(job.run)}[/]: {len(seen)} steps" + (f", weights in {escape(job.export)}" if job.export else ""))
+    say((job.run, "bold green"), f": {len(seen)} steps" + (f", weights in {job.export}" if job.export else ""))
     if job.export and (Path(job.export) / "config.json").exists():
-        _say(f"[dim]next: {escape(next_line(job.export))}[/]")
+        say(("next:", "dim"))
+        say(next_line(job.export))

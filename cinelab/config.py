@@ -11,11 +11,15 @@ import json
 import sys
 import types
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cinelab.errors import CinelabError
+from cinelab.files import reason
+from cinelab.limits import WHOLE, check_range, short
 from cinelab.registry import path_of, resolve
 
 T = TypeVar("T")
@@ -91,13 +95,25 @@ def from_kind(values: Mapping[str, Any], near: type | tuple[type, ...], where: s
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Build `cls` from plain values. Unknown keys and wrong types are refused by name."""
-    hints = get_type_hints(cls)
-    names = [field.name for field in dataclasses.fields(cls) if field.init]
+    """Build `cls` from plain values. Unknown and missing keys, wrong types, lengths and numbers are refused by name."""
+    if not isinstance(values, Mapping):
+        what = where.rstrip(".") or cls.__name__
+        raise CinelabError(f"Setting {what!r} is {short(values)}; give a mapping of {', '.join(_names(cls))}.")
+    hints, names = get_type_hints(cls), _names(cls)
     for key in values:
         if key not in names:
-            raise CinelabError(unknown(f"{where}{key}", names, key))
+            raise CinelabError(unknown(f"{where}{key}", names, str(key)))
+    if absent := [field.name for field in dataclasses.fields(cls) if field.init and _needed(field) and field.name not in values]:
+        raise CinelabError(f"Setting {where + absent[0]!r} is missing; {cls.__name__} needs {', '.join(absent)}.")
     return cls(**{key: _part(cls, hints[key], key, value, f"{where}{key}") for key, value in values.items()})
+
+
+def _names(cls: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(cls) if field.init]
+
+
+def _needed(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
@@ -128,10 +144,10 @@ def unknown(path: str, known: list[str], key: str) -> str:
 def read_json(path: Path) -> Any:
     """Parse a JSON file; a missing or broken one is one sentence."""
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_bytes())
     except OSError as error:
-        raise CinelabError(f"Cannot read {path}: {error.strerror}; check the path.") from error
-    except ValueError as error:
+        raise CinelabError(f"Cannot read {path}: {reason(error)}; check the path.") from error
+    except (ValueError, RecursionError) as error:
         raise CinelabError(f"{path} is not valid JSON ({error}); restore it or remove it.") from error
 
 
@@ -152,18 +168,42 @@ def names_of(cls: type) -> list[str]:
 
 
 def _coerce(hint: Any, value: Any, path: str) -> Any:
-    if get_origin(hint) in (Union, types.UnionType):
+    """`value` as the type of a field: what it cannot be is refused with the field's dotted name."""
+    origin = get_origin(hint) or hint
+    if origin in (Union, types.UnionType):
         return _coerce_union(hint, value, path)
     if dataclasses.is_dataclass(hint):
         return _config(hint, value, path)
-    if get_origin(hint) is tuple and isinstance(value, (list, tuple)):
-        inner = get_args(hint)
-        kinds = [inner[0]] * len(value) if Ellipsis in inner else list(inner)
-        return tuple(_coerce(kind, item, path) for kind, item in zip(kinds, value, strict=True))
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if hint in (int, float, str, bool) and (type(value) is not hint):
-        raise CinelabError(f"Setting {path!r} is {value!r}, but a {hint.__name__} is wanted; change its type.")
+    if origin is Literal:
+        return value if value in get_args(hint) else _refuse(path, value, f"one of {', '.join(map(str, get_args(hint)))} is wanted")
+    if origin in (tuple, list):
+        return origin(_coerce_items(hint, value, path))
+    if origin in (dict, Mapping):
+        return value if isinstance(value, Mapping) else _refuse(path, value, "a mapping of names and values is wanted")
+    return _coerce_plain(hint, value, path)
+
+
+def _coerce_items(hint: Any, value: Any, path: str) -> list:
+    inner = get_args(hint)
+    open_ended = not inner or Ellipsis in inner or get_origin(hint) is list
+    wanted = "a list" if open_ended else f"a list of {len(inner)} values"
+    if not isinstance(value, (list, tuple)) or not (open_ended or len(value) == len(inner)):
+        return _refuse(path, value, f"{wanted} is wanted")
+    kinds = [inner[0] if inner else Any] * len(value) if open_ended else inner
+    return [_coerce(kind, item, f"{path}[{place}]") for place, (kind, item) in enumerate(zip(kinds, value, strict=True))]
+
+
+def _coerce_plain(hint: Any, value: Any, path: str) -> Any:
+    if hint is float and type(value) is int:
+        value = float(value) if abs(value) < WHOLE else value
+    if hint in (int, float, str, bool) and type(value) is not hint:
+        return _refuse(path, value, f"a {hint.__name__} is wanted")
+    if hint is float and not isfinite(value):
+        return _refuse(path, value, "a finite number is wanted")
+    if hint is int and abs(value) >= WHOLE:
+        return _refuse(path, value, "a whole number below 2**63 is wanted")
+    if hint in (int, float):
+        check_range(path.rpartition(".")[2].partition("[")[0], value, path)
     return value
 
 
@@ -180,9 +220,17 @@ def _config(hint: type[T], value: Any, path: str) -> T:
 
 
 def _coerce_union(hint: Any, value: Any, path: str) -> Any:
-    for option in get_args(hint):
-        try:
-            return None if option is type(None) and value is None else _coerce(option, value, path)
-        except (CinelabError, TypeError):
-            continue
-    raise CinelabError(f"Setting {path!r} is {value!r}, which is none of {hint}; change its type.")
+    """The first of the alternatives that takes the value; None only where it is one of them."""
+    options = [option for option in get_args(hint) if option is not type(None)]
+    if value is None and len(options) < len(get_args(hint)):
+        return None
+    if len(options) == 1:
+        return _coerce(options[0], value, path)
+    for option in options:
+        with suppress(CinelabError, TypeError):
+            return _coerce(option, value, path)
+    return _refuse(path, value, f"{' or '.join(getattr(option, '__name__', str(option)) for option in options)} is wanted")
+
+
+def _refuse(path: str, value: Any, wanted: str) -> NoReturn:
+    raise CinelabError(f"Setting {path!r} is {short(value)}, but {wanted}; change it.")

@@ -1,5 +1,9 @@
-"""Files that are written whole or not at all: a kill or a full disk leaves the old file as it was."""
+"""Files that are written whole or not at all: a kill or a full disk leaves the old file as it was.
 
+Where a thing is kept that comes from outside (weights, environments) is answered by `kept_in`.
+"""
+
+import errno
 import hashlib
 import json
 import math
@@ -11,9 +15,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cinelab.errors import CinelabError
+from cinelab.errors import CinelabError, Failed
 
 FULL = 2**16  # bytes; with less left, whatever error a library raises is that of a full disk
+REMEDIES = {errno.ENOSPC: "free some space or choose another folder", errno.EDQUOT: "free some space or choose another folder",
+            errno.ENAMETOOLONG: "choose a shorter name"}
+SCRATCH = ".partial-"  # how the names of unfinished files and folders begin
 
 
 @contextmanager
@@ -26,10 +33,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=SCRATCH, suffix=path.suffix)
         os.close(handle)
     except OSError as error:
-        raise _write_error(path, error.strerror) from error
+        raise write_error(path, error) from error
     temporary = Path(name)
     try:
         yield temporary
@@ -38,11 +45,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes files only their owner can read
         temporary.replace(path)
     except OSError as error:
-        raise _write_error(path, error.strerror or str(error)) from error
+        raise write_error(path, error) from error
     except Exception as error:  # of a library that writes for us
         if shutil.disk_usage(path.parent).free > FULL and "No space left" not in str(error):
             raise
-        raise _write_error(path, "no space left on device") from error
+        raise write_error(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -55,11 +62,18 @@ def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 text with plain line ends."""
     write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8", newline="\n"))
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Write JSON that every parser reads; NaN and infinity become null."""
+    write_text(path, to_json(value, indent=1) + "\n")
+
+
+def to_json(value: Any, **more: Any) -> str:
+    """JSON text that every parser reads; NaN and infinity become null."""
+    return json.dumps(plain_json(value), allow_nan=False, **more)
 
 
 def plain_json(value: Any) -> Any:
@@ -69,6 +83,81 @@ def plain_json(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def append_line(path: str | Path, value: Any, sync: bool = True) -> None:
+    """Add `value` to a file of JSON lines: the whole line or nothing of it; with `sync` it is on the disk afterwards.
+
+    A half line that a kill or a full disk left at the end is cut off first. Raises CinelabError.
+    """
+    data = (to_json(value) + "\n").encode()
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        try:
+            size = _whole_lines(handle)
+            _write_whole(handle, data, size, sync)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise write_error(Path(path), error) from error
+
+
+def read_lines(path: str | Path) -> list[Any]:
+    """The values of a file of JSON lines, [] if it is not there; a half line at its end does not count."""
+    try:
+        lines = Path(path).read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CinelabError(f"Cannot read {path}: {reason(error)}; check the path.") from error
+    try:
+        return [json.loads(line) for line in lines]
+    except (ValueError, RecursionError) as error:
+        raise CinelabError(f"{path} has a line that cannot be read ({error}); restore it, or begin anew in another folder.") from error
+
+
+def _whole_lines(handle: int) -> int:
+    """The size of an open file after a half line at its end was cut off."""
+    size = end = os.fstat(handle).st_size
+    while end and os.pread(handle, 1, end - 1) != b"\n":
+        end -= 1
+    if end < size:
+        os.ftruncate(handle, end)
+    return end
+
+
+def _write_whole(handle: int, data: bytes, size: int, sync: bool) -> None:
+    try:
+        while data:
+            data = data[os.write(handle, data):]
+        if sync:
+            os.fsync(handle)
+    except OSError:
+        os.ftruncate(handle, size)
+        raise
+
+
+# ---- where things from outside are kept
+
+
+def kept_in(variable: str, *below: str) -> Path:
+    """The folder that the environment variable names, else the one of these names in the user's cache.
+
+    That is $XDG_CACHE_HOME, else ~/.cache. Nothing asks for the home folder where the variable is set. Raises CinelabError.
+    """
+    if named := os.environ.get(variable):
+        return expanded(named, variable)
+    if cache := os.environ.get("XDG_CACHE_HOME"):
+        return Path(cache, *below)
+    return expanded(os.path.join("~", ".cache", *below), variable)
+
+
+def expanded(place: str | Path, variable: str) -> Path:
+    """A path with its ~ replaced. Raises a CinelabError that names the variable where there is no home folder."""
+    try:
+        return Path(place).expanduser()
+    except RuntimeError as error:
+        raise CinelabError(f"The home folder of {place} is not known; name a folder in ${variable}.") from error
 
 
 def glance(paths: Iterable[str | Path], samples: int = 16, size: int = 2**16) -> str:
@@ -84,12 +173,19 @@ def glance(paths: Iterable[str | Path], samples: int = 16, size: int = 2**16) ->
     return digest.hexdigest()
 
 
+def reason(error: BaseException) -> str:
+    """What the system says, in small letters."""
+    return (getattr(error, "strerror", None) or str(error)).lower()
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def _write_error(path: Path, reason: str) -> CinelabError:
-    return CinelabError(f"{path}: cannot be written ({reason.lower()}); free some space or choose another folder, "
-                        "an older file of that name is as it was")
+def write_error(path: Path, error: OSError) -> CinelabError:
+    """The sentence for a file that could not be written."""
+    remedy = REMEDIES.get(error.errno, "choose another folder")
+    path = Path(*(part for part in path.parts if not part.startswith(SCRATCH)))  # as whoever asked for it knows it
+    return Failed(f"{path}: cannot be written ({reason(error)}); {remedy}, an older file of that name is as it was")

@@ -3,7 +3,6 @@
 Starting the same run again resumes it from its last checkpoint; a finished one says so.
 """
 
-import json
 import os
 import platform
 import time
@@ -15,7 +14,7 @@ import torch
 
 from cinelab.config import read_json, to_dict
 from cinelab.errors import CinelabError
-from cinelab.files import write_atomic, write_json, write_text
+from cinelab.files import append_line, read_lines, to_json, write_atomic, write_json, write_text
 
 MAY_CHANGE = ("steps", "save_every", "exam_every", "threads", "device")  # settings a resumed run may change
 MAY_TUNE = ("optim", "critic")  # these too, after a run that diverged; changes.jsonl says what was changed where
@@ -82,8 +81,7 @@ class Run:
     @property
     def rows(self) -> list[dict]:
         """The log so far, one row a step; rows past the last checkpoint of a killed run are dropped on resume."""
-        path = self.folder / "log.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return log_rows(self.folder)
 
     def _check_config(self, new: dict) -> None:
         path, old = self.folder / "config.json", {}
@@ -91,8 +89,7 @@ class Run:
             old = with_defaults(self.config, read_json(path))
             changed = [k for k in new if new[k] != old.get(k) and k not in MAY_CHANGE]
             if tuned := {k: [old.get(k), new[k]] for k in changed if k in MAY_TUNE and len(changed) == 1}:
-                with open(self.folder / "changes.jsonl", "a") as file:
-                    file.write(json.dumps({"rows": len(self.rows), **tuned}) + "\n")
+                append_line(self.folder / "changes.jsonl", {"rows": len(self.rows), **tuned})
             elif changed:
                 key = changed[0]
                 raise CinelabError(f"Run {self.folder} was started with {key}={old.get(key)!r}, not {new[key]!r}; "
@@ -145,8 +142,7 @@ class Run:
         return self.seconds + time.perf_counter() - self._began
 
     def log(self, **row: Any) -> dict:
-        with open(self.folder / "log.jsonl", "a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.folder / "log.jsonl", row, sync=False)  # a checkpoint is what a run goes on from
         return row
 
     def finish(self) -> None:
@@ -156,7 +152,13 @@ class Run:
     def _truncate_log(self, step: int) -> None:
         rows = [row for row in self.rows if row["step"] < step]
         if (self.folder / "log.jsonl").exists():
-            write_text(self.folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+            write_text(self.folder / "log.jsonl", "".join(to_json(row) + "\n" for row in rows))
+
+
+def log_rows(folder: str | Path) -> list[dict]:
+    """A run's log so far, one row a step. A number that was not finite is null in the file, and NaN here."""
+    rows = read_lines(Path(folder) / "log.jsonl")
+    return [{key: float("nan") if value is None else value for key, value in row.items()} for row in rows]
 
 
 def _named(data: dict) -> str:

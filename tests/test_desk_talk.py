@@ -191,7 +191,7 @@ def test_a_cell_that_is_run_again_takes_over(talk, monkeypatch):
 
 def test_another_process_desk_is_refused(talk, monkeypatch):
     monkeypatch.setattr(module, "OPEN", {})
-    monkeypatch.setattr("cinelab.lab.notebook.PATIENCE", 0.2)
+    monkeypatch.setattr("cinelab.outputs.PATIENCE", 0.2)
     with pytest.raises(CinelabError, match="is written by"):
         desk(talk.desk.folder, "toybox-1step")
 

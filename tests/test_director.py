@@ -10,6 +10,8 @@ from cinelab import CAMR, Director, Full, Screenplay, Shot, Window, load
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Chunk
 from cinelab.memory.cache import Memory
+from cinelab.outputs import finish
+from cinelab.stream.director import MARK, saved_as, untaken
 from cinelab.stream.engine import Timed, make, stream
 
 SHOTS = (
@@ -94,6 +96,35 @@ def test_a_film_can_be_saved_and_read_again(film, tmp_path):
     frames, fps = read_video(tmp_path / "film.mp4")
     assert len(frames) == len(film.frames) and float(fps) == film.fps
     assert Screenplay.load(tmp_path / "screenplay.yaml") == PLAY
+    with pytest.raises(CinelabError, match="already holds a film"):
+        untaken(tmp_path)
+
+
+def test_a_film_whose_saving_was_killed_is_finished_and_never_measured_as_whole(bundle, film, tmp_path):
+    from cinelab.score.evaluate import evaluate
+
+    director, scratch = Director(bundle, policy=CAMR(budget=4)), tmp_path / f".partial-{MARK}.d"
+    film.save(tmp_path, lambda film, folder: (folder / "routing.html").write_text("x"))
+    scratch.mkdir()
+    for name in ("storyboard.png", MARK):  # as a kill leaves it: these were not moved yet
+        (tmp_path / name).rename(scratch / name)
+    failed = evaluate([tmp_path], ("colour",))
+    assert failed["status"].tolist() == ["failed"] and "half-saved film" in failed["detail"][0]
+    assert finish(tmp_path, MARK) and (tmp_path / "routing.html").exists() and not scratch.exists()
+    assert saved_as(tmp_path, PLAY, director) and not saved_as(tmp_path, PLAY, Director(bundle, policy=CAMR(budget=5)))
+    assert "failed" not in set(evaluate([tmp_path], ("colour",))["status"])
+
+
+def test_a_film_without_its_mark_is_called_half_saved(tmp_path):
+    (tmp_path / "film.mp4").write_bytes(b"x")
+    with pytest.raises(CinelabError, match=r"half-saved film \(film.mp4 without film.json\)"):
+        untaken(tmp_path)
+
+
+def test_what_a_later_shot_asks_for_is_refused_before_the_first_chunk(bundle):
+    for wrong in ({"policy": "camrr"}, {"policy": "sink", "budget": 10**6 + 1}):
+        with pytest.raises(CinelabError, match="camrr|budget"):
+            next(Director(bundle).stream(replace(PLAY, shots=(*SHOTS[:2], replace(SHOTS[2], **wrong)))))
 
 
 def test_a_film_that_is_too_long_is_refused(bundle):

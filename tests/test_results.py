@@ -78,6 +78,65 @@ def test_questions_in_sql(results):
         index(results / "nowhere")
 
 
+@pytest.mark.parametrize(("where", "count"), [("a = 6", 1), ("a > 5", 2), ("a = '6'", 1), ("a = 'all'", 1), ("a in ('6', 'all')", 2),
+                                              ("a between 5 and 12 and seed = 0", 2), ("a = 6 -- said", 1)])
+def test_a_column_of_numbers_and_texts_is_compared_as_it_is_asked(tmp_path, where, count):
+    mixed(tmp_path)
+    assert len(query(tmp_path, where)) == count
+
+
+def mixed(root):
+    for value in (6, 12, "all"):
+        folder = root / "s" / f"a={value}"
+        write_json(folder / "config.json", {"a": value, "seed": 0})
+        (folder / "output.txt").write_text("")
+
+
+def test_a_comparison_that_cannot_be_meant_says_how(tmp_path):
+    mixed(tmp_path)
+    with pytest.raises(CinelabError, match=r"\"a\" holds both.*a in \('6', 'all'\)"):
+        query(tmp_path, "a in (6, 'all')")
+    with pytest.raises(CinelabError, match="polcy"):
+        query(tmp_path, "polcy = 1")
+
+
+READS = ("select * from read_text('/etc/passwd')", "select * from '/etc/passwd'", "select * from glob('/*')", "select * from runs_", "",
+         "copy runs to '{0}'", "attach '{0}' as d", "install httpfs", "load httpfs", "pragma version", "set memory_limit = '9GB'",
+         "export database '{0}'", "create table t as select 1", "drop view wide", "delete from runs", "select 1; select 2",
+         "call pragma_version()", "from read_csv('/etc/passwd')")
+
+
+@pytest.mark.parametrize("sql", READS)
+def test_questions_only_read(tmp_path, sql):
+    mixed(tmp_path)
+    with pytest.raises(CinelabError, match="^The question "):
+        query(tmp_path, sql=sql.format(tmp_path / "written"))
+    assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize("where", ["1=1; copy (select 42) to '{0}'", "1=1) to '{0}' --", "a in (select content from read_text('/etc/passwd'))"])
+def test_a_condition_is_only_a_condition(tmp_path, where):
+    mixed(tmp_path)
+    with pytest.raises(CinelabError, match="^The question "):
+        query(tmp_path, where.format(tmp_path / "written"))
+    assert not (tmp_path / "written").exists()
+
+
+def test_a_question_without_end_is_stopped(tmp_path, monkeypatch):
+    mixed(tmp_path)
+    monkeypatch.setattr("cinelab.lab.results.MOST_SECONDS", 0.2)
+    with pytest.raises(CinelabError, match="took more than 0.2 seconds"):
+        query(tmp_path, sql="select sum(a.range * b.range) from range(10000000) a, range(10000000) b")
+
+
+def test_results_of_others_can_be_read(results, monkeypatch):
+    def readonly(*_):
+        raise CinelabError("no")
+
+    monkeypatch.setattr("cinelab.lab.results.write_atomic", readonly)
+    assert len(query(results, "policy = 'camr' and away = 3"))
+
+
 def test_runs_that_cannot_be_read_are_listed_and_the_others_go_on(results):
     broken = results / "memory" / "away=3,policy=full,seed=0"
     (broken / "done.json").write_text("{")

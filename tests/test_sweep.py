@@ -123,7 +123,7 @@ def test_names_are_safe_short_unique_and_do_not_move_when_the_grid_grows():
         "",
         -1,
     ]
-    values += ["x" * 300, "x" * 301, "ein Häuschen", float("inf")]
+    values += ["x" * 300, "x" * 301, "ein Häuschen"]
     wide = {f"parameter_{i}": ["x" * 20, "y"] for i in range(12)}
     small = names(expand(Sweep("s", "n", grid={"v": values})))
     large = names(expand(Sweep("s", "n", grid={"v": [*values, 3]})))
@@ -312,7 +312,7 @@ def test_a_stopped_sweep_leaves_no_process_and_ends_as_an_undisturbed_one(here, 
 
 
 def test_one_writer_in_a_folder(monkeypatch):
-    monkeypatch.setattr(notebook_room, "PATIENCE", 0.2)
+    monkeypatch.setattr("cinelab.outputs.PATIENCE", 0.2)
     path, folder = notebook(), Path("out")
     with notebook_room.writing(folder):
         with pytest.raises(CinelabError, match=f"by process {os.getpid()} on {HOST}; let it"):

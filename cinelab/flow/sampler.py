@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.functional import one_hot
 
 from cinelab.errors import CinelabError
 from cinelab.flow.path import guided, shifted
+from cinelab.limits import STEPS, check_number
 from cinelab.registry import Registry
 from cinelab.seeds import rng_at
 
@@ -46,11 +48,11 @@ class Sampling:
     def __post_init__(self):
         object.__setattr__(self, "at", tuple(self.at))
         for name, steps in (("steps", self.steps), ("first_steps", self.first_steps)):
-            if steps is not None and steps < 1:
-                raise CinelabError(f"sampling.{name} is {steps}; at least 1 is needed.")
+            if steps is not None:
+                check_number(f"sampling.{name}", steps, 1, STEPS)
         if self.solver is not None:
             check_solver(self.solver)
-        if (self.shift is not None and not self.shift > 0) or (self.guidance is not None and not self.guidance >= 0):
+        if (self.shift is not None and not 0 < self.shift < inf) or (self.guidance is not None and not 0 <= self.guidance < inf):
             raise CinelabError(f"sampling.shift is {self.shift} and guidance {self.guidance}; "
                                "the shift must be above 0 and the guidance at least 0.")
         if self.at:

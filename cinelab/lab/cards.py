@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from cinelab.config import read_json, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.memory.policy import Policy, label_of, name_of
 from cinelab.model.zoo import find, load, read_part
+from cinelab.outputs import half_saved, ready_folder, together
+from cinelab.printing import out, say, show_table
 from cinelab.score.card import CardConfig, card, measure
 from cinelab.score.recogniser import load_recogniser
 from cinelab.score.stats import bootstrap, paired_difference, paired_ratio
@@ -27,16 +27,19 @@ def score_card(name: str, seeds: tuple[int, ...], films: int, policy: str | Poli
 
     No policy is the one that it was trained under (see `policy_for`); another one is in the card's name.
     """
+    config = CardConfig(seeds=seeds, films=films)
+    ready_folder(output)
     bundle, reader = load(name), load_recogniser()
-    config, rule = CardConfig(seeds=seeds, films=films), policy_for(bundle, policy, budget)
+    rule = policy_for(bundle, policy, budget)
     rows = measure(bundle, reader, rule, config, tell)
     record = card(rows, model=bundle.name, policy={"name": name_of(rule)} | to_dict(rule), sampling=to_dict(bundle.sampling),
                   config=to_dict(config), recogniser=reader.accuracy)
     said = label_of(rule if policy is None else policy)
     label = find(name).name + ("" if name_of(rule) == name_of(policy_for(bundle)) else f"-{safe_name(said)}")
     path = Path(output) / f"{label}.json"
-    write_json(path, record)
-    write_atomic(path.with_suffix(".parquet"), lambda temporary: rows.to_parquet(temporary))
+    with together(output, path.name) as scratch:
+        write_atomic(scratch / f"{label}.parquet", lambda temporary: rows.to_parquet(temporary))
+        write_json(scratch / path.name, record)
     return path
 
 
@@ -50,15 +53,15 @@ def card_table(record: dict) -> pd.DataFrame:
     return pd.DataFrame(record["metrics"]).T.rename_axis("metric")
 
 
-def print_card(record: dict, console: Console) -> None:
+def print_card(record: dict, console=out) -> None:
     """A card for reading, and the recogniser's own held-out accuracy beside it."""
-    table = Table("metric", "value", "95 % interval", "n", "chance", "upper", title=f"{record['model']}")
+    lines = []
     for metric, row in record["metrics"].items():
         interval = f"{_text(row['low'])} to {_text(row['high'])}"
-        table.add_row(metric, _text(row["value"]), interval, str(row["n"]), _text(row["chance"]), _text(row["upper"]))
-    console.print(table)
+        lines.append([metric, _text(row["value"]), interval, str(row["n"]), _text(row["chance"]), _text(row["upper"])])
+    show_table(["metric", "value", "95 % interval", "n", "chance", "upper"], lines, str(record["model"]), console)
     worst = min(record["recogniser"].items(), key=lambda item: item[1])
-    console.print(f"[dim]The recogniser's own held-out accuracy: worst {worst[0]} {worst[1]:.3f}.[/]")
+    say((f"The recogniser's own held-out accuracy: worst {worst[0]} {worst[1]:.3f}.", "dim"), to=console)
 
 
 def _text(value: float | None) -> str:
@@ -112,7 +115,7 @@ def _chunk(name: str) -> int | None:
 
 def _per_film(path: Path) -> pd.Series:
     """Mean of every film, by (metric, seed, film); `prompt` is the mean of all that prompts ask for."""
-    if not path.exists():
+    if not path.exists() or half_saved(path.parent, f"{path.stem}.json"):
         raise CinelabError(f"There is no card's table {path}; run `cinelab score {path.stem}` first.")
     rows = pd.read_parquet(path)
     return with_prompt(rows[rows.source == "model"]).groupby(["metric", "seed", "film"]).value.mean()

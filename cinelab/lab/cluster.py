@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from cinelab.errors import CinelabError
-from cinelab.files import write_json
+from cinelab.files import to_json, write_json
 from cinelab.lab.grid import Cell
 from cinelab.lab.notebook import first_line
 from cinelab.lab.sweep_cell import Answer, answer
@@ -110,7 +110,7 @@ class Cluster:
         executor = self._executor(logs)
         record = {"engine": self.engine, "host": socket.gethostname(), "logs": str(logs.relative_to(folder.absolute()))}
         write_json(folder / "job.json", record | {"submitted": time.time()})
-        values = json.loads(json.dumps(astuple(cell), default=str))
+        values = json.loads(to_json(astuple(cell), default=str))
         with _undisturbed():
             return executor.submit(run_job, values, str(folder.absolute()), self._environment())
 

@@ -22,10 +22,12 @@ import tornado.websocket
 from tornado.ioloop import IOLoop, PeriodicCallback
 
 from cinelab.errors import CinelabError
+from cinelab.files import reason, to_json
 from cinelab.lab.desk import HERE, Desk, open_session
-from cinelab.lab.notebook import writing
+from cinelab.limits import CHUNKS, PORT, VISITORS, check_number
 from cinelab.memory.policy import Policy
 from cinelab.model.zoo import Bundle, load
+from cinelab.outputs import ready_folder, writing
 from cinelab.stream.engine import policy_for
 from cinelab.stream.live import Turns
 
@@ -43,9 +45,9 @@ class Rules:
     idle: float = 300.0
 
     def __post_init__(self):
-        for name in ("visitors", "chunks", "idle"):
-            if not getattr(self, name) > 0:
-                raise CinelabError(f"{name} is {getattr(self, name)}; give a number above 0.")
+        check_number("visitors", self.visitors, 1, VISITORS)
+        check_number("chunks", self.chunks, 1, CHUNKS)
+        check_number("idle", self.idle, above=0, most=1e9, whole=False)
 
 
 class Visit(Desk):
@@ -125,7 +127,7 @@ class _Page(_Guarded):
             self.redirect(f"/?token={self.house.token}&film={secrets.token_hex(5)}")
             return
         self.set_header("Cache-Control", "no-store")
-        self.write((HERE / "demo.html").read_text())
+        self.write((HERE / "demo.html").read_text(encoding="utf-8"))
 
 
 class _Wire(_Guarded, tornado.websocket.WebSocketHandler):
@@ -156,7 +158,7 @@ class _Wire(_Guarded, tornado.websocket.WebSocketHandler):
     def _write(self, text: dict, buffers: list) -> None:
         """One text and its buffers, together; a browser that has gone hears nothing."""
         try:
-            self.write_message(json.dumps(text | {"buffers": len(buffers)}))
+            self.write_message(to_json(text | {"buffers": len(buffers)}))
             for buffer in buffers:
                 self.write_message(bytes(buffer), binary=True)
         except tornado.websocket.WebSocketClosedError:
@@ -175,8 +177,8 @@ async def serve(house: House, host: str, port: int, told: Callable[[str], None],
     server = tornado.httpserver.HTTPServer(application(house))
     try:
         server.listen(port, host)
-    except OSError as error:
-        raise CinelabError(f"port {port} on {host} cannot be used ({error.strerror}); give another with --port.") from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: a host of empty or too long parts
+        raise CinelabError(f"port {port} on {host} cannot be used ({reason(error)}); give another with --port or --host.") from error
     port = next(iter(server._sockets.values())).getsockname()[1]
     sweeper = PeriodicCallback(house.sweep, 1000 * min(SWEEP, house.rules.idle))
     sweeper.start()
@@ -192,6 +194,8 @@ async def serve(house: House, host: str, port: int, told: Callable[[str], None],
 def demo(folder: str | Path, model: str, rules: Rules, host: str, port: int, told: Callable[[str], None],
          policy: str | Policy | None = None, budget: int | None = None) -> None:
     """Run the app until Ctrl-C; films begin under `policy`, None = the model's own."""
+    check_number("port", port, 0, PORT)
+    ready_folder(folder)
     bundle = load(model)
     policy_for(bundle, policy, budget)  # refused now, not at the first visit
     house = House(Path(folder), bundle, rules, policy=policy, budget=budget)

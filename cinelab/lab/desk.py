@@ -24,6 +24,7 @@ from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.lab.notebook import writing
 from cinelab.lab.post import Post, jpeg
+from cinelab.limits import RATE, check_number
 from cinelab.memory.policy import POLICIES, Policy
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.prompts import LITTLE, UnknownWords
@@ -54,8 +55,8 @@ def desk(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy:
     """A desk on the session in `folder`, paused; a new one where there is none. `pace` None = as fast as it can; no
     `policy` is the one that the model was trained under (see `policy_for`)."""
     folder = Path(folder).resolve()
-    if pace is not None and not pace > 0:
-        raise CinelabError(f"pace is {pace}; give a number above 0, or None for as fast as it can.")
+    if pace is not None:  # None: as fast as it can
+        check_number("pace", pace, above=0, most=RATE, whole=False)
     if folder in OPEN:
         OPEN[folder].close()
     with ExitStack() as held:

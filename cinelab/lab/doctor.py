@@ -4,10 +4,10 @@ import importlib.util
 import os
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from cinelab.files import reason
 from cinelab.model.attention import REMEDY, available
 from cinelab.model.zoo import SHELF, shipped
 from cinelab.runs import hardware
@@ -89,7 +89,7 @@ def _judges() -> list[Finding]:
     found = [Finding(f"{name} environment", ready(tool) or None, str(folder(tool)) if ready(tool) else f"absent ({tool.purpose})",
                      f"cinelab eval setup {name}") for name, tool in TOOLS.items()]
     found += [Finding(f"{name} weights", None if missing(name) else True, "absent" if missing(name) else str(weights_folder(name)),
-                      missing(name).partition(": ")[2]) for name in PUBLISHED]
+                      missing(name).partition(": ")[2] or missing(name)) for name in PUBLISHED]
     for name, what, extra in (("submitit", "sweeps on a cluster", "cluster"), ("torchao", "eight-bit linears", "fp8")):
         here = importlib.util.find_spec(name) is not None
         found.append(Finding(name, here or None, what if here else f"absent ({what})", f"pip install 'cinelab[{extra}]'"))
@@ -102,5 +102,8 @@ def _chromium() -> Finding:
 
 
 def _disk() -> Finding:
-    free = shutil.disk_usage(Path(os.curdir).resolve()).free / 2**30
+    try:
+        free = shutil.disk_usage(os.curdir).free / 2**30
+    except OSError as error:
+        return Finding("free disk", False, f"unknown ({reason(error)})", "change to a folder that is there")
     return Finding("free disk", free > 2, f"{free:.1f} GiB", "films are small, training stores take about 0.5 GiB")

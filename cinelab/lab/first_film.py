@@ -10,10 +10,11 @@ from cinelab.flow.sampler import Steps
 from cinelab.lab.plots import routing_map, write_html
 from cinelab.memory.policy import Policy
 from cinelab.model.zoo import load
+from cinelab.outputs import finish, ready_folder
 from cinelab.score.film import film_scores, plain_scores
 from cinelab.score.recogniser import load_recogniser
 from cinelab.script.screenplay import Screenplay
-from cinelab.stream.director import Director, Film, untaken
+from cinelab.stream.director import MARK, Director, Film, saved_as, untaken
 from cinelab.stream.engine import policy_for
 
 
@@ -27,11 +28,17 @@ def director_for(model: str, policy: str | Policy | None = None, budget: int | N
 def direct_film(play: Screenplay, folder: str | Path, model: str = "toybox-2step", policy: str | Policy | None = None,
                 budget: int | None = None, seed: int | None = None, steps: Steps = None,
                 progress: Callable[[int, int], None] | None = None) -> Path:
-    """Make, score and save the film of a screenplay; an existing film is not overwritten."""
-    folder = untaken(folder)
-    film = director_for(model, policy, budget, seed, steps).render(play, progress)
-    film.save(folder)
-    save_findings(film, folder)
+    """Make, score and save the film of a screenplay; an existing film is not overwritten.
+
+    What can be refused is refused before the first chunk. A folder whose saving was killed is finished without making the film
+    again, if it is this one.
+    """
+    folder = ready_folder(folder)
+    director = director_for(model, policy, budget, seed, steps)
+    if finish(folder, MARK) and saved_as(folder, play, director):
+        return folder
+    untaken(folder)
+    director.render(play, progress).save(folder, save_findings)
     return folder
 
 

@@ -14,20 +14,23 @@ import itertools
 import json
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, field, is_dataclass
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from cinelab.config import described
 from cinelab.errors import CinelabError
+from cinelab.limits import SEED, short
 from cinelab.registry import path_of
-from cinelab.script.yaml_text import Loader
+from cinelab.script.yaml_text import read_yaml
 
 KNOWN = {"notebook": "notebooks/train.ipynb", "base": "{}", "grid": "{}", "seeds": "[0, 1, 2]"}
 LONGEST_VALUE, LONGEST_NAME = 24, 120  # characters in a cell's name
+MOST_CELLS = 100_000
 SCHEMA = 1  # of done.json; one that names none has the layout of 1
 ABSENT = object()
 
@@ -50,8 +53,11 @@ class Sweep:
         for key, values in self.grid.items():
             _check_list(f"grid.{key}", values)
         _check_list("seeds", self.seeds)
-        if wrong := [seed for seed in self.seeds if type(seed) is not int]:
-            raise CinelabError(f"seeds holds {wrong[0]!r}; give whole numbers, such as [0, 1, 2].")
+        if wrong := [seed for seed in self.seeds if type(seed) is not int or not 0 <= seed < SEED]:
+            raise CinelabError(f"seeds holds {short(wrong[0])}; give whole numbers of at least 0 and below 2**63, such as "
+                               "[0, 1, 2].")
+        if (cells := prod(map(len, self.grid.values())) * len(self.seeds)) > MOST_CELLS:
+            raise CinelabError(f"grid and seeds make {cells} cells; keep to {MOST_CELLS}, in several sweeps.")
 
 
 @dataclass(frozen=True)
@@ -109,7 +115,9 @@ def expand(sweep: Sweep | str | Path) -> list[Cell]:
 def plain(value: Any, where: str) -> Any:
     """`value` in JSON's types: papermill would pass a NumPy number, a tuple or a Path as text.
 
-    An object of settings, such as a policy, is passed as its class and fields."""
+    An object of settings, such as a policy, is passed as its class and fields. What JSON does not know is refused: a
+    notebook that holds NaN or infinity cannot be opened.
+    """
     if is_dataclass(value) and not isinstance(value, type):
         return _object(value, where)
     if isinstance(value, type) or inspect.isfunction(value):
@@ -122,6 +130,8 @@ def plain(value: Any, where: str) -> Any:
         return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
+    if type(value) is float and not isfinite(value):
+        raise CinelabError(f"{where} is {value}; give a finite number, or null and let the notebook say what that means.")
     if value is None or type(value) in (bool, int, float, str):
         return value
     wanted = "a number, text in quotes, true, false, null, or a list or mapping of these"
@@ -142,16 +152,9 @@ def _importable(thing: Any, where: str) -> str:
 
 
 def _read_yaml(path: Path) -> dict:
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except OSError as error:
-        raise CinelabError(f"Cannot read {path}: {error.strerror}; check the path.") from error
-    except (yaml.YAMLError, ValueError) as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        place = f"{path}, line {mark.line + 1}" if mark else path
-        raise CinelabError(f"{place}: not valid YAML ({problem or error}); correct it.") from error
+    values = read_yaml(path, "sweep file")
     if not isinstance(values, dict) or not values:
-        found = f"holds {values!r:.40}" if values else "is empty"
+        found = f"holds {short(values, 40)}" if values else "is empty"
         raise CinelabError(f"{path} {found}; a sweep is a mapping of {', '.join(KNOWN)}.")
     return values
 
@@ -180,8 +183,7 @@ def _check_names(base: Any, grid: Any) -> None:
 def _check_list(place: str, values: Any) -> None:
     if not isinstance(values, list) or not values:
         raise CinelabError(f"{place} is {values!r}; give a list with at least one value.")
-    texts = [canonical(value) for value in values]
-    if twice := [text for text in texts if texts.count(text) > 1]:
+    if twice := [text for text, count in Counter(map(canonical, values)).items() if count > 1]:
         raise CinelabError(f"{place} holds {twice[0]} twice; keep one of them.")
 
 

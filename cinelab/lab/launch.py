@@ -4,7 +4,6 @@
     watch(launch.train(job, processes=8), job.config)
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -15,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from cinelab.config import from_dict, to_dict
-from cinelab.errors import CinelabError
+from cinelab.errors import CinelabError, Failed
 from cinelab.files import write_json
 from cinelab.lab import inputs
-from cinelab.lab.notebook import writing
+from cinelab.limits import WORKERS, check_number
+from cinelab.outputs import ready_folder, writing
+from cinelab.runs import log_rows
 from cinelab.train.job import Job
 
 PATIENCE = 120.0  # seconds that a training which was asked to end is given for its last step and its save
@@ -54,8 +55,9 @@ def train(job: Job, processes: int = 1) -> Iterator[dict]:
 
     Interrupted (or closed), the processes save and end. A refusal of theirs is raised here as the same sentence.
     """
-    if processes < 1:
-        raise CinelabError(f"processes is {processes}; at least 1 is needed.")
+    check_number("processes", processes, 1, WORKERS)
+    for place in filter(None, (job.run, job.export)):
+        ready_folder(place)
     folder = Path(job.run) / "torchrun"
     with writing(folder) as note, _running(job, processes, folder) as running:
         note()
@@ -67,14 +69,12 @@ def train(job: Job, processes: int = 1) -> Iterator[dict]:
             if alive:
                 time.sleep(OFTEN)
         if running.returncode:
-            raise CinelabError(_refusal(folder / "said.log"))
+            raise _refusal(folder / "said.log")
 
 
 def rows(run_dir: str | Path) -> list[dict]:
     """The log of a run so far, one row a step; a line that is just being written is left for the next time."""
-    path = Path(run_dir) / "log.jsonl"
-    lines = path.read_text().split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
+    return log_rows(run_dir)
 
 
 class _running:
@@ -106,10 +106,10 @@ def _fresh(run_dir: str, step: int) -> list[dict]:
     return [row for row in rows(run_dir) if row["step"] > step]
 
 
-def _refusal(said: Path) -> str:
+def _refusal(said: Path) -> CinelabError:
     """The worker's own sentence, else where to look."""
-    lines = [line.partition("cinelab: ")[2] for line in said.read_text().splitlines() if line.startswith("cinelab: ")]
-    return lines[-1] if lines else f"The training ended with an error; what its processes said is in {said}."
+    lines = [line.partition("cinelab: ")[2] for line in said.read_text(encoding="utf-8", errors="replace").splitlines() if line.startswith("cinelab: ")]
+    return CinelabError(lines[-1]) if lines else Failed(f"The training ended with an error; what its processes said is in {said}.")
 
 
 def _absolute(place: str | None) -> str | None:

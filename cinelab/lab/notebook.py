@@ -1,29 +1,28 @@
 """One notebook through papermill: its parameters checked, its output whole, one writer in its folder."""
 
 import ast
-import fcntl
+import json
 import logging
 import os
 import re
-import socket
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-import psutil
-
-from cinelab.errors import CinelabError
-from cinelab.files import write_text
+from cinelab.errors import CinelabError, Failed
+from cinelab.files import to_json, write_text
 from cinelab.lab.grid import plain
+from cinelab.outputs import HOST, writing
 from cinelab.registry import elsewhere
 
-PATIENCE = 5.0  # seconds that a lock is waited for: the kernel of a killed owner ends within one
-HOST = socket.gethostname()
+__all__ = ["HOST", "PAPERMILL", "check", "declared", "execute", "execute_locked", "first_line", "writing"]
+
+LONGEST_SOCKET = 100  # characters of a socket's path that every system takes
+NOT_JSON = re.compile(r"\b(NaN|Infinity)\b")
 # Our own python's kernel, whatever kernel the notebook was saved with; without its TCP warning.
 PAPERMILL = {"kernel_name": "python3", "language": "python", "progress_bar": False}
 PAPERMILL |= {"autosave_cell_every": 10, "extra_arguments": ["--IPKernelApp.log_level=40"]}
@@ -95,16 +94,45 @@ def execute_locked(notebook: Path, out_dir: Path, parameters: dict, note: Callab
     hooks |= {"cwd": str(notebook.resolve().parent)}  # paths in a notebook mean what they mean in JupyterLab
     hooks |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
     try:
-        with tempfile.TemporaryDirectory(dir="/tmp") as sockets:  # a socket's path is short, $TMPDIR may be long
-            own = {"transport": "ipc", "connection_file": f"{sockets}/kernel.json"}  # two kernels never race for a port
-            with _found_again():
-                papermill.execute_notebook(*paths, parameters, **PAPERMILL, **hooks, config=Config(KernelManager=own))
+        with _kernel_place() as own, _found_again():
+            papermill.execute_notebook(*paths, parameters, **PAPERMILL, **hooks, config=Config(KernelManager=own))
         return output
     except papermill.PapermillExecutionError as error:
         number, what = error.exec_count, f"{error.ename}: {first_line(error.evalue)}"
     except DeadKernelError:
         number, what = count.number, "DeadKernelError: the kernel died, perhaps for lack of memory"
-    raise CinelabError(f"{notebook.name}, cell {number}: {what} (see {output})")
+    raise Failed(f"{notebook.name}, cell {number}: {what} (see {output})")
+
+
+@contextmanager
+def _kernel_place() -> Iterator[dict]:
+    """How a kernel is reached: by sockets in a folder of its own, so that two never race for a port.
+
+    A socket's path is short, and $TMPDIR may be long or not writable; where no folder will do, ports are used. Where no home
+    folder is known, the kernel's is that folder too.
+    """
+    with tempfile.TemporaryDirectory(dir=_short_folder()) as sockets, _at_home(sockets):
+        file = f"{sockets}/kernel.json"
+        yield {"transport": "ipc", "connection_file": file} if len(file) < LONGEST_SOCKET - 10 else {"connection_file": file}
+
+
+def _short_folder() -> str | None:
+    """A folder for sockets that can be written to; None = the system's own choice."""
+    places = filter(None, ("/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/var/tmp", "/dev/shm"))
+    return next((place for place in places if os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)), None)
+
+
+@contextmanager
+def _at_home(place: str) -> Iterator[None]:
+    """Jupyter asks for a home folder; a user without one is given a place that is gone afterwards."""
+    if os.path.expanduser("~") != "~":
+        yield
+        return
+    os.environ["HOME"] = place
+    try:
+        yield
+    finally:
+        del os.environ["HOME"]
 
 
 @contextmanager
@@ -140,69 +168,11 @@ def _quiet_and_whole() -> None:
     from papermill.iorw import LocalHandler, papermill_io
 
     handler = LocalHandler()
-    handler.write = lambda text, path: write_text(Path(path), text)
+    handler.write = lambda text, path: write_text(Path(path), _browsable(text))
     papermill_io.register("/", handler)
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
 
 
-@contextmanager
-def writing(folder: Path, patience: float | None = None) -> Iterator[Callable]:
-    """One writer in `folder`. Yields a function that counts our kernel among the writers.
-
-    The system frees the lock of a dead owner; the pids in it tell whether a kernel outlived it on
-    this host. Of another host's processes only the lock itself tells.
-    """
-    with _acquire(folder / ".lock", PATIENCE if patience is None else patience) as handle:
-
-        def note(notebook: Any = None) -> None:
-            handle.truncate(0)
-            pids = [os.getpid(), *(child.pid for child in psutil.Process().children())]
-            print(f"host={HOST}", *pids, file=handle, flush=True)
-
-        note()
-        try:
-            yield note
-        finally:
-            (folder / ".lock").unlink(missing_ok=True)
-
-
-def _acquire(path: Path, patience: float) -> TextIO:
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = open(path, "a+")
-        except OSError as error:
-            raise CinelabError(f"{path.parent} cannot be written to ({error.strerror}); name a folder of your own, or copy it "
-                               "to one.") from error
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            ours = os.path.samestat(os.stat(path), os.fstat(handle.fileno()))
-        except OSError:  # held, or just removed by its owner
-            ours = False
-        host, owners = _owners(handle)
-        if ours and (host != HOST or not set(owners) - {os.getpid()}):
-            return handle
-        handle.close()
-        if time.monotonic() > deadline:
-            who = f"process {owners[0]} on {host}" if owners else "another process"
-            raise CinelabError(f"{path.parent} is written by {who}; let it end, then run again.")
-        time.sleep(0.1)
-
-
-def _owners(handle: TextIO) -> tuple[str, list[int]]:
-    """The host that a lock names, and its processes there, the writer before its kernel: on our own host the living ones."""
-    handle.seek(0)
-    words, latest = handle.read().split(), os.fstat(handle.fileno()).st_mtime + 60
-    noted = [int(word) for word in words if word.isdigit()]
-    host = next((word[5:] for word in words if word.startswith("host=")), HOST)
-    return host, noted if host != HOST else [pid for pid in noted if _lives(pid, latest)]
-
-
-def _lives(pid: int, latest: float) -> bool:
-    """Whether a process of that pid lives that began before `latest`: a later one was given an old pid."""
-    try:
-        process = psutil.Process(pid)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < latest
-    except psutil.Error:
-        return False
+def _browsable(text: str) -> str:
+    """A notebook's JSON as a browser reads it: a kernel's output may hold NaN."""
+    return to_json(json.loads(text), indent=1, ensure_ascii=False) + "\n" if NOT_JSON.search(text) else text

@@ -30,6 +30,7 @@ from cinelab.lab.results import HEADLINES, text_of
 from cinelab.lab.sweep import recorded
 from cinelab.lab.verdicts import p_text
 from cinelab.lab.withdrawn import PROTOCOL, withdrawn_table
+from cinelab.outputs import ready_folder, writing_file
 from cinelab.stream.video import read_video, write_mp4
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -66,10 +67,14 @@ def report(sweeps: Sequence[str | Path], output: str | Path, title: str | None =
     """
     if not sweeps:
         raise CinelabError("No sweep was named; give one or more folders, such as results/memory.")
-    sections = [section(str(sweep).split(JOIN), metrics) for sweep in sweeps]
-    write_text(output, render(sections, title or ", ".join(s.name for s in sections)))
-    for one in sections if tables else ():
-        write_tables(one.cells, Path(tables))
+    if tables is not None:
+        ready_folder(tables)
+    with writing_file(output, (".html", ".htm")):
+        sections = [section(str(sweep).split(JOIN), metrics) for sweep in sweeps]
+        page = render(sections, title or ", ".join(s.name for s in sections))
+        for one in sections if tables is not None else ():
+            write_tables(one.cells, Path(tables))
+        write_text(output, page)
     return Path(output)
 
 
@@ -224,7 +229,7 @@ def render(sections: list[Section], title: str) -> str:
     """The page's text."""
     from jinja2 import Environment
 
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text())
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     settings = {s.anchor: {row["cell"]: {k: v for k, v in {"sweep": row["sweep"], **row["parameters"]}.items()} |
                            {"git": row["git"], "device": row["device"]} for row in s.cells.table.to_dict("records")} for s in sections}
     figures = {f"{s.anchor}-{i}": json.loads(fig.to_json()) for s in sections for i, fig in enumerate(s.figures)}

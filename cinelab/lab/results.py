@@ -7,7 +7,9 @@ parameter and metric, which is what `cinelab results --where "policy = 'camr' an
 
 import json
 import os
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +19,9 @@ import pyarrow.parquet as pq
 
 from cinelab.config import read_json
 from cinelab.errors import CinelabError
-from cinelab.files import write_atomic
+from cinelab.files import to_json, write_atomic
 from cinelab.lab.measured import read_rows
+from cinelab.limits import short
 from cinelab.score import rows as rows_room
 from cinelab.score.metrics import METRICS
 from cinelab.score.stats import bootstrap
@@ -27,6 +30,9 @@ from cinelab.score.toybox import with_prompt
 SCHEMA = 1
 RESAMPLES = 500  # of an interval in the index; reports take more
 FINISHED, CELL = "done.json", "cell.json"
+MOST_SECONDS = 60  # of a question
+READ_ONLY = {"enable_external_access": False, "autoinstall_known_extensions": False, "autoload_known_extensions": False,
+             "python_enable_replacements": False, "memory_limit": "2GB", "temp_directory": ""}  # of a database of questions
 MEASURED = ("path", "metric", "value", "low", "high", "n")
 HEADLINES = ("identity", "identity kept", "prompt", "scenery", "scenery kept", "action", "cuts", "sharpness of truth",
              "motion of truth", "saturation of truth", "drift", "dynamic degree", "temporal flickering", "drift of brightness",
@@ -61,7 +67,7 @@ def scan(results: str | Path = "results") -> list[Found]:
         raise CinelabError(f"{root}: no such folder; run a sweep or make a film first, or name another with --folder.")
     found = []
     for folder, inner, files in os.walk(root):
-        inner.sort()
+        inner[:] = sorted(name for name in inner if not name.startswith("."))  # what is unfinished is hidden
         for kind, look in (("cell", _cell), ("training", _training), ("film", _film), ("evaluation", _evaluation)):
             if run := _careful(look, kind, Path(folder), set(files), root):
                 found.append(run)
@@ -74,7 +80,7 @@ def scan(results: str | Path = "results") -> list[Found]:
 def _careful(look, kind: str, path: Path, files: set[str], root: Path) -> Found | None:
     try:
         return look(path, files, root)
-    except (CinelabError, KeyError, TypeError, ValueError) as error:
+    except (CinelabError, AttributeError, KeyError, TypeError, ValueError) as error:
         return Found(path.relative_to(root).as_posix(), kind, _sweep(path, root), path.name, "unreadable", detail=str(error))
 
 
@@ -169,10 +175,11 @@ def index(results: str | Path = "results") -> tuple[pd.DataFrame, pd.DataFrame]:
     lines = [line for run in found if run.path not in same for line in _measured(run, results)]
     fresh = pd.DataFrame(lines, columns=list(MEASURED))
     measured = pd.concat([table for table in (old[old["path"].isin(same)], fresh) if len(table)] or [fresh], ignore_index=True)
-    runs = pd.DataFrame([asdict(run) | {"parameters": json.dumps(run.parameters, sort_keys=True)} for run in found],
+    runs = pd.DataFrame([asdict(run) | {"parameters": to_json(run.parameters, sort_keys=True)} for run in found],
                         columns=list(Found.__dataclass_fields__))
     for name, table in (("runs", runs), ("measures", measured)):
-        write_atomic(results / "index" / f"{name}-{SCHEMA}.parquet", lambda path, t=table: t.to_parquet(path))
+        with suppress(CinelabError):  # it only saves time: the folder may not be ours to write to
+            write_atomic(results / "index" / f"{name}-{SCHEMA}.parquet", lambda path, t=table: t.to_parquet(path))
     return runs, measured
 
 
@@ -196,20 +203,36 @@ def _kept(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def wide(runs: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """A row a run, a column for every parameter and every metric; a parameter that is named like a column gets `param_`."""
-    base = runs.drop(columns=["parameters", "stamp"])
-    values = pd.DataFrame([{_column(key, base): _scalar(value) for key, value in json.loads(text).items() if key != "seed"}
-                           for text in runs["parameters"]], index=runs.index)
-    for name in values:  # mixed types (a number here, a word there) become text, which every engine takes
-        kinds = {type(value) for value in values[name] if value is not None and value == value}
-        if len(kinds - {int, float}) > 0 and len(kinds) > 1:
-            values[name] = values[name].map(lambda value: None if value is None or value != value else str(value))
+    base, values = runs.drop(columns=["parameters", "stamp"]), _values(runs)
+    for name in _mixed(values):  # a number here, a word there: text, which every engine takes
+        values[name] = values[name].map(lambda value: None if value is None or value != value else str(value))
     scores = measured.pivot_table(index="path", columns="metric", values="value", aggfunc="first")
     scores = scores.drop(columns=[name for name in scores if name in base or name in values])
     return base.join(values).join(scores, on="path")
 
 
+def _values(runs: pd.DataFrame) -> pd.DataFrame:
+    """Every run's parameters, as they were given."""
+    return pd.DataFrame([{_column(key, runs): _scalar(value) for key, value in json.loads(text).items() if key != "seed"}
+                         for text in runs["parameters"]], index=runs.index)
+
+
+def _mixed(values: pd.DataFrame) -> list[str]:
+    """The columns whose values have several types."""
+    kinds = {name: {type(value) for value in part if value is not None and value == value} for name, part in values.items()}
+    return [name for name, found in kinds.items() if len(found) > 1 and found - {int, float}]
+
+
+def _numbers(runs: pd.DataFrame, found: pd.DataFrame) -> dict[str, pd.Series]:
+    """Of the columns of `wide` that hold numbers and texts, the numbers."""
+    values = _values(runs)
+    number = lambda value: value if type(value) in (int, float) else None  # noqa: E731
+    numbers = {name: values[name].map(number).astype(float) for name in _mixed(values) if name in found}
+    return {name: part for name, part in numbers.items() if part.notna().any()}
+
+
 def _column(key: str, base: pd.DataFrame) -> str:
-    return f"param_{key}" if key in base else key
+    return f"param_{key}" if key in base and key not in ("parameters", "stamp") else key
 
 
 def _scalar(value):
@@ -217,19 +240,81 @@ def _scalar(value):
 
 
 def query(results: str | Path = "results", where: str | None = None, sql: str | None = None) -> pd.DataFrame:
-    """Rows of `wide` that fulfil a condition, or the answer to any SQL over runs, measures and wide (DuckDB's dialect)."""
+    """Rows of `wide` that fulfil a condition, or the answer to one SELECT over runs, measures and wide (DuckDB's dialect).
+
+    A query only reads these tables: no file, no setting, no second statement. Where a column holds numbers and texts, a
+    comparison with a text is one of texts, and a comparison with a number is one of its numbers. Raises CinelabError.
+    """
+    asked, shown = (sql, sql) if sql is not None else (f"select * from wide where (\n{where}\n)", where)
+    runs, measured = index(results)
+    found = wide(runs, measured)
+    numbers = _numbers(runs, found)
+    _only_reads(asked, shown)
+    try:
+        return _ask(asked, shown, runs, measured, found)
+    except CinelabError as error:
+        if not (numbers and isinstance(error.__cause__, _type_errors())):
+            raise
+        first = error
+    try:
+        return _ask(asked, shown, runs, measured, found.assign(**numbers))
+    except CinelabError as error:
+        if not isinstance(first.__cause__, _type_errors()[:1]):
+            raise first from error
+        names = " and ".join(f'"{name}"' for name in numbers)
+        raise CinelabError(f"The question {short(shown)} compares numbers with texts: {names} hold{'s' * (len(numbers) == 1)} both. Write a number for "
+                           f"numbers ({next(iter(numbers))} > 5), a text in quotes for texts ({next(iter(numbers))} in ('6', 'all')), "
+                           "not both at once.") from error
+
+
+def _ask(asked: str, shown: str, runs: pd.DataFrame, measured: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     import duckdb
 
-    runs, measured = index(results)
-    with duckdb.connect() as database:
-        for name, table in (("runs", runs), ("measures", measured), ("wide", wide(runs, measured))):
+    with duckdb.connect(config=READ_ONLY) as database:
+        for name, table in (("runs", runs), ("measures", measured), ("wide", found)):
             database.register(name, table)
+        database.execute("set lock_configuration = true")
+        late = threading.Timer(MOST_SECONDS, database.interrupt)
+        late.start()
         try:
-            return database.sql(sql or "select * from wide" + (f" where {where}" if where else "")).df()
+            return database.sql(asked).df()
         except duckdb.Error as error:
-            said = str(error).split("\n")[0]
-            raise CinelabError(f"The question {sql or where!r} was not understood: {said} Quote names with blanks as \"identity kept\", "
-                               "texts as 'camr'; `cinelab results --columns` lists the columns.") from error
+            raise _misunderstood(shown, error) from error
+        finally:
+            late.cancel()
+
+
+def _only_reads(asked: str, shown: str) -> None:
+    """Refuse everything but a single SELECT."""
+    import duckdb
+
+    try:
+        kinds = [statement.type for statement in duckdb.extract_statements(asked)]
+    except duckdb.Error as error:
+        raise _misunderstood(shown, error) from error
+    if kinds != [duckdb.StatementType.SELECT]:
+        raise CinelabError(f"The question {short(shown)} is not a single SELECT; questions only read the tables runs, measures and wide "
+                           "(-o FILE writes the answer).")
+
+
+def _misunderstood(shown: str, error: Exception) -> CinelabError:
+    import duckdb
+
+    if isinstance(error, duckdb.InterruptException):
+        return CinelabError(f"The question {short(shown, 200)} took more than {MOST_SECONDS} seconds and was stopped; ask for less.")
+    if isinstance(error, duckdb.PermissionException):
+        return CinelabError(f"The question {short(shown, 200)} asks for a file or an extension; questions only read the tables runs, measures "
+                            "and wide.")
+    said = str(error).split("\n")[0].rstrip(".")
+    return CinelabError(f"The question {short(shown, 200)} was not understood: {said}. Quote names with blanks as \"identity kept\", "
+                        "texts as 'camr'; `cinelab results --columns` lists the columns.")
+
+
+def _type_errors() -> tuple[type, ...]:
+    """What DuckDB raises where a text is taken for a number."""
+    import duckdb
+
+    return duckdb.ConversionException, duckdb.BinderException, duckdb.InvalidInputException
 
 
 def overview(runs: pd.DataFrame) -> pd.DataFrame:

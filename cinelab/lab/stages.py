@@ -20,7 +20,7 @@ from torch import nn
 
 from cinelab.config import override, to_dict
 from cinelab.errors import CinelabError
-from cinelab.files import write_text
+from cinelab.files import to_json, write_text
 from cinelab.flow.sampler import Sampling
 from cinelab.lab import samples
 from cinelab.lab.panel import counted, watch
@@ -116,10 +116,8 @@ class Stage:
 
 def thin_log(rows: list[dict], keep: int = 600) -> str:
     """A log short enough to ship: every nth row."""
-    import json
-
     every = max(1, len(rows) // keep)
-    return "".join(json.dumps(row) + "\n" for row in rows[::every])
+    return "".join(to_json(row) + "\n" for row in rows[::every])
 
 
 def codec(run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None) -> Stage:

@@ -5,16 +5,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
+from cinelab.printing import Group, Live, Plain, Table, visible
 
 
 class Board:
     """Counts and shows the cells of a sweep. Used as a context, it keeps a live table on a terminal."""
 
-    def __init__(self, console: Console | None = None):
-        self.console = console or Console(highlight=False, markup=False, soft_wrap=True)
+    def __init__(self, console: Any = None):
+        self.console = console or Plain(soft_wrap=True)
         self.total, self.workers = 0, 1
         self.running: dict[Any, list] = {}  # key: name, when it began, megabytes now
         self.counts, self.spent = {"done": 0, "skipped": 0, "failed": 0}, []
@@ -47,7 +45,7 @@ class Board:
     def table(self) -> Group:
         table, now = Table("running", "time", "memory", box=None, padding=(0, 2, 0, 0)), time.monotonic()
         for name, began, megabytes in list(self.running.values()):  # rich draws in a thread of its own
-            table.add_row(name, spoken(now - began), spoken_memory(megabytes) if megabytes else "")
+            table.add_row(visible(name), spoken(now - began), spoken_memory(megabytes) if megabytes else "")
         return Group(table, self.line())
 
     def line(self) -> str:

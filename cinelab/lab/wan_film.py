@@ -51,8 +51,7 @@ def make_film(bundle: Bundle, play: Screenplay, folder: str | Path, policy: str 
     director = Director(bundle, policy_for(bundle, policy, budget), seed, bundle.levels(steps), overlap=overlap, fused=fused)
     picture = None if first is None else read_picture(first, bundle.size)
     film = director.render(play, first=picture, show=_screen())
-    film.save(folder)
-    save_findings(film, folder)
+    film.save(folder, save_findings)
     return film
 
 

@@ -23,6 +23,7 @@ from cinelab.flow.sampler import Sampling, Steps
 from cinelab.latent.checkpoint import fill, read_weights, rounded
 from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
 from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.outputs import together
 from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
 from cinelab.world.vocab import known_words
 
@@ -134,10 +135,11 @@ def _refuse_part(path: Path) -> None:
 
 
 def save(folder: Path, module: nn.Module, config: dict, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write config and weights (floats as `dtype`), each atomically. Overflow where `dtype` cannot hold a weight."""
+    """Write weights (floats as `dtype`) and config, both or none. Overflow where `dtype` cannot hold a weight."""
     state = {name: rounded(value, dtype, f"{folder}: {name}").contiguous() for name, value in module.state_dict().items()}
-    write_atomic(Path(folder) / WEIGHTS, lambda path: save_file(state, path))
-    write_json(Path(folder) / CONFIG, config)
+    with together(folder, CONFIG) as scratch:
+        write_atomic(scratch / WEIGHTS, lambda path: save_file(state, path))
+        write_json(scratch / CONFIG, config)
 
 
 def fingerprint(folder: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from cinelab.errors import CinelabError
+from cinelab.outputs import half_saved, unfinished
 from cinelab.score.footage import Clip, find_videos, load_clip
 from cinelab.score.judges import KNOWN, check_backends, judge_rows
 from cinelab.score.metrics import clip_rows as own_rows
@@ -18,7 +19,7 @@ from cinelab.score.stats import bootstrap
 def evaluate(paths: Sequence[str | Path], backends: Sequence[str] = KNOWN, tolerance: int = 1, plan: Path | None = None,
              tell: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
     """Rows of every video below `paths`. `plan` is the shot list or screenplay of a single video."""
-    videos = find_videos(paths)
+    videos = [video for video in find_videos(paths) if not unfinished(video)]
     if plan and len(videos) > 1:
         raise CinelabError(f"--plan {plan} fits one video, and {len(videos)} were named; put a .shots.json beside each instead.")
     check_backends(backends)
@@ -26,6 +27,8 @@ def evaluate(paths: Sequence[str | Path], backends: Sequence[str] = KNOWN, toler
     for number, video in enumerate(videos, 1):
         tell(f"{number} of {len(videos)}: {video}")
         try:
+            if half_saved(video.parent, "film.json"):
+                raise CinelabError(f"{video.parent} holds a half-saved film; run the `cinelab direct` that was making it again.")
             rows += clip_rows(load_clip(video, plan), backends, tolerance)
         except CinelabError as error:
             rows.append(failed(video.stem, str(error), run=str(video.parent)))

@@ -6,7 +6,7 @@ A backend that is not here says what to fetch and where it goes; nothing is ever
 """
 
 import json
-import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cinelab.errors import CinelabError
+from cinelab.files import kept_in
 from cinelab.score.cuts import colour_histograms
 
 AT_ONCE = 32  # pictures through a network together
@@ -41,18 +42,21 @@ def colour() -> Features:
 
 
 def weights_folder(name: str) -> Path:
-    """Where a backend's weights stand: $CINELAB_WEIGHTS/<name> or ~/.cache/cinelab/weights/<name>."""
-    return Path(os.environ.get("CINELAB_WEIGHTS", Path.home() / ".cache/cinelab/weights")).expanduser() / name
+    """Where a backend's weights stand: $CINELAB_WEIGHTS/<name> or <the user's cache>/cinelab/weights/<name>."""
+    return kept_in("CINELAB_WEIGHTS", "cinelab", "weights") / name
 
 
 def missing(name: str) -> str:
     """What to fetch for a backend, or an empty text if its weights are here."""
-    folder, hub = weights_folder(name), PUBLISHED[name]
+    try:
+        folder, hub = weights_folder(name), PUBLISHED[name]
+    except CinelabError as error:
+        return str(error).rstrip(".")
     needed = ["config.json"] + ["tokenizer.json"] * (name == "clip")
     absent = [file for file in needed if not (folder / file).is_file()]
     if not (any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))):
         absent.append("model.safetensors")
-    return f"{', '.join(absent)} missing in {folder}: hf download {hub} --local-dir {folder}" if absent else ""
+    return f"{', '.join(absent)} missing in {folder}: hf download {hub} --local-dir {shlex.quote(str(folder))}" if absent else ""
 
 
 def load_features(name: str) -> Features:
@@ -108,7 +112,7 @@ def _read(kind: type, folder: Path):
 
 
 def _version(folder: Path) -> str:
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return str(config.get("_name_or_path") or config.get("model_type") or folder.name)
 
 

@@ -22,7 +22,8 @@ from pathlib import Path
 import yaml
 
 from cinelab.errors import CinelabError
-from cinelab.files import write_json
+from cinelab.files import kept_in, write_json
+from cinelab.outputs import AT_ONCE, writing
 from cinelab.score.workers.plumbing import TOLD
 
 ROOT, WORKERS = Path(__file__).parents[2], Path(__file__).parent / "workers"
@@ -55,8 +56,8 @@ def find(name: str) -> Tool:
 
 
 def home() -> Path:
-    """Where the environments are: $CINELAB_ENVS, else ~/.cache/cinelab/envs."""
-    return Path(os.environ.get("CINELAB_ENVS") or Path.home() / ".cache" / "cinelab" / "envs").expanduser()
+    """Where the environments are: $CINELAB_ENVS, else <the user's cache>/cinelab/envs."""
+    return kept_in("CINELAB_ENVS", "cinelab", "envs")
 
 
 def folder(tool: Tool) -> Path:
@@ -78,7 +79,7 @@ def requirements(tool: Tool) -> tuple[str, list[str]]:
 
 def ready(tool: Tool) -> bool:
     """Is the environment made, whole, and of today's list of requirements?"""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, AttributeError, CinelabError):  # without a home folder there is none
         found = json.loads((folder(tool) / STAMP).read_text())
         return found.get("list") == _digest(tool) and _python(folder(tool)).exists()
     return False
@@ -104,10 +105,9 @@ def setup(tool: Tool, tell: Tell = print) -> Path:
     if ready(tool):
         tell(f"{place} is ready")
         return _python(place)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    (place / STAMP).unlink(missing_ok=True)
     log, uv = place.with_name(f"{tool.name}.log"), _uv()
-    with open(log, "w", encoding="utf-8") as file:
+    with writing(place.parent, AT_ONCE, f".lock-{tool.name}"), open(log, "w", encoding="utf-8") as file:
+        (place / STAMP).unlink(missing_ok=True)
         if not _runs(_python(place), version):
             tell(f"{place}: an environment with python {version}")
             _run(_venv(uv, version, place), file, log)

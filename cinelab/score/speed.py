@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 
 from cinelab.flow.sampler import Sampling
+from cinelab.limits import CHUNKS, check_number
 from cinelab.memory.policy import Full, Policy
 from cinelab.model.zoo import Bundle
 from cinelab.score.stats import paired_ratio
@@ -22,6 +23,8 @@ from cinelab.script.timeline import Slot, Timeline
 from cinelab.stream.engine import Timed, empty_memory, quick, stream
 from cinelab.world.casting import caption_of_film
 
+WARM = 4  # chunks that are left out
+EARLY = 20  # the chunk with which a later one's cost is compared
 CAUSES = ("text", "dit", "memory", "decode")
 FULL_TO = 200  # the chunk up to which full attention is followed
 
@@ -42,7 +45,7 @@ def run(bundle: Bundle, policy: Policy, chunks: int, sampling: Sampling | None =
     return pd.DataFrame(rows)
 
 
-def summary(timings: pd.DataFrame, warm: int = 4) -> dict:
+def summary(timings: pd.DataFrame, warm: int = WARM) -> dict:
     """First frame (seconds, text and decode included), steady frames a second, and each cause's share."""
     steady = timings[timings.chunk >= warm]
     total = steady.total.median()
@@ -58,7 +61,7 @@ def running(bundle: Bundle, policy: Policy, start: int, count: int, sampling: Sa
     return islice(chunks, start, None)
 
 
-def growth(bundle: Bundle, policy: Policy, sampling: Sampling, early: int = 20, late: int = 200, around: int = 5) -> dict:
+def growth(bundle: Bundle, policy: Policy, sampling: Sampling, early: int = EARLY, late: int = 200, around: int = 5) -> dict:
     """Median time of the chunks around `late` over that around `early`; the two films take turns, chunk by chunk.
 
     `ratio low` and `ratio high` are its 95 % interval, turns resampled: the noise of timing.
@@ -72,12 +75,13 @@ def growth(bundle: Bundle, policy: Policy, sampling: Sampling, early: int = 20, 
     return milliseconds | {name: round(value, 3) for name, value in edges.items()}
 
 
-def compare(contenders: dict[str, tuple[Bundle, Sampling]], policy: Policy, chunks: int = 40, warm: int = 4) -> pd.DataFrame:
+def compare(contenders: dict[str, tuple[Bundle, Sampling]], policy: Policy, chunks: int = 40, warm: int = WARM) -> pd.DataFrame:
     """Several models or samplings on the same film, taking turns chunk by chunk: a row each.
 
     `times the first`, with its 95 % interval (`low`, `high`, turns resampled), is how many times as
     fast as the first one it is, by the median times of a chunk.
     """
+    check_number("chunks", chunks, warm + 1, CHUNKS)
     films = [stream(bundle, [endless(bundle, chunks)], empty_memory(bundle, policy), [0], sampling)
              for bundle, sampling in contenders.values()]
     run(*next(iter(contenders.values()))[:1], policy, 4)  # warm-up
@@ -128,7 +132,9 @@ def benchmark(bundle: Bundle, policies: dict[str, Policy], chunks: int = 40, gro
 
     Full attention, whose cost grows with the square of the film, is followed to chunk FULL_TO at most.
     """
-    run(bundle, next(iter(policies.values())), 4)  # warm-up
+    check_number("chunks", chunks, WARM + 1, CHUNKS)
+    check_number("growth_to", growth_to, EARLY + 1, CHUNKS)
+    run(bundle, next(iter(policies.values())), WARM)  # warm-up
     rows = []
     for name, policy in policies.items():
         row = {"policy": name, **summary(run(bundle, policy, chunks))}

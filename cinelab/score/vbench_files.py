@@ -7,12 +7,14 @@ the model hub's cache ($HF_HOME, default ~/.cache/huggingface).
 
 import gzip
 import os
+import shlex
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cinelab.errors import CinelabError
+from cinelab.files import expanded, kept_in
 from cinelab.score.outside import VBENCH, packages
 
 VERSION = "0.1.5"
@@ -111,8 +113,9 @@ LONG_PACKAGES = {"scenedetect": "scenedetect", "moviepy/editor.py": "'moviepy<2'
 
 def cache(env: str = "VBENCH_CACHE_DIR") -> Path:
     """The folder that `env` moves."""
-    default = {"VBENCH_CACHE_DIR": "~/.cache/vbench", "HF_HOME": "~/.cache/huggingface"}[env]
-    return Path(os.environ.get(env) or default).expanduser()
+    if env == "HF_HOME":
+        return kept_in(env, "huggingface")
+    return expanded(os.environ.get(env) or "~/.cache/vbench", env)  # as VBench itself looks for it
 
 
 def check_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -140,11 +143,11 @@ def waiting(missing: list[Missing]) -> dict[str, str]:
 
 def preflight_long() -> list[Missing]:
     """What VBench-Long lacks. The wheel brings its code without its settings, so a clone at $VBENCH_LONG_HOME is needed."""
-    clone = Path(os.environ.get("VBENCH_LONG_HOME") or "VBench").expanduser() / "vbench2_beta_long"
+    clone = expanded(os.environ.get("VBENCH_LONG_HOME") or "VBench", "VBENCH_LONG_HOME") / "vbench2_beta_long"
     get = "git clone https://github.com/Vchitect/VBench and name the clone in $VBENCH_LONG_HOME"
     files = [Missing(clone / name, ("VBench-Long",), get) for name in LONG_FILES if not (clone / name).is_file()]
     site = packages(VBENCH)
-    return files[:1] + [Missing(site / name, ("VBench-Long",), f"{site.parents[2] / 'bin/python'} -m pip install {wanted}")
+    return files[:1] + [Missing(site / name, ("VBench-Long",), f"{shlex.quote(str(site.parents[2] / 'bin/python'))} -m pip install {wanted}")
                         for name, wanted in LONG_PACKAGES.items() if not (site / name).exists()]
 
 
@@ -187,4 +190,4 @@ def _lacking(dimension: Dimension) -> Iterable[tuple[Path, str, str]]:
     for name in dimension.packages:
         if not (packages(VBENCH) / name).is_dir():
             python = packages(VBENCH).parents[2] / "bin" / "python"
-            yield packages(VBENCH) / name, f"{python} -m pip install git+https://github.com/facebookresearch/detectron2", "absent"
+            yield packages(VBENCH) / name, f"{shlex.quote(str(python))} -m pip install git+https://github.com/facebookresearch/detectron2", "absent"

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from cinelab.errors import CinelabError
+from cinelab.files import expanded
 from cinelab.score.excerpts import Clip, Video, each_clip, measure
 from cinelab.score.outside import VISIONREWARD, python_of, run_worker
 from cinelab.score.rows import Row, absent, failed
@@ -45,8 +46,8 @@ class Setting:
     @classmethod
     def of_machine(cls) -> "Setting":
         """From $VISIONREWARD_HOME and $VISIONREWARD_MODEL."""
-        return cls(Path(os.environ.get("VISIONREWARD_HOME") or "VisionReward").expanduser(),
-                   Path(os.environ.get("VISIONREWARD_MODEL") or "VisionReward-Video").expanduser())
+        return cls(expanded(os.environ.get("VISIONREWARD_HOME") or "VisionReward", "VISIONREWARD_HOME"),
+                   expanded(os.environ.get("VISIONREWARD_MODEL") or "VisionReward-Video", "VISIONREWARD_MODEL"))
 
     @property
     def version(self) -> str:

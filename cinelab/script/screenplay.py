@@ -34,14 +34,15 @@ import yaml
 from cinelab.config import described, from_dict, from_kind, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
+from cinelab.limits import BUDGET, LEAST_BUDGET, SECONDS, SEED, SHOTS, STEPS
 from cinelab.registry import resolve
 from cinelab.script.yaml_text import Dumper, Loader, join_pairs, read_text, yaml_sentence
 
 CUTS = ("cut", "continue")
 SAMPLING = "cinelab.flow.sampler:Sampling"
 POLICY = "cinelab.memory.policy:Policy"  # opened where a policy is written with its settings
-MAX_SHOTS = 200
-MAX_SECONDS = 600
+MAX_SHOTS = SHOTS
+MAX_SECONDS = SECONDS
 MAX_TEXT = 2000  # characters in a prompt, a caption or a title
 
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
@@ -197,12 +198,12 @@ def _check_settings(part: Any) -> None:
         _refuse(("policy",), part.policy, "name a memory policy, such as camr, or give a Policy")
     if isinstance(part.steps, (list, tuple)) and part.steps:
         object.__setattr__(part, "steps", tuple(map(float, _numbers("steps", part.steps))))
-    for name, least in (("budget", 3), ("steps", 0)):
+    for name, least, most in (("budget", LEAST_BUDGET, BUDGET), ("steps", 0, STEPS)):
         if name == "steps" and (is_sampling(part.steps) or (isinstance(part.steps, tuple) and part.steps)):
             continue
         value = getattr(part, name)
-        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or value < least):
-            _refuse((name,), value, f"give a whole number of at least {least}")
+        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most):
+            _refuse((name,), value, f"give a whole number of at least {least} and at most {most}")
 
 
 def _is_empty(value: Any) -> bool:
@@ -227,7 +228,7 @@ def _numbers(field: str, values: Any) -> Any:
 
 
 def _check_seed(value: Any) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < 2**63:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < SEED:
         _refuse(("seed",), value, "give a whole number, 0 or above and below 2**63")
 
 

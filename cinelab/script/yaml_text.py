@@ -2,11 +2,17 @@
 
 import os
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from cinelab.errors import CinelabError
+from cinelab.limits import short
 
+MAX_NODES = 200_000  # values of a file once its aliases are unfolded
+BROKEN = (yaml.YAMLError, ValueError, OverflowError, RecursionError, LookupError, AttributeError)  # what the loader raises
 MAX_BYTES = 4_000_000  # of a screenplay file, so that a film opened by mistake is not read whole
 
 
@@ -18,7 +24,13 @@ class Dumper(yaml.SafeDumper):
 
 
 class Loader(yaml.SafeLoader):
-    """SafeLoader that also takes JSON's 1e3 for a number."""
+    """SafeLoader that also takes JSON's 1e3 for a number and refuses a key that is given twice."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is given twice, keep one of them", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _quote(dumper: Dumper, text: str) -> yaml.Node:
@@ -49,6 +61,71 @@ def read_text(path: str | os.PathLike) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise CinelabError(f"{path}:{line}: this is not UTF-8 text; {remedy}.") from None
+
+
+def read_yaml(path: str | os.PathLike, what: str) -> Any:
+    """The value of a YAML or JSON file. `what` names its kind in the sentence of a CinelabError."""
+    try:
+        return parse_yaml(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise CinelabError(f"Cannot read {path}: {error.strerror}; give the path of a {what}.") from error
+    except BROKEN as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{path}, line {mark.line + 1}" if mark else path
+        raise CinelabError(f"{place}: not valid YAML ({_problem(error)}); correct the {what}.") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """A document's value. Raises what the loader raises; also where aliases unfold to very many values."""
+    loader = Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _nodes(node, {}) > MAX_NODES:
+            raise ValueError(f"its aliases unfold to more than {MAX_NODES} values")
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _nodes(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for, aliases unfolded; one that holds itself stands for very many."""
+    if id(node) not in known:
+        known[id(node)] = MAX_NODES + 1
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        inner = [part for pair in parts for part in (pair if isinstance(pair, tuple) else (pair,))]
+        known[id(node)] = 1 + sum(_nodes(part, known) for part in inner)
+    return known[id(node)]
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(getattr(error, "problem", None) or error).split())
+
+
+def parse_value(text: str, name: str) -> Any:
+    """The value of a `name=value` as YAML has it, 1e3 a number. Raises CinelabError."""
+    try:
+        return parse_yaml(text)
+    except BROKEN as error:
+        raise CinelabError(f"{name} is {short(text)}, which cannot be read ({_problem(error)}); give a number, text, true, false, null or a "
+                           "list like [480, 832].") from error
+
+
+def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:
+    """The settings of a repeated `--set name=value`; one that is given twice is refused."""
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        name = name.strip()
+        if not (equals and name):
+            raise CinelabError(f"{option} is {pair!r}; give name=value, like cuts=given.")
+        if name in found:
+            raise CinelabError(f"{option} gives {name} twice; keep one of them.")
+        found[name] = parse_value(text, f"{option} {name}")
+    return found
 
 
 def yaml_sentence(error: yaml.MarkedYAMLError) -> str:

@@ -7,20 +7,23 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from cinelab.config import to_dict
+from cinelab.config import read_json, to_dict
 from cinelab.errors import CinelabError
-from cinelab.files import write_atomic, write_json
+from cinelab.files import plain_json, write_atomic, write_json
 from cinelab.flow.sampler import Steps
 from cinelab.latent.codec import to_tensor
+from cinelab.limits import LATENTS
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import Policy, policy_dict
 from cinelab.model.zoo import Bundle, load
+from cinelab.outputs import finish, ready_folder, together
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
@@ -32,7 +35,7 @@ from cinelab.stream.showing import film_html, film_line
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
 
-LONGEST = 4000  # latent frames; the history of a longer film would fill the memory of a laptop
+MARK = "film.json"  # the last file of a saved film: where it lies all others do
 
 
 @dataclass
@@ -68,26 +71,40 @@ class Film:
     def _repr_html_(self) -> str:
         return film_html(self.frames, self.fps, repr(self))
 
-    def save(self, folder: str | Path) -> Path:
-        """Write film.mp4, film.shots.json, storyboard.png, screenplay.yaml, routing.parquet, timings.parquet, film.json."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_mp4(folder / "film.mp4", self.frames, self.fps)
-        ShotList.of(self.timeline).save(folder / "film.shots.json")
-        save_png(self.storyboard(), folder / "storyboard.png")
-        self.screenplay.save(folder / "screenplay.yaml")
-        for name in ("routing", "timings"):
-            table = getattr(self, name)
-            write_atomic(folder / f"{name}.parquet", lambda path, table=table: table.to_parquet(path))
-        write_json(folder / "film.json", self.info | {"cuts": self.cuts, "frames": len(self.frames)})
-        return folder
+    def save(self, folder: str | Path, also: Callable[["Film", Path], Any] | None = None) -> Path:
+        """Write film.mp4, film.shots.json, storyboard.png, screenplay.yaml, routing.parquet, timings.parquet, film.json.
+
+        All or nothing, and film.json last. `also(film, folder)` writes more files that belong to them.
+        """
+        with together(folder, MARK) as scratch:
+            write_mp4(scratch / "film.mp4", self.frames, self.fps)
+            ShotList.of(self.timeline).save(scratch / "film.shots.json")
+            save_png(self.storyboard(), scratch / "storyboard.png")
+            self.screenplay.save(scratch / "screenplay.yaml")
+            for name in ("routing", "timings"):
+                table = getattr(self, name)
+                write_atomic(scratch / f"{name}.parquet", lambda path, table=table: table.to_parquet(path))
+            if also:
+                also(self, scratch)
+            write_json(scratch / MARK, self.info | {"cuts": self.cuts, "frames": len(self.frames)})
+        return Path(folder)
 
 
 def untaken(folder: str | Path) -> Path:
-    """A folder for a new film, refused if one lies there already."""
-    if (Path(folder) / "film.mp4").exists():
-        raise CinelabError(f"{folder} already holds a film; name another folder (with -o on the command line), or remove it.")
-    return Path(folder)
+    """A folder for a new film, proved to be writable and refused if a film lies there already."""
+    folder, other = ready_folder(folder), "name another folder (with -o on the command line), or remove it."
+    finish(folder, MARK)
+    if (folder / MARK).exists():
+        raise CinelabError(f"{folder} already holds a film; {other}")
+    if (folder / "film.mp4").exists():
+        raise CinelabError(f"{folder} holds a half-saved film (film.mp4 without {MARK}); {other}")
+    return folder
+
+
+def saved_as(folder: Path, screenplay: Screenplay, director: "Director") -> bool:
+    """Whether the film in `folder` is what `director` makes of `screenplay`."""
+    told, asked = read_json(folder / MARK), plain_json(director.info(screenplay))
+    return {key: told.get(key) for key in asked} == asked and Screenplay.load(folder / "screenplay.yaml") == screenplay
 
 
 def turned(ask: Ask, turn: Shot | PromptChange | None, bundle: Bundle) -> Ask:
@@ -131,9 +148,9 @@ class Director:
     def timeline(self, screenplay: Screenplay) -> Timeline:
         """Where every chunk of the screenplay lies; refuses films too long to remember."""
         line = plan(screenplay, self.bundle.fps, self.bundle.codec.stride, self.bundle.chunk)
-        if line.latent_frames > LONGEST:
+        if line.latent_frames > LATENTS:
             raise CinelabError(f"Screenplay {screenplay.title!r} has {line.latent_frames} latent frames; at most "
-                               f"{LONGEST} are made in one go, so split the film.")
+                               f"{LATENTS} are made in one go, so split the film.")
         return line
 
     def stream(self, screenplay: Screenplay, first: np.ndarray | None = None) -> Iterator[Timed]:
@@ -191,11 +208,12 @@ class Director:
             if progress:
                 progress(timed.index + 1, len(line.slots))
         return Film(np.concatenate(frames), self.bundle.fps, line, screenplay, memory.routing_table(),
-                    pd.DataFrame(rows), self._info(screenplay))
+                    pd.DataFrame(rows), self.info(screenplay))
 
     def _seed(self, screenplay: Screenplay) -> int:
         return screenplay.seed if self.seed is None else self.seed
 
-    def _info(self, screenplay: Screenplay) -> dict:
+    def info(self, screenplay: Screenplay) -> dict:
+        """What film.json says of the film before it is made."""
         return {"title": screenplay.title, "model": self.bundle.name, "seed": self._seed(screenplay), "policy": policy_dict(self.policy),
                 "sampling": to_dict(self.sampling), "fps": self.bundle.fps, "bf16": self.bf16}

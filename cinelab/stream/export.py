@@ -7,10 +7,11 @@ from pathlib import Path
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
+from cinelab.outputs import together
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import CONTINUE, Timeline, plan
-from cinelab.stream.director import untaken
+from cinelab.stream.director import MARK, untaken
 from cinelab.stream.session import Node, Session, Settings
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_gif, write_mp4
@@ -76,14 +77,16 @@ def export(session: Session, folder: str | Path, head: int | None = None, title:
     folder = untaken(folder)
     play, bundle = screenplay_of(session, head, title), session.reel.bundle
     line, frames = timeline_of(session, head), session.frames(head)
-    play.save(folder / "screenplay.yaml")
-    ShotList.of(line).save(folder / "film.shots.json")
     captions = [shot.prompt for shot in play.shots]
-    save_png(storyboard(frames, line.entry_spans, captions, title=title, fps=bundle.fps), folder / "storyboard.png")
-    write_json(folder / "film.json", {"title": title, "model": bundle.name, "seed": play.seed, "fps": bundle.fps, "cuts": line.cuts,
-                                      "frames": len(frames), "session": str(session.folder)})
-    write_gif(folder / "film.gif", frames, bundle.fps)
-    write_mp4(folder / "film.mp4", frames, bundle.fps)
+    info = {"title": title, "model": bundle.name, "seed": play.seed, "fps": bundle.fps, "cuts": line.cuts,
+            "frames": len(frames), "session": str(session.folder)}
+    with together(folder, MARK) as scratch:
+        play.save(scratch / "screenplay.yaml")
+        ShotList.of(line).save(scratch / "film.shots.json")
+        save_png(storyboard(frames, line.entry_spans, captions, title=title, fps=bundle.fps), scratch / "storyboard.png")
+        write_gif(scratch / "film.gif", frames, bundle.fps)
+        write_mp4(scratch / "film.mp4", frames, bundle.fps)
+        write_json(scratch / MARK, info)
     return folder
 
 

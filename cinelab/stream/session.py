@@ -9,7 +9,6 @@ written before its line, so a killed session goes on from its last finished chun
 again from the latents. The same log gives the same film.
 """
 
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,8 +20,19 @@ from safetensors.torch import load_file, save_file
 
 from cinelab.config import from_dict, read_json, to_dict
 from cinelab.errors import CinelabError
-from cinelab.files import write_atomic, write_json
+from cinelab.files import append_line, read_lines, write_atomic, write_json
 from cinelab.flow.sampler import Sampling
+from cinelab.limits import (
+    BUDGET,
+    DIRECTED,
+    LATENTS,
+    LEAST_BUDGET,
+    SECONDS,
+    SEED,
+    STEPS,
+    check_number,
+    short,
+)
 from cinelab.memory.policy import (
     BUILT_IN,
     Policy,
@@ -41,7 +51,6 @@ from cinelab.stream.reel import Ask, Reel, State
 SWITCHES = ("keep", "recache", "cut")  # what a changed prompt does: nothing else, KV re-encoded, a new shot
 SCHEMA = 1
 RECENT, OPENINGS = 2, 4  # states kept ready: the newest, and those that shots began from (for retakes); others are made again
-LONGEST = 4000  # chunks of one film
 
 
 @dataclass(frozen=True)
@@ -135,12 +144,7 @@ class Session:
     @property
     def log(self) -> list[dict]:
         """Every line of the log; a last line that a kill cut short does not count."""
-        path = self.folder / "log.jsonl"
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-        try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise CinelabError(f"{path} has a line that cannot be read ({error}); restore it, or begin a new session.") from error
+        return read_lines(self.folder / "log.jsonl")
 
     def _mend(self) -> None:
         """Cut off a last line that a kill left unfinished, so that the next one begins on its own."""
@@ -211,9 +215,11 @@ class Session:
         said = desk.again[0] if desk.again else desk.settings
         if not said.prompt:
             raise CinelabError("There is no prompt yet; say what the first shot shows.")
-        if head and head.index + 1 >= LONGEST:
-            raise CinelabError(f"The film has {LONGEST} chunks, which is the most; cut here and begin a new session.")
+        if head and (head.index + 2) * self.reel.bundle.chunk > LATENTS:
+            raise CinelabError(f"The film has {head.index + 1} chunks, which is the most; cut here and begin a new session.")
         cut = bool(head) and desk.cut
+        if head:
+            self._check_length(head, cut)
         shot = head.shot + cut if head else 0
         text = said.prompt if cut or head is None or not self._goes_on(said.prompt) else f"{CONTINUE} {said.prompt}"
         recache = desk.recache and not cut and head is not None
@@ -248,6 +254,16 @@ class Session:
             found.append(number)
             number = self.nodes[number].parent
         return found[::-1]
+
+    def _check_length(self, head: Node, cut: bool) -> None:
+        """Refuse what no screenplay could hold: the film could not be exported."""
+        bundle, length, node = self.reel.bundle, 1, head
+        while not cut and node and node.shot == head.shot:
+            length, node = length + 1, self.nodes.get(node.parent)
+        if length * bundle.chunk * bundle.codec.stride / bundle.fps > SECONDS:
+            raise CinelabError(f"The shot lasts {SECONDS} s, which is the most; cut here and go on.")
+        if cut and head.shot + 1 >= DIRECTED:
+            raise CinelabError(f"The film has {DIRECTED} shots, which is the most; begin a new session.")
 
     def shot_nodes(self, number: int) -> list[int]:
         """The chunks of the shot that `number` lies in, up to it."""
@@ -301,10 +317,7 @@ class Session:
 
     def _append(self, line: dict) -> None:
         """One line, on the disk before we go on."""
-        with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.folder / "log.jsonl", line)
 
 
 def checked(settings: Settings) -> Settings:
@@ -313,11 +326,9 @@ def checked(settings: Settings) -> Settings:
         raise CinelabError(f"The prompt has {len(settings.prompt)} characters; keep it below {MAX_TEXT}.")
     if settings.switch not in SWITCHES:
         raise CinelabError(f"switch is {settings.switch!r}; use one of {', '.join(SWITCHES)}.")
-    if not (isinstance(settings.seed, int) and 0 <= settings.seed < 2**63):
-        raise CinelabError(f"seed is {settings.seed}; give a whole number, 0 or above.")
+    check_number("seed", settings.seed, 0, below=SEED)
     settings = replace(settings, steps=_levels(settings.steps))
-    if not isinstance(settings.budget, int):
-        raise CinelabError(f"budget is {settings.budget}; give a whole number, 3 or above.")
+    check_number("budget", settings.budget, LEAST_BUDGET, BUDGET)
     policy = policy_named(settings.policy, settings.budget)
     if isinstance(settings.policy, str) and settings.policy in BUILT_IN:
         return settings
@@ -331,9 +342,9 @@ def _levels(steps: int | Sequence[float] | Sampling | Mapping | None) -> int | t
         return Sampling(at=tuple(steps)).at
     if isinstance(steps, Mapping):
         return from_dict(Sampling, steps, "sampling.")
-    if steps is None or isinstance(steps, Sampling) or (isinstance(steps, int) and 1 <= steps <= 100):
+    if steps is None or isinstance(steps, Sampling) or (type(steps) is int and 1 <= steps <= STEPS):
         return steps
-    raise CinelabError(f"levels is {steps}; give 1 to 100, a list of levels, or none for the model's own.")
+    raise CinelabError(f"levels is {short(steps)}; give 1 to {STEPS}, a list of levels, or none for the model's own.")
 
 
 def policy_label(settings: Settings) -> str:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from cinelab.config import from_dict, override, to_dict
@@ -25,7 +24,7 @@ from cinelab.latent.store import Clips, Store, check_begin, unconditional_words
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, WanConfig, init_toy
 from cinelab.model.weights import DTYPES, open_weights
-from cinelab.script.yaml_text import Loader
+from cinelab.script.yaml_text import read_yaml
 from cinelab.seeds import rng_at
 from cinelab.train import presets
 from cinelab.train.lora import Lora
@@ -92,12 +91,7 @@ class Job:
 
 def load_job(path: str | Path) -> Job:
     """Read a description; every unknown or wrong entry is one sentence."""
-    try:
-        values = yaml.load(Path(path).read_text(), Loader)
-    except OSError as error:
-        raise CinelabError(f"Cannot read {path}: {error.strerror}; give the path of a run description.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CinelabError(f"{path} is neither YAML nor JSON ({' '.join(str(error).split())}); correct it.") from error
+    values = read_yaml(path, "run description")
     if not isinstance(values, dict):
         raise CinelabError(f"{path} holds {type(values).__name__}, not settings; see cinelab.train.job for an example.")
     if missing := [name for name in ("stage", "run", "store") if name not in values]:

@@ -1,0 +1,106 @@
+"""What is printed, in one place: text as it is. Whatever stands in a title, a path or an error, no console here reads markup
+or emoji codes in it, and control characters are shown and not sent to the terminal.
+
+Styles are given apart from the text: say(("Error: ", "red"), str(error)). Nothing that may be copied is cut or wrapped.
+"""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["Group", "Live", "Plain", "Table", "err", "out", "say", "show_table", "speakable", "visible", "working"]
+
+UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+Cell = str | tuple[str, str]  # text, or text and its style
+
+
+def visible(text: object) -> str:
+    """Text in which control characters, overrides of the writing direction and half characters are written out."""
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text).replace("\r\n", "\n"))
+
+
+class Plain(Console):
+    """A console that takes every text as it is."""
+
+    def __init__(self, **more):
+        super().__init__(markup=False, emoji=False, highlight=False, **more)
+
+    def render_str(self, text: str, *, style="", justify=None, overflow=None, **_) -> Text:
+        return Text(visible(text), style=style, justify=justify, overflow=overflow)
+
+
+out, err = Plain(), Plain(stderr=True)
+
+
+def say(*parts: Cell, to: Console = out) -> None:
+    """One line, never wrapped: texts, and texts with a style."""
+    to.print(Text.assemble(*map(_text, parts)), soft_wrap=True)
+
+
+def _text(part: Cell) -> Text:
+    text, style = part if isinstance(part, tuple) else (part, "")
+    return Text(visible(text), style=style)
+
+
+@contextmanager
+def working(text: str) -> Iterator[Callable[[str], None]]:
+    """On a terminal a line that moves while something is done; yields a function that changes its text."""
+    with out.status(_text(text)) as status:
+        yield lambda new: status.update(_text(new))
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: str = "", console: Console = out) -> None:
+    """A table as wide as it needs to be; where the terminal is narrower, a line for every value. Nothing is cut."""
+    rows = [[_text(cell) for cell in row] for row in rows]
+    table = Table(title=_text(title) if title else None, title_justify="left")
+    for name in columns:
+        table.add_column(_text(name))
+    for row in rows:
+        table.add_row(*row)
+    width = console.measure(table, options=console.options.update(max_width=10**6)).maximum
+    if width > console.width and _narrow(console):
+        _show_records(columns, rows, title, console)
+        return
+    with _as_wide(console, width):
+        console.print(table, soft_wrap=True)
+
+
+def _narrow(console: Console) -> bool:
+    """Whether somebody sees lines of a certain width: a file or a pipe takes lines of any."""
+    return console.is_terminal or "COLUMNS" in os.environ
+
+
+@contextmanager
+def _as_wide(console: Console, width: int) -> Iterator[None]:
+    before = console._width
+    console.width = max(width, console.width)
+    try:
+        yield
+    finally:
+        console._width = before
+
+
+def _show_records(columns: Sequence[str], rows: list[list[Text]], title: str, console: Console) -> None:
+    pad = max((len(visible(name)) for name in columns), default=0)
+    if title:
+        say((title, "italic"), to=console)
+    for row in rows:
+        say("", to=console)
+        for name, cell in zip(columns, row, strict=True):
+            if cell.plain:
+                line = Text.assemble((visible(name).ljust(pad), "bold"), "  ", cell)
+                console.print(line, soft_wrap=True)
+
+
+def speakable() -> None:
+    """Let the standard streams write out what their encoding cannot hold, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")

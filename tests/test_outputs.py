@@ -1,0 +1,145 @@
+"""Places to write are proved and locked before any work, and what belongs together is there whole or not at all."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from cinelab.errors import CinelabError
+from cinelab.files import write_text
+from cinelab.outputs import (
+    HOST,
+    finish,
+    half_saved,
+    ready_file,
+    ready_folder,
+    together,
+    writing,
+    writing_file,
+)
+
+
+def held(tmp_path: Path) -> dict[str, Path]:
+    """Places in which nothing can be made."""
+    (tmp_path / "file").write_text("x")
+    return {"a file": tmp_path / "file", "below a file": tmp_path / "file" / "a" / "b", "too long": tmp_path / ("x" * 300),
+            "a zero byte": tmp_path / "a\0b", "of the system": Path("/proc/x"), "a device": Path("/dev/null")}
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file", "too long", "a zero byte", "of the system", "a device"])
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path, kind):
+    before = sorted(os.listdir(tmp_path))
+    with pytest.raises(CinelabError, match="cannot be written to .*; "):
+        ready_folder(held(tmp_path)[kind])
+    assert sorted(os.listdir(tmp_path)) in (before, ["file"])
+
+
+@pytest.mark.parametrize("kind", ["below a file", "too long", "a zero byte", "of the system", "a device"])
+def test_a_file_that_cannot_be_made_is_one_sentence(tmp_path, kind):
+    with pytest.raises(CinelabError, match="^Output "):
+        ready_file(held(tmp_path)[kind])
+
+
+def test_a_file_is_no_folder_and_has_its_ending(tmp_path):
+    with pytest.raises(CinelabError, match="is a folder; name a file"):
+        ready_file(tmp_path)
+    with pytest.raises(CinelabError, match="ends in '.csv'; name a file that ends in .parquet"):
+        ready_file(tmp_path / "a.csv", (".parquet",))
+    assert ready_file(tmp_path / "new" / "a.PARQUET", (".parquet",)) and not (tmp_path / "new").exists()
+
+
+def test_a_second_writer_is_told_who_writes(tmp_path):
+    child = os.fork()
+    if child == 0:
+        with writing(tmp_path / "out"):
+            signal.pause()
+    try:
+        while not (tmp_path / "out" / ".lock").exists() or not (tmp_path / "out" / ".lock").read_text().endswith("\n"):
+            pass
+        with pytest.raises(CinelabError, match=f"out is written by process {child} on {HOST}"), writing(tmp_path / "out", 0):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    with writing(tmp_path / "out"):  # a dead writer's lock is taken over
+        pass
+
+
+def test_nothing_written_leaves_nothing_behind(tmp_path):
+    with writing(tmp_path / "a" / "b", tidy=True), pytest.raises(CinelabError), writing_file(tmp_path / "c" / "d.json", (".csv",)):
+        pass
+    with writing_file(tmp_path / "c" / "d.json"):
+        assert os.listdir(tmp_path / "c") != []
+    assert os.listdir(tmp_path) == []
+
+
+# ---- together
+
+
+FILES = ("film.mp4", "storyboard.png", "film.json")
+
+
+def save(folder: Path, word: str) -> None:
+    with together(folder, FILES[-1]) as scratch:
+        for name in FILES:
+            write_text(scratch / name, word)
+
+
+def words(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("at", range(14))
+def test_a_kill_at_any_file_operation_is_recovered(tmp_path, at, old):
+    """SIGKILL before the n-th move, removal or making: the folder is as it was, or known to be half and then finished."""
+    folder = tmp_path / "out"
+    if old:
+        save(folder, "old")
+    child = os.fork()
+    if child == 0:
+        count = [0]
+
+        def killed(real):
+            def call(*args, **more):
+                count[0] += 1
+                if count[0] > at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return real(*args, **more)
+
+            return call
+
+        for name in ("replace", "unlink", "mkdir", "rmdir"):
+            setattr(Path, name, killed(getattr(Path, name)))
+        save(folder, "new")
+        os._exit(0)
+    os.waitpid(child, 0)
+    whole = [dict.fromkeys(FILES, word) for word in (["old"] if old else []) + ["new"]] + ([] if old else [{}])
+    if folder.is_dir() and half_saved(folder, FILES[-1]):
+        assert finish(folder, FILES[-1]) and words(folder) == dict.fromkeys(FILES, "new")
+    assert (words(folder) if folder.is_dir() else {}) in whole
+    save(folder, "again")
+    assert words(folder) == dict.fromkeys(FILES, "again") and not [name for name in os.listdir(folder) if name.startswith(".")]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path):
+    save(tmp_path, "old")
+    with pytest.raises(ZeroDivisionError), together(tmp_path, FILES[-1]) as scratch:
+        write_text(scratch / FILES[0], "new")
+        raise ZeroDivisionError
+    assert words(tmp_path) == dict.fromkeys(FILES, "old") and sorted(os.listdir(tmp_path)) == sorted(FILES)
+
+
+def test_two_writers_of_one_set_do_not_mix(tmp_path):
+    with together(tmp_path, "a.json") as scratch:
+        write_text(scratch / "a.json", "{}")
+        child = os.fork()
+        if child == 0:
+            try:
+                save_one = together(tmp_path, "a.json")
+                save_one.__enter__()
+            except CinelabError:
+                os._exit(7)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
