@@ -548,3 +548,7 @@ def test_a_report_needs_no_class(own, tmp_path):
     for path in tmp_path.glob("*/cell.json"):
         path.write_text(path.read_text().replace("own_things:", "gone_things:"))
     assert any(name.startswith("LastOfShots(") for name in pooled(load_cells(tmp_path))["policy"])
+
+
+def test_a_models_own_settings_are_whole(bundle):
+    assert replace(bundle, sampling=Sampling()).sampling.whole

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from cinelab.errors import CinelabError
+from cinelab.lab import ablation
 from cinelab.lab.recall import claims, keep_rows, recall_figure, sweep_rows, sweep_table
 
 TRUE = {"full": 0.9, "camr": 0.88, "random": 0.5, "sink": 0.35, "window": 0.26}
@@ -90,3 +91,12 @@ def test_the_shipped_claims_follow_from_the_shipped_rows():
     shipped = pd.read_csv(kept / "memory_claims.csv")
     assert found.verdict.tolist() == shipped.verdict.tolist()
     assert found.value.tolist() == pytest.approx(shipped.value.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("reach, farthest", [("clamp", 23), ("none", None)])
+def test_reach_says_where_far_history_stands(reach, farthest, monkeypatch, tmp_path):
+    asked = []
+    made = ablation.make_frames
+    monkeypatch.setattr(ablation, "make_frames", lambda bundle, *more: asked.append(bundle.reach) or made(bundle, *more))
+    ablation.memory_cell(tmp_path, "toybox-1step", "window", 3, 1, 0, 2, reach=reach)
+    assert asked == [farthest]

@@ -33,7 +33,7 @@ from cinelab.score.toybox import (
 
 BATCH = 32  # films made at once
 SHOT = 3  # latent frames a shot
-REACHES, FARTHEST = ("clamp", "none"), 10**6
+REACHES = ("clamp", "none")
 
 
 @dataclass
@@ -60,7 +60,7 @@ def memory_cell(run_dir: str | Path, model: str, policy: str | Policy | dict, bu
     if reach not in REACHES:
         raise CinelabError(f"reach is {reach!r}; use one of {', '.join(REACHES)}.")
     bundle, reader, folder = load(model), load_recogniser(), Path(run_dir)
-    bundle = bundle if reach == "clamp" else replace(bundle, span=FARTHEST)
+    bundle = bundle if reach == "clamp" else replace(bundle, reach=None)
     more = {"positions": positions} if positions else {}
     more |= {"score": score, "per_head": per_head, "summary": summary} if policy == "camr" else {}
     rule = seeded(policy_named(policy, budget, **more), seed)

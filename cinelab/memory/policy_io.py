@@ -19,10 +19,10 @@ def policy_to_dict(policy: Policy) -> dict[str, Any]:
 def policy_from_dict(values: Mapping[str, Any], where: str) -> Policy:
     """Return the policy that `policy_to_dict` wrote; fields that are not named keep their defaults.
 
-    Any imported subclass of `Policy` is known by its name, any other by its import path. `where` says in an error whose
+    A built-in policy is known by its name, any other by its import path. `where` says in an error whose
     dictionary it is. Raises CinelabError for an unknown class or field.
     """
-    known = {kind.__name__: kind for kind in kinds(Policy)}
+    known = {kind.__name__: kind for kind in kinds(Policy) if kind.__module__ == Policy.__module__}
     name = values.get("name") if isinstance(values, Mapping) else values
     if isinstance(name, str) and ":" in name:
         try:
@@ -31,8 +31,8 @@ def policy_from_dict(values: Mapping[str, Any], where: str) -> Policy:
             raise CinelabError(f"{where}: {error}") from error
     if name not in known:
         raise CinelabError(f"{where} names the policy {name!r}; known are "
-                           f"{', '.join(sorted(known))} (a class of your own is known once its "
-                           "module is imported).")
+                           f"{', '.join(sorted(known))}, and classes of your own by their import "
+                           "path, such as my_module:MyPolicy.")
     fields = {key: value for key, value in values.items() if key != "name"}
     try:
         return from_dict(known[name], fields)

@@ -55,6 +55,7 @@ class Bundle:
     unconditional: str = ""  # the prompt that guidance compares with
 
     def __post_init__(self):
+        self.sampling = self.sampling.filled()  # a model's own settings are whole: others are filled up from them
         if self.reach == SPAN:  # the farthest that a frame has looked back in training
             self.reach = self.span - 1
         check_reach(self.reach, self.name)

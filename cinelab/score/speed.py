@@ -16,7 +16,7 @@ import torch
 
 from cinelab.flow.sampler import Sampling
 from cinelab.limits import CHUNKS, check_number
-from cinelab.memory.policy import Full, Policy
+from cinelab.memory.policy import Policy
 from cinelab.model.zoo import Bundle
 from cinelab.score.stats import paired_ratio
 from cinelab.script.timeline import Slot, Timeline
@@ -139,7 +139,7 @@ def benchmark(bundle: Bundle, policies: dict[str, Policy], chunks: int = 40, gro
     for name, policy in policies.items():
         row = {"policy": name, **summary(run(bundle, policy, chunks))}
         few = replace(bundle.sampling.with_steps(2), guidance=1.0)  # where the memory's own cost weighs most
-        late = min(growth_to, FULL_TO) if isinstance(policy, Full) else growth_to
+        late = min(growth_to, FULL_TO) if policy.sees_all else growth_to
         row["late chunk"] = late
         row["late / early"] = growth(bundle, policy, bundle.sampling, late=late)["ratio"]
         row["late / early, 2 steps"] = growth(bundle, policy, few, late=late)["ratio"]
