@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -240,6 +241,14 @@ def test_the_study_gives_every_start_as_many_clips():
         ode = override(presets.ode("toy"), changes["ode"])
         consistency = override(presets.consistency("toy"), changes["consistency"])
         assert ode.steps * ode.pairs.batch == consistency.steps * consistency.batch == 960
+
+
+def test_the_baseline_has_a_level_a_chunk(tmp_path, monkeypatch):
+    asked, pairs = {}, SimpleNamespace(seconds=1.0, bytes=2)
+    monkeypatch.setattr(initialisation, "_pairs", lambda *_: pairs)
+    monkeypatch.setattr(initialisation.students, "ode", lambda *a, **k: asked.update(a[5]))
+    initialisation._regressed(tmp_path, "bidirectional_ode", 0, None, "", "toy", {"ode": {"steps": 120}})
+    assert asked == {"history": "noisy", "levels": "chunk", "steps": 120}
 
 
 def test_a_teachers_card_is_of_its_end_points():

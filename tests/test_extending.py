@@ -244,6 +244,8 @@ def test_cells_and_sweeps_take_policies(own, tmp_path):
     cell = memory_cell(tmp_path / "memory", "toybox-1step", own.LastOfShots(3), 6, 1, 0, 2)
     rows = pd.read_parquet(tmp_path / "memory" / "rows.parquet")
     assert set(rows["policy"]) == {"last_of_shots(budget=3)"} and set(rows["budget"]) == {3} and len(cell.summary)
+    assert set(rows["shot"]) == set(cell.rows["shot"]) and set(rows["shot_latents"]) == {3}
+    assert "shot" not in json.loads((tmp_path / "memory" / "cell.json").read_text())  # a setting that hides a column
     setting = FilmSetting("toybox-1step", {"kind": "own_things:Steadier", "budget": 3}, latents=6, shot_latents=(3, 3), films=2)
     film_cell(tmp_path / "films", setting)
     assert json.loads((tmp_path / "films" / "cell.json").read_text())["setting"]["policy"]["kind"] == "own_things:Steadier"

@@ -50,11 +50,11 @@ class Cell:
 
 def memory_cell(run_dir: str | Path, model: str, policy: str | Policy | dict, budget: int, away: int, seed: int, films: int,
                 steps: Steps = None, score: str = "mass", per_head: bool = False, positions: str | None = None,
-                reframed: bool = False, summary: int | None = 3, shot: int = SHOT, reach: str = "clamp") -> Cell:
+                reframed: bool = False, summary: int | None = 3, shot_latents: int = SHOT, reach: str = "clamp") -> Cell:
     """Measure recall after an absence and write rows.parquet, routing.parquet and cell.json to `run_dir`.
 
     `policy` is a name, an import path, an object, or one that was written down (see `policy_named`).
-    `shot` is the latent frames a shot. `reach` says where history stands that is farther back than the model has seen in
+    `shot_latents` is the latent frames a shot. `reach` says where history stands that is farther back than the model has seen in
     training: "clamp" = at the farthest distance it has seen, as in films; "none" = at its true distance.
     """
     if reach not in REACHES:
@@ -67,7 +67,7 @@ def memory_cell(run_dir: str | Path, model: str, policy: str | Policy | dict, bu
     rehearse()
     parts, held, first = [], [], None
     for start in range(0, films, BATCH):
-        batch = absence_batch(bundle, HELD_OUT + seed, range(start, min(start + BATCH, films)), away, shot, reframed)
+        batch = absence_batch(bundle, HELD_OUT + seed, range(start, min(start + BATCH, films)), away, shot_latents, reframed)
         known = batch.last_shot * bundle.chunk
         frames, memory = make_frames(bundle, batch, informed(rule, batch.plans), seeds_of(seed, len(batch.plans), start),
                                      bundle.levels(steps), known)
@@ -83,8 +83,8 @@ def memory_cell(run_dir: str | Path, model: str, policy: str | Policy | dict, bu
     rows = pd.concat(parts, ignore_index=True)
     found = summarise(rows)
     info = {"policy": label_of(policy), "budget": budget if isinstance(policy, str) else budget_of(rule, budget), "away": away, "seed": seed, "films": films, "score": score,
-            "per_head": per_head, "positions": rule.positions, "pooled": summary or 0, "reframed": reframed, "history": batch.last_shot, "shot": shot,
-            "reach": reach, "model": model}
+            "per_head": per_head, "positions": rule.positions, "pooled": summary or 0, "reframed": reframed, "history": batch.last_shot,
+            "shot_latents": shot_latents, "reach": reach, "model": model}
     info |= {f"held, {name}": round(float(np.mean([one[name] for one in held])), 2) for name in ("layer", "film")}
     write_atomic(folder / "rows.parquet", lambda path: rows.assign(**info).to_parquet(path))
     write_atomic(folder / "routing.parquet", lambda path: first[3].to_parquet(path))

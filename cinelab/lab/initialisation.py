@@ -103,7 +103,7 @@ def stage_two(
 def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[Stage, dict]:
     """ODE regression to the end points of a teacher's pairs."""
     made = _pairs(pairs, teacher_of(init), store, preset, changes)
-    recipe = {"history": HISTORIES[init]} | changes.get("ode", {})
+    recipe = {"history": HISTORIES[init], "levels": "chunk"} | changes.get("ode", {})
     stage = students.ode(folder, made, BASE, preset, seed, recipe, exam=False)
     return stage, {"pairs seconds": made.seconds, "stored bytes": made.bytes}
 
