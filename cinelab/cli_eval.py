@@ -1,5 +1,6 @@
 """`cinelab eval`: our metrics of any video, the toybox's tasks, and tools that live in environments of their own."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from cinelab.errors import CinelabError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Score any videos: our own metrics, VBench, VisionReward.")
 out = Console()
+REASONS = 20  # why something was not measured, as many as are printed
 Paths = Annotated[list[Path], typer.Argument(help="mp4 files, folders of them, or folders that `cinelab direct` wrote")]
 Names = Annotated[str, typer.Option("--dimensions", help="VBench's names, with commas; default: those that need no prompt")]
 Prompt = Annotated[str, typer.Option(help="what every video was asked to show")]
@@ -28,7 +30,7 @@ def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges 
            output: Output = None):
     """Cuts, motion, flicker, seams, drift, alignment, identity and scenery across shots; what is absent is said, not zero."""
     from cinelab.lab.results import text_of
-    from cinelab.score.evaluate import digest, evaluate
+    from cinelab.score.evaluate import digest, evaluate, unmeasured
     from cinelab.score.rows import save
 
     rows = evaluate(paths, _split(backends), tolerance, plan, _tell)
@@ -37,16 +39,20 @@ def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges 
         known = abs(row.low) != float("inf") and row.low == row.low
         table.add_row(row.metric, row.backend, text_of(row.value), f"{row.low:.3f} to {row.high:.3f}" if known else "", str(int(row.n)), str(row.clips))
     out.print(table)
-    for why, part in found[found["value"].isna()].groupby("absent", sort=False):
-        _say(f"[yellow]not measured:[/] {', '.join(dict.fromkeys(part['metric']))} by {_plain(part['backend'].iloc[0])}: {_plain(why)}")
+    reasons = unmeasured(rows)
+    for line in reasons.head(REASONS).itertuples():
+        where = f"{_count(line.shots, 'shot')} of {line.clips}" if line.shots else str(line.clips)
+        _say(f"[yellow]not measured:[/] {_plain(line.metrics)} by {_plain(line.backends)} in {where} of {_count(line.of, 'video')}: "
+             f"{_plain(line.why)}")
+    if len(reasons) > REASONS:
+        _say(f"[yellow]not measured:[/] {_count(len(reasons) - REASONS, 'more reason')}; the table of -o has them all")
     broken = rows[rows["status"] == "failed"]
     for row in broken.itertuples():
         _say(f"[red]failed:[/] {_plain(row.detail)}")
     if output:
         save(rows, output)
         _say(f"[bold green]{output}[/]")
-    if len(broken):
-        raise typer.Exit(1)
+    _exit(rows["status"])
 
 
 @app.command()
@@ -142,7 +148,7 @@ def _videos(paths: list[Path], prompt: str, prompts: Path | None) -> list:
 
     if absent := [path for path in paths if not path.exists()]:
         raise CinelabError(f"{absent[0]}: no such file or folder; name videos that are there.")
-    return find_videos(paths, prompt, read_prompts(prompts) if prompts else None)
+    return find_videos(paths, prompt, read_prompts(prompts) if prompts else None, _tell)
 
 
 def _missing(name: str) -> list:
@@ -171,6 +177,18 @@ def _finish(rows: list, output: Path | None) -> None:
     if output:
         save(table(rows), output)
         _say(f"[bold green]{output}[/]")
+    _exit(row.status for row in rows)
+
+
+def _exit(states: Iterable[str]) -> None:
+    """Leave with 1 where a video failed, or nothing at all was measured."""
+    found = set(states)
+    if "failed" in found or "ok" not in found:
+        raise typer.Exit(1)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def _split(text: str) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -69,6 +70,24 @@ def plain_json(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain_json(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def composed(path: str | Path) -> Path:
+    """The path itself if it is there, else one that is and differs only in how accents are composed (Unicode), else itself."""
+    path = Path(path)
+    if path.exists():
+        return path
+    found = Path(path.anchor)
+    for part in path.relative_to(path.anchor).parts:
+        found = _entry(found, part)
+    return found if found.exists() else path
+
+
+def _entry(folder: Path, name: str) -> Path:
+    if not (folder / name).exists() and not name.isascii() and folder.is_dir():
+        plain = unicodedata.normalize("NFC", name)
+        name = next((entry for entry in os.listdir(folder) if unicodedata.normalize("NFC", entry) == plain), name)
+    return folder / name
 
 
 def glance(paths: Iterable[str | Path], samples: int = 16, size: int = 2**16) -> str:
