@@ -149,11 +149,26 @@ def clips(videos: Annotated[Path, typer.Argument(help="a folder of videos, or a 
         _say(f"[red]broken:[/] {', '.join(map(str, broken))}; build again to make them anew" if broken else "[bold green]every shard is whole[/]")
         raise typer.Exit(1 if broken else 0)
     parts, config = parts_of(model)
-    for step in build(videos, store, override(config, _settings(setting or [])), *parts, part=_share(share)):
+    kept = None
+    for step in build(videos, store, override(config, _settings(setting or [])), *parts, part=_share(share), tell=_note):
         out.print(str(step), highlight=False)
-    for row in skipped(store):
+        kept = (kept or 0) + step.films
+    left = skipped(store)
+    for row in left:
         _say(f"[yellow]left out:[/] {escape(str(row['why']))}")
-    _say(f"[bold green]{escape(str(store))}[/]")
+    unread = sum(row["left_out"] == "video" and row.get("failed", True) for row in left)
+    if unread:
+        _say(f"[red]{unread} video{'s' * (unread != 1)} could not be taken[/], as said above")
+    if kept == 0:
+        _say(f"[red]{escape(str(store))}: no film was kept[/]")
+    else:
+        _say(f"[bold green]{escape(str(store))}[/]")
+    if unread or kept == 0:
+        raise typer.Exit(1)
+
+
+def _note(text: str) -> None:
+    _say(f"[dim]{escape(text)}[/]")
 
 
 def _settings(pairs: list[str]) -> dict:
