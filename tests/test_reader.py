@@ -222,6 +222,19 @@ def test_measures_do_not_depend_on_what_fits(base, monkeypatch):
     assert whole.equals(parts) and set(whole[whole["status"] == "ok"]["metric"]) > {"identity across shots", "chunk discontinuity"}
 
 
+def test_a_metric_of_ones_own_is_handed_all_frames_or_is_absent(base, monkeypatch):
+    from cinelab.score import metrics
+
+    own = metrics.Metric("brightness", lambda frames, shots: frames.mean((1, 2, 3, 4)))
+    monkeypatch.setattr(metrics, "METRICS", {"brightness": own})
+    film = Film(base, keep=0)
+    (row,) = metrics.clip_rows("a", film, (ListedShot(0, 24),))
+    assert row.value == pytest.approx(read_video(base)[0].mean())
+    monkeypatch.setattr(reader, "free_bytes", lambda device: 0)
+    (row,) = metrics.clip_rows("a", film, (ListedShot(0, 24),))
+    assert row.status == "absent" and "GiB at once, which are not free" in row.detail
+
+
 def test_memory_or_a_library_that_fails_costs_one_video(base, tmp_path, monkeypatch):
     from cinelab.score import evaluate as room
 

@@ -21,6 +21,7 @@ import av
 import numpy as np
 
 from cinelab.errors import CinelabError
+from cinelab.model.footprint import free_bytes
 from cinelab.stream.colour import HLG, PQ, rgb, unreadable
 
 SLACK = 0.25  # of a picture: what ends sooner after the last one is not worth another
@@ -284,6 +285,19 @@ class Film:
             picture = picture if number == seen else np.ascontiguousarray(fitted(frame, self.size, aspect))
             seen = number
             yield picture
+
+    def whole(self) -> np.ndarray:
+        """All pictures as one array (F, H, W, 3), for what cannot read them one by one. CinelabError where it does not fit."""
+        try:
+            if math.prod(self.shape) > free_bytes("cpu"):
+                raise MemoryError
+            frames = np.empty(self.shape, np.uint8)
+        except MemoryError:
+            raise CinelabError(f"{self.path}: its {len(self)} frames take {math.prod(self.shape) / 2**30:.1f} GiB at once, which are "
+                               "not free; give a shorter video.") from None
+        for place, frame in enumerate(self):
+            frames[place] = frame
+        return frames
 
     def raw(self) -> Iterator[av.VideoFrame]:
         """The decoded frame of every picture, as it stands in the file."""

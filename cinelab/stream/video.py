@@ -183,14 +183,7 @@ def write_gif(path: str | Path, frames: np.ndarray, fps: float, height: int = 14
 def read_video(path: str | Path) -> tuple[np.ndarray, float]:
     """Return (frames uint8 (F, H, W, 3) RGB, frames per second) of a whole video; see cinelab.stream.reader for what a frame is."""
     film = Film(path)
-    try:
-        frames = np.empty(film.shape, np.uint8)
-    except MemoryError as error:
-        size = math.prod(film.shape) / 2**30
-        raise CinelabError(f"{path}: its {len(film)} frames take {size:.1f} GiB, which are not free; give a shorter video.") from error
-    for place, frame in enumerate(film):
-        frames[place] = frame
-    return frames, film.fps
+    return film.whole(), film.fps
 
 
 def read_picture(path: str | Path, size: tuple[int, int]) -> np.ndarray:
