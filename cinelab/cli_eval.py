@@ -1,6 +1,7 @@
 """`cinelab eval`: our metrics of any video, the toybox's tasks, and tools that live in environments of their own."""
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ from cinelab.printing import say, show_table
 PARQUET = (".parquet",)
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="Score any videos: our own metrics, VBench, VisionReward.")
+REASONS = 20  # why something was not measured, as many as are printed
 Paths = Annotated[list[Path], typer.Argument(help="mp4 files, folders of them, or folders that `cinelab direct` wrote")]
 Names = Annotated[str, typer.Option("--dimensions", help="VBench's names, with commas; default: those that need no prompt")]
 Prompt = Annotated[str, typer.Option(help="what every video was asked to show")]
@@ -31,7 +33,7 @@ def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges 
            output: Output = None):
     """Cuts, motion, flicker, seams, drift, alignment, identity and scenery across shots; what is absent is said, not zero."""
     from cinelab.lab.results import text_of
-    from cinelab.score.evaluate import digest, evaluate
+    from cinelab.score.evaluate import digest, evaluate, unmeasured
     from cinelab.score.rows import save
 
     with writing_file(output, PARQUET):
@@ -44,9 +46,12 @@ def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges 
         between = f"{row.low:.3f} to {row.high:.3f}" if known else ""
         lines.append([row.metric, row.backend, text_of(row.value), between, str(int(row.n)), str(row.clips)])
     show_table(["metric", "by", "value", "95 % interval", "n", "clips"], lines)
-    for why, part in found[found["value"].isna()].groupby("absent", sort=False):
-        names = ", ".join(dict.fromkeys(part["metric"]))
-        say(("not measured: ", "yellow"), f"{names} by {part['backend'].iloc[0]}: {why}")
+    reasons = unmeasured(rows)
+    for line in reasons.head(REASONS).itertuples():
+        where = f"{_count(line.shots, 'shot')} of {line.clips}" if line.shots else str(line.clips)
+        say(("not measured: ", "yellow"), f"{line.metrics} by {line.backends} in {where} of {_count(line.of, 'video')}: {line.why}")
+    if len(reasons) > REASONS:
+        say(("not measured: ", "yellow"), f"{_count(len(reasons) - REASONS, 'more reason')}; the table of -o has them all")
     _finish_rows(rows, output)
 
 
@@ -150,7 +155,8 @@ def _videos(paths: list[Path], prompt: str, prompts: Path | None) -> list:
 
     if absent := [path for path in paths if not path.exists()]:
         raise CinelabError(f"{absent[0]}: no such file or folder; name videos that are there.")
-    found = [video for video in find_videos(paths, prompt, read_prompts(prompts) if prompts else None) if not unfinished(video.path)]
+    found = find_videos(paths, prompt, read_prompts(prompts) if prompts else None, _tell)
+    found = [video for video in found if not unfinished(video.path)]
     if half := [video.path.parent for video in found if half_saved(video.path.parent, "film.json")]:
         raise CinelabError(f"{half[0]} holds a half-saved film; the `cinelab direct` that was making it finishes it when it is run again.")
     return found
@@ -179,6 +185,17 @@ def _kept(rows: list, output: Path | None) -> list:
     return rows
 
 
+def _exit(states: Iterable[str]) -> None:
+    """Leave with 1 where a video failed, or nothing at all was measured."""
+    found = set(states)
+    if "failed" in found or "ok" not in found:
+        raise typer.Exit(1)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
 def _finish(rows: list, output: Path | None) -> None:
     """Show the rows, and name every clip that failed."""
     from cinelab.score.rows import table
@@ -192,14 +209,12 @@ def _finish(rows: list, output: Path | None) -> None:
 
 
 def _finish_rows(rows, output: Path | None) -> None:
-    """Name what failed and where the table is. Exits with 1 if anything failed."""
-    broken = rows[rows["status"] == "failed"]
-    for row in broken.itertuples():
+    """Name what failed and where the table is. Exits with 1 if anything failed, or nothing was measured."""
+    for row in rows[rows["status"] == "failed"].itertuples():
         say(("failed: ", "red"), row.detail)
     if output:
         say((str(output), "bold green"))
-    if len(broken):
-        raise typer.Exit(1)
+    _exit(rows["status"])
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -149,17 +149,23 @@ def clips(videos: Annotated[Path, typer.Argument(help="a folder of videos, or a 
     mine, of = _share(share)
     settings = parse_settings(setting or [])
     parts, config = parts_of(model)
-    config, films = override(config, settings), 0
+    config, kept = override(config, settings), None
     with writing(store, AT_ONCE, f".lock-{mine + 1}-of-{of}", tidy=True):
-        for step in build(videos, store, config, *parts, part=(mine, of)):
-            films += step.films
+        for step in build(videos, store, config, *parts, part=(mine, of), tell=lambda text: say((text, "dim"))):
+            kept = (kept or 0) + step.films
             say(str(step))
-    for row in skipped(store):
+    left = skipped(store)
+    for row in left:
         say(("left out: ", "yellow"), str(row["why"]))
-    if not films and of == 1:
+    unread = sum(row["left_out"] == "video" and row.get("failed", True) for row in left)
+    if unread:
+        say((f"{unread} video{'s' * (unread != 1)} could not be taken", "red"), ", as said above")
+    if kept == 0:
         say(("no film was kept: ", "red"), str(store))
+    else:
+        say((str(store), "bold green"))
+    if unread or kept == 0:
         raise typer.Exit(1)
-    say((str(store), "bold green"))
 
 
 def _share(text: str) -> tuple[int, int]:

@@ -10,6 +10,7 @@ import math
 import os
 import shutil
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -158,6 +159,24 @@ def expanded(place: str | Path, variable: str) -> Path:
         return Path(place).expanduser()
     except RuntimeError as error:
         raise CinelabError(f"The home folder of {place} is not known; name a folder in ${variable}.") from error
+
+
+def composed(path: str | Path) -> Path:
+    """The path itself if it is there, else one that is and differs only in how accents are composed (Unicode), else itself."""
+    path = Path(path)
+    if path.exists():
+        return path
+    found = Path(path.anchor)
+    for part in path.relative_to(path.anchor).parts:
+        found = _entry(found, part)
+    return found if found.exists() else path
+
+
+def _entry(folder: Path, name: str) -> Path:
+    if not (folder / name).exists() and not name.isascii() and folder.is_dir():
+        plain = unicodedata.normalize("NFC", name)
+        name = next((entry for entry in os.listdir(folder) if unicodedata.normalize("NFC", entry) == plain), name)
+    return folder / name
 
 
 def glance(paths: Iterable[str | Path], samples: int = 16, size: int = 2**16) -> str:

@@ -184,7 +184,10 @@ def test_videos_become_clips_and_what_is_left_out_is_said(tmp_path):
 
     videos, store = str(sample_videos(tmp_path / "videos", 1, 10)), str(tmp_path / "store")
     done = cinelab("clips", videos, store)
-    assert done.returncode == 0 and "left out:" in done.stdout and "broken.mp4" in done.stdout, done.stderr
+    assert done.returncode == 1 and "left out:" in done.stdout and "broken.mp4" in done.stdout, done.stderr
+    (tmp_path / "videos" / "broken.mp4").unlink()
+    store = str(tmp_path / "whole")
+    assert cinelab("clips", videos, store).returncode == 0
     assert "every shard is whole" in cinelab("clips", videos, store, "--verify").stdout
     assert "was built with shortest=2" in cinelab("clips", videos, store, "--set", "shortest=3").stderr
     shard = next(Path(store).glob("000000-*.safetensors"))

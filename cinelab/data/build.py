@@ -5,7 +5,7 @@ by its record NNNNNN.json (what each video was, what was left out) and made agai
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cinelab.config import read_json
 from cinelab.data import listing
 from cinelab.data.cutting import watcher
+from cinelab.data.layout import Piece
 from cinelab.data.listing import Source
 from cinelab.data.planning import Planned, digest, plan, unchanged
 from cinelab.data.reader import Player
@@ -25,6 +26,7 @@ from cinelab.files import write_json, write_text
 from cinelab.latent.checkpoint import Overflow, all_finite
 from cinelab.latent.clips import NULL, RECIPE, fault, shards, text_key, write_shard
 from cinelab.latent.codec import Codec, to_tensor
+from cinelab.score.footage import why_failed
 from cinelab.script.prompts import TextEncoder
 from cinelab.script.unconditional import unconditional_text
 
@@ -49,16 +51,16 @@ class Progress:
 
 
 def build(videos: str | Path, folder: str | Path, config: DataConfig, codec: Codec, encoder: TextEncoder, marks: dict[str, str],
-          part: tuple[int, int] = (0, 1), check: bool = True) -> Iterator[Progress]:
+          part: tuple[int, int] = (0, 1), check: bool = True, tell: Callable[[str], None] = print) -> Iterator[Progress]:
     """Encode the videos of a folder or table into the store `folder`; yields after every group.
 
     `marks` names the weights of the "codec" and the "encoder" (fingerprints): a store belongs to one of each. `part` = (mine, of
     how many) shares the groups among workers. With `check`, finished shards are hashed first and broken ones made again; without,
-    only their presence and size count.
+    only their presence and size count. `tell` hears what of a folder was passed over.
     """
     if not 0 <= part[0] < part[1]:
         raise CinelabError(f"part is {part}; give (mine, of how many) with 0 <= mine < of how many.")
-    builder = Builder(videos, Path(folder), config, codec, encoder, marks, check)
+    builder = Builder(videos, Path(folder), config, codec, encoder, marks, check, tell)
     for number, group in enumerate(builder.groups):
         if number % part[1] == part[0]:
             yield builder.make(number, group)
@@ -79,9 +81,9 @@ class Builder:
     """One build at work: the listing in groups, and how a group is made."""
 
     def __init__(self, videos: str | Path, folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder,
-                 marks: dict[str, str], check: bool):
+                 marks: dict[str, str], check: bool, tell: Callable[[str], None] = print):
         self.folder, self.config, self.codec, self.encoder, self.check = folder, config, codec, encoder, check
-        self.root, sources = listing.find(videos)
+        self.root, sources = listing.find(videos, tell)
         _claim(folder, config, codec, encoder, marks)
         self.groups = _groups(folder, sources, config.group)
         self.owner = {}  # of every caption: the first group that has it encodes it
@@ -153,12 +155,18 @@ class Builder:
     @torch.no_grad()
     def _latents(self, film: Planned) -> Tensor:
         """(n, C, h, w) as stored."""
-        frames = np.concatenate([self.player.take(self.root / film.source.reels[piece.reel].video, piece.first, piece.pictures)
-                                 for piece in film.pieces])
+        frames = np.concatenate([self._pictures(self.root / film.source.reels[piece.reel].video, piece) for piece in film.pieces])
         device = device_of(self.codec)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
             latents = self.codec.encode(to_tensor(frames)[None].to(device))[0]
         return self._stored(latents, f"{film.source.name}: the codec")
+
+    def _pictures(self, video: Path, piece: Piece) -> np.ndarray:
+        """The pictures of a shot, uint8 (F, H, W, 3); whatever goes wrong is the video's, in a sentence."""
+        try:
+            return self.player.take(video, piece.first, piece.pictures)
+        except Exception as error:
+            raise CinelabError(why_failed(video, error)) from error
 
     def _stored(self, values: Tensor, whose: str) -> Tensor:
         """On the CPU and in the store's precision. Numbers that it cannot hold end the build: they would come everywhere."""

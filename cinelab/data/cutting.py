@@ -10,12 +10,12 @@ import torch
 
 from cinelab.data.layout import Take
 from cinelab.data.listing import Reel
-from cinelab.data.reader import Video
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
 from cinelab.score.cuts import CutDetector, SceneDetect, change, cuts_among
 from cinelab.script.shotlist import beside
-from cinelab.stream.video import rgb
+from cinelab.stream.colour import rgb
+from cinelab.stream.reader import Video
 
 LOOK_ROWS = 64  # pictures are looked at this small
 STRIP = 64  # pictures whose changes are computed together

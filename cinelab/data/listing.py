@@ -3,26 +3,33 @@
     table (CSV, parquet)   video   start end (seconds, optional)   caption   film   shot
     beside a video         <name>.shots.json (our shot list)   <name>.txt   <name>.json
 
+A caption in a parquet table may be a list of texts: one a shot of a video that has a single row.
+
 Shots come from the table, else from the shot list, else from a detector. Captions come from the table, else from the shot
 list, else from <name>.txt (a caption a line) or <name>.json (a text or a list of texts, bare or under `caption`): one for the whole, or one a shot.
 """
 
 import csv
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from difflib import get_close_matches
 from itertools import groupby
 from pathlib import Path
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from cinelab.config import read_json
 from cinelab.errors import CinelabError
-from cinelab.score.footage import find_videos
+from cinelab.files import composed
+from cinelab.score.footage import Tell, find_videos
 from cinelab.script.shotlist import ListedShot, ShotList, beside
 
 COLUMNS = ("video", "start", "end", "caption", "film", "shot")
+NOTHING = ("nan", "none", "null", "<na>")  # what tables write where no caption stands
 TABLES = {".csv": "CSV", ".tsv": "CSV", ".parquet": "parquet"}
 
 
@@ -45,42 +52,103 @@ class Source:
     reels: tuple[Reel, ...]
 
 
-def find(videos: str | Path) -> tuple[Path, list[Source]]:
-    """The folder that video paths are relative to, and everything listed. Raises CinelabError if nothing is."""
+def find(videos: str | Path, tell: Tell = print) -> tuple[Path, list[Source]]:
+    """The folder that video paths are relative to, and everything listed. Raises CinelabError if nothing is.
+
+    `tell` hears what was passed over in a folder.
+    """
     path = Path(videos)
     if path.is_dir():
-        found = [video for video in find_videos([path]) if not video.name.startswith(".")]
-        reels = [Reel(video.relative_to(path).as_posix()) for video in found]
+        reels = [Reel(video.relative_to(path).as_posix()) for video in find_videos([path], tell)]
         return path, [Source(reel.video, (_with_sidecars(path, reel),)) for reel in reels]
     if path.suffix.lower() not in TABLES:
-        what = "is neither a folder nor a .csv or .parquet table" if path.exists() else "no such folder or table"
+        what = "is neither a folder nor a .csv, .tsv or .parquet table" if path.exists() else "no such folder or table"
         raise CinelabError(f"{path}: {what}; give a folder of videos or a table with a column `video`.")
     return path.parent, _films(path.parent, _rows(path))
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    """The table's rows as texts, "" where nothing stands."""
+def _rows(path: Path) -> list[dict]:
+    """The table's rows as texts, "" where nothing stands; captions as a tuple of texts, () where there is none."""
     kind = TABLES[path.suffix.lower()]
     try:
-        table = _read_csv(path) if kind == "CSV" else pd.read_parquet(path)
-    except (OSError, ValueError, csv.Error) as error:  # what pandas and pyarrow raise are of the first two kinds
+        names, rows = _read_csv(path) if kind == "CSV" else _read_parquet(path)
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         raise CinelabError(f"{path}: cannot be read as a {kind} table ({str(error).splitlines()[0]}); correct it or write it "
                            "again.") from error
-    absent = [name for name in COLUMNS if name not in table]
-    if "video" in absent:
-        raise CinelabError(f"{path}: has the columns {', '.join(map(str, table.columns))} and none named `video`; add it.")
-    for name in map(str, table.columns):
-        if name not in COLUMNS and (near := get_close_matches(name.lower(), absent, n=1, cutoff=0.8)):
-            raise CinelabError(f"{path}: column {name!r} is not known; rename it to {near[0]!r}, or to something unlike it.")
-    if table.empty:
+    _check_columns(path, names)
+    if not rows:
         raise CinelabError(f"{path}: has no rows; list at least one video.")
-    kept = table[[name for name in COLUMNS if name in table]].astype(object)
-    texts = kept.where(kept.notna(), "").map(lambda value: str(value).strip())
-    return [dict.fromkeys(COLUMNS, "") | row | {"row": f"{path.name}, row {i}"} for i, row in enumerate(texts.to_dict("records"), 2)]
+    found = []
+    for number, row in enumerate(rows, 2 if kind == "CSV" else 1):
+        where = f"{path.name}, row {number}"
+        found.append({name: _cell(where, name, row.get(name)) for name in COLUMNS} | {"row": where})
+    return found
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
-    """All cells as texts. A row with more fields than columns is an error: mostly a caption with a comma and no quotes."""
+def _check_columns(path: Path, names: list[str]) -> None:
+    for name in COLUMNS:
+        alike = [other for other in names if other.strip().casefold() == name]
+        if name in alike and len(alike) > 1:
+            raise CinelabError(f"{path}: has {len(alike)} columns named {name!r} ({', '.join(map(repr, alike))}); keep one.")
+    absent = [name for name in COLUMNS if name not in names]
+    if "video" in absent:
+        raise CinelabError(f"{path}: has the columns {', '.join(names)} and none named `video`; add it.")
+    for name in names:
+        if name not in COLUMNS and (near := get_close_matches(name.strip().lower(), absent, n=1, cutoff=0.8)):
+            raise CinelabError(f"{path}: column {name!r} is not known; rename it to {near[0]!r}, or to something unlike it.")
+
+
+def _cell(where: str, name: str, value) -> str | tuple[str, ...]:
+    """What a cell says, as text; a caption as texts. Raises CinelabError for a value that its column cannot mean."""
+    if name == "caption":
+        return _captions(where, value)
+    number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    if value is None or (number and value != value):
+        return ""
+    if isinstance(value, str | bytes):
+        return _text(where, name, value)
+    if number and name != "video":
+        return str(int(value)) if value == value // 1 else str(value)
+    wanted = {"video": "a path", "film": "a name"}.get(name, "a number")
+    raise CinelabError(f"{where}: {name} is {str(value)!r:.60} ({type(value).__name__}); give {wanted}.")
+
+
+def _captions(where: str, value) -> tuple[str, ...]:
+    """The captions of a cell: a text, or a list of texts (one a shot). Nothing, NaN and what tables write for it are none."""
+    if isinstance(value, list):
+        texts = tuple("" if _nothing(item) else _text(where, "caption", item) for item in value)
+        return texts if any(texts) else ()
+    if _nothing(value):
+        return ()
+    text = _text(where, "caption", value)
+    return (text,) if text and text.lower() not in NOTHING else ()
+
+
+def _nothing(value) -> bool:
+    return value is None or (isinstance(value, float | Decimal) and value != value)
+
+
+def _text(where: str, name: str, value) -> str:
+    try:
+        text = value.decode("utf-8") if isinstance(value, bytes) else value
+    except UnicodeDecodeError as error:
+        raise CinelabError(f"{where}: {name} is {value!r:.60}, bytes that are no UTF-8; write it as text.") from error
+    if not isinstance(text, str):
+        raise CinelabError(f"{where}: {name} is {str(value)!r:.60} ({type(value).__name__}); give a text, or a list of texts, one a shot.")
+    return text.strip()
+
+
+def _read_parquet(path: Path) -> tuple[list[str], list[dict]]:
+    """(all column names, the rows with those that are known), as plain values. Of two columns of one name none is read."""
+    file = pq.ParquetFile(path)
+    names = file.schema_arrow.names
+    once = [name for name in COLUMNS if names.count(name) == 1]
+    return names, file.read(columns=once).to_pylist()
+
+
+def _read_csv(path: Path) -> tuple[list[str], list[dict]]:
+    """(column names, rows), all cells as texts. A row with more fields than columns is an error: mostly a caption with a comma
+    and no quotes."""
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = [row for row in csv.reader(file, strict=True, delimiter="\t" if path.suffix.lower() == ".tsv" else ",") if row]
     if not rows:
@@ -88,10 +156,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
     for number, row in enumerate(rows, 1):
         if len(row) > len(rows[0]):
             raise ValueError(f"row {number} has {len(row)} fields for {len(rows[0])} columns, quote texts that hold a comma")
-    return pd.DataFrame([row + [""] * (len(rows[0]) - len(row)) for row in rows[1:]], columns=[name.strip() for name in rows[0]])
+    names = [name.strip() for name in rows[0]]
+    return names, [dict(zip(names, row, strict=False)) for row in rows[1:]]
 
 
-def _films(root: Path, rows: list[dict[str, str]]) -> list[Source]:
+def _films(root: Path, rows: list[dict]) -> list[Source]:
     """Rows of one film (by default: of one video) together, in the order of their shot numbers."""
     films: dict[str, list[dict]] = {}
     for row in rows:
@@ -99,12 +168,12 @@ def _films(root: Path, rows: list[dict[str, str]]) -> list[Source]:
     return [Source(name, tuple(_reels(root, sorted(film, key=_shot_number)))) for name, film in films.items()]
 
 
-def _shot_number(row: dict[str, str]) -> float:
+def _shot_number(row: dict) -> float:
     number = _number(row["shot"])
     return math.inf if number is None else number
 
 
-def _reels(root: Path, rows: list[dict[str, str]]) -> Iterable[Reel]:
+def _reels(root: Path, rows: list[dict]) -> Iterable[Reel]:
     """Runs of rows of one video whose spans go forward."""
     run, until = 0, 0.0
     keys = []
@@ -118,8 +187,8 @@ def _reels(root: Path, rows: list[dict[str, str]]) -> Iterable[Reel]:
         yield _reel(root, [row for _, row in part])
 
 
-def _reel(root: Path, rows: list[dict[str, str]]) -> Reel:
-    reel = Reel(rows[0]["video"])
+def _reel(root: Path, rows: list[dict]) -> Reel:
+    reel = Reel(_found(root, rows[0]["video"]))
     try:
         if not reel.video:
             raise CinelabError(f"{rows[0]['row']}: names no video; fill in its column `video`.")
@@ -127,14 +196,30 @@ def _reel(root: Path, rows: list[dict[str, str]]) -> Reel:
         if any(spans) and not all(spans):
             row = rows[spans.index(None)]["row"]
             raise CinelabError(f"{row}: has neither start nor end while other rows of {reel.video} have; give it both.")
-        captions = tuple(row["caption"] for row in rows)
+        captions = _of_rows(rows, reel.video, any(spans))
         reel = replace(reel, spans=tuple(spans) if all(spans) else (), captions=captions if any(captions) else ())
     except CinelabError as error:
         return replace(reel, problem=str(error))
     return _with_sidecars(root, reel)
 
 
-def _span(row: dict[str, str]) -> tuple[float, float | None] | None:
+def _of_rows(rows: list[dict], video: str, timed: bool) -> tuple[str, ...]:
+    """The captions of a video's rows: those of a list for its single row without start and end, else one a row."""
+    if len(rows) == 1 and not timed:
+        return rows[0]["caption"]
+    if many := next((row for row in rows if len(row["caption"]) > 1), None):
+        raise CinelabError(f"{many['row']}: caption is a list of {len(many['caption'])} texts, and the row is one shot of {video}; "
+                           "give it one text.")
+    return tuple(row["caption"][0] if row["caption"] else "" for row in rows)
+
+
+def _found(root: Path, video: str) -> str:
+    """A video's path as the disk spells it, where only the composition of accents differs."""
+    there = composed(root / video) if video else root
+    return video if not video or there == root / video else os.path.relpath(there, root)
+
+
+def _span(row: dict) -> tuple[float, float | None] | None:
     """(start, end) in seconds; None where the row gives neither."""
     for name in ("start", "end", "shot"):
         if row[name] and _number(row[name]) is None:
@@ -159,8 +244,8 @@ def _with_sidecars(root: Path, reel: Reel) -> Reel:
     """The reel with what stands beside its video, for what the table does not say."""
     video = root / reel.video
     try:
-        if not reel.spans and beside(video).exists():
-            shots = ShotList.load(beside(video)).shots
+        if not reel.spans and (listed := composed(beside(video))).exists():
+            shots = ShotList.load(listed).shots
             said = tuple(shot.prompt for shot in shots)
             reel = replace(reel, listed=shots, captions=reel.captions or (said if any(said) else ()))
         return reel if reel.captions else replace(reel, captions=_sidecar(video))
@@ -170,7 +255,7 @@ def _with_sidecars(root: Path, reel: Reel) -> Reel:
 
 def _sidecar(video: Path) -> tuple[str, ...]:
     """Captions from <name>.txt or <name>.json; none if neither is there."""
-    text, values = video.with_suffix(".txt"), video.with_suffix(".json")
+    text, values = composed(video.with_suffix(".txt")), composed(video.with_suffix(".json"))
     if text.exists():
         try:
             return tuple(line.strip() for line in text.read_text(encoding="utf-8-sig").splitlines() if line.strip())
@@ -180,7 +265,7 @@ def _sidecar(video: Path) -> tuple[str, ...]:
         return ()
     found = read_json(values)
     found = found.get("captions", found.get("caption", found)) if isinstance(found, dict) else found
-    found = [found] if isinstance(found, str) else found
+    found = [] if found is None else [found] if isinstance(found, str) else found
     if not isinstance(found, list) or not all(isinstance(caption, str) for caption in found):
         raise CinelabError(f"{values}: holds {str(found)!r:.60}; give a caption, a list of captions (one a shot), or "
                            "either under the key `caption`.")

@@ -11,8 +11,8 @@ from cinelab.data.cutting import takes
 from cinelab.data.layout import Piece, Take
 from cinelab.data.listing import Source
 from cinelab.data.settings import DataConfig
-from cinelab.errors import CinelabError
 from cinelab.latent.clips import checksum
+from cinelab.score.footage import why_failed
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def plan(root: Path, group: list[Source], config: DataConfig, stride: int, left:
         videos = tuple(_stamp(root, reel.video) for reel in source.reels)
         states.append({"name": source.name, "said": digest(asdict(source)), "videos": list(videos)})
         if not source.reels:
-            left.append({"film": source.name, "video": "", "left_out": "video", "why": f"{source.name}: is no longer listed, and "
+            left.append({"film": source.name, "video": "", "left_out": "video", "failed": False, "why": f"{source.name}: is no longer listed, and "
                          "another video of its group has changed; list it again to have its films back."})
         for i, reel in enumerate(source.reels):
             row = {"film": source.name, "video": reel.video}
@@ -53,8 +53,8 @@ def plan(root: Path, group: list[Source], config: DataConfig, stride: int, left:
                 shots, told = takes(reel, i, root / reel.video, config)
                 found += shots
                 left += [row | {"left_out": "shots", "why": told}] if told else []
-            except CinelabError as error:
-                left.append(row | {"left_out": "video", "why": str(error)})
+            except Exception as error:  # of a library, or memory: it costs this video only
+                left.append(row | {"left_out": "video", "why": why_failed(root / reel.video, error)})
         least = max(config.shortest, config.chunk)
         own, short = layout.films(found, stride, config.chunk, least, config.longest, config.fill)
         films += [Planned(source, i, pieces, videos) for i, pieces in enumerate(own)]
@@ -66,7 +66,7 @@ def _too_short(root: Path, source: Source, short: list[Take], found: list[Take],
     for i, reel in enumerate(source.reels):
         count, of = (sum(take.reel == i for take in some) for some in (short, found))
         if count:
-            yield {"film": source.name, "video": reel.video, "left_out": "video" if count == of else "shots",
+            yield {"film": source.name, "video": reel.video, "left_out": "video" if count == of else "shots", "failed": False,
                    "why": f"{root / reel.video}: {count} of {of} shots are shorter than {least} and left out; lower `shortest` "
                           "to have them."}
 

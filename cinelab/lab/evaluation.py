@@ -22,19 +22,19 @@ def evaluate_all(videos: Sequence[str | Path], run_dir: str | Path, backends: Se
     """Rows of every video by every judge, written to <run_dir>/rows.parquet. A judge that is not here is an absent row."""
     parts = [evaluate(videos, backends, tolerance, tell=tell)]
     if vbench:
-        parts.append(_outside("vbench", videos, lambda films: _vbench(films, vbench, rewriting, tell)))
+        parts.append(_outside("vbench", videos, lambda films: _vbench(films, vbench, rewriting, tell), tell))
     if visionreward:
-        parts.append(_outside("visionreward", videos, lambda films: _visionreward(films, rewriting, tell)))
+        parts.append(_outside("visionreward", videos, lambda films: _visionreward(films, rewriting, tell), tell))
     rows = pd.concat(parts, ignore_index=True)
     save(rows, Path(run_dir) / "rows.parquet")
     return rows
 
 
-def _outside(name: str, videos: Sequence[str | Path], score: Callable) -> pd.DataFrame:
+def _outside(name: str, videos: Sequence[str | Path], score: Callable, tell: Callable[[str], None]) -> pd.DataFrame:
     from cinelab.score.excerpts import find_videos
 
     try:
-        return table(score(find_videos(map(Path, videos))))
+        return table(score(find_videos(map(Path, videos), tell=tell)))
     except CinelabError as error:  # no environment: said once
         return table([absent("", name, str(error), name)])
 

@@ -8,6 +8,7 @@ neighbouring frames, and PySceneDetect's, which owes nothing to this package.
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -46,7 +47,7 @@ class CutDetector:
 def frame_difference(frames: np.ndarray) -> np.ndarray:
     """Mean absolute change of a pixel from each frame to the next, (F-1,) in 0..1."""
     _check(frames)
-    steps = [cv2.absdiff(a, b).mean() for a, b in zip(frames, frames[1:], strict=False)]
+    steps = [cv2.absdiff(a, b).mean() for a, b in pairwise(frames)]
     return np.array(steps, dtype=np.float64) / 255
 
 
@@ -67,7 +68,39 @@ def change(frames: np.ndarray) -> np.ndarray:
     A jump in a close-up moves as many pixels as a cut but brings few colours, so colours count
     twice in the geometric mean; a cut between two alike places still moves pixels.
     """
-    return np.cbrt(frame_difference(frames) * colour_difference(frames) ** 2)
+    return _change(frame_difference(frames), colour_difference(frames))
+
+
+def _change(steps: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    return np.cbrt(steps * colours**2)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one pass over a film found: `steps` (mean change of a pixel, 0..1) and `changes` (see `change`), (F - 1,) each, and
+    the first frame of every new shot as PySceneDetect sees it."""
+
+    steps: np.ndarray
+    changes: np.ndarray
+    scenes: list[int]
+
+    def cuts(self, detector: CutDetector) -> list[int]:
+        """First frame of every new shot by our own detector."""
+        return cuts_among(self.changes, detector)
+
+
+def look_for_cuts(frames: Iterable[np.ndarray], fps: float) -> Seen:
+    """Both detectors on the frames (H, W, 3) of a film, one after another; a few numbers a frame are kept."""
+    watcher, before, steps, colours = SceneDetect(fps), None, [], []
+    for frame in frames:
+        watcher.see(frame)
+        now = frame, _colours(_small(frame))
+        if before:
+            steps.append(cv2.absdiff(before[0], frame).mean() / 255)
+            colours.append(np.abs(now[1] - before[1]).sum() / 2)
+        before = now
+    found = np.array(steps, np.float64)
+    return Seen(found, _change(found, np.array(colours, np.float64)), watcher.cuts())
 
 
 def _small(frame: np.ndarray) -> np.ndarray:
@@ -221,7 +254,7 @@ def match_cuts(planned: Iterable[int], detected: Iterable[int], tolerance: int =
 
 
 def _check(frames: np.ndarray) -> None:
-    ok = isinstance(frames, np.ndarray) and frames.dtype == np.uint8 and frames.ndim == 4
-    if not ok or frames.shape[3] != 3 or 0 in frames.shape:
+    shape = getattr(frames, "shape", ())
+    if getattr(frames, "dtype", None) != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
         found = f"{getattr(frames, 'dtype', type(frames).__name__)} {getattr(frames, 'shape', '')}"
         raise CinelabError(f"frames: expected uint8 (F, H, W, 3) with F >= 1, found {found}")

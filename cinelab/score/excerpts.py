@@ -2,22 +2,34 @@
 
 A score across a hard cut punishes the cut, so a film whose shots are known is scored shot by shot. A shot is
 written with the decoded pictures as they are (same pixel format, H.264 at qp 0): no pixel differs from the film's.
+What other tools would show in another way (turned, of varying rate, hidden in part, of high dynamic range) is written as
+our own reader shows it, the whole film too, so that shots and film agree.
 """
 
 import json
+import os
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import av
+import numpy as np
 
 from cinelab.errors import CinelabError
+from cinelab.files import composed
+from cinelab.score.footage import Tell, labels
 from cinelab.score.footage import find_videos as find_files
-from cinelab.score.footage import label_of
 from cinelab.script.shotlist import ShotList, beside
+from cinelab.stream.colour import rgb
+from cinelab.stream.reader import HIDDEN, VARIES, Film, nominal
 
 Span = tuple[int, int]  # (first frame, end), end excluded
-LOSSLESS = "libx264"
+LOSSLESS, LOSSLESS_RGB = "libx264", "libx264rgb"
+AS_STORED = {HIDDEN, VARIES}  # changes of a film that leave its decoded pictures as they are
+LIKE = '{"a.mp4": "a red cat"}'
 
 
 @dataclass(frozen=True)
@@ -64,15 +76,59 @@ class Clip:
         return {"run": self.video.run, "clip": self.video.clip, "shot": self.shot, "fps": self.fps}
 
 
-def find_videos(paths: Iterable[Path], prompt: str = "", prompts: dict[str, str] | None = None) -> list[Video]:
+def find_videos(paths: Iterable[Path], prompt: str = "", prompts: dict[str, str] | None = None, tell: Tell = print) -> list[Video]:
     """Videos and folders of them at any depth, with the shots and prompts of the shot list beside each.
 
-    A prompt is looked up in `prompts` by file name or stem, then `prompt` is taken; a run folder's own come last.
+    A prompt is looked up in `prompts` (see `assign`), then `prompt` is taken; a run folder's own come last. `tell` hears of
+    keys that fit no video and of what was passed over.
     """
-    found = [video for path in paths for video in _videos_at(Path(path))]
-    if not found:
+    paths = list(map(Path, paths))
+    files = find_files(paths, tell)
+    if not files:
         raise CinelabError("No video: name video files, folders of them, or folders that `cinelab direct` wrote.")
-    return [_with_prompt(video, prompt, prompts or {}) for video in found]
+    given, lost = assign(files, prompts or {})
+    if lost:
+        tell(f"prompts: {', '.join(map(repr, lost))} {'fits' if len(lost) == 1 else 'fit'} none of the {len(files)} videos; give file "
+             "names, or paths below the folder that is named.")
+    named = labels(files)
+    return [_with_prompt(_listed(file, named[file]), given.get(file, prompt)) for file in files]
+
+
+def assign(files: Iterable[Path], prompts: dict[str, str]) -> tuple[dict[Path, str], list[str]]:
+    """Which video has which prompt, and the keys that fit none.
+
+    A key is a path as typed, its last parts (`a/0001.mp4`), a file name or a stem, or the folder of a run; however accents are
+    composed. One that fits several videos, and two that give one video different prompts, raise CinelabError.
+    """
+    names = {file: _names(file) for file in files}
+    found: dict[Path, tuple[str, str]] = {}
+    lost = []
+    for key, prompt in prompts.items():
+        wanted = _composed(Path(key).as_posix())
+        exact = [file for file in names if wanted in (_composed(file.as_posix()), _composed(Path(os.path.abspath(file)).as_posix()))]
+        fits = exact or [file for file, known in names.items() if wanted in known]
+        if len(fits) > 1:
+            raise CinelabError(f"prompts: {key!r} fits {len(fits)} videos ({fits[0]}, {fits[1]}); write each with its folder.")
+        if not fits:
+            lost.append(key)
+        elif found.get(fits[0], (key, prompt))[1] != prompt:
+            raise CinelabError(f"prompts: {found[fits[0]][0]!r} and {key!r} both name {fits[0]}, with different prompts; keep one.")
+        else:
+            found[fits[0]] = key, prompt
+    return {file: prompt for file, (_, prompt) in found.items()}, lost
+
+
+def _names(file: Path) -> set[str]:
+    """Every key that may name a video."""
+    parts = Path(os.path.abspath(file)).parts[1:]
+    tails = {"/".join(parts[first:]) for first in range(len(parts))}
+    stems = {tail.removesuffix(file.suffix) for tail in tails}
+    runs = {"/".join(parts[first:-1]) for first in range(len(parts) - 1)} | {file.parent.as_posix()} if file.stem == "film" else set()
+    return {_composed(name) for name in tails | stems | runs}
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def each_clip(video: Video, frames: int, whole: bool) -> list[tuple[int, Span, str]]:
@@ -88,85 +144,77 @@ def each_clip(video: Video, frames: int, whole: bool) -> list[tuple[int, Span, s
 
 
 def lay_out(video: Video, folder: Path, name: Callable[[int, str], str], whole: bool = False) -> list[Clip]:
-    """Put every clip of `video` into `folder` as the file `name(shot, prompt)`; one that is the whole film is a link."""
-    frames, fps = measure(video.path)
-    wanted = [Clip(video, shot, folder / name(shot, prompt), prompt, fps, end - first, (first, end) != (0, frames))
-              for shot, (first, end), prompt in each_clip(video, frames, whole)]
-    spans = [span for _, span, _ in each_clip(video, frames, whole)]
-    for clip in wanted:
-        if not clip.cut_out:
-            clip.file.symlink_to(video.path.resolve())
-    cut(video.path, {clip.file: span for clip, span in zip(wanted, spans, strict=True) if clip.cut_out})
-    return wanted
+    """Put every clip of `video` into `folder` as the file `name(shot, prompt)`; one that is the whole film is a link where
+    other tools show the film as it is shown here."""
+    film = Film(video.path, keep=0)
+    clips, parts = [], {}
+    for shot, (first, end), prompt in each_clip(in_pictures(video, film), len(film), whole):
+        file, cut_out = folder / name(shot, prompt), (first, end) != (0, len(film))
+        clips.append(Clip(video, shot, file, prompt, film.fps, end - first, cut_out))
+        if cut_out or film.changes:
+            parts[file] = first, end
+        else:
+            file.symlink_to(video.path.resolve())
+    cut(film, parts)
+    return clips
+
+
+def in_pictures(video: Video, film: Film) -> Video:
+    """The video with its spans in the film's pictures instead of its decoded frames. Raises CinelabError if they do not fit."""
+    if video.spans is None:
+        return video
+    if video.spans[-1][1] > film.decoded:
+        raise CinelabError(f"spans: {video.path} has {film.decoded} frames, its last shot ends at {video.spans[-1][1]}; "
+                           "give the spans of this file.")
+    return replace(video, spans=tuple((film.place(first), film.place(end)) for first, end in video.spans))
 
 
 def measure(path: Path) -> tuple[int, float]:
     """(frames, frames per second), every frame decoded once; a damaged or truncated file raises CinelabError."""
-    return read_through(path, lambda index, frame: None)
+    film = Film(path, keep=0)
+    return len(film), film.fps
 
 
-def cut(path: Path, parts: dict[Path, Span]) -> None:
-    """Write the frames of every span to its file: the pictures exactly as they were decoded."""
+def cut(film: Film | Path, parts: dict[Path, Span]) -> None:
+    """Write the pictures of every span to its file: as they were decoded where that is how they are shown, else as shown."""
     if not parts:
         return
+    film = film if isinstance(film, Film) else Film(film, keep=0)
+    exact = not set(film.changes) - AS_STORED
     open_parts: dict[Path, _Lossless] = {}
-
-    def visit(index: int, frame: av.VideoFrame) -> None:
-        for file, (first, end) in parts.items():
-            if first <= index < end:
-                part = open_parts.get(file) or open_parts.setdefault(file, _Lossless(file, frame, rate, path))
-                part.add(frame, index - first)
-
-    with av.open(str(path)) as container:
-        rate = container.streams.video[0].average_rate or container.streams.video[0].guessed_rate
     try:
-        read_through(path, visit)
+        for place, picture in enumerate(film.raw() if exact else film):
+            for file, (first, end) in parts.items():
+                if first <= place < end:
+                    part = open_parts.get(file) or open_parts.setdefault(file, _Lossless(file, picture, film.fps))
+                    part.add(picture, place - first)
     finally:
         for part in open_parts.values():
             part.close()
 
 
-def read_through(path: Path, visit: Callable[[int, av.VideoFrame], None]) -> tuple[int, float]:
-    """Decode a video picture by picture. Returns (frames, fps)."""
-    if not path.is_file():
-        raise CinelabError(f"{path}: no such video file; check the path.")
-    count = 0
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise CinelabError(f"{path}: has no video stream; give a film.")
-            stream = container.streams.video[0]
-            stream.thread_type = "AUTO"
-            for frame in container.decode(stream):
-                visit(count, frame)
-                count += 1
-            rate, promised = float(stream.average_rate or stream.guessed_rate or 0), stream.frames
-    except (av.error.FFmpegError, OSError) as error:
-        raise CinelabError(f"{path}: is damaged or not a video ({error.strerror}); make or copy it again.") from error
-    if not count or count < promised or not rate:
-        raise CinelabError(f"{path}: is truncated, {count} of {promised} frames can be read; make or copy it again.")
-    return count, rate
-
-
 class _Lossless:
-    """A shot's file: H.264 at qp 0 in the film's own pixel format and colours."""
+    """A shot's file: H.264 at qp 0, in the film's own pixel format and colours where that can be, else in RGB."""
 
-    def __init__(self, file: Path, like: av.VideoFrame, rate, source: Path):
-        try:
-            formats = {known.name for known in av.Codec(LOSSLESS, "w").video_formats}
-        except ValueError as error:
-            raise CinelabError(f"{LOSSLESS}: is not in this build of PyAV, so no shot can be cut out without loss; "
-                               "pip install --force-reinstall av") from error
-        if like.format.name not in formats:
-            raise CinelabError(f"{source}: has pixels of the format {like.format.name}, which {LOSSLESS} cannot keep; "
-                               "save the film as yuv420p mp4.")
-        self.container, self.rate = av.open(str(file), "w", format="mp4"), rate
-        self.stream = self.container.add_stream(LOSSLESS, rate=rate, options={"qp": "0", "preset": "ultrafast"})
-        self.stream.width, self.stream.height, self.stream.pix_fmt = like.width, like.height, like.format.name
-        context = self.stream.codec_context
-        context.color_range, context.colorspace = like.color_range, like.colorspace
+    def __init__(self, file: Path, like: av.VideoFrame | np.ndarray, fps: float):
+        self.rate = nominal(fps)
+        self.exact = isinstance(like, av.VideoFrame) and not (like.height % 2 or like.width % 2) and like.format.name in _formats(LOSSLESS)
+        if not self.exact:
+            _formats(LOSSLESS_RGB)
+        self.container = av.open(str(file), "w", format="mp4")
+        options = {"qp": "0", "preset": "ultrafast"}
+        self.stream = self.container.add_stream(LOSSLESS if self.exact else LOSSLESS_RGB, rate=self.rate, options=options)
+        height, width = like.shape[:2] if isinstance(like, np.ndarray) else (like.height, like.width)
+        self.stream.width, self.stream.height = width, height
+        self.stream.pix_fmt = like.format.name if self.exact else "rgb24"
+        if self.exact:
+            context = self.stream.codec_context
+            context.color_range, context.colorspace = like.color_range, like.colorspace
 
-    def add(self, frame: av.VideoFrame, index: int) -> None:
+    def add(self, frame: av.VideoFrame | np.ndarray, index: int) -> None:
+        if not self.exact:
+            shown = frame if isinstance(frame, np.ndarray) else rgb(frame)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(shown), format="rgb24")
         frame.pts, frame.time_base, frame.pict_type = index, 1 / self.rate, av.video.frame.PictureType.NONE
         self.container.mux(self.stream.encode(frame))
 
@@ -175,33 +223,45 @@ class _Lossless:
         self.container.close()
 
 
-def _videos_at(path: Path) -> list[Video]:
-    return [_listed(file) for file in find_files([path])]
+@cache
+def _formats(encoder: str) -> frozenset[str]:
+    """The pixel formats that an encoder takes."""
+    try:
+        return frozenset(known.name for known in av.Codec(encoder, "w").video_formats)
+    except ValueError as error:
+        raise CinelabError(f"{encoder}: is not in this build of PyAV, so no shot can be cut out without loss; "
+                           "pip install --force-reinstall av") from error
 
 
-def _listed(file: Path) -> Video:
+def _listed(file: Path, name: str) -> Video:
     """A video with the shots of its list, if it has one; they are numbered as everywhere else."""
-    if not beside(file).exists():
-        return Video(file, run=str(file.parent), clip=label_of(file))
-    listed = ShotList.load(beside(file))
+    where = composed(beside(file))
+    if not where.exists():
+        return Video(file, run=str(file.parent), clip=name)
+    listed = ShotList.load(where)
     prompts = tuple(shot.prompt for shot in listed.shots)
     whole = ". ".join(dict.fromkeys(prompt.strip().rstrip(".") for prompt in prompts if prompt))
-    return Video(file, whole, tuple(listed.spans), str(file.parent), label_of(file), prompts)
+    return Video(file, whole, tuple(listed.spans), str(file.parent), name, prompts)
 
 
-def _with_prompt(video: Video, prompt: str, prompts: dict[str, str]) -> Video:
-    keys = str(video.path), video.path.name, video.path.stem, video.run
-    given = next((prompts[key] for key in keys if key in prompts), prompt)
+def _with_prompt(video: Video, given: str) -> Video:
     return video if not given else Video(video.path, given, video.spans, video.run, video.clip)
 
 
 def read_prompts(path: Path) -> dict[str, str]:
-    """A JSON file {"file name": "prompt"}."""
+    """A JSON file {"file name": "prompt"}; a name that stands there twice is refused."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=lambda pairs: _once(path, pairs))
     except (OSError, ValueError) as error:
-        raise CinelabError(f"{path}: cannot be read ({error}); write JSON like {{\"a.mp4\": \"a red cat\"}}.") from error
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise CinelabError(f"{path}: is no table of prompts; write JSON like {{\"a.mp4\": \"a red cat\"}}.")
+        raise CinelabError(f"{path}: cannot be read ({error}); write JSON like {LIKE}.") from error
+    if not isinstance(found, dict):
+        raise CinelabError(f"{path}: is no table of prompts; write JSON like {LIKE}.")
+    if wrong := next((key for key, value in found.items() if not isinstance(value, str)), None):
+        raise CinelabError(f"{path}: is no table of prompts, {wrong!r} has {found[wrong]!r:.60} and no text; write JSON like {LIKE}.")
     return found
 
+
+def _once(path: Path, pairs: list[tuple]) -> dict:
+    if twice := next((key for key, count in Counter(key for key, _ in pairs).items() if count > 1), None):
+        raise CinelabError(f"{path}: names {twice!r} twice; keep one.")
+    return dict(pairs)

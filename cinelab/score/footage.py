@@ -4,31 +4,41 @@ A clip comes from a video file, a folder of them, or the folder of a run (film.m
 list the cuts that are seen make the shots, and what needs a plan is reported as absent.
 """
 
-from collections.abc import Iterator, Sequence
+import os
+import unicodedata
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cinelab.errors import CinelabError
-from cinelab.score.cuts import CutDetector, detect_cuts, frame_difference
+from cinelab.files import composed
+from cinelab.score.cuts import CutDetector, Seen, frame_difference, look_for_cuts
+from cinelab.script.prompts import split_words, unknown_words
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.shotlist import SUFFIX, ListedShot, ShotList, beside
-from cinelab.stream.video import read_video
-from cinelab.world.vocab import known_words, read, words
+from cinelab.stream.reader import Film
+from cinelab.world.vocab import known_words, read
 
-VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif")
+VIDEOS = tuple(f".{name}" for name in (
+    "mp4 m4v mov qt webm mkv mk3d avi gif ts mts m2ts mpg mpeg m2v vob wmv asf flv f4v ogv ogm 3gp 3g2 mxf y4m divx").split())
 TIMINGS = "timings.parquet"
+NAMED = 6  # of what is passed over, the rest is counted
+Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A video to measure. frames uint8 (F, H, W, 3); `planned` None = no shot list was given."""
+    """A video to measure. `frames` are uint8 (F, H, W, 3), as an array or a Film that is read in passes; `planned` None = no
+    shot list was given."""
 
     name: str
-    frames: np.ndarray
+    frames: np.ndarray | Film
     fps: float
     planned: ShotList | None = None
     run: str = ""
@@ -43,63 +53,177 @@ class Clip:
         return tuple(ListedShot(a, b) for a, b in zip(edges, edges[1:], strict=False))
 
     @cached_property
+    def seen(self) -> Seen:
+        """What one pass in search of cuts found; a clip of one frame has none."""
+        return look_for_cuts(self.frames, self.fps)
+
+    @property
     def seen_cuts(self) -> list[int]:
         """First frame of every shot that is seen to begin."""
-        return detect_cuts(self.frames, CutDetector.at(self.fps)) if len(self.frames) > 1 else []
+        return self.seen.cuts(CutDetector.at(self.fps))
 
     @cached_property
     def steps(self) -> np.ndarray:
         """Mean absolute change of a pixel from each frame to the next, (F - 1,) in 0..1."""
-        return frame_difference(self.frames)
+        return self.seen.steps if "seen" in vars(self) else frame_difference(self.frames)
 
-    def of(self, shot: ListedShot) -> np.ndarray:
-        return self.frames[shot.start : shot.end]
+    def parts(self) -> Iterator[tuple[int, ListedShot, Iterator[np.ndarray]]]:
+        """(number from 1, shot, its frames (H, W, 3) one by one) of every shot, in one pass over the video."""
+        frames = iter(self.frames)
+        for number, shot in enumerate(self.shots, 1):
+            part = islice(frames, shot.end - shot.start)
+            yield number, shot, part
+            deque(part, maxlen=0)  # what was not looked at
 
 
-def find_videos(paths: Sequence[str | Path]) -> list[Path]:
-    """Every video that `paths` name: files, and folders at any depth. Raises CinelabError."""
+def find_videos(paths: Sequence[str | Path], tell: Tell = print) -> list[Path]:
+    """Every video that `paths` name: files, and folders at any depth, each once. Raises CinelabError.
+
+    Linked folders are followed, hidden ones are not; `tell` hears in one line what was passed over.
+    """
     found: list[Path] = []
     for path in map(Path, paths):
         if not path.exists():
             raise CinelabError(f"{path}: no such file or folder; check the path.")
-        videos = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix.lower() in VIDEOS)
+        videos, passed = ([path], []) if path.is_file() else _below(path)
         if not videos:
-            raise CinelabError(f"{path}: holds no video ({', '.join(VIDEOS)}); name a folder that does.")
+            also = f"; passed over: {_listed(passed)}" if passed else ""
+            raise CinelabError(f"{path}: holds no video ({', '.join(VIDEOS)}){also}; name a folder that does.")
+        if passed:
+            tell(f"{path}: passed over {_listed(passed)}.")
         found += videos
-    return list(dict.fromkeys(found))
+    first: dict[str, Path] = {}
+    for video in found:
+        first.setdefault(os.path.abspath(video), video)
+    return list(first.values())
 
 
-def load_clip(video: Path, plan: Path | None = None) -> Clip:
-    """Read a video and the shot list beside it (or `plan`: a shot list, or a screenplay in seconds)."""
-    frames, fps = read_video(video)
-    if not fps > 0:
+def _below(folder: Path) -> tuple[list[Path], list[str]]:
+    """The videos below a folder, sorted, and what was passed over: hidden, linked twice, broken links, lists without a video."""
+    videos: list[Path] = []
+    passed: list[str] = []
+    root = folder.resolve()
+    seen = {root}
+
+    def unread(error: OSError) -> None:
+        passed.append(f"{error.filename} ({(error.strerror or str(error)).lower()})")
+
+    for place, folders, files in os.walk(folder, onerror=unread, followlinks=True):
+        here = Path(place)
+        folders[:] = sorted(name for name in folders if _entered(here / name, root, seen, passed))
+        names = set()
+        for name in sorted(files):
+            if Path(name).suffix.lower() not in VIDEOS:
+                continue
+            if name.startswith("."):
+                passed.append(f"{here / name} (hidden)")
+            elif not (here / name).is_file():
+                passed.append(f"{here / name} (a broken link)" if (here / name).is_symlink() else f"{here / name} (no file)")
+            else:
+                videos.append(here / name)
+                names.add(_plain(Path(name).stem))
+        passed += [f"{here / name} (a shot list without its video)" for name in sorted(files)
+                   if name.endswith(SUFFIX) and not name.startswith(".") and _plain(name.removesuffix(SUFFIX)) not in names]
+    return sorted(videos), passed
+
+
+def _entered(folder: Path, root: Path, seen: set[Path], passed: list[str]) -> bool:
+    """Whether to look into a folder below `root`; what is not looked into and may hold videos is added to `passed`."""
+    if folder.name.startswith("."):
+        if any(path.suffix.lower() in VIDEOS for path in folder.rglob("*")):
+            passed.append(f"{folder} (hidden)")
+        return False
+    target = folder.resolve()
+    if folder.is_symlink() and (target == root or root.is_relative_to(target)):
+        passed.append(f"{folder} (a link to a folder that it is in)")
+        return False
+    if folder.is_symlink() and target.is_relative_to(root) and not _hidden(target.relative_to(root)):
+        return False  # it is found under its own name
+    if target in seen:
+        passed.append(f"{folder} (a second link to {target})")
+        return False
+    seen.add(target)
+    return True
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
+
+
+def _plain(name: str) -> str:
+    """A name with its accents composed one way."""
+    return unicodedata.normalize("NFC", name)
+
+
+def load_clip(video: Path, plan: Path | None = None, name: str = "") -> Clip:
+    """Open a video and the shot list beside it (or `plan`: a shot list, or a screenplay in seconds)."""
+    film = Film(video)
+    if not film.fps > 0:
         raise CinelabError(f"{video}: does not say its frame rate; write it again with one.")
-    where = plan or (beside(video) if beside(video).exists() else None)
-    planned = read_plan(where, fps, len(frames)) if where else None
-    if planned and planned.frames != len(frames):
-        raise CinelabError(f"{video}: has {len(frames)} frames, but its shots in {where} end at {planned.frames}; "
-                           "correct the list or make the video again.")
+    listed = composed(beside(video))
+    where = plan or (listed if listed.exists() else None)
+    planned = read_plan(where, film) if where else None
     timings = video.parent / TIMINGS
     times = pd.read_parquet(timings) if video.stem == "film" and timings.exists() else None
-    return Clip(label_of(video), frames, fps, planned and with_cast(planned), str(video.parent), times)
+    return Clip(name or label_of(video), film, film.fps, planned and with_cast(planned), str(video.parent), times)
+
+
+def why_failed(video: Path, error: Exception) -> str:
+    """What a failed row says of its video."""
+    if isinstance(error, CinelabError):
+        return str(error)
+    if isinstance(error, MemoryError | BlockingIOError) or "memory" in str(error).lower():  # threads need memory too
+        return f"{video}: takes more memory than is free ({str(error) or 'no more is said'}); give a smaller video."
+    return f"{video}: cannot be measured ({type(error).__name__}: {error}); check that it plays, or make it again."
 
 
 def label_of(video: Path) -> str:
     """What a clip is called: our own films, which are all `film.mp4`, by their folder."""
-    return video.parent.name if video.stem == "film" else video.stem
+    return Path(os.path.abspath(video)).parent.name if video.stem == "film" else video.stem
 
 
-def read_plan(path: Path, fps: float, frames: int) -> ShotList:
-    """A shot list, or a screenplay whose seconds become frames (the last shot takes up the rounding)."""
-    if path.name.endswith(SUFFIX) or path.suffix == ".json":
-        return ShotList.load(path)
-    play = Screenplay.load(path)
-    ends = np.cumsum([shot.seconds for shot in play.shots]) * fps
-    if abs(ends[-1] - frames) > max(2.0, 0.5 * fps):
-        raise CinelabError(f"{path}: plans {ends[-1] / fps:.2f} s, the video lasts {frames / fps:.2f} s; give the right screenplay.")
+def labels(videos: Sequence[Path]) -> dict[Path, str]:
+    """What every clip is called; of those in one folder that would share a name, each has its whole file name."""
+    shared = Counter((video.parent, label_of(video).casefold()) for video in videos)
+    return {video: label_of(video) if shared[video.parent, label_of(video).casefold()] == 1 else video.name for video in videos}
+
+
+def read_plan(path: Path, film: Film) -> ShotList:
+    """The shots of a film: a shot list counts its decoded frames, a screenplay seconds (the last shot takes up the rounding)."""
+    if is_shot_list(path):
+        return placed(ShotList.load(path), film, path)
+    play, frames = Screenplay.load(path), len(film)
+    ends = np.cumsum([shot.seconds for shot in play.shots]) * film.fps
+    if abs(ends[-1] - frames) > max(2.0, 0.5 * film.fps):
+        raise CinelabError(f"{path}: plans {ends[-1] / film.fps:.2f} s, the video lasts {frames / film.fps:.2f} s; give the right "
+                           "screenplay.")
     edges = [0, *(int(round(end)) for end in ends[:-1]), frames]
     return ShotList(tuple(ListedShot(a, b, shot.prompt, cut=shot.cut == "cut")
                           for a, b, shot in zip(edges, edges[1:], play.shots, strict=False)))
+
+
+def is_shot_list(path: Path) -> bool:
+    """Whether a plan is a shot list, and no screenplay, by its name."""
+    return path.name.endswith(SUFFIX) or path.suffix == ".json"
+
+
+def placed(planned: ShotList, film: Film, where: Path) -> ShotList:
+    """A shot list in the pictures of `film` instead of its decoded frames."""
+    if planned.frames != film.decoded:
+        raise CinelabError(f"{film.path}: has {film.decoded} frames, but its shots in {where} end at {planned.frames}; "
+                           "correct the list or make the video again.")
+    if film.constant:
+        return planned
+    try:
+        shots = [replace(shot, start=film.place(shot.start), end=film.place(shot.end)) for shot in planned.shots]
+        return ShotList(tuple(shots), tuple(map(film.place, planned.chunks)), film.place(planned.given))
+    except CinelabError as error:
+        raise CinelabError(f"{where}: at {film.fps:g} frames a second, {error}") from None
 
 
 def with_cast(planned: ShotList) -> ShotList:
@@ -116,8 +240,13 @@ def _cast(shot: ListedShot) -> ListedShot:
 
 
 def speaks_toybox(prompt: str) -> bool:
-    """Whether every word is one of the toybox's."""
-    return bool(prompt) and _known().issuperset(words(prompt))
+    """Whether every word is one that the toybox's prompt encoder takes."""
+    return bool(split_words(prompt)) and not foreign_words(prompt)
+
+
+def foreign_words(prompt: str) -> list[str]:
+    """The words of a prompt that the toybox's prompt encoder does not take."""
+    return unknown_words(prompt, _known())
 
 
 @cache

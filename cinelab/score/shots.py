@@ -1,18 +1,20 @@
 """Measures of one clip that need pixels only: cuts, motion, flicker, seams between chunks, drift, speed. Any video.
 
-Everything that a hard cut would distort is measured inside shots. frames uint8 (F, H, W, 3).
+Everything that a hard cut would distort is measured inside shots. Frames are read one after another, uint8 (H, W, 3).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 
 import cv2
 import numpy as np
 
 from cinelab.score import film
-from cinelab.score.cuts import detect_cuts_pyscenedetect, frame_difference, match_cuts
+from cinelab.score.cuts import frame_difference, match_cuts
 from cinelab.score.footage import Clip
 from cinelab.score.pictures import contrast, saturation, sharpness
 from cinelab.score.rows import Row, absent
+from cinelab.stream.reader import pick
 
 TAIL = 0.15  # share of a film at either end that drift compares, as Helios-Bench does
 LOOKED = 16  # frames at either end that are looked at
@@ -38,7 +40,7 @@ def cut_rows(clip: Clip, tolerance: int = 1) -> Iterator[Row]:
     if len(clip.frames) < 2:
         yield absent(clip.name, "cut accuracy", ONE_FRAME, "frame difference")
         return
-    found = {"frame difference": clip.seen_cuts, "PySceneDetect": detect_cuts_pyscenedetect(clip.frames, clip.fps)}
+    found = {"frame difference": clip.seen_cuts, "PySceneDetect": clip.seen.scenes}
     for backend, cuts in found.items():
         seen = f"found {cuts}"
         yield Row(clip.name, 0, "cuts seen", float(len(cuts)), backend=backend, detail=seen)
@@ -54,9 +56,8 @@ def cut_rows(clip: Clip, tolerance: int = 1) -> Iterator[Row]:
 
 def motion_rows(clip: Clip) -> Iterator[Row]:
     """Per shot: dynamic degree and temporal flickering."""
-    for number, shot in enumerate(clip.shots, 1):
-        frames = clip.of(shot)
-        if len(frames) < 2:
+    for number, shot, frames in clip.parts():
+        if shot.end - shot.start < 2:
             yield absent(clip.name, "dynamic degree", ONE_FRAME, "Farneback", number)
             yield absent(clip.name, "temporal flickering", ONE_FRAME, shot=number)
             continue
@@ -74,15 +75,15 @@ def steady(steps: np.ndarray) -> float:
     return 1 - float(steps.mean())
 
 
-def dynamic_degree(frames: np.ndarray, fps: float) -> float:
+def dynamic_degree(frames: Iterable[np.ndarray], fps: float) -> float:
     """How fast the fastest 5 % of the picture moves, in picture heights a second, mean over frame pairs."""
-    grey = [cv2.cvtColor(_shrunk(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
-    speeds = []
-    for one, two in zip(grey, grey[1:], strict=False):
+    speeds, rows = [], 1
+    for one, two in pairwise(cv2.cvtColor(_shrunk(frame), cv2.COLOR_RGB2GRAY) for frame in frames):
         flow = cv2.calcOpticalFlowFarneback(one, two, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # (h, w, 2) pixels
         speed = np.sort(np.linalg.norm(flow, axis=2).ravel())
         speeds.append(speed[-max(1, int(BUSY * len(speed))) :].mean())
-    return float(np.mean(speeds)) * fps / grey[0].shape[0]
+        rows = len(one)
+    return float(np.mean(speeds)) * fps / rows
 
 
 def _shrunk(frame: np.ndarray) -> np.ndarray:
@@ -109,14 +110,18 @@ def seam_rows(clip: Clip) -> Iterator[Row]:
 
 def drift_rows(clip: Clip) -> Iterator[Row]:
     """How much the look of the last 15 % differs from that of the first, as a share of the first; 0 = no drift."""
-    part = round(TAIL * len(clip.frames))
-    for name, look in LOOKS.items():
-        if part < 1:
-            yield absent(clip.name, f"drift of {name}", "needs at least 7 frames")
-            continue
-        sparse = -(-part // LOOKED)
-        early, late = look(clip.frames[:part:sparse]), look(clip.frames[-part::sparse])
-        yield Row(clip.name, 0, f"drift of {name}", (late - early) / max(early, 1e-6), detail="last against first 15 %")
+    count = len(clip.frames)
+    part = round(TAIL * count)
+    if part < 1:
+        yield from (absent(clip.name, f"drift of {name}", "needs at least 7 frames") for name in LOOKS)
+        return
+    sparse = -(-part // LOOKED)
+    ends = range(0, part, sparse), range(count - part, count, sparse)
+    looks = {number: [look(frame[None]) for look in LOOKS.values()]
+             for number, frame in pick(clip.frames, [*ends[0], *ends[1]])}
+    early, late = (np.mean([looks[number] for number in end], axis=0) for end in ends)
+    for name, before, after in zip(LOOKS, early, late, strict=True):
+        yield Row(clip.name, 0, f"drift of {name}", float((after - before) / max(before, 1e-6)), detail="last against first 15 %")
 
 
 def speed_rows(clip: Clip) -> Iterator[Row]:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cinelab.errors import CinelabError
 from cinelab.score.excerpts import Clip, Video, lay_out
+from cinelab.score.footage import why_failed
 from cinelab.score.outside import VBENCH, python_of, run_worker
 from cinelab.score.rows import Row, absent, failed
 from cinelab.score.vbench_files import (
@@ -106,8 +106,8 @@ def _lay_out_all(videos: Sequence[Video], scratch: Path, rules: Rules) -> tuple[
     for number, video in enumerate(videos):
         try:
             clips += lay_out(video, folder, lambda shot, prompt, number=number: file_name(number, shot, prompt), rules.whole)
-        except CinelabError as error:
-            rows.append(failed(video.clip, str(error), run=video.run))
+        except Exception as error:
+            rows.append(failed(video.clip, why_failed(video.path, error), run=video.run))
     return [_moved(clip, scratch, rules.long) for clip in clips], rows
 
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 
 from cinelab.errors import CinelabError
@@ -19,6 +18,7 @@ from cinelab.score.outside import VBENCH, packages, python_of
 from cinelab.score.rows import Row, absent
 from cinelab.score.vbench import ask, setting
 from cinelab.score.vbench_files import DIMENSIONS, VERSION, check_names, preflight, waiting
+from cinelab.stream.reader import Film
 from cinelab.stream.video import write_mp4
 
 SAMPLES = 5
@@ -134,12 +134,12 @@ def _refuse_incomplete(folder: Path, names: Sequence[str]) -> None:
 
 
 def _rate(folder: Path, jobs: Sequence[Job]) -> float:
-    """The films' common frame rate, or NaN where they differ. A file that does not open raises CinelabError."""
+    """The films' common frame rate, or NaN where they differ. A file that cannot be read to its end, and one that VBench would
+    show in another way than it is meant, raise CinelabError."""
     rates = set()
     for job in jobs:
-        try:
-            with av.open(str(folder / job.name)) as container:
-                rates.add(float(container.streams.video[0].average_rate))
-        except (av.error.FFmpegError, IndexError, TypeError) as error:
-            raise CinelabError(f"{folder / job.name}: is damaged or not a video; make it again.") from error
+        film = Film(folder / job.name, keep=0)
+        if film.changes:
+            raise CinelabError(f"{film.path}: {film.changes[0]}, which VBench does not see; write it plainly.")
+        rates.add(film.fps)
     return rates.pop() if len(rates) == 1 else float("nan")

@@ -19,11 +19,12 @@ import numpy as np
 
 from cinelab.errors import CinelabError
 from cinelab.files import expanded
-from cinelab.score.excerpts import Clip, Video, each_clip, measure
+from cinelab.score.excerpts import Clip, Video, each_clip, in_pictures
+from cinelab.score.footage import why_failed
 from cinelab.score.outside import VISIONREWARD, python_of, run_worker
 from cinelab.score.rows import Row, absent, failed
 from cinelab.score.vbench_files import Missing
-from cinelab.stream.video import read_video
+from cinelab.stream.reader import Film, pick
 
 METRICS = REWARD, FOLLOWED = ("visionreward", "instruction following")
 QUESTIONS, WEIGHTS = Path("VisionReward_Video/VisionReward_video_qa_select.txt"), Path("VisionReward_Video/weight.json")
@@ -90,8 +91,8 @@ def score_videos(videos: Sequence[Video], setting: Setting | None = None, whole:
         for number, video in enumerate(videos):
             try:
                 asked += _shown(video, Path(scratch) / f"{number}", whole, not all(waits.values()))
-            except CinelabError as error:
-                rows.append(failed(video.clip, str(error), run=video.run))
+            except Exception as error:
+                rows.append(failed(video.clip, why_failed(video.path, error), run=video.run))
         plans = [_questions(clip, setting, waits, (requirements or {}).get(clip.video.clip)) for clip in asked]
         answer = _ask(asked, plans, setting, tell) if any(reward or parts for reward, parts in plans) else {}
     for number, (clip, plan) in enumerate(zip(asked, plans, strict=True)):
@@ -159,18 +160,25 @@ def reward_questions(setting: Setting, prompt: str) -> tuple[list[str], list[flo
 
 def _shown(video: Video, stem: Path, whole: bool, needed: bool) -> list[Clip]:
     """The clips of a video, each with the frames the model sees in an .npy file."""
-    if not needed:
-        frames, (count, fps) = None, measure(video.path)
-    else:
-        frames, fps = read_video(video.path)
-        count = len(frames)
-    clips = []
-    for shot, (first, end), prompt in each_clip(video, count, whole):
+    film, clips, wanted = Film(video.path, keep=0), [], {}
+    for shot, (first, end), prompt in each_clip(in_pictures(video, film), len(film), whole):
         file = stem.with_name(f"{stem.name}-{shot}.npy")
-        if frames is not None:
-            np.save(file, frames[first:end][pick_frames(end - first, fps)])
-        clips.append(Clip(video, shot, file, prompt, fps, end - first))
+        wanted[file] = [first + frame for frame in pick_frames(end - first, film.fps)]
+        clips.append(Clip(video, shot, file, prompt, film.fps, end - first))
+    if needed:
+        _save(film, wanted)
     return clips
+
+
+def _save(film: Film, wanted: dict[Path, list[int]]) -> None:
+    """Write some frames of a film to each file, in one pass; what is complete is let go."""
+    held: dict[Path, dict[int, np.ndarray]] = {file: {} for file in wanted}
+    for number, frame in pick(film, {number for numbers in wanted.values() for number in numbers}):
+        for file in [file for file in held if number in wanted[file]]:
+            held[file][number] = frame
+            if number == wanted[file][-1]:
+                found = held.pop(file)
+                np.save(file, np.stack([found[one] for one in wanted[file]]))
 
 
 def _questions(clip: Clip, setting: Setting, waits: dict[str, str], given: Sequence[str] | None) -> tuple[list[str], list[str]]:

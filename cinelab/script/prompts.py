@@ -5,7 +5,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Protocol
@@ -58,7 +58,7 @@ class WordEncoder:
 
     def ids(self, words: Sequence[str]) -> list[int]:
         """Numbers of the known words, cut to the length; unknown words warn by name with the nearest known one."""
-        unknown = [word for word in words if word not in self.index and word not in LITTLE]
+        unknown = [word for word in words if not taken(word, self.index)]
         if unknown:
             said = ", ".join(f"{word!r}{self._near(word)}" for word in dict.fromkeys(unknown))
             warnings.warn(f"The toybox does not know {said}; left out of the prompt.", UnknownWords, stacklevel=3)
@@ -82,6 +82,16 @@ class WordEncoder:
     def _near(self, word: str) -> str:
         near = get_close_matches(word, self.vocabulary, n=1, cutoff=0.5) or closest(word, self.vocabulary)
         return f" (nearest known: {near[0]!r})" if near else ""
+
+
+def taken(word: str, vocabulary: Container[str]) -> bool:
+    """Whether a word encoder of this vocabulary takes a word: it knows it, or passes over it because it shows nothing."""
+    return word in vocabulary or word in LITTLE
+
+
+def unknown_words(prompt: str, vocabulary: Container[str]) -> list[str]:
+    """The words of a prompt that a word encoder of this vocabulary does not take, each once, in order."""
+    return [word for word in dict.fromkeys(split_words(prompt)) if not taken(word, vocabulary)]
 
 
 def split_words(prompt: str) -> list[str]:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
+from cinelab.stream.reader import Film
 
 # Tried in this order, each with the options that make it look about as good as crf 14.
 ENCODERS = {
@@ -180,45 +181,9 @@ def write_gif(path: str | Path, frames: np.ndarray, fps: float, height: int = 14
 
 
 def read_video(path: str | Path) -> tuple[np.ndarray, float]:
-    """Return (frames uint8 (F, H, W, 3) RGB, frames per second) of a video file."""
-    path = Path(path)
-    if not path.is_file():
-        raise CinelabError(f"{path}: no such video file")
-    try:
-        with av.open(str(path)) as container:
-            frames, rate, promised = _decode(path, container)
-    except (av.error.FFmpegError, OSError) as error:
-        raise CinelabError(
-            f"{path}: is damaged or not a video ({error.strerror}); make or copy it again"
-        ) from error
-    if len(frames) < promised:
-        raise CinelabError(
-            f"{path}: is truncated, {len(frames)} of {promised} frames can be read; "
-            "make or copy it again"
-        )
-    return np.stack(frames), rate
-
-
-def _decode(path: Path, container) -> tuple[list[np.ndarray], float, int]:
-    """All frames of the first video stream, its rate, and how many the file says it has."""
-    if not container.streams.video:
-        raise CinelabError(f"{path}: has no video stream, give a film")
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    frames = [rgb(frame) for frame in container.decode(stream)]
-    if not frames:
-        raise CinelabError(f"{path}: the video stream has no frames; make the film again")
-    return frames, float(stream.average_rate or stream.guessed_rate), stream.frames
-
-
-def rgb(frame: av.VideoFrame, size: tuple[int, int] | None = None) -> np.ndarray:
-    """(H, W, 3) uint8, resized to `size` (H, W) where one is given. Colours that the file does not name are taken as
-    BT.709, as players do."""
-    height, width = size or (frame.height, frame.width)
-    shrinks = height < frame.height or width < frame.width
-    known = frame.colorspace if frame.colorspace in (1, 4, 5, 6, 7, 9) else Colorspace.ITU709
-    flags = (Interpolation.AREA if shrinks else Interpolation.BICUBIC) | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-    return frame.to_ndarray(format="rgb24", width=width, height=height, src_colorspace=known, interpolation=flags)
+    """Return (frames uint8 (F, H, W, 3) RGB, frames per second) of a whole video; see cinelab.stream.reader for what a frame is."""
+    film = Film(path)
+    return film.whole(), film.fps
 
 
 def read_picture(path: str | Path, size: tuple[int, int]) -> np.ndarray:

@@ -1,0 +1,379 @@
+"""The one reader of videos, for training data and for scores: pictures by time stamp, upright, of square pixels, in BT.709.
+
+    Video   one pass forwards at any rate, a picture at a time; says what cut it short
+    Film    a whole, undamaged video at a constant rate of its own, read anew in every pass; nothing long is held
+
+Picture k is what the screen shows at k / fps seconds after the first frame: the decoded frame nearest by its time stamp, of
+those that have begun by half a picture later. So a frame that stands still (variable frame rate) is held until the next one,
+and a fast video is thinned.
+"""
+
+import gc
+import math
+import os
+from array import array
+from collections import deque
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from cinelab.errors import CinelabError
+from cinelab.model.footprint import free_bytes
+from cinelab.stream.colour import HLG, PQ, rgb, unreadable
+
+SLACK = 0.25  # of a picture: what ends sooner after the last one is not worth another
+TINY = 1e-6  # seconds
+JUMP = 2  # frames; a time stamp that goes back farther begins a new count (joined transport streams)
+KEPT = 2**28  # bytes of pictures that a Film keeps between its passes; a longer one is decoded again
+SLOWEST, FASTEST = 8.0, 120.0  # pictures a second at which a variable rate is made constant
+HEADED = ("matroska", "mov", "flv", "asf")  # containers whose own duration was written, not estimated
+PACKET = {".ts": (188,), ".m2ts": (188, 192), ".mts": (188, 192)}  # bytes; a whole transport stream holds whole packets
+HIDDEN, VARIES = "an edit list hides some of its frames", "its frame rate varies"
+UNSAID = {"color_trc": (0, 2), "color_primaries": (0, 2), "colorspace": (2,), "color_range": (0,)}  # what leaves it open
+THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)  # of a decoder
+LARGE = 2**21  # pixels of a frame; a decoder of larger ones is let go at once
+MOST_ASPECT = 8.0  # a pixel is never longer than this; larger ratios are a file's mistake
+
+
+class Video:
+    """One pass through a video file. As far as the pass has come, `damage` says what cut it short and `count` how many frames
+    were decoded; `aspect` is a pixel's width to its height, `rates` what the file says of its frames a second, likeliest
+    first, and `hidden` how many packets an edit list keeps from being shown."""
+
+    def __init__(self, path: str | Path):
+        self.path, self.damage, self.aspect, self.count = Path(path), "", 1.0, 0
+        self.rates, self.hidden = (), 0
+        if not self.path.is_file():
+            raise CinelabError(f"{path}: no such video file; correct the path.")
+        if not self.path.stat().st_size:
+            raise CinelabError(f"{path}: is empty (0 bytes); make or copy it again.")
+
+    def at(self, fps: float) -> Iterator[tuple[int, av.VideoFrame]]:
+        """For picture 0, 1, ...: (number of the decoded frame, the frame). Raises CinelabError if there is none at all."""
+        k, half, held = 0, 0.5 / fps, None
+        for number, (time, end, frame) in enumerate(self.frames()):
+            while held and (k / fps < time - half - TINY or k / fps <= (held[0] + time) / 2 + TINY):
+                yield held[2:]
+                k += 1
+            held = time, end, number, frame
+        for _ in range(k, max(k if k else 1, math.ceil(held[1] * fps - SLACK))):
+            yield held[2:]
+
+    def frames(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
+        """(begin, end, frame), in seconds after the first frame, in order; stops at the first damage.
+
+        Raises CinelabError if there is no frame at all, or its colours cannot be converted.
+        """
+        large = False
+        try:
+            for begin, end, frame in self._decoded():
+                if not self.count and (coded := unreadable(frame)):
+                    raise CinelabError(f"{self.path}: its colours are coded as {coded}, which cannot be converted; save it as "
+                                       "BT.709 video.")
+                self.count, large = self.count + 1, frame.height * frame.width > LARGE
+                yield begin, end, frame
+                del frame
+        finally:
+            if large:  # a decoder and its frames refer to each other, and wait for the collector
+                gc.collect()
+        if not self.count:
+            raise CinelabError(f"{self.path}: {self.damage or 'the video stream has no pictures'}; make or copy it again.")
+
+    def _decoded(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
+        try:
+            with av.open(str(self.path)) as container:
+                if not container.streams.video:
+                    raise CinelabError(f"{self.path}: has no video stream; give a film.")
+                if container.streams.best("video").codec_context is None:
+                    self.damage = "is damaged or not a video (its coding is unknown)"
+                    return
+                yield from _Pass(self, container).run()
+        except (MemoryError, BlockingIOError):  # of the machine, not of the file
+            raise
+        except (av.error.FFmpegError, OSError) as error:
+            self.damage = f"is damaged or not a video ({str(error.strerror or error).lower()})"
+
+
+class _Pass:
+    """The decoding of one open file: time stamps from the first frame on, and what is compared with them at the end."""
+
+    def __init__(self, video: Video, container: av.container.InputContainer):
+        self.video, self.container, self.stream = video, container, container.streams.best("video")
+        self.stream.thread_type, self.stream.codec_context.thread_count = "AUTO", THREADS
+        stated = (self.stream.average_rate, self.stream.guessed_rate, self.stream.base_rate)
+        video.rates = tuple(dict.fromkeys(float(rate) for rate in stated if rate)) or (25.0,)
+        aspect = float(self.stream.sample_aspect_ratio or 1)
+        video.aspect = aspect if 1 / MOST_ASPECT <= aspect <= MOST_ASPECT else 1.0
+        context = self.stream.codec_context  # a container's tags are kept from the frames of a stream without its own
+        self.tags = {name: int(getattr(context, name)) for name in UNSAID}
+        self.avi = container.format.name == "avi"
+        self.stamps = deque()  # AVI knows only the order of its packets, which is that of the frames
+        self.last = self.zero = None  # seconds of the last frame after the first one, of the first one
+        self.spent = 1 / video.rates[-1]  # seconds that the last frame is shown
+        self.packets, self.latest = 0, 0.0  # of the pictures; end of whatever the file holds, in seconds
+
+    def run(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
+        for packet in self.container.demux():
+            if packet.stream.index == self.stream.index:
+                self._count(packet)
+                for frame in packet.decode():
+                    if frame.is_corrupt and self.last is not None:
+                        self.video.damage = f"is damaged {self.last:.2f} s after its beginning"
+                        return
+                    if self._place(frame):
+                        yield self.last, self.last + self.spent, self._tagged(frame)
+            elif packet.pts is not None:
+                self.latest = max(self.latest, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+        self._compare()
+
+    def _count(self, packet: av.Packet) -> None:
+        self.packets += packet.size > 0
+        self.video.hidden += packet.is_discard
+        if self.avi and packet.size and packet.dts is not None:
+            self.stamps.append(packet.dts)
+
+    def _place(self, frame: av.VideoFrame) -> bool:
+        """Take the frame's time; False for one whose time stamp does not come after the last one's."""
+        stamp = self.stamps.popleft() if self.stamps else frame.pts
+        unit = self.stream.time_base if self.avi else frame.time_base
+        known = stamp is not None
+        after = 0.0 if self.last is None else self.last + self.spent
+        time = float(stamp * unit) if known else after + (self.zero or 0.0)
+        if self.zero is None or time - self.zero < self.last - JUMP * self.spent:
+            self.zero = time - after
+        if self.last is not None and time - self.zero <= self.last:
+            return False
+        self.last = time - self.zero
+        if frame.duration and not self.avi:
+            self.spent = float(frame.duration * frame.time_base)
+        return True
+
+    def _tagged(self, frame: av.VideoFrame) -> av.VideoFrame:
+        for name, said in self.tags.items():
+            if said not in UNSAID[name] and int(getattr(frame, name)) in UNSAID[name] and not frame.format.is_rgb:
+                setattr(frame, name, said)
+        return frame
+
+    def _compare(self) -> None:
+        """What a file says that it holds against what could be read."""
+        if self.last is None:
+            return
+        said, read = self._declared()
+        if said and read < said - max(0.25, 2 * self.spent):
+            self.video.damage = f"is cut short, it says {said:.2f} s and {read:.2f} s can be read"
+        elif "mov" in self.container.format.name and self.packets < len(self.stream.index_entries):
+            self.video.damage = f"is cut short, it lists {len(self.stream.index_entries)} frames and {self.packets} can be read"
+        elif ending := _ending(self.video.path):
+            self.video.damage = ending
+
+    def _declared(self) -> tuple[float, float]:
+        """(seconds that the file says it has, seconds that were read), counted alike; (0, _) where it does not say."""
+        relative = self.last + self.spent
+        absolute = relative + self.zero
+        if self.avi and self.stream.frames:  # the stream's duration is shortened to what is there, its header is not
+            return self.stream.frames / self.video.rates[0], relative
+        if self.stream.duration:
+            return float(self.stream.duration * self.stream.time_base), max(relative, absolute)
+        if "matroska" in self.container.format.name and (tag := _seconds(self.stream.metadata.get("DURATION", ""))):
+            return tag, absolute
+        if self.container.duration and any(name in self.container.format.name for name in HEADED):
+            return self.container.duration / av.time_base, max(absolute, self.latest)
+        return 0.0, absolute
+
+
+def _seconds(text: str) -> float:
+    """Seconds of "hours:minutes:seconds" (Matroska's way), 0 where the text is none."""
+    try:
+        hours, minutes, seconds = text.split(":")
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:
+        return 0.0
+
+
+def _ending(path: Path) -> str:
+    """What the last bytes say of a file that has no duration of its own; an empty text if it seems whole."""
+    kind, size = path.suffix.lower(), path.stat().st_size
+    if kind in PACKET and all(size % packet for packet in PACKET[kind]):
+        return "is cut short, it ends within a packet"
+    if kind == ".gif":
+        with open(path, "rb") as file:
+            file.seek(max(0, size - 64))
+            if not file.read().rstrip(b"\0").endswith(b";"):
+                return "is cut short, it ends before its last byte"
+    return ""
+
+
+def turned(frame: av.VideoFrame) -> tuple[int, bool]:
+    """(quarter turns, counter-clockwise; mirrored before them) that set the frame upright, by its display matrix."""
+    found = [data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
+    if not found:
+        return round(frame.rotation / 90) % 4, False
+    a, b, _, c, d = np.frombuffer(found[0], np.int32)[:5].astype(float)
+    mirrored = a * d - b * c < 0
+    angle = -math.atan2(-b if mirrored else b, -a if mirrored else a)
+    return round(angle / (math.pi / 2)) % 4, mirrored
+
+
+def fitted(frame: av.VideoFrame, size: tuple[int, int], aspect: float = 1.0) -> np.ndarray:
+    """uint8 (H, W, 3) of `size`: upright, scaled to cover it, cropped in the middle. `aspect` is a pixel's width to its height."""
+    turns, mirrored = turned(frame)
+    rows, columns = size[::-1] if turns % 2 else size
+    scale = max(rows / frame.height, columns / (frame.width * aspect))
+    large = max(rows, round(frame.height * scale)), max(columns, round(frame.width * aspect * scale))
+    top, left = (large[0] - rows) // 2, (large[1] - columns) // 2
+    picture = rgb(frame, large)[top : top + rows, left : left + columns]
+    return np.rot90(picture[:, ::-1] if mirrored else picture, turns)
+
+
+def upright(frame: av.VideoFrame, aspect: float = 1.0) -> tuple[int, int]:
+    """(height, width) of the frame as it is shown, in square pixels of its own height."""
+    size = frame.height, max(1, round(frame.width * aspect))
+    return size[::-1] if turned(frame)[0] % 2 else size
+
+
+class Film:
+    """A video at a constant rate: `len(film)` pictures of `film.shape`, uint8 (H, W, 3) one after another in every loop over it.
+
+    A video of constant rate keeps its frames one by one; one of variable rate is read at the rate of its finest stretch.
+    `numbers` says which decoded frame each picture is, `decoded` how many there are, `changes` why its pictures are not the
+    decoded frames as they stand. What fits in `keep` bytes is held between loops, whatever is longer is decoded again.
+    Raises CinelabError if the video is damaged or cut short.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, path: str | Path, keep: int = KEPT):
+        self.path, self.changes, self._keep = Path(path), (), keep
+        self._kept: list[np.ndarray] | None = []
+        video, times, last = Video(path), array("d"), 0.0
+        for begin, end, frame in video.frames():
+            if not times:
+                self.size, sizes = upright(frame, video.aspect), {(frame.height, frame.width)}
+                self._note(frame, video)
+            sizes.add((frame.height, frame.width))
+            times.append(begin)
+            last = end
+            self._hold(frame, video.aspect)
+        if video.damage:
+            raise CinelabError(f"{path}: {video.damage}; make or copy it again.")
+        self.decoded, stamps = len(times), np.frombuffer(times)
+        rate = constant_rate(stamps, video.rates)
+        self.constant = rate is not None
+        self.fps = rate or finest_rate(stamps, video.rates)
+        self.numbers = np.arange(self.decoded) if self.constant else shown_at(stamps, last, self.fps)
+        self.changes += ("its frames differ in size",) * (len(sizes) > 1)
+        self.changes += (HIDDEN,) * (video.hidden > 0)
+        self.changes += (VARIES,) * (not self.constant)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(F, H, W, 3)."""
+        return len(self), *self.size, 3
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        if self._kept is not None:
+            yield from (self._kept[number] for number in self.numbers)
+            return
+        seen, picture = -1, None
+        for number, frame, aspect in self._pass():
+            picture = picture if number == seen else np.ascontiguousarray(fitted(frame, self.size, aspect))
+            seen = number
+            yield picture
+
+    def whole(self) -> np.ndarray:
+        """All pictures as one array (F, H, W, 3), for what cannot read them one by one. CinelabError where it does not fit."""
+        try:
+            if math.prod(self.shape) > free_bytes("cpu"):
+                raise MemoryError
+            frames = np.empty(self.shape, np.uint8)
+        except MemoryError:
+            raise CinelabError(f"{self.path}: its {len(self)} frames take {math.prod(self.shape) / 2**30:.1f} GiB at once, which are "
+                               "not free; give a shorter video.") from None
+        for place, frame in enumerate(self):
+            frames[place] = frame
+        return frames
+
+    def raw(self) -> Iterator[av.VideoFrame]:
+        """The decoded frame of every picture, as it stands in the file."""
+        return (frame for _, frame, _ in self._pass())
+
+    def place(self, frame: int) -> int:
+        """The first picture that shows decoded frame `frame` or a later one; the film's length behind the last."""
+        return int(np.searchsorted(self.numbers, frame))
+
+    def _pass(self) -> Iterator[tuple[int, av.VideoFrame, float]]:
+        """(number of the decoded frame, the frame, a pixel's width to its height) of every picture."""
+        video, place = Video(self.path), 0
+        for number, (_, _, frame) in enumerate(video.frames()):
+            while place < len(self) and self.numbers[place] == number:
+                yield number, frame, video.aspect
+                place += 1
+        if place < len(self):
+            raise CinelabError(f"{self.path}: has changed while it was read; try again.")
+
+    def _note(self, frame: av.VideoFrame, video: Video) -> None:
+        """What of the first frame is changed for the eye."""
+        self.changes += ("it is turned",) * (turned(frame) != (0, False))
+        self.changes += ("its pixels are not square",) * (round(frame.width * video.aspect) != frame.width)
+        self.changes += ("its light has a high dynamic range",) * (frame.color_trc in (PQ, HLG))
+
+    def _hold(self, frame: av.VideoFrame, aspect: float) -> None:
+        """Keep the picture, or none at all once they are more than may be kept."""
+        if self._kept is None:
+            return
+        if (len(self._kept) + 1) * 3 * self.size[0] * self.size[1] > self._keep:
+            self._kept = None
+        else:
+            self._kept.append(np.ascontiguousarray(fitted(frame, self.size, aspect)))
+
+
+def pick(frames: Iterable[np.ndarray], wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """(number, picture) of the wanted ones among pictures (H, W, 3), each once, in order; what follows is not read."""
+    rest = sorted(set(wanted), reverse=True)
+    for number, picture in enumerate(frames):
+        if not rest:
+            return
+        if number == rest[-1]:
+            rest.pop()
+            yield number, picture
+
+
+def constant_rate(times: np.ndarray, stated: Iterable[float]) -> float | None:
+    """Frames a second of which every time stamp (seconds) is at most half a frame away, by the file's own word (`stated`) or
+    the stamps themselves; None where the rate varies."""
+    stated, places = tuple(stated), np.arange(len(times))
+    if len(times) < 2:
+        return stated[0]
+    own = (len(times) - 1) / float(times[-1])
+    for rate in (*stated, float(round(own)), round(own) * 1000 / 1001, own):
+        if rate > 0 and np.abs(times * rate - places).max() <= 0.5:
+            return rate
+    return None
+
+
+def finest_rate(times: np.ndarray, stated: Iterable[float]) -> float:
+    """Frames a second of the fastest tenth of a video of variable rate, as the file or a whole number says it."""
+    steps = np.diff(times)
+    short = float(np.quantile(steps, 0.1))
+    own = 1 / float(steps[(steps > 0.75 * short) & (steps < 1.35 * short)].mean())
+    near = [rate for rate in (*stated, float(round(own))) if rate and abs(own / rate - 1) < 0.02]
+    return min(max(near[0] if near else own, SLOWEST), FASTEST)
+
+
+def shown_at(times: np.ndarray, end: float, fps: float) -> np.ndarray:
+    """(K,) number of the frame that is shown at k / fps seconds, by the rule of `Video.at`."""
+    count = max(1, math.ceil(end * fps - SLACK))
+    middles = (times[1:] + times[:-1]) / 2  # until here the earlier frame is nearer
+    late = times[1:] - 0.5 / fps  # before this the later one has not begun
+    return np.searchsorted(np.maximum(middles + TINY, late - TINY), np.arange(count) / fps, side="left")
+
+
+def nominal(fps: float) -> Fraction:
+    """A rate as the fraction that an encoder takes."""
+    return Fraction(fps).limit_denominator(1001)
