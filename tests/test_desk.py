@@ -3,16 +3,11 @@
 With CINELAB_SHOTS set to a folder, screenshots are left there.
 """
 
-import json
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
 
 import pytest
+from labserver import jupyter_lab, run_all
 
 from cinelab.stream.video import read_video
 
@@ -30,37 +25,8 @@ def lab(tmp_path_factory):
     root, own = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("settings")
     text = (ROOT / "notebooks/40_direct_live.ipynb").read_text()
     (root / "desk.ipynb").write_text(text.replace("../results/live/first", str(root / "film")))
-    names = ("JUPYTER_CONFIG_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR", "JUPYTER_RUNTIME_DIR")
-    env = os.environ | dict.fromkeys(names, str(own)) | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    (own / "labconfig").mkdir()
-    news = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
-    (own / "labconfig/page_config.json").write_text(json.dumps(news))
-    port = free_port()
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-               "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={root}"]
-    log = open(own / "server.log", "w")
-    server = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-    address = f"http://127.0.0.1:{port}"
-    wait_for_server(server, address, own / "server.log")
-    yield address, root
-    server.terminate()
-    server.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def wait_for_server(server, address, log):
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return urllib.request.urlopen(f"{address}/api", timeout=1).read()
-        except OSError:
-            assert server.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
+    with jupyter_lab(root, own) as address:
+        yield address, root
 
 
 class Stage:
@@ -78,10 +44,7 @@ class Stage:
         self.run_all()
 
     def run_all(self):
-        """The kernel's light says idle before there is a kernel; the line at the foot of the page is not so hasty."""
-        self.page.wait_for_selector(".jp-NotebookPanel-toolbar .jp-Notebook-ExecutionIndicator[data-status='idle']")
-        self.page.wait_for_selector("#jp-main-statusbar >> text=/ipykernel. . Idle/")
-        self.menu("Run", "runmenu:run-all")
+        run_all(self.page)
         self.page.wait_for_selector(".cinelab-desk")
 
     def menu(self, name, command):

@@ -41,7 +41,7 @@ def test_pace_tells_speed_and_time_left():
 
 def test_costly_work_takes_at_most_its_share():
     now, done = [0.0], []
-    due = Due(2.0, lambda: now[0])
+    due = Due(2.0, lambda: now[0], sets_up=True)
 
     def work():
         done.append(now[0])
@@ -114,7 +114,7 @@ def test_sample_films_leave_a_training_as_it_is(store, tmp_path):
     for row in filmed.train():
         if row["step"] == 1:
             sample = filmed.sample()
-            assert sample.step == 2 and len(sample.captions) == 3 and sample.frames.dtype == np.uint8
+            assert sample.step == 2 and len(sample.captions) == 2 and sample.frames.dtype == np.uint8
             assert filmed.sample(since=2) is None
     assert [row["loss"] for row in plain.run.rows] == [row["loss"] for row in filmed.run.rows]
 

@@ -100,8 +100,11 @@ def init_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def init_points(rows: pd.DataFrame) -> go.Figure:
-    """Mean and interval of every initialisation by levels: before DMD above, after DMD below."""
-    table = init_table(rows)
+    """Mean and interval of every initialisation by levels: before DMD above, after DMD below.
+
+    `rows` are a sweep's, or already its table.
+    """
+    table = rows if "low" in rows else init_table(rows)
     table = table[table.stage.isin(STAGES)]
     names = [name for name in INITS if name in set(table.init)]
     levels = sorted(table.steps.unique())

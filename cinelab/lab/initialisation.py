@@ -64,6 +64,16 @@ SMOKE = {"films": 2, "latents": 6, "away": 1}
 ROUNDS = 5  # turns in which seconds are measured
 
 
+def check_changes(changes: dict, preset: str = "toy") -> None:
+    """Refuse changes by stage that a cell could only refuse hours later: unknown stages and settings."""
+    makers = {name: getattr(presets, name) for name in ("ode", "consistency", "pairs", "dmd")}
+    makers["score"] = presets.dmd
+    for stage, settings in changes.items():
+        if stage not in makers:
+            raise CinelabError(f"changes has {stage!r}; its stages are {', '.join(makers)}.")
+        override(makers[stage](preset), settings)
+
+
 def teacher_of(init: str) -> str | None:
     """The kind of teacher that an initialisation learns from; None where it learns from none."""
     if init in (*CONSISTENCIES, "causal_ode", "score"):

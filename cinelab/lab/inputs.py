@@ -3,7 +3,7 @@
     check(model=model, policy=policy, screenplay=screenplay)        in the first cell after the parameters
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,19 @@ def check(**inputs: Any) -> None:
                 _named(name, one, look)
 
 
+def one_of(name: str, value: Any, choices: Iterable[Any]) -> None:
+    """Refuse a value of parameter `name` that is none of the choices."""
+    known = list(choices)
+    if value not in known:
+        raise CinelabError(f"{name} is {value!r}; use one of {', '.join(map(str, known))}.")
+
+
 def _named(name: str, value: Any, look: Callable[[Any], None]) -> None:
     try:
         look(value)
     except CinelabError as error:
-        raise CinelabError(f"{name}: {error}") from error
+        named = str(error).startswith(f"{name} ")
+        raise error if named else CinelabError(f"{name}: {error}") from error
 
 
 def a_checkpoint(name: str | Path) -> None:

@@ -200,19 +200,19 @@ class Pace:
 class Due:
     """When costly work is due again: after `least` seconds, and after 1 / SHARE times what it took.
 
-    The first time, which pays for what is set up once, sets no pace.
+    With `sets_up`, the first time, which pays for what is set up once, sets no pace.
     """
 
-    def __init__(self, least: float, clock: Callable[[], float]):
-        self.least, self.clock, self.next, self.times = least, clock, 0.0, 0
+    def __init__(self, least: float, clock: Callable[[], float], sets_up: bool = False):
+        self.least, self.clock, self.next, self.sets_up = least, clock, 0.0, sets_up
 
     def run(self, work: Callable[[], Any], always: bool = False) -> None:
         """Do the work if it is due, or `always`."""
         began = self.clock()
         if always or began >= self.next:
             work()
-            now, pace = self.clock(), 1 / SHARE if self.times else 0
-            self.next, self.times = now + max(self.least, pace * (now - began)), self.times + 1
+            now, pace = self.clock(), 0 if self.sets_up else 1 / SHARE
+            self.next, self.sets_up = now + max(self.least, pace * (now - began)), False
 
 
 class Bar:
@@ -304,7 +304,7 @@ class Panel:
         self.figure = Figure() if in_notebook() else None
         self.film = Place() if in_notebook() and sample else None
         self._made = _Film(sample, max(1, (steps or 1) // SAMPLES))
-        self._drawing, self._filming = Due(OFTEN, clock), Due(OFTEN, clock)
+        self._drawing, self._filming = Due(OFTEN, clock, sets_up=True), Due(OFTEN, clock)
         self._told, self._refreshed, self._new = set(), self.began, 0
         if self.bar.place:
             self.bar.place.show({"text/plain": "preparing", "text/html": bar_html(None, {"": "preparing the first step"}, "")})

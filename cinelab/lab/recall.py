@@ -49,8 +49,12 @@ def sweep_table(rows: pd.DataFrame, by: tuple[str, ...] = BY) -> pd.DataFrame:
 
 
 def recall_figure(rows: pd.DataFrame, metric: str = "identity") -> go.Figure:
-    """Recall against absence, a line a policy; chance and the truth through the codec beside it."""
-    table = sweep_table(rows[rows.metric == metric])
+    """Recall against absence, a line a policy; chance and the truth through the codec beside it.
+
+    `rows` are a sweep's, or already its table.
+    """
+    rows = rows[rows.metric == metric]
+    table = rows if "low" in rows else sweep_table(rows)
     bound = table.groupby("source").value.mean()
     several = table.budget.nunique() > 1
     made = table[table.source == "model"]

@@ -45,7 +45,7 @@ def looped(frames: np.ndarray, fps: float, height: int = 192) -> bytes:
         return buffer.getvalue()
 
 
-def held_out_film(bundle: Bundle, step: int, shots: int = 3, index: int = 0) -> Sample:
+def held_out_film(bundle: Bundle, step: int, shots: int = 2, index: int = 0) -> Sample:
     """A film of held-out captions by a causal model, in shots of 6 latent frames, which suit every chunk size up to 3."""
     plan = casting.film(HELD_OUT, index, 6 * shots, (6, 6), 6)
     latents, _ = make(bundle, [timeline_of(plan, FPS, STRIDE, bundle.chunk)], policy_for(bundle), [index])
