@@ -20,10 +20,10 @@ film: $(READY) ## direct the first film from experiments/screenplays into result
 	@$(VENV)/bin/cinelab film
 
 test: $(READY) ## pass every test, the notebooks' smoke runs included
-	@$(PY) -m pytest -q
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist loadfile
 
 lab: $(READY) ## open JupyterLab on the notebooks
-	@$(VENV)/bin/jupyter lab notebooks/
+	@$(VENV)/bin/jupyter lab $$([ "$$(id -u)" != 0 ] || echo --allow-root) notebooks/
 
 vbench: $(READY) ## set VBench up in an environment of its own (about 2 GB)
 	@$(VENV)/bin/cinelab eval setup vbench
@@ -44,7 +44,7 @@ $(READY): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv --clear $(VENV) || { \
 	    echo "'$(PYTHON)' could not create $(VENV); see the lines above (on Debian and Ubuntu, install python3-venv)." >&2; exit 1; }; }
 	@echo "Installing cinelab and its pinned requirements into $(VENV): once, a few minutes and a few GB (torch is most of it)."
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' || { \
+	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat -e '.[dev]' || { \
 	  echo "pip could not install the requirements; see its lines above, check the network and the free disk, then run the same command again." >&2; exit 1; }
 	@$(PY) -c 'import torch' || { \
 	  echo "torch is installed and does not import; see the lines above, or remove $(VENV) and run the same command again." >&2; exit 1; }

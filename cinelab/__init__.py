@@ -7,6 +7,10 @@
 
 from importlib import import_module
 
+from cinelab import threads
+
+threads.prepare()  # before anything here imports torch, which reads it once
+
 _HOMES = {
     "CinelabError": "cinelab.errors",
     "register": "cinelab.registry",

@@ -5,6 +5,8 @@ import signal
 
 import pytest
 
+import cinelab  # noqa: F401 - before any test imports torch, whose threads it makes sleep while they wait
+
 FLAGS = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
          "--disable-sync").split()
 

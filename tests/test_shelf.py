@@ -125,8 +125,9 @@ def test_bad_summaries_are_one_sentence():
         CAMR(summary=0)
     few = torch.zeros(1, 1, 6, 1, 2)
     assert pool(few, 7) is few  # a unit of fewer tokens is searched whole
-    with pytest.raises(CinelabError, match="candidates is 21; give at least 22"):
-        CAMR(candidates=21)
+    with pytest.raises(CinelabError, match="candidates is 15; give at least 16"):
+        CAMR(candidates=15)
+    assert CAMR(budget=500).compared == 516 and CAMR().compared == 128
 
 
 def test_packed_shelves_fork_as_plain_ones():

@@ -26,8 +26,9 @@ from cinelab.files import to_json, write_json
 from cinelab.lab.grid import Cell
 from cinelab.lab.notebook import first_line
 from cinelab.lab.sweep_cell import Answer, answer
-from cinelab.lab.sweep_server import threads, tree_memory
+from cinelab.lab.sweep_server import tree_memory
 from cinelab.registry import IMPORT, elsewhere
+from cinelab.threads import cores, limited
 
 NUMBERS = {"time": " of minutes", "gpus": "", "cpus": "", "memory": " of GB"}
 TEXTS = ("partition", "account", "qos", "constraint", "exclude")
@@ -66,7 +67,7 @@ class Cluster:
     def __init__(self, engine: str, options: dict[str, Any], workers: int):
         self.engine, self._parameters = engine, settings(engine, options)
         self._submitit = _submitit(engine)
-        self._threads = threads(workers) if engine == "local" else options.get("cpus")
+        self._threads = max(1, cores() // workers) if engine == "local" else options.get("cpus")
         self._jobs: dict[int, Any] = {}
         self._refused: list[tuple[int, Answer]] = []
         self._count = 0
@@ -122,7 +123,7 @@ class Cluster:
 
     def _environment(self) -> dict[str, str | None]:
         """What a job's process is to find: submitit hides the GPUs from local jobs, which share this machine."""
-        chosen = {"OMP_NUM_THREADS": str(self._threads)} if self._threads and "OMP_NUM_THREADS" not in os.environ else {}
+        chosen = limited(self._threads) if self._threads else {}
         chosen |= elsewhere(dict(os.environ)) | {IMPORT: os.environ.get(IMPORT)}  # where a user's own modules are
         return chosen | ({"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")} if self.engine == "local" else {})
 

@@ -5,8 +5,10 @@ import os
 import shutil
 from dataclasses import dataclass
 
+import psutil
 import torch
 
+from cinelab import threads
 from cinelab.files import reason
 from cinelab.model.attention import REMEDY, available
 from cinelab.model.zoo import SHELF, shipped
@@ -17,6 +19,7 @@ from cinelab.stream.video import pick_encoder
 
 KERNELS = {"auto": "attention everywhere", "cudnn": "faster attention on a GPU", "flash": "faster attention on a GPU",
            "flash3": "the fastest attention on a Hopper GPU", "flex": "masked attention in training"}
+WATCHED = 0.3  # seconds that the machine's other work is watched
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,50 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every check, in the order a newcomer meets the features."""
-    return [_torch(), _gpu(), *(_kernel(name, what) for name, what in KERNELS.items()),
+    return [_torch(), _threads(), _others(), _gpu(), *(_kernel(name, what) for name, what in KERNELS.items()),
             _encoder(), *_checkpoints(), *_packages(), *_judges(), _chromium(), _disk()]
 
 
 def _torch() -> Finding:
     here = hardware()
     return Finding("torch", True, f"{here['torch']} on {here['device']}, {here['cores']} cores")
+
+
+def _threads() -> Finding:
+    here = f"{torch.get_num_threads()} on {threads.cores()} cores; {threads.waiting()}"
+    if threads.late:
+        return Finding("threads", None, here, "import cinelab before torch, or set OMP_WAIT_POLICY=PASSIVE: threads that spin take ten "
+                       "times as long beside other work")
+    return Finding("threads", True, here + ("" if threads.own(threads.NUMBER) else "; a toybox film takes one"))
+
+
+def _others() -> Finding:
+    """Whether other processes keep the machine's cores busy, watched for a while, and which of them the most."""
+    before = {process.pid: _seconds(process) for process in psutil.process_iter()}
+    busy = sum(psutil.cpu_percent(WATCHED, percpu=True)) / 100
+    grown = {process: _seconds(process) - before.get(process.pid, 0.0) for process in psutil.process_iter()}
+    ours = grown.pop(psutil.Process(), 0.0) / WATCHED
+    taken, first = max(0.0, busy - ours), max(grown, key=grown.get, default=None)
+    found = f"{taken:.1f} of {psutil.cpu_count()} cores are taken"
+    if taken < 0.5:
+        return Finding("other work", True, found)
+    most = f", most by {_name(first)} (process {first.pid})" if first and grown[first] > 0.1 * WATCHED else ""
+    return Finding("other work", None, found + most, "films, desks and trainings are slower meanwhile; do not measure now")
+
+
+def _seconds(process: psutil.Process) -> float:
+    """Seconds of a core that a process has had; 0 where that is not ours to see."""
+    try:
+        return sum(process.cpu_times()[:2])
+    except psutil.Error:
+        return 0.0
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        return process.name()
+    except psutil.Error:
+        return "one that has ended"
 
 
 def _gpu() -> Finding:

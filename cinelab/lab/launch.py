@@ -20,6 +20,7 @@ from cinelab.lab import inputs
 from cinelab.limits import WORKERS, check_number
 from cinelab.outputs import ready_folder, writing
 from cinelab.runs import log_rows
+from cinelab.threads import shared
 from cinelab.train.job import Job
 
 PATIENCE = 120.0  # seconds that a training which was asked to end is given for its last step and its save
@@ -85,8 +86,7 @@ class _running:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
                    "-m", "cinelab.train.worker", str(folder / "job.json")]
         self.said = open(folder / "said.log", "w")
-        own = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}  # a default that the user's own replaces
-        self.process = subprocess.Popen(command, stdout=self.said, stderr=subprocess.STDOUT, env=own | os.environ,
+        self.process = subprocess.Popen(command, stdout=self.said, stderr=subprocess.STDOUT, env=shared(processes),
                                         start_new_session=True)  # so that Ctrl-C reaches us alone
 
     def __enter__(self) -> subprocess.Popen:

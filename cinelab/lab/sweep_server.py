@@ -24,22 +24,17 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.lab.grid import Cell
 from cinelab.lab.sweep_cell import Answer, answer, end_with
+from cinelab.threads import shared
 
 WAIT = 0.5  # seconds until the driver's table is drawn again, if no cell ends before
 CRASH = "its process ended with {}; see output.txt, or try fewer workers"
-
-
-def threads(workers: int) -> int:
-    """Each worker's share of the processor's cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, cores // workers)
 
 
 class Here:
     """The driver's side: starts the server, gives it cells, and ends it with all that it started."""
 
     def __init__(self, workers: int):
-        env = {"OMP_NUM_THREADS": str(threads(workers)), "PYDEVD_DISABLE_FILE_VALIDATION": "1"} | dict(os.environ)
+        env = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | shared(workers)
         command = [sys.executable, "-m", "cinelab.lab.sweep_server"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
         self._server = subprocess.Popen(command, env=env, start_new_session=True, **pipes)

@@ -179,7 +179,7 @@ class Memory:
         now, summary = self._now, self.searched(index)
         films = self.unit_shots.shape[0]
         q, place = q[:films, None], (now.chunk, index)  # a guided call's halves route alike: by the prompt's own queries
-        most = getattr(self.policy, "candidates", None)
+        most = getattr(self.policy, "compared", None)
         pooled = self.shelves[index][0] if summary.tokens is None else summary.units
         if self.without:  # what is erased competes with nothing, nor speaks for its block: the others are compared one by one
             return relevance(self.policy, q, pooled.all(self.length), now.priority[:1] != LOST, place)[:, :, 0]

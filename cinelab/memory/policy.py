@@ -183,9 +183,8 @@ class CAMR(Policy):
             raise CinelabError(f"CAMR score is {self.score!r}; use one of {', '.join(SCORES)}.")
         if self.summary is not None and self.summary < 1:
             raise CinelabError(f"CAMR summary is {self.summary}; it counts tokens, at least 1, or None for all.")
-        if self.candidates is not None and self.candidates < self.budget + 2 * BLOCK:
-            raise CinelabError(f"CAMR candidates is {self.candidates}; give at least {self.budget + 2 * BLOCK} (the budget and "
-                               f"two blocks of {BLOCK} units), or None for all.")
+        if self.candidates is not None and self.candidates < 2 * BLOCK:
+            raise CinelabError(f"CAMR candidates is {self.candidates}; give at least {2 * BLOCK} (two blocks of units), or None for all.")
         fixed = self.sink + self.shot_sink + self.window
         if fixed > self.budget:
             raise CinelabError(f"CAMR budget is {self.budget} but sinks and window alone take {fixed}; "
@@ -194,6 +193,11 @@ class CAMR(Policy):
     @property
     def routed(self) -> bool:
         return True
+
+    @property
+    def compared(self) -> int | None:
+        """Units that are compared one by one in a long history: the candidates, and always more than the budget."""
+        return None if self.candidates is None else max(self.candidates, self.budget + 2 * BLOCK)
 
     def budget_at(self, count: int) -> int:
         return min(self.budget, count)

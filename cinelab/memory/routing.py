@@ -43,7 +43,7 @@ def searched_in_two_steps(policy: CAMR, q: Tensor, keys: Callable[[Tensor], Tens
     every BLOCK units. Blocks are ranked by mean query times mean key, all heads of the layer together. What is left of n beyond the
     whole blocks is always compared.
     """
-    whole, wanted = blocks.shape[1], policy.candidates // BLOCK - 1
+    whole, wanted = blocks.shape[1], policy.compared // BLOCK - 1
     q = pool(q.detach(), policy.summary)
     ranked = blocks.flatten(2) @ q.float().mean(2).flatten(1)[..., None]  # (B, m, 1)
     best = ranked[..., 0].topk(min(wanted, whole), dim=-1).indices.sort(dim=-1).values

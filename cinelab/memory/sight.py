@@ -57,7 +57,7 @@ class TeacherForcing:
                                "train with unit 'chunk'.")
         if across and (policy != Full() or halves != 2):
             raise CinelabError(f"across=True is for training with full memory, not for {policy}; use Full().")
-        if (most := getattr(policy, "candidates", None)) is not None and frames // chunk > most:
+        if (most := getattr(policy, "compared", None)) is not None and frames // chunk > most:
             raise CinelabError(f"A clip of {frames // chunk} chunks is longer than the {most} candidates that {type(policy).__name__} "
                                "compares one by one, as training does; give the policy candidates=None.")
         self.policy, self.chunk, self.halves, self.across = policy, chunk, halves, across

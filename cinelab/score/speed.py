@@ -20,7 +20,7 @@ from cinelab.memory.policy import Policy
 from cinelab.model.zoo import Bundle
 from cinelab.score.stats import paired_ratio
 from cinelab.script.timeline import Slot, Timeline
-from cinelab.stream.engine import Timed, empty_memory, quick, stream
+from cinelab.stream.engine import Timed, empty_memory, quick, stream, threads_for
 from cinelab.world.casting import caption_of_film
 
 WARM = 4  # chunks that are left out
@@ -111,7 +111,7 @@ def scoring_share(bundle: Bundle, policy: Policy, history: int = 200, repeats: i
         pass
     memory.begin(history, memory.unit_shots[:, -1])
     q = torch.randn(1, bundle.chunk_tokens, shape.num_attention_heads, shape.attention_head_dim)
-    with quick(False):
+    with quick(False, threads=threads_for(bundle)):
         for _ in range(repeats):
             began = time.perf_counter()
             for layer in range(2 * shape.num_layers):  # once for the noisy chunk, once for the clean one

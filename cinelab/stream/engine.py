@@ -34,6 +34,9 @@ from cinelab.model.footprint import Film, Footprint, check_fits, footprint, free
 from cinelab.model.zoo import Bundle
 from cinelab.script.timeline import Timeline
 from cinelab.script.unconditional import unconditional_text
+from cinelab.threads import NUMBER, cores, own
+
+SMALL = 500e6  # multiplications of a call of the model that keep one thread busy
 
 
 @dataclass
@@ -54,10 +57,27 @@ class Timed:
 
 
 @contextmanager
-def quick(bf16: bool, device: str | torch.device = "cpu"):
-    """Inference without gradients, in half precision where asked."""
-    with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-        yield
+def quick(bf16: bool, device: str | torch.device = "cpu", threads: int | None = None):
+    """Inference without gradients, in half precision where asked, by so many threads of the CPU (None: by torch's own)."""
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+            yield
+    finally:
+        if threads:
+            torch.set_num_threads(before)
+
+
+def threads_for(bundle: Bundle) -> int | None:
+    """How many threads make a film: one where a call of the model is small, since the second costs more time to wake than it
+    saves (the toybox: 25 ms a chunk by one thread, 32 by two). None = as many as torch has: for larger models, and
+    where the user chose a number."""
+    weights = list(bundle.model.parameters())
+    work = sum(weight.numel() for weight in weights) * bundle.chunk_tokens
+    chosen = own(NUMBER) or torch.get_num_threads() != cores()
+    return 1 if work < SMALL and weights[0].device.type == "cpu" and not chosen else None
 
 
 def storage_of(bundle: Bundle) -> Storage:
@@ -154,7 +174,8 @@ def stream(bundle: Bundle, timelines: Sequence[Timeline], memory: Memory, seeds:
     """
     began = time.perf_counter()
     device = next(bundle.model.parameters()).device
-    with quick(bf16, device):
+    threads = threads_for(bundle)
+    with quick(bf16, device, threads):
         text = embed(bundle, timelines)
         script = script_of(timelines, text.shape[1] - 1).to(device)
         prompts = Prompts(bundle.model, text.to(device))
@@ -163,7 +184,7 @@ def stream(bundle: Bundle, timelines: Sequence[Timeline], memory: Memory, seeds:
     chunks = rollout(bundle.model, memory, prompts, script, seeds, (script.chunk, *bundle.latent_shape),
                      bundle.levels(sampling), memory.length // (script.chunk // memory.unit_frames), given, device)
     while True:
-        with quick(bf16, device):
+        with quick(bf16, device, threads):
             chunk = next(chunks, None)
             if chunk is None:
                 return
@@ -188,5 +209,5 @@ def make(bundle: Bundle, timelines: Sequence[Timeline], policy: str | Policy, se
 
 def decode(bundle: Bundle, latents: Tensor) -> np.ndarray:
     """Latents (B, F, C, h, w) -> uint8 frames (B, pixel frames, H, W, 3)."""
-    with torch.no_grad():
+    with quick(False, latents.device, threads_for(bundle)):
         return to_uint8(bundle.codec.decode(latents)[0])

@@ -26,7 +26,7 @@ from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.model.zoo import Bundle
 from cinelab.script.unconditional import unconditional_text
-from cinelab.stream.engine import Timed, empty_memory, quick
+from cinelab.stream.engine import Timed, empty_memory, quick, threads_for
 from cinelab.stream.overlap import memory_said, settled
 
 KEPT_PROMPTS, KEPT_BYTES = 64, 2**30  # encoded prompts that stay at hand, and how much they may hold (one of Wan's: 0.2 GB at 1.3B)
@@ -65,6 +65,7 @@ class Reel:
     def __init__(self, bundle: Bundle, bf16: bool = False):
         self.bundle, self.bf16 = bundle, bf16
         self.device = next(bundle.model.parameters()).device
+        self._threads = threads_for(bundle)
         self._prompts: OrderedDict[str, Prompts] = OrderedDict()
 
     def begin(self) -> State:
@@ -81,7 +82,7 @@ class Reel:
             state = self._open(self.settle(state), ask, text)
             state.memory.begin(state.index, self._shot(ask))
         encoded = time.perf_counter()
-        with quick(self.bf16, self.device), memory_said(f"Chunk {state.index + 1}"):
+        with quick(self.bf16, self.device, self._threads), memory_said(f"Chunk {state.index + 1}"):
             latents = given.to(self.device) if given is not None else self._make(state, ask, text, sampling)
             settled(self.device.type)
         made = time.perf_counter()
@@ -118,7 +119,7 @@ class Reel:
 
     def decode(self, state: State, latents: Tensor):
         """Pictures uint8 (1, f, H, W, 3) of a chunk, and the state with its decoder moved on."""
-        with torch.no_grad():
+        with quick(False, self.device, self._threads):
             past = state_to(state.decoder, self.device)
             frames, decoder = self.bundle.codec.decode(latents.to(self.device, torch.float32), past)
         return replace(state, decoder=decoder), to_uint8(frames)
@@ -131,7 +132,7 @@ class Reel:
         """An encoded prompt (slot 0) beside the one that guidance compares with (slot 1)."""
         if text not in self._prompts:
             compared = unconditional_text(self.bundle.unconditional)
-            with quick(self.bf16, self.device):
+            with quick(self.bf16, self.device, self._threads):
                 words = self.bundle.encoder.encode([text, compared])[None].to(self.device)
                 self._prompts[text] = Prompts(self.bundle.model, words)
             while len(self._prompts) > 1 and not self._roomy:
@@ -178,5 +179,5 @@ class Reel:
         return replace(state, index=state.index + 1, shot_chunks=(*state.shot_chunks, latents), pending=None)
 
     def _remember(self, memory: Memory, text: Prompts, state: State, ask: Ask, latents: Tensor) -> None:
-        with quick(self.bf16, self.device):
+        with quick(self.bf16, self.device, self._threads):
             remember(self.bundle.model, memory, text, self._script(state, ask), state.index, latents)
