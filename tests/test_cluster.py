@@ -187,7 +187,8 @@ def test_a_record_of_a_job_that_is_no_more_is_no_job():
 
 
 @pytest.mark.slow
-def test_slurm_is_asked_for_what_the_options_say(slurm):
+def test_slurm_is_asked_for_what_the_options_say(slurm, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # the tests' own, which a job would keep
     given = {"partition": "long", "time": "30", "gpus": 1, "memory": 8, "cpus": 3}
     summary = run(sweep("fine"), engine="slurm", options=given)
     assert summary.ok and len(summary.done) == 1 and began(summary.done[0]) == ["3"]

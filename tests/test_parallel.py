@@ -212,7 +212,7 @@ def test_a_run_of_another_description_is_refused(store, tmp_path, capsys):
 
 
 def test_a_file_that_is_no_description_is_one_sentence(tmp_path):
-    for text, words in (("[1, 2", "neither YAML nor JSON"), ("hello", "holds str"), ("stage: dmd", "does not say run")):
+    for text, words in (("[1, 2", "not valid YAML"), ("hello", "holds str"), ("stage: dmd", "does not say run")):
         (tmp_path / "job.yaml").write_text(text)
         with pytest.raises(CinelabError, match=words):
             load_job(tmp_path / "job.yaml")

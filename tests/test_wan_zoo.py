@@ -222,7 +222,7 @@ def test_few_large_prompts_stay_at_hand(bundle, monkeypatch):
 # ---- what does not fit
 
 @pytest.mark.parametrize("said, wanted", [
-    ({"chunk": 0}, "chunk is 0"), ({"size": [480, 830]}, "480x830.*use 480x832"), ({"dtype": "int8"}, "dtype is 'int8'; use one of fp32"),
+    ({"chunk": 0}, "'chunk' is 0"), ({"size": [480, 830]}, "480x830.*use 480x832"), ({"dtype": "int8"}, "dtype is 'int8'; use one of fp32"),
     ({"kernel": "magic"}, "kernel is 'magic'"), ({"codec": "tiny"}, "codec is 'tiny'"), ({"encoder": "gone"}, "encoder is 'gone'"),
     ({"chunks": 1}, "cinelab.json: Unknown setting 'chunks': did you mean 'chunk'"), ({"sampling": {"step": 1}}, "sampling.step'"),
     ({"fps": "16"}, "fps.*float is wanted"), ([1], "holds a list"), ({"sampling": {"steps": 2}}, "4 levels, but sampling.steps is 2")])

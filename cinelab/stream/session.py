@@ -328,7 +328,8 @@ def checked(settings: Settings) -> Settings:
         raise CinelabError(f"switch is {settings.switch!r}; use one of {', '.join(SWITCHES)}.")
     check_number("seed", settings.seed, 0, below=SEED)
     settings = replace(settings, steps=_levels(settings.steps))
-    check_number("budget", settings.budget, LEAST_BUDGET, BUDGET)
+    named = isinstance(settings.policy, str) and settings.policy in BUILT_IN
+    check_number("budget", settings.budget, LEAST_BUDGET if named else 0, BUDGET)  # a policy of one's own may keep fewer
     policy = policy_named(settings.policy, settings.budget)
     if isinstance(settings.policy, str) and settings.policy in BUILT_IN:
         return settings
