@@ -20,7 +20,7 @@ film: $(READY) ## direct the first film from experiments/screenplays into result
 	@$(VENV)/bin/cinelab film
 
 test: $(READY) ## pass every test, the notebooks' smoke runs included
-	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n auto --dist loadfile
+	@$(PY) -m pytest -q -n auto
 
 lab: $(READY) ## open JupyterLab on the notebooks
 	@$(VENV)/bin/jupyter lab $$([ "$$(id -u)" != 0 ] || echo --allow-root) notebooks/
@@ -35,6 +35,7 @@ clean: ## remove caches and build leftovers; .venv and results/ stay
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	@find cinelab tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
+# pip is to say its errors alone: one ignored location makes 90 lines of warnings, in which they drown.
 # The stamp is written last, so an interrupted setup is taken up again by the same command.
 $(READY): pyproject.toml constraints.txt
 	@$(PY) -c 'import pip; $(IN_RANGE)' 2>/dev/null || { \
@@ -44,7 +45,7 @@ $(READY): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv --clear $(VENV) || { \
 	    echo "'$(PYTHON)' could not create $(VENV); see the lines above (on Debian and Ubuntu, install python3-venv)." >&2; exit 1; }; }
 	@echo "Installing cinelab and its pinned requirements into $(VENV): once, a few minutes and a few GB (torch is most of it)."
-	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt --config-settings editable_mode=compat -e '.[dev]' || { \
+	@$(PY) -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' || { \
 	  echo "pip could not install the requirements; see its lines above, check the network and the free disk, then run the same command again." >&2; exit 1; }
 	@$(PY) -c 'import torch' || { \
 	  echo "torch is installed and does not import; see the lines above, or remove $(VENV) and run the same command again." >&2; exit 1; }

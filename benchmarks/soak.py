@@ -15,6 +15,10 @@ import time
 from pathlib import Path
 
 import psutil
+
+import cinelab  # noqa: F401 - first, so that torch's threads sleep while they wait
+
+# isort: split
 import torch
 
 from cinelab.errors import CinelabError

@@ -8,6 +8,9 @@ import argparse
 import json
 from pathlib import Path
 
+import cinelab  # noqa: F401 - first, so that torch's threads sleep while they wait
+
+# isort: split
 import torch
 
 from cinelab.files import plain_json, write_json

@@ -1,14 +1,41 @@
-"""What several test files share."""
+"""What several test files share, and how their tests are dealt out to the workers of `pytest -n`."""
 
+import os
 import shutil
 import signal
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-import cinelab  # noqa: F401 - before any test imports torch, whose threads it makes sleep while they wait
+# A worker has its share of the cores. Said before cinelab is imported, and that before any test imports torch, which reads it.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    os.environ.setdefault("CINELAB_CORES", str(max(1, cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))))
+
+from cinelab import threads  # noqa: E402
 
 FLAGS = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
          "--disable-sync").split()
+MOST = 8  # workers; each holds torch, and some of them a browser or two trainings
+ALONE = ("test_notebooks.py", "test_sweep.py", "test_cli.py", "test_cluster.py", "test_launch.py", "test_fast.py", "test_outside.py")
+
+
+class ByFile(LoadScopeScheduling):
+    """The tests of a file go to one worker, which makes what they share once; those of the files in ALONE share nothing
+    that is expensive and go one by one. Most tests come first, so single ones fill up the end."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::", 1)[0]
+        return nodeid if path.endswith(ALONE) else path
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log) if config.getvalue("dist") == "load" else None
+
+
+def pytest_xdist_auto_num_workers(config):
+    """`-n auto`: a worker for each core that we may use."""
+    return min(threads.cores(), MOST)
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,7 @@ def slurm(here, monkeypatch):
         (here / "bin" / name).write_text(text)
         (here / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{here / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # a choice that would go before the options
 
 
 def sweep(*modes, seeds=(0,)):

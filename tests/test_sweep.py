@@ -465,7 +465,7 @@ def test_workers_share_the_cores(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "count"), [("here", 48), ("local", 14)])
+@pytest.mark.parametrize(("engine", "count"), [("here", 24), ("local", 8)])
 def test_a_sweep_killed_three_times_does_each_cell_once(engine, count):
     sweep, dice, kept = Sweep("s", notebook(BOOKKEEPER), seeds=list(range(count))), random.Random(7), {}
     for done in (count // 4, count // 2, 3 * count // 4):
