@@ -4,6 +4,7 @@
 """
 
 import faulthandler
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -120,3 +121,5 @@ if __name__ == "__main__":
         if parallel.first:
             torch.save(result, place / f"{name}.pt")
     joined.leave()
+    sys.stdout.flush()
+    os._exit(0)  # as cinelab.train.worker does
