@@ -128,9 +128,9 @@ class Figure:
         figure = themed(figure)
         if last or self._widget is None:
             page = pio.renderers["plotly_mimetype"].to_mimebundle(figure.to_dict())
-            self._place.show(page | {"image/svg+xml": svg(figure), "text/plain": CURVES})
             if self._widget is not None:
-                self._widget.close()
+                self._widget.close()  # first: two figures would stand there for an instant
+            self._place.show(page | {"image/svg+xml": svg(figure), "text/plain": CURVES})
             return
         began, shape = not self._shape, _shape_of(figure)
         if shape == self._shape:
