@@ -91,7 +91,11 @@ def append_line(path: str | Path, value: Any, sync: bool = True) -> None:
 
     A half line that a kill or a full disk left at the end is cut off first. Raises CinelabError.
     """
-    data = (to_json(value) + "\n").encode()
+    append_bytes(path, (to_json(value) + "\n").encode(), sync)
+
+
+def append_bytes(path: str | Path, data: bytes, sync: bool = True) -> None:
+    """Add a finished line to a file, as `append_line` does."""
     try:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         try:

@@ -1,18 +1,29 @@
 """Directing sessions: nothing made is lost or changed, and log, folder and screenplay each give the same film again."""
 
+import errno
 import json
+import os
+import random
 import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from directing import CAT, ROBOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cinelab import Director, load
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import CAMR, POLICIES, budget_of, name_of, policy_named
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import plan
+from cinelab.stream.chunk_file import write_chunk
 from cinelab.stream.engine import empty_memory, stream
 from cinelab.stream.export import export, screenplay_of
 from cinelab.stream.reel import Ask, Reel
@@ -30,6 +41,12 @@ def bundle():
 @pytest.fixture
 def session(bundle, tmp_path):
     return Session.create(tmp_path / "session", bundle, Settings(CAT, seed=3))
+
+
+def copy_of(session, folder):
+    """The session's folder, copied as a backup would."""
+    shutil.copytree(session.folder, folder, ignore=shutil.ignore_patterns(".lock"))
+    return folder
 
 
 def play(session, chunks):
@@ -90,7 +107,7 @@ def test_recaching_changes_what_follows_and_keeping_does_not_forget(bundle):
 
 def test_a_session_goes_on_from_its_folder_bit_for_bit(session, bundle, tmp_path):
     direct_everything(session)
-    shutil.copytree(session.folder, tmp_path / "copy")
+    copy_of(session, tmp_path / "copy")
     copy = Session.resume(tmp_path / "copy", bundle)
     assert copy.desk == session.desk and copy.nodes == session.nodes
     assert all(torch.equal(a, b) for a, b in zip(play(session, 2), play(copy, 2), strict=True))
@@ -193,6 +210,172 @@ def test_a_branch_of_a_branch(session):
     session.do("branch", chunk=3)
     play(session, 1)
     assert session.path() == [0, 3, 5] and len(session.nodes) == 6
+
+
+def test_retake_again_takes_the_same_shot_again_with_the_next_seed(session):
+    play(session, 2)
+    session.do("cut", text=ROBOT)
+    play(session, 2)
+    assert [session.do("retake") for _ in range(3)] == [f"Shot 2 again, with seed {seed}." for seed in (4, 5, 6)]
+    play(session, 2)
+    assert [session.nodes[n].said.prompt for n in session.path()] == [CAT, CAT, ROBOT, ROBOT]
+    assert session.nodes[session.desk.head].said.seed == 6
+    session.do("branch", chunk=1)
+    session.do("retake")
+    assert session.do("retake", seed=40) == "Shot 1 again, with seed 40." and session.desk.head is None
+
+
+def test_a_retake_in_the_middle_of_a_retake_has_all_of_the_shots_directions(session):
+    play(session, 1)
+    session.do("prompt", text=JUMP)
+    play(session, 2)
+    session.do("retake")
+    play(session, 1)
+    session.do("retake")
+    play(session, 3)
+    assert [session.nodes[n].said.prompt for n in session.path()] == [CAT, JUMP, JUMP]
+
+
+def test_every_changed_bit_of_a_session_is_noticed(session, bundle, tmp_path):
+    direct_everything(session)
+    copy, rng = copy_of(session, tmp_path / "copy"), random.Random(0)
+    for path in [*sorted(copy.glob("*.json*")), copy / "chunks" / "00004.safetensors"]:
+        data = path.read_bytes()
+        for place in [len(data) - 1, *(rng.randrange(len(data)) for _ in range(12))]:
+            path.write_bytes(data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :])
+            if place == len(data) - 1 and path.name == "log.jsonl":  # its last line end: mended
+                assert Session.resume(copy, bundle).nodes == session.nodes
+            elif path.name == "session.json" and json.loads(data) == _json(path):
+                pass  # the last line end of a whole file
+            else:
+                with pytest.raises(CinelabError, match=path.name):
+                    Session.read(copy, bundle).latents(4)
+        path.write_bytes(data)
+    assert Session.resume(copy, bundle).nodes == session.nodes
+
+
+def _json(path):
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("damage", ["exchange", "double", "without", "swap lines"])
+def test_files_and_lines_in_another_order_are_noticed(session, bundle, damage):
+    play(session, 4)
+    log, chunks = session.folder / "log.jsonl", session.folder / "chunks"
+    lines = log.read_text().splitlines(keepends=True)
+    if damage == "exchange":
+        (chunks / "00001.safetensors").rename(chunks / "x")
+        (chunks / "00002.safetensors").rename(chunks / "00001.safetensors")
+        (chunks / "x").rename(chunks / "00002.safetensors")
+    else:
+        log.write_text("".join({"double": lines[:2] + lines[1:], "without": lines[:1] + lines[2:],
+                                "swap lines": [lines[1], lines[0], *lines[2:]]}[damage]))
+    with pytest.raises(CinelabError, match="hash differs|checksum differs"):
+        Session.resume(session.folder, bundle).frames()
+
+
+def test_chunks_beyond_a_log_cut_short_are_moved_aside_and_not_overwritten(session, bundle):
+    play(session, 4)
+    log = session.folder / "log.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:2]))
+    lost = (session.folder / "chunks" / "00003.safetensors").read_bytes()
+    with pytest.warns(UserWarning, match="2 chunk.* were moved to aside"):
+        again = Session.resume(session.folder, bundle)
+    play(again, 2)
+    assert lost in [path.read_bytes() for path in (session.folder / "aside").iterdir()]
+
+
+def test_chunks_that_are_no_finite_latents_of_the_model_are_refused(session, bundle):
+    play(session, 2)
+    for bad, said in ((session.latents(0) * float("nan"), "not finite"), (session.latents(0).int(), "no latents"),
+                      (session.latents(0)[..., :2], "latents")):
+        session.sums[1] = write_chunk(session._file(1), bad)
+        with pytest.raises(CinelabError, match=f"00001.safetensors holds .*{said}"):
+            session.latents(1)
+
+
+def test_a_session_of_the_first_schema_goes_on_and_is_hashed_from_there(session, bundle, tmp_path):
+    play(session, 3)
+    old = copy_of(session, tmp_path / "old")
+    record = json.loads((old / "session.json").read_text())
+    (old / "session.json").write_text(json.dumps({k: v for k, v in record.items() if k != "sum"} | {"schema": 1}))
+    rows = [{k: v for k, v in row.items() if k != "sum"} for row in session.log]
+    (old / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    again = Session.resume(old, bundle)
+    assert torch.equal(play(again, 1)[0], play(session, 1)[0])
+    text = (old / "log.jsonl").read_text()
+    (old / "log.jsonl").write_text(text.replace('"cut": false', '"cut": true', 1))
+    with pytest.raises(CinelabError, match="line 4 is not as it was written"):
+        Session.resume(old, bundle)
+
+
+def test_a_command_is_on_the_disk_before_it_is_carried_out(session, monkeypatch):
+    play(session, 1)
+    before = session.desk
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.write", full)
+    for command, value in (("seed", {"value": 9}), ("cut", {"text": ROBOT}), ("retake", {})):
+        with pytest.raises(CinelabError, match="no space left"):
+            session.do(command, **value)
+        assert session.desk == before
+    monkeypatch.undo()
+    session.do("seed", value=9)
+    assert [row["do"] for row in session.log if "do" in row] == ["seed"]
+
+
+def test_one_session_writes_to_a_folder(session, bundle):
+    play(session, 2)
+    script = ("import sys; from cinelab import load, outputs; from cinelab.stream.session import Session; outputs.PATIENCE = 0.2; "
+              "Session.resume(sys.argv[1], load('toybox-1step'))")
+    other = subprocess.run([sys.executable, "-c", script, str(session.folder)], capture_output=True, text=True)
+    assert "is written by process" in other.stderr.splitlines()[-1]
+    looking = Session.read(session.folder, bundle)
+    assert looking.nodes == session.nodes
+    with pytest.raises(CinelabError, match="closed or only read"):
+        looking.step()
+    again = Session.resume(session.folder, bundle)
+    play(again, 1)
+    with pytest.raises(CinelabError, match="closed or only read"):
+        session.do("seed", value=4)
+
+
+def test_what_a_film_attended_to_is_kept_with_its_chunks(session, bundle):
+    play(session, 8)
+    was = session.state(session.desk.head).memory.routing_table()
+    assert len(was) and Session.read(session.folder, bundle).routing().equals(was)
+
+
+COMMAND = st.one_of(
+    st.tuples(st.just("step"), st.just({})),
+    st.tuples(st.sampled_from(["undo", "retake", "pause", "resume"]), st.just({})),
+    st.tuples(st.sampled_from(["prompt", "cut"]), st.fixed_dictionaries({"text": st.one_of(st.sampled_from([CAT, ROBOT, JUMP]), st.text(max_size=8), st.integers())})),
+    st.tuples(st.sampled_from(["seed", "budget", "levels", "policy", "switch"]),
+              st.fixed_dictionaries({"value": st.one_of(st.none(), st.booleans(), st.integers(-1, 9), st.floats(), st.just([1.0, 0.5]),
+                                                        st.sampled_from(["camr", "window", "full", "recache", "cut"]))})),
+    st.tuples(st.just("branch"), st.fixed_dictionaries({"chunk": st.one_of(st.integers(-1, 4), st.floats(0, 2), st.booleans())})),
+    st.tuples(st.text(max_size=3), st.dictionaries(st.text(max_size=3), st.integers(), max_size=1)))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.lists(COMMAND, max_size=12))
+def test_whatever_was_accepted_is_opened_and_exported_again(commands):
+    bundle = load("toybox-1step")
+    with tempfile.TemporaryDirectory() as place, Session.create(f"{place}/s", bundle, Settings(CAT)) as session:
+        for command, value in commands:
+            with suppress(CinelabError):
+                session.step() if command == "step" else session.do(command, **value)
+        again = Session.read(f"{place}/s", bundle)
+        assert (again.nodes, again._before) == (session.nodes, session._before)
+        assert again.desk == replace(session.desk, playing=False)
+        if session.desk.head is not None:
+            play = screenplay_of(session)
+            assert Screenplay.parse(play.to_yaml()) == play
 
 
 @pytest.mark.parametrize(("command", "value", "said"), [

@@ -27,7 +27,7 @@ from cinelab.lab.desk import HERE, Desk, open_session
 from cinelab.limits import CHUNKS, PORT, VISITORS, check_number
 from cinelab.memory.policy import Policy
 from cinelab.model.zoo import Bundle, load
-from cinelab.outputs import ready_folder, writing
+from cinelab.outputs import ready_folder
 from cinelab.stream.engine import policy_for
 from cinelab.stream.live import Turns
 
@@ -85,8 +85,8 @@ class House:
         if len(self.visits) >= self.rules.visitors:
             raise CinelabError(FULL.format(self.rules.visitors))
         with ExitStack() as held:
-            held.enter_context(writing(self.folder / film / "chunks"))
             session = open_session(self.folder / film, self.bundle, policy=self.policy, budget=self.budget)
+            held.callback(session.close)
             self.visits[film] = Visit(session, wire, held=held.pop_all(), turns=self.turns, stop_at=self.rules.chunks)
         return self.visits[film]
 

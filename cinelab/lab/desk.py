@@ -22,7 +22,6 @@ import traitlets
 
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
-from cinelab.lab.notebook import writing
 from cinelab.lab.post import Post, jpeg
 from cinelab.limits import RATE, check_number
 from cinelab.memory.policy import POLICIES, Policy
@@ -60,8 +59,8 @@ def desk(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy:
     if folder in OPEN:
         OPEN[folder].close()
     with ExitStack() as held:
-        held.enter_context(writing(folder / "chunks"))
         session = open_session(folder, model, seed, policy, budget)
+        held.callback(session.close)
         OPEN[folder] = made = Desk(session, pace, held.pop_all())
     return made
 

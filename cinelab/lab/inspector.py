@@ -7,13 +7,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from PIL import Image
 
-from cinelab.config import read_json
 from cinelab.lab.catalogue import sheet
 from cinelab.lab.plots import PALETTE, TEMPLATE, routing_by_shot, routing_map
 from cinelab.model.zoo import load
 from cinelab.stream.export import timeline_of
 from cinelab.stream.follow import follow_run
-from cinelab.stream.session import Session, Settings
+from cinelab.stream.session import Session, Settings, read_record
 from cinelab.stream.whatif import Change, difference, most_retrieved, shares, what_if
 
 
@@ -39,12 +38,12 @@ def open_session(folder: str | Path, own: str | Path | None = None) -> Session:
         if not (own / "session.json").exists():
             return follow_run(folder, own)
         folder = own
-    return Session.resume(folder, load(read_json(folder / "session.json")["model"]))
+    return Session.read(folder, load(read_record(folder).model))
 
 
 def routing_of(session: Session) -> pd.DataFrame:
     """Who looked at whom, the whole film: chunk, shot, layer, head, kept_chunk, kept_shot, score, kind."""
-    return session.state(session.desk.head).memory.routing_table()
+    return session.routing()
 
 
 def maps(session: Session) -> tuple[go.Figure, go.Figure]:

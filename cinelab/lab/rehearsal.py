@@ -27,7 +27,8 @@ PATIENCE = 120.0  # seconds for one command's chunks
 def rehearse(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy: str | Policy | None = None,
              budget: int | None = None) -> Image.Image:
     """Direct the commands, export the film to <folder>/export-<n>, close; returns the storyboard."""
-    live = Live(open_session(Path(folder), model, seed, policy, budget), pace=None)
+    session = open_session(Path(folder), model, seed, policy, budget)
+    live = Live(session, pace=None)
     try:
         for command, value, chunks in COMMANDS:
             live.send(command, **value).result(PATIENCE)
@@ -35,6 +36,7 @@ def rehearse(folder: str | Path, model: str = "toybox-2step", seed: int = 0, pol
         made = export(live.call(at_rest).result(PATIENCE), new_folder(Path(folder)), title="A rehearsal")
     finally:
         live.close()
+        session.close()
     with Image.open(made / "storyboard.png") as board:
         return board.copy()
 

@@ -105,6 +105,11 @@ class Memory:
         """Whether a chunk is open and being made."""
         return self._now is not None and not self._now.recording
 
+    @property
+    def decided(self) -> tuple[dict, ...]:
+        """All decisions so far, those of the open chunk at the end."""
+        return self.decisions if self._now is None else (*self.decisions, *self._now.decided)
+
     def snapshot(self) -> "Memory":
         """An independent memory with the same content; costs nothing until one of the two writes on."""
         return replace(self, shelves=dict(self.shelves), summaries=dict(self.summaries))

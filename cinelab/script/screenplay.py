@@ -74,7 +74,7 @@ class PromptChange:
 
     def __post_init__(self):
         _check_seconds("at", self.at)
-        _check_text("prompt", self.prompt, "say what happens from here on")
+        check_text("prompt", self.prompt, "say what happens from here on")
         _check_settings(self)
         if not isinstance(self.recache, bool):
             _refuse(("recache",), self.recache, "write true or false")
@@ -94,7 +94,7 @@ class Shot:
     steps: Any = None
 
     def __post_init__(self):
-        _check_text("prompt", self.prompt, "say what the shot shows")
+        check_text("prompt", self.prompt, "say what the shot shows")
         _check_seconds("seconds", self.seconds)
         if self.cut not in CUTS:
             _refuse(("cut",), self.cut, _guess(self.cut, CUTS) or "write cut or continue")
@@ -113,12 +113,12 @@ class Screenplay:
     caption: str = ""
 
     def __post_init__(self):
-        _check_text("title", self.title, "give the film a title")
+        check_text("title", self.title, "give the film a title")
         object.__setattr__(self, "shots", _parts("shots", self.shots, Shot))
         _check_shots(self.shots)
         _check_seed(self.seed)
         if self.caption != "":
-            _check_text("caption", self.caption, "write a caption or leave the field out")
+            check_text("caption", self.caption, "write a caption or leave the field out")
 
     @property
     def seconds(self) -> float:
@@ -151,7 +151,8 @@ def _refuse(field: Field, value: Any, remedy: str) -> NoReturn:
     raise FieldError(field, f"is {_show(value)}; {remedy}{'' if remedy.endswith('?') else '.'}")
 
 
-def _check_text(field: str, value: Any, remedy: str) -> None:
+def check_text(field: str, value: Any, remedy: str) -> None:
+    """Refuse what no screenplay holds as a prompt, a caption or a title. Raises FieldError."""
     if value is None or (isinstance(value, str) and not value.strip()):
         _refuse((field,), None, remedy)
     if not isinstance(value, str):
@@ -193,7 +194,7 @@ def _check_settings(part: Any) -> None:
     if part.seed is not None:
         _check_seed(part.seed)
     if isinstance(part.policy, str) or _is_empty(part.policy):
-        _check_text("policy", part.policy, "name a memory policy, such as camr")
+        check_text("policy", part.policy, "name a memory policy, such as camr")
     elif part.policy is not None and not is_policy(part.policy):
         _refuse(("policy",), part.policy, "name a memory policy, such as camr, or give a Policy")
     if isinstance(part.steps, (list, tuple)) and part.steps:

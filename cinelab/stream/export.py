@@ -92,4 +92,4 @@ def export(session: Session, folder: str | Path, head: int | None = None, title:
 
 def at_rest(session: Session) -> Session:
     """The session as it is now, to be read or exported in another thread while its engine goes on. Not to be directed."""
-    return replace(session, nodes=dict(session.nodes), _before=[], _states=OrderedDict())
+    return replace(session, nodes=dict(session.nodes), sums=dict(session.sums), _before=[], _states=OrderedDict(), _held=None)

@@ -5,22 +5,26 @@ shot, a retake goes back to where the shot began, a branch to any earlier chunk:
 only what the next chunk is asked to be, so nothing made is ever changed or lost.
 
 On disk: session.json (which model), log.jsonl (a line a command and a chunk, in order) and chunks/<number>.safetensors. A chunk is
-written before its line, so a killed session goes on from its last finished chunk, bit for bit: keys, values and decoder are made
-again from the latents. The same log gives the same film.
+written before its line, and a command's line before it is carried out, so a killed session goes on from its last finished chunk, bit
+for bit: keys, values and decoder are made again from the latents. The same log gives the same film. Every line has a hash of those
+before it and every chunk's line the checksum of its file, so a bit that changed on the disk is noticed.
 """
 
-import os
+import inspect
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
-from safetensors.torch import load_file, save_file
+import pandas as pd
 
 from cinelab.config import from_dict, read_json, to_dict
 from cinelab.errors import CinelabError
-from cinelab.files import append_line, read_lines, write_atomic, write_json
+from cinelab.files import write_error, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.limits import (
     BUDGET,
@@ -43,13 +47,18 @@ from cinelab.memory.policy import (
     with_budget,
 )
 from cinelab.model.zoo import Bundle
-from cinelab.script.screenplay import MAX_TEXT
+from cinelab.outputs import writing
+from cinelab.script.screenplay import check_text
 from cinelab.script.timeline import CONTINUE
+from cinelab.stream.chunk_file import checksum, decisions_in, decisions_of, read_chunk, write_chunk
 from cinelab.stream.engine import Timed, policy_for
 from cinelab.stream.reel import Ask, Reel, State
+from cinelab.stream.session_log import SessionLog, start_of
 
 SWITCHES = ("keep", "recache", "cut")  # what a changed prompt does: nothing else, KV re-encoded, a new shot
-SCHEMA = 1
+SCHEMA, READ = 2, (1, 2)  # 1 had neither hashes nor checksums
+ASIDE = "aside"  # where chunks are moved that the log knows nothing of
+OPENED: "WeakValueDictionary[Path, Session]" = WeakValueDictionary()  # one session a folder may write; opening it again takes over
 RECENT, OPENINGS = 2, 4  # states kept ready: the newest, and those that shots began from (for retakes); others are made again
 
 
@@ -94,14 +103,33 @@ class Desk:
     again: tuple[Settings, ...] = ()  # a retake goes through its shot's directions once more
 
 
+@dataclass(frozen=True)
+class Record:
+    """What session.json holds."""
+
+    schema: int
+    model: str
+    weights: str
+    bf16: bool
+    settings: Settings
+    sum: str | None = None  # of the others
+
+
 @dataclass
 class Session:
-    """Open one with `Session.create` or `Session.resume`; `step()` makes a chunk, `do(command, ...)` directs."""
+    """Open one with `Session.create` or `Session.resume`; `step()` makes a chunk, `do(command, ...)` directs. `Session.read`
+    opens one that another process may be directing, to be looked into.
+
+    One session at a time writes to a folder: another process is refused, and in the same process the newer one takes over.
+    """
 
     folder: Path
     reel: Reel
     desk: Desk = field(default_factory=Desk)
     nodes: dict[int, Node] = field(default_factory=dict)
+    sums: dict[int, str] = field(default_factory=dict)  # checksums of the chunks' files
+    _log: SessionLog | None = None
+    _held: ExitStack | None = None  # the folder's lock, of a session that may write
     _before: list[Desk] = field(default_factory=list)
     _states: "OrderedDict[int, State]" = field(default_factory=OrderedDict)
     _openings: set[int] = field(default_factory=set)  # chunks that a shot was cut after
@@ -112,86 +140,153 @@ class Session:
     def create(cls, folder: str | Path, bundle: Bundle, settings: Settings = Settings(), bf16: bool = False) -> "Session":
         """A new session in an empty or absent folder."""
         folder = Path(folder)
-        if (folder / "session.json").exists():
-            raise CinelabError(f"{folder} already holds a session; continue it, or name another folder.")
         settings = checked(settings)
-        (folder / "chunks").mkdir(parents=True, exist_ok=True)
-        write_json(folder / "session.json", {"schema": SCHEMA, "model": bundle.name, "weights": bundle.fingerprint,
-                                             "bf16": bf16, "settings": to_dict(settings)})
-        return cls(folder, Reel(bundle, bf16), Desk(settings))
+        record = {"schema": SCHEMA, "model": bundle.name, "weights": bundle.fingerprint, "bf16": bf16, "settings": to_dict(settings)}
+        with ExitStack() as held:
+            _hold(folder, held)
+            if (folder / "session.json").exists():
+                raise CinelabError(f"{folder} already holds a session; continue it, or name another folder.")
+            write_json(folder / "session.json", record | {"sum": start_of(record)})
+            log = SessionLog(folder / "log.jsonl", start_of(record), chained=True)
+            return cls(folder, Reel(bundle, bf16), Desk(settings), _log=log, _held=held.pop_all())._opened()
 
     @classmethod
     def resume(cls, folder: str | Path, bundle: Bundle) -> "Session":
         """Go on with a session from its folder; refuses another model's."""
         folder = Path(folder)
-        told = read_json(folder / "session.json")
-        if told["schema"] != SCHEMA:
-            raise CinelabError(f"{folder} has a session of schema {told['schema']}, this cinelab reads {SCHEMA}; update it.")
-        if told["weights"] != bundle.fingerprint:
-            raise CinelabError(f"{folder} was made with {told['model']} ({told['weights']}), not with these weights of {bundle.name}; "
-                               f"load {told['model']}, or begin a new session.")
-        session = cls(folder, Reel(bundle, told["bf16"]))
-        session._mend()
-        try:
-            session.desk = Desk(from_dict(Settings, told["settings"]))
-            for line in session.log:
-                session._fold(line)
-        except CinelabError as error:  # such as a policy whose class is not here
-            raise CinelabError(f"{folder} cannot be gone on with: {error}") from error
-        session.desk = replace(session.desk, playing=False)
+        record = read_record(folder)
+        with ExitStack() as held:
+            _hold(folder, held)
+            session = cls._of(folder, record, bundle)
+            session._log.mend()
+            session._fold_log(record)
+            session._put_aside()
+            session._held = held.pop_all()
+            return session._opened()
+
+    @classmethod
+    def read(cls, folder: str | Path, bundle: Bundle) -> "Session":
+        """A session to be looked into: nothing in its folder changes, and who directs it is not disturbed."""
+        record = read_record(Path(folder))
+        session = cls._of(Path(folder), record, bundle)
+        session._fold_log(record)
         return session
+
+    @classmethod
+    def _of(cls, folder: Path, record: Record, bundle: Bundle) -> "Session":
+        if record.weights != bundle.fingerprint:
+            raise CinelabError(f"{folder} was made with {record.model} ({record.weights}), not with these weights of {bundle.name}; "
+                               f"load {record.model}, or begin a new session.")
+        return cls(folder, Reel(bundle, record.bf16), _log=SessionLog(folder / "log.jsonl", record.sum or "", record.sum is not None))
+
+    def close(self) -> None:
+        """Let go of the folder: this session can be read from then on, and another one may write."""
+        if self._held is not None:
+            self._held.close()
+            self._held = None
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _opened(self) -> "Session":
+        OPENED[self.folder.resolve()] = self
+        return self
 
     @property
     def log(self) -> list[dict]:
         """Every line of the log; a last line that a kill cut short does not count."""
-        return read_lines(self.folder / "log.jsonl")
+        return SessionLog(self._log.path, self._log.start, self._log.chained).read()
 
-    def _mend(self) -> None:
-        """Cut off a last line that a kill left unfinished, so that the next one begins on its own."""
-        path = self.folder / "log.jsonl"
-        whole = path.read_bytes() if path.exists() else b""
-        if not whole.endswith(b"\n") and whole:
-            os.truncate(path, whole.rfind(b"\n") + 1)
+    def _fold_log(self, record: Record) -> None:
+        """Stand where the log ends."""
+        self.desk = Desk(record.settings)
+        try:
+            for number, line in enumerate(self._log.read(), 1):
+                self._fold(line, number)
+        except CinelabError as error:  # such as a policy whose class is not here
+            raise CinelabError(f"{self.folder} cannot be gone on with: {error}") from error
+        self.desk = replace(self.desk, playing=False)
 
-    def _fold(self, line: dict) -> None:
-        if "made" in line:
-            node = Node(**line["made"] | {"said": from_dict(Settings, line["made"]["said"])})
-            self._take_in(node)
-        else:
-            self._apply(line["do"], line["value"])
+    def _fold(self, line: dict, number: int) -> None:
+        try:
+            if "made" not in line:
+                entry = from_dict(Command, line)
+                return self._put(entry.do, self._outcome(entry.do, entry.value)[0])
+            entry = from_dict(Made, line)
+        except CinelabError as error:
+            raise CinelabError(f"line {number} of {self._log.path.name}: {error}") from error
+        node = entry.made
+        if node.number != len(self.nodes) or (node.parent is not None and node.parent not in self.nodes):
+            raise CinelabError(f"line {number} of {self._log.path.name} is of chunk {node.number}, which does not follow the lines "
+                               "before it; restore the file.")
+        self._take_in(node)
+        if entry.sum:
+            self.sums[node.number] = entry.sum
+
+    def _put_aside(self) -> None:
+        """Move chunks that the log does not know (it lost its end, or a kill came between a chunk and its line) out of the way."""
+        strange = [path for path in sorted((self.folder / "chunks").glob("*.safetensors")) if self._unknown(path)]
+        place = self.folder / ASIDE
+        try:
+            for path in strange:
+                place.mkdir(exist_ok=True)
+                path.replace(place / f"{path.stem}-{checksum(path.read_bytes())[:8]}.safetensors")
+        except OSError as error:
+            raise write_error(place, error) from error
+        if strange:
+            warnings.warn(f"{self.folder}: {len(strange)} chunk(s) that the log does not know were moved to {ASIDE}/.", stacklevel=3)
+
+    def _unknown(self, path: Path) -> bool:
+        return not (path.stem.isdigit() and int(path.stem) in self.nodes) and not path.name.startswith(".")
 
     # ---- directing
 
     def do(self, command: str, **value) -> str:
         """Carry out a command between two chunks; returns one line that says what happened. Raises CinelabError, and then
-        nothing has changed."""
-        said = self._apply(command, value)
-        if command == "policy" and isinstance(now := self.desk.settings.policy, Policy):
+        nothing has changed: the desk changes once the line is on the disk."""
+        desk, said = self._outcome(command, value)
+        if command == "policy" and isinstance(now := desk.settings.policy, Policy):
             value = {"value": policy_dict(now)}  # whole, so that it is the same in a process that does not know the name
-        if command == "levels" and isinstance(now := self.desk.settings.steps, Sampling):
+        if command == "levels" and isinstance(now := desk.settings.steps, Sampling):
             value = {"value": to_dict(now)}
         self._append({"do": command, "value": value, "after": self.desk.head})
+        self._put(command, desk)
         return said
 
-    def _apply(self, command: str, value: dict) -> str:
+    def _outcome(self, command: str, value: dict) -> tuple[Desk, str]:
+        """The desk after a command, and what is said of it. Raises CinelabError where it cannot be carried out."""
         if command not in COMMANDS:
-            raise CinelabError(f"Command {command!r} is unknown; use one of {', '.join(COMMANDS)}.")
-        before = self.desk
+            raise CinelabError(f"Command {short(command)} is unknown; use one of {', '.join(COMMANDS)}.")
         if command == "undo":
+            if value:
+                raise CinelabError(f"Command 'undo' takes nothing, not {', '.join(map(short, value))}.")
             if not self._before:
                 raise CinelabError("There is nothing to undo.")
-            self.desk = replace(self._before.pop(), playing=before.playing)
-            return "Undone: " + self.place()
-        self.desk, said = COMMANDS[command](self, self.desk, **value)
-        if command not in ("pause", "resume"):
-            self._before.append(before)
-        return said
+            desk = replace(self._before[-1], playing=self.desk.playing)
+            return desk, "Undone: " + self.place(desk)
+        try:
+            inspect.signature(COMMANDS[command]).bind(self, self.desk, **value)
+        except TypeError as error:
+            raise CinelabError(f"Command {command!r} was given {', '.join(map(short, value)) or 'nothing'}: {error}.") from error
+        return COMMANDS[command](self, self.desk, **value)
 
-    def place(self) -> str:
+    def _put(self, command: str, desk: Desk) -> None:
+        """A command has been carried out: the desk is as it left it."""
+        if command == "undo":
+            self._before.pop()
+        elif command not in ("pause", "resume"):
+            self._before.append(self.desk)
+        self.desk = desk
+
+    def place(self, desk: Desk | None = None) -> str:
         """Where the film stands, in a few words."""
-        if self.desk.head is None:
+        head = (desk or self.desk).head
+        if head is None:
             return "at the film's beginning."
-        node = self.nodes[self.desk.head]
+        node = self.nodes[head]
         return f"shot {node.shot + 1}, chunk {node.index + 1}."
 
     # ---- making
@@ -202,10 +297,12 @@ class Session:
 
     def make(self, node: Node) -> Timed:
         """Make a chunk that is fully described, such as one of another session's log or of a screenplay."""
+        self._writable()
         state, timed = self.reel.step(self.state(node.parent), self.ask(node))
-        write_atomic(self._file(node.number), lambda path: save_file({"latents": timed.latents.cpu().contiguous()}, path))
-        self._append({"made": to_dict(node), "seconds": {k: round(v, 5) for k, v in timed.seconds.items()}})
+        made = write_chunk(self._file(node.number), timed.latents, decisions_of(state.memory, node.index))
+        self._append({"made": to_dict(node), "seconds": {k: round(v, 5) for k, v in timed.seconds.items()}, "sum": made})
         self._take_in(node)
+        self.sums[node.number] = made
         self._keep(node.number, state)
         return timed
 
@@ -272,10 +369,23 @@ class Session:
 
     def latents(self, number: int):
         """Latents (1, c, C, h, w) of a finished chunk."""
-        try:
-            return load_file(self._file(number))["latents"]
-        except (OSError, ValueError) as error:
-            raise CinelabError(f"{self._file(number)} cannot be read ({error}); branch from an earlier shot.") from error
+        latents, bundle = self._chunk(number)["latents"], self.reel.bundle
+        if tuple(latents.shape) != (1, bundle.chunk, *bundle.latent_shape):
+            raise CinelabError(f"{self._file(number)} holds latents {tuple(latents.shape)}, a chunk of {bundle.name} has "
+                               f"{(1, bundle.chunk, *bundle.latent_shape)}; restore it, or branch from a chunk before it.")
+        return latents
+
+    def routing(self, head: int | None = None) -> pd.DataFrame:
+        """Which history every chunk up to `head` attended to (see `Memory.routing_table`), as it was noted when it was made."""
+        path = self.path(head)
+        noted = [decisions_in(self._chunk(number), self.nodes[number].index, self.nodes[number].shot) for number in path]
+        if len(path) > 1 and not any(noted):
+            raise CinelabError(f"{self.folder} was made before sessions noted what was attended to; replay its log in a new folder.")
+        memory = self.state(path[-1] if path else None).memory
+        return replace(memory, decisions=tuple(one for part in noted for one in part)).routing_table()
+
+    def _chunk(self, number: int) -> dict:
+        return read_chunk(self._file(number), self.sums.get(number))
 
     def state(self, number: int | None) -> State:
         """The state after a chunk; one that is not at hand is made again from the nearest that is."""
@@ -317,13 +427,58 @@ class Session:
 
     def _append(self, line: dict) -> None:
         """One line, on the disk before we go on."""
-        append_line(self.folder / "log.jsonl", line)
+        self._writable()
+        self._log.append(line)
+
+    def _writable(self) -> None:
+        if self._held is None:
+            raise CinelabError(f"This session of {self.folder} is closed or only read; open the folder with Session.resume to direct it.")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line of the log: a command."""
+
+    do: str
+    value: dict
+    after: int | None = None
+
+
+@dataclass(frozen=True)
+class Made:
+    """A line of the log: a finished chunk."""
+
+    made: Node
+    seconds: dict = field(default_factory=dict)
+    sum: str | None = None
+
+
+def read_record(folder: Path) -> Record:
+    """What session.json says. Raises a CinelabError that names the file."""
+    path = folder / "session.json"
+    values = read_json(path)
+    try:
+        record = from_dict(Record, values)
+    except CinelabError as error:
+        raise CinelabError(f"{path}: {error}") from error
+    if record.schema not in READ:
+        raise CinelabError(f"{folder} has a session of schema {record.schema}, this cinelab reads {SCHEMA}; update it.")
+    if record.sum != (start_of({k: v for k, v in values.items() if k != "sum"}) if record.schema > 1 else None):
+        raise CinelabError(f"{path} has changed since it was written (its checksum differs); restore it.")
+    return record
+
+
+def _hold(folder: Path, held: ExitStack) -> None:
+    """Take the folder's lock; a session of this process that has it lets go of it."""
+    if older := OPENED.pop(folder.resolve(), None):
+        older.close()
+    held.enter_context(writing(folder / "chunks", what=folder))
 
 
 def checked(settings: Settings) -> Settings:
     """The settings with a policy of one's own as an object. Refuses what no chunk could be made with."""
-    if len(settings.prompt) > MAX_TEXT:
-        raise CinelabError(f"The prompt has {len(settings.prompt)} characters; keep it below {MAX_TEXT}.")
+    if settings.prompt != "":
+        check_text("prompt", settings.prompt, "say what the shot shows")
     if settings.switch not in SWITCHES:
         raise CinelabError(f"switch is {settings.switch!r}; use one of {', '.join(SWITCHES)}.")
     check_number("seed", settings.seed, 0, below=SEED)
@@ -361,9 +516,8 @@ def _changed(desk: Desk, **changes) -> Desk:
 
 def prompt(session: Session, desk: Desk, text: str, switch: str | None = None) -> tuple[Desk, str]:
     """From the next chunk on; `switch` says what happens to the cache, or that it is a cut."""
+    check_text("prompt", text, "say what the shot shows")
     text = " ".join(text.split())
-    if not text:
-        raise CinelabError("The prompt is empty; say what the shot shows.")
     how = switch or desk.settings.switch
     desk = _changed(desk, prompt=text, switch=how)
     return replace(desk, cut=desk.cut or how == "cut", recache=how == "recache"), "The prompt holds from the next chunk on."
@@ -380,20 +534,25 @@ def cut(session: Session, desk: Desk, text: str | None = None) -> tuple[Desk, st
 
 def retake(session: Session, desk: Desk, seed: int | None = None) -> tuple[Desk, str]:
     """Back to where the running shot began: the same directions, another seed."""
-    if desk.head is None:
+    if desk.head is None and not desk.again:
         raise CinelabError("There is no shot to take again yet; play the first one.")
-    numbers = session.shot_nodes(desk.head)
-    first = session.nodes[numbers[0]]
+    if desk.again and (desk.cut or desk.head is None):  # a retake that has not begun: only its seed changes
+        said, back = list(desk.again), desk
+        shot = 1 if desk.head is None else session.nodes[desk.head].shot + 2
+    else:
+        made = [session.nodes[number] for number in session.shot_nodes(desk.head)]
+        said = [*(node.said for node in made), *desk.again]
+        back, shot = replace(desk, head=made[0].parent, cut=made[0].cut), made[0].shot + 1
     new = desk.settings.seed + 1 if seed is None else seed
-    again = tuple(replace(session.nodes[number].said, seed=new) for number in numbers)
-    desk = _changed(replace(desk, settings=again[-1]), seed=new)
-    return replace(desk, head=first.parent, cut=first.cut, recache=False, again=again), f"Shot {first.shot + 1} again, with seed {new}."
+    again = tuple(replace(one, seed=new) for one in said)
+    back = _changed(replace(back, settings=again[-1]), seed=new)
+    return replace(back, recache=False, again=again), f"Shot {shot} again, with seed {new}."
 
 
 def branch(session: Session, desk: Desk, chunk: int) -> tuple[Desk, str]:
     """Go on from any chunk of the tree; what was made after it stays."""
-    if chunk not in session.nodes:
-        raise CinelabError(f"chunk is {chunk}; the session has chunks 0 to {len(session.nodes) - 1}.")
+    if type(chunk) is not int or chunk not in session.nodes:
+        raise CinelabError(f"chunk is {short(chunk)}; the session has chunks 0 to {len(session.nodes) - 1}.")
     node = session.nodes[chunk]
     return Desk(node.said, chunk, playing=desk.playing), f"Going on from shot {node.shot + 1}, chunk {node.index + 1}."
 

@@ -51,7 +51,7 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 def shares(session: Session, head: int | None = None) -> dict[int, float]:
     """Of all that the last shot retrieved, the share that lies in each earlier shot (counted from 1)."""
     number = session.desk.head if head is None else head
-    table = session.state(number).memory.routing_table()
+    table = session.routing(number)
     last = table[(table["shot"] == session.nodes[number].shot) & (table["kept_shot"] < session.nodes[number].shot)]
     counts = last["kept_shot"].value_counts(normalize=True).sort_index()
     return {int(shot) + 1: float(share) for shot, share in counts.items()}
@@ -60,6 +60,6 @@ def shares(session: Session, head: int | None = None) -> dict[int, float]:
 def most_retrieved(session: Session, head: int | None = None, count: int = 3) -> Sequence[int]:
     """The earlier chunks (by index in the film) that the last shot looked at most, most first."""
     number = session.desk.head if head is None else head
-    table = session.state(number).memory.routing_table()
+    table = session.routing(number)
     last = table[(table["shot"] == session.nodes[number].shot) & (table["kept_shot"] < session.nodes[number].shot)]
     return [int(chunk) for chunk in last["kept_chunk"].value_counts().index[:count]]

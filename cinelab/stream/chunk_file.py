@@ -1,0 +1,88 @@
+"""A finished chunk on the disk: its latents, and which history every layer attended to while it was made.
+
+A file holds `latents` (1, c, C, h, w) and, where anything was attended to, `layers` (L,), `picks` and
+`fixed` (L, 1, G, k), and `scores` of the same shape where units competed: k kept units for each of G
+groups of heads. Its checksum is blake2b of the whole file.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from cinelab.errors import CinelabError
+from cinelab.files import reason, write_atomic
+from cinelab.memory.cache import Memory
+
+DIGEST = 16  # bytes of a checksum
+
+
+def checksum(data: bytes) -> str:
+    """The checksum that a log keeps of a file's bytes."""
+    return hashlib.blake2b(data, digest_size=DIGEST).hexdigest()
+
+
+def write_chunk(path: Path, latents: Tensor, decisions: Iterable[dict] = ()) -> str:
+    """Write a chunk, whole or not at all; returns its checksum. Raises CinelabError."""
+    data = save({"latents": latents.cpu().contiguous(), **_packed(list(decisions))})
+    write_atomic(path, lambda to: to.write_bytes(data))
+    return checksum(data)
+
+
+def read_chunk(path: Path, known: str | None = None) -> dict[str, Tensor]:
+    """The tensors of a chunk. Raises CinelabError where the file is not the one of checksum `known`,
+    or (None: it was written before checksums were kept) holds no finite latents."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CinelabError(f"{path} cannot be read ({reason(error)}); {REMEDY}") from error
+    if known is not None and checksum(data) != known:
+        raise CinelabError(f"{path} has changed since it was written (its checksum differs); {REMEDY}")
+    try:
+        tensors = load(data)
+    except Exception as error:  # safetensors raises its own, and others, on damaged files
+        raise CinelabError(f"{path} cannot be read ({error}); {REMEDY}") from error
+    latents = tensors.get("latents")
+    if latents is None or latents.dim() != 5 or not latents.is_floating_point():
+        raise CinelabError(f"{path} holds no latents (1, c, C, h, w) of numbers; {REMEDY}")
+    if not bool(latents.isfinite().all()):
+        raise CinelabError(f"{path} holds latents that are not finite; {REMEDY}")
+    return tensors
+
+
+REMEDY = "restore it, or branch from a chunk before it."
+
+
+def decisions_of(memory: Memory, chunk: int) -> list[dict]:
+    """What every layer attended to at the first level of `chunk`, the newest of `memory`."""
+    found = []
+    for decision in reversed(memory.decided):
+        if decision["chunk"] != chunk:
+            break
+        if not decision["clean"]:
+            found.append(decision)
+    return found[::-1]
+
+
+def decisions_in(tensors: dict[str, Tensor], chunk: int, shot: int) -> tuple[dict, ...]:
+    """The decisions that a chunk's file holds, as `Memory.decisions` has them."""
+    if "layers" not in tensors:
+        return ()
+    shots, scores = torch.tensor([shot]), tensors.get("scores")
+    return tuple({"chunk": chunk, "shot": shots, "layer": int(layer), "clean": False,
+                  "picks": tensors["picks"][place].long(), "fixed": tensors["fixed"][place],
+                  "scores": None if scores is None else scores[place]}
+                 for place, layer in enumerate(tensors["layers"]))
+
+
+def _packed(decisions: list[dict]) -> dict[str, Tensor]:
+    """Decisions as tensors, a layer each along the first axis."""
+    if not decisions:
+        return {}
+    stacked = lambda part: torch.stack([one[part] for one in decisions]).cpu().contiguous()  # noqa: E731
+    packed = {"layers": torch.tensor([one["layer"] for one in decisions]),
+              "picks": stacked("picks").int(), "fixed": stacked("fixed")}
+    return packed if decisions[0]["scores"] is None else packed | {"scores": stacked("scores").float()}
