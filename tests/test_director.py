@@ -121,6 +121,38 @@ def test_a_film_without_its_mark_is_called_half_saved(tmp_path):
         untaken(tmp_path)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_film_that_was_stopped_goes_on_from_its_last_chunk(bundle, film, tmp_path, fused):
+    director = Director(bundle, policy=CAMR(budget=4), fused=fused)
+
+    def stop(done, _of):
+        if done == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        director.render(PLAY, stop, keep=tmp_path)
+    made = []
+    again = director.render(PLAY, show=made.append, keep=tmp_path)
+    assert np.array_equal(again.frames, film.frames) and again.routing.equals(film.routing)
+    assert [timed.index for timed in made] == list(range(len(again.timings)))
+    other = Director(bundle, policy=CAMR(budget=4), seed=9).render(PLAY, keep=tmp_path)
+    assert not np.array_equal(other.frames, film.frames)
+    again.save(tmp_path)
+    assert not list(tmp_path.glob(".making*"))
+
+
+@pytest.mark.parametrize("damaged", ["00003.safetensors", "log.jsonl"])
+def test_a_kept_chunk_that_has_changed_is_made_again(bundle, film, tmp_path, damaged):
+    director = Director(bundle, policy=CAMR(budget=4))
+    director.render(PLAY, keep=tmp_path)
+    path = next(tmp_path.glob(f".making*/{damaged}"))
+    data = path.read_bytes()
+    path.write_bytes(data[:200] + bytes([data[200] ^ 4]) + data[201:])
+    with pytest.warns(UserWarning, match="are made again|is made from its first chunk"):
+        again = director.render(PLAY, keep=tmp_path)
+    assert np.array_equal(again.frames, film.frames) and again.routing.equals(film.routing)
+
+
 def test_what_a_later_shot_asks_for_is_refused_before_the_first_chunk(bundle):
     for wrong in ({"policy": "camrr"}, {"policy": "sink", "budget": 10**6 + 1}):
         with pytest.raises(CinelabError, match="camrr|budget"):

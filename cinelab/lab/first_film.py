@@ -30,15 +30,15 @@ def direct_film(play: Screenplay, folder: str | Path, model: str = "toybox-2step
                 progress: Callable[[int, int], None] | None = None) -> Path:
     """Make, score and save the film of a screenplay; an existing film is not overwritten.
 
-    What can be refused is refused before the first chunk. A folder whose saving was killed is finished without making the film
-    again, if it is this one.
+    What can be refused is refused before the first chunk. A film that was stopped goes on from its last finished chunk, and one
+    whose saving was stopped is saved, if it is this one.
     """
     folder = ready_folder(folder)
     director = director_for(model, policy, budget, seed, steps)
     if finish(folder, MARK) and saved_as(folder, play, director):
         return folder
     untaken(folder)
-    director.render(play, progress).save(folder, save_findings)
+    director.render(play, progress, keep=folder).save(folder, save_findings)
     return folder
 
 

@@ -50,7 +50,7 @@ def make_film(bundle: Bundle, play: Screenplay, folder: str | Path, policy: str 
     overlap = next(bundle.model.parameters()).is_cuda if overlap is None else overlap
     director = Director(bundle, policy_for(bundle, policy, budget), seed, bundle.levels(steps), overlap=overlap, fused=fused)
     picture = None if first is None else read_picture(first, bundle.size)
-    film = director.render(play, first=picture, show=_screen())
+    film = director.render(play, first=picture, show=_screen(), keep=folder)
     film.save(folder, save_findings)
     return film
 

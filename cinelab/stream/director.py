@@ -28,7 +28,9 @@ from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
 from cinelab.script.unconditional import unconditional_text
+from cinelab.stream.chunk_file import checksum
 from cinelab.stream.engine import Timed, check_room, policy_after, policy_for
+from cinelab.stream.kept import KeptChunks, forget, keeping
 from cinelab.stream.overlap import ahead, side_stream
 from cinelab.stream.reel import Ask, Reel
 from cinelab.stream.showing import film_html, film_line
@@ -87,6 +89,7 @@ class Film:
             if also:
                 also(self, scratch)
             write_json(scratch / MARK, self.info | {"cuts": self.cuts, "frames": len(self.frames)})
+        forget(folder)
         return Path(folder)
 
 
@@ -95,6 +98,7 @@ def untaken(folder: str | Path) -> Path:
     folder, other = ready_folder(folder), "name another folder (with -o on the command line), or remove it."
     finish(folder, MARK)
     if (folder / MARK).exists():
+        forget(folder)
         raise CinelabError(f"{folder} already holds a film; {other}")
     if (folder / "film.mp4").exists():
         raise CinelabError(f"{folder} holds a half-saved film (film.mp4 without {MARK}); {other}")
@@ -171,11 +175,12 @@ class Director:
         with torch.no_grad():
             return bundle.codec.encode(to_tensor(picture[None])[None].to(next(bundle.model.parameters()).device))
 
-    def _made(self, screenplay: Screenplay, line: Timeline, first: Tensor | None = None) -> Iterator[tuple[Timed, Memory]]:
+    def _made(self, screenplay: Screenplay, line: Timeline, first: Tensor | None = None,
+              kept: KeptChunks | None = None) -> Iterator[tuple[Timed, Memory]]:
         """Chunks with their pictures, and the memory after each."""
         check_room(self.bundle, self.policy, len(line.slots), self.sampling.guidance != 1)
         reel = Reel(self.bundle, self.bf16)
-        latents, shown = self._latents(reel, screenplay, line, first), reel.begin()
+        latents, shown = self._latents(reel, screenplay, line, first, kept), reel.begin()
         beside = side_stream(reel.device.type if self.overlap else "cpu")
         for timed, memory in ahead(latents) if self.overlap else latents:
             began = time.perf_counter()
@@ -184,22 +189,42 @@ class Director:
             timed.seconds["decode"] = time.perf_counter() - began
             yield timed, memory
 
-    def _latents(self, reel: Reel, screenplay: Screenplay, line: Timeline, first: Tensor | None) -> Iterator[tuple[Timed, Memory]]:
-        """Chunks without pictures. What a shot or a change sets holds from there on."""
+    def _latents(self, reel: Reel, screenplay: Screenplay, line: Timeline, first: Tensor | None,
+                 kept: KeptChunks | None) -> Iterator[tuple[Timed, Memory]]:
+        """Chunks without pictures. What a shot or a change sets holds from there on. Those that are `kept` are not made again."""
         state, opening = reel.begin(), Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling)
         asks = asks_of(line, opening, self.bundle)
         self.bundle.encoder.prepare([*line.prompts, unconditional_text(self.bundle.unconditional)])
         for slot, ask in zip(line.slots, asks, strict=True):
+            if kept is not None and (found := kept.take(slot.index)):
+                latents, decisions, seconds = found
+                state = reel.recall(state, ask, latents, pictures=False)
+                state.memory.decisions += decisions
+                yield Timed(slot.index, None, latents, seconds), state.memory
+                continue
             wait = self.fused and slot.index + 1 < len(line.slots)
             state, timed = reel.step(state, ask, pictures=False, given=first if slot.index == 0 else None, wait=wait)
+            if kept is not None:
+                kept.add(timed, slot.shot, state.memory)
             yield timed, state.memory
 
     def render(self, screenplay: Screenplay, progress: Callable[[int, int], None] | None = None,
-               first: np.ndarray | None = None, show: Callable[[Timed], None] | None = None) -> Film:
+               first: np.ndarray | None = None, show: Callable[[Timed], None] | None = None, keep: str | Path | None = None) -> Film:
         """The whole film. `progress(done, of)` and `show(chunk)` are called after every chunk. `first`, a picture uint8 (H, W, 3), is what the film
-        begins with and goes on from (image to video); frame-wise models only."""
+        begins with and goes on from (image to video); frame-wise models only.
+
+        With `keep`, the folder that the film will be saved to, every chunk is on the disk as soon as it is made: a film that was
+        stopped goes on from there, bit for bit (see cinelab.stream.kept)."""
+        opening = self.opening(first)
+        if keep is None:
+            return self._film(screenplay, opening, None, progress, show)
+        with keeping(keep, self.identity(screenplay, opening)) as kept:
+            return self._film(screenplay, opening, kept, progress, show)
+
+    def _film(self, screenplay: Screenplay, opening: Tensor | None, kept: KeptChunks | None,
+              progress: Callable[[int, int], None] | None, show: Callable[[Timed], None] | None) -> Film:
         line, frames, rows = self.timeline(screenplay), [], []
-        for timed, left in self._made(screenplay, line, self.opening(first)):
+        for timed, left in self._made(screenplay, line, opening, kept):
             memory = left
             frames.append(timed.frames[0])
             rows.append({"chunk": timed.index, **timed.seconds})
@@ -212,6 +237,12 @@ class Director:
 
     def _seed(self, screenplay: Screenplay) -> int:
         return screenplay.seed if self.seed is None else self.seed
+
+    def identity(self, screenplay: Screenplay, opening: Tensor | None = None) -> dict:
+        """All that makes the film's bits, as plain values; `opening` are the latents that it begins with."""
+        begins = None if opening is None else checksum(opening.float().cpu().numpy().tobytes())
+        return self.info(screenplay) | {"weights": self.bundle.fingerprint, "screenplay": screenplay.to_yaml(),
+                                        "fused": self.fused, "opening": begins}
 
     def info(self, screenplay: Screenplay) -> dict:
         """What film.json says of the film before it is made."""

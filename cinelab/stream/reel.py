@@ -110,12 +110,13 @@ class Reel:
         self._remember(state.memory, self.prompts(ask.prompt), replace(state, index=state.index - 1), ask, latents)
         return replace(state, pending=None)
 
-    def recall(self, state: State, ask: Ask, latents: Tensor) -> State:
-        """The state after a chunk that was made before: its latents are remembered and decoded, not made."""
+    def recall(self, state: State, ask: Ask, latents: Tensor, pictures: bool = True) -> State:
+        """The state after a chunk that was made before: its latents are remembered and (with `pictures`) decoded, not made."""
         text, latents = self.prompts(ask.prompt), latents.to(self.device)
         state = self._open(state, ask, text)
         state.memory.begin(state.index, self._shot(ask))
-        return self.decode(self._keep(state, ask, text, latents), latents)[0]
+        state = self._keep(state, ask, text, latents)
+        return self.decode(state, latents)[0] if pictures else state
 
     def decode(self, state: State, latents: Tensor):
         """Pictures uint8 (1, f, H, W, 3) of a chunk, and the state with its decoder moved on."""
