@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from kills import killed_at_every_operation
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
@@ -91,36 +92,18 @@ def words(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("at", range(14))
-def test_a_kill_at_any_file_operation_is_recovered(tmp_path, at, old):
-    """SIGKILL before the n-th move, removal or making: the folder is as it was, or known to be half and then finished."""
-    folder = tmp_path / "out"
-    if old:
-        save(folder, "old")
-    child = os.fork()
-    if child == 0:
-        count = [0]
+def test_a_kill_at_any_file_operation_is_recovered(tmp_path, old):
+    """The next save ends as an undisturbed one, and before it the folder is as it was, or known to be half and then finished."""
+    words_of = {"old": dict.fromkeys(FILES, "old"), "new": dict.fromkeys(FILES, "new")}
 
-        def killed(real):
-            def call(*args, **more):
-                count[0] += 1
-                if count[0] > at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return real(*args, **more)
-
-            return call
-
-        for name in ("replace", "unlink", "mkdir", "rmdir"):
-            setattr(Path, name, killed(getattr(Path, name)))
+    def again(folder: Path) -> None:
+        if half_saved(folder, FILES[-1]):
+            assert finish(folder, FILES[-1]) and words(folder) == words_of["new"]
+        assert words(folder) in ([words_of["old"]] if old else [{}]) + [words_of["new"]]
         save(folder, "new")
-        os._exit(0)
-    os.waitpid(child, 0)
-    whole = [dict.fromkeys(FILES, word) for word in (["old"] if old else []) + ["new"]] + ([] if old else [{}])
-    if folder.is_dir() and half_saved(folder, FILES[-1]):
-        assert finish(folder, FILES[-1]) and words(folder) == dict.fromkeys(FILES, "new")
-    assert (words(folder) if folder.is_dir() else {}) in whole
-    save(folder, "again")
-    assert words(folder) == dict.fromkeys(FILES, "again") and not [name for name in os.listdir(folder) if name.startswith(".")]
+
+    before = (lambda folder: save(folder, "old")) if old else None
+    assert killed_at_every_operation(again, tmp_path, before=before) == []
 
 
 def test_a_failure_leaves_what_was_there(tmp_path):
