@@ -26,7 +26,7 @@ from cinelab.config import described
 from cinelab.errors import CinelabError
 from cinelab.limits import SEED, short
 from cinelab.registry import path_of
-from cinelab.script.yaml_text import read_yaml
+from cinelab.texts import SWEEP, read_yaml
 
 KNOWN = {"notebook": "notebooks/train.ipynb", "base": "{}", "grid": "{}", "seeds": "[0, 1, 2]"}
 LONGEST_VALUE, LONGEST_NAME = 24, 120  # characters in a cell's name
@@ -152,7 +152,7 @@ def _importable(thing: Any, where: str) -> str:
 
 
 def _read_yaml(path: Path) -> dict:
-    values = read_yaml(path, "sweep file")
+    values = read_yaml(path, SWEEP)
     if not isinstance(values, dict) or not values:
         found = f"holds {short(values, 40)}" if values else "is empty"
         raise CinelabError(f"{path} {found}; a sweep is a mapping of {', '.join(KNOWN)}.")
