@@ -144,7 +144,8 @@ def unknown(path: str, known: list[str], key: str) -> str:
 def read_mapping(path: str | Path, kind: Kind = RECORD, /, **wanted: Any) -> dict:
     """Return a JSON file's mapping in which the `wanted` keys stand, each of its type, beside whatever else stands there.
 
-    A file of another shape is a CinelabError that names it and the key.
+    A key whose type allows None may be absent, and is where null stands. A file of another shape is a CinelabError that names it
+    and the key.
     """
     return mapping(read_json(path, kind), path, kind.remedy, **wanted)
 
@@ -153,16 +154,24 @@ def mapping(values: Any, where: str | Path, remedy: str = RECORD.remedy, /, **wa
     """Return `values`, read from `where`, if they are a mapping with the `wanted` keys (see `read_mapping`)."""
     what = shown_path(where)
     if not isinstance(values, dict):
-        raise CinelabError(f"{what} holds {short(values)}, but a mapping {of_names(wanted)}is expected; {remedy}.")
+        raise CinelabError(f"{what} holds {_kind(values)}, but a mapping {of_names(wanted)}is expected; {remedy}.")
     found = dict(values)
     for key, hint in wanted.items():
         if key not in values and not _allows_none(hint):
             raise CinelabError(f"{what} lacks {key!r}; {remedy}.")
+        if values.get(key) is None and _allows_none(hint):
+            found.pop(key, None)
+            continue
         try:
-            found[key] = _coerce(hint, values.get(key), key)
+            found[key] = _coerce(hint, values[key], key)
         except CinelabError as error:
             raise CinelabError(f"{what}: {str(error).removesuffix('; change it.')}; {remedy}.") from None
     return found
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in a sentence."""
+    return {list: "a list", type(None): "null"}.get(type(value)) or short(value)
 
 
 def of_names(wanted: Mapping[str, Any]) -> str:

@@ -92,7 +92,7 @@ def append_line(path: str | Path, value: Any, sync: bool = True) -> None:
 
     A half line that a kill or a full disk left at the end is cut off first. Raises CinelabError.
     """
-    append_bytes(path, (to_json(value) + "\n").encode(), sync)
+    append_bytes(path, json_line(path, value) + b"\n", sync)
 
 
 def append_bytes(path: str | Path, data: bytes, sync: bool = True) -> None:
@@ -106,6 +106,16 @@ def append_bytes(path: str | Path, data: bytes, sync: bool = True) -> None:
             os.close(handle)
     except OSError as error:
         raise write_error(Path(path), error) from error
+
+
+def json_line(path: str | Path, value: Any) -> bytes:
+    """Return a value as JSON that every reader takes, on one line. Raises CinelabError for one that could not be read again."""
+    text = to_json(value)
+    try:
+        parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise CinelabError(f"{path}: a line cannot be written that nobody could read ({problem(error)}); correct that value.") from error
+    return text.encode()
 
 
 def read_lines(path: str | Path) -> list[Any]:

@@ -26,6 +26,7 @@ SIDE = 16_384  # pixels
 VALUES = 60_000  # values of a YAML file, aliases unfolded: seeds of a sweep, words of a job, fields of a screenplay
 DEPTH = 64  # lists and mappings inside each other, in any file
 DIGITS = 300  # of a number in a file
+ROWS = 5_000_000  # of a table
 WHOLE = 2**63  # whole numbers of settings lie below in magnitude: larger ones fit into no table
 
 RATE = 1000  # pictures a second

@@ -47,6 +47,7 @@ JOB = Kind("run description", "correct the run description", MIB, "give the path
 CAPTIONS = Kind("text beside a video", "keep it to the captions of one video, in UTF-8", MIB)
 PROMPTS = Kind("table of prompts", "write it again, as JSON in UTF-8", 16 * MIB)
 TABLE = Kind("table", "write it again, as UTF-8 text", 256 * MIB)
+ENVIRONMENT = Kind("environment file", "check the file out again", MIB, "run this in a checkout of the repository")
 RECORD = Kind("record", "restore it or remove it", 32 * MIB)  # JSON that a folder of ours, or of a published model, holds
 LISTING = Kind("list of videos", "restore it, or build into another folder", 256 * MIB)
 LINES = Kind("log", "restore it, or begin anew in another folder", 256 * MIB)

@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from cinelab.config import described
+from cinelab.config import described, read_mapping
 from cinelab.errors import CinelabError
 from cinelab.limits import SEED, short
 from cinelab.registry import path_of
@@ -189,10 +189,10 @@ def _check_list(place: str, values: Any) -> None:
 
 def _read_done(path: Path) -> dict:
     try:
-        done = json.loads(path.read_text())
+        done = read_mapping(path)
         schema = done.get("schema", SCHEMA)
         missing = [key for key in ("parameters", "notebook") if key not in done]
-    except (OSError, ValueError, AttributeError):
+    except CinelabError:
         raise CinelabError(f"{path} cannot be read; remove that folder or rename the sweep.") from None
     if type(schema) is not int or schema > SCHEMA:
         raise CinelabError(f"{path} has schema {schema!r}, this cinelab knows {SCHEMA}; update cinelab or rename the sweep.")
