@@ -5,7 +5,6 @@ Exit codes: 0 all that was asked is done; 1 something failed on the way, and wha
 before any work; 130 Ctrl-C.
 """
 
-import json
 import os
 import sys
 import warnings
@@ -24,6 +23,7 @@ from cinelab.cli_options import (
     seed_option,
     steps_option,
 )
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError, Failed
 from cinelab.files import reason
 from cinelab.limits import CHUNKS, FILMS, PORT, STEPS, VISITORS, WORKERS
@@ -131,7 +131,7 @@ def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weig
     from cinelab.lab.cards import print_card, score_card
 
     path = score_card(name, seed_list(seeds), films, policy, budget, output, tell=lambda text: say((text, "dim")))
-    print_card(json.loads(path.read_text()))
+    print_card(read_mapping(path))
     say((str(path), "bold green"))
 
 

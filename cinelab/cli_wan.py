@@ -53,13 +53,13 @@ def _as_weights(weights: str | Path) -> str:
 
 def next_line(folder: str | Path) -> str:
     """What to do with the result of a training (see `cinelab.train.worker.deliver`)."""
-    from cinelab.config import read_json
+    from cinelab.config import read_mapping
     from cinelab.model import zoo
 
     folder = Path(folder)
     if not (folder / zoo.WEIGHTS).exists():
         return f"cinelab convert BASE TARGET --lora {shlex.quote(str(folder / zoo.ADAPTER))}"
-    if "text" in read_json(folder / zoo.CONFIG):
+    if "text" in read_mapping(folder / zoo.CONFIG):
         return f"cinelab direct film.yaml --model {shlex.quote(str(folder))}"
     return _as_weights(folder)
 

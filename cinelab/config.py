@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cinelab.errors import CinelabError
-from cinelab.files import reason
-from cinelab.limits import WHOLE, check_range, short
+from cinelab.limits import WHOLE, check_range, short, shown_path
 from cinelab.registry import path_of, resolve
+from cinelab.texts import RECORD, Kind, read_json
 
 T = TypeVar("T")
 KIND = "kind"  # the key of a part's class
@@ -141,14 +141,55 @@ def unknown(path: str, known: list[str], key: str) -> str:
     return f"Unknown setting {path!r}: {hint}"
 
 
-def read_json(path: Path) -> Any:
-    """Parse a JSON file; a missing or broken one is one sentence."""
+def read_mapping(path: str | Path, kind: Kind = RECORD, /, **wanted: Any) -> dict:
+    """Return a JSON file's mapping in which the `wanted` keys stand, each of its type, beside whatever else stands there.
+
+    A key whose type allows None may be absent, and is where null stands. A file of another shape is a CinelabError that names it
+    and the key.
+    """
+    return mapping(read_json(path, kind), path, kind.remedy, **wanted)
+
+
+def mapping(values: Any, where: str | Path, remedy: str = RECORD.remedy, /, **wanted: Any) -> dict:
+    """Return `values`, read from `where`, if they are a mapping with the `wanted` keys (see `read_mapping`)."""
+    what = shown_path(where)
+    if not isinstance(values, dict):
+        raise CinelabError(f"{what} holds {_kind(values)}, but a mapping {of_names(wanted)}is expected; {remedy}.")
+    found = dict(values)
+    for key, hint in wanted.items():
+        if key not in values and not _allows_none(hint):
+            raise CinelabError(f"{what} lacks {key!r}; {remedy}.")
+        if values.get(key) is None and _allows_none(hint):
+            found.pop(key, None)
+            continue
+        try:
+            found[key] = _coerce(hint, values[key], key)
+        except CinelabError as error:
+            raise CinelabError(f"{what}: {str(error).removesuffix('; change it.')}; {remedy}.") from None
+    return found
+
+
+def _kind(value: Any) -> str:
+    """What a value is, in a sentence."""
+    return {list: "a list", type(None): "null"}.get(type(value)) or short(value)
+
+
+def of_names(wanted: Mapping[str, Any]) -> str:
+    """The names of the wanted keys, in a sentence."""
+    return f"of {', '.join(wanted)} " if wanted else ""
+
+
+def _allows_none(hint: Any) -> bool:
+    return hint is Any or type(None) in get_args(hint)
+
+
+def read_as(cls: type[T], path: str | Path, kind: Kind = RECORD) -> T:
+    """Return the dataclass `cls` from a JSON file. What does not fit is a CinelabError that names file and field."""
     try:
-        return json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise CinelabError(f"Cannot read {path}: {reason(error)}; check the path.") from error
-    except (ValueError, RecursionError) as error:
-        raise CinelabError(f"{path} is not valid JSON ({error}); restore it or remove it.") from error
+        return from_dict(cls, read_json(path, kind))
+    except CinelabError as error:
+        said = str(error)
+        raise error if said.startswith(shown_path(path)) else CinelabError(f"{shown_path(path)}: {said}") from error
 
 
 def _part(cls: type, hint: Any, name: str, value: Any, path: str) -> Any:
@@ -179,8 +220,15 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
     if origin in (tuple, list):
         return origin(_coerce_items(hint, value, path))
     if origin in (dict, Mapping):
-        return value if isinstance(value, Mapping) else _refuse(path, value, "a mapping of names and values is wanted")
+        return _coerce_mapping(hint, value, path)
     return _coerce_plain(hint, value, path)
+
+
+def _coerce_mapping(hint: Any, value: Any, path: str) -> Mapping:
+    if not isinstance(value, Mapping):
+        return _refuse(path, value, "a mapping of names and values is wanted")
+    kinds = get_args(hint)
+    return {key: _coerce(kinds[1], item, f"{path}.{key}") for key, item in value.items()} if kinds else value
 
 
 def _coerce_items(hint: Any, value: Any, path: str) -> list:

@@ -14,3 +14,8 @@ class Failed(CinelabError):
     """
 
     code = 1
+
+
+def reason(error: BaseException) -> str:
+    """Return what the system says, in small letters."""
+    return (getattr(error, "strerror", None) or str(error)).lower()

@@ -16,7 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cinelab.errors import CinelabError, Failed
+from cinelab.errors import CinelabError, Failed, reason
+from cinelab.texts import LINES, parse_json, problem, read_bytes
 
 FULL = 2**16  # bytes; with less left, whatever error a library raises is that of a full disk
 REMEDIES = {errno.ENOSPC: "free some space or choose another folder", errno.EDQUOT: "free some space or choose another folder",
@@ -91,7 +92,7 @@ def append_line(path: str | Path, value: Any, sync: bool = True) -> None:
 
     A half line that a kill or a full disk left at the end is cut off first. Raises CinelabError.
     """
-    append_bytes(path, (to_json(value) + "\n").encode(), sync)
+    append_bytes(path, json_line(path, value) + b"\n", sync)
 
 
 def append_bytes(path: str | Path, data: bytes, sync: bool = True) -> None:
@@ -107,18 +108,29 @@ def append_bytes(path: str | Path, data: bytes, sync: bool = True) -> None:
         raise write_error(Path(path), error) from error
 
 
+def json_line(path: str | Path, value: Any) -> bytes:
+    """Return a value as JSON that every reader takes, on one line. Raises CinelabError for one that could not be read again."""
+    text = to_json(value)
+    try:
+        parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise CinelabError(f"{path}: a line cannot be written that nobody could read ({problem(error)}); correct that value.") from error
+    return text.encode()
+
+
 def read_lines(path: str | Path) -> list[Any]:
     """The values of a file of JSON lines, [] if it is not there; a half line at its end does not count."""
-    try:
-        lines = Path(path).read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
+    if not Path(path).exists():
         return []
-    except OSError as error:
-        raise CinelabError(f"Cannot read {path}: {reason(error)}; check the path.") from error
+    lines = read_bytes(path, LINES).split(b"\n")[:-1]
+    return [_parsed(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _parsed(path: str | Path, number: int, line: bytes) -> Any:
     try:
-        return [json.loads(line) for line in lines]
+        return parse_json(line)
     except (ValueError, RecursionError) as error:
-        raise CinelabError(f"{path} has a line that cannot be read ({error}); restore it, or begin anew in another folder.") from error
+        raise CinelabError(f"{path} has a line that cannot be read, line {number} ({problem(error)}); {LINES.remedy}.") from error
 
 
 def _whole_lines(handle: int) -> int:
@@ -194,11 +206,6 @@ def glance(paths: Iterable[str | Path], samples: int = 16, size: int = 2**16) ->
                 file.seek(max(0, whole - size) * sample // (samples - 1))
                 digest.update(file.read(size))
     return digest.hexdigest()
-
-
-def reason(error: BaseException) -> str:
-    """What the system says, in small letters."""
-    return (getattr(error, "strerror", None) or str(error)).lower()
 
 
 def _umask() -> int:

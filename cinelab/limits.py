@@ -23,6 +23,10 @@ WORKERS = 1024  # processes or cells at once
 VISITORS = 1000
 PORT = 65_535
 SIDE = 16_384  # pixels
+VALUES = 60_000  # values of a YAML file, aliases unfolded: seeds of a sweep, words of a job, fields of a screenplay
+DEPTH = 64  # lists and mappings inside each other, in any file
+DIGITS = 300  # of a number in a file
+ROWS = 5_000_000  # of a table
 WHOLE = 2**63  # whole numbers of settings lie below in magnitude: larger ones fit into no table
 
 RATE = 1000  # pictures a second
@@ -90,3 +94,9 @@ def short(value: Any, most: int = 60) -> str:
     except ValueError:  # Python refuses to print an int of more than 4300 digits
         return "a huge number"
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def shown_path(path: Any, most: int = 300) -> str:
+    """A path as it was typed, cut in the middle where it would fill the sentence: its end tells most."""
+    text = str(path)
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"

@@ -12,10 +12,12 @@ from typing import Any
 
 import torch
 
-from cinelab.config import read_json, to_dict
+from cinelab.config import mapping, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import append_line, read_lines, to_json, write_atomic, write_json, write_text
+from cinelab.limits import short
 
+DATA = dict[str, Any] | None  # what a run says of its data
 MAY_CHANGE = ("steps", "save_every", "exam_every", "threads", "device")  # settings a resumed run may change
 MAY_TUNE = ("optim", "critic")  # these too, after a run that diverged; changes.jsonl says what was changed where
 
@@ -36,11 +38,19 @@ def _processor() -> str:
 
 def read_state(path: Path, mapped: bool = False) -> dict:
     """What `Run.save` wrote; `mapped` = its tensors stay on the disk until they are used."""
+    again = "remove it to start this run afresh"
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
-        raise CinelabError(f"Checkpoint {path} cannot be read ({type(error).__name__}); "
-                           "remove it to start this run afresh.") from error
+        raise CinelabError(f"Checkpoint {path} cannot be read ({type(error).__name__}); {again}.") from error
+    return mapping(state, f"Checkpoint {path}", again, step=int, parts=dict)
+
+
+def part_of(state: dict, name: str, path: Path) -> Any:
+    """A part of what `read_state` returned. Raises CinelabError where the checkpoint has none of that name."""
+    if name not in state["parts"]:
+        raise CinelabError(f"Checkpoint {path} holds no {name!r} ({short(list(state['parts']))}); remove it to start this run afresh.")
+    return state["parts"][name]
 
 
 def with_defaults(config: Any, old: Any) -> Any:
@@ -76,7 +86,7 @@ class Run:
 
     @property
     def done_info(self) -> dict:
-        return read_json(self.folder / "done.json")
+        return read_mapping(self.folder / "done.json", steps=int)
 
     @property
     def rows(self) -> list[dict]:
@@ -86,7 +96,7 @@ class Run:
     def _check_config(self, new: dict) -> None:
         path, old = self.folder / "config.json", {}
         if path.exists():
-            old = with_defaults(self.config, read_json(path))
+            old = with_defaults(self.config, read_mapping(path, data=DATA))
             changed = [k for k in new if new[k] != old.get(k) and k not in MAY_CHANGE]
             if tuned := {k: [old.get(k), new[k]] for k in changed if k in MAY_TUNE and len(changed) == 1}:
                 append_line(self.folder / "changes.jsonl", {"rows": len(self.rows), **tuned})
@@ -100,17 +110,17 @@ class Run:
     def data(self) -> dict | None:
         """What `trains_on` noted: the data of this run, or None."""
         path = self.folder / "config.json"
-        return read_json(path).get("data") if path.exists() else None
+        return read_mapping(path, data=DATA).get("data") if path.exists() else None
 
     def trains_on(self, data: dict | None) -> None:
         """Note the data that this run draws from (`cinelab.train.provenance.data_of`); data of another content than it has
         had so far are refused. None, of data that cannot be told apart, notes nothing."""
         if data is None:
             return
-        if (old := self.data) is not None and old["mark"] != data["mark"]:
+        if (old := self.data) is not None and old.get("mark") != data["mark"]:
             raise CinelabError(f"Run {self.folder} was trained on {_named(old)}, and {_named(data)} has another content; give it the "
                                "data it was started with, or name another run folder.")
-        write_json(self.folder / "config.json", read_json(self.folder / "config.json") | {"data": data})
+        write_json(self.folder / "config.json", read_mapping(self.folder / "config.json") | {"data": data})
 
     def restore(self, **parts: Any) -> None:
         """Load every part from the last checkpoint, if there is one; else leave them as they are."""
@@ -120,8 +130,8 @@ class Run:
             return
         state = read_state(path)
         for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
-        self.step, self.seconds = state["step"], state["seconds"]
+            _load_into(part, part_of(state, name, path), name, path)
+        self.step, self.seconds = state["step"], mapping(state, path, seconds=float)["seconds"]
         self._began = time.perf_counter()
         self._truncate_log(self.step)
 
@@ -155,9 +165,20 @@ class Run:
             write_text(self.folder / "log.jsonl", "".join(to_json(row) + "\n" for row in rows))
 
 
+def _load_into(part: Any, state: Any, name: str, path: Path) -> None:
+    """Put a part's state in place. Raises CinelabError where it is of another training, or damaged."""
+    try:
+        part.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        said = short(" ".join(str(error).split()), 200)
+        raise CinelabError(f"Checkpoint {path} cannot be read into this training: its {name!r} does not fit ({said}); remove it to start this "
+                           "run afresh.") from error
+
+
 def log_rows(folder: str | Path) -> list[dict]:
     """A run's log so far, one row a step. A number that was not finite is null in the file, and NaN here."""
-    rows = read_lines(Path(folder) / "log.jsonl")
+    path = Path(folder) / "log.jsonl"
+    rows = [mapping(row, f"{path}, line {number}", step=int) for number, row in enumerate(read_lines(path), 1)]
     return [{key: float("nan") if value is None else value for key, value in row.items()} for row in rows]
 
 

@@ -183,7 +183,7 @@ def test_keys_of_a_prompt_table_fit_one_video_or_are_named(tmp_path, film, capsy
     assert assign(files, {str(files[0]): "x"}) == ({files[0]: "x"}, [])
 
 
-@pytest.mark.parametrize("text, said", [('{"a": "x", "a": "y"}', "names 'a' twice"), ('{"a": 3}', "'a' has 3"), ("[]", "no table")])
+@pytest.mark.parametrize("text, said", [('{"a": "x", "a": "y"}', "'a' is given twice"), ('{"a": 3}', "'a' has 3"), ("[]", "no table")])
 def test_prompt_tables_that_make_no_sense(tmp_path, text, said):
     (tmp_path / "p.json").write_text("\ufeff" + text, encoding="utf-8")
     with pytest.raises(CinelabError, match=said):

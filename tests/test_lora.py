@@ -161,7 +161,7 @@ def test_adapters_that_are_not_finite_or_not_whole_are_refused(tmp_path):
         save_file(held, path, header)
         with pytest.raises(CinelabError, match=said):
             load_lora(plain(), path)
-    for said, text in (("no JSON", "{"), ("has a list", "[1]"), ("rank", '{"rank": "3"}'), ("alpha' is nan", '{"alpha": NaN}')):
+    for said, text in (("no JSON", "{"), ("has a list", "[1]"), ("rank", '{"rank": "3"}'), ("alpha' is None", '{"alpha": NaN}')):
         save_file(tensors, path, header | {"lora": text})
         with pytest.raises(CinelabError, match=said):
             load_lora(plain(), path)

@@ -216,7 +216,7 @@ def test_a_file_that_is_no_description_is_one_sentence(tmp_path):
         (tmp_path / "job.yaml").write_text(text)
         with pytest.raises(CinelabError, match=words):
             load_job(tmp_path / "job.yaml")
-    with pytest.raises(CinelabError, match="Cannot read"):
+    with pytest.raises(CinelabError, match="cannot be read"):
         load_job(tmp_path / "none.yaml")
 
 

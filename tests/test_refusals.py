@@ -17,7 +17,8 @@ from cinelab.errors import CinelabError, Failed
 from cinelab.files import append_line, kept_in, read_lines, to_json, write_json
 from cinelab.limits import PORT, SEED, check_number
 from cinelab.printing import Plain, say, show_table
-from cinelab.script.yaml_text import parse_settings, read_yaml
+from cinelab.script.yaml_text import parse_settings
+from cinelab.texts import SWEEP, read_yaml
 
 ROOT = Path(__file__).parent.parent
 ODD = "a [/x] [bold]b[/] :smile: 'cinelab[fp8]'"
@@ -67,7 +68,7 @@ def test_what_is_to_be_copied_is_on_one_line_at_any_width(width, monkeypatch):
 @pytest.mark.parametrize(("words", "said"), [
     (["direct", "takes [final]/film.yaml"], "takes [final]/film.yaml cannot be read"),
     (["plan", "--policy", "[/b]"], "policy is '[/b]'"),
-    (["sweep", "[/x].yaml"], "Cannot read [/x].yaml"),
+    (["sweep", "[/x].yaml"], "[/x].yaml cannot be read"),
     (["convert", "a[/b]"], "No target was given"),
     (["results", "[/x] = 1", "--folder", "."], "The question '[/x] = 1'"),
     (["[/x]"], "No such command '[/x]'"),
@@ -168,7 +169,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
 def test_a_yaml_file_that_cannot_be_meant_is_one_sentence(tmp_path, text, said):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(CinelabError, match=said):
-        read_yaml(tmp_path / "x.yaml", "sweep file")
+        read_yaml(tmp_path / "x.yaml", SWEEP)
 
 
 def test_limits_agree_with_each_other():

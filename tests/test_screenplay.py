@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cinelab.errors import CinelabError
 from cinelab.script import PromptChange, Screenplay, Shot
-from cinelab.script.yaml_text import MAX_BYTES
+from cinelab.texts import SCREENPLAY
 
 GOOD = """\
 title: A walk home
@@ -66,6 +66,7 @@ def test_defaults_and_empty_optional_fields():
     assert play == Screenplay("t", [Shot("a fox", 2)])
 
 
+LAUGHS = "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdef", "bcdefg", strict=True))
 BAD = {
     "empty": ("", 1, "empty; write title and shots"),
     "only a comment": ("# nothing\n", 1, "empty"),
@@ -149,7 +150,10 @@ BAD = {
     "beyond unicode": ('title: a\nseed: "\\U99999999"\n', 2, "escape names no character"),
     "half a pair": ('title: a\nshots: [{prompt: "\\ud83e", seconds: 1}]\n', 2, "half of a char"),
     "deep": ("[" * 5000, 1, "nested too deeply"),
-    "alias to itself": ("title: a\nshots: &a [*a]\n", 2, "shot 1 is a list"),
+    "alias to itself": ("title: a\nshots: &a [*a]\n", 1, "its aliases unfold to more than"),
+    "laughs": ("title: &a [x, x]\n" + LAUGHS, 1, "its aliases unfold to more than"),
+    "many values": ("title: a\nshots: [" + "a, " * 70000 + "]", 2, "it holds more than 60000 values; write title and shots"),
+    "a very long number": ("title: a\nshots: []\nseed: " + ":1" * 50000, 2, "shots is empty"),
     "JSON": (
         '{\n\t"title": "a",\n\t"shots": [{"prompt": "b", "seconds": 0}]\n}',
         3,
@@ -240,8 +244,8 @@ def test_files_that_cannot_be_read(tmp_path):
     assert "FILE:2: this is not UTF-8 text; give" in load_error(path)
     path.write_bytes(b"title: a\0b")
     assert "FILE:1: character 0x0 is not text" in load_error(path)
-    path.write_bytes(b"#" * (MAX_BYTES + 1))
-    assert "FILE is above 4000000 bytes" in load_error(path)
+    path.write_bytes(b"#" * (SCREENPLAY.most + 1))
+    assert "FILE is above 2097152 bytes" in load_error(path)
     assert "cannot be read" in load_error("a\0b")
 
 

@@ -404,7 +404,7 @@ def test_folders_that_are_no_session_of_ours(session, bundle, tmp_path):
         Session.create(session.folder, bundle)
     with pytest.raises(CinelabError, match="made with toybox-1step"):
         Session.resume(session.folder, load("toybox-2step"))
-    with pytest.raises(CinelabError, match="Cannot read"):
+    with pytest.raises(CinelabError, match="cannot be read"):
         Session.resume(tmp_path / "nowhere", bundle)
     with pytest.raises(CinelabError, match="play first"):
         session.frames()

@@ -178,7 +178,7 @@ def test_factors_of_no_common_rank_are_one_sentence(base, pairs, tmp_path, shape
 
 
 @pytest.mark.parametrize(("header", "said"), [
-    ("not json", "is no JSON"), ("[1, 2]", "is a list"), ('{"transformer.lora_alpha": "8"}', "lora_alpha = '8'"), ('{"transformer.lora_alpha": NaN}', "lora_alpha = nan"),
+    ("not json", "is no JSON"), ("[1, 2]", "is a list"), ('{"transformer.lora_alpha": "8"}', "lora_alpha = '8'"), ('{"transformer.lora_alpha": NaN}', "lora_alpha = None"),
     ('{"transformer.lora_alpha": null}', "lora_alpha = None"), ('{"transformer.use_rslora": "yes"}', "use_rslora = 'yes'"), ('{"transformer.use_dora": true}', "use_dora"),
     ("[" * 100_000, "is no JSON"),
 ])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cinelab.config import read_json
+from cinelab.config import mapping, read_mapping
 from cinelab.data import listing
 from cinelab.data.cutting import watcher
 from cinelab.data.layout import Piece
@@ -29,6 +29,7 @@ from cinelab.latent.codec import Codec, to_tensor
 from cinelab.score.footage import why_failed
 from cinelab.script.prompts import TextEncoder
 from cinelab.script.unconditional import unconditional_text
+from cinelab.texts import LISTING as LISTED
 
 COMPARED = "text-unconditional"  # the shard of the prompt that guidance compares with
 LISTING, SKIPPED = "listing.json", "skipped.jsonl"
@@ -74,7 +75,16 @@ def device_of(codec: Codec) -> torch.device:
 def skipped(folder: str | Path) -> list[dict]:
     """What was left out so far: film, video, and why in a sentence."""
     records = [path for path in sorted(Path(folder).glob("*.json")) if path.stem.isdigit()]
-    return [row for path in records for row in read_json(path)["skipped"]]
+    return [row for path in records for row in _record(path)["skipped"]]
+
+
+def _record(path: Path) -> dict:
+    """What a finished group was. Raises CinelabError."""
+    record = read_mapping(path, shards=int, sources=list[dict], skipped=list[dict])
+    for source in record["sources"]:
+        for video in mapping(source, path, name=str, said=str, videos=list[dict])["videos"]:
+            mapping(video, path, path=str, bytes=int | None, mtime_ns=int | None, blake2b=str | None)
+    return record
 
 
 class Builder:
@@ -105,7 +115,7 @@ class Builder:
         record = self.folder / f"{number:06d}.json"
         known = shards(self.folder, f"{number:06d}-")
         sound = {name for name, about in known.items() if not fault(self.folder, name, about, self.check)}
-        if record.exists() and sound == known.keys() and self._unchanged(old := read_json(record), group, len(known)):
+        if record.exists() and sound == known.keys() and self._unchanged(old := _record(record), group, len(known)):
             return self._progress(number, list(known.values()), old["skipped"])
         left: list[dict] = []
         states, films = plan(self.root, group, self.config, self.codec.stride, left)
@@ -217,7 +227,7 @@ def _claim(folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder,
     path = folder / RECIPE
     mine = config.recipe() | {"stride": codec.stride, "scale": codec.scale, "channels": codec.channels,
                               "width": encoder.width, "words": encoder.length} | marks
-    if path.exists() and (old := {"fill": False} | read_json(path)) != mine:  # an older store knew one way only
+    if path.exists() and (old := {"fill": False} | read_mapping(path)) != mine:  # an older store knew one way only
         key = next((key for key in mine if mine[key] != old.get(key)), "more than this build knows")
         raise CinelabError(f"Store {folder} was built with {key}={old.get(key)!r}, not {mine.get(key)!r}; name another folder, or "
                            "give the setting it was built with.")
@@ -229,10 +239,7 @@ def _claim(folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder,
 def _groups(folder: Path, sources: list[Source], size: int) -> list[list[Source]]:
     """The listing in groups: those of before as they were, then new sources in groups of `size`."""
     path, by_name = folder / LISTING, {source.name: source for source in sources}
-    found = read_json(path) if path.exists() else {"groups": []}
-    if not isinstance(found, dict) or not isinstance(found.get("groups"), list):
-        raise CinelabError(f"{path}: holds no groups; restore it, or build into another folder.")
-    old = found["groups"]
+    old = read_mapping(path, LISTED, groups=list[list[str]])["groups"] if path.exists() else []
     known = {name for group in old for name in group}
     new = [name for name in by_name if name not in known]
     groups = old + [new[i : i + size] for i in range(0, len(new), size)]

@@ -16,17 +16,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from difflib import get_close_matches
+from io import StringIO
 from itertools import groupby
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from cinelab.config import read_json
 from cinelab.errors import CinelabError
 from cinelab.files import composed
 from cinelab.score.footage import Tell, find_videos
 from cinelab.script.shotlist import ListedShot, ShotList, beside
+from cinelab.tables import open_parquet, reading
+from cinelab.texts import CAPTIONS, TABLE, read_json, read_text
 
 COLUMNS = ("video", "start", "end", "caption", "film", "shot")
 NOTHING = ("nan", "none", "null", "<na>")  # what tables write where no caption stands
@@ -72,7 +71,7 @@ def _rows(path: Path) -> list[dict]:
     kind = TABLES[path.suffix.lower()]
     try:
         names, rows = _read_csv(path) if kind == "CSV" else _read_parquet(path)
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
+    except (ValueError, csv.Error) as error:
         raise CinelabError(f"{path}: cannot be read as a {kind} table ({str(error).splitlines()[0]}); correct it or write it "
                            "again.") from error
     _check_columns(path, names)
@@ -140,17 +139,19 @@ def _text(where: str, name: str, value) -> str:
 
 def _read_parquet(path: Path) -> tuple[list[str], list[dict]]:
     """(all column names, the rows with those that are known), as plain values. Of two columns of one name none is read."""
-    file = pq.ParquetFile(path)
-    names = file.schema_arrow.names
-    once = [name for name in COLUMNS if names.count(name) == 1]
-    return names, file.read(columns=once).to_pylist()
+    again = "correct it or write it again"
+    file = open_parquet(path, again)
+    with reading(path, again):
+        names = file.schema_arrow.names
+        once = [name for name in COLUMNS if names.count(name) == 1]
+        return names, file.read(columns=once).to_pylist()
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[dict]]:
     """(column names, rows), all cells as texts. A row with more fields than columns is an error: mostly a caption with a comma
     and no quotes."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file, strict=True, delimiter="\t" if path.suffix.lower() == ".tsv" else ",") if row]
+    lines, delimiter = StringIO(read_text(path, TABLE), newline=""), "\t" if path.suffix.lower() == ".tsv" else ","
+    rows = [row for row in csv.reader(lines, strict=True, delimiter=delimiter) if row]
     if not rows:
         raise ValueError("it is empty")
     for number, row in enumerate(rows, 1):
@@ -257,13 +258,10 @@ def _sidecar(video: Path) -> tuple[str, ...]:
     """Captions from <name>.txt or <name>.json; none if neither is there."""
     text, values = composed(video.with_suffix(".txt")), composed(video.with_suffix(".json"))
     if text.exists():
-        try:
-            return tuple(line.strip() for line in text.read_text(encoding="utf-8-sig").splitlines() if line.strip())
-        except (OSError, UnicodeDecodeError) as error:
-            raise CinelabError(f"{text}: cannot be read as UTF-8 text ({error}); write it again.") from error
+        return tuple(line.strip() for line in read_text(text, CAPTIONS).splitlines() if line.strip())
     if not values.exists():
         return ()
-    found = read_json(values)
+    found = read_json(values, CAPTIONS)
     found = found.get("captions", found.get("caption", found)) if isinstance(found, dict) else found
     found = [] if found is None else [found] if isinstance(found, str) else found
     if not isinstance(found, list) or not all(isinstance(caption, str) for caption in found):

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cinelab.config import read_json, to_dict
+from cinelab.config import read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
+from cinelab.lab.results import CARD
 from cinelab.memory.policy import Policy, label_of, name_of
 from cinelab.model.zoo import find, load, read_part
 from cinelab.outputs import half_saved, ready_folder, together
@@ -19,6 +20,7 @@ from cinelab.score.recogniser import load_recogniser
 from cinelab.score.stats import bootstrap, paired_difference, paired_ratio
 from cinelab.score.toybox import with_prompt
 from cinelab.stream.engine import policy_for
+from cinelab.tables import read_frame
 
 
 def score_card(name: str, seeds: tuple[int, ...], films: int, policy: str | Policy | None = None,
@@ -102,7 +104,7 @@ def compare_cards(names: list[str], folder: str | Path = "results/reference") ->
 def own_metrics(names: list[str], folder: str | Path) -> list[str]:
     """A user's own metrics that the cards of these models hold."""
     paths = [Path(folder) / f"{name}.json" for name in names]
-    return list(dict.fromkeys(metric for path in paths if path.exists() for metric in read_json(path).get("own", {})))
+    return list(dict.fromkeys(metric for path in paths if path.exists() for metric in read_mapping(path, **CARD).get("own", {})))
 
 
 def _chunk(name: str) -> int | None:
@@ -117,8 +119,12 @@ def _per_film(path: Path) -> pd.Series:
     """Mean of every film, by (metric, seed, film); `prompt` is the mean of all that prompts ask for."""
     if not path.exists() or half_saved(path.parent, f"{path.stem}.json"):
         raise CinelabError(f"There is no card's table {path}; run `cinelab score {path.stem}` first.")
-    rows = pd.read_parquet(path)
+    rows = _read_films(path)
     return with_prompt(rows[rows.source == "model"]).groupby(["metric", "seed", "film"]).value.mean()
+
+
+def _read_films(path: Path) -> pd.DataFrame:
+    return read_frame(path, f"run `cinelab score {path.stem}` again", ("source", "metric", "seed", "film", "value"))
 
 
 def _share(mine: np.ndarray, base: np.ndarray) -> dict:
@@ -141,7 +147,8 @@ BENCHMARK = ("prompt", "action", "cuts", "identity after 1 away", "identity afte
 def benchmark_table(names: list[str], folder: str | Path = "results/reference") -> pd.DataFrame:
     """The reference table: a row a system, value with its interval; ground truth and chance from the first system's films."""
     rows = {}
-    first = pd.read_parquet(Path(folder) / f"{names[0]}.parquet") if (Path(folder) / f"{names[0]}.parquet").exists() else None
+    place = Path(folder) / f"{names[0]}.parquet"
+    first = _read_films(place) if place.exists() else None
     for label, source in (("ground truth", "truth"), ("chance", "chance")):
         if first is not None:
             rows[label] = _values(with_prompt(first[first.source == source]).groupby(["metric", "seed", "film"]).value.mean())

@@ -6,7 +6,6 @@ Cells of an old protocol are shown, and their claims are withdrawn (`cinelab.lab
 """
 
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.lab.initialisation import INITS, TEACHER_STAGE, teacher_of
@@ -177,7 +177,7 @@ def init_cells(*sweeps: str | Path) -> pd.DataFrame:
             f"{sweeps[0]} holds no finished cell; run `cinelab sweep "
             "experiments/initialisation.yaml` first."
         )
-    cells = pd.DataFrame([json.loads(path.read_text()) for path in paths])
+    cells = pd.DataFrame([read_mapping(path, init=str, seed=int, protocol=float | None) for path in paths])
     known = cells["protocol"].fillna(1) if "protocol" in cells else 1.0
     order = cells["init"].map(lambda name: INITS.index(name) if name in INITS else len(INITS))
     return (

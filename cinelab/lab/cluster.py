@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import to_json, write_json
 from cinelab.lab.grid import Cell
@@ -129,10 +130,9 @@ class Cluster:
 
     def _living(self, folder: Path) -> Any:
         """The job that job.json tells of, if it waits or runs."""
-        try:
-            record = json.loads((folder / "job.json").read_text())
-        except FileNotFoundError:
+        if not (folder / "job.json").exists():
             return None
+        record = read_mapping(folder / "job.json", engine=str, host=str, logs=str, submitted=float)
         elsewhere = self.engine == "local" and record["host"] != socket.gethostname()
         submitted = next((folder / record["logs"]).glob("*_submitted.pkl"), None)
         if record["engine"] != self.engine or elsewhere or submitted is None:

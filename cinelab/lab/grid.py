@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from cinelab.config import described
+from cinelab.config import described, read_mapping
 from cinelab.errors import CinelabError
 from cinelab.limits import SEED, short
 from cinelab.registry import path_of
-from cinelab.script.yaml_text import read_yaml
+from cinelab.texts import SWEEP, read_yaml
 
 KNOWN = {"notebook": "notebooks/train.ipynb", "base": "{}", "grid": "{}", "seeds": "[0, 1, 2]"}
 LONGEST_VALUE, LONGEST_NAME = 24, 120  # characters in a cell's name
@@ -152,7 +152,7 @@ def _importable(thing: Any, where: str) -> str:
 
 
 def _read_yaml(path: Path) -> dict:
-    values = read_yaml(path, "sweep file")
+    values = read_yaml(path, SWEEP)
     if not isinstance(values, dict) or not values:
         found = f"holds {short(values, 40)}" if values else "is empty"
         raise CinelabError(f"{path} {found}; a sweep is a mapping of {', '.join(KNOWN)}.")
@@ -189,10 +189,10 @@ def _check_list(place: str, values: Any) -> None:
 
 def _read_done(path: Path) -> dict:
     try:
-        done = json.loads(path.read_text())
+        done = read_mapping(path)
         schema = done.get("schema", SCHEMA)
         missing = [key for key in ("parameters", "notebook") if key not in done]
-    except (OSError, ValueError, AttributeError):
+    except CinelabError:
         raise CinelabError(f"{path} cannot be read; remove that folder or rename the sweep.") from None
     if type(schema) is not int or schema > SCHEMA:
         raise CinelabError(f"{path} has schema {schema!r}, this cinelab knows {SCHEMA}; update cinelab or rename the sweep.")

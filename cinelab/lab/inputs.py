@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from cinelab.config import read_json
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import Policy, policy_named
 from cinelab.model import zoo
@@ -46,7 +46,7 @@ def _named(name: str, value: Any, look: Callable[[Any], None]) -> None:
 
 def a_checkpoint(name: str | Path) -> None:
     """A shipped name or a folder of the toybox's kind, whose config can be read."""
-    read_json(zoo.find(name) / zoo.CONFIG)
+    read_mapping(zoo.find(name) / zoo.CONFIG)
 
 
 def a_model(name: str | Path) -> None:

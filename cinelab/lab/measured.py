@@ -18,10 +18,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
+from cinelab.tables import read_frame
 
 ROWS, CELL = "rows.parquet", "cell.json"
+DONE = {"parameters": dict | None, "notebook": str | None, "git": str | None, "seconds": int | float | None, "peak_memory_mb": int | float | None,
+        "hardware": dict | None, "versions": dict[str, str] | None, "device": str | None, "torch": str | None}
 SOURCES = ("model", "truth", "chance")
 
 
@@ -51,11 +55,17 @@ def check_cell(folder: str | Path) -> None:
 
 def read_rows(path: Path) -> pd.DataFrame:
     """A cell's table. Raises CinelabError with what is wrong with it."""
-    try:
-        rows = pd.read_parquet(path)
-    except Exception as error:  # pyarrow's own, and what a damaged file makes of it
-        raise CinelabError(f"{path}: cannot be read ({type(error).__name__}); run the cell again.") from error
-    return checked(rows, str(path))
+    return checked(read_frame(path, "run the cell again"), str(path))
+
+
+def read_done(path: Path) -> dict:
+    """What done.json says of a finished cell or training. Raises CinelabError where it is broken or of another shape."""
+    return read_mapping(path, **DONE)
+
+
+def read_info(path: Path) -> dict:
+    """What cell.json says, {} where there is none: settings as the notebook gave them, and what a report knows of metrics."""
+    return read_mapping(path, metrics=dict[str, dict] | None, protocol=int | float | None, setting=dict | None) if path.exists() else {}
 
 
 def checked(rows: pd.DataFrame, where: str) -> pd.DataFrame:

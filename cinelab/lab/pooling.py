@@ -12,9 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from cinelab.config import read_json
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
-from cinelab.lab.measured import read_rows
+from cinelab.lab.measured import read_done, read_info, read_rows
 from cinelab.lab.results import CELL, FINISHED, HEADLINES
 from cinelab.lab.verdicts import CONFIRMED, LEVEL, REFUTED, UNDECIDED, Look, judged, level_p
 from cinelab.lab.withdrawn import NOTE, SETTINGS, withdrawn
@@ -26,6 +26,9 @@ OWN = ("film", "shot", "metric", "value", "source", "seed")  # columns of rows.p
 WHICH = ("policy", "model", "init", "score", "stage")  # settings that name a kind: these are compared with each other
 TASKS = ("away", "shots", "latents", "shot_latents", "grain", "reframed", "stage")  # settings that make the test harder or another
 DRAWS = 10_000  # sign flips or resamples behind a p
+UNREADABLE = "unreadable"
+COLUMNS = ("path", "sweep", "cell", "status", "seconds", "peak_memory_mb", "git", "device", "cores", "torch", "notebook", "info", "detail",
+           "versions", "parameters")  # of a table of cells
 BASES = ("full", "toybox-base", "none")  # what the others are measured against, where it is among them
 
 
@@ -100,6 +103,10 @@ def load_cells(*folders: str | Path) -> Cells:
     paths = tuple(Path(folder) for folder in folders)
     found = [cell for path in paths for cell in _cells(path)]
     done = [cell for cell in found if cell["status"] == "done" and (cell["path"] / "rows.parquet").exists()]
+    measured = {id(cell): table for cell in done if (table := _table(cell)) is not None}
+    done = [cell for cell in done if id(cell) in measured]
+    if not done and (broken := [cell for cell in found if cell["status"] == UNREADABLE]):
+        raise CinelabError(broken[0]["detail"])
     if not done:
         raise CinelabError(f"{', '.join(map(str, paths))}: no measured cell (a folder with {FINISHED} and rows.parquet); run "
                            f"`cinelab sweep experiments/{paths[0].name}.yaml` first.")
@@ -107,7 +114,7 @@ def load_cells(*folders: str | Path) -> Cells:
     done.sort(key=lambda cell: [_rank(cell["parameters"].get(name)) for name in [*varied, "seed"]])
     parts, inner = [], []
     for cell in done:
-        rows, more = _rows(cell, varied)
+        rows, more = _rows(cell, measured[id(cell)], varied)
         inner += [name for name in more if name not in inner]
         parts.append(rows)
     trained = any(next(cell["path"].glob("*/log.jsonl"), None) for cell in done)
@@ -119,20 +126,28 @@ def _cells(folder: Path) -> list[dict]:
         raise CinelabError(f"{folder}: no such folder; name the results folder of a sweep.")
     swept = {path.parent for path in folder.glob("*/config.json") if (path.parent / "output.txt").exists()}
     by_hand = {path.parent for path in folder.glob(f"*/{CELL}") if (path.parent / "rows.parquet").exists()}
-    return [_cell(path) for path in sorted(swept | by_hand)]
+    return [_careful(path) for path in sorted(swept | by_hand)]
+
+
+def _careful(path: Path) -> dict:
+    """A cell; one whose records are broken is a row that says so, and the others go on."""
+    try:
+        return _cell(path)
+    except CinelabError as error:
+        return dict.fromkeys(COLUMNS) | {"path": path, "sweep": path.parent.name, "cell": path.name, "status": UNREADABLE, "info": {},
+                                         "parameters": {}, "detail": str(error)}
 
 
 def _cell(path: Path) -> dict:
     """One cell of a sweep, or one whose notebook was run by hand: that one's settings are in its cell.json."""
-    done = read_json(path / FINISHED) if (path / FINISHED).exists() else {}
-    info = read_json(path / CELL) if (path / CELL).exists() else {}
-    machine = done.get("hardware", {})
+    done = read_done(path / FINISHED) if (path / FINISHED).exists() else {}
+    info, machine = read_info(path / CELL), done.get("hardware", {})
     swept = (path / "config.json").exists()
     return {"path": path, "sweep": path.parent.name, "cell": path.name, "status": "done" if done or not swept else "unfinished",
             "seconds": done.get("seconds"), "peak_memory_mb": done.get("peak_memory_mb"), "git": done.get("git"),
             "device": machine.get("device"), "cores": machine.get("cores"), "torch": machine.get("torch"),
-            "notebook": done.get("notebook"), "info": info, "versions": _versions(done),
-            "parameters": done.get("parameters") or (read_json(path / "config.json") if swept else _settings(info))}
+            "notebook": done.get("notebook"), "info": info, "detail": "", "versions": _versions(done),
+            "parameters": done.get("parameters") or (read_mapping(path / "config.json") if swept else _settings(info))}
 
 
 def _versions(done: dict) -> str | None:
@@ -150,13 +165,24 @@ def _varied(parameters: list[dict]) -> list[str]:
 
 def _rank(value: Any) -> tuple:
     """Numbers by size, then texts by letter."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return (0, value, "") if number else (1, 0, str(value))
+    return (0, value, "") if _is_number(value) else (1, 0, str(value))
 
 
-def _rows(cell: dict, varied: list[str]) -> tuple[pd.DataFrame, list[str]]:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _table(cell: dict) -> pd.DataFrame | None:
+    """A cell's rows; None, and the cell says why, where they cannot be read."""
+    try:
+        return read_rows(cell["path"] / "rows.parquet")
+    except CinelabError as error:
+        cell |= {"status": UNREADABLE, "detail": str(error)}
+        return None
+
+
+def _rows(cell: dict, rows: pd.DataFrame, varied: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """A cell's rows with its varied settings as columns, and further columns that vary inside the cell."""
-    rows = read_rows(cell["path"] / "rows.parquet")
     if "film" not in rows:
         raise CinelabError(f"{cell['path'] / 'rows.parquet'}: is a table of clips; a report is of films, so name them in a column 'film'.")
     inner = [name for name in rows if name not in OWN and name not in varied and rows[name].nunique() > 1]
@@ -320,14 +346,14 @@ def costs(cells: Cells) -> pd.DataFrame:
     values that a chunk sees, how much slower the last quarter of a film is; or how many chunks are seen. Median over seeds."""
     found = []
     for cell in cells.table.to_dict("records"):
-        speed, info = cell["info"].get("speed", {}), cell["info"]
+        info = cell["info"]
+        speed = {name: value for name, value in info["speed"].items() if _is_number(value)} if isinstance(info.get("speed"), dict) else {}
         spent = speed.get("cpu_s_per_frame")  # unlike the clock's, this does not know of other cells beside it
         line = {"pictures a CPU second": spent and round(1 / spent, 2), "pictures a second": speed.get("frames_per_second"),
                 "first picture s": speed.get("first_frame_s"), "memory seen, MiB": speed.get("kv_mib"),
                 "last quarter / first": speed.get("late_over_early")}
-        if "history" in info:
-            seen = info["history"] if info["policy"] == "full" else min(info["budget"], info["history"])
-            line["chunks seen"] = seen
+        if _is_number(info.get("history")) and _is_number(info.get("budget")):
+            line["chunks seen"] = info["history"] if info.get("policy") == "full" else min(info["budget"], info["history"])
         if cell["status"] == "done":
             found.append({name: shown(cell["parameters"].get(name)) for name in cells.varied if name in cell["parameters"]} | line)
     table = pd.DataFrame(found)

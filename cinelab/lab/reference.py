@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
+from cinelab.texts import TABLE, read_text
 
 
 @dataclass(frozen=True)
@@ -32,4 +34,7 @@ class Tables:
         path = Path(self.shipped) / f"{self.name}{ending}.csv"
         if not path.exists():
             raise CinelabError(f"{path} is not here; name the results folder of a sweep instead.")
-        return pd.read_csv(path)
+        try:
+            return pd.read_csv(StringIO(read_text(path, TABLE)))
+        except ValueError as error:
+            raise CinelabError(f"{path} is no table ({error}); check it out again.") from error

@@ -15,17 +15,18 @@ from datetime import datetime
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 
-from cinelab.config import read_json
+from cinelab.config import mapping, read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import to_json, write_atomic
-from cinelab.lab.measured import read_rows
+from cinelab.lab.measured import read_done, read_rows
 from cinelab.limits import short
 from cinelab.score import rows as rows_room
 from cinelab.score.metrics import METRICS
 from cinelab.score.stats import bootstrap
 from cinelab.score.toybox import with_prompt
+from cinelab.tables import read_frame
+from cinelab.texts import read_json
 
 SCHEMA = 1
 RESAMPLES = 500  # of an interval in the index; reports take more
@@ -33,6 +34,8 @@ FINISHED, CELL = "done.json", "cell.json"
 MOST_SECONDS = 60  # of a question
 READ_ONLY = {"enable_external_access": False, "autoinstall_known_extensions": False, "autoload_known_extensions": False,
              "python_enable_replacements": False, "memory_limit": "2GB", "temp_directory": ""}  # of a database of questions
+CARD = {"model": str, "policy": dict, "sampling": dict, "metrics": dict[str, dict], "own": dict | None}  # what a score card must say
+NUMBERS = {"value": float, "low": float, "high": float, "n": int}  # and of a metric
 MEASURED = ("path", "metric", "value", "low", "high", "n")
 HEADLINES = ("identity", "identity kept", "prompt", "scenery", "scenery kept", "action", "cuts", "sharpness of truth",
              "motion of truth", "saturation of truth", "drift", "dynamic degree", "temporal flickering", "drift of brightness",
@@ -87,8 +90,8 @@ def _careful(look, kind: str, path: Path, files: set[str], root: Path) -> Found 
 def _cell(folder: Path, files: set[str], root: Path) -> Found | None:
     if not {"config.json", "output.txt"} <= files:
         return None
-    done = read_json(folder / FINISHED) if FINISHED in files else {}
-    parameters = done.get("parameters") or read_json(folder / "config.json")
+    done = read_done(folder / FINISHED) if FINISHED in files else {}
+    parameters = done.get("parameters") or read_mapping(folder / "config.json")
     status = "done" if done else "running" if ".lock" in files else "unfinished"
     return _found(folder, root, "cell", status, done, parameters)
 
@@ -96,14 +99,14 @@ def _cell(folder: Path, files: set[str], root: Path) -> Found | None:
 def _training(folder: Path, files: set[str], root: Path) -> Found | None:
     if not {"config.json", "log.jsonl"} <= files:
         return None
-    done = read_json(folder / FINISHED) if FINISHED in files else {}
-    return _found(folder, root, "training", "done" if done else "unfinished", done, _flat(read_json(folder / "config.json")))
+    done = read_done(folder / FINISHED) if FINISHED in files else {}
+    return _found(folder, root, "training", "done" if done else "unfinished", done, _flat(read_mapping(folder / "config.json")))
 
 
 def _film(folder: Path, files: set[str], root: Path) -> Found | None:
     if "film.json" not in files:
         return None
-    info = read_json(folder / "film.json")
+    info = read_mapping(folder / "film.json")
     return _found(folder, root, "film", "done", {}, _flat({k: v for k, v in info.items() if k != "cuts"}))
 
 
@@ -118,7 +121,8 @@ def _card(path: Path, _: set[str], root: Path) -> Found | None:
     record = read_json(path)
     if not isinstance(record, dict) or "metrics" not in record:
         return None
-    parameters = {"model": record["model"], "policy": record["policy"]["name"], "steps": record["sampling"]["steps"]}
+    record = mapping(record, path, **CARD)
+    parameters = {"model": record["model"], "policy": record["policy"].get("name"), "steps": record["sampling"].get("steps")}
     return _found(path, root, "card", "done", record, parameters)
 
 
@@ -149,7 +153,8 @@ def measures(run: Found, results: Path) -> Iterator[dict]:
     """What a run measured: metric, value, low, high, n. Nothing where it measured nothing."""
     path = Path(results) / run.path
     if run.kind == "card":
-        for metric, row in read_json(path)["metrics"].items():
+        for metric, row in read_mapping(path, **CARD)["metrics"].items():
+            row = mapping(row, f"{path}: {metric}", **NUMBERS)
             yield {"path": run.path, "metric": metric} | {key: row[key] for key in ("value", "low", "high", "n")}
         return
     if run.status != "done" or not (path / "rows.parquet").exists():
@@ -196,8 +201,8 @@ def _kept(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The last index of this schema, or empty tables; whatever is wrong with it, the folders know better."""
     paths = [results / "index" / f"{name}-{SCHEMA}.parquet" for name in ("runs", "measures")]
     try:
-        return tuple(pq.read_table(path).to_pandas() for path in paths)
-    except (OSError, ValueError):
+        return tuple(read_frame(path, "it is made again", needed) for path, needed in zip(paths, (("path", "stamp", "status"), MEASURED), strict=True))
+    except CinelabError:
         return pd.DataFrame(columns=["path", "stamp", "status"]), pd.DataFrame(columns=list(MEASURED))
 
 

@@ -31,6 +31,7 @@ from cinelab.model.zoo import Bundle
 from cinelab.runs import Run
 from cinelab.score.exam import Exam, ExamConfig
 from cinelab.score.recogniser import load_recogniser
+from cinelab.texts import LINES, read_text
 from cinelab.train import consistency as stage2b
 from cinelab.train import dmd as stage3
 from cinelab.train import ode as stage2a
@@ -166,6 +167,6 @@ def blend(checkpoints: list[str | Path], folder: str | Path, dtype: str = "bf16"
              for name, one in zip(checkpoints, bundles, strict=True)]
     run = first.config["run"] | {key: sum(one.config["run"][key] for one in bundles) for key in ("steps", "seconds")}
     zoo.save(Path(folder), first.model, first.config | {"stage": "blend", "blend": parts, "run": run}, dtype_of(dtype))
-    logs = [(zoo.find(name) / "log.jsonl").read_text() for name in checkpoints]
+    logs = [read_text(zoo.find(name) / "log.jsonl", LINES) for name in checkpoints]
     write_text(Path(folder) / "log.jsonl", "".join(logs))  # one run after the other
     return Path(folder)

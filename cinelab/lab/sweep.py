@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from cinelab.config import read_json
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.lab.grid import Cell, Sweep, expand
@@ -93,7 +93,7 @@ def record(folder: Path, sweep: Sweep | str | Path, only: str | None = None, smo
 
 def recorded(folder: Path) -> list[dict]:
     """What `record` wrote, oldest first; nothing where no sweep said what it was."""
-    return read_json(folder / RECORD)["runs"] if (folder / RECORD).exists() else []
+    return read_mapping(folder / RECORD, runs=list[dict])["runs"] if (folder / RECORD).exists() else []
 
 
 def _choose(sweep: Sweep | str | Path, only: str | None, smoke: bool) -> list[Cell]:

@@ -1,10 +1,10 @@
 """How a sweep goes: on a terminal a live table of the running cells, elsewhere one line a cell that ended."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
+from cinelab.config import read_mapping
 from cinelab.printing import Group, Live, Plain, Table, visible
 
 
@@ -65,7 +65,7 @@ class Board:
 
 def cost(folder: Path) -> str:
     """What done.json says of a cell's time and memory."""
-    done = json.loads((folder / "done.json").read_text())
+    done = read_mapping(folder / "done.json", seconds=float, peak_memory_mb=float)
     return f"{spoken(done['seconds'])}  {spoken_memory(done['peak_memory_mb'])}"
 
 

@@ -3,7 +3,6 @@
 Nothing here imports torch or papermill before a cell runs: a cell's process must start at once.
 """
 
-import json
 import os
 import resource
 import select
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.lab.grid import SCHEMA, Cell
@@ -77,7 +77,7 @@ def versions() -> dict[str, str]:
 def _hardware(shared: Path | None) -> dict:
     """Only torch can tell, and its import takes a second: the first cells ask it, the others read their answer."""
     if shared and (shared / "hardware.json").exists():
-        return json.loads((shared / "hardware.json").read_text())
+        return read_mapping(shared / "hardware.json")
     from cinelab.runs import hardware
 
     values = hardware()

@@ -22,12 +22,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cinelab.config import read_json
+from cinelab.config import mapping, read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.latent.store import Clips, check_begin
+from cinelab.limits import short
 
 RECIPE, NULL = "store.json", "text-null"
+SHARD = {"films": list[dict] | None, "captions": dict[str, str] | None, "plan": str | None, "skipped": list[dict] | None}  # what a shard may say of itself
+LATENTS_OF_FILM = 10**6
 BLOCK = 2**22  # bytes hashed at a time
 
 
@@ -67,7 +70,19 @@ def fault(folder: Path, name: str, about: dict, thorough: bool = False) -> str:
 def shards(folder: Path, prefix: str = "") -> dict[str, dict]:
     """What every finished shard of a store is, by name; those whose name begins with `prefix`."""
     found = sorted(path for path in folder.glob(f"{prefix}*.json") if "-" in path.stem)
-    return {path.stem: read_json(path) for path in found if not path.name.startswith(".")}  # those are half written
+    return {path.stem: _shard(path) for path in found if not path.name.startswith(".")}  # those are half written
+
+
+def _shard(path: Path) -> dict:
+    """What a shard is, by its .json; a CinelabError names what of it is of another shape."""
+    about = read_mapping(path, bytes=int, blake2b=str, **SHARD)
+    for number, film in enumerate(about.get("films", ())):
+        where = f"{path}: film {number}"
+        for shot in mapping(film, where, latents=int, shots=list[dict])["shots"]:
+            prompts = mapping(shot, where, prompts=list[tuple[str, int]])["prompts"]
+            if any(not 0 <= count <= LATENTS_OF_FILM for _, count in prompts):
+                raise CinelabError(f"{where} has a prompt of {short(prompts)} latent frames; build the store again.")
+    return about
 
 
 def verify(folder: str | Path) -> list[str]:
@@ -81,7 +96,7 @@ def verify(folder: str | Path) -> list[str]:
 def recipe_of(folder: Path) -> dict:
     if not (folder / RECIPE).exists():
         raise CinelabError(f"{folder} is no store of films ({RECIPE} is missing); build one first (notebook 06_video_data does).")
-    return read_json(folder / RECIPE)
+    return read_mapping(folder / RECIPE, words=int, chunk=int)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cinelab.config import read_json
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.latent.codec import ToyCodec, to_tensor
@@ -127,7 +127,7 @@ def build(folder: Path, config: StoreConfig, codec: ToyCodec, encoder: WordEncod
 def _claim(folder: Path, config: StoreConfig, fingerprint: str) -> None:
     """A store belongs to one codec and one recipe."""
     path, mine = folder / "store.json", asdict(config) | {"codec": fingerprint}
-    if path.exists() and (old := asdict(StoreConfig()) | read_json(path)) != mine:  # an older one knew fewer settings
+    if path.exists() and (old := asdict(StoreConfig()) | read_mapping(path)) != mine:  # an older one knew fewer settings
         key = next(k for k in mine if mine[k] != old.get(k))
         raise CinelabError(f"Store {folder} was built with {key}={old.get(key)!r}, not {mine[key]!r}; "
                            "remove it or name another folder.")
@@ -151,7 +151,7 @@ class Store:
         self.folder = Path(folder)
         self.latents, self.words, self.slot, self.shot = (
             torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in ("latents", "words", "slot", "shot"))
-        self.recipe = read_json(Path(folder) / "store.json")
+        self.recipe = read_mapping(Path(folder) / "store.json")
         place = torch.arange(encoder.length)
         rows = encoder.codes[self.words.long().clamp(min=0)[:1]]  # probes the vocabulary early
         assert rows.shape[-1] == encoder.width and place.numel() == self.words.shape[-1]

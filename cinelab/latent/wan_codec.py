@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from cinelab.config import read_json
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import fill, on_meta, read_weights
 from cinelab.latent.codec import DecoderState
@@ -47,8 +47,8 @@ class WanCodec(nn.Module):
         if not (folder / "config.json").is_file() or not (folder / VAE_WEIGHTS).is_file():
             raise CinelabError(f"{folder} holds no VAE: config.json and {VAE_WEIGHTS} are expected; copy the folder vae of a "
                                "Wan2.1 diffusers model, or use a tiny decoder with codec=\"tiny:<file>\".")
-        config = read_json(folder / "config.json")
-        kind = config.get("_class_name") if isinstance(config, dict) else config
+        config = read_mapping(folder / "config.json")
+        kind = config.get("_class_name")
         if kind != "AutoencoderKLWan":
             raise CinelabError(f"{folder / 'config.json'} describes a {kind!r}, not an AutoencoderKLWan; "
                                "copy the folder vae of a Wan2.1 diffusers model.")

@@ -6,7 +6,6 @@ Names are read as the trainers write them (`cinelab.model.layouts`). Every tenso
 of a text encoder), or refused by its name.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite, prod, sqrt
@@ -32,6 +31,7 @@ from cinelab.model.sources import (
     read_safetensors,
     stored,
 )
+from cinelab.texts import parse_json, problem
 
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_lora_weights.safetensors", "lora.safetensors")  # in a folder
 SETTINGS = "adapter_config.json"  # as peft names it
@@ -253,9 +253,9 @@ def _header(file: Path) -> Any:
     except (SafetensorError, OSError) as error:
         raise broken(file, error) from error
     try:
-        return json.loads(said)
+        return parse_json(said)
     except (ValueError, RecursionError) as error:
-        raise CinelabError(f"LoRA {file}: lora_adapter_metadata in its header is no JSON ({error}); export the LoRA again.") from error
+        raise CinelabError(f"LoRA {file}: lora_adapter_metadata in its header is no JSON ({problem(error)}); export the LoRA again.") from error
 
 
 def _check_settings(settings: dict, where: str | Path) -> None:

@@ -227,10 +227,10 @@ def _weights_in(folder: Path) -> list[Path]:
 
 def _of_index(index: Path, shards: list[Path]) -> list[Path]:
     """The shards an index names, all of them there and holding what it says."""
-    try:
-        places = {str(key): str(name) for key, name in read_json(index)["weight_map"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CinelabError(f"{index} has no 'weight_map' of tensors to files; {AGAIN}.") from error
+    said = read_json(index)
+    places = said.get("weight_map") if isinstance(said, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise CinelabError(f"{index} has no 'weight_map' of tensors to files; {AGAIN}.")
     names = sorted(set(places.values()))
     absent = [name for name in names if not (index.parent / name).is_file()]
     if absent or not names:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cinelab.config import override, read_json, to_dict
+from cinelab.config import override, read_json, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import glance
 from cinelab.flow.sampler import Sampling
@@ -147,9 +147,7 @@ def settings_of(folder: Path, trained: dict[str, Any] | None = None) -> WanSetti
     path, base = Path(folder) / SETTINGS, override(WanSettings(), trained or {})
     if not path.exists():
         return base
-    said = read_json(path)
-    if not isinstance(said, dict):
-        raise CinelabError(f"{path} holds a {type(said).__name__}; expected settings by name, such as {{\"weights\": \"student.pt\", \"chunk\": 1}}.")
+    said = read_mapping(path)
     try:
         return override(base, dict(_dotted(said)))
     except CinelabError as error:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from cinelab.config import from_dict, read_json, to_dict
+from cinelab.config import from_dict, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling, Steps
@@ -106,7 +106,7 @@ def shipped() -> list[str]:
 
 def students() -> list[str]:
     """Names of the shipped few-step students, fewest levels first."""
-    found = [(read_json(SHELF / name / CONFIG).get("sampling", {}), name) for name in shipped()]
+    found = [(read_mapping(SHELF / name / CONFIG, sampling=dict | None).get("sampling", {}), name) for name in shipped()]
     return [name for sampling, name in sorted(found, key=lambda pair: (pair[0].get("steps", 0), pair[1]))
             if sampling.get("solver") == "consistency"]
 
@@ -159,9 +159,7 @@ def toy_encoder(config: WordEncoderConfig | None = None) -> WordEncoder:
 
 
 def read_part(folder: Path, key: str) -> Any:
-    config = read_json(folder / CONFIG)
-    if not isinstance(config, dict):
-        raise CinelabError(f"{folder / CONFIG} holds a {type(config).__name__} and no settings by name; copy the folder again.")
+    config = read_mapping(folder / CONFIG)
     if key == "text" and key not in config and "stage" in config:
         raise CinelabError(f"{folder} is a transformer alone, trained here at Wan's size; write {{\"weights\": \"{folder.resolve()}\"}} into "
                            "cinelab.json of a diffusers folder of Wan2.1, and name that folder.")
@@ -187,7 +185,7 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
 
         return load_wan(name, device=device)
     folder, device = find(name), device or "cpu"
-    config = {key: read_part(folder, key) for key in WHOLE} | read_json(folder / CONFIG)
+    config = {key: read_part(folder, key) for key in WHOLE} | read_mapping(folder / CONFIG)
     if odd := next((key for key, kind in WHOLE.items() if not isinstance(config[key], kind)), None):
         raise CinelabError(f"{folder / CONFIG} has {odd} {config[odd]!r:.60}, which is none; copy the folder again.")
     model = CausalWan(from_dict(WanConfig, config["model"]))

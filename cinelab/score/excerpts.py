@@ -6,10 +6,8 @@ What other tools would show in another way (turned, of varying rate, hidden in p
 our own reader shows it, the whole film too, so that shots and film agree.
 """
 
-import json
 import os
 import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -25,6 +23,7 @@ from cinelab.score.footage import find_videos as find_files
 from cinelab.script.shotlist import ShotList, beside
 from cinelab.stream.colour import rgb
 from cinelab.stream.reader import HIDDEN, VARIES, Film, nominal
+from cinelab.texts import PROMPTS, read_json
 
 Span = tuple[int, int]  # (first frame, end), end excluded
 LOSSLESS, LOSSLESS_RGB = "libx264", "libx264rgb"
@@ -250,18 +249,9 @@ def _with_prompt(video: Video, given: str) -> Video:
 
 def read_prompts(path: Path) -> dict[str, str]:
     """A JSON file {"file name": "prompt"}; a name that stands there twice is refused."""
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=lambda pairs: _once(path, pairs))
-    except (OSError, ValueError) as error:
-        raise CinelabError(f"{path}: cannot be read ({error}); write JSON like {LIKE}.") from error
+    found = read_json(path, replace(PROMPTS, remedy=f"write JSON like {LIKE}", absent=f"write JSON like {LIKE}"))
     if not isinstance(found, dict):
         raise CinelabError(f"{path}: is no table of prompts; write JSON like {LIKE}.")
     if wrong := next((key for key, value in found.items() if not isinstance(value, str)), None):
         raise CinelabError(f"{path}: is no table of prompts, {wrong!r} has {found[wrong]!r:.60} and no text; write JSON like {LIKE}.")
     return found
-
-
-def _once(path: Path, pairs: list[tuple]) -> dict:
-    if twice := next((key for key, count in Counter(key for key, _ in pairs).items() if count > 1), None):
-        raise CinelabError(f"{path}: names {twice!r} twice; keep one.")
-    return dict(pairs)

@@ -5,7 +5,6 @@
 A backend that is not here says what to fetch and where it goes; nothing is ever downloaded by itself.
 """
 
-import json
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import kept_in
 from cinelab.score.cuts import colour_histograms
@@ -112,7 +112,7 @@ def _read(kind: type, folder: Path):
 
 
 def _version(folder: Path) -> str:
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config = read_mapping(folder / "config.json")
     return str(config.get("_name_or_path") or config.get("model_type") or folder.name)
 
 

@@ -23,6 +23,7 @@ from cinelab.script.prompts import split_words, unknown_words
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.shotlist import SUFFIX, ListedShot, ShotList, beside
 from cinelab.stream.reader import Film
+from cinelab.tables import read_frame
 from cinelab.world.vocab import known_words, read
 
 VIDEOS = tuple(f".{name}" for name in (
@@ -169,7 +170,7 @@ def load_clip(video: Path, plan: Path | None = None, name: str = "") -> Clip:
     where = plan or (listed if listed.exists() else None)
     planned = read_plan(where, film) if where else None
     timings = video.parent / TIMINGS
-    times = pd.read_parquet(timings) if video.stem == "film" and timings.exists() else None
+    times = read_frame(timings, "make the film again, or remove it") if video.stem == "film" and timings.exists() else None
     return Clip(name or label_of(video), film, film.fps, planned and with_cast(planned), str(video.parent), times)
 
 

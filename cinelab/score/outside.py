@@ -19,12 +19,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import kept_in, write_json
 from cinelab.outputs import AT_ONCE, writing
 from cinelab.score.workers.plumbing import TOLD
+from cinelab.texts import ENVIRONMENT, read_json, read_yaml
 
 ROOT, WORKERS = Path(__file__).parents[2], Path(__file__).parent / "workers"
 STAMP = "cinelab.json"
@@ -67,21 +67,17 @@ def folder(tool: Tool) -> Path:
 def requirements(tool: Tool) -> tuple[str, list[str]]:
     """(python version such as "3.11", pip requirements) of the tool's environment file."""
     try:
-        parts = yaml.safe_load(tool.environment.read_text(encoding="utf-8"))["dependencies"]
+        parts = read_yaml(tool.environment, ENVIRONMENT)["dependencies"]
         python = next(part for part in parts if str(part).startswith("python=")).removeprefix("python=")
         return python, next(part["pip"] for part in parts if isinstance(part, dict))
-    except OSError as error:
-        raise CinelabError(f"{tool.environment}: cannot be read ({error.strerror}); "
-                           "run this in a checkout of the repository.") from error
-    except (yaml.YAMLError, KeyError, TypeError, StopIteration) as error:
+    except (KeyError, TypeError, StopIteration) as error:
         raise CinelabError(f"{tool.environment}: names no python=VERSION or no pip list; check the file out again.") from error
 
 
 def ready(tool: Tool) -> bool:
     """Is the environment made, whole, and of today's list of requirements?"""
-    with suppress(OSError, ValueError, AttributeError, CinelabError):  # without a home folder there is none
-        found = json.loads((folder(tool) / STAMP).read_text())
-        return found.get("list") == _digest(tool) and _python(folder(tool)).exists()
+    with suppress(OSError, CinelabError):  # without a home folder there is none
+        return read_mapping(folder(tool) / STAMP).get("list") == _digest(tool) and _python(folder(tool)).exists()
     return False
 
 
@@ -134,7 +130,7 @@ def run_worker(tool: Tool, job: dict, tell: Tell = print) -> dict:
     if code or not answer.exists():
         how = f"signal {-code}, often a lack of memory" if code < 0 else last_line(log)
         raise CinelabError(f"The worker of {tool.name} ended early ({how}); its log is {log}.")
-    found = json.loads(answer.read_text(encoding="utf-8"))
+    found = read_json(answer)
     shutil.rmtree(work, ignore_errors=True)
     return found
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
+from cinelab.tables import read_arrow, reading
 
 SCHEMA = 1  # raise it when a column changes its meaning; older tables are then refused, not misread
 KEY = b"cinelab.rows"
@@ -67,13 +68,10 @@ def save(rows: pd.DataFrame, path: str | Path) -> None:
 
 def load(path: str | Path) -> pd.DataFrame:
     """Read a table; one of another schema is refused with both versions."""
-    try:
-        arrow = pq.read_table(path)
-    except OSError as error:
-        raise CinelabError(f"{path}: cannot be read ({error.strerror or error}); make it again with `cinelab eval`.") from error
-    except pa.ArrowException as error:
-        raise CinelabError(f"{path}: is no table of ours; make it again with `cinelab eval`.") from error
-    found = (arrow.schema.metadata or {}).get(KEY, b"none").decode()
+    again = "make it again with `cinelab eval`"
+    arrow = read_arrow(path, again)
+    found = (arrow.schema.metadata or {}).get(KEY, b"none").decode(errors="replace")
     if found != str(SCHEMA):
         raise CinelabError(f"{path}: was written with schema {found}, this version reads {SCHEMA}; run its `cinelab eval` again.")
-    return arrow.to_pandas()
+    with reading(path, again):
+        return arrow.to_pandas()

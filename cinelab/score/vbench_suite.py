@@ -5,10 +5,9 @@ refused. The total is a weighted mean of what each dimension makes of its publis
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ from cinelab.score.vbench import ask, setting
 from cinelab.score.vbench_files import DIMENSIONS, VERSION, check_names, preflight, waiting
 from cinelab.stream.reader import Film
 from cinelab.stream.video import write_mp4
+from cinelab.texts import RECORD, read_json
 
 SAMPLES = 5
 CLIP = "VBench suite"
@@ -48,11 +48,8 @@ def suite(dimensions: Iterable[str] = tuple(DIMENSIONS)) -> list[Job]:
     """Every film that these dimensions ask for, in the order of VBench's list. Needs VBench's environment."""
     python_of(VBENCH)
     listing = packages(VBENCH) / "vbench" / "VBench_full_info.json"
-    try:
-        entries = json.loads(listing.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CinelabError(f"{listing}: cannot be read ({error}); remove {listing.parents[4]} "
-                           "and run `cinelab eval setup vbench`.") from error
+    again = replace(RECORD, remedy=f"remove {listing.parents[4]} and run `cinelab eval setup vbench`")
+    entries = read_json(listing, replace(again, absent=again.remedy))
     asked: dict[str, list[str]] = {}
     for entry in entries:  # some prompts stand there twice, for other dimensions
         asked.setdefault(entry["prompt_en"], []).extend(entry["dimension"])

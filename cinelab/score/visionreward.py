@@ -5,7 +5,6 @@ questions and weights come from the cloned repository ($VISIONREWARD_HOME), the 
 What is arithmetic here (frames to show, questions, answers to scores) is plain functions.
 """
 
-import json
 import os
 import re
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import expanded
 from cinelab.score.excerpts import Clip, Video, each_clip, in_pictures
@@ -25,6 +25,7 @@ from cinelab.score.outside import VISIONREWARD, python_of, run_worker
 from cinelab.score.rows import Row, absent, failed
 from cinelab.score.vbench_files import Missing
 from cinelab.stream.reader import Film, pick
+from cinelab.texts import RECORD, read_json, read_text
 
 METRICS = REWARD, FOLLOWED = ("visionreward", "instruction following")
 QUESTIONS, WEIGHTS = Path("VisionReward_Video/VisionReward_video_qa_select.txt"), Path("VisionReward_Video/weight.json")
@@ -148,9 +149,9 @@ def unclear(answers: Sequence[str]) -> int:
 def reward_questions(setting: Setting, prompt: str) -> tuple[list[str], list[float]]:
     """The repository's questions for this prompt, line ends kept as its own script keeps them, and their weights."""
     try:
-        lines = (setting.home / QUESTIONS).read_text(encoding="utf-8").splitlines(keepends=True)
-        weights = [float(weight) for weight in json.loads((setting.home / WEIGHTS).read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
+        lines = read_text(setting.home / QUESTIONS, RECORD).splitlines(keepends=True)
+        weights = [float(weight) for weight in read_json(setting.home / WEIGHTS)]
+    except (CinelabError, ValueError, TypeError) as error:
         raise CinelabError(f"{setting.home}: its questions or weights cannot be read ({error}); "
                            "clone the repository again.") from error
     if len(lines) != len(weights):
@@ -235,8 +236,8 @@ def _filled(path: Path) -> bool:
 def _lacking_weights(folder: Path) -> list[str]:
     """Weight files that the checkpoint's index names and that are not there; without an index, any weights will do."""
     for index in folder.glob("*.index.json"):
-        with suppress(ValueError, KeyError, AttributeError):
-            named = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        with suppress(CinelabError):
+            named = sorted(set(read_mapping(index, weight_map=dict[str, str])["weight_map"].values()))
             return [name for name in named if not _filled(folder / name)]
     weights = [path for ending in ("*.safetensors", "pytorch_model*.bin") for path in folder.glob(ending) if _filled(path)]
     return [] if weights else ["model.safetensors.index.json"]

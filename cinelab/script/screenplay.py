@@ -34,9 +34,10 @@ import yaml
 from cinelab.config import described, from_dict, from_kind, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
-from cinelab.limits import BUDGET, LEAST_BUDGET, SECONDS, SEED, SHOTS, STEPS
+from cinelab.limits import BUDGET, LEAST_BUDGET, SECONDS, SEED, SHOTS, STEPS, shown_path
 from cinelab.registry import resolve
-from cinelab.script.yaml_text import Dumper, Loader, join_pairs, read_text, yaml_sentence
+from cinelab.script.yaml_text import Dumper, yaml_sentence
+from cinelab.texts import SCREENPLAY, Loader, compose, joined, line_of, problem, read_text
 
 CUTS = ("cut", "continue")
 SAMPLING = "cinelab.flow.sampler:Sampling"
@@ -128,7 +129,7 @@ class Screenplay:
     @classmethod
     def load(cls, path: str | os.PathLike) -> Screenplay:
         """Reads a YAML or JSON file. Raises CinelabError with file, line, field and remedy."""
-        return cls.parse(read_text(path), name=os.fspath(path))
+        return cls.parse(read_text(path, SCREENPLAY), name=shown_path(path))
 
     @classmethod
     def parse(cls, text: str, name: str = "<text>") -> Screenplay:
@@ -320,13 +321,9 @@ class _Reader:
         """The root node. Raises CinelabError where the text is not YAML."""
         try:
             self.loader = Loader(self.text)
-            return self.loader.get_single_node()
+            return compose(self.loader)
         except yaml.reader.ReaderError as error:
-            line = self.text.count("\n", 0, error.position) + 1
-            self._fail(
-                line,
-                f"character {error.character:#x} is not text; give a screenplay, not a binary.",
-            )
+            self._fail(line_of(error, self.text), f"{problem(error)}; give a screenplay, not a binary.")
         except yaml.MarkedYAMLError as error:
             opened = "end of stream" in str(error.problem)  # an open quote: name where it opened
             mark = error.context_mark if opened else error.problem_mark
@@ -400,4 +397,4 @@ class _Reader:
             value = self.loader.construct_object(node)
         except (yaml.YAMLError, ValueError, LookupError, AttributeError):
             return node.value  # such as the date 2026-13-45: the rules answer what was written
-        return join_pairs(value) if isinstance(value, str) else value
+        return joined(value) if isinstance(value, str) else value

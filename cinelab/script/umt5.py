@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cinelab.config import read_json
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import glance, write_atomic, write_json
 
@@ -64,10 +64,10 @@ class Umt5Encoder:
                  length: int = 512, keep: bool = False, offload: bool = False):
         self.folder, self.cache = Path(folder), Path(cache) if cache else None
         self.device, self.dtype, self.length, self.keep, self.offload = device, dtype, length, keep, offload
-        told = read_json(self.cache / TOLD) if self.cache and (self.cache / TOLD).is_file() else {}
+        told = read_mapping(self.cache / TOLD, width=int | None, fingerprint=str | None) if self.cache and (self.cache / TOLD).is_file() else {}
         config = self.folder / "text_encoder/config.json"
         self.here = config.is_file()
-        self.width = read_json(config).get("d_model", 4096) if self.here else told.get("width", 4096)
+        self.width = (read_mapping(config, d_model=int | None).get("d_model") if self.here else told.get("width")) or 4096
         self.fingerprint = self._fingerprint() if self.here else told.get("fingerprint")
         self._known: dict[str, Encoded] = {}
         self._held: tuple | None = None
@@ -177,8 +177,8 @@ class Umt5Encoder:
         from transformers.utils.logging import disable_progress_bar
 
         place = self.folder / "text_encoder"
-        said = read_json(place / "config.json")
-        if (kind := said.get("model_type") if isinstance(said, dict) else said) != "umt5":
+        said = read_mapping(place / "config.json")
+        if (kind := said.get("model_type")) != "umt5":
             raise CinelabError(f"{place / 'config.json'} describes a {kind!r}, not the umt5 that Wan2.1 reads; copy the folder again.")
         if not any((self.folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "spiece.model")):
             raise CinelabError(f"{self.folder / 'tokenizer'} holds no tokenizer (tokenizer.json or spiece.model); copy the folder "

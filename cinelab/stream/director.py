@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cinelab.config import read_json, to_dict
+from cinelab.config import read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import plain_json, write_atomic, write_json
 from cinelab.flow.sampler import Steps
@@ -107,7 +107,7 @@ def untaken(folder: str | Path) -> Path:
 
 def saved_as(folder: Path, screenplay: Screenplay, director: "Director") -> bool:
     """Whether the film in `folder` is what `director` makes of `screenplay`."""
-    told, asked = read_json(folder / MARK), plain_json(director.info(screenplay))
+    told, asked = read_mapping(folder / MARK), plain_json(director.info(screenplay))
     return {key: told.get(key) for key in asked} == asked and Screenplay.load(folder / "screenplay.yaml") == screenplay
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from cinelab.config import from_dict, read_json
+from cinelab.config import from_dict, read_mapping
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
 from cinelab.memory.policy import BUILT_IN, Policy, budget_of, name_of
@@ -15,6 +15,8 @@ from cinelab.stream.director import asks_of
 from cinelab.stream.engine import policy_for
 from cinelab.stream.reel import Ask
 from cinelab.stream.session import Node, Session, Settings, checked
+
+FILM = {"model": str, "seed": int, "policy": dict | None, "sampling": dict | None, "bf16": bool | None}  # what of film.json a session needs
 
 
 def follow(play: Screenplay, folder: str | Path, bundle: Bundle, settings: Settings, bf16: bool = False,
@@ -47,7 +49,7 @@ def follow_run(run: str | Path, folder: str | Path, progress: Callable[[int, int
     if not (run / "film.json").exists() or not (run / "screenplay.yaml").exists():
         raise CinelabError(f"{run} is no film's folder: it lacks film.json or screenplay.yaml. Name one that `cinelab direct` or the "
                            "desk wrote, or a session's.")
-    told, play = read_json(run / "film.json"), Screenplay.load(run / "screenplay.yaml")
+    told, play = read_mapping(run / "film.json", **FILM), Screenplay.load(run / "screenplay.yaml")
     bundle = load(told["model"])
     settings = Settings(seed=told["seed"], **_policy(told.get("policy"), bundle), steps=_steps(told.get("sampling"), bundle))
     return follow(play, folder, bundle, settings, told.get("bf16", False), progress)

@@ -5,13 +5,13 @@ sessions, which have no hash, are taken as they are; what is added to them is ha
 """
 
 import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from cinelab.errors import CinelabError
-from cinelab.files import append_bytes, reason, to_json
+from cinelab.files import append_bytes, json_line, reason, to_json
+from cinelab.texts import LINES, parse_json, problem, read_bytes
 
 CHAIN = re.compile(rb', "chain": "([0-9a-f]{16})"\}')
 
@@ -40,7 +40,7 @@ class SessionLog:
 
     def append(self, value: dict) -> None:
         """Add a line, the whole of it or nothing; it is on the disk afterwards. Raises CinelabError."""
-        body = to_json(value).encode()
+        body = json_line(self.path, value)
         last = _hash(self.last or self.start, body)
         append_bytes(self.path, body[:-1] + f', "chain": "{last}"}}\n'.encode())
         self.last = last
@@ -62,12 +62,7 @@ class SessionLog:
             raise CinelabError(f"{self.path} cannot be written to ({reason(error)}); copy the session to a folder of your own.") from error
 
     def _bytes(self) -> bytes:
-        try:
-            return self.path.read_bytes()
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise CinelabError(f"Cannot read {self.path}: {reason(error)}; check the path.") from error
+        return read_bytes(self.path, LINES) if self.path.exists() else b""
 
     def _raw(self) -> list[bytes]:
         """The finished lines, and a last one that is whole but for its line end."""
@@ -84,9 +79,9 @@ class SessionLog:
 
     def _value(self, number: int, body: bytes) -> dict:
         try:
-            value = json.loads(body)
+            value = parse_json(body)
         except (ValueError, RecursionError) as error:
-            self._refuse(number, f"cannot be read ({error})", error)
+            self._refuse(number, f"cannot be read ({problem(error)})", error)
         if not isinstance(value, dict):
             self._refuse(number, "is no command and no chunk")
         return value

@@ -20,7 +20,7 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from cinelab.config import read_json
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import replacing, write_json
 from cinelab.latent.checkpoint import rounded
@@ -74,7 +74,7 @@ class SharedRun(Run):
             tree = _tree(parts)
             _read(tree, place)
         else:
-            tree = {name: _placed(part, read_state(place, mapped=True)["parts"][name]) for name, part in parts.items()}
+            tree = {name: _placed(part, read_state(place, mapped=True)["parts"].get(name)) for name, part in parts.items()}
         for name, part in parts.items():
             part.load_state_dict(tree[name])
         self.step, self.seconds, self._began = note["step"], note["seconds"], time.perf_counter()
@@ -94,7 +94,7 @@ def newest(folder: Path) -> dict:
     found = [{"step": 0, "seconds": 0.0, "folder": None}]
     note, single = Path(folder) / "checkpoints" / "last.json", Path(folder) / "checkpoints" / "last.pt"
     if note.exists():
-        found.append(read_json(note))
+        found.append(read_mapping(note, step=int, seconds=float, folder=str))
         if not (note.parent / found[-1]["folder"] / ".metadata").exists():
             raise CinelabError(f"{note} names the state {found[-1]['folder']}, which is not there or not whole; "
                                "copy the run again, or remove its checkpoints to start it afresh.")

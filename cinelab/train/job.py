@@ -24,8 +24,8 @@ from cinelab.latent.store import Clips, Store, check_begin, unconditional_words
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, WanConfig, init_toy
 from cinelab.model.weights import DTYPES, open_weights
-from cinelab.script.yaml_text import read_yaml
 from cinelab.seeds import rng_at
+from cinelab.texts import JOB, read_yaml
 from cinelab.train import presets
 from cinelab.train.lora import Lora
 from cinelab.train.parallel import Layout
@@ -91,7 +91,7 @@ class Job:
 
 def load_job(path: str | Path) -> Job:
     """Read a description; every unknown or wrong entry is one sentence."""
-    values = read_yaml(path, "run description")
+    values = read_yaml(path, JOB)
     if not isinstance(values, dict):
         raise CinelabError(f"{path} holds {type(values).__name__}, not settings; see cinelab.train.job for an example.")
     if missing := [name for name in ("stage", "run", "store") if name not in values]:

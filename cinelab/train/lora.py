@@ -24,6 +24,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
 from cinelab.latent.checkpoint import rounded
 from cinelab.seeds import rng_at
+from cinelab.texts import parse_json, problem
 from cinelab.train.checkpoint import pour
 from cinelab.train.optim import whole
 
@@ -172,9 +173,9 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def _lora_of(text: str, path: str | Path) -> Lora:
     """The settings in a file's header."""
     try:
-        said = json.loads(text)
+        said = parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise CinelabError(f"LoRA {path} has settings that are no JSON ({error}); copy the file again.") from error
+        raise CinelabError(f"LoRA {path} has settings that are no JSON ({problem(error)}); copy the file again.") from error
     if not isinstance(said, dict):
         raise CinelabError(f"LoRA {path} has a {type(said).__name__} for settings; expected rank, alpha and targets, so copy the file again.")
     return from_dict(Lora, said, f"{path}: lora.")

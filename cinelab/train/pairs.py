@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cinelab.config import read_json
+from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow import path
@@ -137,7 +137,7 @@ def claim(folder: Path, config: PairsConfig, teacher: str, store: Store) -> None
     mine = asdict(config) | {"levels": list(config.levels), "fingerprint": teacher, "films": store.recipe}
     mine |= {"data": data["mark"]} if data else {}
     before = {"unconditional": "", "data": mine.get("data")}  # what older pairs do not say: they compared with the empty prompt
-    if place.exists() and (old := before | read_json(place)) != {"data": None} | mine:
+    if place.exists() and (old := before | read_mapping(place)) != {"data": None} | mine:
         key = next(k for k in mine if mine[k] != old.get(k))
         what = {"fingerprint": "another teacher", "data": "films of another content"}.get(key, f"{key}={old.get(key)!r}")
         raise CinelabError(f"The ODE pairs in {folder} are of {what}, not of {mine[key]!r}; name another folder, "
