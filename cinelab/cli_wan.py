@@ -1,7 +1,6 @@
 """`cinelab convert`, `plan`, `clips` and `train`: Wan's weights, what a film of it takes, its data, its training."""
 
 import shlex
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ from cinelab.cli_options import budget_option, number, size_of
 from cinelab.errors import CinelabError
 from cinelab.files import to_json
 from cinelab.limits import CHUNKS, LATENTS, WORKERS
-from cinelab.outputs import AT_ONCE, writing, writing_file
+from cinelab.outputs import AT_ONCE, writing
 from cinelab.printing import say, show_table, working
 
 SHOWN = 12  # keys of a kind, unless all are asked for
@@ -36,7 +35,7 @@ def convert(source: Annotated[Path, typer.Argument(help="a diffusers or original
         raise CinelabError("No target was given; name where to write, or say --dry-run to only look.")
     report = open_weights(source, part, dtype, lora, lora_scale).report()
     if report.whole and not dry_run:
-        with _one_writer(target), working(f"writing {target}"):
+        with working(f"writing {target}"):
             report = run(source, target, to, dtype, shard_gib, part, lora, lora_scale)
     show(report, keys)
     report.demand()
@@ -62,13 +61,6 @@ def next_line(folder: str | Path) -> str:
     if "text" in read_mapping(folder / zoo.CONFIG):
         return f"cinelab direct film.yaml --model {shlex.quote(str(folder))}"
     return _as_weights(folder)
-
-
-def _one_writer(target: Path):
-    """The lock of a target; one that convert refuses by its kind (a file for a folder) is left to it."""
-    if target.suffix:
-        return writing_file(target) if not target.is_dir() else writing(target, AT_ONCE, tidy=True)
-    return nullcontext() if target.is_file() else writing(target, AT_ONCE, tidy=True)
 
 
 def show(report, keys: bool = False) -> None:

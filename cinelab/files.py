@@ -8,7 +8,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
+import socket
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
@@ -21,21 +23,26 @@ from cinelab.texts import LINES, parse_json, problem, read_bytes
 
 FULL = 2**16  # bytes; with less left, whatever error a library raises is that of a full disk
 REMEDIES = {errno.ENOSPC: "free some space or choose another folder", errno.EDQUOT: "free some space or choose another folder",
-            errno.ENAMETOOLONG: "choose a shorter name"}
+            errno.EFBIG: "choose a folder on a disk that takes larger files", errno.ENAMETOOLONG: "choose a shorter name"}
+REMEDIES |= dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "its folder is not there any more, so choose another one")
 SCRATCH = ".partial-"  # how the names of unfinished files and folders begin
+HERE = hashlib.blake2b(socket.gethostname().encode(), digest_size=3).hexdigest()  # this host, in the names of unfinished files
+LATER = 60.0  # seconds; a process that began so long after a file was written is not its writer, though it has the same number
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path`.
 
-    On any failure the temporary file is removed and what stood at `path` is untouched.
-    An OSError (disk full, no permission) becomes a CinelabError.
+    On any failure the temporary file is removed and what stood at `path` is untouched. What killed writers of `path` have
+    left beside it goes first. An OSError (disk full, no permission) becomes a CinelabError.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=SCRATCH, suffix=path.suffix)
+        begin = partial_name(path.name)
+        remove_dead(path.parent, begin, path.suffix)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{begin}{HERE}-{os.getpid()}-", suffix=path.suffix)
         os.close(handle)
     except OSError as error:
         raise write_error(path, error) from error
@@ -49,12 +56,51 @@ def replacing(path: str | Path) -> Iterator[Path]:
     except OSError as error:
         raise write_error(path, error) from error
     except Exception as error:  # of a library that writes for us
-        if shutil.disk_usage(path.parent).free > FULL and "No space left" not in str(error):
+        if (number := _fault_of_disk(path.parent, error)) is None:
             raise
-        raise write_error(path, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) from error
+        raise write_error(path, OSError(number, os.strerror(number))) from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _fault_of_disk(folder: Path, error: Exception) -> int | None:
+    """What the disk did (a number of errno), where a library hides that behind an error of its own; None = nothing."""
+    if not folder.is_dir():
+        return errno.ENOENT
+    for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if os.strerror(number) in str(error):
+            return number
+    return None if shutil.disk_usage(folder).free > FULL else errno.ENOSPC
+
+
+def partial_name(name: str) -> str:
+    """How the names of unfinished files and folders of `name` begin; host, process and a random part come after."""
+    short = name if len(os.fsencode(name)) <= 100 else hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
+    return f"{SCRATCH}{short}-"
+
+
+def remove_dead(folder: str | Path, begin: str, end: str = "") -> None:
+    """Remove the files and folders of a folder that are called `begin`, host, process, random part, `end`, and whose
+    process lived on this host and does so no more."""
+    pattern = re.compile(f"{re.escape(begin)}{HERE}-([0-9]+)-[^-]+{re.escape(end)}")
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = pattern.fullmatch(entry.name)
+            if found and not _writes_on(int(found[1]), entry.stat(follow_symlinks=False).st_mtime):
+                shutil.rmtree(entry) if entry.is_dir(follow_symlinks=False) else os.unlink(entry)
+
+
+def _writes_on(pid: int, since: float) -> bool:
+    """Whether a process lives that may have written at the time `since`."""
+    import psutil  # only where a writer was killed
+
+    try:
+        return pid == os.getpid() or psutil.Process(pid).create_time() <= since + LATER
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
+        return True
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], Any]) -> None:

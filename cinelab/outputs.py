@@ -2,11 +2,13 @@
 
 `ready_file` and `ready_folder` prove a place before any work. `writing` and `writing_file` also keep a second writer out:
 the system frees the lock of a dead owner, and the process ids in it tell whether a kernel outlived it on this host.
-`together` moves a set of files in, the one that says "all are there" as the last.
+`together` moves a set of files in, the one that says "all are there" as the last. All that has to be done with a folder:
+`claim` (or `writing`, its context) before the work, for as long as something is written.
 """
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -21,12 +23,23 @@ from typing import Any, TextIO
 import psutil
 
 from cinelab.errors import CinelabError
-from cinelab.files import REMEDIES, SCRATCH, reason, write_error
+from cinelab.files import (
+    HERE,
+    REMEDIES,
+    SCRATCH,
+    partial_name,
+    reason,
+    remove_dead,
+    to_json,
+    write_error,
+    write_json,
+)
 
 PATIENCE = 5.0  # seconds that a lock is waited for: the kernel of a killed owner ends within one
 AT_ONCE = 0.5  # seconds, where no kernel can outlive the owner
 HOST = socket.gethostname()
 LOCK = ".lock"
+LENT = "CINELAB_LENT"  # in the environment: the locks that the processes which began this one let it write under
 
 
 # ---- can it be written?
@@ -88,29 +101,90 @@ def _unready(path: Path, error: OSError | ValueError) -> CinelabError:
 # ---- one writer
 
 
-@contextmanager
-def writing(folder: str | Path, patience: float | None = None, name: str = LOCK, what: Path | None = None,
-            tidy: bool = False) -> Iterator[Callable]:
-    """One writer in `folder`, which is made. Yields a function that counts our kernel among the writers.
+class Claim:
+    """The right to write in a folder, which this process has until `release`; see `claim`."""
 
-    `name` is the lock's file, `what` is written where that is not the whole folder. With `tidy` a folder
-    in which nothing was written is gone afterwards.
+    def __init__(self, lock: Path, handle: TextIO | None, made: list[Path]):
+        """`handle` is None where the right belongs to a process that has lent it to us."""
+        self.lock, self.pid, self.count = lock, os.getpid(), 1
+        self._handle, self._made = handle, made
+
+    def note(self, notebook: Any = None) -> None:
+        """Count our children, such as a kernel, among the writers. They write here even if we are killed."""
+        if self._handle is not None:
+            self._handle.truncate(0)
+            pids = [os.getpid(), *(child.pid for child in psutil.Process().children())]
+            print(f"host={HOST}", *pids, file=self._handle, flush=True)
+
+    def release(self) -> None:
+        """Give the right back, the last of those who share it in this process; in a fork nothing happens."""
+        self.count -= 1
+        if self.count > 0 or self.pid != os.getpid():
+            return
+        _CLAIMS.pop(str(self.lock), None)
+        if self._handle is not None:
+            with suppress(OSError):
+                self.lock.unlink(missing_ok=True)
+            self._handle.close()
+            _remove_empty(self._made)
+
+
+_CLAIMS: dict[str, Claim] = {}  # of this process, by lock
+
+
+def claim(folder: str | Path, patience: float | None = None, name: str = LOCK, what: Path | None = None, tidy: bool = False,
+          again: bool = False, ending: float = 0.0) -> Claim:
+    """The right to write in `folder`, which is made. Raises a CinelabError that names who writes there.
+
+    `name` is the lock's file, `what` is written where that is not the whole folder. With `tidy` a folder in which nothing was
+    written is gone afterwards. With `again` a right that this process has already is shared. A right that was lent to our
+    family of processes (see `writing`) counts as ours. A living owner is waited for `patience` seconds, and what a dead one
+    has started `ending` seconds longer.
     """
     folder = Path(folder)
+    lock = Path(os.path.realpath(folder)) / name
+    held = _CLAIMS.get(str(lock))
+    if again and held is not None and held.pid == os.getpid():
+        held.count += 1
+        return held
+    if _lent_to_us(lock):
+        return Claim(lock, None, [])
     made = _absent(ready_folder(folder)) if tidy else []
-    with _acquire(folder / name, what or folder, PATIENCE if patience is None else patience) as handle:
+    taken = Claim(lock, _acquire(folder / name, what or folder, PATIENCE if patience is None else patience, ending), made)
+    _CLAIMS[str(lock)] = taken
+    taken.note()
+    return taken
 
-        def note(notebook: Any = None) -> None:
-            handle.truncate(0)
-            pids = [os.getpid(), *(child.pid for child in psutil.Process().children())]
-            print(f"host={HOST}", *pids, file=handle, flush=True)
 
-        try:
-            note()
-            yield note
-        finally:
-            (folder / name).unlink(missing_ok=True)
-            _remove_empty(made)
+@contextmanager
+def writing(folder: str | Path, patience: float | None = None, name: str = LOCK, what: Path | None = None,
+            tidy: bool = False, again: bool = False, lend: bool = False, ending: float = 0.0) -> Iterator[Callable]:
+    """One writer in `folder`: holds a `claim` (see there). Yields a function that counts our kernel among the writers.
+
+    With `lend` the processes that are started meanwhile, such as a notebook's kernel, may write there as we do.
+    """
+    held = claim(folder, patience, name, what, tidy, again, ending)
+    before = os.environ.get(LENT)
+    if lend:
+        os.environ[LENT] = "\n".join(filter(None, (before, f"{os.getpid()}:{held.lock}")))
+    try:
+        yield held.note
+    finally:
+        if lend:
+            os.environ.pop(LENT) if before is None else os.environ.update({LENT: before})
+        held.release()
+
+
+def _lent_to_us(lock: Path) -> bool:
+    """Whether a process that began us holds this lock still, and lets us write where it does."""
+    lenders = [word.partition(":") for word in os.environ.get(LENT, "").split("\n")]
+    pids = {int(pid) for pid, _, path in lenders if path == str(lock) and pid.isdigit()} - {os.getpid()}
+    try:
+        with open(lock) as handle:
+            host, owners = _owners(handle)
+    except OSError:
+        return False
+    return host == HOST and bool(owners) and owners[0] in pids
 
 
 @contextmanager
@@ -125,8 +199,9 @@ def writing_file(path: str | Path | None, endings: tuple[str, ...] = ()) -> Iter
         yield path
 
 
-def _acquire(path: Path, what: Path, patience: float) -> TextIO:
-    """The locked file. Raises a CinelabError that names who writes into `what`."""
+def _acquire(path: Path, what: Path, patience: float, ending: float = 0.0) -> TextIO:
+    """The locked file. Raises a CinelabError that names who writes into `what`; the processes that a dead owner has started
+    are waited for so much longer."""
     deadline = time.monotonic() + patience
     while True:
         try:
@@ -144,7 +219,7 @@ def _acquire(path: Path, what: Path, patience: float) -> TextIO:
         if ours and (host != HOST or not set(owners) - {os.getpid()}):
             return handle
         handle.close()
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline + (ending if ours else 0):
             who = f"process {owners[0]} on {host}" if owners else "another process"
             raise CinelabError(f"{what} is written by {who}; let it end, then run again.")
         time.sleep(0.1)
@@ -168,30 +243,82 @@ def _lives(pid: int, latest: float) -> bool:
         return False
 
 
+# ---- places for what is gone afterwards
+
+
+@contextmanager
+def passing_folder(kind: str, place: str | Path | None = None, begin: str = "cinelab-") -> Iterator[Path]:
+    """A folder of this process for temporary files, in `place` or where the system keeps such; gone afterwards. What killed
+    processes have left of the same kind goes first."""
+    place, begin = Path(place or tempfile.gettempdir()), f"{begin}{kind}-"
+    remove_dead(place, begin)
+    made = Path(tempfile.mkdtemp(prefix=f"{begin}{HERE}-{os.getpid()}-", dir=place))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 # ---- several files that belong together
 
 
 @contextmanager
-def together(folder: str | Path, last: str) -> Iterator[Path]:
+def together(folder: str | Path, last: str, about: Any = None, again: bool = False) -> Iterator[Path]:
     """Yield a scratch folder; on success its files move into `folder`, the one named `last` as the last.
 
     A failure or a kill leaves `folder` as it was. A kill between two moves is finished by `finish`, which the next call, and
-    whoever asks for the files, begins with: once `last` lies in the scratch folder every file is whole.
+    whoever asks for the files, begins with: once `last` lies in the scratch folder every file is whole. `about` is what
+    `taken_up` knows the work by. With `again` the caller holds the lock already (see `writing_set`).
     """
     folder = Path(folder)
-    with writing(folder, AT_ONCE, f"{LOCK}-{last}", tidy=True):
+    with writing_set(folder, last, again):
         finish(folder, last)
         scratch = _scratch(folder, last)
-        shutil.rmtree(scratch, ignore_errors=True)
+        _leave(folder, last)
         try:
             scratch.mkdir(parents=True)
+            if about is not None:
+                write_json(_note(folder, last), about)
             yield scratch
             _move(scratch, folder, last)
         except OSError as error:
             raise write_error(folder, error) from error
         finally:
             if not half_saved(folder, last):
-                shutil.rmtree(scratch, ignore_errors=True)
+                _leave(folder, last)
+
+
+@contextmanager
+def writing_set(folder: str | Path, last: str, again: bool = False) -> Iterator[None]:
+    """One writer of the files of a `together`."""
+    with writing(folder, AT_ONCE, f"{LOCK}-{last}", tidy=True, again=again):
+        yield
+
+
+def taken_up(folder: str | Path, last: str, about: Any) -> bool:
+    """Whether a killed `together` of the same `about` had all its files, which are in their places now. To be asked under
+    `writing_set`; what is left of any other killed one is gone afterwards."""
+    folder = Path(folder)
+    killed = half_saved(folder, last) or _note(folder, last).exists()
+    finish(folder, last)
+    try:
+        same = killed and (folder / last).exists() and json.loads(_note(folder, last).read_text()) == json.loads(to_json(about))
+    except (OSError, ValueError):
+        same = False
+    _leave(folder, last)
+    return same
+
+
+def _leave(folder: Path, last: str) -> None:
+    """Remove what a `together` needs while it works."""
+    shutil.rmtree(_scratch(folder, last), ignore_errors=True)
+    with suppress(OSError):
+        _note(folder, last).unlink(missing_ok=True)
+        remove_dead(folder, partial_name(_note(folder, last).name), ".json")
+
+
+def _note(folder: Path, last: str) -> Path:
+    return folder / f"{SCRATCH}{last}.json"
 
 
 def half_saved(folder: str | Path, last: str) -> bool:

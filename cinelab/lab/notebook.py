@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -16,7 +15,7 @@ from typing import Any
 from cinelab.errors import CinelabError, Failed
 from cinelab.files import to_json, write_text
 from cinelab.lab.grid import plain
-from cinelab.outputs import HOST, writing
+from cinelab.outputs import HOST, passing_folder, writing
 from cinelab.registry import elsewhere
 
 __all__ = ["HOST", "PAPERMILL", "check", "declared", "execute", "execute_locked", "first_line", "writing"]
@@ -77,7 +76,7 @@ def execute(notebook: Path, out_dir: Path, parameters: dict[str, Any] | None = N
     if "run_dir" in declared(notebook):
         parameters = {"run_dir": str(out_dir.resolve())} | parameters
     check(notebook, parameters)
-    with writing(out_dir) as note:
+    with writing(out_dir, lend=True) as note:
         return execute_locked(notebook, out_dir, parameters, note)
 
 
@@ -111,7 +110,7 @@ def _kernel_place() -> Iterator[dict]:
     A socket's path is short, and $TMPDIR may be long or not writable; where no folder will do, ports are used. Where no home
     folder is known, the kernel's is that folder too.
     """
-    with tempfile.TemporaryDirectory(dir=_short_folder()) as sockets, _at_home(sockets):
+    with passing_folder("k", _short_folder()) as sockets, _at_home(str(sockets)):
         file = f"{sockets}/kernel.json"
         yield {"transport": "ipc", "connection_file": file} if len(file) < LONGEST_SOCKET - 10 else {"connection_file": file}
 

@@ -38,7 +38,7 @@ def answer(cell: Cell, folder: Path, shared: Path | None = None) -> Answer:
 
 
 def _run(cell: Cell, folder: Path, shared: Path | None) -> str:
-    with writing(folder) as note:
+    with writing(folder, lend=True) as note:
         if cell.finished(folder):
             return "skipped"
         with open(folder / "output.txt", "wb") as log:

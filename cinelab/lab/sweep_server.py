@@ -12,9 +12,8 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 import traceback
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import astuple
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.lab.grid import Cell
 from cinelab.lab.sweep_cell import Answer, answer, end_with
+from cinelab.outputs import passing_folder
 from cinelab.threads import shared
 
 WAIT = 0.5  # seconds until the driver's table is drawn again, if no cell ends before
@@ -38,7 +38,8 @@ class Here:
         command = [sys.executable, "-m", "cinelab.lab.sweep_server"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "bufsize": 0}
         self._server = subprocess.Popen(command, env=env, start_new_session=True, **pipes)
-        self._replies = tempfile.TemporaryDirectory()
+        self._held = ExitStack()
+        self._replies = self._held.enter_context(passing_folder("sweep"))
         self._pids: dict[int, int] = {}
         self._count, self._text = 0, b""
 
@@ -72,7 +73,7 @@ class Here:
         return "failed", CRASH.format(f"signal {-code}" if code < 0 else "an error")
 
     def _reply(self, number: int) -> Path:
-        return Path(self._replies.name) / f"{number}.json"
+        return self._replies / f"{number}.json"
 
     def memory(self, number: int) -> float | None:
         """Megabytes that the cell's process and its kernel hold now."""
@@ -83,7 +84,7 @@ class Here:
         self._server.stdin.close()
         self._server.wait()
         self._server.stdout.close()
-        self._replies.cleanup()
+        self._held.close()
         return ""
 
 

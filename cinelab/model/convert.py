@@ -5,12 +5,11 @@
     training    TARGET.pt with {"generator": {"model.blocks.0...": tensor}}, or the part the source had
 
 Tensors are written in the model's own order, so that the same weights give the same files whatever they came from. An
-interrupted conversion leaves nothing that could be taken for one: shards are moved in when all are there, config.json last.
+interrupted conversion leaves nothing that could be taken for one: shards are moved in when all are there, config.json last. The
+same conversion again finishes what a kill has left, and a second one into the same place is refused while the first works.
 """
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -22,12 +21,21 @@ from torch import Tensor
 
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
-from cinelab.files import write_atomic, write_json
+from cinelab.files import SCRATCH, write_atomic, write_json
 from cinelab.latent.checkpoint import rounded
 from cinelab.model.layouts import DIFFUSERS, LAYOUTS, TRAINING, WAN, from_ours
 from cinelab.model.sources import CONFIG, STEM
 from cinelab.model.wan import WanConfig
-from cinelab.model.weights import HEAD, Report, Weights, open_weights, shapes_of
+from cinelab.model.weights import (
+    HEAD,
+    Report,
+    Weights,
+    dtype_name,
+    dtype_of,
+    open_weights,
+    shapes_of,
+)
+from cinelab.outputs import passing_folder, taken_up, together, writing_set
 
 GIB = 2**30
 PICKLED = (".pt", ".pth", ".ckpt")
@@ -50,13 +58,11 @@ def convert(source: str | Path, target: str | Path, to: str = DIFFUSERS, dtype: 
     report = weights.report()
     report.demand()
     place = _place(Path(target), to)
-    names = list(shapes_of(weights.config))
-    _room(place, report.bytes * (2 if to == TRAINING and (weights.dtype or weights.lora) else 1))
     if to == TRAINING:
         _refuse_untold(weights)
-        _write_training(weights, names, place)
-    else:
-        _write_folder(weights, names, place, to, shard_gib)
+    about = {"source": str(weights.source.path.absolute()), "to": to, "dtype": dtype and dtype_name(dtype_of(dtype)), "shard_gib": shard_gib,
+             "part": part, "lora": lora and str(Path(lora).absolute()), "lora_scale": lora_scale, "bytes": report.bytes}
+    _write(weights, place, to, shard_gib, about)
     mapped = {raw: from_ours(name, to) for raw, name in report.mapped.items()}
     return replace(report, mapped=mapped, target=str(place), to=to)
 
@@ -83,15 +89,28 @@ def config_file(config: WanConfig, to: str) -> dict[str, Any]:
             "out_dim": config.out_channels, "eps": config.eps}
 
 
+def _write(weights: Weights, place: Path, to: str, shard_gib: float, about: dict) -> None:
+    """Write all files and then move them in, alone in the folder; what a kill has left of the same conversion is finished."""
+    folder, last = (place.parent, place.name) if to == TRAINING else (place, CONFIG)
+    with writing_set(folder, last):
+        if taken_up(folder, last, about):
+            return
+        _refuse_taken(place, to)
+        _room(place, about["bytes"] * (2 if to == TRAINING and (weights.dtype or weights.lora) else 1))
+        names = list(shapes_of(weights.config))
+        with together(folder, last, about, again=True) as scratch:
+            if to == TRAINING:
+                _write_training(weights, names, scratch / last)
+            else:
+                _write_folder(weights, names, scratch, to, shard_gib)
+
+
 def _write_folder(weights: Weights, names: list[str], folder: Path, to: str, shard_gib: float) -> None:
     sizes = {name: prod(weights.source.shape(name)) * weights.made(name).itemsize for name in names}
     shards = plan(sizes, shard_gib * GIB)
     files = [f"{STEM}.safetensors"] if len(shards) == 1 else [f"{STEM}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-    with _scratch(folder / ".partial-convert") as scratch:
-        for file, shard in zip(files, shards, strict=True):
-            write_atomic(scratch / file, lambda path, shard=shard: _save(weights, shard, path, to))
-        for file in files:
-            (scratch / file).replace(folder / file)
+    for file, shard in zip(files, shards, strict=True):
+        write_atomic(folder / file, lambda path, shard=shard: _save(weights, shard, path, to))
     if len(shards) > 1:
         where = {from_ours(name, to): file for file, shard in zip(files, shards, strict=True) for name in shard}
         write_json(folder / f"{STEM}.safetensors.index.json", {"metadata": {"total_size": sum(sizes.values())}, "weight_map": where})
@@ -104,7 +123,7 @@ def _save(weights: Weights, shard: list[str], path: Path, to: str) -> None:
 
 def _write_training(weights: Weights, names: list[str], path: Path) -> None:
     """torch.save wants all tensors at once: those that had to be computed wait in files, the others lie in the source."""
-    with _scratch(path.parent / f".partial-{path.name}") as scratch:
+    with passing_folder("tensors", path.parent.parent, SCRATCH) as scratch:
         tensors = {from_ours(name, TRAINING): _on_disk(weights, name, scratch) for name in names}
         write_atomic(path, lambda temporary: torch.save({weights.source.part or "generator": tensors}, temporary))
 
@@ -131,19 +150,22 @@ def _is_alone(tensor: Tensor) -> bool:
 
 
 def _place(target: Path, to: str) -> Path:
-    """Where to write: a file for training, else a folder; nothing there is ever replaced."""
+    """Where to write: a file for training, else a folder."""
     if to == TRAINING:
         if target.suffix not in PICKLED:
             raise CinelabError(f"Target {target} ends in {target.suffix!r}; a training checkpoint is one file, so end it in {', '.join(PICKLED)}.")
-        taken = target if target.exists() else None
     else:
         if target.suffix in (*PICKLED, ".safetensors") or target.is_file():
             raise CinelabError(f"Target {target} is a file; the layout {to} is a folder, so name one.")
         target = target if to == WAN or target.name == "transformer" else target / "transformer"
-        taken = next((path for path in (*target.glob(f"{STEM}*"), target / CONFIG) if path.exists()), None)
-    if taken:
-        raise CinelabError(f"Target {taken} exists already; nothing is overwritten, so choose another target or remove it.")
     return target
+
+
+def _refuse_taken(place: Path, to: str) -> None:
+    """Nothing that is there is ever replaced."""
+    ours = [place] if to == TRAINING else [*place.glob(f"{STEM}*"), place / CONFIG]
+    if taken := next((path for path in ours if path.exists()), None):
+        raise CinelabError(f"Target {taken} exists already; nothing is overwritten, so choose another target or remove it.")
 
 
 def _room(place: Path, needed: int) -> None:
@@ -151,26 +173,3 @@ def _room(place: Path, needed: int) -> None:
     free = shutil.disk_usage(there).free
     if free < needed:
         raise CinelabError(f"{there} has {free / GIB:.1f} GiB free and {needed / GIB:.1f} GiB are needed; free some space or choose another target.")
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder that is gone afterwards, whatever happens; what a killed conversion left in it goes first. Folders that had to
-    be made around it go too where the conversion is refused."""
-    shutil.rmtree(folder, ignore_errors=True)
-    new = [parent for parent in folder.absolute().parents if not parent.exists()]
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise CinelabError(f"{folder.parent} cannot be written to ({error.strerror}); choose another target.") from error
-    refused = False
-    try:
-        yield folder
-    except Exception:
-        refused = True
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in new if refused else ():
-            with suppress(OSError):  # not empty
-                parent.rmdir()

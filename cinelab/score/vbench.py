@@ -8,11 +8,11 @@ the order of the disk, so answers are matched by file name. The 16-dimension pro
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cinelab.outputs import passing_folder
 from cinelab.score.excerpts import Clip, Video, lay_out
 from cinelab.score.footage import why_failed
 from cinelab.score.outside import VBENCH, python_of, run_worker
@@ -57,12 +57,12 @@ def score_videos(videos: Sequence[Video], dimensions: Iterable[str] = PROMISED, 
     python_of(VBENCH)
     waits = waiting(preflight(names)) | {name: "VBench scores it only on its own prompts: `cinelab eval suite`"
                                          for name in names if not DIMENSIONS[name].custom}
-    with tempfile.TemporaryDirectory(prefix="cinelab-clips-") as scratch:
-        clips, rows = _lay_out_all(videos, Path(scratch), rules)
+    with passing_folder("clips") as scratch:
+        clips, rows = _lay_out_all(videos, scratch, rules)
         for long in (False, True):
             part = [clip for clip in clips if long == (rules.long and clip.seconds >= LONG_SECONDS)]
             blocked = waits | (_long_waits(names) if long else {})
-            rows += _score(part, names, blocked, Path(scratch) / ("long" if long else "short"), long, tell)
+            rows += _score(part, names, blocked, scratch / ("long" if long else "short"), long, tell)
     order = {(video.run, video.clip): place for place, video in enumerate(videos)}
     return [replace(row, samples=rules.samples, rewriting=rules.rewriting)
             for row in sorted(rows, key=lambda row: (order[row.run, row.clip], row.shot))]
@@ -138,9 +138,9 @@ def _score(clips: list[Clip], names: Sequence[str], waits: dict[str, str], folde
 
 def ask(mode: str, folder: Path, wanted: dict[str, list[str]], prompts: dict[str, str], tell: Tell = print) -> dict:
     """VBench's answer on the files of `folder` that every dimension wants; see workers/vbench_worker.py."""
-    with tempfile.TemporaryDirectory(prefix="cinelab-vbench-") as scratch:
+    with passing_folder("vbench") as scratch:
         job = {"mode": mode, "videos": str(folder), "dimensions": wanted, "prompts": prompts, "cache": str(cache()),
-               "scratch": scratch, "long_home": os.environ.get("VBENCH_LONG_HOME", "")}
+               "scratch": str(scratch), "long_home": os.environ.get("VBENCH_LONG_HOME", "")}
         return run_worker(VBENCH, job, tell)
 
 

@@ -8,7 +8,6 @@ What is arithmetic here (frames to show, questions, answers to scores) is plain 
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy as np
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import expanded
+from cinelab.outputs import passing_folder
 from cinelab.score.excerpts import Clip, Video, each_clip, in_pictures
 from cinelab.score.footage import why_failed
 from cinelab.score.outside import VISIONREWARD, python_of, run_worker
@@ -88,10 +88,10 @@ def score_videos(videos: Sequence[Video], setting: Setting | None = None, whole:
     python_of(VISIONREWARD)
     waits = {name: "; ".join(str(one) for one in preflight(setting) if name in one.dimensions) for name in METRICS}
     rows, asked = [], []
-    with tempfile.TemporaryDirectory(prefix="cinelab-frames-") as scratch:
+    with passing_folder("frames") as scratch:
         for number, video in enumerate(videos):
             try:
-                asked += _shown(video, Path(scratch) / f"{number}", whole, not all(waits.values()))
+                asked += _shown(video, scratch / f"{number}", whole, not all(waits.values()))
             except Exception as error:
                 rows.append(failed(video.clip, why_failed(video.path, error), run=video.run))
         plans = [_questions(clip, setting, waits, (requirements or {}).get(clip.video.clip)) for clip in asked]
