@@ -1,24 +1,36 @@
-"""A run is a directory of files, written atomically: config.json, log.jsonl, checkpoints/, done.json.
+"""A run is a directory of files, written atomically: config.json, conditions.json, log.jsonl, checkpoints/, done.json.
 
-Starting the same run again resumes it from its last checkpoint; a finished one says so.
+Starting the same run again resumes it from its last checkpoint; a finished one says so. One process writes in a run at a time,
+and in that process the object that was made last. Checkpoints hold a checksum of each of their tensors.
+
+The bits of a training depend on what `conditions` names: resumed under the same ones it ends with the bits of one that was never
+interrupted; under others that is said.
 """
 
+import hashlib
 import os
 import platform
 import time
+import warnings
+import weakref
+from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cinelab.config import mapping, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import append_line, read_lines, to_json, write_atomic, write_json, write_text
 from cinelab.limits import short
+from cinelab.outputs import AT_ONCE, Claim, claim, writing
 
 DATA = dict[str, Any] | None  # what a run says of its data
 MAY_CHANGE = ("steps", "save_every", "exam_every", "threads", "device")  # settings a resumed run may change
+CHECKS = "blake2b"  # in a checkpoint: digests of its tensors by place, and at "" of all else
+CONDITIONS = "conditions"  # a file of a run, and a part of its done.json
 MAY_TUNE = ("optim", "critic")  # these too, after a run that diverged; changes.jsonl says what was changed where
 
 
@@ -36,14 +48,31 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def conditions() -> dict:
+    """What the bits of a training depend on beside its settings and data."""
+    return {"threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}
+
+
+def save_pickle(value: Any, path: Path) -> None:
+    """torch.save whose bytes do not depend on the file's name, which torch writes into the file that it names itself."""
+    with open(path, "wb") as file:
+        torch.save(value, file)
+
+
 def read_state(path: Path, mapped: bool = False) -> dict:
-    """What `Run.save` wrote; `mapped` = its tensors stay on the disk until they are used."""
-    again = "remove it to start this run afresh"
+    """What `Run.save` wrote; `mapped` = its tensors stay on the disk until they are used, and `whole_part` checks them then."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
-        raise CinelabError(f"Checkpoint {path} cannot be read ({type(error).__name__}); {again}.") from error
-    return mapping(state, f"Checkpoint {path}", again, step=int, parts=dict)
+        raise CinelabError(f"Checkpoint {path} cannot be read ({type(error).__name__}); {_remedy(path)}") from error
+    state = mapping(state, f"Checkpoint {path}", _remedy(path).rstrip("."), step=int, parts=dict)
+    if CHECKS in state and dict(state[CHECKS]).get("") != _digest_of_rest(state):
+        raise CinelabError(f"Checkpoint {path} has changed since it was written (its step, names or numbers); {_remedy(path)}")
+    if not mapped:
+        for name in state["parts"]:
+            whole_part(state, name, path)
+    return state
 
 
 def part_of(state: dict, name: str, path: Path) -> Any:
@@ -51,6 +80,59 @@ def part_of(state: dict, name: str, path: Path) -> Any:
     if name not in state["parts"]:
         raise CinelabError(f"Checkpoint {path} holds no {name!r} ({short(list(state['parts']))}); remove it to start this run afresh.")
     return state["parts"][name]
+
+
+def whole_part(state: dict, name: str, path: Path) -> Any:
+    """A part of a state, after every tensor of it was compared with its checksum. States of before there were any pass."""
+    known = state.get(CHECKS)
+    for place, tensor in _tensors(part_of(state, name, path), name) if known else ():
+        if known.get(place) != _digest(tensor):
+            raise CinelabError(f"Checkpoint {path} has changed since it was written: {place} is another tensor; {_remedy(path)}")
+    return part_of(state, name, path)
+
+
+def sealed_state(state: dict) -> dict:
+    """A state with the checksums of its tensors, and of all else in it."""
+    found = {place: _digest(tensor) for name, part in state["parts"].items() for place, tensor in _tensors(part, name)}
+    return state | {CHECKS: found | {"": _digest_of_rest(state)}}
+
+
+def _tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor in nested dictionaries and lists, by its place."""
+    if isinstance(value, Tensor):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _tensors(item, f"{place}/{key}")
+    elif isinstance(value, (list, tuple)):
+        for key, item in enumerate(value):
+            yield from _tensors(item, f"{place}/{key}")
+
+
+def _digest(tensor: Tensor) -> str:
+    digest = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=16)
+    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _digest_of_rest(state: dict) -> str:
+    """Of all that is no tensor: names, steps, settings of an optimiser."""
+    text = repr(_plain({key: value for key, value in state.items() if key != CHECKS}))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return ""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _remedy(path: Path) -> str:
+    best = path.parent / "best.pt"
+    other = f", begin another run from {best}" if path.name != best.name and best.exists() else ""
+    return f"copy it again{other}, or remove it to start this run afresh."
 
 
 def with_defaults(config: Any, old: Any) -> Any:
@@ -69,6 +151,9 @@ def with_defaults(config: Any, old: Any) -> Any:
     return filled
 
 
+_WRITERS: dict[Path, int] = {}  # by lock: which object of this process writes in a run
+
+
 class Run:
     """One training run in `folder`. `step` is where it stands; parts are anything with a state_dict."""
 
@@ -78,6 +163,7 @@ class Run:
         self.folder, self.config = Path(folder), config
         self.step, self.seconds = 0, 0.0
         self._began = time.perf_counter()
+        self._claim: Claim | None = None
         self._check_config(to_dict(config))
 
     @property
@@ -93,7 +179,35 @@ class Run:
         """The log so far, one row a step; rows past the last checkpoint of a killed run are dropped on resume."""
         return log_rows(self.folder)
 
+    # ---- one writer
+
+    def claim(self) -> None:
+        """Be the one that writes in this run until `leave`, `finish`, or the end of this object. CinelabError where another
+        process is. Of the objects of one process the latest counts."""
+        if self._claim is None:
+            self._claim = claim(self.folder, AT_ONCE, again=True)
+            self._let_go = weakref.finalize(self, self._claim.release)
+        _WRITERS[self._claim.lock] = id(self)
+
+    def leave(self) -> None:
+        """Let others write in this run."""
+        if self._claim is not None:
+            self._let_go()
+            self._claim = None
+
+    def _check_writer(self) -> None:
+        """Refuse to write where another object of this process has taken the run up since."""
+        if self._claim is None:
+            self.claim()
+        elif _WRITERS.get(self._claim.lock) != id(self):
+            raise CinelabError(f"Run {self.folder} was taken up again in this process, so this training of it has ended; go on with the "
+                               "later one.")
+
     def _check_config(self, new: dict) -> None:
+        with writing(self.folder, AT_ONCE, again=True):
+            self._compare_config(new)
+
+    def _compare_config(self, new: dict) -> None:
         path, old = self.folder / "config.json", {}
         if path.exists():
             old = with_defaults(self.config, read_mapping(path, data=DATA))
@@ -120,11 +234,30 @@ class Run:
         if (old := self.data) is not None and old.get("mark") != data["mark"]:
             raise CinelabError(f"Run {self.folder} was trained on {_named(old)}, and {_named(data)} has another content; give it the "
                                "data it was started with, or name another run folder.")
-        write_json(self.folder / "config.json", read_mapping(self.folder / "config.json") | {"data": data})
+        with writing(self.folder, AT_ONCE, again=True):
+            write_json(self.folder / "config.json", read_mapping(self.folder / "config.json") | {"data": data})
+
+    @property
+    def conditions(self) -> dict:
+        """What the bits of this run depend on: under which conditions its last sitting began."""
+        path = self.folder / f"{CONDITIONS}.json"
+        return read_mapping(path) if path.exists() else {}
+
+    def _note_conditions(self, resumed: bool, processes: int = 1) -> None:
+        """Note what the bits depend on; say it where a run goes on under other conditions than it has had so far."""
+        now, old = conditions() | {"processes": processes}, self.conditions
+        if resumed and (odd := [name for name in now if old.get(name, now[name]) != now[name]]):
+            what = ", ".join(f"{name} {old[name]} (now {now[name]})" for name in odd)
+            warnings.warn(f"Run {self.folder} was begun with {what}: it goes on, and will not have the bits of a run that was never "
+                          "interrupted.", stacklevel=5)
+        write_json(self.folder / f"{CONDITIONS}.json", now)
 
     def restore(self, **parts: Any) -> None:
-        """Load every part from the last checkpoint, if there is one; else leave them as they are."""
+        """Load every part from the last checkpoint, if there is one; else leave them as they are. From now on this is the
+        run's writer (see `claim`)."""
+        self.claim()
         path = self.folder / "checkpoints" / "last.pt"
+        self._note_conditions(path.exists())
         if not path.exists():
             self._truncate_log(0)
             return
@@ -137,14 +270,16 @@ class Run:
 
     def save(self, step: int, **parts: Any) -> None:
         """Write the state after `step` finished steps."""
+        self._check_writer()
         self.step = step
-        state = {"step": step, "seconds": self.wall, "parts": {k: part.state_dict() for k, part in parts.items()}}
-        write_atomic(self.folder / "checkpoints" / "last.pt", lambda path: torch.save(state, path))
+        state = sealed_state({"step": step, "seconds": self.wall, "parts": {k: part.state_dict() for k, part in parts.items()}})
+        write_atomic(self.folder / "checkpoints" / "last.pt", lambda path: save_pickle(state, path))
 
     def save_best(self, step: int, score: float, **parts: Any) -> None:
         """Keep the weights that did best so far, beside the state to resume from."""
-        state = {"step": step, "score": score, "parts": {k: part.state_dict() for k, part in parts.items()}}
-        write_atomic(self.folder / "checkpoints" / "best.pt", lambda path: torch.save(state, path))
+        self._check_writer()
+        state = sealed_state({"step": step, "score": score, "parts": {k: part.state_dict() for k, part in parts.items()}})
+        write_atomic(self.folder / "checkpoints" / "best.pt", lambda path: save_pickle(state, path))
 
     @property
     def wall(self) -> float:
@@ -152,12 +287,16 @@ class Run:
         return self.seconds + time.perf_counter() - self._began
 
     def log(self, **row: Any) -> dict:
+        self._check_writer()
         append_line(self.folder / "log.jsonl", row, sync=False)  # a checkpoint is what a run goes on from
         return row
 
     def finish(self) -> None:
+        self._check_writer()
         data = {"data": self.data} if self.data else {}
+        data |= {CONDITIONS: self.conditions or conditions()}
         write_json(self.folder / "done.json", {"steps": self.step, "seconds": round(self.wall, 1), **hardware(), **data})
+        self.leave()
 
     def _truncate_log(self, step: int) -> None:
         rows = [row for row in self.rows if row["step"] < step]

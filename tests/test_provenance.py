@@ -24,7 +24,7 @@ from cinelab.latent.store import Store
 from cinelab.model import zoo
 from cinelab.model.wan_zoo import load_wan
 from cinelab.model.weights import config_of
-from cinelab.runs import Run
+from cinelab.runs import Run, sealed_state
 from cinelab.train import consistency, dmd, ode, pairs, presets, teacher_forcing, worker
 from cinelab.train.checkpoint import export
 from cinelab.train.job import load_job
@@ -261,7 +261,7 @@ def test_an_export_is_finite_and_has_the_dtype_that_is_asked_for(tmp_path):
     assert all(torch.equal(exact[name], ema[name]) for name in ema)
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
     state["parts"]["ema"]["values"]["proj_out.weight"][0, 0] = 1e5
-    torch.save(state, tmp_path / "run" / "checkpoints" / "last.pt")
+    torch.save(sealed_state(state), tmp_path / "run" / "checkpoints" / "last.pt")
     kept = (tmp_path / "fp16" / zoo.WEIGHTS).read_bytes()
     for call in (lambda: stage.export(tmp_path / "fp16", "fp16"), lambda: export(tmp_path / "run", tmp_path / "fp16" / zoo.WEIGHTS, dtype="fp16")):
         with pytest.raises(CinelabError, match="proj_out.weight holds 100000, and the largest float16"):

@@ -181,8 +181,7 @@ def _stage(module, config, run_dir, store, init, seed, chunk, span) -> Stage:
     torch.manual_seed(seed)
     run, model = Run(run_dir, config), init_toy(CausalWan(config.model))
     if init is not None:
-        folder = zoo.find(init)
-        zoo.fill(model, zoo.read_weights(folder / zoo.WEIGHTS), folder / zoo.WEIGHTS).requires_grad_(True)
+        zoo.filled(model, zoo.find(init)).requires_grad_(True)
     model.train()
     describe = lambda: zoo.model_config(config.model, zoo.toy_encoder(), "toybox-codec", Sampling(), chunk, span, FPS,  # noqa: E731
                                         (HEIGHT, WIDTH), stage=module.__name__.rsplit(".", 1)[-1], init=init,

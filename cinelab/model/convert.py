@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
-from cinelab.files import SCRATCH, write_atomic, write_json
+from cinelab.files import SCRATCH, remove_dead, write_atomic, write_json
 from cinelab.latent.checkpoint import rounded
 from cinelab.model.layouts import DIFFUSERS, LAYOUTS, TRAINING, WAN, from_ours
 from cinelab.model.sources import CONFIG, STEM
@@ -36,8 +36,10 @@ from cinelab.model.weights import (
     shapes_of,
 )
 from cinelab.outputs import passing_folder, taken_up, together, writing_set
+from cinelab.runs import save_pickle
 
 GIB = 2**30
+TENSORS = "tensors"  # the kind of folder in which computed tensors wait
 PICKLED = (".pt", ".pth", ".ckpt")
 
 
@@ -93,6 +95,7 @@ def _write(weights: Weights, place: Path, to: str, shard_gib: float, about: dict
     """Write all files and then move them in, alone in the folder; what a kill has left of the same conversion is finished."""
     folder, last = (place.parent, place.name) if to == TRAINING else (place, CONFIG)
     with writing_set(folder, last):
+        remove_dead(folder, f"{SCRATCH}{TENSORS}-")
         if taken_up(folder, last, about):
             return
         _refuse_taken(place, to)
@@ -123,9 +126,9 @@ def _save(weights: Weights, shard: list[str], path: Path, to: str) -> None:
 
 def _write_training(weights: Weights, names: list[str], path: Path) -> None:
     """torch.save wants all tensors at once: those that had to be computed wait in files, the others lie in the source."""
-    with passing_folder("tensors", path.parent.parent, SCRATCH) as scratch:
+    with passing_folder(TENSORS, path.parent.parent, SCRATCH) as scratch:
         tensors = {from_ours(name, TRAINING): _on_disk(weights, name, scratch) for name in names}
-        write_atomic(path, lambda temporary: torch.save({weights.source.part or "generator": tensors}, temporary))
+        write_atomic(path, lambda temporary: save_pickle({weights.source.part or "generator": tensors}, temporary))
 
 
 def _refuse_untold(weights: Weights) -> None:

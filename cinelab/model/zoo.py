@@ -1,11 +1,12 @@
 """Checkpoints by name, folder or file: a model with its codec, its words and the settings it was made with.
 
-A checkpoint is a folder: config.json, weights.safetensors, and what its run left (log.jsonl, card, curve).
+A checkpoint is a folder: config.json, weights.safetensors, their checksums.json, and what its run left (log.jsonl, card, curve).
 Shipped ones live in cinelab/checkpoints: the codec, the recogniser, toybox-bidirectional (short clips) and
 toybox-bidirectional-24, toybox-base, and the few-step students toybox-1step, -2step, -4step and -chunk-4step.
 """
 
 import hashlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from cinelab.checksums import changed, check_unchanged, write_checksums
 from cinelab.config import from_dict, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
@@ -23,7 +25,7 @@ from cinelab.flow.sampler import Sampling, Steps
 from cinelab.latent.checkpoint import fill, read_weights, rounded
 from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
 from cinelab.model.wan import CausalWan, WanConfig
-from cinelab.outputs import together
+from cinelab.outputs import finish, half_saved, together
 from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
 from cinelab.world.vocab import known_words
 
@@ -115,6 +117,8 @@ def find(name: str | Path) -> Path:
     """The folder of a shipped name, a folder, or a weights file in a folder."""
     path = Path(name)
     for folder in (SHELF / path if path.parts == (path.name,) else path, path, path.parent):
+        if half_saved(folder, CONFIG):  # a kill came between two moves, and all is there
+            finish(folder, CONFIG)
         if (folder / CONFIG).exists() and (folder / WEIGHTS).exists() and (folder != path.parent or path.exists()):
             return folder
     _refuse_part(path)
@@ -141,6 +145,7 @@ def save(folder: Path, module: nn.Module, config: dict, dtype: torch.dtype = tor
     with together(folder, CONFIG) as scratch:
         write_atomic(scratch / WEIGHTS, lambda path: save_file(state, path))
         write_json(scratch / CONFIG, config)
+        write_checksums(scratch, (WEIGHTS, CONFIG))
 
 
 def fingerprint(folder: Path) -> str:
@@ -151,7 +156,18 @@ def fingerprint(folder: Path) -> str:
 def load_codec(name: str | Path = "toybox-codec") -> ToyCodec:
     folder = find(name)
     config = from_dict(ToyCodecConfig, read_part(folder, "codec"))
-    return fill(ToyCodec(config), read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    return filled(ToyCodec(config), folder)
+
+
+def filled(module: nn.Module, folder: Path) -> nn.Module:
+    """`module` with the weights of a checkpoint folder: all of them, floats, finite, of the right shapes, and those that were
+    written there. Says (a warning) where config.json is another one, which may have been changed on purpose."""
+    fill(module, read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    check_unchanged(folder, WEIGHTS)
+    if changed(folder, CONFIG):
+        warnings.warn(f"{folder / CONFIG} has changed since it was written, for its checksum is another; copy it again unless you have "
+                      "changed it yourself.", stacklevel=3)
+    return module
 
 
 def toy_encoder(config: WordEncoderConfig | None = None) -> WordEncoder:
@@ -191,7 +207,7 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
     model = CausalWan(from_dict(WanConfig, config["model"]))
     text = dict(config["text"])
     encoder = WordEncoder(text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text))
-    fill(model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    filled(model, folder)
     near = folder.parent / config["codec"]
     codec = load_codec(near if (near / CONFIG).exists() else config["codec"])
     _check_parts(model.config, codec, encoder, config, folder)

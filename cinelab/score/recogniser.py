@@ -160,8 +160,7 @@ def load_recogniser(name: str | Path = "toybox-recogniser") -> Recogniser:
     if taught != ATTRIBUTES:
         other = sorted(name for name in taught.keys() | ATTRIBUTES.keys() if taught.get(name) != ATTRIBUTES.get(name))
         raise CinelabError(f"{folder} was taught other values of {', '.join(other)}; train the recogniser again.")
-    weights = folder / zoo.WEIGHTS
-    model = zoo.fill(Recogniser(config), zoo.read_weights(weights), weights)
+    model = zoo.filled(Recogniser(config), folder)
     model.accuracy = zoo.read_part(folder, "accuracy")
     model.accuracy_codec = zoo.read_part(folder, "accuracy_codec")
     return model

@@ -4,14 +4,15 @@
     checkpoints/last.json      which of them is whole
     checkpoints/last.pt        the same state as one file, as a single process writes it
 
-Either kind is resumed by any number of processes; the newer one counts, and the older one is removed.
+Either kind is resumed by any number of processes; the newer one counts, and the older one is removed. last.json holds a
+checksum of every file of its folder, last.pt one of every tensor; they are compared when a training is resumed or exported.
 """
 
 import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,16 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from cinelab.config import read_mapping
+from cinelab.checksums import checksum, read_sealed, write_sealed
 from cinelab.errors import CinelabError
-from cinelab.files import replacing, write_json
+from cinelab.files import replacing
 from cinelab.latent.checkpoint import rounded
 from cinelab.model.weights import dtype_of
-from cinelab.runs import Run, read_state
+from cinelab.runs import Run, read_state, whole_part
 from cinelab.train.parallel import Parallel
 
 AT_ONCE = 2**30  # bytes that are read together
+AFRESH = "copy the run's checkpoints again, or remove them to start it afresh"
 
 
 class SharedRun(Run):
@@ -45,6 +47,9 @@ class SharedRun(Run):
     def trains_on(self, data: dict | None) -> None:
         self.parallel.once(lambda: super(SharedRun, self).trains_on(data))
 
+    def claim(self) -> None:
+        self.parallel.once(super().claim)
+
     def log(self, **row: Any) -> dict:
         return super().log(**row) if self.parallel.first else row
 
@@ -58,23 +63,33 @@ class SharedRun(Run):
             return self._tidy(keep="last.pt")
         self.step, name = step, f"step-{step:06d}"
         place = self.folder / "checkpoints" / name
+        self.parallel.once(self._check_writer)
         self.parallel.once(lambda: shutil.rmtree(place, ignore_errors=True))
         dcp.save(_tree(parts), checkpoint_id=place)
-        note = {"step": step, "seconds": self.wall, "folder": name}
-        self.parallel.once(lambda: write_json(self.folder / "checkpoints" / "last.json", note))
+        sums = self.parallel.all(lambda: {path.name: checksum(path) for path in self._share(place)})
+        note = {"step": step, "seconds": self.wall, "folder": name, "blake2b": {k: v for part in sums for k, v in part.items()}}
+        self.parallel.once(lambda: write_sealed(self.folder / "checkpoints" / "last.json", note))
         self.parallel.once(lambda: self._tidy(keep=name))
+
+    def _share(self, place: Path) -> list[Path]:
+        """The files of a state whose checksums this process makes and compares: every process has its own ones."""
+        return sorted(path for path in place.iterdir() if path.is_file())[self.parallel.rank :: self.parallel.world]
 
     def restore(self, **parts: Any) -> None:
         """Load every part from the newest state, whoever wrote it; else leave them as they are."""
+        self.claim()
         note = self.parallel.once(lambda: newest(self.folder))
+        self.parallel.once(lambda: self._note_conditions(note["folder"] is not None, self.parallel.world))
         if note["folder"] is None:
             return self.parallel.once(lambda: self._truncate_log(0))
         place = self.folder / "checkpoints" / note["folder"]
         if place.is_dir():
+            self.parallel.all(lambda: _check_files(place, note, self._share(place)))
             tree = _tree(parts)
             _read(tree, place)
         else:
-            tree = {name: _placed(part, read_state(place, mapped=True)["parts"].get(name)) for name, part in parts.items()}
+            state = read_state(place, mapped=True)
+            tree = {name: _placed(part, whole_part(state, name, place)) for name, part in parts.items()}
         for name, part in parts.items():
             part.load_state_dict(tree[name])
         self.step, self.seconds, self._began = note["step"], note["seconds"], time.perf_counter()
@@ -94,7 +109,7 @@ def newest(folder: Path) -> dict:
     found = [{"step": 0, "seconds": 0.0, "folder": None}]
     note, single = Path(folder) / "checkpoints" / "last.json", Path(folder) / "checkpoints" / "last.pt"
     if note.exists():
-        found.append(read_mapping(note, step=int, seconds=float, folder=str))
+        found.append(read_sealed(note, AFRESH, step=int, seconds=float, folder=str))
         if not (note.parent / found[-1]["folder"] / ".metadata").exists():
             raise CinelabError(f"{note} names the state {found[-1]['folder']}, which is not there or not whole; "
                                "copy the run again, or remove its checkpoints to start it afresh.")
@@ -102,6 +117,14 @@ def newest(folder: Path) -> dict:
         state = read_state(single, mapped=True)
         found.append({"step": state["step"], "seconds": state["seconds"], "folder": "last.pt"})
     return max(found, key=lambda one: (one["step"], one["folder"] is not None))
+
+
+def _check_files(place: Path, note: dict, files: Iterable[Path]) -> None:
+    """Compare files of a state with their checksums; states of before there were any pass."""
+    known = note.get("blake2b")
+    for path in files if known else ():
+        if known.get(path.name) != checksum(path):
+            raise CinelabError(f"State {place} has changed since it was written: {path.name} is another file; {AFRESH}.")
 
 
 def weights_in(folder: str | Path, part: str = "ema") -> Iterator[tuple[str, Tensor]]:
@@ -124,9 +147,12 @@ def _stored(folder: Path, part: str) -> tuple[dict[str, Tensor], Callable[[list[
         raise CinelabError(f"Run {folder} has no checkpoint yet; train first.")
     place = folder / "checkpoints" / note["folder"]
     if not place.is_dir():
-        state = _part_of(read_state(place, mapped=True), part, place)
+        whole = read_state(place, mapped=True)
+        _part_of(whole, part, place)
+        state = whole_part(whole, part, place)
         state = state.get("values", state)
         return {name: value.to("meta") for name, value in state.items()}, lambda names: {name: state[name] for name in names}
+    _check_files(place, note, sorted(place.iterdir()))
     known, head = dcp.FileSystemReader(place).read_metadata().state_dict_metadata, f"{part}.values."
     head = head if any(name.startswith(head) for name in known) else f"{part}."
     _part_of({"parts": {name.partition(".")[0]: None for name in known}}, part, place)

@@ -54,6 +54,13 @@ def loss(model: ToyCodec, frames: Tensor, noise: float, rng: torch.Generator) ->
 
 def train(config: CodecTraining, run: Run, clips: np.ndarray) -> Iterator[dict]:
     """Yield one log row per step; calling it again on the same run resumes it."""
+    try:
+        yield from _train(config, run, clips)
+    finally:
+        run.leave()
+
+
+def _train(config: CodecTraining, run: Run, clips: np.ndarray) -> Iterator[dict]:
     torch.manual_seed(config.seed)
     model = ToyCodec(config.codec).train()
     optim = config.optim

@@ -63,12 +63,19 @@ class Learner:
 
 
 def train(learners: Sequence[Learner], config: Any, run: Run, exam: Exam | None = None) -> Iterator[dict]:
-    """Yield one log row per step. Calling it again on the same run resumes it, bit for bit.
+    """Yield one log row per step. Calling it again on the same run resumes it, under the same conditions (see `cinelab.runs`) bit for bit.
 
     `config` has steps, seed, save_every and bf16, and exam_every where there is an `exam`: the first learner's averaged
     weights sit it before the first step, then every `exam_every` steps and after the last. The best ones by "score" are
     in checkpoints/best.pt; the state after the last save is in checkpoints/last.pt.
     """
+    try:
+        yield from _train(learners, config, run, exam)
+    finally:
+        run.leave()
+
+
+def _train(learners: Sequence[Learner], config: Any, run: Run, exam: Exam | None) -> Iterator[dict]:
     parts = {name: part for learner in learners for name, part in learner.parts.items()}
     parallel = run.parallel or HERE
     run.restore(**parts)

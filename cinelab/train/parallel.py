@@ -172,6 +172,21 @@ class Parallel:
             raise CinelabError(answer[1])
         return answer[0]
 
+    def all(self, do: Callable[[], Any]) -> list:
+        """Let every process `do` something: all get the answers of all, or the first refusal."""
+        if self.world == 1:
+            return [do()]
+        mine: list = [None, None]
+        try:
+            mine[0] = do()
+        except CinelabError as error:
+            mine[1] = str(error)
+        answers: list = [None] * self.world
+        dist.all_gather_object(answers, mine)
+        if refused := next((told for _, told in answers if told is not None), None):
+            raise CinelabError(refused)
+        return [answer for answer, _ in answers]
+
     def listen(self) -> None:
         """From now on SIGTERM and SIGINT ask the training to save and end."""
         for number in (signal.SIGTERM, signal.SIGINT):
