@@ -2,7 +2,8 @@
 
     checksums.json     beside weights and their config.json: blake2b of each by name
     "seal"             within an index of ours (JSON): blake2b of all else that it says
-    shards             as their index or an entry of their own says (cinelab.latent.clips, cinelab.latent.store)
+    an entry "blake2b"  within a file of numpy's (.npz): blake2b of each array by name
+    of shards          as the index beside them says (cinelab.latent.clips)
 
 What has no checksum was written before there were any, and is read as it is.
 """
@@ -14,12 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cinelab.config import mapping, read_mapping
 from cinelab.errors import CinelabError
-from cinelab.files import to_json, write_json
+from cinelab.files import reason, to_json, write_atomic, write_json
 from cinelab.texts import RECORD, Kind
 
-CHECKSUMS, SEAL = "checksums.json", "seal"
+CHECKSUMS, SEAL, ARRAYS = "checksums.json", "seal", "blake2b"
 BLOCK = 2**22  # bytes hashed at a time
 
 
@@ -45,7 +48,7 @@ def read_sealed(path: str | Path, remedy: str | Kind, /, **wanted: Any) -> dict:
     `cinelab.config.read_mapping`. CinelabError with the remedy (of a kind of text) where anything of it has changed."""
     kind = replace(RECORD, remedy=remedy) if isinstance(remedy, str) else remedy
     said, remedy = read_mapping(path, kind), kind.remedy
-    for key, value in said.items():  # the seal counts under any name: a bit of that may be the one that flipped
+    for key, value in sorted(said.items(), key=lambda item: item[0] != SEAL):  # the seal counts under any name: a bit of that may be the one that flipped
         if isinstance(value, str) and len(value) == 32 and seal_of(without(said, key)) == value:
             return mapping(without(said, key), path, remedy, **wanted)
     if SEAL in said:
@@ -64,6 +67,41 @@ def without(values: dict, key: str) -> dict:
     return {name: value for name, value in values.items() if name != key}
 
 
+# ---- within a file of numpy's
+
+
+def write_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write a .npz that knows the name and the checksum of each of its arrays."""
+    told = {"name": Path(path).name} | {name: _digest(array) for name, array in arrays.items()}
+    whole = arrays | {ARRAYS: np.frombuffer(json.dumps(told, sort_keys=True).encode(), np.uint8)}
+    write_atomic(path, lambda temporary: np.savez(temporary, **whole))
+
+
+def read_arrays(path: str | Path, names: Iterable[str], remedy: str) -> list[np.ndarray]:
+    """Some arrays of a .npz; nothing else of it is read. CinelabError with the remedy where one is absent, broken or another one
+    than was written, or where the file is one of another name."""
+    path = Path(path)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            told = json.loads(file[ARRAYS].tobytes()) if ARRAYS in file else {}
+            found = {name: file[name] for name in names}
+    except OSError as error:
+        raise CinelabError(f"{path} cannot be read ({reason(error)}); {remedy}.") from error
+    except Exception as error:  # numpy and zipfile raise many kinds
+        raise CinelabError(f"{path} is cut short or broken ({type(error).__name__}); {remedy}.") from error
+    if odd := next((name for name in found if told and told.get(name) != _digest(found[name])), None):
+        raise CinelabError(f"{path} has changed since it was written: {odd} is another array; {remedy}.")
+    if told and told.get("name") != path.name:
+        raise CinelabError(f"{path} was written as {told.get('name')}; {remedy}.")
+    return list(found.values())
+
+
+def _digest(array: np.ndarray) -> str:
+    digest = hashlib.blake2b(f"{array.dtype} {array.shape}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
 # ---- beside files
 
 
@@ -78,8 +116,7 @@ def changed(folder: str | Path, name: str) -> bool:
     if not (folder / CHECKSUMS).exists():
         return False
     said = read_sealed(folder / CHECKSUMS, "copy the folder again, or remove this file if it alone is broken")
-    known = said.get("blake2b") if isinstance(said, dict) else None
-    if not isinstance(known, dict):
+    if not isinstance(known := said.get("blake2b"), dict):
         raise CinelabError(f"{folder / CHECKSUMS} names no checksums; copy the folder again, or remove this file.")
     return name in known and checksum(folder / name) != known[name]
 

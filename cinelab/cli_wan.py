@@ -10,7 +10,6 @@ from cinelab.cli_options import budget_option, number, size_of
 from cinelab.errors import CinelabError
 from cinelab.files import to_json
 from cinelab.limits import CHUNKS, LATENTS, WORKERS
-from cinelab.outputs import AT_ONCE, writing
 from cinelab.printing import say, show_table, working
 
 SHOWN = 12  # keys of a kind, unless all are asked for
@@ -142,10 +141,9 @@ def clips(videos: Annotated[Path, typer.Argument(help="a folder of videos, or a 
     settings = parse_settings(setting or [])
     parts, config = parts_of(model)
     config, kept = override(config, settings), None
-    with writing(store, AT_ONCE, f".lock-{mine + 1}-of-{of}", tidy=True):
-        for step in build(videos, store, config, *parts, part=(mine, of), tell=lambda text: say((text, "dim"))):
-            kept = (kept or 0) + step.films
-            say(str(step))
+    for step in build(videos, store, config, *parts, part=(mine, of), tell=lambda text: say((text, "dim"))):
+        kept = (kept or 0) + step.films
+        say(str(step))
     left = skipped(store)
     for row in left:
         say(("left out: ", "yellow"), str(row["why"]))

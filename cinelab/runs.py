@@ -78,7 +78,7 @@ def read_state(path: Path, mapped: bool = False) -> dict:
 def part_of(state: dict, name: str, path: Path) -> Any:
     """A part of what `read_state` returned. Raises CinelabError where the checkpoint has none of that name."""
     if name not in state["parts"]:
-        raise CinelabError(f"Checkpoint {path} holds no {name!r} ({short(list(state['parts']))}); remove it to start this run afresh.")
+        raise CinelabError(f"Checkpoint {path} holds no {name!r} ({short(list(state['parts']))}); {_remedy(path)}")
     return state["parts"][name]
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cinelab.config import mapping, read_mapping
+from cinelab.checksums import read_sealed, write_sealed
+from cinelab.config import mapping
 from cinelab.data import listing
 from cinelab.data.cutting import watcher
 from cinelab.data.layout import Piece
@@ -22,16 +23,18 @@ from cinelab.data.planning import Planned, digest, plan, unchanged
 from cinelab.data.reader import Player
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
-from cinelab.files import write_json, write_text
+from cinelab.files import write_text
 from cinelab.latent.checkpoint import Overflow, all_finite
 from cinelab.latent.clips import NULL, RECIPE, fault, shards, text_key, write_shard
 from cinelab.latent.codec import Codec, to_tensor
+from cinelab.outputs import AT_ONCE, writing
 from cinelab.score.footage import why_failed
 from cinelab.script.prompts import TextEncoder
 from cinelab.script.unconditional import unconditional_text
 from cinelab.texts import LISTING as LISTED
 
 COMPARED = "text-unconditional"  # the shard of the prompt that guidance compares with
+AGAIN, RESTORE = "remove it and build the store again", "restore it, or build into another folder"
 LISTING, SKIPPED = "listing.json", "skipped.jsonl"
 PROMPTS = 16  # encoded together
 
@@ -61,10 +64,11 @@ def build(videos: str | Path, folder: str | Path, config: DataConfig, codec: Cod
     """
     if not 0 <= part[0] < part[1]:
         raise CinelabError(f"part is {part}; give (mine, of how many) with 0 <= mine < of how many.")
-    builder = Builder(videos, Path(folder), config, codec, encoder, marks, check, tell)
-    for number, group in enumerate(builder.groups):
-        if number % part[1] == part[0]:
-            yield builder.make(number, group)
+    with writing(folder, AT_ONCE, f".lock-{part[0] + 1}-of-{part[1]}", tidy=True, again=True):
+        builder = Builder(videos, Path(folder), config, codec, encoder, marks, check, tell)
+        for number, group in enumerate(builder.groups):
+            if number % part[1] == part[0]:
+                yield builder.make(number, group)
 
 
 def device_of(codec: Codec) -> torch.device:
@@ -80,7 +84,7 @@ def skipped(folder: str | Path) -> list[dict]:
 
 def _record(path: Path) -> dict:
     """What a finished group was. Raises CinelabError."""
-    record = read_mapping(path, shards=int, sources=list[dict], skipped=list[dict])
+    record = read_sealed(path, AGAIN, shards=int, sources=list[dict], skipped=list[dict])
     for source in record["sources"]:
         for video in mapping(source, path, name=str, said=str, videos=list[dict])["videos"]:
             mapping(video, path, path=str, bytes=int | None, mtime_ns=int | None, blake2b=str | None)
@@ -124,7 +128,7 @@ class Builder:
         for name in sorted(known)[len(batches):]:  # of an earlier, longer group
             (self.folder / f"{name}.json").unlink()
             (self.folder / f"{name}.safetensors").unlink(missing_ok=True)
-        write_json(record, {"shards": len(batches), "sources": states, "skipped": left})
+        write_sealed(record, {"shards": len(batches), "sources": states, "skipped": left})
         _write_skipped(self.folder)
         return self._progress(number, made, left)
 
@@ -227,24 +231,24 @@ def _claim(folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder,
     path = folder / RECIPE
     mine = config.recipe() | {"stride": codec.stride, "scale": codec.scale, "channels": codec.channels,
                               "width": encoder.width, "words": encoder.length} | marks
-    if path.exists() and (old := {"fill": False} | read_mapping(path)) != mine:  # an older store knew one way only
+    if path.exists() and (old := {"fill": False} | read_sealed(path, RESTORE)) != mine:  # an older store knew one way only
         key = next((key for key in mine if mine[key] != old.get(key)), "more than this build knows")
         raise CinelabError(f"Store {folder} was built with {key}={old.get(key)!r}, not {mine.get(key)!r}; name another folder, or "
                            "give the setting it was built with.")
     if not path.exists() and any(folder.glob("*.safetensors")):
         raise CinelabError(f"{folder} holds .safetensors files and no {RECIPE}; name an empty folder.")
-    write_json(path, mine)
+    write_sealed(path, mine)
 
 
 def _groups(folder: Path, sources: list[Source], size: int) -> list[list[Source]]:
     """The listing in groups: those of before as they were, then new sources in groups of `size`."""
     path, by_name = folder / LISTING, {source.name: source for source in sources}
-    old = read_mapping(path, LISTED, groups=list[list[str]])["groups"] if path.exists() else []
+    old = read_sealed(path, LISTED, groups=list[list[str]])["groups"] if path.exists() else []
     known = {name for group in old for name in group}
     new = [name for name in by_name if name not in known]
     groups = old + [new[i : i + size] for i in range(0, len(new), size)]
     if new:
-        write_json(path, {"groups": groups})
+        write_sealed(path, {"groups": groups})
     return [[by_name.get(name, Source(name, ())) for name in group] for group in groups]
 
 

@@ -4,7 +4,8 @@
     NNNNNN-NN.safetensors, .json  a shard of latents (n, C, h, w), one tensor a film, and what they are
     text-NNNNNN-NN...             a shard of prompts (used words, E), one tensor a caption; text-null is the empty prompt
 
-A shard counts from the moment its .json stands beside it, and that knows its size and checksum. So a store that is still
+A shard counts from the moment its .json stands beside it, and that knows its size and checksum, and its own (a seal). They are
+compared when a shard is first read. So a store that is still
 being built, or was copied in part, can be read: what is missing is left out, and said.
 """
 
@@ -22,25 +23,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cinelab.config import mapping, read_mapping
+from cinelab.checksums import checksum, read_sealed, write_sealed
+from cinelab.config import mapping
 from cinelab.errors import CinelabError
-from cinelab.files import write_atomic, write_json
+from cinelab.files import write_atomic
 from cinelab.latent.store import Clips, check_begin
 from cinelab.limits import short
 
 RECIPE, NULL = "store.json", "text-null"
+AGAIN = "build the store again"
 SHARD = {"films": list[dict] | None, "captions": dict[str, str] | None, "plan": str | None, "skipped": list[dict] | None}  # what a shard may say of itself
 LATENTS_OF_FILM = 10**6
-BLOCK = 2**22  # bytes hashed at a time
-
-
-def checksum(path: Path) -> str:
-    """blake2b of a file's bytes."""
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def text_key(caption: str) -> str:
@@ -53,7 +46,7 @@ def write_shard(folder: Path, name: str, tensors: dict[str, Tensor], about: dict
     path = folder / f"{name}.safetensors"
     write_atomic(path, lambda temporary: save_file(tensors, temporary))
     about = {"bytes": path.stat().st_size, "blake2b": checksum(path)} | about
-    write_json(folder / f"{name}.json", about)
+    write_sealed(folder / f"{name}.json", about)
     return about
 
 
@@ -75,7 +68,9 @@ def shards(folder: Path, prefix: str = "") -> dict[str, dict]:
 
 def _shard(path: Path) -> dict:
     """What a shard is, by its .json; a CinelabError names what of it is of another shape."""
-    about = read_mapping(path, bytes=int, blake2b=str, **SHARD)
+    about = read_sealed(path, f"remove it and {AGAIN}", bytes=int, blake2b=str, **SHARD)
+    if odd := sorted(about.keys() - {"bytes", "blake2b", *SHARD}):
+        raise CinelabError(f"{path} has {short(odd[0])}, which no index of a shard says; remove it and {AGAIN}.")
     for number, film in enumerate(about.get("films", ())):
         where = f"{path}: film {number}"
         for shot in mapping(film, where, latents=int, shots=list[dict])["shots"]:
@@ -96,7 +91,7 @@ def verify(folder: str | Path) -> list[str]:
 def recipe_of(folder: Path) -> dict:
     if not (folder / RECIPE).exists():
         raise CinelabError(f"{folder} is no store of films ({RECIPE} is missing); build one first (notebook 06_video_data does).")
-    return read_mapping(folder / RECIPE, words=int, chunk=int)
+    return read_sealed(folder / RECIPE, f"restore it, or {AGAIN} into another folder", words=int, chunk=int)
 
 
 @dataclass(frozen=True)
@@ -143,7 +138,7 @@ class FilmStore:
         self.recipe = recipe_of(self.folder)
         known = shards(self.folder)
         faults = {name: what for name, about in known.items() if (what := fault(self.folder, name, about))}
-        sound = {name: about for name, about in known.items() if name not in faults}
+        self._sound = sound = {name: about for name, about in known.items() if name not in faults}
         self._text = {key: name for name, about in sound.items() for key in about.get("captions", ())}
         films = [StoredFilm(name, str(i), film) for name, about in sound.items() for i, film in enumerate(about.get("films", ()))]
         self.films = [film for film in films if all(text_key(caption) in self._text for caption in film.prompts)]
@@ -231,6 +226,8 @@ class FilmStore:
 
     def _file(self, name: str) -> Any:
         if name not in self._open:
+            if what := fault(self.folder, name, self._sound[name], thorough=True):
+                raise CinelabError(f"Shard {self.folder / name}.safetensors {what}; {AGAIN}, which makes broken shards anew and keeps the others.")
             try:
                 self._open[name] = safe_open(self.folder / f"{name}.safetensors", "pt")
             except Exception as error:

@@ -14,14 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cinelab.config import read_mapping
+from cinelab.checksums import read_arrays, read_sealed, write_arrays, write_sealed
 from cinelab.errors import CinelabError
-from cinelab.files import write_atomic, write_json
 from cinelab.latent.codec import ToyCodec, to_tensor
+from cinelab.outputs import AT_ONCE, writing
 from cinelab.script.prompts import WordEncoder, split_words
 from cinelab.script.unconditional import unconditional_text
 from cinelab.world import casting, render
 
+ARRAYS = ("latents", "words", "slot", "shot")
+AGAIN = "remove it and build the store again"
 BEGINS = ("film", "anywhere")  # where clips of a store begin: with their films, or in any latent frame
 
 
@@ -104,11 +106,16 @@ def prompts_per_film(config: StoreConfig) -> int:
 
 def build(folder: Path, config: StoreConfig, codec: ToyCodec, encoder: WordEncoder, fingerprint: str,
           part: tuple[int, int] = (0, 1), tell: Callable[[int], None] = lambda done: None):
-    """Write the missing shards of share `part` = (mine, of how many); yields the films done. Resumable.
+    """Write the missing shards of share `part` = (mine, of how many); yields the films done. Resumable, and alone in its share.
 
     `tell` hears how many films are done after each of them.
     """
-    folder = Path(folder)
+    with writing(folder, AT_ONCE, f".lock-{part[0] + 1}-of-{part[1]}", again=True):
+        yield from _build(Path(folder), config, codec, encoder, fingerprint, part, tell)
+
+
+def _build(folder: Path, config: StoreConfig, codec: ToyCodec, encoder: WordEncoder, fingerprint: str, part: tuple[int, int],
+           tell: Callable[[int], None]):
     _claim(folder, config, fingerprint)
     codec.eval()
     for start in range(0, config.films, config.shard):
@@ -120,18 +127,18 @@ def build(folder: Path, config: StoreConfig, codec: ToyCodec, encoder: WordEncod
             films.append(film_arrays(config, index, codec, encoder))
             tell(index + 1)
         arrays = {key: np.stack([film[key] for film in films]) for key in films[0]}
-        write_atomic(path, lambda temporary, arrays=arrays: np.savez(temporary, **arrays))
+        write_arrays(path, arrays)
         yield start + len(films)
 
 
 def _claim(folder: Path, config: StoreConfig, fingerprint: str) -> None:
     """A store belongs to one codec and one recipe."""
     path, mine = folder / "store.json", asdict(config) | {"codec": fingerprint}
-    if path.exists() and (old := asdict(StoreConfig()) | read_mapping(path)) != mine:  # an older one knew fewer settings
+    if path.exists() and (old := asdict(StoreConfig()) | read_sealed(path, AGAIN)) != mine:  # an older one knew fewer settings
         key = next(k for k in mine if mine[k] != old.get(k))
         raise CinelabError(f"Store {folder} was built with {key}={old.get(key)!r}, not {mine[key]!r}; "
                            "remove it or name another folder.")
-    write_json(path, mine)
+    write_sealed(path, mine)
 
 
 class Store:
@@ -150,8 +157,8 @@ class Store:
         parts = [_load(path) for path in paths]
         self.folder = Path(folder)
         self.latents, self.words, self.slot, self.shot = (
-            torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in ("latents", "words", "slot", "shot"))
-        self.recipe = read_mapping(Path(folder) / "store.json")
+            torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in ARRAYS)
+        self.recipe = read_sealed(Path(folder) / "store.json", AGAIN)
         place = torch.arange(encoder.length)
         rows = encoder.codes[self.words.long().clamp(min=0)[:1]]  # probes the vocabulary early
         assert rows.shape[-1] == encoder.width and place.numel() == self.words.shape[-1]
@@ -186,8 +193,4 @@ class Store:
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path) as file:
-            return {key: file[key] for key in ("latents", "words", "slot", "shot")}
-    except Exception as error:
-        raise CinelabError(f"Shard {path} is broken ({type(error).__name__}); remove it and build the store again.") from error
+    return dict(zip(ARRAYS, read_arrays(path, ARRAYS, AGAIN), strict=True))

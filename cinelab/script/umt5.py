@@ -27,6 +27,8 @@ from cinelab.files import glance, write_atomic, write_json
 
 STRAIGHT = str.maketrans({**dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'"), **dict.fromkeys("\u201c\u201d\u201e\u201f", '"')})
 KEPT = 256  # prompts that stay in memory
+FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
+SUM = "blake2b"  # in a prompt's file: the checksum of its vectors
 TOLD = "encoder.json"  # in the cache: which encoder made it, for machines that have only the cache
 
 
@@ -109,6 +111,10 @@ class Umt5Encoder:
         try:
             with safe_open(path, "pt") as file:
                 rows, told = file.get_tensor("rows"), file.metadata()
+            if told.get(SUM, digest := _digest(rows)) != digest:
+                raise ValueError("its numbers have changed since it was written")
+            if not rows.is_floating_point() or not rows.isfinite().all():
+                raise ValueError("it holds other than finite floats")
             if rows.ndim != 2 or rows.shape[1] != self.width or len(rows) > self.length or told["prompt"] != text:
                 raise ValueError(f"it holds {tuple(rows.shape)} of {short(told['prompt'])!r}")
             return Encoded(rows.to(self.dtype), int(told["cut"]))
@@ -120,7 +126,7 @@ class Umt5Encoder:
         """Keep for the next time; a folder that cannot be written to costs time, not the film."""
         if self.cache is None:
             return
-        tensors, told = {"rows": encoded.rows.contiguous()}, {"prompt": text, "cut": str(encoded.cut)}
+        tensors, told = {"rows": encoded.rows.contiguous()}, {"prompt": text, "cut": str(encoded.cut), SUM: _digest(encoded.rows)}
         try:
             write_atomic(self.path(text), lambda temporary: save_file(tensors, temporary, metadata=told))
             write_json(self.cache / TOLD, {"fingerprint": self.fingerprint, "width": self.width})
@@ -183,6 +189,7 @@ class Umt5Encoder:
         if not any((self.folder / "tokenizer" / name).is_file() for name in ("tokenizer.json", "spiece.model")):
             raise CinelabError(f"{self.folder / 'tokenizer'} holds no tokenizer (tokenizer.json or spiece.model); copy the folder "
                                "tokenizer of the diffusers model.")
+        _check_kinds(place)
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder / "tokenizer", local_files_only=True)
             disable_progress_bar()  # one line a prompt is no news
@@ -190,11 +197,31 @@ class Umt5Encoder:
         except Exception as error:  # transformers raises many kinds for absent shards, broken files and foreign tokenizers
             raise CinelabError(f"The text encoder in {self.folder} cannot be read ({str(error).splitlines()[0]}); copy text_encoder and "
                                "tokenizer again.") from error
+        if odd := next((name for name, value in model.named_parameters() if not torch.stack(torch.aminmax(value)).isfinite().all()), None):
+            raise CinelabError(f"The text encoder in {self.folder} holds numbers that are not finite (first: {odd}); copy text_encoder again.")
         lacking = set(told["missing_keys"]) - {"encoder.embed_tokens.weight"}
         if lacking:
             raise CinelabError(f"{place} lacks {len(lacking)} tensors of the encoder (first: {sorted(lacking)[0]}); copy the folder again.")
         model.encoder.embed_tokens.weight = model.shared.weight  # one table; some versions of transformers leave the copy at zero
         return tokenizer, model.eval().requires_grad_(False)
+
+
+def _check_kinds(place: Path) -> None:
+    """Refuse weights that are no floats (quantised ones): transformers would take their numbers for those of floats."""
+    for path in sorted(place.glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt") as file:
+                kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}
+        except (SafetensorError, OSError):  # transformers says what is broken
+            continue
+        if odd := next((name for name, kind in kinds.items() if kind not in FLOATS), None):
+            raise CinelabError(f"{path}: {odd} is {kinds[odd].lower()}, and float32, float16 or bfloat16 is expected; take the text encoder "
+                               "before it was quantised.")
+
+
+def _digest(rows: Tensor) -> str:
+    """Of vectors as they are stored."""
+    return hashlib.blake2b(rows.contiguous().view(torch.uint8).numpy().data, digest_size=16).hexdigest()
 
 
 def short(text: str, most: int = 40) -> str:

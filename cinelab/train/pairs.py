@@ -20,17 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cinelab.config import read_mapping
+from cinelab.checksums import read_arrays, read_sealed, write_arrays, write_sealed
 from cinelab.errors import CinelabError
-from cinelab.files import write_atomic, write_json
 from cinelab.flow import path
 from cinelab.flow.sampler import Prompts, Sampling, check_levels, check_solver, walk
 from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.policy import FULL, Policy
 from cinelab.memory.sight import Bidirectional, KnownHistory
+from cinelab.outputs import AT_ONCE, writing
 from cinelab.seeds import rng_at
 from cinelab.train.provenance import data_of
 
+AGAIN = "remove it and build the pairs again, the others are kept"
 TEACHERS = ("autoregressive", "bidirectional")
 
 
@@ -115,8 +116,13 @@ def trajectories(net: Any, clips: Clips, config: PairsConfig, noise: Tensor) -> 
 
 
 def build(folder: str | Path, config: PairsConfig, net: Any, teacher: str, store: Store) -> Iterator[int]:
-    """Integrate the missing shards; yields the clips done. Resumable. `teacher` is the fingerprint of `net`."""
-    folder = Path(folder)
+    """Integrate the missing shards; yields the clips done. Resumable, and alone in the folder. `teacher` is the fingerprint of
+    `net`."""
+    with writing(folder, AT_ONCE, again=True):
+        yield from _build(Path(folder), config, net, teacher, store)
+
+
+def _build(folder: Path, config: PairsConfig, net: Any, teacher: str, store: Store) -> Iterator[int]:
     claim(folder, config, teacher, store)
     for shard in range(config.shards):
         place = folder / f"{shard:05d}.npz"
@@ -126,7 +132,7 @@ def build(folder: str | Path, config: PairsConfig, net: Any, teacher: str, store
         noise = torch.randn(clips.latents.shape, generator=rng_at(config.seed, "pairs noise", shard))
         states, end = trajectories(net, clips, config, noise)
         arrays = {"states": states.half().numpy(), "end": end.half().numpy(), "seconds": np.array(perf_counter() - began)}
-        write_atomic(place, lambda temporary, arrays=arrays: np.savez(temporary, **arrays))
+        write_arrays(place, arrays)
         yield (shard + 1) * config.batch
 
 
@@ -137,12 +143,12 @@ def claim(folder: Path, config: PairsConfig, teacher: str, store: Store) -> None
     mine = asdict(config) | {"levels": list(config.levels), "fingerprint": teacher, "films": store.recipe}
     mine |= {"data": data["mark"]} if data else {}
     before = {"unconditional": "", "data": mine.get("data")}  # what older pairs do not say: they compared with the empty prompt
-    if place.exists() and (old := before | read_mapping(place)) != {"data": None} | mine:
+    if place.exists() and (old := before | read_sealed(place, AGAIN)) != {"data": None} | mine:
         key = next(k for k in mine if mine[k] != old.get(k))
         what = {"fingerprint": "another teacher", "data": "films of another content"}.get(key, f"{key}={old.get(key)!r}")
         raise CinelabError(f"The ODE pairs in {folder} are of {what}, not of {mine[key]!r}; name another folder, "
                            "or remove this one to integrate them again.")
-    write_json(place, mine)
+    write_sealed(place, mine)
 
 
 class Pairs:
@@ -187,10 +193,4 @@ class Pairs:
         return clips_of(self.config, self.store, shard), states, end
 
     def _read(self, shard: int, *names: str) -> list[np.ndarray]:
-        place = self._place(shard)
-        try:
-            with np.load(place) as file:
-                return [file[name] for name in names]
-        except Exception as error:
-            raise CinelabError(f"Shard {place} is cut short or broken ({type(error).__name__}); "
-                               "remove it and build the pairs again, the others are kept.") from error
+        return read_arrays(self._place(shard), names, AGAIN)

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor, nn
 
+from cinelab.checksums import read_arrays, write_arrays
 from cinelab.errors import CinelabError
-from cinelab.files import write_atomic
 from cinelab.latent.codec import Codec, to_tensor, to_uint8
 from cinelab.model import zoo
 from cinelab.runs import Run
@@ -120,12 +120,11 @@ def pool(config: RecogniserTraining, folder: Path, tell: Callable[[int], None] =
     """All clips of a training; rendered once and kept in `folder` for the next sitting. `tell` hears how many are rendered."""
     path = Path(folder) / f"clips-{_pool_name(config)}.npz"
     if path.exists():
-        with np.load(path) as stored:
-            return Clips(stored["frames"], stored["labels"])
+        return Clips(*read_arrays(path, ("frames", "labels"), "remove it, and it is rendered again"))
     clips = rendered(config.seed, config.clips, config.frames, tell)
     if some := round(config.clips * config.codec_share) if config.codec else 0:
         clips.frames[:some] = through(zoo.load_codec(config.codec), clips.frames[:some])
-    write_atomic(path, lambda temporary: np.savez(temporary, frames=clips.frames, labels=clips.labels))
+    write_arrays(path, {"frames": clips.frames, "labels": clips.labels})
     return clips
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from cinelab.config import read_mapping, to_dict
+from cinelab.checksums import read_sealed
+from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
@@ -125,7 +126,7 @@ def recipe_of_toybox(job: Job, run: SharedRun) -> dict | None:
 def _recipe_beside(store: str) -> dict:
     """The recipe of a store, for a run that was begun before runs noted it; {} where there is none."""
     path = Path(store) / "store.json"
-    return read_mapping(path) if path.is_file() else {}
+    return read_sealed(path, "restore it") if path.is_file() else {}
 
 
 def described(job: Job, config: Any, toybox: dict | None) -> dict:
