@@ -20,7 +20,7 @@ import numpy as np
 from cinelab.config import mapping, read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import reason, to_json, write_atomic, write_json
-from cinelab.texts import RECORD, Kind
+from cinelab.texts import RECORD, Kind, parse_json
 
 CHECKSUMS, SEAL, ARRAYS = "checksums.json", "seal", "blake2b"
 BLOCK = 2**22  # bytes hashed at a time
@@ -58,7 +58,7 @@ def read_sealed(path: str | Path, remedy: str | Kind, /, **wanted: Any) -> dict:
 
 def seal_of(values: dict) -> str:
     """blake2b of what a dictionary says as JSON, in whatever order."""
-    plain = json.dumps(json.loads(to_json(values)), sort_keys=True)
+    plain = json.dumps(parse_json(to_json(values)), sort_keys=True)
     return hashlib.blake2b(plain.encode(), digest_size=16).hexdigest()
 
 
@@ -83,7 +83,7 @@ def read_arrays(path: str | Path, names: Iterable[str], remedy: str) -> list[np.
     path = Path(path)
     try:
         with np.load(path, allow_pickle=False) as file:
-            told = json.loads(file[ARRAYS].tobytes()) if ARRAYS in file else {}
+            told = parse_json(file[ARRAYS].tobytes()) if ARRAYS in file else {}
             found = {name: file[name] for name in names}
     except OSError as error:
         raise CinelabError(f"{path} cannot be read ({reason(error)}); {remedy}.") from error

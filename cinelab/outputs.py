@@ -8,7 +8,6 @@ the system frees the lock of a dead owner, and the process ids in it tell whethe
 
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import socket
@@ -302,8 +301,8 @@ def taken_up(folder: str | Path, last: str, about: Any) -> bool:
     killed = half_saved(folder, last) or _note(folder, last).exists()
     finish(folder, last)
     try:
-        same = killed and (folder / last).exists() and json.loads(_note(folder, last).read_text()) == json.loads(to_json(about))
-    except (OSError, ValueError):
+        same = killed and (folder / last).exists() and read_json(_note(folder, last)) == parse_json(to_json(about))
+    except CinelabError:
         same = False
     _leave(folder, last)
     return same

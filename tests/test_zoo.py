@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cinelab import load
-from cinelab.config import to_dict
+from cinelab.config import read_json, to_dict
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig
@@ -52,7 +52,7 @@ def test_an_unknown_name_lists_the_shipped_ones():
 
 def test_an_unknown_setting_in_a_config_is_refused(tmp_path):
     saved(tmp_path / "m")
-    config = zoo.read_json(tmp_path / "m" / zoo.CONFIG)
+    config = read_json(tmp_path / "m" / zoo.CONFIG)
     config["model"]["num_layer"] = 3
     zoo.write_json(tmp_path / "m" / zoo.CONFIG, config)
     with pytest.raises(CinelabError, match="'num_layer'.*did you mean 'num_layers'"):
@@ -62,7 +62,7 @@ def test_an_unknown_setting_in_a_config_is_refused(tmp_path):
 @pytest.mark.parametrize("name", zoo.shipped())
 def test_shipped_checkpoints_say_how_they_were_made(name):
     folder = zoo.find(name)
-    config = zoo.read_json(folder / zoo.CONFIG)
+    config = read_json(folder / zoo.CONFIG)
     assert {"steps", "seconds", "device"} <= config["run"].keys()
     assert "seed" in config["training"]
     assert (folder / "log.jsonl").exists()
