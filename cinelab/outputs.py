@@ -33,6 +33,7 @@ from cinelab.files import (
     write_error,
     write_json,
 )
+from cinelab.texts import parse_json, read_json
 
 PATIENCE = 5.0  # seconds that a lock is waited for: the kernel of a killed owner ends within one
 AT_ONCE = 0.5  # seconds, where no kernel can outlive the owner
@@ -110,10 +111,14 @@ class Claim:
 
     def note(self, notebook: Any = None) -> None:
         """Count our children, such as a kernel, among the writers. They write here even if we are killed."""
-        if self._handle is not None:
+        if self._handle is None:
+            return
+        pids = [os.getpid(), *(child.pid for child in psutil.Process().children())]
+        try:
             self._handle.truncate(0)
-            pids = [os.getpid(), *(child.pid for child in psutil.Process().children())]
             print(f"host={HOST}", *pids, file=self._handle, flush=True)
+        except OSError as error:
+            raise write_error(self.lock.parent, error) from error
 
     def release(self) -> None:
         """Give the right back, the last of those who share it in this process; in a fork nothing happens."""
@@ -124,7 +129,8 @@ class Claim:
         if self._handle is not None:
             with suppress(OSError):
                 self.lock.unlink(missing_ok=True)
-            self._handle.close()
+            with suppress(OSError):  # what could not be written of it before
+                self._handle.close()
             _remove_empty(self._made)
 
 
@@ -151,7 +157,11 @@ def claim(folder: str | Path, patience: float | None = None, name: str = LOCK, w
     made = _absent(ready_folder(folder)) if tidy else []
     taken = Claim(lock, _acquire(folder / name, what or folder, PATIENCE if patience is None else patience, ending), made)
     _CLAIMS[str(lock)] = taken
-    taken.note()
+    try:
+        taken.note()
+    except CinelabError:
+        taken.release()
+        raise
     return taken
 
 

@@ -26,6 +26,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import append_line, read_lines, to_json, write_atomic, write_json, write_text
 from cinelab.limits import short
 from cinelab.outputs import AT_ONCE, Claim, claim, writing
+from cinelab.threads import TRAINING
 
 DATA = dict[str, Any] | None  # what a run says of its data
 MAY_CHANGE = ("steps", "save_every", "exam_every", "threads", "device")  # settings a resumed run may change
@@ -46,6 +47,12 @@ def _processor() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def take_threads() -> None:
+    """Train on as many threads as a sweep asks for, whatever its cells have otherwise."""
+    if (asked := os.environ.get(TRAINING, "")).isdigit() and int(asked) > 0:
+        torch.set_num_threads(int(asked))
 
 
 def conditions() -> dict:
@@ -256,6 +263,7 @@ class Run:
         """Load every part from the last checkpoint, if there is one; else leave them as they are. From now on this is the
         run's writer (see `claim`)."""
         self.claim()
+        take_threads()
         path = self.folder / "checkpoints" / "last.pt"
         self._note_conditions(path.exists())
         if not path.exists():

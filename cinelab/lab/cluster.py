@@ -170,8 +170,8 @@ def run_job(values: list, folder: str, environment: dict[str, str | None]) -> An
             os.environ[key] = value
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit passes it over; `kill` is how a local job is ended
-    sweep, name, notebook, parameters = values
-    return answer(Cell(sweep, name, Path(notebook), parameters), Path(folder))
+    sweep, name, notebook, parameters, threads = values
+    return answer(Cell(sweep, name, Path(notebook), parameters, threads), Path(folder))
 
 
 @contextmanager

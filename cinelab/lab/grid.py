@@ -4,6 +4,7 @@
     base: {steps: 2000}
     grid: {policy: [full, camr], lr: [1e-3, 1e-4]}
     seeds: [0, 1, 2]
+    threads: 1                  # of each training; its bits depend on it, so it is 1 unless another number stands here
 
 A cell is one choice from the grid with one seed. Its name depends on nothing but itself.
 """
@@ -24,11 +25,11 @@ import numpy as np
 
 from cinelab.config import described, read_mapping
 from cinelab.errors import CinelabError
-from cinelab.limits import SEED, short
+from cinelab.limits import SEED, WORKERS, short
 from cinelab.registry import path_of
 from cinelab.texts import SWEEP, read_yaml
 
-KNOWN = {"notebook": "notebooks/train.ipynb", "base": "{}", "grid": "{}", "seeds": "[0, 1, 2]"}
+KNOWN = {"notebook": "notebooks/train.ipynb", "base": "{}", "grid": "{}", "seeds": "[0, 1, 2]", "threads": "1"}
 LONGEST_VALUE, LONGEST_NAME = 24, 120  # characters in a cell's name
 MOST_CELLS = 100_000
 SCHEMA = 1  # of done.json; one that names none has the layout of 1
@@ -44,6 +45,7 @@ class Sweep:
     base: dict[str, Any] = field(default_factory=dict)
     grid: dict[str, list] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0])
+    threads: int = 1  # of each training, however many cells run at once
 
     def __post_init__(self):
         for key in ("base", "grid", "seeds"):
@@ -56,6 +58,8 @@ class Sweep:
         if wrong := [seed for seed in self.seeds if type(seed) is not int or not 0 <= seed < SEED]:
             raise CinelabError(f"seeds holds {short(wrong[0])}; give whole numbers of at least 0 and below 2**63, such as "
                                "[0, 1, 2].")
+        if type(self.threads) is not int or not 1 <= self.threads <= WORKERS:
+            raise CinelabError(f"threads is {short(self.threads)}; give a whole number from 1 to {WORKERS}.")
         if (cells := prod(map(len, self.grid.values())) * len(self.seeds)) > MOST_CELLS:
             raise CinelabError(f"grid and seeds make {cells} cells; keep to {MOST_CELLS}, in several sweeps.")
 
@@ -68,6 +72,7 @@ class Cell:
     name: str
     notebook: Path
     parameters: dict[str, Any]
+    threads: int = 1
 
     def folder(self, results: Path = Path("results")) -> Path:
         return Path(results) / self.sweep / self.name
@@ -96,6 +101,7 @@ def load(path: str | Path) -> Sweep:
         if values.get(key) is None:
             raise CinelabError(f"{path}: {key} is missing; add one, such as {key}: {KNOWN[key]}.")
     rest = {key: {} if values.get(key) is None else values[key] for key in ("base", "grid")}
+    rest |= {"threads": values["threads"]} if values.get("threads") is not None else {}
     try:
         return Sweep(path.stem, _find(path, values["notebook"]), seeds=values["seeds"], **rest)
     except CinelabError as error:
@@ -108,7 +114,7 @@ def expand(sweep: Sweep | str | Path) -> list[Cell]:
     cells = []
     for values in itertools.product(*sweep.grid.values(), sweep.seeds):
         chosen = dict(zip([*sweep.grid, "seed"], values, strict=True))
-        cells.append(Cell(sweep.name, _name(chosen), sweep.notebook, sweep.base | chosen))
+        cells.append(Cell(sweep.name, _name(chosen), sweep.notebook, sweep.base | chosen, sweep.threads))
     return cells
 
 

@@ -22,6 +22,7 @@ from cinelab.outputs import ready_folder, writing
 from cinelab.runs import log_rows
 from cinelab.threads import shared
 from cinelab.train.job import Job
+from cinelab.train.parallel import WATCHED
 
 PATIENCE = 120.0  # seconds that a training which was asked to end is given for its last step and its save
 OFTEN = 0.5  # seconds between looks at the log
@@ -54,13 +55,14 @@ def _check_inputs(job: Job) -> None:
 def train(job: Job, processes: int = 1) -> Iterator[dict]:
     """Start torchrun and yield the rows of the run's log as they are written, those of earlier sittings first.
 
-    Interrupted (or closed), the processes save and end. A refusal of theirs is raised here as the same sentence.
+    Interrupted, closed or killed, the processes save and end, and the next call waits for that. A refusal of theirs is raised
+    here as the same sentence.
     """
     check_number("processes", processes, 1, WORKERS)
     for place in filter(None, (job.run, job.export)):
         ready_folder(place)
     folder = Path(job.run) / "torchrun"
-    with writing(folder) as note, _running(job, processes, folder) as running:
+    with writing(folder, lend=True, ending=PATIENCE) as note, _running(job, processes, folder) as running:
         note()
         step = -1
         while (alive := running.poll() is None) or _fresh(job.run, step):
@@ -86,7 +88,9 @@ class _running:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes),
                    "-m", "cinelab.train.worker", str(folder / "job.json")]
         self.said = open(folder / "said.log", "w")
-        self.process = subprocess.Popen(command, stdout=self.said, stderr=subprocess.STDOUT, env=shared(processes),
+        # A pipe that nobody writes to: its end tells the workers that we are gone, however we went.
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=self.said, stderr=subprocess.STDOUT,
+                                        env=shared(processes) | {WATCHED: "1"},
                                         start_new_session=True)  # so that Ctrl-C reaches us alone
 
     def __enter__(self) -> subprocess.Popen:
@@ -99,6 +103,7 @@ class _running:
                 self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)  # torchrun and its processes
+        self.process.stdin.close()
         self.said.close()
 
 

@@ -22,6 +22,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.lab.grid import SCHEMA, Cell
 from cinelab.lab.notebook import execute_locked, first_line, writing
+from cinelab.threads import TRAINING
 
 Answer = tuple[str, str]  # done, skipped or failed, and why it failed
 
@@ -45,6 +46,7 @@ def _run(cell: Cell, folder: Path, shared: Path | None) -> str:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         write_json(folder / "config.json", cell.parameters)
+        os.environ[TRAINING] = str(cell.threads)  # not what --workers leaves of the cores: bits depend on it
         git, began = _revision(cell.notebook.parent), time.perf_counter()
         execute_locked(cell.notebook, folder, cell.parameters | {"run_dir": str(folder.resolve())}, note)
         _check_rows(folder)

@@ -151,8 +151,8 @@ def _be_a_cell(job: list) -> None:
     with open(os.devnull, "r+b", buffering=0) as null:
         os.dup2(null.fileno(), 0)
         os.dup2(null.fileno(), 1)
-    _, sweep, name, notebook, parameters, folder, reply = job
-    cell = Cell(sweep, name, Path(notebook), parameters)
+    _, sweep, name, notebook, parameters, threads, folder, reply = job
+    cell = Cell(sweep, name, Path(notebook), parameters, threads)
     write_json(reply, answer(cell, Path(folder), Path(reply).parent))
 
 

@@ -22,6 +22,13 @@ def all_finite(tensor: Tensor) -> bool:
     return all(edge.isfinite().item() for edge in torch.aminmax(wide))  # NaN is both
 
 
+def check_finite(module: nn.Module, where: str | Path, remedy: str) -> nn.Module:
+    """`module`, which a library has filled; Overflow with the first of its tensors that holds a number that is not finite."""
+    if odd := next((name for name, value in module.state_dict().items() if not all_finite(value)), None):
+        raise Overflow(f"Weights {where}: {odd} holds a number that is not finite (NaN or infinity); {remedy}.")
+    return module
+
+
 def rounded(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     """`tensor` in `dtype` (itself where it has that already). Overflow, naming it by `name`, where a number of it
     is not finite or is too large for `dtype`."""
@@ -48,6 +55,8 @@ def fill(module: nn.Module, state: dict[str, Tensor], where: Path, remedy: str =
     """Load `state` into `module`, all of it and nothing else, with shapes compared first. `assign` is for a module on the
     meta device: its parameters become the tensors of `state`."""
     wanted = module.state_dict()
+    if not state:
+        raise CinelabError(f"Weights {where} hold no tensor, and {len(wanted)} are expected; copy the file again.")
     missing, extra = wanted.keys() - state.keys(), state.keys() - wanted.keys()
     wrong = [k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape]
     if missing or extra or wrong:

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from cinelab.checksums import check_unchanged
 from cinelab.config import read_json
 from cinelab.errors import CinelabError
 from cinelab.model.layouts import (
@@ -44,6 +45,21 @@ class Stored:
     shape: tuple[int, ...]
     dtype: torch.dtype | str
     read: Callable[[], Tensor]
+
+
+@dataclass
+class Opened:
+    """A safetensors file that is open. It is compared with its checksum, where one lies beside it, before its first tensor is read."""
+
+    file: Path
+    handle: Any
+    compared: bool = False
+
+    def read(self, key: str) -> Tensor:
+        if not self.compared:
+            check_unchanged(self.file.parent, self.file.name)
+            self.compared = True
+        return self.handle.get_tensor(key)
 
 
 @dataclass(frozen=True)
@@ -112,11 +128,12 @@ def read_safetensors(files: list[Path]) -> dict[str, Stored]:
             handle = safe_open(file, "pt")
         except (SafetensorError, OSError) as error:
             raise broken(file, error) from error
+        opened = Opened(file, handle)
         for key in handle.keys():
             if key in found:
                 raise CinelabError(f"{file} and {home[key]} both hold {key!r}; keep the files of one download in a folder.")
             part = handle.get_slice(key)
-            found[key] = Stored(tuple(part.get_shape()), FLOATS.get(part.get_dtype(), part.get_dtype()), partial(handle.get_tensor, key))
+            found[key] = Stored(tuple(part.get_shape()), FLOATS.get(part.get_dtype(), part.get_dtype()), partial(opened.read, key))
             home[key] = file
     return found
 

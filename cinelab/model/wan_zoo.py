@@ -20,6 +20,7 @@ from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import Codec
 from cinelab.latent.taehv import TinyCodec
 from cinelab.latent.wan_codec import WanCodec, check_size
+from cinelab.limits import short
 from cinelab.model.fast import Speed, hasten
 from cinelab.model.footprint import check_weights, free_bytes
 from cinelab.model.wan import CausalWan, WanConfig
@@ -46,7 +47,7 @@ class WanSettings:
     sampling: Sampling = FEW
     dtype: str = "bf16"  # of transformer, codec and text encoder: fp32, bf16, fp16
     kernel: str = "auto"  # of attention
-    prompt_cache: str = "prompts"  # where encoded prompts are kept
+    prompt_cache: str = "prompts"  # where encoded prompts are kept; cinelab.json can name a place within its folder only
     encoder: str = "free"  # the text encoder after use: let go, kept on the device ("keep"), or in main memory ("offload")
     unconditional: str = "published"  # the prompt that guidance compares with: a text, or "published" (Wan's negative prompt)
     span: int = 21  # latent frames of the longest clip it was trained on
@@ -148,6 +149,10 @@ def settings_of(folder: Path, trained: dict[str, Any] | None = None) -> WanSetti
     if not path.exists():
         return base
     said = read_mapping(path)
+    cache = said.get("prompt_cache", "")
+    if isinstance(cache, str) and (Path(cache).is_absolute() or ".." in Path(cache).parts):  # it is written to
+        raise CinelabError(f"{path}: prompt_cache is {short(cache)}, which lies outside its folder; name a place within it, or give "
+                           "prompt_cache in Python (load_wan).")
     try:
         return override(base, dict(_dotted(said)))
     except CinelabError as error:

@@ -18,6 +18,7 @@ from torch import Tensor
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import kept_in
+from cinelab.latent.checkpoint import check_finite
 from cinelab.score.cuts import colour_histograms
 
 AT_ONCE = 32  # pictures through a network together
@@ -105,10 +106,11 @@ def _dino() -> Features:
 
 def _read(kind: type, folder: Path):
     try:
-        return kind.from_pretrained(folder, local_files_only=True).eval()
+        made = kind.from_pretrained(folder, local_files_only=True).eval()
     except Exception as error:
         raise CinelabError(f"Weights in {folder} cannot be read ({str(error).strip().splitlines()[0]}); "
                            "fetch them again.") from error
+    return check_finite(made, f"in {folder}", "fetch them again")
 
 
 def _version(folder: Path) -> str:

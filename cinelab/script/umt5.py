@@ -71,6 +71,8 @@ class Umt5Encoder:
         self.here = config.is_file()
         self.width = (read_mapping(config, d_model=int | None).get("d_model") if self.here else told.get("width")) or 4096
         self.fingerprint = self._fingerprint() if self.here else told.get("fingerprint")
+        if self.fingerprint and Path(self.fingerprint).name != self.fingerprint:  # it is the name of a folder
+            raise CinelabError(f"{self.cache / TOLD} has the fingerprint {short(self.fingerprint)}, which is no name of a folder; copy the cache again.")
         self._known: dict[str, Encoded] = {}
         self._held: tuple | None = None
 

@@ -26,7 +26,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import replacing
 from cinelab.latent.checkpoint import rounded
 from cinelab.model.weights import dtype_of
-from cinelab.runs import Run, read_state, whole_part
+from cinelab.runs import Run, read_state, take_threads, whole_part
 from cinelab.train.parallel import Parallel
 
 AT_ONCE = 2**30  # bytes that are read together
@@ -78,6 +78,7 @@ class SharedRun(Run):
     def restore(self, **parts: Any) -> None:
         """Load every part from the newest state, whoever wrote it; else leave them as they are."""
         self.claim()
+        take_threads()
         note = self.parallel.once(lambda: newest(self.folder))
         self.parallel.once(lambda: self._note_conditions(note["folder"] is not None, self.parallel.world))
         if note["folder"] is None:

@@ -153,6 +153,9 @@ def load_lora(model: nn.Module, path: str | Path) -> Lora:
     for name, value in wanted.items():
         if tensors[name].shape != value.shape:
             raise CinelabError(f"LoRA {path}: {name} is {tuple(tensors[name].shape)}, expected {tuple(value.shape)}; copy the file again.")
+        if not tensors[name].is_floating_point() or tensors[name].dtype.itemsize < 2:
+            raise CinelabError(f"LoRA {path}: {name} is {str(tensors[name].dtype).removeprefix('torch.')}; float32, float16 or bfloat16 is "
+                               "expected, so take the one that was written at the end of its training.")
         value.copy_(rounded(tensors[name], value.dtype, f"LoRA {path}: {name}"))
     return lora
 

@@ -8,7 +8,9 @@ so that a sample is the same in any number of processes, and a smaller machine d
 """
 
 import os
+import select
 import signal
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,6 +33,9 @@ from cinelab.errors import CinelabError
 from cinelab.train.sequence import Sequence as SequenceGroup
 
 warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # keys and values, which nobody changes in place
+
+
+WATCHED = "CINELAB_WATCHED"  # in the environment: standard input ends when whoever started the training does
 
 
 @dataclass(frozen=True)
@@ -188,9 +193,18 @@ class Parallel:
         return [answer for answer, _ in answers]
 
     def listen(self) -> None:
-        """From now on SIGTERM and SIGINT ask the training to save and end."""
+        """From now on SIGTERM and SIGINT ask the training to save and end, and so does the end of whoever started it, where that
+        gave us a pipe (see `cinelab.lab.launch`)."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda got, _: self.stops.append(got))
+        if os.environ.get(WATCHED):
+            threading.Thread(target=self._stop_with_starter, daemon=True).start()
+
+    def _stop_with_starter(self) -> None:
+        poll = select.poll()
+        poll.register(0, 0)  # hanging up alone: nothing is ever written there
+        poll.poll()
+        self.stops.append(signal.SIGHUP)
 
     def asked_to_stop(self) -> bool:
         """Whether any process was asked to end; the same answer in all."""

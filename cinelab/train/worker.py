@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from cinelab.checksums import read_sealed
+from cinelab.checksums import read_sealed, write_checksums
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
@@ -22,6 +22,7 @@ from cinelab.flow.sampler import Sampling
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, kept_dtype
 from cinelab.model.weights import DTYPES, open_weights
+from cinelab.outputs import together
 from cinelab.train import bidirectional, consistency, dmd, teacher_forcing
 from cinelab.train.checkpoint import SharedRun, export, pour, weights_in
 from cinelab.train.job import Job, check_weights, fresh, load_job, open_store, placed, weights_of
@@ -88,17 +89,19 @@ def scatter(model: CausalWan, seed: int) -> CausalWan:
 
 
 def deliver(job: Job, config: Any, run: SharedRun) -> None:
-    """Write the averaged weights, or the adapters, and then what they are. Of adapters for the toybox also the whole weights
+    """Write the averaged weights, or the adapters, and what they are, all or nothing. Of adapters for the toybox also the whole weights
     with them merged, so that the folder can be directed as any other."""
-    folder, toybox = Path(job.export), recipe_of_toybox(job, run)
-    if job.lora is None:
-        export(run.folder, folder / zoo.WEIGHTS, dtype=job.export_dtype or "bf16")
-    else:
-        file = deliver_lora(job, run, folder / zoo.ADAPTER)
-        if toybox is not None and job.init != "random":
-            merged = open_weights(placed(job.init), dtype=job.export_dtype, lora=file)
-            write_atomic(folder / zoo.WEIGHTS, lambda path: save_file({name: value.contiguous() for name, value in merged}, path))
-    write_json(folder / zoo.CONFIG, described(job, config, toybox) | {"run": run.done_info, "training": to_dict(config)})
+    toybox = recipe_of_toybox(job, run)
+    with together(job.export, zoo.CONFIG) as folder:
+        if job.lora is None:
+            export(run.folder, folder / zoo.WEIGHTS, dtype=job.export_dtype or "bf16")
+        else:
+            file = deliver_lora(job, run, folder / zoo.ADAPTER)
+            if toybox is not None and job.init != "random":
+                merged = open_weights(placed(job.init), dtype=job.export_dtype, lora=file)
+                write_atomic(folder / zoo.WEIGHTS, lambda path: save_file({name: value.contiguous() for name, value in merged}, path))
+        write_json(folder / zoo.CONFIG, described(job, config, toybox) | {"run": run.done_info, "training": to_dict(config)})
+        write_checksums(folder, sorted(path.name for path in folder.iterdir()))
 
 
 WAN_GUIDED = Sampling(48, "euler", 3.0, 5.0)  # of a many-step model of Wan, as the papers integrate their teachers
