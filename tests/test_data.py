@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from kills import killed_at_every_operation
 
 from cinelab.data import DataConfig, FilmStore, build, cutting, layout, listing, skipped, verify
 from cinelab.data.reader import Player, Video
@@ -584,6 +585,15 @@ def encode(frames):
 codec.encode = encode
 t.make({videos!r}, {store!r}, t.replace(t.TOY, group=2, shard_mib=1), codec)
 """
+
+
+def test_a_build_that_is_killed_at_a_file_operation_goes_on(small, tmp_path):
+    videos, codec, encoder = tmp_path / "videos", small_codec(), toy_encoder()
+    videos.mkdir()
+    for name in ("0.mp4", "0.txt", "1.mp4", "1.txt"):
+        shutil.copy2(small / name, videos / name)
+    work = lambda folder: make(videos, folder / "store", replace(TOY, group=1, shard_mib=1), codec, encoder)  # noqa: E731
+    assert killed_at_every_operation(work, tmp_path, points=4) == []
 
 
 def test_a_killed_build_goes_on_to_the_same_store(small, tmp_path):

@@ -13,7 +13,7 @@ from cinelab.files import write_atomic, write_json
 from cinelab.lab.results import CARD
 from cinelab.memory.policy import Policy, label_of, name_of
 from cinelab.model.zoo import find, load, read_part
-from cinelab.outputs import half_saved, ready_folder, together
+from cinelab.outputs import half_saved, ready_folder, together, writing_set
 from cinelab.printing import out, say, show_table
 from cinelab.score.card import CardConfig, card, measure
 from cinelab.score.recogniser import load_recogniser
@@ -33,15 +33,16 @@ def score_card(name: str, seeds: tuple[int, ...], films: int, policy: str | Poli
     ready_folder(output)
     bundle, reader = load(name), load_recogniser()
     rule = policy_for(bundle, policy, budget)
-    rows = measure(bundle, reader, rule, config, tell)
-    record = card(rows, model=bundle.name, policy={"name": name_of(rule)} | to_dict(rule), sampling=to_dict(bundle.sampling),
-                  config=to_dict(config), recogniser=reader.accuracy)
     said = label_of(rule if policy is None else policy)
     label = find(name).name + ("" if name_of(rule) == name_of(policy_for(bundle)) else f"-{safe_name(said)}")
     path = Path(output) / f"{label}.json"
-    with together(output, path.name) as scratch:
-        write_atomic(scratch / f"{label}.parquet", lambda temporary: rows.to_parquet(temporary))
-        write_json(scratch / path.name, record)
+    with writing_set(output, path.name):
+        rows = measure(bundle, reader, rule, config, tell)
+        record = card(rows, model=bundle.name, policy={"name": name_of(rule)} | to_dict(rule), sampling=to_dict(bundle.sampling),
+                      config=to_dict(config), recogniser=reader.accuracy)
+        with together(output, path.name, again=True) as scratch:
+            write_atomic(scratch / f"{label}.parquet", lambda temporary: rows.to_parquet(temporary))
+            write_json(scratch / path.name, record)
     return path
 
 
