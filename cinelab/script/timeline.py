@@ -89,12 +89,12 @@ class Timeline:
     @property
     def turns(self) -> list[list[Turn]]:
         """The changes inside each entry of the screenplay, at the frames where they take effect."""
-        found: list[list[Turn]] = [[] for _ in self.entry_spans]
-        prompt = ""
+        spans, prompt = self.entry_spans, ""
+        found: list[list[Turn]] = [[] for _ in spans]
         for slot in self.slots:
             if isinstance(slot.turn, PromptChange):
                 frame = self._pixel(slot.first)
-                seconds = (frame - self.entry_spans[slot.entry][0]) / self.fps
+                seconds = (frame - spans[slot.entry][0]) / self.fps
                 found[slot.entry].append(Turn(frame, seconds, told(slot.turn, prompt)))
             prompt = slot.turn.prompt if slot.turn else prompt
         return found
