@@ -262,12 +262,13 @@ def report(sweeps: Annotated[list[str], typer.Argument(help="results folders of 
            output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/report.html"),
            title: Annotated[str | None, typer.Option(help="default: the sweeps' names")] = None,
            metrics: Annotated[str | None, typer.Option(help="comma-separated; default: the headline ones")] = None,
-           tables: Annotated[Path | None, typer.Option(help="a folder for the same numbers as .csv files")] = None):
+           tables: Annotated[Path | None, typer.Option(help="a folder for the same numbers as .csv files")] = None,
+           figures: Annotated[Path | None, typer.Option(help="a folder for every figure as .svg and .pdf")] = None):
     """Sweeps to one HTML page that needs nothing else: tables with tests, figures, films side by side, provenance."""
     from cinelab.lab.report import report as make
 
     with working("reading the cells"):
-        page = make(sweeps, output, title, list(names_of(metrics, "--metrics")) if metrics is not None else None, tables)
+        page = make(sweeps, output, title, list(names_of(metrics, "--metrics")) if metrics is not None else None, tables, figures)
     say((str(page), "bold green"), f" ({page.stat().st_size / 2**20:.1f} MiB); open it in a browser")
 
 

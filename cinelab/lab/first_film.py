@@ -7,7 +7,7 @@ import pandas as pd
 
 from cinelab.files import write_atomic
 from cinelab.flow.sampler import Steps
-from cinelab.lab.plots import routing_map, write_html
+from cinelab.lab.routing_page import write_routing_page
 from cinelab.memory.policy import Policy
 from cinelab.model.zoo import load
 from cinelab.outputs import finish, ready_folder
@@ -45,7 +45,7 @@ def direct_film(play: Screenplay, folder: str | Path, model: str = "toybox-2step
 def save_findings(film: Film, folder: str | Path) -> pd.DataFrame:
     """Write routing.html and metrics.parquet beside a film; returns the scores."""
     folder = Path(folder)
-    write_html(routing_map(film.routing, film.timeline), folder / "routing.html")
+    write_routing_page(film, folder / "routing.html")
     scores = score(film)
     write_atomic(folder / "metrics.parquet", lambda path: scores.to_parquet(path))
     return scores

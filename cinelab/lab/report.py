@@ -1,39 +1,36 @@
 """Sweeps to one self-contained HTML: tables, tests, figures, films side by side, quality against cost, settings, provenance.
 
-The page carries its plotly.js compressed (the browser unpacks it), its films and its data; it needs no network and no server.
+The page carries its figures (as SVG), its films and its data; it needs no network and no server.
 """
 
 import base64
-import gzip
 import html
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from PIL import Image
 
 from cinelab.errors import CinelabError
-from cinelab.files import plain_json, write_text
+from cinelab.files import write_text
+from cinelab.lab.pages import filled, jpeg_uri, safe_json
+from cinelab.lab.paper import Drawn, file_name
 from cinelab.lab.pooling import Cells, comparisons, costs, load_cells, pooled, shown
 from cinelab.lab.recall import keep_rows
 from cinelab.lab.report_figures import metric_figure, pareto_figure, shots_figure
-from cinelab.lab.results import HEADLINES, text_of
+from cinelab.lab.results import HEADLINES, rounded, text_of
 from cinelab.lab.sweep import recorded
 from cinelab.lab.verdicts import p_text
 from cinelab.lab.withdrawn import PROTOCOL, withdrawn_table
 from cinelab.outputs import ready_folder, writing_file
 from cinelab.stream.video import read_video, write_mp4
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
 MOST_FIGURES = 6  # metrics drawn for each sweep; the tables hold all
 MOST_PLAYERS = 12
 WIDEST = 840  # pixels of a storyboard
@@ -50,7 +47,7 @@ class Section:
     summary: str
     cells: Cells
     tables: dict[str, pd.DataFrame]
-    figures: list[go.Figure]
+    figures: list[Drawn]
     players: list[dict]
     left_out: int
     facts: dict
@@ -60,22 +57,30 @@ class Section:
 
 
 def report(sweeps: Sequence[str | Path], output: str | Path, title: str | None = None, metrics: Sequence[str] | None = None,
-           tables: str | Path | None = None) -> Path:
+           tables: str | Path | None = None, figures: str | Path | None = None) -> Path:
     """Write the page. A sweep is a results folder; `a+b` joins folders whose cells belong to one grid. Raises CinelabError.
 
     `tables` is a folder for the same numbers as files: <sweep>.csv (every metric pooled), <sweep>_paired.csv, <sweep>_cost.csv.
+    `figures` is one for every figure as SVG and PDF: <sweep>-<figure>.svg, .pdf.
     """
     if not sweeps:
         raise CinelabError("No sweep was named; give one or more folders, such as results/memory.")
-    if tables is not None:
-        ready_folder(tables)
+    for folder in filter(None, (tables, figures)):
+        ready_folder(folder)
     with writing_file(output, (".html", ".htm")):
         sections = [section(str(sweep).split(JOIN), metrics) for sweep in sweeps]
         page = render(sections, title or ", ".join(s.name for s in sections))
         for one in sections if tables is not None else ():
             write_tables(one.cells, Path(tables))
+        for one in sections if figures is not None else ():
+            save_figures(one, Path(figures))
         write_text(output, page)
     return Path(output)
+
+
+def save_figures(section: Section, folder: Path) -> list[Path]:
+    """Every figure of a section as SVG and PDF."""
+    return [path for figure in section.figures for path in figure.named(f"{section.cells.name}-{figure.name}").save(folder)]
 
 
 def write_tables(cells: Cells, folder: Path) -> None:
@@ -146,7 +151,7 @@ def summary(cells: Cells) -> str:
 def spread(cells: Cells, table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """A row a setting, a column a metric: value [low, high]."""
     part = table[table["metric"].isin(metrics)]
-    cell = part["value"].map("{:.3f}".format) + part.apply(lambda r: interval(r["low"], r["high"]), axis=1)
+    cell = part["value"].map(rounded) + part.apply(lambda r: interval(r["low"], r["high"]), axis=1)
     wide = part.assign(cell=cell).pivot_table(index=cells.varied or ["seeds"], columns="metric", values="cell", aggfunc="first", sort=False)
     counts = part.groupby(cells.varied or ["seeds"], sort=False)[["n", "seeds"]].max()
     wide = wide[[m for m in metrics if m in wide]].assign(n=counts["n"])
@@ -156,7 +161,7 @@ def spread(cells: Cells, table: pd.DataFrame, metrics: list[str]) -> pd.DataFram
 
 
 def interval(low: float, high: float) -> str:
-    return f" [{low:.3f}, {high:.3f}]" if abs(low) != float("inf") else ""
+    return f" [{rounded(low)}, {rounded(high)}]" if np.isfinite([low, high]).all() else ""
 
 
 def player_cards(cells: Cells, metric: str) -> tuple[list[dict], int]:
@@ -195,10 +200,9 @@ def film_uri(path: Path) -> str:
 
 def picture_uri(path: Path) -> str:
     """A storyboard as JPEG, a tenth of the PNG's size."""
-    with BytesIO() as buffer, Image.open(path) as picture:
+    with Image.open(path) as picture:
         picture.thumbnail((WIDEST, 10 * WIDEST))
-        picture.convert("RGB").save(buffer, "JPEG", quality=70, optimize=True)
-        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return jpeg_uri(picture)
 
 
 def provenance(cells: Cells) -> dict[str, str]:
@@ -227,26 +231,18 @@ def run_table(cells: Cells) -> pd.DataFrame:
 
 def render(sections: list[Section], title: str) -> str:
     """The page's text."""
-    from jinja2 import Environment
-
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     settings = {s.anchor: {row["cell"]: {k: v for k, v in {"sweep": row["sweep"], **row["parameters"]}.items()} |
                            {"git": row["git"], "device": row["device"]} for row in s.cells.table.to_dict("records")} for s in sections}
-    figures = {f"{s.anchor}-{i}": json.loads(fig.to_json()) for s in sections for i, fig in enumerate(s.figures)}
-    return page.render(title=title, sections=sections, table=html_table, made=datetime.now().strftime("%Y-%m-%d %H:%M"),
-                       version=version("cinelab"), plotly=packed_plotly(), figures=safe_json(figures), settings=safe_json(settings))
+    figures = {s.anchor: [embedded(s, figure) for figure in s.figures] for s in sections}
+    return filled("report.html.j2", title=title, sections=sections, figures=figures, table=html_table,
+                  made=datetime.now().strftime("%Y-%m-%d %H:%M"), version=version("cinelab"), settings=safe_json(settings))  # fmt: skip
 
 
-def packed_plotly() -> str:
-    """plotly.js, gzip and base64: about 1.9 MB in place of 4.7."""
-    from plotly.offline import get_plotlyjs
-
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
-
-
-def safe_json(value) -> str:
-    """JSON that may stand inside a script element; what is not a number is null."""
-    return json.dumps(plain_json(value), default=str, allow_nan=False).replace("</", "<\\/")
+def embedded(section: Section, figure: Drawn) -> dict:
+    """A figure as the template wants it, in the page's colours."""
+    own = figure.named(f"{section.anchor}-{figure.name}")
+    return {"name": file_name(f"{section.cells.name}-{figure.name}"), "wide": figure.wide, "svg": own.page_svg(), "title": figure.name,
+            "width": figure.width}
 
 
 def html_table(table: pd.DataFrame) -> str:

@@ -6,6 +6,7 @@ parameter and metric, which is what `cinelab results --where "policy = 'camr' an
 """
 
 import json
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -365,7 +366,14 @@ def save(found: pd.DataFrame, path: Path) -> None:
 
 
 def text_of(value) -> str:
-    """A value in a table: numbers to three places, what is missing as nothing."""
+    """A value in a table: numbers to three places and never as -0, what is missing or endless as nothing."""
     if not isinstance(value, (list, dict)) and pd.isna(value):
         return ""
-    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return "" if math.isinf(value) else f"{rounded(value)}".rstrip("0").rstrip(".")
+    return str(value)
+
+
+def rounded(value: float) -> str:
+    """A number to three places, zero without a sign."""
+    return f"{round(float(value), 3) + 0:.3f}"

@@ -65,7 +65,7 @@ class Film:
     def storyboard(self):
         """A PIL image: a few frames of every shot with its prompt."""
         captions = [shot.prompt for shot in self.screenplay.shots]
-        return storyboard(self.frames, self.timeline.entry_spans, captions, title=self.screenplay.title)
+        return storyboard(self.frames, self.timeline.entry_spans, captions, title=self.screenplay.title, fps=self.fps, turns=self.timeline.turns)
 
     def __repr__(self) -> str:
         return film_line(self.frames, self.fps, self.screenplay)

@@ -83,7 +83,8 @@ def export(session: Session, folder: str | Path, head: int | None = None, title:
     with together(folder, MARK) as scratch:
         play.save(scratch / "screenplay.yaml")
         ShotList.of(line).save(scratch / "film.shots.json")
-        save_png(storyboard(frames, line.entry_spans, captions, title=title, fps=bundle.fps), scratch / "storyboard.png")
+        save_png(storyboard(frames, line.entry_spans, captions, title=title, fps=bundle.fps, turns=line.turns),
+                 scratch / "storyboard.png")
         write_gif(scratch / "film.gif", frames, bundle.fps)
         write_mp4(scratch / "film.mp4", frames, bundle.fps)
         write_json(scratch / MARK, info)

@@ -169,6 +169,8 @@ class Reel:
             for number, latents in enumerate(state.shot_chunks, first):
                 memory.begin(number, self._shot(ask))
                 self._remember(memory, text, replace(state, index=number), ask, latents)
+            # What the shot's chunks retrieved when they were made stays on record.
+            memory.decisions = state.memory.decisions + memory.decisions[len(state.shot_memory.decisions):]
         return replace(state, memory=memory)
 
     def _keep(self, state: State, ask: Ask, text: Prompts, latents: Tensor) -> State:
