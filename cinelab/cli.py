@@ -28,7 +28,8 @@ from cinelab.errors import CinelabError, Failed
 from cinelab.files import reason
 from cinelab.limits import CHUNKS, FILMS, PORT, STEPS, VISITORS, WORKERS
 from cinelab.outputs import AT_ONCE, ready_folder, writing, writing_file
-from cinelab.printing import err, say, show_table, speakable, working
+from cinelab.printing import err, say, show_table, speakable
+from cinelab.progress import SHORT, progress
 from cinelab.registry import IMPORT, import_named
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -74,8 +75,11 @@ def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="YAML or 
     for play in plays:
         folder = folders[play]
         say((titles[play], "bold"), f" -> {folder}")
+        settings = {"screenplay": str(play.resolve()), "run_dir": str(folder.resolve()), "model": model}
         try:
-            execute(notebook, folder, {"screenplay": str(play.resolve()), "run_dir": str(folder.resolve()), "model": model})
+            with progress(f"{titles[play]}: starting", SHORT) as show:
+                tell = lambda text, title=titles[play]: show.stage(f"{title}: step {text}")  # noqa: E731
+                execute(notebook, folder, settings, tell if show.lives else None)
         except Failed as error:
             failed += 1
             say(("failed: ", "red"), str(error))
@@ -112,13 +116,26 @@ def direct(screenplay: Path,
     from cinelab.script.screenplay import Screenplay
 
     play = Screenplay.load(screenplay)
-    from cinelab.lab.first_film import direct_film  # torch takes a while
-
     folder = output or Path("results/films") / screenplay.stem
-    with writing(folder, AT_ONCE, tidy=True), working(play.title) as tell:
-        direct_film(play, folder, model, policy, budget, seed, levels_of(steps),
-                    progress=lambda done, of: tell(f"{play.title}: chunk {done} of {of}"))
+    with progress(f"{play.title}: loading {model}") as show:
+        from cinelab.lab.first_film import direct_film  # torch takes a while
+
+        with writing(folder, AT_ONCE, tidy=True):
+            direct_film(play, folder, model, policy, budget, seed, levels_of(steps),
+                        progress=lambda done, of: show.at(done, of, "chunk"), stage=lambda text: show.stage(f"{play.title}: {text}"))
+    show_scores(folder / "metrics.parquet")
     say_made(folder)
+
+
+def show_scores(path: Path) -> None:
+    """The mean of every score in a film's table."""
+    import pandas as pd
+
+    from cinelab.lab.results import text_of
+    from cinelab.score.film import digest
+
+    rows = digest(pd.read_parquet(path)).itertuples()
+    show_table(["score", "mean", "of"], [[metric, text_of(mean), str(count)] for metric, mean, count in rows])
 
 
 @app.command()
@@ -130,7 +147,8 @@ def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weig
     """Write the score card results/reference/<name>.json: every metric with interval, chance and upper bound."""
     from cinelab.lab.cards import print_card, score_card
 
-    path = score_card(name, seed_list(seeds), films, policy, budget, output, tell=lambda text: say((text, "dim")))
+    with progress(f"scoring {name}") as show:
+        path = score_card(name, seed_list(seeds), films, policy, budget, output, tell=show)
     print_card(json.loads(path.read_text()))
     say((str(path), "bold green"))
 
@@ -191,10 +209,10 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, number("chunks a 
 
     policies = {"full": Full(), "window": Window(window=budget), "sink": Sink(sink=1, window=budget - 1),
                 "camr": CAMR(budget=budget)}
-    with writing_file(output, (".json",)):
+    with writing_file(output, (".json",)), progress(f"timing {model}", often=1) as show:
         bundle = load(model)
         bundle.sampling = bundle.levels(levels_of(steps))
-        rows = benchmark(bundle, policies, chunks, until).to_dict("records")
+        rows = benchmark(bundle, policies, chunks, until, show).to_dict("records")
         record = {"model": model, "sampling": to_dict(bundle.sampling), "budget": budget, "chunks": chunks, "until": until,
                   **hardware(), "rows": rows}
         write_json(output, record)
@@ -219,12 +237,13 @@ def race(models: Annotated[list[str] | None, typer.Argument(help="students; defa
     from cinelab.runs import hardware
     from cinelab.score.speed import compare
 
-    with writing_file(output, (".json",)):
+    with writing_file(output, (".json",)), progress("loading the models", often=1) as show:
         slow = load(base)
         contenders = {f"{base}, {many} steps": (slow, replace(slow.sampling.with_steps(many), solver="euler")),
                       base: (slow, slow.sampling)}
         contenders |= {name: (bundle, bundle.sampling) for name, bundle in ((name, load(name)) for name in models or students())}
-        rows = compare(contenders, CAMR(budget=budget), chunks)
+        show.stage(f"timing {len(contenders)} models")
+        rows = compare(contenders, CAMR(budget=budget), chunks, progress=lambda done, of: show.at(done, of, "chunk"))
         write_json(output, {"budget": budget, "chunks": chunks, **hardware(), "rows": rows.to_dict("records")})
     lines = [[str(value) for value in row] for row in rows.itertuples(index=False)]
     show_table(list(rows.columns), lines, f"{hardware()['device']}, {hardware()['cores']} cores")
@@ -243,7 +262,7 @@ def results(where: Annotated[str | None, typer.Argument(help="a condition on par
 
     if where is not None and sql is not None:
         raise CinelabError("A condition and --sql were given; keep one of them.")
-    with writing_file(output, (".csv", ".parquet")):
+    with writing_file(output, (".csv", ".parquet")), progress("reading the runs", SHORT):
         if where is None and sql is None:
             runs, measured = room.index(folder)
             found = room.wide(runs, measured)
@@ -266,7 +285,7 @@ def report(sweeps: Annotated[list[str], typer.Argument(help="results folders of 
     """Sweeps to one HTML page that needs nothing else: tables with tests, figures, films side by side, provenance."""
     from cinelab.lab.report import report as make
 
-    with working("reading the cells"):
+    with progress("reading the cells"):
         page = make(sweeps, output, title, list(names_of(metrics, "--metrics")) if metrics is not None else None, tables)
     say((str(page), "bold green"), f" ({page.stat().st_size / 2**20:.1f} MiB); open it in a browser")
 
@@ -289,9 +308,10 @@ def demo(model: Model = "toybox-2step", folder: Annotated[Path, typer.Option(hel
 @app.command()
 def doctor():
     """What this machine has, and what is missing for which feature."""
-    from cinelab.lab.doctor import examine
+    with progress("looking at this machine", SHORT):
+        from cinelab.lab.doctor import examine
 
-    findings = examine()
+        findings = examine()
     marks = {True: ("ok", "green"), None: ("--", "yellow"), False: ("no", "red")}
     pad = max(len(finding.what) for finding in findings)
     for finding in findings:

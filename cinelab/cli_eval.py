@@ -1,7 +1,7 @@
 """`cinelab eval`: our metrics of any video, the toybox's tasks, and tools that live in environments of their own."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from cinelab.errors import CinelabError
 from cinelab.limits import FILMS
 from cinelab.outputs import AT_ONCE, half_saved, unfinished, writing, writing_file
 from cinelab.printing import say, show_table
+from cinelab.progress import progress
 
 PARQUET = (".parquet",)
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -36,8 +37,8 @@ def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges 
     from cinelab.score.evaluate import digest, evaluate, unmeasured
     from cinelab.score.rows import save
 
-    with writing_file(output, PARQUET):
-        rows = evaluate(paths, names_of(backends, "--backends"), tolerance, plan, _tell)
+    with writing_file(output, PARQUET), progress("measuring videos") as show:
+        rows = evaluate(paths, names_of(backends, "--backends"), tolerance, plan, show)
         if output:
             save(rows, output)
     found, lines = digest(rows), []
@@ -63,8 +64,8 @@ def tasks(folder: Path, seeds: Annotated[str, typer.Option(help="comma-separated
     from cinelab.score.card import CardConfig
 
     config = CardConfig(seeds=seed_list(seeds), films=films)
-    with writing(folder, AT_ONCE, tidy=True):
-        count = export_tasks(folder, config)
+    with writing(folder, AT_ONCE, tidy=True), progress("writing tasks") as show:
+        count = export_tasks(folder, config, show)
     say((str(folder), "bold green"), f": {count} tasks; put a video beside each shot list, then")
     say(f"cinelab eval videos {shlex.quote(str(folder))}")
 
@@ -75,7 +76,9 @@ def setup(tool: Annotated[str, typer.Argument(help="vbench or visionreward")]):
     from cinelab.score.outside import find
     from cinelab.score.outside import setup as make
 
-    python = make(find(tool), _tell)
+    found = find(tool)
+    with progress(f"setting {found.name} up") as show:
+        python = make(found, show)
     say((str(python), "bold green"))
 
 
@@ -108,10 +111,10 @@ def vbench(paths: Paths, dimensions: Names = "", whole: Whole = False, prompt: P
     """VBench's dimensions on videos of one's own, shot by shot where the shots are known."""
     from cinelab.score.vbench import PROMISED, Rules, score_videos
 
-    with writing_file(output, PARQUET):
-        videos = _videos(paths, prompt, prompts)
+    with writing_file(output, PARQUET), progress("scoring with VBench") as show:
+        videos = _videos(paths, prompt, prompts, show)
         names = _names(dimensions) or PROMISED
-        rows = _kept(score_videos(videos, names, Rules(whole, long, samples, rewriting), _tell), output)
+        rows = _kept(score_videos(videos, names, Rules(whole, long, samples, rewriting), show), output)
     _finish(rows, output)
 
 
@@ -121,9 +124,9 @@ def visionreward(paths: Paths, whole: Whole = False, prompt: Prompt = "", prompt
     """VisionReward's score, and the share of the prompt's parts that its model sees in each shot."""
     from cinelab.score.visionreward import score_videos
 
-    with writing_file(output, PARQUET):
-        films = _videos(paths, prompt, prompts)
-        rows = _kept(score_videos(films, whole=whole, rewriting=rewriting, tell=_tell), output)
+    with writing_file(output, PARQUET), progress("scoring with VisionReward") as show:
+        films = _videos(paths, prompt, prompts, show)
+        rows = _kept(score_videos(films, whole=whole, rewriting=rewriting, tell=show), output)
     _finish(rows, output)
 
 
@@ -138,8 +141,8 @@ def suite(folder: Path, dimensions: Annotated[str, typer.Option(help="default: a
 
     names = _names(dimensions) or tuple(DIMENSIONS)
     if score:
-        with writing_file(output, PARQUET):
-            rows = _kept(score_suite(folder, names, rewriting, tell=_tell), output)
+        with writing_file(output, PARQUET), progress("scoring with VBench") as show:
+            rows = _kept(score_suite(folder, names, rewriting, tell=show), output)
         return _finish(rows, output)
     lacking, wanted = missing_of_suite(folder, names), jobs(names)
     lines = [[name, *(str(sum(name in job.dimensions for job in some)) for some in (wanted, lacking))] for name in names]
@@ -150,12 +153,12 @@ def suite(folder: Path, dimensions: Annotated[str, typer.Option(help="default: a
         raise typer.Exit(1)
 
 
-def _videos(paths: list[Path], prompt: str, prompts: Path | None) -> list:
+def _videos(paths: list[Path], prompt: str, prompts: Path | None, tell: Callable[[str], None]) -> list:
     from cinelab.score.excerpts import find_videos, read_prompts
 
     if absent := [path for path in paths if not path.exists()]:
         raise CinelabError(f"{absent[0]}: no such file or folder; name videos that are there.")
-    found = find_videos(paths, prompt, read_prompts(prompts) if prompts else None, _tell)
+    found = find_videos(paths, prompt, read_prompts(prompts) if prompts else None, tell)
     found = [video for video in found if not unfinished(video.path)]
     if half := [video.path.parent for video in found if half_saved(video.path.parent, "film.json")]:
         raise CinelabError(f"{half[0]} holds a half-saved film; the `cinelab direct` that was making it finishes it when it is run again.")
@@ -223,7 +226,3 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _mark(ok: bool) -> tuple[str, str]:
     return ("ok", "green") if ok else ("no", "red")
-
-
-def _tell(text: str) -> None:
-    say((text, "dim"))

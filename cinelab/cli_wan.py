@@ -12,7 +12,8 @@ from cinelab.errors import CinelabError
 from cinelab.files import to_json
 from cinelab.limits import CHUNKS, LATENTS, WORKERS
 from cinelab.outputs import AT_ONCE, writing, writing_file
-from cinelab.printing import say, show_table, working
+from cinelab.printing import say, show_table
+from cinelab.progress import SHORT, progress
 
 SHOWN = 12  # keys of a kind, unless all are asked for
 GIB = 2**30
@@ -36,8 +37,8 @@ def convert(source: Annotated[Path, typer.Argument(help="a diffusers or original
         raise CinelabError("No target was given; name where to write, or say --dry-run to only look.")
     report = open_weights(source, part, dtype, lora, lora_scale).report()
     if report.whole and not dry_run:
-        with _one_writer(target), working(f"writing {target}"):
-            report = run(source, target, to, dtype, shard_gib, part, lora, lora_scale)
+        with _one_writer(target), progress(f"writing {target}", SHORT) as show:
+            report = run(source, target, to, dtype, shard_gib, part, lora, lora_scale, show)
     show(report, keys)
     report.demand()
     if report.target and to != "training":
@@ -150,8 +151,8 @@ def clips(videos: Annotated[Path, typer.Argument(help="a folder of videos, or a 
     settings = parse_settings(setting or [])
     parts, config = parts_of(model)
     config, kept = override(config, settings), None
-    with writing(store, AT_ONCE, f".lock-{mine + 1}-of-{of}", tidy=True):
-        for step in build(videos, store, config, *parts, part=(mine, of), tell=lambda text: say((text, "dim"))):
+    with writing(store, AT_ONCE, f".lock-{mine + 1}-of-{of}", tidy=True), progress("reading videos") as show:
+        for step in build(videos, store, config, *parts, part=(mine, of), tell=show, begin=show):
             kept = (kept or 0) + step.films
             say(str(step))
     left = skipped(store)
@@ -184,6 +185,7 @@ def train(run: Annotated[Path, typer.Argument(help="the run's description, YAML 
     from cinelab.train.job import load_job
 
     job = load_job(run)
+    say((f"starting {processes} process{'es' * (processes > 1)}; the log is {job.run}/log.jsonl", "dim"))
     seen = watch(launch.train(job, processes), job.config, every=every)
     say((job.run, "bold green"), f": {len(seen)} steps" + (f", weights in {job.export}" if job.export else ""))
     if job.export and (Path(job.export) / "config.json").exists():

@@ -7,7 +7,7 @@ Styles are given apart from the text: say(("Error: ", "red"), str(error)). Nothi
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group
@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Group", "Live", "Plain", "Table", "err", "out", "say", "show_table", "speakable", "visible", "working"]
+__all__ = ["Console", "Group", "Live", "Plain", "Table", "Text", "err", "out", "say", "show_table", "speakable", "visible"]
 
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 Cell = str | tuple[str, str]  # text, or text and its style
@@ -47,13 +47,6 @@ def say(*parts: Cell, to: Console = out) -> None:
 def _text(part: Cell) -> Text:
     text, style = part if isinstance(part, tuple) else (part, "")
     return Text(visible(text), style=style)
-
-
-@contextmanager
-def working(text: str) -> Iterator[Callable[[str], None]]:
-    """On a terminal a line that moves while something is done; yields a function that changes its text."""
-    with out.status(_text(text)) as status:
-        yield lambda new: status.update(_text(new))
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: str = "", console: Console = out) -> None:
