@@ -245,8 +245,10 @@ def race(models: Annotated[list[str] | None, typer.Argument(help="students; defa
         show.stage(f"timing {len(contenders)} models")
         rows = compare(contenders, CAMR(budget=budget), chunks, progress=lambda done, of: show.at(done, of, "chunk"))
         write_json(output, {"budget": budget, "chunks": chunks, **hardware(), "rows": rows.to_dict("records")})
-    lines = [[str(value) for value in row] for row in rows.itertuples(index=False)]
-    show_table(list(rows.columns), lines, f"{hardware()['device']}, {hardware()['cores']} cores")
+    last = [f"{row['times the first']:g} ({row['low']:g} to {row['high']:g})" for row in rows.to_dict("records")]
+    shown = rows.drop(columns=["times the first", "low", "high"])
+    lines = [[*map(str, row), times] for row, times in zip(shown.itertuples(index=False), last, strict=True)]
+    show_table([*shown.columns, "times the first"], lines, f"{hardware()['device']}, {hardware()['cores']} cores")
     say((str(output), "bold green"))
 
 

@@ -33,20 +33,15 @@ def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges 
            plan: Annotated[Path | None, typer.Option(help="shot list or screenplay of a single video; else <video>.shots.json")] = None,
            output: Output = None):
     """Cuts, motion, flicker, seams, drift, alignment, identity and scenery across shots; what is absent is said, not zero."""
-    from cinelab.lab.results import text_of
-    from cinelab.score.evaluate import digest, evaluate, unmeasured
+    from cinelab.score.evaluate import evaluate, unmeasured
     from cinelab.score.rows import save
 
     with writing_file(output, PARQUET), progress("measuring videos") as show:
         rows = evaluate(paths, names_of(backends, "--backends"), tolerance, plan, show)
         if output:
             save(rows, output)
-    found, lines = digest(rows), []
-    for row in found[found["value"].notna()].itertuples():
-        known = abs(row.low) != float("inf") and row.low == row.low
-        between = f"{row.low:.3f} to {row.high:.3f}" if known else ""
-        lines.append([row.metric, row.backend, text_of(row.value), between, str(int(row.n)), str(row.clips)])
-    show_table(["metric", "by", "value", "95 % interval", "n", "clips"], lines)
+    _show_facts(rows)
+    _show_scores(rows)
     reasons = unmeasured(rows)
     for line in reasons.head(REASONS).itertuples():
         where = f"{_count(line.shots, 'shot')} of {line.clips}" if line.shots else str(line.clips)
@@ -54,6 +49,32 @@ def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges 
     if len(reasons) > REASONS:
         say(("not measured: ", "yellow"), f"{_count(len(reasons) - REASONS, 'more reason')}; the table of -o has them all")
     _finish_rows(rows, output)
+
+
+def _show_facts(rows) -> None:
+    """What the files say of themselves, on a line; a range where they differ."""
+    from cinelab.lab.results import text_of
+    from cinelab.score.evaluate import facts
+
+    texts = [f"{name} {text_of(least)}" + (f" to {text_of(most)}" if most != least else "") for name, (least, most) in facts(rows).items()]
+    if texts:
+        say(("files: ", "dim"), ", ".join(texts))
+
+
+def _show_scores(rows) -> None:
+    """A table of the scores, judge by judge."""
+    from cinelab.lab.results import text_of
+    from cinelab.score.evaluate import digest
+
+    found, lines = digest(rows), []
+    found = found[found["value"].notna() & (found["backend"] != "file")]
+    for judge, part in found.groupby("backend", sort=False):
+        lines.append([(f"by {judge}", "bold"), "", "", "", ""])
+        for row in part.itertuples():
+            known = abs(row.low) != float("inf") and row.low == row.low
+            between = f"{row.low:.3f} to {row.high:.3f}" if known else ""
+            lines.append([row.metric, text_of(row.value), between, str(int(row.n)), str(row.clips)])
+    show_table(["metric", "value", "95 % interval", "n", "clips"], lines)
 
 
 @app.command()
