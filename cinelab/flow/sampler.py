@@ -22,6 +22,7 @@ from torch.nn.functional import one_hot
 from cinelab.errors import CinelabError
 from cinelab.flow.path import guided, shifted
 from cinelab.limits import STEPS, check_number, short
+from cinelab.readable import Readable
 from cinelab.registry import Registry
 from cinelab.seeds import rng_at
 
@@ -238,7 +239,7 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class Script:
+class Script(Readable):
     """What the roll-out needs to know of a timeline, for a batch of films with equally many chunks.
 
     slot and shot are (B, chunks): the prompt and the shot number of every chunk of every film.
@@ -254,11 +255,11 @@ class Script:
 
 
 @dataclass
-class Chunk:
+class Chunk(Readable):
     """One finished chunk of latents (B, c, C, H, W), and where the time went (seconds by cause)."""
 
     index: int
-    latents: Tensor = field(repr=False)
+    latents: Tensor
     seconds: dict[str, float] = field(default_factory=dict)
 
 

@@ -31,6 +31,7 @@ from cinelab.lab.sweep import recorded
 from cinelab.lab.verdicts import p_text
 from cinelab.lab.withdrawn import PROTOCOL, withdrawn_table
 from cinelab.outputs import ready_folder, writing_file
+from cinelab.readable import Readable
 from cinelab.stream.video import read_video, write_mp4
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -42,7 +43,7 @@ JOIN = "+"
 
 
 @dataclass(frozen=True)
-class Section:
+class Section(Readable):
     """One sweep (or several joined) as the template wants it."""
 
     name: str

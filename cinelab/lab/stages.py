@@ -32,6 +32,7 @@ from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, init_toy
 from cinelab.model.weights import DTYPES, dtype_of
 from cinelab.model.zoo import Bundle
+from cinelab.readable import Readable
 from cinelab.runs import Run, read_state
 from cinelab.score.card import HELD_OUT
 from cinelab.score.recogniser import Recogniser
@@ -46,7 +47,7 @@ from cinelab.world.render import FPS, HEIGHT, WIDTH
 
 
 @dataclass
-class Stage:
+class Stage(Readable):
     """One training run ready to go. `rows()` trains; `describe()` is what its checkpoint's config.json says."""
 
     config: Any

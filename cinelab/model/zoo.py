@@ -24,6 +24,7 @@ from cinelab.latent.checkpoint import fill, read_weights, rounded
 from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.outputs import together
+from cinelab.readable import Readable
 from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
 from cinelab.world.vocab import families, known_words
 
@@ -35,7 +36,7 @@ ADAPTER = "lora.safetensors"  # what a training of adapters writes
 
 
 @dataclass
-class Bundle:
+class Bundle(Readable):
     """Everything needed to make a film: `load("toybox-base")` returns one."""
 
     name: str
