@@ -1,14 +1,18 @@
 """How objects show themselves: what they hold by name, arrays by their size, on lines that fit.
 
     class Bundle(Readable): ...      # a dataclass; its repr, and in notebooks a table
+    return Made(folder)              # a path, in notebooks a link to the file or to the files in the folder
 
 An array is "uint8 (43, 48, 64, 3)", a table "12 rows of chunk, text", a network its class and its number of weights.
 """
 
 import dataclasses
 import html
+import os
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 WIDTH = 100  # characters of a line, where parts can be put on lines of their own
 LONGEST = 120  # characters of a value that is shown whole
@@ -27,6 +31,27 @@ class Readable:
         cells = ((html.escape(name), html.escape(text)) for name, text in _flat(self))
         rows = "".join(f"<tr><td>{name}</td><td>{text}</td></tr>" for name, text in cells)
         return f"<b>{html.escape(type(self).__name__)}</b><table>{rows}</table>"
+
+
+class Made(type(Path())):
+    """A path of something that was made. In a notebook it is a link that JupyterLab opens, if its root holds the file."""
+
+    def __repr__(self) -> str:
+        return f"Made({str(self)!r})"
+
+    def _repr_html_(self) -> str:
+        if not self.is_dir():
+            return _link(self, str(self))
+        files = sorted(one for one in self.iterdir() if one.is_file() and not one.name.startswith("."))
+        more = f" and {len(files) - MOST} more" if len(files) > MOST else ""
+        links = ", ".join(_link(one, one.name) for one in files[:MOST])
+        return f"{html.escape(str(self))}: {links or 'no files'}{more}"
+
+
+def _link(path: Path, text: str) -> str:
+    """Relative to where the notebook runs: JupyterLab knows nothing of the disk beyond its root."""
+    where = quote(os.path.relpath(path).replace(os.sep, "/"))
+    return f'<a href="{html.escape(where)}" target="_blank">{html.escape(text)}</a>'
 
 
 def _own_repr(self: Any) -> str:

@@ -31,7 +31,7 @@ from cinelab.lab.sweep import recorded
 from cinelab.lab.verdicts import p_text
 from cinelab.lab.withdrawn import PROTOCOL, withdrawn_table
 from cinelab.outputs import ready_folder, writing_file
-from cinelab.readable import Readable
+from cinelab.readable import Made, Readable
 from cinelab.stream.video import read_video, write_mp4
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -76,7 +76,7 @@ def report(sweeps: Sequence[str | Path], output: str | Path, title: str | None =
         for one in sections if tables is not None else ():
             write_tables(one.cells, Path(tables))
         write_text(output, page)
-    return Path(output)
+    return Made(output)
 
 
 def write_tables(cells: Cells, folder: Path) -> None:

@@ -24,6 +24,7 @@ from cinelab.memory.cache import Memory
 from cinelab.memory.policy import Policy, label_of, policy_dict
 from cinelab.model.zoo import Bundle, load
 from cinelab.outputs import finish, ready_folder, together
+from cinelab.readable import Made
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
@@ -90,7 +91,7 @@ class Film:
                 also(self, scratch)
             write_json(scratch / MARK, self.info | {"cuts": self.cuts, "frames": len(self.frames)})
         forget(folder)
-        return Path(folder)
+        return Made(folder)
 
 
 def untaken(folder: str | Path) -> Path:
