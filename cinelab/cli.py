@@ -1,8 +1,5 @@
 """The command line: film, direct, demo, score, compare, sweep, results, report, eval, convert, plan, clips, train, bench,
-race, doctor.
-
-Exit codes: 0 all that was asked is done; 1 something failed on the way, and what was made is kept; 2 bad input, one sentence,
-before any work; 130 Ctrl-C.
+race, doctor. Its exit codes are cli_options.EXIT_CODES.
 """
 
 import json
@@ -16,6 +13,7 @@ import typer
 
 from cinelab import cli_eval, cli_wan
 from cinelab.cli_options import (
+    EXIT_CODES,
     budget_option,
     levels_of,
     names_of,
@@ -32,13 +30,9 @@ from cinelab.printing import err, say, show_table, speakable
 from cinelab.progress import SHORT, progress
 from cinelab.registry import IMPORT, import_named
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, epilog=EXIT_CODES,
                   help="Train, dissect and direct real-time autoregressive multi-shot video models.")
 app.add_typer(cli_eval.app, name="eval")
-app.command()(cli_wan.convert)
-app.command()(cli_wan.plan)
-app.command()(cli_wan.clips)
-app.command()(cli_wan.train)
 SCREENPLAYS = Path("experiments/screenplays")
 USAGE = typer.BadParameter.__bases__[0]  # UsageError, whether typer brings its own click or uses the package
 LEAST_TIMED, LEAST_LATE = 5, 21  # chunks: four of a measurement are warm-up, and chunk 20 is what others are compared with
@@ -60,9 +54,10 @@ def imports(modules: Annotated[list[str] | None, typer.Option("--import", help="
 
 
 @app.command()
-def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="YAML or JSON; default: all in experiments/screenplays")] = None,
-         output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/films"), model: Model = "toybox-2step"):
-    """Run notebook 00 on screenplays: film.mp4, storyboard.png, routing.html, metrics.parquet."""
+def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="screenplays in YAML or JSON; default: all in experiments/screenplays")] = None,
+         output: Annotated[Path, typer.Option("-o", "--output", help="a folder; each film gets one in it")] = Path("results/films"),
+         model: Model = "toybox-2step"):
+    """Films of several screenplays, each by notebook 00: film.mp4, storyboard.png, routing.html, scores and the executed notebook."""
     from cinelab.lab.notebook import execute
     from cinelab.script.screenplay import Screenplay
 
@@ -107,12 +102,12 @@ def say_made(folder: Path) -> None:
 
 
 @app.command()
-def direct(screenplay: Path,
-           output: Annotated[Path | None, typer.Option("-o", "--output", help="default: results/films/<screenplay>")] = None,
+def direct(screenplay: Annotated[Path, typer.Argument(help="a screenplay in YAML or JSON, such as experiments/screenplays/the_way_home.yaml")],
+           output: Annotated[Path | None, typer.Option("-o", "--output", help="a new folder; default: results/films/<screenplay>")] = None,
            model: Model = "toybox-2step", policy: Policy = None,
            budget: OwnBudget = None, seed: Annotated[int | None, seed_option("default: the screenplay's")] = None,
            steps: Steps = None):
-    """Make the film of one screenplay, with the picture of what the memory retrieved and the scores."""
+    """Make the film of one screenplay: film.mp4, storyboard.png, the page of what the memory retrieved, and the scores."""
     from cinelab.script.screenplay import Screenplay
 
     play = Screenplay.load(screenplay)
@@ -140,11 +135,11 @@ def show_scores(path: Path) -> None:
 
 @app.command()
 def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weights file")],
-          seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
+          seeds: Annotated[str, typer.Option(help="of the test films, with commas")] = "0,1,2",
           films: Annotated[int, number("films for each seed and test", 2, FILMS)] = 32,
           policy: Policy = None, budget: OwnBudget = None,
-          output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/reference")):
-    """Write the score card results/reference/<name>.json: every metric with interval, chance and upper bound."""
+          output: Annotated[Path, typer.Option("-o", "--output", help="a folder for <name>.json and its rows, <name>.parquet")] = Path("results/reference")):
+    """Score a model of the toybox on test films: every metric with interval, chance and upper bound, printed and kept as a card."""
     from cinelab.lab.cards import print_card, score_card
 
     with progress(f"scoring {name}") as show:
@@ -154,7 +149,7 @@ def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weig
 
 
 @app.command()
-def compare(names: Annotated[list[str], typer.Argument(help="models whose cards are in --folder; the first is the measure")],
+def compare(names: Annotated[list[str], typer.Argument(help="models whose cards are in --folder; the others are compared with the first")],
             folder: Annotated[Path, typer.Option(help="where `cinelab score` put the cards")] = Path("results/reference"),
             output: Annotated[Path | None, typer.Option("-o", "--output", help="default: <folder>/compared.csv; a .md file gets the benchmark's table")] = None):
     """Score cards side by side: values, intervals, and each model's share of the first one's on the same films."""
@@ -173,14 +168,14 @@ def compare(names: Annotated[list[str], typer.Argument(help="models whose cards 
 
 
 @app.command()
-def sweep(file: Path, workers: Annotated[int, number("cells at a time", 1, WORKERS)] = 1,
+def sweep(file: Annotated[Path, typer.Argument(help="a sweep in YAML, such as experiments/memory.yaml: a notebook, a grid, seeds")], workers: Annotated[int, number("cells at a time", 1, WORKERS)] = 1,
           only: Annotated[str | None, typer.Option(help="cells whose name contains this")] = None,
-          dry_run: Annotated[bool, typer.Option(help="list the cells and stop")] = False,
-          smoke: Annotated[bool, typer.Option(help="the notebooks' smallest settings")] = False,
+          dry_run: Annotated[bool, typer.Option("--dry-run", help="list the cells and stop")] = False,
+          smoke: Annotated[bool, typer.Option("--smoke", help="a trial with the notebook's smallest settings, in a folder of its own")] = False,
           engine: Annotated[str, typer.Option(help="here, or as jobs through submitit: local or slurm")] = "here",
           option: Annotated[list[str] | None, typer.Option(help="of a cluster, KEY=VALUE: time (minutes), gpus, cpus, memory (GB), "
                                                                 "partition, account, qos, constraint, exclude")] = None):
-    """Run a grid of papermill cells; finished cells are skipped, failed ones are kept and listed."""
+    """Run a notebook over a grid of settings, a cell each; finished cells are skipped, so the same command goes on after any stop."""
     from cinelab.lab.sweep import run
 
     pairs = [text.partition("=") for text in option or []]
@@ -199,7 +194,7 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, number("chunks a 
           until: Annotated[int, number("chunk whose cost is compared with chunk 20", LEAST_LATE, CHUNKS)] = 1000,
           budget: Budget = 6, steps: Steps = None,
           output: Annotated[Path, typer.Option("-o", "--output", help="a .json file")] = Path("results/bench.json")):
-    """Frames per second, first-frame latency, where the time goes, growth with the film, peak memory."""
+    """One model's speed under four memory policies: frames per second, first frame, where the time goes, growth with the film."""
     from cinelab.config import to_dict
     from cinelab.files import write_json
     from cinelab.memory.policy import CAMR, Full, Sink, Window
@@ -256,10 +251,10 @@ def race(models: Annotated[list[str] | None, typer.Argument(help="students; defa
 def results(where: Annotated[str | None, typer.Argument(help="a condition on parameters and metrics, as in SQL: \"policy = 'camr' and away = 5\"")] = None,
             show: Annotated[str | None, typer.Option(help="columns, comma-separated; default: what varies, and the metrics")] = None,
             sql: Annotated[str | None, typer.Option(help="any SQL over the tables runs, measures and wide (DuckDB)")] = None,
-            columns: Annotated[bool, typer.Option(help="list the columns that can be asked for")] = False,
+            columns: Annotated[bool, typer.Option("--columns", help="list the columns that can be asked for")] = False,
             folder: Annotated[Path, typer.Option(help="where the runs are")] = Path("results"),
             output: Annotated[Path | None, typer.Option("-o", "--output", help="a .csv or .parquet file for the whole answer")] = None):
-    """What has been run, and what came out. The index is read afresh from the folders every time."""
+    """What has been run, and what came out: a line a folder, or the runs that fulfil a condition, with their scores."""
     from cinelab.lab import results as room
 
     if where is not None and sql is not None:
@@ -280,7 +275,7 @@ def results(where: Annotated[str | None, typer.Argument(help="a condition on par
 
 @app.command()
 def report(sweeps: Annotated[list[str], typer.Argument(help="results folders of sweeps; a+b joins two that belong to one grid")],
-           output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/report.html"),
+           output: Annotated[Path, typer.Option("-o", "--output", help="an .html file")] = Path("results/report.html"),
            title: Annotated[str | None, typer.Option(help="default: the sweeps' names")] = None,
            metrics: Annotated[str | None, typer.Option(help="comma-separated; default: the headline ones")] = None,
            tables: Annotated[Path | None, typer.Option(help="a folder for the same numbers as .csv files")] = None):
@@ -322,6 +317,10 @@ def doctor():
             say(f"      {finding.remedy}")  # on a line of its own, never wrapped: it may be a command
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)
+
+
+for command in (cli_wan.train, cli_wan.clips, cli_wan.plan, cli_wan.convert):  # help lists commands in this order
+    app.command()(command)
 
 
 def print_table(rows, most: int = 60) -> None:

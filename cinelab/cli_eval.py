@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cinelab.cli_options import names_of, number, seed_list
+from cinelab.cli_options import EXIT_CODES, names_of, number, seed_list
 from cinelab.errors import CinelabError
 from cinelab.limits import FILMS
 from cinelab.outputs import AT_ONCE, half_saved, unfinished, writing, writing_file
@@ -15,7 +15,7 @@ from cinelab.printing import say, show_table
 from cinelab.progress import progress
 
 PARQUET = (".parquet",)
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, epilog=EXIT_CODES,
                   help="Score any videos: our own metrics, VBench, VisionReward.")
 REASONS = 20  # why something was not measured, as many as are printed
 Paths = Annotated[list[Path], typer.Argument(help="mp4 files, folders of them, or folders that `cinelab direct` wrote")]
@@ -32,7 +32,10 @@ def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges 
            tolerance: Annotated[int, number("frames by which a cut may be early or late", 0, 1000)] = 1,
            plan: Annotated[Path | None, typer.Option(help="shot list or screenplay of a single video; else <video>.shots.json")] = None,
            output: Output = None):
-    """Cuts, motion, flicker, seams, drift, alignment, identity and scenery across shots; what is absent is said, not zero."""
+    """Cuts, motion, flicker, seams, drift, alignment, identity and scenery across shots; what is absent is said, not zero.
+
+    A video that cannot be read is named, the others are scored, and the exit code is 1.
+    """
     from cinelab.score.evaluate import evaluate, unmeasured
     from cinelab.score.rows import save
 
@@ -78,7 +81,8 @@ def _show_scores(rows) -> None:
 
 
 @app.command()
-def tasks(folder: Path, seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
+def tasks(folder: Annotated[Path, typer.Argument(help="a folder for the tasks")],
+          seeds: Annotated[str, typer.Option(help="of the tasks' films, with commas")] = "0,1,2",
           films: Annotated[int, number("films for each seed and task", 2, FILMS)] = 32):
     """Write the toybox benchmark's tasks as files, for any model to answer; see docs/benchmark.md."""
     from cinelab.lab.tasks import export_tasks
@@ -129,7 +133,10 @@ def vbench(paths: Paths, dimensions: Names = "", whole: Whole = False, prompt: P
            rewriting: Rewriting = "none", output: Output = None,
            samples: Annotated[int, number("videos of one prompt; goes into the table", 1, FILMS)] = 1,
            long: Annotated[bool, typer.Option("--long", help="clips of 5 s and more by VBench-Long")] = False):
-    """VBench's dimensions on videos of one's own, shot by shot where the shots are known."""
+    """VBench's dimensions on videos of one's own, shot by shot where the shots are known.
+
+    A video that cannot be read is named, the others are scored, and the exit code is 1.
+    """
     from cinelab.score.vbench import PROMISED, Rules, score_videos
 
     with writing_file(output, PARQUET), progress("scoring with VBench") as show:
@@ -142,7 +149,10 @@ def vbench(paths: Paths, dimensions: Names = "", whole: Whole = False, prompt: P
 @app.command()
 def visionreward(paths: Paths, whole: Whole = False, prompt: Prompt = "", prompts: Prompts = None, rewriting: Rewriting = "none",
                  output: Output = None):
-    """VisionReward's score, and the share of the prompt's parts that its model sees in each shot."""
+    """VisionReward's score, and the share of the prompt's parts that its model sees in each shot.
+
+    A video that cannot be read is named, the others are scored, and the exit code is 1.
+    """
     from cinelab.score.visionreward import score_videos
 
     with writing_file(output, PARQUET), progress("scoring with VisionReward") as show:
@@ -152,7 +162,8 @@ def visionreward(paths: Paths, whole: Whole = False, prompt: Prompt = "", prompt
 
 
 @app.command()
-def suite(folder: Path, dimensions: Annotated[str, typer.Option(help="default: all 16")] = "",
+def suite(folder: Annotated[Path, typer.Argument(help="a folder of films of VBench's prompts, named as VBench names them")],
+          dimensions: Annotated[str, typer.Option(help="VBench's names, with commas; default: all 16")] = "",
           score: Annotated[bool, typer.Option("--score", help="score the folder, which must be complete")] = False,
           rewriting: Rewriting = "none", output: Output = None):
     """VBench's own prompts: what a folder holds and lacks of their films, and with --score what they are worth."""

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import inf
-from numbers import Real
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch.nn.functional import one_hot
 
 from cinelab.errors import CinelabError
 from cinelab.flow.path import guided, shifted
-from cinelab.limits import STEPS, check_number, short
+from cinelab.limits import STEPS, check_levels, check_number, is_number, short
 from cinelab.readable import Readable
 from cinelab.registry import Registry
 from cinelab.seeds import rng_at
@@ -55,7 +54,7 @@ class Sampling:
         if self.solver is not None:
             check_solver(self.solver)
         for name, value in (("guidance", self.guidance), ("shift", self.shift)):
-            if value is not None and not _is_number(value):
+            if value is not None and not is_number(value):
                 raise CinelabError(f"sampling.{name} is {short(value)}; give a number.")
         if (self.shift is not None and not 0 < self.shift < inf) or (self.guidance is not None and not 0 <= self.guidance < inf):
             raise CinelabError(f"sampling.shift is {self.shift} and guidance {self.guidance}; "
@@ -119,21 +118,6 @@ def check_solver(name: str, states: bool = False) -> None:
 
 
 Steps = int | Sequence[float] | Sampling | Mapping | None  # what `steps` may be wherever a model is sampled
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def check_levels(levels: Sequence[float], name: str) -> None:
-    """Few-step levels fall strictly and lie in (0, 1]."""
-    levels = list(levels)
-    if wrong := [level for level in levels if not _is_number(level)]:
-        raise CinelabError(f"{name} holds {short(wrong[0])}; give numbers that fall strictly and lie in (0, 1], like [1.0, 0.75, 0.5, 0.25].")
-    falls = all(a > b for a, b in zip(levels, levels[1:], strict=False))
-    if not levels or not falls or not all(0 < level <= 1 for level in levels):
-        raise CinelabError(f"{name} is {list(levels)}; give levels that fall strictly and lie in (0, 1], "
-                           "like [1.0, 0.75, 0.5, 0.25].")
 
 
 Field = Callable[[Tensor, float], Tensor]  # velocity of x (B, c, C, H, W) at time t

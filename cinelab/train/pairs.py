@@ -24,8 +24,9 @@ from cinelab.config import read_json
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow import path
-from cinelab.flow.sampler import Prompts, Sampling, check_levels, check_solver, walk
+from cinelab.flow.sampler import Prompts, Sampling, check_solver, walk
 from cinelab.latent.store import Clips, Store, compared_with
+from cinelab.limits import check_levels
 from cinelab.memory.policy import FULL, Policy
 from cinelab.memory.sight import Bidirectional, KnownHistory
 from cinelab.readable import Readable
