@@ -118,7 +118,11 @@ def _needed(field: dataclasses.Field) -> bool:
 
 def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
     """`config` with dotted changes, e.g. {"optim.lr": 1e-3}; the type of each field is kept. All are made at once, so
-    that only what they make together must be free of contradictions."""
+    that only what they make together must be free of contradictions.
+
+    A part that leaves fields unsaid (it has `filled`, as Sampling has) takes them from the part whose place it takes; a class
+    whose fields depend on each other says by `altered(changes)` what a change of some means for the others.
+    """
     names = [field.name for field in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
     new, inner = {}, {}
     for path, value in changes.items():
@@ -128,10 +132,11 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
         if rest:
             inner.setdefault(head, {})[rest] = value
         else:
-            new[head] = _part(type(config), get_type_hints(type(config))[head], head, value, f"{where}{path}")
+            part, old = _part(type(config), get_type_hints(type(config))[head], head, value, f"{where}{path}"), getattr(config, head)
+            new[head] = part.filled(old) if hasattr(part, "filled") and type(part) is type(old) else part
     for head, deeper in inner.items():
         new[head] = override(new.get(head, getattr(config, head)), deeper, f"{where}{head}.")
-    return dataclasses.replace(config, **new)
+    return config.altered(new) if hasattr(config, "altered") else dataclasses.replace(config, **new)
 
 
 def unknown(path: str, known: list[str], key: str) -> str:

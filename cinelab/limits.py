@@ -3,7 +3,9 @@
 They agree with each other: what a session may hold can be exported, read as a screenplay and rendered again.
 """
 
+from collections.abc import Sequence
 from math import isfinite
+from numbers import Real
 from typing import Any
 
 from cinelab.errors import CinelabError
@@ -67,6 +69,21 @@ def check_number(name: str, value: Any, least: float | None = None, most: float 
     good = good and (least is None or value >= least) and (most is None or value <= most)
     if not (good and (above is None or value > above) and (below is None or value < below)):
         raise CinelabError(f"{name} is {short(value)}; give {wanted(least, most, above, below, whole)}.")
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_levels(levels: Sequence[float], name: str) -> None:
+    """Few-step levels fall strictly and lie in (0, 1]."""
+    levels = list(levels)
+    if wrong := [level for level in levels if not is_number(level)]:
+        raise CinelabError(f"{name} holds {short(wrong[0])}; give numbers that fall strictly and lie in (0, 1], like [1.0, 0.75, 0.5, 0.25].")
+    falls = all(a > b for a, b in zip(levels, levels[1:], strict=False))
+    if not levels or not falls or not all(0 < level <= 1 for level in levels):
+        raise CinelabError(f"{name} is {list(levels)}; give levels that fall strictly and lie in (0, 1], "
+                           "like [1.0, 0.75, 0.5, 0.25].")
 
 
 def wanted(least: float | None, most: float | None, above: float | None = None, below: float | None = None,

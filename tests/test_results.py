@@ -61,6 +61,27 @@ def test_the_index_finds_every_run_and_notices_a_change(results):
     assert overview(runs).loc[0, "other"] == "1 unfinished"
 
 
+def test_films_have_names_and_the_seconds_they_took(tmp_path):
+    for place, seconds in (("twins", [1.5, 0.5]), ("films/home", None)):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        (folder / "film.json").write_text('{"title": "Twins", "seed": 4}')
+        if seconds:
+            pd.DataFrame({"chunk": [0, 1], "dit": seconds, "decode": [0.25, 0.25]}).to_parquet(folder / "timings.parquet")
+    runs, measured = index(tmp_path)
+    lines = overview(runs).set_index("folder")
+    assert lines.loc["twins", "seconds"] == 2.5 and set(lines.index) == {"twins", "films"}
+    assert lines["seconds"].isna().loc["films"], "not known is not nothing"
+    assert list(telling(query(tmp_path, "kind = 'film'"))["name"]) == ["home", "twins"]
+
+
+def test_a_setting_of_runs_that_are_not_here_is_said(tmp_path):
+    (tmp_path / "twins").mkdir()
+    (tmp_path / "twins" / "film.json").write_text('{"title": "Twins"}')
+    with pytest.raises(CinelabError, match="'away', which no run here has.*--columns"):
+        query(tmp_path, "away = 9")
+
+
 def test_questions_in_sql(results):
     found = query(results, "policy = 'camr' and away = 3")
     assert sorted(found["seed"]) == [0, 1, 2] and "identity" in found

@@ -28,6 +28,7 @@ from cinelab.limits import CHUNKS, PORT, VISITORS, check_number
 from cinelab.memory.policy import Policy
 from cinelab.model.zoo import Bundle, load
 from cinelab.outputs import ready_folder
+from cinelab.readable import Readable
 from cinelab.stream.engine import policy_for
 from cinelab.stream.live import Turns
 
@@ -63,7 +64,7 @@ class Visit(Desk):
 
 
 @dataclass
-class House:
+class House(Readable):
     """All visits, the model that they share, and the rules."""
 
     folder: Path

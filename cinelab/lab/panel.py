@@ -24,7 +24,7 @@ import plotly.io as pio
 
 from cinelab.lab.plots import loss_curve, svg
 from cinelab.lab.samples import Sample, looped
-from cinelab.lab.sweep_board import spoken
+from cinelab.progress import spoken
 from cinelab.train.optim import rate
 
 OFTEN = 2.0  # seconds between two refreshes

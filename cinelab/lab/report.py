@@ -29,6 +29,7 @@ from cinelab.lab.sweep import recorded
 from cinelab.lab.verdicts import p_text
 from cinelab.lab.withdrawn import PROTOCOL, withdrawn_table
 from cinelab.outputs import ready_folder, writing_file
+from cinelab.readable import Made, Readable
 from cinelab.stream.video import read_video, write_mp4
 
 MOST_FIGURES = 6  # metrics drawn for each sweep; the tables hold all
@@ -39,7 +40,7 @@ JOIN = "+"
 
 
 @dataclass(frozen=True)
-class Section:
+class Section(Readable):
     """One sweep (or several joined) as the template wants it."""
 
     name: str
@@ -75,7 +76,7 @@ def report(sweeps: Sequence[str | Path], output: str | Path, title: str | None =
         for one in sections if figures is not None else ():
             save_figures(one, Path(figures))
         write_text(output, page)
-    return Path(output)
+    return Made(output)
 
 
 def save_figures(section: Section, folder: Path) -> list[Path]:

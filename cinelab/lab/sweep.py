@@ -20,8 +20,9 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.lab.grid import Cell, Sweep, expand
 from cinelab.lab.notebook import check, declared, writing
-from cinelab.lab.sweep_board import Board, spoken
+from cinelab.lab.sweep_board import Board
 from cinelab.lab.sweep_server import Here
+from cinelab.progress import spoken
 
 ENGINES = ("here", "local", "slurm")
 RECORD = "sweep.json"  # beside the cells: the commands that made them
@@ -131,6 +132,7 @@ def _look(cells: list[Cell], results: Path, board: Board, summary: Summary) -> N
             summary.file(cell, "skipped" if cell.finished(cell.folder(results)) else "planned")
         except CinelabError as error:
             summary.file(cell, "failed", str(error))
+    board.remember(cell.folder(results) for cell in summary.skipped)
     board.counts |= {"skipped": len(summary.skipped), "failed": len(summary.failed)}
 
 

@@ -18,12 +18,13 @@ from cinelab.memory.policy import BLOCK, Policy
 from cinelab.memory.routing import choose, pool, relevance, searched_in_two_steps
 from cinelab.memory.shelf import Kept, Shelf, Storage
 from cinelab.memory.sight import repeat_to
+from cinelab.readable import Readable
 
 LOST = -1e9  # the priority of an erased unit, below all others
 
 
 @dataclass
-class Memory:
+class Memory(Readable):
     """What the film remembers. A `Sight` for streaming: hand it to the model for the chunk being made.
 
     One chunk goes: `begin(...)`, any number of model calls (routing is decided at the first and kept for the
@@ -283,7 +284,7 @@ def _units(keys: Kept, first: int, count: int, length: int) -> Tensor:
 
 
 @dataclass
-class _Now:
+class _Now(Readable):
     """The chunk being made."""
 
     chunk: int

@@ -9,7 +9,7 @@ interrupted conversion leaves nothing that could be taken for one: shards are mo
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from math import prod
@@ -34,12 +34,14 @@ PICKLED = (".pt", ".pth", ".ckpt")
 
 
 def convert(source: str | Path, target: str | Path, to: str = DIFFUSERS, dtype: torch.dtype | str | None = None, shard_gib: float = 5,
-            part: str = "auto", lora: str | Path | None = None, lora_scale: float | None = None) -> Report:
+            part: str = "auto", lora: str | Path | None = None, lora_scale: float | None = None,
+            tell: Callable[[str], None] = lambda text: None) -> Report:
     """Write the weights at `source` in the layout `to`; memory stays near one shard (near one tensor for training).
 
     dtype       fp32, bf16, fp16; None keeps what each tensor has
     part        of a training checkpoint; "auto" = generator_ema if it is there, else generator
     lora        a LoRA file to merge; lora_scale takes the place of alpha / r in W + scale * B A
+    tell        hears "3 of 8: what is written" as it begins
     Raises CinelabError if the source does not match wholly, the target is taken, or the disk has not the room.
     """
     if to not in LAYOUTS:
@@ -54,9 +56,9 @@ def convert(source: str | Path, target: str | Path, to: str = DIFFUSERS, dtype: 
     _room(place, report.bytes * (2 if to == TRAINING and (weights.dtype or weights.lora) else 1))
     if to == TRAINING:
         _refuse_untold(weights)
-        _write_training(weights, names, place)
+        _write_training(weights, names, place, tell)
     else:
-        _write_folder(weights, names, place, to, shard_gib)
+        _write_folder(weights, names, place, to, shard_gib, tell)
     mapped = {raw: from_ours(name, to) for raw, name in report.mapped.items()}
     return replace(report, mapped=mapped, target=str(place), to=to)
 
@@ -83,12 +85,13 @@ def config_file(config: WanConfig, to: str) -> dict[str, Any]:
             "out_dim": config.out_channels, "eps": config.eps}
 
 
-def _write_folder(weights: Weights, names: list[str], folder: Path, to: str, shard_gib: float) -> None:
+def _write_folder(weights: Weights, names: list[str], folder: Path, to: str, shard_gib: float, tell: Callable) -> None:
     sizes = {name: prod(weights.source.shape(name)) * weights.made(name).itemsize for name in names}
     shards = plan(sizes, shard_gib * GIB)
     files = [f"{STEM}.safetensors"] if len(shards) == 1 else [f"{STEM}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
     with _scratch(folder / ".partial-convert") as scratch:
-        for file, shard in zip(files, shards, strict=True):
+        for number, (file, shard) in enumerate(zip(files, shards, strict=True), 1):
+            tell(f"{number} of {len(files)}: {file}")
             write_atomic(scratch / file, lambda path, shard=shard: _save(weights, shard, path, to))
         for file in files:
             (scratch / file).replace(folder / file)
@@ -102,10 +105,13 @@ def _save(weights: Weights, shard: list[str], path: Path, to: str) -> None:
     save_file({from_ours(name, to): weights.tensor(name).contiguous() for name in shard}, path, {"format": "pt"})
 
 
-def _write_training(weights: Weights, names: list[str], path: Path) -> None:
+def _write_training(weights: Weights, names: list[str], path: Path, tell: Callable) -> None:
     """torch.save wants all tensors at once: those that had to be computed wait in files, the others lie in the source."""
     with _scratch(path.parent / f".partial-{path.name}") as scratch:
-        tensors = {from_ours(name, TRAINING): _on_disk(weights, name, scratch) for name in names}
+        tensors = {}
+        for number, name in enumerate(names, 1):
+            tell(f"{number} of {len(names)}: {name}")
+            tensors[from_ours(name, TRAINING)] = _on_disk(weights, name, scratch)
         write_atomic(path, lambda temporary: torch.save({weights.source.part or "generator": tensors}, temporary))
 
 

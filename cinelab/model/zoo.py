@@ -24,8 +24,9 @@ from cinelab.latent.checkpoint import fill, read_weights, rounded
 from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.outputs import together
+from cinelab.readable import Readable
 from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
-from cinelab.world.vocab import known_words
+from cinelab.world.vocab import families, known_words
 
 WHOLE = {"model": dict, "text": dict, "codec": str, "sampling": dict, "chunk": int, "span": int, "fps": int | float, "size": list}
 SHELF = Path(__file__).parent.parent / "checkpoints"
@@ -35,7 +36,7 @@ ADAPTER = "lora.safetensors"  # what a training of adapters writes
 
 
 @dataclass
-class Bundle:
+class Bundle(Readable):
     """Everything needed to make a film: `load("toybox-base")` returns one."""
 
     name: str
@@ -155,7 +156,7 @@ def load_codec(name: str | Path = "toybox-codec") -> ToyCodec:
 
 
 def toy_encoder(config: WordEncoderConfig | None = None) -> WordEncoder:
-    return WordEncoder(known_words(), config or WordEncoderConfig())
+    return WordEncoder(known_words(), config or WordEncoderConfig(), families())
 
 
 def read_part(folder: Path, key: str) -> Any:
@@ -190,7 +191,7 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
         raise CinelabError(f"{folder / CONFIG} has {odd} {config[odd]!r:.60}, which is none; copy the folder again.")
     model = CausalWan(from_dict(WanConfig, config["model"]))
     text = dict(config["text"])
-    encoder = WordEncoder(text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text))
+    encoder = WordEncoder(text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text), families())
     fill(model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
     near = folder.parent / config["codec"]
     codec = load_codec(near if (near / CONFIG).exists() else config["codec"])

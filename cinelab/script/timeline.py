@@ -16,6 +16,7 @@ from operator import attrgetter
 from typing import Any
 
 from cinelab.errors import CinelabError
+from cinelab.readable import Readable
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 
 CONTINUE = "then"  # opens a prompt that goes on without a cut, so that a model can tell the two apart
@@ -50,7 +51,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Timeline:
+class Timeline(Readable):
     """The film's chunks in order, with `fps` counted in pixel frames."""
 
     slots: tuple[Slot, ...]

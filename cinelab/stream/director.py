@@ -21,9 +21,10 @@ from cinelab.flow.sampler import Steps
 from cinelab.latent.codec import to_tensor
 from cinelab.limits import LATENTS
 from cinelab.memory.cache import Memory
-from cinelab.memory.policy import Policy, policy_dict
+from cinelab.memory.policy import Policy, label_of, policy_dict
 from cinelab.model.zoo import Bundle, load
 from cinelab.outputs import finish, ready_folder, together
+from cinelab.readable import Made
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
@@ -90,7 +91,7 @@ class Film:
                 also(self, scratch)
             write_json(scratch / MARK, self.info | {"cuts": self.cuts, "frames": len(self.frames)})
         forget(folder)
-        return Path(folder)
+        return Made(folder)
 
 
 def untaken(folder: str | Path) -> Path:
@@ -148,6 +149,10 @@ class Director:
         self.policy, self.seed = policy_for(self.bundle, policy), seed
         self.sampling, self.bf16 = self.bundle.levels(sampling), bf16
         self.overlap, self.fused = overlap, fused
+
+    def __repr__(self) -> str:
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        return f"Director({self.bundle.name}, {label_of(self.policy)}, steps {self.sampling.steps}{seed})"
 
     def timeline(self, screenplay: Screenplay) -> Timeline:
         """Where every chunk of the screenplay lies; refuses films too long to remember."""

@@ -21,6 +21,7 @@ import numpy as np
 
 from cinelab.errors import CinelabError
 from cinelab.memory.cache import Memory
+from cinelab.readable import Readable
 from cinelab.stream.session import Desk, Node, Session
 
 Result = TypeVar("Result")
@@ -31,7 +32,7 @@ TIDY = 50  # chunks after which freed memory goes back to the system
 
 
 @dataclass(frozen=True)
-class Shown:
+class Shown(Readable):
     """A chunk's pictures uint8 (f, H, W, 3) on their way to a viewer, with what the viewer may want to tell of it."""
 
     node: int

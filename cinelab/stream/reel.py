@@ -25,6 +25,7 @@ from cinelab.latent.codec import state_to, to_uint8
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.model.zoo import Bundle
+from cinelab.readable import Readable
 from cinelab.script.unconditional import unconditional_text
 from cinelab.stream.engine import Timed, empty_memory, quick, threads_for
 from cinelab.stream.overlap import memory_said, settled
@@ -47,7 +48,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class State:
+class State(Readable):
     """Where a film stands after `index` chunks. `shot_memory` is the memory as it stood before the running shot; a `pending`
     last chunk is made and not yet remembered: such a state is used up by the next step."""
 

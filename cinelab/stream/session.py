@@ -48,6 +48,7 @@ from cinelab.memory.policy import (
 )
 from cinelab.model.zoo import Bundle
 from cinelab.outputs import writing
+from cinelab.readable import Readable
 from cinelab.script.screenplay import check_text
 from cinelab.script.timeline import CONTINUE
 from cinelab.stream.chunk_file import checksum, decisions_in, decisions_of, read_chunk, write_chunk
@@ -116,7 +117,7 @@ class Record:
 
 
 @dataclass
-class Session:
+class Session(Readable):
     """Open one with `Session.create` or `Session.resume`; `step()` makes a chunk, `do(command, ...)` directs. `Session.read`
     opens one that another process may be directing, to be looked into.
 
