@@ -11,7 +11,7 @@ from directing import CAT, ROBOT, until
 
 from cinelab import load
 from cinelab.errors import CinelabError
-from cinelab.stream.live import Live, Turns
+from cinelab.stream.live import Bounds, Live, Turns
 from cinelab.stream.session import Session, Settings
 
 
@@ -108,7 +108,7 @@ def test_what_goes_wrong_while_making_pauses_and_is_said(live, monkeypatch):
 
 
 def test_a_film_ends_where_it_must(bundle, tmp_path):
-    live = Live(Session.create(tmp_path / "short", bundle, Settings(CAT)), pace=None, stop_at=3)
+    live = Live(Session.create(tmp_path / "short", bundle, Settings(CAT)), pace=None, bounds=Bounds(chunks=3))
     live.send("resume").result(10)
     until(lambda: live.readout.chunks >= 3 and not live.readout.playing)
     live.close()

@@ -29,7 +29,7 @@ from cinelab.memory.policy import Policy
 from cinelab.model.zoo import Bundle, load
 from cinelab.outputs import ready_folder
 from cinelab.stream.engine import policy_for
-from cinelab.stream.live import Turns
+from cinelab.stream.live import Bounds, Turns
 
 FILM = re.compile(r"[a-z0-9]{10}")
 SWEEP = 1.0  # seconds between two looks at who is idle
@@ -87,7 +87,7 @@ class House:
         with ExitStack() as held:
             session = open_session(self.folder / film, self.bundle, policy=self.policy, budget=self.budget)
             held.callback(session.close)
-            self.visits[film] = Visit(session, wire, held=held.pop_all(), turns=self.turns, stop_at=self.rules.chunks)
+            self.visits[film] = Visit(session, wire, held=held.pop_all(), turns=self.turns, bounds=Bounds(self.rules.chunks))
         return self.visits[film]
 
     def leave(self, film: str, wire: Callable) -> None:
@@ -148,7 +148,7 @@ class _Wire(_Guarded, tornado.websocket.WebSocketHandler):
         """Anything that is no message of the desk's is passed over: it changes nothing."""
         try:
             content = json.loads(message)
-            self.house.visits[self.film]._heard(None, content, [])
+            self.house.visits[self.film].hear(content, self.house.visits[self.film]._post)
         except (ValueError, KeyError, TypeError):
             return
 
@@ -169,7 +169,7 @@ def application(house: House) -> tornado.web.Application:
     files = {"path": str(HERE)}
     return tornado.web.Application([
         (r"/", _Page, {"house": house}), (r"/wire", _Wire, {"house": house}),
-        (r"/(desk\.js|desk\.css)", tornado.web.StaticFileHandler, files)], websocket_ping_interval=20)
+        (r"/(demo\.js|desk\.js|desk\.css)", tornado.web.StaticFileHandler, files)], websocket_ping_interval=20)
 
 
 async def serve(house: House, host: str, port: int, told: Callable[[str], None], until: asyncio.Event | None = None) -> None:
