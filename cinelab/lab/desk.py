@@ -10,7 +10,7 @@ knows what is said between browser and engine; desk.js knows how it looks.
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
@@ -23,7 +23,7 @@ import traitlets
 
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
-from cinelab.lab.messages import Do, Drawn, Export, Hello, Unread, parse
+from cinelab.lab.messages import Do, Drawn, Export, Hello, Message, Unread, parse
 from cinelab.lab.post import Post, jpeg
 from cinelab.limits import RATE, check_number, short
 from cinelab.memory.policy import POLICIES, Policy
@@ -80,7 +80,8 @@ def open_session(folder: Path, model: str | Bundle, seed: int = 0, policy: str |
 class Desk(anywidget.AnyWidget):
     """Made by `desk(...)`. Messages that come: see `cinelab.lab.messages`. Messages that go: pictures, stills, answer, film."""
 
-    _esm, _css = HERE / "desk.js", HERE / "desk.css"
+    # As text: of a path every desk ever made would be remembered, to be told when the file changes.
+    _esm, _css = (HERE / "desk.js").read_text(encoding="utf-8"), (HERE / "desk.css").read_text(encoding="utf-8")
     about = traitlets.Dict().tag(sync=True)  # what never changes
     view = traitlets.Dict().tag(sync=True)  # all that a view must know to look as before
 
@@ -105,7 +106,7 @@ class Desk(anywidget.AnyWidget):
 
     def close(self) -> None:
         """End the engine after the running chunk and let go of the folder; what was made stays there."""
-        if self._ended.is_set():
+        if not hasattr(self, "_ended") or self._ended.is_set():  # it has none where it could not be begun
             return
         self._ended.set()
         self.live.close()
@@ -125,10 +126,10 @@ class Desk(anywidget.AnyWidget):
     def _heard(self, _widget, content: dict, _buffers) -> None:
         self.hear(content, self._post)
 
-    def hear(self, content: Any, viewer: Post) -> None:
-        """What a viewer says, as plain values. What cannot be read is answered with a sentence, or passed over."""
+    def hear(self, content: Any, viewer: Post, reader: Callable[[Any], Message] = parse) -> None:
+        """What a viewer says. What cannot be read is answered with a sentence, or passed over."""
         try:
-            message = parse(content)
+            message = reader(content)
         except Unread as error:
             return None if error.id is None else self._say(error.id, viewer, error=str(error))
         hear = {Hello: self._hello, Do: self._do, Drawn: self._drawn, Export: self._export}
