@@ -123,7 +123,7 @@ class Live:
         self._times: deque = deque(maxlen=RECENT)
         self._readout = Readout(chunks=len(session.nodes), desk=session.desk)
         self._due, self._resumed = 0.0, None
-        self._chunk_bytes = 0  # of a chunk's file
+        self._chunk_bytes = sum(file.stat().st_size for file in (session.folder / "chunks").glob("*.safetensors"))
         self._thread = threading.Thread(target=self._run, name="cinelab-engine", daemon=True)
         self._thread.start()
 
@@ -144,9 +144,9 @@ class Live:
             self._commands.put((function, ticket))
         return ticket
 
-    def pause(self) -> "Future[str]":
-        """Pause where the film plays, however many commands wait; its log has no line where it does not."""
-        return self.call(lambda session: self._do("pause", {}) if session.desk.playing else "Paused.", bounded=False)
+    def pause(self, why: str = "Paused.") -> "Future[str]":
+        """Pause a film that plays, however many commands wait, and say why in the read-out; one that stands stays as it is."""
+        return self.call(lambda session: self._pause(session, why), bounded=False)
 
     def latest(self, after: int | None = None, timeout: float | None = None) -> Shown | None:
         """The newest pictures, those of a chunk other than `after`; None when the time is up."""
@@ -239,6 +239,12 @@ class Live:
         self._tell(said=said, error="")
         return said
 
+    def _pause(self, session: Session, why: str) -> str:
+        if session.desk.playing:
+            session.do("pause")
+            self._tell(said=why, error="")
+        return why
+
     def _full(self, command: str = "resume") -> str:
         """Why a command cannot be carried out any more, "" where it can."""
         chunks, most = self.bounds.chunks, self.bounds.bytes
@@ -250,11 +256,8 @@ class Live:
 
     def _taken(self) -> int:
         """Bytes of the film's log and chunks."""
-        folder, chunks = self.session.folder, len(self.session.nodes)
-        if chunks and not self._chunk_bytes:
-            self._chunk_bytes = max((file.stat().st_size for file in (folder / "chunks").glob("*.safetensors")), default=0)
-        log = folder / "log.jsonl"
-        return (log.stat().st_size if log.exists() else 0) + chunks * self._chunk_bytes
+        log = self.session.folder / "log.jsonl"
+        return (log.stat().st_size if log.exists() else 0) + self._chunk_bytes
 
     def _make(self) -> Timed | None:
         """The next chunk; None where it cannot be made, and then the film waits for orders."""
@@ -272,6 +275,8 @@ class Live:
     def _made(self, timed: Timed, began: float) -> None:
         """Show a chunk and note how it went."""
         now, frames, node = time.monotonic(), timed.frames[0], self.session.desk.head
+        with suppress(OSError):  # a file that somebody has taken away counts for nothing
+            self._chunk_bytes += (self.session.folder / "chunks" / f"{node:05d}.safetensors").stat().st_size
         self._times.append((len(frames), now - began, timed.seconds))
         if self.pace:
             self._due = max(self._due, began - self.ahead) + len(frames) / self.session.reel.bundle.fps / self.pace
