@@ -38,7 +38,7 @@ from cinelab.runs import hardware  # noqa: E402
 from cinelab.stream.session import Session, read_record  # noqa: E402
 
 MODEL = "toybox-2step"
-LONG = 100  # chunks after which a script goes back to an early one, so that its film is not at the house's limit at once
+LONG = 40  # chunks after which a script goes back to an early one, so that films stop growing after the warm-up
 STAY = (20, 60)  # seconds that a visitor stays with --churn
 BURST = 100  # commands at once
 PROMPTS = [f"{size} shot of a {who} that {what} in the {where} by day" for size, who, what, where in (
@@ -127,6 +127,8 @@ class Visitor:
     async def direct(self, guest: Guest) -> list[int]:
         if self.bursts and self.rng.random() < 0.2:
             return [await guest.say("do", command="seed", value={"value": n}) for n in range(BURST)]
+        if not guest.view["playing"]:  # such as after the first prompt was undone
+            return [await guest.say("do", command="prompt", value={"text": self.rng.choice(PROMPTS)}, play=True)]
         shots = guest.view["shots"]
         if sum(shot["chunks"] for shot in shots) > LONG:
             return [await guest.say("do", command="branch", value={"chunk": self.rng.randrange(10)})]

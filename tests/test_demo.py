@@ -17,7 +17,7 @@ from cinelab import load
 from cinelab.errors import CinelabError
 from cinelab.lab import doors as doors_module
 from cinelab.lab import house as house_module
-from cinelab.lab.demo import House, Rules, serve
+from cinelab.lab.demo import House, Rules, demo, serve
 from cinelab.lab.doors import (
     DIRECTS,
     WATCHES,
@@ -170,6 +170,13 @@ def test_rules_and_ports_that_make_no_sense(bundle, tmp_path, served):
             other.submit(lambda: asyncio.run(serve(House(tmp_path, bundle), "127.0.0.1", port, str))).result(30)
 
 
+def test_a_bad_token_or_name_is_refused_before_the_model_is_read(tmp_path):
+    for bad, said in (({"token": "short"}, "give 8 to 128"), ({"names": ["http://x"]}, "--allow-host is 'http://x'")):
+        with pytest.raises(CinelabError, match=said):
+            demo(tmp_path / "films", "no such model", Rules(), "127.0.0.1", 0, str, **bad)
+    assert not (tmp_path / "films").exists()
+
+
 # ---- places and limits
 
 
@@ -238,12 +245,20 @@ def test_a_films_bytes_are_limited_whatever_it_is_filled_with(house):
     visit.live.send("prompt", text=CAT).result(10)
 
 
+def test_a_films_log_is_limited_apart_from_its_chunks(house, monkeypatch):
+    monkeypatch.setattr(house_module, "LOG", 2000)
+    monkeypatch.setattr(house_module, "LINE", 0)
+    visit = house().open(FILM, Viewer())
+    tickets = [visit.live.send("seed", value=number) for number in range(30)]
+    assert "log takes" in str(tickets[-1].exception(10)) and tickets[0].result(10) and (visit.folder / "log.jsonl").stat().st_size < 2200
+
+
 def test_commands_that_wait_are_bounded_and_pausing_is_always_possible(house):
     import threading
 
     visit, go, begun = house(waiting=4).open(FILM, Viewer()), threading.Event(), threading.Event()
     visit._threads[1].join(10)
-    visit.live.call(lambda _session: (begun.set(), go.wait(10)))
+    visit.live.call(lambda _session: (begun.set(), go.wait(10)), bounded=False)
     assert begun.wait(10)
     tickets = [visit.live.send("seed", value=number) for number in range(6)]
     paused = visit.live.pause()

@@ -112,7 +112,7 @@ async function film(content) {
 
 function links(about) {
   if (about.role !== "direct") {
-    part("role").textContent = "You are watching: what you see is directed by somebody else.";
+    part("intro").textContent = "You are watching a film while it is made; somebody else directs it.";
     document.body.dataset.role = "watch";
     return;
   }

@@ -29,6 +29,7 @@ FULL = "All {} places are taken; come again in a while."
 WATCHING = "You are watching this film; only who has its own address can direct it."
 OFFERED = ("film.mp4", "film.gif", "storyboard.png", "film.shots.json", "screenplay.yaml")  # of an export; the rest names our folders
 FRESH, WHILE = 30, 60.0  # films that one address may begin in so many seconds
+LOG, LINE = 4 * 2**20, 2**13  # bytes of a film's log for commands, and for each of its chunks
 SAID = 500  # characters of a sentence at most, whatever it quotes
 
 
@@ -56,7 +57,7 @@ class Rules:
 
     @property
     def bounds(self) -> Bounds:
-        return Bounds(self.chunks, self.mebibytes * 2**20, self.waiting)
+        return Bounds(self.chunks, self.mebibytes * 2**20, self.waiting, LOG + self.chunks * LINE)
 
 
 class Visit(Desk):

@@ -63,11 +63,12 @@ class Readout:
 @dataclass(frozen=True)
 class Bounds:
     """What one film may take, None = as much as it likes: chunks of its whole tree, bytes of its log and chunks, commands
-    that wait to be carried out."""
+    that wait to be carried out, bytes of its log alone."""
 
     chunks: int | None = None
     bytes: int | None = None
     waiting: int | None = None
+    log: int | None = None
 
 
 NO_BOUNDS = Bounds()
@@ -250,14 +251,17 @@ class Live:
         chunks, most = self.bounds.chunks, self.bounds.bytes
         if command == "resume" and chunks is not None and len(self.session.nodes) >= chunks:
             return f"The film has {chunks} chunks with all its takes, the most here; export it, or begin a new one."
-        if most is not None and self._taken() >= most:
+        if self.bounds.log is not None and self._log_bytes() >= self.bounds.log:
+            return f"The film's log takes {self.bounds.log / 2**20:.3g} MiB, the most here; export it, or begin a new one."
+        if most is not None and self._log_bytes() + self._chunk_bytes >= most:
             return f"The film takes {most / 2**20:.3g} MiB, the most here; export it, or begin a new one."
         return ""
 
-    def _taken(self) -> int:
-        """Bytes of the film's log and chunks."""
-        log = self.session.folder / "log.jsonl"
-        return (log.stat().st_size if log.exists() else 0) + self._chunk_bytes
+    def _log_bytes(self) -> int:
+        try:
+            return (self.session.folder / "log.jsonl").stat().st_size
+        except OSError:  # there is none yet
+            return 0
 
     def _make(self) -> Timed | None:
         """The next chunk; None where it cannot be made, and then the film waits for orders."""
