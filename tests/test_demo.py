@@ -90,7 +90,9 @@ def test_hosts_and_origins_that_are_ours_and_those_that_are_not():
 def test_everywhere_means_this_machines_own_names_and_addresses_that_can_be_opened(monkeypatch):
     monkeypatch.setattr(doors_module, "own_names", lambda: ["studio", "10.0.0.7", "fd00::7"])
     doors = Doors("0.0.0.0")
-    assert doors.addresses(80) == ["http://localhost:80", "http://studio:80", "http://10.0.0.7:80", "http://[fd00::7]:80"]
+    assert doors.addresses(80) == ["http://localhost:80", "http://studio:80", "http://10.0.0.7:80"]
+    assert Doors("::").addresses(80) == ["http://localhost:80", "http://studio:80", "http://[fd00::7]:80"]
+    assert len(Doors("").addresses(80)) == 4
     assert doors.lets_in("studio:80", None) == doors.lets_in("[fd00::7]:80", None) == "" != doors.lets_in("0.0.0.0:80", None)
     assert Doors("::1").addresses(80) == ["http://[::1]:80"] and Doors("10.0.0.8").lets_in("10.0.0.8:80", None) == ""
 

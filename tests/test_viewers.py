@@ -58,6 +58,14 @@ def test_answers_keep_their_order_and_too_many_lose_the_browser():
     assert viewer.lost and viewer.take() is None
 
 
+def test_a_take_may_be_large_and_only_the_last_one_waits():
+    viewer = Viewer()
+    for number in range(3):
+        viewer.send({"kind": "take", "of": number}, [bytes(2 * MOST)])
+    (text, _), = taken(viewer)
+    assert text["custom"]["of"] == 2 and not viewer.lost
+
+
 def test_stills_wait_once_a_line_and_go_in_parts():
     viewer = Viewer()
     for _ in range(3):

@@ -69,7 +69,13 @@ class Doors:
         """Addresses that can be opened, such as http://127.0.0.1:8890."""
         if self.host not in EVERYWHERE:
             return [f"http://{bracketed(self.host)}:{port}"]
-        return [f"http://{bracketed(name)}:{port}" for name in ("localhost", *own_names())]
+        return [f"http://{bracketed(name)}:{port}" for name in ("localhost", *own_names()) if self._heard(name)]
+
+    def _heard(self, name: str) -> bool:
+        """Whether a server that listens everywhere is reached by this name: by IPv4 at 0.0.0.0, by IPv6 at ::."""
+        v6 = ":" in name
+        v4 = re.fullmatch(r"[0-9.]+", name) is not None
+        return not (v6 if self.host == "0.0.0.0" else v4 if self.host == "::" else False)
 
 
 def own_names() -> list[str]:

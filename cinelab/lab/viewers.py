@@ -34,6 +34,7 @@ class Viewer:
         self._waiting = 0  # bytes of the answers
         self._stills: dict[int, bytes] = {}
         self._pictures: tuple[dict, list[bytes]] | None = None
+        self._take: tuple[dict, list[bytes]] | None = None
         self._view: dict | None = None
         self._known: dict = {}  # the view as this browser has it
         self._under_way: set[int] = set()
@@ -46,6 +47,10 @@ class Viewer:
         if content.get("kind") == "stills":
             with self._lock:
                 self._stills.update(zip(content["lines"], buffers, strict=True))
+            return self._wake()
+        if content.get("kind") == "take":  # as large as it may be; of several that wait the last one is wanted
+            with self._lock:
+                self._take = content, buffers
             return self._wake()
         return self.answer({"custom": content}, buffers)
 
@@ -100,7 +105,7 @@ class Viewer:
     def take(self) -> Sent | None:
         """What is to be sent next, None when nothing is."""
         with self._lock:
-            for find in (self._answer, self._news, self._some_stills, self._newest):
+            for find in (self._answer, self._wanted, self._news, self._some_stills, self._newest):
                 if (found := find()) is not None:
                     return found
         return None
@@ -118,6 +123,10 @@ class Viewer:
         told = news(self._known, self._view)
         self._known, self._view = self._view, None
         return (to_json({"news": told, "buffers": 0}), []) if told else None
+
+    def _wanted(self) -> Sent | None:
+        wanted, self._take = self._take, None
+        return _custom(*wanted) if wanted else None
 
     def _some_stills(self) -> Sent | None:
         lines, stills, size = [], [], 0
