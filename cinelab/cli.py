@@ -291,16 +291,22 @@ def report(sweeps: Annotated[list[str], typer.Argument(help="results folders of 
 @app.command()
 def demo(model: Model = "toybox-2step", folder: Annotated[Path, typer.Option(help="where the visitors' films go")] = Path("results/demo"),
          visitors: Annotated[int, number("films at once", 1, VISITORS)] = 10,
-         chunks: Annotated[int, number("chunks a film may have", 1, CHUNKS)] = 480,
+         chunks: Annotated[int, number("chunks a film may have, all takes counted", 1, CHUNKS)] = 480,
          idle: Annotated[float, number("seconds until an unwatched film is let go of; it can be gone on with", above=0, most=1e9, whole=False)] = 300.0,
          host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with the token")] = "127.0.0.1",
          port: Annotated[int, number("0 = any free one", 0, PORT)] = 8890,
+         token: Annotated[str | None, typer.Option(help="lets one direct; of 8 to 128 of A-Z, a-z, 0-9, - and _. Default: $CINELAB_TOKEN, "
+                                                        "else a new one at every start")] = None,
+         allow_host: Annotated[list[str] | None, typer.Option(help="a name by which a proxy in front reaches this demo; may be repeated")] = None,
+         exports: Annotated[int, number("exports a film may have", 0, 10_000)] = 10,
+         mebibytes: Annotated[int, number("MiB that a film's log and chunks may take", 1, 2**20)] = 1024,
          policy: Policy = None, budget: OwnBudget = None):
     """The directing desk as a web page for several visitors who share one model; Ctrl-C ends it, every film is kept."""
     from cinelab.lab.demo import Rules
     from cinelab.lab.demo import demo as run
 
-    run(folder, model, Rules(visitors, chunks, idle), host, port, say, policy, budget)
+    rules = Rules(visitors, chunks, idle, exports=exports, mebibytes=mebibytes)
+    run(folder, model, rules, host, port, say, policy, budget, token, allow_host or ())
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """What the desk and its browser say to each other, without a browser; the board and the memory strip it shows."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,26 @@ def talk(monkeypatch, tmp_path):
     talk = Talk(monkeypatch, tmp_path / "film", pace=None)
     yield talk
     talk.desk.close()
+
+
+def test_a_desk_that_is_closed_is_freed(tmp_path):
+    made = desk(tmp_path / "film", "toybox-1step", pace=None)
+    made.live.send("prompt", text=CAT).result(10)
+    made.live.send("resume").result(10)
+    until(lambda live=made.live: live.readout.chunks >= 2)
+    kept = [weakref.ref(one) for one in (made, made.live, made.live.session, made.live.latest().memory)]
+    made.close()
+    assert made.view["closed"]
+    del made
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 4
+
+
+@pytest.mark.parametrize("content", [None, [], "do", {}, {"kind": "do"}, {"kind": "do", "id": {}}, {"kind": "drawn", "number": None}, {"kind": []}])
+def test_messages_that_are_none_are_passed_over(talk, content):
+    before = len(talk.kind("answer"))
+    talk.desk._heard(talk.desk, content, [])
+    assert len(talk.kind("answer")) == before
 
 
 # ---- pictures under way

@@ -10,11 +10,12 @@ knows what is said between browser and engine; desk.js knows how it looks.
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
 from weakref import WeakValueDictionary
 
 import anywidget
@@ -22,15 +23,16 @@ import traitlets
 
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
+from cinelab.lab.messages import Do, Drawn, Export, Hello, Message, Unread, parse
 from cinelab.lab.post import Post, jpeg
-from cinelab.limits import RATE, check_number
+from cinelab.limits import RATE, check_number, short
 from cinelab.memory.policy import POLICIES, Policy
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.prompts import LITTLE, UnknownWords
 from cinelab.stream.board import Board, pictures
 from cinelab.stream.engine import named_policy
 from cinelab.stream.export import at_rest, export
-from cinelab.stream.live import Live, Readout, Shown, Turns
+from cinelab.stream.live import NO_BOUNDS, Bounds, Live, Readout, Shown, Turns
 from cinelab.stream.looked import looked
 from cinelab.stream.session import Session, Settings, policy_label
 from cinelab.world.vocab import PHRASES
@@ -76,14 +78,15 @@ def open_session(folder: Path, model: str | Bundle, seed: int = 0, policy: str |
 
 
 class Desk(anywidget.AnyWidget):
-    """Made by `desk(...)`. Messages that come: hello, do, drawn, export. Messages that go: pictures, stills, answer, film."""
+    """Made by `desk(...)`. Messages that come: see `cinelab.lab.messages`. Messages that go: pictures, stills, answer, film."""
 
-    _esm, _css = HERE / "desk.js", HERE / "desk.css"
+    # As text: of a path every desk ever made would be remembered, to be told when the file changes.
+    _esm, _css = (HERE / "desk.js").read_text(encoding="utf-8"), (HERE / "desk.css").read_text(encoding="utf-8")
     about = traitlets.Dict().tag(sync=True)  # what never changes
     view = traitlets.Dict().tag(sync=True)  # all that a view must know to look as before
 
     def __init__(self, session: Session, pace: float | None = 1.0, held: ExitStack | None = None, turns: Turns | None = None,
-                 stop_at: int | None = None):
+                 bounds: Bounds = NO_BOUNDS):
         super().__init__(about=about(session))
         warnings.simplefilter("ignore", UnknownWords)  # the desk itself says what it does not know, beside the box
         self.folder, self.pace, self._held = session.folder, pace, held or ExitStack()
@@ -91,10 +94,10 @@ class Desk(anywidget.AnyWidget):
         self._board, self._stills, self._news = Board(), {}, SimpleQueue()
         self._looked, self._refreshed = {}, 0.0
         self._newest = self._on_screen = None  # chunks: the last taken from the mailbox, the last sent
-        self._post, self._ended = Post(self.send), threading.Event()
+        self._post, self._ended = self._posted(), threading.Event()
         for node in self._reading.nodes.values():
             self._board.add(node)
-        self.live = Live(session, pace, self._news.put, stop_at, AHEAD * self.about["chunk_seconds"], turns)
+        self.live = Live(session, pace, self._news.put, bounds, AHEAD * self.about["chunk_seconds"], turns)
         self.view = self._seen()
         self.on_msg(self._heard)
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._serve, self._recall)]
@@ -103,7 +106,7 @@ class Desk(anywidget.AnyWidget):
 
     def close(self) -> None:
         """End the engine after the running chunk and let go of the folder; what was made stays there."""
-        if self._ended.is_set():
+        if not hasattr(self, "_ended") or self._ended.is_set():  # it has none where it could not be begun
             return
         self._ended.set()
         self.live.close()
@@ -111,63 +114,81 @@ class Desk(anywidget.AnyWidget):
             thread.join(2)
         self._held.close()
         self.view = self._seen()
+        self.unobserve_all()
+        super().close()  # or the registry of all widgets keeps the film and its memory for ever
+
+    def _posted(self) -> Post:
+        """Where pictures go to: here all views of the notebook, which hear the same."""
+        return Post(self.send)
 
     # ---- what the browser says; nothing here waits
 
     def _heard(self, _widget, content: dict, _buffers) -> None:
-        hear = {"hello": self._hello, "do": self._do, "drawn": self._drawn, "export": self._export}
-        hear[content["kind"]](content)
+        self.hear(content, self._post)
 
-    def _hello(self, _content: dict) -> None:
+    def hear(self, content: Any, viewer: Post, reader: Callable[[Any], Message] = parse) -> None:
+        """What a viewer says. What cannot be read is answered with a sentence, or passed over."""
+        try:
+            message = reader(content)
+        except Unread as error:
+            return None if error.id is None else self._say(error.id, viewer, error=str(error))
+        hear = {Hello: self._hello, Do: self._do, Drawn: self._drawn, Export: self._export}
+        return hear[type(message)](message, viewer)
+
+    def _hello(self, _message: Hello, viewer: Post) -> None:
         """A view has appeared: it gets every still, and then the pictures of where the film stands."""
         stills = dict(self._stills)  # other threads add to it
-        self.send({"kind": "stills", "lines": list(stills)}, list(stills.values()))
+        viewer.send({"kind": "stills", "lines": list(stills)}, list(stills.values()))
         self._newest = self._on_screen = None
-        self._post.forget()
+        viewer.forget()
 
-    def _drawn(self, content: dict) -> None:
-        self._post.drawn(content["number"])
+    def _drawn(self, message: Drawn, viewer: Post) -> None:
+        viewer.drawn(message.number)
 
-    def _do(self, content: dict) -> None:
+    def _do(self, message: Do, viewer: Post) -> None:
         """A command; with `play` the film goes on once it is carried out. A browser names only policies of the menu."""
-        asked = content["value"].get("value") if content["command"] == "policy" else None
+        asked = message.value["value"] if message.command == "policy" else None
         if asked is not None and asked not in self.about["policies"]:
             known = ", ".join(self.about["policies"])
-            return self._say(content, error=f"policy is {asked!r:.60}; use one of {known}.")
-        ticket = self.live.send(content["command"], **content["value"])
-        ticket.add_done_callback(lambda done: self._answer(content, done))
-        if content.get("play"):
-            go_on = {"id": content["id"], "command": "resume", "value": {}}
-            ticket.add_done_callback(lambda done: done.exception() or self._do(go_on))
+            return self._say(message.id, viewer, error=f"policy is {short(asked)}; use one of {known}.")
+        ticket = self.live.send(message.command, **message.value)
+        ticket.add_done_callback(lambda done: self._answer(message, viewer, done))
+        if message.play:
+            go_on = Do(message.id, "resume")
+            ticket.add_done_callback(lambda done: done.exception() or self._do(go_on, viewer))
 
-    def _export(self, content: dict) -> None:
+    def _export(self, message: Export, viewer: Post) -> None:
         """The film goes on while it is written: the engine only hands over what there is now."""
         def begin(ticket):
-            threading.Thread(target=self._write, args=(content, ticket), name="cinelab-export").start()
+            threading.Thread(target=self._write, args=(message, viewer, ticket), name="cinelab-export").start()
 
         self.live.call(at_rest).add_done_callback(begin)
 
     # ---- answers, from whichever thread has them
 
-    def _answer(self, content: dict, ticket) -> None:
+    def _answer(self, message: Do, viewer: Post, ticket) -> None:
         error = ticket.exception()
-        self._say(content, "" if error else ticket.result(), str(error or ""))
+        self._say(message.id, viewer, "" if error else ticket.result(), str(error or ""))
 
-    def _say(self, content: dict, said: str = "", error: str = "") -> None:
+    def _say(self, id: int, viewer: Post, said: str = "", error: str = "") -> None:
         now = self.live.readout
-        self.send({"kind": "answer", "id": content["id"], "said": said, "error": error,
-                   "playing": now.playing, "next": now.chunks})
+        viewer.send({"kind": "answer", "id": id, "said": said, "error": error,
+                     "playing": now.playing, "next": now.chunks})
 
-    def _write(self, content: dict, ticket) -> None:
+    def _write(self, message: Export, viewer: Post, ticket) -> None:
         try:
             folder = new_folder(self.folder)
             with left_if_filled(folder):
                 export(ticket.result(), folder)
+            film, said = self._written(folder)
         except Exception as error:  # a film without pictures, a full disk, a folder that may not be written to: say it
-            self._say(content, error=str(error))
-            return
-        self.send({"kind": "film", "path": str(folder)}, [(folder / "film.mp4").read_bytes()])
-        self._say(content, f"Exported to {folder}")
+            return self._say(message.id, viewer, error=str(error))
+        viewer.send(*film)
+        self._say(message.id, viewer, said)
+
+    def _written(self, folder: Path) -> tuple[tuple[dict, list[bytes]], str]:
+        """What a viewer is told of an exported film: a message with what it holds, and a sentence."""
+        return ({"kind": "film", "path": str(folder)}, [(folder / "film.mp4").read_bytes()]), f"Exported to {folder}"
 
     # ---- the sender's thread
 
@@ -176,7 +197,7 @@ class Desk(anywidget.AnyWidget):
             try:
                 self._tell()
             except Exception as error:  # a picture that cannot be read must not end the desk
-                self._say({"id": 0}, error=f"{type(error).__name__}: {error}")
+                self._say(0, self._post, error=f"{type(error).__name__}: {error}")
                 self._ended.wait(1)
 
     def _tell(self) -> None:

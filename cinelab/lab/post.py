@@ -23,6 +23,10 @@ class Post:
         self._under_way: set[int] = set()
         self._changed = threading.Condition()
 
+    def send(self, content: dict, buffers: list[bytes] | None = None) -> None:
+        """What is no picture goes at once."""
+        self._send(content, buffers or [])
+
     def wait(self, seconds: float) -> bool:
         """Whether there is room for one more, waiting for it if need be."""
         with self._changed:

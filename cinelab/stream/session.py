@@ -60,6 +60,7 @@ SWITCHES = ("keep", "recache", "cut")  # what a changed prompt does: nothing els
 SCHEMA, READ = 2, (1, 2)  # 1 had neither hashes nor checksums
 ASIDE = "aside"  # where chunks are moved that the log knows nothing of
 OPENED: "WeakValueDictionary[Path, Session]" = WeakValueDictionary()  # one session a folder may write; opening it again takes over
+UNDONE = 1000  # commands that can be undone, the last ones
 RECENT, OPENINGS = 2, 4  # states kept ready: the newest, and those that shots began from (for retakes); others are made again
 
 
@@ -280,6 +281,7 @@ class Session(Readable):
             self._before.pop()
         elif command not in ("pause", "resume"):
             self._before.append(self.desk)
+            del self._before[:-UNDONE]
         self.desk = desk
 
     def place(self, desk: Desk | None = None) -> str:
