@@ -1,12 +1,15 @@
-"""Does the demo last? `python benchmarks/soak.py [--minutes 10] [--visitors 10] [--churn] [--verify] [-o FILE]`, `--film 2000`.
+"""Does the demo last? `python benchmarks/soak.py --visitors 10 --minutes 10 [--churn]`, `--film 2000`.
 
-Visitors direct their films through the demo's own server, by websocket: prompts, cuts, retakes, undos, settings, branches, one command
-every second or two, the first of them in bursts of a hundred. With --churn a visitor leaves after a while and comes back with another
-film, some without a word; so nothing may be left of those who went. With --film one film grows to so many chunks, alone, and its memory
-is noted at each quarter. Noted: chunks a visitor (least and most), resident memory, commands sent, refused and lost, bytes that came.
+Visitors direct their films through the demo's own server, by websocket: prompts, cuts, retakes,
+undos, settings, branches, one command every second or two, the first of them in bursts of a
+hundred. With --churn a visitor leaves after a while and comes back with another film, some without
+a word; so nothing may be left of those who went. With --film one film grows to so many chunks,
+alone, and its memory is noted at each quarter. Noted: chunks a visitor (least and most), resident
+memory, commands sent, refused and lost, bytes that came.
 
-The server is a process of its own, so its memory holds nothing of the visitors'. It is read every two seconds after a warm-up of
-a fifth of the time (at least a minute); growth is the median of the last fifth of those readings over that of the first fifth.
+The server is a process of its own, so its memory holds nothing of the visitors'. It is read
+every two seconds after a warm-up of a fifth of the time (at least a minute); growth is the
+median of the last fifth of those readings over that of the first fifth.
 """
 
 import argparse
@@ -41,8 +44,15 @@ MODEL = "toybox-2step"
 LONG = 40  # chunks after which a script goes back to an early one, so that films stop growing after the warm-up
 STAY = (20, 60)  # seconds that a visitor stays with --churn
 BURST = 100  # commands at once
-PROMPTS = [f"{size} shot of a {who} that {what} in the {where} by day" for size, who, what, where in (
-    ("wide", "red cat", "waves", "meadow"), ("close", "blue robot", "dances", "city"), ("medium", "green ghost", "jumps", "beach"))]
+POLICIES = ("camr", "window", "full")
+PROMPTS = [
+    f"{size} shot of a {who} that {what} in the {where} by day"
+    for size, who, what, where in (
+        ("wide", "red cat", "waves", "meadow"),
+        ("close", "blue robot", "dances", "city"),
+        ("medium", "green ghost", "jumps", "beach"),
+    )
+]
 
 
 def main() -> None:
@@ -50,17 +60,27 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--visitors", type=int, default=10)
     parser.add_argument("--churn", action="store_true", help="visitors come and go")
-    parser.add_argument("--film", type=int, help="one film of so many chunks instead, its memory at each quarter")
-    parser.add_argument("--verify", action="store_true", help="make every film again from its log and compare")
+    parser.add_argument(
+        "--film", type=int, help="one film of so many chunks instead, its memory at each quarter"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="make every film again from its log and compare"
+    )
     parser.add_argument("-o", "--output", type=Path, help="a .json file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         chunks = options.film or 4000
         with Server(Path(folder), options.visitors, chunks) as server:
-            work = grow(server, options.film) if options.film else soak(server, options.visitors, options.minutes, options.churn)
+            work = (
+                grow(server, options.film)
+                if options.film
+                else soak(server, options.visitors, options.minutes, options.churn)
+            )
             row = asyncio.run(work)
         if options.verify:
-            row["films_equal_alone"] = sum(equal_alone(film) for film in sorted(Path(folder).iterdir()))
+            row["films_equal_alone"] = sum(
+                equal_alone(film) for film in sorted(Path(folder).iterdir())
+            )
     row["hardware"] = hardware()
     print(json.dumps(row, indent=1))
     if options.output:
@@ -72,9 +92,27 @@ class Server:
 
     def __init__(self, folder: Path, visitors: int, chunks: int):
         self.token = secrets.token_hex(16)
-        command = [sys.executable, "-m", "cinelab", "demo", "--model", MODEL, "--folder", str(folder), "--port", "0", "--token", self.token,
-                   "--visitors", str(visitors), "--chunks", str(chunks)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        command = [
+            sys.executable,
+            "-m",
+            "cinelab",
+            "demo",
+            "--model",
+            MODEL,
+            "--folder",
+            str(folder),
+            "--port",
+            "0",
+            "--token",
+            self.token,
+            "--visitors",
+            str(visitors),
+            "--chunks",
+            str(chunks),
+        ]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
         self.address = self.process.stdout.readline().strip()
         self.port = int(self.address.split(":")[2].split("/")[0])
         self.memory: list[tuple[float, float]] = []  # seconds, MiB
@@ -104,6 +142,7 @@ class Visitor:
         self.server, self.churn, self.bursts = server, churn, number == 0
         self.rng = random.Random(number)
         self.chunks, self.films, self.outcomes, self.bytes = 0, 0, Counter(), 0
+        self.last = ""  # command that was said
 
     async def run(self, until: float) -> None:
         while time.monotonic() < until:
@@ -118,25 +157,40 @@ class Visitor:
                 return await asyncio.sleep(1)
             if self.churn and self.rng.random() < 0.2:  # looks in and goes
                 return await asyncio.sleep(1)
-            asked = [await guest.say("do", command="prompt", value={"text": self.rng.choice(PROMPTS)}, play=True)]
+            asked = [
+                await guest.say(
+                    "do", command="prompt", value={"text": self.rng.choice(PROMPTS)}, play=True
+                )
+            ]
             while time.monotonic() < until and not guest.full:
                 await asyncio.sleep(min(self.rng.uniform(1, 2), max(0, until - time.monotonic())))
                 asked += await self.direct(guest)
             await self.count(guest, asked)
 
     async def direct(self, guest: Guest) -> list[int]:
+        """Say what the script says next; the numbers of what was said."""
         if self.bursts and self.rng.random() < 0.2:
-            return [await guest.say("do", command="seed", value={"value": n}) for n in range(BURST)]
-        if not guest.view["playing"]:  # such as after the first prompt was undone
-            return [await guest.say("do", command="prompt", value={"text": self.rng.choice(PROMPTS)}, play=True)]
-        shots = guest.view["shots"]
-        if sum(shot["chunks"] for shot in shots) > LONG:
-            return [await guest.say("do", command="branch", value={"chunk": self.rng.randrange(10)})]
-        command, value = self.rng.choice((
-            ("prompt", {"text": self.rng.choice(PROMPTS), "switch": self.rng.choice(("keep", "recache"))}),
-            ("cut", {"text": self.rng.choice(PROMPTS)}), ("retake", {}), ("undo", {}), ("seed", {"value": self.rng.randrange(99)}),
-            ("policy", {"value": self.rng.choice(("camr", "window", "full"))}), ("prompt", {"text": " "})))
-        return [await guest.say("do", command=command, value=value)]
+            seeds = [{"value": number} for number in range(BURST)]
+            return [await guest.say("do", command="seed", value=value) for value in seeds]
+        command, value = self.choose(guest)
+        self.last = command
+        play = command == "prompt" and not guest.view["playing"]
+        return [await guest.say("do", command=command, value=value, play=play)]
+
+    def choose(self, guest: Guest) -> tuple[str, dict]:
+        """A command and its values. Undo comes after a change of the seed only: one more could take the first prompt back, and
+        the film would stand still."""
+        text = {"text": self.rng.choice(PROMPTS)}
+        if not guest.view["playing"]:
+            return "prompt", text
+        if sum(shot["chunks"] for shot in guest.view["shots"]) > LONG:
+            return "branch", {"chunk": self.rng.randrange(10)}
+        if self.last == "seed":
+            return "undo", {}
+        switch, policy = self.rng.choice(("keep", "recache")), self.rng.choice(POLICIES)
+        seed = self.rng.randrange(99)
+        return self.rng.choice([("prompt", text | {"switch": switch}), ("prompt", {"text": " "}), ("cut", text), ("retake", {}),
+                                ("seed", {"value": seed}), ("policy", {"value": policy})])  # fmt: skip
 
     async def count(self, guest: Guest, asked: list[int]) -> None:
         """What became of what was asked; an answer may take its time."""
@@ -156,10 +210,23 @@ async def soak(server: Server, visitors: int, minutes: float, churn: bool) -> di
     watch = asyncio.create_task(server.watch())
     await asyncio.gather(*(guest.run(began + 60 * minutes) for guest in guests))
     watch.cancel()
-    made, outcomes = [guest.chunks for guest in guests], sum((guest.outcomes for guest in guests), Counter())
-    return {"visitors": visitors, "minutes": minutes, "churn": churn, "films": sum(guest.films for guest in guests), "chunks": sum(made),
-            "chunks_least_most": [min(made), max(made)], "commands": dict(outcomes), "lost": outcomes["lost"],
-            "kib_a_second_a_visitor": round(sum(guest.bytes for guest in guests) / 1024 / 60 / minutes / visitors, 1)} | growth(server.memory)
+    made, outcomes = (
+        [guest.chunks for guest in guests],
+        sum((guest.outcomes for guest in guests), Counter()),
+    )
+    return {
+        "visitors": visitors,
+        "minutes": minutes,
+        "churn": churn,
+        "films": sum(guest.films for guest in guests),
+        "chunks": sum(made),
+        "chunks_least_most": [min(made), max(made)],
+        "commands": dict(outcomes),
+        "lost": outcomes["lost"],
+        "kib_a_second_a_visitor": round(
+            sum(guest.bytes for guest in guests) / 1024 / 60 / minutes / visitors, 1
+        ),
+    } | growth(server.memory)
 
 
 def growth(memory: list[tuple[float, float]]) -> dict:
@@ -169,8 +236,12 @@ def growth(memory: list[tuple[float, float]]) -> dict:
     part = max(1, len(late) // 5)
     first, last = statistics.median(late[:part]), statistics.median(late[-part:])
     every = max(1, len(memory) // 12)
-    return {"mib_early": round(first), "mib_late": round(last), "growth_percent": round(100 * (last / first - 1), 2),
-            "mib_over_time": [round(mib) for _, mib in memory[::every]]}
+    return {
+        "mib_early": round(first),
+        "mib_late": round(last),
+        "growth_percent": round(100 * (last / first - 1), 2),
+        "mib_over_time": [round(mib) for _, mib in memory[::every]],
+    }
 
 
 async def grow(server: Server, chunks: int) -> dict:
@@ -189,9 +260,14 @@ async def grow(server: Server, chunks: int) -> dict:
                 await guest.do("cut", text=PROMPTS[cut % len(PROMPTS)])
         at.setdefault(chunks, server.mib - before)
         seconds.setdefault(chunks, time.monotonic() - began)
-    return {"film": chunks, "mib_before": round(before), "mib_above_at": {mark: round(mib, 1) for mark, mib in at.items()},
-            "seconds_at": {mark: round(spent) for mark, spent in seconds.items()},
-            "last_over_first": round(at[chunks] / at[min(at)], 2), "kib_came": round(guest.bytes / 1024)}
+    return {
+        "film": chunks,
+        "mib_before": round(before),
+        "mib_above_at": {mark: round(mib, 1) for mark, mib in at.items()},
+        "seconds_at": {mark: round(spent) for mark, spent in seconds.items()},
+        "last_over_first": round(at[chunks] / at[min(at)], 2),
+        "kib_came": round(guest.bytes / 1024),
+    }
 
 
 def equal_alone(folder: Path) -> bool:
@@ -200,12 +276,15 @@ def equal_alone(folder: Path) -> bool:
         return True
     bundle = load(MODEL)
     made = Session.read(folder, bundle)
-    with tempfile.TemporaryDirectory() as place, Session.create(Path(place) / "alone", bundle, read_record(folder).settings) as alone:
+    with (
+        tempfile.TemporaryDirectory() as place,
+        Session.create(Path(place) / "alone", bundle, read_record(folder).settings) as alone,
+    ):
         for line in made.log:
             alone.step() if "made" in line else alone.do(line["do"], **line["value"])
-        return alone.nodes == made.nodes and all(torch.equal(alone.latents(n), made.latents(n)) for n in alone.nodes)
-
-
+        return alone.nodes == made.nodes and all(
+            torch.equal(alone.latents(n), made.latents(n)) for n in alone.nodes
+        )
 
 
 if __name__ == "__main__":

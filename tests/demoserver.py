@@ -1,4 +1,5 @@
-"""A demo in a thread of its own, and a visitor without a browser: what tests and benchmarks of the demo share."""
+"""A demo in a thread of its own, and a visitor without a browser: what tests and benchmarks of
+the demo share."""
 
 import asyncio
 import json
@@ -37,8 +38,13 @@ class Served:
 
 async def fetch(port, path, method="GET", **headers):
     """An answer to a plain request, whatever its status."""
-    request = tornado.httpclient.HTTPRequest(f"http://127.0.0.1:{port}{path}", method, headers, follow_redirects=False,
-                                             body="" if method == "POST" else None)
+    request = tornado.httpclient.HTTPRequest(
+        f"http://127.0.0.1:{port}{path}",
+        method,
+        headers,
+        follow_redirects=False,
+        body="" if method == "POST" else None,
+    )
     return await tornado.httpclient.AsyncHTTPClient().fetch(request, raise_error=False)
 
 
@@ -52,8 +58,10 @@ class Guest:
         self.answers = {}
 
     async def __aenter__(self):
-        request = tornado.httpclient.HTTPRequest(f"ws://127.0.0.1:{self.port}/wire?film={self.film}&token={self.token}",
-                                                 headers=self.headers)
+        request = tornado.httpclient.HTTPRequest(
+            f"ws://127.0.0.1:{self.port}/wire?film={self.film}&token={self.token}",
+            headers=self.headers,
+        )
         self.wire = await tornado.websocket.websocket_connect(request, max_message_size=2**26)
         self.reader = asyncio.ensure_future(self._read())
         await self.until(lambda: self.about or self.full)
@@ -105,7 +113,10 @@ class Guest:
         for name, (length, *rows) in news.get("rows", {}).items():
             changed = dict(rows)
             old = self.view[name]
-            self.view[name] = [changed.get(place, old[place] if place < len(old) else None) for place in range(length)]
+            self.view[name] = [
+                changed.get(place, old[place] if place < len(old) else None)
+                for place in range(length)
+            ]
         self.view |= news.get("set", {})
 
     async def _custom(self, content):

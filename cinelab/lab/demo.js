@@ -122,10 +122,11 @@ function links(about) {
   const copy = document.createElement("button");
   copy.textContent = "Copy";
   copy.onclick = async () => {
-    await navigator.clipboard?.writeText(link);
+    await navigator.clipboard.writeText(link);
     copy.textContent = "Copied";
   };
-  part("role").append("For those who only watch: ", place, " ", copy);
+  part("role").append("For those who only watch: ", place, " ");
+  if (navigator.clipboard) part("role").append(copy); // a browser has none for a page without TLS from another machine
 }
 
 // ---- the connection

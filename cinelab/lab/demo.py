@@ -1,11 +1,13 @@
-"""The desk as an app for several visitors: one process, one model, their films in turns. `cinelab demo`
+"""The desk as an app for several visitors: one process, one model, films in turns. `cinelab demo`
 
-A visitor's film has an address of its own, `/?film=<id>&token=<token>`: whoever opens it again goes on with it, and several may look at
-it at once. The token that directs is one for all films; each film has another one that only watches. See cinelab.lab.doors for who
-comes in, cinelab.lab.house for what a film may take.
+A visitor's film has an address of its own, `/?film=<id>&token=<token>`: whoever opens it again goes
+on with it, and several may look at it at once. The token that directs is one for all films; each
+film has another one that only watches. See cinelab.lab.doors for who comes in, cinelab.lab.house
+for what a film may take.
 
-Between browser and server: JSON texts, and after a text that says `buffers: n` as many binary messages (JPEG). Texts: `about` and
-`view` at first, then `news` of the view, `custom` messages of the desk, `full` with why there is nothing here.
+Between browser and server: JSON texts, and after a text that says `buffers: n` as many binary
+messages (JPEG). Texts: `about` and `view` at first, then `news` of the view, `custom` messages
+of the desk, `full` with why there is nothing here.
 """
 
 import asyncio
@@ -53,7 +55,8 @@ CLOSED = (tornado.websocket.WebSocketClosedError, tornado.iostream.StreamClosedE
 
 
 class _Guarded(tornado.web.RequestHandler):
-    """Checks who asks before anything else; whatever goes wrong is one sentence here and one line in the log."""
+    """Checks who asks before anything else; whatever goes wrong is one sentence here and one
+    line in the log."""
 
     def initialize(self, house: House, doors: Doors) -> None:
         self.house, self.doors, self.role = house, doors, None
@@ -94,7 +97,13 @@ class _Guarded(tornado.web.RequestHandler):
 
     def log_exception(self, kind, error, _traceback) -> None:
         if not isinstance(error, tornado.web.HTTPError):
-            LOG.error("%s: %s", kind.__name__, plain(" ".join(str(error).split()), self.house.folder).replace(self.house.keys.token, "***"))
+            LOG.error(
+                "%s: %s",
+                kind.__name__,
+                plain(" ".join(str(error).split()), self.house.folder).replace(
+                    self.house.keys.token, "***"
+                ),
+            )
 
 
 class _Page(_Guarded):
@@ -218,7 +227,9 @@ class _Wire(_Guarded, tornado.websocket.WebSocketHandler):
             results = await asyncio.wait_for(asyncio.gather(*parts, return_exceptions=True), STUCK)
         except TimeoutError:
             return False
-        return len(parts) == 1 + len(buffers) and not any(isinstance(result, BaseException) for result in results)
+        return len(parts) == 1 + len(buffers) and not any(
+            isinstance(result, BaseException) for result in results
+        )
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
@@ -229,8 +240,12 @@ def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
 def _noted(handler: tornado.web.RequestHandler) -> None:
     """One line for a request that was refused: never its query, which holds the token."""
     if (status := handler.get_status()) >= 400:
-        path = "".join(letter if letter.isprintable() else "?" for letter in handler.request.path)[:60]
-        LOG.warning("%d %s %s (%s)", status, handler.request.method, path, handler.request.remote_ip)
+        path = "".join(letter if letter.isprintable() else "?" for letter in handler.request.path)[
+            :60
+        ]
+        LOG.warning(
+            "%d %s %s (%s)", status, handler.request.method, path, handler.request.remote_ip
+        )
 
 
 def _failed(work: Future) -> None:
@@ -241,28 +256,60 @@ def _failed(work: Future) -> None:
 # ---- the server
 
 
-def application(house: House, doors: Doors, clerk: ThreadPoolExecutor | None = None) -> tornado.web.Application:
+def application(
+    house: House, doors: Doors, clerk: ThreadPoolExecutor | None = None
+) -> tornado.web.Application:
     more: dict = {"house": house, "doors": doors}
     offered = "|".join(name.replace(".", r"\.") for name in OFFERED)
     return tornado.web.Application(
-        [(r"/", _Page, more), (r"/wire", _Wire, more), (r"/(demo\.js|desk\.js|desk\.css)", _File, more | {"path": HERE}),
-         (rf"/export/([a-z0-9]{{10}})/([1-9][0-9]{{0,4}})/({offered})", _Download, more | {"path": house.folder.resolve()})],
-        default_handler_class=_Nothing, default_handler_args=more, log_function=_noted, clerk=clerk or ThreadPoolExecutor(1),
-        websocket_ping_interval=20, websocket_max_message_size=MESSAGE)
+        [
+            (r"/", _Page, more),
+            (r"/wire", _Wire, more),
+            (r"/(demo\.js|desk\.js|desk\.css)", _File, more | {"path": HERE}),
+            (
+                rf"/export/([a-z0-9]{{10}})/([1-9][0-9]{{0,4}})/({offered})",
+                _Download,
+                more | {"path": house.folder.resolve()},
+            ),
+        ],
+        default_handler_class=_Nothing,
+        default_handler_args=more,
+        log_function=_noted,
+        clerk=clerk or ThreadPoolExecutor(1),
+        websocket_ping_interval=20,
+        websocket_max_message_size=MESSAGE,
+    )
 
 
-async def serve(house: House, host: str, port: int, told: Callable[[str], None], until: asyncio.Event | None = None,
-                names: Sequence[str] = ()) -> None:
-    """Serve until cancelled, or until `until` is set; tells the addresses once it is there. `names` are those of a proxy."""
+async def serve(
+    house: House,
+    host: str,
+    port: int,
+    told: Callable[[str], None],
+    until: asyncio.Event | None = None,
+    names: Sequence[str] = (),
+) -> None:
+    """Serve until cancelled, or until `until` is set; tells the addresses once it is there.
+    `names` are those of a proxy."""
     doors, clerk = Doors(host, tuple(names)), ThreadPoolExecutor(1, "cinelab-clerk")
-    server = tornado.httpserver.HTTPServer(application(house, doors, clerk), max_header_size=2**14, max_body_size=MESSAGE,
-                                           idle_connection_timeout=SLOW, body_timeout=SLOW)
+    server = tornado.httpserver.HTTPServer(
+        application(house, doors, clerk),
+        max_header_size=2**14,
+        max_body_size=MESSAGE,
+        idle_connection_timeout=SLOW,
+        body_timeout=SLOW,
+    )
     try:
         server.listen(port, host)
     except (OSError, UnicodeError) as error:  # UnicodeError: a host of empty or too long parts
-        raise CinelabError(f"port {port} on {host} cannot be used ({reason(error)}); give another with --port or --host.") from error
+        raise CinelabError(
+            f"port {port} on {host} cannot be used ({reason(error)}); give another with --port or --host."
+        ) from error
     port = next(iter(server._sockets.values())).getsockname()[1]
-    sweeper = PeriodicCallback(lambda: clerk.submit(house.sweep).add_done_callback(_failed), 1000 * min(SWEEP, house.rules.idle))
+    sweeper = PeriodicCallback(
+        lambda: clerk.submit(house.sweep).add_done_callback(_failed),
+        1000 * min(SWEEP, house.rules.idle),
+    )
     sweeper.start()
     for address in doors.addresses(port):
         told(f"{address}/?token={house.keys.token}")
@@ -275,10 +322,21 @@ async def serve(house: House, host: str, port: int, told: Callable[[str], None],
         clerk.shutdown()
 
 
-def demo(folder: str | Path, model: str, rules: Rules, host: str, port: int, told: Callable[[str], None],
-         policy: str | Policy | None = None, budget: int | None = None, token: str | None = None, names: Sequence[str] = ()) -> None:
-    """Run the app until Ctrl-C; films begin under `policy`, None = the model's own. `token` None = that of $CINELAB_TOKEN, else a
-    new one; `names` are host names besides our own (of a proxy before us)."""
+def demo(
+    folder: str | Path,
+    model: str,
+    rules: Rules,
+    host: str,
+    port: int,
+    told: Callable[[str], None],
+    policy: str | Policy | None = None,
+    budget: int | None = None,
+    token: str | None = None,
+    names: Sequence[str] = (),
+) -> None:
+    """Run the app until Ctrl-C; films begin under `policy`, None = the model's own. `token` None
+    = that of $CINELAB_TOKEN, else a new one; `names` are host names besides our own (of a proxy
+    before us)."""
     check_number("port", port, 0, PORT)
     keys = Keys(token_given(token))
     Doors(host, tuple(names))  # refused now, before the model is read

@@ -1,7 +1,9 @@
-"""Who may come in to the demo: the names it is reached by, its tokens, and what every answer says to the browser.
+"""Who may come in to the demo: the names it is reached by, its tokens, and what every answer says
+to the browser.
 
-A page of a foreign site must not reach a server on this machine or network (DNS rebinding): a request is answered only if its
-Host is one of our names and its Origin, where a browser sends one, is our own page's.
+A page of a foreign site must not reach a server on this machine or network (DNS rebinding): a
+request is answered only if its Host is one of our names and its Origin, where a browser sends
+one, is our own page's.
 """
 
 import base64
@@ -22,21 +24,30 @@ from cinelab.errors import CinelabError
 from cinelab.limits import short
 
 TOKEN = re.compile(r"[A-Za-z0-9_-]{8,128}")
-HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,253})(:[0-9]{1,5})?")  # in small letters, with a port or without
+HOST = re.compile(
+    r"(\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,253})(:[0-9]{1,5})?"
+)  # in small letters, with a port or without
 NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?")
 OURSELVES = ("localhost", "127.0.0.1", "[::1]")
 EVERYWHERE = ("", "0.0.0.0", "::")
 DIRECTS, WATCHES = "direct", "watch"
 
 # Of every answer. What a page may load is said with the page.
-HEADERS = {"Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'", "X-Frame-Options": "DENY",
-           "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store",
-           "Cross-Origin-Resource-Policy": "same-origin", "Server": "cinelab"}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Server": "cinelab",
+}
 
 
 @dataclass(frozen=True)
 class Doors:
-    """The names by which the demo is reached when it listens on `host`; `more` are those of a proxy before it."""
+    """The names by which the demo is reached when it listens on `host`; `more` are those of a
+    proxy before it."""
 
     host: str = "127.0.0.1"
     more: tuple[str, ...] = ()
@@ -49,7 +60,8 @@ class Doors:
         return map(bracketed, own_names() if self.host in EVERYWHERE else [self.host.lower()])
 
     def lets_in(self, host: str | None, origin: str | None) -> str:
-        """Why a request with these headers is refused in one sentence, "" where it is not. `origin` None = none was sent."""
+        """Why a request with these headers is refused in one sentence, "" where it is not.
+        `origin` None = none was sent."""
         name = name_of(host)
         if name is None or name not in self.names:
             return f"Host {short(host or '')} is not this demo's; start it with --allow-host NAME if it is."
@@ -62,17 +74,24 @@ class Doors:
             parts = urlsplit(origin.lower())
         except ValueError:
             return False
-        ours = parts.netloc == host.lower() or name_of(parts.netloc) in self.more  # a proxy may have given another Host
+        ours = (
+            parts.netloc == host.lower() or name_of(parts.netloc) in self.more
+        )  # a proxy may have given another Host
         return parts.scheme in ("http", "https") and ours
 
     def addresses(self, port: int) -> list[str]:
         """Addresses that can be opened, such as http://127.0.0.1:8890."""
         if self.host not in EVERYWHERE:
             return [f"http://{bracketed(self.host)}:{port}"]
-        return [f"http://{bracketed(name)}:{port}" for name in ("localhost", *own_names()) if self._heard(name)]
+        return [
+            f"http://{bracketed(name)}:{port}"
+            for name in ("localhost", *own_names())
+            if self._heard(name)
+        ]
 
     def _heard(self, name: str) -> bool:
-        """Whether a server that listens everywhere is reached by this name: by IPv4 at 0.0.0.0, by IPv6 at ::."""
+        """Whether a server that listens everywhere is reached by this name: by IPv4 at 0.0.0.0,
+        by IPv6 at ::."""
         v6 = ":" in name
         v4 = re.fullmatch(r"[0-9.]+", name) is not None
         return not (v6 if self.host == "0.0.0.0" else v4 if self.host == "::" else False)
@@ -105,7 +124,9 @@ def checked_name(name: str) -> str:
     """A name for --allow-host, in small letters. Raises CinelabError."""
     plain = name.strip().lower()
     if not (NAME.fullmatch(plain) or re.fullmatch(r"\[[0-9a-f:.]{2,45}\]", plain)):
-        raise CinelabError(f"--allow-host is {short(name)}; give a host's name such as demo.example.org, without http:// and port.")
+        raise CinelabError(
+            f"--allow-host is {short(name)}; give a host's name such as demo.example.org, without http:// and port."
+        )
     return plain
 
 
@@ -113,23 +134,28 @@ def checked_name(name: str) -> str:
 
 
 def checked_token(text: str | None) -> str:
-    """The token that lets one direct: the given one, or a new one. Raises CinelabError, which never quotes it."""
+    """The token that lets one direct: the given one, or a new one. Raises CinelabError, which
+    never quotes it."""
     if text is None:
         return secrets.token_urlsafe(12)
     if not TOKEN.fullmatch(text):
-        raise CinelabError(f"The token has {len(text)} characters; give 8 to 128 of A-Z, a-z, 0-9, - and _, such as "
-                           "that of `openssl rand -hex 16`.")
+        raise CinelabError(
+            f"The token has {len(text)} characters; give 8 to 128 of A-Z, a-z, 0-9, - and _, such as "
+            "that of `openssl rand -hex 16`."
+        )
     return text
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The token that lets one direct, and for each film one that lets one watch it and tells nothing of the other."""
+    """The token that lets one direct, and for each film one that lets one watch it and tells
+    nothing of the other."""
 
     token: str = field(default_factory=lambda: checked_token(None), repr=False)
 
     def watch(self, film: str) -> str:
-        """The token with which a film can be watched. The same token gives the same one again after a restart."""
+        """The token with which a film can be watched. The same token gives the same one again
+        after a restart."""
         digest = hmac.new(self.token.encode(), f"watch {film}".encode(), hashlib.sha256).digest()
         return base64.urlsafe_b64encode(digest[:15]).decode()
 
@@ -146,11 +172,18 @@ def _hashed(given: bytes) -> bytes:
 
 
 def page_policy(page: str, host: str) -> str:
-    """What our page may load: its own files, the pictures that come by its websocket, and no script or style of others."""
-    styles = " ".join(f"'sha256-{_digest(style)}'" for style in re.findall(r"<style>(.*?)</style>", page, re.S))
-    return ("default-src 'none'; script-src 'self'; style-src 'self' " + styles + "; img-src 'self' blob: data:; "
-            f"media-src 'self' blob:; connect-src 'self' ws://{host} wss://{host}; base-uri 'none'; form-action 'none'; "
-            "frame-ancestors 'none'")
+    """What our page may load: its own files, the pictures that come by its websocket, and no
+    script or style of others."""
+    styles = " ".join(
+        f"'sha256-{_digest(style)}'" for style in re.findall(r"<style>(.*?)</style>", page, re.S)
+    )
+    return (
+        "default-src 'none'; script-src 'self'; style-src 'self' "
+        + styles
+        + "; img-src 'self' blob: data:; "
+        f"media-src 'self' blob:; connect-src 'self' ws://{host} wss://{host}; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
 
 
 def _digest(text: str) -> str:

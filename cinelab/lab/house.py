@@ -1,7 +1,9 @@
-"""The films of a demo: who has a place, what a film may take, and what is let go of when somebody else asks.
+"""The films of a demo: who has a place, what a film may take, and what is let go of when somebody
+else asks.
 
-A place belongs to a film. One that nobody looks at keeps its place until it is asked for, or for `idle` seconds; it is saved and can
-be gone on with. One that was never played leaves nothing behind.
+A place belongs to a film. One that nobody looks at keeps its place until it is asked for, or for
+`idle` seconds; it is saved and can be gone on with. One that was never played leaves nothing
+behind.
 """
 
 import re
@@ -28,7 +30,13 @@ from cinelab.stream.session import Session
 FILM = re.compile(r"[a-z0-9]{10}")
 FULL = "All {} places are taken; come again in a while."
 WATCHING = "You are watching this film; only who has its own address can direct it."
-OFFERED = ("film.mp4", "film.gif", "storyboard.png", "film.shots.json", "screenplay.yaml")  # of an export; the rest names our folders
+OFFERED = (
+    "film.mp4",
+    "film.gif",
+    "storyboard.png",
+    "film.shots.json",
+    "screenplay.yaml",
+)  # of an export; the rest names our folders
 FRESH, WHILE = 30, 60.0  # films that one address may begin in so many seconds
 LOG, LINE = 4 * 2**20, 2**13  # bytes of a film's log for commands, and for each of its chunks
 SAID = 500  # characters of a sentence at most, whatever it quotes
@@ -36,8 +44,9 @@ SAID = 500  # characters of a sentence at most, whatever it quotes
 
 @dataclass(frozen=True)
 class Rules:
-    """What a visitor may: films at once, chunks of a film with all its takes, seconds until an unwatched film is let go of,
-    browsers that look at one film, commands that wait, exports of a film, MiB of a film's log and chunks."""
+    """What a visitor may: films at once, chunks of a film with all its takes, seconds until an
+    unwatched film is let go of, browsers that look at one film, commands that wait, exports of a
+    film, MiB of a film's log and chunks."""
 
     visitors: int = 10
     chunks: int = 480
@@ -62,11 +71,15 @@ class Rules:
 
 
 class Visit(Desk):
-    """A film's desk whose views are browsers at the other ends of `viewers`. No message names a folder of this machine."""
+    """A film's desk whose views are browsers at the other ends of `viewers`. No message names a
+    folder of this machine."""
 
     def __init__(self, session: Session, rules: Rules, exporting: threading.Lock, **more):
         self.viewers, self.rules = Viewers(), rules
-        self._exporting, self._one = exporting, threading.Lock()  # one export at a time in the house, and of this film
+        self._exporting, self._one = (
+            exporting,
+            threading.Lock(),
+        )  # one export at a time in the house, and of this film
         super().__init__(session, bounds=rules.bounds, **more)
         self.observe(self._pass_on_view, names="view")
 
@@ -96,10 +109,16 @@ class Visit(Desk):
         if not viewer.directs:
             return self._say(message.id, viewer, error=WATCHING)
         if not self._one.acquire(blocking=False):
-            return self._say(message.id, viewer, error="An export is being written; wait until it is there.")
+            return self._say(
+                message.id, viewer, error="An export is being written; wait until it is there."
+            )
         if len(list(self.folder.glob("export-*"))) >= self.rules.exports:
             self._one.release()
-            return self._say(message.id, viewer, error=f"A film has {self.rules.exports} exports, the most here; download one of them.")
+            return self._say(
+                message.id,
+                viewer,
+                error=f"A film has {self.rules.exports} exports, the most here; download one of them.",
+            )
         return super()._export(message, viewer)
 
     def _write(self, message: Export, viewer: Viewer, ticket) -> None:
@@ -112,7 +131,10 @@ class Visit(Desk):
     def _written(self, folder: Path) -> tuple[tuple[dict, list[bytes]], str]:
         number = int(folder.name.rpartition("-")[2])
         files = [name for name in OFFERED if (folder / name).is_file()]
-        return ({"kind": "film", "path": f"export {number}", "number": number, "files": files}, []), f"Export {number} can be downloaded."
+        return (
+            {"kind": "film", "path": f"export {number}", "number": number, "files": files},
+            [],
+        ), f"Export {number} can be downloaded."
 
     def _say(self, id: int, viewer: Viewer, said: str = "", error: str = "") -> None:
         super()._say(id, viewer, plain(said, self.folder), plain(error, self.folder))
@@ -131,7 +153,8 @@ def plain(text: str, folder: Path) -> str:
 
 @dataclass
 class House(Readable):
-    """All visits, the model that they share, and the rules. Its methods may be called from any thread."""
+    """All visits, the model that they share, and the rules. Its methods may be called from any
+    thread."""
 
     folder: Path
     bundle: Bundle
@@ -148,11 +171,14 @@ class House(Readable):
         self._fresh: dict[str, deque[float]] = defaultdict(deque)  # when an address began films
 
     def open(self, film: str, viewer: Viewer, address: str = "") -> Visit:
-        """The film's desk for one more viewer. Raises CinelabError: no place, no such film, too many viewers."""
+        """The film's desk for one more viewer. Raises CinelabError: no place, no such film, too
+        many viewers."""
         with self._lock:
             visit = self.visits.get(film) or self._begin(film, viewer, address)
             if len(visit.viewers) >= self.rules.viewers:
-                raise CinelabError(f"{self.rules.viewers} browsers look at this film, the most here; close one of them.")
+                raise CinelabError(
+                    f"{self.rules.viewers} browsers look at this film, the most here; close one of them."
+                )
             self.left.pop(film, None)
             visit.viewers.add(viewer)
             return visit
@@ -168,12 +194,15 @@ class House(Readable):
         with ExitStack() as held:
             session = open_session(folder, self.bundle, policy=self.policy, budget=self.budget)
             held.callback(session.close)
-            self.visits[film] = Visit(session, self.rules, self._exporting, held=held.pop_all(), turns=self.turns)
+            self.visits[film] = Visit(
+                session, self.rules, self._exporting, held=held.pop_all(), turns=self.turns
+            )
         self.left[film] = time.monotonic()
         return self.visits[film]
 
     def _make_place(self) -> None:
-        """Let go of a film that nobody looks at, one that was never played before others, if all places are taken."""
+        """Let go of a film that nobody looks at, one that was never played before others, if all
+        places are taken."""
         if len(self.visits) < self.rules.visitors:
             return
         if not self.left:
@@ -183,13 +212,17 @@ class House(Readable):
     def _count(self, address: str) -> None:
         """Refuse a new film where too many were begun from one address just now."""
         now = time.monotonic()
-        for known in [known for known, times in self._fresh.items() if not times or now - times[-1] > WHILE]:
+        for known in [
+            known for known, times in self._fresh.items() if not times or now - times[-1] > WHILE
+        ]:
             del self._fresh[known]
         times = self._fresh[address]
         while times and now - times[0] > WHILE:
             times.popleft()
         if len(times) >= FRESH:
-            raise CinelabError(f"{FRESH} films were begun from your address within a minute; go on with one of them, or wait a little.")
+            raise CinelabError(
+                f"{FRESH} films were begun from your address within a minute; go on with one of them, or wait a little."
+            )
         times.append(now)
 
     def leave(self, film: str, viewer: Viewer) -> None:
@@ -206,7 +239,11 @@ class House(Readable):
     def sweep(self) -> None:
         """Let go of films that nobody has looked at for long."""
         with self._lock:
-            for film in [film for film, when in self.left.items() if time.monotonic() - when > self.rules.idle]:
+            for film in [
+                film
+                for film, when in self.left.items()
+                if time.monotonic() - when > self.rules.idle
+            ]:
                 self._let_go(film)
 
     def _let_go(self, film: str) -> None:
