@@ -300,12 +300,13 @@ def demo(model: Model = "toybox-2step", folder: Annotated[Path, typer.Option(hel
          allow_host: Annotated[list[str] | None, typer.Option(help="a name by which a proxy in front reaches this demo; may be repeated")] = None,
          exports: Annotated[int, number("exports a film may have", 0, 10_000)] = 10,
          mebibytes: Annotated[int, number("MiB that a film's log and chunks may take", 1, 2**20)] = 1024,
+         films: Annotated[int, number("films that the folder may hold", 1, FILMS)] = 1000,
          policy: Policy = None, budget: OwnBudget = None):
     """The directing desk as a web page for several visitors who share one model; Ctrl-C ends it, every film is kept."""
     from cinelab.lab.demo import Rules
     from cinelab.lab.demo import demo as run
 
-    rules = Rules(visitors, chunks, idle, exports=exports, mebibytes=mebibytes)
+    rules = Rules(visitors, chunks, idle, exports=exports, mebibytes=mebibytes, films=films)
     run(folder, model, rules, host, port, say, policy, budget, token, allow_host or ())
 
 

@@ -330,6 +330,15 @@ def test_opening_the_printed_address_again_and_again_neither_closes_the_house_no
     house.open(FILM, Viewer(), "10.0.0.2")
 
 
+def test_the_folder_holds_so_many_films_and_those_can_be_gone_on_with(house):
+    house, viewer = house(films=1), Viewer()
+    play(house.open(FILM, viewer))
+    house.leave(FILM, viewer)
+    with pytest.raises(CinelabError, match="keeps 1 films, the most here"):
+        house.open(OTHER, Viewer())
+    assert house.open(FILM, viewer).played
+
+
 def test_a_film_ends_at_the_houses_limit_and_neither_playing_nor_branching_passes_it(house):
     visit = house(chunks=3).open(FILM, Viewer())
     play(visit)

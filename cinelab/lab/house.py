@@ -20,7 +20,7 @@ from cinelab.lab.desk import Desk, open_session
 from cinelab.lab.doors import Keys
 from cinelab.lab.messages import Do, Export, read
 from cinelab.lab.viewers import Viewer, Viewers
-from cinelab.limits import CHUNKS, VISITORS, check_number
+from cinelab.limits import CHUNKS, FILMS, VISITORS, check_number
 from cinelab.memory.policy import Policy
 from cinelab.model.zoo import Bundle
 from cinelab.readable import Readable
@@ -46,7 +46,7 @@ SAID = 500  # characters of a sentence at most, whatever it quotes
 class Rules:
     """What a visitor may: films at once, chunks of a film with all its takes, seconds until an
     unwatched film is let go of, browsers that look at one film, commands that wait, exports of a
-    film, MiB of a film's log and chunks."""
+    film, MiB of a film's log and chunks, films that the folder holds."""
 
     visitors: int = 10
     chunks: int = 480
@@ -55,6 +55,7 @@ class Rules:
     waiting: int = 64
     exports: int = 10
     mebibytes: int = 1024
+    films: int = 1000
 
     def __post_init__(self):
         check_number("visitors", self.visitors, 1, VISITORS)
@@ -64,6 +65,7 @@ class Rules:
         check_number("waiting", self.waiting, 1, 10_000)
         check_number("exports", self.exports, 0, 10_000)
         check_number("mebibytes", self.mebibytes, 1, 2**20)
+        check_number("films", self.films, 1, FILMS)
 
     @property
     def bounds(self) -> Bounds:
@@ -188,6 +190,8 @@ class House(Readable):
         fresh = not (folder / "session.json").exists()
         if fresh and not viewer.directs:
             raise CinelabError("There is no such film; ask for its address again.")
+        if fresh:
+            self._check_films()
         self._make_place()
         if fresh:
             self._count(address)
@@ -208,6 +212,14 @@ class House(Readable):
         if not self.left:
             raise CinelabError(FULL.format(self.rules.visitors))
         self._let_go(min(self.left, key=lambda film: (self.visits[film].played, self.left[film])))
+
+    def _check_films(self) -> None:
+        """Refuse a new film where the folder holds as many as it may."""
+        kept = sum(FILM.fullmatch(one.name) is not None for one in self.folder.glob("*"))
+        if kept >= self.rules.films:
+            raise CinelabError(
+                f"This demo keeps {self.rules.films} films, the most here; go on with one of yours."
+            )
 
     def _count(self, address: str) -> None:
         """Refuse a new film where too many were begun from one address just now."""
