@@ -394,7 +394,7 @@ def test_an_export_is_a_download_and_their_number_is_bounded(served):
             await guest.until(lambda: guest.view["chunks"] >= 2)
             await guest.do("pause")
             said = [await guest.answer(await guest.say("export")) for _ in range(2)]
-            film = guest.sent[0]
+            film = next(one for one in guest.sent if one["kind"] == "film")
             files = [await fetch(running.port, f"/export/{FILM}/{film['number']}/{name}?token={token}")
                      for name, token in ((film["files"][0], running.token), (film["files"][0], guest.about["watch"]), (film["files"][0], "x"),
                                          ("film.json", running.token), ("../session.json", running.token))]
@@ -452,7 +452,7 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
     session = Session.create(tmp_path / "long", bundle, Settings(CAT))
     for _ in range(16):
         session.step()
-    again = Live(Session.resume(tmp_path / "long", bundle), pace=None, turns=turns)
+    opened = Session.resume(tmp_path / "long", bundle)
     recall, seen = type(session.reel).recall, []
 
     def slow(reel, *args):
@@ -462,9 +462,10 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
         seen.append(other.readout.chunks)
         return recall(reel, *args)
 
-    again.session.reel.recall = lambda *args: slow(again.session.reel, *args)
+    opened.reel.recall = lambda *args: slow(opened.reel, *args)
     other.send("resume").result(10)
     until(lambda: other.readout.chunks >= 2)
+    again = Live(opened, pace=None, turns=turns)
     again.send("resume").result(30)
     until(lambda: again.readout.chunks > 16)
     other.close(), again.close()

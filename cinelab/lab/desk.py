@@ -10,7 +10,7 @@ knows what is said between browser and engine; desk.js knows how it looks.
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import anywidget
+import numpy as np
 import traitlets
 
 from cinelab.config import to_dict
@@ -50,13 +51,13 @@ BEAT = 2.0  # seconds between two signs of life; a view that misses a few takes 
 BEATING = 3600.0  # seconds that they go on after the last word of a view, which a busy kernel cannot hear
 UNWATCHED = 5.0  # seconds that frames may be late at every view before the film pauses by itself
 NOBODY = "Paused: nobody was watching. Play goes on."
-EXAMPLES = (  # the first stands in the box of a new film
-    "medium shot of a red cat that waves in the meadow by day",
-    "wide shot of a yellow rabbit that jumps in the snow by day",
-    "close shot of a blue robot that dances in the city at night",
-    "medium shot of a purple ghost that walks right in the forest at night, pan right",
-    "wide shot of an orange cat that walks left on the beach by day",
-)
+EXAMPLES = {  # the first stands in the box of a new film
+    "cat, meadow": "medium shot of a red cat that waves in the meadow by day",
+    "rabbit, snow": "medium shot of a yellow rabbit that jumps in the snow by day",
+    "robot, city": "close shot of a blue robot that dances in the city at night",
+    "ghost, forest": "medium shot of a purple ghost that walks right in the forest at night, pan right",
+    "cat, beach": "wide shot of an orange cat that walks left on the beach by day",
+}
 DOWNLOADS = ("film.mp4", "storyboard.png", "screenplay.yaml")  # of an export, handed to the browser
 SWITCHES = {
     "keep": "The memory stays as it is: the change comes gently, and what was seen before lingers.",
@@ -224,10 +225,9 @@ class Desk(anywidget.AnyWidget):
             bundle, nodes = self._reading.reel.bundle, self._board.take(message.chunk)
             with TemporaryDirectory() as place:
                 path = Path(place) / "take.mp4"
-                with VideoWriter(path, bundle.fps, bundle.size) as film:
-                    for frames in chunk_frames(self._reading, nodes):
-                        film.add(frames)
-                viewer.send({"kind": "take", "chunk": message.chunk, "of": message.id}, [path.read_bytes()])
+                ends = write_take(path, chunk_frames(self._reading, nodes), bundle)
+                told = {"kind": "take", "of": message.id, "chunks": [node.number for node in nodes], "ends": ends}
+                viewer.send(told, [path.read_bytes()])
             self._say(message.id, viewer, self.live.readout.said)
         except Exception as error:  # a chunk that cannot be read, a full disk: say it
             self._say(message.id, viewer, error=str(error))
@@ -325,10 +325,21 @@ def about(session: Session) -> dict:
             "phrases": [one for one in phrases if known.issuperset(one.split())], "little": sorted(LITTLE)}
 
 
-def examples(known: set[str]) -> list[str]:
+def write_take(path: Path, chunks: Iterable[np.ndarray], bundle: Bundle) -> list[int]:
+    """Write frames uint8 (f, H, W, 3) of one chunk after another as an mp4; returns how many frames it has after each."""
+    ends = []
+    with VideoWriter(path, bundle.fps, bundle.size) as film:
+        for frames in chunks:
+            film.add(frames)
+            ends.append(film.count)
+    return ends
+
+
+def examples(known: set[str]) -> list[dict]:
     """Prompts that show what may be said; those that a model with a closed vocabulary knows the words of."""
     understood = known | LITTLE
-    return [prompt for prompt in EXAMPLES if not known or understood.issuperset(prompt.replace(",", "").split())]
+    return [{"name": name, "text": text} for name, text in EXAMPLES.items()
+            if not known or understood.issuperset(text.replace(",", "").split())]
 
 
 def retaken(now: Standing, board: Board) -> dict | None:
