@@ -10,7 +10,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from demoserver import Guest, Served, fetch
+from demoserver import Guest, Served, alone, fetch
 from directing import CAT, ROBOT, until
 
 from cinelab import load
@@ -141,7 +141,7 @@ def test_every_answer_is_guarded_and_no_log_holds_the_token(served, caplog, capf
         lost = [await fetch(running.port, f"{path}?token={running.token}") for path in ("/nothing", f"/export/{FILM}/1/film.mp4", "/export/../x")]
         return foreign + origin + bad + tokenless, others, lost, good
 
-    refused, others, lost, good = asyncio.run(ask())
+    refused, others, lost, good = alone(ask())
     assert {answer.code for answer in refused} == {403} and {answer.code for answer in others} == {405}
     assert {answer.code for answer in lost} == {404} and [answer.code for answer in good] == [200, 200, 302]
     for answer in refused + others + lost + good:
@@ -280,7 +280,7 @@ def test_a_film_that_cannot_be_opened_is_one_sentence(served):
         async with Guest(running.port, FILM, running.token) as guest:
             return guest.full
 
-    said = asyncio.run(visit())
+    said = alone(visit())
     assert said and str(running.house.folder) not in said and "Traceback" not in said and not running.house.visits
 
 
@@ -303,7 +303,7 @@ def test_viewers_of_one_film_all_see_it_and_who_watches_cannot_direct(served):
                 assert (await second.do("pause"))["said"] == "Paused."
                 return first, second, watcher
 
-    first, second, watcher = asyncio.run(visit())
+    first, second, watcher = alone(visit())
     assert (first.about["role"], watcher.about["role"]) == (DIRECTS, WATCHES) and first.stills == watcher.stills == {0}
     until(lambda: FILM in running.house.left)
 
@@ -312,7 +312,7 @@ def test_viewers_of_one_film_all_see_it_and_who_watches_cannot_direct(served):
             return guest.full
 
     with pytest.raises(Exception, match="403"):
-        asyncio.run(elsewhere())
+        alone(elsewhere())
 
 
 def test_bad_messages_are_answered_or_dropped_and_large_ones_end_the_connection(served, caplog, capfd):
@@ -330,7 +330,7 @@ def test_bad_messages_are_answered_or_dropped_and_large_ones_end_the_connection(
             await guest.wire.write_message('"' + "x" * MESSAGE + '"')
             await guest.until(lambda: guest.full)
 
-    asyncio.run(visit())
+    alone(visit())
     out = capfd.readouterr()
     assert "Traceback" not in caplog.text + out.out + out.err
 
@@ -376,7 +376,7 @@ def test_browsers_that_vanish_or_never_read_leave_nothing_and_slow_nobody(served
                 gone.close()
             await guest.until(lambda: len(running.house.visits[FILM].viewers) == 1)
 
-    asyncio.run(visit())
+    alone(visit())
     gc.collect()
     out = capfd.readouterr()
     for text in (caplog.text, out.out, out.err):
@@ -400,7 +400,7 @@ def test_an_export_is_a_download_and_their_number_is_bounded(served):
                                          ("film.json", running.token), ("../session.json", running.token))]
             return said, film, files
 
-    said, film, (whole, watched, *refused) = asyncio.run(visit())
+    said, film, (whole, watched, *refused) = alone(visit())
     assert said[0]["said"] == "Export 1 can be downloaded." and "1 exports, the most here" in said[1]["error"]
     assert whole.body == watched.body == (running.house.folder / FILM / "export-1/film.mp4").read_bytes()
     assert "attachment" in whole.headers["Content-Disposition"] and [answer.code for answer in refused] == [403, 404, 404]
@@ -420,7 +420,7 @@ def test_no_sentence_names_a_folder_of_the_machine(served, monkeypatch):
             await guest.until(lambda: guest.view["error"])
             return guest.view["error"]
 
-    said = asyncio.run(visit())
+    said = alone(visit())
     assert "No space left" in said and str(running.house.folder) not in said
 
 
