@@ -4,12 +4,19 @@ the demo share."""
 import asyncio
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import parse_qs, urlsplit
 
 import tornado.httpclient
 import tornado.websocket
 
 from cinelab.lab.demo import House, serve
+
+
+def alone(work):
+    """What a coroutine returns, run in a thread of its own: a browser's driver may have a loop in this one."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(asyncio.run, work).result()
 
 
 class Served:

@@ -11,7 +11,7 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from demoserver import Guest, Served, fetch
+from demoserver import Guest, Served, alone, fetch
 from directing import CAT, ROBOT, until
 
 from cinelab import load
@@ -224,7 +224,7 @@ def test_every_answer_is_guarded_and_no_log_holds_the_token(served, caplog, capf
         ]
         return foreign + origin + bad + tokenless, others, lost, good
 
-    refused, others, lost, good = asyncio.run(ask())
+    refused, others, lost, good = alone(ask())
     assert {answer.code for answer in refused} == {403} and {answer.code for answer in others} == {
         405
     }
@@ -403,7 +403,7 @@ def test_a_film_that_cannot_be_opened_is_one_sentence(served):
         async with Guest(running.port, FILM, running.token) as guest:
             return guest.full
 
-    said = asyncio.run(visit())
+    said = alone(visit())
     assert (
         said
         and str(running.house.folder) not in said
@@ -446,7 +446,7 @@ def test_viewers_of_one_film_all_see_it_and_who_watches_cannot_direct(served):
                 assert (await second.do("pause"))["said"] == "Paused."
                 return first, second, watcher
 
-    first, second, watcher = asyncio.run(visit())
+    first, second, watcher = alone(visit())
     assert (first.about["role"], watcher.about["role"]) == (
         DIRECTS,
         WATCHES,
@@ -458,7 +458,7 @@ def test_viewers_of_one_film_all_see_it_and_who_watches_cannot_direct(served):
             return guest.full
 
     with pytest.raises(Exception, match="403"):
-        asyncio.run(elsewhere())
+        alone(elsewhere())
 
 
 def test_bad_messages_are_answered_or_dropped_and_large_ones_end_the_connection(
@@ -486,7 +486,7 @@ def test_bad_messages_are_answered_or_dropped_and_large_ones_end_the_connection(
             await guest.wire.write_message('"' + "x" * MESSAGE + '"')
             await guest.until(lambda: guest.full)
 
-    asyncio.run(visit())
+    alone(visit())
     out = capfd.readouterr()
     assert "Traceback" not in caplog.text + out.out + out.err
 
@@ -536,7 +536,7 @@ def test_browsers_that_vanish_or_never_read_leave_nothing_and_slow_nobody(
                 gone.close()
             await guest.until(lambda: len(running.house.visits[FILM].viewers) == 1)
 
-    asyncio.run(visit())
+    alone(visit())
     gc.collect()
     out = capfd.readouterr()
     for text in (caplog.text, out.out, out.err):
@@ -554,7 +554,7 @@ def test_an_export_is_a_download_and_their_number_is_bounded(served):
             await guest.until(lambda: guest.view["chunks"] >= 2)
             await guest.do("pause")
             said = [await guest.answer(await guest.say("export")) for _ in range(2)]
-            film = guest.sent[0]
+            film = next(one for one in guest.sent if one["kind"] == "film")
             files = [
                 await fetch(running.port, f"/export/{FILM}/{film['number']}/{name}?token={token}")
                 for name, token in (
@@ -567,7 +567,7 @@ def test_an_export_is_a_download_and_their_number_is_bounded(served):
             ]
             return said, film, files
 
-    said, film, (whole, watched, *refused) = asyncio.run(visit())
+    said, film, (whole, watched, *refused) = alone(visit())
     assert (
         said[0]["said"] == "Export 1 can be downloaded."
         and "1 exports, the most here" in said[1]["error"]
@@ -599,7 +599,7 @@ def test_no_sentence_names_a_folder_of_the_machine(served, monkeypatch):
             await guest.until(lambda: guest.view["error"])
             return guest.view["error"]
 
-    said = asyncio.run(visit())
+    said = alone(visit())
     assert "No space left" in said and str(running.house.folder) not in said
 
 
@@ -640,7 +640,7 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
     session = Session.create(tmp_path / "long", bundle, Settings(CAT))
     for _ in range(16):
         session.step()
-    again = Live(Session.resume(tmp_path / "long", bundle), pace=None, turns=turns)
+    opened = Session.resume(tmp_path / "long", bundle)
     recall, seen = type(session.reel).recall, []
 
     def slow(reel, *args):
@@ -650,9 +650,10 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
         seen.append(other.readout.chunks)
         return recall(reel, *args)
 
-    again.session.reel.recall = lambda *args: slow(again.session.reel, *args)
+    opened.reel.recall = lambda *args: slow(opened.reel, *args)
     other.send("resume").result(10)
     until(lambda: other.readout.chunks >= 2)
+    again = Live(opened, pace=None, turns=turns)
     again.send("resume").result(30)
     until(lambda: again.readout.chunks > 16)
     other.close(), again.close()

@@ -118,6 +118,43 @@ def test_a_film_ends_where_it_must(bundle, tmp_path):
         live.send("resume").result(10)
 
 
+def test_a_film_that_is_opened_again_says_how_much_of_it_is_remembered(bundle, tmp_path, monkeypatch):
+    session = Session.create(tmp_path / "session", bundle, Settings(CAT))
+    for _ in range(6):
+        session.step()
+    again, recall, seen = Session.resume(session.folder, bundle), Session.state, []
+
+    def noted(asked, number):
+        seen.append(live.readout.remembering)
+        return recall(asked, number)
+
+    live = Live(again, pace=None)
+    until(lambda: live.readout.remembering is None)
+    monkeypatch.setattr(Session, "state", noted)
+    live.send("resume").result(10)
+    until(lambda: live.readout.chunks >= 7)
+    live.send("pause").result(10)
+    assert set(seen) == {None}, "all of it was remembered before it went on"
+    seen.clear()
+    live.send("branch", chunk=2).result(10)
+    until(lambda: live.readout.remembering is None)
+    assert seen == [(0, 3), (1, 3), (2, 3)]
+    live.close()
+
+
+def test_a_chunk_that_cannot_be_remembered_is_said_and_others_can_be_gone_on_from(bundle, tmp_path):
+    session = Session.create(tmp_path / "session", bundle, Settings(CAT))
+    for _ in range(4):
+        session.step()
+    (session.folder / "chunks/00002.safetensors").unlink()
+    live = Live(Session.resume(session.folder, bundle), pace=None)
+    until(lambda: "00002.safetensors" in live.readout.error and live.readout.remembering is None)
+    live.send("branch", chunk=1).result(10)
+    live.send("resume").result(10)
+    until(lambda: live.readout.chunks >= 5)
+    live.close()
+
+
 def test_what_is_called_runs_between_two_chunks_in_order(live):
     live.send("resume").result(10)
     seen = [live.call(lambda session: (session.desk.head, len(session.nodes))) for _ in range(20)]

@@ -3,6 +3,11 @@
 import desk from "/desk.js";
 
 const RETRY = [500, 1000, 2000, 4000, 8000]; // milliseconds between tries to come back
+const WORDS = { // of the desk, where a notebook's would not fit
+  ended: "The server says nothing any more; reload this page to go on with your film.",
+  closed: "Nobody looked at this film for a while; reload this page to go on with it.",
+};
+const LOST = "The connection is lost; trying again. What was made is safe.";
 const KINDS = { "film.mp4": "film", "film.gif": "GIF", "storyboard.png": "storyboard", "film.shots.json": "shot list", "screenplay.yaml": "screenplay" };
 
 const here = new URLSearchParams(location.search);
@@ -18,12 +23,12 @@ let refused = false;
 const part = (id) => document.getElementById(id);
 
 const model = {
-  get: (name) => state[name],
+  get: (name) => (name === "about" ? { ...state.about, ...WORDS } : state[name]),
   on: (event, call) => heard[event]?.add(call),
   off: (event, call) => heard[event]?.delete(call),
   send: (content) => {
     if (wire.readyState !== WebSocket.OPEN) return lost(content.id);
-    if (content.kind === "do" || content.kind === "export") asked.add(content.id);
+    if (content.id) asked.add(content.id);
     wire.send(JSON.stringify(content));
   },
 };
@@ -158,7 +163,8 @@ function again() {
   document.body.dataset.lost = "yes";
   const pause = RETRY[Math.min(tries, RETRY.length - 1)];
   tries += 1;
-  say("The connection is lost; trying again. What was made is safe.");
+  say(LOST);
+  tell({ kind: "lost", said: LOST });
   setTimeout(join, pause);
 }
 

@@ -78,7 +78,15 @@ class Do:
     play: bool = False
 
 
-Message = Hello | Drawn | Export | Do
+@dataclass(frozen=True)
+class Watch:
+    """Show a shot up to `chunk`, read from the disk; the film stays as it is."""
+
+    chunk: int
+    id: int
+
+
+Message = Hello | Drawn | Export | Do | Watch
 
 
 def read(text: str | bytes) -> Message:
@@ -119,6 +127,13 @@ def _drawn(content: dict, id: int | None) -> Drawn:
 
 def _export(content: dict, id: int | None) -> Export:
     return Export(_numbered(content, id))
+
+
+def _watch(content: dict, id: int | None) -> Watch:
+    chunk = content.get("chunk")
+    if not _whole(chunk):
+        raise Unread(f"chunk is {quoted(chunk)}; give a whole number.", id)
+    return Watch(chunk, _numbered(content, id))
 
 
 def _do(content: dict, id: int | None) -> Do:
@@ -196,4 +211,4 @@ KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "levels": (_levels, f"a number of levels, a list of up to {LEVELS}, or none for the model's own"),
 }
 READERS: dict[str, Callable[[dict, int | None], Message]] = {
-    "hello": _hello, "do": _do, "drawn": _drawn, "export": _export}
+    "hello": _hello, "do": _do, "drawn": _drawn, "export": _export, "watch": _watch}

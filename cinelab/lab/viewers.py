@@ -5,6 +5,7 @@ was told is sent. A browser for which more than MOST bytes wait is let go of.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -37,7 +38,7 @@ class Viewer:
         self._take: tuple[dict, list[bytes]] | None = None
         self._view: dict | None = None
         self._known: dict = {}  # the view as this browser has it
-        self._under_way: set[int] = set()
+        self._under_way: dict[int, float] = {}  # number -> when it should have been drawn
 
     # ---- what a desk asks of it
 
@@ -84,7 +85,7 @@ class Viewer:
 
     def drawn(self, number: int) -> None:
         with self._lock:
-            self._under_way.discard(number)
+            self._under_way.pop(number, None)
         self._wake()
         self.freed()
 
@@ -93,6 +94,11 @@ class Viewer:
             self._under_way.clear()
         self._wake()
         self.freed()
+
+    def late(self) -> float:
+        """Seconds since the oldest message under way should have been drawn; below 0 while nothing is amiss."""
+        with self._lock:
+            return time.monotonic() - min(self._under_way.values()) if self._under_way else -1.0
 
     @property
     def room(self) -> bool:
@@ -141,7 +147,8 @@ class Viewer:
         if self._pictures is None or len(self._under_way) >= UNDER_WAY:
             return None
         (content, pictures), self._pictures = self._pictures, None
-        self._under_way.add(content["number"])
+        start = max([time.monotonic(), *self._under_way.values()])
+        self._under_way[content["number"]] = start + content.get("gap", 0) * len(pictures)
         return _custom(content, pictures)
 
 
@@ -181,6 +188,14 @@ class Viewers:
         content, pictures = content | {"kind": "pictures", "number": self._number}, [jpeg(frame) for frame in frames]
         for viewer in self._all:  # a tuple: whoever comes or goes meanwhile makes another one
             viewer.put(content, pictures)
+
+    def late(self) -> float:
+        """That of the viewer that draws best; below 0 where there is none, whose film the house pauses."""
+        return min((viewer.late() for viewer in self._all), default=-1.0)
+
+    def forget(self) -> None:
+        for viewer in self._all:
+            viewer.forget()
 
     def send(self, content: dict, buffers: list[bytes] | None = None) -> None:
         for viewer in self._all:

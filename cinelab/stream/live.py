@@ -58,6 +58,7 @@ class Readout:
     waiting: int = 0  # commands not yet carried out
     said: str = ""
     error: str = ""
+    remembering: tuple[int, int] | None = None  # (done, of how many) chunks that are put into the KV cache again
     desk: Desk = Desk()  # what the next chunk will be made with, and where it goes on
 
 
@@ -126,6 +127,8 @@ class Live:
         self._readout = Readout(chunks=len(session.nodes), desk=session.desk)
         self._due, self._resumed = 0.0, None
         self._chunk_bytes = sum(file.stat().st_size for file in (session.folder / "chunks").glob("*.safetensors"))
+        self._behind, self._to_remember = deque[int](), 0  # chunks that the head's state still lacks, and how many it lacked
+        self._look_behind()
         self._thread = threading.Thread(target=self._run, name="cinelab-engine", daemon=True)
         self._thread.start()
 
@@ -170,14 +173,16 @@ class Live:
 
     def _run(self) -> None:
         while True:
-            sent = self._received(wait=not self.session.desk.playing)
-            if not sent and not self._on_time():
+            sent = self._received(wait=not (self.session.desk.playing or self._behind))
+            if not sent and not self._behind and not self._on_time():
                 continue
             timed, began = None, time.monotonic()
             with self._turns:
                 if not self._obey(sent):
                     break
-                if self.session.desk.playing and self._early() <= 0 and not self._ending.is_set():
+                if self._behind:
+                    self._remember()
+                elif self.session.desk.playing and self._early() <= 0 and not self._ending.is_set():
                     began = time.monotonic()
                     timed = self._make()
             if timed is not None:
@@ -228,6 +233,7 @@ class Live:
             return
         if self.session.desk.playing and not was:
             self._due = self._resumed = time.monotonic()
+        self._look_behind()
         self._tell()
         ticket.set_result(result)
 
@@ -264,18 +270,39 @@ class Live:
         except OSError:  # there is none yet
             return 0
 
+    def _look_behind(self) -> None:
+        """Find out what must be remembered before the film can go on from its head."""
+        self._behind = deque(missing(self.session, self.session.desk.head))
+        self._to_remember = len(self._behind)
+        self._tell(remembering=(0, self._to_remember) if self._behind else None)
+
+    def _remember(self) -> None:
+        """One chunk of a film that was opened again, or of a branch far back: commands come between."""
+        try:
+            self.session.state(self._behind.popleft())
+        except Exception as error:  # a chunk that cannot be read: tried again when the film is to go on
+            self._behind.clear()
+            if not self._ending.is_set():
+                self._stop(error)
+        done = self._to_remember - len(self._behind)
+        self._tell(remembering=(done, self._to_remember) if self._behind else None)
+
     def _make(self) -> Timed | None:
         """The next chunk; None where it cannot be made, and then the film waits for orders."""
-        full = self._full()
+        if full := self._full():
+            return self._halt(said=full)
         try:
-            if not full:
-                return self.session.step()
-            said = {"said": full}
+            return self.session.step()
         except Exception as error:  # a full disk, a film that is too long: say it, keep what is there
-            said = {"error": f"{type(error).__name__}: {error}" if not isinstance(error, CinelabError) else str(error)}
+            return self._stop(error)
+
+    def _stop(self, error: Exception) -> None:
+        """Wait for orders because of an error, and say it."""
+        self._halt(error=str(error) if isinstance(error, CinelabError) else f"{type(error).__name__}: {error}")
+
+    def _halt(self, **said: str) -> None:
         self.session.desk = replace(self.session.desk, playing=False)
         self._tell(**said)
-        return None
 
     def _made(self, timed: Timed, began: float) -> None:
         """Show a chunk and note how it went."""
@@ -290,8 +317,7 @@ class Live:
         if len(self.session.nodes) % TIDY == 0:
             give_back_memory()
         if full := self._full():
-            self.session.desk = replace(self.session.desk, playing=False)
-            self._tell(said=full)
+            self._halt(said=full)
 
     def _early(self) -> float:
         """Seconds until the next chunk is due."""
@@ -322,6 +348,15 @@ class Live:
     def _tell(self, **changes) -> None:
         desk = self.session.desk
         self._readout = replace(self._readout, desk=desk, playing=desk.playing, **changes)
+
+
+def missing(session: Session, number: int | None) -> list[int]:
+    """The chunks of which no state is at hand that a film going on after `number` needs, in the order of the film."""
+    found = []
+    while number is not None and number not in session._states:
+        found.append(number)
+        number = session.nodes[number].parent
+    return found[::-1]
 
 
 def give_back_memory() -> None:
