@@ -27,8 +27,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.fuzz_kinds import KINDS, attempt, read_folder  # noqa: E402
 
-SECONDS = 5  # of one example
-STUCK = 60  # seconds after which a process that does not even hear its alarm is ended
+SECONDS = 5  # of processor time of one example, so that other work on the machine is no finding
+STUCK = 60  # seconds by the clock after which a process that waits for something, or does not hear its alarm, is ended
 MEMORY = 3 * 2**30  # bytes of addresses that examples may take beyond what loading took
 
 
@@ -83,7 +83,7 @@ def child(name: str, seed: int, seconds: float, findings: Path) -> int:
     """Examples of one kind, numbered from `seed`, until the time is up; what is counted so far always stands in the file that is our
     output, so that whoever started us knows at which example we ended."""
     counts = Counter()
-    signal.signal(signal.SIGALRM, late)
+    signal.signal(signal.SIGPROF, late)
     one(name, random_of(name, -1), findings, Counter(), 0)  # loads what the kind needs
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
@@ -99,14 +99,14 @@ def one(name: str, rng: Random, findings: Path, counts: Counter, limit: float = 
     files = KINDS[name].make(rng)
     with TemporaryDirectory() as folder:
         faulthandler.dump_traceback_later(STUCK, exit=True)
-        signal.setitimer(signal.ITIMER_REAL, limit)
+        signal.setitimer(signal.ITIMER_PROF, limit)
         try:
             counts["taken" if attempt(name, files, Path(folder)) else "refused"] += 1
         except (Exception, Hang, SystemExit) as error:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             keep(findings, name, files, told(error))
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
             faulthandler.cancel_dump_traceback_later()
     counts["inputs"] += 1
 
