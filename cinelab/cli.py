@@ -21,8 +21,7 @@ from cinelab.cli_options import (
     seed_option,
     steps_option,
 )
-from cinelab.config import read_mapping
-from cinelab.errors import CinelabError, Failed
+from cinelab.errors import CinelabError, Failed, brief
 from cinelab.files import reason
 from cinelab.limits import CHUNKS, FILMS, PORT, STEPS, VISITORS, WORKERS
 from cinelab.outputs import AT_ONCE, ready_folder, writing, writing_file
@@ -140,11 +139,11 @@ def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weig
           policy: Policy = None, budget: OwnBudget = None,
           output: Annotated[Path, typer.Option("-o", "--output", help="a folder for <name>.json and its rows, <name>.parquet")] = Path("results/reference")):
     """Score a model of the toybox on test films: every metric with interval, chance and upper bound, printed and kept as a card."""
-    from cinelab.lab.cards import print_card, score_card
+    from cinelab.lab.cards import print_card, read_card, score_card
 
     with progress(f"scoring {name}") as show:
         path = score_card(name, seed_list(seeds), films, policy, budget, output, tell=show)
-    print_card(read_mapping(path))
+    print_card(read_card(path))
     say((str(path), "bold green"))
 
 
@@ -375,7 +374,7 @@ def _code(run: Any) -> int:
 
 
 def _said(sentence: str, code: int) -> int:
-    say(("Error: ", "red"), " ".join(sentence.splitlines()), to=err)
+    say(("Error: ", "red"), " ".join(brief(sentence).splitlines()), to=err)
     return code
 
 

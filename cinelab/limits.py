@@ -42,14 +42,15 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("batch", "frames", "frames_per_batch", "latents", "shortest", "longest", "chunk", "span", "grain", "shard",
                      "group", "shard_mib", "critic_updates", "lengths", "curriculum", "grid", "channels", "width", "deep", "stride",
                      "attention_head_dim", "ffn_dim", "in_channels", "out_channels", "text_dim", "freq_dim", "patch_size", "length",
-                     "summary", "rank", "parts", "sequence"), (1, LARGE)),
-    **dict.fromkeys(("num_layers", "num_attention_heads"), (1, LAYERS)),
-    **dict.fromkeys(("warmup", "reach", "recalls"), (0, TRAINED)),
+                     "summary", "rank", "parts", "sequence", "shot_latents", "repeats", "words", "gpus", "slots", "least_shot", "look",
+                     "motion", "where", "what", "features", "candidates", "scale", "lora"), (1, LARGE)),
+    **dict.fromkeys(("num_layers", "num_attention_heads", "layers"), (1, LAYERS)),
+    **dict.fromkeys(("warmup", "reach", "recalls", "ema_from", "frame", "away", "reframed_away", "history"), (0, TRAINED)),
     **dict.fromkeys(("budget", "sink", "shot_sink", "window"), (0, BUDGET)),
     **dict.fromkeys(("camr_share", "across_share", "codec_share", "images_until", "drop_text", "known", "ema", "floor", "betas",
-                     "t_range", "routed_from", "cut_short"), (0, 1)),
+                     "t_range", "routed_from", "cut_short", "share", "past_noise", "eps"), (0, 1)),
     **dict.fromkeys(("guidance", "shift", "lr", "weight_decay", "clip", "alpha", "noise"), (0, LARGE)),
-    "size": (1, SIDE), "fps": (1e-3, RATE), "seed": (0, SEED - 1),
+    "size": (1, SIDE), "first_steps": (1, STEPS), "seeds": (0, SEED - 1), "fps": (1e-3, RATE), "seed": (0, SEED - 1),
 }
 
 

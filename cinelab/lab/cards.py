@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cinelab.config import read_mapping, to_dict
+from cinelab.config import mapping, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
-from cinelab.lab.results import CARD
+from cinelab.lab.results import CARD, NUMBERS
 from cinelab.memory.policy import Policy, label_of, name_of
 from cinelab.model.zoo import find, load, read_part
 from cinelab.outputs import half_saved, ready_folder, together
@@ -45,6 +45,15 @@ def score_card(name: str, seeds: tuple[int, ...], films: int, policy: str | Poli
     return path
 
 
+def read_card(path: Path) -> dict:
+    """A card. Raises CinelabError where it is broken or of another shape."""
+    record = read_mapping(path, recogniser=dict[str, float], **CARD)
+    more = {"chance": float | None, "upper": float | None}
+    record["metrics"] = {metric: dict.fromkeys((*NUMBERS, *more)) | mapping(row, f"{path}: {metric}", **NUMBERS, **more)
+                         for metric, row in record["metrics"].items()}
+    return record
+
+
 def safe_name(text: str) -> str:
     """A label as a part of a file's name."""
     return re.sub(r"[^A-Za-z0-9_.=+-]+", "-", text).strip("-")
@@ -62,6 +71,8 @@ def print_card(record: dict, console=out) -> None:
         interval = f"{_text(row['low'])} to {_text(row['high'])}"
         lines.append([metric, _text(row["value"]), interval, str(row["n"]), _text(row["chance"]), _text(row["upper"])])
     show_table(["metric", "value", "95 % interval", "n", "chance", "upper"], lines, str(record["model"]), console)
+    if not record["recogniser"]:
+        return
     worst = min(record["recogniser"].items(), key=lambda item: item[1])
     say((f"The recogniser's own held-out accuracy: worst {worst[0]} {worst[1]:.3f}.", "dim"), to=console)
 

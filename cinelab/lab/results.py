@@ -37,7 +37,7 @@ MOST_SECONDS = 60  # of a question
 READ_ONLY = {"enable_external_access": False, "autoinstall_known_extensions": False, "autoload_known_extensions": False,
              "python_enable_replacements": False, "memory_limit": "2GB", "temp_directory": ""}  # of a database of questions
 CARD = {"model": str, "policy": dict, "sampling": dict, "metrics": dict[str, dict], "own": dict | None}  # what a score card must say
-NUMBERS = {"value": float, "low": float, "high": float, "n": int}  # and of a metric
+NUMBERS = {"value": float, "low": float | None, "high": float | None, "n": int}  # and of a metric; null: no bound
 MEASURED = ("path", "metric", "value", "low", "high", "n")
 HEADLINES = ("identity", "identity kept", "prompt", "scenery", "scenery kept", "action", "cuts", "sharpness of truth",
              "motion of truth", "saturation of truth", "drift", "dynamic degree", "temporal flickering", "drift of brightness",
@@ -166,7 +166,7 @@ def measures(run: Found, results: Path) -> Iterator[dict]:
     if run.kind == "card":
         for metric, row in read_mapping(path, **CARD)["metrics"].items():
             row = mapping(row, f"{path}: {metric}", **NUMBERS)
-            yield {"path": run.path, "metric": metric} | {key: row[key] for key in ("value", "low", "high", "n")}
+            yield {"path": run.path, "metric": metric} | {key: row.get(key) for key in ("value", "low", "high", "n")}
         return
     if run.status != "done" or not (path / "rows.parquet").exists():
         return

@@ -260,7 +260,7 @@ class Session(Readable):
 
     def _outcome(self, command: str, value: dict) -> tuple[Desk, str]:
         """The desk after a command, and what is said of it. Raises CinelabError where it cannot be carried out."""
-        if command not in COMMANDS:
+        if not isinstance(command, str) or command not in COMMANDS:
             raise CinelabError(f"Command {short(command)} is unknown; use one of {', '.join(COMMANDS)}.")
         if command == "undo":
             if value:
