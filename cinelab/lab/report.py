@@ -20,13 +20,13 @@ from PIL import Image
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
 from cinelab.lab.made import made, note_beside, short_revision
-from cinelab.lab.pages import filled, jpeg_uri, safe_json
 from cinelab.lab.paper import Drawn, file_name
 from cinelab.lab.pooling import Cells, comparisons, costs, load_cells, pooled, shown
 from cinelab.lab.recall import keep_rows
 from cinelab.lab.report_figures import metric_figure, pareto_figure, shots_figure
 from cinelab.lab.results import HEADLINES, rounded, text_of
 from cinelab.lab.sweep import made_cells, recorded
+from cinelab.lab.templates import filled, jpeg_uri, safe_json
 from cinelab.lab.verdicts import p_text
 from cinelab.lab.withdrawn import PROTOCOL, withdrawn_table
 from cinelab.outputs import ready_folder, writing_file

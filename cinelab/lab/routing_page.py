@@ -13,8 +13,8 @@ from PIL import Image
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
-from cinelab.lab.pages import filled, jpeg_uri, safe_json
 from cinelab.lab.plots import KINDS
+from cinelab.lab.templates import filled, jpeg_uri, safe_json
 from cinelab.memory.policy import RandomTopK, label_of
 from cinelab.memory.policy_io import policy_from_dict
 from cinelab.script.timeline import Timeline
