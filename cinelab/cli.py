@@ -150,20 +150,26 @@ def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weig
 @app.command()
 def compare(names: Annotated[list[str], typer.Argument(help="models whose cards are in --folder; the others are compared with the first")],
             folder: Annotated[Path, typer.Option(help="where `cinelab score` put the cards")] = Path("results/reference"),
-            output: Annotated[Path | None, typer.Option("-o", "--output", help="default: <folder>/compared.csv; a .md file gets the benchmark's table")] = None):
-    """Score cards side by side: values, intervals, and each model's share of the first one's on the same films."""
+            output: Annotated[Path | None, typer.Option("-o", "--output", help="a .csv file for the table, or a .md file for the benchmark's")] = None):
+    """Score cards side by side: values, intervals, and each model beside the first one on the same films."""
     from cinelab.files import write_text
-    from cinelab.lab.cards import benchmark_table, compare_cards, markdown
+    from cinelab.lab.cards import (
+        benchmark_table,
+        compare_cards,
+        comparison_lines,
+        made_from,
+        markdown,
+    )
+    from cinelab.lab.made import note_beside
 
-    with writing_file(output or folder / "compared.csv", (".csv", ".md")) as path:
+    with writing_file(output, (".csv", ".md")):
         rows = compare_cards(names, folder)
-        write_text(path, markdown(benchmark_table(names, folder)) if path.suffix == ".md" else rows.to_csv(index=False))
-    lines = []
-    for metric, part in rows.groupby("metric", sort=False):
-        cells = {row.model: f"{row.value:.3f}" + (f" ({row.share:.2f})" if row.share == row.share else "") for row in part.itertuples()}
-        lines.append([metric, *(cells.get(name, "") for name in names)])
-    show_table(["metric", *names], lines)
-    say((f"In brackets: the share of {names[0]}'s. ", "dim"), (str(path), "bold green"))
+        if output:
+            write_text(output, markdown(benchmark_table(names, folder)) if output.suffix == ".md" else rows.to_csv(index=False))
+            note_beside(output, made_from(names, folder))
+    show_table(["metric", *names], comparison_lines(rows, names))
+    say((f"Value [95 % interval]; x: the share of {names[0]}'s on the films that both made, + or -: the difference from it. ", "dim"),
+        (str(output or ""), "bold green"))
 
 
 @app.command()
@@ -196,6 +202,7 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, number("chunks a 
     """One model's speed under four memory policies: frames per second, first frame, where the time goes, growth with the film."""
     from cinelab.config import to_dict
     from cinelab.files import write_json
+    from cinelab.lab.made import made
     from cinelab.memory.policy import CAMR, Full, Sink, Window
     from cinelab.model.zoo import load
     from cinelab.runs import hardware
@@ -208,7 +215,7 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, number("chunks a 
         bundle.sampling = bundle.levels(levels_of(steps))
         rows = benchmark(bundle, policies, chunks, until, show).to_dict("records")
         record = {"model": model, "sampling": to_dict(bundle.sampling), "budget": budget, "chunks": chunks, "until": until,
-                  **hardware(), "rows": rows}
+                  **hardware(), "made": made([model]), "rows": rows}
         write_json(output, record)
     lines = [[name, *("" if row[name] != row[name] else str(row[name]) for row in rows)] for name in list(rows[-1])[1:]]
     show_table(["", *(row["policy"] for row in rows)], lines, f"{model} on {record['device']}, {record['cores']} cores")
@@ -226,6 +233,7 @@ def race(models: Annotated[list[str] | None, typer.Argument(help="students; defa
     from dataclasses import replace
 
     from cinelab.files import write_json
+    from cinelab.lab.made import made
     from cinelab.memory.policy import CAMR
     from cinelab.model.zoo import load, students
     from cinelab.runs import hardware
@@ -238,7 +246,8 @@ def race(models: Annotated[list[str] | None, typer.Argument(help="students; defa
         contenders |= {name: (bundle, bundle.sampling) for name, bundle in ((name, load(name)) for name in models or students())}
         show.stage(f"timing {len(contenders)} models")
         rows = compare(contenders, CAMR(budget=budget), chunks, progress=lambda done, of: show.at(done, of, "chunk"))
-        write_json(output, {"budget": budget, "chunks": chunks, **hardware(), "rows": rows.to_dict("records")})
+        told = made([base, *(models or students())])
+        write_json(output, {"budget": budget, "chunks": chunks, **hardware(), "made": told, "rows": rows.to_dict("records")})
     last = [f"{row['times the first']:g} ({row['low']:g} to {row['high']:g})" for row in rows.to_dict("records")]
     shown = rows.drop(columns=["times the first", "low", "high"])
     lines = [[*map(str, row), times] for row, times in zip(shown.itertuples(index=False), last, strict=True)]

@@ -12,7 +12,7 @@ ROOMS = (
     " data lab cli_options cli_eval cli_wan cli __main__"
 ).split()
 FORBIDDEN = {"model": {"memory"}}  # beyond the order, which keeps `flow` and `memory` from `model`
-ONLY_IN = {name: {"lab", "cli"} for name in ("ipywidgets", "papermill", "plotly")} | {"rich": {"printing"}}
+ONLY_IN = {name: {"lab", "cli"} for name in ("ipywidgets", "papermill", "plotly", "matplotlib")} | {"rich": {"printing"}}
 NO_TORCH = {"script/screenplay.py", "script/timeline.py", "config.py", "files.py", "outputs.py", "printing.py", "progress.py", "readable.py",
             "registry.py", "tables.py", "texts.py", "threads.py"}
 

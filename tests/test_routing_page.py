@@ -9,7 +9,7 @@ import pytest
 
 from cinelab import CAMR, Director, Screenplay, load
 from cinelab.lab.plots import KINDS
-from cinelab.lab.routing_page import routing_page, shots_of, write_routing_page
+from cinelab.lab.routing_page import RoutingView, routing_page, shots_of, write_routing_page
 from cinelab.memory.policy import Full, RandomTopK, Sink, policy_dict
 from cinelab.script import PromptChange, Shot
 
@@ -72,6 +72,13 @@ def test_the_legend_has_only_what_the_film_has(film, policy, legend, scored):
     assert re.findall("#[0-9a-fA-F]{6}", said) == [KINDS[kind] for kind in legend]
     assert ("by the policy's own score" in page) is scored
     assert ("drawn at random" in said) is isinstance(policy, RandomTopK)
+
+
+def test_a_film_in_a_notebook_lists_its_shots_and_its_page_is_a_cell(film):
+    shown = film._repr_html_()
+    assert "<video" in shown and shown.count("<li>") == 4 and "at 0.8 s: " + RABBIT.format("jumps") + ", recache" in shown
+    view = RoutingView(film)
+    assert view._repr_html_().startswith("<iframe") and "&lt;!doctype html&gt;" in view._repr_html_() and len(repr(view)) < 40
 
 
 def test_a_film_without_memory_says_so(film):

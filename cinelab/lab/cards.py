@@ -10,7 +10,8 @@ import pandas as pd
 from cinelab.config import mapping, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
-from cinelab.lab.results import CARD, NUMBERS
+from cinelab.lab.made import file_mark, made
+from cinelab.lab.results import CARD, NUMBERS, rounded
 from cinelab.memory.policy import Policy, label_of, name_of
 from cinelab.model.zoo import find, load, read_part
 from cinelab.outputs import half_saved, ready_folder, together
@@ -35,7 +36,7 @@ def score_card(name: str, seeds: tuple[int, ...], films: int, policy: str | Poli
     rule = policy_for(bundle, policy, budget)
     rows = measure(bundle, reader, rule, config, tell)
     record = card(rows, model=bundle.name, policy={"name": name_of(rule)} | to_dict(rule), sampling=to_dict(bundle.sampling),
-                  config=to_dict(config), recogniser=reader.accuracy)
+                  config=to_dict(config), recogniser=reader.accuracy, made=made([find(name)], seeds=list(seeds), films=films))
     said = label_of(rule if policy is None else policy)
     label = find(name).name + ("" if name_of(rule) == name_of(policy_for(bundle)) else f"-{safe_name(said)}")
     path = Path(output) / f"{label}.json"
@@ -110,6 +111,40 @@ def compare_cards(names: list[str], folder: str | Path = "results/reference") ->
                 row |= compare(mine.to_numpy(), base.loc[metric].to_numpy())
             rows.append(row)
     return pd.DataFrame(rows).round(4)
+
+
+def made_from(names: list[str], folder: str | Path = "results/reference") -> dict:
+    """What makes a comparison: the command, and each card's table, its hash and what made that."""
+    cards = {}
+    for name in names:
+        record = Path(folder) / f"{name}.json"
+        told = read_mapping(record, **CARD, made=dict | None).get("made") if record.exists() else None
+        cards[name] = file_mark(Path(folder) / f"{name}.parquet") | {"made": told}
+    return made(cards=cards)
+
+
+def comparison_lines(rows: pd.DataFrame, names: list[str]) -> list[list[str]]:
+    """A line a metric: every model's value and interval, and what it is beside the first model's."""
+    lines = []
+    for metric, part in rows.groupby("metric", sort=False):
+        cells = {row["model"]: _beside(row) for row in part.to_dict("records")}
+        lines.append([metric, *(cells.get(name, "") for name in names)])
+    return lines
+
+
+def _beside(row: dict) -> str:
+    """0.478 [0.437, 0.523], and x 0.95 [0.91, 0.99] of the first model's, or +0.010 [-0.005, 0.025] from it."""
+    text = rounded(row["value"]) + _between(row["low"], row["high"])
+    for name, sign in (("share", "x "), ("minus", "+")):
+        value = row.get(name)
+        if value is not None and np.isfinite(value):
+            sign = "" if name == "minus" and rounded(value).startswith("-") else sign
+            text += f"; {sign}{rounded(value)}{_between(row[f'{name} low'], row[f'{name} high'])}"
+    return text
+
+
+def _between(low: float, high: float) -> str:
+    return f" [{rounded(low)}, {rounded(high)}]" if np.isfinite([low, high]).all() else ""
 
 
 def own_metrics(names: list[str], folder: str | Path) -> list[str]:

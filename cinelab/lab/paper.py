@@ -44,7 +44,7 @@ def paper() -> Iterator[None]:
         yield
 
 
-@dataclass
+@dataclass(repr=False)
 class Drawn:
     """A finished figure: `name` of its files, and what is said where a reader points at a mark."""
 
@@ -100,6 +100,9 @@ class Drawn:
     def width(self) -> int:
         """Of the figure at its size on paper, in CSS pixels."""
         return round(self.figure.get_figwidth() * INCH)
+
+    def __repr__(self) -> str:
+        return f"Drawn({self.name!r}, {self.width} pixels wide)"
 
     def _repr_html_(self) -> str:
         ink = "--ink: var(--jp-content-font-color1, #1d2433); --quiet: var(--jp-content-font-color2, #5d6675); --grid: var(--jp-border-color2, #e6e9ee)"

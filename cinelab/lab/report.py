@@ -19,13 +19,14 @@ from PIL import Image
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
-from cinelab.lab.pages import filled, jpeg_uri, safe_json
+from cinelab.lab.made import made, note_beside, short_revision
 from cinelab.lab.paper import Drawn, file_name
 from cinelab.lab.pooling import Cells, comparisons, costs, load_cells, pooled, shown
 from cinelab.lab.recall import keep_rows
 from cinelab.lab.report_figures import metric_figure, pareto_figure, shots_figure
 from cinelab.lab.results import HEADLINES, rounded, text_of
-from cinelab.lab.sweep import recorded
+from cinelab.lab.sweep import made_cells, recorded
+from cinelab.lab.templates import filled, jpeg_uri, safe_json
 from cinelab.lab.verdicts import p_text
 from cinelab.lab.withdrawn import PROTOCOL, withdrawn_table
 from cinelab.outputs import ready_folder, writing_file
@@ -37,6 +38,7 @@ MOST_PLAYERS = 12
 WIDEST = 840  # pixels of a storyboard
 LARGE = 100_000  # bytes of a film from which on a smaller copy is embedded
 JOIN = "+"
+NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def report(sweeps: Sequence[str | Path], output: str | Path, title: str | None =
         page = render(sections, title or ", ".join(s.name for s in sections))
         for one in sections if tables is not None else ():
             write_tables(one.cells, Path(tables))
+            note_beside(Path(tables) / one.cells.name.replace(" + ", "_"), made(sweeps=one.facts, cells=one.runs.to_dict("records")))
         for one in sections if figures is not None else ():
             save_figures(one, Path(figures))
         write_text(output, page)
@@ -210,24 +213,53 @@ def provenance(cells: Cells) -> dict[str, str]:
     """Where the numbers come from."""
     def seen(column: str) -> str:
         return ", ".join(f"{value:g}" if isinstance(value, float) else str(value)
-                         for value in dict.fromkeys(cells.table[column].dropna())) or "not recorded"
+                         for value in dict.fromkeys(cells.table[column].dropna())) or NOT_RECORDED
 
     seconds, memory = cells.table["seconds"].dropna(), cells.table["peak_memory_mb"].dropna()
-    return {"made by": " ; ".join(made_by(folder) for folder in cells.folders), "notebook": seen("notebook"), "git revision": seen("git"), "hardware": f"{seen('device')}, {seen('cores')} cores",
+    return {"made by": " ; ".join(makers(cells, folder) for folder in cells.folders), "notebook": seen("notebook"), "git revision": seen_revisions(cells), "hardware": f"{seen('device')}, {seen('cores')} cores",
             "torch": seen("torch"), "versions": seen("versions"), "seeds": ", ".join(map(str, sorted(set(cells.rows["seed"])))),
-            "time": f"{seconds.sum() / 60:.0f} min in all, {seconds.median():.0f} s a cell (median)" if len(seconds) else "not recorded",
-            "peak memory": f"{memory.max():.0f} MiB" if len(memory) else "not recorded"}
+            "time": f"{seconds.sum() / 60:.0f} min in all, {seconds.median():.0f} s a cell (median)" if len(seconds) else NOT_RECORDED,
+            "peak memory": f"{memory.max():.0f} MiB" if len(memory) else NOT_RECORDED}
+
+
+def seen_revisions(cells: Cells) -> str:
+    """The revisions of the code that the cells were made by, in full, and whether files were changed."""
+    texts = [git.replace("-dirty", " and changes that are not committed") for git in dict.fromkeys(cells.table["git"].dropna())]
+    return ", ".join(texts) or NOT_RECORDED
 
 
 def made_by(folder: Path) -> str:
     """The commands that made a sweep's cells, each with the start of its file's SHA-256, as the sweep recorded them."""
-    runs = [run["command"] + (f" (file {run['sha256'][:12]})" if run["sha256"] else "") for run in recorded(folder)]
-    return ", ".join(runs) or f"{folder}: not recorded (cells run by hand, or by a version that kept no record)"
+    runs = [run_text(run) for run in recorded(folder)]
+    return ", ".join(runs) or f"{folder}: {NOT_RECORDED} (cells run by hand, or by a version that kept no record)"
+
+
+def makers(cells: Cells, folder: Path) -> str:
+    """What made the cells of a folder: every command, and how many of them; where the record names no cells, the commands alone."""
+    if not made_cells(folder):
+        return made_by(folder)
+    here = [cell for cell in cells.table.to_dict("records") if Path(cell["path"]).parent == folder]
+    counts = pd.Series([maker_of(cell) for cell in here]).value_counts(sort=False)
+    return ", ".join(f"{maker}: {count} cell{'s' * (count != 1)}" for maker, count in counts.items())
+
+
+def run_text(run: dict) -> str:
+    return run.get("command", NOT_RECORDED) + (f" (file {run['sha256'][:12]})" if run.get("sha256") else "")
+
+
+def maker_of(cell: dict) -> str:
+    """The command that made one cell; of a folder whose record names no cells, nothing is claimed of a single one."""
+    folder = Path(cell["path"]).parent
+    number, runs = made_cells(folder).get(cell["cell"], -1), recorded(folder)
+    return run_text(runs[number]) if 0 <= number < len(runs) else NOT_RECORDED
 
 
 def run_table(cells: Cells) -> pd.DataFrame:
-    columns = ["sweep", "cell", "status", "seconds", "peak_memory_mb", "git"]
-    return cells.table[columns].assign(git=cells.table["git"].map(lambda text: str(text)[:10] if text else ""))
+    """A row a cell: what it is, what it cost, and the command, notebook and revision that made it."""
+    columns = ["sweep", "cell", "status", "seconds", "peak_memory_mb", "notebook", "git"]
+    makers = [maker_of(cell) for cell in cells.table.to_dict("records")]
+    notebooks, git = cells.table["notebook"].fillna(NOT_RECORDED), cells.table["git"].map(short_revision).replace("", NOT_RECORDED)
+    return cells.table[columns].assign(notebook=notebooks, git=git, **{"made by": makers})
 
 
 def render(sections: list[Section], title: str) -> str:
@@ -236,7 +268,7 @@ def render(sections: list[Section], title: str) -> str:
                            {"git": row["git"], "device": row["device"]} for row in s.cells.table.to_dict("records")} for s in sections}
     figures = {s.anchor: [embedded(s, figure) for figure in s.figures] for s in sections}
     return filled("report.html.j2", title=title, sections=sections, figures=figures, table=html_table,
-                  made=datetime.now().strftime("%Y-%m-%d %H:%M"), version=version("cinelab"), settings=safe_json(settings))  # fmt: skip
+                  made=datetime.now().strftime("%Y-%m-%d %H:%M"), by=made(), version=version("cinelab"), settings=safe_json(settings))  # fmt: skip
 
 
 def embedded(section: Section, figure: Drawn) -> dict:

@@ -4,6 +4,7 @@ One page of plain HTML with a little script and the film's stills in one JPEG: i
 about 200 KB. Shots and chunks count from 1, as at the desk.
 """
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from PIL import Image
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
-from cinelab.lab.pages import filled, jpeg_uri, safe_json
 from cinelab.lab.plots import KINDS
+from cinelab.lab.templates import filled, jpeg_uri, safe_json
 from cinelab.memory.policy import RandomTopK, label_of
 from cinelab.memory.policy_io import policy_from_dict
 from cinelab.script.timeline import Timeline
@@ -31,6 +32,19 @@ WHY = {"routed": "retrieved because it was relevant", "window": "one of the newe
 def write_routing_page(film: Film, path: str | Path) -> None:
     """Write the page of a film in one atomic step."""
     write_text(Path(path), routing_page(film))
+
+
+class RoutingView:
+    """The page of a film in a notebook's cell, in a frame of its own."""
+
+    def __init__(self, film: Film, height: int = 900):
+        self.page, self.height = routing_page(film), height
+
+    def __repr__(self) -> str:
+        return f"RoutingView({len(self.page) // 1024} KiB)"
+
+    def _repr_html_(self) -> str:
+        return f'<iframe srcdoc="{html.escape(self.page)}" style="width: 100%; height: {self.height}px; border: 0"></iframe>'
 
 
 def routing_page(film: Film) -> str:

@@ -34,7 +34,7 @@ from cinelab.stream.engine import Timed, check_room, policy_after, policy_for
 from cinelab.stream.kept import KeptChunks, forget, keeping
 from cinelab.stream.overlap import ahead, side_stream
 from cinelab.stream.reel import Ask, Reel
-from cinelab.stream.showing import film_html, film_line
+from cinelab.stream.showing import film_html, film_line, shot_lines
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
 
@@ -72,7 +72,7 @@ class Film:
         return film_line(self.frames, self.fps, self.screenplay)
 
     def _repr_html_(self) -> str:
-        return film_html(self.frames, self.fps, repr(self))
+        return film_html(self.frames, self.fps, repr(self), shot_lines(self.timeline, self.screenplay))
 
     def save(self, folder: str | Path, also: Callable[["Film", Path], Any] | None = None) -> Path:
         """Write film.mp4, film.shots.json, storyboard.png, screenplay.yaml, routing.parquet, timings.parquet, film.json.
