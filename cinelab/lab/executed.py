@@ -32,7 +32,9 @@ def pages(chosen: Mapping[str, dict[str, Any]] = CHOSEN, folder: str | Path = FO
 
     folder = ready_folder(folder)
     if absent := [name for name in chosen if not (NOTEBOOKS / f"{name}.ipynb").exists()]:
-        raise CinelabError(f"{NOTEBOOKS}/{absent[0]}.ipynb is not here; run this in the repository and name notebooks without ending.")
+        raise CinelabError(
+            f"{NOTEBOOKS}/{absent[0]}.ipynb is not here; run this in the repository and name notebooks without ending."
+        )
     write_text(folder / PLOTLY, get_plotlyjs())
     made = []
     for name, settings in chosen.items():
@@ -41,7 +43,10 @@ def pages(chosen: Mapping[str, dict[str, Any]] = CHOSEN, folder: str | Path = FO
         made.append(folder / f"{name}.html")
         write_text(made[-1], page(run))
     links = "".join(f'<li><a href="{one.name}">{html.escape(one.stem)}</a></li>' for one in made)
-    write_text(folder / "index.html", f"<!doctype html><meta charset=utf-8><title>cinelab, executed</title><ul>{links}</ul>\n")
+    write_text(
+        folder / "index.html",
+        f"<!doctype html><meta charset=utf-8><title>cinelab, executed</title><ul>{links}</ul>\n",
+    )
     return made
 
 
@@ -51,7 +56,9 @@ def page(notebook: str | Path) -> str:
     from nbconvert import HTMLExporter
 
     found = nbformat.read(notebook, as_version=4)
-    found.cells = [cell for cell in found.cells if "injected-parameters" not in cell.metadata.get("tags", [])]
+    found.cells = [
+        cell for cell in found.cells if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
     shorten(found.cells)
     for number, output in enumerate(_outputs(found.cells)):
         if FIGURE in output.get("data", {}):
@@ -79,7 +86,9 @@ def shorten(cells: list, most: int = PAGE) -> None:
         if sum(sizes.values()) <= most:
             return
         left = f"An output of {sizes[number] / 2**20:.1f} MiB is left out here; run the notebook to see it."
-        outputs[number].update({"output_type": "display_data", "data": {"text/plain": left}, "metadata": {}})
+        outputs[number].update(
+            {"output_type": "display_data", "data": {"text/plain": left}, "metadata": {}}
+        )
         for key in ("name", "text", "execution_count"):
             outputs[number].pop(key, None)
         sizes[number] = len(left)
