@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c '$(IN_RANGE)' 2>/dev/null && echo $$p && exit; done; echo python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help film test lab vbench bench clean filter
+.PHONY: help film test lab pages vbench bench clean filter
 
 help: ## this list
 	@echo "cinelab, a workbench for autoregressive multi-shot video models"
@@ -26,6 +26,9 @@ test: $(READY) filter ## pass every test, the notebooks' smoke runs included
 # Its root is the repository, so that what notebooks make below results/ can be opened from them and from the file browser.
 lab: $(READY) filter ## open JupyterLab on the notebooks
 	@$(VENV)/bin/jupyter lab $$([ "$$(id -u)" != 0 ] || echo --allow-root) --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/notebooks --FileContentsManager.post_save_hook=cinelab.lab.plain_notebook.saved $(LAB)
+
+pages: $(READY) ## run the tour and two more notebooks into pages for a browser, results/pages
+	@$(PY) -m cinelab.lab.executed
 
 vbench: $(READY) ## set VBench up in an environment of its own (about 2 GB)
 	@$(VENV)/bin/cinelab eval setup vbench

@@ -291,8 +291,8 @@ def report(sweeps: Annotated[list[str], typer.Argument(help="results folders of 
     """Sweeps to one HTML page that needs nothing else: tables with tests, figures, films side by side, provenance."""
     from cinelab.lab.report import report as make
 
-    with progress("reading the cells"):
-        page = make(sweeps, output, title, list(names_of(metrics, "--metrics")) if metrics is not None else None, tables, figures)
+    with progress("reading the cells", SHORT) as show:
+        page = make(sweeps, output, title, list(names_of(metrics, "--metrics")) if metrics is not None else None, tables, figures, show)
     say((str(page), "bold green"), f" ({page.stat().st_size / 2**20:.1f} MiB); open it in a browser")
 
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -18,6 +19,7 @@ from rich.text import Text
 __all__ = ["Console", "Group", "Live", "Plain", "Table", "Text", "err", "out", "say", "show_table", "speakable", "visible"]
 
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+LINED, BARE = {}, {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}  # how tables may look
 INDENT, APART = "  ", "   "  # of a record's lines, between its fields
 Cell = str | tuple[str, str]  # text, or text and its style
 
@@ -51,19 +53,21 @@ def _text(part: Cell) -> Text:
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: str = "", console: Console = out) -> None:
-    """A table as wide as it needs to be; where the terminal is narrower, some lines a row. Nothing is cut."""
+    """A table as wide as it needs to be; where the terminal is narrower without lines, else some lines a row. Nothing is cut."""
     rows = [[_text(cell) for cell in row] for row in rows]
-    table = Table(title=_text(title) if title else None, title_justify="left")
-    for name in columns:
-        table.add_column(_text(name))
-    for row in rows:
-        table.add_row(*row)
-    width = console.measure(table, options=console.options.update(max_width=10**6)).maximum
-    if width > console.width and _narrow(console):
-        _show_records(columns, rows, title, console)
-        return
-    with _as_wide(console, width):
-        console.print(table, soft_wrap=True)
+    most = console.width if _narrow(console) else None
+    for look in (LINED, BARE):
+        table = Table(title=_text(title) if title else None, title_justify="left", **look)
+        for name in columns:
+            table.add_column(_text(name))
+        for row in rows:
+            table.add_row(*row)
+        width = console.measure(table, options=console.options.update(max_width=10**6)).maximum
+        if most is None or width <= most:
+            with _as_wide(console, width):
+                console.print(table, soft_wrap=True)
+            return
+    _show_records(columns, rows, title, console)
 
 
 def _narrow(console: Console) -> bool:

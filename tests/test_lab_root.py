@@ -31,18 +31,24 @@ def repository(tmp_path):
     (root / "notebooks").mkdir(parents=True)
     (root / "results").mkdir()
     cells = [nbformat.v4.new_code_cell(CELL)]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=METADATA), root / "notebooks/make.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=cells, metadata=METADATA), root / "notebooks/make.ipynb"
+    )
     return root
 
 
 @pytest.mark.browser
-def test_what_a_notebook_made_opens_from_it_and_from_the_file_browser(browser, repository, tmp_path):
+def test_what_a_notebook_made_opens_from_it_and_from_the_file_browser(
+    browser, repository, tmp_path
+):
     own = tmp_path / "own"
     own.mkdir()
     with jupyter_lab(repository, own, *OPTIONS) as address:
         page = browser.new_page(viewport={"width": 1300, "height": 900})
         page.goto(address)
-        page.dblclick(".jp-DirListing-item:has-text('make.ipynb')")  # the file browser stands at the notebooks
+        page.dblclick(
+            ".jp-DirListing-item:has-text('make.ipynb')"
+        )  # the file browser stands at the notebooks
         run_all(page)
         link = page.wait_for_selector(".jp-OutputArea-output a:has-text('numbers.csv')")
         shot(page, "links")

@@ -48,7 +48,9 @@ def test_the_time_to_go_is_never_frozen_or_nothing_while_one_is_at_work(show, cl
     for _ in range(6):
         clock.now += 4
         seen.append(show.line().split(", ")[-1])
-    assert len(set(seen)) == 6 and all(text.endswith("to go") and not text.startswith("0") for text in seen)
+    assert len(set(seen)) == 6 and all(
+        text.endswith("to go") and not text.startswith("0") for text in seen
+    )
 
 
 def test_what_was_done_before_sets_no_pace(show, clock):
@@ -73,7 +75,13 @@ def test_where_no_line_moves_there_is_one_a_stage_and_one_every_ten_seconds(cloc
         count(show, clock, 40, seconds=0.5)
         show.stage("scoring")
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in lines] == ["loading", "making the film", "making the film", "making the film", "scoring"]
+    assert [line.partition(":")[0] for line in lines] == [
+        "loading",
+        "making the film",
+        "making the film",
+        "making the film",
+        "scoring",
+    ]
     assert "chunk 20 of 40" in lines[2] and all(line.isascii() for line in lines)
 
 
@@ -85,12 +93,18 @@ def test_a_short_command_says_nothing_in_a_pipe(capsys):
 
 def test_a_terminal_gets_one_line_that_is_gone_afterwards(monkeypatch):
     screen = io.StringIO()
-    monkeypatch.setattr(progress, "out", printing.Plain(file=screen, force_terminal=True, width=40, legacy_windows=False))
+    monkeypatch.setattr(
+        progress,
+        "out",
+        printing.Plain(file=screen, force_terminal=True, width=40, legacy_windows=False),
+    )
     with progress.progress("a very long description of what is being done here just now") as show:
         assert show.lives
         show("this stays")
     drawn = screen.getvalue()
-    assert "…" in drawn and drawn.rstrip().endswith("\x1b[2K"), "cut to one line, and removed at the end"
+    assert "…" in drawn and drawn.rstrip().endswith("\x1b[2K"), (
+        "cut to one line, and removed at the end"
+    )
 
 
 def test_others_times_foretell_what_is_still_to_come():
@@ -99,5 +113,16 @@ def test_others_times_foretell_what_is_still_to_come():
 
 
 def test_times_as_one_says_them():
-    assert [spoken(s) for s in (0.04, 59.9, 192, 7500)] == ["0.0 s", "59.9 s", "3 min 12 s", "2 h 5 min"]
-    assert [about(s) for s in (0.0, 0.4, 31.2, 59.7, 192)] == ["under 1 s", "under 1 s", "31 s", "1 min 0 s", "3 min 12 s"]
+    assert [spoken(s) for s in (0.04, 59.9, 192, 7500)] == [
+        "0.0 s",
+        "59.9 s",
+        "3 min 12 s",
+        "2 h 5 min",
+    ]
+    assert [about(s) for s in (0.0, 0.4, 31.2, 59.7, 192)] == [
+        "under 1 s",
+        "under 1 s",
+        "31 s",
+        "1 min 0 s",
+        "3 min 12 s",
+    ]

@@ -44,7 +44,11 @@ def saved(os_path: str, **_: Any) -> None:
     """Let git look at a notebook that was just saved, if nothing but outputs has changed in it."""
     folder, name = Path(os_path).parent, Path(os_path).name
     git = ["git", "-C", str(folder)]
-    calls = [[*git, "ls-files", "--error-unmatch", name], [*git, "diff", "--quiet", "--", name], [*git, "add", "--", name]]
+    calls = [
+        [*git, "ls-files", "--error-unmatch", name],
+        [*git, "diff", "--quiet", "--", name],
+        [*git, "add", "--", name],
+    ]
     for call in calls if name.endswith(".ipynb") else ():
         try:
             if subprocess.run(call, capture_output=True, timeout=10).returncode:

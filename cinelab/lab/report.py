@@ -5,7 +5,7 @@ The page carries its figures (as SVG), its films and its data; it needs no netwo
 
 import base64
 import html
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -60,18 +60,23 @@ class Section(Readable):
 
 
 def report(sweeps: Sequence[str | Path], output: str | Path, title: str | None = None, metrics: Sequence[str] | None = None,
-           tables: str | Path | None = None, figures: str | Path | None = None) -> Path:
+           tables: str | Path | None = None, figures: str | Path | None = None,
+           tell: Callable[[str], None] = lambda text: None) -> Path:
     """Write the page. A sweep is a results folder; `a+b` joins folders whose cells belong to one grid. Raises CinelabError.
 
     `tables` is a folder for the same numbers as files: <sweep>.csv (every metric pooled), <sweep>_paired.csv, <sweep>_cost.csv.
     `figures` is one for every figure as SVG and PDF: <sweep>-<figure>.svg, .pdf.
+    `tell` hears "2 of 3: sweep" as each is begun.
     """
     if not sweeps:
         raise CinelabError("No sweep was named; give one or more folders, such as results/memory.")
     for folder in filter(None, (tables, figures)):
         ready_folder(folder)
     with writing_file(output, (".html", ".htm")):
-        sections = [section(str(sweep).split(JOIN), metrics) for sweep in sweeps]
+        sections = []
+        for number, sweep in enumerate(sweeps, 1):
+            tell(f"{number} of {len(sweeps)}: {sweep}")
+            sections.append(section(str(sweep).split(JOIN), metrics))
         page = render(sections, title or ", ".join(s.name for s in sections))
         for one in sections if tables is not None else ():
             write_tables(one.cells, Path(tables))

@@ -367,9 +367,15 @@ def telling(found: pd.DataFrame, names: list[str] | None = None) -> pd.DataFrame
 
 def column_table(found: pd.DataFrame) -> pd.DataFrame:
     """Every column, how many runs have it, and an example."""
-    lines = [{"column": name, "runs": int(part.notna().sum()), "example": next(iter(part.dropna().astype(str)), "")[:60]}
+    lines = [{"column": name, "runs": int(part.notna().sum()), "example": _example(part)}
              for name, part in found.items()]
     return pd.DataFrame(lines)
+
+
+def _example(part: pd.Series) -> str:
+    """The first value of a column, with dots where it is cut."""
+    text = next(iter(part.dropna().astype(str)), "")
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def save(found: pd.DataFrame, path: Path) -> None:

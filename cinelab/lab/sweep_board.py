@@ -24,7 +24,9 @@ class Board:
         self.running: dict[Any, list] = {}  # key: name, when it began, megabytes now
         self.counts, self.spent = {"done": 0, "skipped": 0, "failed": 0}, []
         self.said = time.monotonic()  # when a line was last printed
-        self.live = Live(get_renderable=self.table, console=self.console, transient=True, refresh_per_second=2)
+        self.live = Live(
+            get_renderable=self.table, console=self.console, transient=True, refresh_per_second=2
+        )
 
     def __enter__(self) -> "Board":
         if self.console.is_terminal:
@@ -60,7 +62,9 @@ class Board:
                 row[2] = engine.memory(key)
         elif self.running and time.monotonic() - self.said >= OFTEN:
             now = time.monotonic()
-            at_work = ", ".join(f"{name} for {spoken(now - began)}" for name, began, _ in self.running.values())
+            at_work = ", ".join(
+                f"{name} for {spoken(now - began)}" for name, began, _ in self.running.values()
+            )
             self._say(f"running {at_work}; {self.line()}")
 
     def _say(self, text: str) -> None:
@@ -68,9 +72,16 @@ class Board:
         self.console.print(text)
 
     def table(self, title: str = "running") -> Group:
-        table, now = Table(title, "time", "memory", box=None, padding=(0, 2, 0, 0)), time.monotonic()
-        for name, began, megabytes in list(self.running.values()):  # rich draws in a thread of its own
-            table.add_row(visible(name), spoken(now - began), spoken_memory(megabytes) if megabytes else "")
+        table, now = (
+            Table(title, "time", "memory", box=None, padding=(0, 2, 0, 0)),
+            time.monotonic(),
+        )
+        for name, began, megabytes in list(
+            self.running.values()
+        ):  # rich draws in a thread of its own
+            table.add_row(
+                visible(name), spoken(now - began), spoken_memory(megabytes) if megabytes else ""
+            )
         return Group(*([table] if self.running else []), self.line(title == "running"))
 
     def line(self, going: bool = True) -> str:
