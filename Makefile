@@ -1,8 +1,9 @@
 # Each target sets .venv up first, where it is missing or older than the requirements.
-# Another interpreter to make it with: make film PYTHON=python3.12
+# Another interpreter to make it with: make film PYTHON=python3.12. Options for JupyterLab: make lab LAB=--no-browser
 
 VENV := .venv
 PY := $(VENV)/bin/python
+LAB :=
 READY := $(VENV)/.ready
 IN_RANGE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))
 # Without PYTHON=..., the first of these names that is a Python we can use.
@@ -10,26 +11,34 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c '$(IN_RANGE)' 2>/dev/null && echo $$p && exit; done; echo python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help film test lab vbench bench clean
+.PHONY: help film test lab pages vbench bench clean filter
 
 help: ## this list
 	@echo "cinelab, a workbench for autoregressive multi-shot video models"
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
 
-film: $(READY) ## direct the first film from experiments/screenplays into results/
+film: $(READY) filter ## direct the first film from experiments/screenplays into results/
 	@$(VENV)/bin/cinelab film
 
-test: $(READY) ## pass every test, the notebooks' smoke runs included
+test: $(READY) filter ## pass every test, the notebooks' smoke runs included
 	@$(PY) -m pytest -q -n auto
 
-lab: $(READY) ## open JupyterLab on the notebooks
-	@$(VENV)/bin/jupyter lab $$([ "$$(id -u)" != 0 ] || echo --allow-root) notebooks/
+# Its root is the repository, so that what notebooks make below results/ can be opened from them and from the file browser.
+lab: $(READY) filter ## open JupyterLab on the notebooks
+	@$(VENV)/bin/jupyter lab $$([ "$$(id -u)" != 0 ] || echo --allow-root) --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/notebooks --FileContentsManager.post_save_hook=cinelab.lab.plain_notebook.saved $(LAB)
+
+pages: $(READY) ## run the tour and two more notebooks into pages for a browser, results/pages
+	@$(PY) -m cinelab.lab.executed
 
 vbench: $(READY) ## set VBench up in an environment of its own (about 2 GB)
 	@$(VENV)/bin/cinelab eval setup vbench
 
 bench: $(READY) ## measure frames per second, latency and memory
 	@$(VENV)/bin/cinelab bench
+
+# Git is told what .gitattributes names, so that running a notebook does not change it.
+filter:
+	@git config filter.plain-notebook.clean "if [ -x $(PY) ]; then $(PY) -I cinelab/lab/plain_notebook.py; else cat; fi" 2>/dev/null || true
 
 clean: ## remove caches and build leftovers; .venv and results/ stay
 	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,17 +1,28 @@
-"""Does the desk last? `python benchmarks/soak.py [--minutes 30] [--visitors 1] [--verify] [-o FILE]`.
+"""Does the demo last? `python benchmarks/soak.py --visitors 10 --minutes 10 [--churn]`, `--film 2000`.
 
-So many films are directed at once in one process by a script: prompts, cuts, retakes, undos, settings, branches, one command every second or
-two, with a viewer that takes 100 ms a picture. Noted: resident memory over time, commands sent and answered, how much of its due the
-engine made, whether every picture of the film is on the disk; with --verify every film is made again from its log, alone, and compared.
+Visitors direct their films through the demo's own server, by websocket: prompts, cuts, retakes,
+undos, settings, branches, one command every second or two, the first of them in bursts of a
+hundred. With --churn a visitor leaves after a while and comes back with another film, some without
+a word; so nothing may be left of those who went. With --film one film grows to so many chunks,
+alone, and its memory is noted at each quarter. Noted: chunks a visitor (least and most), resident
+memory, commands sent, refused and lost, bytes that came.
+
+The server is a process of its own, so its memory holds nothing of the visitors'. It is read
+every two seconds after a warm-up of a fifth of the time (at least a minute); growth is the
+median of the last fifth of those readings over that of the first fifth.
 """
 
 import argparse
+import asyncio
 import json
 import random
+import secrets
 import statistics
+import subprocess
+import sys
 import tempfile
-import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
@@ -21,112 +32,259 @@ import cinelab  # noqa: F401 - first, so that torch's threads sleep while they w
 # isort: split
 import torch
 
-from cinelab.errors import CinelabError
-from cinelab.files import write_json
-from cinelab.model.zoo import load
-from cinelab.runs import hardware
-from cinelab.stream.live import Live, Turns
-from cinelab.stream.session import Session, Settings
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from demoserver import Guest  # noqa: E402
 
-LONG = 160  # chunks of a film (40 s), after which the script goes back to an early one: memory may not grow beyond
-WARM = 0.1  # share of the time after which memory is looked at
-SLOW = 0.1  # seconds that the viewer takes
-PROMPTS = [f"{size} shot of a {who} that {what} in the {where} by day" for size, who, what, where in (
-    ("wide", "red cat", "waves", "meadow"), ("close", "blue robot", "dances", "city"), ("medium", "green ghost", "jumps", "beach"))]
+from cinelab.files import write_json  # noqa: E402
+from cinelab.model.zoo import load  # noqa: E402
+from cinelab.runs import hardware  # noqa: E402
+from cinelab.stream.session import Session, read_record  # noqa: E402
+
+MODEL = "toybox-2step"
+LONG = 40  # chunks after which a script goes back to an early one, so that films stop growing after the warm-up
+STAY = (20, 60)  # seconds that a visitor stays with --churn
+BURST = 100  # commands at once
+POLICIES = ("camr", "window", "full")
+PROMPTS = [
+    f"{size} shot of a {who} that {what} in the {where} by day"
+    for size, who, what, where in (
+        ("wide", "red cat", "waves", "meadow"),
+        ("close", "blue robot", "dances", "city"),
+        ("medium", "green ghost", "jumps", "beach"),
+    )
+]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--visitors", type=int, default=1)
-    parser.add_argument("--verify", action="store_true", help="make every film again from its log and compare")
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--visitors", type=int, default=10)
+    parser.add_argument("--churn", action="store_true", help="visitors come and go")
+    parser.add_argument(
+        "--film", type=int, help="one film of so many chunks instead, its memory at each quarter"
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="make every film again from its log and compare"
+    )
     parser.add_argument("-o", "--output", type=Path, help="a .json file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        row = soak(Path(folder), options.visitors, options.minutes, options.verify)
+        chunks = options.film or 4000
+        with Server(Path(folder), options.visitors, chunks) as server:
+            work = (
+                grow(server, options.film)
+                if options.film
+                else soak(server, options.visitors, options.minutes, options.churn)
+            )
+            row = asyncio.run(work)
+        if options.verify:
+            row["films_equal_alone"] = sum(
+                equal_alone(film) for film in sorted(Path(folder).iterdir())
+            )
+    row["hardware"] = hardware()
     print(json.dumps(row, indent=1))
     if options.output:
         write_json(options.output, row)
 
 
-class Visitor:
-    """One film, its script and its slow viewer."""
+class Server:
+    """`cinelab demo` in a process of its own."""
 
-    def __init__(self, folder: Path, bundle, seed: int, turns: Turns):
-        self.settings = Settings(PROMPTS[seed % len(PROMPTS)], seed=seed)
-        self.live = Live(Session.create(folder, bundle, self.settings), pace=1.0, turns=turns)
-        self.rng, self.tickets, self.seen, self.over = random.Random(seed), [], 0, threading.Event()
-        self.live.send("resume").result(60)
-        for work in (self.direct, self.view):
-            threading.Thread(target=work, daemon=True).start()
+    def __init__(self, folder: Path, visitors: int, chunks: int):
+        self.token = secrets.token_hex(16)
+        command = [
+            sys.executable,
+            "-m",
+            "cinelab",
+            "demo",
+            "--model",
+            MODEL,
+            "--folder",
+            str(folder),
+            "--port",
+            "0",
+            "--token",
+            self.token,
+            "--visitors",
+            str(visitors),
+            "--chunks",
+            str(chunks),
+        ]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.address = self.process.stdout.readline().strip()
+        self.port = int(self.address.split(":")[2].split("/")[0])
+        self.memory: list[tuple[float, float]] = []  # seconds, MiB
 
-    def direct(self) -> None:
-        while not self.over.wait(self.rng.uniform(1, 2)):
-            session = self.live.session
-            head = session.nodes[session.desk.head].index if session.desk.head is not None else 0
-            if head > LONG:
-                self.tickets.append(self.live.send("branch", chunk=self.rng.randrange(10)))
-                continue
-            command, value = self.rng.choice((
-                ("prompt", {"text": self.rng.choice(PROMPTS), "switch": self.rng.choice(("keep", "recache"))}),
-                ("cut", {"text": self.rng.choice(PROMPTS)}), ("retake", {}), ("undo", {}), ("seed", {"value": self.rng.randrange(99)}),
-                ("policy", {"value": self.rng.choice(("camr", "window", "full"))}), ("prompt", {"text": ""})))
-            self.tickets.append(self.live.send(command, **value))
+    def __enter__(self) -> "Server":
+        return self
 
-    def view(self) -> None:
-        last = None
-        while not self.over.is_set():
-            if shown := self.live.latest(after=last, timeout=0.5):
-                last, self.seen = shown.node, self.seen + len(shown.frames)
-                time.sleep(SLOW * len(shown.frames))
-
-    def close(self) -> None:
-        self.over.set()
-        self.live.close()
+    def __exit__(self, *_) -> None:
+        self.process.terminate()
+        self.said = self.process.communicate(timeout=60)[1]
 
     @property
-    def outcomes(self) -> list[str]:
-        found = []
-        for ticket in self.tickets:
-            error = ticket.exception(60)
-            found.append("done" if error is None else "refused" if isinstance(error, CinelabError) else "lost")
-        return found
+    def mib(self) -> float:
+        return psutil.Process(self.process.pid).memory_info().rss / 2**20
+
+    async def watch(self) -> None:
+        began = time.monotonic()
+        while True:
+            await asyncio.sleep(2)
+            self.memory.append((time.monotonic() - began, self.mib))
 
 
-def soak(folder: Path, visitors: int, minutes: float, verify: bool) -> dict:
-    bundle, turns = load("toybox-2step"), Turns()
-    films = [Visitor(folder / f"film-{n}", bundle, n, turns) for n in range(visitors)]
-    began, memory, process = time.monotonic(), [], psutil.Process()
-    while time.monotonic() - began < 60 * minutes:
-        time.sleep(min(5, 6 * minutes))
-        memory.append((time.monotonic() - began, process.memory_info().rss / 2**20))
-    spent = time.monotonic() - began
-    for film in films:
-        film.close()
-    outcomes = [outcome for film in films for outcome in film.outcomes]
-    sessions = [film.live.session for film in films]
-    made = [len(session.nodes) for session in sessions]
-    late = [rss for when, rss in memory if when > WARM * spent]
+class Visitor:
+    """Directs a film by a script, or one film after the other."""
+
+    def __init__(self, server: Server, number: int, churn: bool):
+        self.server, self.churn, self.bursts = server, churn, number == 0
+        self.rng = random.Random(number)
+        self.chunks, self.films, self.outcomes, self.bytes = 0, 0, Counter(), 0
+        self.last = ""  # command that was said
+
+    async def run(self, until: float) -> None:
+        while time.monotonic() < until:
+            stay = min(until, time.monotonic() + self.rng.uniform(*STAY)) if self.churn else until
+            await self.visit(stay)
+
+    async def visit(self, until: float) -> None:
+        self.films += 1
+        async with Guest(self.server.port, secrets.token_hex(5), self.server.token) as guest:
+            if guest.full:
+                self.outcomes["no place"] += 1
+                return await asyncio.sleep(1)
+            if self.churn and self.rng.random() < 0.2:  # looks in and goes
+                return await asyncio.sleep(1)
+            asked = [
+                await guest.say(
+                    "do", command="prompt", value={"text": self.rng.choice(PROMPTS)}, play=True
+                )
+            ]
+            while time.monotonic() < until and not guest.full:
+                await asyncio.sleep(min(self.rng.uniform(1, 2), max(0, until - time.monotonic())))
+                asked += await self.direct(guest)
+            await self.count(guest, asked)
+
+    async def direct(self, guest: Guest) -> list[int]:
+        """Say what the script says next; the numbers of what was said."""
+        if self.bursts and self.rng.random() < 0.2:
+            seeds = [{"value": number} for number in range(BURST)]
+            return [await guest.say("do", command="seed", value=value) for value in seeds]
+        command, value = self.choose(guest)
+        self.last = command
+        play = command == "prompt" and not guest.view["playing"]
+        return [await guest.say("do", command=command, value=value, play=play)]
+
+    def choose(self, guest: Guest) -> tuple[str, dict]:
+        """A command and its values. Undo comes after a change of the seed only: one more could take the first prompt back, and
+        the film would stand still."""
+        text = {"text": self.rng.choice(PROMPTS)}
+        if not guest.view["playing"]:
+            return "prompt", text
+        if sum(shot["chunks"] for shot in guest.view["shots"]) > LONG:
+            return "branch", {"chunk": self.rng.randrange(10)}
+        if self.last == "seed":
+            return "undo", {}
+        switch, policy = self.rng.choice(("keep", "recache")), self.rng.choice(POLICIES)
+        seed = self.rng.randrange(99)
+        return self.rng.choice([("prompt", text | {"switch": switch}), ("prompt", {"text": " "}), ("cut", text), ("retake", {}),
+                                ("seed", {"value": seed}), ("policy", {"value": policy})])  # fmt: skip
+
+    async def count(self, guest: Guest, asked: list[int]) -> None:
+        """What became of what was asked; an answer may take its time."""
+        for number in asked:
+            try:
+                answer = await guest.answer(number, 30)
+            except TimeoutError:
+                self.outcomes["lost"] += 1
+                continue
+            self.outcomes["refused" if answer["error"] else "done"] += 1
+        self.chunks += guest.view["chunks"]
+        self.bytes += guest.bytes
+
+
+async def soak(server: Server, visitors: int, minutes: float, churn: bool) -> dict:
+    began, guests = time.monotonic(), [Visitor(server, number, churn) for number in range(visitors)]
+    watch = asyncio.create_task(server.watch())
+    await asyncio.gather(*(guest.run(began + 60 * minutes) for guest in guests))
+    watch.cancel()
+    made, outcomes = (
+        [guest.chunks for guest in guests],
+        sum((guest.outcomes for guest in guests), Counter()),
+    )
+    return {
+        "visitors": visitors,
+        "minutes": minutes,
+        "churn": churn,
+        "films": sum(guest.films for guest in guests),
+        "chunks": sum(made),
+        "chunks_least_most": [min(made), max(made)],
+        "commands": dict(outcomes),
+        "lost": outcomes["lost"],
+        "kib_a_second_a_visitor": round(
+            sum(guest.bytes for guest in guests) / 1024 / 60 / minutes / visitors, 1
+        ),
+    } | growth(server.memory)
+
+
+def growth(memory: list[tuple[float, float]]) -> dict:
+    """Of resident memory after the warm-up."""
+    warm = max(memory[-1][0] / 5, min(60, memory[-1][0] / 2))
+    late = [mib for when, mib in memory if when > warm]
     part = max(1, len(late) // 5)
     first, last = statistics.median(late[:part]), statistics.median(late[-part:])
-    row = {"visitors": visitors, "minutes": round(spent / 60, 1), "chunks": sum(made), "chunks_least_most": [min(made), max(made)],
-           "of_real_time": round(sum(made) * 2 / bundle.fps / spent / visitors, 3), "commands": len(outcomes),
-           "refused": outcomes.count("refused"), "lost": outcomes.count("lost"),
-           "rss_mib_early": round(first), "rss_mib_late": round(last), "rss_growth_percent": round(100 * (last / first - 1), 2),
-           "pictures_seen_by_slow_viewers": sum(film.seen for film in films),
-           "frame_exact": all(len(session.frames()) == 2 * len(session.path()) - 1 for session in sessions)}
-    if verify:
-        row["films_equal_alone"] = sum(equal_alone(session, film.settings, bundle, folder / f"alone-{n}")
-                                       for n, (session, film) in enumerate(zip(sessions, films, strict=True)))
-    return row | {"hardware": hardware()}
+    every = max(1, len(memory) // 12)
+    return {
+        "mib_early": round(first),
+        "mib_late": round(last),
+        "growth_percent": round(100 * (last / first - 1), 2),
+        "mib_over_time": [round(mib) for _, mib in memory[::every]],
+    }
 
 
-def equal_alone(session: Session, settings: Settings, bundle, folder: Path) -> bool:
-    """Whether the film's log, carried out alone, makes the same chunks bit for bit."""
-    alone = Session.create(folder, bundle, settings)
-    for line in session.log:
-        alone.step() if "made" in line else alone.do(line["do"], **line["value"])
-    return alone.nodes == session.nodes and all(torch.equal(alone.latents(n), session.latents(n)) for n in alone.nodes)
+async def grow(server: Server, chunks: int) -> dict:
+    """One film that grows, cut every 100 chunks."""
+    marks = {round(chunks * part / 4): part for part in range(1, 5)}
+    async with Guest(server.port, secrets.token_hex(5), server.token) as guest:
+        before, at, seconds, began = server.mib, {}, {}, time.monotonic()
+        await guest.do("prompt", play=True, text=PROMPTS[0])
+        cut = 0
+        while guest.view["chunks"] < chunks:
+            await asyncio.sleep(0.2)
+            for mark in [mark for mark in marks if mark not in at and guest.view["chunks"] >= mark]:
+                at[mark], seconds[mark] = server.mib - before, time.monotonic() - began
+            if guest.view["chunks"] // 100 > cut:
+                cut = guest.view["chunks"] // 100
+                await guest.do("cut", text=PROMPTS[cut % len(PROMPTS)])
+        at.setdefault(chunks, server.mib - before)
+        seconds.setdefault(chunks, time.monotonic() - began)
+    return {
+        "film": chunks,
+        "mib_before": round(before),
+        "mib_above_at": {mark: round(mib, 1) for mark, mib in at.items()},
+        "seconds_at": {mark: round(spent) for mark, spent in seconds.items()},
+        "last_over_first": round(at[chunks] / at[min(at)], 2),
+        "kib_came": round(guest.bytes / 1024),
+    }
+
+
+def equal_alone(folder: Path) -> bool:
+    """Whether a film's log, carried out alone, makes the same chunks bit for bit."""
+    if not (folder / "log.jsonl").exists():
+        return True
+    bundle = load(MODEL)
+    made = Session.read(folder, bundle)
+    with (
+        tempfile.TemporaryDirectory() as place,
+        Session.create(Path(place) / "alone", bundle, read_record(folder).settings) as alone,
+    ):
+        for line in made.log:
+            alone.step() if "made" in line else alone.do(line["do"], **line["value"])
+        return alone.nodes == made.nodes and all(
+            torch.equal(alone.latents(n), made.latents(n)) for n in alone.nodes
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 """The command line: film, direct, demo, score, compare, sweep, results, report, eval, convert, plan, clips, train, bench,
-race, doctor.
-
-Exit codes: 0 all that was asked is done; 1 something failed on the way, and what was made is kept; 2 bad input, one sentence,
-before any work; 130 Ctrl-C.
+race, doctor. Its exit codes are cli_options.EXIT_CODES.
 """
 
 import os
@@ -15,6 +12,7 @@ import typer
 
 from cinelab import cli_eval, cli_wan
 from cinelab.cli_options import (
+    EXIT_CODES,
     budget_option,
     levels_of,
     names_of,
@@ -23,21 +21,17 @@ from cinelab.cli_options import (
     seed_option,
     steps_option,
 )
-from cinelab.config import read_mapping
-from cinelab.errors import CinelabError, Failed
+from cinelab.errors import CinelabError, Failed, brief
 from cinelab.files import reason
 from cinelab.limits import CHUNKS, FILMS, PORT, STEPS, VISITORS, WORKERS
 from cinelab.outputs import AT_ONCE, ready_folder, writing, writing_file
-from cinelab.printing import err, say, show_table, speakable, working
+from cinelab.printing import err, say, show_table, speakable
+from cinelab.progress import SHORT, progress
 from cinelab.registry import IMPORT, import_named
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, epilog=EXIT_CODES,
                   help="Train, dissect and direct real-time autoregressive multi-shot video models.")
 app.add_typer(cli_eval.app, name="eval")
-app.command()(cli_wan.convert)
-app.command()(cli_wan.plan)
-app.command()(cli_wan.clips)
-app.command()(cli_wan.train)
 SCREENPLAYS = Path("experiments/screenplays")
 USAGE = typer.BadParameter.__bases__[0]  # UsageError, whether typer brings its own click or uses the package
 LEAST_TIMED, LEAST_LATE = 5, 21  # chunks: four of a measurement are warm-up, and chunk 20 is what others are compared with
@@ -59,9 +53,10 @@ def imports(modules: Annotated[list[str] | None, typer.Option("--import", help="
 
 
 @app.command()
-def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="YAML or JSON; default: all in experiments/screenplays")] = None,
-         output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/films"), model: Model = "toybox-2step"):
-    """Run notebook 00 on screenplays: film.mp4, storyboard.png, routing.html, metrics.parquet."""
+def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="screenplays in YAML or JSON; default: all in experiments/screenplays")] = None,
+         output: Annotated[Path, typer.Option("-o", "--output", help="a folder; each film gets one in it")] = Path("results/films"),
+         model: Model = "toybox-2step"):
+    """Films of several screenplays, each by notebook 00: film.mp4, storyboard.png, routing.html, scores and the executed notebook."""
     from cinelab.lab.notebook import execute
     from cinelab.script.screenplay import Screenplay
 
@@ -74,8 +69,11 @@ def film(screenplays: Annotated[list[Path] | None, typer.Argument(help="YAML or 
     for play in plays:
         folder = folders[play]
         say((titles[play], "bold"), f" -> {folder}")
+        settings = {"screenplay": str(play.resolve()), "run_dir": str(folder.resolve()), "model": model}
         try:
-            execute(notebook, folder, {"screenplay": str(play.resolve()), "run_dir": str(folder.resolve()), "model": model})
+            with progress(f"{titles[play]}: starting", SHORT) as show:
+                tell = lambda text, title=titles[play]: show.stage(f"{title}: step {text}")  # noqa: E731
+                execute(notebook, folder, settings, tell if show.lives else None)
         except Failed as error:
             failed += 1
             say(("failed: ", "red"), str(error))
@@ -103,66 +101,86 @@ def say_made(folder: Path) -> None:
 
 
 @app.command()
-def direct(screenplay: Path,
-           output: Annotated[Path | None, typer.Option("-o", "--output", help="default: results/films/<screenplay>")] = None,
+def direct(screenplay: Annotated[Path, typer.Argument(help="a screenplay in YAML or JSON, such as experiments/screenplays/the_way_home.yaml")],
+           output: Annotated[Path | None, typer.Option("-o", "--output", help="a new folder; default: results/films/<screenplay>")] = None,
            model: Model = "toybox-2step", policy: Policy = None,
            budget: OwnBudget = None, seed: Annotated[int | None, seed_option("default: the screenplay's")] = None,
            steps: Steps = None):
-    """Make the film of one screenplay, with the picture of what the memory retrieved and the scores."""
+    """Make the film of one screenplay: film.mp4, storyboard.png, the page of what the memory retrieved, and the scores."""
     from cinelab.script.screenplay import Screenplay
 
     play = Screenplay.load(screenplay)
-    from cinelab.lab.first_film import direct_film  # torch takes a while
-
     folder = output or Path("results/films") / screenplay.stem
-    with writing(folder, AT_ONCE, tidy=True), working(play.title) as tell:
-        direct_film(play, folder, model, policy, budget, seed, levels_of(steps),
-                    progress=lambda done, of: tell(f"{play.title}: chunk {done} of {of}"))
+    with progress(f"{play.title}: loading {model}") as show:
+        from cinelab.lab.first_film import direct_film  # torch takes a while
+
+        with writing(folder, AT_ONCE, tidy=True):
+            direct_film(play, folder, model, policy, budget, seed, levels_of(steps),
+                        progress=lambda done, of: show.at(done, of, "chunk"), stage=lambda text: show.stage(f"{play.title}: {text}"))
+    show_scores(folder / "metrics.parquet")
     say_made(folder)
+
+
+def show_scores(path: Path) -> None:
+    """The mean of every score in a film's table."""
+    import pandas as pd
+
+    from cinelab.lab.results import text_of
+    from cinelab.score.film import digest
+
+    rows = digest(pd.read_parquet(path)).itertuples()
+    show_table(["score", "mean", "of"], [[metric, text_of(mean), str(count)] for metric, mean, count in rows])
 
 
 @app.command()
 def score(name: Annotated[str, typer.Argument(help="shipped name, folder or weights file")],
-          seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
+          seeds: Annotated[str, typer.Option(help="of the test films, with commas")] = "0,1,2",
           films: Annotated[int, number("films for each seed and test", 2, FILMS)] = 32,
           policy: Policy = None, budget: OwnBudget = None,
-          output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/reference")):
-    """Write the score card results/reference/<name>.json: every metric with interval, chance and upper bound."""
-    from cinelab.lab.cards import print_card, score_card
+          output: Annotated[Path, typer.Option("-o", "--output", help="a folder for <name>.json and its rows, <name>.parquet")] = Path("results/reference")):
+    """Score a model of the toybox on test films: every metric with interval, chance and upper bound, printed and kept as a card."""
+    from cinelab.lab.cards import print_card, read_card, score_card
 
-    path = score_card(name, seed_list(seeds), films, policy, budget, output, tell=lambda text: say((text, "dim")))
-    print_card(read_mapping(path))
+    with progress(f"scoring {name}") as show:
+        path = score_card(name, seed_list(seeds), films, policy, budget, output, tell=show)
+    print_card(read_card(path))
     say((str(path), "bold green"))
 
 
 @app.command()
-def compare(names: Annotated[list[str], typer.Argument(help="models whose cards are in --folder; the first is the measure")],
+def compare(names: Annotated[list[str], typer.Argument(help="models whose cards are in --folder; the others are compared with the first")],
             folder: Annotated[Path, typer.Option(help="where `cinelab score` put the cards")] = Path("results/reference"),
-            output: Annotated[Path | None, typer.Option("-o", "--output", help="default: <folder>/compared.csv; a .md file gets the benchmark's table")] = None):
-    """Score cards side by side: values, intervals, and each model's share of the first one's on the same films."""
+            output: Annotated[Path | None, typer.Option("-o", "--output", help="a .csv file for the table, or a .md file for the benchmark's")] = None):
+    """Score cards side by side: values, intervals, and each model beside the first one on the same films."""
     from cinelab.files import write_text
-    from cinelab.lab.cards import benchmark_table, compare_cards, markdown
+    from cinelab.lab.cards import (
+        benchmark_table,
+        compare_cards,
+        comparison_lines,
+        made_from,
+        markdown,
+    )
+    from cinelab.lab.made import note_beside
 
-    with writing_file(output or folder / "compared.csv", (".csv", ".md")) as path:
+    with writing_file(output, (".csv", ".md")):
         rows = compare_cards(names, folder)
-        write_text(path, markdown(benchmark_table(names, folder)) if path.suffix == ".md" else rows.to_csv(index=False))
-    lines = []
-    for metric, part in rows.groupby("metric", sort=False):
-        cells = {row.model: f"{row.value:.3f}" + (f" ({row.share:.2f})" if row.share == row.share else "") for row in part.itertuples()}
-        lines.append([metric, *(cells.get(name, "") for name in names)])
-    show_table(["metric", *names], lines)
-    say((f"In brackets: the share of {names[0]}'s. ", "dim"), (str(path), "bold green"))
+        if output:
+            write_text(output, markdown(benchmark_table(names, folder)) if output.suffix == ".md" else rows.to_csv(index=False))
+            note_beside(output, made_from(names, folder))
+    show_table(["metric", *names], comparison_lines(rows, names))
+    say((f"Value [95 % interval]; x: the share of {names[0]}'s on the films that both made, + or -: the difference from it. ", "dim"),
+        (str(output or ""), "bold green"))
 
 
 @app.command()
-def sweep(file: Path, workers: Annotated[int, number("cells at a time", 1, WORKERS)] = 1,
+def sweep(file: Annotated[Path, typer.Argument(help="a sweep in YAML, such as experiments/memory.yaml: a notebook, a grid, seeds")], workers: Annotated[int, number("cells at a time", 1, WORKERS)] = 1,
           only: Annotated[str | None, typer.Option(help="cells whose name contains this")] = None,
-          dry_run: Annotated[bool, typer.Option(help="list the cells and stop")] = False,
-          smoke: Annotated[bool, typer.Option(help="the notebooks' smallest settings")] = False,
+          dry_run: Annotated[bool, typer.Option("--dry-run", help="list the cells and stop")] = False,
+          smoke: Annotated[bool, typer.Option("--smoke", help="a trial with the notebook's smallest settings, in a folder of its own")] = False,
           engine: Annotated[str, typer.Option(help="here, or as jobs through submitit: local or slurm")] = "here",
           option: Annotated[list[str] | None, typer.Option(help="of a cluster, KEY=VALUE: time (minutes), gpus, cpus, memory (GB), "
                                                                 "partition, account, qos, constraint, exclude")] = None):
-    """Run a grid of papermill cells; finished cells are skipped, failed ones are kept and listed."""
+    """Run a notebook over a grid of settings, a cell each; finished cells are skipped, so the same command goes on after any stop."""
     from cinelab.lab.sweep import run
 
     pairs = [text.partition("=") for text in option or []]
@@ -181,9 +199,10 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, number("chunks a 
           until: Annotated[int, number("chunk whose cost is compared with chunk 20", LEAST_LATE, CHUNKS)] = 1000,
           budget: Budget = 6, steps: Steps = None,
           output: Annotated[Path, typer.Option("-o", "--output", help="a .json file")] = Path("results/bench.json")):
-    """Frames per second, first-frame latency, where the time goes, growth with the film, peak memory."""
+    """One model's speed under four memory policies: frames per second, first frame, where the time goes, growth with the film."""
     from cinelab.config import to_dict
     from cinelab.files import write_json
+    from cinelab.lab.made import made
     from cinelab.memory.policy import CAMR, Full, Sink, Window
     from cinelab.model.zoo import load
     from cinelab.runs import hardware
@@ -191,12 +210,12 @@ def bench(model: Model = "toybox-base", chunks: Annotated[int, number("chunks a 
 
     policies = {"full": Full(), "window": Window(window=budget), "sink": Sink(sink=1, window=budget - 1),
                 "camr": CAMR(budget=budget)}
-    with writing_file(output, (".json",)):
+    with writing_file(output, (".json",)), progress(f"timing {model}", often=1) as show:
         bundle = load(model)
         bundle.sampling = bundle.levels(levels_of(steps))
-        rows = benchmark(bundle, policies, chunks, until).to_dict("records")
+        rows = benchmark(bundle, policies, chunks, until, show).to_dict("records")
         record = {"model": model, "sampling": to_dict(bundle.sampling), "budget": budget, "chunks": chunks, "until": until,
-                  **hardware(), "rows": rows}
+                  **hardware(), "made": made([model]), "rows": rows}
         write_json(output, record)
     lines = [[name, *("" if row[name] != row[name] else str(row[name]) for row in rows)] for name in list(rows[-1])[1:]]
     show_table(["", *(row["policy"] for row in rows)], lines, f"{model} on {record['device']}, {record['cores']} cores")
@@ -214,20 +233,25 @@ def race(models: Annotated[list[str] | None, typer.Argument(help="students; defa
     from dataclasses import replace
 
     from cinelab.files import write_json
+    from cinelab.lab.made import made
     from cinelab.memory.policy import CAMR
     from cinelab.model.zoo import load, students
     from cinelab.runs import hardware
     from cinelab.score.speed import compare
 
-    with writing_file(output, (".json",)):
+    with writing_file(output, (".json",)), progress("loading the models", often=1) as show:
         slow = load(base)
         contenders = {f"{base}, {many} steps": (slow, replace(slow.sampling.with_steps(many), solver="euler")),
                       base: (slow, slow.sampling)}
         contenders |= {name: (bundle, bundle.sampling) for name, bundle in ((name, load(name)) for name in models or students())}
-        rows = compare(contenders, CAMR(budget=budget), chunks)
-        write_json(output, {"budget": budget, "chunks": chunks, **hardware(), "rows": rows.to_dict("records")})
-    lines = [[str(value) for value in row] for row in rows.itertuples(index=False)]
-    show_table(list(rows.columns), lines, f"{hardware()['device']}, {hardware()['cores']} cores")
+        show.stage(f"timing {len(contenders)} models")
+        rows = compare(contenders, CAMR(budget=budget), chunks, progress=lambda done, of: show.at(done, of, "chunk"))
+        told = made([base, *(models or students())])
+        write_json(output, {"budget": budget, "chunks": chunks, **hardware(), "made": told, "rows": rows.to_dict("records")})
+    last = [f"{row['times the first']:g} ({row['low']:g} to {row['high']:g})" for row in rows.to_dict("records")]
+    shown = rows.drop(columns=["times the first", "low", "high"])
+    lines = [[*map(str, row), times] for row, times in zip(shown.itertuples(index=False), last, strict=True)]
+    show_table([*shown.columns, "times the first"], lines, f"{hardware()['device']}, {hardware()['cores']} cores")
     say((str(output), "bold green"))
 
 
@@ -235,15 +259,15 @@ def race(models: Annotated[list[str] | None, typer.Argument(help="students; defa
 def results(where: Annotated[str | None, typer.Argument(help="a condition on parameters and metrics, as in SQL: \"policy = 'camr' and away = 5\"")] = None,
             show: Annotated[str | None, typer.Option(help="columns, comma-separated; default: what varies, and the metrics")] = None,
             sql: Annotated[str | None, typer.Option(help="any SQL over the tables runs, measures and wide (DuckDB)")] = None,
-            columns: Annotated[bool, typer.Option(help="list the columns that can be asked for")] = False,
+            columns: Annotated[bool, typer.Option("--columns", help="list the columns that can be asked for")] = False,
             folder: Annotated[Path, typer.Option(help="where the runs are")] = Path("results"),
             output: Annotated[Path | None, typer.Option("-o", "--output", help="a .csv or .parquet file for the whole answer")] = None):
-    """What has been run, and what came out. The index is read afresh from the folders every time."""
+    """What has been run, and what came out: a line a folder, or the runs that fulfil a condition, with their scores."""
     from cinelab.lab import results as room
 
     if where is not None and sql is not None:
         raise CinelabError("A condition and --sql were given; keep one of them.")
-    with writing_file(output, (".csv", ".parquet")):
+    with writing_file(output, (".csv", ".parquet")), progress("reading the runs", SHORT):
         if where is None and sql is None:
             runs, measured = room.index(folder)
             found = room.wide(runs, measured)
@@ -259,39 +283,48 @@ def results(where: Annotated[str | None, typer.Argument(help="a condition on par
 
 @app.command()
 def report(sweeps: Annotated[list[str], typer.Argument(help="results folders of sweeps; a+b joins two that belong to one grid")],
-           output: Annotated[Path, typer.Option("-o", "--output")] = Path("results/report.html"),
+           output: Annotated[Path, typer.Option("-o", "--output", help="an .html file")] = Path("results/report.html"),
            title: Annotated[str | None, typer.Option(help="default: the sweeps' names")] = None,
            metrics: Annotated[str | None, typer.Option(help="comma-separated; default: the headline ones")] = None,
-           tables: Annotated[Path | None, typer.Option(help="a folder for the same numbers as .csv files")] = None):
+           tables: Annotated[Path | None, typer.Option(help="a folder for the same numbers as .csv files")] = None,
+           figures: Annotated[Path | None, typer.Option(help="a folder for every figure as .svg and .pdf")] = None):
     """Sweeps to one HTML page that needs nothing else: tables with tests, figures, films side by side, provenance."""
     from cinelab.lab.report import report as make
 
-    with working("reading the cells"):
-        page = make(sweeps, output, title, list(names_of(metrics, "--metrics")) if metrics is not None else None, tables)
+    with progress("reading the cells", SHORT) as show:
+        page = make(sweeps, output, title, list(names_of(metrics, "--metrics")) if metrics is not None else None, tables, figures, show)
     say((str(page), "bold green"), f" ({page.stat().st_size / 2**20:.1f} MiB); open it in a browser")
 
 
 @app.command()
 def demo(model: Model = "toybox-2step", folder: Annotated[Path, typer.Option(help="where the visitors' films go")] = Path("results/demo"),
          visitors: Annotated[int, number("films at once", 1, VISITORS)] = 10,
-         chunks: Annotated[int, number("chunks a film may have", 1, CHUNKS)] = 480,
+         chunks: Annotated[int, number("chunks a film may have, all takes counted", 1, CHUNKS)] = 480,
          idle: Annotated[float, number("seconds until an unwatched film is let go of; it can be gone on with", above=0, most=1e9, whole=False)] = 300.0,
          host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with the token")] = "127.0.0.1",
          port: Annotated[int, number("0 = any free one", 0, PORT)] = 8890,
+         token: Annotated[str | None, typer.Option(help="lets one direct; of 8 to 128 of A-Z, a-z, 0-9, - and _. Default: $CINELAB_TOKEN, "
+                                                        "else a new one at every start")] = None,
+         allow_host: Annotated[list[str] | None, typer.Option(help="a name by which a proxy in front reaches this demo; may be repeated")] = None,
+         exports: Annotated[int, number("exports a film may have", 0, 10_000)] = 10,
+         mebibytes: Annotated[int, number("MiB that a film's log and chunks may take", 1, 2**20)] = 1024,
+         films: Annotated[int, number("films that the folder may hold", 1, FILMS)] = 1000,
          policy: Policy = None, budget: OwnBudget = None):
     """The directing desk as a web page for several visitors who share one model; Ctrl-C ends it, every film is kept."""
     from cinelab.lab.demo import Rules
     from cinelab.lab.demo import demo as run
 
-    run(folder, model, Rules(visitors, chunks, idle), host, port, say, policy, budget)
+    rules = Rules(visitors, chunks, idle, exports=exports, mebibytes=mebibytes, films=films)
+    run(folder, model, rules, host, port, say, policy, budget, token, allow_host or ())
 
 
 @app.command()
 def doctor():
     """What this machine has, and what is missing for which feature."""
-    from cinelab.lab.doctor import examine
+    with progress("looking at this machine", SHORT):
+        from cinelab.lab.doctor import examine
 
-    findings = examine()
+        findings = examine()
     marks = {True: ("ok", "green"), None: ("--", "yellow"), False: ("no", "red")}
     pad = max(len(finding.what) for finding in findings)
     for finding in findings:
@@ -300,6 +333,10 @@ def doctor():
             say(f"      {finding.remedy}")  # on a line of its own, never wrapped: it may be a command
     if any(finding.ok is False for finding in findings):
         raise typer.Exit(1)
+
+
+for command in (cli_wan.train, cli_wan.clips, cli_wan.plan, cli_wan.convert):  # help lists commands in this order
+    app.command()(command)
 
 
 def print_table(rows, most: int = 60) -> None:
@@ -346,7 +383,7 @@ def _code(run: Any) -> int:
 
 
 def _said(sentence: str, code: int) -> int:
-    say(("Error: ", "red"), " ".join(sentence.splitlines()), to=err)
+    say(("Error: ", "red"), " ".join(brief(sentence).splitlines()), to=err)
     return code
 
 

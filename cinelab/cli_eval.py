@@ -1,20 +1,21 @@
 """`cinelab eval`: our metrics of any video, the toybox's tasks, and tools that live in environments of their own."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cinelab.cli_options import names_of, number, seed_list
+from cinelab.cli_options import EXIT_CODES, names_of, number, seed_list
 from cinelab.errors import CinelabError
 from cinelab.limits import FILMS
 from cinelab.outputs import AT_ONCE, half_saved, unfinished, writing, writing_file
 from cinelab.printing import say, show_table
+from cinelab.progress import progress
 
 PARQUET = (".parquet",)
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, epilog=EXIT_CODES,
                   help="Score any videos: our own metrics, VBench, VisionReward.")
 REASONS = 20  # why something was not measured, as many as are printed
 Paths = Annotated[list[Path], typer.Argument(help="mp4 files, folders of them, or folders that `cinelab direct` wrote")]
@@ -31,21 +32,19 @@ def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges 
            tolerance: Annotated[int, number("frames by which a cut may be early or late", 0, 1000)] = 1,
            plan: Annotated[Path | None, typer.Option(help="shot list or screenplay of a single video; else <video>.shots.json")] = None,
            output: Output = None):
-    """Cuts, motion, flicker, seams, drift, alignment, identity and scenery across shots; what is absent is said, not zero."""
-    from cinelab.lab.results import text_of
-    from cinelab.score.evaluate import digest, evaluate, unmeasured
+    """Cuts, motion, flicker, seams, drift, alignment, identity and scenery across shots; what is absent is said, not zero.
+
+    A video that cannot be read is named, the others are scored, and the exit code is 1.
+    """
+    from cinelab.score.evaluate import evaluate, unmeasured
     from cinelab.score.rows import save
 
-    with writing_file(output, PARQUET):
-        rows = evaluate(paths, names_of(backends, "--backends"), tolerance, plan, _tell)
+    with writing_file(output, PARQUET), progress("measuring videos") as show:
+        rows = evaluate(paths, names_of(backends, "--backends"), tolerance, plan, show)
         if output:
             save(rows, output)
-    found, lines = digest(rows), []
-    for row in found[found["value"].notna()].itertuples():
-        known = abs(row.low) != float("inf") and row.low == row.low
-        between = f"{row.low:.3f} to {row.high:.3f}" if known else ""
-        lines.append([row.metric, row.backend, text_of(row.value), between, str(int(row.n)), str(row.clips)])
-    show_table(["metric", "by", "value", "95 % interval", "n", "clips"], lines)
+    _show_facts(rows)
+    _show_scores(rows)
     reasons = unmeasured(rows)
     for line in reasons.head(REASONS).itertuples():
         where = f"{_count(line.shots, 'shot')} of {line.clips}" if line.shots else str(line.clips)
@@ -55,16 +54,43 @@ def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges 
     _finish_rows(rows, output)
 
 
+def _show_facts(rows) -> None:
+    """What the files say of themselves, on a line; a range where they differ."""
+    from cinelab.lab.results import text_of
+    from cinelab.score.evaluate import facts
+
+    texts = [f"{name} {text_of(least)}" + (f" to {text_of(most)}" if most != least else "") for name, (least, most) in facts(rows).items()]
+    if texts:
+        say(("files: ", "dim"), ", ".join(texts))
+
+
+def _show_scores(rows) -> None:
+    """A table of the scores, judge by judge."""
+    from cinelab.lab.results import text_of
+    from cinelab.score.evaluate import digest
+
+    found, lines = digest(rows), []
+    found = found[found["value"].notna() & (found["backend"] != "file")]
+    for judge, part in found.groupby("backend", sort=False):
+        lines.append([(f"by {judge}", "bold"), "", "", "", ""])
+        for row in part.itertuples():
+            known = abs(row.low) != float("inf") and row.low == row.low
+            between = f"{row.low:.3f} to {row.high:.3f}" if known else ""
+            lines.append([row.metric, text_of(row.value), between, str(int(row.n)), str(row.clips)])
+    show_table(["metric", "value", "95 % interval", "n", "clips"], lines)
+
+
 @app.command()
-def tasks(folder: Path, seeds: Annotated[str, typer.Option(help="comma-separated")] = "0,1,2",
+def tasks(folder: Annotated[Path, typer.Argument(help="a folder for the tasks")],
+          seeds: Annotated[str, typer.Option(help="of the tasks' films, with commas")] = "0,1,2",
           films: Annotated[int, number("films for each seed and task", 2, FILMS)] = 32):
     """Write the toybox benchmark's tasks as files, for any model to answer; see docs/benchmark.md."""
     from cinelab.lab.tasks import export_tasks
     from cinelab.score.card import CardConfig
 
     config = CardConfig(seeds=seed_list(seeds), films=films)
-    with writing(folder, AT_ONCE, tidy=True):
-        count = export_tasks(folder, config)
+    with writing(folder, AT_ONCE, tidy=True), progress("writing tasks") as show:
+        count = export_tasks(folder, config, show)
     say((str(folder), "bold green"), f": {count} tasks; put a video beside each shot list, then")
     say(f"cinelab eval videos {shlex.quote(str(folder))}")
 
@@ -75,7 +101,9 @@ def setup(tool: Annotated[str, typer.Argument(help="vbench or visionreward")]):
     from cinelab.score.outside import find
     from cinelab.score.outside import setup as make
 
-    python = make(find(tool), _tell)
+    found = find(tool)
+    with progress(f"setting {found.name} up") as show:
+        python = make(found, show)
     say((str(python), "bold green"))
 
 
@@ -105,30 +133,37 @@ def vbench(paths: Paths, dimensions: Names = "", whole: Whole = False, prompt: P
            rewriting: Rewriting = "none", output: Output = None,
            samples: Annotated[int, number("videos of one prompt; goes into the table", 1, FILMS)] = 1,
            long: Annotated[bool, typer.Option("--long", help="clips of 5 s and more by VBench-Long")] = False):
-    """VBench's dimensions on videos of one's own, shot by shot where the shots are known."""
+    """VBench's dimensions on videos of one's own, shot by shot where the shots are known.
+
+    A video that cannot be read is named, the others are scored, and the exit code is 1.
+    """
     from cinelab.score.vbench import PROMISED, Rules, score_videos
 
-    with writing_file(output, PARQUET):
-        videos = _videos(paths, prompt, prompts)
+    with writing_file(output, PARQUET), progress("scoring with VBench") as show:
+        videos = _videos(paths, prompt, prompts, show)
         names = _names(dimensions) or PROMISED
-        rows = _kept(score_videos(videos, names, Rules(whole, long, samples, rewriting), _tell), output)
+        rows = _kept(score_videos(videos, names, Rules(whole, long, samples, rewriting), show), output)
     _finish(rows, output)
 
 
 @app.command()
 def visionreward(paths: Paths, whole: Whole = False, prompt: Prompt = "", prompts: Prompts = None, rewriting: Rewriting = "none",
                  output: Output = None):
-    """VisionReward's score, and the share of the prompt's parts that its model sees in each shot."""
+    """VisionReward's score, and the share of the prompt's parts that its model sees in each shot.
+
+    A video that cannot be read is named, the others are scored, and the exit code is 1.
+    """
     from cinelab.score.visionreward import score_videos
 
-    with writing_file(output, PARQUET):
-        films = _videos(paths, prompt, prompts)
-        rows = _kept(score_videos(films, whole=whole, rewriting=rewriting, tell=_tell), output)
+    with writing_file(output, PARQUET), progress("scoring with VisionReward") as show:
+        films = _videos(paths, prompt, prompts, show)
+        rows = _kept(score_videos(films, whole=whole, rewriting=rewriting, tell=show), output)
     _finish(rows, output)
 
 
 @app.command()
-def suite(folder: Path, dimensions: Annotated[str, typer.Option(help="default: all 16")] = "",
+def suite(folder: Annotated[Path, typer.Argument(help="a folder of films of VBench's prompts, named as VBench names them")],
+          dimensions: Annotated[str, typer.Option(help="VBench's names, with commas; default: all 16")] = "",
           score: Annotated[bool, typer.Option("--score", help="score the folder, which must be complete")] = False,
           rewriting: Rewriting = "none", output: Output = None):
     """VBench's own prompts: what a folder holds and lacks of their films, and with --score what they are worth."""
@@ -138,8 +173,8 @@ def suite(folder: Path, dimensions: Annotated[str, typer.Option(help="default: a
 
     names = _names(dimensions) or tuple(DIMENSIONS)
     if score:
-        with writing_file(output, PARQUET):
-            rows = _kept(score_suite(folder, names, rewriting, tell=_tell), output)
+        with writing_file(output, PARQUET), progress("scoring with VBench") as show:
+            rows = _kept(score_suite(folder, names, rewriting, tell=show), output)
         return _finish(rows, output)
     lacking, wanted = missing_of_suite(folder, names), jobs(names)
     lines = [[name, *(str(sum(name in job.dimensions for job in some)) for some in (wanted, lacking))] for name in names]
@@ -150,12 +185,12 @@ def suite(folder: Path, dimensions: Annotated[str, typer.Option(help="default: a
         raise typer.Exit(1)
 
 
-def _videos(paths: list[Path], prompt: str, prompts: Path | None) -> list:
+def _videos(paths: list[Path], prompt: str, prompts: Path | None, tell: Callable[[str], None]) -> list:
     from cinelab.score.excerpts import find_videos, read_prompts
 
     if absent := [path for path in paths if not path.exists()]:
         raise CinelabError(f"{absent[0]}: no such file or folder; name videos that are there.")
-    found = find_videos(paths, prompt, read_prompts(prompts) if prompts else None, _tell)
+    found = find_videos(paths, prompt, read_prompts(prompts) if prompts else None, tell)
     found = [video for video in found if not unfinished(video.path)]
     if half := [video.path.parent for video in found if half_saved(video.path.parent, "film.json")]:
         raise CinelabError(f"{half[0]} holds a half-saved film; the `cinelab direct` that was making it finishes it when it is run again.")
@@ -223,7 +258,3 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _mark(ok: bool) -> tuple[str, str]:
     return ("ok", "green") if ok else ("no", "red")
-
-
-def _tell(text: str) -> None:
-    say((text, "dim"))

@@ -13,8 +13,12 @@ from cinelab.limits import (
     SEED,
     SIDE,
     STEPS,
+    check_levels,
     check_number,
 )
+
+EXIT_CODES = ("Exit codes: 0 all that was asked is done; 1 something failed on the way or is missing, and what was made is kept; "
+              "2 bad input, said in one sentence before any work; 130 stopped by Ctrl-C.")
 
 
 def number(text: str, least: float | None = None, most: float | None = None, **bounds: Any) -> Any:
@@ -55,6 +59,8 @@ def levels_of(text: str | None) -> int | tuple[float, ...] | None:
         raise CinelabError(f"--steps is {text[:60]!r}; give a whole number, or levels that fall with commas, like 1,0.6,0.3.") from None
     if isinstance(found, int):
         check_number("--steps", found, 1, STEPS)
+    else:
+        check_levels(found, "--steps")
     return found
 
 

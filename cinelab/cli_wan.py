@@ -10,10 +10,14 @@ from cinelab.cli_options import budget_option, number, size_of
 from cinelab.errors import CinelabError
 from cinelab.files import to_json
 from cinelab.limits import CHUNKS, LATENTS, WORKERS
-from cinelab.printing import say, show_table, working
+from cinelab.printing import say, show_table
+from cinelab.progress import SHORT, progress
 
 SHOWN = 12  # keys of a kind, unless all are asked for
 GIB = 2**30
+CAUSES = {"weights": "the model", "attended": "keys and values that a chunk sees", "stored": "the history of all chunks",
+          "slots": "its working copy", "summaries": "what retrieval searches", "activations": "what a step computes"}
+ANY = 2**62  # bytes: room enough for anything
 
 
 def convert(source: Annotated[Path, typer.Argument(help="a diffusers or original folder, a .safetensors, or a training checkpoint (.pt)")],
@@ -34,8 +38,8 @@ def convert(source: Annotated[Path, typer.Argument(help="a diffusers or original
         raise CinelabError("No target was given; name where to write, or say --dry-run to only look.")
     report = open_weights(source, part, dtype, lora, lora_scale).report()
     if report.whole and not dry_run:
-        with working(f"writing {target}"):
-            report = run(source, target, to, dtype, shard_gib, part, lora, lora_scale)
+        with progress(f"writing {target}", SHORT) as show:
+            report = run(source, target, to, dtype, shard_gib, part, lora, lora_scale, show)
     show(report, keys)
     report.demand()
     if report.target and to != "training":
@@ -85,17 +89,20 @@ def show(report, keys: bool = False) -> None:
 
 
 def plan(model: Annotated[str, typer.Option(help="wan-1.3b, wan-14b, or weights in any layout")] = "wan-1.3b",
-         chunks: Annotated[int, number("of the film", 1, CHUNKS)] = 200,
-         chunk: Annotated[int, number("latent frames at a time", 1, LATENTS)] = 3,
+         chunks: Annotated[int, number("chunks of the film", 1, CHUNKS)] = 200,
+         chunk: Annotated[int, number("latent frames a chunk", 1, LATENTS)] = 3,
          size: Annotated[str, typer.Option(help="height x width in pixels")] = "480x832",
          policy: Annotated[str, typer.Option(help="camr, window, sink, shot_sink, full, or your own as module:Name")] = "camr",
          budget: Annotated[int, budget_option("history chunks seen at once")] = 6,
-         place: Annotated[str, typer.Option(help="of the history: device or host")] = "device",
-         packing: Annotated[str, typer.Option(help="of the history: none, int8 or fp8")] = "none",
-         linears: Annotated[str, typer.Option(help="full, fp8, fp8-weights or int8-weights")] = "full",
-         device: Annotated[float | None, number("GiB of the GPU; default: what is free here", 0, 1e6, whole=False)] = None,
-         host: Annotated[float | None, number("GiB of main memory; default: what is free here", 0, 1e6, whole=False)] = None):
-    """What a film takes, in GiB by cause, before any weights are loaded; refuses what cannot fit, with the numbers."""
+         place: Annotated[str, typer.Option(help="where the history is kept: device or host")] = "device",
+         packing: Annotated[str, typer.Option(help="how the history is kept: none, int8 or fp8")] = "none",
+         linears: Annotated[str, typer.Option(help="numbers of the linear layers: full, fp8, fp8-weights or int8-weights")] = "full",
+         device: Annotated[float | None, number("GiB of the GPU of another machine; without --device and --host: what is free here", 0, 1e6, whole=False)] = None,
+         host: Annotated[float | None, number("GiB of main memory of another machine", 0, 1e6, whole=False)] = None):
+    """What a film takes, in GiB by cause, before any weights are loaded; refuses what cannot fit, with the numbers.
+
+    Without --device and --host it is asked of this machine, with one of them of a machine of which only that is known.
+    """
     import torch
 
     from cinelab.memory.policy import policy_named
@@ -113,20 +120,30 @@ def plan(model: Annotated[str, typer.Option(help="wan-1.3b, wan-14b, or weights 
     film = Film(size_of(size), chunks, chunk, rule.budget_at(chunks), (rule.summary or 32) if rule.routed else None, kept.place, kept.packing, kept.slots, linears,
                 held=rule.held_at(chunks, config.num_attention_heads))
     need = footprint(config, film)
-    lines = [[what, f"{gib:.2f}", where] for what, gib, where in need.lines()]
-    show_table(["what", "GiB", "where"], lines, f"{chunks} chunks of {chunk} latent frames at {size} under {policy}")
-    here = free_bytes("cuda" if torch.cuda.is_available() else "cpu") if device is None else int(device * GIB)
-    check_fits(need, here, free_bytes("cpu") if host is None else int(host * GIB), "This film")
-    say(("It fits.", "bold green"))
+    lines = [[what, f"{gib:.2f}", where, CAUSES.get(what, "")] for what, gib, where in need.lines()]
+    show_table(["what", "GiB", "where", "which is"], lines, f"{chunks} chunks of {chunk} latent frames at {size} under {policy}")
+    free = {"device": free_bytes("cuda" if torch.cuda.is_available() else "cpu"), "host": free_bytes("cpu")}
+    said = {name: int(gib * GIB) for name, gib in (("device", device), ("host", host)) if gib is not None}
+    room = {name: said.get(name, ANY if said else free[name]) for name in free}  # of another machine only what was said counts
+    check_fits(need, room["device"], room["host"], "This film")
+    on = " and ".join(f"{gib / GIB:g} GiB of {name} memory" for name, gib in said.items())
+    say((f"It fits {on}." if on else "It fits here.", "bold green"))
+    for name, takes in (("device", need.device), ("host", need.stored * need.host)):
+        if said and name not in said and takes:
+            say(f"Of {name} memory it takes {takes / GIB:.1f} GiB ({free[name] / GIB:.1f} GiB are free here; --{name} GIB says how much another "
+                "machine has).")
 
 
 def clips(videos: Annotated[Path, typer.Argument(help="a folder of videos, or a .csv or .parquet table with a column `video`")],
           store: Annotated[Path, typer.Argument(help="the folder for the encoded films")],
           model: Annotated[str, typer.Option(help="whose codec and text encoder: a diffusers folder of Wan, or toybox")] = "toybox",
           setting: Annotated[list[str] | None, typer.Option("--set", help="a field of DataConfig, such as cuts=given or shortest=3; repeat for more")] = None,
-          share: Annotated[str, typer.Option(help="of several workers: mine/of, counted from 1")] = "1/1",
+          share: Annotated[str, typer.Option(help="of several workers on one store: mine/of, counted from 1")] = "1/1",
           check: Annotated[bool, typer.Option("--verify", help="only read every shard against its checksum")] = False):
-    """Videos to training clips: shots found or read from lists, captioned, encoded once; a killed build goes on."""
+    """Videos to training clips: shots found or read from lists, captioned, encoded once; a killed build goes on.
+
+    A video that cannot be taken is named, the others are encoded, and the exit code is 1; so it is where nothing was kept.
+    """
     from cinelab.config import override
     from cinelab.data import build, skipped, verify
     from cinelab.lab.video_data import parts_of
@@ -141,9 +158,10 @@ def clips(videos: Annotated[Path, typer.Argument(help="a folder of videos, or a 
     settings = parse_settings(setting or [])
     parts, config = parts_of(model)
     config, kept = override(config, settings), None
-    for step in build(videos, store, config, *parts, part=(mine, of), tell=lambda text: say((text, "dim"))):
-        kept = (kept or 0) + step.films
-        say(str(step))
+    with progress("reading videos") as show:
+        for step in build(videos, store, config, *parts, part=(mine, of), tell=show, begin=show):
+            kept = (kept or 0) + step.films
+            say(str(step))
     left = skipped(store)
     for row in left:
         say(("left out: ", "yellow"), str(row["why"]))
@@ -166,7 +184,7 @@ def _share(text: str) -> tuple[int, int]:
 
 
 def train(run: Annotated[Path, typer.Argument(help="the run's description, YAML or JSON; see docs/scaling.md")],
-          processes: Annotated[int, number("one a GPU of this machine", 1, WORKERS)] = 1,
+          processes: Annotated[int, number("processes that share the work, one a GPU of this machine", 1, WORKERS)] = 1,
           every: Annotated[int, number("steps between two lines", 1, 10**9)] = 10):
     """Train a stage from one file, sharded over this machine's GPUs; interrupted it saves, started again it goes on."""
     from cinelab.lab import launch
@@ -174,6 +192,7 @@ def train(run: Annotated[Path, typer.Argument(help="the run's description, YAML 
     from cinelab.train.job import load_job
 
     job = load_job(run)
+    say((f"starting {processes} process{'es' * (processes > 1)}; the log is {job.run}/log.jsonl", "dim"))
     seen = watch(launch.train(job, processes), job.config, every=every)
     say((job.run, "bold green"), f": {len(seen)} steps" + (f", weights in {job.export}" if job.export else ""))
     if job.export and (Path(job.export) / "config.json").exists():

@@ -87,9 +87,11 @@ def from_kind(values: Mapping[str, Any], near: type | tuple[type, ...], where: s
     """What `described` wrote, a `near` or a class below it. Raises CinelabError where the class is not there."""
     kind, allowed = values[key], near if isinstance(near, tuple) else (near,)
     near = allowed[-1]
-    cls = resolve(kind) if ":" in str(kind) else getattr(sys.modules[near.__module__], str(kind), None)
+    cls = None
+    if isinstance(kind, str):
+        cls = resolve(kind) if ":" in kind else getattr(sys.modules[near.__module__], kind, None)
     if not (isinstance(cls, type) and issubclass(cls, allowed) and dataclasses.is_dataclass(cls)):
-        raise CinelabError(f"{where or near.__name__} is of kind {kind!r}, which is no {near.__name__}; give the import path "
+        raise CinelabError(f"{where or near.__name__} is of kind {short(kind)}, which is no {near.__name__}; give the import path "
                            f"of one, such as my_module:My{near.__name__}.")
     return from_dict(cls, {name: value for name, value in values.items() if name != key}, where and f"{where}.")
 
@@ -118,20 +120,25 @@ def _needed(field: dataclasses.Field) -> bool:
 
 def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
     """`config` with dotted changes, e.g. {"optim.lr": 1e-3}; the type of each field is kept. All are made at once, so
-    that only what they make together must be free of contradictions."""
+    that only what they make together must be free of contradictions.
+
+    A part that leaves fields unsaid (it has `filled`, as Sampling has) takes them from the part whose place it takes; a class
+    whose fields depend on each other says by `altered(changes)` what a change of some means for the others.
+    """
     names = [field.name for field in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
     new, inner = {}, {}
     for path, value in changes.items():
-        head, _, rest = path.partition(".")
+        head, _, rest = str(path).partition(".")
         if head not in names:
             raise CinelabError(unknown(f"{where}{path}", names, head))
         if rest:
             inner.setdefault(head, {})[rest] = value
         else:
-            new[head] = _part(type(config), get_type_hints(type(config))[head], head, value, f"{where}{path}")
+            part, old = _part(type(config), get_type_hints(type(config))[head], head, value, f"{where}{path}"), getattr(config, head)
+            new[head] = part.filled(old) if hasattr(part, "filled") and type(part) is type(old) else part
     for head, deeper in inner.items():
         new[head] = override(new.get(head, getattr(config, head)), deeper, f"{where}{head}.")
-    return dataclasses.replace(config, **new)
+    return config.altered(new) if hasattr(config, "altered") else dataclasses.replace(config, **new)
 
 
 def unknown(path: str, known: list[str], key: str) -> str:

@@ -1,10 +1,21 @@
 """The exceptions a user meets: a sentence with the field, the value and the remedy."""
 
+import re
+
+LONGEST, QUOTED, SHOWN = 1500, 300, 57  # characters of a message, of a quoted value in it, and of one that is cut
+LONG_QUOTE = re.compile(rf"""(['"])((?:(?!\1).){{{QUOTED},}}?)\1(?![\w'"])""", re.DOTALL)
+
 
 class CinelabError(Exception):
-    """Bad input or a broken file. The message is shown as it is; the command line exits with `code`."""
+    """Bad input or a broken file. The message is shown as it is; the command line exits with `code`.
+
+    A value of very many characters is cut, wherever it was quoted: the message stays a sentence.
+    """
 
     code = 2
+
+    def __init__(self, *said: object):
+        super().__init__(*(brief(part) if isinstance(part, str) else part for part in said))
 
 
 class Failed(CinelabError):
@@ -14,6 +25,13 @@ class Failed(CinelabError):
     """
 
     code = 1
+
+
+def brief(message: str) -> str:
+    """Return a message without the greater part of very long values: of a quoted one its beginning is shown."""
+    if len(message) > QUOTED:
+        message = LONG_QUOTE.sub(lambda found: f"{found[1]}{found[2][:SHOWN]}...{found[1]}", message)
+    return message if len(message) <= LONGEST else f"{message[: LONGEST - 400]} ... {message[-300:]}"
 
 
 def reason(error: BaseException) -> str:

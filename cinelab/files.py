@@ -223,19 +223,35 @@ def expanded(place: str | Path, variable: str) -> Path:
         raise CinelabError(f"The home folder of {place} is not known; name a folder in ${variable}.") from error
 
 
+def is_file(path: str | Path) -> bool:
+    """Whether a file is there; of a name that the system does not take (too long, with a NUL) none is."""
+    return _seen(path, Path.is_file)
+
+
+def exists(path: str | Path) -> bool:
+    """Whether a file or folder is there, as `is_file` says it."""
+    return _seen(path, Path.exists)
+
+
+def _seen(path: str | Path, look: Callable[[Path], bool]) -> bool:
+    with suppress(OSError, ValueError):
+        return look(Path(path))
+    return False
+
+
 def composed(path: str | Path) -> Path:
     """The path itself if it is there, else one that is and differs only in how accents are composed (Unicode), else itself."""
     path = Path(path)
-    if path.exists():
+    if exists(path):
         return path
     found = Path(path.anchor)
     for part in path.relative_to(path.anchor).parts:
         found = _entry(found, part)
-    return found if found.exists() else path
+    return found if exists(found) else path
 
 
 def _entry(folder: Path, name: str) -> Path:
-    if not (folder / name).exists() and not name.isascii() and folder.is_dir():
+    if not name.isascii() and not exists(folder / name) and _seen(folder, Path.is_dir):
         plain = unicodedata.normalize("NFC", name)
         name = next((entry for entry in os.listdir(folder) if unicodedata.normalize("NFC", entry) == plain), name)
     return folder / name

@@ -3,7 +3,9 @@
 They agree with each other: what a session may hold can be exported, read as a screenplay and rendered again.
 """
 
+from collections.abc import Sequence
 from math import isfinite
+from numbers import Real
 from typing import Any
 
 from cinelab.errors import CinelabError
@@ -40,14 +42,15 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("batch", "frames", "frames_per_batch", "latents", "shortest", "longest", "chunk", "span", "grain", "shard",
                      "group", "shard_mib", "critic_updates", "lengths", "curriculum", "grid", "channels", "width", "deep", "stride",
                      "attention_head_dim", "ffn_dim", "in_channels", "out_channels", "text_dim", "freq_dim", "patch_size", "length",
-                     "summary", "rank", "parts", "sequence"), (1, LARGE)),
-    **dict.fromkeys(("num_layers", "num_attention_heads"), (1, LAYERS)),
-    **dict.fromkeys(("warmup", "reach", "recalls"), (0, TRAINED)),
+                     "summary", "rank", "parts", "sequence", "shot_latents", "repeats", "words", "gpus", "slots", "least_shot", "look",
+                     "motion", "where", "what", "features", "candidates", "scale", "lora"), (1, LARGE)),
+    **dict.fromkeys(("num_layers", "num_attention_heads", "layers"), (1, LAYERS)),
+    **dict.fromkeys(("warmup", "reach", "recalls", "ema_from", "frame", "away", "reframed_away", "history"), (0, TRAINED)),
     **dict.fromkeys(("budget", "sink", "shot_sink", "window"), (0, BUDGET)),
     **dict.fromkeys(("camr_share", "across_share", "codec_share", "images_until", "drop_text", "known", "ema", "floor", "betas",
-                     "t_range", "routed_from", "cut_short"), (0, 1)),
+                     "t_range", "routed_from", "cut_short", "share", "past_noise", "eps"), (0, 1)),
     **dict.fromkeys(("guidance", "shift", "lr", "weight_decay", "clip", "alpha", "noise"), (0, LARGE)),
-    "size": (1, SIDE), "fps": (1e-3, RATE), "seed": (0, SEED - 1),
+    "size": (1, SIDE), "first_steps": (1, STEPS), "seeds": (0, SEED - 1), "fps": (1e-3, RATE), "seed": (0, SEED - 1),
 }
 
 
@@ -67,6 +70,21 @@ def check_number(name: str, value: Any, least: float | None = None, most: float 
     good = good and (least is None or value >= least) and (most is None or value <= most)
     if not (good and (above is None or value > above) and (below is None or value < below)):
         raise CinelabError(f"{name} is {short(value)}; give {wanted(least, most, above, below, whole)}.")
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_levels(levels: Sequence[float], name: str) -> None:
+    """Few-step levels fall strictly and lie in (0, 1]."""
+    levels = list(levels)
+    if wrong := [level for level in levels if not is_number(level)]:
+        raise CinelabError(f"{name} holds {short(wrong[0])}; give numbers that fall strictly and lie in (0, 1], like [1.0, 0.75, 0.5, 0.25].")
+    falls = all(a > b for a, b in zip(levels, levels[1:], strict=False))
+    if not levels or not falls or not all(0 < level <= 1 for level in levels):
+        raise CinelabError(f"{name} is {list(levels)}; give levels that fall strictly and lie in (0, 1], "
+                           "like [1.0, 0.75, 0.5, 0.25].")
 
 
 def wanted(least: float | None, most: float | None, above: float | None = None, below: float | None = None,

@@ -7,17 +7,20 @@ Styles are given apart from the text: say(("Error: ", "red"), str(error)). Nothi
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Group", "Live", "Plain", "Table", "err", "out", "say", "show_table", "speakable", "visible", "working"]
+__all__ = ["Console", "Group", "Live", "Plain", "Table", "Text", "err", "out", "say", "show_table", "speakable", "visible"]
 
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+LINED, BARE = {}, {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}  # how tables may look
+INDENT, APART = "  ", "   "  # of a record's lines, between its fields
 Cell = str | tuple[str, str]  # text, or text and its style
 
 
@@ -49,27 +52,22 @@ def _text(part: Cell) -> Text:
     return Text(visible(text), style=style)
 
 
-@contextmanager
-def working(text: str) -> Iterator[Callable[[str], None]]:
-    """On a terminal a line that moves while something is done; yields a function that changes its text."""
-    with out.status(_text(text)) as status:
-        yield lambda new: status.update(_text(new))
-
-
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: str = "", console: Console = out) -> None:
-    """A table as wide as it needs to be; where the terminal is narrower, a line for every value. Nothing is cut."""
+    """A table as wide as it needs to be; where the terminal is narrower without lines, else some lines a row. Nothing is cut."""
     rows = [[_text(cell) for cell in row] for row in rows]
-    table = Table(title=_text(title) if title else None, title_justify="left")
-    for name in columns:
-        table.add_column(_text(name))
-    for row in rows:
-        table.add_row(*row)
-    width = console.measure(table, options=console.options.update(max_width=10**6)).maximum
-    if width > console.width and _narrow(console):
-        _show_records(columns, rows, title, console)
-        return
-    with _as_wide(console, width):
-        console.print(table, soft_wrap=True)
+    most = console.width if _narrow(console) else None
+    for look in (LINED, BARE):
+        table = Table(title=_text(title) if title else None, title_justify="left", **look)
+        for name in columns:
+            table.add_column(_text(name))
+        for row in rows:
+            table.add_row(*row)
+        width = console.measure(table, options=console.options.update(max_width=10**6)).maximum
+        if most is None or width <= most:
+            with _as_wide(console, width):
+                console.print(table, soft_wrap=True)
+            return
+    _show_records(columns, rows, title, console)
 
 
 def _narrow(console: Console) -> bool:
@@ -88,15 +86,30 @@ def _as_wide(console: Console, width: int) -> Iterator[None]:
 
 
 def _show_records(columns: Sequence[str], rows: list[list[Text]], title: str, console: Console) -> None:
-    pad = max((len(visible(name)) for name in columns), default=0)
+    """A row's first value, and below it the others with their names, as many on a line as fit."""
     if title:
         say((title, "italic"), to=console)
     for row in rows:
-        say("", to=console)
-        for name, cell in zip(columns, row, strict=True):
-            if cell.plain:
-                line = Text.assemble((visible(name).ljust(pad), "bold"), "  ", cell)
-                console.print(line, soft_wrap=True)
+        first, *others = zip(columns, row, strict=True)
+        fields = [_field(name, cell) for name, cell in others if cell.plain]
+        console.print(Text.assemble(first[1] if first[1].plain else _field(*first), style="bold"), soft_wrap=True)
+        for line in _filled(fields, console.width - len(INDENT)):
+            console.print(Text(INDENT) + line, soft_wrap=True)
+
+
+def _field(name: str, cell: Text) -> Text:
+    return Text.assemble((f"{visible(name)}: ", "dim"), cell) if name else cell.copy()
+
+
+def _filled(fields: list[Text], width: int) -> list[Text]:
+    """Fields on lines of at most `width`; one that is longer has a line of its own, which is not wrapped."""
+    lines: list[Text] = []
+    for field in fields:
+        if lines and lines[-1].cell_len + len(APART) + field.cell_len <= width:
+            lines[-1] = Text.assemble(lines[-1], APART, field)
+        else:
+            lines.append(field)
+    return lines
 
 
 def speakable() -> None:

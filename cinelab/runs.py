@@ -231,7 +231,8 @@ class Run:
     def data(self) -> dict | None:
         """What `trains_on` noted: the data of this run, or None."""
         path = self.folder / "config.json"
-        return read_mapping(path, data=DATA).get("data") if path.exists() else None
+        data = read_mapping(path, data=DATA).get("data") if path.exists() else None
+        return data and mapping(data, f"{path}: data", mark=str)
 
     def trains_on(self, data: dict | None) -> None:
         """Note the data that this run draws from (`cinelab.train.provenance.data_of`); data of another content than it has

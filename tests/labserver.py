@@ -17,15 +17,15 @@ OWN = (
 
 
 @contextmanager
-def jupyter_lab(root, own):
-    """A server on a free port; yields its address. `own` is a folder for settings and log."""
+def jupyter_lab(root, own, *more):
+    """A server on a free port; yields its address. `own` is a folder for settings and log, `more` are further options."""
     env = os.environ | dict.fromkeys(OWN, str(own)) | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     (own / "labconfig").mkdir()
     news = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
     (own / "labconfig/page_config.json").write_text(json.dumps(news))
     port = free_port()
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-               "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={root}"]  # fmt: skip
+               "--ServerApp.port_retries=0", "--IdentityProvider.token=", f"--ServerApp.root_dir={root}", *more]  # fmt: skip
     with open(own / "server.log", "w") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
     address = f"http://127.0.0.1:{port}"

@@ -184,7 +184,9 @@ def test_a_question_about_no_column_is_one_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(("words", "code", "said"), [
-    (["--place", "host", "--device", "80", "--host", "500"], 0, "It fits"), (["--device", "80", "--host", "500"], 2, "keep the history in host memory"),
+    (["--place", "host", "--device", "80", "--host", "500"], 0, "It fits 80 GiB of device memory and 500 GiB of host memory."),
+    (["--chunks", "200", "--place", "host", "--device", "80"], 0, "Of host memory it takes 160.7 GiB"),
+    (["--chunks", "200", "--place", "host", "--host", "80"], 2, "pack it (--packing fp8,"), (["--device", "80", "--host", "500"], 2, "keep the history in host memory"),
     (["--policy", "full", "--device", "140", "--host", "500"], 2, "most of it is attended"), (["--size", "480x830"], 2, "multiples of 16"),
     (["--size", "big"], 2, "height x width"), (["--model", "nowhere"], 2, "nowhere"), (["--place", "moon"], 2, "device, host")])
 def test_a_plan_says_what_a_film_takes(words, code, said):

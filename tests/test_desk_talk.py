@@ -1,23 +1,37 @@
 """What the desk and its browser say to each other, without a browser; the board and the memory strip it shows."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
+import numpy as np
 import pytest
 from directing import CAT, ROBOT, until
 
 from cinelab import load
 from cinelab.errors import CinelabError
 from cinelab.lab import desk as module
-from cinelab.lab.desk import Desk, desk, line_of, memory_strip
+from cinelab.lab.desk import (
+    EXAMPLES,
+    SEED,
+    Desk,
+    about,
+    desk,
+    examples,
+    line_of,
+    memory_strip,
+    retaken,
+)
 from cinelab.lab.post import UNDER_WAY, Post
 from cinelab.lab.rehearsal import rehearse
 from cinelab.script.screenplay import Screenplay
-from cinelab.stream.board import Board, pictures
+from cinelab.stream.board import Board, pictures, words_changed
 from cinelab.stream.export import at_rest, export
 from cinelab.stream.live import Readout
 from cinelab.stream.looked import looked
 from cinelab.stream.session import Session, Settings
+from cinelab.stream.video import read_video
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +83,26 @@ def talk(monkeypatch, tmp_path):
     talk = Talk(monkeypatch, tmp_path / "film", pace=None)
     yield talk
     talk.desk.close()
+
+
+def test_a_desk_that_is_closed_is_freed(tmp_path):
+    made = desk(tmp_path / "film", "toybox-1step", pace=None)
+    made.live.send("prompt", text=CAT).result(10)
+    made.live.send("resume").result(10)
+    until(lambda live=made.live: live.readout.chunks >= 2)
+    kept = [weakref.ref(one) for one in (made, made.live, made.live.session, made.live.latest().memory)]
+    made.close()
+    assert made.view["closed"]
+    del made
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 4
+
+
+@pytest.mark.parametrize("content", [None, [], "do", {}, {"kind": "do"}, {"kind": "do", "id": {}}, {"kind": "drawn", "number": None}, {"kind": []}])
+def test_messages_that_are_none_are_passed_over(talk, content):
+    before = len(talk.kind("answer"))
+    talk.desk._heard(talk.desk, content, [])
+    assert len(talk.kind("answer")) == before
 
 
 # ---- pictures under way
@@ -139,7 +173,7 @@ def test_the_view_tells_what_a_new_tab_must_know(talk):
     talk.draw_all()
     until(lambda: not talk.desk.view["playing"])
     view = json.loads(json.dumps(talk.desk.view))
-    assert view["earlier"] == [CAT, ROBOT] and view["settings"]["seed"] == 1 and not view["closed"]
+    assert view["earlier"] == [CAT, ROBOT] and view["settings"]["seed"] == SEED + 1 and not view["closed"]
     assert [take["on"] for take in view["shots"][1]["takes"]] == [False, True]
     assert len(view["looked"]["rows"]) == len(talk.desk.live.session.reel.bundle.model.blocks)
 
@@ -161,7 +195,8 @@ def test_an_export_answers_with_the_film_and_an_empty_one_leaves_nothing(talk):
     assert talk.answer(talk.hear("export"))["said"] == f"Exported to {talk.desk.folder / 'export-1'}"
     film, buffers = next((one, buffers) for one, buffers in talk.sent if one["kind"] == "film")
     assert buffers[0] == (talk.desk.folder / "export-1" / "film.mp4").read_bytes()
-    assert film["path"] == str(talk.desk.folder / "export-1")
+    assert dict(zip(film["names"], buffers, strict=True)) == {
+        name: (talk.desk.folder / "export-1" / name).read_bytes() for name in ("film.mp4", "storyboard.png", "screenplay.yaml")}
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")
@@ -174,6 +209,70 @@ def test_a_folder_that_cannot_be_written_to_is_one_line_and_the_film_goes_on(tal
     assert "/proc/cinelab cannot be written to" in talk.answer(talk.hear("export"))["error"]
     made = talk.desk.live.readout.chunks
     until(lambda: talk.desk.live.readout.chunks > made)
+
+
+# ---- a film that nobody watches
+
+
+def test_a_film_pauses_once_nothing_is_drawn_any_more_and_goes_on_when_asked(talk, monkeypatch):
+    monkeypatch.setattr(module, "UNWATCHED", 0.1)
+    talk.hear("hello")
+    talk.do("prompt", text=CAT, play=True)
+    until(lambda: not talk.desk.view["playing"] and "nobody was watching" in talk.desk.view["said"])
+    assert [line["do"] for line in talk.desk.live.session.log if "do" in line] == ["prompt", "resume", "pause"]
+    made = talk.desk.live.readout.chunks
+    assert talk.do("resume")["said"] == "Playing."
+    until(lambda: talk.desk.live.readout.chunks > made)
+
+
+def test_a_film_that_any_view_draws_goes_on_and_so_does_one_that_never_had_a_view(talk, monkeypatch):
+    monkeypatch.setattr(module, "UNWATCHED", 0.2)
+    talk.do("prompt", text=CAT, play=True)
+    until(lambda: talk.desk.live.readout.chunks >= 4 and talk.desk._post.late() > 0.4)
+    assert talk.desk.live.readout.playing, "directed from Python"
+    for _ in range(2):
+        talk.hear("hello")  # two tabs, of which one draws
+    until(lambda: (talk.draw_all(), len(talk.kind("pictures")) > 12)[1])
+    assert talk.desk.live.readout.playing
+
+
+def test_frames_that_are_shown_slowly_are_not_late():
+    post = Post(lambda content, buffers: None)
+    assert post.late() < 0
+    post.put({"gap": 100.0}, [])
+    assert post.late() >= 0, "nothing to show: it is due at once"
+    post.forget()
+    post.put({"gap": 100.0}, [np.zeros((2, 2, 3), np.uint8)])
+    assert post.late() < -90
+
+
+def test_signs_of_life_come_whatever_happens_and_end_with_the_desk(talk, monkeypatch):
+    monkeypatch.setattr(module, "BEAT", 0.05)
+    talk.sent.clear()
+    until(lambda: len(talk.kind("alive")) >= 3)
+    talk.desk.close()
+    talk.sent.clear()
+    assert talk.desk.view["closed"] and not talk.kind("alive")
+
+
+# ---- an earlier take is watched
+
+
+def test_a_take_is_watched_from_the_disk_and_the_film_stays_where_it_is(talk, tmp_path):
+    talk.do("prompt", text=CAT, play=True)
+    until(lambda: talk.desk.live.readout.chunks >= 3)
+    talk.do("cut", text=ROBOT)
+    until(lambda: talk.desk.live.session.nodes[talk.desk.live.session.desk.head].shot == 1)
+    talk.do("pause")
+    until(lambda: len(talk.desk.view["shots"]) == 2)
+    shot, head = talk.desk.view["shots"][0], talk.desk.live.session.desk.head
+    assert not talk.answer(talk.hear("watch", chunk=shot["last"]))["error"]
+    message, buffers = next((one, buffers) for one, buffers in talk.sent if one["kind"] == "take")
+    (tmp_path / "take.mp4").write_bytes(buffers[0])
+    assert len(read_video(tmp_path / "take.mp4")[0]) == 2 * shot["chunks"] - 1 == message["ends"][-1]
+    assert message["chunks"] == list(range(shot["chunks"])) and message["chunks"][-1] == shot["last"]
+    assert talk.desk.live.session.desk.head == head and not talk.desk.live.readout.playing
+    assert "is not in this session" in talk.answer(talk.hear("watch", chunk=999))["error"]
 
 
 # ---- one desk a folder
@@ -235,7 +334,7 @@ def test_a_shot_that_is_still_to_come_shows_the_takes_it_has(session):
     session.do("retake")
     coming = board.shots(session.desk.head, session.desk.cut)
     assert len(coming) == 1 and coming[0]["line"] is None
-    assert coming[0]["takes"] == [{"line": 0, "last": 1, "on": False, "prompt": CAT}]
+    assert coming[0]["takes"] == [{"line": 0, "last": 1, "on": False, "changes": [], "prompt": CAT, "shot": 0}]
 
 
 def test_every_take_can_be_reached_from_what_is_in_sight(session):
@@ -260,6 +359,63 @@ def test_every_take_can_be_reached_from_what_is_in_sight(session):
     assert seen == {max(number for number in session.nodes if board._line[number] == line) for line in board.lines}
     assert board.shots(session.desk.head, cut=False)[-1]["shot"] == 1, "nothing else hangs on this path"
     assert board.shots(1, cut=False)[-1]["shot"] is None
+
+
+def test_a_change_in_mid_shot_is_told_with_its_place(session):
+    board = Board()
+    play(session, 2)
+    session.do("prompt", text=CAT.replace("waves", "jumps"))
+    session.do("budget", value=4)
+    play(session, 2)
+    session.do("branch", chunk=1)
+    session.do("seed", value=7)
+    play(session, 1)
+    for node in session.nodes.values():
+        board.add(node)
+    jumps = {"at": 2, "what": "waves → jumps, budget 6 → 4"}
+    assert board.shots(3, cut=False)[0]["changes"] == [jumps]
+    row = board.shots(4, cut=False)[0]
+    assert row["changes"] == [{"at": 2, "what": "seed 0 → 7"}] and row["prompt"] == CAT
+    assert [take["changes"] for take in row["takes"]] == [[jumps], row["changes"]]
+
+
+@pytest.mark.parametrize("before, after, said", [
+    ("a cat waits", "a cat jumps", "waits → jumps"),
+    ("a cat", "a cat at night", "+ at night"),
+    ("a red cat by day", "a cat by day", "- red"),
+    ("a red cat waits by day", "a blue cat waits at night", "red → blue, by day → at night"),
+])
+def test_words_that_differ(before, after, said):
+    assert words_changed(before, after) == said
+
+
+def test_a_retakes_shot_is_named_before_it_is_asked_for_and_while_it_is_pending(session):
+    board = Board()
+
+    def now():
+        for node in list(session.nodes.values())[len(board.nodes):]:
+            board.add(node)
+        return retaken(session.desk, board)
+
+    assert now() is None
+    play(session, 2)
+    session.do("cut", text=ROBOT)
+    assert now()["shot"] == 1
+    play(session, 2)
+    assert now() == {"shot": 2, "seed": 1}
+    session.do("retake")
+    assert now() == {"shot": 2, "seed": 2}
+    play(session, 1)
+    assert now() == {"shot": 2, "seed": 2}
+    session.do("branch", chunk=0)
+    session.do("retake")
+    assert now() == {"shot": 1, "seed": 2}, "the first shot, before it has begun again"
+
+
+def test_examples_are_in_words_that_the_model_knows(session):
+    told = about(session)
+    assert [one["text"] for one in told["examples"]] == list(EXAMPLES.values()) and told["trained_seconds"] == 6
+    assert examples({"a", "cat"}) == [] and examples(set()) == told["examples"]
 
 
 def test_a_chunks_pictures_are_the_films_own_bits(session):

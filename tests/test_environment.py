@@ -105,7 +105,12 @@ def clone(tmp_path):
 
 def test_jupyter_starts_as_root_too(clone):
     root = "--allow-root " if os.geteuid() == 0 else ""
-    assert clone("lab") == f"jupyter lab {root}notebooks/\n"
+    assert clone("lab").startswith(f"jupyter lab {root}--ServerApp.root_dir=")
+
+
+def test_jupyter_sees_what_notebooks_make_and_opens_on_them(clone):
+    said = clone("lab", "LAB=--no-browser")
+    assert "/my clone --LabApp.default_url=/lab/tree/notebooks " in said and said.endswith(" --no-browser\n")
 
 
 def test_every_test_runs_on_all_cores(clone):

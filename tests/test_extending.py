@@ -33,6 +33,7 @@ from cinelab.lab.pooling import compared, load_cells, pooled
 from cinelab.lab.report import foremost, report
 from cinelab.lab.results import query
 from cinelab.memory.policy import POLICIES, budget_of, name_of, policy_named, with_budget
+from cinelab.model.wan_zoo import WanSettings
 from cinelab.registry import HOMES, Registry, resolve
 from cinelab.runs import Run
 from cinelab.score.card import CardConfig
@@ -423,6 +424,16 @@ def test_what_is_not_given_is_the_models_own():
     assert presets.dmd("smoke").sampling.whole and replace(presets.dmd("smoke"), sampling=Sampling(4, "consistency")).sampling.guidance == 1.0
     old = {"steps": 4, "solver": "consistency", "guidance": 1.0, "shift": 2.0, "at": [], "first_steps": None}
     assert to_dict(from_dict(Sampling, old)) == old
+
+
+@pytest.mark.parametrize("change, levels", [
+    ({"sampling.at": [1.0, 0.6, 0.3]}, (1.0, 0.6, 0.3)), ({"sampling": {"at": [1.0, 0.6, 0.3]}}, (1.0, 0.6, 0.3)),
+    ({"sampling": Sampling(at=(1.0, 0.6, 0.3))}, (1.0, 0.6, 0.3)), ({"sampling.steps": 3}, ()), ({"sampling": {"steps": 3}}, ()),
+    ({"sampling.steps": 3, "sampling.at": [1.0, 0.6, 0.3]}, (1.0, 0.6, 0.3)),
+])
+@pytest.mark.parametrize("own", [presets.dmd("smoke"), presets.dmd("wan-1.3b"), WanSettings()])
+def test_a_partial_setting_in_a_configuration_leaves_the_rest_as_it_is(own, change, levels):
+    assert override(own, change).sampling == replace(own.sampling, steps=3, at=levels)
 
 
 def test_a_partial_setting_leaves_a_students_guidance_alone(bundle):

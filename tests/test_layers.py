@@ -7,13 +7,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "cinelab"
 ROOMS = (
-    "threads errors limits texts tables files outputs printing registry config checksums seeds runs script world latent flow memory model train stream score"
+    "threads readable errors limits texts tables files outputs printing progress registry config checksums seeds runs script world latent flow memory model train"
+    " stream score"
     " data lab cli_options cli_eval cli_wan cli __main__"
 ).split()
 FORBIDDEN = {"model": {"memory"}}  # beyond the order, which keeps `flow` and `memory` from `model`
-ONLY_IN = {name: {"lab", "cli"} for name in ("ipywidgets", "papermill", "plotly")} | {"rich": {"printing"}}
-NO_TORCH = {"script/screenplay.py", "script/timeline.py", "checksums.py", "config.py", "files.py", "outputs.py", "printing.py", "registry.py",
-            "tables.py", "texts.py", "threads.py"}
+ONLY_IN = {name: {"lab", "cli"} for name in ("ipywidgets", "papermill", "plotly", "matplotlib")} | {"rich": {"printing"}}
+NO_TORCH = {"script/screenplay.py", "script/timeline.py", "checksums.py", "config.py", "files.py", "outputs.py", "printing.py", "progress.py", "readable.py",
+            "registry.py", "tables.py", "texts.py", "threads.py"}
 
 
 def modules(source: str, package: str) -> set[str]:

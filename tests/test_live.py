@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -11,7 +12,7 @@ from directing import CAT, ROBOT, until
 
 from cinelab import load
 from cinelab.errors import CinelabError
-from cinelab.stream.live import Live, Turns
+from cinelab.stream.live import Bounds, Live, Turns
 from cinelab.stream.session import Session, Settings
 
 
@@ -108,13 +109,50 @@ def test_what_goes_wrong_while_making_pauses_and_is_said(live, monkeypatch):
 
 
 def test_a_film_ends_where_it_must(bundle, tmp_path):
-    live = Live(Session.create(tmp_path / "short", bundle, Settings(CAT)), pace=None, stop_at=3)
+    live = Live(Session.create(tmp_path / "short", bundle, Settings(CAT)), pace=None, bounds=Bounds(chunks=3))
     live.send("resume").result(10)
     until(lambda: live.readout.chunks >= 3 and not live.readout.playing)
     live.close()
     assert len(live.session.path()) == 3
     with pytest.raises(CinelabError, match="has ended"):
         live.send("resume").result(10)
+
+
+def test_a_film_that_is_opened_again_says_how_much_of_it_is_remembered(bundle, tmp_path, monkeypatch):
+    session = Session.create(tmp_path / "session", bundle, Settings(CAT))
+    for _ in range(6):
+        session.step()
+    again, recall, seen = Session.resume(session.folder, bundle), Session.state, []
+
+    def noted(asked, number):
+        seen.append(live.readout.remembering)
+        return recall(asked, number)
+
+    live = Live(again, pace=None)
+    until(lambda: live.readout.remembering is None)
+    monkeypatch.setattr(Session, "state", noted)
+    live.send("resume").result(10)
+    until(lambda: live.readout.chunks >= 7)
+    live.send("pause").result(10)
+    assert set(seen) == {None}, "all of it was remembered before it went on"
+    seen.clear()
+    live.send("branch", chunk=2).result(10)
+    until(lambda: live.readout.remembering is None)
+    assert seen == [(0, 3), (1, 3), (2, 3)]
+    live.close()
+
+
+def test_a_chunk_that_cannot_be_remembered_is_said_and_others_can_be_gone_on_from(bundle, tmp_path):
+    session = Session.create(tmp_path / "session", bundle, Settings(CAT))
+    for _ in range(4):
+        session.step()
+    (session.folder / "chunks/00002.safetensors").unlink()
+    live = Live(Session.resume(session.folder, bundle), pace=None)
+    until(lambda: "00002.safetensors" in live.readout.error and live.readout.remembering is None)
+    live.send("branch", chunk=1).result(10)
+    live.send("resume").result(10)
+    until(lambda: live.readout.chunks >= 5)
+    live.close()
 
 
 def test_what_is_called_runs_between_two_chunks_in_order(live):
@@ -148,8 +186,6 @@ def test_ten_films_of_one_model_take_turns_and_each_is_the_film_it_would_be_alon
 
 
 def test_turns_are_given_in_the_order_of_asking():
-    import threading
-
     turns, order, threads = Turns(), [], []
     with turns:
         for number in range(8):
@@ -159,6 +195,64 @@ def test_turns_are_given_in_the_order_of_asking():
     for thread in threads:
         thread.join(10)
     assert order == list(range(8))
+
+
+def test_a_film_that_is_sent_many_commands_makes_as_many_chunks_as_the_others(bundle, tmp_path):
+    turns = Turns()
+    films = [Live(Session.create(tmp_path / f"film-{n}", bundle, Settings(CAT, seed=n)), pace=None, turns=turns) for n in range(3)]
+    for film in films:
+        film.send("resume").result(30)
+    tickets = [films[0].send("seed", value=n) for n in range(60)]
+    until(lambda: films[1].readout.chunks >= 6)
+    made = [film.readout.chunks for film in films]
+    assert max(made) - min(made) <= 3, "eight commands and a chunk are a turn, whoever sends more"
+    assert all(ticket.result(60) for ticket in tickets)
+    for film in films:
+        film.close()
+
+
+def test_long_work_passes_the_turn_on_and_only_who_has_it_can():
+    turns, order = Turns(), []
+
+    def work():
+        with turns:
+            order.append("other")
+
+    with turns:
+        other = threading.Thread(target=work)
+        other.start()
+        until(lambda: turns._next == 2)
+        turns.pass_on(60)
+        order.append("not yet")
+        turns.pass_on(0)
+        order.append("again")
+        turns.pass_on(0)
+    turns.pass_on(0)
+    other.join(10)
+    assert order == ["not yet", "other", "again"] and turns._now == turns._next == 3
+
+
+def test_remembering_a_long_film_ends_with_the_engine(bundle, tmp_path, monkeypatch):
+    session = Session.create(tmp_path / "film", bundle, Settings(CAT))
+    for _ in range(30):
+        session.step()
+    again = Session.resume(tmp_path / "film", bundle)
+    begun, recall = threading.Event(), again.reel.recall
+    again.reel.recall = lambda *args: (begun.set(), time.sleep(0.1), recall(*args))[-1]
+    live = Live(again, pace=None)
+    ticket = live.call(lambda one: one.state(29))
+    assert begun.wait(10)
+    live.close(2)
+    with pytest.raises(CinelabError, match="The engine ends"):
+        ticket.result(10)
+
+
+def test_a_running_film_keeps_the_decisions_of_its_last_chunk(live):
+    live.send("resume").result(10)
+    until(lambda: live.readout.chunks >= 4)
+    live.send("pause").result(10)
+    memory = live.latest(timeout=10).memory
+    assert {decision["chunk"] for decision in memory.decisions} == {memory.unit_chunks[-1]} and memory.length >= 4
 
 
 def _take(turns, order, number):

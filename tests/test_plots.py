@@ -9,7 +9,11 @@ import pytest
 
 from cinelab.errors import CinelabError
 from cinelab.lab.plots import (
+    CAUSES,
+    DARK,
     KINDS,
+    LIGHT,
+    PALETTE,
     ROUTING,
     ablation_lines,
     chunk_times,
@@ -80,12 +84,13 @@ def test_routing_map_counts_a_head_once():
 def test_routing_map_has_a_menu_of_layers_and_lines_at_cuts():
     fig = routing_map(routing())
     buttons = fig.layout.updatemenus[0].buttons
-    assert [button.label for button in buttons] == ["all layers", "layer 0", "layer 1"]
-    legend = [True] * len(KINDS)
+    assert [button.label for button in buttons] == ["all layers", "layer 1", "layer 2"]
+    legend = [True] * len(set(routing()["kind"]))
     assert list(buttons[2].args[0]["visible"]) == [False, False, True, *legend]
     assert [trace.visible for trace in maps(fig)] == [True, False, False]
-    assert {line.x0 for line in fig.layout.shapes if line.x0 == line.x1} == {1.5, 3.5}
+    assert {line.x0 for line in fig.layout.shapes if line.x0 == line.x1} == {2.5, 4.5}, "chunks count from 1"
     assert [note.text for note in fig.layout.annotations] == ["1", "2", "3"]
+    assert (maps(fig)[0].x0, maps(fig)[0].y0) == (1, 1) and "from 1" in fig.layout.xaxis.title.text
     assert not routing_map(routing(layers=1)).layout.updatemenus
 
 
@@ -113,9 +118,9 @@ def test_routing_by_shot_shares_add_up():
 
 def test_a_policy_without_memory_is_a_figure_that_says_so():
     nothing = routing_map(routing().iloc[:0])
-    assert not nothing.data and "no chunk kept" in nothing.layout.annotations[0].text
+    assert not nothing.data and "no chunk retrieved" in nothing.layout.annotations[0].text
     window = routing()[lambda table: table["kind"] == "window"]
-    assert "nothing was kept as routed" in routing_by_shot(window).layout.annotations[0].text
+    assert "nothing was retrieved as routed" in routing_by_shot(window).layout.annotations[0].text
 
 
 def ablation() -> pd.DataFrame:
@@ -157,6 +162,34 @@ def test_ablation_over_names_is_not_nudged():
     assert set(fig.data[0].x) == {"one", "two", "four"} and len(fig.data) == 2
 
 
+def test_a_legend_names_only_the_kinds_that_a_film_has():
+    names = lambda table: [trace.name for trace in routing_map(table).data if trace.type == "scatter"]
+    assert names(routing()) == ["sink", "window", "routed"]
+    assert names(routing()[lambda table: table["kind"] != "sink"]) == ["window", "routed"]
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2)."""
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def contrast(one: str, other: str) -> float:
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("paper", ["#ffffff", "#111111"])  # a white page, JupyterLab's dark theme
+def test_figures_read_on_light_and_on_dark_paper(paper):
+    fig = routing_map(routing())
+    layout = fig.layout.template.layout
+    assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0,0,0,0)", "the page shows through"
+    assert contrast(layout.font.color, paper) >= 4
+    assert min(contrast(colour, paper) for colour in [*PALETTE, *KINDS.values(), *CAUSES.values()]) >= 3
+    assert contrast(LIGHT, "#ffffff") > 12 and contrast(DARK, "#111111") > 12
+
+
 def test_loss_curve_smooths_without_lag():
     rows = [{"step": i, "loss": 100 - i} for i in range(100)] + [
         {"step": 50, "val": 3.0},
@@ -173,6 +206,7 @@ def test_chunk_times_stack_in_milliseconds():
         {"chunk": [0, 1], "text": [0.02, 0], "dit": [0.1, 0.11], "memory": 0.01, "decode": 0.05}
     )
     fig = chunk_times(table)
+    assert list(fig.data[0].x) == [1, 2], "chunks count from 1"
     assert fig.layout.barmode == "stack"
     assert {bar.name: bar.y[0] for bar in fig.data} == pytest.approx(
         {"text": 20, "dit": 100, "memory": 10, "decode": 50}
@@ -183,7 +217,7 @@ def test_page_is_whole_and_written_atomically(tmp_path):
     path = tmp_path / "deep" / "routing.html"
     write_html(routing_map(routing(), title="A film's memory"), path)
     page = path.read_text(encoding="utf-8")
-    assert "Plotly.newPlot" in page and "layer 1" in page and "A film's memory" in page
+    assert "Plotly.newPlot" in page and "layer 2" in page and "prefers-color-scheme" in page and "A film's memory" in page
     assert not re.search(r"<script[^>]+src=", page) and len(page) > 1_000_000  # needs no network
     assert os.listdir(path.parent) == ["routing.html"]
 

@@ -65,6 +65,28 @@ def test_what_is_to_be_copied_is_on_one_line_at_any_width(width, monkeypatch):
     assert sum(command in line for line in lines) == 3 and "…" not in console.file.getvalue()
 
 
+def test_a_table_that_nearly_fits_goes_without_its_lines(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    looks = []
+    for words in (5, 7, 30):
+        console = plain(40)
+        show_table(["metric", "value", "by"], [["x" * 20, "0.5", "y" * words]], console=console)
+        looks.append(console.file.getvalue())
+    assert "│" in looks[0] and "│" not in looks[1] and "─" in looks[1] and "value: 0.5" in looks[2]
+    assert all(max(map(len, look.splitlines())) <= 40 for look in looks)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_a_table_that_is_too_wide_becomes_records_that_fit(width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    console, names = plain(width), [f"measure {i}" for i in range(10)]
+    show_table(["model", *names], [["toybox-base, 48 steps", *["0.123"] * 10], ["toybox-2step", *["12.3"] * 10]], console=console)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert all("\n".join(lines).count(text) == 2 or width == 200 for text in names), "every record names its values"
+    assert any("toybox-base, 48 steps" in line for line in lines) and "…" not in "".join(lines)
+
+
 @pytest.mark.parametrize(("words", "said"), [
     (["direct", "takes [final]/film.yaml"], "takes [final]/film.yaml cannot be read"),
     (["plan", "--policy", "[/b]"], "policy is '[/b]'"),

@@ -44,6 +44,20 @@ def test_packed_history_is_nearly_the_same_film(place, packing, error):
 
 
 @torch.no_grad()
+def test_a_path_has_one_buffer_however_it_grows_and_a_branch_its_own():
+    units = torch.randn(1, 60, 2, 1, 4)
+    shelf, path, branch = Shelf(), [], None
+    for n in range(50):
+        shelf = shelf.append(units[:, n : n + 1], n)
+        path.append(shelf)
+        if n == 40:
+            branch = path[9].append(-units[:, 50:51], 10)
+    assert len({one.buffer.data_ptr() for one in path}) == 1 != len({shelf.buffer.data_ptr(), branch.buffer.data_ptr()})
+    assert all(torch.equal(one.all(n + 1), units[:, : n + 1]) for n, one in enumerate(path))
+    assert torch.equal(branch.all(11), torch.cat([units[:, :10], -units[:, 50:51]], 1))
+
+
+@torch.no_grad()
 def test_a_branch_from_host_memory_disturbs_nobody():
     torch.manual_seed(3)
     units = torch.randn(1, 6, 4, 2, 8)

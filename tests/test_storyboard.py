@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from cinelab.errors import CinelabError
-from cinelab.stream.storyboard import _font, _lacks, _wrap, save_png, storyboard
+from cinelab.script.timeline import Turn
+from cinelab.stream.storyboard import _font, _lacks, _panels, _wrap, save_png, storyboard
 
 COLOURS = np.array([[200, 40, 40], [40, 170, 60], [40, 60, 200], [210, 170, 30], [150, 60, 160]])
 
@@ -70,6 +71,25 @@ def test_long_captions_and_titles_make_it_taller_not_wider():
     assert (right > 200).all()  # nothing is written over the margin
 
 
+def test_a_change_in_mid_shot_is_written_under_a_frame_taken_after_it():
+    film, _ = plain_film(3)  # red, then green, then blue, within one shot
+    turns = [Turn(6, 0.75, "turns green"), Turn(12, 1.5, "turns blue")]
+    assert _panels((0, 18), "is red", turns, 3) == [(0, "is red"), (11, "at 0.8 s: turns green"), (17, "at 1.5 s: turns blue")]
+    assert _panels((0, 18), "is red", turns[:1], 3)[1:] == [(5, ""), (17, "at 0.8 s: turns green")]
+    silent, told = storyboard(film, [(0, 18)], ["is red"]), storyboard(film, [(0, 18)], ["is red"], turns=[turns])
+    assert told.size == silent.size
+    places = [centre(told, colour) for colour in COLOURS[:3]]
+    below = max(place[0] for place in places) + 150
+    changed = np.argwhere((np.asarray(told) != np.asarray(silent)).any(-1) & (np.arange(told.height)[:, None] > below))
+    assert changed[:, 1].min() > places[0][1] + 100, "the opening caption stays, the changes are told to its right"
+
+
+def test_many_changes_go_on_in_further_rows():
+    film, _ = plain_film(5)
+    turns = [Turn(6 * place, 0.75 * place, f"change {place}") for place in range(1, 5)]
+    assert storyboard(film, [(0, 30)], ["opens"], turns=[turns]).height > storyboard(film, [(0, 30)], ["opens"]).height + 300
+
+
 @pytest.mark.parametrize("text", ["a cat " * 40, "w" * 300, "a " + "w" * 90 + " b", "", "é — 猫"])
 def test_wrapping_keeps_every_letter_within_the_width(text):
     font = _font(27, text)
@@ -96,6 +116,7 @@ def test_wan_frames_and_short_shots():
         ({"captions": ["only one"]}, "1 for 2 shots"),
         ({"spans": [(0, 6), (6, 13)]}, r"shot 2 is \(6, 13\).*<= 12"),
         ({"spans": [(0, 6), (6, 6)]}, "shot 2"),
+        ({"turns": [[]]}, "turns: 1 for 2 shots"),
         ({"columns": 0}, "columns: 0"),
         ({"stills": 0}, "stills: 0"),
         ({"frames": np.zeros((12, 48, 64, 3))}, "uint8"),

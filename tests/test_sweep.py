@@ -27,7 +27,7 @@ from cinelab.lab.grid import Sweep, differing, expand, load, plain
 from cinelab.lab.notebook import HOST, check, declared, execute
 from cinelab.lab.report import made_by
 from cinelab.lab.sweep import record, run
-from cinelab.lab.sweep_board import Board, spoken, spoken_memory
+from cinelab.lab.sweep_board import Board, spoken_memory
 from cinelab.lab.sweep_server import Here
 
 PARAMETERS = (
@@ -241,7 +241,7 @@ def test_execute_shows_progress_and_passes_typed_values(capfd):
     values = json.loads(Path("out {x}/values.json").read_text())
     assert values == [[0, None, ["a", 1.5, None], 0.25, True], "<class 'float'>"]
     printed = capfd.readouterr()
-    assert "[3/5] # look at the values\nhello\n[4/5]" in printed.out
+    assert "[1/5] parameters\n[3/5] look at the values\nhello\n[4/5] Work\n" in printed.out and "[5/5]" not in printed.out
     assert "TCP" not in printed.err and "unknown parameter" not in printed.err
     assert not Path("out {x}/.lock").exists()
 
@@ -451,8 +451,44 @@ def test_the_table_counts_foresees_and_is_drawn(tmp_path):
     assert "failed  seed=2: no luck" in screen.getvalue()
 
 
-def test_times_and_memory_as_one_says_them():
-    assert [spoken(s) for s in (0.04, 59.9, 192, 7500)] == ["0.0 s", "59.9 s", "3 min 12 s", "2 h 5 min"]
+def test_the_time_to_go_goes_on_while_a_cell_takes_longer_than_all_before(tmp_path):
+    (tmp_path / "done.json").write_text('{"seconds": 10.0, "peak_memory_mb": 80}')
+    board = Board(Console(file=io.StringIO()))
+    board.total = 2
+    board.remember([tmp_path])  # a cell of an earlier sitting foretells the first one of this
+    board.counts["skipped"] = 1
+    board.begin(1, "seed=1")
+    seen = []
+    for since in (4, 9.8, 12, 14, 40):
+        board.running[1][1] = time.monotonic() - since
+        seen.append(board.line().partition("about ")[2])
+    assert seen == ["6 s to go", "under 1 s to go", "6 s to go", "7 s to go", "20 s to go"]
+
+
+def test_ctrl_c_leaves_the_table_and_says_how_to_go_on():
+    screen = io.StringIO()
+    board = Board(Console(file=screen, force_terminal=True, width=100, highlight=False))
+    board.total = 3
+    with pytest.raises(KeyboardInterrupt), board:
+        board.begin(1, "seed=1")
+        raise KeyboardInterrupt
+    left = screen.getvalue().rpartition("\x1b[2K")[2]  # behind what was wiped away
+    assert "stopped" in left and "seed=1" in left and "3 left" in left and "same command goes on" in left
+
+
+def test_without_a_table_a_line_now_and_then_says_how_it_goes(monkeypatch):
+    screen = io.StringIO()
+    board = Board(Console(file=screen, width=100))
+    board.total = 2
+    board.begin(1, "seed=1")
+    board.watch(None)
+    assert screen.getvalue() == ""
+    board.said -= 61
+    board.watch(None)
+    assert screen.getvalue().startswith("running seed=1 for 0.0 s; 0 done, 0 failed, 2 left")
+
+
+def test_memory_as_one_says_it():
     assert [spoken_memory(m) for m in (80, 999, 1126)] == ["80 MB", "999 MB", "1.1 GB"]
 
 

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cinelab.errors import CinelabError
+from cinelab.memory.policy import Window
 from cinelab.script import PromptChange, Screenplay, Shot, plan
+from cinelab.script.timeline import told
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is never shown")
 
@@ -178,3 +180,17 @@ def test_every_frame_knows_its_shot_and_prompt(made):
         assert {line.prompts[slot.prompt][-1] for slot in mine} <= asked
         wanted = shot.seconds * line.fps / line.stride
         assert -0.5 <= len(mine) * mine[0].frames - wanted <= mine[0].frames
+
+
+def test_changes_are_told_at_the_frame_where_they_take_effect():
+    calm = Shot("a cat waits", 2, changes=(PromptChange(1, "a cat jumps"), PromptChange(1.5, "a cat jumps", seed=8, policy=Window(window=4))))
+    line = plan(Screenplay("t", (Shot("a dog", 1), calm)), fps=8, stride=2, chunk=1)
+    first, second = line.turns
+    start = line.entry_spans[1][0]
+    assert first == [] and [turn.frame - start for turn in second] == [8, 12]
+    assert [turn.line for turn in second] == ["at 1.0 s: a cat jumps", "at 1.5 s: seed 8, policy Window"]
+
+
+def test_every_setting_of_a_change_is_told():
+    assert told(PromptChange(1, "x", steps=4, budget=3, recache=True), "x") == "budget 3, steps 4, recache"
+    assert told(PromptChange(1, "y"), "x") == "y" and told(PromptChange(1, "x"), "x") == "x"

@@ -55,17 +55,18 @@ class Progress:
 
 
 def build(videos: str | Path, folder: str | Path, config: DataConfig, codec: Codec, encoder: TextEncoder, marks: dict[str, str],
-          part: tuple[int, int] = (0, 1), check: bool = True, tell: Callable[[str], None] = print) -> Iterator[Progress]:
+          part: tuple[int, int] = (0, 1), check: bool = True, tell: Callable[[str], None] = print,
+          begin: Callable[[str], None] = lambda text: None) -> Iterator[Progress]:
     """Encode the videos of a folder or table into the store `folder`; yields after every group.
 
     `marks` names the weights of the "codec" and the "encoder" (fingerprints): a store belongs to one of each. `part` = (mine, of
     how many) shares the groups among workers. With `check`, finished shards are hashed first and broken ones made again; without,
-    only their presence and size count. `tell` hears what of a folder was passed over.
+    only their presence and size count. `tell` hears what of a folder was passed over, `begin` "3 of 8: name" when a film is looked at.
     """
     if not 0 <= part[0] < part[1]:
         raise CinelabError(f"part is {part}; give (mine, of how many) with 0 <= mine < of how many.")
     with writing(folder, AT_ONCE, f".lock-{part[0] + 1}-of-{part[1]}", tidy=True, again=True):
-        builder = Builder(videos, Path(folder), config, codec, encoder, marks, check, tell)
+        builder = Builder(videos, Path(folder), config, codec, encoder, marks, check, tell, begin)
         for number, group in enumerate(builder.groups):
             if number % part[1] == part[0]:
                 yield builder.make(number, group)
@@ -95,8 +96,9 @@ class Builder:
     """One build at work: the listing in groups, and how a group is made."""
 
     def __init__(self, videos: str | Path, folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder,
-                 marks: dict[str, str], check: bool, tell: Callable[[str], None] = print):
-        self.folder, self.config, self.codec, self.encoder, self.check = folder, config, codec, encoder, check
+                 marks: dict[str, str], check: bool, tell: Callable[[str], None] = print,
+                 begin: Callable[[str], None] = lambda text: None):
+        self.folder, self.config, self.codec, self.encoder, self.check, self.begin = folder, config, codec, encoder, check, begin
         self.root, sources = listing.find(videos, tell)
         _claim(folder, config, codec, encoder, marks)
         self.groups = _groups(folder, sources, config.group)
@@ -122,7 +124,7 @@ class Builder:
         if record.exists() and sound == known.keys() and self._unchanged(old := _record(record), group, len(known)):
             return self._progress(number, list(known.values()), old["skipped"])
         left: list[dict] = []
-        states, films = plan(self.root, group, self.config, self.codec.stride, left)
+        states, films = plan(self.root, self._begun(number, group), self.config, self.codec.stride, left)
         batches = _batches(films, self._film_bytes, self.config.shard_mib * 2**20)
         made = [self._shard(f"{number:06d}-{i:02d}", batch, known, sound, left) for i, batch in enumerate(batches)]
         for name in sorted(known)[len(batches):]:  # of an earlier, longer group
@@ -131,6 +133,13 @@ class Builder:
         write_sealed(record, {"shards": len(batches), "sources": states, "skipped": left})
         _write_skipped(self.folder)
         return self._progress(number, made, left)
+
+    def _begun(self, number: int, group: list[Source]) -> Iterator[Source]:
+        """The films of a group; `begin` hears of each when it is asked for."""
+        before, of = sum(map(len, self.groups[:number])), sum(map(len, self.groups))
+        for place, source in enumerate(group, before + 1):
+            self.begin(f"{place} of {of}: {source.name}")
+            yield source
 
     def _progress(self, number: int, made: list[dict], left: list[dict]) -> Progress:
         films = [film for about in made for film in about["films"]]

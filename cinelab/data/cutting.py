@@ -13,6 +13,7 @@ from cinelab.data.listing import Reel
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import check_finite
+from cinelab.readable import Readable
 from cinelab.score.cuts import CutDetector, SceneDetect, change, cuts_among
 from cinelab.script.shotlist import beside
 from cinelab.stream.colour import rgb
@@ -105,7 +106,7 @@ def watcher(config: DataConfig) -> Watcher | None:
 
 
 @dataclass(frozen=True)
-class Survey:
+class Survey(Readable):
     """What one pass over a video found."""
 
     frames: np.ndarray  # (K,) number of the decoded frame that each picture is

@@ -21,7 +21,7 @@ from itertools import groupby
 from pathlib import Path
 
 from cinelab.errors import CinelabError
-from cinelab.files import composed
+from cinelab.files import composed, exists
 from cinelab.score.footage import Tell, find_videos
 from cinelab.script.shotlist import ListedShot, ShotList, beside
 from cinelab.tables import open_parquet, reading
@@ -245,7 +245,7 @@ def _with_sidecars(root: Path, reel: Reel) -> Reel:
     """The reel with what stands beside its video, for what the table does not say."""
     video = root / reel.video
     try:
-        if not reel.spans and (listed := composed(beside(video))).exists():
+        if not reel.spans and exists(listed := composed(beside(video))):
             shots = ShotList.load(listed).shots
             said = tuple(shot.prompt for shot in shots)
             reel = replace(reel, listed=shots, captions=reel.captions or (said if any(said) else ()))
@@ -257,9 +257,9 @@ def _with_sidecars(root: Path, reel: Reel) -> Reel:
 def _sidecar(video: Path) -> tuple[str, ...]:
     """Captions from <name>.txt or <name>.json; none if neither is there."""
     text, values = composed(video.with_suffix(".txt")), composed(video.with_suffix(".json"))
-    if text.exists():
+    if exists(text):
         return tuple(line.strip() for line in read_text(text, CAPTIONS).splitlines() if line.strip())
-    if not values.exists():
+    if not exists(values):
         return ()
     found = read_json(values, CAPTIONS)
     found = found.get("captions", found.get("caption", found)) if isinstance(found, dict) else found

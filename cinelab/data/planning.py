@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Planned:
                 "videos": [{key: video[key] for key in ("path", "bytes", "blake2b")} for video in self.videos]}
 
 
-def plan(root: Path, group: list[Source], config: DataConfig, stride: int, left: list[dict]) -> tuple[list[dict], list[Planned]]:
+def plan(root: Path, group: Iterable[Source], config: DataConfig, stride: int, left: list[dict]) -> tuple[list[dict], list[Planned]]:
     """What each source was, and its films. What cannot be used is added to `left`: film, video, why."""
     states, films = [], []
     for source in group:

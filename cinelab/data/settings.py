@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from math import isfinite
 
 from cinelab.errors import CinelabError
+from cinelab.readable import Readable
 
 DETECTORS = ("pyscenedetect", "pyscenedetect-content", "ours", "transnetv2", "given")
 DTYPES = ("float16", "bfloat16")
@@ -11,7 +12,7 @@ NOT_RECIPE = ("weights", "group", "shard_mib", "unconditional")  # settings that
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Readable):
     """How videos become training clips. The defaults are Wan2.1's; `DataConfig.toybox()` has the toybox's."""
 
     fps: float = 16.0  # pictures a second that the model sees

@@ -20,7 +20,8 @@ from torch.nn.functional import one_hot
 
 from cinelab.errors import CinelabError
 from cinelab.flow.path import guided, shifted
-from cinelab.limits import STEPS, check_number
+from cinelab.limits import STEPS, check_levels, check_number, is_number, short
+from cinelab.readable import Readable
 from cinelab.registry import Registry
 from cinelab.seeds import rng_at
 
@@ -52,6 +53,9 @@ class Sampling:
                 check_number(f"sampling.{name}", steps, 1, STEPS)
         if self.solver is not None:
             check_solver(self.solver)
+        for name, value in (("guidance", self.guidance), ("shift", self.shift)):
+            if value is not None and not is_number(value):
+                raise CinelabError(f"sampling.{name} is {short(value)}; give a number.")
         if (self.shift is not None and not 0 < self.shift < inf) or (self.guidance is not None and not 0 <= self.guidance < inf):
             raise CinelabError(f"sampling.shift is {self.shift} and guidance {self.guidance}; "
                                "the shift must be above 0 and the guidance at least 0.")
@@ -81,6 +85,15 @@ class Sampling:
         given = {name: getattr(self, name) for name in ("solver", "guidance", "shift")}
         return replace(self, **levels, **{name: getattr(own, name) if value is None else value for name, value in given.items()})
 
+    def altered(self, changes: Mapping[str, Any]) -> "Sampling":
+        """The same with some fields changed. Another number of steps has levels of its own, evenly spaced; other levels
+        are as many as they are."""
+        if "at" in changes and "steps" not in changes:
+            changes = {**changes, "steps": None if changes["at"] else self.steps}
+        elif "steps" in changes and "at" not in changes:
+            changes = {**changes, "at": ()}
+        return replace(self, **changes)
+
     def levels(self, first: bool = False) -> Tensor:
         """(steps + 1,) times, falling to 0; `first` = those of the film's first chunk."""
         whole = self.filled()
@@ -105,14 +118,6 @@ def check_solver(name: str, states: bool = False) -> None:
 
 
 Steps = int | Sequence[float] | Sampling | Mapping | None  # what `steps` may be wherever a model is sampled
-
-
-def check_levels(levels: Sequence[float], name: str) -> None:
-    """Few-step levels fall strictly and lie in (0, 1]."""
-    falls = all(a > b for a, b in zip(levels, levels[1:], strict=False))
-    if not levels or not falls or not all(0 < level <= 1 for level in levels):
-        raise CinelabError(f"{name} is {list(levels)}; give levels that fall strictly and lie in (0, 1], "
-                           "like [1.0, 0.75, 0.5, 0.25].")
 
 
 Field = Callable[[Tensor, float], Tensor]  # velocity of x (B, c, C, H, W) at time t
@@ -218,7 +223,7 @@ class Prompts:
 
 
 @dataclass(frozen=True)
-class Script:
+class Script(Readable):
     """What the roll-out needs to know of a timeline, for a batch of films with equally many chunks.
 
     slot and shot are (B, chunks): the prompt and the shot number of every chunk of every film.
@@ -234,11 +239,11 @@ class Script:
 
 
 @dataclass
-class Chunk:
+class Chunk(Readable):
     """One finished chunk of latents (B, c, C, H, W), and where the time went (seconds by cause)."""
 
     index: int
-    latents: Tensor = field(repr=False)
+    latents: Tensor
     seconds: dict[str, float] = field(default_factory=dict)
 
 

@@ -15,6 +15,7 @@ from cinelab.lab.catalogue import sheet
 from cinelab.lab.plots import routing_by_shot
 from cinelab.memory.policy import Policy, budget_of, label_of, policy_named, seeded
 from cinelab.model.zoo import load
+from cinelab.readable import Readable
 from cinelab.score.card import HELD_OUT, seeds_of
 from cinelab.score.metrics import METRICS, WHOLE, compared_rows, rehearse
 from cinelab.score.recogniser import load_recogniser
@@ -37,7 +38,7 @@ REACHES = ("clamp", "none")
 
 
 @dataclass
-class Cell:
+class Cell(Readable):
     """One policy at one budget and absence: the rows, the summary and what is needed to draw it."""
 
     rows: pd.DataFrame

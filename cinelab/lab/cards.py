@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cinelab.config import read_mapping, to_dict
+from cinelab.config import mapping, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
-from cinelab.lab.results import CARD
+from cinelab.lab.made import file_mark, made
+from cinelab.lab.results import CARD, NUMBERS, rounded
 from cinelab.memory.policy import Policy, label_of, name_of
 from cinelab.model.zoo import find, load, read_part
 from cinelab.outputs import half_saved, ready_folder, together, writing_set
@@ -39,11 +40,20 @@ def score_card(name: str, seeds: tuple[int, ...], films: int, policy: str | Poli
     with writing_set(output, path.name):
         rows = measure(bundle, reader, rule, config, tell)
         record = card(rows, model=bundle.name, policy={"name": name_of(rule)} | to_dict(rule), sampling=to_dict(bundle.sampling),
-                      config=to_dict(config), recogniser=reader.accuracy)
+                      config=to_dict(config), recogniser=reader.accuracy, made=made([find(name)], seeds=list(seeds), films=films))
         with together(output, path.name, again=True) as scratch:
             write_atomic(scratch / f"{label}.parquet", lambda temporary: rows.to_parquet(temporary))
             write_json(scratch / path.name, record)
     return path
+
+
+def read_card(path: Path) -> dict:
+    """A card. Raises CinelabError where it is broken or of another shape."""
+    record = read_mapping(path, recogniser=dict[str, float], **CARD)
+    more = {"chance": float | None, "upper": float | None}
+    record["metrics"] = {metric: dict.fromkeys((*NUMBERS, *more)) | mapping(row, f"{path}: {metric}", **NUMBERS, **more)
+                         for metric, row in record["metrics"].items()}
+    return record
 
 
 def safe_name(text: str) -> str:
@@ -63,6 +73,8 @@ def print_card(record: dict, console=out) -> None:
         interval = f"{_text(row['low'])} to {_text(row['high'])}"
         lines.append([metric, _text(row["value"]), interval, str(row["n"]), _text(row["chance"]), _text(row["upper"])])
     show_table(["metric", "value", "95 % interval", "n", "chance", "upper"], lines, str(record["model"]), console)
+    if not record["recogniser"]:
+        return
     worst = min(record["recogniser"].items(), key=lambda item: item[1])
     say((f"The recogniser's own held-out accuracy: worst {worst[0]} {worst[1]:.3f}.", "dim"), to=console)
 
@@ -100,6 +112,40 @@ def compare_cards(names: list[str], folder: str | Path = "results/reference") ->
                 row |= compare(mine.to_numpy(), base.loc[metric].to_numpy())
             rows.append(row)
     return pd.DataFrame(rows).round(4)
+
+
+def made_from(names: list[str], folder: str | Path = "results/reference") -> dict:
+    """What makes a comparison: the command, and each card's table, its hash and what made that."""
+    cards = {}
+    for name in names:
+        record = Path(folder) / f"{name}.json"
+        told = read_mapping(record, **CARD, made=dict | None).get("made") if record.exists() else None
+        cards[name] = file_mark(Path(folder) / f"{name}.parquet") | {"made": told}
+    return made(cards=cards)
+
+
+def comparison_lines(rows: pd.DataFrame, names: list[str]) -> list[list[str]]:
+    """A line a metric: every model's value and interval, and what it is beside the first model's."""
+    lines = []
+    for metric, part in rows.groupby("metric", sort=False):
+        cells = {row["model"]: _beside(row) for row in part.to_dict("records")}
+        lines.append([metric, *(cells.get(name, "") for name in names)])
+    return lines
+
+
+def _beside(row: dict) -> str:
+    """0.478 [0.437, 0.523], and x 0.95 [0.91, 0.99] of the first model's, or +0.010 [-0.005, 0.025] from it."""
+    text = rounded(row["value"]) + _between(row["low"], row["high"])
+    for name, sign in (("share", "x "), ("minus", "+")):
+        value = row.get(name)
+        if value is not None and np.isfinite(value):
+            sign = "" if name == "minus" and rounded(value).startswith("-") else sign
+            text += f"; {sign}{rounded(value)}{_between(row[f'{name} low'], row[f'{name} high'])}"
+    return text
+
+
+def _between(low: float, high: float) -> str:
+    return f" [{rounded(low)}, {rounded(high)}]" if np.isfinite([low, high]).all() else ""
 
 
 def own_metrics(names: list[str], folder: str | Path) -> list[str]:

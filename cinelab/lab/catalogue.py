@@ -25,13 +25,13 @@ def picture(seconds: float = 0.0, **attributes: str) -> np.ndarray:
 def sheet(rows: list[tuple[str, list[np.ndarray]]]) -> Image.Image:
     """Rows of pictures, each with a label on its left."""
     height, width = rows[0][1][0].shape[:2]
-    columns, label, gap = max(len(pictures) for _, pictures in rows), 110, 6
+    columns, label, gap = max(len(pictures) for _, pictures in rows), 132, 6
     size = (label + columns * (width * ZOOM + gap), len(rows) * (height * ZOOM + gap))
     page = Image.new("RGB", size, "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=16)
     for j, (name, pictures) in enumerate(rows):
         top = j * (height * ZOOM + gap)
-        pen.text((6, top + height * ZOOM / 2 - 10), name, fill="#333", font=font)
+        pen.text((6, top + height * ZOOM / 2), name, fill="#333", font=font, anchor="lm")
         for i, frame in enumerate(pictures):
             big = Image.fromarray(frame).resize((width * ZOOM, height * ZOOM), Image.Resampling.LANCZOS)
             page.paste(big, (label + i * (width * ZOOM + gap), top))

@@ -1,205 +1,350 @@
-"""The desk as an app for several visitors: one process, one model, their films in turns. `cinelab demo`
+"""The desk as an app for several visitors: one process, one model, films in turns. `cinelab demo`
 
-A visitor's film has an address of its own, `/?film=<id>`: whoever opens it again goes on with it. A film that nobody looks at is
-paused, saved (it always is) and let go of after a while. Without the token nobody comes in.
+A visitor's film has an address of its own, `/?film=<id>&token=<token>`: whoever opens it again goes
+on with it, and several may look at it at once. The token that directs is one for all films; each
+film has another one that only watches. See cinelab.lab.doors for who comes in, cinelab.lab.house
+for what a film may take.
 
-Between browser and server: JSON texts, and after a text that says `buffers: n` as many binary messages (JPEG or mp4).
+Between browser and server: JSON texts, and after a text that says `buffers: n` as many binary
+messages (JPEG). Texts: `about` and `view` at first, then `news` of the view, `custom` messages
+of the desk, `full` with why there is nothing here.
 """
 
 import asyncio
-import json
-import re
+import logging
 import secrets
-import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import tornado.httpserver
+import tornado.iostream
 import tornado.web
 import tornado.websocket
-from tornado.ioloop import IOLoop, PeriodicCallback
+from tornado.ioloop import PeriodicCallback
 
 from cinelab.errors import CinelabError
 from cinelab.files import reason, to_json
-from cinelab.lab.desk import HERE, Desk, open_session
-from cinelab.limits import CHUNKS, PORT, VISITORS, check_number
+from cinelab.lab.desk import HERE
+from cinelab.lab.doors import DIRECTS, HEADERS, Doors, Keys, page_policy, token_given
+from cinelab.lab.house import FILM, OFFERED, House, Rules, Visit, plain
+from cinelab.lab.messages import MESSAGE
+from cinelab.lab.viewers import Viewer
+from cinelab.limits import PORT, check_number
 from cinelab.memory.policy import Policy
-from cinelab.model.zoo import Bundle, load
+from cinelab.model.zoo import load
 from cinelab.outputs import ready_folder
 from cinelab.stream.engine import policy_for
-from cinelab.stream.live import Turns
 
-FILM = re.compile(r"[a-z0-9]{10}")
 SWEEP = 1.0  # seconds between two looks at who is idle
-FULL = "All {} places are taken; come again in a while."
+STUCK = 60.0  # seconds that a browser may take for one message
+SLOW = 30  # seconds for what a request takes to arrive
+LOG = logging.getLogger("cinelab.demo")
+SENTENCES = {
+    400: "This request cannot be read; open the address that `cinelab demo` printed.",
+    403: "This desk needs its token: open the address that `cinelab demo` printed.",
+    404: "There is nothing here; open the address that `cinelab demo` printed.",
+    405: "This cannot be done here; open the address that `cinelab demo` printed.",
+}
+BROKEN = "Something failed here; try again."
+CLOSED = (tornado.websocket.WebSocketClosedError, tornado.iostream.StreamClosedError)
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What a visitor may: how many at once, chunks a film, seconds until an unwatched film is let go of."""
-
-    visitors: int = 10
-    chunks: int = 480
-    idle: float = 300.0
-
-    def __post_init__(self):
-        check_number("visitors", self.visitors, 1, VISITORS)
-        check_number("chunks", self.chunks, 1, CHUNKS)
-        check_number("idle", self.idle, above=0, most=1e9, whole=False)
-
-
-class Visit(Desk):
-    """A desk whose browser is at the other end of `wire`, called as wire(text, buffers) from any thread."""
-
-    def __init__(self, session, wire: Callable[[dict, list], None], **more):
-        self.wire = wire
-        super().__init__(session, **more)
-        self.observe(lambda change: self.wire({"view": change["new"]}, []), names="view")
-
-    def send(self, content, buffers=None) -> None:
-        self.wire({"custom": content}, list(buffers or []))
-
-
-@dataclass
-class House:
-    """All visits, the model that they share, and the rules."""
-
-    folder: Path
-    bundle: Bundle
-    rules: Rules = Rules()
-    policy: str | Policy | None = None  # of a film that begins; None = the model's own
-    budget: int | None = None
-    token: str = field(default_factory=lambda: secrets.token_urlsafe(12))
-    turns: Turns = field(default_factory=Turns)
-    visits: dict[str, Visit] = field(default_factory=dict)
-    left: dict[str, float] = field(default_factory=dict)  # when the last viewer of a film went
-
-    def open(self, film: str, wire: Callable[[dict, list], None]) -> Visit:
-        """The film's desk for a new viewer; the one before stops getting pictures. Raises CinelabError when full."""
-        self.left.pop(film, None)
-        if film in self.visits:
-            self.visits[film].wire = wire
-            return self.visits[film]
-        if len(self.visits) >= self.rules.visitors:
-            raise CinelabError(FULL.format(self.rules.visitors))
-        with ExitStack() as held:
-            session = open_session(self.folder / film, self.bundle, policy=self.policy, budget=self.budget)
-            held.callback(session.close)
-            self.visits[film] = Visit(session, wire, held=held.pop_all(), turns=self.turns, stop_at=self.rules.chunks)
-        return self.visits[film]
-
-    def leave(self, film: str, wire: Callable) -> None:
-        """A viewer has gone; if it was the last one the film pauses."""
-        visit = self.visits.get(film)
-        if visit and visit.wire is wire:
-            visit.wire = lambda *_: None
-            visit.live.send("pause")
-            self.left[film] = time.monotonic()
-
-    def sweep(self) -> None:
-        """Let go of films that nobody has looked at for long."""
-        for film in [film for film, when in self.left.items() if time.monotonic() - when > self.rules.idle]:
-            del self.left[film]
-            self.visits.pop(film).close()
-
-    def close(self) -> None:
-        for visit in self.visits.values():
-            visit.close()
-        self.visits.clear()
+# ---- every request
 
 
 class _Guarded(tornado.web.RequestHandler):
-    def initialize(self, house: House) -> None:
-        self.house = house
+    """Checks who asks before anything else; whatever goes wrong is one sentence here and one
+    line in the log."""
+
+    def initialize(self, house: House, doors: Doors) -> None:
+        self.house, self.doors, self.role = house, doors, None
+
+    def set_default_headers(self) -> None:
+        for name, value in HEADERS.items():
+            self.set_header(name, value)
 
     def prepare(self) -> None:
-        if not secrets.compare_digest(self.get_argument("token", ""), self.house.token):
-            self.set_status(403)
-            self.finish("This desk needs its token: open the address that `cinelab demo` printed.")
+        headers = self.request.headers
+        if refused := self.doors.lets_in(headers.get("Host"), headers.get("Origin")):
+            return self.refuse(403, refused)
+        return self.check()
+
+    def check(self) -> None:
+        """Refuse whoever has neither the token that directs nor the one that watches this film."""
+        self.role = self.house.keys.role(self.film, self.given("token"))
+        if self.role is None:
+            self.refuse(403)
+
+    def given(self, name: str) -> bytes:
+        """The last value of an argument of the address, as bytes: what is no UTF-8 is no error."""
+        return self.request.query_arguments.get(name, [b""])[-1]
+
+    @property
+    def film(self) -> str:
+        """The film that the address names, "" where it names none."""
+        film = self.given("film").decode("ascii", "replace")
+        return film if FILM.fullmatch(film) else ""
+
+    def refuse(self, status: int, said: str = "") -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", "text/plain; charset=utf-8")
+        self.finish((said or SENTENCES.get(status, BROKEN)) + "\n")
+
+    def write_error(self, status_code: int, **_) -> None:
+        self.refuse(status_code)
+
+    def log_exception(self, kind, error, _traceback) -> None:
+        if not isinstance(error, tornado.web.HTTPError):
+            LOG.error(
+                "%s: %s",
+                kind.__name__,
+                plain(" ".join(str(error).split()), self.house.folder).replace(
+                    self.house.keys.token, "***"
+                ),
+            )
 
 
 class _Page(_Guarded):
     def get(self) -> None:
-        film = self.get_argument("film", "")
-        if not FILM.fullmatch(film):
-            self.redirect(f"/?token={self.house.token}&film={secrets.token_hex(5)}")
-            return
-        self.set_header("Cache-Control", "no-store")
-        self.write((HERE / "demo.html").read_text(encoding="utf-8"))
+        if not self.film and self.role == DIRECTS:
+            return self.redirect(f"/?token={self.house.keys.token}&film={secrets.token_hex(5)}")
+        page = (HERE / "demo.html").read_text(encoding="utf-8")
+        self.set_header("Content-Security-Policy", page_policy(page, self.request.host))
+        return self.write(page)
+
+
+class _Nothing(_Guarded):
+    """Any other address."""
+
+    def check(self) -> None:
+        self.refuse(404)
+
+
+class _File(_Guarded, tornado.web.StaticFileHandler):
+    """The page's own files, which hold no secret."""
+
+    def initialize(self, house: House, doors: Doors, path: Path) -> None:
+        _Guarded.initialize(self, house, doors)
+        tornado.web.StaticFileHandler.initialize(self, str(path))
+
+    def check(self) -> None:
+        return None
+
+
+class _Download(_File):
+    """A file of an export, to whoever may see the film."""
+
+    @property
+    def film(self) -> str:
+        return self.path_args[0]
+
+    def check(self) -> None:
+        _Guarded.check(self)
+
+    async def head(self, film: str, number: str, name: str) -> None:
+        await self.get(film, number, name, False)
+
+    async def get(self, film: str, number: str, name: str, include_body: bool = True) -> None:
+        self.set_header("Content-Disposition", f'attachment; filename="{film}-{number}-{name}"')
+        await super().get(f"{film}/export-{number}/{name}", include_body)
 
 
 class _Wire(_Guarded, tornado.websocket.WebSocketHandler):
-    def open(self) -> None:
-        self.film, self.loop = self.get_argument("film", ""), IOLoop.current()
-        self.wire = lambda text, buffers: self.loop.add_callback(self._write, text, buffers)
-        try:
-            if not FILM.fullmatch(self.film):
-                raise CinelabError(f"film is {self.film!r}; open the first page for a new one.")
-            visit = self.house.open(self.film, self.wire)
-        except CinelabError as error:
-            self._write({"full": str(error)}, [])
-            self.close()
-            return
-        self._write({"about": visit.about, "view": visit.view}, [])
+    """A browser at a film's desk."""
 
-    def on_message(self, message) -> None:
-        """Anything that is no message of the desk's is passed over: it changes nothing."""
+    visit: Visit | None = None
+    writer: asyncio.Task | None = None
+
+    def check_origin(self, origin: str) -> bool:
+        return True  # `prepare` has looked at it
+
+    async def open(self) -> None:
+        self._awake, loop = asyncio.Event(), asyncio.get_running_loop()
+        self.viewer = Viewer(lambda: _soon(loop, self._rouse), self.role == DIRECTS)
+        self.set_nodelay(True)
         try:
-            content = json.loads(message)
-            self.house.visits[self.film]._heard(None, content, [])
-        except (ValueError, KeyError, TypeError):
-            return
+            await loop.run_in_executor(self.settings["clerk"], self._enter)
+            self.writer = asyncio.ensure_future(self._write_all())
+        except Exception as error:  # a film that cannot be opened must be said, whatever it is
+            await self._sent(to_json({"full": self._why(error), "buffers": 0}), [])
+            self.close()
+
+    def _why(self, error: Exception) -> str:
+        if isinstance(error, CinelabError):
+            return plain(str(error), self.house.folder)
+        self.log_exception(type(error), error, None)
+        return f"This film cannot be opened ({type(error).__name__}); begin another one."
+
+    def _enter(self) -> None:
+        """Take a place; on the clerk's thread, for reading a long film takes its time."""
+        if not self.film:
+            raise CinelabError("This address names no film; open the first page for a new one.")
+        visit = self.house.open(self.film, self.viewer, self.request.remote_ip)
+        more = {"role": self.role, "film": self.film, "watch": self.house.keys.watch(self.film)}
+        self.viewer.welcome({"about": visit.about | more}, visit.view)
+        self.visit = visit
+
+    def on_message(self, message: str | bytes) -> None:
+        if self.visit is not None:
+            self.visit.hear_text(message, self.viewer)
 
     def on_close(self) -> None:
-        self.house.leave(self.film, self.wire)
+        if self.writer is not None:
+            self.writer.cancel()
+        if self.visit is not None:
+            with suppress(RuntimeError):  # the server ends, and closes every film itself
+                self.settings["clerk"].submit(self.house.leave, self.film, self.viewer)
 
-    def _write(self, text: dict, buffers: list) -> None:
-        """One text and its buffers, together; a browser that has gone hears nothing."""
+    def _rouse(self) -> None:
+        """There is something to send; a browser for which too much waits is let go of at once."""
+        self._awake.set()
+        if self.viewer.lost:
+            self._cut_off()
+
+    def _cut_off(self) -> None:
+        if self.ws_connection is not None:
+            self.ws_connection.stream.close()  # a word of goodbye would wait behind all the rest
+
+    async def _write_all(self) -> None:
+        """Send what waits, one message after the other, each when the one before has gone."""
+        with suppress(asyncio.CancelledError, *CLOSED):
+            while True:
+                await self._awake.wait()
+                self._awake.clear()
+                while (sent := self.viewer.take()) is not None:
+                    if not await self._sent(*sent):
+                        return self._cut_off()
+
+    async def _sent(self, text: str, buffers: Sequence[bytes]) -> bool:
+        """Whether the browser has taken a text and its buffers in time."""
+        parts = []
+        with suppress(*CLOSED):
+            for one in (text, *map(bytes, buffers)):
+                parts.append(self.write_message(one, binary=isinstance(one, bytes)))
         try:
-            self.write_message(to_json(text | {"buffers": len(buffers)}))
-            for buffer in buffers:
-                self.write_message(bytes(buffer), binary=True)
-        except tornado.websocket.WebSocketClosedError:
-            return
+            results = await asyncio.wait_for(asyncio.gather(*parts, return_exceptions=True), STUCK)
+        except TimeoutError:
+            return False
+        return len(parts) == 1 + len(buffers) and not any(
+            isinstance(result, BaseException) for result in results
+        )
 
 
-def application(house: House) -> tornado.web.Application:
-    files = {"path": str(HERE)}
-    return tornado.web.Application([
-        (r"/", _Page, {"house": house}), (r"/wire", _Wire, {"house": house}),
-        (r"/(desk\.js|desk\.css)", tornado.web.StaticFileHandler, files)], websocket_ping_interval=20)
+def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop has ended, and the browser with it
+        loop.call_soon_threadsafe(call)
 
 
-async def serve(house: House, host: str, port: int, told: Callable[[str], None], until: asyncio.Event | None = None) -> None:
-    """Serve until cancelled, or until `until` is set; tells the address once it is there."""
-    server = tornado.httpserver.HTTPServer(application(house))
+def _noted(handler: tornado.web.RequestHandler) -> None:
+    """One line for a request that was refused: never its query, which holds the token."""
+    if (status := handler.get_status()) >= 400:
+        path = "".join(letter if letter.isprintable() else "?" for letter in handler.request.path)[
+            :60
+        ]
+        LOG.warning(
+            "%d %s %s (%s)", status, handler.request.method, path, handler.request.remote_ip
+        )
+
+
+def _failed(work: Future) -> None:
+    if error := work.exception():
+        LOG.error("%s while films were let go of", type(error).__name__)
+
+
+# ---- the server
+
+
+def application(
+    house: House, doors: Doors, clerk: ThreadPoolExecutor | None = None
+) -> tornado.web.Application:
+    more: dict = {"house": house, "doors": doors}
+    offered = "|".join(name.replace(".", r"\.") for name in OFFERED)
+    return tornado.web.Application(
+        [
+            (r"/", _Page, more),
+            (r"/wire", _Wire, more),
+            (r"/(demo\.js|desk\.js|desk\.css)", _File, more | {"path": HERE}),
+            (
+                rf"/export/([a-z0-9]{{10}})/([1-9][0-9]{{0,4}})/({offered})",
+                _Download,
+                more | {"path": house.folder.resolve()},
+            ),
+        ],
+        default_handler_class=_Nothing,
+        default_handler_args=more,
+        log_function=_noted,
+        clerk=clerk or ThreadPoolExecutor(1),
+        websocket_ping_interval=20,
+        websocket_max_message_size=MESSAGE,
+    )
+
+
+async def serve(
+    house: House,
+    host: str,
+    port: int,
+    told: Callable[[str], None],
+    until: asyncio.Event | None = None,
+    names: Sequence[str] = (),
+) -> None:
+    """Serve until cancelled, or until `until` is set; tells the addresses once it is there.
+    `names` are those of a proxy."""
+    doors, clerk = Doors(host, tuple(names)), ThreadPoolExecutor(1, "cinelab-clerk")
+    server = tornado.httpserver.HTTPServer(
+        application(house, doors, clerk),
+        max_header_size=2**14,
+        max_body_size=MESSAGE,
+        idle_connection_timeout=SLOW,
+        body_timeout=SLOW,
+    )
     try:
         server.listen(port, host)
     except (OSError, UnicodeError) as error:  # UnicodeError: a host of empty or too long parts
-        raise CinelabError(f"port {port} on {host} cannot be used ({reason(error)}); give another with --port or --host.") from error
+        raise CinelabError(
+            f"port {port} on {host} cannot be used ({reason(error)}); give another with --port or --host."
+        ) from error
     port = next(iter(server._sockets.values())).getsockname()[1]
-    sweeper = PeriodicCallback(house.sweep, 1000 * min(SWEEP, house.rules.idle))
+    sweeper = PeriodicCallback(
+        lambda: clerk.submit(house.sweep).add_done_callback(_failed),
+        1000 * min(SWEEP, house.rules.idle),
+    )
     sweeper.start()
-    told(f"http://{host}:{port}/?token={house.token}")
+    for address in doors.addresses(port):
+        told(f"{address}/?token={house.keys.token}")
     try:
         await (until or asyncio.Event()).wait()
     finally:
         sweeper.stop()
         server.stop()
-        house.close()
+        clerk.submit(house.close).result()
+        clerk.shutdown()
 
 
-def demo(folder: str | Path, model: str, rules: Rules, host: str, port: int, told: Callable[[str], None],
-         policy: str | Policy | None = None, budget: int | None = None) -> None:
-    """Run the app until Ctrl-C; films begin under `policy`, None = the model's own."""
+def demo(
+    folder: str | Path,
+    model: str,
+    rules: Rules,
+    host: str,
+    port: int,
+    told: Callable[[str], None],
+    policy: str | Policy | None = None,
+    budget: int | None = None,
+    token: str | None = None,
+    names: Sequence[str] = (),
+) -> None:
+    """Run the app until Ctrl-C; films begin under `policy`, None = the model's own. `token` None
+    = that of $CINELAB_TOKEN, else a new one; `names` are host names besides our own (of a proxy
+    before us)."""
     check_number("port", port, 0, PORT)
+    keys = Keys(token_given(token))
+    Doors(host, tuple(names))  # refused now, before the model is read
     ready_folder(folder)
     bundle = load(model)
     policy_for(bundle, policy, budget)  # refused now, not at the first visit
-    house = House(Path(folder), bundle, rules, policy=policy, budget=budget)
+    house = House(Path(folder), bundle, rules, policy=policy, budget=budget, keys=keys)
     try:
-        asyncio.run(serve(house, host, port, told))
+        asyncio.run(serve(house, host, port, told, names=names))
     except KeyboardInterrupt:
         told("Closed; every film is in " + str(folder))

@@ -1,8 +1,38 @@
-// How the desk looks and what it says to the kernel. Messages out: hello, do, drawn, export; in: pictures, stills, answer, film.
+// How the desk looks and what it says to the kernel. Messages out: hello, do, drawn, export, watch; in: pictures, stills, answer,
+// film, take, alive, and lost where a page knows that its connection has ended.
 
 const LATE = 40; // milliseconds
-const KEYS = { " ": "play", c: "cut", r: "retake", u: "undo", e: "export" };
+const SILENT = 7000; // milliseconds without a word, after which a kernel counts as ended: it gives a sign of life every 2000
+const SLOW = 3000; // milliseconds that an answer may take before the desk says that it waits
+const LONG = 4; // chunks to be remembered that are worth a bar
+const SEEDS = 10000; // the dice draws below
+const KEYS = { " ": "play", c: "cut", r: "retake", u: "undo", e: "export", f: "full", "?": "help" };
+const CORNERS = '<svg viewBox="0 0 16 16"><path d="M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4" fill="none" stroke="currentColor" stroke-width="2"/></svg>';
 const LEGEND = "Enter: say it    Ctrl+Enter: cut with it    Tab: complete    ↑ ↓: earlier prompts";
+const ENDED = "The kernel has ended; run the cell again to go on.";
+const HELP = [
+  ["In the box", [
+    ["Enter", "say the prompt, and play"],
+    ["Ctrl+Enter", "cut: the prompt opens a new shot"],
+    ["Tab", "complete a word that the model knows"],
+    ["↑ ↓", "earlier prompts"],
+    ["Esc", "leave the box, so that the keys below work"],
+  ]],
+  ["At the desk", [
+    ["Space", "play, pause"],
+    ["c", "cut; with the text in the box if it is new"],
+    ["r", "retake: the shot again, with the next seed"],
+    ["u", "undo the last command; nothing made is lost"],
+    ["e", "export film, storyboard and screenplay"],
+    ["f", "full screen"],
+    ["?", "these keys"],
+  ]],
+  ["Watching a take (a click on its frame)", [
+    ["Space", "play, pause"],
+    ["← →", "one frame back, one on"],
+    ["Esc", "back to live"],
+  ]],
+];
 
 function make(parent, tag, name = "", more = {}) {
   const element = document.createElement(tag);
@@ -14,15 +44,27 @@ function make(parent, tag, name = "", more = {}) {
 
 const seconds = (value) => `${value.toFixed(1)} s`;
 
+function address(bytes, name) {
+  const types = { mp4: "video/mp4", png: "image/png", yaml: "text/yaml", jpg: "image/jpeg" };
+  return URL.createObjectURL(new Blob([bytes], { type: types[name.split(".").at(-1)] }));
+}
+
 // ---- the big picture: shows what comes at its own pace, says when it has been drawn
 
 class Screen {
   constructor(parent, about, drawn) {
     const [height, width] = about.size;
-    const scale = Math.max(1, Math.round(512 / width));
+    const scale = Math.max(1, Math.round(640 / width));
+    this.fps = about.fps;
     this.stage = make(parent, "div", "cd-stage");
+    this.stage.style.setProperty("--aspect", width / height);
     this.canvas = make(this.stage, "canvas", "cd-canvas", { width: width * scale, height: height * scale });
-    this.note = make(this.stage, "div", "cd-note", { textContent: "Say what the first shot shows, then press Enter." });
+    this.canvas.setAttribute("role", "img");
+    this.canvas.setAttribute("aria-label", "The film");
+    this.note = make(this.stage, "div", "cd-note", { textContent: "Press Play, or say what the first shot shows." });
+    const title = "Full screen (f)";
+    this.large = make(this.stage, "button", "cd-large", { title, ariaLabel: title, onclick: () => this.full() });
+    this.large.innerHTML = CORNERS;
     this.pen = this.canvas.getContext("2d");
     this.pen.imageSmoothingQuality = "high";
     this.drawn = drawn;
@@ -72,20 +114,50 @@ class Screen {
     this.drawn(one);
   }
 
-  play(path, bytes) {
+  full() {
+    if (document.fullscreenElement) document.exitFullscreen();
+    else this.stage.requestFullscreen?.();
+  }
+
+  // A film over the live one: a bar that says what it is and what can be done with it, and a player. `closed` is called once.
+  play(title, bytes, closed = () => {}) {
     this.close();
+    this.closed = closed;
     this.film = make(this.stage, "div", "cd-film");
-    const src = URL.createObjectURL(new Blob([bytes], { type: "video/mp4" }));
-    const video = make(this.film, "video", "", { src, controls: true, loop: true, muted: true, autoplay: true, title: path });
-    video.playsInline = true;
-    make(this.film, "button", "cd-back", { textContent: "× back to the desk", onclick: () => this.close() });
+    const bar = make(this.film, "div", "cd-bar");
+    make(bar, "span", "cd-title", { textContent: title });
+    this.tools = make(bar, "span", "cd-tools");
+    make(bar, "button", "cd-back", { textContent: "back to live", title: "Esc", onclick: () => this.close() });
+    const src = address(bytes, "film.mp4");
+    this.video = make(this.film, "video", "", { src, controls: true, loop: true, muted: true, autoplay: true });
+    this.video.playsInline = true;
+  }
+
+  tool(textContent, title, name, onclick) {
+    return make(this.tools, "button", name, { textContent, title, onclick });
+  }
+
+  download(name, bytes) {
+    make(this.tools, "a", "cd-download", { textContent: name.split(".")[0], href: address(bytes, name), download: name, title: `Download ${name}` });
+  }
+
+  // The number of the frame that the player shows.
+  get shown() {
+    return Math.floor(this.video.currentTime * this.fps + 1e-3);
+  }
+
+  step(by) {
+    this.video.pause();
+    const last = Math.max(0, Math.round(this.video.duration * this.fps) - 1);
+    this.video.currentTime = (Math.min(last, Math.max(0, this.shown + by)) + 0.5) / this.fps;
   }
 
   close() {
     if (!this.film) return;
-    URL.revokeObjectURL(this.film.querySelector("video").src);
+    for (const used of this.film.querySelectorAll("video, a")) URL.revokeObjectURL(used.src ?? used.href);
     this.film.remove();
-    this.film = null;
+    this.film = this.video = null;
+    this.closed();
   }
 }
 
@@ -98,12 +170,27 @@ class Prompt {
     this.earlier = [];
     this.place = 0;
     this.say = say;
-    const placeholder = "wide shot of a red cat that waves in the meadow by day";
-    this.box = make(parent, "textarea", "cd-prompt", { rows: 2, spellcheck: false, placeholder });
+    const placeholder = "What is seen: shot size, who, what they do, where, when";
+    this.box = make(parent, "textarea", "cd-prompt", { rows: 2, spellcheck: false, placeholder, ariaLabel: "Prompt" });
     this.hints = make(parent, "div", "cd-hints");
+    this.examples(parent);
     this.box.addEventListener("keydown", (event) => this.key(event));
     this.box.addEventListener("input", () => this.suggest());
     this.suggest();
+  }
+
+  examples(parent) {
+    if (!this.about.examples.length) return;
+    const row = make(parent, "div", "cd-examples");
+    make(row, "span", "", { textContent: "e.g." });
+    for (const { name, text } of this.about.examples) {
+      make(row, "button", "cd-chip", { textContent: name, title: text, onclick: () => this.offer(text) });
+    }
+  }
+
+  offer(text) {
+    this.put(text);
+    this.box.focus();
   }
 
   get text() {
@@ -160,7 +247,7 @@ class Prompt {
   }
 
   chip(text, fragment) {
-    const chip = make(this.hints, "button", "cd-chip", { textContent: text, title: "Tab takes the first" });
+    const chip = make(this.hints, "button", "cd-chip cd-word", { textContent: text, title: "Tab takes the first" });
     chip.onmousedown = (event) => event.preventDefault(); // the box keeps the focus
     chip.onclick = () => this.accept([text, fragment]);
   }
@@ -189,9 +276,9 @@ class Prompt {
 // ---- the timeline: cards that stay the same elements, so that no click is lost
 
 class Timeline {
-  constructor(parent, about, branch) {
+  constructor(parent, about, watch) {
     this.about = about;
-    this.branch = branch;
+    this.watch = watch;
     this.row = make(parent, "div", "cd-timeline");
     this.stills = new Map(); // line -> address
     this.cards = [];
@@ -199,7 +286,7 @@ class Timeline {
 
   still(line, bytes) {
     if (this.stills.has(line)) return;
-    this.stills.set(line, URL.createObjectURL(new Blob([bytes], { type: "image/jpeg" })));
+    this.stills.set(line, address(bytes, "still.jpg"));
     for (const image of this.row.querySelectorAll(`img[data-line="${line}"]`)) image.src = this.stills.get(line);
   }
 
@@ -228,20 +315,34 @@ class Timeline {
 
   label(card, shot) {
     card.length.textContent = shot.chunks ? seconds(shot.chunks * this.about.chunk_seconds) : "next";
-    card.said.textContent = shot.prompt || "comes with the next picture";
-    card.element.title = shot.prompt;
+    card.said.textContent = shot.prompt || "comes with the next chunk";
+    const changes = shot.changes.map((change) => this.change(change));
+    card.changed.textContent = changes.at(-1) ?? "";
+    card.element.title = [shot.prompt, ...changes].join("\n");
+    const number = shot.takes.findIndex((take) => take.on);
+    card.face.ariaLabel = `Watch ${this.named(shot.shot, number)}: ${shot.prompt}`;
+  }
+
+  change({ at, what }) {
+    return `${what} at ${seconds(at * this.about.chunk_seconds)}`;
+  }
+
+  named(shot, number) {
+    return `shot ${shot + 1}, take ${number + 1}`;
   }
 
   build(shot, key) {
     if (shot.shot === null) return this.others(shot, key);
     const element = make(this.row, "div", shot.line === null ? "cd-shot cd-next" : "cd-shot");
     const card = { key, element, shot };
-    const face = make(element, "button", "cd-face", { onclick: () => card.shot.last !== null && this.branch(card.shot.last) });
+    const face = (card.face = make(element, "button", "cd-face", { disabled: shot.line === null }));
+    face.onclick = () => this.watch(card.shot.last, this.named(shot.shot, card.shot.takes.findIndex((take) => take.on)));
     if (shot.line !== null) this.image(face, shot.line);
     const head = make(element, "div", "cd-head");
     make(head, "b", "", { textContent: shot.shot + 1 });
     card.length = make(head, "span");
     card.said = make(element, "div", "cd-said");
+    card.changed = make(element, "div", "cd-said cd-changed");
     const row = make(element, "div", "cd-takes");
     const several = shot.takes.length > 1 || shot.line === null;
     card.takes = (several ? shot.takes : []).map((take, number) => this.take(row, card, take, number));
@@ -251,7 +352,7 @@ class Timeline {
   others(shot, key) {
     const element = make(this.row, "div", "cd-others");
     const card = { key, element, shot };
-    const title = "Shots that follow something in this film, but are not in it; a click makes one the film";
+    const title = "Shots that follow something in this film, but are not in it; watch one to go on from it";
     make(element, "div", "cd-label", { textContent: "other ways on", title });
     const row = make(element, "div", "cd-takes");
     card.takes = shot.takes.map((take, number) => this.take(row, card, take, number));
@@ -259,8 +360,10 @@ class Timeline {
   }
 
   take(row, card, take, number) {
-    const button = make(row, "button", "cd-take", { title: `take ${number + 1}, go on from its end: ${take.prompt}` });
-    button.onclick = () => this.branch(card.shot.takes[number].last);
+    const name = this.named(take.shot, number);
+    const title = [`${name}: ${take.prompt}`, ...take.changes.map((change) => this.change(change))].join("\n");
+    const button = make(row, "button", "cd-take", { title, ariaLabel: `Watch ${name}` });
+    button.onclick = () => this.watch(card.shot.takes[number].last, name);
     this.image(button, take.line);
     return button;
   }
@@ -272,7 +375,7 @@ class Timeline {
   }
 }
 
-// ---- where the newest chunk looked
+// ---- what the newest chunk attends to
 
 class Strip {
   constructor(parent) {
@@ -286,10 +389,10 @@ class Strip {
     if (told === this.told) return;
     this.told = told;
     const rows = found.rows, shots = rows[0]?.length ?? 0;
-    const what = shots ? "the shots that each layer's heads looked at" : "what the newest chunk looked at, once the film plays";
+    const what = shots ? "the shots that each layer's heads attend to" : "what the newest chunk attends to, once the film plays";
     this.title.textContent = `Memory: ${what}`;
     this.grid.replaceChildren();
-    this.grid.style.gridTemplateColumns = `16px repeat(${shots}, minmax(3px, 36px))`;
+    this.grid.style.gridTemplateColumns = `16px repeat(${shots}, minmax(3px, 64px))`;
     [...rows].reverse().forEach((row, place) => this.layer(row, rows.length - place));
     if (shots) make(this.grid, "span");
     for (let shot = 1; shot <= shots; shot++) {
@@ -302,7 +405,7 @@ class Strip {
     row.forEach((share, shot) => {
       const title = `layer ${number}, shot ${shot + 1}: ${Math.round(100 * share)} % of heads`;
       const cell = make(this.grid, "i", "", { title });
-      cell.style.background = share ? `rgba(0, 114, 178, ${0.12 + 0.88 * share})` : "";
+      if (share) cell.style.setProperty("--share", `${Math.round(12 + 88 * share)}%`);
     });
   }
 }
@@ -313,8 +416,8 @@ class Desk {
   constructor(model, root) {
     this.model = model;
     this.about = model.get("about");
-    this.root = make(root, "div", "cinelab-desk", { tabIndex: 0 });
-    this.root.dataset.lmSuppressShortcuts = "true"; // our keys are not JupyterLab's
+    this.root = make(root, "div", "cinelab-desk", { tabIndex: 0, ariaLabel: "Directing desk" });
+    this.root.setAttribute("role", "group");
     const top = make(this.root, "div", "cd-top");
     this.screen = new Screen(top, this.about, (one) => this.drawn(one));
     const side = make(top, "div", "cd-side");
@@ -323,23 +426,39 @@ class Desk {
     this.settings(side);
     this.strip = new Strip(side);
     this.lines();
-    this.timeline = new Timeline(this.root, this.about, (chunk) => this.command("branch", { chunk }));
+    this.timeline = new Timeline(this.root, this.about, (chunk, name) => this.watch(chunk, name));
+    this.help();
+    this.watches = this.about.role === "watch"; // somebody else directs
     this.number = 0;
-    this.asked = new Map(); // number of a command -> when it was given
+    this.asked = new Map(); // number of a command -> when it was given, and what it was
+    this.said = this.error = this.gone = this.exported = this.caption = "";
     this.listen();
   }
 
   listen() {
-    this.onMessage = (message, buffers) => this[message.kind]?.(message, buffers);
-    this.onView = () => this.refresh(this.model.get("view"));
+    this.heard = this.checked = performance.now();
+    this.onMessage = (message, buffers) => {
+      this.alive();
+      this[message.kind]?.(message, buffers);
+    };
+    this.onView = () => {
+      this.alive();
+      this.refresh(this.model.get("view"));
+    };
+    this.guard = (event) => this.shield(event);
     this.model.on("msg:custom", this.onMessage);
     this.model.on("change:view", this.onView);
     this.root.addEventListener("keydown", (event) => this.key(event));
+    window.addEventListener("keydown", this.guard, true); // before JupyterLab looks at it
     this.onView();
+    if (!this.view.chunks && !this.view.settings.prompt) this.prompt.put(this.about.examples[0]?.text ?? "");
+    this.timer = setInterval(() => this.check(), 1000);
     this.model.send({ kind: "hello" });
   }
 
   leave() {
+    clearInterval(this.timer);
+    window.removeEventListener("keydown", this.guard, true);
     this.model.off("msg:custom", this.onMessage);
     this.model.off("change:view", this.onView);
   }
@@ -350,16 +469,17 @@ class Desk {
       make(row, "button", `cd-button cd-${name}`, { textContent, title, onclick: () => this.press(name) });
     this.playButton = add("play", "Play", "Play or pause (Space)");
     add("cut", "Cut", "Begin a new shot (c); with the text in the box if it is new (Ctrl+Enter there)");
-    add("retake", "Retake", "This shot again from its beginning, with the next seed; the old take stays (r)");
+    this.retakeButton = add("retake", "Retake", "");
     add("undo", "Undo", "Back to before the last command; nothing made is lost (u)");
-    add("export", "Export", "Write film, storyboard and screenplay, and play the film here (e)");
+    add("export", "Export", "Write film, storyboard and screenplay, play the film here, and download it (e)");
+    add("help", "?", "All keys (?)").ariaLabel = "All keys";
   }
 
   settings(parent) {
     const row = make(parent, "div", "cd-settings");
     const named = (name, tag, more) => {
       const label = make(row, "label", "", { textContent: name === "switch" ? "on change" : name });
-      return make(label, tag, `cd-${name}`, more);
+      return make(label, tag, `cd-${name}`, { ariaLabel: label.textContent, ...more });
     };
     const whole = (name, min, title, more) => {
       const input = named(name, "input", { type: "number", min, step: 1, title, ...more });
@@ -377,38 +497,83 @@ class Desk {
     this.inputs = {
       switch: choice("switch", Object.keys(this.about.switches), ""),
       seed: whole("seed", 0, "Another seed makes another film from the same words"),
-      policy: choice("policy", this.about.policies, "Which finished chunks a new one may look at"),
-      budget: whole("budget", 3, "How many finished chunks a new one sees (full sees all)"),
+      policy: choice("policy", this.about.policies, "Which finished chunks a new one may attend to"),
+      budget: whole("budget", 3, "How many finished chunks a new one attends to (full: all)"),
       steps: whole("levels", 1, "Denoising levels of a chunk; empty = the model's own", { placeholder: this.about.steps }),
     };
+    const title = "Draw a seed";
+    const dice = make(this.inputs.seed.parentElement, "button", "cd-dice", { textContent: "⚄", title, ariaLabel: title });
+    dice.onclick = () => this.command("seed", { value: Math.floor(Math.random() * SEEDS) });
   }
 
   lines() {
     const box = make(this.root, "div", "cd-lines");
     make(box, "span", "cd-dot");
     this.state = make(box, "span", "cd-state");
+    this.state.setAttribute("role", "status");
+    this.progress = make(box, "progress", "cd-progress", { hidden: true, ariaLabel: "Chunks remembered" });
     const told = make(this.root, "div", "cd-figures");
     const engine = "How fast the engine works while it works, and where its time goes";
     this.readout = make(told, "span", "cd-readout", { title: engine });
-    const title = "From your last command to the first picture that knows of it, measured here";
+    const title = "From your last command to the first frame that knows of it, measured here";
     this.latency = make(told, "span", "cd-latency", { title });
+  }
+
+  help() {
+    this.keys = make(this.root, "dialog", "cd-keys", { ariaLabel: "All keys" });
+    for (const [title, rows] of HELP) {
+      make(this.keys, "b", "", { textContent: title });
+      for (const [key, what] of rows) {
+        make(this.keys, "kbd", "", { textContent: key });
+        make(this.keys, "span", "", { textContent: what });
+      }
+    }
+    make(this.keys, "button", "cd-button", { textContent: "Close", onclick: () => this.keys.close() });
+    this.keys.onclick = (event) => event.target === this.keys && this.keys.close(); // beside its content
   }
 
   // -- what the user does
 
+  // Keys pressed here stay here, but for JupyterLab's combinations, such as Ctrl+S. It looks at this mark when a key comes.
+  shield(event) {
+    if (!this.root.contains(event.target)) return;
+    const combined = (event.ctrlKey || event.metaKey || event.altKey) && !event.getModifierState("AltGraph");
+    this.root.toggleAttribute("data-lm-suppress-shortcuts", !combined || event.key === "Enter");
+  }
+
   key(event) {
-    if (event.key === "Escape") this.root.focus({ preventScroll: true });
+    if (this.keys.open) return event.key === "?" && this.keys.close();
+    if (event.key === "Escape") {
+      if (!event.target.closest("textarea, input, select")) this.screen.close();
+      this.root.focus({ preventScroll: true });
+    }
     const free = !event.target.closest("textarea, input, select, video") && !event.ctrlKey && !event.metaKey && !event.altKey;
-    if (!free || !(event.key in KEYS)) return;
+    if (!free || (event.target.closest("a") && event.key === " ")) return;
+    if (this.screen.film && this.viewing(event.key)) return event.preventDefault();
+    if (!(event.key in KEYS)) return;
     event.preventDefault();
     if (!event.repeat) this.press(KEYS[event.key]);
   }
 
+  // A key at a film that is watched; true if it was one.
+  viewing(key) {
+    const { video } = this.screen;
+    if (key === " ") video.paused ? video.play() : video.pause();
+    else if (key === "ArrowLeft" || key === "ArrowRight") this.screen.step(key === "ArrowLeft" ? -1 : 1);
+    else return false;
+    return true;
+  }
+
   press(name) {
     this.root.focus({ preventScroll: true });
-    if (name === "play") this.command(this.playing ? "pause" : "resume");
+    if (name === "help") return this.keys.showModal();
+    if (name === "full") return this.screen.full();
+    if (this.gone) return;
+    if (name === "export") return this.send({ kind: "export" });
+    this.leaveFilm();
+    if (name === "play" && !this.playing && !this.view.settings.prompt && this.prompt.text) this.say(false);
+    else if (name === "play") this.command(this.playing ? "pause" : "resume");
     else if (name === "cut") this.command("cut", this.news() ? { text: this.prompt.text } : {});
-    else if (name === "export") this.send({ kind: "export" });
     else this.command(name);
   }
 
@@ -418,7 +583,7 @@ class Desk {
 
   say(cut) {
     const value = cut ? { text: this.prompt.text } : { text: this.prompt.text, switch: this.inputs.switch.value };
-    this.screen.close();
+    this.leaveFilm();
     this.command(cut ? "cut" : "prompt", value, !this.playing);
     if (this.prompt.text) this.prompt.said();
   }
@@ -427,14 +592,85 @@ class Desk {
     this.send({ kind: "do", command, value, play });
   }
 
-  send(message) {
+  send(message, name = "") {
+    if (this.gone) return;
     this.number += 1;
-    this.asked.set(this.number, { at: performance.now(), command: message.command });
+    this.asked.set(this.number, { at: performance.now(), command: message.command ?? message.kind, name });
     this.root.classList.add("cd-busy");
     this.model.send({ ...message, id: this.number });
   }
 
+  // An earlier take is watched in place of the live film, which stands still meanwhile.
+  watch(chunk, name) {
+    this.halt();
+    this.send({ kind: "watch", chunk }, name);
+  }
+
+  halt() {
+    if (!this.playing || this.watches) return;
+    this.command("pause");
+    this.resumes = true;
+  }
+
+  // A film over the live one; the caption stands in the state line as long as it is there.
+  over(title, bytes, caption) {
+    const resumes = this.leaveFilm();
+    this.caption = caption;
+    this.screen.play(title, bytes, () => this.resume());
+    this.resumes = resumes;
+  }
+
+  // The live film goes on if it played before a take was watched.
+  resume() {
+    if (this.resumes) this.command("resume");
+    this.resumes = false;
+    this.status();
+  }
+
+  // Whatever is watched makes room for a command; the command says whether the film plays.
+  leaveFilm() {
+    const resumes = this.resumes;
+    this.resumes = false;
+    this.screen.close();
+    return resumes;
+  }
+
   // -- what the kernel says
+
+  alive() {
+    this.heard = performance.now();
+    if (this.gone && !this.final) this.lose("");
+  }
+
+  lost({ said }) {
+    this.lose(said);
+  }
+
+  // Every second: does the kernel live, does it answer?
+  check() {
+    const now = performance.now();
+    if (now - this.checked > 3000) this.heard = now; // we slept
+    this.checked = now;
+    if (!this.gone && now - this.heard > SILENT) this.lose(this.about.ended ?? ENDED);
+    this.status();
+  }
+
+  // The kernel has ended, or ("") is there again: nothing at the desk does anything, and it looks like that.
+  lose(gone) {
+    this.gone = gone;
+    this.root.classList.toggle("cd-dead", Boolean(gone));
+    for (const part of this.root.querySelectorAll(":is(.cd-side, .cd-timeline) :is(button:not(.cd-help), input, select, textarea)")) {
+      part.disabled = Boolean(gone) || part.parentElement.matches(".cd-next");
+    }
+    if (gone) {
+      this.play(false);
+      this.asked.clear();
+      this.root.classList.remove("cd-busy");
+    } else {
+      this.play(this.view.playing);
+    }
+    this.status();
+  }
 
   pictures(message, buffers) {
     this.screen.take(message, buffers);
@@ -445,7 +681,37 @@ class Desk {
   }
 
   film(message, buffers) {
-    this.screen.play(message.path, buffers[0]);
+    this.halt();
+    this.over(message.names ? "Download" : "The exported film", buffers[0], this.exported);
+    (message.names ?? []).forEach((name, place) => this.screen.download(name, buffers[place]));
+  }
+
+  take(message, buffers) {
+    const name = this.asked.get(message.of)?.name;
+    if (!name) return; // another view asked
+    this.over(`Watching ${name}`, buffers[0], "");
+    this.screen.tool("‹", "One frame back (←)", "cd-step", () => this.screen.step(-1)).ariaLabel = "One frame back";
+    this.screen.tool("›", "One frame on (→)", "cd-step", () => this.screen.step(1)).ariaLabel = "One frame on";
+    if (this.watches) return;
+    const title = "Make this the film: what follows is made anew, what was made stays";
+    const button = this.screen.tool("", title, "cd-goon", () => this.goOn(this.chosen(message)));
+    const { video } = this.screen;
+    const label = () => {
+      const here = video === this.screen.video && video.paused; // an event may come after its end
+      button.textContent = `go on from ${here ? seconds(this.screen.shown / this.about.fps) : "its end"}`;
+    };
+    for (const event of ["play", "pause", "seeked"]) video.addEventListener(event, label);
+    label();
+  }
+
+  // The chunk that the player stands at; while it plays, the take's last.
+  chosen({ chunks, ends }) {
+    const place = ends.findIndex((end) => this.screen.shown < end);
+    return chunks.at(this.screen.video.paused ? place : -1);
+  }
+
+  goOn(chunk) {
+    this.command("branch", { chunk }, this.leaveFilm());
   }
 
   answer(message) {
@@ -454,8 +720,10 @@ class Desk {
     this.root.classList.toggle("cd-busy", this.asked.size > 0);
     const changes = ["prompt", "cut", "retake", "branch"].includes(asked?.command);
     if (changes && !message.error) this.since = { at: asked.at, node: message.next };
+    if (asked?.command === "export") this.exported = this.caption = message.said; // the film may have come before it or come yet
     this.tell(message.said, message.error);
     this.play(message.playing);
+    if (asked?.name && message.error) this.resume();
   }
 
   drawn(one) {
@@ -467,9 +735,23 @@ class Desk {
   }
 
   tell(said, error) {
-    this.state.textContent = error || said;
-    this.state.title = this.state.textContent;
-    this.root.classList.toggle("cd-wrong", Boolean(error));
+    [this.said, this.error] = [said, error];
+    this.status();
+  }
+
+  // The one line that says how things stand: the gravest thing first.
+  status() {
+    const [done, all] = this.view.remembering ?? [0, 0];
+    const remembers = !this.gone && all >= LONG;
+    const oldest = Math.min(...[...this.asked.values()].map((asked) => asked.at));
+    const waits = performance.now() - oldest > SLOW ? "Waiting for the kernel: another cell runs there, or a chunk takes long." : "";
+    const wrong = this.gone || this.error;
+    const calm = waits || (this.screen.film && this.caption) || this.said;
+    const text = wrong || (remembers ? `Remembering ${done} of ${all} chunks.` : calm);
+    this.state.setAttribute("aria-live", remembers ? "off" : "polite"); // a number a moment is no news
+    if (this.state.textContent !== text) this.state.textContent = this.state.title = text;
+    Object.assign(this.progress, { hidden: !remembers, value: done, max: Math.max(all, 1) });
+    this.root.classList.toggle("cd-wrong", Boolean(wrong));
   }
 
   play(playing) {
@@ -482,8 +764,7 @@ class Desk {
     const before = this.view;
     this.view = view;
     this.play(view.playing);
-    if (view.closed) this.tell("Closed; run the cell again to go on.", "");
-    else if (before?.said !== view.said || before?.error !== view.error) this.tell(view.said || this.greeting(view), view.error);
+    if (before?.said !== view.said || before?.error !== view.error) this.tell(view.said || this.greeting(view), view.error);
     this.readout.textContent = view.line;
     const other = before?.settings.prompt !== view.settings.prompt && document.activeElement !== this.prompt.box;
     if (other) this.prompt.put(view.settings.prompt);
@@ -494,6 +775,27 @@ class Desk {
     this.prompt.remember(view.earlier);
     this.strip.show(view.looked);
     this.timeline.show(view.shots);
+    this.retakes(view.retake);
+    this.hint(view);
+    this.final = view.closed; // no word of anybody brings it back
+    if (view.closed) this.lose(this.about.closed ?? "Closed; run the cell again to go on.");
+    else if (this.gone) this.lose("");
+    else this.status();
+  }
+
+  retakes(retake) {
+    const which = retake ? `Shot ${retake.shot} again from its beginning, with seed ${retake.seed}; the old take stays` : "The shot again";
+    this.retakeButton.textContent = retake ? `Retake ${retake.shot}` : "Retake";
+    this.retakeButton.title = `${which} (r)`;
+  }
+
+  // Said once: what no training has shown the model may go wrong.
+  hint(view) {
+    const shot = view.shots.findLast((one) => one.line !== null);
+    const most = this.about.trained_seconds;
+    if (this.hinted || !view.playing || !shot || shot.chunks * this.about.chunk_seconds <= most) return;
+    this.hinted = true;
+    this.tell(`Clips in training lasted up to ${seconds(most)}: a longer shot may lose detail. A cut begins another.`, "");
   }
 
   greeting(view) {

@@ -10,29 +10,35 @@ knows what is said between browser and engine; desk.js knows how it looks.
 import threading
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from tempfile import TemporaryDirectory
+from typing import Any
 from weakref import WeakValueDictionary
 
 import anywidget
+import numpy as np
 import traitlets
 
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
+from cinelab.lab.messages import Do, Drawn, Export, Hello, Message, Unread, Watch, parse
 from cinelab.lab.post import Post, jpeg
-from cinelab.limits import RATE, check_number
+from cinelab.limits import RATE, check_number, short
 from cinelab.memory.policy import POLICIES, Policy
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.prompts import LITTLE, UnknownWords
-from cinelab.stream.board import Board, pictures
+from cinelab.stream.board import Board, chunk_frames, pictures
 from cinelab.stream.engine import named_policy
 from cinelab.stream.export import at_rest, export
-from cinelab.stream.live import Live, Readout, Shown, Turns
+from cinelab.stream.live import NO_BOUNDS, Bounds, Live, Readout, Shown, Turns
 from cinelab.stream.looked import looked
+from cinelab.stream.session import Desk as Standing
 from cinelab.stream.session import Session, Settings, policy_label
+from cinelab.stream.video import VideoWriter
 from cinelab.world.vocab import PHRASES
 
 HERE = Path(__file__).parent
@@ -40,6 +46,19 @@ TICK = 1 / 16  # seconds that the sender waits for anything
 REFRESH = 1 / 8  # seconds between two refreshed views, at least
 AHEAD = 0.5  # chunks that the engine may be before the clock: what is made cannot be directed any more
 EARLIER = 50  # prompts that the box goes back to
+SEED = 24  # of a first film: of the seeds 0 to 31 the one with the clearest first shots of the examples
+BEAT = 2.0  # seconds between two signs of life; a view that misses a few takes the kernel for dead
+BEATING = 3600.0  # seconds that they go on after the last word of a view, which a busy kernel cannot hear
+UNWATCHED = 5.0  # seconds that frames may be late at every view before the film pauses by itself
+NOBODY = "Paused: nobody was watching. Play goes on."
+EXAMPLES = {  # the first stands in the box of a new film
+    "cat, meadow": "medium shot of a red cat that waves in the meadow by day",
+    "rabbit, snow": "medium shot of a yellow rabbit that jumps in the snow by day",
+    "robot, city": "close shot of a blue robot that dances in the city at night",
+    "ghost, forest": "medium shot of a purple ghost that walks right in the forest at night, pan right",
+    "cat, beach": "wide shot of an orange cat that walks left on the beach by day",
+}
+DOWNLOADS = ("film.mp4", "storyboard.png", "screenplay.yaml")  # of an export, handed to the browser
 SWITCHES = {
     "keep": "The memory stays as it is: the change comes gently, and what was seen before lingers.",
     "recache": "The running shot is shown to the memory again under the new prompt: the change comes at once.",
@@ -49,7 +68,7 @@ NAMES = {"text": "text", "dit": "model", "memory": "memory", "decode": "decode"}
 OPEN: "WeakValueDictionary[Path, Desk]" = WeakValueDictionary()  # one desk a folder: a cell that is run again takes over
 
 
-def desk(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy: str | Policy | None = None,
+def desk(folder: str | Path, model: str = "toybox-2step", seed: int = SEED, policy: str | Policy | None = None,
          budget: int | None = None, pace: float | None = 1.0) -> "Desk":
     """A desk on the session in `folder`, paused; a new one where there is none. `pace` None = as fast as it can; no
     `policy` is the one that the model was trained under (see `policy_for`)."""
@@ -65,7 +84,7 @@ def desk(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy:
     return made
 
 
-def open_session(folder: Path, model: str | Bundle, seed: int = 0, policy: str | Policy | None = None,
+def open_session(folder: Path, model: str | Bundle, seed: int = SEED, policy: str | Policy | None = None,
                  budget: int | None = None) -> Session:
     """Go on with the session of a folder, which has its own settings, or begin one there under a seed and a policy."""
     bundle = load(model) if isinstance(model, str) else model
@@ -76,14 +95,16 @@ def open_session(folder: Path, model: str | Bundle, seed: int = 0, policy: str |
 
 
 class Desk(anywidget.AnyWidget):
-    """Made by `desk(...)`. Messages that come: hello, do, drawn, export. Messages that go: pictures, stills, answer, film."""
+    """Made by `desk(...)`. Messages that come: see `cinelab.lab.messages`. Messages that go: pictures, stills, answer, film, take,
+    alive."""
 
-    _esm, _css = HERE / "desk.js", HERE / "desk.css"
+    # As text: of a path every desk ever made would be remembered, to be told when the file changes.
+    _esm, _css = (HERE / "desk.js").read_text(encoding="utf-8"), (HERE / "desk.css").read_text(encoding="utf-8")
     about = traitlets.Dict().tag(sync=True)  # what never changes
     view = traitlets.Dict().tag(sync=True)  # all that a view must know to look as before
 
     def __init__(self, session: Session, pace: float | None = 1.0, held: ExitStack | None = None, turns: Turns | None = None,
-                 stop_at: int | None = None):
+                 bounds: Bounds = NO_BOUNDS):
         super().__init__(about=about(session))
         warnings.simplefilter("ignore", UnknownWords)  # the desk itself says what it does not know, beside the box
         self.folder, self.pace, self._held = session.folder, pace, held or ExitStack()
@@ -91,10 +112,12 @@ class Desk(anywidget.AnyWidget):
         self._board, self._stills, self._news = Board(), {}, SimpleQueue()
         self._looked, self._refreshed = {}, 0.0
         self._newest = self._on_screen = None  # chunks: the last taken from the mailbox, the last sent
-        self._post, self._ended = Post(self.send), threading.Event()
+        self._post, self._ended = self._posted(), threading.Event()
+        self._viewed, self._heard_at, self._beaten = False, time.monotonic(), 0.0  # ever; the last word of a view; ours
+        self._reading_take = threading.Lock()
         for node in self._reading.nodes.values():
             self._board.add(node)
-        self.live = Live(session, pace, self._news.put, stop_at, AHEAD * self.about["chunk_seconds"], turns)
+        self.live = Live(session, pace, self._news.put, bounds, AHEAD * self.about["chunk_seconds"], turns)
         self.view = self._seen()
         self.on_msg(self._heard)
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._serve, self._recall)]
@@ -103,7 +126,7 @@ class Desk(anywidget.AnyWidget):
 
     def close(self) -> None:
         """End the engine after the running chunk and let go of the folder; what was made stays there."""
-        if self._ended.is_set():
+        if not hasattr(self, "_ended") or self._ended.is_set():  # it has none where it could not be begun
             return
         self._ended.set()
         self.live.close()
@@ -111,63 +134,105 @@ class Desk(anywidget.AnyWidget):
             thread.join(2)
         self._held.close()
         self.view = self._seen()
+        self.unobserve_all()
+        super().close()  # or the registry of all widgets keeps the film and its memory for ever
+
+    def _posted(self) -> Post:
+        """Where pictures go to: here all views of the notebook, which hear the same."""
+        return Post(self.send)
 
     # ---- what the browser says; nothing here waits
 
     def _heard(self, _widget, content: dict, _buffers) -> None:
-        hear = {"hello": self._hello, "do": self._do, "drawn": self._drawn, "export": self._export}
-        hear[content["kind"]](content)
+        self.hear(content, self._post)
 
-    def _hello(self, _content: dict) -> None:
+    def hear(self, content: Any, viewer: Post, reader: Callable[[Any], Message] = parse) -> None:
+        """What a viewer says. What cannot be read is answered with a sentence, or passed over."""
+        self._heard_at = time.monotonic()
+        try:
+            message = reader(content)
+        except Unread as error:
+            return None if error.id is None else self._say(error.id, viewer, error=str(error))
+        hear = {Hello: self._hello, Do: self._do, Drawn: self._drawn, Export: self._export, Watch: self._watch}
+        return hear[type(message)](message, viewer)
+
+    def _hello(self, _message: Hello, viewer: Post) -> None:
         """A view has appeared: it gets every still, and then the pictures of where the film stands."""
         stills = dict(self._stills)  # other threads add to it
-        self.send({"kind": "stills", "lines": list(stills)}, list(stills.values()))
-        self._newest = self._on_screen = None
-        self._post.forget()
+        viewer.send({"kind": "stills", "lines": list(stills)}, list(stills.values()))
+        self._viewed, self._newest, self._on_screen = True, None, None
+        viewer.forget()
 
-    def _drawn(self, content: dict) -> None:
-        self._post.drawn(content["number"])
+    def _drawn(self, message: Drawn, viewer: Post) -> None:
+        viewer.drawn(message.number)
 
-    def _do(self, content: dict) -> None:
+    def _do(self, message: Do, viewer: Post) -> None:
         """A command; with `play` the film goes on once it is carried out. A browser names only policies of the menu."""
-        asked = content["value"].get("value") if content["command"] == "policy" else None
+        asked = message.value["value"] if message.command == "policy" else None
         if asked is not None and asked not in self.about["policies"]:
             known = ", ".join(self.about["policies"])
-            return self._say(content, error=f"policy is {asked!r:.60}; use one of {known}.")
-        ticket = self.live.send(content["command"], **content["value"])
-        ticket.add_done_callback(lambda done: self._answer(content, done))
-        if content.get("play"):
-            go_on = {"id": content["id"], "command": "resume", "value": {}}
-            ticket.add_done_callback(lambda done: done.exception() or self._do(go_on))
+            return self._say(message.id, viewer, error=f"policy is {short(asked)}; use one of {known}.")
+        ticket = self.live.send(message.command, **message.value)
+        ticket.add_done_callback(lambda done: self._answer(message, viewer, done))
+        if message.play:
+            go_on = Do(message.id, "resume")
+            ticket.add_done_callback(lambda done: done.exception() or self._do(go_on, viewer))
 
-    def _export(self, content: dict) -> None:
+    def _export(self, message: Export, viewer: Post) -> None:
         """The film goes on while it is written: the engine only hands over what there is now."""
         def begin(ticket):
-            threading.Thread(target=self._write, args=(content, ticket), name="cinelab-export").start()
+            threading.Thread(target=self._write, args=(message, viewer, ticket), name="cinelab-export").start()
 
         self.live.call(at_rest).add_done_callback(begin)
 
+    def _watch(self, message: Watch, viewer: Post) -> None:
+        """A shot up to a chunk, as a small film read from the disk: the session and its head stay as they are."""
+        if message.chunk not in self._board.nodes:
+            return self._say(message.id, viewer, error=f"chunk {message.chunk} is not in this session.")
+        if not self._reading_take.acquire(blocking=False):
+            return self._say(message.id, viewer, error="Another take is being read; try again in a moment.")
+        threading.Thread(target=self._read_take, args=(message, viewer), name="cinelab-take", daemon=True).start()
+
     # ---- answers, from whichever thread has them
 
-    def _answer(self, content: dict, ticket) -> None:
+    def _answer(self, message: Do, viewer: Post, ticket) -> None:
         error = ticket.exception()
-        self._say(content, "" if error else ticket.result(), str(error or ""))
+        self._say(message.id, viewer, "" if error else ticket.result(), str(error or ""))
 
-    def _say(self, content: dict, said: str = "", error: str = "") -> None:
+    def _say(self, id: int, viewer: Post, said: str = "", error: str = "") -> None:
         now = self.live.readout
-        self.send({"kind": "answer", "id": content["id"], "said": said, "error": error,
-                   "playing": now.playing, "next": now.chunks})
+        viewer.send({"kind": "answer", "id": id, "said": said, "error": error,
+                     "playing": now.playing, "next": now.chunks})
 
-    def _write(self, content: dict, ticket) -> None:
+    def _write(self, message: Export, viewer: Post, ticket) -> None:
         try:
             folder = new_folder(self.folder)
             with left_if_filled(folder):
                 export(ticket.result(), folder)
+            film, said = self._written(folder)
         except Exception as error:  # a film without pictures, a full disk, a folder that may not be written to: say it
-            self._say(content, error=str(error))
-            return
-        self.send({"kind": "film", "path": str(folder)}, [(folder / "film.mp4").read_bytes()])
-        self._say(content, f"Exported to {folder}")
+            return self._say(message.id, viewer, error=str(error))
+        viewer.send(*film)
+        self._say(message.id, viewer, said)
+
+    def _written(self, folder: Path) -> tuple[tuple[dict, list[bytes]], str]:
+        """What a viewer is told of an exported film: a message with what it holds, and a sentence."""
+        told = {"kind": "film", "path": str(folder), "names": list(DOWNLOADS)}
+        return (told, [(folder / name).read_bytes() for name in DOWNLOADS]), f"Exported to {folder}"
+
+    def _read_take(self, message: Watch, viewer: Post) -> None:
+        try:
+            bundle, nodes = self._reading.reel.bundle, self._board.take(message.chunk)
+            with TemporaryDirectory() as place:
+                path = Path(place) / "take.mp4"
+                ends = write_take(path, chunk_frames(self._reading, nodes), bundle)
+                told = {"kind": "take", "of": message.id, "chunks": [node.number for node in nodes], "ends": ends}
+                viewer.send(told, [path.read_bytes()])
+            self._say(message.id, viewer, self.live.readout.said)
+        except Exception as error:  # a chunk that cannot be read, a full disk: say it
+            self._say(message.id, viewer, error=str(error))
+        finally:
+            self._reading_take.release()
 
     # ---- the sender's thread
 
@@ -176,13 +241,19 @@ class Desk(anywidget.AnyWidget):
             try:
                 self._tell()
             except Exception as error:  # a picture that cannot be read must not end the desk
-                self._say({"id": 0}, error=f"{type(error).__name__}: {error}")
+                self._say(0, self._post, error=f"{type(error).__name__}: {error}")
                 self._ended.wait(1)
 
     def _tell(self) -> None:
-        """One round: the view if it is due, and the newest pictures if there is room."""
-        if time.monotonic() - self._refreshed > REFRESH:
-            self._refreshed, self.view = time.monotonic(), self._seen()
+        """One round: a sign of life and the view if they are due, and the newest pictures if there is room."""
+        now = time.monotonic()
+        if now - self._beaten > BEAT and now - self._heard_at < BEATING:
+            self._beaten = now
+            self.send({"kind": "alive"})
+        if now - self._refreshed > REFRESH:
+            self._refreshed, self.view = now, self._seen()
+        if self._viewed and self._post.late() > UNWATCHED and self.live.readout.playing:
+            self.live.pause(NOBODY).add_done_callback(lambda _done: self._post.forget())
         if not self._post.wait(TICK):
             return
         shown, now = self.live.latest(after=self._newest, timeout=TICK), self.live.readout
@@ -228,18 +299,18 @@ class Desk(anywidget.AnyWidget):
         shots = self._board.shots(now.desk.head, now.desk.cut)
         return {"playing": now.playing, "said": now.said, "error": now.error, "line": line_of(now), "chunks": now.chunks,
                 "settings": to_dict(now.desk.settings) | {"policy": policy_label(now.desk.settings), "steps": _number(now.desk.settings.steps)}, "cut": now.desk.cut, "shots": shots, "closed": self._ended.is_set(),
-                "looked": memory_strip(self._looked, len(shots)), "earlier": list(self._board.prompts)[-EARLIER:]}
+                "looked": memory_strip(self._looked, len(shots)), "earlier": list(self._board.prompts)[-EARLIER:],
+                "remembering": now.remembering, "retake": retaken(now.desk, self._board)}
 
     # ---- the thread that opens a session again
 
     def _recall(self) -> None:
-        """Stills of every take, then the memory of the film so far, a chunk at a time so that commands come between."""
+        """Stills of every take; one whose file cannot be read has none."""
         for line in self._board.lines:
-            self._keep(line, pictures(self._reading, self._reading.nodes[line])[0])
-        for number in self._reading.path():
             if self._ended.is_set():
                 return
-            self.live.call(lambda session, number=number: session.state(number)).exception()
+            with suppress(CinelabError):
+                self._keep(line, pictures(self._reading, self._reading.nodes[line])[0])
 
 
 def about(session: Session) -> dict:
@@ -249,8 +320,35 @@ def about(session: Session) -> dict:
     known = set(getattr(bundle.encoder, "vocabulary", ()))  # UMT5 reads any word
     return {"model": bundle.name, "size": list(bundle.size), "fps": bundle.fps, "steps": bundle.sampling.steps,
             "chunk_seconds": bundle.chunk * bundle.codec.stride / bundle.fps,
+            "trained_seconds": bundle.span * bundle.codec.stride / bundle.fps, "examples": examples(known),
             "policies": policies(session), "switches": SWITCHES, "words": sorted(known),
             "phrases": [one for one in phrases if known.issuperset(one.split())], "little": sorted(LITTLE)}
+
+
+def write_take(path: Path, chunks: Iterable[np.ndarray], bundle: Bundle) -> list[int]:
+    """Write frames uint8 (f, H, W, 3) of one chunk after another as an mp4; returns how many frames it has after each."""
+    ends = []
+    with VideoWriter(path, bundle.fps, bundle.size) as film:
+        for frames in chunks:
+            film.add(frames)
+            ends.append(film.count)
+    return ends
+
+
+def examples(known: set[str]) -> list[dict]:
+    """Prompts that show what may be said; those that a model with a closed vocabulary knows the words of."""
+    understood = known | LITTLE
+    return [{"name": name, "text": text} for name, text in EXAMPLES.items()
+            if not known or understood.issuperset(text.replace(",", "").split())]
+
+
+def retaken(now: Standing, board: Board) -> dict | None:
+    """The shot that a retake would take again, counted from 1, and with which seed; None where there is none."""
+    again = bool(now.again) and (now.head is None or now.cut)  # one is asked for and has not begun
+    if now.head is None and not again:
+        return None
+    before = -1 if now.head is None else board.nodes[now.head].shot
+    return {"shot": before + (2 if again else 1), "seed": now.settings.seed + 1}
 
 
 def policies(session: Session) -> list[str]:

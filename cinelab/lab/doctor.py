@@ -117,7 +117,7 @@ def _size(name: str) -> str:
 
 def _packages() -> list[Finding]:
     needs = {"papermill": "make film, sweeps", "jupyterlab": "make lab", "ipywidgets": "live notebooks", "anywidget": "the directing desk", "tornado": "cinelab demo",
-             "plotly": "figures", "scenedetect": "the second cut detector", "diffusers": "Wan weights",
+             "plotly": "figures in notebooks", "matplotlib": "figures of reports", "scenedetect": "the second cut detector", "diffusers": "Wan weights",
              "transformers": "Wan's text encoder", "peft": "LoRA training",
              "duckdb": "cinelab results", "jinja2": "cinelab report", "playwright": "browser tests"}
     return [Finding(name, importlib.util.find_spec(name) is not None, what, f"pip install {name}")

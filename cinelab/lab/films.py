@@ -18,6 +18,7 @@ from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling, Steps
 from cinelab.memory.policy import Policy, label_of, policy_named, seeded
 from cinelab.model.zoo import Bundle, load
+from cinelab.readable import Readable
 from cinelab.score.card import HELD_OUT, compare_films, seeds_of
 from cinelab.score.footage import Clip
 from cinelab.score.metrics import METRICS, listed, rehearse
@@ -45,7 +46,7 @@ PLAYER_SCALE = 4  # a 48 x 64 film as 192 x 256 pixels: small enough to stand in
 
 
 @dataclass(frozen=True)
-class FilmSetting:
+class FilmSetting(Readable):
     """What a cell measures. Shots of `shot_latents` latent frames in whole multiples of `grain` fill `latents` of them."""
 
     model: str = "toybox-base"
@@ -76,7 +77,7 @@ class FilmSetting:
 
 
 @dataclass
-class FilmCell:
+class FilmCell(Readable):
     """Rows, summary and what is needed to look at the cell."""
 
     rows: pd.DataFrame

@@ -7,7 +7,7 @@ import pandas as pd
 
 from cinelab.files import write_atomic
 from cinelab.flow.sampler import Steps
-from cinelab.lab.plots import routing_map, write_html
+from cinelab.lab.routing_page import write_routing_page
 from cinelab.memory.policy import Policy
 from cinelab.model.zoo import load
 from cinelab.outputs import finish, ready_folder
@@ -27,25 +27,31 @@ def director_for(model: str, policy: str | Policy | None = None, budget: int | N
 
 def direct_film(play: Screenplay, folder: str | Path, model: str = "toybox-2step", policy: str | Policy | None = None,
                 budget: int | None = None, seed: int | None = None, steps: Steps = None,
-                progress: Callable[[int, int], None] | None = None) -> Path:
+                progress: Callable[[int, int], None] | None = None, stage: Callable[[str], None] = lambda text: None) -> Path:
     """Make, score and save the film of a screenplay; an existing film is not overwritten.
 
     What can be refused is refused before the first chunk. A film that was stopped goes on from its last finished chunk, and one
-    whose saving was stopped is saved, if it is this one.
+    whose saving was stopped is saved, if it is this one. `progress(done, of)` is called after every chunk, `stage(text)` when another part
+    of the work begins.
     """
     folder = ready_folder(folder)
     director = director_for(model, policy, budget, seed, steps)
     if finish(folder, MARK) and saved_as(folder, play, director):
         return folder
     untaken(folder)
-    director.render(play, progress, keep=folder).save(folder, save_findings)
+    stage("making the film")
+    film = director.render(play, progress, keep=folder)
+    stage("writing the film and its storyboard")
+    film.save(folder, lambda film, to: save_findings(film, to, stage))
     return folder
 
 
-def save_findings(film: Film, folder: str | Path) -> pd.DataFrame:
+def save_findings(film: Film, folder: str | Path, stage: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
     """Write routing.html and metrics.parquet beside a film; returns the scores."""
     folder = Path(folder)
-    write_html(routing_map(film.routing, film.timeline), folder / "routing.html")
+    stage("writing the routing page")
+    write_routing_page(film, folder / "routing.html")
+    stage("scoring the film")
     scores = score(film)
     write_atomic(folder / "metrics.parquet", lambda path: scores.to_parquet(path))
     return scores

@@ -25,7 +25,8 @@ import numpy as np
 
 from cinelab.config import described, read_mapping
 from cinelab.errors import CinelabError
-from cinelab.limits import SEED, WORKERS, short
+from cinelab.files import is_file
+from cinelab.limits import SEED, WORKERS, short, shown_path
 from cinelab.registry import path_of
 from cinelab.texts import SWEEP, read_yaml
 
@@ -96,7 +97,7 @@ def load(path: str | Path) -> Sweep:
     values = _read_yaml(path)
     for key in values:
         if key not in KNOWN:
-            raise CinelabError(f"{path}: unknown key {key!r}; a sweep holds {', '.join(KNOWN)}.")
+            raise CinelabError(f"{path}: unknown key {short(key)}; a sweep holds {', '.join(KNOWN)}.")
     for key in ("notebook", "seeds"):
         if values.get(key) is None:
             raise CinelabError(f"{path}: {key} is missing; add one, such as {key}: {KNOWN[key]}.")
@@ -141,7 +142,7 @@ def plain(value: Any, where: str) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value
     wanted = "a number, text in quotes, true, false, null, or a list or mapping of these"
-    raise CinelabError(f"{where} is {value!r} ({type(value).__name__}); give {wanted}.")
+    raise CinelabError(f"{where} is {short(value)} ({type(value).__name__}); give {wanted}.")
 
 
 def _object(value: Any, where: str) -> dict:
@@ -169,15 +170,15 @@ def _find(path: Path, name: Any) -> Path:
     """The notebook, relative to the folder that holds `experiments/`, else to where we are."""
     inside = path.resolve().parent.name == "experiments"
     notebook = (path.resolve().parent.parent if inside else Path.cwd()) / str(name)
-    if not notebook.is_file():
-        raise CinelabError(f"notebook is {name!r}, but there is no file {notebook}; correct it.")
+    if not is_file(notebook):
+        raise CinelabError(f"notebook is {short(name)}, but there is no file {shown_path(notebook)}; correct it.")
     return notebook
 
 
 def _check_names(base: Any, grid: Any) -> None:
     for key, value in (("base", base), ("grid", grid)):
         if not isinstance(value, dict):
-            raise CinelabError(f"{key} is {value!r}; give names with values, or {{}} for none.")
+            raise CinelabError(f"{key} is {short(value)}; give names with values, or {{}} for none.")
     for key in [*base, *grid]:
         if key in ("seed", "run_dir") or not key.isidentifier():
             why = "is given by the runner" if key.isidentifier() else "is no name of a parameter"
@@ -188,9 +189,9 @@ def _check_names(base: Any, grid: Any) -> None:
 
 def _check_list(place: str, values: Any) -> None:
     if not isinstance(values, list) or not values:
-        raise CinelabError(f"{place} is {values!r}; give a list with at least one value.")
+        raise CinelabError(f"{place} is {short(values)}; give a list with at least one value.")
     if twice := [text for text, count in Counter(map(canonical, values)).items() if count > 1]:
-        raise CinelabError(f"{place} holds {twice[0]} twice; keep one of them.")
+        raise CinelabError(f"{place} holds {twice[0]:.60} twice; keep one of them.")
 
 
 def _read_done(path: Path) -> dict:

@@ -44,6 +44,7 @@ from cinelab.lab.withdrawn import PROTOCOL
 from cinelab.latent.store import Clips, Store
 from cinelab.model import zoo
 from cinelab.model.zoo import Bundle
+from cinelab.readable import Readable
 from cinelab.score.pictures import sharpness
 from cinelab.score.stats import bootstrap, paired_ratio
 from cinelab.score.toybox import encode_plans
@@ -111,7 +112,7 @@ SMOKE = Setting(
 
 
 @dataclass
-class Trajectory:
+class Trajectory(Readable):
     """A teacher's way from noise to data.
 
     noise, end (1, F, C, h, w)   velocities, one a solver step   states (1, L, F, C, h, w)

@@ -65,10 +65,11 @@ def _read(notebook: Path) -> list:
         raise CinelabError(f"{notebook} is no notebook; save it again in JupyterLab.") from error
 
 
-def execute(notebook: Path, out_dir: Path, parameters: dict[str, Any] | None = None) -> Path:
+def execute(notebook: Path, out_dir: Path, parameters: dict[str, Any] | None = None,
+            tell: Callable[[str], None] | None = None) -> Path:
     """Run `notebook` in the foreground and return `<out_dir>/notebook.ipynb`.
 
-    Shows each cell's first line and what the cell prints. A notebook that declares `run_dir` is
+    Shows under which heading each cell stands and what it prints; `tell` hears "3 of 9: heading" in place of the former. A notebook that declares `run_dir` is
     given `out_dir`. A failed cell raises a CinelabError; the executed notebook is there anyway.
     """
     notebook, out_dir = Path(notebook), Path(out_dir)
@@ -77,17 +78,18 @@ def execute(notebook: Path, out_dir: Path, parameters: dict[str, Any] | None = N
         parameters = {"run_dir": str(out_dir.resolve())} | parameters
     check(notebook, parameters)
     with writing(out_dir, lend=True) as note:
-        return execute_locked(notebook, out_dir, parameters, note)
+        return execute_locked(notebook, out_dir, parameters, note, tell)
 
 
-def execute_locked(notebook: Path, out_dir: Path, parameters: dict, note: Callable) -> Path:
+def execute_locked(notebook: Path, out_dir: Path, parameters: dict, note: Callable,
+                   tell: Callable[[str], None] | None = None) -> Path:
     import papermill
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
     _quiet_and_whole()
     output = out_dir.resolve() / "notebook.ipynb"
-    count = _Count(sum(cell.cell_type == "code" for cell in _read(notebook)) + bool(parameters))
+    count = _Count(captions(_read(notebook)), bool(parameters), tell)
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output)]
     hooks = {"on_notebook_start": note, "on_cell_execute": count}
     hooks |= {"cwd": str(notebook.resolve().parent)}  # paths in a notebook mean what they mean in JupyterLab
@@ -148,14 +150,32 @@ def _found_again() -> Iterator[None]:
 
 
 class _Count:
-    """Shows each code cell as it begins, with the number that it has in the executed notebook."""
+    """Says as each code cell begins, with the number that it has in the executed notebook, what it is about."""
 
-    def __init__(self, total: int):
-        self.number, self.total = 0, total
+    def __init__(self, captions: list[str], injected: bool, tell: Callable[[str], None] | None):
+        self.captions = ["parameters"] * injected + captions
+        self.number, self.tell = 0, tell
 
     def __call__(self, cell: Any, cell_index: int) -> None:
+        about, of = self.captions[self.number], len(self.captions)
         self.number += 1
-        print(f"[{self.number}/{self.total}] {first_line(cell.source)}", flush=True)
+        if self.tell:
+            self.tell(f"{self.number} of {of}: {about}")
+        elif self.number == 1 or about != self.captions[self.number - 2]:
+            print(f"[{self.number}/{of}] {about}", flush=True)
+
+
+def captions(cells: list) -> list[str]:
+    """What each code cell is about, in words: the comment that it begins with, else the heading that it stands under."""
+    found, heading = [], "the notebook"
+    for cell in cells:
+        if cell.cell_type == "code":
+            comment = re.match(r"#+ *([^!%\s].*)", cell.source)
+            tagged = "parameters" in cell.metadata.get("tags", [])
+            found.append("parameters" if tagged else comment[1].strip() if comment else heading)
+        elif titles := re.findall(r"^#+ +(.+)", cell.source, re.MULTILINE):
+            heading = titles[-1].strip()
+    return found
 
 
 def first_line(text: Any) -> str:

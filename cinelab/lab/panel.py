@@ -24,7 +24,7 @@ import plotly.io as pio
 
 from cinelab.lab.plots import loss_curve, svg
 from cinelab.lab.samples import Sample, looped
-from cinelab.lab.sweep_board import spoken
+from cinelab.progress import spoken
 from cinelab.train.optim import rate
 
 OFTEN = 2.0  # seconds between two refreshes
@@ -244,7 +244,7 @@ class Bar:
             print(line, flush=True)
 
     def _due(self, done: int, now: float) -> bool:
-        return done % self.every == 0 if self.every else now - self._said >= LINES
+        return (bool(self.every) and done % self.every == 0) or now - self._said >= LINES
 
     def share(self, state: str) -> float | None:
         """The part that is done, 0 to 1; None where the total is unknown."""

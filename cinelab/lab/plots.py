@@ -1,6 +1,8 @@
-"""Every figure of the workbench: tables in, plotly figures out, one look for all of them.
+"""Every interactive figure of the workbench: tables in, plotly figures out, one look for all of them.
 
-Shots count from 1 in what a reader sees, as on the storyboard; chunks from 0, as in the tables.
+What a reader sees counts from 1: shots, chunks, layers and heads, as at the desk and on the storyboard. The tables keep
+indices from 0. Paper is transparent and ink a grey that reads on white and on JupyterLab's dark theme alike; a page of its
+own (`write_html`) takes the reader's light or dark ink.
 """
 
 import html
@@ -15,11 +17,13 @@ from plotly.subplots import make_subplots
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
 
-# Okabe and Ito's palette: told apart with any colour vision.
-PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#5F6B7A"]
-INK, QUIET, GRID = "#1d2433", "#7a8191", "#e9ebef"
-KINDS = {"sink": "#E69F00", "window": "#8A93A3", "routed": "#0072B2"}
-CAUSES = {"text": "#CC79A7", "dit": "#0072B2", "memory": "#E69F00", "decode": "#009E73"}
+# After Okabe and Ito, told apart with any colour vision; each at least 3 : 1 against white and against #111111.
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#C56D9E", "#BF8200", "#3895D0", "#8E62B8", "#75808F"]
+INK, QUIET, GRID = "#767a82", "#868d9b", "rgba(134,141,155,0.25)"
+LIGHT, DARK = "#1d2433", "#e6e8ec"  # ink of a page of its own
+SEQUENTIAL = [(0, "#a9c9e0"), (1, "#00588a")]
+KINDS = {"sink": "#BF8200", "window": "#868d9b", "routed": "#0072B2"}
+CAUSES = {"text": "#C56D9E", "dit": "#0072B2", "memory": "#BF8200", "decode": "#009E73"}
 POINTS = 1000  # of a curve, at most about twice as many
 ROUTING = ("chunk", "shot", "layer", "head", "kept_chunk", "kept_shot", "score", "kind")
 
@@ -38,22 +42,33 @@ TEMPLATE = go.layout.Template(
             "y": 0.96,
         },
         "colorway": PALETTE,
-        "paper_bgcolor": "white",
-        "plot_bgcolor": "white",
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 80, "r": 30, "t": 90, "b": 70},
         "xaxis": {"gridcolor": GRID, "linecolor": QUIET, "zeroline": False, "ticks": "outside"},
         "yaxis": {"gridcolor": GRID, "linecolor": QUIET, "zeroline": False, "ticks": "outside"},
-        "legend": {"bgcolor": "rgba(255,255,255,0.7)"},
-        "hoverlabel": {"bgcolor": "white", "font": {"color": INK}},
+        "legend": {"bgcolor": "rgba(0,0,0,0)"},
+        "hoverlabel": {"bgcolor": "white", "font": {"color": LIGHT}},
     }
 )
 
 
+FOLLOW_THEME = f"""
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const ink = () => Plotly.relayout("{{plot_id}}", {{"font.color": dark.matches ? "{DARK}" : "{LIGHT}"}});
+dark.addEventListener("change", ink);
+ink();
+"""
+PAGE = "<style>:root { color-scheme: light dark } body { margin: 12px; background: Canvas; color: CanvasText }</style></head>"
+
+
 def write_html(fig: go.Figure, path: str | Path) -> None:
-    """Write a figure as one page that needs no network (about 5 MB), in one atomic step."""
+    """Write a figure as one page that needs no network (about 5 MB), light or dark as the reader's, in one atomic step."""
     with replacing(path) as temporary:
-        page = fig.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False})
-        temporary.write_text(page, encoding="utf-8")
+        page = fig.to_html(include_plotlyjs=True, full_html=True, default_width="100%", post_script=FOLLOW_THEME,
+                           config={"displaylogo": False, "responsive": True})  # fmt: skip
+        head = f'<meta name="viewport" content="width=device-width, initial-scale=1">{PAGE}'
+        temporary.write_text(page.replace("</head>", head, 1), encoding="utf-8")
 
 
 def loss_curve(
@@ -137,7 +152,7 @@ def _svg_panel(fig: go.Figure, key: str, traces: list, width: int, height: int) 
 
 
 def routing_map(
-    routing: pd.DataFrame, timeline: Iterable | None = None, title: str = "What each chunk kept"
+    routing: pd.DataFrame, timeline: Iterable | None = None, title: str = "What each chunk retrieved"
 ) -> go.Figure:
     """Which history chunks every chunk kept: a cell's colour is why, its depth in how many heads.
 
@@ -146,22 +161,22 @@ def routing_map(
     """
     _need(routing, ROUTING)
     if routing.empty:
-        return _nothing(title, "no chunk kept anything")
+        return nothing(title, "no chunk retrieved anything")
     shots = _shots(routing, timeline)
     layers = sorted(routing["layer"].unique())
-    fig = _figure(title, "current chunk", "chunk in memory")
+    fig = _figure(title, "chunk being made (from 1)", "chunk retrieved (from 1)")
     choices = [("all layers", routing)]
     if len(layers) > 1:
-        choices += [(f"layer {layer}", routing[routing["layer"] == layer]) for layer in layers]
+        choices += [(f"layer {layer + 1}", routing[routing["layer"] == layer]) for layer in layers]
     for number, (name, chosen) in enumerate(choices):
         fig.add_trace(_routing_cells(chosen, shots, name, visible=number == 0))
-    _kind_legend(fig)
+    _kind_legend(fig, routing["kind"])
     _shot_lines(fig, shots)
     _menu(fig, [name for name, _ in choices])
-    size = len(shots) - 0.5
-    fig.update_xaxes(range=[-0.5, size], showgrid=False, constrain="domain")
-    fig.update_yaxes(range=[-0.5, size], showgrid=False, scaleanchor="x", constrain="domain")
-    return fig.update_layout(height=720, width=900, margin={"t": 120})
+    ends = [0.5, len(shots) + 0.5]
+    fig.update_xaxes(range=ends, showgrid=False, constrain="domain")
+    fig.update_yaxes(range=ends, showgrid=False, scaleanchor="x", constrain="domain")
+    return fig.update_layout(height=720, margin={"t": 120})
 
 
 def _routing_cells(routing: pd.DataFrame, shots: list[int], name: str, visible: bool) -> go.Heatmap:
@@ -175,13 +190,13 @@ def _routing_cells(routing: pd.DataFrame, shots: list[int], name: str, visible: 
     number = np.array(shots) + 1
     extra[y, x] = np.stack([number[x], number[y], cells["share"], cells["score"]], axis=1)
     hover = (
-        "chunk %{x} (shot %{customdata[0]:.0f}) kept chunk %{y} (shot %{customdata[1]:.0f})<br>"
+        "chunk %{x} (shot %{customdata[0]:.0f}) retrieved chunk %{y} (shot %{customdata[1]:.0f})<br>"
         "in %{customdata[2]:.0%} of layers and heads"
     )
     if cells["score"].notna().any():  # full attention and windows score nothing
         hover += ", mean score %{customdata[3]:.3f}"
     return go.Heatmap(
-        z=value, zmin=0, zmax=len(KINDS), colorscale=_kind_colours(), showscale=False,
+        z=value, x0=1, y0=1, zmin=0, zmax=len(KINDS), colorscale=_kind_colours(), showscale=False,
         customdata=extra, hovertemplate=hover + "<extra></extra>", name=name, visible=visible,
         xgap=1, ygap=1, hoverongaps=False,
     )  # fmt: skip
@@ -206,23 +221,25 @@ def _cells(routing: pd.DataFrame) -> pd.DataFrame:
 
 
 def _kind_colours() -> list[tuple[float, str]]:
-    """One third of the scale for each kind, from pale to full."""
+    """One third of the scale for each kind, from faint to full."""
     scale = []
     for place, colour in enumerate(KINDS.values()):
-        scale += [(place / 3, _pale(colour)), ((place + 1) / 3, colour)]
+        scale += [(place / 3, _faint(colour)), ((place + 1) / 3, colour)]
     return scale
 
 
-def _pale(colour: str) -> str:
-    channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
-    return "#" + "".join(f"{round(255 - 0.18 * (255 - channel)):02x}" for channel in channels)
+def _faint(colour: str) -> str:
+    """A colour through which a light or a dark page shows."""
+    return f"rgba({','.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))},0.18)"
 
 
-def _kind_legend(fig: go.Figure) -> None:
-    for kind, colour in KINDS.items():
+def _kind_legend(fig: go.Figure, kinds: Iterable[str]) -> None:
+    """A square for every kind that the film has."""
+    for kind in (name for name in KINDS if name in set(kinds)):
+        colour = KINDS[kind]
         marker = {"symbol": "square", "size": 14, "color": colour}
-        fig.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=kind)
-    fig.update_layout(legend={"title": {"text": "kept as<br><sub>paler: by fewer heads</sub>"}})
+        fig.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=kind, showlegend=True)
+    fig.update_layout(legend={"title": {"text": "retrieved as<br><sub>fainter: by fewer heads</sub>"}})
 
 
 def _shots(routing: pd.DataFrame, timeline: Iterable | None) -> list[int]:
@@ -248,12 +265,12 @@ def _shot_lines(fig: go.Figure, shots: list[int]) -> None:
     starts = [0, *(i for i in range(1, len(shots)) if shots[i] != shots[i - 1])]
     for start in starts[1:]:
         line = {"color": QUIET, "width": 1, "dash": "dot"}
-        fig.add_vline(x=start - 0.5, line=line)
-        fig.add_hline(y=start - 0.5, line=line)
+        fig.add_vline(x=start + 0.5, line=line)
+        fig.add_hline(y=start + 0.5, line=line)
     for start, end in zip(starts, [*starts[1:], len(shots)], strict=True):
         fig.add_annotation(
-            x=(start + end - 1) / 2, y=1, yref="paper", yanchor="bottom", showarrow=False,
-            text=f"{shots[start] + 1}", font={"size": 13, "color": QUIET},
+            x=(start + end + 1) / 2, y=1, yref="paper", yanchor="bottom", showarrow=False,
+            text=f"shot {shots[start] + 1}" if end - start > 2 else f"{shots[start] + 1}", font={"size": 13},
         )  # fmt: skip
 
 
@@ -274,13 +291,13 @@ def _menu(fig: go.Figure, names: list[str]) -> None:
 
 
 def routing_by_shot(
-    routing: pd.DataFrame, kinds: Sequence[str] = ("routed",), title: str = "Where each shot looked"
+    routing: pd.DataFrame, kinds: Sequence[str] = ("routed",), title: str = "Which shots each shot retrieved"
 ) -> go.Figure:
     """Heat map: of all that a shot's chunks kept as `kinds`, the share that lies in each shot."""
     _need(routing, ROUTING)
     chosen = routing[routing["kind"].isin(list(kinds))]
     if chosen.empty:
-        return _nothing(title, f"nothing was kept as {' or '.join(kinds)}")
+        return nothing(title, f"nothing was retrieved as {' or '.join(kinds)}")
     count = int(max(routing["shot"].max(), routing["kept_shot"].max())) + 1
     table = np.zeros((count, count))  # (kept shot, shot)
     np.add.at(table, (chosen["kept_shot"].to_numpy(), chosen["shot"].to_numpy()), 1)
@@ -288,16 +305,15 @@ def routing_by_shot(
     share = np.divide(table, total, out=np.full_like(table, np.nan), where=total > 0)
     share[table == 0] = np.nan
     names = [str(number + 1) for number in range(count)]
-    fig = _figure(title, "current shot", "remembered shot")
+    fig = _figure(title, "shot being made", "shot retrieved")
     fig.add_heatmap(
         x=names, y=names, z=share, zmin=0, zmax=1, xgap=2, ygap=2, hoverongaps=False,
-        colorscale=[(0, _pale(KINDS["routed"])), (1, KINDS["routed"])],
-        colorbar={"title": "share", "tickformat": ".0%"}, texttemplate="%{z:.0%}",
-        hovertemplate="shot %{x} looked to shot %{y}: %{z:.1%}<extra></extra>",
+        colorscale=SEQUENTIAL, colorbar={"title": {"text": "share"}, "tickformat": ".0%"}, texttemplate="%{z:.0%}",
+        hovertemplate="shot %{x} retrieved from shot %{y}: %{z:.1%}<extra></extra>",
     )  # fmt: skip
     fig.update_xaxes(type="category", showgrid=False, constrain="domain")
     fig.update_yaxes(type="category", showgrid=False, scaleanchor="x", constrain="domain")
-    return fig.update_layout(height=640, width=760)
+    return fig.update_layout(height=640)
 
 
 def ablation_lines(
@@ -319,7 +335,7 @@ def ablation_lines(
     columns = [x, y, colour, low, high] + [c for c in (facet, chance, upper) if isinstance(c, str)]
     _need(table, columns)
     if table.empty:
-        return _nothing(title or y, "the table has no rows")
+        return nothing(title or y, "the table has no rows")
     panels = list(table.groupby(facet, sort=True)) if facet else [(None, table)]
     names = [f"{facet} {value}" for value, _ in panels] if facet else None
     fig = make_subplots(1, len(panels), shared_yaxes=True, subplot_titles=names)
@@ -371,11 +387,11 @@ def _level(value: float, label: str, everything: pd.Series) -> go.Scatter:
 def chunk_times(timings: pd.DataFrame, title: str = "Time per chunk") -> go.Figure:
     """Stacked bars of where each chunk's time went; columns chunk, and seconds for each of CAUSES."""
     _need(timings, ("chunk", *CAUSES))
-    fig = _figure(title, "chunk", "milliseconds")
+    fig = _figure(title, "chunk (from 1)", "milliseconds")
     for cause, colour in CAUSES.items():
         hover = f"chunk %{{x}}: {cause} %{{y:.1f}} ms<extra></extra>"
         fig.add_bar(
-            x=timings["chunk"], y=timings[cause] * 1000, name=cause, marker_color=colour,
+            x=timings["chunk"] + 1, y=timings[cause] * 1000, name=cause, marker_color=colour,
             hovertemplate=hover,
         )  # fmt: skip
     return fig.update_layout(barmode="stack", bargap=0.1)
@@ -386,7 +402,7 @@ def _figure(title: str, x: str, y: str) -> go.Figure:
     return fig.update_xaxes(title=x).update_yaxes(title=y)
 
 
-def _nothing(title: str, why: str) -> go.Figure:
+def nothing(title: str, why: str) -> go.Figure:
     """A figure that says why it is empty: a policy without memory is a result, not an error."""
     fig = _figure(title, "", "")
     fig.add_annotation(text=why, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper")

@@ -19,6 +19,7 @@ from cinelab.lab.results import CELL, FINISHED, HEADLINES
 from cinelab.lab.verdicts import CONFIRMED, LEVEL, REFUTED, UNDECIDED, Look, judged, level_p
 from cinelab.lab.withdrawn import NOTE, SETTINGS, withdrawn
 from cinelab.memory.policy import label_of
+from cinelab.readable import Readable
 from cinelab.score.stats import bootstrap, nested_bootstrap, paired_difference, tails
 from cinelab.score.toybox import with_prompt
 
@@ -33,7 +34,7 @@ BASES = ("full", "toybox-base", "none")  # what the others are measured against,
 
 
 @dataclass
-class Cells:
+class Cells(Readable):
     """Every cell below some sweep folders. `table` has a row a cell, done or not; `rows` those of the done ones."""
 
     folders: tuple[Path, ...]

@@ -5,6 +5,7 @@ While both are under way newer pictures wait in the engine's mailbox, where the 
 
 import io
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -20,8 +21,12 @@ class Post:
     def __init__(self, send: Callable[[dict, list[bytes]], None]):
         self._send = send
         self._number = 0
-        self._under_way: set[int] = set()
+        self._under_way: dict[int, float] = {}  # number -> when it should have been drawn
         self._changed = threading.Condition()
+
+    def send(self, content: dict, buffers: list[bytes] | None = None) -> None:
+        """What is no picture goes at once."""
+        self._send(content, buffers or [])
 
     def wait(self, seconds: float) -> bool:
         """Whether there is room for one more, waiting for it if need be."""
@@ -32,15 +37,21 @@ class Post:
         """Send pictures uint8 (f, H, W, 3), one JPEG each."""
         with self._changed:
             self._number += 1
-            self._under_way.add(self._number)
+            start = max([time.monotonic(), *self._under_way.values()])
+            self._under_way[self._number] = start + content.get("gap", 0) * len(frames)
             content = content | {"kind": "pictures", "number": self._number}
         self._send(content, [jpeg(frame) for frame in frames])
 
     def drawn(self, number: int) -> None:
         """The browser has drawn a message's last picture; of several views the first to say so counts."""
         with self._changed:
-            self._under_way.discard(number)
+            self._under_way.pop(number, None)
             self._changed.notify_all()
+
+    def late(self) -> float:
+        """Seconds since the oldest message under way should have been drawn; below 0 while nothing is amiss."""
+        with self._changed:
+            return time.monotonic() - min(self._under_way.values()) if self._under_way else -1.0
 
     def forget(self) -> None:
         """A new view has come: it will draw nothing that was sent before it."""

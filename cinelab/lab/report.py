@@ -1,48 +1,48 @@
 """Sweeps to one self-contained HTML: tables, tests, figures, films side by side, quality against cost, settings, provenance.
 
-The page carries its plotly.js compressed (the browser unpacks it), its films and its data; it needs no network and no server.
+The page carries its figures (as SVG), its films and its data; it needs no network and no server.
 """
 
 import base64
-import gzip
 import html
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 from PIL import Image
 
 from cinelab.errors import CinelabError
-from cinelab.files import plain_json, write_text
+from cinelab.files import write_text
+from cinelab.lab.made import made, note_beside, short_revision
+from cinelab.lab.paper import Drawn, file_name
 from cinelab.lab.pooling import Cells, comparisons, costs, load_cells, pooled, shown
 from cinelab.lab.recall import keep_rows
 from cinelab.lab.report_figures import metric_figure, pareto_figure, shots_figure
-from cinelab.lab.results import HEADLINES, text_of
-from cinelab.lab.sweep import recorded
+from cinelab.lab.results import HEADLINES, rounded, text_of
+from cinelab.lab.sweep import made_cells, recorded
+from cinelab.lab.templates import filled, jpeg_uri, safe_json
 from cinelab.lab.verdicts import p_text
 from cinelab.lab.withdrawn import PROTOCOL, withdrawn_table
 from cinelab.outputs import ready_folder, writing_file
+from cinelab.readable import Made, Readable
 from cinelab.stream.video import read_video, write_mp4
 
-TEMPLATE = Path(__file__).with_name("report.html.j2")
 MOST_FIGURES = 6  # metrics drawn for each sweep; the tables hold all
 MOST_PLAYERS = 12
 WIDEST = 840  # pixels of a storyboard
 LARGE = 100_000  # bytes of a film from which on a smaller copy is embedded
 JOIN = "+"
+NOT_RECORDED = "not recorded"
 
 
 @dataclass(frozen=True)
-class Section:
+class Section(Readable):
     """One sweep (or several joined) as the template wants it."""
 
     name: str
@@ -50,7 +50,7 @@ class Section:
     summary: str
     cells: Cells
     tables: dict[str, pd.DataFrame]
-    figures: list[go.Figure]
+    figures: list[Drawn]
     players: list[dict]
     left_out: int
     facts: dict
@@ -60,22 +60,36 @@ class Section:
 
 
 def report(sweeps: Sequence[str | Path], output: str | Path, title: str | None = None, metrics: Sequence[str] | None = None,
-           tables: str | Path | None = None) -> Path:
+           tables: str | Path | None = None, figures: str | Path | None = None,
+           tell: Callable[[str], None] = lambda text: None) -> Path:
     """Write the page. A sweep is a results folder; `a+b` joins folders whose cells belong to one grid. Raises CinelabError.
 
     `tables` is a folder for the same numbers as files: <sweep>.csv (every metric pooled), <sweep>_paired.csv, <sweep>_cost.csv.
+    `figures` is one for every figure as SVG and PDF: <sweep>-<figure>.svg, .pdf.
+    `tell` hears "2 of 3: sweep" as each is begun.
     """
     if not sweeps:
         raise CinelabError("No sweep was named; give one or more folders, such as results/memory.")
-    if tables is not None:
-        ready_folder(tables)
+    for folder in filter(None, (tables, figures)):
+        ready_folder(folder)
     with writing_file(output, (".html", ".htm")):
-        sections = [section(str(sweep).split(JOIN), metrics) for sweep in sweeps]
+        sections = []
+        for number, sweep in enumerate(sweeps, 1):
+            tell(f"{number} of {len(sweeps)}: {sweep}")
+            sections.append(section(str(sweep).split(JOIN), metrics))
         page = render(sections, title or ", ".join(s.name for s in sections))
         for one in sections if tables is not None else ():
             write_tables(one.cells, Path(tables))
+            note_beside(Path(tables) / one.cells.name.replace(" + ", "_"), made(sweeps=one.facts, cells=one.runs.to_dict("records")))
+        for one in sections if figures is not None else ():
+            save_figures(one, Path(figures))
         write_text(output, page)
-    return Path(output)
+    return Made(output)
+
+
+def save_figures(section: Section, folder: Path) -> list[Path]:
+    """Every figure of a section as SVG and PDF."""
+    return [path for figure in section.figures for path in figure.named(f"{section.cells.name}-{figure.name}").save(folder)]
 
 
 def write_tables(cells: Cells, folder: Path) -> None:
@@ -146,7 +160,7 @@ def summary(cells: Cells) -> str:
 def spread(cells: Cells, table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """A row a setting, a column a metric: value [low, high]."""
     part = table[table["metric"].isin(metrics)]
-    cell = part["value"].map("{:.3f}".format) + part.apply(lambda r: interval(r["low"], r["high"]), axis=1)
+    cell = part["value"].map(rounded) + part.apply(lambda r: interval(r["low"], r["high"]), axis=1)
     wide = part.assign(cell=cell).pivot_table(index=cells.varied or ["seeds"], columns="metric", values="cell", aggfunc="first", sort=False)
     counts = part.groupby(cells.varied or ["seeds"], sort=False)[["n", "seeds"]].max()
     wide = wide[[m for m in metrics if m in wide]].assign(n=counts["n"])
@@ -156,7 +170,7 @@ def spread(cells: Cells, table: pd.DataFrame, metrics: list[str]) -> pd.DataFram
 
 
 def interval(low: float, high: float) -> str:
-    return f" [{low:.3f}, {high:.3f}]" if abs(low) != float("inf") else ""
+    return f" [{rounded(low)}, {rounded(high)}]" if np.isfinite([low, high]).all() else ""
 
 
 def player_cards(cells: Cells, metric: str) -> tuple[list[dict], int]:
@@ -195,58 +209,78 @@ def film_uri(path: Path) -> str:
 
 def picture_uri(path: Path) -> str:
     """A storyboard as JPEG, a tenth of the PNG's size."""
-    with BytesIO() as buffer, Image.open(path) as picture:
+    with Image.open(path) as picture:
         picture.thumbnail((WIDEST, 10 * WIDEST))
-        picture.convert("RGB").save(buffer, "JPEG", quality=70, optimize=True)
-        return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        return jpeg_uri(picture)
 
 
 def provenance(cells: Cells) -> dict[str, str]:
     """Where the numbers come from."""
     def seen(column: str) -> str:
         return ", ".join(f"{value:g}" if isinstance(value, float) else str(value)
-                         for value in dict.fromkeys(cells.table[column].dropna())) or "not recorded"
+                         for value in dict.fromkeys(cells.table[column].dropna())) or NOT_RECORDED
 
     seconds, memory = cells.table["seconds"].dropna(), cells.table["peak_memory_mb"].dropna()
-    return {"made by": " ; ".join(made_by(folder) for folder in cells.folders), "notebook": seen("notebook"), "git revision": seen("git"), "hardware": f"{seen('device')}, {seen('cores')} cores",
+    return {"made by": " ; ".join(makers(cells, folder) for folder in cells.folders), "notebook": seen("notebook"), "git revision": seen_revisions(cells), "hardware": f"{seen('device')}, {seen('cores')} cores",
             "torch": seen("torch"), "versions": seen("versions"), "seeds": ", ".join(map(str, sorted(set(cells.rows["seed"])))),
-            "time": f"{seconds.sum() / 60:.0f} min in all, {seconds.median():.0f} s a cell (median)" if len(seconds) else "not recorded",
-            "peak memory": f"{memory.max():.0f} MiB" if len(memory) else "not recorded"}
+            "time": f"{seconds.sum() / 60:.0f} min in all, {seconds.median():.0f} s a cell (median)" if len(seconds) else NOT_RECORDED,
+            "peak memory": f"{memory.max():.0f} MiB" if len(memory) else NOT_RECORDED}
+
+
+def seen_revisions(cells: Cells) -> str:
+    """The revisions of the code that the cells were made by, in full, and whether files were changed."""
+    texts = [git.replace("-dirty", " and changes that are not committed") for git in dict.fromkeys(cells.table["git"].dropna())]
+    return ", ".join(texts) or NOT_RECORDED
 
 
 def made_by(folder: Path) -> str:
     """The commands that made a sweep's cells, each with the start of its file's SHA-256, as the sweep recorded them."""
-    runs = [run["command"] + (f" (file {run['sha256'][:12]})" if run["sha256"] else "") for run in recorded(folder)]
-    return ", ".join(runs) or f"{folder}: not recorded (cells run by hand, or by a version that kept no record)"
+    runs = [run_text(run) for run in recorded(folder)]
+    return ", ".join(runs) or f"{folder}: {NOT_RECORDED} (cells run by hand, or by a version that kept no record)"
+
+
+def makers(cells: Cells, folder: Path) -> str:
+    """What made the cells of a folder: every command, and how many of them; where the record names no cells, the commands alone."""
+    if not made_cells(folder):
+        return made_by(folder)
+    here = [cell for cell in cells.table.to_dict("records") if Path(cell["path"]).parent == folder]
+    counts = pd.Series([maker_of(cell) for cell in here]).value_counts(sort=False)
+    return ", ".join(f"{maker}: {count} cell{'s' * (count != 1)}" for maker, count in counts.items())
+
+
+def run_text(run: dict) -> str:
+    return run.get("command", NOT_RECORDED) + (f" (file {run['sha256'][:12]})" if run.get("sha256") else "")
+
+
+def maker_of(cell: dict) -> str:
+    """The command that made one cell; of a folder whose record names no cells, nothing is claimed of a single one."""
+    folder = Path(cell["path"]).parent
+    number, runs = made_cells(folder).get(cell["cell"], -1), recorded(folder)
+    return run_text(runs[number]) if 0 <= number < len(runs) else NOT_RECORDED
 
 
 def run_table(cells: Cells) -> pd.DataFrame:
-    columns = ["sweep", "cell", "status", "seconds", "peak_memory_mb", "git"]
-    return cells.table[columns].assign(git=cells.table["git"].map(lambda text: str(text)[:10] if text else ""))
+    """A row a cell: what it is, what it cost, and the command, notebook and revision that made it."""
+    columns = ["sweep", "cell", "status", "seconds", "peak_memory_mb", "notebook", "git"]
+    makers = [maker_of(cell) for cell in cells.table.to_dict("records")]
+    notebooks, git = cells.table["notebook"].fillna(NOT_RECORDED), cells.table["git"].map(short_revision).replace("", NOT_RECORDED)
+    return cells.table[columns].assign(notebook=notebooks, git=git, **{"made by": makers})
 
 
 def render(sections: list[Section], title: str) -> str:
     """The page's text."""
-    from jinja2 import Environment
-
-    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     settings = {s.anchor: {row["cell"]: {k: v for k, v in {"sweep": row["sweep"], **row["parameters"]}.items()} |
                            {"git": row["git"], "device": row["device"]} for row in s.cells.table.to_dict("records")} for s in sections}
-    figures = {f"{s.anchor}-{i}": json.loads(fig.to_json()) for s in sections for i, fig in enumerate(s.figures)}
-    return page.render(title=title, sections=sections, table=html_table, made=datetime.now().strftime("%Y-%m-%d %H:%M"),
-                       version=version("cinelab"), plotly=packed_plotly(), figures=safe_json(figures), settings=safe_json(settings))
+    figures = {s.anchor: [embedded(s, figure) for figure in s.figures] for s in sections}
+    return filled("report.html.j2", title=title, sections=sections, figures=figures, table=html_table,
+                  made=datetime.now().strftime("%Y-%m-%d %H:%M"), by=made(), version=version("cinelab"), settings=safe_json(settings))  # fmt: skip
 
 
-def packed_plotly() -> str:
-    """plotly.js, gzip and base64: about 1.9 MB in place of 4.7."""
-    from plotly.offline import get_plotlyjs
-
-    return base64.b64encode(gzip.compress(get_plotlyjs().encode(), 9, mtime=0)).decode()
-
-
-def safe_json(value) -> str:
-    """JSON that may stand inside a script element; what is not a number is null."""
-    return json.dumps(plain_json(value), default=str, allow_nan=False).replace("</", "<\\/")
+def embedded(section: Section, figure: Drawn) -> dict:
+    """A figure as the template wants it, in the page's colours."""
+    own = figure.named(f"{section.anchor}-{figure.name}")
+    return {"name": file_name(f"{section.cells.name}-{figure.name}"), "wide": figure.wide, "svg": own.page_svg(), "title": figure.name,
+            "width": figure.width}
 
 
 def html_table(table: pd.DataFrame) -> str:

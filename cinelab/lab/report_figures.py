@@ -1,157 +1,349 @@
-"""The figures of a report: a metric over the settings, over the shots of long films, and quality against cost."""
+"""The figures of a report: a metric over the settings, over the shots of long films, and quality against cost.
+
+Numbers lie along x as lines with their intervals, names stand as rows of dots. Every axis says what it measures, panels are in
+the order of their numbers, levels to compare with are named beside the panel, and every series has a marker of its own.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
-from plotly.subplots import make_subplots
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from cinelab.lab.plots import INK, PALETTE, QUIET, TEMPLATE
+from cinelab.lab.paper import (
+    QUIET,
+    Drawn,
+    beside,
+    colours,
+    key,
+    legend,
+    level,
+    marker_at,
+    paper,
+    title,
+)
 from cinelab.lab.pooling import TASKS, Cells, costs, pooled
+from cinelab.lab.results import rounded
 from cinelab.score.metrics import told
 from cinelab.score.stats import bootstrap
 
 LONG = 12  # shots from which on a film is looked at shot by shot
-MOST_PANELS = 4
+BIN = 4  # shots that are averaged there
+ACROSS, MOST_PANELS = 4, 12  # panels in a row, and in a figure
 POLICIES = ("camr", "full", "random", "sink", "window", "shot_sink", "random_shared")  # each keeps its colour in all figures
 BETTER = {"pictures a CPU second": "high"}  # of the costs; the others are better low
+NUMBERS = FuncFormatter(lambda value, _: f"{round(value, 9) + 0:g}")  # never -0
+COST_NAMES = {"pictures a CPU second": "frames a second of CPU time", "memory seen, MiB": "keys and values that a chunk attends to (MiB)",
+              "chunks seen": "chunks that a chunk attends to"}  # fmt: skip
+UNITS = {"drift": "last minus first quarter of the shots", "dynamic degree": "frame heights a second", "temporal flickering": "1 is steady",
+         "cuts": "share of cuts matched"}  # fmt: skip
+SETTING_UNITS = {"budget": "chunks", "away": "shots", "latents": "latent frames", "steps": "sampling steps", "guidance": "scale", "grain": "latent frames",
+                 "films": "films", "history": "chunks", "seconds": "s", "sink": "chunks", "window": "chunks"}  # fmt: skip
 
 
-def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) -> go.Figure:
-    """One metric with 95 % intervals: lines where a setting is a number, points where all are names; chance and truth dotted."""
-    table = pooled(cells, [metric]) if table is None else table[table["metric"] == metric]
-    x, colour, panel = _axes(cells, table)
-    panels = list(dict.fromkeys(table[panel])) if panel else [None]
-    panels = panels[:MOST_PANELS]
-    fig = make_subplots(cols=len(panels), shared_yaxes=True, horizontal_spacing=0.03,
-                        subplot_titles=[f"{panel} {value}" for value in panels] if panel else None)
-    labels = list(dict.fromkeys(table[colour])) if colour else [metric]
-    for column, value in enumerate(panels, 1):
-        part = table if value is None else table[table[panel] == value]
-        for number, label in enumerate(labels):
-            line = part[part[colour] == label] if colour else part
-            if len(line):
-                fig.add_trace(_line(line, x, str(label), colour_of(str(label), number), column == 1), row=1, col=column)
-        _bounds(fig, part, column)
-    fig.update_layout(template=TEMPLATE, title=metric, height=430, margin={"t": 90, "b": 60}, legend={"title": colour},
-                      showlegend=colour is not None)
-    fig.update_xaxes(title_text=x if x != "_" else "")
-    return fig.update_yaxes(title_text=told(metric, cells.about), col=1)
+def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) -> Drawn:
+    """One metric with 95 % intervals: lines where a setting is a number, rows of dots where all are names; chance dotted, truth dashed."""
+    table = pooled(cells, [metric]) if table is None else table[table["metric"] == metric].copy()
+    x, colour, facets = _axes(cells, table)
+    panels, left_out = _panels(table, facets)
+    labels = _labels(table, colour, metric)
+    number = pd.api.types.is_numeric_dtype(table[x]) and table[x].dtype != bool
+    with paper():
+        figure, grid = _grid(len(panels), rows=0 if number else table[x].nunique() * (1 if len(labels) < 4 else 1.6))
+        said: dict[str, list[str]] = {}
+        for axes, (name, part) in zip(grid, panels, strict=False):
+            draw = _lines if number else _dots
+            draw(axes, part, x, colour, labels, list(dict.fromkeys(table[x].astype(str))), said)
+            axes.set_title(name, loc="left")
+        names = (setting_name(x) if x != "_" else "", axis_name(metric, cells))
+        _finish(figure, grid, *(names if number else names[::-1]), values_up=number)
+        _levels(figure, grid, [part for _, part in panels], upright=not number)
+        if colour:
+            legend(figure, colour, [_shortened(label) for label in labels], _columns(figure, labels))
+        title(figure, metric + _more(left_out))
+    return Drawn(metric, figure, len(panels) > 2, said)
 
 
-def colour_of(label: str, number: int) -> str:
-    """A policy's own colour, or the palette's next."""
-    return PALETTE[(POLICIES.index(label) if label in POLICIES else number) % len(PALETTE)]
+def _more(left_out: int) -> str:
+    return f" ({left_out} more panels are in the tables)" if left_out else ""
 
 
-def _axes(cells: Cells, table: pd.DataFrame) -> tuple[str, str | None, str | None]:
-    """Which setting lies along x (the one with most numbers), which is the colour, which makes panels."""
+def axis_name(metric: str, cells: Cells) -> str:
+    """A metric and what it is counted in, on an axis."""
+    about = told(metric, cells.about)
+    if metric not in cells.about:
+        about = UNITS.get(metric) or ("relative to the truth, 1 is right" if metric.endswith(" of truth") else
+                                      "relative change, last to first 15 %" if metric.startswith("drift of ") else "mean, 0 to 1")  # fmt: skip
+    return f"{metric} ({about})" if about else metric
+
+
+def setting_name(name: str) -> str:
+    """A setting and its unit, on an axis."""
+    return f"{name} ({SETTING_UNITS[name]})" if name in SETTING_UNITS else name
+
+
+def _axes(cells: Cells, table: pd.DataFrame) -> tuple[str, str | None, list[str]]:
+    """Which setting lies along x (the one with most numbers), which is the colour, which make panels."""
     numbers = [name for name in cells.varied if pd.api.types.is_numeric_dtype(table[name]) and table[name].dtype != bool]
     along = max(numbers, key=lambda name: table[name].nunique(), default=None)
     rest = [name for name in cells.varied if name != along]
     colour = cells.which if cells.which in rest else next(iter(rest), None)
     rest = [name for name in rest if name != colour]
-    if along is None:  # names only: the first along x, the next as colour
+    if along is None:  # names only: the first in rows, the next as colour
         along, colour, rest = colour, next(iter(rest), None), rest[1:]
     if along is None:
         table["_"], along = "all cells", "_"
-    if len(rest) > 1:  # more than one left: their combinations are the panels
-        table["_panel"] = table[rest].astype(str).agg(", ".join, axis=1)
-        return along, colour, "_panel"
-    return along, colour, next(iter(rest), None)
+    return along, colour, rest
 
 
-def _line(line: pd.DataFrame, x: str, name: str, colour: str, legend: bool) -> go.Scatter:
-    number = pd.api.types.is_numeric_dtype(line[x])
-    line = line.sort_values(x) if number else line
-    up, down = (np.where(np.isfinite(edge), edge, np.nan) for edge in (line["high"] - line["value"], line["value"] - line["low"]))
-    bars = {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "width": 4, "thickness": 1.5}
-    hover = "%{x}: %{y:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}], n = %{customdata[2]}<extra>" + name + "</extra>"
-    return go.Scatter(x=line[x] if number else line[x].astype(str), y=line["value"], error_y=bars, name=name, legendgroup=name,
-                      showlegend=legend, mode="lines+markers" if number and len(line) > 1 else "markers",
-                      marker={"size": 9, "color": colour}, line={"width": 2.5, "color": colour}, hovertemplate=hover,
-                      customdata=line[["low", "high", "n"]].to_numpy())
+def _panels(table: pd.DataFrame, facets: Sequence[str]) -> tuple[list[tuple[str, pd.DataFrame]], int]:
+    """(name, rows) of every panel, numbers in their order, and how many did not fit."""
+    if not facets:
+        return [("", table)], 0
+    found = [(key, part) for key, part in table.groupby(list(facets), sort=False, dropna=False)]
+    found.sort(key=lambda one: [_rank(value) for value in one[0]])
+    named = [(", ".join(f"{name} {_plain(value)}" for name, value in zip(facets, key, strict=True)), part) for key, part in found]
+    return named[:MOST_PANELS], max(0, len(named) - MOST_PANELS)
 
 
-def _bounds(fig: go.Figure, part: pd.DataFrame, column: int) -> None:
-    for name, dash in (("chance", "dot"), ("upper", "dash")):
-        level = pd.to_numeric(part[name], errors="coerce").mean()
-        if np.isfinite(level):
-            text = "chance" if name == "chance" else "truth"
-            fig.add_hline(y=level, line={"color": QUIET, "dash": dash, "width": 1.2}, row=1, col=column,
-                          annotation={"text": text, "font": {"size": 11, "color": QUIET}}, annotation_position="bottom right")
+def _rank(value) -> tuple:
+    """Numbers by size, then texts by letter."""
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return (0, float(value), "") if number else (1, 0.0, str(value))
 
 
-def shots_figure(cells: Cells, metric: str) -> go.Figure | None:
-    """A metric along the shots of long films, a line a setting; None where films are short."""
+def _plain(value) -> str:
+    """A value as people write it: no trailing zeros, no -0."""
+    return f"{value + 0:g}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def _labels(table: pd.DataFrame, colour: str | None, metric: str) -> list[str]:
+    return [metric] if colour is None else list(dict.fromkeys(table[colour].map(_plain)))
+
+
+def _grid(count: int, rows: float = 0, tall: float = 2.35) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels that share their axes; `rows` of dots make it as high as they need."""
+    across = min(ACROSS, count)
+    down = -(-count // across)
+    each = max(1.3, 0.3 * rows + 0.5) if rows else tall
+    wide = {1: 5.6, 2: 7.2, 3: 9.2, 4: 11.0}[across]
+    figure = Figure(figsize=(wide, down * (each + 0.25) + 1.15))
+    grid = figure.subplots(down, across, sharex=bool(rows), sharey=True, squeeze=False)
+    for spare in grid.flat[count:]:
+        spare.remove()
+    return figure, list(grid.flat[:count])
+
+
+def _lines(axes: Axes, part: pd.DataFrame, x: str, colour: str | None, labels: Sequence[str], _: Sequence[str], said: dict) -> None:
+    """A line a label over the numbers of x, with intervals; where only one number is there, dots side by side."""
+    values = sorted(part[x].unique())
+    logarithm = len(values) > 2 and values[0] > 0 and values[-1] / values[0] >= 16
+    to, back = (np.log2, np.exp2) if logarithm else (lambda value: value, lambda value: value)
+    span = to(values[-1]) - to(values[0])
+    nudge = 0.008 * span if span else 0.12
+    for number, label in enumerate(labels):
+        line = (part[part[colour].map(_plain) == label] if colour else part).sort_values(x)
+        place = back(to(line[x].astype(float)) + (number - (len(labels) - 1) / 2) * nudge)
+        _series(axes, line, place, line["value"], "yerr", labels, label, said, x, joined=len(line) > 1)
+    if logarithm:
+        axes.set_xscale("log", base=2)
+    if not span:
+        half = 0.12 * max(4, len(labels))
+        axes.set_xlim(values[0] - half, values[0] + half)
+    _number_ticks(axes, values, to)
+
+
+def _number_ticks(axes: Axes, values: Sequence[float], to: Callable) -> None:
+    """Ticks at the numbers that were run, at fewer where they would touch."""
+    span, kept = max(to(values[-1]) - to(values[0]), 1e-9), values[:1]
+    for value in values[1:]:
+        if (to(value) - to(kept[-1])) / span > 0.035 * len(_plain(value)) + 0.02:
+            kept.append(value)
+    axes.xaxis.set_major_locator(FixedLocator(kept))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(NUMBERS)
+
+
+def _dots(axes: Axes, part: pd.DataFrame, x: str, colour: str | None, labels: Sequence[str], names: Sequence[str], said: dict) -> None:
+    """A row a name, a dot a label with its interval, from top to bottom in the table's order."""
+    rows = part[x].map(_plain) if part[x].dtype != object else part[x].astype(str)
+    for number, label in enumerate(labels):
+        chosen = part[colour].map(_plain) == label if colour else rows.notna()
+        shift = (number - (len(labels) - 1) / 2) * 0.7 / max(len(labels), 2)
+        place = rows[chosen].map(lambda name: names.index(name)).astype(float) + shift
+        _series(axes, part[chosen], part[chosen]["value"], place, "xerr", labels, label, said, x, joined=False)
+    axes.set_yticks(range(len(names)), [_shortened(name) if name != "all cells" else "" for name in names])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(NUMBERS)
+
+
+def _shortened(name: str, most: int = 34) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _series(axes: Axes, line: pd.DataFrame, x, y, error: str, labels: Sequence[str], label: str, said: dict, setting: str, joined: bool) -> None:
+    """One series with its intervals; what is not finite has no bar. Notes what its marks say."""
+    if line.empty:
+        return
+    bars = np.array([line["value"] - line["low"], line["high"] - line["value"]], float)
+    bars = np.where(np.isfinite(bars), np.clip(bars, 0, None), 0)
+    colour, gid = colours(labels, POLICIES)[label], f"series-{len(said)}"
+    axes.errorbar(x, y, fmt="none", ecolor=colour, elinewidth=1.2, capsize=2, zorder=2, **{error: bars})
+    style = {"color": colour, "marker": marker_at(labels.index(label)), "linestyle": "-" if joined else "none", "zorder": 3}
+    axes.plot(x, y, label=_shortened(label), gid=gid, **style)
+    said[gid] = [_sentence(label, setting, row) for row in line.to_dict("records")]
+
+
+def _sentence(label: str, setting: str, row: dict) -> str:
+    about = "" if setting == "_" else f", {setting} {_plain(row[setting])}"
+    between = f" [{rounded(row['low'])}, {rounded(row['high'])}]" if np.isfinite([row["low"], row["high"]]).all() else ""
+    return f"{label}{about}: {rounded(row['value'])}{between}, n = {row['n']}"
+
+
+def _finish(figure: Figure, grid: Sequence[Axes], along: str, up: str, *, values_up: bool) -> None:
+    """Names of the axes, once for all panels; values to a few places, never -0."""
+    for place, axes in enumerate(grid):
+        if values_up:
+            axes.yaxis.set_major_formatter(NUMBERS)
+        axes.tick_params(labelleft=place % ACROSS == 0)
+    lowest = grid[-(-len(grid) // ACROSS) * ACROSS - ACROSS :] if len(grid) > ACROSS else grid
+    middle = (len(lowest) - 1) // 2  # not the figure's own label: a legend below it would cover that
+    lowest[middle].set_xlabel(along, x=0.5 if len(lowest) % 2 else 1.0)
+    if len(grid) == 1:
+        grid[0].set_ylabel(up)
+    else:
+        figure.supylabel(up, fontsize=9)
+
+
+def _levels(figure: Figure, grid: Sequence[Axes], parts: Sequence[pd.DataFrame], *, upright: bool) -> None:
+    """Chance and truth as lines, named beside the panel: beside the last of a row where they are the same in all of it."""
+    found = [_levels_of(part) for part in parts]
+    for axes, levels in zip(grid, found, strict=True):
+        for name, value in levels:
+            level(axes, value, {"chance": ":", "truth": "--"}[name], upright=upright)
+    figure.draw_without_rendering()  # panels have their places and ranges
+    for place, (axes, levels) in enumerate(zip(grid, found, strict=True)):
+        last = place % ACROSS == ACROSS - 1 or place == len(grid) - 1
+        if upright or last or not _alike(levels, found[place + 1]):
+            beside(axes, levels, upright=upright)
+
+
+def _levels_of(part: pd.DataFrame) -> list[tuple[str, float]]:
+    means = {text: pd.to_numeric(part[name], errors="coerce").mean() for text, name in (("chance", "chance"), ("truth", "upper"))}
+    return [(text, float(value)) for text, value in means.items() if np.isfinite(value)]
+
+
+def _alike(one: list[tuple[str, float]], other: list[tuple[str, float]]) -> bool:
+    near = lambda a, b: a[0] == b[0] and abs(a[1] - b[1]) < 0.02
+    return len(one) == len(other) and all(near(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _columns(figure: Figure, labels: Iterable[str]) -> int:
+    """How many names of a legend fit beside each other."""
+    longest = max((len(_shortened(label)) for label in labels), default=1)
+    return max(1, int(figure.get_figwidth() * 72 / (longest * 5.4 + 42)))
+
+
+def shots_figure(cells: Cells, metric: str) -> Drawn | None:
+    """A metric along the shots of long films, a line a setting with its 95 % band; None where films are short."""
     rows = cells.rows[cells.rows["source"] == "model"]
     names = {"prompt": ("size", "colour", "kind", "action", "setting", "time", "camera")}.get(metric, (metric,))
     rows = rows[rows["metric"].isin(names) & (rows["shot"] >= 0)]
     if rows.empty or rows["shot"].nunique() < LONG:
         return None
-    fig = go.Figure(layout={"template": TEMPLATE, "title": f"{metric}, shot by shot", "height": 430, "margin": {"t": 90, "b": 60}})
-    wide = 4
-    bins = (rows["shot"] // wide).astype(int)
-    for number, (label, part) in enumerate(rows.groupby(cells.varied, sort=False)):
-        line = []
-        for place, inside in part.groupby(bins):
-            e = bootstrap(inside["value"].tolist(), groups=list(zip(inside["seed"], inside["film"], strict=True)), resamples=500)
-            line.append((place * wide + (wide + 1) / 2, e.value, e.low, e.high))
-        x, y, low, high = np.array(line).T
-        name = ", ".join(map(str, label))
-        colour = colour_of(name, number)
-        fig.add_scatter(x=[*x, *x[::-1]], y=[*high, *low[::-1]], fill="toself", fillcolor=colour, opacity=0.13, line={"width": 0},
-                        showlegend=False, hoverinfo="skip", legendgroup=name)
-        fig.add_scatter(x=x, y=y, name=name, legendgroup=name, line={"color": colour, "width": 2.5}, mode="lines+markers")
-    return fig.update_xaxes(title_text="shot").update_yaxes(title_text=f"{metric}, mean of {wide} shots")
+    with paper():
+        figure, (axes,) = _grid(1, tall=2.6)
+        lines = {", ".join(map(_plain, label)): _band(part) for label, part in rows.groupby(cells.varied, sort=False)}
+        chosen = colours(list(lines), POLICIES)
+        for number, (name, (x, y, low, high)) in enumerate(lines.items()):
+            axes.fill_between(x, low, high, color=chosen[name], alpha=0.15, linewidth=0)
+            axes.plot(x, y, color=chosen[name], marker=marker_at(number), label=_shortened(name))
+        _finish(figure, [axes], "shot (from 1)", f"{metric} (mean of {BIN} shots)", values_up=True)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        legend(figure, ", ".join(cells.varied), [_shortened(name) for name in lines], _columns(figure, lines))
+        title(figure, f"{metric}, shot by shot")
+    return Drawn(f"{metric} by shot", figure)
 
 
-def pareto_figure(cells: Cells, metric: str) -> go.Figure | None:
-    """Quality against cost, a point a setting, a panel a task; what nothing beats in both is joined and named. None without cost."""
+def _band(rows: pd.DataFrame) -> np.ndarray:
+    """(shot, value, low, high) of every few shots, as four rows."""
+    line = []
+    for place, inside in rows.groupby((rows["shot"] // BIN).astype(int)):
+        groups = list(zip(inside["seed"], inside["film"], strict=True))
+        e = bootstrap(inside["value"].tolist(), groups=groups, resamples=500)
+        line.append((place * BIN + (BIN + 1) / 2, e.value, e.low, e.high))
+    found = np.array(line).T
+    return np.where(np.isfinite(found), found, found[1])
+
+
+def pareto_figure(cells: Cells, metric: str) -> Drawn | None:
+    """Quality against cost, a point a setting, a panel a task; what nothing beats in both is joined, numbered and named below.
+    None without cost."""
     price = costs(cells)
-    names = [name for name in cells.varied if name in price]
-    cost = next((name for name in ("pictures a CPU second", "memory seen, MiB", "chunks seen") if name in price), None)
+    cost = next((name for name in COST_NAMES if name in price), None)
     if cost is None:
         return None
-    table = pooled(cells, [metric]).merge(price, on=names)
+    table = pooled(cells, [metric]).merge(price, on=[name for name in cells.varied if name in price])
     tasks, methods = ([name for name in cells.varied if (name in TASKS) == wanted] for wanted in (True, False))
-    table["panel"] = table[tasks].apply(lambda row: ", ".join(f"{k} {v}" for k, v in row.items()), axis=1) if tasks else ""
     table["label"] = table[methods].apply(said, axis=1) if methods else "all cells"
-    panels = list(dict.fromkeys(table["panel"]))[:MOST_PANELS]
-    fig = make_subplots(cols=len(panels), shared_yaxes=True, horizontal_spacing=0.03, subplot_titles=panels if tasks else None)
-    for column, panel in enumerate(panels, 1):
-        _pareto_panel(fig, table[table["panel"] == panel], cost, cells.which if cells.which in methods else "label", column,
-                      -1 if cells.better(metric) == "low" else 1)
-    sized = "<br><sub>area: MiB of keys and values that a chunk sees</sub>" if _sizes(table, cost) is not None else ""
-    fig.update_layout(template=TEMPLATE, title=f"{metric} against {cost}{sized}", height=430, margin={"t": 90, "b": 60})
-    fig.update_xaxes(title_text=f"{cost} ({'more' if BETTER.get(cost) == 'high' else 'less'} is better)")
-    about = told(metric, cells.about)
-    return fig.update_yaxes(title_text=metric + (f" ({about})" if about else ""), col=1)
+    panels, left_out = _panels(table, tasks)
+    which = cells.which if cells.which in methods else "label"
+    sign, better = -1 if cells.better(metric) == "low" else 1, BETTER.get(cost, "low")
+    with paper():
+        figure, grid = _grid(len(panels), tall=2.6)
+        pointed: dict[str, list[str]] = {}
+        labels, keys = list(dict.fromkeys(table[which].map(_plain))), {}
+        for axes, (name, part) in zip(grid, panels, strict=True):
+            best = _pareto_panel(axes, part, cost, which, labels, sign, better, pointed)
+            axes.set_title(name, loc="left")
+            for label in best["label"]:
+                keys.setdefault(label, len(keys) + 1)
+        direction = "more" if better == "high" else "less"
+        _finish(figure, grid, f"{COST_NAMES[cost]}: {direction} is better", axis_name(metric, cells), values_up=True)
+        legend(figure, None, [_shortened(label) for label in labels], _columns(figure, labels))
+        key(figure, "nothing beats in both", [f"{number}  {_shortened(label)}" for label, number in keys.items()])
+        title(figure, f"{metric} against cost{_more(left_out)}")
+        figure.draw_without_rendering()  # panels have their places
+        for axes, (_, part) in zip(grid, panels, strict=True):
+            _numbered(axes, part, cost, keys, sign, better)
+    return Drawn(f"{metric} against cost", figure, True, pointed)
 
 
 def said(row: pd.Series) -> str:
     """Settings in words: a name speaks for itself, a number needs the name of its setting."""
-    return ", ".join(value if isinstance(value, str) else f"{name} {value}" for name, value in row.items())
+    return ", ".join(value if isinstance(value, str) else f"{name} {_plain(value)}" for name, value in row.items())
 
 
-def _pareto_panel(fig: go.Figure, table: pd.DataFrame, cost: str, colour: str, column: int, sign: int = 1) -> None:
-    best = front(table[cost].to_numpy(), sign * table["value"].to_numpy(), BETTER.get(cost, "low"))
-    edge, sizes = table[best].sort_values(cost), _sizes(table, cost)
-    fig.add_scatter(x=edge[cost], y=edge["value"], mode="lines", line={"color": QUIET, "dash": "dot"}, name="nothing beats these",
-                    legendgroup="front", showlegend=column == 1, row=1, col=column)
-    hover = "%{customdata}<br>" + cost + " %{x}<br>%{y:.3f}<extra></extra>"
-    for number, (name, part) in enumerate(table.groupby(colour, sort=False)):
-        area = 11 if sizes is None else (9 + 24 * np.sqrt(sizes / sizes.max()))[part.index]
-        bars = {"type": "data", "symmetric": False, "array": part["high"] - part["value"],
-                "arrayminus": part["value"] - part["low"], "thickness": 1, "width": 0}
-        fig.add_scatter(x=part[cost], y=part["value"], mode="markers+text", name=str(name), legendgroup=str(name), error_y=bars,
-                        text=part["label"].where(part.index.isin(edge.index), ""), textposition="top center",
-                        textfont={"size": 11, "color": INK}, customdata=part["label"], hovertemplate=hover, showlegend=column == 1,
-                        marker={"size": area, "opacity": 0.8, "color": colour_of(str(name), number)}, row=1, col=column)
+def _pareto_panel(axes: Axes, table: pd.DataFrame, cost: str, which: str, labels: Sequence[str], sign: int, better: str, pointed: dict) -> pd.DataFrame:
+    """The points of one panel; returns those that nothing beats, along the cost."""
+    edge = table[front(table[cost].to_numpy(), sign * table["value"].to_numpy(), better)].sort_values(cost)
+    axes.plot(edge[cost], edge["value"], ":", color=QUIET, linewidth=1.2, zorder=1)
+    for label in labels:
+        part = table[table[which].map(_plain) == label]
+        _series(axes, part, part[cost], part["value"], "yerr", labels, label, pointed, "label", joined=False)
+    axes.margins(x=0.12, y=0.16)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(NUMBERS)
+    return edge
 
 
-def _sizes(table: pd.DataFrame, cost: str) -> pd.Series | None:
-    name = "memory seen, MiB"
-    return table[name] if name in table and cost != name and table[name].max() > 0 else None
+def _numbered(axes: Axes, table: pd.DataFrame, cost: str, keys: dict[str, int], sign: int, better: str) -> None:
+    """The numbers of the points that nothing beats, beside them where they meet neither each other nor a point."""
+    edge = table[front(table[cost].to_numpy(), sign * table["value"].to_numpy(), better)].sort_values(cost)
+    dots = axes.transData.transform(table[[cost, "value"]].to_numpy(float))
+    taken = [(x, y) for x, y in dots]
+    for place, row in zip(axes.transData.transform(edge[[cost, "value"]].to_numpy(float)), edge.to_dict("records"), strict=True):
+        spot = max(AROUND, key=lambda one: min(np.hypot(place[0] + 1.4 * one[0] - x, place[1] + 1.4 * one[1] - y) for x, y in taken))
+        taken.append((place[0] + 1.4 * spot[0], place[1] + 1.4 * spot[1]))
+        axes.annotate(str(keys[row["label"]]), (row[cost], row["value"]), xytext=spot, textcoords="offset points", ha="center", va="center",
+                      fontsize=8, fontweight="bold")  # fmt: skip
+
+
+AROUND = [(9 * np.cos(angle), 9 * np.sin(angle)) for angle in np.linspace(0, 2 * np.pi, 8, endpoint=False) + np.pi / 8]  # points
 
 
 def front(cost: np.ndarray, value: np.ndarray, better: str = "low") -> np.ndarray:

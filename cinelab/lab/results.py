@@ -2,11 +2,13 @@
 
 Two tables. **runs**: a row a run (path, kind, sweep, name, status, seed, parameters, seconds, memory, git, hardware).
 **measures**: a row for every run and metric (path, metric, value, low, high, n). `wide` joins the two, a column for every
-parameter and metric, which is what `cinelab results --where "policy = 'camr' and away = 9"` looks through.
+parameter and metric, which is what `cinelab results "policy = 'camr' and away = 9"` looks through.
 """
 
 import json
+import math
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -35,7 +37,7 @@ MOST_SECONDS = 60  # of a question
 READ_ONLY = {"enable_external_access": False, "autoinstall_known_extensions": False, "autoload_known_extensions": False,
              "python_enable_replacements": False, "memory_limit": "2GB", "temp_directory": ""}  # of a database of questions
 CARD = {"model": str, "policy": dict, "sampling": dict, "metrics": dict[str, dict], "own": dict | None}  # what a score card must say
-NUMBERS = {"value": float, "low": float, "high": float, "n": int}  # and of a metric
+NUMBERS = {"value": float, "low": float | None, "high": float | None, "n": int}  # and of a metric; null: no bound
 MEASURED = ("path", "metric", "value", "low", "high", "n")
 HEADLINES = ("identity", "identity kept", "prompt", "scenery", "scenery kept", "action", "cuts", "sharpness of truth",
              "motion of truth", "saturation of truth", "drift", "dynamic degree", "temporal flickering", "drift of brightness",
@@ -107,7 +109,16 @@ def _film(folder: Path, files: set[str], root: Path) -> Found | None:
     if "film.json" not in files:
         return None
     info = read_mapping(folder / "film.json")
-    return _found(folder, root, "film", "done", {}, _flat({k: v for k, v in info.items() if k != "cuts"}))
+    return _found(folder, root, "film", "done", {"seconds": _making(folder / "timings.parquet")}, _flat({k: v for k, v in info.items() if k != "cuts"}))
+
+
+def _making(timings: Path) -> float | None:
+    """Seconds that the chunks of a film took; None where that was not kept, or cannot be read."""
+    try:
+        table = read_frame(timings, "make the film again")
+    except CinelabError:
+        return None
+    return float(table.drop(columns="chunk", errors="ignore").sum(numeric_only=True).sum())
 
 
 def _evaluation(folder: Path, files: set[str], root: Path) -> Found | None:
@@ -155,7 +166,7 @@ def measures(run: Found, results: Path) -> Iterator[dict]:
     if run.kind == "card":
         for metric, row in read_mapping(path, **CARD)["metrics"].items():
             row = mapping(row, f"{path}: {metric}", **NUMBERS)
-            yield {"path": run.path, "metric": metric} | {key: row[key] for key in ("value", "low", "high", "n")}
+            yield {"path": run.path, "metric": metric} | {key: row.get(key) for key in ("value", "low", "high", "n")}
         return
     if run.status != "done" or not (path / "rows.parquet").exists():
         return
@@ -310,6 +321,9 @@ def _misunderstood(shown: str, error: Exception) -> CinelabError:
     if isinstance(error, duckdb.PermissionException):
         return CinelabError(f"The question {short(shown, 200)} asks for a file or an extension; questions only read the tables runs, measures "
                             "and wide.")
+    if lacking := re.search(r'Referenced column "([^"]+)" not found', str(error)):
+        return CinelabError(f"The question {short(shown, 200)} asks for {lacking[1]!r}, which no run here has as a setting or a metric; run the "
+                            "sweep that has it, or ask for another: `cinelab results --columns` lists them.")
     said = str(error).split("\n")[0].rstrip(".")
     return CinelabError(f"The question {short(shown, 200)} was not understood: {said}. Quote names with blanks as \"identity kept\", "
                         "texts as 'camr'; `cinelab results --columns` lists the columns.")
@@ -323,13 +337,14 @@ def _type_errors() -> tuple[type, ...]:
 
 
 def overview(runs: pd.DataFrame) -> pd.DataFrame:
-    """A line for every folder of runs: how many of which kind, how many done, how long, when last."""
-    found = []
-    for (sweep, kind), part in runs.groupby(["sweep", "kind"], sort=True):
+    """A line for every folder of runs: how many of which kind, how many done, how long, when last. A run that lies in no
+    folder of runs has a line of its own."""
+    found, places = [], runs["sweep"].where(runs["sweep"] != "", runs["path"])
+    for (sweep, kind), part in runs.groupby([places, "kind"], sort=True):
         counts = part["status"].value_counts()
         found.append({"folder": sweep, "kind": kind, "runs": len(part), "done": int(counts.get("done", 0)),
                       "other": ", ".join(f"{n} {status}" for status, n in counts.items() if status != "done"),
-                      "seconds": round(float(part["seconds"].fillna(0).sum())), "last": part["finished"].max()})
+                      "seconds": round(float(part["seconds"].sum()), 1) if part["seconds"].notna().any() else None, "last": part["finished"].max()})
     return pd.DataFrame(found)
 
 
@@ -346,14 +361,21 @@ def telling(found: pd.DataFrame, names: list[str] | None = None) -> pd.DataFrame
               and found[name].astype(str).nunique() > 1]
     numbers = [name for name in found if name not in own and name not in HEADLINES and name not in metrics and pd.api.types.is_float_dtype(found[name])
                and (found[name].dropna() % 1 == 0).all() and found[name].nunique() > 1]
-    return found[["sweep", *differ[:3], *numbers[:3], "seed", *metrics]]
+    named = ["name"] if (found["kind"] != "cell").any() else []  # cells are told apart by their settings
+    return found[["sweep", *named, *differ[:3], *numbers[:3], "seed", *metrics]]
 
 
 def column_table(found: pd.DataFrame) -> pd.DataFrame:
     """Every column, how many runs have it, and an example."""
-    lines = [{"column": name, "runs": int(part.notna().sum()), "example": next(iter(part.dropna().astype(str)), "")[:60]}
+    lines = [{"column": name, "runs": int(part.notna().sum()), "example": _example(part)}
              for name, part in found.items()]
     return pd.DataFrame(lines)
+
+
+def _example(part: pd.Series) -> str:
+    """The first value of a column, with dots where it is cut."""
+    text = next(iter(part.dropna().astype(str)), "")
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def save(found: pd.DataFrame, path: Path) -> None:
@@ -365,7 +387,14 @@ def save(found: pd.DataFrame, path: Path) -> None:
 
 
 def text_of(value) -> str:
-    """A value in a table: numbers to three places, what is missing as nothing."""
+    """A value in a table: numbers to three places and never as -0, what is missing or endless as nothing."""
     if not isinstance(value, (list, dict)) and pd.isna(value):
         return ""
-    return f"{value:.3f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return "" if math.isinf(value) else f"{rounded(value)}".rstrip("0").rstrip(".")
+    return str(value)
+
+
+def rounded(value: float) -> str:
+    """A number to three places, zero without a sign."""
+    return f"{round(float(value), 3) + 0:.3f}"

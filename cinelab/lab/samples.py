@@ -14,6 +14,7 @@ from cinelab.latent.codec import Codec, to_tensor, to_uint8
 from cinelab.latent.store import Clips
 from cinelab.memory.policy import Policy
 from cinelab.model.zoo import Bundle, load
+from cinelab.readable import Readable
 from cinelab.score.card import HELD_OUT
 from cinelab.score.toybox import FPS, STRIDE
 from cinelab.script.unconditional import unconditional_text
@@ -25,7 +26,7 @@ from cinelab.world.casting import timeline_of
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Readable):
     """A film of the weights that a training saved at `step`: frames uint8 (F, H, W, 3), a caption a shot."""
 
     step: int

@@ -32,6 +32,7 @@ from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, init_toy
 from cinelab.model.weights import DTYPES, dtype_of
 from cinelab.model.zoo import Bundle
+from cinelab.readable import Made, Readable
 from cinelab.runs import Run, read_state
 from cinelab.score.card import HELD_OUT
 from cinelab.score.recogniser import Recogniser
@@ -46,7 +47,7 @@ from cinelab.world.render import FPS, HEIGHT, WIDTH
 
 
 @dataclass
-class Stage:
+class Stage(Readable):
     """One training run ready to go. `rows()` trains; `describe()` is what its checkpoint's config.json says."""
 
     config: Any
@@ -111,7 +112,7 @@ class Stage:
         zoo.save(folder, self.averaged(dtype), self.describe() | record, DTYPES[dtype])
         write_text(folder / "log.jsonl", thin_log(self.run.rows))
         write_html(loss_curve(self.run.rows), self.run.folder / "curve.html")
-        return folder
+        return Made(folder)
 
 
 def thin_log(rows: list[dict], keep: int = 600) -> str:

@@ -10,6 +10,7 @@ they end when the sweep does, however it ends; the jobs of a cluster go on, and 
 import hashlib
 import shlex
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,8 +21,9 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.lab.grid import Cell, Sweep, expand
 from cinelab.lab.notebook import check, declared, writing
-from cinelab.lab.sweep_board import Board, spoken
+from cinelab.lab.sweep_board import Board
 from cinelab.lab.sweep_server import Here
+from cinelab.progress import spoken
 
 ENGINES = ("here", "local", "slurm")
 RECORD = "sweep.json"  # beside the cells: the commands that made them
@@ -67,11 +69,12 @@ def run(
     check(cells[0].notebook, cells[0].parameters | {"run_dir": ""})
     start = _engine(engine, options or {}, workers)
     with ExitStack() as stack:
+        folder = cells[0].folder(results).parent
         if not dry_run:
-            folder = cells[0].folder(results).parent
             stack.enter_context(writing(folder, AT_ONCE))
-            record(folder, sweep, only, smoke)
         _look(cells, results, board, summary)
+        if not dry_run:
+            record(folder, sweep, only, smoke, [cell.name for cell in summary.planned])
         if summary.planned and not dry_run:
             todo, summary.planned = summary.planned, []
             _work(todo, workers, results, start(), stack.enter_context(board), summary)
@@ -79,21 +82,33 @@ def run(
     return summary
 
 
-def record(folder: Path, sweep: Sweep | str | Path, only: str | None = None, smoke: bool = False) -> None:
-    """Add to `<folder>/sweep.json` which command is run on which file (its SHA-256): where the cells come from."""
+def record(folder: Path, sweep: Sweep | str | Path, only: str | None = None, smoke: bool = False, cells: Sequence[str] = ()) -> None:
+    """Add to `<folder>/sweep.json` which command is run on which file (its SHA-256), and that it makes these `cells`."""
     entry: dict[str, Any] = {"command": "cinelab.lab.sweep.run(...) from Python", "file": None, "sha256": None}
     if not isinstance(sweep, Sweep):
         words = ["cinelab", "sweep", str(sweep), *(["--only", only] if only else []), *(["--smoke"] if smoke else [])]
         entry |= {"command": shlex.join(words), "file": str(Path(sweep).resolve())}
         entry["sha256"] = hashlib.sha256(Path(sweep).read_bytes()).hexdigest()
-    runs = recorded(folder)
-    if entry not in runs:
-        write_json(folder / RECORD, {"runs": [*runs, entry]})
+    runs, makers = recorded(folder), made_cells(folder)
+    runs = runs if entry in runs else [*runs, entry]
+    found = {"runs": runs, "cells": makers | dict.fromkeys(cells, runs.index(entry))}
+    if found != {"runs": recorded(folder), "cells": makers}:
+        write_json(folder / RECORD, found)
 
 
 def recorded(folder: Path) -> list[dict]:
-    """What `record` wrote, oldest first; nothing where no sweep said what it was."""
-    return read_mapping(folder / RECORD, runs=list[dict])["runs"] if (folder / RECORD).exists() else []
+    """The runs that `record` wrote, oldest first; nothing where no sweep said what it was."""
+    return _record(folder)["runs"]
+
+
+def made_cells(folder: Path) -> dict[str, int]:
+    """Which of the recorded runs makes each cell: a cell that is not among them was made in another way."""
+    return _record(folder).get("cells", {})
+
+
+def _record(folder: Path) -> dict:
+    path = folder / RECORD
+    return read_mapping(path, runs=list[dict], cells=dict[str, int] | None) if path.exists() else {"runs": []}
 
 
 def _choose(sweep: Sweep | str | Path, only: str | None, smoke: bool) -> list[Cell]:
@@ -131,6 +146,7 @@ def _look(cells: list[Cell], results: Path, board: Board, summary: Summary) -> N
             summary.file(cell, "skipped" if cell.finished(cell.folder(results)) else "planned")
         except CinelabError as error:
             summary.file(cell, "failed", str(error))
+    board.remember(cell.folder(results) for cell in summary.skipped)
     board.counts |= {"skipped": len(summary.skipped), "failed": len(summary.failed)}
 
 

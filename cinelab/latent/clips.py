@@ -11,6 +11,7 @@ being built, or was copied in part, can be read: what is missing is left out, an
 
 import hashlib
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -164,14 +165,22 @@ class FilmStore:
     def latents(self, index: int, start: int = 0, end: int | None = None) -> Tensor:
         """Latent frames start .. end of a film, (n, C, h, w) as stored."""
         film = self.films[index]
-        return self._file(film.shard).get_slice(film.key)[start : len(film) if end is None else end]
+        end = len(film) if end is None else end
+        found = self._read(film.shard, lambda file: file.get_slice(film.key)[start:end])
+        if len(found) != end - start:
+            raise CinelabError(f"Shard {self.folder / film.shard}.safetensors has {start + len(found)} latent frames of a film that its .json "
+                               f"gives {len(film)}; build the store again.")
+        return found
 
     def text(self, caption: str) -> Tensor:
         """The words of a caption (L, E) in float32, padded with zeros."""
         if (key := text_key(caption)) not in self._text:
             raise CinelabError(f"Store {self.folder} holds no encoding of the prompt {caption!r:.60}; build it again from its videos, "
                                "which adds it, or set unconditional to \"\" (the empty prompt) if it is what guidance compares with.")
-        used = self._file(self._text[key]).get_tensor(key).float()
+        used = self._read(self._text[key], lambda file: file.get_tensor(key).float())
+        if used.ndim != 2 or len(used) > self.recipe["words"]:
+            raise CinelabError(f"Store {self.folder} has the prompt {short(caption)} in the shape {tuple(used.shape)}, and {RECIPE} says {self.recipe['words']} "
+                               "words at most; restore it or build the store again.")
         return torch.cat([used, used.new_zeros(self.recipe["words"] - len(used), used.shape[1])])
 
     def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
@@ -223,6 +232,14 @@ class FilmStore:
             warnings.warn(f"Store {self.folder}: clips of {frames} latent frames that begin as films do use {used} of its {whole}; "
                           f"build it with fill=true and longest={frames}, so that each is encoded by itself, or set begin to \"anywhere\".",
                           stacklevel=4)
+
+    def _read(self, name: str, look: Callable[[Any], Tensor]) -> Tensor:
+        """What a shard holds. Raises CinelabError where it lacks what its .json says."""
+        try:
+            return look(self._file(name))
+        except SafetensorError as error:
+            raise CinelabError(f"Shard {self.folder / name}.safetensors does not hold what its .json says ({error}); build the store "
+                               "again.") from error
 
     def _file(self, name: str) -> Any:
         if name not in self._open:

@@ -18,6 +18,7 @@ from cinelab.checksums import read_arrays, read_sealed, write_arrays, write_seal
 from cinelab.errors import CinelabError
 from cinelab.latent.codec import ToyCodec, to_tensor
 from cinelab.outputs import AT_ONCE, writing
+from cinelab.readable import Readable
 from cinelab.script.prompts import WordEncoder, split_words
 from cinelab.script.unconditional import unconditional_text
 from cinelab.world import casting, render
@@ -28,7 +29,7 @@ BEGINS = ("film", "anywhere")  # where clips of a store begin: with their films,
 
 
 @dataclass(frozen=True)
-class StoreConfig:
+class StoreConfig(Readable):
     seed: int = 2
     films: int = 4000
     latents: int = 24  # latent frames a film
@@ -39,7 +40,7 @@ class StoreConfig:
 
 
 @dataclass(frozen=True)
-class Clips:
+class Clips(Readable):
     """A batch of training clips.
 
     latents (B, F, C, h, w)   text (B, P + 1, L, E), the last prompt empty   slot, shot (B, F) long

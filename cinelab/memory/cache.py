@@ -18,12 +18,13 @@ from cinelab.memory.policy import BLOCK, Policy
 from cinelab.memory.routing import choose, pool, relevance, searched_in_two_steps
 from cinelab.memory.shelf import Kept, Shelf, Storage
 from cinelab.memory.sight import repeat_to
+from cinelab.readable import Readable
 
 LOST = -1e9  # the priority of an erased unit, below all others
 
 
 @dataclass
-class Memory:
+class Memory(Readable):
     """What the film remembers. A `Sight` for streaming: hand it to the model for the chunk being made.
 
     One chunk goes: `begin(...)`, any number of model calls (routing is decided at the first and kept for the
@@ -42,6 +43,7 @@ class Memory:
     unit_chunks: tuple[int, ...] = ()
     frames_done: int = 0
     decisions: tuple[dict, ...] = ()
+    noted: int | None = None  # chunks, the newest, whose decisions are kept; None = those of the whole film
     without: tuple[int, ...] = ()  # shots that are erased: kept on the shelves, never seen (what would be without them?)
 
     def __post_init__(self):
@@ -76,7 +78,7 @@ class Memory:
         for index in now.written:
             self.shelves[index] = self._with(index)
         self._count(now)
-        self.decisions += tuple(now.decided)
+        self._note(now)
         self._now = None
 
     def _go_on(self, now: "_Now") -> None:
@@ -84,8 +86,15 @@ class Memory:
         after, opened = self._next, self._next._now
         for part in fields(self):
             setattr(self, part.name, getattr(after, part.name))
-        self.decisions += tuple(now.decided)
+        self._note(now)
         self._now, self._next = opened, None
+
+    def _note(self, now: "_Now") -> None:
+        """Keep what was decided for the finished chunk, and let go of what is older than `noted` chunks."""
+        kept = self.decisions
+        if self.noted is not None:
+            kept = tuple(one for one in kept if one["chunk"] > now.chunk - self.noted)
+        self.decisions = kept + tuple(now.decided)
 
     def _with(self, index: int) -> tuple[Kept, Kept]:
         """A layer's shelves with the recorded chunk."""
@@ -283,7 +292,7 @@ def _units(keys: Kept, first: int, count: int, length: int) -> Tensor:
 
 
 @dataclass
-class _Now:
+class _Now(Readable):
     """The chunk being made."""
 
     chunk: int

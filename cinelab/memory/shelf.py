@@ -56,27 +56,32 @@ class Storage:
 
 
 class Shelf:
-    """A growing buffer of units along dim 1 that several memories may share up to their own lengths: whoever writes first
-    past the shared part gets its own copy (copy on write)."""
+    """A growing buffer of units along dim 1 that several memories may share up to their own lengths: whoever writes past what
+    others have written already gets its own copy (copy on write). Where it grows it grows for all of them, so that no older
+    memory keeps a smaller buffer with the same units."""
 
     def __init__(self, buffer: Tensor | None = None, used: int = 0):
         self.buffer, self.used = buffer, used
 
     def append(self, units: Tensor, length: int) -> "Shelf":
         new = length + units.shape[1]
-        if self.buffer is None or length != self.used or new > self.buffer.shape[1]:
-            return self._moved(units, length, new)
-        self.buffer[:, length:new] = units
+        if self.buffer is None or length != self.used:
+            return Shelf(self._moved(units, length, new), new)
+        if new > self.buffer.shape[1]:
+            self.buffer = self._moved(units, length, new)
+        else:
+            self.buffer[:, length:new] = units
         self.used = new
         return self
 
-    def _moved(self, units: Tensor, length: int, new: int) -> "Shelf":
+    def _moved(self, units: Tensor, length: int, new: int) -> Tensor:
+        """A larger buffer with the first `length` units and the new ones."""
         room = new + max(16, length // 4)  # a quarter more: twice would not fit beside a large model
         buffer = units.new_empty((units.shape[0], room, *units.shape[2:]))
         if length:
             buffer[:, :length] = self.buffer[:, :length]
         buffer[:, length:new] = units
-        return Shelf(buffer, new)
+        return buffer
 
     def take(self, picks: Tensor, length: int) -> Tensor:
         # From the whole buffer: the first `length` of several films would have to be copied before they could be picked from.

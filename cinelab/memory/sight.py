@@ -18,6 +18,7 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import FULL, Full, Policy
 from cinelab.memory.routing import choose_all, past_priorities, relevance
+from cinelab.readable import Readable
 from cinelab.seeds import rng_at
 
 STRIP = 8  # chunks whose attention is computed together
@@ -25,7 +26,7 @@ WIDE = 1024  # tokens from which on a chunk is a strip of its own: a mask of all
 
 
 @dataclass(frozen=True)
-class Bidirectional:
+class Bidirectional(Readable):
     """Everything sees everything. `frames` (F,) are positions in time."""
 
     frames: Tensor

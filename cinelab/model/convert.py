@@ -10,6 +10,7 @@ same conversion again finishes what a kill has left, and a second one into the s
 """
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -44,12 +45,14 @@ PICKLED = (".pt", ".pth", ".ckpt")
 
 
 def convert(source: str | Path, target: str | Path, to: str = DIFFUSERS, dtype: torch.dtype | str | None = None, shard_gib: float = 5,
-            part: str = "auto", lora: str | Path | None = None, lora_scale: float | None = None) -> Report:
+            part: str = "auto", lora: str | Path | None = None, lora_scale: float | None = None,
+            tell: Callable[[str], None] = lambda text: None) -> Report:
     """Write the weights at `source` in the layout `to`; memory stays near one shard (near one tensor for training).
 
     dtype       fp32, bf16, fp16; None keeps what each tensor has
     part        of a training checkpoint; "auto" = generator_ema if it is there, else generator
     lora        a LoRA file to merge; lora_scale takes the place of alpha / r in W + scale * B A
+    tell        hears "3 of 8: what is written" as it begins
     Raises CinelabError if the source does not match wholly, the target is taken, or the disk has not the room.
     """
     if to not in LAYOUTS:
@@ -64,7 +67,7 @@ def convert(source: str | Path, target: str | Path, to: str = DIFFUSERS, dtype: 
         _refuse_untold(weights)
     about = {"source": str(weights.source.path.absolute()), "to": to, "dtype": dtype and dtype_name(dtype_of(dtype)), "shard_gib": shard_gib,
              "part": part, "lora": lora and str(Path(lora).absolute()), "lora_scale": lora_scale, "bytes": report.bytes}
-    _write(weights, place, to, shard_gib, about)
+    _write(weights, place, to, shard_gib, about, tell)
     mapped = {raw: from_ours(name, to) for raw, name in report.mapped.items()}
     return replace(report, mapped=mapped, target=str(place), to=to)
 
@@ -91,7 +94,7 @@ def config_file(config: WanConfig, to: str) -> dict[str, Any]:
             "out_dim": config.out_channels, "eps": config.eps}
 
 
-def _write(weights: Weights, place: Path, to: str, shard_gib: float, about: dict) -> None:
+def _write(weights: Weights, place: Path, to: str, shard_gib: float, about: dict, tell: Callable) -> None:
     """Write all files and then move them in, alone in the folder; what a kill has left of the same conversion is finished."""
     folder, last = (place.parent, place.name) if to == TRAINING else (place, CONFIG)
     with writing_set(folder, last):
@@ -103,16 +106,17 @@ def _write(weights: Weights, place: Path, to: str, shard_gib: float, about: dict
         names = list(shapes_of(weights.config))
         with together(folder, last, about, again=True) as scratch:
             if to == TRAINING:
-                _write_training(weights, names, scratch / last)
+                _write_training(weights, names, scratch / last, tell)
             else:
-                _write_folder(weights, names, scratch, to, shard_gib)
+                _write_folder(weights, names, scratch, to, shard_gib, tell)
 
 
-def _write_folder(weights: Weights, names: list[str], folder: Path, to: str, shard_gib: float) -> None:
+def _write_folder(weights: Weights, names: list[str], folder: Path, to: str, shard_gib: float, tell: Callable) -> None:
     sizes = {name: prod(weights.source.shape(name)) * weights.made(name).itemsize for name in names}
     shards = plan(sizes, shard_gib * GIB)
     files = [f"{STEM}.safetensors"] if len(shards) == 1 else [f"{STEM}-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
-    for file, shard in zip(files, shards, strict=True):
+    for number, (file, shard) in enumerate(zip(files, shards, strict=True), 1):
+        tell(f"{number} of {len(files)}: {file}")
         write_atomic(folder / file, lambda path, shard=shard: _save(weights, shard, path, to))
     if len(shards) > 1:
         where = {from_ours(name, to): file for file, shard in zip(files, shards, strict=True) for name in shard}
@@ -124,10 +128,13 @@ def _save(weights: Weights, shard: list[str], path: Path, to: str) -> None:
     save_file({from_ours(name, to): weights.tensor(name).contiguous() for name in shard}, path, {"format": "pt"})
 
 
-def _write_training(weights: Weights, names: list[str], path: Path) -> None:
+def _write_training(weights: Weights, names: list[str], path: Path, tell: Callable) -> None:
     """torch.save wants all tensors at once: those that had to be computed wait in files, the others lie in the source."""
     with passing_folder(TENSORS, path.parent.parent, SCRATCH) as scratch:
-        tensors = {from_ours(name, TRAINING): _on_disk(weights, name, scratch) for name in names}
+        tensors = {}
+        for number, name in enumerate(names, 1):
+            tell(f"{number} of {len(names)}: {name}")
+            tensors[from_ours(name, TRAINING)] = _on_disk(weights, name, scratch)
         write_atomic(path, lambda temporary: save_pickle({weights.source.part or "generator": tensors}, temporary))
 
 

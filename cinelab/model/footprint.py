@@ -106,7 +106,7 @@ def check_fits(need: Footprint, device: int, host: int, what: str = "this film")
                            f"and {room / GIB:.1f} GiB are free; most of it is {most[0]}: {REMEDIES[most[0]]}.")
     if need.host and need.stored > host:
         raise CinelabError(f"{what} needs {need.stored / GIB:.1f} GiB of host memory for its history and {host / GIB:.1f} GiB are free; "
-                           "pack it (packing fp8), or make a shorter film.")
+                           f"{PACK}, or make a shorter film.")
 
 
 def check_weights(config: WanConfig, linears: str, device: int, what: str) -> None:
@@ -116,7 +116,8 @@ def check_weights(config: WanConfig, linears: str, device: int, what: str) -> No
         raise CinelabError(f"{what} needs {need / GIB:.1f} GiB for its weights alone and {device / GIB:.1f} GiB are free on the device; {REMEDIES['weights']}.")
 
 
-REMEDIES = {"weights": "quantise the linears (linears fp8 or fp8-weights), or take a larger device",
-            "attended": "lower the policy's budget or the chunk", "stored": "keep the history in host memory (place host) or pack it "
-            "(packing fp8)", "slots": "lower slots", "summaries": "lower the policy's summary",
+PACK = 'pack it (--packing fp8, in Python packing="fp8")'
+REMEDIES = {"weights": 'quantise the linears (--linears fp8 or fp8-weights, in Python linears="fp8"), or take a larger device',
+            "attended": "lower the policy's budget or the chunk",
+            "stored": f'keep the history in host memory (--place host, in Python place="host") or {PACK}', "slots": "lower slots", "summaries": "lower the policy's summary",
             "activations": "lower the size or the chunk"}

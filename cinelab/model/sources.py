@@ -31,6 +31,7 @@ from cinelab.model.layouts import (
     naming,
     to_ours,
 )
+from cinelab.readable import Readable
 
 STEM, CONFIG, OURS, RUN = "diffusion_pytorch_model", "config.json", "weights.safetensors", "model.pt"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
@@ -39,7 +40,7 @@ AGAIN = "copy or download it again"
 
 
 @dataclass(frozen=True)
-class Stored:
+class Stored(Readable):
     """A tensor on disk: what is known before it is read, and how to read it. `dtype` is a name where torch has none."""
 
     shape: tuple[int, ...]
@@ -63,7 +64,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(Readable):
     """One transformer's weights, by our names. `raw` is what the file calls them, `strange` what has no name of ours."""
 
     path: Path

@@ -26,6 +26,7 @@ from cinelab.model.footprint import check_weights, free_bytes
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.model.weights import DTYPES, config_of, dtype_name, dtype_of, load_into
 from cinelab.model.zoo import CONFIG, Bundle, check_reach
+from cinelab.readable import Readable
 from cinelab.script.umt5 import Umt5Encoder
 
 SETTINGS = "cinelab.json"
@@ -36,7 +37,7 @@ FEW = Sampling(4, "consistency", guidance=1.0, shift=5.0, at=(1.0, 0.75, 0.5, 0.
 
 
 @dataclass(frozen=True)
-class WanSettings:
+class WanSettings(Readable):
     """How a folder is used. Paths are relative to the folder."""
 
     weights: str | None = None  # a student's checkpoint in any layout; None = the folder's own transformer

@@ -26,8 +26,9 @@ from cinelab.latent.checkpoint import fill, read_weights, rounded
 from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.outputs import finish, half_saved, together
+from cinelab.readable import Readable
 from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
-from cinelab.world.vocab import known_words
+from cinelab.world.vocab import families, known_words
 
 WHOLE = {"model": dict, "text": dict, "codec": str, "sampling": dict, "chunk": int, "span": int, "fps": int | float, "size": list}
 SHELF = Path(__file__).parent.parent / "checkpoints"
@@ -37,7 +38,7 @@ ADAPTER = "lora.safetensors"  # what a training of adapters writes
 
 
 @dataclass
-class Bundle:
+class Bundle(Readable):
     """Everything needed to make a film: `load("toybox-base")` returns one."""
 
     name: str
@@ -171,7 +172,7 @@ def filled(module: nn.Module, folder: Path) -> nn.Module:
 
 
 def toy_encoder(config: WordEncoderConfig | None = None) -> WordEncoder:
-    return WordEncoder(known_words(), config or WordEncoderConfig())
+    return WordEncoder(known_words(), config or WordEncoderConfig(), families())
 
 
 def read_part(folder: Path, key: str) -> Any:
@@ -206,7 +207,7 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
         raise CinelabError(f"{folder / CONFIG} has {odd} {config[odd]!r:.60}, which is none; copy the folder again.")
     model = CausalWan(from_dict(WanConfig, config["model"]))
     text = dict(config["text"])
-    encoder = WordEncoder(text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text))
+    encoder = WordEncoder(text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text), families())
     filled(model, folder)
     near = folder.parent / config["codec"]
     codec = load_codec(near if (near / CONFIG).exists() else config["codec"])

@@ -58,15 +58,18 @@ class CardConfig:
 
 def measure(bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig,
             tell: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
-    """Rows (seed, film, shot, metric, value, source); source is model, truth or chance."""
-    parts = []
+    """Rows (seed, film, shot, metric, value, source); source is model, truth or chance. `tell` hears "3 of 15: what" as it begins."""
+    parts, absences = [], [*((away, False) for away in config.away), (config.reframed_away, True)]
+    count, of = 0, len(config.seeds) * (1 + len(absences))
     rehearse()
     for seed in config.seeds:
         rule = seeded(policy, seed)
-        tell(f"seed {seed}: films")
+        count += 1
+        tell(f"{count} of {of}: whole films, seed {seed}")
         parts.append(_films(bundle, reader, rule, config, seed))
-        for away, reframed in [*((away, False) for away in config.away), (config.reframed_away, True)]:
-            tell(f"seed {seed}: {away} shots away" + ", reframed" * reframed)
+        for away, reframed in absences:
+            count += 1
+            tell(f"{count} of {of}: a return after {away} shot{'s' * (away != 1)}{', reframed' * reframed}, seed {seed}")
             parts.append(_recalls(bundle, reader, rule, config, seed, away, reframed))
     return pd.concat(parts, ignore_index=True)
 

@@ -17,6 +17,7 @@ from scenedetect.detector import FlashFilter
 from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
 from cinelab.errors import CinelabError
+from cinelab.readable import Readable
 
 COLOUR_LEVELS = 5  # per channel: 125 soft colour bins
 LOOK_ROWS = 64  # larger frames are shrunk to about this height before colours are counted
@@ -76,7 +77,7 @@ def _change(steps: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Seen(Readable):
     """What one pass over a film found: `steps` (mean change of a pixel, 0..1) and `changes` (see `change`), (F - 1,) each, and
     the first frame of every new shot as PySceneDetect sees it."""
 

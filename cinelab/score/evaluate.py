@@ -66,6 +66,12 @@ def digest(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found).reindex(columns=columns).astype({"n": "Int64"})
 
 
+def facts(rows: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """What the files say of themselves (frames, rate, size), which is no score: name -> (least, most) of all videos."""
+    found = rows[(rows.status == "ok") & (rows.backend == "file")].groupby("metric", sort=False).value.agg(["min", "max"])
+    return {row.Index: (row.min, row.max) for row in found.itertuples()}
+
+
 def unmeasured(rows: pd.DataFrame) -> pd.DataFrame:
     """Why anything is absent, a line a reason: the metrics and backends, in how many clips and in how many of their shots
     (0: the reason holds for whole clips), and `of`, the clips that could be read at all."""

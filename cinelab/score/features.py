@@ -19,6 +19,7 @@ from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import kept_in
 from cinelab.latent.checkpoint import check_finite
+from cinelab.readable import Readable
 from cinelab.score.cuts import colour_histograms
 
 AT_ONCE = 32  # pictures through a network together
@@ -28,7 +29,7 @@ PUBLISHED = {"clip": "openai/clip-vit-base-patch32", "dino": "facebook/dinov2-ba
 
 
 @dataclass(frozen=True)
-class Features:
+class Features(Readable):
     """A way to look at pictures. `texts` is None where it knows no words."""
 
     name: str

@@ -18,6 +18,7 @@ import pandas as pd
 
 from cinelab.errors import CinelabError
 from cinelab.files import composed
+from cinelab.readable import Readable
 from cinelab.score.cuts import CutDetector, Seen, frame_difference, look_for_cuts
 from cinelab.script.prompts import split_words, unknown_words
 from cinelab.script.screenplay import Screenplay
@@ -34,7 +35,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Clip:
+class Clip(Readable):
     """A video to measure. `frames` are uint8 (F, H, W, 3), as an array or a Film that is read in passes; `planned` None = no
     shot list was given."""
 

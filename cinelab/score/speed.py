@@ -6,7 +6,7 @@ Frames a second count output pictures. Warm-up is left out; medians over chunks;
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 
@@ -75,17 +75,21 @@ def growth(bundle: Bundle, policy: Policy, sampling: Sampling, early: int = EARL
     return milliseconds | {name: round(value, 3) for name, value in edges.items()}
 
 
-def compare(contenders: dict[str, tuple[Bundle, Sampling]], policy: Policy, chunks: int = 40, warm: int = WARM) -> pd.DataFrame:
+def compare(contenders: dict[str, tuple[Bundle, Sampling]], policy: Policy, chunks: int = 40, warm: int = WARM,
+            progress: Callable[[int, int], None] = lambda done, of: None) -> pd.DataFrame:
     """Several models or samplings on the same film, taking turns chunk by chunk: a row each.
 
-    `times the first`, with its 95 % interval (`low`, `high`, turns resampled), is how many times as
+    `progress(done, of)` is called after every turn. `times the first`, with its 95 % interval (`low`, `high`, turns resampled), is how many times as
     fast as the first one it is, by the median times of a chunk.
     """
     check_number("chunks", chunks, warm + 1, CHUNKS)
     films = [stream(bundle, [endless(bundle, chunks)], empty_memory(bundle, policy), [0], sampling)
              for bundle, sampling in contenders.values()]
     run(*next(iter(contenders.values()))[:1], policy, 4)  # warm-up
-    turns = list(zip(*films, strict=True))  # (chunks, contenders)
+    turns = []  # (chunks, contenders)
+    for turn in zip(*films, strict=True):
+        turns.append(turn)
+        progress(len(turns), chunks)
     rows = []
     for place, (label, (bundle, sampling)) in enumerate(contenders.items()):
         times = [turn[place].total for turn in turns]
@@ -127,23 +131,30 @@ def peak_memory_gib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def benchmark(bundle: Bundle, policies: dict[str, Policy], chunks: int = 40, growth_to: int = 1000) -> pd.DataFrame:
+def benchmark(bundle: Bundle, policies: dict[str, Policy], chunks: int = 40, growth_to: int = 1000,
+              tell: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
     """One row a policy: speed summary, cost of chunk `growth_to` over that of chunk 20, and CAMR's scoring share.
 
     Full attention, whose cost grows with the square of the film, is followed to chunk FULL_TO at most.
+    `tell` hears "3 of 4: what" as it begins.
     """
     check_number("chunks", chunks, WARM + 1, CHUNKS)
     check_number("growth_to", growth_to, EARLY + 1, CHUNKS)
     run(bundle, next(iter(policies.values())), WARM)  # warm-up
     rows = []
-    for name, policy in policies.items():
+    for number, (name, policy) in enumerate(policies.items(), 1):
+        here = f"{number} of {len(policies)}: {name}"
+        tell(f"{here}, {chunks} chunks")
         row = {"policy": name, **summary(run(bundle, policy, chunks))}
         few = replace(bundle.sampling.with_steps(2), guidance=1.0)  # where the memory's own cost weighs most
         late = min(growth_to, FULL_TO) if policy.sees_all else growth_to
         row["late chunk"] = late
+        tell(f"{here}, chunk {late} beside chunk {EARLY}")
         row["late / early"] = growth(bundle, policy, bundle.sampling, late=late)["ratio"]
+        tell(f"{here}, chunk {late} beside chunk {EARLY} in 2 steps")
         row["late / early, 2 steps"] = growth(bundle, policy, few, late=late)["ratio"]
         if policy.routed:
+            tell(f"{here}, its scoring")
             row["scoring %"] = round(100 * scoring_share(bundle, policy, growth_to), 2)
         rows.append(row)
     return pd.DataFrame(rows).assign(**{"peak GiB": round(peak_memory_gib(), 2)})

@@ -17,6 +17,7 @@ from cinelab.latent.codec import to_tensor
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import Oracle, Policy
 from cinelab.model.zoo import Bundle
+from cinelab.readable import Readable
 from cinelab.score.cuts import detect_cuts, detect_cuts_pyscenedetect, match_cuts
 from cinelab.score.recogniser import Recogniser, windows
 from cinelab.stream.engine import decode, make
@@ -29,7 +30,7 @@ LOOKS = {"identity": IDENTITY, "scenery": SCENERY}  # what no prompt tells, of c
 
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Readable):
     """Planned films with their true pictures as latents: latents (B, F, C, h, w), made `chunk` frames at a time."""
 
     plans: list[FilmPlan]

@@ -31,6 +31,7 @@ from cinelab.memory.shelf import Storage
 from cinelab.model.fast import Speed, hasten
 from cinelab.model.footprint import GIB, Film, Footprint, footprint
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, kept_dtype
+from cinelab.readable import Readable
 from cinelab.runs import hardware
 from cinelab.score.speed import peak_memory_gib
 from cinelab.stream.overlap import ahead, settled, side_stream
@@ -47,7 +48,7 @@ Decode = Callable[[Tensor, object], tuple[Tensor, object]]
 
 
 @dataclass(frozen=True)
-class WanBench:
+class WanBench(Readable):
     """What is measured. `layers` of a model that is too large are timed and scaled up, which the table says."""
 
     model: str = "wan-1.3b"
@@ -134,7 +135,7 @@ def filled(bench: WanBench, policy: Policy, units: int, device: str) -> Memory:
 
 
 @dataclass(frozen=True)
-class Maker:
+class Maker(Readable):
     """Makes chunks at any point of a film that is not there."""
 
     bench: WanBench

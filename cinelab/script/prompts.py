@@ -3,16 +3,15 @@
     S prompts   L words   E width; unused places are zero, and so is the whole empty prompt
 """
 
-import math
 import warnings
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from cinelab.script.hints import Hints
 from cinelab.seeds import rng_at
 
 
@@ -41,10 +40,15 @@ class WordEncoderConfig:
 
 
 class WordEncoder:
-    """Every known word is a fixed random direction, plus a small code of its place. Nothing is trained."""
+    """Every known word is a fixed random direction, plus a small code of its place. Nothing is trained.
 
-    def __init__(self, vocabulary: Sequence[str], config: WordEncoderConfig):
+    `families` are the vocabulary's phrases by what they say (see `Hints`), from which unknown words get a hint.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], config: WordEncoderConfig,
+                 families: Mapping[str, Sequence[Sequence[str]]] | None = None):
         self.vocabulary, self.config = tuple(vocabulary), config
+        self.hints = Hints(families or {}, LITTLE)
         self.width, self.length = config.width, config.length
         self.index = {word: number for number, word in enumerate(self.vocabulary)}
         rng = rng_at(config.seed, "words")
@@ -57,10 +61,10 @@ class WordEncoder:
         """Nothing: words are looked up when they are asked for."""
 
     def ids(self, words: Sequence[str]) -> list[int]:
-        """Numbers of the known words, cut to the length; unknown words warn by name with the nearest known one."""
-        unknown = [word for word in words if not taken(word, self.index)]
+        """Numbers of the known words, cut to the length; unknown words warn by name, with a hint where there is one."""
+        unknown = {word: place for place, word in reversed(list(enumerate(words))) if not taken(word, self.index)}
         if unknown:
-            said = ", ".join(f"{word!r}{self._near(word)}" for word in dict.fromkeys(unknown))
+            said = ", ".join(f"{word!r}{self.hints.of(words, place)}" for word, place in reversed(unknown.items()))
             warnings.warn(f"The toybox does not know {said}; left out of the prompt.", UnknownWords, stacklevel=3)
         known = [self.index[word] for word in words if word in self.index]
         if len(known) > self.length:
@@ -79,10 +83,6 @@ class WordEncoder:
             out[: len(ids)] = self.codes[list(ids)] + self.places[: len(ids)]
         return out
 
-    def _near(self, word: str) -> str:
-        near = get_close_matches(word, self.vocabulary, n=1, cutoff=0.5) or closest(word, self.vocabulary)
-        return f" (nearest known: {near[0]!r})" if near else ""
-
 
 def taken(word: str, vocabulary: Container[str]) -> bool:
     """Whether a word encoder of this vocabulary takes a word: it knows it, or passes over it because it shows nothing."""
@@ -97,11 +97,3 @@ def unknown_words(prompt: str, vocabulary: Container[str]) -> list[str]:
 def split_words(prompt: str) -> list[str]:
     """Lower-case words; punctuation separates."""
     return "".join(c.lower() if c.isalnum() else " " for c in prompt).split()
-
-
-def closest(word: str, known: Sequence[str]) -> list[str]:
-    """The known word that shares most letters, if nothing is similar as a whole."""
-    def shared(other: str) -> float:
-        return len(set(word) & set(other)) / math.sqrt(len(set(word)) * len(set(other)) or 1)
-
-    return [max(known, key=shared)] if known else []

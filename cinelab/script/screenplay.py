@@ -20,6 +20,7 @@ Every rule lives in a dataclass's `__post_init__`; the reader at the end adds on
 from __future__ import annotations
 
 import difflib
+import html
 import json
 import os
 import re
@@ -120,6 +121,13 @@ class Screenplay:
         _check_seed(self.seed)
         if self.caption != "":
             check_text("caption", self.caption, "write a caption or leave the field out")
+
+    def __repr__(self) -> str:
+        count = len(self.shots)
+        return f"Screenplay({self.title!r}: {count} shot{'s' * (count != 1)}, {self.seconds:g} s, seed {self.seed})"
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(self.to_yaml())}</pre>"
 
     @property
     def seconds(self) -> float:

@@ -16,6 +16,7 @@ from operator import attrgetter
 from typing import Any
 
 from cinelab.errors import CinelabError
+from cinelab.readable import Readable
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 
 CONTINUE = "then"  # opens a prompt that goes on without a cut, so that a model can tell the two apart
@@ -37,7 +38,20 @@ class Slot:
 
 
 @dataclass(frozen=True)
-class Timeline:
+class Turn:
+    """What changes inside an entry of the screenplay: from which pixel frame on, so many seconds after the entry begins."""
+
+    frame: int
+    seconds: float
+    text: str  # the new prompt, and whatever else is set
+
+    @property
+    def line(self) -> str:
+        return f"at {self.seconds:.1f} s: {self.text}"
+
+
+@dataclass(frozen=True)
+class Timeline(Readable):
     """The film's chunks in order, with `fps` counted in pixel frames."""
 
     slots: tuple[Slot, ...]
@@ -72,6 +86,19 @@ class Timeline:
     def entry_spans(self) -> list[Span]:
         """Pixel frames of each entry of the screenplay."""
         return self._spans("entry")
+
+    @property
+    def turns(self) -> list[list[Turn]]:
+        """The changes inside each entry of the screenplay, at the frames where they take effect."""
+        spans, prompt = self.entry_spans, ""
+        found: list[list[Turn]] = [[] for _ in spans]
+        for slot in self.slots:
+            if isinstance(slot.turn, PromptChange):
+                frame = self._pixel(slot.first)
+                seconds = (frame - spans[slot.entry][0]) / self.fps
+                found[slot.entry].append(Turn(frame, seconds, told(slot.turn, prompt)))
+            prompt = slot.turn.prompt if slot.turn else prompt
+        return found
 
     @property
     def shot_of_latent(self) -> list[int]:
@@ -124,6 +151,19 @@ def plan(screenplay: Screenplay, fps: float, stride: int, chunk: int) -> Timelin
             begins = turns[turn] if n == 0 or spoken[n - 1] != turn else None
             slots.append(Slot(index, shot, entry, prompt, index * chunk, chunk, cut and n == 0, begins))
     return Timeline(tuple(slots), tuple(prompts), fps, stride)
+
+
+def told(change: PromptChange, before: str = "") -> str:
+    """A change in words: the prompt where it is another than `before`, and every setting that it sets."""
+    names = ("seed", "policy", "budget", "steps")
+    parts = [f"{name} {_named(getattr(change, name))}" for name in names if getattr(change, name) is not None]
+    parts += ["recache"] if change.recache else []
+    return ", ".join([change.prompt, *parts] if change.prompt != before or not parts else parts)
+
+
+def _named(value: Any) -> str:
+    """A setting in a word or two: of an object with settings of its own, the name of its class."""
+    return str(value) if isinstance(value, str | Real | list | tuple) else type(value).__name__
 
 
 def _turns_by_chunk(shot: Shot, entry: int, rate: float, chunk: int) -> list[int]:

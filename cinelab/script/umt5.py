@@ -24,6 +24,7 @@ from torch import Tensor
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import glance, write_atomic, write_json
+from cinelab.readable import Readable
 
 STRAIGHT = str.maketrans({**dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'"), **dict.fromkeys("\u201c\u201d\u201e\u201f", '"')})
 KEPT = 256  # prompts that stay in memory
@@ -37,7 +38,7 @@ class LongPrompt(UserWarning):
 
 
 @dataclass(frozen=True)
-class Encoded:
+class Encoded(Readable):
     """A prompt's vectors (n, E), and how many of its tokens were left out."""
 
     rows: Tensor

@@ -4,12 +4,16 @@ A *line* is a take, or a way to go on that leaves a take in mid-shot; it is know
 a chunk at a time and walks only the path, so it may be asked many times a second.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from itertools import groupby
 
 import numpy as np
 
-from cinelab.stream.session import Node, Session
+from cinelab.stream.session import Node, Session, Settings, policy_label
+
+SHOWN = 6  # changes of a take beside the film, the last ones; a view is sent many times a second
 
 
 @dataclass
@@ -23,6 +27,7 @@ class Board:
     _last: dict[int, int] = field(default_factory=dict)  # line -> its newest chunk
     _beside: dict[int | None, list[int]] = field(default_factory=dict)  # the chunk before a shot -> lines of that shot
     _gone_on: set[int] = field(default_factory=set)  # chunks that their shot goes on from
+    _changes: dict[int, list[dict]] = field(default_factory=dict)  # line -> what changed in its shot, in order
 
     def add(self, node: Node) -> bool:
         """Take a chunk in; True when it begins a line, whose picture is to be shown."""
@@ -36,9 +41,25 @@ class Board:
             opening = node.number if opens else self._opening[self._line[node.parent]]
             self._opening[line] = opening
             self._beside.setdefault(self.nodes[opening].parent, []).append(line)
+            self._changes[line] = [] if opens else self._changes_up_to(node.parent)
         if not opens:
             self._gone_on.add(node.parent)
+            self._note(node, line)
         return begins
+
+    def _changes_up_to(self, number: int) -> list[dict]:
+        place = self._place(number)
+        return [change for change in self._changes[self._line[number]] if change["at"] <= place]
+
+    def _note(self, node: Node, line: int) -> None:
+        """Write down what a chunk in mid-shot was told otherwise than the one before."""
+        what = change(self.nodes[node.parent].said, node.said)
+        if what:
+            self._changes[line].append({"at": self._place(node.number), "what": what})
+
+    def _place(self, number: int) -> int:
+        """How many chunks of its shot lie before a chunk."""
+        return self.nodes[number].index - self.nodes[self._opening[self._line[number]]].index
 
     @property
     def lines(self) -> list[int]:
@@ -59,11 +80,19 @@ class Board:
         first, last = numbers[0], numbers[-1]
         node, line = self.nodes[first], self._line[last]
         return {"shot": node.shot, "line": line, "last": last, "chunks": len(numbers), "prompt": node.said.prompt,
-                "takes": self._takes(node.parent, line)}
+                "changes": self._changes_up_to(last), "takes": self._takes(node.parent, line)}
 
     def _takes(self, before: int | None, on: int | None) -> list[dict]:
-        return [{"line": line, "last": self._last[line], "on": line == on, "prompt": self.nodes[line].said.prompt}
+        return [{"line": line, "last": self._last[line], "on": line == on, "changes": self._changes[line][-SHOWN:],
+                 "prompt": self.nodes[self._opening[line]].said.prompt, "shot": self.nodes[line].shot}
                 for line in self._beside.get(before, [])]
+
+    def take(self, last: int) -> list[Node]:
+        """The chunks of a shot up to its chunk `last`, in order."""
+        found = [self.nodes[last]]
+        while found[-1].parent is not None and not found[-1].cut:
+            found.append(self.nodes[found[-1].parent])
+        return found[::-1]
 
     def _path(self, number: int | None) -> list[int]:
         found = []
@@ -75,16 +104,50 @@ class Board:
 
 def _coming(shot: int | None, takes: list[dict]) -> dict:
     """A row that has no chunk on the path."""
-    return {"shot": shot, "line": None, "last": None, "chunks": 0, "prompt": "", "takes": takes}
+    return {"shot": shot, "line": None, "last": None, "chunks": 0, "prompt": "", "changes": [], "takes": takes}
+
+
+def change(before: Settings, after: Settings) -> str:
+    """What one chunk's settings change in the last one's, in a few words; empty if nothing."""
+    found = [] if before.prompt == after.prompt else [words_changed(before.prompt, after.prompt)]
+    for name, value in (("seed", lambda said: said.seed), ("policy", policy_label), ("budget", lambda said: said.budget),
+                        ("levels", lambda said: said.steps)):
+        was, now = value(before), value(after)
+        if was != now:
+            found.append(f"{name} {_short(was)} → {_short(now)}")
+    return ", ".join(found)
+
+
+def _short(value, most: int = 24) -> str:
+    text = "the model's own" if value is None else str(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def words_changed(before: str, after: str) -> str:
+    """The words that differ between two prompts: "waits → jumps"; "+ at night" and "- at night" where words only come or go."""
+    old, new = before.split(), after.split()
+    found = []
+    for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        was, now = " ".join(old[a:b]), " ".join(new[c:d])
+        if kind != "equal":
+            found.append(f"{was} → {now}" if was and now else f"+ {now}" if now else f"- {was}")
+    return _short(", ".join(found), 80)
 
 
 def pictures(session: Session, node: Node) -> np.ndarray:
-    """A finished chunk's pictures uint8 (f, H, W, 3), from its file and its parent's. The toy decoder looks back one latent, so they
-    are exact; Wan's looks back farther, so its first pictures may differ a little from the film's: they are for stills.
+    """A finished chunk's pictures uint8 (f, H, W, 3); see `chunk_frames`."""
+    return next(chunk_frames(session, [node]))
 
-    Reads nothing that an engine changes.
+
+def chunk_frames(session: Session, nodes: Sequence[Node]) -> Iterator[np.ndarray]:
+    """Frames uint8 (f, H, W, 3) of one chunk after another of a shot, decoded from their files and that of the chunk before.
+
+    The toy decoder looks back one latent frame, so they are exact. Wan's looks back farther, so the first frames may differ a
+    little from the film's: they are to be looked at. Reads nothing that an engine changes.
     """
     state = session.reel.begin()
-    if node.parent is not None:
-        state, _ = session.reel.decode(state, session.latents(node.parent))
-    return session.reel.decode(state, session.latents(node.number))[1][0]
+    if nodes[0].parent is not None:
+        state, _ = session.reel.decode(state, session.latents(nodes[0].parent))
+    for node in nodes:
+        state, frames = session.reel.decode(state, session.latents(node.number))
+        yield frames[0]

@@ -21,9 +21,10 @@ from cinelab.flow.sampler import Steps
 from cinelab.latent.codec import to_tensor
 from cinelab.limits import LATENTS
 from cinelab.memory.cache import Memory
-from cinelab.memory.policy import Policy, policy_dict
+from cinelab.memory.policy import Policy, label_of, policy_dict
 from cinelab.model.zoo import Bundle, load
 from cinelab.outputs import finish, ready_folder, together
+from cinelab.readable import Made
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
@@ -33,7 +34,7 @@ from cinelab.stream.engine import Timed, check_room, policy_after, policy_for
 from cinelab.stream.kept import KeptChunks, forget, keeping
 from cinelab.stream.overlap import ahead, side_stream
 from cinelab.stream.reel import Ask, Reel
-from cinelab.stream.showing import film_html, film_line
+from cinelab.stream.showing import film_html, film_line, shot_lines
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
 
@@ -65,13 +66,13 @@ class Film:
     def storyboard(self):
         """A PIL image: a few frames of every shot with its prompt."""
         captions = [shot.prompt for shot in self.screenplay.shots]
-        return storyboard(self.frames, self.timeline.entry_spans, captions, title=self.screenplay.title)
+        return storyboard(self.frames, self.timeline.entry_spans, captions, title=self.screenplay.title, fps=self.fps, turns=self.timeline.turns)
 
     def __repr__(self) -> str:
         return film_line(self.frames, self.fps, self.screenplay)
 
     def _repr_html_(self) -> str:
-        return film_html(self.frames, self.fps, repr(self))
+        return film_html(self.frames, self.fps, repr(self), shot_lines(self.timeline, self.screenplay))
 
     def save(self, folder: str | Path, also: Callable[["Film", Path], Any] | None = None) -> Path:
         """Write film.mp4, film.shots.json, storyboard.png, screenplay.yaml, routing.parquet, timings.parquet, film.json.
@@ -90,7 +91,7 @@ class Film:
                 also(self, scratch)
             write_json(scratch / MARK, self.info | {"cuts": self.cuts, "frames": len(self.frames)})
         forget(folder)
-        return Path(folder)
+        return Made(folder)
 
 
 def untaken(folder: str | Path) -> Path:
@@ -148,6 +149,10 @@ class Director:
         self.policy, self.seed = policy_for(self.bundle, policy), seed
         self.sampling, self.bf16 = self.bundle.levels(sampling), bf16
         self.overlap, self.fused = overlap, fused
+
+    def __repr__(self) -> str:
+        seed = "" if self.seed is None else f", seed {self.seed}"
+        return f"Director({self.bundle.name}, {label_of(self.policy)}, steps {self.sampling.steps}{seed})"
 
     def timeline(self, screenplay: Screenplay) -> Timeline:
         """Where every chunk of the screenplay lies; refuses films too long to remember."""

@@ -32,6 +32,7 @@ from cinelab.memory.policy_io import policy_from_dict
 from cinelab.memory.shelf import Storage
 from cinelab.model.footprint import Film, Footprint, check_fits, footprint, free_bytes
 from cinelab.model.zoo import Bundle
+from cinelab.readable import Readable
 from cinelab.script.timeline import Timeline
 from cinelab.script.unconditional import unconditional_text
 from cinelab.threads import NUMBER, cores, own
@@ -40,15 +41,15 @@ SMALL = 500e6  # multiplications of a call of the model that keep one thread bus
 
 
 @dataclass
-class Timed:
+class Timed(Readable):
     """One chunk of a running film: pictures and where the time went.
 
     frames uint8 (B, f, H, W, 3)   latents (B, c, C, h, w)   seconds by cause: text, dit, memory, decode
     """
 
     index: int
-    frames: np.ndarray = field(repr=False)
-    latents: Tensor = field(repr=False)
+    frames: np.ndarray
+    latents: Tensor
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

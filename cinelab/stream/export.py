@@ -8,6 +8,7 @@ from pathlib import Path
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.outputs import together
+from cinelab.readable import Made
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import CONTINUE, Timeline, plan
@@ -83,11 +84,12 @@ def export(session: Session, folder: str | Path, head: int | None = None, title:
     with together(folder, MARK) as scratch:
         play.save(scratch / "screenplay.yaml")
         ShotList.of(line).save(scratch / "film.shots.json")
-        save_png(storyboard(frames, line.entry_spans, captions, title=title, fps=bundle.fps), scratch / "storyboard.png")
+        save_png(storyboard(frames, line.entry_spans, captions, title=title, fps=bundle.fps, turns=line.turns),
+                 scratch / "storyboard.png")
         write_gif(scratch / "film.gif", frames, bundle.fps)
         write_mp4(scratch / "film.mp4", frames, bundle.fps)
         write_json(scratch / MARK, info)
-    return folder
+    return Made(folder)
 
 
 def at_rest(session: Session) -> Session:

@@ -21,6 +21,8 @@ import numpy as np
 
 from cinelab.errors import CinelabError
 from cinelab.memory.cache import Memory
+from cinelab.readable import Readable
+from cinelab.stream.engine import Timed
 from cinelab.stream.session import Desk, Node, Session
 
 Result = TypeVar("Result")
@@ -28,10 +30,13 @@ Result = TypeVar("Result")
 AHEAD = 0.5  # seconds of film that a paced engine may be ahead of the clock
 RECENT = 32  # chunks that the read-out looks back on
 TIDY = 50  # chunks after which freed memory goes back to the system
+A_TURN = 8  # commands that one turn carries out before its chunk
+SLICE = 0.1  # seconds after which long work passes the turn on
+NOTED = 1  # chunks whose routing decisions a running film keeps: those of a whole film would fill the memory
 
 
 @dataclass(frozen=True)
-class Shown:
+class Shown(Readable):
     """A chunk's pictures uint8 (f, H, W, 3) on their way to a viewer, with what the viewer may want to tell of it."""
 
     node: int
@@ -53,7 +58,22 @@ class Readout:
     waiting: int = 0  # commands not yet carried out
     said: str = ""
     error: str = ""
+    remembering: tuple[int, int] | None = None  # (done, of how many) chunks that are put into the KV cache again
     desk: Desk = Desk()  # what the next chunk will be made with, and where it goes on
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What one film may take, None = as much as it likes: chunks of its whole tree, bytes of its log and chunks, commands
+    that wait to be carried out, bytes of its log alone."""
+
+    chunks: int | None = None
+    bytes: int | None = None
+    waiting: int | None = None
+    log: int | None = None
+
+
+NO_BOUNDS = Bounds()
 
 
 class Turns:
@@ -61,37 +81,54 @@ class Turns:
 
     def __init__(self):
         self._next = self._now = 0
+        self._owner: int | None = None
+        self._since = 0.0
         self._changed = threading.Condition()
 
     def __enter__(self) -> None:
         with self._changed:
             mine, self._next = self._next, self._next + 1
             self._changed.wait_for(lambda: self._now == mine)
+            self._owner, self._since = threading.get_ident(), time.monotonic()
 
     def __exit__(self, *_) -> None:
         with self._changed:
+            self._owner = None
             self._now += 1
             self._changed.notify_all()
+
+    def pass_on(self, seconds: float = SLICE) -> None:
+        """In the midst of long work: whoever has had the turn for so many seconds waits until those who wait have had theirs."""
+        late = self._owner == threading.get_ident() and time.monotonic() - self._since > seconds
+        if late and self._next > self._now + 1:
+            self.__exit__()
+            self.__enter__()
 
 
 class Live:
     """A session in a thread of its own. `pace` 1 = as fast as the film plays, None = as fast as it can.
 
     `ahead` is how many seconds of film a paced engine may be before the clock: less, and a command shows sooner; more, and
-    a slow chunk is not seen. Films of one model share `turns`. `listen` is called in the engine's thread with every chunk and must return at once.
+    a slow chunk is not seen. Films of one model share `turns`: a turn is a few commands and a chunk, whatever a film was sent, and
+    long work passes the turn on now and then. `listen` is called in the engine's thread with every chunk and must return at once.
     """
 
     def __init__(self, session: Session, pace: float | None = 1.0, listen: Callable[[Shown], None] | None = None,
-                 stop_at: int | None = None, ahead: float = AHEAD, turns: Turns | None = None):
+                 bounds: Bounds = NO_BOUNDS, ahead: float = AHEAD, turns: Turns | None = None):
         self._turns = turns or Turns()
-        self.session, self.pace, self.stop_at, self.ahead = session, pace, stop_at, ahead
+        self.session, self.pace, self.bounds, self.ahead = session, pace, bounds, ahead
+        session.reel.noted, session.reel.between = NOTED, self._between
         self._listen = listen
         self._commands: queue.Queue[tuple[Callable[[Session], object], Future] | None] = queue.Queue()
+        self._ending = threading.Event()
         self._box: Shown | None = None
         self._new = threading.Condition()
         self._times: deque = deque(maxlen=RECENT)
         self._readout = Readout(chunks=len(session.nodes), desk=session.desk)
         self._due, self._resumed = 0.0, None
+        self._chunk_bytes = sum(file.stat().st_size for file in (session.folder / "chunks").glob("*.safetensors"))
+        self._behind, self._to_remember = deque[int](), 0  # chunks that the head's state still lacks, and how many it lacked
+        self._look_behind()
         self._thread = threading.Thread(target=self._run, name="cinelab-engine", daemon=True)
         self._thread.start()
 
@@ -99,15 +136,22 @@ class Live:
         """Ask for a command; its ticket's result is one line, or a CinelabError. Commands keep their order."""
         return self.call(lambda _session: self._do(command, value))
 
-    def call(self, function: Callable[[Session], Result]) -> "Future[Result]":
+    def call(self, function: Callable[[Session], Result], bounded: bool = True) -> "Future[Result]":
         """Have `function(session)` done in the engine's thread between two chunks, in order with the commands. The film
-        waits for it, so it should be short."""
+        waits for it, so it should be short. Without `bounded` it does not count as a command that waits."""
         ticket: Future = Future()
+        most = self.bounds.waiting if bounded else None
         if not self._thread.is_alive():
             ticket.set_exception(CinelabError("The engine has ended; open the session again."))
-            return ticket
-        self._commands.put((function, ticket))
+        elif most is not None and self._commands.qsize() >= most:
+            ticket.set_exception(CinelabError(f"{most} commands wait already, which is the most here; give them time."))
+        else:
+            self._commands.put((function, ticket))
         return ticket
+
+    def pause(self, why: str = "Paused.") -> "Future[str]":
+        """Pause a film that plays, however many commands wait, and say why in the read-out; one that stands stays as it is."""
+        return self.call(lambda session: self._pause(session, why), bounded=False)
 
     def latest(self, after: int | None = None, timeout: float | None = None) -> Shown | None:
         """The newest pictures, those of a chunk other than `after`; None when the time is up."""
@@ -120,7 +164,8 @@ class Live:
         return replace(self._readout, waiting=self._commands.qsize())
 
     def close(self, timeout: float = 30.0) -> None:
-        """End after the running chunk. What was made is on the disk."""
+        """End after the running chunk; remembering a long film stops at once. What was made is on the disk."""
+        self._ending.set()
         self._commands.put(None)
         self._thread.join(timeout)
 
@@ -128,35 +173,59 @@ class Live:
 
     def _run(self) -> None:
         while True:
-            if not self._obey(wait=not self.session.desk.playing):
-                return self._refuse()
-            if self.session.desk.playing:
-                self._make()
+            sent = self._received(wait=not (self.session.desk.playing or self._behind))
+            if not sent and not self._behind and not self._on_time():
+                continue
+            timed, began = None, time.monotonic()
+            with self._turns:
+                if not self._obey(sent):
+                    break
+                if self._behind:
+                    self._remember()
+                elif self.session.desk.playing and self._early() <= 0 and not self._ending.is_set():
+                    began = time.monotonic()
+                    timed = self._make()
+            if timed is not None:
+                self._made(timed, began)
+        self._refuse()
 
-    def _obey(self, wait: bool) -> bool:
-        """Carry out what was sent, all of it; False at the end. While nothing plays, wait for something."""
-        while True:
-            try:
-                sent = self._commands.get(block=wait)
-            except queue.Empty:
-                return True
-            if sent is None:
+    def _received(self, wait: bool) -> list:
+        """The next commands, as many as a turn may carry out; while nothing plays, wait for one."""
+        sent = [self._commands.get()] if wait else []
+        with suppress(queue.Empty):
+            while len(sent) < A_TURN:
+                sent.append(self._commands.get_nowait())
+        return sent
+
+    def _obey(self, sent: list) -> bool:
+        """Carry out what was sent, in order; False at the end."""
+        for place, one in enumerate(sent):
+            if one is None:
+                self._fail(sent[place + 1 :])
                 return False
-            self._carry_out(*sent)
-            wait = False
+            self._carry_out(*one)
+        return True
 
     def _refuse(self) -> None:
         """What was sent after the end gets its answer too."""
         while not self._commands.empty():
-            sent = self._commands.get()
-            if sent is not None:
-                sent[1].set_exception(CinelabError("The engine has ended; open the session again."))
+            self._fail([self._commands.get()])
+
+    @staticmethod
+    def _fail(sent: list) -> None:
+        for one in filter(None, sent):
+            one[1].set_exception(CinelabError("The engine has ended; open the session again."))
+
+    def _between(self) -> None:
+        """Called between two chunks that are remembered again."""
+        if self._ending.is_set() and threading.current_thread() is self._thread:
+            raise CinelabError("The engine ends; open the session again.")
+        self._turns.pass_on()
 
     def _carry_out(self, function: Callable[[Session], object], ticket: Future) -> None:
         was = self.session.desk.playing
         try:
-            with self._turns:
-                result = function(self.session)
+            result = function(self.session)
         except Exception as error:  # whatever it is, the engine lives on to obey the next
             told = error if isinstance(error, CinelabError) else CinelabError(f"{type(error).__name__}: {error}")
             self._tell(error=str(told))
@@ -164,10 +233,13 @@ class Live:
             return
         if self.session.desk.playing and not was:
             self._due = self._resumed = time.monotonic()
+        self._look_behind()
         self._tell()
         ticket.set_result(result)
 
     def _do(self, command: str, value: dict) -> str:
+        if command != "pause" and (full := self._full(command)):
+            raise CinelabError(full)
         try:
             said = self.session.do(command, **value)
         except TypeError as error:
@@ -175,37 +247,88 @@ class Live:
         self._tell(said=said, error="")
         return said
 
-    def _make(self) -> None:
-        if not self._on_time():
-            return
-        began = time.monotonic()
+    def _pause(self, session: Session, why: str) -> str:
+        if session.desk.playing:
+            session.do("pause")
+            self._tell(said=why, error="")
+        return why
+
+    def _full(self, command: str = "resume") -> str:
+        """Why a command cannot be carried out any more, "" where it can."""
+        chunks, most = self.bounds.chunks, self.bounds.bytes
+        if command == "resume" and chunks is not None and len(self.session.nodes) >= chunks:
+            return f"The film has {chunks} chunks with all its takes, the most here; export it, or begin a new one."
+        if self.bounds.log is not None and self._log_bytes() >= self.bounds.log:
+            return f"The film's log takes {self.bounds.log / 2**20:.3g} MiB, the most here; export it, or begin a new one."
+        if most is not None and self._log_bytes() + self._chunk_bytes >= most:
+            return f"The film takes {most / 2**20:.3g} MiB, the most here; export it, or begin a new one."
+        return ""
+
+    def _log_bytes(self) -> int:
         try:
-            with self._turns:
-                timed = self.session.step()
-        except Exception as error:  # a full disk, a film that is too long: say it, keep what is there, wait for orders
-            self.session.desk = replace(self.session.desk, playing=False)
-            self._tell(error=f"{type(error).__name__}: {error}" if not isinstance(error, CinelabError) else str(error))
-            return
-        now, frames = time.monotonic(), timed.frames[0]
+            return (self.session.folder / "log.jsonl").stat().st_size
+        except OSError:  # there is none yet
+            return 0
+
+    def _look_behind(self) -> None:
+        """Find out what must be remembered before the film can go on from its head."""
+        self._behind = deque(missing(self.session, self.session.desk.head))
+        self._to_remember = len(self._behind)
+        self._tell(remembering=(0, self._to_remember) if self._behind else None)
+
+    def _remember(self) -> None:
+        """One chunk of a film that was opened again, or of a branch far back: commands come between."""
+        try:
+            self.session.state(self._behind.popleft())
+        except Exception as error:  # a chunk that cannot be read: tried again when the film is to go on
+            self._behind.clear()
+            if not self._ending.is_set():
+                self._stop(error)
+        done = self._to_remember - len(self._behind)
+        self._tell(remembering=(done, self._to_remember) if self._behind else None)
+
+    def _make(self) -> Timed | None:
+        """The next chunk; None where it cannot be made, and then the film waits for orders."""
+        if full := self._full():
+            return self._halt(said=full)
+        try:
+            return self.session.step()
+        except Exception as error:  # a full disk, a film that is too long: say it, keep what is there
+            return self._stop(error)
+
+    def _stop(self, error: Exception) -> None:
+        """Wait for orders because of an error, and say it."""
+        self._halt(error=str(error) if isinstance(error, CinelabError) else f"{type(error).__name__}: {error}")
+
+    def _halt(self, **said: str) -> None:
+        self.session.desk = replace(self.session.desk, playing=False)
+        self._tell(**said)
+
+    def _made(self, timed: Timed, began: float) -> None:
+        """Show a chunk and note how it went."""
+        now, frames, node = time.monotonic(), timed.frames[0], self.session.desk.head
+        with suppress(OSError):  # a file that somebody has taken away counts for nothing
+            self._chunk_bytes += (self.session.folder / "chunks" / f"{node:05d}.safetensors").stat().st_size
         self._times.append((len(frames), now - began, timed.seconds))
         if self.pace:
             self._due = max(self._due, began - self.ahead) + len(frames) / self.session.reel.bundle.fps / self.pace
-        node = self.session.desk.head
         self._show(Shown(node, frames, now, self.session.nodes[node], self.session.state(node).memory))
         self._count(now)
         if len(self.session.nodes) % TIDY == 0:
             give_back_memory()
-        if self.stop_at and self.session.nodes[self.session.desk.head].index + 1 >= self.stop_at:
-            self.session.desk = replace(self.session.desk, playing=False)
-            self._tell(said=f"The film has {self.stop_at} chunks, the most here; export it, or branch.")
+        if full := self._full():
+            self._halt(said=full)
+
+    def _early(self) -> float:
+        """Seconds until the next chunk is due."""
+        return self._due - self.ahead - time.monotonic() if self.pace else 0.0
 
     def _on_time(self) -> bool:
         """Whether the next chunk is due; else sleep a little, so that commands are obeyed meanwhile."""
-        early = self._due - self.ahead - time.monotonic()
-        if self.pace and early > 0:
+        early = self._early()
+        if early > 0:
             time.sleep(min(early, 0.01))
-            return False
-        return True
+        return early <= 0
 
     def _show(self, shown: Shown) -> None:
         with self._new:
@@ -225,6 +348,15 @@ class Live:
     def _tell(self, **changes) -> None:
         desk = self.session.desk
         self._readout = replace(self._readout, desk=desk, playing=desk.playing, **changes)
+
+
+def missing(session: Session, number: int | None) -> list[int]:
+    """The chunks of which no state is at hand that a film going on after `number` needs, in the order of the film."""
+    found = []
+    while number is not None and number not in session._states:
+        found.append(number)
+        number = session.nodes[number].parent
+    return found[::-1]
 
 
 def give_back_memory() -> None:

@@ -6,7 +6,7 @@ two takes. The batch roll-out (cinelab.stream.engine) makes the same bits where 
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -25,6 +25,7 @@ from cinelab.latent.codec import state_to, to_uint8
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.model.zoo import Bundle
+from cinelab.readable import Readable
 from cinelab.script.unconditional import unconditional_text
 from cinelab.stream.engine import Timed, empty_memory, quick, threads_for
 from cinelab.stream.overlap import memory_said, settled
@@ -47,7 +48,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class State:
+class State(Readable):
     """Where a film stands after `index` chunks. `shot_memory` is the memory as it stood before the running shot; a `pending`
     last chunk is made and not yet remembered: such a state is used up by the next step."""
 
@@ -60,10 +61,16 @@ class State:
 
 
 class Reel:
-    """Makes chunks with one model. Holds nothing of any film but encoded prompts."""
+    """Makes chunks with one model. Holds nothing of any film but encoded prompts.
+
+    `noted` is how many chunks' routing decisions a film's memory keeps (None = all). `between` is called before each chunk that
+    is remembered again, so that whoever shares the model may have it in between; what it raises ends the work.
+    """
 
     def __init__(self, bundle: Bundle, bf16: bool = False):
         self.bundle, self.bf16 = bundle, bf16
+        self.noted: int | None = None
+        self.between: Callable[[], None] = _at_once
         self.device = next(bundle.model.parameters()).device
         self._threads = threads_for(bundle)
         self._prompts: OrderedDict[str, Prompts] = OrderedDict()
@@ -112,6 +119,7 @@ class Reel:
 
     def recall(self, state: State, ask: Ask, latents: Tensor, pictures: bool = True) -> State:
         """The state after a chunk that was made before: its latents are remembered and (with `pictures`) decoded, not made."""
+        self.between()
         text, latents = self.prompts(ask.prompt), latents.to(self.device)
         state = self._open(state, ask, text)
         state.memory.begin(state.index, self._shot(ask))
@@ -160,15 +168,18 @@ class Reel:
 
     def _open(self, state: State, ask: Ask, text: Prompts) -> State:
         """A copy that may be written to, under the asked policy; a new shot notes what it began with."""
-        memory = replace(state.memory.snapshot(), policy=ask.policy)
+        memory = replace(state.memory.snapshot(), policy=ask.policy, noted=self.noted)
         if ask.cut or state.shot_memory is None:
             return replace(state, memory=memory, shot_memory=memory.snapshot(), shot_chunks=())
         if ask.recache and state.shot_chunks:
-            memory = replace(state.shot_memory.snapshot(), policy=memory.policy)
+            memory = replace(state.shot_memory.snapshot(), policy=memory.policy, noted=self.noted)
             first = state.index - len(state.shot_chunks)
             for number, latents in enumerate(state.shot_chunks, first):
+                self.between()
                 memory.begin(number, self._shot(ask))
                 self._remember(memory, text, replace(state, index=number), ask, latents)
+            # What the shot's chunks retrieved when they were made stays on record.
+            memory.decisions = state.memory.decisions + memory.decisions[len(state.shot_memory.decisions):]
         return replace(state, memory=memory)
 
     def _keep(self, state: State, ask: Ask, text: Prompts, latents: Tensor) -> State:
@@ -182,3 +193,7 @@ class Reel:
     def _remember(self, memory: Memory, text: Prompts, state: State, ask: Ask, latents: Tensor) -> None:
         with quick(self.bf16, self.device, self._threads):
             remember(self.bundle.model, memory, text, self._script(state, ask), state.index, latents)
+
+
+def _at_once() -> None:
+    """Nothing comes between two chunks."""

@@ -48,6 +48,7 @@ from cinelab.memory.policy import (
 )
 from cinelab.model.zoo import Bundle
 from cinelab.outputs import writing
+from cinelab.readable import Readable
 from cinelab.script.screenplay import check_text
 from cinelab.script.timeline import CONTINUE
 from cinelab.stream.chunk_file import checksum, decisions_in, decisions_of, read_chunk, write_chunk
@@ -59,6 +60,7 @@ SWITCHES = ("keep", "recache", "cut")  # what a changed prompt does: nothing els
 SCHEMA, READ = 2, (1, 2)  # 1 had neither hashes nor checksums
 ASIDE = "aside"  # where chunks are moved that the log knows nothing of
 OPENED: "WeakValueDictionary[Path, Session]" = WeakValueDictionary()  # one session a folder may write; opening it again takes over
+UNDONE = 1000  # commands that can be undone, the last ones
 RECENT, OPENINGS = 2, 4  # states kept ready: the newest, and those that shots began from (for retakes); others are made again
 
 
@@ -116,7 +118,7 @@ class Record:
 
 
 @dataclass
-class Session:
+class Session(Readable):
     """Open one with `Session.create` or `Session.resume`; `step()` makes a chunk, `do(command, ...)` directs. `Session.read`
     opens one that another process may be directing, to be looked into.
 
@@ -258,7 +260,7 @@ class Session:
 
     def _outcome(self, command: str, value: dict) -> tuple[Desk, str]:
         """The desk after a command, and what is said of it. Raises CinelabError where it cannot be carried out."""
-        if command not in COMMANDS:
+        if not isinstance(command, str) or command not in COMMANDS:
             raise CinelabError(f"Command {short(command)} is unknown; use one of {', '.join(COMMANDS)}.")
         if command == "undo":
             if value:
@@ -279,6 +281,7 @@ class Session:
             self._before.pop()
         elif command not in ("pause", "resume"):
             self._before.append(self.desk)
+            del self._before[:-UNDONE]
         self.desk = desk
 
     def place(self, desk: Desk | None = None) -> str:

@@ -2,12 +2,14 @@
 
 import base64
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from cinelab.script.screenplay import Screenplay
+from cinelab.script.timeline import Timeline
 from cinelab.stream.video import write_mp4
 
 
@@ -19,10 +21,21 @@ def film_line(frames: np.ndarray, fps: float, play: Screenplay) -> str:
     return f"Film({title}{shots}, {count} frames of {width} x {height} at {fps:g} a second, {count / fps:.1f} s)"
 
 
-def film_html(frames: np.ndarray, fps: float, caption: str) -> str:
-    """The film itself, as a player that needs no other file, over its caption."""
+def shot_lines(line: Timeline, play: Screenplay) -> list[str]:
+    """A line an entry of the screenplay: when it is seen, what it shows, and what changes in it, when."""
+    found = []
+    for (first, end), shot, turns in zip(line.entry_spans, play.shots, line.turns, strict=True):
+        said = "; ".join([shot.prompt, *(turn.line for turn in turns)])
+        found.append(f"{first / line.fps:.1f} to {end / line.fps:.1f} s: {said}")
+    return found
+
+
+def film_html(frames: np.ndarray, fps: float, caption: str, lines: Sequence[str] = ()) -> str:
+    """The film itself, as a player that needs no other file, over its caption and a list of its shots."""
     with TemporaryDirectory() as folder:
         write_mp4(Path(folder) / "film.mp4", frames, fps, small=True)
         data = base64.b64encode((Path(folder) / "film.mp4").read_bytes()).decode()
     player = f'<video controls loop muted autoplay style="max-width:100%" src="data:video/mp4;base64,{data}"></video>'
-    return f"<figure style=\"margin:0\">{player}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    shots = "".join(f"<li>{html.escape(one)}</li>" for one in lines)
+    listed = f"<details><summary>shots</summary><ol>{shots}</ol></details>" if lines else ""
+    return f"<figure style=\"margin:0\">{player}<figcaption>{html.escape(caption)}{listed}</figcaption></figure>"

@@ -1,4 +1,4 @@
-"""A storyboard: one card per shot with a few of its frames, its number, its time and its prompt."""
+"""A storyboard: one card per shot with a few of its frames, its number, its time, its prompt and what changed in it."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
+from cinelab.script.timeline import Turn
 from cinelab.stream.video import check_frames
 
 PAPER, CARD, INK, QUIET, ACCENT = "#f4f3ef", "#ffffff", "#1d2433", "#7a8191", "#3b5bdb"
@@ -42,19 +43,23 @@ def storyboard(
     fps: float = 8.0,
     stills: int = 3,
     layout: Layout = Layout(),
+    turns: Sequence[Sequence[Turn]] | None = None,
 ) -> Image.Image:
     """Draw the film as cards, `columns` in a row (2, or 1 for a single shot), RGB.
 
     frames uint8 (F, H, W, 3); spans (first, end) of every shot, end exclusive; one caption per
     shot; `stills` frames are shown of each: the first, the last and what lies evenly between.
+    `turns` are the changes inside every shot: each is written under a frame from the end of its stretch.
     """
     check_frames(frames)
-    _check_shots(frames, spans, captions, columns, stills)
+    _check_shots(frames, spans, captions, turns, columns, stills)
     columns = columns or min(2, len(spans))
     inner = layout.width - 2 * layout.margin - (columns - 1) * layout.gap
     cards = [
-        _card(number, frames, span, caption, inner // columns, fps, stills, layout)
-        for number, (span, caption) in enumerate(zip(spans, captions, strict=True), 1)
+        _card(number, frames, span, _panels(span, caption, changes, stills), inner // columns, fps, stills, layout)
+        for number, (span, caption, changes) in enumerate(
+            zip(spans, captions, turns or [()] * len(spans), strict=True), 1
+        )
     ]
     rows = [cards[i : i + columns] for i in range(0, len(cards), columns)]
     return _page(rows, title, layout)
@@ -66,11 +71,12 @@ def save_png(image: Image.Image, path: str | Path) -> None:
         image.save(temporary, format="PNG", optimize=True)
 
 
-def _check_shots(frames, spans, captions, columns, stills) -> None:
+def _check_shots(frames, spans, captions, turns, columns, stills) -> None:
     if not spans:
         raise CinelabError("spans: a storyboard needs at least one shot, found none")
-    if len(spans) != len(captions):
-        raise CinelabError(f"captions: {len(captions)} for {len(spans)} shots, give one per shot")
+    for name, given in (("captions", captions), ("turns", turns)):
+        if given is not None and len(spans) != len(given):
+            raise CinelabError(f"{name}: {len(given)} for {len(spans)} shots, give one per shot")
     for number, (first, end) in enumerate(spans, 1):
         if not 0 <= first < end <= len(frames):
             raise CinelabError(
@@ -82,22 +88,27 @@ def _check_shots(frames, spans, captions, columns, stills) -> None:
             raise CinelabError(f"{name}: {value} is too few, give 1 or more")
 
 
-def _card(number, frames, span, caption, width, fps, stills, layout) -> Image.Image:
-    """One shot as a white card of `width` pixels, as high as its caption needs."""
-    strip = _strip(frames, span, stills, width - 2 * layout.pad, layout)
-    font, label = _font(layout.caption_size, caption), _font(layout.label_size)
-    lines = _wrap(caption, font, width - 2 * layout.pad)
-    line = round(layout.caption_size * layout.leading)
-    head = round(layout.label_size * 1.9)
-    height = 2 * layout.pad + head + strip.height + layout.pad * 2 // 3 + line * len(lines)
+def _card(number, frames, span, panels, width, fps, stills, layout) -> Image.Image:
+    """One shot as a white card of `width` pixels, as high as its rows of stills and their captions need."""
+    rows = [panels[i : i + stills] for i in range(0, len(panels), stills)]
+    strips = [_strip(frames, row, stills, width - 2 * layout.pad, layout) for row in rows]
+    top = layout.pad + round(layout.label_size * 1.9)
+    height = top + sum(strip.height for strip in strips) + layout.pad // 2 * (len(rows) - 1) + layout.pad
     card = Image.new("RGB", (width, height), CARD)
-    _header(card, number, span, fps, label, layout)
-    top = layout.pad + head
-    card.paste(strip, (layout.pad, top))
-    pen, top = ImageDraw.Draw(card), top + strip.height + layout.pad * 2 // 3
-    for row, text in enumerate(lines):
-        pen.text((layout.pad, top + row * line), text, font=font, fill=INK)
+    _header(card, number, span, fps, _font(layout.label_size), layout)
+    for strip in strips:
+        card.paste(strip, (layout.pad, top))
+        top += strip.height + layout.pad // 2
     return card
+
+
+def _panels(span, caption: str, turns: Sequence[Turn], stills: int) -> list[tuple[int, str]]:
+    """The frames that are shown of a shot, each with the caption below it: its first frame under its prompt, and the last
+    frame of what follows every change under that change."""
+    ends = [*(turn.frame - 1 for turn in turns), span[1] - 1]
+    opening = np.linspace(span[0], ends[0], max(1, stills - len(turns))).round().astype(int)
+    shown = [(int(frame), caption if place == 0 else "") for place, frame in enumerate(opening)]
+    return shown + [(end, turn.line) for end, turn in zip(ends[1:], turns, strict=True)]
 
 
 def _header(card: Image.Image, number: int, span, fps: float, font, layout: Layout) -> None:
@@ -114,18 +125,37 @@ def _header(card: Image.Image, number: int, span, fps: float, font, layout: Layo
     pen.text((card.width - layout.pad, middle), times, font=font, fill=QUIET, anchor="rm")
 
 
-def _strip(frames, span, stills: int, width: int, layout: Layout) -> Image.Image:
-    """The shot's stills side by side, `width` pixels; a short shot may show a frame twice."""
-    chosen = np.linspace(span[0], span[1] - 1, stills).round().astype(int)
+def _strip(frames, panels, stills: int, width: int, layout: Layout) -> Image.Image:
+    """Stills side by side, `width` pixels, `stills` of them where all are there, and below each its caption, as wide as the
+    way to the next one. A short shot may show a frame twice."""
     edges = np.linspace(0, width + layout.strip_gap, stills + 1).round().astype(int)
     tall = round((edges[1] - layout.strip_gap) * frames.shape[1] / frames.shape[2])
-    strip = Image.new("RGB", (width, tall), CARD)
-    for index, left, right in zip(chosen, edges, edges[1:], strict=False):
+    notes = _notes([note for _, note in panels], edges, layout)
+    line = round(layout.caption_size * layout.leading)
+    below = max((len(lines) for _, lines, _ in notes), default=0)
+    full = tall + (layout.pad * 2 // 3 + line * below if below else 0)
+    strip = Image.new("RGB", (width, full), CARD)
+    for (index, _), left, right in zip(panels, edges, edges[1:], strict=False):
         size = (int(right - left) - layout.strip_gap, tall)
         # Lanczos keeps anti-aliased outlines round when 64 pixels become 300.
         still = Image.fromarray(frames[index]).resize(size, Image.Resampling.LANCZOS)
         strip.paste(still, (int(left), 0), _rounded(size, layout.radius // 2))
+    pen = ImageDraw.Draw(strip)
+    for left, lines, font in notes:
+        for row, text in enumerate(lines):
+            pen.text((left, tall + layout.pad * 2 // 3 + row * line), text, font=font, fill=INK)
     return strip
+
+
+def _notes(captions: Sequence[str], edges, layout: Layout) -> list[tuple[int, list[str], ImageFont.FreeTypeFont]]:
+    """Where each caption of a row begins, and its lines, which end before the next caption."""
+    starts = [column for column, caption in enumerate(captions) if caption]
+    found = []
+    for column, after in zip(starts, [*starts, len(edges) - 1][1:], strict=True):
+        font = _font(layout.caption_size, captions[column])
+        wide = int(edges[after] - edges[column]) - layout.strip_gap - (layout.pad if after < len(edges) - 1 else 0)
+        found.append((int(edges[column]), _wrap(captions[column], font, wide), font))
+    return found
 
 
 def _page(rows: list[list[Image.Image]], title: str | None, layout: Layout) -> Image.Image:

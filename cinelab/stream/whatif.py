@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import pandas as pd
 
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import Policy
 from cinelab.stream.engine import policy_after
+from cinelab.stream.looked import attention, scores_attention
 from cinelab.stream.session import Session
 
 
@@ -49,17 +51,29 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def shares(session: Session, head: int | None = None) -> dict[int, float]:
-    """Of all that the last shot retrieved, the share that lies in each earlier shot (counted from 1)."""
-    number = session.desk.head if head is None else head
-    table = session.routing(number)
-    last = table[(table["shot"] == session.nodes[number].shot) & (table["kept_shot"] < session.nodes[number].shot)]
-    counts = last["kept_shot"].value_counts(normalize=True).sort_index()
-    return {int(shot) + 1: float(share) for shot, share in counts.items()}
+    """Of the last shot's attention to earlier shots, the share that each of them had (counted from 1)."""
+    by_shot = _looked_back(session, head).groupby("kept_shot")["share"].sum()
+    return {int(shot) + 1: float(share) for shot, share in (by_shot / by_shot.sum()).items()}
 
 
 def most_retrieved(session: Session, head: int | None = None, count: int = 3) -> Sequence[int]:
-    """The earlier chunks (by index in the film) that the last shot looked at most, most first."""
+    """The chunks of earlier shots (by index in the film) that drew most of the last shot's attention, most first."""
+    return list(chunk_shares(session, head))[:count]
+
+
+def chunk_shares(session: Session, head: int | None = None) -> dict[int, float]:
+    """Of the last shot's attention to earlier shots, the share of every chunk (by index in the film), most first."""
+    by_chunk = _looked_back(session, head).groupby("kept_chunk")["share"].sum()
+    ranked = (by_chunk / by_chunk.sum()).sort_values(ascending=False, kind="stable")
+    return {int(chunk): float(share) for chunk, share in ranked.items()}
+
+
+def _looked_back(session: Session, head: int | None) -> pd.DataFrame:
+    """What the chunks of the shot that `head` ends retrieved from shots before it (see `looked.attention`)."""
     number = session.desk.head if head is None else head
+    if number is None:
+        raise CinelabError("There is no shot yet; play first.")
+    shot, scored = session.nodes[number].shot, scores_attention(session.ask(session.nodes[number]).policy)
     table = session.routing(number)
-    last = table[(table["shot"] == session.nodes[number].shot) & (table["kept_shot"] < session.nodes[number].shot)]
-    return [int(chunk) for chunk in last["kept_chunk"].value_counts().index[:count]]
+    found = attention(table[table["shot"] == shot], scored)
+    return found[found["kept_shot"] < shot]

@@ -13,6 +13,7 @@ from cinelab.flow import path
 from cinelab.latent.store import Clips, Store, dropped
 from cinelab.memory.sight import Bidirectional
 from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import parted, rng_at
 from cinelab.train.loop import Learner
@@ -23,7 +24,7 @@ from cinelab.train.provenance import draws_from
 
 
 @dataclass(frozen=True)
-class BidirectionalTraining:
+class BidirectionalTraining(Readable):
     model: WanConfig
     optim: Optim = field(default_factory=Optim)
     loss: str = "mse"  # a registered name or an import path (see train.losses)

@@ -9,6 +9,7 @@ import torch.nn.functional as fn
 from torch import Tensor
 
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig, to_tensor
+from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
 from cinelab.train.optim import Ema, Optim, adamw, descend
@@ -16,7 +17,7 @@ from cinelab.world import casting, render
 
 
 @dataclass(frozen=True)
-class CodecTraining:
+class CodecTraining(Readable):
     codec: ToyCodecConfig = field(default_factory=ToyCodecConfig)
     optim: Optim = field(default_factory=lambda: Optim(lr=2e-3, ema=0.995))
     steps: int = 3200

@@ -21,6 +21,7 @@ from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.memory.sight import TeacherForcing, sight_by_lot
 from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import parted
 from cinelab.train.levels import check_drawn, drawn
@@ -33,7 +34,7 @@ from cinelab.train.provenance import draws_from
 
 
 @dataclass(frozen=True)
-class ConsistencyTraining:
+class ConsistencyTraining(Readable):
     model: WanConfig
     optim: Optim = field(default_factory=lambda: Optim(ema=0.99))
     grid: tuple[int, ...] = (8, 16, 48)  # teacher steps from noise to data, over equal parts of the training

@@ -28,6 +28,7 @@ from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, Policy
 from cinelab.memory.sight import Bidirectional
 from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import parted, rng_at
 from cinelab.train.loop import Exam, Learner
@@ -41,7 +42,7 @@ HISTORIES = ("self", "truth")
 
 
 @dataclass(frozen=True)
-class DmdTraining:
+class DmdTraining(Readable):
     model: WanConfig
     sampling: Sampling = field(default_factory=lambda: Sampling(2, "consistency", guidance=1.0))  # the student's levels
     optim: Optim = field(default_factory=lambda: Optim(lr=1e-4, betas=(0.0, 0.999), ema=0.98, warmup=10))

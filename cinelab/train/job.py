@@ -24,6 +24,7 @@ from cinelab.latent.store import Clips, Store, check_begin, unconditional_words
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, WanConfig, init_toy
 from cinelab.model.weights import DTYPES, open_weights
+from cinelab.readable import Readable
 from cinelab.seeds import rng_at
 from cinelab.texts import JOB, read_yaml
 from cinelab.train import presets
@@ -53,7 +54,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Readable):
     """See the head of the file. Paths are relative to where it is run."""
 
     stage: str

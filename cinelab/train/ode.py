@@ -27,6 +27,7 @@ from cinelab.latent.store import Clips
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.memory.sight import Causal, TeacherForcing, sight_by_lot
 from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import parted
 from cinelab.train.levels import check_drawn, drawn
@@ -41,7 +42,7 @@ HISTORIES = ("truth", "clean", "noisy")
 
 
 @dataclass(frozen=True)
-class OdeTraining:
+class OdeTraining(Readable):
     model: WanConfig
     pairs: PairsConfig = field(default_factory=PairsConfig)
     optim: Optim = field(default_factory=Optim)

@@ -23,11 +23,13 @@ from torch import Tensor
 from cinelab.checksums import read_arrays, read_sealed, write_arrays, write_sealed
 from cinelab.errors import CinelabError
 from cinelab.flow import path
-from cinelab.flow.sampler import Prompts, Sampling, check_levels, check_solver, walk
+from cinelab.flow.sampler import Prompts, Sampling, check_solver, walk
 from cinelab.latent.store import Clips, Store, compared_with
+from cinelab.limits import check_levels
 from cinelab.memory.policy import FULL, Policy
 from cinelab.memory.sight import Bidirectional, KnownHistory
 from cinelab.outputs import AT_ONCE, writing
+from cinelab.readable import Readable
 from cinelab.seeds import rng_at
 from cinelab.train.provenance import data_of
 
@@ -36,7 +38,7 @@ TEACHERS = ("autoregressive", "bidirectional")
 
 
 @dataclass(frozen=True)
-class PairsConfig:
+class PairsConfig(Readable):
     """What is integrated and what is kept. `levels` are places on the path before the shift."""
 
     teacher: str = "autoregressive"

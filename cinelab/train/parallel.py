@@ -30,6 +30,7 @@ from torch.distributed.fsdp import (
 from torch.utils.checkpoint import checkpoint
 
 from cinelab.errors import CinelabError
+from cinelab.readable import Readable
 from cinelab.train.sequence import Sequence as SequenceGroup
 
 warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # keys and values, which nobody changes in place
@@ -55,7 +56,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Parallel:
+class Parallel(Readable):
     """One process among `world`. With one, everything here does nothing."""
 
     rank: int = 0

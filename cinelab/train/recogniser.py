@@ -19,6 +19,7 @@ from cinelab.checksums import read_arrays, write_arrays
 from cinelab.errors import CinelabError
 from cinelab.latent.codec import Codec, to_tensor, to_uint8
 from cinelab.model import zoo
+from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import parted
 from cinelab.train.loop import Learner
@@ -44,7 +45,7 @@ class Soil:
 
 
 @dataclass(frozen=True)
-class RecogniserTraining:
+class RecogniserTraining(Readable):
     optim: Optim = field(default_factory=lambda: Optim(lr=2e-3, ema=0.995))
     soil: Soil = field(default_factory=Soil)
     steps: int = 1800
@@ -66,7 +67,7 @@ class RecogniserTraining:
 
 
 @dataclass(frozen=True)
-class Clips:
+class Clips(Readable):
     """Single shots and what they show."""
 
     frames: np.ndarray  # uint8 (n, F, H, W, 3)

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from cinelab.errors import CinelabError
 from cinelab.model.wan import See
+from cinelab.readable import Readable
 
 
 @dataclass(frozen=True)
-class Sequence:
+class Sequence(Readable):
     """The processes that share a clip: a process group and its size."""
 
     group: Any
@@ -44,7 +45,7 @@ class Sequence:
 
 
 @dataclass(frozen=True)
-class Share:
+class Share(Readable):
     """One pass of one clip: `counts` are the frames of each process."""
 
     group: Any

@@ -19,6 +19,7 @@ from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.memory.sight import TeacherForcing as Sight
 from cinelab.memory.sight import sight_by_lot
 from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import parted
 from cinelab.train.loop import Learner
@@ -31,7 +32,7 @@ WEIGHTS = ("even", "bell")
 
 
 @dataclass(frozen=True)
-class TeacherForcingTraining:
+class TeacherForcingTraining(Readable):
     model: WanConfig
     optim: Optim = field(default_factory=Optim)
     camr: Policy = field(default_factory=CAMR)

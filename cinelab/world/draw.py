@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from cinelab.readable import Readable
+
 SS = 4  # supersampling per axis
 SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates
 ONE = 1 << SHIFT
@@ -20,7 +22,7 @@ def tint(colour: Colour, light: tuple[float, float, float] = (1.0, 1.0, 1.0), ad
 
 
 @dataclass(frozen=True)
-class Pen:
+class Pen(Readable):
     """Draws in local units: origin (x, y) and `scale` in canvas pixels, y up, rotated by `tilt` radians."""
 
     canvas: np.ndarray

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from cinelab.readable import Readable
 from cinelab.world.actors import draw_actor, pose_at
 from cinelab.world.casting import FilmPlan, ShotPlan
 from cinelab.world.draw import SS, Pen
@@ -23,7 +24,7 @@ PAN, ZOOM = 0.07, 0.07  # camera speed: frame heights, and share, per second
 
 
 @dataclass(frozen=True)
-class Rendered:
+class Rendered(Readable):
     """A film and everything that is true about it."""
 
     frames: np.ndarray  # uint8 (F, H, W, 3)

@@ -70,6 +70,7 @@ UNPROMPTED: dict[str, tuple[str, ...]] = {
     "side": ("left", "right"),
 }
 ATTRIBUTES = PROMPTED | UNPROMPTED
+FAMILY = {"setting": "places", "camera": "camera moves"}  # where a family is not its attribute with an s
 IDENTITY = ("pattern", "accessory", "second")  # what a character keeps
 SCENERY = ("landmark", "side")  # what a place keeps
 
@@ -96,6 +97,11 @@ def known_words() -> list[str]:
     """Every word a toybox caption can contain, sorted."""
     spoken = [phrase for _, _, phrase in _phrases()]
     return sorted({word for text in (*spoken, *TEMPLATES, CONTINUE) for word in words(re.sub(r"{\w+}", "", text))})
+
+
+def families() -> dict[str, list[tuple[str, ...]]]:
+    """The phrases of every value by their family, as `cinelab.script.hints` names families."""
+    return {FAMILY.get(name, f"{name}s"): list(values.values()) for name, values in PHRASES.items()}
 
 
 def read(prompt: str) -> dict[str, str]:

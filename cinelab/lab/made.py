@@ -1,0 +1,77 @@
+"""Where a result comes from: the command, the revision of the code, the weights. Stands in a JSON result, or beside a table.
+
+    {"command": "cinelab score toybox-2step", "git": "1f2e...-dirty", "cinelab": "0.1.0", "python": "3.11.9",
+     "weights": {"toybox-2step": "b1946ac92492d234"}, "seeds": [0, 1, 2]}
+
+What is not known is null: nothing is guessed from a file's name or place.
+"""
+
+import hashlib
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from cinelab.errors import CinelabError
+from cinelab.files import glance, write_json
+from cinelab.model.zoo import fingerprint
+
+CODE = Path(__file__).parents[1]
+SUFFIX = ".made.json"
+
+
+def made(weights: Iterable[str | Path] = (), **more: Any) -> dict[str, Any]:
+    """What made a result here and now: the command, code, and a mark of each of these weights."""
+    marks = {str(name): mark_of(name) for name in weights}
+    return {"command": command(), "git": revision(), "cinelab": version("cinelab"), "python": platform.python_version(),
+            **({"weights": marks} if marks else {}), **more}  # fmt: skip
+
+
+def command() -> str | None:
+    """The command line, where `cinelab` was called from one; None in a notebook or a script, which say it themselves."""
+    program = Path(sys.argv[0]) if sys.argv else Path()
+    own = program.name == "cinelab" or (program.name == "__main__.py" and program.parent.name == "cinelab")
+    return shlex.join(["cinelab", *sys.argv[1:]]) if own else None
+
+
+def revision(folder: Path = CODE) -> str | None:
+    """The commit of a checkout, with -dirty where files are changed; None where there is none."""
+    described = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    with suppress(OSError):
+        return subprocess.run(described, cwd=folder, capture_output=True, text=True).stdout.strip() or None
+    return None
+
+
+def short_revision(git: str | None, length: int = 10) -> str:
+    """A revision as tables show it, with a word where files were changed; nothing where it is not known."""
+    if not isinstance(git, str) or not git:
+        return ""
+    commit, changed, _ = git.partition("-dirty")
+    return commit[:length] + (" and changes" if changed else "")
+
+
+def mark_of(name: str | Path) -> str | None:
+    """A mark of the weights of a model: a hash of the file, or of names, sizes and samples where they are many and large."""
+    with suppress(CinelabError):
+        return fingerprint(Path(name))
+    with suppress(OSError):
+        parts = sorted(Path(name).rglob("*.safetensors"))
+        return glance(parts) if parts else None
+    return None
+
+
+def file_mark(path: str | Path) -> dict[str, str]:
+    """A file and its SHA-256."""
+    return {"file": str(path), "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+
+
+def note_beside(path: str | Path, told: dict[str, Any]) -> Path:
+    """Write what made a table beside it, as <name>.made.json: a CSV or Markdown file has no place for it."""
+    note = Path(path).with_name(Path(path).name + SUFFIX)
+    write_json(note, told)
+    return note

@@ -1,0 +1,66 @@
+"""A git filter: a notebook as it is committed, whatever was run in it. `make` sets it up (see .gitattributes).
+
+    python cinelab/lab/plain_notebook.py < notebook.ipynb      without outputs, counts and marks of the machine
+
+It needs nothing but Python, since git calls it for every changed notebook. What is no notebook goes through
+as it is. `saved` is JupyterLab's hook: git takes a file of another length for changed until it has looked.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+
+
+def plain(text: str) -> str:
+    """A notebook's JSON without what running it leaves, in the order and spacing that Jupyter writes."""
+    try:
+        notebook = json.loads(text)
+        notebook["cells"] = [_cell(cell) for cell in notebook["cells"] if not _injected(cell)]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return text
+    notebook["metadata"] = METADATA
+    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def _cell(cell: dict) -> dict:
+    tags = cell["metadata"].get("tags")
+    kept = {**cell, "metadata": {"tags": tags} if tags else {}}
+    return kept | {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else kept
+
+
+def _injected(cell: dict) -> bool:
+    """Whether papermill has put the cell there."""
+    return "injected-parameters" in cell["metadata"].get("tags", [])
+
+
+def saved(os_path: str, **_: Any) -> None:
+    """Let git look at a notebook that was just saved, if nothing but outputs has changed in it."""
+    folder, name = Path(os_path).parent, Path(os_path).name
+    git = ["git", "-C", str(folder)]
+    calls = [
+        [*git, "ls-files", "--error-unmatch", name],
+        [*git, "diff", "--quiet", "--", name],
+        [*git, "add", "--", name],
+    ]
+    for call in calls if name.endswith(".ipynb") else ():
+        try:
+            if subprocess.run(call, capture_output=True, timeout=10).returncode:
+                return
+        except (OSError, subprocess.SubprocessError):  # no git: then nobody asks what has changed
+            return
+
+
+if __name__ == "__main__":
+    data = sys.stdin.buffer.read()
+    try:
+        data = plain(data.decode()).encode()
+    except UnicodeDecodeError:
+        pass
+    sys.stdout.buffer.write(data)

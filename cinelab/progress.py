@@ -1,0 +1,159 @@
+"""What a long command is doing: on a terminal one line that moves, in a file or a pipe a plain line now and then.
+
+    with progress("making the film") as show:
+        show.at(12, 40, "chunk")            chunk 12 of 40, 9.8 a second, 2.9 s to go
+        show.stage("scoring")               the next part of the work
+        show("3 of 8: results/a.mp4")       the third of eight begins (two are done); `tell=show` is enough
+        show("passed over: notes.txt")      any other text is a line that stays
+
+The clock ticks while nothing arrives, and the time to go is never 0 while something is still going on.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from statistics import mean
+
+from cinelab.printing import Console, Live, Text, err, out, say, visible
+
+OFTEN = 10.0  # seconds between two plain lines of one stage
+SHORT = 2.0  # seconds in which a command needs not say what it does
+TURNING = "|/-\\"
+COUNTED = re.compile(r"(\d+) of (\d+): (.*)", re.DOTALL)
+
+
+class Progress:
+    """The stages of a command's work, and how far the present one is. See the head of the file."""
+
+    def __init__(self, text: str, quiet: float = 0.0, clock: Callable[[], float] = time.monotonic):
+        self.clock, self.quiet, self.lives = clock, quiet, False
+        self.said: tuple[float, str] | None = (
+            None  # when the last plain line was printed, and of which stage
+        )
+        self.began = clock()
+        self._begin(text)
+
+    def _begin(self, text: str) -> None:
+        self.text, self.what, self.unit = text, "", ""
+        self.done, self.total, self.first = (
+            0,
+            None,
+            None,
+        )  # `first`: what was done when counting began
+        self.since = self.last = self.clock()  # when it began, and when `done` last grew
+
+    def stage(self, text: str) -> None:
+        """Another part of the work begins."""
+        self._begin(text)
+        self._plain()
+
+    def at(self, done: int, total: int | None = None, unit: str = "", what: str = "") -> None:
+        """So many are done, of how many if that is known; `what` is the one at work."""
+        if self.first is None:
+            self.first, self.since = done, self.clock()
+        if done != self.done:
+            self.last = self.clock()
+        self.done, self.total, self.unit, self.what = done, total, unit, what
+        self._plain()
+
+    def __call__(self, text: str) -> None:
+        """`text` of the form "3 of 8: name" moves the present stage; any other is a line that stays."""
+        if counted := COUNTED.fullmatch(text):
+            self.at(int(counted[1]) - 1, int(counted[2]), what=counted[3])
+        else:
+            say((text, "dim"))
+
+    def line(self) -> str:
+        """Where the work stands now."""
+        return ", ".join(filter(None, [f"{self.text}{self._count()}", self._pace(), self._left()]))
+
+    def _count(self) -> str:
+        if self.what:  # the next one is at work
+            return f": {self.done + 1} of {self.total}, {self.what}"
+        of = f" of {self.total}" if self.total else ""
+        return f": {self.unit or 'step'} {self.done}{of}" if self.done or self.total else ""
+
+    def _each(self) -> float | None:
+        """Seconds that one takes; None before two are known."""
+        made = self.done - (self.first or 0)
+        return (self.last - self.since) / made if made > 0 and self.last > self.since else None
+
+    def _pace(self) -> str:
+        each = self._each()
+        if each is None:
+            return ""
+        return f"{1 / each:.3g} a second" if each < 1 else f"{spoken(each)} each"
+
+    def _left(self) -> str:
+        each = self._each()
+        if not self.total or each is None or self.done >= self.total:
+            return ""
+        seconds = (self.total - self.done - 1) * each + still([each], self.clock() - self.last)
+        return f"{about(seconds)} to go"
+
+    def render(self) -> Text:
+        """The line that moves, cut to the terminal's width: nothing in it is to be copied."""
+        spent = self.clock() - self.began
+        turn = TURNING[int(8 * spent) % len(TURNING)]
+        return Text(
+            visible(f"{turn} {self.line()} ({spoken(spent)})"), no_wrap=True, overflow="ellipsis"
+        )
+
+    def _plain(self) -> None:
+        """Print a line where no line moves: at once for a new stage, then every OFTEN seconds."""
+        now = self.clock()
+        if (
+            not self.lives
+            and now - self.began >= self.quiet
+            and (self.said is None or self.said[1] != self.text or now - self.said[0] >= OFTEN)
+        ):
+            self.said = (now, self.text)
+            say((self.line(), "dim"))
+
+
+@contextmanager
+def progress(text: str, quiet: float = 0.0, often: float = 8.0) -> Iterator[Progress]:
+    """Show what is done inside; the moving line, drawn `often` a second, is gone afterwards.
+
+    Where no line moves, nothing is printed in the first `quiet` seconds.
+    """
+    shown, screen = Progress(text, quiet), terminal()
+    if screen is None:
+        shown._plain()
+        yield shown
+        return
+    shown.lives = True
+    with Live(
+        console=screen, get_renderable=shown.render, refresh_per_second=often, transient=True
+    ):
+        yield shown
+
+
+def terminal() -> Console | None:
+    """The console on which a line can move: the output's, or the messages' where only the output goes elsewhere."""
+    return next((one for one in (out, err) if one.is_terminal and not one.is_dumb_terminal), None)
+
+
+def still(durations: Sequence[float], spent: float) -> float:
+    """Seconds that something which has taken `spent` will take further, by what others took; never 0.
+
+    Others that took longer say it; when it is the slowest so far, half as long again is a guess that grows.
+    """
+    longer = [one for one in durations if one > spent]
+    return mean(longer) - spent if longer else spent / 2
+
+
+def spoken(seconds: float) -> str:
+    """Seconds in words: 31.2 s, 3 min 12 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def about(seconds: float) -> str:
+    """A forecast in words, which is never 0."""
+    if seconds < 1:
+        return "under 1 s"
+    return f"{seconds:.0f} s" if seconds < 59.5 else spoken(max(60, seconds))

@@ -1,0 +1,125 @@
+"""What to say instead of a word that a closed vocabulary does not have.
+
+A hint is a known word that differs by a slip of the hand or by its ending, else the words of the family that
+the sentence asks for at this place (in "a dog waves" a kind is asked for, in "at dusk" a time). Where neither
+is clear there is no hint: a wrong one misleads.
+"""
+
+from collections.abc import Mapping, Sequence
+
+ENDINGS = ("ing", "ies", "es", "ed", "er", "ly", "s")
+ARTICLES = frozenset("a an the his her its their my our this that one two three some".split())
+WHERE = frozenset("in on near into inside through across over along behind beside at by".split())
+WHEN = frozenset("at by during before after until till towards".split())
+WHO = frozenset("that who which he she it they".split())
+SHORTEST = 4  # letters of a known word that a slip may have changed; shorter ones resemble too much
+SIZES, KINDS, COLOURS, ACTIONS, PLACES, TIMES, CAMERA = FAMILIES = (
+    "sizes",
+    "kinds",
+    "colours",
+    "actions",
+    "places",
+    "times",
+    "camera moves",
+)
+
+
+class Hints:
+    """Hints from families of phrases: {"kinds": ["cat", "rabbit", ...], ...}, named as in FAMILIES; of each phrase
+    list the first of every value is shown, and all are recognised."""
+
+    def __init__(
+        self, families: Mapping[str, Sequence[Sequence[str]]], little: frozenset[str] = frozenset()
+    ):
+        self.shown = {name: [phrases[0] for phrases in values] for name, values in families.items()}
+        self.family: dict[
+            str, str
+        ] = {}  # word -> its family, for words of one family that carry it
+        for name, values in families.items():
+            for word in (
+                word for phrases in values for phrase in phrases for word in phrase.split()
+            ):
+                if len(word) > 2 and word not in little | ARTICLES | WHERE:
+                    self.family.setdefault(word, name)
+
+    def of(self, words: Sequence[str], place: int) -> str:
+        """The hint for the unknown word at `place`, ready to stand behind it; empty where there is none."""
+        word, asked = words[place], self._asked(words, place)
+        near = similar(
+            word, [known for known, name in self.family.items() if asked in (None, name)]
+        )
+        if near:
+            return f" (did you mean {near!r}?)"
+        return f" ({asked} are {', '.join(self.shown[asked])})" if asked in self.shown else ""
+
+    def _asked(self, words: Sequence[str], place: int) -> str | None:
+        """The family of which the sentence wants a word at `place`; None = not clear."""
+        two, one, after = _at(words, place - 2), _at(words, place - 1), _at(words, place + 1)
+        if after == "shot":
+            return SIZES
+        if "camera" in (one, after):
+            return CAMERA
+        if one in ("the", "a", "an") and two in WHERE and after not in self.family:
+            return PLACES
+        if one in WHEN and after not in self.family:
+            return TIMES
+        if one in WHO or (self._is_kind(words, place - 1) and _verbal(words[place])):
+            return ACTIONS
+        return KINDS if self._is_kind(words, place) else None
+
+    def _is_kind(self, words: Sequence[str], place: int) -> bool:
+        """Whether a kind stands at `place`, or an unknown word in a kind's place: "a dog that", "a red dog", "a dog runs"."""
+        word, one, after = _at(words, place), _at(words, place - 1), _at(words, place + 1)
+        if not word or word in self.family:
+            return self.family.get(word) == KINDS
+        if self.family.get(one) == COLOURS:
+            return self.family.get(after) not in (KINDS, COLOURS)
+        does = after in ("that", "who") or self.family.get(after) == ACTIONS or _verbal(after)
+        return does and (one in ARTICLES or not one) and _at(words, place - 2) not in WHERE
+
+
+def _at(words: Sequence[str], place: int) -> str:
+    return words[place] if 0 <= place < len(words) else ""
+
+
+def _verbal(word: str) -> bool:
+    """Whether a word may be what somebody does: runs, running (and not ran, which looks like anything)."""
+    return len(word) > 3 and (
+        word.endswith("ing") or (word.endswith("s") and not word.endswith(("ss", "us")))
+    )
+
+
+def similar(word: str, known: Sequence[str]) -> str | None:
+    """The known word of which this is another form or a slip (one letter too many, too few, wrong or swapped)."""
+    forms = [other for other in known if _stems(word) & _stems(other)]
+    slips = [
+        other
+        for other in known
+        if len(other) >= SHORTEST and other[0] == word[0] and _slip(word, other)
+    ]
+    return next(iter(forms + slips), None)
+
+
+def _stems(word: str) -> set[str]:
+    """The word, and what is left of it without an ending; a doubled last letter counts once (hopping, hop)."""
+    cut = {word} | {
+        word.removesuffix(end) for end in ENDINGS if word.endswith(end) and len(word) - len(end) > 2
+    }
+    return cut | {stem[:-1] for stem in cut if stem[-1:] == stem[-2:-1] and len(stem) > 3}
+
+
+def _slip(word: str, known: str) -> bool:
+    """One letter swapped with the next, left out or put in; or, in long words only, one taken for another."""
+    if len(word) == len(known):
+        wrong = [i for i, (a, b) in enumerate(zip(word, known, strict=True)) if a != b]
+        swapped = (
+            len(wrong) == 2
+            and wrong[1] == wrong[0] + 1
+            and word[wrong[0]] == known[wrong[1]]
+            and word[wrong[1]] == known[wrong[0]]
+        )
+        return swapped or (len(wrong) == 1 and len(word) > 5)
+    short, long = sorted((word, known), key=len)
+    return len(long) - len(short) == 1 and any(
+        long[:i] + long[i + 1 :] == short for i in range(len(long))
+    )
