@@ -451,12 +451,19 @@ def results(folder: Path) -> None:
 
 
 @kind(some_results)
+def cells(folder: Path) -> None:
+    from cinelab.lab.pooling import comparisons, costs, load_cells, pooled
+    from cinelab.lab.report import provenance, run_table, summary
+
+    found = load_cells(folder / "memory")
+    assert len(found.table) >= 3, "a broken cell is a row"
+    pooled(found), costs(found), comparisons(found, found.metrics), provenance(found), run_table(found), summary(found)
+
+
+@kind(some_results)
 def report(folder: Path) -> None:
-    from cinelab.lab.pooling import load_cells
     from cinelab.lab.report import render, section
 
-    cells = load_cells(folder / "memory")
-    assert len(cells.table) >= 3, "a broken cell is a row"
     render([section([str(folder / "memory")])], "t")
 
 

@@ -123,12 +123,11 @@ def direct(screenplay: Annotated[Path, typer.Argument(help="a screenplay in YAML
 
 def show_scores(path: Path) -> None:
     """The mean of every score in a film's table."""
-    import pandas as pd
-
     from cinelab.lab.results import text_of
     from cinelab.score.film import digest
+    from cinelab.tables import read_frame
 
-    rows = digest(pd.read_parquet(path)).itertuples()
+    rows = digest(read_frame(path, "make the film again")).itertuples()
     show_table(["score", "mean", "of"], [[metric, text_of(mean), str(count)] for metric, mean, count in rows])
 
 

@@ -33,7 +33,7 @@ WHOLE = 2**63  # whole numbers of settings lie below in magnitude: larger ones f
 
 RATE = 1000  # pictures a second
 LARGE = 10**6  # widths, dimensions and other sizes of a network, of a batch
-LAYERS = 1000
+LAYERS = 200
 TRAINED = 10**9  # steps of a training, films and clips of its data
 
 # What a setting of a file or notebook may be, by its name, whatever group of settings it stands in: (least, most).

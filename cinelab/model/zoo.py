@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from cinelab.checksums import changed, check_unchanged, write_checksums
-from cinelab.config import from_dict, read_mapping, to_dict
+from cinelab.config import from_dict, mapping, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling, Steps
@@ -30,6 +31,7 @@ from cinelab.readable import Readable
 from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
 from cinelab.world.vocab import families, known_words
 
+SMALL = 10**8  # numbers of a model that may be built before its weights are compared with it
 WHOLE = {"model": dict, "text": dict, "codec": str, "sampling": dict, "chunk": int, "span": int, "fps": int | float, "size": list}
 SHELF = Path(__file__).parent.parent / "checkpoints"
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
@@ -160,10 +162,10 @@ def load_codec(name: str | Path = "toybox-codec") -> ToyCodec:
     return filled(ToyCodec(config), folder)
 
 
-def filled(module: nn.Module, folder: Path) -> nn.Module:
-    """`module` with the weights of a checkpoint folder: all of them, floats, finite, of the right shapes, and those that were
+def filled(module: nn.Module, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> nn.Module:
+    """`module` with the weights of a checkpoint folder (given where they are read already): all of them, floats, finite, of the right shapes, and those that were
     written there. Says (a warning) where config.json is another one, which may have been changed on purpose."""
-    fill(module, read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    fill(module, read_weights(folder / WEIGHTS) if weights is None else weights, folder / WEIGHTS)
     check_unchanged(folder, WEIGHTS)
     if changed(folder, CONFIG):
         warnings.warn(f"{folder / CONFIG} has changed since it was written, for its checksum is another; copy it again unless you have "
@@ -205,16 +207,30 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
     config = {key: read_part(folder, key) for key in WHOLE} | read_mapping(folder / CONFIG)
     if odd := next((key for key, kind in WHOLE.items() if not isinstance(config[key], kind)), None):
         raise CinelabError(f"{folder / CONFIG} has {odd} {config[odd]!r:.60}, which is none; copy the folder again.")
-    model = CausalWan(from_dict(WanConfig, config["model"]))
-    text = dict(config["text"])
+    text = mapping(config["text"], f"{folder / CONFIG}: text", vocabulary=list[str] | None)
     encoder = WordEncoder(text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text), families())
-    filled(model, folder)
+    model = _transformer(from_dict(WanConfig, config["model"]), folder)
     near = folder.parent / config["codec"]
     codec = load_codec(near if (near / CONFIG).exists() else config["codec"])
     _check_parts(model.config, codec, encoder, config, folder)
     return Bundle(folder.name, model.to(device), codec.to(device), encoder, from_dict(Sampling, config["sampling"]),
                   config["chunk"], config["span"], config["fps"], tuple(config["size"]), config, lambda: fingerprint(folder),
                   policy=config.get("policy"), reach=config.get("reach", SPAN))
+
+
+def _transformer(config: WanConfig, folder: Path) -> CausalWan:
+    """A transformer with a folder's weights. One that is far larger than these is refused before it takes any memory."""
+    weights = read_weights(folder / WEIGHTS)
+    held = sum(value.numel() for value in weights.values())
+    try:
+        with torch.device("meta"):
+            wanted = sum(value.numel() for value in CausalWan(config).state_dict().values())
+    except RuntimeError:  # more bytes than can be counted
+        wanted = inf
+    if wanted > max(2 * held, SMALL):
+        raise CinelabError(f"{folder / CONFIG} describes a model of {wanted} numbers, and {WEIGHTS} holds {held}; restore the {CONFIG} that belongs "
+                           "to these weights.")
+    return filled(CausalWan(config), folder, weights)
 
 
 def _check_parts(model: WanConfig, codec: Codec, encoder: TextEncoder, config: dict, folder: Path) -> None:
