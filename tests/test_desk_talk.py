@@ -273,6 +273,7 @@ def test_a_take_is_watched_from_the_disk_and_the_film_stays_where_it_is(talk, tm
     assert message["chunks"] == list(range(shot["chunks"])) and message["chunks"][-1] == shot["last"]
     assert talk.desk.live.session.desk.head == head and not talk.desk.live.readout.playing
     assert "is not in this session" in talk.answer(talk.hear("watch", chunk=999))["error"]
+    assert "chunk is 'x'" in talk.answer(talk.hear("watch", chunk="x"))["error"]
 
 
 # ---- one desk a folder
