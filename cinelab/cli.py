@@ -160,11 +160,12 @@ def compare(names: Annotated[list[str], typer.Argument(help="models whose cards 
         markdown,
     )
     from cinelab.lab.made import note_beside
+    from cinelab.lab.results import csv_text
 
     with writing_file(output, (".csv", ".md")):
         rows = compare_cards(names, folder)
         if output:
-            write_text(output, markdown(benchmark_table(names, folder)) if output.suffix == ".md" else rows.to_csv(index=False))
+            write_text(output, markdown(benchmark_table(names, folder)) if output.suffix == ".md" else csv_text(rows))
             note_beside(output, made_from(names, folder))
     show_table(["metric", *names], comparison_lines(rows, names))
     say((f"Value [95 % interval]; x: the share of {names[0]}'s on the films that both made, + or -: the difference from it. ", "dim"),

@@ -11,7 +11,7 @@ from cinelab.files import write_json
 from cinelab.lab.pooling import compared, comparisons, costs, load_cells, pooled
 from cinelab.lab.report import html_table, render, report, safe_json, section
 from cinelab.lab.report_figures import front, metric_figure, pareto_figure, shots_figure
-from cinelab.lab.results import column_table, index, overview, query, save, telling
+from cinelab.lab.results import column_table, csv_text, index, overview, query, save, telling
 from cinelab.score.rows import Row, table
 from cinelab.score.rows import save as save_rows
 from cinelab.score.stats import holm, sign_flip
@@ -341,6 +341,11 @@ def test_the_page_works_in_a_real_browser(results, browser):
 def test_tables_say_no_minus_zero_and_no_endless_interval():
     text = html_table(pd.DataFrame({"value": [-0.0004, 0.5], "low": [-np.inf, 0.4], "high": [np.inf, 0.6], "p": [0.0, 0.2]}))
     assert "<td>0</td><td></td><td></td>" in text and "inf" not in text and "-0" not in text and "0.001" in text
+
+
+def test_a_table_as_csv_has_no_minus_zero_and_no_endless_interval():
+    table = pd.DataFrame({"name": ["a", "b"], "n": [3, 4], "value": [-0.00001, 0.12345], "low": [-np.inf, 0.1], "high": [np.inf, 0.2]})
+    assert csv_text(table) == "name,n,value,low,high\na,3,0.0,,\nb,4,0.1234,0.1,0.2\n"
 
 
 def test_tables_go_with_a_report(results):

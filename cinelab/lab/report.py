@@ -24,7 +24,7 @@ from cinelab.lab.paper import Drawn, file_name
 from cinelab.lab.pooling import Cells, comparisons, costs, load_cells, pooled, shown
 from cinelab.lab.recall import keep_rows
 from cinelab.lab.report_figures import metric_figure, pareto_figure, shots_figure
-from cinelab.lab.results import HEADLINES, rounded, text_of
+from cinelab.lab.results import HEADLINES, csv_text, rounded, text_of
 from cinelab.lab.sweep import made_cells, recorded
 from cinelab.lab.templates import filled, jpeg_uri, safe_json
 from cinelab.lab.verdicts import p_text
@@ -39,6 +39,8 @@ WIDEST = 840  # pixels of a storyboard
 LARGE = 100_000  # bytes of a film from which on a smaller copy is embedded
 JOIN = "+"
 NOT_RECORDED = "not recorded"
+COSTS = {"pictures a CPU second": "frames a second of CPU time", "pictures a second": "frames a second", "first picture s": "first frame, s",
+         "memory seen, MiB": "keys and values attended to, MiB", "chunks seen": "chunks attended to"}  # columns, as the page names them
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def write_tables(cells: Cells, folder: Path) -> None:
     name = cells.name.replace(" + ", "_")
     for ending, table in found.items():
         if len(table):
-            write_text(folder / f"{name}{ending}.csv", table.round(4).to_csv(index=False))
+            write_text(folder / f"{name}{ending}.csv", csv_text(table))
     keep_rows(cells.rows, folder / f"{name}_rows.parquet")
 
 
@@ -119,7 +121,7 @@ def section(folders: list[str], metrics: Sequence[str] | None = None) -> Section
     pairs = {metric: paired for metric, paired in comparisons(cells, shown).items() if len(paired)}
     tables |= {f"{metric}, paired": paired for metric, paired in pairs.items()}
     if len(price := costs(cells)):
-        tables["Cost"] = price
+        tables["Cost"] = price.rename(columns=COSTS)
     anchor, looks = "s-" + "-".join(folder.name for folder in cells.folders), 2 * sum(map(len, pairs.values()))
     return Section(cells.name, anchor, summary(cells), cells, tables, figures, players, left_out,
                    provenance(cells), run_table(cells), withdrawn_claims(cells), looks)

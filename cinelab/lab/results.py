@@ -398,3 +398,9 @@ def text_of(value) -> str:
 def rounded(value: float) -> str:
     """A number to three places, zero without a sign."""
     return f"{round(float(value), 3) + 0:.3f}"
+
+
+def csv_text(table: pd.DataFrame) -> str:
+    """A table as CSV, numbers to four places: zero without a sign, and what is not known (an endless interval) as nothing."""
+    numbers = table.select_dtypes("number").replace([math.inf, -math.inf], math.nan).round(4) + 0
+    return table.assign(**{name: numbers[name] for name in numbers}).to_csv(index=False)
