@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Console", "Group", "Live", "Plain", "Table", "Text", "err", "out", "say", "show_table", "speakable", "visible"]
+__all__ = ["Console", "Group", "Live", "Plain", "Table", "Text", "err", "moves", "out", "say", "show_table", "speakable", "visible"]
 
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 LINED, BARE = {}, {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}  # how tables may look
@@ -68,6 +68,13 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: st
                 console.print(table, soft_wrap=True)
             return
     _show_records(columns, rows, title, console)
+
+
+def moves(console: Console) -> bool:
+    """Whether a line can be drawn anew in place: not in a file, which FORCE_COLOR alone makes look like a terminal."""
+    if not console.is_terminal or console.is_dumb_terminal:
+        return False
+    return bool(console._force_terminal) or console.file.isatty()
 
 
 def _narrow(console: Console) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from statistics import mean
 
-from cinelab.printing import Console, Live, Text, err, out, say, visible
+from cinelab.printing import Console, Live, Text, err, moves, out, say, visible
 
 OFTEN = 10.0  # seconds between two plain lines of one stage
 SHORT = 2.0  # seconds in which a command needs not say what it does
@@ -132,7 +132,7 @@ def progress(text: str, quiet: float = 0.0, often: float = 8.0) -> Iterator[Prog
 
 def terminal() -> Console | None:
     """The console on which a line can move: the output's, or the messages' where only the output goes elsewhere."""
-    return next((one for one in (out, err) if one.is_terminal and not one.is_dumb_terminal), None)
+    return next((one for one in (out, err) if moves(one)), None)
 
 
 def still(durations: Sequence[float], spent: float) -> float:

@@ -107,6 +107,15 @@ def test_a_terminal_gets_one_line_that_is_gone_afterwards(monkeypatch):
     )
 
 
+@pytest.mark.parametrize("name, value", [("FORCE_COLOR", "1"), ("TTY_COMPATIBLE", "1"), ("TERM", "dumb")])
+def test_a_file_gets_no_moving_line_whatever_the_environment_says(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    file = io.StringIO()
+    for one in ("out", "err"):
+        monkeypatch.setattr(progress, one, printing.Plain(file=file))
+    assert progress.terminal() is None
+
+
 def test_others_times_foretell_what_is_still_to_come():
     assert still([10, 20, 30], 15) == 10 and still([10], 4) == 6
     assert still([10], 12) == 6 and still([10], 30) == 15  # the slowest so far: a guess that grows

@@ -7,7 +7,7 @@ from statistics import mean
 from typing import Any
 
 from cinelab.config import read_mapping
-from cinelab.printing import Group, Live, Plain, Table, visible
+from cinelab.printing import Group, Live, Plain, Table, moves, visible
 from cinelab.progress import about, spoken, still
 
 OFTEN = 60.0  # seconds between two lines of how it goes, where there is no table
@@ -29,7 +29,7 @@ class Board:
         )
 
     def __enter__(self) -> "Board":
-        if self.console.is_terminal:
+        if moves(self.console):
             self.live.start()
         return self
 
@@ -57,7 +57,7 @@ class Board:
             self.spent += [seconds] if seconds else []
 
     def watch(self, engine: Any) -> None:
-        if self.console.is_terminal:
+        if moves(self.console):
             for key, row in self.running.items():
                 row[2] = engine.memory(key)
         elif self.running and time.monotonic() - self.said >= OFTEN:
