@@ -38,8 +38,8 @@ def convert(source: Annotated[Path, typer.Argument(help="a diffusers or original
         raise CinelabError("No target was given; name where to write, or say --dry-run to only look.")
     report = open_weights(source, part, dtype, lora, lora_scale).report()
     if report.whole and not dry_run:
-        with progress(f"writing {target}", SHORT) as show:
-            report = run(source, target, to, dtype, shard_gib, part, lora, lora_scale, show)
+        with progress(f"writing {target}", SHORT) as line:
+            report = run(source, target, to, dtype, shard_gib, part, lora, lora_scale, line)
     show(report, keys)
     report.demand()
     if report.target and to != "training":
