@@ -70,6 +70,7 @@ def build(videos: str | Path, folder: str | Path, config: DataConfig, codec: Cod
         for number, group in enumerate(builder.groups):
             if number % part[1] == part[0]:
                 yield builder.make(number, group)
+        _write_skipped(Path(folder))  # a kill may have come between the last record and this
 
 
 def device_of(codec: Codec) -> torch.device:
