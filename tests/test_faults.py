@@ -8,8 +8,8 @@ import shutil
 import subprocess
 import sys
 import time
-import traceback
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -37,6 +37,13 @@ from cinelab.train.job import Job
 
 ROOT = Path(__file__).parent.parent
 CONFIGURED = presets.teacher_forcing("smoke")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The settings of a run that does nothing."""
+
+    steps: int = 2
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +84,7 @@ def test_a_killed_export_and_a_killed_run_are_taken_up(tmp_path):
         zoo.save(folder / "out", torch.nn.Linear(2, 2, bias=False), {"made": 1})
 
     def train(folder: Path) -> None:
-        run = Run(folder, Tiny())
+        run = Run(folder, Steps())
         state = torch.nn.Linear(2, 2)
         run.restore(state=state)
         for step in range(run.step, 2):
@@ -117,22 +124,12 @@ def test_what_dead_writers_left_goes_with_the_next_one(tmp_path):
 # ---- two writers
 
 
-class Tiny:
-    steps = 2
-
-
-@pytest.fixture(autouse=True)
-def plain_settings(monkeypatch):
-    real = sys.modules["cinelab.runs"].to_dict
-    monkeypatch.setattr("cinelab.runs.to_dict", lambda config: {"steps": 2} if isinstance(config, Tiny) else real(config))
-
-
 def test_a_second_process_is_refused_a_run_a_conversion_and_a_store(base, tmp_path):
-    run = Run(tmp_path / "run", Tiny())
+    run = Run(tmp_path / "run", Steps())
     run.restore()
-    assert child_refuses(lambda: Run(tmp_path / "run", Tiny()))
+    assert child_refuses(lambda: Run(tmp_path / "run", Steps()))
     run.leave()
-    assert not child_refuses(lambda: Run(tmp_path / "run", Tiny()).restore())
+    assert not child_refuses(lambda: Run(tmp_path / "run", Steps()).restore())
     with writing(tmp_path / "x" / "transformer", name=".lock-config.json"):
         assert child_refuses(lambda: convert(base, tmp_path / "x"))
     with writing(tmp_path / "store", name=".lock-1-of-1"):
@@ -140,7 +137,7 @@ def test_a_second_process_is_refused_a_run_a_conversion_and_a_store(base, tmp_pa
 
 
 def test_of_two_trainings_in_one_process_the_later_one_goes_on(tmp_path):
-    old, new = (Run(tmp_path, Tiny()) for _ in range(2))
+    old, new = (Run(tmp_path, Steps()) for _ in range(2))
     old.restore()
     new.restore()
     new.log(step=0)
@@ -204,7 +201,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
 
 def test_a_flipped_bit_in_a_training_is_noticed(tmp_path):
     whole = tmp_path / "run"
-    run = Run(whole, Tiny())
+    run = Run(whole, Steps())
     state = torch.nn.Linear(8, 8)
     optimiser = torch.optim.AdamW(state.parameters())
     state(torch.ones(8)).sum().backward()
@@ -292,14 +289,14 @@ def test_a_downloaded_folder_does_not_choose_where_prompts_are_kept(tmp_path, pl
 
 
 def test_a_run_says_under_which_conditions_it_goes_on(tmp_path, monkeypatch):
-    run = Run(tmp_path, Tiny())
+    run = Run(tmp_path, Steps())
     run.restore()
     run.save(1)
     run.finish()
     assert json.loads((tmp_path / "done.json").read_text())["conditions"] == conditions() | {"processes": 1}
     monkeypatch.setattr("cinelab.runs.conditions", lambda: conditions() | {"threads": 7, "instructions": "other"})
     with pytest.warns(UserWarning, match=r"was begun with threads .* \(now 7\), instructions .* \(now other\): it goes on"):
-        Run(tmp_path, Tiny()).restore()
+        Run(tmp_path, Steps()).restore()
 
 
 def test_a_training_in_a_sweep_takes_the_threads_that_the_sweep_says(tmp_path, monkeypatch):
@@ -337,49 +334,42 @@ def test_a_killed_train_command_ends_its_processes_and_the_next_one_goes_on(tmp_
 # ---- a full disk
 
 
-def on_a_small_disk(place: Path, kib: int, work) -> int:
-    """The exit code of a fork in which `place` is a disk of so many KiB; 77 where this user cannot make one."""
-    child = os.fork()
-    if child == 0:
-        libc, code = ctypes.CDLL(None, use_errno=True), 77
-        mount = lambda kind, options: libc.mount(kind, str(place).encode(), kind, 0, options)  # noqa: E731
-        try:
-            if libc.unshare(0x00020000) == 0 and libc.mount(b"none", b"/", None, 1 << 18 | 0x4000, None) == 0 and mount(b"tmpfs", f"size={kib}k".encode()) == 0:
-                work(place)
-                code = 0
-        except BaseException:
-            traceback.print_exc(file=sys.__stderr__)
-            code = 1
-        os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def small_disk(place: Path, kib: int) -> bool:
+    """Make `place` a disk of so many KiB for this process alone; False where this user cannot."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    alone = libc.unshare(0x00020000) == 0 and libc.mount(b"none", b"/", None, 1 << 18 | 0x4000, None) == 0
+    return alone and libc.mount(b"tmpfs", str(place).encode(), b"tmpfs", 0, f"size={kib}k".encode()) == 0
+
+
+def fill_the_disk(place: Path) -> None:
+    """What the test below has a process of its own do on a small disk."""
+    run, part = Run(place / "run", Steps()), torch.nn.Linear(40, 40)
+    run.restore(part=part)
+    run.save(1, part=part)
+    rows = 0
+    with pytest.raises(CinelabError, match="no space left on device.*free some space"):
+        while rows < 10**4:
+            append_line(place / "log.jsonl", {"row": rows, "text": "x" * 90})
+            rows += 1
+    assert len(read_lines(place / "log.jsonl")) == rows
+    with pytest.raises(CinelabError, match="no space left on device.*free some space"):
+        run.save(2, part=part)
+    assert read_state(place / "run" / "checkpoints" / "last.pt")["step"] == 1
+    with pytest.raises(CinelabError, match="no space left"):
+        zoo.save(place / "out", torch.nn.Linear(200, 200), {})
+    assert not (place / "out").exists() or not list((place / "out").iterdir())
+    (place / "log.jsonl").unlink()
+    run.save(2, part=part)
+    assert read_state(place / "run" / "checkpoints" / "last.pt")["step"] == 2
 
 
 def test_on_a_full_disk_logs_stay_readable_and_checkpoints_whole(tmp_path):
-    def work(place: Path) -> None:
-        run, part = Run(place / "run", Tiny()), torch.nn.Linear(40, 40)
-        run.restore(part=part)
-        run.save(1, part=part)
-        rows, filler = 0, place / "filler"
-        with pytest.raises(CinelabError, match="no space left on device.*free some space"):
-            while rows < 10**4:
-                append_line(place / "log.jsonl", {"row": rows, "text": "x" * 90})
-                rows += 1
-        assert len(read_lines(place / "log.jsonl")) == rows
-        with pytest.raises(CinelabError, match="no space left on device.*free some space"):
-            run.save(2, part=part)
-        assert read_state(place / "run" / "checkpoints" / "last.pt")["step"] == 1
-        with pytest.raises(CinelabError, match="no space left"):
-            zoo.save(place / "out", torch.nn.Linear(200, 200), {})
-        assert not (place / "out").exists() or not list((place / "out").iterdir())
-        (place / "log.jsonl").unlink()
-        run.save(2, part=part)
-        assert read_state(place / "run" / "checkpoints" / "last.pt")["step"] == 2 and not filler.exists()
-
-    for kib in (60, 64, 72):
-        code = on_a_small_disk(tmp_path, kib, work)
-        if code == 77:
-            pytest.skip("this user cannot mount a small disk")
-        assert code == 0
+    code = "import sys, test_faults as t; p = t.Path(sys.argv[1]); t.small_disk(p, int(sys.argv[2])) or sys.exit(77); t.fill_the_disk(p)"
+    found = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path), "64"], env=found, capture_output=True, text=True)
+    if ended.returncode == 77:
+        pytest.skip("this user cannot mount a small disk")
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_a_folder_that_has_gone_is_no_full_disk(tmp_path):
