@@ -190,10 +190,20 @@ def player_cards(cells: Cells, metric: str) -> tuple[list[dict], int]:
                 here = here[here[name] == shown(cell["parameters"][name])]
         label = ", ".join(f"{name} {shown(cell['parameters'].get(name))}" for name in cells.varied) or cell["cell"]
         board = cell["path"] / "storyboard.png"
-        cards.append({"label": label, "value": f"{metric} {here['value'].mean():.3f} (seed {seed})",
-                      "film": film_uri(cell["path"] / "film.mp4"),
-                      "board": picture_uri(board) if board.exists() else ""})
+        value, broken = f"{metric} {here['value'].mean():.3f} (seed {seed})", []
+        film = careful(film_uri, cell["path"] / "film.mp4", broken)
+        still = careful(picture_uri, board, broken) if board.exists() else ""
+        cards.append({"label": label, "value": "; ".join([value, *broken]), "film": film, "board": still})
     return cards, len(done) - len(cards)
+
+
+def careful(make: Callable[[Path], str], path: Path, broken: list[str]) -> str:
+    """What `make` says of a file; "" and a word in `broken` where the file is damaged, so that the page goes on without it."""
+    try:
+        return make(path)
+    except (CinelabError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        broken.append(f"{path.name} cannot be shown")
+        return ""
 
 
 def film_uri(path: Path) -> str:
