@@ -360,7 +360,7 @@ def test_tables_go_with_a_report(results):
 
 def test_one_broken_cell_is_one_row_and_the_others_go_on(results, tmp_path):
     folder = results / "memory"
-    for seed, (name, data, said) in enumerate((("done.json", b"[]", "holds a list"), ("rows.parquet", b"PAR1", "cannot be read as a table"), ("cell.json", b'{"metrics": 5}', "'metrics' is 5"))):
+    for seed, (name, data) in enumerate((("done.json", b"[]"), ("rows.parquet", b"PAR1"), ("cell.json", b'{"metrics": 5}'))):
         (folder / f"away=3,policy=full,seed={seed}" / name).write_bytes(data)
     one = folder / "away=3,policy=camr,seed=0"
     (one / "storyboard.png").write_bytes(b"\x89PNG\r\n")

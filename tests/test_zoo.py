@@ -12,7 +12,6 @@ from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan
-from cinelab.texts import read_json
 from cinelab.train.presets import SMOKE, TOY
 
 

@@ -273,7 +273,7 @@ def maker_of(cell: dict) -> str:
 
 def run_table(cells: Cells) -> pd.DataFrame:
     """A row a cell: what it is, what it cost, and the command, notebook and revision that made it."""
-    columns = ["sweep", "cell", "status", "seconds", "peak_memory_mb", "notebook", "git"]
+    columns = ["sweep", "cell", "status", "seconds", "peak_memory_mb", "notebook", "git", *["detail"] * bool(cells.table["detail"].any())]
     makers = [maker_of(cell) for cell in cells.table.to_dict("records")]
     notebooks, git = cells.table["notebook"].fillna(NOT_RECORDED), cells.table["git"].map(short_revision).replace("", NOT_RECORDED)
     return cells.table[columns].assign(notebook=notebooks, git=git, **{"made by": makers})
