@@ -20,6 +20,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import anywidget
+import comm
 import numpy as np
 import traitlets
 
@@ -135,7 +136,15 @@ class Desk(anywidget.AnyWidget):
         self._held.close()
         self.view = self._seen()
         self.unobserve_all()
-        super().close()  # or the registry of all widgets keeps the film and its memory for ever
+        self._unregister()
+
+    def _unregister(self) -> None:
+        """Take the desk from the registries of widgets and comms, which would keep the film and its memory for ever. No
+        `comm_close` is sent: the page would take the view away, which is to say that it is closed."""
+        if self.comm is not None:
+            comm.get_comm_manager().unregister_comm(self.comm)
+            self.comm._closed = True
+        super().close()
 
     def _posted(self) -> Post:
         """Where pictures go to: here all views of the notebook, which hear the same."""
