@@ -632,7 +632,7 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
     from cinelab.stream.live import Turns
 
     class Long:
-        """A session whose 16 chunks take 50 ms each to be remembered."""
+        """A session whose 16 chunks take 100 ms each to be remembered."""
 
         calls = 0
 
@@ -646,7 +646,7 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
 
     def slow(reel, *args):
         reel.between()
-        time.sleep(0.05)
+        time.sleep(0.1)
         Long.calls += 1
         seen.append(other.readout.chunks)
         return recall(reel, *args)
