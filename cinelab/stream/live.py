@@ -59,6 +59,7 @@ class Readout:
     waiting: int = 0  # commands not yet carried out
     said: str = ""
     error: str = ""
+    told: int = 0  # which readout this is: of two, the later one has more
     remembering: tuple[int, int] | None = None  # (done, of how many) chunks that are put into the KV cache again
     desk: Desk = Desk()  # what the next chunk will be made with, and where it goes on
 
@@ -382,7 +383,7 @@ class Live:
 
     def _tell(self, **changes) -> None:
         desk = self.session.desk
-        self._readout = replace(self._readout, desk=desk, playing=desk.playing, **changes)
+        self._readout = replace(self._readout, desk=desk, playing=desk.playing, told=self._readout.told + 1, **changes)
 
 
 def missing(session: Session, number: int | None) -> list[int]:
