@@ -551,7 +551,7 @@ def arguments(folder: Path) -> None:
 
     words, said = json.loads((folder / "words.json").read_bytes()), io.StringIO()
     (folder / "here").mkdir()
-    before = sys.argv, Path.cwd(), printing.out.file, printing.err.file
+    before = sys.argv, Path.cwd(), printing.out._file, printing.err._file  # None: wherever sys.stdout is then
     try:
         os.chdir(folder / "here")
         sys.argv, printing.out.file, printing.err.file = ["cinelab", *words], said, said
@@ -561,5 +561,5 @@ def arguments(folder: Path) -> None:
         assert ended.code in (0, 1, 2, None), f"exit code {ended.code}"
         assert ended.code != 2 or len(said.getvalue()) < 2 * MOST, f"{len(said.getvalue())} characters were said"
     finally:
-        sys.argv, here, printing.out.file, printing.err.file = before
+        sys.argv, here, printing.out._file, printing.err._file = before
         os.chdir(here)

@@ -193,7 +193,9 @@ class Visitor:
                                 ("seed", {"value": seed}), ("policy", {"value": policy})])  # fmt: skip
 
     async def count(self, guest: Guest, asked: list[int]) -> None:
-        """What became of what was asked; an answer may take its time."""
+        """The chunks of now, and what became of what was asked; an answer may take its time."""
+        self.chunks += guest.view["chunks"]
+        self.bytes += guest.bytes
         for number in asked:
             try:
                 answer = await guest.answer(number, 30)
@@ -201,8 +203,6 @@ class Visitor:
                 self.outcomes["lost"] += 1
                 continue
             self.outcomes["refused" if answer["error"] else "done"] += 1
-        self.chunks += guest.view["chunks"]
-        self.bytes += guest.bytes
 
 
 async def soak(server: Server, visitors: int, minutes: float, churn: bool) -> dict:

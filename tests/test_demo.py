@@ -16,6 +16,7 @@ from directing import CAT, ROBOT, until
 
 from cinelab import load
 from cinelab.errors import CinelabError
+from cinelab.lab import desk as desk_module
 from cinelab.lab import doors as doors_module
 from cinelab.lab import house as house_module
 from cinelab.lab.demo import House, Rules, demo, serve
@@ -631,7 +632,7 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
     from cinelab.stream.live import Turns
 
     class Long:
-        """A session whose 16 chunks take 50 ms each to be remembered."""
+        """A session whose 16 chunks take 100 ms each to be remembered."""
 
         calls = 0
 
@@ -645,7 +646,7 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
 
     def slow(reel, *args):
         reel.between()
-        time.sleep(0.05)
+        time.sleep(0.1)
         Long.calls += 1
         seen.append(other.readout.chunks)
         return recall(reel, *args)
@@ -691,6 +692,25 @@ def test_two_visitors_direct_their_own_films(served, browser):
     pages[0].close()
     until(lambda: not running.house.visits[film].live.readout.playing)
     assert errors == []
+
+
+@pytest.mark.browser
+def test_a_tab_that_is_hidden_pauses_its_film_and_play_goes_on(served, browser, monkeypatch):
+    monkeypatch.setattr(desk_module, "UNWATCHED", 0.3)
+    running, page = served(), browser.new_context().new_page()
+    page.goto(running.address)
+    page.locator("textarea").fill(CAT)
+    page.locator("textarea").press("Enter")
+    page.wait_for_selector(".cd-readout:has-text('pictures/s')")
+    page.evaluate("() => { window.kept = requestAnimationFrame; window.requestAnimationFrame = () => 0; }")  # as in a hidden tab
+    page.wait_for_selector(".cinelab-desk:not(.cd-playing) .cd-state:has-text('Paused: nobody was watching')")
+    page.evaluate("() => { window.requestAnimationFrame = window.kept; }")
+    monkeypatch.setattr(desk_module, "UNWATCHED", 60.0)
+    live = next(iter(running.house.visits.values())).live
+    made = live.readout.chunks
+    page.click(".cd-play")
+    until(lambda: live.readout.chunks > made + 2 and live.readout.playing)
+    page.context.close()
 
 
 @pytest.mark.browser

@@ -162,6 +162,16 @@ def test_a_kernel_that_says_nothing_any_more_looks_dead_and_comes_back_to_life(d
     assert film.page.inner_text(".cd-play") == "Pause" and film.state() == "Paused."
 
 
+def test_an_answer_is_not_undone_by_a_view_that_it_has_overtaken(desk):
+    film = desk(FILM | {"playing": True, "told": 7})
+    film.page.click(".cd-play")
+    film.say({"kind": "answer", "id": 1, "said": "Paused.", "error": "", "playing": False, "told": 9, "next": 9})
+    film.put(told=8)
+    assert film.page.inner_text(".cd-play") == "Play"
+    film.put(told=10)
+    assert film.page.inner_text(".cd-play") == "Pause"
+
+
 def test_signs_of_life_keep_it_alive_and_a_busy_kernel_is_told_from_a_dead_one(desk):
     film = desk(FILM, clock=True)
     film.page.click(".cd-cut")

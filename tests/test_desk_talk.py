@@ -98,6 +98,14 @@ def test_a_desk_that_is_closed_is_freed(tmp_path):
     assert [ref() for ref in kept] == [None] * 4
 
 
+def test_a_desk_that_is_closed_stays_on_the_page_to_say_so(talk, monkeypatch):
+    told = []
+    monkeypatch.setattr(type(talk.desk.comm), "publish_msg", lambda _comm, kind, *_more, **_named: told.append(kind))
+    talk.desk.close()
+    assert set(told) == {"comm_msg"}, "a comm_close would take the view away"
+    assert talk.desk.view["closed"] and talk.desk.comm is None
+
+
 @pytest.mark.parametrize("content", [None, [], "do", {}, {"kind": "do"}, {"kind": "do", "id": {}}, {"kind": "drawn", "number": None}, {"kind": []}])
 def test_messages_that_are_none_are_passed_over(talk, content):
     before = len(talk.kind("answer"))

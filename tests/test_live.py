@@ -211,6 +211,27 @@ def test_a_film_that_is_sent_many_commands_makes_as_many_chunks_as_the_others(bu
         film.close()
 
 
+def test_a_film_whose_work_was_too_long_for_its_turns_catches_up(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr("cinelab.stream.live.SLICE", 0.0)
+    monkeypatch.setattr(Turns.pass_on, "__defaults__", (0.0,))
+    session = Session.create(tmp_path / "long", bundle, Settings(CAT))
+    for _ in range(12):
+        session.step()
+    turns = Turns()
+    other = Live(Session.create(tmp_path / "other", bundle, Settings(CAT)), pace=None, turns=turns)
+    long = Live(session, pace=None, turns=turns)
+    for film in (other, long):
+        film.send("resume").result(30)
+    until(lambda: long.readout.chunks > 14)
+    before = long.readout.chunks - other.readout.chunks
+    long.send("prompt", text=ROBOT, switch="recache").result(30)
+    until(lambda: long._owed >= 3)
+    until(lambda: long._owed == 0)
+    assert abs(long.readout.chunks - other.readout.chunks - before) <= 4
+    other.close()
+    long.close()
+
+
 def test_long_work_passes_the_turn_on_and_only_who_has_it_can():
     turns, order = Turns(), []
 

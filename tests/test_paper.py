@@ -20,6 +20,10 @@ GRIDS = {
     "a wide range": {"steps": (1, 2, 4, 8, 64), "model": ("toybox-1step", "toybox-2step")},
     "many panels": {"budget": (3, 6), "away": (1, 3, 5, 7, 9, 11), "policy": ("camr", "full")},
     "one number": {"budget": (3, 5)},
+    "panels of names": {"policy": ("camr", "full"), "model": ("a", "b"), "init": ("i0", "i1", "i2"), "score": ("x", "y")},
+    "many numbers": {"budget": tuple(range(1, 40))},
+    "any letters": {"policy": ("café", "猫 & <b>", "$x_1$")},
+    "numbers and words": {"steps": (2, 4, "default"), "policy": ("camr", "full")},
 }
 
 
@@ -51,10 +55,27 @@ def test_no_label_is_cut_or_lies_on_another(name):
         assert faults(drawn) == []
 
 
+def test_a_name_is_written_as_it_is():
+    page = metric_figure(cells(GRIDS["any letters"]), "identity").page_svg()
+    assert {one.text for one in xml.fromstring(page).iter("{http://www.w3.org/2000/svg}text")} >= set(GRIDS["any letters"]["policy"])
+
+
 def test_panels_are_in_the_order_of_their_numbers():
     some = cells(GRIDS["panels in no order"])
     for figure in (metric_figure(some, "identity"), pareto_figure(some, "identity")):
         assert [axes.get_title(loc="left") for axes in figure.figure.axes] == ["away 1", "away 5", "away 9"]
+
+
+def test_the_lowest_panel_of_every_column_says_its_values():
+    figure = metric_figure(cells(GRIDS["panels of names"]), "identity").figure
+    shown = [axes.xaxis.get_tick_params()["labelbottom"] for axes in figure.axes]
+    assert shown == [False, False, True, True, True, True]
+
+
+def test_of_many_points_that_nothing_beats_some_are_named():
+    figure = pareto_figure(cells(GRIDS["many numbers"]), "identity").figure
+    names = next(box for box in figure.legends if box.get_title().get_text() == "some that nothing beats")
+    assert len(names.get_texts()) == 16 and len(figure.axes[0].texts) == 16
 
 
 def test_axes_say_what_they_measure_and_in_what():

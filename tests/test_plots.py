@@ -213,6 +213,14 @@ def test_chunk_times_stack_in_milliseconds():
     )
 
 
+def test_shot_by_shot_figures_name_their_axes():
+    from cinelab.lab.evaluation import marks
+
+    rows = [("r", "a.mp4", shot, "sharpness", 0.1 * shot, "ok", "") for shot in (1, 2, 3)]
+    fig = marks(pd.DataFrame(rows, columns=["run", "clip", "shot", "metric", "value", "status", "backend"]))
+    assert fig.layout.xaxis.title.text == "shot (from 1)" and fig.layout.yaxis.title.text == "value"
+
+
 def test_page_is_whole_and_written_atomically(tmp_path):
     path = tmp_path / "deep" / "routing.html"
     write_html(routing_map(routing(), title="A film's memory"), path)

@@ -356,3 +356,21 @@ def test_tables_go_with_a_report(results):
     assert len(rows) == len(load_cells(results / "memory").rows)
     assert {"film", "seed", "value"} <= set(rows)
     assert found["memory.csv"].set_index("policy").loc["camr", "n"] == 24
+
+
+def test_one_broken_cell_is_one_row_and_the_others_go_on(results, tmp_path):
+    folder = results / "memory"
+    for seed, (name, data) in enumerate((("done.json", b"[]"), ("rows.parquet", b"PAR1"), ("cell.json", b'{"metrics": 5}'))):
+        (folder / f"away=3,policy=full,seed={seed}" / name).write_bytes(data)
+    one = folder / "away=3,policy=camr,seed=0"
+    (one / "storyboard.png").write_bytes(b"\x89PNG\r\n")
+    runs, measured = index(results)
+    assert len(runs) == 10 and (runs["status"] == "unreadable").sum() == 2  # cell.json is not looked at here
+    cells = load_cells(folder)
+    broken = cells.table[cells.table["status"] == "unreadable"]
+    assert len(cells.table) == 10 and [said in detail for said, detail in zip(("holds a list", "cannot be read as", "'metrics' is 5"), broken["detail"], strict=True)] == [True] * 3
+    assert "storyboard.png cannot be shown" in render([section([str(folder)])], "t")
+    for path in folder.glob("*/done.json"):
+        path.write_text("5")
+    with pytest.raises(CinelabError, match="done.json holds 5"):
+        load_cells(folder)

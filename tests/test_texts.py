@@ -163,7 +163,7 @@ ALLOWED = {  # file: (how often, why)
     "texts.py": (1, "the guard"), "tables.py": (1, "the guard"),
     "threads.py": (2, "the kernel's own files"), "runs.py": (1, "the kernel's own files"),
     "config.py": (1, "a value that we have just written"), "lab/cluster.py": (1, "a value that we have just written"),
-    "lab/pages.py": (1, "the package's templates"), "lab/report.py": (2, "the package's template, and a figure that we have just made"), "lab/results.py": (1, "a column that we have just written"),
+    "lab/templates.py": (1, "the package's templates"), "lab/report.py": (2, "the package's template, and a figure that we have just made"), "lab/results.py": (1, "a column that we have just written"),
     "lab/notebook.py": (1, "what nbformat has just written"), "lab/sweep_server.py": (3, "pipes and files between our own two processes"),
     "lab/reference.py": (1, "a text that came through the guard"), "lab/launch.py": (1, "a log that is shown and not understood"),
     "score/outside.py": (1, "a log that is shown and not understood"),

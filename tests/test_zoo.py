@@ -113,7 +113,7 @@ def test_a_codec_of_another_model_and_a_part_of_a_checkpoint_are_refused(tmp_pat
 
 
 @pytest.mark.parametrize(("part", "change", "said"), [
-    ("model", {"ffn_dim": 10**6}, "describes a model of 3081836768 numbers"), ("model", {"num_attention_heads": 100, "attention_head_dim": 10**6}, "describes a model of (inf|5600)"),
+    ("model", {"ffn_dim": 10**6}, "describes a model of 3081836768 numbers"), ("model", {"num_attention_heads": 100, "attention_head_dim": 10**6}, "describes a model of"),
     ("model", {"num_layers": 1000}, "Setting 'num_layers' is 1000"), ("text", {"vocabulary": ["a", []]}, "vocabulary"), ("text", {"vocabulary": 5}, "vocabulary")])
 def test_a_config_far_larger_than_its_weights_takes_no_memory(tmp_path, part, change, said):
     shipped = zoo.find("toybox-1step")

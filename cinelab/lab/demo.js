@@ -10,6 +10,8 @@ const WORDS = { // of the desk, where a notebook's would not fit
 const LOST = "The connection is lost; trying again. What was made is safe.";
 const KINDS = { "film.mp4": "film", "film.gif": "GIF", "storyboard.png": "storyboard", "film.shots.json": "shot list", "screenplay.yaml": "screenplay" };
 
+const SHOWN = ["film.mp4", "storyboard.png", "screenplay.yaml"]; // what the desk itself shows and offers
+
 const here = new URLSearchParams(location.search);
 const address = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/wire?${here}`;
 const heard = { "msg:custom": new Set(), "change:view": new Set() };
@@ -111,8 +113,9 @@ async function film(content) {
     row.append(link, " ");
   }
   part("exports").prepend(row);
-  const answer = await fetch(file(content.number, "film.mp4"));
-  if (answer.ok) tell(content, [await answer.arrayBuffer()]);
+  const names = SHOWN.filter((name) => content.files.includes(name));
+  const answers = await Promise.all(names.map((name) => fetch(file(content.number, name))));
+  if (answers.every((one) => one.ok)) tell({ ...content, names }, await Promise.all(answers.map((one) => one.arrayBuffer())));
 }
 
 function links(about) {

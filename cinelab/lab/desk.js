@@ -431,6 +431,7 @@ class Desk {
     this.watches = this.about.role === "watch"; // somebody else directs
     this.number = 0;
     this.asked = new Map(); // number of a command -> when it was given, and what it was
+    this.told = 0; // the readout that the last answer was made of
     this.said = this.error = this.gone = this.exported = this.caption = "";
     this.listen();
   }
@@ -658,6 +659,7 @@ class Desk {
   // The kernel has ended, or ("") is there again: nothing at the desk does anything, and it looks like that.
   lose(gone) {
     this.gone = gone;
+    this.told = 0; // of whoever speaks next
     this.root.classList.toggle("cd-dead", Boolean(gone));
     for (const part of this.root.querySelectorAll(":is(.cd-side, .cd-timeline) :is(button:not(.cd-help), input, select, textarea)")) {
       part.disabled = Boolean(gone) || part.parentElement.matches(".cd-next");
@@ -722,6 +724,7 @@ class Desk {
     if (changes && !message.error) this.since = { at: asked.at, node: message.next };
     if (asked?.command === "export") this.exported = this.caption = message.said; // the film may have come before it or come yet
     this.tell(message.said, message.error);
+    this.told = message.told ?? 0;
     this.play(message.playing);
     if (asked?.name && message.error) this.resume();
   }
@@ -763,7 +766,7 @@ class Desk {
   refresh(view) {
     const before = this.view;
     this.view = view;
-    this.play(view.playing);
+    if ((view.told ?? Infinity) >= this.told) this.play(view.playing); // else an answer has overtaken it
     if (before?.said !== view.said || before?.error !== view.error) this.tell(view.said || this.greeting(view), view.error);
     this.readout.textContent = view.line;
     const other = before?.settings.prompt !== view.settings.prompt && document.activeElement !== this.prompt.box;

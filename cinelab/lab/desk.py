@@ -20,6 +20,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 import anywidget
+import comm
 import numpy as np
 import traitlets
 
@@ -135,7 +136,15 @@ class Desk(anywidget.AnyWidget):
         self._held.close()
         self.view = self._seen()
         self.unobserve_all()
-        super().close()  # or the registry of all widgets keeps the film and its memory for ever
+        self._unregister()
+
+    def _unregister(self) -> None:
+        """Take the desk from the registries of widgets and comms, which would keep the film and its memory for ever. No
+        `comm_close` is sent: the page would take the view away, which is to say that it is closed."""
+        if self.comm is not None:
+            comm.get_comm_manager().unregister_comm(self.comm)
+            self.comm._closed = True
+        super().close()
 
     def _posted(self) -> Post:
         """Where pictures go to: here all views of the notebook, which hear the same."""
@@ -202,7 +211,7 @@ class Desk(anywidget.AnyWidget):
     def _say(self, id: int, viewer: Post, said: str = "", error: str = "") -> None:
         now = self.live.readout
         viewer.send({"kind": "answer", "id": id, "said": said, "error": error,
-                     "playing": now.playing, "next": now.chunks})
+                     "playing": now.playing, "told": now.told, "next": now.chunks})
 
     def _write(self, message: Export, viewer: Post, ticket) -> None:
         try:
@@ -297,7 +306,7 @@ class Desk(anywidget.AnyWidget):
         now = self.live.readout
         self._hear_news()
         shots = self._board.shots(now.desk.head, now.desk.cut)
-        return {"playing": now.playing, "said": now.said, "error": now.error, "line": line_of(now), "chunks": now.chunks,
+        return {"playing": now.playing, "told": now.told, "said": now.said, "error": now.error, "line": line_of(now), "chunks": now.chunks,
                 "settings": to_dict(now.desk.settings) | {"policy": policy_label(now.desk.settings), "steps": _number(now.desk.settings.steps)}, "cut": now.desk.cut, "shots": shots, "closed": self._ended.is_set(),
                 "looked": memory_strip(self._looked, len(shots)), "earlier": list(self._board.prompts)[-EARLIER:],
                 "remembering": now.remembering, "retake": retaken(now.desk, self._board)}

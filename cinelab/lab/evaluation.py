@@ -71,4 +71,5 @@ def marks(rows: pd.DataFrame, most: int = 6) -> go.Figure:
             part = good[(good["name"] == name) & (good["run"] == run) & (good["clip"] == clip)].groupby("shot")["value"].mean()
             fig.add_scatter(x=part.index, y=part, name=clip, legendgroup=f"{run}/{clip}", showlegend=place == 0, mode="lines+markers",
                             line={"color": PALETTE[number]}, row=place // 2 + 1, col=place % 2 + 1)
-    return fig.update_layout(template=TEMPLATE, height=260 * (-(-len(names) // 2) or 1) + 80, title="Shot by shot").update_xaxes(dtick=1)
+    return fig.update_layout(template=TEMPLATE, height=260 * (-(-len(names) // 2) or 1) + 80, title="Shot by shot") \
+        .update_xaxes(dtick=1, title_text="shot (from 1)").update_yaxes(title_text="value")

@@ -18,7 +18,7 @@ from pathlib import Path
 from cinelab.errors import CinelabError
 from cinelab.lab.desk import Desk, open_session
 from cinelab.lab.doors import Keys
-from cinelab.lab.messages import Do, Export, read
+from cinelab.lab.messages import Do, Export, Watch, read
 from cinelab.lab.viewers import Viewer, Viewers
 from cinelab.limits import CHUNKS, FILMS, VISITORS, check_number
 from cinelab.memory.policy import Policy
@@ -129,6 +129,10 @@ class Visit(Desk):
                 super()._write(message, viewer, ticket)
         finally:
             self._one.release()
+
+    def _read_take(self, message: Watch, viewer: Viewer) -> None:
+        with self._exporting:  # reading from the disk goes on beside the films: one at a time in the house
+            super()._read_take(message, viewer)
 
     def _written(self, folder: Path) -> tuple[tuple[dict, list[bytes]], str]:
         number = int(folder.name.rpartition("-")[2])

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from html import escape
 from io import BytesIO
+from logging import ERROR, getLogger
 from pathlib import Path
+from warnings import catch_warnings, filterwarnings
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -27,21 +29,27 @@ VARIABLES = {INK: "--ink", QUIET: "--quiet", GRID: "--grid"}
 MARKERS = "osD^vPX*"  # told apart without colour
 INCH = 96  # CSS pixels
 STYLE = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Noto Sans CJK JP", "Arial Unicode MS"], "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
     "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.fontsize": 8.5, "legend.title_fontsize": 8.5, "figure.titlesize": 10.5,
     "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": QUIET,
     "grid.color": GRID, "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
     "axes.linewidth": 0.8, "grid.linewidth": 0.8, "lines.linewidth": 1.6, "lines.markersize": 5, "legend.frameon": False,
     "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "svg.fonttype": "none", "pdf.fonttype": 42,
-    "svg.hashsalt": "cinelab", "figure.constrained_layout.use": True,
+    "svg.hashsalt": "cinelab", "text.parse_math": False, "figure.constrained_layout.use": True,
 }  # fmt: skip
 
 
 @contextmanager
 def paper() -> Iterator[None]:
     """Inside, figures are drawn and saved in the style of a paper."""
-    with matplotlib.rc_context(STYLE):
-        yield
+    logger, before = getLogger("matplotlib.font_manager"), getLogger("matplotlib.font_manager").level
+    logger.setLevel(ERROR)  # that one of the fonts for other scripts is not here
+    with matplotlib.rc_context(STYLE), catch_warnings():
+        filterwarnings("ignore", "Glyph .* missing from font")  # a page's own fonts have it
+        try:
+            yield
+        finally:
+            logger.setLevel(before)
 
 
 @dataclass(repr=False)
@@ -205,7 +213,8 @@ def apart(places: Sequence[float], least: float) -> list[float]:
 
 def texts(figure: Figure) -> list[tuple[str, Bbox]]:
     """Every text that is drawn, with its box in pixels: what must not be cut or overlap."""
-    figure.draw_without_rendering()
+    with paper():
+        figure.draw_without_rendering()
     found: list[Text] = [*figure.texts, *filter(None, (figure._suptitle, figure._supxlabel, figure._supylabel))]
     for box in figure.legends:
         found += [*box.get_texts(), box.get_title()]
@@ -213,7 +222,8 @@ def texts(figure: Figure) -> list[tuple[str, Bbox]]:
         found += [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
         found += [*_ticks(axes.xaxis, axes.get_xlim()), *_ticks(axes.yaxis, axes.get_ylim())]
     seen = {id(one): one for one in found if one.get_visible() and one.get_text().strip()}
-    return [(one.get_text(), one.get_window_extent()) for one in seen.values()]
+    with paper():
+        return [(one.get_text(), one.get_window_extent()) for one in seen.values()]
 
 
 def _ticks(axis: Axis, limits: tuple[float, float]) -> list[Text]:

@@ -190,10 +190,20 @@ def player_cards(cells: Cells, metric: str) -> tuple[list[dict], int]:
                 here = here[here[name] == shown(cell["parameters"][name])]
         label = ", ".join(f"{name} {shown(cell['parameters'].get(name))}" for name in cells.varied) or cell["cell"]
         board = cell["path"] / "storyboard.png"
-        cards.append({"label": label, "value": f"{metric} {here['value'].mean():.3f} (seed {seed})",
-                      "film": film_uri(cell["path"] / "film.mp4"),
-                      "board": picture_uri(board) if board.exists() else ""})
+        value, broken = f"{metric} {here['value'].mean():.3f} (seed {seed})", []
+        film = careful(film_uri, cell["path"] / "film.mp4", broken)
+        still = careful(picture_uri, board, broken) if board.exists() else ""
+        cards.append({"label": label, "value": "; ".join([value, *broken]), "film": film, "board": still})
     return cards, len(done) - len(cards)
+
+
+def careful(make: Callable[[Path], str], path: Path, broken: list[str]) -> str:
+    """What `make` says of a file; "" and a word in `broken` where the file is damaged, so that the page goes on without it."""
+    try:
+        return make(path)
+    except (CinelabError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        broken.append(f"{path.name} cannot be shown")
+        return ""
 
 
 def film_uri(path: Path) -> str:
@@ -263,7 +273,7 @@ def maker_of(cell: dict) -> str:
 
 def run_table(cells: Cells) -> pd.DataFrame:
     """A row a cell: what it is, what it cost, and the command, notebook and revision that made it."""
-    columns = ["sweep", "cell", "status", "seconds", "peak_memory_mb", "notebook", "git"]
+    columns = ["sweep", "cell", "status", "seconds", "peak_memory_mb", "notebook", "git", *["detail"] * bool(cells.table["detail"].any())]
     makers = [maker_of(cell) for cell in cells.table.to_dict("records")]
     notebooks, git = cells.table["notebook"].fillna(NOT_RECORDED), cells.table["git"].map(short_revision).replace("", NOT_RECORDED)
     return cells.table[columns].assign(notebook=notebooks, git=git, **{"made by": makers})

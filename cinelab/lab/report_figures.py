@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
 
 from cinelab.lab.paper import (
     QUIET,
@@ -31,6 +32,7 @@ from cinelab.score.stats import bootstrap
 
 LONG = 12  # shots from which on a film is looked at shot by shot
 BIN = 4  # shots that are averaged there
+MOST_KEYS = 16  # points that are numbered and named
 ACROSS, MOST_PANELS = 4, 12  # panels in a row, and in a figure
 POLICIES = ("camr", "full", "random", "sink", "window", "shot_sink", "random_shared")  # each keeps its colour in all figures
 BETTER = {"pictures a CPU second": "high"}  # of the costs; the others are better low
@@ -56,7 +58,7 @@ def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) 
         for axes, (name, part) in zip(grid, panels, strict=False):
             draw = _lines if number else _dots
             draw(axes, part, x, colour, labels, list(dict.fromkeys(table[x].astype(str))), said)
-            axes.set_title(name, loc="left")
+            axes.set_title(name, loc="left", pad=None if number else 17)  # above the names of the levels
         names = (setting_name(x) if x != "_" else "", axis_name(metric, cells))
         _finish(figure, grid, *(names if number else names[::-1]), values_up=number)
         _levels(figure, grid, [part for _, part in panels], upright=not number)
@@ -210,6 +212,8 @@ def _finish(figure: Figure, grid: Sequence[Axes], along: str, up: str, *, values
         if values_up:
             axes.yaxis.set_major_formatter(NUMBERS)
         axes.tick_params(labelleft=place % ACROSS == 0)
+        if not values_up:  # panels share the values below them; the last of each column says them
+            axes.tick_params(labelbottom=place + ACROSS >= len(grid))
     lowest = grid[-(-len(grid) // ACROSS) * ACROSS - ACROSS :] if len(grid) > ACROSS else grid
     middle = (len(lowest) - 1) // 2  # not the figure's own label: a legend below it would cover that
     lowest[middle].set_xlabel(along, x=0.5 if len(lowest) % 2 else 1.0)
@@ -292,20 +296,23 @@ def pareto_figure(cells: Cells, metric: str) -> Drawn | None:
     table["label"] = table[methods].apply(said, axis=1) if methods else "all cells"
     panels, left_out = _panels(table, tasks)
     which = cells.which if cells.which in methods else "label"
+    if table[which].nunique() > MOST_KEYS:  # too many to be told apart by colour
+        table["any"], which = "settings", "any"
     sign, better = -1 if cells.better(metric) == "low" else 1, BETTER.get(cost, "low")
     with paper():
         figure, grid = _grid(len(panels), tall=2.6)
         pointed: dict[str, list[str]] = {}
-        labels, keys = list(dict.fromkeys(table[which].map(_plain))), {}
+        labels, keys, best_of_all = list(dict.fromkeys(table[which].map(_plain))), {}, set()
         for axes, (name, part) in zip(grid, panels, strict=True):
             best = _pareto_panel(axes, part, cost, which, labels, sign, better, pointed)
             axes.set_title(name, loc="left")
-            for label in best["label"]:
+            best_of_all |= set(best["label"])
+            for label in few(best["label"].tolist(), MOST_KEYS // len(panels) or 1):
                 keys.setdefault(label, len(keys) + 1)
         direction = "more" if better == "high" else "less"
         _finish(figure, grid, f"{COST_NAMES[cost]}: {direction} is better", axis_name(metric, cells), values_up=True)
         legend(figure, None, [_shortened(label) for label in labels], _columns(figure, labels))
-        key(figure, "nothing beats in both", [f"{number}  {_shortened(label)}" for label, number in keys.items()])
+        key(figure, "nothing beats in both" if len(keys) == len(best_of_all) else "some that nothing beats", [f"{number}  {_shortened(label)}" for label, number in keys.items()])
         title(figure, f"{metric} against cost{_more(left_out)}")
         figure.draw_without_rendering()  # panels have their places
         for axes, (_, part) in zip(grid, panels, strict=True):
@@ -331,19 +338,34 @@ def _pareto_panel(axes: Axes, table: pd.DataFrame, cost: str, which: str, labels
     return edge
 
 
+def few(values: list, most: int) -> list:
+    """At most so many of them, the first and the last among them."""
+    if len(values) <= most:
+        return values
+    return [values[place] for place in np.linspace(0, len(values) - 1, most).round().astype(int)]
+
+
 def _numbered(axes: Axes, table: pd.DataFrame, cost: str, keys: dict[str, int], sign: int, better: str) -> None:
-    """The numbers of the points that nothing beats, beside them where they meet neither each other nor a point."""
+    """The numbers of the points that nothing beats, inside the panel, beside their points where they meet neither each other nor
+    a point."""
     edge = table[front(table[cost].to_numpy(), sign * table["value"].to_numpy(), better)].sort_values(cost)
-    dots = axes.transData.transform(table[[cost, "value"]].to_numpy(float))
-    taken = [(x, y) for x, y in dots]
+    edge = edge[edge["label"].isin(keys)]
+    pixels, box = axes.figure.dpi / 72, axes.get_window_extent()
+    taken = list(axes.transData.transform(table[[cost, "value"]].to_numpy(float)))
     for place, row in zip(axes.transData.transform(edge[[cost, "value"]].to_numpy(float)), edge.to_dict("records"), strict=True):
-        spot = max(AROUND, key=lambda one: min(np.hypot(place[0] + 1.4 * one[0] - x, place[1] + 1.4 * one[1] - y) for x, y in taken))
-        taken.append((place[0] + 1.4 * spot[0], place[1] + 1.4 * spot[1]))
+        spot = max(AROUND, key=lambda one: _room(place + pixels * one, taken, box, pixels))
+        taken.append(place + pixels * spot)
         axes.annotate(str(keys[row["label"]]), (row[cost], row["value"]), xytext=spot, textcoords="offset points", ha="center", va="center",
                       fontsize=8, fontweight="bold")  # fmt: skip
 
 
-AROUND = [(9 * np.cos(angle), 9 * np.sin(angle)) for angle in np.linspace(0, 2 * np.pi, 8, endpoint=False) + np.pi / 8]  # points
+def _room(spot: np.ndarray, taken: Sequence[np.ndarray], box: Bbox, pixels: float) -> float:
+    """How far a place is from what is taken, in pixels; what is far enough is as good as what is farther, and the edge is taken."""
+    inside = min(spot[0] - box.x0, box.x1 - spot[0], spot[1] - box.y0, box.y1 - spot[1]) + 6 * pixels
+    return min(11 * pixels, inside, *(np.hypot(*(spot - one)) for one in taken))
+
+
+AROUND = [radius * np.array((np.cos(angle), np.sin(angle))) for radius in (9, 14, 20) for angle in np.linspace(0, 2 * np.pi, 8, endpoint=False) + np.pi / 8]
 
 
 def front(cost: np.ndarray, value: np.ndarray, better: str = "low") -> np.ndarray:

@@ -31,7 +31,8 @@ AHEAD = 0.5  # seconds of film that a paced engine may be ahead of the clock
 RECENT = 32  # chunks that the read-out looks back on
 TIDY = 50  # chunks after which freed memory goes back to the system
 A_TURN = 8  # commands that one turn carries out before its chunk
-SLICE = 0.1  # seconds after which long work passes the turn on
+SLICE = 0.25  # seconds after which long work passes the turn on
+OWED = 100  # chunks at most that a film makes up for after it passed its turn on
 NOTED = 1  # chunks whose routing decisions a running film keeps: those of a whole film would fill the memory
 
 
@@ -58,6 +59,7 @@ class Readout:
     waiting: int = 0  # commands not yet carried out
     said: str = ""
     error: str = ""
+    told: int = 0  # which readout this is: of two, the later one has more
     remembering: tuple[int, int] | None = None  # (done, of how many) chunks that are put into the KV cache again
     desk: Desk = Desk()  # what the next chunk will be made with, and where it goes on
 
@@ -97,12 +99,15 @@ class Turns:
             self._now += 1
             self._changed.notify_all()
 
-    def pass_on(self, seconds: float = SLICE) -> None:
-        """In the midst of long work: whoever has had the turn for so many seconds waits until those who wait have had theirs."""
+    def pass_on(self, seconds: float = SLICE) -> bool:
+        """In the midst of long work: whoever has had the turn for so many seconds waits until those who wait have had theirs.
+        Returns whether they had."""
         late = self._owner == threading.get_ident() and time.monotonic() - self._since > seconds
-        if late and self._next > self._now + 1:
-            self.__exit__()
-            self.__enter__()
+        if not late or self._next == self._now + 1:
+            return False
+        self.__exit__()
+        self.__enter__()
+        return True
 
 
 class Live:
@@ -126,6 +131,7 @@ class Live:
         self._times: deque = deque(maxlen=RECENT)
         self._readout = Readout(chunks=len(session.nodes), desk=session.desk)
         self._due, self._resumed = 0.0, None
+        self._owed = 0  # chunks that others made while our work was too long for one turn
         self._chunk_bytes = sum(file.stat().st_size for file in (session.folder / "chunks").glob("*.safetensors"))
         self._behind, self._to_remember = deque[int](), 0  # chunks that the head's state still lacks, and how many it lacked
         self._look_behind()
@@ -176,18 +182,34 @@ class Live:
             sent = self._received(wait=not (self.session.desk.playing or self._behind))
             if not sent and not self._behind and not self._on_time():
                 continue
-            timed, began = None, time.monotonic()
             with self._turns:
-                if not self._obey(sent):
+                if not self._turn(sent):
                     break
-                if self._behind:
-                    self._remember()
-                elif self.session.desk.playing and self._early() <= 0 and not self._ending.is_set():
-                    began = time.monotonic()
-                    timed = self._make()
-            if timed is not None:
-                self._made(timed, began)
         self._refuse()
+
+    def _turn(self, sent: list) -> bool:
+        """What we do when it is our turn: a few commands, what must be remembered first, and a chunk; one more where others went
+        ahead while our work was too long for one turn. False at the end."""
+        began = time.monotonic()
+        if not self._obey(sent):
+            return False
+        self._remember(until=began + SLICE)
+        if self._behind:
+            self._owe()
+        if self._makes():
+            self._make_one()
+        if self._owed and self._makes():
+            self._owed -= 1
+            self._make_one()
+        return True
+
+    def _owe(self) -> None:
+        """The others make a chunk before we do; only a film that plays makes up for it."""
+        self._owed = min(OWED, self._owed + 1) if self.session.desk.playing else 0
+
+    def _makes(self) -> bool:
+        """Whether the next chunk is to be made in this turn."""
+        return self.session.desk.playing and not self._behind and self._early() <= 0 and not self._ending.is_set()
 
     def _received(self, wait: bool) -> list:
         """The next commands, as many as a turn may carry out; while nothing plays, wait for one."""
@@ -220,7 +242,8 @@ class Live:
         """Called between two chunks that are remembered again."""
         if self._ending.is_set() and threading.current_thread() is self._thread:
             raise CinelabError("The engine ends; open the session again.")
-        self._turns.pass_on()
+        if self._turns.pass_on():
+            self._owe()
 
     def _carry_out(self, function: Callable[[Session], object], ticket: Future) -> None:
         was = self.session.desk.playing
@@ -276,8 +299,15 @@ class Live:
         self._to_remember = len(self._behind)
         self._tell(remembering=(0, self._to_remember) if self._behind else None)
 
-    def _remember(self) -> None:
-        """One chunk of a film that was opened again, or of a branch far back: commands come between."""
+    def _remember(self, until: float) -> None:
+        """Chunks of a film that was opened again, or of a branch far back, until the turn has lasted long enough: commands and
+        other films come between. What takes less than that costs the film no chunk."""
+        while self._behind and self._commands.empty() and not self._ending.is_set():
+            self._remember_one()
+            if time.monotonic() > until:
+                return
+
+    def _remember_one(self) -> None:
         try:
             self.session.state(self._behind.popleft())
         except Exception as error:  # a chunk that cannot be read: tried again when the film is to go on
@@ -303,6 +333,12 @@ class Live:
     def _halt(self, **said: str) -> None:
         self.session.desk = replace(self.session.desk, playing=False)
         self._tell(**said)
+
+    def _make_one(self) -> None:
+        began = time.monotonic()
+        timed = self._make()
+        if timed is not None:
+            self._made(timed, began)
 
     def _made(self, timed: Timed, began: float) -> None:
         """Show a chunk and note how it went."""
@@ -347,7 +383,7 @@ class Live:
 
     def _tell(self, **changes) -> None:
         desk = self.session.desk
-        self._readout = replace(self._readout, desk=desk, playing=desk.playing, **changes)
+        self._readout = replace(self._readout, desk=desk, playing=desk.playing, told=self._readout.told + 1, **changes)
 
 
 def missing(session: Session, number: int | None) -> list[int]:

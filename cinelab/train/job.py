@@ -21,6 +21,7 @@ from torch import Tensor
 from cinelab.config import from_dict, override, to_dict
 from cinelab.errors import CinelabError
 from cinelab.latent.store import Clips, Store, check_begin, unconditional_words
+from cinelab.limits import shown_path
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan, WanConfig, init_toy
 from cinelab.model.weights import DTYPES, open_weights
@@ -97,7 +98,10 @@ def load_job(path: str | Path) -> Job:
         raise CinelabError(f"{path} holds {type(values).__name__}, not settings; see cinelab.train.job for an example.")
     if missing := [name for name in ("stage", "run", "store") if name not in values]:
         raise CinelabError(f"{path} does not say {missing[0]}; add it (see cinelab.train.job for an example).")
-    return from_dict(Job, values)
+    try:
+        return from_dict(Job, values)
+    except CinelabError as error:
+        raise CinelabError(f"{shown_path(path)}: {error}") from error
 
 
 def open_store(data: Data, config: Any, device: str = "cpu") -> Any:
