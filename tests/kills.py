@@ -33,7 +33,7 @@ def killed_at_every_operation(work: Work, root: Path, seen: Callable[[Path], Any
     seen     what is compared of a folder; default: `contents`
     before   makes what lies in each folder beforehand
     refusal  part of a sentence (a CinelabError) that the second run may say where all is there already
-    points   how many n are tried, spread evenly from the first to the last; None, or $ALL_KILLS set to anything = all
+    points   how many n are tried, spread evenly from the first to the last; None, or $CINELAB_EVERY_KILL set to anything = all
     """
     seen = seen or contents
     work(_fresh(root / "here", before))  # imports, once for all forks, what torch and others import when they first need it
@@ -167,7 +167,7 @@ def _fresh(place: Path, before: Work | None) -> Path:
 
 
 def _spread(count: int, points: int | None) -> list[int]:
-    if points is None or points >= count or os.environ.get("ALL_KILLS"):
+    if points is None or points >= count or os.environ.get("CINELAB_EVERY_KILL"):
         return list(range(count))
     return sorted({round(place * (count - 1) / max(1, points - 1)) for place in range(points)})
 
