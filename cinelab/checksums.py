@@ -12,26 +12,31 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cinelab.config import mapping, read_mapping
-from cinelab.errors import CinelabError
-from cinelab.files import reason, to_json, write_atomic, write_json
+from cinelab.errors import CinelabError, reason
+from cinelab.files import to_json, write_atomic, write_json
 from cinelab.texts import RECORD, Kind, parse_json
 
 CHECKSUMS, SEAL, ARRAYS = "checksums.json", "seal", "blake2b"
-BLOCK = 2**22  # bytes hashed at a time
 
 
-def checksum(path: str | Path) -> str:
-    """blake2b of a file's bytes, 32 hexadecimal digits."""
-    digest = hashlib.blake2b(digest_size=16)
+def checksum(path: str | Path, size: int = 16) -> str:
+    """Return blake2b of a file's bytes, of `size` bytes in hexadecimal digits."""
     with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=size)).hexdigest()
+
+
+def checksum_of(*parts: bytes | memoryview, size: int = 16) -> str:
+    """Return blake2b of bytes, one part after another, of `size` bytes in hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=size)
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()
 
 
@@ -59,7 +64,7 @@ def read_sealed(path: str | Path, remedy: str | Kind, /, **wanted: Any) -> dict:
 def seal_of(values: dict) -> str:
     """blake2b of what a dictionary says as JSON, in whatever order."""
     plain = json.dumps(parse_json(to_json(values)), sort_keys=True)
-    return hashlib.blake2b(plain.encode(), digest_size=16).hexdigest()
+    return checksum_of(plain.encode())
 
 
 def without(values: dict, key: str) -> dict:
@@ -97,9 +102,7 @@ def read_arrays(path: str | Path, names: Iterable[str], remedy: str) -> list[np.
 
 
 def _digest(array: np.ndarray) -> str:
-    digest = hashlib.blake2b(f"{array.dtype} {array.shape}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+    return checksum_of(f"{array.dtype} {array.shape}".encode(), np.ascontiguousarray(array).data)
 
 
 # ---- beside files

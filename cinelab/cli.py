@@ -21,8 +21,7 @@ from cinelab.cli_options import (
     seed_option,
     steps_option,
 )
-from cinelab.errors import CinelabError, Failed, brief
-from cinelab.files import reason
+from cinelab.errors import CinelabError, Failed, brief, reason
 from cinelab.limits import CHUNKS, FILMS, PORT, STEPS, VISITORS, WORKERS
 from cinelab.outputs import AT_ONCE, ready_folder, writing, writing_file
 from cinelab.printing import err, say, show_table, speakable

@@ -21,13 +21,12 @@ from typing import Any, TextIO
 
 import psutil
 
-from cinelab.errors import CinelabError
+from cinelab.errors import CinelabError, reason
 from cinelab.files import (
     HERE,
     REMEDIES,
     SCRATCH,
     partial_name,
-    reason,
     remove_dead,
     to_json,
     write_error,

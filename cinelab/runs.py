@@ -7,7 +7,6 @@ The bits of a training depend on what `conditions` names: resumed under the same
 interrupted; under others that is said.
 """
 
-import hashlib
 import os
 import platform
 import time
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cinelab.checksums import checksum_of
 from cinelab.config import mapping, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import append_line, read_lines, to_json, write_atomic, write_json, write_text
@@ -117,15 +117,15 @@ def _tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _digest(tensor: Tensor) -> str:
-    digest = hashlib.blake2b(f"{tensor.dtype} {tuple(tensor.shape)}".encode(), digest_size=16)
-    digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    flat = tensor.detach().cpu().contiguous().flatten()
+    kind = f"{tensor.dtype} {tuple(tensor.shape)}"
+    return checksum_of(kind.encode(), flat.view(torch.uint8).numpy().data)
 
 
 def _digest_of_rest(state: dict) -> str:
     """Of all that is no tensor: names, steps, settings of an optimiser."""
     text = repr(_plain({key: value for key, value in state.items() if key != CHECKS}))
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return checksum_of(text.encode())
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,6 @@ from wan_folder import TEXT_DIM, TRANSFORMER, make_wan_folder
 
 from cinelab import cli
 from cinelab.cli_wan import next_line
-from cinelab.config import read_json
 from cinelab.errors import CinelabError
 from cinelab.lab import stages
 from cinelab.latent.clips import text_key, write_shard
@@ -25,6 +24,7 @@ from cinelab.model import zoo
 from cinelab.model.wan_zoo import load_wan
 from cinelab.model.weights import config_of
 from cinelab.runs import Run, sealed_state
+from cinelab.texts import read_json
 from cinelab.train import consistency, dmd, ode, pairs, presets, teacher_forcing, worker
 from cinelab.train.checkpoint import export
 from cinelab.train.job import load_job

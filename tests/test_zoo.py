@@ -6,12 +6,13 @@ import pytest
 import torch
 
 from cinelab import load
-from cinelab.config import read_json, to_dict
+from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig
 from cinelab.model import zoo
 from cinelab.model.wan import CausalWan
+from cinelab.texts import read_json
 from cinelab.train.presets import SMOKE, TOY
 
 

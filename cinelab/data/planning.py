@@ -1,17 +1,16 @@
 """What films a group of videos will make, before any is encoded, and what each video was when that was decided."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cinelab.checksums import checksum, checksum_of
 from cinelab.data import layout
 from cinelab.data.cutting import takes
 from cinelab.data.layout import Piece, Take
 from cinelab.data.listing import Source
 from cinelab.data.settings import DataConfig
-from cinelab.latent.clips import checksum
 from cinelab.score.footage import why_failed
 
 
@@ -97,4 +96,4 @@ def _same_file(path: Path, old: dict) -> bool:
 
 
 def digest(value) -> str:
-    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return checksum_of(json.dumps(value, sort_keys=True).encode())

@@ -24,8 +24,8 @@ import tornado.web
 import tornado.websocket
 from tornado.ioloop import PeriodicCallback
 
-from cinelab.errors import CinelabError
-from cinelab.files import reason, to_json
+from cinelab.errors import CinelabError, reason
+from cinelab.files import to_json
 from cinelab.lab.desk import HERE
 from cinelab.lab.doors import DIRECTS, HEADERS, Doors, Keys, page_policy, token_given
 from cinelab.lab.house import FILM, OFFERED, House, Rules, Visit, plain

@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from cinelab import threads
-from cinelab.files import reason
+from cinelab.errors import reason
 from cinelab.model.attention import REMEDY, available
 from cinelab.model.zoo import SHELF, shipped
 from cinelab.runs import hardware

@@ -31,7 +31,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cinelab.config import override, read_json
+from cinelab.config import override
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.lab import students
@@ -48,6 +48,7 @@ from cinelab.score.recogniser import Recogniser, load_recogniser
 from cinelab.score.toybox import Batch, absence_batch, encode_plans, read_shots, recall, table
 from cinelab.seeds import rng_at
 from cinelab.stream.engine import decode, embed, script_of
+from cinelab.texts import read_json
 from cinelab.train import pairs as ode_pairs
 from cinelab.train import presets
 from cinelab.world import casting

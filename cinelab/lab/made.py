@@ -67,7 +67,8 @@ def mark_of(name: str | Path) -> str | None:
 
 def file_mark(path: str | Path) -> dict[str, str]:
     """A file and its SHA-256."""
-    return {"file": str(path), "sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    with open(path, "rb") as file:
+        return {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
 def note_beside(path: str | Path, told: dict[str, Any]) -> Path:

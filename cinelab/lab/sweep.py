@@ -7,7 +7,6 @@ from which file. Cells run as processes of their own. On this machine
 they end when the sweep does, however it ends; the jobs of a cluster go on, and the next sweep takes them up.
 """
 
-import hashlib
 import shlex
 import time
 from collections.abc import Sequence
@@ -20,14 +19,15 @@ from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.lab.grid import Cell, Sweep, expand
-from cinelab.lab.notebook import check, declared, writing
+from cinelab.lab.made import file_mark
+from cinelab.lab.notebook import check, declared
 from cinelab.lab.sweep_board import Board
 from cinelab.lab.sweep_server import Here
+from cinelab.outputs import AT_ONCE, writing
 from cinelab.progress import spoken
 
 ENGINES = ("here", "local", "slurm")
 RECORD = "sweep.json"  # beside the cells: the commands that made them
-AT_ONCE = 0.5  # seconds that a second driver waits for the first one's lock, or for its pid in it
 
 
 @dataclass
@@ -87,8 +87,7 @@ def record(folder: Path, sweep: Sweep | str | Path, only: str | None = None, smo
     entry: dict[str, Any] = {"command": "cinelab.lab.sweep.run(...) from Python", "file": None, "sha256": None}
     if not isinstance(sweep, Sweep):
         words = ["cinelab", "sweep", str(sweep), *(["--only", only] if only else []), *(["--smoke"] if smoke else [])]
-        entry |= {"command": shlex.join(words), "file": str(Path(sweep).resolve())}
-        entry["sha256"] = hashlib.sha256(Path(sweep).read_bytes()).hexdigest()
+        entry |= {"command": shlex.join(words)} | file_mark(Path(sweep).resolve())
     runs, makers = recorded(folder), made_cells(folder)
     runs = runs if entry in runs else [*runs, entry]
     found = {"runs": runs, "cells": makers | dict.fromkeys(cells, runs.index(entry))}

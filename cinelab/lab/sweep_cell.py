@@ -21,7 +21,8 @@ from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.lab.grid import SCHEMA, Cell
-from cinelab.lab.notebook import execute_locked, first_line, writing
+from cinelab.lab.notebook import execute_locked, first_line
+from cinelab.outputs import writing
 from cinelab.threads import TRAINING
 
 Answer = tuple[str, str]  # done, skipped or failed, and why it failed

@@ -9,7 +9,6 @@ compared when a shard is first read. So a store that is still
 being built, or was copied in part, can be read: what is missing is left out, and said.
 """
 
-import hashlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cinelab.checksums import checksum, read_sealed, write_sealed
+from cinelab.checksums import checksum, checksum_of, read_sealed, write_sealed
 from cinelab.config import mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
@@ -39,7 +38,7 @@ LATENTS_OF_FILM = 10**6
 
 def text_key(caption: str) -> str:
     """The name of a caption's tensor."""
-    return hashlib.blake2b(caption.encode(), digest_size=12).hexdigest()
+    return checksum_of(caption.encode(), size=12)
 
 
 def write_shard(folder: Path, name: str, tensors: dict[str, Tensor], about: dict[str, Any]) -> dict:

@@ -16,7 +16,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from cinelab.config import read_json
 from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import Overflow, all_finite
 from cinelab.model.layouts import is_table, is_text, lora_place, module_named
@@ -31,7 +30,7 @@ from cinelab.model.sources import (
     read_safetensors,
     stored,
 )
-from cinelab.texts import parse_json, problem
+from cinelab.texts import parse_json, problem, read_json
 
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_lora_weights.safetensors", "lora.safetensors")  # in a folder
 SETTINGS = "adapter_config.json"  # as peft names it

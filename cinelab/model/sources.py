@@ -17,7 +17,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cinelab.checksums import check_unchanged
-from cinelab.config import read_json
 from cinelab.errors import CinelabError
 from cinelab.model.layouts import (
     HOLDERS,
@@ -32,6 +31,7 @@ from cinelab.model.layouts import (
     to_ours,
 )
 from cinelab.readable import Readable
+from cinelab.texts import read_json
 
 STEM, CONFIG, OURS, RUN = "diffusion_pytorch_model", "config.json", "weights.safetensors", "model.pt"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from cinelab.config import override, read_json, read_mapping, to_dict
+from cinelab.config import override, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import glance
 from cinelab.flow.sampler import Sampling
@@ -28,6 +28,7 @@ from cinelab.model.weights import DTYPES, config_of, dtype_name, dtype_of, load_
 from cinelab.model.zoo import CONFIG, Bundle, check_reach
 from cinelab.readable import Readable
 from cinelab.script.umt5 import Umt5Encoder
+from cinelab.texts import read_json
 
 SETTINGS = "cinelab.json"
 TINY = "tiny:"  # before the file of a tiny codec

@@ -5,7 +5,6 @@ Shipped ones live in cinelab/checkpoints: the codec, the recogniser, toybox-bidi
 toybox-bidirectional-24, toybox-base, and the few-step students toybox-1step, -2step, -4step and -chunk-4step.
 """
 
-import hashlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from cinelab.checksums import changed, check_unchanged, write_checksums
+from cinelab.checksums import changed, check_unchanged, checksum, write_checksums
 from cinelab.config import from_dict, mapping, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
@@ -153,7 +152,7 @@ def save(folder: Path, module: nn.Module, config: dict, dtype: torch.dtype = tor
 
 def fingerprint(folder: Path) -> str:
     """Short hash of a checkpoint's weights."""
-    return hashlib.blake2b((find(folder) / WEIGHTS).read_bytes(), digest_size=8).hexdigest()
+    return checksum(find(folder) / WEIGHTS, size=8)
 
 
 def load_codec(name: str | Path = "toybox-codec") -> ToyCodec:

@@ -14,10 +14,11 @@ All but start and end may be left out.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cinelab.config import from_dict, read_json, to_dict
+from cinelab.config import from_dict, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.script.timeline import Span, Timeline
+from cinelab.texts import read_json
 
 SUFFIX = ".shots.json"
 

@@ -9,7 +9,6 @@ The encoder has 5.7 B parameters and is needed only for a prompt that is not in 
 """
 
 import gc
-import hashlib
 import html
 import warnings
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cinelab.checksums import checksum_of
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import glance, write_atomic, write_json
@@ -103,7 +103,7 @@ class Umt5Encoder:
 
     def path(self, text: str) -> Path | None:
         """Where a cleaned prompt's vectors are kept."""
-        name = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        name = checksum_of(text.encode())
         return self.cache / self.fingerprint / f"{name}.safetensors" if self.cache and self.fingerprint else None
 
     def _find(self, text: str) -> Encoded | None:
@@ -224,7 +224,7 @@ def _check_kinds(place: Path) -> None:
 
 def _digest(rows: Tensor) -> str:
     """Of vectors as they are stored."""
-    return hashlib.blake2b(rows.contiguous().view(torch.uint8).numpy().data, digest_size=16).hexdigest()
+    return checksum_of(rows.contiguous().view(torch.uint8).numpy().data)
 
 
 def short(text: str, most: int = 40) -> str:

@@ -5,7 +5,6 @@ A file holds `latents` (1, c, C, h, w) and, where anything was attended to, `lay
 groups of heads. Its checksum is blake2b of the whole file.
 """
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,23 +12,19 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from cinelab.errors import CinelabError
-from cinelab.files import reason, write_atomic
+from cinelab.checksums import checksum_of
+from cinelab.errors import CinelabError, reason
+from cinelab.files import write_atomic
 from cinelab.memory.cache import Memory
 
-DIGEST = 16  # bytes of a checksum
-
-
-def checksum(data: bytes) -> str:
-    """The checksum that a log keeps of a file's bytes."""
-    return hashlib.blake2b(data, digest_size=DIGEST).hexdigest()
+REMEDY = "restore it, or branch from a chunk before it."
 
 
 def write_chunk(path: Path, latents: Tensor, decisions: Iterable[dict] = ()) -> str:
     """Write a chunk, whole or not at all; returns its checksum. Raises CinelabError."""
     data = save({"latents": latents.cpu().contiguous(), **_packed(list(decisions))})
     write_atomic(path, lambda to: to.write_bytes(data))
-    return checksum(data)
+    return checksum_of(data)
 
 
 def read_chunk(path: Path, known: str | None = None) -> dict[str, Tensor]:
@@ -39,7 +34,7 @@ def read_chunk(path: Path, known: str | None = None) -> dict[str, Tensor]:
         data = path.read_bytes()
     except OSError as error:
         raise CinelabError(f"{path} cannot be read ({reason(error)}); {REMEDY}") from error
-    if known is not None and checksum(data) != known:
+    if known is not None and checksum_of(data) != known:
         raise CinelabError(f"{path} has changed since it was written (its checksum differs); {REMEDY}")
     try:
         tensors = load(data)
@@ -51,9 +46,6 @@ def read_chunk(path: Path, known: str | None = None) -> dict[str, Tensor]:
     if not bool(latents.isfinite().all()):
         raise CinelabError(f"{path} holds latents that are not finite; {REMEDY}")
     return tensors
-
-
-REMEDY = "restore it, or branch from a chunk before it."
 
 
 def decisions_of(memory: Memory, chunk: int) -> list[dict]:

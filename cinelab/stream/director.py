@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cinelab.checksums import checksum_of
 from cinelab.config import read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import plain_json, write_atomic, write_json
@@ -29,7 +30,6 @@ from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
 from cinelab.script.unconditional import unconditional_text
-from cinelab.stream.chunk_file import checksum
 from cinelab.stream.engine import Timed, check_room, policy_after, policy_for
 from cinelab.stream.kept import KeptChunks, forget, keeping
 from cinelab.stream.overlap import ahead, side_stream
@@ -245,7 +245,7 @@ class Director:
 
     def identity(self, screenplay: Screenplay, opening: Tensor | None = None) -> dict:
         """All that makes the film's bits, as plain values; `opening` are the latents that it begins with."""
-        begins = None if opening is None else checksum(opening.float().cpu().numpy().tobytes())
+        begins = None if opening is None else checksum_of(opening.float().cpu().numpy().tobytes())
         return self.info(screenplay) | {"weights": self.bundle.fingerprint, "screenplay": screenplay.to_yaml(),
                                         "fused": self.fused, "opening": begins}
 

@@ -4,7 +4,6 @@ They lie in a hidden folder beside the film, named after all that makes its bits
 settings never goes on from them. They are removed when the film is saved.
 """
 
-import hashlib
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from cinelab.checksums import checksum_of
 from cinelab.errors import CinelabError
 from cinelab.files import to_json
 from cinelab.memory.cache import Memory
@@ -76,7 +76,7 @@ class KeptChunks:
 def keeping(folder: str | Path, film: dict) -> Iterator[KeptChunks]:
     """The kept chunks of the film that `film` (plain values) describes, below `folder`; one process at a time."""
     record = {"film": film}
-    mark = hashlib.blake2b(to_json(record, sort_keys=True).encode(), digest_size=6).hexdigest()
+    mark = checksum_of(to_json(record, sort_keys=True).encode(), size=6)
     place = Path(folder) / f"{MAKING}{mark}"
     with writing(place, tidy=True):
         log = SessionLog(place / "log.jsonl", start_of(record), chained=True)

@@ -22,7 +22,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 import pandas as pd
 
-from cinelab.config import from_dict, read_json, to_dict
+from cinelab.checksums import checksum
+from cinelab.config import from_dict, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_error, write_json
 from cinelab.flow.sampler import Sampling
@@ -51,10 +52,11 @@ from cinelab.outputs import writing
 from cinelab.readable import Readable
 from cinelab.script.screenplay import check_text
 from cinelab.script.timeline import CONTINUE
-from cinelab.stream.chunk_file import checksum, decisions_in, decisions_of, read_chunk, write_chunk
+from cinelab.stream.chunk_file import decisions_in, decisions_of, read_chunk, write_chunk
 from cinelab.stream.engine import Timed, policy_for
 from cinelab.stream.reel import Ask, Reel, State
 from cinelab.stream.session_log import SessionLog, start_of
+from cinelab.texts import read_json
 
 SWITCHES = ("keep", "recache", "cut")  # what a changed prompt does: nothing else, KV re-encoded, a new shot
 SCHEMA, READ = 2, (1, 2)  # 1 had neither hashes nor checksums
@@ -235,7 +237,7 @@ class Session(Readable):
         try:
             for path in strange:
                 place.mkdir(exist_ok=True)
-                path.replace(place / f"{path.stem}-{checksum(path.read_bytes())[:8]}.safetensors")
+                path.replace(place / f"{path.stem}-{checksum(path)[:8]}.safetensors")
         except OSError as error:
             raise write_error(place, error) from error
         if strange:

@@ -4,13 +4,13 @@ A line that was changed, doubled, exchanged or taken out is noticed when the log
 sessions, which have no hash, are taken as they are; what is added to them is hashed from there on.
 """
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from cinelab.errors import CinelabError
-from cinelab.files import append_bytes, json_line, reason, to_json
+from cinelab.checksums import checksum_of
+from cinelab.errors import CinelabError, reason
+from cinelab.files import append_bytes, json_line, to_json
 from cinelab.texts import LINES, parse_json, problem, read_bytes
 
 CHAIN = re.compile(rb', "chain": "([0-9a-f]{16})"\}')
@@ -105,4 +105,4 @@ def _split(raw: bytes) -> tuple[bytes, str | None]:
 
 
 def _hash(before: str, body: bytes) -> str:
-    return hashlib.blake2b(before.encode() + body, digest_size=8).hexdigest()
+    return checksum_of(before.encode(), body, size=8)
