@@ -34,6 +34,11 @@ def brief(message: str) -> str:
     return message if len(message) <= LONGEST else f"{message[: LONGEST - 400]} ... {message[-300:]}"
 
 
+def system_words(error: BaseException) -> str:
+    """Return what the system says of an error, as it says it."""
+    return getattr(error, "strerror", None) or str(error)
+
+
 def reason(error: BaseException) -> str:
-    """Return what the system says, in small letters."""
-    return (getattr(error, "strerror", None) or str(error)).lower()
+    """Return what the system says of an error, in small letters, for the middle of a sentence."""
+    return system_words(error).lower()

@@ -196,6 +196,13 @@ def _lent_to_us(lock: Path) -> bool:
 
 
 @contextmanager
+def writing_share(folder: str | Path, part: tuple[int, int], tidy: bool = False) -> Iterator[None]:
+    """One writer of the share `part` = (mine, of how many) of what a folder is to hold."""
+    with writing(folder, AT_ONCE, f"{LOCK}-{part[0] + 1}-of-{part[1]}", tidy=tidy, again=True):
+        yield
+
+
+@contextmanager
 def writing_file(path: str | Path | None, endings: tuple[str, ...] = ()) -> Iterator[Path | None]:
     """One writer of a file; nothing happens where there is none (`path` None)."""
     if path is None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from cinelab.errors import CinelabError
+from cinelab.errors import CinelabError, system_words
 from cinelab.limits import DEPTH, DIGITS, VALUES, short, shown_path
 
 MIB = 2**20
@@ -62,7 +62,7 @@ def read_bytes(path: str | os.PathLike, kind: Kind) -> bytes:
         with open(path, "rb") as file:
             data = file.read(kind.most + 1)
     except (OSError, ValueError) as error:
-        raise CinelabError(f"{shown_path(path)} cannot be read ({_why(error)}); {kind.absent}.") from error
+        raise CinelabError(f"{shown_path(path)} cannot be read ({system_words(error)}); {kind.absent}.") from error
     if len(data) > kind.most:
         raise CinelabError(f"{shown_path(path)} is above {kind.most} bytes, the most that a {kind.what} may have; {kind.remedy}.")
     return data
@@ -83,11 +83,6 @@ def decoded(data: bytes, path: str | os.PathLike, kind: Kind) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise CinelabError(f"{shown_path(path)}:{line}: this is not UTF-8 text; {kind.remedy}.") from None
-
-
-def _why(error: Exception) -> str:
-    """What the system says, as it says it."""
-    return getattr(error, "strerror", None) or str(error)
 
 
 # ---- JSON

@@ -27,7 +27,7 @@ from cinelab.files import write_text
 from cinelab.latent.checkpoint import Overflow, all_finite
 from cinelab.latent.clips import NULL, RECIPE, fault, shards, text_key, write_shard
 from cinelab.latent.codec import Codec, to_tensor
-from cinelab.outputs import AT_ONCE, writing
+from cinelab.outputs import writing_share
 from cinelab.score.footage import why_failed
 from cinelab.script.prompts import TextEncoder
 from cinelab.script.unconditional import unconditional_text
@@ -65,7 +65,7 @@ def build(videos: str | Path, folder: str | Path, config: DataConfig, codec: Cod
     """
     if not 0 <= part[0] < part[1]:
         raise CinelabError(f"part is {part}; give (mine, of how many) with 0 <= mine < of how many.")
-    with writing(folder, AT_ONCE, f".lock-{part[0] + 1}-of-{part[1]}", tidy=True, again=True):
+    with writing_share(folder, part, tidy=True):
         builder = Builder(videos, Path(folder), config, codec, encoder, marks, check, tell, begin)
         for number, group in enumerate(builder.groups):
             if number % part[1] == part[0]:

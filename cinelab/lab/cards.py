@@ -11,7 +11,7 @@ from cinelab.config import mapping, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.lab.made import file_mark, made
-from cinelab.lab.results import CARD, NUMBERS, rounded
+from cinelab.lab.results import CARD, NUMBERS, interval, rounded
 from cinelab.memory.policy import Policy, label_of, name_of
 from cinelab.model.zoo import find, load, read_part
 from cinelab.outputs import half_saved, ready_folder, together, writing_set
@@ -135,17 +135,13 @@ def comparison_lines(rows: pd.DataFrame, names: list[str]) -> list[list[str]]:
 
 def _beside(row: dict) -> str:
     """0.478 [0.437, 0.523], and x 0.95 [0.91, 0.99] of the first model's, or +0.010 [-0.005, 0.025] from it."""
-    text = rounded(row["value"]) + _between(row["low"], row["high"])
+    text = rounded(row["value"]) + interval(row["low"], row["high"])
     for name, sign in (("share", "x "), ("minus", "+")):
         value = row.get(name)
         if value is not None and np.isfinite(value):
             sign = "" if name == "minus" and rounded(value).startswith("-") else sign
-            text += f"; {sign}{rounded(value)}{_between(row[f'{name} low'], row[f'{name} high'])}"
+            text += f"; {sign}{rounded(value)}{interval(row[f'{name} low'], row[f'{name} high'])}"
     return text
-
-
-def _between(low: float, high: float) -> str:
-    return f" [{rounded(low)}, {rounded(high)}]" if np.isfinite([low, high]).all() else ""
 
 
 def own_metrics(names: list[str], folder: str | Path) -> list[str]:

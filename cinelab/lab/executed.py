@@ -17,6 +17,7 @@ from typing import Any
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
 from cinelab.lab.notebook import execute
+from cinelab.lab.templates import safe_json
 from cinelab.outputs import ready_folder
 from cinelab.printing import say
 
@@ -70,7 +71,7 @@ def page(notebook: str | Path) -> str:
 
 def figure_html(figure: dict, name: str) -> str:
     """A plotly figure as an element that draws itself."""
-    data, layout = (json.dumps(figure[part]).replace("</", "<\\/") for part in ("data", "layout"))
+    data, layout = (safe_json(figure[part]) for part in ("data", "layout"))
     return f'<div id="{name}"></div><script>Plotly.newPlot("{name}", {data}, {layout}, {{responsive: true}})</script>'
 
 

@@ -13,12 +13,12 @@ from math import isfinite
 from typing import Any
 
 from cinelab.errors import CinelabError
-from cinelab.limits import short
+from cinelab.limits import STEPS, short
 from cinelab.script.screenplay import MAX_TEXT
+from cinelab.texts import HALF_PAIR
 
 MESSAGE = 2**16  # bytes of one message
 NUMBER = 2**53  # numbers of messages lie below: JavaScript counts exactly up to there
-LEVELS = 1000  # levels that one command may name
 
 # Every command's values and what each may be; those in OPTIONAL may be left out.
 ARGUMENTS: dict[str, dict[str, str]] = {
@@ -192,12 +192,12 @@ def _text(value: Any) -> bool:
     """Whether it is a text of whole characters that is not too long (a prompt may be as long as in a screenplay)."""
     if not isinstance(value, str) or len(value) > 2 * MAX_TEXT:  # the session says where a prompt ends
         return False
-    return not any("\ud800" <= letter <= "\udfff" for letter in value)
+    return HALF_PAIR.search(value) is None
 
 
 def _levels(value: Any) -> bool:
     if isinstance(value, list):
-        return len(value) <= LEVELS and all(_number(one) for one in value)
+        return len(value) <= STEPS and all(_number(one) for one in value)
     return value is None or _whole(value)
 
 
@@ -208,7 +208,7 @@ def _number(value: Any) -> bool:
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "text": (_text, f"text of at most {MAX_TEXT} characters"),
     "whole": (_whole, "a whole number"),
-    "levels": (_levels, f"a number of levels, a list of up to {LEVELS}, or none for the model's own"),
+    "levels": (_levels, f"a number of levels, a list of up to {STEPS}, or none for the model's own"),
 }
 READERS: dict[str, Callable[[dict, int | None], Message]] = {
     "hello": _hello, "do": _do, "drawn": _drawn, "export": _export, "watch": _watch}

@@ -113,7 +113,9 @@ class Drawn:
         return f"Drawn({self.name!r}, {self.width} pixels wide)"
 
     def _repr_html_(self) -> str:
-        ink = "--ink: var(--jp-content-font-color1, #1d2433); --quiet: var(--jp-content-font-color2, #5d6675); --grid: var(--jp-border-color2, #e6e9ee)"
+        theme = {"--ink": f"--jp-content-font-color1, {INK}", "--quiet": f"--jp-content-font-color2, {QUIET}",
+                 "--grid": f"--jp-border-color2, {GRID}"}  # fmt: skip
+        ink = "; ".join(f"{name}: var({own})" for name, own in theme.items())
         return f'<div style="max-width: {round(1.3 * self.width)}px; {ink}">{self.page_svg()}</div>'
 
 

@@ -3,14 +3,12 @@
 The page carries its figures (as SVG), its films and its data; it needs no network and no server.
 """
 
-import base64
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import cv2
 import numpy as np
@@ -24,14 +22,15 @@ from cinelab.lab.paper import Drawn, file_name
 from cinelab.lab.pooling import Cells, comparisons, costs, load_cells, pooled, shown
 from cinelab.lab.recall import keep_rows
 from cinelab.lab.report_figures import metric_figure, pareto_figure, shots_figure
-from cinelab.lab.results import HEADLINES, csv_text, rounded, text_of
+from cinelab.lab.results import HEADLINES, csv_text, interval, rounded, text_of
 from cinelab.lab.sweep import made_cells, recorded
 from cinelab.lab.templates import filled, jpeg_uri, safe_json
 from cinelab.lab.verdicts import p_text
 from cinelab.lab.withdrawn import PROTOCOL, withdrawn_table
 from cinelab.outputs import ready_folder, writing_file
 from cinelab.readable import Made, Readable
-from cinelab.stream.video import read_video, write_mp4
+from cinelab.stream.showing import small_mp4, video_uri
+from cinelab.stream.video import read_video
 
 MOST_FIGURES = 6  # metrics drawn for each sweep; the tables hold all
 MOST_PLAYERS = 12
@@ -171,10 +170,6 @@ def spread(cells: Cells, table: pd.DataFrame, metrics: list[str]) -> pd.DataFram
     return wide.reset_index().rename_axis(columns=None)
 
 
-def interval(low: float, high: float) -> str:
-    return f" [{rounded(low)}, {rounded(high)}]" if np.isfinite([low, high]).all() else ""
-
-
 def player_cards(cells: Cells, metric: str) -> tuple[list[dict], int]:
     """Films of one seed, a card a setting: label, its value on that seed, the film and the storyboard as data."""
     done = [cell for cell in cells.table.to_dict("records") if (cell["path"] / "film.mp4").exists()]
@@ -213,10 +208,8 @@ def film_uri(path: Path) -> str:
         frames, fps = read_video(path)
         height, width = (side // 4 * 2 for side in frames.shape[1:3])  # even sides
         frames = np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for frame in frames])
-        with TemporaryDirectory() as folder:
-            write_mp4(Path(folder) / "small.mp4", frames, fps, 1, small=True)
-            data = (Path(folder) / "small.mp4").read_bytes()
-    return f"data:video/mp4;base64,{base64.b64encode(data).decode()}"
+        data = small_mp4(frames, fps, scale=1)
+    return video_uri(data)
 
 
 def picture_uri(path: Path) -> str:

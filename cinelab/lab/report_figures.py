@@ -26,7 +26,7 @@ from cinelab.lab.paper import (
     title,
 )
 from cinelab.lab.pooling import TASKS, Cells, costs, pooled
-from cinelab.lab.results import rounded
+from cinelab.lab.results import interval, rounded
 from cinelab.score.metrics import told
 from cinelab.score.stats import bootstrap
 
@@ -202,7 +202,7 @@ def _series(axes: Axes, line: pd.DataFrame, x, y, error: str, labels: Sequence[s
 
 def _sentence(label: str, setting: str, row: dict) -> str:
     about = "" if setting == "_" else f", {setting} {_plain(row[setting])}"
-    between = f" [{rounded(row['low'])}, {rounded(row['high'])}]" if np.isfinite([row["low"], row["high"]]).all() else ""
+    between = interval(row["low"], row["high"])
     return f"{label}{about}: {rounded(row['value'])}{between}, n = {row['n']}"
 
 

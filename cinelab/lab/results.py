@@ -400,6 +400,11 @@ def rounded(value: float) -> str:
     return f"{round(float(value), 3) + 0:.3f}"
 
 
+def interval(low: float, high: float) -> str:
+    """An interval as it stands behind its value, " [0.437, 0.523]"; nothing where it is not known."""
+    return f" [{rounded(low)}, {rounded(high)}]" if math.isfinite(low) and math.isfinite(high) else ""
+
+
 def csv_text(table: pd.DataFrame) -> str:
     """A table as CSV, numbers to four places: zero without a sign, and what is not known (an endless interval) as nothing."""
     numbers = table.select_dtypes("number").replace([math.inf, -math.inf], math.nan).round(4) + 0

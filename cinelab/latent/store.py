@@ -17,7 +17,7 @@ from torch import Tensor
 from cinelab.checksums import read_arrays, read_sealed, write_arrays, write_sealed
 from cinelab.errors import CinelabError
 from cinelab.latent.codec import ToyCodec, to_tensor
-from cinelab.outputs import AT_ONCE, writing
+from cinelab.outputs import writing_share
 from cinelab.readable import Readable
 from cinelab.script.prompts import WordEncoder, split_words
 from cinelab.script.unconditional import unconditional_text
@@ -111,7 +111,7 @@ def build(folder: Path, config: StoreConfig, codec: ToyCodec, encoder: WordEncod
 
     `tell` hears how many films are done after each of them.
     """
-    with writing(folder, AT_ONCE, f".lock-{part[0] + 1}-of-{part[1]}", again=True):
+    with writing_share(folder, part):
         yield from _build(Path(folder), config, codec, encoder, fingerprint, part, tell)
 
 

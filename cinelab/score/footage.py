@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cinelab.errors import CinelabError
+from cinelab.errors import CinelabError, reason
 from cinelab.files import composed
 from cinelab.readable import Readable
 from cinelab.score.cuts import CutDetector, Seen, frame_difference, look_for_cuts
@@ -108,7 +108,7 @@ def _below(folder: Path) -> tuple[list[Path], list[str]]:
     seen = {root}
 
     def unread(error: OSError) -> None:
-        passed.append(f"{error.filename} ({(error.strerror or str(error)).lower()})")
+        passed.append(f"{error.filename} ({reason(error)})")
 
     for place, folders, files in os.walk(folder, onerror=unread, followlinks=True):
         here = Path(place)

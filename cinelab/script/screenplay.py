@@ -23,7 +23,6 @@ import difflib
 import html
 import json
 import os
-import re
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from numbers import Integral, Real
@@ -38,7 +37,16 @@ from cinelab.files import write_text
 from cinelab.limits import BUDGET, LEAST_BUDGET, SECONDS, SEED, SHOTS, STEPS, shown_path
 from cinelab.registry import resolve
 from cinelab.script.yaml_text import Dumper, yaml_sentence
-from cinelab.texts import SCREENPLAY, Loader, compose, joined, line_of, problem, read_text
+from cinelab.texts import (
+    HALF_PAIR,
+    SCREENPLAY,
+    Loader,
+    compose,
+    joined,
+    line_of,
+    problem,
+    read_text,
+)
 
 CUTS = ("cut", "continue")
 SAMPLING = "cinelab.flow.sampler:Sampling"
@@ -47,7 +55,6 @@ MAX_SHOTS = SHOTS
 MAX_SECONDS = SECONDS
 MAX_TEXT = 2000  # characters in a prompt, a caption or a title
 
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
 Field = tuple[str | int, ...]  # a place in the screenplay, such as ("shots", 2, "seconds")
 
 
@@ -168,7 +175,7 @@ def check_text(field: str, value: Any, remedy: str) -> None:
         _refuse((field,), value, "write text, in quotes")
     if len(value) > MAX_TEXT:
         raise FieldError((field,), f"has {len(value)} characters; keep it to {MAX_TEXT} at most.")
-    if _HALF_PAIR.search(value):
+    if HALF_PAIR.search(value):
         raise FieldError((field,), "holds half of a character pair; type that character again.")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from cinelab.errors import CinelabError
+from cinelab.errors import CinelabError, reason
 from cinelab.model.footprint import free_bytes
 from cinelab.stream.colour import HLG, PQ, rgb, unreadable
 
@@ -94,7 +94,7 @@ class Video:
         except (MemoryError, BlockingIOError):  # of the machine, not of the file
             raise
         except (av.error.FFmpegError, OSError) as error:
-            self.damage = f"is damaged or not a video ({str(error.strerror or error).lower()})"
+            self.damage = f"is damaged or not a video ({reason(error)})"
 
 
 class _Pass:

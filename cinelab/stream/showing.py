@@ -30,12 +30,23 @@ def shot_lines(line: Timeline, play: Screenplay) -> list[str]:
     return found
 
 
+def small_mp4(frames: np.ndarray, fps: float, scale: int | None = None) -> bytes:
+    """The bytes of an mp4 of frames (F, H, W, 3), as few as do for a page; `scale` as `write_mp4` has it."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "film.mp4"
+        write_mp4(path, frames, fps, scale, small=True)
+        return path.read_bytes()
+
+
+def video_uri(mp4: bytes) -> str:
+    """The bytes of an mp4 as a data address, which a page plays without any other file."""
+    return f"data:video/mp4;base64,{base64.b64encode(mp4).decode()}"
+
+
 def film_html(frames: np.ndarray, fps: float, caption: str, lines: Sequence[str] = ()) -> str:
     """The film itself, as a player that needs no other file, over its caption and a list of its shots."""
-    with TemporaryDirectory() as folder:
-        write_mp4(Path(folder) / "film.mp4", frames, fps, small=True)
-        data = base64.b64encode((Path(folder) / "film.mp4").read_bytes()).decode()
-    player = f'<video controls loop muted autoplay style="max-width:100%" src="data:video/mp4;base64,{data}"></video>'
+    source = video_uri(small_mp4(frames, fps))
+    player = f'<video controls loop muted autoplay style="max-width:100%" src="{source}"></video>'
     shots = "".join(f"<li>{html.escape(one)}</li>" for one in lines)
     listed = f"<details><summary>shots</summary><ol>{shots}</ol></details>" if lines else ""
     return f"<figure style=\"margin:0\">{player}<figcaption>{html.escape(caption)}{listed}</figcaption></figure>"
