@@ -208,6 +208,56 @@ def test_who_only_watches_pauses_nothing_and_cannot_go_on_from_a_take(desk, film
     assert page.page.locator(".cd-goon").count() == 0
 
 
+def test_who_only_watches_is_offered_nothing_that_would_be_refused(desk):
+    page = desk(FILM | {"playing": True}, about={"role": "watch"})
+    for part in (".cd-play", ".cd-retake", ".cd-export", ".cd-examples", ".cd-hints", ".cd-dice"):
+        assert page.page.locator(part).is_hidden()
+    for part in (".cd-prompt", ".cd-seed", ".cd-policy", ".cd-budget", ".cd-levels", ".cd-switch"):
+        assert page.page.locator(part).is_visible() and page.page.locator(part).is_disabled()
+    page.page.focus(".cinelab-desk")
+    for key in ("c", "r", "u", "e", " "):
+        page.page.keyboard.press(key)
+    assert not page.sent() and not page.sent("export")
+    page.say({"kind": "lost", "said": "The connection is lost."})
+    page.say({"kind": "alive"})
+    assert page.page.locator(".cd-prompt").is_disabled() and page.page.locator(".cd-take").first.is_enabled()
+
+
+def test_who_only_watches_an_empty_film_is_not_told_to_play(desk):
+    assert "Nothing has been made yet" in desk(about={"role": "watch"}).page.inner_text(".cd-note")
+    assert "Press Play" in desk(about={"role": "direct"}).page.inner_text(".cd-note")
+
+
+def test_the_memorys_axes_have_names(desk):
+    ticks = desk(FILM).page.locator(".cd-tick").all_inner_texts()
+    assert ticks == ["layer 2", "1", "shot", "1", "2"]
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_card_shows_what_its_shot_does_and_when_it_changed(desk, width):
+    """Two lines of a prompt, and one of a change, are seen whole: neither beside nor below the card's edge."""
+    page = desk(FILM | {"shots": [FILM["shots"][0] | {"prompt": "close shot of a blue robot that dances"}]}, width=width).page
+    assert page.evaluate("""[...document.querySelectorAll(".cd-said")].every(
+        one => one.scrollWidth <= one.clientWidth && one.scrollHeight <= one.clientHeight + 1)""")
+    assert page.evaluate("(() => { const one = document.querySelector('.cd-timeline'); return one.scrollHeight <= one.clientHeight; })()")
+
+
+def test_on_a_phone_nothing_is_cut_that_can_be_wrapped(desk):
+    page = desk(FILM | {"line": "first picture 0.09 s, 11 pictures/s, text 0 %, model 40 %, memory 27 %, decode 16 %, rest 17 %"}, width=390).page
+    assert page.evaluate("""[".cd-readout", ".cd-strip .cd-label", ".cd-state"].every(name => {
+        const one = document.querySelector(name); return one.scrollWidth <= one.clientWidth + 1; })""")
+    seen = page.evaluate("""[...document.querySelectorAll(".cd-hints span")].filter(
+        one => one.offsetTop < document.querySelector(".cd-hints").offsetTop + 20).every(one => one.scrollWidth <= one.clientWidth + 1)""")
+    assert seen, "a hint that does not fit is left out whole"
+
+
+def test_a_page_that_is_no_notebook_waits_for_no_kernel(desk):
+    film = desk(FILM, clock=True, about={"waits": "Waiting for the server."})
+    film.page.click(".cd-cut")
+    film.page.clock.run_for(4000)
+    assert film.state() == "Waiting for the server."
+
+
 def test_remembering_has_a_bar_and_numbers(desk):
     film = desk(FILM | {"playing": True, "said": "Playing.", "remembering": [130, 230]})
     assert film.state() == "Remembering 130 of 230 chunks."
@@ -235,8 +285,8 @@ def test_a_retake_says_which_shot_and_a_card_what_changed_in_it(desk):
     film = desk(FILM)
     assert film.page.inner_text(".cd-retake") == "Retake 2"
     assert film.page.get_attribute(".cd-retake", "title").startswith("Shot 2 again from its beginning, with seed 25")
-    assert film.page.inner_text(".cd-changed >> nth=0") == "waves → jumps at 1.0 s"
-    assert film.page.get_attribute(".cd-shot >> nth=0", "title") == f"{CAT}\nwaves → jumps at 1.0 s"
+    assert film.page.inner_text(".cd-changed >> nth=0") == "1.0 s: waves → jumps"
+    assert film.page.get_attribute(".cd-shot >> nth=0", "title") == f"{CAT}\n1.0 s: waves → jumps"
 
 
 def test_a_take_is_watched_stepped_through_and_left(desk, film):

@@ -142,6 +142,27 @@ def test_a_film_that_is_opened_again_says_how_much_of_it_is_remembered(bundle, t
     live.close()
 
 
+def test_a_command_that_comes_meanwhile_does_not_begin_the_count_anew(bundle, tmp_path, monkeypatch):
+    session = Session.create(tmp_path / "session", bundle, Settings(CAT))
+    for _ in range(4):
+        session.step()
+    again, recall, seen, begun = Session.resume(session.folder, bundle), Session.state, [], threading.Event()
+
+    def noted(asked, number):
+        assert begun.wait(10)
+        seen.append(live.readout.remembering)
+        if len(seen) == 2:
+            live.send("seed", value=7)
+        return recall(asked, number)
+
+    monkeypatch.setattr(Session, "state", noted)
+    live = Live(again, pace=None)
+    begun.set()
+    until(lambda: len(seen) >= 4 and live.readout.remembering is None)
+    live.close()
+    assert seen == [(0, 4), (1, 4), (2, 4), (3, 4)]
+
+
 def test_a_chunk_that_cannot_be_remembered_is_said_and_others_can_be_gone_on_from(bundle, tmp_path):
     session = Session.create(tmp_path / "session", bundle, Settings(CAT))
     for _ in range(4):

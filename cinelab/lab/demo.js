@@ -5,6 +5,7 @@ import desk from "/desk.js";
 const RETRY = [500, 1000, 2000, 4000, 8000]; // milliseconds between tries to come back
 const WORDS = { // of the desk, where a notebook's would not fit
   ended: "The server says nothing any more; reload this page to go on with your film.",
+  waits: "Waiting for the server: the other films have their turns, or a chunk takes long.",
   closed: "Nobody looked at this film for a while; reload this page to go on with it.",
 };
 const LOST = "The connection is lost; trying again. What was made is safe.";

@@ -8,8 +8,10 @@ const LONG = 4; // chunks to be remembered that are worth a bar
 const SEEDS = 10000; // the dice draws below
 const KEYS = { " ": "play", c: "cut", r: "retake", u: "undo", e: "export", f: "full", "?": "help" };
 const CORNERS = '<svg viewBox="0 0 16 16"><path d="M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4" fill="none" stroke="currentColor" stroke-width="2"/></svg>';
-const LEGEND = "Enter: say it    Ctrl+Enter: cut with it    Tab: complete    ↑ ↓: earlier prompts";
+const LEGEND = ["Enter: say it", "Ctrl+Enter: cut with it", "Tab: complete", "↑ ↓: earlier prompts"];
 const ENDED = "The kernel has ended; run the cell again to go on.";
+const WAITS = "Waiting for the kernel: another cell runs there, or a chunk takes long.";
+const EMPTY = { direct: "Press Play, or say what the first shot shows.", watch: "Nothing has been made yet. The film is shown here while it is made." };
 const HELP = [
   ["In the box", [
     ["Enter", "say the prompt, and play"],
@@ -61,7 +63,7 @@ class Screen {
     this.canvas = make(this.stage, "canvas", "cd-canvas", { width: width * scale, height: height * scale });
     this.canvas.setAttribute("role", "img");
     this.canvas.setAttribute("aria-label", "The film");
-    this.note = make(this.stage, "div", "cd-note", { textContent: "Press Play, or say what the first shot shows." });
+    this.note = make(this.stage, "div", "cd-note", { textContent: EMPTY[about.role] ?? EMPTY.direct });
     const title = "Full screen (f)";
     this.large = make(this.stage, "button", "cd-large", { title, ariaLabel: title, onclick: () => this.full() });
     this.large.innerHTML = CORNERS;
@@ -242,8 +244,8 @@ class Prompt {
     if (this.found.length) return;
     const words = new Set(this.box.value.toLowerCase().match(/[\p{L}\p{N}]+/gu));
     const strange = this.about.words.length ? [...words].filter((word) => !this.known.has(word)) : []; // none are listed: all are read
-    const what = strange.length ? `not known, left out: ${strange.join(", ")}` : LEGEND;
-    make(this.hints, "span", strange.length ? "cd-strange" : "", { textContent: what });
+    if (strange.length) make(this.hints, "span", "cd-strange", { textContent: `not known, left out: ${strange.join(", ")}` });
+    else for (const textContent of LEGEND) make(this.hints, "span", "", { textContent });
   }
 
   chip(text, fragment) {
@@ -324,7 +326,7 @@ class Timeline {
   }
 
   change({ at, what }) {
-    return `${what} at ${seconds(at * this.about.chunk_seconds)}`;
+    return `${seconds(at * this.about.chunk_seconds)}: ${what}`;
   }
 
   named(shot, number) {
@@ -392,16 +394,17 @@ class Strip {
     const what = shots ? "the shots that each layer's heads attend to" : "what the newest chunk attends to, once the film plays";
     this.title.textContent = `Memory: ${what}`;
     this.grid.replaceChildren();
-    this.grid.style.gridTemplateColumns = `16px repeat(${shots}, minmax(3px, 64px))`;
-    [...rows].reverse().forEach((row, place) => this.layer(row, rows.length - place));
-    if (shots) make(this.grid, "span");
+    this.grid.style.gridTemplateColumns = `max-content repeat(${shots}, minmax(3px, 64px))`;
+    [...rows].reverse().forEach((row, place) => this.layer(row, rows.length - place, rows.length));
+    if (shots) make(this.grid, "span", "cd-tick cd-axis", { textContent: "shot" });
     for (let shot = 1; shot <= shots; shot++) {
       make(this.grid, "span", "cd-tick", { textContent: shots <= 24 || shot % 5 === 0 ? shot : "" });
     }
   }
 
-  layer(row, number) {
-    make(this.grid, "span", "cd-tick", { textContent: number });
+  // The uppermost tick names its axis.
+  layer(row, number, layers) {
+    make(this.grid, "span", "cd-tick cd-axis", { textContent: number === layers ? `layer ${number}` : number });
     row.forEach((share, shot) => {
       const title = `layer ${number}, shot ${shot + 1}: ${Math.round(100 * share)} % of heads`;
       const cell = make(this.grid, "i", "", { title });
@@ -429,6 +432,8 @@ class Desk {
     this.timeline = new Timeline(this.root, this.about, (chunk, name) => this.watch(chunk, name));
     this.help();
     this.watches = this.about.role === "watch"; // somebody else directs
+    this.root.classList.toggle("cd-watches", this.watches);
+    this.usable(true);
     this.number = 0;
     this.asked = new Map(); // number of a command -> when it was given, and what it was
     this.told = 0; // the readout that the last answer was made of
@@ -569,7 +574,7 @@ class Desk {
     this.root.focus({ preventScroll: true });
     if (name === "help") return this.keys.showModal();
     if (name === "full") return this.screen.full();
-    if (this.gone) return;
+    if (this.gone || this.watches) return;
     if (name === "export") return this.send({ kind: "export" });
     this.leaveFilm();
     if (name === "play" && !this.playing && !this.view.settings.prompt && this.prompt.text) this.say(false);
@@ -661,9 +666,7 @@ class Desk {
     this.gone = gone;
     this.told = 0; // of whoever speaks next
     this.root.classList.toggle("cd-dead", Boolean(gone));
-    for (const part of this.root.querySelectorAll(":is(.cd-side, .cd-timeline) :is(button:not(.cd-help), input, select, textarea)")) {
-      part.disabled = Boolean(gone) || part.parentElement.matches(".cd-next");
-    }
+    this.usable(!gone);
     if (gone) {
       this.play(false);
       this.asked.clear();
@@ -672,6 +675,14 @@ class Desk {
       this.play(this.view.playing);
     }
     this.status();
+  }
+
+  // Who watches can look at takes and at the keys, and at what is set.
+  usable(all) {
+    for (const part of this.root.querySelectorAll(":is(.cd-side, .cd-timeline) :is(button:not(.cd-help), input, select, textarea)")) {
+      const directs = part.closest(".cd-side") && this.watches;
+      part.disabled = !all || Boolean(directs) || part.parentElement.matches(".cd-next");
+    }
   }
 
   pictures(message, buffers) {
@@ -747,7 +758,7 @@ class Desk {
     const [done, all] = this.view.remembering ?? [0, 0];
     const remembers = !this.gone && all >= LONG;
     const oldest = Math.min(...[...this.asked.values()].map((asked) => asked.at));
-    const waits = performance.now() - oldest > SLOW ? "Waiting for the kernel: another cell runs there, or a chunk takes long." : "";
+    const waits = performance.now() - oldest > SLOW ? (this.about.waits ?? WAITS) : "";
     const wrong = this.gone || this.error;
     const calm = waits || (this.screen.film && this.caption) || this.said;
     const text = wrong || (remembers ? `Remembering ${done} of ${all} chunks.` : calm);

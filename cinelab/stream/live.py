@@ -294,10 +294,17 @@ class Live:
             return 0
 
     def _look_behind(self) -> None:
-        """Find out what must be remembered before the film can go on from its head."""
+        """Find out what must be remembered before the film can go on from its head. Where a command left that as it was,
+        the count goes on."""
+        before = self._behind
         self._behind = deque(missing(self.session, self.session.desk.head))
-        self._to_remember = len(self._behind)
-        self._tell(remembering=(0, self._to_remember) if self._behind else None)
+        if self._behind != before:
+            self._to_remember = len(self._behind)
+        self._tell_remembering()
+
+    def _tell_remembering(self) -> None:
+        done = self._to_remember - len(self._behind)
+        self._tell(remembering=(done, self._to_remember) if self._behind else None)
 
     def _remember(self, until: float) -> None:
         """Chunks of a film that was opened again, or of a branch far back, until the turn has lasted long enough: commands and
@@ -314,8 +321,7 @@ class Live:
             self._behind.clear()
             if not self._ending.is_set():
                 self._stop(error)
-        done = self._to_remember - len(self._behind)
-        self._tell(remembering=(done, self._to_remember) if self._behind else None)
+        self._tell_remembering()
 
     def _make(self) -> Timed | None:
         """The next chunk; None where it cannot be made, and then the film waits for orders."""
