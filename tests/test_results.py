@@ -9,7 +9,7 @@ import pytest
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.lab.pooling import compared, comparisons, costs, load_cells, pooled
-from cinelab.lab.report import html_table, render, report, safe_json, section
+from cinelab.lab.report import html_table, render, report, safe_json, section, texts
 from cinelab.lab.report_figures import front, metric_figure, pareto_figure, shots_figure
 from cinelab.lab.results import column_table, csv_text, index, overview, query, save, telling
 from cinelab.score.rows import Row, table
@@ -336,6 +336,14 @@ def test_the_page_works_in_a_real_browser(results, browser):
     page.get_by_role("button", name="Play all together").click()
     page.wait_for_function("[...document.querySelectorAll('video')].every(film => film.readyState >= 2 && film.currentTime > 0)")
     assert errors == []
+
+
+def test_a_table_for_reading_has_the_same_rows_and_no_endless_interval():
+    table = pd.DataFrame({"metric": ["kept", "cuts"], "low": [-np.inf, 0.25], "chance": [np.nan, 0.0416], "n": [1, 2], "p": [0.0, None]})
+    read = texts(table.tail(2))
+    assert read.to_dict("list") == {"metric": ["kept", "cuts"], "low": ["", "0.25"], "chance": ["", "0.042"],
+                                    "n": ["1", "2"], "p": ["< 0.001", ""]}
+    assert list(read.index) == [0, 1] and texts(pd.DataFrame()).empty
 
 
 def test_tables_say_no_minus_zero_and_no_endless_interval():

@@ -38,6 +38,7 @@ WIDEST = 840  # pixels of a storyboard
 LARGE = 100_000  # bytes of a film from which on a smaller copy is embedded
 JOIN = "+"
 NOT_RECORDED = "not recorded"
+P_COLUMNS = ("p", "corrected p", "level p")
 COSTS = {"pictures a CPU second": "frames a second of CPU time", "pictures a second": "frames a second", "first picture s": "first frame, s",
          "memory seen, MiB": "keys and values attended to, MiB", "chunks seen": "chunks attended to"}  # columns, as the page names them
 
@@ -288,13 +289,19 @@ def embedded(section: Section, figure: Drawn) -> dict:
             "width": figure.width}
 
 
-def html_table(table: pd.DataFrame) -> str:
-    """A table whose columns sort on click; numbers to three places, and no p is called 0."""
-    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in table)
-    def text(name: str, value) -> str:
-        is_p = name in ("p", "corrected p", "level p")
-        return html.escape(p_text(value) if is_p else text_of(value))
+def texts(table: pd.DataFrame) -> pd.DataFrame:
+    """The table for reading, in a page or as the last line of a cell: numbers to three places, no p called 0, and what is not
+    known or an endless interval as nothing. The same rows and columns, as text."""
+    columns = [
+        column.astype(object).map(p_text if name in P_COLUMNS else text_of)
+        for name, column in table.items()
+    ]
+    return pd.concat(columns, axis=1) if columns else table
 
-    body = "".join("<tr>" + "".join(f"<td>{text(*cell)}</td>" for cell in zip(table.columns, row, strict=True)) + "</tr>"
-                   for row in table.itertuples(index=False))
+
+def html_table(table: pd.DataFrame) -> str:
+    """A table whose columns sort on click, its values as in `texts`."""
+    head = "".join(f"<th>{html.escape(str(name))}</th>" for name in table)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>"
+                   for row in texts(table).itertuples(index=False))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
