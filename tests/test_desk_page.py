@@ -233,6 +233,12 @@ def test_the_memorys_axes_have_names(desk):
     assert ticks == ["layer 2", "1", "shot", "1", "2"]
 
 
+@pytest.mark.parametrize("size", [(1500, 1000), (1040, 700), (390, 844)])
+def test_all_six_layers_of_the_memory_and_its_axes_are_seen(desk, size):
+    page = desk(FILM | {"looked": {"rows": [[0.5, 1.0]] * 6}}, width=size[0], height=size[1]).page
+    assert page.evaluate("(() => { const one = document.querySelector('.cd-strip'); return one.scrollHeight <= one.clientHeight; })()")
+
+
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_card_shows_what_its_shot_does_and_when_it_changed(desk, width):
     """Two lines of a prompt, and one of a change, are seen whole: neither beside nor below the card's edge."""
