@@ -207,3 +207,11 @@ def test_bad_input_is_named(call, said):
 
 def test_prints_as_a_reader_wants_it():
     assert str(Estimate(0.9123, 0.87, 0.95, 240)) == "0.912 [0.870, 0.950] n=240"
+
+
+def test_pairs_that_all_differ_by_the_same_hide_as_much_below_as_above():
+    scores = paired_difference([0.5, 0.75], [0.5, 0.75])
+    assert scores.value == 0 and -scores.low == pytest.approx(scores.high) and scores.high > 0.5
+    ratios = paired_difference([1.2, 0.9], [1.2, 0.9])  # no scores: nothing bounds them
+    assert (ratios.low, ratios.high) == (0, 0)
+    assert paired_difference([1.2], [1.2]).high == float("inf")

@@ -65,17 +65,24 @@ def paired_difference(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """Mean of a - b, pair by pair (the same film and seed under two policies), as `bootstrap`."""
+    """Mean of a - b, pair by pair (the same film and seed under two policies), as `bootstrap`.
+
+    Where every pair differs by the same, scores between 0 and 1 get what could still hide to either
+    side; of other values one pair gets (-inf, inf), and several an interval of width zero.
+    """
     a, b = _values("a", a), _values("b", b)
     if len(a) != len(b):
         raise CinelabError(f"b: {len(b)} values against {len(a)} of a, a pair needs one of each")
     found = bootstrap(a - b, groups, level, resamples, seed)
     sums, counts = _totals(a - b, groups)
-    if np.ptp(sums / counts) > 1e-12 or not set(np.unique([a, b])) <= {0.0, 1.0}:
+    if np.ptp(sums / counts) > 1e-12:
         return found
-    # No pair of answers differs from another: what could still hide is as for 0 of n successes.
-    unseen = wilson(0, len(sums), level).high
-    low, high = max(-1.0, found.value - unseen), min(1.0, found.value + unseen)
+    if min(a.min(), b.min()) >= 0 and max(a.max(), b.max()) <= 1:
+        # No pair differs from another: what could still hide is as for 0 of n successes.
+        unseen = wilson(0, len(sums), level).high
+        low, high = max(-1.0, found.value - unseen), min(1.0, found.value + unseen)
+    else:
+        low, high = (-math.inf, math.inf) if len(sums) == 1 else (found.value, found.value)
     return Estimate(found.value, low, high, found.n)
 
 
