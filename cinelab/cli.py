@@ -155,6 +155,7 @@ def compare(names: Annotated[list[str], typer.Argument(help="models whose cards 
         benchmark_table,
         compare_cards,
         comparison_lines,
+        comparison_note,
         made_from,
         markdown,
     )
@@ -167,8 +168,7 @@ def compare(names: Annotated[list[str], typer.Argument(help="models whose cards 
             write_text(output, markdown(benchmark_table(names, folder)) if output.suffix == ".md" else csv_text(rows))
             note_beside(output, made_from(names, folder))
     show_table(["metric", *names], comparison_lines(rows, names))
-    say((f"Value [95 % interval]; x: the share of {names[0]}'s on the films that both made, + or -: the difference from it. ", "dim"),
-        (str(output or ""), "bold green"))
+    say((f"{comparison_note(rows, names)} ", "dim"), (str(output or ""), "bold green"))
 
 
 @app.command()

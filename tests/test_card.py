@@ -8,7 +8,7 @@ import pytest
 
 from cinelab import CAMR, load
 from cinelab.errors import CinelabError
-from cinelab.lab.cards import card_table, compare_cards, print_card
+from cinelab.lab.cards import card_table, compare_cards, comparison_note, print_card
 from cinelab.score.card import CardConfig, card, measure
 from cinelab.score.recogniser import load_recogniser
 from cinelab.score.toybox import (
@@ -115,6 +115,12 @@ def test_an_interval_that_is_not_known_is_null():
     assert json.dumps(made, allow_nan=False)
 
 
+def test_an_interval_that_is_not_known_is_printed_as_nothing(capsys):
+    row = {"value": 0.261, "low": None, "high": None, "n": 1, "chance": None, "upper": None}
+    print_card({"model": "x", "metrics": {"share": row}, "recogniser": {}})
+    assert "0.261" in (said := capsys.readouterr().out) and " to " not in said
+
+
 def test_a_card_needs_films():
     with pytest.raises(CinelabError, match="at least 1 seed and 2 films"):
         CardConfig(seeds=(), films=32)
@@ -130,5 +136,10 @@ def test_cards_side_by_side_are_paired_by_film(tmp_path):
     assert table.loc[("prompt", "student"), "share"] == pytest.approx(0.75)
     assert table.loc[("prompt", "student"), "share low"] == pytest.approx(0.75)
     assert pd.isna(table.loc[("cuts", "other"), "share"]) and pd.isna(table.loc[("cuts", "base"), "share"])
+    note = comparison_note(table.reset_index(), ["base", "student", "other"])
+    assert note.startswith("Mean over films [95 % interval]; x: the share of base's") and "Not set beside base: other," in note
+    alone = comparison_note(compare_cards(["base", "other"], tmp_path), ["base", "other"])
+    assert "x:" not in alone and "Not set beside base: other, since the films are not the same." in alone
+    assert comparison_note(compare_cards(["base"], tmp_path), ["base"]) == "Mean over films [95 % interval]."
     with pytest.raises(CinelabError, match="run `cinelab score absent` first"):
         compare_cards(["absent"], tmp_path)

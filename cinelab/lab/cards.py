@@ -70,7 +70,8 @@ def print_card(record: dict, console=out) -> None:
     """A card for reading, and the recogniser's own held-out accuracy beside it."""
     lines = []
     for metric, row in record["metrics"].items():
-        interval = f"{_text(row['low'])} to {_text(row['high'])}"
+        known = row["low"] is not None and row["high"] is not None
+        interval = f"{_text(row['low'])} to {_text(row['high'])}" if known else ""
         lines.append([metric, _text(row["value"]), interval, str(row["n"]), _text(row["chance"]), _text(row["upper"])])
     show_table(["metric", "value", "95 % interval", "n", "chance", "upper"], lines, str(record["model"]), console)
     if not record["recogniser"]:
@@ -131,6 +132,18 @@ def comparison_lines(rows: pd.DataFrame, names: list[str]) -> list[list[str]]:
         cells = {row["model"]: _beside(row) for row in part.to_dict("records")}
         lines.append([metric, *(cells.get(name, "") for name in names)])
     return lines
+
+
+def comparison_note(rows: pd.DataFrame, names: list[str]) -> str:
+    """What the table's numbers are, and which models could not be set beside the first one."""
+    columns = [name for name in ("share", "minus") if name in rows]
+    beside = set(rows.loc[rows[columns].notna().any(axis=1), "model"]) if columns else set()
+    note = "Mean over films [95 % interval]"
+    if beside:
+        note += f"; x: the share of {names[0]}'s on the films that both made, + or -: the difference from it"
+    if apart := [name for name in names[1:] if name not in beside]:
+        note += f". Not set beside {names[0]}: {', '.join(apart)}, since the films are not the same"
+    return note + "."
 
 
 def _beside(row: dict) -> str:
