@@ -28,19 +28,15 @@ class Progress:
 
     def __init__(self, text: str, quiet: float = 0.0, clock: Callable[[], float] = time.monotonic):
         self.clock, self.quiet, self.lives = clock, quiet, False
-        self.said: tuple[float, str] | None = (
-            None  # when the last plain line was printed, and of which stage
-        )
+        # when the last plain line was printed, and of which stage
+        self.said: tuple[float, str] | None = None
         self.began = clock()
         self._begin(text)
 
     def _begin(self, text: str) -> None:
         self.text, self.what, self.unit = text, "", ""
-        self.done, self.total, self.first = (
-            0,
-            None,
-            None,
-        )  # `first`: what was done when counting began
+        self.done, self.total = 0, None
+        self.first = None  # what was done when counting began
         self.since = self.last = self.clock()  # when it began, and when `done` last grew
 
     def stage(self, text: str) -> None:
@@ -96,18 +92,14 @@ class Progress:
         """The line that moves, cut to the terminal's width: nothing in it is to be copied."""
         spent = self.clock() - self.began
         turn = TURNING[int(8 * spent) % len(TURNING)]
-        return Text(
-            visible(f"{turn} {self.line()} ({spoken(spent)})"), no_wrap=True, overflow="ellipsis"
-        )
+        line = visible(f"{turn} {self.line()} ({spoken(spent)})")
+        return Text(line, no_wrap=True, overflow="ellipsis")
 
     def _plain(self) -> None:
         """Print a line where no line moves: at once for a new stage, then every OFTEN seconds."""
         now = self.clock()
-        if (
-            not self.lives
-            and now - self.began >= self.quiet
-            and (self.said is None or self.said[1] != self.text or now - self.said[0] >= OFTEN)
-        ):
+        fresh = self.said is None or self.said[1] != self.text or now - self.said[0] >= OFTEN
+        if fresh and not self.lives and now - self.began >= self.quiet:
             self.said = (now, self.text)
             say((self.line(), "dim"))
 
@@ -124,9 +116,8 @@ def progress(text: str, quiet: float = 0.0, often: float = 8.0) -> Iterator[Prog
         yield shown
         return
     shown.lives = True
-    with Live(
-        console=screen, get_renderable=shown.render, refresh_per_second=often, transient=True
-    ):
+    drawn = {"refresh_per_second": often, "transient": True}
+    with Live(console=screen, get_renderable=shown.render, **drawn):
         yield shown
 
 

@@ -42,9 +42,8 @@ class Made(type(Path())):
     def _repr_html_(self) -> str:
         if not self.is_dir():
             return _link(self, str(self))
-        files = sorted(
-            one for one in self.iterdir() if one.is_file() and not one.name.startswith(".")
-        )
+        shown = (one for one in self.iterdir() if not one.name.startswith("."))
+        files = sorted(one for one in shown if one.is_file())
         more = f" and {len(files) - MOST} more" if len(files) > MOST else ""
         links = ", ".join(_link(one, one.name) for one in files[:MOST])
         return f"{html.escape(str(self))}: {links or 'no files'}{more}"

@@ -5,7 +5,7 @@ import asyncio
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import tornado.httpclient
 import tornado.websocket
@@ -139,7 +139,3 @@ class Guest:
 
     async def draw(self, number):
         await self.wire.write_message(json.dumps({"kind": "drawn", "number": number}))
-
-
-def token_of(address):
-    return parse_qs(urlsplit(address).query)["token"][0]

@@ -20,6 +20,7 @@ from test_train import Fake
 from test_train import model as net
 from test_weight_files import CONFIG, written
 from test_weights import original
+from writers import child_refuses
 
 from cinelab.checksums import CHECKSUMS, read_arrays, read_sealed, write_arrays, write_sealed
 from cinelab.errors import CinelabError
@@ -51,23 +52,6 @@ def base(tmp_path_factory) -> Path:
     rng = torch.Generator().manual_seed(0)
     tensors = {name: 0.1 * torch.randn(shape, generator=rng) for name, shape in original(CONFIG).items()}
     return written(tmp_path_factory.mktemp("base") / "wan", tensors)
-
-
-def child_refuses(work) -> bool:
-    """Whether a process beside this one is refused with a sentence that names this one."""
-    reading, told = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-        except CinelabError as error:
-            os.write(told, str(error).encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(told)
-    said = os.read(reading, 2**12).decode()
-    os.close(reading)
-    return f"is written by process {os.getpid()}" in said
 
 
 # ---- kills

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from kills import killed_at_every_operation
+from writers import child_refuses
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
@@ -117,12 +118,4 @@ def test_a_failure_leaves_what_was_there(tmp_path):
 def test_two_writers_of_one_set_do_not_mix(tmp_path):
     with together(tmp_path, "a.json") as scratch:
         write_text(scratch / "a.json", "{}")
-        child = os.fork()
-        if child == 0:
-            try:
-                save_one = together(tmp_path, "a.json")
-                save_one.__enter__()
-            except CinelabError:
-                os._exit(7)
-            os._exit(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+        assert child_refuses(lambda: together(tmp_path, "a.json").__enter__())

@@ -24,9 +24,8 @@ class Board:
         self.running: dict[Any, list] = {}  # key: name, when it began, megabytes now
         self.counts, self.spent = {"done": 0, "skipped": 0, "failed": 0}, []
         self.said = time.monotonic()  # when a line was last printed
-        self.live = Live(
-            get_renderable=self.table, console=self.console, transient=True, refresh_per_second=2
-        )
+        drawn = {"transient": True, "refresh_per_second": 2}
+        self.live = Live(get_renderable=self.table, console=self.console, **drawn)
 
     def __enter__(self) -> "Board":
         if moves(self.console):
@@ -62,26 +61,19 @@ class Board:
                 row[2] = engine.memory(key)
         elif self.running and time.monotonic() - self.said >= OFTEN:
             now = time.monotonic()
-            at_work = ", ".join(
-                f"{name} for {spoken(now - began)}" for name, began, _ in self.running.values()
-            )
-            self._say(f"running {at_work}; {self.line()}")
+            at_work = [f"{name} for {spoken(now - began)}" for name, began, _ in self.running.values()]
+            self._say(f"running {', '.join(at_work)}; {self.line()}")
 
     def _say(self, text: str) -> None:
         self.said = time.monotonic()
         self.console.print(text)
 
     def table(self, title: str = "running") -> Group:
-        table, now = (
-            Table(title, "time", "memory", box=None, padding=(0, 2, 0, 0)),
-            time.monotonic(),
-        )
-        for name, began, megabytes in list(
-            self.running.values()
-        ):  # rich draws in a thread of its own
-            table.add_row(
-                visible(name), spoken(now - began), spoken_memory(megabytes) if megabytes else ""
-            )
+        table = Table(title, "time", "memory", box=None, padding=(0, 2, 0, 0))
+        now, running = time.monotonic(), list(self.running.values())  # rich draws in a thread
+        for name, began, megabytes in running:
+            memory = spoken_memory(megabytes) if megabytes else ""
+            table.add_row(visible(name), spoken(now - began), memory)
         return Group(*([table] if self.running else []), self.line(title == "running"))
 
     def line(self, going: bool = True) -> str:

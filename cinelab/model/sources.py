@@ -236,14 +236,14 @@ def _weights_in(folder: Path) -> list[Path]:
     if single.exists() and (index.exists() or shards):
         raise CinelabError(f"{folder} holds both {single.name} and shards of another copy; remove the one that you do not want.")
     if index.exists():
-        return _of_index(index, shards)
+        return _of_index(index)
     if shards:
         wanted = int(shards[0].stem.rpartition("-of-")[2])
         raise CinelabError(f"{folder} holds {len(shards)} of {wanted} shards but no {index.name}, so the copy is not complete; {AGAIN}.")
     return [file for file in (single, folder / OURS, folder / RUN) if file.exists()][:1]
 
 
-def _of_index(index: Path, shards: list[Path]) -> list[Path]:
+def _of_index(index: Path) -> list[Path]:
     """The shards an index names, all of them there and holding what it says."""
     said = read_json(index)
     places = said.get("weight_map") if isinstance(said, dict) else None

@@ -5,7 +5,7 @@ the sentence asks for at this place (in "a dog waves" a kind is asked for, in "a
 is clear there is no hint: a wrong one misleads.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 ENDINGS = ("ing", "ies", "es", "ed", "er", "ly", "s")
 ARTICLES = frozenset("a an the his her its their my our this that one two three some".split())
@@ -13,42 +13,33 @@ WHERE = frozenset("in on near into inside through across over along behind besid
 WHEN = frozenset("at by during before after until till towards".split())
 WHO = frozenset("that who which he she it they".split())
 SHORTEST = 4  # letters of a known word that a slip may have changed; shorter ones resemble too much
-SIZES, KINDS, COLOURS, ACTIONS, PLACES, TIMES, CAMERA = FAMILIES = (
-    "sizes",
-    "kinds",
-    "colours",
-    "actions",
-    "places",
-    "times",
-    "camera moves",
-)
+FAMILIES = ("sizes", "kinds", "colours", "actions", "places", "times", "camera moves")
+SIZES, KINDS, COLOURS, ACTIONS, PLACES, TIMES, CAMERA = FAMILIES
 
 
 class Hints:
-    """Hints from families of phrases: {"kinds": ["cat", "rabbit", ...], ...}, named as in FAMILIES; of each phrase
-    list the first of every value is shown, and all are recognised."""
+    """Hints from families of phrases: {"kinds": [("cat",), ("rabbit", "hare"), ...], ...}, named as in FAMILIES.
+
+    Each value has one or more phrases: the first is shown in hints, and all are recognised. `little` are words
+    that carry no meaning.
+    """
 
     def __init__(
         self, families: Mapping[str, Sequence[Sequence[str]]], little: frozenset[str] = frozenset()
     ):
         self.shown = {name: [phrases[0] for phrases in values] for name, values in families.items()}
-        self.family: dict[
-            str, str
-        ] = {}  # word -> its family, for words of one family that carry it
+        self.family: dict[str, str] = {}  # word -> the first family in whose phrases it stands
+        silent = little | ARTICLES | WHERE
         for name, values in families.items():
-            for word in (
-                word for phrases in values for phrase in phrases for word in phrase.split()
-            ):
-                if len(word) > 2 and word not in little | ARTICLES | WHERE:
+            for word in _words(values):
+                if len(word) > 2 and word not in silent:
                     self.family.setdefault(word, name)
 
     def of(self, words: Sequence[str], place: int) -> str:
         """The hint for the unknown word at `place`, ready to stand behind it; empty where there is none."""
         word, asked = words[place], self._asked(words, place)
-        near = similar(
-            word, [known for known, name in self.family.items() if asked in (None, name)]
-        )
-        if near:
+        known = [one for one, name in self.family.items() if asked in (None, name)]
+        if near := similar(word, known):
             return f" (did you mean {near!r}?)"
         return f" ({asked} are {', '.join(self.shown[asked])})" if asked in self.shown else ""
 
@@ -78,48 +69,49 @@ class Hints:
         return does and (one in ARTICLES or not one) and _at(words, place - 2) not in WHERE
 
 
+def _words(values: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Every word of every phrase."""
+    for phrases in values:
+        yield from " ".join(phrases).split()
+
+
 def _at(words: Sequence[str], place: int) -> str:
     return words[place] if 0 <= place < len(words) else ""
 
 
 def _verbal(word: str) -> bool:
     """Whether a word may be what somebody does: runs, running (and not ran, which looks like anything)."""
-    return len(word) > 3 and (
-        word.endswith("ing") or (word.endswith("s") and not word.endswith(("ss", "us")))
-    )
+    third_person = word.endswith("s") and not word.endswith(("ss", "us"))
+    return len(word) > 3 and (word.endswith("ing") or third_person)
 
 
 def similar(word: str, known: Sequence[str]) -> str | None:
     """The known word of which this is another form or a slip (one letter too many, too few, wrong or swapped)."""
     forms = [other for other in known if _stems(word) & _stems(other)]
-    slips = [
-        other
-        for other in known
-        if len(other) >= SHORTEST and other[0] == word[0] and _slip(word, other)
-    ]
-    return next(iter(forms + slips), None)
+    near = [other for other in known if len(other) >= SHORTEST and other[0] == word[0]]
+    return next(iter(forms + [other for other in near if _slip(word, other)]), None)
 
 
 def _stems(word: str) -> set[str]:
     """The word, and what is left of it without an ending; a doubled last letter counts once (hopping, hop)."""
-    cut = {word} | {
-        word.removesuffix(end) for end in ENDINGS if word.endswith(end) and len(word) - len(end) > 2
-    }
+    ends = [end for end in ENDINGS if word.endswith(end) and len(word) - len(end) > 2]
+    cut = {word, *(word.removesuffix(end) for end in ends)}
     return cut | {stem[:-1] for stem in cut if stem[-1:] == stem[-2:-1] and len(stem) > 3}
 
 
 def _slip(word: str, known: str) -> bool:
     """One letter swapped with the next, left out or put in; or, in long words only, one taken for another."""
     if len(word) == len(known):
-        wrong = [i for i, (a, b) in enumerate(zip(word, known, strict=True)) if a != b]
-        swapped = (
-            len(wrong) == 2
-            and wrong[1] == wrong[0] + 1
-            and word[wrong[0]] == known[wrong[1]]
-            and word[wrong[1]] == known[wrong[0]]
-        )
-        return swapped or (len(wrong) == 1 and len(word) > 5)
+        wrong = [place for place, (a, b) in enumerate(zip(word, known, strict=True)) if a != b]
+        return _swapped(word, known, wrong) or (len(wrong) == 1 and len(word) > 5)
     short, long = sorted((word, known), key=len)
-    return len(long) - len(short) == 1 and any(
-        long[:i] + long[i + 1 :] == short for i in range(len(long))
-    )
+    shorter = (long[:place] + long[place + 1 :] for place in range(len(long)))
+    return len(long) - len(short) == 1 and short in shorter
+
+
+def _swapped(word: str, known: str, wrong: list[int]) -> bool:
+    """Whether the letters at the places `wrong` are two neighbours that have changed places."""
+    if len(wrong) != 2 or wrong[1] != wrong[0] + 1:
+        return False
+    first, second = wrong
+    return (word[first], word[second]) == (known[second], known[first])

@@ -22,8 +22,8 @@ from weakref import WeakValueDictionary
 import numpy as np
 import pandas as pd
 
-from cinelab.checksums import checksum
-from cinelab.config import from_dict, to_dict
+from cinelab.checksums import checksum, without
+from cinelab.config import from_dict, read_as, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_error, write_json
 from cinelab.flow.sampler import Sampling
@@ -461,14 +461,10 @@ class Made:
 def read_record(folder: Path) -> Record:
     """What session.json says. Raises a CinelabError that names the file."""
     path = folder / "session.json"
-    values = read_json(path)
-    try:
-        record = from_dict(Record, values)
-    except CinelabError as error:
-        raise CinelabError(f"{path}: {error}") from error
+    record = read_as(Record, path)
     if record.schema not in READ:
         raise CinelabError(f"{folder} has a session of schema {record.schema}, this cinelab reads {SCHEMA}; update it.")
-    if record.sum != (start_of({k: v for k, v in values.items() if k != "sum"}) if record.schema > 1 else None):
+    if record.sum != (start_of(without(read_json(path), "sum")) if record.schema > 1 else None):
         raise CinelabError(f"{path} has changed since it was written (its checksum differs); restore it.")
     return record
 

@@ -149,14 +149,14 @@ def _stored(folder: Path, part: str) -> tuple[dict[str, Tensor], Callable[[list[
     place = folder / "checkpoints" / note["folder"]
     if not place.is_dir():
         whole = read_state(place, mapped=True)
-        _part_of(whole, part, place)
+        _check_part(part, whole["parts"], place)
         state = whole_part(whole, part, place)
         state = state.get("values", state)
         return {name: value.to("meta") for name, value in state.items()}, lambda names: {name: state[name] for name in names}
     _check_files(place, note, sorted(place.iterdir()))
     known, head = dcp.FileSystemReader(place).read_metadata().state_dict_metadata, f"{part}.values."
     head = head if any(name.startswith(head) for name in known) else f"{part}."
-    _part_of({"parts": {name.partition(".")[0]: None for name in known}}, part, place)
+    _check_part(part, {name.partition(".")[0] for name in known}, place)
     shapes = {name.removeprefix(head): torch.empty(about.size, dtype=about.properties.dtype, device="meta")
               for name, about in sorted(known.items()) if name.startswith(head)}
 
@@ -168,11 +168,10 @@ def _stored(folder: Path, part: str) -> tuple[dict[str, Tensor], Callable[[list[
     return shapes, read
 
 
-def _part_of(state: dict, part: str, place: Path) -> Any:
-    """A part of a state by its name."""
-    if part not in (parts := state["parts"]):
+def _check_part(part: str, parts: Iterable[str], place: Path) -> None:
+    """Raise CinelabError unless `part` is one of the parts of a state."""
+    if part not in parts:
         raise CinelabError(f"{place} has no part {part!r}; choose one of {', '.join(sorted(parts))}.")
-    return parts[part]
 
 
 def export(folder: str | Path, path: str | Path, part: str = "ema", dtype: torch.dtype | str = "bf16") -> Path:
