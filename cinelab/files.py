@@ -195,7 +195,7 @@ def _write_whole(handle: int, data: bytes, size: int, sync: bool) -> None:
             data = data[os.write(handle, data):]
         if sync:
             os.fsync(handle)
-    except OSError:
+    except BaseException:  # also an interrupt: whoever is told that it failed must not find it there
         os.ftruncate(handle, size)
         raise
 

@@ -328,6 +328,64 @@ def test_a_command_is_on_the_disk_before_it_is_carried_out(session, monkeypatch)
     assert [row["do"] for row in session.log if "do" in row] == ["seed"]
 
 
+@pytest.mark.parametrize("moment", ["before", "half", "after"])
+def test_an_interrupt_while_a_line_is_written_leaves_log_and_session_alike(session, bundle, monkeypatch, moment):
+    play(session, 1)
+    write = os.write
+
+    def cut_short(handle, data):
+        monkeypatch.setattr("os.write", write)
+        write(handle, {"before": b"", "half": data[: len(data) // 2], "after": data}[moment])
+        raise KeyboardInterrupt
+
+    for work in (session.step, lambda: session.do("seed", value=9)):
+        monkeypatch.setattr("os.write", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    assert session.desk.settings.seed == 3
+    play(session, 1)
+    assert session.path() == [0, 1] == Session.read(session.folder, bundle).path()
+
+
+def test_an_interrupt_between_a_line_and_what_it_says_asks_for_the_folder_to_be_opened_again(session, bundle, monkeypatch):
+    def cut_short(*_):
+        raise KeyboardInterrupt
+
+    play(session, 1)
+    monkeypatch.setattr(session, "_put", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        session.do("seed", value=9)
+    with pytest.raises(CinelabError, match="interrupted while it wrote; open the folder again"):
+        session.step()
+    assert Session.resume(session.folder, bundle).desk.settings.seed == 9
+
+
+@pytest.mark.parametrize("damage", ["log gone", "log emptied", "lines lost", "line added", "folder gone", "session.json gone"])
+def test_a_folder_that_changes_under_a_session_gets_no_line_that_does_not_follow(session, damage):
+    play(session, 2)
+    log = session.folder / "log.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    if damage == "folder gone":
+        shutil.rmtree(session.folder)
+    elif damage.endswith("gone"):
+        (log if damage == "log gone" else session.folder / "session.json").unlink()
+    else:
+        log.write_text("".join({"log emptied": [], "lines lost": lines[:1], "line added": [*lines, lines[1]]}[damage]))
+    before = {path: path.is_file() and path.read_bytes() for path in session.folder.rglob("*")}
+    for work in (session.step, lambda: session.do("seed", value=9)):
+        with pytest.raises(CinelabError, match="gone or has changed|session.json any more"):
+            work()
+    assert {path: path.is_file() and path.read_bytes() for path in session.folder.rglob("*")} == before
+    assert len(session.nodes) == 2
+
+
+def test_a_log_without_its_session_is_not_written_to(session, bundle):
+    play(session, 1)
+    (session.folder / "session.json").unlink()
+    with pytest.raises(CinelabError, match="log without its session.json"):
+        Session.create(session.folder, bundle)
+
+
 def test_one_session_writes_to_a_folder(session, bundle, monkeypatch):
     play(session, 2)
     monkeypatch.setattr("cinelab.outputs.PATIENCE", 0.0)

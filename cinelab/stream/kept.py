@@ -62,8 +62,7 @@ class KeptChunks:
     def _cut(self, index: int) -> None:
         """Forget the chunks from `index` on."""
         kept, self.lines = self.lines[:index], []
-        self.log.path.unlink()
-        self.log.last = ""
+        self.log.begin_again()
         for line in kept:
             self.log.append(line)
             self.lines.append(line)
@@ -85,8 +84,8 @@ def keeping(folder: str | Path, film: dict) -> Iterator[KeptChunks]:
             lines = log.read()
         except CinelabError as error:
             warnings.warn(f"{error} The film is made from its first chunk.", stacklevel=3)
-            log.path.unlink()
-            lines, log.last = [], ""
+            log.begin_again()
+            lines = []
         yield KeptChunks(place, log, lines)
 
 

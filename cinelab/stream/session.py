@@ -13,8 +13,8 @@ before it and every chunk's line the checksum of its file, so a bit that changed
 import inspect
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -25,7 +25,7 @@ import pandas as pd
 from cinelab.checksums import checksum, without
 from cinelab.config import from_dict, read_as, to_dict
 from cinelab.errors import CinelabError
-from cinelab.files import write_error, write_json
+from cinelab.files import exists, is_file, write_error, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.limits import (
     BUDGET,
@@ -134,6 +134,7 @@ class Session(Readable):
     sums: dict[int, str] = field(default_factory=dict)  # checksums of the chunks' files
     _log: SessionLog | None = None
     _held: ExitStack | None = None  # the folder's lock, of a session that may write
+    _apart: bool = False  # a line is on the disk, and what it says is not yet done here
     _before: list[Desk] = field(default_factory=list)
     _states: "OrderedDict[int, State]" = field(default_factory=OrderedDict)
     _openings: set[int] = field(default_factory=set)  # chunks that a shot was cut after
@@ -150,6 +151,8 @@ class Session(Readable):
             _hold(folder, held)
             if (folder / "session.json").exists():
                 raise CinelabError(f"{folder} already holds a session; continue it, or name another folder.")
+            if exists(folder / "log.jsonl"):
+                raise CinelabError(f"{folder} holds a session's log without its session.json; restore that, or name another folder.")
             write_json(folder / "session.json", record | {"sum": start_of(record)})
             log = SessionLog(folder / "log.jsonl", start_of(record), chained=True)
             return cls(folder, Reel(bundle, bf16), Desk(settings), _log=log, _held=held.pop_all())._opened()
@@ -256,8 +259,8 @@ class Session(Readable):
             value = {"value": policy_dict(now)}  # whole, so that it is the same in a process that does not know the name
         if command == "levels" and isinstance(now := desk.settings.steps, Sampling):
             value = {"value": to_dict(now)}
-        self._append({"do": command, "value": value, "after": self.desk.head})
-        self._put(command, desk)
+        with self._noting({"do": command, "value": value, "after": self.desk.head}):
+            self._put(command, desk)
         return said
 
     def _outcome(self, command: str, value: dict) -> tuple[Desk, str]:
@@ -305,9 +308,10 @@ class Session(Readable):
         self._writable()
         state, timed = self.reel.step(self.state(node.parent), self.ask(node))
         made = write_chunk(self._file(node.number), timed.latents, decisions_of(state.memory, node.index))
-        self._append({"made": to_dict(node), "seconds": {k: round(v, 5) for k, v in timed.seconds.items()}, "sum": made})
-        self._take_in(node)
-        self.sums[node.number] = made
+        line = {"made": to_dict(node), "seconds": {k: round(v, 5) for k, v in timed.seconds.items()}, "sum": made}
+        with self._noting(line):
+            self._take_in(node)
+            self.sums[node.number] = made
         self._keep(node.number, state)
         return timed
 
@@ -430,14 +434,28 @@ class Session(Readable):
     def _file(self, number: int) -> Path:
         return self.folder / "chunks" / f"{number:05d}.safetensors"
 
-    def _append(self, line: dict) -> None:
-        """One line, on the disk before we go on."""
+    @contextmanager
+    def _noting(self, line: dict) -> Iterator[None]:
+        """One line, on the disk before what it says is done here. An interrupt in between leaves the two apart."""
         self._writable()
-        self._log.append(line)
+        self._apart = True
+        try:
+            self._log.append(line)
+        except BaseException:  # should the line be there after all, the log refuses the next one
+            self._apart = False
+            raise
+        yield
+        self._apart = False
 
     def _writable(self) -> None:
+        """Refuse where nothing may be written, or what was written would not be found again."""
         if self._held is None:
             raise CinelabError(f"This session of {self.folder} is closed or only read; open the folder with Session.resume to direct it.")
+        if self._apart:
+            raise CinelabError(f"This session of {self.folder} was interrupted while it wrote; open the folder again with Session.resume.")
+        if not is_file(self.folder / "session.json"):
+            raise CinelabError(f"{self.folder} has no session.json any more; put the folder back, or begin a new session.")
+        self._log.check()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ A line that was changed, doubled, exchanged or taken out is noticed when the log
 sessions, which have no hash, are taken as they are; what is added to them is hashed from there on.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from cinelab.errors import CinelabError, reason
 from cinelab.files import append_bytes, json_line, to_json
 from cinelab.texts import LINES, parse_json, problem, read_bytes
 
+REMEDY = "put the file back as it was, or open the folder again to go on with what is there."
 CHAIN = re.compile(rb', "chain": "([0-9a-f]{16})"\}')
 
 
@@ -24,10 +26,11 @@ class SessionLog:
     start: str = ""
     chained: bool = False  # every line must have its hash, as in all sessions but the oldest
     last: str = ""  # the hash of the newest line that was read or added
+    size: int = 0  # bytes up to that line's end
 
     def read(self) -> list[dict]:
         """All lines, without their hashes. Raises a CinelabError that names the first line that is not as it was written."""
-        lines, self.last, chained = [], self.start, self.chained
+        lines, self.last, self.size, chained = [], self.start, 0, self.chained
         for number, raw in enumerate(self._raw(), 1):
             body, found = _split(raw)
             if found is None and chained:
@@ -36,14 +39,39 @@ class SessionLog:
             if found not in (None, self.last):
                 self._refuse(number, "is not as it was written: its hash differs")
             lines.append(self._value(number, body))
+            self.size += len(raw) + 1
         return lines
 
     def append(self, value: dict) -> None:
         """Add a line, the whole of it or nothing; it is on the disk afterwards. Raises CinelabError."""
+        self.check()
         body = json_line(self.path, value)
         last = _hash(self.last or self.start, body)
-        append_bytes(self.path, body[:-1] + f', "chain": "{last}"}}\n'.encode())
-        self.last = last
+        line = body[:-1] + f', "chain": "{last}"}}\n'.encode()
+        append_bytes(self.path, line)
+        self.last, self.size = last, self.size + len(line)
+
+    def check(self) -> None:
+        """Raise a CinelabError if the file no longer ends where we left it: a line added then would not follow those before it.
+
+        A half line behind that end, which nobody reads, does not count.
+        """
+        try:
+            with open(self.path, "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(min(size, self.size))
+                strange = size < self.size or b"\n" in file.read()
+        except FileNotFoundError:
+            strange = self.size > 0 or not self.path.parent.is_dir()
+        except OSError as error:
+            raise CinelabError(f"{self.path} cannot be read ({reason(error)}); {REMEDY}") from error
+        if strange:
+            raise CinelabError(f"{self.path} is gone or has changed since it was last written here; {REMEDY}")
+
+    def begin_again(self) -> None:
+        """Remove every line."""
+        self.path.unlink(missing_ok=True)
+        self.last, self.size = "", 0
 
     def mend(self) -> None:
         """Cut off a last line that a kill left unfinished, and give back the line end that a whole one has lost."""
