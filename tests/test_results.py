@@ -1,6 +1,7 @@
 """The index, the pooled tables and the report: what a sweep measured comes back unchanged, with honest intervals."""
 
 import json
+from importlib import resources
 
 import numpy as np
 import pandas as pd
@@ -382,3 +383,15 @@ def test_one_broken_cell_is_one_row_and_the_others_go_on(results, tmp_path):
         path.write_text("5")
     with pytest.raises(CinelabError, match="done.json holds 5"):
         load_cells(folder)
+
+
+@pytest.mark.browser
+def test_a_table_of_many_metrics_is_no_wider_than_the_paper(browser):
+    about = ("sharpness of truth", "temporal flickering", "drift of saturation", "identity kept above chance")
+    wide = pd.DataFrame([{"policy": "window"} | {f"{name} {n}": "0.942 [0.880, 1.004]" for name in about for n in range(4)}])
+    style = resources.files("cinelab.lab").joinpath("report.html.j2").read_text(encoding="utf-8").partition("<style>")[2].partition("</style>")[0]
+    page = browser.new_page(viewport={"width": 794, "height": 1123})
+    page.set_content(f'<html lang="en"><style>{style}</style><main><div class="scroll">{html_table(wide)}</div></main>')
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 794
+    page.close()
