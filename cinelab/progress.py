@@ -1,12 +1,12 @@
-"""What a long command is doing: on a terminal one line that moves, in a file or a pipe a plain line now and then.
+"""What a long command is doing: one line that moves on a terminal, elsewhere a line now and then.
 
     with progress("making the film") as show:
         show.at(12, 40, "chunk")            chunk 12 of 40, 9.8 a second, 2.9 s to go
         show.stage("scoring")               the next part of the work
-        show("3 of 8: results/a.mp4")       the third of eight begins (two are done); `tell=show` is enough
+        show("3 of 8: results/a.mp4")       the third of eight begins, so `tell=show` is enough
         show("passed over: notes.txt")      any other text is a line that stays
 
-The clock ticks while nothing arrives, and the time to go is never 0 while something is still going on.
+The clock ticks while nothing arrives, and the time to go is never 0 while work goes on.
 """
 
 import re
@@ -54,7 +54,7 @@ class Progress:
         self._plain()
 
     def __call__(self, text: str) -> None:
-        """`text` of the form "3 of 8: name" moves the present stage; any other is a line that stays."""
+        """A text like "3 of 8: name" moves the present stage; any other is a line that stays."""
         if counted := COUNTED.fullmatch(text):
             self.at(int(counted[1]) - 1, int(counted[2]), what=counted[3])
         else:
@@ -122,14 +122,14 @@ def progress(text: str, quiet: float = 0.0, often: float = 8.0) -> Iterator[Prog
 
 
 def terminal() -> Console | None:
-    """The console on which a line can move: the output's, or the messages' where only the output goes elsewhere."""
+    """The console on which a line can move: stdout's, stderr's where only stdout is no terminal, or None."""
     return next((one for one in (out, err) if moves(one)), None)
 
 
 def still(durations: Sequence[float], spent: float) -> float:
-    """Seconds that something which has taken `spent` will take further, by what others took; never 0.
+    """Seconds that work which has taken `spent` goes on, by what others took; never 0.
 
-    Others that took longer say it; when it is the slowest so far, half as long again is a guess that grows.
+    The mean of those that took longer says it; for the slowest so far it is half as long again.
     """
     longer = [one for one in durations if one > spent]
     return mean(longer) - spent if longer else spent / 2

@@ -1,9 +1,10 @@
 """How objects show themselves: what they hold by name, arrays by their size, on lines that fit.
 
     class Bundle(Readable): ...      # a dataclass; its repr, and in notebooks a table
-    return Made(folder)              # a path, in notebooks a link to the file or to the files in the folder
+    return Made(folder)              # a path, in notebooks a link to it or to the files in it
 
-An array is "uint8 (43, 48, 64, 3)", a table "12 rows of chunk, text", a network its class and its number of weights.
+An array is "uint8 (43, 48, 64, 3)", a table "12 rows of chunk, text", a network its class and how
+many weights it has.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ class Readable:
 
 
 class Made(type(Path())):
-    """A path of something that was made. In a notebook it is a link that JupyterLab opens, if its root holds the file."""
+    """A path of something that was made; in a notebook a link that JupyterLab opens below its root."""
 
     def __repr__(self) -> str:
         return f"Made({str(self)!r})"
@@ -62,7 +63,7 @@ def _own_repr(self: Any) -> str:
 def readable(value: Any, indent: str = "", taken: int = 0) -> str:
     """A value as text; `taken` characters of its first line stand before it.
 
-    A dataclass is on one line if that fits, else its fields are on lines of their own, as many on each as fit.
+    A dataclass is on one line if that fits, else its fields follow on lines, as many on each as fit.
     """
     if not _is_part(value):
         return brief(value)

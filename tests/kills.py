@@ -90,7 +90,6 @@ def _be_the_child(work: Work, folder: Path, at: int | None, said: Path, told: Pa
         sys.stderr = sys.__stderr__ = os.fdopen(2, "w", closefd=False)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(1)  # threads of the parent are not in a fork
-        os.fsync = lambda handle: None  # waits for the disk, and a kill of a process takes nothing from what the system holds
         watching = [True]
         sys.addaudithook(_hook(str(folder.resolve()), at, operations, watching))
         code = _run(work, folder)

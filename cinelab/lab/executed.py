@@ -1,10 +1,10 @@
-"""Executed notebooks as pages that a browser shows without Jupyter: `make pages`, into results/pages.
+"""Executed notebooks as pages that a browser shows by itself: `make pages`, into results/pages.
 
-    python -m cinelab.lab.executed                    the tour, and what is shown of memory and in reports
+    python -m cinelab.lab.executed                    the tour, memory and reports
     python -m cinelab.lab.executed 22_injectivity     others; they run with their smallest settings
 
-The pages of a folder share one plotly.min.js and need no network. Outputs beyond PAGE bytes a page are left out,
-the largest first, and each says so.
+The pages of a folder share one plotly.min.js and need no network. Outputs beyond PAGE bytes a page
+are left out, the largest first, and each says so.
 """
 
 import html
@@ -28,13 +28,17 @@ PLOTLY, FIGURE = "plotly.min.js", "application/vnd.plotly.v1+json"
 
 
 def pages(chosen: Mapping[str, dict[str, Any]] = CHOSEN, folder: str | Path = FOLDER) -> list[Path]:
-    """Run notebooks and write <folder>/<name>.html of each, and index.html. Returns the pages. Raises CinelabError."""
+    """Run notebooks, write <folder>/<name>.html of each and index.html, and return the pages.
+
+    Raises CinelabError where one is not here, or fails.
+    """
     from plotly.offline import get_plotlyjs
 
     folder = ready_folder(folder)
     if absent := [name for name in chosen if not (NOTEBOOKS / f"{name}.ipynb").exists()]:
         raise CinelabError(
-            f"{NOTEBOOKS}/{absent[0]}.ipynb is not here; run this in the repository and name notebooks without ending."
+            f"{NOTEBOOKS}/{absent[0]}.ipynb is not here; run this in the repository and name "
+            "notebooks without ending."
         )
     write_text(folder / PLOTLY, get_plotlyjs())
     made = []
@@ -76,7 +80,7 @@ def figure_html(figure: dict, name: str) -> str:
 
 
 def shorten(cells: list, most: int = PAGE) -> None:
-    """Keep one picture of an output that has several forms, and leave out the largest outputs beyond `most` bytes."""
+    """Keep one form of a picture that has two, and leave out the largest outputs beyond `most` bytes."""
     outputs = list(_outputs(cells))
     for output in outputs:
         data = output.get("data", {})

@@ -1,6 +1,9 @@
-"""Where a result comes from: the command, the revision of the code, the weights. Stands in a JSON result, or beside a table.
+"""Where a result comes from: the command, the revision of the code, the weights.
 
-    {"command": "cinelab score toybox-2step", "git": "1f2e...-dirty", "cinelab": "0.1.0", "python": "3.11.9",
+It stands in a JSON result, or in a file beside a table.
+
+    {"command": "cinelab score toybox-2step", "git": "1f2e...-dirty",
+     "cinelab": "0.1.0", "python": "3.11.9",
      "weights": {"toybox-2step": "b1946ac92492d234"}, "seeds": [0, 1, 2]}
 
 What is not known is null: nothing is guessed from a file's name or place.
@@ -28,14 +31,14 @@ SUFFIX = ".made.json"
 def made(weights: Iterable[str | Path] = (), **more: Any) -> dict[str, Any]:
     """What made a result here and now: the command, code, and a mark of each of these weights."""
     marks = {str(name): mark_of(name) for name in weights}
-    return {"command": command(), "git": revision(), "cinelab": version("cinelab"), "python": platform.python_version(),
-            **({"weights": marks} if marks else {}), **more}  # fmt: skip
+    code = {"git": revision(), "cinelab": version("cinelab"), "python": platform.python_version()}
+    return {"command": command(), **code, **({"weights": marks} if marks else {}), **more}
 
 
 def command() -> str | None:
-    """The command line, where `cinelab` was called from one; None in a notebook or a script, which say it themselves."""
+    """The command line of this process; None in a notebook or a script, which say it themselves."""
     program = Path(sys.argv[0]) if sys.argv else Path()
-    own = program.name == "cinelab" or (program.name == "__main__.py" and program.parent.name == "cinelab")
+    own = program.name == "cinelab" or program.parts[-2:] == ("cinelab", "__main__.py")
     return shlex.join(["cinelab", *sys.argv[1:]]) if own else None
 
 
@@ -43,12 +46,13 @@ def revision(folder: Path = CODE) -> str | None:
     """The commit of a checkout, with -dirty where files are changed; None where there is none."""
     described = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     with suppress(OSError):
-        return subprocess.run(described, cwd=folder, capture_output=True, text=True).stdout.strip() or None
+        found = subprocess.run(described, cwd=folder, capture_output=True, text=True)
+        return found.stdout.strip() or None
     return None
 
 
 def short_revision(git: str | None, length: int = 10) -> str:
-    """A revision as tables show it, with a word where files were changed; nothing where it is not known."""
+    """A revision as tables show it, with a word where files were changed; "" where it is not known."""
     if not isinstance(git, str) or not git:
         return ""
     commit, changed, _ = git.partition("-dirty")
@@ -56,7 +60,7 @@ def short_revision(git: str | None, length: int = 10) -> str:
 
 
 def mark_of(name: str | Path) -> str | None:
-    """A mark of the weights of a model: a hash of the file, or of names, sizes and samples where they are many and large."""
+    """A mark of a model's weights: a hash of its file, or `glance` of many large ones; None = neither."""
     with suppress(CinelabError):
         return fingerprint(Path(name))
     with suppress(OSError):
@@ -72,7 +76,7 @@ def file_mark(path: str | Path) -> dict[str, str]:
 
 
 def note_beside(path: str | Path, told: dict[str, Any]) -> Path:
-    """Write what made a table beside it, as <name>.made.json: a CSV or Markdown file has no place for it."""
+    """Write what made a table beside it, as <name>.made.json, and return that path."""
     note = Path(path).with_name(Path(path).name + SUFFIX)
     write_json(note, told)
     return note

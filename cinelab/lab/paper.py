@@ -1,6 +1,7 @@
-"""Figures as a paper prints them: drawn once with matplotlib, shown as SVG in the reader's light or dark ink, saved as SVG and PDF.
+"""Figures as a paper prints them: drawn once with matplotlib, shown as SVG, saved as SVG and PDF.
 
-What stands in a page is what is saved: the same lines, with the page's colours in place of the paper's. Text stays text.
+A page shows what is saved: the same lines, with its light or dark ink in place of the paper's. Text
+stays text.
 """
 
 import re
@@ -42,7 +43,8 @@ STYLE = {
 @contextmanager
 def paper() -> Iterator[None]:
     """Inside, figures are drawn and saved in the style of a paper."""
-    logger, before = getLogger("matplotlib.font_manager"), getLogger("matplotlib.font_manager").level
+    logger = getLogger("matplotlib.font_manager")
+    before = logger.level
     logger.setLevel(ERROR)  # that one of the fonts for other scripts is not here
     with matplotlib.rc_context(STYLE), catch_warnings():
         filterwarnings("ignore", "Glyph .* missing from font")  # a page's own fonts have it
@@ -78,7 +80,7 @@ class Drawn:
         return text
 
     def page_svg(self) -> str:
-        """The figure as SVG whose ink, grid and quiet colours are the page's (variables --ink, --quiet and --grid)."""
+        """The figure as SVG in the page's colours (its variables --ink, --quiet and --grid)."""
         text = re.sub(r'<svg ([^>]*?)width="[\d.]+pt" height="[\d.]+pt"', r'<svg \1role="img"', self.svg(), count=1)
         for colour, variable in VARIABLES.items():
             text = re.sub(colour, f"var({variable}, {colour})", text, flags=re.IGNORECASE)
@@ -146,7 +148,7 @@ def file_name(name: str) -> str:
 
 
 def colours(labels: Sequence[str], known: Sequence[str] = ()) -> dict[str, str]:
-    """A colour for every label: those of `known` have theirs in all figures, the others what is left."""
+    """A colour for every label: those of `known` keep theirs in all figures, others take what is left."""
     own = {label: PALETTE[known.index(label) % len(PALETTE)] for label in labels if label in known}
     left = [colour for colour in PALETTE if colour not in own.values()] or PALETTE
     others = [label for label in labels if label not in own]
@@ -162,7 +164,7 @@ def title(figure: Figure, text: str) -> None:
 
 
 def legend(figure: Figure, name: str | None, labels: Sequence[str], columns: int) -> None:
-    """The series of all panels in the order of `labels`, outside below them, so that it covers nothing."""
+    """Name the series of all panels in the order of `labels`, below the panels."""
     found = {label: one for axes in figure.axes for one, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     ordered = [label for label in labels if label in found]
     if ordered:
@@ -182,7 +184,7 @@ def level(axes: Axes, value: float, dash: str, *, upright: bool = False) -> None
 
 
 def beside(axes: Axes, levels: Sequence[tuple[str, float]], *, upright: bool = False) -> None:
-    """The names of levels outside the panel, at the end of their lines, moved apart where they would overlap."""
+    """Write the names of levels at the ends of their lines, apart where they would overlap."""
     low, high = axes.get_xlim() if upright else axes.get_ylim()
     ordered = sorted(levels, key=lambda one: one[1])
     places = apart([(value - low) / (high - low) for _, value in ordered], _least(axes, ordered, upright))
@@ -202,7 +204,7 @@ def _least(axes: Axes, levels: Sequence[tuple[str, float]], upright: bool) -> fl
 
 
 def apart(places: Sequence[float], least: float) -> list[float]:
-    """Places in order, moved as little as a pass from below and one from above can, until they are `least` apart."""
+    """Places in order, moved by a pass from below and one from above until they are `least` apart."""
     found = list(places)
     for number in range(1, len(found)):
         found[number] = max(found[number], found[number - 1] + least)

@@ -1,4 +1,4 @@
-"""What the HTML pages share: templates, data inside a script, pictures as data, one palette in light and in dark."""
+"""What the HTML pages share: templates, data in scripts, data addresses, a light and a dark palette."""
 
 import base64
 import json

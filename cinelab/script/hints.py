@@ -1,8 +1,8 @@
 """What to say instead of a word that a closed vocabulary does not have.
 
-A hint is a known word that differs by a slip of the hand or by its ending, else the words of the family that
-the sentence asks for at this place (in "a dog waves" a kind is asked for, in "at dusk" a time). Where neither
-is clear there is no hint: a wrong one misleads.
+A hint is a known word that differs by a slip of the hand or by its ending, else the words of the
+family that the sentence asks for at this place (in "a dog waves" a kind is asked for, in "at dusk" a
+time). Where neither is clear there is no hint: a wrong one misleads.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,10 +18,10 @@ SIZES, KINDS, COLOURS, ACTIONS, PLACES, TIMES, CAMERA = FAMILIES
 
 
 class Hints:
-    """Hints from families of phrases: {"kinds": [("cat",), ("rabbit", "hare"), ...], ...}, named as in FAMILIES.
+    """Hints from families of phrases, named as in FAMILIES: {"kinds": [("cat",), ("rabbit", "hare")]}.
 
-    Each value has one or more phrases: the first is shown in hints, and all are recognised. `little` are words
-    that carry no meaning.
+    Each value has one or more phrases: hints show the first, and all are recognised. `little` are
+    words that carry no meaning.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Hints:
                     self.family.setdefault(word, name)
 
     def of(self, words: Sequence[str], place: int) -> str:
-        """The hint for the unknown word at `place`, ready to stand behind it; empty where there is none."""
+        """The hint for the unknown word at `place`, ready to stand behind it; "" where there is none."""
         word, asked = words[place], self._asked(words, place)
         known = [one for one, name in self.family.items() if asked in (None, name)]
         if near := similar(word, known):
@@ -59,7 +59,10 @@ class Hints:
         return KINDS if self._is_kind(words, place) else None
 
     def _is_kind(self, words: Sequence[str], place: int) -> bool:
-        """Whether a kind stands at `place`, or an unknown word in a kind's place: "a dog that", "a red dog", "a dog runs"."""
+        """Whether a kind stands at `place`, or an unknown word where one would.
+
+        Such places are in "a dog that", "a red dog" and "a dog runs".
+        """
         word, one, after = _at(words, place), _at(words, place - 1), _at(words, place + 1)
         if not word or word in self.family:
             return self.family.get(word) == KINDS
@@ -80,27 +83,27 @@ def _at(words: Sequence[str], place: int) -> str:
 
 
 def _verbal(word: str) -> bool:
-    """Whether a word may be what somebody does: runs, running (and not ran, which looks like anything)."""
+    """Whether a word may be what somebody does: runs, running (not ran, which looks like anything)."""
     third_person = word.endswith("s") and not word.endswith(("ss", "us"))
     return len(word) > 3 and (word.endswith("ing") or third_person)
 
 
 def similar(word: str, known: Sequence[str]) -> str | None:
-    """The known word of which this is another form or a slip (one letter too many, too few, wrong or swapped)."""
+    """The known word of which this is another form or a slip (see `_slip`), or None."""
     forms = [other for other in known if _stems(word) & _stems(other)]
     near = [other for other in known if len(other) >= SHORTEST and other[0] == word[0]]
     return next(iter(forms + [other for other in near if _slip(word, other)]), None)
 
 
 def _stems(word: str) -> set[str]:
-    """The word, and what is left of it without an ending; a doubled last letter counts once (hopping, hop)."""
+    """The word, and what is left of it without an ending; hopping and hop share a stem."""
     ends = [end for end in ENDINGS if word.endswith(end) and len(word) - len(end) > 2]
     cut = {word, *(word.removesuffix(end) for end in ends)}
     return cut | {stem[:-1] for stem in cut if stem[-1:] == stem[-2:-1] and len(stem) > 3}
 
 
 def _slip(word: str, known: str) -> bool:
-    """One letter swapped with the next, left out or put in; or, in long words only, one taken for another."""
+    """Whether one letter is swapped with the next, left out, put in or (in long words) another."""
     if len(word) == len(known):
         wrong = [place for place, (a, b) in enumerate(zip(word, known, strict=True)) if a != b]
         return _swapped(word, known, wrong) or (len(wrong) == 1 and len(word) > 5)
