@@ -118,6 +118,29 @@ def test_hosts_and_origins_that_are_ours_and_those_that_are_not():
         assert "not this demo's page" in doors.lets_in("localhost:8890", origin)
 
 
+def test_an_ipv6_address_is_the_same_however_it_is_written():
+    doors = Doors("FD00:0:0:0::7", ("[fd00:0::8]",))
+    assert doors.addresses(80) == ["http://[fd00::7]:80"]
+    for host in ("[fd00::7]:80", "[FD00:0::7]", "[fd00::8]:443", "[0:0:0:0:0:0:0:1]"):
+        assert doors.lets_in(host, None) == ""
+    for host in ("fd00::7", "[fd00::9]", "[localhost]", "[127.0.0.1]"):
+        assert "not this demo's" in doors.lets_in(host, None)
+
+
+def test_the_log_has_no_token_of_a_mistyped_address(served, caplog):
+    caplog.set_level(logging.INFO)
+    demo = served()
+    watch = demo.house.keys.watch(FILM)
+
+    async def ask():
+        for path in (f"/{demo.token}", f"/x/&token={demo.token}", f"/%3Ftoken={watch}", f"/;token={watch}", f"/token={watch}"):
+            assert (await fetch(demo.port, path)).code == 404
+
+    alone(ask())
+    assert "404 GET /*** (" in caplog.text and "404 GET /x/ (" in caplog.text
+    assert demo.token not in caplog.text and watch not in caplog.text
+
+
 def test_everywhere_means_this_machines_own_names_and_addresses_that_can_be_opened(monkeypatch):
     monkeypatch.setattr(doors_module, "own_names", lambda: ["studio", "10.0.0.7", "fd00::7"])
     doors = Doors("0.0.0.0")
@@ -701,7 +724,7 @@ def test_a_tab_that_is_hidden_pauses_its_film_and_play_goes_on(served, browser, 
     page.goto(running.address)
     page.locator("textarea").fill(CAT)
     page.locator("textarea").press("Enter")
-    page.wait_for_selector(".cd-readout:has-text('pictures/s')")
+    page.wait_for_selector(".cd-readout:has-text('frames/s')")
     page.evaluate("() => { window.kept = requestAnimationFrame; window.requestAnimationFrame = () => 0; }")  # as in a hidden tab
     page.wait_for_selector(".cinelab-desk:not(.cd-playing) .cd-state:has-text('Paused: nobody was watching')")
     page.evaluate("() => { window.requestAnimationFrame = window.kept; }")
@@ -729,7 +752,7 @@ def test_a_watch_link_a_download_and_a_connection_that_comes_back(served, browse
     watcher.wait_for_selector("body[data-role=watch] canvas")
     page.locator("textarea").fill(CAT)
     page.locator("textarea").press("Enter")
-    watcher.wait_for_selector(".cinelab-desk.cd-playing .cd-readout:has-text('pictures/s')")
+    watcher.wait_for_selector(".cinelab-desk.cd-playing .cd-readout:has-text('frames/s')")
     page.click(".cd-export")
     page.wait_for_selector("#exports a")
     with page.expect_download() as download:

@@ -22,7 +22,9 @@ from cinelab.lab.desk import (
     line_of,
     memory_strip,
     retaken,
+    sentence,
 )
+from cinelab.lab.kernel import Kernel
 from cinelab.lab.post import UNDER_WAY, Post
 from cinelab.lab.rehearsal import rehearse
 from cinelab.script.screenplay import Screenplay
@@ -242,6 +244,42 @@ def test_a_film_that_any_view_draws_goes_on_and_so_does_one_that_never_had_a_vie
         talk.hear("hello")  # two tabs, of which one draws
     until(lambda: (talk.draw_all(), len(talk.kind("pictures")) > 12)[1])
     assert talk.desk.live.readout.playing
+
+
+class Shell:
+    """What is used of IPython's."""
+
+    def __init__(self):
+        self.events, self.calls = self, {}
+
+    def register(self, event, call):
+        self.calls[event] = call
+
+    def unregister(self, event, call):
+        assert self.calls.pop(event) == call
+
+
+def test_a_film_goes_on_while_a_cell_keeps_the_kernel_from_hearing_what_was_drawn(talk, monkeypatch):
+    monkeypatch.setattr(module, "UNWATCHED", 0.2)
+    shell = Shell()
+    talk.desk._kernel = Kernel(shell)
+    talk.hear("hello")
+    talk.do("prompt", text=CAT, play=True)
+    until(lambda: talk.desk._post.late() > 0.6)
+    assert talk.desk.live.readout.playing
+    shell.calls["post_execute"]()
+    shell.calls["pre_execute"]()
+    assert talk.desk._kernel.free_for() == 0
+    shell.calls["post_execute"]()
+    until(lambda: not talk.desk.live.readout.playing)
+    talk.desk.close()
+    assert shell.calls == {}
+
+
+@pytest.mark.parametrize(("error", "said"), [("prompt is empty; say it.", "Prompt is empty; say it."), ("this film: no", "This film: no"),
+                                             ("log.jsonl is gone", "log.jsonl is gone"), ("", ""), ("/a b", "/a b")])
+def test_a_refusal_begins_as_a_sentence_does(error, said):
+    assert sentence(error) == said
 
 
 def test_frames_that_are_shown_slowly_are_not_late():
@@ -467,7 +505,7 @@ def test_the_strip_has_a_column_for_every_shot():
 
 def test_the_read_out_is_one_line():
     now = Readout(rate=58.4, first_picture=0.031, causes={"text": 0.01, "dit": 0.8, "memory": 0.12, "decode": 0.07})
-    assert line_of(now) == "first picture 0.03 s, 58 pictures/s, text 1 %, model 80 %, memory 12 %, decode 7 %, rest 0 %"
+    assert line_of(now) == "first picture 0.03 s, 58 frames/s, text 1 %, model 80 %, memory 12 %, decode 7 %, rest 0 %"
     assert line_of(Readout()) == "nothing made since the desk was opened"
 
 

@@ -328,6 +328,15 @@ def test_a_command_is_on_the_disk_before_it_is_carried_out(session, monkeypatch)
     assert [row["do"] for row in session.log if "do" in row] == ["seed"]
 
 
+def test_a_policy_that_keeps_fewer_than_a_named_one_is_exported_too(session, bundle, tmp_path):
+    session.do("policy", value=CAMR(budget=2, sink=0))
+    play(session, 2)
+    session.do("budget", value=1)
+    play(session, 2)
+    film = Director(bundle).render(Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml"))
+    assert np.array_equal(film.frames, session.frames())
+
+
 @pytest.mark.parametrize("moment", ["before", "half", "after"])
 def test_an_interrupt_while_a_line_is_written_leaves_log_and_session_alike(session, bundle, monkeypatch, moment):
     play(session, 1)

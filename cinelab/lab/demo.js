@@ -41,6 +41,12 @@ function say(text) {
   part("gone").style.display = text ? "block" : "none";
 }
 
+// Said once: by the desk where there is one.
+function gone(text) {
+  if (state.about) tell({ kind: "lost", said: text });
+  else say(text);
+}
+
 function tell(content, buffers = []) {
   heard["msg:custom"].forEach((call) => call(content, buffers));
 }
@@ -55,7 +61,7 @@ function lost(id) {
 function take(text, buffers) {
   if (text.full) {
     refused = true;
-    say(text.full);
+    gone(text.full);
   } else if (text.about) {
     welcome(text);
   } else if (text.news) {
@@ -167,8 +173,7 @@ function again() {
   document.body.dataset.lost = "yes";
   const pause = RETRY[Math.min(tries, RETRY.length - 1)];
   tries += 1;
-  say(LOST);
-  tell({ kind: "lost", said: LOST });
+  gone(LOST);
   setTimeout(join, pause);
 }
 

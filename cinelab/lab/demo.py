@@ -12,6 +12,7 @@ of the desk, `full` with why there is nothing here.
 
 import asyncio
 import logging
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -47,6 +48,7 @@ SENTENCES = {
     404: "There is nothing here; open the address that `cinelab demo` printed.",
     405: "This cannot be done here; open the address that `cinelab demo` printed.",
 }
+PLAIN = re.compile(r"[A-Za-z0-9_./:*-]*")  # how far the path of an address may stand in the log
 BROKEN = "Something failed here; try again."
 CLOSED = (tornado.websocket.WebSocketClosedError, tornado.iostream.StreamClosedError)
 
@@ -238,11 +240,11 @@ def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
 
 
 def _noted(handler: tornado.web.RequestHandler) -> None:
-    """One line for a request that was refused: never its query, which holds the token."""
+    """One line for a request that was refused: never its query, nor what a mistyped address has in its place, for
+    that holds the token."""
     if (status := handler.get_status()) >= 400:
-        path = "".join(letter if letter.isprintable() else "?" for letter in handler.request.path)[
-            :60
-        ]
+        path = PLAIN.match(handler.request.path)[0][:60]
+        path = path.replace(handler.application.settings["token"], "***")
         LOG.warning(
             "%d %s %s (%s)", status, handler.request.method, path, handler.request.remote_ip
         )
@@ -276,6 +278,7 @@ def application(
         default_handler_args=more,
         log_function=_noted,
         clerk=clerk or ThreadPoolExecutor(1),
+        token=house.keys.token,
         websocket_ping_interval=20,
         websocket_max_message_size=MESSAGE,
     )

@@ -7,6 +7,7 @@ and only passes on, the engine's makes the film, the sender's tells the browser,
 knows what is said between browser and engine; desk.js knows how it looks.
 """
 
+import re
 import threading
 import time
 import warnings
@@ -23,9 +24,11 @@ import anywidget
 import comm
 import numpy as np
 import traitlets
+from IPython import get_ipython
 
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
+from cinelab.lab.kernel import Kernel
 from cinelab.lab.messages import Do, Drawn, Export, Hello, Message, Unread, Watch, parse
 from cinelab.lab.post import Post, jpeg
 from cinelab.limits import RATE, check_number, short
@@ -60,6 +63,7 @@ EXAMPLES = {  # the first stands in the box of a new film
     "cat, beach": "wide shot of an orange cat that walks left on the beach by day",
 }
 DOWNLOADS = ("film.mp4", "storyboard.png", "screenplay.yaml")  # of an export, handed to the browser
+FIRST_WORD = re.compile(r"[a-z]+[ :]")  # and no file's name
 SWITCHES = {
     "keep": "The memory stays as it is: the change comes gently, and what was seen before lingers.",
     "recache": "The running shot is shown to the memory again under the new prompt: the change comes at once.",
@@ -115,7 +119,7 @@ class Desk(anywidget.AnyWidget):
         self._newest = self._on_screen = None  # chunks: the last taken from the mailbox, the last sent
         self._post, self._ended = self._posted(), threading.Event()
         self._viewed, self._heard_at, self._beaten = False, time.monotonic(), 0.0  # ever; the last word of a view; ours
-        self._reading_take = threading.Lock()
+        self._reading_take, self._kernel = threading.Lock(), self._hears()
         for node in self._reading.nodes.values():
             self._board.add(node)
         self.live = Live(session, pace, self._news.put, bounds, AHEAD * self.about["chunk_seconds"], turns)
@@ -131,6 +135,7 @@ class Desk(anywidget.AnyWidget):
             return
         self._ended.set()
         self.live.close()
+        self._kernel.let_go()
         for thread in self._threads:
             thread.join(2)
         self._held.close()
@@ -149,6 +154,10 @@ class Desk(anywidget.AnyWidget):
     def _posted(self) -> Post:
         """Where pictures go to: here all views of the notebook, which hear the same."""
         return Post(self.send)
+
+    def _hears(self) -> Kernel:
+        """What runs between us and the browser: here the notebook's cells."""
+        return Kernel(get_ipython())
 
     # ---- what the browser says; nothing here waits
 
@@ -210,7 +219,7 @@ class Desk(anywidget.AnyWidget):
 
     def _say(self, id: int, viewer: Post, said: str = "", error: str = "") -> None:
         now = self.live.readout
-        viewer.send({"kind": "answer", "id": id, "said": said, "error": error,
+        viewer.send({"kind": "answer", "id": id, "said": said, "error": sentence(error),
                      "playing": now.playing, "told": now.told, "next": now.chunks})
 
     def _write(self, message: Export, viewer: Post, ticket) -> None:
@@ -261,7 +270,8 @@ class Desk(anywidget.AnyWidget):
             self.send({"kind": "alive"})
         if now - self._refreshed > REFRESH:
             self._refreshed, self.view = now, self._seen()
-        if self._viewed and self._post.late() > UNWATCHED and self.live.readout.playing:
+        late = min(self._post.late(), self._kernel.free_for())  # a busy kernel does not hear what was drawn
+        if self._viewed and late > UNWATCHED and self.live.readout.playing:
             self.live.pause(NOBODY).add_done_callback(lambda _done: self._post.forget())
         if not self._post.wait(TICK):
             return
@@ -306,7 +316,7 @@ class Desk(anywidget.AnyWidget):
         now = self.live.readout
         self._hear_news()
         shots = self._board.shots(now.desk.head, now.desk.cut)
-        return {"playing": now.playing, "told": now.told, "said": now.said, "error": now.error, "line": line_of(now), "chunks": now.chunks,
+        return {"playing": now.playing, "told": now.told, "said": now.said, "error": sentence(now.error), "line": line_of(now), "chunks": now.chunks,
                 "settings": to_dict(now.desk.settings) | {"policy": policy_label(now.desk.settings), "steps": _number(now.desk.settings.steps)}, "cut": now.desk.cut, "shots": shots, "closed": self._ended.is_set(),
                 "looked": memory_strip(self._looked, len(shots)), "earlier": list(self._board.prompts)[-EARLIER:],
                 "remembering": now.remembering, "retake": retaken(now.desk, self._board)}
@@ -320,6 +330,11 @@ class Desk(anywidget.AnyWidget):
                 return
             with suppress(CinelabError):
                 self._keep(line, pictures(self._reading, self._reading.nodes[line])[0])
+
+
+def sentence(text: str) -> str:
+    """A refusal that begins with the name of a value begins with a capital."""
+    return text[:1].upper() + text[1:] if FIRST_WORD.match(text) else text
 
 
 def about(session: Session) -> dict:
@@ -378,7 +393,7 @@ def line_of(now: Readout) -> str:
     shares = [f"{NAMES[cause]} {share:.0%}" for cause, share in now.causes.items()]
     first = "" if now.first_picture is None else f"first picture {now.first_picture:.2f} s, "
     rest = max(0.0, 1 - sum(now.causes.values()))
-    return f"{first}{now.rate:.0f} pictures/s, {', '.join(shares)}, rest {rest:.0%}".replace("%", " %")
+    return f"{first}{now.rate:.0f} frames/s, {', '.join(shares)}, rest {rest:.0%}".replace("%", " %")
 
 
 def memory_strip(layers: dict[int, dict[int, float]], shots: int) -> dict:

@@ -15,6 +15,7 @@ import re
 import secrets
 import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -110,14 +111,16 @@ def own_names() -> list[str]:
 
 
 def bracketed(name: str) -> str:
-    """A host as it stands in an address: IPv6 in brackets."""
+    """A host as it stands in an address: IPv6 in brackets, and as short as a browser writes it."""
+    with suppress(ValueError):
+        name = ipaddress.IPv6Address(name.strip("[]")).compressed
     return f"[{name}]" if ":" in name and not name.startswith("[") else name
 
 
 def name_of(host: str | None) -> str | None:
     """The name in a Host header without its port, None where it is no such header."""
     found = HOST.fullmatch((host or "").lower())
-    return found[1].rstrip(".") if found else None
+    return bracketed(found[1].rstrip(".")) if found else None
 
 
 def checked_name(name: str) -> str:
@@ -127,7 +130,7 @@ def checked_name(name: str) -> str:
         raise CinelabError(
             f"--allow-host is {short(name)}; give a host's name such as demo.example.org, without http:// and port."
         )
-    return plain
+    return bracketed(plain)
 
 
 # ---- tokens

@@ -18,6 +18,7 @@ from pathlib import Path
 from cinelab.errors import CinelabError
 from cinelab.lab.desk import Desk, open_session
 from cinelab.lab.doors import Keys
+from cinelab.lab.kernel import Kernel
 from cinelab.lab.messages import Do, Export, Watch, read
 from cinelab.lab.viewers import Viewer, Viewers
 from cinelab.limits import CHUNKS, FILMS, VISITORS, check_number
@@ -87,6 +88,9 @@ class Visit(Desk):
 
     def _posted(self) -> Viewers:
         return self.viewers
+
+    def _hears(self) -> Kernel:
+        return Kernel()  # no cell is between
 
     def _pass_on_view(self, change: dict) -> None:
         self.viewers.show(change["new"])

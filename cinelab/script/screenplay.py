@@ -215,7 +215,8 @@ def _check_settings(part: Any) -> None:
         _refuse(("policy",), part.policy, "name a memory policy, such as camr, or give a Policy")
     if isinstance(part.steps, (list, tuple)) and part.steps:
         object.__setattr__(part, "steps", tuple(map(float, _numbers("steps", part.steps))))
-    for name, least, most in (("budget", LEAST_BUDGET, BUDGET), ("steps", 0, STEPS)):
+    least_budget = 0 if is_policy(part.policy) else LEAST_BUDGET  # a policy of one's own may keep fewer
+    for name, least, most in (("budget", least_budget, BUDGET), ("steps", 0, STEPS)):
         if name == "steps" and (is_sampling(part.steps) or (isinstance(part.steps, tuple) and part.steps)):
             continue
         value = getattr(part, name)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
+from cinelab.memory.policy import Policy
 from cinelab.outputs import together
 from cinelab.readable import Made
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
@@ -65,6 +66,8 @@ def _news(said: Settings, before: Settings | None) -> dict:
     if before is None:
         return {name: getattr(said, name) for name in SET}
     news = {name: getattr(said, name) for name in ("seed", *SET) if getattr(said, name) != getattr(before, name)}
+    if "budget" in news and isinstance(said.policy, Policy):
+        news["policy"] = said.policy  # beside it the budget may be smaller than that of a named one
     return news | ({"steps": 0} if "steps" in news and news["steps"] is None else {})
 
 

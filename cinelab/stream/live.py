@@ -297,7 +297,7 @@ class Live:
         """Find out what must be remembered before the film can go on from its head. Where a command left that as it was,
         the count goes on."""
         before = self._behind
-        self._behind = deque(missing(self.session, self.session.desk.head))
+        self._behind = deque(self.session.missing(self.session.desk.head))
         if self._behind != before:
             self._to_remember = len(self._behind)
         self._tell_remembering()
@@ -390,15 +390,6 @@ class Live:
     def _tell(self, **changes) -> None:
         desk = self.session.desk
         self._readout = replace(self._readout, desk=desk, playing=desk.playing, told=self._readout.told + 1, **changes)
-
-
-def missing(session: Session, number: int | None) -> list[int]:
-    """The chunks of which no state is at hand that a film going on after `number` needs, in the order of the film."""
-    found = []
-    while number is not None and number not in session._states:
-        found.append(number)
-        number = session.nodes[number].parent
-    return found[::-1]
 
 
 def give_back_memory() -> None:

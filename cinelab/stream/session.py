@@ -400,15 +400,21 @@ class Session(Readable):
         """The state after a chunk; one that is not at hand is made again from the nearest that is."""
         if number is None:
             return self.reel.begin()
-        missing, place = [], number
-        while place is not None and place not in self._states:
-            missing.append(place)
-            place = self.nodes[place].parent
+        missing = self.missing(number)
+        place = self.nodes[missing[0]].parent if missing else number
         state = self.reel.begin() if place is None else self._states[place]
-        for one in reversed(missing):
+        for one in missing:
             state = self.reel.recall(state, self.ask(self.nodes[one]), self.latents(one))
         self._keep(number, state)
         return state
+
+    def missing(self, number: int | None) -> list[int]:
+        """The chunks up to `number` that must be recalled before its state is at hand, in the order of the film."""
+        found = []
+        while number is not None and number not in self._states:
+            found.append(number)
+            number = self.nodes[number].parent
+        return found[::-1]
 
     def frames(self, head: int | None = None) -> np.ndarray:
         """Pictures uint8 (F, H, W, 3) of the film up to `head`, decoded from its latents."""
