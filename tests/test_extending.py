@@ -32,6 +32,7 @@ from cinelab.lab.measured import check_cell, keep_rows
 from cinelab.lab.pooling import compared, load_cells, pooled
 from cinelab.lab.report import foremost, report
 from cinelab.lab.results import query
+from cinelab.lab.viewers import Viewer
 from cinelab.memory.policy import POLICIES, budget_of, name_of, policy_named, with_budget
 from cinelab.model.wan_zoo import WanSettings
 from cinelab.registry import HOMES, Registry, resolve
@@ -524,8 +525,8 @@ def test_the_desk_offers_own_policies_and_takes_no_path_from_a_browser(own, monk
         json.dumps([talk.desk.about, talk.desk.view])
         assert talk.do("policy", value="two_last")["error"] == ""
         assert talk.desk.live.readout.desk.settings.policy == own.LastOfShots(2)
-        for path in ("os:getcwd", "own_things:Steadier", {"kind": "own_things:Steadier"}):
-            assert "use one of" in talk.do("policy", value=path)["error"]
+        for path, said in (("os:getcwd", "use one of"), ("own_things:Steadier", "use one of"), ({"kind": "own_things:Steadier"}, "give text")):
+            assert said in talk.do("policy", value=path)["error"]
     finally:
         talk.desk.close()
 
@@ -533,7 +534,7 @@ def test_the_desk_offers_own_policies_and_takes_no_path_from_a_browser(own, monk
 def test_a_demo_begins_with_what_it_was_given(own, bundle, tmp_path):
     house = House(tmp_path, bundle, Rules(), policy="last_of_shots", budget=3)
     try:
-        visit = house.open("abcdefghij", lambda text, buffers: None)
+        visit = house.open("abcdefghij", Viewer())
         assert visit.view["settings"]["policy"] == "last_of_shots"
     finally:
         house.close()

@@ -240,7 +240,7 @@ def test_tables_carry_their_schema(tmp_path):
     with pytest.raises(CinelabError, match="schema 0, this version reads 1"):
         load(tmp_path / "old.parquet")
     (tmp_path / "no.parquet").write_text("x")
-    with pytest.raises(CinelabError, match="no table of ours"):
+    with pytest.raises(CinelabError, match="cannot be read as a table"):
         load(tmp_path / "no.parquet")
 
 

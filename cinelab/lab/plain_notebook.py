@@ -30,8 +30,11 @@ def plain(text: str) -> str:
 
 
 def _cell(cell: dict) -> dict:
-    tags = cell["metadata"].get("tags")
-    kept = {**cell, "metadata": {"tags": tags} if tags else {}}
+    said, kept = cell["metadata"], {**cell, "metadata": {}}
+    if said.get("jupyter", {}).get("source_hidden"):  # a cell that is shown collapsed
+        kept["metadata"]["jupyter"] = {"source_hidden": True}
+    if said.get("tags"):
+        kept["metadata"]["tags"] = said["tags"]
     return kept | {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else kept
 
 
