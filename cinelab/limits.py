@@ -111,7 +111,12 @@ def short(value: Any, most: int = 60) -> str:
         text = repr(value)
     except ValueError:  # Python refuses to print an int of more than 4300 digits
         return "a huge number"
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    return cut(text, most)
+
+
+def cut(text: str, most: int, end: str = "...") -> str:
+    """A text of at most `most` characters, which ends in `end` where more was there."""
+    return text if len(text) <= most else text[: most - len(end)] + end
 
 
 def shown_path(path: Any, most: int = 300) -> str:

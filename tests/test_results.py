@@ -29,6 +29,8 @@ def cell(root, sweep, policy, seed, mean, away=3, films=8, shots=1, done=True, f
     if not done:
         return folder
     wave = 0.1 * np.sin(np.arange(films) + seed)
+    if policy != "full":  # pairs that all differ by the same would say nothing of what others do
+        wave = wave + 0.001 * (np.cos(np.arange(films)) - np.cos(np.arange(films)).mean())
     rows = [(film, shot, "identity", mean + wave[film], "model") for film in range(films) for shot in range(shots)]
     rows += [(film, 0, "identity", 0.25, "chance") for film in range(films)] + [(film, 0, "identity", 1.0, "truth") for film in range(films)]
     pd.DataFrame(rows, columns=["film", "shot", "metric", "value", "source"]).assign(seed=seed).to_parquet(folder / "rows.parquet")

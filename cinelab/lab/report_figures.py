@@ -27,6 +27,7 @@ from cinelab.lab.paper import (
 )
 from cinelab.lab.pooling import TASKS, Cells, costs, pooled
 from cinelab.lab.results import interval, rounded
+from cinelab.limits import cut
 from cinelab.score.metrics import told
 from cinelab.score.stats import bootstrap
 
@@ -183,8 +184,8 @@ def _dots(axes: Axes, part: pd.DataFrame, x: str, colour: str | None, labels: Se
     axes.xaxis.set_major_formatter(NUMBERS)
 
 
-def _shortened(name: str, most: int = 34) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _shortened(name: str) -> str:
+    return cut(name, 34, "…")
 
 
 def _series(axes: Axes, line: pd.DataFrame, x, y, error: str, labels: Sequence[str], label: str, said: dict, setting: str, joined: bool) -> None:

@@ -22,7 +22,7 @@ from cinelab.config import mapping, read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import to_json, write_atomic
 from cinelab.lab.measured import read_done, read_rows
-from cinelab.limits import short
+from cinelab.limits import cut, short
 from cinelab.score import rows as rows_room
 from cinelab.score.metrics import METRICS
 from cinelab.score.stats import bootstrap
@@ -374,8 +374,7 @@ def column_table(found: pd.DataFrame) -> pd.DataFrame:
 
 def _example(part: pd.Series) -> str:
     """The first value of a column, with dots where it is cut."""
-    text = next(iter(part.dropna().astype(str)), "")
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return cut(next(iter(part.dropna().astype(str)), ""), 60)
 
 
 def save(found: pd.DataFrame, path: Path) -> None:

@@ -11,6 +11,7 @@ from itertools import groupby
 
 import numpy as np
 
+from cinelab.limits import cut
 from cinelab.stream.session import Node, Session, Settings, policy_label
 
 SHOWN = 6  # changes of a take beside the film, the last ones; a view is sent many times a second
@@ -120,7 +121,7 @@ def change(before: Settings, after: Settings) -> str:
 
 def _short(value, most: int = 24) -> str:
     text = "the model's own" if value is None else str(value)
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return cut(text, most, "…")
 
 
 def words_changed(before: str, after: str) -> str:
