@@ -28,7 +28,7 @@ def main() -> None:
         pictures = [Image.open(io.BytesIO(shot)).convert("RGB") for shot in session(page)]
         browser.close()
     height = round(pictures[0].height * WIDTH / pictures[0].width)
-    small = [picture.resize((WIDTH, height), Image.Resampling.LANCZOS).quantize(128, dither=Image.Dither.NONE) for picture in pictures]
+    small = [picture.resize((WIDTH, height), Image.Resampling.LANCZOS).quantize(104, dither=Image.Dither.NONE) for picture in pictures]
     small[0].save(sys.argv[1], save_all=True, append_images=small[1:], duration=round(1000 * EVERY), loop=0, optimize=True)
 
 
