@@ -768,6 +768,7 @@ def test_a_watch_link_a_download_and_a_connection_that_comes_back(served, browse
         viewer.lost = True
         viewer._wake()
     page.wait_for_selector("body[data-lost=yes]")
+    assert page.locator("#gone").is_hidden(), "the desk says it"
     page.wait_for_selector("body:not([data-lost])")
     page.wait_for_selector("#gone", state="hidden")
     assert len(running.house.visits) == 1
