@@ -19,6 +19,7 @@ from writers import child_refuses
 
 from cinelab import Director, load
 from cinelab.errors import CinelabError
+from cinelab.flow.sampler import Sampling
 from cinelab.memory.policy import CAMR, POLICIES, budget_of, name_of, policy_named
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import plan
@@ -326,6 +327,14 @@ def test_a_command_is_on_the_disk_before_it_is_carried_out(session, monkeypatch)
     monkeypatch.undo()
     session.do("seed", value=9)
     assert [row["do"] for row in session.log if "do" in row] == ["seed"]
+
+
+@pytest.mark.parametrize("value", [{}, {"steps": None}, Sampling()])
+def test_a_sampling_that_asks_for_nothing_is_the_models_own(session, value):
+    session.do("levels", value=value)
+    play(session, 1)
+    assert session.desk.settings.steps is None
+    assert Screenplay.parse(screenplay_of(session).to_yaml()) == screenplay_of(session)
 
 
 def test_a_policy_that_keeps_fewer_than_a_named_one_is_exported_too(session, bundle, tmp_path):

@@ -257,8 +257,9 @@ class Session(Readable):
         desk, said = self._outcome(command, value)
         if command == "policy" and isinstance(now := desk.settings.policy, Policy):
             value = {"value": policy_dict(now)}  # whole, so that it is the same in a process that does not know the name
-        if command == "levels" and isinstance(now := desk.settings.steps, Sampling):
-            value = {"value": to_dict(now)}
+        if command == "levels":
+            now = desk.settings.steps
+            value = {"value": to_dict(now) if isinstance(now, Sampling) else now}
         with self._noting({"do": command, "value": value, "after": self.desk.head}):
             self._put(command, desk)
         return said
@@ -522,7 +523,9 @@ def _levels(steps: int | Sequence[float] | Sampling | Mapping | None) -> int | t
     if isinstance(steps, (list, tuple)) and steps:
         return Sampling(at=tuple(steps)).at
     if isinstance(steps, Mapping):
-        return from_dict(Sampling, steps, "sampling.")
+        steps = from_dict(Sampling, steps, "sampling.")
+    if steps == Sampling():
+        return None  # it asks for nothing but the model's own
     if steps is None or isinstance(steps, Sampling) or (type(steps) is int and 1 <= steps <= STEPS):
         return steps
     raise CinelabError(f"levels is {short(steps)}; give 1 to {STEPS}, a list of levels, or none for the model's own.")
