@@ -81,6 +81,7 @@ def check_levels(levels: Sequence[float], name: str) -> None:
     levels = list(levels)
     if wrong := [level for level in levels if not is_number(level)]:
         raise CinelabError(f"{name} holds {short(wrong[0])}; give numbers that fall strictly and lie in (0, 1], like [1.0, 0.75, 0.5, 0.25].")
+    check_number(f"The number of levels in {name}", len(levels), 0, STEPS)
     falls = all(a > b for a, b in zip(levels, levels[1:], strict=False))
     if not levels or not falls or not all(0 < level <= 1 for level in levels):
         raise CinelabError(f"{name} is {list(levels)}; give levels that fall strictly and lie in (0, 1], "

@@ -10,6 +10,7 @@ import codecs
 import json
 import os
 import re
+import stat
 from collections import Counter
 from dataclasses import dataclass
 from math import isfinite
@@ -53,11 +54,27 @@ LISTING = Kind("list of videos", "restore it, or build into another folder", 256
 LINES = Kind("log", "restore it, or begin anew in another folder", 256 * MIB)
 
 
+SPECIAL = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device"}
+
 # ---- bytes and text
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Raise a CinelabError where a pipe, a socket or a device stands in a file's place: reading it might never end.
+
+    What is not there, or a folder, is left to whoever opens it. Every reader of a file from outside asks this first.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if kind := next((name for is_it, name in SPECIAL.items() if is_it(mode)), None):
+        raise CinelabError(f"{shown_path(path)} is {kind} and no file; copy what it gives into a file, and name that.")
 
 
 def read_bytes(path: str | os.PathLike, kind: Kind) -> bytes:
     """Return the bytes of a file, at most `kind.most`. Raises CinelabError where it is missing, unreadable or larger."""
+    check_regular(path)
     try:
         with open(path, "rb") as file:
             data = file.read(kind.most + 1)

@@ -1,7 +1,9 @@
 """One guard for every text and table that is handed to us: bounds, encodings, shapes, and that nothing reads beside it."""
 
 import json
+import os
 import re
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from cinelab.texts import (
     SWEEP,
     parse_json,
     parse_yaml,
+    read_bytes,
     read_json,
     read_text,
     read_yaml,
@@ -181,3 +184,32 @@ def test_every_file_is_read_through_the_guard():
         found |= {path.relative_to(PACKAGE).as_posix(): len(lines)} if lines else {}
     more = {name: count for name, count in found.items() if count > ALLOWED.get(name, (0,))[0]}
     assert not more, f"read these through cinelab.texts or cinelab.tables, or say here why not: {more}"
+
+
+@pytest.mark.parametrize("read", ["read_bytes", "open_parquet", "Video", "read_weights", "open_source", "read_state", "checksum", "read_arrays", "read_chunk",
+                                  "read_picture"])
+@pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device"])
+def test_a_pipe_a_socket_and_a_device_are_no_files(read, kind, tmp_path, monkeypatch):
+    from cinelab.checksums import checksum, read_arrays
+    from cinelab.latent.checkpoint import read_weights
+    from cinelab.model.sources import kind_of
+    from cinelab.runs import read_state
+    from cinelab.stream.chunk_file import read_chunk
+    from cinelab.stream.reader import Video
+    from cinelab.stream.video import read_picture
+    from cinelab.tables import open_parquet
+
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    path = Path("x.mp4")
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        socket.socket(socket.AF_UNIX).bind("x.mp4")
+    readers = {"read_bytes": lambda: read_bytes(path, RECORD), "open_parquet": lambda: open_parquet(path, "x"),
+               "Video": lambda: list(Video(path).frames()), "read_weights": lambda: read_weights(path), "open_source": lambda: kind_of(path),
+               "read_state": lambda: read_state(path), "checksum": lambda: checksum(path), "read_arrays": lambda: read_arrays(path, ["a"], "x"),
+               "read_chunk": lambda: read_chunk(path), "read_picture": lambda: read_picture(path, (8, 8))}
+    with pytest.raises(CinelabError, match=f"x.mp4 is {kind} and no file"):
+        readers[read]()
