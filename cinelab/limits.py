@@ -122,5 +122,5 @@ def cut(text: str, most: int, end: str = "...") -> str:
 
 def shown_path(path: Any, most: int = 300) -> str:
     """A path as it was typed, cut in the middle where it would fill the sentence: its end tells most."""
-    text = str(path)
+    text = str(path).encode(errors="backslashreplace").decode()  # a name that is no UTF-8 fits into no table
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"

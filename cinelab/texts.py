@@ -59,11 +59,19 @@ SPECIAL = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a 
 # ---- bytes and text
 
 
+def check_name(path: str | os.PathLike) -> None:
+    """Raise a CinelabError where a path's bytes are no UTF-8: neither tables nor pages can hold such a name."""
+    if HALF_PAIR.search(os.fspath(path)):
+        raise CinelabError(f"{shown_path(path)} has a name that is not UTF-8; rename it.")
+
+
 def check_regular(path: str | os.PathLike) -> None:
     """Raise a CinelabError where a pipe, a socket or a device stands in a file's place: reading it might never end.
 
-    What is not there, or a folder, is left to whoever opens it. Every reader of a file from outside asks this first.
+    So is a name that is no UTF-8, which most libraries cannot open. What is not there, or a folder, is left to whoever opens
+    it. Every reader of a file from outside asks this first.
     """
+    check_name(path)
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
@@ -95,6 +103,9 @@ def decoded(data: bytes, path: str | os.PathLike, kind: Kind) -> str:
     for mark, name in CODINGS.items():
         if data.startswith(mark):
             raise CinelabError(f"{shown_path(path)} is {name} text; save it as UTF-8.")
+    if (place := data.find(b"\0")) >= 0:  # such as UTF-16 without its mark, whose letters would pass as UTF-8
+        line = data.count(b"\n", 0, place) + 1
+        raise CinelabError(f"{shown_path(path)}:{line}: a zero byte stands there, so this is a binary or UTF-16 text; save it as UTF-8.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

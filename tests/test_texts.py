@@ -45,7 +45,8 @@ def refusal(read, *words) -> str:
 
 @pytest.mark.parametrize(("data", "said"), [
     ("title".encode("utf-16"), "is UTF-16 text; save it as UTF-8"), ("title".encode("utf-32"), "is UTF-32 text"),
-    ("a\nb\u00e4".encode("latin-1"), ":2: this is not UTF-8 text"), (b"\x89PNG\r\n\x1a\n", ":1: this is not UTF-8 text")])
+    ("a\nb\u00e4".encode("latin-1"), ":2: this is not UTF-8 text"), (b"\x89PNG\r\n\x1a\n", ":1: this is not UTF-8 text"),
+    ("a\nred cat".encode("utf-16-le"), ":1: a zero byte stands there, so this is a binary or UTF-16 text"), (b"a\n\0\0", ":2: a zero byte")])
 def test_text_is_utf8_and_other_encodings_are_named(tmp_path, data, said):
     (tmp_path / "x.txt").write_bytes(data)
     assert said in refusal(read_text, tmp_path / "x.txt", CAPTIONS)
@@ -72,7 +73,7 @@ NOT_JSON = [
     ("", "is empty"), (" \n", "is empty"), ('{"a": 1, "a": 2}', "'a' is given twice"), ('{"b": [{"a": 1, "a": 1}]}', "'a' is given twice"),
     ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nested too deeply"), ("[" * 10**5, "nested too deeply"), ('{"a":' * 10**5, "nested too deeply"),
     ("9" * (DIGITS + 50), "more than 300 digits"), ("[-" + "9" * 10**5 + "]", "more than 300 digits"), ('"\\ud83e"', "half of a character pair"),
-    ('{"\\udd8a": 1}', "half of a character pair"), ("{", "not valid JSON"), ('"a\0b"', "not valid JSON"), ("{'a': 1}", "not valid JSON"),
+    ('{"\\udd8a": 1}', "half of a character pair"), ("{", "not valid JSON"), ('"a\0b"', "a zero byte"), ("{'a': 1}", "not valid JSON"),
     ("[1] [2]", "Extra data"),
 ]
 

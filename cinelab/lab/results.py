@@ -22,13 +22,13 @@ from cinelab.config import mapping, read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import to_json, write_atomic
 from cinelab.lab.measured import read_done, read_rows
-from cinelab.limits import cut, short
+from cinelab.limits import cut, short, shown_path
 from cinelab.score import rows as rows_room
 from cinelab.score.metrics import METRICS
 from cinelab.score.stats import bootstrap
 from cinelab.score.toybox import with_prompt
 from cinelab.tables import read_frame
-from cinelab.texts import read_json
+from cinelab.texts import HALF_PAIR, read_json
 
 SCHEMA = 1
 RESAMPLES = 500  # of an interval in the index; reports take more
@@ -49,7 +49,7 @@ class Found:
     """One run, as its folder tells it. `status`: done, running, unfinished or unreadable (`detail` says why)."""
 
     path: str
-    kind: str  # cell, training, film, card or evaluation
+    kind: str  # cell, training, film, card or evaluation; folder where it could not be looked into
     sweep: str
     name: str
     status: str
@@ -73,6 +73,10 @@ def scan(results: str | Path = "results") -> list[Found]:
     found = []
     for folder, inner, files in os.walk(root):
         inner[:] = sorted(name for name in inner if not name.startswith("."))  # what is unfinished is hidden
+        for name in [name for name in inner if HALF_PAIR.search(name)]:
+            inner.remove(name)
+            place = shown_path((Path(folder) / name).relative_to(root).as_posix())
+            found.append(Found(place, "folder", "", shown_path(name), "unreadable", detail=f"{place} has a name that is not UTF-8; rename it."))
         for kind, look in (("cell", _cell), ("training", _training), ("film", _film), ("evaluation", _evaluation)):
             if run := _careful(look, kind, Path(folder), set(files), root):
                 found.append(run)
