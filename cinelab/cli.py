@@ -167,7 +167,7 @@ def compare(names: Annotated[list[str], typer.Argument(help="models whose cards 
     with writing_file(output, (".csv", ".md")):
         rows = compare_cards(names, folder)
         if output:
-            write_text(output, markdown(benchmark_table(names, folder)) if output.suffix == ".md" else csv_text(rows))
+            write_text(output, markdown(benchmark_table(names, folder)) if output.suffix.lower() == ".md" else csv_text(rows))
             note_beside(output, made_from(names, folder))
     show_table(["metric", *names], comparison_lines(rows, names))
     say((f"{comparison_note(rows, names)} ", "dim"), (str(output or ""), "bold green"))

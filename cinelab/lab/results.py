@@ -383,15 +383,17 @@ def _example(part: pd.Series) -> str:
 
 def save(found: pd.DataFrame, path: Path) -> None:
     """A whole answer as .csv or .parquet."""
-    if path.suffix not in (".csv", ".parquet"):
+    if path.suffix.lower() not in (".csv", ".parquet"):
         raise CinelabError(f"--output is {path}; name a .csv or a .parquet file.")
-    write = found.to_parquet if path.suffix == ".parquet" else lambda to: found.to_csv(to, index=False)
+    write = found.to_parquet if path.suffix.lower() == ".parquet" else lambda to: found.to_csv(to, index=False)
     write_atomic(path, write)
 
 
 def text_of(value) -> str:
     """A value in a table: numbers to three places and never as -0, what is missing or endless as nothing."""
-    if not isinstance(value, (list, dict)) and pd.isna(value):
+    if not pd.api.types.is_scalar(value):  # such as the lists and structs of an SQL answer
+        return str(value.tolist() if hasattr(value, "tolist") else value)
+    if pd.isna(value):
         return ""
     if isinstance(value, float):
         return "" if math.isinf(value) else f"{rounded(value)}".rstrip("0").rstrip(".")
