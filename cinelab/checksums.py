@@ -21,13 +21,14 @@ import numpy as np
 from cinelab.config import mapping, read_mapping
 from cinelab.errors import CinelabError, reason
 from cinelab.files import to_json, write_atomic, write_json
-from cinelab.texts import RECORD, Kind, parse_json
+from cinelab.texts import RECORD, Kind, check_regular, parse_json
 
 CHECKSUMS, SEAL, ARRAYS = "checksums.json", "seal", "blake2b"
 
 
 def checksum(path: str | Path, size: int = 16) -> str:
     """Return blake2b of a file's bytes, of `size` bytes in hexadecimal digits."""
+    check_regular(path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=size)).hexdigest()
 
@@ -86,6 +87,7 @@ def read_arrays(path: str | Path, names: Iterable[str], remedy: str) -> list[np.
     """Some arrays of a .npz; nothing else of it is read. CinelabError with the remedy where one is absent, broken or another one
     than was written, or where the file is one of another name."""
     path = Path(path)
+    check_regular(path)
     try:
         with np.load(path, allow_pickle=False) as file:
             told = parse_json(file[ARRAYS].tobytes()) if ARRAYS in file else {}

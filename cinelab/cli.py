@@ -22,11 +22,13 @@ from cinelab.cli_options import (
     steps_option,
 )
 from cinelab.errors import CinelabError, Failed, brief, reason
-from cinelab.limits import CHUNKS, FILMS, PORT, STEPS, VISITORS, WORKERS
+from cinelab.files import REMEDIES
+from cinelab.limits import CHUNKS, FILMS, PORT, STEPS, VISITORS, WORKERS, shown_path
 from cinelab.outputs import AT_ONCE, ready_folder, writing, writing_file
 from cinelab.printing import err, say, show_table, speakable
 from cinelab.progress import SHORT, progress
 from cinelab.registry import IMPORT, import_named
+from cinelab.texts import HALF_PAIR, check_name
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, epilog=EXIT_CODES,
                   help="Train, dissect and direct real-time autoregressive multi-shot video models.")
@@ -165,7 +167,7 @@ def compare(names: Annotated[list[str], typer.Argument(help="models whose cards 
     with writing_file(output, (".csv", ".md")):
         rows = compare_cards(names, folder)
         if output:
-            write_text(output, markdown(benchmark_table(names, folder)) if output.suffix == ".md" else csv_text(rows))
+            write_text(output, markdown(benchmark_table(names, folder)) if output.suffix.lower() == ".md" else csv_text(rows))
             note_beside(output, made_from(names, folder))
     show_table(["metric", *names], comparison_lines(rows, names))
     say((f"{comparison_note(rows, names)} ", "dim"), (str(output or ""), "bold green"))
@@ -396,17 +398,21 @@ def _usage(error: Any) -> int:
 
 
 def _stand_somewhere() -> None:
-    """Where the folder that we are in is gone, torch would end the process."""
+    """Where the folder that we are in is gone, torch would end the process; what is not UTF-8 fits into no table."""
     try:
-        os.getcwd()
+        here = os.getcwd()
     except OSError as error:
         raise CinelabError("The folder that you are in is not there any more; change to another one.") from error
+    check_name(here)
+    if odd := [word for word in sys.argv[1:] if HALF_PAIR.search(word)]:
+        raise CinelabError(f"{shown_path(odd[0])} on the command line is not UTF-8; type it again, or rename the file.")
 
 
 def _system(error: OSError) -> str:
     """A refusal of the system that nothing else has worded."""
-    place = f"{error.filename}: " if error.filename is not None else ""
-    return f"{place}{reason(error)}; look at its rights and at the free space."
+    if error.filename is None:  # of a stream, as of a file that is open
+        return f"Output cannot be written ({reason(error)}); {REMEDIES.get(error.errno, 'send it somewhere else')}."
+    return f"{error.filename}: {reason(error)}; {REMEDIES.get(error.errno, 'look at its rights and at the free space')}."
 
 
 if __name__ == "__main__":

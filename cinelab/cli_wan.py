@@ -9,7 +9,7 @@ import typer
 from cinelab.cli_options import budget_option, number, size_of
 from cinelab.errors import CinelabError
 from cinelab.files import to_json
-from cinelab.limits import CHUNKS, LATENTS, WORKERS
+from cinelab.limits import CHUNKS, LATENTS, WORKERS, short
 from cinelab.printing import say, show_table
 from cinelab.progress import SHORT, progress
 
@@ -178,8 +178,9 @@ def clips(videos: Annotated[Path, typer.Argument(help="a folder of videos, or a 
 
 def _share(text: str) -> tuple[int, int]:
     mine, slash, of = text.partition("/")
-    if not (slash and mine.isdecimal() and of.isdecimal() and 1 <= int(mine) <= int(of)):
-        raise CinelabError(f"--share is {text!r}; give mine/of, like 2/4 for the second of four workers.")
+    known = text.isascii() and slash and mine.isdecimal() and of.isdecimal() and len(text) < 20
+    if not (known and 1 <= int(mine) <= int(of) <= WORKERS):
+        raise CinelabError(f"--share is {short(text)}; give mine/of, like 2/4 for the second of four workers, of {WORKERS} at most.")
     return int(mine) - 1, int(of)
 
 

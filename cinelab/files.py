@@ -280,4 +280,5 @@ def write_error(path: Path, error: OSError) -> CinelabError:
     """The sentence for a file that could not be written."""
     remedy = REMEDIES.get(error.errno, "choose another folder")
     path = Path(*(part for part in path.parts if not part.startswith(SCRATCH)))  # as whoever asked for it knows it
-    return Failed(f"{path}: cannot be written ({reason(error)}); {remedy}, an older file of that name is as it was")
+    why = os.strerror(error.errno).lower() if error.errno in REMEDIES else reason(error)  # libraries word it their own way
+    return Failed(f"{path}: cannot be written ({why}); {remedy}, an older file of that name is as it was")

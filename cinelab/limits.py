@@ -81,6 +81,7 @@ def check_levels(levels: Sequence[float], name: str) -> None:
     levels = list(levels)
     if wrong := [level for level in levels if not is_number(level)]:
         raise CinelabError(f"{name} holds {short(wrong[0])}; give numbers that fall strictly and lie in (0, 1], like [1.0, 0.75, 0.5, 0.25].")
+    check_number(f"The number of levels in {name}", len(levels), 0, STEPS)
     falls = all(a > b for a, b in zip(levels, levels[1:], strict=False))
     if not levels or not falls or not all(0 < level <= 1 for level in levels):
         raise CinelabError(f"{name} is {list(levels)}; give levels that fall strictly and lie in (0, 1], "
@@ -121,5 +122,5 @@ def cut(text: str, most: int, end: str = "...") -> str:
 
 def shown_path(path: Any, most: int = 300) -> str:
     """A path as it was typed, cut in the middle where it would fill the sentence: its end tells most."""
-    text = str(path)
+    text = str(path).encode(errors="backslashreplace").decode()  # a name that is no UTF-8 fits into no table
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"

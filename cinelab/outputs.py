@@ -32,7 +32,7 @@ from cinelab.files import (
     write_error,
     write_json,
 )
-from cinelab.texts import parse_json, read_json
+from cinelab.texts import check_name, parse_json, read_json
 
 PATIENCE = 5.0  # seconds that a lock is waited for: the kernel of a killed owner ends within one
 AT_ONCE = 0.5  # seconds, where no kernel can outlive the owner
@@ -68,6 +68,7 @@ def ready_folder(folder: str | Path) -> Path:
 
 def _prove(folder: Path, output: Path) -> Path:
     made: list[Path] = []
+    check_name(os.path.abspath(output))
     try:
         made = _absent(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -35,6 +35,15 @@ class Plain(Console):
     def __init__(self, **more):
         super().__init__(markup=False, emoji=False, highlight=False, **more)
 
+    def print(self, *objects, **how) -> None:
+        """As rich prints. An OSError names the stream; where its reader has gone it is a BrokenPipeError."""
+        try:
+            super().print(*objects, **how)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, "standard error" if self.stderr else "standard output") from error
+
     def render_str(self, text: str, *, style="", justify=None, overflow=None, **_) -> Text:
         return Text(visible(text), style=style, justify=justify, overflow=overflow)
 

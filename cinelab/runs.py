@@ -26,6 +26,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import append_line, read_lines, to_json, write_atomic, write_json, write_text
 from cinelab.limits import short
 from cinelab.outputs import AT_ONCE, Claim, claim, writing
+from cinelab.texts import check_regular
 from cinelab.threads import TRAINING
 
 DATA = dict[str, Any] | None  # what a run says of its data
@@ -69,6 +70,7 @@ def save_pickle(value: Any, path: Path) -> None:
 
 def read_state(path: Path, mapped: bool = False) -> dict:
     """What `Run.save` wrote; `mapped` = its tensors stay on the disk until they are used, and `whole_part` checks them then."""
+    check_regular(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cinelab.errors import CinelabError
 from cinelab.limits import ROWS, shown_path
+from cinelab.texts import check_regular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,6 +20,7 @@ def open_parquet(path: str | Path, remedy: str) -> "pa.parquet.ParquetFile":
     """Return a parquet file whose size is within bounds, none of its rows read yet. Raises CinelabError."""
     from pyarrow.parquet import ParquetFile
 
+    check_regular(path)
     with reading(path, remedy):
         file = ParquetFile(path)
         rows, columns = file.metadata.num_rows, file.metadata.num_columns

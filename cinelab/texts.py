@@ -10,6 +10,7 @@ import codecs
 import json
 import os
 import re
+import stat
 from collections import Counter
 from dataclasses import dataclass
 from math import isfinite
@@ -53,11 +54,35 @@ LISTING = Kind("list of videos", "restore it, or build into another folder", 256
 LINES = Kind("log", "restore it, or begin anew in another folder", 256 * MIB)
 
 
+SPECIAL = {stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket", stat.S_ISCHR: "a device", stat.S_ISBLK: "a device"}
+
 # ---- bytes and text
+
+
+def check_name(path: str | os.PathLike) -> None:
+    """Raise a CinelabError where a path's bytes are no UTF-8: neither tables nor pages can hold such a name."""
+    if HALF_PAIR.search(os.fspath(path)):
+        raise CinelabError(f"{shown_path(path)} has a name that is not UTF-8; rename it.")
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Raise a CinelabError where a pipe, a socket or a device stands in a file's place: reading it might never end.
+
+    So is a name that is no UTF-8, which most libraries cannot open. What is not there, or a folder, is left to whoever opens
+    it. Every reader of a file from outside asks this first.
+    """
+    check_name(path)
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if kind := next((name for is_it, name in SPECIAL.items() if is_it(mode)), None):
+        raise CinelabError(f"{shown_path(path)} is {kind} and no file; copy what it gives into a file, and name that.")
 
 
 def read_bytes(path: str | os.PathLike, kind: Kind) -> bytes:
     """Return the bytes of a file, at most `kind.most`. Raises CinelabError where it is missing, unreadable or larger."""
+    check_regular(path)
     try:
         with open(path, "rb") as file:
             data = file.read(kind.most + 1)
@@ -78,6 +103,9 @@ def decoded(data: bytes, path: str | os.PathLike, kind: Kind) -> str:
     for mark, name in CODINGS.items():
         if data.startswith(mark):
             raise CinelabError(f"{shown_path(path)} is {name} text; save it as UTF-8.")
+    if (place := data.find(b"\0")) >= 0:  # such as UTF-16 without its mark, whose letters would pass as UTF-8
+        line = data.count(b"\n", 0, place) + 1
+        raise CinelabError(f"{shown_path(path)}:{line}: a zero byte stands there, so this is a binary or UTF-16 text; save it as UTF-8.")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

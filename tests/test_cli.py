@@ -1,6 +1,8 @@
 """The command line as a user meets it: bad input is one sentence and a non-zero exit, and nothing is lost."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -212,7 +214,24 @@ def test_videos_become_clips_and_what_is_left_out_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(("words", "said"), [(["--set", "fps"], "name=value"), (["--set", "cuts=best"], "cuts is 'best'"),
-                                             (["--share", "3/2"], "mine/of"), (["--model", "nowhere/at/all"], "no such folder")])
+                                             (["--share", "3/2"], "mine/of"), (["--share", f"1/{10**300}"], "of 1024 at most"), (["--share", "1/\uff12"], "mine/of"), (["--model", "nowhere/at/all"], "no such folder")])
 def test_bad_options_of_clips_are_one_sentence(tmp_path, words, said):
     with pytest.raises(CinelabError, match=said):
         CliRunner().invoke(cli.app, ["clips", str(tmp_path / "none"), str(tmp_path / "store"), *words], catch_exceptions=False)
+
+
+def test_words_that_are_not_utf8_are_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cinelab", "results", os.fsdecode(b"a = \xff")])
+    assert cli._code(lambda: pytest.fail("something was run")) == 2
+    assert "is not UTF-8; type it again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")])
+def test_a_full_disk_under_the_output_is_one_sentence(error, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["cinelab"])
+
+    def run():
+        raise error
+
+    assert cli._code(run) == 1
+    assert "no space left on device" in (said := capsys.readouterr().err) and "free some space or choose another folder." in said

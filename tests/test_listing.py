@@ -1,5 +1,6 @@
 """What is found in folders and tables of videos, under which names, and what is said of the rest."""
 
+import os
 import unicodedata
 from decimal import Decimal
 from pathlib import Path
@@ -252,3 +253,15 @@ def test_clips_exits_with_1_where_a_video_failed_or_nothing_was_kept(tmp_path, f
 def test_a_plan_that_is_not_there_is_said_before_the_work(film):
     with pytest.raises(CinelabError, match="nowhere.shots.json"):
         evaluate([film], ("colour",), plan=Path("nowhere.shots.json"))
+
+
+def test_names_that_are_not_utf8_are_passed_over_by_name(tmp_path):
+    odd = os.fsdecode(b"b\xff")
+    (tmp_path / odd).mkdir()
+    for name in ("a.mp4", f"{odd}.mp4", f"{odd}/c.mp4"):
+        (tmp_path / name).write_bytes(b"x")
+    said = []
+    assert find_videos([tmp_path], said.append) == [tmp_path / "a.mp4"]
+    assert said[0].count("its name is not UTF-8, rename it") == 2 and said[0].isascii()
+    with pytest.raises(CinelabError, match="not UTF-8"):
+        find_videos([tmp_path / f"{odd}.mp4"])

@@ -119,3 +119,11 @@ def test_two_writers_of_one_set_do_not_mix(tmp_path):
     with together(tmp_path, "a.json") as scratch:
         write_text(scratch / "a.json", "{}")
         assert child_refuses(lambda: together(tmp_path, "a.json").__enter__())
+
+
+def test_a_name_that_is_not_utf8_is_refused_before_any_work(tmp_path):
+    name = os.fsdecode(b"\xff\xfe")
+    for prove, path in ((ready_folder, tmp_path / name), (ready_folder, tmp_path / name / "x"), (ready_file, tmp_path / f"{name}.csv")):
+        with pytest.raises(CinelabError, match=r"\\udcff\\udcfe.* has a name that is not UTF-8; rename it"):
+            prove(path)
+    assert list(tmp_path.iterdir()) == []

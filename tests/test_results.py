@@ -1,6 +1,7 @@
 """The index, the pooled tables and the report: what a sweep measured comes back unchanged, with honest intervals."""
 
 import json
+import os
 from importlib import resources
 
 import numpy as np
@@ -12,7 +13,17 @@ from cinelab.files import write_json
 from cinelab.lab.pooling import compared, comparisons, costs, load_cells, pooled
 from cinelab.lab.report import html_table, render, report, safe_json, section, texts
 from cinelab.lab.report_figures import front, metric_figure, pareto_figure, shots_figure
-from cinelab.lab.results import column_table, csv_text, index, overview, query, save, telling
+from cinelab.lab.results import (
+    column_table,
+    csv_text,
+    index,
+    overview,
+    query,
+    save,
+    scan,
+    telling,
+    text_of,
+)
 from cinelab.score.rows import Row, table
 from cinelab.score.rows import save as save_rows
 from cinelab.score.stats import holm, sign_flip
@@ -397,3 +408,14 @@ def test_a_table_of_many_metrics_is_no_wider_than_the_paper(browser):
     page.emulate_media(media="print")
     assert page.evaluate("document.documentElement.scrollWidth") <= 794
     page.close()
+
+
+def test_a_folder_whose_name_is_not_utf8_is_listed_as_unreadable(tmp_path):
+    (tmp_path / os.fsdecode(b"run\xff")).mkdir()
+    found = scan(tmp_path)
+    assert [(one.status, one.name) for one in found] == [("unreadable", "run\\udcff")] and "rename it" in found[0].detail
+
+
+def test_lists_and_structs_of_an_answer_are_shown():
+    shown = [text_of(value) for value in (np.array([1, 2]), [1, None], {"a": 1}, np.array([]), None, float("nan"), 0.5, "x")]
+    assert shown == ["[1, 2]", "[1, None]", "{'a': 1}", "[]", "", "", "0.5", "x"]

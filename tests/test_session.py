@@ -499,3 +499,37 @@ def test_few_states_are_kept_and_those_that_shots_began_from_longest(session):
     before = session.latents(8)
     session.do("branch", chunk=10)
     assert torch.equal(session.state(8).shot_chunks[-1], before), "a state that was let go of is made again"
+
+
+def test_a_film_whose_screenplay_could_not_be_read_is_not_made(session, monkeypatch):
+    import cinelab.stream.session as room
+
+    play(session, 2)
+    needed = session._written(1)
+    assert session._written(0) == needed and needed[0] > len(CAT), "a chunk that goes on as before adds nothing"
+    assert len(screenplay_of(session).to_yaml().encode()) < needed[0] + 200
+    monkeypatch.setattr(room, "SCREENPLAY_ROOM", (needed[0] + 100, 10**6))
+    play(session, 1)
+    session.do("prompt", text=JUMP)
+    with pytest.raises(CinelabError, match="as a screenplay, which is the most"):
+        session.step()
+    monkeypatch.setattr(room, "SCREENPLAY_ROOM", (10**6, needed[1]))
+    with pytest.raises(CinelabError, match="values as a screenplay"):
+        session.step()
+    session.do("undo")
+    play(session, 1)
+    assert Screenplay.parse(screenplay_of(session).to_yaml()) == screenplay_of(session)
+
+
+def test_the_size_of_a_screenplay_is_never_less_than_what_is_written():
+    from cinelab.limits import VALUES
+    from cinelab.script.screenplay import ROOM, PromptChange, Shot, size_of
+    from cinelab.texts import SCREENPLAY
+
+    texts = ["x", "it's: a 'cat' " * 140, "\x81\u200b" * 600, "\U0001f98a" * 2000, "- no" * 400]
+    changes = tuple(PromptChange(i + 1 / 3, text, i, CAMR(budget=4 + i), 9, (1.0, 0.6, 0.3), True) for i, text in enumerate(texts))
+    shots = tuple(Shot(text, 100 / 3, "continue" if i else "cut", changes, 7, "full", 8, 3) for i, text in enumerate(texts))
+    written = Screenplay("t", shots).to_yaml()
+    sizes = [size_of(part) for shot in shots for part in (PromptChange(200 / 3, shot.prompt, 7, "full", 8, 3), *shot.changes)]
+    assert len(written.encode()) <= sum(size for size, _ in sizes) + 100
+    assert ROOM[0] < SCREENPLAY.most and ROOM[1] < VALUES and Screenplay.parse(written).shots == shots

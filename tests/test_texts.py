@@ -1,7 +1,9 @@
 """One guard for every text and table that is handed to us: bounds, encodings, shapes, and that nothing reads beside it."""
 
 import json
+import os
 import re
+import socket
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from cinelab.texts import (
     SWEEP,
     parse_json,
     parse_yaml,
+    read_bytes,
     read_json,
     read_text,
     read_yaml,
@@ -42,7 +45,8 @@ def refusal(read, *words) -> str:
 
 @pytest.mark.parametrize(("data", "said"), [
     ("title".encode("utf-16"), "is UTF-16 text; save it as UTF-8"), ("title".encode("utf-32"), "is UTF-32 text"),
-    ("a\nb\u00e4".encode("latin-1"), ":2: this is not UTF-8 text"), (b"\x89PNG\r\n\x1a\n", ":1: this is not UTF-8 text")])
+    ("a\nb\u00e4".encode("latin-1"), ":2: this is not UTF-8 text"), (b"\x89PNG\r\n\x1a\n", ":1: this is not UTF-8 text"),
+    ("a\nred cat".encode("utf-16-le"), ":1: a zero byte stands there, so this is a binary or UTF-16 text"), (b"a\n\0\0", ":2: a zero byte")])
 def test_text_is_utf8_and_other_encodings_are_named(tmp_path, data, said):
     (tmp_path / "x.txt").write_bytes(data)
     assert said in refusal(read_text, tmp_path / "x.txt", CAPTIONS)
@@ -69,7 +73,7 @@ NOT_JSON = [
     ("", "is empty"), (" \n", "is empty"), ('{"a": 1, "a": 2}', "'a' is given twice"), ('{"b": [{"a": 1, "a": 1}]}', "'a' is given twice"),
     ("[" * (DEPTH + 1) + "]" * (DEPTH + 1), "nested too deeply"), ("[" * 10**5, "nested too deeply"), ('{"a":' * 10**5, "nested too deeply"),
     ("9" * (DIGITS + 50), "more than 300 digits"), ("[-" + "9" * 10**5 + "]", "more than 300 digits"), ('"\\ud83e"', "half of a character pair"),
-    ('{"\\udd8a": 1}', "half of a character pair"), ("{", "not valid JSON"), ('"a\0b"', "not valid JSON"), ("{'a': 1}", "not valid JSON"),
+    ('{"\\udd8a": 1}', "half of a character pair"), ("{", "not valid JSON"), ('"a\0b"', "a zero byte"), ("{'a': 1}", "not valid JSON"),
     ("[1] [2]", "Extra data"),
 ]
 
@@ -181,3 +185,32 @@ def test_every_file_is_read_through_the_guard():
         found |= {path.relative_to(PACKAGE).as_posix(): len(lines)} if lines else {}
     more = {name: count for name, count in found.items() if count > ALLOWED.get(name, (0,))[0]}
     assert not more, f"read these through cinelab.texts or cinelab.tables, or say here why not: {more}"
+
+
+@pytest.mark.parametrize("read", ["read_bytes", "open_parquet", "Video", "read_weights", "open_source", "read_state", "checksum", "read_arrays", "read_chunk",
+                                  "read_picture"])
+@pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device"])
+def test_a_pipe_a_socket_and_a_device_are_no_files(read, kind, tmp_path, monkeypatch):
+    from cinelab.checksums import checksum, read_arrays
+    from cinelab.latent.checkpoint import read_weights
+    from cinelab.model.sources import kind_of
+    from cinelab.runs import read_state
+    from cinelab.stream.chunk_file import read_chunk
+    from cinelab.stream.reader import Video
+    from cinelab.stream.video import read_picture
+    from cinelab.tables import open_parquet
+
+    monkeypatch.chdir(tmp_path)  # the name of a socket is short
+    path = Path("x.mp4")
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        socket.socket(socket.AF_UNIX).bind("x.mp4")
+    readers = {"read_bytes": lambda: read_bytes(path, RECORD), "open_parquet": lambda: open_parquet(path, "x"),
+               "Video": lambda: list(Video(path).frames()), "read_weights": lambda: read_weights(path), "open_source": lambda: kind_of(path),
+               "read_state": lambda: read_state(path), "checksum": lambda: checksum(path), "read_arrays": lambda: read_arrays(path, ["a"], "x"),
+               "read_chunk": lambda: read_chunk(path), "read_picture": lambda: read_picture(path, (8, 8))}
+    with pytest.raises(CinelabError, match=f"x.mp4 is {kind} and no file"):
+        readers[read]()

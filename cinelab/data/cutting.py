@@ -18,6 +18,7 @@ from cinelab.score.cuts import CutDetector, SceneDetect, change, cuts_among
 from cinelab.script.shotlist import beside
 from cinelab.stream.colour import rgb
 from cinelab.stream.reader import Video
+from cinelab.texts import check_regular
 
 LOOK_ROWS = 64  # pictures are looked at this small
 STRIP = 64  # pictures whose changes are computed together
@@ -69,6 +70,7 @@ class TransNet:
                                "or use cuts='pyscenedetect'.") from error
         self._net, self._pictures = TransNetV2().eval(), []
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        check_regular(weights)
         try:
             self._net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         except Exception as error:

@@ -17,6 +17,7 @@ from cinelab.files import to_json, write_text
 from cinelab.lab.grid import plain
 from cinelab.outputs import HOST, passing_folder, writing
 from cinelab.registry import elsewhere
+from cinelab.texts import check_regular
 
 __all__ = ["HOST", "PAPERMILL", "check", "declared", "execute", "execute_locked", "first_line", "writing"]
 
@@ -57,6 +58,7 @@ def check(notebook: Path, parameters: dict[str, Any]) -> None:
 def _read(notebook: Path) -> list:
     import nbformat
 
+    check_regular(notebook)
     try:
         return nbformat.read(notebook, as_version=4).cells
     except OSError as error:

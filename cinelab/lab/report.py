@@ -31,6 +31,7 @@ from cinelab.outputs import ready_folder, writing_file
 from cinelab.readable import Made, Readable
 from cinelab.stream.showing import small_mp4, video_uri
 from cinelab.stream.video import read_video
+from cinelab.texts import check_regular
 
 MOST_FIGURES = 6  # metrics drawn for each sweep; the tables hold all
 MOST_PLAYERS = 12
@@ -196,6 +197,7 @@ def player_cards(cells: Cells, metric: str) -> tuple[list[dict], int]:
 def careful(make: Callable[[Path], str], path: Path, broken: list[str]) -> str:
     """What `make` says of a file; "" and a word in `broken` where the file is damaged, so that the page goes on without it."""
     try:
+        check_regular(path)
         return make(path)
     except (CinelabError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         broken.append(f"{path.name} cannot be shown")

@@ -22,13 +22,13 @@ from cinelab.config import mapping, read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import to_json, write_atomic
 from cinelab.lab.measured import read_done, read_rows
-from cinelab.limits import cut, short
+from cinelab.limits import cut, short, shown_path
 from cinelab.score import rows as rows_room
 from cinelab.score.metrics import METRICS
 from cinelab.score.stats import bootstrap
 from cinelab.score.toybox import with_prompt
 from cinelab.tables import read_frame
-from cinelab.texts import read_json
+from cinelab.texts import HALF_PAIR, read_json
 
 SCHEMA = 1
 RESAMPLES = 500  # of an interval in the index; reports take more
@@ -49,7 +49,7 @@ class Found:
     """One run, as its folder tells it. `status`: done, running, unfinished or unreadable (`detail` says why)."""
 
     path: str
-    kind: str  # cell, training, film, card or evaluation
+    kind: str  # cell, training, film, card or evaluation; folder where it could not be looked into
     sweep: str
     name: str
     status: str
@@ -73,6 +73,10 @@ def scan(results: str | Path = "results") -> list[Found]:
     found = []
     for folder, inner, files in os.walk(root):
         inner[:] = sorted(name for name in inner if not name.startswith("."))  # what is unfinished is hidden
+        for name in [name for name in inner if HALF_PAIR.search(name)]:
+            inner.remove(name)
+            place = shown_path((Path(folder) / name).relative_to(root).as_posix())
+            found.append(Found(place, "folder", "", shown_path(name), "unreadable", detail=f"{place} has a name that is not UTF-8; rename it."))
         for kind, look in (("cell", _cell), ("training", _training), ("film", _film), ("evaluation", _evaluation)):
             if run := _careful(look, kind, Path(folder), set(files), root):
                 found.append(run)
@@ -379,15 +383,17 @@ def _example(part: pd.Series) -> str:
 
 def save(found: pd.DataFrame, path: Path) -> None:
     """A whole answer as .csv or .parquet."""
-    if path.suffix not in (".csv", ".parquet"):
+    if path.suffix.lower() not in (".csv", ".parquet"):
         raise CinelabError(f"--output is {path}; name a .csv or a .parquet file.")
-    write = found.to_parquet if path.suffix == ".parquet" else lambda to: found.to_csv(to, index=False)
+    write = found.to_parquet if path.suffix.lower() == ".parquet" else lambda to: found.to_csv(to, index=False)
     write_atomic(path, write)
 
 
 def text_of(value) -> str:
     """A value in a table: numbers to three places and never as -0, what is missing or endless as nothing."""
-    if not isinstance(value, (list, dict)) and pd.isna(value):
+    if not pd.api.types.is_scalar(value):  # such as the lists and structs of an SQL answer
+        return str(value.tolist() if hasattr(value, "tolist") else value)
+    if pd.isna(value):
         return ""
     if isinstance(value, float):
         return "" if math.isinf(value) else f"{rounded(value)}".rstrip("0").rstrip(".")

@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cinelab.errors import CinelabError
+from cinelab.texts import check_regular
 
 
 class Overflow(CinelabError):
@@ -44,6 +45,7 @@ def rounded(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """A safetensors file; a broken one is a sentence."""
+    check_regular(path)
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

@@ -18,6 +18,7 @@ from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import fill, on_meta, read_weights
 from cinelab.latent.codec import DecoderState
 from cinelab.latent.wan_codec import check_size
+from cinelab.texts import check_regular
 
 CHANNELS = 16
 Past = tuple[Tensor | None, ...]  # a frame (B, c, x, y) for every MemBlock
@@ -167,6 +168,7 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise CinelabError(f"Tiny codec {path} is not there; get taew2_1.safetensors from the repository madebyollin/taehv.")
     if path.suffix == ".safetensors":
         return read_weights(path)
+    check_regular(path)
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
         return dict(held) if all(isinstance(value, Tensor) for value in held.values()) else held["state_dict"]

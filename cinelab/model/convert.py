@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
-from cinelab.files import SCRATCH, remove_dead, write_atomic, write_json
+from cinelab.files import SCRATCH, is_file, remove_dead, write_atomic, write_json
 from cinelab.latent.checkpoint import rounded
 from cinelab.model.layouts import DIFFUSERS, LAYOUTS, TRAINING, WAN, from_ours
 from cinelab.model.sources import CONFIG, STEM
@@ -36,7 +36,14 @@ from cinelab.model.weights import (
     open_weights,
     shapes_of,
 )
-from cinelab.outputs import passing_folder, taken_up, together, writing_set
+from cinelab.outputs import (
+    passing_folder,
+    ready_file,
+    ready_folder,
+    taken_up,
+    together,
+    writing_set,
+)
 from cinelab.runs import save_pickle
 
 GIB = 2**30
@@ -160,14 +167,16 @@ def _is_alone(tensor: Tensor) -> bool:
 
 
 def _place(target: Path, to: str) -> Path:
-    """Where to write: a file for training, else a folder."""
+    """Where to write: a file for training, else a folder; proved to be a place for one."""
     if to == TRAINING:
         if target.suffix not in PICKLED:
             raise CinelabError(f"Target {target} ends in {target.suffix!r}; a training checkpoint is one file, so end it in {', '.join(PICKLED)}.")
+        ready_file(target)
     else:
-        if target.suffix in (*PICKLED, ".safetensors") or target.is_file():
+        if target.suffix in (*PICKLED, ".safetensors") or is_file(target):
             raise CinelabError(f"Target {target} is a file; the layout {to} is a folder, so name one.")
         target = target if to == WAN or target.name == "transformer" else target / "transformer"
+        ready_folder(target)
     return target
 
 

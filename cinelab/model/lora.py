@@ -30,7 +30,7 @@ from cinelab.model.sources import (
     read_safetensors,
     stored,
 )
-from cinelab.texts import parse_json, problem, read_json
+from cinelab.texts import check_regular, parse_json, problem, read_json
 
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin", "pytorch_lora_weights.safetensors", "lora.safetensors")  # in a folder
 SETTINGS = "adapter_config.json"  # as peft names it
@@ -246,6 +246,7 @@ def _header(file: Path) -> Any:
     """The settings in a safetensors header; none in other files."""
     if file.suffix != ".safetensors":
         return {}
+    check_regular(file)
     try:
         with safe_open(file, "pt") as opened:
             said = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")

@@ -31,7 +31,7 @@ from cinelab.model.layouts import (
     to_ours,
 )
 from cinelab.readable import Readable
-from cinelab.texts import read_json
+from cinelab.texts import check_regular, read_json
 
 STEM, CONFIG, OURS, RUN = "diffusion_pytorch_model", "config.json", "weights.safetensors", "model.pt"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
@@ -125,6 +125,7 @@ def read_safetensors(files: list[Path]) -> dict[str, Stored]:
     """Every tensor of the files; two files with one name contradict each other."""
     found, home = {}, {}
     for file in files:
+        check_regular(file)
         try:
             handle = safe_open(file, "pt")
         except (SafetensorError, OSError) as error:
@@ -161,6 +162,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
 
 def kind_of(path: Path) -> str:
     """What a file's first bytes say that it is: zip (torch.save), safetensors, or a kind that is not read; else unknown."""
+    check_regular(path)
     try:
         with open(path, "rb") as opened:
             head = opened.read(64)

@@ -18,6 +18,7 @@ import pandas as pd
 
 from cinelab.errors import CinelabError, reason
 from cinelab.files import composed
+from cinelab.limits import shown_path
 from cinelab.readable import Readable
 from cinelab.score.cuts import CutDetector, Seen, frame_difference, look_for_cuts
 from cinelab.script.prompts import split_words, unknown_words
@@ -25,6 +26,7 @@ from cinelab.script.screenplay import Screenplay
 from cinelab.script.shotlist import SUFFIX, ListedShot, ShotList, beside
 from cinelab.stream.reader import Film
 from cinelab.tables import read_frame
+from cinelab.texts import HALF_PAIR, check_name
 from cinelab.world.vocab import known_words, read
 
 VIDEOS = tuple(f".{name}" for name in (
@@ -85,6 +87,7 @@ def find_videos(paths: Sequence[str | Path], tell: Tell = print) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
+        check_name(path)
         if not path.exists():
             raise CinelabError(f"{path}: no such file or folder; check the path.")
         videos, passed = ([path], []) if path.is_file() else _below(path)
@@ -117,7 +120,9 @@ def _below(folder: Path) -> tuple[list[Path], list[str]]:
         for name in sorted(files):
             if Path(name).suffix.lower() not in VIDEOS:
                 continue
-            if name.startswith("."):
+            if HALF_PAIR.search(name):
+                passed.append(f"{shown_path(here / name)} (its name is not UTF-8, rename it)")
+            elif name.startswith("."):
                 passed.append(f"{here / name} (hidden)")
             elif not (here / name).is_file():
                 passed.append(f"{here / name} (a broken link)" if (here / name).is_symlink() else f"{here / name} (no file)")
@@ -134,6 +139,9 @@ def _entered(folder: Path, root: Path, seen: set[Path], passed: list[str]) -> bo
     if folder.name.startswith("."):
         if any(path.suffix.lower() in VIDEOS for path in folder.rglob("*")):
             passed.append(f"{folder} (hidden)")
+        return False
+    if HALF_PAIR.search(folder.name):
+        passed.append(f"{shown_path(folder)} (its name is not UTF-8, rename it)")
         return False
     target = folder.resolve()
     if folder.is_symlink() and (target == root or root.is_relative_to(target)):

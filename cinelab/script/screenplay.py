@@ -34,7 +34,7 @@ import yaml
 from cinelab.config import described, from_dict, from_kind, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
-from cinelab.limits import BUDGET, LEAST_BUDGET, SECONDS, SEED, SHOTS, STEPS, shown_path
+from cinelab.limits import BUDGET, LEAST_BUDGET, SECONDS, SEED, SHOTS, STEPS, VALUES, shown_path
 from cinelab.registry import resolve
 from cinelab.script.yaml_text import Dumper, yaml_sentence
 from cinelab.texts import (
@@ -54,6 +54,8 @@ POLICY = "cinelab.memory.policy:Policy"  # opened where a policy is written with
 MAX_SHOTS = SHOTS
 MAX_SECONDS = SECONDS
 MAX_TEXT = 2000  # characters in a prompt, a caption or a title
+
+ROOM = (SCREENPLAY.most - 2**16, VALUES - 100)  # bytes and values of all `size_of` in a file, beside title and caption
 
 Field = tuple[str | int, ...]  # a place in the screenplay, such as ("shots", 2, "seconds")
 
@@ -161,6 +163,20 @@ class Screenplay:
         as_json = path.suffix.lower() == ".json"
         write_text(path, json.dumps(_plain(self), indent=2) if as_json else self.to_yaml())
         return path
+
+
+def size_of(part: Shot | PromptChange) -> tuple[int, int]:
+    """(bytes, values) that an entry takes in a screenplay's file, at most: see `ROOM`."""
+    plain = _plain(part)
+    text = yaml.dump({"shots": [{"changes": [plain]}]}, None, Dumper, sort_keys=False, allow_unicode=True)
+    return len(text.encode()) + 64, _values(plain) + 8  # and what a shot has beside: seconds, cut, changes
+
+
+def _values(plain: Any) -> int:
+    """The nodes of YAML that stand for a value."""
+    if isinstance(plain, dict):
+        return 1 + sum(1 + _values(part) for part in plain.values())
+    return 1 + sum(map(_values, plain)) if isinstance(plain, list) else 1
 
 
 def _refuse(field: Field, value: Any, remedy: str) -> NoReturn:

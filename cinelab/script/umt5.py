@@ -25,6 +25,7 @@ from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import glance, write_atomic, write_json
 from cinelab.readable import Readable
+from cinelab.texts import check_regular
 
 STRAIGHT = str.maketrans({**dict.fromkeys("\u02bc\u2018\u2019\u201a\u201b", "'"), **dict.fromkeys("\u201c\u201d\u201e\u201f", '"')})
 KEPT = 256  # prompts that stay in memory
@@ -212,6 +213,7 @@ class Umt5Encoder:
 def _check_kinds(place: Path) -> None:
     """Refuse weights that are no floats (quantised ones): transformers would take their numbers for those of floats."""
     for path in sorted(place.glob("*.safetensors")):
+        check_regular(path)
         try:
             with safe_open(path, "pt") as file:
                 kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}

@@ -16,6 +16,7 @@ from cinelab.checksums import checksum_of
 from cinelab.errors import CinelabError, reason
 from cinelab.files import write_atomic
 from cinelab.memory.cache import Memory
+from cinelab.texts import check_regular
 
 REMEDY = "restore it, or branch from a chunk before it."
 
@@ -30,6 +31,7 @@ def write_chunk(path: Path, latents: Tensor, decisions: Iterable[dict] = ()) -> 
 def read_chunk(path: Path, known: str | None = None) -> dict[str, Tensor]:
     """The tensors of a chunk. Raises CinelabError where the file is not the one of checksum `known`,
     or (None: it was written before checksums were kept) holds no finite latents."""
+    check_regular(path)
     try:
         data = path.read_bytes()
     except OSError as error:

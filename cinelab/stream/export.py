@@ -7,18 +7,15 @@ from pathlib import Path
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
-from cinelab.memory.policy import Policy
 from cinelab.outputs import together
 from cinelab.readable import Made
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import CONTINUE, Timeline, plan
 from cinelab.stream.director import MARK, untaken
-from cinelab.stream.session import Node, Session, Settings
+from cinelab.stream.session import Node, Session, Settings, asked, news
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_gif, write_mp4
-
-SET = ("policy", "budget", "steps")
 
 
 def screenplay_of(session: Session, head: int | None = None, title: str = "A directed film") -> Screenplay:
@@ -50,25 +47,11 @@ def _shot(nodes: list[Node], before: Settings | None, seconds: float) -> tuple[S
     """One shot: what it opens with, and what changed in it, each with only what differs from before."""
     opening, now, changes = nodes[0].said, nodes[0].said, []
     for place, node in enumerate(nodes[1:], 1):
-        if node.recache or _asked(node.said) != _asked(now):
-            changes.append(PromptChange(place * seconds, node.said.prompt, recache=node.recache, **_news(node.said, now)))
+        if node.recache or asked(node.said) != asked(now):
+            changes.append(PromptChange(place * seconds, node.said.prompt, recache=node.recache, **news(node.said, now)))
             now = node.said
     goes_on = "continue" if nodes[0].index and not nodes[0].cut else "cut"
-    return Shot(opening.prompt, len(nodes) * seconds, goes_on, tuple(changes), **_news(opening, before)), now
-
-
-def _asked(said: Settings) -> tuple:
-    return said.prompt, said.seed, *(getattr(said, name) for name in SET)
-
-
-def _news(said: Settings, before: Settings | None) -> dict:
-    """Settings that are not as before; at the film's beginning all but the seed, which the screenplay has."""
-    if before is None:
-        return {name: getattr(said, name) for name in SET}
-    news = {name: getattr(said, name) for name in ("seed", *SET) if getattr(said, name) != getattr(before, name)}
-    if "budget" in news and isinstance(said.policy, Policy):
-        news["policy"] = said.policy  # beside it the budget may be smaller than that of a named one
-    return news | ({"steps": 0} if "steps" in news and news["steps"] is None else {})
+    return Shot(opening.prompt, len(nodes) * seconds, goes_on, tuple(changes), **news(opening, before)), now
 
 
 def timeline_of(session: Session, head: int | None = None) -> Timeline:

@@ -23,6 +23,7 @@ import numpy as np
 from cinelab.errors import CinelabError, reason
 from cinelab.model.footprint import free_bytes
 from cinelab.stream.colour import HLG, PQ, rgb, unreadable
+from cinelab.texts import check_regular
 
 SLACK = 0.25  # of a picture: what ends sooner after the last one is not worth another
 TINY = 1e-6  # seconds
@@ -46,6 +47,7 @@ class Video:
     def __init__(self, path: str | Path):
         self.path, self.damage, self.aspect, self.count = Path(path), "", 1.0, 0
         self.rates, self.hidden = (), 0
+        check_regular(path)
         if not self.path.is_file():
             raise CinelabError(f"{path}: no such video file; correct the path.")
         if not self.path.stat().st_size:

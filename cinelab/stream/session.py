@@ -50,7 +50,8 @@ from cinelab.memory.policy import (
 from cinelab.model.zoo import Bundle
 from cinelab.outputs import writing
 from cinelab.readable import Readable
-from cinelab.script.screenplay import check_text
+from cinelab.script.screenplay import ROOM as SCREENPLAY_ROOM
+from cinelab.script.screenplay import PromptChange, check_text, size_of
 from cinelab.script.timeline import CONTINUE
 from cinelab.stream.chunk_file import decisions_in, decisions_of, read_chunk, write_chunk
 from cinelab.stream.engine import Timed, policy_for
@@ -58,6 +59,7 @@ from cinelab.stream.reel import Ask, Reel, State
 from cinelab.stream.session_log import SessionLog, start_of
 from cinelab.texts import read_json
 
+SET = ("policy", "budget", "steps")  # what a screenplay holds beside prompts and seeds
 SWITCHES = ("keep", "recache", "cut")  # what a changed prompt does: nothing else, KV re-encoded, a new shot
 SCHEMA, READ = 2, (1, 2)  # 1 had neither hashes nor checksums
 ASIDE = "aside"  # where chunks are moved that the log knows nothing of
@@ -137,6 +139,7 @@ class Session(Readable):
     _apart: bool = False  # a line is on the disk, and what it says is not yet done here
     _before: list[Desk] = field(default_factory=list)
     _states: "OrderedDict[int, State]" = field(default_factory=OrderedDict)
+    _sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # see `_written`
     _openings: set[int] = field(default_factory=set)  # chunks that a shot was cut after
 
     # ---- opening
@@ -330,7 +333,9 @@ class Session(Readable):
         shot = head.shot + cut if head else 0
         text = said.prompt if cut or head is None or not self._goes_on(said.prompt) else f"{CONTINUE} {said.prompt}"
         recache = desk.recache and not cut and head is not None
-        return Node(len(self.nodes), desk.head, shot, cut, said, text, recache, head.index + 1 if head else 0)
+        node = Node(len(self.nodes), desk.head, shot, cut, said, text, recache, head.index + 1 if head else 0)
+        self._check_text(node)
+        return node
 
     def _goes_on(self, prompt: str) -> bool:
         """Whether a prompt in mid-shot is told as one: it is not the shot's opening, or an entry of a screenplay said so."""
@@ -371,6 +376,35 @@ class Session(Readable):
             raise CinelabError(f"The shot lasts {SECONDS} s, which is the most; cut here and go on.")
         if cut and head.shot + 1 >= DIRECTED:
             raise CinelabError(f"The film has {DIRECTED} shots, which is the most; begin a new session.")
+
+    def _check_text(self, node: Node) -> None:
+        """Refuse a chunk whose film would be a screenplay too large to be read."""
+        before = (0, 0) if node.parent is None else self._written(node.parent)
+        added = self._adds(node)
+        for name, most, had, more in zip(("bytes", "values"), SCREENPLAY_ROOM, before, added, strict=True):
+            if had + more > most:
+                raise CinelabError(f"The film's prompts and settings take {most} {name} as a screenplay, which is the most; begin a new session.")
+
+    def _written(self, number: int) -> tuple[int, int]:
+        """(bytes, values) that the film up to a chunk takes as a screenplay, at most."""
+        missing, place = [], number
+        while place is not None and place not in self._sizes:
+            missing.append(place)
+            place = self.nodes[place].parent
+        total = (0, 0) if place is None else self._sizes[place]
+        for one in reversed(missing):
+            size, values = self._adds(self.nodes[one])
+            total = self._sizes[one] = (total[0] + size, total[1] + values)
+        return total
+
+    def _adds(self, node: Node) -> tuple[int, int]:
+        """(bytes, values) that a chunk adds to the film's screenplay, at most: nothing where it goes on as before."""
+        before = None if node.parent is None else self.nodes[node.parent].said
+        opens, said = node.cut or node.recache or before is None, node.said
+        goes_on = node.text != said.prompt and not opens and self.nodes[node.parent].text != node.text
+        if not opens and not goes_on and asked(said) == asked(before):
+            return 0, 0
+        return size_of(PromptChange(SECONDS / 3, said.prompt, recache=node.recache, **news(said, before)))
 
     def shot_nodes(self, number: int) -> list[int]:
         """The chunks of the shot that `number` lies in, up to it."""
@@ -529,6 +563,21 @@ def _levels(steps: int | Sequence[float] | Sampling | Mapping | None) -> int | t
     if steps is None or isinstance(steps, Sampling) or (type(steps) is int and 1 <= steps <= STEPS):
         return steps
     raise CinelabError(f"levels is {short(steps)}; give 1 to {STEPS}, a list of levels, or none for the model's own.")
+
+
+def asked(said: Settings) -> tuple:
+    """What a screenplay holds of a chunk's settings."""
+    return said.prompt, said.seed, *(getattr(said, name) for name in SET)
+
+
+def news(said: Settings, before: Settings | None) -> dict:
+    """Settings that are not as before; at the film's beginning all but the seed, which the screenplay has."""
+    if before is None:
+        return {name: getattr(said, name) for name in SET}
+    found = {name: getattr(said, name) for name in ("seed", *SET) if getattr(said, name) != getattr(before, name)}
+    if "budget" in found and isinstance(said.policy, Policy):
+        found["policy"] = said.policy  # beside it the budget may be smaller than that of a named one
+    return found | ({"steps": 0} if "steps" in found and found["steps"] is None else {})
 
 
 def policy_label(settings: Settings) -> str:

@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
 from cinelab.stream.reader import Film
+from cinelab.texts import check_regular
 
 # Tried in this order, each with the options that make it look about as good as crf 14.
 ENCODERS = {
@@ -192,6 +193,7 @@ def read_video(path: str | Path) -> tuple[np.ndarray, float]:
 
 def read_picture(path: str | Path, size: tuple[int, int]) -> np.ndarray:
     """An image file as uint8 (height, width, 3), cropped in the middle to the shape of `size` and resized to it."""
+    check_regular(path)
     try:
         picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     except (OSError, ValueError) as error:

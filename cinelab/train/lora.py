@@ -24,7 +24,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
 from cinelab.latent.checkpoint import rounded
 from cinelab.seeds import rng_at
-from cinelab.texts import parse_json, problem
+from cinelab.texts import check_regular, parse_json, problem
 from cinelab.train.checkpoint import pour
 from cinelab.train.optim import whole
 
@@ -162,6 +162,7 @@ def load_lora(model: nn.Module, path: str | Path) -> Lora:
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Header and tensors of a file that `save_lora` wrote."""
+    check_regular(path)
     try:
         with safe_open(path, "pt") as file:
             about, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
