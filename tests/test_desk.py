@@ -122,7 +122,7 @@ def test_all_of_the_desk_is_seen_at_once_with_a_prompt_that_can_be_played(stage)
 
 def test_the_desk_says_what_is_wrong_in_one_line(stage):
     stage.say("")
-    stage.wait_said("prompt is empty")
+    stage.wait_said("Prompt is empty")
     assert stage.count(".cinelab-desk.cd-wrong") == 1 and not stage.playing()
     stage.press("retake")
     stage.wait_said("no shot to take again")
@@ -135,7 +135,7 @@ def test_a_prompt_plays_and_pictures_change(stage):
     stage.wait_new_picture(blank)
     stage.wait_new_picture(stage.picture())
     assert stage.playing() and stage.count(".cinelab-desk.cd-wrong") == 0
-    stage.page.wait_for_function("document.querySelector('.cd-readout').textContent.includes('pictures/s')")
+    stage.page.wait_for_function("document.querySelector('.cd-readout').textContent.includes('frames/s')")
 
 
 def test_words_are_completed_and_strange_ones_named(stage):
@@ -238,7 +238,7 @@ def test_settings_hold_and_wrong_ones_are_refused(stage):
     stage.wait_said("The seed is 7")
     stage.page.fill(".cd-budget", "1")
     stage.page.press(".cd-budget", "Tab")
-    stage.wait_said("budget is 1")
+    stage.wait_said("Budget is 1")
     stage.page.wait_for_function("document.querySelector('.cd-budget').value === '6'")
 
 

@@ -249,7 +249,7 @@ def test_a_card_shows_what_its_shot_does_and_when_it_changed(desk, width):
 
 
 def test_on_a_phone_nothing_is_cut_that_can_be_wrapped(desk):
-    page = desk(FILM | {"line": "first picture 0.09 s, 11 pictures/s, text 0 %, model 40 %, memory 27 %, decode 16 %, rest 17 %"}, width=390).page
+    page = desk(FILM | {"line": "first picture 0.09 s, 11 frames/s, text 0 %, model 40 %, memory 27 %, decode 16 %, rest 17 %"}, width=390).page
     assert page.evaluate("""[".cd-readout", ".cd-strip .cd-label", ".cd-state"].every(name => {
         const one = document.querySelector(name); return one.scrollWidth <= one.clientWidth + 1; })""")
     seen = page.evaluate("""[...document.querySelectorAll(".cd-hints span")].filter(

@@ -162,11 +162,11 @@ def test_a_view_that_comes_late_gets_stills_and_the_newest_pictures(talk):
 
 
 def test_commands_are_answered_and_wrong_ones_say_why(talk):
-    assert "prompt is empty" in talk.do("prompt", text=" ", play=True)["error"]
+    assert "Prompt is empty" in talk.do("prompt", text=" ", play=True)["error"]
     assert not talk.desk.live.readout.playing, "what was refused is not played"
     assert "no shot to take again" in talk.do("retake")["error"]
-    assert "seed is 1.5" in talk.do("seed", value=1.5)["error"]
-    assert "budget is None" in talk.do("budget", value=None)["error"]
+    assert "Seed is 1.5" in talk.do("seed", value=1.5)["error"]
+    assert "Budget is None" in talk.do("budget", value=None)["error"]
     said = talk.do("prompt", text=CAT, play=True)
     assert said["said"].startswith("The prompt holds") and not said["error"]
     until(lambda: talk.desk.live.readout.playing)
@@ -319,7 +319,7 @@ def test_a_take_is_watched_from_the_disk_and_the_film_stays_where_it_is(talk, tm
     assert message["chunks"] == list(range(shot["chunks"])) and message["chunks"][-1] == shot["last"]
     assert talk.desk.live.session.desk.head == head and not talk.desk.live.readout.playing
     assert "is not in this session" in talk.answer(talk.hear("watch", chunk=999))["error"]
-    assert "chunk is 'x'" in talk.answer(talk.hear("watch", chunk="x"))["error"]
+    assert "Chunk is 'x'" in talk.answer(talk.hear("watch", chunk="x"))["error"]
 
 
 # ---- one desk a folder
