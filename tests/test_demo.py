@@ -687,16 +687,20 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
 # ---- in a browser
 
 
+def listen(page, errors):
+    """Note whatever a page calls an error."""
+    page.on(
+        "console", lambda message: errors.append(message.text) if message.type == "error" else None
+    )
+    page.on("pageerror", lambda error: errors.append(str(error)))
+
+
 @pytest.mark.browser
 def test_two_visitors_direct_their_own_films(served, browser):
     running, errors = served(), []
     pages = [browser.new_context().new_page() for _ in range(2)]
     for page, prompt in zip(pages, (CAT, ROBOT), strict=True):
-        page.on(
-            "console",
-            lambda message: errors.append(message.text) if message.type == "error" else None,
-        )
-        page.on("pageerror", lambda error: errors.append(str(error)))
+        listen(page, errors)
         page.goto(running.address)
         page.wait_for_selector("body[data-ready=yes] canvas")
         page.locator("textarea").fill(prompt)
@@ -741,11 +745,7 @@ def test_a_watch_link_a_download_and_a_connection_that_comes_back(served, browse
     running, errors = served(), []
     page, watcher = (browser.new_context(accept_downloads=True).new_page() for _ in range(2))
     for one in (page, watcher):
-        one.on(
-            "console",
-            lambda message: errors.append(message.text) if message.type == "error" else None,
-        )
-        one.on("pageerror", lambda error: errors.append(str(error)))
+        listen(one, errors)
     page.goto(running.address)
     page.wait_for_selector("body[data-ready=yes] canvas")
     watcher.goto(page.locator("#role a").get_attribute("href"))

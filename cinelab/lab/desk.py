@@ -36,12 +36,13 @@ from cinelab.memory.policy import POLICIES, Policy
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.prompts import LITTLE, UnknownWords
 from cinelab.stream.board import Board, chunk_frames, pictures
+from cinelab.stream.commands import Desk as Standing
+from cinelab.stream.commands import Settings, policy_label
 from cinelab.stream.engine import named_policy
 from cinelab.stream.export import at_rest, export
 from cinelab.stream.live import NO_BOUNDS, Bounds, Live, Readout, Shown, Turns
 from cinelab.stream.looked import looked
-from cinelab.stream.session import Desk as Standing
-from cinelab.stream.session import Session, Settings, policy_label
+from cinelab.stream.session import Session
 from cinelab.stream.video import VideoWriter
 from cinelab.world.vocab import PHRASES
 

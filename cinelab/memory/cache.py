@@ -8,6 +8,7 @@ A snapshot shares storage with the memory it was taken from.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from itertools import takewhile
 
 import pandas as pd
 import torch
@@ -114,10 +115,15 @@ class Memory(Readable):
         """Whether a chunk is open and being made."""
         return self._now is not None and not self._now.recording
 
-    @property
-    def decided(self) -> tuple[dict, ...]:
-        """All decisions so far, those of the open chunk at the end."""
-        return self.decisions if self._now is None else (*self.decisions, *self._now.decided)
+    def decisions_of(self, chunk: int) -> list[dict]:
+        """What every layer retrieved at the first level of a chunk, the open one or the newest that is finished.
+
+        Reads the decisions from the end, so a long film costs no more than a short one.
+        """
+        found = [] if self._now is None else [one for one in self._now.decided if one["chunk"] == chunk]
+        if not found:
+            found = list(takewhile(lambda one: one["chunk"] == chunk, reversed(self.decisions)))[::-1]
+        return [one for one in found if not one["clean"]]
 
     def snapshot(self) -> "Memory":
         """An independent memory with the same content; costs nothing until one of the two writes on."""

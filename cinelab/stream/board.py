@@ -12,7 +12,8 @@ from itertools import groupby
 import numpy as np
 
 from cinelab.limits import cut
-from cinelab.stream.session import Node, Session, Settings, policy_label
+from cinelab.stream.commands import Settings, policy_label
+from cinelab.stream.session import Node, Session
 
 SHOWN = 6  # changes of a take beside the film, the last ones; a view is sent many times a second
 

@@ -15,7 +15,6 @@ from torch import Tensor
 from cinelab.checksums import checksum_of
 from cinelab.errors import CinelabError, reason
 from cinelab.files import write_atomic
-from cinelab.memory.cache import Memory
 from cinelab.texts import check_regular
 
 REMEDY = "restore it, or branch from a chunk before it."
@@ -48,17 +47,6 @@ def read_chunk(path: Path, known: str | None = None) -> dict[str, Tensor]:
     if not bool(latents.isfinite().all()):
         raise CinelabError(f"{path} holds latents that are not finite; {REMEDY}")
     return tensors
-
-
-def decisions_of(memory: Memory, chunk: int) -> list[dict]:
-    """What every layer attended to at the first level of `chunk`, the newest of `memory`."""
-    found = []
-    for decision in reversed(memory.decided):
-        if decision["chunk"] != chunk:
-            break
-        if not decision["clean"]:
-            found.append(decision)
-    return found[::-1]
 
 
 def decisions_in(tensors: dict[str, Tensor], chunk: int, shot: int) -> tuple[dict, ...]:

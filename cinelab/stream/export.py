@@ -12,8 +12,9 @@ from cinelab.readable import Made
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import CONTINUE, Timeline, plan
+from cinelab.stream.commands import Settings, asked, news
 from cinelab.stream.director import MARK, untaken
-from cinelab.stream.session import Node, Session, Settings, asked, news
+from cinelab.stream.session import Node, Session
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_gif, write_mp4
 

@@ -11,10 +11,11 @@ from cinelab.memory.policy_io import policy_from_dict
 from cinelab.model.zoo import Bundle, load
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import plan, with_caption
+from cinelab.stream.commands import Settings, checked
 from cinelab.stream.director import asks_of
 from cinelab.stream.engine import policy_for
 from cinelab.stream.reel import Ask
-from cinelab.stream.session import Node, Session, Settings, checked
+from cinelab.stream.session import Node, Session
 
 FILM = {"model": str, "seed": int, "policy": dict | None, "sampling": dict | None, "bf16": bool | None}  # what of film.json a session needs
 

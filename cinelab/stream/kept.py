@@ -18,7 +18,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import to_json
 from cinelab.memory.cache import Memory
 from cinelab.outputs import writing
-from cinelab.stream.chunk_file import decisions_in, decisions_of, read_chunk, write_chunk
+from cinelab.stream.chunk_file import decisions_in, read_chunk, write_chunk
 from cinelab.stream.engine import Timed
 from cinelab.stream.session_log import SessionLog, start_of
 
@@ -54,7 +54,7 @@ class KeptChunks:
 
     def add(self, timed: Timed, shot: int, memory: Memory) -> None:
         """Keep a chunk that has just been made; it is on the disk afterwards. Raises CinelabError."""
-        made = write_chunk(self._file(timed.index), timed.latents, decisions_of(memory, timed.index))
+        made = write_chunk(self._file(timed.index), timed.latents, memory.decisions_of(timed.index))
         line = {"chunk": timed.index, "shot": shot, "seconds": timed.seconds, "sum": made}
         self.log.append(line)
         self.lines.append(line)

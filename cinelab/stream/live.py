@@ -22,8 +22,9 @@ import numpy as np
 from cinelab.errors import CinelabError
 from cinelab.memory.cache import Memory
 from cinelab.readable import Readable
+from cinelab.stream.commands import Desk
 from cinelab.stream.engine import Timed
-from cinelab.stream.session import Desk, Node, Session
+from cinelab.stream.session import Node, Session
 
 Result = TypeVar("Result")
 

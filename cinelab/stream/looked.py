@@ -9,16 +9,8 @@ from cinelab.memory.policy import Policy, RandomTopK
 
 
 def looked(memory: Memory, chunk: int) -> dict[int, dict[int, float]]:
-    """{layer: {shot: share of heads}} of `chunk`, the last that `memory` remembers; empty when it looked at nothing.
-
-    Reads its decisions from the end, so a long film costs no more than a short one.
-    """
-    shares = {}
-    for decision in reversed(memory.decisions):
-        if decision["chunk"] != chunk:
-            break
-        if not decision["clean"]:
-            shares[decision["layer"]] = _shares(memory, decision["picks"][0].tolist())
+    """{layer: {shot: share of heads}} of `chunk`, the last that `memory` remembers; empty when it looked at nothing."""
+    shares = {one["layer"]: _shares(memory, one["picks"][0].tolist()) for one in memory.decisions_of(chunk)}
     return dict(sorted(shares.items()))
 
 
