@@ -1,4 +1,5 @@
-"""The README's animation: a short session at the desk, in a real browser. `python benchmarks/desk_gif.py docs/desk.gif`"""
+"""The README's animation: a short session at the desk, in a real browser. `python
+benchmarks/desk_gif.py docs/desk.gif`"""
 
 import asyncio
 import io
@@ -28,15 +29,29 @@ def main() -> None:
         pictures = [Image.open(io.BytesIO(shot)).convert("RGB") for shot in session(page)]
         browser.close()
     height = round(pictures[0].height * WIDTH / pictures[0].width)
-    small = [picture.resize((WIDTH, height), Image.Resampling.LANCZOS).quantize(104, dither=Image.Dither.NONE) for picture in pictures]
-    small[0].save(sys.argv[1], save_all=True, append_images=small[1:], duration=round(1000 * EVERY), loop=0, optimize=True)
+    small = [
+        picture.resize((WIDTH, height), Image.Resampling.LANCZOS).quantize(
+            104, dither=Image.Dither.NONE
+        )
+        for picture in pictures
+    ]
+    small[0].save(
+        sys.argv[1],
+        save_all=True,
+        append_images=small[1:],
+        duration=round(1000 * EVERY),
+        loop=0,
+        optimize=True,
+    )
 
 
 def address(folder: Path) -> str:
     """A demo of its own in a thread."""
     told: list[str] = []
     house = House(folder, load("toybox-2step"))
-    threading.Thread(target=lambda: asyncio.run(serve(house, "127.0.0.1", 0, told.append)), daemon=True).start()
+    threading.Thread(
+        target=lambda: asyncio.run(serve(house, "127.0.0.1", 0, told.append)), daemon=True
+    ).start()
     while not told:
         time.sleep(0.05)
     return told[0]
@@ -44,6 +59,7 @@ def address(folder: Path) -> str:
 
 def session(page):
     """Pictures of the desk while it is directed."""
+
     def say(text: str, key: str):
         page.locator("textarea").fill(text)
         yield from watch(page, 2)

@@ -1,9 +1,11 @@
-"""Odd input, by the thousand: `python benchmarks/fuzz.py [--minutes 10] [--seed N] [--only KIND ...] [--findings FOLDER]`.
+"""Odd input, by the thousand: `python benchmarks/fuzz.py [--minutes 10] [--seed N] [--only KIND
+...] [--findings FOLDER]`.
 
-Screenplays, sweeps, trainings, settings, sessions, commands, messages, checkpoints, runs, stores, results, questions and command
-lines are mutated (`benchmarks/fuzz_kinds.py`). Each must be taken or be refused with one sentence: no traceback, no more than
-SECONDS, no more than MEMORY beyond what the process had. A finding is a folder with the files that make it again:
-`python benchmarks/fuzz.py --again FOLDER`. Exit code 1 where there is any.
+Screenplays, sweeps, trainings, settings, sessions, commands, messages, checkpoints, runs, stores,
+results, questions and command lines are mutated (`benchmarks/fuzz_kinds.py`). Each must be taken or
+be refused with one sentence: no traceback, no more than SECONDS, no more than MEMORY beyond what
+the process had. A finding is a folder with the files that make it again: `python benchmarks/fuzz.py
+--again FOLDER`. Exit code 1 where there is any.
 """
 
 import argparse
@@ -28,7 +30,9 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.fuzz_kinds import KINDS, attempt, read_folder  # noqa: E402
 
 SECONDS = 5  # of processor time of one example, so that other work on the machine is no finding
-STUCK = 60  # seconds by the clock after which a process that waits for something, or does not hear its alarm, is ended
+# seconds by the clock after which a process that waits for something, or does not hear its alarm,
+# is ended
+STUCK = 60
 MEMORY = 3 * 2**30  # bytes of addresses that examples may take beyond what loading took
 
 
@@ -41,7 +45,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=list(KINDS), help="repeat for more")
-    parser.add_argument("--findings", type=Path, default=Path("fuzz"), help="folder of the findings")
+    parser.add_argument(
+        "--findings", type=Path, default=Path("fuzz"), help="folder of the findings"
+    )
     parser.add_argument("--again", type=Path, help="try one finding again")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -53,35 +59,60 @@ def main() -> int:
 
 
 def parent(kinds: list[str], seed: int, seconds: float, findings: Path) -> int:
-    """A process for each kind, one after the other; one that dies is a finding, and the next begins where it stood."""
+    """A process for each kind, one after the other; one that dies is a finding, and the next begins
+    where it stood."""
     total, found = Counter(), 0
     for name in kinds:
         counts, until = Counter(), time.monotonic() + seconds / len(kinds)
         while (left := until - time.monotonic()) > 1:
             counts += one_process(name, seed + counts["inputs"], left, findings)
         here = len(list(findings.glob(f"{name}-*")))
-        print(f"{name:14}{counts['inputs']:8} inputs, {counts['taken']:7} taken, {counts['refused']:7} refused, {here} findings", flush=True)
+        print(
+            f"{name:14}{counts['inputs']:8} inputs, {counts['taken']:7} taken, "
+            f"{counts['refused']:7} refused, {here} findings",
+            flush=True,
+        )
         total, found = total + counts, found + here
-    print(f"{'in all':14}{total['inputs']:8} inputs, {total['taken']:7} taken, {total['refused']:7} refused, {found} findings in {findings}")
+    print(
+        f"{'in all':14}{total['inputs']:8} inputs, {total['taken']:7} taken, {total['refused']:7} "
+        f"refused, {found} findings in {findings}"
+    )
     return 1 if found else 0
 
 
 def one_process(name: str, seed: int, seconds: float, findings: Path) -> Counter:
-    words = [sys.executable, __file__, "--child", name, "--seed", str(seed), "--minutes", str(seconds / 60), "--findings", str(findings)]
+    words = [
+        sys.executable,
+        __file__,
+        "--child",
+        name,
+        "--seed",
+        str(seed),
+        "--minutes",
+        str(seconds / 60),
+        "--findings",
+        str(findings),
+    ]
     with TemporaryFile() as notes:
         done = subprocess.run(words, stdout=notes, stderr=subprocess.PIPE, text=True)
         notes.seek(0)
         counts = Counter(json.loads(notes.read() or b"{}"))
     if done.returncode:
         number = seed + counts["inputs"]
-        keep(findings, name, KINDS[name].make(random_of(name, number)), f"number {number}: the process ended with {done.returncode}\n{done.stderr[-6000:]}")
+        keep(
+            findings,
+            name,
+            KINDS[name].make(random_of(name, number)),
+            f"number {number}: the process ended with {done.returncode}\n{done.stderr[-6000:]}",
+        )
         counts["inputs"] += 1
     return counts
 
 
 def child(name: str, seed: int, seconds: float, findings: Path) -> int:
-    """Examples of one kind, numbered from `seed`, until the time is up; what is counted so far always stands in the file that is our
-    output, so that whoever started us knows at which example we ended."""
+    """Examples of one kind, numbered from `seed`, until the time is up; what is counted so far
+    always stands in the file that is our output, so that whoever started us knows at which example
+    we ended."""
     counts = Counter()
     signal.signal(signal.SIGPROF, late)
     one(name, random_of(name, -1), findings, Counter(), 0)  # loads what the kind needs
@@ -121,7 +152,9 @@ def told(error: BaseException) -> str:
 
 def keep(findings: Path, name: str, files: dict[str, bytes], how: str) -> None:
     """Write a finding, once for each place where it happens."""
-    lines = [line for line in how.splitlines() if line.strip().startswith("File") and "cinelab" in line] or [how[:200]]
+    lines = [
+        line for line in how.splitlines() if line.strip().startswith("File") and "cinelab" in line
+    ] or [how[:200]]
     place = findings / f"{name}-{hashlib.sha256(lines[-1].encode()).hexdigest()[:8]}"
     if place.exists():
         return

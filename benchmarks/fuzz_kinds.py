@@ -1,7 +1,8 @@
-"""What `benchmarks/fuzz.py` attacks. A kind makes examples, each a small folder of files, and runs one.
+"""What `benchmarks/fuzz.py` attacks. A kind makes examples, each a small folder of files, and runs
+one.
 
-Running an example ends, raises a CinelabError, or has found a fault: any other exception, or an assertion of this file (what was
-accepted must be accepted again; a refusal is one short sentence).
+Running an example ends, raises a CinelabError, or has found a fault: any other exception, or an
+assertion of this file (what was accepted must be accepted again; a refusal is one short sentence).
 """
 
 import dataclasses
@@ -37,7 +38,8 @@ MOST = 2000  # characters of a refusal
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """`make(rng)` returns an example; `run(folder)` tries the example whose files lie in `folder`."""
+    """`make(rng)` returns an example; `run(folder)` tries the example whose files lie in
+    `folder`."""
 
     make: Callable[[Random], Files]
     run: Callable[[Path], Any]
@@ -48,6 +50,7 @@ KINDS: dict[str, Kind] = {}
 
 def kind(make: Callable[[Random], Files]) -> Callable:
     """Register a run under its name."""
+
     def register(run: Callable[[Path], Any]) -> Callable[[Path], Any]:
         KINDS[run.__name__] = Kind(make, run)
         return run
@@ -67,14 +70,20 @@ def attempt(name: str, files: Files, folder: Path) -> bool:
             KINDS[name].run(folder)
     except CinelabError as error:
         said = str(error)
-        assert said.strip() and len(said) < MOST, f"a refusal of {len(said)} characters: {said[:300]}"
+        assert said.strip() and len(said) < MOST, (
+            f"a refusal of {len(said)} characters: {said[:300]}"
+        )
         return False
     return True
 
 
 def read_folder(folder: Path) -> Files:
     """A folder's files, by their path in it."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 @cache
@@ -82,12 +91,19 @@ def made(build: Callable[[Path], Any]) -> Files:
     """The files that a builder leaves, made once a process."""
     with TemporaryDirectory() as folder:
         build(Path(folder))
-        return {name: data for name, data in read_folder(Path(folder)).items() if not Path(name).name.startswith(".lock")}
+        return {
+            name: data
+            for name, data in read_folder(Path(folder)).items()
+            if not Path(name).name.startswith(".lock")
+        }
 
 
 # ---- screenplays, sweeps, trainings
 
-PLAYS = [path.read_bytes() for path in sorted((ROOT / "experiments" / "screenplays").glob("*.yaml"))] + [b"""title: t
+PLAYS = [
+    path.read_bytes() for path in sorted((ROOT / "experiments" / "screenplays").glob("*.yaml"))
+] + [
+    b"""title: t
 seed: 7
 caption: a film
 shots:
@@ -97,9 +113,11 @@ shots:
     cut: continue
     budget: 5
     changes: [{at: 1, prompt: it jumps, seed: 8, steps: 4, recache: true}, {at: 2, prompt: x, policy: full, steps: {steps: 4, solver: euler}}]
-"""]
+"""
+]
 SWEEPS = [path.read_bytes() for path in sorted((ROOT / "experiments").glob("*.yaml"))]
-JOBS = [b"""stage: teacher_forcing
+JOBS = [
+    b"""stage: teacher_forcing
 run: r
 store: {kind: noise, path: 6x8x24}
 preset: smoke
@@ -107,8 +125,10 @@ changes: {loss: mse, camr: {kind: CAMR, budget: 4}, camr_share: 1.0, steps: 2, o
 layout: {parts: 2, recompute: true}
 export: out
 export_dtype: bf16
-""", b"""{"stage": "dmd", "run": "r", "store": {"kind": "toybox", "path": "s", "begin": "film"}, "teacher": "toybox-base", "init": "toybox-4step",
- "lora": {"rank": 4, "alpha": 8.0, "targets": ["to_q"]}, "changes": {"lengths": [12], "chunk": 3, "sampling.steps": 2}, "seed": 3}"""]
+""",
+    b"""{"stage": "dmd", "run": "r", "store": {"kind": "toybox", "path": "s", "begin": "film"}, "teacher": "toybox-base", "init": "toybox-4step",
+ "lora": {"rank": 4, "alpha": 8.0, "targets": ["to_q"]}, "changes": {"lengths": [12], "chunk": 3, "sampling.steps": 2}, "seed": 3}""",
+]
 
 
 def one_file(name: str, texts: list[bytes]) -> Callable[[Random], Files]:
@@ -151,11 +171,16 @@ def is_plain(hint: Any, inside: tuple = ()) -> bool:
         return True
     if dataclasses.is_dataclass(hint):
         hints = get_type_hints(hint)
-        return all(is_plain(hints[field.name], (*inside, hint)) for field in dataclasses.fields(hint) if field.init)
+        return all(
+            is_plain(hints[field.name], (*inside, hint))
+            for field in dataclasses.fields(hint)
+            if field.init
+        )
     if get_origin(hint) is Literal:
         return True
-    return (get_origin(hint) or hint) in (Union, types.UnionType, tuple, list, dict) and all(is_plain(part, inside) for part in get_args(hint)
-                                                                                             if part is not Ellipsis)
+    return (get_origin(hint) or hint) in (Union, types.UnionType, tuple, list, dict) and all(
+        is_plain(part, inside) for part in get_args(hint) if part is not Ellipsis
+    )
 
 
 @cache
@@ -167,15 +192,45 @@ def settings_classes() -> dict[str, type]:
             continue
         for name, cls in vars(importlib.import_module(module.name)).items():
             try:
-                if isinstance(cls, type) and dataclasses.is_dataclass(cls) and cls.__module__ == module.name and is_plain(cls):
+                if (
+                    isinstance(cls, type)
+                    and dataclasses.is_dataclass(cls)
+                    and cls.__module__ == module.name
+                    and is_plain(cls)
+                ):
                     found[f"{module.name}:{name}"] = cls
             except (NameError, TypeError):  # a type that is only known to type checkers
                 continue
     return found
 
 
-NAMES = ["x", "camr", "truth", "noisy", "cut", "random", "consistency", "euler", "smoke", "dmd", "teacher_forcing", "noise", "1x1x1", "uniform", "l1", "mse",
-         "autoregressive", "bidirectional", "fp32", "int8", "full", "keep", "film", "device", "host"]
+NAMES = [
+    "x",
+    "camr",
+    "truth",
+    "noisy",
+    "cut",
+    "random",
+    "consistency",
+    "euler",
+    "smoke",
+    "dmd",
+    "teacher_forcing",
+    "noise",
+    "1x1x1",
+    "uniform",
+    "l1",
+    "mse",
+    "autoregressive",
+    "bidirectional",
+    "fp32",
+    "int8",
+    "full",
+    "keep",
+    "film",
+    "device",
+    "host",
+]
 
 
 def value_of(hint: Any, rng: Random, depth: int = 0) -> Any:
@@ -192,7 +247,10 @@ def value_of(hint: Any, rng: Random, depth: int = 0) -> Any:
         many = [inner[0]] * rng.randrange(4) if Ellipsis in inner or origin is list else inner
         return [value_of(part, rng, depth + 1) for part in many]
     if origin is dict:
-        return {rng.choice(["a", "steps", "optim.lr", "chunk"]): junk(rng) for _ in range(rng.randrange(3))}
+        return {
+            rng.choice(["a", "steps", "optim.lr", "chunk"]): junk(rng)
+            for _ in range(rng.randrange(3))
+        }
     if hint is int:
         return rng.choice((0, 1, 2, 3, 4, 5, 6, 12, 16, 24, 48, 64, 100, 1000, 10**6, -1))
     if hint is float:
@@ -203,7 +261,9 @@ def value_of(hint: Any, rng: Random, depth: int = 0) -> Any:
 def fields_of(cls: type, rng: Random, depth: int = 0) -> dict:
     hints, found = get_type_hints(cls), {}
     for field in dataclasses.fields(cls):
-        needed = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        needed = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
         if field.init and rng.random() < (0.97 if needed else 0.3):
             found[field.name] = value_of(hints[field.name], rng, depth)
     return found | ({rng.choice(["kind", "name", "zzz"]): junk(rng)} if rng.random() < 0.04 else {})
@@ -234,7 +294,11 @@ def toybox() -> Any:
 def build_session(folder: Path) -> None:
     from cinelab.stream.session import Session, Settings
 
-    session = Session.create(folder / "film", toybox(), Settings("wide shot of a red cat that waves in the meadow by day"))
+    session = Session.create(
+        folder / "film",
+        toybox(),
+        Settings("wide shot of a red cat that waves in the meadow by day"),
+    )
     session.step()
     session.do("cut", text="close shot of a blue robot that dances in the city at night")
     session.step()
@@ -254,9 +318,26 @@ def session(folder: Path) -> None:
     found.state(found.desk.head)
 
 
-COMMANDS = [("prompt", {"text": "a cat", "switch": "cut"}), ("prompt", {"text": "a dog", "switch": None}), ("cut", {"text": "a cat"}), ("cut", {}), ("retake", {"seed": 3}), ("retake", {}),
-            ("branch", {"chunk": 0}), ("seed", {"value": 5}), ("policy", {"value": "full"}), ("policy", {"value": {"kind": "CAMR", "budget": 4}}), ("budget", {"value": 5}),
-            ("levels", {"value": 2}), ("levels", {"value": [1.0, 0.5]}), ("levels", {"value": None}), ("switch", {"value": "recache"}), ("pause", {}), ("resume", {}), ("undo", {})]
+COMMANDS = [
+    ("prompt", {"text": "a cat", "switch": "cut"}),
+    ("prompt", {"text": "a dog", "switch": None}),
+    ("cut", {"text": "a cat"}),
+    ("cut", {}),
+    ("retake", {"seed": 3}),
+    ("retake", {}),
+    ("branch", {"chunk": 0}),
+    ("seed", {"value": 5}),
+    ("policy", {"value": "full"}),
+    ("policy", {"value": {"kind": "CAMR", "budget": 4}}),
+    ("budget", {"value": 5}),
+    ("levels", {"value": 2}),
+    ("levels", {"value": [1.0, 0.5]}),
+    ("levels", {"value": None}),
+    ("switch", {"value": "recache"}),
+    ("pause", {}),
+    ("resume", {}),
+    ("undo", {}),
+]
 
 
 def some_commands(rng: Random) -> Files:
@@ -278,18 +359,32 @@ def commands(folder: Path) -> None:
     try:
         for command, value in json.loads((folder / "commands.json").read_bytes()):
             try:
-                found.do(command, **{str(key): item for key, item in value.items()} if isinstance(value, dict) else {"value": value})
+                found.do(
+                    command,
+                    **{str(key): item for key, item in value.items()}
+                    if isinstance(value, dict)
+                    else {"value": value},
+                )
             except CinelabError:
                 continue
         again = Session.read(folder / "film", toybox())
-        assert dataclasses.replace(again.desk, playing=False) == dataclasses.replace(found.desk, playing=False), "the log tells of another desk"
+        assert dataclasses.replace(again.desk, playing=False) == dataclasses.replace(
+            found.desk, playing=False
+        ), "the log tells of another desk"
     finally:
         found.close()
 
 
 def some_message(rng: Random) -> Files:
     command, value = rng.choice(COMMANDS)
-    message = rng.choice(({"kind": "hello"}, {"kind": "drawn", "number": 3}, {"kind": "export", "id": 4}, {"kind": "do", "id": 1, "command": command, "value": value, "play": True}))
+    message = rng.choice(
+        (
+            {"kind": "hello"},
+            {"kind": "drawn", "number": 3},
+            {"kind": "export", "id": 4},
+            {"kind": "do", "id": 1, "command": command, "value": value, "play": True},
+        )
+    )
     if rng.random() < 0.3:
         return {"message.json": spoilt_bytes(json.dumps(message).encode(), rng)}
     return {"message.json": json.dumps(spoilt_value(message, rng)).encode()}
@@ -314,12 +409,32 @@ def some_checkpoint(rng: Random) -> Files:
 def checkpoint(folder: Path) -> None:
     from cinelab.model.zoo import load
 
-    (folder / "model" / "weights.safetensors").symlink_to(ROOT / "cinelab/checkpoints/toybox-1step/weights.safetensors")
+    (folder / "model" / "weights.safetensors").symlink_to(
+        ROOT / "cinelab/checkpoints/toybox-1step/weights.safetensors"
+    )
     load(folder / "model")
 
 
-@kind(lambda rng: spoilt_folder({"cinelab.json": json.dumps({"chunk": 1, "size": [64, 96], "sampling": {"steps": 2}, "dtype": "fp32", "policy": {"kind": "CAMR", "budget": 4},
-                                                             "reach": "span", "fps": 16.0, "prompt_cache": "prompts", "weights": "x.pt"}).encode()}, rng))
+@kind(
+    lambda rng: spoilt_folder(
+        {
+            "cinelab.json": json.dumps(
+                {
+                    "chunk": 1,
+                    "size": [64, 96],
+                    "sampling": {"steps": 2},
+                    "dtype": "fp32",
+                    "policy": {"kind": "CAMR", "budget": 4},
+                    "reach": "span",
+                    "fps": 16.0,
+                    "prompt_cache": "prompts",
+                    "weights": "x.pt",
+                }
+            ).encode()
+        },
+        rng,
+    )
+)
 def wan_settings(folder: Path) -> None:
     from cinelab.model.wan_zoo import settings_of
 
@@ -354,16 +469,53 @@ def build_store(folder: Path) -> None:
 
     store = folder / "store"
     store.mkdir()
-    write_json(store / "store.json", {"words": 4, "chunk": 1, "size": [48, 64], "fps": 8.0, "codec": "c", "encoder": "e"})
-    write_shard(store, "text-null", {text_key(""): torch.zeros(0, 8)}, {"captions": {text_key(""): ""}})
-    write_shard(store, "text-000000-00", {text_key("a cat"): torch.ones(2, 8)}, {"captions": {text_key("a cat"): "a cat"}})
-    film = {"source": "a.mp4", "number": 0, "latents": 6, "videos": [], "shots": [{"seconds": [0, 1], "prompts": [["a cat", 4]]}, {"seconds": [1, 2], "prompts": [["a cat", 2]]}]}
-    write_shard(store, "000000-00", {"0": torch.zeros(6, 4, 2, 2)}, {"plan": "x", "films": [film], "skipped": []})
-    write_json(store / "000000.json", {"shards": 1, "sources": [{"name": "a.mp4", "said": "x", "videos": []}], "skipped": [{"film": "b", "why": "y"}]})
+    write_json(
+        store / "store.json",
+        {"words": 4, "chunk": 1, "size": [48, 64], "fps": 8.0, "codec": "c", "encoder": "e"},
+    )
+    write_shard(
+        store, "text-null", {text_key(""): torch.zeros(0, 8)}, {"captions": {text_key(""): ""}}
+    )
+    write_shard(
+        store,
+        "text-000000-00",
+        {text_key("a cat"): torch.ones(2, 8)},
+        {"captions": {text_key("a cat"): "a cat"}},
+    )
+    film = {
+        "source": "a.mp4",
+        "number": 0,
+        "latents": 6,
+        "videos": [],
+        "shots": [
+            {"seconds": [0, 1], "prompts": [["a cat", 4]]},
+            {"seconds": [1, 2], "prompts": [["a cat", 2]]},
+        ],
+    }
+    write_shard(
+        store,
+        "000000-00",
+        {"0": torch.zeros(6, 4, 2, 2)},
+        {"plan": "x", "films": [film], "skipped": []},
+    )
+    write_json(
+        store / "000000.json",
+        {
+            "shards": 1,
+            "sources": [{"name": "a.mp4", "said": "x", "videos": []}],
+            "skipped": [{"film": "b", "why": "y"}],
+        },
+    )
     write_json(store / "listing.json", {"groups": [["a.mp4"]]})
 
 
-@kind(lambda rng: spoilt_folder(made(build_store), rng, keep=tuple(name for name in made(build_store) if name.endswith("tensors"))))
+@kind(
+    lambda rng: spoilt_folder(
+        made(build_store),
+        rng,
+        keep=tuple(name for name in made(build_store) if name.endswith("tensors")),
+    )
+)
 def store(folder: Path) -> None:
     from cinelab.data.build import skipped
     from cinelab.latent.clips import FilmStore, verify
@@ -380,10 +532,27 @@ def store(folder: Path) -> None:
 def some_listing(rng: Random) -> Files:
     table = rng.choice(("videos.csv", "videos.tsv"))
     comma = "\t" if table.endswith("tsv") else ","
-    rows = ["video,start,end,caption,film,shot", "a.mp4,0,1,a cat,f,1", "a.mp4,1,2.5,\"a dog, red\",f,2", "b.mp4,,,a bird,,"]
-    shots = {"shots": [{"start": 0, "end": 5, "prompt": "x", "characters": ["a"]}, {"start": 5, "end": 9, "cut": False}], "chunks": [0, 3], "given": 1}
-    files = {table: "\n".join(rows).replace(",", comma).encode(), "v/a.shots.json": json.dumps(shots).encode(), "v/b.txt": b"a cat\na dog\n",
-             "v/c.json": b'{"caption": ["a cat", "a dog"]}', "prompts.json": b'{"a.mp4": "a cat", "b": "a dog"}'}
+    rows = [
+        "video,start,end,caption,film,shot",
+        "a.mp4,0,1,a cat,f,1",
+        'a.mp4,1,2.5,"a dog, red",f,2',
+        "b.mp4,,,a bird,,",
+    ]
+    shots = {
+        "shots": [
+            {"start": 0, "end": 5, "prompt": "x", "characters": ["a"]},
+            {"start": 5, "end": 9, "cut": False},
+        ],
+        "chunks": [0, 3],
+        "given": 1,
+    }
+    files = {
+        table: "\n".join(rows).replace(",", comma).encode(),
+        "v/a.shots.json": json.dumps(shots).encode(),
+        "v/b.txt": b"a cat\na dog\n",
+        "v/c.json": b'{"caption": ["a cat", "a dog"]}',
+        "prompts.json": b'{"a.mp4": "a cat", "b": "a dog"}',
+    }
     return spoilt_folder(files, rng) | {"v/a.mp4": b"", "v/b.mp4": b"", "v/c.mp4": b""}
 
 
@@ -392,8 +561,11 @@ def listing(folder: Path) -> None:
     from cinelab.data.listing import find
     from cinelab.score.excerpts import read_prompts
 
-    for look in (lambda: find(folder / "v", print_nothing), lambda: read_prompts(folder / "prompts.json"),
-                 *(lambda table=table: find(table, print_nothing) for table in folder.glob("videos.*"))):
+    for look in (
+        lambda: find(folder / "v", print_nothing),
+        lambda: read_prompts(folder / "prompts.json"),
+        *(lambda table=table: find(table, print_nothing) for table in folder.glob("videos.*")),
+    ):
         try:
             look()
         except CinelabError as error:
@@ -410,15 +582,48 @@ def print_nothing(_: str) -> None:
 def build_results(folder: Path) -> None:
     for policy in ("camr", "full"):
         for seed in (0, 1):
-            _build_cell(folder / "memory" / f"policy={policy},seed={seed}", {"policy": policy, "away": 3, "note": "x" if seed else 4, "seed": seed})
+            _build_cell(
+                folder / "memory" / f"policy={policy},seed={seed}",
+                {"policy": policy, "away": 3, "note": "x" if seed else 4, "seed": seed},
+            )
     build_run(folder)
     (folder / "film").mkdir()
-    write_json(folder / "film" / "film.json", {"model": "toybox-1step", "seed": 1, "policy": {"name": "CAMR", "budget": 4}, "sampling": {"steps": 1}, "cuts": [3]})
-    write_json(folder / "memory" / "runs.json", {"runs": [{"command": "cinelab sweep x", "file": "x", "sha256": "0" * 64}]})
+    write_json(
+        folder / "film" / "film.json",
+        {
+            "model": "toybox-1step",
+            "seed": 1,
+            "policy": {"name": "CAMR", "budget": 4},
+            "sampling": {"steps": 1},
+            "cuts": [3],
+        },
+    )
+    write_json(
+        folder / "memory" / "runs.json",
+        {"runs": [{"command": "cinelab sweep x", "file": "x", "sha256": "0" * 64}]},
+    )
     numbers = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 4, "chance": 0.1, "upper": None}
     (folder / "reference").mkdir()
-    write_json(folder / "reference" / "one.json", {"model": "one", "policy": {"name": "CAMR"}, "sampling": {"steps": 1}, "metrics": {"prompt": numbers}, "recogniser": {"who": 0.9}})
-    rows = pd.DataFrame({"film": [0, 1, 2, 3], "metric": "prompt", "value": [0.1, 0.2, 0.3, 0.5], "source": "model", "seed": [0, 0, 1, 1], "shot": 0})
+    write_json(
+        folder / "reference" / "one.json",
+        {
+            "model": "one",
+            "policy": {"name": "CAMR"},
+            "sampling": {"steps": 1},
+            "metrics": {"prompt": numbers},
+            "recogniser": {"who": 0.9},
+        },
+    )
+    rows = pd.DataFrame(
+        {
+            "film": [0, 1, 2, 3],
+            "metric": "prompt",
+            "value": [0.1, 0.2, 0.3, 0.5],
+            "source": "model",
+            "seed": [0, 0, 1, 1],
+            "shot": 0,
+        }
+    )
     rows.to_parquet(folder / "reference" / "one.parquet")
 
 
@@ -426,17 +631,48 @@ def _build_cell(cell: Path, parameters: dict) -> None:
     cell.mkdir(parents=True)
     (cell / "output.txt").write_text("")
     write_json(cell / "config.json", parameters)
-    write_json(cell / "cell.json", parameters | {"budget": 5, "history": 12, "protocol": 2, "speed": {"cpu_s_per_frame": 0.1, "kv_mib": 1.0},
-                                                 "metrics": {"mine": {"better": "low", "unit": "s", "range": [0, 1]}}})
-    write_json(cell / "done.json", {"schema": 1, "parameters": parameters, "notebook": "x.ipynb", "git": "abc", "seconds": 2.0, "peak_memory_mb": 100,
-                                    "hardware": {"device": "cpu", "cores": 2, "torch": "2"}, "versions": {"python": "3"}})
-    rows = pd.DataFrame({"film": [0, 1, 2] * 2, "shot": 0, "metric": ["identity"] * 3 + ["mine"] * 3, "value": [0.1, 0.5, 0.3, 1.0, 2.0, 3.0], "source": "model", "seed": 0})
+    write_json(
+        cell / "cell.json",
+        parameters
+        | {
+            "budget": 5,
+            "history": 12,
+            "protocol": 2,
+            "speed": {"cpu_s_per_frame": 0.1, "kv_mib": 1.0},
+            "metrics": {"mine": {"better": "low", "unit": "s", "range": [0, 1]}},
+        },
+    )
+    write_json(
+        cell / "done.json",
+        {
+            "schema": 1,
+            "parameters": parameters,
+            "notebook": "x.ipynb",
+            "git": "abc",
+            "seconds": 2.0,
+            "peak_memory_mb": 100,
+            "hardware": {"device": "cpu", "cores": 2, "torch": "2"},
+            "versions": {"python": "3"},
+        },
+    )
+    rows = pd.DataFrame(
+        {
+            "film": [0, 1, 2] * 2,
+            "shot": 0,
+            "metric": ["identity"] * 3 + ["mine"] * 3,
+            "value": [0.1, 0.5, 0.3, 1.0, 2.0, 3.0],
+            "source": "model",
+            "seed": 0,
+        }
+    )
     rows.to_parquet(cell / "rows.parquet")
 
 
 def some_results(rng: Random) -> Files:
     files = made(build_results)
-    text = tuple(name for name in files if name.endswith((".parquet", ".pt")) and rng.random() < 0.7)
+    text = tuple(
+        name for name in files if name.endswith((".parquet", ".pt")) and rng.random() < 0.7
+    )
     return spoilt_folder(files, rng, keep=text)
 
 
@@ -457,7 +693,14 @@ def cells(folder: Path) -> None:
 
     found = load_cells(folder / "memory")
     assert len(found.table) >= 3, "a broken cell is a row"
-    pooled(found), costs(found), comparisons(found, found.metrics), provenance(found), run_table(found), summary(found)
+    (
+        pooled(found),
+        costs(found),
+        comparisons(found, found.metrics),
+        provenance(found),
+        run_table(found),
+        summary(found),
+    )
 
 
 @kind(some_results)
@@ -468,7 +711,10 @@ def report(folder: Path) -> None:
 
 
 def some_card(rng: Random) -> Files:
-    return spoilt_folder({name: data for name, data in made(build_results).items() if name.startswith("reference/")}, rng)
+    return spoilt_folder(
+        {name: data for name, data in made(build_results).items() if name.startswith("reference/")},
+        rng,
+    )
 
 
 @kind(some_card)
@@ -476,8 +722,12 @@ def card(folder: Path) -> None:
     from cinelab.lab.cards import benchmark_table, card_table, compare_cards, print_card
     from cinelab.printing import Plain
 
-    for look in (lambda: compare_cards(["one"], folder / "reference"), lambda: benchmark_table(["one"], folder / "reference"), lambda: card_table(card_of(folder)),
-                 lambda: print_card(card_of(folder), Plain(file=io.StringIO()))):
+    for look in (
+        lambda: compare_cards(["one"], folder / "reference"),
+        lambda: benchmark_table(["one"], folder / "reference"),
+        lambda: card_table(card_of(folder)),
+        lambda: print_card(card_of(folder), Plain(file=io.StringIO())),
+    ):
         try:
             look()
         except CinelabError as error:
@@ -490,22 +740,106 @@ def card_of(folder: Path) -> dict:
     return read_card(folder / "reference" / "one.json")
 
 
-TOKENS = ["policy", "away", "identity", '"identity"', "note", "seed", "status", "runs", "wide", "measures", "select", "from", "where", "*", "=", "<", ">", "and", "or", "not", "'camr'", "3", "-1",
-          "1e999", "'", '"', "(", ")", ",", ";", "--", "/*", "count(*)", "avg(identity)", "cast(policy as int)", "union all", "order by 1", "limit 3", "null", "is", "like", "'%a%'", "in (1,2)",
-          "read_csv('/etc/passwd')", "copy runs to '/tmp/x'", "attach 'x'", "install httpfs", "load httpfs", "pragma version", "set threads=9", "getenv('HOME')", "[1,2]", "{'a':1}", "::int",
-          "::json", "\0", "\u202e", "\U0001f98a", "[/b]", "x" * 500, "((((((((", "between", "case when 1 then 2 end", "current_setting('memory_limit')", "values (1)", "describe runs",
-          "summarize runs", "explain select 1", "pivot runs on kind", "unnest([1,2])", "struct_pack(a:=1)", "interval 1 day", "date '2020-13-45'", "1/0", "sqrt(-1)", "9999999999999999999999"]
-QUESTIONS = ["policy = 'camr' and away = 3", "select policy, avg(identity) as m from wide group by policy", "note = 4", "note > 3 or note = 'x'", "select * from runs where status = 'done'"]
+TOKENS = [
+    "policy",
+    "away",
+    "identity",
+    '"identity"',
+    "note",
+    "seed",
+    "status",
+    "runs",
+    "wide",
+    "measures",
+    "select",
+    "from",
+    "where",
+    "*",
+    "=",
+    "<",
+    ">",
+    "and",
+    "or",
+    "not",
+    "'camr'",
+    "3",
+    "-1",
+    "1e999",
+    "'",
+    '"',
+    "(",
+    ")",
+    ",",
+    ";",
+    "--",
+    "/*",
+    "count(*)",
+    "avg(identity)",
+    "cast(policy as int)",
+    "union all",
+    "order by 1",
+    "limit 3",
+    "null",
+    "is",
+    "like",
+    "'%a%'",
+    "in (1,2)",
+    "read_csv('/etc/passwd')",
+    "copy runs to '/tmp/x'",
+    "attach 'x'",
+    "install httpfs",
+    "load httpfs",
+    "pragma version",
+    "set threads=9",
+    "getenv('HOME')",
+    "[1,2]",
+    "{'a':1}",
+    "::int",
+    "::json",
+    "\0",
+    "\u202e",
+    "\U0001f98a",
+    "[/b]",
+    "x" * 500,
+    "((((((((",
+    "between",
+    "case when 1 then 2 end",
+    "current_setting('memory_limit')",
+    "values (1)",
+    "describe runs",
+    "summarize runs",
+    "explain select 1",
+    "pivot runs on kind",
+    "unnest([1,2])",
+    "struct_pack(a:=1)",
+    "interval 1 day",
+    "date '2020-13-45'",
+    "1/0",
+    "sqrt(-1)",
+    "9999999999999999999999",
+]
+QUESTIONS = [
+    "policy = 'camr' and away = 3",
+    "select policy, avg(identity) as m from wide group by policy",
+    "note = 4",
+    "note > 3 or note = 'x'",
+    "select * from runs where status = 'done'",
+]
 
 
 def some_question(rng: Random) -> Files:
     words = rng.choice(QUESTIONS).split()
     for _ in range(rng.randint(0, 4)):
         place = rng.randint(0, len(words))
-        words[place : place + rng.randint(0, 2)] = [rng.choice(TOKENS) for _ in range(rng.randint(0, 2))]
+        words[place : place + rng.randint(0, 2)] = [
+            rng.choice(TOKENS) for _ in range(rng.randint(0, 2))
+        ]
     if rng.random() < 0.3:
         words = [rng.choice(TOKENS) for _ in range(rng.randint(1, 8))]
-    return {"question.txt": " ".join(words).encode("utf-8", "replace"), "how.txt": rng.choice((b"where", b"sql"))}
+    return {
+        "question.txt": " ".join(words).encode("utf-8", "replace"),
+        "how.txt": rng.choice((b"where", b"sql")),
+    }
 
 
 @cache
@@ -531,10 +865,86 @@ def question(folder: Path) -> None:
 
 # ---- the command line
 
-ODD = ["", "[/b]", ":smile:", "\x1b[31mx", "\u202egnp.exe", "a" * 10**5, "a b " * 10**4, "\U0001f98a", "-1", "0", "1e9", "9" * 400, "nan", "inf", "../..", "/nowhere/x", "x\ny", "=", "a=b", "%s", "[1", "--", "-o", "null", "'", '"', "\t"]
-NUMBERS = ["--chunks", "--chunk", "--steps", "--seed", "--budget", "--workers", "--films", "--seeds", "--size", "--lora-scale", "--shard-gib", "--device", "--host", "--share", "--tolerance", "--port", "--visitors",
-           "--idle", "--policy", "--model", "--set", "--only", "--folder", "--where", "--columns", "--sql", "--to", "--part", "--dtype", "--lora", "--fps", "--begin", "--every", "--processes"]
-WORDS = ["direct", "plan", "compare", "results", "report", "sweep", "train", "convert", "clips", "eval", "eval videos", "eval vbench"]  # those that begin no long work
+ODD = [
+    "",
+    "[/b]",
+    ":smile:",
+    "\x1b[31mx",
+    "\u202egnp.exe",
+    "a" * 10**5,
+    "a b " * 10**4,
+    "\U0001f98a",
+    "-1",
+    "0",
+    "1e9",
+    "9" * 400,
+    "nan",
+    "inf",
+    "../..",
+    "/nowhere/x",
+    "x\ny",
+    "=",
+    "a=b",
+    "%s",
+    "[1",
+    "--",
+    "-o",
+    "null",
+    "'",
+    '"',
+    "\t",
+]
+NUMBERS = [
+    "--chunks",
+    "--chunk",
+    "--steps",
+    "--seed",
+    "--budget",
+    "--workers",
+    "--films",
+    "--seeds",
+    "--size",
+    "--lora-scale",
+    "--shard-gib",
+    "--device",
+    "--host",
+    "--share",
+    "--tolerance",
+    "--port",
+    "--visitors",
+    "--idle",
+    "--policy",
+    "--model",
+    "--set",
+    "--only",
+    "--folder",
+    "--where",
+    "--columns",
+    "--sql",
+    "--to",
+    "--part",
+    "--dtype",
+    "--lora",
+    "--fps",
+    "--begin",
+    "--every",
+    "--processes",
+]
+# those that begin no long work
+WORDS = [
+    "direct",
+    "plan",
+    "compare",
+    "results",
+    "report",
+    "sweep",
+    "train",
+    "convert",
+    "clips",
+    "eval",
+    "eval videos",
+    "eval vbench",
+]
 
 
 def some_arguments(rng: Random) -> Files:
@@ -551,7 +961,8 @@ def arguments(folder: Path) -> None:
 
     words, said = json.loads((folder / "words.json").read_bytes()), io.StringIO()
     (folder / "here").mkdir()
-    before = sys.argv, Path.cwd(), printing.out._file, printing.err._file  # None: wherever sys.stdout is then
+    # None: wherever sys.stdout is then
+    before = sys.argv, Path.cwd(), printing.out._file, printing.err._file
     try:
         os.chdir(folder / "here")
         sys.argv, printing.out.file, printing.err.file = ["cinelab", *words], said, said
@@ -559,7 +970,9 @@ def arguments(folder: Path) -> None:
             cli.main()
     except SystemExit as ended:
         assert ended.code in (0, 1, 2, None), f"exit code {ended.code}"
-        assert ended.code != 2 or len(said.getvalue()) < 2 * MOST, f"{len(said.getvalue())} characters were said"
+        assert ended.code != 2 or len(said.getvalue()) < 2 * MOST, (
+            f"{len(said.getvalue())} characters were said"
+        )
     finally:
         sys.argv, here, printing.out._file, printing.err._file = before
         os.chdir(here)

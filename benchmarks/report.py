@@ -1,7 +1,8 @@
 """How long a report and the index take: `python benchmarks/report.py [--runs 200] [-o FILE]`.
 
-Two film cells are really made and then copied as so many finished runs of a grid (policy x budget x seed), each with rows, film and
-storyboard. Measured: `cinelab.lab.report.report` over all of them, the index read afresh, and the index read again.
+Two film cells are really made and then copied as so many finished runs of a grid (policy x budget x
+seed), each with rows, film and storyboard. Measured: `cinelab.lab.report.report` over all of them,
+the index read afresh, and the index read again.
 """
 
 import argparse
@@ -36,12 +37,23 @@ def measure(root: Path, runs: int) -> dict:
         film_cell(root / "made" / policy, FilmSetting("toybox-1step", policy, films=16))
     grid = itertools.product(("full", "window"), range(3, 3 + -(-runs // 10)), range(5))
     for policy, budget, seed in itertools.islice(grid, runs):
-        put_run(root / "made" / policy, root / "results" / "grid" / f"budget={budget},policy={policy},seed={seed}", policy, budget, seed)
+        put_run(
+            root / "made" / policy,
+            root / "results" / "grid" / f"budget={budget},policy={policy},seed={seed}",
+            policy,
+            budget,
+            seed,
+        )
     made = timed(lambda: report([root / "results" / "grid"], root / "report.html"))
     first, again = (timed(lambda: index(root / "results")) for _ in range(2))
     size = round((root / "report.html").stat().st_size / 2**20, 2)
-    return {"runs": runs, "report_seconds": made, "report_mib": size, "index_seconds": first, "index_again_seconds": again} | {
-        "hardware": hardware()}
+    return {
+        "runs": runs,
+        "report_seconds": made,
+        "report_mib": size,
+        "index_seconds": first,
+        "index_again_seconds": again,
+    } | {"hardware": hardware()}
 
 
 def put_run(source: Path, folder: Path, policy: str, budget: int, seed: int) -> None:
@@ -49,7 +61,15 @@ def put_run(source: Path, folder: Path, policy: str, budget: int, seed: int) -> 
     parameters = {"policy": policy, "budget": budget, "seed": seed}
     (folder / "output.txt").write_text("")
     write_json(folder / "config.json", parameters)
-    write_json(folder / "done.json", {"parameters": parameters, "notebook": "23_ablate_films.ipynb", "seconds": 1.0, "hardware": hardware()})
+    write_json(
+        folder / "done.json",
+        {
+            "parameters": parameters,
+            "notebook": "23_ablate_films.ipynb",
+            "seconds": 1.0,
+            "hardware": hardware(),
+        },
+    )
 
 
 def timed(work) -> float:

@@ -1,4 +1,5 @@
-"""Does the demo last? `python benchmarks/soak.py --visitors 10 --minutes 10 [--churn]`, `--film 2000`.
+"""Does the demo last? `python benchmarks/soak.py --visitors 10 --minutes 10 [--churn]`, `--film
+2000`.
 
 Visitors direct their films through the demo's own server, by websocket: prompts, cuts, retakes,
 undos, settings, branches, one command every second or two, the first of them in bursts of a
@@ -41,7 +42,9 @@ from cinelab.runs import hardware  # noqa: E402
 from cinelab.stream.session import Session, read_record  # noqa: E402
 
 MODEL = "toybox-2step"
-LONG = 40  # chunks after which a script goes back to an early one, so that films stop growing after the warm-up
+# chunks after which a script goes back to an early one, so that films stop growing after the warm-
+# up
+LONG = 40
 STAY = (20, 60)  # seconds that a visitor stays with --churn
 BURST = 100  # commands at once
 POLICIES = ("camr", "window", "full")
@@ -178,8 +181,8 @@ class Visitor:
         return [await guest.say("do", command=command, value=value, play=play)]
 
     def choose(self, guest: Guest) -> tuple[str, dict]:
-        """A command and its values. Undo comes after a change of the seed only: one more could take the first prompt back, and
-        the film would stand still."""
+        """A command and its values. Undo comes after a change of the seed only: one more could take
+        the first prompt back, and the film would stand still."""
         text = {"text": self.rng.choice(PROMPTS)}
         if not guest.view["playing"]:
             return "prompt", text

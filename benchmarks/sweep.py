@@ -1,9 +1,10 @@
 """What the sweep's driver costs beyond its cells: `python benchmarks/sweep.py [--tiny] [-o FILE]`.
 
-48 smoke cells of notebook 20 (or, --tiny, of a notebook that only adds two numbers), 2 at a time. A cell counts
-from the start of its kernel to the end of its notebook, the kernel's shutdown included: what papermill notes in the
-executed notebook as its duration. All else is overhead: imports, processes, locks, records, the driver's polling,
-a worker that idles while the last cell runs. Overhead = wall x workers / sum of the cells - 1, all in one run.
+48 smoke cells of notebook 20 (or, --tiny, of a notebook that only adds two numbers), 2 at a time. A
+cell counts from the start of its kernel to the end of its notebook, the kernel's shutdown included:
+what papermill notes in the executed notebook as its duration. All else is overhead: imports,
+processes, locks, records, the driver's polling, a worker that idles while the last cell runs.
+Overhead = wall x workers / sum of the cells - 1, all in one run.
 """
 
 import argparse
@@ -32,7 +33,11 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, help="a .json file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        notebook = tiny_notebook(Path(folder)) if options.tiny else ROOT / "notebooks/20_ablate_memory.ipynb"
+        notebook = (
+            tiny_notebook(Path(folder))
+            if options.tiny
+            else ROOT / "notebooks/20_ablate_memory.ipynb"
+        )
         row = measure(notebook, Path(folder) / "results", options.cells, options.workers)
     print(json.dumps(row, indent=1))
     if options.output:
@@ -41,14 +46,23 @@ def main() -> None:
 
 def measure(notebook: Path, results: Path, cells: int, workers: int) -> dict:
     sweep = Sweep("overhead", notebook, grid=GRID, seeds=list(range(-(-cells // 12))))
-    processor, began = time.process_time(), time.perf_counter()  # of the driver alone: its loop and its table
+    # of the driver alone: its loop and its table
+    processor, began = time.process_time(), time.perf_counter()
     summary = run(sweep, workers=workers, smoke=True, results=results)
     wall = time.perf_counter() - began
     if not summary.ok:
         sys.exit(f"{len(summary.failed)} cells failed: {summary.failed[0][1]}")
     seconds = [cell_seconds(cell.folder(results)) for cell in summary.done]
-    row = {"notebook": notebook.name, "cells": len(seconds), "workers": workers, "wall_seconds": round(wall, 1)}
-    row |= {"cells_seconds": round(sum(seconds), 1), "cells_seconds_per_worker": round(sum(seconds) / workers, 1)}
+    row = {
+        "notebook": notebook.name,
+        "cells": len(seconds),
+        "workers": workers,
+        "wall_seconds": round(wall, 1),
+    }
+    row |= {
+        "cells_seconds": round(sum(seconds), 1),
+        "cells_seconds_per_worker": round(sum(seconds) / workers, 1),
+    }
     row |= {"overhead_percent": round(100 * (wall * workers / sum(seconds) - 1), 2)}
     row |= {"driver_cpu_seconds": round(time.process_time() - processor, 1)}
     return row | {"hardware": hardware()}
@@ -62,7 +76,9 @@ def tiny_notebook(folder: Path) -> Path:
     defaults = 'run_dir = ""\naway = 1\npolicy = "full"\nseed = 0\nsmoke = False'
     cells = [nbformat.v4.new_code_cell(defaults, metadata={"tags": ["parameters"]})]
     path = folder / "tiny.ipynb"
-    nbformat.write(nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell("1 + 1")]), path)
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[*cells, nbformat.v4.new_code_cell("1 + 1")]), path
+    )
     return path
 
 

@@ -1,7 +1,9 @@
-"""The papers' size with random weights: `python benchmarks/wan.py [--model wan-1.3b] [--mode chunk-4step] [-o FILE]`.
+"""The papers' size with random weights: `python benchmarks/wan.py [--model wan-1.3b] [--mode
+chunk-4step] [-o FILE]`.
 
-On a GPU: pictures a second, the first picture, the model's and the decoder's parts, memory, and what a chunk costs after 5 to 200
-others under every policy. On a CPU take --history 1 and few repeats, or --model small.
+On a GPU: pictures a second, the first picture, the model's and the decoder's parts, memory, and
+what a chunk costs after 5 to 200 others under every policy. On a CPU take --history 1 and few
+repeats, or --model small.
 """
 
 import argparse
@@ -26,8 +28,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--model", choices=MODELS, default="wan-1.3b")
     parser.add_argument("--mode", choices=MODES, default="chunk-4step")
-    parser.add_argument("--size", type=int, nargs=2, default=(480, 832), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--layers", type=int, help="time so many and scale up, where all do not fit")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(480, 832), metavar=("HEIGHT", "WIDTH")
+    )
+    parser.add_argument(
+        "--layers", type=int, help="time so many and scale up, where all do not fit"
+    )
     parser.add_argument("--policies", nargs="+", default=["camr", "window", "sink", "full"])
     parser.add_argument("--history", type=int, nargs="+", default=[5, 50, 200])
     parser.add_argument("--budget", type=int, default=6)
@@ -37,16 +43,33 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--place", choices=PLACES, default="device")
     parser.add_argument("--packing", choices=PACKINGS, default="none")
-    parser.add_argument("--decoder", choices=("vae", "none"), default="vae", help="Wan2.1's, with random weights")
-    parser.add_argument("--options", action="store_true", help="every option for speed and memory against the plain way, instead")
+    parser.add_argument(
+        "--decoder", choices=("vae", "none"), default="vae", help="Wan2.1's, with random weights"
+    )
+    parser.add_argument(
+        "--options",
+        action="store_true",
+        help="every option for speed and memory against the plain way, instead",
+    )
     parser.add_argument("-o", "--output", type=Path, help="a .json file")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    bench = WanBench(options.model, options.mode, tuple(options.size), options.layers, tuple(options.policies), options.budget,
-                     history=tuple(options.history), repeats=options.repeats, speed=Speed(options.kernel, options.compiled, options.linears),
-                     storage=Storage(options.place, options.packing))
+    bench = WanBench(
+        options.model,
+        options.mode,
+        tuple(options.size),
+        options.layers,
+        tuple(options.policies),
+        options.budget,
+        history=tuple(options.history),
+        repeats=options.repeats,
+        speed=Speed(options.kernel, options.compiled, options.linears),
+        storage=Storage(options.place, options.packing),
+    )
     if options.options:
-        table = measure_options(bench, device, max(options.history), lambda text: print(text, flush=True))
+        table = measure_options(
+            bench, device, max(options.history), lambda text: print(text, flush=True)
+        )
         print(table.drop(columns=["device", "cores", "torch"]).round(4).to_string(index=False))
         if options.output:
             write_json(options.output, plain_json({"rows": table.to_dict("records")}))

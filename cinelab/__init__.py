@@ -1,8 +1,8 @@
 """cinelab: train, dissect and direct real-time autoregressive multi-shot video models.
 
-    from cinelab import CAMR, Director, Screenplay, load
-    film = Director(load("toybox-base"), policy=CAMR(budget=6), seed=7).render(Screenplay.load("film.yaml"))
-    film.save("results/my_film")
+from cinelab import CAMR, Director, Screenplay, load
+film = Director(load("toybox-base"), policy=CAMR(budget=6),
+seed=7).render(Screenplay.load("film.yaml")) film.save("results/my_film")
 """
 
 from importlib import import_module
@@ -14,13 +14,20 @@ threads.prepare()  # before anything here imports torch, which reads it once
 _HOMES = {
     "CinelabError": "cinelab.errors",
     "register": "cinelab.registry",
-    "Screenplay": "cinelab.script.screenplay", "Shot": "cinelab.script.screenplay",
+    "Screenplay": "cinelab.script.screenplay",
+    "Shot": "cinelab.script.screenplay",
     "PromptChange": "cinelab.script.screenplay",
-    "Policy": "cinelab.memory.policy", "CAMR": "cinelab.memory.policy", "Full": "cinelab.memory.policy", "Window": "cinelab.memory.policy",
-    "Sink": "cinelab.memory.policy", "ShotSink": "cinelab.memory.policy", "RandomTopK": "cinelab.memory.policy",
+    "Policy": "cinelab.memory.policy",
+    "CAMR": "cinelab.memory.policy",
+    "Full": "cinelab.memory.policy",
+    "Window": "cinelab.memory.policy",
+    "Sink": "cinelab.memory.policy",
+    "ShotSink": "cinelab.memory.policy",
+    "RandomTopK": "cinelab.memory.policy",
     "Sampling": "cinelab.flow.sampler",
     "load": "cinelab.model.zoo",
-    "Director": "cinelab.stream.director", "Film": "cinelab.stream.director",
+    "Director": "cinelab.stream.director",
+    "Film": "cinelab.stream.director",
 }
 __all__ = sorted(_HOMES)
 __version__ = "0.1.0"

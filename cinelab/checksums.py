@@ -1,4 +1,5 @@
-"""Checksums beside or within what promises bits: a file that changes later (a flipped bit, a half copy) is noticed when it is read.
+"""Checksums beside or within what promises bits: a file that changes later (a flipped bit, a half
+copy) is noticed when it is read.
 
     checksums.json     beside weights and their config.json: blake2b of each by name
     "seal"             within an index of ours (JSON): blake2b of all else that it says
@@ -50,15 +51,20 @@ def write_sealed(path: str | Path, values: dict) -> None:
 
 
 def read_sealed(path: str | Path, remedy: str | Kind, /, **wanted: Any) -> dict:
-    """What `write_sealed` wrote, without the seal, or a mapping of before there were seals; `wanted` as in
-    `cinelab.config.read_mapping`. CinelabError with the remedy (of a kind of text) where anything of it has changed."""
+    """What `write_sealed` wrote, without the seal, or a mapping of before there were seals;
+    `wanted` as in `cinelab.config.read_mapping`. CinelabError with the remedy (of a kind of text)
+    where anything of it has changed."""
     kind = replace(RECORD, remedy=remedy) if isinstance(remedy, str) else remedy
     said, remedy = read_mapping(path, kind), kind.remedy
-    for key, value in sorted(said.items(), key=lambda item: item[0] != SEAL):  # the seal counts under any name: a bit of that may be the one that flipped
+    # the seal counts under any name: a bit of that may be the one that flipped
+    for key, value in sorted(said.items(), key=lambda item: item[0] != SEAL):
         if isinstance(value, str) and len(value) == 32 and seal_of(without(said, key)) == value:
             return mapping(without(said, key), path, remedy, **wanted)
     if SEAL in said:
-        raise CinelabError(f"{path} has changed since it was written (its seal does not fit what it says); {remedy}.")
+        raise CinelabError(
+            f"{path} has changed since it was written (its seal does not fit what it says); "
+            f"{remedy}."
+        )
     return mapping(said, path, remedy, **wanted)
 
 
@@ -84,8 +90,8 @@ def write_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: str | Path, names: Iterable[str], remedy: str) -> list[np.ndarray]:
-    """Some arrays of a .npz; nothing else of it is read. CinelabError with the remedy where one is absent, broken or another one
-    than was written, or where the file is one of another name."""
+    """Some arrays of a .npz; nothing else of it is read. CinelabError with the remedy where one is
+    absent, broken or another one than was written, or where the file is one of another name."""
     path = Path(path)
     check_regular(path)
     try:
@@ -95,9 +101,15 @@ def read_arrays(path: str | Path, names: Iterable[str], remedy: str) -> list[np.
     except OSError as error:
         raise CinelabError(f"{path} cannot be read ({reason(error)}); {remedy}.") from error
     except Exception as error:  # numpy and zipfile raise many kinds
-        raise CinelabError(f"{path} is cut short or broken ({type(error).__name__}); {remedy}.") from error
-    if odd := next((name for name in found if told and told.get(name) != _digest(found[name])), None):
-        raise CinelabError(f"{path} has changed since it was written: {odd} is another array; {remedy}.")
+        raise CinelabError(
+            f"{path} is cut short or broken ({type(error).__name__}); {remedy}."
+        ) from error
+    if odd := next(
+        (name for name in found if told and told.get(name) != _digest(found[name])), None
+    ):
+        raise CinelabError(
+            f"{path} has changed since it was written: {odd} is another array; {remedy}."
+        )
     if told and told.get("name") != path.name:
         raise CinelabError(f"{path} was written as {told.get('name')}; {remedy}.")
     return list(found.values())
@@ -112,22 +124,33 @@ def _digest(array: np.ndarray) -> str:
 
 def write_checksums(folder: str | Path, names: Iterable[str]) -> None:
     """Write checksums.json of the named files of a folder."""
-    write_sealed(Path(folder) / CHECKSUMS, {"blake2b": {name: checksum(Path(folder) / name) for name in names}})
+    write_sealed(
+        Path(folder) / CHECKSUMS,
+        {"blake2b": {name: checksum(Path(folder) / name) for name in names}},
+    )
 
 
 def changed(folder: str | Path, name: str) -> bool:
-    """Whether a file is another one than checksums.json says; reads all of it. False where nothing is said of it."""
+    """Whether a file is another one than checksums.json says; reads all of it. False where nothing
+    is said of it."""
     folder = Path(folder)
     if not (folder / CHECKSUMS).exists():
         return False
-    said = read_sealed(folder / CHECKSUMS, "copy the folder again, or remove this file if it alone is broken")
+    said = read_sealed(
+        folder / CHECKSUMS, "copy the folder again, or remove this file if it alone is broken"
+    )
     if not isinstance(known := said.get("blake2b"), dict):
-        raise CinelabError(f"{folder / CHECKSUMS} names no checksums; copy the folder again, or remove this file.")
+        raise CinelabError(
+            f"{folder / CHECKSUMS} names no checksums; copy the folder again, or remove this file."
+        )
     return name in known and checksum(folder / name) != known[name]
 
 
 def check_unchanged(folder: str | Path, name: str) -> None:
     """Raise CinelabError where a file is another one than checksums.json says."""
     if changed(folder, name):
-        raise CinelabError(f"{Path(folder) / name} has changed since it was written, for its checksum is another; copy it again, or "
-                           f"remove {CHECKSUMS} beside it if you have put other weights there.")
+        raise CinelabError(
+            f"{Path(folder) / name} has changed since it was written, for its checksum is "
+            "another; copy it again, or "
+            f"remove {CHECKSUMS} beside it if you have put other weights there."
+        )

@@ -1,4 +1,5 @@
-"""`cinelab eval`: our metrics of any video, the toybox's tasks, and tools that live in environments of their own."""
+"""`cinelab eval`: our metrics of any video, the toybox's tasks, and tools that live in environments
+of their own."""
 
 import shlex
 from collections.abc import Callable, Iterable
@@ -15,24 +16,55 @@ from cinelab.printing import say, show_table
 from cinelab.progress import progress
 
 PARQUET = (".parquet",)
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, epilog=EXIT_CODES,
-                  help="Score any videos: our own metrics, VBench, VisionReward.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    epilog=EXIT_CODES,
+    help="Score any videos: our own metrics, VBench, VisionReward.",
+)
 REASONS = 20  # why something was not measured, as many as are printed
-Paths = Annotated[list[Path], typer.Argument(help="mp4 files, folders of them, or folders that `cinelab direct` wrote")]
-Names = Annotated[str, typer.Option("--dimensions", help="VBench's names, with commas; default: those that need no prompt")]
+Paths = Annotated[
+    list[Path],
+    typer.Argument(help="mp4 files, folders of them, or folders that `cinelab direct` wrote"),
+]
+Names = Annotated[
+    str,
+    typer.Option(
+        "--dimensions", help="VBench's names, with commas; default: those that need no prompt"
+    ),
+]
 Prompt = Annotated[str, typer.Option(help="what every video was asked to show")]
 Prompts = Annotated[Path | None, typer.Option(help='JSON {"file name": "prompt"}')]
-Rewriting = Annotated[str, typer.Option(help="how the prompts were rewritten before the films were made; goes into the table")]
-Whole = Annotated[bool, typer.Option("--whole/--shots", help="also score the film as one piece, as shot 0")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="a .parquet file for the table")]
+Rewriting = Annotated[
+    str,
+    typer.Option(
+        help="how the prompts were rewritten before the films were made; goes into the table"
+    ),
+]
+Whole = Annotated[
+    bool, typer.Option("--whole/--shots", help="also score the film as one piece, as shot 0")
+]
+Output = Annotated[
+    Path | None, typer.Option("-o", "--output", help="a .parquet file for the table")
+]
 
 
 @app.command()
-def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges alignment and consistency")] = "toybox,colour,clip,dino",
-           tolerance: Annotated[int, number("frames by which a cut may be early or late", 0, 1000)] = 1,
-           plan: Annotated[Path | None, typer.Option(help="shot list or screenplay of a single video; else <video>.shots.json")] = None,
-           output: Output = None):
-    """Cuts, motion, flicker, seams, drift, alignment, identity and scenery across shots; what is absent is said, not zero.
+def videos(
+    paths: Paths,
+    backends: Annotated[
+        str, typer.Option(help="who judges alignment and consistency")
+    ] = "toybox,colour,clip,dino",
+    tolerance: Annotated[int, number("frames by which a cut may be early or late", 0, 1000)] = 1,
+    plan: Annotated[
+        Path | None,
+        typer.Option(help="shot list or screenplay of a single video; else <video>.shots.json"),
+    ] = None,
+    output: Output = None,
+):
+    """Cuts, motion, flicker, seams, drift, alignment, identity and scenery across shots; what is
+    absent is said, not zero.
 
     A video that cannot be read is named, the others are scored, and the exit code is 1.
     """
@@ -48,9 +80,16 @@ def videos(paths: Paths, backends: Annotated[str, typer.Option(help="who judges 
     reasons = unmeasured(rows)
     for line in reasons.head(REASONS).itertuples():
         where = f"{_count(line.shots, 'shot')} of {line.clips}" if line.shots else str(line.clips)
-        say(("not measured: ", "yellow"), f"{line.metrics} by {line.backends} in {where} of {_count(line.of, 'video')}: {line.why}")
+        say(
+            ("not measured: ", "yellow"),
+            f"{line.metrics} by {line.backends} in {where} of {_count(line.of, 'video')}: "
+            f"{line.why}",
+        )
     if len(reasons) > REASONS:
-        say(("not measured: ", "yellow"), f"{_count(len(reasons) - REASONS, 'more reason')}; the table of -o has them all")
+        say(
+            ("not measured: ", "yellow"),
+            f"{_count(len(reasons) - REASONS, 'more reason')}; the table of -o has them all",
+        )
     _finish_rows(rows, output)
 
 
@@ -59,7 +98,10 @@ def _show_facts(rows) -> None:
     from cinelab.lab.results import text_of
     from cinelab.score.evaluate import facts
 
-    texts = [f"{name} {text_of(least)}" + (f" to {text_of(most)}" if most != least else "") for name, (least, most) in facts(rows).items()]
+    texts = [
+        f"{name} {text_of(least)}" + (f" to {text_of(most)}" if most != least else "")
+        for name, (least, most) in facts(rows).items()
+    ]
     if texts:
         say(("files: ", "dim"), ", ".join(texts))
 
@@ -81,10 +123,13 @@ def _show_scores(rows) -> None:
 
 
 @app.command()
-def tasks(folder: Annotated[Path, typer.Argument(help="a folder for the tasks")],
-          seeds: Annotated[str, typer.Option(help="of the tasks' films, with commas")] = "0,1,2",
-          films: Annotated[int, number("films for each seed and task", 2, FILMS)] = 32):
-    """Write the toybox benchmark's tasks as files, for any model to answer; see docs/benchmark.md."""
+def tasks(
+    folder: Annotated[Path, typer.Argument(help="a folder for the tasks")],
+    seeds: Annotated[str, typer.Option(help="of the tasks' films, with commas")] = "0,1,2",
+    films: Annotated[int, number("films for each seed and task", 2, FILMS)] = 32,
+):
+    """Write the toybox benchmark's tasks as files, for any model to answer; see
+    docs/benchmark.md."""
     from cinelab.lab.tasks import export_tasks
     from cinelab.score.card import CardConfig
 
@@ -97,7 +142,8 @@ def tasks(folder: Annotated[Path, typer.Argument(help="a folder for the tasks")]
 
 @app.command()
 def setup(tool: Annotated[str, typer.Argument(help="vbench or visionreward")]):
-    """Make a tool's environment below $CINELAB_ENVS (default ~/.cache/cinelab/envs); the same call goes on later."""
+    """Make a tool's environment below $CINELAB_ENVS (default ~/.cache/cinelab/envs); the same call
+    goes on later."""
     from cinelab.score.outside import find
     from cinelab.score.outside import setup as make
 
@@ -109,7 +155,8 @@ def setup(tool: Annotated[str, typer.Argument(help="vbench or visionreward")]):
 
 @app.command()
 def check(tool: Annotated[str | None, typer.Argument(help="default: both")] = None):
-    """What each tool finds here, what is missing, where it goes and how to get it. Exits with 1 if anything is missing."""
+    """What each tool finds here, what is missing, where it goes and how to get it. Exits with 1 if
+    anything is missing."""
     from cinelab.score.outside import TOOLS, find, folder, ready
 
     lacking = 0
@@ -129,10 +176,19 @@ def check(tool: Annotated[str | None, typer.Argument(help="default: both")] = No
 
 
 @app.command()
-def vbench(paths: Paths, dimensions: Names = "", whole: Whole = False, prompt: Prompt = "", prompts: Prompts = None,
-           rewriting: Rewriting = "none", output: Output = None,
-           samples: Annotated[int, number("videos of one prompt; goes into the table", 1, FILMS)] = 1,
-           long: Annotated[bool, typer.Option("--long", help="clips of 5 s and more by VBench-Long")] = False):
+def vbench(
+    paths: Paths,
+    dimensions: Names = "",
+    whole: Whole = False,
+    prompt: Prompt = "",
+    prompts: Prompts = None,
+    rewriting: Rewriting = "none",
+    output: Output = None,
+    samples: Annotated[int, number("videos of one prompt; goes into the table", 1, FILMS)] = 1,
+    long: Annotated[
+        bool, typer.Option("--long", help="clips of 5 s and more by VBench-Long")
+    ] = False,
+):
     """VBench's dimensions on videos of one's own, shot by shot where the shots are known.
 
     A video that cannot be read is named, the others are scored, and the exit code is 1.
@@ -142,13 +198,21 @@ def vbench(paths: Paths, dimensions: Names = "", whole: Whole = False, prompt: P
     with writing_file(output, PARQUET), progress("scoring with VBench") as show:
         videos = _videos(paths, prompt, prompts, show)
         names = _names(dimensions) or PROMISED
-        rows = _kept(score_videos(videos, names, Rules(whole, long, samples, rewriting), show), output)
+        rows = _kept(
+            score_videos(videos, names, Rules(whole, long, samples, rewriting), show), output
+        )
     _finish(rows, output)
 
 
 @app.command()
-def visionreward(paths: Paths, whole: Whole = False, prompt: Prompt = "", prompts: Prompts = None, rewriting: Rewriting = "none",
-                 output: Output = None):
+def visionreward(
+    paths: Paths,
+    whole: Whole = False,
+    prompt: Prompt = "",
+    prompts: Prompts = None,
+    rewriting: Rewriting = "none",
+    output: Output = None,
+):
     """VisionReward's score, and the share of the prompt's parts that its model sees in each shot.
 
     A video that cannot be read is named, the others are scored, and the exit code is 1.
@@ -162,11 +226,22 @@ def visionreward(paths: Paths, whole: Whole = False, prompt: Prompt = "", prompt
 
 
 @app.command()
-def suite(folder: Annotated[Path, typer.Argument(help="a folder of films of VBench's prompts, named as VBench names them")],
-          dimensions: Annotated[str, typer.Option(help="VBench's names, with commas; default: all 16")] = "",
-          score: Annotated[bool, typer.Option("--score", help="score the folder, which must be complete")] = False,
-          rewriting: Rewriting = "none", output: Output = None):
-    """VBench's own prompts: what a folder holds and lacks of their films, and with --score what they are worth."""
+def suite(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="a folder of films of VBench's prompts, named as VBench names them"),
+    ],
+    dimensions: Annotated[
+        str, typer.Option(help="VBench's names, with commas; default: all 16")
+    ] = "",
+    score: Annotated[
+        bool, typer.Option("--score", help="score the folder, which must be complete")
+    ] = False,
+    rewriting: Rewriting = "none",
+    output: Output = None,
+):
+    """VBench's own prompts: what a folder holds and lacks of their films, and with --score what
+    they are worth."""
     from cinelab.score.vbench_files import DIMENSIONS
     from cinelab.score.vbench_suite import missing_of_suite, score_suite
     from cinelab.score.vbench_suite import suite as jobs
@@ -177,15 +252,24 @@ def suite(folder: Annotated[Path, typer.Argument(help="a folder of films of VBen
             rows = _kept(score_suite(folder, names, rewriting, tell=show), output)
         return _finish(rows, output)
     lacking, wanted = missing_of_suite(folder, names), jobs(names)
-    lines = [[name, *(str(sum(name in job.dimensions for job in some)) for some in (wanted, lacking))] for name in names]
-    show_table(["dimension", "films", "missing"], lines, f"{folder}: {len(wanted) - len(lacking)} of {len(wanted)} films")
+    lines = [
+        [name, *(str(sum(name in job.dimensions for job in some)) for some in (wanted, lacking))]
+        for name in names
+    ]
+    show_table(
+        ["dimension", "films", "missing"],
+        lines,
+        f"{folder}: {len(wanted) - len(lacking)} of {len(wanted)} films",
+    )
     for job in lacking[:10]:
         say(("missing ", "dim"), f"{job.name} (seed {job.seed})")
     if lacking:
         raise typer.Exit(1)
 
 
-def _videos(paths: list[Path], prompt: str, prompts: Path | None, tell: Callable[[str], None]) -> list:
+def _videos(
+    paths: list[Path], prompt: str, prompts: Path | None, tell: Callable[[str], None]
+) -> list:
     from cinelab.score.excerpts import find_videos, read_prompts
 
     if absent := [path for path in paths if not path.exists()]:
@@ -193,14 +277,21 @@ def _videos(paths: list[Path], prompt: str, prompts: Path | None, tell: Callable
     found = find_videos(paths, prompt, read_prompts(prompts) if prompts else None, tell)
     found = [video for video in found if not unfinished(video.path)]
     if half := [video.path.parent for video in found if half_saved(video.path.parent, "film.json")]:
-        raise CinelabError(f"{half[0]} holds a half-saved film; the `cinelab direct` that was making it finishes it when it is run again.")
+        raise CinelabError(
+            f"{half[0]} holds a half-saved film; the `cinelab direct` that was making it finishes "
+            "it when it is run again."
+        )
     return found
 
 
 def _missing(name: str) -> list:
     from cinelab.score import vbench, visionreward
 
-    return vbench.preflight() + vbench.preflight_long() if name == "vbench" else visionreward.preflight()
+    return (
+        vbench.preflight() + vbench.preflight_long()
+        if name == "vbench"
+        else visionreward.preflight()
+    )
 
 
 def _able(name: str, missing: list) -> list[str]:
@@ -244,7 +335,8 @@ def _finish(rows: list, output: Path | None) -> None:
 
 
 def _finish_rows(rows, output: Path | None) -> None:
-    """Name what failed and where the table is. Exits with 1 if anything failed, or nothing was measured."""
+    """Name what failed and where the table is. Exits with 1 if anything failed, or nothing was
+    measured."""
     for row in rows[rows["status"] == "failed"].itertuples():
         say(("failed: ", "red"), row.detail)
     if output:

@@ -1,4 +1,5 @@
-"""Options of the command line whose numbers have bounds: the same that files, notebooks and sessions have."""
+"""Options of the command line whose numbers have bounds: the same that files, notebooks and
+sessions have."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,8 +18,11 @@ from cinelab.limits import (
     check_number,
 )
 
-EXIT_CODES = ("Exit codes: 0 all that was asked is done; 1 something failed on the way or is missing, and what was made is kept; "
-              "2 bad input, said in one sentence before any work; 130 stopped by Ctrl-C.")
+EXIT_CODES = (
+    "Exit codes: 0 all that was asked is done; 1 something failed on the way or is missing, and "
+    "what was made is kept; "
+    "2 bad input, said in one sentence before any work; 130 stopped by Ctrl-C."
+)
 
 
 def number(text: str, least: float | None = None, most: float | None = None, **bounds: Any) -> Any:
@@ -54,9 +58,16 @@ def levels_of(text: str | None) -> int | tuple[float, ...] | None:
     if text is None:
         return None
     try:
-        found = tuple(float(part) for part in text.split(",") if part.strip()) if "," in text else int(text)
+        found = (
+            tuple(float(part) for part in text.split(",") if part.strip())
+            if "," in text
+            else int(text)
+        )
     except ValueError:
-        raise CinelabError(f"--steps is {text[:60]!r}; give a whole number, or levels that fall with commas, like 1,0.6,0.3.") from None
+        raise CinelabError(
+            f"--steps is {text[:60]!r}; give a whole number, or levels that fall with commas, "
+            "like 1,0.6,0.3."
+        ) from None
     if isinstance(found, int):
         check_number("--steps", found, 1, STEPS)
     else:
@@ -78,7 +89,8 @@ def seed_list(text: str) -> tuple[int, ...]:
 
 
 def names_of(text: str, option: str) -> tuple[str, ...]:
-    """The names of an option that takes several with commas. Raises CinelabError where there is none."""
+    """The names of an option that takes several with commas. Raises CinelabError where there is
+    none."""
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     if not names:
         raise CinelabError(f"{option} is {text[:60]!r}; give names with commas.")
@@ -88,7 +100,9 @@ def names_of(text: str, option: str) -> tuple[str, ...]:
 def size_of(text: str) -> tuple[int, int]:
     """(height, width) of "480x832": whole multiples of 16 pixels."""
     parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 9 for part in parts):
+    if len(parts) != 2 or not all(
+        part.isascii() and part.isdigit() and len(part) < 9 for part in parts
+    ):
         raise CinelabError(f"--size is {text[:60]!r}; give height x width, like 480x832.")
     height, width = map(int, parts)
     if min(height, width) < 16 or height % 16 or width % 16:

@@ -2,8 +2,9 @@
 
 Every default stands in exactly one dataclass. Unknown keys are answered with the known ones.
 
-A part may be of another class than its field has by default: a policy of one's own in place of CAMR. Its
-dictionary then says so by `kind`: an import path, or the bare name of a class of the same module.
+A part may be of another class than its field has by default: a policy of one's own in place of
+CAMR. Its dictionary then says so by `kind`: an import path, or the bare name of a class of the same
+module.
 """
 
 import dataclasses
@@ -27,12 +28,16 @@ KIND = "kind"  # the key of a part's class
 
 
 def to_dict(config: Any) -> dict:
-    """A dataclass (nested) as plain JSON types; tuples become lists. See the head of the file for `kind`."""
+    """A dataclass (nested) as plain JSON types; tuples become lists. See the head of the file for
+    `kind`."""
     try:
         return json.loads(json.dumps(_values(config)))
     except (TypeError, ValueError) as error:
-        raise CinelabError(f"{type(config).__name__} cannot be written down ({error}); keep its fields to numbers, "
-                           "texts, true or false, and lists of these.") from error
+        raise CinelabError(
+            f"{type(config).__name__} cannot be written down ({error}); keep its fields to "
+            "numbers, "
+            "texts, true or false, and lists of these."
+        ) from error
 
 
 def _values(config: Any) -> dict:
@@ -60,8 +65,11 @@ def _is_config(value: Any) -> bool:
 
 
 def _usual(cls: type, field: dataclasses.Field) -> list[type]:
-    """The classes that a field's part has where nothing is said: its default's, else those of its type."""
-    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    """The classes that a field's part has where nothing is said: its default's, else those of its
+    type."""
+    default = (
+        field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    )
     if _is_config(default):
         return [type(default)]
     return _options(get_type_hints(cls)[field.name])
@@ -83,31 +91,53 @@ def described(value: Any, near: type | None = None, key: str = KIND) -> dict:
     return {key: kind_of(type(value), near or type(None))} | to_dict(value)
 
 
-def from_kind(values: Mapping[str, Any], near: type | tuple[type, ...], where: str = "", key: str = KIND) -> Any:
-    """What `described` wrote, a `near` or a class below it. Raises CinelabError where the class is not there."""
+def from_kind(
+    values: Mapping[str, Any], near: type | tuple[type, ...], where: str = "", key: str = KIND
+) -> Any:
+    """What `described` wrote, a `near` or a class below it. Raises CinelabError where the class is
+    not there."""
     kind, allowed = values[key], near if isinstance(near, tuple) else (near,)
     near = allowed[-1]
     cls = None
     if isinstance(kind, str):
         cls = resolve(kind) if ":" in kind else getattr(sys.modules[near.__module__], kind, None)
     if not (isinstance(cls, type) and issubclass(cls, allowed) and dataclasses.is_dataclass(cls)):
-        raise CinelabError(f"{where or near.__name__} is of kind {short(kind)}, which is no {near.__name__}; give the import path "
-                           f"of one, such as my_module:My{near.__name__}.")
-    return from_dict(cls, {name: value for name, value in values.items() if name != key}, where and f"{where}.")
+        raise CinelabError(
+            f"{where or near.__name__} is of kind {short(kind)}, which is no {near.__name__}; "
+            "give the import path "
+            f"of one, such as my_module:My{near.__name__}."
+        )
+    return from_dict(
+        cls, {name: value for name, value in values.items() if name != key}, where and f"{where}."
+    )
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
-    """Build `cls` from plain values. Unknown and missing keys, wrong types, lengths and numbers are refused by name."""
+    """Build `cls` from plain values. Unknown and missing keys, wrong types, lengths and numbers are
+    refused by name."""
     if not isinstance(values, Mapping):
         what = where.rstrip(".") or cls.__name__
-        raise CinelabError(f"Setting {what!r} is {short(values)}; give a mapping of {', '.join(_names(cls))}.")
+        raise CinelabError(
+            f"Setting {what!r} is {short(values)}; give a mapping of {', '.join(_names(cls))}."
+        )
     hints, names = get_type_hints(cls), _names(cls)
     for key in values:
         if key not in names:
             raise CinelabError(unknown(f"{where}{key}", names, str(key)))
-    if absent := [field.name for field in dataclasses.fields(cls) if field.init and _needed(field) and field.name not in values]:
-        raise CinelabError(f"Setting {where + absent[0]!r} is missing; {cls.__name__} needs {', '.join(absent)}.")
-    return cls(**{key: _part(cls, hints[key], key, value, f"{where}{key}") for key, value in values.items()})
+    if absent := [
+        field.name
+        for field in dataclasses.fields(cls)
+        if field.init and _needed(field) and field.name not in values
+    ]:
+        raise CinelabError(
+            f"Setting {where + absent[0]!r} is missing; {cls.__name__} needs {', '.join(absent)}."
+        )
+    return cls(
+        **{
+            key: _part(cls, hints[key], key, value, f"{where}{key}")
+            for key, value in values.items()
+        }
+    )
 
 
 def _names(cls: type) -> list[str]:
@@ -119,13 +149,18 @@ def _needed(field: dataclasses.Field) -> bool:
 
 
 def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
-    """`config` with dotted changes, e.g. {"optim.lr": 1e-3}; the type of each field is kept. All are made at once, so
-    that only what they make together must be free of contradictions.
+    """`config` with dotted changes, e.g. {"optim.lr": 1e-3}; the type of each field is kept. All
+    are made at once, so that only what they make together must be free of contradictions.
 
-    A part that leaves fields unsaid (it has `filled`, as Sampling has) takes them from the part whose place it takes; a class
-    whose fields depend on each other says by `altered(changes)` what a change of some means for the others.
+    A part that leaves fields unsaid (it has `filled`, as Sampling has) takes them from the part
+    whose place it takes; a class whose fields depend on each other says by `altered(changes)` what
+    a change of some means for the others.
     """
-    names = [field.name for field in dataclasses.fields(config)] if dataclasses.is_dataclass(config) else []
+    names = (
+        [field.name for field in dataclasses.fields(config)]
+        if dataclasses.is_dataclass(config)
+        else []
+    )
     new, inner = {}, {}
     for path, value in changes.items():
         head, _, rest = str(path).partition(".")
@@ -134,8 +169,15 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
         if rest:
             inner.setdefault(head, {})[rest] = value
         else:
-            part, old = _part(type(config), get_type_hints(type(config))[head], head, value, f"{where}{path}"), getattr(config, head)
-            new[head] = part.filled(old) if hasattr(part, "filled") and type(part) is type(old) else part
+            part, old = (
+                _part(
+                    type(config), get_type_hints(type(config))[head], head, value, f"{where}{path}"
+                ),
+                getattr(config, head),
+            )
+            new[head] = (
+                part.filled(old) if hasattr(part, "filled") and type(part) is type(old) else part
+            )
     for head, deeper in inner.items():
         new[head] = override(new.get(head, getattr(config, head)), deeper, f"{where}{head}.")
     return config.altered(new) if hasattr(config, "altered") else dataclasses.replace(config, **new)
@@ -149,19 +191,23 @@ def unknown(path: str, known: list[str], key: str) -> str:
 
 
 def read_mapping(path: str | Path, kind: Kind = RECORD, /, **wanted: Any) -> dict:
-    """Return a JSON file's mapping in which the `wanted` keys stand, each of its type, beside whatever else stands there.
+    """Return a JSON file's mapping in which the `wanted` keys stand, each of its type, beside
+    whatever else stands there.
 
-    A key whose type allows None may be absent, and is where null stands. A file of another shape is a CinelabError that names it
-    and the key.
+    A key whose type allows None may be absent, and is where null stands. A file of another shape is
+    a CinelabError that names it and the key.
     """
     return mapping(read_json(path, kind), path, kind.remedy, **wanted)
 
 
 def mapping(values: Any, where: str | Path, remedy: str = RECORD.remedy, /, **wanted: Any) -> dict:
-    """Return `values`, read from `where`, if they are a mapping with the `wanted` keys (see `read_mapping`)."""
+    """Return `values`, read from `where`, if they are a mapping with the `wanted` keys (see
+    `read_mapping`)."""
     what = shown_path(where)
     if not isinstance(values, dict):
-        raise CinelabError(f"{what} holds {_kind(values)}, but a mapping {of_names(wanted)}is expected; {remedy}.")
+        raise CinelabError(
+            f"{what} holds {_kind(values)}, but a mapping {of_names(wanted)}is expected; {remedy}."
+        )
     found = dict(values)
     for key, hint in wanted.items():
         if key not in values and not _allows_none(hint):
@@ -172,7 +218,9 @@ def mapping(values: Any, where: str | Path, remedy: str = RECORD.remedy, /, **wa
         try:
             found[key] = _coerce(hint, values[key], key)
         except CinelabError as error:
-            raise CinelabError(f"{what}: {str(error).removesuffix('; change it.')}; {remedy}.") from None
+            raise CinelabError(
+                f"{what}: {str(error).removesuffix('; change it.')}; {remedy}."
+            ) from None
     return found
 
 
@@ -191,22 +239,32 @@ def _allows_none(hint: Any) -> bool:
 
 
 def read_as(cls: type[T], path: str | Path, kind: Kind = RECORD) -> T:
-    """Return the dataclass `cls` from a JSON file. What does not fit is a CinelabError that names file and field."""
+    """Return the dataclass `cls` from a JSON file. What does not fit is a CinelabError that names
+    file and field."""
     try:
         return from_dict(cls, read_json(path, kind))
     except CinelabError as error:
         said = str(error)
-        raise error if said.startswith(shown_path(path)) else CinelabError(f"{shown_path(path)}: {said}") from error
+        raise (
+            error
+            if said.startswith(shown_path(path))
+            else CinelabError(f"{shown_path(path)}: {said}")
+        ) from error
 
 
 def _part(cls: type, hint: Any, name: str, value: Any, path: str) -> Any:
-    """A field's value. A dictionary makes the class that it names, else the one that the field has by default."""
+    """A field's value. A dictionary makes the class that it names, else the one that the field has
+    by default."""
     kinds = _options(hint)
     if isinstance(value, Mapping) and kinds:
         if KIND in value and not any(KIND in names_of(kind) for kind in kinds):
             return from_kind(value, tuple(kinds), path)
         usual = _usual(cls, cls.__dataclass_fields__[name])
-        return from_dict(usual[0], value, f"{path}.") if len(usual) == 1 else _coerce(hint, value, path)
+        return (
+            from_dict(usual[0], value, f"{path}.")
+            if len(usual) == 1
+            else _coerce(hint, value, path)
+        )
     return _coerce(hint, value, path)
 
 
@@ -223,7 +281,11 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return _config(hint, value, path)
     if origin is Literal:
-        return value if value in get_args(hint) else _refuse(path, value, f"one of {', '.join(map(str, get_args(hint)))} is wanted")
+        return (
+            value
+            if value in get_args(hint)
+            else _refuse(path, value, f"one of {', '.join(map(str, get_args(hint)))} is wanted")
+        )
     if origin in (tuple, list):
         return origin(_coerce_items(hint, value, path))
     if origin in (dict, Mapping):
@@ -235,7 +297,11 @@ def _coerce_mapping(hint: Any, value: Any, path: str) -> Mapping:
     if not isinstance(value, Mapping):
         return _refuse(path, value, "a mapping of names and values is wanted")
     kinds = get_args(hint)
-    return {key: _coerce(kinds[1], item, f"{path}.{key}") for key, item in value.items()} if kinds else value
+    return (
+        {key: _coerce(kinds[1], item, f"{path}.{key}") for key, item in value.items()}
+        if kinds
+        else value
+    )
 
 
 def _coerce_items(hint: Any, value: Any, path: str) -> list:
@@ -245,7 +311,10 @@ def _coerce_items(hint: Any, value: Any, path: str) -> list:
     if not isinstance(value, (list, tuple)) or not (open_ended or len(value) == len(inner)):
         return _refuse(path, value, f"{wanted} is wanted")
     kinds = [inner[0] if inner else Any] * len(value) if open_ended else inner
-    return [_coerce(kind, item, f"{path}[{place}]") for place, (kind, item) in enumerate(zip(kinds, value, strict=True))]
+    return [
+        _coerce(kind, item, f"{path}[{place}]")
+        for place, (kind, item) in enumerate(zip(kinds, value, strict=True))
+    ]
 
 
 def _coerce_plain(hint: Any, value: Any, path: str) -> Any:
@@ -263,14 +332,17 @@ def _coerce_plain(hint: Any, value: Any, path: str) -> Any:
 
 
 def _config(hint: type[T], value: Any, path: str) -> T:
-    """A dataclass as it is, of its settings, or of a name where its class knows names (`of_name`)."""
+    """A dataclass as it is, of its settings, or of a name where its class knows names
+    (`of_name`)."""
     if isinstance(value, hint):
         return value
     if isinstance(value, str) and hasattr(hint, "of_name"):
         return hint.of_name(value)
     if not isinstance(value, Mapping):
-        raise CinelabError(f"Setting {path!r} is {value!r:.80}, but a {hint.__name__} or its settings are wanted; "
-                           f"give {path}: {{...}} or an object.")
+        raise CinelabError(
+            f"Setting {path!r} is {value!r:.80}, but a {hint.__name__} or its settings are wanted; "
+            f"give {path}: {{...}} or an object."
+        )
     return from_dict(hint, value, f"{path}.")
 
 
@@ -284,7 +356,11 @@ def _coerce_union(hint: Any, value: Any, path: str) -> Any:
     for option in options:
         with suppress(CinelabError, TypeError):
             return _coerce(option, value, path)
-    return _refuse(path, value, f"{' or '.join(getattr(option, '__name__', str(option)) for option in options)} is wanted")
+    return _refuse(
+        path,
+        value,
+        f"{' or '.join(getattr(option, '__name__', str(option)) for option in options)} is wanted",
+    )
 
 
 def _refuse(path: str, value: Any, wanted: str) -> NoReturn:

@@ -2,12 +2,14 @@
 
 import re
 
-LONGEST, QUOTED, SHOWN = 1500, 300, 57  # characters of a message, of a quoted value in it, and of one that is cut
+# characters of a message, of a quoted value in it, and of one that is cut
+LONGEST, QUOTED, SHOWN = 1500, 300, 57
 LONG_QUOTE = re.compile(rf"""(['"])((?:(?!\1).){{{QUOTED},}}?)\1(?![\w'"])""", re.DOTALL)
 
 
 class CinelabError(Exception):
-    """Bad input or a broken file. The message is shown as it is; the command line exits with `code`.
+    """Bad input or a broken file. The message is shown as it is; the command line exits with
+    `code`.
 
     A value of very many characters is cut, wherever it was quoted: the message stays a sentence.
     """
@@ -19,7 +21,8 @@ class CinelabError(Exception):
 
 
 class Failed(CinelabError):
-    """Something went wrong on the way, with input that was good: a disk that filled up, a process that died.
+    """Something went wrong on the way, with input that was good: a disk that filled up, a process
+    that died.
 
     What was made until then is kept.
     """
@@ -28,10 +31,15 @@ class Failed(CinelabError):
 
 
 def brief(message: str) -> str:
-    """Return a message without the greater part of very long values: of a quoted one its beginning is shown."""
+    """Return a message without the greater part of very long values: of a quoted one its beginning
+    is shown."""
     if len(message) > QUOTED:
-        message = LONG_QUOTE.sub(lambda found: f"{found[1]}{found[2][:SHOWN]}...{found[1]}", message)
-    return message if len(message) <= LONGEST else f"{message[: LONGEST - 400]} ... {message[-300:]}"
+        message = LONG_QUOTE.sub(
+            lambda found: f"{found[1]}{found[2][:SHOWN]}...{found[1]}", message
+        )
+    return (
+        message if len(message) <= LONGEST else f"{message[: LONGEST - 400]} ... {message[-300:]}"
+    )
 
 
 def system_words(error: BaseException) -> str:

@@ -22,27 +22,39 @@ from cinelab.errors import CinelabError, Failed, reason
 from cinelab.texts import LINES, parse_json, problem, read_bytes
 
 FULL = 2**16  # bytes; with less left, whatever error a library raises is that of a full disk
-REMEDIES = {errno.ENOSPC: "free some space or choose another folder", errno.EDQUOT: "free some space or choose another folder",
-            errno.EFBIG: "choose a folder on a disk that takes larger files", errno.ENAMETOOLONG: "choose a shorter name"}
-REMEDIES |= dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "its folder is not there any more, so choose another one")
+REMEDIES = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some space or choose another folder",
+    errno.EFBIG: "choose a folder on a disk that takes larger files",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+REMEDIES |= dict.fromkeys(
+    (errno.ENOENT, errno.ENOTDIR), "its folder is not there any more, so choose another one"
+)
 SCRATCH = ".partial-"  # how the names of unfinished files and folders begin
-HERE = hashlib.blake2b(socket.gethostname().encode(), digest_size=3).hexdigest()  # this host, in the names of unfinished files
-LATER = 60.0  # seconds; a process that began so long after a file was written is not its writer, though it has the same number
+# this host, in the names of unfinished files
+HERE = hashlib.blake2b(socket.gethostname().encode(), digest_size=3).hexdigest()
+# seconds; a process that began so long after a file was written is not its writer, though it has
+# the same number
+LATER = 60.0
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path`.
 
-    On any failure the temporary file is removed and what stood at `path` is untouched. What killed writers of `path` have
-    left beside it goes first. An OSError (disk full, no permission) becomes a CinelabError.
+    On any failure the temporary file is removed and what stood at `path` is untouched. What killed
+    writers of `path` have left beside it goes first. An OSError (disk full, no permission) becomes
+    a CinelabError.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         begin = partial_name(path.name)
         remove_dead(path.parent, begin, path.suffix)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{begin}{HERE}-{os.getpid()}-", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f"{begin}{HERE}-{os.getpid()}-", suffix=path.suffix
+        )
         os.close(handle)
     except OSError as error:
         raise write_error(path, error) from error
@@ -65,7 +77,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def _fault_of_disk(folder: Path, error: Exception) -> int | None:
-    """What the disk did (a number of errno), where a library hides that behind an error of its own; None = nothing."""
+    """What the disk did (a number of errno), where a library hides that behind an error of its own;
+    None = nothing."""
     if not folder.is_dir():
         return errno.ENOENT
     for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -75,14 +88,19 @@ def _fault_of_disk(folder: Path, error: Exception) -> int | None:
 
 
 def partial_name(name: str) -> str:
-    """How the names of unfinished files and folders of `name` begin; host, process and a random part come after."""
-    short = name if len(os.fsencode(name)) <= 100 else hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
+    """How the names of unfinished files and folders of `name` begin; host, process and a random
+    part come after."""
+    short = (
+        name
+        if len(os.fsencode(name)) <= 100
+        else hashlib.blake2b(os.fsencode(name), digest_size=8).hexdigest()
+    )
     return f"{SCRATCH}{short}-"
 
 
 def remove_dead(folder: str | Path, begin: str, end: str = "") -> None:
-    """Remove the files and folders of a folder that are called `begin`, host, process, random part, `end`, and whose
-    process lived on this host and does so no more."""
+    """Remove the files and folders of a folder that are called `begin`, host, process, random part,
+    `end`, and whose process lived on this host and does so no more."""
     pattern = re.compile(f"{re.escape(begin)}{HERE}-([0-9]+)-[^-]+{re.escape(end)}")
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -134,7 +152,8 @@ def plain_json(value: Any) -> Any:
 
 
 def append_line(path: str | Path, value: Any, sync: bool = True) -> None:
-    """Add `value` to a file of JSON lines: the whole line or nothing of it; with `sync` it is on the disk afterwards.
+    """Add `value` to a file of JSON lines: the whole line or nothing of it; with `sync` it is on
+    the disk afterwards.
 
     A half line that a kill or a full disk left at the end is cut off first. Raises CinelabError.
     """
@@ -155,17 +174,22 @@ def append_bytes(path: str | Path, data: bytes, sync: bool = True) -> None:
 
 
 def json_line(path: str | Path, value: Any) -> bytes:
-    """Return a value as JSON that every reader takes, on one line. Raises CinelabError for one that could not be read again."""
+    """Return a value as JSON that every reader takes, on one line. Raises CinelabError for one that
+    could not be read again."""
     text = to_json(value)
     try:
         parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise CinelabError(f"{path}: a line cannot be written that nobody could read ({problem(error)}); correct that value.") from error
+        raise CinelabError(
+            f"{path}: a line cannot be written that nobody could read ({problem(error)}); correct "
+            "that value."
+        ) from error
     return text.encode()
 
 
 def read_lines(path: str | Path) -> list[Any]:
-    """The values of a file of JSON lines, [] if it is not there; a half line at its end does not count."""
+    """The values of a file of JSON lines, [] if it is not there; a half line at its end does not
+    count."""
     if not Path(path).exists():
         return []
     lines = read_bytes(path, LINES).split(b"\n")[:-1]
@@ -176,7 +200,10 @@ def _parsed(path: str | Path, number: int, line: bytes) -> Any:
     try:
         return parse_json(line)
     except (ValueError, RecursionError) as error:
-        raise CinelabError(f"{path} has a line that cannot be read, line {number} ({problem(error)}); {LINES.remedy}.") from error
+        raise CinelabError(
+            f"{path} has a line that cannot be read, line {number} ({problem(error)}); "
+            f"{LINES.remedy}."
+        ) from error
 
 
 def _whole_lines(handle: int) -> int:
@@ -192,10 +219,11 @@ def _whole_lines(handle: int) -> int:
 def _write_whole(handle: int, data: bytes, size: int, sync: bool) -> None:
     try:
         while data:
-            data = data[os.write(handle, data):]
+            data = data[os.write(handle, data) :]
         if sync:
             os.fsync(handle)
-    except BaseException:  # also an interrupt: whoever is told that it failed must not find it there
+    # also an interrupt: whoever is told that it failed must not find it there
+    except BaseException:
         os.ftruncate(handle, size)
         raise
 
@@ -204,9 +232,11 @@ def _write_whole(handle: int, data: bytes, size: int, sync: bool) -> None:
 
 
 def kept_in(variable: str, *below: str) -> Path:
-    """The folder that the environment variable names, else the one of these names in the user's cache.
+    """The folder that the environment variable names, else the one of these names in the user's
+    cache.
 
-    That is $XDG_CACHE_HOME, else ~/.cache. Nothing asks for the home folder where the variable is set. Raises CinelabError.
+    That is $XDG_CACHE_HOME, else ~/.cache. Nothing asks for the home folder where the variable is
+    set. Raises CinelabError.
     """
     if named := os.environ.get(variable):
         return expanded(named, variable)
@@ -216,15 +246,19 @@ def kept_in(variable: str, *below: str) -> Path:
 
 
 def expanded(place: str | Path, variable: str) -> Path:
-    """A path with its ~ replaced. Raises a CinelabError that names the variable where there is no home folder."""
+    """A path with its ~ replaced. Raises a CinelabError that names the variable where there is no
+    home folder."""
     try:
         return Path(place).expanduser()
     except RuntimeError as error:
-        raise CinelabError(f"The home folder of {place} is not known; name a folder in ${variable}.") from error
+        raise CinelabError(
+            f"The home folder of {place} is not known; name a folder in ${variable}."
+        ) from error
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether a file is there; of a name that the system does not take (too long, with a NUL) none is."""
+    """Whether a file is there; of a name that the system does not take (too long, with a NUL) none
+    is."""
     return _seen(path, Path.is_file)
 
 
@@ -240,7 +274,8 @@ def _seen(path: str | Path, look: Callable[[Path], bool]) -> bool:
 
 
 def composed(path: str | Path) -> Path:
-    """The path itself if it is there, else one that is and differs only in how accents are composed (Unicode), else itself."""
+    """The path itself if it is there, else one that is and differs only in how accents are composed
+    (Unicode), else itself."""
     path = Path(path)
     if exists(path):
         return path
@@ -253,12 +288,16 @@ def composed(path: str | Path) -> Path:
 def _entry(folder: Path, name: str) -> Path:
     if not name.isascii() and not exists(folder / name) and _seen(folder, Path.is_dir):
         plain = unicodedata.normalize("NFC", name)
-        name = next((entry for entry in os.listdir(folder) if unicodedata.normalize("NFC", entry) == plain), name)
+        name = next(
+            (entry for entry in os.listdir(folder) if unicodedata.normalize("NFC", entry) == plain),
+            name,
+        )
     return folder / name
 
 
 def glance(paths: Iterable[str | Path], samples: int = 16, size: int = 2**16) -> str:
-    """Short hash of files too large to be read for it: names, sizes, and samples from first to last byte of each."""
+    """Short hash of files too large to be read for it: names, sizes, and samples from first to last
+    byte of each."""
     digest = hashlib.blake2b(digest_size=8)
     for path in sorted(map(Path, paths), key=lambda path: path.name):
         whole = path.stat().st_size
@@ -279,6 +318,10 @@ def _umask() -> int:
 def write_error(path: Path, error: OSError) -> CinelabError:
     """The sentence for a file that could not be written."""
     remedy = REMEDIES.get(error.errno, "choose another folder")
-    path = Path(*(part for part in path.parts if not part.startswith(SCRATCH)))  # as whoever asked for it knows it
-    why = os.strerror(error.errno).lower() if error.errno in REMEDIES else reason(error)  # libraries word it their own way
-    return Failed(f"{path}: cannot be written ({why}); {remedy}, an older file of that name is as it was")
+    # as whoever asked for it knows it
+    path = Path(*(part for part in path.parts if not part.startswith(SCRATCH)))
+    # libraries word it their own way
+    why = os.strerror(error.errno).lower() if error.errno in REMEDIES else reason(error)
+    return Failed(
+        f"{path}: cannot be written ({why}); {remedy}, an older file of that name is as it was"
+    )

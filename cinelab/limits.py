@@ -1,6 +1,8 @@
-"""The bounds of numbers that people give, each in one place, and the check that every reader of them shares.
+"""The bounds of numbers that people give, each in one place, and the check that every reader of
+them shares.
 
-They agree with each other: what a session may hold can be exported, read as a screenplay and rendered again.
+They agree with each other: what a session may hold can be exported, read as a screenplay and
+rendered again.
 """
 
 from collections.abc import Sequence
@@ -10,10 +12,12 @@ from typing import Any
 
 from cinelab.errors import CinelabError
 
-LATENTS = 4000  # latent frames of a film; the history of a longer one would fill the memory of a laptop
+# latent frames of a film; the history of a longer one would fill the memory of a laptop
+LATENTS = 4000
 CHUNKS = LATENTS  # of a film, each at least one latent frame
 SHOTS = 200  # entries of a screenplay
-DIRECTED = SHOTS // 2  # shots of a session: each may become two entries of the screenplay that is exported
+# shots of a session: each may become two entries of the screenplay that is exported
+DIRECTED = SHOTS // 2
 SECONDS = 600  # of a shot
 STEPS = 1000  # sampling steps of a chunk, and of what it is compared with
 BUDGET = 10**6  # history chunks seen at once
@@ -25,7 +29,8 @@ WORKERS = 1024  # processes or cells at once
 VISITORS = 1000
 PORT = 65_535
 SIDE = 16_384  # pixels
-VALUES = 60_000  # values of a YAML file, aliases unfolded: seeds of a sweep, words of a job, fields of a screenplay
+# values of a YAML file, aliases unfolded: seeds of a sweep, words of a job, fields of a screenplay
+VALUES = 60_000
 DEPTH = 64  # lists and mappings inside each other, in any file
 DIGITS = 300  # of a number in a file
 ROWS = 5_000_000  # of a table
@@ -36,21 +41,97 @@ LARGE = 10**6  # widths, dimensions and other sizes of a network, of a batch
 LAYERS = 200
 TRAINED = 10**9  # steps of a training, films and clips of its data
 
-# What a setting of a file or notebook may be, by its name, whatever group of settings it stands in: (least, most).
+# What a setting of a file or notebook may be, by its name, whatever group of settings it stands in:
+# (least, most).
 RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("steps", "save_every", "exam_every", "films", "clips", "held_out"), (1, TRAINED)),
-    **dict.fromkeys(("batch", "frames", "frames_per_batch", "latents", "shortest", "longest", "chunk", "span", "grain", "shard",
-                     "group", "shard_mib", "critic_updates", "lengths", "curriculum", "grid", "channels", "width", "deep", "stride",
-                     "attention_head_dim", "ffn_dim", "in_channels", "out_channels", "text_dim", "freq_dim", "patch_size", "length",
-                     "summary", "rank", "parts", "sequence", "shot_latents", "repeats", "words", "gpus", "slots", "least_shot", "look",
-                     "motion", "where", "what", "features", "candidates", "scale", "lora"), (1, LARGE)),
+    **dict.fromkeys(
+        ("steps", "save_every", "exam_every", "films", "clips", "held_out"), (1, TRAINED)
+    ),
+    **dict.fromkeys(
+        (
+            "batch",
+            "frames",
+            "frames_per_batch",
+            "latents",
+            "shortest",
+            "longest",
+            "chunk",
+            "span",
+            "grain",
+            "shard",
+            "group",
+            "shard_mib",
+            "critic_updates",
+            "lengths",
+            "curriculum",
+            "grid",
+            "channels",
+            "width",
+            "deep",
+            "stride",
+            "attention_head_dim",
+            "ffn_dim",
+            "in_channels",
+            "out_channels",
+            "text_dim",
+            "freq_dim",
+            "patch_size",
+            "length",
+            "summary",
+            "rank",
+            "parts",
+            "sequence",
+            "shot_latents",
+            "repeats",
+            "words",
+            "gpus",
+            "slots",
+            "least_shot",
+            "look",
+            "motion",
+            "where",
+            "what",
+            "features",
+            "candidates",
+            "scale",
+            "lora",
+        ),
+        (1, LARGE),
+    ),
     **dict.fromkeys(("num_layers", "num_attention_heads", "layers"), (1, LAYERS)),
-    **dict.fromkeys(("warmup", "reach", "recalls", "ema_from", "frame", "away", "reframed_away", "history"), (0, TRAINED)),
+    **dict.fromkeys(
+        ("warmup", "reach", "recalls", "ema_from", "frame", "away", "reframed_away", "history"),
+        (0, TRAINED),
+    ),
     **dict.fromkeys(("budget", "sink", "shot_sink", "window"), (0, BUDGET)),
-    **dict.fromkeys(("camr_share", "across_share", "codec_share", "images_until", "drop_text", "known", "ema", "floor", "betas",
-                     "t_range", "routed_from", "cut_short", "share", "past_noise", "eps"), (0, 1)),
-    **dict.fromkeys(("guidance", "shift", "lr", "weight_decay", "clip", "alpha", "noise"), (0, LARGE)),
-    "size": (1, SIDE), "first_steps": (1, STEPS), "seeds": (0, SEED - 1), "fps": (1e-3, RATE), "seed": (0, SEED - 1),
+    **dict.fromkeys(
+        (
+            "camr_share",
+            "across_share",
+            "codec_share",
+            "images_until",
+            "drop_text",
+            "known",
+            "ema",
+            "floor",
+            "betas",
+            "t_range",
+            "routed_from",
+            "cut_short",
+            "share",
+            "past_noise",
+            "eps",
+        ),
+        (0, 1),
+    ),
+    **dict.fromkeys(
+        ("guidance", "shift", "lr", "weight_decay", "clip", "alpha", "noise"), (0, LARGE)
+    ),
+    "size": (1, SIDE),
+    "first_steps": (1, STEPS),
+    "seeds": (0, SEED - 1),
+    "fps": (1e-3, RATE),
+    "seed": (0, SEED - 1),
 }
 
 
@@ -62,14 +143,29 @@ def check_range(name: str, value: Any, path: str) -> None:
         check_number(f"Setting {path!r}", value, least, most, whole=isinstance(value, int))
 
 
-def check_number(name: str, value: Any, least: float | None = None, most: float | None = None, *,
-                 above: float | None = None, below: float | None = None, whole: bool = True) -> None:
-    """Raise a CinelabError unless `value` is a finite number within the bounds, and whole if asked."""
+def check_number(
+    name: str,
+    value: Any,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    whole: bool = True,
+) -> None:
+    """Raise a CinelabError unless `value` is a finite number within the bounds, and whole if
+    asked."""
     kinds = (int,) if whole else (int, float)
-    good = isinstance(value, kinds) and not isinstance(value, bool) and (isinstance(value, int) or isfinite(value))
+    good = (
+        isinstance(value, kinds)
+        and not isinstance(value, bool)
+        and (isinstance(value, int) or isfinite(value))
+    )
     good = good and (least is None or value >= least) and (most is None or value <= most)
     if not (good and (above is None or value > above) and (below is None or value < below)):
-        raise CinelabError(f"{name} is {short(value)}; give {wanted(least, most, above, below, whole)}.")
+        raise CinelabError(
+            f"{name} is {short(value)}; give {wanted(least, most, above, below, whole)}."
+        )
 
 
 def is_number(value: Any) -> bool:
@@ -80,22 +176,40 @@ def check_levels(levels: Sequence[float], name: str) -> None:
     """Few-step levels fall strictly and lie in (0, 1]."""
     levels = list(levels)
     if wrong := [level for level in levels if not is_number(level)]:
-        raise CinelabError(f"{name} holds {short(wrong[0])}; give numbers that fall strictly and lie in (0, 1], like [1.0, 0.75, 0.5, 0.25].")
+        raise CinelabError(
+            f"{name} holds {short(wrong[0])}; give numbers that fall strictly and lie in (0, 1], "
+            "like [1.0, 0.75, 0.5, 0.25]."
+        )
     check_number(f"The number of levels in {name}", len(levels), 0, STEPS)
     falls = all(a > b for a, b in zip(levels, levels[1:], strict=False))
     if not levels or not falls or not all(0 < level <= 1 for level in levels):
-        raise CinelabError(f"{name} is {list(levels)}; give levels that fall strictly and lie in (0, 1], "
-                           "like [1.0, 0.75, 0.5, 0.25].")
+        raise CinelabError(
+            f"{name} is {list(levels)}; give levels that fall strictly and lie in (0, 1], "
+            "like [1.0, 0.75, 0.5, 0.25]."
+        )
 
 
-def wanted(least: float | None, most: float | None, above: float | None = None, below: float | None = None,
-           whole: bool = True) -> str:
+def wanted(
+    least: float | None,
+    most: float | None,
+    above: float | None = None,
+    below: float | None = None,
+    whole: bool = True,
+) -> str:
     """The bounds in words, such as "a whole number from 1 to 4000"."""
     kind = "a whole number" if whole else "a number"
     if least is not None and most is not None:
         return f"{kind} from {spoken(least)} to {spoken(most)}"
-    parts = [f"{word} {spoken(bound)}" for word, bound in
-             (("above", above), ("of at least", least), ("of at most", most), ("below", below)) if bound is not None]
+    parts = [
+        f"{word} {spoken(bound)}"
+        for word, bound in (
+            ("above", above),
+            ("of at least", least),
+            ("of at most", most),
+            ("below", below),
+        )
+        if bound is not None
+    ]
     return " ".join([kind, " and ".join(parts)]).strip()
 
 
@@ -121,6 +235,8 @@ def cut(text: str, most: int, end: str = "...") -> str:
 
 
 def shown_path(path: Any, most: int = 300) -> str:
-    """A path as it was typed, cut in the middle where it would fill the sentence: its end tells most."""
-    text = str(path).encode(errors="backslashreplace").decode()  # a name that is no UTF-8 fits into no table
+    """A path as it was typed, cut in the middle where it would fill the sentence: its end tells
+    most."""
+    # a name that is no UTF-8 fits into no table
+    text = str(path).encode(errors="backslashreplace").decode()
     return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 2 :]}"

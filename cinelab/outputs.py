@@ -1,9 +1,11 @@
-"""Before and around the work: places that can be written, one writer in each, several files that belong together.
+"""Before and around the work: places that can be written, one writer in each, several files that
+belong together.
 
-`ready_file` and `ready_folder` prove a place before any work. `writing` and `writing_file` also keep a second writer out:
-the system frees the lock of a dead owner, and the process ids in it tell whether a kernel outlived it on this host.
-`together` moves a set of files in, the one that says "all are there" as the last. All that has to be done with a folder:
-`claim` (or `writing`, its context) before the work, for as long as something is written.
+`ready_file` and `ready_folder` prove a place before any work. `writing` and `writing_file` also
+keep a second writer out: the system frees the lock of a dead owner, and the process ids in it tell
+whether a kernel outlived it on this host. `together` moves a set of files in, the one that says
+"all are there" as the last. All that has to be done with a folder: `claim` (or `writing`, its
+context) before the work, for as long as something is written.
 """
 
 import fcntl
@@ -38,17 +40,22 @@ PATIENCE = 5.0  # seconds that a lock is waited for: the kernel of a killed owne
 AT_ONCE = 0.5  # seconds, where no kernel can outlive the owner
 HOST = socket.gethostname()
 LOCK = ".lock"
-LENT = "CINELAB_LENT"  # in the environment: the locks that the processes which began this one let it write under
+# in the environment: the locks that the processes which began this one let it write under
+LENT = "CINELAB_LENT"
 
 
 # ---- can it be written?
 
 
 def ready_file(path: str | Path, endings: tuple[str, ...] = ()) -> Path:
-    """`path`, proved to be a place for a file of ours. Raises CinelabError. Nothing is left behind."""
+    """`path`, proved to be a place for a file of ours. Raises CinelabError. Nothing is left
+    behind."""
     path = Path(path)
     if endings and path.suffix.lower() not in endings:
-        raise CinelabError(f"Output {path} ends in {path.suffix!r}; name a file that ends in {' or '.join(endings)}.")
+        raise CinelabError(
+            f"Output {path} ends in {path.suffix!r}; name a file that ends in "
+            f"{' or '.join(endings)}."
+        )
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -56,13 +63,17 @@ def ready_file(path: str | Path, endings: tuple[str, ...] = ()) -> Path:
     except (OSError, ValueError) as error:  # ValueError: a zero byte
         raise _unready(path, error) from error
     if not stat.S_ISREG(mode):
-        raise CinelabError(f"Output {path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}; name a file.")
+        raise CinelabError(
+            f"Output {path} is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}; name a "
+            "file."
+        )
     _prove(path.parent, path)
     return path
 
 
 def ready_folder(folder: str | Path) -> Path:
-    """`folder`, proved to be one that can be written to, or can be made. Raises CinelabError. Nothing is left behind."""
+    """`folder`, proved to be one that can be written to, or can be made. Raises CinelabError.
+    Nothing is left behind."""
     return _prove(Path(folder), Path(folder))
 
 
@@ -110,7 +121,8 @@ class Claim:
         self._handle, self._made = handle, made
 
     def note(self, notebook: Any = None) -> None:
-        """Count our children, such as a kernel, among the writers. They write here even if we are killed."""
+        """Count our children, such as a kernel, among the writers. They write here even if we are
+        killed."""
         if self._handle is None:
             return
         pids = [os.getpid(), *(child.pid for child in psutil.Process().children())]
@@ -121,7 +133,8 @@ class Claim:
             raise write_error(self.lock.parent, error) from error
 
     def release(self) -> None:
-        """Give the right back, the last of those who share it in this process; in a fork nothing happens."""
+        """Give the right back, the last of those who share it in this process; in a fork nothing
+        happens."""
         self.count -= 1
         if self.count > 0 or self.pid != os.getpid():
             return
@@ -137,14 +150,23 @@ class Claim:
 _CLAIMS: dict[str, Claim] = {}  # of this process, by lock
 
 
-def claim(folder: str | Path, patience: float | None = None, name: str = LOCK, what: Path | None = None, tidy: bool = False,
-          again: bool = False, ending: float = 0.0) -> Claim:
-    """The right to write in `folder`, which is made. Raises a CinelabError that names who writes there.
+def claim(
+    folder: str | Path,
+    patience: float | None = None,
+    name: str = LOCK,
+    what: Path | None = None,
+    tidy: bool = False,
+    again: bool = False,
+    ending: float = 0.0,
+) -> Claim:
+    """The right to write in `folder`, which is made. Raises a CinelabError that names who writes
+    there.
 
-    `name` is the lock's file, `what` is written where that is not the whole folder. With `tidy` a folder in which nothing was
-    written is gone afterwards. With `again` a right that this process has already is shared. A right that was lent to our
-    family of processes (see `writing`) counts as ours. A living owner is waited for `patience` seconds, and what a dead one
-    has started `ending` seconds longer.
+    `name` is the lock's file, `what` is written where that is not the whole folder. With `tidy` a
+    folder in which nothing was written is gone afterwards. With `again` a right that this process
+    has already is shared. A right that was lent to our family of processes (see `writing`) counts
+    as ours. A living owner is waited for `patience` seconds, and what a dead one has started
+    `ending` seconds longer.
     """
     folder = Path(folder)
     lock = Path(os.path.realpath(folder)) / name
@@ -155,7 +177,11 @@ def claim(folder: str | Path, patience: float | None = None, name: str = LOCK, w
     if _lent_to_us(lock):
         return Claim(lock, None, [])
     made = _absent(ready_folder(folder)) if tidy else []
-    taken = Claim(lock, _acquire(folder / name, what or folder, PATIENCE if patience is None else patience, ending), made)
+    taken = Claim(
+        lock,
+        _acquire(folder / name, what or folder, PATIENCE if patience is None else patience, ending),
+        made,
+    )
     _CLAIMS[str(lock)] = taken
     try:
         taken.note()
@@ -166,11 +192,21 @@ def claim(folder: str | Path, patience: float | None = None, name: str = LOCK, w
 
 
 @contextmanager
-def writing(folder: str | Path, patience: float | None = None, name: str = LOCK, what: Path | None = None,
-            tidy: bool = False, again: bool = False, lend: bool = False, ending: float = 0.0) -> Iterator[Callable]:
-    """One writer in `folder`: holds a `claim` (see there). Yields a function that counts our kernel among the writers.
+def writing(
+    folder: str | Path,
+    patience: float | None = None,
+    name: str = LOCK,
+    what: Path | None = None,
+    tidy: bool = False,
+    again: bool = False,
+    lend: bool = False,
+    ending: float = 0.0,
+) -> Iterator[Callable]:
+    """One writer in `folder`: holds a `claim` (see there). Yields a function that counts our kernel
+    among the writers.
 
-    With `lend` the processes that are started meanwhile, such as a notebook's kernel, may write there as we do.
+    With `lend` the processes that are started meanwhile, such as a notebook's kernel, may write
+    there as we do.
     """
     held = claim(folder, patience, name, what, tidy, again, ending)
     before = os.environ.get(LENT)
@@ -187,7 +223,9 @@ def writing(folder: str | Path, patience: float | None = None, name: str = LOCK,
 def _lent_to_us(lock: Path) -> bool:
     """Whether a process that began us holds this lock still, and lets us write where it does."""
     lenders = [word.partition(":") for word in os.environ.get(LENT, "").split("\n")]
-    pids = {int(pid) for pid, _, path in lenders if path == str(lock) and pid.isdigit()} - {os.getpid()}
+    pids = {int(pid) for pid, _, path in lenders if path == str(lock) and pid.isdigit()} - {
+        os.getpid()
+    }
     try:
         with open(lock) as handle:
             host, owners = _owners(handle)
@@ -216,16 +254,19 @@ def writing_file(path: str | Path | None, endings: tuple[str, ...] = ()) -> Iter
 
 
 def _acquire(path: Path, what: Path, patience: float, ending: float = 0.0) -> TextIO:
-    """The locked file. Raises a CinelabError that names who writes into `what`; the processes that a dead owner has started
-    are waited for so much longer."""
+    """The locked file. Raises a CinelabError that names who writes into `what`; the processes that
+    a dead owner has started are waited for so much longer."""
     deadline = time.monotonic() + patience
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle = open(path, "a+")
         except OSError as error:
-            raise CinelabError(f"{what} cannot be written to ({error.strerror}); name a folder of your own, or copy it "
-                               "to one.") from error
+            raise CinelabError(
+                f"{what} cannot be written to ({error.strerror}); name a folder of your own, or "
+                "copy it "
+                "to one."
+            ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ours = os.path.samestat(os.stat(path), os.fstat(handle.fileno()))
@@ -242,7 +283,8 @@ def _acquire(path: Path, what: Path, patience: float, ending: float = 0.0) -> Te
 
 
 def _owners(handle: TextIO) -> tuple[str, list[int]]:
-    """The host that a lock names, and its processes there, the writer before its kernel: on our own host the living ones."""
+    """The host that a lock names, and its processes there, the writer before its kernel: on our own
+    host the living ones."""
     handle.seek(0)
     words, latest = handle.read().split(), os.fstat(handle.fileno()).st_mtime + 60
     noted = [int(word) for word in words if word.isdigit()]
@@ -251,7 +293,8 @@ def _owners(handle: TextIO) -> tuple[str, list[int]]:
 
 
 def _lives(pid: int, latest: float) -> bool:
-    """Whether a process of that pid lives that began before `latest`: a later one was given an old pid."""
+    """Whether a process of that pid lives that began before `latest`: a later one was given an old
+    pid."""
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < latest
@@ -263,9 +306,11 @@ def _lives(pid: int, latest: float) -> bool:
 
 
 @contextmanager
-def passing_folder(kind: str, place: str | Path | None = None, begin: str = "cinelab-") -> Iterator[Path]:
-    """A folder of this process for temporary files, in `place` or where the system keeps such; gone afterwards. What killed
-    processes have left of the same kind goes first."""
+def passing_folder(
+    kind: str, place: str | Path | None = None, begin: str = "cinelab-"
+) -> Iterator[Path]:
+    """A folder of this process for temporary files, in `place` or where the system keeps such; gone
+    afterwards. What killed processes have left of the same kind goes first."""
     place, begin = Path(place or tempfile.gettempdir()), f"{begin}{kind}-"
     remove_dead(place, begin)
     made = Path(tempfile.mkdtemp(prefix=f"{begin}{HERE}-{os.getpid()}-", dir=place))
@@ -279,12 +324,16 @@ def passing_folder(kind: str, place: str | Path | None = None, begin: str = "cin
 
 
 @contextmanager
-def together(folder: str | Path, last: str, about: Any = None, again: bool = False) -> Iterator[Path]:
-    """Yield a scratch folder; on success its files move into `folder`, the one named `last` as the last.
+def together(
+    folder: str | Path, last: str, about: Any = None, again: bool = False
+) -> Iterator[Path]:
+    """Yield a scratch folder; on success its files move into `folder`, the one named `last` as the
+    last.
 
-    A failure or a kill leaves `folder` as it was. A kill between two moves is finished by `finish`, which the next call, and
-    whoever asks for the files, begins with: once `last` lies in the scratch folder every file is whole. `about` is what
-    `taken_up` knows the work by. With `again` the caller holds the lock already (see `writing_set`).
+    A failure or a kill leaves `folder` as it was. A kill between two moves is finished by `finish`,
+    which the next call, and whoever asks for the files, begins with: once `last` lies in the
+    scratch folder every file is whole. `about` is what `taken_up` knows the work by. With `again`
+    the caller holds the lock already (see `writing_set`).
     """
     folder = Path(folder)
     with writing_set(folder, last, again):
@@ -312,13 +361,18 @@ def writing_set(folder: str | Path, last: str, again: bool = False) -> Iterator[
 
 
 def taken_up(folder: str | Path, last: str, about: Any) -> bool:
-    """Whether a killed `together` of the same `about` had all its files, which are in their places now. To be asked under
-    `writing_set`; what is left of any other killed one is gone afterwards."""
+    """Whether a killed `together` of the same `about` had all its files, which are in their places
+    now. To be asked under `writing_set`; what is left of any other killed one is gone
+    afterwards."""
     folder = Path(folder)
     killed = half_saved(folder, last) or _note(folder, last).exists()
     finish(folder, last)
     try:
-        same = killed and (folder / last).exists() and read_json(_note(folder, last)) == parse_json(to_json(about))
+        same = (
+            killed
+            and (folder / last).exists()
+            and read_json(_note(folder, last)) == parse_json(to_json(about))
+        )
     except CinelabError:
         same = False
     _leave(folder, last)
@@ -360,7 +414,8 @@ def finish(folder: str | Path, last: str) -> bool:
 
 
 def _move(scratch: Path, folder: Path, last: str) -> None:
-    (folder / last).unlink(missing_ok=True)  # it says that the others are there, which is not so now
+    # it says that the others are there, which is not so now
+    (folder / last).unlink(missing_ok=True)
     for path in sorted(scratch.iterdir(), key=lambda path: path.name == last):
         path.replace(folder / path.name)
     scratch.rmdir()

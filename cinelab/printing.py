@@ -1,7 +1,9 @@
-"""What is printed, in one place: text as it is. Whatever stands in a title, a path or an error, no console here reads markup
-or emoji codes in it, and control characters are shown and not sent to the terminal.
+"""What is printed, in one place: text as it is. Whatever stands in a title, a path or an error, no
+console here reads markup or emoji codes in it, and control characters are shown and not sent to the
+terminal.
 
-Styles are given apart from the text: say(("Error: ", "red"), str(error)). Nothing that may be copied is cut or wrapped.
+Styles are given apart from the text: say(("Error: ", "red"), str(error)). Nothing that may be
+copied is cut or wrapped.
 """
 
 import os
@@ -16,17 +18,40 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Console", "Group", "Live", "Plain", "Table", "Text", "err", "moves", "out", "say", "show_table", "speakable", "visible"]
+__all__ = [
+    "Console",
+    "Group",
+    "Live",
+    "Plain",
+    "Table",
+    "Text",
+    "err",
+    "moves",
+    "out",
+    "say",
+    "show_table",
+    "speakable",
+    "visible",
+]
 
-UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-LINED, BARE = {}, {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}  # how tables may look
+UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+# how tables may look
+LINED, BARE = (
+    {},
+    {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)},
+)
 INDENT, APART = "  ", "   "  # of a record's lines, between its fields
 Cell = str | tuple[str, str]  # text, or text and its style
 
 
 def visible(text: object) -> str:
-    """Text in which control characters, overrides of the writing direction and half characters are written out."""
-    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text).replace("\r\n", "\n"))
+    """Text in which control characters, overrides of the writing direction and half characters are
+    written out."""
+    return UNSEEN.sub(
+        lambda found: found[0].encode("unicode_escape").decode(), str(text).replace("\r\n", "\n")
+    )
 
 
 class Plain(Console):
@@ -36,13 +61,16 @@ class Plain(Console):
         super().__init__(markup=False, emoji=False, highlight=False, **more)
 
     def print(self, *objects, **how) -> None:
-        """As rich prints. An OSError names the stream; where its reader has gone it is a BrokenPipeError."""
+        """As rich prints. An OSError names the stream; where its reader has gone it is a
+        BrokenPipeError."""
         try:
             super().print(*objects, **how)
         except BrokenPipeError:
             raise
         except OSError as error:
-            raise OSError(error.errno, error.strerror, "standard error" if self.stderr else "standard output") from error
+            raise OSError(
+                error.errno, error.strerror, "standard error" if self.stderr else "standard output"
+            ) from error
 
     def render_str(self, text: str, *, style="", justify=None, overflow=None, **_) -> Text:
         return Text(visible(text), style=style, justify=justify, overflow=overflow)
@@ -61,8 +89,11 @@ def _text(part: Cell) -> Text:
     return Text(visible(text), style=style)
 
 
-def show_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: str = "", console: Console = out) -> None:
-    """A table as wide as it needs to be; where the terminal is narrower without lines, else some lines a row. Nothing is cut."""
+def show_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: str = "", console: Console = out
+) -> None:
+    """A table as wide as it needs to be; where the terminal is narrower without lines, else some
+    lines a row. Nothing is cut."""
     rows = [[_text(cell) for cell in row] for row in rows]
     most = console.width if _narrow(console) else None
     for look in (LINED, BARE):
@@ -80,7 +111,8 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], title: st
 
 
 def moves(console: Console) -> bool:
-    """Whether a line can be drawn anew in place: not in a file, which FORCE_COLOR alone makes look like a terminal."""
+    """Whether a line can be drawn anew in place: not in a file, which FORCE_COLOR alone makes look
+    like a terminal."""
     if not console.is_terminal or console.is_dumb_terminal:
         return False
     return bool(console._force_terminal) or console.file.isatty()
@@ -101,14 +133,19 @@ def _as_wide(console: Console, width: int) -> Iterator[None]:
         console._width = before
 
 
-def _show_records(columns: Sequence[str], rows: list[list[Text]], title: str, console: Console) -> None:
+def _show_records(
+    columns: Sequence[str], rows: list[list[Text]], title: str, console: Console
+) -> None:
     """A row's first value, and below it the others with their names, as many on a line as fit."""
     if title:
         say((title, "italic"), to=console)
     for row in rows:
         first, *others = zip(columns, row, strict=True)
         fields = [_field(name, cell) for name, cell in others if cell.plain]
-        console.print(Text.assemble(first[1] if first[1].plain else _field(*first), style="bold"), soft_wrap=True)
+        console.print(
+            Text.assemble(first[1] if first[1].plain else _field(*first), style="bold"),
+            soft_wrap=True,
+        )
         for line in _filled(fields, console.width - len(INDENT)):
             console.print(Text(INDENT) + line, soft_wrap=True)
 
@@ -118,7 +155,8 @@ def _field(name: str, cell: Text) -> Text:
 
 
 def _filled(fields: list[Text], width: int) -> list[Text]:
-    """Fields on lines of at most `width`; one that is longer has a line of its own, which is not wrapped."""
+    """Fields on lines of at most `width`; one that is longer has a line of its own, which is not
+    wrapped."""
     lines: list[Text] = []
     for field in fields:
         if lines and lines[-1].cell_len + len(APART) + field.cell_len <= width:

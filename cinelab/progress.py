@@ -122,7 +122,8 @@ def progress(text: str, quiet: float = 0.0, often: float = 8.0) -> Iterator[Prog
 
 
 def terminal() -> Console | None:
-    """The console on which a line can move: stdout's, stderr's where only stdout is no terminal, or None."""
+    """The console on which a line can move: stdout's, stderr's where only stdout is no terminal, or
+    None."""
     return next((one for one in (out, err) if moves(one)), None)
 
 

@@ -35,7 +35,8 @@ class Readable:
 
 
 class Made(type(Path())):
-    """A path of something that was made; in a notebook a link that JupyterLab opens below its root."""
+    """A path of something that was made; in a notebook a link that JupyterLab opens below its
+    root."""
 
     def __repr__(self) -> str:
         return f"Made({str(self)!r})"
@@ -63,7 +64,8 @@ def _own_repr(self: Any) -> str:
 def readable(value: Any, indent: str = "", taken: int = 0) -> str:
     """A value as text; `taken` characters of its first line stand before it.
 
-    A dataclass is on one line if that fits, else its fields follow on lines, as many on each as fit.
+    A dataclass is on one line if that fits, else its fields follow on lines, as many on each as
+    fit.
     """
     if not _is_part(value):
         return brief(value)

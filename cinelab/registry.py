@@ -5,8 +5,8 @@
     @register.policy("last_of_shots")
     class LastOfShots(Policy): ...
 
-A registered name is known in the process that registered it. Another process (a cell of a sweep, the
-command line, a resumed session) finds the same thing in one of two ways:
+A registered name is known in the process that registered it. Another process (a cell of a sweep,
+the command line, a resumed session) finds the same thing in one of two ways:
 
     "my_things:LastOfShots"      the import path of a class or function works wherever a name works
     CINELAB_IMPORT=my_things     these modules (with commas) are imported first, so that the names that
@@ -36,7 +36,8 @@ _imported: set[str] = set()
 
 
 class Registry:
-    """Names of one kind and what they stand for; built-in ones are added by the module that holds it."""
+    """Names of one kind and what they stand for; built-in ones are added by the module that holds
+    it."""
 
     def __init__(self, kind: str):
         self.kind = kind
@@ -56,22 +57,33 @@ class Registry:
 
     def _check(self, name: str, thing: Any) -> None:
         if not isinstance(name, str) or not name.strip() or ":" in name:
-            raise CinelabError(f"The {self.kind}'s name is {name!r}; give a text without a colon, "
-                               "which is for import paths.")
+            raise CinelabError(
+                f"The {self.kind}'s name is {name!r}; give a text without a colon, "
+                "which is for import paths."
+            )
         if not callable(thing):
-            raise CinelabError(f"The {self.kind} {name!r} is {thing!r:.60}; register a class or a function.")
-        if name in self._things and self.origin(thing) != (there := self.origin(self._things[name])):
-            raise CinelabError(f"The {self.kind} {name!r} is there already ({there}); register "
-                               f"{self.origin(thing)} under another name.")
+            raise CinelabError(
+                f"The {self.kind} {name!r} is {thing!r:.60}; register a class or a function."
+            )
+        if name in self._things and self.origin(thing) != (
+            there := self.origin(self._things[name])
+        ):
+            raise CinelabError(
+                f"The {self.kind} {name!r} is there already ({there}); register "
+                f"{self.origin(thing)} under another name."
+            )
 
     def origin(self, thing: Any) -> str:
         """What tells whether two things are the same one, defined twice."""
         return path_of(thing)
 
     def get(self, name: str) -> Any:
-        """What a name or an import path stands for. An unknown one is refused with the nearest known."""
+        """What a name or an import path stands for. An unknown one is refused with the nearest
+        known."""
         if not isinstance(name, str):
-            raise CinelabError(f"{self.kind} is {name!r:.60}; give a name: {', '.join(self.names())}.")
+            raise CinelabError(
+                f"{self.kind} is {name!r:.60}; give a name: {', '.join(self.names())}."
+            )
         if ":" in name:
             return resolve(name)
         import_named()
@@ -82,12 +94,17 @@ class Registry:
     def _unknown(self, name: str) -> str:
         near = get_close_matches(name, self._things, n=1)
         hint = f"did you mean {near[0]!r}? Known are" if near else "use one of"
-        return (f"{self.kind} is {name!r}; {hint} {', '.join(self._things)}, or the import path of your "
-                "own, such as my_module:MyOwn.")
+        return (
+            f"{self.kind} is {name!r}; {hint} {', '.join(self._things)}, or the import path of "
+            "your "
+            "own, such as my_module:MyOwn."
+        )
 
     def name_of(self, thing: Any) -> str:
         """The name that a thing was registered under, else its import path."""
-        return next((name for name, one in self._things.items() if one is thing), None) or path_of(thing)
+        return next((name for name, one in self._things.items() if one is thing), None) or path_of(
+            thing
+        )
 
     def names(self) -> list[str]:
         """Every known name, in the order in which they were added."""
@@ -102,7 +119,8 @@ class Registry:
 
 
 class Register:
-    """`register.policy(name)` and so on: decorators that add to the registries, which are opened when first used."""
+    """`register.policy(name)` and so on: decorators that add to the registries, which are opened
+    when first used."""
 
     def __getattr__(self, kind: str) -> Callable:
         if kind not in HOMES:
@@ -128,8 +146,9 @@ def resolve(path: str) -> Any:
     found = _module(module, path)
     for part in name.split("."):
         if not part or not hasattr(found, part):
-            raise CinelabError(f"{path!r} cannot be found: {module} has no {name!r}. "
-                               + _remedy(module, name))
+            raise CinelabError(
+                f"{path!r} cannot be found: {module} has no {name!r}. " + _remedy(module, name)
+            )
         found = getattr(found, part)
     return found
 
@@ -150,13 +169,17 @@ def _module(name: str, path: str) -> Any:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        raise CinelabError(f"{path!r} cannot be found: there is no module {error.name!r} in {os.getcwd()} or "
-                           "on Python's path; go to its folder, or correct the name.") from error
+        raise CinelabError(
+            f"{path!r} cannot be found: there is no module {error.name!r} in {os.getcwd()} or "
+            "on Python's path; go to its folder, or correct the name."
+        ) from error
     except CinelabError:
         raise
     except Exception as error:
-        raise CinelabError(f"{path!r} cannot be found: its module fails with {type(error).__name__}: "
-                           f"{' '.join(str(error).split())}; correct {name}.") from error
+        raise CinelabError(
+            f"{path!r} cannot be found: its module fails with {type(error).__name__}: "
+            f"{' '.join(str(error).split())}; correct {name}."
+        ) from error
 
 
 def import_named() -> None:
@@ -172,6 +195,7 @@ def import_named() -> None:
 
 
 def elsewhere(environment: dict[str, str]) -> dict[str, str]:
-    """What a process that works in another folder must have in its environment to find the same modules."""
+    """What a process that works in another folder must have in its environment to find the same
+    modules."""
     folders = [folder for folder in environment.get(FOLDERS, "").split(os.pathsep) if folder]
     return {FOLDERS: os.pathsep.join(dict.fromkeys([*folders, os.getcwd()]))}

@@ -1,10 +1,12 @@
-"""A run is a directory of files, written atomically: config.json, conditions.json, log.jsonl, checkpoints/, done.json.
+"""A run is a directory of files, written atomically: config.json, conditions.json, log.jsonl,
+checkpoints/, done.json.
 
-Starting the same run again resumes it from its last checkpoint; a finished one says so. One process writes in a run at a time,
-and in that process the object that was made last. Checkpoints hold a checksum of each of their tensors.
+Starting the same run again resumes it from its last checkpoint; a finished one says so. One process
+writes in a run at a time, and in that process the object that was made last. Checkpoints hold a
+checksum of each of their tensors.
 
-The bits of a training depend on what `conditions` names: resumed under the same ones it ends with the bits of one that was never
-interrupted; under others that is said.
+The bits of a training depend on what `conditions` names: resumed under the same ones it ends with
+the bits of one that was never interrupted; under others that is said.
 """
 
 import os
@@ -30,10 +32,12 @@ from cinelab.texts import check_regular
 from cinelab.threads import TRAINING
 
 DATA = dict[str, Any] | None  # what a run says of its data
-MAY_CHANGE = ("steps", "save_every", "exam_every", "threads", "device")  # settings a resumed run may change
+# settings a resumed run may change
+MAY_CHANGE = ("steps", "save_every", "exam_every", "threads", "device")
 CHECKS = "blake2b"  # in a checkpoint: digests of its tensors by place, and at "" of all else
 CONDITIONS = "conditions"  # a file of a run, and a part of its done.json
-MAY_TUNE = ("optim", "critic")  # these too, after a run that diverged; changes.jsonl says what was changed where
+# these too, after a run that diverged; changes.jsonl says what was changed where
+MAY_TUNE = ("optim", "critic")
 
 
 def hardware() -> dict:
@@ -45,7 +49,9 @@ def hardware() -> dict:
 def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -58,26 +64,37 @@ def take_threads() -> None:
 
 def conditions() -> dict:
     """What the bits of a training depend on beside its settings and data."""
-    return {"threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__,
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}
+    return {
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
 
 
 def save_pickle(value: Any, path: Path) -> None:
-    """torch.save whose bytes do not depend on the file's name, which torch writes into the file that it names itself."""
+    """torch.save whose bytes do not depend on the file's name, which torch writes into the file
+    that it names itself."""
     with open(path, "wb") as file:
         torch.save(value, file)
 
 
 def read_state(path: Path, mapped: bool = False) -> dict:
-    """What `Run.save` wrote; `mapped` = its tensors stay on the disk until they are used, and `whole_part` checks them then."""
+    """What `Run.save` wrote; `mapped` = its tensors stay on the disk until they are used, and
+    `whole_part` checks them then."""
     check_regular(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:
-        raise CinelabError(f"Checkpoint {path} cannot be read ({type(error).__name__}); {_remedy(path)}") from error
+        raise CinelabError(
+            f"Checkpoint {path} cannot be read ({type(error).__name__}); {_remedy(path)}"
+        ) from error
     state = mapping(state, f"Checkpoint {path}", _remedy(path).rstrip("."), step=int, parts=dict)
     if CHECKS in state and dict(state[CHECKS]).get("") != _digest_of_rest(state):
-        raise CinelabError(f"Checkpoint {path} has changed since it was written (its step, names or numbers); {_remedy(path)}")
+        raise CinelabError(
+            f"Checkpoint {path} has changed since it was written (its step, names or numbers); "
+            f"{_remedy(path)}"
+        )
     if not mapped:
         for name in state["parts"]:
             whole_part(state, name, path)
@@ -85,24 +102,35 @@ def read_state(path: Path, mapped: bool = False) -> dict:
 
 
 def part_of(state: dict, name: str, path: Path) -> Any:
-    """A part of what `read_state` returned. Raises CinelabError where the checkpoint has none of that name."""
+    """A part of what `read_state` returned. Raises CinelabError where the checkpoint has none of
+    that name."""
     if name not in state["parts"]:
-        raise CinelabError(f"Checkpoint {path} holds no {name!r} ({short(list(state['parts']))}); {_remedy(path)}")
+        raise CinelabError(
+            f"Checkpoint {path} holds no {name!r} ({short(list(state['parts']))}); {_remedy(path)}"
+        )
     return state["parts"][name]
 
 
 def whole_part(state: dict, name: str, path: Path) -> Any:
-    """A part of a state, after every tensor of it was compared with its checksum. States of before there were any pass."""
+    """A part of a state, after every tensor of it was compared with its checksum. States of before
+    there were any pass."""
     known = state.get(CHECKS)
     for place, tensor in _tensors(part_of(state, name, path), name) if known else ():
         if known.get(place) != _digest(tensor):
-            raise CinelabError(f"Checkpoint {path} has changed since it was written: {place} is another tensor; {_remedy(path)}")
+            raise CinelabError(
+                f"Checkpoint {path} has changed since it was written: {place} is another tensor; "
+                f"{_remedy(path)}"
+            )
     return part_of(state, name, path)
 
 
 def sealed_state(state: dict) -> dict:
     """A state with the checksums of its tensors, and of all else in it."""
-    found = {place: _digest(tensor) for name, part in state["parts"].items() for place, tensor in _tensors(part, name)}
+    found = {
+        place: _digest(tensor)
+        for name, part in state["parts"].items()
+        for place, tensor in _tensors(part, name)
+    }
     return state | {CHECKS: found | {"": _digest_of_rest(state)}}
 
 
@@ -164,9 +192,11 @@ _WRITERS: dict[Path, int] = {}  # by lock: which object of this process writes i
 
 
 class Run:
-    """One training run in `folder`. `step` is where it stands; parts are anything with a state_dict."""
+    """One training run in `folder`. `step` is where it stands; parts are anything with a
+    state_dict."""
 
-    parallel: Any = None  # the processes that train it together, if there are several (see train.checkpoint)
+    # the processes that train it together, if there are several (see train.checkpoint)
+    parallel: Any = None
 
     def __init__(self, folder: str | Path, config: Any):
         self.folder, self.config = Path(folder), config
@@ -185,14 +215,15 @@ class Run:
 
     @property
     def rows(self) -> list[dict]:
-        """The log so far, one row a step; rows past the last checkpoint of a killed run are dropped on resume."""
+        """The log so far, one row a step; rows past the last checkpoint of a killed run are dropped
+        on resume."""
         return log_rows(self.folder)
 
     # ---- one writer
 
     def claim(self) -> None:
-        """Be the one that writes in this run until `leave`, `finish`, or the end of this object. CinelabError where another
-        process is. Of the objects of one process the latest counts."""
+        """Be the one that writes in this run until `leave`, `finish`, or the end of this object.
+        CinelabError where another process is. Of the objects of one process the latest counts."""
         if self._claim is None:
             self._claim = claim(self.folder, AT_ONCE, again=True)
             self._let_go = weakref.finalize(self, self._claim.release)
@@ -209,8 +240,11 @@ class Run:
         if self._claim is None:
             self.claim()
         elif _WRITERS.get(self._claim.lock) != id(self):
-            raise CinelabError(f"Run {self.folder} was taken up again in this process, so this training of it has ended; go on with the "
-                               "later one.")
+            raise CinelabError(
+                f"Run {self.folder} was taken up again in this process, so this training of it "
+                "has ended; go on with the "
+                "later one."
+            )
 
     def _check_config(self, new: dict) -> None:
         with writing(self.folder, AT_ONCE, again=True):
@@ -221,12 +255,16 @@ class Run:
         if path.exists():
             old = with_defaults(self.config, read_mapping(path, data=DATA))
             changed = [k for k in new if new[k] != old.get(k) and k not in MAY_CHANGE]
-            if tuned := {k: [old.get(k), new[k]] for k in changed if k in MAY_TUNE and len(changed) == 1}:
+            if tuned := {
+                k: [old.get(k), new[k]] for k in changed if k in MAY_TUNE and len(changed) == 1
+            }:
                 append_line(self.folder / "changes.jsonl", {"rows": len(self.rows), **tuned})
             elif changed:
                 key = changed[0]
-                raise CinelabError(f"Run {self.folder} was started with {key}={old.get(key)!r}, not {new[key]!r}; "
-                                   "use the old setting to resume it, or another run folder.")
+                raise CinelabError(
+                    f"Run {self.folder} was started with {key}={old.get(key)!r}, not {new[key]!r}; "
+                    "use the old setting to resume it, or another run folder."
+                )
         write_json(path, ({"data": old["data"]} if "data" in old else {}) | new)
 
     @property
@@ -237,15 +275,22 @@ class Run:
         return data and mapping(data, f"{path}: data", mark=str)
 
     def trains_on(self, data: dict | None) -> None:
-        """Note the data that this run draws from (`cinelab.train.provenance.data_of`); data of another content than it has
-        had so far are refused. None, of data that cannot be told apart, notes nothing."""
+        """Note the data that this run draws from (`cinelab.train.provenance.data_of`); data of
+        another content than it has had so far are refused. None, of data that cannot be told apart,
+        notes nothing."""
         if data is None:
             return
         if (old := self.data) is not None and old.get("mark") != data["mark"]:
-            raise CinelabError(f"Run {self.folder} was trained on {_named(old)}, and {_named(data)} has another content; give it the "
-                               "data it was started with, or name another run folder.")
+            raise CinelabError(
+                f"Run {self.folder} was trained on {_named(old)}, and {_named(data)} has another "
+                "content; give it the "
+                "data it was started with, or name another run folder."
+            )
         with writing(self.folder, AT_ONCE, again=True):
-            write_json(self.folder / "config.json", read_mapping(self.folder / "config.json") | {"data": data})
+            write_json(
+                self.folder / "config.json",
+                read_mapping(self.folder / "config.json") | {"data": data},
+            )
 
     @property
     def conditions(self) -> dict:
@@ -254,17 +299,22 @@ class Run:
         return read_mapping(path) if path.exists() else {}
 
     def _note_conditions(self, resumed: bool, processes: int = 1) -> None:
-        """Note what the bits depend on; say it where a run goes on under other conditions than it has had so far."""
+        """Note what the bits depend on; say it where a run goes on under other conditions than it
+        has had so far."""
         now, old = conditions() | {"processes": processes}, self.conditions
         if resumed and (odd := [name for name in now if old.get(name, now[name]) != now[name]]):
             what = ", ".join(f"{name} {old[name]} (now {now[name]})" for name in odd)
-            warnings.warn(f"Run {self.folder} was begun with {what}: it goes on, and will not have the bits of a run that was never "
-                          "interrupted.", stacklevel=5)
+            warnings.warn(
+                f"Run {self.folder} was begun with {what}: it goes on, and will not have the bits "
+                "of a run that was never "
+                "interrupted.",
+                stacklevel=5,
+            )
         write_json(self.folder / f"{CONDITIONS}.json", now)
 
     def restore(self, **parts: Any) -> None:
-        """Load every part from the last checkpoint, if there is one; else leave them as they are. From now on this is the
-        run's writer (see `claim`)."""
+        """Load every part from the last checkpoint, if there is one; else leave them as they are.
+        From now on this is the run's writer (see `claim`)."""
         self.claim()
         take_threads()
         path = self.folder / "checkpoints" / "last.pt"
@@ -283,13 +333,25 @@ class Run:
         """Write the state after `step` finished steps."""
         self._check_writer()
         self.step = step
-        state = sealed_state({"step": step, "seconds": self.wall, "parts": {k: part.state_dict() for k, part in parts.items()}})
+        state = sealed_state(
+            {
+                "step": step,
+                "seconds": self.wall,
+                "parts": {k: part.state_dict() for k, part in parts.items()},
+            }
+        )
         write_atomic(self.folder / "checkpoints" / "last.pt", lambda path: save_pickle(state, path))
 
     def save_best(self, step: int, score: float, **parts: Any) -> None:
         """Keep the weights that did best so far, beside the state to resume from."""
         self._check_writer()
-        state = sealed_state({"step": step, "score": score, "parts": {k: part.state_dict() for k, part in parts.items()}})
+        state = sealed_state(
+            {
+                "step": step,
+                "score": score,
+                "parts": {k: part.state_dict() for k, part in parts.items()},
+            }
+        )
         write_atomic(self.folder / "checkpoints" / "best.pt", lambda path: save_pickle(state, path))
 
     @property
@@ -299,14 +361,18 @@ class Run:
 
     def log(self, **row: Any) -> dict:
         self._check_writer()
-        append_line(self.folder / "log.jsonl", row, sync=False)  # a checkpoint is what a run goes on from
+        # a checkpoint is what a run goes on from
+        append_line(self.folder / "log.jsonl", row, sync=False)
         return row
 
     def finish(self) -> None:
         self._check_writer()
         data = {"data": self.data} if self.data else {}
         data |= {CONDITIONS: self.conditions or conditions()}
-        write_json(self.folder / "done.json", {"steps": self.step, "seconds": round(self.wall, 1), **hardware(), **data})
+        write_json(
+            self.folder / "done.json",
+            {"steps": self.step, "seconds": round(self.wall, 1), **hardware(), **data},
+        )
         self.leave()
 
     def _truncate_log(self, step: int) -> None:
@@ -316,20 +382,31 @@ class Run:
 
 
 def _load_into(part: Any, state: Any, name: str, path: Path) -> None:
-    """Put a part's state in place. Raises CinelabError where it is of another training, or damaged."""
+    """Put a part's state in place. Raises CinelabError where it is of another training, or
+    damaged."""
     try:
         part.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         said = short(" ".join(str(error).split()), 200)
-        raise CinelabError(f"Checkpoint {path} cannot be read into this training: its {name!r} does not fit ({said}); remove it to start this "
-                           "run afresh.") from error
+        raise CinelabError(
+            f"Checkpoint {path} cannot be read into this training: its {name!r} does not fit "
+            f"({said}); remove it to start this "
+            "run afresh."
+        ) from error
 
 
 def log_rows(folder: str | Path) -> list[dict]:
-    """A run's log so far, one row a step. A number that was not finite is null in the file, and NaN here."""
+    """A run's log so far, one row a step. A number that was not finite is null in the file, and NaN
+    here."""
     path = Path(folder) / "log.jsonl"
-    rows = [mapping(row, f"{path}, line {number}", step=int) for number, row in enumerate(read_lines(path), 1)]
-    return [{key: float("nan") if value is None else value for key, value in row.items()} for row in rows]
+    rows = [
+        mapping(row, f"{path}, line {number}", step=int)
+        for number, row in enumerate(read_lines(path), 1)
+    ]
+    return [
+        {key: float("nan") if value is None else value for key, value in row.items()}
+        for row in rows
+    ]
 
 
 def _named(data: dict) -> str:

@@ -1,5 +1,5 @@
-"""Parquet files that people, programs or earlier runs hand us, read in one place: a damaged, foreign or boundless one is a
-CinelabError of one sentence with the file."""
+"""Parquet files that people, programs or earlier runs hand us, read in one place: a damaged,
+foreign or boundless one is a CinelabError of one sentence with the file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +17,8 @@ CELLS = 20 * ROWS  # rows x columns
 
 
 def open_parquet(path: str | Path, remedy: str) -> "pa.parquet.ParquetFile":
-    """Return a parquet file whose size is within bounds, none of its rows read yet. Raises CinelabError."""
+    """Return a parquet file whose size is within bounds, none of its rows read yet. Raises
+    CinelabError."""
     from pyarrow.parquet import ParquetFile
 
     check_regular(path)
@@ -25,7 +26,10 @@ def open_parquet(path: str | Path, remedy: str) -> "pa.parquet.ParquetFile":
         file = ParquetFile(path)
         rows, columns = file.metadata.num_rows, file.metadata.num_columns
     if rows > ROWS or rows * columns > CELLS:
-        raise CinelabError(f"{shown_path(path)} has {rows} rows of {columns} columns, and {ROWS} rows are the most; {remedy}.")
+        raise CinelabError(
+            f"{shown_path(path)} has {rows} rows of {columns} columns, and {ROWS} rows are the "
+            f"most; {remedy}."
+        )
     return file
 
 
@@ -47,8 +51,8 @@ def read_frame(path: str | Path, remedy: str, needed: Sequence[str] = ()) -> "pd
 
 
 class reading:
-    """Whatever a library raises of a damaged file inside this block becomes a CinelabError: pyarrow has kinds of its own, and what it
-    makes of flipped bits is any."""
+    """Whatever a library raises of a damaged file inside this block becomes a CinelabError: pyarrow
+    has kinds of its own, and what it makes of flipped bits is any."""
 
     def __init__(self, path: str | Path, remedy: str):
         self.path, self.remedy = path, remedy
@@ -59,4 +63,6 @@ class reading:
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, CinelabError):
             said = " ".join((str(error).strip() or type(error).__name__).split())[:200]
-            raise CinelabError(f"{shown_path(self.path)} cannot be read as a table ({said}); {self.remedy}.") from error
+            raise CinelabError(
+                f"{shown_path(self.path)} cannot be read as a table ({said}); {self.remedy}."
+            ) from error

@@ -1,4 +1,5 @@
-"""What several test files share, and how their tests are dealt out to the workers of `pytest -n`."""
+"""What several test files share, and how their tests are dealt out to the workers of `pytest
+-n`."""
 
 import os
 import shutil
@@ -7,22 +8,37 @@ import signal
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-# A worker has its share of the cores. Said before cinelab is imported, and that before any test imports torch, which reads it.
+# A worker has its share of the cores. Said before cinelab is imported, and that before any test
+# imports torch, which reads it.
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("CINELAB_CORES", str(max(1, cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))))
+    os.environ.setdefault(
+        "CINELAB_CORES", str(max(1, cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
+    )
 
 from cinelab import threads  # noqa: E402
 
-FLAGS = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
-         "--disable-sync").split()
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update "
+    "--disable-sync"
+).split()
 MOST = 8  # workers; each holds torch, and some of them a browser or two trainings
-ALONE = ("test_notebooks.py", "test_sweep.py", "test_cli.py", "test_cluster.py", "test_launch.py", "test_fast.py", "test_outside.py")
+ALONE = (
+    "test_notebooks.py",
+    "test_sweep.py",
+    "test_cli.py",
+    "test_cluster.py",
+    "test_launch.py",
+    "test_fast.py",
+    "test_outside.py",
+)
 
 
 class ByFile(LoadScopeScheduling):
-    """The tests of a file go to one worker, which makes what they share once; those of the files in ALONE share nothing
-    that is expensive and go one by one. Most tests come first, so single ones fill up the end."""
+    """The tests of a file go to one worker, which makes what they share once; those of the files in
+    ALONE share nothing that is expensive and go one by one. Most tests come first, so single ones
+    fill up the end."""
 
     def _split_scope(self, nodeid: str) -> str:
         path = nodeid.split("::", 1)[0]
@@ -40,10 +56,17 @@ def pytest_xdist_auto_num_workers(config):
 
 @pytest.fixture(scope="session")
 def browser():
-    """Debian's Chromium, headless, driven by Playwright; without it the browser tests are skipped, loudly."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    """Debian's Chromium, headless, driven by Playwright; without it the browser tests are skipped,
+    loudly."""
+    path = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if not path:
-        pytest.skip("NO BROWSER: install chromium (apt-get install chromium) to run the browser tests")
+        pytest.skip(
+            "NO BROWSER: install chromium (apt-get install chromium) to run the browser tests"
+        )
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -54,14 +77,16 @@ def browser():
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c_works():
-    """A shell that starts the tests in the background has Ctrl-C ignored, and what the tests start would inherit that."""
+    """A shell that starts the tests in the background has Ctrl-C ignored, and what the tests start
+    would inherit that."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_waiting_for_the_disk():
-    """Writes wait for the disk so that they outlive a power cut, which no test can try: here they need not."""
+    """Writes wait for the disk so that they outlive a power cut, which no test can try: here they
+    need not."""
     real, os.fsync = os.fsync, lambda handle: None
     yield
     os.fsync = real

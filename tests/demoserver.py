@@ -14,7 +14,8 @@ from cinelab.lab.demo import House, serve
 
 
 def alone(work):
-    """What a coroutine returns, run in a thread of its own: a browser's driver may have a loop in this one."""
+    """What a coroutine returns, run in a thread of its own: a browser's driver may have a loop in
+    this one."""
     with ThreadPoolExecutor(1) as other:
         return other.submit(asyncio.run, work).result()
 

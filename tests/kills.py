@@ -1,10 +1,12 @@
-"""SIGKILL before every file operation: whatever was being written is finished, or said to be half, by the next start.
+"""SIGKILL before every file operation: whatever was being written is finished, or said to be half,
+by the next start.
 
     assert killed_at_every_operation(lambda folder: convert(base, folder / "out"), tmp_path) == []
 
-Works are functions of a folder and run in forks of this process, so that a command costs no second import of torch. File
-operations are those that Python's audit events tell of (a file opened for writing, a folder made, a move, a removal, a
-truncation), below the folder and in every thread. What libraries write natively lies between two of them.
+Works are functions of a folder and run in forks of this process, so that a command costs no second
+import of torch. File operations are those that Python's audit events tell of (a file opened for
+writing, a folder made, a move, a removal, a truncation), below the folder and in every thread. What
+libraries write natively lies between two of them.
 """
 
 import hashlib
@@ -25,10 +27,17 @@ PATIENCE = 300.0  # seconds after which a work is said to hang
 Work = Callable[[Path], Any]
 
 
-def killed_at_every_operation(work: Work, root: Path, seen: Callable[[Path], Any] | None = None, before: Work | None = None,
-                              refusal: str | None = None, points: int | None = None) -> list[str]:
-    """Kill `work(folder)` before its n-th file operation below `folder`, for every n, each time in a fresh folder below
-    `root`; then run it again. Returns a sentence for every n after which that does not end as an undisturbed run does.
+def killed_at_every_operation(
+    work: Work,
+    root: Path,
+    seen: Callable[[Path], Any] | None = None,
+    before: Work | None = None,
+    refusal: str | None = None,
+    points: int | None = None,
+) -> list[str]:
+    """Kill `work(folder)` before its n-th file operation below `folder`, for every n, each time in
+    a fresh folder below `root`; then run it again. Returns a sentence for every n after which that
+    does not end as an undisturbed run does.
 
     seen     what is compared of a folder; default: `contents`
     before   makes what lies in each folder beforehand
@@ -36,7 +45,8 @@ def killed_at_every_operation(work: Work, root: Path, seen: Callable[[Path], Any
     points   how many n are tried, spread evenly from the first to the last; None, or $CINELAB_EVERY_KILL set to anything = all
     """
     seen = seen or contents
-    work(_fresh(root / "here", before))  # imports, once for all forks, what torch and others import when they first need it
+    # imports, once for all forks, what torch and others import when they first need it
+    work(_fresh(root / "here", before))
     whole = _fresh(root / "whole", before)
     code, said, operations = in_a_child(work, whole)
     if code != 0 or not operations:
@@ -58,8 +68,8 @@ def killed_at_every_operation(work: Work, root: Path, seen: Callable[[Path], Any
 
 
 def in_a_child(work: Work, folder: Path, at: int | None = None) -> tuple[int, str, list[str]]:
-    """Run `work(folder)` in a fork, killed before its operation number `at`: its exit code (minus the signal), what it said
-    on stderr, and its file operations below `folder`."""
+    """Run `work(folder)` in a fork, killed before its operation number `at`: its exit code (minus
+    the signal), what it said on stderr, and its file operations below `folder`."""
     said, told = folder.parent / f"{folder.name}.said", folder.parent / f"{folder.name}.operations"
     child = os.fork()
     if child == 0:
@@ -71,12 +81,17 @@ def in_a_child(work: Work, folder: Path, at: int | None = None) -> tuple[int, st
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """A hash of every file below a folder by its name, and "" of every folder; locks do not count."""
+    """A hash of every file below a folder by its name, and "" of every folder; locks do not
+    count."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if not path.name.startswith(".lock"):
             name = str(path.relative_to(folder))
-            found[name] = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest() if path.is_file() else ""
+            found[name] = (
+                hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+                if path.is_file()
+                else ""
+            )
     return found
 
 
@@ -113,7 +128,9 @@ def _run(work: Work, folder: Path) -> int:
     return 0
 
 
-def _hook(below: str, at: int | None, operations: list[str], watching: list) -> Callable[[str, tuple], None]:
+def _hook(
+    below: str, at: int | None, operations: list[str], watching: list
+) -> Callable[[str, tuple], None]:
     def hook(event: str, args: tuple) -> None:
         if not watching or not (event in EVENTS or (event == "open" and _writes(args))):
             return
@@ -133,7 +150,8 @@ def _writes(args: tuple) -> bool:
 
 
 def _path(path: Any, more: tuple) -> str:
-    """The absolute path of an event; names beside a folder's handle (as shutil.rmtree removes) are below that folder."""
+    """The absolute path of an event; names beside a folder's handle (as shutil.rmtree removes) are
+    below that folder."""
     if isinstance(path, int):
         return os.path.realpath(f"/proc/self/fd/{path}")
     path = os.fsdecode(path)
@@ -173,6 +191,10 @@ def _spread(count: int, points: int | None) -> list[int]:
 
 def _difference(found: Any, expected: Any) -> str:
     if isinstance(found, dict) and isinstance(expected, dict):
-        odd = sorted(name for name in {*found, *expected} if found.get(name, None) != expected.get(name, None))
+        odd = sorted(
+            name
+            for name in {*found, *expected}
+            if found.get(name, None) != expected.get(name, None)
+        )
         return f"other files: {', '.join(odd)[:400]}"
     return f"{found!r:.200} instead of {expected!r:.200}"

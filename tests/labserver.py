@@ -12,14 +12,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 OWN = (
-    "JUPYTER_CONFIG_DIR JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR JUPYTER_RUNTIME_DIR"
+    "JUPYTER_CONFIG_DIR JUPYTERLAB_SETTINGS_DIR JUPYTERLAB_WORKSPACES_DIR IPYTHONDIR "
+    "JUPYTER_RUNTIME_DIR"
 ).split()
 
 
 @contextmanager
 def jupyter_lab(root, own, *more):
-    """A server on a free port; yields its address. `own` is a folder for settings and log, `more` are further options."""
-    env = os.environ | dict.fromkeys(OWN, str(own)) | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    """A server on a free port; yields its address. `own` is a folder for settings and log, `more`
+    are further options."""
+    env = (
+        os.environ
+        | dict.fromkeys(OWN, str(own))
+        | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    )
     (own / "labconfig").mkdir()
     news = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
     (own / "labconfig/page_config.json").write_text(json.dumps(news))
@@ -54,9 +60,11 @@ def wait_for_server(server, address, log):
 
 
 def run_all(page) -> None:
-    """Run every cell of the open notebook. The kernel's light says idle before there is a kernel; the line at the foot of the
-    page is not so hasty."""
-    page.wait_for_selector(".jp-NotebookPanel-toolbar .jp-Notebook-ExecutionIndicator[data-status='idle']")
+    """Run every cell of the open notebook. The kernel's light says idle before there is a kernel;
+    the line at the foot of the page is not so hasty."""
+    page.wait_for_selector(
+        ".jp-NotebookPanel-toolbar .jp-Notebook-ExecutionIndicator[data-status='idle']"
+    )
     page.wait_for_selector("#jp-main-statusbar >> text=/ipykernel. . Idle/")
     page.click("li.lm-MenuBar-item:has-text('Run')")
     page.click("li.lm-Menu-item[data-command='runmenu:run-all']")

@@ -68,7 +68,10 @@ register.policy("two_last", lambda budget: LastOfShots(2))
 
 @register.metric("redness", better="low", unit="grey levels", range=(0, 255))
 def redness(frames, shots):
-    return [[film[one.start : one.end, ..., 0].mean() for one in parts] for film, parts in zip(frames, shots, strict=True)]
+    return [
+        [film[one.start : one.end, ..., 0].mean() for one in parts]
+        for film, parts in zip(frames, shots, strict=True)
+    ]
 
 
 @register.metric("brightness")

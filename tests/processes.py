@@ -1,6 +1,7 @@
-"""What test_parallel.py compares: small trainings that run alike in one process and, through torchrun, in two.
+"""What test_parallel.py compares: small trainings that run alike in one process and, through
+torchrun, in two.
 
-    torchrun --nproc-per-node 2 tests/processes.py FOLDER      every case; results as FOLDER/<case>.pt
+torchrun --nproc-per-node 2 tests/processes.py FOLDER      every case; results as FOLDER/<case>.pt
 """
 
 import faulthandler
@@ -21,11 +22,16 @@ from cinelab.train.lora import Lora, add_lora
 from cinelab.train.optim import Optim, whole
 from cinelab.train.parallel import Layout, Parallel
 
-FAST = Optim(lr=1e-3, warmup=0, ema=0.9)  # so that three steps move the weights well beyond rounding
+# so that three steps move the weights well beyond rounding
+FAST = Optim(lr=1e-3, warmup=0, ema=0.9)
 COMMON = {"bf16": False, "optim": FAST, "model": presets.SMOKE, "save_every": 9}
-TF = replace(presets.teacher_forcing("smoke"), **COMMON, steps=3, curriculum=(4, 6, 8), routed_from=0.0)
+TF = replace(
+    presets.teacher_forcing("smoke"), **COMMON, steps=3, curriculum=(4, 6, 8), routed_from=0.0
+)
 CD = replace(presets.consistency("smoke"), **COMMON)
-DMD = replace(presets.dmd("smoke"), **COMMON, critic=FAST, batch=2, policy=CAMR(budget=2), known=0.5)
+DMD = replace(
+    presets.dmd("smoke"), **COMMON, critic=FAST, batch=2, policy=CAMR(budget=2), known=0.5
+)
 LONG = replace(presets.bidirectional("smoke"), **COMMON, steps=2, lengths=(5,), frames_per_batch=10)
 RESUMED = replace(TF, steps=4, save_every=2)
 
@@ -50,7 +56,10 @@ def trained(parallel, folder, stage, config, *nets, kill_after=None):
         rows.append({name: value for name, value in row.items() if name != "seconds"})
         if row["step"] == kill_after:
             break
-    weights = [{name: whole(value.detach()).clone() for name, value in one.state_dict().items()} for one in nets]
+    weights = [
+        {name: whole(value.detach()).clone() for name, value in one.state_dict().items()}
+        for one in nets
+    ]
     return {"rows": rows, "weights": weights}
 
 
@@ -59,11 +68,21 @@ def case_teacher_forcing(parallel, folder):
 
 
 def case_consistency(parallel, folder):
-    return trained(parallel, folder, consistency, CD, model(parallel), model(parallel, 1, frozen=True))
+    return trained(
+        parallel, folder, consistency, CD, model(parallel), model(parallel, 1, frozen=True)
+    )
 
 
 def case_dmd(parallel, folder):
-    return trained(parallel, folder, dmd, DMD, model(parallel), model(parallel, 1, frozen=True), model(parallel, 2))
+    return trained(
+        parallel,
+        folder,
+        dmd,
+        DMD,
+        model(parallel),
+        model(parallel, 1, frozen=True),
+        model(parallel, 2),
+    )
 
 
 def case_lora(parallel, folder):
@@ -71,10 +90,13 @@ def case_lora(parallel, folder):
 
 
 def case_half(parallel, folder):
-    """As on a GPU: weights gathered as bf16, gradients reduced in fp32, a frozen teacher kept in bf16. ("cpu:0" is no "cpu".)"""
+    """As on a GPU: weights gathered as bf16, gradients reduced in fp32, a frozen teacher kept in
+    bf16. ("cpu:0" is no "cpu".)"""
     there = replace(parallel, device="cpu:0")
     teacher = there.shard(cast(seeded(1).requires_grad_(False), torch.bfloat16))
-    return trained(parallel, folder, consistency, replace(CD, bf16=True), there.shard(seeded(0)), teacher)
+    return trained(
+        parallel, folder, consistency, replace(CD, bf16=True), there.shard(seeded(0)), teacher
+    )
 
 
 def case_sequence(parallel, folder):
@@ -86,7 +108,9 @@ def case_uneven(parallel, folder):
 
 
 def case_known_history(parallel, folder):
-    return trained(parallel, folder, consistency, CD, model(parallel), model(parallel, 1, frozen=True))
+    return trained(
+        parallel, folder, consistency, CD, model(parallel), model(parallel, 1, frozen=True)
+    )
 
 
 def case_resumed(parallel, folder):
@@ -111,7 +135,8 @@ def run(name, parallel, folder):
 
 
 if __name__ == "__main__":
-    faulthandler.dump_traceback_later(290, exit=True)  # processes that wait for each other say where
+    # processes that wait for each other say where
+    faulthandler.dump_traceback_later(290, exit=True)
     torch.set_num_threads(1)
     place = Path(sys.argv[1])
     joined = Parallel.join(Layout(parts=2))

@@ -20,7 +20,10 @@ DOC = Path(__file__).parents[1] / "docs" / "scaling.md"
 
 
 def test_the_papers_sizes():
-    assert round(parameters(WAN_1_3B) / 1e9, 3) == 1.419 and round(parameters(WAN_14B) / 1e9, 2) == 14.29
+    assert (
+        round(parameters(WAN_1_3B) / 1e9, 3) == 1.419
+        and round(parameters(WAN_14B) / 1e9, 2) == 14.29
+    )
     assert Plan(WAN_1_3B).tokens == 32_760 and Plan(WAN_1_3B).shown == 65_520
 
 
@@ -32,18 +35,27 @@ def test_the_documents_table_is_what_the_arithmetic_says():
 def test_adapters_are_counted(config):
     with torch.device("meta"):
         model = add_lora(CausalWan(config), Lora(rank=8))
-    assert adapter_parameters(config, 8) == sum(part.numel() for part in model.parameters() if part.requires_grad)
+    assert adapter_parameters(config, 8) == sum(
+        part.numel() for part in model.parameters() if part.requires_grad
+    )
 
 
 @pytest.mark.parametrize("width, ffn", [(128, 768), (256, 704)])
 def test_what_a_block_keeps_of_a_token_is_counted(width, ffn):
     """Bytes that autograd saves in one bf16 block, weights apart."""
-    model = cast(CausalWan(WanConfig(4, width // 4, num_layers=1, ffn_dim=ffn, text_dim=32), "sdpa"), torch.bfloat16)
+    model = cast(
+        CausalWan(WanConfig(4, width // 4, num_layers=1, ffn_dim=ffn, text_dim=32), "sdpa"),
+        torch.bfloat16,
+    )
     weights, kept, hold = {part.untyped_storage().data_ptr() for part in model.parameters()}, {}, []
     x = torch.randn(1, 4, 64, width, dtype=torch.bfloat16, requires_grad=True)
     _, modulation = model.condition_embedder.time(torch.rand(1, 4))
     words = model.encode_text(torch.randn(1, 1, 8, 32, dtype=torch.bfloat16))
-    see = partial(attend, Bidirectional(torch.arange(4)).layer(0, rope_for(width // 4, 8, 8, x.device)), "sdpa")
+    see = partial(
+        attend,
+        Bidirectional(torch.arange(4)).layer(0, rope_for(width // 4, 8, 8, x.device)),
+        "sdpa",
+    )
 
     def pack(value):
         storage = value.untyped_storage()
@@ -60,15 +72,25 @@ def test_what_a_block_keeps_of_a_token_is_counted(width, ffn):
 
 def test_more_gpus_take_less_each_and_options_do_what_they_say():
     one, eight = (memory(Plan(WAN_14B, gpus=gpus)) for gpus in (1, 8))
-    assert eight["student"] == pytest.approx(one["student"] / 8) and eight["activations"] == one["activations"]
-    assert memory(Plan(WAN_14B, sequence=4))["activations"] == pytest.approx(eight["activations"] / 4)
+    assert (
+        eight["student"] == pytest.approx(one["student"] / 8)
+        and eight["activations"] == one["activations"]
+    )
+    assert memory(Plan(WAN_14B, sequence=4))["activations"] == pytest.approx(
+        eight["activations"] / 4
+    )
     assert memory(Plan(WAN_14B, recompute=False))["activations"] > 15 * eight["activations"]
-    assert arithmetic.seconds(Plan(WAN_14B, gpus=64)) == pytest.approx(arithmetic.seconds(Plan(WAN_14B, gpus=8)) / 8)
+    assert arithmetic.seconds(Plan(WAN_14B, gpus=64)) == pytest.approx(
+        arithmetic.seconds(Plan(WAN_14B, gpus=8)) / 8
+    )
 
 
 @pytest.mark.parametrize("policy", [Full(), CAMR(budget=2, score="mean")], ids=["full", "camr"])
 def test_wide_chunks_as_strips_of_their_own_see_the_same(policy, monkeypatch):
-    net, clips = processes.model(processes.Parallel.here()), processes.Fake().clips(2, 6, torch.Generator())
+    net, clips = (
+        processes.model(processes.Parallel.here()),
+        processes.Fake().clips(2, 6, torch.Generator()),
+    )
     t = torch.full((2, 6), 0.5)
 
     def seen():
@@ -76,8 +98,10 @@ def test_wide_chunks_as_strips_of_their_own_see_the_same(policy, monkeypatch):
         twice = [torch.cat([x, x], 1) for x in (t, clips.slot)]
         known = KnownHistory(policy, clips.shot, 1)
         known.show(net, clips.latents, clips.text, clips.slot)
-        return (net(both, twice[0], clips.text, twice[1], TeacherForcing(policy, clips.shot, 1)),
-                net(clips.latents + 1, t, clips.text, clips.slot, known))
+        return (
+            net(both, twice[0], clips.text, twice[1], TeacherForcing(policy, clips.shot, 1)),
+            net(clips.latents + 1, t, clips.text, clips.slot, known),
+        )
 
     narrow = seen()
     monkeypatch.setattr(sight, "WIDE", 1)

@@ -1,4 +1,5 @@
-"""Scores and cards: the truth scores full marks, shuffled films score chance, and a card is plain JSON."""
+"""Scores and cards: the truth scores full marks, shuffled films score chance, and a card is plain
+JSON."""
 
 import json
 
@@ -38,12 +39,16 @@ def bundle():
 
 def test_the_truth_scores_full_marks(reader):
     plans = [casting.film(60_001, index, 18, (3, 6)) for index in range(12)]
-    rows, chance = film_rows(reader, np.stack([render.render(plan).frames for plan in plans]), plans)
+    rows, chance = film_rows(
+        reader, np.stack([render.render(plan).frames for plan in plans]), plans
+    )
     mean = rows.groupby("metric").value.mean()
     assert mean[list(PROMPTED)].min() > 0.93
     assert mean["cuts"] > 0.99
     assert mean["identity kept"] > 0.95
-    assert 0.15 < chance[chance.metric == "identity kept"].value.mean() < 0.35, "four values each: one in four by chance"
+    assert 0.15 < chance[chance.metric == "identity kept"].value.mean() < 0.35, (
+        "four values each: one in four by chance"
+    )
     assert 0.6 < mean["identity kept above chance"] < 0.85
     assert 0.65 < mean["diversity of identity"] < 0.85 and 0.4 < mean["diversity of scenery"] < 0.8
     assert abs(mean["drift"]) < 0.1
@@ -59,16 +64,25 @@ def test_a_wrong_film_scores_chance(reader):
 
 
 def test_identity_kept_is_measured_against_the_film_itself():
-    shots = [{"character": 0, "place": 0}, {"character": 1, "place": 1}, {"character": 0, "place": 0}]
+    shots = [
+        {"character": 0, "place": 0},
+        {"character": 1, "place": 1},
+        {"character": 0, "place": 0},
+    ]
     base = casting.film(1, 0, 6, (2, 2)).shots[0]
-    plan = casting.FilmPlan(tuple(casting.ShotPlan(base.attributes, "", 2, s["character"], s["place"], 0) for s in shots))
+    plan = casting.FilmPlan(
+        tuple(
+            casting.ShotPlan(base.attributes, "", 2, s["character"], s["place"], 0) for s in shots
+        )
+    )
     seen = [base.attributes, base.attributes, base.attributes | {"accessory": "other"}]
     rows = [row for row in consistency_rows([seen], [plan]) if row[2] == "identity kept"]
     assert [row[3] for row in rows] == [1.0, 0.0, 1.0]
 
 
 def test_drawing_every_character_alike_keeps_all_looks_and_is_no_merit():
-    """Mode collapse: all looks are kept, none above the chance of the model's own films, and diversity is zero."""
+    """Mode collapse: all looks are kept, none above the chance of the model's own films, and
+    diversity is zero."""
     plans = [casting.film(60_004, index, 18, (3, 6)) for index in range(6)]
     alike = dict(plans[0].shots[0].attributes)
     collapsed = [[alike] * len(plan.shots) for plan in plans]
@@ -80,15 +94,21 @@ def test_drawing_every_character_alike_keeps_all_looks_and_is_no_merit():
     for seen, above, varied in ((collapsed, 0.0, 0.0), (true, 0.7, 0.7)):
         kept, chance = consistency_rows(seen, plans), own_chance_rows(seen, plans)
         assert mean(kept, "identity kept") == 1.0
-        assert mean(above_chance_rows(kept, chance), "identity kept above chance") == pytest.approx(above, abs=0.15)
-        assert mean(diversity_rows(seen, plans), "diversity of identity") == pytest.approx(varied, abs=0.15)
+        assert mean(above_chance_rows(kept, chance), "identity kept above chance") == pytest.approx(
+            above, abs=0.15
+        )
+        assert mean(diversity_rows(seen, plans), "diversity of identity") == pytest.approx(
+            varied, abs=0.15
+        )
 
 
 def test_only_the_return_is_made(bundle, reader):
     batch = absence_batch(bundle, 60_003, range(2), away=1)
     from dataclasses import replace
 
-    rows, memory = recall(bundle, reader, batch, CAMR(budget=4), [0, 1], replace(bundle.sampling, steps=2))
+    rows, memory = recall(
+        bundle, reader, batch, CAMR(budget=4), [0, 1], replace(bundle.sampling, steps=2)
+    )
     assert set(rows.metric) == {"identity", "scenery", "prompt"}
     assert memory.length == batch.latents.shape[1]
 
@@ -99,9 +119,20 @@ def test_a_small_card_is_complete_and_plain_json(bundle, reader, capsys):
     from rich.console import Console
 
     quick = replace(bundle, sampling=replace(bundle.sampling, steps=2))
-    rows = measure(quick, reader, CAMR(budget=4), CardConfig(seeds=(0,), films=2, latents=8, away=(1,)))
-    record = json.loads(json.dumps(card(rows, model="x", recogniser=reader.accuracy), allow_nan=False))
-    for metric in (*PROMPTED, "cuts", "identity after 1 away", "scenery after 1 away", "identity after 3 away, reframed", "drift"):
+    rows = measure(
+        quick, reader, CAMR(budget=4), CardConfig(seeds=(0,), films=2, latents=8, away=(1,))
+    )
+    record = json.loads(
+        json.dumps(card(rows, model="x", recogniser=reader.accuracy), allow_nan=False)
+    )
+    for metric in (
+        *PROMPTED,
+        "cuts",
+        "identity after 1 away",
+        "scenery after 1 away",
+        "identity after 3 away, reframed",
+        "drift",
+    ):
         assert set(record["metrics"][metric]) == {"value", "low", "high", "n", "chance", "upper"}
     assert len(card_table(record)) == len(record["metrics"])
     print_card(record, Console(width=120))
@@ -109,7 +140,16 @@ def test_a_small_card_is_complete_and_plain_json(bundle, reader, capsys):
 
 
 def test_an_interval_that_is_not_known_is_null():
-    rows = pd.DataFrame({"film": [0], "shot": [0], "metric": ["drift"], "value": [0.3], "source": ["model"], "seed": [0]})
+    rows = pd.DataFrame(
+        {
+            "film": [0],
+            "shot": [0],
+            "metric": ["drift"],
+            "value": [0.3],
+            "source": ["model"],
+            "seed": [0],
+        }
+    )
     made = card(rows)["metrics"]["drift"]
     assert made["value"] == 0.3 and made["chance"] is None
     assert json.dumps(made, allow_nan=False)
@@ -129,17 +169,32 @@ def test_a_card_needs_films():
 def test_cards_side_by_side_are_paired_by_film(tmp_path):
     films = [(seed, film) for seed in (0, 1) for film in range(8)]
     for name, value, count in (("base", 0.8, 8), ("student", 0.6, 8), ("other", 0.4, 6)):
-        rows = [{"seed": s, "film": f, "shot": 0, "metric": m, "value": value, "source": "model"}
-                for s, f in films if f < count for m in ("kind", "action", "cuts")]
+        rows = [
+            {"seed": s, "film": f, "shot": 0, "metric": m, "value": value, "source": "model"}
+            for s, f in films
+            if f < count
+            for m in ("kind", "action", "cuts")
+        ]
         pd.DataFrame(rows).to_parquet(tmp_path / f"{name}.parquet")
     table = compare_cards(["base", "student", "other"], tmp_path).set_index(["metric", "model"])
     assert table.loc[("prompt", "student"), "share"] == pytest.approx(0.75)
     assert table.loc[("prompt", "student"), "share low"] == pytest.approx(0.75)
-    assert pd.isna(table.loc[("cuts", "other"), "share"]) and pd.isna(table.loc[("cuts", "base"), "share"])
+    assert pd.isna(table.loc[("cuts", "other"), "share"]) and pd.isna(
+        table.loc[("cuts", "base"), "share"]
+    )
     note = comparison_note(table.reset_index(), ["base", "student", "other"])
-    assert note.startswith("Mean over films [95 % interval]; x: the share of base's") and "Not set beside base: other," in note
+    assert (
+        note.startswith("Mean over films [95 % interval]; x: the share of base's")
+        and "Not set beside base: other," in note
+    )
     alone = comparison_note(compare_cards(["base", "other"], tmp_path), ["base", "other"])
-    assert "x:" not in alone and "Not set beside base: other, since the films are not the same." in alone
-    assert comparison_note(compare_cards(["base"], tmp_path), ["base"]) == "Mean over films [95 % interval]."
+    assert (
+        "x:" not in alone
+        and "Not set beside base: other, since the films are not the same." in alone
+    )
+    assert (
+        comparison_note(compare_cards(["base"], tmp_path), ["base"])
+        == "Mean over films [95 % interval]."
+    )
     with pytest.raises(CinelabError, match="run `cinelab score absent` first"):
         compare_cards(["absent"], tmp_path)

@@ -32,19 +32,28 @@ def look(low, high, kind="above", margin=0.0, p=0.001, **more):
     return Look("x", Estimate((low + high) / 2, low, high, 30), p, p, kind, margin, 30, **more)
 
 
-@pytest.mark.parametrize(("low", "high", "kind", "margin", "word"), [
-    (0.01, 0.2, "above", 0.0, "confirmed"),
-    (-0.2, -0.01, "above", 0.0, "refuted"),
-    (-0.001, 0.3, "above", 0.0, "undecided: the interval holds the margin"),
-    (0.0, 0.3, "above", 0.0, "undecided: the interval holds the margin"),
-    (0.94, 1.2, "above", 0.95, "undecided: the interval holds the margin"),  # 1.07 decides nothing
-    (0.96, 1.2, "above", 0.95, "confirmed"),
-    (-0.04, 0.04, "level", 0.05, "confirmed"),
-    (-0.04, 0.06, "level", 0.05, "undecided: the interval holds the margin"),
-    (-0.05, 0.01, "level", 0.05, "undecided: the interval holds the margin"),
-    (0.051, 0.2, "level", 0.05, "refuted"),
-    (-0.2, -0.051, "level", 0.05, "refuted"),
-])
+@pytest.mark.parametrize(
+    ("low", "high", "kind", "margin", "word"),
+    [
+        (0.01, 0.2, "above", 0.0, "confirmed"),
+        (-0.2, -0.01, "above", 0.0, "refuted"),
+        (-0.001, 0.3, "above", 0.0, "undecided: the interval holds the margin"),
+        (0.0, 0.3, "above", 0.0, "undecided: the interval holds the margin"),
+        (
+            0.94,
+            1.2,
+            "above",
+            0.95,
+            "undecided: the interval holds the margin",
+        ),  # 1.07 decides nothing
+        (0.96, 1.2, "above", 0.95, "confirmed"),
+        (-0.04, 0.04, "level", 0.05, "confirmed"),
+        (-0.04, 0.06, "level", 0.05, "undecided: the interval holds the margin"),
+        (-0.05, 0.01, "level", 0.05, "undecided: the interval holds the margin"),
+        (0.051, 0.2, "level", 0.05, "refuted"),
+        (-0.2, -0.051, "level", 0.05, "refuted"),
+    ],
+)
 def test_bounds_decide(low, high, kind, margin, word):
     assert verdict(look(low, high, kind, margin), 0.01) == word
 
@@ -102,7 +111,9 @@ def test_times_carry_the_noise_of_timing():
     assert judged([about_times("3 times", steady, seeds, margin=3)]).verdict[0] == "confirmed"
     found = judged([about_times("3 times", rough, seeds, margin=3)]).iloc[0]
     assert found.low < 3 < found.value and found.verdict.startswith("undecided")
-    assert judged([about_times("3 times", 1.68 * steady / 4, seeds, margin=3)]).verdict[0] == "refuted"
+    assert (
+        judged([about_times("3 times", 1.68 * steady / 4, seeds, margin=3)]).verdict[0] == "refuted"
+    )
 
 
 def test_equality_needs_a_margin_that_holds_the_interval():
@@ -110,7 +121,10 @@ def test_equality_needs_a_margin_that_holds_the_interval():
     a = rng.random(100)
     near = a + rng.normal(0, 0.05, 100)
     loose = a + rng.normal(0, 0.5, 100)
-    words = [judged([about_gap("level", b, a, kind="level", margin=0.05)]).verdict[0] for b in (near, loose)]
+    words = [
+        judged([about_gap("level", b, a, kind="level", margin=0.05)]).verdict[0]
+        for b in (near, loose)
+    ]
     assert words == ["confirmed", "undecided: the interval holds the margin"]
     apart = judged([about_gap("level", a + 0.2, a, kind="level", margin=0.05)]).iloc[0]
     assert apart.verdict == "refuted"
@@ -127,45 +141,94 @@ def test_every_row_says_what_it_rests_on():
 # The initialisation study
 
 
-def cells(folder, ahead, protocol=NEW, noise=0.01, inits=("consistency", "consistency_equal_seconds", "causal_ode")):
+def cells(
+    folder,
+    ahead,
+    protocol=NEW,
+    noise=0.01,
+    inits=("consistency", "consistency_equal_seconds", "causal_ode"),
+):
     """Initialisations on 12 films by 3 seeds, all but causal ODE `ahead` of it by so much."""
     rng = np.random.default_rng(0)
     about = {} if protocol is None else {"protocol": protocol}
     for init in inits:
         plus = 0.0 if init == "causal_ode" else ahead
-        rows = [{"film": f, "metric": m, "value": 0.5 + plus + noise * rng.normal(), "steps": 1, "stage": stage,
-                 "init": init, "seed": s, **about}
-                for f in range(12) for m in claims.SHOWN for stage in claims.STAGES for s in range(3)]
+        rows = [
+            {
+                "film": f,
+                "metric": m,
+                "value": 0.5 + plus + noise * rng.normal(),
+                "steps": 1,
+                "stage": stage,
+                "init": init,
+                "seed": s,
+                **about,
+            }
+            for f in range(12)
+            for m in claims.SHOWN
+            for stage in claims.STAGES
+            for s in range(3)
+        ]
         (folder / init).mkdir(parents=True)
         pd.DataFrame(rows).to_parquet(folder / init / "rows.parquet")
-        turns = {"turns": [{"causal_ode": 40 + i, "consistency": 10.0} for i in range(3)]} if "equal" in init else {}
-        (folder / init / "cell.json").write_text(json.dumps(
-            {"init": init, "seed": 0, "stage 2 seconds": 10.0, "pairs seconds": 30.0 * (init == "causal_ode"),
-             "stored bytes": 5, **about, **turns}))
+        turns = (
+            {"turns": [{"causal_ode": 40 + i, "consistency": 10.0} for i in range(3)]}
+            if "equal" in init
+            else {}
+        )
+        (folder / init / "cell.json").write_text(
+            json.dumps(
+                {
+                    "init": init,
+                    "seed": 0,
+                    "stage 2 seconds": 10.0,
+                    "pairs seconds": 30.0 * (init == "causal_ode"),
+                    "stored bytes": 5,
+                    **about,
+                    **turns,
+                }
+            )
+        )
     return folder
 
 
 def verdicts(folder):
-    return claims.init_claims(sweep_rows(folder), claims.init_cells(folder)).set_index("claim").verdict
+    return (
+        claims.init_claims(sweep_rows(folder), claims.init_cells(folder)).set_index("claim").verdict
+    )
 
 
 @pytest.mark.parametrize("ahead, word", [(0.2, "confirmed"), (-0.2, "refuted"), (0.0, "undecided")])
 def test_a_claim_on_starts_is_decided_by_its_interval(ahead, word, tmp_path):
     folder = cells(tmp_path / "sweep", ahead)
     found = verdicts(folder)
-    assert found["after DMD, 1 levels: consistency (equal clips) is ahead of causal_ode in prompt"].startswith(word)
-    assert found["after DMD, 1 levels: causal_ode is ahead of bidirectional_ode in prompt"] == "not measured"
+    assert found[
+        "after DMD, 1 levels: consistency (equal clips) is ahead of causal_ode in prompt"
+    ].startswith(word)
+    assert (
+        found["after DMD, 1 levels: causal_ode is ahead of bidirectional_ode in prompt"]
+        == "not measured"
+    )
     level = "confirmed" if not ahead else "refuted"
-    assert found["after DMD, 1 levels: consistency (equal seconds) is level with causal_ode in prompt"] == level
+    assert (
+        found["after DMD, 1 levels: consistency (equal seconds) is level with causal_ode in prompt"]
+        == level
+    )
     costs = claims.init_costs(claims.init_cells(folder)).set_index("init")
-    assert costs["seconds before DMD"].to_dict() == {"causal_ode": 40, "consistency": 10, "consistency_equal_seconds": 10}
+    assert costs["seconds before DMD"].to_dict() == {
+        "causal_ode": 40,
+        "consistency": 10,
+        "consistency_equal_seconds": 10,
+    }
     assert len(claims.init_points(sweep_rows(folder)).data) == 24
 
 
 def test_a_mean_beyond_the_margin_decides_nothing(tmp_path):
     folder = cells(tmp_path / "sweep", 0.06, noise=0.5)
     table = claims.init_claims(sweep_rows(folder), claims.init_cells(folder)).set_index("claim")
-    row = table.loc["after DMD, 1 levels: consistency (equal clips) is level with causal_ode in prompt"]
+    row = table.loc[
+        "after DMD, 1 levels: consistency (equal clips) is level with causal_ode in prompt"
+    ]
     assert row.low < -0.05 or row.high > 0.05
     assert row.verdict.startswith("undecided") and row.trainings == 3 and row.films == 36
 
@@ -180,12 +243,16 @@ def test_without_equal_seconds_consistency_is_undecided(tmp_path):
 def test_old_cells_are_shown_and_their_claims_withdrawn(tmp_path):
     folder = cells(tmp_path / "old", -0.2, protocol=None, inits=("consistency", "causal_ode"))
     table = claims.init_claims(sweep_rows(folder), claims.init_cells(folder)).set_index("claim")
-    row = table.loc["after DMD, 1 levels: consistency (equal clips) is ahead of causal_ode in prompt"]
+    row = table.loc[
+        "after DMD, 1 levels: consistency (equal clips) is ahead of causal_ode in prompt"
+    ]
     assert row.verdict.startswith("withdrawn: consistency saw 480 clips") and row.high < 0
     assert table.verdict.iloc[-1].startswith("withdrawn: it had half the clips")
     assert "confirmed" not in set(table.verdict) and "refuted" not in set(table.verdict)
     cells(tmp_path / "new", -0.2, inits=("consistency_equal_seconds",))
-    mixed = claims.init_claims(sweep_rows(folder, tmp_path / "new"), claims.init_cells(folder, tmp_path / "new"))
+    mixed = claims.init_claims(
+        sweep_rows(folder, tmp_path / "new"), claims.init_cells(folder, tmp_path / "new")
+    )
     assert not mixed.verdict.isin(["confirmed", "refuted"]).any()  # a new side against an old one
 
 
@@ -197,22 +264,31 @@ def test_teachers_that_differ_are_noted(tmp_path):
     for init, value in (("causal_ode", 0.95), ("bidirectional_ode", 0.9)):
         rows = pd.read_parquet(folder / init / "rows.parquet")
         card = rows[(rows.stage == "after DMD") & (rows.metric == "prompt")]
-        pd.concat([rows, card.assign(stage=TEACHER_STAGE, steps=12, value=value)]).to_parquet(folder / init / "rows.parquet")
+        pd.concat([rows, card.assign(stage=TEACHER_STAGE, steps=12, value=value)]).to_parquet(
+            folder / init / "rows.parquet"
+        )
     table = claims.init_claims(sweep_rows(folder), claims.init_cells(folder)).set_index("claim")
     assert "the teachers' own prompt differs by 0.050" in table.note[note]
     assert set(claims.init_table(sweep_rows(folder)).stage) == {TEACHER_STAGE, *claims.STAGES}
 
 
 def test_equal_seconds_come_from_turns():
-    turns = [{"causal_ode": 277.0, "consistency": 309.0}, {"causal_ode": 270.0, "consistency": 300.0}]
+    turns = [
+        {"causal_ode": 277.0, "consistency": 309.0},
+        {"causal_ode": 270.0, "consistency": 300.0},
+    ]
     assert initialisation.equal_seconds(turns, 120) == 108
     assert initialisation.equal_seconds([{"causal_ode": 1.0, "consistency": 900.0}], 3) == 1
 
 
 def test_the_list_of_withdrawn_claims():
-    assert withdrawn.withdrawn("initialisation", ("causal_ode", "bidirectional_ode"), 1).startswith("withdrawn: the baseline had")
+    assert withdrawn.withdrawn("initialisation", ("causal_ode", "bidirectional_ode"), 1).startswith(
+        "withdrawn: the baseline had"
+    )
     assert withdrawn.withdrawn("initialisation", ("causal_ode", "bidirectional_ode"), NEW) == ""
-    assert withdrawn.withdrawn("initialisation", ("score", "none"), 1).startswith("withdrawn: its starts")
+    assert withdrawn.withdrawn("initialisation", ("score", "none"), 1).startswith(
+        "withdrawn: its starts"
+    )
     assert withdrawn.withdrawn("memory", ("camr", "full"), 1) == ""
     assert set(withdrawn.withdrawn_table().study) == {"initialisation", "injectivity", "memory"}
     assert len(withdrawn.withdrawn_table("injectivity")) == 3
@@ -223,9 +299,13 @@ def test_equal_seconds_are_what_the_cell_trains_for(tmp_path, monkeypatch):
     monkeypatch.setattr(initialisation, "_pairs", lambda *_: None)
     monkeypatch.setattr(initialisation.students, "consistency", lambda *a, **k: asked.update(a[5]))
     (tmp_path / "turns").mkdir()
-    (tmp_path / "turns" / "turns.json").write_text(json.dumps([{"causal_ode": 90.0, "consistency": 100.0}]))
+    (tmp_path / "turns" / "turns.json").write_text(
+        json.dumps([{"causal_ode": 90.0, "consistency": 100.0}])
+    )
     recipe = {"consistency": {"steps": 120, "batch": 8}}
-    initialisation._consistent(tmp_path / "stage2", "consistency_equal_seconds", 0, None, "", "toy", recipe)
+    initialisation._consistent(
+        tmp_path / "stage2", "consistency_equal_seconds", 0, None, "", "toy", recipe
+    )
     assert asked == {"steps": 108, "batch": 8}
     initialisation._consistent(tmp_path / "stage2", "consistency", 0, None, "", "toy", recipe)
     assert asked == {"steps": 120, "batch": 8}
@@ -247,7 +327,9 @@ def test_the_baseline_has_a_level_a_chunk(tmp_path, monkeypatch):
     asked, pairs = {}, SimpleNamespace(seconds=1.0, bytes=2)
     monkeypatch.setattr(initialisation, "_pairs", lambda *_: pairs)
     monkeypatch.setattr(initialisation.students, "ode", lambda *a, **k: asked.update(a[5]))
-    initialisation._regressed(tmp_path, "bidirectional_ode", 0, None, "", "toy", {"ode": {"steps": 120}})
+    initialisation._regressed(
+        tmp_path, "bidirectional_ode", 0, None, "", "toy", {"ode": {"steps": 120}}
+    )
     assert asked == {"history": "noisy", "levels": "chunk", "steps": 120}
 
 
@@ -255,7 +337,9 @@ def test_a_teachers_card_is_of_its_end_points():
     from cinelab.score.recogniser import load_recogniser
     from cinelab.train import presets
 
-    marks = initialisation.teacher_marks(load_recogniser(), "autoregressive", 0, 2, presets.pairs("smoke"), 6)
+    marks = initialisation.teacher_marks(
+        load_recogniser(), "autoregressive", 0, 2, presets.pairs("smoke"), 6
+    )
     means = marks.groupby("metric").value.mean()
     assert {"prompt", "action", "camera", "kind", "looks", "sharpness of truth"} <= set(means.index)
     assert means["looks"] > 0.8  # it is given the true past
@@ -263,7 +347,10 @@ def test_a_teachers_card_is_of_its_end_points():
 
 def test_docs_and_shipped_tables_say_what_is_withdrawn():
     root = Path(__file__).parents[1]
-    said, page = (root / "docs" / "results.md").read_text(), root / "results" / "reference" / "experiments.html"
+    said, page = (
+        (root / "docs" / "results.md").read_text(),
+        root / "results" / "reference" / "experiments.html",
+    )
     for one in withdrawn.CLAIMS:
         assert f"| {one.claim} | {one} |" in said
     shown = page.read_text().split('<script type="application/json"')[0]

@@ -1,4 +1,5 @@
-"""Cells as jobs: submitit's local executor for what jobs do, stand-ins of Slurm's commands for what is asked of Slurm."""
+"""Cells as jobs: submitit's local executor for what jobs do, stand-ins of Slurm's commands for what
+is asked of Slurm."""
 
 import json
 import os
@@ -43,7 +44,10 @@ SACCT = '#!/bin/sh\necho "JobID|State|NodeList"; echo "71|$(cat state)|node1"\n'
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     defaults = 'seed = 0\nrun_dir = ""\nmode = "fine"'
-    cells = [nbformat.v4.new_code_cell(defaults, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(WORK)]
+    cells = [
+        nbformat.v4.new_code_cell(defaults, metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell(WORK),
+    ]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), "work.ipynb")
     yield tmp_path
     Path("go").touch()  # whatever a failed test left waiting ends
@@ -57,7 +61,8 @@ def slurm(here, monkeypatch):
         (here / "bin" / name).write_text(text)
         (here / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{here / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # a choice that would go before the options
+    # a choice that would go before the options
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
 def sweep(*modes, seeds=(0,)):
@@ -95,10 +100,27 @@ def job_of(cell):
 @pytest.mark.parametrize(
     ("engine", "options", "words"),
     [
-        ("slurm", {"gpu": 1}, "option 'gpu' is unknown to engine 'slurm'; it takes time, gpus, cpus, memory, partition"),
-        ("local", {"partition": "a"}, "option 'partition' is unknown to engine 'local'; it takes time."),
-        ("slurm", {"time": "1h"}, "option time is '1h'; give a whole number of minutes, such as time=4"),
-        ("slurm", {"memory": 0}, "option memory is '0'; give a whole number of GB, such as memory=4"),
+        (
+            "slurm",
+            {"gpu": 1},
+            "option 'gpu' is unknown to engine 'slurm'; it takes time, gpus, cpus, memory, "
+            "partition",
+        ),
+        (
+            "local",
+            {"partition": "a"},
+            "option 'partition' is unknown to engine 'local'; it takes time.",
+        ),
+        (
+            "slurm",
+            {"time": "1h"},
+            "option time is '1h'; give a whole number of minutes, such as time=4",
+        ),
+        (
+            "slurm",
+            {"memory": 0},
+            "option memory is '0'; give a whole number of GB, such as memory=4",
+        ),
         ("slurm", {"cpus": "-1"}, "option cpus is '-1'; give a whole number, such as"),
         ("slurm", {"account": ""}, "option account is ''; give a name"),
     ],
@@ -111,17 +133,29 @@ def test_a_wrong_option_is_refused_before_anything_runs(engine, options, words):
 
 def test_options_in_the_words_of_submitit():
     given = {"time": "90", "gpus": 0, "cpus": 4, "memory": "16", "partition": "long"}
-    asked = {"job_name": "cinelab", "time": 90, "gpus_per_node": 0, "cpus_per_task": 4, "mem": "16GB"}
+    asked = {
+        "job_name": "cinelab",
+        "time": 90,
+        "gpus_per_node": 0,
+        "cpus_per_task": 4,
+        "mem": "16GB",
+    }
     assert settings("slurm", given) == asked | {"partition": "long"}
-    assert settings("local", {}) == {"timeout_min": LONG} and settings("local", {"time": 5}) == {"timeout_min": 5}
+    assert settings("local", {}) == {"timeout_min": LONG} and settings("local", {"time": 5}) == {
+        "timeout_min": 5
+    }
 
 
 def test_what_is_missing_is_named(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(CinelabError, match="this machine has no srun; start the sweep on a login node"):
+    with pytest.raises(
+        CinelabError, match="this machine has no srun; start the sweep on a login node"
+    ):
         run(sweep("fine"), engine="slurm")
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(CinelabError, match=r"needs submitit; install it with pip install 'cinelab\[cluster\]'"):
+    with pytest.raises(
+        CinelabError, match=r"needs submitit; install it with pip install 'cinelab\[cluster\]'"
+    ):
         run(sweep("fine"), engine="local")
 
 
@@ -133,7 +167,9 @@ def test_jobs_do_fail_and_crash_as_cells_do_here():
     told = {cell.parameters["mode"]: why for cell, why in summary.failed}
     assert "work.ipynb, cell 3: RuntimeError: the loss is nan" in told["raises"]
     assert "was ended; see " in told["killed"] and "/jobs/" in told["killed"]
-    assert (cells["fine"].folder() / "output.txt").exists() and began(cells["fine"]) == [str(max(1, os.cpu_count() // 2))]
+    assert (cells["fine"].folder() / "output.txt").exists() and began(cells["fine"]) == [
+        str(max(1, os.cpu_count() // 2))
+    ]
     record = json.loads((cells["fine"].folder() / "done.json").read_text())
     assert record["schema"] == 1 and record["peak_memory_mb"] > 10
     again = run(sweep("fine"), engine="local")
@@ -147,11 +183,14 @@ def test_jobs_outlive_their_driver_and_are_taken_up(how):
     driver = start([0, 1, 2])
     wait_for(lambda: began(first) and began(second))
     jobs = [job_of(first), job_of(second)]
-    os.killpg(driver.pid, how) if how == signal.SIGINT else driver.kill()  # a terminal's Ctrl-C reaches all of a group
+    # a terminal's Ctrl-C reaches all of a group
+    os.killpg(driver.pid, how) if how == signal.SIGINT else driver.kill()
     assert driver.wait(30) != 0
     if how == signal.SIGINT:
         ids = f"{jobs[0].pid} {jobs[1].pid}"
-        words = f"Jobs that go on: {ids}; the same command takes them up again, `kill {ids}` ends them"
+        words = (
+            f"Jobs that go on: {ids}; the same command takes them up again, `kill {ids}` ends them"
+        )
         assert words in Path("printed.txt").read_text()
     assert not began(third) and all(job.is_running() for job in jobs)
     Path("go").touch()
@@ -170,7 +209,9 @@ def test_a_job_that_is_ended_by_hand_is_submitted_again():
     job = job_of(cell)
     family = [job, *job.children(recursive=True)]
     job.terminate()
-    wait_for(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family), 20)
+    wait_for(
+        lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family), 20
+    )
     Path("go").touch()
     assert len(run(sweep("waits"), engine="local").done) == 1 and len(began(cell)) == 2
 
@@ -182,7 +223,8 @@ def test_a_record_of_a_job_that_is_no_more_is_no_job():
     logs.mkdir(parents=True)
     record = {"engine": "local", "host": os.uname().nodename, "logs": "jobs/then", "submitted": 0}
     (cell.folder() / "job.json").write_text(json.dumps(record))
-    assert not cluster.takes_up(cell, cell.folder())  # its driver was killed before it was submitted
+    # its driver was killed before it was submitted
+    assert not cluster.takes_up(cell, cell.folder())
     (logs / f"{os.getpid()}_submitted.pkl").touch()  # another process has been given its number
     assert not cluster.takes_up(cell, cell.folder())
 
@@ -194,13 +236,23 @@ def test_slurm_is_asked_for_what_the_options_say(slurm, monkeypatch):
     summary = run(sweep("fine"), engine="slurm", options=given)
     assert summary.ok and len(summary.done) == 1 and began(summary.done[0]) == ["3"]
     asked = Path("asked.txt").read_text()
-    for words in ("job-name=cinelab", "partition=long", "time=30", "gpus-per-node=1", "mem=8GB", "cpus-per-task=3"):
+    for words in (
+        "job-name=cinelab",
+        "partition=long",
+        "time=30",
+        "gpus-per-node=1",
+        "mem=8GB",
+        "cpus-per-task=3",
+    ):
         assert f"--{words}\n" in asked
 
 
 def test_what_slurm_refuses_is_that_cells_failure(slurm):
     summary = run(sweep("fine"), engine="slurm", options={"partition": "wrong"})
-    assert "was not submitted (FailedJobError: sbatch: error: invalid partition specified: wrong)" in summary.failed[0][1]
+    assert (
+        "was not submitted (FailedJobError: sbatch: error: invalid partition specified: wrong)"
+        in summary.failed[0][1]
+    )
     assert not (summary.failed[0][0].folder() / "done.json").exists()
 
 
@@ -209,7 +261,10 @@ def test_slurms_jobs_are_taken_up_while_slurm_knows_them(slurm):
     (cell,) = expand(sweep("waits"))
     first = Cluster("slurm", {}, 1)
     first.start(cell, cell.folder())
-    assert first.close() == "Jobs that go on: 71; the same command takes them up again, `scancel 71` ends them."
+    assert (
+        first.close()
+        == "Jobs that go on: 71; the same command takes them up again, `scancel 71` ends them."
+    )
     for state in ("PENDING", "CONFIGURING", "SUSPENDED"):
         Path("state").write_text(state)
         assert Cluster("slurm", {}, 1).takes_up(cell, cell.folder())

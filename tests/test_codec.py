@@ -1,4 +1,5 @@
-"""The toy codec: streaming decode is the full decode, nothing looks ahead, and the shipped one is good enough."""
+"""The toy codec: streaming decode is the full decode, nothing looks ahead, and the shipped one is
+good enough."""
 
 import numpy as np
 import pytest

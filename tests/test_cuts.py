@@ -1,4 +1,5 @@
-"""Cuts: both detectors find those of synthetic films, and planned and detected are paired fairly."""
+"""Cuts: both detectors find those of synthetic films, and planned and detected are paired
+fairly."""
 
 import itertools
 

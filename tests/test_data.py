@@ -1,4 +1,5 @@
-"""Videos to training clips: toybox films come back as they were made, others are read right or reported, nothing is lost."""
+"""Videos to training clips: toybox films come back as they were made, others are read right or
+reported, nothing is lost."""
 
 import json
 import os
@@ -48,13 +49,19 @@ def small_codec() -> ToyCodec:
 
 
 def film(index: int):
-    return render.render(casting.film(PLAN.seed, index, PLAN.latents, (PLAN.shortest, PLAN.longest)))
+    return render.render(
+        casting.film(PLAN.seed, index, PLAN.latents, (PLAN.shortest, PLAN.longest))
+    )
 
 
-def write(path: Path, frames: np.ndarray, times: list[int] | None = None, fps: int = 8, turn: int = 0) -> None:
+def write(
+    path: Path, frames: np.ndarray, times: list[int] | None = None, fps: int = 8, turn: int = 0
+) -> None:
     """A lossless video; `times` in ticks of 1 / fps for a variable rate."""
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1" if path.suffix == ".mkv" else "libx264rgb", rate=fps, options={"qp": "0"})
+        stream = container.add_stream(
+            "ffv1" if path.suffix == ".mkv" else "libx264rgb", rate=fps, options={"qp": "0"}
+        )
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "bgr0" if path.suffix == ".mkv" else "rgb24"
         stream.codec_context.time_base = Fraction(1, fps)
@@ -72,13 +79,21 @@ def ffmpeg(*arguments) -> None:
 
 
 def make(videos, folder, config=TOY, codec=None, encoder=None, **more) -> list:
-    return list(build(videos, folder, config, codec or small_codec(), encoder or toy_encoder(), MARKS, **more))
+    return list(
+        build(
+            videos, folder, config, codec or small_codec(), encoder or toy_encoder(), MARKS, **more
+        )
+    )
 
 
 def colours(*lengths: int) -> np.ndarray:
     """Shots of plain colours with a moving bar."""
     hues = np.array([[200, 30, 30], [30, 200, 30], [30, 30, 200], [220, 220, 40]], np.uint8)
-    frames = [np.broadcast_to(hues[i % 4], (48, 64, 3)).copy() for i, length in enumerate(lengths) for _ in range(length)]
+    frames = [
+        np.broadcast_to(hues[i % 4], (48, 64, 3)).copy()
+        for i, length in enumerate(lengths)
+        for _ in range(length)
+    ]
     for number, frame in enumerate(frames):
         frame[:, number % 60 : number % 60 + 3] = 255
     return np.stack(frames)
@@ -93,8 +108,12 @@ def toybox(tmp_path_factory) -> Path:
         write(folder / f"{index}.mkv", made.frames)
         starts = np.cumsum([0, *(shot.latents for shot in made.plan.shots)])
         at = [max(0, int(2 * start - 1)) for start in starts]
-        ShotList(tuple(ListedShot(a, b, shot.caption, cut=not shot.continues)
-                       for a, b, shot in zip(at, at[1:], made.plan.shots, strict=False))).save(beside(folder / f"{index}.mkv"))
+        ShotList(
+            tuple(
+                ListedShot(a, b, shot.caption, cut=not shot.continues)
+                for a, b, shot in zip(at, at[1:], made.plan.shots, strict=False)
+            )
+        ).save(beside(folder / f"{index}.mkv"))
     return folder
 
 
@@ -111,27 +130,43 @@ def small(tmp_path_factory) -> Path:
 # Layout
 
 
-@pytest.mark.parametrize("stride, chunk, shortest, longest", [(4, 1, 1, 12), (4, 3, 3, 21), (2, 1, 2, 24), (1, 2, 2, 6), (4, 3, 1, 9)])
+@pytest.mark.parametrize(
+    "stride, chunk, shortest, longest",
+    [(4, 1, 1, 12), (4, 3, 3, 21), (2, 1, 2, 24), (1, 2, 2, 6), (4, 3, 1, 9)],
+)
 def test_no_latent_frame_mixes_two_shots(stride, chunk, shortest, longest):
     rng = np.random.default_rng(stride * chunk)
     edges = np.cumsum([0, *rng.integers(1, 120, 60)])
-    takes = [layout.Take(0, int(a), int(b), ((0, f"{i}"),)) for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False))]
+    takes = [
+        layout.Take(0, int(a), int(b), ((0, f"{i}"),))
+        for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False))
+    ]
     films, short = layout.films(takes, stride, chunk, shortest, longest)
     used = set()
     for film in films:
         pictures = sum(piece.pictures for piece in film)
-        assert pictures == 1 + stride * (sum(piece.latents for piece in film) - 1)  # what a codec takes
+        # what a codec takes
+        assert pictures == 1 + stride * (sum(piece.latents for piece in film) - 1)
         assert sum(piece.latents for piece in film) <= longest
         for number, piece in enumerate(film):
             assert piece.latents % chunk == 0 and piece.latents >= shortest
             assert piece.pictures == layout.pictures_in(piece.latents, stride, number == 0)
             take = next(take for take in takes if take.first <= piece.first < take.last)
-            assert piece.first + piece.pictures <= take.last and piece.prompts == ((take.captions[0][1], piece.latents),)
+            assert piece.first + piece.pictures <= take.last and piece.prompts == (
+                (take.captions[0][1], piece.latents),
+            )
             used.add(take)
     assert not used & set(short) and used | set(short) == set(takes)
-    lost = len(edges) and edges[-1] - sum(p.pictures for film in films for p in film) - sum(t.last - t.first for t in short)
-    tails = [t.last - max(p.first + p.pictures for f in films for p in f if t.first <= p.first < t.last) for t in used]
-    assert lost == sum(tails) and max(tails) < max(stride * chunk + stride, stride * shortest + stride)
+    lost = len(edges) and edges[-1] - sum(p.pictures for film in films for p in film) - sum(
+        t.last - t.first for t in short
+    )
+    tails = [
+        t.last - max(p.first + p.pictures for f in films for p in f if t.first <= p.first < t.last)
+        for t in used
+    ]
+    assert lost == sum(tails) and max(tails) < max(
+        stride * chunk + stride, stride * shortest + stride
+    )
 
 
 def test_a_toybox_film_loses_nothing():
@@ -140,7 +175,9 @@ def test_a_toybox_film_loses_nothing():
     takes = [layout.Take(0, a, b, ((0, ""),)) for a, b in zip(edges, edges[1:], strict=False)]
     (pieces,), short = layout.films(takes, render.STRIDE)
     assert sum(piece.latents for piece in pieces) == PLAN.latents and not short
-    assert [piece.pictures for piece in pieces] == [b - a for a, b in zip(edges, edges[1:], strict=False)]
+    assert [piece.pictures for piece in pieces] == [
+        b - a for a, b in zip(edges, edges[1:], strict=False)
+    ]
 
 
 def test_a_prompt_that_changes_in_mid_shot_changes_at_the_nearest_chunk():
@@ -164,7 +201,8 @@ def test_pictures_are_chosen_by_time_stamp(tmp_path):
     assert numbers(tmp_path / "even.mp4", 8) == list(range(12))
     assert numbers(tmp_path / "even.mp4", 4) == list(range(0, 12, 2))
     assert numbers(tmp_path / "even.mp4", 16) == sorted([*range(12)] * 2)
-    write(tmp_path / "held.mp4", frames[:4], times=[0, 1, 9, 10])  # the second frame stands for a second
+    # the second frame stands for a second
+    write(tmp_path / "held.mp4", frames[:4], times=[0, 1, 9, 10])
     assert numbers(tmp_path / "held.mp4", 8) == [0, *[1] * 8, 2, 3]
     write(tmp_path / "fast.mp4", colours(30), fps=30)
     assert numbers(tmp_path / "fast.mp4", 16) == [round(30 * k / 16 - 1e-9) for k in range(16)]
@@ -175,20 +213,25 @@ def test_pictures_are_the_pixels_of_a_lossless_video(toybox):
     assert np.array_equal(player.take(toybox / "0.mkv", 0, 10), truth[:10])
     assert np.array_equal(player.take(toybox / "0.mkv", 15, 32), truth[15:])
     assert np.array_equal(player.take(toybox / "0.mkv", 3, 2), truth[3:5])
-    with pytest.raises(CinelabError, match="has 47 pictures at 8 a second, and picture 50 is wanted"):
+    with pytest.raises(
+        CinelabError, match="has 47 pictures at 8 a second, and picture 50 is wanted"
+    ):
         player.take(toybox / "0.mkv", 40, 10)
 
 
 @pytest.mark.parametrize("size", [(96, 96), (32, 160), (480, 832), (200, 356)])
 def test_pictures_cover_the_size_and_keep_their_shape(size, tmp_path):
     rows, columns = np.mgrid[:199, :355]
-    disc = np.where((np.hypot(rows - 99, columns - 177) < 60)[..., None], [250, 250, 250], [20, 20, 20]).astype(np.uint8)
+    disc = np.where(
+        (np.hypot(rows - 99, columns - 177) < 60)[..., None], [250, 250, 250], [20, 20, 20]
+    ).astype(np.uint8)
     write(tmp_path / "disc.mp4", disc[None])
     picture = Player(8, size).take(tmp_path / "disc.mp4", 0, 1)[0]
     assert picture.shape == (*size, 3)
     scale = max(size[0] / 199, size[1] / 355)
     lit = picture[:, :, 0] > 128
-    for axis, side in ((1, size[0]), (0, size[1])):  # a disc stays round and in the middle, as far as it is in the picture
+    # a disc stays round and in the middle, as far as it is in the picture
+    for axis, side in ((1, size[0]), (0, size[1])):
         assert abs(lit.any(axis=axis).sum() - min(120 * scale, side)) <= 2 + scale
         assert abs(np.flatnonzero(lit.any(axis=axis)).mean() - (side - 1) / 2) <= 1 + scale
 
@@ -202,9 +245,31 @@ def test_a_turned_video_is_set_upright(tmp_path):
 
 
 def test_pixels_that_are_not_square_are_stretched(tmp_path):
-    ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x96:rate=8:duration=1", "-vf", "setsar=2/1", "-c:v", "libx264", tmp_path / "a.mp4")
-    ffmpeg("-f", "lavfi", "-i", "testsrc=size=64x96:rate=8:duration=1", "-vf", "scale=128:96,setsar=1", "-c:v", "libx264", tmp_path / "b.mp4")
-    a, b = (Player(8, (96, 128)).take(tmp_path / name, 0, 4).astype(int) for name in ("a.mp4", "b.mp4"))
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=size=64x96:rate=8:duration=1",
+        "-vf",
+        "setsar=2/1",
+        "-c:v",
+        "libx264",
+        tmp_path / "a.mp4",
+    )
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=size=64x96:rate=8:duration=1",
+        "-vf",
+        "scale=128:96,setsar=1",
+        "-c:v",
+        "libx264",
+        tmp_path / "b.mp4",
+    )
+    a, b = (
+        Player(8, (96, 128)).take(tmp_path / name, 0, 4).astype(int) for name in ("a.mp4", "b.mp4")
+    )
     assert np.abs(a - b).mean() < 6
 
 
@@ -219,7 +284,10 @@ def test_the_cuts_of_toybox_films_are_found(cuts, tmp_path):
         made = film(index)
         write_mp4(tmp_path / "film.mp4", made.frames, 8)  # H.264, eight times as large
         seen = cutting.survey(tmp_path / "film.mp4", replace(TOY, cuts=cuts), look=True)
-        assert seen.pictures == len(made.frames) and match_cuts(made.cuts, seen.cuts, tolerance=0).f1 == 1.0
+        assert (
+            seen.pictures == len(made.frames)
+            and match_cuts(made.cuts, seen.cuts, tolerance=0).f1 == 1.0
+        )
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +303,8 @@ def test_a_lossless_toybox_film_becomes_what_direct_encoding_makes(both):
     video, direct = both
     assert len(video) == 3
     for index in range(3):
-        assert torch.equal(video.latents(index), direct.latents[index])  # bit for bit: the pixels are the same
+        # bit for bit: the pixels are the same
+        assert torch.equal(video.latents(index), direct.latents[index])
         plan = film(index).plan
         assert video.films[index].slot.tolist() == plan.prompt_of_latent
         assert video.films[index].shot.tolist() == plan.shot_of_latent
@@ -245,14 +314,17 @@ def test_a_lossless_toybox_film_becomes_what_direct_encoding_makes(both):
 
 
 def test_both_stores_train_alike(both):
-    clips = [store.clips(4, PLAN.latents, rng_at(0, "clips")) for store in both]  # whole films: the same draw
+    # whole films: the same draw
+    clips = [store.clips(4, PLAN.latents, rng_at(0, "clips")) for store in both]
     for key in ("latents", "slot", "shot"):
         assert torch.equal(getattr(clips[0], key), getattr(clips[1], key))
     assert (clips[0].text - clips[1].text).abs().max() < 2e-3  # stored in half precision
     torch.manual_seed(0)
     config, model = presets.teacher_forcing("smoke"), init_toy(CausalWan(presets.SMOKE))
     model.proj_out.weight.data.normal_(std=0.02)
-    losses = [teacher_forcing.loss(model, some, config, config.camr, rng_at(1)).item() for some in clips]
+    losses = [
+        teacher_forcing.loss(model, some, config, config.camr, rng_at(1)).item() for some in clips
+    ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -265,7 +337,9 @@ def test_h264_toybox_latents_are_close(toybox, tmp_path):
     make(tmp_path / "v", tmp_path / "s", replace(TOY, shortest=1), codec)
     with torch.no_grad():
         truth = codec.encode(to_tensor(made.frames)[None])[0]
-    error = (FilmStore(tmp_path / "s").latents(0).float() - truth).square().mean().sqrt() / truth.std()
+    error = (
+        FilmStore(tmp_path / "s").latents(0).float() - truth
+    ).square().mean().sqrt() / truth.std()
     assert error < 0.35, error  # H.264 keeps the colours of a 48x64 film at half resolution
 
 
@@ -273,8 +347,17 @@ def test_stages_train_on_a_film_store(small, tmp_path):
     make(small, tmp_path / "store")
     config = replace(presets.teacher_forcing("smoke"), steps=2, curriculum=(4, 8), save_every=1)
     torch.manual_seed(0)
-    rows = list(teacher_forcing.train(config, init_toy(CausalWan(presets.SMOKE)), FilmStore(tmp_path / "store"), Run(tmp_path / "run", config)))
-    assert [row["frames"] for row in rows] == [4, 8] and all(np.isfinite(row["loss"]) for row in rows)
+    rows = list(
+        teacher_forcing.train(
+            config,
+            init_toy(CausalWan(presets.SMOKE)),
+            FilmStore(tmp_path / "store"),
+            Run(tmp_path / "run", config),
+        )
+    )
+    assert [row["frames"] for row in rows] == [4, 8] and all(
+        np.isfinite(row["loss"]) for row in rows
+    )
 
 
 # The reader
@@ -309,15 +392,20 @@ def test_windows_have_their_own_prompts_and_the_encoders_empty_one(small, tmp_pa
     assert torch.equal(clips.text[:, clips.null], Eos().encode([""]).expand(64, -1, -1))
     places = set()
     for row in range(64):
-        found = [(i, a) for i in range(4) for a in range(len(store.films[i]) - 5)
-                 if torch.equal(store.latents(i, a, a + 6).float(), clips.latents[row])]
-        (i, a), = found
+        found = [
+            (i, a)
+            for i in range(4)
+            for a in range(len(store.films[i]) - 5)
+            if torch.equal(store.latents(i, a, a + 6).float(), clips.latents[row])
+        ]
+        ((i, a),) = found
         places.add((i, a))
         said = [store.films[i].prompts[slot] for slot in store.films[i].slot[a : a + 6]]
         assert torch.equal(clips.text[row][clips.slot[row]], Eos().encode(said))
     assert len(places) > 8  # from all over
     again = store.clips(8, 6, rng_at(0))
-    assert torch.equal(again.latents, clips.latents[:8])  # sample i does not depend on how many are asked for
+    # sample i does not depend on how many are asked for
+    assert torch.equal(again.latents, clips.latents[:8])
 
 
 def test_windows_begin_with_chunks_and_films_that_are_too_short_are_left_out(tmp_path):
@@ -326,10 +414,15 @@ def test_windows_begin_with_chunks_and_films_that_are_too_short_are_left_out(tmp
         (tmp_path / f"{i}.txt").write_text("a cat")
     make(tmp_path, tmp_path / "s", replace(TOY, chunk=3, shortest=3, longest=30))
     store = FilmStore(tmp_path / "s", begin="anywhere")
-    assert [len(film) for film in store.films] == [18 + 15, 3] or [len(film) for film in store.films] == [18, 15, 3]
+    assert [len(film) for film in store.films] == [18 + 15, 3] or [
+        len(film) for film in store.films
+    ] == [18, 15, 3]
     clips = store.clips(16, 6, rng_at(1))
     assert all(len(set(row[i : i + 3])) == 1 for row in clips.shot.tolist() for i in (0, 3))
-    with pytest.raises(CinelabError, match="has no film of 60 latent frames, its longest has 18; ask for at most 18"):
+    with pytest.raises(
+        CinelabError,
+        match="has no film of 60 latent frames, its longest has 18; ask for at most 18",
+    ):
         store.clips(1, 60, rng_at(0))
 
 
@@ -337,11 +430,19 @@ def test_clips_begin_as_films_do(small, tmp_path):
     """A film's first latent holds one picture, like the first of every film that a model makes."""
     make(small, tmp_path, replace(TOY, group=2))
     store, count = FilmStore(tmp_path), 64
-    with pytest.warns(UserWarning, match="clips of 6 latent frames that begin as films do use 24 of its .* fill=true and longest=6"):
+    with pytest.warns(
+        UserWarning,
+        match="clips of 6 latent frames that begin as films do use 24 of its .* fill=true and "
+        "longest=6",
+    ):
         clips = store.clips(count, 6, rng_at(0))
     firsts = [store.latents(i, 0, 6).float() for i in range(len(store))]
-    found = [[i for i, first in enumerate(firsts) if torch.equal(first, clip)] for clip in clips.latents]
-    assert all(len(films) == 1 for films in found) and {films[0] for films in found} == set(range(len(store)))
+    found = [
+        [i for i, first in enumerate(firsts) if torch.equal(first, clip)] for clip in clips.latents
+    ]
+    assert all(len(films) == 1 for films in found) and {films[0] for films in found} == set(
+        range(len(store))
+    )
     assert torch.equal(store.clips(8, 6, rng_at(0)).latents, clips.latents[:8])
     whole = FilmStore(tmp_path, begin="anywhere")
     inside = whole.clips(count, 6, rng_at(0)).latents
@@ -353,7 +454,8 @@ def test_a_store_of_films_as_long_as_its_clips_encodes_each_by_itself(small, tmp
     make(small, tmp_path, replace(TOY, group=2, longest=6, fill=True), codec)
     store = FilmStore(tmp_path)
     lengths = [len(film) for film in store.films]
-    assert sorted(lengths)[4:] == [6] * (len(lengths) - 4) and len(lengths) > 8  # at most one a video is shorter
+    # at most one a video is shorter
+    assert sorted(lengths)[4:] == [6] * (len(lengths) - 4) and len(lengths) > 8
     clips = store.clips(16, 6, rng_at(0))
     assert not [one for one in recwarn if "begin as films do" in str(one.message)]
     assert len({clip.sum().item() for clip in clips.latents}) > 4
@@ -367,12 +469,19 @@ def test_the_toyboxs_own_store_begins_anywhere_unless_told_otherwise(both, begin
     firsts = store.latents[:, :6].float()
     clips = store.clips(32, 6, rng_at(0)).latents
     store.begin = "anywhere"
-    assert all(any(torch.equal(first, clip) for first in firsts) for clip in clips) == (begin == "film")
+    assert all(any(torch.equal(first, clip) for first in firsts) for clip in clips) == (
+        begin == "film"
+    )
 
 
 def test_where_clips_begin_is_refused_by_name(tmp_path):
-    for wrong in (lambda: FilmStore(tmp_path, begin="shot"), lambda: Data("films", "store", begin="shot")):
-        with pytest.raises(CinelabError, match="begin is 'shot'; clips begin with a 'film' or 'anywhere'"):
+    for wrong in (
+        lambda: FilmStore(tmp_path, begin="shot"),
+        lambda: Data("films", "store", begin="shot"),
+    ):
+        with pytest.raises(
+            CinelabError, match="begin is 'shot'; clips begin with a 'film' or 'anywhere'"
+        ):
             wrong()
     with pytest.raises(CinelabError, match="store.begin is 'film' for kind 'noise'"):
         Data("noise", "4x6x5", begin="film")
@@ -381,7 +490,10 @@ def test_where_clips_begin_is_refused_by_name(tmp_path):
 def test_the_published_negative_prompt_is_encoded_where_the_settings_say_so(small, tmp_path):
     encoder = Eos()
     make(small, tmp_path, replace(TOY, unconditional="published"), encoder=encoder)
-    assert encoder.asked.count(PUBLISHED) == 1 and FilmStore(tmp_path).text(PUBLISHED).shape == (6, 8)
+    assert encoder.asked.count(PUBLISHED) == 1 and FilmStore(tmp_path).text(PUBLISHED).shape == (
+        6,
+        8,
+    )
     make(small, tmp_path, replace(TOY, unconditional="published"), encoder=encoder)
     assert encoder.asked.count(PUBLISHED) == 1
 
@@ -389,22 +501,31 @@ def test_the_published_negative_prompt_is_encoded_where_the_settings_say_so(smal
 def test_a_store_of_before_gets_it_by_being_built_again(small, tmp_path):
     encoder = Eos()
     make(small, tmp_path, encoder=encoder)
-    with pytest.raises(CinelabError, match="holds no encoding of the prompt '色调艳丽.*build it again from its videos"):
+    with pytest.raises(
+        CinelabError,
+        match="holds no encoding of the prompt '色调艳丽.*build it again from its videos",
+    ):
         FilmStore(tmp_path).text(PUBLISHED)
-    make(small, tmp_path, replace(TOY, unconditional="blurred"), encoder=encoder)  # it changes no film
+    # it changes no film
+    make(small, tmp_path, replace(TOY, unconditional="blurred"), encoder=encoder)
     assert torch.equal(FilmStore(tmp_path).text("blurred"), Eos().encode(["blurred"])[0])
     assert DataConfig().unconditional == "published" and TOY.unconditional == ""
 
 
 def test_filled_films_are_as_long_as_they_may_be_and_lose_no_pictures_but_at_the_ends():
-    """Shots of 12 latent frames in films of 21: cut where a film is full, gone on with in the next."""
+    """Shots of 12 latent frames in films of 21: cut where a film is full, gone on with in the
+    next."""
     takes = [layout.Take(0, 48 * i, 48 * (i + 1), ((0, f"shot {i}"),)) for i in range(5)]
     filled, short = layout.films(takes, 4, 3, 3, 21, fill=True)
     whole, _ = layout.films(takes, 4, 3, 3, 21)
     assert [sum(piece.latents for piece in film) for film in filled] == [21, 21, 18] and not short
-    assert [sum(piece.latents for piece in film) for film in whole] == [12] * 5  # no clip of 21 anywhere
+    # no clip of 21 anywhere
+    assert [sum(piece.latents for piece in film) for film in whole] == [12] * 5
     for film in filled:
-        assert sum(piece.pictures for piece in film) == 1 + 4 * (sum(piece.latents for piece in film) - 1)  # encoded by itself
+        # encoded by itself
+        assert sum(piece.pictures for piece in film) == 1 + 4 * (
+            sum(piece.latents for piece in film) - 1
+        )
         assert all(piece.latents % 3 == 0 for piece in film)
     pieces = [piece for film in filled for piece in film]
     spans = [(piece.first, piece.first + piece.pictures) for piece in pieces]
@@ -417,7 +538,9 @@ def test_filled_films_are_as_long_as_they_may_be_and_lose_no_pictures_but_at_the
 
 def table(folder: Path, rows: list[dict], name: str = "films.csv") -> Path:
     frame = pd.DataFrame(rows)
-    frame.to_parquet(folder / name) if name.endswith("parquet") else frame.to_csv(folder / name, index=False)
+    frame.to_parquet(folder / name) if name.endswith("parquet") else frame.to_csv(
+        folder / name, index=False
+    )
     return folder / name
 
 
@@ -425,19 +548,57 @@ def table(folder: Path, rows: list[dict], name: str = "films.csv") -> Path:
 def test_a_table_says_shots_captions_and_films(name, tmp_path):
     write(tmp_path / "a.mp4", colours(16, 16, 16))
     write(tmp_path / "b.mp4", colours(16)[:, ::-1])
-    path = table(tmp_path, [
-        {"video": "a.mp4", "start": 4.0, "end": 6.0, "caption": "third", "film": "one", "shot": 3},
-        {"video": "a.mp4", "start": 0.5, "end": 2.0, "caption": "first", "film": "one", "shot": 1},
-        {"video": "b.mp4", "start": 0.0, "end": None, "caption": "second", "film": "one", "shot": 2},
-        {"video": "b.mp4", "start": None, "end": 1.0, "caption": "alone", "film": "two", "shot": 1}], name)
+    path = table(
+        tmp_path,
+        [
+            {
+                "video": "a.mp4",
+                "start": 4.0,
+                "end": 6.0,
+                "caption": "third",
+                "film": "one",
+                "shot": 3,
+            },
+            {
+                "video": "a.mp4",
+                "start": 0.5,
+                "end": 2.0,
+                "caption": "first",
+                "film": "one",
+                "shot": 1,
+            },
+            {
+                "video": "b.mp4",
+                "start": 0.0,
+                "end": None,
+                "caption": "second",
+                "film": "one",
+                "shot": 2,
+            },
+            {
+                "video": "b.mp4",
+                "start": None,
+                "end": 1.0,
+                "caption": "alone",
+                "film": "two",
+                "shot": 1,
+            },
+        ],
+        name,
+    )
     make(path, tmp_path / "s", encoder=Eos())
     store = FilmStore(tmp_path / "s")
     assert [film.about["source"] for film in store.films] == ["one", "two"]
-    assert store.films[0].prompts == ("first", "second", "third") and store.films[0].shot.tolist() == [0] * 6 + [1] * 8 + [2] * 8
+    assert (
+        store.films[0].prompts == ("first", "second", "third")
+        and store.films[0].shot.tolist() == [0] * 6 + [1] * 8 + [2] * 8
+    )
     shots = [(shot["video"], shot["start"], shot["end"]) for shot in store.films[0].about["shots"]]
     assert shots == [("a.mp4", 0.5, 0.5 + 11 / 8), ("b.mp4", 0.0, 2.0), ("a.mp4", 4.0, 6.0)]
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        truth = np.concatenate([colours(16, 16, 16)[4:15], colours(16)[:, ::-1], colours(16, 16, 16)[32:]])
+        truth = np.concatenate(
+            [colours(16, 16, 16)[4:15], colours(16)[:, ::-1], colours(16, 16, 16)[32:]]
+        )
         wanted = small_codec().encode(to_tensor(truth)[None])[0]
     assert torch.equal(store.latents(0), wanted.half())
 
@@ -451,7 +612,11 @@ def test_captions_come_from_the_table_then_the_shot_list_then_a_text(tmp_path):
     (tmp_path / "d.txt").write_text("1\n2\n3\n")
     make(tmp_path, tmp_path / "s", encoder=Eos())
     store = FilmStore(tmp_path / "s")
-    assert [film.prompts for film in store.films] == [("x", "y"), ("one for all",) * 2, ("first", "second")]
+    assert [film.prompts for film in store.films] == [
+        ("x", "y"),
+        ("one for all",) * 2,
+        ("first", "second"),
+    ]
     assert store.films[0].about["shots"][1]["start"] == 7 / 8
     refused = {row["video"]: row["why"] for row in skipped(tmp_path / "s")}
     assert "has 3 captions and 2 shots were found; give one caption for all" in refused["d.mp4"]
@@ -460,12 +625,18 @@ def test_captions_come_from_the_table_then_the_shot_list_then_a_text(tmp_path):
     assert FilmStore(tmp_path / "t").films[-1].prompts == ("",)  # e, as a single shot
 
 
-@pytest.mark.parametrize("text, sentence", [
-    ("file\na.mp4\n", "has the columns file and none named `video`; add it"),
-    ("video,captions\na.mp4,x\n", "column 'captions' is not known; rename it to 'caption'"),
-    ("video\n", "has no rows"),
-    ("video,caption\na.mp4,far, wide\n", "row 2 has 3 fields for 2 columns, quote texts that hold a comma"),
-])
+@pytest.mark.parametrize(
+    "text, sentence",
+    [
+        ("file\na.mp4\n", "has the columns file and none named `video`; add it"),
+        ("video,captions\na.mp4,x\n", "column 'captions' is not known; rename it to 'caption'"),
+        ("video\n", "has no rows"),
+        (
+            "video,caption\na.mp4,far, wide\n",
+            "row 2 has 3 fields for 2 columns, quote texts that hold a comma",
+        ),
+    ],
+)
 def test_a_table_that_cannot_be_meant_is_refused(text, sentence, tmp_path):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(CinelabError, match=sentence.replace("(", "\\(")):
@@ -474,23 +645,34 @@ def test_a_table_that_cannot_be_meant_is_refused(text, sentence, tmp_path):
 
 def test_rows_that_cannot_be_meant_are_reported(tmp_path):
     write(tmp_path / "a.mp4", colours(24))
-    path = table(tmp_path, [
-        {"video": "a.mp4", "start": 0, "end": 2, "caption": "good", "film": "f0"},
-        {"video": "a.mp4", "start": 2, "end": 1, "caption": "x", "film": "f1"},
-        {"video": "a.mp4", "start": "soon", "end": 1, "caption": "x", "film": "f2"},
-        {"video": "gone.mp4", "start": 0, "end": 1, "caption": "x", "film": "f3"},
-        {"video": "", "start": 0, "end": 1, "caption": "x", "film": "f4"},
-        {"video": "a.mp4", "start": 2, "end": 9, "caption": "x", "film": "f5"},
-        {"video": "a.mp4", "start": 1, "end": 1.1, "caption": "x", "film": "f6"}])
+    path = table(
+        tmp_path,
+        [
+            {"video": "a.mp4", "start": 0, "end": 2, "caption": "good", "film": "f0"},
+            {"video": "a.mp4", "start": 2, "end": 1, "caption": "x", "film": "f1"},
+            {"video": "a.mp4", "start": "soon", "end": 1, "caption": "x", "film": "f2"},
+            {"video": "gone.mp4", "start": 0, "end": 1, "caption": "x", "film": "f3"},
+            {"video": "", "start": 0, "end": 1, "caption": "x", "film": "f4"},
+            {"video": "a.mp4", "start": 2, "end": 9, "caption": "x", "film": "f5"},
+            {"video": "a.mp4", "start": 1, "end": 1.1, "caption": "x", "film": "f6"},
+        ],
+    )
     make(path, tmp_path / "s", encoder=Eos())
     assert [film.about["source"] for film in FilmStore(tmp_path / "s").films] == ["f0"]
     why = {row["film"]: row["why"] for row in skipped(tmp_path / "s")}
-    for film, part in {"f1": "row 3: start is 2 and end 1.0 s", "f2": "row 4: start is 'soon'; give a number of seconds",
-                       "f3": "gone.mp4: no such video file", "f4": "row 6: names no video", "f5": "lasts 3.00 s, and no whole shot",
-                       "f6": "1 of 1 shots are shorter than 2 latent frames (0.50 s)"}.items():
+    for film, part in {
+        "f1": "row 3: start is 2 and end 1.0 s",
+        "f2": "row 4: start is 'soon'; give a number of seconds",
+        "f3": "gone.mp4: no such video file",
+        "f4": "row 6: names no video",
+        "f5": "lasts 3.00 s, and no whole shot",
+        "f6": "1 of 1 shots are shorter than 2 latent frames (0.50 s)",
+    }.items():
         assert part in why[film], why[film]
     assert len(why) == 6
-    said = [json.loads(line) for line in (tmp_path / "s" / "skipped.jsonl").read_text().splitlines()]
+    said = [
+        json.loads(line) for line in (tmp_path / "s" / "skipped.jsonl").read_text().splitlines()
+    ]
     assert said == skipped(tmp_path / "s")
 
 
@@ -501,17 +683,80 @@ def test_rows_that_cannot_be_meant_are_reported(tmp_path):
 def strangers(tmp_path_factory) -> Path:
     """Videos as they come: two or three shots each, cut at 2 s and 4 s."""
     folder = tmp_path_factory.mktemp("strangers")
-    shots = ["-f", "lavfi", "-i", "testsrc=size=355x199:rate=25:duration=2", "-f", "lavfi", "-i",
-             "mandelbrot=size=355x199:rate=25", "-f", "lavfi", "-i", "smptebars=size=355x199:rate=25:duration=2"]
+    shots = [
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=size=355x199:rate=25:duration=2",
+        "-f",
+        "lavfi",
+        "-i",
+        "mandelbrot=size=355x199:rate=25",
+        "-f",
+        "lavfi",
+        "-i",
+        "smptebars=size=355x199:rate=25:duration=2",
+    ]
     joined = "[0:v]format=yuv444p,setsar=1[a];[1:v]trim=duration=2,format=yuv444p,setsar=1[b];[2:v]format=yuv444p,setsar=1[c];[a][b][c]concat=n=3:v=1[v]"
-    ffmpeg(*shots, "-filter_complex", joined, "-map", "[v]", "-c:v", "libx264", "-preset", "ultrafast", "-g", 25, "-pix_fmt", "yuv444p",
-           "-movflags", "+faststart", folder / "odd.mp4")
+    ffmpeg(
+        *shots,
+        "-filter_complex",
+        joined,
+        "-map",
+        "[v]",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        "-g",
+        25,
+        "-pix_fmt",
+        "yuv444p",
+        "-movflags",
+        "+faststart",
+        folder / "odd.mp4",
+    )
     source = ["-i", folder / "odd.mp4"]
-    ffmpeg(*source, "-f", "lavfi", "-i", "sine=frequency=440:duration=7", "-c:v", "libvpx", "-deadline", "realtime", "-pix_fmt", "yuv420p",
-           "-vf", "scale=320:180", "-c:a", "libvorbis", folder / "sound.webm")
-    ffmpeg(*source, "-vf", r"select='not(mod(n\,7))+not(mod(n\,3))',setpts=PTS", "-fps_mode", "vfr", "-c:v", "libx264", "-preset",
-           "ultrafast", folder / "variable.mp4")
-    ffmpeg(*source, "-c:v", "mpeg4", "-vf", "scale=176:144,fps=30000/1001", "-pix_fmt", "yuv420p", folder / "old.avi")
+    ffmpeg(
+        *source,
+        "-f",
+        "lavfi",
+        "-i",
+        "sine=frequency=440:duration=7",
+        "-c:v",
+        "libvpx",
+        "-deadline",
+        "realtime",
+        "-pix_fmt",
+        "yuv420p",
+        "-vf",
+        "scale=320:180",
+        "-c:a",
+        "libvorbis",
+        folder / "sound.webm",
+    )
+    ffmpeg(
+        *source,
+        "-vf",
+        r"select='not(mod(n\,7))+not(mod(n\,3))',setpts=PTS",
+        "-fps_mode",
+        "vfr",
+        "-c:v",
+        "libx264",
+        "-preset",
+        "ultrafast",
+        folder / "variable.mp4",
+    )
+    ffmpeg(
+        *source,
+        "-c:v",
+        "mpeg4",
+        "-vf",
+        "scale=176:144,fps=30000/1001",
+        "-pix_fmt",
+        "yuv420p",
+        folder / "old.avi",
+    )
     whole = (folder / "odd.mp4").read_bytes()
     (folder / "truncated.mp4").write_bytes(whole[: int(0.9 * len(whole))])
     (folder / "beheaded.mp4").write_bytes(whole[:400])
@@ -525,31 +770,61 @@ def strangers(tmp_path_factory) -> Path:
 
 
 def test_videos_of_other_tools_are_read_or_reported(strangers, tmp_path):
-    make(strangers, tmp_path, replace(TOY, fps=16.0, longest=81, cuts="pyscenedetect"), encoder=Eos())
+    make(
+        strangers, tmp_path, replace(TOY, fps=16.0, longest=81, cuts="pyscenedetect"), encoder=Eos()
+    )
     store = FilmStore(tmp_path)
     films = {film.about["source"]: film for film in store.films}
     assert films.keys() == {"odd.mp4", "sound.webm", "variable.mp4", "old.avi", "truncated.mp4"}
     for name in ("odd.mp4", "sound.webm", "variable.mp4", "old.avi"):
         starts = [shot["start"] for shot in films[name].about["shots"]]
-        assert len(starts) == 3 and np.abs(np.array(starts) - [0, 2, 4]).max() <= 1.5 / 16, (name, starts)
+        assert len(starts) == 3 and np.abs(np.array(starts) - [0, 2, 4]).max() <= 1.5 / 16, (
+            name,
+            starts,
+        )
         assert abs(films[name].about["shots"][-1]["end"] - 6) <= 2.5 / 16
     assert 1 <= len(films["truncated.mp4"].about["shots"]) < 3  # what is whole of it
     why = {row["video"]: row for row in skipped(tmp_path)}
-    assert why.keys() == {"truncated.mp4", "beheaded.mp4", "text.mp4", "empty.mp4", "one.mp4", "deaf.mp4"}
-    assert why["truncated.mp4"]["left_out"] == "shots" and "shots are not whole and left out" in why["truncated.mp4"]["why"]
-    for name, part in {"beheaded.mp4": "is damaged or not a video", "text.mp4": "is damaged or not a video", "empty.mp4": "0 bytes",
-                       "one.mp4": "1 of 1 shots are shorter than 2 latent frames", "deaf.mp4": "has no video stream"}.items():
+    assert why.keys() == {
+        "truncated.mp4",
+        "beheaded.mp4",
+        "text.mp4",
+        "empty.mp4",
+        "one.mp4",
+        "deaf.mp4",
+    }
+    assert (
+        why["truncated.mp4"]["left_out"] == "shots"
+        and "shots are not whole and left out" in why["truncated.mp4"]["why"]
+    )
+    for name, part in {
+        "beheaded.mp4": "is damaged or not a video",
+        "text.mp4": "is damaged or not a video",
+        "empty.mp4": "0 bytes",
+        "one.mp4": "1 of 1 shots are shorter than 2 latent frames",
+        "deaf.mp4": "has no video stream",
+    }.items():
         assert part in why[name]["why"] and why[name]["left_out"] == "video"
 
 
 def test_a_truncated_video_of_one_shot_is_left_out(tmp_path):
-    ffmpeg("-f", "lavfi", "-i", "testsrc=size=320x180:rate=25:duration=4", "-movflags", "+faststart", tmp_path / "a.mp4")
+    ffmpeg(
+        "-f",
+        "lavfi",
+        "-i",
+        "testsrc=size=320x180:rate=25:duration=4",
+        "-movflags",
+        "+faststart",
+        tmp_path / "a.mp4",
+    )
     whole = (tmp_path / "a.mp4").read_bytes()
     (tmp_path / "a.mp4").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "a.txt").write_text("a robot")
     steps = make(tmp_path, tmp_path / "s")
     assert steps[0].films == 0 and "no whole shot of it can be read" in steps[0].skipped[0]["why"]
-    with pytest.raises(CinelabError, match="holds no finished film; build it again, and read what was left out"):
+    with pytest.raises(
+        CinelabError, match="holds no finished film; build it again, and read what was left out"
+    ):
         FilmStore(tmp_path / "s")
 
 
@@ -557,10 +832,18 @@ def test_a_long_video_becomes_films_and_is_decoded_twice_in_all(tmp_path, monkey
     write(tmp_path / "long.mp4", colours(100, 30, 50, 70))
     (tmp_path / "long.txt").write_text("a cat")
     opened = []
-    monkeypatch.setattr(Video, "__init__", lambda self, path, old=Video.__init__: (opened.append(path), old(self, path))[1])
+    monkeypatch.setattr(
+        Video,
+        "__init__",
+        lambda self, path, old=Video.__init__: (opened.append(path), old(self, path))[1],
+    )
     make(tmp_path, tmp_path / "s")
     films = FilmStore(tmp_path / "s").films
-    assert len(films) > 4 and max(map(len, films)) <= 24 and [film.about["number"] for film in films] == list(range(len(films)))
+    assert (
+        len(films) > 4
+        and max(map(len, films)) <= 24
+        and [film.about["number"] for film in films] == list(range(len(films)))
+    )
     assert len(opened) == 2  # once for the cuts, once for the pictures
 
 
@@ -568,7 +851,11 @@ def test_a_long_video_becomes_films_and_is_decoded_twice_in_all(tmp_path, monkey
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".partial")}
+    return {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if not path.name.startswith(".partial")
+    }
 
 
 KILLED = """
@@ -592,20 +879,29 @@ def test_a_build_that_is_killed_at_a_file_operation_goes_on(small, tmp_path):
     videos.mkdir()
     for name in ("0.mp4", "0.txt", "1.mp4", "1.txt"):
         shutil.copy2(small / name, videos / name)
-    work = lambda folder: make(videos, folder / "store", replace(TOY, group=1, shard_mib=1), codec, encoder)  # noqa: E731
+    work = lambda folder: make(
+        videos, folder / "store", replace(TOY, group=1, shard_mib=1), codec, encoder
+    )  # noqa: E731
     assert killed_at_every_operation(work, tmp_path, points=4) == []
 
 
 def test_a_killed_build_goes_on_to_the_same_store(small, tmp_path):
     config = replace(TOY, group=2, shard_mib=1)
     make(small, tmp_path / "whole", config)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
-    code = KILLED.format(tests=str(Path(__file__).parent), at=4, videos=str(small), store=str(tmp_path / "killed"))
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+        )
+    }
+    code = KILLED.format(
+        tests=str(Path(__file__).parent), at=4, videos=str(small), store=str(tmp_path / "killed")
+    )
     died = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
     assert died.returncode == -signal.SIGKILL, died.stderr
     before = contents(tmp_path / "killed")
     assert "000000.json" in before and "000001.json" not in before
-    (tmp_path / "killed" / ".partial-000001-00.json").write_text("{")  # what a kill leaves that comes in mid-write
+    # what a kill leaves that comes in mid-write
+    (tmp_path / "killed" / ".partial-000001-00.json").write_text("{")
     assert len(FilmStore(tmp_path / "killed")) == 2  # a store in the making can be read
     codec = small_codec()
     calls, old = [], codec.encode
@@ -619,7 +915,12 @@ def test_workers_share_a_build(small, tmp_path):
     config = replace(TOY, group=1)
     make(small, tmp_path / "one", config)
     make(small, tmp_path / "two", config, part=(1, 2))
-    with pytest.warns(UserWarning, match="2 films are left out, for their prompts are not encoded yet"), pytest.raises(CinelabError):
+    with (
+        pytest.warns(
+            UserWarning, match="2 films are left out, for their prompts are not encoded yet"
+        ),
+        pytest.raises(CinelabError),
+    ):
         FilmStore(tmp_path / "two")  # the common caption is the first worker's
     make(small, tmp_path / "two", config, part=(0, 2))
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
@@ -637,7 +938,8 @@ def test_broken_shards_are_named_left_out_and_made_again(small, tmp_path):
         (tmp_path / name).write_bytes(damaged)
     assert [text.split("/")[-1] for text in verify(tmp_path)] == [
         "000001-00.safetensors has changed since it was written; build the store again.",
-        "text-000001-00.safetensors has changed since it was written; build the store again."]
+        "text-000001-00.safetensors has changed since it was written; build the store again.",
+    ]
     make(small, tmp_path, config, check=False)  # sizes only
     assert len(verify(tmp_path)) == 2
     codec = small_codec()
@@ -646,7 +948,11 @@ def test_broken_shards_are_named_left_out_and_made_again(small, tmp_path):
     make(small, tmp_path, config, codec)
     assert contents(tmp_path) == good and len(calls) == 2 and verify(tmp_path) == []
     (tmp_path / "000000-00.safetensors").unlink()
-    with pytest.warns(UserWarning, match="1 of its shards cannot be used and are left out .first: 000000-00.safetensors is missing"):
+    with pytest.warns(
+        UserWarning,
+        match="1 of its shards cannot be used and are left out .first: 000000-00.safetensors is "
+        "missing",
+    ):
         assert len(FilmStore(tmp_path)) == 2
     make(small, tmp_path, config, check=False)
     assert contents(tmp_path) == good
@@ -663,21 +969,38 @@ def test_new_videos_are_added_and_changed_ones_made_again(small, tmp_path):
     os.utime(videos / "0.mp4", (1, 1))  # touched, not changed
     assert [step.done for step in made()] == [2, 4, 5]
     after = contents(store)
-    assert all(after[name] == data for name, data in before.items() if name not in ("listing.json",)) and "000002.json" in after
+    assert (
+        all(after[name] == data for name, data in before.items() if name not in ("listing.json",))
+        and "000002.json" in after
+    )
     (videos / "2.txt").write_text("a red robot\na green cat")
     (videos / "0.mp4").unlink()  # gone, not missed
     made()
     changed = {name for name, data in contents(store).items() if data != after.get(name)}
-    assert changed == {"000001.json", "000001-00.json", "text-000001-01.json", "text-000001-01.safetensors"}
-    assert len(FilmStore(store)) == 5 and FilmStore(store).films[2].prompts == ("a red robot", "a green cat")
+    assert changed == {
+        "000001.json",
+        "000001-00.json",
+        "text-000001-01.json",
+        "text-000001-01.safetensors",
+    }
+    assert len(FilmStore(store)) == 5 and FilmStore(store).films[2].prompts == (
+        "a red robot",
+        "a green cat",
+    )
 
 
 def test_a_store_belongs_to_one_recipe(small, tmp_path):
     make(small, tmp_path)
-    for config, marks, part in [(replace(TOY, fps=16.0), MARKS, "fps=8.0, not 16.0"), (TOY, MARKS | {"codec": "x"}, "codec='c', not 'x'")]:
+    for config, marks, part in [
+        (replace(TOY, fps=16.0), MARKS, "fps=8.0, not 16.0"),
+        (TOY, MARKS | {"codec": "x"}, "codec='c', not 'x'"),
+    ]:
         with pytest.raises(CinelabError, match=part):
             list(build(small, tmp_path, config, small_codec(), toy_encoder(), marks))
-    with pytest.raises(CinelabError, match="size is 50 x 64, which the codec's scale 8 does not divide; give 48 x 64"):
+    with pytest.raises(
+        CinelabError,
+        match="size is 50 x 64, which the codec's scale 8 does not divide; give 48 x 64",
+    ):
         make(small, tmp_path / "x", replace(TOY, size=(50, 64)))
     with pytest.raises(CinelabError, match="is no store of films"):
         FilmStore(small)
@@ -687,17 +1010,31 @@ def test_a_store_belongs_to_one_recipe(small, tmp_path):
 def test_numbers_that_cannot_be_stored_end_the_build(small, tmp_path):
     codec = small_codec()
     codec.encode = lambda frames: torch.full((1, (frames.shape[1] + 1) // 2, 24, 6, 8), 1e6)
-    with pytest.raises(CinelabError, match="0.mp4: the codec makes numbers that float16 cannot hold; set dtype to 'bfloat16'"):
+    with pytest.raises(
+        CinelabError,
+        match="0.mp4: the codec makes numbers that float16 cannot hold; set dtype to 'bfloat16'",
+    ):
         make(small, tmp_path / "half", codec=codec)
     make(small, tmp_path / "brain", replace(TOY, dtype="bfloat16"), codec)
     assert FilmStore(tmp_path / "brain").latents(0).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("setting, sentence", [
-    ({"fps": 0.0}, "fps is 0.0"), ({"size": (48,)}, "size is"), ({"chunk": 0}, "chunk is 0"), ({"cuts": "eyes"}, "cuts is 'eyes'; use one of"),
-    ({"longest": 82, "chunk": 3}, "longest is 82 latent frames, which chunk=3 does not divide; give 81"), ({"shortest": 99}, "no shot could be kept"),
-    ({"dtype": "int8"}, "dtype is 'int8'"), ({"cuts": "transnetv2"}, "weights is empty"),
-])
+@pytest.mark.parametrize(
+    "setting, sentence",
+    [
+        ({"fps": 0.0}, "fps is 0.0"),
+        ({"size": (48,)}, "size is"),
+        ({"chunk": 0}, "chunk is 0"),
+        ({"cuts": "eyes"}, "cuts is 'eyes'; use one of"),
+        (
+            {"longest": 82, "chunk": 3},
+            "longest is 82 latent frames, which chunk=3 does not divide; give 81",
+        ),
+        ({"shortest": 99}, "no shot could be kept"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"cuts": "transnetv2"}, "weights is empty"),
+    ],
+)
 def test_settings_that_cannot_be_meant_are_refused(setting, sentence):
     with pytest.raises(CinelabError, match=sentence):
         DataConfig(**setting)
@@ -712,7 +1049,8 @@ def test_transnet_is_asked_for_by_name_and_windows_cover_the_film(tmp_path, monk
         make(tmp_path, tmp_path / "s", config)
 
     class Net(torch.nn.Module):
-        """Its layout: uint8 (1, 100, 27, 48, 3) in, logits (1, 100, 1) and a dictionary out; here: the green jump ahead."""
+        """Its layout: uint8 (1, 100, 27, 48, 3) in, logits (1, 100, 1) and a dictionary out; here:
+        the green jump ahead."""
 
         def __init__(self):
             super().__init__()

@@ -133,7 +133,13 @@ def test_the_log_has_no_token_of_a_mistyped_address(served, caplog):
     watch = demo.house.keys.watch(FILM)
 
     async def ask():
-        for path in (f"/{demo.token}", f"/x/&token={demo.token}", f"/%3Ftoken={watch}", f"/;token={watch}", f"/token={watch}"):
+        for path in (
+            f"/{demo.token}",
+            f"/x/&token={demo.token}",
+            f"/%3Ftoken={watch}",
+            f"/;token={watch}",
+            f"/token={watch}",
+        ):
             assert (await fetch(demo.port, path)).code == 404
 
     alone(ask())
@@ -524,7 +530,8 @@ def test_browsers_that_vanish_or_never_read_leave_nothing_and_slow_nobody(
 
     async def deaf():
         request = (
-            f"GET /wire?film={FILM}&token={running.token} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"GET /wire?film={FILM}&token={running.token} HTTP/1.1\r\nHost: localhost\r\nUpgrade: "
+            "websocket\r\nConnection: Upgrade\r\n"
             "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
         sock = socket.create_connection(("127.0.0.1", running.port))
@@ -708,8 +715,10 @@ def test_two_visitors_direct_their_own_films(served, browser):
     until(lambda: all(visit.live.readout.chunks >= 3 for visit in running.house.visits.values()))
     colours = [
         page.evaluate(
-            "(() => { const c = document.querySelector('canvas'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
-            " let s = [0, 0, 0]; for (let i = 0; i < d.length; i += 4) for (const k of [0, 1, 2]) s[k] += d[i + k]; return s; })()"
+            "(() => { const c = document.querySelector('canvas'); const d = "
+            "c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+            " let s = [0, 0, 0]; for (let i = 0; i < d.length; i += 4) for (const k of [0, 1, 2]) "
+            "s[k] += d[i + k]; return s; })()"
         )
         for page in pages
     ]
@@ -729,8 +738,13 @@ def test_a_tab_that_is_hidden_pauses_its_film_and_play_goes_on(served, browser, 
     page.locator("textarea").fill(CAT)
     page.locator("textarea").press("Enter")
     page.wait_for_selector(".cd-readout:has-text('frames/s')")
-    page.evaluate("() => { window.kept = requestAnimationFrame; window.requestAnimationFrame = () => 0; }")  # as in a hidden tab
-    page.wait_for_selector(".cinelab-desk:not(.cd-playing) .cd-state:has-text('Paused: nobody was watching')")
+    # as in a hidden tab
+    page.evaluate(
+        "() => { window.kept = requestAnimationFrame; window.requestAnimationFrame = () => 0; }"
+    )
+    page.wait_for_selector(
+        ".cinelab-desk:not(.cd-playing) .cd-state:has-text('Paused: nobody was watching')"
+    )
     page.evaluate("() => { window.requestAnimationFrame = window.kept; }")
     monkeypatch.setattr(desk_module, "UNWATCHED", 60.0)
     live = next(iter(running.house.visits.values())).live

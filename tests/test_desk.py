@@ -1,4 +1,5 @@
-"""The desk in a real browser: JupyterLab, its notebook, a kernel, and everything that a director does.
+"""The desk in a real browser: JupyterLab, its notebook, a kernel, and everything that a director
+does.
 
 With CINELAB_SHOTS set to a folder, screenshots are left there.
 """
@@ -40,7 +41,8 @@ class Stage:
         page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def note(self, message):
-        """Keep an error; what JupyterLab's own debugger says of a kernel that is restarted is not the desk's."""
+        """Keep an error; what JupyterLab's own debugger says of a kernel that is restarted is not
+        the desk's."""
         if message.type == "error" and "debugger" not in message.text:
             self.errors.append(message.text)
 
@@ -65,19 +67,25 @@ class Stage:
         self.page.click(f".cd-button.cd-{name}")
 
     def wait_said(self, text):
-        self.page.wait_for_function("text => document.querySelector('.cd-state')?.textContent.includes(text)", arg=text)
+        self.page.wait_for_function(
+            "text => document.querySelector('.cd-state')?.textContent.includes(text)", arg=text
+        )
 
     def count(self, selector):
         return self.page.locator(selector).count()
 
     def wait_count(self, selector, count):
-        self.page.wait_for_function("([s, n]) => document.querySelectorAll(s).length === n", arg=[selector, count])
+        self.page.wait_for_function(
+            "([s, n]) => document.querySelectorAll(s).length === n", arg=[selector, count]
+        )
 
     def picture(self):
         return self.page.evaluate("document.querySelector('.cd-canvas').toDataURL()")
 
     def wait_new_picture(self, before):
-        self.page.wait_for_function("old => document.querySelector('.cd-canvas').toDataURL() !== old", arg=before)
+        self.page.wait_for_function(
+            "old => document.querySelector('.cd-canvas').toDataURL() !== old", arg=before
+        )
 
     def playing(self):
         return self.count(".cinelab-desk.cd-playing") == 1
@@ -117,7 +125,10 @@ def test_all_of_the_desk_is_seen_at_once_with_a_prompt_that_can_be_played(stage)
         const box = selector => document.querySelector(selector).getBoundingClientRect();
         const window = box(".jp-WindowedPanel-outer"), parts = [".cinelab-desk", ".cd-canvas", ".cd-play", ".cd-state", ".cd-timeline"];
         return parts.every(part => box(part).top >= window.top && box(part).bottom <= window.bottom); }""")
-    assert stage.page.input_value(".cd-prompt") == "medium shot of a red cat that waves in the meadow by day"
+    assert (
+        stage.page.input_value(".cd-prompt")
+        == "medium shot of a red cat that waves in the meadow by day"
+    )
 
 
 def test_the_desk_says_what_is_wrong_in_one_line(stage):
@@ -135,7 +146,9 @@ def test_a_prompt_plays_and_pictures_change(stage):
     stage.wait_new_picture(blank)
     stage.wait_new_picture(stage.picture())
     assert stage.playing() and stage.count(".cinelab-desk.cd-wrong") == 0
-    stage.page.wait_for_function("document.querySelector('.cd-readout').textContent.includes('frames/s')")
+    stage.page.wait_for_function(
+        "document.querySelector('.cd-readout').textContent.includes('frames/s')"
+    )
 
 
 def test_words_are_completed_and_strange_ones_named(stage):
@@ -259,7 +272,11 @@ def test_an_export_has_its_files_and_plays_in_place(stage):
     names = {path.name for path in folder.iterdir()}
     assert {"film.mp4", "storyboard.png", "screenplay.yaml", "film.shots.json"} <= names
     assert len(read_video(folder / "film.mp4")[0]) > 4
-    assert stage.page.locator(".cd-download").all_inner_texts() == ["film", "storyboard", "screenplay"]
+    assert stage.page.locator(".cd-download").all_inner_texts() == [
+        "film",
+        "storyboard",
+        "screenplay",
+    ]
     stage.page.click(".cd-back")
     assert stage.count(".cd-film") == 0
     stage.page.wait_for_selector(".cinelab-desk.cd-playing")
@@ -287,7 +304,9 @@ def test_after_a_restart_of_the_kernel_the_session_goes_on(stage):
     stage.menu("Kernel", "kernelmenu:restart")
     stage.page.click(".jp-Dialog button.jp-mod-accept")
     stage.wait_said("The kernel has ended; run the cell again")
-    assert stage.count(".cinelab-desk.cd-dead") == 1 and stage.page.locator(".cd-play").is_disabled()
+    assert (
+        stage.count(".cinelab-desk.cd-dead") == 1 and stage.page.locator(".cd-play").is_disabled()
+    )
     stage.shot("8_dead")
     stage.run_all()
     stage.wait_said("goes on from")
@@ -308,7 +327,9 @@ def test_in_jupyterlabs_dark_theme_the_desk_is_dark(stage):
     assert stage.page.evaluate(paper) == "rgb(255, 255, 255)"
     stage.page.click("li.lm-MenuBar-item:has-text('Settings')")
     stage.page.hover("li.lm-Menu-item:has-text('Theme')")
-    stage.page.click("li.lm-Menu-item[data-command='apputils:change-theme']:has-text('JupyterLab Dark')")
+    stage.page.click(
+        "li.lm-Menu-item[data-command='apputils:change-theme']:has-text('JupyterLab Dark')"
+    )
     stage.page.wait_for_function(f"{paper} === 'rgb(33, 33, 33)'")
     stage.shot("9_dark")
 

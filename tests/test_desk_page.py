@@ -1,4 +1,5 @@
-"""The desk's page alone, in a browser, with the kernel's part spoken by the test: how it looks and what it sends in every state."""
+"""The desk's page alone, in a browser, with the kernel's part spoken by the test: how it looks and
+what it sends in every state."""
 
 import base64
 import json
@@ -28,16 +29,52 @@ document.addEventListener("keydown", event =>
 desk.render({{ model, el: document.getElementById("desk") }});
 window.ready = true;
 </script>"""
-DARK_LAB = ("body { --jp-layout-color0: #111; --jp-layout-color1: #212121; --jp-ui-font-color0: #fff; --jp-border-color1: #616161;"
-            " --jp-border-color2: #424242; background: #111 }")
-LIGHT_LAB = ("body { --jp-layout-color0: #fff; --jp-layout-color1: #fff; --jp-ui-font-color0: rgba(0,0,0,1); --jp-border-color1: #bdbdbd;"
-             " --jp-border-color2: #e0e0e0; background: #fff }")
-ABOUT = {"model": "toybox-2step", "size": [48, 64], "fps": 8, "steps": 2, "chunk_seconds": 0.25, "trained_seconds": 6,
-         "examples": [{"name": name, "text": text} for name, text in EXAMPLES.items()], "policies": ["camr", "full"],
-         "switches": SWITCHES, "words": sorted(set(" ".join(EXAMPLES.values()).split())), "phrases": ["wide shot"], "little": []}
-NEW = {"playing": False, "said": "", "error": "", "line": "nothing made since the desk was opened", "chunks": 0, "cut": False,
-       "shots": [], "closed": False, "looked": {"rows": []}, "earlier": [], "remembering": None, "retake": None,
-       "settings": {"prompt": "", "seed": 24, "policy": "camr", "budget": 6, "steps": None, "switch": "keep"}}
+DARK_LAB = (
+    "body { --jp-layout-color0: #111; --jp-layout-color1: #212121; --jp-ui-font-color0: #fff; "
+    "--jp-border-color1: #616161;"
+    " --jp-border-color2: #424242; background: #111 }"
+)
+LIGHT_LAB = (
+    "body { --jp-layout-color0: #fff; --jp-layout-color1: #fff; --jp-ui-font-color0: "
+    "rgba(0,0,0,1); --jp-border-color1: #bdbdbd;"
+    " --jp-border-color2: #e0e0e0; background: #fff }"
+)
+ABOUT = {
+    "model": "toybox-2step",
+    "size": [48, 64],
+    "fps": 8,
+    "steps": 2,
+    "chunk_seconds": 0.25,
+    "trained_seconds": 6,
+    "examples": [{"name": name, "text": text} for name, text in EXAMPLES.items()],
+    "policies": ["camr", "full"],
+    "switches": SWITCHES,
+    "words": sorted(set(" ".join(EXAMPLES.values()).split())),
+    "phrases": ["wide shot"],
+    "little": [],
+}
+NEW = {
+    "playing": False,
+    "said": "",
+    "error": "",
+    "line": "nothing made since the desk was opened",
+    "chunks": 0,
+    "cut": False,
+    "shots": [],
+    "closed": False,
+    "looked": {"rows": []},
+    "earlier": [],
+    "remembering": None,
+    "retake": None,
+    "settings": {
+        "prompt": "",
+        "seed": 24,
+        "policy": "camr",
+        "budget": 6,
+        "steps": None,
+        "switch": "keep",
+    },
+}
 
 
 def take(line, last, on=True, shot=0):
@@ -45,11 +82,32 @@ def take(line, last, on=True, shot=0):
 
 
 FILM = NEW | {
-    "chunks": 9, "settings": NEW["settings"] | {"prompt": CAT}, "said": "Paused.", "retake": {"shot": 2, "seed": 25},
+    "chunks": 9,
+    "settings": NEW["settings"] | {"prompt": CAT},
+    "said": "Paused.",
+    "retake": {"shot": 2, "seed": 25},
     "looked": {"rows": [[0.25, 1.0], [0, 0.5]]},
-    "shots": [{"shot": 0, "line": 0, "last": 4, "chunks": 5, "prompt": CAT, "changes": [{"at": 4, "what": "waves → jumps"}],
-               "takes": [take(0, 4), take(7, 8, on=False)]},
-              {"shot": 1, "line": 5, "last": 6, "chunks": 2, "prompt": CAT, "changes": [], "takes": [take(5, 6, shot=1)]}]}
+    "shots": [
+        {
+            "shot": 0,
+            "line": 0,
+            "last": 4,
+            "chunks": 5,
+            "prompt": CAT,
+            "changes": [{"at": 4, "what": "waves → jumps"}],
+            "takes": [take(0, 4), take(7, 8, on=False)],
+        },
+        {
+            "shot": 1,
+            "line": 5,
+            "last": 6,
+            "chunks": 2,
+            "prompt": CAT,
+            "changes": [],
+            "takes": [take(5, 6, shot=1)],
+        },
+    ],
+}
 
 
 class Page:
@@ -59,14 +117,21 @@ class Page:
         self.page, self.errors = page, []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", lambda told: told.type == "error" and self.errors.append(told.text))
-        html = PAGE.format(style=style, body=body, state=json.dumps({"about": ABOUT | (about or {}), "view": view}))
+        html = PAGE.format(
+            style=style, body=body, state=json.dumps({"about": ABOUT | (about or {}), "view": view})
+        )
         self.parts = {"/": ("text/html", html)}
         for name, kind in (("desk.js", "text/javascript"), ("desk.css", "text/css")):
-            self.parts[f"/{name}"] = kind, (Path(module.__file__).parent / name).read_text(encoding="utf-8")
+            self.parts[f"/{name}"] = (
+                kind,
+                (Path(module.__file__).parent / name).read_text(encoding="utf-8"),
+            )
         page.route("http://desk/**", self.serve)
 
     def serve(self, route):
-        kind, body = self.parts.get(route.request.url.removeprefix("http://desk"), ("text/plain", ""))
+        kind, body = self.parts.get(
+            route.request.url.removeprefix("http://desk"), ("text/plain", "")
+        )
         route.fulfill(body=body, content_type=kind)
 
     def open(self):
@@ -75,18 +140,37 @@ class Page:
         return self
 
     def say(self, told, *files):
-        self.page.evaluate("([told, files]) => say(told, files)", [told, [base64.b64encode(one).decode() for one in files]])
+        self.page.evaluate(
+            "([told, files]) => say(told, files)",
+            [told, [base64.b64encode(one).decode() for one in files]],
+        )
 
     def put(self, **news):
         self.page.evaluate("news => put(news)", news)
 
     def sent(self, kind="do"):
         found = [told for told in self.page.evaluate("sent") if told["kind"] == kind]
-        return [{name: value for name, value in told.items() if name not in ("kind", "play") or value is True} for told in found]
+        return [
+            {
+                name: value
+                for name, value in told.items()
+                if name not in ("kind", "play") or value is True
+            }
+            for told in found
+        ]
 
     def answer(self, said="", error="", playing=False):
         number = self.page.evaluate("sent.filter(told => told.id).at(-1).id")
-        self.say({"kind": "answer", "id": number, "said": said, "error": error, "playing": playing, "next": 0})
+        self.say(
+            {
+                "kind": "answer",
+                "id": number,
+                "said": said,
+                "error": error,
+                "playing": playing,
+                "next": 0,
+            }
+        )
 
     def state(self):
         return self.page.inner_text(".cd-state")
@@ -96,7 +180,11 @@ class Page:
 def film(tmp_path_factory):
     """Ten frames, each brighter than the one before, as mp4."""
     path = tmp_path_factory.mktemp("film") / "film.mp4"
-    write_mp4(path, np.repeat(np.arange(0, 250, 25, dtype=np.uint8), 48 * 64 * 3).reshape(10, 48, 64, 3), 8)
+    write_mp4(
+        path,
+        np.repeat(np.arange(0, 250, 25, dtype=np.uint8), 48 * 64 * 3).reshape(10, 48, 64, 3),
+        8,
+    )
     return path.read_bytes()
 
 
@@ -105,7 +193,9 @@ def desk(browser):
     contexts, pages = [], []
 
     def start(view=NEW, width=1200, height=900, scheme="light", clock=False, **more):
-        contexts.append(browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme))
+        contexts.append(
+            browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+        )
         page = contexts[-1].new_page()
         page.set_default_timeout(10_000)
         if clock:
@@ -127,7 +217,9 @@ def test_play_on_an_empty_desk_says_the_prompt_that_stands_in_the_box(desk):
     new = desk()
     assert new.page.input_value(".cd-prompt") == CAT
     new.page.click(".cd-play")
-    assert new.sent() == [{"command": "prompt", "value": {"text": CAT, "switch": "keep"}, "play": True, "id": 1}]
+    assert new.sent() == [
+        {"command": "prompt", "value": {"text": CAT, "switch": "keep"}, "play": True, "id": 1}
+    ]
 
 
 def test_an_example_fills_the_box_and_the_dice_draw_a_seed(desk):
@@ -140,7 +232,12 @@ def test_an_example_fills_the_box_and_the_dice_draw_a_seed(desk):
 
 
 def test_a_film_that_is_opened_again_shows_its_own_prompt(desk):
-    assert desk(FILM | {"settings": FILM["settings"] | {"prompt": "a ghost"}}).page.input_value(".cd-prompt") == "a ghost"
+    assert (
+        desk(FILM | {"settings": FILM["settings"] | {"prompt": "a ghost"}}).page.input_value(
+            ".cd-prompt"
+        )
+        == "a ghost"
+    )
 
 
 # ---- what stands in the state line
@@ -153,7 +250,15 @@ def test_a_kernel_that_says_nothing_any_more_looks_dead_and_comes_back_to_life(d
     film.page.clock.run_for(3000)
     assert film.state() == "The kernel has ended; run the cell again to go on."
     assert film.page.locator(".cd-dead:not(.cd-playing)").count() == 1
-    for part in (".cd-play", ".cd-retake", ".cd-prompt", ".cd-seed", ".cd-dice", ".cd-take", ".cd-face"):
+    for part in (
+        ".cd-play",
+        ".cd-retake",
+        ".cd-prompt",
+        ".cd-seed",
+        ".cd-dice",
+        ".cd-take",
+        ".cd-face",
+    ):
         assert film.page.locator(part).first.is_disabled()
     film.page.keyboard.press("c")
     assert not film.sent()
@@ -165,7 +270,17 @@ def test_a_kernel_that_says_nothing_any_more_looks_dead_and_comes_back_to_life(d
 def test_an_answer_is_not_undone_by_a_view_that_it_has_overtaken(desk):
     film = desk(FILM | {"playing": True, "told": 7})
     film.page.click(".cd-play")
-    film.say({"kind": "answer", "id": 1, "said": "Paused.", "error": "", "playing": False, "told": 9, "next": 9})
+    film.say(
+        {
+            "kind": "answer",
+            "id": 1,
+            "said": "Paused.",
+            "error": "",
+            "playing": False,
+            "told": 9,
+            "next": 9,
+        }
+    )
     film.put(told=8)
     assert film.page.inner_text(".cd-play") == "Play"
     film.put(told=10)
@@ -179,7 +294,10 @@ def test_signs_of_life_keep_it_alive_and_a_busy_kernel_is_told_from_a_dead_one(d
         film.page.clock.run_for(2000)
         film.say({"kind": "alive"})
     film.page.clock.run_for(1000)
-    assert film.state().startswith("Waiting for the kernel") and film.page.locator(".cd-cut").is_enabled()
+    assert (
+        film.state().startswith("Waiting for the kernel")
+        and film.page.locator(".cd-cut").is_enabled()
+    )
     film.answer("A cut comes with the next chunk.")
     assert film.state() == "A cut comes with the next chunk."
 
@@ -188,13 +306,19 @@ def test_a_desk_that_was_closed_stays_closed(desk):
     film = desk(FILM)
     film.put(closed=True)
     film.say({"kind": "alive"})
-    assert film.state().startswith("Closed; run the cell again") and film.page.locator(".cd-export").is_disabled()
+    assert (
+        film.state().startswith("Closed; run the cell again")
+        and film.page.locator(".cd-export").is_disabled()
+    )
 
 
 def test_a_connection_that_is_lost_greys_the_desk_until_it_is_there_again(desk):
     film = desk(FILM)
     film.say({"kind": "lost", "said": "The connection is lost; trying again."})
-    assert film.state() == "The connection is lost; trying again." and film.page.locator(".cd-export").is_disabled()
+    assert (
+        film.state() == "The connection is lost; trying again."
+        and film.page.locator(".cd-export").is_disabled()
+    )
     film.put(said="Playing.", playing=True)
     assert film.state() == "Playing." and film.page.locator(".cd-export").is_enabled()
 
@@ -220,7 +344,10 @@ def test_who_only_watches_is_offered_nothing_that_would_be_refused(desk):
     assert not page.sent() and not page.sent("export")
     page.say({"kind": "lost", "said": "The connection is lost."})
     page.say({"kind": "alive"})
-    assert page.page.locator(".cd-prompt").is_disabled() and page.page.locator(".cd-take").first.is_enabled()
+    assert (
+        page.page.locator(".cd-prompt").is_disabled()
+        and page.page.locator(".cd-take").first.is_enabled()
+    )
 
 
 def test_who_only_watches_an_empty_film_is_not_told_to_play(desk):
@@ -236,20 +363,37 @@ def test_the_memorys_axes_have_names(desk):
 @pytest.mark.parametrize("size", [(1500, 1000), (1040, 700), (390, 844)])
 def test_all_six_layers_of_the_memory_and_its_axes_are_seen(desk, size):
     page = desk(FILM | {"looked": {"rows": [[0.5, 1.0]] * 6}}, width=size[0], height=size[1]).page
-    assert page.evaluate("(() => { const one = document.querySelector('.cd-strip'); return one.scrollHeight <= one.clientHeight; })()")
+    assert page.evaluate(
+        "(() => { const one = document.querySelector('.cd-strip'); return one.scrollHeight <= "
+        "one.clientHeight; })()"
+    )
 
 
 @pytest.mark.parametrize("width", [390, 1200])
 def test_a_card_shows_what_its_shot_does_and_when_it_changed(desk, width):
-    """Two lines of a prompt, and one of a change, are seen whole: neither beside nor below the card's edge."""
-    page = desk(FILM | {"shots": [FILM["shots"][0] | {"prompt": "close shot of a blue robot that dances"}]}, width=width).page
+    """Two lines of a prompt, and one of a change, are seen whole: neither beside nor below the
+    card's edge."""
+    page = desk(
+        FILM | {"shots": [FILM["shots"][0] | {"prompt": "close shot of a blue robot that dances"}]},
+        width=width,
+    ).page
     assert page.evaluate("""[...document.querySelectorAll(".cd-said")].every(
         one => one.scrollWidth <= one.clientWidth && one.scrollHeight <= one.clientHeight + 1)""")
-    assert page.evaluate("(() => { const one = document.querySelector('.cd-timeline'); return one.scrollHeight <= one.clientHeight; })()")
+    assert page.evaluate(
+        "(() => { const one = document.querySelector('.cd-timeline'); return one.scrollHeight <= "
+        "one.clientHeight; })()"
+    )
 
 
 def test_on_a_phone_nothing_is_cut_that_can_be_wrapped(desk):
-    page = desk(FILM | {"line": "first picture 0.09 s, 11 frames/s, text 0 %, model 40 %, memory 27 %, decode 16 %, rest 17 %"}, width=390).page
+    page = desk(
+        FILM
+        | {
+            "line": "first picture 0.09 s, 11 frames/s, text 0 %, model 40 %, memory 27 %, decode "
+            "16 %, rest 17 %"
+        },
+        width=390,
+    ).page
     assert page.evaluate("""[".cd-readout", ".cd-strip .cd-label", ".cd-state"].every(name => {
         const one = document.querySelector(name); return one.scrollWidth <= one.clientWidth + 1; })""")
     seen = page.evaluate("""[...document.querySelectorAll(".cd-hints span")].filter(
@@ -267,9 +411,13 @@ def test_a_page_that_is_no_notebook_waits_for_no_kernel(desk):
 def test_remembering_has_a_bar_and_numbers(desk):
     film = desk(FILM | {"playing": True, "said": "Playing.", "remembering": [130, 230]})
     assert film.state() == "Remembering 130 of 230 chunks."
-    assert film.page.evaluate("[...document.querySelectorAll('progress')].map(one => [one.hidden, one.value, one.max])") == [[False, 130, 230]]
+    assert film.page.evaluate(
+        "[...document.querySelectorAll('progress')].map(one => [one.hidden, one.value, one.max])"
+    ) == [[False, 130, 230]]
     film.put(remembering=[1, 2])
-    assert film.state() == "Playing." and film.page.locator("progress").is_hidden(), "too short to be told"
+    assert film.state() == "Playing." and film.page.locator("progress").is_hidden(), (
+        "too short to be told"
+    )
     film.put(remembering=None, said="Paused: nobody was watching. Play goes on.")
     assert film.state().startswith("Paused: nobody was watching")
 
@@ -290,7 +438,9 @@ def test_a_shot_longer_than_training_is_hinted_once(desk):
 def test_a_retake_says_which_shot_and_a_card_what_changed_in_it(desk):
     film = desk(FILM)
     assert film.page.inner_text(".cd-retake") == "Retake 2"
-    assert film.page.get_attribute(".cd-retake", "title").startswith("Shot 2 again from its beginning, with seed 25")
+    assert film.page.get_attribute(".cd-retake", "title").startswith(
+        "Shot 2 again from its beginning, with seed 25"
+    )
     assert film.page.inner_text(".cd-changed >> nth=0") == "1.0 s: waves → jumps"
     assert film.page.get_attribute(".cd-shot >> nth=0", "title") == f"{CAT}\n1.0 s: waves → jumps"
 
@@ -298,7 +448,9 @@ def test_a_retake_says_which_shot_and_a_card_what_changed_in_it(desk):
 def test_a_take_is_watched_stepped_through_and_left(desk, film):
     page = desk(FILM | {"playing": True})
     page.page.click(".cd-take >> nth=1")
-    assert [told["command"] for told in page.sent()] == ["pause"] and page.sent("watch") == [{"chunk": 8, "id": 2}]
+    assert [told["command"] for told in page.sent()] == ["pause"] and page.sent("watch") == [
+        {"chunk": 8, "id": 2}
+    ]
     page.say({"kind": "take", "of": 2, "chunks": [7, 8], "ends": [5, 10]}, film)
     page.answer("Paused.")
     assert page.page.inner_text(".cd-title") == "Watching shot 1, take 2"
@@ -309,7 +461,9 @@ def test_a_take_is_watched_stepped_through_and_left(desk, film):
         page.page.keyboard.press("ArrowRight")
     page.page.wait_for_selector(".cd-goon:text('go on from 0.4 s')")
     page.page.keyboard.press("Escape")
-    assert page.page.locator(".cd-film").count() == 0 and page.sent()[-1]["command"] == "resume", "as before"
+    assert page.page.locator(".cd-film").count() == 0 and page.sent()[-1]["command"] == "resume", (
+        "as before"
+    )
 
 
 @pytest.mark.parametrize("steps, chunk", [(None, 8), (0, 7), (6, 8)])
@@ -319,7 +473,11 @@ def test_it_goes_on_from_the_frame_that_is_shown_or_from_the_end(desk, film, ste
     page.say({"kind": "take", "of": 1, "chunks": [7, 8], "ends": [5, 10]}, film)
     page.page.wait_for_function("document.querySelector('.cd-film video').readyState >= 2")
     if steps is not None:
-        page.page.evaluate("s => { const v = document.querySelector('.cd-film video'); v.pause(); v.currentTime = (s + 0.5) / 8; }", steps)
+        page.page.evaluate(
+            "s => { const v = document.querySelector('.cd-film video'); v.pause(); v.currentTime "
+            "= (s + 0.5) / 8; }",
+            steps,
+        )
         page.page.wait_for_selector(f".cd-goon:text('go on from {steps / 8:.1f} s')")
     page.page.click(".cd-goon")
     assert page.sent()[-1] == {"command": "branch", "value": {"chunk": chunk}, "id": 2}
@@ -335,15 +493,38 @@ def test_a_take_that_another_view_asked_for_is_not_shown(desk, film):
 def test_an_export_can_be_downloaded(desk, film):
     page = desk(FILM | {"playing": True})
     page.page.click(".cd-export")
-    page.say({"kind": "film", "names": ["film.mp4", "storyboard.png", "screenplay.yaml"]}, film, b"png", b"yaml")
-    page.say({"kind": "answer", "id": 1, "said": "Exported to export-1", "error": "", "playing": True, "next": 9})
+    page.say(
+        {"kind": "film", "names": ["film.mp4", "storyboard.png", "screenplay.yaml"]},
+        film,
+        b"png",
+        b"yaml",
+    )
+    page.say(
+        {
+            "kind": "answer",
+            "id": 1,
+            "said": "Exported to export-1",
+            "error": "",
+            "playing": True,
+            "next": 9,
+        }
+    )
     page.answer("Paused.")  # what is watched stands in the way of the live film
     page.put(said="Paused.", playing=False)
-    assert [told["command"] for told in page.sent()] == ["pause"] and page.state() == "Exported to export-1"
+    assert [told["command"] for told in page.sent()] == [
+        "pause"
+    ] and page.state() == "Exported to export-1"
     with page.page.expect_download() as download:
         page.page.click(".cd-download >> nth=0")
-    assert download.value.suggested_filename == "film.mp4" and Path(download.value.path()).read_bytes() == film
-    assert page.page.locator(".cd-download").all_inner_texts() == ["film", "storyboard", "screenplay"]
+    assert (
+        download.value.suggested_filename == "film.mp4"
+        and Path(download.value.path()).read_bytes() == film
+    )
+    assert page.page.locator(".cd-download").all_inner_texts() == [
+        "film",
+        "storyboard",
+        "screenplay",
+    ]
     page.page.click(".cd-back")
     assert page.sent()[-1]["command"] == "resume" and page.state() == "Paused."
 
@@ -382,8 +563,14 @@ def test_a_question_mark_lists_every_key(desk):
 
 # ---- colours, sizes, names
 
-TEXTS = ("state readout latency title label hints prompt chip button settings-label seed said changed head back download goon"
-         ).replace("settings-label", "settings>label").split()
+TEXTS = (
+    (
+        "state readout latency title label hints prompt chip button settings-label seed said "
+        "changed head back download goon"
+    )
+    .replace("settings-label", "settings>label")
+    .split()
+)
 CONTRAST = """selector => {
   const numbers = colour => { const c = document.createElement("canvas").getContext("2d"); c.fillStyle = colour; c.fillRect(0, 0, 1, 1);
     return [...c.getImageData(0, 0, 1, 1).data].map(one => one / 255); };
@@ -399,9 +586,16 @@ CONTRAST = """selector => {
       return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05); });
   });
 }"""
-THEMES = {"light": {}, "dark": {"scheme": "dark"},
-          "JupyterLab Light": {"scheme": "dark", "style": LIGHT_LAB, "body": 'data-jp-theme-light="true"'},
-          "JupyterLab Dark": {"style": DARK_LAB, "body": 'data-jp-theme-light="false"'}}
+THEMES = {
+    "light": {},
+    "dark": {"scheme": "dark"},
+    "JupyterLab Light": {
+        "scheme": "dark",
+        "style": LIGHT_LAB,
+        "body": 'data-jp-theme-light="true"',
+    },
+    "JupyterLab Dark": {"style": DARK_LAB, "body": 'data-jp-theme-light="false"'},
+}
 
 
 @pytest.mark.parametrize("theme", THEMES)
@@ -416,10 +610,17 @@ def test_every_text_can_be_read(desk, film, theme):
         for name in TEXTS:
             worst = min(page.page.evaluate(CONTRAST, f".cd-{name}".replace(">", " ")), default=99)
             assert worst >= 4.5, (name, error)
-    dark = page.page.evaluate("getComputedStyle(document.querySelector('.cinelab-desk')).colorScheme")
+    dark = page.page.evaluate(
+        "getComputedStyle(document.querySelector('.cinelab-desk')).colorScheme"
+    )
     assert dark == ("dark" if theme in ("dark", "JupyterLab Dark") else "light")
-    empty, full = (page.page.evaluate("s => getComputedStyle(document.querySelector(s)).backgroundColor", f".cd-grid i[title*='{share} %']")
-                   for share in (0, 100))
+    empty, full = (
+        page.page.evaluate(
+            "s => getComputedStyle(document.querySelector(s)).backgroundColor",
+            f".cd-grid i[title*='{share} %']",
+        )
+        for share in (0, 100)
+    )
     assert empty != full
 
 
@@ -427,16 +628,26 @@ def test_it_fits_a_phone_and_a_screen(desk):
     for width, height, view in ((390, 844, FILM), (390, 844, NEW), (1500, 1000, FILM)):
         page = desk(view, width=width, height=height).page
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.evaluate("(() => { const d = document.querySelector('.cinelab-desk').getBoundingClientRect().right;"
-                             " return [...document.querySelectorAll('.cd-button, .cd-stage, .cd-settings *, .cd-prompt')]"
-                             ".filter(one => one.getBoundingClientRect().right > d).length; })()") == 0
+        assert (
+            page.evaluate(
+                "(() => { const d = "
+                "document.querySelector('.cinelab-desk').getBoundingClientRect().right;"
+                " return [...document.querySelectorAll('.cd-button, .cd-stage, .cd-settings *, "
+                ".cd-prompt')]"
+                ".filter(one => one.getBoundingClientRect().right > d).length; })()"
+            )
+            == 0
+        )
 
 
 def test_everything_that_can_be_pressed_has_a_name(desk, film):
     page = desk(FILM)
     page.page.click(".cd-take >> nth=1")
     page.say({"kind": "take", "of": 1, "chunks": [7, 8], "ends": [5, 10]}, film)
-    nameless = page.page.evaluate("[...document.querySelectorAll('button, input, select, textarea, dialog, canvas')]"
-                                  ".filter(one => !(one.getAttribute('aria-label') || one.textContent.trim())).map(one => one.outerHTML)")
+    nameless = page.page.evaluate(
+        "[...document.querySelectorAll('button, input, select, textarea, dialog, canvas')]"
+        ".filter(one => !(one.getAttribute('aria-label') || one.textContent.trim())).map(one => "
+        "one.outerHTML)"
+    )
     assert nameless == []
     assert page.page.get_attribute(".cd-state", "aria-live") == "polite"

@@ -1,4 +1,5 @@
-"""What the desk and its browser say to each other, without a browser; the board and the memory strip it shows."""
+"""What the desk and its browser say to each other, without a browser; the board and the memory
+strip it shows."""
 
 import gc
 import json
@@ -56,7 +57,11 @@ class Talk:
 
     def __init__(self, monkeypatch, folder, **more):
         self.sent = []
-        monkeypatch.setattr(Desk, "send", lambda _desk, content, buffers=None: self.sent.append((content, buffers or [])))
+        monkeypatch.setattr(
+            Desk,
+            "send",
+            lambda _desk, content, buffers=None: self.sent.append((content, buffers or [])),
+        )
         self.desk = desk(folder, "toybox-1step", **more)
         self.number = 0
 
@@ -92,7 +97,9 @@ def test_a_desk_that_is_closed_is_freed(tmp_path):
     made.live.send("prompt", text=CAT).result(10)
     made.live.send("resume").result(10)
     until(lambda live=made.live: live.readout.chunks >= 2)
-    kept = [weakref.ref(one) for one in (made, made.live, made.live.session, made.live.latest().memory)]
+    kept = [
+        weakref.ref(one) for one in (made, made.live, made.live.session, made.live.latest().memory)
+    ]
     made.close()
     assert made.view["closed"]
     del made
@@ -102,13 +109,27 @@ def test_a_desk_that_is_closed_is_freed(tmp_path):
 
 def test_a_desk_that_is_closed_stays_on_the_page_to_say_so(talk, monkeypatch):
     told = []
-    monkeypatch.setattr(type(talk.desk.comm), "publish_msg", lambda _comm, kind, *_more, **_named: told.append(kind))
+    monkeypatch.setattr(
+        type(talk.desk.comm), "publish_msg", lambda _comm, kind, *_more, **_named: told.append(kind)
+    )
     talk.desk.close()
     assert set(told) == {"comm_msg"}, "a comm_close would take the view away"
     assert talk.desk.view["closed"] and talk.desk.comm is None
 
 
-@pytest.mark.parametrize("content", [None, [], "do", {}, {"kind": "do"}, {"kind": "do", "id": {}}, {"kind": "drawn", "number": None}, {"kind": []}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        [],
+        "do",
+        {},
+        {"kind": "do"},
+        {"kind": "do", "id": {}},
+        {"kind": "drawn", "number": None},
+        {"kind": []},
+    ],
+)
 def test_messages_that_are_none_are_passed_over(talk, content):
     before = len(talk.kind("answer"))
     talk.desk._heard(talk.desk, content, [])
@@ -183,7 +204,11 @@ def test_the_view_tells_what_a_new_tab_must_know(talk):
     talk.draw_all()
     until(lambda: not talk.desk.view["playing"])
     view = json.loads(json.dumps(talk.desk.view))
-    assert view["earlier"] == [CAT, ROBOT] and view["settings"]["seed"] == SEED + 1 and not view["closed"]
+    assert (
+        view["earlier"] == [CAT, ROBOT]
+        and view["settings"]["seed"] == SEED + 1
+        and not view["closed"]
+    )
     assert [take["on"] for take in view["shots"][1]["takes"]] == [False, True]
     assert len(view["looked"]["rows"]) == len(talk.desk.live.session.reel.bundle.model.blocks)
 
@@ -192,7 +217,12 @@ def test_where_a_paused_film_stands_is_shown(talk):
     talk.do("prompt", text=CAT, play=True)
     until(lambda: talk.desk.live.readout.chunks >= 4)
     talk.do("pause")
-    until(lambda: (talk.draw_all(), talk.kind("pictures")[-1]["node"] == talk.desk.live.readout.desk.head)[1])
+    until(
+        lambda: (
+            talk.draw_all(),
+            talk.kind("pictures")[-1]["node"] == talk.desk.live.readout.desk.head,
+        )[1]
+    )
     talk.do("branch", chunk=1)
     until(lambda: (talk.draw_all(), talk.kind("pictures")[-1]["node"] == 1)[1])
 
@@ -202,14 +232,20 @@ def test_an_export_answers_with_the_film_and_an_empty_one_leaves_nothing(talk):
     assert not (talk.desk.folder / "export-1").exists()
     talk.do("prompt", text=CAT, play=True)
     until(lambda: talk.desk.live.readout.chunks >= 2)
-    assert talk.answer(talk.hear("export"))["said"] == f"Exported to {talk.desk.folder / 'export-1'}"
+    assert (
+        talk.answer(talk.hear("export"))["said"] == f"Exported to {talk.desk.folder / 'export-1'}"
+    )
     film, buffers = next((one, buffers) for one, buffers in talk.sent if one["kind"] == "film")
     assert buffers[0] == (talk.desk.folder / "export-1" / "film.mp4").read_bytes()
     assert dict(zip(film["names"], buffers, strict=True)) == {
-        name: (talk.desk.folder / "export-1" / name).read_bytes() for name in ("film.mp4", "storyboard.png", "screenplay.yaml")}
+        name: (talk.desk.folder / "export-1" / name).read_bytes()
+        for name in ("film.mp4", "storyboard.png", "screenplay.yaml")
+    }
 
 
-@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that not even root can write to")
+@pytest.mark.skipif(
+    not Path("/proc/self").exists(), reason="needs a folder that not even root can write to"
+)
 def test_a_folder_that_cannot_be_written_to_is_one_line_and_the_film_goes_on(talk):
     with pytest.raises(CinelabError, match="/proc/cinelab cannot be written to"):
         desk("/proc/cinelab")
@@ -229,13 +265,19 @@ def test_a_film_pauses_once_nothing_is_drawn_any_more_and_goes_on_when_asked(tal
     talk.hear("hello")
     talk.do("prompt", text=CAT, play=True)
     until(lambda: not talk.desk.view["playing"] and "nobody was watching" in talk.desk.view["said"])
-    assert [line["do"] for line in talk.desk.live.session.log if "do" in line] == ["prompt", "resume", "pause"]
+    assert [line["do"] for line in talk.desk.live.session.log if "do" in line] == [
+        "prompt",
+        "resume",
+        "pause",
+    ]
     made = talk.desk.live.readout.chunks
     assert talk.do("resume")["said"] == "Playing."
     until(lambda: talk.desk.live.readout.chunks > made)
 
 
-def test_a_film_that_any_view_draws_goes_on_and_so_does_one_that_never_had_a_view(talk, monkeypatch):
+def test_a_film_that_any_view_draws_goes_on_and_so_does_one_that_never_had_a_view(
+    talk, monkeypatch
+):
     monkeypatch.setattr(module, "UNWATCHED", 0.2)
     talk.do("prompt", text=CAT, play=True)
     until(lambda: talk.desk.live.readout.chunks >= 4 and talk.desk._post.late() > 0.4)
@@ -259,7 +301,9 @@ class Shell:
         assert self.calls.pop(event) == call
 
 
-def test_a_film_goes_on_while_a_cell_keeps_the_kernel_from_hearing_what_was_drawn(talk, monkeypatch):
+def test_a_film_goes_on_while_a_cell_keeps_the_kernel_from_hearing_what_was_drawn(
+    talk, monkeypatch
+):
     monkeypatch.setattr(module, "UNWATCHED", 0.2)
     shell = Shell()
     talk.desk._kernel = Kernel(shell)
@@ -276,8 +320,16 @@ def test_a_film_goes_on_while_a_cell_keeps_the_kernel_from_hearing_what_was_draw
     assert shell.calls == {}
 
 
-@pytest.mark.parametrize(("error", "said"), [("prompt is empty; say it.", "Prompt is empty; say it."), ("this film: no", "This film: no"),
-                                             ("log.jsonl is gone", "log.jsonl is gone"), ("", ""), ("/a b", "/a b")])
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("prompt is empty; say it.", "Prompt is empty; say it."),
+        ("this film: no", "This film: no"),
+        ("log.jsonl is gone", "log.jsonl is gone"),
+        ("", ""),
+        ("/a b", "/a b"),
+    ],
+)
 def test_a_refusal_begins_as_a_sentence_does(error, said):
     assert sentence(error) == said
 
@@ -315,8 +367,12 @@ def test_a_take_is_watched_from_the_disk_and_the_film_stays_where_it_is(talk, tm
     assert not talk.answer(talk.hear("watch", chunk=shot["last"]))["error"]
     message, buffers = next((one, buffers) for one, buffers in talk.sent if one["kind"] == "take")
     (tmp_path / "take.mp4").write_bytes(buffers[0])
-    assert len(read_video(tmp_path / "take.mp4")[0]) == 2 * shot["chunks"] - 1 == message["ends"][-1]
-    assert message["chunks"] == list(range(shot["chunks"])) and message["chunks"][-1] == shot["last"]
+    assert (
+        len(read_video(tmp_path / "take.mp4")[0]) == 2 * shot["chunks"] - 1 == message["ends"][-1]
+    )
+    assert (
+        message["chunks"] == list(range(shot["chunks"])) and message["chunks"][-1] == shot["last"]
+    )
     assert talk.desk.live.session.desk.head == head and not talk.desk.live.readout.playing
     assert "is not in this session" in talk.answer(talk.hear("watch", chunk=999))["error"]
     assert "Chunk is 'x'" in talk.answer(talk.hear("watch", chunk="x"))["error"]
@@ -365,10 +421,21 @@ def test_the_board_agrees_with_the_sessions_own_tree(session):
     play(session, 1)
     session.do("branch", chunk=3)
     play(session, 1)
-    assert [number for number, node in session.nodes.items() if board.add(node)] == board.lines == [0, 3, 5, 8]
+    assert (
+        [number for number, node in session.nodes.items() if board.add(node)]
+        == board.lines
+        == [0, 3, 5, 8]
+    )
     shots = board.shots(session.desk.head, cut=False)
-    assert [(shot["line"], shot["last"], shot["chunks"]) for shot in shots] == [(0, 2, 3), (8, 8, 2)]
-    assert [(take["line"], take["last"], take["on"]) for take in shots[1]["takes"]] == [(3, 7, False), (5, 6, False), (8, 8, True)]
+    assert [(shot["line"], shot["last"], shot["chunks"]) for shot in shots] == [
+        (0, 2, 3),
+        (8, 8, 2),
+    ]
+    assert [(take["line"], take["last"], take["on"]) for take in shots[1]["takes"]] == [
+        (3, 7, False),
+        (5, 6, False),
+        (8, 8, True),
+    ]
     assert list(board.prompts) == [CAT, ROBOT]
 
 
@@ -381,7 +448,9 @@ def test_a_shot_that_is_still_to_come_shows_the_takes_it_has(session):
     session.do("retake")
     coming = board.shots(session.desk.head, session.desk.cut)
     assert len(coming) == 1 and coming[0]["line"] is None
-    assert coming[0]["takes"] == [{"line": 0, "last": 1, "on": False, "changes": [], "prompt": CAT, "shot": 0}]
+    assert coming[0]["takes"] == [
+        {"line": 0, "last": 1, "on": False, "changes": [], "prompt": CAT, "shot": 0}
+    ]
 
 
 def test_every_take_can_be_reached_from_what_is_in_sight(session):
@@ -400,11 +469,18 @@ def test_every_take_can_be_reached_from_what_is_in_sight(session):
         board.add(node)
     seen, ask = set(), [session.desk.head]
     while ask:
-        fresh = {take["last"] for row in board.shots(ask.pop(), cut=False) for take in row["takes"]} - seen
+        fresh = {
+            take["last"] for row in board.shots(ask.pop(), cut=False) for take in row["takes"]
+        } - seen
         seen |= fresh
         ask += fresh
-    assert seen == {max(number for number in session.nodes if board._line[number] == line) for line in board.lines}
-    assert board.shots(session.desk.head, cut=False)[-1]["shot"] == 1, "nothing else hangs on this path"
+    assert seen == {
+        max(number for number in session.nodes if board._line[number] == line)
+        for line in board.lines
+    }
+    assert board.shots(session.desk.head, cut=False)[-1]["shot"] == 1, (
+        "nothing else hangs on this path"
+    )
     assert board.shots(1, cut=False)[-1]["shot"] is None
 
 
@@ -426,12 +502,15 @@ def test_a_change_in_mid_shot_is_told_with_its_place(session):
     assert [take["changes"] for take in row["takes"]] == [[jumps], row["changes"]]
 
 
-@pytest.mark.parametrize("before, after, said", [
-    ("a cat waits", "a cat jumps", "waits → jumps"),
-    ("a cat", "a cat at night", "+ at night"),
-    ("a red cat by day", "a cat by day", "- red"),
-    ("a red cat waits by day", "a blue cat waits at night", "red → blue, by day → at night"),
-])
+@pytest.mark.parametrize(
+    "before, after, said",
+    [
+        ("a cat waits", "a cat jumps", "waits → jumps"),
+        ("a cat", "a cat at night", "+ at night"),
+        ("a red cat by day", "a cat by day", "- red"),
+        ("a red cat waits by day", "a blue cat waits at night", "red → blue, by day → at night"),
+    ],
+)
 def test_words_that_differ(before, after, said):
     assert words_changed(before, after) == said
 
@@ -440,7 +519,7 @@ def test_a_retakes_shot_is_named_before_it_is_asked_for_and_while_it_is_pending(
     board = Board()
 
     def now():
-        for node in list(session.nodes.values())[len(board.nodes):]:
+        for node in list(session.nodes.values())[len(board.nodes) :]:
             board.add(node)
         return retaken(session.desk, board)
 
@@ -461,7 +540,9 @@ def test_a_retakes_shot_is_named_before_it_is_asked_for_and_while_it_is_pending(
 
 def test_examples_are_in_words_that_the_model_knows(session):
     told = about(session)
-    assert [one["text"] for one in told["examples"]] == list(EXAMPLES.values()) and told["trained_seconds"] == 6
+    assert [one["text"] for one in told["examples"]] == list(EXAMPLES.values()) and told[
+        "trained_seconds"
+    ] == 6
     assert examples({"a", "cat"}) == [] and examples(set()) == told["examples"]
 
 
@@ -470,7 +551,7 @@ def test_a_chunks_pictures_are_the_films_own_bits(session):
     film = session.frames()
     for number in (0, 3):
         shown = pictures(at_rest(session), session.nodes[number])
-        assert (shown == film[max(0, 2 * number - 1):][: len(shown)]).all()
+        assert (shown == film[max(0, 2 * number - 1) :][: len(shown)]).all()
 
 
 def test_a_copy_at_rest_is_exported_while_the_film_goes_on(session, tmp_path):
@@ -491,10 +572,14 @@ def test_where_a_chunk_looked_is_what_the_routing_table_says(session):
     table = memory.routing_table()
     table = table[table["chunk"] == chunk]
     heads = table.groupby("layer")["head"].nunique()
-    pairs = table.drop_duplicates(["layer", "head", "kept_shot"]).groupby(["layer", "kept_shot"]).size()
+    pairs = (
+        table.drop_duplicates(["layer", "head", "kept_shot"]).groupby(["layer", "kept_shot"]).size()
+    )
     expected = {(layer, shot): count / heads[layer] for (layer, shot), count in pairs.items()}
     found = looked(memory, chunk)
-    assert {(layer, shot): share for layer, row in found.items() for shot, share in row.items()} == pytest.approx(expected)
+    assert {
+        (layer, shot): share for layer, row in found.items() for shot, share in row.items()
+    } == pytest.approx(expected)
     assert looked(memory, 99) == {} and looked(session.reel.begin().memory, 0) == {}
 
 
@@ -504,8 +589,16 @@ def test_the_strip_has_a_column_for_every_shot():
 
 
 def test_the_read_out_is_one_line():
-    now = Readout(rate=58.4, first_picture=0.031, causes={"text": 0.01, "dit": 0.8, "memory": 0.12, "decode": 0.07})
-    assert line_of(now) == "first picture 0.03 s, 58 frames/s, text 1 %, model 80 %, memory 12 %, decode 7 %, rest 0 %"
+    now = Readout(
+        rate=58.4,
+        first_picture=0.031,
+        causes={"text": 0.01, "dit": 0.8, "memory": 0.12, "decode": 0.07},
+    )
+    assert (
+        line_of(now)
+        == "first picture 0.03 s, 58 frames/s, text 1 %, model 80 %, memory 12 %, decode 7 %, "
+        "rest 0 %"
+    )
     assert line_of(Readout()) == "nothing made since the desk was opened"
 
 

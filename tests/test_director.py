@@ -1,4 +1,5 @@
-"""The director and its roll-out: the same seed is the same film; a branch goes on as if nothing had happened."""
+"""The director and its roll-out: the same seed is the same film; a branch goes on as if nothing had
+happened."""
 
 from dataclasses import replace
 
@@ -35,17 +36,30 @@ def film(bundle):
 
 def test_a_film_is_complete(film, bundle):
     assert film.frames.dtype == np.uint8 and film.frames.shape[1:] == (*bundle.size, 3)
-    assert len(film.frames) == film.timeline.pixel_frames == len(film.timings) * bundle.codec.stride - 1
+    assert (
+        len(film.frames)
+        == film.timeline.pixel_frames
+        == len(film.timings) * bundle.codec.stride - 1
+    )
     assert len(film.cuts) == 2
-    assert {"chunk", "layer", "kept_chunk", "kept_shot", "score", "kind"} <= set(film.routing.columns)
+    assert {"chunk", "layer", "kept_chunk", "kept_shot", "score", "kind"} <= set(
+        film.routing.columns
+    )
     assert (film.timings[["dit", "memory", "decode"]] > 0).all().all()
 
 
 def test_a_film_shows_itself(film, bundle):
-    assert repr(film).startswith("Film(") and f"{len(film.frames)} frames of 64 x 48" in repr(film) and "\n" not in repr(film)
+    assert (
+        repr(film).startswith("Film(")
+        and f"{len(film.frames)} frames of 64 x 48" in repr(film)
+        and "\n" not in repr(film)
+    )
     page = film._repr_html_()
     assert "data:video/mp4;base64," in page and repr(film).replace("'", "&#x27;") in page
-    assert len(repr(Timed(0, film.frames[None], torch.zeros(1)))) < 100 and len(repr(Chunk(0, torch.zeros(1, 999)))) < 80
+    assert (
+        len(repr(Timed(0, film.frames[None], torch.zeros(1)))) < 100
+        and len(repr(Chunk(0, torch.zeros(1, 999)))) < 80
+    )
 
 
 def test_the_same_seed_is_the_same_film(film, bundle):
@@ -69,10 +83,17 @@ def test_a_changed_last_prompt_leaves_the_earlier_shots_alone(film, bundle):
     assert not np.array_equal(changed.frames[cut:], film.frames[cut:])
 
 
-@pytest.mark.parametrize("policy", [Full(), Window(window=3), CAMR(budget=4)], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "policy", [Full(), Window(window=3), CAMR(budget=4)], ids=lambda p: type(p).__name__
+)
 def test_a_film_that_goes_on_from_a_snapshot_equals_the_uninterrupted_one(bundle, policy):
     director = Director(bundle, policy)
-    line, memory, whole, saved = director.timeline(PLAY), Memory(policy, bundle.chunk, bundle.reach), [], None
+    line, memory, whole, saved = (
+        director.timeline(PLAY),
+        Memory(policy, bundle.chunk, bundle.reach),
+        [],
+        None,
+    )
     for timed in stream(bundle, [line], memory, [4], pictures=False):
         whole.append(timed.latents)
         if timed.index == 5:
@@ -100,7 +121,9 @@ def test_a_film_can_be_saved_and_read_again(film, tmp_path):
         untaken(tmp_path)
 
 
-def test_a_film_whose_saving_was_killed_is_finished_and_never_measured_as_whole(bundle, film, tmp_path):
+def test_a_film_whose_saving_was_killed_is_finished_and_never_measured_as_whole(
+    bundle, film, tmp_path
+):
     from cinelab.score.evaluate import evaluate
 
     director, scratch = Director(bundle, policy=CAMR(budget=4)), tmp_path / f".partial-{MARK}.d"
@@ -111,7 +134,9 @@ def test_a_film_whose_saving_was_killed_is_finished_and_never_measured_as_whole(
     failed = evaluate([tmp_path], ("colour",))
     assert failed["status"].tolist() == ["failed"] and "half-saved film" in failed["detail"][0]
     assert finish(tmp_path, MARK) and (tmp_path / "routing.html").exists() and not scratch.exists()
-    assert saved_as(tmp_path, PLAY, director) and not saved_as(tmp_path, PLAY, Director(bundle, policy=CAMR(budget=5)))
+    assert saved_as(tmp_path, PLAY, director) and not saved_as(
+        tmp_path, PLAY, Director(bundle, policy=CAMR(budget=5))
+    )
     assert "failed" not in set(evaluate([tmp_path], ("colour",))["status"])
 
 
@@ -156,7 +181,11 @@ def test_a_kept_chunk_that_has_changed_is_made_again(bundle, film, tmp_path, dam
 def test_what_a_later_shot_asks_for_is_refused_before_the_first_chunk(bundle):
     for wrong in ({"policy": "camrr"}, {"policy": "sink", "budget": 10**6 + 1}):
         with pytest.raises(CinelabError, match="camrr|budget"):
-            next(Director(bundle).stream(replace(PLAY, shots=(*SHOTS[:2], replace(SHOTS[2], **wrong)))))
+            next(
+                Director(bundle).stream(
+                    replace(PLAY, shots=(*SHOTS[:2], replace(SHOTS[2], **wrong)))
+                )
+            )
 
 
 def test_a_film_that_is_too_long_is_refused(bundle):

@@ -72,9 +72,21 @@ def test_conda_uses_a_python_that_the_project_takes():
 
 
 def test_an_editable_install_is_found_from_the_folder_above_the_clone(tmp_path):
-    """There the clone's own folder is a namespace named cinelab, which hides whatever is found by a finder."""
-    clone, site, above = tmp_path / "home" / "cinelab", tmp_path / "site", "from cinelab import CinelabError"
-    for name in ("pyproject.toml", "README.md", "LICENSE", "cinelab/__init__.py", "cinelab/threads.py", "cinelab/errors.py"):
+    """There the clone's own folder is a namespace named cinelab, which hides whatever is found by a
+    finder."""
+    clone, site, above = (
+        tmp_path / "home" / "cinelab",
+        tmp_path / "site",
+        "from cinelab import CinelabError",
+    )
+    for name in (
+        "pyproject.toml",
+        "README.md",
+        "LICENSE",
+        "cinelab/__init__.py",
+        "cinelab/threads.py",
+        "cinelab/errors.py",
+    ):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, clone / name)
     build = f"from setuptools.build_meta import build_editable; build_editable({str(site)!r})"
@@ -82,7 +94,13 @@ def test_an_editable_install_is_found_from_the_folder_above_the_clone(tmp_path):
     subprocess.run([sys.executable, "-c", build], cwd=clone, check=True, capture_output=True)
     zipfile.ZipFile(next(site.glob("*.whl"))).extractall(site)
     # -S leaves this environment's own packages out, an installed cinelab among them
-    command = [sys.executable, "-S", "-c", f"import site, sys; site.addsitedir(sys.argv[1]); {above}", str(site)]
+    command = [
+        sys.executable,
+        "-S",
+        "-c",
+        f"import site, sys; site.addsitedir(sys.argv[1]); {above}",
+        str(site),
+    ]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, cwd=clone.parent, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -90,7 +108,8 @@ def test_an_editable_install_is_found_from_the_folder_above_the_clone(tmp_path):
 
 @pytest.fixture
 def clone(tmp_path):
-    """A set-up clone in a folder with a space, whose programs only say with what they were called: make's lines."""
+    """A set-up clone in a folder with a space, whose programs only say with what they were called:
+    make's lines."""
     folder = tmp_path / "my clone"
     (folder / ".venv/bin").mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
@@ -99,8 +118,16 @@ def clone(tmp_path):
         (folder / ".venv/bin" / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
         (folder / ".venv/bin" / name).chmod(0o755)
     (folder / ".venv/.ready").touch()
-    env = {name: value for name, value in os.environ.items() if name != "HOME" and not name.startswith("MAKE")}
-    return lambda *words: subprocess.run(["make", *words], cwd=folder, env=env, capture_output=True, text=True, check=True).stdout
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "HOME" and not name.startswith("MAKE")
+    }
+    return lambda *words: (
+        subprocess.run(
+            ["make", *words], cwd=folder, env=env, capture_output=True, text=True, check=True
+        ).stdout
+    )
 
 
 def test_jupyter_starts_as_root_too(clone):
@@ -110,7 +137,9 @@ def test_jupyter_starts_as_root_too(clone):
 
 def test_jupyter_sees_what_notebooks_make_and_opens_on_them(clone):
     said = clone("lab", "LAB=--no-browser")
-    assert "/my clone --LabApp.default_url=/lab/tree/notebooks " in said and said.endswith(" --no-browser\n")
+    assert "/my clone --LabApp.default_url=/lab/tree/notebooks " in said and said.endswith(
+        " --no-browser\n"
+    )
 
 
 def test_every_test_runs_on_all_cores(clone):
@@ -120,7 +149,8 @@ def test_every_test_runs_on_all_cores(clone):
 def test_setting_up_says_two_lines_and_pips_errors(clone):
     """One -q leaves pip's warnings, of which a mirror's ignored location alone makes 90 lines."""
     said = clone("-B", ".venv/.ready").splitlines()
-    assert [line.split()[0] for line in said[:3]] == ["python", "Installing", "python"], said  # looked for pip; then pip itself
+    # looked for pip; then pip itself
+    assert [line.split()[0] for line in said[:3]] == ["python", "Installing", "python"], said
     assert said[2].startswith("python -m pip install --quiet --quiet ")
 
 

@@ -34,7 +34,10 @@ def test_blur_lowers_detail_and_grey_lowers_saturation():
 
 def test_the_truth_has_a_share_of_one():
     truth = np.stack([film(0), film(1)])
-    rows = pd.DataFrame(picture_rows(truth, truth, [[(0, 8)], [(0, 3), (3, 8)]]), columns=["film", "shot", "metric", "value"])
+    rows = pd.DataFrame(
+        picture_rows(truth, truth, [[(0, 8)], [(0, 3), (3, 8)]]),
+        columns=["film", "shot", "metric", "value"],
+    )
     assert rows.groupby("metric").value.mean().round(6).tolist() == [1, 1, 1, 1]
 
 
@@ -44,7 +47,17 @@ def test_an_exam_is_the_same_every_time_and_marks_a_ruined_model_down():
     exam = Exam(bundle, load_recogniser(), config=ExamConfig(films=2, latents=6, recalls=2, away=1))
     marks = exam(bundle.model)
     assert marks == exam(bundle.model)
-    assert {"score", "prompt", "action", "identity", "cuts", "motion", "saturation", "contrast", "sharpness"} == set(marks)
+    assert {
+        "score",
+        "prompt",
+        "action",
+        "identity",
+        "cuts",
+        "motion",
+        "saturation",
+        "contrast",
+        "sharpness",
+    } == set(marks)
     for weight in bundle.model.proj_out.parameters():
         weight.zero_()
     assert exam(bundle.model)["prompt"] < marks["prompt"]
@@ -53,11 +66,28 @@ def test_an_exam_is_the_same_every_time_and_marks_a_ruined_model_down():
 def log(motion=1.0, saturation=1.0, critic=0.3, gap=0.5):
     rows = [{"step": i, "loss": 0.3, "gap": 0.5, "critic_loss": 0.3} for i in range(80)]
     rows += [{"step": 80 + i, "loss": 0.3, "gap": gap, "critic_loss": critic} for i in range(20)]
-    return [*rows, {"step": 100, "score": 0.9, "motion": motion, "saturation": saturation, "contrast": 1.0, "sharpness": 1.0}]
+    return [
+        *rows,
+        {
+            "step": 100,
+            "score": 0.9,
+            "motion": motion,
+            "saturation": saturation,
+            "contrast": 1.0,
+            "sharpness": 1.0,
+        },
+    ]
 
 
-@pytest.mark.parametrize("change, word", [({"motion": 0.3}, "dying"), ({"saturation": 1.4}, "burn"), ({"critic": 0.9}, "critic diverges"),
-                                          ({"gap": 1.5}, "diverges")])
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"motion": 0.3}, "dying"),
+        ({"saturation": 1.4}, "burn"),
+        ({"critic": 0.9}, "critic diverges"),
+        ({"gap": 1.5}, "diverges"),
+    ],
+)
 def test_alarms_name_what_is_wrong_and_the_remedy(change, word):
     assert alarms(log()) == []
     [text] = alarms(log(**change))

@@ -1,4 +1,5 @@
-"""A user's own policy, metric, loss and solver work wherever a name works, in this process and in others."""
+"""A user's own policy, metric, loss and solver work wherever a name works, in this process and in
+others."""
 
 import json
 import os
@@ -80,7 +81,9 @@ def bundle():
 
 
 def test_a_registry_knows_names_paths_and_the_nearest(own):
-    assert POLICIES.get("last_of_shots") is POLICIES.get("own_things:LastOfShots") is own.LastOfShots
+    assert (
+        POLICIES.get("last_of_shots") is POLICIES.get("own_things:LastOfShots") is own.LastOfShots
+    )
     with pytest.raises(CinelabError, match="did you mean 'last_of_shots'"):
         POLICIES.get("last_of_shot")
     with pytest.raises(CinelabError, match="use one of full, window"):
@@ -116,11 +119,20 @@ def test_a_module_that_fails_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_modules_named_in_the_environment_are_known(tmp_path):
-    (tmp_path / "mine.py").write_text("from own_things import LastOfShots\nfrom cinelab import register\n"
-                                      "register.policy('mine')(LastOfShots)\n")
+    (tmp_path / "mine.py").write_text(
+        "from own_things import LastOfShots\nfrom cinelab import register\n"
+        "register.policy('mine')(LastOfShots)\n"
+    )
     code = "from cinelab.memory.policy import POLICIES; print('mine' in POLICIES, 'last_of_shots' in POLICIES)"
-    env = {"CINELAB_IMPORT": "mine", "CINELAB_PATH": str(HERE), "PATH": "", "PYTHONPATH": str(HERE.parent)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    env = {
+        "CINELAB_IMPORT": "mine",
+        "CINELAB_PATH": str(HERE),
+        "PATH": "",
+        "PYTHONPATH": str(HERE.parent),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
     assert done.stdout.split() == ["True", "True"], done.stderr
 
 
@@ -144,10 +156,18 @@ def test_a_policy_directs_and_its_film_can_be_gone_on_with(number, own, bundle, 
 
 
 def test_names_and_objects_are_the_same_thing(own, bundle):
-    ways = [own.LastOfShots(3), "last_of_shots", "own_things:LastOfShots", {"kind": "own_things:LastOfShots", "budget": 3}]
+    ways = [
+        own.LastOfShots(3),
+        "last_of_shots",
+        "own_things:LastOfShots",
+        {"kind": "own_things:LastOfShots", "budget": 3},
+    ]
     made = [policy_named(way, 3) for way in ways]
     assert made == [own.LastOfShots(3)] * 4 and {name_of(one) for one in made} == {"last_of_shots"}
-    assert policy_named("two_last", 9) == own.LastOfShots(2) and policy_named("own_things:OnlyFirst", 9) == own.OnlyFirst()
+    assert (
+        policy_named("two_last", 9) == own.LastOfShots(2)
+        and policy_named("own_things:OnlyFirst", 9) == own.OnlyFirst()
+    )
     assert name_of(own.Steadier()) == "own_things:Steadier" and budget_of(own.OnlyFirst()) == 1
     assert with_budget(own.LastOfShots(3), 5).budget == 5
     with pytest.raises(CinelabError, match="has no budget that can be set"):
@@ -181,8 +201,12 @@ def test_a_mistake_in_a_policy_is_one_sentence_before_any_work():
         def budget_at(self, count):
             return count / 2
 
-    for kind, words in ((Undecorated, "put @dataclass"), (Unfinished, "lacks budget_at"), (Crooked, "priority gives .7,."),
-                        (Half, "budget_at.3. is 1.5")):
+    for kind, words in (
+        (Undecorated, "put @dataclass"),
+        (Unfinished, "lacks budget_at"),
+        (Crooked, "priority gives .7,."),
+        (Half, "budget_at.3. is 1.5"),
+    ):
         with pytest.raises(CinelabError, match=words):
             Director("toybox-1step", kind())
     with pytest.raises(CinelabError, match="give a name .full, window"):
@@ -192,33 +216,67 @@ def test_a_mistake_in_a_policy_is_one_sentence_before_any_work():
 
 
 def test_a_screenplay_may_hold_policies(own, bundle, tmp_path):
-    play = replace(PLAY, shots=(
-        Shot(CAT, 0.5, policy=own.LastOfShots(3), changes=(PromptChange(0.25, CAT, policy="window", budget=4),)),
-        Shot(ROBOT, 0.5, policy="own_things:Steadier"), Shot(CAT, 0.5, budget=4)))
+    play = replace(
+        PLAY,
+        shots=(
+            Shot(
+                CAT,
+                0.5,
+                policy=own.LastOfShots(3),
+                changes=(PromptChange(0.25, CAT, policy="window", budget=4),),
+            ),
+            Shot(ROBOT, 0.5, policy="own_things:Steadier"),
+            Shot(CAT, 0.5, budget=4),
+        ),
+    )
     path = play.save(tmp_path / "play.yaml")
     assert Screenplay.load(path) == play
     film = Director(bundle).render(play)
     session = follow(play, tmp_path / "s", bundle, Settings(seed=2))
     assert [type(session.ask(node).policy).__name__ for node in session.nodes.values()] == [
-        "LastOfShots", "Window", "Steadier", "Steadier", "Steadier", "Steadier"]
+        "LastOfShots",
+        "Window",
+        "Steadier",
+        "Steadier",
+        "Steadier",
+        "Steadier",
+    ]
     assert session.ask(session.nodes[5]).policy == own.Steadier(budget=4)
-    again = Director(bundle).render(Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml"))
-    assert np.array_equal(session.frames(), film.frames) and np.array_equal(again.frames, film.frames)
-    path.write_text(path.read_text().replace("kind: own_things:LastOfShots", "kind: own_things:Nobody"))
+    again = Director(bundle).render(
+        Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml")
+    )
+    assert np.array_equal(session.frames(), film.frames) and np.array_equal(
+        again.frames, film.frames
+    )
+    path.write_text(
+        path.read_text().replace("kind: own_things:LastOfShots", "kind: own_things:Nobody")
+    )
     with pytest.raises(CinelabError, match="play.yaml:.*own_things has no 'Nobody'"):
         Screenplay.load(path)
 
 
-def test_a_session_is_directed_under_own_policies_and_replayed_without_their_names(own, bundle, tmp_path, monkeypatch):
+def test_a_session_is_directed_under_own_policies_and_replayed_without_their_names(
+    own, bundle, tmp_path, monkeypatch
+):
     session = Session.create(tmp_path / "s", bundle, Settings(CAT, policy=own.LastOfShots(3)))
-    for command, value in (("budget", 5), ("policy", "camr"), ("policy", "last_of_shots"), ("budget", 4)):
+    for command, value in (
+        ("budget", 5),
+        ("policy", "camr"),
+        ("policy", "last_of_shots"),
+        ("budget", 4),
+    ):
         session.do(command, value=value)
         session.step()
     kinds = [node.said.policy for node in session.nodes.values()]
     assert kinds == [own.LastOfShots(5), "camr", own.LastOfShots(5), own.LastOfShots(4)]
     assert Session.resume(tmp_path / "s", bundle).desk == session.desk
     assert np.array_equal(what_if(session), session.frames())
-    for change in (Change(own.Steadier(budget=3)), Change("own_things:LastOfShots", 3), Change(budget=3), Change({"kind": "CAMR"})):
+    for change in (
+        Change(own.Steadier(budget=3)),
+        Change("own_things:LastOfShots", 3),
+        Change(budget=3),
+        Change({"kind": "CAMR"}),
+    ):
         assert what_if(session, change).shape == session.frames().shape
     assert '"value": "last_of_shots"' not in (tmp_path / "s" / "log.jsonl").read_text()
     monkeypatch.setitem(sys.modules, "own_things", None)
@@ -228,15 +286,32 @@ def test_a_session_is_directed_under_own_policies_and_replayed_without_their_nam
 
 def test_settings_of_a_training_hold_any_policy(own):
     config = presets.teacher_forcing("smoke")
-    for change in (own.LastOfShots(2), "last_of_shots", {"kind": "own_things:LastOfShots"}, own.Steadier(), Window(window=2)):
+    for change in (
+        own.LastOfShots(2),
+        "last_of_shots",
+        {"kind": "own_things:LastOfShots"},
+        own.Steadier(),
+        Window(window=2),
+    ):
         changed = override(config, {"camr": change})
-        assert isinstance(changed.camr, Policy) and from_dict(type(config), to_dict(changed)) == changed
+        assert (
+            isinstance(changed.camr, Policy)
+            and from_dict(type(config), to_dict(changed)) == changed
+        )
     assert "kind" not in to_dict(config)["camr"], "what was written before is written as before"
-    assert from_dict(type(config), {**to_dict(config), "camr": {"budget": 5}}).camr == CAMR(budget=5)
+    assert from_dict(type(config), {**to_dict(config), "camr": {"budget": 5}}).camr == CAMR(
+        budget=5
+    )
     assert override(config, {"camr": own.Steadier(), "camr.calm": 1}).camr == own.Steadier(calm=1.0)
-    assert override(presets.dmd("smoke"), {"policy": own.LastOfShots(2)}).policy == own.LastOfShots(2)
-    for bad, words in ((3, "a Policy or its settings"), (own.LastOfShots, "a Policy or its settings"), ("nobody", "policy is 'nobody'"),
-                       ({"kind": "os:getcwd"}, "no Policy")):
+    assert override(presets.dmd("smoke"), {"policy": own.LastOfShots(2)}).policy == own.LastOfShots(
+        2
+    )
+    for bad, words in (
+        (3, "a Policy or its settings"),
+        (own.LastOfShots, "a Policy or its settings"),
+        ("nobody", "policy is 'nobody'"),
+        ({"kind": "os:getcwd"}, "no Policy"),
+    ):
         with pytest.raises(CinelabError, match=words):
             override(config, {"camr": bad})
 
@@ -244,15 +319,33 @@ def test_settings_of_a_training_hold_any_policy(own):
 def test_cells_and_sweeps_take_policies(own, tmp_path):
     cell = memory_cell(tmp_path / "memory", "toybox-1step", own.LastOfShots(3), 6, 1, 0, 2)
     rows = pd.read_parquet(tmp_path / "memory" / "rows.parquet")
-    assert set(rows["policy"]) == {"last_of_shots(budget=3)"} and set(rows["budget"]) == {3} and len(cell.summary)
+    assert (
+        set(rows["policy"]) == {"last_of_shots(budget=3)"}
+        and set(rows["budget"]) == {3}
+        and len(cell.summary)
+    )
     assert set(rows["shot"]) == set(cell.rows["shot"]) and set(rows["shot_latents"]) == {3}
-    assert "shot" not in json.loads((tmp_path / "memory" / "cell.json").read_text())  # a setting that hides a column
-    setting = FilmSetting("toybox-1step", {"kind": "own_things:Steadier", "budget": 3}, latents=6, shot_latents=(3, 3), films=2)
+    # a setting that hides a column
+    assert "shot" not in json.loads((tmp_path / "memory" / "cell.json").read_text())
+    setting = FilmSetting(
+        "toybox-1step",
+        {"kind": "own_things:Steadier", "budget": 3},
+        latents=6,
+        shot_latents=(3, 3),
+        films=2,
+    )
     film_cell(tmp_path / "films", setting)
-    assert json.loads((tmp_path / "films" / "cell.json").read_text())["setting"]["policy"]["kind"] == "own_things:Steadier"
-    sweep = Sweep("mine", "x.ipynb", grid={"policy": ["camr", own.LastOfShots(3), own.Steadier]}, seeds=[0])
+    assert (
+        json.loads((tmp_path / "films" / "cell.json").read_text())["setting"]["policy"]["kind"]
+        == "own_things:Steadier"
+    )
+    sweep = Sweep(
+        "mine", "x.ipynb", grid={"policy": ["camr", own.LastOfShots(3), own.Steadier]}, seeds=[0]
+    )
     assert [cell.parameters["policy"] for cell in expand(sweep)][1:] == [
-        {"kind": "own_things:LastOfShots", "positions": "absolute", "unit": "chunk", "budget": 3}, "own_things:Steadier"]
+        {"kind": "own_things:LastOfShots", "positions": "absolute", "unit": "chunk", "budget": 3},
+        "own_things:Steadier",
+    ]
     here = type("Here", (), {"__module__": "__main__", "__qualname__": "Here"})
     with pytest.raises(CinelabError, match="move it to a module"):
         Sweep("mine", "x.ipynb", grid={"policy": [here]}, seeds=[0])
@@ -260,10 +353,30 @@ def test_cells_and_sweeps_take_policies(own, tmp_path):
 
 def test_the_command_line_takes_an_import_path(tmp_path):
     PLAY.save(tmp_path / "two.yaml")
-    command = [sys.executable, "-m", "cinelab", "direct", "two.yaml", "-o", "out", "--model", "toybox-1step"]
-    env = {"CINELAB_PATH": str(HERE), "PYTHONPATH": str(HERE.parent), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    done = subprocess.run([*command, "--policy", "own_things:LastOfShots", "--budget", "3"], cwd=tmp_path, env=env,
-                          capture_output=True, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "cinelab",
+        "direct",
+        "two.yaml",
+        "-o",
+        "out",
+        "--model",
+        "toybox-1step",
+    ]
+    env = {
+        "CINELAB_PATH": str(HERE),
+        "PYTHONPATH": str(HERE.parent),
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [*command, "--policy", "own_things:LastOfShots", "--budget", "3"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "out" / "film.json").read_text())["policy"]["budget"] == 3
 
@@ -282,15 +395,25 @@ def test_a_metric_is_measured_shot_by_shot_and_film_by_film(own):
     frames, shots = film_of()
     rows = own_rows(np.stack([frames, frames]), [shots, shots])
     assert rows[rows["metric"] == "redness"]["value"].tolist() == [200.0, 0.0] * 2
-    assert rows[rows["metric"] == "brightness"][["film", "shot", "value"]].values.tolist() == [[0, -1, 25.0], [1, -1, 25.0]]
+    assert rows[rows["metric"] == "brightness"][["film", "shot", "value"]].values.tolist() == [
+        [0, -1, 25.0],
+        [1, -1, 25.0],
+    ]
     assert METRICS.about()["redness"] == {"better": "low", "unit": "grey levels", "range": [0, 255]}
 
 
-@pytest.mark.parametrize("answer, words", [
-    (lambda frames: 1 / 0, "fails with ZeroDivisionError"), (lambda frames: [1.0, 2.0], "2 answers for 1 films"),
-    (lambda frames: [[1.0, 2.0, 3.0]], "3 values for a film of 2 shots"), (lambda frames: ["much"], "return numbers"),
-    (lambda frames: [np.inf], "gives inf, outside its range"), (lambda frames: [7], "gives 7, outside its range 0 to 1"),
-    (lambda frames: None, "gives NoneType for 1 films")])
+@pytest.mark.parametrize(
+    "answer, words",
+    [
+        (lambda frames: 1 / 0, "fails with ZeroDivisionError"),
+        (lambda frames: [1.0, 2.0], "2 answers for 1 films"),
+        (lambda frames: [[1.0, 2.0, 3.0]], "3 values for a film of 2 shots"),
+        (lambda frames: ["much"], "return numbers"),
+        (lambda frames: [np.inf], "gives inf, outside its range"),
+        (lambda frames: [7], "gives 7, outside its range 0 to 1"),
+        (lambda frames: None, "gives NoneType for 1 films"),
+    ],
+)
 def test_a_metric_that_answers_wrongly_is_one_sentence(answer, words):
     frames, shots = film_of()
     with pytest.raises(CinelabError, match=words):
@@ -306,12 +429,21 @@ def test_own_metrics_are_in_films_evaluations_and_cards(own, bundle, tmp_path, m
     monkeypatch.setattr("cinelab.lab.cards.CardConfig", small)
     film = Director(bundle).render(PLAY)
     scores = plain_scores(film.frames, film.timeline, film.timings)
-    assert scores[scores["metric"] == "redness"]["shot"].tolist() == [1, 2, 3] and set(scores["metric"]) >= {"brightness", "cuts"}
+    assert scores[scores["metric"] == "redness"]["shot"].tolist() == [1, 2, 3] and set(
+        scores["metric"]
+    ) >= {"brightness", "cuts"}
     rows = evaluate([film.save(tmp_path / "film")], ("colour",))
     mine = rows[rows["backend"] == "own"]
     assert set(mine["metric"]) == {"redness", "brightness"} and set(mine["status"]) == {"ok"}
-    card = json.loads(score_card("toybox-1step", (0,), 2, own.LastOfShots(3), output=tmp_path, tell=lambda text: None).read_text())
-    assert card["own"]["redness"]["better"] == "low" and card["metrics"]["redness"]["upper"] is not None
+    card = json.loads(
+        score_card(
+            "toybox-1step", (0,), 2, own.LastOfShots(3), output=tmp_path, tell=lambda text: None
+        ).read_text()
+    )
+    assert (
+        card["own"]["redness"]["better"] == "low"
+        and card["metrics"]["redness"]["upper"] is not None
+    )
     assert card["policy"]["name"] == "last_of_shots"
     name = next(tmp_path.glob("*.parquet")).stem
     assert "redness" in set(compare_cards([name], tmp_path)["metric"])
@@ -319,7 +451,9 @@ def test_own_metrics_are_in_films_evaluations_and_cards(own, bundle, tmp_path, m
 
 def test_reports_know_the_direction_without_the_code(own, tmp_path):
     for number, policy in enumerate(("camr", "window")):
-        rows = pd.DataFrame({"film": range(8), "metric": "redness", "value": np.linspace(1, 2, 8) + number})
+        rows = pd.DataFrame(
+            {"film": range(8), "metric": "redness", "value": np.linspace(1, 2, 8) + number}
+        )
         keep_rows(tmp_path / "mine" / policy, rows, policy=policy, seed=0)
     cells = load_cells(tmp_path / "mine")
     table = compared(cells, "redness", base="camr")
@@ -329,10 +463,17 @@ def test_reports_know_the_direction_without_the_code(own, tmp_path):
     assert "redness" in page and "less is better" in page and "worse" in page
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda rows: rows.drop(columns="film"), "has no column 'film'"), (lambda rows: rows.assign(value="much"), "write numbers"),
-    (lambda rows: rows.assign(value=np.nan), "leave out what was not measured"), (lambda rows: rows[:0], "holds no row"),
-    (lambda rows: rows.assign(source="me"), "'source' holds 'me'"), (lambda rows: rows.assign(metric=None), "no film or no metric")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda rows: rows.drop(columns="film"), "has no column 'film'"),
+        (lambda rows: rows.assign(value="much"), "write numbers"),
+        (lambda rows: rows.assign(value=np.nan), "leave out what was not measured"),
+        (lambda rows: rows[:0], "holds no row"),
+        (lambda rows: rows.assign(source="me"), "'source' holds 'me'"),
+        (lambda rows: rows.assign(metric=None), "no film or no metric"),
+    ],
+)
 def test_a_table_that_no_report_could_read_is_one_sentence(change, words, tmp_path):
     rows = change(pd.DataFrame({"film": [0, 1], "metric": "m", "value": [0.0, 1.0]}))
     with pytest.raises(CinelabError, match=words):
@@ -349,18 +490,33 @@ def test_every_stage_descends_the_loss_that_is_named(own, tmp_path):
     clips = Fake().clips(1, 4, rng_at(0))
     network = net()
     config = replace(presets.teacher_forcing("smoke"), chunk=1)
-    plain, other, mine = (teacher_forcing.loss(network, clips, replace(config, loss=name), Full(), rng_at(1)).item()
-                          for name in ("mse", "own_things:plain_l1", "huber"))
+    plain, other, mine = (
+        teacher_forcing.loss(network, clips, replace(config, loss=name), Full(), rng_at(1)).item()
+        for name in ("mse", "own_things:plain_l1", "huber")
+    )
     assert len({plain, other, mine}) == 3 and mine < plain
-    made = [(consistency, replace(presets.consistency("smoke"), loss="huber")), (bidirectional, replace(presets.bidirectional("smoke"), loss="huber"))]
+    made = [
+        (consistency, replace(presets.consistency("smoke"), loss="huber")),
+        (bidirectional, replace(presets.bidirectional("smoke"), loss="huber")),
+    ]
     run = Run(tmp_path, made[1][1])
     rows = list(bidirectional.train(replace(made[1][1], steps=2), net(), Fake(), run))
     assert len(rows) == 2 and json.loads((tmp_path / "config.json").read_text())["loss"] == "huber"
     student = net()
-    drawn = consistency.loss(student, Ema(student, 0.9), network, clips, torch.tensor([1.0, 0.5, 0.0]),
-                             replace(made[0][1], frames=4), (Full(), False), rng_at(2))
+    drawn = consistency.loss(
+        student,
+        Ema(student, 0.9),
+        network,
+        clips,
+        torch.tensor([1.0, 0.5, 0.0]),
+        replace(made[0][1], frames=4),
+        (Full(), False),
+        rng_at(2),
+    )
     assert drawn.ndim == 0
-    dmd_config = replace(presets.dmd("smoke"), bf16=False, known=0.0, policy=own.LastOfShots(2), loss="huber")
+    dmd_config = replace(
+        presets.dmd("smoke"), bf16=False, known=0.0, policy=own.LastOfShots(2), loss="huber"
+    )
     assert dmd.student_loss(net(), clips, network, net(1), dmd_config, rng_at(3))[0].ndim == 0
 
 
@@ -384,7 +540,9 @@ def test_a_run_of_before_losses_had_names_goes_on(tmp_path):
     config = presets.bidirectional("smoke")
     Run(tmp_path, config)
     told = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({name: value for name, value in told.items() if name != "loss"}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({name: value for name, value in told.items() if name != "loss"})
+    )
     Run(tmp_path, config)
     with pytest.raises(CinelabError, match="started with loss='mse', not 'huber'"):
         Run(tmp_path, replace(config, loss="huber"))
@@ -403,10 +561,16 @@ def test_a_stage_takes_policy_and_loss_from_the_notebook(own, tmp_path):
 
 
 def test_an_own_solver_samples_and_makes_pairs(own, bundle):
-    truth, start = torch.e ** torch.tensor(1.0, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    truth, start = (
+        torch.e ** torch.tensor(1.0, dtype=torch.float64),
+        torch.ones(1, dtype=torch.float64),
+    )
     levels = torch.linspace(1, 0, 41, dtype=torch.float64)
     assert abs(solve(lambda x, t: -x, start, levels, "heun") - truth).item() < 1e-3
-    films = [Director(bundle, sampling=Sampling(4, solver)).render(PLAY).frames for solver in ("heun", "own_things:leap")]
+    films = [
+        Director(bundle, sampling=Sampling(4, solver)).render(PLAY).frames
+        for solver in ("heun", "own_things:leap")
+    ]
     assert films[0].shape == films[1].shape and not np.array_equal(*films)
     assert len(list(walk(lambda x, t: -x, start, levels, "heun"))) == 41
     assert replace(presets.pairs("smoke"), solver="heun").sampling.solver == "heun"
@@ -418,20 +582,42 @@ def test_an_own_solver_samples_and_makes_pairs(own, bundle):
 
 def test_what_is_not_given_is_the_models_own():
     student = Sampling(2, "consistency", 1.0, 5.0, first_steps=4)
-    assert Sampling(at=(1.0, 0.5, 0.2)).filled(student) == Sampling(3, "consistency", 1.0, 5.0, (1.0, 0.5, 0.2))
+    assert Sampling(at=(1.0, 0.5, 0.2)).filled(student) == Sampling(
+        3, "consistency", 1.0, 5.0, (1.0, 0.5, 0.2)
+    )
     assert Sampling(guidance=3.0).filled(student) == replace(student, guidance=3.0)
     assert Sampling(solver="euler").filled(student) == replace(student, solver="euler")
-    assert Sampling().filled() == Sampling(8, "ab2", 2.0, 2.0) and Sampling(4, "consistency").filled().guidance == 1.0
-    assert presets.dmd("smoke").sampling.whole and replace(presets.dmd("smoke"), sampling=Sampling(4, "consistency")).sampling.guidance == 1.0
-    old = {"steps": 4, "solver": "consistency", "guidance": 1.0, "shift": 2.0, "at": [], "first_steps": None}
+    assert (
+        Sampling().filled() == Sampling(8, "ab2", 2.0, 2.0)
+        and Sampling(4, "consistency").filled().guidance == 1.0
+    )
+    assert (
+        presets.dmd("smoke").sampling.whole
+        and replace(presets.dmd("smoke"), sampling=Sampling(4, "consistency")).sampling.guidance
+        == 1.0
+    )
+    old = {
+        "steps": 4,
+        "solver": "consistency",
+        "guidance": 1.0,
+        "shift": 2.0,
+        "at": [],
+        "first_steps": None,
+    }
     assert to_dict(from_dict(Sampling, old)) == old
 
 
-@pytest.mark.parametrize("change, levels", [
-    ({"sampling.at": [1.0, 0.6, 0.3]}, (1.0, 0.6, 0.3)), ({"sampling": {"at": [1.0, 0.6, 0.3]}}, (1.0, 0.6, 0.3)),
-    ({"sampling": Sampling(at=(1.0, 0.6, 0.3))}, (1.0, 0.6, 0.3)), ({"sampling.steps": 3}, ()), ({"sampling": {"steps": 3}}, ()),
-    ({"sampling.steps": 3, "sampling.at": [1.0, 0.6, 0.3]}, (1.0, 0.6, 0.3)),
-])
+@pytest.mark.parametrize(
+    "change, levels",
+    [
+        ({"sampling.at": [1.0, 0.6, 0.3]}, (1.0, 0.6, 0.3)),
+        ({"sampling": {"at": [1.0, 0.6, 0.3]}}, (1.0, 0.6, 0.3)),
+        ({"sampling": Sampling(at=(1.0, 0.6, 0.3))}, (1.0, 0.6, 0.3)),
+        ({"sampling.steps": 3}, ()),
+        ({"sampling": {"steps": 3}}, ()),
+        ({"sampling.steps": 3, "sampling.at": [1.0, 0.6, 0.3]}, (1.0, 0.6, 0.3)),
+    ],
+)
 @pytest.mark.parametrize("own", [presets.dmd("smoke"), presets.dmd("wan-1.3b"), WanSettings()])
 def test_a_partial_setting_in_a_configuration_leaves_the_rest_as_it_is(own, change, levels):
     assert override(own, change).sampling == replace(own.sampling, steps=3, at=levels)
@@ -454,14 +640,19 @@ def test_levels_and_solvers_are_directed_and_replayed(own, bundle, tmp_path):
         session.step()
     again = Session.resume(tmp_path / "s", bundle)
     assert again.nodes == session.nodes and again.desk == session.desk
-    film = Director(bundle).render(Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml"))
+    film = Director(bundle).render(
+        Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml")
+    )
     assert np.array_equal(film.frames, session.frames())
     with pytest.raises(CinelabError, match="fall strictly"):
         session.do("levels", value=[0.5, 1.0])
 
 
 def test_a_later_shot_that_cannot_be_made_is_refused_before_the_first(bundle, tmp_path):
-    for bad, words in (({"policy": "nobody"}, "policy is 'nobody'"), ({"steps": (0.5, 1.0)}, "fall strictly")):
+    for bad, words in (
+        ({"policy": "nobody"}, "policy is 'nobody'"),
+        ({"steps": (0.5, 1.0)}, "fall strictly"),
+    ):
         play = replace(PLAY, shots=(*PLAY.shots, Shot(CAT, 0.5, **bad)))
         with pytest.raises(CinelabError, match=words):
             next(Director(bundle).stream(play))
@@ -476,7 +667,10 @@ def test_a_later_shot_that_cannot_be_made_is_refused_before_the_first(bundle, tm
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """A folder with the files that docs/extending.md shows, and its other blocks."""
-    folder, text = tmp_path_factory.mktemp("page"), (HERE.parent / "docs" / "extending.md").read_text()
+    folder, text = (
+        tmp_path_factory.mktemp("page"),
+        (HERE.parent / "docs" / "extending.md").read_text(),
+    )
     blocks = re.findall(r"```(python|yaml)(?: file=(\S+))?\n(.*?)```", text, re.S)
     for _, name, block in blocks:
         if name:
@@ -491,25 +685,45 @@ def test_the_pages_examples_run(page, monkeypatch):
     made, kept = {}, {room: dict(room._things) for room in map(resolve, HOMES.values())}
     try:
         for room in kept:
-            room._things = {name: thing for name, thing in room._things.items() if "own_things" not in room.origin(thing)}
+            room._things = {
+                name: thing
+                for name, thing in room._things.items()
+                if "own_things" not in room.origin(thing)
+            }
         for block in blocks:
             exec(block, made)
     finally:
         sys.modules.pop("my_things", None)
         for room, things in kept.items():
             room._things = things
-    assert np.array_equal(made["film"].frames, made["same"].frames) and made["teacher"].sampling.solver == "my_things:heun"
+    assert (
+        np.array_equal(made["film"].frames, made["same"].frames)
+        and made["teacher"].sampling.solver == "my_things:heun"
+    )
     assert (folder / "results" / "by_hand" / "camr" / "cell.json").exists()
 
 
 def test_the_pages_sweep_runs_in_processes_of_its_own(page, monkeypatch):
     folder, _ = page
-    env = {name: value for name, value in os.environ.items() if name not in ("CINELAB_PATH", "CINELAB_IMPORT")}
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("CINELAB_PATH", "CINELAB_IMPORT")
+    }
     command = [sys.executable, "-m", "cinelab", "--import", "my_things", "sweep", "my_sweep.yaml"]
-    done = subprocess.run(command, cwd=folder, env=env | {"PYTHONPATH": str(HERE.parent)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=env | {"PYTHONPATH": str(HERE.parent)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     cells = load_cells(folder / "results" / "my_sweep")
-    assert set(cells.rows["policy"]) == {"camr", "my_things:LastOfShots"} and cells.better("colour kept") == "low"
+    assert (
+        set(cells.rows["policy"]) == {"camr", "my_things:LastOfShots"}
+        and cells.better("colour kept") == "low"
+    )
     assert {"identity", "colour kept"} <= set(cells.metrics)
     found = query(folder / "results", "policy = 'my_things:LastOfShots'")
     assert len(found) == 1 and "colour kept" in found
@@ -521,11 +735,18 @@ def test_the_pages_sweep_runs_in_processes_of_its_own(page, monkeypatch):
 def test_the_desk_offers_own_policies_and_takes_no_path_from_a_browser(own, monkeypatch, tmp_path):
     talk = Talk(monkeypatch, tmp_path / "film", policy=own.LastOfShots(3))
     try:
-        assert talk.desk.view["settings"]["policy"] == "last_of_shots" and "two_last" in talk.desk.about["policies"]
+        assert (
+            talk.desk.view["settings"]["policy"] == "last_of_shots"
+            and "two_last" in talk.desk.about["policies"]
+        )
         json.dumps([talk.desk.about, talk.desk.view])
         assert talk.do("policy", value="two_last")["error"] == ""
         assert talk.desk.live.readout.desk.settings.policy == own.LastOfShots(2)
-        for path, said in (("os:getcwd", "use one of"), ("own_things:Steadier", "use one of"), ({"kind": "own_things:Steadier"}, "give text")):
+        for path, said in (
+            ("os:getcwd", "use one of"),
+            ("own_things:Steadier", "use one of"),
+            ({"kind": "own_things:Steadier"}, "give text"),
+        ):
             assert said in talk.do("policy", value=path)["error"]
     finally:
         talk.desk.close()
@@ -556,7 +777,9 @@ changes: {{loss: "own_things:plain_l1", camr: {{kind: "own_things:LastOfShots", 
 def test_a_report_needs_no_class(own, tmp_path):
     for policy in (own.LastOfShots(3), own.Steadier()):
         rows = pd.DataFrame({"film": range(4), "metric": "m", "value": [1.0, 2.0, 3.0, 4.0]})
-        keep_rows(tmp_path / type(policy).__name__, rows, setting={"policy": described(policy)}, seed=0)
+        keep_rows(
+            tmp_path / type(policy).__name__, rows, setting={"policy": described(policy)}, seed=0
+        )
     assert set(pooled(load_cells(tmp_path))["policy"]) == {"last_of_shots(budget=3)", "Steadier"}
     for path in tmp_path.glob("*/cell.json"):
         path.write_text(path.read_text().replace("own_things:", "gone_things:"))

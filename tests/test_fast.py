@@ -12,7 +12,9 @@ from cinelab.model.attention import KERNELS, attention, available
 from cinelab.model.fast import Speed, hasten
 from cinelab.model.wan import FULL_PRECISION, CausalWan, WanConfig, cast, kept_dtype
 
-CONFIG = WanConfig(num_attention_heads=4, attention_head_dim=32, num_layers=2, ffn_dim=256, text_dim=32)
+CONFIG = WanConfig(
+    num_attention_heads=4, attention_head_dim=32, num_layers=2, ffn_dim=256, text_dim=32
+)
 
 
 def qkv(keys=70):
@@ -24,7 +26,13 @@ def qkv(keys=70):
 def velocity(model, dtype=torch.float32):
     torch.manual_seed(1)
     x, text = torch.randn(1, 2, 16, 4, 4).to(dtype), torch.randn(1, 1, 5, 32).to(dtype)
-    return model(x, torch.full((1, 2), 0.5), text, torch.zeros(1, 2, dtype=torch.long), Bidirectional(torch.arange(2)))
+    return model(
+        x,
+        torch.full((1, 2), 0.5),
+        text,
+        torch.zeros(1, 2, dtype=torch.long),
+        Bidirectional(torch.arange(2)),
+    )
 
 
 def model(dtype=torch.float32):
@@ -48,8 +56,14 @@ def test_every_kernel_that_runs_here_is_the_formula(kernel):
             assert torch.allclose(attention(q, k, v, mask, kernel), masked, atol=1e-5)
 
 
-@pytest.mark.parametrize(("kernel", "said"), [("flash", "pip install 'cinelab\\[flash\\]'"), ("flash3", "flash_attn_interface"),
-                                              ("cudnn", "a CUDA GPU")])
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [
+        ("flash", "pip install 'cinelab\\[flash\\]'"),
+        ("flash3", "flash_attn_interface"),
+        ("cudnn", "a CUDA GPU"),
+    ],
+)
 def test_a_kernel_that_is_not_here_is_one_sentence(kernel, said):
     if available(kernel):
         pytest.skip(f"{kernel} runs on this machine")
@@ -76,8 +90,15 @@ def test_compiled_blocks_are_the_plain_ones():
 def test_half_precision_keeps_what_steers_in_full():
     half = model(torch.bfloat16)
     kept = {name for name, part in half.named_parameters() if part.dtype == torch.float32}
-    assert "scale_shift_table" in kept and "blocks.1.norm2.bias" in kept and "condition_embedder.time_embedder.linear_1.weight" in kept
-    assert "blocks.0.attn1.norm_q.weight" not in kept and "condition_embedder.time_proj.weight" not in kept
+    assert (
+        "scale_shift_table" in kept
+        and "blocks.1.norm2.bias" in kept
+        and "condition_embedder.time_embedder.linear_1.weight" in kept
+    )
+    assert (
+        "blocks.0.attn1.norm_q.weight" not in kept
+        and "condition_embedder.time_proj.weight" not in kept
+    )
     assert kept_dtype("blocks.0.ffn.net.2.weight", torch.bfloat16) == torch.bfloat16
     plain, rough = velocity(model()), velocity(half, torch.bfloat16)
     assert rough.dtype == torch.bfloat16 and 0 < (plain - rough).abs().mean() / plain.std() < 0.02
@@ -86,7 +107,8 @@ def test_half_precision_keeps_what_steers_in_full():
 def test_half_precision_keeps_the_same_as_diffusers():
     from diffusers import WanTransformer3DModel
 
-    assert set(WanTransformer3DModel._keep_in_fp32_modules) - {"rope"} == set(FULL_PRECISION)  # rope has buffers only
+    # rope has buffers only
+    assert set(WanTransformer3DModel._keep_in_fp32_modules) - {"rope"} == set(FULL_PRECISION)
 
 
 def test_eight_bits_without_torchao_or_a_gpu_are_one_sentence(monkeypatch):
@@ -107,7 +129,10 @@ def test_eight_bit_weights_are_nearly_the_model(linears):
     assert 0 < (half - rough).abs().mean() / half.std() < 0.03
 
 
-@pytest.mark.parametrize(("settings", "said"), [({"kernel": "fast"}, "speed.kernel is 'fast'"), ({"linears": "fp4"}, "fp8-weights")])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"kernel": "fast"}, "speed.kernel is 'fast'"), ({"linears": "fp4"}, "fp8-weights")],
+)
 def test_bad_speed_is_one_sentence(settings, said):
     with pytest.raises(CinelabError, match=said):
         Speed(**settings)

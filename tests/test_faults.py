@@ -1,4 +1,5 @@
-"""Nothing is lost or silently another thing when processes, disks and bits fail: kills, second writers, full disks, flipped bits."""
+"""Nothing is lost or silently another thing when processes, disks and bits fail: kills, second
+writers, full disks, flipped bits."""
 
 import ctypes
 import json
@@ -50,7 +51,9 @@ class Steps:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     rng = torch.Generator().manual_seed(0)
-    tensors = {name: 0.1 * torch.randn(shape, generator=rng) for name, shape in original(CONFIG).items()}
+    tensors = {
+        name: 0.1 * torch.randn(shape, generator=rng) for name, shape in original(CONFIG).items()
+    }
     return written(tmp_path_factory.mktemp("base") / "wan", tensors)
 
 
@@ -83,18 +86,31 @@ def test_a_killed_export_and_a_killed_run_are_taken_up(tmp_path):
         state = read_state(folder / "checkpoints" / "last.pt")
         rows = [row["step"] for row in read_lines(folder / "log.jsonl")]
         left = [path.name for path in folder.rglob(".*") if not path.name.startswith(".lock")]
-        return state["step"], state["parts"]["state"]["weight"].tolist(), rows, (folder / "done.json").exists(), left
+        return (
+            state["step"],
+            state["parts"]["state"]["weight"].tolist(),
+            rows,
+            (folder / "done.json").exists(),
+            left,
+        )
 
     torch.manual_seed(0)
-    assert killed_at_every_operation(export, tmp_path / "export", seen=lambda folder: sorted(contents(folder)), points=5) == []
+    assert (
+        killed_at_every_operation(
+            export, tmp_path / "export", seen=lambda folder: sorted(contents(folder)), points=5
+        )
+        == []
+    )
     assert killed_at_every_operation(train, tmp_path / "run", seen=seen, points=8) == []
 
 
 def test_what_dead_writers_left_goes_with_the_next_one(tmp_path):
     dead = subprocess.Popen(["true"])
     dead.wait()
-    mine, other, alive = (tmp_path / f".partial-{name}-{HERE}-{pid}-abcdefgh.json"
-                          for name, pid in (("a.json", dead.pid), ("b.json", dead.pid), ("a.json", os.getppid())))
+    mine, other, alive = (
+        tmp_path / f".partial-{name}-{HERE}-{pid}-abcdefgh.json"
+        for name, pid in (("a.json", dead.pid), ("b.json", dead.pid), ("a.json", os.getppid()))
+    )
     for path in (mine, other, alive):
         path.write_text("{")
     passing = tmp_path / f"cinelab-sweep-{HERE}-{dead.pid}-abcdefgh"
@@ -117,7 +133,13 @@ def test_a_second_process_is_refused_a_run_a_conversion_and_a_store(base, tmp_pa
     with writing(tmp_path / "x" / "transformer", name=".lock-config.json"):
         assert child_refuses(lambda: convert(base, tmp_path / "x"))
     with writing(tmp_path / "store", name=".lock-1-of-1"):
-        assert child_refuses(lambda: list(toybox_store.build(tmp_path / "store", toybox_store.StoreConfig(films=1), None, None, "")))
+        assert child_refuses(
+            lambda: list(
+                toybox_store.build(
+                    tmp_path / "store", toybox_store.StoreConfig(films=1), None, None, ""
+                )
+            )
+        )
 
 
 def test_of_two_trainings_in_one_process_the_later_one_goes_on(tmp_path):
@@ -153,7 +175,8 @@ def flipped(path: Path, draw: random.Random) -> str:
 
 
 def silent(whole: Path, tmp_path: Path, read, files: list[str], tries: int) -> list[str]:
-    """Where a flipped bit gives another content than `read` gave of the whole folder, and nobody says a word."""
+    """Where a flipped bit gives another content than `read` gave of the whole folder, and nobody
+    says a word."""
     expected, draw, odd = read(whole), random.Random(0), []
     for number in range(tries):
         copy = tmp_path / f"copy{number}"
@@ -172,13 +195,17 @@ def silent(whole: Path, tmp_path: Path, read, files: list[str], tries: int) -> l
 
 def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
     whole = tmp_path / "reader"
-    shutil.copytree(zoo.find("toybox-recogniser"), whole, ignore=shutil.ignore_patterns("log.jsonl"))
+    shutil.copytree(
+        zoo.find("toybox-recogniser"), whole, ignore=shutil.ignore_patterns("log.jsonl")
+    )
 
     def read(folder: Path) -> tuple:
         from cinelab.score.recogniser import load_recogniser
 
         model = load_recogniser(folder)
-        return model.card(), [value.tobytes() for value in (tensor.numpy() for tensor in model.state_dict().values())]
+        return model.card(), [
+            value.tobytes() for value in (tensor.numpy() for tensor in model.state_dict().values())
+        ]
 
     assert silent(whole, tmp_path, read, [zoo.WEIGHTS, zoo.CONFIG, CHECKSUMS], 18) == []
 
@@ -205,9 +232,19 @@ def test_a_flipped_bit_in_stores_is_noticed(tmp_path):
     films.mkdir()
     write_sealed(films / "store.json", {"words": 2, "chunk": 1, "codec": "c"})
     for name, captions in (("text-null", [""]), ("text-000000-00", ["a"])):
-        write_shard(films, name, {text_key(one): torch.ones(1, 3) for one in captions}, {"captions": {text_key(one): one for one in captions}})
+        write_shard(
+            films,
+            name,
+            {text_key(one): torch.ones(1, 3) for one in captions},
+            {"captions": {text_key(one): one for one in captions}},
+        )
     film = {"latents": 4, "shots": [{"prompts": [["a", 4]]}], "source": "x"}
-    write_shard(films, "000000-00", {"0": torch.rand(4, 2, 2, 2)}, {"plan": "p", "films": [film], "skipped": []})
+    write_shard(
+        films,
+        "000000-00",
+        {"0": torch.rand(4, 2, 2, 2)},
+        {"plan": "p", "films": [film], "skipped": []},
+    )
     write_arrays(arrays / "00000.npz", {"a": torch.rand(20).numpy()})
 
     def read(folder: Path) -> tuple:
@@ -242,18 +279,27 @@ def test_what_has_no_checksum_is_read_and_what_may_be_edited_is_said(tmp_path):
 # ---- weights
 
 
-@pytest.mark.parametrize(("spoil", "said"), [
-    (lambda value: value.to(torch.int8), "is int8"), (lambda value: value > 0, "is bool"), (lambda value: value * float("nan"), "not finite"),
-    (lambda value: value.to(torch.complex64), "is complex64"), (lambda value: value * float("inf"), "not finite"),
-    (lambda value: value[:-1], "of another shape"), (lambda value: None, "1 keys missing"),
-])
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda value: value.to(torch.int8), "is int8"),
+        (lambda value: value > 0, "is bool"),
+        (lambda value: value * float("nan"), "not finite"),
+        (lambda value: value.to(torch.complex64), "is complex64"),
+        (lambda value: value * float("inf"), "not finite"),
+        (lambda value: value[:-1], "of another shape"),
+        (lambda value: None, "1 keys missing"),
+    ],
+)
 def test_weights_of_other_than_whole_finite_floats_are_refused(tmp_path, spoil, said):
     folder = tmp_path / "codec"
     shutil.copytree(zoo.find("toybox-codec"), folder)
     tensors = load_file(folder / zoo.WEIGHTS)
     name = next(name for name, value in tensors.items() if value.ndim > 1)
     spoilt = spoil(tensors.pop(name))
-    save_file(tensors | ({name: spoilt.contiguous()} if spoilt is not None else {}), folder / zoo.WEIGHTS)
+    save_file(
+        tensors | ({name: spoilt.contiguous()} if spoilt is not None else {}), folder / zoo.WEIGHTS
+    )
     with pytest.raises(CinelabError, match=said) as refused:
         zoo.load_codec(folder)
     assert name in str(refused.value) and zoo.WEIGHTS in str(refused.value)
@@ -277,9 +323,16 @@ def test_a_run_says_under_which_conditions_it_goes_on(tmp_path, monkeypatch):
     run.restore()
     run.save(1)
     run.finish()
-    assert json.loads((tmp_path / "done.json").read_text())["conditions"] == conditions() | {"processes": 1}
-    monkeypatch.setattr("cinelab.runs.conditions", lambda: conditions() | {"threads": 7, "instructions": "other"})
-    with pytest.warns(UserWarning, match=r"was begun with threads .* \(now 7\), instructions .* \(now other\): it goes on"):
+    assert json.loads((tmp_path / "done.json").read_text())["conditions"] == conditions() | {
+        "processes": 1
+    }
+    monkeypatch.setattr(
+        "cinelab.runs.conditions", lambda: conditions() | {"threads": 7, "instructions": "other"}
+    )
+    with pytest.warns(
+        UserWarning,
+        match=r"was begun with threads .* \(now 7\), instructions .* \(now other\): it goes on",
+    ):
         Run(tmp_path, Steps()).restore()
 
 
@@ -288,8 +341,12 @@ def test_a_training_in_a_sweep_takes_the_threads_that_the_sweep_says(tmp_path, m
     try:
         for number in ("2", "1"):
             monkeypatch.setenv(TRAINING, number)
-            next(teacher_forcing.train(CONFIGURED, net(), Fake(), Run(tmp_path / number, CONFIGURED)))
-            assert json.loads((tmp_path / number / "conditions.json").read_text())["threads"] == int(number)
+            next(
+                teacher_forcing.train(CONFIGURED, net(), Fake(), Run(tmp_path / number, CONFIGURED))
+            )
+            assert json.loads((tmp_path / number / "conditions.json").read_text())[
+                "threads"
+            ] == int(number)
     finally:
         torch.set_num_threads(before)
 
@@ -298,18 +355,28 @@ def test_a_training_in_a_sweep_takes_the_threads_that_the_sweep_says(tmp_path, m
 
 
 def test_a_killed_train_command_ends_its_processes_and_the_next_one_goes_on(tmp_path):
-    job = {"stage": "teacher_forcing", "run": str(tmp_path / "run"), "store": {"kind": "noise", "path": "6x8x4"}, "preset": "smoke",
-           "changes": {"steps": 100000, "save_every": 100000}}
+    job = {
+        "stage": "teacher_forcing",
+        "run": str(tmp_path / "run"),
+        "store": {"kind": "noise", "path": "6x8x4"},
+        "preset": "smoke",
+        "changes": {"steps": 100000, "save_every": 100000},
+    }
     write_json(tmp_path / "job.json", job)
     assert Job(**job | {"store": None}).stage == "teacher_forcing"
-    command = subprocess.Popen([sys.executable, "-m", "cinelab", "train", str(tmp_path / "job.json")], cwd=ROOT, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    command = subprocess.Popen(
+        [sys.executable, "-m", "cinelab", "train", str(tmp_path / "job.json")],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     log = tmp_path / "run" / "log.jsonl"
     while not log.exists() and command.poll() is None:
         time.sleep(0.05)
     command.kill()
     command.wait()
-    with writing(tmp_path / "run" / "torchrun", ending=60), writing(tmp_path / "run", 30):  # nobody writes any more
+    # nobody writes any more
+    with writing(tmp_path / "run" / "torchrun", ending=60), writing(tmp_path / "run", 30):
         steps = [row["step"] for row in read_lines(log)]
         state = read_state(tmp_path / "run" / "checkpoints" / "last.pt")
     assert state["step"] == steps[-1] + 1 < 100000
@@ -321,8 +388,14 @@ def test_a_killed_train_command_ends_its_processes_and_the_next_one_goes_on(tmp_
 def small_disk(place: Path, kib: int) -> bool:
     """Make `place` a disk of so many KiB for this process alone; False where this user cannot."""
     libc = ctypes.CDLL(None, use_errno=True)
-    alone = libc.unshare(0x00020000) == 0 and libc.mount(b"none", b"/", None, 1 << 18 | 0x4000, None) == 0
-    return alone and libc.mount(b"tmpfs", str(place).encode(), b"tmpfs", 0, f"size={kib}k".encode()) == 0
+    alone = (
+        libc.unshare(0x00020000) == 0
+        and libc.mount(b"none", b"/", None, 1 << 18 | 0x4000, None) == 0
+    )
+    return (
+        alone
+        and libc.mount(b"tmpfs", str(place).encode(), b"tmpfs", 0, f"size={kib}k".encode()) == 0
+    )
 
 
 def fill_the_disk(place: Path) -> None:
@@ -350,7 +423,9 @@ def fill_the_disk(place: Path) -> None:
 def test_on_a_full_disk_logs_stay_readable_and_checkpoints_whole(tmp_path):
     code = "import sys, test_faults as t; p = t.Path(sys.argv[1]); t.small_disk(p, int(sys.argv[2])) or sys.exit(77); t.fill_the_disk(p)"
     found = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path), "64"], env=found, capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), "64"], env=found, capture_output=True, text=True
+    )
     if ended.returncode == 77:
         pytest.skip("this user cannot mount a small disk")
     assert ended.returncode == 0, ended.stderr
@@ -359,6 +434,6 @@ def test_on_a_full_disk_logs_stay_readable_and_checkpoints_whole(tmp_path):
 def test_a_folder_that_has_gone_is_no_full_disk(tmp_path):
     with pytest.raises(CinelabError) as refused:
         append_line(tmp_path / "gone" / "log.jsonl", {})
-    assert "its folder is not there any more" in str(refused.value) and "space" not in str(refused.value)
-
-
+    assert "its folder is not there any more" in str(refused.value) and "space" not in str(
+        refused.value
+    )

@@ -13,7 +13,12 @@ from cinelab.score.footage import Clip
 from cinelab.score.judges import judge_rows
 from cinelab.script.shotlist import ListedShot, ShotList
 
-SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+SMALL = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+}
 
 
 @pytest.fixture
@@ -34,21 +39,41 @@ def put_clip(folder):
 
     torch.manual_seed(0)
     words = {word: i for i, word in enumerate("<pad> <end> a red blue cat dog".split())}
-    text = SMALL | {"vocab_size": len(words), "max_position_embeddings": 8, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
-    config = CLIPConfig(text_config=text, vision_config=SMALL | {"image_size": 32, "patch_size": 8}, projection_dim=16)
+    text = SMALL | {
+        "vocab_size": len(words),
+        "max_position_embeddings": 8,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    config = CLIPConfig(
+        text_config=text,
+        vision_config=SMALL | {"image_size": 32, "patch_size": 8},
+        projection_dim=16,
+    )
     CLIPModel(config).save_pretrained(folder)
     tokenizer = Tokenizer(WordLevel(words, unk_token="<end>"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(json.dumps(
-        {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "unk_token": "<end>", "eos_token": "<end>"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "pad_token": "<pad>",
+                "unk_token": "<end>",
+                "eos_token": "<end>",
+            }
+        )
+    )
 
 
 def put_dino(folder):
     from transformers import Dinov2Config, Dinov2Model
 
     torch.manual_seed(0)
-    config = Dinov2Config(**{k: v for k, v in SMALL.items() if k != "intermediate_size"}, image_size=28, patch_size=14)
+    config = Dinov2Config(
+        **{k: v for k, v in SMALL.items() if k != "intermediate_size"}, image_size=28, patch_size=14
+    )
     Dinov2Model(config).save_pretrained(folder)
 
 
@@ -77,7 +102,9 @@ def test_dino_gives_a_vector_a_picture_alone_or_in_a_batch(weights):
     put_dino(weights / "dino")
     found = load_features("dino")
     assert found.texts is None
-    np.testing.assert_allclose(found.images(pictures())[2:3], found.images(pictures()[2:3]), atol=1e-5)
+    np.testing.assert_allclose(
+        found.images(pictures())[2:3], found.images(pictures()[2:3]), atol=1e-5
+    )
 
 
 def test_prepared_pictures_are_the_middle_square():
@@ -92,11 +119,19 @@ def test_weights_that_are_present_give_rows_and_absent_ones_say_what_to_fetch(we
     shots = [ListedShot(2 * i, 2 * i + 2, "a red cat", ("cat",), ("home",)) for i in range(2)]
     clip = Clip("film", pictures(), 8.0, ShotList(tuple(shots)))
     rows = list(judge_rows(clip, ("clip", "dino")))
-    by = {backend: {row.metric: row for row in rows if row.backend == backend} for backend in ("clip", "dino")}
+    by = {
+        backend: {row.metric: row for row in rows if row.backend == backend}
+        for backend in ("clip", "dino")
+    }
     assert {row.status for row in by["clip"].values()} == {"ok"} and "text alignment" in by["clip"]
-    assert {row.status for row in by["dino"].values()} == {"absent"} and "text alignment" not in by["dino"]
+    assert {row.status for row in by["dino"].values()} == {"absent"} and "text alignment" not in by[
+        "dino"
+    ]
     said = by["dino"]["consistency in shot"].detail
-    assert "config.json, model.safetensors missing" in said and "hf download facebook/dinov2-base" in said
+    assert (
+        "config.json, model.safetensors missing" in said
+        and "hf download facebook/dinov2-base" in said
+    )
 
 
 def test_broken_and_unknown_weights(weights):

@@ -1,4 +1,5 @@
-"""Files are whole or not there: whatever stops a write, the old file stays and the sentence says what to do."""
+"""Files are whole or not there: whatever stops a write, the old file stays and the sentence says
+what to do."""
 
 import os
 
@@ -8,7 +9,10 @@ from safetensors import SafetensorError
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 
-FULL = [OSError(28, "No space left on device"), SafetensorError("I/O error: No space left on device (os error 28)")]
+FULL = [
+    OSError(28, "No space left on device"),
+    SafetensorError("I/O error: No space left on device (os error 28)"),
+]
 
 
 @pytest.mark.parametrize("error", FULL, ids=lambda error: type(error).__name__)

@@ -1,4 +1,5 @@
-"""Cells of whole films: the same films as the cards', files that reports read, and refusals that name the remedy."""
+"""Cells of whole films: the same films as the cards', files that reports read, and refusals that
+name the remedy."""
 
 import json
 
@@ -24,7 +25,10 @@ from cinelab.world import casting
 def cells(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cells")
     for policy in ("full", "window"):
-        film_cell(folder / policy, FilmSetting("toybox-1step", policy, latents=9, shot_latents=(3, 3), films=3, budget=3))
+        film_cell(
+            folder / policy,
+            FilmSetting("toybox-1step", policy, latents=9, shot_latents=(3, 3), films=3, budget=3),
+        )
     return folder
 
 
@@ -32,24 +36,42 @@ def test_a_cell_holds_what_a_report_reads(cells):
     made = {path.name for path in (cells / "full").iterdir()}
     assert made == {"rows.parquet", "cell.json", "film.mp4", "film.shots.json", "storyboard.png"}
     told = json.loads((cells / "full" / "cell.json").read_text())
-    assert told["setting"]["policy"] == "full" and told["speed"]["chunks"] == 9 and told["speed"]["frames_per_second"] > 0
+    assert (
+        told["setting"]["policy"] == "full"
+        and told["speed"]["chunks"] == 9
+        and told["speed"]["frames_per_second"] > 0
+    )
     rows = pd.read_parquet(cells / "full" / "rows.parquet")
     assert set(rows["source"]) == {"model", "truth", "chance"} and set(rows["film"]) == {0, 1, 2}
-    assert set(rows[rows["source"] == "model"]["metric"]) >= {"action", "identity kept", "cuts", "temporal flickering", "drift of contrast"}
+    assert set(rows[rows["source"] == "model"]["metric"]) >= {
+        "action",
+        "identity kept",
+        "cuts",
+        "temporal flickering",
+        "drift of contrast",
+    }
 
 
 def test_a_window_sees_less_memory_than_full_attention(cells):
-    seen = [json.loads((cells / name / "cell.json").read_text())["speed"]["kv_mib"] for name in ("full", "window")]
+    seen = [
+        json.loads((cells / name / "cell.json").read_text())["speed"]["kv_mib"]
+        for name in ("full", "window")
+    ]
     assert seen[0] == pytest.approx(3 * seen[1], rel=0.01)  # 9 chunks against 3
 
 
 def test_cells_run_by_hand_can_be_reported_too(cells):
     found = load_cells(cells)
-    assert found.varied == ["policy"] and set(pooled(found, ["prompt"])["policy"]) == {"full", "window"}
+    assert found.varied == ["policy"] and set(pooled(found, ["prompt"])["policy"]) == {
+        "full",
+        "window",
+    }
 
 
 def test_settings_that_cannot_be_measured(tmp_path):
-    with pytest.raises(CinelabError, match="grain is 1, but toybox-chunk-4step makes 3 latent frames"):
+    with pytest.raises(
+        CinelabError, match="grain is 1, but toybox-chunk-4step makes 3 latent frames"
+    ):
         film_cell(tmp_path, FilmSetting("toybox-chunk-4step", latents=6, films=2))
     with pytest.raises(CinelabError, match="films is 1"):
         film_cell(tmp_path, FilmSetting("toybox-1step", latents=6, films=1))
@@ -88,13 +110,26 @@ def test_large_films_are_embedded_small(tmp_path):
 
 
 def test_the_benchmark_table_has_truth_chance_and_every_system(tmp_path):
-    rows = [(seed, film, "identity after 5 away", value, source) for seed in (0, 1) for film in range(4)
-            for value, source in ((0.7, "model"), (1.0, "truth"), (0.25, "chance"))]
-    rows += [(seed, film, name, 1.0, "model") for seed in (0, 1) for film in range(4) for name in ("action", "setting")]
-    pd.DataFrame(rows, columns=["seed", "film", "metric", "value", "source"]).to_parquet(tmp_path / "one.parquet")
+    rows = [
+        (seed, film, "identity after 5 away", value, source)
+        for seed in (0, 1)
+        for film in range(4)
+        for value, source in ((0.7, "model"), (1.0, "truth"), (0.25, "chance"))
+    ]
+    rows += [
+        (seed, film, name, 1.0, "model")
+        for seed in (0, 1)
+        for film in range(4)
+        for name in ("action", "setting")
+    ]
+    pd.DataFrame(rows, columns=["seed", "film", "metric", "value", "source"]).to_parquet(
+        tmp_path / "one.parquet"
+    )
     table = benchmark_table(["one"], tmp_path).set_index("system")
     assert list(table.index) == ["ground truth", "chance", "one"]
-    assert table.loc["one", "identity after 5 away"].startswith("0.700") and table.loc["one", "prompt"].startswith("1.000")
+    assert table.loc["one", "identity after 5 away"].startswith("0.700") and table.loc[
+        "one", "prompt"
+    ].startswith("1.000")
     assert markdown(table.reset_index()).splitlines()[1].startswith("| --- |")
     with pytest.raises(CinelabError, match="cinelab score two"):
         benchmark_table(["one", "two"], tmp_path)
@@ -103,4 +138,6 @@ def test_the_benchmark_table_has_truth_chance_and_every_system(tmp_path):
 def test_prompt_is_added_once():
     rows = pd.DataFrame({"metric": ["action", "setting", "cuts"], "value": [0.0, 1.0, 0.3]})
     once = with_prompt(rows)
-    assert once[once["metric"] == "prompt"]["value"].tolist() == [0.0, 1.0] and len(with_prompt(once)) == len(once)
+    assert once[once["metric"] == "prompt"]["value"].tolist() == [0.0, 1.0] and len(
+        with_prompt(once)
+    ) == len(once)

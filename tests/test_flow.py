@@ -20,14 +20,18 @@ def test_the_path_runs_from_data_to_noise_and_back():
 def test_shift_is_wans_formula_and_keeps_the_ends():
     t = torch.linspace(0, 1, 5)
     assert torch.allclose(path.shifted(t, 8.0), 8 * t / (1 + 7 * t))
-    assert torch.allclose(path.shifted(torch.tensor([0.25, 0.5, 0.75, 1.0]), 8.0), torch.tensor([0.727, 0.889, 0.96, 1.0]),
-                          atol=1e-3)
+    assert torch.allclose(
+        path.shifted(torch.tensor([0.25, 0.5, 0.75, 1.0]), 8.0),
+        torch.tensor([0.727, 0.889, 0.96, 1.0]),
+        atol=1e-3,
+    )
     assert torch.equal(path.shifted(t, 1.0), t)
 
 
 @pytest.mark.parametrize("solver, order", [("euler", 1), ("ab2", 2)])
 def test_solvers_converge_at_their_order(solver, order):
-    truth = torch.e ** torch.tensor(1.0, dtype=torch.float64)  # dx/dt = -x from x(1) = 1 to t = 0 gives e
+    # dx/dt = -x from x(1) = 1 to t = 0 gives e
+    truth = torch.e ** torch.tensor(1.0, dtype=torch.float64)
     start = torch.ones(1, dtype=torch.float64)
 
     def error(steps):
@@ -40,7 +44,9 @@ def test_solvers_converge_at_their_order(solver, order):
 
 def test_guidance_of_one_is_the_conditional_prediction():
     c, u = torch.randn(3), torch.randn(3)
-    assert torch.allclose(path.guided(c, u, 1.0), c, atol=1e-6) and torch.equal(path.guided(c, u, 0.0), u)
+    assert torch.allclose(path.guided(c, u, 1.0), c, atol=1e-6) and torch.equal(
+        path.guided(c, u, 0.0), u
+    )
 
 
 def test_noise_of_a_film_does_not_depend_on_its_batch():
@@ -49,8 +55,10 @@ def test_noise_of_a_film_does_not_depend_on_its_batch():
     assert torch.equal(alone[0], together[1]) and not torch.equal(together[0], together[1])
 
 
-@pytest.mark.parametrize("bad, words", [({"steps": 0}, "steps is 0"), ({"solver": "heun"}, "'heun'"),
-                                        ({"shift": 0.0}, "shift")])
+@pytest.mark.parametrize(
+    "bad, words",
+    [({"steps": 0}, "steps is 0"), ({"solver": "heun"}, "'heun'"), ({"shift": 0.0}, "shift")],
+)
 def test_bad_sampling_is_refused(bad, words):
     with pytest.raises(CinelabError, match=words):
         Sampling(**bad)

@@ -19,10 +19,23 @@ from cinelab.stream.whatif import what_if
 
 CAT = "medium shot of a red cat that stands still in the meadow by day"
 ROBOT = "medium shot of a blue robot that stands still in the city at night"
-PLAY = Screenplay("Everything", (
-    Shot(CAT, 1.0, changes=(PromptChange(0.5, "the red cat jumps", seed=9, steps=3, recache=True),), policy="window", budget=4),
-    Shot(ROBOT, 0.5, cut="continue"), Shot(CAT, 0.75, cut="continue", changes=(PromptChange(0.5, CAT, recache=True),)),
-    Shot(ROBOT, 0.75, seed=1, steps=0, policy="camr")), seed=3, caption="A storybook film.")
+PLAY = Screenplay(
+    "Everything",
+    (
+        Shot(
+            CAT,
+            1.0,
+            changes=(PromptChange(0.5, "the red cat jumps", seed=9, steps=3, recache=True),),
+            policy="window",
+            budget=4,
+        ),
+        Shot(ROBOT, 0.5, cut="continue"),
+        Shot(CAT, 0.75, cut="continue", changes=(PromptChange(0.5, CAT, recache=True),)),
+        Shot(ROBOT, 0.75, seed=1, steps=0, policy="camr"),
+    ),
+    seed=3,
+    caption="A storybook film.",
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +47,9 @@ def test_its_chunks_are_the_directors(bundle, tmp_path):
     film = Director(bundle).render(PLAY)
     session = follow(PLAY, tmp_path / "s", bundle, Settings(seed=PLAY.seed))
     assert np.array_equal(session.frames(), film.frames)
-    assert [node.cut for node in session.nodes.values()].count(True) == 1 and session.desk.settings.policy == "camr"
+    assert [node.cut for node in session.nodes.values()].count(
+        True
+    ) == 1 and session.desk.settings.policy == "camr"
     folder = export(session, tmp_path / "film")
     again = Director(bundle).render(Screenplay.load(folder / "screenplay.yaml"))
     assert np.array_equal(again.frames, film.frames)
@@ -67,7 +82,9 @@ def test_a_run_that_no_session_can_make_is_one_sentence(bundle, tmp_path):
 
 
 def test_a_policy_and_levels_with_settings_of_their_own_are_followed_too(bundle, tmp_path):
-    film = Director(bundle, CAMR(budget=4, sink=2), sampling=Sampling(at=(1.0, 0.4), guidance=1.5)).render(PLAY)
+    film = Director(
+        bundle, CAMR(budget=4, sink=2), sampling=Sampling(at=(1.0, 0.4), guidance=1.5)
+    ).render(PLAY)
     session = follow_run(film.save(tmp_path / "run"), tmp_path / "s")
     assert np.array_equal(session.frames(), film.frames)
     again = Session.resume(tmp_path / "s", bundle)

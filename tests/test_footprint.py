@@ -27,15 +27,40 @@ def test_weights_are_those_of_a_real_model():
     assert weight_bytes(CONFIG) == sum(part.nbytes for part in model.parameters())
 
 
-@pytest.mark.parametrize("storage", [Storage(), Storage("host", slots=4), Storage(packing="fp8"), Storage("host", "int8", slots=4)], ids=repr)
+@pytest.mark.parametrize(
+    "storage",
+    [Storage(), Storage("host", slots=4), Storage(packing="fp8"), Storage("host", "int8", slots=4)],
+    ids=repr,
+)
 @torch.no_grad()
 def test_keys_and_values_are_those_of_a_real_memory(storage):
     model, x, prompts, shot, _ = scene(2, batch=1)
-    _, memory = stream(model, x[:1], prompts[:1], shot[:1], 2, CAMR(budget=3, summary=4, per_head=False), storage=storage)
-    film = Film((4 * 8, 6 * 8), chunks=7, chunk=2, seen=3, summary=4, place=storage.place, packing=storage.packing, slots=storage.slots)
+    _, memory = stream(
+        model,
+        x[:1],
+        prompts[:1],
+        shot[:1],
+        2,
+        CAMR(budget=3, summary=4, per_head=False),
+        storage=storage,
+    )
+    film = Film(
+        (4 * 8, 6 * 8),
+        chunks=7,
+        chunk=2,
+        seen=3,
+        summary=4,
+        place=storage.place,
+        packing=storage.packing,
+        slots=storage.slots,
+    )
     need = footprint(CONFIG, film, bits=32)
-    assert need.stored == 7 * sum(shelf.unit_bytes() for pair in memory.shelves.values() for shelf in pair)
-    assert GROUPED == BLOCK and need.summaries == 7 * sum(kept.units.unit_bytes() for kept in memory.summaries.values())
+    assert need.stored == 7 * sum(
+        shelf.unit_bytes() for pair in memory.shelves.values() for shelf in pair
+    )
+    assert GROUPED == BLOCK and need.summaries == 7 * sum(
+        kept.units.unit_bytes() for kept in memory.summaries.values()
+    )
     if storage == Storage("host", slots=4):
         held = sum(shelf.slots.buffer.nbytes for pair in memory.shelves.values() for shelf in pair)
         assert need.slots == held and need.host and need.device < need.device + need.stored
@@ -45,21 +70,41 @@ def test_keys_and_values_are_those_of_a_real_memory(storage):
 def test_heads_that_choose_apart_hold_more_than_the_budget_and_the_plan_says_so():
     model, x, prompts, shot, _ = scene(1, batch=1)
     policy, storage = CAMR(budget=2, window=1, per_head=True), Storage("host", slots=2)
-    assert policy.held_at(7, 3) == 4 and CAMR(budget=2).held_at(7, 3) == 2 and policy.held_at(3, 12) == 3
+    assert (
+        policy.held_at(7, 3) == 4
+        and CAMR(budget=2).held_at(7, 3) == 2
+        and policy.held_at(3, 12) == 3
+    )
     _, memory = stream(model, x[:1], prompts[:1], shot[:1], 1, policy, storage=storage)
     room = max(shelf.slots.room for pair in memory.shelves.values() for shelf in pair)
     kept = sum(shelf.unit_bytes() for pair in memory.shelves.values() for shelf in pair)
-    film = Film((4 * 8, 6 * 8), chunks=7, chunk=1, seen=2, place="host", slots=2, held=policy.held_at(7, 3))
+    film = Film(
+        (4 * 8, 6 * 8), chunks=7, chunk=1, seen=2, place="host", slots=2, held=policy.held_at(7, 3)
+    )
     assert 2 < room <= 4 and footprint(CONFIG, film, bits=32).slots == 4 * kept
 
 
 def test_activations_are_of_the_order_that_a_profiler_sees():
-    config = WanConfig(num_attention_heads=4, attention_head_dim=32, num_layers=2, ffn_dim=512, text_dim=12, in_channels=4, out_channels=4)
+    config = WanConfig(
+        num_attention_heads=4,
+        attention_head_dim=32,
+        num_layers=2,
+        ffn_dim=512,
+        text_dim=12,
+        in_channels=4,
+        out_channels=4,
+    )
     torch.manual_seed(0)
     model = CausalWan(config).eval().requires_grad_(False)
     x, text = torch.randn(1, 3, 4, 32, 48), model.encode_text(torch.zeros(1, 1, 5, 12))
     with profile(profile_memory=True) as found:
-        model(x, torch.ones(1, 3), text, torch.zeros(1, 3, dtype=torch.long), Bidirectional(torch.arange(3)))
+        model(
+            x,
+            torch.ones(1, 3),
+            text,
+            torch.zeros(1, 3, dtype=torch.long),
+            Bidirectional(torch.arange(3)),
+        )
     live = peak = 0
     for event in found.profiler.kineto_results.events():
         if event.name() == "[memory]":
@@ -71,10 +116,15 @@ def test_activations_are_of_the_order_that_a_profiler_sees():
 
 def test_what_cannot_fit_is_refused_with_the_numbers():
     need = footprint(WAN_14B, Film(chunks=200))
-    with pytest.raises(CinelabError, match=r"needs \d+\.\d GiB on the device .*most of it is stored: keep the history in host memory"):
+    with pytest.raises(
+        CinelabError,
+        match=r"needs \d+\.\d GiB on the device .*most of it is stored: keep the history in host memory",
+    ):
         check_fits(need, 80 * GIB, 500 * GIB, "The film")
     host = footprint(WAN_14B, Film(chunks=200, place="host"))
-    with pytest.raises(CinelabError, match=r"GiB of host memory for its history and 500.0 GiB are free; pack it"):
+    with pytest.raises(
+        CinelabError, match=r"GiB of host memory for its history and 500.0 GiB are free; pack it"
+    ):
         check_fits(host, 140 * GIB, 500 * GIB)
     with pytest.raises(CinelabError, match="most of it is weights: quantise"):
         check_fits(footprint(WAN_14B, Film(chunks=4, chunk=1)), 24 * GIB, 64 * GIB)

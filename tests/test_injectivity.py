@@ -1,5 +1,5 @@
-"""The injectivity measurement itself: what is held is held exactly, its controls are zero, and the student is measured
-on what it sees."""
+"""The injectivity measurement itself: what is held is held exactly, its controls are zero, and the
+student is measured on what it sees."""
 
 from dataclasses import replace
 
@@ -56,7 +56,8 @@ def ends(clips, held, history, level=0, **more):
 
 def test_the_causal_mask_alone_makes_the_autoregressive_variance_zero(clips, held):
     for level in (0, 1):
-        assert spread(ends(clips, held, "truth", level)) < 1e-10  # by construction, whatever the weights
+        # by construction, whatever the weights
+        assert spread(ends(clips, held, "truth", level)) < 1e-10
         assert spread(ends(clips, held, "truth", level, own=True)) > 1e-3
         for history in ("noisy", "clean"):
             assert spread(ends(clips, held, history, level)) > 1e-6
@@ -79,17 +80,24 @@ def test_the_reference_is_what_the_pairs_store(clips, held):
 
 
 @pytest.mark.parametrize("history, still", [("clean", [4, 4]), ("noisy", None)])
-def test_what_the_student_sees_is_held_and_the_future_is_not(clips, held, history, still, monkeypatch):
-    """Follow all frames of a variant: the past stays on the reference down to the level where it is seen."""
+def test_what_the_student_sees_is_held_and_the_future_is_not(
+    clips, held, history, still, monkeypatch
+):
+    """Follow all frames of a variant: the past stays on the reference down to the level where it is
+    seen."""
     states = []
-    monkeypatch.setattr(injectivity, "solve", lambda *a: [states.append(s) for s, _ in walk(*a)] and states[-1])
+    monkeypatch.setattr(
+        injectivity, "solve", lambda *a: [states.append(s) for s, _ in walk(*a)] and states[-1]
+    )
     ends(clips, held, history, level=1)
     numbers = seen_levels(SMALL, 0, 1)[0]
     follows = still or [2 * int(n) for n in numbers[:2]]
     reached = [PAIRS.levels.index(level) for level in PAIRS.levels]
     for frame, steps in enumerate([*follows, 2]):  # u itself down to level 1, after 2 of 4 steps
         for number, step in zip(reached, (0, 2), strict=True):
-            same = torch.allclose(states[step][:, frame], held[history].states[:, number, frame], atol=1e-5)
+            same = torch.allclose(
+                states[step][:, frame], held[history].states[:, number, frame], atol=1e-5
+            )
             assert same == (step <= steps)
     if still:
         assert torch.allclose(states[-1][:, :2], held[history].end[:, :2], atol=1e-5)
@@ -112,7 +120,9 @@ def test_a_student_is_measured_on_what_it_sees(clips, held):
     for history, case in CASES.items():
         made = student_end(Loose, case, clips, 0, 1, SMALL, held[history])
         assert made.shape == held[history].end[:, 2:3].shape
-        later = replace(held[history], states=held[history].states.clone(), end=held[history].end.clone())
+        later = replace(
+            held[history], states=held[history].states.clone(), end=held[history].end.clone()
+        )
         later.states[:, :, 3], later.end[:, 3] = 9.0, 9.0  # the future, which it does not see
         torch.testing.assert_close(student_end(Loose, case, clips, 0, 1, SMALL, later), made)
         later.states[:, :, 2] = 9.0
@@ -125,7 +135,16 @@ def test_the_table_has_an_interval_for_every_question(monkeypatch):
     cases = {"causal": Case("a", "truth", "s"), "both ways": Case("b", "noisy")}
     rows = measure(cases, FakeStore().clips(2, 4, rng_at(0)), SMALL)
     table = summary(rows)
-    wanted = {"variance", "own", "share", "blur", "control", "sensitivity", "squared error", "student's sharpness"}
+    wanted = {
+        "variance",
+        "own",
+        "share",
+        "blur",
+        "control",
+        "sensitivity",
+        "squared error",
+        "student's sharpness",
+    }
     assert wanted == set(table.what) and (rows.protocol == 2).all()
     assert (table.low <= table.value + 1e-12).all() and (table.n == 2).all()
     control = table[(table.what == "control") & (table.value == 0)]
@@ -136,8 +155,20 @@ def test_the_table_has_an_interval_for_every_question(monkeypatch):
 
 def test_the_share_of_the_error_is_a_ratio_with_its_own_interval():
     luck = np.random.default_rng(0).random(12) + 0.5
-    parts = [pd.DataFrame({"case": "c", "history": "noisy", "clip": range(12), "t": 1.0, "past_noise": 0.0, "what": what,
-                           "value": value}) for what, value in (("variance", 0.1 * luck), ("squared error", 0.4 * luck))]
+    parts = [
+        pd.DataFrame(
+            {
+                "case": "c",
+                "history": "noisy",
+                "clip": range(12),
+                "t": 1.0,
+                "past_noise": 0.0,
+                "what": what,
+                "value": value,
+            }
+        )
+        for what, value in (("variance", 0.1 * luck), ("squared error", 0.4 * luck))
+    ]
     [found] = share_of_error(pd.concat(parts)).to_dict("records")
     assert found["value"] == pytest.approx(0.25) and found["low"] == pytest.approx(0.25)
     assert share_of_error(parts[0]).empty

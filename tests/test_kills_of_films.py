@@ -1,4 +1,5 @@
-"""Films and sessions under SIGKILL before their file operations: the next start ends with the undisturbed bits."""
+"""Films and sessions under SIGKILL before their file operations: the next start ends with the
+undisturbed bits."""
 
 from pathlib import Path
 
@@ -11,8 +12,12 @@ from cinelab.lab.first_film import direct_film
 from cinelab.stream.export import export
 from cinelab.stream.session import Session, Settings
 
-PLAY = Screenplay.parse(f"title: Two\nseed: 3\nshots:\n- {{prompt: {CAT}, seconds: 0.5}}\n- {{prompt: {ROBOT}, seconds: 0.5}}\n")
-OTHER = ("timings.parquet", "metrics.parquet", "routing.html")  # hold times or names drawn by chance, which no two runs share
+PLAY = Screenplay.parse(
+    f"title: Two\nseed: 3\nshots:\n- {{prompt: {CAT}, seconds: 0.5}}\n- {{prompt: {ROBOT}, "
+    "seconds: 0.5}\n"
+)
+# hold times or names drawn by chance, which no two runs share
+OTHER = ("timings.parquet", "metrics.parquet", "routing.html")
 POINTS = 4  # moments of each that are tried (all with $CINELAB_EVERY_KILL)
 
 
@@ -35,10 +40,15 @@ def sessions(folder: Path) -> tuple:
 
 
 def directed(folder: Path) -> None:
-    """Begin a session, or go on with what a kill left of it, until it holds four chunks of two shots."""
+    """Begin a session, or go on with what a kill left of it, until it holds four chunks of two
+    shots."""
     bundle = load("toybox-1step")
     begun = (folder / "session.json").exists()
-    with Session.resume(folder, bundle) if begun else Session.create(folder, bundle, Settings(CAT)) as session:
+    with (
+        Session.resume(folder, bundle)
+        if begun
+        else Session.create(folder, bundle, Settings(CAT)) as session
+    ):
         while len(session.nodes) < 4:
             if len(session.nodes) == 2 and not session.desk.cut:
                 session.do("cut", text=ROBOT)
@@ -46,8 +56,16 @@ def directed(folder: Path) -> None:
 
 
 def test_a_killed_direct_ends_as_an_undisturbed_one(tmp_path):
-    assert killed_at_every_operation(lambda folder: direct_film(PLAY, folder, "toybox-1step"), tmp_path, films,
-                                     refusal="already holds a film", points=POINTS) == []
+    assert (
+        killed_at_every_operation(
+            lambda folder: direct_film(PLAY, folder, "toybox-1step"),
+            tmp_path,
+            films,
+            refusal="already holds a film",
+            points=POINTS,
+        )
+        == []
+    )
 
 
 def test_a_killed_session_ends_as_an_undisturbed_one(tmp_path):
@@ -58,5 +76,12 @@ def test_a_killed_export_is_exported_again(bundle, tmp_path):
     with Session.create(tmp_path / "s", bundle, Settings(CAT)) as session:
         session.step()
         session.step()
-        assert killed_at_every_operation(lambda folder: export(session, folder), tmp_path / "films",
-                                         refusal="already holds a film", points=POINTS) == []
+        assert (
+            killed_at_every_operation(
+                lambda folder: export(session, folder),
+                tmp_path / "films",
+                refusal="already holds a film",
+                points=POINTS,
+            )
+            == []
+        )

@@ -1,4 +1,5 @@
-"""JupyterLab as `make lab` opens it: the notebooks first, results in the file browser, links that open what was made.
+"""JupyterLab as `make lab` opens it: the notebooks first, results in the file browser, links that
+open what was made.
 
 With CINELAB_SHOTS set to a folder, screenshots are left there.
 """

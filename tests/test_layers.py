@@ -7,14 +7,30 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "cinelab"
 ROOMS = (
-    "threads readable errors limits texts tables files outputs printing progress registry config checksums seeds runs script world latent flow memory model train"
+    "threads readable errors limits texts tables files outputs printing progress registry config "
+    "checksums seeds runs script world latent flow memory model train"
     " stream score"
     " data lab cli_options cli_eval cli_wan cli __main__"
 ).split()
 FORBIDDEN = {"model": {"memory"}}  # beyond the order, which keeps `flow` and `memory` from `model`
-ONLY_IN = {name: {"lab", "cli"} for name in ("ipywidgets", "papermill", "plotly", "matplotlib")} | {"rich": {"printing"}}
-NO_TORCH = {"script/screenplay.py", "script/timeline.py", "checksums.py", "config.py", "files.py", "outputs.py", "printing.py", "progress.py", "readable.py",
-            "registry.py", "tables.py", "texts.py", "threads.py"}
+ONLY_IN = {name: {"lab", "cli"} for name in ("ipywidgets", "papermill", "plotly", "matplotlib")} | {
+    "rich": {"printing"}
+}
+NO_TORCH = {
+    "script/screenplay.py",
+    "script/timeline.py",
+    "checksums.py",
+    "config.py",
+    "files.py",
+    "outputs.py",
+    "printing.py",
+    "progress.py",
+    "readable.py",
+    "registry.py",
+    "tables.py",
+    "texts.py",
+    "threads.py",
+}
 
 
 def modules(source: str, package: str) -> set[str]:
@@ -49,7 +65,11 @@ def offences(path: str, source: str) -> list[str]:
 
 def inner(path: str, room: str, other: str) -> list[str]:
     if other not in ROOMS:  # the public face, which imports everything itself
-        return [] if room in ("lab", "cli_eval", "cli_wan", "cli", "__main__") else [f"{path} imports the public face"]
+        return (
+            []
+            if room in ("lab", "cli_eval", "cli_wan", "cli", "__main__")
+            else [f"{path} imports the public face"]
+        )
     below = ROOMS.index(other) > ROOMS.index(room) or other in FORBIDDEN.get(room, ())
     return [f"{path}: {room} imports {other}"] if below else []
 

@@ -1,4 +1,5 @@
-"""What is found in folders and tables of videos, under which names, and what is said of the rest."""
+"""What is found in folders and tables of videos, under which names, and what is said of the
+rest."""
 
 import os
 import unicodedata
@@ -43,7 +44,14 @@ def film(tmp_path_factory) -> Path:
 def tree(tmp_path, film) -> Path:
     """Videos in a folder, a hidden one, a linked one, and links that go in circles."""
     data = tmp_path / "data"
-    for name in ("data/plain/near.mp4", "data/plain/x.m4v", "data/.hidden/h.mp4", "data/plain/._near.mp4", "real/far.mp4", "data/odd.mp4/in.ts"):
+    for name in (
+        "data/plain/near.mp4",
+        "data/plain/x.m4v",
+        "data/.hidden/h.mp4",
+        "data/plain/._near.mp4",
+        "real/far.mp4",
+        "data/odd.mp4/in.ts",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(film.read_bytes())
     (data / "linked").symlink_to(tmp_path / "real")
@@ -61,8 +69,14 @@ def test_training_and_scores_find_the_same_videos(tree):
     assert found == ["again/far.mp4", "odd.mp4/in.ts", "plain/near.mp4", "plain/x.m4v"]
     assert [source.name for source in listing.find(tree, said.append)[1]] == found
     assert len(said) == 2 and said[0] == said[1]
-    for part in (".hidden (hidden)", "._near.mp4 (hidden)", "linked (a second link", "up (a link to a folder that it is in)",
-                 "gone.mp4 (a broken link)", "lost.shots.json (a shot list without its video)"):
+    for part in (
+        ".hidden (hidden)",
+        "._near.mp4 (hidden)",
+        "linked (a second link",
+        "up (a link to a folder that it is in)",
+        "gone.mp4 (a broken link)",
+        "lost.shots.json (a shot list without its video)",
+    ):
         assert part in said[0]
     (tree / "empty").mkdir()
     (tree / "empty" / ".h").symlink_to(tree / "plain")
@@ -74,7 +88,9 @@ def test_a_video_is_listed_once_and_names_stay_apart(tree, film, monkeypatch):
     for name in ("near.mkv", "Near.mov", "film.mp4", "plain.mp4"):
         (tree / "plain" / name).write_bytes(film.read_bytes())
     monkeypatch.chdir(tree)
-    found = find_videos([Path("plain"), tree / "plain" / "near.mp4", Path("plain/../plain/near.mp4")])
+    found = find_videos(
+        [Path("plain"), tree / "plain" / "near.mp4", Path("plain/../plain/near.mp4")]
+    )
     names = labels(found)
     assert len(found) == 6 and len(set(names.values())) == 6
     assert {"near.mp4", "near.mkv", "Near.mov", "x", "film.mp4", "plain.mp4"} == set(names.values())
@@ -106,32 +122,58 @@ def captions(path: Path) -> list[tuple[str, ...]]:
 
 def test_captions_are_texts_however_they_are_stored(tmp_path):
     two = ["a.mp4", "b.mp4"]
-    assert captions(parquet(tmp_path, video=two, caption=[b"a red cat", "é".encode()])) == [("a red cat",), ("é",)]
+    assert captions(parquet(tmp_path, video=two, caption=[b"a red cat", "é".encode()])) == [
+        ("a red cat",),
+        ("é",),
+    ]
     lists = [["a red cat", "a blue dog"], None]
-    assert captions(parquet(tmp_path, video=two, caption=lists)) == [("a red cat", "a blue dog"), ()]
-    assert captions(parquet(tmp_path, video=two, caption=pa.array(["x", "y"]).dictionary_encode())) == [("x",), ("y",)]
+    assert captions(parquet(tmp_path, video=two, caption=lists)) == [
+        ("a red cat", "a blue dog"),
+        (),
+    ]
+    assert captions(
+        parquet(tmp_path, video=two, caption=pa.array(["x", "y"]).dictionary_encode())
+    ) == [("x",), ("y",)]
     assert captions(parquet(tmp_path, video=two, caption=[None, " NaN "])) == [(), ()]
     assert captions(parquet(tmp_path, video=two, caption=[float("nan")] * 2)) == [(), ()]
     (tmp_path / "t.csv").write_text("video,caption\na.mp4,None\nb.mp4,nan\n")
     assert captions(tmp_path / "t.csv") == [(), ()]
-    numbers = parquet(tmp_path, video=["a.mp4"], caption=["x"], start=[Decimal("0.5")], end=[2], film=[7], shot=pa.array([None], pa.int64()))
+    numbers = parquet(
+        tmp_path,
+        video=["a.mp4"],
+        caption=["x"],
+        start=[Decimal("0.5")],
+        end=[2],
+        film=[7],
+        shot=pa.array([None], pa.int64()),
+    )
     (source,) = listing.find(numbers)[1]
     assert source.name == "7" and source.reels[0].spans == ((0.5, 2.0),)
 
 
-@pytest.mark.parametrize("columns, said", [
-    ({"caption": [{"en": "a cat"}]}, r"row 1: caption is .*dict"), ({"caption": [3.5]}, r"row 1: caption is '3.5' \(float"),
-    ({"caption": [True]}, "row 1: caption is 'True'"), ({"caption": [b"\xff\xfe"]}, "row 1: caption is .* no UTF-8"),
-    ({"caption": [[1, 2]]}, "row 1: caption is '1'"), ({"start": [True]}, "row 1: start is 'True'"),
-    ({"start": [{"s": 1}]}, "row 1: start is"), ({"film": [["a"]]}, "row 1: film is"), ({"Caption": ["y"], "caption": ["x"]}, "2 columns named 'caption'"),
-])
+@pytest.mark.parametrize(
+    "columns, said",
+    [
+        ({"caption": [{"en": "a cat"}]}, r"row 1: caption is .*dict"),
+        ({"caption": [3.5]}, r"row 1: caption is '3.5' \(float"),
+        ({"caption": [True]}, "row 1: caption is 'True'"),
+        ({"caption": [b"\xff\xfe"]}, "row 1: caption is .* no UTF-8"),
+        ({"caption": [[1, 2]]}, "row 1: caption is '1'"),
+        ({"start": [True]}, "row 1: start is 'True'"),
+        ({"start": [{"s": 1}]}, "row 1: start is"),
+        ({"film": [["a"]]}, "row 1: film is"),
+        ({"Caption": ["y"], "caption": ["x"]}, "2 columns named 'caption'"),
+    ],
+)
 def test_cells_that_mean_nothing_are_refused_by_column_and_row(tmp_path, columns, said):
     with pytest.raises(CinelabError, match=said):
         listing.find(parquet(tmp_path, video=["a.mp4"], **columns))
 
 
 def test_of_two_columns_of_one_name_none_is_taken(tmp_path):
-    both = pa.Table.from_arrays([pa.array(["a.mp4"]), pa.array(["x"]), pa.array(["y"])], ["video", "caption", "caption"])
+    both = pa.Table.from_arrays(
+        [pa.array(["a.mp4"]), pa.array(["x"]), pa.array(["y"])], ["video", "caption", "caption"]
+    )
     pq.write_table(both, tmp_path / "t.parquet")
     (tmp_path / "t.csv").write_text("video,caption,caption\na.mp4,x,y\n")
     for name in ("t.parquet", "t.csv"):
@@ -146,7 +188,12 @@ def test_a_number_is_no_path(tmp_path):
 
 def test_a_list_of_captions_is_one_a_shot(tmp_path, film):
     (tmp_path / "a.mp4").write_bytes(film.read_bytes())
-    rows = {"video": ["a.mp4"] * 2, "caption": [["x", "y"], ["z"]], "start": [0.0, 1.0], "end": [1.0, 2.0]}
+    rows = {
+        "video": ["a.mp4"] * 2,
+        "caption": [["x", "y"], ["z"]],
+        "start": [0.0, 1.0],
+        "end": [1.0, 2.0],
+    }
     (source,) = listing.find(parquet(tmp_path, **rows))[1]
     assert "row 1: caption is a list of 2 texts" in source.reels[0].problem
     (source,) = listing.find(parquet(tmp_path, video=["a.mp4"], caption=[["x", "y"]]))[1]
@@ -163,7 +210,12 @@ def test_accents_are_matched_however_they_are_composed(tmp_path, film):
     assert sources[0].reels[0].video == composed and sources[0].reels[0].captions == ("a red cat",)
     ShotList((ListedShot(0, 23),)).save(tmp_path / unicodedata.normalize("NFC", "café.shots.json"))
     assert load_clip(tmp_path / composed).planned is not None
-    assert excerpts.find_videos([tmp_path], prompts={unicodedata.normalize("NFC", "café.mp4"): "x"})[0].prompt == "x"
+    assert (
+        excerpts.find_videos([tmp_path], prompts={unicodedata.normalize("NFC", "café.mp4"): "x"})[
+            0
+        ].prompt
+        == "x"
+    )
 
 
 # Prompts
@@ -174,17 +226,29 @@ def test_keys_of_a_prompt_table_fit_one_video_or_are_named(tmp_path, film, capsy
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(film.read_bytes())
     prompts = {"a/0001.mp4": "A person is running", "typo.mp4": "x", "b/0001": "y", "take": "z"}
-    found = {video.path.parent.name: video.prompt for video in excerpts.find_videos([tmp_path], prompts=prompts)}
-    assert found == {"a": "A person is running", "b": "y", "take": "z"} and "'typo.mp4' fits none of the 3 videos" in capsys.readouterr().out
+    found = {
+        video.path.parent.name: video.prompt
+        for video in excerpts.find_videos([tmp_path], prompts=prompts)
+    }
+    assert (
+        found == {"a": "A person is running", "b": "y", "take": "z"}
+        and "'typo.mp4' fits none of the 3 videos" in capsys.readouterr().out
+    )
     files = find_videos([tmp_path])
-    for table_, said in [({"0001": "x"}, "'0001' fits 2 videos"), ({"0001.mp4": "x"}, "fits 2 videos"),
-                         ({"a/0001.mp4": "x", "a/0001": "y"}, "with different prompts")]:
+    for table_, said in [
+        ({"0001": "x"}, "'0001' fits 2 videos"),
+        ({"0001.mp4": "x"}, "fits 2 videos"),
+        ({"a/0001.mp4": "x", "a/0001": "y"}, "with different prompts"),
+    ]:
         with pytest.raises(CinelabError, match=said):
             assign(files, table_)
     assert assign(files, {str(files[0]): "x"}) == ({files[0]: "x"}, [])
 
 
-@pytest.mark.parametrize("text, said", [('{"a": "x", "a": "y"}', "'a' is given twice"), ('{"a": 3}', "'a' has 3"), ("[]", "no table")])
+@pytest.mark.parametrize(
+    "text, said",
+    [('{"a": "x", "a": "y"}', "'a' is given twice"), ('{"a": 3}', "'a' has 3"), ("[]", "no table")],
+)
 def test_prompt_tables_that_make_no_sense(tmp_path, text, said):
     (tmp_path / "p.json").write_text("\ufeff" + text, encoding="utf-8")
     with pytest.raises(CinelabError, match=said):
@@ -202,21 +266,44 @@ def test_every_word_of_the_encoder_is_a_word_for_the_scores():
 
 def test_an_unknown_word_leaves_out_its_shot_and_the_table_says_so(film):
     frames = render.render(plan_of(0, 0, 12)).frames
-    prompts = ("an orange cat in the meadow by day", "a knight in the meadow", "the orange cat waves", "")
+    prompts = (
+        "an orange cat in the meadow by day",
+        "a knight in the meadow",
+        "the orange cat waves",
+        "",
+    )
     shots = [ListedShot(5 * i, 5 * i + 5, prompt, ("cat",)) for i, prompt in enumerate(prompts)]
     clip = Clip("a", frames[:20], 8.0, ShotList(tuple(shots)))
     rows = list(toybox_rows(clip))
-    said = {row.shot: row.detail for row in rows if row.status == "absent" and row.metric == "text alignment"}
-    assert said.keys() == {2, 4} and "'knight', no word of the toybox" in said[2] and "no prompt" in said[4]
-    assert {row.shot for row in rows if row.metric == "text alignment" and row.status == "ok"} == {1, 3}
-    assert [row.shot for row in rows if row.metric == "identity across shots"] == [3]  # shot 2 is nobody's
+    said = {
+        row.shot: row.detail
+        for row in rows
+        if row.status == "absent" and row.metric == "text alignment"
+    }
+    assert (
+        said.keys() == {2, 4}
+        and "'knight', no word of the toybox" in said[2]
+        and "no prompt" in said[4]
+    )
+    assert {row.shot for row in rows if row.metric == "text alignment" and row.status == "ok"} == {
+        1,
+        3,
+    }
+    # shot 2 is nobody's
+    assert [row.shot for row in rows if row.metric == "identity across shots"] == [3]
     found = unmeasured(table(rows)).set_index("why")
     assert found.loc[said[2], ["clips", "of", "shots"]].tolist() == [1, 1, 1]
 
 
 def test_a_metric_that_some_films_lack_is_said_beside_its_mean():
-    rows = table([absent("a", "m", "no words"), absent("b", "m", "no words", shot=2), absent("b", "m", "no words", shot=3),
-                  failed("c", "broken")])
+    rows = table(
+        [
+            absent("a", "m", "no words"),
+            absent("b", "m", "no words", shot=2),
+            absent("b", "m", "no words", shot=3),
+            failed("c", "broken"),
+        ]
+    )
     found = unmeasured(rows).iloc[0]
     assert (found["metrics"], found["clips"], found["of"], found["shots"]) == ("m", 2, 2, 2)
 
@@ -232,7 +319,10 @@ def test_what_failed_or_measured_nothing_exits_with_1_and_keeps_the_rest(tmp_pat
     (tmp_path / "good.mp4").write_bytes(film.read_bytes())
     assert run("eval", "videos", tmp_path, "--backends", "colour") == 0
     (tmp_path / "zero.mp4").write_bytes(b"")
-    assert run("eval", "videos", tmp_path, "--backends", "colour", "-o", tmp_path / "r.parquet") == 1 and (tmp_path / "r.parquet").exists()
+    assert (
+        run("eval", "videos", tmp_path, "--backends", "colour", "-o", tmp_path / "r.parquet") == 1
+        and (tmp_path / "r.parquet").exists()
+    )
     cli_eval._exit(["ok", "absent"])
     for states in (["ok", "failed"], ["absent"], []):
         with pytest.raises(cli_eval.typer.Exit):
@@ -242,12 +332,19 @@ def test_what_failed_or_measured_nothing_exits_with_1_and_keeps_the_rest(tmp_pat
 def test_clips_exits_with_1_where_a_video_failed_or_nothing_was_kept(tmp_path, film):
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "good.mp4").write_bytes(film.read_bytes())
-    assert run("clips", tmp_path / "v", tmp_path / "s0", "--set", "cuts=given") == 1  # no caption: nothing is kept
+    # no caption: nothing is kept
+    assert run("clips", tmp_path / "v", tmp_path / "s0", "--set", "cuts=given") == 1
     (tmp_path / "v" / "good.txt").write_text("a red cat")
     assert run("clips", tmp_path / "v", tmp_path / "s1", "--set", "cuts=given") == 0
     (tmp_path / "v" / "zero.mp4").write_bytes(b"")
-    done = CliRunner().invoke(cli.app, ["clips", str(tmp_path / "v"), str(tmp_path / "s2"), "--set", "cuts=given"])
-    assert done.exit_code == 1 and "1 video could not be taken" in done.output and list((tmp_path / "s2").glob("0*-*.safetensors"))
+    done = CliRunner().invoke(
+        cli.app, ["clips", str(tmp_path / "v"), str(tmp_path / "s2"), "--set", "cuts=given"]
+    )
+    assert (
+        done.exit_code == 1
+        and "1 video could not be taken" in done.output
+        and list((tmp_path / "s2").glob("0*-*.safetensors"))
+    )
 
 
 def test_a_plan_that_is_not_there_is_said_before_the_work(film):

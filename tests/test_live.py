@@ -1,4 +1,5 @@
-"""The engine's thread: commands in order, nobody waits for anybody, and what it makes is what the session alone makes."""
+"""The engine's thread: commands in order, nobody waits for anybody, and what it makes is what the
+session alone makes."""
 
 import signal
 import subprocess
@@ -51,7 +52,11 @@ def test_a_burst_of_commands_is_carried_out_in_order_and_none_is_lost(live):
 
 def test_bad_commands_are_said_and_the_film_goes_on(live):
     live.send("resume").result(10)
-    for command, value, said in (("prompt", {"text": ""}, "empty"), ("policy", {"value": "best"}, "'best'"), ("seed", {"wrong": 1}, "seed")):
+    for command, value, said in (
+        ("prompt", {"text": ""}, "empty"),
+        ("policy", {"value": "best"}, "'best'"),
+        ("seed", {"wrong": 1}, "seed"),
+    ):
         with pytest.raises(CinelabError, match=said):
             live.send(command, **value).result(10)
         assert live.readout.error
@@ -68,7 +73,10 @@ def test_a_slow_viewer_misses_pictures_and_the_film_has_them_all(live):
         seen.append(last)
         time.sleep(0.2)
     live.send("pause").result(10)
-    assert len(seen) < len(live.session.nodes) and len(live.session.frames()) == 2 * len(live.session.path()) - 1
+    assert (
+        len(seen) < len(live.session.nodes)
+        and len(live.session.frames()) == 2 * len(live.session.path()) - 1
+    )
 
 
 def test_a_paced_engine_keeps_to_the_films_own_speed(bundle, tmp_path):
@@ -79,7 +87,8 @@ def test_a_paced_engine_keeps_to_the_films_own_speed(bundle, tmp_path):
     time.sleep(2)
     made, spent = live.readout.chunks - first, time.monotonic() - began
     live.close()
-    assert made <= (spent + 1.0) * bundle.fps / 2 + 1  # two pictures a chunk; half a second ahead at most, never a flood
+    # two pictures a chunk; half a second ahead at most, never a flood
+    assert made <= (spent + 1.0) * bundle.fps / 2 + 1
 
 
 def test_it_makes_the_bits_that_the_session_makes_alone(live, bundle, tmp_path):
@@ -109,7 +118,11 @@ def test_what_goes_wrong_while_making_pauses_and_is_said(live, monkeypatch):
 
 
 def test_a_film_ends_where_it_must(bundle, tmp_path):
-    live = Live(Session.create(tmp_path / "short", bundle, Settings(CAT)), pace=None, bounds=Bounds(chunks=3))
+    live = Live(
+        Session.create(tmp_path / "short", bundle, Settings(CAT)),
+        pace=None,
+        bounds=Bounds(chunks=3),
+    )
     live.send("resume").result(10)
     until(lambda: live.readout.chunks >= 3 and not live.readout.playing)
     live.close()
@@ -118,7 +131,9 @@ def test_a_film_ends_where_it_must(bundle, tmp_path):
         live.send("resume").result(10)
 
 
-def test_a_film_that_is_opened_again_says_how_much_of_it_is_remembered(bundle, tmp_path, monkeypatch):
+def test_a_film_that_is_opened_again_says_how_much_of_it_is_remembered(
+    bundle, tmp_path, monkeypatch
+):
     session = Session.create(tmp_path / "session", bundle, Settings(CAT))
     for _ in range(6):
         session.step()
@@ -142,11 +157,18 @@ def test_a_film_that_is_opened_again_says_how_much_of_it_is_remembered(bundle, t
     live.close()
 
 
-def test_a_command_that_comes_meanwhile_does_not_begin_the_count_anew(bundle, tmp_path, monkeypatch):
+def test_a_command_that_comes_meanwhile_does_not_begin_the_count_anew(
+    bundle, tmp_path, monkeypatch
+):
     session = Session.create(tmp_path / "session", bundle, Settings(CAT))
     for _ in range(4):
         session.step()
-    again, recall, seen, begun = Session.resume(session.folder, bundle), Session.state, [], threading.Event()
+    again, recall, seen, begun = (
+        Session.resume(session.folder, bundle),
+        Session.state,
+        [],
+        threading.Event(),
+    )
 
     def noted(asked, number):
         assert begun.wait(10)
@@ -179,7 +201,9 @@ def test_a_chunk_that_cannot_be_remembered_is_said_and_others_can_be_gone_on_fro
 def test_what_is_called_runs_between_two_chunks_in_order(live):
     live.send("resume").result(10)
     seen = [live.call(lambda session: (session.desk.head, len(session.nodes))) for _ in range(20)]
-    assert all(head is None or count == head + 1 for head, count in (ticket.result(10) for ticket in seen))
+    assert all(
+        head is None or count == head + 1 for head, count in (ticket.result(10) for ticket in seen)
+    )
     assert live.call(lambda session: session.desk.settings.prompt).result(10) == CAT
     with pytest.raises(CinelabError, match="ZeroDivisionError"):
         live.call(lambda session: 1 / 0).result(10)
@@ -191,7 +215,14 @@ def test_what_is_called_runs_between_two_chunks_in_order(live):
 
 def test_ten_films_of_one_model_take_turns_and_each_is_the_film_it_would_be_alone(bundle, tmp_path):
     turns = Turns()
-    films = [Live(Session.create(tmp_path / f"film-{n}", bundle, Settings(CAT, seed=n)), pace=None, turns=turns) for n in range(10)]
+    films = [
+        Live(
+            Session.create(tmp_path / f"film-{n}", bundle, Settings(CAT, seed=n)),
+            pace=None,
+            turns=turns,
+        )
+        for n in range(10)
+    ]
     for film in films:
         film.send("resume")
     until(lambda: min(film.readout.chunks for film in films) >= 4)
@@ -210,7 +241,9 @@ def test_turns_are_given_in_the_order_of_asking():
     turns, order, threads = Turns(), [], []
     with turns:
         for number in range(8):
-            threads.append(threading.Thread(target=lambda number=number: _take(turns, order, number)))
+            threads.append(
+                threading.Thread(target=lambda number=number: _take(turns, order, number))
+            )
             threads[-1].start()
             until(lambda wanted=number + 2: turns._next == wanted)
     for thread in threads:
@@ -220,7 +253,14 @@ def test_turns_are_given_in_the_order_of_asking():
 
 def test_a_film_that_is_sent_many_commands_makes_as_many_chunks_as_the_others(bundle, tmp_path):
     turns = Turns()
-    films = [Live(Session.create(tmp_path / f"film-{n}", bundle, Settings(CAT, seed=n)), pace=None, turns=turns) for n in range(3)]
+    films = [
+        Live(
+            Session.create(tmp_path / f"film-{n}", bundle, Settings(CAT, seed=n)),
+            pace=None,
+            turns=turns,
+        )
+        for n in range(3)
+    ]
     for film in films:
         film.send("resume").result(30)
     tickets = [films[0].send("seed", value=n) for n in range(60)]
@@ -294,7 +334,9 @@ def test_a_running_film_keeps_the_decisions_of_its_last_chunk(live):
     until(lambda: live.readout.chunks >= 4)
     live.send("pause").result(10)
     memory = live.latest(timeout=10).memory
-    assert {decision["chunk"] for decision in memory.decisions} == {memory.unit_chunks[-1]} and memory.length >= 4
+    assert {decision["chunk"] for decision in memory.decisions} == {
+        memory.unit_chunks[-1]
+    } and memory.length >= 4
 
 
 def _take(turns, order, number):
@@ -314,7 +356,9 @@ input()
 
 def test_a_kill_in_mid_shot_loses_the_running_chunk_at_most(bundle, tmp_path):
     folder = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, "-c", KILLED.format(folder=str(folder), prompt=CAT)], stdin=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED.format(folder=str(folder), prompt=CAT)], stdin=subprocess.PIPE
+    )
     until(lambda: (folder / "chunks" / "00005.safetensors").exists())
     process.send_signal(signal.SIGKILL)
     process.wait()

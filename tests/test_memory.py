@@ -1,4 +1,5 @@
-"""What would break science in the memory: streaming equals the masked pass, routing everything equals full."""
+"""What would break science in the memory: streaming equals the masked pass, routing everything
+equals full."""
 
 import pytest
 import torch
@@ -21,16 +22,36 @@ from cinelab.memory.shelf import Storage
 from cinelab.memory.sight import Bidirectional, Causal, KnownHistory, TeacherForcing
 from cinelab.model.wan import CausalWan, WanConfig
 
-CONFIG = WanConfig(num_attention_heads=3, attention_head_dim=16, num_layers=3, ffn_dim=64, text_dim=12, in_channels=4,
-                   out_channels=4)
-STATIC = [Full(), Window(window=2), Sink(sink=1, window=2), ShotSink(sink=1, shot_sink=1, window=1), Window(window=0),
-          Window(window=2, positions="packed"), Sink(sink=2, window=1, positions="packed"),
-          ShotSink(sink=1, shot_sink=1, window=2, positions="packed")]
-ROUTED = [CAMR(budget=3, window=1), CAMR(budget=3, window=1, positions="packed"),
-          CAMR(budget=3, window=1, per_head=False), CAMR(budget=3, window=1, per_head=False, positions="packed"),
-          CAMR(budget=3, window=1, score="mean"), CAMR(budget=3, window=0, per_head=True),
-          CAMR(budget=4, sink=1, shot_sink=1, window=1, per_head=True, positions="absolute"),
-          CAMR(budget=3, window=1, summary=4), CAMR(budget=3, window=0, summary=1, score="mean", positions="packed")]
+CONFIG = WanConfig(
+    num_attention_heads=3,
+    attention_head_dim=16,
+    num_layers=3,
+    ffn_dim=64,
+    text_dim=12,
+    in_channels=4,
+    out_channels=4,
+)
+STATIC = [
+    Full(),
+    Window(window=2),
+    Sink(sink=1, window=2),
+    ShotSink(sink=1, shot_sink=1, window=1),
+    Window(window=0),
+    Window(window=2, positions="packed"),
+    Sink(sink=2, window=1, positions="packed"),
+    ShotSink(sink=1, shot_sink=1, window=2, positions="packed"),
+]
+ROUTED = [
+    CAMR(budget=3, window=1),
+    CAMR(budget=3, window=1, positions="packed"),
+    CAMR(budget=3, window=1, per_head=False),
+    CAMR(budget=3, window=1, per_head=False, positions="packed"),
+    CAMR(budget=3, window=1, score="mean"),
+    CAMR(budget=3, window=0, per_head=True),
+    CAMR(budget=4, sink=1, shot_sink=1, window=1, per_head=True, positions="absolute"),
+    CAMR(budget=3, window=1, summary=4),
+    CAMR(budget=3, window=0, summary=1, score="mean", positions="packed"),
+]
 
 
 def scene(chunk=1, chunks=7, batch=2, seed=0):
@@ -53,8 +74,15 @@ def stream(model, x, prompts, shot, chunk, policy, t=None, **storage):
         slot = shot[:, i : i + 1].expand(-1, chunk)
         memory.begin(i, shot[:, i])
         if noisy:
-            parts.append(model(t[0][:, i * chunk : (i + 1) * chunk], t[1][:, i * chunk : (i + 1) * chunk], text, slot,
-                               memory))
+            parts.append(
+                model(
+                    t[0][:, i * chunk : (i + 1) * chunk],
+                    t[1][:, i * chunk : (i + 1) * chunk],
+                    text,
+                    slot,
+                    memory,
+                )
+            )
         memory.record()
         clean = model(part, torch.zeros(part.shape[:2]), text, slot, memory)
         memory.commit()
@@ -88,7 +116,9 @@ def test_teacher_forcing_sees_what_streaming_sees(policy):
     model, x, prompts, shot, frames = scene()
     xt, t = torch.randn_like(x), torch.rand(2, frames)
     both, times = torch.cat([x, xt], 1), torch.cat([torch.zeros_like(t), t], 1)
-    full = model(both, times, prompts, shot.repeat(1, 2), TeacherForcing(policy, shot, 1))[:, frames:]
+    full = model(both, times, prompts, shot.repeat(1, 2), TeacherForcing(policy, shot, 1))[
+        :, frames:
+    ]
     live, _ = stream(model, x, prompts, shot, 1, policy, (xt, t))
     assert (full - live).abs().max() <= 1e-4
 
@@ -129,7 +159,9 @@ def test_a_shared_lot_is_the_same_in_every_layer():
     model, x, prompts, shot, _ = scene()
     for shared in (True, False):
         noisy = torch.randn_like(x), torch.rand(x.shape[:2])
-        _, memory = stream(model, x, prompts, shot, 1, RandomTopK(budget=2, window=0, shared=shared), noisy)
+        _, memory = stream(
+            model, x, prompts, shot, 1, RandomTopK(budget=2, window=0, shared=shared), noisy
+        )
         table = memory.routing_table()
         kept = table[table.chunk == 6].groupby("layer").kept_chunk.apply(tuple)
         assert (kept.nunique() == 1) == shared
@@ -155,7 +187,9 @@ def test_bidirectional_first_chunk_alone_equals_causal_first_chunk():
 def test_frame_units_route_single_frames_of_a_chunk():
     model, x, prompts, shot, _ = scene(chunk=2)
     t = (torch.randn_like(x), torch.full(x.shape[:2], 0.5))
-    live, memory = stream(model, x, prompts, shot, 2, CAMR(budget=3, window=1, unit="frame", per_head=False), t)
+    live, memory = stream(
+        model, x, prompts, shot, 2, CAMR(budget=3, window=1, unit="frame", per_head=False), t
+    )
     assert memory.length == 14 and live.isfinite().all()
     assert memory.routing_table().groupby(["chunk", "layer"]).size().max() == 3
 
@@ -164,7 +198,16 @@ def make(policy, memory=None, start=0, stop=None, seeds=(5, 6), model_seed=0):
     model, x, prompts, shot, _ = scene(seed=model_seed)
     script = Script(slot=shot.clamp(max=2), shot=shot, chunk=1, null=3)
     memory = memory or Memory(policy, 1)
-    made = rollout(model, memory, Prompts(model, prompts), script, seeds, (1, 4, 4, 6), Sampling(steps=3), start=start)
+    made = rollout(
+        model,
+        memory,
+        Prompts(model, prompts),
+        script,
+        seeds,
+        (1, 4, 4, 6),
+        Sampling(steps=3),
+        start=start,
+    )
     parts = []
     for chunk in made:
         parts.append(chunk.latents)
@@ -173,13 +216,16 @@ def make(policy, memory=None, start=0, stop=None, seeds=(5, 6), model_seed=0):
     return torch.cat(parts, 1), memory
 
 
-@pytest.mark.parametrize("policy", [Full(), CAMR(budget=3), CAMR(budget=2, per_head=False)], ids=repr)
+@pytest.mark.parametrize(
+    "policy", [Full(), CAMR(budget=3), CAMR(budget=2, per_head=False)], ids=repr
+)
 @torch.no_grad()
 def test_snapshot_and_branch_equal_the_uninterrupted_film_bitwise(policy):
     whole, _ = make(policy)
     first, memory = make(policy, stop=3)
     kept = memory.snapshot()
-    other, _ = make(policy, memory.snapshot(), start=3, seeds=(7, 8))  # a branch that writes on first
+    # a branch that writes on first
+    other, _ = make(policy, memory.snapshot(), start=3, seeds=(7, 8))
     rest, _ = make(policy, memory, start=3)
     again, _ = make(policy, kept, start=3)
     assert torch.equal(torch.cat([first, rest], 1), whole)
@@ -222,7 +268,8 @@ def test_memory_out_of_order_is_refused():
 
 @torch.no_grad()
 def test_history_beyond_the_reach_stands_at_the_reach():
-    """Nearer than the reach nothing changes; farther, a film is no longer told how long ago something was."""
+    """Nearer than the reach nothing changes; farther, a film is no longer told how long ago
+    something was."""
     model, x, prompts, shot, frames = scene()
 
     def last(reach, first):
@@ -239,29 +286,48 @@ def test_history_beyond_the_reach_stands_at_the_reach():
     assert (last(None, 0) - last(2, 0)).abs().max() > 1e-6
 
 
-@pytest.mark.parametrize("policy", [Full(), Sink(sink=1, window=1), CAMR(budget=3), CAMR(budget=3, per_head=False, score="mean")],
-                         ids=str)
+@pytest.mark.parametrize(
+    "policy",
+    [Full(), Sink(sink=1, window=1), CAMR(budget=3), CAMR(budget=3, per_head=False, score="mean")],
+    ids=str,
+)
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_a_known_history_is_teacher_forcing_in_two_calls(policy, chunk, monkeypatch):
     monkeypatch.setattr(sight, "STRIP", 3)  # several strips, the last one short
     model, x, prompts, shot, frames = scene(chunk)
     noisy, t = torch.randn_like(x), torch.rand(2, frames // chunk).repeat_interleave(chunk, 1)
     shots = shot.repeat_interleave(chunk, 1)
-    twice = model(torch.cat([x, noisy], 1), torch.cat([torch.zeros_like(t), t], 1), prompts, torch.cat([shots, shots], 1),
-                  TeacherForcing(policy, shots, chunk))[:, frames:]
+    twice = model(
+        torch.cat([x, noisy], 1),
+        torch.cat([torch.zeros_like(t), t], 1),
+        prompts,
+        torch.cat([shots, shots], 1),
+        TeacherForcing(policy, shots, chunk),
+    )[:, frames:]
     history = KnownHistory(policy, shots, chunk)
     history.show(model, x, prompts, shots)
     once = model(noisy, t, prompts, shots, history)
     torch.testing.assert_close(once, twice, atol=1e-5, rtol=1e-4)
-    wide = model(noisy.repeat(2, 1, 1, 1, 1), t.repeat(2, 1), prompts.repeat(2, 1, 1, 1), shots.repeat(2, 1), history)
+    wide = model(
+        noisy.repeat(2, 1, 1, 1, 1),
+        t.repeat(2, 1),
+        prompts.repeat(2, 1, 1, 1),
+        shots.repeat(2, 1),
+        history,
+    )
     torch.testing.assert_close(wide, twice.repeat(2, 1, 1, 1, 1), atol=1e-5, rtol=1e-4)
 
 
 def test_a_known_history_may_hide_the_running_shot():
     model, x, prompts, shot, frames = scene()
     noisy, t = torch.randn_like(x), torch.rand(2, frames)
-    twice = model(torch.cat([x, noisy], 1), torch.cat([torch.zeros_like(t), t], 1), prompts, torch.cat([shot, shot], 1),
-                  TeacherForcing(Full(), shot, 1, across=True))[:, frames:]
+    twice = model(
+        torch.cat([x, noisy], 1),
+        torch.cat([torch.zeros_like(t), t], 1),
+        prompts,
+        torch.cat([shot, shot], 1),
+        TeacherForcing(Full(), shot, 1, across=True),
+    )[:, frames:]
     history = KnownHistory(Full(), shot, 1, across=True)
     history.show(model, x, prompts, shot)
     torch.testing.assert_close(model(noisy, t, prompts, shot, history), twice, atol=1e-5, rtol=1e-4)
@@ -274,7 +340,11 @@ def test_a_known_history_refuses_packed_positions():
 
 @pytest.mark.parametrize("chunk", [1, 2])
 @pytest.mark.parametrize("storage", [Storage(), Storage("host", slots=3)], ids=repr)
-@pytest.mark.parametrize("policy", [Full(), Sink(sink=1, window=1), CAMR(budget=3), CAMR(budget=2, summary=3, positions="packed")], ids=repr)
+@pytest.mark.parametrize(
+    "policy",
+    [Full(), Sink(sink=1, window=1), CAMR(budget=3), CAMR(budget=2, summary=3, positions="packed")],
+    ids=repr,
+)
 @torch.no_grad()
 def test_the_clean_pass_may_go_with_the_next_chunks_first_level(policy, storage, chunk):
     model, x, prompts, shot, _ = scene(chunk)
@@ -282,8 +352,14 @@ def test_the_clean_pass_may_go_with_the_next_chunks_first_level(policy, storage,
     net = lambda *inputs: (calls.append(inputs[0].shape[1]), model(*inputs))[1]
     script, shape = Script(shot, shot, chunk, 3), (chunk, *x.shape[2:])
     sampling = Sampling(2, "consistency", guidance=1.0)
-    plain, fused, made = Memory(policy, chunk, storage=storage), Memory(policy, chunk, storage=storage), []
-    apart = torch.cat([one.latents for one in rollout(net, plain, text, script, [5, 6], shape, sampling)], 1)
+    plain, fused, made = (
+        Memory(policy, chunk, storage=storage),
+        Memory(policy, chunk, storage=storage),
+        [],
+    )
+    apart = torch.cat(
+        [one.latents for one in rollout(net, plain, text, script, [5, 6], shape, sampling)], 1
+    )
     alone = len(calls)
     for index in range(shot.shape[1]):
         noise = lambda level, index=index: noise_for([5, 6], index, shape, level)
@@ -292,14 +368,21 @@ def test_the_clean_pass_may_go_with_the_next_chunks_first_level(policy, storage,
             made.append(denoise(net, fused, text, script, 0, noise, sampling))
         else:
             before = (made[-1], text.at(script.slot[:, index - 1]))
-            made.append(remember_and_denoise(net, fused, before, text, script, index, noise, sampling))
+            made.append(
+                remember_and_denoise(net, fused, before, text, script, index, noise, sampling)
+            )
     remember(net, fused, text, script, shot.shape[1] - 1, made[-1])
     assert torch.allclose(torch.cat(made, 1), apart, atol=1e-4)
     assert len(calls) - alone == alone - (shot.shape[1] - 1)  # one call fewer a chunk
     assert fused.length == plain.length and fused.unit_chunks == plain.unit_chunks
     assert torch.equal(fused.unit_shots, plain.unit_shots)
     assert len(fused.decisions) == len(plain.decisions)
-    a, b = (memory.routing_table().sort_values(["chunk", "layer", "head", "kept_chunk"])["kept_chunk"].tolist() for memory in (fused, plain))
+    a, b = (
+        memory.routing_table()
+        .sort_values(["chunk", "layer", "head", "kept_chunk"])["kept_chunk"]
+        .tolist()
+        for memory in (fused, plain)
+    )
     assert a == b
 
 
@@ -307,11 +390,21 @@ def test_guided_calls_keep_the_clean_pass_apart():
     model, x, prompts, shot, _ = scene()
     text, memory = Prompts(model, prompts), Memory(Full(), 1)
     with pytest.raises(CinelabError, match="unguided calls only"):
-        remember_and_denoise(model, memory, (x[:, :1], []), text, Script(shot, shot, 1, 3), 1, lambda level: x, Sampling(2, "consistency", 2.0))
+        remember_and_denoise(
+            model,
+            memory,
+            (x[:, :1], []),
+            text,
+            Script(shot, shot, 1, 3),
+            1,
+            lambda level: x,
+            Sampling(2, "consistency", 2.0),
+        )
 
 
 def long_history(policy, units, tokens=6, heads=2, size=4, batch=2):
-    """A memory of `units` random units in shots of four, open at the next chunk, and queries of that chunk."""
+    """A memory of `units` random units in shots of four, open at the next chunk, and queries of
+    that chunk."""
     generator = torch.Generator().manual_seed(units)
     memory = Memory(policy, 1)
     keys = torch.randn(batch, units, tokens, heads, size, generator=generator)
@@ -324,7 +417,8 @@ def long_history(policy, units, tokens=6, heads=2, size=4, batch=2):
 
 
 def test_a_search_in_two_steps_finds_what_a_whole_search_finds_in_the_best_blocks():
-    """Up to `candidates` units nothing changes; beyond, the chosen units hold nearly all the attention of the best ones."""
+    """Up to `candidates` units nothing changes; beyond, the chosen units hold nearly all the
+    attention of the best ones."""
     shares = []
     for units in (100, 129, 400):
         whole, q = long_history(CAMR(budget=6, candidates=None), units)
@@ -352,7 +446,11 @@ def test_an_erased_shot_does_not_choose_for_others():
 def test_the_search_of_a_long_film_compares_few_units(monkeypatch):
     """Counted: keys that are compared at 1,000 units, against 100."""
     compared, score = [], routing.mass_score
-    monkeypatch.setattr(routing, "mass_score", lambda q, k, allowed: (compared.append(k.shape[1]), score(q, k, allowed))[1])
+    monkeypatch.setattr(
+        routing,
+        "mass_score",
+        lambda q, k, allowed: (compared.append(k.shape[1]), score(q, k, allowed))[1],
+    )
     for units in (100, 1000):
         memory, q = long_history(CAMR(budget=6), units)
         memory._route(0, q)

@@ -1,4 +1,5 @@
-"""Metrics of any video: known pictures give known numbers; what cannot be measured is said, and is never zero."""
+"""Metrics of any video: known pictures give known numbers; what cannot be measured is said, and is
+never zero."""
 
 import json
 import random
@@ -36,15 +37,24 @@ def noise(count, seed=0, height=48, width=64):
 
 
 def moving(count, step, seed=0):
-    return np.stack([np.roll(frame, i * step, axis=1) for i, frame in enumerate(noise(count, seed))])
+    return np.stack(
+        [np.roll(frame, i * step, axis=1) for i, frame in enumerate(noise(count, seed))]
+    )
 
 
 def values(rows, metric, **where):
-    return [row.value for row in rows if row.metric == metric and all(getattr(row, k) == v for k, v in where.items())]
+    return [
+        row.value
+        for row in rows
+        if row.metric == metric and all(getattr(row, k) == v for k, v in where.items())
+    ]
 
 
 def two_shots(**more):
-    shots = ListedShot(0, 10, "a", ("anna",), ("kitchen",)), ListedShot(10, 20, "b", ("bob",), ("park",))
+    shots = (
+        ListedShot(0, 10, "a", ("anna",), ("kitchen",)),
+        ListedShot(10, 20, "b", ("bob",), ("park",)),
+    )
     return ShotList(shots, **more)
 
 
@@ -55,9 +65,20 @@ def test_cut_metrics_count_what_was_planned_and_what_is_seen():
         assert values(rows, "cut accuracy", backend=backend) == [1]
     late = ShotList((ListedShot(0, 15), ListedShot(15, 20)))
     rows = list(pixel_rows(Clip("film", frames, FPS, late)))
-    assert values(rows, "missed cuts", backend="frame difference") == values(rows, "spurious cuts", backend="frame difference") == [1]
+    assert (
+        values(rows, "missed cuts", backend="frame difference")
+        == values(rows, "spurious cuts", backend="frame difference")
+        == [1]
+    )
     near = ShotList((ListedShot(0, 12), ListedShot(12, 20)))
-    accuracy = [values(pixel_rows(Clip("f", frames, FPS, near), tolerance=t), "cut accuracy", backend="frame difference") for t in (1, 2)]
+    accuracy = [
+        values(
+            pixel_rows(Clip("f", frames, FPS, near), tolerance=t),
+            "cut accuracy",
+            backend="frame difference",
+        )
+        for t in (1, 2)
+    ]
     assert accuracy == [[0], [1]]
 
 
@@ -71,7 +92,9 @@ def test_a_cut_does_not_count_as_flicker_or_motion():
 
 def test_dynamic_degree_is_speed():
     slow, fast = (dynamic_degree(moving(6, step), FPS) for step in (1, 2))
-    assert slow == pytest.approx(1 * FPS / 48, rel=0.35) and fast == pytest.approx(2 * slow, rel=0.35)
+    assert slow == pytest.approx(1 * FPS / 48, rel=0.35) and fast == pytest.approx(
+        2 * slow, rel=0.35
+    )
 
 
 def test_seams_between_chunks_are_seen():
@@ -81,7 +104,9 @@ def test_seams_between_chunks_are_seen():
     listed = ShotList((ListedShot(0, 12),), chunks=(0, 4, 8))
     assert values(pixel_rows(Clip("film", frames, FPS, listed)), "chunk discontinuity")[0] > 5
     smooth = moving(12, 1)
-    assert values(pixel_rows(Clip("film", smooth, FPS, listed)), "chunk discontinuity")[0] == pytest.approx(1, abs=0.05)
+    assert values(pixel_rows(Clip("film", smooth, FPS, listed)), "chunk discontinuity")[
+        0
+    ] == pytest.approx(1, abs=0.05)
 
 
 def test_drift_of_a_film_that_fades():
@@ -92,7 +117,9 @@ def test_drift_of_a_film_that_fades():
 
 
 def test_one_frame_has_no_motion_and_says_so():
-    rows = list(pixel_rows(Clip("film", noise(1), FPS))) + list(judge_rows(Clip("film", noise(1), FPS), ("colour",)))
+    rows = list(pixel_rows(Clip("film", noise(1), FPS))) + list(
+        judge_rows(Clip("film", noise(1), FPS), ("colour",))
+    )
     missing = {row.metric: row for row in rows if row.status == "absent"}
     for metric in ("cut accuracy", "dynamic degree", "temporal flickering", "consistency in shot"):
         assert "at least 2 frames" in missing[metric].detail and np.isnan(missing[metric].value)
@@ -116,7 +143,10 @@ def test_only_shots_that_share_somebody_are_compared():
 
 def test_colour_features_know_who_comes_back():
     frames = np.concatenate([noise(10), noise(10, 1), noise(10)])
-    shots = [ListedShot(10 * i, 10 * i + 10, "x", (name,)) for i, name in enumerate(("anna", "bob", "anna"))]
+    shots = [
+        ListedShot(10 * i, 10 * i + 10, "x", (name,))
+        for i, name in enumerate(("anna", "bob", "anna"))
+    ]
     rows = list(judge_rows(Clip("film", frames, FPS, ShotList(tuple(shots))), ("colour",)))
     assert values(rows, "identity across shots") == [pytest.approx(1)]
     assert values(rows, "identity across shots, strangers")[0] < 0.9
@@ -142,7 +172,12 @@ def test_true_toybox_films_score_as_truth_and_a_history_is_no_answer(tmp_path):
 def test_another_films_pictures_score_low(tmp_path):
     config = CardConfig(seeds=(0,), films=3, away=())
     export_tasks(tmp_path, config)
-    answer(tmp_path, lambda film, given: render.render(casting.film(1, film.seed[1], 24, (3, 6))).frames, config, FPS)
+    answer(
+        tmp_path,
+        lambda film, given: render.render(casting.film(1, film.seed[1], 24, (3, 6))).frames,
+        config,
+        FPS,
+    )
     mean = evaluate([tmp_path], ("toybox",)).groupby("metric")["value"].mean()
     assert mean["text alignment"] < 0.5
 
@@ -157,7 +192,9 @@ def test_a_films_folder_carries_its_plan(tmp_path):
     assert clip.name == tmp_path.name and clip.planned.shots[0].characters == ("red cat",)
     play.save(tmp_path / "play.yaml")
     other = load_clip(tmp_path / "film.mp4", tmp_path / "play.yaml")
-    assert other.planned.spans == [(0, line.pixel_frames)] and other.planned.shots[0].places == ("meadow",)
+    assert other.planned.spans == [(0, line.pixel_frames)] and other.planned.shots[0].places == (
+        "meadow",
+    )
 
 
 def test_broken_videos_are_rows_and_the_others_are_measured(tmp_path):
@@ -210,15 +247,18 @@ def test_bad_input_is_one_sentence(tmp_path):
         evaluate([tmp_path], ("dinosaur",))
 
 
-@pytest.mark.parametrize("bad, said", [
-    ({}, "mapping with a list"),
-    ({"shots": []}, "at least one shot"),
-    ({"shots": [{"start": 0}]}, "give it a start and an end"),
-    ({"shots": [{"start": 0, "end": 5}, {"start": 6, "end": 8}]}, "must start at 5"),
-    ({"shots": [{"start": 0, "end": 5, "promt": "x"}]}, "did you mean 'prompt'"),
-    ({"shots": [{"start": 0, "end": "5"}]}, "int is wanted"),
-    ({"shots": [{"start": 0, "end": 5}], "given": 5}, "given is 5"),
-])
+@pytest.mark.parametrize(
+    "bad, said",
+    [
+        ({}, "mapping with a list"),
+        ({"shots": []}, "at least one shot"),
+        ({"shots": [{"start": 0}]}, "give it a start and an end"),
+        ({"shots": [{"start": 0, "end": 5}, {"start": 6, "end": 8}]}, "must start at 5"),
+        ({"shots": [{"start": 0, "end": 5, "promt": "x"}]}, "did you mean 'prompt'"),
+        ({"shots": [{"start": 0, "end": "5"}]}, "int is wanted"),
+        ({"shots": [{"start": 0, "end": 5}], "given": 5}, "given is 5"),
+    ],
+)
 def test_shot_lists_that_make_no_sense(tmp_path, bad, said):
     path = tmp_path / "x.shots.json"
     path.write_text(json.dumps(bad))
@@ -236,7 +276,10 @@ def test_tables_carry_their_schema(tmp_path):
     save(rows, tmp_path / "rows.parquet")
     pd.testing.assert_frame_equal(load(tmp_path / "rows.parquet"), rows)
     assert list(table([])) == list(COLUMNS)
-    pq.write_table(pq.read_table(tmp_path / "rows.parquet").replace_schema_metadata({b"cinelab.rows": b"0"}), tmp_path / "old.parquet")
+    pq.write_table(
+        pq.read_table(tmp_path / "rows.parquet").replace_schema_metadata({b"cinelab.rows": b"0"}),
+        tmp_path / "old.parquet",
+    )
     with pytest.raises(CinelabError, match="schema 0, this version reads 1"):
         load(tmp_path / "old.parquet")
     (tmp_path / "no.parquet").write_text("x")
@@ -245,27 +288,58 @@ def test_tables_carry_their_schema(tmp_path):
 
 
 def test_a_digest_never_takes_absent_for_zero():
-    rows = table([Row("a", 1, "m", 0.5), Row("b", 1, "m", 1.0), absent("c", "m", "install x", "pixels"), absent("a", "n", "install y")])
+    rows = table(
+        [
+            Row("a", 1, "m", 0.5),
+            Row("b", 1, "m", 1.0),
+            absent("c", "m", "install x", "pixels"),
+            absent("a", "n", "install y"),
+        ]
+    )
     found = digest(rows).set_index("metric")
     assert found.loc["m", "value"] == 0.75 and found.loc["m", "n"] == 2
     assert np.isnan(found.loc["n", "value"]) and found.loc["n", "absent"] == "install y"
 
 
-SOURCES = ("testsrc2", "mandelbrot", "smptehdbars", "gradients=seed=4:speed=0.01", "rgbtestsrc", "yuvtestsrc", "sierpinski=seed=7")
+SOURCES = (
+    "testsrc2",
+    "mandelbrot",
+    "smptehdbars",
+    "gradients=seed=4:speed=0.01",
+    "rgbtestsrc",
+    "yuvtestsrc",
+    "sierpinski=seed=7",
+)
 
 
 def ffmpeg(*arguments):
-    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *map(str, arguments)], check=True)
+    subprocess.run(
+        [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", *map(str, arguments)],
+        check=True,
+    )
 
 
 def concatenated(folder, lengths, picks):
-    """A film of ffmpeg's own sources, each encoded alone, joined by its concat demuxer without encoding again."""
+    """A film of ffmpeg's own sources, each encoded alone, joined by its concat demuxer without
+    encoding again."""
     names = []
     for number, (length, pick) in enumerate(zip(lengths, picks, strict=True)):
         source = SOURCES[pick]
         source += (":" if "=" in source else "=") + "s=320x180:r=24"
         names.append(folder / f"{number}.mp4")
-        ffmpeg("-f", "lavfi", "-i", source, "-frames:v", length, "-pix_fmt", "yuv420p", "-c:v", "libx264", names[-1])
+        ffmpeg(
+            "-f",
+            "lavfi",
+            "-i",
+            source,
+            "-frames:v",
+            length,
+            "-pix_fmt",
+            "yuv420p",
+            "-c:v",
+            "libx264",
+            names[-1],
+        )
     (folder / "list.txt").write_text("".join(f"file '{name}'\n" for name in names))
     ffmpeg("-f", "concat", "-safe", 0, "-i", folder / "list.txt", "-c", "copy", folder / "film.mp4")
     return folder / "film.mp4"
@@ -276,8 +350,15 @@ def test_our_cuts_agree_with_pyscenedetects_own_on_films_cut_by_ffmpeg(tmp_path)
     for _ in range(5):
         lengths, picks = [rng.randint(20, 50) for _ in range(5)], rng.sample(range(len(SOURCES)), 5)
         film = concatenated(tmp_path, lengths, picks)
-        own = [scene[0].frame_num for scene in scenedetect.detect(str(film), scenedetect.AdaptiveDetector(min_scene_len=2))[1:]]
-        assert own == list(np.cumsum(lengths[:-1])), "the reference itself must be right, or this test says nothing"
+        own = [
+            scene[0].frame_num
+            for scene in scenedetect.detect(
+                str(film), scenedetect.AdaptiveDetector(min_scene_len=2)
+            )[1:]
+        ]
+        assert own == list(np.cumsum(lengths[:-1])), (
+            "the reference itself must be right, or this test says nothing"
+        )
         frames, fps = read_video(film)
         match = match_cuts(own, Clip("film", frames, fps).seen_cuts, tolerance=0)
         hits, missed, spurious = hits + match.hits, missed + match.missed, spurious + match.spurious

@@ -14,41 +14,64 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PLOTLY = "application/vnd.plotly.v1+json"
 TRAININGS = [path.stem for path in NOTEBOOKS if "watch(" in path.read_text()]
 OWN = ("03_your_own",)  # shows how a policy, a metric and a loss are written
-PLACES = {"checkpoint": "checkpoint", "store": "store", "pairs": "pairs"}  # what a stage writes beside its run
+# what a stage writes beside its run
+PLACES = {"checkpoint": "checkpoint", "store": "store", "pairs": "pairs"}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_is_thin(path):
     cells = nbformat.read(path, 4).cells
     code = [cell for cell in cells if cell.cell_type == "code"]
-    assert cells[0].source.startswith("# ") and "\n" in cells[0].source, "a title and a paragraph that says why"
+    assert cells[0].source.startswith("# ") and "\n" in cells[0].source, (
+        "a title and a paragraph that says why"
+    )
     assert {"smoke", "run_dir"} <= set(declared(path))
-    assert not any(cell.outputs or cell.execution_count for cell in code), "committed notebooks carry no outputs"
+    assert not any(cell.outputs or cell.execution_count for cell in code), (
+        "committed notebooks carry no outputs"
+    )
     body = [cell for cell in code if "parameters" not in cell.metadata.get("tags", [])]
     assert max(len(cell.source.splitlines()) for cell in body) <= 12
-    defines = any(line.startswith(("def ", "class ")) for cell in code for line in cell.source.splitlines())
+    defines = any(
+        line.startswith(("def ", "class ")) for cell in code for line in cell.source.splitlines()
+    )
     assert defines == (path.stem in OWN), "only what shows own things defines any"
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_its_smoke_run_passes(path, tmp_path):
-    places = {name: str(tmp_path / place) for name, place in PLACES.items() if name in declared(path)}
+    places = {
+        name: str(tmp_path / place) for name, place in PLACES.items() if name in declared(path)
+    }
     done = nbformat.read(execute(path, tmp_path / "run", {"smoke": True} | places), 4)
-    shown = [output.get("data", {}) for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert any("image/png" in data or PLOTLY in data or "<svg" in data.get("text/html", "") for data in shown)
+    shown = [
+        output.get("data", {})
+        for cell in done.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    ]
+    assert any(
+        "image/png" in data or PLOTLY in data or "<svg" in data.get("text/html", "")
+        for data in shown
+    )
     if path.stem in TRAININGS:
         check_panel(done, shown)
 
 
 def check_panel(notebook, shown):
-    """One bar that says done, one figure, at most one sample film; and a page without plotly shows them too."""
+    """One bar that says done, one figure, at most one sample film; and a page without plotly shows
+    them too."""
     from nbconvert import HTMLExporter
 
     assert sum(PLOTLY in data for data in shown) == 1
     bars = [data["text/html"] for data in shown if "cinelab-panel" in data.get("text/html", "")]
     assert sum(">step<" in bar for bar in bars) == 1 and all(", done<" in bar for bar in bars)
     page = HTMLExporter().from_notebook_node(notebook)[0]
-    assert "data:image/svg+xml" in page and page.count("data:image/webp") == sum("cinelab-sample" in str(data) for data in shown) <= 1
+    assert (
+        "data:image/svg+xml" in page
+        and page.count("data:image/webp")
+        == sum("cinelab-sample" in str(data) for data in shown)
+        <= 1
+    )
 
 
 def test_an_unknown_parameter_is_refused_before_anything_runs(tmp_path):
@@ -56,7 +79,9 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(tmp_path):
         execute(NOTEBOOKS[0], tmp_path / "run", {"budgett": 3})
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "experiments").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_an_experiment_fits_its_notebook(path):
     cells = expand(path)
     check(cells[0].notebook, cells[0].parameters)

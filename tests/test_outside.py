@@ -1,4 +1,5 @@
-"""Tools in environments of their own: a half-made one is no environment, and a worker that dies says why and where."""
+"""Tools in environments of their own: a half-made one is no environment, and a worker that dies
+says why and where."""
 
 import json
 import os
@@ -32,12 +33,21 @@ HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 WORKERS = ROOT / "cinelab" / "score" / "workers"
 
 
-def tool_of(folder: Path, code: str = "", version: str = HERE, wanted: tuple[str, ...] = ()) -> Tool:
+def tool_of(
+    folder: Path, code: str = "", version: str = HERE, wanted: tuple[str, ...] = ()
+) -> Tool:
     """A tool whose list asks for nothing and whose worker is `code`, run by our own python."""
     listing = folder / "environment-tiny.yml"
-    listing.write_text(yaml.safe_dump({"name": "tiny", "dependencies": [f"python={version}", {"pip": list(wanted)}]}))
+    listing.write_text(
+        yaml.safe_dump(
+            {"name": "tiny", "dependencies": [f"python={version}", {"pip": list(wanted)}]}
+        )
+    )
     worker = folder / "worker.py"
-    worker.write_text(f"import sys\nsys.path.insert(0, {str(WORKERS)!r})\nfrom plumbing import say, serve\n{code}\n")
+    worker.write_text(
+        f"import sys\nsys.path.insert(0, {str(WORKERS)!r})\nfrom plumbing import say, "
+        f"serve\n{code}\n"
+    )
     return Tool("tiny", listing, worker, "tests")
 
 
@@ -53,7 +63,8 @@ def make(tool: Tool) -> None:
 @pytest.fixture(autouse=True)
 def envs(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("CINELAB_ENVS", str(tmp_path / "envs"))
-    monkeypatch.setattr(outside.tempfile, "tempdir", str(tmp_path))  # where the logs of failed workers stay
+    # where the logs of failed workers stay
+    monkeypatch.setattr(outside.tempfile, "tempdir", str(tmp_path))
     return tmp_path / "envs"
 
 
@@ -63,21 +74,29 @@ def test_every_tool_has_its_list_its_worker_and_a_python():
         assert tool.worker.is_file() and find(name) is tool
         assert python.count(".") == 1 and any(line.startswith("torch==") for line in wanted)
     assert "vbench==0.1.5" in requirements(VBENCH)[1]
-    with pytest.raises(CinelabError, match="'vbnch' is not known; the tools are vbench, visionreward"):
+    with pytest.raises(
+        CinelabError, match="'vbnch' is not known; the tools are vbench, visionreward"
+    ):
         find("vbnch")
 
 
 def test_setup_makes_an_environment_that_works_and_is_not_made_twice(tmp_path):
     tool, told = tool_of(tmp_path, wanted=("pip",)), []
     python = setup(tool, told.append)
-    said = subprocess.run([str(python), "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True)
+    said = subprocess.run(
+        [str(python), "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True
+    )
     assert Path(said.stdout.strip()) == outside.folder(tool) and python_of(tool) == python
     before = len(told)
-    assert setup(tool, told.append) == python and told[before:] == [f"{outside.folder(tool)} is ready"]
+    assert setup(tool, told.append) == python and told[before:] == [
+        f"{outside.folder(tool)} is ready"
+    ]
 
 
 def test_a_missing_environment_names_the_command(tmp_path):
-    with pytest.raises(CinelabError, match="is not there; make it with `cinelab eval setup vbench`"):
+    with pytest.raises(
+        CinelabError, match="is not there; make it with `cinelab eval setup vbench`"
+    ):
         python_of(VBENCH)
     with pytest.raises(CinelabError, match="cinelab eval setup tiny"):
         run_worker(tool_of(tmp_path), {})
@@ -97,7 +116,11 @@ def test_a_setup_that_fails_names_its_log_and_the_next_one_goes_on(tmp_path, env
     with pytest.raises(CinelabError, match="run the setup again") as error:
         setup(broken, lambda text: None)
     log = envs / "tiny.log"
-    assert str(log) in str(error.value) and "no-such-file-here" in log.read_text() and not ready(broken)
+    assert (
+        str(log) in str(error.value)
+        and "no-such-file-here" in log.read_text()
+        and not ready(broken)
+    )
     made = outside._python(outside.folder(broken)).stat().st_ino
     good = tool_of(tmp_path)
     good = replace(good, environment=good.environment)
@@ -105,7 +128,9 @@ def test_a_setup_that_fails_names_its_log_and_the_next_one_goes_on(tmp_path, env
     listing["dependencies"][1]["pip"] = ["pip"]
     good.environment.write_text(yaml.safe_dump(listing))
     setup(good, lambda text: None)
-    assert ready(good) and outside._python(outside.folder(good)).stat().st_ino == made, "what was made was made anew"
+    assert ready(good) and outside._python(outside.folder(good)).stat().st_ino == made, (
+        "what was made was made anew"
+    )
 
 
 def test_another_list_of_requirements_is_another_environment(tmp_path):
@@ -123,13 +148,17 @@ def test_a_python_that_is_not_here_is_one_clear_sentence(tmp_path, monkeypatch):
     signpost.write_text("#!/bin/sh\necho 'no such version' >&2\nexit 127\n")
     signpost.chmod(0o755)
     monkeypatch.setenv("PATH", f"{signpost.parent}:{os.environ['PATH']}")
-    with pytest.raises(CinelabError, match="python 3.4: not found on this machine; install it") as error:
+    with pytest.raises(
+        CinelabError, match="python 3.4: not found on this machine; install it"
+    ) as error:
         setup(tool_of(tmp_path, version="3.4"), lambda text: None)
     assert "uv" in str(error.value)
     assert find_python(HERE) == sys.executable
 
 
-@pytest.mark.parametrize("text", ["", "name: x", "dependencies: [pip]", "dependencies: ['python=3.11']", "a: [", "7"])
+@pytest.mark.parametrize(
+    "text", ["", "name: x", "dependencies: [pip]", "dependencies: ['python=3.11']", "a: [", "7"]
+)
 def test_a_list_that_cannot_be_read_is_named(tmp_path, text):
     tool = tool_of(tmp_path)
     tool.environment.write_text(text)
@@ -146,7 +175,11 @@ def test_the_answer_comes_back_and_marked_lines_are_told(tmp_path):
 
 
 def test_a_crash_is_the_last_line_of_a_log_that_is_kept(tmp_path):
-    tool = tool_of(tmp_path, "def work(job):\n    print('warming up')\n    raise ValueError('no weights for you')\nserve(work)")
+    tool = tool_of(
+        tmp_path,
+        "def work(job):\n    print('warming up')\n    raise ValueError('no weights for "
+        "you')\nserve(work)",
+    )
     make(tool)
     with pytest.raises(CinelabError, match="ValueError: no weights for you") as error:
         run_worker(tool, {}, lambda text: None)
@@ -180,7 +213,9 @@ from pathlib import Path
 from cinelab.score.outside import Tool, run_worker
 run_worker(Tool("tiny", Path({str(tool.environment)!r}), Path({str(tool.worker)!r}), ""), {{"file": {str(file)!r}}})
 """
-    caller = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)})
+    caller = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}
+    )
     _until(lambda: file.exists() and file.read_text())
     worker = psutil.Process(int(file.read_text()))
     caller.kill()

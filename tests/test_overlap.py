@@ -18,8 +18,15 @@ from cinelab.stream.overlap import ahead
 
 CAT = "wide shot of a red cat that waves in the meadow by day, static camera"
 ROBOT = "close shot of a blue robot that dances in the city at night, zoom in"
-PLAY = Screenplay("Two", (Shot(CAT, 1.0, changes=(PromptChange(0.5, CAT.replace("waves", "jumps")),)), Shot(ROBOT, 0.75),
-                          Shot(CAT, 0.75, changes=(PromptChange(0.5, CAT, recache=True),))), seed=4)
+PLAY = Screenplay(
+    "Two",
+    (
+        Shot(CAT, 1.0, changes=(PromptChange(0.5, CAT.replace("waves", "jumps")),)),
+        Shot(ROBOT, 0.75),
+        Shot(CAT, 0.75, changes=(PromptChange(0.5, CAT, recache=True),)),
+    ),
+    seed=4,
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +42,9 @@ def plain(bundle):
 def test_decoding_beside_the_model_gives_the_same_bits(bundle, plain):
     film = Director(bundle, overlap=True).render(PLAY)
     assert np.array_equal(film.frames, plain.frames)
-    assert film.routing.equals(plain.routing) and list(film.timings.columns) == list(plain.timings.columns)
+    assert film.routing.equals(plain.routing) and list(film.timings.columns) == list(
+        plain.timings.columns
+    )
 
 
 @pytest.mark.parametrize("policy", [CAMR(budget=3), Full()], ids=repr)
@@ -49,15 +58,21 @@ def test_a_fused_film_is_the_same_to_rounding(bundle, policy):
     hook.remove()
     assert np.abs(apart.frames.astype(int) - fused.frames).max() <= 2
     columns = ["chunk", "layer", "head", "kept_chunk"]
-    assert fused.routing.sort_values(columns)[columns].values.tolist() == apart.routing.sort_values(columns)[columns].values.tolist()
+    assert (
+        fused.routing.sort_values(columns)[columns].values.tolist()
+        == apart.routing.sort_values(columns)[columns].values.tolist()
+    )
     chunks = len(apart.timings)
-    assert len(calls) - alone == alone - (chunks - 1 - 3)  # all but the first, two cuts and a re-cache join
+    # all but the first, two cuts and a re-cache join
+    assert len(calls) - alone == alone - (chunks - 1 - 3)
 
 
 def test_a_many_step_model_keeps_its_clean_pass(plain):
     base = load("toybox-base")
     play = Screenplay("One", (Shot(CAT, 0.75),), seed=1)
-    assert np.array_equal(Director(base, fused=True).render(play).frames, Director(base).render(play).frames)
+    assert np.array_equal(
+        Director(base, fused=True).render(play).frames, Director(base).render(play).frames
+    )
 
 
 def test_a_film_that_is_left_early_ends_its_thread(bundle):
@@ -84,7 +99,8 @@ def test_it_is_never_more_than_its_room_ahead():
     items = (made.append(n) or n for n in range(10))
     for read in ahead(items, room=2):
         time.sleep(0.02)
-        assert len(made) <= read + 1 + 2 + 1  # what is read, the room, and the one that waits to be put there
+        # what is read, the room, and the one that waits to be put there
+        assert len(made) <= read + 1 + 2 + 1
     assert made == list(range(10))
 
 
@@ -92,7 +108,9 @@ def test_a_film_that_cannot_fit_is_refused_before_it_begins(bundle, monkeypatch)
     need = check_room(bundle, CAMR(budget=6), 200)
     assert 0 < need.attended < need.stored < 2**30 and need.weights == 0
     monkeypatch.setattr(engine, "free_bytes", lambda device: 2**20)
-    with pytest.raises(CinelabError, match=r"A film of \d+ chunks under camr needs 0\.\d GiB on the device"):
+    with pytest.raises(
+        CinelabError, match=r"A film of \d+ chunks under camr needs 0\.\d GiB on the device"
+    ):
         Director(bundle).render(PLAY)
 
 
@@ -100,11 +118,22 @@ def test_a_models_memory_settings_reach_its_films(bundle):
     from dataclasses import replace
 
     kept = replace(bundle, memory={"place": "host", "packing": "int8", "slots": 4, "summary": 6})
-    assert policy_for(kept, "camr", 5).summary == 6 and policy_for(kept, "full", 5) == Full() and policy_for(bundle, "camr", 5).summary == 3
+    assert (
+        policy_for(kept, "camr", 5).summary == 6
+        and policy_for(kept, "full", 5) == Full()
+        and policy_for(bundle, "camr", 5).summary == 3
+    )
     memory = empty_memory(kept, policy_for(kept, "camr", 5))
-    assert (memory.storage.place, memory.storage.packing, memory.storage.slots) == ("host", "int8", 4)
+    assert (memory.storage.place, memory.storage.packing, memory.storage.slots) == (
+        "host",
+        "int8",
+        4,
+    )
     film = Director(kept).render(PLAY)
-    assert torch.isfinite(torch.tensor(film.frames.astype(float))).all() and film.info["policy"]["summary"] == 6
+    assert (
+        torch.isfinite(torch.tensor(film.frames.astype(float))).all()
+        and film.info["policy"]["summary"] == 6
+    )
 
 
 def test_a_device_that_runs_out_of_memory_is_one_sentence(bundle, monkeypatch):
@@ -112,5 +141,8 @@ def test_a_device_that_runs_out_of_memory_is_one_sentence(bundle, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
     monkeypatch.setattr(reel, "denoise", full)
-    with pytest.raises(CinelabError, match=r"^Chunk 1 ran out of memory on the device \(CUDA out of memory. Tried to allocate 2.00 GiB.\); keep"):
+    with pytest.raises(
+        CinelabError,
+        match=r"^Chunk 1 ran out of memory on the device \(CUDA out of memory. Tried to allocate 2.00 GiB.\); keep",
+    ):
         Director(bundle, overlap=True).render(PLAY)

@@ -1,4 +1,5 @@
-"""The live panel: one figure, a bar with the time left, a sample film; cheap, and gone from nothing that it watches.
+"""The live panel: one figure, a bar with the time left, a sample film; cheap, and gone from nothing
+that it watches.
 
 With CINELAB_SHOTS set to a folder, screenshots of the browser test are left there.
 """
@@ -57,12 +58,19 @@ def test_costly_work_takes_at_most_its_share():
 def test_a_log_as_lines_ends_with_the_step_of_how_many(capsys):
     seen = watch(iter(rows(40)), CONFIG)
     last = capsys.readouterr().out.splitlines()[-1]
-    assert seen == rows(40) and "step 40 of 5,300, done" in last and "learning rate" in last and "loss" in last
+    assert (
+        seen == rows(40)
+        and "step 40 of 5,300, done" in last
+        and "learning rate" in last
+        and "loss" in last
+    )
 
 
 def test_every_so_many_steps_a_line_where_asked(capsys):
     watch(iter(rows(40)), CONFIG, every=10)
-    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()][:4] == [f"step {n} of 5" for n in (10, 20, 30, 40)]
+    assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()][:4] == [
+        f"step {n} of 5" for n in (10, 20, 30, 40)
+    ]
 
 
 def test_an_interrupt_ends_what_makes_the_rows_and_says_so(capsys):
@@ -91,7 +99,11 @@ def failing():
 
 
 def test_alarms_are_printed_once(capsys):
-    watch(iter([row | {"score": 0.5} for row in rows(3)]), CONFIG, alarms=lambda seen: ["Motion is dying."])
+    watch(
+        iter([row | {"score": 0.5} for row in rows(3)]),
+        CONFIG,
+        alarms=lambda seen: ["Motion is dying."],
+    )
     assert capsys.readouterr().out.count("ALARM") == 1
 
 
@@ -114,21 +126,33 @@ def test_sample_films_leave_a_training_as_it_is(store, tmp_path):
     for row in filmed.train():
         if row["step"] == 1:
             sample = filmed.sample()
-            assert sample.step == 2 and len(sample.captions) == 2 and sample.frames.dtype == np.uint8
+            assert (
+                sample.step == 2 and len(sample.captions) == 2 and sample.frames.dtype == np.uint8
+            )
             assert filmed.sample(since=2) is None
     assert [row["loss"] for row in plain.run.rows] == [row["loss"] for row in filmed.run.rows]
 
 
 def test_what_a_sample_film_shows_stays_text():
-    bundle = panel.film_bundle(Sample(7, np.zeros((3, 48, 64, 3), np.uint8), 8.0, ("a <b>red</b> cat",)))
-    assert "data:image/webp;base64," in bundle["text/html"] and "&lt;b&gt;red" in bundle["text/html"]
+    bundle = panel.film_bundle(
+        Sample(7, np.zeros((3, 48, 64, 3), np.uint8), 8.0, ("a <b>red</b> cat",))
+    )
+    assert (
+        "data:image/webp;base64," in bundle["text/html"] and "&lt;b&gt;red" in bundle["text/html"]
+    )
 
 
 @pytest.mark.parametrize("draw", [plots.loss_curve, distillation_curves])
 def test_a_figure_is_also_there_for_pages_without_plotly(draw):
-    log = [row | ({"score": 0.5, "identity": 1.0} if row["step"] % 10 == 0 else {}) for row in rows(3000)]
+    log = [
+        row | ({"score": 0.5, "identity": 1.0} if row["step"] % 10 == 0 else {})
+        for row in rows(3000)
+    ]
     figure = draw(log)
-    assert max(len(trace.x) for trace in figure.data) < 2 * plots.POINTS and figure.data[0].x[-1] == 2999
+    assert (
+        max(len(trace.x) for trace in figure.data) < 2 * plots.POINTS
+        and figure.data[0].x[-1] == 2999
+    )
     assert plots.svg(figure).count("<polyline") == len(figure.data)
     assert "<polyline" not in plots.svg(go.Figure(go.Bar(x=["a"], y=[1])))
 
@@ -149,13 +173,22 @@ seen = stages.watch(slowly, stage.config, sample=stage.sample)
 def test_the_panel_is_one_figure_that_is_updated(browser, tmp_path_factory):
     root, own = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("settings")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK)])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     nbformat.write(notebook, root / "train.ipynb")
     with jupyter_lab(root, own) as address:
         page = browser.new_page(viewport={"width": 1300, "height": 1000})
         page.set_default_timeout(60_000)
         elsewhere = []
-        page.on("request", lambda one: one.url.startswith((address, "data:", "blob:")) or elsewhere.append(one.url))
+        page.on(
+            "request",
+            lambda one: (
+                one.url.startswith((address, "data:", "blob:")) or elsewhere.append(one.url)
+            ),
+        )
         page.goto(f"{address}/lab/tree/train.ipynb?reset")
         page.wait_for_selector(".jp-Notebook")
         run_all(page)
@@ -171,18 +204,26 @@ def test_the_panel_is_one_figure_that_is_updated(browser, tmp_path_factory):
 
 
 def follow(page):
-    """What a reader sees until the training is done: texts of the step, counts of figures, points drawn."""
+    """What a reader sees until the training is done: texts of the step, counts of figures, points
+    drawn."""
     steps, figures, points = set(), set(), set()
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         drawn = page.locator(".js-plotly-plot").count()
         steps.add(page.locator(".cinelab-panel").first.inner_text().split("\n")[1])
-        if not any("done" in step for step in steps):  # then the plain figure comes and the widget goes, each by a message of its own
+        # then the plain figure comes and the widget goes, each by a message of its own
+        if not any("done" in step for step in steps):
             figures.add(drawn)
-        points.add(page.evaluate("Number((document.querySelector('.js-plotly-plot')?.data?.[1]?.x?.length) || 0)"))
+        points.add(
+            page.evaluate(
+                "Number((document.querySelector('.js-plotly-plot')?.data?.[1]?.x?.length) || 0)"
+            )
+        )
         if any("done" in step for step in steps) and page.locator(".cinelab-sample img").count():
             page.wait_for_timeout(1000)
-            points.add(page.evaluate("document.querySelector('.js-plotly-plot')._fullData[1].x.length"))
+            points.add(
+                page.evaluate("document.querySelector('.js-plotly-plot')._fullData[1].x.length")
+            )
             return steps, figures | {page.locator(".js-plotly-plot").count()}, points
         page.wait_for_timeout(150)
     raise AssertionError(f"not done after two minutes: {steps}")

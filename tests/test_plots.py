@@ -88,7 +88,9 @@ def test_routing_map_has_a_menu_of_layers_and_lines_at_cuts():
     legend = [True] * len(set(routing()["kind"]))
     assert list(buttons[2].args[0]["visible"]) == [False, False, True, *legend]
     assert [trace.visible for trace in maps(fig)] == [True, False, False]
-    assert {line.x0 for line in fig.layout.shapes if line.x0 == line.x1} == {2.5, 4.5}, "chunks count from 1"
+    assert {line.x0 for line in fig.layout.shapes if line.x0 == line.x1} == {2.5, 4.5}, (
+        "chunks count from 1"
+    )
     assert [note.text for note in fig.layout.annotations] == ["1", "2", "3"]
     assert (maps(fig)[0].x0, maps(fig)[0].y0) == (1, 1) and "from 1" in fig.layout.xaxis.title.text
     assert not routing_map(routing(layers=1)).layout.updatemenus
@@ -163,7 +165,9 @@ def test_ablation_over_names_is_not_nudged():
 
 
 def test_a_legend_names_only_the_kinds_that_a_film_has():
-    names = lambda table: [trace.name for trace in routing_map(table).data if trace.type == "scatter"]
+    names = lambda table: [
+        trace.name for trace in routing_map(table).data if trace.type == "scatter"
+    ]
     assert names(routing()) == ["sink", "window", "routed"]
     assert names(routing()[lambda table: table["kind"] != "sink"]) == ["window", "routed"]
 
@@ -186,7 +190,10 @@ def test_figures_read_on_light_and_on_dark_paper(paper):
     layout = fig.layout.template.layout
     assert layout.paper_bgcolor == layout.plot_bgcolor == "rgba(0,0,0,0)", "the page shows through"
     assert contrast(layout.font.color, paper) >= 4
-    assert min(contrast(colour, paper) for colour in [*PALETTE, *KINDS.values(), *CAUSES.values()]) >= 3
+    assert (
+        min(contrast(colour, paper) for colour in [*PALETTE, *KINDS.values(), *CAUSES.values()])
+        >= 3
+    )
     assert contrast(LIGHT, "#ffffff") > 12 and contrast(DARK, "#111111") > 12
 
 
@@ -217,7 +224,9 @@ def test_shot_by_shot_figures_name_their_axes():
     from cinelab.lab.evaluation import marks
 
     rows = [("r", "a.mp4", shot, "sharpness", 0.1 * shot, "ok", "") for shot in (1, 2, 3)]
-    fig = marks(pd.DataFrame(rows, columns=["run", "clip", "shot", "metric", "value", "status", "backend"]))
+    fig = marks(
+        pd.DataFrame(rows, columns=["run", "clip", "shot", "metric", "value", "status", "backend"])
+    )
     assert fig.layout.xaxis.title.text == "shot (from 1)" and fig.layout.yaxis.title.text == "value"
 
 
@@ -225,7 +234,12 @@ def test_page_is_whole_and_written_atomically(tmp_path):
     path = tmp_path / "deep" / "routing.html"
     write_html(routing_map(routing(), title="A film's memory"), path)
     page = path.read_text(encoding="utf-8")
-    assert "Plotly.newPlot" in page and "layer 2" in page and "prefers-color-scheme" in page and "A film's memory" in page
+    assert (
+        "Plotly.newPlot" in page
+        and "layer 2" in page
+        and "prefers-color-scheme" in page
+        and "A film's memory" in page
+    )
     assert not re.search(r"<script[^>]+src=", page) and len(page) > 1_000_000  # needs no network
     assert os.listdir(path.parent) == ["routing.html"]
 

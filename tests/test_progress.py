@@ -1,4 +1,5 @@
-"""Progress of long commands: what it says, with which rate and time to go; plain lines where no line can move."""
+"""Progress of long commands: what it says, with which rate and time to go; plain lines where no
+line can move."""
 
 import io
 
@@ -107,7 +108,9 @@ def test_a_terminal_gets_one_line_that_is_gone_afterwards(monkeypatch):
     )
 
 
-@pytest.mark.parametrize("name, value", [("FORCE_COLOR", "1"), ("TTY_COMPATIBLE", "1"), ("TERM", "dumb")])
+@pytest.mark.parametrize(
+    "name, value", [("FORCE_COLOR", "1"), ("TTY_COMPATIBLE", "1"), ("TERM", "dumb")]
+)
 def test_a_file_gets_no_moving_line_whatever_the_environment_says(name, value, monkeypatch):
     monkeypatch.setenv(name, value)
     file = io.StringIO()

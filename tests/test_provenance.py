@@ -1,4 +1,5 @@
-"""A run knows its data, and what it exports can be directed: in the toybox at once, at Wan's size through a folder."""
+"""A run knows its data, and what it exports can be directed: in the toybox at once, at Wan's size
+through a folder."""
 
 import json
 import shutil
@@ -39,21 +40,46 @@ def films_of(folder: Path, seed: int = 0, films: int = 2, **recipe) -> Path:
     """A store of films in the toybox's latents, as `cinelab clips` leaves it."""
     encoder, rng = zoo.toy_encoder(), torch.Generator().manual_seed(seed)
     folder.mkdir(parents=True)
-    write_shard(folder, "text-null", {text_key(""): torch.zeros(1, encoder.width)}, {"captions": {text_key(""): ""}})
-    write_shard(folder, "text-000000-00", {text_key(CAPTION): encoder.encode([CAPTION])[0]}, {"captions": {text_key(CAPTION): CAPTION}})
+    write_shard(
+        folder,
+        "text-null",
+        {text_key(""): torch.zeros(1, encoder.width)},
+        {"captions": {text_key(""): ""}},
+    )
+    write_shard(
+        folder,
+        "text-000000-00",
+        {text_key(CAPTION): encoder.encode([CAPTION])[0]},
+        {"captions": {text_key(CAPTION): CAPTION}},
+    )
     about = {"source": "x", "latents": 8, "shots": [{"prompts": [[CAPTION, 8]]}]}
     latents = {str(i): torch.randn(8, 24, 6, 8, generator=rng).half() for i in range(films)}
-    write_shard(folder, "000000-00", latents, {"plan": "x", "films": [about] * films, "skipped": []})
-    told = {"fps": 6.0, "size": [48, 64], "chunk": 1, "channels": 24, "width": encoder.width, "words": encoder.length,
-            "codec": zoo.fingerprint("toybox-codec"), "encoder": "words 0123"} | recipe
+    write_shard(
+        folder, "000000-00", latents, {"plan": "x", "films": [about] * films, "skipped": []}
+    )
+    told = {
+        "fps": 6.0,
+        "size": [48, 64],
+        "chunk": 1,
+        "channels": 24,
+        "width": encoder.width,
+        "words": encoder.length,
+        "codec": zoo.fingerprint("toybox-codec"),
+        "encoder": "words 0123",
+    } | recipe
     (folder / "store.json").write_text(json.dumps(told))
     return folder
 
 
 def job_of(tmp_path: Path, films: Path, run: str = "run", **more) -> Path:
     path = tmp_path / f"{run}.json"
-    values = {"stage": "teacher_forcing", "run": str(tmp_path / run), "store": {"kind": "films", "path": str(films)}, "export": str(tmp_path / run / "out"),
-              "changes": {"steps": 2, "bf16": False, "curriculum": [4]}}
+    values = {
+        "stage": "teacher_forcing",
+        "run": str(tmp_path / run),
+        "store": {"kind": "films", "path": str(films)},
+        "export": str(tmp_path / run / "out"),
+        "changes": {"steps": 2, "bf16": False, "curriculum": [4]},
+    }
     path.write_text(json.dumps(values | more))
     return path
 
@@ -83,7 +109,10 @@ def test_a_run_goes_on_with_its_own_data_only(tmp_path):
     assert read_json(tmp_path / "run" / "done.json")["data"] == noted
     assert read_json(tmp_path / "run" / "out" / "config.json")["run"]["data"] == noted
     for count in (2, 3):  # done, and to go on
-        with pytest.raises(CinelabError, match=r"was trained on .*one \(2 films, mark .*other \(2 films, mark .* has another content"):
+        with pytest.raises(
+            CinelabError,
+            match=r"was trained on .*one \(2 films, mark .*other \(2 films, mark .* has another content",
+        ):
             train(steps(path, count, store={"kind": "films", "path": str(other)}))
     moved = one.rename(tmp_path / "moved")
     train(steps(path, 3, store={"kind": "films", "path": str(moved)}))
@@ -106,12 +135,21 @@ class Marked(FakeStore):
 
 
 SHORT = {"model": presets.SMOKE, "bf16": False, "steps": 1}
-TF, CD, ODE = (replace(made("smoke"), **SHORT) for made in (presets.teacher_forcing, presets.consistency, presets.ode))
+TF, CD, ODE = (
+    replace(made("smoke"), **SHORT)
+    for made in (presets.teacher_forcing, presets.consistency, presets.ode)
+)
 DMD = replace(presets.dmd("smoke"), **SHORT, known=0.0, batch=1)
 STAGES = {
-    "teacher_forcing": lambda store, folder, config: teacher_forcing.train(config, net(), store, Run(folder, config)),
-    "consistency": lambda store, folder, config: consistency.train(config, net(), net(1), store, Run(folder, config)),
-    "dmd": lambda store, folder, config: dmd.train(config, net(), net(1), net(2), store, Run(folder, config)),
+    "teacher_forcing": lambda store, folder, config: teacher_forcing.train(
+        config, net(), store, Run(folder, config)
+    ),
+    "consistency": lambda store, folder, config: consistency.train(
+        config, net(), net(1), store, Run(folder, config)
+    ),
+    "dmd": lambda store, folder, config: dmd.train(
+        config, net(), net(1), net(2), store, Run(folder, config)
+    ),
 }
 
 
@@ -139,7 +177,12 @@ def test_pairs_are_of_one_store_and_a_run_of_one_set_of_pairs(tmp_path):
         pass
     assert read_json(tmp_path / "run" / "done.json")["data"]["films_of"] == {"mark": "a"}
     with pytest.raises(CinelabError, match="has another content"):
-        ode.train(config, net(), pairs.Pairs(tmp_path / "two", config.pairs, "abc", Marked("b")), Run(tmp_path / "run", config))
+        ode.train(
+            config,
+            net(),
+            pairs.Pairs(tmp_path / "two", config.pairs, "abc", Marked("b")),
+            Run(tmp_path / "run", config),
+        )
 
 
 def test_the_mark_of_a_toybox_store_is_its_content(tmp_path):
@@ -147,8 +190,13 @@ def test_the_mark_of_a_toybox_store_is_its_content(tmp_path):
     for name, value in (("a", 0), ("b", 0), ("c", 1)):
         (tmp_path / name).mkdir()
         (tmp_path / name / "store.json").write_text(json.dumps({"films": 1}))
-        np.savez(tmp_path / name / "000000.npz", latents=np.full((1, 4, 24, 6, 8), value, np.float16), words=np.full((1, 3, encoder.length), -1, np.int16),
-                 slot=np.zeros((1, 4), np.int16), shot=np.zeros((1, 4), np.int16))
+        np.savez(
+            tmp_path / name / "000000.npz",
+            latents=np.full((1, 4, 24, 6, 8), value, np.float16),
+            words=np.full((1, 3, encoder.length), -1, np.int16),
+            slot=np.zeros((1, 4), np.int16),
+            shot=np.zeros((1, 4), np.int16),
+        )
     a, b, c = (data_of(Store(tmp_path / name, encoder)) for name in "abc")
     assert a["mark"] == b["mark"] != c["mark"] and a["path"] == str(tmp_path / "a")
     assert data_of(Fake()) is None
@@ -156,7 +204,13 @@ def test_the_mark_of_a_toybox_store_is_its_content(tmp_path):
 
 def test_codec_and_model_that_do_not_belong_together_are_refused(tmp_path):
     store = films_of(tmp_path / "films")
-    small = {"model.num_layers": 1, "model.num_attention_heads": 1, "model.attention_head_dim": 12, "model.ffn_dim": 8, "steps": 1}
+    small = {
+        "model.num_layers": 1,
+        "model.num_attention_heads": 1,
+        "model.attention_head_dim": 12,
+        "model.ffn_dim": 8,
+        "steps": 1,
+    }
     with pytest.raises(CinelabError, match="latents of 24 channels, and the model takes 16"):
         train(job_of(tmp_path, store, preset="wan-1.3b", changes=small))
     with pytest.raises(CinelabError, match="prompts of 64 numbers a word, and the model takes 8"):
@@ -175,7 +229,11 @@ def test_a_training_on_own_clips_of_the_toybox_can_be_directed(tmp_path, monkeyp
     train(path)
     out = tmp_path / "run" / "out"
     bundle = zoo.load(out)
-    assert bundle.fps == 6.0 and bundle.size == (48, 64) and {value.dtype for value in load_file(out / zoo.WEIGHTS).values()} == {torch.float32}
+    assert (
+        bundle.fps == 6.0
+        and bundle.size == (48, 64)
+        and {value.dtype for value in load_file(out / zoo.WEIGHTS).values()} == {torch.float32}
+    )
     assert next_line(out) == f"cinelab direct film.yaml --model {out}"
     done = CliRunner().invoke(cli.app, ["direct", "film.yaml", "--model", str(out), "-o", "film"])
     assert done.exit_code == 0 and (tmp_path / "film" / "film.mp4").exists(), done.output
@@ -185,7 +243,13 @@ def test_adapters_of_the_toybox_are_exported_merged_as_well(tmp_path):
     store = films_of(tmp_path / "films")
     train(job_of(tmp_path, store, "base"))
     base = tmp_path / "base" / "out"
-    path = job_of(tmp_path, store, init=str(base), lora={"rank": 2, "alpha": 2.0}, changes={"steps": 2, "bf16": False, "curriculum": [4], "optim.lr": 0.1, "optim.warmup": 0})
+    path = job_of(
+        tmp_path,
+        store,
+        init=str(base),
+        lora={"rank": 2, "alpha": 2.0},
+        changes={"steps": 2, "bf16": False, "curriculum": [4], "optim.lr": 0.1, "optim.warmup": 0},
+    )
     train(path)
     out = tmp_path / "run" / "out"
     before, after = load_file(base / zoo.WEIGHTS), load_file(out / zoo.WEIGHTS)
@@ -196,9 +260,27 @@ def test_adapters_of_the_toybox_are_exported_merged_as_well(tmp_path):
 
 
 def wan_job(tmp_path: Path, folder: Path, **more) -> Path:
-    model = {f"model.{name}": TRANSFORMER[name] for name in ("num_attention_heads", "attention_head_dim", "num_layers", "ffn_dim", "text_dim", "freq_dim")}
+    model = {
+        f"model.{name}": TRANSFORMER[name]
+        for name in (
+            "num_attention_heads",
+            "attention_head_dim",
+            "num_layers",
+            "ffn_dim",
+            "text_dim",
+            "freq_dim",
+        )
+    }
     changes = {"steps": 1, "bf16": False, "curriculum": [6], "frames_per_batch": 6, **model}
-    return job_of(tmp_path, folder, preset="wan-1.3b", init=str(folder), store={"kind": "noise", "path": f"4x6x{TEXT_DIM}"}, changes=changes, **more)
+    return job_of(
+        tmp_path,
+        folder,
+        preset="wan-1.3b",
+        init=str(folder),
+        store={"kind": "noise", "path": f"4x6x{TEXT_DIM}"},
+        changes=changes,
+        **more,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -216,11 +298,18 @@ def test_what_is_trained_at_wans_size_is_directed_from_its_folder(wan, tmp_path,
         zoo.load(out)
     assert f'{{"weights": "{out}"}}' in next_line(out)
     shutil.copytree(wan, folder)
-    (folder / "cinelab.json").write_text(json.dumps({"size": [32, 48], "dtype": "fp32", "weights": str(out)}))
+    (folder / "cinelab.json").write_text(
+        json.dumps({"size": [32, 48], "dtype": "fp32", "weights": str(out)})
+    )
     bundle, trained = load_wan(folder, device="cpu"), load_file(out / zoo.WEIGHTS)
-    assert all(torch.equal(value, trained[name].float()) for name, value in bundle.model.state_dict().items())
+    assert all(
+        torch.equal(value, trained[name].float())
+        for name, value in bundle.model.state_dict().items()
+    )
     Path("film.yaml").write_text(FILM)
-    done = CliRunner().invoke(cli.app, ["direct", "film.yaml", "--model", str(folder), "-o", "film"])
+    done = CliRunner().invoke(
+        cli.app, ["direct", "film.yaml", "--model", str(folder), "-o", "film"]
+    )
     assert done.exit_code == 0 and (tmp_path / "film" / "film.mp4").exists(), done.output
 
 
@@ -230,14 +319,26 @@ def test_adapters_at_wans_size_are_merged_by_convert(wan, tmp_path):
     with pytest.raises(CinelabError, match="holds adapters alone .*convert BASE TARGET --lora"):
         zoo.load(out)
     assert next_line(out) == f"cinelab convert BASE TARGET --lora {out / zoo.ADAPTER}"
-    done = CliRunner().invoke(cli.app, ["convert", str(wan), str(tmp_path / "merged"), "--lora", str(out / zoo.ADAPTER)])
+    done = CliRunner().invoke(
+        cli.app, ["convert", str(wan), str(tmp_path / "merged"), "--lora", str(out / zoo.ADAPTER)]
+    )
     assert done.exit_code == 0 and '{"weights": ' in done.output.replace("\n", "")
     assert load_wan(wan, weights=tmp_path / "merged", device="cpu").model.config == config_of(wan)
 
 
-@pytest.mark.parametrize(("changes", "said"), [({"model.num_layers": 3}, "they have num_layers 2, the model 3.*changes: {model.num_layers: 2}"),
-                                               ({"model.ffn_dim": 40}, "they have ffn_dim 96, the model 40")])
-def test_weights_of_another_model_are_refused_before_anything_is_built(wan, tmp_path, monkeypatch, changes, said):
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"model.num_layers": 3},
+            "they have num_layers 2, the model 3.*changes: {model.num_layers: 2}",
+        ),
+        ({"model.ffn_dim": 40}, "they have ffn_dim 96, the model 40"),
+    ],
+)
+def test_weights_of_another_model_are_refused_before_anything_is_built(
+    wan, tmp_path, monkeypatch, changes, said
+):
     monkeypatch.setattr(worker, "network", lambda *_, **__: pytest.fail("built"))
     path = wan_job(tmp_path, wan)
     values = json.loads(path.read_text())
@@ -251,20 +352,41 @@ def test_weights_of_another_model_are_refused_before_anything_is_built(wan, tmp_
 
 def test_an_export_is_finite_and_has_the_dtype_that_is_asked_for(tmp_path):
     config = replace(TF, steps=1, curriculum=(4,))
-    stage = stages.Stage(config, Run(tmp_path / "run", config), net(), lambda: teacher_forcing.train(config, stage.model, Fake(), stage.run), lambda: {"a": 1})
+    stage = stages.Stage(
+        config,
+        Run(tmp_path / "run", config),
+        net(),
+        lambda: teacher_forcing.train(config, stage.model, Fake(), stage.run),
+        lambda: {"a": 1},
+    )
     for _ in stage.train():
         pass
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        for folder in (stage.export(tmp_path / name, name), export(tmp_path / "run", tmp_path / f"{name} streamed" / zoo.WEIGHTS, dtype=name).parent):
+        for folder in (
+            stage.export(tmp_path / name, name),
+            export(
+                tmp_path / "run", tmp_path / f"{name} streamed" / zoo.WEIGHTS, dtype=name
+            ).parent,
+        ):
             assert {value.dtype for value in load_file(folder / zoo.WEIGHTS).values()} == {dtype}
-    exact, ema = load_file(tmp_path / "fp32" / zoo.WEIGHTS), torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["parts"]["ema"]["values"]
+    exact, ema = (
+        load_file(tmp_path / "fp32" / zoo.WEIGHTS),
+        torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["parts"]["ema"][
+            "values"
+        ],
+    )
     assert all(torch.equal(exact[name], ema[name]) for name in ema)
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
     state["parts"]["ema"]["values"]["proj_out.weight"][0, 0] = 1e5
     torch.save(sealed_state(state), tmp_path / "run" / "checkpoints" / "last.pt")
     kept = (tmp_path / "fp16" / zoo.WEIGHTS).read_bytes()
-    for call in (lambda: stage.export(tmp_path / "fp16", "fp16"), lambda: export(tmp_path / "run", tmp_path / "fp16" / zoo.WEIGHTS, dtype="fp16")):
-        with pytest.raises(CinelabError, match="proj_out.weight holds 100000, and the largest float16"):
+    for call in (
+        lambda: stage.export(tmp_path / "fp16", "fp16"),
+        lambda: export(tmp_path / "run", tmp_path / "fp16" / zoo.WEIGHTS, dtype="fp16"),
+    ):
+        with pytest.raises(
+            CinelabError, match="proj_out.weight holds 100000, and the largest float16"
+        ):
             call()
     assert (tmp_path / "fp16" / zoo.WEIGHTS).read_bytes() == kept
     with pytest.raises(CinelabError, match="dtype is 'int8'"):

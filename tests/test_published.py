@@ -1,4 +1,5 @@
-"""The published recipes: what the presets and the stages share with Self Forcing and Causal Forcing, in numbers."""
+"""The published recipes: what the presets and the stages share with Self Forcing and Causal
+Forcing, in numbers."""
 
 import json
 from dataclasses import replace
@@ -57,9 +58,11 @@ def ode_times(history, levels="chunk"):
 
 @pytest.mark.parametrize("history", ode.HISTORIES)
 def test_every_chunk_of_an_ode_step_has_a_level_of_its_own(history):
-    """Self Forcing's `uniform_timestep=False`: a noisy history holds pasts less noisy than the chunk, too."""
+    """Self Forcing's `uniform_timestep=False`: a noisy history holds pasts less noisy than the
+    chunk, too."""
     chunks = ode_times(history)[:, ::CHUNK]
-    assert torch.equal(chunks.repeat_interleave(CHUNK, 1), ode_times(history))  # one level inside a chunk
+    # one level inside a chunk
+    assert torch.equal(chunks.repeat_interleave(CHUNK, 1), ode_times(history))
     assert all(len(set(clip.tolist())) > 1 for clip in chunks)
     steps = chunks.diff(dim=1)
     assert (steps > 0).any() and (steps < 0).any()
@@ -68,15 +71,21 @@ def test_every_chunk_of_an_ode_step_has_a_level_of_its_own(history):
 @pytest.mark.parametrize("history", ode.HISTORIES)
 def test_one_level_a_clip_is_asked_for_by_name(history):
     times = ode_times(history, "clip")
-    assert all(len(set(clip.tolist())) == 1 for clip in times) and len(set(times[:, 0].tolist())) > 1
+    assert (
+        all(len(set(clip.tolist())) == 1 for clip in times) and len(set(times[:, 0].tolist())) > 1
+    )
 
 
 def test_all_kept_levels_are_drawn_by_chunks():
     config = presets.ode("toy", "bidirectional")
-    assert config.levels == "chunk" and set(ode_times("noisy").flatten().tolist()) == set(config.pairs.times().float().tolist())
+    assert config.levels == "chunk" and set(ode_times("noisy").flatten().tolist()) == set(
+        config.pairs.times().float().tolist()
+    )
 
 
-@pytest.mark.parametrize("config", [presets.ode("smoke"), presets.consistency("smoke")], ids=["ode", "consistency"])
+@pytest.mark.parametrize(
+    "config", [presets.ode("smoke"), presets.consistency("smoke")], ids=["ode", "consistency"]
+)
 def test_an_unknown_drawing_is_refused(config):
     with pytest.raises(CinelabError, match="levels is 'film'; use one of chunk, clip"):
         replace(config, levels="film")
@@ -86,9 +95,23 @@ def test_an_unknown_drawing_is_refused(config):
 
 
 def consistency_times(**changes):
-    """The upper and lower times that 200 steps of consistency distillation ask for, and the grid."""
-    config = replace(presets.consistency("smoke"), frames=FRAMES, chunk=CHUNK, grid=(6,), guidance=1.0, bf16=False, **changes)
-    clips, grid, uppers, lowers = Fake().clips(1, FRAMES, rng_at(0)), consistency.grid_at(config, 0), [], []
+    """The upper and lower times that 200 steps of consistency distillation ask for, and the
+    grid."""
+    config = replace(
+        presets.consistency("smoke"),
+        frames=FRAMES,
+        chunk=CHUNK,
+        grid=(6,),
+        guidance=1.0,
+        bf16=False,
+        **changes,
+    )
+    clips, grid, uppers, lowers = (
+        Fake().clips(1, FRAMES, rng_at(0)),
+        consistency.grid_at(config, 0),
+        [],
+        [],
+    )
     frozen = Ema(torch.nn.Linear(1, 1), 0.9)
     for step in range(60):
         seen = Seen()
@@ -113,25 +136,36 @@ def test_the_toyboxs_consistency_draws_a_level_a_chunk_from_the_whole_grid():
 
 # The guided teacher is the streaming teacher
 
-ROUTED = [CAMR(budget=2, window=1), CAMR(budget=2, window=1, per_head=False), CAMR(budget=2, window=1, summary=4),
-          CAMR(budget=2, sink=1, window=0, score="mean")]
+ROUTED = [
+    CAMR(budget=2, window=1),
+    CAMR(budget=2, window=1, per_head=False),
+    CAMR(budget=2, window=1, summary=4),
+    CAMR(budget=2, sink=1, window=0, score="mean"),
+]
 
 
 def streamed(teacher, clips, noise, sampling, policy):
-    """What a guided teacher makes of each chunk (a frame) after the true ones before it, one after the other."""
+    """What a guided teacher makes of each chunk (a frame) after the true ones before it, one after
+    the other."""
     memory, text = Memory(policy, 1), Prompts(teacher, clips.text)
     script = Script(clips.slot, clips.shot, 1, clips.null)
     for i in range(clips.slot.shape[1]):
         memory.begin(i, clips.shot[:, i])
-        yield denoise(teacher, memory, text, script, i, lambda level, i=i: noise[:, i : i + 1], sampling)
+        yield denoise(
+            teacher, memory, text, script, i, lambda level, i=i: noise[:, i : i + 1], sampling
+        )
         remember(teacher, memory, text, script, i, clips.latents[:, i : i + 1])
 
 
 @pytest.mark.parametrize("policy", ROUTED, ids=["heads", "layer", "pooled", "mean"])
 def test_a_guided_teacher_routes_as_streaming_does(policy):
-    """Both halves of a guided call see what the conditional half's queries look for; so one step is the same."""
+    """Both halves of a guided call see what the conditional half's queries look for; so one step is
+    the same."""
     teacher, clips = net().requires_grad_(False), Fake().clips(2, 6, rng_at(1))
-    noise, sampling = torch.randn(clips.latents.shape, generator=rng_at(2)), Sampling(1, "euler", 2.0, 2.0)
+    noise, sampling = (
+        torch.randn(clips.latents.shape, generator=rng_at(2)),
+        Sampling(1, "euler", 2.0, 2.0),
+    )
     with torch.no_grad():
         field = pairs.field_of(teacher, clips, "autoregressive", 2.0, 1, policy)
         whole = noise - field(noise, 1.0)
@@ -142,7 +176,8 @@ def test_a_guided_teacher_routes_as_streaming_does(policy):
 
 
 def test_a_doubled_clip_in_a_guided_call_routes_by_its_first_half():
-    """[clean | noisy] shown with its prompts and without: the second row of each film sees what its first one retrieves."""
+    """[clean | noisy] shown with its prompts and without: the second row of each film sees what its
+    first one retrieves."""
     teacher, clips = net().requires_grad_(False), Fake().clips(2, 6, rng_at(1))
     policy, seen = CAMR(budget=2, window=1), []
     for slot in (clips.slot, torch.full_like(clips.slot, clips.null)):
@@ -152,8 +187,13 @@ def test_a_doubled_clip_in_a_guided_call_routes_by_its_first_half():
         x, t = clips.latents.repeat(1, 2, 1, 1, 1), torch.rand(2, 6, generator=rng_at(3))
         both = torch.cat([clips.slot, slot])
         with torch.no_grad():
-            teacher(x.repeat(2, 1, 1, 1, 1), torch.cat([torch.zeros_like(t), t], 1).repeat(2, 1), clips.text.repeat(2, 1, 1, 1),
-                    both.repeat(1, 2), sight)
+            teacher(
+                x.repeat(2, 1, 1, 1, 1),
+                torch.cat([torch.zeros_like(t), t], 1).repeat(2, 1),
+                clips.text.repeat(2, 1, 1, 1),
+                both.repeat(1, 2),
+                sight,
+            )
     assert all(one.shape[0] == 4 and torch.equal(one[:2], one[2:]) for one in seen)
     half = len(seen) // 2
     assert torch.equal(seen[0], seen[half])  # in the first layer the prompts have not been read yet
@@ -164,14 +204,18 @@ def test_a_doubled_clip_in_a_guided_call_routes_by_its_first_half():
 
 @pytest.mark.parametrize("preset", [*WAN, *(f"{name}-camr" for name in WAN)])
 def test_the_real_scores_guidance_is_the_papers(preset):
-    """Theirs is c + 3 (c - u) (`model/dmd.py`); the teachers of stage 2 are u + 3 (c - u) (`model/naive_consistency.py`)."""
+    """Theirs is c + 3 (c - u) (`model/dmd.py`); the teachers of stage 2 are u + 3 (c - u)
+    (`model/naive_consistency.py`)."""
     c, u = torch.randn(2, 4, 5, generator=rng_at(0))
     torch.testing.assert_close(path.guided(c, u, presets.dmd(preset).guidance), c + 3 * (c - u))
-    torch.testing.assert_close(path.guided(c, u, presets.consistency(preset).guidance), u + 3 * (c - u))
+    torch.testing.assert_close(
+        path.guided(c, u, presets.consistency(preset).guidance), u + 3 * (c - u)
+    )
 
 
 def test_the_distribution_matching_gradient_is_the_papers():
-    """Written out once more as they have it: predictions of x0, guidance 3 on the conditional one, mean |x - real|."""
+    """Written out once more as they have it: predictions of x0, guidance 3 on the conditional one,
+    mean |x - real|."""
     config = replace(presets.dmd("wan-1.3b"), model=presets.SMOKE, bf16=False)
     real, fake, clips = net(1), net(2), Fake().clips(2, 4, rng_at(0))
     sample = torch.randn(clips.latents.shape, generator=rng_at(2))
@@ -183,7 +227,10 @@ def test_the_distribution_matching_gradient_is_the_papers():
     x, every = (1 - t_) * sample + t_ * noise, Bidirectional(torch.arange(4))
     with torch.no_grad():
         said, unsaid = clips.slot, torch.full_like(clips.slot, clips.null)
-        c, u, f = (x - t_ * who(x, t, clips.text, slot, every) for who, slot in ((real, said), (real, unsaid), (fake, said)))
+        c, u, f = (
+            x - t_ * who(x, t, clips.text, slot, every)
+            for who, slot in ((real, said), (real, unsaid), (fake, said))
+        )
     wanted = c + 3 * (c - u)
     theirs = (f - wanted) / (sample - wanted).abs().mean((1, 2, 3, 4), keepdim=True)
     torch.testing.assert_close(gradient, theirs, atol=1e-4, rtol=1e-3)
@@ -208,7 +255,9 @@ def test_guidance_compares_with_the_prompt_that_the_stage_names():
     assert compared_with(clips, Fake(), "") is clips  # the toybox's: as the store has it
     for said, length in ((NAME, len(PUBLISHED)), ("blurred", 7)):
         other = compared_with(clips, Worded(), said)
-        assert (other.text[:, other.null] == length).all() and torch.equal(other.text[:, :-1], clips.text[:, :-1])
+        assert (other.text[:, other.null] == length).all() and torch.equal(
+            other.text[:, :-1], clips.text[:, :-1]
+        )
     with pytest.raises(CinelabError, match=r"Fake has no text\(caption\) to encode it"):
         compared_with(clips, Fake(), NAME)
 
@@ -222,10 +271,19 @@ def test_every_stage_with_guidance_asks_its_store_for_that_prompt(tmp_path):
         folder = tmp_path / f"pairs{said}"
         list(pairs.build(folder, config, teacher, "abc", Worded()))
         stage = replace(presets.consistency("smoke"), **small, unconditional=said, steps=1)
-        cd = next(consistency.train(stage, net(), teacher, Worded(), Run(tmp_path / f"cd{said}", stage)))
+        cd = next(
+            consistency.train(stage, net(), teacher, Worded(), Run(tmp_path / f"cd{said}", stage))
+        )
         stage = replace(presets.dmd("smoke"), **small, unconditional=said, steps=1)
-        game = next(dmd.train(stage, net(), teacher, net(2), Worded(), Run(tmp_path / f"dmd{said}", stage)))
-        made[said] = pairs.Pairs(folder, config, "abc", Worded()).shard(0)[2], cd["loss"], game["gap"], game["critic_loss"]
+        game = next(
+            dmd.train(stage, net(), teacher, net(2), Worded(), Run(tmp_path / f"dmd{said}", stage))
+        )
+        made[said] = (
+            pairs.Pairs(folder, config, "abc", Worded()).shard(0)[2],
+            cd["loss"],
+            game["gap"],
+            game["critic_loss"],
+        )
     plain, named = made[""], made["blurred"]
     assert not torch.equal(plain[0], named[0]) and plain[1] != named[1] and plain[2] != named[2]
 
@@ -244,8 +302,17 @@ def test_pairs_of_before_the_prompt_had_a_setting_are_still_taken(tmp_path):
 
 def test_a_store_without_that_prompt_is_refused_before_networks_are_made(tmp_path):
     rehearsal = open_store(Data("noise", "4x6x5"), presets.dmd("wan-1.3b"))
-    assert rehearsal.text(NAME).shape == (5, 4096) and torch.equal(rehearsal.text(NAME), rehearsal.text(NAME))
-    job = Job("dmd", str(tmp_path / "run"), Data("test_published:Opened", str(tmp_path)), "wan-1.3b", init="random", teacher="random")
+    assert rehearsal.text(NAME).shape == (5, 4096) and torch.equal(
+        rehearsal.text(NAME), rehearsal.text(NAME)
+    )
+    job = Job(
+        "dmd",
+        str(tmp_path / "run"),
+        Data("test_published:Opened", str(tmp_path)),
+        "wan-1.3b",
+        init="random",
+        teacher="random",
+    )
     with pytest.raises(CinelabError, match="unconditional is 'published', but Opened has no text"):
         next(worker.train(job, Parallel.here()))
 
@@ -254,7 +321,8 @@ def test_a_store_without_that_prompt_is_refused_before_networks_are_made(tmp_pat
 
 
 def test_the_bell_is_the_training_weight_of_wans_scheduler():
-    """Numbers of their FlowMatchScheduler (shift 5, 1,000 times): the times of steps 0, 100, 500, 833 and 999."""
+    """Numbers of their FlowMatchScheduler (shift 5, 1,000 times): the times of steps 0, 100, 500,
+    833 and 999."""
     t = torch.tensor([1.0, 0.9782609, 0.8333333, 0.5005996, 0.0049801])
     theirs = torch.tensor([0.0, 0.1390749, 1.0248619, 2.0764003, 0.0318790])
     torch.testing.assert_close(teacher_forcing.bell(t, 5.0), theirs, atol=2e-5, rtol=1e-4)
@@ -265,10 +333,15 @@ def test_the_bell_is_the_training_weight_of_wans_scheduler():
 def test_teacher_forcing_weighs_frames_by_the_bell_where_asked():
     config = replace(presets.teacher_forcing("smoke"), model=presets.SMOKE)
     clips, flat = Fake().clips(2, 4, rng_at(0)), lambda x, *rest: torch.zeros_like(x)
-    even, bell = (teacher_forcing.loss(flat, clips, replace(config, weight=how), FULL, rng_at(1)) for how in teacher_forcing.WEIGHTS)
+    even, bell = (
+        teacher_forcing.loss(flat, clips, replace(config, weight=how), FULL, rng_at(1))
+        for how in teacher_forcing.WEIGHTS
+    )
     rng = rng_at(1)
     t = path.draw_t((2, 4), config.shift, rng)
-    error = (torch.randn(clips.latents.shape, generator=rng) - clips.latents).square().mean((2, 3, 4))
+    error = (
+        (torch.randn(clips.latents.shape, generator=rng) - clips.latents).square().mean((2, 3, 4))
+    )
     torch.testing.assert_close(even, error.mean())
     torch.testing.assert_close(bell, (error * teacher_forcing.bell(t, config.shift)).mean())
     with pytest.raises(CinelabError, match="weight is 'min-snr'; use one of even, bell"):
@@ -276,7 +349,8 @@ def test_teacher_forcing_weighs_frames_by_the_bell_where_asked():
 
 
 def averages(optim, steps):
-    """The averaged weight after each of some steps of a training whose weight is the step's number."""
+    """The averaged weight after each of some steps of a training whose weight is the step's
+    number."""
     model = torch.nn.Linear(1, 1, bias=False)
     ema, values = Ema(model, optim.ema, optim.ema_warm, optim.ema_from), []
     for step in range(steps):
@@ -291,8 +365,12 @@ def test_an_average_may_begin_at_a_step_and_at_its_full_decay():
     assert theirs[:3] == [0.0, 1.0, 2.0] and theirs[3:] == pytest.approx([2.01, 2.0299])
     warm = averages(Optim(ema=0.99), 3)
     assert warm[1] == pytest.approx(warm[0] + (1 - 3 / 12) * (1 - warm[0]))
-    assert averages(presets.teacher_forcing("wan-1.3b").optim, 3) == [0.0, 1.0, 2.0]  # their first stage keeps no average
-    assert (presets.dmd("wan-14b").optim.ema_from, presets.consistency("wan-14b").optim.ema_from) == (200, 0)
+    # their first stage keeps no average
+    assert averages(presets.teacher_forcing("wan-1.3b").optim, 3) == [0.0, 1.0, 2.0]
+    assert (
+        presets.dmd("wan-14b").optim.ema_from,
+        presets.consistency("wan-14b").optim.ema_from,
+    ) == (200, 0)
     for wrong in ({"ema": 1.0}, {"ema": -0.1}, {"ema_from": -1}):
         with pytest.raises(CinelabError, match=next(iter(wrong))):
             Optim(**wrong)
@@ -305,9 +383,24 @@ def test_an_average_may_begin_at_a_step_and_at_its_full_decay():
 def test_the_wan_presets_are_the_papers_and_ours(name):
     for stage in (presets.teacher_forcing, presets.consistency):
         papers, ours = stage(name), stage(f"{name}-camr")
-        assert policy_of(papers) == FULL and papers.across_share == 0 and papers.optim.clip == 10 and not papers.optim.ema_warm
-        assert policy_of(ours) == presets.WAN_CAMR and replace(ours, camr=papers.camr, camr_share=0.0) == papers
+        assert (
+            policy_of(papers) == FULL
+            and papers.across_share == 0
+            and papers.optim.clip == 10
+            and not papers.optim.ema_warm
+        )
+        assert (
+            policy_of(ours) == presets.WAN_CAMR
+            and replace(ours, camr=papers.camr, camr_share=0.0) == papers
+        )
     papers, ours = presets.dmd(name), presets.dmd(f"{name}-camr")
-    assert policy_of(papers) == FULL and policy_of(ours) == presets.WAN_CAMR and replace(ours, policy=FULL) == papers
+    assert (
+        policy_of(papers) == FULL
+        and policy_of(ours) == presets.WAN_CAMR
+        and replace(ours, policy=FULL) == papers
+    )
     assert presets.WAN_CAMR.positions == "absolute"  # as films are made
-    assert papers.unconditional == presets.consistency(name).unconditional == NAME and presets.dmd("toy").unconditional == ""
+    assert (
+        papers.unconditional == presets.consistency(name).unconditional == NAME
+        and presets.dmd("toy").unconditional == ""
+    )

@@ -1,4 +1,5 @@
-"""Objects show themselves in a few lines: arrays by size, networks by class, settings on lines that fit."""
+"""Objects show themselves in a few lines: arrays by size, networks by class, settings on lines that
+fit."""
 
 import dataclasses
 import importlib

@@ -1,4 +1,5 @@
-"""The memory sweep's report on rows whose answer is known: claims are decided when they should be, and only then."""
+"""The memory sweep's report on rows whose answer is known: claims are decided when they should be,
+and only then."""
 
 from pathlib import Path
 
@@ -20,8 +21,17 @@ def rows(true: dict[str, float], films: int = 60) -> pd.DataFrame:
     for policy, share in true.items():
         for source, level in (("model", share), ("truth", 0.99), ("chance", 0.25)):
             seed, film, _ = np.indices(luck.shape)
-            parts.append(pd.DataFrame({"seed": seed.ravel(), "film": film.ravel(), "value": (luck < level).ravel() * 1.0,
-                                       "policy": policy, "source": source}))
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "seed": seed.ravel(),
+                        "film": film.ravel(),
+                        "value": (luck < level).ravel() * 1.0,
+                        "policy": policy,
+                        "source": source,
+                    }
+                )
+            )
     return pd.concat(parts).assign(metric="identity", budget=5, away=5, history=21)
 
 
@@ -31,9 +41,15 @@ def test_claims_hold_when_they_are_true():
     assert "24 %" in verdict.claim[2] and (verdict.films == 180).all()
 
 
-@pytest.mark.parametrize(("policy", "share", "failed"), [
-    ("full", 0.7, [0]), ("window", 0.45, [1]), ("camr", 0.5, [2, 3, 4]), ("sink", 0.93, [5]),
-])
+@pytest.mark.parametrize(
+    ("policy", "share", "failed"),
+    [
+        ("full", 0.7, [0]),
+        ("window", 0.45, [1]),
+        ("camr", 0.5, [2, 3, 4]),
+        ("sink", 0.93, [5]),
+    ],
+)
 def test_a_claim_that_fails_is_refuted(policy, share, failed):
     verdict = claims(rows(TRUE | {policy: share}), away=5, budget=5).verdict
     assert set(failed) <= set(np.flatnonzero(verdict != "confirmed"))
@@ -63,8 +79,11 @@ def test_cells_of_several_settings_are_not_one_claim():
 
 def test_raw_rows_are_kept_small(tmp_path):
     kept = keep_rows(rows(TRUE), tmp_path / "rows.parquet")
-    pd.testing.assert_frame_equal(pd.read_parquet(kept).astype({"policy": object, "source": object, "metric": object}),
-                                  rows(TRUE).reset_index(drop=True), check_dtype=False)
+    pd.testing.assert_frame_equal(
+        pd.read_parquet(kept).astype({"policy": object, "source": object, "metric": object}),
+        rows(TRUE).reset_index(drop=True),
+        check_dtype=False,
+    )
 
 
 def test_the_table_pools_seeds():
@@ -97,6 +116,10 @@ def test_the_shipped_claims_follow_from_the_shipped_rows():
 def test_reach_says_where_far_history_stands(reach, farthest, monkeypatch, tmp_path):
     asked = []
     made = ablation.make_frames
-    monkeypatch.setattr(ablation, "make_frames", lambda bundle, *more: asked.append(bundle.reach) or made(bundle, *more))
+    monkeypatch.setattr(
+        ablation,
+        "make_frames",
+        lambda bundle, *more: asked.append(bundle.reach) or made(bundle, *more),
+    )
     ablation.memory_cell(tmp_path, "toybox-1step", "window", 3, 1, 0, 2, reach=reach)
     assert asked == [farthest]

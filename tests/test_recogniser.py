@@ -34,7 +34,9 @@ def test_the_last_window_of_a_span():
     frames = np.arange(20, dtype=np.uint8)[:, None, None, None].repeat(3, 3)
     cut = windows(frames, [(0, 10), (10, 13)])
     assert cut[0, :, 0, 0, 0].tolist() == [4, 5, 6, 7, 8, 9]
-    assert cut[1, :, 0, 0, 0].tolist() == [10, 11, 12, 12, 12, 12], "a short span is filled up with its last frame"
+    assert cut[1, :, 0, 0, 0].tolist() == [10, 11, 12, 12, 12, 12], (
+        "a short span is filled up with its last frame"
+    )
 
 
 @pytest.mark.parametrize("span", [(3, 3), (-1, 4), (0, 21)])
@@ -66,7 +68,10 @@ def test_training_makes_a_checkpoint_that_loads(tmp_path):
     stage.export(tmp_path / "reader")
     again = load_recogniser(tmp_path / "reader")
     assert len(first) == 4 and np.isfinite(first).all()
-    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), stage.model.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(again.state_dict().values(), stage.model.state_dict().values(), strict=True)
+    )
     assert set(again.accuracy) == set(ATTRIBUTES)
 
 

@@ -1,4 +1,5 @@
-"""What people type, name and have: text that looks like markup, places that cannot be written, numbers without sense."""
+"""What people type, name and have: text that looks like markup, places that cannot be written,
+numbers without sense."""
 
 import json
 import os
@@ -51,7 +52,13 @@ def test_no_console_reads_markup_emoji_or_control_characters():
     show_table([ODD], [[ODD], [(ODD, "green")]], title=ODD, console=console)
     said = console.file.getvalue()
     assert said.count(ODD) == 6
-    assert "\\x1b[31m" in said and "\\x07" in said and "\\u202e" in said and "\\ud800" in said and "\x1b" not in said
+    assert (
+        "\\x1b[31m" in said
+        and "\\x07" in said
+        and "\\u202e" in said
+        and "\\ud800" in said
+        and "\x1b" not in said
+    )
 
 
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
@@ -80,21 +87,30 @@ def test_a_table_that_nearly_fits_goes_without_its_lines(monkeypatch):
 def test_a_table_that_is_too_wide_becomes_records_that_fit(width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     console, names = plain(width), [f"measure {i}" for i in range(10)]
-    show_table(["model", *names], [["toybox-base, 48 steps", *["0.123"] * 10], ["toybox-2step", *["12.3"] * 10]], console=console)
+    show_table(
+        ["model", *names],
+        [["toybox-base, 48 steps", *["0.123"] * 10], ["toybox-2step", *["12.3"] * 10]],
+        console=console,
+    )
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= width
-    assert all("\n".join(lines).count(text) == 2 or width == 200 for text in names), "every record names its values"
+    assert all("\n".join(lines).count(text) == 2 or width == 200 for text in names), (
+        "every record names its values"
+    )
     assert any("toybox-base, 48 steps" in line for line in lines) and "…" not in "".join(lines)
 
 
-@pytest.mark.parametrize(("words", "said"), [
-    (["direct", "takes [final]/film.yaml"], "takes [final]/film.yaml cannot be read"),
-    (["plan", "--policy", "[/b]"], "policy is '[/b]'"),
-    (["sweep", "[/x].yaml"], "[/x].yaml cannot be read"),
-    (["convert", "a[/b]"], "No target was given"),
-    (["results", "[/x] = 1", "--folder", "."], "The question '[/x] = 1'"),
-    (["[/x]"], "No such command '[/x]'"),
-])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["direct", "takes [final]/film.yaml"], "takes [final]/film.yaml cannot be read"),
+        (["plan", "--policy", "[/b]"], "policy is '[/b]'"),
+        (["sweep", "[/x].yaml"], "[/x].yaml cannot be read"),
+        (["convert", "a[/b]"], "No target was given"),
+        (["results", "[/x] = 1", "--folder", "."], "The question '[/x] = 1'"),
+        (["[/x]"], "No such command '[/x]'"),
+    ],
+)
 def test_a_refusal_says_what_was_typed(told, words, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, stderr = told(*words)
@@ -105,13 +121,26 @@ def test_a_clip_that_failed_is_named_and_the_command_ends_with_1(capsys):
     from cinelab.score.rows import Row, failed
 
     with pytest.raises(typer.Exit) as ended:
-        cli_eval._finish([Row("good", 1, "flicker", 0.5), failed("bad [/x]", "bad [/x].mp4 is broken")], None)
-    assert ended.value.exit_code == 1 and "failed: bad [/x].mp4 is broken" in capsys.readouterr().out
+        cli_eval._finish(
+            [Row("good", 1, "flicker", 0.5), failed("bad [/x]", "bad [/x].mp4 is broken")], None
+        )
+    assert (
+        ended.value.exit_code == 1 and "failed: bad [/x].mp4 is broken" in capsys.readouterr().out
+    )
     cli_eval._finish([Row("good", 1, "flicker", 0.5)], None)
 
 
-@pytest.mark.parametrize(("error", "code"), [(CinelabError("x"), 2), (Failed("x"), 1), (KeyboardInterrupt(), 130), (typer.Abort(), 130),
-                                             (PermissionError(13, "Permission denied", "a"), 1), (None, 0)])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CinelabError("x"), 2),
+        (Failed("x"), 1),
+        (KeyboardInterrupt(), 130),
+        (typer.Abort(), 130),
+        (PermissionError(13, "Permission denied", "a"), 1),
+        (None, 0),
+    ],
+)
 def test_every_end_of_a_command_has_its_code(error, code, capsys):
     def run() -> None:
         if error:
@@ -125,15 +154,38 @@ def test_every_end_of_a_command_has_its_code(error, code, capsys):
 
 
 NUMBERS = [
-    ("plan", "--chunks", "-5"), ("plan", "--chunk", "0"), ("plan", "--device", "nan"), ("plan", "--host", "inf"),
-    ("plan", "--budget", "2"), ("plan", "--size", "16x99999984"), ("plan", "--chunks", "3000"), ("bench", "--chunks", "0"),
-    ("bench", "--until", "20"), ("bench", "--steps", "0"), ("direct", "x.yaml", "--steps", "1,x"), ("race", "--many", "0"), ("race", "--chunks", "-1"),
-    ("demo", "--port", "70000"), ("demo", "--visitors", "0"), ("demo", "--idle", "nan"), ("demo", "--chunks", "100000"),
-    ("direct", "x.yaml", "--seed", "-1"), ("direct", "x.yaml", "--seed", str(SEED)), ("direct", "x.yaml", "--steps", "1000000"),
-    ("direct", "x.yaml", "--budget", "9" * 30), ("score", "toybox-base", "--films", "1"), ("score", "x", "--seeds", "9" * 10),
-    ("eval", "tasks", "x", "--films", "0"), ("eval", "videos", "x", "--tolerance", "-1"), ("eval", "vbench", "x", "--samples", "0"),
-    ("sweep", "x", "--workers", "0"), ("train", "x", "--processes", "0"), ("train", "x", "--every", "0"),
-    ("convert", "x", "y", "--shard-gib", "nan"), ("convert", "x", "y", "--lora-scale", "inf"), ("clips", "x", "y", "--share", "0/1"),
+    ("plan", "--chunks", "-5"),
+    ("plan", "--chunk", "0"),
+    ("plan", "--device", "nan"),
+    ("plan", "--host", "inf"),
+    ("plan", "--budget", "2"),
+    ("plan", "--size", "16x99999984"),
+    ("plan", "--chunks", "3000"),
+    ("bench", "--chunks", "0"),
+    ("bench", "--until", "20"),
+    ("bench", "--steps", "0"),
+    ("direct", "x.yaml", "--steps", "1,x"),
+    ("race", "--many", "0"),
+    ("race", "--chunks", "-1"),
+    ("demo", "--port", "70000"),
+    ("demo", "--visitors", "0"),
+    ("demo", "--idle", "nan"),
+    ("demo", "--chunks", "100000"),
+    ("direct", "x.yaml", "--seed", "-1"),
+    ("direct", "x.yaml", "--seed", str(SEED)),
+    ("direct", "x.yaml", "--steps", "1000000"),
+    ("direct", "x.yaml", "--budget", "9" * 30),
+    ("score", "toybox-base", "--films", "1"),
+    ("score", "x", "--seeds", "9" * 10),
+    ("eval", "tasks", "x", "--films", "0"),
+    ("eval", "videos", "x", "--tolerance", "-1"),
+    ("eval", "vbench", "x", "--samples", "0"),
+    ("sweep", "x", "--workers", "0"),
+    ("train", "x", "--processes", "0"),
+    ("train", "x", "--every", "0"),
+    ("convert", "x", "y", "--shard-gib", "nan"),
+    ("convert", "x", "y", "--lora-scale", "inf"),
+    ("clips", "x", "y", "--share", "0/1"),
     ("plan", "--chunks", "1e3"),
 ]
 
@@ -142,21 +194,45 @@ def test_numbers_without_sense_are_refused_by_name(told):
     for words in NUMBERS:
         code, said = told(*words)
         option = next(word for word in reversed(words) if word.startswith("--"))
-        assert code == 2 and said.startswith("Error: ") and option in said and said.count("\n") == 1, (words, said)
+        assert (
+            code == 2 and said.startswith("Error: ") and option in said and said.count("\n") == 1
+        ), (words, said)
 
 
-@pytest.mark.parametrize(("change", "said"), [
-    ({"size": [480]}, "Setting 'size' is .480., but a list of 2 values"), ({"size": "480x832"}, "a list of 2 values"),
-    ({"size": [480, 832, 3]}, "a list of 2 values"), ({"size": [480, "x"]}, r"'size\[1\]' is 'x', but a int"), ({"size": 5}, "a list"),
-    ({"fps": float("nan")}, "a finite number"), ({"fps": 1e9}, "from 0.001 to 1000"), ({"fps": True}, "a float"),
-    ({"chunk": 0}, "Setting 'chunk' is 0"), ({"group": 2**70}, "2\\*\\*63"), ({"cuts": ["given"]}, "a str"), ({"bf16": 1}, "a bool"),
-])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"size": [480]}, "Setting 'size' is .480., but a list of 2 values"),
+        ({"size": "480x832"}, "a list of 2 values"),
+        ({"size": [480, 832, 3]}, "a list of 2 values"),
+        ({"size": [480, "x"]}, r"'size\[1\]' is 'x', but a int"),
+        ({"size": 5}, "a list"),
+        ({"fps": float("nan")}, "a finite number"),
+        ({"fps": 1e9}, "from 0.001 to 1000"),
+        ({"fps": True}, "a float"),
+        ({"chunk": 0}, "Setting 'chunk' is 0"),
+        ({"group": 2**70}, "2\\*\\*63"),
+        ({"cuts": ["given"]}, "a str"),
+        ({"bf16": 1}, "a bool"),
+    ],
+)
 def test_a_setting_of_the_wrong_shape_is_refused_by_name(change, said):
     with pytest.raises(CinelabError, match=said):
         override(DataConfig(), change)
 
 
-@pytest.mark.parametrize("values", [None, [], 5, "x", {"kind": "films"}, {"kind": None, "path": "x"}, {"kind": "films", "path": 5}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        None,
+        [],
+        5,
+        "x",
+        {"kind": "films"},
+        {"kind": None, "path": "x"},
+        {"kind": "films", "path": 5},
+    ],
+)
 def test_what_is_no_mapping_or_lacks_a_field_is_refused(values):
     from cinelab.train.job import Data
 
@@ -169,25 +245,52 @@ def test_an_optional_setting_is_none_or_of_its_type():
 
     job = {"stage": "bidirectional", "run": "r", "store": {"kind": "noise", "path": "1x1x1"}}
     assert from_dict(Job, job | {"export": None}).export is None
-    for wrong in ({"export": 5}, {"init": 5}, {"lora": {"rank": "x"}, "init": "a"}, {"lora": 3}, {"changes": [1]}, {"seed": -1}):
+    for wrong in (
+        {"export": 5},
+        {"init": 5},
+        {"lora": {"rank": "x"}, "init": "a"},
+        {"lora": 3},
+        {"changes": [1]},
+        {"seed": -1},
+    ):
         with pytest.raises(CinelabError, match=f"Setting '{next(iter(wrong))}"):
             from_dict(Job, job | wrong)
 
 
 def test_settings_on_the_command_line_are_yaml_with_powers_of_ten():
-    assert parse_settings(["fps=1e1", "size=[48, 64]", "cuts=given"]) == {"fps": 10.0, "size": [48, 64], "cuts": "given"}
-    for wrong, said in ((["fps=[1"], "--set fps is '.1'"), (["fps"], "name=value"), (["=1"], "name=value"), (["a=1", "a=2"], "twice"),
-                        (["a={{}: 1}"], "cannot be read"), (["a=" + "[" * 1200], "cannot be read")):
+    assert parse_settings(["fps=1e1", "size=[48, 64]", "cuts=given"]) == {
+        "fps": 10.0,
+        "size": [48, 64],
+        "cuts": "given",
+    }
+    for wrong, said in (
+        (["fps=[1"], "--set fps is '.1'"),
+        (["fps"], "name=value"),
+        (["=1"], "name=value"),
+        (["a=1", "a=2"], "twice"),
+        (["a={{}: 1}"], "cannot be read"),
+        (["a=" + "[" * 1200], "cannot be read"),
+    ):
         with pytest.raises(CinelabError, match=said):
             parse_settings(wrong)
 
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdef", "bcdefg", strict=True))
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n"
+    for old, new in zip("abcdef", "bcdefg", strict=True)
+)
 
 
-@pytest.mark.parametrize(("text", "said"), [(LAUGHS, "unfold to more than"), ("a: 1\na: 2\n", "'a' is given twice"), ("[" * 3000, "too deeply"),
-                                            ("a: [1", "not valid YAML"), ("a: &a [*a]", "unfold to more than")])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (LAUGHS, "unfold to more than"),
+        ("a: 1\na: 2\n", "'a' is given twice"),
+        ("[" * 3000, "too deeply"),
+        ("a: [1", "not valid YAML"),
+        ("a: &a [*a]", "unfold to more than"),
+    ],
+)
 def test_a_yaml_file_that_cannot_be_meant_is_one_sentence(tmp_path, text, said):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(CinelabError, match=said):
@@ -199,7 +302,11 @@ def test_limits_agree_with_each_other():
     from cinelab.limits import CHUNKS, DIRECTED, LATENTS, SECONDS, SHOTS, STEPS
     from cinelab.script import screenplay
 
-    assert (screenplay.MAX_SHOTS, screenplay.MAX_SECONDS) == (SHOTS, SECONDS) and CHUNKS == LATENTS and 2 * DIRECTED <= SHOTS
+    assert (
+        (screenplay.MAX_SHOTS, screenplay.MAX_SECONDS) == (SHOTS, SECONDS)
+        and CHUNKS == LATENTS
+        and 2 * DIRECTED <= SHOTS
+    )
     screenplay.Screenplay("t", [screenplay.Shot("x", SECONDS, steps=STEPS)] * (2 * DIRECTED))
     with pytest.raises(CinelabError, match="chunks is 4001"):
         Rules(chunks=CHUNKS + 1)
@@ -222,7 +329,12 @@ def test_no_file_holds_what_json_does_not_know(tmp_path):
     write_json(tmp_path / "a.json", odd)
     append_line(tmp_path / "a.jsonl", odd)
     plain = {"a": [None, {"b": None}], "c": 1.5}
-    assert strict((tmp_path / "a.json").read_text()) == strict(to_json(odd)) == read_lines(tmp_path / "a.jsonl")[0] == plain
+    assert (
+        strict((tmp_path / "a.json").read_text())
+        == strict(to_json(odd))
+        == read_lines(tmp_path / "a.jsonl")[0]
+        == plain
+    )
 
 
 def test_a_log_keeps_its_bad_losses_and_is_json(tmp_path):
@@ -238,7 +350,10 @@ def test_a_log_keeps_its_bad_losses_and_is_json(tmp_path):
 def test_a_sweep_refuses_what_no_notebook_can_hold():
     from cinelab.lab.grid import Sweep
 
-    for grid, said in (({"a": [1.0, float("inf")]}, r"grid.a\[1\] is inf"), ({"a": [{"b": [float("nan")]}]}, r"grid.a\[0\].b\[0\] is nan")):
+    for grid, said in (
+        ({"a": [1.0, float("inf")]}, r"grid.a\[1\] is inf"),
+        ({"a": [{"b": [float("nan")]}]}, r"grid.a\[0\].b\[0\] is nan"),
+    ):
         with pytest.raises(CinelabError, match=said):
             Sweep("s", "n", grid=grid)
     with pytest.raises(CinelabError, match="make 1000000000 cells"):
@@ -283,7 +398,11 @@ def test_a_line_is_whole_or_not_there(tmp_path, monkeypatch):
 
 
 def test_where_things_are_kept_needs_no_home_that_is_not_asked_for(monkeypatch, tmp_path):
-    monkeypatch.setattr(Path, "expanduser", lambda path: (_ for _ in ()).throw(RuntimeError("no home")) if "~" in str(path) else path)
+    monkeypatch.setattr(
+        Path,
+        "expanduser",
+        lambda path: (_ for _ in ()).throw(RuntimeError("no home")) if "~" in str(path) else path,
+    )
     monkeypatch.setenv("CINELAB_WEIGHTS", str(tmp_path))
     assert kept_in("CINELAB_WEIGHTS", "cinelab", "weights") == tmp_path
     monkeypatch.delenv("CINELAB_WEIGHTS")
@@ -304,13 +423,27 @@ def test_judges_without_a_home_are_absent_and_say_what_to_do(monkeypatch):
     monkeypatch.setattr(features, "kept_in", homeless)
     monkeypatch.setattr(outside, "kept_in", homeless)
     found = {finding.what: finding for finding in examine()}
-    assert found["clip weights"].remedy.endswith("name a folder in $X") and found["vbench environment"].ok is None
+    assert (
+        found["clip weights"].remedy.endswith("name a folder in $X")
+        and found["vbench environment"].ok is None
+    )
 
 
 def test_a_terminal_of_any_alphabet_gets_the_sentence():
-    command, ascii_only = [sys.executable, "-m", "cinelab", "direct", "ü\U0001f600.yaml"], {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, capture_output=True, env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "0"} | ascii_only)
-    assert done.returncode == 2 and done.stderr.startswith(b"Error: ") and b"Traceback" not in done.stderr
+    command, ascii_only = (
+        [sys.executable, "-m", "cinelab", "direct", "ü\U0001f600.yaml"],
+        {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
+    )
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "0"} | ascii_only,
+    )
+    assert (
+        done.returncode == 2
+        and done.stderr.startswith(b"Error: ")
+        and b"Traceback" not in done.stderr
+    )
     stream = TextIOWrapper(BytesIO(), encoding="ascii", errors="backslashreplace")
     show_table(["was"], [["häuschen"]], console=Plain(file=stream, width=80))
     stream.flush()
@@ -320,5 +453,14 @@ def test_a_terminal_of_any_alphabet_gets_the_sentence():
 def test_a_folder_that_is_gone_is_one_sentence(tmp_path):
     (tmp_path / "gone").mkdir()
     script = f"cd {tmp_path}/gone && rmdir ../gone && exec {sys.executable} -m cinelab plan"
-    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    assert done.returncode == 2 and "not there any more" in done.stderr and done.stderr.count("\n") == 1
+    done = subprocess.run(
+        ["bash", "-c", script],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert (
+        done.returncode == 2
+        and "not there any more" in done.stderr
+        and done.stderr.count("\n") == 1
+    )

@@ -66,7 +66,10 @@ def test_defaults_and_empty_optional_fields():
     assert play == Screenplay("t", [Shot("a fox", 2)])
 
 
-LAUGHS = "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdef", "bcdefg", strict=True))
+LAUGHS = "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n"
+    for old, new in zip("abcdef", "bcdefg", strict=True)
+)
 BAD = {
     "empty": ("", 1, "empty; write title and shots"),
     "only a comment": ("# nothing\n", 1, "empty"),
@@ -152,7 +155,11 @@ BAD = {
     "deep": ("[" * 5000, 1, "nested too deeply"),
     "alias to itself": ("title: a\nshots: &a [*a]\n", 1, "its aliases unfold to more than"),
     "laughs": ("title: &a [x, x]\n" + LAUGHS, 1, "its aliases unfold to more than"),
-    "many values": ("title: a\nshots: [" + "a, " * 70000 + "]", 2, "it holds more than 60000 values; write title and shots"),
+    "many values": (
+        "title: a\nshots: [" + "a, " * 70000 + "]",
+        2,
+        "it holds more than 60000 values; write title and shots",
+    ),
     "a very long number": ("title: a\nshots: []\nseed: " + ":1" * 50000, 2, "shots is empty"),
     "JSON": (
         '{\n\t"title": "a",\n\t"shots": [{"prompt": "b", "seconds": 0}]\n}',

@@ -1,4 +1,5 @@
-"""Directing sessions: nothing made is lost or changed, and log, folder and screenplay each give the same film again."""
+"""Directing sessions: nothing made is lost or changed, and log, folder and screenplay each give the
+same film again."""
 
 import errno
 import json
@@ -75,13 +76,29 @@ def direct_everything(session):
 
 
 def test_a_reel_makes_the_batch_rollouts_bits(bundle):
-    shots = [{"prompt": CAT, "seconds": 0.75, "changes": [{"at": 0.25, "prompt": JUMP}]}, {"prompt": ROBOT, "seconds": 0.5}]
-    line = plan(Screenplay.parse(json.dumps({"title": "t", "shots": shots})), bundle.fps, bundle.codec.stride, bundle.chunk)
-    whole = torch.cat([timed.latents for timed in stream(bundle, [line], empty_memory(bundle, CAMR(budget=4)), [5])], dim=1)
+    shots = [
+        {"prompt": CAT, "seconds": 0.75, "changes": [{"at": 0.25, "prompt": JUMP}]},
+        {"prompt": ROBOT, "seconds": 0.5},
+    ]
+    line = plan(
+        Screenplay.parse(json.dumps({"title": "t", "shots": shots})),
+        bundle.fps,
+        bundle.codec.stride,
+        bundle.chunk,
+    )
+    whole = torch.cat(
+        [
+            timed.latents
+            for timed in stream(bundle, [line], empty_memory(bundle, CAMR(budget=4)), [5])
+        ],
+        dim=1,
+    )
     reel, parts = Reel(bundle), []
     state = reel.begin()
     for slot in line.slots:
-        state, timed = reel.step(state, Ask(line.prompts[slot.prompt], slot.shot, slot.cut, 5, CAMR(budget=4)))
+        state, timed = reel.step(
+            state, Ask(line.prompts[slot.prompt], slot.shot, slot.cut, 5, CAMR(budget=4))
+        )
         parts.append(timed.latents)
     assert torch.equal(torch.cat(parts, dim=1), whole)
 
@@ -101,7 +118,10 @@ def test_recaching_changes_what_follows_and_keeping_does_not_forget(bundle):
     reel, state = Reel(bundle), Reel(bundle).begin()
     for _ in range(3):
         state, _ = reel.step(state, Ask(CAT))
-    kept, recached = (reel.step(state, Ask(f"then {JUMP}", recache=recache))[1].latents for recache in (False, True))
+    kept, recached = (
+        reel.step(state, Ask(f"then {JUMP}", recache=recache))[1].latents
+        for recache in (False, True)
+    )
     assert not torch.equal(kept, recached)
 
 
@@ -159,7 +179,9 @@ def test_any_script_and_emoji_may_be_said(session, bundle, tmp_path):
         play(session, 1)
     again = Session.resume(session.folder, bundle)
     assert again.nodes == session.nodes
-    film = Director(bundle).render(Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml"))
+    film = Director(bundle).render(
+        Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml")
+    )
     assert np.array_equal(film.frames, session.frames())
 
 
@@ -167,7 +189,9 @@ def test_the_models_own_levels_can_be_gone_back_to(session, bundle, tmp_path):
     for value in (3, None):
         session.do("levels", value=value)
         play(session, 2)
-    film = Director(bundle).render(Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml"))
+    film = Director(bundle).render(
+        Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml")
+    )
     assert np.array_equal(film.frames, session.frames())
 
 
@@ -188,7 +212,12 @@ def test_a_retake_follows_the_directions_of_the_shot(session):
     play(session, 2)
     session.do("retake", seed=9)
     play(session, 4)
-    assert [session.nodes[n].text for n in session.path()] == [CAT, f"then {JUMP}", f"then {JUMP}", f"then {JUMP}"]
+    assert [session.nodes[n].text for n in session.path()] == [
+        CAT,
+        f"then {JUMP}",
+        f"then {JUMP}",
+        f"then {JUMP}",
+    ]
     assert {session.nodes[n].said.seed for n in session.path()} == {9}
 
 
@@ -216,13 +245,17 @@ def test_retake_again_takes_the_same_shot_again_with_the_next_seed(session):
     play(session, 2)
     session.do("cut", text=ROBOT)
     play(session, 2)
-    assert [session.do("retake") for _ in range(3)] == [f"Shot 2 again, with seed {seed}." for seed in (4, 5, 6)]
+    assert [session.do("retake") for _ in range(3)] == [
+        f"Shot 2 again, with seed {seed}." for seed in (4, 5, 6)
+    ]
     play(session, 2)
     assert [session.nodes[n].said.prompt for n in session.path()] == [CAT, CAT, ROBOT, ROBOT]
     assert session.nodes[session.desk.head].said.seed == 6
     session.do("branch", chunk=1)
     session.do("retake")
-    assert session.do("retake", seed=40) == "Shot 1 again, with seed 40." and session.desk.head is None
+    assert (
+        session.do("retake", seed=40) == "Shot 1 again, with seed 40." and session.desk.head is None
+    )
 
 
 def test_a_retake_in_the_middle_of_a_retake_has_all_of_the_shots_directions(session):
@@ -242,7 +275,9 @@ def test_every_changed_bit_of_a_session_is_noticed(session, bundle, tmp_path):
     for path in [*sorted(copy.glob("*.json*")), copy / "chunks" / "00004.safetensors"]:
         data = path.read_bytes()
         for place in [len(data) - 1, *(rng.randrange(len(data)) for _ in range(12))]:
-            path.write_bytes(data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :])
+            path.write_bytes(
+                data[:place] + bytes([data[place] ^ 1 << rng.randrange(8)]) + data[place + 1 :]
+            )
             if place == len(data) - 1 and path.name == "log.jsonl":  # its last line end: mended
                 assert Session.resume(copy, bundle).nodes == session.nodes
             elif path.name == "session.json" and json.loads(data) == _json(path):
@@ -271,8 +306,15 @@ def test_files_and_lines_in_another_order_are_noticed(session, bundle, damage):
         (chunks / "00002.safetensors").rename(chunks / "00001.safetensors")
         (chunks / "x").rename(chunks / "00002.safetensors")
     else:
-        log.write_text("".join({"double": lines[:2] + lines[1:], "without": lines[:1] + lines[2:],
-                                "swap lines": [lines[1], lines[0], *lines[2:]]}[damage]))
+        log.write_text(
+            "".join(
+                {
+                    "double": lines[:2] + lines[1:],
+                    "without": lines[:1] + lines[2:],
+                    "swap lines": [lines[1], lines[0], *lines[2:]],
+                }[damage]
+            )
+        )
     with pytest.raises(CinelabError, match="hash differs|checksum differs"):
         Session.resume(session.folder, bundle).frames()
 
@@ -290,8 +332,11 @@ def test_chunks_beyond_a_log_cut_short_are_moved_aside_and_not_overwritten(sessi
 
 def test_chunks_that_are_no_finite_latents_of_the_model_are_refused(session, bundle):
     play(session, 2)
-    for bad, said in ((session.latents(0) * float("nan"), "not finite"), (session.latents(0).int(), "no latents"),
-                      (session.latents(0)[..., :2], "latents")):
+    for bad, said in (
+        (session.latents(0) * float("nan"), "not finite"),
+        (session.latents(0).int(), "no latents"),
+        (session.latents(0)[..., :2], "latents"),
+    ):
         session.sums[1] = write_chunk(session._file(1), bad)
         with pytest.raises(CinelabError, match=f"00001.safetensors holds .*{said}"):
             session.latents(1)
@@ -301,7 +346,9 @@ def test_a_session_of_the_first_schema_goes_on_and_is_hashed_from_there(session,
     play(session, 3)
     old = copy_of(session, tmp_path / "old")
     record = json.loads((old / "session.json").read_text())
-    (old / "session.json").write_text(json.dumps({k: v for k, v in record.items() if k != "sum"} | {"schema": 1}))
+    (old / "session.json").write_text(
+        json.dumps({k: v for k, v in record.items() if k != "sum"} | {"schema": 1})
+    )
     rows = [{k: v for k, v in row.items() if k != "sum"} for row in session.log]
     (old / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     again = Session.resume(old, bundle)
@@ -342,12 +389,16 @@ def test_a_policy_that_keeps_fewer_than_a_named_one_is_exported_too(session, bun
     play(session, 2)
     session.do("budget", value=1)
     play(session, 2)
-    film = Director(bundle).render(Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml"))
+    film = Director(bundle).render(
+        Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml")
+    )
     assert np.array_equal(film.frames, session.frames())
 
 
 @pytest.mark.parametrize("moment", ["before", "half", "after"])
-def test_an_interrupt_while_a_line_is_written_leaves_log_and_session_alike(session, bundle, monkeypatch, moment):
+def test_an_interrupt_while_a_line_is_written_leaves_log_and_session_alike(
+    session, bundle, monkeypatch, moment
+):
     play(session, 1)
     write = os.write
 
@@ -365,7 +416,9 @@ def test_an_interrupt_while_a_line_is_written_leaves_log_and_session_alike(sessi
     assert session.path() == [0, 1] == Session.read(session.folder, bundle).path()
 
 
-def test_an_interrupt_between_a_line_and_what_it_says_asks_for_the_folder_to_be_opened_again(session, bundle, monkeypatch):
+def test_an_interrupt_between_a_line_and_what_it_says_asks_for_the_folder_to_be_opened_again(
+    session, bundle, monkeypatch
+):
     def cut_short(*_):
         raise KeyboardInterrupt
 
@@ -378,7 +431,10 @@ def test_an_interrupt_between_a_line_and_what_it_says_asks_for_the_folder_to_be_
     assert Session.resume(session.folder, bundle).desk.settings.seed == 9
 
 
-@pytest.mark.parametrize("damage", ["log gone", "log emptied", "lines lost", "line added", "folder gone", "session.json gone"])
+@pytest.mark.parametrize(
+    "damage",
+    ["log gone", "log emptied", "lines lost", "line added", "folder gone", "session.json gone"],
+)
 def test_a_folder_that_changes_under_a_session_gets_no_line_that_does_not_follow(session, damage):
     play(session, 2)
     log = session.folder / "log.jsonl"
@@ -388,12 +444,20 @@ def test_a_folder_that_changes_under_a_session_gets_no_line_that_does_not_follow
     elif damage.endswith("gone"):
         (log if damage == "log gone" else session.folder / "session.json").unlink()
     else:
-        log.write_text("".join({"log emptied": [], "lines lost": lines[:1], "line added": [*lines, lines[1]]}[damage]))
+        log.write_text(
+            "".join(
+                {"log emptied": [], "lines lost": lines[:1], "line added": [*lines, lines[1]]}[
+                    damage
+                ]
+            )
+        )
     before = {path: path.is_file() and path.read_bytes() for path in session.folder.rglob("*")}
     for work in (session.step, lambda: session.do("seed", value=9)):
         with pytest.raises(CinelabError, match="gone or has changed|session.json any more"):
             work()
-    assert {path: path.is_file() and path.read_bytes() for path in session.folder.rglob("*")} == before
+    assert {
+        path: path.is_file() and path.read_bytes() for path in session.folder.rglob("*")
+    } == before
     assert len(session.nodes) == 2
 
 
@@ -427,18 +491,48 @@ def test_what_a_film_attended_to_is_kept_with_its_chunks(session, bundle):
 COMMAND = st.one_of(
     st.tuples(st.just("step"), st.just({})),
     st.tuples(st.sampled_from(["undo", "retake", "pause", "resume"]), st.just({})),
-    st.tuples(st.sampled_from(["prompt", "cut"]), st.fixed_dictionaries({"text": st.one_of(st.sampled_from([CAT, ROBOT, JUMP]), st.text(max_size=8), st.integers())})),
-    st.tuples(st.sampled_from(["seed", "budget", "levels", "policy", "switch"]),
-              st.fixed_dictionaries({"value": st.one_of(st.none(), st.booleans(), st.integers(-1, 9), st.floats(), st.just([1.0, 0.5]),
-                                                        st.sampled_from(["camr", "window", "full", "recache", "cut"]))})),
-    st.tuples(st.just("branch"), st.fixed_dictionaries({"chunk": st.one_of(st.integers(-1, 4), st.floats(0, 2), st.booleans())})),
-    st.tuples(st.text(max_size=3), st.dictionaries(st.text(max_size=3), st.integers(), max_size=1)))
+    st.tuples(
+        st.sampled_from(["prompt", "cut"]),
+        st.fixed_dictionaries(
+            {
+                "text": st.one_of(
+                    st.sampled_from([CAT, ROBOT, JUMP]), st.text(max_size=8), st.integers()
+                )
+            }
+        ),
+    ),
+    st.tuples(
+        st.sampled_from(["seed", "budget", "levels", "policy", "switch"]),
+        st.fixed_dictionaries(
+            {
+                "value": st.one_of(
+                    st.none(),
+                    st.booleans(),
+                    st.integers(-1, 9),
+                    st.floats(),
+                    st.just([1.0, 0.5]),
+                    st.sampled_from(["camr", "window", "full", "recache", "cut"]),
+                )
+            }
+        ),
+    ),
+    st.tuples(
+        st.just("branch"),
+        st.fixed_dictionaries(
+            {"chunk": st.one_of(st.integers(-1, 4), st.floats(0, 2), st.booleans())}
+        ),
+    ),
+    st.tuples(st.text(max_size=3), st.dictionaries(st.text(max_size=3), st.integers(), max_size=1)),
+)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(st.lists(COMMAND, max_size=12))
 def test_whatever_was_accepted_is_opened_and_exported_again(bundle, commands):
-    with tempfile.TemporaryDirectory() as place, Session.create(f"{place}/s", bundle, Settings(CAT)) as session:
+    with (
+        tempfile.TemporaryDirectory() as place,
+        Session.create(f"{place}/s", bundle, Settings(CAT)) as session,
+    ):
         for command, value in commands:
             with suppress(CinelabError):
                 session.step() if command == "step" else session.do(command, **value)
@@ -450,20 +544,23 @@ def test_whatever_was_accepted_is_opened_and_exported_again(bundle, commands):
             assert Screenplay.parse(play.to_yaml()) == play
 
 
-@pytest.mark.parametrize(("command", "value", "said"), [
-    ("prompt", {"text": "  "}, "prompt is empty"),
-    ("prompt", {"text": "a" * 10_000}, "10000 characters"),
-    ("prompt", {"text": CAT, "switch": "blend"}, "'blend'; use one of keep, recache, cut"),
-    ("retake", {}, "no shot to take again"),
-    ("cut", {}, "nothing to cut from"),
-    ("undo", {}, "nothing to undo"),
-    ("branch", {"chunk": 7}, "chunk is 7"),
-    ("policy", {"value": "best"}, "'best'; use one of full"),
-    ("budget", {"value": 1}, "budget is 1"),
-    ("levels", {"value": 0}, "levels is 0"),
-    ("seed", {"value": -1}, "seed is -1"),
-    ("dance", {}, "'dance' is unknown"),
-])
+@pytest.mark.parametrize(
+    ("command", "value", "said"),
+    [
+        ("prompt", {"text": "  "}, "prompt is empty"),
+        ("prompt", {"text": "a" * 10_000}, "10000 characters"),
+        ("prompt", {"text": CAT, "switch": "blend"}, "'blend'; use one of keep, recache, cut"),
+        ("retake", {}, "no shot to take again"),
+        ("cut", {}, "nothing to cut from"),
+        ("undo", {}, "nothing to undo"),
+        ("branch", {"chunk": 7}, "chunk is 7"),
+        ("policy", {"value": "best"}, "'best'; use one of full"),
+        ("budget", {"value": 1}, "budget is 1"),
+        ("levels", {"value": 0}, "levels is 0"),
+        ("seed", {"value": -1}, "seed is -1"),
+        ("dance", {}, "'dance' is unknown"),
+    ],
+)
 def test_bad_commands_change_nothing(session, command, value, said):
     before = session.desk
     with pytest.raises(CinelabError, match=said):
@@ -498,7 +595,9 @@ def test_few_states_are_kept_and_those_that_shots_began_from_longest(session):
     assert set(session._states) == {7, 15, 22, 23}
     before = session.latents(8)
     session.do("branch", chunk=10)
-    assert torch.equal(session.state(8).shot_chunks[-1], before), "a state that was let go of is made again"
+    assert torch.equal(session.state(8).shot_chunks[-1], before), (
+        "a state that was let go of is made again"
+    )
 
 
 def test_a_film_whose_screenplay_could_not_be_read_is_not_made(session, monkeypatch):
@@ -506,7 +605,9 @@ def test_a_film_whose_screenplay_could_not_be_read_is_not_made(session, monkeypa
 
     play(session, 2)
     needed = session._written(1)
-    assert session._written(0) == needed and needed[0] > len(CAT), "a chunk that goes on as before adds nothing"
+    assert session._written(0) == needed and needed[0] > len(CAT), (
+        "a chunk that goes on as before adds nothing"
+    )
     assert len(screenplay_of(session).to_yaml().encode()) < needed[0] + 200
     monkeypatch.setattr(room, "SCREENPLAY_ROOM", (needed[0] + 100, 10**6))
     play(session, 1)
@@ -527,9 +628,21 @@ def test_the_size_of_a_screenplay_is_never_less_than_what_is_written():
     from cinelab.texts import SCREENPLAY
 
     texts = ["x", "it's: a 'cat' " * 140, "\x81\u200b" * 600, "\U0001f98a" * 2000, "- no" * 400]
-    changes = tuple(PromptChange(i + 1 / 3, text, i, CAMR(budget=4 + i), 9, (1.0, 0.6, 0.3), True) for i, text in enumerate(texts))
-    shots = tuple(Shot(text, 100 / 3, "continue" if i else "cut", changes, 7, "full", 8, 3) for i, text in enumerate(texts))
+    changes = tuple(
+        PromptChange(i + 1 / 3, text, i, CAMR(budget=4 + i), 9, (1.0, 0.6, 0.3), True)
+        for i, text in enumerate(texts)
+    )
+    shots = tuple(
+        Shot(text, 100 / 3, "continue" if i else "cut", changes, 7, "full", 8, 3)
+        for i, text in enumerate(texts)
+    )
     written = Screenplay("t", shots).to_yaml()
-    sizes = [size_of(part) for shot in shots for part in (PromptChange(200 / 3, shot.prompt, 7, "full", 8, 3), *shot.changes)]
+    sizes = [
+        size_of(part)
+        for shot in shots
+        for part in (PromptChange(200 / 3, shot.prompt, 7, "full", 8, 3), *shot.changes)
+    ]
     assert len(written.encode()) <= sum(size for size, _ in sizes) + 100
-    assert ROOM[0] < SCREENPLAY.most and ROOM[1] < VALUES and Screenplay.parse(written).shots == shots
+    assert (
+        ROOM[0] < SCREENPLAY.most and ROOM[1] < VALUES and Screenplay.parse(written).shots == shots
+    )

@@ -1,4 +1,5 @@
-"""Where the history is kept changes nothing of what is seen: host memory bit for bit, packed within its step."""
+"""Where the history is kept changes nothing of what is seen: host memory bit for bit, packed within
+its step."""
 
 import pytest
 import torch
@@ -9,8 +10,15 @@ from cinelab.memory.policy import CAMR, Full, Sink, Window
 from cinelab.memory.routing import mass_score, mean_score, pool, relevance
 from cinelab.memory.shelf import HostShelf, PackedShelf, Shelf, Slots, Storage, pack, unpack
 
-POLICIES = [Full(), Window(window=2), Sink(sink=1, window=2), CAMR(budget=3), CAMR(budget=3, per_head=False),
-            CAMR(budget=3, summary=3), CAMR(budget=3, positions="packed", summary=2)]
+POLICIES = [
+    Full(),
+    Window(window=2),
+    Sink(sink=1, window=2),
+    CAMR(budget=3),
+    CAMR(budget=3, per_head=False),
+    CAMR(budget=3, summary=3),
+    CAMR(budget=3, positions="packed", summary=2),
+]
 HOST = [Storage("host", slots=3), Storage("host", slots=1), Storage("host", slots=12)]
 
 
@@ -40,7 +48,8 @@ def test_packed_history_is_nearly_the_same_film(place, packing, error):
     far, _ = made(Window(window=1), Storage())
     off = (here - there).abs().mean() / here.std()
     assert 0 < off < error and off < (here - far).abs().mean() / here.std()
-    assert memory.seen_bytes() == whole.seen_bytes() * (16 + 4) / (4 * 16)  # a byte for four, and a scale for sixteen numbers
+    # a byte for four, and a scale for sixteen numbers
+    assert memory.seen_bytes() == whole.seen_bytes() * (16 + 4) / (4 * 16)
 
 
 @torch.no_grad()
@@ -52,7 +61,11 @@ def test_a_path_has_one_buffer_however_it_grows_and_a_branch_its_own():
         path.append(shelf)
         if n == 40:
             branch = path[9].append(-units[:, 50:51], 10)
-    assert len({one.buffer.data_ptr() for one in path}) == 1 != len({shelf.buffer.data_ptr(), branch.buffer.data_ptr()})
+    assert (
+        len({one.buffer.data_ptr() for one in path})
+        == 1
+        != len({shelf.buffer.data_ptr(), branch.buffer.data_ptr()})
+    )
     assert all(torch.equal(one.all(n + 1), units[:, : n + 1]) for n, one in enumerate(path))
     assert torch.equal(branch.all(11), torch.cat([units[:, :10], -units[:, 50:51]], 1))
 
@@ -88,14 +101,20 @@ def test_packing_is_off_by_half_a_step_at_most():
     for packing, share in (("int8", 0.5 / 127), ("fp8", 1 / 16)):
         numbers, scale = pack(x, packing)
         assert numbers.dtype == torch.uint8
-        assert ((unpack(numbers, scale, packing, x.dtype) - x).abs() <= share * x.abs().amax(-1, keepdim=True) + 1e-6).all()
+        assert (
+            (unpack(numbers, scale, packing, x.dtype) - x).abs()
+            <= share * x.abs().amax(-1, keepdim=True) + 1e-6
+        ).all()
     zero = torch.zeros(1, 1, 1, 1, 4)
     assert torch.equal(unpack(*pack(zero, "fp8"), "fp8", zero.dtype), zero)
 
 
 def test_a_forked_shelf_keeps_both_ends():
     shelf = Shelf().append(torch.zeros(1, 2, 1, 1, 1), 0)
-    one, two = shelf.append(torch.ones(1, 1, 1, 1, 1), 2), shelf.append(torch.full((1, 1, 1, 1, 1), 2.0), 2)
+    one, two = (
+        shelf.append(torch.ones(1, 1, 1, 1, 1), 2),
+        shelf.append(torch.full((1, 1, 1, 1, 1), 2.0), 2),
+    )
     assert one.all(3).flatten().tolist() == [0, 0, 1] and two.all(3).flatten().tolist() == [0, 0, 2]
 
 
@@ -123,12 +142,20 @@ def test_the_summaries_catch_up_when_the_policy_changes_and_forks_keep_their_own
         model(x[:, :1], torch.ones(2, 1), text, shot[:, -1:], one)
         kept = one.summaries[0]
         keys = one.shelves[0][0].all(7)
-        assert (kept.done, kept.tokens) == (7, tokens) and torch.allclose(kept.units.all(7), pool(keys, tokens))
+        assert (kept.done, kept.tokens) == (7, tokens) and torch.allclose(
+            kept.units.all(7), pool(keys, tokens)
+        )
     assert not memory.summaries and fork.summaries[0].tokens == 2
 
 
-@pytest.mark.parametrize(("settings", "said"), [({"place": "disk"}, "storage.place is 'disk'"), ({"packing": "int4"}, "int4"),
-                                                ({"slots": 0}, "storage.slots is 0")])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"place": "disk"}, "storage.place is 'disk'"),
+        ({"packing": "int4"}, "int4"),
+        ({"slots": 0}, "storage.slots is 0"),
+    ],
+)
 def test_bad_storage_is_one_sentence(settings, said):
     with pytest.raises(CinelabError, match=said):
         Storage(**settings)
@@ -149,18 +176,25 @@ def test_packed_shelves_fork_as_plain_ones():
     units = torch.randn(1, 3, 4, 2, 8)
     shelf = PackedShelf("int8", Shelf(), Shelf()).append(units[:, :2], 0)
     one, two = shelf.append(units[:, 2:], 2), shelf.append(-units[:, 2:], 2)
-    assert torch.allclose(one.all(3), units, atol=0.03) and torch.allclose(two.all(3)[:, 2], -units[:, 2], atol=0.03)
+    assert torch.allclose(one.all(3), units, atol=0.03) and torch.allclose(
+        two.all(3)[:, 2], -units[:, 2], atol=0.03
+    )
 
 
-@pytest.mark.parametrize("storage", [Storage("host"), Storage("host", "int8"), Storage(packing="fp8")], ids=repr)
+@pytest.mark.parametrize(
+    "storage", [Storage("host"), Storage("host", "int8"), Storage(packing="fp8")], ids=repr
+)
 def test_gradients_are_refused_where_they_would_be_lost(storage):
     units = torch.randn(1, 2, 4, 2, 8)
-    with pytest.raises(CinelabError, match="keeps no gradients.*to train, or call the model under torch.no_grad"):
+    with pytest.raises(
+        CinelabError, match="keeps no gradients.*to train, or call the model under torch.no_grad"
+    ):
         storage.shelf().append(units.clone().requires_grad_(), 0)
     with torch.no_grad():
         shelf = storage.shelf().append(units.clone().requires_grad_(), 0)
         assert shelf.all(2).shape == units.shape
-    if storage.place == "host":  # what was kept without gradients must not be asked for under them either
+    # what was kept without gradients must not be asked for under them either
+    if storage.place == "host":
         with pytest.raises(CinelabError, match="place 'host' keeps no gradients"):
             shelf.all(2)
 

@@ -74,20 +74,34 @@ def test_long_captions_and_titles_make_it_taller_not_wider():
 def test_a_change_in_mid_shot_is_written_under_a_frame_taken_after_it():
     film, _ = plain_film(3)  # red, then green, then blue, within one shot
     turns = [Turn(6, 0.75, "turns green"), Turn(12, 1.5, "turns blue")]
-    assert _panels((0, 18), "is red", turns, 3) == [(0, "is red"), (11, "at 0.8 s: turns green"), (17, "at 1.5 s: turns blue")]
+    assert _panels((0, 18), "is red", turns, 3) == [
+        (0, "is red"),
+        (11, "at 0.8 s: turns green"),
+        (17, "at 1.5 s: turns blue"),
+    ]
     assert _panels((0, 18), "is red", turns[:1], 3)[1:] == [(5, ""), (17, "at 0.8 s: turns green")]
-    silent, told = storyboard(film, [(0, 18)], ["is red"]), storyboard(film, [(0, 18)], ["is red"], turns=[turns])
+    silent, told = (
+        storyboard(film, [(0, 18)], ["is red"]),
+        storyboard(film, [(0, 18)], ["is red"], turns=[turns]),
+    )
     assert told.size == silent.size
     places = [centre(told, colour) for colour in COLOURS[:3]]
     below = max(place[0] for place in places) + 150
-    changed = np.argwhere((np.asarray(told) != np.asarray(silent)).any(-1) & (np.arange(told.height)[:, None] > below))
-    assert changed[:, 1].min() > places[0][1] + 100, "the opening caption stays, the changes are told to its right"
+    changed = np.argwhere(
+        (np.asarray(told) != np.asarray(silent)).any(-1) & (np.arange(told.height)[:, None] > below)
+    )
+    assert changed[:, 1].min() > places[0][1] + 100, (
+        "the opening caption stays, the changes are told to its right"
+    )
 
 
 def test_many_changes_go_on_in_further_rows():
     film, _ = plain_film(5)
     turns = [Turn(6 * place, 0.75 * place, f"change {place}") for place in range(1, 5)]
-    assert storyboard(film, [(0, 30)], ["opens"], turns=[turns]).height > storyboard(film, [(0, 30)], ["opens"]).height + 300
+    assert (
+        storyboard(film, [(0, 30)], ["opens"], turns=[turns]).height
+        > storyboard(film, [(0, 30)], ["opens"]).height + 300
+    )
 
 
 @pytest.mark.parametrize("text", ["a cat " * 40, "w" * 300, "a " + "w" * 90 + " b", "", "é — 猫"])

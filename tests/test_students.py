@@ -1,5 +1,5 @@
-"""Few-step students: the training roll-out is the live stream, equal scores pull nowhere, pairs are what streaming makes,
-killed and resumed equals uninterrupted, and bad input is one sentence."""
+"""Few-step students: the training roll-out is the live stream, equal scores pull nowhere, pairs are
+what streaming makes, killed and resumed equals uninterrupted, and bad input is one sentence."""
 
 from dataclasses import replace
 
@@ -37,7 +37,9 @@ def net(seed=0):
     return made
 
 
-DMD = replace(presets.dmd("smoke"), model=presets.SMOKE, bf16=False, known=0.0, batch=2, policy=CAMR(budget=2))
+DMD = replace(
+    presets.dmd("smoke"), model=presets.SMOKE, bf16=False, known=0.0, batch=2, policy=CAMR(budget=2)
+)
 
 
 # The one roll-out
@@ -52,8 +54,15 @@ def test_the_differentiable_rollout_is_the_live_stream_bit_for_bit(bf16):
     text = embed(bundle, lines)
     script = script_of(lines, text.shape[1] - 1)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        chunks = rollout(bundle.model, Memory(CAMR(budget=3), 1, bundle.reach), Prompts(bundle.model, text), script, [1, 2],
-                         (1, *bundle.latent_shape), TWO)
+        chunks = rollout(
+            bundle.model,
+            Memory(CAMR(budget=3), 1, bundle.reach),
+            Prompts(bundle.model, text),
+            script,
+            [1, 2],
+            (1, *bundle.latent_shape),
+            TWO,
+        )
         made = torch.cat([chunk.latents.float() for chunk in chunks], 1)
     assert made.requires_grad and torch.equal(made.detach(), streamed)
 
@@ -69,19 +78,35 @@ def test_only_the_exit_level_keeps_its_graph():
         return out
 
     counted.encode_text = network.encode_text
-    rolled = rollout(counted, Memory(Full(), 1), Prompts(network, clips.text), script, [0], (1, 24, 6, 8),
-                     Sampling(4, "consistency", 1.0), depth=0.6)
+    rolled = rollout(
+        counted,
+        Memory(Full(), 1),
+        Prompts(network, clips.text),
+        script,
+        [0],
+        (1, 24, 6, 8),
+        Sampling(4, "consistency", 1.0),
+        depth=0.6,
+    )
     first, second, _ = (chunk.latents for chunk in rolled)
-    assert calls == 3 * [False, False, True, False]  # exit at the third of four levels, then the clean pass
-    assert torch.autograd.grad(second.sum(), first, allow_unused=True) == (None,)  # nothing flows through the memory
+    # exit at the third of four levels, then the clean pass
+    assert calls == 3 * [False, False, True, False]
+    # nothing flows through the memory
+    assert torch.autograd.grad(second.sum(), first, allow_unused=True) == (None,)
 
 
 def test_first_chunk_may_take_more_levels():
     assert TWO.levels(first=True).numel() == 4 and TWO.levels().numel() == 3
-    assert Sampling(2, "consistency", shift=1.0, at=(1.0, 0.25)).levels().tolist() == [1.0, 0.25, 0.0]
+    assert Sampling(2, "consistency", shift=1.0, at=(1.0, 0.25)).levels().tolist() == [
+        1.0,
+        0.25,
+        0.0,
+    ]
 
 
-@pytest.mark.parametrize("levels", [(0.5, 0.75), (1.0, 1.0), (1.2, 0.5), (1.0, 0.0), (1.0, -0.5)], ids=str)
+@pytest.mark.parametrize(
+    "levels", [(0.5, 0.75), (1.0, 1.0), (1.2, 0.5), (1.0, 0.0), (1.0, -0.5)], ids=str
+)
 def test_levels_must_fall_within_0_and_1(levels):
     with pytest.raises(CinelabError, match=r"fall strictly and lie in \(0, 1\]"):
         Sampling(2, "consistency", at=levels)
@@ -104,13 +129,25 @@ def test_causal_pairs_are_what_streaming_the_teacher_with_the_true_history_makes
     states, end = pairs.trajectories(teacher, clips, config, noise)
     assert torch.equal(states[:, 0], noise)
     field = pairs.field_of(teacher, clips, "autoregressive", 2.0, 1)
-    memory, text, script = Memory(Full(), 1), Prompts(teacher, clips.text), Script(clips.slot, clips.shot, 1, clips.null)
+    memory, text, script = (
+        Memory(Full(), 1),
+        Prompts(teacher, clips.text),
+        Script(clips.slot, clips.shot, 1, clips.null),
+    )
     from cinelab.flow.sampler import denoise, remember
 
     for i in range(4):
         memory.begin(i, clips.shot[:, i])
         with torch.no_grad():
-            alone = denoise(teacher, memory, text, script, i, lambda level, i=i: noise[:, i : i + 1], config.sampling)
+            alone = denoise(
+                teacher,
+                memory,
+                text,
+                script,
+                i,
+                lambda level, i=i: noise[:, i : i + 1],
+                config.sampling,
+            )
         torch.testing.assert_close(end[:, i : i + 1], alone, atol=1e-4, rtol=1e-3)
         remember(teacher, memory, text, script, i, clips.latents[:, i : i + 1])
     with torch.no_grad():
@@ -126,7 +163,9 @@ def test_pairs_are_resumable_and_belong_to_one_teacher(tmp_path):
     unfinished = pairs.build(tmp_path, config, net(), "abc", FakeStore())
     next(unfinished)
     unfinished.close()
-    with pytest.raises(CinelabError, match=r"cut short: 1 of 2 shards are missing \(first: 00001.npz\)"):
+    with pytest.raises(
+        CinelabError, match=r"cut short: 1 of 2 shards are missing \(first: 00001.npz\)"
+    ):
         pairs.Pairs(tmp_path, config, "abc", FakeStore())
     kept = (tmp_path / "00000.npz").stat().st_mtime_ns
     assert build_pairs(tmp_path, config) == [2]
@@ -156,13 +195,23 @@ def test_the_boundary_condition_holds_by_construction():
 
 
 def test_a_perfect_flow_has_no_consistency_loss():
-    """A constant velocity is its own consistency function: student and target must agree exactly."""
+    """A constant velocity is its own consistency function: student and target must agree
+    exactly."""
     network, clips = net(), Fake().clips(2, 3, rng_at(3))
     with torch.no_grad():
         network.proj_out.weight.zero_()
         network.scale_shift_table.zero_()
     config = replace(presets.consistency("smoke"), model=presets.SMOKE, frames=3, bf16=False)
-    loss = consistency.loss(network, Ema(network, 0.9), network, clips, consistency.grid_at(config, 0), config, (Full(), False), rng_at(0))
+    loss = consistency.loss(
+        network,
+        Ema(network, 0.9),
+        network,
+        clips,
+        consistency.grid_at(config, 0),
+        config,
+        (Full(), False),
+        rng_at(0),
+    )
     assert loss.item() < 1e-10
 
 
@@ -171,7 +220,11 @@ def test_a_perfect_flow_has_no_consistency_loss():
 
 @pytest.mark.parametrize("score", dmd.TEACHERS)
 def test_equal_scores_pull_nowhere(score):
-    judge, clips, config = net(), Fake().clips(2, 4, rng_at(4)), replace(DMD, score=score, guidance=1.0)
+    judge, clips, config = (
+        net(),
+        Fake().clips(2, 4, rng_at(4)),
+        replace(DMD, score=score, guidance=1.0),
+    )
     gradient, gap = dmd.direction(clips.latents, clips, judge, judge, config, rng_at(0))
     assert not gradient.any() and not gap.any()
     other, _ = dmd.direction(clips.latents, clips, judge, net(1), config, rng_at(0))
@@ -187,7 +240,9 @@ def test_the_loss_has_exactly_the_matching_gradient():
     gradient, _ = dmd.direction(sample.detach(), clips, net(1), net(2), DMD, rng)
     weights = list(student.parameters())
     ours = torch.autograd.grad(loss, weights, allow_unused=True)
-    theirs = torch.autograd.grad((sample * gradient).sum() / sample.numel(), weights, allow_unused=True)
+    theirs = torch.autograd.grad(
+        (sample * gradient).sum() / sample.numel(), weights, allow_unused=True
+    )
     for a, b in zip(ours, theirs, strict=True):
         assert (a is None) == (b is None) and (a is None or torch.allclose(a, b, atol=1e-6))
 
@@ -196,7 +251,9 @@ def test_a_known_beginning_is_kept_and_not_judged():
     clips = Fake().clips(2, 6, rng_at(7))
     made, own = dmd.self_rollout(net(), clips, replace(DMD, known=1.0), rng_at(0))
     assert own.tolist() == 3 * [False] + 3 * [True]
-    assert torch.equal(made[:, :3], clips.latents[:, :3]) and not torch.equal(made[:, 3:], clips.latents[:, 3:])
+    assert torch.equal(made[:, :3], clips.latents[:, :3]) and not torch.equal(
+        made[:, 3:], clips.latents[:, 3:]
+    )
 
 
 def test_score_distillation_remembers_the_truth():
@@ -207,7 +264,9 @@ def test_score_distillation_remembers_the_truth():
     far = replace(clips, latents=clips.latents.flip(0))  # another past, the same prompts and noise
     other, _ = dmd.self_rollout(network, far, config, rng_at(0))
     assert torch.equal(made[:, 0], other[:, 0]) and not torch.equal(made[:, 1], other[:, 1])
-    gradient, _ = dmd.direction(made.detach(), clips, net(1), net(1), replace(config, guidance=1.0), rng_at(0))
+    gradient, _ = dmd.direction(
+        made.detach(), clips, net(1), net(1), replace(config, guidance=1.0), rng_at(0)
+    )
     assert not gradient.any()
 
 
@@ -226,7 +285,13 @@ def start(kind, folder, tmp_path, exam=None):
         return dmd.train(DMD, net(), teacher, net(2), store, Run(folder, DMD), exam)
     config = ODE if kind == "ode" else BIDIRECTIONAL
     list(pairs.build(tmp_path / "pairs", config.pairs, teacher, "abc", store))
-    return ode.train(config, net(), pairs.Pairs(tmp_path / "pairs", config.pairs, "abc", store), Run(folder, config), exam)
+    return ode.train(
+        config,
+        net(),
+        pairs.Pairs(tmp_path / "pairs", config.pairs, "abc", store),
+        Run(folder, config),
+        exam,
+    )
 
 
 @pytest.mark.parametrize("kind", ["ode", "bidirectional", "consistency", "dmd"])
@@ -239,15 +304,20 @@ def test_killed_and_resumed_equals_uninterrupted_bitwise(kind, tmp_path):
     assert len(whole) == 3 and rows_of(tmp_path / "whole") == rows_of(tmp_path / "broken")
     parts = parts_of(tmp_path / "whole")
     assert same(parts, parts_of(tmp_path / "broken"))
-    wanted = {"model", "ema", "optimiser"} | ({"critic_model", "critic_optimiser"} if kind == "dmd" else set())
+    wanted = {"model", "ema", "optimiser"} | (
+        {"critic_model", "critic_optimiser"} if kind == "dmd" else set()
+    )
     assert parts.keys() == wanted
 
 
 def test_the_best_weights_are_kept_not_the_last(tmp_path):
     scores = iter([0.5, 0.9, 0.1])
-    rows = list(start("dmd", tmp_path / "run", tmp_path, exam=lambda network: {"score": next(scores)}))
+    rows = list(
+        start("dmd", tmp_path / "run", tmp_path, exam=lambda network: {"score": next(scores)})
+    )
     best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
-    assert [row.get("score") for row in rows] == [0.5, None, 0.1]  # the last row holds the final exam
+    # the last row holds the final exam
+    assert [row.get("score") for row in rows] == [0.5, None, 0.1]
     assert (best["step"], best["score"]) == (2, 0.9)
 
 
@@ -262,27 +332,38 @@ def test_a_critic_gone_wrong_stops_the_run_which_resumes_after_the_fix(tmp_path)
     with torch.no_grad():
         critic.proj_out.bias.fill_(float("nan"))
     broken = dmd.train(DMD, net(), net(1), critic, FakeStore(), Run(tmp_path / "other", DMD))
-    with pytest.raises(CinelabError, match="critic's score is not finite any more; lower critic.lr"):
+    with pytest.raises(
+        CinelabError, match="critic's score is not finite any more; lower critic.lr"
+    ):
         list(broken)
     calmer = replace(DMD, critic=replace(DMD.critic, lr=1e-5))
     assert state.read_bytes() == saved
-    assert [row["step"] for row in dmd.train(calmer, net(), net(1), net(2), FakeStore(), Run(run, calmer))] == [2]
+    assert [
+        row["step"]
+        for row in dmd.train(calmer, net(), net(1), net(2), FakeStore(), Run(run, calmer))
+    ] == [2]
     assert "1e-05" in (run / "changes.jsonl").read_text()
 
 
 def test_teacher_and_student_must_fit():
-    with pytest.raises(CinelabError, match="teacher toybox-base has num_attention_heads=8, the student num_attention_heads=2"):
+    with pytest.raises(
+        CinelabError,
+        match="teacher toybox-base has num_attention_heads=8, the student num_attention_heads=2",
+    ):
         students.fitting("toybox-base", presets.SMOKE, "teacher")
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"score": "both"}, "score is 'both'"),
-    ({"critic_updates": 0}, "critic_updates is 0"),
-    ({"history": "truth"}, "goes with score='autoregressive'"),
-    ({"t_range": (0.9, 0.1)}, "rise within"),
-    ({"chunk": 3}, "lengths has 4 latent frames, which chunk=3"),
-    ({"sampling": Sampling()}, "samples by 'consistency'"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"score": "both"}, "score is 'both'"),
+        ({"critic_updates": 0}, "critic_updates is 0"),
+        ({"history": "truth"}, "goes with score='autoregressive'"),
+        ({"t_range": (0.9, 0.1)}, "rise within"),
+        ({"chunk": 3}, "lengths has 4 latent frames, which chunk=3"),
+        ({"sampling": Sampling()}, "samples by 'consistency'"),
+    ],
+)
 def test_contradictions_are_refused(change, message):
     with pytest.raises(CinelabError, match=message):
         replace(DMD, **change)
@@ -293,6 +374,7 @@ def test_a_blend_is_the_mean_of_its_parts(tmp_path):
     made = load(students.blend([one, other], tmp_path / "blend"))
     parts = [load(name) for name in (one, other)]
     mean = (parts[0].model.proj_out.weight + parts[1].model.proj_out.weight) / 2
-    torch.testing.assert_close(made.model.proj_out.weight, mean, atol=1e-2, rtol=1e-2)  # stored in half precision
+    # stored in half precision
+    torch.testing.assert_close(made.model.proj_out.weight, mean, atol=1e-2, rtol=1e-2)
     assert made.sampling == parts[0].sampling and len(made.config["blend"]) == 2
     assert made.config["run"]["steps"] == sum(part.config["run"]["steps"] for part in parts)

@@ -1,4 +1,5 @@
-"""Sweeps: what a file may hold, which cells it means, and that nothing is lost, doubled or mixed."""
+"""Sweeps: what a file may hold, which cells it means, and that nothing is lost, doubled or
+mixed."""
 
 import contextlib
 import fcntl
@@ -241,7 +242,10 @@ def test_execute_shows_progress_and_passes_typed_values(capfd):
     values = json.loads(Path("out {x}/values.json").read_text())
     assert values == [[0, None, ["a", 1.5, None], 0.25, True], "<class 'float'>"]
     printed = capfd.readouterr()
-    assert "[1/5] parameters\n[3/5] look at the values\nhello\n[4/5] Work\n" in printed.out and "[5/5]" not in printed.out
+    assert (
+        "[1/5] parameters\n[3/5] look at the values\nhello\n[4/5] Work\n" in printed.out
+        and "[5/5]" not in printed.out
+    )
     assert "TCP" not in printed.err and "unknown parameter" not in printed.err
     assert not Path("out {x}/.lock").exists()
 
@@ -367,11 +371,20 @@ def test_a_result_without_a_schema_is_of_the_first_one():
         ({"schema": "new"}, "has schema 'new', this cinelab knows 1"),
         ({"notebook": None}, "holds no 'notebook'; remove that folder or rename the sweep"),
         ({"parameters": None}, "holds no 'parameters'"),
-        ({"notebook": "old.ipynb"}, 'where notebook is "old.ipynb", the sweep asks for "work.ipynb"'),
+        (
+            {"notebook": "old.ipynb"},
+            'where notebook is "old.ipynb", the sweep asks for "work.ipynb"',
+        ),
         ({"parameters": {"steps": 1, "seed": 0}}, "where steps is 1, the sweep asks for 2; remove"),
         ({"parameters": {"seed": 0}}, "where steps is absent, the sweep asks for 2"),
-        ({"parameters": {"steps": 2, "seed": 0, "mode": "a"}}, 'where mode is "a", the sweep asks for absent'),
-        ({"parameters": {"steps": {"a": {"b": 1}}, "seed": 0}}, 'where steps is {"a": {"b": 1}}, the'),
+        (
+            {"parameters": {"steps": 2, "seed": 0, "mode": "a"}},
+            'where mode is "a", the sweep asks for absent',
+        ),
+        (
+            {"parameters": {"steps": {"a": {"b": 1}}, "seed": 0}},
+            'where steps is {"a": {"b": 1}}, the',
+        ),
     ],
 )
 def test_the_result_of_another_cell_is_refused_and_kept(changes, words):
@@ -422,9 +435,13 @@ def test_bad_arguments_are_refused_before_anything_runs():
 
 def test_the_end_of_the_process_that_starts_cells_is_said():
     engine = Here(1)
-    (server,) = [p for p in psutil.Process().children() if "cinelab.lab.sweep_server" in p.cmdline()]
+    (server,) = [
+        p for p in psutil.Process().children() if "cinelab.lab.sweep_server" in p.cmdline()
+    ]
     server.kill()
-    with pytest.raises(CinelabError, match="starts the cells was ended; run the same command again"):
+    with pytest.raises(
+        CinelabError, match="starts the cells was ended; run the same command again"
+    ):
         engine.ended()
     assert engine.close() == "" and not server.is_running()
 
@@ -441,7 +458,8 @@ def test_the_table_counts_foresees_and_is_drawn(tmp_path):
     board.running[3][1] -= 45
     board.end(1, tmp_path, "done", "")
     board.end(2, tmp_path, "failed", "no luck")
-    assert 66 < board.to_go(left=3) < 68  # two cells of a minute and 15 seconds of the third, by two workers
+    # two cells of a minute and 15 seconds of the third, by two workers
+    assert 66 < board.to_go(left=3) < 68
     assert "1 done, 1 failed, 3 left, about 1 min" in board.line()
     board.running[3][2] = 300.0
     with board:
@@ -473,7 +491,12 @@ def test_ctrl_c_leaves_the_table_and_says_how_to_go_on():
         board.begin(1, "seed=1")
         raise KeyboardInterrupt
     left = screen.getvalue().rpartition("\x1b[2K")[2]  # behind what was wiped away
-    assert "stopped" in left and "seed=1" in left and "3 left" in left and "same command goes on" in left
+    assert (
+        "stopped" in left
+        and "seed=1" in left
+        and "3 left" in left
+        and "same command goes on" in left
+    )
 
 
 def test_without_a_table_a_line_now_and_then_says_how_it_goes(monkeypatch):
@@ -497,15 +520,23 @@ def test_workers_share_the_cores(monkeypatch, capsys):
     source = "import os, pathlib\n(pathlib.Path(run_dir) / 'n').write_text(os.environ['OMP_NUM_THREADS'])"
     summary = run(Sweep("s", notebook(source)), workers=10**6)
     assert (summary.done[0].folder() / "n").read_text() == "1"
-    assert re.search(r"done    seed=0  \d+\.\d s  \d+ MB\n1 done, .* in \d+\.\d s", capsys.readouterr().out)
+    assert re.search(
+        r"done    seed=0  \d+\.\d s  \d+ MB\n1 done, .* in \d+\.\d s", capsys.readouterr().out
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("engine", "count"), [("here", 24), ("local", 8)])
 def test_a_sweep_killed_three_times_does_each_cell_once(engine, count):
-    sweep, dice, kept = Sweep("s", notebook(BOOKKEEPER), seeds=list(range(count))), random.Random(7), {}
+    sweep, dice, kept = (
+        Sweep("s", notebook(BOOKKEEPER), seeds=list(range(count))),
+        random.Random(7),
+        {},
+    )
     for done in (count // 4, count // 2, 3 * count // 4):
-        family = kill_when(done, f"seeds=list(range({count}))), 2, engine={engine!r}", dice.random())
+        family = kill_when(
+            done, f"seeds=list(range({count}))), 2, engine={engine!r}", dice.random()
+        )
         if engine == "here":  # a cluster's jobs go on
             wait_for(partial(none_lives, family), 10)
         assert done <= len(records()) < count
@@ -513,14 +544,21 @@ def test_a_sweep_killed_three_times_does_each_cell_once(engine, count):
     summary = run(sweep, workers=2, engine=engine)
     assert summary.ok and len(summary.skipped) + len(summary.done) == count
     ended = (Path("results") / "ended.txt").read_text().split()
-    assert sorted({*ended}) == sorted(names(expand(sweep))) == sorted(p.name for p in Path("results/s").iterdir() if p.is_dir())
-    assert count <= len(ended) <= count + 3 * 2  # a kill may fall between a notebook's end and its record
-    assert len(records()) == count and kept.items() <= records().items()  # no record was written twice
+    assert (
+        sorted({*ended})
+        == sorted(names(expand(sweep)))
+        == sorted(p.name for p in Path("results/s").iterdir() if p.is_dir())
+    )
+    # a kill may fall between a notebook's end and its record
+    assert count <= len(ended) <= count + 3 * 2
+    # no record was written twice
+    assert len(records()) == count and kept.items() <= records().items()
     assert none_lives(p for p in psutil.process_iter() if in_here(p))
 
 
 def kill_when(done, call, seconds):
-    """Start a sweep, kill it some time after it has `done` cells, and return what it had started."""
+    """Start a sweep, kill it some time after it has `done` cells, and return what it had
+    started."""
     code = f"from cinelab.lab.sweep import Sweep, run; run(Sweep('s', 'work.ipynb', {call})"
     driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
     wait_for(lambda: len(records()) >= done or driver.poll() is not None)
@@ -553,7 +591,11 @@ def in_here(process):
 
 def test_the_writer_is_named_and_not_its_kernel_whose_number_may_be_lower(tmp_path):
     with open(tmp_path / ".lock", "w") as held:
-        print("host=elsewhere", 500, 20, file=held, flush=True)  # numbers begin again when they run out
+        # numbers begin again when they run out
+        print("host=elsewhere", 500, 20, file=held, flush=True)
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(CinelabError, match="by process 500 on elsewhere"), notebook_room.writing(tmp_path, patience=0):
+        with (
+            pytest.raises(CinelabError, match="by process 500 on elsewhere"),
+            notebook_room.writing(tmp_path, patience=0),
+        ):
             pass

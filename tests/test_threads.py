@@ -1,4 +1,5 @@
-"""Torch's threads: the user's choice stays, ours is made before torch is there, and a busy machine costs its share, no more."""
+"""Torch's threads: the user's choice stays, ours is made before torch is there, and a busy machine
+costs its share, no more."""
 
 import json
 import os
@@ -23,7 +24,8 @@ from cinelab import threads
 names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "CINELAB_CORES")
 print(json.dumps([threads.late, threads.own("OMP_NUM_THREADS"), "torch" in sys.modules, *map(os.environ.get, names)]))
 """
-# A film's seconds of the cores by torch's threads and by one, in turns; and how often threads slept in a thousand products,
+# A film's seconds of the cores by torch's threads and by one, in turns; and how often threads slept
+# in a thousand products,
 # each of which has a part for every thread.
 FILM = """
 import json, resource, time
@@ -48,12 +50,22 @@ print(json.dumps([threads, seconds, slept + resource.getrusage(resource.RUSAGE_S
 
 def environment(**own):
     """This process's, without what is said about threads, but for `own`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "KMP_", "GOMP_", "CINELAB_C"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("OMP_", "KMP_", "GOMP_", "CINELAB_C"))
+    }
     return kept | {"PYTHONPATH": str(ROOT)} | own
 
 
 def python(code, **own):
-    done = subprocess.run([sys.executable, "-c", code], env=environment(**own), capture_output=True, text=True, timeout=500)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(**own),
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -68,12 +80,18 @@ def test_threads_are_chosen_before_torch_is_there():
 
 @pytest.mark.parametrize(
     ("own", "number", "policy"),
-    [({"OMP_NUM_THREADS": "7"}, "7", "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, None, "ACTIVE"), ({"GOMP_SPINCOUNT": "9"}, None, None),
-     ({"KMP_BLOCKTIME": "200"}, None, None)],
+    [
+        ({"OMP_NUM_THREADS": "7"}, "7", "PASSIVE"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, None, "ACTIVE"),
+        ({"GOMP_SPINCOUNT": "9"}, None, None),
+        ({"KMP_BLOCKTIME": "200"}, None, None),
+    ],
 )
 def test_what_the_user_has_set_stays(own, number, policy):
     late, mine, _, *_, found, block, _ = told(**own)
-    assert (late, mine, found) == (False, number, policy) and block == own.get("KMP_BLOCKTIME", "0" if policy == "PASSIVE" else None)
+    assert (late, mine, found) == (False, number, policy) and block == own.get(
+        "KMP_BLOCKTIME", "0" if policy == "PASSIVE" else None
+    )
 
 
 def test_a_torch_that_was_there_first_is_said_and_nothing_is_pretended():
@@ -86,14 +104,22 @@ def test_a_process_beside_others_has_its_share_which_is_no_choice_of_the_users()
     inherited = "print(json.dumps([threads.shared(2)['OMP_NUM_THREADS'], threads.shared(2)['CINELAB_CORES']]))"
     code = f"import os; os.sched_getaffinity = lambda _: range(8)\nfrom cinelab import threads; import json; threads.quota = lambda: None; {inherited}"
     assert python(code) == ["4", "4"]
-    assert python(code.replace("'CINELAB_CORES'", "'PATH'"), OMP_NUM_THREADS="3", PATH="p") == ["3", "p"]
+    assert python(code.replace("'CINELAB_CORES'", "'PATH'"), OMP_NUM_THREADS="3", PATH="p") == [
+        "3",
+        "p",
+    ]
 
 
 @pytest.mark.parametrize(
     ("files", "cores"),
-    [({"cpu.max": "150000 100000\n"}, 1.5), ({"cpu.max": "max 100000\n"}, None), ({}, None), ({"cpu.max": "what"}, None),
-     ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
-     ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None)],
+    [
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({}, None),
+        ({"cpu.max": "what"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+    ],
 )
 def test_a_containers_quota_is_read(files, cores, tmp_path):
     (tmp_path / "cpu").mkdir()
@@ -128,7 +154,10 @@ def test_a_toybox_film_takes_one_thread_and_gives_the_others_back(monkeypatch):
 @pytest.fixture
 def busy():
     """A busy loop for each core."""
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)]
+    loops = [
+        subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        for _ in os.sched_getaffinity(0)
+    ]
     yield
     for loop in loops:
         loop.kill()
@@ -137,8 +166,9 @@ def busy():
 
 @pytest.mark.slow
 def test_beside_busy_loops_no_core_is_spent_on_waiting(busy):
-    """Counted, since wall time depends on who else is here: threads that spin never sleep, and use cores up while they wait.
-    Beside these loops a film by two of them took two to thirty times the seconds of one thread."""
+    """Counted, since wall time depends on who else is here: threads that spin never sleep, and use
+    cores up while they wait. Beside these loops a film by two of them took two to thirty times the
+    seconds of one thread."""
     number, (film, alone), slept = python(FILM)
     assert number == len(os.sched_getaffinity(0)) and film < 1.6 * alone
     assert slept >= 1000 or number == 1
@@ -146,10 +176,18 @@ def test_beside_busy_loops_no_core_is_spent_on_waiting(busy):
 
 def test_doctor_says_who_waits_how_and_what_else_is_busy(monkeypatch):
     found = {one.what: one for one in examine()}
-    assert found["threads"].ok and "they " in found["threads"].found and "cores" in found["other work"].found
+    assert (
+        found["threads"].ok
+        and "they " in found["threads"].found
+        and "cores" in found["other work"].found
+    )
     monkeypatch.setattr(threads, "late", True)
     late = lab.doctor._threads()
-    assert late.ok is None and "before cinelab" in late.found and "OMP_WAIT_POLICY=PASSIVE" in late.remedy
+    assert (
+        late.ok is None
+        and "before cinelab" in late.found
+        and "OMP_WAIT_POLICY=PASSIVE" in late.remedy
+    )
 
 
 def test_doctor_sees_a_busy_loop(busy):

@@ -65,7 +65,11 @@ def test_continue_switches_the_prompt_without_a_cut():
 def test_a_change_waits_for_its_chunk(at, chunk, want):
     shots = (Shot("z", 2), Shot("a", 2, changes=(PromptChange(at, "b"),)))
     line = plan(play(*shots), fps=4, stride=2, chunk=chunk)
-    shown = [line.prompts[slot.prompt].removeprefix("then ") * slot.frames for slot in line.slots if slot.entry == 1]
+    shown = [
+        line.prompts[slot.prompt].removeprefix("then ") * slot.frames
+        for slot in line.slots
+        if slot.entry == 1
+    ]
     assert "".join(shown) == want
 
 
@@ -183,14 +187,27 @@ def test_every_frame_knows_its_shot_and_prompt(made):
 
 
 def test_changes_are_told_at_the_frame_where_they_take_effect():
-    calm = Shot("a cat waits", 2, changes=(PromptChange(1, "a cat jumps"), PromptChange(1.5, "a cat jumps", seed=8, policy=Window(window=4))))
+    calm = Shot(
+        "a cat waits",
+        2,
+        changes=(
+            PromptChange(1, "a cat jumps"),
+            PromptChange(1.5, "a cat jumps", seed=8, policy=Window(window=4)),
+        ),
+    )
     line = plan(Screenplay("t", (Shot("a dog", 1), calm)), fps=8, stride=2, chunk=1)
     first, second = line.turns
     start = line.entry_spans[1][0]
     assert first == [] and [turn.frame - start for turn in second] == [8, 12]
-    assert [turn.line for turn in second] == ["at 1.0 s: a cat jumps", "at 1.5 s: seed 8, policy Window"]
+    assert [turn.line for turn in second] == [
+        "at 1.0 s: a cat jumps",
+        "at 1.5 s: seed 8, policy Window",
+    ]
 
 
 def test_every_setting_of_a_change_is_told():
-    assert told(PromptChange(1, "x", steps=4, budget=3, recache=True), "x") == "budget 3, steps 4, recache"
+    assert (
+        told(PromptChange(1, "x", steps=4, budget=3, recache=True), "x")
+        == "budget 3, steps 4, recache"
+    )
     assert told(PromptChange(1, "y"), "x") == "y" and told(PromptChange(1, "x"), "x") == "x"

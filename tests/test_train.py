@@ -1,4 +1,5 @@
-"""Training: killed and resumed equals uninterrupted, bit for bit; the loss falls; bad states stop with a sentence."""
+"""Training: killed and resumed equals uninterrupted, bit for bit; the loss falls; bad states stop
+with a sentence."""
 
 import json
 from dataclasses import replace
@@ -23,7 +24,9 @@ class Fake:
         slot = (torch.arange(frames) // 3).expand(count, -1)
         text = torch.randn(count, 4, 24, 64, generator=rng)
         text[:, -1] = 0
-        return Clips(torch.randn(count, frames, 24, 6, 8, generator=rng), text, slot.clamp(max=2), slot)
+        return Clips(
+            torch.randn(count, frames, 24, 6, 8, generator=rng), text, slot.clamp(max=2), slot
+        )
 
 
 def model():
@@ -31,7 +34,10 @@ def model():
     return init_toy(CausalWan(presets.SMOKE))
 
 
-STAGES = [(bidirectional, presets.bidirectional("smoke")), (teacher_forcing, presets.teacher_forcing("smoke"))]
+STAGES = [
+    (bidirectional, presets.bidirectional("smoke")),
+    (teacher_forcing, presets.teacher_forcing("smoke")),
+]
 
 
 def rows_of(folder):
@@ -115,11 +121,17 @@ def test_noisy_half_never_sees_its_own_clean_chunk():
     clips = Fake().clips(1, 4, rng_at(1, "clips"))
     x0 = clips.latents.clone().requires_grad_()
     eps = torch.randn(x0.shape)
-    t = torch.full((1, 4), 1.0)  # at t = 1 the noisy half holds no data, so all it knows comes from the clean half
+    # at t = 1 the noisy half holds no data, so all it knows comes from the clean half
+    t = torch.full((1, 4), 1.0)
     sight = teacher_forcing.Sight(Full(), clips.shot, config.chunk)
     xt = (1 - t)[..., None, None, None] * x0.detach() + t[..., None, None, None] * eps
-    out = net(torch.cat([x0, xt], 1), torch.cat([torch.zeros_like(t), t], 1), clips.text,
-              torch.cat([clips.slot, clips.slot], 1), sight)
+    out = net(
+        torch.cat([x0, xt], 1),
+        torch.cat([torch.zeros_like(t), t], 1),
+        clips.text,
+        torch.cat([clips.slot, clips.slot], 1),
+        sight,
+    )
     out[:, 4 + 2].square().sum().backward()  # the noisy copy of chunk 2
     touched = x0.grad[0].abs().sum(dim=(1, 2, 3)) > 0
     assert touched.tolist() == [True, True, False, False]
@@ -127,7 +139,9 @@ def test_noisy_half_never_sees_its_own_clean_chunk():
 
 def test_curriculum_grows_and_camr_comes_late():
     config = replace(presets.teacher_forcing("toy"), curriculum=(8, 16, 24))
-    assert [teacher_forcing.clip_length(config, s) for s in (0, config.steps // 2, config.steps - 1)] == [8, 16, 24]
+    assert [
+        teacher_forcing.clip_length(config, s) for s in (0, config.steps // 2, config.steps - 1)
+    ] == [8, 16, 24]
     early = {teacher_forcing.sight_at(config, s) for s in range(100)}
     late = {teacher_forcing.sight_at(config, s) for s in range(config.steps - 100, config.steps)}
     assert early == {(Full(), False)}

@@ -1,4 +1,5 @@
-"""A student is directed under the memory that it was trained under, unless its user says otherwise."""
+"""A student is directed under the memory that it was trained under, unless its user says
+otherwise."""
 
 import json
 import shutil
@@ -39,16 +40,20 @@ def checkpoint(folder, **said):
 # What a training says
 
 
-@pytest.mark.parametrize(("config", "policy"), [
-    (presets.teacher_forcing("toy"), CAMR()),
-    (replace(presets.teacher_forcing("toy"), camr_share=0.0), Full()),
-    (replace(presets.consistency("toy"), camr=PACKED), PACKED),
-    (presets.ode("toy"), CAMR()),
-    (replace(presets.dmd("toy"), policy=Window(window=2)), Window(window=2)),
-    (presets.dmd("wan-1.3b"), Full()),
-    (presets.dmd("wan-14b-camr"), presets.WAN_CAMR),
-    (presets.bidirectional("toy"), None),
-], ids=str)
+@pytest.mark.parametrize(
+    ("config", "policy"),
+    [
+        (presets.teacher_forcing("toy"), CAMR()),
+        (replace(presets.teacher_forcing("toy"), camr_share=0.0), Full()),
+        (replace(presets.consistency("toy"), camr=PACKED), PACKED),
+        (presets.ode("toy"), CAMR()),
+        (replace(presets.dmd("toy"), policy=Window(window=2)), Window(window=2)),
+        (presets.dmd("wan-1.3b"), Full()),
+        (presets.dmd("wan-14b-camr"), presets.WAN_CAMR),
+        (presets.bidirectional("toy"), None),
+    ],
+    ids=str,
+)
 def test_config_json_says_under_which_memory_a_stage_trained(config, policy):
     said = json.loads(json.dumps(trained_under(config)))
     assert (policy_from_dict(said["policy"], "config.json") if "policy" in said else None) == policy
@@ -61,20 +66,35 @@ def test_a_job_exports_it(stage, kind):
     teacher = None if stage == "teacher_forcing" else "random"
     preset = "toy" if kind == "toybox" else "wan-1.3b-camr"
     job = Job(stage, "run", Data(kind, "4x6x5"), preset, init="random", teacher=teacher)
-    said = worker.described(job, job.config, {"fps": 8.0, "size": (48, 64)} if kind == "toybox" else None)
+    said = worker.described(
+        job, job.config, {"fps": 8.0, "size": (48, 64)} if kind == "toybox" else None
+    )
     assert said["policy"] == policy_to_dict(CAMR() if kind == "toybox" else presets.WAN_CAMR)
-    assert ("reach" in said) == (stage == "dmd") and said["span"] == (24 if kind == "toybox" else 21)
+    assert ("reach" in said) == (stage == "dmd") and said["span"] == (
+        24 if kind == "toybox" else 21
+    )
     guidance = {"toybox": 2.0, "noise": 3.0}[kind] if stage == "teacher_forcing" else 1.0
-    assert said["sampling"]["guidance"] == guidance and said["sampling"]["shift"] == (2.0 if kind == "toybox" else 5.0)
+    assert said["sampling"]["guidance"] == guidance and said["sampling"]["shift"] == (
+        2.0 if kind == "toybox" else 5.0
+    )
 
 
 def test_a_notebooks_stages_export_it(tmp_path):
-    stage = students.dmd(tmp_path / "dmd", None, "toybox-1step", preset="toy", changes={"policy": PACKED}, exam=False)
+    stage = students.dmd(
+        tmp_path / "dmd", None, "toybox-1step", preset="toy", changes={"policy": PACKED}, exam=False
+    )
     assert stage.describe()["policy"] == policy_to_dict(PACKED) and stage.describe()["reach"] == 23
-    stage = students.dmd(tmp_path / "near", None, "toybox-1step", preset="toy", changes={"reach": None}, exam=False)
+    stage = students.dmd(
+        tmp_path / "near", None, "toybox-1step", preset="toy", changes={"reach": None}, exam=False
+    )
     assert stage.describe()["reach"] is None  # what is said goes before what it starts from
     changes = {"camr": CAMR(budget=4)}
-    assert stages.teacher_forcing(tmp_path / "tf", None, "smoke", None, changes=changes).describe()["policy"]["budget"] == 4
+    assert (
+        stages.teacher_forcing(tmp_path / "tf", None, "smoke", None, changes=changes).describe()[
+            "policy"
+        ]["budget"]
+        == 4
+    )
     assert "policy" not in stages.bidirectional(tmp_path / "b", None, "smoke").describe()
 
 
@@ -85,12 +105,23 @@ def test_a_film_is_made_under_it_unless_something_else_is_said(tmp_path):
     student = load(checkpoint(tmp_path, policy=policy_to_dict(PACKED), reach=9))
     assert Director(student).policy == PACKED and empty_memory(student, PACKED).reach == 9
     assert Director(student, Full()).policy == Full()
-    assert policy_for(student, "camr") == PACKED  # its name says no more than what it was trained under
-    assert policy_for(student, budget=5) == policy_for(student, "camr", 5) == replace(PACKED, budget=5)
-    assert policy_for(student, "sink", 5) == Sink(sink=1, window=4) and policy_for(student, "full") == Full()
-    assert named_policy(student) == ("camr", 3) and named_policy(student, "window", 4) == ("window", 4)
+    # its name says no more than what it was trained under
+    assert policy_for(student, "camr") == PACKED
+    assert (
+        policy_for(student, budget=5) == policy_for(student, "camr", 5) == replace(PACKED, budget=5)
+    )
+    assert (
+        policy_for(student, "sink", 5) == Sink(sink=1, window=4)
+        and policy_for(student, "full") == Full()
+    )
+    assert named_policy(student) == ("camr", 3) and named_policy(student, "window", 4) == (
+        "window",
+        4,
+    )
     path = str(tmp_path / "student")
-    assert director_for(path).policy == PACKED and director_for(path, "sink", 4).policy == Sink(sink=1, window=3)
+    assert director_for(path).policy == PACKED and director_for(path, "sink", 4).policy == Sink(
+        sink=1, window=3
+    )
     session = open_session(tmp_path / "desk", student)
     assert (session.desk.settings.policy, session.desk.settings.budget) == ("camr", 3)
     session = open_session(tmp_path / "other", student, policy="window", budget=4)
@@ -98,7 +129,9 @@ def test_a_film_is_made_under_it_unless_something_else_is_said(tmp_path):
 
 
 def test_another_budget_of_a_policy_keeps_what_it_leaves_open(tmp_path):
-    student = load(checkpoint(tmp_path, policy=policy_to_dict(Sink(sink=1, window=3, positions="packed"))))
+    student = load(
+        checkpoint(tmp_path, policy=policy_to_dict(Sink(sink=1, window=3, positions="packed")))
+    )
     assert policy_for(student).window == 3
     assert policy_for(student, budget=6) == Sink(sink=1, window=5, positions="packed")
     student = replace(student, policy=policy_to_dict(Full(positions="packed")))
@@ -106,7 +139,11 @@ def test_another_budget_of_a_policy_keeps_what_it_leaves_open(tmp_path):
 
 
 def test_checkpoints_of_before_open_as_before(shipped):
-    assert shipped.policy is None and shipped.reach == shipped.span - 1 == 23 and shipped.unconditional == ""
+    assert (
+        shipped.policy is None
+        and shipped.reach == shipped.span - 1 == 23
+        and shipped.unconditional == ""
+    )
     assert Director(shipped).policy == policy_for(shipped, "camr", 6) == policy_for(shipped)
     assert policy_for(shipped, budget=4).budget == 4 and named_policy(shipped) == ("camr", 6)
 
@@ -123,7 +160,9 @@ def test_a_reach_that_is_none_is_refused(reach, tmp_path):
 
 def test_a_policy_that_nobody_knows_is_refused_before_the_film(tmp_path):
     student = load(checkpoint(tmp_path, policy={"name": "Unheard"}))
-    with pytest.raises(CinelabError, match="The config of student names the policy 'Unheard'; known are CAMR"):
+    with pytest.raises(
+        CinelabError, match="The config of student names the policy 'Unheard'; known are CAMR"
+    ):
         Director(student)
     assert Director(student, Full()).policy == Full()  # what is said goes before
 

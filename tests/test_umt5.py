@@ -1,4 +1,5 @@
-"""UMT5: the vectors of diffusers' pipeline, kept on disk; the encoder is read only when it must be."""
+"""UMT5: the vectors of diffusers' pipeline, kept on disk; the encoder is read only when it must
+be."""
 
 import json
 import shutil
@@ -13,12 +14,18 @@ from wan_folder import make_wan_folder
 from cinelab.errors import CinelabError
 from cinelab.script.umt5 import LongPrompt, Umt5Encoder, clean, short
 
-PROMPTS = ["wide shot of a red cat that waves at the beach", "", "then a blue robot walks, at night &amp; alone"]
+PROMPTS = [
+    "wide shot of a red cat that waves at the beach",
+    "",
+    "then a blue robot walks, at night &amp; alone",
+]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return make_wan_folder(tmp_path_factory.mktemp("model") / "wan", parts=("text_encoder", "tokenizer"), shards=True)
+    return make_wan_folder(
+        tmp_path_factory.mktemp("model") / "wan", parts=("text_encoder", "tokenizer"), shards=True
+    )
 
 
 def encoder(folder, cache=None, **more) -> Umt5Encoder:
@@ -32,6 +39,7 @@ def files(cache):
 @pytest.fixture
 def unread(monkeypatch):
     """From here on the encoder may not be read."""
+
     def forbid(self):
         raise AssertionError("the encoder was read")
 
@@ -49,7 +57,9 @@ def test_vectors_are_those_of_the_diffusers_pipeline(folder, tmp_path, dtype):
     pipe = WanPipeline.from_pretrained(whole, dtype=dtype)
     ours = encoder(folder, dtype=dtype).encode(PROMPTS)
     for prompt, vectors in zip(PROMPTS, ours, strict=True):
-        theirs, _ = pipe.encode_prompt(prompt, do_classifier_free_guidance=False, max_sequence_length=64, device="cpu")
+        theirs, _ = pipe.encode_prompt(
+            prompt, do_classifier_free_guidance=False, max_sequence_length=64, device="cpu"
+        )
         assert torch.equal(vectors, theirs[0]), prompt
     _, null = pipe.encode_prompt(PROMPTS[0], max_sequence_length=64, device="cpu")
     assert torch.equal(ours[1], null[0])
@@ -66,7 +76,9 @@ def test_unused_places_are_zero_and_the_empty_prompt_is_one_token(folder):
 def test_a_prompt_does_not_depend_on_its_company(folder):
     alone = torch.cat([encoder(folder).encode([prompt]) for prompt in PROMPTS])
     assert torch.equal(alone, encoder(folder).encode(PROMPTS))
-    assert torch.equal(alone[[2, 0, 2]], encoder(folder).encode([PROMPTS[2], PROMPTS[0], PROMPTS[2]]))
+    assert torch.equal(
+        alone[[2, 0, 2]], encoder(folder).encode([PROMPTS[2], PROMPTS[0], PROMPTS[2]])
+    )
 
 
 def test_known_prompts_come_from_the_cache(folder, tmp_path, unread):
@@ -76,7 +88,10 @@ def test_known_prompts_come_from_the_cache(folder, tmp_path, unread):
         assert file.metadata()["prompt"] in map(clean, PROMPTS)
     unread()
     assert torch.equal(encoder(folder, tmp_path).encode(PROMPTS), first)
-    assert torch.equal(encoder(folder, tmp_path).encode(["  wide shot of a red\ncat that waves at the beach "]), first[:1])
+    assert torch.equal(
+        encoder(folder, tmp_path).encode(["  wide shot of a red\ncat that waves at the beach "]),
+        first[:1],
+    )
     with pytest.raises(AssertionError, match="was read"):
         encoder(folder, tmp_path).encode(["a new one"])
 
@@ -84,7 +99,10 @@ def test_known_prompts_come_from_the_cache(folder, tmp_path, unread):
 def test_a_cache_belongs_to_one_encoder(folder, tmp_path):
     encoder(folder, tmp_path / "cache").encode([""])
     other = make_wan_folder(tmp_path / "other", seed=1, parts=("text_encoder", "tokenizer"))
-    assert not torch.equal(encoder(other, tmp_path / "cache").encode([""]), encoder(folder, tmp_path / "cache").encode([""]))
+    assert not torch.equal(
+        encoder(other, tmp_path / "cache").encode([""]),
+        encoder(folder, tmp_path / "cache").encode([""]),
+    )
     encoder(folder, tmp_path / "cache", dtype=torch.bfloat16).encode([""])
     assert len(files(tmp_path / "cache")) == 3
 
@@ -109,7 +127,9 @@ def test_without_a_cache_prompts_stay_in_memory(folder, unread):
 def test_a_long_prompt_is_cut_and_said_even_from_the_cache(folder, tmp_path):
     prompt = "cat " * 70
     for _ in range(2):
-        with pytest.warns(LongPrompt, match="'cat cat.*has 71 tokens; only 64 are read, the last 7 are left out"):
+        with pytest.warns(
+            LongPrompt, match="'cat cat.*has 71 tokens; only 64 are read, the last 7 are left out"
+        ):
             out = encoder(folder, tmp_path).encode([prompt])
     assert (out.abs().sum(-1) > 0).all()
     with warnings.catch_warnings():
@@ -117,10 +137,20 @@ def test_a_long_prompt_is_cut_and_said_even_from_the_cache(folder, tmp_path):
         encoder(folder, tmp_path).encode(["cat " * 63])
 
 
-@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:50]), lambda path: path.write_bytes(b""),
-                                    lambda path: save_file({"rows": torch.zeros(2, 5)}, path, metadata={"prompt": "", "cut": "0"}),
-                                    lambda path: save_file({"rows": torch.zeros(2, 32)}, path, metadata={"prompt": "b", "cut": "0"}),
-                                    lambda path: save_file({"other": torch.zeros(2, 32)}, path)])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:50]),
+        lambda path: path.write_bytes(b""),
+        lambda path: save_file(
+            {"rows": torch.zeros(2, 5)}, path, metadata={"prompt": "", "cut": "0"}
+        ),
+        lambda path: save_file(
+            {"rows": torch.zeros(2, 32)}, path, metadata={"prompt": "b", "cut": "0"}
+        ),
+        lambda path: save_file({"other": torch.zeros(2, 32)}, path),
+    ],
+)
 def test_a_broken_cache_file_is_said_and_made_again(folder, tmp_path, damage):
     first = encoder(folder, tmp_path).encode([""])
     damage(files(tmp_path)[0])
@@ -142,7 +172,10 @@ def test_a_cache_is_enough_for_its_own_prompts(folder, tmp_path):
     first = encoder(folder, tmp_path / "cache").encode(PROMPTS)
     alone = encoder(tmp_path / "absent", tmp_path / "cache")
     assert alone.width == 32 and torch.equal(alone.encode(PROMPTS), first)
-    with pytest.raises(CinelabError, match="text_encoder is not there and the prompt 'a new one' is not in the cache"):
+    with pytest.raises(
+        CinelabError,
+        match="text_encoder is not there and the prompt 'a new one' is not in the cache",
+    ):
         alone.encode(["a new one"])
     with pytest.raises(CinelabError, match="cache \\(none\\)"):
         encoder(tmp_path / "absent").encode([""])
@@ -185,7 +218,7 @@ def test_another_encoder_is_refused(folder, tmp_path):
 
 def test_prompts_are_cleaned_alike_everywhere():
     assert clean(" a\tcat\n\n that  says &quot;hello&quot; ") == 'a cat that says "hello"'
-    assert clean("the robot\u2019s \u201cday\u201d") == "the robot's \"day\""
+    assert clean("the robot\u2019s \u201cday\u201d") == 'the robot\'s "day"'
     assert clean("fish &amp;amp; chips") == "fish & chips"
     assert clean(" ") == "" and short("x" * 50) == "x" * 37 + "..."
 

@@ -1,4 +1,5 @@
-"""What waits for a browser of the demo: bounded, newest first where only the newest matters, and no more than has changed."""
+"""What waits for a browser of the demo: bounded, newest first where only the newest matters, and no
+more than has changed."""
 
 import json
 
@@ -32,10 +33,14 @@ def test_everybody_gets_the_pictures_and_only_who_draws_them_gets_more():
         for text, _ in taken(quick):
             quick.drawn(text["custom"]["number"])
         taken_slow = taken(slow)
-    assert taken_slow == [] and viewers.wait(0), "the slow one has two under way, and the quick one is not held up"
+    assert taken_slow == [] and viewers.wait(0), (
+        "the slow one has two under way, and the quick one is not held up"
+    )
     slow.drawn(1)
-    (text, pictures), = taken(slow)
-    assert text["custom"]["number"] == 5 and len(pictures) == 2, "what was made meanwhile is passed over"
+    ((text, pictures),) = taken(slow)
+    assert text["custom"]["number"] == 5 and len(pictures) == 2, (
+        "what was made meanwhile is passed over"
+    )
 
 
 def test_no_more_than_two_pictures_are_under_way_and_nobody_with_room_means_no_work():
@@ -62,7 +67,7 @@ def test_a_take_may_be_large_and_only_the_last_one_waits():
     viewer = Viewer()
     for number in range(3):
         viewer.send({"kind": "take", "of": number}, [bytes(2 * MOST)])
-    (text, _), = taken(viewer)
+    ((text, _),) = taken(viewer)
     assert text["custom"]["of"] == 2 and not viewer.lost
 
 
@@ -74,11 +79,18 @@ def test_stills_wait_once_a_line_and_go_in_parts():
     assert [text["custom"]["lines"] for text, _ in found] == [[1], [2], [3]] and not viewer.lost
 
 
-@pytest.mark.parametrize("old, new", [
-    ({}, {"a": 1}), ({"a": 1}, {"a": 1}), ({"a": 1, "b": [1] * 9}, {"a": 2, "b": [1] * 8 + [2]}),
-    ({"b": list(range(9))}, {"b": list(range(3, 5))}), ({"b": []}, {"b": list(range(9))}), ({"b": list(range(6))}, {"b": list(range(9))}),
-    ({"b": list(range(9))}, {"b": None}),
-])
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ({}, {"a": 1}),
+        ({"a": 1}, {"a": 1}),
+        ({"a": 1, "b": [1] * 9}, {"a": 2, "b": [1] * 8 + [2]}),
+        ({"b": list(range(9))}, {"b": list(range(3, 5))}),
+        ({"b": []}, {"b": list(range(9))}),
+        ({"b": list(range(6))}, {"b": list(range(9))}),
+        ({"b": list(range(9))}, {"b": None}),
+    ],
+)
 def test_news_turn_one_view_into_the_next(old, new):
     told = json.loads(json.dumps(news(old, new)))
     assert (told == {}) == (old == new)
@@ -92,11 +104,14 @@ def test_news_turn_one_view_into_the_next(old, new):
 
 
 def test_a_view_of_many_shots_is_told_by_what_has_changed():
-    shots = [{"shot": n, "prompt": "x" * 2000, "chunks": 40, "takes": [{"prompt": "x" * 2000}]} for n in range(80)]
+    shots = [
+        {"shot": n, "prompt": "x" * 2000, "chunks": 40, "takes": [{"prompt": "x" * 2000}]}
+        for n in range(80)
+    ]
     viewer = Viewer()
     viewer.welcome({"about": {}}, {"chunks": 3200, "shots": shots})
     whole = len(viewer.take()[0])
     viewer.show({"chunks": 3201, "shots": [*shots[:-1], shots[-1] | {"chunks": 41}]})
     viewer.show({"chunks": 3202, "shots": [*shots[:-1], shots[-1] | {"chunks": 42}]})
-    (text, _), = taken(viewer)
+    ((text, _),) = taken(viewer)
     assert text["news"]["set"] == {"chunks": 3202} and len(json.dumps(text)) < whole / 50

@@ -1,4 +1,5 @@
-"""CausalWan is Wan2.1: equal to diffusers on values and gradients, with the same parameter names."""
+"""CausalWan is Wan2.1: equal to diffusers on values and gradients, with the same parameter
+names."""
 
 import pytest
 import torch
@@ -8,12 +9,35 @@ from cinelab.memory.sight import Bidirectional
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig
 
 CONFIGS = [
-    WanConfig(num_attention_heads=2, attention_head_dim=24, num_layers=2, ffn_dim=96, text_dim=32, in_channels=4,
-              out_channels=4),
-    WanConfig(num_attention_heads=3, attention_head_dim=16, num_layers=3, ffn_dim=64, text_dim=20, freq_dim=64,
-              cross_attn_norm=False, patch_size=(1, 1, 2)),
-    WanConfig(num_attention_heads=1, attention_head_dim=32, num_layers=1, ffn_dim=48, text_dim=8, in_channels=16,
-              out_channels=8, patch_size=(1, 1, 1)),
+    WanConfig(
+        num_attention_heads=2,
+        attention_head_dim=24,
+        num_layers=2,
+        ffn_dim=96,
+        text_dim=32,
+        in_channels=4,
+        out_channels=4,
+    ),
+    WanConfig(
+        num_attention_heads=3,
+        attention_head_dim=16,
+        num_layers=3,
+        ffn_dim=64,
+        text_dim=20,
+        freq_dim=64,
+        cross_attn_norm=False,
+        patch_size=(1, 1, 2),
+    ),
+    WanConfig(
+        num_attention_heads=1,
+        attention_head_dim=32,
+        num_layers=1,
+        ffn_dim=48,
+        text_dim=8,
+        in_channels=16,
+        out_channels=8,
+        patch_size=(1, 1, 1),
+    ),
 ]
 
 
@@ -53,7 +77,9 @@ def test_per_frame_times_equal_diffusers_per_token_times():
     theirs.load_state_dict(ours.state_dict())
     x, text = torch.randn(1, frames, 4, 4, 6), torch.randn(1, 1, 5, config.text_dim)
     t = torch.tensor([[0.1, 0.6, 1.0]])
-    out = ours(x, t, text, torch.zeros(1, frames, dtype=torch.long), Bidirectional(torch.arange(frames)))
+    out = ours(
+        x, t, text, torch.zeros(1, frames, dtype=torch.long), Bidirectional(torch.arange(frames))
+    )
     tokens = t.repeat_interleave(6, dim=1) * 1000
     ref = theirs(x.transpose(1, 2), tokens, text[:, 0], return_dict=False)[0].transpose(1, 2)
     assert (out - ref).abs().max() <= 1e-5
@@ -83,5 +109,10 @@ def test_each_frame_reads_its_own_prompt():
 def test_latents_of_another_layout_are_refused():
     model = CausalWan(CONFIGS[0])
     with pytest.raises(CinelabError, match="divisible by 2"):
-        model(torch.zeros(1, 1, 4, 5, 4), torch.zeros(1, 1), torch.zeros(1, 1, 5, 32),
-              torch.zeros(1, 1, dtype=torch.long), Bidirectional(torch.arange(1)))
+        model(
+            torch.zeros(1, 1, 4, 5, 4),
+            torch.zeros(1, 1),
+            torch.zeros(1, 1, 5, 32),
+            torch.zeros(1, 1, dtype=torch.long),
+            Bidirectional(torch.arange(1)),
+        )

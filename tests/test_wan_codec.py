@@ -1,4 +1,5 @@
-"""Wan's VAE and the tiny decoder: streaming is the full decode, states are values, files that do not fit are refused."""
+"""Wan's VAE and the tiny decoder: streaming is the full decode, states are values, files that do
+not fit are refused."""
 
 import json
 
@@ -63,7 +64,9 @@ def test_decode_and_encode_equal_diffusers(codec):
     latents = torch.randn(1, 3, 16, 4, 6, generator=torch.manual_seed(3))
     frames, _ = codec.decode(latents)
     with torch.no_grad():
-        assert torch.allclose(codec.vae.decode(theirs(codec, latents)).sample.transpose(1, 2), frames, atol=1e-6)
+        assert torch.allclose(
+            codec.vae.decode(theirs(codec, latents)).sample.transpose(1, 2), frames, atol=1e-6
+        )
         z = codec.vae.encode(frames.transpose(1, 2)).latent_dist.mode()
     assert torch.allclose(theirs(codec, codec.encode(frames)), z, atol=1e-5)
 
@@ -87,8 +90,14 @@ def test_two_branches_go_on_from_one_state(codec, tiny, name):
     second, _ = codec.decode(other, state)
     again, _ = codec.decode(one, state)
     assert torch.equal(first, again) and not torch.equal(first, second)
-    assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(kept, state, strict=True))
-    assert torch.equal(codec.decode(torch.cat([common, one], dim=1))[0][:, 5:], first) and after is not state
+    assert all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        for a, b in zip(kept, state, strict=True)
+    )
+    assert (
+        torch.equal(codec.decode(torch.cat([common, one], dim=1))[0][:, 5:], first)
+        and after is not state
+    )
 
 
 @pytest.mark.parametrize("name", ["wan", "tiny"])
@@ -105,36 +114,64 @@ def test_films_in_turn_share_one_codec(codec, tiny, name):
 
 
 def test_a_state_moves_as_a_whole(codec):
-    _, state = codec.decode(torch.zeros(1, 1, 16, 2, 2))  # holds tensors, and words where nothing has come yet
+    # holds tensors, and words where nothing has come yet
+    _, state = codec.decode(torch.zeros(1, 1, 16, 2, 2))
     there = state_to(state, "meta")
     assert {type(entry) for entry in state} >= {torch.Tensor, str}
-    assert all(entry.is_meta if isinstance(entry, torch.Tensor) else entry == was for entry, was in zip(there, state, strict=True))
+    assert all(
+        entry.is_meta if isinstance(entry, torch.Tensor) else entry == was
+        for entry, was in zip(there, state, strict=True)
+    )
     assert state_to(state, "cpu") == state and state_to(None, "meta") is None
 
 
 def test_half_precision_stays_near(folder, codec):
     latents = torch.randn(1, 3, 16, 4, 6, generator=torch.manual_seed(7))
-    full, half = codec.decode(latents)[0], WanCodec.load(folder, torch.bfloat16).decode(latents.bfloat16())[0]
+    full, half = (
+        codec.decode(latents)[0],
+        WanCodec.load(folder, torch.bfloat16).decode(latents.bfloat16())[0],
+    )
     assert half.dtype == torch.bfloat16 and to_uint8(half).dtype == "uint8"
     assert (full - half).abs().mean() < 0.02 and not torch.equal(full, half.float())
 
 
 # ---- the tiny codec
 
+
 def published() -> dict[str, tuple[int, ...]]:
     """Every parameter of taew2_1 with its shape."""
-    def block(name: str, width: int) -> dict:
-        return {f"{name}.conv.{at}.{kind}": (width, 2 * width if at == 0 else width, 3, 3) if kind == "weight" else (width,)
-                for at in (0, 2, 4) for kind in ("weight", "bias")}
 
-    keys = {"encoder.0.weight": (64, 3, 3, 3), "encoder.0.bias": (64,), "encoder.17.weight": (16, 64, 3, 3), "encoder.17.bias": (16,),
-            "encoder.2.conv.weight": (64, 128, 1, 1), "encoder.3.weight": (64, 64, 3, 3),
-            "encoder.7.conv.weight": (64, 128, 1, 1), "encoder.8.weight": (64, 64, 3, 3),
-            "encoder.12.conv.weight": (64, 64, 1, 1), "encoder.13.weight": (64, 64, 3, 3),
-            "decoder.1.weight": (256, 16, 3, 3), "decoder.1.bias": (256,), "decoder.22.weight": (3, 64, 3, 3), "decoder.22.bias": (3,),
-            "decoder.7.conv.weight": (256, 256, 1, 1), "decoder.8.weight": (128, 256, 3, 3),
-            "decoder.13.conv.weight": (256, 128, 1, 1), "decoder.14.weight": (64, 128, 3, 3),
-            "decoder.19.conv.weight": (128, 64, 1, 1), "decoder.20.weight": (64, 64, 3, 3)}
+    def block(name: str, width: int) -> dict:
+        return {
+            f"{name}.conv.{at}.{kind}": (width, 2 * width if at == 0 else width, 3, 3)
+            if kind == "weight"
+            else (width,)
+            for at in (0, 2, 4)
+            for kind in ("weight", "bias")
+        }
+
+    keys = {
+        "encoder.0.weight": (64, 3, 3, 3),
+        "encoder.0.bias": (64,),
+        "encoder.17.weight": (16, 64, 3, 3),
+        "encoder.17.bias": (16,),
+        "encoder.2.conv.weight": (64, 128, 1, 1),
+        "encoder.3.weight": (64, 64, 3, 3),
+        "encoder.7.conv.weight": (64, 128, 1, 1),
+        "encoder.8.weight": (64, 64, 3, 3),
+        "encoder.12.conv.weight": (64, 64, 1, 1),
+        "encoder.13.weight": (64, 64, 3, 3),
+        "decoder.1.weight": (256, 16, 3, 3),
+        "decoder.1.bias": (256,),
+        "decoder.22.weight": (3, 64, 3, 3),
+        "decoder.22.bias": (3,),
+        "decoder.7.conv.weight": (256, 256, 1, 1),
+        "decoder.8.weight": (128, 256, 3, 3),
+        "decoder.13.conv.weight": (256, 128, 1, 1),
+        "decoder.14.weight": (64, 128, 3, 3),
+        "decoder.19.conv.weight": (128, 64, 1, 1),
+        "decoder.20.weight": (64, 64, 3, 3),
+    }
     for at in (4, 5, 6, 9, 10, 11, 14, 15, 16):
         keys |= block(f"encoder.{at}", 64)
     for width, places in ((256, (3, 4, 5)), (128, (9, 10, 11)), (64, (15, 16, 17))):
@@ -154,7 +191,9 @@ def test_the_tiny_codec_streams_what_one_pass_decodes(tiny):
     assert (tiny.decode_at_once(latents) - frames).abs().max() <= 1e-5
     changed = latents.clone()
     changed[:, 3] = 0  # nothing looks ahead
-    assert torch.equal(tiny.decode(changed)[0][:, :9], frames[:, :9]) and not torch.equal(tiny.decode(changed)[0], frames)
+    assert torch.equal(tiny.decode(changed)[0][:, :9], frames[:, :9]) and not torch.equal(
+        tiny.decode(changed)[0], frames
+    )
 
 
 def test_the_tiny_codec_encodes(tiny):
@@ -162,7 +201,8 @@ def test_the_tiny_codec_encodes(tiny):
     latents = tiny.encode(frames)
     assert latents.shape == (1, 3, 16, 4, 6)
     still = torch.cat([frames, frames[:, -1:].expand(-1, 4, -1, -1, -1)], dim=1)
-    assert torch.allclose(tiny.encode(still)[:, :3], latents, atol=1e-5)  # filled up with its last frame
+    # filled up with its last frame
+    assert torch.allclose(tiny.encode(still)[:, :3], latents, atol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
@@ -174,7 +214,10 @@ def test_the_tiny_codec_is_read_from_either_file(tiny, tmp_path, suffix):
 
 
 def test_a_decoder_alone_decodes_and_says_what_it_cannot(tiny, tmp_path):
-    save_file({name: value for name, value in tiny.state_dict().items() if name.startswith("decoder")}, path := tmp_path / "d.safetensors")
+    save_file(
+        {name: value for name, value in tiny.state_dict().items() if name.startswith("decoder")},
+        path := tmp_path / "d.safetensors",
+    )
     alone = TinyCodec.load(path, torch.bfloat16)
     assert alone.decode(torch.zeros(1, 1, 16, 2, 2))[0].shape == (1, 1, 3, 16, 16)
     with pytest.raises(CinelabError, match="no encoder"):
@@ -183,8 +226,17 @@ def test_a_decoder_alone_decodes_and_says_what_it_cannot(tiny, tmp_path):
 
 # ---- what does not fit
 
-@pytest.mark.parametrize("size, near", [((480, 832), (480, 832)), ((720, 1280), (720, 1280)), ((479, 830), (480, 832)),
-                                        ((1, 1), (16, 16)), ((1080, 1920), (1088, 1920))])
+
+@pytest.mark.parametrize(
+    "size, near",
+    [
+        ((480, 832), (480, 832)),
+        ((720, 1280), (720, 1280)),
+        ((479, 830), (480, 832)),
+        ((1, 1), (16, 16)),
+        ((1080, 1920), (1088, 1920)),
+    ],
+)
 def test_sizes(size, near):
     assert legal_size(*size) == near
     if size == near:
@@ -225,10 +277,20 @@ def broken(folder, tmp_path, change):
     return tmp_path
 
 
-@pytest.mark.parametrize("change, said", [
-    (lambda state: state.pop("decoder.conv_in.weight"), "1 keys missing.*decoder.conv_in.weight, found absent"),
-    (lambda state: state.update(more=torch.zeros(1)), "1 unknown"),
-    (lambda state: state.update({"quant_conv.bias": torch.zeros(8)}), "found \\(8,\\), expected \\(32,\\)")])
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (
+            lambda state: state.pop("decoder.conv_in.weight"),
+            "1 keys missing.*decoder.conv_in.weight, found absent",
+        ),
+        (lambda state: state.update(more=torch.zeros(1)), "1 unknown"),
+        (
+            lambda state: state.update({"quant_conv.bias": torch.zeros(8)}),
+            "found \\(8,\\), expected \\(32,\\)",
+        ),
+    ],
+)
 def test_weights_of_another_vae_are_refused(folder, tmp_path, change, said):
     with pytest.raises(CinelabError, match=said):
         WanCodec.load(broken(folder, tmp_path, change))
@@ -251,8 +313,13 @@ def test_a_vae_cut_short_or_of_another_class_is_refused(folder, tmp_path):
 def test_wrong_tiny_weights_are_refused(tmp_path, tiny):
     with pytest.raises(CinelabError, match="is not there"):
         TinyCodec.load(tmp_path / "absent.pth")
-    save_file(tiny.state_dict() | {"decoder.1.weight": torch.zeros(256, 48, 3, 3)}, path := tmp_path / "taew2_2.safetensors")
-    with pytest.raises(CinelabError, match="found \\(256, 48, 3, 3\\), expected \\(256, 16, 3, 3\\).*taew2_1"):
+    save_file(
+        tiny.state_dict() | {"decoder.1.weight": torch.zeros(256, 48, 3, 3)},
+        path := tmp_path / "taew2_2.safetensors",
+    )
+    with pytest.raises(
+        CinelabError, match="found \\(256, 48, 3, 3\\), expected \\(256, 16, 3, 3\\).*taew2_1"
+    ):
         TinyCodec.load(path)
     (broken := tmp_path / "broken.pth").write_bytes(b"nothing")
     with pytest.raises(CinelabError, match="cut short, broken or not plain tensors"):

@@ -11,14 +11,29 @@ from cinelab.model.fast import Speed
 from cinelab.score.wan_options import measure_options, options
 from cinelab.score.wan_speed import Maker, WanBench, beside, filled, measure, overhead, random_model
 
-SMALL = WanBench("small", "frame-2step", (32, 48), layers=1, policies=("camr", "window"), budget=3, summary=2, history=(4, 8), repeats=1, words=4)
+SMALL = WanBench(
+    "small",
+    "frame-2step",
+    (32, 48),
+    layers=1,
+    policies=("camr", "window"),
+    budget=3,
+    summary=2,
+    history=(4, 8),
+    repeats=1,
+    words=4,
+)
 
 
 def test_a_row_a_policy_and_history_and_the_first_chunk():
     table = measure(SMALL, decode=lambda latents, state: (latents, (state or 0) + 1))
-    assert table["policy"].tolist() == ["first", "camr", "camr", "window", "window"] and table["history"].tolist() == [0, 4, 8, 4, 8]
+    assert table["policy"].tolist() == ["first", "camr", "camr", "window", "window"] and table[
+        "history"
+    ].tolist() == [0, 4, 8, 4, 8]
     later = table[table["policy"] != "first"]
-    assert (later[["dit s", "memory s", "chunk s", "pictures/s"]] > 0).all().all() and table["first picture s"].iloc[0] > 0
+    assert (later[["dit s", "memory s", "chunk s", "pictures/s"]] > 0).all().all() and table[
+        "first picture s"
+    ].iloc[0] > 0
     assert (later["chunk s"] - later["dit s"] - later["memory s"]).abs().max() < 1e-9
     found = overhead(table)
     assert set(found.index) == {"camr", "window"} and found.loc["camr"].notna().all()
@@ -26,7 +41,10 @@ def test_a_row_a_policy_and_history_and_the_first_chunk():
 
 def test_layers_that_stand_for_more_are_scaled():
     assert SMALL.scaled == 4 and replace(SMALL, layers=None).scaled == 1
-    assert WanBench("wan-14b", layers=2).config.num_layers == 2 and WanBench("wan-14b", layers=2).scaled == 20
+    assert (
+        WanBench("wan-14b", layers=2).config.num_layers == 2
+        and WanBench("wan-14b", layers=2).scaled == 20
+    )
 
 
 def test_a_filled_history_is_like_one_that_was_made():
@@ -39,7 +57,10 @@ def test_a_filled_history_is_like_one_that_was_made():
 
 def test_a_random_model_is_kept_as_a_published_one():
     model = random_model(SMALL.config, "cpu")
-    assert model.proj_out.weight.dtype == torch.bfloat16 and model.scale_shift_table.dtype == torch.float32
+    assert (
+        model.proj_out.weight.dtype == torch.bfloat16
+        and model.scale_shift_table.dtype == torch.float32
+    )
     assert not any(part.is_meta or part.requires_grad for part in model.parameters())
 
 
@@ -50,17 +71,43 @@ def test_decoding_one_after_the_other_and_at_once():
 
 def test_every_option_has_its_line(monkeypatch):
     names = set(options(SMALL))
-    assert {"compiled blocks", "kernel sdpa", "history in host memory", "history int8", "history fp8", "clean pass fused"} <= names
-    few = {name: setting for name, setting in options(SMALL).items() if name in ("history int8", "history in host memory", "clean pass fused")}
+    assert {
+        "compiled blocks",
+        "kernel sdpa",
+        "history in host memory",
+        "history int8",
+        "history fp8",
+        "clean pass fused",
+    } <= names
+    few = {
+        name: setting
+        for name, setting in options(SMALL).items()
+        if name in ("history int8", "history in host memory", "clean pass fused")
+    }
     monkeypatch.setattr("cinelab.score.wan_options.options", lambda bench: few)
     table = measure_options(SMALL, units=4).set_index("option")
-    assert (table["times as fast"] > 0).all() and (table["times as fast"] - table["plain s"] / table["chunk s"]).abs().max() < 1e-9
-    assert table.loc["history int8", "history MiB"] < 0.6 * table.loc["clean pass fused", "history MiB"]
-    assert few["history in host memory"].storage == Storage("host") and few["history int8"].speed == Speed()
+    assert (table["times as fast"] > 0).all() and (
+        table["times as fast"] - table["plain s"] / table["chunk s"]
+    ).abs().max() < 1e-9
+    assert (
+        table.loc["history int8", "history MiB"]
+        < 0.6 * table.loc["clean pass fused", "history MiB"]
+    )
+    assert (
+        few["history in host memory"].storage == Storage("host")
+        and few["history int8"].speed == Speed()
+    )
 
 
-@pytest.mark.parametrize(("settings", "said"), [({"model": "wan-2b"}, "wan-1.3b"), ({"mode": "fast"}, "frame-2step"),
-                                                ({"size": (480, 830)}, "multiples of 16"), ({"repeats": 0}, "repeats is 0")])
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"model": "wan-2b"}, "wan-1.3b"),
+        ({"mode": "fast"}, "frame-2step"),
+        ({"size": (480, 830)}, "multiples of 16"),
+        ({"repeats": 0}, "repeats is 0"),
+    ],
+)
 def test_bad_settings_are_one_sentence(settings, said):
     with pytest.raises(CinelabError, match=said):
         WanBench(**settings)

@@ -1,4 +1,5 @@
-"""A folder of Wan's true layout is a model like any other: films, sessions, the desk, the command line; or one sentence."""
+"""A folder of Wan's true layout is a model like any other: films, sessions, the desk, the command
+line; or one sentence."""
 
 import json
 import shutil
@@ -27,8 +28,15 @@ from cinelab.stream.reel import KEPT_BYTES, Ask, Reel
 from cinelab.stream.session import Session, Settings
 
 SIZE = (32, 48)
-PLAY = Screenplay("Three", (Shot("wide shot of a red cat that waves at the beach", 1.5), Shot("a blue robot walks in the city", 1.0),
-                            Shot("close shot of a red cat", 0.5)), seed=3)
+PLAY = Screenplay(
+    "Three",
+    (
+        Shot("wide shot of a red cat that waves at the beach", 1.5),
+        Shot("a blue robot walks in the city", 1.0),
+        Shot("close shot of a red cat", 0.5),
+    ),
+    seed=3,
+)
 
 
 @pytest.fixture(scope="module")
@@ -55,49 +63,89 @@ def copied(folder, tmp_path, *without):
 
 # ---- what is loaded
 
+
 def test_a_folder_is_loaded_with_the_settings_of_a_few_step_student(bundle, folder):
-    assert bundle.sampling == FEW and FEW.levels().tolist() == pytest.approx([1, 0.9375, 5 / 6, 0.625, 0])
+    assert bundle.sampling == FEW and FEW.levels().tolist() == pytest.approx(
+        [1, 0.9375, 5 / 6, 0.625, 0]
+    )
     assert (bundle.chunk, bundle.span, bundle.fps, bundle.size) == (3, 21, 16.0, SIZE)
     assert bundle.latent_shape == (16, 4, 6) and bundle.codec.stride == 4 and bundle.reach == 20
     stored = load_file(folder / "transformer/diffusion_pytorch_model.safetensors")
-    assert all(torch.equal(stored[name], value) for name, value in bundle.model.state_dict().items())
-    assert WanSettings().size == (480, 832) and settings_of(folder) == WanSettings(size=SIZE, dtype="fp32")
+    assert all(
+        torch.equal(stored[name], value) for name, value in bundle.model.state_dict().items()
+    )
+    assert WanSettings().size == (480, 832) and settings_of(folder) == WanSettings(
+        size=SIZE, dtype="fp32"
+    )
     encoder: TextEncoder = bundle.encoder
-    assert encoder.encode(["a"]).shape == (1, 512, 32) and (encoder.width, encoder.length) == (32, 512)
+    assert encoder.encode(["a"]).shape == (1, 512, 32) and (encoder.width, encoder.length) == (
+        32,
+        512,
+    )
 
 
 def test_the_name_of_the_folder_is_enough(folder, bundle):
     again = load(str(folder), "cpu")
-    assert again.fingerprint == bundle.fingerprint and again.name == str(folder) and again.size == SIZE
+    assert (
+        again.fingerprint == bundle.fingerprint and again.name == str(folder) and again.size == SIZE
+    )
     assert load("toybox-2step").fingerprint != bundle.fingerprint
 
 
 def test_given_settings_go_before_those_of_the_folder(folder, tmp_path):
     path = copied(folder, tmp_path)
-    said = {"size": [64, 64], "dtype": "fp32", "chunk": 1, "sampling": {"steps": 2, "at": [1.0, 0.5], "first_steps": 4}}
+    said = {
+        "size": [64, 64],
+        "dtype": "fp32",
+        "chunk": 1,
+        "sampling": {"steps": 2, "at": [1.0, 0.5], "first_steps": 4},
+    }
     (path / "cinelab.json").write_text(json.dumps(said))
     two = load_wan(path, size=SIZE, device="cpu")
     assert two.size == SIZE and two.chunk == 1 and two.fps == 16.0
     assert two.sampling == replace(FEW, steps=2, at=(1.0, 0.5), first_steps=4)
     assert two.sampling.levels(first=True).tolist() == FEW.levels().tolist()
-    few = load_wan(path, sampling=Sampling(steps=3), dtype=torch.bfloat16, device="cpu").sampling  # the rest is the folder's
+    # the rest is the folder's
+    few = load_wan(path, sampling=Sampling(steps=3), dtype=torch.bfloat16, device="cpu").sampling
     assert few == replace(two.sampling, steps=3, at=(), first_steps=None)
-    one = load_wan(path, sampling=replace(FEW, steps=1, at=(1.0,), first_steps=4), dtype=torch.bfloat16, device="cpu")
-    assert one.sampling.levels().tolist() == [1.0, 0.0] and one.model.proj_out.weight.dtype == torch.bfloat16
-    assert two.codec.dtype == torch.float32 and one.codec.dtype == one.encoder.dtype == torch.bfloat16
+    one = load_wan(
+        path,
+        sampling=replace(FEW, steps=1, at=(1.0,), first_steps=4),
+        dtype=torch.bfloat16,
+        device="cpu",
+    )
+    assert (
+        one.sampling.levels().tolist() == [1.0, 0.0]
+        and one.model.proj_out.weight.dtype == torch.bfloat16
+    )
+    assert (
+        two.codec.dtype == torch.float32 and one.codec.dtype == one.encoder.dtype == torch.bfloat16
+    )
 
 
 def test_a_student_takes_the_place_of_the_transformer(folder, tmp_path):
     path = copied(folder, tmp_path, "transformer")
     state = load_file(folder / "transformer/diffusion_pytorch_model.safetensors")
-    shutil.copy(folder / "transformer/config.json", tmp_path)  # says the size, where heads are not the published 128 wide
+    # says the size, where heads are not the published 128 wide
+    shutil.copy(folder / "transformer/config.json", tmp_path)
     wrapped = {f"model._fsdp_wrapped_module.{name}": value + 1 for name, value in state.items()}
-    torch.save({"generator": {f"model.{name}": value for name, value in state.items()}, "generator_ema": wrapped}, tmp_path / "student.pt")
+    torch.save(
+        {
+            "generator": {f"model.{name}": value for name, value in state.items()},
+            "generator_ema": wrapped,
+        },
+        tmp_path / "student.pt",
+    )
     ema = load_wan(path, weights=tmp_path / "student.pt", device="cpu")
     plain = load_wan(path, weights=tmp_path / "student.pt", part="generator", device="cpu")
-    assert torch.equal(ema.model.proj_out.bias, state["proj_out.bias"] + 1) and ema.config["part"] == "generator_ema"
+    assert (
+        torch.equal(ema.model.proj_out.bias, state["proj_out.bias"] + 1)
+        and ema.config["part"] == "generator_ema"
+    )
     assert torch.equal(plain.model.proj_out.bias, state["proj_out.bias"])
-    (path / "cinelab.json").write_text(json.dumps({"weights": "../student.pt", "size": SIZE, "dtype": "fp32"}))
+    (path / "cinelab.json").write_text(
+        json.dumps({"weights": "../student.pt", "size": SIZE, "dtype": "fp32"})
+    )
     assert torch.equal(load(path, "cpu").model.proj_out.bias, ema.model.proj_out.bias)
 
 
@@ -107,15 +155,21 @@ def test_the_tiny_codec_takes_the_place_of_the_vae(folder, tmp_path):
     save_file(TinyCodec().state_dict(), path / "taew2_1.safetensors")
     made = load_wan(path, codec=f"tiny:{path}/taew2_1.safetensors", device="cpu")
     assert isinstance(made.codec, TinyCodec)
-    (path / "cinelab.json").write_text(json.dumps({"codec": "tiny:taew2_1.safetensors", "size": SIZE, "dtype": "fp32"}))
+    (path / "cinelab.json").write_text(
+        json.dumps({"codec": "tiny:taew2_1.safetensors", "size": SIZE, "dtype": "fp32"})
+    )
     film = Director(load(path, "cpu"), Full()).render(replace(PLAY, shots=PLAY.shots[:1]))
     assert film.frames.shape == (21, *SIZE, 3)
 
 
 # ---- what it does
 
+
 def test_a_film_is_made_and_saved(film, bundle, tmp_path):
-    assert film.frames.shape == (film.timeline.pixel_frames, *SIZE, 3) and film.timeline.pixel_frames == 1 + 4 * 14
+    assert (
+        film.frames.shape == (film.timeline.pixel_frames, *SIZE, 3)
+        and film.timeline.pixel_frames == 1 + 4 * 14
+    )
     assert film.frames.std() > 3 and len(film.cuts) == 2 and set(film.routing["kind"]) >= {"routed"}
     assert (film.save(tmp_path) / "film.mp4").stat().st_size > 1000
     again = Director(bundle, CAMR(budget=2)).render(PLAY)
@@ -126,7 +180,8 @@ def test_the_batch_roll_out_makes_the_same_film(film, bundle):
     line = film.timeline
     made = stream(bundle, [line, line], Memory(CAMR(budget=2), bundle.chunk, bundle.reach), [3, 4])
     frames = np.concatenate([timed.frames for timed in made], axis=1)
-    assert np.abs(frames[0].astype(int) - film.frames).mean() < 0.5  # a batch of two: equal to rounding
+    # a batch of two: equal to rounding
+    assert np.abs(frames[0].astype(int) - film.frames).mean() < 0.5
     assert not np.array_equal(frames[0], frames[1])
 
 
@@ -140,11 +195,16 @@ def test_half_precision_weights_make_nearly_the_same_velocity(folder, bundle, bf
         memory.begin(0, torch.zeros(1, dtype=torch.long))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16 and one is half):
             out.append(one.model(x, torch.full((1, 3), 0.8), text, slot, memory))
-    assert out[1].dtype == torch.float32 and 0 < (out[0] - out[1]).abs().mean() < 0.03 * out[0].abs().mean()
+    assert (
+        out[1].dtype == torch.float32
+        and 0 < (out[0] - out[1]).abs().mean() < 0.03 * out[0].abs().mean()
+    )
 
 
 def test_a_session_goes_on_bit_for_bit_and_branches(folder, bundle, tmp_path):
-    session = Session.create(tmp_path / "s", bundle, Settings(prompt="a red cat waves", policy="camr", budget=3))
+    session = Session.create(
+        tmp_path / "s", bundle, Settings(prompt="a red cat waves", policy="camr", budget=3)
+    )
     for _ in range(2):
         session.step()
     session.do("cut", text="a blue robot walks")
@@ -152,7 +212,8 @@ def test_a_session_goes_on_bit_for_bit_and_branches(folder, bundle, tmp_path):
     through = session.step().frames
     again = Session.resume(tmp_path / "s", load(folder, "cpu"))
     again.do("branch", chunk=2)
-    assert np.array_equal(again.step().frames, through)  # memory and decoder are made again from the latents
+    # memory and decoder are made again from the latents
+    assert np.array_equal(again.step().frames, through)
     again.do("branch", chunk=1)
     again.do("prompt", text="close shot of a red cat", switch="recache")
     other = again.step()
@@ -162,7 +223,9 @@ def test_a_session_goes_on_bit_for_bit_and_branches(folder, bundle, tmp_path):
 
 def test_a_session_of_other_weights_is_refused(bundle, tmp_path):
     Session.create(tmp_path / "s", bundle, Settings(prompt="a red cat"))
-    other = load_wan(make_wan_folder(tmp_path / "other", seed=9), size=SIZE, dtype="fp32", device="cpu")
+    other = load_wan(
+        make_wan_folder(tmp_path / "other", seed=9), size=SIZE, dtype="fp32", device="cpu"
+    )
     with pytest.raises(CinelabError, match="not with these weights"):
         Session.resume(tmp_path / "s", other)
 
@@ -174,9 +237,13 @@ def test_a_picture_begins_a_film_of_a_frame_wise_model(folder):
     play = replace(PLAY, shots=PLAY.shots[2:])
     film, free = director.render(play, first=picture), director.render(play)
     with torch.no_grad():
-        latent = bundle.codec.encode(torch.from_numpy(picture).movedim(-1, 0)[None, None].float() / 127.5 - 1)
+        latent = bundle.codec.encode(
+            torch.from_numpy(picture).movedim(-1, 0)[None, None].float() / 127.5 - 1
+        )
     assert torch.equal(director.opening(picture), latent)
-    assert len(film.frames) == len(free.frames) and not np.array_equal(film.frames[-1], free.frames[-1])
+    assert len(film.frames) == len(free.frames) and not np.array_equal(
+        film.frames[-1], free.frames[-1]
+    )
     chunks = [timed.latents for timed in director.stream(play, first=picture)]
     assert torch.equal(chunks[0], latent)
     line = director.timeline(play)
@@ -189,13 +256,20 @@ def test_pictures_that_cannot_begin_a_film_are_refused(folder, bundle):
     with pytest.raises(CinelabError, match="makes 3 at a time; load a frame-wise model"):
         Director(bundle).render(PLAY, first=picture)
     frame_wise = Director(load_wan(folder, chunk=1, device="cpu"))
-    for wrong, said in ((picture[:16], "uint8 \\(16, 48, 3\\)"), (picture / 255.0, "float64"), ("cat.png", "str")):
+    for wrong, said in (
+        (picture[:16], "uint8 \\(16, 48, 3\\)"),
+        (picture / 255.0, "float64"),
+        ("cat.png", "str"),
+    ):
         with pytest.raises(CinelabError, match=f"{said}.*uint8 \\(32, 48, 3\\) is expected"):
             frame_wise.render(PLAY, first=wrong)
 
 
 def test_a_toybox_film_may_begin_with_a_picture_too():
-    director, play = Director(load("toybox-1step")), Screenplay("One", (Shot("a red cat waves in the meadow by day", 0.5),))
+    director, play = (
+        Director(load("toybox-1step")),
+        Screenplay("One", (Shot("a red cat waves in the meadow by day", 0.5),)),
+    )
     picture = director.render(play).frames[-1]
     film = director.render(replace(play, seed=5), first=picture)
     assert np.abs(film.frames[0].astype(int) - picture).mean() < 10
@@ -208,7 +282,9 @@ def test_the_command_line_and_the_desk_take_the_folder(folder, bundle, tmp_path)
     out = direct_film(PLAY, tmp_path / "film", str(folder), budget=3, steps=1)
     assert json.loads((out / "film.json").read_text())["model"] == str(folder)
     told = about(Session.create(tmp_path / "s", bundle))
-    assert told["words"] == told["phrases"] == [] and told["size"] == list(SIZE) and json.dumps(told)
+    assert (
+        told["words"] == told["phrases"] == [] and told["size"] == list(SIZE) and json.dumps(told)
+    )
 
 
 def test_few_large_prompts_stay_at_hand(bundle, monkeypatch):
@@ -223,11 +299,22 @@ def test_few_large_prompts_stay_at_hand(bundle, monkeypatch):
 
 # ---- what does not fit
 
-@pytest.mark.parametrize("said, wanted", [
-    ({"chunk": 0}, "'chunk' is 0"), ({"size": [480, 830]}, "480x830.*use 480x832"), ({"dtype": "int8"}, "dtype is 'int8'; use one of fp32"),
-    ({"kernel": "magic"}, "kernel is 'magic'"), ({"codec": "tiny"}, "codec is 'tiny'"), ({"encoder": "gone"}, "encoder is 'gone'"),
-    ({"chunks": 1}, "cinelab.json: Unknown setting 'chunks': did you mean 'chunk'"), ({"sampling": {"step": 1}}, "sampling.step'"),
-    ({"fps": "16"}, "fps.*float is wanted"), ([1], "holds a list")])
+
+@pytest.mark.parametrize(
+    "said, wanted",
+    [
+        ({"chunk": 0}, "'chunk' is 0"),
+        ({"size": [480, 830]}, "480x830.*use 480x832"),
+        ({"dtype": "int8"}, "dtype is 'int8'; use one of fp32"),
+        ({"kernel": "magic"}, "kernel is 'magic'"),
+        ({"codec": "tiny"}, "codec is 'tiny'"),
+        ({"encoder": "gone"}, "encoder is 'gone'"),
+        ({"chunks": 1}, "cinelab.json: Unknown setting 'chunks': did you mean 'chunk'"),
+        ({"sampling": {"step": 1}}, "sampling.step'"),
+        ({"fps": "16"}, "fps.*float is wanted"),
+        ([1], "holds a list"),
+    ],
+)
 def test_settings_that_cannot_be_are_refused(folder, tmp_path, said, wanted):
     path = copied(folder, tmp_path)
     (path / "cinelab.json").write_text(json.dumps(said))
@@ -235,8 +322,14 @@ def test_settings_that_cannot_be_are_refused(folder, tmp_path, said, wanted):
         load(path, "cpu")
 
 
-@pytest.mark.parametrize("without, wanted", [
-    ("vae", "vae holds no VAE"), ("transformer", "holds no transformer weights"), ("diffusion_pytorch_model.safetensors", "holds no VAE|transformer")])
+@pytest.mark.parametrize(
+    "without, wanted",
+    [
+        ("vae", "vae holds no VAE"),
+        ("transformer", "holds no transformer weights"),
+        ("diffusion_pytorch_model.safetensors", "holds no VAE|transformer"),
+    ],
+)
 def test_a_folder_that_lacks_a_part_is_refused(folder, tmp_path, without, wanted):
     with pytest.raises(CinelabError, match=wanted):
         load(copied(folder, tmp_path, without), "cpu")
@@ -273,9 +366,18 @@ def test_everyday_code_does_not_import_the_large_libraries():
     import subprocess
     import sys
 
-    code = ("import sys, cinelab, cinelab.model.wan_zoo, cinelab.script.umt5; cinelab.load('toybox-1step'); "
-            "print([name for name in ('diffusers', 'transformers', 'accelerate') if name in sys.modules])")
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+    code = (
+        "import sys, cinelab, cinelab.model.wan_zoo, cinelab.script.umt5; "
+        "cinelab.load('toybox-1step'); "
+        "print([name for name in ('diffusers', 'transformers', 'accelerate') if name in "
+        "sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "[]"
+    )
 
 
 def test_sampling_and_codec_are_what_the_protocols_say(bundle):
@@ -303,19 +405,35 @@ def test_the_reach_is_a_setting(folder, tmp_path):
 
 
 def test_a_student_that_was_trained_here_is_directed_as_it_was_trained(folder, tmp_path):
-    """The export of a job beside the folder: its config.json goes before the defaults, cinelab.json and arguments before it."""
+    """The export of a job beside the folder: its config.json goes before the defaults, cinelab.json
+    and arguments before it."""
     path, export = copied(folder, tmp_path), tmp_path / "export"
     export.mkdir()
-    shutil.copy(folder / "transformer/diffusion_pytorch_model.safetensors", export / "weights.safetensors")
+    shutil.copy(
+        folder / "transformer/diffusion_pytorch_model.safetensors", export / "weights.safetensors"
+    )
     config = load_wan(path, size=SIZE, device="cpu").model.config
     policy = CAMR(budget=2, per_head=False, positions="packed")
-    said = {"model": to_dict(config), "stage": "dmd", "sampling": to_dict(replace(FEW, steps=2, at=())), "chunk": 1, "span": 9,
-            "policy": policy_to_dict(policy), "reach": 8}
+    said = {
+        "model": to_dict(config),
+        "stage": "dmd",
+        "sampling": to_dict(replace(FEW, steps=2, at=())),
+        "chunk": 1,
+        "span": 9,
+        "policy": policy_to_dict(policy),
+        "reach": 8,
+    }
     (export / "config.json").write_text(json.dumps(said))
     made = load_wan(path, weights=export, device="cpu")
     assert Director(made).policy == policy and (made.chunk, made.span, made.reach) == (1, 9, 8)
     assert made.sampling == replace(FEW, steps=2, at=())
-    given = {"policy": {"name": "Full"}, "chunk": 3, "size": SIZE, "dtype": "fp32", "weights": "../export"}
+    given = {
+        "policy": {"name": "Full"},
+        "chunk": 3,
+        "size": SIZE,
+        "dtype": "fp32",
+        "weights": "../export",
+    }
     (path / "cinelab.json").write_text(json.dumps(given))
     made = load(path, "cpu")
     assert Director(made).policy == Full() and (made.chunk, made.reach) == (3, 8)
@@ -333,7 +451,19 @@ def test_guidance_compares_with_the_published_negative_prompt_unless_told_otherw
         ask = Ask("a red cat", seed=1, policy=Full(), sampling=guided)
         films[name] = reel.step(reel.begin(), ask, pictures=False)[1].latents
         short = Screenplay("One", (Shot("a red cat", 0.1),), seed=1)
-        streamed = next(stream(one, [plan(short, 16.0, 4, 3)], empty_memory(one, Full()), [1], guided, pictures=False)).latents
+        streamed = next(
+            stream(
+                one,
+                [plan(short, 16.0, 4, 3)],
+                empty_memory(one, Full()),
+                [1],
+                guided,
+                pictures=False,
+            )
+        ).latents
         assert torch.equal(films[name], streamed)
     assert not torch.equal(films["published"], films["empty"])
-    assert WanSettings().unconditional == "published" and load_wan(folder, unconditional="", device="cpu").unconditional == ""
+    assert (
+        WanSettings().unconditional == "published"
+        and load_wan(folder, unconditional="", device="cpu").unconditional == ""
+    )

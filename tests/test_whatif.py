@@ -1,4 +1,5 @@
-"""What-if: nothing changed is the shot itself; an erased shot is never seen; the session is left as it was."""
+"""What-if: nothing changed is the shot itself; an erased shot is never seen; the session is left as
+it was."""
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ ROBOT = "medium shot of a blue robot that stands still in the city at night, the
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
-    session = Session.create(tmp_path_factory.mktemp("s") / "session", load("toybox-1step"), Settings(CAT, seed=2))
+    session = Session.create(
+        tmp_path_factory.mktemp("s") / "session", load("toybox-1step"), Settings(CAT, seed=2)
+    )
     for text in (CAT, ROBOT, CAT):
         if session.desk.head is not None:
             session.do("cut", text=text)
@@ -36,7 +39,9 @@ def test_an_erased_shot_is_never_seen(session, policy):
 
     state = session.state(5)
     memory = replace(state.memory.snapshot(), without=(0,))
-    state, _ = session.reel.step(replace(state, memory=memory), replace(session.ask(session.nodes[6]), policy=_named(policy)))
+    state, _ = session.reel.step(
+        replace(state, memory=memory), replace(session.ask(session.nodes[6]), policy=_named(policy))
+    )
     looked = state.memory.routing_table()
     last = looked[looked["chunk"] == 6]
     assert set(last["kept_shot"]) == {1}, "only the shot in between is left to be seen"
@@ -44,7 +49,9 @@ def test_an_erased_shot_is_never_seen(session, policy):
 
 def test_erasing_the_first_appearance_changes_the_return_more_than_erasing_another_shot(session):
     shot = what_if(session)
-    home, other = (difference(shot, what_if(session, Change("full", without=(number,)))) for number in (1, 2))
+    home, other = (
+        difference(shot, what_if(session, Change("full", without=(number,)))) for number in (1, 2)
+    )
     assert home > other
 
 

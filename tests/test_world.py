@@ -37,7 +37,9 @@ def test_lengths_fill_the_film_exactly():
 def test_a_caption_names_what_is_prompted_and_nothing_else(plan):
     for shot in plan.shots:
         assert vocab.read(shot.caption) == {name: shot.attributes[name] for name in vocab.PROMPTED}
-        assert not set(vocab.words(shot.caption)) & {value for name in vocab.IDENTITY for value in vocab.UNPROMPTED[name]}
+        assert not set(vocab.words(shot.caption)) & {
+            value for name in vocab.IDENTITY for value in vocab.UNPROMPTED[name]
+        }
 
 
 def test_every_word_of_a_caption_is_known():
@@ -49,7 +51,9 @@ def test_paraphrases_are_used_and_mean_the_same():
     shot = FILMS[0].shots[0]
     texts = {vocab.caption(shot.attributes, Random(i)) for i in range(40)}
     assert len(texts) > 20
-    assert {tuple(sorted(vocab.read(text).items())) for text in texts} == {tuple(sorted(vocab.read(shot.caption).items()))}
+    assert {tuple(sorted(vocab.read(text).items())) for text in texts} == {
+        tuple(sorted(vocab.read(shot.caption).items()))
+    }
 
 
 def test_a_prompt_that_names_two_values_keeps_the_first():
@@ -62,10 +66,14 @@ def test_who_comes_back_looks_as_before():
         cast, places = {}, {}
         for shot in plan.shots:
             looks = tuple(shot.attributes[n] for n in (*vocab.IDENTITY, "kind", "colour"))
-            scene = tuple(shot.attributes[n] for n in (*vocab.SCENERY, "setting")) + (shot.scenery_seed,)
+            scene = tuple(shot.attributes[n] for n in (*vocab.SCENERY, "setting")) + (
+                shot.scenery_seed,
+            )
             assert cast.setdefault(shot.character, looks) == looks
             assert places.setdefault(shot.place, scene) == scene
-        assert len({(look[3], look[4]) for look in cast.values()}) == len(cast), "a prompt must tell the cast apart"
+        assert len({(look[3], look[4]) for look in cast.values()}) == len(cast), (
+            "a prompt must tell the cast apart"
+        )
         assert len({scene[2] for scene in places.values()}) == len(places)
 
 
@@ -74,15 +82,22 @@ def test_returns_after_absence_are_common():
     returns = 0
     for plan in FILMS:
         order = [shot.character for shot in plan.shots if not shot.continues]
-        returns += any(order[i] in order[: i - 1] and order[i] != order[i - 1] for i in range(2, len(order)))
+        returns += any(
+            order[i] in order[: i - 1] and order[i] != order[i - 1] for i in range(2, len(order))
+        )
     assert returns > 0.5 * len(FILMS)
 
 
 def test_set_ups_return():
-    """As in shot and reverse shot: the same who, where, size and time as in an earlier shot, with another between."""
+    """As in shot and reverse shot: the same who, where, size and time as in an earlier shot, with
+    another between."""
     again = 0
     for plan in FILMS:
-        keys = [(s.character, s.place, s.attributes["size"], s.attributes["time"]) for s in plan.shots if not s.continues]
+        keys = [
+            (s.character, s.place, s.attributes["size"], s.attributes["time"])
+            for s in plan.shots
+            if not s.continues
+        ]
         again += any(key in keys[: i - 1] for i, key in enumerate(keys) if i > 1)
     assert again > 0.4 * len(FILMS)
 
@@ -90,7 +105,9 @@ def test_set_ups_return():
 def test_identity_is_balanced():
     """A skewed identity would let a model guess."""
     for name in vocab.UNPROMPTED:
-        counts = Counter(casting.absence(3, index, 1).shots[-1].attributes[name] for index in range(400))
+        counts = Counter(
+            casting.absence(3, index, 1).shots[-1].attributes[name] for index in range(400)
+        )
         even = 400 / len(vocab.UNPROMPTED[name])
         assert set(counts) == set(vocab.UNPROMPTED[name])
         assert max(counts.values()) < 1.35 * even
@@ -104,9 +121,15 @@ def test_an_absence_is_an_absence(away):
         assert (first.character, first.place) == (again.character, again.place)
         for shot in (opening, *between):
             assert shot.character != first.character and shot.place != first.place
-            assert (shot.attributes["kind"], shot.attributes["colour"]) != (first.attributes["kind"], first.attributes["colour"])
+            assert (shot.attributes["kind"], shot.attributes["colour"]) != (
+                first.attributes["kind"],
+                first.attributes["colour"],
+            )
             assert shot.attributes["setting"] != first.attributes["setting"]
-        assert all(first.attributes[n] == again.attributes[n] for n in (*vocab.IDENTITY, *vocab.SCENERY, "size"))
+        assert all(
+            first.attributes[n] == again.attributes[n]
+            for n in (*vocab.IDENTITY, *vocab.SCENERY, "size")
+        )
         first, *_, again = casting.absence(2, index, away, reframed=True).shots[1:]
         assert first.attributes["size"] != again.attributes["size"]
 
@@ -117,9 +140,13 @@ def test_the_truth_of_a_rendered_film():
     line = casting.timeline_of(plan, render.FPS, render.STRIDE)
     assert film.cuts == line.cuts
     assert len(film.shot_of_frame) == len(film.frames) == len(film.boxes) == line.pixel_frames
-    changes = [i for i in range(1, len(film.frames)) if film.shot_of_frame[i] != film.shot_of_frame[i - 1]]
+    changes = [
+        i for i in range(1, len(film.frames)) if film.shot_of_frame[i] != film.shot_of_frame[i - 1]
+    ]
     assert changes == film.cuts
-    assert (film.boxes[:, 2] > film.boxes[:, 0]).all() and (film.boxes[:, 3] > film.boxes[:, 1]).all()
+    assert (film.boxes[:, 2] > film.boxes[:, 0]).all() and (
+        film.boxes[:, 3] > film.boxes[:, 1]
+    ).all()
 
 
 def test_a_cut_is_a_jump_and_a_continuation_is_not():
@@ -129,7 +156,9 @@ def test_a_cut_is_a_jump_and_a_continuation_is_not():
     cuts, flows = [], []
     for plan in FILMS[:25]:
         film = render.render(plan)
-        starts = np.cumsum([0, *(render.frames_of(shot.latents, i == 0) for i, shot in enumerate(plan.shots))])
+        starts = np.cumsum(
+            [0, *(render.frames_of(shot.latents, i == 0) for i, shot in enumerate(plan.shots))]
+        )
         for start, shot in zip(starts[1:], plan.shots[1:], strict=False):
             (flows if shot.continues else cuts).append(jump(film.frames, int(start)))
     assert len(flows) > 5 and np.median(cuts) > 5 * np.median(flows)
@@ -137,7 +166,12 @@ def test_a_cut_is_a_jump_and_a_continuation_is_not():
 
 def test_the_box_holds_the_figure():
     """Another colour changes pixels inside the box only."""
-    shot = next(s for plan in FILMS for s in plan.shots if s.attributes["size"] == "wide" and not s.continues)
+    shot = next(
+        s
+        for plan in FILMS
+        for s in plan.shots
+        if s.attributes["size"] == "wide" and not s.continues
+    )
     other = "red" if shot.attributes["colour"] != "red" else "blue"
     plain = shot.attributes | {"accessory": "scarf"}
     one = casting.ShotPlan(plain, "", 3, 0, 0, 0)
@@ -154,7 +188,12 @@ def test_the_box_holds_the_figure():
 def test_every_attribute_can_be_seen(name):
     """Changing one attribute changes the picture; what cannot be seen cannot be scored."""
     shot = FILMS[0].shots[0]
-    plain = shot.attributes | {"size": "medium", "time": "day", "action": "stand", "camera": "static"}
+    plain = shot.attributes | {
+        "size": "medium",
+        "time": "day",
+        "action": "stand",
+        "camera": "static",
+    }
     pictures = []
     for value in vocab.ATTRIBUTES[name]:
         plan = casting.ShotPlan(plain | {name: value}, "", 2, 0, 0, 0)
@@ -168,7 +207,12 @@ def test_every_attribute_can_be_seen(name):
 def test_motion_can_be_seen(name):
     """Every action and camera move changes the picture over time in its own way."""
     shot = FILMS[0].shots[0]
-    plain = shot.attributes | {"size": "medium", "time": "day", "action": "stand", "camera": "static"}
+    plain = shot.attributes | {
+        "size": "medium",
+        "time": "day",
+        "action": "stand",
+        "camera": "static",
+    }
     changes = []
     for value in vocab.ATTRIBUTES[name]:
         plan = casting.ShotPlan(plain | {name: value}, "", 4, 0, 0, 0)

@@ -1,4 +1,5 @@
-"""A tiny random model folder in the true layout of `Wan-AI/Wan2.1-T2V-*-Diffusers`, made without any download.
+"""A tiny random model folder in the true layout of `Wan-AI/Wan2.1-T2V-*-Diffusers`, made without
+any download.
 
     folder = make_wan_folder(tmp_path / "wan")
 
@@ -9,8 +10,9 @@
     transformer/   config.json, diffusion_pytorch_model*.safetensors (its index)
     vae/           config.json, diffusion_pytorch_model.safetensors
 
-Sizes that code may rely on are the true ones: 16 latent channels, 8 x 8 pixels a cell, 4 pictures a latent, patches of
-1 x 2 x 2, the four levels of the VAE and where it upsamples. Widths and depths are small.
+Sizes that code may rely on are the true ones: 16 latent channels, 8 x 8 pixels a cell, 4 pictures a
+latent, patches of 1 x 2 x 2, the four levels of the VAE and where it upsamples. Widths and depths
+are small.
 """
 
 import json
@@ -20,37 +22,76 @@ import torch
 
 WORDS = "a the of in at and then shot wide medium close red blue cat robot waves walks dances beach city meadow night day".split()
 TEXT_DIM = 32
-TRANSFORMER = {"num_attention_heads": 2, "attention_head_dim": 24, "num_layers": 2, "ffn_dim": 96, "text_dim": TEXT_DIM,
-               "freq_dim": 64, "in_channels": 16, "out_channels": 16, "patch_size": (1, 2, 2), "cross_attn_norm": True,
-               "qk_norm": "rms_norm_across_heads", "eps": 1e-6, "rope_max_seq_len": 64}
-VAE = {"base_dim": 4, "z_dim": 16, "num_res_blocks": 1}  # latents_mean and latents_std are the published ones
+TRANSFORMER = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 24,
+    "num_layers": 2,
+    "ffn_dim": 96,
+    "text_dim": TEXT_DIM,
+    "freq_dim": 64,
+    "in_channels": 16,
+    "out_channels": 16,
+    "patch_size": (1, 2, 2),
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "eps": 1e-6,
+    "rope_max_seq_len": 64,
+}
+# latents_mean and latents_std are the published ones
+VAE = {"base_dim": 4, "z_dim": 16, "num_res_blocks": 1}
 
 
-def make_wan_folder(path: str | Path, seed: int = 0, shards: bool = False, parts: tuple[str, ...] = (
-        "transformer", "vae", "text_encoder", "tokenizer"), **transformer) -> Path:
-    """Write the folder; `shards` splits transformer and text encoder into several files, `transformer` changes its config."""
+def make_wan_folder(
+    path: str | Path,
+    seed: int = 0,
+    shards: bool = False,
+    parts: tuple[str, ...] = ("transformer", "vae", "text_encoder", "tokenizer"),
+    **transformer,
+) -> Path:
+    """Write the folder; `shards` splits transformer and text encoder into several files,
+    `transformer` changes its config."""
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    makers = {"transformer": lambda: make_transformer(path / "transformer", shards, **transformer), "vae": lambda: make_vae(path / "vae"),
-              "text_encoder": lambda: make_text_encoder(path / "text_encoder", shards), "tokenizer": lambda: make_tokenizer(path / "tokenizer")}
+    makers = {
+        "transformer": lambda: make_transformer(path / "transformer", shards, **transformer),
+        "vae": lambda: make_vae(path / "vae"),
+        "text_encoder": lambda: make_text_encoder(path / "text_encoder", shards),
+        "tokenizer": lambda: make_tokenizer(path / "tokenizer"),
+    }
     for part in parts:
         makers[part]()
     (path / "scheduler").mkdir(exist_ok=True)
-    scheduler = {"_class_name": "UniPCMultistepScheduler", "_diffusers_version": "0.33.0.dev0", "flow_shift": 3.0,
-                 "num_train_timesteps": 1000, "prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    scheduler = {
+        "_class_name": "UniPCMultistepScheduler",
+        "_diffusers_version": "0.33.0.dev0",
+        "flow_shift": 3.0,
+        "num_train_timesteps": 1000,
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+    }
     write(path / "scheduler/scheduler_config.json", scheduler)
-    write(path / "model_index.json", {
-        "_class_name": "WanPipeline", "_diffusers_version": "0.33.0.dev0", "scheduler": ["diffusers", "UniPCMultistepScheduler"],
-        "text_encoder": ["transformers", "UMT5EncoderModel"], "tokenizer": ["transformers", "T5TokenizerFast"],
-        "transformer": ["diffusers", "WanTransformer3DModel"], "vae": ["diffusers", "AutoencoderKLWan"]})
+    write(
+        path / "model_index.json",
+        {
+            "_class_name": "WanPipeline",
+            "_diffusers_version": "0.33.0.dev0",
+            "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+            "text_encoder": ["transformers", "UMT5EncoderModel"],
+            "tokenizer": ["transformers", "T5TokenizerFast"],
+            "transformer": ["diffusers", "WanTransformer3DModel"],
+            "vae": ["diffusers", "AutoencoderKLWan"],
+        },
+    )
     return path
 
 
 def make_transformer(path: Path, shards: bool = False, **changes) -> None:
     from diffusers import WanTransformer3DModel
 
-    WanTransformer3DModel(**TRANSFORMER | changes).save_pretrained(path, max_shard_size="100KB" if shards else "10GB")
+    WanTransformer3DModel(**TRANSFORMER | changes).save_pretrained(
+        path, max_shard_size="100KB" if shards else "10GB"
+    )
 
 
 def make_vae(path: Path, **changes) -> None:
@@ -67,8 +108,16 @@ def make_vae(path: Path, **changes) -> None:
 def make_text_encoder(path: Path, shards: bool = False, words: int = 3 + 95 + len(WORDS)) -> None:
     from transformers import UMT5Config, UMT5EncoderModel
 
-    config = UMT5Config(vocab_size=words, d_model=TEXT_DIM, d_kv=8, d_ff=64, num_layers=2, num_decoder_layers=2, num_heads=4,
-                        feed_forward_proj="gated-gelu")
+    config = UMT5Config(
+        vocab_size=words,
+        d_model=TEXT_DIM,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_decoder_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+    )
     model = UMT5EncoderModel(config)
     with torch.no_grad():  # large enough that places and words matter
         for value in model.parameters():
@@ -83,14 +132,28 @@ def make_tokenizer(path: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     letters = [(chr(code), -4.0) for code in range(33, 127)]
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), ("▁", -3.0), *letters, *(("▁" + word, -1.0) for word in WORDS)]
+    vocabulary = [
+        ("<pad>", 0.0),
+        ("</s>", 0.0),
+        ("<unk>", -10.0),
+        ("▁", -3.0),
+        *letters,
+        *(("▁" + word, -1.0) for word in WORDS),
+    ]
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=2))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
     fast.save_pretrained(path)
     told = json.loads((path / "tokenizer_config.json").read_text())
-    write(path / "tokenizer_config.json", told | {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "model_max_length": 512})
+    write(
+        path / "tokenizer_config.json",
+        told | {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "model_max_length": 512},
+    )
 
 
 def write(path: Path, value: dict) -> None:

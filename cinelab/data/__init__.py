@@ -1,8 +1,8 @@
 """Videos to training clips: listed, cut, encoded, kept.
 
-    for step in build("videos/", "results/store", DataConfig(), codec, encoder, marks):
-        print(step)
-    clips = FilmStore("results/store").clips(8, 21, rng)
+for step in build("videos/", "results/store", DataConfig(), codec, encoder, marks):
+    print(step)
+clips = FilmStore("results/store").clips(8, 21, rng)
 """
 
 from cinelab.data.build import Progress, build, skipped

@@ -1,7 +1,8 @@
 """Videos to a store of encoded films: resumable, in shares, every shard checksummed.
 
-Films are listed once, in groups, in listing.json; new videos make new groups, so what is done stays done. A group is finished
-by its record NNNNNN.json (what each video was, what was left out) and made again only if one of its videos or captions changes.
+Films are listed once, in groups, in listing.json; new videos make new groups, so what is done stays
+done. A group is finished by its record NNNNNN.json (what each video was, what was left out) and
+made again only if one of its videos or captions changes.
 """
 
 import json
@@ -41,7 +42,8 @@ PROMPTS = 16  # encoded together
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a build stands after a group: films listed in it and before it, of how many; what it made and left out."""
+    """Where a build stands after a group: films listed in it and before it, of how many; what it
+    made and left out."""
 
     done: int
     of: int
@@ -54,17 +56,30 @@ class Progress:
         return f"{self.done} of {self.of} listed: {self.films} more film{'s' * (self.films != 1)}, {self.latents} latent frames{left}"
 
 
-def build(videos: str | Path, folder: str | Path, config: DataConfig, codec: Codec, encoder: TextEncoder, marks: dict[str, str],
-          part: tuple[int, int] = (0, 1), check: bool = True, tell: Callable[[str], None] = print,
-          begin: Callable[[str], None] = lambda text: None) -> Iterator[Progress]:
+def build(
+    videos: str | Path,
+    folder: str | Path,
+    config: DataConfig,
+    codec: Codec,
+    encoder: TextEncoder,
+    marks: dict[str, str],
+    part: tuple[int, int] = (0, 1),
+    check: bool = True,
+    tell: Callable[[str], None] = print,
+    begin: Callable[[str], None] = lambda text: None,
+) -> Iterator[Progress]:
     """Encode the videos of a folder or table into the store `folder`; yields after every group.
 
-    `marks` names the weights of the "codec" and the "encoder" (fingerprints): a store belongs to one of each. `part` = (mine, of
-    how many) shares the groups among workers. With `check`, finished shards are hashed first and broken ones made again; without,
-    only their presence and size count. `tell` hears what of a folder was passed over, `begin` "3 of 8: name" when a film is looked at.
+    `marks` names the weights of the "codec" and the "encoder" (fingerprints): a store belongs to
+    one of each. `part` = (mine, of how many) shares the groups among workers. With `check`,
+    finished shards are hashed first and broken ones made again; without, only their presence and
+    size count. `tell` hears what of a folder was passed over, `begin` "3 of 8: name" when a film is
+    looked at.
     """
     if not 0 <= part[0] < part[1]:
-        raise CinelabError(f"part is {part}; give (mine, of how many) with 0 <= mine < of how many.")
+        raise CinelabError(
+            f"part is {part}; give (mine, of how many) with 0 <= mine < of how many."
+        )
     with writing_share(folder, part, tidy=True):
         builder = Builder(videos, Path(folder), config, codec, encoder, marks, check, tell, begin)
         for number, group in enumerate(builder.groups):
@@ -89,17 +104,35 @@ def _record(path: Path) -> dict:
     record = read_sealed(path, AGAIN, shards=int, sources=list[dict], skipped=list[dict])
     for source in record["sources"]:
         for video in mapping(source, path, name=str, said=str, videos=list[dict])["videos"]:
-            mapping(video, path, path=str, bytes=int | None, mtime_ns=int | None, blake2b=str | None)
+            mapping(
+                video, path, path=str, bytes=int | None, mtime_ns=int | None, blake2b=str | None
+            )
     return record
 
 
 class Builder:
     """One build at work: the listing in groups, and how a group is made."""
 
-    def __init__(self, videos: str | Path, folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder,
-                 marks: dict[str, str], check: bool, tell: Callable[[str], None] = print,
-                 begin: Callable[[str], None] = lambda text: None):
-        self.folder, self.config, self.codec, self.encoder, self.check, self.begin = folder, config, codec, encoder, check, begin
+    def __init__(
+        self,
+        videos: str | Path,
+        folder: Path,
+        config: DataConfig,
+        codec: Codec,
+        encoder: TextEncoder,
+        marks: dict[str, str],
+        check: bool,
+        tell: Callable[[str], None] = print,
+        begin: Callable[[str], None] = lambda text: None,
+    ):
+        self.folder, self.config, self.codec, self.encoder, self.check, self.begin = (
+            folder,
+            config,
+            codec,
+            encoder,
+            check,
+            begin,
+        )
         self.root, sources = listing.find(videos, tell)
         _claim(folder, config, codec, encoder, marks)
         self.groups = _groups(folder, sources, config.group)
@@ -111,7 +144,9 @@ class Builder:
         watcher(config)  # a detector that cannot be had is said before anything is read
         self.player = Player(config.fps, config.size)
         texts = shards(folder, "text-")
-        self.broken = {name: about for name, about in texts.items() if fault(folder, name, about, check)}
+        self.broken = {
+            name: about for name, about in texts.items() if fault(folder, name, about, check)
+        }
         self.texts = {name: about for name, about in texts.items() if name not in self.broken}
         if isinstance(codec, nn.Module):
             codec.eval()
@@ -121,14 +156,25 @@ class Builder:
         self._write_texts(number)
         record = self.folder / f"{number:06d}.json"
         known = shards(self.folder, f"{number:06d}-")
-        sound = {name for name, about in known.items() if not fault(self.folder, name, about, self.check)}
-        if record.exists() and sound == known.keys() and self._unchanged(old := _record(record), group, len(known)):
+        sound = {
+            name for name, about in known.items() if not fault(self.folder, name, about, self.check)
+        }
+        if (
+            record.exists()
+            and sound == known.keys()
+            and self._unchanged(old := _record(record), group, len(known))
+        ):
             return self._progress(number, list(known.values()), old["skipped"])
         left: list[dict] = []
-        states, films = plan(self.root, self._begun(number, group), self.config, self.codec.stride, left)
+        states, films = plan(
+            self.root, self._begun(number, group), self.config, self.codec.stride, left
+        )
         batches = _batches(films, self._film_bytes, self.config.shard_mib * 2**20)
-        made = [self._shard(f"{number:06d}-{i:02d}", batch, known, sound, left) for i, batch in enumerate(batches)]
-        for name in sorted(known)[len(batches):]:  # of an earlier, longer group
+        made = [
+            self._shard(f"{number:06d}-{i:02d}", batch, known, sound, left)
+            for i, batch in enumerate(batches)
+        ]
+        for name in sorted(known)[len(batches) :]:  # of an earlier, longer group
             (self.folder / f"{name}.json").unlink()
             (self.folder / f"{name}.safetensors").unlink(missing_ok=True)
         write_sealed(record, {"shards": len(batches), "sources": states, "skipped": left})
@@ -144,20 +190,33 @@ class Builder:
 
     def _progress(self, number: int, made: list[dict], left: list[dict]) -> Progress:
         films = [film for about in made for film in about["films"]]
-        return Progress(sum(map(len, self.groups[: number + 1])), sum(map(len, self.groups)), len(films),
-                        sum(film["latents"] for film in films), tuple(left))
+        return Progress(
+            sum(map(len, self.groups[: number + 1])),
+            sum(map(len, self.groups)),
+            len(films),
+            sum(film["latents"] for film in films),
+            tuple(left),
+        )
 
     def _unchanged(self, record: dict, group: list[Source], shards_found: int) -> bool:
-        """Whether every film of a finished group is still what it was; a video that has gone since then is not missed."""
-        if record["shards"] != shards_found or [old["name"] for old in record["sources"]] != [source.name for source in group]:
+        """Whether every film of a finished group is still what it was; a video that has gone since
+        then is not missed."""
+        if record["shards"] != shards_found or [old["name"] for old in record["sources"]] != [
+            source.name for source in group
+        ]:
             return False
-        return all(unchanged(self.root, source, old) for old, source in zip(record["sources"], group, strict=True))
+        return all(
+            unchanged(self.root, source, old)
+            for old, source in zip(record["sources"], group, strict=True)
+        )
 
     def _film_bytes(self, film: Planned) -> int:
         height, width = (side // self.codec.scale for side in self.config.size)
         return 2 * film.latents * self.codec.channels * height * width
 
-    def _shard(self, name: str, films: list[Planned], known: dict, sound: set, left: list[dict]) -> dict:
+    def _shard(
+        self, name: str, films: list[Planned], known: dict, sound: set, left: list[dict]
+    ) -> dict:
         """Encode one shard, unless it is there and planned the same."""
         plan = digest([film.about(self.config.fps) for film in films])
         if name in sound and known[name]["plan"] == plan:
@@ -171,47 +230,78 @@ class Builder:
             except Overflow:
                 raise
             except CinelabError as error:
-                lost.append({"film": film.source.name, "video": film.source.reels[film.pieces[0].reel].video,
-                             "left_out": "shots", "why": str(error)})
+                lost.append(
+                    {
+                        "film": film.source.name,
+                        "video": film.source.reels[film.pieces[0].reel].video,
+                        "left_out": "shots",
+                        "why": str(error),
+                    }
+                )
         left += lost
-        return write_shard(self.folder, name, tensors, {"plan": plan, "films": told, "skipped": lost})
+        return write_shard(
+            self.folder, name, tensors, {"plan": plan, "films": told, "skipped": lost}
+        )
 
     @torch.no_grad()
     def _latents(self, film: Planned) -> Tensor:
         """(n, C, h, w) as stored."""
-        frames = np.concatenate([self._pictures(self.root / film.source.reels[piece.reel].video, piece) for piece in film.pieces])
+        frames = np.concatenate(
+            [
+                self._pictures(self.root / film.source.reels[piece.reel].video, piece)
+                for piece in film.pieces
+            ]
+        )
         device = device_of(self.codec)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
             latents = self.codec.encode(to_tensor(frames)[None].to(device))[0]
         return self._stored(latents, f"{film.source.name}: the codec")
 
     def _pictures(self, video: Path, piece: Piece) -> np.ndarray:
-        """The pictures of a shot, uint8 (F, H, W, 3); whatever goes wrong is the video's, in a sentence."""
+        """The pictures of a shot, uint8 (F, H, W, 3); whatever goes wrong is the video's, in a
+        sentence."""
         try:
             return self.player.take(video, piece.first, piece.pictures)
         except Exception as error:
             raise CinelabError(why_failed(video, error)) from error
 
     def _stored(self, values: Tensor, whose: str) -> Tensor:
-        """On the CPU and in the store's precision. Numbers that it cannot hold end the build: they would come everywhere."""
+        """On the CPU and in the store's precision. Numbers that it cannot hold end the build: they
+        would come everywhere."""
         kept = values.to(getattr(torch, self.config.dtype)).cpu().contiguous()
         if not all_finite(kept):
-            raise Overflow(f"{whose} makes numbers that {self.config.dtype} cannot hold; set dtype to 'bfloat16' and build into "
-                           "another folder, and look into the weights if it happens there too.")
+            raise Overflow(
+                f"{whose} makes numbers that {self.config.dtype} cannot hold; set dtype to "
+                "'bfloat16' and build into "
+                "another folder, and look into the weights if it happens there too."
+            )
         return kept
 
     def _write_texts(self, number: int) -> None:
-        """Encode the captions that this group is the first to have, and the empty prompt; each once."""
+        """Encode the captions that this group is the first to have, and the empty prompt; each
+        once."""
         name = f"text-{number:06d}"
         own = [known for known in self.texts | self.broken if known.startswith(name)]
-        again = [caption for known in own if known in self.broken for caption in self.broken[known]["captions"].values()]
+        again = [
+            caption
+            for known in own
+            if known in self.broken
+            for caption in self.broken[known]["captions"].values()
+        ]
         mine = [caption for caption, owner in self.owner.items() if owner == number]
         have = {key for about in self.texts.values() for key in about["captions"]}
         if text_key("") not in have:
             self._encode(NULL, [""])
-        if text_key(compared := unconditional_text(self.config.unconditional)) not in have and compared:
+        if (
+            text_key(compared := unconditional_text(self.config.unconditional)) not in have
+            and compared
+        ):
             self._encode(COMPARED, [compared])
-        wanted = [caption for caption in dict.fromkeys([*again, *mine]) if text_key(caption) not in have and caption]
+        wanted = [
+            caption
+            for caption in dict.fromkeys([*again, *mine])
+            if text_key(caption) not in have and caption
+        ]
         if wanted:
             self._encode(f"{name}-{sum(known in self.texts for known in own):02d}", wanted)
 
@@ -224,29 +314,56 @@ class Builder:
             for caption, words in zip(some, self.encoder.encode(some).cpu(), strict=True):
                 used = words.abs().sum(1).nonzero()
                 kept = words[: int(used.max()) + 1 if len(used) else 0]
-                tensors[text_key(caption)] = self._stored(kept, f"The prompt {caption!r:.60}: the text encoder")
+                tensors[text_key(caption)] = self._stored(
+                    kept, f"The prompt {caption!r:.60}: the text encoder"
+                )
         about = {"captions": {text_key(caption): caption for caption in captions}}
         self.texts[name] = write_shard(self.folder, name, tensors, about)
         self.broken.pop(name, None)
 
 
-def _claim(folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder, marks: dict[str, str]) -> None:
+def _claim(
+    folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder, marks: dict[str, str]
+) -> None:
     """A store belongs to one recipe, one codec and one text encoder."""
     if marks.keys() != {"codec", "encoder"}:
-        raise CinelabError(f"marks names {', '.join(marks) or 'nothing'}; name the weights of the 'codec' and the 'encoder'.")
+        raise CinelabError(
+            f"marks names {', '.join(marks) or 'nothing'}; name the weights of the 'codec' and "
+            "the 'encoder'."
+        )
     if any(side % codec.scale for side in config.size):
-        near = " x ".join(str(max(1, round(side / codec.scale)) * codec.scale) for side in config.size)
-        raise CinelabError(f"size is {config.size[0]} x {config.size[1]}, which the codec's scale {codec.scale} does not divide; "
-                           f"give {near}.")
+        near = " x ".join(
+            str(max(1, round(side / codec.scale)) * codec.scale) for side in config.size
+        )
+        raise CinelabError(
+            f"size is {config.size[0]} x {config.size[1]}, which the codec's scale {codec.scale} "
+            "does not divide; "
+            f"give {near}."
+        )
     path = folder / RECIPE
-    mine = config.recipe() | {"stride": codec.stride, "scale": codec.scale, "channels": codec.channels,
-                              "width": encoder.width, "words": encoder.length} | marks
-    if path.exists() and (old := {"fill": False} | read_sealed(path, RESTORE)) != mine:  # an older store knew one way only
+    mine = (
+        config.recipe()
+        | {
+            "stride": codec.stride,
+            "scale": codec.scale,
+            "channels": codec.channels,
+            "width": encoder.width,
+            "words": encoder.length,
+        }
+        | marks
+    )
+    # an older store knew one way only
+    if path.exists() and (old := {"fill": False} | read_sealed(path, RESTORE)) != mine:
         key = next((key for key in mine if mine[key] != old.get(key)), "more than this build knows")
-        raise CinelabError(f"Store {folder} was built with {key}={old.get(key)!r}, not {mine.get(key)!r}; name another folder, or "
-                           "give the setting it was built with.")
+        raise CinelabError(
+            f"Store {folder} was built with {key}={old.get(key)!r}, not {mine.get(key)!r}; name "
+            "another folder, or "
+            "give the setting it was built with."
+        )
     if not path.exists() and any(folder.glob("*.safetensors")):
-        raise CinelabError(f"{folder} holds .safetensors files and no {RECIPE}; name an empty folder.")
+        raise CinelabError(
+            f"{folder} holds .safetensors files and no {RECIPE}; name an empty folder."
+        )
     write_sealed(path, mine)
 
 
@@ -275,8 +392,11 @@ def _batches(films: list[Planned], weigh, limit: int) -> list[list[Planned]]:
 
 
 def _write_skipped(folder: Path) -> None:
-    """skipped.jsonl from all records. Read again after writing: another worker may have finished a group meanwhile."""
+    """skipped.jsonl from all records. Read again after writing: another worker may have finished a
+    group meanwhile."""
     written = None
     while (rows := skipped(folder)) != written:
-        write_text(folder / SKIPPED, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(
+            folder / SKIPPED, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        )
         written = rows

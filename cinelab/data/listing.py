@@ -1,12 +1,14 @@
-"""What there is: a folder or a table of videos becomes films to read, each a list of reels with what is said about their shots.
+"""What there is: a folder or a table of videos becomes films to read, each a list of reels with
+what is said about their shots.
 
     table (CSV, parquet)   video   start end (seconds, optional)   caption   film   shot
     beside a video         <name>.shots.json (our shot list)   <name>.txt   <name>.json
 
 A caption in a parquet table may be a list of texts: one a shot of a video that has a single row.
 
-Shots come from the table, else from the shot list, else from a detector. Captions come from the table, else from the shot
-list, else from <name>.txt (a caption a line) or <name>.json (a text or a list of texts, bare or under `caption`): one for the whole, or one a shot.
+Shots come from the table, else from the shot list, else from a detector. Captions come from the
+table, else from the shot list, else from <name>.txt (a caption a line) or <name>.json (a text or a
+list of texts, bare or under `caption`): one for the whole, or one a shot.
 """
 
 import csv
@@ -37,7 +39,8 @@ class Reel:
     """A video and what is said about it. `problem` is why it cannot be used, in a sentence."""
 
     video: str  # relative to the folder or table it was listed in
-    spans: tuple[tuple[float, float | None], ...] = ()  # seconds of its shots, from the table; None = its end
+    # seconds of its shots, from the table; None = its end
+    spans: tuple[tuple[float, float | None], ...] = ()
     listed: tuple[ListedShot, ...] = ()  # its shots in frames, from a shot list
     captions: tuple[str, ...] = ()
     problem: str = ""
@@ -52,7 +55,8 @@ class Source:
 
 
 def find(videos: str | Path, tell: Tell = print) -> tuple[Path, list[Source]]:
-    """The folder that video paths are relative to, and everything listed. Raises CinelabError if nothing is.
+    """The folder that video paths are relative to, and everything listed. Raises CinelabError if
+    nothing is.
 
     `tell` hears what was passed over in a folder.
     """
@@ -61,19 +65,29 @@ def find(videos: str | Path, tell: Tell = print) -> tuple[Path, list[Source]]:
         reels = [Reel(video.relative_to(path).as_posix()) for video in find_videos([path], tell)]
         return path, [Source(reel.video, (_with_sidecars(path, reel),)) for reel in reels]
     if path.suffix.lower() not in TABLES:
-        what = "is neither a folder nor a .csv, .tsv or .parquet table" if path.exists() else "no such folder or table"
-        raise CinelabError(f"{path}: {what}; give a folder of videos or a table with a column `video`.")
+        what = (
+            "is neither a folder nor a .csv, .tsv or .parquet table"
+            if path.exists()
+            else "no such folder or table"
+        )
+        raise CinelabError(
+            f"{path}: {what}; give a folder of videos or a table with a column `video`."
+        )
     return path.parent, _films(path.parent, _rows(path))
 
 
 def _rows(path: Path) -> list[dict]:
-    """The table's rows as texts, "" where nothing stands; captions as a tuple of texts, () where there is none."""
+    """The table's rows as texts, "" where nothing stands; captions as a tuple of texts, () where
+    there is none."""
     kind = TABLES[path.suffix.lower()]
     try:
         names, rows = _read_csv(path) if kind == "CSV" else _read_parquet(path)
     except (ValueError, csv.Error) as error:
-        raise CinelabError(f"{path}: cannot be read as a {kind} table ({str(error).splitlines()[0]}); correct it or write it "
-                           "again.") from error
+        raise CinelabError(
+            f"{path}: cannot be read as a {kind} table ({str(error).splitlines()[0]}); correct it "
+            "or write it "
+            "again."
+        ) from error
     _check_columns(path, names)
     if not rows:
         raise CinelabError(f"{path}: has no rows; list at least one video.")
@@ -88,17 +102,28 @@ def _check_columns(path: Path, names: list[str]) -> None:
     for name in COLUMNS:
         alike = [other for other in names if other.strip().casefold() == name]
         if name in alike and len(alike) > 1:
-            raise CinelabError(f"{path}: has {len(alike)} columns named {name!r} ({', '.join(map(repr, alike))}); keep one.")
+            raise CinelabError(
+                f"{path}: has {len(alike)} columns named {name!r} "
+                f"({', '.join(map(repr, alike))}); keep one."
+            )
     absent = [name for name in COLUMNS if name not in names]
     if "video" in absent:
-        raise CinelabError(f"{path}: has the columns {', '.join(names)} and none named `video`; add it.")
+        raise CinelabError(
+            f"{path}: has the columns {', '.join(names)} and none named `video`; add it."
+        )
     for name in names:
-        if name not in COLUMNS and (near := get_close_matches(name.strip().lower(), absent, n=1, cutoff=0.8)):
-            raise CinelabError(f"{path}: column {name!r} is not known; rename it to {near[0]!r}, or to something unlike it.")
+        if name not in COLUMNS and (
+            near := get_close_matches(name.strip().lower(), absent, n=1, cutoff=0.8)
+        ):
+            raise CinelabError(
+                f"{path}: column {name!r} is not known; rename it to {near[0]!r}, or to something "
+                "unlike it."
+            )
 
 
 def _cell(where: str, name: str, value) -> str | tuple[str, ...]:
-    """What a cell says, as text; a caption as texts. Raises CinelabError for a value that its column cannot mean."""
+    """What a cell says, as text; a caption as texts. Raises CinelabError for a value that its
+    column cannot mean."""
     if name == "caption":
         return _captions(where, value)
     number = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
@@ -109,11 +134,14 @@ def _cell(where: str, name: str, value) -> str | tuple[str, ...]:
     if number and name != "video":
         return str(int(value)) if value == value // 1 else str(value)
     wanted = {"video": "a path", "film": "a name"}.get(name, "a number")
-    raise CinelabError(f"{where}: {name} is {str(value)!r:.60} ({type(value).__name__}); give {wanted}.")
+    raise CinelabError(
+        f"{where}: {name} is {str(value)!r:.60} ({type(value).__name__}); give {wanted}."
+    )
 
 
 def _captions(where: str, value) -> tuple[str, ...]:
-    """The captions of a cell: a text, or a list of texts (one a shot). Nothing, NaN and what tables write for it are none."""
+    """The captions of a cell: a text, or a list of texts (one a shot). Nothing, NaN and what tables
+    write for it are none."""
     if isinstance(value, list):
         texts = tuple("" if _nothing(item) else _text(where, "caption", item) for item in value)
         return texts if any(texts) else ()
@@ -131,14 +159,20 @@ def _text(where: str, name: str, value) -> str:
     try:
         text = value.decode("utf-8") if isinstance(value, bytes) else value
     except UnicodeDecodeError as error:
-        raise CinelabError(f"{where}: {name} is {value!r:.60}, bytes that are no UTF-8; write it as text.") from error
+        raise CinelabError(
+            f"{where}: {name} is {value!r:.60}, bytes that are no UTF-8; write it as text."
+        ) from error
     if not isinstance(text, str):
-        raise CinelabError(f"{where}: {name} is {str(value)!r:.60} ({type(value).__name__}); give a text, or a list of texts, one a shot.")
+        raise CinelabError(
+            f"{where}: {name} is {str(value)!r:.60} ({type(value).__name__}); give a text, or a "
+            "list of texts, one a shot."
+        )
     return text.strip()
 
 
 def _read_parquet(path: Path) -> tuple[list[str], list[dict]]:
-    """(all column names, the rows with those that are known), as plain values. Of two columns of one name none is read."""
+    """(all column names, the rows with those that are known), as plain values. Of two columns of
+    one name none is read."""
     again = "correct it or write it again"
     file = open_parquet(path, again)
     with reading(path, again):
@@ -148,15 +182,21 @@ def _read_parquet(path: Path) -> tuple[list[str], list[dict]]:
 
 
 def _read_csv(path: Path) -> tuple[list[str], list[dict]]:
-    """(column names, rows), all cells as texts. A row with more fields than columns is an error: mostly a caption with a comma
-    and no quotes."""
-    lines, delimiter = StringIO(read_text(path, TABLE), newline=""), "\t" if path.suffix.lower() == ".tsv" else ","
+    """(column names, rows), all cells as texts. A row with more fields than columns is an error:
+    mostly a caption with a comma and no quotes."""
+    lines, delimiter = (
+        StringIO(read_text(path, TABLE), newline=""),
+        "\t" if path.suffix.lower() == ".tsv" else ",",
+    )
     rows = [row for row in csv.reader(lines, strict=True, delimiter=delimiter) if row]
     if not rows:
         raise ValueError("it is empty")
     for number, row in enumerate(rows, 1):
         if len(row) > len(rows[0]):
-            raise ValueError(f"row {number} has {len(row)} fields for {len(rows[0])} columns, quote texts that hold a comma")
+            raise ValueError(
+                f"row {number} has {len(row)} fields for {len(rows[0])} columns, quote texts that "
+                "hold a comma"
+            )
     names = [name.strip() for name in rows[0]]
     return names, [dict(zip(names, row, strict=False)) for row in rows[1:]]
 
@@ -166,7 +206,10 @@ def _films(root: Path, rows: list[dict]) -> list[Source]:
     films: dict[str, list[dict]] = {}
     for row in rows:
         films.setdefault(row["film"] or row["video"] or row["row"], []).append(row)
-    return [Source(name, tuple(_reels(root, sorted(film, key=_shot_number)))) for name, film in films.items()]
+    return [
+        Source(name, tuple(_reels(root, sorted(film, key=_shot_number))))
+        for name, film in films.items()
+    ]
 
 
 def _shot_number(row: dict) -> float:
@@ -180,7 +223,9 @@ def _reels(root: Path, rows: list[dict]) -> Iterable[Reel]:
     keys = []
     for before, row in zip([None, *rows], rows, strict=False):
         start, end = _number(row["start"]), _number(row["end"])
-        if before and (before["video"] != row["video"] or (start is not None and start < until - 1e-6)):
+        if before and (
+            before["video"] != row["video"] or (start is not None and start < until - 1e-6)
+        ):
             run, until = run + 1, 0.0
         until = max(until, start or 0.0, end or 0.0)
         keys.append(run)
@@ -196,21 +241,32 @@ def _reel(root: Path, rows: list[dict]) -> Reel:
         spans = [_span(row) for row in rows]
         if any(spans) and not all(spans):
             row = rows[spans.index(None)]["row"]
-            raise CinelabError(f"{row}: has neither start nor end while other rows of {reel.video} have; give it both.")
+            raise CinelabError(
+                f"{row}: has neither start nor end while other rows of {reel.video} have; give it "
+                "both."
+            )
         captions = _of_rows(rows, reel.video, any(spans))
-        reel = replace(reel, spans=tuple(spans) if all(spans) else (), captions=captions if any(captions) else ())
+        reel = replace(
+            reel,
+            spans=tuple(spans) if all(spans) else (),
+            captions=captions if any(captions) else (),
+        )
     except CinelabError as error:
         return replace(reel, problem=str(error))
     return _with_sidecars(root, reel)
 
 
 def _of_rows(rows: list[dict], video: str, timed: bool) -> tuple[str, ...]:
-    """The captions of a video's rows: those of a list for its single row without start and end, else one a row."""
+    """The captions of a video's rows: those of a list for its single row without start and end,
+    else one a row."""
     if len(rows) == 1 and not timed:
         return rows[0]["caption"]
     if many := next((row for row in rows if len(row["caption"]) > 1), None):
-        raise CinelabError(f"{many['row']}: caption is a list of {len(many['caption'])} texts, and the row is one shot of {video}; "
-                           "give it one text.")
+        raise CinelabError(
+            f"{many['row']}: caption is a list of {len(many['caption'])} texts, and the row is "
+            f"one shot of {video}; "
+            "give it one text."
+        )
     return tuple(row["caption"][0] if row["caption"] else "" for row in rows)
 
 
@@ -224,12 +280,18 @@ def _span(row: dict) -> tuple[float, float | None] | None:
     """(start, end) in seconds; None where the row gives neither."""
     for name in ("start", "end", "shot"):
         if row[name] and _number(row[name]) is None:
-            raise CinelabError(f"{row['row']}: {name} is {row[name]!r}; give a number{'' if name == 'shot' else ' of seconds'}.")
+            raise CinelabError(
+                f"{row['row']}: {name} is {row[name]!r}; give a "
+                f"number{'' if name == 'shot' else ' of seconds'}."
+            )
     start, end = _number(row["start"]), _number(row["end"])
     if start is None and end is None:
         return None
     if (start or 0) < 0 or (end is not None and end <= (start or 0)):
-        raise CinelabError(f"{row['row']}: start is {row['start'] or 0} and end {row['end']} s; the end must come after the start.")
+        raise CinelabError(
+            f"{row['row']}: start is {row['start'] or 0} and end {row['end']} s; the end must "
+            "come after the start."
+        )
     return start or 0.0, end
 
 
@@ -248,7 +310,9 @@ def _with_sidecars(root: Path, reel: Reel) -> Reel:
         if not reel.spans and exists(listed := composed(beside(video))):
             shots = ShotList.load(listed).shots
             said = tuple(shot.prompt for shot in shots)
-            reel = replace(reel, listed=shots, captions=reel.captions or (said if any(said) else ()))
+            reel = replace(
+                reel, listed=shots, captions=reel.captions or (said if any(said) else ())
+            )
         return reel if reel.captions else replace(reel, captions=_sidecar(video))
     except CinelabError as error:
         return replace(reel, problem=str(error))
@@ -258,13 +322,18 @@ def _sidecar(video: Path) -> tuple[str, ...]:
     """Captions from <name>.txt or <name>.json; none if neither is there."""
     text, values = composed(video.with_suffix(".txt")), composed(video.with_suffix(".json"))
     if exists(text):
-        return tuple(line.strip() for line in read_text(text, CAPTIONS).splitlines() if line.strip())
+        return tuple(
+            line.strip() for line in read_text(text, CAPTIONS).splitlines() if line.strip()
+        )
     if not exists(values):
         return ()
     found = read_json(values, CAPTIONS)
     found = found.get("captions", found.get("caption", found)) if isinstance(found, dict) else found
     found = [] if found is None else [found] if isinstance(found, str) else found
     if not isinstance(found, list) or not all(isinstance(caption, str) for caption in found):
-        raise CinelabError(f"{values}: holds {str(found)!r:.60}; give a caption, a list of captions (one a shot), or "
-                           "either under the key `caption`.")
+        raise CinelabError(
+            f"{values}: holds {str(found)!r:.60}; give a caption, a list of captions (one a "
+            "shot), or "
+            "either under the key `caption`."
+        )
     return tuple(caption.strip() for caption in found)

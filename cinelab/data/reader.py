@@ -1,4 +1,5 @@
-"""Pictures of a rate and size of our own for training clips, one video after another, forwards; nothing long is ever held."""
+"""Pictures of a rate and size of our own for training clips, one video after another, forwards;
+nothing long is ever held."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,8 @@ __all__ = ["Player", "Video", "fitted"]
 
 @dataclass
 class Player:
-    """Pictures first .. first + count of one video after another, each decoded once as long as they are asked for in order."""
+    """Pictures first .. first + count of one video after another, each decoded once as long as they
+    are asked for in order."""
 
     fps: float
     size: tuple[int, int]
@@ -31,11 +33,18 @@ class Player:
             number, frame = next(self._pictures, (-1, None))
             if frame is None:
                 self._video = None
-                raise CinelabError(f"{path}: has {k} pictures at {self.fps:g} a second, and picture {first + count} is wanted; "
-                                   "it has changed since it was looked at, build again.")
+                raise CinelabError(
+                    f"{path}: has {k} pictures at {self.fps:g} a second, and picture "
+                    f"{first + count} is wanted; "
+                    "it has changed since it was looked at, build again."
+                )
             if k >= first:
                 i = k - first
-                out[i] = out[i - 1] if i and number == seen else fitted(frame, self.size, self._video.aspect)
+                out[i] = (
+                    out[i - 1]
+                    if i and number == seen
+                    else fitted(frame, self.size, self._video.aspect)
+                )
                 seen = number
         self._next = first + count
         return out

@@ -1,8 +1,9 @@
-"""The straight path between data and noise. t in [0, 1]: 0 = data, 1 = noise; everywhere in cinelab.
+"""The straight path between data and noise. t in [0, 1]: 0 = data, 1 = noise; everywhere in
+cinelab.
 
-    x_t = (1 - t) x0 + t eps        v = eps - x0        x0 = x_t - t v
+x_t = (1 - t) x0 + t eps        v = eps - x0        x0 = x_t - t v
 
-    B batch   F frames   latents (B, F, C, H, W), t (B, F) or anything that broadcasts after `spread`
+B batch   F frames   latents (B, F, C, H, W), t (B, F) or anything that broadcasts after `spread`
 """
 
 import torch

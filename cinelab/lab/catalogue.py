@@ -1,4 +1,5 @@
-"""Pictures of the toybox and of what the codec does to it. Everything is saved as PNG and returned."""
+"""Pictures of the toybox and of what the codec does to it. Everything is saved as PNG and
+returned."""
 
 from pathlib import Path
 
@@ -12,8 +13,20 @@ from cinelab.world import casting, render
 from cinelab.world.vocab import ATTRIBUTES
 
 ZOOM = 3  # screen pixels per picture pixel
-PLAIN = {"kind": "cat", "colour": "red", "pattern": "belly", "accessory": "hat", "second": "white", "setting": "meadow",
-         "landmark": "house", "side": "left", "time": "day", "size": "medium", "action": "stand", "camera": "static"}
+PLAIN = {
+    "kind": "cat",
+    "colour": "red",
+    "pattern": "belly",
+    "accessory": "hat",
+    "second": "white",
+    "setting": "meadow",
+    "landmark": "house",
+    "side": "left",
+    "time": "day",
+    "size": "medium",
+    "action": "stand",
+    "camera": "static",
+}
 
 
 def picture(seconds: float = 0.0, **attributes: str) -> np.ndarray:
@@ -33,7 +46,9 @@ def sheet(rows: list[tuple[str, list[np.ndarray]]]) -> Image.Image:
         top = j * (height * ZOOM + gap)
         pen.text((6, top + height * ZOOM / 2), name, fill="#333", font=font, anchor="lm")
         for i, frame in enumerate(pictures):
-            big = Image.fromarray(frame).resize((width * ZOOM, height * ZOOM), Image.Resampling.LANCZOS)
+            big = Image.fromarray(frame).resize(
+                (width * ZOOM, height * ZOOM), Image.Resampling.LANCZOS
+            )
             page.paste(big, (label + i * (width * ZOOM + gap), top))
     return page
 
@@ -45,27 +60,54 @@ def _saved(page: Image.Image, folder: str | Path, name: str) -> Image.Image:
 
 def cast_sheet(folder: str | Path) -> Image.Image:
     """Kinds by pattern, colours, accessories, second colours, sizes and actions."""
-    rows = [(kind, [picture(kind=kind, pattern=pattern, accessory=accessory) for pattern, accessory in
-                    zip(ATTRIBUTES["pattern"], ATTRIBUTES["accessory"], strict=True)]) for kind in ATTRIBUTES["kind"]]
-    rows += [("colour", [picture(colour=value) for value in ATTRIBUTES["colour"]]),
-             ("second", [picture(second=value, kind="ghost", colour="green") for value in ATTRIBUTES["second"]]),
-             ("size", [picture(size=value, kind="rabbit") for value in ATTRIBUTES["size"]]),
-             ("action", [picture(0.6, action=value, kind="robot") for value in ATTRIBUTES["action"]])]
+    rows = [
+        (
+            kind,
+            [
+                picture(kind=kind, pattern=pattern, accessory=accessory)
+                for pattern, accessory in zip(
+                    ATTRIBUTES["pattern"], ATTRIBUTES["accessory"], strict=True
+                )
+            ],
+        )
+        for kind in ATTRIBUTES["kind"]
+    ]
+    rows += [
+        ("colour", [picture(colour=value) for value in ATTRIBUTES["colour"]]),
+        (
+            "second",
+            [picture(second=value, kind="ghost", colour="green") for value in ATTRIBUTES["second"]],
+        ),
+        ("size", [picture(size=value, kind="rabbit") for value in ATTRIBUTES["size"]]),
+        ("action", [picture(0.6, action=value, kind="robot") for value in ATTRIBUTES["action"]]),
+    ]
     return _saved(sheet(rows), folder, "cast.png")
 
 
 def set_sheet(folder: str | Path) -> Image.Image:
     """Settings by day and night, each with one of the landmarks."""
     marks = [*ATTRIBUTES["landmark"], *ATTRIBUTES["landmark"]]
-    rows = [(time, [picture(setting=setting, time=time, landmark=mark, size="wide", side=side) for setting, mark, side in
-                    zip(ATTRIBUTES["setting"], marks, ("left", "right") * 3, strict=False)]) for time in ATTRIBUTES["time"]]
+    rows = [
+        (
+            time,
+            [
+                picture(setting=setting, time=time, landmark=mark, size="wide", side=side)
+                for setting, mark, side in zip(
+                    ATTRIBUTES["setting"], marks, ("left", "right") * 3, strict=False
+                )
+            ],
+        )
+        for time in ATTRIBUTES["time"]
+    ]
     return _saved(sheet(rows), folder, "sets.png")
 
 
 def film_sheet(plan: casting.FilmPlan) -> Image.Image:
     """A planned film as a storyboard."""
     line = casting.timeline_of(plan, render.FPS, render.STRIDE)
-    return storyboard(render.render(plan).frames, line.entry_spans, [shot.caption for shot in plan.shots])
+    return storyboard(
+        render.render(plan).frames, line.entry_spans, [shot.caption for shot in plan.shots]
+    )
 
 
 @torch.no_grad()

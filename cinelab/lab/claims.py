@@ -145,7 +145,8 @@ def init_points(rows: pd.DataFrame) -> go.Figure:
                         "width": 4,
                     },
                     customdata=mine.steps,
-                    hovertemplate=f"{init}, %{{customdata}} levels: %{{y:.3f}}<extra>{stage}</extra>",
+                    hovertemplate=f"{init}, %{{customdata}} levels: "
+                    f"%{{y:.3f}}<extra>{stage}</extra>",
                 )
             whole = table[table.metric == metric]
             ends = [whole.low.min(), whole.high.max()]
@@ -177,7 +178,9 @@ def init_cells(*sweeps: str | Path) -> pd.DataFrame:
             f"{sweeps[0]} holds no finished cell; run `cinelab sweep "
             "experiments/initialisation.yaml` first."
         )
-    cells = pd.DataFrame([read_mapping(path, init=str, seed=int, protocol=float | None) for path in paths])
+    cells = pd.DataFrame(
+        [read_mapping(path, init=str, seed=int, protocol=float | None) for path in paths]
+    )
     known = cells["protocol"].fillna(1) if "protocol" in cells else 1.0
     order = cells["init"].map(lambda name: INITS.index(name) if name in INITS else len(INITS))
     return (

@@ -240,8 +240,8 @@ def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
 
 
 def _noted(handler: tornado.web.RequestHandler) -> None:
-    """One line for a request that was refused: never its query, nor what a mistyped address has in its place, for
-    that holds the token."""
+    """One line for a request that was refused: never its query, nor what a mistyped address has in
+    its place, for that holds the token."""
     if (status := handler.get_status()) >= 400:
         path = PLAIN.match(handler.request.path)[0][:60]
         path = path.replace(handler.application.settings["token"], "***")
@@ -306,7 +306,8 @@ async def serve(
         server.listen(port, host)
     except (OSError, UnicodeError) as error:  # UnicodeError: a host of empty or too long parts
         raise CinelabError(
-            f"port {port} on {host} cannot be used ({reason(error)}); give another with --port or --host."
+            f"port {port} on {host} cannot be used ({reason(error)}); give another with --port or "
+            "--host."
         ) from error
     port = next(iter(server._sockets.values())).getsockname()[1]
     sweeper = PeriodicCallback(

@@ -17,8 +17,13 @@ from cinelab.score.features import PUBLISHED, missing, weights_folder
 from cinelab.score.outside import TOOLS, folder, ready
 from cinelab.stream.video import pick_encoder
 
-KERNELS = {"auto": "attention everywhere", "cudnn": "faster attention on a GPU", "flash": "faster attention on a GPU",
-           "flash3": "the fastest attention on a Hopper GPU", "flex": "masked attention in training"}
+KERNELS = {
+    "auto": "attention everywhere",
+    "cudnn": "faster attention on a GPU",
+    "flash": "faster attention on a GPU",
+    "flash3": "the fastest attention on a Hopper GPU",
+    "flex": "masked attention in training",
+}
 WATCHED = 0.3  # seconds that the machine's other work is watched
 
 
@@ -34,8 +39,19 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Every check, in the order a newcomer meets the features."""
-    return [_torch(), _threads(), _others(), _gpu(), *(_kernel(name, what) for name, what in KERNELS.items()),
-            _encoder(), *_checkpoints(), *_packages(), *_judges(), _chromium(), _disk()]
+    return [
+        _torch(),
+        _threads(),
+        _others(),
+        _gpu(),
+        *(_kernel(name, what) for name, what in KERNELS.items()),
+        _encoder(),
+        *_checkpoints(),
+        *_packages(),
+        *_judges(),
+        _chromium(),
+        _disk(),
+    ]
 
 
 def _torch() -> Finding:
@@ -46,23 +62,44 @@ def _torch() -> Finding:
 def _threads() -> Finding:
     here = f"{torch.get_num_threads()} on {threads.cores()} cores; {threads.waiting()}"
     if threads.late:
-        return Finding("threads", None, here, "import cinelab before torch, or set OMP_WAIT_POLICY=PASSIVE: threads that spin take ten "
-                       "times as long beside other work")
-    return Finding("threads", True, here + ("" if threads.own(threads.NUMBER) else "; a toybox film takes one"))
+        return Finding(
+            "threads",
+            None,
+            here,
+            "import cinelab before torch, or set OMP_WAIT_POLICY=PASSIVE: threads that spin take "
+            "ten "
+            "times as long beside other work",
+        )
+    return Finding(
+        "threads", True, here + ("" if threads.own(threads.NUMBER) else "; a toybox film takes one")
+    )
 
 
 def _others() -> Finding:
-    """Whether other processes keep the machine's cores busy, watched for a while, and which of them the most."""
+    """Whether other processes keep the machine's cores busy, watched for a while, and which of them
+    the most."""
     before = {process.pid: _seconds(process) for process in psutil.process_iter()}
     busy = sum(psutil.cpu_percent(WATCHED, percpu=True)) / 100
-    grown = {process: _seconds(process) - before.get(process.pid, 0.0) for process in psutil.process_iter()}
+    grown = {
+        process: _seconds(process) - before.get(process.pid, 0.0)
+        for process in psutil.process_iter()
+    }
     ours = grown.pop(psutil.Process(), 0.0) / WATCHED
     taken, first = max(0.0, busy - ours), max(grown, key=grown.get, default=None)
     found = f"{taken:.1f} of {psutil.cpu_count()} cores are taken"
     if taken < 0.5:
         return Finding("other work", True, found)
-    most = f", most by {_name(first)} (process {first.pid})" if first and grown[first] > 0.1 * WATCHED else ""
-    return Finding("other work", None, found + most, "films, desks and trainings are slower meanwhile; do not measure now")
+    most = (
+        f", most by {_name(first)} (process {first.pid})"
+        if first and grown[first] > 0.1 * WATCHED
+        else ""
+    )
+    return Finding(
+        "other work",
+        None,
+        found + most,
+        "films, desks and trainings are slower meanwhile; do not measure now",
+    )
 
 
 def _seconds(process: psutil.Process) -> float:
@@ -97,17 +134,35 @@ def _encoder() -> Finding:
     try:
         return Finding("video encoder", True, f"{pick_encoder()} writes film.mp4")
     except Exception as error:
-        return Finding("video encoder", False, str(error), "reinstall PyAV: pip install --force-reinstall av")
+        return Finding(
+            "video encoder", False, str(error), "reinstall PyAV: pip install --force-reinstall av"
+        )
 
 
 def _checkpoints() -> list[Finding]:
     names = shipped()
-    wanted = {"toybox-codec": "films", "toybox-2step": "films", "toybox-1step": "films in one step",
-              "toybox-4step": "films in four steps", "toybox-chunk-4step": "chunk-wise films", "toybox-base": "stage 2",
-              "toybox-bidirectional": "stage 1", "toybox-bidirectional-24": "stage 3", "toybox-recogniser": "scores"}
-    return [Finding(name, name in names, _size(name) if name in names else f"absent: no {need}",
-                    "" if name in names else "check the repository out in full, or train it (notebooks 07 to 13)")
-            for name, need in wanted.items()]
+    wanted = {
+        "toybox-codec": "films",
+        "toybox-2step": "films",
+        "toybox-1step": "films in one step",
+        "toybox-4step": "films in four steps",
+        "toybox-chunk-4step": "chunk-wise films",
+        "toybox-base": "stage 2",
+        "toybox-bidirectional": "stage 1",
+        "toybox-bidirectional-24": "stage 3",
+        "toybox-recogniser": "scores",
+    }
+    return [
+        Finding(
+            name,
+            name in names,
+            _size(name) if name in names else f"absent: no {need}",
+            ""
+            if name in names
+            else "check the repository out in full, or train it (notebooks 07 to 13)",
+        )
+        for name, need in wanted.items()
+    ]
 
 
 def _size(name: str) -> str:
@@ -116,34 +171,85 @@ def _size(name: str) -> str:
 
 
 def _packages() -> list[Finding]:
-    needs = {"papermill": "make film, sweeps", "jupyterlab": "make lab", "ipywidgets": "live notebooks", "anywidget": "the directing desk", "tornado": "cinelab demo",
-             "plotly": "figures in notebooks", "matplotlib": "figures of reports", "scenedetect": "the second cut detector", "diffusers": "Wan weights",
-             "transformers": "Wan's text encoder", "peft": "LoRA training",
-             "duckdb": "cinelab results", "jinja2": "cinelab report", "playwright": "browser tests"}
-    return [Finding(name, importlib.util.find_spec(name) is not None, what, f"pip install {name}")
-            for name, what in needs.items()]
+    needs = {
+        "papermill": "make film, sweeps",
+        "jupyterlab": "make lab",
+        "ipywidgets": "live notebooks",
+        "anywidget": "the directing desk",
+        "tornado": "cinelab demo",
+        "plotly": "figures in notebooks",
+        "matplotlib": "figures of reports",
+        "scenedetect": "the second cut detector",
+        "diffusers": "Wan weights",
+        "transformers": "Wan's text encoder",
+        "peft": "LoRA training",
+        "duckdb": "cinelab results",
+        "jinja2": "cinelab report",
+        "playwright": "browser tests",
+    }
+    return [
+        Finding(name, importlib.util.find_spec(name) is not None, what, f"pip install {name}")
+        for name, what in needs.items()
+    ]
 
 
 def _judges() -> list[Finding]:
     """Judges of videos that are no part of the package: all optional, each with what it needs."""
-    found = [Finding(f"{name} environment", ready(tool) or None, str(folder(tool)) if ready(tool) else f"absent ({tool.purpose})",
-                     f"cinelab eval setup {name}") for name, tool in TOOLS.items()]
-    found += [Finding(f"{name} weights", None if missing(name) else True, "absent" if missing(name) else str(weights_folder(name)),
-                      missing(name).partition(": ")[2] or missing(name)) for name in PUBLISHED]
-    for name, what, extra in (("submitit", "sweeps on a cluster", "cluster"), ("torchao", "eight-bit linears", "fp8")):
+    found = [
+        Finding(
+            f"{name} environment",
+            ready(tool) or None,
+            str(folder(tool)) if ready(tool) else f"absent ({tool.purpose})",
+            f"cinelab eval setup {name}",
+        )
+        for name, tool in TOOLS.items()
+    ]
+    found += [
+        Finding(
+            f"{name} weights",
+            None if missing(name) else True,
+            "absent" if missing(name) else str(weights_folder(name)),
+            missing(name).partition(": ")[2] or missing(name),
+        )
+        for name in PUBLISHED
+    ]
+    for name, what, extra in (
+        ("submitit", "sweeps on a cluster", "cluster"),
+        ("torchao", "eight-bit linears", "fp8"),
+    ):
         here = importlib.util.find_spec(name) is not None
-        found.append(Finding(name, here or None, what if here else f"absent ({what})", f"pip install 'cinelab[{extra}]'"))
+        found.append(
+            Finding(
+                name,
+                here or None,
+                what if here else f"absent ({what})",
+                f"pip install 'cinelab[{extra}]'",
+            )
+        )
     return found
 
 
 def _chromium() -> Finding:
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    return Finding("browser", True if path else None, path or "none", "only the browser tests need one")
+    path = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
+    return Finding(
+        "browser", True if path else None, path or "none", "only the browser tests need one"
+    )
 
 
 def _disk() -> Finding:
     try:
         free = shutil.disk_usage(os.curdir).free / 2**30
     except OSError as error:
-        return Finding("free disk", False, f"unknown ({reason(error)})", "change to a folder that is there")
-    return Finding("free disk", free > 2, f"{free:.1f} GiB", "films are small, training stores take about 0.5 GiB")
+        return Finding(
+            "free disk", False, f"unknown ({reason(error)})", "change to a folder that is there"
+        )
+    return Finding(
+        "free disk",
+        free > 2,
+        f"{free:.1f} GiB",
+        "films are small, training stores take about 0.5 GiB",
+    )

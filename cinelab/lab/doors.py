@@ -128,7 +128,8 @@ def checked_name(name: str) -> str:
     plain = name.strip().lower()
     if not (NAME.fullmatch(plain) or re.fullmatch(r"\[[0-9a-f:.]{2,45}\]", plain)):
         raise CinelabError(
-            f"--allow-host is {short(name)}; give a host's name such as demo.example.org, without http:// and port."
+            f"--allow-host is {short(name)}; give a host's name such as demo.example.org, without "
+            "http:// and port."
         )
     return bracketed(plain)
 
@@ -143,7 +144,8 @@ def checked_token(text: str | None) -> str:
         return secrets.token_urlsafe(12)
     if not TOKEN.fullmatch(text):
         raise CinelabError(
-            f"The token has {len(text)} characters; give 8 to 128 of A-Z, a-z, 0-9, - and _, such as "
+            f"The token has {len(text)} characters; give 8 to 128 of A-Z, a-z, 0-9, - and _, such "
+            "as "
             "that of `openssl rand -hex 16`."
         )
     return text
@@ -184,7 +186,8 @@ def page_policy(page: str, host: str) -> str:
         "default-src 'none'; script-src 'self'; style-src 'self' "
         + styles
         + "; img-src 'self' blob: data:; "
-        f"media-src 'self' blob:; connect-src 'self' ws://{host} wss://{host}; base-uri 'none'; form-action 'none'; "
+        f"media-src 'self' blob:; connect-src 'self' ws://{host} wss://{host}; base-uri 'none'; "
+        "form-action 'none'; "
         "frame-ancestors 'none'"
     )
 

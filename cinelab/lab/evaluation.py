@@ -1,4 +1,5 @@
-"""Everything that can be said of some videos, in one table: our own metrics, VBench, VisionReward."""
+"""Everything that can be said of some videos, in one table: our own metrics, VBench,
+VisionReward."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,21 +17,37 @@ from cinelab.score.rows import absent, save, table
 from cinelab.world import render
 
 
-def evaluate_all(videos: Sequence[str | Path], run_dir: str | Path, backends: Sequence[str], tolerance: int = 1,
-                 vbench: Sequence[str] = (), visionreward: bool = False, rewriting: str = "none",
-                 tell: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
-    """Rows of every video by every judge, written to <run_dir>/rows.parquet. A judge that is not here is an absent row."""
+def evaluate_all(
+    videos: Sequence[str | Path],
+    run_dir: str | Path,
+    backends: Sequence[str],
+    tolerance: int = 1,
+    vbench: Sequence[str] = (),
+    visionreward: bool = False,
+    rewriting: str = "none",
+    tell: Callable[[str], None] = lambda text: None,
+) -> pd.DataFrame:
+    """Rows of every video by every judge, written to <run_dir>/rows.parquet. A judge that is not
+    here is an absent row."""
     parts = [evaluate(videos, backends, tolerance, tell=tell)]
     if vbench:
-        parts.append(_outside("vbench", videos, lambda films: _vbench(films, vbench, rewriting, tell), tell))
+        parts.append(
+            _outside("vbench", videos, lambda films: _vbench(films, vbench, rewriting, tell), tell)
+        )
     if visionreward:
-        parts.append(_outside("visionreward", videos, lambda films: _visionreward(films, rewriting, tell), tell))
+        parts.append(
+            _outside(
+                "visionreward", videos, lambda films: _visionreward(films, rewriting, tell), tell
+            )
+        )
     rows = pd.concat(parts, ignore_index=True)
     save(rows, Path(run_dir) / "rows.parquet")
     return rows
 
 
-def _outside(name: str, videos: Sequence[str | Path], score: Callable, tell: Callable[[str], None]) -> pd.DataFrame:
+def _outside(
+    name: str, videos: Sequence[str | Path], score: Callable, tell: Callable[[str], None]
+) -> pd.DataFrame:
     from cinelab.score.excerpts import find_videos
 
     try:
@@ -52,7 +69,8 @@ def _visionreward(films: list, rewriting: str, tell: Callable) -> list:
 
 
 def sample_tasks(folder: str | Path, films: int = 2) -> Path:
-    """A few tasks of the toybox with their true answers: something to evaluate where nothing has been made yet."""
+    """A few tasks of the toybox with their true answers: something to evaluate where nothing has
+    been made yet."""
     config = CardConfig(seeds=(0,), films=films, away=(1,))
     export_tasks(folder, config)
     answer(folder, lambda plan, given: render.render(plan).frames, config, render.FPS)
@@ -61,15 +79,39 @@ def sample_tasks(folder: str | Path, films: int = 2) -> Path:
 
 def marks(rows: pd.DataFrame, most: int = 6) -> go.Figure:
     """Metrics that single shots have, a panel each, a line a clip."""
-    good = rows[(rows["status"] == "ok") & (rows["shot"] > 0) & ~rows["metric"].str.startswith("shows ")]
-    good = good.assign(name=good["metric"] + good["backend"].map(lambda one: f" ({one})" if one else ""))
+    good = rows[
+        (rows["status"] == "ok") & (rows["shot"] > 0) & ~rows["metric"].str.startswith("shows ")
+    ]
+    good = good.assign(
+        name=good["metric"] + good["backend"].map(lambda one: f" ({one})" if one else "")
+    )
     names = list(good.groupby("name")["shot"].nunique().sort_values(ascending=False).index[:most])
-    fig = make_subplots(rows=-(-len(names) // 2) or 1, cols=2, subplot_titles=names, vertical_spacing=0.12)
+    fig = make_subplots(
+        rows=-(-len(names) // 2) or 1, cols=2, subplot_titles=names, vertical_spacing=0.12
+    )
     clips = list(dict.fromkeys(zip(good["run"], good["clip"], strict=True)))[: len(PALETTE)]
     for place, name in enumerate(names):
         for number, (run, clip) in enumerate(clips):
-            part = good[(good["name"] == name) & (good["run"] == run) & (good["clip"] == clip)].groupby("shot")["value"].mean()
-            fig.add_scatter(x=part.index, y=part, name=clip, legendgroup=f"{run}/{clip}", showlegend=place == 0, mode="lines+markers",
-                            line={"color": PALETTE[number]}, row=place // 2 + 1, col=place % 2 + 1)
-    return fig.update_layout(template=TEMPLATE, height=260 * (-(-len(names) // 2) or 1) + 80, title="Shot by shot") \
-        .update_xaxes(dtick=1, title_text="shot (from 1)").update_yaxes(title_text="value")
+            part = (
+                good[(good["name"] == name) & (good["run"] == run) & (good["clip"] == clip)]
+                .groupby("shot")["value"]
+                .mean()
+            )
+            fig.add_scatter(
+                x=part.index,
+                y=part,
+                name=clip,
+                legendgroup=f"{run}/{clip}",
+                showlegend=place == 0,
+                mode="lines+markers",
+                line={"color": PALETTE[number]},
+                row=place // 2 + 1,
+                col=place % 2 + 1,
+            )
+    return (
+        fig.update_layout(
+            template=TEMPLATE, height=260 * (-(-len(names) // 2) or 1) + 80, title="Shot by shot"
+        )
+        .update_xaxes(dtick=1, title_text="shot (from 1)")
+        .update_yaxes(title_text="value")
+    )

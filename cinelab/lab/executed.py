@@ -80,7 +80,8 @@ def figure_html(figure: dict, name: str) -> str:
 
 
 def shorten(cells: list, most: int = PAGE) -> None:
-    """Keep one form of a picture that has two, and leave out the largest outputs beyond `most` bytes."""
+    """Keep one form of a picture that has two, and leave out the largest outputs beyond `most`
+    bytes."""
     outputs = list(_outputs(cells))
     for output in outputs:
         data = output.get("data", {})

@@ -1,7 +1,9 @@
-"""Whole films under one setting: the cell of every sweep that is not about a single absence (notebook 23).
+"""Whole films under one setting: the cell of every sweep that is not about a single absence
+(notebook 23).
 
-A cell holds rows.parquet (what was asked of every shot, beside truth and chance), cell.json (the setting, the speed) and the
-first film as film.mp4 with its shot list and storyboard, so that cells can be watched side by side on the same seed.
+A cell holds rows.parquet (what was asked of every shot, beside truth and chance), cell.json (the
+setting, the speed) and the first film as film.mp4 with its shot list and storyboard, so that cells
+can be watched side by side on the same seed.
 """
 
 import time
@@ -47,7 +49,8 @@ PLAYER_SCALE = 4  # a 48 x 64 film as 192 x 256 pixels: small enough to stand in
 
 @dataclass(frozen=True)
 class FilmSetting(Readable):
-    """What a cell measures. Shots of `shot_latents` latent frames in whole multiples of `grain` fill `latents` of them."""
+    """What a cell measures. Shots of `shot_latents` latent frames in whole multiples of `grain`
+    fill `latents` of them."""
 
     model: str = "toybox-base"
     policy: str | Policy = "camr"  # a name, an import path, or an object
@@ -70,10 +73,16 @@ class FilmSetting(Readable):
 
     def check(self, bundle: Bundle) -> None:
         if self.grain % bundle.chunk:
-            raise CinelabError(f"grain is {self.grain}, but {self.model} makes {bundle.chunk} latent frames at a time; give a "
-                               f"multiple of {bundle.chunk}.")
+            raise CinelabError(
+                f"grain is {self.grain}, but {self.model} makes {bundle.chunk} latent frames at a "
+                "time; give a "
+                f"multiple of {bundle.chunk}."
+            )
         if self.films < 2:
-            raise CinelabError(f"films is {self.films}; chance is measured on another film's plan, so give at least 2.")
+            raise CinelabError(
+                f"films is {self.films}; chance is measured on another film's plan, so give at "
+                "least 2."
+            )
 
 
 @dataclass
@@ -91,11 +100,16 @@ def film_cell(run_dir: str | Path, setting: FilmSetting) -> FilmCell:
     bundle, reader, folder = load(setting.model), load_recogniser(), Path(run_dir)
     setting.check(bundle)
     rehearse()
-    rule, sampling = seeded(policy_named(setting.policy, setting.budget), setting.seed), setting.sampling(bundle)
+    rule, sampling = (
+        seeded(policy_named(setting.policy, setting.budget), setting.seed),
+        setting.sampling(bundle),
+    )
     parts, first = [], None
     for start in range(0, setting.films, BATCH):
         batch = batch_of(bundle, setting, start, min(BATCH, setting.films - start))
-        frames, _ = make_frames(bundle, batch, rule, seeds_of(setting.seed, len(batch.plans), start), sampling)
+        frames, _ = make_frames(
+            bundle, batch, rule, seeds_of(setting.seed, len(batch.plans), start), sampling
+        )
         truth = decode(bundle, batch.latents)
         found = [compare_films(reader, frames, truth, batch), *pixel_tables(frames, truth, batch)]
         parts.append(pd.concat(found).assign(film=lambda t, s=start: t.film + s))
@@ -109,8 +123,13 @@ def film_cell(run_dir: str | Path, setting: FilmSetting) -> FilmCell:
 def batch_of(bundle: Bundle, setting: FilmSetting, start: int, count: int) -> Batch:
     """Films `start`, start + 1, ... of the held-out seed, with their true pictures."""
     grain = max(setting.grain, bundle.chunk)
-    return encode_plans(bundle, [casting.film(HELD_OUT + setting.seed, i, setting.latents, setting.shot_latents, grain)
-                                 for i in range(start, start + count)])
+    return encode_plans(
+        bundle,
+        [
+            casting.film(HELD_OUT + setting.seed, i, setting.latents, setting.shot_latents, grain)
+            for i in range(start, start + count)
+        ],
+    )
 
 
 def timeline(bundle: Bundle, plan: casting.FilmPlan):
@@ -124,12 +143,15 @@ def pixel_tables(frames: np.ndarray, truth: np.ndarray, batch: Batch) -> list[pd
         for film, (pictures, plan) in enumerate(zip(films, batch.plans, strict=True)):
             clip = Clip(str(film), pictures, FPS, listed(plan, batch.chunk))
             rows = [row for row in (*motion_rows(clip), *drift_rows(clip)) if row.status == "ok"]
-            parts.append(table([(film, row.shot - 1, row.metric, row.value) for row in rows], source=source))
+            parts.append(
+                table([(film, row.shot - 1, row.metric, row.value) for row in rows], source=source)
+            )
     return parts
 
 
 def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, line, seed: int) -> dict:
-    """The first film again, alone and with decoding, after a warm-up: pictures a second, first picture, growth, memory."""
+    """The first film again, alone and with decoding, after a warm-up: pictures a second, first
+    picture, growth, memory."""
     seconds, pictures = [], []
     for _ in stream(bundle, [line], empty_memory(bundle, rule), [seed], sampling):
         break  # the first call pays for what is set up once
@@ -139,37 +161,81 @@ def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, line, seed: int) 
         pictures.append(timed.frames.shape[1])
     spent, part = time.process_time() - began, max(2, len(seconds) // 4)
     steady, warm = np.array(seconds[WARM:] or seconds), pictures[-1]
-    return {"frames_per_second": round(warm / float(np.median(steady)), 2), "first_frame_s": round(seconds[0], 4),
-            "cpu_s_per_frame": round(spent / sum(pictures), 5), "chunks": len(seconds),
-            "kv_mib": round(memory.seen_bytes() / 2**20, 2),
-            "late_over_early": round(float(np.median(seconds[-part:]) / np.median(seconds[WARM : WARM + part] or seconds)), 3)}
+    return {
+        "frames_per_second": round(warm / float(np.median(steady)), 2),
+        "first_frame_s": round(seconds[0], 4),
+        "cpu_s_per_frame": round(spent / sum(pictures), 5),
+        "chunks": len(seconds),
+        "kv_mib": round(memory.seen_bytes() / 2**20, 2),
+        "late_over_early": round(
+            float(np.median(seconds[-part:]) / np.median(seconds[WARM : WARM + part] or seconds)), 3
+        ),
+    }
 
 
-def save_cell(folder: Path, setting: FilmSetting, sampling: Sampling, rows: pd.DataFrame, speed: dict, frames: np.ndarray,
-              plan: casting.FilmPlan, accuracy: dict) -> Image.Image:
+def save_cell(
+    folder: Path,
+    setting: FilmSetting,
+    sampling: Sampling,
+    rows: pd.DataFrame,
+    speed: dict,
+    frames: np.ndarray,
+    plan: casting.FilmPlan,
+    accuracy: dict,
+) -> Image.Image:
     """Write rows, setting, speed, and the first film with its storyboard."""
-    info = {"model": setting.model, "policy": label_of(setting.policy), "budget": setting.budget, "seed": setting.seed,
-            "steps": sampling.steps, "guidance": sampling.guidance}
+    info = {
+        "model": setting.model,
+        "policy": label_of(setting.policy),
+        "budget": setting.budget,
+        "seed": setting.seed,
+        "steps": sampling.steps,
+        "guidance": sampling.guidance,
+    }
     write_atomic(folder / "rows.parquet", lambda path: rows.assign(**info).to_parquet(path))
-    write_json(folder / "cell.json", {"setting": to_dict(setting), "sampling": to_dict(sampling), "speed": speed,
-                                      "recogniser": accuracy, "metrics": METRICS.about()})
+    write_json(
+        folder / "cell.json",
+        {
+            "setting": to_dict(setting),
+            "sampling": to_dict(sampling),
+            "speed": speed,
+            "recogniser": accuracy,
+            "metrics": METRICS.about(),
+        },
+    )
     shots = listed(plan)
     write_mp4(folder / "film.mp4", frames, FPS, PLAYER_SCALE)
     shots.save(folder / "film.shots.json")
-    chosen = np.unique(np.linspace(0, len(plan.shots) - 1, min(STILLS, len(plan.shots))).round().astype(int))
-    picture = storyboard(frames, [shots.spans[i] for i in chosen], [f"shot {i + 1}: {plan.shots[i].caption}" for i in chosen])
+    chosen = np.unique(
+        np.linspace(0, len(plan.shots) - 1, min(STILLS, len(plan.shots))).round().astype(int)
+    )
+    picture = storyboard(
+        frames,
+        [shots.spans[i] for i in chosen],
+        [f"shot {i + 1}: {plan.shots[i].caption}" for i in chosen],
+    )
     save_png(picture, folder / "storyboard.png")
     return picture
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
-    """Metric -> value with its interval, chance and upper bound; films are the independent units."""
+    """Metric -> value with its interval, chance and upper bound; films are the independent
+    units."""
     found = []
     for metric, part in with_prompt(rows).groupby("metric", sort=False):
         made, mean = part[part.source == "model"], part.groupby("source").value.mean()
         if made.empty:
             continue
         e = bootstrap(made.value.tolist(), groups=made.film.tolist())
-        found.append({"metric": metric, "value": e.value, "low": e.low, "high": e.high, "n": e.n, "chance": mean.get("chance"),
-                      "upper": mean.get("truth")})
+        found.append(
+            {
+                "metric": metric,
+                "value": e.value,
+                "low": e.low,
+                "high": e.high,
+                "n": e.n,
+                "chance": mean.get("chance"),
+                "upper": mean.get("truth"),
+            }
+        )
     return pd.DataFrame(found).round(4)

@@ -18,21 +18,36 @@ from cinelab.stream.director import MARK, Director, Film, saved_as, untaken
 from cinelab.stream.engine import policy_for
 
 
-def director_for(model: str, policy: str | Policy | None = None, budget: int | None = None, seed: int | None = None,
-                 steps: Steps = None) -> Director:
-    """A director from plain values, as a notebook or the command line has them. No policy is the model's own (see `policy_for`)."""
+def director_for(
+    model: str,
+    policy: str | Policy | None = None,
+    budget: int | None = None,
+    seed: int | None = None,
+    steps: Steps = None,
+) -> Director:
+    """A director from plain values, as a notebook or the command line has them. No policy is the
+    model's own (see `policy_for`)."""
     bundle = load(model)
     return Director(bundle, policy_for(bundle, policy, budget), seed, bundle.levels(steps))
 
 
-def direct_film(play: Screenplay, folder: str | Path, model: str = "toybox-2step", policy: str | Policy | None = None,
-                budget: int | None = None, seed: int | None = None, steps: Steps = None,
-                progress: Callable[[int, int], None] | None = None, stage: Callable[[str], None] = lambda text: None) -> Path:
+def direct_film(
+    play: Screenplay,
+    folder: str | Path,
+    model: str = "toybox-2step",
+    policy: str | Policy | None = None,
+    budget: int | None = None,
+    seed: int | None = None,
+    steps: Steps = None,
+    progress: Callable[[int, int], None] | None = None,
+    stage: Callable[[str], None] = lambda text: None,
+) -> Path:
     """Make, score and save the film of a screenplay; an existing film is not overwritten.
 
-    What can be refused is refused before the first chunk. A film that was stopped goes on from its last finished chunk, and one
-    whose saving was stopped is saved, if it is this one. `progress(done, of)` is called after every chunk, `stage(text)` when another part
-    of the work begins.
+    What can be refused is refused before the first chunk. A film that was stopped goes on from its
+    last finished chunk, and one whose saving was stopped is saved, if it is this one.
+    `progress(done, of)` is called after every chunk, `stage(text)` when another part of the work
+    begins.
     """
     folder = ready_folder(folder)
     director = director_for(model, policy, budget, seed, steps)
@@ -46,7 +61,9 @@ def direct_film(play: Screenplay, folder: str | Path, model: str = "toybox-2step
     return folder
 
 
-def save_findings(film: Film, folder: str | Path, stage: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
+def save_findings(
+    film: Film, folder: str | Path, stage: Callable[[str], None] = lambda text: None
+) -> pd.DataFrame:
     """Write routing.html and metrics.parquet beside a film; returns the scores."""
     folder = Path(folder)
     stage("writing the routing page")
@@ -58,10 +75,12 @@ def save_findings(film: Film, folder: str | Path, stage: Callable[[str], None] =
 
 
 def score(film: Film) -> pd.DataFrame:
-    """Rows (shot, metric, value, detail) of a film by the shipped recogniser, which reads the toybox alone; of another model's film
-    cuts and speed only."""
+    """Rows (shot, metric, value, detail) of a film by the shipped recogniser, which reads the
+    toybox alone; of another model's film cuts and speed only."""
     reader = load_recogniser()
     if film.frames.shape[1:3] != tuple(reader.config.size):
         return plain_scores(film.frames, film.timeline, film.timings)
-    prompts = [shot.changes[-1].prompt if shot.changes else shot.prompt for shot in film.screenplay.shots]
+    prompts = [
+        shot.changes[-1].prompt if shot.changes else shot.prompt for shot in film.screenplay.shots
+    ]
     return film_scores(reader, film.frames, film.timeline, prompts, film.timings)

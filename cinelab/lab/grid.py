@@ -30,7 +30,13 @@ from cinelab.limits import SEED, WORKERS, short, shown_path
 from cinelab.registry import path_of
 from cinelab.texts import SWEEP, read_yaml
 
-KNOWN = {"notebook": "notebooks/train.ipynb", "base": "{}", "grid": "{}", "seeds": "[0, 1, 2]", "threads": "1"}
+KNOWN = {
+    "notebook": "notebooks/train.ipynb",
+    "base": "{}",
+    "grid": "{}",
+    "seeds": "[0, 1, 2]",
+    "threads": "1",
+}
 LONGEST_VALUE, LONGEST_NAME = 24, 120  # characters in a cell's name
 MOST_CELLS = 100_000
 SCHEMA = 1  # of done.json; one that names none has the layout of 1
@@ -57,12 +63,19 @@ class Sweep:
             _check_list(f"grid.{key}", values)
         _check_list("seeds", self.seeds)
         if wrong := [seed for seed in self.seeds if type(seed) is not int or not 0 <= seed < SEED]:
-            raise CinelabError(f"seeds holds {short(wrong[0])}; give whole numbers of at least 0 and below 2**63, such as "
-                               "[0, 1, 2].")
+            raise CinelabError(
+                f"seeds holds {short(wrong[0])}; give whole numbers of at least 0 and below "
+                "2**63, such as "
+                "[0, 1, 2]."
+            )
         if type(self.threads) is not int or not 1 <= self.threads <= WORKERS:
-            raise CinelabError(f"threads is {short(self.threads)}; give a whole number from 1 to {WORKERS}.")
+            raise CinelabError(
+                f"threads is {short(self.threads)}; give a whole number from 1 to {WORKERS}."
+            )
         if (cells := prod(map(len, self.grid.values())) * len(self.seeds)) > MOST_CELLS:
-            raise CinelabError(f"grid and seeds make {cells} cells; keep to {MOST_CELLS}, in several sweeps.")
+            raise CinelabError(
+                f"grid and seeds make {cells} cells; keep to {MOST_CELLS}, in several sweeps."
+            )
 
 
 @dataclass(frozen=True)
@@ -79,15 +92,18 @@ class Cell:
         return Path(results) / self.sweep / self.name
 
     def finished(self, folder: Path) -> bool:
-        """Whether `folder` holds this cell's result; the result of another cell is refused, never overwritten."""
+        """Whether `folder` holds this cell's result; the result of another cell is refused, never
+        overwritten."""
         path = folder / "done.json"
         if not path.exists():
             return False
         done, ours = _read_done(path), {"notebook": self.notebook.name, "": self.parameters}
         if found := differing({"notebook": done["notebook"], "": done["parameters"]}, ours):
             place, old, new = found
-            raise CinelabError(f"{folder} holds a result where {place} is {old}, the sweep asks for {new}; "
-                               "remove that folder or rename the sweep.")
+            raise CinelabError(
+                f"{folder} holds a result where {place} is {old}, the sweep asks for {new}; "
+                "remove that folder or rename the sweep."
+            )
         return True
 
 
@@ -97,7 +113,9 @@ def load(path: str | Path) -> Sweep:
     values = _read_yaml(path)
     for key in values:
         if key not in KNOWN:
-            raise CinelabError(f"{path}: unknown key {short(key)}; a sweep holds {', '.join(KNOWN)}.")
+            raise CinelabError(
+                f"{path}: unknown key {short(key)}; a sweep holds {', '.join(KNOWN)}."
+            )
     for key in ("notebook", "seeds"):
         if values.get(key) is None:
             raise CinelabError(f"{path}: {key} is missing; add one, such as {key}: {KNOWN[key]}.")
@@ -115,15 +133,17 @@ def expand(sweep: Sweep | str | Path) -> list[Cell]:
     cells = []
     for values in itertools.product(*sweep.grid.values(), sweep.seeds):
         chosen = dict(zip([*sweep.grid, "seed"], values, strict=True))
-        cells.append(Cell(sweep.name, _name(chosen), sweep.notebook, sweep.base | chosen, sweep.threads))
+        cells.append(
+            Cell(sweep.name, _name(chosen), sweep.notebook, sweep.base | chosen, sweep.threads)
+        )
     return cells
 
 
 def plain(value: Any, where: str) -> Any:
     """`value` in JSON's types: papermill would pass a NumPy number, a tuple or a Path as text.
 
-    An object of settings, such as a policy, is passed as its class and fields. What JSON does not know is refused: a
-    notebook that holds NaN or infinity cannot be opened.
+    An object of settings, such as a policy, is passed as its class and fields. What JSON does not
+    know is refused: a notebook that holds NaN or infinity cannot be opened.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return _object(value, where)
@@ -138,7 +158,10 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
     if type(value) is float and not isfinite(value):
-        raise CinelabError(f"{where} is {value}; give a finite number, or null and let the notebook say what that means.")
+        raise CinelabError(
+            f"{where} is {value}; give a finite number, or null and let the notebook say what "
+            "that means."
+        )
     if value is None or type(value) in (bool, int, float, str):
         return value
     wanted = "a number, text in quotes, true, false, null, or a list or mapping of these"
@@ -153,8 +176,11 @@ def _object(value: Any, where: str) -> dict:
 def _importable(thing: Any, where: str) -> str:
     """The import path of a class or function, which a cell's own process can follow."""
     if thing.__module__ == "__main__" or "<" in thing.__qualname__:
-        raise CinelabError(f"{where} holds {thing.__qualname__} of this notebook, which a cell, a process of its own, cannot see; "
-                           "move it to a module (a .py file) beside the sweep and import it from there.")
+        raise CinelabError(
+            f"{where} holds {thing.__qualname__} of this notebook, which a cell, a process of its "
+            "own, cannot see; "
+            "move it to a module (a .py file) beside the sweep and import it from there."
+        )
     return path_of(thing)
 
 
@@ -171,14 +197,18 @@ def _find(path: Path, name: Any) -> Path:
     inside = path.resolve().parent.name == "experiments"
     notebook = (path.resolve().parent.parent if inside else Path.cwd()) / str(name)
     if not is_file(notebook):
-        raise CinelabError(f"notebook is {short(name)}, but there is no file {shown_path(notebook)}; correct it.")
+        raise CinelabError(
+            f"notebook is {short(name)}, but there is no file {shown_path(notebook)}; correct it."
+        )
     return notebook
 
 
 def _check_names(base: Any, grid: Any) -> None:
     for key, value in (("base", base), ("grid", grid)):
         if not isinstance(value, dict):
-            raise CinelabError(f"{key} is {short(value)}; give names with values, or {{}} for none.")
+            raise CinelabError(
+                f"{key} is {short(value)}; give names with values, or {{}} for none."
+            )
     for key in [*base, *grid]:
         if key in ("seed", "run_dir") or not key.isidentifier():
             why = "is given by the runner" if key.isidentifier() else "is no name of a parameter"
@@ -200,18 +230,28 @@ def _read_done(path: Path) -> dict:
         schema = done.get("schema", SCHEMA)
         missing = [key for key in ("parameters", "notebook") if key not in done]
     except CinelabError:
-        raise CinelabError(f"{path} cannot be read; remove that folder or rename the sweep.") from None
+        raise CinelabError(
+            f"{path} cannot be read; remove that folder or rename the sweep."
+        ) from None
     if type(schema) is not int or schema > SCHEMA:
-        raise CinelabError(f"{path} has schema {schema!r}, this cinelab knows {SCHEMA}; update cinelab or rename the sweep.")
+        raise CinelabError(
+            f"{path} has schema {schema!r}, this cinelab knows {SCHEMA}; update cinelab or rename "
+            "the sweep."
+        )
     if missing:
-        raise CinelabError(f"{path} holds no {missing[0]!r}; remove that folder or rename the sweep.")
+        raise CinelabError(
+            f"{path} holds no {missing[0]!r}; remove that folder or rename the sweep."
+        )
     return done
 
 
 def differing(old: Any, new: Any, place: str = "") -> tuple[str, str, str] | None:
     """Where two values differ first, and what stands there in each; None if they are equal."""
     if isinstance(old, dict) and isinstance(new, dict):
-        parts = ((f"{place}.{key}".lstrip("."), old.get(key, ABSENT), new.get(key, ABSENT)) for key in {**old, **new})
+        parts = (
+            (f"{place}.{key}".lstrip("."), old.get(key, ABSENT), new.get(key, ABSENT))
+            for key in {**old, **new}
+        )
         return next((found for key, a, b in parts if (found := differing(a, b, key))), None)
     old, new = ("absent" if value is ABSENT else canonical(value) for value in (old, new))
     return None if old == new else (place, old, new)

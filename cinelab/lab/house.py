@@ -123,7 +123,8 @@ class Visit(Desk):
             return self._say(
                 message.id,
                 viewer,
-                error=f"A film has {self.rules.exports} exports, the most here; download one of them.",
+                error=f"A film has {self.rules.exports} exports, the most here; download one of "
+                "them.",
             )
         return super()._export(message, viewer)
 
@@ -135,7 +136,8 @@ class Visit(Desk):
             self._one.release()
 
     def _read_take(self, message: Watch, viewer: Viewer) -> None:
-        with self._exporting:  # reading from the disk goes on beside the films: one at a time in the house
+        # reading from the disk goes on beside the films: one at a time in the house
+        with self._exporting:
             super()._read_take(message, viewer)
 
     def _written(self, folder: Path) -> tuple[tuple[dict, list[bytes]], str]:
@@ -187,7 +189,8 @@ class House(Readable):
             visit = self.visits.get(film) or self._begin(film, viewer, address)
             if len(visit.viewers) >= self.rules.viewers:
                 raise CinelabError(
-                    f"{self.rules.viewers} browsers look at this film, the most here; close one of them."
+                    f"{self.rules.viewers} browsers look at this film, the most here; close one "
+                    "of them."
                 )
             self.left.pop(film, None)
             visit.viewers.add(viewer)
@@ -241,7 +244,8 @@ class House(Readable):
             times.popleft()
         if len(times) >= FRESH:
             raise CinelabError(
-                f"{FRESH} films were begun from your address within a minute; go on with one of them, or wait a little."
+                f"{FRESH} films were begun from your address within a minute; go on with one of "
+                "them, or wait a little."
             )
         times.append(now)
 

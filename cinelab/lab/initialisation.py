@@ -66,7 +66,8 @@ ROUNDS = 5  # turns in which seconds are measured
 
 
 def check_changes(changes: dict, preset: str = "toy") -> None:
-    """Refuse changes by stage that a cell could only refuse hours later: unknown stages and settings."""
+    """Refuse changes by stage that a cell could only refuse hours later: unknown stages and
+    settings."""
     makers = {name: getattr(presets, name) for name in ("ode", "consistency", "pairs", "dmd")}
     makers["score"] = presets.dmd
     for stage, settings in changes.items():

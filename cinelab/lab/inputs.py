@@ -1,6 +1,7 @@
-"""What a notebook is given, looked at before any work is done: each wrong input is one sentence with its remedy.
+"""What a notebook is given, looked at before any work is done: each wrong input is one sentence
+with its remedy.
 
-    check(model=model, policy=policy, screenplay=screenplay)        in the first cell after the parameters
+check(model=model, policy=policy, screenplay=screenplay)        in the first cell after the parameters
 """
 
 from collections.abc import Callable, Iterable
@@ -18,7 +19,8 @@ from cinelab.script.screenplay import Screenplay
 
 
 def check(**inputs: Any) -> None:
-    """Refuse the first input that is not there or not of its kind. None is nothing asked for; lists are looked at one by one.
+    """Refuse the first input that is not there or not of its kind. None is nothing asked for; lists
+    are looked at one by one.
 
     Known are the names of parameters in KINDS. Raises CinelabError, which names the parameter.
     """
@@ -58,13 +60,19 @@ def a_model(name: str | Path) -> None:
 def a_file(path: str | Path) -> None:
     """A file that is there."""
     if not Path(path).is_file():
-        raise CinelabError(f"{path} is no file here{_near(Path(path))}; paths count from the notebook's folder, {Path.cwd()}.")
+        raise CinelabError(
+            f"{path} is no file here{_near(Path(path))}; paths count from the notebook's folder, "
+            f"{Path.cwd()}."
+        )
 
 
 def a_path(path: str | Path) -> None:
     """A file or folder that is there."""
     if not Path(path).exists():
-        raise CinelabError(f"{path} is not here{_near(Path(path))}; paths count from the notebook's folder, {Path.cwd()}.")
+        raise CinelabError(
+            f"{path} is not here{_near(Path(path))}; paths count from the notebook's folder, "
+            f"{Path.cwd()}."
+        )
 
 
 def a_screenplay(path: str | Path) -> None:
@@ -87,15 +95,19 @@ def a_judge(name: str) -> None:
 def a_dimension(name: str) -> None:
     """A dimension of VBench."""
     if name not in DIMENSIONS:
-        raise CinelabError(f"VBench has no dimension {name!r}; use some of {', '.join(DIMENSIONS)}.")
+        raise CinelabError(
+            f"VBench has no dimension {name!r}; use some of {', '.join(DIMENSIONS)}."
+        )
 
 
 def a_sweep(folder: str | Path) -> None:
     """Results folders of a sweep, `a+b` for two, with a measured cell in each."""
     for one in map(Path, str(folder).split("+")):
         if not any(one.glob("*/rows.parquet")):
-            raise CinelabError(f"{one} holds no measured cell; run `cinelab sweep experiments/{one.name}.yaml` "
-                               "first, or name the results folder of a sweep that was run.")
+            raise CinelabError(
+                f"{one} holds no measured cell; run `cinelab sweep experiments/{one.name}.yaml` "
+                "first, or name the results folder of a sweep that was run."
+            )
 
 
 def _near(path: Path) -> str:

@@ -1,4 +1,5 @@
-"""Whether the notebook's kernel hears its widgets: not while it runs a cell, blocking or awaiting."""
+"""Whether the notebook's kernel hears its widgets: not while it runs a cell, blocking or
+awaiting."""
 
 import time
 from contextlib import suppress
@@ -7,7 +8,8 @@ from typing import Any
 
 
 class Kernel:
-    """Follows the cells of an IPython shell, and begins within one. Without a shell there are no cells."""
+    """Follows the cells of an IPython shell, and begins within one. Without a shell there are no
+    cells."""
 
     def __init__(self, shell: Any = None) -> None:
         self._shell = shell
@@ -17,7 +19,8 @@ class Kernel:
             self._shell.events.register(event, call)
 
     def free_for(self) -> float:
-        """Seconds since the last cell ended: 0 while one runs, infinite where there are no cells."""
+        """Seconds since the last cell ended: 0 while one runs, infinite where there are no
+        cells."""
         since = self._free_since
         return 0.0 if since is None else time.monotonic() - since
 

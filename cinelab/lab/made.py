@@ -52,7 +52,8 @@ def revision(folder: Path = CODE) -> str | None:
 
 
 def short_revision(git: str | None, length: int = 10) -> str:
-    """A revision as tables show it, with a word where files were changed; "" where it is not known."""
+    """A revision as tables show it, with a word where files were changed; "" where it is not
+    known."""
     if not isinstance(git, str) or not git:
         return ""
     commit, changed, _ = git.partition("-dirty")
@@ -60,7 +61,8 @@ def short_revision(git: str | None, length: int = 10) -> str:
 
 
 def mark_of(name: str | Path) -> str | None:
-    """A mark of a model's weights: a hash of its file, or `glance` of many large ones; None = neither."""
+    """A mark of a model's weights: a hash of its file, or `glance` of many large ones; None =
+    neither."""
     with suppress(CinelabError):
         return fingerprint(Path(name))
     with suppress(OSError):

@@ -1,9 +1,11 @@
-"""What a browser may say to a desk, read in one place for the notebook's widget and for the demo's server.
+"""What a browser may say to a desk, read in one place for the notebook's widget and for the demo's
+server.
 
     message = parse({"kind": "do", "id": 3, "command": "cut", "value": {}})
 
-Whatever is none of these messages is refused with one sentence (`Unread`) that carries the number of the message where it has
-one, so that whoever asked can be answered. Nothing here prints, and no other error leaves it, however the message is made.
+Whatever is none of these messages is refused with one sentence (`Unread`) that carries the number
+of the message where it has one, so that whoever asked can be answered. Nothing here prints, and no
+other error leaves it, however the message is made.
 """
 
 import json
@@ -139,7 +141,9 @@ def _watch(content: dict, id: int | None) -> Watch:
 def _do(content: dict, id: int | None) -> Do:
     id, command = _numbered(content, id), content.get("command")
     if not isinstance(command, str) or command not in ARGUMENTS:
-        raise Unread(f"Command {quoted(command)} is unknown; use one of {', '.join(ARGUMENTS)}.", id)
+        raise Unread(
+            f"Command {quoted(command)} is unknown; use one of {', '.join(ARGUMENTS)}.", id
+        )
     value, play = content.get("value", {}), content.get("play", False)
     if not isinstance(value, dict):
         raise Unread(f"The value of {command} is {quoted(value)}; give an object.", id)
@@ -156,7 +160,8 @@ def _numbered(content: dict, id: int | None) -> int:
 
 
 def _check_values(command: str, value: dict, id: int) -> None:
-    """Refuse names that the command does not have, those that are missing, and what is not of the right kind."""
+    """Refuse names that the command does not have, those that are missing, and what is not of the
+    right kind."""
     wanted = ARGUMENTS[command]
     for name in value:
         if name not in wanted:
@@ -174,7 +179,8 @@ def _check_values(command: str, value: dict, id: int) -> None:
 
 
 def quoted(value: Any) -> str:
-    """A value as a sentence may quote it: at most 60 characters, and only the kind of what holds other values."""
+    """A value as a sentence may quote it: at most 60 characters, and only the kind of what holds
+    other values."""
     if isinstance(value, dict | list | tuple):
         return "an object" if isinstance(value, dict) else "a list"
     return short(value)
@@ -189,8 +195,10 @@ def _whole(value: Any) -> bool:
 
 
 def _text(value: Any) -> bool:
-    """Whether it is a text of whole characters that is not too long (a prompt may be as long as in a screenplay)."""
-    if not isinstance(value, str) or len(value) > 2 * MAX_TEXT:  # the session says where a prompt ends
+    """Whether it is a text of whole characters that is not too long (a prompt may be as long as in
+    a screenplay)."""
+    # the session says where a prompt ends
+    if not isinstance(value, str) or len(value) > 2 * MAX_TEXT:
         return False
     return HALF_PAIR.search(value) is None
 
@@ -208,7 +216,15 @@ def _number(value: Any) -> bool:
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "text": (_text, f"text of at most {MAX_TEXT} characters"),
     "whole": (_whole, "a whole number"),
-    "levels": (_levels, f"a number of levels, a list of up to {STEPS}, or none for the model's own"),
+    "levels": (
+        _levels,
+        f"a number of levels, a list of up to {STEPS}, or none for the model's own",
+    ),
 }
 READERS: dict[str, Callable[[dict, int | None], Message]] = {
-    "hello": _hello, "do": _do, "drawn": _drawn, "export": _export, "watch": _watch}
+    "hello": _hello,
+    "do": _do,
+    "drawn": _drawn,
+    "export": _export,
+    "watch": _watch,
+}

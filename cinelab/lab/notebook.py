@@ -1,4 +1,5 @@
-"""One notebook through papermill: its parameters checked, its output whole, one writer in its folder."""
+"""One notebook through papermill: its parameters checked, its output whole, one writer in its
+folder."""
 
 import ast
 import json
@@ -19,7 +20,16 @@ from cinelab.outputs import HOST, passing_folder, writing
 from cinelab.registry import elsewhere
 from cinelab.texts import check_regular
 
-__all__ = ["HOST", "PAPERMILL", "check", "declared", "execute", "execute_locked", "first_line", "writing"]
+__all__ = [
+    "HOST",
+    "PAPERMILL",
+    "check",
+    "declared",
+    "execute",
+    "execute_locked",
+    "first_line",
+    "writing",
+]
 
 LONGEST_SOCKET = 100  # characters of a socket's path that every system takes
 NOT_JSON = re.compile(r"\b(NaN|Infinity)\b")
@@ -67,12 +77,17 @@ def _read(notebook: Path) -> list:
         raise CinelabError(f"{notebook} is no notebook; save it again in JupyterLab.") from error
 
 
-def execute(notebook: Path, out_dir: Path, parameters: dict[str, Any] | None = None,
-            tell: Callable[[str], None] | None = None) -> Path:
+def execute(
+    notebook: Path,
+    out_dir: Path,
+    parameters: dict[str, Any] | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Path:
     """Run `notebook` in the foreground and return `<out_dir>/notebook.ipynb`.
 
-    Shows under which heading each cell stands and what it prints; `tell` hears "3 of 9: heading" in place of the former. A notebook that declares `run_dir` is
-    given `out_dir`. A failed cell raises a CinelabError; the executed notebook is there anyway.
+    Shows under which heading each cell stands and what it prints; `tell` hears "3 of 9: heading" in
+    place of the former. A notebook that declares `run_dir` is given `out_dir`. A failed cell raises
+    a CinelabError; the executed notebook is there anyway.
     """
     notebook, out_dir = Path(notebook), Path(out_dir)
     parameters = plain(parameters or {}, "parameters")
@@ -83,8 +98,13 @@ def execute(notebook: Path, out_dir: Path, parameters: dict[str, Any] | None = N
         return execute_locked(notebook, out_dir, parameters, note, tell)
 
 
-def execute_locked(notebook: Path, out_dir: Path, parameters: dict, note: Callable,
-                   tell: Callable[[str], None] | None = None) -> Path:
+def execute_locked(
+    notebook: Path,
+    out_dir: Path,
+    parameters: dict,
+    note: Callable,
+    tell: Callable[[str], None] | None = None,
+) -> Path:
     import papermill
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
@@ -94,11 +114,14 @@ def execute_locked(notebook: Path, out_dir: Path, parameters: dict, note: Callab
     count = _Count(captions(_read(notebook)), bool(parameters), tell)
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output)]
     hooks = {"on_notebook_start": note, "on_cell_execute": count}
-    hooks |= {"cwd": str(notebook.resolve().parent)}  # paths in a notebook mean what they mean in JupyterLab
+    # paths in a notebook mean what they mean in JupyterLab
+    hooks |= {"cwd": str(notebook.resolve().parent)}
     hooks |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
     try:
         with _kernel_place() as own, _found_again():
-            papermill.execute_notebook(*paths, parameters, **PAPERMILL, **hooks, config=Config(KernelManager=own))
+            papermill.execute_notebook(
+                *paths, parameters, **PAPERMILL, **hooks, config=Config(KernelManager=own)
+            )
         return output
     except papermill.PapermillExecutionError as error:
         number, what = error.exec_count, f"{error.ename}: {first_line(error.evalue)}"
@@ -109,25 +132,34 @@ def execute_locked(notebook: Path, out_dir: Path, parameters: dict, note: Callab
 
 @contextmanager
 def _kernel_place() -> Iterator[dict]:
-    """How a kernel is reached: by sockets in a folder of its own, so that two never race for a port.
+    """How a kernel is reached: by sockets in a folder of its own, so that two never race for a
+    port.
 
-    A socket's path is short, and $TMPDIR may be long or not writable; where no folder will do, ports are used. Where no home
-    folder is known, the kernel's is that folder too.
+    A socket's path is short, and $TMPDIR may be long or not writable; where no folder will do,
+    ports are used. Where no home folder is known, the kernel's is that folder too.
     """
     with passing_folder("k", _short_folder()) as sockets, _at_home(str(sockets)):
         file = f"{sockets}/kernel.json"
-        yield {"transport": "ipc", "connection_file": file} if len(file) < LONGEST_SOCKET - 10 else {"connection_file": file}
+        yield (
+            {"transport": "ipc", "connection_file": file}
+            if len(file) < LONGEST_SOCKET - 10
+            else {"connection_file": file}
+        )
 
 
 def _short_folder() -> str | None:
     """A folder for sockets that can be written to; None = the system's own choice."""
     places = filter(None, ("/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/var/tmp", "/dev/shm"))
-    return next((place for place in places if os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)), None)
+    return next(
+        (place for place in places if os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)),
+        None,
+    )
 
 
 @contextmanager
 def _at_home(place: str) -> Iterator[None]:
-    """Jupyter asks for a home folder; a user without one is given a place that is gone afterwards."""
+    """Jupyter asks for a home folder; a user without one is given a place that is gone
+    afterwards."""
     if os.path.expanduser("~") != "~":
         yield
         return
@@ -140,7 +172,8 @@ def _at_home(place: str) -> Iterator[None]:
 
 @contextmanager
 def _found_again() -> Iterator[None]:
-    """The kernel, which works in the notebook's folder, finds a user's modules where this process does."""
+    """The kernel, which works in the notebook's folder, finds a user's modules where this process
+    does."""
     more = elsewhere(dict(os.environ))
     before = {name: os.environ.get(name) for name in more}
     os.environ.update(more)
@@ -152,7 +185,8 @@ def _found_again() -> Iterator[None]:
 
 
 class _Count:
-    """Says as each code cell begins, with the number that it has in the executed notebook, what it is about."""
+    """Says as each code cell begins, with the number that it has in the executed notebook, what it
+    is about."""
 
     def __init__(self, captions: list[str], injected: bool, tell: Callable[[str], None] | None):
         self.captions = ["parameters"] * injected + captions
@@ -168,7 +202,8 @@ class _Count:
 
 
 def captions(cells: list) -> list[str]:
-    """What each code cell is about, in words: the comment that it begins with, else the heading that it stands under."""
+    """What each code cell is about, in words: the comment that it begins with, else the heading
+    that it stands under."""
     found, heading = [], "the notebook"
     for cell in cells:
         if cell.cell_type == "code":
@@ -196,4 +231,8 @@ def _quiet_and_whole() -> None:
 
 def _browsable(text: str) -> str:
     """A notebook's JSON as a browser reads it: a kernel's output may hold NaN."""
-    return to_json(json.loads(text), indent=1, ensure_ascii=False) + "\n" if NOT_JSON.search(text) else text
+    return (
+        to_json(json.loads(text), indent=1, ensure_ascii=False) + "\n"
+        if NOT_JSON.search(text)
+        else text
+    )

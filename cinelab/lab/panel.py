@@ -1,11 +1,12 @@
-"""The panel of a running training: a bar, one figure that is updated in place, and the last sample film.
+"""The panel of a running training: a bar, one figure that is updated in place, and the last sample
+film.
 
     rows = watch(stage.train(), stage.config, sample=stage.sample)      in a notebook: the panel; elsewhere: lines
 
-It costs 1 to 2 % of the time that it watches (2.0 % of six minutes at toy size, two films among them):
-the bar is refreshed every OFTEN seconds, and figure and sample film each wait until they have taken no more
-than SHARE of it. What it shows is stored with the notebook as any output is, so a notebook that was run by
-papermill holds the last state, once.
+It costs 1 to 2 % of the time that it watches (2.0 % of six minutes at toy size, two films among
+them): the bar is refreshed every OFTEN seconds, and figure and sample film each wait until they
+have taken no more than SHARE of it. What it shows is stored with the notebook as any output is, so
+a notebook that was run by papermill holds the last state, once.
 """
 
 import base64
@@ -51,10 +52,11 @@ def watch(
 ) -> list[dict]:
     """Drain a training under a live panel, and return its whole log.
 
-    `config` is the training's (its `steps` and `optim` give time left and learning rate); `draw` makes the
-    figure of a log, `alarms` its warnings, each of which is printed once; `sample(since)` makes a film of the
-    weights last saved, or returns None where none were saved after step `since`; `earlier` is the log of
-    earlier sittings. Outside a notebook a line is printed every `every` steps (None: every LINES seconds).
+    `config` is the training's (its `steps` and `optim` give time left and learning rate); `draw`
+    makes the figure of a log, `alarms` its warnings, each of which is printed once; `sample(since)`
+    makes a film of the weights last saved, or returns None where none were saved after step
+    `since`; `earlier` is the log of earlier sittings. Outside a notebook a line is printed every
+    `every` steps (None: every LINES seconds).
     """
     panel = Panel(config, draw, alarms, sample, earlier, every)
     state = "stopped"
@@ -71,8 +73,8 @@ def watch(
 
 @contextmanager
 def counted(total: int | None, unit: str) -> Iterator[Callable[..., None]]:
-    """A bar over preparations: yields a function that is told how many are done, of how many if that
-    was not known before, and what else to show."""
+    """A bar over preparations: yields a function that is told how many are done, of how many if
+    that was not known before, and what else to show."""
     bar, began = Bar(total, unit), time.perf_counter()
     shown = began
 
@@ -96,12 +98,14 @@ def in_notebook() -> bool:
 
 
 def in_jupyter() -> bool:
-    """Whether a Jupyter server started this kernel, so that a browser shows its outputs; papermill has none."""
+    """Whether a Jupyter server started this kernel, so that a browser shows its outputs; papermill
+    has none."""
     return in_notebook() and "JPY_SESSION_NAME" in os.environ
 
 
 class Place:
-    """One output of the running cell, empty at first, replaced in place by everything that is shown in it."""
+    """One output of the running cell, empty at first, replaced in place by everything that is shown
+    in it."""
 
     def __init__(self):
         from IPython.display import display
@@ -110,11 +114,13 @@ class Place:
 
     def show(self, bundle: dict) -> None:
         """Show a MIME bundle (type -> data), in place of the one before."""
-        self._handle.update(bundle, raw=True)  # raw: a plotly figure would show itself anew, elsewhere
+        # raw: a plotly figure would show itself anew, elsewhere
+        self._handle.update(bundle, raw=True)
 
 
 class Figure:
-    """A plotly figure in one output: a widget while a browser watches it grow, and the plain figure at the end.
+    """A plotly figure in one output: a widget while a browser watches it grow, and the plain figure
+    at the end.
 
     JupyterLab's renderer of plain plotly figures draws once and ignores what is sent later.
     """
@@ -140,7 +146,9 @@ class Figure:
         self._shape = shape
         if began:
             page = self._widget._repr_mimebundle_()
-            self._place.show((page[0] if isinstance(page, tuple) else page) | {"text/plain": CURVES})
+            self._place.show(
+                (page[0] if isinstance(page, tuple) else page) | {"text/plain": CURVES}
+            )
 
     def _move(self, figure: go.Figure) -> None:
         """Give the widget's traces their new points."""
@@ -149,7 +157,8 @@ class Figure:
                 old.update(x=new.x, y=new.y)
 
     def _rebuild(self, figure: go.Figure) -> None:
-        """Give the same widget other panels and traces: JupyterLab loses one that takes another's place."""
+        """Give the same widget other panels and traces: JupyterLab loses one that takes another's
+        place."""
         self._widget.data = ()
         self._widget.update_layout(figure.layout, overwrite=True)
         self._widget.add_traces(figure.data)
@@ -158,7 +167,9 @@ class Figure:
 def themed(figure: go.Figure) -> go.Figure:
     """A figure without ground, in a grey that can be read on white and on black."""
     lines = {"gridcolor": "rgba(128,128,128,0.25)", "linecolor": GREY}
-    figure.update_layout(paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, legend_bgcolor=CLEAR, font_color=GREY)
+    figure.update_layout(
+        paper_bgcolor=CLEAR, plot_bgcolor=CLEAR, legend_bgcolor=CLEAR, font_color=GREY
+    )
     figure.update_layout(uirevision="panel")  # a reader's zoom stays
     return figure.update_xaxes(lines).update_yaxes(lines)
 
@@ -195,7 +206,9 @@ class Pace:
     def left(self) -> float | None:
         """Seconds to the end at this speed; None while unknown."""
         speed = self.speed
-        return None if self.total is None or speed is None else max(0, self.total - self.done) / speed
+        return (
+            None if self.total is None or speed is None else max(0, self.total - self.done) / speed
+        )
 
 
 class Due:
@@ -217,7 +230,8 @@ class Due:
 
 
 class Bar:
-    """A bar with its numbers: in a notebook one output, elsewhere (and for papermill's reader) lines."""
+    """A bar with its numbers: in a notebook one output, elsewhere (and for papermill's reader)
+    lines."""
 
     def __init__(self, total: int | None, unit: str = "steps", every: int | None = None):
         self.pace, self.unit, self.every = Pace(total), unit, every
@@ -259,7 +273,9 @@ class Bar:
         found = {unit: f"{pace.done:,}{of}" + (f", {state}" if state != "running" else "")}
         if pace.speed and elapsed is not None:
             fast = pace.speed >= 0.5
-            found["speed"] = f"{pace.speed:.2g} {self.unit}/s" if fast else f"{spoken(1 / pace.speed)} a {unit}"
+            found["speed"] = (
+                f"{pace.speed:.2g} {self.unit}/s" if fast else f"{spoken(1 / pace.speed)} a {unit}"
+            )
         if state != "running" and elapsed is not None:
             found["time taken"] = spoken(elapsed)
         elif pace.left is not None:
@@ -268,7 +284,8 @@ class Bar:
 
 
 def bar_html(share: float | None, facts: dict[str, str], colour: str) -> str:
-    """A bar over a row of named numbers, in the colours of JupyterLab's theme where there is one."""
+    """A bar over a row of named numbers, in the colours of JupyterLab's theme where there is
+    one."""
     width = 0 if share is None else 100 * share
     tiles = "".join(
         f'<div><div style="font-size:11px;opacity:.7">{html.escape(name)}</div>'
@@ -276,10 +293,12 @@ def bar_html(share: float | None, facts: dict[str, str], colour: str) -> str:
         for name, text in facts.items()
     )
     return (
-        '<div class="cinelab-panel" style="max-width:900px;font-family:var(--jp-ui-font-family,sans-serif);'
+        '<div class="cinelab-panel" '
+        'style="max-width:900px;font-family:var(--jp-ui-font-family,sans-serif);'
         'color:var(--jp-ui-font-color1,inherit)">'
         '<div style="height:8px;border-radius:4px;overflow:hidden;background:rgba(128,128,128,.3)">'
-        f'<div role="progressbar" aria-valuenow="{width:.0f}" aria-valuemin="0" aria-valuemax="100" '
+        f'<div role="progressbar" aria-valuenow="{width:.0f}" aria-valuemin="0" '
+        'aria-valuemax="100" '
         f'style="height:100%;width:{width:.1f}%;background:{colour}"></div></div>'
         f'<div style="display:flex;flex-wrap:wrap;gap:6px 28px;margin-top:6px">{tiles}</div></div>'
     )
@@ -308,7 +327,12 @@ class Panel:
         self._drawing, self._filming = Due(OFTEN, clock, sets_up=True), Due(OFTEN, clock)
         self._told, self._refreshed, self._new = set(), self.began, 0
         if self.bar.place:
-            self.bar.place.show({"text/plain": "preparing", "text/html": bar_html(None, {"": "preparing the first step"}, "")})
+            self.bar.place.show(
+                {
+                    "text/plain": "preparing",
+                    "text/html": bar_html(None, {"": "preparing the first step"}, ""),
+                }
+            )
 
     def add(self, row: dict) -> None:
         """One more step; what is shown is refreshed when it is time, and after every exam."""
@@ -326,7 +350,9 @@ class Panel:
         if self.rows:
             self._refresh(state)
         elif self.bar.place:
-            self.bar.place.show({"text/plain": state, "text/html": bar_html(None, {"": state}, COLOURS[state])})
+            self.bar.place.show(
+                {"text/plain": state, "text/html": bar_html(None, {"": state}, COLOURS[state])}
+            )
 
     def _refresh(self, state: str = "running") -> None:
         began, last = self.clock(), state != "running"
@@ -345,7 +371,9 @@ class Panel:
         """Learning rate, loss, and what the last exam said."""
         row, found = self.rows[-1], {}
         if self._new and hasattr(self.config, "optim"):
-            found["learning rate"] = f"{rate(self.config.optim, row['step'], self.config.steps):.2g}"
+            found["learning rate"] = (
+                f"{rate(self.config.optim, row['step'], self.config.steps):.2g}"
+            )
         losses = [one["loss"] for one in self.rows[-5 * LATEST :] if "loss" in one][-LATEST:]
         if losses:
             found[f"loss (last {len(losses)})"] = f"{np.mean(losses):.4f}"
@@ -371,9 +399,12 @@ def film_bundle(sample: Sample) -> dict:
     lines = "".join(f"<li>{html.escape(caption)}</li>" for caption in sample.captions)
     title = f"Sample film of the weights saved at step {sample.step:,}"
     page = (
-        '<div class="cinelab-sample" style="display:flex;flex-wrap:wrap;gap:16px;align-items:center;max-width:900px;'
+        '<div class="cinelab-sample" '
+        'style="display:flex;flex-wrap:wrap;gap:16px;align-items:center;max-width:900px;'
         'font-family:var(--jp-ui-font-family,sans-serif);color:var(--jp-ui-font-color1,inherit)">'
-        f'<img alt="{html.escape(title)}" src="data:image/webp;base64,{data}" style="border-radius:4px">'
-        f'<div style="font-size:13px">{html.escape(title)}<ol style="margin:4px 0;padding-left:20px">{lines}</ol></div></div>'
+        f'<img alt="{html.escape(title)}" src="data:image/webp;base64,{data}" '
+        'style="border-radius:4px">'
+        f'<div style="font-size:13px">{html.escape(title)}<ol style="margin:4px '
+        f'0;padding-left:20px">{lines}</ol></div></div>'
     )
     return {"text/plain": f"{title}: {'; '.join(sample.captions)}", "text/html": page}

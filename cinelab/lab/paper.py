@@ -30,7 +30,9 @@ VARIABLES = {INK: "--ink", QUIET: "--quiet", GRID: "--grid"}
 MARKERS = "osD^vPX*"  # told apart without colour
 INCH = 96  # CSS pixels
 STYLE = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Noto Sans CJK JP", "Arial Unicode MS"], "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
+    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Noto Sans CJK "
+                                                                    "JP", "Arial Unicode "
+                                                                          "MS"], "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
     "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.fontsize": 8.5, "legend.title_fontsize": 8.5, "figure.titlesize": 10.5,
     "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": QUIET,
     "grid.color": GRID, "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
@@ -61,7 +63,8 @@ class Drawn:
     name: str
     figure: Figure
     wide: bool = False  # takes the page's whole width
-    said: dict[str, list[str]] = field(default_factory=dict)  # gid of a series -> a sentence for each of its marks
+    # gid of a series -> a sentence for each of its marks
+    said: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.figure.get_layout_engine() is not None:  # laid out once, not at every saving
@@ -72,7 +75,11 @@ class Drawn:
     def svg(self) -> str:
         """The figure as SVG in the paper's colours."""
         with paper(), BytesIO() as buffer:
-            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "cinelab", "Title": self.name})
+            self.figure.savefig(
+                buffer,
+                format="svg",
+                metadata={"Date": None, "Creator": "cinelab", "Title": self.name},
+            )
             text = buffer.getvalue().decode()
         text = text[text.index("<svg") :]
         for gid, sentences in self.said.items():
@@ -81,7 +88,12 @@ class Drawn:
 
     def page_svg(self) -> str:
         """The figure as SVG in the page's colours (its variables --ink, --quiet and --grid)."""
-        text = re.sub(r'<svg ([^>]*?)width="[\d.]+pt" height="[\d.]+pt"', r'<svg \1role="img"', self.svg(), count=1)
+        text = re.sub(
+            r'<svg ([^>]*?)width="[\d.]+pt" height="[\d.]+pt"',
+            r'<svg \1role="img"',
+            self.svg(),
+            count=1,
+        )
         for colour, variable in VARIABLES.items():
             text = re.sub(colour, f"var({variable}, {colour})", text, flags=re.IGNORECASE)
         for tag in (r"<defs>\s*<style.*?</style>\s*</defs>", r"<metadata>.*?</metadata>"):
@@ -91,7 +103,9 @@ class Drawn:
     def pdf(self) -> bytes:
         """The figure as a page of PDF, text as text."""
         with paper(), BytesIO() as buffer:
-            self.figure.savefig(buffer, format="pdf", metadata={"CreationDate": None, "Title": self.name})
+            self.figure.savefig(
+                buffer, format="pdf", metadata={"CreationDate": None, "Title": self.name}
+            )
             return buffer.getvalue()
 
     def named(self, name: str) -> "Drawn":
@@ -115,7 +129,8 @@ class Drawn:
         return f"Drawn({self.name!r}, {self.width} pixels wide)"
 
     def _repr_html_(self) -> str:
-        theme = {"--ink": f"--jp-content-font-color1, {INK}", "--quiet": f"--jp-content-font-color2, {QUIET}",
+        theme = {"--ink": "--jp-content-font-color1, "
+                          f"{INK}", "--quiet": f"--jp-content-font-color2, {QUIET}",
                  "--grid": f"--jp-border-color2, {GRID}"}  # fmt: skip
         ink = "; ".join(f"{name}: var({own})" for name, own in theme.items())
         return f'<div style="max-width: {round(1.3 * self.width)}px; {ink}">{self.page_svg()}</div>'
@@ -126,12 +141,14 @@ def _pointed(text: str, gid: str, sentences: Sequence[str]) -> str:
     head, found, rest = text.partition(f'<g id="{gid}">')
     if not found:
         return text
-    marks = re.compile(r'(<use [^>]*?)/>')
+    marks = re.compile(r"(<use [^>]*?)/>")
     for sentence in sentences:
         match = marks.search(rest)
         if match is None:
             break
-        head += found + rest[: match.start()] + f"{match[1]}><title>{escape(sentence)}</title></use>"
+        head += (
+            found + rest[: match.start()] + f"{match[1]}><title>{escape(sentence)}</title></use>"
+        )
         found, rest = "", rest[match.end() :]
     return head + found + rest
 
@@ -148,7 +165,8 @@ def file_name(name: str) -> str:
 
 
 def colours(labels: Sequence[str], known: Sequence[str] = ()) -> dict[str, str]:
-    """A colour for every label: those of `known` keep theirs in all figures, others take what is left."""
+    """A colour for every label: those of `known` keep theirs in all figures, others take what is
+    left."""
     own = {label: PALETTE[known.index(label) % len(PALETTE)] for label in labels if label in known}
     left = [colour for colour in PALETTE if colour not in own.values()] or PALETTE
     others = [label for label in labels if label not in own]
@@ -165,16 +183,36 @@ def title(figure: Figure, text: str) -> None:
 
 def legend(figure: Figure, name: str | None, labels: Sequence[str], columns: int) -> None:
     """Name the series of all panels in the order of `labels`, below the panels."""
-    found = {label: one for axes in figure.axes for one, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    found = {
+        label: one
+        for axes in figure.axes
+        for one, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
     ordered = [label for label in labels if label in found]
     if ordered:
-        figure.legend([found[label] for label in ordered], ordered, title=name, loc="outside lower center", ncols=columns, columnspacing=1.4, handletextpad=0.5)
+        figure.legend(
+            [found[label] for label in ordered],
+            ordered,
+            title=name,
+            loc="outside lower center",
+            ncols=columns,
+            columnspacing=1.4,
+            handletextpad=0.5,
+        )
 
 
 def key(figure: Figure, name: str, lines: Sequence[str]) -> None:
     """What numbers in the panels stand for, outside at their right."""
     handles = [Line2D([], [], linestyle="none") for _ in lines]
-    figure.legend(handles, lines, title=name, loc="outside right upper", handlelength=0, handletextpad=0, alignment="left")
+    figure.legend(
+        handles,
+        lines,
+        title=name,
+        loc="outside right upper",
+        handlelength=0,
+        handletextpad=0,
+        alignment="left",
+    )
 
 
 def level(axes: Axes, value: float, dash: str, *, upright: bool = False) -> None:
@@ -187,11 +225,21 @@ def beside(axes: Axes, levels: Sequence[tuple[str, float]], *, upright: bool = F
     """Write the names of levels at the ends of their lines, apart where they would overlap."""
     low, high = axes.get_xlim() if upright else axes.get_ylim()
     ordered = sorted(levels, key=lambda one: one[1])
-    places = apart([(value - low) / (high - low) for _, value in ordered], _least(axes, ordered, upright))
+    places = apart(
+        [(value - low) / (high - low) for _, value in ordered], _least(axes, ordered, upright)
+    )
     for (text, _), place in zip(ordered, places, strict=True):
         spot = {"xy": (place, 1), "xytext": (0, 3), "ha": "center", "va": "bottom"} if upright else \
                {"xy": (1, place), "xytext": (4, 0), "ha": "left", "va": "center"}  # fmt: skip
-        axes.annotate(text, xycoords="axes fraction", textcoords="offset points", fontsize=8, color=QUIET, annotation_clip=False, **spot)
+        axes.annotate(
+            text,
+            xycoords="axes fraction",
+            textcoords="offset points",
+            fontsize=8,
+            color=QUIET,
+            annotation_clip=False,
+            **spot,
+        )
 
 
 def _least(axes: Axes, levels: Sequence[tuple[str, float]], upright: bool) -> float:
@@ -204,7 +252,8 @@ def _least(axes: Axes, levels: Sequence[tuple[str, float]], upright: bool) -> fl
 
 
 def apart(places: Sequence[float], least: float) -> list[float]:
-    """Places in order, moved by a pass from below and one from above until they are `least` apart."""
+    """Places in order, moved by a pass from below and one from above until they are `least`
+    apart."""
     found = list(places)
     for number in range(1, len(found)):
         found[number] = max(found[number], found[number - 1] + least)
@@ -219,7 +268,10 @@ def texts(figure: Figure) -> list[tuple[str, Bbox]]:
     """Every text that is drawn, with its box in pixels: what must not be cut or overlap."""
     with paper():
         figure.draw_without_rendering()
-    found: list[Text] = [*figure.texts, *filter(None, (figure._suptitle, figure._supxlabel, figure._supylabel))]
+    found: list[Text] = [
+        *figure.texts,
+        *filter(None, (figure._suptitle, figure._supxlabel, figure._supylabel)),
+    ]
     for box in figure.legends:
         found += [*box.get_texts(), box.get_title()]
     for axes in figure.axes:
@@ -233,4 +285,8 @@ def texts(figure: Figure) -> list[tuple[str, Bbox]]:
 def _ticks(axis: Axis, limits: tuple[float, float]) -> list[Text]:
     """The labels of the ticks that lie inside their axis: the others are not drawn."""
     low, high = sorted(limits)
-    return [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high and tick.label1.get_visible()]
+    return [
+        tick.label1
+        for tick in axis.get_major_ticks()
+        if low <= tick.get_loc() <= high and tick.label1.get_visible()
+    ]

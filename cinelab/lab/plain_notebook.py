@@ -1,9 +1,11 @@
-"""A git filter: a notebook as it is committed, whatever was run in it. `make` sets it up (see .gitattributes).
+"""A git filter: a notebook as it is committed, whatever was run in it. `make` sets it up (see
+.gitattributes).
 
     python cinelab/lab/plain_notebook.py < notebook.ipynb      without outputs, counts and marks of the machine
 
-It needs nothing but Python, since git calls it for every changed notebook. What is no notebook goes through
-as it is. `saved` is JupyterLab's hook: git takes a file of another length for changed until it has looked.
+It needs nothing but Python, since git calls it for every changed notebook. What is no notebook goes
+through as it is. `saved` is JupyterLab's hook: git takes a file of another length for changed until
+it has looked.
 """
 
 import json
@@ -19,7 +21,8 @@ METADATA = {
 
 
 def plain(text: str) -> str:
-    """A notebook's JSON without what running it leaves, in the order and spacing that Jupyter writes."""
+    """A notebook's JSON without what running it leaves, in the order and spacing that Jupyter
+    writes."""
     try:
         notebook = json.loads(text)
         notebook["cells"] = [_cell(cell) for cell in notebook["cells"] if not _injected(cell)]

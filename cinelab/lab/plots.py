@@ -1,8 +1,10 @@
-"""Every interactive figure of the workbench: tables in, plotly figures out, one look for all of them.
+"""Every interactive figure of the workbench: tables in, plotly figures out, one look for all of
+them.
 
-What a reader sees counts from 1: shots, chunks, layers and heads, as at the desk and on the storyboard. The tables keep
-indices from 0. Paper is transparent and ink a grey that reads on white and on JupyterLab's dark theme alike; a page of its
-own (`write_html`) takes the reader's light or dark ink.
+What a reader sees counts from 1: shots, chunks, layers and heads, as at the desk and on the
+storyboard. The tables keep indices from 0. Paper is transparent and ink a grey that reads on white
+and on JupyterLab's dark theme alike; a page of its own (`write_html`) takes the reader's light or
+dark ink.
 """
 
 import html
@@ -17,7 +19,8 @@ from plotly.subplots import make_subplots
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
 
-# After Okabe and Ito, told apart with any colour vision; each at least 3 : 1 against white and against #111111.
+# After Okabe and Ito, told apart with any colour vision; each at least 3 : 1 against white and
+# against #111111.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#C56D9E", "#BF8200", "#3895D0", "#8E62B8", "#75808F"]
 INK, QUIET, GRID = "#767a82", "#868d9b", "rgba(134,141,155,0.25)"
 LIGHT, DARK = "#1d2433", "#e6e8ec"  # ink of a page of its own
@@ -63,7 +66,8 @@ PAGE = "<style>:root { color-scheme: light dark } body { margin: 12px; backgroun
 
 
 def write_html(fig: go.Figure, path: str | Path) -> None:
-    """Write a figure as one page that needs no network (about 5 MB), light or dark as the reader's, in one atomic step."""
+    """Write a figure as one page that needs no network (about 5 MB), light or dark as the reader's,
+    in one atomic step."""
     with replacing(path) as temporary:
         page = fig.to_html(include_plotlyjs=True, full_html=True, default_width="100%", post_script=FOLLOW_THEME,
                            config={"displaylogo": False, "responsive": True})  # fmt: skip
@@ -96,7 +100,9 @@ def _curve(fig: go.Figure, name: str, points: np.ndarray, smooth: float, colour:
     pale, bold = {"color": colour, "width": 1}, {"color": colour, "width": 3}
     few = thinned(len(steps))
     plain = {"x": steps[few], "mode": "lines"}
-    fig.add_scatter(y=values[few], line=pale, opacity=0.25, showlegend=False, hoverinfo="skip", **plain)
+    fig.add_scatter(
+        y=values[few], line=pale, opacity=0.25, showlegend=False, hoverinfo="skip", **plain
+    )
     # Centred: a trailing average lags behind a falling loss and flatters no one.
     window = max(1, round(smooth * len(values)))
     average = centred_mean(values, window)
@@ -109,7 +115,8 @@ def centred_mean(values: Sequence[float], window: int) -> np.ndarray:
 
 
 def thinned(count: int, most: int = POINTS) -> np.ndarray:
-    """At most about `most` places of `count`, the last among them: a live figure is sent again and again."""
+    """At most about `most` places of `count`, the last among them: a live figure is sent again and
+    again."""
     return np.arange(count)[:: -max(1, count // most)][::-1]
 
 
@@ -133,7 +140,8 @@ def _svg_panel(fig: go.Figure, key: str, traces: list, width: int, height: int) 
     xs, ys = (np.concatenate([np.asarray(one[a], float) for one in traces]) for a in "xy")
     (low, high), (first, last) = (np.nanmin(ys), np.nanmax(ys)), (xs.min(), xs.max())
     parts = [
-        f'<rect x="{left:.0f}" y="{top:.0f}" width="{right - left:.0f}" height="{bottom - top:.0f}" fill="none" stroke="{QUIET}"/>',
+        f'<rect x="{left:.0f}" y="{top:.0f}" width="{right - left:.0f}" '
+        f'height="{bottom - top:.0f}" fill="none" stroke="{QUIET}"/>',
         f'<text x="{left - 6:.0f}" y="{top + 10:.0f}" text-anchor="end">{high:.3g}</text>',
         f'<text x="{left - 6:.0f}" y="{bottom:.0f}" text-anchor="end">{low:.3g}</text>',
         f'<text x="{left:.0f}" y="{bottom + 16:.0f}">{first:.0f}</text>',
@@ -145,14 +153,22 @@ def _svg_panel(fig: go.Figure, key: str, traces: list, width: int, height: int) 
         good = np.isfinite(y)
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[good], y[good], strict=True))
         colour, pale = one.line.color or PALETTE[0], 1 if one.opacity is None else one.opacity
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{one.line.width or 2}" opacity="{pale}"/>')
+        parts.append(
+            f'<polyline points="{points}" fill="none" stroke="{colour}" '
+            f'stroke-width="{one.line.width or 2}" opacity="{pale}"/>'
+        )
         if one.showlegend is not False and one.name:
-            parts.append(f'<text x="{right + 6:.0f}" y="{top + 12 + 14 * number:.0f}" fill="{colour}">{html.escape(one.name)}</text>')
+            parts.append(
+                f'<text x="{right + 6:.0f}" y="{top + 12 + 14 * number:.0f}" '
+                f'fill="{colour}">{html.escape(one.name)}</text>'
+            )
     return "".join(parts)
 
 
 def routing_map(
-    routing: pd.DataFrame, timeline: Iterable | None = None, title: str = "What each chunk retrieved"
+    routing: pd.DataFrame,
+    timeline: Iterable | None = None,
+    title: str = "What each chunk retrieved",
 ) -> go.Figure:
     """Which history chunks every chunk kept: a cell's colour is why, its depth in how many heads.
 
@@ -190,7 +206,8 @@ def _routing_cells(routing: pd.DataFrame, shots: list[int], name: str, visible: 
     number = np.array(shots) + 1
     extra[y, x] = np.stack([number[x], number[y], cells["share"], cells["score"]], axis=1)
     hover = (
-        "chunk %{x} (shot %{customdata[0]:.0f}) retrieved chunk %{y} (shot %{customdata[1]:.0f})<br>"
+        "chunk %{x} (shot %{customdata[0]:.0f}) retrieved chunk %{y} (shot "
+        "%{customdata[1]:.0f})<br>"
         "in %{customdata[2]:.0%} of layers and heads"
     )
     if cells["score"].notna().any():  # full attention and windows score nothing
@@ -238,8 +255,12 @@ def _kind_legend(fig: go.Figure, kinds: Iterable[str]) -> None:
     for kind in (name for name in KINDS if name in set(kinds)):
         colour = KINDS[kind]
         marker = {"symbol": "square", "size": 14, "color": colour}
-        fig.add_scatter(x=[None], y=[None], mode="markers", marker=marker, name=kind, showlegend=True)
-    fig.update_layout(legend={"title": {"text": "retrieved as<br><sub>fainter: by fewer heads</sub>"}})
+        fig.add_scatter(
+            x=[None], y=[None], mode="markers", marker=marker, name=kind, showlegend=True
+        )
+    fig.update_layout(
+        legend={"title": {"text": "retrieved as<br><sub>fainter: by fewer heads</sub>"}}
+    )
 
 
 def _shots(routing: pd.DataFrame, timeline: Iterable | None) -> list[int]:
@@ -291,7 +312,9 @@ def _menu(fig: go.Figure, names: list[str]) -> None:
 
 
 def routing_by_shot(
-    routing: pd.DataFrame, kinds: Sequence[str] = ("routed",), title: str = "Which shots each shot retrieved"
+    routing: pd.DataFrame,
+    kinds: Sequence[str] = ("routed",),
+    title: str = "Which shots each shot retrieved",
 ) -> go.Figure:
     """Heat map: of all that a shot's chunks kept as `kinds`, the share that lies in each shot."""
     _need(routing, ROUTING)
@@ -385,7 +408,8 @@ def _level(value: float, label: str, everything: pd.Series) -> go.Scatter:
 
 
 def chunk_times(timings: pd.DataFrame, title: str = "Time per chunk") -> go.Figure:
-    """Stacked bars of where each chunk's time went; columns chunk, and seconds for each of CAUSES."""
+    """Stacked bars of where each chunk's time went; columns chunk, and seconds for each of
+    CAUSES."""
     _need(timings, ("chunk", *CAUSES))
     fig = _figure(title, "chunk (from 1)", "milliseconds")
     for cause, colour in CAUSES.items():
@@ -413,5 +437,6 @@ def _need(table: pd.DataFrame, columns: Iterable[str]) -> None:
     lacking = [column for column in columns if column not in table.columns]
     if lacking:
         raise CinelabError(
-            f"table: lacks the column {', '.join(lacking)}; it has {', '.join(map(str, table.columns))}"
+            f"table: lacks the column {', '.join(lacking)}; it has "
+            f"{', '.join(map(str, table.columns))}"
         )

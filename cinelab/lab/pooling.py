@@ -1,6 +1,8 @@
-"""The cells of one or several sweeps as one table: pooled over seeds, with intervals, and compared pair by pair.
+"""The cells of one or several sweeps as one table: pooled over seeds, with intervals, and compared
+pair by pair.
 
-Films are the independent units; where a cell trained something, its seed is one too, and is resampled first.
+Films are the independent units; where a cell trained something, its seed is one too, and is
+resampled first.
 """
 
 import json
@@ -23,19 +25,39 @@ from cinelab.readable import Readable
 from cinelab.score.stats import bootstrap, nested_bootstrap, paired_difference, tails
 from cinelab.score.toybox import with_prompt
 
-OWN = ("film", "shot", "metric", "value", "source", "seed")  # columns of rows.parquet that are no setting
-WHICH = ("policy", "model", "init", "score", "stage")  # settings that name a kind: these are compared with each other
-TASKS = ("away", "shots", "latents", "shot_latents", "grain", "reframed", "stage")  # settings that make the test harder or another
+# columns of rows.parquet that are no setting
+OWN = ("film", "shot", "metric", "value", "source", "seed")
+# settings that name a kind: these are compared with each other
+WHICH = ("policy", "model", "init", "score", "stage")
+# settings that make the test harder or another
+TASKS = ("away", "shots", "latents", "shot_latents", "grain", "reframed", "stage")
 DRAWS = 10_000  # sign flips or resamples behind a p
 UNREADABLE = "unreadable"
-COLUMNS = ("path", "sweep", "cell", "status", "seconds", "peak_memory_mb", "git", "device", "cores", "torch", "notebook", "info", "detail",
-           "versions", "parameters")  # of a table of cells
-BASES = ("full", "toybox-base", "none")  # what the others are measured against, where it is among them
+COLUMNS = (
+    "path",
+    "sweep",
+    "cell",
+    "status",
+    "seconds",
+    "peak_memory_mb",
+    "git",
+    "device",
+    "cores",
+    "torch",
+    "notebook",
+    "info",
+    "detail",
+    "versions",
+    "parameters",
+)  # of a table of cells
+# what the others are measured against, where it is among them
+BASES = ("full", "toybox-base", "none")
 
 
 @dataclass
 class Cells(Readable):
-    """Every cell below some sweep folders. `table` has a row a cell, done or not; `rows` those of the done ones."""
+    """Every cell below some sweep folders. `table` has a row a cell, done or not; `rows` those of
+    the done ones."""
 
     folders: tuple[Path, ...]
     table: pd.DataFrame
@@ -51,7 +73,12 @@ class Cells(Readable):
     def films(self) -> pd.DataFrame:
         """Mean of every film: a row for every setting, source, metric, seed and film."""
         keys = [*self.varied, "metric", "source", "seed", "film"]
-        return with_prompt(self.rows).groupby(keys, sort=False, observed=True, dropna=False)["value"].mean().reset_index()
+        return (
+            with_prompt(self.rows)
+            .groupby(keys, sort=False, observed=True, dropna=False)["value"]
+            .mean()
+            .reset_index()
+        )
 
     @cached_property
     def metrics(self) -> list[str]:
@@ -85,7 +112,12 @@ class Cells(Readable):
     @cached_property
     def about(self) -> dict[str, dict]:
         """What the cells say of a user's own metrics: name -> better, unit, range."""
-        return {name: about for info in self.table["info"] for name, about in info.get("metrics", {}).items() if name in self.metrics}
+        return {
+            name: about
+            for info in self.table["info"]
+            for name, about in info.get("metrics", {}).items()
+            if name in self.metrics
+        }
 
     def better(self, metric: str) -> str | None:
         """Whether more of a metric is better ("high"), less ("low"), or neither."""
@@ -94,7 +126,8 @@ class Cells(Readable):
 
     @property
     def which(self) -> str | None:
-        """The setting whose values are compared with each other: one that names a kind, else the first."""
+        """The setting whose values are compared with each other: one that names a kind, else the
+        first."""
         named = [name for name in WHICH if name in self.varied]
         return next(iter(named or self.varied), None)
 
@@ -103,14 +136,21 @@ def load_cells(*folders: str | Path) -> Cells:
     """Read sweep folders that belong together. Raises CinelabError where nothing was measured."""
     paths = tuple(Path(folder) for folder in folders)
     found = [cell for path in paths for cell in _cells(path)]
-    done = [cell for cell in found if cell["status"] == "done" and (cell["path"] / "rows.parquet").exists()]
+    done = [
+        cell
+        for cell in found
+        if cell["status"] == "done" and (cell["path"] / "rows.parquet").exists()
+    ]
     measured = {id(cell): table for cell in done if (table := _table(cell)) is not None}
     done = [cell for cell in done if id(cell) in measured]
     if not done and (broken := [cell for cell in found if cell["status"] == UNREADABLE]):
         raise CinelabError(broken[0]["detail"])
     if not done:
-        raise CinelabError(f"{', '.join(map(str, paths))}: no measured cell (a folder with {FINISHED} and rows.parquet); run "
-                           f"`cinelab sweep experiments/{paths[0].name}.yaml` first.")
+        raise CinelabError(
+            f"{', '.join(map(str, paths))}: no measured cell (a folder with {FINISHED} and "
+            "rows.parquet); run "
+            f"`cinelab sweep experiments/{paths[0].name}.yaml` first."
+        )
     varied = _varied([cell["parameters"] for cell in done])
     done.sort(key=lambda cell: [_rank(cell["parameters"].get(name)) for name in [*varied, "seed"]])
     parts, inner = [], []
@@ -119,14 +159,22 @@ def load_cells(*folders: str | Path) -> Cells:
         inner += [name for name in more if name not in inner]
         parts.append(rows)
     trained = any(next(cell["path"].glob("*/log.jsonl"), None) for cell in done)
-    return Cells(paths, pd.DataFrame(found), pd.concat(parts, ignore_index=True), varied + inner, trained)
+    return Cells(
+        paths, pd.DataFrame(found), pd.concat(parts, ignore_index=True), varied + inner, trained
+    )
 
 
 def _cells(folder: Path) -> list[dict]:
     if not folder.is_dir():
         raise CinelabError(f"{folder}: no such folder; name the results folder of a sweep.")
-    swept = {path.parent for path in folder.glob("*/config.json") if (path.parent / "output.txt").exists()}
-    by_hand = {path.parent for path in folder.glob(f"*/{CELL}") if (path.parent / "rows.parquet").exists()}
+    swept = {
+        path.parent
+        for path in folder.glob("*/config.json")
+        if (path.parent / "output.txt").exists()
+    }
+    by_hand = {
+        path.parent for path in folder.glob(f"*/{CELL}") if (path.parent / "rows.parquet").exists()
+    }
     return [_careful(path) for path in sorted(swept | by_hand)]
 
 
@@ -135,33 +183,64 @@ def _careful(path: Path) -> dict:
     try:
         return _cell(path)
     except CinelabError as error:
-        return dict.fromkeys(COLUMNS) | {"path": path, "sweep": path.parent.name, "cell": path.name, "status": UNREADABLE, "info": {},
-                                         "parameters": {}, "detail": str(error)}
+        return dict.fromkeys(COLUMNS) | {
+            "path": path,
+            "sweep": path.parent.name,
+            "cell": path.name,
+            "status": UNREADABLE,
+            "info": {},
+            "parameters": {},
+            "detail": str(error),
+        }
 
 
 def _cell(path: Path) -> dict:
-    """One cell of a sweep, or one whose notebook was run by hand: that one's settings are in its cell.json."""
+    """One cell of a sweep, or one whose notebook was run by hand: that one's settings are in its
+    cell.json."""
     done = read_done(path / FINISHED) if (path / FINISHED).exists() else {}
     info, machine = read_info(path / CELL), done.get("hardware", {})
     swept = (path / "config.json").exists()
-    return {"path": path, "sweep": path.parent.name, "cell": path.name, "status": "done" if done or not swept else "unfinished",
-            "seconds": done.get("seconds"), "peak_memory_mb": done.get("peak_memory_mb"), "git": done.get("git"),
-            "device": machine.get("device"), "cores": machine.get("cores"), "torch": machine.get("torch"),
-            "notebook": done.get("notebook"), "info": info, "detail": "", "versions": _versions(done),
-            "parameters": done.get("parameters") or (read_mapping(path / "config.json") if swept else _settings(info))}
+    return {
+        "path": path,
+        "sweep": path.parent.name,
+        "cell": path.name,
+        "status": "done" if done or not swept else "unfinished",
+        "seconds": done.get("seconds"),
+        "peak_memory_mb": done.get("peak_memory_mb"),
+        "git": done.get("git"),
+        "device": machine.get("device"),
+        "cores": machine.get("cores"),
+        "torch": machine.get("torch"),
+        "notebook": done.get("notebook"),
+        "info": info,
+        "detail": "",
+        "versions": _versions(done),
+        "parameters": done.get("parameters")
+        or (read_mapping(path / "config.json") if swept else _settings(info)),
+    }
 
 
 def _versions(done: dict) -> str | None:
-    return ", ".join(f"{name} {number}" for name, number in done["versions"].items()) if "versions" in done else None
+    return (
+        ", ".join(f"{name} {number}" for name, number in done["versions"].items())
+        if "versions" in done
+        else None
+    )
 
 
 def _settings(info: dict) -> dict:
-    return info.get("setting") or {name: value for name, value in info.items() if not isinstance(value, (float, dict))}
+    return info.get("setting") or {
+        name: value for name, value in info.items() if not isinstance(value, (float, dict))
+    }
 
 
 def _varied(parameters: list[dict]) -> list[str]:
     names = dict.fromkeys(name for one in parameters for name in one if name != "seed")
-    return [name for name in names if len({json.dumps(one.get(name), sort_keys=True) for one in parameters}) > 1]
+    return [
+        name
+        for name in names
+        if len({json.dumps(one.get(name), sort_keys=True) for one in parameters}) > 1
+    ]
 
 
 def _rank(value: Any) -> tuple:
@@ -183,10 +262,16 @@ def _table(cell: dict) -> pd.DataFrame | None:
 
 
 def _rows(cell: dict, rows: pd.DataFrame, varied: list[str]) -> tuple[pd.DataFrame, list[str]]:
-    """A cell's rows with its varied settings as columns, and further columns that vary inside the cell."""
+    """A cell's rows with its varied settings as columns, and further columns that vary inside the
+    cell."""
     if "film" not in rows:
-        raise CinelabError(f"{cell['path'] / 'rows.parquet'}: is a table of clips; a report is of films, so name them in a column 'film'.")
-    inner = [name for name in rows if name not in OWN and name not in varied and rows[name].nunique() > 1]
+        raise CinelabError(
+            f"{cell['path'] / 'rows.parquet'}: is a table of clips; a report is of films, so name "
+            "them in a column 'film'."
+        )
+    inner = [
+        name for name in rows if name not in OWN and name not in varied and rows[name].nunique() > 1
+    ]
     rows = rows[[name for name in OWN if name in rows] + inner]
     fixed = {name: shown(cell["parameters"].get(name)) for name in varied}
     blanks = {"seed": cell["parameters"].get("seed", 0), "source": "model", "shot": -1}
@@ -221,8 +306,18 @@ def pooled(cells: Cells, metrics: list[str] | None = None) -> pd.DataFrame:
             continue
         e = estimate(made["value"].tolist(), made["seed"].tolist(), cells.trained)
         others = part.groupby("source")["value"].mean()
-        found.append(key | {"value": e.value, "low": e.low, "high": e.high, "n": e.n, "seeds": made["seed"].nunique(),
-                            "chance": others.get("chance"), "upper": others.get("truth")})
+        found.append(
+            key
+            | {
+                "value": e.value,
+                "low": e.low,
+                "high": e.high,
+                "n": e.n,
+                "seeds": made["seed"].nunique(),
+                "chance": others.get("chance"),
+                "upper": others.get("truth"),
+            }
+        )
     return pd.DataFrame(found)
 
 
@@ -325,8 +420,11 @@ def _word(apart: str, level: str, margin: float) -> str:
 
 
 def directed(word: str, better: str | None) -> str:
-    """A verdict on a user's own metric, by its direction: better or worse; higher or lower where neither is better."""
-    names = {"high": ("better", "worse"), "low": ("worse", "better"), None: ("higher", "lower")}[better]
+    """A verdict on a user's own metric, by its direction: better or worse; higher or lower where
+    neither is better."""
+    names = {"high": ("better", "worse"), "low": ("worse", "better"), None: ("higher", "lower")}[
+        better
+    ]
     for side, name in zip(("above", "below"), names, strict=True):
         if word.startswith(side):
             return name + word.removeprefix(side)
@@ -343,21 +441,46 @@ def _groups(table: pd.DataFrame, names: list[str]):
 
 
 def costs(cells: Cells) -> pd.DataFrame:
-    """What a setting costs, from its cells' own records: pictures a second of processor time and by the clock, MiB of keys and
-    values that a chunk sees, how much slower the last quarter of a film is; or how many chunks are seen. Median over seeds."""
+    """What a setting costs, from its cells' own records: pictures a second of processor time and by
+    the clock, MiB of keys and values that a chunk sees, how much slower the last quarter of a film
+    is; or how many chunks are seen. Median over seeds."""
     found = []
     for cell in cells.table.to_dict("records"):
         info = cell["info"]
-        speed = {name: value for name, value in info["speed"].items() if _is_number(value)} if isinstance(info.get("speed"), dict) else {}
-        spent = speed.get("cpu_s_per_frame")  # unlike the clock's, this does not know of other cells beside it
-        line = {"pictures a CPU second": spent and round(1 / spent, 2), "pictures a second": speed.get("frames_per_second"),
-                "first picture s": speed.get("first_frame_s"), "memory seen, MiB": speed.get("kv_mib"),
-                "last quarter / first": speed.get("late_over_early")}
+        speed = (
+            {name: value for name, value in info["speed"].items() if _is_number(value)}
+            if isinstance(info.get("speed"), dict)
+            else {}
+        )
+        # unlike the clock's, this does not know of other cells beside it
+        spent = speed.get("cpu_s_per_frame")
+        line = {
+            "pictures a CPU second": spent and round(1 / spent, 2),
+            "pictures a second": speed.get("frames_per_second"),
+            "first picture s": speed.get("first_frame_s"),
+            "memory seen, MiB": speed.get("kv_mib"),
+            "last quarter / first": speed.get("late_over_early"),
+        }
         if _is_number(info.get("history")) and _is_number(info.get("budget")):
-            line["chunks seen"] = info["history"] if info.get("policy") == "full" else min(info["budget"], info["history"])
+            line["chunks seen"] = (
+                info["history"]
+                if info.get("policy") == "full"
+                else min(info["budget"], info["history"])
+            )
         if cell["status"] == "done":
-            found.append({name: shown(cell["parameters"].get(name)) for name in cells.varied if name in cell["parameters"]} | line)
+            found.append(
+                {
+                    name: shown(cell["parameters"].get(name))
+                    for name in cells.varied
+                    if name in cell["parameters"]
+                }
+                | line
+            )
     table = pd.DataFrame(found)
     names = [name for name in cells.varied if name in table]
     numbers = [name for name in table if name not in names and table[name].notna().any()]
-    return table.groupby(names, sort=False, dropna=False)[numbers].median().reset_index() if names and numbers else pd.DataFrame()
+    return (
+        table.groupby(names, sort=False, dropna=False)[numbers].median().reset_index()
+        if names and numbers
+        else pd.DataFrame()
+    )

@@ -1,4 +1,5 @@
-"""Pictures on their way to a browser that says what it has drawn: at most two messages under way, so nothing ever piles up.
+"""Pictures on their way to a browser that says what it has drawn: at most two messages under way,
+so nothing ever piles up.
 
 While both are under way newer pictures wait in the engine's mailbox, where the newest wins.
 """
@@ -43,13 +44,15 @@ class Post:
         self._send(content, [jpeg(frame) for frame in frames])
 
     def drawn(self, number: int) -> None:
-        """The browser has drawn a message's last picture; of several views the first to say so counts."""
+        """The browser has drawn a message's last picture; of several views the first to say so
+        counts."""
         with self._changed:
             self._under_way.pop(number, None)
             self._changed.notify_all()
 
     def late(self) -> float:
-        """Seconds since the oldest message under way should have been drawn; below 0 while nothing is amiss."""
+        """Seconds since the oldest message under way should have been drawn; below 0 while nothing
+        is amiss."""
         with self._changed:
             return time.monotonic() - min(self._under_way.values()) if self._under_way else -1.0
 

@@ -90,7 +90,8 @@ def claims(
         )
     if varied := _also_varied(asked):
         raise CinelabError(
-            f"The cells at away={away}, budget={budget} differ in {varied!r} too; give the rows of one "
+            f"The cells at away={away}, budget={budget} differ in {varied!r} too; give the rows "
+            "of one "
             f"{varied}, as rows[rows.{varied} == ...]."
         )
     looks = {

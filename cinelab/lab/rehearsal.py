@@ -1,4 +1,5 @@
-"""A short film directed by the engine's thread without anybody at the desk: what the desk's notebook does where no browser is."""
+"""A short film directed by the engine's thread without anybody at the desk: what the desk's
+notebook does where no browser is."""
 
 import time
 from pathlib import Path
@@ -24,16 +25,24 @@ COMMANDS = (
 PATIENCE = 120.0  # seconds for one command's chunks
 
 
-def rehearse(folder: str | Path, model: str = "toybox-2step", seed: int = 0, policy: str | Policy | None = None,
-             budget: int | None = None) -> Image.Image:
-    """Direct the commands, export the film to <folder>/export-<n>, close; returns the storyboard."""
+def rehearse(
+    folder: str | Path,
+    model: str = "toybox-2step",
+    seed: int = 0,
+    policy: str | Policy | None = None,
+    budget: int | None = None,
+) -> Image.Image:
+    """Direct the commands, export the film to <folder>/export-<n>, close; returns the
+    storyboard."""
     session = open_session(Path(folder), model, seed, policy, budget)
     live = Live(session, pace=None)
     try:
         for command, value, chunks in COMMANDS:
             live.send(command, **value).result(PATIENCE)
             _wait_for(live, live.readout.chunks + chunks)
-        made = export(live.call(at_rest).result(PATIENCE), new_folder(Path(folder)), title="A rehearsal")
+        made = export(
+            live.call(at_rest).result(PATIENCE), new_folder(Path(folder)), title="A rehearsal"
+        )
     finally:
         live.close()
         session.close()
@@ -45,5 +54,8 @@ def _wait_for(live: Live, chunks: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while live.readout.chunks < chunks:
         if live.readout.error or time.monotonic() > deadline:
-            raise CinelabError(live.readout.error or f"No chunk came for {PATIENCE:.0f} s; look whether the machine is busy.")
+            raise CinelabError(
+                live.readout.error
+                or f"No chunk came for {PATIENCE:.0f} s; look whether the machine is busy."
+            )
         time.sleep(0.01)

@@ -1,7 +1,7 @@
 """routing.html: which earlier chunks every new chunk looked back to, told in pictures.
 
-One page of plain HTML with a little script and the film's stills in one JPEG: it needs no network, and a film of 12 s takes
-about 200 KB. Shots and chunks count from 1, as at the desk.
+One page of plain HTML with a little script and the film's stills in one JPEG: it needs no network,
+and a film of 12 s takes about 200 KB. Shots and chunks count from 1, as at the desk.
 """
 
 import html
@@ -23,10 +23,13 @@ from cinelab.stream.director import Film
 from cinelab.stream.looked import attention, scores_attention
 
 MOST_STILLS = 240  # of a long film, every second, third ... chunk lends its still
-MOST_SEEN = 24  # retrieved chunks that are listed of a chunk, those with most attention; the others are summed up
+# retrieved chunks that are listed of a chunk, those with most attention; the others are summed up
+MOST_SEEN = 24
 ACROSS = 16  # stills in a row of the picture that holds them all
-WHY = {"routed": "retrieved because it was relevant", "window": "one of the newest chunks, which are always kept",
-       "sink": "one of the first chunks of the film or the shot, which are always kept"}  # fmt: skip
+WHY = {"routed": "retrieved because it was "
+                 "relevant", "window": "one of the newest chunks, which are always kept",
+       "sink": "one of the first chunks of the film or the shot, which are always "
+               "kept"}  # fmt: skip
 
 
 def write_routing_page(film: Film, path: str | Path) -> None:
@@ -51,15 +54,27 @@ def routing_page(film: Film) -> str:
     """The text of the page of a film."""
     scored, chance = _scoring(film)
     shares = attention(film.routing, scored)
-    data = {"shots": shots_of(film), "chunks": _chunks(film, shares), "sprite": _sprite(film.frames, film.timeline)}
+    data = {
+        "shots": shots_of(film),
+        "chunks": _chunks(film, shares),
+        "sprite": _sprite(film.frames, film.timeline),
+    }
     kinds = [kind for kind in KINDS if kind in set(shares["kind"])]
-    legend = [{"kind": kind, "colour": KINDS[kind], "why": "drawn at random" if chance and kind == "routed" else WHY[kind]} for kind in kinds]
+    legend = [
+        {
+            "kind": kind,
+            "colour": KINDS[kind],
+            "why": "drawn at random" if chance and kind == "routed" else WHY[kind],
+        }
+        for kind in kinds
+    ]
     return filled("routing_page.html.j2", title=film.screenplay.title or "A film", about=_about(film), legend=legend, scored=scored,
                   colours=safe_json(KINDS), data=safe_json(data), empty=shares.empty)  # fmt: skip
 
 
 def _scoring(film: Film) -> tuple[bool, bool]:
-    """Whether the routing scores of the whole film are shares of attention, and whether chance chose."""
+    """Whether the routing scores of the whole film are shares of attention, and whether chance
+    chose."""
     if any(slot.turn is not None and slot.turn.policy is not None for slot in film.timeline.slots):
         return False, False  # the policy changes inside the film
     try:
@@ -78,7 +93,8 @@ def _about(film: Film) -> str:
         policy = str(info.get("policy", {}).get("name", "a policy of its own"))
     if budget := info.get("policy", {}).get("budget"):
         policy += f" with a budget of {budget}"
-    return (f"{info.get('model', '')}, {policy}, seed {info.get('seed', '')}: {len(film.timeline.slots)} chunks, "
+    return (f"{info.get('model', '')}, {policy}, seed {info.get('seed', '')}: "
+            f"{len(film.timeline.slots)} chunks, "
             f"{len(film.frames) / film.fps:.1f} s")  # fmt: skip
 
 
@@ -87,7 +103,11 @@ def shots_of(film: Film) -> list[dict[str, Any]]:
     line, lines, found = film.timeline, _entry_lines(film), []
     for shot, (start, end) in enumerate(line.shot_spans):
         slots = [slot for slot in line.slots if slot.shot == shot]
-        said = [(frame, text) for entry in dict.fromkeys(slot.entry for slot in slots) for frame, text in lines[entry]]
+        said = [
+            (frame, text)
+            for entry in dict.fromkeys(slot.entry for slot in slots)
+            for frame, text in lines[entry]
+        ]
         found.append({"start": start / film.fps, "end": end / film.fps, "first": slots[0].index, "last": slots[-1].index,
                       "said": [{"at": (frame - start) / film.fps, "text": text} for frame, text in said]})  # fmt: skip
     return found
@@ -101,15 +121,28 @@ def _entry_lines(film: Film) -> list[list[tuple[int, str]]]:
 
 
 def _chunks(film: Film, shares: pd.DataFrame) -> list[dict[str, Any]]:
-    """Every chunk: when it begins, its shot, and [chunk, share, share of heads, kind] of what it retrieved, most first."""
+    """Every chunk: when it begins, its shot, and [chunk, share, share of heads, kind] of what it
+    retrieved, most first."""
     by_chunk, line = dict(list(shares.groupby("chunk"))), film.timeline
     nothing, found = shares.iloc[:0], []
     for slot in line.slots:
-        seen = by_chunk.get(slot.index, nothing).sort_values("share", ascending=False, kind="stable")
-        rows = [[row.kept_chunk, round(row.share, 4), round(row.heads, 3), row.kind] for row in seen[:MOST_SEEN].itertuples()]
+        seen = by_chunk.get(slot.index, nothing).sort_values(
+            "share", ascending=False, kind="stable"
+        )
+        rows = [
+            [row.kept_chunk, round(row.share, 4), round(row.heads, 3), row.kind]
+            for row in seen[:MOST_SEEN].itertuples()
+        ]
         rest = seen[MOST_SEEN:]["share"]
         start = line.pixel_span(slot.first)[0] / film.fps
-        found.append({"shot": slot.shot, "start": start, "seen": rows, "more": [len(rest), round(float(rest.sum()), 4)]})
+        found.append(
+            {
+                "shot": slot.shot,
+                "start": start,
+                "seen": rows,
+                "more": [len(rest), round(float(rest.sum()), 4)],
+            }
+        )
     return found
 
 
@@ -123,7 +156,18 @@ def _sprite(frames: np.ndarray, line: Timeline) -> dict[str, Any]:
     rows = -(-len(chosen) // columns)
     page = Image.new("RGB", (columns * size[0], rows * size[1]))
     for place, slot in enumerate(chosen):
-        first, last = line.pixel_span(slot.first)[0], line.pixel_span(slot.first + slot.frames - 1)[1]
-        still = Image.fromarray(frames[(first + last - 1) // 2]).resize(size, Image.Resampling.LANCZOS)
+        first, last = (
+            line.pixel_span(slot.first)[0],
+            line.pixel_span(slot.first + slot.frames - 1)[1],
+        )
+        still = Image.fromarray(frames[(first + last - 1) // 2]).resize(
+            size, Image.Resampling.LANCZOS
+        )
         page.paste(still, (place % columns * size[0], place // columns * size[1]))
-    return {"uri": jpeg_uri(page, 78), "columns": columns, "rows": rows, "every": every, "ratio": size[1] / size[0]}
+    return {
+        "uri": jpeg_uri(page, 78),
+        "columns": columns,
+        "rows": rows,
+        "every": every,
+        "ratio": size[1] / size[0],
+    }

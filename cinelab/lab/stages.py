@@ -1,11 +1,12 @@
-"""Training stages as notebooks use them: set up by preset, watch, export. The work is in cinelab.train.
+"""Training stages as notebooks use them: set up by preset, watch, export. The work is in
+cinelab.train.
 
     stage = stages.teacher_forcing("results/tf", "results/store", preset="toy")
     stage.watch()
     stage.export("results/tf/checkpoint")
 
-Settings, checkpoints and the run's folder are checked when a stage is set up; a store named by its folder is made and
-opened when the training begins.
+Settings, checkpoints and the run's folder are checked when a stage is set up; a store named by its
+folder is made and opened when the training begins.
 """
 
 from collections.abc import Callable, Iterator
@@ -48,28 +49,42 @@ from cinelab.world.render import FPS, HEIGHT, WIDTH
 
 @dataclass
 class Stage(Readable):
-    """One training run ready to go. `rows()` trains; `describe()` is what its checkpoint's config.json says."""
+    """One training run ready to go. `rows()` trains; `describe()` is what its checkpoint's
+    config.json says."""
 
     config: Any
     run: Run
     model: nn.Module
     rows: Callable[[], Iterator[dict]]
     describe: Callable[[], dict]
-    film: Callable[[nn.Module, int], Sample] | None = None  # a sample by a model with the weights saved at a step
+    # a sample by a model with the weights saved at a step
+    film: Callable[[nn.Module, int], Sample] | None = None
 
     def train(self) -> Iterator[dict]:
         """Train (or resume, or do nothing if done), a row a step."""
         if not self.run.done:
             yield from self.rows()
 
-    def watch(self, draw: Callable[[list[dict]], go.Figure] = loss_curve,
-              alarms: Callable[[list[dict]], list[str]] = lambda rows: []) -> list[dict]:
-        """Train under a live panel (see `lab.panel`); returns the whole log, that of earlier sittings included."""
+    def watch(
+        self,
+        draw: Callable[[list[dict]], go.Figure] = loss_curve,
+        alarms: Callable[[list[dict]], list[str]] = lambda rows: [],
+    ) -> list[dict]:
+        """Train under a live panel (see `lab.panel`); returns the whole log, that of earlier
+        sittings included."""
         sample = self.sample if self.film else None
-        return watch(self.train(), self.config, draw=draw, alarms=alarms, sample=sample, earlier=self.run.rows)
+        return watch(
+            self.train(),
+            self.config,
+            draw=draw,
+            alarms=alarms,
+            sample=sample,
+            earlier=self.run.rows,
+        )
 
     def sample(self, since: int = 0) -> Sample | None:
-        """A film by the averaged weights last saved, or None where none were saved after step `since`.
+        """A film by the averaged weights last saved, or None where none were saved after step
+        `since`.
 
         The training's random numbers and weights are left as they are.
         """
@@ -78,7 +93,8 @@ class Stage(Readable):
             return None
         state = read_state(self.run.folder / "checkpoints" / "last.pt", mapped=True)
         model = deepcopy(self.model).eval().requires_grad_(False)
-        model.load_state_dict(state["parts"]["ema"]["values"], strict=False)  # frozen weights are not averaged
+        # frozen weights are not averaged
+        model.load_state_dict(state["parts"]["ema"]["values"], strict=False)
         with torch.random.fork_rng(devices=[]):
             return self.film(model, state["step"])
 
@@ -91,10 +107,18 @@ class Stage(Readable):
         return best if best.exists() else last
 
     def averaged(self, dtype: str = "bf16") -> nn.Module:
-        """The model with the averaged weights of that checkpoint, rounded to `dtype`, in which they are stored."""
+        """The model with the averaged weights of that checkpoint, rounded to `dtype`, in which they
+        are stored."""
         path = self.weights
         values = read_state(path)["parts"]["ema"]["values"]
-        return zoo.fill(self.model, {name: rounded(value, dtype_of(dtype), f"{path}: {name}") for name, value in values.items()}, path)
+        return zoo.fill(
+            self.model,
+            {
+                name: rounded(value, dtype_of(dtype), f"{path}: {name}")
+                for name, value in values.items()
+            },
+            path,
+        )
 
     def kept(self) -> dict:
         """Which step's weights were kept, and what they scored, where exams chose."""
@@ -104,7 +128,8 @@ class Stage(Readable):
         return {"kept": {"step": state["step"], "score": state["score"]}}
 
     def export(self, folder: str | Path, dtype: str = "bf16") -> Path:
-        """Write the averaged weights with config, log and loss curve as a checkpoint folder; `dtype` is fp32, bf16 or fp16."""
+        """Write the averaged weights with config, log and loss curve as a checkpoint folder;
+        `dtype` is fp32, bf16 or fp16."""
         folder = Path(folder)
         if dtype not in DTYPES:
             raise CinelabError(f"dtype is {dtype!r}; export as one of {', '.join(DTYPES)}.")
@@ -121,7 +146,9 @@ def thin_log(rows: list[dict], keep: int = 600) -> str:
     return "".join(to_json(row) + "\n" for row in rows[::every])
 
 
-def codec(run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None) -> Stage:
+def codec(
+    run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None
+) -> Stage:
     """The toy codec's training."""
     config = override(presets.codec(preset, seed), changes or {})
     run, model = Run(run_dir, config), codec_stage.ToyCodec(config.codec)
@@ -135,7 +162,9 @@ def codec(run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict
     return Stage(config, run, model, rows, lambda: {"codec": to_dict(config.codec)}, film)
 
 
-def recogniser(run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None) -> Stage:
+def recogniser(
+    run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None
+) -> Stage:
     """The reader behind the scores; its checkpoint says how well it reads held-out shots."""
     config = override(presets.recogniser(preset, seed), changes or {})
     torch.manual_seed(seed)
@@ -149,12 +178,24 @@ def recogniser(run_dir: str | Path, preset: str = "toy", seed: int = 0, changes:
     return Stage(config, run, model, rows, lambda: reader_stage.measure(config, model))
 
 
-def film_store(folder: str | Path, preset: str = "toy", codec_name: str = "toybox-codec",
-               tell: Callable[[int], None] | None = None) -> Store:
-    """Render and encode the training films once; finished shards are kept. `tell` hears how many are done (None: a bar)."""
+def film_store(
+    folder: str | Path,
+    preset: str = "toy",
+    codec_name: str = "toybox-codec",
+    tell: Callable[[int], None] | None = None,
+) -> Store:
+    """Render and encode the training films once; finished shards are kept. `tell` hears how many
+    are done (None: a bar)."""
     encoder, config = zoo.toy_encoder(), presets.store(preset)
     with counted(config.films, "films") as bar:
-        for _ in build(Path(folder), config, zoo.load_codec(codec_name), encoder, zoo.fingerprint(codec_name), tell=tell or bar):
+        for _ in build(
+            Path(folder),
+            config,
+            zoo.load_codec(codec_name),
+            encoder,
+            zoo.fingerprint(codec_name),
+            tell=tell or bar,
+        ):
             pass
     return Store(Path(folder), encoder)
 
@@ -164,18 +205,34 @@ def opened(store: Store | str | Path, preset: str) -> Store:
     return film_store(store, preset) if isinstance(store, (str, Path)) else store
 
 
-def bidirectional(run_dir: str | Path, store: Store | str | Path, preset: str = "toy", init: str | None = None, seed: int = 0,
-                  changes: dict | None = None, loss: str | Callable | None = None) -> Stage:
+def bidirectional(
+    run_dir: str | Path,
+    store: Store | str | Path,
+    preset: str = "toy",
+    init: str | None = None,
+    seed: int = 0,
+    changes: dict | None = None,
+    loss: str | Callable | None = None,
+) -> Stage:
     """Stage 0 from scratch, or a longer-sighted one from a checkpoint (name or folder)."""
     config = override(presets.bidirectional(preset, seed), with_loss(changes, loss))
     return _stage(stage0, config, run_dir, (store, preset), init, seed, 1, max(config.lengths))
 
 
-def teacher_forcing(run_dir: str | Path, store: Store | str | Path, preset: str = "toy", init: str | None = "toybox-bidirectional",
-                    seed: int = 0, changes: dict | None = None, loss: str | Callable | None = None) -> Stage:
+def teacher_forcing(
+    run_dir: str | Path,
+    store: Store | str | Path,
+    preset: str = "toy",
+    init: str | None = "toybox-bidirectional",
+    seed: int = 0,
+    changes: dict | None = None,
+    loss: str | Callable | None = None,
+) -> Stage:
     """Stage 1, from a stage 0 checkpoint (name or folder) or from scratch (None)."""
     config = override(presets.teacher_forcing(preset, seed), with_loss(changes, loss))
-    return _stage(stage1, config, run_dir, (store, preset), init, seed, config.chunk, max(config.curriculum))
+    return _stage(
+        stage1, config, run_dir, (store, preset), init, seed, config.chunk, max(config.curriculum)
+    )
 
 
 def _stage(module, config, run_dir, store, init, seed, chunk, span) -> Stage:
@@ -184,13 +241,36 @@ def _stage(module, config, run_dir, store, init, seed, chunk, span) -> Stage:
     if init is not None:
         zoo.filled(model, zoo.find(init)).requires_grad_(True)
     model.train()
-    describe = lambda: zoo.model_config(config.model, zoo.toy_encoder(), "toybox-codec", Sampling(), chunk, span, FPS,  # noqa: E731
-                                        (HEIGHT, WIDTH), stage=module.__name__.rsplit(".", 1)[-1], init=init,
-                                        **trained_under(config))
+    describe = lambda: zoo.model_config(
+        config.model,
+        zoo.toy_encoder(),
+        "toybox-codec",
+        Sampling(),
+        chunk,
+        span,
+        FPS,  # noqa: E731
+        (HEIGHT, WIDTH),
+        stage=module.__name__.rsplit(".", 1)[-1],
+        init=init,
+        **trained_under(config),
+    )
 
     def film(trained: nn.Module, step: int) -> Sample:
-        bundle = Bundle("sample", trained, zoo.load_codec(), zoo.toy_encoder(), Sampling(), chunk, span, FPS, (HEIGHT, WIDTH), {},
-                        lambda: "")
+        bundle = Bundle(
+            "sample",
+            trained,
+            zoo.load_codec(),
+            zoo.toy_encoder(),
+            Sampling(),
+            chunk,
+            span,
+            FPS,
+            (HEIGHT, WIDTH),
+            {},
+            lambda: "",
+        )
         return (samples.held_out_clip if module is stage0 else samples.held_out_film)(bundle, step)
 
-    return Stage(config, run, model, lambda: module.train(config, model, opened(*store), run), describe, film)
+    return Stage(
+        config, run, model, lambda: module.train(config, model, opened(*store), run), describe, film
+    )

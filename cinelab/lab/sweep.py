@@ -1,10 +1,11 @@
 """A grid of papermill cells that can be resumed: `cinelab sweep experiments/memory.yaml`.
 
-A cell lives in `results/<sweep>/<cell>/`: config.json (the parameters), notebook.ipynb (executed), output.txt
-(what was printed) and, last, done.json; on a cluster also job.json and jobs/. These names are the sweep's: a notebook
-that trains keeps its run in a folder below its `run_dir`. Beside the cells, sweep.json says which command made them,
-from which file. Cells run as processes of their own. On this machine
-they end when the sweep does, however it ends; the jobs of a cluster go on, and the next sweep takes them up.
+A cell lives in `results/<sweep>/<cell>/`: config.json (the parameters), notebook.ipynb (executed),
+output.txt (what was printed) and, last, done.json; on a cluster also job.json and jobs/. These
+names are the sweep's: a notebook that trains keeps its run in a folder below its `run_dir`. Beside
+the cells, sweep.json says which command made them, from which file. Cells run as processes of their
+own. On this machine they end when the sweep does, however it ends; the jobs of a cluster go on, and
+the next sweep takes them up.
 """
 
 import shlex
@@ -82,11 +83,28 @@ def run(
     return summary
 
 
-def record(folder: Path, sweep: Sweep | str | Path, only: str | None = None, smoke: bool = False, cells: Sequence[str] = ()) -> None:
-    """Add to `<folder>/sweep.json` which command is run on which file (its SHA-256), and that it makes these `cells`."""
-    entry: dict[str, Any] = {"command": "cinelab.lab.sweep.run(...) from Python", "file": None, "sha256": None}
+def record(
+    folder: Path,
+    sweep: Sweep | str | Path,
+    only: str | None = None,
+    smoke: bool = False,
+    cells: Sequence[str] = (),
+) -> None:
+    """Add to `<folder>/sweep.json` which command is run on which file (its SHA-256), and that it
+    makes these `cells`."""
+    entry: dict[str, Any] = {
+        "command": "cinelab.lab.sweep.run(...) from Python",
+        "file": None,
+        "sha256": None,
+    }
     if not isinstance(sweep, Sweep):
-        words = ["cinelab", "sweep", str(sweep), *(["--only", only] if only else []), *(["--smoke"] if smoke else [])]
+        words = [
+            "cinelab",
+            "sweep",
+            str(sweep),
+            *(["--only", only] if only else []),
+            *(["--smoke"] if smoke else []),
+        ]
         entry |= {"command": shlex.join(words)} | file_mark(Path(sweep).resolve())
     runs, makers = recorded(folder), made_cells(folder)
     runs = runs if entry in runs else [*runs, entry]
@@ -101,13 +119,18 @@ def recorded(folder: Path) -> list[dict]:
 
 
 def made_cells(folder: Path) -> dict[str, int]:
-    """Which of the recorded runs makes each cell: a cell that is not among them was made in another way."""
+    """Which of the recorded runs makes each cell: a cell that is not among them was made in another
+    way."""
     return _record(folder).get("cells", {})
 
 
 def _record(folder: Path) -> dict:
     path = folder / RECORD
-    return read_mapping(path, runs=list[dict], cells=dict[str, int] | None) if path.exists() else {"runs": []}
+    return (
+        read_mapping(path, runs=list[dict], cells=dict[str, int] | None)
+        if path.exists()
+        else {"runs": []}
+    )
 
 
 def _choose(sweep: Sweep | str | Path, only: str | None, smoke: bool) -> list[Cell]:
@@ -133,7 +156,10 @@ def _engine(name: str, options: dict[str, Any], workers: int) -> Any:
         settings(name, options)
         return lambda: Cluster(name, options, workers)
     if options:
-        raise CinelabError(f"option {next(iter(options))!r} is for the engines local and slurm; take one or leave it out.")
+        raise CinelabError(
+            f"option {next(iter(options))!r} is for the engines local and slurm; take one or "
+            "leave it out."
+        )
     return lambda: Here(workers)
 
 
@@ -149,7 +175,9 @@ def _look(cells: list[Cell], results: Path, board: Board, summary: Summary) -> N
     board.counts |= {"skipped": len(summary.skipped), "failed": len(summary.failed)}
 
 
-def _work(todo: list, workers: int, results: Path, engine: Any, board: Board, summary: Summary) -> None:
+def _work(
+    todo: list, workers: int, results: Path, engine: Any, board: Board, summary: Summary
+) -> None:
     """Keep `workers` cells running until none is left, those of an earlier driver first."""
     active, board.workers = {}, workers
     try:

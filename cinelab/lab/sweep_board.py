@@ -1,4 +1,5 @@
-"""How a sweep goes: on a terminal a live table of the running cells, elsewhere one line a cell that ended."""
+"""How a sweep goes: on a terminal a live table of the running cells, elsewhere one line a cell that
+ended."""
 
 import time
 from collections.abc import Iterable
@@ -15,8 +16,8 @@ REMEMBERED = 100  # finished cells whose times foretell the others'
 
 
 class Board:
-    """Counts and shows the cells of a sweep. Used as a context, it keeps a live table on a terminal; left by Ctrl-C,
-    it leaves the last table and says how to go on."""
+    """Counts and shows the cells of a sweep. Used as a context, it keeps a live table on a
+    terminal; left by Ctrl-C, it leaves the last table and says how to go on."""
 
     def __init__(self, console: Any = None):
         self.console = console or Plain(soft_wrap=True)
@@ -61,7 +62,9 @@ class Board:
                 row[2] = engine.memory(key)
         elif self.running and time.monotonic() - self.said >= OFTEN:
             now = time.monotonic()
-            at_work = [f"{name} for {spoken(now - began)}" for name, began, _ in self.running.values()]
+            at_work = [
+                f"{name} for {spoken(now - began)}" for name, began, _ in self.running.values()
+            ]
             self._say(f"running {', '.join(at_work)}; {self.line()}")
 
     def _say(self, text: str) -> None:
@@ -86,7 +89,8 @@ class Board:
     def to_go(self, left: int) -> float | None:
         """Seconds to the end by the cells so far, or None before one has ended.
 
-        A running cell ends no sooner than now: one that takes longer than all others moves the end (see `still`).
+        A running cell ends no sooner than now: one that takes longer than all others moves the end
+        (see `still`).
         """
         if not self.spent or not left:
             return None

@@ -1,4 +1,5 @@
-"""One cell of a sweep in a process of its own: locked, run, recorded. done.json is the last thing written.
+"""One cell of a sweep in a process of its own: locked, run, recorded. done.json is the last thing
+written.
 
 Nothing here imports torch or papermill before a cell runs: a cell's process must start at once.
 """
@@ -29,7 +30,8 @@ Answer = tuple[str, str]  # done, skipped or failed, and why it failed
 
 
 def answer(cell: Cell, folder: Path, shared: Path | None = None) -> Answer:
-    """Run `cell` in `folder`. `shared` is a folder where the cells of one machine keep what is the same for all."""
+    """Run `cell` in `folder`. `shared` is a folder where the cells of one machine keep what is the
+    same for all."""
     try:
         return _run(cell, folder, shared), ""
     except CinelabError as error:
@@ -47,9 +49,12 @@ def _run(cell: Cell, folder: Path, shared: Path | None) -> str:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         write_json(folder / "config.json", cell.parameters)
-        os.environ[TRAINING] = str(cell.threads)  # not what --workers leaves of the cores: bits depend on it
+        # not what --workers leaves of the cores: bits depend on it
+        os.environ[TRAINING] = str(cell.threads)
         git, began = _revision(cell.notebook.parent), time.perf_counter()
-        execute_locked(cell.notebook, folder, cell.parameters | {"run_dir": str(folder.resolve())}, note)
+        execute_locked(
+            cell.notebook, folder, cell.parameters | {"run_dir": str(folder.resolve())}, note
+        )
         _check_rows(folder)
         write_json(folder / "done.json", _record(cell, git, time.perf_counter() - began, shared))
         return "done"
@@ -66,7 +71,12 @@ def _check_rows(folder: Path) -> None:
 def _record(cell: Cell, git: str | None, seconds: float, shared: Path | None) -> dict:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB, on macOS bytes
     megabytes = round(peak / (2**20 if sys.platform == "darwin" else 2**10))
-    values = {"schema": SCHEMA, "parameters": cell.parameters, "notebook": cell.notebook.name, "git": git}
+    values = {
+        "schema": SCHEMA,
+        "parameters": cell.parameters,
+        "notebook": cell.notebook.name,
+        "git": git,
+    }
     values |= {"seconds": round(seconds, 1), "peak_memory_mb": megabytes}
     return values | {"hardware": _hardware(shared), "versions": versions()}
 
@@ -74,11 +84,14 @@ def _record(cell: Cell, git: str | None, seconds: float, shared: Path | None) ->
 def versions() -> dict[str, str]:
     """What made a result, beside the revision: none of these is imported for it."""
     names = ("cinelab", "torch", "diffusers", "transformers", "numpy", "papermill")
-    return {"python": ".".join(map(str, sys.version_info[:3]))} | {name: version(name) for name in names}
+    return {"python": ".".join(map(str, sys.version_info[:3]))} | {
+        name: version(name) for name in names
+    }
 
 
 def _hardware(shared: Path | None) -> dict:
-    """Only torch can tell, and its import takes a second: the first cells ask it, the others read their answer."""
+    """Only torch can tell, and its import takes a second: the first cells ask it, the others read
+    their answer."""
     if shared and (shared / "hardware.json").exists():
         return read_mapping(shared / "hardware.json")
     from cinelab.runs import hardware
@@ -97,7 +110,8 @@ def _revision(folder: Path) -> str | None:
 
 
 def end_with(pipe: int) -> None:
-    """From now on this process and its kernel end when the last writer of `pipe` does, however it ends."""
+    """From now on this process and its kernel end when the last writer of `pipe` does, however it
+    ends."""
     threading.Thread(target=_await_end, args=(pipe,), daemon=True).start()
 
 

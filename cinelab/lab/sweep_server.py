@@ -1,9 +1,10 @@
 """Cells on this machine: their processes are forked from one that has imported papermill once.
 
-`python -m cinelab.lab.sweep_server` reads a job a line (its number, its cell, its folder) from the driver's pipe and
-tells of each `{"number", "pid"}` when it begins and `{"number", "code"}` when it ends; the cell's answer is a file.
-A cell's process is a fork: it has its own resource counts, and a crash is its alone. It keeps the reading end of the
-driver's pipe, whose only writing end is the driver's, and so notices the driver's end, a SIGKILL included.
+`python -m cinelab.lab.sweep_server` reads a job a line (its number, its cell, its folder) from the
+driver's pipe and tells of each `{"number", "pid"}` when it begins and `{"number", "code"}` when it
+ends; the cell's answer is a file. A cell's process is a fork: it has its own resource counts, and a
+crash is its alone. It keeps the reading end of the driver's pipe, whose only writing end is the
+driver's, and so notices the driver's end, a SIGKILL included.
 """
 
 import json
@@ -31,7 +32,8 @@ CRASH = "its process ended with {}; see output.txt, or try fewer workers"
 
 
 class Here:
-    """The driver's side: starts the server, gives it cells, and ends it with all that it started."""
+    """The driver's side: starts the server, gives it cells, and ends it with all that it
+    started."""
 
     def __init__(self, workers: int):
         env = {"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | shared(workers)
@@ -59,7 +61,10 @@ class Here:
         if not select.select([self._server.stdout], [], [], WAIT)[0]:
             return []
         if not (read := os.read(self._server.stdout.fileno(), 2**16)):
-            raise CinelabError("The process that starts the cells was ended; run the same command again, it goes on.")
+            raise CinelabError(
+                "The process that starts the cells was ended; run the same command again, it goes "
+                "on."
+            )
         *lines, self._text = (self._text + read).split(b"\n")
         news = [json.loads(line) for line in lines]
         self._pids |= {new["number"]: new["pid"] for new in news if "pid" in new}
@@ -103,7 +108,8 @@ def _write(pipe: int, line: str) -> None:
 
 
 def serve() -> None:
-    """Fork a process for every job until the driver's pipe ends; then wait for the cells, which end by themselves."""
+    """Fork a process for every job until the driver's pipe ends; then wait for the cells, which end
+    by themselves."""
     import nbclient.exceptions  # noqa: F401
     import papermill.iorw  # noqa: F401
 

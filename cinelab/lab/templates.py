@@ -1,4 +1,5 @@
-"""What the HTML pages share: templates, data in scripts, data addresses, a light and a dark palette."""
+"""What the HTML pages share: templates, data in scripts, data addresses, a light and a dark
+palette."""
 
 import base64
 import json
@@ -28,7 +29,9 @@ def filled(template: str, **values: Any) -> str:
     from jinja2 import Environment
 
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return page.from_string((HERE / template).read_text(encoding="utf-8")).render(style=STYLE, **values)
+    return page.from_string((HERE / template).read_text(encoding="utf-8")).render(
+        style=STYLE, **values
+    )
 
 
 def safe_json(value: Any) -> str:

@@ -1,4 +1,5 @@
-"""Video data sets as notebooks use them: sample videos, a store of their clips, what is in it and what was left out."""
+"""Video data sets as notebooks use them: sample videos, a store of their clips, what is in it and
+what was left out."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +34,11 @@ def toybox_parts(codec: str = "toybox-codec") -> Parts:
     """The toybox's codec and word encoder."""
     encoder = zoo.toy_encoder()
     words = digest([list(encoder.vocabulary), asdict(encoder.config)])
-    return Parts(zoo.load_codec(codec), encoder, {"codec": zoo.fingerprint(codec), "encoder": f"words {words[:16]}"})
+    return Parts(
+        zoo.load_codec(codec),
+        encoder,
+        {"codec": zoo.fingerprint(codec), "encoder": f"words {words[:16]}"},
+    )
 
 
 def wan_parts(folder: str | Path) -> Parts:
@@ -41,32 +46,46 @@ def wan_parts(folder: str | Path) -> Parts:
     from cinelab.model.wan_zoo import load_parts
 
     codec, encoder, settings = load_parts(folder)
-    file = Path(folder) / "vae" if settings.codec == "vae" else Path(folder) / settings.codec.removeprefix("tiny:")
+    file = (
+        Path(folder) / "vae"
+        if settings.codec == "vae"
+        else Path(folder) / settings.codec.removeprefix("tiny:")
+    )
     weights = sorted(file.glob("*.safetensors")) if file.is_dir() else [file]
-    return Parts(codec, encoder, {"codec": glance(weights), "encoder": encoder.fingerprint or "unknown"})
+    return Parts(
+        codec, encoder, {"codec": glance(weights), "encoder": encoder.fingerprint or "unknown"}
+    )
 
 
 def parts_of(model: str) -> tuple[Parts, DataConfig]:
-    """For a shipped toybox model or a folder of Wan: what encodes, and the settings that suit it."""
+    """For a shipped toybox model or a folder of Wan: what encodes, and the settings that suit
+    it."""
     if zoo.is_wan(Path(model)):
         return wan_parts(model), DataConfig()
     return toybox_parts(), DataConfig.toybox()
 
 
 def sample_videos(folder: str | Path, films: int = 3, latents: int = 24, seed: int = 11) -> Path:
-    """Toybox films as mp4, each with a caption a shot in a text beside it, and a copy of the first that broke off."""
+    """Toybox films as mp4, each with a caption a shot in a text beside it, and a copy of the first
+    that broke off."""
     folder = Path(folder)
     for index in range(films):
         made = render.render(casting.film(seed, index, latents, (3, 6)))
         write_mp4(folder / f"film-{index}.mp4", made.frames, render.FPS)
-        write_text(folder / f"film-{index}.txt", "".join(f"{shot.caption}\n" for shot in made.plan.shots if not shot.continues))
+        write_text(
+            folder / f"film-{index}.txt",
+            "".join(f"{shot.caption}\n" for shot in made.plan.shots if not shot.continues),
+        )
     broken = (folder / "film-0.mp4").read_bytes()[:2000]
     write_atomic(folder / "broken.mp4", lambda path: path.write_bytes(broken))
     return folder
 
 
-def film_store(videos: str | Path, folder: str | Path, config: DataConfig, parts: Parts) -> FilmStore:
-    """Encode the videos of a folder or table once, under a bar with the time left; what is finished is kept."""
+def film_store(
+    videos: str | Path, folder: str | Path, config: DataConfig, parts: Parts
+) -> FilmStore:
+    """Encode the videos of a folder or table once, under a bar with the time left; what is finished
+    is kept."""
     films = 0
     with counted(None, "videos") as tell:
         for step in build(videos, folder, config, *parts):
@@ -78,9 +97,19 @@ def film_store(videos: str | Path, folder: str | Path, config: DataConfig, parts
 def films_table(store: FilmStore) -> pd.DataFrame:
     """The films of a store, a row each."""
     rate = store.recipe["fps"] / store.recipe["stride"]  # latent frames a second
-    rows = [{"film": film.about["source"], "part": film.about["number"], "shots": len(film.about["shots"]), "latent frames": len(film),
-             "seconds": round(len(film) / rate, 2), "shortest shot": min(_lengths(film)), "longest shot": max(_lengths(film)),
-             "shard": film.shard} for film in store.films]
+    rows = [
+        {
+            "film": film.about["source"],
+            "part": film.about["number"],
+            "shots": len(film.about["shots"]),
+            "latent frames": len(film),
+            "seconds": round(len(film) / rate, 2),
+            "shortest shot": min(_lengths(film)),
+            "longest shot": max(_lengths(film)),
+            "shard": film.shard,
+        }
+        for film in store.films
+    ]
     return pd.DataFrame(rows)
 
 
@@ -97,7 +126,14 @@ def skipped_table(folder: str | Path) -> pd.DataFrame:
 def contact_sheet(store: FilmStore, codec: Codec, index: int = 0) -> Image.Image:
     """A film of a store, decoded: every stretch under one caption with three of its pictures."""
     film, stride = store.films[index], store.recipe["stride"]
-    frames = to_uint8(codec.decode(store.latents(index).float()[None].to(device_of(codec)))[0][0].cpu())
-    ends = [int((film.slot <= prompt).sum()) * stride - (stride - 1) for prompt in range(len(film.prompts))]
+    frames = to_uint8(
+        codec.decode(store.latents(index).float()[None].to(device_of(codec)))[0][0].cpu()
+    )
+    ends = [
+        int((film.slot <= prompt).sum()) * stride - (stride - 1)
+        for prompt in range(len(film.prompts))
+    ]
     spans = list(zip([0, *ends], ends, strict=False))
-    return storyboard(frames, spans, film.prompts, fps=store.recipe["fps"], title=film.about["source"])
+    return storyboard(
+        frames, spans, film.prompts, fps=store.recipe["fps"], title=film.about["source"]
+    )

@@ -1,7 +1,9 @@
-"""The browsers that look at one film of the demo: each has a bounded outbox, so that the slowest slows nobody else.
+"""The browsers that look at one film of the demo: each has a bounded outbox, so that the slowest
+slows nobody else.
 
-Answers keep their order. Of pictures and of the view only the newest waits, and of a view only what has changed since this browser
-was told is sent. A browser for which more than MOST bytes wait is let go of.
+Answers keep their order. Of pictures and of the view only the newest waits, and of a view only what
+has changed since this browser was told is sent. A browser for which more than MOST bytes wait is
+let go of.
 """
 
 import threading
@@ -25,11 +27,13 @@ def _nobody_waits() -> None:
 
 
 class Viewer:
-    """One browser. Everything but `take` may be called from any thread; `wake` is called when there is something to take."""
+    """One browser. Everything but `take` may be called from any thread; `wake` is called when there
+    is something to take."""
 
     def __init__(self, wake: Callable[[], None] = _nobody_waits, directs: bool = True):
         self.directs, self.lost = directs, False
-        self.freed: Callable[[], None] = _nobody_waits  # called when there is room for pictures again
+        # called when there is room for pictures again
+        self.freed: Callable[[], None] = _nobody_waits
         self._wake, self._lock = wake, threading.Lock()
         self._answers: deque[Sent] = deque()
         self._waiting = 0  # bytes of the answers
@@ -49,7 +53,8 @@ class Viewer:
             with self._lock:
                 self._stills.update(zip(content["lines"], buffers, strict=True))
             return self._wake()
-        if content.get("kind") == "take":  # as large as it may be; of several that wait the last one is wanted
+        # as large as it may be; of several that wait the last one is wanted
+        if content.get("kind") == "take":
             with self._lock:
                 self._take = content, buffers
             return self._wake()
@@ -96,7 +101,8 @@ class Viewer:
         self.freed()
 
     def late(self) -> float:
-        """Seconds since the oldest message under way should have been drawn; below 0 while nothing is amiss."""
+        """Seconds since the oldest message under way should have been drawn; below 0 while nothing
+        is amiss."""
         with self._lock:
             return time.monotonic() - min(self._under_way.values()) if self._under_way else -1.0
 
@@ -183,14 +189,19 @@ class Viewers:
             return self._changed.wait_for(lambda: any(viewer.room for viewer in self._all), seconds)
 
     def put(self, content: dict, frames: Any) -> None:
-        """Pictures uint8 (f, H, W, 3) for everybody, made into JPEGs once; whoever has no room keeps the newest waiting."""
+        """Pictures uint8 (f, H, W, 3) for everybody, made into JPEGs once; whoever has no room
+        keeps the newest waiting."""
         self._number += 1
-        content, pictures = content | {"kind": "pictures", "number": self._number}, [jpeg(frame) for frame in frames]
+        content, pictures = (
+            content | {"kind": "pictures", "number": self._number},
+            [jpeg(frame) for frame in frames],
+        )
         for viewer in self._all:  # a tuple: whoever comes or goes meanwhile makes another one
             viewer.put(content, pictures)
 
     def late(self) -> float:
-        """That of the viewer that draws best; below 0 where there is none, whose film the house pauses."""
+        """That of the viewer that draws best; below 0 where there is none, whose film the house
+        pauses."""
         return min((viewer.late() for viewer in self._all), default=-1.0)
 
     def forget(self) -> None:
@@ -211,20 +222,27 @@ class Viewers:
 
 
 def news(old: dict, new: dict) -> dict:
-    """What turns the view `old` into `new`: `set` has values, `rows` has of long lists their length and the rows that differ.
+    """What turns the view `old` into `new`: `set` has values, `rows` has of long lists their length
+    and the rows that differ.
 
     {} when nothing has changed. A view keeps its names, so none is ever taken away.
     """
     changed = {name: value for name, value in new.items() if name not in old or old[name] != value}
-    rows = {name: _rows(old[name], value) for name, value in changed.items()
-            if isinstance(value, list) and len(value) > LONG and isinstance(old.get(name), list)}
+    rows = {
+        name: _rows(old[name], value)
+        for name, value in changed.items()
+        if isinstance(value, list) and len(value) > LONG and isinstance(old.get(name), list)
+    }
     values = {name: value for name, value in changed.items() if name not in rows}
     return {key: value for key, value in (("set", values), ("rows", rows)) if value}
 
 
 def _rows(old: list, new: list) -> list:
     """[length, [place, row], ...] of the rows that differ."""
-    return [len(new), *([place, row] for place, row in enumerate(new) if place >= len(old) or old[place] != row)]
+    return [
+        len(new),
+        *([place, row] for place, row in enumerate(new) if place >= len(old) or old[place] != row),
+    ]
 
 
 def _custom(content: dict, buffers: list[bytes]) -> Sent:

@@ -1,4 +1,5 @@
-"""The benchmark at the papers' size as a notebook has it: from plain values to tables and figures."""
+"""The benchmark at the papers' size as a notebook has it: from plain values to tables and
+figures."""
 
 from pathlib import Path
 
@@ -13,18 +14,46 @@ from cinelab.model.fast import Speed
 from cinelab.score.wan_options import measure_options
 from cinelab.score.wan_speed import WanBench, measure, overhead
 
-# Published figures for one H100 or H200, 1.3B, 480x832; ours are measured under other conditions, so they are a scale, not a race.
-PUBLISHED = {"Self Forcing, chunk-wise, 4 steps": {"pictures/s": "17 to 28"}, "FlashDreams, chunk-wise, 4 steps": {"pictures/s": "34.9"},
-             "Causal Forcing++, frame-wise, 2 steps": {"pictures/s": "14.1", "first picture s": 0.27}}
+# Published figures for one H100 or H200, 1.3B, 480x832; ours are measured under other conditions,
+# so they are a scale, not a race.
+PUBLISHED = {
+    "Self Forcing, chunk-wise, 4 steps": {"pictures/s": "17 to 28"},
+    "FlashDreams, chunk-wise, 4 steps": {"pictures/s": "34.9"},
+    "Causal Forcing++, frame-wise, 2 steps": {"pictures/s": "14.1", "first picture s": 0.27},
+}
 
 
-def bench(model: str, mode: str, size: tuple[int, int], policies: list[str], history: list[int], budget: int = 6, repeats: int = 5,
-          layers: int | None = None, kernel: str = "auto", linears: str = "full", compiled: bool = False, place: str = "device",
-          packing: str = "none", decoder: bool = True, smoke: bool = False) -> tuple[WanBench, pd.DataFrame]:
+def bench(
+    model: str,
+    mode: str,
+    size: tuple[int, int],
+    policies: list[str],
+    history: list[int],
+    budget: int = 6,
+    repeats: int = 5,
+    layers: int | None = None,
+    kernel: str = "auto",
+    linears: str = "full",
+    compiled: bool = False,
+    place: str = "device",
+    packing: str = "none",
+    decoder: bool = True,
+    smoke: bool = False,
+) -> tuple[WanBench, pd.DataFrame]:
     """The settings and a row a policy and history, on the GPU where there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    setting = WanBench(model, mode, tuple(size), layers, tuple(policies), budget, history=tuple(history), repeats=repeats,
-                       speed=Speed(kernel, compiled, linears), storage=Storage(place, packing))
+    setting = WanBench(
+        model,
+        mode,
+        tuple(size),
+        layers,
+        tuple(policies),
+        budget,
+        history=tuple(history),
+        repeats=repeats,
+        speed=Speed(kernel, compiled, linears),
+        storage=Storage(place, packing),
+    )
     decode = random_codec(device, smoke).decode if decoder else None
     return setting, measure(setting, device, decode, lambda text: print(text, flush=True))
 
@@ -32,8 +61,12 @@ def bench(model: str, mode: str, size: tuple[int, int], policies: list[str], his
 def options_table(setting: WanBench) -> pd.DataFrame:
     """Every option for speed and memory against the plain way, in one run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    table = measure_options(setting, device, max(setting.history), lambda text: print(text, flush=True))
-    return table[["option", "times as fast", "chunk s", "plain s", "history MiB", "peak GiB"]].round(3)
+    table = measure_options(
+        setting, device, max(setting.history), lambda text: print(text, flush=True)
+    )
+    return table[
+        ["option", "times as fast", "chunk s", "plain s", "history MiB", "peak GiB"]
+    ].round(3)
 
 
 def random_codec(device: str, small: bool = False):
@@ -48,20 +81,41 @@ def random_codec(device: str, small: bool = False):
 
 def plan_table(setting: WanBench) -> pd.DataFrame:
     """What the arithmetic says of memory, GiB by cause, for every policy at the longest history."""
-    rows = {policy: {name: round(gib, 2) for name, gib, _ in setting.need(max(setting.history), policy).lines()} for policy in setting.policies}
+    rows = {
+        policy: {
+            name: round(gib, 2)
+            for name, gib, _ in setting.need(max(setting.history), policy).lines()
+        }
+        for policy in setting.policies
+    }
     return pd.DataFrame(rows)
 
 
 def growth_figure(table: pd.DataFrame) -> go.Figure:
     """What a chunk costs after so many others: flat is what a stream needs."""
-    fig = go.Figure(layout={"template": TEMPLATE, "title": "What a chunk costs, late in a film", "height": 420})
-    for place, (policy, part) in enumerate(table[table["policy"] != "first"].groupby("policy", sort=False)):
-        fig.add_scatter(x=part["history"], y=1000 * part["chunk s"], name=policy, mode="lines+markers", line={"color": PALETTE[place % len(PALETTE)]})
-    return fig.update_xaxes(title_text="chunks of history").update_yaxes(title_text="milliseconds a chunk", rangemode="tozero")
+    fig = go.Figure(
+        layout={"template": TEMPLATE, "title": "What a chunk costs, late in a film", "height": 420}
+    )
+    for place, (policy, part) in enumerate(
+        table[table["policy"] != "first"].groupby("policy", sort=False)
+    ):
+        fig.add_scatter(
+            x=part["history"],
+            y=1000 * part["chunk s"],
+            name=policy,
+            mode="lines+markers",
+            line={"color": PALETTE[place % len(PALETTE)]},
+        )
+    return fig.update_xaxes(title_text="chunks of history").update_yaxes(
+        title_text="milliseconds a chunk", rangemode="tozero"
+    )
 
 
 def keep(table: pd.DataFrame, run_dir: str | Path) -> pd.DataFrame:
     """Write bench.json to the run's folder; returns the overheads."""
     found = overhead(table)
-    write_json(Path(run_dir) / "bench.json", plain_json({"rows": table.to_dict("records"), "overhead": found.to_dict("index")}))
+    write_json(
+        Path(run_dir) / "bench.json",
+        plain_json({"rows": table.to_dict("records"), "overhead": found.to_dict("index")}),
+    )
     return found.round(3)

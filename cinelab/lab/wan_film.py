@@ -27,28 +27,55 @@ def open_model(model: str, **settings) -> Bundle:
         return load_wan(model, **said)
     if said:
         name, value = next(iter(said.items()))
-        raise CinelabError(f"{name} is {value!r}, a setting of Wan folders, and {model} is none; leave it out, or name a diffusers folder.")
+        raise CinelabError(
+            f"{name} is {value!r}, a setting of Wan folders, and {model} is none; leave it out, "
+            "or name a diffusers folder."
+        )
     return load(model)
 
 
-def room(bundle: Bundle, play: Screenplay, policy: str | Policy | None = None, budget: int | None = None) -> pd.DataFrame:
+def room(
+    bundle: Bundle, play: Screenplay, policy: str | Policy | None = None, budget: int | None = None
+) -> pd.DataFrame:
     """What the film will take beside the weights, and what is free: GiB by cause."""
     director = Director(bundle, policy_for(bundle, policy, budget))
     chunks = len(director.timeline(play).slots)
     need = film_footprint(bundle, director.policy, chunks, bundle.sampling.guidance != 1)
-    rows = [{"what": what, "GiB": round(gib, 3), "where": where} for what, gib, where in need.lines() if gib]
+    rows = [
+        {"what": what, "GiB": round(gib, 3), "where": where}
+        for what, gib, where in need.lines()
+        if gib
+    ]
     free = free_bytes(next(bundle.model.parameters()).device) / 2**30
     return pd.DataFrame([*rows, {"what": "free now", "GiB": round(free, 3), "where": "device"}])
 
 
-def make_film(bundle: Bundle, play: Screenplay, folder: str | Path, policy: str | Policy | None = None, budget: int | None = None, seed: int | None = None,
-              steps: Steps = None, overlap: bool | None = None, fused: bool = True, first: str | None = None) -> Film:
-    """Stream the film, its newest picture shown on the way, and save it with its findings; an existing film is not overwritten.
-    `first` is a picture file that the film begins with (frame-wise models); `overlap` None = on a GPU, where decoding has its own
-    stream (on a CPU the two only take each other's cores)."""
+def make_film(
+    bundle: Bundle,
+    play: Screenplay,
+    folder: str | Path,
+    policy: str | Policy | None = None,
+    budget: int | None = None,
+    seed: int | None = None,
+    steps: Steps = None,
+    overlap: bool | None = None,
+    fused: bool = True,
+    first: str | None = None,
+) -> Film:
+    """Stream the film, its newest picture shown on the way, and save it with its findings; an
+    existing film is not overwritten. `first` is a picture file that the film begins with
+    (frame-wise models); `overlap` None = on a GPU, where decoding has its own stream (on a CPU the
+    two only take each other's cores)."""
     folder = untaken(folder)
     overlap = next(bundle.model.parameters()).is_cuda if overlap is None else overlap
-    director = Director(bundle, policy_for(bundle, policy, budget), seed, bundle.levels(steps), overlap=overlap, fused=fused)
+    director = Director(
+        bundle,
+        policy_for(bundle, policy, budget),
+        seed,
+        bundle.levels(steps),
+        overlap=overlap,
+        fused=fused,
+    )
     picture = None if first is None else read_picture(first, bundle.size)
     film = director.render(play, first=picture, show=_screen(), keep=folder)
     film.save(folder, save_findings)
@@ -60,8 +87,13 @@ def pace(film: Film) -> pd.DataFrame:
     causes = film.timings.drop(columns="chunk")
     pictures = len(film.frames) / len(causes)
     steady = causes.iloc[1:] if len(causes) > 1 else causes
-    row = {"first picture s": causes.iloc[0].sum(), "pictures/s, one after the other": pictures / steady.sum(axis=1).median()}
-    return pd.DataFrame([row | {f"{cause} s a chunk": steady[cause].median() for cause in causes}]).round(3)
+    row = {
+        "first picture s": causes.iloc[0].sum(),
+        "pictures/s, one after the other": pictures / steady.sum(axis=1).median(),
+    }
+    return pd.DataFrame(
+        [row | {f"{cause} s a chunk": steady[cause].median() for cause in causes}]
+    ).round(3)
 
 
 def _screen() -> Callable[[Timed], None]:
@@ -77,7 +109,9 @@ def _screen() -> Callable[[Timed], None]:
 
     def show(timed: Timed) -> None:
         picture = Image.fromarray(timed.frames[0][-1])
-        picture = picture.resize([side * watchable_scale(picture.height, picture.width) for side in picture.size])
+        picture = picture.resize(
+            [side * watchable_scale(picture.height, picture.width) for side in picture.size]
+        )
         if handle:
             handle[0].update(picture)
         else:

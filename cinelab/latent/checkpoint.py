@@ -1,4 +1,5 @@
-"""Weights into modules: read a file, compare it with what the module wants, fill the module; all of it or a sentence."""
+"""Weights into modules: read a file, compare it with what the module wants, fill the module; all of
+it or a sentence."""
 
 from pathlib import Path
 
@@ -19,28 +20,40 @@ def all_finite(tensor: Tensor) -> bool:
     """Whether a tensor holds neither NaN nor infinity; reads it once and makes no copy of it."""
     if not tensor.is_floating_point() or not tensor.numel():
         return True
-    wide = tensor.detach() if tensor.dtype.itemsize > 1 else tensor.detach().float()  # eight bits have no order in torch
+    # eight bits have no order in torch
+    wide = tensor.detach() if tensor.dtype.itemsize > 1 else tensor.detach().float()
     return all(edge.isfinite().item() for edge in torch.aminmax(wide))  # NaN is both
 
 
 def check_finite(module: nn.Module, where: str | Path, remedy: str) -> nn.Module:
-    """`module`, which a library has filled; Overflow with the first of its tensors that holds a number that is not finite."""
-    if odd := next((name for name, value in module.state_dict().items() if not all_finite(value)), None):
-        raise Overflow(f"Weights {where}: {odd} holds a number that is not finite (NaN or infinity); {remedy}.")
+    """`module`, which a library has filled; Overflow with the first of its tensors that holds a
+    number that is not finite."""
+    if odd := next(
+        (name for name, value in module.state_dict().items() if not all_finite(value)), None
+    ):
+        raise Overflow(
+            f"Weights {where}: {odd} holds a number that is not finite (NaN or infinity); {remedy}."
+        )
     return module
 
 
 def rounded(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    """`tensor` in `dtype` (itself where it has that already). Overflow, naming it by `name`, where a number of it
-    is not finite or is too large for `dtype`."""
+    """`tensor` in `dtype` (itself where it has that already). Overflow, naming it by `name`, where
+    a number of it is not finite or is too large for `dtype`."""
     made = tensor.to(dtype) if tensor.is_floating_point() else tensor
     if all_finite(made):
         return made
     if not all_finite(tensor):
-        raise Overflow(f"{name} holds a number that is not finite (NaN or infinity); take weights from before the training "
-                       "that made them diverged.")
-    raise Overflow(f"{name} holds {tensor.detach().abs().max().item():.6g}, and the largest {str(made.dtype).removeprefix('torch.')} is "
-                   f"{torch.finfo(made.dtype).max:.6g}; choose bf16 or fp32.")
+        raise Overflow(
+            f"{name} holds a number that is not finite (NaN or infinity); take weights from "
+            "before the training "
+            "that made them diverged."
+        )
+    raise Overflow(
+        f"{name} holds {tensor.detach().abs().max().item():.6g}, and the largest "
+        f"{str(made.dtype).removeprefix('torch.')} is "
+        f"{torch.finfo(made.dtype).max:.6g}; choose bf16 or fp32."
+    )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -49,35 +62,58 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CinelabError(f"Weights {path} are cut short or broken ({error}); copy the file again.") from error
+        raise CinelabError(
+            f"Weights {path} are cut short or broken ({error}); copy the file again."
+        ) from error
 
 
-def fill(module: nn.Module, state: dict[str, Tensor], where: Path, remedy: str = "use the config.json that was saved with them.",
-         assign: bool = False) -> nn.Module:
-    """Load `state` into `module`, all of it and nothing else, with shapes compared first. `assign` is for a module on the
-    meta device: its parameters become the tensors of `state`."""
+def fill(
+    module: nn.Module,
+    state: dict[str, Tensor],
+    where: Path,
+    remedy: str = "use the config.json that was saved with them.",
+    assign: bool = False,
+) -> nn.Module:
+    """Load `state` into `module`, all of it and nothing else, with shapes compared first. `assign`
+    is for a module on the meta device: its parameters become the tensors of `state`."""
     wanted = module.state_dict()
     if not state:
-        raise CinelabError(f"Weights {where} hold no tensor, and {len(wanted)} are expected; copy the file again.")
+        raise CinelabError(
+            f"Weights {where} hold no tensor, and {len(wanted)} are expected; copy the file again."
+        )
     missing, extra = wanted.keys() - state.keys(), state.keys() - wanted.keys()
     wrong = [k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape]
     if missing or extra or wrong:
         example = sorted(wrong or missing or extra)[0]
         found = tuple(state[example].shape) if example in state else "absent"
         expected = tuple(wanted[example].shape) if example in wanted else "absent"
-        raise CinelabError(f"Weights {where} do not fit their config: {len(missing)} keys missing, {len(extra)} unknown, "
-                           f"{len(wrong)} of another shape (first: {example}, found {found}, expected {expected}); {remedy}")
-    module.load_state_dict({k: _as_wanted(k, v, wanted[k], where) for k, v in state.items()}, assign=assign)
+        raise CinelabError(
+            f"Weights {where} do not fit their config: {len(missing)} keys missing, {len(extra)} "
+            "unknown, "
+            f"{len(wrong)} of another shape (first: {example}, found {found}, expected "
+            f"{expected}); {remedy}"
+        )
+    module.load_state_dict(
+        {k: _as_wanted(k, v, wanted[k], where) for k, v in state.items()}, assign=assign
+    )
     return module.eval().requires_grad_(False)
 
 
 def _as_wanted(key: str, found: Tensor, wanted: Tensor, where: Path) -> Tensor:
-    """A tensor in the dtype of the module's; refused where its numbers are of another kind (quantised) or not finite."""
+    """A tensor in the dtype of the module's; refused where its numbers are of another kind
+    (quantised) or not finite."""
     if wanted.is_floating_point() and (not found.is_floating_point() or found.dtype.itemsize < 2):
         kind = str(found.dtype).removeprefix("torch.")
-        raise CinelabError(f"Weights {where} do not fit: {key} is {kind}, expected float32, float16 or bfloat16; take the weights "
-                           "before they were quantised.")
-    return rounded(found, wanted.dtype, f"Weights {where}: {key}") if wanted.is_floating_point() else found.to(wanted.dtype)
+        raise CinelabError(
+            f"Weights {where} do not fit: {key} is {kind}, expected float32, float16 or bfloat16; "
+            "take the weights "
+            "before they were quantised."
+        )
+    return (
+        rounded(found, wanted.dtype, f"Weights {where}: {key}")
+        if wanted.is_floating_point()
+        else found.to(wanted.dtype)
+    )
 
 
 def on_meta(make, dtype: torch.dtype) -> nn.Module:

@@ -1,9 +1,10 @@
-"""Frames to latents and back: the interface of every codec, and the toybox's small learned causal one.
+"""Frames to latents and back: the interface of every codec, and the toybox's small learned causal
+one.
 
     B batch   F pixel frames = 1 + STRIDE (N - 1)   N latent frames   C latent channels   H W pixels   h w latents
 
-As in Wan's VAE, the first latent frame holds one picture and each later one `stride` pictures, nothing looks
-ahead, and decoding latent by latent with a carried state equals decoding all at once.
+As in Wan's VAE, the first latent frame holds one picture and each later one `stride` pictures,
+nothing looks ahead, and decoding latent by latent with a carried state equals decoding all at once.
 """
 
 from dataclasses import dataclass
@@ -14,12 +15,15 @@ import torch.nn.functional as fn
 from einops import rearrange
 from torch import Tensor, nn
 
-DecoderState = Any  # what the next latent's decoding needs of the past, None at a film's beginning. A value: it is never changed,
+# what the next latent's decoding needs of the past, None at a film's beginning. A value: it is
+# never changed,
+DecoderState = Any
 #                     so keeping one is a snapshot, and going on from one twice gives two films.
 
 
 class Codec(Protocol):
-    """What stands between pictures and the model: the toybox's, Wan's (`wan_codec`), or a tiny one (`taehv`)."""
+    """What stands between pictures and the model: the toybox's, Wan's (`wan_codec`), or a tiny one
+    (`taehv`)."""
 
     stride: int  # pictures per latent frame after the first
     scale: int  # pixels per latent cell and axis
@@ -27,7 +31,9 @@ class Codec(Protocol):
 
     def encode(self, frames: Tensor) -> Tensor: ...
 
-    def decode(self, latents: Tensor, state: DecoderState = None) -> tuple[Tensor, DecoderState]: ...
+    def decode(
+        self, latents: Tensor, state: DecoderState = None
+    ) -> tuple[Tensor, DecoderState]: ...
 
 
 @dataclass(frozen=True)
@@ -44,8 +50,12 @@ class Residual(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.body = nn.Sequential(
-            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
-            nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,7 +71,8 @@ class Lookback(nn.Module):
         self.before = nn.Conv2d(width, width, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor, last: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, N, c, h, w) and the previous frame's input (B, c, h, w) or None -> same shape, new last."""
+        """(B, N, c, h, w) and the previous frame's input (B, c, h, w) or None -> same shape, new
+        last."""
         first = torch.zeros_like(x[:, 0]) if last is None else last
         shifted = torch.cat([first[:, None], x[:, :-1]], dim=1)
         batch = x.shape[0]
@@ -70,7 +81,8 @@ class Lookback(nn.Module):
 
 
 class ToyCodec(nn.Module):
-    """8x8 in space, 2x in time, 24 channels; about 3 M parameters. Latents have zero mean and unit variance."""
+    """8x8 in space, 2x in time, 24 channels; about 3 M parameters. Latents have zero mean and unit
+    variance."""
 
     scale = 8
 
@@ -78,17 +90,28 @@ class ToyCodec(nn.Module):
         super().__init__()
         self.config, self.stride, self.channels = config, config.stride, config.channels
         width, deep, pixels = config.width, config.deep, 3 * 16 * config.stride
-        self.stem = nn.Sequential(nn.Conv2d(pixels, width, 3, padding=1), Residual(width), Residual(width))
+        self.stem = nn.Sequential(
+            nn.Conv2d(pixels, width, 3, padding=1), Residual(width), Residual(width)
+        )
         self.down = nn.Sequential(nn.Conv2d(width, deep, 4, stride=2, padding=1), Residual(deep))
         self.encode_past = Lookback(deep)
-        self.to_latent = nn.Sequential(Residual(deep), nn.GroupNorm(8, deep), nn.SiLU(),
-                                       nn.Conv2d(deep, config.channels, 1))
+        self.to_latent = nn.Sequential(
+            Residual(deep), nn.GroupNorm(8, deep), nn.SiLU(), nn.Conv2d(deep, config.channels, 1)
+        )
         self.whiten = nn.BatchNorm2d(config.channels, affine=False, momentum=0.02)
         self.from_latent = nn.Conv2d(config.channels, deep, 3, padding=1)
         self.decode_past = Lookback(deep)
-        self.deep = nn.Sequential(Residual(deep), Residual(deep), nn.Conv2d(deep, 4 * width, 1), nn.PixelShuffle(2))
-        self.head = nn.Sequential(Residual(width), Residual(width), nn.GroupNorm(8, width), nn.SiLU(),
-                                  nn.Conv2d(width, pixels, 3, padding=1), nn.PixelShuffle(4))
+        self.deep = nn.Sequential(
+            Residual(deep), Residual(deep), nn.Conv2d(deep, 4 * width, 1), nn.PixelShuffle(2)
+        )
+        self.head = nn.Sequential(
+            Residual(width),
+            Residual(width),
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Conv2d(width, pixels, 3, padding=1),
+            nn.PixelShuffle(4),
+        )
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, F, 3, H, W) in [-1, 1] -> latents (B, N, C, H/8, W/8)."""
@@ -96,13 +119,16 @@ class ToyCodec(nn.Module):
         if (count - 1) % self.stride:
             raise ValueError(f"{count} frames do not fit 1 + {self.stride} n; pad or cut the clip")
         still = frames[:, :1].expand(-1, self.stride - 1, -1, -1, -1)
-        groups = rearrange(torch.cat([still, frames], 1), "b (n s) c h w -> (b n) (s c) h w", s=self.stride)
+        groups = rearrange(
+            torch.cat([still, frames], 1), "b (n s) c h w -> (b n) (s c) h w", s=self.stride
+        )
         x = self.down(self.stem(fn.pixel_unshuffle(groups, 4)))
         x, _ = self.encode_past(x.unflatten(0, (frames.shape[0], -1)), None)
         return self.whiten(self.to_latent(x.flatten(0, 1))).unflatten(0, (frames.shape[0], -1))
 
     def decode(self, latents: Tensor, state: DecoderState = None) -> tuple[Tensor, DecoderState]:
-        """Latents (B, N, C, h, w) -> frames (B, F, 3, H, W) in [-1, 1] and the state for the next call.
+        """Latents (B, N, C, h, w) -> frames (B, F, 3, H, W) in [-1, 1] and the state for the next
+        call.
 
         Latent by latent, so that any split of a film gives the same bits.
         """
@@ -117,7 +143,8 @@ class ToyCodec(nn.Module):
         return (pictures[:, -1:] if state is None else pictures).clamp(-1, 1), after
 
     def decode_groups(self, latents: Tensor, state: DecoderState = None) -> tuple[Tensor, Tensor]:
-        """All latents in one pass, unclamped, `stride` pictures for each (the first one's are a still)."""
+        """All latents in one pass, unclamped, `stride` pictures for each (the first one's are a
+        still)."""
         batch = latents.shape[0]
         x = self.from_latent(latents.flatten(0, 1)).unflatten(0, (batch, -1))
         x, state = self.decode_past(x, state)
@@ -139,4 +166,12 @@ def to_tensor(frames) -> Tensor:
 
 def to_uint8(frames: Tensor):
     """Float (..., F, 3, H, W) in [-1, 1] -> numpy uint8 (..., F, H, W, 3)."""
-    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).movedim(-3, -1).contiguous().cpu().numpy()
+    return (
+        ((frames.float().clamp(-1, 1) + 1) * 127.5)
+        .round()
+        .to(torch.uint8)
+        .movedim(-3, -1)
+        .contiguous()
+        .cpu()
+        .numpy()
+    )

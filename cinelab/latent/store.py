@@ -25,7 +25,8 @@ from cinelab.world import casting, render
 
 ARRAYS = ("latents", "words", "slot", "shot")
 AGAIN = "remove it and build the store again"
-BEGINS = ("film", "anywhere")  # where clips of a store begin: with their films, or in any latent frame
+# where clips of a store begin: with their films, or in any latent frame
+BEGINS = ("film", "anywhere")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class StoreConfig(Readable):
     latents: int = 24  # latent frames a film
     shortest: int = 2  # shots last from ...
     longest: int = 6  # ... to, in latent frames
-    grain: int = 1  # shots last whole multiples of so many latent frames (the chunk of a chunk-wise model)
+    # shots last whole multiples of so many latent frames (the chunk of a chunk-wise model)
+    grain: int = 1
     shard: int = 200  # films a file
 
 
@@ -70,44 +72,67 @@ def dropped(clips: Clips, share: float, rng: torch.Generator) -> Tensor:
 
 
 def compared_with(clips: Clips, store: Any, unconditional: str) -> Clips:
-    """Return clips whose last prompt, which guidance compares with, is that of a setting `unconditional` ("" = as it is).
+    """Return clips whose last prompt, which guidance compares with, is that of a setting
+    `unconditional` ("" = as it is).
 
     Raises CinelabError where the store has no encoding of that prompt.
     """
     if unconditional == "":
         return clips
     words = unconditional_words(store, unconditional).to(clips.text)
-    return replace(clips, text=torch.cat([clips.text[:, :-1], words.expand_as(clips.text[:, -1:])], dim=1))
+    return replace(
+        clips, text=torch.cat([clips.text[:, :-1], words.expand_as(clips.text[:, -1:])], dim=1)
+    )
 
 
 def unconditional_words(store: Any, unconditional: str) -> Tensor:
-    """Return the words (L, E) of the prompt that a setting `unconditional` names, from a store's `text(caption)`."""
+    """Return the words (L, E) of the prompt that a setting `unconditional` names, from a store's
+    `text(caption)`."""
     if not hasattr(store, "text"):
-        raise CinelabError(f"unconditional is {unconditional!r:.60}, but {type(store).__name__} has no text(caption) to encode it; "
-                           "give the store one, or set unconditional to \"\".")
+        raise CinelabError(
+            f"unconditional is {unconditional!r:.60}, but {type(store).__name__} has no "
+            "text(caption) to encode it; "
+            'give the store one, or set unconditional to "".'
+        )
     return store.text(unconditional_text(unconditional))
 
 
-def film_arrays(config: StoreConfig, index: int, codec: ToyCodec, encoder: WordEncoder) -> dict[str, np.ndarray]:
+def film_arrays(
+    config: StoreConfig, index: int, codec: ToyCodec, encoder: WordEncoder
+) -> dict[str, np.ndarray]:
     """One film, rendered, encoded and described."""
-    plan = casting.film(config.seed, index, config.latents, (config.shortest, config.longest), config.grain)
+    plan = casting.film(
+        config.seed, index, config.latents, (config.shortest, config.longest), config.grain
+    )
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         latents = codec.encode(to_tensor(render.render(plan).frames)[None])[0]
     words = np.full((prompts_per_film(config), encoder.length), -1, np.int16)
     for row, shot in enumerate(plan.shots):
         ids = encoder.ids(split_words(shot.caption))
         words[row, : len(ids)] = ids
-    return {"latents": latents.to(torch.float16).numpy(), "words": words,
-            "slot": np.array(plan.prompt_of_latent, np.int16), "shot": np.array(plan.shot_of_latent, np.int16)}
+    return {
+        "latents": latents.to(torch.float16).numpy(),
+        "words": words,
+        "slot": np.array(plan.prompt_of_latent, np.int16),
+        "shot": np.array(plan.shot_of_latent, np.int16),
+    }
 
 
 def prompts_per_film(config: StoreConfig) -> int:
     return -(-config.latents // config.shortest) + 1
 
 
-def build(folder: Path, config: StoreConfig, codec: ToyCodec, encoder: WordEncoder, fingerprint: str,
-          part: tuple[int, int] = (0, 1), tell: Callable[[int], None] = lambda done: None):
-    """Write the missing shards of share `part` = (mine, of how many); yields the films done. Resumable, and alone in its share.
+def build(
+    folder: Path,
+    config: StoreConfig,
+    codec: ToyCodec,
+    encoder: WordEncoder,
+    fingerprint: str,
+    part: tuple[int, int] = (0, 1),
+    tell: Callable[[int], None] = lambda done: None,
+):
+    """Write the missing shards of share `part` = (mine, of how many); yields the films done.
+    Resumable, and alone in its share.
 
     `tell` hears how many films are done after each of them.
     """
@@ -115,8 +140,15 @@ def build(folder: Path, config: StoreConfig, codec: ToyCodec, encoder: WordEncod
         yield from _build(Path(folder), config, codec, encoder, fingerprint, part, tell)
 
 
-def _build(folder: Path, config: StoreConfig, codec: ToyCodec, encoder: WordEncoder, fingerprint: str, part: tuple[int, int],
-           tell: Callable[[int], None]):
+def _build(
+    folder: Path,
+    config: StoreConfig,
+    codec: ToyCodec,
+    encoder: WordEncoder,
+    fingerprint: str,
+    part: tuple[int, int],
+    tell: Callable[[int], None],
+):
     _claim(folder, config, fingerprint)
     codec.eval()
     for start in range(0, config.films, config.shard):
@@ -135,30 +167,37 @@ def _build(folder: Path, config: StoreConfig, codec: ToyCodec, encoder: WordEnco
 def _claim(folder: Path, config: StoreConfig, fingerprint: str) -> None:
     """A store belongs to one codec and one recipe."""
     path, mine = folder / "store.json", asdict(config) | {"codec": fingerprint}
-    if path.exists() and (old := asdict(StoreConfig()) | read_sealed(path, AGAIN)) != mine:  # an older one knew fewer settings
+    # an older one knew fewer settings
+    if path.exists() and (old := asdict(StoreConfig()) | read_sealed(path, AGAIN)) != mine:
         key = next(k for k in mine if mine[k] != old.get(k))
-        raise CinelabError(f"Store {folder} was built with {key}={old.get(key)!r}, not {mine[key]!r}; "
-                           "remove it or name another folder.")
+        raise CinelabError(
+            f"Store {folder} was built with {key}={old.get(key)!r}, not {mine[key]!r}; "
+            "remove it or name another folder."
+        )
     write_sealed(path, mine)
 
 
 class Store:
     """All films of a store in memory (half precision).
 
-    The toybox's recipes take clips that are shorter than its films from anywhere, so that the first latent frame of most
-    holds a moving group of pictures and not the still of a film's beginning; `begin="film"` keeps to those (as
-    `cinelab.latent.clips.FilmStore` does). Clips as long as the films begin with them in any case.
+    The toybox's recipes take clips that are shorter than its films from anywhere, so that the first
+    latent frame of most holds a moving group of pictures and not the still of a film's beginning;
+    `begin="film"` keeps to those (as `cinelab.latent.clips.FilmStore` does). Clips as long as the
+    films begin with them in any case.
     """
 
     def __init__(self, folder: Path, encoder: WordEncoder, begin: str = "anywhere"):
         self.begin = check_begin(begin)
         paths = sorted(Path(folder).glob("*.npz"))
         if not paths:
-            raise CinelabError(f"Store {folder} is empty; build it first (notebook 10_teacher_forcing does).")
+            raise CinelabError(
+                f"Store {folder} is empty; build it first (notebook 10_teacher_forcing does)."
+            )
         parts = [_load(path) for path in paths]
         self.folder = Path(folder)
         self.latents, self.words, self.slot, self.shot = (
-            torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in ARRAYS)
+            torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in ARRAYS
+        )
         self.recipe = read_sealed(Path(folder) / "store.json", AGAIN)
         place = torch.arange(encoder.length)
         rows = encoder.codes[self.words.long().clamp(min=0)[:1]]  # probes the vocabulary early
@@ -181,7 +220,12 @@ class Store:
         prompts = (first + torch.arange(used)).clamp(max=self.words.shape[1] - 1)  # (B, used)
         text = self.embed(self.words[rows, prompts])
         empty = torch.zeros_like(text[:, :1])
-        return Clips(self.latents[rows, columns].float(), torch.cat([text, empty], 1), slot - first, shot - shot[:, :1])
+        return Clips(
+            self.latents[rows, columns].float(),
+            torch.cat([text, empty], 1),
+            slot - first,
+            shot - shot[:, :1],
+        )
 
     def text(self, caption: str) -> Tensor:
         """Return the words (L, E) of a caption."""

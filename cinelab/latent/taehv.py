@@ -1,10 +1,12 @@
-"""A tiny decoder (and encoder) for live pictures: the published `taew2_1` weights of TAEHV behind the `Codec` protocol.
+"""A tiny decoder (and encoder) for live pictures: the published `taew2_1` weights of TAEHV behind
+the `Codec` protocol.
 
     B batch   N latent frames   F = 1 + 4 (N - 1) pixel frames   C = 16 channels   T frames at a layer   c features   x y places
 
-11.3 M parameters against the VAE's 127 M. Time is crossed in three ways: a `MemBlock` sees each frame beside the one before it,
-`TPool` folds two frames into one, `TGrow` unfolds one into two. So all that decoding needs of the past is one frame a MemBlock.
-Latents are those of the diffusion model, without mean and deviation; pictures are in [0, 1] inside, in [-1, 1] outside.
+11.3 M parameters against the VAE's 127 M. Time is crossed in three ways: a `MemBlock` sees each
+frame beside the one before it, `TPool` folds two frames into one, `TGrow` unfolds one into two. So
+all that decoding needs of the past is one frame a MemBlock. Latents are those of the diffusion
+model, without mean and deviation; pictures are in [0, 1] inside, in [-1, 1] outside.
 """
 
 from pathlib import Path
@@ -33,7 +35,9 @@ class MemBlock(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.conv = nn.Sequential(conv3(2 * width, width), nn.ReLU(), conv3(width, width), nn.ReLU(), conv3(width, width))
+        self.conv = nn.Sequential(
+            conv3(2 * width, width), nn.ReLU(), conv3(width, width), nn.ReLU(), conv3(width, width)
+        )
 
     def forward(self, x: Tensor, last: Tensor | None) -> Tensor:
         """(B, T, c, x, y), and the frame before them or None at the beginning -> same shape."""
@@ -50,7 +54,9 @@ class TPool(nn.Module):
         self.stride, self.conv = stride, nn.Conv2d(width * stride, width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return frames_through(self.conv, rearrange(x, "b (t s) c x y -> b t (s c) x y", s=self.stride))
+        return frames_through(
+            self.conv, rearrange(x, "b (t s) c x y -> b t (s c) x y", s=self.stride)
+        )
 
 
 class TGrow(nn.Module):
@@ -61,7 +67,9 @@ class TGrow(nn.Module):
         self.stride, self.conv = stride, nn.Conv2d(width, width * stride, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return rearrange(frames_through(self.conv, x), "b t (s c) x y -> b (t s) c x y", s=self.stride)
+        return rearrange(
+            frames_through(self.conv, x), "b t (s c) x y -> b (t s) c x y", s=self.stride
+        )
 
 
 class Frames(nn.Module):
@@ -80,10 +88,15 @@ def frames_through(layer, x: Tensor) -> Tensor:
 
 
 def encoder() -> nn.ModuleList:
-    """Pictures to latents; time is halved in the first two of three steps. Places in the list are the published names."""
+    """Pictures to latents; time is halved in the first two of three steps. Places in the list are
+    the published names."""
     layers = [conv3(3, 64), Frames(fn.relu)]
     for stride in (2, 2, 1):
-        layers += [TPool(64, stride), conv3(64, 64, stride=2, bias=False), *(MemBlock(64) for _ in range(3))]
+        layers += [
+            TPool(64, stride),
+            conv3(64, 64, stride=2, bias=False),
+            *(MemBlock(64) for _ in range(3)),
+        ]
     return nn.ModuleList([*layers, conv3(64, CHANNELS)])
 
 
@@ -92,12 +105,18 @@ def decoder() -> nn.ModuleList:
     layers = [Frames(lambda x: 3 * torch.tanh(x / 3)), conv3(CHANNELS, 256), Frames(fn.relu)]
     for width, after, stride in ((256, 128, 1), (128, 64, 2), (64, 64, 2)):
         larger = Frames(lambda x: fn.interpolate(x, scale_factor=2))
-        layers += [*(MemBlock(width) for _ in range(3)), larger, TGrow(width, stride), conv3(width, after, bias=False)]
+        layers += [
+            *(MemBlock(width) for _ in range(3)),
+            larger,
+            TGrow(width, stride),
+            conv3(width, after, bias=False),
+        ]
     return nn.ModuleList([*layers, Frames(fn.relu), conv3(64, 3)])
 
 
 def walk(layers: nn.ModuleList, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
-    """Frames (B, T, c, x, y) through all layers, going on from `past`; returns it as it is afterwards."""
+    """Frames (B, T, c, x, y) through all layers, going on from `past`; returns it as it is
+    afterwards."""
     came, left = iter(past or ()), []
     for layer in layers:
         if isinstance(layer, MemBlock):
@@ -119,12 +138,19 @@ class TinyCodec(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> "TinyCodec":
-        """From taew2_1.safetensors or taew2_1.pth. A file with the decoder alone is taken too; then nothing can be encoded."""
+        """From taew2_1.safetensors or taew2_1.pth. A file with the decoder alone is taken too; then
+        nothing can be encoded."""
         path = Path(path)
         state, made = _read(path), on_meta(cls, dtype)
         if not any(key.startswith("encoder.") for key in state):
             made.encoder = None
-        return fill(made, state, path, "use taew2_1.safetensors or taew2_1.pth of madebyollin/taehv, the ones for Wan2.1.", assign=True)
+        return fill(
+            made,
+            state,
+            path,
+            "use taew2_1.safetensors or taew2_1.pth of madebyollin/taehv, the ones for Wan2.1.",
+            assign=True,
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -133,24 +159,34 @@ class TinyCodec(nn.Module):
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, 1 + 4n, 3, H, W) in [-1, 1] -> latents (B, 1 + n, C, h, w).
 
-        As published, the clip is filled up at its end with its last frame, so each latent looks up to three frames ahead.
+        As published, the clip is filled up at its end with its last frame, so each latent looks up
+        to three frames ahead.
         """
         if self.encoder is None:
-            raise CinelabError("This tiny codec has no encoder in its file; use the VAE, or the whole taew2_1 file.")
+            raise CinelabError(
+                "This tiny codec has no encoder in its file; use the VAE, or the whole taew2_1 "
+                "file."
+            )
         count = frames.shape[1]
         if count % self.stride != 1:
-            raise CinelabError(f"{count} frames do not fit 1 + {self.stride} n; pad or cut the clip.")
+            raise CinelabError(
+                f"{count} frames do not fit 1 + {self.stride} n; pad or cut the clip."
+            )
         check_size(frames.shape[3:], 2 * self.scale)
         whole = torch.cat([frames, frames[:, -1:].expand(-1, self.stride - 1, -1, -1, -1)], dim=1)
         return walk(self.encoder, ((whole + 1) / 2).to(self.dtype), None)[0].float()
 
     def decode(self, latents: Tensor, state: DecoderState = None) -> tuple[Tensor, DecoderState]:
-        """Latents (B, N, C, h, w) -> frames (B, F, 3, H, W) in [-1, 1] and the state for the next call.
+        """Latents (B, N, C, h, w) -> frames (B, F, 3, H, W) in [-1, 1] and the state for the next
+        call.
 
-        Latent by latent, so that any split gives the same bits; of the film's first latent only the last picture counts.
+        Latent by latent, so that any split gives the same bits; of the film's first latent only the
+        last picture counts.
         """
         if latents.shape[2] != self.channels:
-            raise CinelabError(f"Latents {tuple(latents.shape)} do not fit: wanted (B, N, {self.channels}, h, w).")
+            raise CinelabError(
+                f"Latents {tuple(latents.shape)} do not fit: wanted (B, N, {self.channels}, h, w)."
+            )
         parts = []
         for latent in latents.to(self.dtype).split(1, dim=1):
             pictures, after = walk(self.decoder, latent, state)
@@ -160,17 +196,31 @@ class TinyCodec(nn.Module):
 
     def decode_at_once(self, latents: Tensor) -> Tensor:
         """A whole film's frames in one pass: more memory, the same pictures to rounding."""
-        return walk(self.decoder, latents.to(self.dtype), None)[0][:, self.stride - 1 :].clamp(0, 1) * 2 - 1
+        return (
+            walk(self.decoder, latents.to(self.dtype), None)[0][:, self.stride - 1 :].clamp(0, 1)
+            * 2
+            - 1
+        )
 
 
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
-        raise CinelabError(f"Tiny codec {path} is not there; get taew2_1.safetensors from the repository madebyollin/taehv.")
+        raise CinelabError(
+            f"Tiny codec {path} is not there; get taew2_1.safetensors from the repository "
+            "madebyollin/taehv."
+        )
     if path.suffix == ".safetensors":
         return read_weights(path)
     check_regular(path)
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
-        return dict(held) if all(isinstance(value, Tensor) for value in held.values()) else held["state_dict"]
+        return (
+            dict(held)
+            if all(isinstance(value, Tensor) for value in held.values())
+            else held["state_dict"]
+        )
     except Exception as error:  # torch raises many kinds for a broken or a foreign file
-        raise CinelabError(f"Weights {path} are cut short, broken or not plain tensors ({type(error).__name__}); copy the file again.") from error
+        raise CinelabError(
+            f"Weights {path} are cut short, broken or not plain tensors ({type(error).__name__}); "
+            "copy the file again."
+        ) from error

@@ -1,9 +1,11 @@
-"""Wan2.1's video autoencoder behind the `Codec` protocol: normalised latents, and decoding that streams exactly.
+"""Wan2.1's video autoencoder behind the `Codec` protocol: normalised latents, and decoding that
+streams exactly.
 
     B batch   F = 1 + 4 (N - 1) pixel frames   N latent frames   C = 16 channels   H W pixels   h = H / 8, w = W / 8
 
-diffusers' `AutoencoderKLWan` holds the past of its causal convolutions in itself, for one film at a time. Here the past is a
-value that goes in and comes out, a tuple with an entry a convolution, so that any number of films and branches share one codec.
+diffusers' `AutoencoderKLWan` holds the past of its causal convolutions in itself, for one film at a
+time. Here the past is a value that goes in and comes out, a tuple with an entry a convolution, so
+that any number of films and branches share one codec.
 """
 
 from pathlib import Path
@@ -22,72 +24,101 @@ VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 class WanCodec(nn.Module):
-    """`AutoencoderKLWan` with the published mean and deviation of its latents inside. Latents are float32, frames `dtype`."""
+    """`AutoencoderKLWan` with the published mean and deviation of its latents inside. Latents are
+    float32, frames `dtype`."""
 
     def __init__(self, vae: nn.Module, dtype: torch.dtype = torch.float32):
         super().__init__()
         config = vae.config
         if config.patch_size not in (None, 1) or config.is_residual:
-            raise CinelabError(f"The VAE has patch_size {config.patch_size} and {config.z_dim} channels, which is Wan2.2's; "
-                               "give the one of a Wan2.1 folder, without patches and with 16 channels.")
+            raise CinelabError(
+                f"The VAE has patch_size {config.patch_size} and {config.z_dim} channels, which "
+                "is Wan2.2's; "
+                "give the one of a Wan2.1 folder, without patches and with 16 channels."
+            )
         self.vae, self.dtype = nn.Module.to(vae, dtype).eval().requires_grad_(False), dtype
         self.channels = config.z_dim
         self.stride = 2 ** sum(config.temperal_downsample)
         self.scale = 2 ** (len(config.dim_mult) - 1)
         for name, values in (("mean", config.latents_mean), ("deviation", config.latents_std)):
-            self.register_buffer(name, torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1, 1), persistent=False)
+            self.register_buffer(
+                name,
+                torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1, 1),
+                persistent=False,
+            )
         self._pasts = {part: _count(getattr(vae, part)) for part in ("encoder", "decoder")}
 
     @classmethod
     def load(cls, folder: str | Path, dtype: torch.dtype = torch.float32) -> "WanCodec":
-        """From the folder `vae` of a diffusers model folder. CinelabError where it is absent, broken or another model's."""
+        """From the folder `vae` of a diffusers model folder. CinelabError where it is absent,
+        broken or another model's."""
         from diffusers import AutoencoderKLWan
 
         folder = Path(folder)
         if not (folder / "config.json").is_file() or not (folder / VAE_WEIGHTS).is_file():
-            raise CinelabError(f"{folder} holds no VAE: config.json and {VAE_WEIGHTS} are expected; copy the folder vae of a "
-                               "Wan2.1 diffusers model, or use a tiny decoder with codec=\"tiny:<file>\".")
+            raise CinelabError(
+                f"{folder} holds no VAE: config.json and {VAE_WEIGHTS} are expected; copy the "
+                "folder vae of a "
+                'Wan2.1 diffusers model, or use a tiny decoder with codec="tiny:<file>".'
+            )
         config = read_mapping(folder / "config.json")
         kind = config.get("_class_name")
         if kind != "AutoencoderKLWan":
-            raise CinelabError(f"{folder / 'config.json'} describes a {kind!r}, not an AutoencoderKLWan; "
-                               "copy the folder vae of a Wan2.1 diffusers model.")
+            raise CinelabError(
+                f"{folder / 'config.json'} describes a {kind!r}, not an AutoencoderKLWan; "
+                "copy the folder vae of a Wan2.1 diffusers model."
+            )
         made = cls(on_meta(lambda: AutoencoderKLWan.from_config(config), dtype), dtype)
         fill(made.vae, read_weights(folder / VAE_WEIGHTS), folder / VAE_WEIGHTS, assign=True)
         return made.eval()
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Frames (B, 1 + 4n, 3, H, W) in [-1, 1] -> latents (B, 1 + n, C, h, w), near zero mean and unit variance."""
+        """Frames (B, 1 + 4n, 3, H, W) in [-1, 1] -> latents (B, 1 + n, C, h, w), near zero mean and
+        unit variance."""
         return self.encode_part(frames)[0]
 
-    def encode_part(self, frames: Tensor, state: DecoderState = None) -> tuple[Tensor, DecoderState]:
-        """The next frames of a clip, 1 + 4n at its beginning and 4n later: their latents, and the state for the next call."""
+    def encode_part(
+        self, frames: Tensor, state: DecoderState = None
+    ) -> tuple[Tensor, DecoderState]:
+        """The next frames of a clip, 1 + 4n at its beginning and 4n later: their latents, and the
+        state for the next call."""
         count, first = frames.shape[1], 1 if state is None else 0
         if count < 1 or (count - first) % self.stride:
-            raise CinelabError(f"{count} frames do not fit {'1 + ' * first}{self.stride} n; pad or cut the clip.")
+            raise CinelabError(
+                f"{count} frames do not fit {'1 + ' * first}{self.stride} n; pad or cut the clip."
+            )
         check_size(frames.shape[3:], 2 * self.scale)
         parts = []
-        for group in frames.split([1] * first + [self.stride] * ((count - first) // self.stride), dim=1):
+        for group in frames.split(
+            [1] * first + [self.stride] * ((count - first) // self.stride), dim=1
+        ):
             past = list(state) if state is not None else [None] * self._pasts["encoder"]
             x = rearrange(group, "b f c h w -> b c f h w").to(self.dtype)
             parts.append(self.vae.quant_conv(self.vae.encoder(x, feat_cache=past, feat_idx=[0])))
             state = tuple(past)
-        mean = torch.cat(parts, dim=2).float().chunk(2, dim=1)[0]  # the other half is the deviation of a sample
+        # the other half is the deviation of a sample
+        mean = torch.cat(parts, dim=2).float().chunk(2, dim=1)[0]
         return rearrange((mean - self.mean) / self.deviation, "b c n h w -> b n c h w"), state
 
     def decode(self, latents: Tensor, state: DecoderState = None) -> tuple[Tensor, DecoderState]:
-        """Latents (B, N, C, h, w) -> frames (B, F, 3, H, W) in [-1, 1] and the state for the next call.
+        """Latents (B, N, C, h, w) -> frames (B, F, 3, H, W) in [-1, 1] and the state for the next
+        call.
 
-        The film's first latent is one picture, each later one four. Latent by latent, so that any split gives the same bits.
+        The film's first latent is one picture, each later one four. Latent by latent, so that any
+        split gives the same bits.
         """
         if latents.shape[2] != self.channels:
-            raise CinelabError(f"Latents {tuple(latents.shape)} do not fit: wanted (B, N, {self.channels}, h, w).")
+            raise CinelabError(
+                f"Latents {tuple(latents.shape)} do not fit: wanted (B, N, {self.channels}, h, w)."
+            )
         parts = []
         for latent in latents.split(1, dim=1):
             z = rearrange(latent, "b n c h w -> b c n h w").float() * self.deviation + self.mean
             past = list(state) if state is not None else [None] * self._pasts["decoder"]
             x = self.vae.post_quant_conv(z.to(self.dtype))
-            parts.append(self.vae.decoder(x, feat_cache=past, feat_idx=[0], first_chunk=state is None))
+            parts.append(
+                self.vae.decoder(x, feat_cache=past, feat_idx=[0], first_chunk=state is None)
+            )
             state = tuple(past)
         return rearrange(torch.cat(parts, dim=2).clamp(-1, 1), "b c f h w -> b f c h w"), state
 
@@ -108,5 +139,8 @@ def check_size(size: tuple[int, int], grain: int = GRAIN) -> tuple[int, int]:
     """`size` (height, width) if it is legal, else a CinelabError with the nearest one that is."""
     height, width = size
     if (height, width) != (near := legal_size(height, width, grain)):
-        raise CinelabError(f"The size {height}x{width} is not in whole multiples of {grain} pixels; use {near[0]}x{near[1]}.")
+        raise CinelabError(
+            f"The size {height}x{width} is not in whole multiples of {grain} pixels; use "
+            f"{near[0]}x{near[1]}."
+        )
     return height, width

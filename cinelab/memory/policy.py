@@ -1,8 +1,9 @@
 """Policies: which finished units of the film a new chunk may attend to, under a fixed budget.
 
 A *unit* is what is kept or dropped together: a whole chunk, or a single latent frame.
-A policy answers one question with a number per unit: +inf = keep, 0 = a candidate for routing, below 0 = only if
-the budget is not spent otherwise, the most recent first. So exactly `budget_at(n)` units are seen, always.
+A policy answers one question with a number per unit: +inf = keep, 0 = a candidate for routing,
+below 0 = only if the budget is not spent otherwise, the most recent first. So exactly
+`budget_at(n)` units are seen, always.
 
     n finished units   ... films
 """
@@ -29,8 +30,8 @@ BLOCK = 8  # units that are ranked together where a long history is searched in 
 
 @dataclass(frozen=True)
 class Policy:
-    """What every policy has. `positions`: absolute = true distances in the film; packed = the kept units are
-    placed side by side before the chunk, so that no distance leaves the trained range."""
+    """What every policy has. `positions`: absolute = true distances in the film; packed = the kept
+    units are placed side by side before the chunk, so that no distance leaves the trained range."""
 
     positions: str = field(default="absolute", kw_only=True)
     unit: str = field(default="chunk", kw_only=True)
@@ -45,11 +46,15 @@ class Policy:
     def __post_init__(self):
         for name, known in (("positions", POSITIONS), ("unit", UNITS)):
             if getattr(self, name) not in known:
-                raise CinelabError(f"Policy {name} is {getattr(self, name)!r}; use one of {', '.join(known)}.")
+                raise CinelabError(
+                    f"Policy {name} is {getattr(self, name)!r}; use one of {', '.join(known)}."
+                )
         for name in ("budget", "sink", "window", "shot_sink"):
             value = getattr(self, name, 0)
             if isinstance(value, (int, float)) and value < 0:
-                raise CinelabError(f"Policy {name} is {value}; it counts units and cannot be negative.")
+                raise CinelabError(
+                    f"Policy {name} is {value}; it counts units and cannot be negative."
+                )
         self._check()
 
     def _check(self) -> None:
@@ -62,7 +67,8 @@ class Policy:
 
     @property
     def sees_all(self) -> bool:
-        """Whether every unit is always kept, whatever `priority` says: then nothing is chosen at all."""
+        """Whether every unit is always kept, whatever `priority` says: then nothing is chosen at
+        all."""
         return False
 
     def budget_at(self, count: int) -> int:
@@ -70,11 +76,13 @@ class Policy:
         raise NotImplementedError
 
     def held_at(self, count: int, heads: int) -> int:
-        """How many of `count` finished units a layer's heads may attend to together: what must be on the device at once."""
+        """How many of `count` finished units a layer's heads may attend to together: what must be
+        on the device at once."""
         return min(count, self.budget_at(count))
 
     def priority(self, shots: Tensor, shot: Tensor) -> Tensor:
-        """(..., n) priorities of finished units that belong to `shots` (..., n), for a chunk of shot `shot` (...)."""
+        """(..., n) priorities of finished units that belong to `shots` (..., n), for a chunk of
+        shot `shot` (...)."""
         raise NotImplementedError
 
     def relevance(self, q: Tensor, k: Tensor) -> Tensor | None:
@@ -96,7 +104,7 @@ def recent(shots: Tensor, window: int) -> Tensor:
 class Full(Policy):
     """Everything, always. Cost grows with the film.
 
-        film  . . . . . . . .|now      seen  # # # # # # # #
+    film  . . . . . . . .|now      seen  # # # # # # # #
     """
 
     @property
@@ -157,14 +165,17 @@ class ShotSink(Policy):
 
 @dataclass(frozen=True)
 class CAMR(Policy):
-    """Content-aware memory routing: a few fixed units, and the rest of the budget to the most relevant history.
+    """Content-aware memory routing: a few fixed units, and the rest of the budget to the most
+    relevant history.
 
-    Relevance is how much the chunk's own queries look for the unit's keys (both unrotated): `mean` compares
-    mean query and mean key; `mass` sums the attention each unit would get. The heads of a layer choose together, so that a
-    layer attends to `budget` units and no more; with `per_head` each head chooses for itself, and a layer's heads together
-    may hold a whole film. Queries and keys are first averaged to `summary` tokens a unit (None = all of them). A history of
-    more than `candidates` units is searched in two steps: blocks of BLOCK units by their mean keys first, then
-    the units of the best blocks one by one, so that the search costs next to nothing however long the film (None = one step).
+    Relevance is how much the chunk's own queries look for the unit's keys (both unrotated): `mean`
+    compares mean query and mean key; `mass` sums the attention each unit would get. The heads of a
+    layer choose together, so that a layer attends to `budget` units and no more; with `per_head`
+    each head chooses for itself, and a layer's heads together may hold a whole film. Queries and
+    keys are first averaged to `summary` tokens a unit (None = all of them). A history of more than
+    `candidates` units is searched in two steps: blocks of BLOCK units by their mean keys first,
+    then the units of the best blocks one by one, so that the search costs next to nothing however
+    long the film (None = one step).
 
         seen  . # # . . # . #      # at the end: window; the others: retrieved
     """
@@ -182,13 +193,20 @@ class CAMR(Policy):
         if self.score not in SCORES:
             raise CinelabError(f"CAMR score is {self.score!r}; use one of {', '.join(SCORES)}.")
         if self.summary is not None and self.summary < 1:
-            raise CinelabError(f"CAMR summary is {self.summary}; it counts tokens, at least 1, or None for all.")
+            raise CinelabError(
+                f"CAMR summary is {self.summary}; it counts tokens, at least 1, or None for all."
+            )
         if self.candidates is not None and self.candidates < 2 * BLOCK:
-            raise CinelabError(f"CAMR candidates is {self.candidates}; give at least {2 * BLOCK} (two blocks of units), or None for all.")
+            raise CinelabError(
+                f"CAMR candidates is {self.candidates}; give at least {2 * BLOCK} (two blocks of "
+                "units), or None for all."
+            )
         fixed = self.sink + self.shot_sink + self.window
         if fixed > self.budget:
-            raise CinelabError(f"CAMR budget is {self.budget} but sinks and window alone take {fixed}; "
-                               "raise the budget or lower them.")
+            raise CinelabError(
+                f"CAMR budget is {self.budget} but sinks and window alone take {fixed}; "
+                "raise the budget or lower them."
+            )
 
     @property
     def routed(self) -> bool:
@@ -196,7 +214,8 @@ class CAMR(Policy):
 
     @property
     def compared(self) -> int | None:
-        """Units that are compared one by one in a long history: the candidates, and always more than the budget."""
+        """Units that are compared one by one in a long history: the candidates, and always more
+        than the budget."""
         return None if self.candidates is None else max(self.candidates, self.budget + 2 * BLOCK)
 
     def budget_at(self, count: int) -> int:
@@ -213,9 +232,11 @@ class CAMR(Policy):
 
 @dataclass(frozen=True)
 class Oracle(Policy):
-    """The upper bound of retrieval: the units of the shots that are known to matter (`shots`, counted from 0), and a window.
+    """The upper bound of retrieval: the units of the shots that are known to matter (`shots`,
+    counted from 0), and a window.
 
-    What the budget leaves goes to the most recent others. Only a test knows the shots: those that truly show what returns.
+    What the budget leaves goes to the most recent others. Only a test knows the shots: those that
+    truly show what returns.
     """
 
     budget: int = 6
@@ -224,7 +245,10 @@ class Oracle(Policy):
 
     def _check(self) -> None:
         if self.window > self.budget:
-            raise CinelabError(f"Oracle budget is {self.budget} but the window alone takes {self.window}; raise the budget.")
+            raise CinelabError(
+                f"Oracle budget is {self.budget} but the window alone takes {self.window}; raise "
+                "the budget."
+            )
 
     def budget_at(self, count: int) -> int:
         return min(self.budget, count)
@@ -233,7 +257,8 @@ class Oracle(Policy):
         count = shots.shape[-1]
         known = torch.isin(shots, torch.tensor(self.shots, dtype=shots.dtype, device=shots.device))
         newest = torch.arange(count, device=shots.device) - float(count + 1)  # -1 - count ... -2
-        ranked = torch.where(known, newest + count + 2, newest)  # known units are 1 ... count, above all others
+        # known units are 1 ... count, above all others
+        ranked = torch.where(known, newest + count + 2, newest)
         return torch.where(recent(shots, self.window), inf, ranked)
 
 
@@ -241,7 +266,8 @@ class Oracle(Policy):
 class RandomTopK(CAMR):
     """CAMR's control: the same budget and fixed units, but the retrieved ones are drawn by lot.
 
-    Every layer draws for itself, so that all layers together see more than the budget; with `shared` they see the same.
+    Every layer draws for itself, so that all layers together see more than the budget; with
+    `shared` they see the same.
     """
 
     seed: int = 0
@@ -250,7 +276,8 @@ class RandomTopK(CAMR):
 
 
 def kept(shots: Tensor, shot: Tensor, sink: int, shot_sink: int, window: int) -> Tensor:
-    """(..., n) True for the film's first `sink`, the running shot's first `shot_sink`, the last `window` units."""
+    """(..., n) True for the film's first `sink`, the running shot's first `shot_sink`, the last
+    `window` units."""
     index = torch.arange(shots.shape[-1], device=shots.device)
     inside = shots == shot[..., None]
     rank = inside.cumsum(-1) - 1
@@ -280,22 +307,28 @@ BUILT_IN = (*POLICIES, "oracle")  # the last one is in no menu
 
 
 def policy_named(policy: "str | Policy | Mapping", budget: int = BUDGET, **more: Any) -> Policy:
-    """The policy of a name that sees at most `budget` units (`full` sees all), with further settings.
+    """The policy of a name that sees at most `budget` units (`full` sees all), with further
+    settings.
 
-    A name of one's own (see `cinelab.registry`) or an import path stands for a class, which is given
-    `budget` if it takes one, or for a function of the budget. A Policy has a budget already and stays
-    as it is; a dictionary is one that `policy_dict` wrote down. `oracle`, which must be told its `shots`,
-    is for tests whose truth is known.
+    A name of one's own (see `cinelab.registry`) or an import path stands for a class, which is
+    given `budget` if it takes one, or for a function of the budget. A Policy has a budget already
+    and stays as it is; a dictionary is one that `policy_dict` wrote down. `oracle`, which must be
+    told its `shots`, is for tests whose truth is known.
     """
     if isinstance(policy, str):
         made = _of_name(policy, budget)
     else:
         made = policy_from(policy) if isinstance(policy, Mapping) else policy
     if not isinstance(made, Policy):
-        raise CinelabError(f"policy is {policy!r:.80}; give a name ({', '.join(POLICIES)}), an import path or a Policy, "
-                           "such as CAMR(budget=6).")
+        raise CinelabError(
+            f"policy is {policy!r:.80}; give a name ({', '.join(POLICIES)}), an import path or a "
+            "Policy, "
+            "such as CAMR(budget=6)."
+        )
     if odd := [name for name in more if name not in {one.name for one in fields(made)}]:
-        raise CinelabError(f"Policy {name_of(made)} has no {odd[0]!r}; leave it out, or give it that field.")
+        raise CinelabError(
+            f"Policy {name_of(made)} has no {odd[0]!r}; leave it out, or give it that field."
+        )
     return tried(replace(made, **more) if more else made)
 
 
@@ -308,12 +341,18 @@ def _of_name(name: str, budget: int) -> Policy:
     if isinstance(maker, Policy):
         return maker
     of_ours = isinstance(maker, type) and issubclass(maker, Policy)
-    if not of_ours and path_of(maker) == POLICIES.name_of(maker):  # whatever else stands there is not called
-        raise CinelabError(f"policy {name!r} is {maker!r:.60}; name a class of policies, or register the function that makes one.")
+    # whatever else stands there is not called
+    if not of_ours and path_of(maker) == POLICIES.name_of(maker):
+        raise CinelabError(
+            f"policy {name!r} is {maker!r:.60}; name a class of policies, or register the "
+            "function that makes one."
+        )
     try:
         known = inspect.signature(maker).parameters
     except ValueError as error:
-        raise CinelabError(f"policy {name!r} cannot be made ({error}); register a class of policies.") from error
+        raise CinelabError(
+            f"policy {name!r} cannot be made ({error}); register a class of policies."
+        ) from error
     if "budget" in known or any(one.kind is one.VAR_KEYWORD for one in known.values()):
         return maker(budget=budget)
     takes = not isinstance(maker, type) and any(one.default is one.empty for one in known.values())
@@ -321,42 +360,73 @@ def _of_name(name: str, budget: int) -> Policy:
 
 
 def tried(policy: Policy) -> Policy:
-    """A policy as it is; one of a user's class is asked once, so that a mistake is a sentence before any work is done."""
+    """A policy as it is; one of a user's class is asked once, so that a mistake is a sentence
+    before any work is done."""
     if type(policy).__module__ == __name__:
         return policy
     name, shots = name_of(policy), torch.tensor([[0, 0, 1], [0, 1, 1]])
-    said = {one for one, hint in type(policy).__annotations__.items() if "ClassVar" not in str(hint)}
+    said = {
+        one for one, hint in type(policy).__annotations__.items() if "ClassVar" not in str(hint)
+    }
     if not is_dataclass(policy) or said - {one.name for one in fields(policy)}:
-        raise CinelabError(f"Policy {name} has settings that are no fields; put @dataclass(frozen=True) above its class.")
+        raise CinelabError(
+            f"Policy {name} has settings that are no fields; put @dataclass(frozen=True) above "
+            "its class."
+        )
     if taken := {"kind", "name"} & {one.name for one in fields(policy)}:
-        raise CinelabError(f"Policy {name} has a field {taken.pop()!r}, which is the word for its class on the disk; rename it.")
+        raise CinelabError(
+            f"Policy {name} has a field {taken.pop()!r}, which is the word for its class on the "
+            "disk; rename it."
+        )
     try:
         count, ranks = policy.budget_at(3), policy.priority(shots, torch.tensor([1, 2]))
     except NotImplementedError as error:
-        raise CinelabError(f"Policy {name} lacks budget_at(count) or priority(shots, shot); write both.") from error
+        raise CinelabError(
+            f"Policy {name} lacks budget_at(count) or priority(shots, shot); write both."
+        ) from error
     if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
-        raise CinelabError(f"Policy {name}: budget_at(3) is {count!r}; return how many of 3 finished units are seen, a whole number.")
+        raise CinelabError(
+            f"Policy {name}: budget_at(3) is {count!r}; return how many of 3 finished units are "
+            "seen, a whole number."
+        )
     if not isinstance(ranks, Tensor) or ranks.shape != shots.shape:
         found = tuple(ranks.shape) if isinstance(ranks, Tensor) else type(ranks).__name__
-        raise CinelabError(f"Policy {name}: priority gives {found} for 2 films of 3 units; return a number for every unit, (2, 3).")
+        raise CinelabError(
+            f"Policy {name}: priority gives {found} for 2 films of 3 units; return a number for "
+            "every unit, (2, 3)."
+        )
     return policy
 
 
 def name_of(policy: Policy) -> str:
-    """The name `policy_named` knows a policy by: a built-in or registered one, else the import path of its class."""
+    """The name `policy_named` knows a policy by: a built-in or registered one, else the import path
+    of its class."""
     if type(policy) is RandomTopK:
         return "random_shared" if policy.shared else "random"
-    kinds = {Full: "full", Window: "window", Sink: "sink", ShotSink: "shot_sink", CAMR: "camr", Oracle: "oracle"}
+    kinds = {
+        Full: "full",
+        Window: "window",
+        Sink: "sink",
+        ShotSink: "shot_sink",
+        CAMR: "camr",
+        Oracle: "oracle",
+    }
     return kinds.get(type(policy)) or POLICIES.name_of(type(policy))
 
 
 def seeded(policy: Policy, seed: int) -> Policy:
-    """The policy with another seed, where it draws at all: every evaluation seed has random choices of its own."""
-    return replace(policy, seed=seed) if any(part.name == "seed" for part in fields(policy)) else policy
+    """The policy with another seed, where it draws at all: every evaluation seed has random choices
+    of its own."""
+    return (
+        replace(policy, seed=seed)
+        if any(part.name == "seed" for part in fields(policy))
+        else policy
+    )
 
 
 def label_of(policy: "str | Policy | Mapping") -> str:
-    """What tables and figures call a policy: its name, or its class with the settings that are not as usual."""
+    """What tables and figures call a policy: its name, or its class with the settings that are not
+    as usual."""
     if isinstance(policy, str):
         return policy
     policy = policy_named(policy)
@@ -364,19 +434,27 @@ def label_of(policy: "str | Policy | Mapping") -> str:
         return name
     name = name.rpartition(":")[2].rpartition(".")[2]
     own = [one for one in fields(policy) if getattr(policy, one.name) != one.default]
-    return f"{name}({', '.join(f'{one.name}={getattr(policy, one.name)}' for one in own)})" if own else name
+    return (
+        f"{name}({', '.join(f'{one.name}={getattr(policy, one.name)}' for one in own)})"
+        if own
+        else name
+    )
 
 
 def policy_dict(policy: Policy) -> dict:
-    """A policy as plain values, with its class as `name`: the bare name of a built-in one, else its import path."""
+    """A policy as plain values, with its class as `name`: the bare name of a built-in one, else its
+    import path."""
     return described(policy, Policy, "name")
 
 
 def policy_from(values: Mapping) -> Policy:
-    """What `policy_dict` wrote, or settings with their class as `kind`. Raises CinelabError where the class is not there."""
+    """What `policy_dict` wrote, or settings with their class as `kind`. Raises CinelabError where
+    the class is not there."""
     key = next((key for key in ("name", "kind") if key in values), None)
     if key is None:
-        raise CinelabError(f"policy is {dict(values)!r:.80}; say its class as kind, such as kind: CAMR.")
+        raise CinelabError(
+            f"policy is {dict(values)!r:.80}; say its class as kind, such as kind: CAMR."
+        )
     return from_kind(values, Policy, "policy", key)
 
 
@@ -385,7 +463,9 @@ def with_budget(policy: Policy, budget: int) -> Policy:
     if (name := name_of(policy)) in BUILT_IN and not hasattr(policy, "budget"):
         return policy_named(name, budget, positions=policy.positions, unit=policy.unit)
     if "budget" not in {one.name for one in fields(policy)}:
-        raise CinelabError(f"budget is {budget}, but policy {name} has no budget that can be set; leave it out.")
+        raise CinelabError(
+            f"budget is {budget}, but policy {name} has no budget that can be set; leave it out."
+        )
     return replace(policy, budget=budget)
 
 

@@ -1,6 +1,6 @@
 """Policies as plain dictionaries: what config.json, film.json and run descriptions say of a policy.
 
-    {"name": "CAMR", "budget": 6, ...}     the class by its name (a user's own by its import path), and its fields
+{"name": "CAMR", "budget": 6, ...}     the class by its name (a user's own by its import path), and its fields
 """
 
 from collections.abc import Iterator, Mapping
@@ -12,15 +12,16 @@ from cinelab.memory.policy import Policy, policy_dict, policy_from
 
 
 def policy_to_dict(policy: Policy) -> dict[str, Any]:
-    """Return a policy as plain JSON types: the name of its class (see the head of the file), and its fields."""
+    """Return a policy as plain JSON types: the name of its class (see the head of the file), and
+    its fields."""
     return policy_dict(policy)
 
 
 def policy_from_dict(values: Mapping[str, Any], where: str) -> Policy:
     """Return the policy that `policy_to_dict` wrote; fields that are not named keep their defaults.
 
-    A built-in policy is known by its name, any other by its import path. `where` says in an error whose
-    dictionary it is. Raises CinelabError for an unknown class or field.
+    A built-in policy is known by its name, any other by its import path. `where` says in an error
+    whose dictionary it is. Raises CinelabError for an unknown class or field.
     """
     known = {kind.__name__: kind for kind in kinds(Policy) if kind.__module__ == Policy.__module__}
     name = values.get("name") if isinstance(values, Mapping) else values
@@ -30,9 +31,11 @@ def policy_from_dict(values: Mapping[str, Any], where: str) -> Policy:
         except CinelabError as error:
             raise CinelabError(f"{where}: {error}") from error
     if name not in known:
-        raise CinelabError(f"{where} names the policy {name!r}; known are "
-                           f"{', '.join(sorted(known))}, and classes of your own by their import "
-                           "path, such as my_module:MyPolicy.")
+        raise CinelabError(
+            f"{where} names the policy {name!r}; known are "
+            f"{', '.join(sorted(known))}, and classes of your own by their import "
+            "path, such as my_module:MyPolicy."
+        )
     fields = {key: value for key, value in values.items() if key != "name"}
     try:
         return from_dict(known[name], fields)

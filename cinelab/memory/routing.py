@@ -1,4 +1,5 @@
-"""Routing: relevance of history units to a chunk's queries, and the choice of the best under a budget.
+"""Routing: relevance of history units to a chunk's queries, and the choice of the best under a
+budget.
 
     B batch   h heads   d head size   R query chunks   n units   U tokens a unit   T tokens a query chunk
     G groups of heads that choose together: 1, or h when every head chooses for itself
@@ -17,31 +18,42 @@ from torch import Tensor
 from cinelab.memory.policy import BLOCK, CAMR, Policy, RandomTopK
 from cinelab.seeds import rng_at
 
-UNSEARCHED = -1e6  # the score of a unit that was passed over: below every other, above what is erased
+# the score of a unit that was passed over: below every other, above what is erased
+UNSEARCHED = -1e6
 
 
-def relevance(policy: Policy, q: Tensor, k: Tensor, allowed: Tensor | None = None, place: tuple[int, ...] = ()) -> Tensor:
+def relevance(
+    policy: Policy, q: Tensor, k: Tensor, allowed: Tensor | None = None, place: tuple[int, ...] = ()
+) -> Tensor:
     """Scores (B, G, R, n), higher = more relevant.
 
-    q (B, R, T, h, d) and k (B, n, U, h, d) are unrotated. `allowed` (R, n) is False where a unit is not yet
-    past, None where all are; `place` addresses the random control's lot.
+    q (B, R, T, h, d) and k (B, n, U, h, d) are unrotated. `allowed` (R, n) is False where a unit is
+    not yet past, None where all are; `place` addresses the random control's lot.
     """
     if isinstance(policy, RandomTopK):
         return lot(policy, q.shape[0], (q.shape[1], k.shape[1]), place).to(q.device)
     if (own := policy.relevance(q.detach(), k.detach())) is not None:
         return own
     q, k = (pool(x.detach(), policy.summary).float() for x in (q, k))
-    scores = mean_score(q, k) if policy.score == "mean" else mass_score(q, k, allowed)  # (B, h, R, n)
+    # (B, h, R, n)
+    scores = mean_score(q, k) if policy.score == "mean" else mass_score(q, k, allowed)
     return scores if policy.per_head else scores.mean(1, keepdim=True)
 
 
-def searched_in_two_steps(policy: CAMR, q: Tensor, keys: Callable[[Tensor], Tensor], count: int, blocks: Tensor,
-                          place: tuple[int, ...]) -> Tensor:
-    """Scores (B, G, 1, n) of a long history of `count` units: UNSEARCHED but for those of the best blocks, and the newest.
+def searched_in_two_steps(
+    policy: CAMR,
+    q: Tensor,
+    keys: Callable[[Tensor], Tensor],
+    count: int,
+    blocks: Tensor,
+    place: tuple[int, ...],
+) -> Tensor:
+    """Scores (B, G, 1, n) of a long history of `count` units: UNSEARCHED but for those of the best
+    blocks, and the newest.
 
-    q (B, 1, T, h, d); `keys` fetches the pooled keys (B, c, U, h, d) of units (B, c); blocks (B, m, 1, h, d) the mean key of
-    every BLOCK units. Blocks are ranked by mean query times mean key, all heads of the layer together. What is left of n beyond the
-    whole blocks is always compared.
+    q (B, 1, T, h, d); `keys` fetches the pooled keys (B, c, U, h, d) of units (B, c); blocks (B, m,
+    1, h, d) the mean key of every BLOCK units. Blocks are ranked by mean query times mean key, all
+    heads of the layer together. What is left of n beyond the whole blocks is always compared.
     """
     whole, wanted = blocks.shape[1], policy.compared // BLOCK - 1
     q = pool(q.detach(), policy.summary)
@@ -56,8 +68,8 @@ def searched_in_two_steps(policy: CAMR, q: Tensor, keys: Callable[[Tensor], Tens
 
 
 def pool(x: Tensor, tokens: int | None) -> Tensor:
-    """Queries or keys (B, n, U, h, d) of each unit averaged to `tokens` bands of neighbours; None, or a unit of no more
-    tokens, leaves them as they are.
+    """Queries or keys (B, n, U, h, d) of each unit averaged to `tokens` bands of neighbours; None,
+    or a unit of no more tokens, leaves them as they are.
 
     What is pooled already stays as it is, so that a film may keep its history pooled.
     """
@@ -68,14 +80,19 @@ def pool(x: Tensor, tokens: int | None) -> Tensor:
 
 
 def mean_score(q: Tensor, k: Tensor) -> Tensor:
-    """Mean query times mean key, softmax over units is monotone and left out (MoBA, MoC). (B, h, R, n)"""
+    """Mean query times mean key, softmax over units is monotone and left out (MoBA, MoC). (B, h, R,
+    n)"""
     return torch.einsum("brhd,bnhd->bhrn", q.mean(2), k.mean(2)) / sqrt(q.shape[-1])
 
 
 def mass_score(q: Tensor, k: Tensor, allowed: Tensor | None) -> Tensor:
-    """Share of attention that each unit's tokens would draw, averaged over the chunk's queries. (B, h, R, n)"""
+    """Share of attention that each unit's tokens would draw, averaged over the chunk's queries. (B,
+    h, R, n)"""
     chunks, units, tokens = q.shape[1], k.shape[1], k.shape[2]
-    scores = q.flatten(1, 2).transpose(1, 2) @ k.flatten(1, 2).permute(0, 2, 3, 1) / sqrt(q.shape[-1])  # (B, h, R T, n U)
+    # (B, h, R T, n U)
+    scores = (
+        q.flatten(1, 2).transpose(1, 2) @ k.flatten(1, 2).permute(0, 2, 3, 1) / sqrt(q.shape[-1])
+    )
     scores = scores.unflatten(2, (chunks, -1))  # (B, h, R, T, n U)
     if allowed is not None:
         scores = scores.masked_fill(~allowed.repeat_interleave(tokens, -1)[:, None], float("-inf"))
@@ -89,10 +106,13 @@ def lot(policy: RandomTopK, batch: int, shape: tuple[int, int], place: tuple[int
     return torch.rand((batch, 1, *shape), generator=rng_at(policy.seed, "lot", *place))
 
 
-def choose(policy: Policy, priority: Tensor, scores: Tensor | None, most: int | None = None) -> Tensor:
+def choose(
+    policy: Policy, priority: Tensor, scores: Tensor | None, most: int | None = None
+) -> Tensor:
     """Indices (B, G, k) of the kept units in film order, for one chunk with n finished units.
 
-    priority (B, n) from the policy, scores (B, G, n) or None where nothing competes; `most` units are there to be kept.
+    priority (B, n) from the policy, scores (B, G, n) or None where nothing competes; `most` units
+    are there to be kept.
     """
     count = min(policy.budget_at(priority.shape[-1]), priority.shape[-1])
     count = count if most is None else min(count, most)
@@ -104,19 +124,27 @@ def choose(policy: Policy, priority: Tensor, scores: Tensor | None, most: int | 
 
 
 def choose_all(policy: Policy, priorities: list[Tensor], scores: Tensor | None) -> Tensor:
-    """`choose` for every chunk of a clip: bool (B, G, n, n), [.., i, j] = chunk i sees finished unit j < i.
+    """`choose` for every chunk of a clip: bool (B, G, n, n), [.., i, j] = chunk i sees finished
+    unit j < i.
 
-    priorities[i] (B, i) as `past_priorities` gives them; scores (B, G, n, n) or None. One unit per chunk.
+    priorities[i] (B, i) as `past_priorities` gives them; scores (B, G, n, n) or None. One unit per
+    chunk.
     """
     rows = []
     for i, priority in enumerate(priorities):
         picks = choose(policy, priority, None if scores is None else scores[:, :, i, :i])
-        seen = torch.zeros((*picks.shape[:2], len(priorities)), dtype=torch.bool, device=picks.device)
+        seen = torch.zeros(
+            (*picks.shape[:2], len(priorities)), dtype=torch.bool, device=picks.device
+        )
         rows.append(seen.scatter_(-1, picks, True))
     return torch.stack(rows, dim=2)
 
 
 def past_priorities(policy: Policy, shots: Tensor) -> list[Tensor]:
-    """For every chunk i of films cut as `shots` (B, n): priorities (B, i) of the units before it."""
-    nothing = torch.zeros((shots.shape[0], 0), device=shots.device)  # a policy need not know what to do with no history
-    return [policy.priority(shots[:, :i], shots[:, i]) if i else nothing for i in range(shots.shape[1])]
+    """For every chunk i of films cut as `shots` (B, n): priorities (B, i) of the units before
+    it."""
+    # a policy need not know what to do with no history
+    nothing = torch.zeros((shots.shape[0], 0), device=shots.device)
+    return [
+        policy.priority(shots[:, :i], shots[:, i]) if i else nothing for i in range(shots.shape[1])
+    ]

@@ -1,9 +1,10 @@
-"""Where finished units are kept: on the device, or in host memory with those in use on the device; whole or packed.
+"""Where finished units are kept: on the device, or in host memory with those in use on the device;
+whole or packed.
 
     B batch   n units   U tokens a unit   h heads   d head size   k kept units   G heads, or 1 where all choose together
 
-A shelf is never changed for those who hold it: `append` after the first `length` units gives the shelf that has them. Snapshots
-of a memory share what they have in common.
+A shelf is never changed for those who hold it: `append` after the first `length` units gives the
+shelf that has them. Snapshots of a memory share what they have in common.
 """
 
 from collections import OrderedDict
@@ -24,9 +25,11 @@ PLACES, PACKINGS = ("device", "host"), ("none", "int8", "fp8")
 class Kept(Protocol):
     """What every shelf can do."""
 
-    def append(self, units: Tensor, length: int) -> "Kept": ...  # (B, m, U, h, d) after the first `length`
+    # (B, m, U, h, d) after the first `length`
+    def append(self, units: Tensor, length: int) -> "Kept": ...
 
-    def take(self, picks: Tensor, length: int) -> Tensor: ...  # picks (B or 1, G, k) -> (B, k U, h, d)
+    # picks (B or 1, G, k) -> (B, k U, h, d)
+    def take(self, picks: Tensor, length: int) -> Tensor: ...
 
     def all(self, length: int) -> Tensor: ...  # (B, length, U, h, d)
 
@@ -35,8 +38,9 @@ class Kept(Protocol):
 
 @dataclass(frozen=True)
 class Storage:
-    """How a film's memory is kept. `host` keeps the history in (pinned) host memory and `slots` units of each layer on the
-    device, more where heads ask for more at once; a packed number takes one byte, with a scale for each token and head."""
+    """How a film's memory is kept. `host` keeps the history in (pinned) host memory and `slots`
+    units of each layer on the device, more where heads ask for more at once; a packed number takes
+    one byte, with a scale for each token and head."""
 
     place: str = "device"
     packing: str = "none"
@@ -45,9 +49,13 @@ class Storage:
     def __post_init__(self):
         for name, known in (("place", PLACES), ("packing", PACKINGS)):
             if getattr(self, name) not in known:
-                raise CinelabError(f"storage.{name} is {getattr(self, name)!r}; use one of {', '.join(known)}.")
+                raise CinelabError(
+                    f"storage.{name} is {getattr(self, name)!r}; use one of {', '.join(known)}."
+                )
         if self.slots < 1:
-            raise CinelabError(f"storage.slots is {self.slots}; at least 1 unit must fit on the device.")
+            raise CinelabError(
+                f"storage.slots is {self.slots}; at least 1 unit must fit on the device."
+            )
 
     def shelf(self) -> Kept:
         """An empty one."""
@@ -56,9 +64,10 @@ class Storage:
 
 
 class Shelf:
-    """A growing buffer of units along dim 1 that several memories may share up to their own lengths: whoever writes past what
-    others have written already gets its own copy (copy on write). Where it grows it grows for all of them, so that no older
-    memory keeps a smaller buffer with the same units."""
+    """A growing buffer of units along dim 1 that several memories may share up to their own
+    lengths: whoever writes past what others have written already gets its own copy (copy on write).
+    Where it grows it grows for all of them, so that no older memory keeps a smaller buffer with the
+    same units."""
 
     def __init__(self, buffer: Tensor | None = None, used: int = 0):
         self.buffer, self.used = buffer, used
@@ -76,7 +85,8 @@ class Shelf:
 
     def _moved(self, units: Tensor, length: int, new: int) -> Tensor:
         """A larger buffer with the first `length` units and the new ones."""
-        room = new + max(16, length // 4)  # a quarter more: twice would not fit beside a large model
+        # a quarter more: twice would not fit beside a large model
+        room = new + max(16, length // 4)
         buffer = units.new_empty((units.shape[0], room, *units.shape[2:]))
         if length:
             buffer[:, :length] = self.buffer[:, :length]
@@ -84,7 +94,8 @@ class Shelf:
         return buffer
 
     def take(self, picks: Tensor, length: int) -> Tensor:
-        # From the whole buffer: the first `length` of several films would have to be copied before they could be picked from.
+        # From the whole buffer: the first `length` of several films would have to be copied before
+        # they could be picked from.
         return gather(self.buffer, picks.to(self.buffer.device)[:, :, None])[:, 0]
 
     def all(self, length: int) -> Tensor:
@@ -95,15 +106,19 @@ class Shelf:
 
 
 def refuse_gradients(kept: str, remedy: str, units: Tensor | None = None) -> None:
-    """Raise CinelabError where gradients are on (and, where `units` are given, wanted of them): what was moved or packed
-    has left the graph, so that they would be missing without a sign."""
+    """Raise CinelabError where gradients are on (and, where `units` are given, wanted of them):
+    what was moved or packed has left the graph, so that they would be missing without a sign."""
     if torch.is_grad_enabled() and (units is None or units.requires_grad):
-        raise CinelabError(f"storage.{kept} keeps no gradients, and gradients are on; {remedy} to train, or call the model under "
-                           "torch.no_grad().")
+        raise CinelabError(
+            f"storage.{kept} keeps no gradients, and gradients are on; {remedy} to train, or call "
+            "the model under "
+            "torch.no_grad()."
+        )
 
 
 class Slots:
-    """Room for a few units on the device; the least recently used makes way. All snapshots of a film share it."""
+    """Room for a few units on the device; the least recently used makes way. All snapshots of a
+    film share it."""
 
     def __init__(self, room: int):
         self.room, self.buffer = room, None
@@ -111,7 +126,8 @@ class Slots:
         self.numbers = count()
 
     def fetch(self, pages: Sequence[tuple[int, Tensor]]) -> list[int]:
-        """The slots of these pages (number, tensor (B, U, h, d)), which are all there when this returns."""
+        """The slots of these pages (number, tensor (B, U, h, d)), which are all there when this
+        returns."""
         if len(pages) > self.room or self.buffer is None:
             self._grow(max(self.room, len(pages)), pages[0][1])
         for number, _ in pages:
@@ -119,14 +135,20 @@ class Slots:
                 self.held.move_to_end(number)  # before any makes way: what is asked for now stays
         for number, page in pages:
             if number not in self.held:
-                slot = len(self.held) if len(self.held) < self.room else self.held.popitem(last=False)[1]
+                slot = (
+                    len(self.held)
+                    if len(self.held) < self.room
+                    else self.held.popitem(last=False)[1]
+                )
                 self.buffer[:, slot].copy_(page, non_blocking=True)
                 self.held[number] = slot
         return [self.held[number] for number, _ in pages]
 
     def _grow(self, room: int, like: Tensor) -> None:
         old, device = self.buffer, like.device if self.buffer is None else self.buffer.device
-        self.buffer = torch.empty((like.shape[0], room, *like.shape[1:]), dtype=like.dtype, device=device)
+        self.buffer = torch.empty(
+            (like.shape[0], room, *like.shape[1:]), dtype=like.dtype, device=device
+        )
         if old is not None:
             self.buffer[:, : old.shape[1]] = old
         self.room = room
@@ -152,10 +174,18 @@ class HostShelf:
         return HostShelf(self.slots, self.pages[:length] + new)
 
     def take(self, picks: Tensor, length: int) -> Tensor:
-        refuse_gradients("place 'host'", "use 'device'")  # a block that is computed again would find its slots reused
-        wanted = picks.flatten().unique().tolist()  # the one thing that is read back from the device
-        slots = torch.tensor(self.slots.fetch([self.pages[unit] for unit in wanted]), dtype=torch.long)
-        where = torch.zeros(length, dtype=torch.long).index_copy_(0, torch.tensor(wanted), slots).to(picks.device)
+        # a block that is computed again would find its slots reused
+        refuse_gradients("place 'host'", "use 'device'")
+        # the one thing that is read back from the device
+        wanted = picks.flatten().unique().tolist()
+        slots = torch.tensor(
+            self.slots.fetch([self.pages[unit] for unit in wanted]), dtype=torch.long
+        )
+        where = (
+            torch.zeros(length, dtype=torch.long)
+            .index_copy_(0, torch.tensor(wanted), slots)
+            .to(picks.device)
+        )
         buffer = self.slots.buffer
         return gather(buffer, where[picks].to(buffer.device)[:, :, None])[:, 0]
 
@@ -168,7 +198,8 @@ class HostShelf:
 
 
 class PackedShelf:
-    """A byte for each number, and for each token and head the scale that its largest number sets."""
+    """A byte for each number, and for each token and head the scale that its largest number
+    sets."""
 
     def __init__(self, packing: str, numbers: Kept, scales: Kept, dtype: torch.dtype | None = None):
         self.packing, self.numbers, self.scales, self.dtype = packing, numbers, scales, dtype
@@ -176,10 +207,20 @@ class PackedShelf:
     def append(self, units: Tensor, length: int) -> "PackedShelf":
         refuse_gradients(f"packing {self.packing!r}", "use 'none'", units)
         numbers, scales = pack(units, self.packing)
-        return PackedShelf(self.packing, self.numbers.append(numbers, length), self.scales.append(scales, length), units.dtype)
+        return PackedShelf(
+            self.packing,
+            self.numbers.append(numbers, length),
+            self.scales.append(scales, length),
+            units.dtype,
+        )
 
     def take(self, picks: Tensor, length: int) -> Tensor:
-        return unpack(self.numbers.take(picks, length), self.scales.take(picks, length), self.packing, self.dtype)
+        return unpack(
+            self.numbers.take(picks, length),
+            self.scales.take(picks, length),
+            self.packing,
+            self.dtype,
+        )
 
     def all(self, length: int) -> Tensor:
         return unpack(self.numbers.all(length), self.scales.all(length), self.packing, self.dtype)
@@ -199,13 +240,15 @@ def pack(x: Tensor, packing: str) -> tuple[Tensor, Tensor]:
 
 
 def unpack(numbers: Tensor, scale: Tensor, packing: str, dtype: torch.dtype) -> Tensor:
-    """Back from bytes; off by half a step of the scale at most (int8), or by 1/16 of the number (fp8)."""
+    """Back from bytes; off by half a step of the scale at most (int8), or by 1/16 of the number
+    (fp8)."""
     kind = torch.int8 if packing == "int8" else torch.float8_e4m3fn
     return (numbers.view(kind).float() * scale).to(dtype)
 
 
 def to_host(unit: Tensor) -> Tensor:
-    """A copy in host memory; pinned, so that it moves beside the computation, where there is a GPU."""
+    """A copy in host memory; pinned, so that it moves beside the computation, where there is a
+    GPU."""
     if unit.device.type == "cpu":
         return unit.detach().clone()
     page = torch.empty(unit.shape, dtype=unit.dtype, pin_memory=True)

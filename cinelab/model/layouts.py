@@ -1,4 +1,5 @@
-"""What Wan2.1's tensors are called: ours (which are diffusers'), the original repository's, and what training wraps around them.
+"""What Wan2.1's tensors are called: ours (which are diffusers'), the original repository's, and
+what training wraps around them.
 
     diffusers   blocks.0.attn1.to_q.weight
     wan         blocks.0.self_attn.q.weight
@@ -10,17 +11,27 @@ LoRA tensors stand beside these names in the ways of their trainers (`lora_place
     DiffSynth            pipe.dit.blocks.0.self_attn.q.lora_A.default.weight
     kohya, ComfyUI       lora_unet_blocks_0_self_attn_q.lora_down.weight, diffusion_model.blocks.0.self_attn.q.diff_b
 
-One table, read in both directions. It maps modules, so that their weights, biases and LoRA factors follow. The trap in it:
-the original calls the norm before cross-attention `norm3`, diffusers calls it `norm2`.
+One table, read in both directions. It maps modules, so that their weights, biases and LoRA factors
+follow. The trap in it: the original calls the norm before cross-attention `norm3`, diffusers calls
+it `norm2`.
 """
 
 import re
 
 DIFFUSERS, WAN, TRAINING = "diffusers", "wan", "training"
 LAYOUTS = (DIFFUSERS, WAN, TRAINING)
-PARTS = ("generator_ema", "generator")  # of a training checkpoint: the first that is there is taken unless another is asked for
-NETWORKS = (*PARTS, "student_ema", "student", "teacher", "critic", "real_score", "fake_score")  # that one flat dictionary may hold
-ATTENTION = {"q": "to_q", "k": "to_k", "v": "to_v", "o": "to_out.0", "norm_q": "norm_q", "norm_k": "norm_k"}
+# of a training checkpoint: the first that is there is taken unless another is asked for
+PARTS = ("generator_ema", "generator")
+# that one flat dictionary may hold
+NETWORKS = (*PARTS, "student_ema", "student", "teacher", "critic", "real_score", "fake_score")
+ATTENTION = {
+    "q": "to_q",
+    "k": "to_k",
+    "v": "to_v",
+    "o": "to_out.0",
+    "norm_q": "norm_q",
+    "norm_k": "norm_k",
+}
 TOP = {
     "patch_embedding": "patch_embedding",
     "text_embedding.0": "condition_embedder.text_embedder.linear_1",
@@ -40,18 +51,42 @@ BLOCK = {
     **{f"cross_attn.{wan}": f"attn2.{ours}" for wan, ours in ATTENTION.items()},
 }
 WRAPPERS = {"_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_orig_mod", "module"}
-HOLDERS = {"model", "base_model", "diffusion_model", "transformer", "pipe", "dit", "unet", "net", "student", "state_dict"}  # before the first name that is the transformer's own
-IMAGE = re.compile(r"(^|\.)(img_emb|image_embedder|k_img|v_img|norm_k_img|add_k_proj|add_v_proj|norm_added_k|norm_added_q)\.")
-LORA = re.compile(r"(?P<module>.+?)\.(?:lora(?:_linear_layer)?[._](?P<factor>A|B|down|up)(?:\.(?!weight$|bias$)[\w-]+)?(?:\.(?P<leaf>weight|bias))?"
-                  r"|(?P<plain>alpha|diff|diff_b|diff_m))")
-TEXT = re.compile(r"(lora|lycoris)_(te|te\d|t5|text_encoder\w*?|text_model|umt5)_|(?:base_model\.|model\.|pipe\.)*(te\d?|text_encoders?(_?\d)?|text_model|t5\w*|umt5\w*|conditioner|cond_stage_model)\.")
-FLAT = re.compile(r"(?:(?:lora|lycoris)_)?(?:(?:unet|transformer|dit|net|model|base_model|diffusion_model)_+)*(?:blocks_(?P<block>\d+)_)?(?P<module>.+)")
-FLAT_TOP, FLAT_BLOCK = ({name.replace(".", "_"): ours for wan, ours in table.items() for name in (wan, ours)} for table in (TOP, BLOCK))
+# before the first name that is the transformer's own
+HOLDERS = {
+    "model",
+    "base_model",
+    "diffusion_model",
+    "transformer",
+    "pipe",
+    "dit",
+    "unet",
+    "net",
+    "student",
+    "state_dict",
+}
+IMAGE = re.compile(
+    r"(^|\.)(img_emb|image_embedder|k_img|v_img|norm_k_img|add_k_proj|add_v_proj|norm_added_k|norm_added_q)\."
+)
+LORA = re.compile(
+    r"(?P<module>.+?)\.(?:lora(?:_linear_layer)?[._](?P<factor>A|B|down|up)(?:\.(?!weight$|bias$)[\w-]+)?(?:\.(?P<leaf>weight|bias))?"
+    r"|(?P<plain>alpha|diff|diff_b|diff_m))"
+)
+TEXT = re.compile(
+    r"(lora|lycoris)_(te|te\d|t5|text_encoder\w*?|text_model|umt5)_|(?:base_model\.|model\.|pipe\.)*(te\d?|text_encoders?(_?\d)?|text_model|t5\w*|umt5\w*|conditioner|cond_stage_model)\."
+)
+FLAT = re.compile(
+    r"(?:(?:lora|lycoris)_)?(?:(?:unet|transformer|dit|net|model|base_model|diffusion_model)_+)*(?:blocks_(?P<block>\d+)_)?(?P<module>.+)"
+)
+FLAT_TOP, FLAT_BLOCK = (
+    {name.replace(".", "_"): ours for wan, ours in table.items() for name in (wan, ours)}
+    for table in (TOP, BLOCK)
+)
 PLACE = re.compile(r"(?P<block>blocks\.\d+\.)?(?P<module>.+?)(?P<leaf>\.weight|\.bias)?")
 
 
 def bare(key: str) -> str:
-    """A key without what FSDP, checkpointing, torch.compile, peft and wrapping models put into it."""
+    """A key without what FSDP, checkpointing, torch.compile, peft and wrapping models put into
+    it."""
     words = [word for word in key.split(".") if word not in WRAPPERS]
     while len(words) > 1 and words[0] in HOLDERS:
         words = words[1:]
@@ -59,7 +94,8 @@ def bare(key: str) -> str:
 
 
 def from_wan(name: str) -> str | None:
-    """Our name of an original one (a module's or a tensor's); None if the original has no such thing."""
+    """Our name of an original one (a module's or a tensor's); None if the original has no such
+    thing."""
     return _translate(name, TOP, BLOCK)
 
 
@@ -82,17 +118,21 @@ def from_ours(name: str, layout: str) -> str:
 
 
 def naming(names: list[str]) -> dict[str, str]:
-    """Which of diffusers and wan these bare names belong to: each layout with a name that only it has."""
-    found = {DIFFUSERS: [name for name in names if to_wan(name) and not from_wan(name)],
-             WAN: [name for name in names if from_wan(name) and not to_wan(name)]}
+    """Which of diffusers and wan these bare names belong to: each layout with a name that only it
+    has."""
+    found = {
+        DIFFUSERS: [name for name in names if to_wan(name) and not from_wan(name)],
+        WAN: [name for name in names if from_wan(name) and not to_wan(name)],
+    }
     return {layout: only[0] for layout, only in found.items() if only}
 
 
 def lora_place(key: str) -> tuple[str, str] | None:
     """Module and role of a LoRA tensor, the module's name bare; None for any other.
 
-    Roles: down and up (factors), alpha, bias (of the upper factor, scaled as the product is), and what is added as it is:
-    diff (to the weight), diff_b (to the bias), diff_m (to the modulation table of a block or of the head).
+    Roles: down and up (factors), alpha, bias (of the upper factor, scaled as the product is), and
+    what is added as it is: diff (to the weight), diff_b (to the bias), diff_m (to the modulation
+    table of a block or of the head).
     """
     found = LORA.fullmatch(bare(key))
     if not found:
@@ -111,7 +151,8 @@ def is_text(key: str) -> bool:
 
 
 def module_named(name: str) -> str | None:
-    """Our name of a module in any naming: diffusers', the original, or either with its dots as underscores (kohya)."""
+    """Our name of a module in any naming: diffusers', the original, or either with its dots as
+    underscores (kohya)."""
     if to_wan(name):
         return name
     return from_wan(name) or _flat(name)

@@ -1,4 +1,5 @@
-"""Rotary positions in time and space, as in Wan2.1: the head is split into a time, a height and a width part.
+"""Rotary positions in time and space, as in Wan2.1: the head is split into a time, a height and a
+width part.
 
     F frames   N = h w tokens a frame   D head size, rotated as D / 2 complex numbers
 
@@ -28,7 +29,9 @@ def _space(head_dim: int, height: int, width: int) -> Tensor:
     _, rows, columns = split(head_dim)
     y = torch.outer(torch.arange(height, dtype=torch.float64), _frequencies(rows))
     x = torch.outer(torch.arange(width, dtype=torch.float64), _frequencies(columns))
-    angle = torch.cat([y[:, None].expand(-1, width, -1), x[None].expand(height, -1, -1)], dim=-1).flatten(0, 1)
+    angle = torch.cat(
+        [y[:, None].expand(-1, width, -1), x[None].expand(height, -1, -1)], dim=-1
+    ).flatten(0, 1)
     return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
 
@@ -48,12 +51,15 @@ class Rope:
 
     def _turns(self, frames: int) -> Tensor:
         """Complex (frames, Dt/2): the turns of times 0, 1, 2, ..."""
-        angle = torch.outer(torch.arange(frames, dtype=torch.float64), _frequencies(split(self.head_dim)[0]))
+        angle = torch.outer(
+            torch.arange(frames, dtype=torch.float64), _frequencies(split(self.head_dim)[0])
+        )
         return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(self.space.device)
 
     def table(self, frames: Tensor, last: int | None = None) -> Tensor:
-        """Frame positions (..., F), whole and not negative -> complex turns (..., F * N, 1, D/2). Whoever knows that none is
-        beyond `last` says so, since reading the largest back from a GPU would wait for it."""
+        """Frame positions (..., F), whole and not negative -> complex turns (..., F * N, 1, D/2).
+        Whoever knows that none is beyond `last` says so, since reading the largest back from a GPU
+        would wait for it."""
         time = self._time_of(frames, last)[..., None, :]  # (..., F, 1, Dt/2)
         tokens, lead = self.space.shape[0], time.shape[:-2]
         both = torch.cat([time.expand(*lead, tokens, -1), self.space.expand(*lead, -1, -1)], dim=-1)
@@ -66,13 +72,18 @@ class Rope:
         return self._time[frames.to(self._time.device)]  # (..., F, Dt/2)
 
     def turn_kept(self, x: Tensor, frames: Tensor, last: int | None = None) -> Tensor:
-        """Rotate kept keys (B, F N, heads, D), which have no gradient, to the frames (B or 1, heads or 1, F) where each stands.
+        """Rotate kept keys (B, F N, heads, D), which have no gradient, to the frames (B or 1, heads
+        or 1, F) where each stands.
 
-        What `turn` with their table would give, without the table: heads that kept other units would each have their own."""
+        What `turn` with their table would give, without the table: heads that kept other units
+        would each have their own."""
         if not frames.shape[-1]:
             return x  # nothing is kept: every unit was erased
         time = self._time_of(frames, last).movedim(1, 2)[:, :, None]  # (B, F, 1, h, Dt/2)
-        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))).unflatten(1, (frames.shape[-1], -1))  # (B, F, N, h, D/2)
+        # (B, F, N, h, D/2)
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))).unflatten(
+            1, (frames.shape[-1], -1)
+        )
         out, part = torch.empty_like(pairs), time.shape[-1]
         torch.mul(pairs[..., :part], time, out=out[..., :part])
         torch.mul(pairs[..., part:], self.space[:, None], out=out[..., part:])

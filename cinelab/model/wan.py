@@ -1,7 +1,8 @@
 """CausalWan: Wan2.1's video transformer as a plain function of named tensors.
 
-Architecture and parameter names are those of diffusers' `WanTransformer3DModel`, so its checkpoints load with
-no map. What a frame may attend to is not decided here: a *sight* (see `cinelab.memory.sight`) is handed in.
+Architecture and parameter names are those of diffusers' `WanTransformer3DModel`, so its checkpoints
+load with no map. What a frame may attend to is not decided here: a *sight* (see
+`cinelab.memory.sight`) is handed in.
 
     B batch   F frames (latent)   N tokens a frame   T = F N   S prompts   L words   D width   h heads
 """
@@ -22,20 +23,23 @@ from cinelab.model.attention import attention
 from cinelab.model.rope import Rope, rope_for
 
 Look = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor | None]]
-See = Callable[[Tensor, Tensor, Tensor], Tensor]  # unrotated (q, k, v), each (B, T, h, D/h) -> attention's output, like q
+# unrotated (q, k, v), each (B, T, h, D/h) -> attention's output, like q
+See = Callable[[Tensor, Tensor, Tensor], Tensor]
 TextKV = list[tuple[Tensor, Tensor]]  # per layer: keys and values (B, S, L, h, D/h) of every prompt
 
 
 class Sight(Protocol):
-    """Decides what queries see. `layer(i, rope)` gives a function of unrotated (q, k, v), each (B, T, h, D/h),
-    that returns rotated q and k, v and a mask for `attention`; the result is reshaped back to q's shape."""
+    """Decides what queries see. `layer(i, rope)` gives a function of unrotated (q, k, v), each (B,
+    T, h, D/h), that returns rotated q and k, v and a mask for `attention`; the result is reshaped
+    back to q's shape."""
 
     def layer(self, index: int, rope: Rope) -> Look: ...
 
 
 @dataclass(frozen=True)
 class WanConfig:
-    """Shape of the transformer; field names and defaults as in diffusers (defaults are Wan2.1-T2V-14B)."""
+    """Shape of the transformer; field names and defaults as in diffusers (defaults are
+    Wan2.1-T2V-14B)."""
 
     num_attention_heads: int = 40
     attention_head_dim: int = 128
@@ -51,9 +55,13 @@ class WanConfig:
 
     def __post_init__(self):
         if self.patch_size[0] != 1:
-            raise CinelabError(f"patch_size is {self.patch_size}; its time part must be 1 for a causal model.")
+            raise CinelabError(
+                f"patch_size is {self.patch_size}; its time part must be 1 for a causal model."
+            )
         if self.attention_head_dim % 2:
-            raise CinelabError(f"attention_head_dim is {self.attention_head_dim}; it must be even for RoPE.")
+            raise CinelabError(
+                f"attention_head_dim is {self.attention_head_dim}; it must be even for RoPE."
+            )
 
     @property
     def width(self) -> int:
@@ -95,23 +103,31 @@ class Conditioner(nn.Module):
     def time(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """t (B, F) -> embedding (B, F, D) and block modulation (B, F, 6, D), both fp32."""
         half = self.freq_dim // 2
-        rates = torch.exp(-math.log(10000.0) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
+        rates = torch.exp(
+            -math.log(10000.0) * torch.arange(half, device=t.device, dtype=torch.float32) / half
+        )
         angle = 1000.0 * t.float()[..., None] * rates
-        waves = torch.cat([angle.cos(), angle.sin()], dim=-1).to(self.time_embedder.linear_1.weight.dtype)
+        waves = torch.cat([angle.cos(), angle.sin()], dim=-1).to(
+            self.time_embedder.linear_1.weight.dtype
+        )
         embedding = self.time_embedder(waves)
         turned = fn.silu(embedding).to(self.time_proj.weight.dtype)
         return embedding.float(), self.time_proj(turned).float().unflatten(-1, (6, -1))
 
 
 class Attention(nn.Module):
-    """Projections with q/k RMS norm over the whole width; heads are split by the caller's `heads`."""
+    """Projections with q/k RMS norm over the whole width; heads are split by the caller's
+    `heads`."""
 
     def __init__(self, config: WanConfig):
         super().__init__()
         width, self.heads = config.width, config.num_attention_heads
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
-        self.norm_q, self.norm_k = nn.RMSNorm(width, eps=config.eps), nn.RMSNorm(width, eps=config.eps)
+        self.norm_q, self.norm_k = (
+            nn.RMSNorm(width, eps=config.eps),
+            nn.RMSNorm(width, eps=config.eps),
+        )
 
     def query(self, x: Tensor) -> Tensor:
         return rms(self.norm_q, self.to_q(x)).unflatten(-1, (self.heads, -1))
@@ -146,8 +162,15 @@ class Block(nn.Module):
         self.ffn = FeedForward(width, config.ffn_dim)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, width) / width**0.5)
 
-    def forward(self, x: Tensor, modulation: Tensor, see: See, text_kv: tuple[Tensor, Tensor], slot: Tensor,
-                kernel: str) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        see: See,
+        text_kv: tuple[Tensor, Tensor],
+        slot: Tensor,
+        kernel: str,
+    ) -> Tensor:
         """x (B, F, N, D), modulation (B, F, 6, D) -> (B, F, N, D)."""
         seen = see(*self.enter(x, modulation)).reshape(x.shape)
         return self.leave(x, seen, modulation, text_kv, slot, kernel)
@@ -163,7 +186,15 @@ class Block(nn.Module):
         k, v = self.attn1.key_value(y)
         return self.attn1.query(y).type_as(v), k, v
 
-    def leave(self, x: Tensor, seen: Tensor, modulation: Tensor, text_kv: tuple[Tensor, Tensor], slot: Tensor, kernel: str) -> Tensor:
+    def leave(
+        self,
+        x: Tensor,
+        seen: Tensor,
+        modulation: Tensor,
+        text_kv: tuple[Tensor, Tensor],
+        slot: Tensor,
+        kernel: str,
+    ) -> Tensor:
         """All that follows self-attention, whose heads' outputs are `seen` (B, F, N, D)."""
         gate, shift, scale, c_gate = (self.scale_shift_table + modulation)[:, :, 2:, None].unbind(2)
         x = (x + self.attn1.to_out[0](seen) * gate).type_as(x)
@@ -198,15 +229,18 @@ def fp32_norm(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def pick_prompts(part: Tensor, slot: Tensor) -> Tensor:
-    """Keys or values (B, S, L, h, d) of all prompts -> (B F, L, h, d), each frame its own by slot (B, F)."""
+    """Keys or values (B, S, L, h, d) of all prompts -> (B F, L, h, d), each frame its own by slot
+    (B, F)."""
     if part.shape[1] == 1:
         return part.expand(-1, slot.shape[1], -1, -1, -1).flatten(0, 1)
-    choice = fn.one_hot(slot, part.shape[1]).type_as(part)  # a product, since indexing has a slow backward on a CPU
+    # a product, since indexing has a slow backward on a CPU
+    choice = fn.one_hot(slot, part.shape[1]).type_as(part)
     return (choice @ part.flatten(2)).unflatten(-1, part.shape[2:]).flatten(0, 1)
 
 
 class CausalWan(nn.Module):
-    """Velocity of latents under a sight. `kernel` names the attention kernel (see `model.attention`)."""
+    """Velocity of latents under a sight. `kernel` names the attention kernel (see
+    `model.attention`)."""
 
     def __init__(self, config: WanConfig, kernel: str = "auto"):
         super().__init__()
@@ -220,7 +254,9 @@ class CausalWan(nn.Module):
         self.proj_out = nn.Linear(width, config.out_channels * math.prod(patch))
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
 
-    def forward(self, x: Tensor, t: Tensor, text: Tensor | TextKV, slot: Tensor, sight: Sight) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, text: Tensor | TextKV, slot: Tensor, sight: Sight
+    ) -> Tensor:
         """Velocity (B, F, C, H, W) of noisy latents x (B, F, C, H, W).
 
         t      (B, F) noise level of each frame, 0 = data, 1 = noise
@@ -235,39 +271,58 @@ class CausalWan(nn.Module):
             x, t, slot = share.mine(x), share.mine(t), share.mine(slot)
             if hasattr(sight, "average"):  # it retrieves: a layer's heads choose together
                 sight.average = share.average
-        patch, given = self.patch_embedding.weight.flatten(1), x.dtype  # weights may be of half the precision of the latents
-        tokens = rearrange(x, "b f c (h p) (w q) -> b f (h w) (c p q)", p=rows, q=columns).to(patch.dtype)
+        # weights may be of half the precision of the latents
+        patch, given = self.patch_embedding.weight.flatten(1), x.dtype
+        tokens = rearrange(x, "b f c (h p) (w q) -> b f (h w) (c p q)", p=rows, q=columns).to(
+            patch.dtype
+        )
         tokens = fn.linear(tokens, patch, self.patch_embedding.bias)
         embedding, modulation = self.condition_embedder.time(t)
-        text_kv = CausalWan.encode_text(self, text) if isinstance(text, Tensor) else text  # a sharded one gathers, which is done
+        # a sharded one gathers, which is done
+        text_kv = CausalWan.encode_text(self, text) if isinstance(text, Tensor) else text
         rope = rope_for(self.config.attention_head_dim, height, width, x.device)
         for index, block in enumerate(self.blocks):
             see = partial(attend, sight.layer(index, rope), self.kernel)
-            tokens = block(tokens, modulation, share.around(see) if share else see, text_kv[index], slot, self.kernel)
+            tokens = block(
+                tokens,
+                modulation,
+                share.around(see) if share else see,
+                text_kv[index],
+                slot,
+                self.kernel,
+            )
         shift, scale = (self.scale_shift_table + embedding[:, :, None])[:, :, :, None].unbind(2)
-        out = self.proj_out((fp32_norm(self.norm_out, tokens) * (1 + scale) + shift).type_as(tokens))
+        out = self.proj_out(
+            (fp32_norm(self.norm_out, tokens) * (1 + scale) + shift).type_as(tokens)
+        )
         out = rearrange(out, "b f (h w) (p q c) -> b f c (h p) (w q)", h=height, p=rows, q=columns)
         out = out if patch.dtype == given else out.to(given)
         return share.whole(out) if share else out
 
     def encode_text(self, text: Tensor) -> TextKV:
-        """Prompts (B, S, L, text_dim) -> keys and values of every layer; compute once per prompt."""
+        """Prompts (B, S, L, text_dim) -> keys and values of every layer; compute once per
+        prompt."""
         words = self.condition_embedder.text_embedder(text.to(self.patch_embedding.weight.dtype))
         return [block.key_value(words) for block in self.blocks]
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         _, rows, columns = self.config.patch_size
         if x.shape[2] != self.config.in_channels or x.shape[3] % rows or x.shape[4] % columns:
-            raise CinelabError(f"Latents {tuple(x.shape)} do not fit: wanted (B, F, {self.config.in_channels}, H, W) "
-                               f"with H divisible by {rows} and W by {columns}.")
+            raise CinelabError(
+                f"Latents {tuple(x.shape)} do not fit: wanted (B, F, {self.config.in_channels}, "
+                "H, W) "
+                f"with H divisible by {rows} and W by {columns}."
+            )
         return x.shape[3] // rows, x.shape[4] // columns
 
 
-FULL_PRECISION = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")  # as diffusers keeps them
+# as diffusers keeps them
+FULL_PRECISION = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
 
 
 def kept_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
-    """What a parameter is kept in, in a model of `dtype`: what steers all the others stays in fp32."""
+    """What a parameter is kept in, in a model of `dtype`: what steers all the others stays in
+    fp32."""
     return torch.float32 if any(part in FULL_PRECISION for part in name.split(".")) else dtype
 
 
@@ -279,7 +334,8 @@ def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 
 
 def init_toy(model: CausalWan) -> CausalWan:
-    """DiT-style start for training from scratch: gates and output zero, so that every block begins as identity."""
+    """DiT-style start for training from scratch: gates and output zero, so that every block begins
+    as identity."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

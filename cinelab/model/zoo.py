@@ -1,8 +1,10 @@
-"""Checkpoints by name, folder or file: a model with its codec, its words and the settings it was made with.
+"""Checkpoints by name, folder or file: a model with its codec, its words and the settings it was
+made with.
 
-A checkpoint is a folder: config.json, weights.safetensors, their checksums.json, and what its run left (log.jsonl, card, curve).
-Shipped ones live in cinelab/checkpoints: the codec, the recogniser, toybox-bidirectional (short clips) and
-toybox-bidirectional-24, toybox-base, and the few-step students toybox-1step, -2step, -4step and -chunk-4step.
+A checkpoint is a folder: config.json, weights.safetensors, their checksums.json, and what its run
+left (log.jsonl, card, curve). Shipped ones live in cinelab/checkpoints: the codec, the recogniser,
+toybox-bidirectional (short clips) and toybox-bidirectional-24, toybox-base, and the few-step
+students toybox-1step, -2step, -4step and -chunk-4step.
 """
 
 import warnings
@@ -31,7 +33,16 @@ from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
 from cinelab.world.vocab import families, known_words
 
 SMALL = 10**8  # numbers of a model that may be built before its weights are compared with it
-WHOLE = {"model": dict, "text": dict, "codec": str, "sampling": dict, "chunk": int, "span": int, "fps": int | float, "size": list}
+WHOLE = {
+    "model": dict,
+    "text": dict,
+    "codec": str,
+    "sampling": dict,
+    "chunk": int,
+    "span": int,
+    "fps": int | float,
+    "size": list,
+}
 SHELF = Path(__file__).parent.parent / "checkpoints"
 WEIGHTS, CONFIG = "weights.safetensors", "config.json"
 SPAN = "span"  # of a reach: as far as the longest clip that the model was trained on
@@ -53,13 +64,17 @@ class Bundle(Readable):
     size: tuple[int, int]  # height, width in pixels
     config: dict  # as stored
     mark: Callable[[], str]  # makes the fingerprint of the model's weights
-    memory: dict = field(default_factory=dict)  # how its films' memory is kept: place, packing, slots, summary (see memory.shelf)
-    policy: dict | None = None  # the policy that it was trained under, as memory.policy_io reads it; None = not said
-    reach: int | str | None = SPAN  # latent frames: what lies farther back stands at this distance (None = where it is)
+    # how its films' memory is kept: place, packing, slots, summary (see memory.shelf)
+    memory: dict = field(default_factory=dict)
+    # the policy that it was trained under, as memory.policy_io reads it; None = not said
+    policy: dict | None = None
+    # latent frames: what lies farther back stands at this distance (None = where it is)
+    reach: int | str | None = SPAN
     unconditional: str = ""  # the prompt that guidance compares with
 
     def __post_init__(self):
-        self.sampling = self.sampling.filled()  # a model's own settings are whole: others are filled up from them
+        # a model's own settings are whole: others are filled up from them
+        self.sampling = self.sampling.filled()
         if self.reach == SPAN:  # the farthest that a frame has looked back in training
             self.reach = self.span - 1
         check_reach(self.reach, self.name)
@@ -70,7 +85,8 @@ class Bundle(Readable):
         return self.mark()
 
     def levels(self, steps: Steps = None) -> Sampling:
-        """The model's own sampling, with whatever is given changed: a number of steps, a list of levels, or further settings."""
+        """The model's own sampling, with whatever is given changed: a number of steps, a list of
+        levels, or further settings."""
         if steps is None:
             return self.sampling
         if isinstance(steps, int):
@@ -80,7 +96,9 @@ class Bundle(Readable):
         if isinstance(steps, (list, tuple)):
             return replace(self.sampling, steps=len(steps), at=tuple(steps))
         if not isinstance(steps, Sampling):
-            raise CinelabError(f"steps is {steps!r:.60}; give a number, a list of levels, or a Sampling.")
+            raise CinelabError(
+                f"steps is {steps!r:.60}; give a number, a list of levels, or a Sampling."
+            )
         return steps.filled(self.sampling)
 
     @property
@@ -92,15 +110,23 @@ class Bundle(Readable):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        return self.codec.channels, self.size[0] // self.codec.scale, self.size[1] // self.codec.scale
+        return (
+            self.codec.channels,
+            self.size[0] // self.codec.scale,
+            self.size[1] // self.codec.scale,
+        )
 
 
 def check_reach(reach: Any, where: str) -> None:
-    """Raise CinelabError unless a reach is a number of latent frames, "span" (see `Bundle`), or None for no limit."""
+    """Raise CinelabError unless a reach is a number of latent frames, "span" (see `Bundle`), or
+    None for no limit."""
     number = isinstance(reach, int) and not isinstance(reach, bool) and reach >= 1
     if not (number or reach is None or reach == SPAN):
-        raise CinelabError(f"reach of {where} is {reach!r}; give latent frames, at least 1, \"{SPAN}\" (as far as in training), or "
-                           "null for no limit.")
+        raise CinelabError(
+            f'reach of {where} is {reach!r}; give latent frames, at least 1, "{SPAN}" (as far as '
+            "in training), or "
+            "null for no limit."
+        )
 
 
 def shipped() -> list[str]:
@@ -110,9 +136,15 @@ def shipped() -> list[str]:
 
 def students() -> list[str]:
     """Names of the shipped few-step students, fewest levels first."""
-    found = [(read_mapping(SHELF / name / CONFIG, sampling=dict | None).get("sampling", {}), name) for name in shipped()]
-    return [name for sampling, name in sorted(found, key=lambda pair: (pair[0].get("steps", 0), pair[1]))
-            if sampling.get("solver") == "consistency"]
+    found = [
+        (read_mapping(SHELF / name / CONFIG, sampling=dict | None).get("sampling", {}), name)
+        for name in shipped()
+    ]
+    return [
+        name
+        for sampling, name in sorted(found, key=lambda pair: (pair[0].get("steps", 0), pair[1]))
+        if sampling.get("solver") == "consistency"
+    ]
 
 
 def find(name: str | Path) -> Path:
@@ -121,29 +153,48 @@ def find(name: str | Path) -> Path:
     for folder in (SHELF / path if path.parts == (path.name,) else path, path, path.parent):
         if half_saved(folder, CONFIG):  # a kill came between two moves, and all is there
             finish(folder, CONFIG)
-        if (folder / CONFIG).exists() and (folder / WEIGHTS).exists() and (folder != path.parent or path.exists()):
+        if (
+            (folder / CONFIG).exists()
+            and (folder / WEIGHTS).exists()
+            and (folder != path.parent or path.exists())
+        ):
             return folder
     _refuse_part(path)
-    raise CinelabError(f"Checkpoint {str(name)!r} was not found: give one of {', '.join(shipped()) or '(none shipped)'}, "
-                       f"a folder with {CONFIG} and {WEIGHTS}, or a diffusers folder of Wan2.1.")
+    raise CinelabError(
+        f"Checkpoint {str(name)!r} was not found: give one of "
+        f"{', '.join(shipped()) or '(none shipped)'}, "
+        f"a folder with {CONFIG} and {WEIGHTS}, or a diffusers folder of Wan2.1."
+    )
 
 
 def _refuse_part(path: Path) -> None:
-    """The sentence for a folder that has a part of a checkpoint only: adapters, weights or a config.json alone."""
+    """The sentence for a folder that has a part of a checkpoint only: adapters, weights or a
+    config.json alone."""
     if not path.is_dir():
         return
     config, adapter = (path / CONFIG).exists(), (path / ADAPTER).exists()
     if adapter:
-        raise CinelabError(f"Checkpoint {path} holds adapters alone ({ADAPTER}); merge them with `cinelab convert BASE TARGET --lora "
-                           f"{path / ADAPTER}`, then direct with TARGET as weights.")
+        raise CinelabError(
+            f"Checkpoint {path} holds adapters alone ({ADAPTER}); merge them with `cinelab "
+            "convert BASE TARGET --lora "
+            f"{path / ADAPTER}`, then direct with TARGET as weights."
+        )
     if config != (path / WEIGHTS).exists():
         there, lacks = (CONFIG, WEIGHTS) if config else (WEIGHTS, CONFIG)
-        raise CinelabError(f"Checkpoint {path} holds {there} and no {lacks}; copy the whole folder.")
+        raise CinelabError(
+            f"Checkpoint {path} holds {there} and no {lacks}; copy the whole folder."
+        )
 
 
-def save(folder: Path, module: nn.Module, config: dict, dtype: torch.dtype = torch.bfloat16) -> None:
-    """Write weights (floats as `dtype`) and config, both or none. Overflow where `dtype` cannot hold a weight."""
-    state = {name: rounded(value, dtype, f"{folder}: {name}").contiguous() for name, value in module.state_dict().items()}
+def save(
+    folder: Path, module: nn.Module, config: dict, dtype: torch.dtype = torch.bfloat16
+) -> None:
+    """Write weights (floats as `dtype`) and config, both or none. Overflow where `dtype` cannot
+    hold a weight."""
+    state = {
+        name: rounded(value, dtype, f"{folder}: {name}").contiguous()
+        for name, value in module.state_dict().items()
+    }
     with together(folder, CONFIG) as scratch:
         write_atomic(scratch / WEIGHTS, lambda path: save_file(state, path))
         write_json(scratch / CONFIG, config)
@@ -161,14 +212,21 @@ def load_codec(name: str | Path = "toybox-codec") -> ToyCodec:
     return filled(ToyCodec(config), folder)
 
 
-def filled(module: nn.Module, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> nn.Module:
-    """`module` with the weights of a checkpoint folder (given where they are read already): all of them, floats, finite, of the right shapes, and those that were
-    written there. Says (a warning) where config.json is another one, which may have been changed on purpose."""
+def filled(
+    module: nn.Module, folder: Path, weights: dict[str, torch.Tensor] | None = None
+) -> nn.Module:
+    """`module` with the weights of a checkpoint folder (given where they are read already): all of
+    them, floats, finite, of the right shapes, and those that were written there. Says (a warning)
+    where config.json is another one, which may have been changed on purpose."""
     fill(module, read_weights(folder / WEIGHTS) if weights is None else weights, folder / WEIGHTS)
     check_unchanged(folder, WEIGHTS)
     if changed(folder, CONFIG):
-        warnings.warn(f"{folder / CONFIG} has changed since it was written, for its checksum is another; copy it again unless you have "
-                      "changed it yourself.", stacklevel=3)
+        warnings.warn(
+            f"{folder / CONFIG} has changed since it was written, for its checksum is another; "
+            "copy it again unless you have "
+            "changed it yourself.",
+            stacklevel=3,
+        )
     return module
 
 
@@ -179,22 +237,46 @@ def toy_encoder(config: WordEncoderConfig | None = None) -> WordEncoder:
 def read_part(folder: Path, key: str) -> Any:
     config = read_mapping(folder / CONFIG)
     if key == "text" and key not in config and "stage" in config:
-        raise CinelabError(f"{folder} is a transformer alone, trained here at Wan's size; write {{\"weights\": \"{folder.resolve()}\"}} into "
-                           "cinelab.json of a diffusers folder of Wan2.1, and name that folder.")
+        raise CinelabError(
+            f'{folder} is a transformer alone, trained here at Wan\'s size; write {{"weights": '
+            f'"{folder.resolve()}"}} into '
+            "cinelab.json of a diffusers folder of Wan2.1, and name that folder."
+        )
     if key not in config:
-        raise CinelabError(f"{folder / CONFIG} has no {key!r}; it is not a checkpoint of the kind asked for.")
+        raise CinelabError(
+            f"{folder / CONFIG} has no {key!r}; it is not a checkpoint of the kind asked for."
+        )
     return config[key]
 
 
-def model_config(model: WanConfig, encoder: WordEncoder, codec: str, sampling: Sampling, chunk: int, span: int,
-                 fps: float, size: tuple[int, int], **more: Any) -> dict:
+def model_config(
+    model: WanConfig,
+    encoder: WordEncoder,
+    codec: str,
+    sampling: Sampling,
+    chunk: int,
+    span: int,
+    fps: float,
+    size: tuple[int, int],
+    **more: Any,
+) -> dict:
     """What config.json of a model checkpoint says."""
-    return {"model": to_dict(model), "text": to_dict(encoder.config) | {"vocabulary": list(encoder.vocabulary)},
-            "codec": codec, "sampling": to_dict(sampling.filled()), "chunk": chunk, "span": span, "fps": fps, "size": list(size), **more}
+    return {
+        "model": to_dict(model),
+        "text": to_dict(encoder.config) | {"vocabulary": list(encoder.vocabulary)},
+        "codec": codec,
+        "sampling": to_dict(sampling.filled()),
+        "chunk": chunk,
+        "span": span,
+        "fps": fps,
+        "size": list(size),
+        **more,
+    }
 
 
 def load(name: str | Path, device: str | None = None) -> Bundle:
-    """A ready model by shipped name, folder or file; also a folder of Wan's published weights (see `wan_zoo.load_wan`).
+    """A ready model by shipped name, folder or file; also a folder of Wan's published weights (see
+    `wan_zoo.load_wan`).
 
     `device` None = the CPU for the toybox, a GPU for Wan where there is one.
     """
@@ -205,20 +287,38 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
     folder, device = find(name), device or "cpu"
     config = {key: read_part(folder, key) for key in WHOLE} | read_mapping(folder / CONFIG)
     if odd := next((key for key, kind in WHOLE.items() if not isinstance(config[key], kind)), None):
-        raise CinelabError(f"{folder / CONFIG} has {odd} {config[odd]!r:.60}, which is none; copy the folder again.")
+        raise CinelabError(
+            f"{folder / CONFIG} has {odd} {config[odd]!r:.60}, which is none; copy the folder "
+            "again."
+        )
     text = mapping(config["text"], f"{folder / CONFIG}: text", vocabulary=list[str] | None)
-    encoder = WordEncoder(text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text), families())
+    encoder = WordEncoder(
+        text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text), families()
+    )
     model = _transformer(from_dict(WanConfig, config["model"]), folder)
     near = folder.parent / config["codec"]
     codec = load_codec(near if (near / CONFIG).exists() else config["codec"])
     _check_parts(model.config, codec, encoder, config, folder)
-    return Bundle(folder.name, model.to(device), codec.to(device), encoder, from_dict(Sampling, config["sampling"]),
-                  config["chunk"], config["span"], config["fps"], tuple(config["size"]), config, lambda: fingerprint(folder),
-                  policy=config.get("policy"), reach=config.get("reach", SPAN))
+    return Bundle(
+        folder.name,
+        model.to(device),
+        codec.to(device),
+        encoder,
+        from_dict(Sampling, config["sampling"]),
+        config["chunk"],
+        config["span"],
+        config["fps"],
+        tuple(config["size"]),
+        config,
+        lambda: fingerprint(folder),
+        policy=config.get("policy"),
+        reach=config.get("reach", SPAN),
+    )
 
 
 def _transformer(config: WanConfig, folder: Path) -> CausalWan:
-    """A transformer with a folder's weights. One that is far larger than these is refused before it takes any memory."""
+    """A transformer with a folder's weights. One that is far larger than these is refused before it
+    takes any memory."""
     weights = read_weights(folder / WEIGHTS)
     held = sum(value.numel() for value in weights.values())
     try:
@@ -227,27 +327,51 @@ def _transformer(config: WanConfig, folder: Path) -> CausalWan:
     except RuntimeError:  # more bytes than can be counted
         wanted = inf
     if wanted > max(2 * held, SMALL):
-        raise CinelabError(f"{folder / CONFIG} describes a model of {wanted} numbers, and {WEIGHTS} holds {held}; restore the {CONFIG} that belongs "
-                           "to these weights.")
+        raise CinelabError(
+            f"{folder / CONFIG} describes a model of {wanted} numbers, and {WEIGHTS} holds "
+            f"{held}; restore the {CONFIG} that belongs "
+            "to these weights."
+        )
     return filled(CausalWan(config), folder, weights)
 
 
-def _check_parts(model: WanConfig, codec: Codec, encoder: TextEncoder, config: dict, folder: Path) -> None:
+def _check_parts(
+    model: WanConfig, codec: Codec, encoder: TextEncoder, config: dict, folder: Path
+) -> None:
     """Parts of different models do not make one, and a chunk, a span and a size must be some."""
     if (model.in_channels, model.out_channels) != (codec.channels, codec.channels):
-        raise CinelabError(f"{folder} takes {model.in_channels} channels and gives {model.out_channels}, but its codec {config['codec']} has "
-                           f"{codec.channels}; name the codec that it was trained with in {CONFIG}.")
+        raise CinelabError(
+            f"{folder} takes {model.in_channels} channels and gives {model.out_channels}, but its "
+            f"codec {config['codec']} has "
+            f"{codec.channels}; name the codec that it was trained with in {CONFIG}."
+        )
     if model.text_dim != encoder.width:
-        raise CinelabError(f"{folder} reads prompts {model.text_dim} wide, but its text encoder makes {encoder.width}; restore its {CONFIG}.")
+        raise CinelabError(
+            f"{folder} reads prompts {model.text_dim} wide, but its text encoder makes "
+            f"{encoder.width}; restore its {CONFIG}."
+        )
     grain = [codec.scale * patch for patch in model.patch_size[1:]]
     size = config["size"]
-    if len(size) != 2 or any(not isinstance(side, int) or side < 1 or side % each for side, each in zip(size, grain, strict=False)):
-        raise CinelabError(f"{folder / CONFIG} has size {size}, and whole multiples of {grain[0]} x {grain[1]} pixels are expected; restore it.")
+    if len(size) != 2 or any(
+        not isinstance(side, int) or side < 1 or side % each
+        for side, each in zip(size, grain, strict=False)
+    ):
+        raise CinelabError(
+            f"{folder / CONFIG} has size {size}, and whole multiples of {grain[0]} x {grain[1]} "
+            "pixels are expected; restore it."
+        )
     if not 1 <= config["chunk"] <= config["span"] or not config["fps"] > 0:
-        raise CinelabError(f"{folder / CONFIG} has chunk {config['chunk']}, span {config['span']} and fps {config['fps']}; chunk must be from 1 "
-                           "to span, fps above 0; restore it.")
+        raise CinelabError(
+            f"{folder / CONFIG} has chunk {config['chunk']}, span {config['span']} and fps "
+            f"{config['fps']}; chunk must be from 1 "
+            "to span, fps above 0; restore it."
+        )
 
 
 def is_wan(folder: Path) -> bool:
-    """Whether a folder is of Wan's kind: the parts of a diffusers model, or the original files (which `load_wan` answers to)."""
-    return not (folder / CONFIG).exists() and any((folder / name).exists() for name in ("model_index.json", "transformer", "vae", "Wan2.1_VAE.pth"))
+    """Whether a folder is of Wan's kind: the parts of a diffusers model, or the original files
+    (which `load_wan` answers to)."""
+    return not (folder / CONFIG).exists() and any(
+        (folder / name).exists()
+        for name in ("model_index.json", "transformer", "vae", "Wan2.1_VAE.pth")
+    )

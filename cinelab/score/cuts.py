@@ -40,7 +40,8 @@ class CutDetector:
 
     @classmethod
     def at(cls, fps: float) -> "CutDetector":
-        """For videos of so many frames a second: the defaults are those of 8, and last as long at a higher rate."""
+        """For videos of so many frames a second: the defaults are those of 8, and last as long at a
+        higher rate."""
         scale = max(1.0, fps / 8)
         return cls(window=round(cls.window * scale), least_shot=round(cls.least_shot * scale))
 
@@ -64,7 +65,8 @@ def colour_histograms(frames: np.ndarray) -> np.ndarray:
 
 
 def change(frames: np.ndarray) -> np.ndarray:
-    """How much each step looks like a cut, (F-1,) in 0..1: large only where pixels *and* colours change.
+    """How much each step looks like a cut, (F-1,) in 0..1: large only where pixels *and* colours
+    change.
 
     A jump in a close-up moves as many pixels as a cut but brings few colours, so colours count
     twice in the geometric mean; a cut between two alike places still moves pixels.
@@ -78,8 +80,8 @@ def _change(steps: np.ndarray, colours: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Seen(Readable):
-    """What one pass over a film found: `steps` (mean change of a pixel, 0..1) and `changes` (see `change`), (F - 1,) each, and
-    the first frame of every new shot as PySceneDetect sees it."""
+    """What one pass over a film found: `steps` (mean change of a pixel, 0..1) and `changes` (see
+    `change`), (F - 1,) each, and the first frame of every new shot as PySceneDetect sees it."""
 
     steps: np.ndarray
     changes: np.ndarray
@@ -91,7 +93,8 @@ class Seen(Readable):
 
 
 def look_for_cuts(frames: Iterable[np.ndarray], fps: float) -> Seen:
-    """Both detectors on the frames (H, W, 3) of a film, one after another; a few numbers a frame are kept."""
+    """Both detectors on the frames (H, W, 3) of a film, one after another; a few numbers a frame
+    are kept."""
     watcher, before, steps, colours = SceneDetect(fps), None, [], []
     for frame in frames:
         watcher.see(frame)
@@ -126,15 +129,19 @@ def _colours(frame: np.ndarray) -> np.ndarray:
 
 
 def usual_change(steps: np.ndarray, window: int) -> np.ndarray:
-    """For each step the second largest of the `window` steps before it or after it, the larger one, (F-1,).
+    """For each step the second largest of the `window` steps before it or after it, the larger one,
+    (F-1,).
 
-    The larger side makes the first step of a pan no cut: what follows it is as large. A codec that packs two frames into
-    one moves in every other step, which a median would call usual; the very largest may be the next cut.
+    The larger side makes the first step of a pan no cut: what follows it is as large. A codec that
+    packs two frames into one moves in every other step, which a median would call usual; the very
+    largest may be the next cut.
     """
     usual = np.zeros(len(steps))
     for i in range(len(steps)):
         sides = steps[max(0, i - window) : i], steps[i + 1 : i + 1 + window]
-        usual[i] = max((np.quantile(side, 0.8, method="lower") for side in sides if len(side)), default=0.0)
+        usual[i] = max(
+            (np.quantile(side, 0.8, method="lower") for side in sides if len(side)), default=0.0
+        )
     return usual
 
 
@@ -170,13 +177,15 @@ def detect_cuts_pyscenedetect(
 
 
 class SceneDetect:
-    """PySceneDetect fed with one frame after another: `see` each uint8 (H, W, 3), then ask for the `cuts`."""
+    """PySceneDetect fed with one frame after another: `see` each uint8 (H, W, 3), then ask for the
+    `cuts`."""
 
     def __init__(self, fps: float, kind: str = "adaptive", least_shot: int = 2):
         if not fps > 0:
             raise CinelabError(f"fps: {fps} is not a frame rate, give a number above 0")
         self._detector, self._fps = _scenedetect(kind, least_shot), float(fps)
-        self._late: deque[np.ndarray] = deque(maxlen=self._detector.event_buffer_length + 1)  # the last few, for the ending
+        # the last few, for the ending
+        self._late: deque[np.ndarray] = deque(maxlen=self._detector.event_buffer_length + 1)
         self._found: list[int] = []
         self._count = 0
 
@@ -187,13 +196,17 @@ class SceneDetect:
         self._count += 1
 
     def cuts(self) -> list[int]:
-        """First frame of every new shot. The detector judges a frame only when it has seen what follows: mirror the ending."""
+        """First frame of every new shot. The detector judges a frame only when it has seen what
+        follows: mirror the ending."""
         for later, bgr in enumerate(list(self._late)[-2::-1]):
             self._judge(bgr, self._count + later)
         return sorted({cut for cut in self._found if 0 < cut < self._count})
 
     def _judge(self, bgr: np.ndarray, number: int) -> None:
-        self._found += [cut.frame_num for cut in self._detector.process_frame(FrameTimecode(number, self._fps), bgr)]
+        self._found += [
+            cut.frame_num
+            for cut in self._detector.process_frame(FrameTimecode(number, self._fps), bgr)
+        ]
 
 
 def _scenedetect(kind: str, least_shot: int) -> ContentDetector:

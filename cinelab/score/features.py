@@ -1,8 +1,10 @@
-"""What two pictures have in common, by networks whose weights the user has, or by colours, which need none.
+"""What two pictures have in common, by networks whose weights the user has, or by colours, which
+need none.
 
     images uint8 (n, H, W, 3) -> unit vectors (n, D), so that a product of two is their cosine
 
-A backend that is not here says what to fetch and where it goes; nothing is ever downloaded by itself.
+A backend that is not here says what to fetch and where it goes; nothing is ever downloaded by
+itself.
 """
 
 import shlex
@@ -25,7 +27,8 @@ from cinelab.score.cuts import colour_histograms
 AT_ONCE = 32  # pictures through a network together
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-PUBLISHED = {"clip": "openai/clip-vit-base-patch32", "dino": "facebook/dinov2-base"}  # what we name in remedies
+# what we name in remedies
+PUBLISHED = {"clip": "openai/clip-vit-base-patch32", "dino": "facebook/dinov2-base"}
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,14 @@ class Features(Readable):
 
 
 def colour() -> Features:
-    """Soft colour histograms; the cosine of their roots is the Bhattacharyya coefficient, 1 for equal colours."""
+    """Soft colour histograms; the cosine of their roots is the Bhattacharyya coefficient, 1 for
+    equal colours."""
     return Features("colour", "125 soft bins", lambda frames: np.sqrt(colour_histograms(frames)))
 
 
 def weights_folder(name: str) -> Path:
-    """Where a backend's weights stand: $CINELAB_WEIGHTS/<name> or <the user's cache>/cinelab/weights/<name>."""
+    """Where a backend's weights stand: $CINELAB_WEIGHTS/<name> or <the user's
+    cache>/cinelab/weights/<name>."""
     return kept_in("CINELAB_WEIGHTS", "cinelab", "weights") / name
 
 
@@ -58,11 +63,17 @@ def missing(name: str) -> str:
     absent = [file for file in needed if not (folder / file).is_file()]
     if not (any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))):
         absent.append("model.safetensors")
-    return f"{', '.join(absent)} missing in {folder}: hf download {hub} --local-dir {shlex.quote(str(folder))}" if absent else ""
+    return (
+        f"{', '.join(absent)} missing in {folder}: hf download {hub} --local-dir "
+        f"{shlex.quote(str(folder))}"
+        if absent
+        else ""
+    )
 
 
 def load_features(name: str) -> Features:
-    """`colour`, or `clip` / `dino` from their weights folder (transformers layout). Raises CinelabError."""
+    """`colour`, or `clip` / `dino` from their weights folder (transformers layout). Raises
+    CinelabError."""
     makers = {"colour": colour, "clip": _clip, "dino": _dino}
     if name not in makers:
         raise CinelabError(f"Features {name!r} are unknown; use one of {', '.join(makers)}.")
@@ -80,12 +91,20 @@ def _clip() -> Features:
     side = model.config.vision_config.image_size
 
     def images(frames: np.ndarray) -> np.ndarray:
-        return _batched(lambda x: _pooled(model.get_image_features(pixel_values=x)), frames, side, CLIP_MEAN, CLIP_STD)
+        return _batched(
+            lambda x: _pooled(model.get_image_features(pixel_values=x)),
+            frames,
+            side,
+            CLIP_MEAN,
+            CLIP_STD,
+        )
 
     @torch.inference_mode()
     def texts(prompts: Sequence[str]) -> np.ndarray:
         most = model.config.text_config.max_position_embeddings
-        words = tokens(list(prompts), padding=True, truncation=True, max_length=most, return_tensors="pt")
+        words = tokens(
+            list(prompts), padding=True, truncation=True, max_length=most, return_tensors="pt"
+        )
         return _unit(_pooled(model.get_text_features(**words)))
 
     return Features("clip", _version(folder), images, texts)
@@ -99,8 +118,13 @@ def _dino() -> Features:
     side = 224  # DINOv2's config names its 518-pixel pre-training size; scores are made at 224
 
     def images(frames: np.ndarray) -> np.ndarray:
-        return _batched(lambda x: model(pixel_values=x, interpolate_pos_encoding=True).last_hidden_state[:, 0], frames, side,
-                        IMAGENET_MEAN, IMAGENET_STD)
+        return _batched(
+            lambda x: model(pixel_values=x, interpolate_pos_encoding=True).last_hidden_state[:, 0],
+            frames,
+            side,
+            IMAGENET_MEAN,
+            IMAGENET_STD,
+        )
 
     return Features("dino", _version(folder), images)
 
@@ -109,8 +133,10 @@ def _read(kind: type, folder: Path):
     try:
         made = kind.from_pretrained(folder, local_files_only=True).eval()
     except Exception as error:
-        raise CinelabError(f"Weights in {folder} cannot be read ({str(error).strip().splitlines()[0]}); "
-                           "fetch them again.") from error
+        raise CinelabError(
+            f"Weights in {folder} cannot be read ({str(error).strip().splitlines()[0]}); "
+            "fetch them again."
+        ) from error
     return check_finite(made, f"in {folder}", "fetch them again")
 
 
@@ -125,13 +151,16 @@ def _pooled(output) -> Tensor:
 
 
 @torch.inference_mode()
-def _batched(look: Callable[[Tensor], Tensor], frames: np.ndarray, side: int, mean, std) -> np.ndarray:
+def _batched(
+    look: Callable[[Tensor], Tensor], frames: np.ndarray, side: int, mean, std
+) -> np.ndarray:
     parts = [frames[i : i + AT_ONCE] for i in range(0, len(frames), AT_ONCE)]
     return np.concatenate([_unit(look(prepare(part, side, mean, std))) for part in parts])
 
 
 def prepare(frames: np.ndarray, side: int, mean, std) -> Tensor:
-    """uint8 (n, H, W, 3) -> (n, 3, side, side): shorter side to `side` (antialiased bicubic), centre crop, normalised."""
+    """uint8 (n, H, W, 3) -> (n, 3, side, side): shorter side to `side` (antialiased bicubic),
+    centre crop, normalised."""
     x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255
     height, width = x.shape[2:]
     scale = side / min(height, width)

@@ -1,8 +1,10 @@
-"""What a clip shows and keeps: prompt alignment and consistency within and across shots, by whichever backends are here.
+"""What a clip shows and keeps: prompt alignment and consistency within and across shots, by
+whichever backends are here.
 
-`toybox` reads attributes with the shipped recogniser (exact words, exact looks); `colour` compares colours, `clip` and `dino`
-compare network features. Across shots only those are compared that share a character or a place; what strangers score
-stands beside it, since two shots of one film resemble each other anyway.
+`toybox` reads attributes with the shipped recogniser (exact words, exact looks); `colour` compares
+colours, `clip` and `dino` compare network features. Across shots only those are compared that share
+a character or a place; what strangers score stands beside it, since two shots of one film resemble
+each other anyway.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -54,15 +56,22 @@ def judge_rows(clip: Clip, backends: Sequence[str]) -> Iterator[Row]:
         if name == "toybox":
             yield from toybox_rows(clip)
         elif name != "colour" and (gap := missing(name)):
-            yield from (absent(clip.name, metric, gap, name) for metric in ("consistency in shot", "identity across shots",
-                                                                            "scenery across shots"))
+            yield from (
+                absent(clip.name, metric, gap, name)
+                for metric in (
+                    "consistency in shot",
+                    "identity across shots",
+                    "scenery across shots",
+                )
+            )
             yield from [absent(clip.name, "text alignment", gap, name)] if name == "clip" else []
         else:
             yield from feature_rows(clip, _features(name))
 
 
 class Looks:
-    """The looks (unit vectors) of one shot's frames as they come, in blocks (n, D): their mean, and how steady they are."""
+    """The looks (unit vectors) of one shot's frames as they come, in blocks (n, D): their mean, and
+    how steady they are."""
 
     def __init__(self):
         self.count, self._total = 0, 0.0
@@ -86,7 +95,8 @@ class Looks:
 
     @property
     def steadiness(self) -> float:
-        """Mean cosine of each frame to the one before and to the first, half each: VBench's measure of consistency."""
+        """Mean cosine of each frame to the one before and to the first, half each: VBench's measure
+        of consistency."""
         return self._likeness / (self.count - 1)
 
 
@@ -95,13 +105,20 @@ def feature_rows(clip: Clip, features: Features) -> Iterator[Row]:
     shots = [_looks_of(frames, features) for _, _, frames in clip.parts()]
     for number, shot in enumerate(shots, 1):
         if shot.count < 2:
-            yield absent(clip.name, "consistency in shot", "needs at least 2 frames", features.name, number)
+            yield absent(
+                clip.name, "consistency in shot", "needs at least 2 frames", features.name, number
+            )
             continue
         yield _row(clip, number, "consistency in shot", shot.steadiness, features)
     if features.texts:
         yield from text_rows(clip, [shot.mean for shot in shots], features)
     means = np.stack([_unit(shot.mean) for shot in shots])
-    yield from across_rows(clip, features.name, features.version, lambda late, early, what: float(means[late] @ means[early]))
+    yield from across_rows(
+        clip,
+        features.name,
+        features.version,
+        lambda late, early, what: float(means[late] @ means[early]),
+    )
 
 
 def _looks_of(frames: Iterable[np.ndarray], features: Features) -> Looks:
@@ -118,14 +135,16 @@ def _looks_of(frames: Iterable[np.ndarray], features: Features) -> Looks:
 
 
 def steadiness(looks: np.ndarray) -> float:
-    """Mean cosine of each frame (F, D) to the one before and to the first, half each: VBench's measure of consistency."""
+    """Mean cosine of each frame (F, D) to the one before and to the first, half each: VBench's
+    measure of consistency."""
     found = Looks()
     found.add(looks)
     return found.steadiness
 
 
 def text_rows(clip: Clip, means: Sequence[np.ndarray], features: Features) -> Iterator[Row]:
-    """Mean cosine of a shot's frames (from their mean look (D,)) with its own prompt, and how it drifts."""
+    """Mean cosine of a shot's frames (from their mean look (D,)) with its own prompt, and how it
+    drifts."""
     metric = "text alignment"
     if not any(shot.prompt for shot in clip.shots):
         yield absent(clip.name, metric, NO_PLAN, features.name)
@@ -141,45 +160,67 @@ def text_rows(clip: Clip, means: Sequence[np.ndarray], features: Features) -> It
 
 
 def toybox_rows(clip: Clip) -> Iterator[Row]:
-    """Exact answers in the toybox's own words: shares of the prompted attributes shown, and of the looks kept.
+    """Exact answers in the toybox's own words: shares of the prompted attributes shown, and of the
+    looks kept.
 
     A shot whose prompt has other words is left out, and said; the others are measured.
     """
     if problem := _not_toybox(clip):
-        yield from (absent(clip.name, metric, problem, "toybox") for metric in
-                    ("text alignment", "identity across shots", "scenery across shots"))
+        yield from (
+            absent(clip.name, metric, problem, "toybox")
+            for metric in ("text alignment", "identity across shots", "scenery across shots")
+        )
         return
     foreign = _foreign(clip)
-    yield from (absent(clip.name, "text alignment", why, "toybox", number) for number, why in foreign.items())
+    yield from (
+        absent(clip.name, "text alignment", why, "toybox", number)
+        for number, why in foreign.items()
+    )
     known = _without(clip, foreign)
     seen, scores = _read_shots(clip), {}
     for number, hits in groupby(asked_rows(seen, _asked(known)), key=lambda hit: hit[0]):
-        rows = [Row(clip.name, number, metric, value, backend="toybox", detail=detail) for _, metric, value, detail in hits]
+        rows = [
+            Row(clip.name, number, metric, value, backend="toybox", detail=detail)
+            for _, metric, value, detail in hits
+        ]
         scores[number] = float(np.mean([row.value for row in rows]))
         yield from rows
         yield Row(clip.name, number, "text alignment", scores[number], backend="toybox")
     yield from _drift(clip, scores, "toybox")
     yield from recall_rows(known, seen)
-    yield from across_rows(known, "toybox", "", lambda late, early, what: float(
-        np.mean([seen[late][name] == seen[early][name] for name in LOOKS[what]])))
+    yield from across_rows(
+        known,
+        "toybox",
+        "",
+        lambda late, early, what: float(
+            np.mean([seen[late][name] == seen[early][name] for name in LOOKS[what]])
+        ),
+    )
 
 
 def _foreign(clip: Clip) -> dict[int, str]:
-    """Number of a shot whose words are not the toybox's -> why it is not read. What a plan says to be shown is asked in its own words."""
+    """Number of a shot whose words are not the toybox's -> why it is not read. What a plan says to
+    be shown is asked in its own words."""
     found = {}
     for number, shot in enumerate(clip.shots, 1):
         if _shows(shot) or shot.end <= clip.planned.given:
             continue
         if not speaks_toybox(shot.prompt):
             words = ", ".join(map(repr, foreign_words(shot.prompt)))
-            found[number] = f"the prompt says {words}, no word of the toybox; use clip instead" if words else NO_PROMPT
+            found[number] = (
+                f"the prompt says {words}, no word of the toybox; use clip instead"
+                if words
+                else NO_PROMPT
+            )
     return found
 
 
 def _without(clip: Clip, numbers: Container[int]) -> Clip:
     """The clip with nothing asked of some shots."""
-    shots = tuple(ListedShot(shot.start, shot.end, cut=shot.cut) if number in numbers else shot
-                  for number, shot in enumerate(clip.shots, 1))
+    shots = tuple(
+        ListedShot(shot.start, shot.end, cut=shot.cut) if number in numbers else shot
+        for number, shot in enumerate(clip.shots, 1)
+    )
     return replace(clip, planned=replace(clip.planned, shots=shots))
 
 
@@ -190,26 +231,46 @@ def _shows(shot: ListedShot) -> dict[str, str]:
 
 def _asked(clip: Clip) -> list[dict[str, str]]:
     """What every shot was to show of what a prompt can name; nothing of those that were given."""
-    return [{} if shot.end <= clip.planned.given else _shows(shot) or read(shot.prompt) for shot in clip.shots]
+    return [
+        {} if shot.end <= clip.planned.given else _shows(shot) or read(shot.prompt)
+        for shot in clip.shots
+    ]
 
 
 def recall_rows(clip: Clip, seen: list[dict[str, str]]) -> Iterator[Row]:
-    """After a given history: do a character and a place that were in it look as they truly do, which no prompt tells?"""
+    """After a given history: do a character and a place that were in it look as they truly do,
+    which no prompt tells?"""
     for what, field in KINDS.items():
         for late, early, name in returns(clip.shots, field):
-            truth = {key: clip.shots[late].shows[key] for key in LOOKS[what] if key in clip.shots[late].shows}
+            truth = {
+                key: clip.shots[late].shows[key]
+                for key in LOOKS[what]
+                if key in clip.shots[late].shows
+            }
             if truth and clip.shots[early].end <= clip.planned.given < clip.shots[late].end:
                 value = float(np.mean([seen[late][key] == wanted for key, wanted in truth.items()]))
-                shown = ", ".join(f"{key} {seen[late][key]} ({wanted})" for key, wanted in truth.items())
-                yield Row(clip.name, late + 1, f"{what} recalled", value, backend="toybox", detail=f"{name}: {shown}")
+                shown = ", ".join(
+                    f"{key} {seen[late][key]} ({wanted})" for key, wanted in truth.items()
+                )
+                yield Row(
+                    clip.name,
+                    late + 1,
+                    f"{what} recalled",
+                    value,
+                    backend="toybox",
+                    detail=f"{name}: {shown}",
+                )
 
 
 def _not_toybox(clip: Clip) -> str:
     if clip.planned is None:
         return NO_PLAN
     if len(foreign := _foreign(clip)) == len(clip.shots):
-        return next(iter(foreign.values())) if len(set(foreign.values())) == 1 else (
-            "no prompt is in the toybox's words; use clip instead")
+        return (
+            next(iter(foreign.values()))
+            if len(set(foreign.values())) == 1
+            else ("no prompt is in the toybox's words; use clip instead")
+        )
     height, width = clip.frames.shape[1:3]
     wanted = _recogniser().config.size
     if height * wanted[1] != width * wanted[0] or height < wanted[0]:
@@ -218,29 +279,61 @@ def _not_toybox(clip: Clip) -> str:
 
 
 def _read_shots(clip: Clip) -> list[dict[str, str]]:
-    """What the recogniser sees in every shot; a film that was enlarged for the eye is brought back to its own size."""
+    """What the recogniser sees in every shot; a film that was enlarged for the eye is brought back
+    to its own size."""
     height, width = _recogniser().config.size
-    places = np.stack([places_in(shot.span, len(clip.frames), WINDOW, AT["last"]) for shot in clip.shots])  # (shots, WINDOW)
-    small = {number: frame if frame.shape[:2] == (height, width) else
-             cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA) for number, frame in pick(clip.frames, places.ravel())}
-    return _recogniser().names(np.stack([np.stack([small[number] for number in window]) for window in places]))
+    # (shots, WINDOW)
+    places = np.stack(
+        [places_in(shot.span, len(clip.frames), WINDOW, AT["last"]) for shot in clip.shots]
+    )
+    small = {
+        number: frame
+        if frame.shape[:2] == (height, width)
+        else cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+        for number, frame in pick(clip.frames, places.ravel())
+    }
+    return _recogniser().names(
+        np.stack([np.stack([small[number] for number in window]) for window in places])
+    )
 
 
-def across_rows(clip: Clip, backend: str, version: str, compare: Callable[[int, int, str], float]) -> Iterator[Row]:
-    """Every return of a character and a place against its first appearance, and what strangers score."""
+def across_rows(
+    clip: Clip, backend: str, version: str, compare: Callable[[int, int, str], float]
+) -> Iterator[Row]:
+    """Every return of a character and a place against its first appearance, and what strangers
+    score."""
     for what, field in KINDS.items():
         metric = f"{what} across shots"
         found = list(returns(clip.shots, field))
         for late, early, name in found:
-            yield Row(clip.name, late + 1, metric, compare(late, early, what), backend=backend, version=version,
-                      detail=f"{name}: as in shot {early + 1}")
+            yield Row(
+                clip.name,
+                late + 1,
+                metric,
+                compare(late, early, what),
+                backend=backend,
+                version=version,
+                detail=f"{name}: as in shot {early + 1}",
+            )
         if not found:
             named = any(getattr(shot, field) for shot in clip.shots)
-            yield absent(clip.name, metric, f"none of the {field} comes back after a cut" if named else NO_PLAN, backend)
+            yield absent(
+                clip.name,
+                metric,
+                f"none of the {field} comes back after a cut" if named else NO_PLAN,
+                backend,
+            )
         others = [compare(late, early, what) for late, early in strangers(clip.shots, field)]
         if others:
-            yield Row(clip.name, 0, f"{metric}, strangers", float(np.mean(others)), backend=backend, version=version,
-                      detail=f"mean of {len(others)} pairs that share none")
+            yield Row(
+                clip.name,
+                0,
+                f"{metric}, strangers",
+                float(np.mean(others)),
+                backend=backend,
+                version=version,
+                detail=f"mean of {len(others)} pairs that share none",
+            )
 
 
 def _drift(clip: Clip, scores: dict[int, float], backend: str) -> Iterator[Row]:
@@ -249,8 +342,14 @@ def _drift(clip: Clip, scores: dict[int, float], backend: str) -> Iterator[Row]:
     early = [s for number, s in scores.items() if clip.shots[number - 1].start < TAIL * total]
     late = [s for number, s in scores.items() if clip.shots[number - 1].end > (1 - TAIL) * total]
     if len(scores) > 1 and early and late:
-        yield Row(clip.name, 0, "drift of text alignment", float(np.mean(late) - np.mean(early)), backend=backend,
-                  detail="last against first 15 %")
+        yield Row(
+            clip.name,
+            0,
+            "drift of text alignment",
+            float(np.mean(late) - np.mean(early)),
+            backend=backend,
+            detail="last against first 15 %",
+        )
 
 
 def _row(clip: Clip, shot: int, metric: str, value: float, features: Features) -> Row:

@@ -1,6 +1,8 @@
-"""What DMD ruins first, measured on pixels: motion, colour and detail. No reader, no prompt, any video.
+"""What DMD ruins first, measured on pixels: motion, colour and detail. No reader, no prompt, any
+video.
 
-    frames uint8 (F, H, W, 3) of one film; a ratio to the same numbers of the truth says how much is left
+frames uint8 (F, H, W, 3) of one film; a ratio to the same numbers of the truth says how much is
+left
 """
 
 from collections.abc import Sequence
@@ -9,14 +11,16 @@ import numpy as np
 
 
 def motion(frames: np.ndarray, spans: Sequence[tuple[int, int]]) -> float:
-    """Mean absolute change from picture to picture inside shots, in grey levels; cuts do not count."""
+    """Mean absolute change from picture to picture inside shots, in grey levels; cuts do not
+    count."""
     steps = np.abs(np.diff(frames.astype(np.int16), axis=0)).mean(axis=(1, 2, 3))  # (F - 1,)
     inside = np.concatenate([steps[first : end - 1] for first, end in spans])
     return float(inside.mean()) if len(inside) else 0.0
 
 
 def saturation(frames: np.ndarray) -> float:
-    """Mean distance between the strongest and the weakest colour channel of a pixel, in grey levels."""
+    """Mean distance between the strongest and the weakest colour channel of a pixel, in grey
+    levels."""
     return float((frames.max(-1).astype(np.int16) - frames.min(-1)).mean())
 
 
@@ -26,22 +30,32 @@ def contrast(frames: np.ndarray) -> float:
 
 
 def sharpness(frames: np.ndarray) -> float:
-    """High-frequency energy: mean absolute Laplacian of the brightness, in grey levels. Blur lowers it."""
+    """High-frequency energy: mean absolute Laplacian of the brightness, in grey levels. Blur lowers
+    it."""
     grey = frames.mean(-1)
     middle = grey[:, 1:-1, 1:-1]
     around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
     return float(np.abs(around - 4 * middle).mean())
 
 
-MEASURES = {"motion": motion, "saturation": lambda frames, _: saturation(frames),
-            "contrast": lambda frames, _: contrast(frames), "sharpness": lambda frames, _: sharpness(frames)}
+MEASURES = {
+    "motion": motion,
+    "saturation": lambda frames, _: saturation(frames),
+    "contrast": lambda frames, _: contrast(frames),
+    "sharpness": lambda frames, _: sharpness(frames),
+}
 
 
-def picture_rows(frames: np.ndarray, truth: np.ndarray, spans: Sequence[Sequence[tuple[int, int]]]) -> list[tuple]:
-    """Rows (film, -1, "<name> of truth", value) of films (B, F, H, W, 3); values are shares of the true films' mean."""
+def picture_rows(
+    frames: np.ndarray, truth: np.ndarray, spans: Sequence[Sequence[tuple[int, int]]]
+) -> list[tuple]:
+    """Rows (film, -1, "<name> of truth", value) of films (B, F, H, W, 3); values are shares of the
+    true films' mean."""
     rows = []
     for name, measure in MEASURES.items():
         whole = np.mean([measure(true, shots) for true, shots in zip(truth, spans, strict=True)])
-        rows += [(film, -1, f"{name} of truth", measure(made, shots) / max(whole, 1e-6))
-                 for film, (made, shots) in enumerate(zip(frames, spans, strict=True))]
+        rows += [
+            (film, -1, f"{name} of truth", measure(made, shots) / max(whole, 1e-6))
+            for film, (made, shots) in enumerate(zip(frames, spans, strict=True))
+        ]
     return rows

@@ -1,7 +1,9 @@
-"""What a memory policy retrieved, against what was there to be found, and how much of the film it touched.
+"""What a memory policy retrieved, against what was there to be found, and how much of the film it
+touched.
 
-The KV cache's decisions are read (see `cinelab.memory.cache.Memory`): per chunk and layer, the units of the history that
-each group of heads attends to; there is one group where a layer's heads choose together.
+The KV cache's decisions are read (see `cinelab.memory.cache.Memory`): per chunk and layer, the
+units of the history that each group of heads attends to; there is one group where a layer's heads
+choose together.
 
     B films   n units of the history   G groups of heads   k units retrieved
 """
@@ -16,21 +18,28 @@ from cinelab.memory.cache import Memory
 from cinelab.world.casting import FilmPlan
 
 
-def hit_rows(memory: Memory, plans: Sequence[FilmPlan], chunk: int) -> tuple[list[tuple], list[tuple]]:
-    """Rows (film, shot, "hit rate", value) for the shot that `chunk` begins, and the same by chance.
+def hit_rows(
+    memory: Memory, plans: Sequence[FilmPlan], chunk: int
+) -> tuple[list[tuple], list[tuple]]:
+    """Rows (film, shot, "hit rate", value) for the shot that `chunk` begins, and the same by
+    chance.
 
-    A hit: the units that a group of heads attends to hold one that shows the returning character. By chance the units
-    beyond the fixed ones (window, sinks) are drawn at random.
+    A hit: the units that a group of heads attends to hold one that shows the returning character.
+    By chance the units beyond the fixed ones (window, sinks) are drawn at random.
     """
     made, chance = [], []
     for film, plan in enumerate(plans):
         last = len(plan.shots) - 1
-        shows = [shot for shot in range(last) if plan.shots[shot].character == plan.shots[last].character]
+        shows = [
+            shot for shot in range(last) if plan.shots[shot].character == plan.shots[last].character
+        ]
         right = torch.isin(history(memory, chunk, film), torch.tensor(shows))
         for picks, fixed in choices(memory, chunk, film):
             made += [(film, last, "hit rate", float(right[group].any())) for group in picks]
-            chance += [(film, last, "hit rate", _drawn(right, group[held], len(group)))
-                       for group, held in zip(picks, fixed, strict=True)]
+            chance += [
+                (film, last, "hit rate", _drawn(right, group[held], len(group)))
+                for group, held in zip(picks, fixed, strict=True)
+            ]
     return made, chance
 
 
@@ -41,30 +50,46 @@ def history(memory: Memory, chunk: int, film: int) -> Tensor:
 
 
 def choices(memory: Memory, chunk: int, film: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of every layer at `chunk`: the units (G, k) that a film's groups of heads attend to, and which of them are fixed."""
+    """Of every layer at `chunk`: the units (G, k) that a film's groups of heads attend to, and
+    which of them are fixed."""
     for decision in memory.decisions:
         if decision["chunk"] == chunk and not decision["clean"]:
-            yield tuple(part[min(film, len(part) - 1)].cpu() for part in (decision["picks"], decision["fixed"]))
+            yield tuple(
+                part[min(film, len(part) - 1)].cpu()
+                for part in (decision["picks"], decision["fixed"])
+            )
 
 
 def _drawn(right: Tensor, fixed: Tensor, budget: int) -> float:
-    """The chance that `budget` units hold a right one, if all but the `fixed` ones are drawn without replacement."""
+    """The chance that `budget` units hold a right one, if all but the `fixed` ones are drawn
+    without replacement."""
     if right[fixed].any():
         return 1.0
-    free, wrong, draws = len(right) - len(fixed), int((~right).sum()) - len(fixed), budget - len(fixed)
+    free, wrong, draws = (
+        len(right) - len(fixed),
+        int((~right).sum()) - len(fixed),
+        budget - len(fixed),
+    )
     return 1.0 - comb(wrong, draws) / comb(free, draws)
 
 
 def touched(memory: Memory, chunk: int | None = None) -> dict[str, float]:
-    """How much of the film one chunk attends to (default: the last that was made), in units, mean over films.
+    """How much of the film one chunk attends to (default: the last that was made), in units, mean
+    over films.
 
-    `history` units there are; `layer` of them are held by one layer's heads together (mean over layers): what must be on
-    the device at once; `film` by all layers together: what must be stored at all.
+    `history` units there are; `layer` of them are held by one layer's heads together (mean over
+    layers): what must be on the device at once; `film` by all layers together: what must be stored
+    at all.
     """
     chunk = memory.unit_chunks[-1] if chunk is None else chunk
     films = len(memory.unit_shots)
-    layers = [[set(picks.flatten().tolist()) for picks, _ in choices(memory, chunk, film)] for film in range(films)]
+    layers = [
+        [set(picks.flatten().tolist()) for picks, _ in choices(memory, chunk, film)]
+        for film in range(films)
+    ]
     a_layer = [len(held) for film in layers for held in film]
-    return {"history": float(sum(number < chunk for number in memory.unit_chunks)),
-            "layer": sum(a_layer) / max(1, len(a_layer)),
-            "film": sum(len(set().union(*film)) for film in layers) / films}
+    return {
+        "history": float(sum(number < chunk for number in memory.unit_chunks)),
+        "layer": sum(a_layer) / max(1, len(a_layer)),
+        "film": sum(len(set().union(*film)) for film in layers) / films,
+    }

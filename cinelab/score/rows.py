@@ -1,10 +1,12 @@
-"""The one table that every evaluation writes: what was measured, on which shot of which clip, by what, and what is missing.
+"""The one table that every evaluation writes: what was measured, on which shot of which clip, by
+what, and what is missing.
 
     run  clip  shot  metric  value  status  backend  version  fps  samples  rewriting  detail
 
-`shot` counts from 1; 0 is the whole clip. `status` is "ok", "absent" (could not be measured here; `detail` says what to
-install or to give) or "failed" (the clip is broken); `value` is NaN unless it is "ok", so nothing absent passes for a zero.
-`samples` is how many videos of the same prompt stand behind a benchmark's score, `rewriting` how prompts were rewritten.
+`shot` counts from 1; 0 is the whole clip. `status` is "ok", "absent" (could not be measured here;
+`detail` says what to install or to give) or "failed" (the clip is broken); `value` is NaN unless it
+is "ok", so nothing absent passes for a zero. `samples` is how many videos of the same prompt stand
+behind a benchmark's score, `rewriting` how prompts were rewritten.
 """
 
 from collections.abc import Iterable
@@ -51,7 +53,20 @@ def failed(clip: str, why: str, **more) -> Row:
     return Row(clip, 0, "readable", float("nan"), "failed", "", detail=why, **more)
 
 
-COLUMNS = ("run", "clip", "shot", "metric", "value", "status", "backend", "version", "fps", "samples", "rewriting", "detail")
+COLUMNS = (
+    "run",
+    "clip",
+    "shot",
+    "metric",
+    "value",
+    "status",
+    "backend",
+    "version",
+    "fps",
+    "samples",
+    "rewriting",
+    "detail",
+)
 
 
 def table(rows: Iterable[Row]) -> pd.DataFrame:
@@ -62,7 +77,9 @@ def table(rows: Iterable[Row]) -> pd.DataFrame:
 def save(rows: pd.DataFrame, path: str | Path) -> None:
     """Write the table with its schema version, in one atomic step."""
     arrow = pa.Table.from_pandas(rows, preserve_index=False)
-    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), KEY: str(SCHEMA).encode()})
+    arrow = arrow.replace_schema_metadata(
+        {**(arrow.schema.metadata or {}), KEY: str(SCHEMA).encode()}
+    )
     write_atomic(path, lambda temporary: pq.write_table(arrow, temporary))
 
 
@@ -72,6 +89,9 @@ def load(path: str | Path) -> pd.DataFrame:
     arrow = read_arrow(path, again)
     found = (arrow.schema.metadata or {}).get(KEY, b"none").decode(errors="replace")
     if found != str(SCHEMA):
-        raise CinelabError(f"{path}: was written with schema {found}, this version reads {SCHEMA}; run its `cinelab eval` again.")
+        raise CinelabError(
+            f"{path}: was written with schema {found}, this version reads {SCHEMA}; run its "
+            "`cinelab eval` again."
+        )
     with reading(path, again):
         return arrow.to_pandas()

@@ -115,9 +115,7 @@ def nested_bootstrap(
 def _labelled(values: Sequence[float], outer: Sequence) -> tuple[np.ndarray, list]:
     values, labels = _values("values", values), list(outer)
     if len(labels) != len(values):
-        raise CinelabError(
-            f"outer: {len(labels)} labels for {len(values)} values, give one each"
-        )
+        raise CinelabError(f"outer: {len(labels)} labels for {len(values)} values, give one each")
     return values, labels
 
 
@@ -165,7 +163,8 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
-    """Share of `successes` in `n` independent trials with Wilson's interval, never of width zero."""
+    """Share of `successes` in `n` independent trials with Wilson's interval, never of width
+    zero."""
     if n < 1 or not 0 <= successes <= n:
         raise CinelabError(f"successes: {successes} of n={n}, needs n >= 1 and 0 <= successes <= n")
     _check_level(level)

@@ -1,8 +1,8 @@
 """VBench's 16 dimensions: which files and packages each needs, and which of them are missing here.
 
-Known from vbench 0.1.5 as installed; nothing of it is imported, nothing is downloaded. All paths are below
-$VBENCH_CACHE_DIR (default ~/.cache/vbench) since the worker runs VBench in its local mode; only BERT is read from
-the model hub's cache ($HF_HOME, default ~/.cache/huggingface).
+Known from vbench 0.1.5 as installed; nothing of it is imported, nothing is downloaded. All paths
+are below $VBENCH_CACHE_DIR (default ~/.cache/vbench) since the worker runs VBench in its local
+mode; only BERT is read from the model hub's cache ($HF_HOME, default ~/.cache/huggingface).
 """
 
 import gzip
@@ -31,9 +31,11 @@ class Weight:
 
 @dataclass(frozen=True)
 class Dimension:
-    """What a dimension needs, whether it takes videos of one's own, and the fewest frames it has a meaning for.
+    """What a dimension needs, whether it takes videos of one's own, and the fewest frames it has a
+    meaning for.
 
-    `low` and `high` are what the published total score maps to 0 and 1; `quality` ones count four times the others.
+    `low` and `high` are what the published total score maps to 0 and 1; `quality` ones count four
+    times the others.
     """
 
     files: tuple[Weight, ...] = ()
@@ -48,7 +50,8 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Missing:
-    """A file or package that is not here: where it goes, which dimensions wait for it, how to get it."""
+    """A file or package that is not here: where it goes, which dimensions wait for it, how to get
+    it."""
 
     path: Path
     dimensions: tuple[str, ...]
@@ -61,29 +64,63 @@ class Missing:
 
 _HUB = "https://huggingface.co/OpenGVLab/VBench_Used_Models/resolve/main/"
 _CLIP = "https://openaipublic.azureedge.net/clip/models/"
-_DINO = (Weight("dino_model/facebookresearch_dino_main/hubconf.py",
-                "git clone https://github.com/facebookresearch/dino to its folder"),
-         Weight("dino_model/dino_vitbase16_pretrain.pth",
-                "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"))
-_CLIP_B = Weight("clip_model/ViT-B-32.pt", _CLIP + "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt")
-_CLIP_L = Weight("clip_model/ViT-L-14.pt", _CLIP + "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt")
-_AESTHETIC = Weight("aesthetic_model/emb_reader/sa_0_4_vit_l_14_linear.pth",
-                    "https://github.com/LAION-AI/aesthetic-predictor/blob/main/sa_0_4_vit_l_14_linear.pth?raw=true")
-_MUSIQ = Weight("pyiqa_model/musiq_spaq_ckpt-358bb6af.pth",
-                "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/musiq_spaq_ckpt-358bb6af.pth")
+_DINO = (
+    Weight(
+        "dino_model/facebookresearch_dino_main/hubconf.py",
+        "git clone https://github.com/facebookresearch/dino to its folder",
+    ),
+    Weight(
+        "dino_model/dino_vitbase16_pretrain.pth",
+        "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth",
+    ),
+)
+_CLIP_B = Weight(
+    "clip_model/ViT-B-32.pt",
+    _CLIP + "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt",
+)
+_CLIP_L = Weight(
+    "clip_model/ViT-L-14.pt",
+    _CLIP + "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836/ViT-L-14.pt",
+)
+_AESTHETIC = Weight(
+    "aesthetic_model/emb_reader/sa_0_4_vit_l_14_linear.pth",
+    "https://github.com/LAION-AI/aesthetic-predictor/blob/main/sa_0_4_vit_l_14_linear.pth?raw=true",
+)
+_MUSIQ = Weight(
+    "pyiqa_model/musiq_spaq_ckpt-358bb6af.pth",
+    "https://github.com/chaofengc/IQA-PyTorch/releases/download/v0.1-weights/musiq_spaq_ckpt-358bb6af.pth",
+)
 _AMT = Weight("amt_model/amt-s.pth", "https://huggingface.co/lalala125/AMT/resolve/main/amt-s.pth")
-_RAFT = Weight("raft_model/models/raft-things.pth",
-               "https://dl.dropboxusercontent.com/s/4j4z58wuv8o0mfz/models.zip, unzipped in raft_model")
-_UMT = Weight("umt_model/l16_ptk710_ftk710_ftk400_f16_res224.pth", _HUB + "l16_ptk710_ftk710_ftk400_f16_res224.pth")
+_RAFT = Weight(
+    "raft_model/models/raft-things.pth",
+    "https://dl.dropboxusercontent.com/s/4j4z58wuv8o0mfz/models.zip, unzipped in raft_model",
+)
+_UMT = Weight(
+    "umt_model/l16_ptk710_ftk710_ftk400_f16_res224.pth",
+    _HUB + "l16_ptk710_ftk710_ftk400_f16_res224.pth",
+)
 _GRIT = Weight("grit_model/grit_b_densecap_objectdet.pth", _HUB + "grit_b_densecap_objectdet.pth")
-_TAG = Weight("caption_model/tag2text_swin_14m.pth",
-              "https://huggingface.co/spaces/xinyu1205/recognize-anything/resolve/main/tag2text_swin_14m.pth")
-_VICLIP = (Weight("ViCLIP/ViClip-InternVid-10M-FLT.pth", _HUB + "ViClip-InternVid-10M-FLT.pth"),
-           Weight("ViCLIP/bpe_simple_vocab_16e6.txt.gz",
-                  "https://raw.githubusercontent.com/openai/CLIP/main/clip/bpe_simple_vocab_16e6.txt.gz"))
-_SNAPSHOT, _FETCH = "hub/models--bert-base-uncased/snapshots/*/", "huggingface-cli download bert-base-uncased"
+_TAG = Weight(
+    "caption_model/tag2text_swin_14m.pth",
+    "https://huggingface.co/spaces/xinyu1205/recognize-anything/resolve/main/tag2text_swin_14m.pth",
+)
+_VICLIP = (
+    Weight("ViCLIP/ViClip-InternVid-10M-FLT.pth", _HUB + "ViClip-InternVid-10M-FLT.pth"),
+    Weight(
+        "ViCLIP/bpe_simple_vocab_16e6.txt.gz",
+        "https://raw.githubusercontent.com/openai/CLIP/main/clip/bpe_simple_vocab_16e6.txt.gz",
+    ),
+)
+_SNAPSHOT, _FETCH = (
+    "hub/models--bert-base-uncased/snapshots/*/",
+    "huggingface-cli download bert-base-uncased",
+)
 _WORDS = Weight(_SNAPSHOT + "vocab.txt", _FETCH, "HF_HOME")
-_BERT = (_WORDS, Weight(_SNAPSHOT + "config.json", _FETCH, "HF_HOME"), Weight(_SNAPSHOT + "model.safetensors", _FETCH, "HF_HOME"))
+_BERT = (
+    _WORDS,
+    Weight(_SNAPSHOT + "config.json", _FETCH, "HF_HOME"),
+    Weight(_SNAPSHOT + "model.safetensors", _FETCH, "HF_HOME"),
+)
 _GRIT_NEEDS = {"files": (_GRIT, _WORDS), "custom": False, "packages": ("detectron2",)}
 
 DIMENSIONS = {
@@ -104,11 +141,29 @@ DIMENSIONS = {
     "temporal_style": Dimension(_VICLIP, frames=1, high=0.364),
     "overall_consistency": Dimension(_VICLIP, frames=1, high=0.364),
 }
-PROMISED = ("subject_consistency", "background_consistency", "temporal_flickering", "motion_smoothness", "dynamic_degree",
-            "aesthetic_quality", "imaging_quality")  # what needs no prompt, so any video can be scored
-LONG_FILES = ("__init__.py", "configs/clip_length_mix.yaml", "configs/slow_fast_params.yaml",
-              "configs/subject_mapping_table.yaml", "configs/background_mapping_table.yaml")
-LONG_PACKAGES = {"scenedetect": "scenedetect", "moviepy/editor.py": "'moviepy<2'", "av": "av", "dreamsim": "dreamsim"}
+PROMISED = (
+    "subject_consistency",
+    "background_consistency",
+    "temporal_flickering",
+    "motion_smoothness",
+    "dynamic_degree",
+    # what needs no prompt, so any video can be scored
+    "aesthetic_quality",
+    "imaging_quality",
+)
+LONG_FILES = (
+    "__init__.py",
+    "configs/clip_length_mix.yaml",
+    "configs/slow_fast_params.yaml",
+    "configs/subject_mapping_table.yaml",
+    "configs/background_mapping_table.yaml",
+)
+LONG_PACKAGES = {
+    "scenedetect": "scenedetect",
+    "moviepy/editor.py": "'moviepy<2'",
+    "av": "av",
+    "dreamsim": "dreamsim",
+}
 
 
 def cache(env: str = "VBENCH_CACHE_DIR") -> Path:
@@ -122,12 +177,15 @@ def check_names(names: Iterable[str]) -> tuple[str, ...]:
     """The names, each once; an unknown one is refused."""
     names = tuple(dict.fromkeys(names))
     if unknown := [name for name in names if name not in DIMENSIONS]:
-        raise CinelabError(f"dimensions: {unknown[0]!r} is not one of VBench's; they are {', '.join(DIMENSIONS)}.")
+        raise CinelabError(
+            f"dimensions: {unknown[0]!r} is not one of VBench's; they are {', '.join(DIMENSIONS)}."
+        )
     return names
 
 
 def preflight(dimensions: Iterable[str] = tuple(DIMENSIONS)) -> list[Missing]:
-    """Every file or package that the dimensions lack here, each once. A damaged or partial file counts as missing."""
+    """Every file or package that the dimensions lack here, each once. A damaged or partial file
+    counts as missing."""
     lacks: dict[Path, tuple[str, str, list[str]]] = {}
     for name in check_names(dimensions):
         for path, get, state in _lacking(DIMENSIONS[name]):
@@ -138,21 +196,39 @@ def preflight(dimensions: Iterable[str] = tuple(DIMENSIONS)) -> list[Missing]:
 def waiting(missing: list[Missing]) -> dict[str, str]:
     """dimension -> what it waits for, as one sentence."""
     names = dict.fromkeys(name for one in missing for name in one.dimensions)
-    return {name: "; ".join(str(one) for one in missing if name in one.dimensions) for name in names}
+    return {
+        name: "; ".join(str(one) for one in missing if name in one.dimensions) for name in names
+    }
 
 
 def preflight_long() -> list[Missing]:
-    """What VBench-Long lacks. The wheel brings its code without its settings, so a clone at $VBENCH_LONG_HOME is needed."""
-    clone = expanded(os.environ.get("VBENCH_LONG_HOME") or "VBench", "VBENCH_LONG_HOME") / "vbench2_beta_long"
+    """What VBench-Long lacks. The wheel brings its code without its settings, so a clone at
+    $VBENCH_LONG_HOME is needed."""
+    clone = (
+        expanded(os.environ.get("VBENCH_LONG_HOME") or "VBench", "VBENCH_LONG_HOME")
+        / "vbench2_beta_long"
+    )
     get = "git clone https://github.com/Vchitect/VBench and name the clone in $VBENCH_LONG_HOME"
-    files = [Missing(clone / name, ("VBench-Long",), get) for name in LONG_FILES if not (clone / name).is_file()]
+    files = [
+        Missing(clone / name, ("VBench-Long",), get)
+        for name in LONG_FILES
+        if not (clone / name).is_file()
+    ]
     site = packages(VBENCH)
-    return files[:1] + [Missing(site / name, ("VBench-Long",), f"{shlex.quote(str(site.parents[2] / 'bin/python'))} -m pip install {wanted}")
-                        for name, wanted in LONG_PACKAGES.items() if not (site / name).exists()]
+    return files[:1] + [
+        Missing(
+            site / name,
+            ("VBench-Long",),
+            f"{shlex.quote(str(site.parents[2] / 'bin/python'))} -m pip install {wanted}",
+        )
+        for name, wanted in LONG_PACKAGES.items()
+        if not (site / name).exists()
+    ]
 
 
 def flaw(path: Path) -> str:
-    """What is wrong with a weight file ("absent", "empty", "partial", "a web page"), or an empty text."""
+    """What is wrong with a weight file ("absent", "empty", "partial", "a web page"), or an empty
+    text."""
     if not path.is_file():
         return "absent"
     with open(path, "rb") as file:
@@ -167,7 +243,8 @@ def flaw(path: Path) -> str:
 
 
 def _cut_short(path: Path, head: bytes) -> bool:
-    """A zip (what torch writes) has its index at the end, a gz its checksum. Older pickles do not tell."""
+    """A zip (what torch writes) has its index at the end, a gz its checksum. Older pickles do not
+    tell."""
     if head.startswith(b"PK"):
         return not zipfile.is_zipfile(path)
     if path.suffix == ".gz":
@@ -190,4 +267,9 @@ def _lacking(dimension: Dimension) -> Iterable[tuple[Path, str, str]]:
     for name in dimension.packages:
         if not (packages(VBENCH) / name).is_dir():
             python = packages(VBENCH).parents[2] / "bin" / "python"
-            yield packages(VBENCH) / name, f"{shlex.quote(str(python))} -m pip install git+https://github.com/facebookresearch/detectron2", "absent"
+            yield (
+                packages(VBENCH) / name,
+                f"{shlex.quote(str(python))} -m pip install "
+                "git+https://github.com/facebookresearch/detectron2",
+                "absent",
+            )

@@ -1,8 +1,10 @@
-"""VisionReward: how people would rate a video for its prompt, and how much of the prompt is to be seen in it.
+"""VisionReward: how people would rate a video for its prompt, and how much of the prompt is to be
+seen in it.
 
-Both are yes/no questions to one video-language model, asked in an environment of its own on a GPU. The reward's
-questions and weights come from the cloned repository ($VISIONREWARD_HOME), the model from $VISIONREWARD_MODEL.
-What is arithmetic here (frames to show, questions, answers to scores) is plain functions.
+Both are yes/no questions to one video-language model, asked in an environment of its own on a GPU.
+The reward's questions and weights come from the cloned repository ($VISIONREWARD_HOME), the model
+from $VISIONREWARD_MODEL. What is arithmetic here (frames to show, questions, answers to scores) is
+plain functions.
 """
 
 import os
@@ -28,18 +30,25 @@ from cinelab.stream.reader import Film, pick
 from cinelab.texts import RECORD, read_json, read_text
 
 METRICS = REWARD, FOLLOWED = ("visionreward", "instruction following")
-QUESTIONS, WEIGHTS = Path("VisionReward_Video/VisionReward_video_qa_select.txt"), Path("VisionReward_Video/weight.json")
+QUESTIONS, WEIGHTS = (
+    Path("VisionReward_Video/VisionReward_video_qa_select.txt"),
+    Path("VisionReward_Video/weight.json"),
+)
 PLACE_OF_PROMPT = "[[prompt]]"
 MOST_FRAMES = 24
-SPLIT = re.compile(r"[.,;:!?]+\s+|\s+(?:and|then|while|that|who|which)\s+|(?<=shot)\s+of\s+"
-                   r"|\s+(?=(?:in|on|at|by|with|under|near|beside)\s)", re.IGNORECASE)
+SPLIT = re.compile(
+    r"[.,;:!?]+\s+|\s+(?:and|then|while|that|who|which)\s+|(?<=shot)\s+of\s+"
+    r"|\s+(?=(?:in|on|at|by|with|under|near|beside)\s)",
+    re.IGNORECASE,
+)
 LOOSE = re.compile(r"^(?:and|then|while)\s+", re.IGNORECASE)  # what a comma may leave in front
 Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Where the reward's files and the model are. `backend` ("module:function") takes another model in their place."""
+    """Where the reward's files and the model are. `backend` ("module:function") takes another model
+    in their place."""
 
     home: Path
     model: Path
@@ -48,8 +57,12 @@ class Setting:
     @classmethod
     def of_machine(cls) -> "Setting":
         """From $VISIONREWARD_HOME and $VISIONREWARD_MODEL."""
-        return cls(expanded(os.environ.get("VISIONREWARD_HOME") or "VisionReward", "VISIONREWARD_HOME"),
-                   expanded(os.environ.get("VISIONREWARD_MODEL") or "VisionReward-Video", "VISIONREWARD_MODEL"))
+        return cls(
+            expanded(os.environ.get("VISIONREWARD_HOME") or "VisionReward", "VISIONREWARD_HOME"),
+            expanded(
+                os.environ.get("VISIONREWARD_MODEL") or "VisionReward-Video", "VISIONREWARD_MODEL"
+            ),
+        )
 
     @property
     def version(self) -> str:
@@ -64,29 +77,52 @@ class Setting:
 def preflight(setting: Setting | None = None) -> list[Missing]:
     """What is missing here of the repository, the checkpoint and the machine. Offline."""
     setting = setting or Setting.of_machine()
-    clone = "git clone https://github.com/THUDM/VisionReward and name the clone in $VISIONREWARD_HOME"
-    found = [Missing(setting.home / file, (REWARD,), clone) for file in (QUESTIONS, WEIGHTS) if not _filled(setting.home / file)]
+    clone = (
+        "git clone https://github.com/THUDM/VisionReward and name the clone in $VISIONREWARD_HOME"
+    )
+    found = [
+        Missing(setting.home / file, (REWARD,), clone)
+        for file in (QUESTIONS, WEIGHTS)
+        if not _filled(setting.home / file)
+    ]
     if setting.backend:
         return found
     hub = "huggingface-cli download THUDM/VisionReward-Video --local-dir <folder> and name it in $VISIONREWARD_MODEL"
-    lacks = [name for name in ("config.json", "tokenizer_config.json") if not _filled(setting.model / name)]
+    lacks = [
+        name
+        for name in ("config.json", "tokenizer_config.json")
+        if not _filled(setting.model / name)
+    ]
     lacks += _lacking_weights(setting.model)
     found += [Missing(setting.model / name, METRICS, hub) for name in lacks]
     if not _has_gpu():
-        found.append(Missing(Path("/dev/nvidia0"), METRICS, "a CUDA device; torch sees none on this machine"))
+        found.append(
+            Missing(Path("/dev/nvidia0"), METRICS, "a CUDA device; torch sees none on this machine")
+        )
     return found
 
 
-def score_videos(videos: Sequence[Video], setting: Setting | None = None, whole: bool = False,
-                 requirements: dict[str, Sequence[str]] | None = None, rewriting: str = "none", tell: Tell = print) -> list[Row]:
-    """A "visionreward" and an "instruction following" row a clip: every shot where spans are known, else the video.
+def score_videos(
+    videos: Sequence[Video],
+    setting: Setting | None = None,
+    whole: bool = False,
+    requirements: dict[str, Sequence[str]] | None = None,
+    rewriting: str = "none",
+    tell: Tell = print,
+) -> list[Row]:
+    """A "visionreward" and an "instruction following" row a clip: every shot where spans are known,
+    else the video.
 
-    `requirements` lists by clip name what is asked instead of `statements(prompt)`. What cannot run is absent and
-    says why; a damaged video is a failed row. Raises CinelabError without VisionReward's environment.
+    `requirements` lists by clip name what is asked instead of `statements(prompt)`. What cannot run
+    is absent and says why; a damaged video is a failed row. Raises CinelabError without
+    VisionReward's environment.
     """
     setting = setting or Setting.of_machine()
     python_of(VISIONREWARD)
-    waits = {name: "; ".join(str(one) for one in preflight(setting) if name in one.dimensions) for name in METRICS}
+    waits = {
+        name: "; ".join(str(one) for one in preflight(setting) if name in one.dimensions)
+        for name in METRICS
+    }
     rows, asked = [], []
     with passing_folder("frames") as scratch:
         for number, video in enumerate(videos):
@@ -94,8 +130,15 @@ def score_videos(videos: Sequence[Video], setting: Setting | None = None, whole:
                 asked += _shown(video, scratch / f"{number}", whole, not all(waits.values()))
             except Exception as error:
                 rows.append(failed(video.clip, why_failed(video.path, error), run=video.run))
-        plans = [_questions(clip, setting, waits, (requirements or {}).get(clip.video.clip)) for clip in asked]
-        answer = _ask(asked, plans, setting, tell) if any(reward or parts for reward, parts in plans) else {}
+        plans = [
+            _questions(clip, setting, waits, (requirements or {}).get(clip.video.clip))
+            for clip in asked
+        ]
+        answer = (
+            _ask(asked, plans, setting, tell)
+            if any(reward or parts for reward, parts in plans)
+            else {}
+        )
     for number, (clip, plan) in enumerate(zip(asked, plans, strict=True)):
         rows += _rows(clip, plan, number, answer, waits, setting, rewriting)
     return rows
@@ -110,8 +153,9 @@ def pick_frames(count: int, fps: float) -> list[int]:
 def statements(prompt: str) -> list[str]:
     """A prompt's checkable parts, each once, in order: "a red fox in the snow, at night" has three.
 
-    Splits at punctuation, at and/then/while/that/who/which, and before in/on/at/by/with/under/near/beside. It knows no
-    grammar: "black and white" becomes two; give a list of one's own where that matters.
+    Splits at punctuation, at and/then/while/that/who/which, and before
+    in/on/at/by/with/under/near/beside. It knows no grammar: "black and white" becomes two; give a
+    list of one's own where that matters.
     """
     parts = [LOOSE.sub("", part.strip(" .,;:!?")) for part in SPLIT.split(" ".join(prompt.split()))]
     return list(dict.fromkeys(part for part in parts if part))
@@ -130,14 +174,26 @@ def yes(answer: str) -> bool:
 def reward(answers: Sequence[str], weights: Sequence[float]) -> float:
     """Mean over the questions of weight times +1 (yes) or -1 (anything else)."""
     if len(answers) != len(weights) or not len(weights):
-        raise CinelabError(f"answers: {len(answers)} for {len(weights)} weights; a reward needs one answer a weight.")
-    return float(np.mean([weight if yes(answer) else -weight for answer, weight in zip(answers, weights, strict=True)]))
+        raise CinelabError(
+            f"answers: {len(answers)} for {len(weights)} weights; a reward needs one answer a "
+            "weight."
+        )
+    return float(
+        np.mean(
+            [
+                weight if yes(answer) else -weight
+                for answer, weight in zip(answers, weights, strict=True)
+            ]
+        )
+    )
 
 
 def followed(answers: Sequence[str]) -> float:
     """Share of the statements that the model saw."""
     if not answers:
-        raise CinelabError("answers: none; instruction following needs at least one statement to ask.")
+        raise CinelabError(
+            "answers: none; instruction following needs at least one statement to ask."
+        )
     return sum(map(yes, answers)) / len(answers)
 
 
@@ -147,15 +203,21 @@ def unclear(answers: Sequence[str]) -> int:
 
 
 def reward_questions(setting: Setting, prompt: str) -> tuple[list[str], list[float]]:
-    """The repository's questions for this prompt, line ends kept as its own script keeps them, and their weights."""
+    """The repository's questions for this prompt, line ends kept as its own script keeps them, and
+    their weights."""
     try:
         lines = read_text(setting.home / QUESTIONS, RECORD).splitlines(keepends=True)
         weights = [float(weight) for weight in read_json(setting.home / WEIGHTS)]
     except (CinelabError, ValueError, TypeError) as error:
-        raise CinelabError(f"{setting.home}: its questions or weights cannot be read ({error}); "
-                           "clone the repository again.") from error
+        raise CinelabError(
+            f"{setting.home}: its questions or weights cannot be read ({error}); "
+            "clone the repository again."
+        ) from error
     if len(lines) != len(weights):
-        raise CinelabError(f"{setting.home}: {len(lines)} questions but {len(weights)} weights; clone the repository again.")
+        raise CinelabError(
+            f"{setting.home}: {len(lines)} questions but {len(weights)} weights; clone the "
+            "repository again."
+        )
     return [line.replace(PLACE_OF_PROMPT, prompt) for line in lines], weights
 
 
@@ -182,26 +244,51 @@ def _save(film: Film, wanted: dict[Path, list[int]]) -> None:
                 np.save(file, np.stack([found[one] for one in wanted[file]]))
 
 
-def _questions(clip: Clip, setting: Setting, waits: dict[str, str], given: Sequence[str] | None) -> tuple[list[str], list[str]]:
-    """(questions of the reward, questions of the statements) for one clip; none where they cannot be asked."""
+def _questions(
+    clip: Clip, setting: Setting, waits: dict[str, str], given: Sequence[str] | None
+) -> tuple[list[str], list[str]]:
+    """(questions of the reward, questions of the statements) for one clip; none where they cannot
+    be asked."""
     first = reward_questions(setting, clip.prompt)[0] if not waits[REWARD] and clip.prompt else []
     wanted = list(given) if given is not None else statements(clip.prompt)
-    return first, [] if waits[FOLLOWED] else [as_question(one, clip.prompt or one) for one in wanted]
+    return first, [] if waits[FOLLOWED] else [
+        as_question(one, clip.prompt or one) for one in wanted
+    ]
 
 
-def _ask(clips: Sequence[Clip], plans: Sequence[tuple[list, list]], setting: Setting, tell: Tell) -> dict:
-    asked = [{"frames": str(clip.file), "questions": [*first, *second]}
-             for clip, (first, second) in zip(clips, plans, strict=True)]
-    return run_worker(VISIONREWARD, {"model": str(setting.model), "clips": asked, "backend": setting.backend}, tell)
+def _ask(
+    clips: Sequence[Clip], plans: Sequence[tuple[list, list]], setting: Setting, tell: Tell
+) -> dict:
+    asked = [
+        {"frames": str(clip.file), "questions": [*first, *second]}
+        for clip, (first, second) in zip(clips, plans, strict=True)
+    ]
+    return run_worker(
+        VISIONREWARD,
+        {"model": str(setting.model), "clips": asked, "backend": setting.backend},
+        tell,
+    )
 
 
-def _rows(clip: Clip, plan: tuple[list, list], number: int, answer: dict, waits: dict[str, str], setting: Setting,
-          rewriting: str) -> list[Row]:
+def _rows(
+    clip: Clip,
+    plan: tuple[list, list],
+    number: int,
+    answer: dict,
+    waits: dict[str, str],
+    setting: Setting,
+    rewriting: str,
+) -> list[Row]:
     """The two rows of one clip."""
     said = answer["answers"][number] if answer else []
     error = answer["errors"].get(str(number), "") if answer else ""
-    halves = {REWARD: said[:len(plan[0])], FOLLOWED: said[len(plan[0]):]}
-    common = {"backend": "visionreward", "version": setting.version, "rewriting": rewriting, **clip.columns}
+    halves = {REWARD: said[: len(plan[0])], FOLLOWED: said[len(plan[0]) :]}
+    common = {
+        "backend": "visionreward",
+        "version": setting.version,
+        "rewriting": rewriting,
+        **clip.columns,
+    }
     rows = []
     for name, questions in zip(METRICS, plan, strict=True):
         mute = "" if questions else "has no prompt: give one with --prompt or --prompts"
@@ -210,8 +297,14 @@ def _rows(clip: Clip, plan: tuple[list, list], number: int, answer: dict, waits:
             rows.append(absent(metric=name, why=why, **common))
             continue
         answers = halves[name]
-        value = reward(answers, reward_questions(setting, clip.prompt)[1]) if name == REWARD else followed(answers)
-        rows.append(Row(metric=name, value=value, detail=_detail(name, clip, answers, questions), **common))
+        value = (
+            reward(answers, reward_questions(setting, clip.prompt)[1])
+            if name == REWARD
+            else followed(answers)
+        )
+        rows.append(
+            Row(metric=name, value=value, detail=_detail(name, clip, answers, questions), **common)
+        )
     return rows
 
 
@@ -220,7 +313,11 @@ def _detail(name: str, clip: Clip, answers: Sequence[str], questions: Sequence[s
     notes = [f"{sum(map(yes, answers))} yes of {len(questions)}, {shown} frames shown"]
     notes += [f"{unclear(answers)} neither yes nor no, counted as no"] * bool(unclear(answers))
     if name == FOLLOWED:
-        unseen = [_statement(question) for question, answer in zip(questions, answers, strict=True) if not yes(answer)]
+        unseen = [
+            _statement(question)
+            for question, answer in zip(questions, answers, strict=True)
+            if not yes(answer)
+        ]
         notes.append(f"not seen: {', '.join(unseen) or 'nothing'}")
     return "; ".join(notes)
 
@@ -234,12 +331,20 @@ def _filled(path: Path) -> bool:
 
 
 def _lacking_weights(folder: Path) -> list[str]:
-    """Weight files that the checkpoint's index names and that are not there; without an index, any weights will do."""
+    """Weight files that the checkpoint's index names and that are not there; without an index, any
+    weights will do."""
     for index in folder.glob("*.index.json"):
         with suppress(CinelabError):
-            named = sorted(set(read_mapping(index, weight_map=dict[str, str])["weight_map"].values()))
+            named = sorted(
+                set(read_mapping(index, weight_map=dict[str, str])["weight_map"].values())
+            )
             return [name for name in named if not _filled(folder / name)]
-    weights = [path for ending in ("*.safetensors", "pytorch_model*.bin") for path in folder.glob(ending) if _filled(path)]
+    weights = [
+        path
+        for ending in ("*.safetensors", "pytorch_model*.bin")
+        for path in folder.glob(ending)
+        if _filled(path)
+    ]
     return [] if weights else ["model.safetensors.index.json"]
 
 

@@ -1,6 +1,8 @@
-"""What each option for speed or memory does to a chunk, all in one run: its time over the plain way's, and the memory it takes.
+"""What each option for speed or memory does to a chunk, all in one run: its time over the plain
+way's, and the memory it takes.
 
-Every option has its turn between two of the plain way, so that a machine that slows down does not speak for or against it.
+Every option has its turn between two of the plain way, so that a machine that slows down does not
+speak for or against it.
 """
 
 import importlib.util
@@ -22,29 +24,60 @@ from cinelab.score.wan_speed import Maker, WanBench, filled, memory_of
 def options(bench: WanBench) -> dict[str, WanBench]:
     """What can be tried on this machine."""
     speed, found = bench.speed, {}
-    found |= {f"kernel {name}": replace(bench, speed=replace(speed, kernel=name)) for name in FASTEST if available(name)}
+    found |= {
+        f"kernel {name}": replace(bench, speed=replace(speed, kernel=name))
+        for name in FASTEST
+        if available(name)
+    }
     found["compiled blocks"] = replace(bench, speed=replace(speed, compiled=True))
     if importlib.util.find_spec("torchao"):
-        kinds = ["fp8-weights", "int8-weights"] + ["fp8"] * (torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9))
-        found |= {f"linears {kind}": replace(bench, speed=replace(speed, linears=kind)) for kind in kinds}
+        kinds = ["fp8-weights", "int8-weights"] + ["fp8"] * (
+            torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
+        )
+        found |= {
+            f"linears {kind}": replace(bench, speed=replace(speed, linears=kind)) for kind in kinds
+        }
     found["history in host memory"] = replace(bench, storage=Storage("host"))
-    found |= {f"history {kind}": replace(bench, storage=Storage(packing=kind)) for kind in ("int8", "fp8")}
-    return found | {"history fp8 in host memory": replace(bench, storage=Storage("host", "fp8")), "clean pass fused": bench}
+    found |= {
+        f"history {kind}": replace(bench, storage=Storage(packing=kind)) for kind in ("int8", "fp8")
+    }
+    return found | {
+        "history fp8 in host memory": replace(bench, storage=Storage("host", "fp8")),
+        "clean pass fused": bench,
+    }
 
 
-def measure_options(bench: WanBench, device: str = "cpu", units: int = 12, tell: Callable[[str], None] = lambda text: None) -> pd.DataFrame:
-    """A row an option: seconds a chunk after `units` others under CAMR, and over the mean of the plain turns around it."""
+def measure_options(
+    bench: WanBench,
+    device: str = "cpu",
+    units: int = 12,
+    tell: Callable[[str], None] = lambda text: None,
+) -> pd.DataFrame:
+    """A row an option: seconds a chunk after `units` others under CAMR, and over the mean of the
+    plain turns around it."""
     plain = Maker.of(replace(bench, speed=Speed()), device)
     before, rows = _turn(plain, units), []
     for name, setting in options(replace(bench, speed=Speed(), storage=Storage())).items():
-        maker = replace(plain, bench=setting) if setting.speed == Speed() else Maker.of(setting, device)
+        maker = (
+            replace(plain, bench=setting) if setting.speed == Speed() else Maker.of(setting, device)
+        )
         spent = _turn(maker, units, fused=name == "clean pass fused")
         after = _turn(plain, units)
-        rows.append({"option": name, "chunk s": spent, "plain s": (before + after) / 2, "times as fast": (before + after) / 2 / spent}
-                    | {"history MiB": round(_history(setting, units, device) / 2**20, 2)} | memory_of(device))
+        rows.append(
+            {
+                "option": name,
+                "chunk s": spent,
+                "plain s": (before + after) / 2,
+                "times as fast": (before + after) / 2 / spent,
+            }
+            | {"history MiB": round(_history(setting, units, device) / 2**20, 2)}
+            | memory_of(device)
+        )
         tell(f"{name}: {rows[-1]['times as fast']:.2f} times as fast")
         before = after
-    return pd.DataFrame(rows).assign(model=bench.model, mode=bench.mode, layers=bench.config.num_layers, **hardware())
+    return pd.DataFrame(rows).assign(
+        model=bench.model, mode=bench.mode, layers=bench.config.num_layers, **hardware()
+    )
 
 
 def _turn(maker: Maker, units: int, fused: bool = False) -> float:
@@ -52,7 +85,10 @@ def _turn(maker: Maker, units: int, fused: bool = False) -> float:
     ends = [0.0]
     for end in _running(maker, units, maker.bench.repeats + 2, fused):
         ends.append(end)
-    return median(later - earlier for earlier, later in zip(ends[2:], ends[3:], strict=False)) * maker.bench.scaled
+    return (
+        median(later - earlier for earlier, later in zip(ends[2:], ends[3:], strict=False))
+        * maker.bench.scaled
+    )
 
 
 def _running(maker: Maker, units: int, chunks: int, fused: bool) -> Iterator[float]:

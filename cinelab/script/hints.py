@@ -1,8 +1,8 @@
 """What to say instead of a word that a closed vocabulary does not have.
 
 A hint is a known word that differs by a slip of the hand or by its ending, else the words of the
-family that the sentence asks for at this place (in "a dog waves" a kind is asked for, in "at dusk" a
-time). Where neither is clear there is no hint: a wrong one misleads.
+family that the sentence asks for at this place (in "a dog waves" a kind is asked for, in "at dusk"
+a time). Where neither is clear there is no hint: a wrong one misleads.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,8 @@ SIZES, KINDS, COLOURS, ACTIONS, PLACES, TIMES, CAMERA = FAMILIES
 
 
 class Hints:
-    """Hints from families of phrases, named as in FAMILIES: {"kinds": [("cat",), ("rabbit", "hare")]}.
+    """Hints from families of phrases, named as in FAMILIES: {"kinds": [("cat",), ("rabbit",
+    "hare")]}.
 
     Each value has one or more phrases: hints show the first, and all are recognised. `little` are
     words that carry no meaning.
@@ -36,7 +37,8 @@ class Hints:
                     self.family.setdefault(word, name)
 
     def of(self, words: Sequence[str], place: int) -> str:
-        """The hint for the unknown word at `place`, ready to stand behind it; "" where there is none."""
+        """The hint for the unknown word at `place`, ready to stand behind it; "" where there is
+        none."""
         word, asked = words[place], self._asked(words, place)
         known = [one for one, name in self.family.items() if asked in (None, name)]
         if near := similar(word, known):
@@ -83,7 +85,8 @@ def _at(words: Sequence[str], place: int) -> str:
 
 
 def _verbal(word: str) -> bool:
-    """Whether a word may be what somebody does: runs, running (not ran, which looks like anything)."""
+    """Whether a word may be what somebody does: runs, running (not ran, which looks like
+    anything)."""
     third_person = word.endswith("s") and not word.endswith(("ss", "us"))
     return len(word) > 3 and (word.endswith("ing") or third_person)
 

@@ -1,6 +1,6 @@
 """Prompts to vectors: the word encoder of the toybox; UMT5 goes behind the same members for Wan.
 
-    S prompts   L words   E width; unused places are zero, and so is the whole empty prompt
+S prompts   L words   E width; unused places are zero, and so is the whole empty prompt
 """
 
 import warnings
@@ -25,7 +25,9 @@ class TextEncoder(Protocol):
 
 
 # Words that carry nothing the toybox shows; they are passed over without a warning.
-LITTLE = frozenset("an on at and with its his her their it is are he she they then again now some by".split())
+LITTLE = frozenset(
+    "an on at and with its his her their it is are he she they then again now some by".split()
+)
 
 
 class UnknownWords(UserWarning):
@@ -40,13 +42,19 @@ class WordEncoderConfig:
 
 
 class WordEncoder:
-    """Every known word is a fixed random direction, plus a small code of its place. Nothing is trained.
+    """Every known word is a fixed random direction, plus a small code of its place. Nothing is
+    trained.
 
-    `families` are the vocabulary's phrases by what they say (see `Hints`), from which unknown words get a hint.
+    `families` are the vocabulary's phrases by what they say (see `Hints`), from which unknown words
+    get a hint.
     """
 
-    def __init__(self, vocabulary: Sequence[str], config: WordEncoderConfig,
-                 families: Mapping[str, Sequence[Sequence[str]]] | None = None):
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        config: WordEncoderConfig,
+        families: Mapping[str, Sequence[Sequence[str]]] | None = None,
+    ):
         self.vocabulary, self.config = tuple(vocabulary), config
         self.hints = Hints(families or {}, LITTLE)
         self.width, self.length = config.width, config.length
@@ -54,22 +62,39 @@ class WordEncoder:
         rng = rng_at(config.seed, "words")
         self.codes = torch.randn(len(self.vocabulary), self.width, generator=rng)
         self.codes = self.codes / self.codes.std(dim=1, keepdim=True)
-        place = torch.arange(self.length)[:, None] / 10000 ** (torch.arange(0, self.width, 2) / self.width)
+        place = torch.arange(self.length)[:, None] / 10000 ** (
+            torch.arange(0, self.width, 2) / self.width
+        )
         self.places = 0.2 * torch.cat([place.sin(), place.cos()], dim=1)
 
     def prepare(self, prompts: Sequence[str]) -> None:
         """Nothing: words are looked up when they are asked for."""
 
     def ids(self, words: Sequence[str]) -> list[int]:
-        """Numbers of the known words, cut to the length; unknown words warn by name, with a hint where there is one."""
-        unknown = {word: place for place, word in reversed(list(enumerate(words))) if not taken(word, self.index)}
+        """Numbers of the known words, cut to the length; unknown words warn by name, with a hint
+        where there is one."""
+        unknown = {
+            word: place
+            for place, word in reversed(list(enumerate(words)))
+            if not taken(word, self.index)
+        }
         if unknown:
-            said = ", ".join(f"{word!r}{self.hints.of(words, place)}" for word, place in reversed(unknown.items()))
-            warnings.warn(f"The toybox does not know {said}; left out of the prompt.", UnknownWords, stacklevel=3)
+            said = ", ".join(
+                f"{word!r}{self.hints.of(words, place)}"
+                for word, place in reversed(unknown.items())
+            )
+            warnings.warn(
+                f"The toybox does not know {said}; left out of the prompt.",
+                UnknownWords,
+                stacklevel=3,
+            )
         known = [self.index[word] for word in words if word in self.index]
         if len(known) > self.length:
-            warnings.warn(f"The prompt has {len(known)} known words; only the first {self.length} are read.",
-                          UnknownWords, stacklevel=3)
+            warnings.warn(
+                f"The prompt has {len(known)} known words; only the first {self.length} are read.",
+                UnknownWords,
+                stacklevel=3,
+            )
         return known[: self.length]
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
@@ -85,12 +110,14 @@ class WordEncoder:
 
 
 def taken(word: str, vocabulary: Container[str]) -> bool:
-    """Whether a word encoder of this vocabulary takes a word: it knows it, or passes over it because it shows nothing."""
+    """Whether a word encoder of this vocabulary takes a word: it knows it, or passes over it
+    because it shows nothing."""
     return word in vocabulary or word in LITTLE
 
 
 def unknown_words(prompt: str, vocabulary: Container[str]) -> list[str]:
-    """The words of a prompt that a word encoder of this vocabulary does not take, each once, in order."""
+    """The words of a prompt that a word encoder of this vocabulary does not take, each once, in
+    order."""
     return [word for word in dict.fromkeys(split_words(prompt)) if not taken(word, vocabulary)]
 
 

@@ -12,9 +12,12 @@
         changes:
           - {at: 1.5, prompt: the red fox jumps, seed: 8, steps: 4}
 
-A shot and a change may set `seed`, `policy`, `budget` (chunks of memory seen) and `steps` (a number, 0 = the model's own levels; a list of levels; or settings); they hold from there on, until they are
-set again. `policy` is a name, an import path (my_module:MyPolicy), or a policy with its settings: {kind: CAMR, budget: 4, sink: 1}. `recache: true` on a change shows the running shot's past to the memory again under the new prompt.
-Every rule lives in a dataclass's `__post_init__`; the reader at the end adds only the file's lines.
+A shot and a change may set `seed`, `policy`, `budget` (chunks of memory seen) and `steps` (a
+number, 0 = the model's own levels; a list of levels; or settings); they hold from there on, until
+they are set again. `policy` is a name, an import path (my_module:MyPolicy), or a policy with its
+settings: {kind: CAMR, budget: 4, sink: 1}. `recache: true` on a change shows the running shot's
+past to the memory again under the new prompt. Every rule lives in a dataclass's `__post_init__`;
+the reader at the end adds only the file's lines.
 """
 
 from __future__ import annotations
@@ -55,13 +58,15 @@ MAX_SHOTS = SHOTS
 MAX_SECONDS = SECONDS
 MAX_TEXT = 2000  # characters in a prompt, a caption or a title
 
-ROOM = (SCREENPLAY.most - 2**16, VALUES - 100)  # bytes and values of all `size_of` in a file, beside title and caption
+# bytes and values of all `size_of` in a file, beside title and caption
+ROOM = (SCREENPLAY.most - 2**16, VALUES - 100)
 
 Field = tuple[str | int, ...]  # a place in the screenplay, such as ("shots", 2, "seconds")
 
 
 class FieldError(CinelabError):
-    """A refused value: `field` is its place below the object, `problem` the rest of the sentence."""
+    """A refused value: `field` is its place below the object, `problem` the rest of the
+    sentence."""
 
     def __init__(self, field: Field, problem: str):
         super().__init__(field, problem)
@@ -168,8 +173,11 @@ class Screenplay:
 def size_of(part: Shot | PromptChange) -> tuple[int, int]:
     """(bytes, values) that an entry takes in a screenplay's file, at most: see `ROOM`."""
     plain = _plain(part)
-    text = yaml.dump({"shots": [{"changes": [plain]}]}, None, Dumper, sort_keys=False, allow_unicode=True)
-    return len(text.encode()) + 64, _values(plain) + 8  # and what a shot has beside: seconds, cut, changes
+    text = yaml.dump(
+        {"shots": [{"changes": [plain]}]}, None, Dumper, sort_keys=False, allow_unicode=True
+    )
+    # and what a shot has beside: seconds, cut, changes
+    return len(text.encode()) + 64, _values(plain) + 8
 
 
 def _values(plain: Any) -> int:
@@ -231,12 +239,17 @@ def _check_settings(part: Any) -> None:
         _refuse(("policy",), part.policy, "name a memory policy, such as camr, or give a Policy")
     if isinstance(part.steps, (list, tuple)) and part.steps:
         object.__setattr__(part, "steps", tuple(map(float, _numbers("steps", part.steps))))
-    least_budget = 0 if is_policy(part.policy) else LEAST_BUDGET  # a policy of one's own may keep fewer
+    # a policy of one's own may keep fewer
+    least_budget = 0 if is_policy(part.policy) else LEAST_BUDGET
     for name, least, most in (("budget", least_budget, BUDGET), ("steps", 0, STEPS)):
-        if name == "steps" and (is_sampling(part.steps) or (isinstance(part.steps, tuple) and part.steps)):
+        if name == "steps" and (
+            is_sampling(part.steps) or (isinstance(part.steps, tuple) and part.steps)
+        ):
             continue
         value = getattr(part, name)
-        if value is not None and (not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most):
+        if value is not None and (
+            not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most
+        ):
             _refuse((name,), value, f"give a whole number of at least {least} and at most {most}")
 
 
@@ -246,12 +259,20 @@ def _is_empty(value: Any) -> bool:
 
 def is_policy(value: Any) -> bool:
     """Whether a value is a memory policy, which this room does not know by class."""
-    return is_dataclass(value) and callable(getattr(value, "budget_at", None)) and not isinstance(value, type)
+    return (
+        is_dataclass(value)
+        and callable(getattr(value, "budget_at", None))
+        and not isinstance(value, type)
+    )
 
 
 def is_sampling(value: Any) -> bool:
     """Whether a value says how chunks are sampled, in a class that this room does not know."""
-    return is_dataclass(value) and callable(getattr(value, "with_steps", None)) and not isinstance(value, type)
+    return (
+        is_dataclass(value)
+        and callable(getattr(value, "with_steps", None))
+        and not isinstance(value, type)
+    )
 
 
 def _numbers(field: str, values: Any) -> Any:
@@ -355,7 +376,9 @@ class _Reader:
             self.loader = Loader(self.text)
             return compose(self.loader)
         except yaml.reader.ReaderError as error:
-            self._fail(line_of(error, self.text), f"{problem(error)}; give a screenplay, not a binary.")
+            self._fail(
+                line_of(error, self.text), f"{problem(error)}; give a screenplay, not a binary."
+            )
         except yaml.MarkedYAMLError as error:
             opened = "end of stream" in str(error.problem)  # an open quote: name where it opened
             mark = error.context_mark if opened else error.problem_mark

@@ -1,14 +1,15 @@
 """The shot list of a video: what was planned, so that what was made can be measured against it.
 
-It stands beside the video as `<name>.shots.json` (any tool can write one) and counts in pixel frames:
+It stands beside the video as `<name>.shots.json` (any tool can write one) and counts in pixel
+frames:
 
     {"shots": [{"start": 0, "end": 15, "prompt": "...", "characters": ["anna"], "places": ["kitchen"]}, ...],
      "chunks": [0, 3, 5]}
 
-`characters` and `places` name who and what comes back, `shows` what is true of the picture beyond the prompt
-(attribute -> value, for worlds with ground truth), `cut: false` a prompt change without a cut; `chunks` (first frame of
-every chunk) lets seams between chunks be measured; the first `given` frames are no answer but a history that was given.
-All but start and end may be left out.
+`characters` and `places` name who and what comes back, `shows` what is true of the picture beyond
+the prompt (attribute -> value, for worlds with ground truth), `cut: false` a prompt change without
+a cut; `chunks` (first frame of every chunk) lets seams between chunks be measured; the first
+`given` frames are no answer but a history that was given. All but start and end may be left out.
 """
 
 from dataclasses import dataclass, field
@@ -54,11 +55,16 @@ class ShotList:
         for number, shot in enumerate(self.shots, 1):
             before = self.shots[number - 2].end if number > 1 else 0
             if shot.start != before or shot.end <= shot.start:
-                raise CinelabError(f"shot {number} has start {shot.start} and end {shot.end}; it must start at {before}, where "
-                                   "the one before ends, and end later.")
+                raise CinelabError(
+                    f"shot {number} has start {shot.start} and end {shot.end}; it must start at "
+                    f"{before}, where "
+                    "the one before ends, and end later."
+                )
 
         if not 0 <= self.given < self.frames:
-            raise CinelabError(f"given is {self.given}; of {self.frames} frames at least one must have been made.")
+            raise CinelabError(
+                f"given is {self.given}; of {self.frames} frames at least one must have been made."
+            )
 
     @property
     def frames(self) -> int:
@@ -78,7 +84,10 @@ class ShotList:
         """What a timeline planned: one listed shot for every stretch under one prompt."""
         shots: list[ListedShot] = []
         for slot in line.slots:
-            start, end = line.pixel_span(slot.first)[0], line.pixel_span(slot.first + slot.frames - 1)[1]
+            start, end = (
+                line.pixel_span(slot.first)[0],
+                line.pixel_span(slot.first + slot.frames - 1)[1],
+            )
             prompt, opens = line.prompts[slot.prompt], slot.cut or not shots
             if shots and not opens and shots[-1].prompt == prompt:
                 shots[-1] = ListedShot(shots[-1].start, end, prompt, cut=shots[-1].cut)
@@ -91,7 +100,9 @@ class ShotList:
         values = read_json(Path(path))
         try:
             if not isinstance(values, dict) or not isinstance(values.get("shots"), list):
-                raise CinelabError("it is not a mapping with a list `shots`; see docs/benchmark.md for the layout.")
+                raise CinelabError(
+                    "it is not a mapping with a list `shots`; see docs/benchmark.md for the layout."
+                )
             shots = tuple(_shot(shot, f"shots[{i}]") for i, shot in enumerate(values["shots"]))
             return from_dict(cls, values | {"shots": shots})
         except CinelabError as error:

@@ -19,7 +19,8 @@ from cinelab.errors import CinelabError
 from cinelab.readable import Readable
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 
-CONTINUE = "then"  # opens a prompt that goes on without a cut, so that a model can tell the two apart
+# opens a prompt that goes on without a cut, so that a model can tell the two apart
+CONTINUE = "then"
 Span = tuple[int, int]  # (start, stop), stop excluded
 
 
@@ -39,7 +40,8 @@ class Slot:
 
 @dataclass(frozen=True)
 class Turn:
-    """What changes inside an entry of the screenplay: from which pixel frame on, so many seconds after the entry begins."""
+    """What changes inside an entry of the screenplay: from which pixel frame on, so many seconds
+    after the entry begins."""
 
     frame: int
     seconds: float
@@ -149,14 +151,21 @@ def plan(screenplay: Screenplay, fps: float, stride: int, chunk: int) -> Timelin
             index, text = len(slots), with_caption(screenplay.caption, turns[turn].prompt, goes_on)
             prompt = prompts.setdefault(text, len(prompts))
             begins = turns[turn] if n == 0 or spoken[n - 1] != turn else None
-            slots.append(Slot(index, shot, entry, prompt, index * chunk, chunk, cut and n == 0, begins))
+            slots.append(
+                Slot(index, shot, entry, prompt, index * chunk, chunk, cut and n == 0, begins)
+            )
     return Timeline(tuple(slots), tuple(prompts), fps, stride)
 
 
 def told(change: PromptChange, before: str = "") -> str:
-    """A change in words: the prompt where it is another than `before`, and every setting that it sets."""
+    """A change in words: the prompt where it is another than `before`, and every setting that it
+    sets."""
     names = ("seed", "policy", "budget", "steps")
-    parts = [f"{name} {_named(getattr(change, name))}" for name in names if getattr(change, name) is not None]
+    parts = [
+        f"{name} {_named(getattr(change, name))}"
+        for name in names
+        if getattr(change, name) is not None
+    ]
     parts += ["recache"] if change.recache else []
     return ", ".join([change.prompt, *parts] if change.prompt != before or not parts else parts)
 
@@ -167,7 +176,8 @@ def _named(value: Any) -> str:
 
 
 def _turns_by_chunk(shot: Shot, entry: int, rate: float, chunk: int) -> list[int]:
-    """What each of the entry's chunks stands under: 0 the shot itself, n its n-th change; `rate` is latent frames a second.
+    """What each of the entry's chunks stands under: 0 the shot itself, n its n-th change; `rate` is
+    latent frames a second.
 
     A change takes effect at the first chunk that starts at or after it, or at the entry's last
     chunk where none does. The opening prompt keeps the first chunk, since a cut shows what was
@@ -188,13 +198,15 @@ def _turns_by_chunk(shot: Shot, entry: int, rate: float, chunk: int) -> list[int
 def _warn_unseen(entry: int, change: int, prompt: str, chunk_seconds: float) -> None:
     warnings.warn(
         f"shot {entry + 1}, change {change}: {prompt!r} is never shown, since a prompt holds for"
-        f" whole chunks of {chunk_seconds:.3g} s; make the shot longer or the changes further apart",
+        f" whole chunks of {chunk_seconds:.3g} s; make the shot longer or the changes further "
+        "apart",
         stacklevel=4,
     )
 
 
 def with_caption(caption: str, prompt: str, goes_on: bool = False) -> str:
-    """ "caption. prompt" with single spaces, or the prompt alone; marked where the picture goes on without a cut."""
+    """ "caption. prompt" with single spaces, or the prompt alone; marked where the picture goes on
+    without a cut."""
     caption, prompt = (" ".join(text.split()) for text in (caption, prompt))
     caption = caption.rstrip(". ")
     text = f"{caption}. {prompt}" if caption else prompt

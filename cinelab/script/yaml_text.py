@@ -1,4 +1,5 @@
-"""YAML as we write it back, settings as a person types them, and one sentence for what is no YAML (see `cinelab.texts`)."""
+"""YAML as we write it back, settings as a person types them, and one sentence for what is no YAML
+(see `cinelab.texts`)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,8 @@ from cinelab.texts import BROKEN, POWER, parse_yaml, problem
 
 
 class Dumper(yaml.SafeDumper):
-    """SafeDumper with indented lists, whose plain words `cinelab.texts.Loader` reads back as text."""
+    """SafeDumper with indented lists, whose plain words `cinelab.texts.Loader` reads back as
+    text."""
 
     def increase_indent(self, flow=False, indentless=False):
         return super().increase_indent(flow, False)
@@ -32,8 +34,11 @@ def parse_value(text: str, name: str) -> Any:
     try:
         return parse_yaml(text)
     except BROKEN as error:
-        raise CinelabError(f"{name} is {short(text)}, which cannot be read ({problem(error)}); give a number, text, true, false, null or a "
-                           "list like [480, 832].") from error
+        raise CinelabError(
+            f"{name} is {short(text)}, which cannot be read ({problem(error)}); give a number, "
+            "text, true, false, null or a "
+            "list like [480, 832]."
+        ) from error
 
 
 def parse_settings(pairs: Sequence[str], option: str = "--set") -> dict[str, Any]:

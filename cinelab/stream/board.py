@@ -1,7 +1,9 @@
-"""The film's tree as a desk shows it: the shots on the path to the head, and beside each shot its takes.
+"""The film's tree as a desk shows it: the shots on the path to the head, and beside each shot its
+takes.
 
-A *line* is a take, or a way to go on that leaves a take in mid-shot; it is known by the chunk it begins with. A `Board` grows by
-a chunk at a time and walks only the path, so it may be asked many times a second.
+A *line* is a take, or a way to go on that leaves a take in mid-shot; it is known by the chunk it
+begins with. A `Board` grows by a chunk at a time and walks only the path, so it may be asked many
+times a second.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,9 +29,11 @@ class Board:
     _line: dict[int, int] = field(default_factory=dict)  # of a chunk
     _opening: dict[int, int] = field(default_factory=dict)  # line -> the chunk that opens its shot
     _last: dict[int, int] = field(default_factory=dict)  # line -> its newest chunk
-    _beside: dict[int | None, list[int]] = field(default_factory=dict)  # the chunk before a shot -> lines of that shot
+    # the chunk before a shot -> lines of that shot
+    _beside: dict[int | None, list[int]] = field(default_factory=dict)
     _gone_on: set[int] = field(default_factory=set)  # chunks that their shot goes on from
-    _changes: dict[int, list[dict]] = field(default_factory=dict)  # line -> what changed in its shot, in order
+    # line -> what changed in its shot, in order
+    _changes: dict[int, list[dict]] = field(default_factory=dict)
 
     def add(self, node: Node) -> bool:
         """Take a chunk in; True when it begins a line, whose picture is to be shown."""
@@ -68,26 +72,50 @@ class Board:
         return list(self._opening)
 
     def shots(self, head: int | None, cut: bool) -> list[dict]:
-        """A row a shot, as plain values; with `cut` or at the beginning also the shot that comes next; at the end, without a
-        number, the shots that hang on the path but are not on it. So every take is in sight of one that is."""
+        """A row a shot, as plain values; with `cut` or at the beginning also the shot that comes
+        next; at the end, without a number, the shots that hang on the path but are not on it. So
+        every take is in sight of one that is."""
         path = self._path(head)
-        rows = [self._row(list(numbers)) for _, numbers in groupby(path, lambda number: self.nodes[number].shot)]
+        rows = [
+            self._row(list(numbers))
+            for _, numbers in groupby(path, lambda number: self.nodes[number].shot)
+        ]
         if cut or head is None:
             rows.append(_coming(len(rows), self._takes(head, None)))
         shown = {take["line"] for row in rows for take in row["takes"]}
-        others = [take for number in path for take in self._takes(number, None) if take["line"] not in shown]
+        others = [
+            take
+            for number in path
+            for take in self._takes(number, None)
+            if take["line"] not in shown
+        ]
         return [*rows, _coming(None, others)] if others else rows
 
     def _row(self, numbers: list[int]) -> dict:
         first, last = numbers[0], numbers[-1]
         node, line = self.nodes[first], self._line[last]
-        return {"shot": node.shot, "line": line, "last": last, "chunks": len(numbers), "prompt": node.said.prompt,
-                "changes": self._changes_up_to(last), "takes": self._takes(node.parent, line)}
+        return {
+            "shot": node.shot,
+            "line": line,
+            "last": last,
+            "chunks": len(numbers),
+            "prompt": node.said.prompt,
+            "changes": self._changes_up_to(last),
+            "takes": self._takes(node.parent, line),
+        }
 
     def _takes(self, before: int | None, on: int | None) -> list[dict]:
-        return [{"line": line, "last": self._last[line], "on": line == on, "changes": self._changes[line][-SHOWN:],
-                 "prompt": self.nodes[self._opening[line]].said.prompt, "shot": self.nodes[line].shot}
-                for line in self._beside.get(before, [])]
+        return [
+            {
+                "line": line,
+                "last": self._last[line],
+                "on": line == on,
+                "changes": self._changes[line][-SHOWN:],
+                "prompt": self.nodes[self._opening[line]].said.prompt,
+                "shot": self.nodes[line].shot,
+            }
+            for line in self._beside.get(before, [])
+        ]
 
     def take(self, last: int) -> list[Node]:
         """The chunks of a shot up to its chunk `last`, in order."""
@@ -106,14 +134,26 @@ class Board:
 
 def _coming(shot: int | None, takes: list[dict]) -> dict:
     """A row that has no chunk on the path."""
-    return {"shot": shot, "line": None, "last": None, "chunks": 0, "prompt": "", "changes": [], "takes": takes}
+    return {
+        "shot": shot,
+        "line": None,
+        "last": None,
+        "chunks": 0,
+        "prompt": "",
+        "changes": [],
+        "takes": takes,
+    }
 
 
 def change(before: Settings, after: Settings) -> str:
     """What one chunk's settings change in the last one's, in a few words; empty if nothing."""
     found = [] if before.prompt == after.prompt else [words_changed(before.prompt, after.prompt)]
-    for name, value in (("seed", lambda said: said.seed), ("policy", policy_label), ("budget", lambda said: said.budget),
-                        ("levels", lambda said: said.steps)):
+    for name, value in (
+        ("seed", lambda said: said.seed),
+        ("policy", policy_label),
+        ("budget", lambda said: said.budget),
+        ("levels", lambda said: said.steps),
+    ):
         was, now = value(before), value(after)
         if was != now:
             found.append(f"{name} {_short(was)} → {_short(now)}")
@@ -126,7 +166,8 @@ def _short(value, most: int = 24) -> str:
 
 
 def words_changed(before: str, after: str) -> str:
-    """The words that differ between two prompts: "waits → jumps"; "+ at night" and "- at night" where words only come or go."""
+    """The words that differ between two prompts: "waits → jumps"; "+ at night" and "- at night"
+    where words only come or go."""
     old, new = before.split(), after.split()
     found = []
     for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
@@ -142,10 +183,12 @@ def pictures(session: Session, node: Node) -> np.ndarray:
 
 
 def chunk_frames(session: Session, nodes: Sequence[Node]) -> Iterator[np.ndarray]:
-    """Frames uint8 (f, H, W, 3) of one chunk after another of a shot, decoded from their files and that of the chunk before.
+    """Frames uint8 (f, H, W, 3) of one chunk after another of a shot, decoded from their files and
+    that of the chunk before.
 
-    The toy decoder looks back one latent frame, so they are exact. Wan's looks back farther, so the first frames may differ a
-    little from the film's: they are to be looked at. Reads nothing that an engine changes.
+    The toy decoder looks back one latent frame, so they are exact. Wan's looks back farther, so the
+    first frames may differ a little from the film's: they are to be looked at. Reads nothing that
+    an engine changes.
     """
     state = session.reel.begin()
     if nodes[0].parent is not None:

@@ -1,8 +1,9 @@
-"""A finished chunk on the disk: its latents, and which history every layer attended to while it was made.
+"""A finished chunk on the disk: its latents, and which history every layer attended to while it was
+made.
 
-A file holds `latents` (1, c, C, h, w) and, where anything was attended to, `layers` (L,), `picks` and
-`fixed` (L, 1, G, k), and `scores` of the same shape where units competed: k kept units for each of G
-groups of heads. Its checksum is blake2b of the whole file.
+A file holds `latents` (1, c, C, h, w) and, where anything was attended to, `layers` (L,), `picks`
+and `fixed` (L, 1, G, k), and `scores` of the same shape where units competed: k kept units for each
+of G groups of heads. Its checksum is blake2b of the whole file.
 """
 
 from collections.abc import Iterable
@@ -28,15 +29,17 @@ def write_chunk(path: Path, latents: Tensor, decisions: Iterable[dict] = ()) -> 
 
 
 def read_chunk(path: Path, known: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a chunk. Raises CinelabError where the file is not the one of checksum `known`,
-    or (None: it was written before checksums were kept) holds no finite latents."""
+    """The tensors of a chunk. Raises CinelabError where the file is not the one of checksum
+    `known`, or (None: it was written before checksums were kept) holds no finite latents."""
     check_regular(path)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CinelabError(f"{path} cannot be read ({reason(error)}); {REMEDY}") from error
     if known is not None and checksum_of(data) != known:
-        raise CinelabError(f"{path} has changed since it was written (its checksum differs); {REMEDY}")
+        raise CinelabError(
+            f"{path} has changed since it was written (its checksum differs); {REMEDY}"
+        )
     try:
         tensors = load(data)
     except Exception as error:  # safetensors raises its own, and others, on damaged files
@@ -54,10 +57,18 @@ def decisions_in(tensors: dict[str, Tensor], chunk: int, shot: int) -> tuple[dic
     if "layers" not in tensors:
         return ()
     shots, scores = torch.tensor([shot]), tensors.get("scores")
-    return tuple({"chunk": chunk, "shot": shots, "layer": int(layer), "clean": False,
-                  "picks": tensors["picks"][place].long(), "fixed": tensors["fixed"][place],
-                  "scores": None if scores is None else scores[place]}
-                 for place, layer in enumerate(tensors["layers"]))
+    return tuple(
+        {
+            "chunk": chunk,
+            "shot": shots,
+            "layer": int(layer),
+            "clean": False,
+            "picks": tensors["picks"][place].long(),
+            "fixed": tensors["fixed"][place],
+            "scores": None if scores is None else scores[place],
+        }
+        for place, layer in enumerate(tensors["layers"])
+    )
 
 
 def _packed(decisions: list[dict]) -> dict[str, Tensor]:
@@ -65,6 +76,11 @@ def _packed(decisions: list[dict]) -> dict[str, Tensor]:
     if not decisions:
         return {}
     stacked = lambda part: torch.stack([one[part] for one in decisions]).cpu().contiguous()  # noqa: E731
-    packed = {"layers": torch.tensor([one["layer"] for one in decisions]),
-              "picks": stacked("picks").int(), "fixed": stacked("fixed")}
-    return packed if decisions[0]["scores"] is None else packed | {"scores": stacked("scores").float()}
+    packed = {
+        "layers": torch.tensor([one["layer"] for one in decisions]),
+        "picks": stacked("picks").int(),
+        "fixed": stacked("fixed"),
+    }
+    return (
+        packed if decisions[0]["scores"] is None else packed | {"scores": stacked("scores").float()}
+    )

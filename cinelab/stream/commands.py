@@ -1,6 +1,8 @@
-"""What can be said to a session: the settings of the next chunk, and the commands that change them or where the film stands.
+"""What can be said to a session: the settings of the next chunk, and the commands that change them
+or where the film stands.
 
-A command takes the session, which it only reads, and the desk, and returns the desk after it with one line that says what happened.
+A command takes the session, which it only reads, and the desk, and returns the desk after it with
+one line that says what happened.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,14 +20,17 @@ if TYPE_CHECKING:
     from cinelab.stream.session import Session
 
 SET = ("policy", "budget", "steps")  # what a screenplay holds beside prompts and seeds
-SWITCHES = ("keep", "recache", "cut")  # what a changed prompt does: nothing else, KV re-encoded, a new shot
+# what a changed prompt does: nothing else, KV re-encoded, a new shot
+SWITCHES = ("keep", "recache", "cut")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the next chunk is made with. `steps` None = the model's own levels; else a number, a list of levels, or a Sampling.
+    """What the next chunk is made with. `steps` None = the model's own levels; else a number, a
+    list of levels, or a Sampling.
 
-    `policy` is the name of a built-in one with `budget`, or a Policy; on the disk, its own settings and class.
+    `policy` is the name of a built-in one with `budget`, or a Policy; on the disk, its own settings
+    and class.
     """
 
     prompt: str = ""
@@ -49,7 +54,8 @@ class Desk:
 
 
 def checked(settings: Settings) -> Settings:
-    """The settings with a policy of one's own as an object. Refuses what no chunk could be made with."""
+    """The settings with a policy of one's own as an object. Refuses what no chunk could be made
+    with."""
     if settings.prompt != "":
         check_text("prompt", settings.prompt, "say what the shot shows")
     if settings.switch not in SWITCHES:
@@ -57,7 +63,8 @@ def checked(settings: Settings) -> Settings:
     check_number("seed", settings.seed, 0, below=SEED)
     settings = replace(settings, steps=_levels(settings.steps))
     named = isinstance(settings.policy, str) and settings.policy in BUILT_IN
-    check_number("budget", settings.budget, LEAST_BUDGET if named else 0, BUDGET)  # a policy of one's own may keep fewer
+    # a policy of one's own may keep fewer
+    check_number("budget", settings.budget, LEAST_BUDGET if named else 0, BUDGET)
     policy = policy_named(settings.policy, settings.budget)
     if isinstance(settings.policy, str) and settings.policy in BUILT_IN:
         return settings
@@ -65,7 +72,9 @@ def checked(settings: Settings) -> Settings:
     return replace(settings, policy=policy, budget=budget_of(policy, settings.budget))
 
 
-def _levels(steps: int | Sequence[float] | Sampling | Mapping | None) -> int | tuple[float, ...] | Sampling | None:
+def _levels(
+    steps: int | Sequence[float] | Sampling | Mapping | None,
+) -> int | tuple[float, ...] | Sampling | None:
     """A session's `steps`, checked; settings as a command's text has them become a Sampling."""
     if isinstance(steps, (list, tuple)) and steps:
         return Sampling(at=tuple(steps)).at
@@ -75,7 +84,10 @@ def _levels(steps: int | Sequence[float] | Sampling | Mapping | None) -> int | t
         return None  # it asks for nothing but the model's own
     if steps is None or isinstance(steps, Sampling) or (type(steps) is int and 1 <= steps <= STEPS):
         return steps
-    raise CinelabError(f"levels is {short(steps)}; give 1 to {STEPS}, a list of levels, or none for the model's own.")
+    raise CinelabError(
+        f"levels is {short(steps)}; give 1 to {STEPS}, a list of levels, or none for the model's "
+        "own."
+    )
 
 
 def asked(said: Settings) -> tuple:
@@ -84,12 +96,18 @@ def asked(said: Settings) -> tuple:
 
 
 def news(said: Settings, before: Settings | None) -> dict:
-    """Settings that are not as before; at the film's beginning all but the seed, which the screenplay has."""
+    """Settings that are not as before; at the film's beginning all but the seed, which the
+    screenplay has."""
     if before is None:
         return {name: getattr(said, name) for name in SET}
-    found = {name: getattr(said, name) for name in ("seed", *SET) if getattr(said, name) != getattr(before, name)}
+    found = {
+        name: getattr(said, name)
+        for name in ("seed", *SET)
+        if getattr(said, name) != getattr(before, name)
+    }
     if "budget" in found and isinstance(said.policy, Policy):
-        found["policy"] = said.policy  # beside it the budget may be smaller than that of a named one
+        # beside it the budget may be smaller than that of a named one
+        found["policy"] = said.policy
     return found | ({"steps": 0} if "steps" in found and found["steps"] is None else {})
 
 
@@ -99,18 +117,26 @@ def policy_label(settings: Settings) -> str:
 
 
 def _changed(desk: Desk, **changes) -> Desk:
-    if "budget" in changes and isinstance(changes["budget"], int) and isinstance(desk.settings.policy, Policy):
+    if (
+        "budget" in changes
+        and isinstance(changes["budget"], int)
+        and isinstance(desk.settings.policy, Policy)
+    ):
         changes["policy"] = with_budget(desk.settings.policy, changes["budget"])
     return replace(desk, settings=checked(replace(desk.settings, **changes)), again=())
 
 
-def prompt(session: "Session", desk: Desk, text: str, switch: str | None = None) -> tuple[Desk, str]:
+def prompt(
+    session: "Session", desk: Desk, text: str, switch: str | None = None
+) -> tuple[Desk, str]:
     """From the next chunk on; `switch` says what happens to the cache, or that it is a cut."""
     check_text("prompt", text, "say what the shot shows")
     text = " ".join(text.split())
     how = switch or desk.settings.switch
     desk = _changed(desk, prompt=text, switch=how)
-    return replace(desk, cut=desk.cut or how == "cut", recache=how == "recache"), "The prompt holds from the next chunk on."
+    return replace(
+        desk, cut=desk.cut or how == "cut", recache=how == "recache"
+    ), "The prompt holds from the next chunk on."
 
 
 def cut(session: "Session", desk: Desk, text: str | None = None) -> tuple[Desk, str]:
@@ -126,7 +152,8 @@ def retake(session: "Session", desk: Desk, seed: int | None = None) -> tuple[Des
     """Back to where the running shot began: the same directions, another seed."""
     if desk.head is None and not desk.again:
         raise CinelabError("There is no shot to take again yet; play the first one.")
-    if desk.again and (desk.cut or desk.head is None):  # a retake that has not begun: only its seed changes
+    # a retake that has not begun: only its seed changes
+    if desk.again and (desk.cut or desk.head is None):
         said, back = list(desk.again), desk
         shot = 1 if desk.head is None else session.nodes[desk.head].shot + 2
     else:
@@ -142,9 +169,13 @@ def retake(session: "Session", desk: Desk, seed: int | None = None) -> tuple[Des
 def branch(session: "Session", desk: Desk, chunk: int) -> tuple[Desk, str]:
     """Go on from any chunk of the tree; what was made after it stays."""
     if type(chunk) is not int or chunk not in session.nodes:
-        raise CinelabError(f"chunk is {short(chunk)}; the session has chunks 0 to {len(session.nodes) - 1}.")
+        raise CinelabError(
+            f"chunk is {short(chunk)}; the session has chunks 0 to {len(session.nodes) - 1}."
+        )
     node = session.nodes[chunk]
-    return Desk(node.said, chunk, playing=desk.playing), f"Going on from shot {node.shot + 1}, chunk {node.index + 1}."
+    return Desk(
+        node.said, chunk, playing=desk.playing
+    ), f"Going on from shot {node.shot + 1}, chunk {node.index + 1}."
 
 
 def setting(name: str, label: str) -> Callable:
@@ -167,6 +198,16 @@ def resume(session: "Session", desk: Desk) -> tuple[Desk, str]:
 
 
 COMMANDS: dict[str, Callable] = {
-    "prompt": prompt, "cut": cut, "retake": retake, "branch": branch, "pause": pause, "resume": resume, "undo": lambda *_: None,
-    "seed": setting("seed", "The seed"), "policy": setting("policy", "The memory policy"), "budget": setting("budget", "The budget"),
-    "levels": setting("steps", "The number of levels"), "switch": setting("switch", "A changed prompt's effect on the cache")}
+    "prompt": prompt,
+    "cut": cut,
+    "retake": retake,
+    "branch": branch,
+    "pause": pause,
+    "resume": resume,
+    "undo": lambda *_: None,
+    "seed": setting("seed", "The seed"),
+    "policy": setting("policy", "The memory policy"),
+    "budget": setting("budget", "The budget"),
+    "levels": setting("steps", "The number of levels"),
+    "switch": setting("switch", "A changed prompt's effect on the cache"),
+}

@@ -1,6 +1,6 @@
 """The director: a screenplay in, a film out, under a memory policy.
 
-    film = Director(load("toybox-base"), policy=CAMR(budget=6), seed=7).render(screenplay)
+film = Director(load("toybox-base"), policy=CAMR(budget=6), seed=7).render(screenplay)
 """
 
 import time
@@ -66,18 +66,29 @@ class Film:
     def storyboard(self):
         """A PIL image: a few frames of every shot with its prompt."""
         captions = [shot.prompt for shot in self.screenplay.shots]
-        return storyboard(self.frames, self.timeline.entry_spans, captions, title=self.screenplay.title, fps=self.fps, turns=self.timeline.turns)
+        return storyboard(
+            self.frames,
+            self.timeline.entry_spans,
+            captions,
+            title=self.screenplay.title,
+            fps=self.fps,
+            turns=self.timeline.turns,
+        )
 
     def __repr__(self) -> str:
         return film_line(self.frames, self.fps, self.screenplay)
 
     def _repr_html_(self) -> str:
-        return film_html(self.frames, self.fps, repr(self), shot_lines(self.timeline, self.screenplay))
+        return film_html(
+            self.frames, self.fps, repr(self), shot_lines(self.timeline, self.screenplay)
+        )
 
     def save(self, folder: str | Path, also: Callable[["Film", Path], Any] | None = None) -> Path:
-        """Write film.mp4, film.shots.json, storyboard.png, screenplay.yaml, routing.parquet, timings.parquet, film.json.
+        """Write film.mp4, film.shots.json, storyboard.png, screenplay.yaml, routing.parquet,
+        timings.parquet, film.json.
 
-        All or nothing, and film.json last. `also(film, folder)` writes more files that belong to them.
+        All or nothing, and film.json last. `also(film, folder)` writes more files that belong to
+        them.
         """
         with together(folder, MARK) as scratch:
             write_mp4(scratch / "film.mp4", self.frames, self.fps)
@@ -86,7 +97,9 @@ class Film:
             self.screenplay.save(scratch / "screenplay.yaml")
             for name in ("routing", "timings"):
                 table = getattr(self, name)
-                write_atomic(scratch / f"{name}.parquet", lambda path, table=table: table.to_parquet(path))
+                write_atomic(
+                    scratch / f"{name}.parquet", lambda path, table=table: table.to_parquet(path)
+                )
             if also:
                 also(self, scratch)
             write_json(scratch / MARK, self.info | {"cuts": self.cuts, "frames": len(self.frames)})
@@ -96,7 +109,10 @@ class Film:
 
 def untaken(folder: str | Path) -> Path:
     """A folder for a new film, proved to be writable and refused if a film lies there already."""
-    folder, other = ready_folder(folder), "name another folder (with -o on the command line), or remove it."
+    folder, other = (
+        ready_folder(folder),
+        "name another folder (with -o on the command line), or remove it.",
+    )
     finish(folder, MARK)
     if (folder / MARK).exists():
         forget(folder)
@@ -109,7 +125,9 @@ def untaken(folder: str | Path) -> Path:
 def saved_as(folder: Path, screenplay: Screenplay, director: "Director") -> bool:
     """Whether the film in `folder` is what `director` makes of `screenplay`."""
     told, asked = read_mapping(folder / MARK), plain_json(director.info(screenplay))
-    return {key: told.get(key) for key in asked} == asked and Screenplay.load(folder / "screenplay.yaml") == screenplay
+    return {key: told.get(key) for key in asked} == asked and Screenplay.load(
+        folder / "screenplay.yaml"
+    ) == screenplay
 
 
 def turned(ask: Ask, turn: Shot | PromptChange | None, bundle: Bundle) -> Ask:
@@ -127,24 +145,40 @@ def turned(ask: Ask, turn: Shot | PromptChange | None, bundle: Bundle) -> Ask:
 
 
 def asks_of(line: Timeline, ask: Ask, bundle: Bundle) -> list[Ask]:
-    """What every chunk is asked to be, the first one `ask`. Refuses settings that cannot be met before any chunk is made."""
+    """What every chunk is asked to be, the first one `ask`. Refuses settings that cannot be met
+    before any chunk is made."""
     asks = []
     for slot in line.slots:
-        ask = replace(turned(ask, slot.turn, bundle), prompt=line.prompts[slot.prompt], shot=slot.shot, cut=slot.cut)
+        ask = replace(
+            turned(ask, slot.turn, bundle),
+            prompt=line.prompts[slot.prompt],
+            shot=slot.shot,
+            cut=slot.cut,
+        )
         asks.append(ask)
     return asks
 
 
 class Director:
-    """Makes films with one model under one policy, given as an object or by name. `seed=None` takes the screenplay's seed,
-    `policy=None` the policy that the model was trained under (CAMR where its config.json says none).
+    """Makes films with one model under one policy, given as an object or by name. `seed=None` takes
+    the screenplay's seed, `policy=None` the policy that the model was trained under (CAMR where its
+    config.json says none).
 
-    With `overlap` a chunk is decoded while the next one is made (the same bits); with `fused` it is remembered in the call that
-    makes the next one's first level, where that is exact: in a few-step student, within a shot (the same to rounding).
+    With `overlap` a chunk is decoded while the next one is made (the same bits); with `fused` it is
+    remembered in the call that makes the next one's first level, where that is exact: in a few-step
+    student, within a shot (the same to rounding).
     """
 
-    def __init__(self, model: Bundle | str | Path, policy: Policy | str | None = None, seed: int | None = None,
-                 sampling: Steps = None, bf16: bool = False, overlap: bool = False, fused: bool = False):
+    def __init__(
+        self,
+        model: Bundle | str | Path,
+        policy: Policy | str | None = None,
+        seed: int | None = None,
+        sampling: Steps = None,
+        bf16: bool = False,
+        overlap: bool = False,
+        fused: bool = False,
+    ):
         self.bundle = model if isinstance(model, Bundle) else load(model)
         self.policy, self.seed = policy_for(self.bundle, policy), seed
         self.sampling, self.bf16 = self.bundle.levels(sampling), bf16
@@ -158,13 +192,19 @@ class Director:
         """Where every chunk of the screenplay lies; refuses films too long to remember."""
         line = plan(screenplay, self.bundle.fps, self.bundle.codec.stride, self.bundle.chunk)
         if line.latent_frames > LATENTS:
-            raise CinelabError(f"Screenplay {screenplay.title!r} has {line.latent_frames} latent frames; at most "
-                               f"{LATENTS} are made in one go, so split the film.")
+            raise CinelabError(
+                f"Screenplay {screenplay.title!r} has {line.latent_frames} latent frames; at most "
+                f"{LATENTS} are made in one go, so split the film."
+            )
         return line
 
     def stream(self, screenplay: Screenplay, first: np.ndarray | None = None) -> Iterator[Timed]:
-        """Yield the film chunk by chunk; frames are uint8 (1, f, H, W, 3). `first` as in `render`."""
-        return (timed for timed, _ in self._made(screenplay, self.timeline(screenplay), self.opening(first)))
+        """Yield the film chunk by chunk; frames are uint8 (1, f, H, W, 3). `first` as in
+        `render`."""
+        return (
+            timed
+            for timed, _ in self._made(screenplay, self.timeline(screenplay), self.opening(first))
+        )
 
     def opening(self, picture: np.ndarray | None) -> Tensor | None:
         """A picture uint8 (H, W, 3) as the film's first latent frame (1, 1, C, h, w)."""
@@ -172,16 +212,33 @@ class Director:
             return None
         bundle, wanted = self.bundle, (*self.bundle.size, 3)
         if bundle.chunk != 1:
-            raise CinelabError(f"first= gives one latent frame, but {bundle.name} makes {bundle.chunk} at a time; load a frame-wise "
-                               "model (chunk=1).")
+            raise CinelabError(
+                f"first= gives one latent frame, but {bundle.name} makes {bundle.chunk} at a "
+                "time; load a frame-wise "
+                "model (chunk=1)."
+            )
         if getattr(picture, "dtype", None) != np.uint8 or picture.shape != wanted:
-            found = f"{picture.dtype} {picture.shape}" if isinstance(picture, np.ndarray) else type(picture).__name__
-            raise CinelabError(f"first= is {found}; a picture uint8 {wanted} is expected, so crop and resize it to the film's size.")
+            found = (
+                f"{picture.dtype} {picture.shape}"
+                if isinstance(picture, np.ndarray)
+                else type(picture).__name__
+            )
+            raise CinelabError(
+                f"first= is {found}; a picture uint8 {wanted} is expected, so crop and resize it "
+                "to the film's size."
+            )
         with torch.no_grad():
-            return bundle.codec.encode(to_tensor(picture[None])[None].to(next(bundle.model.parameters()).device))
+            return bundle.codec.encode(
+                to_tensor(picture[None])[None].to(next(bundle.model.parameters()).device)
+            )
 
-    def _made(self, screenplay: Screenplay, line: Timeline, first: Tensor | None = None,
-              kept: KeptChunks | None = None) -> Iterator[tuple[Timed, Memory]]:
+    def _made(
+        self,
+        screenplay: Screenplay,
+        line: Timeline,
+        first: Tensor | None = None,
+        kept: KeptChunks | None = None,
+    ) -> Iterator[tuple[Timed, Memory]]:
         """Chunks with their pictures, and the memory after each."""
         check_room(self.bundle, self.policy, len(line.slots), self.sampling.guidance != 1)
         reel = Reel(self.bundle, self.bf16)
@@ -194,10 +251,20 @@ class Director:
             timed.seconds["decode"] = time.perf_counter() - began
             yield timed, memory
 
-    def _latents(self, reel: Reel, screenplay: Screenplay, line: Timeline, first: Tensor | None,
-                 kept: KeptChunks | None) -> Iterator[tuple[Timed, Memory]]:
-        """Chunks without pictures. What a shot or a change sets holds from there on. Those that are `kept` are not made again."""
-        state, opening = reel.begin(), Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling)
+    def _latents(
+        self,
+        reel: Reel,
+        screenplay: Screenplay,
+        line: Timeline,
+        first: Tensor | None,
+        kept: KeptChunks | None,
+    ) -> Iterator[tuple[Timed, Memory]]:
+        """Chunks without pictures. What a shot or a change sets holds from there on. Those that are
+        `kept` are not made again."""
+        state, opening = (
+            reel.begin(),
+            Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling),
+        )
         asks = asks_of(line, opening, self.bundle)
         self.bundle.encoder.prepare([*line.prompts, unconditional_text(self.bundle.unconditional)])
         for slot, ask in zip(line.slots, asks, strict=True):
@@ -208,26 +275,42 @@ class Director:
                 yield Timed(slot.index, None, latents, seconds), state.memory
                 continue
             wait = self.fused and slot.index + 1 < len(line.slots)
-            state, timed = reel.step(state, ask, pictures=False, given=first if slot.index == 0 else None, wait=wait)
+            state, timed = reel.step(
+                state, ask, pictures=False, given=first if slot.index == 0 else None, wait=wait
+            )
             if kept is not None:
                 kept.add(timed, slot.shot, state.memory)
             yield timed, state.memory
 
-    def render(self, screenplay: Screenplay, progress: Callable[[int, int], None] | None = None,
-               first: np.ndarray | None = None, show: Callable[[Timed], None] | None = None, keep: str | Path | None = None) -> Film:
-        """The whole film. `progress(done, of)` and `show(chunk)` are called after every chunk. `first`, a picture uint8 (H, W, 3), is what the film
-        begins with and goes on from (image to video); frame-wise models only.
+    def render(
+        self,
+        screenplay: Screenplay,
+        progress: Callable[[int, int], None] | None = None,
+        first: np.ndarray | None = None,
+        show: Callable[[Timed], None] | None = None,
+        keep: str | Path | None = None,
+    ) -> Film:
+        """The whole film. `progress(done, of)` and `show(chunk)` are called after every chunk.
+        `first`, a picture uint8 (H, W, 3), is what the film begins with and goes on from (image to
+        video); frame-wise models only.
 
-        With `keep`, the folder that the film will be saved to, every chunk is on the disk as soon as it is made: a film that was
-        stopped goes on from there, bit for bit (see cinelab.stream.kept)."""
+        With `keep`, the folder that the film will be saved to, every chunk is on the disk as soon
+        as it is made: a film that was stopped goes on from there, bit for bit (see
+        cinelab.stream.kept)."""
         opening = self.opening(first)
         if keep is None:
             return self._film(screenplay, opening, None, progress, show)
         with keeping(keep, self.identity(screenplay, opening)) as kept:
             return self._film(screenplay, opening, kept, progress, show)
 
-    def _film(self, screenplay: Screenplay, opening: Tensor | None, kept: KeptChunks | None,
-              progress: Callable[[int, int], None] | None, show: Callable[[Timed], None] | None) -> Film:
+    def _film(
+        self,
+        screenplay: Screenplay,
+        opening: Tensor | None,
+        kept: KeptChunks | None,
+        progress: Callable[[int, int], None] | None,
+        show: Callable[[Timed], None] | None,
+    ) -> Film:
         line, frames, rows = self.timeline(screenplay), [], []
         for timed, left in self._made(screenplay, line, opening, kept):
             memory = left
@@ -237,19 +320,38 @@ class Director:
                 show(timed)
             if progress:
                 progress(timed.index + 1, len(line.slots))
-        return Film(np.concatenate(frames), self.bundle.fps, line, screenplay, memory.routing_table(),
-                    pd.DataFrame(rows), self.info(screenplay))
+        return Film(
+            np.concatenate(frames),
+            self.bundle.fps,
+            line,
+            screenplay,
+            memory.routing_table(),
+            pd.DataFrame(rows),
+            self.info(screenplay),
+        )
 
     def _seed(self, screenplay: Screenplay) -> int:
         return screenplay.seed if self.seed is None else self.seed
 
     def identity(self, screenplay: Screenplay, opening: Tensor | None = None) -> dict:
-        """All that makes the film's bits, as plain values; `opening` are the latents that it begins with."""
+        """All that makes the film's bits, as plain values; `opening` are the latents that it begins
+        with."""
         begins = None if opening is None else checksum_of(opening.float().cpu().numpy().tobytes())
-        return self.info(screenplay) | {"weights": self.bundle.fingerprint, "screenplay": screenplay.to_yaml(),
-                                        "fused": self.fused, "opening": begins}
+        return self.info(screenplay) | {
+            "weights": self.bundle.fingerprint,
+            "screenplay": screenplay.to_yaml(),
+            "fused": self.fused,
+            "opening": begins,
+        }
 
     def info(self, screenplay: Screenplay) -> dict:
         """What film.json says of the film before it is made."""
-        return {"title": screenplay.title, "model": self.bundle.name, "seed": self._seed(screenplay), "policy": policy_dict(self.policy),
-                "sampling": to_dict(self.sampling), "fps": self.bundle.fps, "bf16": self.bf16}
+        return {
+            "title": screenplay.title,
+            "model": self.bundle.name,
+            "seed": self._seed(screenplay),
+            "policy": policy_dict(self.policy),
+            "sampling": to_dict(self.sampling),
+            "fps": self.bundle.fps,
+            "bf16": self.bf16,
+        }

@@ -59,12 +59,16 @@ class Timed(Readable):
 
 @contextmanager
 def quick(bf16: bool, device: str | torch.device = "cpu", threads: int | None = None):
-    """Inference without gradients, in half precision where asked, by so many threads of the CPU (None: by torch's own)."""
+    """Inference without gradients, in half precision where asked, by so many threads of the CPU
+    (None: by torch's own)."""
     before = torch.get_num_threads()
     if threads:
         torch.set_num_threads(threads)
     try:
-        with torch.no_grad(), torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
+        with (
+            torch.no_grad(),
+            torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16),
+        ):
             yield
     finally:
         if threads:
@@ -72,9 +76,9 @@ def quick(bf16: bool, device: str | torch.device = "cpu", threads: int | None = 
 
 
 def threads_for(bundle: Bundle) -> int | None:
-    """How many threads make a film: one where a call of the model is small, since the second costs more time to wake than it
-    saves (the toybox: 25 ms a chunk by one thread, 32 by two). None = as many as torch has: for larger models, and
-    where the user chose a number."""
+    """How many threads make a film: one where a call of the model is small, since the second costs
+    more time to wake than it saves (the toybox: 25 ms a chunk by one thread, 32 by two). None = as
+    many as torch has: for larger models, and where the user chose a number."""
     weights = list(bundle.model.parameters())
     work = sum(weight.numel() for weight in weights) * bundle.chunk_tokens
     chosen = own(NUMBER) or torch.get_num_threads() != cores()
@@ -87,18 +91,23 @@ def storage_of(bundle: Bundle) -> Storage:
 
 
 def trained_policy(bundle: Bundle) -> Policy | None:
-    """The policy that a model was trained under, as its config.json says; None where it says none."""
+    """The policy that a model was trained under, as its config.json says; None where it says
+    none."""
     if bundle.policy is None:
         return None
     return policy_from_dict(bundle.policy, f"The config of {bundle.name}")
 
 
-def policy_for(bundle: Bundle, policy: str | Policy | Mapping | None = None, budget: int | None = None) -> Policy:
-    """The policy of a name with at most `budget` units, that searches the history as finely as suits the model.
+def policy_for(
+    bundle: Bundle, policy: str | Policy | Mapping | None = None, budget: int | None = None
+) -> Policy:
+    """The policy of a name with at most `budget` units, that searches the history as finely as
+    suits the model.
 
-    No name is the policy that the model was trained under, or CAMR where its config.json says none. What a name and a budget
-    leave open (positions, sinks, scores) is as in training where the name is of the policy that it was trained under.
-    A Policy (or one written down, see `policy_named`) is taken as it is.
+    No name is the policy that the model was trained under, or CAMR where its config.json says none.
+    What a name and a budget leave open (positions, sinks, scores) is as in training where the name
+    is of the policy that it was trained under. A Policy (or one written down, see `policy_named`)
+    is taken as it is.
     """
     if policy is not None and not isinstance(policy, str):
         return policy_named(policy)
@@ -111,16 +120,22 @@ def policy_for(bundle: Bundle, policy: str | Policy | Mapping | None = None, bud
     return replace(found, summary=bundle.memory.get("summary", found.summary))
 
 
-def policy_after(bundle: Bundle, now: Policy, asked: str | Policy | Mapping | None, budget: int | None) -> Policy:
-    """The policy `now` after a change to what is `asked`, a name or a Policy, and to another budget; None = as it was."""
+def policy_after(
+    bundle: Bundle, now: Policy, asked: str | Policy | Mapping | None, budget: int | None
+) -> Policy:
+    """The policy `now` after a change to what is `asked`, a name or a Policy, and to another
+    budget; None = as it was."""
     if isinstance(asked, str):
         return policy_for(bundle, asked, budget or budget_of(now))
     kept = now if asked is None else policy_for(bundle, asked)
     return kept if budget is None else with_budget(kept, budget)
 
 
-def named_policy(bundle: Bundle, policy: str | Policy | None = None, budget: int | None = None) -> tuple[str | Policy, int]:
-    """What settings keep of the policy that `policy_for` gives: the name of a built-in one, else itself; and its budget."""
+def named_policy(
+    bundle: Bundle, policy: str | Policy | None = None, budget: int | None = None
+) -> tuple[str | Policy, int]:
+    """What settings keep of the policy that `policy_for` gives: the name of a built-in one, else
+    itself; and its budget."""
     found = policy_for(bundle, policy, budget)
     name, units = name_of(found), budget_of(found, BUDGET if budget is None else budget)
     plain = isinstance(policy, str | None) and name in BUILT_IN
@@ -136,16 +151,35 @@ def film_footprint(bundle: Bundle, policy: Policy, chunks: int, guided: bool = F
     """What a film of so many chunks takes beside the weights, which are there already."""
     storage = storage_of(bundle)
     held = policy.held_at(chunks, bundle.model.config.num_attention_heads)
-    film = Film(bundle.size, chunks, bundle.chunk, policy.budget_at(chunks), getattr(policy, "summary", None), storage.place, storage.packing,
-                storage.slots, guided=guided, scale=bundle.codec.scale, held=held)
+    film = Film(
+        bundle.size,
+        chunks,
+        bundle.chunk,
+        policy.budget_at(chunks),
+        getattr(policy, "summary", None),
+        storage.place,
+        storage.packing,
+        storage.slots,
+        guided=guided,
+        scale=bundle.codec.scale,
+        held=held,
+    )
     full = bundle.model.patch_embedding.weight.dtype == torch.float32
     return footprint(bundle.model.config, film, 32 if full else 16, loaded=True)
 
 
 def check_room(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False) -> Footprint:
     """Refuse a film that cannot fit in what is free now. Raises CinelabError with the numbers."""
-    need, device = film_footprint(bundle, policy, chunks, guided), next(bundle.model.parameters()).device
-    check_fits(need, free_bytes(device), free_bytes("cpu"), f"A film of {chunks} chunks under {name_of(policy)}")
+    need, device = (
+        film_footprint(bundle, policy, chunks, guided),
+        next(bundle.model.parameters()).device,
+    )
+    check_fits(
+        need,
+        free_bytes(device),
+        free_bytes("cpu"),
+        f"A film of {chunks} chunks under {name_of(policy)}",
+    )
     return need
 
 
@@ -160,15 +194,30 @@ def script_of(timelines: Sequence[Timeline], null: int) -> Script:
 
 
 def embed(bundle: Bundle, timelines: Sequence[Timeline]) -> Tensor:
-    """Prompts (B, S + 1, L, E), filled up with empty ones; the last is the one that guidance compares with."""
-    most, compared = max(len(line.prompts) for line in timelines), unconditional_text(bundle.unconditional)
-    return torch.stack([bundle.encoder.encode([*line.prompts, *[""] * (most - len(line.prompts)), compared])
-                        for line in timelines])
+    """Prompts (B, S + 1, L, E), filled up with empty ones; the last is the one that guidance
+    compares with."""
+    most, compared = (
+        max(len(line.prompts) for line in timelines),
+        unconditional_text(bundle.unconditional),
+    )
+    return torch.stack(
+        [
+            bundle.encoder.encode([*line.prompts, *[""] * (most - len(line.prompts)), compared])
+            for line in timelines
+        ]
+    )
 
 
-def stream(bundle: Bundle, timelines: Sequence[Timeline], memory: Memory, seeds: Sequence[int],
-           sampling: Sampling | None = None, given: Tensor | None = None, bf16: bool = False,
-           pictures: bool = True) -> Iterator[Timed]:
+def stream(
+    bundle: Bundle,
+    timelines: Sequence[Timeline],
+    memory: Memory,
+    seeds: Sequence[int],
+    sampling: Sampling | None = None,
+    given: Tensor | None = None,
+    bf16: bool = False,
+    pictures: bool = True,
+) -> Iterator[Timed]:
     """Yield the chunks of B films as they are made. `given` latents are taken as known history.
 
     `memory` is written to; it continues a film where it left off if it is not empty.
@@ -182,8 +231,18 @@ def stream(bundle: Bundle, timelines: Sequence[Timeline], memory: Memory, seeds:
         prompts = Prompts(bundle.model, text.to(device))
     text_seconds = time.perf_counter() - began
     state = None
-    chunks = rollout(bundle.model, memory, prompts, script, seeds, (script.chunk, *bundle.latent_shape),
-                     bundle.levels(sampling), memory.length // (script.chunk // memory.unit_frames), given, device)
+    chunks = rollout(
+        bundle.model,
+        memory,
+        prompts,
+        script,
+        seeds,
+        (script.chunk, *bundle.latent_shape),
+        bundle.levels(sampling),
+        memory.length // (script.chunk // memory.unit_frames),
+        given,
+        device,
+    )
     while True:
         with quick(bf16, device, threads):
             chunk = next(chunks, None)
@@ -200,8 +259,15 @@ def stream(bundle: Bundle, timelines: Sequence[Timeline], memory: Memory, seeds:
         yield Timed(chunk.index, frames, chunk.latents, seconds)
 
 
-def make(bundle: Bundle, timelines: Sequence[Timeline], policy: str | Policy, seeds: Sequence[int],
-         sampling: Sampling | None = None, given: Tensor | None = None, bf16: bool = True) -> tuple[Tensor, Memory]:
+def make(
+    bundle: Bundle,
+    timelines: Sequence[Timeline],
+    policy: str | Policy,
+    seeds: Sequence[int],
+    sampling: Sampling | None = None,
+    given: Tensor | None = None,
+    bf16: bool = True,
+) -> tuple[Tensor, Memory]:
     """All latents (B, F, C, h, w) of a batch of films, and the memory they left."""
     memory = empty_memory(bundle, policy_for(bundle, policy))
     made = stream(bundle, timelines, memory, seeds, sampling, given, bf16, pictures=False)

@@ -1,7 +1,8 @@
-"""The chunks of a film that is being made, kept on the disk: a killed film goes on where it was, bit for bit.
+"""The chunks of a film that is being made, kept on the disk: a killed film goes on where it was,
+bit for bit.
 
-They lie in a hidden folder beside the film, named after all that makes its bits, so that a film with other
-settings never goes on from them. They are removed when the film is saved.
+They lie in a hidden folder beside the film, named after all that makes its bits, so that a film
+with other settings never goes on from them. They are removed when the film is saved.
 """
 
 import shutil
@@ -37,7 +38,8 @@ class KeptChunks:
         return len(self.lines)
 
     def take(self, index: int) -> tuple[Tensor, tuple[dict, ...], dict[str, float]] | None:
-        """A chunk's latents (1, c, C, h, w), its decisions and its seconds; None where it is still to be made.
+        """A chunk's latents (1, c, C, h, w), its decisions and its seconds; None where it is still
+        to be made.
 
         A chunk whose file is not as it was written is said and made again, with all that follow it.
         """
@@ -47,13 +49,17 @@ class KeptChunks:
         try:
             tensors = read_chunk(self._file(index), line["sum"])
         except CinelabError as error:
-            warnings.warn(f"{str(error).partition(';')[0]}; chunks from {index + 1} on are made again.", stacklevel=2)
+            warnings.warn(
+                f"{str(error).partition(';')[0]}; chunks from {index + 1} on are made again.",
+                stacklevel=2,
+            )
             self._cut(index)
             return None
         return tensors["latents"], decisions_in(tensors, index, line["shot"]), line["seconds"]
 
     def add(self, timed: Timed, shot: int, memory: Memory) -> None:
-        """Keep a chunk that has just been made; it is on the disk afterwards. Raises CinelabError."""
+        """Keep a chunk that has just been made; it is on the disk afterwards. Raises
+        CinelabError."""
         made = write_chunk(self._file(timed.index), timed.latents, memory.decisions_of(timed.index))
         line = {"chunk": timed.index, "shot": shot, "seconds": timed.seconds, "sum": made}
         self.log.append(line)
@@ -73,7 +79,8 @@ class KeptChunks:
 
 @contextmanager
 def keeping(folder: str | Path, film: dict) -> Iterator[KeptChunks]:
-    """The kept chunks of the film that `film` (plain values) describes, below `folder`; one process at a time."""
+    """The kept chunks of the film that `film` (plain values) describes, below `folder`; one process
+    at a time."""
     record = {"film": film}
     mark = checksum_of(to_json(record, sort_keys=True).encode(), size=6)
     place = Path(folder) / f"{MAKING}{mark}"

@@ -1,9 +1,11 @@
-"""The desk's engine: one thread makes chunks and carries out commands between them; nobody else touches the model.
+"""The desk's engine: one thread makes chunks and carries out commands between them; nobody else
+touches the model.
 
     live = Live(session); live.send("prompt", text="..."); live.send("resume"); live.latest(); live.close()
 
-`send` and `call` return at once with a ticket that will say what happened. Pictures go to a mailbox where the newest wins, so a
-slow viewer sees fewer of them and never slows the engine; every chunk is in the session's folder all the same.
+`send` and `call` return at once with a ticket that will say what happened. Pictures go to a mailbox
+where the newest wins, so a slow viewer sees fewer of them and never slows the engine; every chunk
+is in the session's folder all the same.
 """
 
 import ctypes
@@ -34,12 +36,14 @@ TIDY = 50  # chunks after which freed memory goes back to the system
 A_TURN = 8  # commands that one turn carries out before its chunk
 SLICE = 0.25  # seconds after which long work passes the turn on
 OWED = 100  # chunks at most that a film makes up for after it passed its turn on
-NOTED = 1  # chunks whose routing decisions a running film keeps: those of a whole film would fill the memory
+# chunks whose routing decisions a running film keeps: those of a whole film would fill the memory
+NOTED = 1
 
 
 @dataclass(frozen=True)
 class Shown(Readable):
-    """A chunk's pictures uint8 (f, H, W, 3) on their way to a viewer, with what the viewer may want to tell of it."""
+    """A chunk's pictures uint8 (f, H, W, 3) on their way to a viewer, with what the viewer may want
+    to tell of it."""
 
     node: int
     frames: np.ndarray
@@ -61,14 +65,15 @@ class Readout:
     said: str = ""
     error: str = ""
     told: int = 0  # which readout this is: of two, the later one has more
-    remembering: tuple[int, int] | None = None  # (done, of how many) chunks that are put into the KV cache again
+    # (done, of how many) chunks that are put into the KV cache again
+    remembering: tuple[int, int] | None = None
     desk: Desk = Desk()  # what the next chunk will be made with, and where it goes on
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What one film may take, None = as much as it likes: chunks of its whole tree, bytes of its log and chunks, commands
-    that wait to be carried out, bytes of its log alone."""
+    """What one film may take, None = as much as it likes: chunks of its whole tree, bytes of its
+    log and chunks, commands that wait to be carried out, bytes of its log alone."""
 
     chunks: int | None = None
     bytes: int | None = None
@@ -80,7 +85,8 @@ NO_BOUNDS = Bounds()
 
 
 class Turns:
-    """A lock that is given in the order in which it was asked for: films that share one model take turns, chunk by chunk."""
+    """A lock that is given in the order in which it was asked for: films that share one model take
+    turns, chunk by chunk."""
 
     def __init__(self):
         self._next = self._now = 0
@@ -101,8 +107,8 @@ class Turns:
             self._changed.notify_all()
 
     def pass_on(self, seconds: float = SLICE) -> bool:
-        """In the midst of long work: whoever has had the turn for so many seconds waits until those who wait have had theirs.
-        Returns whether they had."""
+        """In the midst of long work: whoever has had the turn for so many seconds waits until those
+        who wait have had theirs. Returns whether they had."""
         late = self._owner == threading.get_ident() and time.monotonic() - self._since > seconds
         if not late or self._next == self._now + 1:
             return False
@@ -112,20 +118,31 @@ class Turns:
 
 
 class Live:
-    """A session in a thread of its own. `pace` 1 = as fast as the film plays, None = as fast as it can.
+    """A session in a thread of its own. `pace` 1 = as fast as the film plays, None = as fast as it
+    can.
 
-    `ahead` is how many seconds of film a paced engine may be before the clock: less, and a command shows sooner; more, and
-    a slow chunk is not seen. Films of one model share `turns`: a turn is a few commands and a chunk, whatever a film was sent, and
-    long work passes the turn on now and then. `listen` is called in the engine's thread with every chunk and must return at once.
+    `ahead` is how many seconds of film a paced engine may be before the clock: less, and a command
+    shows sooner; more, and a slow chunk is not seen. Films of one model share `turns`: a turn is a
+    few commands and a chunk, whatever a film was sent, and long work passes the turn on now and
+    then. `listen` is called in the engine's thread with every chunk and must return at once.
     """
 
-    def __init__(self, session: Session, pace: float | None = 1.0, listen: Callable[[Shown], None] | None = None,
-                 bounds: Bounds = NO_BOUNDS, ahead: float = AHEAD, turns: Turns | None = None):
+    def __init__(
+        self,
+        session: Session,
+        pace: float | None = 1.0,
+        listen: Callable[[Shown], None] | None = None,
+        bounds: Bounds = NO_BOUNDS,
+        ahead: float = AHEAD,
+        turns: Turns | None = None,
+    ):
         self._turns = turns or Turns()
         self.session, self.pace, self.bounds, self.ahead = session, pace, bounds, ahead
         session.reel.noted, session.reel.between = NOTED, self._between
         self._listen = listen
-        self._commands: queue.Queue[tuple[Callable[[Session], object], Future] | None] = queue.Queue()
+        self._commands: queue.Queue[tuple[Callable[[Session], object], Future] | None] = (
+            queue.Queue()
+        )
         self._ending = threading.Event()
         self._box: Shown | None = None
         self._new = threading.Condition()
@@ -133,31 +150,41 @@ class Live:
         self._readout = Readout(chunks=len(session.nodes), desk=session.desk)
         self._due, self._resumed = 0.0, None
         self._owed = 0  # chunks that others made while our work was too long for one turn
-        self._chunk_bytes = sum(file.stat().st_size for file in (session.folder / "chunks").glob("*.safetensors"))
-        self._behind, self._to_remember = deque[int](), 0  # chunks that the head's state still lacks, and how many it lacked
+        self._chunk_bytes = sum(
+            file.stat().st_size for file in (session.folder / "chunks").glob("*.safetensors")
+        )
+        # chunks that the head's state still lacks, and how many it lacked
+        self._behind, self._to_remember = deque[int](), 0
         self._look_behind()
         self._thread = threading.Thread(target=self._run, name="cinelab-engine", daemon=True)
         self._thread.start()
 
     def send(self, command: str, **value) -> "Future[str]":
-        """Ask for a command; its ticket's result is one line, or a CinelabError. Commands keep their order."""
+        """Ask for a command; its ticket's result is one line, or a CinelabError. Commands keep
+        their order."""
         return self.call(lambda _session: self._do(command, value))
 
     def call(self, function: Callable[[Session], Result], bounded: bool = True) -> "Future[Result]":
-        """Have `function(session)` done in the engine's thread between two chunks, in order with the commands. The film
-        waits for it, so it should be short. Without `bounded` it does not count as a command that waits."""
+        """Have `function(session)` done in the engine's thread between two chunks, in order with
+        the commands. The film waits for it, so it should be short. Without `bounded` it does not
+        count as a command that waits."""
         ticket: Future = Future()
         most = self.bounds.waiting if bounded else None
         if not self._thread.is_alive():
             ticket.set_exception(CinelabError("The engine has ended; open the session again."))
         elif most is not None and self._commands.qsize() >= most:
-            ticket.set_exception(CinelabError(f"{most} commands wait already, which is the most here; give them time."))
+            ticket.set_exception(
+                CinelabError(
+                    f"{most} commands wait already, which is the most here; give them time."
+                )
+            )
         else:
             self._commands.put((function, ticket))
         return ticket
 
     def pause(self, why: str = "Paused.") -> "Future[str]":
-        """Pause a film that plays, however many commands wait, and say why in the read-out; one that stands stays as it is."""
+        """Pause a film that plays, however many commands wait, and say why in the read-out; one
+        that stands stays as it is."""
         return self.call(lambda session: self._pause(session, why), bounded=False)
 
     def latest(self, after: int | None = None, timeout: float | None = None) -> Shown | None:
@@ -171,7 +198,8 @@ class Live:
         return replace(self._readout, waiting=self._commands.qsize())
 
     def close(self, timeout: float = 30.0) -> None:
-        """End after the running chunk; remembering a long film stops at once. What was made is on the disk."""
+        """End after the running chunk; remembering a long film stops at once. What was made is on
+        the disk."""
         self._ending.set()
         self._commands.put(None)
         self._thread.join(timeout)
@@ -189,8 +217,9 @@ class Live:
         self._refuse()
 
     def _turn(self, sent: list) -> bool:
-        """What we do when it is our turn: a few commands, what must be remembered first, and a chunk; one more where others went
-        ahead while our work was too long for one turn. False at the end."""
+        """What we do when it is our turn: a few commands, what must be remembered first, and a
+        chunk; one more where others went ahead while our work was too long for one turn. False at
+        the end."""
         began = time.monotonic()
         if not self._obey(sent):
             return False
@@ -210,7 +239,12 @@ class Live:
 
     def _makes(self) -> bool:
         """Whether the next chunk is to be made in this turn."""
-        return self.session.desk.playing and not self._behind and self._early() <= 0 and not self._ending.is_set()
+        return (
+            self.session.desk.playing
+            and not self._behind
+            and self._early() <= 0
+            and not self._ending.is_set()
+        )
 
     def _received(self, wait: bool) -> list:
         """The next commands, as many as a turn may carry out; while nothing plays, wait for one."""
@@ -251,7 +285,11 @@ class Live:
         try:
             result = function(self.session)
         except Exception as error:  # whatever it is, the engine lives on to obey the next
-            told = error if isinstance(error, CinelabError) else CinelabError(f"{type(error).__name__}: {error}")
+            told = (
+                error
+                if isinstance(error, CinelabError)
+                else CinelabError(f"{type(error).__name__}: {error}")
+            )
             self._tell(error=str(told))
             ticket.set_exception(told)
             return
@@ -295,8 +333,8 @@ class Live:
             return 0
 
     def _look_behind(self) -> None:
-        """Find out what must be remembered before the film can go on from its head. Where a command left that as it was,
-        the count goes on."""
+        """Find out what must be remembered before the film can go on from its head. Where a command
+        left that as it was, the count goes on."""
         before = self._behind
         self._behind = deque(self.session.missing(self.session.desk.head))
         if self._behind != before:
@@ -308,8 +346,9 @@ class Live:
         self._tell(remembering=(done, self._to_remember) if self._behind else None)
 
     def _remember(self, until: float) -> None:
-        """Chunks of a film that was opened again, or of a branch far back, until the turn has lasted long enough: commands and
-        other films come between. What takes less than that costs the film no chunk."""
+        """Chunks of a film that was opened again, or of a branch far back, until the turn has
+        lasted long enough: commands and other films come between. What takes less than that costs
+        the film no chunk."""
         while self._behind and self._commands.empty() and not self._ending.is_set():
             self._remember_one()
             if time.monotonic() > until:
@@ -318,7 +357,8 @@ class Live:
     def _remember_one(self) -> None:
         try:
             self.session.state(self._behind.popleft())
-        except Exception as error:  # a chunk that cannot be read: tried again when the film is to go on
+        # a chunk that cannot be read: tried again when the film is to go on
+        except Exception as error:
             self._behind.clear()
             if not self._ending.is_set():
                 self._stop(error)
@@ -330,12 +370,17 @@ class Live:
             return self._halt(said=full)
         try:
             return self.session.step()
-        except Exception as error:  # a full disk, a film that is too long: say it, keep what is there
+        # a full disk, a film that is too long: say it, keep what is there
+        except Exception as error:
             return self._stop(error)
 
     def _stop(self, error: Exception) -> None:
         """Wait for orders because of an error, and say it."""
-        self._halt(error=str(error) if isinstance(error, CinelabError) else f"{type(error).__name__}: {error}")
+        self._halt(
+            error=str(error)
+            if isinstance(error, CinelabError)
+            else f"{type(error).__name__}: {error}"
+        )
 
     def _halt(self, **said: str) -> None:
         self.session.desk = replace(self.session.desk, playing=False)
@@ -351,11 +396,18 @@ class Live:
         """Show a chunk and note how it went."""
         now, frames, node = time.monotonic(), timed.frames[0], self.session.desk.head
         with suppress(OSError):  # a file that somebody has taken away counts for nothing
-            self._chunk_bytes += (self.session.folder / "chunks" / f"{node:05d}.safetensors").stat().st_size
+            self._chunk_bytes += (
+                (self.session.folder / "chunks" / f"{node:05d}.safetensors").stat().st_size
+            )
         self._times.append((len(frames), now - began, timed.seconds))
         if self.pace:
-            self._due = max(self._due, began - self.ahead) + len(frames) / self.session.reel.bundle.fps / self.pace
-        self._show(Shown(node, frames, now, self.session.nodes[node], self.session.state(node).memory))
+            self._due = (
+                max(self._due, began - self.ahead)
+                + len(frames) / self.session.reel.bundle.fps / self.pace
+            )
+        self._show(
+            Shown(node, frames, now, self.session.nodes[node], self.session.state(node).memory)
+        )
         self._count(now)
         if len(self.session.nodes) % TIDY == 0:
             give_back_memory()
@@ -367,7 +419,8 @@ class Live:
         return self._due - self.ahead - time.monotonic() if self.pace else 0.0
 
     def _on_time(self) -> bool:
-        """Whether the next chunk is due; else sleep a little, so that commands are obeyed meanwhile."""
+        """Whether the next chunk is due; else sleep a little, so that commands are obeyed
+        meanwhile."""
         early = self._early()
         if early > 0:
             time.sleep(min(early, 0.01))
@@ -382,18 +435,29 @@ class Live:
 
     def _count(self, now: float) -> None:
         pictures, seconds = (sum(row[i] for row in self._times) for i in (0, 1))
-        causes = {cause: sum(row[2][cause] for row in self._times) / max(seconds, 1e-9) for cause in self._times[-1][2]}
-        changes: dict = {"chunks": len(self.session.nodes), "rate": pictures / max(seconds, 1e-9), "causes": causes}
+        causes = {
+            cause: sum(row[2][cause] for row in self._times) / max(seconds, 1e-9)
+            for cause in self._times[-1][2]
+        }
+        changes: dict = {
+            "chunks": len(self.session.nodes),
+            "rate": pictures / max(seconds, 1e-9),
+            "causes": causes,
+        }
         if self._resumed is not None:
             changes["first_picture"], self._resumed = now - self._resumed, None
         self._tell(**changes)
 
     def _tell(self, **changes) -> None:
         desk = self.session.desk
-        self._readout = replace(self._readout, desk=desk, playing=desk.playing, told=self._readout.told + 1, **changes)
+        self._readout = replace(
+            self._readout, desk=desk, playing=desk.playing, told=self._readout.told + 1, **changes
+        )
 
 
 def give_back_memory() -> None:
-    """Hand freed pages to the system. glibc keeps them, and films of ever other lengths would have it keep ever more."""
-    with suppress(OSError, AttributeError, TypeError):  # another C library: there is nothing to ask it
+    """Hand freed pages to the system. glibc keeps them, and films of ever other lengths would have
+    it keep ever more."""
+    # another C library: there is nothing to ask it
+    with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

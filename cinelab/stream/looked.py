@@ -1,4 +1,5 @@
-"""Where chunks looked: of each layer's heads, the share that kept something of a shot; and each chunk's attention over the history."""
+"""Where chunks looked: of each layer's heads, the share that kept something of a shot; and each
+chunk's attention over the history."""
 
 from collections import defaultdict
 
@@ -9,8 +10,12 @@ from cinelab.memory.policy import Policy, RandomTopK
 
 
 def looked(memory: Memory, chunk: int) -> dict[int, dict[int, float]]:
-    """{layer: {shot: share of heads}} of `chunk`, the last that `memory` remembers; empty when it looked at nothing."""
-    shares = {one["layer"]: _shares(memory, one["picks"][0].tolist()) for one in memory.decisions_of(chunk)}
+    """{layer: {shot: share of heads}} of `chunk`, the last that `memory` remembers; empty when it
+    looked at nothing."""
+    shares = {
+        one["layer"]: _shares(memory, one["picks"][0].tolist())
+        for one in memory.decisions_of(chunk)
+    }
     return dict(sorted(shares.items()))
 
 
@@ -24,18 +29,20 @@ def _shares(memory: Memory, picks: list[list[int]]) -> dict[int, float]:
 
 
 def scores_attention(policy: Policy) -> bool:
-    """Whether the scores of a policy's routing table are shares of attention (CAMR's `mass`), not dot products, random
-    numbers or a score of one's own."""
+    """Whether the scores of a policy's routing table are shares of attention (CAMR's `mass`), not
+    dot products, random numbers or a score of one's own."""
     plain = type(policy).relevance is Policy.relevance and not isinstance(policy, RandomTopK)
     return policy.routed and plain and policy.score == "mass"
 
 
 def attention(routing: pd.DataFrame, scored: bool = True) -> pd.DataFrame:
-    """Rows (chunk, shot, kept_chunk, kept_shot, share, heads, kind): how a chunk's attention divides over what it retrieved.
+    """Rows (chunk, shot, kept_chunk, kept_shot, share, heads, kind): how a chunk's attention
+    divides over what it retrieved.
 
-    `share` adds up to 1 over a chunk's rows, and every layer and head has an equal say. With `scored` it is the routing score,
-    the share of attention that the policy expects of a unit; without, and where nothing was scored, all that a head kept counts
-    alike. `heads` is the share of layers and heads that kept it; `kind` is why most of them did. `routing` is as
+    `share` adds up to 1 over a chunk's rows, and every layer and head has an equal say. With
+    `scored` it is the routing score, the share of attention that the policy expects of a unit;
+    without, and where nothing was scored, all that a head kept counts alike. `heads` is the share
+    of layers and heads that kept it; `kind` is why most of them did. `routing` is as
     `Memory.routing_table` gives it.
     """
     place, head = ["chunk", "kept_chunk"], ["chunk", "layer", "head"]
@@ -43,11 +50,19 @@ def attention(routing: pd.DataFrame, scored: bool = True) -> pd.DataFrame:
     blank = table["weight"].isna().groupby([table[name] for name in head]).transform("any")
     table.loc[blank, "weight"] = 1.0
     sums = table.groupby(head)["weight"].transform("sum")
-    table["weight"] = (table["weight"] / sums).where(sums > 0, 1 / table.groupby(head)["weight"].transform("size"))
+    table["weight"] = (table["weight"] / sums).where(
+        sums > 0, 1 / table.groupby(head)["weight"].transform("size")
+    )
     voices = table.drop_duplicates(head).groupby("chunk").size()
-    found = table.groupby(place).agg(shot=("shot", "first"), kept_shot=("kept_shot", "first"), share=("weight", "sum"))
+    found = table.groupby(place).agg(
+        shot=("shot", "first"), kept_shot=("kept_shot", "first"), share=("weight", "sum")
+    )
     found["heads"] = table.drop_duplicates([*head, "kept_chunk"]).groupby(place).size()
-    found["kind"] = table.groupby([*place, "kind"]).size().unstack("kind", fill_value=0).idxmax(axis=1)
+    found["kind"] = (
+        table.groupby([*place, "kind"]).size().unstack("kind", fill_value=0).idxmax(axis=1)
+    )
     for name in ("share", "heads"):
         found[name] = found[name].div(voices, level="chunk")
-    return found.reset_index()[["chunk", "shot", "kept_chunk", "kept_shot", "share", "heads", "kind"]]
+    return found.reset_index()[
+        ["chunk", "shot", "kept_chunk", "kept_shot", "share", "heads", "kind"]
+    ]

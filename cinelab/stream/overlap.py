@@ -1,4 +1,5 @@
-"""Two things at once: chunk i + 1 is denoised while chunk i is decoded, each on its own stream of a GPU."""
+"""Two things at once: chunk i + 1 is denoised while chunk i is decoded, each on its own stream of a
+GPU."""
 
 import queue
 import threading
@@ -14,8 +15,8 @@ Item = TypeVar("Item")
 
 
 def ahead(items: Iterator[Item], room: int = 1) -> Iterator[Item]:
-    """The same items, made in a thread that is at most `room` finished ones in front. What it raises is raised here; whoever
-    stops early ends it after the item it is at."""
+    """The same items, made in a thread that is at most `room` finished ones in front. What it
+    raises is raised here; whoever stops early ends it after the item it is at."""
     done, over = queue.Queue(maxsize=room), threading.Event()
 
     def put(item: object) -> bool:
@@ -57,8 +58,11 @@ def memory_said(what: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise CinelabError(f"{what} ran out of memory on the device ({str(error).splitlines()[0]}); keep the history in host memory (place host), "
-                           "pack it (packing fp8), or lower the budget, the chunk or the size.") from error
+        raise CinelabError(
+            f"{what} ran out of memory on the device ({str(error).splitlines()[0]}); keep the "
+            "history in host memory (place host), "
+            "pack it (packing fp8), or lower the budget, the chunk or the size."
+        ) from error
 
 
 def side_stream(device: str):
@@ -67,6 +71,7 @@ def side_stream(device: str):
 
 
 def settled(device: str) -> None:
-    """Wait until this thread's stream has done what it was given: another stream may then read it, and a clock be stopped."""
+    """Wait until this thread's stream has done what it was given: another stream may then read it,
+    and a clock be stopped."""
     if device == "cuda":
         torch.cuda.current_stream().synchronize()

@@ -1,11 +1,12 @@
-"""The one reader of videos, for training data and for scores: pictures by time stamp, upright, of square pixels, in BT.709.
+"""The one reader of videos, for training data and for scores: pictures by time stamp, upright, of
+square pixels, in BT.709.
 
     Video   one pass forwards at any rate, a picture at a time; says what cut it short
     Film    a whole, undamaged video at a constant rate of its own, read anew in every pass; nothing long is held
 
-Picture k is what the screen shows at k / fps seconds after the first frame: the decoded frame nearest by its time stamp, of
-those that have begun by half a picture later. So a frame that stands still (variable frame rate) is held until the next one,
-and a fast video is thinned.
+Picture k is what the screen shows at k / fps seconds after the first frame: the decoded frame
+nearest by its time stamp, of those that have begun by half a picture later. So a frame that stands
+still (variable frame rate) is held until the next one, and a fast video is thinned.
 """
 
 import gc
@@ -27,22 +28,31 @@ from cinelab.texts import check_regular
 
 SLACK = 0.25  # of a picture: what ends sooner after the last one is not worth another
 TINY = 1e-6  # seconds
-JUMP = 2  # frames; a time stamp that goes back farther begins a new count (joined transport streams)
-KEPT = 2**28  # bytes of pictures that a Film keeps between its passes; a longer one is decoded again
+# frames; a time stamp that goes back farther begins a new count (joined transport streams)
+JUMP = 2
+# bytes of pictures that a Film keeps between its passes; a longer one is decoded again
+KEPT = 2**28
 SLOWEST, FASTEST = 8.0, 120.0  # pictures a second at which a variable rate is made constant
-HEADED = ("matroska", "mov", "flv", "asf")  # containers whose own duration was written, not estimated
-PACKET = {".ts": (188,), ".m2ts": (188, 192), ".mts": (188, 192)}  # bytes; a whole transport stream holds whole packets
+# containers whose own duration was written, not estimated
+HEADED = ("matroska", "mov", "flv", "asf")
+# bytes; a whole transport stream holds whole packets
+PACKET = {".ts": (188,), ".m2ts": (188, 192), ".mts": (188, 192)}
 HIDDEN, VARIES = "an edit list hides some of its frames", "its frame rate varies"
-UNSAID = {"color_trc": (0, 2), "color_primaries": (0, 2), "colorspace": (2,), "color_range": (0,)}  # what leaves it open
-THREADS = min(4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)  # of a decoder
+# what leaves it open
+UNSAID = {"color_trc": (0, 2), "color_primaries": (0, 2), "colorspace": (2,), "color_range": (0,)}
+# of a decoder
+THREADS = min(
+    4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+)
 LARGE = 2**21  # pixels of a frame; a decoder of larger ones is let go at once
 MOST_ASPECT = 8.0  # a pixel is never longer than this; larger ratios are a file's mistake
 
 
 class Video:
-    """One pass through a video file. As far as the pass has come, `damage` says what cut it short and `count` how many frames
-    were decoded; `aspect` is a pixel's width to its height, `rates` what the file says of its frames a second, likeliest
-    first, and `hidden` how many packets an edit list keeps from being shown."""
+    """One pass through a video file. As far as the pass has come, `damage` says what cut it short
+    and `count` how many frames were decoded; `aspect` is a pixel's width to its height, `rates`
+    what the file says of its frames a second, likeliest first, and `hidden` how many packets an
+    edit list keeps from being shown."""
 
     def __init__(self, path: str | Path):
         self.path, self.damage, self.aspect, self.count = Path(path), "", 1.0, 0
@@ -54,7 +64,8 @@ class Video:
             raise CinelabError(f"{path}: is empty (0 bytes); make or copy it again.")
 
     def at(self, fps: float) -> Iterator[tuple[int, av.VideoFrame]]:
-        """For picture 0, 1, ...: (number of the decoded frame, the frame). Raises CinelabError if there is none at all."""
+        """For picture 0, 1, ...: (number of the decoded frame, the frame). Raises CinelabError if
+        there is none at all."""
         k, half, held = 0, 0.5 / fps, None
         for number, (time, end, frame) in enumerate(self.frames()):
             while held and (k / fps < time - half - TINY or k / fps <= (held[0] + time) / 2 + TINY):
@@ -65,7 +76,8 @@ class Video:
             yield held[2:]
 
     def frames(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
-        """(begin, end, frame), in seconds after the first frame, in order; stops at the first damage.
+        """(begin, end, frame), in seconds after the first frame, in order; stops at the first
+        damage.
 
         Raises CinelabError if there is no frame at all, or its colours cannot be converted.
         """
@@ -73,8 +85,11 @@ class Video:
         try:
             for begin, end, frame in self._decoded():
                 if not self.count and (coded := unreadable(frame)):
-                    raise CinelabError(f"{self.path}: its colours are coded as {coded}, which cannot be converted; save it as "
-                                       "BT.709 video.")
+                    raise CinelabError(
+                        f"{self.path}: its colours are coded as {coded}, which cannot be "
+                        "converted; save it as "
+                        "BT.709 video."
+                    )
                 self.count, large = self.count + 1, frame.height * frame.width > LARGE
                 yield begin, end, frame
                 del frame
@@ -82,7 +97,10 @@ class Video:
             if large:  # a decoder and its frames refer to each other, and wait for the collector
                 gc.collect()
         if not self.count:
-            raise CinelabError(f"{self.path}: {self.damage or 'the video stream has no pictures'}; make or copy it again.")
+            raise CinelabError(
+                f"{self.path}: {self.damage or 'the video stream has no pictures'}; make or copy "
+                "it again."
+            )
 
     def _decoded(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
         try:
@@ -100,7 +118,8 @@ class Video:
 
 
 class _Pass:
-    """The decoding of one open file: time stamps from the first frame on, and what is compared with them at the end."""
+    """The decoding of one open file: time stamps from the first frame on, and what is compared with
+    them at the end."""
 
     def __init__(self, video: Video, container: av.container.InputContainer):
         self.video, self.container, self.stream = video, container, container.streams.best("video")
@@ -109,13 +128,17 @@ class _Pass:
         video.rates = tuple(dict.fromkeys(float(rate) for rate in stated if rate)) or (25.0,)
         aspect = float(self.stream.sample_aspect_ratio or 1)
         video.aspect = aspect if 1 / MOST_ASPECT <= aspect <= MOST_ASPECT else 1.0
-        context = self.stream.codec_context  # a container's tags are kept from the frames of a stream without its own
+        # a container's tags are kept from the frames of a stream without its own
+        context = self.stream.codec_context
         self.tags = {name: int(getattr(context, name)) for name in UNSAID}
         self.avi = container.format.name == "avi"
-        self.stamps = deque()  # AVI knows only the order of its packets, which is that of the frames
-        self.last = self.zero = None  # seconds of the last frame after the first one, of the first one
+        # AVI knows only the order of its packets, which is that of the frames
+        self.stamps = deque()
+        # seconds of the last frame after the first one, of the first one
+        self.last = self.zero = None
         self.spent = 1 / video.rates[-1]  # seconds that the last frame is shown
-        self.packets, self.latest = 0, 0.0  # of the pictures; end of whatever the file holds, in seconds
+        # of the pictures; end of whatever the file holds, in seconds
+        self.packets, self.latest = 0, 0.0
 
     def run(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
         for packet in self.container.demux():
@@ -128,7 +151,9 @@ class _Pass:
                     if self._place(frame):
                         yield self.last, self.last + self.spent, self._tagged(frame)
             elif packet.pts is not None:
-                self.latest = max(self.latest, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                self.latest = max(
+                    self.latest, float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                )
         self._compare()
 
     def _count(self, packet: av.Packet) -> None:
@@ -138,7 +163,8 @@ class _Pass:
             self.stamps.append(packet.dts)
 
     def _place(self, frame: av.VideoFrame) -> bool:
-        """Take the frame's time; False for one whose time stamp does not come after the last one's."""
+        """Take the frame's time; False for one whose time stamp does not come after the last
+        one's."""
         stamp = self.stamps.popleft() if self.stamps else frame.pts
         unit = self.stream.time_base if self.avi else frame.time_base
         known = stamp is not None
@@ -155,7 +181,11 @@ class _Pass:
 
     def _tagged(self, frame: av.VideoFrame) -> av.VideoFrame:
         for name, said in self.tags.items():
-            if said not in UNSAID[name] and int(getattr(frame, name)) in UNSAID[name] and not frame.format.is_rgb:
+            if (
+                said not in UNSAID[name]
+                and int(getattr(frame, name)) in UNSAID[name]
+                and not frame.format.is_rgb
+            ):
                 setattr(frame, name, said)
         return frame
 
@@ -172,14 +202,18 @@ class _Pass:
             self.video.damage = ending
 
     def _declared(self) -> tuple[float, float]:
-        """(seconds that the file says it has, seconds that were read), counted alike; (0, _) where it does not say."""
+        """(seconds that the file says it has, seconds that were read), counted alike; (0, _) where
+        it does not say."""
         relative = self.last + self.spent
         absolute = relative + self.zero
-        if self.avi and self.stream.frames:  # the stream's duration is shortened to what is there, its header is not
+        # the stream's duration is shortened to what is there, its header is not
+        if self.avi and self.stream.frames:
             return self.stream.frames / self.video.rates[0], relative
         if self.stream.duration:
             return float(self.stream.duration * self.stream.time_base), max(relative, absolute)
-        if "matroska" in self.container.format.name and (tag := _seconds(self.stream.metadata.get("DURATION", ""))):
+        if "matroska" in self.container.format.name and (
+            tag := _seconds(self.stream.metadata.get("DURATION", ""))
+        ):
             return tag, absolute
         if self.container.duration and any(name in self.container.format.name for name in HEADED):
             return self.container.duration / av.time_base, max(absolute, self.latest)
@@ -196,7 +230,8 @@ def _seconds(text: str) -> float:
 
 
 def _ending(path: Path) -> str:
-    """What the last bytes say of a file that has no duration of its own; an empty text if it seems whole."""
+    """What the last bytes say of a file that has no duration of its own; an empty text if it seems
+    whole."""
     kind, size = path.suffix.lower(), path.stat().st_size
     if kind in PACKET and all(size % packet for packet in PACKET[kind]):
         return "is cut short, it ends within a packet"
@@ -209,7 +244,8 @@ def _ending(path: Path) -> str:
 
 
 def turned(frame: av.VideoFrame) -> tuple[int, bool]:
-    """(quarter turns, counter-clockwise; mirrored before them) that set the frame upright, by its display matrix."""
+    """(quarter turns, counter-clockwise; mirrored before them) that set the frame upright, by its
+    display matrix."""
     found = [data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
     if not found:
         return round(frame.rotation / 90) % 4, False
@@ -220,11 +256,15 @@ def turned(frame: av.VideoFrame) -> tuple[int, bool]:
 
 
 def fitted(frame: av.VideoFrame, size: tuple[int, int], aspect: float = 1.0) -> np.ndarray:
-    """uint8 (H, W, 3) of `size`: upright, scaled to cover it, cropped in the middle. `aspect` is a pixel's width to its height."""
+    """uint8 (H, W, 3) of `size`: upright, scaled to cover it, cropped in the middle. `aspect` is a
+    pixel's width to its height."""
     turns, mirrored = turned(frame)
     rows, columns = size[::-1] if turns % 2 else size
     scale = max(rows / frame.height, columns / (frame.width * aspect))
-    large = max(rows, round(frame.height * scale)), max(columns, round(frame.width * aspect * scale))
+    large = (
+        max(rows, round(frame.height * scale)),
+        max(columns, round(frame.width * aspect * scale)),
+    )
     top, left = (large[0] - rows) // 2, (large[1] - columns) // 2
     picture = rgb(frame, large)[top : top + rows, left : left + columns]
     return np.rot90(picture[:, ::-1] if mirrored else picture, turns)
@@ -237,12 +277,14 @@ def upright(frame: av.VideoFrame, aspect: float = 1.0) -> tuple[int, int]:
 
 
 class Film:
-    """A video at a constant rate: `len(film)` pictures of `film.shape`, uint8 (H, W, 3) one after another in every loop over it.
+    """A video at a constant rate: `len(film)` pictures of `film.shape`, uint8 (H, W, 3) one after
+    another in every loop over it.
 
-    A video of constant rate keeps its frames one by one; one of variable rate is read at the rate of its finest stretch.
-    `numbers` says which decoded frame each picture is, `decoded` how many there are, `changes` why its pictures are not the
-    decoded frames as they stand. What fits in `keep` bytes is held between loops, whatever is longer is decoded again.
-    Raises CinelabError if the video is damaged or cut short.
+    A video of constant rate keeps its frames one by one; one of variable rate is read at the rate
+    of its finest stretch. `numbers` says which decoded frame each picture is, `decoded` how many
+    there are, `changes` why its pictures are not the decoded frames as they stand. What fits in
+    `keep` bytes is held between loops, whatever is longer is decoded again. Raises CinelabError if
+    the video is damaged or cut short.
     """
 
     dtype = np.dtype(np.uint8)
@@ -265,7 +307,9 @@ class Film:
         rate = constant_rate(stamps, video.rates)
         self.constant = rate is not None
         self.fps = rate or finest_rate(stamps, video.rates)
-        self.numbers = np.arange(self.decoded) if self.constant else shown_at(stamps, last, self.fps)
+        self.numbers = (
+            np.arange(self.decoded) if self.constant else shown_at(stamps, last, self.fps)
+        )
         self.changes += ("its frames differ in size",) * (len(sizes) > 1)
         self.changes += (HIDDEN,) * (video.hidden > 0)
         self.changes += (VARIES,) * (not self.constant)
@@ -284,19 +328,27 @@ class Film:
             return
         seen, picture = -1, None
         for number, frame, aspect in self._pass():
-            picture = picture if number == seen else np.ascontiguousarray(fitted(frame, self.size, aspect))
+            picture = (
+                picture
+                if number == seen
+                else np.ascontiguousarray(fitted(frame, self.size, aspect))
+            )
             seen = number
             yield picture
 
     def whole(self) -> np.ndarray:
-        """All pictures as one array (F, H, W, 3), for what cannot read them one by one. CinelabError where it does not fit."""
+        """All pictures as one array (F, H, W, 3), for what cannot read them one by one.
+        CinelabError where it does not fit."""
         try:
             if math.prod(self.shape) > free_bytes("cpu"):
                 raise MemoryError
             frames = np.empty(self.shape, np.uint8)
         except MemoryError:
-            raise CinelabError(f"{self.path}: its {len(self)} frames take {math.prod(self.shape) / 2**30:.1f} GiB at once, which are "
-                               "not free; give a shorter video.") from None
+            raise CinelabError(
+                f"{self.path}: its {len(self)} frames take {math.prod(self.shape) / 2**30:.1f} "
+                "GiB at once, which are "
+                "not free; give a shorter video."
+            ) from None
         for place, frame in enumerate(self):
             frames[place] = frame
         return frames
@@ -306,11 +358,13 @@ class Film:
         return (frame for _, frame, _ in self._pass())
 
     def place(self, frame: int) -> int:
-        """The first picture that shows decoded frame `frame` or a later one; the film's length behind the last."""
+        """The first picture that shows decoded frame `frame` or a later one; the film's length
+        behind the last."""
         return int(np.searchsorted(self.numbers, frame))
 
     def _pass(self) -> Iterator[tuple[int, av.VideoFrame, float]]:
-        """(number of the decoded frame, the frame, a pixel's width to its height) of every picture."""
+        """(number of the decoded frame, the frame, a pixel's width to its height) of every
+        picture."""
         video, place = Video(self.path), 0
         for number, (_, _, frame) in enumerate(video.frames()):
             while place < len(self) and self.numbers[place] == number:
@@ -322,7 +376,9 @@ class Film:
     def _note(self, frame: av.VideoFrame, video: Video) -> None:
         """What of the first frame is changed for the eye."""
         self.changes += ("it is turned",) * (turned(frame) != (0, False))
-        self.changes += ("its pixels are not square",) * (round(frame.width * video.aspect) != frame.width)
+        self.changes += ("its pixels are not square",) * (
+            round(frame.width * video.aspect) != frame.width
+        )
         self.changes += ("its light has a high dynamic range",) * (frame.color_trc in (PQ, HLG))
 
     def _hold(self, frame: av.VideoFrame, aspect: float) -> None:
@@ -336,7 +392,8 @@ class Film:
 
 
 def pick(frames: Iterable[np.ndarray], wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, picture) of the wanted ones among pictures (H, W, 3), each once, in order; what follows is not read."""
+    """(number, picture) of the wanted ones among pictures (H, W, 3), each once, in order; what
+    follows is not read."""
     rest = sorted(set(wanted), reverse=True)
     for number, picture in enumerate(frames):
         if not rest:
@@ -347,8 +404,8 @@ def pick(frames: Iterable[np.ndarray], wanted: Iterable[int]) -> Iterator[tuple[
 
 
 def constant_rate(times: np.ndarray, stated: Iterable[float]) -> float | None:
-    """Frames a second of which every time stamp (seconds) is at most half a frame away, by the file's own word (`stated`) or
-    the stamps themselves; None where the rate varies."""
+    """Frames a second of which every time stamp (seconds) is at most half a frame away, by the
+    file's own word (`stated`) or the stamps themselves; None where the rate varies."""
     stated, places = tuple(stated), np.arange(len(times))
     if len(times) < 2:
         return stated[0]
@@ -360,7 +417,8 @@ def constant_rate(times: np.ndarray, stated: Iterable[float]) -> float | None:
 
 
 def finest_rate(times: np.ndarray, stated: Iterable[float]) -> float:
-    """Frames a second of the fastest tenth of a video of variable rate, as the file or a whole number says it."""
+    """Frames a second of the fastest tenth of a video of variable rate, as the file or a whole
+    number says it."""
     steps = np.diff(times)
     short = float(np.quantile(steps, 0.1))
     own = 1 / float(steps[(steps > 0.75 * short) & (steps < 1.35 * short)].mean())
@@ -373,7 +431,9 @@ def shown_at(times: np.ndarray, end: float, fps: float) -> np.ndarray:
     count = max(1, math.ceil(end * fps - SLACK))
     middles = (times[1:] + times[:-1]) / 2  # until here the earlier frame is nearer
     late = times[1:] - 0.5 / fps  # before this the later one has not begun
-    return np.searchsorted(np.maximum(middles + TINY, late - TINY), np.arange(count) / fps, side="left")
+    return np.searchsorted(
+        np.maximum(middles + TINY, late - TINY), np.arange(count) / fps, side="left"
+    )
 
 
 def nominal(fps: float) -> Fraction:

@@ -1,13 +1,17 @@
-"""A directing session: a film that is made while it is directed, every take kept, every command logged.
+"""A directing session: a film that is made while it is directed, every take kept, every command
+logged.
 
-The film is a tree. A *chunk* has a parent; the film on the desk is the path from the first chunk to the *head*. A cut begins a
-shot, a retake goes back to where the shot began, a branch to any earlier chunk: what was made stays in the tree. Commands change
-only what the next chunk is asked to be, so nothing made is ever changed or lost.
+The film is a tree. A *chunk* has a parent; the film on the desk is the path from the first chunk to
+the *head*. A cut begins a shot, a retake goes back to where the shot began, a branch to any earlier
+chunk: what was made stays in the tree. Commands change only what the next chunk is asked to be, so
+nothing made is ever changed or lost.
 
-On disk: session.json (which model), log.jsonl (a line a command and a chunk, in order) and chunks/<number>.safetensors. A chunk is
-written before its line, and a command's line before it is carried out, so a killed session goes on from its last finished chunk, bit
-for bit: keys, values and decoder are made again from the latents. The same log gives the same film. Every line has a hash of those
-before it and every chunk's line the checksum of its file, so a bit that changed on the disk is noticed.
+On disk: session.json (which model), log.jsonl (a line a command and a chunk, in order) and
+chunks/<number>.safetensors. A chunk is written before its line, and a command's line before it is
+carried out, so a killed session goes on from its last finished chunk, bit for bit: keys, values and
+decoder are made again from the latents. The same log gives the same film. Every line has a hash of
+those before it and every chunk's line the checksum of its file, so a bit that changed on the disk
+is noticed.
 """
 
 import inspect
@@ -44,9 +48,12 @@ from cinelab.texts import read_json
 
 SCHEMA, READ = 2, (1, 2)  # 1 had neither hashes nor checksums
 ASIDE = "aside"  # where chunks are moved that the log knows nothing of
-OPENED: "WeakValueDictionary[Path, Session]" = WeakValueDictionary()  # one session a folder may write; opening it again takes over
+# one session a folder may write; opening it again takes over
+OPENED: "WeakValueDictionary[Path, Session]" = WeakValueDictionary()
 UNDONE = 1000  # commands that can be undone, the last ones
-RECENT, OPENINGS = 2, 4  # states kept ready: the newest, and those that shots began from (for retakes); others are made again
+# states kept ready: the newest, and those that shots began from (for retakes); others are made
+# again
+RECENT, OPENINGS = 2, 4
 
 
 @dataclass(frozen=True)
@@ -77,10 +84,12 @@ class Record:
 
 @dataclass
 class Session(Readable):
-    """Open one with `Session.create` or `Session.resume`; `step()` makes a chunk, `do(command, ...)` directs. `Session.read`
-    opens one that another process may be directing, to be looked into.
+    """Open one with `Session.create` or `Session.resume`; `step()` makes a chunk, `do(command,
+    ...)` directs. `Session.read` opens one that another process may be directing, to be looked
+    into.
 
-    One session at a time writes to a folder: another process is refused, and in the same process the newer one takes over.
+    One session at a time writes to a folder: another process is refused, and in the same process
+    the newer one takes over.
     """
 
     folder: Path
@@ -99,20 +108,39 @@ class Session(Readable):
     # ---- opening
 
     @classmethod
-    def create(cls, folder: str | Path, bundle: Bundle, settings: Settings | None = None, bf16: bool = False) -> "Session":
+    def create(
+        cls,
+        folder: str | Path,
+        bundle: Bundle,
+        settings: Settings | None = None,
+        bf16: bool = False,
+    ) -> "Session":
         """A new session in an empty or absent folder."""
         folder = Path(folder)
         settings = checked(settings or Settings())
-        record = {"schema": SCHEMA, "model": bundle.name, "weights": bundle.fingerprint, "bf16": bf16, "settings": to_dict(settings)}
+        record = {
+            "schema": SCHEMA,
+            "model": bundle.name,
+            "weights": bundle.fingerprint,
+            "bf16": bf16,
+            "settings": to_dict(settings),
+        }
         with ExitStack() as held:
             _hold(folder, held)
             if (folder / "session.json").exists():
-                raise CinelabError(f"{folder} already holds a session; continue it, or name another folder.")
+                raise CinelabError(
+                    f"{folder} already holds a session; continue it, or name another folder."
+                )
             if exists(folder / "log.jsonl"):
-                raise CinelabError(f"{folder} holds a session's log without its session.json; restore that, or name another folder.")
+                raise CinelabError(
+                    f"{folder} holds a session's log without its session.json; restore that, or "
+                    "name another folder."
+                )
             write_json(folder / "session.json", record | {"sum": start_of(record)})
             log = SessionLog(folder / "log.jsonl", start_of(record), chained=True)
-            return cls(folder, Reel(bundle, bf16), Desk(settings), _log=log, _held=held.pop_all())._opened()
+            return cls(
+                folder, Reel(bundle, bf16), Desk(settings), _log=log, _held=held.pop_all()
+            )._opened()
 
     @classmethod
     def resume(cls, folder: str | Path, bundle: Bundle) -> "Session":
@@ -130,7 +158,8 @@ class Session(Readable):
 
     @classmethod
     def read(cls, folder: str | Path, bundle: Bundle) -> "Session":
-        """A session to be looked into: nothing in its folder changes, and who directs it is not disturbed."""
+        """A session to be looked into: nothing in its folder changes, and who directs it is not
+        disturbed."""
         record = read_record(Path(folder))
         session = cls._of(Path(folder), record, bundle)
         session._fold_log(record)
@@ -139,12 +168,20 @@ class Session(Readable):
     @classmethod
     def _of(cls, folder: Path, record: Record, bundle: Bundle) -> "Session":
         if record.weights != bundle.fingerprint:
-            raise CinelabError(f"{folder} was made with {record.model} ({record.weights}), not with these weights of {bundle.name}; "
-                               f"load {record.model}, or begin a new session.")
-        return cls(folder, Reel(bundle, record.bf16), _log=SessionLog(folder / "log.jsonl", record.sum or "", record.sum is not None))
+            raise CinelabError(
+                f"{folder} was made with {record.model} ({record.weights}), not with these "
+                f"weights of {bundle.name}; "
+                f"load {record.model}, or begin a new session."
+            )
+        return cls(
+            folder,
+            Reel(bundle, record.bf16),
+            _log=SessionLog(folder / "log.jsonl", record.sum or "", record.sum is not None),
+        )
 
     def close(self) -> None:
-        """Let go of the folder: this session can be read from then on, and another one may write."""
+        """Let go of the folder: this session can be read from then on, and another one may
+        write."""
         if self._held is not None:
             self._held.close()
             self._held = None
@@ -183,16 +220,26 @@ class Session(Readable):
         except CinelabError as error:
             raise CinelabError(f"line {number} of {self._log.path.name}: {error}") from error
         node = entry.made
-        if node.number != len(self.nodes) or (node.parent is not None and node.parent not in self.nodes):
-            raise CinelabError(f"line {number} of {self._log.path.name} is of chunk {node.number}, which does not follow the lines "
-                               "before it; restore the file.")
+        if node.number != len(self.nodes) or (
+            node.parent is not None and node.parent not in self.nodes
+        ):
+            raise CinelabError(
+                f"line {number} of {self._log.path.name} is of chunk {node.number}, which does "
+                "not follow the lines "
+                "before it; restore the file."
+            )
         self._take_in(node)
         if entry.sum:
             self.sums[node.number] = entry.sum
 
     def _put_aside(self) -> None:
-        """Move chunks that the log does not know (it lost its end, or a kill came between a chunk and its line) out of the way."""
-        strange = [path for path in sorted((self.folder / "chunks").glob("*.safetensors")) if self._unknown(path)]
+        """Move chunks that the log does not know (it lost its end, or a kill came between a chunk
+        and its line) out of the way."""
+        strange = [
+            path
+            for path in sorted((self.folder / "chunks").glob("*.safetensors"))
+            if self._unknown(path)
+        ]
         place = self.folder / ASIDE
         try:
             for path in strange:
@@ -201,19 +248,27 @@ class Session(Readable):
         except OSError as error:
             raise write_error(place, error) from error
         if strange:
-            warnings.warn(f"{self.folder}: {len(strange)} chunk(s) that the log does not know were moved to {ASIDE}/.", stacklevel=3)
+            warnings.warn(
+                f"{self.folder}: {len(strange)} chunk(s) that the log does not know were moved to "
+                f"{ASIDE}/.",
+                stacklevel=3,
+            )
 
     def _unknown(self, path: Path) -> bool:
-        return not (path.stem.isdigit() and int(path.stem) in self.nodes) and not path.name.startswith(".")
+        return not (
+            path.stem.isdigit() and int(path.stem) in self.nodes
+        ) and not path.name.startswith(".")
 
     # ---- directing
 
     def do(self, command: str, **value) -> str:
-        """Carry out a command between two chunks; returns one line that says what happened. Raises CinelabError, and then
-        nothing has changed: the desk changes once the line is on the disk."""
+        """Carry out a command between two chunks; returns one line that says what happened. Raises
+        CinelabError, and then nothing has changed: the desk changes once the line is on the
+        disk."""
         desk, said = self._outcome(command, value)
         if command == "policy" and isinstance(now := desk.settings.policy, Policy):
-            value = {"value": policy_dict(now)}  # whole, so that it is the same in a process that does not know the name
+            # whole, so that it is the same in a process that does not know the name
+            value = {"value": policy_dict(now)}
         if command == "levels":
             now = desk.settings.steps
             value = {"value": to_dict(now) if isinstance(now, Sampling) else now}
@@ -222,12 +277,17 @@ class Session(Readable):
         return said
 
     def _outcome(self, command: str, value: dict) -> tuple[Desk, str]:
-        """The desk after a command, and what is said of it. Raises CinelabError where it cannot be carried out."""
+        """The desk after a command, and what is said of it. Raises CinelabError where it cannot be
+        carried out."""
         if not isinstance(command, str) or command not in COMMANDS:
-            raise CinelabError(f"Command {short(command)} is unknown; use one of {', '.join(COMMANDS)}.")
+            raise CinelabError(
+                f"Command {short(command)} is unknown; use one of {', '.join(COMMANDS)}."
+            )
         if command == "undo":
             if value:
-                raise CinelabError(f"Command 'undo' takes nothing, not {', '.join(map(short, value))}.")
+                raise CinelabError(
+                    f"Command 'undo' takes nothing, not {', '.join(map(short, value))}."
+                )
             if not self._before:
                 raise CinelabError("There is nothing to undo.")
             desk = replace(self._before[-1], playing=self.desk.playing)
@@ -235,7 +295,10 @@ class Session(Readable):
         try:
             inspect.signature(COMMANDS[command]).bind(self, self.desk, **value)
         except TypeError as error:
-            raise CinelabError(f"Command {command!r} was given {', '.join(map(short, value)) or 'nothing'}: {error}.") from error
+            raise CinelabError(
+                f"Command {command!r} was given {', '.join(map(short, value)) or 'nothing'}: "
+                f"{error}."
+            ) from error
         return COMMANDS[command](self, self.desk, **value)
 
     def _put(self, command: str, desk: Desk) -> None:
@@ -262,11 +325,18 @@ class Session(Readable):
         return self.make(self._next())
 
     def make(self, node: Node) -> Timed:
-        """Make a chunk that is fully described, such as one of another session's log or of a screenplay."""
+        """Make a chunk that is fully described, such as one of another session's log or of a
+        screenplay."""
         self._writable()
         state, timed = self.reel.step(self.state(node.parent), self.ask(node))
-        made = write_chunk(self._file(node.number), timed.latents, state.memory.decisions_of(node.index))
-        line = {"made": to_dict(node), "seconds": {k: round(v, 5) for k, v in timed.seconds.items()}, "sum": made}
+        made = write_chunk(
+            self._file(node.number), timed.latents, state.memory.decisions_of(node.index)
+        )
+        line = {
+            "made": to_dict(node),
+            "seconds": {k: round(v, 5) for k, v in timed.seconds.items()},
+            "sum": made,
+        }
         with self._noting(line):
             self._take_in(node)
             self.sums[node.number] = made
@@ -280,26 +350,52 @@ class Session(Readable):
         if not said.prompt:
             raise CinelabError("There is no prompt yet; say what the first shot shows.")
         if head and (head.index + 2) * self.reel.bundle.chunk > LATENTS:
-            raise CinelabError(f"The film has {head.index + 1} chunks, which is the most; cut here and begin a new session.")
+            raise CinelabError(
+                f"The film has {head.index + 1} chunks, which is the most; cut here and begin a "
+                "new session."
+            )
         cut = bool(head) and desk.cut
         if head:
             self._check_length(head, cut)
         shot = head.shot + cut if head else 0
-        text = said.prompt if cut or head is None or not self._goes_on(said.prompt) else f"{CONTINUE} {said.prompt}"
+        text = (
+            said.prompt
+            if cut or head is None or not self._goes_on(said.prompt)
+            else f"{CONTINUE} {said.prompt}"
+        )
         recache = desk.recache and not cut and head is not None
-        node = Node(len(self.nodes), desk.head, shot, cut, said, text, recache, head.index + 1 if head else 0)
+        node = Node(
+            len(self.nodes),
+            desk.head,
+            shot,
+            cut,
+            said,
+            text,
+            recache,
+            head.index + 1 if head else 0,
+        )
         self._check_text(node)
         return node
 
     def _goes_on(self, prompt: str) -> bool:
-        """Whether a prompt in mid-shot is told as one: it is not the shot's opening, or an entry of a screenplay said so."""
+        """Whether a prompt in mid-shot is told as one: it is not the shot's opening, or an entry of
+        a screenplay said so."""
         shot = [self.nodes[number] for number in self.shot_nodes(self.desk.head)]
-        return prompt != shot[0].said.prompt or any(node.text == f"{CONTINUE} {prompt}" for node in shot)
+        return prompt != shot[0].said.prompt or any(
+            node.text == f"{CONTINUE} {prompt}" for node in shot
+        )
 
     def ask(self, node: Node) -> Ask:
         said = node.said
-        return Ask(node.text, node.shot, node.cut, said.seed, policy_for(self.reel.bundle, said.policy, said.budget),
-                   self.reel.bundle.levels(said.steps), node.recache)
+        return Ask(
+            node.text,
+            node.shot,
+            node.cut,
+            said.seed,
+            policy_for(self.reel.bundle, said.policy, said.budget),
+            self.reel.bundle.levels(said.steps),
+            node.recache,
+        )
 
     def _take_in(self, node: Node) -> None:
         """A finished chunk becomes the head; what was asked once is done."""
@@ -308,8 +404,16 @@ class Session(Readable):
             self._openings.add(node.parent)
         again = self.desk.again[1:]
         settings = self.desk.settings
-        self.desk = replace(self.desk, head=node.number, cut=False, again=again, settings=settings,
-                            recache=bool(again) and again[0].prompt != node.said.prompt and again[0].switch == "recache")
+        self.desk = replace(
+            self.desk,
+            head=node.number,
+            cut=False,
+            again=again,
+            settings=settings,
+            recache=bool(again)
+            and again[0].prompt != node.said.prompt
+            and again[0].switch == "recache",
+        )
 
     # ---- the tree
 
@@ -327,17 +431,26 @@ class Session(Readable):
         while not cut and node and node.shot == head.shot:
             length, node = length + 1, self.nodes.get(node.parent)
         if length * bundle.chunk * bundle.codec.stride / bundle.fps > SECONDS:
-            raise CinelabError(f"The shot lasts {SECONDS} s, which is the most; cut here and go on.")
+            raise CinelabError(
+                f"The shot lasts {SECONDS} s, which is the most; cut here and go on."
+            )
         if cut and head.shot + 1 >= DIRECTED:
-            raise CinelabError(f"The film has {DIRECTED} shots, which is the most; begin a new session.")
+            raise CinelabError(
+                f"The film has {DIRECTED} shots, which is the most; begin a new session."
+            )
 
     def _check_text(self, node: Node) -> None:
         """Refuse a chunk whose film would be a screenplay too large to be read."""
         before = (0, 0) if node.parent is None else self._written(node.parent)
         added = self._adds(node)
-        for name, most, had, more in zip(("bytes", "values"), SCREENPLAY_ROOM, before, added, strict=True):
+        for name, most, had, more in zip(
+            ("bytes", "values"), SCREENPLAY_ROOM, before, added, strict=True
+        ):
             if had + more > most:
-                raise CinelabError(f"The film's prompts and settings take {most} {name} as a screenplay, which is the most; begin a new session.")
+                raise CinelabError(
+                    f"The film's prompts and settings take {most} {name} as a screenplay, which "
+                    "is the most; begin a new session."
+                )
 
     def _written(self, number: int) -> tuple[int, int]:
         """(bytes, values) that the film up to a chunk takes as a screenplay, at most."""
@@ -352,13 +465,18 @@ class Session(Readable):
         return total
 
     def _adds(self, node: Node) -> tuple[int, int]:
-        """(bytes, values) that a chunk adds to the film's screenplay, at most: nothing where it goes on as before."""
+        """(bytes, values) that a chunk adds to the film's screenplay, at most: nothing where it
+        goes on as before."""
         before = None if node.parent is None else self.nodes[node.parent].said
         opens, said = node.cut or node.recache or before is None, node.said
-        goes_on = node.text != said.prompt and not opens and self.nodes[node.parent].text != node.text
+        goes_on = (
+            node.text != said.prompt and not opens and self.nodes[node.parent].text != node.text
+        )
         if not opens and not goes_on and asked(said) == asked(before):
             return 0, 0
-        return size_of(PromptChange(SECONDS / 3, said.prompt, recache=node.recache, **news(said, before)))
+        return size_of(
+            PromptChange(SECONDS / 3, said.prompt, recache=node.recache, **news(said, before))
+        )
 
     def shot_nodes(self, number: int) -> list[int]:
         """The chunks of the shot that `number` lies in, up to it."""
@@ -369,24 +487,38 @@ class Session(Readable):
         """Latents (1, c, C, h, w) of a finished chunk."""
         latents, bundle = self._chunk(number)["latents"], self.reel.bundle
         if tuple(latents.shape) != (1, bundle.chunk, *bundle.latent_shape):
-            raise CinelabError(f"{self._file(number)} holds latents {tuple(latents.shape)}, a chunk of {bundle.name} has "
-                               f"{(1, bundle.chunk, *bundle.latent_shape)}; restore it, or branch from a chunk before it.")
+            raise CinelabError(
+                f"{self._file(number)} holds latents {tuple(latents.shape)}, a chunk of "
+                f"{bundle.name} has "
+                f"{(1, bundle.chunk, *bundle.latent_shape)}; restore it, or branch from a chunk "
+                "before it."
+            )
         return latents
 
     def routing(self, head: int | None = None) -> pd.DataFrame:
-        """Which history every chunk up to `head` attended to (see `Memory.routing_table`), as it was noted when it was made."""
+        """Which history every chunk up to `head` attended to (see `Memory.routing_table`), as it
+        was noted when it was made."""
         path = self.path(head)
-        noted = [decisions_in(self._chunk(number), self.nodes[number].index, self.nodes[number].shot) for number in path]
+        noted = [
+            decisions_in(self._chunk(number), self.nodes[number].index, self.nodes[number].shot)
+            for number in path
+        ]
         if len(path) > 1 and not any(noted):
-            raise CinelabError(f"{self.folder} was made before sessions noted what was attended to; replay its log in a new folder.")
+            raise CinelabError(
+                f"{self.folder} was made before sessions noted what was attended to; replay its "
+                "log in a new folder."
+            )
         memory = self.state(path[-1] if path else None).memory
-        return replace(memory, decisions=tuple(one for part in noted for one in part)).routing_table()
+        return replace(
+            memory, decisions=tuple(one for part in noted for one in part)
+        ).routing_table()
 
     def _chunk(self, number: int) -> dict:
         return read_chunk(self._file(number), self.sums.get(number))
 
     def state(self, number: int | None) -> State:
-        """The state after a chunk; one that is not at hand is made again from the nearest that is."""
+        """The state after a chunk; one that is not at hand is made again from the nearest that
+        is."""
         if number is None:
             return self.reel.begin()
         missing = self.missing(number)
@@ -398,7 +530,8 @@ class Session(Readable):
         return state
 
     def missing(self, number: int | None) -> list[int]:
-        """The chunks up to `number` that must be recalled before its state is at hand, in the order of the film."""
+        """The chunks up to `number` that must be recalled before its state is at hand, in the order
+        of the film."""
         found = []
         while number is not None and number not in self._states:
             found.append(number)
@@ -431,7 +564,8 @@ class Session(Readable):
 
     @contextmanager
     def _noting(self, line: dict) -> Iterator[None]:
-        """One line, on the disk before what it says is done here. An interrupt in between leaves the two apart."""
+        """One line, on the disk before what it says is done here. An interrupt in between leaves
+        the two apart."""
         self._writable()
         self._apart = True
         try:
@@ -445,11 +579,20 @@ class Session(Readable):
     def _writable(self) -> None:
         """Refuse where nothing may be written, or what was written would not be found again."""
         if self._held is None:
-            raise CinelabError(f"This session of {self.folder} is closed or only read; open the folder with Session.resume to direct it.")
+            raise CinelabError(
+                f"This session of {self.folder} is closed or only read; open the folder with "
+                "Session.resume to direct it."
+            )
         if self._apart:
-            raise CinelabError(f"This session of {self.folder} was interrupted while it wrote; open the folder again with Session.resume.")
+            raise CinelabError(
+                f"This session of {self.folder} was interrupted while it wrote; open the folder "
+                "again with Session.resume."
+            )
         if not is_file(self.folder / "session.json"):
-            raise CinelabError(f"{self.folder} has no session.json any more; put the folder back, or begin a new session.")
+            raise CinelabError(
+                f"{self.folder} has no session.json any more; put the folder back, or begin a new "
+                "session."
+            )
         self._log.check()
 
 
@@ -476,9 +619,14 @@ def read_record(folder: Path) -> Record:
     path = folder / "session.json"
     record = read_as(Record, path)
     if record.schema not in READ:
-        raise CinelabError(f"{folder} has a session of schema {record.schema}, this cinelab reads {SCHEMA}; update it.")
+        raise CinelabError(
+            f"{folder} has a session of schema {record.schema}, this cinelab reads {SCHEMA}; "
+            "update it."
+        )
     if record.sum != (start_of(without(read_json(path), "sum")) if record.schema > 1 else None):
-        raise CinelabError(f"{path} has changed since it was written (its checksum differs); restore it.")
+        raise CinelabError(
+            f"{path} has changed since it was written (its checksum differs); restore it."
+        )
     return record
 
 

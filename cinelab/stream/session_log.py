@@ -1,7 +1,9 @@
-"""A session's log: one JSON line a command and a chunk, each with a hash of all that stands before it.
+"""A session's log: one JSON line a command and a chunk, each with a hash of all that stands before
+it.
 
-A line that was changed, doubled, exchanged or taken out is noticed when the log is read. Lines of older
-sessions, which have no hash, are taken as they are; what is added to them is hashed from there on.
+A line that was changed, doubled, exchanged or taken out is noticed when the log is read. Lines of
+older sessions, which have no hash, are taken as they are; what is added to them is hashed from
+there on.
 """
 
 import os
@@ -20,7 +22,8 @@ CHAIN = re.compile(rb', "chain": "([0-9a-f]{16})"\}')
 
 @dataclass
 class SessionLog:
-    """The lines of `path`; `start` is what the first line's hash goes on from (the hash of session.json)."""
+    """The lines of `path`; `start` is what the first line's hash goes on from (the hash of
+    session.json)."""
 
     path: Path
     start: str = ""
@@ -29,7 +32,8 @@ class SessionLog:
     size: int = 0  # bytes up to that line's end
 
     def read(self) -> list[dict]:
-        """All lines, without their hashes. Raises a CinelabError that names the first line that is not as it was written."""
+        """All lines, without their hashes. Raises a CinelabError that names the first line that is
+        not as it was written."""
         lines, self.last, self.size, chained = [], self.start, 0, self.chained
         for number, raw in enumerate(self._raw(), 1):
             body, found = _split(raw)
@@ -43,7 +47,8 @@ class SessionLog:
         return lines
 
     def append(self, value: dict) -> None:
-        """Add a line, the whole of it or nothing; it is on the disk afterwards. Raises CinelabError."""
+        """Add a line, the whole of it or nothing; it is on the disk afterwards. Raises
+        CinelabError."""
         self.check()
         body = json_line(self.path, value)
         last = _hash(self.last or self.start, body)
@@ -52,7 +57,8 @@ class SessionLog:
         self.last, self.size = last, self.size + len(line)
 
     def check(self) -> None:
-        """Raise a CinelabError if the file no longer ends where we left it: a line added then would not follow those before it.
+        """Raise a CinelabError if the file no longer ends where we left it: a line added then would
+        not follow those before it.
 
         A half line behind that end, which nobody reads, does not count.
         """
@@ -66,7 +72,9 @@ class SessionLog:
         except OSError as error:
             raise CinelabError(f"{self.path} cannot be read ({reason(error)}); {REMEDY}") from error
         if strange:
-            raise CinelabError(f"{self.path} is gone or has changed since it was last written here; {REMEDY}")
+            raise CinelabError(
+                f"{self.path} is gone or has changed since it was last written here; {REMEDY}"
+            )
 
     def begin_again(self) -> None:
         """Remove every line."""
@@ -74,7 +82,8 @@ class SessionLog:
         self.last, self.size = "", 0
 
     def mend(self) -> None:
-        """Cut off a last line that a kill left unfinished, and give back the line end that a whole one has lost."""
+        """Cut off a last line that a kill left unfinished, and give back the line end that a whole
+        one has lost."""
         data = self._bytes()
         head, tail = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]
         if not tail:
@@ -87,7 +96,10 @@ class SessionLog:
                     end += file.write(b"\n")
                 file.truncate(end)
         except OSError as error:
-            raise CinelabError(f"{self.path} cannot be written to ({reason(error)}); copy the session to a folder of your own.") from error
+            raise CinelabError(
+                f"{self.path} cannot be written to ({reason(error)}); copy the session to a "
+                "folder of your own."
+            ) from error
 
     def _bytes(self) -> bytes:
         return read_bytes(self.path, LINES) if self.path.exists() else b""
@@ -99,7 +111,8 @@ class SessionLog:
 
     @staticmethod
     def _whole(tail: bytes) -> bytes:
-        """Of what follows the last line end: a hashed line, with or without another byte behind it; else nothing."""
+        """Of what follows the last line end: a hashed line, with or without another byte behind it;
+        else nothing."""
         for end in (len(tail), len(tail) - 1):
             if end > 0 and _split(tail[:end])[1] is not None:
                 return tail[:end]
@@ -115,8 +128,11 @@ class SessionLog:
         return value
 
     def _refuse(self, number: int, problem: str, cause: Exception | None = None) -> None:
-        raise CinelabError(f"{self.path} has a line that cannot be read: line {number} {problem}. Restore the file; or keep the "
-                           f"{number - 1} lines before it alone, and what they made is there again.") from cause
+        raise CinelabError(
+            f"{self.path} has a line that cannot be read: line {number} {problem}. Restore the "
+            "file; or keep the "
+            f"{number - 1} lines before it alone, and what they made is there again."
+        ) from cause
 
 
 def start_of(record: dict) -> str:

@@ -22,7 +22,8 @@ def film_line(frames: np.ndarray, fps: float, play: Screenplay) -> str:
 
 
 def shot_lines(line: Timeline, play: Screenplay) -> list[str]:
-    """A line an entry of the screenplay: when it is seen, what it shows, and what changes in it, when."""
+    """A line an entry of the screenplay: when it is seen, what it shows, and what changes in it,
+    when."""
     found = []
     for (first, end), shot, turns in zip(line.entry_spans, play.shots, line.turns, strict=True):
         said = "; ".join([shot.prompt, *(turn.line for turn in turns)])
@@ -31,7 +32,8 @@ def shot_lines(line: Timeline, play: Screenplay) -> list[str]:
 
 
 def small_mp4(frames: np.ndarray, fps: float, scale: int | None = None) -> bytes:
-    """The bytes of an mp4 of frames (F, H, W, 3), as few as do for a page; `scale` as `write_mp4` has it."""
+    """The bytes of an mp4 of frames (F, H, W, 3), as few as do for a page; `scale` as `write_mp4`
+    has it."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "film.mp4"
         write_mp4(path, frames, fps, scale, small=True)
@@ -44,9 +46,10 @@ def video_uri(mp4: bytes) -> str:
 
 
 def film_html(frames: np.ndarray, fps: float, caption: str, lines: Sequence[str] = ()) -> str:
-    """The film itself, as a player that needs no other file, over its caption and a list of its shots."""
+    """The film itself, as a player that needs no other file, over its caption and a list of its
+    shots."""
     source = video_uri(small_mp4(frames, fps))
     player = f'<video controls loop muted autoplay style="max-width:100%" src="{source}"></video>'
     shots = "".join(f"<li>{html.escape(one)}</li>" for one in lines)
     listed = f"<details><summary>shots</summary><ol>{shots}</ol></details>" if lines else ""
-    return f"<figure style=\"margin:0\">{player}<figcaption>{html.escape(caption)}{listed}</figcaption></figure>"
+    return f'<figure style="margin:0">{player}<figcaption>{html.escape(caption)}{listed}</figcaption></figure>'

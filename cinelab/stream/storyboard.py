@@ -1,4 +1,5 @@
-"""A storyboard: one card per shot with a few of its frames, its number, its time, its prompt and what changed in it."""
+"""A storyboard: one card per shot with a few of its frames, its number, its time, its prompt and
+what changed in it."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -49,14 +50,24 @@ def storyboard(
 
     frames uint8 (F, H, W, 3); spans (first, end) of every shot, end exclusive; one caption per
     shot; `stills` frames are shown of each: the first, the last and what lies evenly between.
-    `turns` are the changes inside every shot: each is written under a frame from the end of its stretch.
+    `turns` are the changes inside every shot: each is written under a frame from the end of its
+    stretch.
     """
     check_frames(frames)
     _check_shots(frames, spans, captions, turns, columns, stills)
     columns = columns or min(2, len(spans))
     inner = layout.width - 2 * layout.margin - (columns - 1) * layout.gap
     cards = [
-        _card(number, frames, span, _panels(span, caption, changes, stills), inner // columns, fps, stills, layout)
+        _card(
+            number,
+            frames,
+            span,
+            _panels(span, caption, changes, stills),
+            inner // columns,
+            fps,
+            stills,
+            layout,
+        )
         for number, (span, caption, changes) in enumerate(
             zip(spans, captions, turns or [()] * len(spans), strict=True), 1
         )
@@ -89,11 +100,14 @@ def _check_shots(frames, spans, captions, turns, columns, stills) -> None:
 
 
 def _card(number, frames, span, panels, width, fps, stills, layout) -> Image.Image:
-    """One shot as a white card of `width` pixels, as high as its rows of stills and their captions need."""
+    """One shot as a white card of `width` pixels, as high as its rows of stills and their captions
+    need."""
     rows = [panels[i : i + stills] for i in range(0, len(panels), stills)]
     strips = [_strip(frames, row, stills, width - 2 * layout.pad, layout) for row in rows]
     top = layout.pad + round(layout.label_size * 1.9)
-    height = top + sum(strip.height for strip in strips) + layout.pad // 2 * (len(rows) - 1) + layout.pad
+    height = (
+        top + sum(strip.height for strip in strips) + layout.pad // 2 * (len(rows) - 1) + layout.pad
+    )
     card = Image.new("RGB", (width, height), CARD)
     _header(card, number, span, fps, _font(layout.label_size), layout)
     for strip in strips:
@@ -103,8 +117,8 @@ def _card(number, frames, span, panels, width, fps, stills, layout) -> Image.Ima
 
 
 def _panels(span, caption: str, turns: Sequence[Turn], stills: int) -> list[tuple[int, str]]:
-    """The frames that are shown of a shot, each with the caption below it: its first frame under its prompt, and the last
-    frame of what follows every change under that change."""
+    """The frames that are shown of a shot, each with the caption below it: its first frame under
+    its prompt, and the last frame of what follows every change under that change."""
     ends = [*(turn.frame - 1 for turn in turns), span[1] - 1]
     opening = np.linspace(span[0], ends[0], max(1, stills - len(turns))).round().astype(int)
     shown = [(int(frame), caption if place == 0 else "") for place, frame in enumerate(opening)]
@@ -126,8 +140,8 @@ def _header(card: Image.Image, number: int, span, fps: float, font, layout: Layo
 
 
 def _strip(frames, panels, stills: int, width: int, layout: Layout) -> Image.Image:
-    """Stills side by side, `width` pixels, `stills` of them where all are there, and below each its caption, as wide as the
-    way to the next one. A short shot may show a frame twice."""
+    """Stills side by side, `width` pixels, `stills` of them where all are there, and below each its
+    caption, as wide as the way to the next one. A short shot may show a frame twice."""
     edges = np.linspace(0, width + layout.strip_gap, stills + 1).round().astype(int)
     tall = round((edges[1] - layout.strip_gap) * frames.shape[1] / frames.shape[2])
     notes = _notes([note for _, note in panels], edges, layout)
@@ -147,13 +161,19 @@ def _strip(frames, panels, stills: int, width: int, layout: Layout) -> Image.Ima
     return strip
 
 
-def _notes(captions: Sequence[str], edges, layout: Layout) -> list[tuple[int, list[str], ImageFont.FreeTypeFont]]:
+def _notes(
+    captions: Sequence[str], edges, layout: Layout
+) -> list[tuple[int, list[str], ImageFont.FreeTypeFont]]:
     """Where each caption of a row begins, and its lines, which end before the next caption."""
     starts = [column for column, caption in enumerate(captions) if caption]
     found = []
     for column, after in zip(starts, [*starts, len(edges) - 1][1:], strict=True):
         font = _font(layout.caption_size, captions[column])
-        wide = int(edges[after] - edges[column]) - layout.strip_gap - (layout.pad if after < len(edges) - 1 else 0)
+        wide = (
+            int(edges[after] - edges[column])
+            - layout.strip_gap
+            - (layout.pad if after < len(edges) - 1 else 0)
+        )
         found.append((int(edges[column]), _wrap(captions[column], font, wide), font))
     return found
 

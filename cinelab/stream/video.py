@@ -21,7 +21,12 @@ ENCODERS = {
     "libopenh264": {"b": "8M"},
     "mpeg4": {"qmin": "2", "qmax": "3"},
 }
-SMALL = {"libx264": {"crf": "27", "preset": "slow"}, "libopenh264": {"b": "400k"}, "mpeg4": {"qmin": "8", "qmax": "12"}}  # to embed
+# to embed
+SMALL = {
+    "libx264": {"crf": "27", "preset": "slow"},
+    "libopenh264": {"b": "400k"},
+    "mpeg4": {"qmin": "8", "qmax": "12"},
+}
 WATCHABLE_HEIGHT = 384  # a toybox film of 48 rows is shown eight times larger
 
 
@@ -83,7 +88,12 @@ class VideoWriter:
     """
 
     def __init__(
-        self, path: str | Path, fps: float, size: tuple[int, int], scale: int | None = None, small: bool = False
+        self,
+        path: str | Path,
+        fps: float,
+        size: tuple[int, int],
+        scale: int | None = None,
+        small: bool = False,
     ):
         self.path, self.rate = Path(path), _check_rate(fps)
         self.size = tuple(size)  # (H, W) of the frames that are added
@@ -163,7 +173,8 @@ def write_mp4(
 ) -> tuple[int, int]:
     """Write frames, uint8 (F, H, W, 3), as an H.264 mp4 in one atomic step.
 
-    Returns (height, width) of the film in pixels; `scale` as in VideoWriter; `small` prefers few bytes to fine pictures.
+    Returns (height, width) of the film in pixels; `scale` as in VideoWriter; `small` prefers few
+    bytes to fine pictures.
     """
     check_frames(frames)
     with VideoWriter(path, fps, frames.shape[1:3], scale, small) as writer:
@@ -172,9 +183,11 @@ def write_mp4(
 
 
 def write_gif(path: str | Path, frames: np.ndarray, fps: float, height: int = 144) -> None:
-    """Write frames, uint8 (F, H, W, 3), as an endless GIF about `height` pixels high, in one atomic step.
+    """Write frames, uint8 (F, H, W, 3), as an endless GIF about `height` pixels high, in one atomic
+    step.
 
-    Colours are chosen by an octree: 128 of them are as near as 64 by median cut, in a hundredth of the time.
+    Colours are chosen by an octree: 128 of them are as near as 64 by median cut, in a hundredth of
+    the time.
     """
     check_frames(frames)
     scale = max(1, round(height / frames.shape[1]))
@@ -182,20 +195,31 @@ def write_gif(path: str | Path, frames: np.ndarray, fps: float, height: int = 14
     pictures = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in frames]
     pictures = [picture.quantize(128, method=Image.Quantize.FASTOCTREE) for picture in pictures]
     with replacing(path) as temporary:
-        pictures[0].save(temporary, format="GIF", save_all=True, append_images=pictures[1:], duration=round(1000 / fps), loop=0)
+        pictures[0].save(
+            temporary,
+            format="GIF",
+            save_all=True,
+            append_images=pictures[1:],
+            duration=round(1000 / fps),
+            loop=0,
+        )
 
 
 def read_video(path: str | Path) -> tuple[np.ndarray, float]:
-    """Return (frames uint8 (F, H, W, 3) RGB, frames per second) of a whole video; see cinelab.stream.reader for what a frame is."""
+    """Return (frames uint8 (F, H, W, 3) RGB, frames per second) of a whole video; see
+    cinelab.stream.reader for what a frame is."""
     film = Film(path)
     return film.whole(), film.fps
 
 
 def read_picture(path: str | Path, size: tuple[int, int]) -> np.ndarray:
-    """An image file as uint8 (height, width, 3), cropped in the middle to the shape of `size` and resized to it."""
+    """An image file as uint8 (height, width, 3), cropped in the middle to the shape of `size` and
+    resized to it."""
     check_regular(path)
     try:
         picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     except (OSError, ValueError) as error:
-        raise CinelabError(f"{path} is no picture that can be read ({error}); give a png or jpg.") from error
+        raise CinelabError(
+            f"{path} is no picture that can be read ({error}); give a png or jpg."
+        ) from error
     return np.array(ImageOps.fit(picture, (size[1], size[0]), Image.Resampling.LANCZOS))

@@ -1,4 +1,5 @@
-"""What would the last shot have been with another memory? The same directions on the same noise, one thing changed."""
+"""What would the last shot have been with another memory? The same directions on the same noise,
+one thing changed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,8 @@ from cinelab.stream.session import Session
 
 @dataclass(frozen=True)
 class Change:
-    """What is other: the policy (a name or a Policy), its budget, or shots (counted from 1) that are erased from the memory."""
+    """What is other: the policy (a name or a Policy), its budget, or shots (counted from 1) that
+    are erased from the memory."""
 
     policy: str | Policy | None = None
     budget: int | None = None
@@ -23,7 +25,8 @@ class Change:
 
 
 def what_if(session: Session, change: Change = Change(), head: int | None = None) -> np.ndarray:
-    """Pictures uint8 (F, H, W, 3) of the shot that `head` (default: the head) ends, made again under `change`.
+    """Pictures uint8 (F, H, W, 3) of the shot that `head` (default: the head) ends, made again
+    under `change`.
 
     Without a change it is the shot itself, bit for bit. Nothing is added to the session.
     """
@@ -35,7 +38,10 @@ def what_if(session: Session, change: Change = Change(), head: int | None = None
     if wrong := [shot for shot in change.without if not 1 <= shot <= shots]:
         raise CinelabError(f"without is {wrong[0]}; before this shot there are shots 1 to {shots}.")
     state = session.state(nodes[0].parent)
-    state = replace(state, memory=replace(state.memory.snapshot(), without=tuple(shot - 1 for shot in change.without)))
+    state = replace(
+        state,
+        memory=replace(state.memory.snapshot(), without=tuple(shot - 1 for shot in change.without)),
+    )
     parts = []
     for node in nodes:
         ask = session.ask(node)
@@ -51,29 +57,36 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def shares(session: Session, head: int | None = None) -> dict[int, float]:
-    """Of the last shot's attention to earlier shots, the share that each of them had (counted from 1)."""
+    """Of the last shot's attention to earlier shots, the share that each of them had (counted from
+    1)."""
     by_shot = _looked_back(session, head).groupby("kept_shot")["share"].sum()
     return {int(shot) + 1: float(share) for shot, share in (by_shot / by_shot.sum()).items()}
 
 
 def most_retrieved(session: Session, head: int | None = None, count: int = 3) -> Sequence[int]:
-    """The chunks of earlier shots (by index in the film) that drew most of the last shot's attention, most first."""
+    """The chunks of earlier shots (by index in the film) that drew most of the last shot's
+    attention, most first."""
     return list(chunk_shares(session, head))[:count]
 
 
 def chunk_shares(session: Session, head: int | None = None) -> dict[int, float]:
-    """Of the last shot's attention to earlier shots, the share of every chunk (by index in the film), most first."""
+    """Of the last shot's attention to earlier shots, the share of every chunk (by index in the
+    film), most first."""
     by_chunk = _looked_back(session, head).groupby("kept_chunk")["share"].sum()
     ranked = (by_chunk / by_chunk.sum()).sort_values(ascending=False, kind="stable")
     return {int(chunk): float(share) for chunk, share in ranked.items()}
 
 
 def _looked_back(session: Session, head: int | None) -> pd.DataFrame:
-    """What the chunks of the shot that `head` ends retrieved from shots before it (see `looked.attention`)."""
+    """What the chunks of the shot that `head` ends retrieved from shots before it (see
+    `looked.attention`)."""
     number = session.desk.head if head is None else head
     if number is None:
         raise CinelabError("There is no shot yet; play first.")
-    shot, scored = session.nodes[number].shot, scores_attention(session.ask(session.nodes[number]).policy)
+    shot, scored = (
+        session.nodes[number].shot,
+        scores_attention(session.ask(session.nodes[number]).policy),
+    )
     table = session.routing(number)
     found = attention(table[table["shot"] == shot], scored)
     return found[found["kept_shot"] < shot]

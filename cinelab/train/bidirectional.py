@@ -1,6 +1,8 @@
-"""Stage 0: the bidirectional backbone, first images, then short clips. What Wan2.1 is to the papers.
+"""Stage 0: the bidirectional backbone, first images, then short clips. What Wan2.1 is to the
+papers.
 
-One noise level for all frames of a clip; every frame sees every frame; the prompt of its own shot for each.
+One noise level for all frames of a clip; every frame sees every frame; the prompt of its own shot
+for each.
 """
 
 from collections.abc import Iterator
@@ -49,7 +51,9 @@ def clip_length(config: BidirectionalTraining, step: int, rng: torch.Generator) 
     return config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]
 
 
-def loss(model: CausalWan, clips: Clips, config: BidirectionalTraining, rng: torch.Generator) -> Tensor:
+def loss(
+    model: CausalWan, clips: Clips, config: BidirectionalTraining, rng: torch.Generator
+) -> Tensor:
     """Mean squared error of the velocity."""
     x0 = clips.latents
     batch, frames = x0.shape[:2]
@@ -60,10 +64,14 @@ def loss(model: CausalWan, clips: Clips, config: BidirectionalTraining, rng: tor
     return error(config.loss, pred.float(), path.velocity(x0, eps), t)
 
 
-def train(config: BidirectionalTraining, model: CausalWan, store: Store, run: Run) -> Iterator[dict]:
+def train(
+    config: BidirectionalTraining, model: CausalWan, store: Store, run: Run
+) -> Iterator[dict]:
     """Yield one log row per step; resumes."""
 
-    def stage_loss(model: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+    def stage_loss(
+        model: CausalWan, step: int, part: int, rng: torch.Generator
+    ) -> tuple[Tensor, dict]:
         rng = parted(rng, part)
         frames = clip_length(config, step, rng_at(config.seed, "length", step))
         clips = store.clips(max(1, config.frames_per_batch // frames), frames, rng)

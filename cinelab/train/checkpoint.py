@@ -1,11 +1,13 @@
-"""A run that several processes train: one of them writes the log, each writes its shard of the state.
+"""A run that several processes train: one of them writes the log, each writes its shard of the
+state.
 
     checkpoints/step-000200/   torch.distributed.checkpoint: a file a process; any number of processes can read it
     checkpoints/last.json      which of them is whole
     checkpoints/last.pt        the same state as one file, as a single process writes it
 
-Either kind is resumed by any number of processes; the newer one counts, and the older one is removed. last.json holds a
-checksum of every file of its folder, last.pt one of every tensor; they are compared when a training is resumed or exported.
+Either kind is resumed by any number of processes; the newer one counts, and the older one is
+removed. last.json holds a checksum of every file of its folder, last.pt one of every tensor; they
+are compared when a training is resumed or exported.
 """
 
 import json
@@ -34,10 +36,14 @@ AFRESH = "copy the run's checkpoints again, or remove them to start it afresh"
 
 
 class SharedRun(Run):
-    """`Run` for every one of the processes; with one process it is a `Run` that also reads what several have saved."""
+    """`Run` for every one of the processes; with one process it is a `Run` that also reads what
+    several have saved."""
 
-    def __init__(self, folder: str | Path, config: Any, parallel: Parallel, about: dict | None = None):
-        """`about` is kept with the settings, and refused like them where it is another on resume."""
+    def __init__(
+        self, folder: str | Path, config: Any, parallel: Parallel, about: dict | None = None
+    ):
+        """`about` is kept with the settings, and refused like them where it is another on
+        resume."""
         self.parallel, self.about = parallel, about or {}
         super().__init__(folder, config)
 
@@ -67,20 +73,30 @@ class SharedRun(Run):
         self.parallel.once(lambda: shutil.rmtree(place, ignore_errors=True))
         dcp.save(_tree(parts), checkpoint_id=place)
         sums = self.parallel.all(lambda: {path.name: checksum(path) for path in self._share(place)})
-        note = {"step": step, "seconds": self.wall, "folder": name, "blake2b": {k: v for part in sums for k, v in part.items()}}
+        note = {
+            "step": step,
+            "seconds": self.wall,
+            "folder": name,
+            "blake2b": {k: v for part in sums for k, v in part.items()},
+        }
         self.parallel.once(lambda: write_sealed(self.folder / "checkpoints" / "last.json", note))
         self.parallel.once(lambda: self._tidy(keep=name))
 
     def _share(self, place: Path) -> list[Path]:
-        """The files of a state whose checksums this process makes and compares: every process has its own ones."""
-        return sorted(path for path in place.iterdir() if path.is_file())[self.parallel.rank :: self.parallel.world]
+        """The files of a state whose checksums this process makes and compares: every process has
+        its own ones."""
+        return sorted(path for path in place.iterdir() if path.is_file())[
+            self.parallel.rank :: self.parallel.world
+        ]
 
     def restore(self, **parts: Any) -> None:
         """Load every part from the newest state, whoever wrote it; else leave them as they are."""
         self.claim()
         take_threads()
         note = self.parallel.once(lambda: newest(self.folder))
-        self.parallel.once(lambda: self._note_conditions(note["folder"] is not None, self.parallel.world))
+        self.parallel.once(
+            lambda: self._note_conditions(note["folder"] is not None, self.parallel.world)
+        )
         if note["folder"] is None:
             return self.parallel.once(lambda: self._truncate_log(0))
         place = self.folder / "checkpoints" / note["folder"]
@@ -90,7 +106,9 @@ class SharedRun(Run):
             _read(tree, place)
         else:
             state = read_state(place, mapped=True)
-            tree = {name: _placed(part, whole_part(state, name, place)) for name, part in parts.items()}
+            tree = {
+                name: _placed(part, whole_part(state, name, place)) for name, part in parts.items()
+            }
         for name, part in parts.items():
             part.load_state_dict(tree[name])
         self.step, self.seconds, self._began = note["step"], note["seconds"], time.perf_counter()
@@ -106,14 +124,20 @@ class SharedRun(Run):
 
 
 def newest(folder: Path) -> dict:
-    """Step, seconds and name of a run's newest whole state; the name is None where there is none."""
+    """Step, seconds and name of a run's newest whole state; the name is None where there is
+    none."""
     found = [{"step": 0, "seconds": 0.0, "folder": None}]
-    note, single = Path(folder) / "checkpoints" / "last.json", Path(folder) / "checkpoints" / "last.pt"
+    note, single = (
+        Path(folder) / "checkpoints" / "last.json",
+        Path(folder) / "checkpoints" / "last.pt",
+    )
     if note.exists():
         found.append(read_sealed(note, AFRESH, step=int, seconds=float, folder=str))
         if not (note.parent / found[-1]["folder"] / ".metadata").exists():
-            raise CinelabError(f"{note} names the state {found[-1]['folder']}, which is not there or not whole; "
-                               "copy the run again, or remove its checkpoints to start it afresh.")
+            raise CinelabError(
+                f"{note} names the state {found[-1]['folder']}, which is not there or not whole; "
+                "copy the run again, or remove its checkpoints to start it afresh."
+            )
     if single.exists():
         state = read_state(single, mapped=True)
         found.append({"step": state["step"], "seconds": state["seconds"], "folder": "last.pt"})
@@ -125,12 +149,15 @@ def _check_files(place: Path, note: dict, files: Iterable[Path]) -> None:
     known = note.get("blake2b")
     for path in files if known else ():
         if known.get(path.name) != checksum(path):
-            raise CinelabError(f"State {place} has changed since it was written: {path.name} is another file; {AFRESH}.")
+            raise CinelabError(
+                f"State {place} has changed since it was written: {path.name} is another file; "
+                f"{AFRESH}."
+            )
 
 
 def weights_in(folder: str | Path, part: str = "ema") -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor, one after another, of the averaged weights (or another part) of a run's newest state. Streams: about
-    1 GiB is in memory at a time, and no other process is needed."""
+    """Name and tensor, one after another, of the averaged weights (or another part) of a run's
+    newest state. Streams: about 1 GiB is in memory at a time, and no other process is needed."""
     shapes, read = _stored(Path(folder), part)
     batch, size = [], 0
     for name, like in shapes.items():
@@ -141,8 +168,11 @@ def weights_in(folder: str | Path, part: str = "ema") -> Iterator[tuple[str, Ten
     yield from read(batch).items()
 
 
-def _stored(folder: Path, part: str) -> tuple[dict[str, Tensor], Callable[[list[str]], dict[str, Tensor]]]:
-    """What a part of a run's newest state holds, as tensors without numbers, and how to read some of it."""
+def _stored(
+    folder: Path, part: str
+) -> tuple[dict[str, Tensor], Callable[[list[str]], dict[str, Tensor]]]:
+    """What a part of a run's newest state holds, as tensors without numbers, and how to read some
+    of it."""
     note = newest(folder)
     if note["folder"] is None:
         raise CinelabError(f"Run {folder} has no checkpoint yet; train first.")
@@ -152,13 +182,20 @@ def _stored(folder: Path, part: str) -> tuple[dict[str, Tensor], Callable[[list[
         _check_part(part, whole["parts"], place)
         state = whole_part(whole, part, place)
         state = state.get("values", state)
-        return {name: value.to("meta") for name, value in state.items()}, lambda names: {name: state[name] for name in names}
+        return {name: value.to("meta") for name, value in state.items()}, lambda names: {
+            name: state[name] for name in names
+        }
     _check_files(place, note, sorted(place.iterdir()))
     known, head = dcp.FileSystemReader(place).read_metadata().state_dict_metadata, f"{part}.values."
     head = head if any(name.startswith(head) for name in known) else f"{part}."
     _check_part(part, {name.partition(".")[0] for name in known}, place)
-    shapes = {name.removeprefix(head): torch.empty(about.size, dtype=about.properties.dtype, device="meta")
-              for name, about in sorted(known.items()) if name.startswith(head)}
+    shapes = {
+        name.removeprefix(head): torch.empty(
+            about.size, dtype=about.properties.dtype, device="meta"
+        )
+        for name, about in sorted(known.items())
+        if name.startswith(head)
+    }
 
     def read(names: list[str]) -> dict[str, Tensor]:
         values = {head + name: torch.empty_like(shapes[name], device="cpu") for name in names}
@@ -171,13 +208,19 @@ def _stored(folder: Path, part: str) -> tuple[dict[str, Tensor], Callable[[list[
 def _check_part(part: str, parts: Iterable[str], place: Path) -> None:
     """Raise CinelabError unless `part` is one of the parts of a state."""
     if part not in parts:
-        raise CinelabError(f"{place} has no part {part!r}; choose one of {', '.join(sorted(parts))}.")
+        raise CinelabError(
+            f"{place} has no part {part!r}; choose one of {', '.join(sorted(parts))}."
+        )
 
 
-def export(folder: str | Path, path: str | Path, part: str = "ema", dtype: torch.dtype | str = "bf16") -> Path:
-    """A run's averaged weights (or another part) as one safetensors file, streamed; written whole or not at all.
+def export(
+    folder: str | Path, path: str | Path, part: str = "ema", dtype: torch.dtype | str = "bf16"
+) -> Path:
+    """A run's averaged weights (or another part) as one safetensors file, streamed; written whole
+    or not at all.
 
-    `dtype` is fp32, bf16 or fp16. Overflow names the first weight that is not finite, or that `dtype` cannot hold.
+    `dtype` is fp32, bf16 or fp16. Overflow names the first weight that is not finite, or that
+    `dtype` cannot hold.
     """
     kinds = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
     if (dtype := dtype_of(dtype)) is None:
@@ -185,22 +228,40 @@ def export(folder: str | Path, path: str | Path, part: str = "ema", dtype: torch
     header, end = {}, 0
     for name, like in _stored(Path(folder), part)[0].items():
         start, end = end, end + like.numel() * dtype.itemsize
-        header[name] = {"dtype": kinds[dtype], "shape": list(like.shape), "data_offsets": [start, end]}
+        header[name] = {
+            "dtype": kinds[dtype],
+            "shape": list(like.shape),
+            "data_offsets": [start, end],
+        }
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with replacing(path) as temporary, open(temporary, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, value in weights_in(folder, part):
-            file.write(rounded(value.detach(), dtype, f"Run {folder}: {name}").contiguous().flatten().view(torch.uint8).numpy().data)
+            file.write(
+                rounded(value.detach(), dtype, f"Run {folder}: {name}")
+                .contiguous()
+                .flatten()
+                .view(torch.uint8)
+                .numpy()
+                .data
+            )
     return Path(path)
 
 
-def pour(model: nn.Module, tensors: Iterator[tuple[str, Tensor]], where: str | Path, partly: bool = False) -> nn.Module:
-    """Fill `model`, sharded or not, from full tensors one after another: all of its weights (adapters apart) and nothing
-    else; `partly` = whatever comes. A weight that has an adapter goes by its plain name too."""
+def pour(
+    model: nn.Module, tensors: Iterator[tuple[str, Tensor]], where: str | Path, partly: bool = False
+) -> nn.Module:
+    """Fill `model`, sharded or not, from full tensors one after another: all of its weights
+    (adapters apart) and nothing else; `partly` = whatever comes. A weight that has an adapter goes
+    by its plain name too."""
     state = model.state_dict()
     places = state | {name.replace(".base_layer.", "."): value for name, value in state.items()}
-    wanted, seen, odd = {name.replace(".base_layer.", ".") for name in state if ".lora_" not in name}, set(), []
+    wanted, seen, odd = (
+        {name.replace(".base_layer.", ".") for name in state if ".lora_" not in name},
+        set(),
+        [],
+    )
     for name, value in tensors:
         seen.add(name)
         if name not in places:
@@ -211,13 +272,18 @@ def pour(model: nn.Module, tensors: Iterator[tuple[str, Tensor]], where: str | P
             _copy(places[name], value)
     missing = [] if partly else [f"{name} is missing" for name in sorted(wanted - seen)]
     if odd or missing:
-        raise CinelabError(f"Weights {where} do not fit the model: {len(odd)} unknown or of another shape, {len(missing)} "
-                           f"missing (first: {(odd or missing)[0]}); give the weights of this architecture, or convert them.")
+        raise CinelabError(
+            f"Weights {where} do not fit the model: {len(odd)} unknown or of another shape, "
+            f"{len(missing)} "
+            f"missing (first: {(odd or missing)[0]}); give the weights of this architecture, or "
+            "convert them."
+        )
     return model
 
 
 def _tree(parts: dict[str, Any]) -> dict:
-    """The parts' states as nested dictionaries; an optimiser that has not stepped yet is given its zeros to read into."""
+    """The parts' states as nested dictionaries; an optimiser that has not stepped yet is given its
+    zeros to read into."""
     for part in parts.values():
         if isinstance(part, torch.optim.Optimizer) and not part.state:
             for weight in (weight for group in part.param_groups for weight in group["params"]):
@@ -231,12 +297,16 @@ def _read(tree: dict, place: Path, no_dist: bool = False) -> None:
         with warnings.catch_warnings(action="ignore"):  # that one process reads, as meant
             dcp.load(tree, checkpoint_id=place, no_dist=no_dist)
     except (dcp.api.CheckpointException, RuntimeError, OSError, EOFError, ValueError) as error:
-        raise CinelabError(f"State {place} cannot be read into this training ({type(error).__name__}): a file is missing or it is "
-                           "of another model; copy it again, or remove checkpoints to start afresh.") from error
+        raise CinelabError(
+            f"State {place} cannot be read into this training ({type(error).__name__}): a file is "
+            "missing or it is "
+            "of another model; copy it again, or remove checkpoints to start afresh."
+        ) from error
 
 
 def _placed(part: Any, state: Any) -> Any:
-    """A state of whole tensors in the shape that `part` has it: my shards of them where it is sharded."""
+    """A state of whole tensors in the shape that `part` has it: my shards of them where it is
+    sharded."""
     return _like(_tree({"part": part})["part"], state)
 
 

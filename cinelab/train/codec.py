@@ -1,4 +1,5 @@
-"""Train the toy codec on rendered clips: absolute plus squared error, latents made robust by a little noise."""
+"""Train the toy codec on rendered clips: absolute plus squared error, latents made robust by a
+little noise."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -35,7 +36,8 @@ def clip(seed: int, index: int, latents: int) -> np.ndarray:
 
 
 def pool(config: CodecTraining, tell: Callable[[int], None] = lambda done: None) -> np.ndarray:
-    """All clips, uint8 (clips, F, H, W, 3), the same for the same seed. `tell` hears how many are rendered."""
+    """All clips, uint8 (clips, F, H, W, 3), the same for the same seed. `tell` hears how many are
+    rendered."""
     clips = []
     for index in range(config.clips):
         clips.append(clip(config.seed, index, config.latents))
@@ -83,7 +85,8 @@ def _train(config: CodecTraining, run: Run, clips: np.ndarray) -> Iterator[dict]
 
 @torch.no_grad()
 def psnr(model: ToyCodec, clips: np.ndarray) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each clip, through encode and streaming decode; (clips,)."""
+    """Peak signal-to-noise ratio in dB of each clip, through encode and streaming decode;
+    (clips,)."""
     model.eval()
     values = []
     for one in clips:

@@ -1,12 +1,14 @@
-"""Stage 2b: causal consistency distillation (Causal Forcing++). No stored pairs: one teacher step, taken online.
+"""Stage 2b: causal consistency distillation (Causal Forcing++). No stored pairs: one teacher step,
+taken online.
 
     draw a clean clip, a level t_n of the grid a chunk, noise;         x_n = (1 - t_n) x0 + t_n eps
     the teacher takes one guided ODE step with the clean history:      x_m,  t_m the next level down
     loss = || student(x_n, t_n) - EMA student(x_m, t_m) ||^2           both predict the clean chunk
 
-At t = 0 the prediction x - t v is x itself: the boundary condition holds by construction. Chunks draw their levels apart,
-since given the clean history each is its own sample; `levels="clip"` draws one for the whole clip, as the paper does. It
-also never draws the grid's last interval (`last_interval=False`), whose lower end is the clean clip.
+At t = 0 the prediction x - t v is x itself: the boundary condition holds by construction. Chunks
+draw their levels apart, since given the clean history each is its own sample; `levels="clip"` draws
+one for the whole clip, as the paper does. It also never draws the grid's last interval
+(`last_interval=False`), whose lower end is the clean clip.
 """
 
 from collections.abc import Iterator
@@ -37,15 +39,20 @@ from cinelab.train.provenance import draws_from
 class ConsistencyTraining(Readable):
     model: WanConfig
     optim: Optim = field(default_factory=lambda: Optim(ema=0.99))
-    grid: tuple[int, ...] = (8, 16, 48)  # teacher steps from noise to data, over equal parts of the training
+    # teacher steps from noise to data, over equal parts of the training
+    grid: tuple[int, ...] = (8, 16, 48)
     guidance: float = 2.0  # inside the teacher: w of u + w (c - u)
-    unconditional: str = ""  # the prompt of u: a text, or "published" (Wan's negative prompt; the papers')
+    # the prompt of u: a text, or "published" (Wan's negative prompt; the papers')
+    unconditional: str = ""
     camr: Policy = field(default_factory=CAMR)
     loss: str = "mse"  # a registered name or an import path (see train.losses)
-    camr_share: float = 0.3  # of the steps, in which all three see their history through CAMR, as in streaming
-    across_share: float = 0.4  # of the steps, in which all three see other shots only, so that recall is distilled too
+    # of the steps, in which all three see their history through CAMR, as in streaming
+    camr_share: float = 0.3
+    # of the steps, in which all three see other shots only, so that recall is distilled too
+    across_share: float = 0.4
     levels: str = "chunk"  # what draws a level of its own: a chunk, or a clip (the paper)
-    last_interval: bool = True  # whether the step down to t = 0 is among those drawn; the paper leaves it out
+    # whether the step down to t = 0 is among those drawn; the paper leaves it out
+    last_interval: bool = True
     shift: float = 2.0
     steps: int = 600
     batch: int = 8  # clips
@@ -59,31 +66,55 @@ class ConsistencyTraining(Readable):
     def __post_init__(self):
         loss_name(self.loss)
         if not self.grid or any(n < 1 for n in self.grid):
-            raise CinelabError(f"grid is {list(self.grid)}; give numbers of teacher steps, each at least 1.")
+            raise CinelabError(
+                f"grid is {list(self.grid)}; give numbers of teacher steps, each at least 1."
+            )
         if not self.last_interval and min(self.grid) < 2:
-            raise CinelabError(f"grid is {list(self.grid)} without its last interval; give at least 2 steps each.")
+            raise CinelabError(
+                f"grid is {list(self.grid)} without its last interval; give at least 2 steps each."
+            )
         check_drawn(self.levels)
         if self.frames % self.chunk:
-            raise CinelabError(f"frames is {self.frames}, which chunk={self.chunk} does not divide.")
+            raise CinelabError(
+                f"frames is {self.frames}, which chunk={self.chunk} does not divide."
+            )
 
 
 def grid_at(config: ConsistencyTraining, step: int) -> Tensor:
-    """(N + 1,) levels from 1 to 0 at a step of the training: coarse first, which is quick to learn."""
+    """(N + 1,) levels from 1 to 0 at a step of the training: coarse first, which is quick to
+    learn."""
     count = config.grid[min(len(config.grid) - 1, step * len(config.grid) // config.steps)]
     return path.shifted(torch.linspace(1, 0, count + 1), config.shift)
 
 
-def predict(net, x: Tensor, t: Tensor, clips: Clips, chunk: int, policy: Policy = FULL, across: bool = False) -> Tensor:
-    """The clean clip as `net` sees it from x (B, F, C, h, w) at t (B, F), given the true history under a policy."""
+def predict(
+    net, x: Tensor, t: Tensor, clips: Clips, chunk: int, policy: Policy = FULL, across: bool = False
+) -> Tensor:
+    """The clean clip as `net` sees it from x (B, F, C, h, w) at t (B, F), given the true history
+    under a policy."""
     frames = x.shape[1]
-    v = net(torch.cat([clips.latents, x], 1), torch.cat([torch.zeros_like(t), t], 1), clips.text,
-            torch.cat([clips.slot, clips.slot], 1), TeacherForcing(policy, clips.shot, chunk, across=across))
+    v = net(
+        torch.cat([clips.latents, x], 1),
+        torch.cat([torch.zeros_like(t), t], 1),
+        clips.text,
+        torch.cat([clips.slot, clips.slot], 1),
+        TeacherForcing(policy, clips.shot, chunk, across=across),
+    )
     return path.clean(x, v[:, frames:].float(), t)
 
 
-def loss(model: CausalWan, target: Ema, teacher: CausalWan, clips: Clips, grid: Tensor,
-         config: ConsistencyTraining, sight: tuple[Policy, bool], rng: torch.Generator) -> Tensor:
-    """Return the mean squared distance between the predictions at adjacent levels of `grid` (N + 1,).
+def loss(
+    model: CausalWan,
+    target: Ema,
+    teacher: CausalWan,
+    clips: Clips,
+    grid: Tensor,
+    config: ConsistencyTraining,
+    sight: tuple[Policy, bool],
+    rng: torch.Generator,
+) -> Tensor:
+    """Return the mean squared distance between the predictions at adjacent levels of `grid` (N +
+    1,).
 
     `target` holds the averaged weights.
     """
@@ -99,17 +130,32 @@ def loss(model: CausalWan, target: Ema, teacher: CausalWan, clips: Clips, grid: 
     return error(config.loss, predict(model, x, t, clips, config.chunk, *sight), goal, t)
 
 
-def train(config: ConsistencyTraining, model: CausalWan, teacher: CausalWan, store: Store, run: Run,
-          exam: Exam | None = None) -> Iterator[dict]:
+def train(
+    config: ConsistencyTraining,
+    model: CausalWan,
+    teacher: CausalWan,
+    store: Store,
+    run: Run,
+    exam: Exam | None = None,
+) -> Iterator[dict]:
     """Yield one log row per step; resumes."""
 
-    def stage_loss(model: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+    def stage_loss(
+        model: CausalWan, step: int, part: int, rng: torch.Generator
+    ) -> tuple[Tensor, dict]:
         rng = parted(rng, part)
-        clips = compared_with(store.clips(config.batch, config.frames, rng), store, config.unconditional)
+        clips = compared_with(
+            store.clips(config.batch, config.frames, rng), store, config.unconditional
+        )
         grid = grid_at(config, step)
-        policy, across = sight_by_lot(config.seed, step, config.camr, config.camr_share, config.across_share)
+        policy, across = sight_by_lot(
+            config.seed, step, config.camr, config.camr_share, config.across_share
+        )
         error = loss(model, student.ema, teacher, clips, grid, config, (policy, across), rng)
-        return error, {"grid": len(grid) - 1, "policy": "Across" if across else type(policy).__name__}
+        return error, {
+            "grid": len(grid) - 1,
+            "policy": "Across" if across else type(policy).__name__,
+        }
 
     student = Learner(model, stage_loss, config.optim)
     draws_from(run, store, config.model)

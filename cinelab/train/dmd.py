@@ -1,15 +1,17 @@
-"""Stage 3: asymmetric distribution matching with self-rollout. The causal student makes films, two scores correct them.
+"""Stage 3: asymmetric distribution matching with self-rollout. The causal student makes films, two
+scores correct them.
 
     roll out     the student makes a multi-shot clip with its own memory (policy, cuts and prompt switches included);
                  each chunk ends at a random exit level, whose prediction x alone keeps its graph
     student      noise x to a level t; descend  (fake_x0 - real_x0) / mean|x - real_x0|,  taken as a fixed gradient on x
     critic       flow matching on the student's clips, several updates for one of the student
 
-The real score is the teacher's guided prediction, the fake score the critic's: both bidirectional (the papers), or both
-autoregressive, given the clip's own clean past.
+The real score is the teacher's guided prediction, the fake score the critic's: both bidirectional
+(the papers), or both autoregressive, given the clip's own clean past.
 
-With `history="truth"` the student remembers true chunks in place of its own, and autoregressive scores see the same:
-causal score distillation, an initialisation that Causal Forcing++ compares with.
+With `history="truth"` the student remembers true chunks in place of its own, and autoregressive
+scores see the same: causal score distillation, an initialisation that Causal Forcing++ compares
+with.
 """
 
 from collections.abc import Iterator
@@ -44,15 +46,21 @@ HISTORIES = ("self", "truth")
 @dataclass(frozen=True)
 class DmdTraining(Readable):
     model: WanConfig
-    sampling: Sampling = field(default_factory=lambda: Sampling(2, "consistency", guidance=1.0))  # the student's levels
-    optim: Optim = field(default_factory=lambda: Optim(lr=1e-4, betas=(0.0, 0.999), ema=0.98, warmup=10))
+    # the student's levels
+    sampling: Sampling = field(default_factory=lambda: Sampling(2, "consistency", guidance=1.0))
+    optim: Optim = field(
+        default_factory=lambda: Optim(lr=1e-4, betas=(0.0, 0.999), ema=0.98, warmup=10)
+    )
     critic: Optim = field(default_factory=lambda: Optim(lr=2e-4, betas=(0.0, 0.999), warmup=10))
     policy: Policy = field(default_factory=CAMR)  # of the student's memory in its roll-outs
     loss: str = "mse"  # of the student: a registered name or an import path (see train.losses)
     score: str = "bidirectional"  # whose judgement: both scores are of this kind
-    history: str = "self"  # what the student remembers: what it made, or the truth (causal score distillation)
-    guidance: float = 2.0  # of the real score: w of u + w (c - u); the papers' "3" is c + 3 (c - u), which is 4 here
-    unconditional: str = ""  # the prompt of u: a text, or "published" (Wan's negative prompt; the papers')
+    # what the student remembers: what it made, or the truth (causal score distillation)
+    history: str = "self"
+    # of the real score: w of u + w (c - u); the papers' "3" is c + 3 (c - u), which is 4 here
+    guidance: float = 2.0
+    # the prompt of u: a text, or "published" (Wan's negative prompt; the papers')
+    unconditional: str = ""
     shift: float = 2.0  # of the levels at which the scores are asked
     t_range: tuple[float, float] = (0.02, 0.98)
     critic_updates: int = 5  # for each of the student
@@ -69,82 +77,158 @@ class DmdTraining(Readable):
 
     def __post_init__(self):
         loss_name(self.loss)
-        object.__setattr__(self, "sampling", self.sampling.filled())  # so that the run's config.json says all of it
+        # so that the run's config.json says all of it
+        object.__setattr__(self, "sampling", self.sampling.filled())
         if self.sampling.solver != "consistency":
-            raise CinelabError(f"sampling.solver is {self.sampling.solver!r}; a few-step student samples by 'consistency'.")
+            raise CinelabError(
+                f"sampling.solver is {self.sampling.solver!r}; a few-step student samples by "
+                "'consistency'."
+            )
         if self.score not in TEACHERS:
             raise CinelabError(f"score is {self.score!r}; use one of {', '.join(TEACHERS)}.")
         if self.history not in HISTORIES:
             raise CinelabError(f"history is {self.history!r}; use one of {', '.join(HISTORIES)}.")
         if self.history == "truth" and (self.score, self.known) != ("autoregressive", 0.0):
-            raise CinelabError(f"history='truth' goes with score='autoregressive' and known=0, not with {self.score!r} and "
-                               f"{self.known}; a bidirectional score would judge frames that do not belong together.")
+            raise CinelabError(
+                "history='truth' goes with score='autoregressive' and known=0, not with "
+                f"{self.score!r} and "
+                f"{self.known}; a bidirectional score would judge frames that do not belong "
+                "together."
+            )
         if self.critic_updates < 1:
-            raise CinelabError(f"critic_updates is {self.critic_updates}; the critic needs at least 1.")
+            raise CinelabError(
+                f"critic_updates is {self.critic_updates}; the critic needs at least 1."
+            )
         if not 0 < self.t_range[0] < self.t_range[1] < 1:
-            raise CinelabError(f"t_range is {list(self.t_range)}; give two levels that rise within (0, 1).")
+            raise CinelabError(
+                f"t_range is {list(self.t_range)}; give two levels that rise within (0, 1)."
+            )
         for frames in self.lengths:
             if frames % self.chunk:
-                raise CinelabError(f"lengths has {frames} latent frames, which chunk={self.chunk} does not divide.")
+                raise CinelabError(
+                    f"lengths has {frames} latent frames, which chunk={self.chunk} does not divide."
+                )
 
 
-def self_rollout(model: CausalWan, clips: Clips, config: DmdTraining, rng: torch.Generator,
-                 lots: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The student's own clips (B, F, C, h, w), and which frames (F,) it made itself. `lots` (2,), else drawn: whether a true
-    beginning is given, and how deep the chunks go. All processes of a step must draw them alike, to make the same calls."""
+def self_rollout(
+    model: CausalWan,
+    clips: Clips,
+    config: DmdTraining,
+    rng: torch.Generator,
+    lots: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The student's own clips (B, F, C, h, w), and which frames (F,) it made itself. `lots` (2,),
+    else drawn: whether a true beginning is given, and how deep the chunks go. All processes of a
+    step must draw them alike, to make the same calls."""
     batch, frames, *latent = clips.latents.shape
     lot, depth = (torch.rand(2, generator=rng) if lots is None else lots).tolist()
     half = frames // 2 // config.chunk * config.chunk
     given = clips.latents[:, :half] if lot < config.known else None
     seeds = torch.randint(2**40, (batch,), generator=rng).tolist()
-    script = Script(clips.slot[:, :: config.chunk], clips.shot[:, :: config.chunk], config.chunk, clips.null)
+    script = Script(
+        clips.slot[:, :: config.chunk], clips.shot[:, :: config.chunk], config.chunk, clips.null
+    )
     text = Prompts(model, clips.text)
-    # Autocast keeps the weights it casts: those cast in a pass without gradient would be lost to the passes with one.
-    model(clips.latents[:1, :1], clips.latents.new_zeros(1, 1), clips.text[:1], clips.slot[:1, :1], Bidirectional(torch.arange(1)))
-    chunks = rollout(model, Memory(config.policy, config.chunk, config.reach), text, script, seeds,
-                     (config.chunk, *latent), config.sampling, given=given, device=clips.latents.device, depth=depth,
-                     truth=clips.latents if config.history == "truth" else None)
+    # Autocast keeps the weights it casts: those cast in a pass without gradient would be lost to
+    # the passes with one.
+    model(
+        clips.latents[:1, :1],
+        clips.latents.new_zeros(1, 1),
+        clips.text[:1],
+        clips.slot[:1, :1],
+        Bidirectional(torch.arange(1)),
+    )
+    chunks = rollout(
+        model,
+        Memory(config.policy, config.chunk, config.reach),
+        text,
+        script,
+        seeds,
+        (config.chunk, *latent),
+        config.sampling,
+        given=given,
+        device=clips.latents.device,
+        depth=depth,
+        truth=clips.latents if config.history == "truth" else None,
+    )
     made = torch.cat([chunk.latents.float() for chunk in chunks], dim=1)
     return made, torch.arange(frames) >= (0 if given is None else half)
 
 
-def score(net: Any, sample: Tensor, x: Tensor, t: Tensor, clips: Clips, config: DmdTraining, guidance: float = 1) -> Tensor:
-    """A score's velocity at x, t (B, F): it sees all noisy frames of the sample, or the sample's (or the true) clean past."""
+def score(
+    net: Any,
+    sample: Tensor,
+    x: Tensor,
+    t: Tensor,
+    clips: Clips,
+    config: DmdTraining,
+    guidance: float = 1,
+) -> Tensor:
+    """A score's velocity at x, t (B, F): it sees all noisy frames of the sample, or the sample's
+    (or the true) clean past."""
     past = replace(clips, latents=sample) if config.history == "self" else clips
     return field_of(net, past, config.score, guidance, config.chunk)(x, t)
 
 
-def noised_at_random(sample: Tensor, config: DmdTraining, rng: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+def noised_at_random(
+    sample: Tensor, config: DmdTraining, rng: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
     """x, t (B, F) and the noise: one level a clip."""
-    t = path.draw_t((sample.shape[0], 1), config.shift, rng).clamp(*config.t_range).expand(-1, sample.shape[1]).to(sample.device)
+    t = (
+        path.draw_t((sample.shape[0], 1), config.shift, rng)
+        .clamp(*config.t_range)
+        .expand(-1, sample.shape[1])
+        .to(sample.device)
+    )
     eps = torch.randn(sample.shape, generator=rng).to(sample.device)
     return path.noised(sample, eps, t), t, eps
 
 
 @torch.no_grad()
-def direction(sample: Tensor, clips: Clips, real: Any, fake: Any, config: DmdTraining,
-              rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """The distribution-matching gradient on a sample, and the scores' distance (B, F): zero where they agree."""
+def direction(
+    sample: Tensor, clips: Clips, real: Any, fake: Any, config: DmdTraining, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The distribution-matching gradient on a sample, and the scores' distance (B, F): zero where
+    they agree."""
     x, t, _ = noised_at_random(sample, config, rng)
     wanted = path.clean(x, score(real, sample, x, t, clips, config, config.guidance), t)
     gap = path.clean(x, score(fake, sample, x, t, clips, config), t) - wanted
     if not torch.isfinite(gap).all():
-        raise CinelabError("The critic's score is not finite any more; lower critic.lr and resume from the last save.")
+        raise CinelabError(
+            "The critic's score is not finite any more; lower critic.lr and resume from the last "
+            "save."
+        )
     size = (sample - wanted).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
     return gap / size.clamp(min=1e-6), gap.abs().mean(dim=(2, 3, 4)) / size.flatten()[:, None]
 
 
-def student_loss(model: CausalWan, clips: Clips, real: Any, fake: Any, config: DmdTraining,
-                 rng: torch.Generator, lots: Tensor | None = None) -> tuple[Tensor, dict]:
-    """Half the squared distance to sample - gradient, which has that gradient; and how far the scores are apart."""
+def student_loss(
+    model: CausalWan,
+    clips: Clips,
+    real: Any,
+    fake: Any,
+    config: DmdTraining,
+    rng: torch.Generator,
+    lots: Tensor | None = None,
+) -> tuple[Tensor, dict]:
+    """Half the squared distance to sample - gradient, which has that gradient; and how far the
+    scores are apart."""
     sample, own = self_rollout(model, clips, config, rng, lots)
     gradient, gap = direction(sample.detach(), clips, real, fake, config, rng)
     goal = (sample - gradient).detach()
-    return 0.5 * error(config.loss, sample[:, own], goal[:, own]), {"gap": round(gap[:, own].mean().item(), 4)}
+    return 0.5 * error(config.loss, sample[:, own], goal[:, own]), {
+        "gap": round(gap[:, own].mean().item(), 4)
+    }
 
 
-def critic_loss(fake: CausalWan, student: CausalWan, clips: Clips, config: DmdTraining, rng: torch.Generator,
-                lots: Tensor | None = None) -> Tensor:
+def critic_loss(
+    fake: CausalWan,
+    student: CausalWan,
+    clips: Clips,
+    config: DmdTraining,
+    rng: torch.Generator,
+    lots: Tensor | None = None,
+) -> Tensor:
     """Flow matching on what the student makes."""
     with torch.no_grad():
         sample, own = self_rollout(student, clips, config, rng, lots)
@@ -153,21 +237,34 @@ def critic_loss(fake: CausalWan, student: CausalWan, clips: Clips, config: DmdTr
     return fn.mse_loss(v[:, own], path.velocity(sample, eps)[:, own])
 
 
-def train(config: DmdTraining, model: CausalWan, real: CausalWan, fake: CausalWan, store: Store, run: Run,
-          exam: Exam | None = None) -> Iterator[dict]:
-    """Yield one log row per step (an update of the critic); resumes with both networks and their optimisers."""
+def train(
+    config: DmdTraining,
+    model: CausalWan,
+    real: CausalWan,
+    fake: CausalWan,
+    store: Store,
+    run: Run,
+    exam: Exam | None = None,
+) -> Iterator[dict]:
+    """Yield one log row per step (an update of the critic); resumes with both networks and their
+    optimisers."""
 
     def clips_at(step: int, part: int, who: str) -> Clips:
         rng = rng_at(config.seed, "clips", who, step)
-        frames = config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]  # the same for all parts
+        # the same for all parts
+        frames = config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]
         clips = store.clips(config.batch, frames, parted(rng, part))
         return compared_with(clips, store, config.unconditional)
 
-    def student_step(model: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+    def student_step(
+        model: CausalWan, step: int, part: int, rng: torch.Generator
+    ) -> tuple[Tensor, dict]:
         lots, clips = torch.rand(2, generator=rng), clips_at(step, part, "student")
         return student_loss(model, clips, real, fake, config, parted(rng, part), lots)
 
-    def critic_step(fake: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+    def critic_step(
+        fake: CausalWan, step: int, part: int, rng: torch.Generator
+    ) -> tuple[Tensor, dict]:
         lots, clips = torch.rand(2, generator=rng), clips_at(step, part, "critic")
         return critic_loss(fake, model, clips, config, parted(rng, part), lots), {}
 

@@ -14,8 +14,9 @@ def check_drawn(levels: str) -> None:
         raise CinelabError(f"levels is {levels!r}; use one of {', '.join(LEVELS)}.")
 
 
-def drawn(count: int, batch: int, frames: int, chunk: int, levels: str,
-          rng: torch.Generator) -> Tensor:
+def drawn(
+    count: int, batch: int, frames: int, chunk: int, levels: str, rng: torch.Generator
+) -> Tensor:
     """Return uniform numbers below `count` (B, F): one a chunk of `chunk` frames, or one a clip."""
     size = chunk if levels == "chunk" else frames
     numbers = torch.randint(count, (batch, frames // size), generator=rng)

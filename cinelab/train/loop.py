@@ -1,6 +1,7 @@
 """The one training loop: every stage gives it its learners and gets a resumable, logged run back.
 
-A stage has one learner (a network and the loss it descends) or, in a game like DMD, several that take turns.
+A stage has one learner (a network and the loss it descends) or, in a game like DMD, several that
+take turns.
 """
 
 import time
@@ -17,18 +18,29 @@ from cinelab.train.optim import Ema, Optim, adamw, follow
 from cinelab.train.parallel import HERE, Parallel
 
 Loss = Callable[[nn.Module, int, int, torch.Generator], tuple[Tensor, dict]]
-Exam = Callable[[nn.Module], dict]  # the averaged network -> columns for the log; "score" decides which is the best
+# the averaged network -> columns for the log; "score" decides which is the best
+Exam = Callable[[nn.Module], dict]
 
 
 class Learner:
-    """A network under training, the loss it descends every `every` steps, its optimiser and its averaged copy.
+    """A network under training, the loss it descends every `every` steps, its optimiser and its
+    averaged copy.
 
-    `loss(model, step, part, rng)` returns the scalar to descend and extra columns for the log. A step may have several parts
-    (see `train.parallel`): they share `rng`'s first lots, and what is their own they draw from `parted(rng, part)`. Learners
-    but the first have a name, which their columns and their parts of a checkpoint begin with.
+    `loss(model, step, part, rng)` returns the scalar to descend and extra columns for the log. A
+    step may have several parts (see `train.parallel`): they share `rng`'s first lots, and what is
+    their own they draw from `parted(rng, part)`. Learners but the first have a name, which their
+    columns and their parts of a checkpoint begin with.
     """
 
-    def __init__(self, model: nn.Module, loss: Loss, optim: Optim, name: str = "", every: int = 1, averaged: bool = True):
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        optim: Optim,
+        name: str = "",
+        every: int = 1,
+        averaged: bool = True,
+    ):
         self.model, self.loss, self.optim, self.every = model, loss, optim, every
         self.name, self.prefix = name, name and f"{name}_"
         self.optimiser = adamw(model, optim)
@@ -37,14 +49,20 @@ class Learner:
     @property
     def parts(self) -> dict:
         """What a checkpoint keeps."""
-        parts = {"model": self.model, "optimiser": self.optimiser} | ({"ema": self.ema} if self.ema else {})
+        parts = {"model": self.model, "optimiser": self.optimiser} | (
+            {"ema": self.ema} if self.ema else {}
+        )
         return {self.prefix + name: part for name, part in parts.items()}
 
     def learn(self, step: int, config: Any, parallel: Parallel = HERE) -> dict:
         """One descent; returns its columns."""
         self.optimiser.zero_grad(set_to_none=True)
-        columns = parallel.averaged([self._part(step, part, config, parallel) for part in parallel.mine])
-        columns["grad_norm"] = follow(self.optimiser, columns["loss"], self.optim, step, config.steps, self.name)
+        columns = parallel.averaged(
+            [self._part(step, part, config, parallel) for part in parallel.mine]
+        )
+        columns["grad_norm"] = follow(
+            self.optimiser, columns["loss"], self.optim, step, config.steps, self.name
+        )
         if self.ema:
             self.ema.update(self.model, step)
         return {self.prefix + key: value for key, value in columns.items()}
@@ -54,7 +72,9 @@ class Learner:
         device = next(self.model.parameters()).device.type
         place = ("step", self.name, step) if self.name else ("step", step)
         rng = rng_at(config.seed, *place)
-        half = torch.autocast(device, torch.bfloat16, enabled=config.bf16, cache_enabled=parallel.world == 1)
+        half = torch.autocast(
+            device, torch.bfloat16, enabled=config.bf16, cache_enabled=parallel.world == 1
+        )
         parallel.announce(self.model, last=part == parallel.mine[-1])
         with half:
             error, extra = self.loss(self.model, step, part, rng)
@@ -62,12 +82,16 @@ class Learner:
         return {"loss": error.item(), "grad_norm": 0.0, **extra}
 
 
-def train(learners: Sequence[Learner], config: Any, run: Run, exam: Exam | None = None) -> Iterator[dict]:
-    """Yield one log row per step. Calling it again on the same run resumes it, under the same conditions (see `cinelab.runs`) bit for bit.
+def train(
+    learners: Sequence[Learner], config: Any, run: Run, exam: Exam | None = None
+) -> Iterator[dict]:
+    """Yield one log row per step. Calling it again on the same run resumes it, under the same
+    conditions (see `cinelab.runs`) bit for bit.
 
-    `config` has steps, seed, save_every and bf16, and exam_every where there is an `exam`: the first learner's averaged
-    weights sit it before the first step, then every `exam_every` steps and after the last. The best ones by "score" are
-    in checkpoints/best.pt; the state after the last save is in checkpoints/last.pt.
+    `config` has steps, seed, save_every and bf16, and exam_every where there is an `exam`: the
+    first learner's averaged weights sit it before the first step, then every `exam_every` steps and
+    after the last. The best ones by "score" are in checkpoints/best.pt; the state after the last
+    save is in checkpoints/last.pt.
     """
     try:
         yield from _train(learners, config, run, exam)
@@ -103,7 +127,9 @@ def _train(learners: Sequence[Learner], config: Any, run: Run, exam: Exam | None
 def _sit(exam: Exam, learner: Learner, run: Run, step: int) -> dict:
     """The exam's columns; the weights are kept where none before were better."""
     marks = exam(averaged(learner))
-    if "score" in marks and marks["score"] > max((row["score"] for row in run.rows if "score" in row), default=float("-inf")):
+    if "score" in marks and marks["score"] > max(
+        (row["score"] for row in run.rows if "score" in row), default=float("-inf")
+    ):
         run.save_best(step, marks["score"], ema=learner.ema)
     return marks
 

@@ -4,8 +4,8 @@
     def huber(pred, target, t):
         return torch.nn.functional.huber_loss(pred, target, reduction="none")
 
-Both are (B, F, C, h, w), `t` (B, F) is each frame's level; a loss that does not need it leaves it out.
-The answer is one number, or a tensor that begins with (B, F) and is averaged by the stage.
+Both are (B, F, C, h, w), `t` (B, F) is each frame's level; a loss that does not need it leaves it
+out. The answer is one number, or a tensor that begins with (B, F) and is averaged by the stage.
 
     bidirectional, teacher_forcing   velocities
     ode, consistency                 clean clips
@@ -34,14 +34,18 @@ def mse(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def loss_name(loss: str | Callable) -> str:
-    """The name by which settings hold a loss: a name or import path as it is, a function's registered name or path."""
+    """The name by which settings hold a loss: a name or import path as it is, a function's
+    registered name or path."""
     if isinstance(loss, str):
         LOSSES.get(loss)
         return loss
     name = LOSSES.name_of(loss)
     if ":" in name and _at(name) is not loss:
-        raise CinelabError(f"The loss {name.partition(':')[2]!r} has no name that a run's settings could hold; register it: "
-                           "register.loss('my_loss')(...).")
+        raise CinelabError(
+            f"The loss {name.partition(':')[2]!r} has no name that a run's settings could hold; "
+            "register it: "
+            "register.loss('my_loss')(...)."
+        )
     return name
 
 
@@ -57,7 +61,9 @@ def with_loss(changes: dict | None, loss: str | Callable | None) -> dict:
     return (changes or {}) | ({} if loss is None else {"loss": loss_name(loss)})
 
 
-def error(name: str, pred: Tensor, target: Tensor, t: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+def error(
+    name: str, pred: Tensor, target: Tensor, t: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
     """The loss of that name as one number; pred and target (B, F, C, h, w), t (B, F), None = 0.
 
     `weight` (B, F) weighs the frames, by their levels.
@@ -68,11 +74,17 @@ def error(name: str, pred: Tensor, target: Tensor, t: Tensor | None = None, weig
     found = loss(pred, target, t) if len(takes) > 2 else loss(pred, target)
     if not isinstance(found, Tensor) or (found.ndim and found.shape[:2] != pred.shape[:2]):
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-        raise CinelabError(f"The loss {name!r} gives {shape} for predictions {tuple(pred.shape)}; return one number, or a tensor "
-                           "that begins with films and frames.")
+        raise CinelabError(
+            f"The loss {name!r} gives {shape} for predictions {tuple(pred.shape)}; return one "
+            "number, or a tensor "
+            "that begins with films and frames."
+        )
     if weight is None:
         return found.mean()
     if found.ndim < 2:
-        raise CinelabError(f"The loss {name!r} gives one number, and the stage weighs frames by their levels; return a tensor that "
-                           "begins with films and frames.")
+        raise CinelabError(
+            f"The loss {name!r} gives one number, and the stage weighs frames by their levels; "
+            "return a tensor that "
+            "begins with films and frames."
+        )
     return (found.flatten(2).mean(2) * weight).mean() if found.ndim > 2 else (found * weight).mean()

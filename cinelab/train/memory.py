@@ -10,7 +10,8 @@ from cinelab.memory.policy_io import policy_to_dict
 
 
 def trained_under(config: Any) -> dict[str, Any]:
-    """Return the entries `policy` and, where a stage has one, `reach` of a checkpoint's config.json.
+    """Return the entries `policy` and, where a stage has one, `reach` of a checkpoint's
+    config.json.
 
     A stage without a memory (the bidirectional one, the codec) has neither.
     """

@@ -1,18 +1,21 @@
-"""Stage 2a: ODE initialisation. The student learns to jump from a kept state of the teacher's ODE to its end point.
+"""Stage 2a: ODE initialisation. The student learns to jump from a kept state of the teacher's ODE
+to its end point.
 
     pairs of the        history  the student sees of the past     whose
     autoregressive      truth    the clean clip, as its teacher   Causal Forcing, stage 2a
     bidirectional       noisy    the kept states of the past      Self Forcing and CausVid
     bidirectional       clean    the end points of the past       no paper's
 
-Each chunk is at a kept level of its own (`levels="chunk"`), so that with a noisy history the student meets pasts that are
-less noisy than the chunk, and more, as in Self Forcing (`uniform_timestep=False`). `levels="clip"` puts the whole clip at
-one level: under the truth that is Causal Forcing's own draw, where it comes to the same, since chunks under a clean history
-do not see each other's levels. With a noisy history it is no paper's: the student never sees a past clearer than the chunk.
+Each chunk is at a kept level of its own (`levels="chunk"`), so that with a noisy history the
+student meets pasts that are less noisy than the chunk, and more, as in Self Forcing
+(`uniform_timestep=False`). `levels="clip"` puts the whole clip at one level: under the truth that
+is Causal Forcing's own draw, where it comes to the same, since chunks under a clean history do not
+see each other's levels. With a noisy history it is no paper's: the student never sees a past
+clearer than the chunk.
 
-Under an autoregressive teacher, the end point is a function of what the student sees. Under a bidirectional one it also
-depends on the noisy future, which the student does not see, and least squares answers with a mean (Causal Forcing, section
-on injectivity).
+Under an autoregressive teacher, the end point is a function of what the student sees. Under a
+bidirectional one it also depends on the noisy future, which the student does not see, and least
+squares answers with a mean (Causal Forcing, section on injectivity).
 """
 
 from collections.abc import Iterator
@@ -46,11 +49,14 @@ class OdeTraining(Readable):
     model: WanConfig
     pairs: PairsConfig = field(default_factory=PairsConfig)
     optim: Optim = field(default_factory=Optim)
-    history: str = "truth"  # what the student sees of the past: the clip's truth, the pairs' end points, or their states
-    levels: str = field(default="chunk", metadata={"before": None})  # what draws a level of its own: a chunk or a clip
+    # what the student sees of the past: the clip's truth, the pairs' end points, or their states
+    history: str = "truth"
+    # what draws a level of its own: a chunk or a clip
+    levels: str = field(default="chunk", metadata={"before": None})
     camr: Policy = field(default_factory=CAMR)
     loss: str = "mse"  # a registered name or an import path (see train.losses)
-    camr_share: float = 0.5  # of the steps, in which the student sees its history through CAMR, as in streaming
+    # of the steps, in which the student sees its history through CAMR, as in streaming
+    camr_share: float = 0.5
     steps: int = 600
     seed: int = 0
     save_every: int = 100
@@ -63,13 +69,23 @@ class OdeTraining(Readable):
             raise CinelabError(f"history is {self.history!r}; use one of {', '.join(HISTORIES)}.")
         check_drawn(self.levels)
         if (self.pairs.teacher == "autoregressive") != (self.history == "truth"):
-            raise CinelabError(f"history is {self.history!r} with pairs of the {self.pairs.teacher} teacher; "
-                               "autoregressive goes with 'truth', bidirectional with 'noisy' or 'clean'.")
+            raise CinelabError(
+                f"history is {self.history!r} with pairs of the {self.pairs.teacher} teacher; "
+                "autoregressive goes with 'truth', bidirectional with 'noisy' or 'clean'."
+            )
 
 
-def jump(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, level: Tensor, config: OdeTraining,
-         policy: Policy = FULL) -> Tensor:
-    """The student's clean prediction (B, F, C, h, w) from states (B, K, F, C, h, w) at kept level number `level` (B, F)."""
+def jump(
+    model: CausalWan,
+    clips: Clips,
+    states: Tensor,
+    end: Tensor,
+    level: Tensor,
+    config: OdeTraining,
+    policy: Policy = FULL,
+) -> Tensor:
+    """The student's clean prediction (B, F, C, h, w) from states (B, K, F, C, h, w) at kept level
+    number `level` (B, F)."""
     batch, frames = level.shape
     chunk, t = config.pairs.chunk, config.pairs.times().float()[level].to(states.device)
     x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]  # (B, F, C, h, w)
@@ -77,27 +93,46 @@ def jump(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, level: Ten
         v = model(x, t, clips.text, clips.slot, Causal(policy, clips.shot, chunk))
     else:
         past = clips.latents if config.history == "truth" else end
-        v = model(torch.cat([past, x], 1), torch.cat([torch.zeros_like(t), t], 1), clips.text,
-                  torch.cat([clips.slot, clips.slot], 1), TeacherForcing(policy, clips.shot, chunk))[:, frames:]
+        v = model(
+            torch.cat([past, x], 1),
+            torch.cat([torch.zeros_like(t), t], 1),
+            clips.text,
+            torch.cat([clips.slot, clips.slot], 1),
+            TeacherForcing(policy, clips.shot, chunk),
+        )[:, frames:]
     return path.clean(x, v.float(), t)
 
 
-def loss(model: CausalWan, clips: Clips, states: Tensor, end: Tensor, config: OdeTraining, rng: torch.Generator,
-         policy: Policy = FULL) -> Tensor:
-    """Return the mean squared distance of the student's clean prediction from the end point (B, F, C, h, w)."""
+def loss(
+    model: CausalWan,
+    clips: Clips,
+    states: Tensor,
+    end: Tensor,
+    config: OdeTraining,
+    rng: torch.Generator,
+    policy: Policy = FULL,
+) -> Tensor:
+    """Return the mean squared distance of the student's clean prediction from the end point (B, F,
+    C, h, w)."""
     batch, kept, frames = states.shape[:3]
     level = drawn(kept, batch, frames, config.pairs.chunk, config.levels, rng)
     t = config.pairs.times().float()[level].to(end.device)
     return error(config.loss, jump(model, clips, states, end, level, config, policy), end, t)
 
 
-def train(config: OdeTraining, model: CausalWan, pairs: Pairs, run: Run, exam: Exam | None = None) -> Iterator[dict]:
+def train(
+    config: OdeTraining, model: CausalWan, pairs: Pairs, run: Run, exam: Exam | None = None
+) -> Iterator[dict]:
     """Yield one log row per step; resumes."""
 
-    def stage_loss(model: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+    def stage_loss(
+        model: CausalWan, step: int, part: int, rng: torch.Generator
+    ) -> tuple[Tensor, dict]:
         rng = parted(rng, part)
         policy, _ = sight_by_lot(config.seed, step, config.camr, config.camr_share)
-        return loss(model, *pairs.batch(rng), config, rng, policy), {"policy": type(policy).__name__}
+        return loss(model, *pairs.batch(rng), config, rng, policy), {
+            "policy": type(policy).__name__
+        }
 
     check_fits(pairs.store, config.model)
     run.trains_on(data_of(pairs))

@@ -17,9 +17,10 @@ from cinelab.errors import CinelabError
 class Optim:
     """AdamW with linear warm-up, cosine decay to `floor`, gradient clipping and an averaged copy.
 
-    The averaged copy is what is exported, and the target of consistency distillation. `ema` is its decay a step (0 = the
-    last weights). With `ema_warm` the decay of update n is at most (1 + n) / (10 + n), so that a short training does not
-    end on its first weights. Before step `ema_from` of the training nothing is averaged: the copy is the last weights.
+    The averaged copy is what is exported, and the target of consistency distillation. `ema` is its
+    decay a step (0 = the last weights). With `ema_warm` the decay of update n is at most (1 + n) /
+    (10 + n), so that a short training does not end on its first weights. Before step `ema_from` of
+    the training nothing is averaged: the copy is the last weights.
     """
 
     lr: float = 1e-3
@@ -34,9 +35,13 @@ class Optim:
 
     def __post_init__(self):
         if not 0 <= self.ema < 1:
-            raise CinelabError(f"ema is {self.ema}; give a decay of at least 0 and below 1 (0 = the last weights).")
+            raise CinelabError(
+                f"ema is {self.ema}; give a decay of at least 0 and below 1 (0 = the last weights)."
+            )
         if self.ema_from < 0:
-            raise CinelabError(f"ema_from is {self.ema_from}; give the step that averaging starts at, at least 0.")
+            raise CinelabError(
+                f"ema_from is {self.ema_from}; give the step that averaging starts at, at least 0."
+            )
 
 
 def adamw(model: nn.Module, config: Optim) -> torch.optim.AdamW:
@@ -54,19 +59,39 @@ def rate(config: Optim, step: int, steps: int) -> float:
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     progress = (step - config.warmup) / max(1, steps - config.warmup)
-    return config.lr * (config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    return config.lr * (
+        config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    )
 
 
-def descend(optimiser: torch.optim.Optimizer, loss: Tensor, config: Optim, step: int, steps: int, name: str = "") -> float:
-    """One step down a loss; returns the gradient norm. A non-finite loss or gradient stops the run with the step."""
+def descend(
+    optimiser: torch.optim.Optimizer,
+    loss: Tensor,
+    config: Optim,
+    step: int,
+    steps: int,
+    name: str = "",
+) -> float:
+    """One step down a loss; returns the gradient norm. A non-finite loss or gradient stops the run
+    with the step."""
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     return follow(optimiser, loss.item(), config, step, steps, name)
 
 
-def follow(optimiser: torch.optim.Optimizer, loss: float, config: Optim, step: int, steps: int, name: str = "") -> float:
+def follow(
+    optimiser: torch.optim.Optimizer,
+    loss: float,
+    config: Optim,
+    step: int,
+    steps: int,
+    name: str = "",
+) -> float:
     """`descend` for gradients that are there already, of a loss that was `loss`."""
-    whose, remedy = f"The {name}'s" if name else "The", f"lower {name or 'optim'}.lr and resume from the last save."
+    whose, remedy = (
+        f"The {name}'s" if name else "The",
+        f"lower {name or 'optim'}.lr and resume from the last save.",
+    )
     if not math.isfinite(loss):
         raise CinelabError(f"{whose} loss is {loss} at step {step}; {remedy}")
     params = [p for group in optimiser.param_groups for p in group["params"]]
@@ -90,20 +115,28 @@ def local(x: Tensor) -> Tensor:
 
 
 class Ema:
-    """An exponential moving average of a model's weights (but frozen ones) and buffers; its settings are `Optim`'s."""
+    """An exponential moving average of a model's weights (but frozen ones) and buffers; its
+    settings are `Optim`'s."""
 
     def __init__(self, model: nn.Module, decay: float, warm: bool = True, start: int = 0):
         self.decay, self.warm, self.start, self.count = decay, warm, start, 0
         frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
-        self.values = {name: value.detach().clone() for name, value in model.state_dict().items() if name not in frozen}
+        self.values = {
+            name: value.detach().clone()
+            for name, value in model.state_dict().items()
+            if name not in frozen
+        }
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int | None = None) -> None:
-        """Take the weights after `step` of the training into the average; None = a step at which averaging has begun."""
+        """Take the weights after `step` of the training into the average; None = a step at which
+        averaging has begun."""
         self.count += 1
         decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.warm else self.decay
         decay = 0.0 if step is not None and step < self.start else decay
-        floats = [(local(a), local(b).detach()) for a, b in self.pairs(model) if a.is_floating_point()]
+        floats = [
+            (local(a), local(b).detach()) for a, b in self.pairs(model) if a.is_floating_point()
+        ]
         torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
 
     def pairs(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
@@ -113,7 +146,8 @@ class Ema:
 
     @contextmanager
     def worn(self, model: nn.Module) -> Iterator[None]:
-        """Inside, `model` has the averaged weights. For passes without gradient; no copy of all weights is made."""
+        """Inside, `model` has the averaged weights. For passes without gradient; no copy of all
+        weights is made."""
         self._swap(model)
         try:
             yield

@@ -1,4 +1,5 @@
-"""ODE pairs on disk: where the teacher's probability-flow ODE takes fresh noise, kept at a few levels.
+"""ODE pairs on disk: where the teacher's probability-flow ODE takes fresh noise, kept at a few
+levels.
 
     B clips   F frames   K kept levels   states (B, K, F, C, h, w)   end (B, F, C, h, w)
 
@@ -6,7 +7,8 @@
                      stage 2a); the clean half's keys and values are computed once a clip and kept
     bidirectional    the whole clip follows one ODE, every frame driven by all others (CausVid, Self Forcing)
 
-A shard is one training batch. Its clips are drawn anew from the film store, so that only the trajectories are stored.
+A shard is one training batch. Its clips are drawn anew from the film store, so that only the
+trajectories are stored.
 """
 
 import hashlib
@@ -46,7 +48,8 @@ class PairsConfig(Readable):
     steps: int = 12
     solver: str = "ab2"
     guidance: float = 2.0  # w of u + w (c - u)
-    unconditional: str = ""  # the prompt of u: a text, or "published" (Wan's negative prompt; the papers')
+    # the prompt of u: a text, or "published" (Wan's negative prompt; the papers')
+    unconditional: str = ""
     shift: float = 2.0
     clips: int = 192
     frames: int = 24  # latent frames a clip
@@ -62,10 +65,14 @@ class PairsConfig(Readable):
         check_solver(self.solver, states=True)
         for level in self.levels:
             if abs(level * self.steps - round(level * self.steps)) > 1e-6:
-                raise CinelabError(f"levels has {level}, which is no place among {self.steps} even steps; "
-                                   "change steps or the level.")
+                raise CinelabError(
+                    f"levels has {level}, which is no place among {self.steps} even steps; "
+                    "change steps or the level."
+                )
         if self.frames % self.chunk:
-            raise CinelabError(f"frames is {self.frames}, which chunk={self.chunk} does not divide.")
+            raise CinelabError(
+                f"frames is {self.frames}, which chunk={self.chunk} does not divide."
+            )
 
     @property
     def sampling(self) -> Sampling:
@@ -86,10 +93,18 @@ def clips_of(config: PairsConfig, store: Store, shard: int) -> Clips:
     return compared_with(clips, store, config.unconditional)
 
 
-def field_of(net: Any, clips: Clips, teacher: str, guidance: float, chunk: int, policy: Policy = FULL,
-             across: bool = False):
-    """The teacher's guided velocity v(x (B, F, C, h, w), t or (B, F)) for these clips; `policy` and `across` (see
-    `TeacherForcing`) for a causal one, which is given the clips' own latents as its past. Gradients are the caller's."""
+def field_of(
+    net: Any,
+    clips: Clips,
+    teacher: str,
+    guidance: float,
+    chunk: int,
+    policy: Policy = FULL,
+    across: bool = False,
+):
+    """The teacher's guided velocity v(x (B, F, C, h, w), t or (B, F)) for these clips; `policy` and
+    `across` (see `TeacherForcing`) for a causal one, which is given the clips' own latents as its
+    past. Gradients are the caller's."""
     text, slot = Prompts(net, clips.text), clips.slot
     both = torch.cat([slot, torch.full_like(slot, clips.null)])
     sight: Any = Bidirectional(torch.arange(slot.shape[1]))
@@ -108,8 +123,11 @@ def field_of(net: Any, clips: Clips, teacher: str, guidance: float, chunk: int, 
 
 
 @torch.no_grad()
-def trajectories(net: Any, clips: Clips, config: PairsConfig, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """States at the kept levels (B, K, F, C, h, w) and end points (B, F, C, h, w) from `noise` (B, F, C, h, w)."""
+def trajectories(
+    net: Any, clips: Clips, config: PairsConfig, noise: Tensor
+) -> tuple[Tensor, Tensor]:
+    """States at the kept levels (B, K, F, C, h, w) and end points (B, F, C, h, w) from `noise` (B,
+    F, C, h, w)."""
     with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.bf16):
         field = field_of(net, clips, config.teacher, config.guidance, config.chunk)
         states = [state for state, _ in walk(field, noise, config.sampling.levels(), config.solver)]
@@ -117,39 +135,59 @@ def trajectories(net: Any, clips: Clips, config: PairsConfig, noise: Tensor) -> 
     return torch.stack(kept, dim=1), states[-1]
 
 
-def build(folder: str | Path, config: PairsConfig, net: Any, teacher: str, store: Store) -> Iterator[int]:
-    """Integrate the missing shards; yields the clips done. Resumable, and alone in the folder. `teacher` is the fingerprint of
-    `net`."""
+def build(
+    folder: str | Path, config: PairsConfig, net: Any, teacher: str, store: Store
+) -> Iterator[int]:
+    """Integrate the missing shards; yields the clips done. Resumable, and alone in the folder.
+    `teacher` is the fingerprint of `net`."""
     with writing(folder, AT_ONCE, again=True):
         yield from _build(Path(folder), config, net, teacher, store)
 
 
-def _build(folder: Path, config: PairsConfig, net: Any, teacher: str, store: Store) -> Iterator[int]:
+def _build(
+    folder: Path, config: PairsConfig, net: Any, teacher: str, store: Store
+) -> Iterator[int]:
     claim(folder, config, teacher, store)
     for shard in range(config.shards):
         place = folder / f"{shard:05d}.npz"
         if place.exists():
             continue
         began, clips = perf_counter(), clips_of(config, store, shard)
-        noise = torch.randn(clips.latents.shape, generator=rng_at(config.seed, "pairs noise", shard))
+        noise = torch.randn(
+            clips.latents.shape, generator=rng_at(config.seed, "pairs noise", shard)
+        )
         states, end = trajectories(net, clips, config, noise)
-        arrays = {"states": states.half().numpy(), "end": end.half().numpy(), "seconds": np.array(perf_counter() - began)}
+        arrays = {
+            "states": states.half().numpy(),
+            "end": end.half().numpy(),
+            "seconds": np.array(perf_counter() - began),
+        }
         write_arrays(place, arrays)
         yield (shard + 1) * config.batch
 
 
 def claim(folder: Path, config: PairsConfig, teacher: str, store: Store) -> None:
-    """Pairs belong to one teacher, one recipe and one film store; another one's are refused by name."""
+    """Pairs belong to one teacher, one recipe and one film store; another one's are refused by
+    name."""
     place = Path(folder) / "pairs.json"
     data = data_of(store)
-    mine = asdict(config) | {"levels": list(config.levels), "fingerprint": teacher, "films": store.recipe}
+    mine = asdict(config) | {
+        "levels": list(config.levels),
+        "fingerprint": teacher,
+        "films": store.recipe,
+    }
     mine |= {"data": data["mark"]} if data else {}
-    before = {"unconditional": "", "data": mine.get("data")}  # what older pairs do not say: they compared with the empty prompt
+    # what older pairs do not say: they compared with the empty prompt
+    before = {"unconditional": "", "data": mine.get("data")}
     if place.exists() and (old := before | read_sealed(place, AGAIN)) != {"data": None} | mine:
         key = next(k for k in mine if mine[k] != old.get(k))
-        what = {"fingerprint": "another teacher", "data": "films of another content"}.get(key, f"{key}={old.get(key)!r}")
-        raise CinelabError(f"The ODE pairs in {folder} are of {what}, not of {mine[key]!r}; name another folder, "
-                           "or remove this one to integrate them again.")
+        what = {"fingerprint": "another teacher", "data": "films of another content"}.get(
+            key, f"{key}={old.get(key)!r}"
+        )
+        raise CinelabError(
+            f"The ODE pairs in {folder} are of {what}, not of {mine[key]!r}; name another folder, "
+            "or remove this one to integrate them again."
+        )
     write_sealed(place, mine)
 
 
@@ -161,16 +199,25 @@ class Pairs:
         claim(self.folder, config, teacher, store)
         missing = [n for n in range(config.shards) if not self._place(n).exists()]
         if missing:
-            raise CinelabError(f"The ODE pairs in {folder} are cut short: {len(missing)} of {config.shards} shards are "
-                               f"missing (first: {self._place(missing[0]).name}); build them again, what is there is kept.")
+            raise CinelabError(
+                f"The ODE pairs in {folder} are cut short: {len(missing)} of {config.shards} "
+                "shards are "
+                f"missing (first: {self._place(missing[0]).name}); build them again, what is "
+                "there is kept."
+            )
 
     def about(self) -> dict:
-        """Where the pairs lie, and a mark of them and of the films that they were made from (see `train.provenance`)."""
+        """Where the pairs lie, and a mark of them and of the films that they were made from (see
+        `train.provenance`)."""
         digest = hashlib.blake2b((self.folder / "pairs.json").read_bytes(), digest_size=8)
         for shard in range(self.config.shards):
             for array in self._read(shard, "states", "end"):
                 digest.update(np.ascontiguousarray(array).data)
-        return {"path": str(self.folder.resolve()), "mark": digest.hexdigest(), "films_of": data_of(self.store)}
+        return {
+            "path": str(self.folder.resolve()),
+            "mark": digest.hexdigest(),
+            "films_of": data_of(self.store),
+        }
 
     def _place(self, shard: int) -> Path:
         return self.folder / f"{shard:05d}.npz"
@@ -191,7 +238,9 @@ class Pairs:
 
     def shard(self, shard: int) -> tuple[Clips, Tensor, Tensor]:
         """Clips, states and end points of one shard."""
-        states, end = (torch.from_numpy(array).float() for array in self._read(shard, "states", "end"))
+        states, end = (
+            torch.from_numpy(array).float() for array in self._read(shard, "states", "end")
+        )
         return clips_of(self.config, self.store, shard), states, end
 
     def _read(self, shard: int, *names: str) -> list[np.ndarray]:

@@ -1,7 +1,9 @@
-"""Many processes as one trainer: which parts of a step are mine, and how a model is sharded among us.
+"""Many processes as one trainer: which parts of a step are mine, and how a model is sharded among
+us.
 
-A step's batch is made of `parts`, each drawn by its own number. The processes share them out and average the gradients,
-so that a sample is the same in any number of processes, and a smaller machine does more parts one after another.
+A step's batch is made of `parts`, each drawn by its own number. The processes share them out and
+average the gradients, so that a sample is the same in any number of processes, and a smaller
+machine does more parts one after another.
 
     parallel = Parallel.join(Layout(parts=8))      under torchrun; in a plain process the same as Parallel.here(...)
     model = parallel.shard(model)                  torch FSDP2: every block, then the rest
@@ -33,10 +35,12 @@ from cinelab.errors import CinelabError
 from cinelab.readable import Readable
 from cinelab.train.sequence import Sequence as SequenceGroup
 
-warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # keys and values, which nobody changes in place
+# keys and values, which nobody changes in place
+warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
 
 
-WATCHED = "CINELAB_WATCHED"  # in the environment: standard input ends when whoever started the training does
+# in the environment: standard input ends when whoever started the training does
+WATCHED = "CINELAB_WATCHED"
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,11 @@ class Layout:
 
     parts: int = 1  # micro-batches a step, shared out among the processes
     sequence: int = 1  # processes that share the tokens of one clip
-    recompute: bool = False  # activation checkpointing: keep a block's input only, compute the block again going back
+    # activation checkpointing: keep a block's input only, compute the block again going back
+    recompute: bool = False
     reshard: bool = True  # give a block's gathered weights back after its forward pass
-    defer: bool = False  # reduce gradients once a step, not once a part: less traffic, but whole gradients in memory
+    # reduce gradients once a step, not once a part: less traffic, but whole gradients in memory
+    defer: bool = False
 
     def __post_init__(self):
         for name in ("parts", "sequence"):
@@ -70,11 +76,16 @@ class Parallel(Readable):
     def __post_init__(self):
         parts, sequence = self.layout.parts, self.layout.sequence
         if self.world % sequence:
-            raise CinelabError(f"layout.sequence is {sequence}, which does not divide the {self.world} processes; "
-                               "start another number of processes or change it.")
+            raise CinelabError(
+                f"layout.sequence is {sequence}, which does not divide the {self.world} processes; "
+                "start another number of processes or change it."
+            )
         if parts % self.teams:
-            raise CinelabError(f"layout.parts is {parts}, which {self.teams} processes (or groups of them) do not divide; "
-                               "give a multiple, or start fewer processes.")
+            raise CinelabError(
+                f"layout.parts is {parts}, which {self.teams} processes (or groups of them) do "
+                "not divide; "
+                "give a multiple, or start fewer processes."
+            )
 
     @classmethod
     def here(cls, layout: Layout = Layout(), device: str = "cpu") -> "Parallel":
@@ -121,24 +132,30 @@ class Parallel(Readable):
         return range(self.rank // self.layout.sequence, self.layout.parts, self.teams)
 
     def shard(self, model: nn.Module, bf16: bool = True) -> nn.Module:
-        """`model` (a CausalWan, in place) on my device, sharded over all processes, computing as the layout says.
+        """`model` (a CausalWan, in place) on my device, sharded over all processes, computing as
+        the layout says.
 
-        On GPUs weights are gathered as bf16 and gradients reduced in fp32 if `bf16`; on a CPU autocast does the rounding.
+        On GPUs weights are gathered as bf16 and gradients reduced in fp32 if `bf16`; on a CPU
+        autocast does the rounding.
         """
         if self.layout.recompute:
             for block in model.blocks:
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+                block.forward = partial(
+                    checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+                )
         if self.layout.sequence > 1:
             SequenceGroup(self.group, self.layout.sequence).join(model)
         if self.world == 1:
             return model if model.proj_out.weight.is_meta else model.to(self.device)
-        half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)  # t and the path stay fp32
+        # t and the path stay fp32
+        half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         how = {"mesh": self.mesh, "reshard_after_forward": self.layout.reshard}
         how |= {"mp_policy": half} if bf16 and self.device != "cpu" else {}
         for block in model.blocks:
             fully_shard(block, **how)
             register_fsdp_forward_method(block, "key_value")
-        fully_shard(model, **how | {"reshard_after_forward": True})  # the root too: its weights change between passes
+        # the root too: its weights change between passes
+        fully_shard(model, **how | {"reshard_after_forward": True})
         register_fsdp_forward_method(model, "encode_text")
         return model
 
@@ -157,7 +174,8 @@ class Parallel(Readable):
         return (sums / self.world).tolist()
 
     def averaged(self, columns: Sequence[dict]) -> dict:
-        """The columns of all parts as one row: fractions as their mean, the rest as it is in the first."""
+        """The columns of all parts as one row: fractions as their mean, the rest as it is in the
+        first."""
         row = dict(columns[0])
         names = [name for name, value in row.items() if isinstance(value, float)]
         means = self.mean([sum(one[name] for one in columns) / len(columns) for name in names])
@@ -194,8 +212,8 @@ class Parallel(Readable):
         return [answer for answer, _ in answers]
 
     def listen(self) -> None:
-        """From now on SIGTERM and SIGINT ask the training to save and end, and so does the end of whoever started it, where that
-        gave us a pipe (see `cinelab.lab.launch`)."""
+        """From now on SIGTERM and SIGINT ask the training to save and end, and so does the end of
+        whoever started it, where that gave us a pipe (see `cinelab.lab.launch`)."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda got, _: self.stops.append(got))
         if os.environ.get(WATCHED):
@@ -214,7 +232,11 @@ class Parallel(Readable):
 
 def _team(rank: int, world: int, size: int) -> Any:
     """The process group of the `size` neighbours that share a clip."""
-    teams = [dist.new_group(list(range(start, start + size))) for start in range(0, world, size)] if size > 1 else []
+    teams = (
+        [dist.new_group(list(range(start, start + size))) for start in range(0, world, size)]
+        if size > 1
+        else []
+    )
     return teams[rank // size] if teams else None
 
 

@@ -1,6 +1,7 @@
-"""Which data a run is trained on: where they lie, and a mark of their content that a copy or a move does not change.
+"""Which data a run is trained on: where they lie, and a mark of their content that a copy or a move
+does not change.
 
-    draws_from(run, store, config.model)    refuses latents that the model does not take, and other data than the run had
+draws_from(run, store, config.model)    refuses latents that the model does not take, and other data than the run had
 """
 
 import hashlib
@@ -20,43 +21,69 @@ from cinelab.latent.store import Store
 from cinelab.model.wan import WanConfig
 from cinelab.runs import Run
 
-NAMED = ("fps", "size", "chunk", "codec", "encoder", "channels", "width", "words")  # of a recipe, kept beside the mark
+# of a recipe, kept beside the mark
+NAMED = ("fps", "size", "chunk", "codec", "encoder", "channels", "width", "words")
 
 
 def draws_from(run: Run, store: Any, model: WanConfig) -> None:
-    """Note in the run's config.json (and, when it is done, in done.json) which data it draws from. CinelabError where the data
-    do not fit the model, or are of another content than the run had so far."""
+    """Note in the run's config.json (and, when it is done, in done.json) which data it draws from.
+    CinelabError where the data do not fit the model, or are of another content than the run had so
+    far."""
     check_fits(store, model)
     run.trains_on(data_of(store))
 
 
 def check_fits(store: Any, model: WanConfig) -> None:
-    """Refuse a store whose codec or text encoder is not the model's: channels, grid and width of its clips tell."""
+    """Refuse a store whose codec or text encoder is not the model's: channels, grid and width of
+    its clips tell."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what it says of clips this short is not of the clips to be trained on
+        # what it says of clips this short is not of the clips to be trained on
+        warnings.simplefilter("ignore")
         clips = store.clips(1, 1, torch.Generator().manual_seed(0))
     (channels, *grid), width = clips.latents.shape[2:], clips.text.shape[-1]
-    found = {"latents of {} channels": (channels, model.in_channels), "prompts of {} numbers a word": (width, model.text_dim)}
+    found = {
+        "latents of {} channels": (channels, model.in_channels),
+        "prompts of {} numbers a word": (width, model.text_dim),
+    }
     for what, (has, takes) in found.items():
         if has != takes:
-            raise CinelabError(f"The store holds {what.format(has)}, and the model takes {takes}: they do not belong together; build the "
-                               "store with the model's own codec and text encoder, or name the preset that fits the store.")
+            raise CinelabError(
+                f"The store holds {what.format(has)}, and the model takes {takes}: they do not "
+                "belong together; build the "
+                "store with the model's own codec and text encoder, or name the preset that fits "
+                "the store."
+            )
     if any(side % patch for side, patch in zip(grid, model.patch_size[1:], strict=True)):
-        raise CinelabError(f"The store holds latents of {grid[0]} x {grid[1]} cells, and the model's patches of {model.patch_size[1]} x "
-                           f"{model.patch_size[2]} do not divide them; build the store at another size.")
+        raise CinelabError(
+            f"The store holds latents of {grid[0]} x {grid[1]} cells, and the model's patches of "
+            f"{model.patch_size[1]} x "
+            f"{model.patch_size[2]} do not divide them; build the store at another size."
+        )
 
 
 def data_of(store: Any) -> dict | None:
-    """Place, number of films, mark and recipe of what a stage draws from; None for an object that lies nowhere.
+    """Place, number of films, mark and recipe of what a stage draws from; None for an object that
+    lies nowhere.
 
-    A store of one's own may have `about()`, a dictionary with a `mark` of its content; else the files of its `folder` are marked.
+    A store of one's own may have `about()`, a dictionary with a `mark` of its content; else the
+    files of its `folder` are marked.
     """
     if hasattr(store, "about"):
         return store.about()
     if isinstance(store, Store):
-        return _told(store.recipe, {"path": _place(store.folder), "films": len(store), "mark": _of_tensors((store.latents, store.words, store.slot, store.shot))})
+        return _told(
+            store.recipe,
+            {
+                "path": _place(store.folder),
+                "films": len(store),
+                "mark": _of_tensors((store.latents, store.words, store.slot, store.shot)),
+            },
+        )
     if isinstance(store, FilmStore):
-        return _told(store.recipe, {"path": _place(store.folder), "films": len(store), "mark": _of_films(store)})
+        return _told(
+            store.recipe,
+            {"path": _place(store.folder), "films": len(store), "mark": _of_films(store)},
+        )
     return files_of(getattr(store, "folder", None))
 
 
@@ -64,7 +91,10 @@ def files_of(folder: str | Path | None) -> dict | None:
     """Place and mark of whatever files a folder holds; None where there is no folder."""
     if folder is None or not Path(folder).is_dir():
         return None
-    return {"path": _place(folder), "mark": glance(path for path in Path(folder).rglob("*") if path.is_file())}
+    return {
+        "path": _place(folder),
+        "mark": glance(path for path in Path(folder).rglob("*") if path.is_file()),
+    }
 
 
 def _told(recipe: dict, data: dict) -> dict:

@@ -1,8 +1,10 @@
-"""Train the recogniser on rendered shots, a share of them seen through the codec, soiled as generated frames are.
+"""Train the recogniser on rendered shots, a share of them seen through the codec, soiled as
+generated frames are.
 
     n clips   F frames a clip = 1 + STRIDE k   T frames a window   H W pixels   A attributes
 
-The network is given by the caller (cinelab.score.recogniser.Recogniser): it maps windows to a dictionary of logits.
+The network is given by the caller (cinelab.score.recogniser.Recogniser): it maps windows to a
+dictionary of logits.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,7 +35,8 @@ HELD_OUT = 999  # seed of the clips that nothing is trained on
 
 @dataclass(frozen=True)
 class Soil:
-    """What happens to a window before it is learnt from. Strengths are drawn evenly from 0 to the given one."""
+    """What happens to a window before it is learnt from. Strengths are drawn evenly from 0 to the
+    given one."""
 
     share: float = 0.6  # windows that are soiled at all
     blur: float = 0.25  # weight of each neighbour in a three-tap blur, both ways
@@ -41,7 +44,8 @@ class Soil:
     light: float = 0.08  # added, either way
     contrast: float = 0.12  # multiplied, either way
     shift: int = 1  # pixels, every window, either way
-    cut_short: float = 0.15  # windows of which only the first 3 to 5 frames differ, as in a short shot
+    # windows of which only the first 3 to 5 frames differ, as in a short shot
+    cut_short: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,9 @@ class RecogniserTraining(Readable):
 
     def __post_init__(self):
         if (self.frames - 1) % render.STRIDE:
-            raise CinelabError(f"frames {self.frames} do not fit 1 + {render.STRIDE} k, which the codec needs.")
+            raise CinelabError(
+                f"frames {self.frames} do not fit 1 + {render.STRIDE} k, which the codec needs."
+            )
         if not 0 <= self.codec_share <= 1:
             raise CinelabError(f"codec_share {self.codec_share} is not a share; give 0 to 1.")
 
@@ -83,10 +89,13 @@ def label(attributes: dict[str, str]) -> list[int]:
 
 
 def shot(seed: int, index: int, frames: int) -> tuple[np.ndarray, dict[str, str]]:
-    """A random single shot, uint8 (frames, H, W, 3), and its attributes; every second one goes on from another."""
+    """A random single shot, uint8 (frames, H, W, 3), and its attributes; every second one goes on
+    from another."""
     rng = casting.rng_for(seed, index)
     (character,), (place,) = casting.hire(rng, 1), casting.scout(rng, 1)
-    plan = casting.shoot(rng, character, place, (0, 0), rng.choice(PROMPTED["time"]), 1 + frames // render.STRIDE)
+    plan = casting.shoot(
+        rng, character, place, (0, 0), rng.choice(PROMPTED["time"]), 1 + frames // render.STRIDE
+    )
     before = render.Carry(rng.uniform(0, 2), rng.uniform(-0.7, 0.7)) if rng.random() < 0.5 else None
     return render.render_shot(plan, frames, before)[0], plan.attributes
 
@@ -96,7 +105,9 @@ def shots(seed: int, count: int, frames: int) -> Iterator[tuple[np.ndarray, dict
     return (shot(seed, index, frames) for index in range(count))
 
 
-def rendered(seed: int, count: int, frames: int, tell: Callable[[int], None] = lambda done: None) -> Clips:
+def rendered(
+    seed: int, count: int, frames: int, tell: Callable[[int], None] = lambda done: None
+) -> Clips:
     """`count` random shots; the same for the same seed. `tell` hears how many are done."""
     pictures = np.empty((count, frames, render.HEIGHT, render.WIDTH, 3), np.uint8)
     labels = np.empty((count, len(ATTRIBUTES)), np.int64)
@@ -117,11 +128,16 @@ def through(codec: Codec, frames: np.ndarray, at_once: int = 16) -> np.ndarray:
     return seen
 
 
-def pool(config: RecogniserTraining, folder: Path, tell: Callable[[int], None] = lambda done: None) -> Clips:
-    """All clips of a training; rendered once and kept in `folder` for the next sitting. `tell` hears how many are rendered."""
+def pool(
+    config: RecogniserTraining, folder: Path, tell: Callable[[int], None] = lambda done: None
+) -> Clips:
+    """All clips of a training; rendered once and kept in `folder` for the next sitting. `tell`
+    hears how many are rendered."""
     path = Path(folder) / f"clips-{_pool_name(config)}.npz"
     if path.exists():
-        return Clips(*read_arrays(path, ("frames", "labels"), "remove it, and it is rendered again"))
+        return Clips(
+            *read_arrays(path, ("frames", "labels"), "remove it, and it is rendered again")
+        )
     clips = rendered(config.seed, config.clips, config.frames, tell)
     if some := round(config.clips * config.codec_share) if config.codec else 0:
         clips.frames[:some] = through(zoo.load_codec(config.codec), clips.frames[:some])
@@ -136,7 +152,9 @@ def _pool_name(config: RecogniserTraining) -> str:
     return blake2b(repr(parts).encode(), digest_size=6).hexdigest()
 
 
-def batch(config: RecogniserTraining, clips: Clips, width: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+def batch(
+    config: RecogniserTraining, clips: Clips, width: int, rng: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Windows (batch, width, 3, H, W) in [-1, 1], soiled, and labels (batch, A)."""
     draw = np.random.default_rng(int(torch.randint(2**62, (), generator=rng)))
     picks = draw.integers(len(clips), size=config.batch)
@@ -145,12 +163,15 @@ def batch(config: RecogniserTraining, clips: Clips, width: int, rng: torch.Gener
 
 
 def window(clip: np.ndarray, width: int, soil: Soil, draw: np.random.Generator) -> np.ndarray:
-    """A random window of a clip (F, H, W, 3), moved by a pixel or so; at times its end stands still."""
+    """A random window of a clip (F, H, W, 3), moved by a pixel or so; at times its end stands
+    still."""
     keep = draw.integers(3, width) if draw.random() < soil.cut_short else width
     start = draw.integers(0, len(clip) - width, endpoint=True)
     times = start + np.minimum(np.arange(width), keep - 1)
     moves = draw.integers(-soil.shift, soil.shift, size=2, endpoint=True)
-    rows, columns = (np.clip(np.arange(n) + d, 0, n - 1) for n, d in zip(clip.shape[1:3], moves, strict=True))
+    rows, columns = (
+        np.clip(np.arange(n) + d, 0, n - 1) for n, d in zip(clip.shape[1:3], moves, strict=True)
+    )
     return clip[times].take(rows, axis=1).take(columns, axis=2)
 
 
@@ -179,36 +200,55 @@ def blurred(frames: Tensor, weight: Tensor) -> Tensor:
 
 
 def loss(model: nn.Module, frames: Tensor, labels: Tensor) -> tuple[Tensor, dict]:
-    """Sum of the cross-entropies of all attributes; and the share of the batch that is read right."""
+    """Sum of the cross-entropies of all attributes; and the share of the batch that is read
+    right."""
     logits = model(frames)
-    terms = [fn.cross_entropy(logits[name].float(), labels[:, i]) for i, name in enumerate(ATTRIBUTES)]
-    right = [(logits[name].argmax(1) == labels[:, i]).float().mean() for i, name in enumerate(ATTRIBUTES)]
+    terms = [
+        fn.cross_entropy(logits[name].float(), labels[:, i]) for i, name in enumerate(ATTRIBUTES)
+    ]
+    right = [
+        (logits[name].argmax(1) == labels[:, i]).float().mean() for i, name in enumerate(ATTRIBUTES)
+    ]
     return torch.stack(terms).sum(), {"right": round(torch.stack(right).mean().item(), 4)}
 
 
 def train(config: RecogniserTraining, model: nn.Module, clips: Clips, run: Run) -> Iterator[dict]:
     """Yield one log row per step; resumes."""
 
-    def stage_loss(model: nn.Module, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+    def stage_loss(
+        model: nn.Module, step: int, part: int, rng: torch.Generator
+    ) -> tuple[Tensor, dict]:
         return loss(model, *batch(config, clips, model.config.frames, parted(rng, part)))
 
     return run_loop([Learner(model, stage_loss, config.optim)], config, run)
 
 
-def accuracy(model: nn.Module, seed: int = HELD_OUT, count: int = 1500, frames: int = 13,
-             codec: Codec | None = None) -> dict[str, float]:
-    """Attribute -> share read right, in a random window of each of `count` fresh shots, through `codec` if given."""
+def accuracy(
+    model: nn.Module,
+    seed: int = HELD_OUT,
+    count: int = 1500,
+    frames: int = 13,
+    codec: Codec | None = None,
+) -> dict[str, float]:
+    """Attribute -> share read right, in a random window of each of `count` fresh shots, through
+    `codec` if given."""
     clips = rendered(seed, count, frames)
     pictures = through(codec, clips.frames) if codec else clips.frames
     draw, clean = np.random.default_rng(seed), Soil(shift=0, cut_short=0.0)
     cut = np.stack([window(clip, model.config.frames, clean, draw) for clip in pictures])
     read = model.read(cut)
-    return {name: round(float((read[name] == clips.labels[:, i]).mean()), 4) for i, name in enumerate(ATTRIBUTES)}
+    return {
+        name: round(float((read[name] == clips.labels[:, i]).mean()), 4)
+        for i, name in enumerate(ATTRIBUTES)
+    }
 
 
 def measure(config: RecogniserTraining, model: nn.Module) -> dict:
-    """Set the model's held-out accuracy on renders, and through the codec if it has one; returns its card."""
+    """Set the model's held-out accuracy on renders, and through the codec if it has one; returns
+    its card."""
     model.accuracy = accuracy(model, count=config.held_out, frames=config.frames)
     if config.codec:
-        model.accuracy_codec = accuracy(model, count=config.held_out, frames=config.frames, codec=zoo.load_codec(config.codec))
+        model.accuracy_codec = accuracy(
+            model, count=config.held_out, frames=config.frames, codec=zoo.load_codec(config.codec)
+        )
     return model.card()

@@ -1,13 +1,15 @@
-"""Sequence parallelism: processes share the frames of one clip, and trade frames for heads around attention (Ulysses).
+"""Sequence parallelism: processes share the frames of one clip, and trade frames for heads around
+attention (Ulysses).
 
     P processes   F frames, mine f   T = F N tokens, mine T'   h heads
 
     outside attention   (B, T', h, d)   all heads of my frames
     inside attention    (B, T, h/P, d)  my heads of all frames: sights and masks see the whole clip, as in one process
 
-Every process of the group is given the whole clip and gets the whole velocity back, so losses need not know. The gradient
-of the velocity is multiplied by P on its way in: each process carries its own frames' share of the weights' gradient, and
-the mean over all processes (what FSDP takes) is then the whole.
+Every process of the group is given the whole clip and gets the whole velocity back, so losses need
+not know. The gradient of the velocity is multiplied by P on its way in: each process carries its
+own frames' share of the weights' gradient, and the mean over all processes (what FSDP takes) is
+then the whole.
 """
 
 from dataclasses import dataclass
@@ -32,16 +34,22 @@ class Sequence(Readable):
     def join(self, model: nn.Module) -> None:
         """Let `model` (a CausalWan) share its clips with the group."""
         if model.config.num_attention_heads % self.size:
-            raise CinelabError(f"layout.sequence is {self.size}, which does not divide the model's "
-                               f"{model.config.num_attention_heads} heads; give a divisor of them.")
+            raise CinelabError(
+                f"layout.sequence is {self.size}, which does not divide the model's "
+                f"{model.config.num_attention_heads} heads; give a divisor of them."
+            )
         model.sequence = self
 
     def share(self, frames: int) -> "Share":
         """Who has which of a clip's frames: as even as they go."""
         if frames < self.size:
-            raise CinelabError(f"A clip of {frames} frames cannot be shared by {self.size} processes; "
-                               "lower layout.sequence or lengthen the clips.")
-        return Share(self.group, [frames // self.size + (i < frames % self.size) for i in range(self.size)])
+            raise CinelabError(
+                f"A clip of {frames} frames cannot be shared by {self.size} processes; "
+                "lower layout.sequence or lengthen the clips."
+            )
+        return Share(
+            self.group, [frames // self.size + (i < frames % self.size) for i in range(self.size)]
+        )
 
 
 @dataclass(frozen=True)
@@ -64,11 +72,13 @@ class Share(Readable):
         return _Gather.apply(x.transpose(0, 1), self.counts, self.group).transpose(0, 1)
 
     def around(self, see: See) -> See:
-        """Attention over the whole clip, by heads, for callers who have some frames of all heads."""
+        """Attention over the whole clip, by heads, for callers who have some frames of all
+        heads."""
         return lambda q, k, v: self.tokens(see(self.heads(q), self.heads(k), self.heads(v)))
 
     def average(self, scores: Tensor) -> Tensor:
-        """What all heads say together, from the mean over each process's own: where a layer's heads choose as one."""
+        """What all heads say together, from the mean over each process's own: where a layer's heads
+        choose as one."""
         whole = scores.contiguous().clone()
         dist.all_reduce(whole, group=self.group)
         return whole / len(self.counts)
@@ -76,7 +86,8 @@ class Share(Readable):
     def heads(self, x: Tensor) -> Tensor:
         """(B, T', h, d) -> (B, T, h/P, d)."""
         size, own = len(self.counts), x.shape[1]
-        takes = [own // self.counts[self.me] * count for count in self.counts]  # tokens of each process
+        # tokens of each process
+        takes = [own // self.counts[self.me] * count for count in self.counts]
         split = x.unflatten(2, (size, -1)).permute(2, 1, 0, 3, 4).flatten(0, 1)  # (P T', B, h/P, d)
         return _Exchange.apply(split, [own] * size, takes, self.group).transpose(0, 1)
 
@@ -84,7 +95,8 @@ class Share(Readable):
         """(B, T, h/P, d) -> (B, T', h, d): the way back."""
         size, each = len(self.counts), x.shape[1] // sum(self.counts)  # tokens a frame
         gives = [each * count for count in self.counts]
-        parts = _Exchange.apply(x.transpose(0, 1), gives, [gives[self.me]] * size, self.group)  # (P T', B, h/P, d)
+        # (P T', B, h/P, d)
+        parts = _Exchange.apply(x.transpose(0, 1), gives, [gives[self.me]] * size, self.group)
         return parts.unflatten(0, (size, -1)).permute(2, 1, 0, 3, 4).flatten(2, 3)
 
 
@@ -109,7 +121,8 @@ class _Exchange(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all processes, in order; each takes its own rows' gradient back, times their number."""
+    """Rows of all processes, in order; each takes its own rows' gradient back, times their
+    number."""
 
     @staticmethod
     def forward(ctx, x: Tensor, counts: list[int], group: Any) -> Tensor:

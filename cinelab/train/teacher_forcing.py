@@ -1,8 +1,10 @@
-"""Stage 1: teacher forcing on native multi-shot clips. Denoise every chunk given the clean chunks before it.
+"""Stage 1: teacher forcing on native multi-shot clips. Denoise every chunk given the clean chunks
+before it.
 
-The clip is shown twice, [clean | noisy] (see memory.sight). Each chunk has its own noise level. A share of the
-steps routes its history with CAMR, so that training sees what streaming will see. Another share hides what the running
-shot has already shown: a chunk that could copy its neighbour must then recall an earlier shot, as after a cut.
+The clip is shown twice, [clean | noisy] (see memory.sight). Each chunk has its own noise level. A
+share of the steps routes its history with CAMR, so that training sees what streaming will see.
+Another share hides what the running shot has already shown: a chunk that could copy its neighbour
+must then recall an earlier shot, as after a cut.
 """
 
 from collections.abc import Iterator
@@ -39,13 +41,16 @@ class TeacherForcingTraining(Readable):
     loss: str = "mse"  # a registered name or an import path (see train.losses)
     steps: int = 3000
     frames_per_batch: int = 192  # latent frames over all clips of a batch
-    curriculum: tuple[int, ...] = (8, 24, 24, 24, 24)  # clip length over equal parts of the training
+    # clip length over equal parts of the training
+    curriculum: tuple[int, ...] = (8, 24, 24, 24, 24)
     chunk: int = 1  # latent frames a chunk
     camr_share: float = 0.3  # of the later steps: what streaming will see
-    across_share: float = 0.4  # of the later steps: other shots only, so that every chunk must recall, not copy
+    # of the later steps: other shots only, so that every chunk must recall, not copy
+    across_share: float = 0.4
     routed_from: float = 0.321  # the later steps begin after this share of the training
     drop_text: float = 0.1
-    weight: str = "even"  # of the noise levels in the loss: even, or a bell around t = 0.5 (Wan's, the papers')
+    # of the noise levels in the loss: even, or a bell around t = 0.5 (Wan's, the papers')
+    weight: str = "even"
     shift: float = 2.0
     seed: int = 0
     save_every: int = 100
@@ -57,38 +62,55 @@ class TeacherForcingTraining(Readable):
             raise CinelabError(f"weight is {self.weight!r}; use one of {', '.join(WEIGHTS)}.")
         for frames in self.curriculum:
             if frames % self.chunk:
-                raise CinelabError(f"curriculum has {frames} latent frames, which chunk={self.chunk} does not divide.")
+                raise CinelabError(
+                    f"curriculum has {frames} latent frames, which chunk={self.chunk} does not "
+                    "divide."
+                )
 
 
 def clip_length(config: TeacherForcingTraining, step: int) -> int:
     """The curriculum's length at a step."""
-    return config.curriculum[min(len(config.curriculum) - 1, step * len(config.curriculum) // config.steps)]
+    return config.curriculum[
+        min(len(config.curriculum) - 1, step * len(config.curriculum) // config.steps)
+    ]
 
 
 def sight_at(config: TeacherForcingTraining, step: int) -> tuple[Policy, bool]:
-    """Policy, and whether only other shots are seen. The later steps alternate full memory, CAMR and other shots."""
+    """Policy, and whether only other shots are seen. The later steps alternate full memory, CAMR
+    and other shots."""
     if step < config.routed_from * config.steps:
         return FULL, False
     return sight_by_lot(config.seed, step, config.camr, config.camr_share, config.across_share)
 
 
 def bell(t: Tensor, shift: float) -> Tensor:
-    """Return the weights of times t in [0, 1], of t's shape: most at 0.5, none at 1, and 1 in the mean over shifted times.
+    """Return the weights of times t in [0, 1], of t's shape: most at 0.5, none at 1, and 1 in the
+    mean over shifted times.
 
-    This is the training weight of Wan's flow matching scheduler with its 1,000 times, as Self Forcing and Causal Forcing
-    train with it (`training_weight`).
+    This is the training weight of Wan's flow matching scheduler with its 1,000 times, as Self
+    Forcing and Causal Forcing train with it (`training_weight`).
     """
     times = path.shifted(torch.arange(1, 1001) / 1000, shift)
     height, mean = (((-2 * (x - 0.5) ** 2).exp() - exp(-0.5)) for x in (t, times))
     return height / mean.mean()
 
 
-def loss(model: CausalWan, clips: Clips, config: TeacherForcingTraining, policy: Policy, rng: torch.Generator,
-         across: bool = False) -> Tensor:
-    """Return the mean squared error of the velocity on the noisy half, every frame weighted by its time."""
+def loss(
+    model: CausalWan,
+    clips: Clips,
+    config: TeacherForcingTraining,
+    policy: Policy,
+    rng: torch.Generator,
+    across: bool = False,
+) -> Tensor:
+    """Return the mean squared error of the velocity on the noisy half, every frame weighted by its
+    time."""
     x0 = clips.latents
     batch, frames = x0.shape[:2]
-    t = path.draw_t((batch, frames // config.chunk), config.shift, rng).repeat_interleave(config.chunk, 1)  # (B, F)
+    # (B, F)
+    t = path.draw_t((batch, frames // config.chunk), config.shift, rng).repeat_interleave(
+        config.chunk, 1
+    )
     t, eps = t.to(x0.device), torch.randn(x0.shape, generator=rng).to(x0.device)
     slot = dropped(clips, config.drop_text, rng)
     pred = model(
@@ -102,10 +124,14 @@ def loss(model: CausalWan, clips: Clips, config: TeacherForcingTraining, policy:
     return error(config.loss, pred[:, frames:].float(), path.velocity(x0, eps), t, weight)
 
 
-def train(config: TeacherForcingTraining, model: CausalWan, store: Store, run: Run) -> Iterator[dict]:
+def train(
+    config: TeacherForcingTraining, model: CausalWan, store: Store, run: Run
+) -> Iterator[dict]:
     """Yield one log row per step; resumes."""
 
-    def stage_loss(model: CausalWan, step: int, part: int, rng: torch.Generator) -> tuple[Tensor, dict]:
+    def stage_loss(
+        model: CausalWan, step: int, part: int, rng: torch.Generator
+    ) -> tuple[Tensor, dict]:
         rng = parted(rng, part)
         frames, (policy, across) = clip_length(config, step), sight_at(config, step)
         clips = store.clips(max(1, config.frames_per_batch // frames), frames, rng)

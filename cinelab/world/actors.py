@@ -1,4 +1,5 @@
-"""The cast: four kinds of characters, drawn from primitives with pose, pattern, accessory and two colours.
+"""The cast: four kinds of characters, drawn from primitives with pose, pattern, accessory and two
+colours.
 
 A figure stands on local (0, 0), is about 2 units tall, and faces us.
 """
@@ -9,11 +10,18 @@ from math import pi, sin
 from cinelab.world.draw import Colour, Pen, tint
 
 COLOURS: dict[str, Colour] = {
-    "red": (214, 48, 49), "orange": (240, 138, 36), "yellow": (250, 214, 60),
-    "green": (64, 172, 82), "blue": (52, 112, 222), "purple": (146, 76, 190),
+    "red": (214, 48, 49),
+    "orange": (240, 138, 36),
+    "yellow": (250, 214, 60),
+    "green": (64, 172, 82),
+    "blue": (52, 112, 222),
+    "purple": (146, 76, 190),
 }
 SECOND: dict[str, Colour] = {
-    "white": (250, 250, 246), "black": (34, 32, 38), "pink": (255, 150, 190), "teal": (70, 214, 204),
+    "white": (250, 250, 246),
+    "black": (34, 32, 38),
+    "pink": (255, 150, 190),
+    "teal": (70, 214, 204),
 }
 INK: Colour = (38, 30, 44)
 GOLD: Colour = (255, 200, 40)
@@ -33,23 +41,33 @@ class Pose:
 
 
 def pose_at(action: str, seconds: float) -> Pose:
-    """The pose of an action `seconds` after it began, `dx` counted from there. Every action starts on the same beat."""
+    """The pose of an action `seconds` after it began, `dx` counted from there. Every action starts
+    on the same beat."""
     beat = 2 * pi * seconds
     if action in ("walk left", "walk right"):
         way = 1 if action == "walk right" else -1
-        return Pose(dx=way * 0.5 * seconds, stride=0.28 * sin(1.2 * beat), tilt=0.05 * way, look=0.16 * way,
-                    lift=0.06 * abs(sin(1.2 * beat)))
+        return Pose(
+            dx=way * 0.5 * seconds,
+            stride=0.28 * sin(1.2 * beat),
+            tilt=0.05 * way,
+            look=0.16 * way,
+            lift=0.06 * abs(sin(1.2 * beat)),
+        )
     if action == "jump":
         height = abs(sin(0.5 * beat))
         return Pose(lift=0.5 * height, stretch=0.92 + 0.14 * height, arm=-0.5 + 0.6 * height)
     if action == "wave":
         return Pose(arm=0.75 + 0.3 * sin(1.25 * beat))
     if action == "dance":
-        return Pose(tilt=0.2 * sin(0.75 * beat), arm=0.1 + 0.5 * sin(0.75 * beat), stride=0.1, lift=0.05)
+        return Pose(
+            tilt=0.2 * sin(0.75 * beat), arm=0.1 + 0.5 * sin(0.75 * beat), stride=0.1, lift=0.05
+        )
     return Pose(stretch=1.0 + 0.015 * sin(0.6 * beat))
 
 
-def draw_actor(pen: Pen, look: dict[str, str], pose: Pose, light: tuple[float, float, float]) -> None:
+def draw_actor(
+    pen: Pen, look: dict[str, str], pose: Pose, light: tuple[float, float, float]
+) -> None:
     """Draw the character `look` (kind, colour, pattern, accessory, second) in `pose`."""
     main, second = tint(COLOURS[look["colour"]], light), tint(SECOND[look["second"]], light)
     ink, dark = tint(INK, light), tint(COLOURS[look["colour"]], tuple(0.66 * x for x in light))
@@ -166,8 +184,18 @@ def hat(pen: Pen, second: Colour, ink: Colour, gold: Colour, kind: str) -> None:
 def crown(pen: Pen, second: Colour, ink: Colour, gold: Colour, kind: str) -> None:
     v = head_top(kind) - 0.12
     for grow, colour in ((0.06, ink), (0.0, gold)):
-        pen.polygon([(-0.4 - grow, v - grow), (0.4 + grow, v - grow), (0.46 + grow, v + 0.46 + grow), (0.2, v + 0.22),
-                     (0, v + 0.54 + grow), (-0.2, v + 0.22), (-0.46 - grow, v + 0.46 + grow)], colour)
+        pen.polygon(
+            [
+                (-0.4 - grow, v - grow),
+                (0.4 + grow, v - grow),
+                (0.46 + grow, v + 0.46 + grow),
+                (0.2, v + 0.22),
+                (0, v + 0.54 + grow),
+                (-0.2, v + 0.22),
+                (-0.46 - grow, v + 0.46 + grow),
+            ],
+            colour,
+        )
 
 
 def scarf(pen: Pen, second: Colour, ink: Colour, gold: Colour, kind: str) -> None:

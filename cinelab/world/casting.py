@@ -15,7 +15,8 @@ from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY, UNPROMPTED, caption
 
 @dataclass(frozen=True)
 class ShotPlan:
-    """What happens under one caption: every attribute (prompted and unprompted), its length in latent frames.
+    """What happens under one caption: every attribute (prompted and unprompted), its length in
+    latent frames.
 
     With `continues` the picture goes on from the plan before it: no cut, only the action changes.
     """
@@ -47,8 +48,14 @@ class FilmPlan:
     @property
     def shot_of_latent(self) -> list[int]:
         """Numbers of what lies between cuts."""
-        numbers = list(accumulate((0 if shot.continues else 1 for shot in self.shots), initial=-1))[1:]
-        return [number for number, shot in zip(numbers, self.shots, strict=True) for _ in range(shot.latents)]
+        numbers = list(accumulate((0 if shot.continues else 1 for shot in self.shots), initial=-1))[
+            1:
+        ]
+        return [
+            number
+            for number, shot in zip(numbers, self.shots, strict=True)
+            for _ in range(shot.latents)
+        ]
 
 
 RETURNS = 0.5  # share of the shots that go back to an earlier set-up, where there is one
@@ -61,7 +68,8 @@ def rng_for(seed: int, *place: int) -> Random:
 
 
 def hire(rng: Random, count: int) -> list[dict[str, str]]:
-    """`count` characters, no two of the same kind and colour, each with an identity no prompt tells."""
+    """`count` characters, no two of the same kind and colour, each with an identity no prompt
+    tells."""
     pairs = [(kind, colour) for kind in PROMPTED["kind"] for colour in PROMPTED["colour"]]
     return [
         {"kind": kind, "colour": colour} | {name: rng.choice(UNPROMPTED[name]) for name in IDENTITY}
@@ -78,8 +86,15 @@ def scout(rng: Random, count: int) -> list[dict]:
     ]
 
 
-def shoot(rng: Random, character: dict, place: dict, numbers: tuple[int, int], time: str, latents: int,
-          **fixed: str) -> ShotPlan:
+def shoot(
+    rng: Random,
+    character: dict,
+    place: dict,
+    numbers: tuple[int, int],
+    time: str,
+    latents: int,
+    **fixed: str,
+) -> ShotPlan:
     """One shot of a character at a place; size, action and camera are free unless `fixed`."""
     free = {name: rng.choice(PROMPTED[name]) for name in ("size", "action", "camera")}
     where = {name: value for name, value in place.items() if name != "seed"}
@@ -87,13 +102,17 @@ def shoot(rng: Random, character: dict, place: dict, numbers: tuple[int, int], t
     return ShotPlan(attributes, caption(attributes, rng), latents, *numbers, place["seed"])
 
 
-def film(seed: int, index: int, latents: int, shot_latents: tuple[int, int] = (2, 4), grain: int = 1) -> FilmPlan:
+def film(
+    seed: int, index: int, latents: int, shot_latents: tuple[int, int] = (2, 4), grain: int = 1
+) -> FilmPlan:
     """Film `index`: shots of `shot_latents` (low, high) latent frames that fill exactly `latents`.
 
-    With `grain`, every shot lasts a whole multiple of so many latent frames, as a chunk-wise model needs.
+    With `grain`, every shot lasts a whole multiple of so many latent frames, as a chunk-wise model
+    needs.
 
-    A small cast and few places make returns frequent; neighbouring shots always differ in character or place. As in
-    shot and reverse shot, many returns are to a set-up that was there before: who, where, how large, at what time.
+    A small cast and few places make returns frequent; neighbouring shots always differ in character
+    or place. As in shot and reverse shot, many returns are to a set-up that was there before: who,
+    where, how large, at what time.
     """
     rng = rng_for(seed, index)
     cast, places = hire(rng, rng.randint(1, 4)), scout(rng, rng.randint(1, 3))
@@ -122,17 +141,30 @@ def film(seed: int, index: int, latents: int, shot_latents: tuple[int, int] = (2
 
 
 def go_on(rng: Random, before: ShotPlan, latents: int) -> ShotPlan:
-    """The same picture with another action, announced by the word that marks a prompt change without a cut."""
-    action = rng.choice([name for name in PROMPTED["action"] if name != before.attributes["action"]])
+    """The same picture with another action, announced by the word that marks a prompt change
+    without a cut."""
+    action = rng.choice(
+        [name for name in PROMPTED["action"] if name != before.attributes["action"]]
+    )
     attributes = before.attributes | {"action": action}
     text = f"{CONTINUE} {caption(attributes, rng)}"
     return replace(before, attributes=attributes, caption=text, latents=latents, continues=True)
 
 
-def go_back(rng: Random, setup: ShotPlan, cast: list[dict], places: list[dict], latents: int) -> ShotPlan:
+def go_back(
+    rng: Random, setup: ShotPlan, cast: list[dict], places: list[dict], latents: int
+) -> ShotPlan:
     """The same character, place, shot size and time of day as before; action and camera are new."""
     numbers, kept = (setup.character, setup.place), setup.attributes
-    return shoot(rng, cast[setup.character], places[setup.place], numbers, kept["time"], latents, size=kept["size"])
+    return shoot(
+        rng,
+        cast[setup.character],
+        places[setup.place],
+        numbers,
+        kept["time"],
+        latents,
+        size=kept["size"],
+    )
 
 
 def shot_lengths(rng: Random, total: int, low: int, high: int) -> list[int]:
@@ -144,11 +176,15 @@ def shot_lengths(rng: Random, total: int, low: int, high: int) -> list[int]:
     return lengths
 
 
-def absence(seed: int, index: int, away: int, shot_latents: int = 3, reframed: bool = False) -> FilmPlan:
-    """The memory test: an opening shot, A at home, `away` shots without A or its home, then A at home again.
+def absence(
+    seed: int, index: int, away: int, shot_latents: int = 3, reframed: bool = False
+) -> FilmPlan:
+    """The memory test: an opening shot, A at home, `away` shots without A or its home, then A at
+    home again.
 
-    A's first appearance is never the film's first shot, so an attention sink cannot answer by itself. With `reframed`
-    A returns in another shot size: what was seen must be redrawn, not only retrieved.
+    A's first appearance is never the film's first shot, so an attention sink cannot answer by
+    itself. With `reframed` A returns in another shot size: what was seen must be redrawn, not only
+    retrieved.
     """
     rng = rng_for(seed, index, away)
     (hero, *others), (home, *elsewhere) = hire(rng, 4), scout(rng, 3)
@@ -160,8 +196,10 @@ def absence(seed: int, index: int, away: int, shot_latents: int = 3, reframed: b
         return shoot(rng, others[who], elsewhere[where], (1 + who, 1 + where), time, shot_latents)
 
     sizes = rng.sample(("wide", "medium"), 2)
-    first, again = (shoot(rng, hero, home, (0, 0), time, shot_latents, size=size, **plain)
-                    for size in (sizes[0], sizes[int(reframed)]))
+    first, again = (
+        shoot(rng, hero, home, (0, 0), time, shot_latents, size=size, **plain)
+        for size in (sizes[0], sizes[int(reframed)])
+    )
     return FilmPlan((extra(), first, *(extra() for _ in range(away)), again), (seed, index, away))
 
 
@@ -172,10 +210,15 @@ def timeline_of(film_plan: FilmPlan, fps: float, stride: int, chunk: int = 1) ->
     shots = film_plan.shot_of_latent
     for entry, shot in enumerate(film_plan.shots):
         if shot.latents % chunk:
-            raise CinelabError(f"Shot {entry + 1} has {shot.latents} latent frames, which chunk={chunk} does not divide.")
+            raise CinelabError(
+                f"Shot {entry + 1} has {shot.latents} latent frames, which chunk={chunk} does not "
+                "divide."
+            )
         for first in range(index, index + shot.latents, chunk):
             cut = first == index and first > 0 and not shot.continues
-            slots.append(Slot(len(slots), shots[first], entry, texts.index(shot.caption), first, chunk, cut))
+            slots.append(
+                Slot(len(slots), shots[first], entry, texts.index(shot.caption), first, chunk, cut)
+            )
         index += shot.latents
     return Timeline(tuple(slots), tuple(texts), fps, stride)
 

@@ -1,6 +1,6 @@
 """Anti-aliased primitives on a supersampled canvas, in the coordinates of a moving, tilting figure.
 
-    canvas   uint8 (H * SS, W * SS, 3), drawn with OpenCV in fixed point, then area-averaged to (H, W, 3)
+canvas   uint8 (H * SS, W * SS, 3), drawn with OpenCV in fixed point, then area-averaged to (H, W, 3)
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,19 @@ ONE = 1 << SHIFT
 Colour = tuple[int, int, int]
 
 
-def tint(colour: Colour, light: tuple[float, float, float] = (1.0, 1.0, 1.0), add: float = 0.0) -> Colour:
+def tint(
+    colour: Colour, light: tuple[float, float, float] = (1.0, 1.0, 1.0), add: float = 0.0
+) -> Colour:
     """`colour` under coloured light, brightened by `add` (-1..1 of full scale)."""
-    return tuple(int(min(255, max(0, c * l + 255 * add))) for c, l in zip(colour, light, strict=True))
+    return tuple(
+        int(min(255, max(0, c * l + 255 * add))) for c, l in zip(colour, light, strict=True)
+    )
 
 
 @dataclass(frozen=True)
 class Pen(Readable):
-    """Draws in local units: origin (x, y) and `scale` in canvas pixels, y up, rotated by `tilt` radians."""
+    """Draws in local units: origin (x, y) and `scale` in canvas pixels, y up, rotated by `tilt`
+    radians."""
 
     canvas: np.ndarray
     x: float
@@ -38,13 +43,26 @@ class Pen(Readable):
         c, s = np.cos(self.tilt), np.sin(self.tilt)
         return round((self.x + c * u + s * v) * ONE), round((self.y + s * u - c * v) * ONE)
 
-    def ellipse(self, u, v, ru, rv, colour: Colour, angle: float = 0.0, arc: tuple[int, int] = (0, 360)) -> None:
-        axes = (round(ru / self.stretch * self.scale * ONE), round(rv * self.stretch * self.scale * ONE))
+    def ellipse(
+        self, u, v, ru, rv, colour: Colour, angle: float = 0.0, arc: tuple[int, int] = (0, 360)
+    ) -> None:
+        axes = (
+            round(ru / self.stretch * self.scale * ONE),
+            round(rv * self.stretch * self.scale * ONE),
+        )
         turn = np.degrees(self.tilt) + angle
         cv2.ellipse(self.canvas, self.at(u, v), axes, turn, *arc, colour, -1, cv2.LINE_8, SHIFT)
 
     def circle(self, u, v, r, colour: Colour) -> None:
-        cv2.circle(self.canvas, self.at(u, v), max(1, round(r * self.scale * ONE)), colour, -1, cv2.LINE_8, SHIFT)
+        cv2.circle(
+            self.canvas,
+            self.at(u, v),
+            max(1, round(r * self.scale * ONE)),
+            colour,
+            -1,
+            cv2.LINE_8,
+            SHIFT,
+        )
 
     def polygon(self, points, colour: Colour) -> None:
         corners = np.array([self.at(u, v) for u, v in points], np.int32)

@@ -1,6 +1,6 @@
 """Film plans to frames, with exact ground truth.
 
-    frames   uint8 (F, H, W, 3) RGB; the first latent frame is one picture, each later one STRIDE pictures
+frames   uint8 (F, H, W, 3) RGB; the first latent frame is one picture, each later one STRIDE pictures
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,11 @@ from cinelab.world.sets import HORIZON, light_of, panorama, view
 
 HEIGHT, WIDTH, FPS, STRIDE = 48, 64, 8.0, 2
 ACTOR = {"wide": 11.0, "medium": 15.0, "close": 20.0}  # frame pixels per unit of figure
-FEET = {"wide": 0.86, "medium": 1.0, "close": 1.12}  # where the feet stand, in frame heights from the top
+# where the feet stand, in frame heights from the top
+FEET = {"wide": 0.86, "medium": 1.0, "close": 1.12}
 BACKDROP = {"wide": 1.0, "medium": 1.08, "close": 1.18}  # zoom of the set behind
-TALL, LEFT = 2.8, {"balloon": 1.4, "hat": 1.0, "crown": 1.0, "scarf": 1.0}  # the figure's reach in its own units
+# the figure's reach in its own units
+TALL, LEFT = 2.8, {"balloon": 1.4, "hat": 1.0, "crown": 1.0, "scarf": 1.0}
 LENS = 0.45  # blur of the lens, pixels
 PAN, ZOOM = 0.07, 0.07  # camera speed: frame heights, and share, per second
 
@@ -30,7 +32,8 @@ class Rendered(Readable):
     frames: np.ndarray  # uint8 (F, H, W, 3)
     plan: FilmPlan
     shot_of_frame: list[int]
-    boxes: np.ndarray  # float (F, 4): left, top, right, bottom of the figure, in pixels, clipped to the frame
+    # float (F, 4): left, top, right, bottom of the figure, in pixels, clipped to the frame
+    boxes: np.ndarray
     cuts: list[int]  # first frame of every shot but the first
 
 
@@ -54,7 +57,9 @@ def opening(action: str) -> Carry:
     return Carry(x={"walk left": 0.4, "walk right": -0.4}.get(action, 0.0))
 
 
-def render_shot(shot: ShotPlan, count: int, carry: Carry | None = None) -> tuple[np.ndarray, np.ndarray, Carry]:
+def render_shot(
+    shot: ShotPlan, count: int, carry: Carry | None = None
+) -> tuple[np.ndarray, np.ndarray, Carry]:
     """`count` frames of a shot: uint8 (count, H, W, 3), boxes (count, 4), and where it ends."""
     attributes = shot.attributes
     start = carry or opening(attributes["action"])
@@ -73,9 +78,20 @@ def render_shot(shot: ShotPlan, count: int, carry: Carry | None = None) -> tuple
         picture = cv2.resize(canvas, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
         frames[i] = cv2.GaussianBlur(picture, (3, 3), LENS)
         foot = y - pose.lift * scale
-        boxes[i] = np.array([x - LEFT[attributes["accessory"]] * scale, foot - TALL * pose.stretch * scale,
-                             x + scale, foot]) / SS
-    end = Carry(start.camera_seconds + count / FPS, start.x + pose_at(attributes["action"], count / FPS).dx)
+        boxes[i] = (
+            np.array(
+                [
+                    x - LEFT[attributes["accessory"]] * scale,
+                    foot - TALL * pose.stretch * scale,
+                    x + scale,
+                    foot,
+                ]
+            )
+            / SS
+        )
+    end = Carry(
+        start.camera_seconds + count / FPS, start.x + pose_at(attributes["action"], count / FPS).dx
+    )
     return frames, boxes.clip(0, [WIDTH, HEIGHT, WIDTH, HEIGHT]), end
 
 
@@ -96,7 +112,13 @@ def render(plan: FilmPlan) -> Rendered:
     return Rendered(
         frames=np.concatenate(frames),
         plan=plan,
-        shot_of_frame=[shot for j, shot in enumerate(plan.shot_of_latent) for _ in range(STRIDE if j else 1)],
+        shot_of_frame=[
+            shot for j, shot in enumerate(plan.shot_of_latent) for _ in range(STRIDE if j else 1)
+        ],
         boxes=np.concatenate(boxes),
-        cuts=[int(start) for start, shot in zip(starts, plan.shots, strict=False) if start and not shot.continues],
+        cuts=[
+            int(start)
+            for start, shot in zip(starts, plan.shots, strict=False)
+            if start and not shot.continues
+        ],
     )

@@ -1,4 +1,5 @@
-"""The sets: six settings by day and night, painted once per shot as a panorama wider than the frame.
+"""The sets: six settings by day and night, painted once per shot as a panorama wider than the
+frame.
 
 A panorama is drawn in units of the frame height, x = 0 in the middle, y up from the horizon line.
 """
@@ -17,13 +18,20 @@ NIGHT = (0.42, 0.46, 0.72)
 DAY = (1.0, 1.0, 1.0)
 
 SKY: dict[str, tuple[Colour, Colour]] = {
-    "meadow": ((112, 190, 245), (206, 236, 250)), "beach": ((86, 190, 232), (255, 232, 190)),
-    "desert": ((250, 176, 96), (255, 226, 160)), "city": ((150, 178, 214), (222, 222, 232)),
-    "forest": ((120, 178, 160), (196, 222, 180)), "snow": ((160, 186, 222), (232, 238, 248)),
+    "meadow": ((112, 190, 245), (206, 236, 250)),
+    "beach": ((86, 190, 232), (255, 232, 190)),
+    "desert": ((250, 176, 96), (255, 226, 160)),
+    "city": ((150, 178, 214), (222, 222, 232)),
+    "forest": ((120, 178, 160), (196, 222, 180)),
+    "snow": ((160, 186, 222), (232, 238, 248)),
 }
 GROUND: dict[str, Colour] = {
-    "meadow": (126, 200, 88), "beach": (240, 214, 150), "desert": (226, 164, 84),
-    "city": (112, 112, 122), "forest": (92, 116, 60), "snow": (240, 246, 252),
+    "meadow": (126, 200, 88),
+    "beach": (240, 214, 150),
+    "desert": (226, 164, 84),
+    "city": (112, 112, 122),
+    "forest": (92, 116, 60),
+    "snow": (240, 246, 252),
 }
 
 
@@ -34,7 +42,11 @@ def light_of(time: str) -> tuple[float, float, float]:
 def panorama(attributes: dict[str, str], seed: int, height: int) -> np.ndarray:
     """The painted set, uint8 (height * SS, SPAN * height * SS, 3)."""
     tall, wide = height * SS, round(SPAN * height * SS)
-    night, light, setting = attributes["time"] == "night", light_of(attributes["time"]), attributes["setting"]
+    night, light, setting = (
+        attributes["time"] == "night",
+        light_of(attributes["time"]),
+        attributes["setting"],
+    )
     canvas = gradient(tall, wide, *SKY[setting], night)
     pen = Pen(canvas, wide / 2, HORIZON * tall, tall)
     rng = rng_for(seed, 0)
@@ -42,7 +54,9 @@ def panorama(attributes: dict[str, str], seed: int, height: int) -> np.ndarray:
     box(pen, -SPAN, -1, SPAN, 0, tint(GROUND[setting], light))
     PAINT[setting](pen, rng, light, night)
     x = -0.44 if attributes["side"] == "left" else 0.44
-    LANDMARKS[attributes["landmark"]](Pen(canvas, wide / 2 + x * tall, (HORIZON + 0.03) * tall, tall), light, night)
+    LANDMARKS[attributes["landmark"]](
+        Pen(canvas, wide / 2 + x * tall, (HORIZON + 0.03) * tall, tall), light, night
+    )
     return canvas
 
 
@@ -58,7 +72,12 @@ def heavens(pen: Pen, rng, night: bool, setting: str) -> None:
     x = rng.uniform(-0.3, 0.3)
     if night:
         for _ in range(14):
-            pen.circle(rng.uniform(-1.3, 1.3), rng.uniform(0.2, 0.6), rng.uniform(0.012, 0.018), (250, 248, 220))
+            pen.circle(
+                rng.uniform(-1.3, 1.3),
+                rng.uniform(0.2, 0.6),
+                rng.uniform(0.012, 0.018),
+                (250, 248, 220),
+            )
         pen.circle(x, 0.46, 0.085, (250, 244, 210))
         pen.circle(x + 0.04, 0.48, 0.07, (30, 34, 76))
         return
@@ -76,7 +95,10 @@ def box(pen: Pen, left, low, right, high, colour: Colour) -> None:
 def ridge(pen: Pen, rng, base: float, height: float, waves: float, colour: Colour) -> None:
     a, b = rng.uniform(0, 2 * pi), rng.uniform(0, 2 * pi)
     xs = np.linspace(-SPAN / 2, SPAN / 2, 60)
-    tops = [(x, base + height * (0.5 + 0.3 * sin(waves * x + a) + 0.2 * sin(2.3 * waves * x + b))) for x in xs]
+    tops = [
+        (x, base + height * (0.5 + 0.3 * sin(waves * x + a) + 0.2 * sin(2.3 * waves * x + b)))
+        for x in xs
+    ]
     pen.polygon([(-SPAN / 2, -0.02), *tops, (SPAN / 2, -0.02)], colour)
 
 
@@ -93,7 +115,14 @@ def beach(pen: Pen, rng, light, night: bool) -> None:
     for row in range(3):
         for _ in range(4):
             u = rng.uniform(-1.3, 1.3)
-            box(pen, u, -0.03 * row - 0.02, u + 0.14, -0.03 * row - 0.008, tint((210, 240, 250), light))
+            box(
+                pen,
+                u,
+                -0.03 * row - 0.02,
+                u + 0.14,
+                -0.03 * row - 0.008,
+                tint((210, 240, 250), light),
+            )
     box(pen, -SPAN, -0.125, SPAN, -0.1, tint((250, 250, 244), light))
 
 
@@ -115,8 +144,19 @@ def city(pen: Pen, rng, light, night: bool) -> None:
         box(pen, x, -0.02, x + w, h, tint(wall, light))
         for i in range(int(w / 0.09)):
             for j in range(int(h / 0.11)):
-                lit = (255, 226, 130) if night and rng.random() < 0.6 else tint((214, 228, 240), light)
-                box(pen, x + 0.025 + 0.09 * i, 0.02 + 0.11 * j, x + 0.07 + 0.09 * i, 0.08 + 0.11 * j, lit)
+                lit = (
+                    (255, 226, 130)
+                    if night and rng.random() < 0.6
+                    else tint((214, 228, 240), light)
+                )
+                box(
+                    pen,
+                    x + 0.025 + 0.09 * i,
+                    0.02 + 0.11 * j,
+                    x + 0.07 + 0.09 * i,
+                    0.08 + 0.11 * j,
+                    lit,
+                )
         x += w + 0.01
     for k in range(-7, 8):
         box(pen, 0.2 * k, -0.21, 0.2 * k + 0.11, -0.185, tint((240, 232, 190), light))
@@ -138,7 +178,9 @@ def snow(pen: Pen, rng, light, night: bool) -> None:
     for k in range(6):
         u, h = -1.3 + 0.5 * k + rng.uniform(-0.1, 0.1), rng.uniform(0.26, 0.42)
         pen.polygon([(u - 0.36, -0.01), (u + 0.36, -0.01), (u, h)], tint((118, 136, 168), light))
-        pen.polygon([(u - 0.13, 0.64 * h), (u + 0.13, 0.64 * h), (u, h)], tint((252, 252, 255), light))
+        pen.polygon(
+            [(u - 0.13, 0.64 * h), (u + 0.13, 0.64 * h), (u, h)], tint((252, 252, 255), light)
+        )
     ridge(pen, rng, -0.02, 0.07, 3.0, tint((224, 234, 246), light))
 
 
@@ -153,7 +195,10 @@ def lighthouse(pen: Pen, light, night: bool) -> None:
     for k in range(4):
         low, half = 0.1 * k, 0.075 - 0.008 * k
         colour = tint((250, 250, 250) if k % 2 else (214, 60, 60), light)
-        pen.polygon([(-half - 0.008, low), (half + 0.008, low), (half, low + 0.1), (-half, low + 0.1)], colour)
+        pen.polygon(
+            [(-half - 0.008, low), (half + 0.008, low), (half, low + 0.1), (-half, low + 0.1)],
+            colour,
+        )
     box(pen, -0.045, 0.4, 0.045, 0.47, (255, 240, 120))
     pen.polygon([(-0.06, 0.47), (0.06, 0.47), (0, 0.53)], tint((60, 60, 80), light))
 
@@ -176,18 +221,30 @@ def blossom(pen: Pen, light, night: bool) -> None:
         pen.circle(u, v, 0.03, tint((255, 214, 232), light))
 
 
-PAINT = {"meadow": meadow, "beach": beach, "desert": desert, "city": city, "forest": forest, "snow": snow}
+PAINT = {
+    "meadow": meadow,
+    "beach": beach,
+    "desert": desert,
+    "city": city,
+    "forest": forest,
+    "snow": snow,
+}
 LANDMARKS = {"house": house, "lighthouse": lighthouse, "windmill": windmill, "blossom": blossom}
 
 
 def view(canvas: np.ndarray, x: float, zoom: float, height: int, width: int) -> np.ndarray:
-    """The panorama seen by a camera at `x` (frame heights) with `zoom`: uint8 (height*SS, width*SS, 3).
+    """The panorama seen by a camera at `x` (frame heights) with `zoom`: uint8 (height*SS, width*SS,
+    3).
 
     The zoom is about the horizon, so that the ground stays under the feet.
     """
     tall, wide = height * SS, width * SS
-    matrix = np.array([
-        [zoom, 0, wide / 2 - zoom * (canvas.shape[1] / 2 + x * tall)],
-        [0, zoom, HORIZON * tall * (1 - zoom)],
-    ])
-    return cv2.warpAffine(canvas, matrix, (wide, tall), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    matrix = np.array(
+        [
+            [zoom, 0, wide / 2 - zoom * (canvas.shape[1] / 2 + x * tall)],
+            [0, zoom, HORIZON * tall * (1 - zoom)],
+        ]
+    )
+    return cv2.warpAffine(
+        canvas, matrix, (wide, tall), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )

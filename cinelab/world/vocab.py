@@ -1,9 +1,10 @@
-"""The words of the toybox: every attribute a prompt may ask for, how it is said, and how it is read back.
+"""The words of the toybox: every attribute a prompt may ask for, how it is said, and how it is read
+back.
 
 Knows: attribute names, their values, and the phrases that name them. Does not know pixels.
 
-*Prompted* attributes are named in the caption. *Unprompted* ones are never said: they are fixed by the
-first shot in which a character or a place appears and must be remembered from then on.
+*Prompted* attributes are named in the caption. *Unprompted* ones are never said: they are fixed by
+the first shot in which a character or a place appears and must be remembered from then on.
 """
 
 import re
@@ -70,7 +71,8 @@ UNPROMPTED: dict[str, tuple[str, ...]] = {
     "side": ("left", "right"),
 }
 ATTRIBUTES = PROMPTED | UNPROMPTED
-FAMILY = {"setting": "places", "camera": "camera moves"}  # where a family is not its attribute with an s
+# where a family is not its attribute with an s
+FAMILY = {"setting": "places", "camera": "camera moves"}
 IDENTITY = ("pattern", "accessory", "second")  # what a character keeps
 SCENERY = ("landmark", "side")  # what a place keeps
 
@@ -96,7 +98,13 @@ def words(text: str) -> list[str]:
 def known_words() -> list[str]:
     """Every word a toybox caption can contain, sorted."""
     spoken = [phrase for _, _, phrase in _phrases()]
-    return sorted({word for text in (*spoken, *TEMPLATES, CONTINUE) for word in words(re.sub(r"{\w+}", "", text))})
+    return sorted(
+        {
+            word
+            for text in (*spoken, *TEMPLATES, CONTINUE)
+            for word in words(re.sub(r"{\w+}", "", text))
+        }
+    )
 
 
 def families() -> dict[str, list[tuple[str, ...]]]:

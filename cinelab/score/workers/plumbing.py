@@ -1,8 +1,10 @@
-"""What every worker script shares: read job.json, do the work, write answer.json, and end when the caller does.
+"""What every worker script shares: read job.json, do the work, write answer.json, and end when the
+caller does.
 
     python worker.py job.json answer.json
 
-Only the standard library: this runs under the tool's own python (3.10 or newer), where cinelab is not installed.
+Only the standard library: this runs under the tool's own python (3.10 or newer), where cinelab is
+not installed.
 """
 
 import json
@@ -19,7 +21,8 @@ def say(text: str) -> None:
 
 
 def serve(work) -> None:
-    """Call `work(job) -> answer` on the two paths of the command line; the answer appears whole or not at all."""
+    """Call `work(job) -> answer` on the two paths of the command line; the answer appears whole or
+    not at all."""
     job, answer = map(Path, sys.argv[1:3])
     threading.Thread(target=_end_with_caller, daemon=True).start()
     found = work(json.loads(job.read_text(encoding="utf-8")))

@@ -31,17 +31,29 @@ def work(job: dict) -> dict:
     for dimension, files in job["dimensions"].items():
         say(f"{dimension} of {len(files)} clips on {device}")
         try:
-            results[dimension] = _evaluate(job, dimension, _only(job, files), device, Path(vbench.__file__).parent)
+            results[dimension] = _evaluate(
+                job, dimension, _only(job, files), device, Path(vbench.__file__).parent
+            )
         except Exception as error:
             traceback.print_exc()
             errors[dimension] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-    versions = {"vbench": importlib.metadata.version("vbench"), "torch": torch.__version__,
-                "transformers": transformers.__version__}
-    return {"results": results, "errors": errors, "versions": versions, "device": str(device), "stubbed": kept is not None}
+    versions = {
+        "vbench": importlib.metadata.version("vbench"),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    return {
+        "results": results,
+        "errors": errors,
+        "versions": versions,
+        "device": str(device),
+        "stubbed": kept is not None,
+    }
 
 
 def _settle(job: dict) -> None:
-    """Everything that is read at import: where the weights are, that hubs stay unasked, that old pickles may be loaded."""
+    """Everything that is read at import: where the weights are, that hubs stay unasked, that old
+    pickles may be loaded."""
     scratch = Path(job["scratch"])
     dino = Path(job["cache"]) / "dino_model" / "dino_vitbase16_pretrain.pth"
     # DINO's own entry point ignores the path it is handed and looks where torch.hub downloads to.
@@ -49,16 +61,23 @@ def _settle(job: dict) -> None:
     checkpoints.mkdir(parents=True)
     if dino.exists():
         (checkpoints / dino.name).symlink_to(dino.resolve())
-    os.environ |= {"VBENCH_CACHE_DIR": job["cache"], "TORCH_HOME": str(scratch / "torch"), "HF_HUB_OFFLINE": "1",
-                   "TRANSFORMERS_OFFLINE": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1"}
+    os.environ |= {
+        "VBENCH_CACHE_DIR": job["cache"],
+        "TORCH_HOME": str(scratch / "torch"),
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
+    }
 
 
 def _import_torchvision():
-    """torch, and the library that stands in for torchvision's operators where its build does not fit a CPU torch."""
+    """torch, and the library that stands in for torchvision's operators where its build does not
+    fit a CPU torch."""
     import torch
 
     try:
         import torchvision  # noqa: F401
+
         return torch, None
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
@@ -69,11 +88,13 @@ def _import_torchvision():
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import torchvision  # noqa: F401
+
     return torch, library
 
 
 def _only(job: dict, files: list) -> Path:
-    """A folder of links to these files alone: VBench scores whatever it finds. The same files share one folder."""
+    """A folder of links to these files alone: VBench scores whatever it finds. The same files share
+    one folder."""
     name = hashlib.blake2b("/".join(sorted(files)).encode(), digest_size=8).hexdigest()
     folder = Path(job["scratch"]) / "videos" / name
     if not folder.exists():
@@ -87,7 +108,12 @@ def _evaluate(job: dict, dimension: str, folder: Path, device, package: Path) ->
     """One dimension on a folder; VBench returns nothing, its numbers are in a file."""
     out, name = Path(job["scratch"]) / "out", f"{job['mode']}-{dimension}"
     listing = str(package / "VBench_full_info.json")
-    options = {"dimension_list": [dimension], "local": True, "mode": job["mode"], "imaging_quality_preprocessing_mode": "longer"}
+    options = {
+        "dimension_list": [dimension],
+        "local": True,
+        "mode": job["mode"],
+        "imaging_quality_preprocessing_mode": "longer",
+    }
     if job["mode"] == "long_custom_input":
         bench, more = _long(job, device, listing, str(out))
         bench.evaluate(str(folder), name, **options, **more)
@@ -95,31 +121,49 @@ def _evaluate(job: dict, dimension: str, folder: Path, device, package: Path) ->
         from vbench import VBench
 
         custom = job["mode"] == "custom_input"
-        prompts = {file.name: job["prompts"][file.name] for file in folder.iterdir()} if custom else []
-        VBench(device, listing, str(out)).evaluate(str(folder), name, prompt_list=prompts, **options)
+        prompts = (
+            {file.name: job["prompts"][file.name] for file in folder.iterdir()} if custom else []
+        )
+        VBench(device, listing, str(out)).evaluate(
+            str(folder), name, prompt_list=prompts, **options
+        )
     found = json.loads((out / f"{name}_eval_results.json").read_text(encoding="utf-8"))[dimension]
     # The average stands first and the values a video last, however many tables lie between.
-    values = {Path(one["video_path"]).name: one["video_results"] for one in found[-1] if "video_path" in one}
+    values = {
+        Path(one["video_path"]).name: one["video_results"]
+        for one in found[-1]
+        if "video_path" in one
+    }
     return {"average": found[0], "videos": values}
 
 
 def _long(job: dict, device, listing: str, out: str):
-    """VBench-Long from its clone, on top of the installed vbench, with the settings its own script has by default."""
+    """VBench-Long from its clone, on top of the installed vbench, with the settings its own script
+    has by default."""
     home = Path(job["long_home"]) / "vbench2_beta_long"
     _give_write_video()
     if "vbench2_beta_long" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("vbench2_beta_long", home / "__init__.py",
-                                                      submodule_search_locations=[str(home)])
+        spec = importlib.util.spec_from_file_location(
+            "vbench2_beta_long", home / "__init__.py", submodule_search_locations=[str(home)]
+        )
         module = sys.modules["vbench2_beta_long"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     bench = sys.modules["vbench2_beta_long"].VBenchLong(device, listing, out)
     configs = home / "configs"
-    return bench, {"clip_length_config": "clip_length_mix.yaml", "use_semantic_splitting": False, "static_filter_flag": False,
-                   "sb_clip2clip_feat_extractor": "dino", "bg_clip2clip_feat_extractor": "clip", "w_inclip": 1.0,
-                   "w_clip2clip": 0.0, "dev_flag": False, "num_of_samples_per_prompt": 5,
-                   "slow_fast_eval_config": str(configs / "slow_fast_params.yaml"),
-                   "sb_mapping_file_path": str(configs / "subject_mapping_table.yaml"),
-                   "bg_mapping_file_path": str(configs / "background_mapping_table.yaml")}
+    return bench, {
+        "clip_length_config": "clip_length_mix.yaml",
+        "use_semantic_splitting": False,
+        "static_filter_flag": False,
+        "sb_clip2clip_feat_extractor": "dino",
+        "bg_clip2clip_feat_extractor": "clip",
+        "w_inclip": 1.0,
+        "w_clip2clip": 0.0,
+        "dev_flag": False,
+        "num_of_samples_per_prompt": 5,
+        "slow_fast_eval_config": str(configs / "slow_fast_params.yaml"),
+        "sb_mapping_file_path": str(configs / "subject_mapping_table.yaml"),
+        "bg_mapping_file_path": str(configs / "background_mapping_table.yaml"),
+    }
 
 
 def _give_write_video() -> None:
@@ -131,15 +175,26 @@ def _give_write_video() -> None:
 
 
 def _write_video(path: str, frames, fps) -> None:
-    """frames (F, H, W, 3), values 0..255: H.264 at qp 0, so that only the rounding to yuv444p differs."""
+    """frames (F, H, W, 3), values 0..255: H.264 at qp 0, so that only the rounding to yuv444p
+    differs."""
     import av
     import numpy as np
 
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=round(fps), options={"qp": "0", "preset": "ultrafast"})
-        stream.height, stream.width, stream.pix_fmt = int(frames.shape[1]), int(frames.shape[2]), "yuv444p"
+        stream = container.add_stream(
+            "libx264", rate=round(fps), options={"qp": "0", "preset": "ultrafast"}
+        )
+        stream.height, stream.width, stream.pix_fmt = (
+            int(frames.shape[1]),
+            int(frames.shape[2]),
+            "yuv444p",
+        )
         for picture in np.asarray(frames).astype(np.uint8):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")))
+            container.mux(
+                stream.encode(
+                    av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                )
+            )
         container.mux(stream.encode(None))
 
 

@@ -1,4 +1,5 @@
-"""Asks a video-language model yes/no questions about clips, under the python of VisionReward's own environment.
+"""Asks a video-language model yes/no questions about clips, under the python of VisionReward's own
+environment.
 
 job     model, the checkpoint's folder; clips, a list of {frames, an .npy of uint8 (F, H, W, 3); questions, a list};
         backend, optional "module:function": `function(job)` returns another `answer(frames, question) -> str`
@@ -12,7 +13,8 @@ import traceback
 import numpy as np
 from plumbing import say, serve
 
-TEMPERATURE, TOP_P = 0.1, 0.1  # with one candidate they change nothing; the checkpoint's code wants them given
+# with one candidate they change nothing; the checkpoint's code wants them given
+TEMPERATURE, TOP_P = 0.1, 0.1
 PAD = 128002  # the padding token of the Llama 3 that the model is built on
 
 
@@ -42,18 +44,35 @@ def load(job: dict):
     kind = torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float16
     local = {"trust_remote_code": True, "local_files_only": True}
     tokenizer = AutoTokenizer.from_pretrained(job["model"], **local)
-    model = AutoModelForCausalLM.from_pretrained(job["model"], torch_dtype=kind, **local).eval().to("cuda")
+    model = (
+        AutoModelForCausalLM.from_pretrained(job["model"], torch_dtype=kind, **local)
+        .eval()
+        .to("cuda")
+    )
 
     def answer(frames: np.ndarray, question: str) -> str:
         video = torch.from_numpy(frames).permute(3, 0, 1, 2)  # (3, F, H, W)
-        told = model.build_conversation_input_ids(tokenizer=tokenizer, query=question, images=[video], history=[],
-                                                  template_version="chat")
-        given = {name: told[name].unsqueeze(0).to("cuda") for name in ("input_ids", "token_type_ids", "attention_mask")}
+        told = model.build_conversation_input_ids(
+            tokenizer=tokenizer, query=question, images=[video], history=[], template_version="chat"
+        )
+        given = {
+            name: told[name].unsqueeze(0).to("cuda")
+            for name in ("input_ids", "token_type_ids", "attention_mask")
+        }
         pictures = [[told["images"][0].to("cuda").to(kind)]]
         with torch.no_grad():
-            said = model.generate(**given, images=pictures, max_new_tokens=1, do_sample=False, top_k=1, top_p=TOP_P,
-                                  temperature=TEMPERATURE, pad_token_id=PAD)
-        return tokenizer.decode(said[0, given["input_ids"].shape[1]])  # the first new word is the answer
+            said = model.generate(
+                **given,
+                images=pictures,
+                max_new_tokens=1,
+                do_sample=False,
+                top_k=1,
+                top_p=TOP_P,
+                temperature=TEMPERATURE,
+                pad_token_id=PAD,
+            )
+        # the first new word is the answer
+        return tokenizer.decode(said[0, given["input_ids"].shape[1]])
 
     return answer
 
