@@ -16,7 +16,9 @@ from playwright.sync_api import sync_playwright
 from cinelab.lab.demo import House, serve
 from cinelab.model.zoo import load
 
-WIDTH, EVERY = 720, 0.25  # pixels; seconds between two pictures
+# pixels; seconds between two pictures
+WIDTH = 720
+EVERY = 0.25
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
 
 

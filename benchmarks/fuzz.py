@@ -61,9 +61,11 @@ def main() -> int:
 def parent(kinds: list[str], seed: int, seconds: float, findings: Path) -> int:
     """A process for each kind, one after the other; one that dies is a finding, and the next begins
     where it stood."""
-    total, found = Counter(), 0
+    total = Counter()
+    found = 0
     for name in kinds:
-        counts, until = Counter(), time.monotonic() + seconds / len(kinds)
+        counts = Counter()
+        until = time.monotonic() + seconds / len(kinds)
         while (left := until - time.monotonic()) > 1:
             counts += one_process(name, seed + counts["inputs"], left, findings)
         here = len(list(findings.glob(f"{name}-*")))
@@ -72,7 +74,8 @@ def parent(kinds: list[str], seed: int, seconds: float, findings: Path) -> int:
             f"{counts['refused']:7} refused, {here} findings",
             flush=True,
         )
-        total, found = total + counts, found + here
+        total = total + counts
+        found = found + here
     print(
         f"{'in all':14}{total['inputs']:8} inputs, {total['taken']:7} taken, {total['refused']:7} "
         f"refused, {found} findings in {findings}"

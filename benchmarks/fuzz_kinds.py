@@ -235,7 +235,8 @@ NAMES = [
 
 def value_of(hint: Any, rng: Random, depth: int = 0) -> Any:
     """A value that a type may take, or, now and then, anything."""
-    origin, inner = get_origin(hint) or hint, get_args(hint)
+    origin = get_origin(hint) or hint
+    inner = get_args(hint)
     if rng.random() < 0.12 or depth > 5 or hint is Any:
         return junk(rng)
     if dataclasses.is_dataclass(hint):
@@ -259,7 +260,8 @@ def value_of(hint: Any, rng: Random, depth: int = 0) -> Any:
 
 
 def fields_of(cls: type, rng: Random, depth: int = 0) -> dict:
-    hints, found = get_type_hints(cls), {}
+    hints = get_type_hints(cls)
+    found = {}
     for field in dataclasses.fields(cls):
         needed = (
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -959,7 +961,8 @@ def some_arguments(rng: Random) -> Files:
 def arguments(folder: Path) -> None:
     from cinelab import cli, printing
 
-    words, said = json.loads((folder / "words.json").read_bytes()), io.StringIO()
+    words = json.loads((folder / "words.json").read_bytes())
+    said = io.StringIO()
     (folder / "here").mkdir()
     # None: wherever sys.stdout is then
     before = sys.argv, Path.cwd(), printing.out._file, printing.err._file

@@ -202,7 +202,8 @@ def _changed(value: Any, rng: Random) -> Any:
 
 
 def _changed_mapping(value: dict, rng: Random) -> dict:
-    key, act = rng.choice(list(value)), rng.random()
+    key = rng.choice(list(value))
+    act = rng.random()
     if act < 0.15:
         return {name: item for name, item in value.items() if name != key}
     if act < 0.25:

@@ -142,9 +142,14 @@ class Visitor:
     """Directs a film by a script, or one film after the other."""
 
     def __init__(self, server: Server, number: int, churn: bool):
-        self.server, self.churn, self.bursts = server, churn, number == 0
+        self.server = server
+        self.churn = churn
+        self.bursts = number == 0
         self.rng = random.Random(number)
-        self.chunks, self.films, self.outcomes, self.bytes = 0, 0, Counter(), 0
+        self.chunks = 0
+        self.films = 0
+        self.outcomes = Counter()
+        self.bytes = 0
         self.last = ""  # command that was said
 
     async def run(self, until: float) -> None:
@@ -190,7 +195,8 @@ class Visitor:
             return "branch", {"chunk": self.rng.randrange(10)}
         if self.last == "seed":
             return "undo", {}
-        switch, policy = self.rng.choice(("keep", "recache")), self.rng.choice(POLICIES)
+        switch = self.rng.choice(("keep", "recache"))
+        policy = self.rng.choice(POLICIES)
         seed = self.rng.randrange(99)
         return self.rng.choice([("prompt", text | {"switch": switch}), ("prompt", {"text": " "}), ("cut", text), ("retake", {}),
                                 ("seed", {"value": seed}), ("policy", {"value": policy})])  # fmt: skip
@@ -209,14 +215,13 @@ class Visitor:
 
 
 async def soak(server: Server, visitors: int, minutes: float, churn: bool) -> dict:
-    began, guests = time.monotonic(), [Visitor(server, number, churn) for number in range(visitors)]
+    began = time.monotonic()
+    guests = [Visitor(server, number, churn) for number in range(visitors)]
     watch = asyncio.create_task(server.watch())
     await asyncio.gather(*(guest.run(began + 60 * minutes) for guest in guests))
     watch.cancel()
-    made, outcomes = (
-        [guest.chunks for guest in guests],
-        sum((guest.outcomes for guest in guests), Counter()),
-    )
+    made = [guest.chunks for guest in guests]
+    outcomes = sum((guest.outcomes for guest in guests), Counter())
     return {
         "visitors": visitors,
         "minutes": minutes,
@@ -251,7 +256,10 @@ async def grow(server: Server, chunks: int) -> dict:
     """One film that grows, cut every 100 chunks."""
     marks = {round(chunks * part / 4): part for part in range(1, 5)}
     async with Guest(server.port, secrets.token_hex(5), server.token) as guest:
-        before, at, seconds, began = server.mib, {}, {}, time.monotonic()
+        before = server.mib
+        at = {}
+        seconds = {}
+        began = time.monotonic()
         await guest.do("prompt", play=True, text=PROMPTS[0])
         cut = 0
         while guest.view["chunks"] < chunks:

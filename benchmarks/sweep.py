@@ -47,7 +47,8 @@ def main() -> None:
 def measure(notebook: Path, results: Path, cells: int, workers: int) -> dict:
     sweep = Sweep("overhead", notebook, grid=GRID, seeds=list(range(-(-cells // 12))))
     # of the driver alone: its loop and its table
-    processor, began = time.process_time(), time.perf_counter()
+    processor = time.process_time()
+    began = time.perf_counter()
     summary = run(sweep, workers=workers, smoke=True, results=results)
     wall = time.perf_counter() - began
     if not summary.ok:

@@ -24,7 +24,9 @@ from cinelab.errors import CinelabError, reason
 from cinelab.files import to_json, write_atomic, write_json
 from cinelab.texts import RECORD, Kind, check_regular, parse_json
 
-CHECKSUMS, SEAL, ARRAYS = "checksums.json", "seal", "blake2b"
+CHECKSUMS = "checksums.json"
+SEAL = "seal"
+ARRAYS = "blake2b"
 
 
 def checksum(path: str | Path, size: int = 16) -> str:
@@ -55,7 +57,8 @@ def read_sealed(path: str | Path, remedy: str | Kind, /, **wanted: Any) -> dict:
     `wanted` as in `cinelab.config.read_mapping`. CinelabError with the remedy (of a kind of text)
     where anything of it has changed."""
     kind = replace(RECORD, remedy=remedy) if isinstance(remedy, str) else remedy
-    said, remedy = read_mapping(path, kind), kind.remedy
+    said = read_mapping(path, kind)
+    remedy = kind.remedy
     # the seal counts under any name: a bit of that may be the one that flipped
     for key, value in sorted(said.items(), key=lambda item: item[0] != SEAL):
         if isinstance(value, str) and len(value) == 32 and seal_of(without(said, key)) == value:

@@ -42,7 +42,8 @@ SCREENPLAYS = Path("experiments/screenplays")
 # UsageError, whether typer brings its own click or uses the package
 USAGE = typer.BadParameter.__bases__[0]
 # chunks: four of a measurement are warm-up, and chunk 20 is what others are compared with
-LEAST_TIMED, LEAST_LATE = 5, 21
+LEAST_TIMED = 5
+LEAST_LATE = 21
 POLICY = "camr, full, window, sink, ..., or your own as module:Name"
 Budget = Annotated[int, budget_option()]
 Steps = Annotated[str | None, steps_option()]
@@ -97,7 +98,8 @@ def film(
     # every file is read before work starts
     titles = {play: Screenplay.load(play).title for play in plays}
     folders = _folders_of(plays, output)
-    notebook, failed = _notebook("00_first_film.ipynb"), 0
+    notebook = _notebook("00_first_film.ipynb")
+    failed = 0
     for play in plays:
         folder = folders[play]
         say((titles[play], "bold"), f" -> {folder}")
@@ -675,7 +677,8 @@ def _usage(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return 2
-    sentence, context = error.format_message().strip().rstrip("."), error.ctx
+    sentence = error.format_message().strip().rstrip(".")
+    context = error.ctx
     return _said(
         f"{sentence}; see `{context.command_path} --help`." if context else f"{sentence}.", 2
     )

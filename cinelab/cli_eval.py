@@ -111,7 +111,8 @@ def _show_scores(rows) -> None:
     from cinelab.lab.results import text_of
     from cinelab.score.evaluate import digest
 
-    found, lines = digest(rows), []
+    found = digest(rows)
+    lines = []
     found = found[found["value"].notna() & (found["backend"] != "file")]
     for judge, part in found.groupby("backend", sort=False):
         lines.append([(f"by {judge}", "bold"), "", "", "", ""])
@@ -161,7 +162,8 @@ def check(tool: Annotated[str | None, typer.Argument(help="default: both")] = No
 
     lacking = 0
     for one in [find(tool)] if tool else TOOLS.values():
-        made, missing = ready(one), _missing(one.name)
+        made = ready(one)
+        missing = _missing(one.name)
         say((f"{one.name}: {one.purpose}", "bold"))
         say(_mark(made), f"  environment {folder(one)}, for all")
         if not made:
@@ -251,7 +253,8 @@ def suite(
         with writing_file(output, PARQUET), progress("scoring with VBench") as show:
             rows = _kept(score_suite(folder, names, rewriting, tell=show), output)
         return _finish(rows, output)
-    lacking, wanted = missing_of_suite(folder, names), jobs(names)
+    lacking = missing_of_suite(folder, names)
+    wanted = jobs(names)
     lines = [
         [name, *(str(sum(name in job.dimensions for job in some)) for some in (wanted, lacking))]
         for name in names

@@ -213,9 +213,11 @@ def plan(
             f"--chunks {chunks} of --chunk {chunk} are {chunks * chunk} latent frames; a film has "
             f"at most {LATENTS}."
         )
-    kept, sizes = Storage(place, packing), {"wan-1.3b": WAN_1_3B, "wan-14b": WAN_14B}
+    kept = Storage(place, packing)
+    sizes = {"wan-1.3b": WAN_1_3B, "wan-14b": WAN_14B}
     Speed(linears=linears)
-    rule, config = policy_named(policy, budget), sizes.get(model) or config_of(model)
+    rule = policy_named(policy, budget)
+    config = sizes.get(model) or config_of(model)
     film = Film(
         size_of(size),
         chunks,
@@ -301,7 +303,8 @@ def clips(
     mine, of = _share(share)
     settings = parse_settings(setting or [])
     parts, config = parts_of(model)
-    config, kept = override(config, settings), None
+    config = override(config, settings)
+    kept = None
     with progress("reading videos") as show:
         for step in build(videos, store, config, *parts, part=(mine, of), tell=show, begin=show):
             kept = (kept or 0) + step.films

@@ -96,7 +96,8 @@ def from_kind(
 ) -> Any:
     """What `described` wrote, a `near` or a class below it. Raises CinelabError where the class is
     not there."""
-    kind, allowed = values[key], near if isinstance(near, tuple) else (near,)
+    kind = values[key]
+    allowed = near if isinstance(near, tuple) else (near,)
     near = allowed[-1]
     cls = None
     if isinstance(kind, str):
@@ -120,7 +121,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         raise CinelabError(
             f"Setting {what!r} is {short(values)}; give a mapping of {', '.join(_names(cls))}."
         )
-    hints, names = get_type_hints(cls), _names(cls)
+    hints = get_type_hints(cls)
+    names = _names(cls)
     for key in values:
         if key not in names:
             raise CinelabError(unknown(f"{where}{key}", names, str(key)))
@@ -161,7 +163,8 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
         if dataclasses.is_dataclass(config)
         else []
     )
-    new, inner = {}, {}
+    new = {}
+    inner = {}
     for path, value in changes.items():
         head, _, rest = str(path).partition(".")
         if head not in names:
@@ -169,12 +172,10 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
         if rest:
             inner.setdefault(head, {})[rest] = value
         else:
-            part, old = (
-                _part(
-                    type(config), get_type_hints(type(config))[head], head, value, f"{where}{path}"
-                ),
-                getattr(config, head),
+            part = _part(
+                type(config), get_type_hints(type(config))[head], head, value, f"{where}{path}"
             )
+            old = getattr(config, head)
             new[head] = (
                 part.filled(old) if hasattr(part, "filled") and type(part) is type(old) else part
             )

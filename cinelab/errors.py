@@ -3,7 +3,9 @@
 import re
 
 # characters of a message, of a quoted value in it, and of one that is cut
-LONGEST, QUOTED, SHOWN = 1500, 300, 57
+LONGEST = 1500
+QUOTED = 300
+SHOWN = 57
 LONG_QUOTE = re.compile(rf"""(['"])((?:(?!\1).){{{QUOTED},}}?)\1(?![\w'"])""", re.DOTALL)
 
 

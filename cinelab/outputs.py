@@ -117,8 +117,11 @@ class Claim:
 
     def __init__(self, lock: Path, handle: TextIO | None, made: list[Path]):
         """`handle` is None where the right belongs to a process that has lent it to us."""
-        self.lock, self.pid, self.count = lock, os.getpid(), 1
-        self._handle, self._made = handle, made
+        self.lock = lock
+        self.pid = os.getpid()
+        self.count = 1
+        self._handle = handle
+        self._made = made
 
     def note(self, notebook: Any = None) -> None:
         """Count our children, such as a kernel, among the writers. They write here even if we are
@@ -286,7 +289,8 @@ def _owners(handle: TextIO) -> tuple[str, list[int]]:
     """The host that a lock names, and its processes there, the writer before its kernel: on our own
     host the living ones."""
     handle.seek(0)
-    words, latest = handle.read().split(), os.fstat(handle.fileno()).st_mtime + 60
+    words = handle.read().split()
+    latest = os.fstat(handle.fileno()).st_mtime + 60
     noted = [int(word) for word in words if word.isdigit()]
     host = next((word[5:] for word in words if word.startswith("host=")), HOST)
     return host, noted if host != HOST else [pid for pid in noted if _lives(pid, latest)]
@@ -311,7 +315,8 @@ def passing_folder(
 ) -> Iterator[Path]:
     """A folder of this process for temporary files, in `place` or where the system keeps such; gone
     afterwards. What killed processes have left of the same kind goes first."""
-    place, begin = Path(place or tempfile.gettempdir()), f"{begin}{kind}-"
+    place = Path(place or tempfile.gettempdir())
+    begin = f"{begin}{kind}-"
     remove_dead(place, begin)
     made = Path(tempfile.mkdtemp(prefix=f"{begin}{HERE}-{os.getpid()}-", dir=place))
     try:

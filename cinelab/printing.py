@@ -38,11 +38,11 @@ UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 # how tables may look
-LINED, BARE = (
-    {},
-    {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)},
-)
-INDENT, APART = "  ", "   "  # of a record's lines, between its fields
+LINED = {}
+BARE = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
+# of a record's lines, between its fields
+INDENT = "  "
+APART = "   "
 Cell = str | tuple[str, str]  # text, or text and its style
 
 
@@ -76,7 +76,8 @@ class Plain(Console):
         return Text(visible(text), style=style, justify=justify, overflow=overflow)
 
 
-out, err = Plain(), Plain(stderr=True)
+out = Plain()
+err = Plain(stderr=True)
 
 
 def say(*parts: Cell, to: Console = out) -> None:

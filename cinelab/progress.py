@@ -27,15 +27,20 @@ class Progress:
     """The stages of a command's work, and how far the present one is. See the head of the file."""
 
     def __init__(self, text: str, quiet: float = 0.0, clock: Callable[[], float] = time.monotonic):
-        self.clock, self.quiet, self.lives = clock, quiet, False
+        self.clock = clock
+        self.quiet = quiet
+        self.lives = False
         # when the last plain line was printed, and of which stage
         self.said: tuple[float, str] | None = None
         self.began = clock()
         self._begin(text)
 
     def _begin(self, text: str) -> None:
-        self.text, self.what, self.unit = text, "", ""
-        self.done, self.total = 0, None
+        self.text = text
+        self.what = ""
+        self.unit = ""
+        self.done = 0
+        self.total = None
         self.first = None  # what was done when counting began
         self.since = self.last = self.clock()  # when it began, and when `done` last grew
 
@@ -50,7 +55,10 @@ class Progress:
             self.first, self.since = done, self.clock()
         if done != self.done:
             self.last = self.clock()
-        self.done, self.total, self.unit, self.what = done, total, unit, what
+        self.done = done
+        self.total = total
+        self.unit = unit
+        self.what = what
         self._plain()
 
     def __call__(self, text: str) -> None:
@@ -110,7 +118,8 @@ def progress(text: str, quiet: float = 0.0, often: float = 8.0) -> Iterator[Prog
 
     Where no line moves, nothing is printed in the first `quiet` seconds.
     """
-    shown, screen = Progress(text, quiet), terminal()
+    shown = Progress(text, quiet)
+    screen = terminal()
     if screen is None:
         shown._plain()
         yield shown

@@ -199,8 +199,10 @@ class Run:
     parallel: Any = None
 
     def __init__(self, folder: str | Path, config: Any):
-        self.folder, self.config = Path(folder), config
-        self.step, self.seconds = 0, 0.0
+        self.folder = Path(folder)
+        self.config = config
+        self.step = 0
+        self.seconds = 0.0
         self._began = time.perf_counter()
         self._claim: Claim | None = None
         self._check_config(to_dict(config))
@@ -251,7 +253,8 @@ class Run:
             self._compare_config(new)
 
     def _compare_config(self, new: dict) -> None:
-        path, old = self.folder / "config.json", {}
+        path = self.folder / "config.json"
+        old = {}
         if path.exists():
             old = with_defaults(self.config, read_mapping(path, data=DATA))
             changed = [k for k in new if new[k] != old.get(k) and k not in MAY_CHANGE]
@@ -301,7 +304,8 @@ class Run:
     def _note_conditions(self, resumed: bool, processes: int = 1) -> None:
         """Note what the bits depend on; say it where a run goes on under other conditions than it
         has had so far."""
-        now, old = conditions() | {"processes": processes}, self.conditions
+        now = conditions() | {"processes": processes}
+        old = self.conditions
         if resumed and (odd := [name for name in now if old.get(name, now[name]) != now[name]]):
             what = ", ".join(f"{name} {old[name]} (now {now[name]})" for name in odd)
             warnings.warn(
@@ -325,7 +329,8 @@ class Run:
         state = read_state(path)
         for name, part in parts.items():
             _load_into(part, part_of(state, name, path), name, path)
-        self.step, self.seconds = state["step"], mapping(state, path, seconds=float)["seconds"]
+        self.step = state["step"]
+        self.seconds = mapping(state, path, seconds=float)["seconds"]
         self._began = time.perf_counter()
         self._truncate_log(self.step)
 

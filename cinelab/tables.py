@@ -55,7 +55,8 @@ class reading:
     has kinds of its own, and what it makes of flipped bits is any."""
 
     def __init__(self, path: str | Path, remedy: str):
-        self.path, self.remedy = path, remedy
+        self.path = path
+        self.remedy = remedy
 
     def __enter__(self) -> None:
         return None

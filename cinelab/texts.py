@@ -203,7 +203,8 @@ def bounded(value: Any) -> Any:
 
     Raises ValueError.
     """
-    level, depth = [value], 0
+    level = [value]
+    depth = 0
     while level := [part for part in level if type(part) in (dict, list)]:
         depth += 1
         if depth > DEPTH:
@@ -243,7 +244,8 @@ def problem(error: Exception) -> str:
         return TOO_DEEP
     if isinstance(error, yaml.reader.ReaderError):
         return f"character {error.character:#x} is not text"
-    found, context = getattr(error, "problem", None), getattr(error, "context", None)
+    found = getattr(error, "problem", None)
+    context = getattr(error, "context", None)
     said = " ".join(
         str(context if found in (None, "second occurrence") and context else found or error).split()
     )

@@ -10,7 +10,8 @@ import os
 import sys
 from pathlib import Path
 
-NUMBER, POLICY = "OMP_NUM_THREADS", "OMP_WAIT_POLICY"
+NUMBER = "OMP_NUM_THREADS"
+POLICY = "OMP_WAIT_POLICY"
 # KMP_: the OpenMP of Intel and LLVM, which spins on under PASSIVE
 SLEEP = {POLICY: "PASSIVE", "KMP_BLOCKTIME": "0"}
 # whoever sets one of these has chosen how threads wait

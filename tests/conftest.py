@@ -87,6 +87,7 @@ def ctrl_c_works():
 def no_waiting_for_the_disk():
     """Writes wait for the disk so that they outlive a power cut, which no test can try: here they
     need not."""
-    real, os.fsync = os.fsync, lambda handle: None
+    real = os.fsync
+    os.fsync = lambda handle: None
     yield
     os.fsync = real

@@ -24,15 +24,20 @@ class Served:
     """A house that is served on a free port; `address` is the one that the command prints."""
 
     def __init__(self, house: House, names=()):
-        self.house, self.names, self.told, self.ready = house, names, [], threading.Event()
+        self.house = house
+        self.names = names
+        self.told = []
+        self.ready = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self.thread.start()
         assert self.ready.wait(30)
         self.address = self.told[0]
-        self.port, self.token = urlsplit(self.address).port, house.keys.token
+        self.port = urlsplit(self.address).port
+        self.token = house.keys.token
 
     async def _run(self):
-        self.loop, self.end = asyncio.get_running_loop(), asyncio.Event()
+        self.loop = asyncio.get_running_loop()
+        self.end = asyncio.Event()
         await serve(self.house, "127.0.0.1", 0, self._told, self.end, self.names)
 
     def _told(self, address):
@@ -60,9 +65,18 @@ class Guest:
     """A browser's side of the wire: what it has been told, as a page would know it."""
 
     def __init__(self, port, film, token, **headers):
-        self.port, self.film, self.token, self.headers = port, film, token, headers
-        self.about, self.view, self.full, self.sent = {}, {}, "", []
-        self.pictures, self.stills, self.number, self.bytes = 0, set(), 0, 0
+        self.port = port
+        self.film = film
+        self.token = token
+        self.headers = headers
+        self.about = {}
+        self.view = {}
+        self.full = ""
+        self.sent = []
+        self.pictures = 0
+        self.stills = set()
+        self.number = 0
+        self.bytes = 0
         self.answers = {}
 
     async def __aenter__(self):

@@ -51,7 +51,8 @@ def killed_at_every_operation(
     code, said, operations = in_a_child(work, whole)
     if code != 0 or not operations:
         return [f"undisturbed: ended with {code} after {len(operations)} file operations: {said}"]
-    expected, faults = seen(whole), []
+    expected = seen(whole)
+    faults = []
     for at in _spread(len(operations), points):
         folder = _fresh(root / f"{at:04d}", before)
         code, said, _ = in_a_child(work, folder, at)
@@ -70,7 +71,8 @@ def killed_at_every_operation(
 def in_a_child(work: Work, folder: Path, at: int | None = None) -> tuple[int, str, list[str]]:
     """Run `work(folder)` in a fork, killed before its operation number `at`: its exit code (minus
     the signal), what it said on stderr, and its file operations below `folder`."""
-    said, told = folder.parent / f"{folder.name}.said", folder.parent / f"{folder.name}.operations"
+    said = folder.parent / f"{folder.name}.said"
+    told = folder.parent / f"{folder.name}.operations"
     child = os.fork()
     if child == 0:
         _be_the_child(work, folder, at, said, told)
@@ -96,7 +98,8 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def _be_the_child(work: Work, folder: Path, at: int | None, said: Path, told: Path) -> None:
-    code, operations = 1, []
+    code = 1
+    operations = []
     try:
         with open(said, "w") as log:
             os.dup2(log.fileno(), 1)

@@ -37,7 +37,8 @@ RESUMED = replace(TF, steps=4, save_every=2)
 
 
 def seeded(seed):
-    made, lots = plain(), torch.Generator().manual_seed(seed)
+    made = plain()
+    lots = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in made.parameters():
             weight.add_(0.05 * torch.randn(weight.shape, generator=lots))
@@ -51,7 +52,8 @@ def model(parallel, seed=0, frozen=False, lora=None):
 
 def trained(parallel, folder, stage, config, *nets, kill_after=None):
     """Rows without times, and all weights of all networks, whole."""
-    run, rows = SharedRun(folder, config, parallel), []
+    run = SharedRun(folder, config, parallel)
+    rows = []
     for row in stage.train(config, *nets, Fake(), run):
         rows.append({name: value for name, value in row.items() if name != "seconds"})
         if row["step"] == kill_after:

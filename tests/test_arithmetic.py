@@ -47,7 +47,9 @@ def test_what_a_block_keeps_of_a_token_is_counted(width, ffn):
         CausalWan(WanConfig(4, width // 4, num_layers=1, ffn_dim=ffn, text_dim=32), "sdpa"),
         torch.bfloat16,
     )
-    weights, kept, hold = {part.untyped_storage().data_ptr() for part in model.parameters()}, {}, []
+    weights = {part.untyped_storage().data_ptr() for part in model.parameters()}
+    kept = {}
+    hold = []
     x = torch.randn(1, 4, 64, width, dtype=torch.bfloat16, requires_grad=True)
     _, modulation = model.condition_embedder.time(torch.rand(1, 4))
     words = model.encode_text(torch.randn(1, 1, 8, 32, dtype=torch.bfloat16))
@@ -87,10 +89,8 @@ def test_more_gpus_take_less_each_and_options_do_what_they_say():
 
 @pytest.mark.parametrize("policy", [Full(), CAMR(budget=2, score="mean")], ids=["full", "camr"])
 def test_wide_chunks_as_strips_of_their_own_see_the_same(policy, monkeypatch):
-    net, clips = (
-        processes.model(processes.Parallel.here()),
-        processes.Fake().clips(2, 6, torch.Generator()),
-    )
+    net = processes.model(processes.Parallel.here())
+    clips = processes.Fake().clips(2, 6, torch.Generator())
     t = torch.full((2, 6), 0.5)
 
     def seen():

@@ -92,7 +92,8 @@ def test_drawing_every_character_alike_keeps_all_looks_and_is_no_merit():
         return np.mean([row[3] for row in rows if row[2] == metric])
 
     for seen, above, varied in ((collapsed, 0.0, 0.0), (true, 0.7, 0.7)):
-        kept, chance = consistency_rows(seen, plans), own_chance_rows(seen, plans)
+        kept = consistency_rows(seen, plans)
+        chance = own_chance_rows(seen, plans)
         assert mean(kept, "identity kept") == 1.0
         assert mean(above_chance_rows(kept, chance), "identity kept above chance") == pytest.approx(
             above, abs=0.15

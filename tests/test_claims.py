@@ -324,7 +324,8 @@ def test_the_study_gives_every_start_as_many_clips():
 
 
 def test_the_baseline_has_a_level_a_chunk(tmp_path, monkeypatch):
-    asked, pairs = {}, SimpleNamespace(seconds=1.0, bytes=2)
+    asked = {}
+    pairs = SimpleNamespace(seconds=1.0, bytes=2)
     monkeypatch.setattr(initialisation, "_pairs", lambda *_: pairs)
     monkeypatch.setattr(initialisation.students, "ode", lambda *a, **k: asked.update(a[5]))
     initialisation._regressed(
@@ -347,10 +348,8 @@ def test_a_teachers_card_is_of_its_end_points():
 
 def test_docs_and_shipped_tables_say_what_is_withdrawn():
     root = Path(__file__).parents[1]
-    said, page = (
-        (root / "docs" / "results.md").read_text(),
-        root / "results" / "reference" / "experiments.html",
-    )
+    said = (root / "docs" / "results.md").read_text()
+    page = root / "results" / "reference" / "experiments.html"
     for one in withdrawn.CLAIMS:
         assert f"| {one.claim} | {one} |" in said
     shown = page.read_text().split('<script type="application/json"')[0]

@@ -29,7 +29,8 @@ shots:
 def cinelab(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     """What the command does and says, in this process, which has torch already: a process of its
     own takes two seconds more."""
-    told, complained = StringIO(), StringIO()
+    told = StringIO()
+    complained = StringIO()
     with (
         chdir(cwd),
         redirect_stdout(told),
@@ -299,7 +300,8 @@ def test_a_plan_says_what_a_film_takes(words, code, said):
 def test_videos_become_clips_and_what_is_left_out_is_said(tmp_path):
     from cinelab.lab.video_data import sample_videos
 
-    videos, store = str(sample_videos(tmp_path / "videos", 1, 10)), str(tmp_path / "store")
+    videos = str(sample_videos(tmp_path / "videos", 1, 10))
+    store = str(tmp_path / "store")
     done = cinelab("clips", videos, store)
     assert done.returncode == 1 and "left out:" in done.stdout and "broken.mp4" in done.stdout, (
         done.stderr

@@ -218,7 +218,8 @@ def test_a_job_that_is_ended_by_hand_is_submitted_again():
 
 def test_a_record_of_a_job_that_is_no_more_is_no_job():
     (cell,) = expand(sweep("fine"))
-    cluster, logs = Cluster("local", {}, 1), cell.folder() / "jobs" / "then"
+    cluster = Cluster("local", {}, 1)
+    logs = cell.folder() / "jobs" / "then"
     assert not cluster.takes_up(cell, cell.folder())
     logs.mkdir(parents=True)
     record = {"engine": "local", "host": os.uname().nodename, "logs": "jobs/then", "submitted": 0}

@@ -21,7 +21,8 @@ def test_streaming_decode_equals_full_decode_bitwise(split):
     codec = small()
     latents = torch.randn(1, 4, 24, 6, 8)
     whole, _ = codec.decode(latents)
-    parts, state = [], None
+    parts = []
+    state = None
     for part in latents.split(split, dim=1):
         pictures, state = codec.decode(part, state)
         parts.append(pictures)

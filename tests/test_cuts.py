@@ -18,14 +18,16 @@ from cinelab.score.cuts import (
     usual_change,
 )
 
-HEIGHT, WIDTH = 48, 64
+HEIGHT = 48
+WIDTH = 64
 
 
 def world(seed: int) -> np.ndarray:
     """A wide smooth picture with a palette of its own, float (96, 160, 3)."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[:96, :160] / 32
-    base, swing = rng.uniform(60, 190, 3), rng.uniform(30, 60, 3)
+    base = rng.uniform(60, 190, 3)
+    swing = rng.uniform(30, 60, 3)
     waves = rng.uniform(0.6, 2.0, (3, 2))
     return np.stack(
         [
@@ -38,7 +40,8 @@ def world(seed: int) -> np.ndarray:
 
 def shot(seed: int, count: int, move: str = "static") -> np.ndarray:
     """`count` frames that pan over or zoom into world `seed`, with a ball that always moves."""
-    picture, frames = world(seed), []
+    picture = world(seed)
+    frames = []
     rows, columns = np.mgrid[:HEIGHT, :WIDTH]
     for i in range(count):
         step = 1 + 0.06 * (count - i) / count if move == "zoom" else 1.0
@@ -89,7 +92,8 @@ def test_a_single_moving_shot_has_no_cut(detect, move):
 
 
 def test_a_camera_that_starts_to_pan_is_no_cut():
-    still, moving = shot(1, 1), shot(1, 10, "pan")
+    still = shot(1, 1)
+    moving = shot(1, 10, "pan")
     assert detect_cuts(np.concatenate([np.repeat(still, 10, axis=0), moving])) == []
 
 

@@ -69,7 +69,8 @@ def write(
             stream.set_display_rotation(turn)
         for time, frame in zip(times or range(len(frames)), frames, strict=True):
             picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            picture.pts, picture.time_base = time, Fraction(1, fps)
+            picture.pts = time
+            picture.time_base = Fraction(1, fps)
             container.mux(stream.encode(picture))
         container.mux(stream.encode(None))
 
@@ -209,7 +210,8 @@ def test_pictures_are_chosen_by_time_stamp(tmp_path):
 
 
 def test_pictures_are_the_pixels_of_a_lossless_video(toybox):
-    player, truth = Player(8, (48, 64)), film(0).frames
+    player = Player(8, (48, 64))
+    truth = film(0).frames
     assert np.array_equal(player.take(toybox / "0.mkv", 0, 10), truth[:10])
     assert np.array_equal(player.take(toybox / "0.mkv", 15, 32), truth[15:])
     assert np.array_equal(player.take(toybox / "0.mkv", 3, 2), truth[3:5])
@@ -293,7 +295,9 @@ def test_the_cuts_of_toybox_films_are_found(cuts, tmp_path):
 @pytest.fixture(scope="module")
 def both(toybox, tmp_path_factory) -> tuple[FilmStore, toybox_store.Store]:
     """The same films through video files and rendered directly."""
-    folder, codec, encoder = tmp_path_factory.mktemp("both"), load_codec(), toy_encoder()
+    folder = tmp_path_factory.mktemp("both")
+    codec = load_codec()
+    encoder = toy_encoder()
     make(toybox, folder / "video", replace(TOY, shortest=1), codec, encoder)
     list(toybox_store.build(folder / "direct", PLAN, codec, encoder, "c"))
     return FilmStore(folder / "video"), toybox_store.Store(folder / "direct", encoder)
@@ -320,7 +324,8 @@ def test_both_stores_train_alike(both):
         assert torch.equal(getattr(clips[0], key), getattr(clips[1], key))
     assert (clips[0].text - clips[1].text).abs().max() < 2e-3  # stored in half precision
     torch.manual_seed(0)
-    config, model = presets.teacher_forcing("smoke"), init_toy(CausalWan(presets.SMOKE))
+    config = presets.teacher_forcing("smoke")
+    model = init_toy(CausalWan(presets.SMOKE))
     model.proj_out.weight.data.normal_(std=0.02)
     losses = [
         teacher_forcing.loss(model, some, config, config.camr, rng_at(1)).item() for some in clips
@@ -331,7 +336,8 @@ def test_both_stores_train_alike(both):
 def test_h264_toybox_latents_are_close(toybox, tmp_path):
     from cinelab.stream.video import write_mp4
 
-    codec, made = load_codec(), film(0)
+    codec = load_codec()
+    made = film(0)
     write_mp4(tmp_path / "v" / "film.mp4", made.frames, 8)
     shutil.copy(beside(toybox / "0.mkv"), tmp_path / "v" / "film.shots.json")
     make(tmp_path / "v", tmp_path / "s", replace(TOY, shortest=1), codec)
@@ -366,7 +372,8 @@ def test_stages_train_on_a_film_store(small, tmp_path):
 class Eos:
     """An encoder whose empty prompt is not zero, as UMT5's; it counts what it is asked."""
 
-    width, length = 8, 6
+    width = 8
+    length = 6
 
     def __init__(self):
         self.asked = []
@@ -429,7 +436,8 @@ def test_windows_begin_with_chunks_and_films_that_are_too_short_are_left_out(tmp
 def test_clips_begin_as_films_do(small, tmp_path):
     """A film's first latent holds one picture, like the first of every film that a model makes."""
     make(small, tmp_path, replace(TOY, group=2))
-    store, count = FilmStore(tmp_path), 64
+    store = FilmStore(tmp_path)
+    count = 64
     with pytest.warns(
         UserWarning,
         match="clips of 6 latent frames that begin as films do use 24 of its .* fill=true and "
@@ -875,7 +883,9 @@ t.make({videos!r}, {store!r}, t.replace(t.TOY, group=2, shard_mib=1), codec)
 
 
 def test_a_build_that_is_killed_at_a_file_operation_goes_on(small, tmp_path):
-    videos, codec, encoder = tmp_path / "videos", small_codec(), toy_encoder()
+    videos = tmp_path / "videos"
+    codec = small_codec()
+    encoder = toy_encoder()
     videos.mkdir()
     for name in ("0.mp4", "0.txt", "1.mp4", "1.txt"):
         shutil.copy2(small / name, videos / name)
@@ -904,7 +914,8 @@ def test_a_killed_build_goes_on_to_the_same_store(small, tmp_path):
     (tmp_path / "killed" / ".partial-000001-00.json").write_text("{")
     assert len(FilmStore(tmp_path / "killed")) == 2  # a store in the making can be read
     codec = small_codec()
-    calls, old = [], codec.encode
+    calls = []
+    old = codec.encode
     codec.encode = lambda frames: (calls.append(1), old(frames))[1]
     steps = make(small, tmp_path / "killed", config, codec)
     assert len(calls) == 2 and steps[-1].done == 4
@@ -943,7 +954,8 @@ def test_broken_shards_are_named_left_out_and_made_again(small, tmp_path):
     make(small, tmp_path, config, check=False)  # sizes only
     assert len(verify(tmp_path)) == 2
     codec = small_codec()
-    calls, old = [], codec.encode
+    calls = []
+    old = codec.encode
     codec.encode = lambda frames: (calls.append(1), old(frames))[1]
     make(small, tmp_path, config, codec)
     assert contents(tmp_path) == good and len(calls) == 2 and verify(tmp_path) == []
@@ -959,7 +971,8 @@ def test_broken_shards_are_named_left_out_and_made_again(small, tmp_path):
 
 
 def test_new_videos_are_added_and_changed_ones_made_again(small, tmp_path):
-    videos, store = tmp_path / "v", tmp_path / "s"
+    videos = tmp_path / "v"
+    store = tmp_path / "s"
     shutil.copytree(small, videos)
     made = lambda: make(videos, store, replace(TOY, group=2))
     made()

@@ -35,7 +35,8 @@ from cinelab.lab.viewers import MOST, Viewer
 from cinelab.stream.live import Live
 from cinelab.stream.session import Session, Settings
 
-FILM, OTHER = "a" * 10, "b" * 10
+FILM = "a" * 10
+OTHER = "b" * 10
 
 
 @pytest.fixture(scope="module")
@@ -315,7 +316,8 @@ def test_a_bad_token_or_name_is_refused_before_the_model_is_read(tmp_path):
 
 
 def test_places_are_limited_and_an_idle_film_is_let_go_of_and_goes_on_later(house):
-    house, viewers = house(visitors=1, idle=0.01), [Viewer(), Viewer()]
+    house = house(visitors=1, idle=0.01)
+    viewers = [Viewer(), Viewer()]
     visit = house.open(FILM, viewers[0])
     play(visit)
     with pytest.raises(CinelabError, match="All 1 places are taken"):
@@ -330,7 +332,8 @@ def test_places_are_limited_and_an_idle_film_is_let_go_of_and_goes_on_later(hous
 
 
 def test_a_full_house_gives_the_place_of_who_has_left_and_unplayed_films_first(house):
-    house, viewers = house(visitors=2), [Viewer() for _ in range(4)]
+    house = house(visitors=2)
+    viewers = [Viewer() for _ in range(4)]
     play(house.open(FILM, viewers[0]))
     house.open(OTHER, viewers[1])
     house.leave(FILM, viewers[0])
@@ -361,7 +364,8 @@ def test_opening_the_printed_address_again_and_again_neither_closes_the_house_no
 
 
 def test_the_folder_holds_so_many_films_and_those_can_be_gone_on_with(house):
-    house, viewer = house(films=1), Viewer()
+    house = house(films=1)
+    viewer = Viewer()
     play(house.open(FILM, viewer))
     house.leave(FILM, viewer)
     with pytest.raises(CinelabError, match="keeps 1 films, the most here"):
@@ -409,7 +413,9 @@ def test_a_films_log_is_limited_apart_from_its_chunks(house, monkeypatch):
 def test_commands_that_wait_are_bounded_and_pausing_is_always_possible(house):
     import threading
 
-    visit, go, begun = house(waiting=4).open(FILM, Viewer()), threading.Event(), threading.Event()
+    visit = house(waiting=4).open(FILM, Viewer())
+    go = threading.Event()
+    begun = threading.Event()
     visit._threads[1].join(10)
     visit.live.call(lambda _session: (begun.set(), go.wait(10)), bounded=False)
     assert begun.wait(10)
@@ -672,7 +678,8 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
     for _ in range(16):
         session.step()
     opened = Session.resume(tmp_path / "long", bundle)
-    recall, seen = type(session.reel).recall, []
+    recall = type(session.reel).recall
+    seen = []
 
     def slow(reel, *args):
         reel.between()
@@ -704,7 +711,8 @@ def listen(page, errors):
 
 @pytest.mark.browser
 def test_two_visitors_direct_their_own_films(served, browser):
-    running, errors = served(), []
+    running = served()
+    errors = []
     pages = [browser.new_context().new_page() for _ in range(2)]
     for page, prompt in zip(pages, (CAT, ROBOT), strict=True):
         listen(page, errors)
@@ -733,7 +741,8 @@ def test_two_visitors_direct_their_own_films(served, browser):
 @pytest.mark.browser
 def test_a_tab_that_is_hidden_pauses_its_film_and_play_goes_on(served, browser, monkeypatch):
     monkeypatch.setattr(desk_module, "UNWATCHED", 0.3)
-    running, page = served(), browser.new_context().new_page()
+    running = served()
+    page = browser.new_context().new_page()
     page.goto(running.address)
     page.locator("textarea").fill(CAT)
     page.locator("textarea").press("Enter")
@@ -756,7 +765,8 @@ def test_a_tab_that_is_hidden_pauses_its_film_and_play_goes_on(served, browser, 
 
 @pytest.mark.browser
 def test_a_watch_link_a_download_and_a_connection_that_comes_back(served, browser):
-    running, errors = served(), []
+    running = served()
+    errors = []
     page, watcher = (browser.new_context(accept_downloads=True).new_page() for _ in range(2))
     for one in (page, watcher):
         listen(one, errors)

@@ -24,7 +24,8 @@ LONG = 60_000  # milliseconds that anything may take on a busy machine
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """JupyterLab on a free port, on a folder with a copy of the notebook: (address, folder)."""
-    root, own = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("settings")
+    root = tmp_path_factory.mktemp("lab")
+    own = tmp_path_factory.mktemp("settings")
     text = (ROOT / "notebooks/40_direct_live.ipynb").read_text()
     (root / "desk.ipynb").write_text(text.replace("../results/live/first", str(root / "film")))
     with jupyter_lab(root, own) as address:
@@ -35,7 +36,10 @@ class Stage:
     """The notebook's page: what a director sees and does."""
 
     def __init__(self, page, address, film):
-        self.page, self.address, self.film, self.errors = page, address, film, []
+        self.page = page
+        self.address = address
+        self.film = film
+        self.errors = []
         page.set_default_timeout(LONG)
         page.on("console", self.note)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -284,7 +288,8 @@ def test_an_export_has_its_files_and_plays_in_place(stage):
 
 def test_a_tab_that_is_closed_pauses_the_film_and_opened_again_shows_the_desk(stage):
     stage.menu("File", "docmanager:save")
-    shots, saved = stage.count(".cd-shot"), stage.page.locator(".jp-NotebookPanel.jp-mod-dirty")
+    shots = stage.count(".cd-shot")
+    saved = stage.page.locator(".jp-NotebookPanel.jp-mod-dirty")
     saved.wait_for(state="detached")
     assert stage.playing()
     stage.page.goto("about:blank")
@@ -299,7 +304,8 @@ def test_a_tab_that_is_closed_pauses_the_film_and_opened_again_shows_the_desk(st
 
 
 def test_after_a_restart_of_the_kernel_the_session_goes_on(stage):
-    made, shots = stage.chunks(), stage.count(".cd-shot")
+    made = stage.chunks()
+    shots = stage.count(".cd-shot")
     lines = len((stage.film / "log.jsonl").read_text().splitlines())
     stage.menu("Kernel", "kernelmenu:restart")
     stage.page.click(".jp-Dialog button.jp-mod-accept")

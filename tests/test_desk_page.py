@@ -114,7 +114,8 @@ class Page:
     """A page with a desk, and what the kernel would say to it."""
 
     def __init__(self, page, view, style="", body="", about=None):
-        self.page, self.errors = page, []
+        self.page = page
+        self.errors = []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("console", lambda told: told.type == "error" and self.errors.append(told.text))
         html = PAGE.format(
@@ -190,7 +191,8 @@ def film(tmp_path_factory):
 
 @pytest.fixture
 def desk(browser):
-    contexts, pages = [], []
+    contexts = []
+    pages = []
 
     def start(view=NEW, width=1200, height=900, scheme="light", clock=False, **more):
         contexts.append(

@@ -292,7 +292,8 @@ class Shell:
     """What is used of IPython's."""
 
     def __init__(self):
-        self.events, self.calls = self, {}
+        self.events = self
+        self.calls = {}
 
     def register(self, event, call):
         self.calls[event] = call
@@ -363,7 +364,8 @@ def test_a_take_is_watched_from_the_disk_and_the_film_stays_where_it_is(talk, tm
     until(lambda: talk.desk.live.session.nodes[talk.desk.live.session.desk.head].shot == 1)
     talk.do("pause")
     until(lambda: len(talk.desk.view["shots"]) == 2)
-    shot, head = talk.desk.view["shots"][0], talk.desk.live.session.desk.head
+    shot = talk.desk.view["shots"][0]
+    head = talk.desk.live.session.desk.head
     assert not talk.answer(talk.hear("watch", chunk=shot["last"]))["error"]
     message, buffers = next((one, buffers) for one, buffers in talk.sent if one["kind"] == "take")
     (tmp_path / "take.mp4").write_bytes(buffers[0])
@@ -467,7 +469,8 @@ def test_every_take_can_be_reached_from_what_is_in_sight(session):
     play(session, 1)
     for node in session.nodes.values():
         board.add(node)
-    seen, ask = set(), [session.desk.head]
+    seen = set()
+    ask = [session.desk.head]
     while ask:
         fresh = {
             take["last"] for row in board.shots(ask.pop(), cut=False) for take in row["takes"]
@@ -568,7 +571,8 @@ def test_where_a_chunk_looked_is_what_the_routing_table_says(session):
     play(session, 5)
     session.do("cut", text=ROBOT)
     play(session, 4)
-    memory, chunk = session.state(8).memory, 8
+    memory = session.state(8).memory
+    chunk = 8
     table = memory.routing_table()
     table = table[table["chunk"] == chunk]
     heads = table.groupby("layer")["head"].nunique()

@@ -88,12 +88,10 @@ def test_a_changed_last_prompt_leaves_the_earlier_shots_alone(film, bundle):
 )
 def test_a_film_that_goes_on_from_a_snapshot_equals_the_uninterrupted_one(bundle, policy):
     director = Director(bundle, policy)
-    line, memory, whole, saved = (
-        director.timeline(PLAY),
-        Memory(policy, bundle.chunk, bundle.reach),
-        [],
-        None,
-    )
+    line = director.timeline(PLAY)
+    memory = Memory(policy, bundle.chunk, bundle.reach)
+    whole = []
+    saved = None
     for timed in stream(bundle, [line], memory, [4], pictures=False):
         whole.append(timed.latents)
         if timed.index == 5:
@@ -126,7 +124,8 @@ def test_a_film_whose_saving_was_killed_is_finished_and_never_measured_as_whole(
 ):
     from cinelab.score.evaluate import evaluate
 
-    director, scratch = Director(bundle, policy=CAMR(budget=4)), tmp_path / f".partial-{MARK}.d"
+    director = Director(bundle, policy=CAMR(budget=4))
+    scratch = tmp_path / f".partial-{MARK}.d"
     film.save(tmp_path, lambda film, folder: (folder / "routing.html").write_text("x"))
     scratch.mkdir()
     for name in ("storyboard.png", MARK):  # as a kill leaves it: these were not moved yet

@@ -74,11 +74,9 @@ def test_conda_uses_a_python_that_the_project_takes():
 def test_an_editable_install_is_found_from_the_folder_above_the_clone(tmp_path):
     """There the clone's own folder is a namespace named cinelab, which hides whatever is found by a
     finder."""
-    clone, site, above = (
-        tmp_path / "home" / "cinelab",
-        tmp_path / "site",
-        "from cinelab import CinelabError",
-    )
+    clone = tmp_path / "home" / "cinelab"
+    site = tmp_path / "site"
+    above = "from cinelab import CinelabError"
     for name in (
         "pyproject.toml",
         "README.md",

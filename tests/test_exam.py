@@ -105,7 +105,8 @@ def test_the_curves_show_what_the_log_has_and_the_alarms():
 def test_trainings_that_disagree_widen_the_interval():
     films = np.random.default_rng(0).normal(size=90)
     seeds = np.repeat([0, 1, 2], 30)
-    calm, torn = nested_bootstrap(films, seeds), nested_bootstrap(films + seeds, seeds)
+    calm = nested_bootstrap(films, seeds)
+    torn = nested_bootstrap(films + seeds, seeds)
     assert torn.high - torn.low > 1.5 * (calm.high - calm.low)
     assert torn.low < torn.value < torn.high
     with pytest.raises(CinelabError, match="give one each"):

@@ -530,7 +530,8 @@ def test_a_loss_that_settings_could_not_name_is_refused(own):
     with pytest.raises(CinelabError, match="gives .3,. for predictions"):
         register.loss("odd")(lambda pred, target: torch.zeros(3))
         error("odd", torch.zeros(1, 2, 3), torch.zeros(1, 2, 3))
-    ones, weight = torch.ones(1, 2, 3), torch.tensor([[1.0, 0.5]])
+    ones = torch.ones(1, 2, 3)
+    weight = torch.tensor([[1.0, 0.5]])
     assert error("mse", ones, 0 * ones, weight=weight).item() == 0.75
     with pytest.raises(CinelabError, match="the stage weighs frames"):
         error("own_things:plain_l1", ones, 0 * ones, weight=weight)
@@ -561,10 +562,8 @@ def test_a_stage_takes_policy_and_loss_from_the_notebook(own, tmp_path):
 
 
 def test_an_own_solver_samples_and_makes_pairs(own, bundle):
-    truth, start = (
-        torch.e ** torch.tensor(1.0, dtype=torch.float64),
-        torch.ones(1, dtype=torch.float64),
-    )
+    truth = torch.e ** torch.tensor(1.0, dtype=torch.float64)
+    start = torch.ones(1, dtype=torch.float64)
     levels = torch.linspace(1, 0, 41, dtype=torch.float64)
     assert abs(solve(lambda x, t: -x, start, levels, "heun") - truth).item() < 1e-3
     films = [
@@ -667,10 +666,8 @@ def test_a_later_shot_that_cannot_be_made_is_refused_before_the_first(bundle, tm
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """A folder with the files that docs/extending.md shows, and its other blocks."""
-    folder, text = (
-        tmp_path_factory.mktemp("page"),
-        (HERE.parent / "docs" / "extending.md").read_text(),
-    )
+    folder = tmp_path_factory.mktemp("page")
+    text = (HERE.parent / "docs" / "extending.md").read_text()
     blocks = re.findall(r"```(python|yaml)(?: file=(\S+))?\n(.*?)```", text, re.S)
     for _, name, block in blocks:
         if name:
@@ -682,7 +679,8 @@ def test_the_pages_examples_run(page, monkeypatch):
     folder, blocks = page
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
-    made, kept = {}, {room: dict(room._things) for room in map(resolve, HOMES.values())}
+    made = {}
+    kept = {room: dict(room._things) for room in map(resolve, HOMES.values())}
     try:
         for room in kept:
             room._things = {

@@ -168,7 +168,8 @@ def test_what_a_command_starts_may_write_where_it_does(tmp_path):
 def flipped(path: Path, draw: random.Random) -> str:
     """Flip one bit of a file; where."""
     data = bytearray(path.read_bytes())
-    place, bit = draw.randrange(len(data)), draw.randrange(8)
+    place = draw.randrange(len(data))
+    bit = draw.randrange(8)
     data[place] ^= 1 << bit
     path.write_bytes(data)
     return f"{path.name}, byte {place} of {len(data)}, bit {bit}"
@@ -177,7 +178,9 @@ def flipped(path: Path, draw: random.Random) -> str:
 def silent(whole: Path, tmp_path: Path, read, files: list[str], tries: int) -> list[str]:
     """Where a flipped bit gives another content than `read` gave of the whole folder, and nobody
     says a word."""
-    expected, draw, odd = read(whole), random.Random(0), []
+    expected = read(whole)
+    draw = random.Random(0)
+    odd = []
     for number in range(tries):
         copy = tmp_path / f"copy{number}"
         shutil.copytree(whole, copy)
@@ -228,7 +231,8 @@ def test_a_flipped_bit_in_a_training_is_noticed(tmp_path):
 
 
 def test_a_flipped_bit_in_stores_is_noticed(tmp_path):
-    films, arrays = tmp_path / "films", tmp_path / "arrays"
+    films = tmp_path / "films"
+    arrays = tmp_path / "arrays"
     films.mkdir()
     write_sealed(films / "store.json", {"words": 2, "chunk": 1, "codec": "c"})
     for name, captions in (("text-null", [""]), ("text-000000-00", ["a"])):
@@ -400,7 +404,8 @@ def small_disk(place: Path, kib: int) -> bool:
 
 def fill_the_disk(place: Path) -> None:
     """What the test below has a process of its own do on a small disk."""
-    run, part = Run(place / "run", Steps()), torch.nn.Linear(40, 40)
+    run = Run(place / "run", Steps())
+    part = torch.nn.Linear(40, 40)
     run.restore(part=part)
     run.save(1, part=part)
     rows = 0

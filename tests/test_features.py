@@ -84,7 +84,8 @@ def pictures(count=4, seed=0):
 def test_clip_sees_pictures_and_words_as_transformers_does(weights):
     put_clip(weights / "clip")
     found = load_features("clip")
-    images, texts = found.images(pictures()), found.texts(["a red cat", "a blue dog"])
+    images = found.images(pictures())
+    texts = found.texts(["a red cat", "a blue dog"])
     assert images.shape == (4, 16) and texts.shape == (2, 16)
     np.testing.assert_allclose(np.linalg.norm(images, axis=1), 1, atol=1e-5)
     from transformers import CLIPModel

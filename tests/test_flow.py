@@ -9,7 +9,8 @@ from cinelab.flow.sampler import Sampling, noise_for, solve
 
 
 def test_the_path_runs_from_data_to_noise_and_back():
-    x0, eps = torch.randn(2, 3, 4, 2, 2), torch.randn(2, 3, 4, 2, 2)
+    x0 = torch.randn(2, 3, 4, 2, 2)
+    eps = torch.randn(2, 3, 4, 2, 2)
     t = torch.rand(2, 3)
     xt = path.noised(x0, eps, t)
     assert torch.allclose(path.clean(xt, path.velocity(x0, eps), t), x0, atol=1e-6)
@@ -43,7 +44,8 @@ def test_solvers_converge_at_their_order(solver, order):
 
 
 def test_guidance_of_one_is_the_conditional_prediction():
-    c, u = torch.randn(3), torch.randn(3)
+    c = torch.randn(3)
+    u = torch.randn(3)
     assert torch.allclose(path.guided(c, u, 1.0), c, atol=1e-6) and torch.equal(
         path.guided(c, u, 0.0), u
     )

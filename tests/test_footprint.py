@@ -69,7 +69,8 @@ def test_keys_and_values_are_those_of_a_real_memory(storage):
 @torch.no_grad()
 def test_heads_that_choose_apart_hold_more_than_the_budget_and_the_plan_says_so():
     model, x, prompts, shot, _ = scene(1, batch=1)
-    policy, storage = CAMR(budget=2, window=1, per_head=True), Storage("host", slots=2)
+    policy = CAMR(budget=2, window=1, per_head=True)
+    storage = Storage("host", slots=2)
     assert (
         policy.held_at(7, 3) == 4
         and CAMR(budget=2).held_at(7, 3) == 2
@@ -96,7 +97,8 @@ def test_activations_are_of_the_order_that_a_profiler_sees():
     )
     torch.manual_seed(0)
     model = CausalWan(config).eval().requires_grad_(False)
-    x, text = torch.randn(1, 3, 4, 32, 48), model.encode_text(torch.zeros(1, 1, 5, 12))
+    x = torch.randn(1, 3, 4, 32, 48)
+    text = model.encode_text(torch.zeros(1, 1, 5, 12))
     with profile(profile_memory=True) as found:
         model(
             x,

@@ -19,7 +19,8 @@ def session(tmp_path_factory):
 def test_the_erased_shot_that_shows_most_is_the_one_that_was_attended_to_most(session):
     _, table = erasures(session)
     assert table["memory"].tolist()[1:] == ["without shot 1", "without shot 2", "without shot 3"]
-    lost, seen = table[inspector.DIFFERENCE][1:], table[inspector.SHARE][1:]
+    lost = table[inspector.DIFFERENCE][1:]
+    seen = table[inspector.SHARE][1:]
     assert lost.idxmax() == seen.idxmax() == 1 and seen[1] > 0.5 and lost[1] > 3 * lost[2:].max()
     assert "shot 1" in agreement(table) and seen.sum() == pytest.approx(1, abs=0.002)
 

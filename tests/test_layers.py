@@ -51,7 +51,8 @@ def modules(source: str, package: str) -> set[str]:
 def offences(path: str, source: str) -> list[str]:
     """What breaks the law in the file at `path`, relative to the package: one sentence each."""
     parts = Path(path).with_suffix("").parts
-    room, package = parts[0], ".".join(["cinelab", *parts[:-1]])
+    room = parts[0]
+    package = ".".join(["cinelab", *parts[:-1]])
     if room not in ROOMS:
         return [f"{path}: {room} is not in the list of rooms; give it its place in the order"]
     said = []

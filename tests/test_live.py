@@ -65,7 +65,8 @@ def test_bad_commands_are_said_and_the_film_goes_on(live):
 
 
 def test_a_slow_viewer_misses_pictures_and_the_film_has_them_all(live):
-    seen, last = [], None
+    seen = []
+    last = None
     live.send("resume").result(10)
     while live.readout.chunks < 12:
         shown = live.latest(after=last, timeout=10)
@@ -83,9 +84,11 @@ def test_a_paced_engine_keeps_to_the_films_own_speed(bundle, tmp_path):
     live = Live(Session.create(tmp_path / "paced", bundle, Settings(CAT)), pace=1.0)
     live.send("resume").result(10)
     until(lambda: live.readout.chunks >= 1)
-    began, first = time.monotonic(), live.readout.chunks
+    began = time.monotonic()
+    first = live.readout.chunks
     time.sleep(2)
-    made, spent = live.readout.chunks - first, time.monotonic() - began
+    made = live.readout.chunks - first
+    spent = time.monotonic() - began
     live.close()
     # two pictures a chunk; half a second ahead at most, never a flood
     assert made <= (spent + 1.0) * bundle.fps / 2 + 1
@@ -137,7 +140,9 @@ def test_a_film_that_is_opened_again_says_how_much_of_it_is_remembered(
     session = Session.create(tmp_path / "session", bundle, Settings(CAT))
     for _ in range(6):
         session.step()
-    again, recall, seen = Session.resume(session.folder, bundle), Session.state, []
+    again = Session.resume(session.folder, bundle)
+    recall = Session.state
+    seen = []
 
     def noted(asked, number):
         seen.append(live.readout.remembering)
@@ -163,12 +168,10 @@ def test_a_command_that_comes_meanwhile_does_not_begin_the_count_anew(
     session = Session.create(tmp_path / "session", bundle, Settings(CAT))
     for _ in range(4):
         session.step()
-    again, recall, seen, begun = (
-        Session.resume(session.folder, bundle),
-        Session.state,
-        [],
-        threading.Event(),
-    )
+    again = Session.resume(session.folder, bundle)
+    recall = Session.state
+    seen = []
+    begun = threading.Event()
 
     def noted(asked, number):
         assert begun.wait(10)
@@ -238,7 +241,9 @@ def test_ten_films_of_one_model_take_turns_and_each_is_the_film_it_would_be_alon
 
 
 def test_turns_are_given_in_the_order_of_asking():
-    turns, order, threads = Turns(), [], []
+    turns = Turns()
+    order = []
+    threads = []
     with turns:
         for number in range(8):
             threads.append(
@@ -294,7 +299,8 @@ def test_a_film_whose_work_was_too_long_for_its_turns_catches_up(bundle, tmp_pat
 
 
 def test_long_work_passes_the_turn_on_and_only_who_has_it_can():
-    turns, order = Turns(), []
+    turns = Turns()
+    order = []
 
     def work():
         with turns:
@@ -319,7 +325,8 @@ def test_remembering_a_long_film_ends_with_the_engine(bundle, tmp_path, monkeypa
     for _ in range(30):
         session.step()
     again = Session.resume(tmp_path / "film", bundle)
-    begun, recall = threading.Event(), again.reel.recall
+    begun = threading.Event()
+    recall = again.reel.recall
     again.reel.recall = lambda *args: (begun.set(), time.sleep(0.1), recall(*args))[-1]
     live = Live(again, pace=None)
     ticket = live.call(lambda one: one.state(29))

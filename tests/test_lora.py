@@ -49,7 +49,8 @@ def shown(model):
 
 def trained():
     """A base with adapters that do something."""
-    model, lots = add_lora(plain(), LORA), torch.Generator().manual_seed(1)
+    model = add_lora(plain(), LORA)
+    lots = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if ".lora_B." in name:
@@ -58,7 +59,8 @@ def trained():
 
 
 def test_new_adapters_change_nothing_and_alone_are_trained():
-    base, model = plain(), add_lora(plain(), LORA)
+    base = plain()
+    model = add_lora(plain(), LORA)
     assert torch.equal(shown(base), shown(model))
     assert all(
         weight.requires_grad == (".lora_" in name) for name, weight in model.named_parameters()
@@ -71,7 +73,8 @@ def test_new_adapters_change_nothing_and_alone_are_trained():
 
 
 def test_loaded_and_merged_are_the_model_that_was_saved(tmp_path):
-    model, base = trained(), plain()
+    model = trained()
+    base = plain()
     path = save_lora(
         tmp_path / "lora.safetensors", model.state_dict(), LORA, mark(base.state_dict().items())
     )
@@ -89,7 +92,8 @@ def test_loaded_and_merged_are_the_model_that_was_saved(tmp_path):
 def test_diffusers_and_peft_read_what_we_write(tmp_path):
     """By name and scale, into a model of theirs."""
     diffusers = pytest.importorskip("diffusers")
-    model, base = trained(), plain()
+    model = trained()
+    base = plain()
     path = save_lora(tmp_path / "lora.safetensors", model.state_dict(), LORA, "any")
     c = base.config
     theirs = diffusers.WanTransformer3DModel(
@@ -134,7 +138,8 @@ def test_the_mark_is_of_the_base_alone():
 
 def tuned(by, dtype=torch.float32, seed=3):
     """The base after a training that moved every weight by `by` one way or the other."""
-    model, lots = plain(), torch.Generator().manual_seed(seed)
+    model = plain()
+    lots = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(by * (2 * torch.randint(2, weight.shape, generator=lots) - 1))
@@ -200,7 +205,8 @@ def test_adapters_that_are_not_finite_or_not_whole_are_refused(tmp_path):
     path = save_lora(tmp_path / "lora.safetensors", state, LORA, *about, torch.bfloat16)
     with safe_open(path, "pt") as file:
         header = file.metadata()
-    tensors, first = load_file(path), next(iter(load_file(path)))
+    tensors = load_file(path)
+    first = next(iter(load_file(path)))
     assert {value.dtype for value in tensors.values()} == {torch.bfloat16}
     spoilt = {
         "lacks transformer": {key: value for key, value in tensors.items() if key != first},

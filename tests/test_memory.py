@@ -67,8 +67,10 @@ def scene(chunk=1, chunks=7, batch=2, seed=0):
 
 def stream(model, x, prompts, shot, chunk, policy, t=None, **storage):
     """Velocities (B, F, ...) of noisy chunks, with the clean ones in the memory."""
-    memory, text = Memory(policy, chunk, **storage), model.encode_text(prompts)
-    noisy, parts = t is not None, []
+    memory = Memory(policy, chunk, **storage)
+    text = model.encode_text(prompts)
+    noisy = t is not None
+    parts = []
     for i in range(shot.shape[1]):
         part = x[:, i * chunk : (i + 1) * chunk]
         slot = shot[:, i : i + 1].expand(-1, chunk)
@@ -114,8 +116,10 @@ def test_streaming_equals_the_masked_clean_pass(policy, chunk):
 @torch.no_grad()
 def test_teacher_forcing_sees_what_streaming_sees(policy):
     model, x, prompts, shot, frames = scene()
-    xt, t = torch.randn_like(x), torch.rand(2, frames)
-    both, times = torch.cat([x, xt], 1), torch.cat([torch.zeros_like(t), t], 1)
+    xt = torch.randn_like(x)
+    t = torch.rand(2, frames)
+    both = torch.cat([x, xt], 1)
+    times = torch.cat([torch.zeros_like(t), t], 1)
     full = model(both, times, prompts, shot.repeat(1, 2), TeacherForcing(policy, shot, 1))[
         :, frames:
     ]
@@ -126,10 +130,12 @@ def test_teacher_forcing_sees_what_streaming_sees(policy):
 @torch.no_grad()
 def test_across_hides_what_the_running_shot_has_shown():
     model, x, prompts, shot, frames = scene()
-    xt, t = torch.randn_like(x), torch.rand(2, frames)
+    xt = torch.randn_like(x)
+    t = torch.rand(2, frames)
 
     def noisy(clean, across):
-        both, times = torch.cat([clean, xt], 1), torch.cat([torch.zeros_like(t), t], 1)
+        both = torch.cat([clean, xt], 1)
+        times = torch.cat([torch.zeros_like(t), t], 1)
         sight = TeacherForcing(Full(), shot, 1, across=across)
         return model(both, times, prompts, shot.repeat(1, 2), sight)[:, frames:]
 
@@ -273,7 +279,8 @@ def test_history_beyond_the_reach_stands_at_the_reach():
     model, x, prompts, shot, frames = scene()
 
     def last(reach, first):
-        memory, text = Memory(Full(), 1, reach), model.encode_text(prompts)
+        memory = Memory(Full(), 1, reach)
+        text = model.encode_text(prompts)
         order = [first, *range(1, frames)]
         for i, j in enumerate(order):
             memory.begin(i, shot[:, i])
@@ -295,7 +302,8 @@ def test_history_beyond_the_reach_stands_at_the_reach():
 def test_a_known_history_is_teacher_forcing_in_two_calls(policy, chunk, monkeypatch):
     monkeypatch.setattr(sight, "STRIP", 3)  # several strips, the last one short
     model, x, prompts, shot, frames = scene(chunk)
-    noisy, t = torch.randn_like(x), torch.rand(2, frames // chunk).repeat_interleave(chunk, 1)
+    noisy = torch.randn_like(x)
+    t = torch.rand(2, frames // chunk).repeat_interleave(chunk, 1)
     shots = shot.repeat_interleave(chunk, 1)
     twice = model(
         torch.cat([x, noisy], 1),
@@ -320,7 +328,8 @@ def test_a_known_history_is_teacher_forcing_in_two_calls(policy, chunk, monkeypa
 
 def test_a_known_history_may_hide_the_running_shot():
     model, x, prompts, shot, frames = scene()
-    noisy, t = torch.randn_like(x), torch.rand(2, frames)
+    noisy = torch.randn_like(x)
+    t = torch.rand(2, frames)
     twice = model(
         torch.cat([x, noisy], 1),
         torch.cat([torch.zeros_like(t), t], 1),
@@ -348,15 +357,15 @@ def test_a_known_history_refuses_packed_positions():
 @torch.no_grad()
 def test_the_clean_pass_may_go_with_the_next_chunks_first_level(policy, storage, chunk):
     model, x, prompts, shot, _ = scene(chunk)
-    text, calls = Prompts(model, prompts), []
+    text = Prompts(model, prompts)
+    calls = []
     net = lambda *inputs: (calls.append(inputs[0].shape[1]), model(*inputs))[1]
-    script, shape = Script(shot, shot, chunk, 3), (chunk, *x.shape[2:])
+    script = Script(shot, shot, chunk, 3)
+    shape = (chunk, *x.shape[2:])
     sampling = Sampling(2, "consistency", guidance=1.0)
-    plain, fused, made = (
-        Memory(policy, chunk, storage=storage),
-        Memory(policy, chunk, storage=storage),
-        [],
-    )
+    plain = Memory(policy, chunk, storage=storage)
+    fused = Memory(policy, chunk, storage=storage)
+    made = []
     apart = torch.cat(
         [one.latents for one in rollout(net, plain, text, script, [5, 6], shape, sampling)], 1
     )
@@ -388,7 +397,8 @@ def test_the_clean_pass_may_go_with_the_next_chunks_first_level(policy, storage,
 
 def test_guided_calls_keep_the_clean_pass_apart():
     model, x, prompts, shot, _ = scene()
-    text, memory = Prompts(model, prompts), Memory(Full(), 1)
+    text = Prompts(model, prompts)
+    memory = Memory(Full(), 1)
     with pytest.raises(CinelabError, match="unguided calls only"):
         remember_and_denoise(
             model,
@@ -445,7 +455,8 @@ def test_an_erased_shot_does_not_choose_for_others():
 
 def test_the_search_of_a_long_film_compares_few_units(monkeypatch):
     """Counted: keys that are compared at 1,000 units, against 100."""
-    compared, score = [], routing.mass_score
+    compared = []
+    score = routing.mass_score
     monkeypatch.setattr(
         routing,
         "mass_score",

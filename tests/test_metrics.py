@@ -346,9 +346,13 @@ def concatenated(folder, lengths, picks):
 
 
 def test_our_cuts_agree_with_pyscenedetects_own_on_films_cut_by_ffmpeg(tmp_path):
-    rng, hits, missed, spurious = random.Random(0), 0, 0, 0
+    rng = random.Random(0)
+    hits = 0
+    missed = 0
+    spurious = 0
     for _ in range(5):
-        lengths, picks = [rng.randint(20, 50) for _ in range(5)], rng.sample(range(len(SOURCES)), 5)
+        lengths = [rng.randint(20, 50) for _ in range(5)]
+        picks = rng.sample(range(len(SOURCES)), 5)
         film = concatenated(tmp_path, lengths, picks)
         own = [
             scene[0].frame_num
@@ -361,5 +365,7 @@ def test_our_cuts_agree_with_pyscenedetects_own_on_films_cut_by_ffmpeg(tmp_path)
         )
         frames, fps = read_video(film)
         match = match_cuts(own, Clip("film", frames, fps).seen_cuts, tolerance=0)
-        hits, missed, spurious = hits + match.hits, missed + match.missed, spurious + match.spurious
+        hits = hits + match.hits
+        missed = missed + match.missed
+        spurious = spurious + match.spurious
     assert 2 * hits / (2 * hits + missed + spurious) >= 0.98

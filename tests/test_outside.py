@@ -81,7 +81,8 @@ def test_every_tool_has_its_list_its_worker_and_a_python():
 
 
 def test_setup_makes_an_environment_that_works_and_is_not_made_twice(tmp_path):
-    tool, told = tool_of(tmp_path, wanted=("pip",)), []
+    tool = tool_of(tmp_path, wanted=("pip",))
+    told = []
     python = setup(tool, told.append)
     said = subprocess.run(
         [str(python), "-c", "import sys; print(sys.prefix)"], capture_output=True, text=True
@@ -168,7 +169,8 @@ def test_a_list_that_cannot_be_read_is_named(tmp_path, text):
 
 def test_the_answer_comes_back_and_marked_lines_are_told(tmp_path):
     code = "def work(job):\n    say('half way'); print('not for you')\n    return {'sum': sum(job['numbers'])}\nserve(work)"
-    tool, told = tool_of(tmp_path, code), []
+    tool = tool_of(tmp_path, code)
+    told = []
     make(tool)
     assert run_worker(tool, {"numbers": [1, 2, 3]}, told.append) == {"sum": 6}
     assert told == ["half way"]
@@ -206,7 +208,8 @@ def test_progress_bars_do_not_hide_the_last_line(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="kills a process the POSIX way")
 def test_a_worker_ends_when_we_are_killed(tmp_path):
     code = "import os, time\ndef work(job):\n    open(job['file'], 'w').write(str(os.getpid()))\n    time.sleep(600)\nserve(work)"
-    tool, file = tool_of(tmp_path, code), tmp_path / "pid"
+    tool = tool_of(tmp_path, code)
+    file = tmp_path / "pid"
     make(tool)
     script = f"""
 from pathlib import Path

@@ -41,7 +41,8 @@ def test_pace_tells_speed_and_time_left():
 
 
 def test_costly_work_takes_at_most_its_share():
-    now, done = [0.0], []
+    now = [0.0]
+    done = []
     due = Due(2.0, lambda: now[0], sets_up=True)
 
     def work():
@@ -171,7 +172,8 @@ seen = stages.watch(slowly, stage.config, sample=stage.sample)
 @pytest.mark.browser
 @pytest.mark.slow
 def test_the_panel_is_one_figure_that_is_updated(browser, tmp_path_factory):
-    root, own = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("settings")
+    root = tmp_path_factory.mktemp("lab")
+    own = tmp_path_factory.mktemp("settings")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(NOTEBOOK)])
     notebook.metadata["kernelspec"] = {
         "name": "python3",
@@ -206,7 +208,9 @@ def test_the_panel_is_one_figure_that_is_updated(browser, tmp_path_factory):
 def follow(page):
     """What a reader sees until the training is done: texts of the step, counts of figures, points
     drawn."""
-    steps, figures, points = set(), set(), set()
+    steps = set()
+    figures = set()
+    points = set()
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         drawn = page.locator(".js-plotly-plot").count()

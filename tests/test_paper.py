@@ -45,9 +45,11 @@ def cells(
 ) -> Cells:
     """Cells of every combination, as `load_cells` gives them; the more of each setting, the more
     the metric and its cost."""
-    rows, table = [], []
+    rows = []
+    table = []
     for values in itertools.product(*varied.values()):
-        setting, rng = dict(zip(varied, values, strict=True)), np.random.default_rng(len(table))
+        setting = dict(zip(varied, values, strict=True))
+        rng = np.random.default_rng(len(table))
         mean = level + 0.01 * len(table) % 0.3
         rows += [
             setting
@@ -90,7 +92,9 @@ def cells(
 
 def faults(drawn: Drawn) -> list[str]:
     """Texts that overlap or leave the figure."""
-    found, boxes, edge = [], texts(drawn.figure), drawn.figure.bbox
+    found = []
+    boxes = texts(drawn.figure)
+    edge = drawn.figure.bbox
     found += [
         f"{a!r} lies on {b!r}"
         for (a, one), (b, other) in itertools.combinations(boxes, 2)

@@ -168,7 +168,8 @@ def rows_of(run):
 
 
 def test_two_processes_are_asked_to_stop_and_one_goes_on(store, tmp_path, capsys):
-    job, run = write_job(tmp_path / "job.json", store, tmp_path / "run"), tmp_path / "run"
+    job = write_job(tmp_path / "job.json", store, tmp_path / "run")
+    run = tmp_path / "run"
     running = torchrun("-m", "cinelab.train.worker", job)
     deadline = time.monotonic() + 120
     while len(rows_of(run)) < 3 and running.poll() is None and time.monotonic() < deadline:

@@ -21,10 +21,8 @@ def run_in_lab(path: Path) -> None:
     """Leave in a notebook what running and saving it in JupyterLab, and papermill, leave."""
     notebook = nbformat.read(path, as_version=4)
     for number, cell in enumerate(cell for cell in notebook.cells if cell.cell_type == "code"):
-        cell.execution_count, cell.outputs = (
-            number + 1,
-            [nbformat.v4.new_output("stream", text="chunk 8 of 40\n")],
-        )
+        cell.execution_count = number + 1
+        cell.outputs = [nbformat.v4.new_output("stream", text="chunk 8 of 40\n")]
         cell.metadata |= {
             "execution": {"iopub.status.idle": "now"},
             "papermill": {"duration": 1.5},

@@ -71,7 +71,8 @@ def test_named_parts_are_counted_and_other_texts_stay(show, clock, capsys):
 def test_where_no_line_moves_there_is_one_a_stage_and_one_every_ten_seconds(clock, capsys):
     with progress.progress("loading") as show:
         show.clock = clock
-        show.began, show.said = 0.0, None
+        show.began = 0.0
+        show.said = None
         show.stage("making the film")
         count(show, clock, 40, seconds=0.5)
         show.stage("scoring")

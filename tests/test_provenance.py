@@ -38,7 +38,8 @@ FILM = "title: One\nseed: 4\nshots:\n  - {prompt: a red cat that waves in the me
 
 def films_of(folder: Path, seed: int = 0, films: int = 2, **recipe) -> Path:
     """A store of films in the toybox's latents, as `cinelab clips` leaves it."""
-    encoder, rng = zoo.toy_encoder(), torch.Generator().manual_seed(seed)
+    encoder = zoo.toy_encoder()
+    rng = torch.Generator().manual_seed(seed)
     folder.mkdir(parents=True)
     write_shard(
         folder,
@@ -293,7 +294,8 @@ def wan(tmp_path_factory):
 def test_what_is_trained_at_wans_size_is_directed_from_its_folder(wan, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train(wan_job(tmp_path, wan))
-    out, folder = tmp_path / "run" / "out", tmp_path / "copy"
+    out = tmp_path / "run" / "out"
+    folder = tmp_path / "copy"
     with pytest.raises(CinelabError, match=f'write {{"weights": "{out}"}} into cinelab.json'):
         zoo.load(out)
     assert f'{{"weights": "{out}"}}' in next_line(out)
@@ -301,7 +303,8 @@ def test_what_is_trained_at_wans_size_is_directed_from_its_folder(wan, tmp_path,
     (folder / "cinelab.json").write_text(
         json.dumps({"size": [32, 48], "dtype": "fp32", "weights": str(out)})
     )
-    bundle, trained = load_wan(folder, device="cpu"), load_file(out / zoo.WEIGHTS)
+    bundle = load_wan(folder, device="cpu")
+    trained = load_file(out / zoo.WEIGHTS)
     assert all(
         torch.equal(value, trained[name].float())
         for name, value in bundle.model.state_dict().items()
@@ -369,12 +372,10 @@ def test_an_export_is_finite_and_has_the_dtype_that_is_asked_for(tmp_path):
             ).parent,
         ):
             assert {value.dtype for value in load_file(folder / zoo.WEIGHTS).values()} == {dtype}
-    exact, ema = (
-        load_file(tmp_path / "fp32" / zoo.WEIGHTS),
-        torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["parts"]["ema"][
-            "values"
-        ],
-    )
+    exact = load_file(tmp_path / "fp32" / zoo.WEIGHTS)
+    ema = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)["parts"][
+        "ema"
+    ]["values"]
     assert all(torch.equal(exact[name], ema[name]) for name in ema)
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.pt", weights_only=True)
     state["parts"]["ema"]["values"]["proj_out.weight"][0, 0] = 1e5

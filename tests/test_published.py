@@ -39,7 +39,8 @@ class Seen:
         return torch.zeros_like(x)
 
 
-FRAMES, CHUNK = 24, 3
+FRAMES = 24
+CHUNK = 3
 
 
 def ode_times(history, levels="chunk"):
@@ -47,7 +48,8 @@ def ode_times(history, levels="chunk"):
     teacher = "autoregressive" if history == "truth" else "bidirectional"
     pairs = replace(presets.pairs("toy", teacher), frames=FRAMES, chunk=CHUNK)
     config = replace(presets.ode("toy", teacher), pairs=pairs, history=history, levels=levels)
-    clips, seen = Fake().clips(4, FRAMES, rng_at(0)), Seen()
+    clips = Fake().clips(4, FRAMES, rng_at(0))
+    seen = Seen()
     states = torch.zeros(4, 4, FRAMES, 24, 6, 8)
     ode.loss(seen, clips, states, states[:, 0], config, rng_at(1))
     return seen.times[0]
@@ -106,12 +108,10 @@ def consistency_times(**changes):
         bf16=False,
         **changes,
     )
-    clips, grid, uppers, lowers = (
-        Fake().clips(1, FRAMES, rng_at(0)),
-        consistency.grid_at(config, 0),
-        [],
-        [],
-    )
+    clips = Fake().clips(1, FRAMES, rng_at(0))
+    grid = consistency.grid_at(config, 0)
+    uppers = []
+    lowers = []
     frozen = Ema(torch.nn.Linear(1, 1), 0.9)
     for step in range(60):
         seen = Seen()
@@ -147,7 +147,8 @@ ROUTED = [
 def streamed(teacher, clips, noise, sampling, policy):
     """What a guided teacher makes of each chunk (a frame) after the true ones before it, one after
     the other."""
-    memory, text = Memory(policy, 1), Prompts(teacher, clips.text)
+    memory = Memory(policy, 1)
+    text = Prompts(teacher, clips.text)
     script = Script(clips.slot, clips.shot, 1, clips.null)
     for i in range(clips.slot.shape[1]):
         memory.begin(i, clips.shot[:, i])
@@ -161,11 +162,10 @@ def streamed(teacher, clips, noise, sampling, policy):
 def test_a_guided_teacher_routes_as_streaming_does(policy):
     """Both halves of a guided call see what the conditional half's queries look for; so one step is
     the same."""
-    teacher, clips = net().requires_grad_(False), Fake().clips(2, 6, rng_at(1))
-    noise, sampling = (
-        torch.randn(clips.latents.shape, generator=rng_at(2)),
-        Sampling(1, "euler", 2.0, 2.0),
-    )
+    teacher = net().requires_grad_(False)
+    clips = Fake().clips(2, 6, rng_at(1))
+    noise = torch.randn(clips.latents.shape, generator=rng_at(2))
+    sampling = Sampling(1, "euler", 2.0, 2.0)
     with torch.no_grad():
         field = pairs.field_of(teacher, clips, "autoregressive", 2.0, 1, policy)
         whole = noise - field(noise, 1.0)
@@ -178,13 +178,16 @@ def test_a_guided_teacher_routes_as_streaming_does(policy):
 def test_a_doubled_clip_in_a_guided_call_routes_by_its_first_half():
     """[clean | noisy] shown with its prompts and without: the second row of each film sees what its
     first one retrieves."""
-    teacher, clips = net().requires_grad_(False), Fake().clips(2, 6, rng_at(1))
-    policy, seen = CAMR(budget=2, window=1), []
+    teacher = net().requires_grad_(False)
+    clips = Fake().clips(2, 6, rng_at(1))
+    policy = CAMR(budget=2, window=1)
+    seen = []
     for slot in (clips.slot, torch.full_like(clips.slot, clips.null)):
         sight = TeacherForcing(policy, clips.shot, 1)
         inner = sight._routed
         sight._routed = lambda *args, inner=inner: seen.append(inner(*args)) or seen[-1]
-        x, t = clips.latents.repeat(1, 2, 1, 1, 1), torch.rand(2, 6, generator=rng_at(3))
+        x = clips.latents.repeat(1, 2, 1, 1, 1)
+        t = torch.rand(2, 6, generator=rng_at(3))
         both = torch.cat([clips.slot, slot])
         with torch.no_grad():
             teacher(
@@ -217,16 +220,21 @@ def test_the_distribution_matching_gradient_is_the_papers():
     """Written out once more as they have it: predictions of x0, guidance 3 on the conditional one,
     mean |x - real|."""
     config = replace(presets.dmd("wan-1.3b"), model=presets.SMOKE, bf16=False)
-    real, fake, clips = net(1), net(2), Fake().clips(2, 4, rng_at(0))
+    real = net(1)
+    fake = net(2)
+    clips = Fake().clips(2, 4, rng_at(0))
     sample = torch.randn(clips.latents.shape, generator=rng_at(2))
     gradient, _ = dmd.direction(sample, clips, real, fake, config, rng_at(1))
     rng = rng_at(1)
     u = torch.rand((2, 1), generator=rng)
     t = (5 * u / (1 + 4 * u)).clamp(0.02, 0.98).expand(2, 4)
-    t_, noise = t[..., None, None, None], torch.randn(sample.shape, generator=rng)
-    x, every = (1 - t_) * sample + t_ * noise, Bidirectional(torch.arange(4))
+    t_ = t[..., None, None, None]
+    noise = torch.randn(sample.shape, generator=rng)
+    x = (1 - t_) * sample + t_ * noise
+    every = Bidirectional(torch.arange(4))
     with torch.no_grad():
-        said, unsaid = clips.slot, torch.full_like(clips.slot, clips.null)
+        said = clips.slot
+        unsaid = torch.full_like(clips.slot, clips.null)
         c, u, f = (
             x - t_ * who(x, t, clips.text, slot, every)
             for who, slot in ((real, said), (real, unsaid), (fake, said))
@@ -264,7 +272,8 @@ def test_guidance_compares_with_the_prompt_that_the_stage_names():
 
 def test_every_stage_with_guidance_asks_its_store_for_that_prompt(tmp_path):
     """Pairs, consistency and DMD change with it, and what is not guided does not."""
-    teacher, small = net(1).requires_grad_(False), {"model": presets.SMOKE, "bf16": False}
+    teacher = net(1).requires_grad_(False)
+    small = {"model": presets.SMOKE, "bf16": False}
     made = {}
     for said in ("", "blurred"):
         config = replace(presets.pairs("smoke"), bf16=False, unconditional=said)
@@ -284,7 +293,8 @@ def test_every_stage_with_guidance_asks_its_store_for_that_prompt(tmp_path):
             game["gap"],
             game["critic_loss"],
         )
-    plain, named = made[""], made["blurred"]
+    plain = made[""]
+    named = made["blurred"]
     assert not torch.equal(plain[0], named[0]) and plain[1] != named[1] and plain[2] != named[2]
 
 
@@ -332,7 +342,8 @@ def test_the_bell_is_the_training_weight_of_wans_scheduler():
 
 def test_teacher_forcing_weighs_frames_by_the_bell_where_asked():
     config = replace(presets.teacher_forcing("smoke"), model=presets.SMOKE)
-    clips, flat = Fake().clips(2, 4, rng_at(0)), lambda x, *rest: torch.zeros_like(x)
+    clips = Fake().clips(2, 4, rng_at(0))
+    flat = lambda x, *rest: torch.zeros_like(x)
     even, bell = (
         teacher_forcing.loss(flat, clips, replace(config, weight=how), FULL, rng_at(1))
         for how in teacher_forcing.WEIGHTS
@@ -352,7 +363,8 @@ def averages(optim, steps):
     """The averaged weight after each of some steps of a training whose weight is the step's
     number."""
     model = torch.nn.Linear(1, 1, bias=False)
-    ema, values = Ema(model, optim.ema, optim.ema_warm, optim.ema_from), []
+    ema = Ema(model, optim.ema, optim.ema_warm, optim.ema_from)
+    values = []
     for step in range(steps):
         model.weight.data.fill_(float(step))
         ema.update(model, step)
@@ -382,7 +394,8 @@ def test_an_average_may_begin_at_a_step_and_at_its_full_decay():
 @pytest.mark.parametrize("name", WAN)
 def test_the_wan_presets_are_the_papers_and_ours(name):
     for stage in (presets.teacher_forcing, presets.consistency):
-        papers, ours = stage(name), stage(f"{name}-camr")
+        papers = stage(name)
+        ours = stage(f"{name}-camr")
         assert (
             policy_of(papers) == FULL
             and papers.across_share == 0
@@ -393,7 +406,8 @@ def test_the_wan_presets_are_the_papers_and_ours(name):
             policy_of(ours) == presets.WAN_CAMR
             and replace(ours, camr=papers.camr, camr_share=0.0) == papers
         )
-    papers, ours = presets.dmd(name), presets.dmd(f"{name}-camr")
+    papers = presets.dmd(name)
+    ours = presets.dmd(f"{name}-camr")
     assert (
         policy_of(papers) == FULL
         and policy_of(ours) == presets.WAN_CAMR

@@ -68,12 +68,15 @@ def coded(
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=8)
         frame = av.VideoFrame.from_ndarray(planes, format=form)
-        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, form
+        stream.width = frame.width
+        stream.height = frame.height
+        stream.pix_fmt = form
         for name, value in tags.items():
             setattr(stream.codec_context, name, value)
             setattr(frame, name, value)
         for number in range(count):
-            frame.pts, frame.time_base = number, Fraction(1, 8)
+            frame.pts = number
+            frame.time_base = Fraction(1, 8)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
@@ -82,7 +85,8 @@ def coded(
 def test_an_edit_list_is_no_damage(base, tmp_path):
     # keeps the lead-in and hides it
     ffmpeg("-ss", 0.7, "-i", base, "-c", "copy", tmp_path / "trimmed.mp4")
-    film, whole = Film(tmp_path / "trimmed.mp4"), read_video(base)[0]
+    film = Film(tmp_path / "trimmed.mp4")
+    whole = read_video(base)[0]
     assert film.changes == (reader.HIDDEN,) and measure(tmp_path / "trimmed.mp4") == (len(film), 12)
     assert np.array_equal(list(film), whole[-len(film) :]) and len(film) < 20
     (tmp_path / "out").mkdir()
@@ -171,7 +175,8 @@ def test_scores_see_what_training_sees_upright(base, tmp_path, turn):
     ffmpeg("-display_rotation", *turn, "-i", base, "-c", "copy", tmp_path / "turned.mp4")
     # as ffmpeg's players show it
     ffmpeg("-i", tmp_path / "turned.mp4", "-frames:v", 2, "-c:v", "ffv1", tmp_path / "shown.mkv")
-    film, shown = Film(tmp_path / "turned.mp4"), read_video(tmp_path / "shown.mkv")[0]
+    film = Film(tmp_path / "turned.mp4")
+    shown = read_video(tmp_path / "shown.mkv")[0]
     assert film.size == shown.shape[1:3] == (
         (80, 48) if turn[0] % 180 else (48, 80)
     ) and film.changes == ("it is turned",)
@@ -223,7 +228,8 @@ def test_every_container_is_whole_or_cut_short(base, tmp_path, ending):
         *(["-movflags", "+faststart"] if ending in ("mp4", "mov") else []),
         tmp_path / f"whole.{ending}",
     )
-    film, data = Film(tmp_path / f"whole.{ending}"), (tmp_path / f"whole.{ending}").read_bytes()
+    film = Film(tmp_path / f"whole.{ending}")
+    data = (tmp_path / f"whole.{ending}").read_bytes()
     assert abs(len(film) / film.fps - 2) < 0.13 and film.changes == ()
     (tmp_path / f"cut.{ending}").write_bytes(data[: int(len(data) * 0.55)])
     with pytest.raises(CinelabError, match="is cut short|is damaged"):
@@ -401,7 +407,8 @@ def test_what_does_not_fit_is_read_again_and_is_the_same(base, monkeypatch):
         "__init__",
         lambda self, path, old=reader.Video.__init__: (opened.append(path), old(self, path))[1],
     )
-    kept, streamed = Film(base), Film(base, keep=5 * 48 * 80 * 3)
+    kept = Film(base)
+    streamed = Film(base, keep=5 * 48 * 80 * 3)
     assert (
         np.array_equal(list(kept), list(streamed))
         and np.array_equal(list(kept), list(streamed))

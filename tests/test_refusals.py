@@ -86,7 +86,8 @@ def test_a_table_that_nearly_fits_goes_without_its_lines(monkeypatch):
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
 def test_a_table_that_is_too_wide_becomes_records_that_fit(width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
-    console, names = plain(width), [f"measure {i}" for i in range(10)]
+    console = plain(width)
+    names = [f"measure {i}" for i in range(10)]
     show_table(
         ["model", *names],
         [["toybox-base, 48 steps", *["0.123"] * 10], ["toybox-2step", *["12.3"] * 10]],
@@ -372,7 +373,8 @@ def test_a_kernels_nan_does_not_reach_the_notebook_file():
 
 
 def test_a_line_is_whole_or_not_there(tmp_path, monkeypatch):
-    path, write = tmp_path / "log.jsonl", os.write
+    path = tmp_path / "log.jsonl"
+    write = os.write
     append_line(path, {"n": 0})
     for room in range(12):
         left = [room]
@@ -430,10 +432,8 @@ def test_judges_without_a_home_are_absent_and_say_what_to_do(monkeypatch):
 
 
 def test_a_terminal_of_any_alphabet_gets_the_sentence():
-    command, ascii_only = (
-        [sys.executable, "-m", "cinelab", "direct", "ü\U0001f600.yaml"],
-        {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"},
-    )
+    command = [sys.executable, "-m", "cinelab", "direct", "ü\U0001f600.yaml"]
+    ascii_only = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(
         command,
         capture_output=True,

@@ -434,7 +434,8 @@ def test_json_in_a_page_cannot_end_its_script():
 
 @pytest.mark.browser
 def test_the_page_works_in_a_real_browser(results, browser):
-    page, errors = browser.new_page(), []
+    page = browser.new_page()
+    errors = []
     page.on(
         "console", lambda message: errors.append(message.text) if message.type == "error" else None
     )

@@ -133,7 +133,8 @@ def test_the_page_in_a_browser(film, tmp_path, browser, scheme, size):
     context = browser.new_context(
         viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, offline=True
     )
-    page, errors = context.new_page(), []
+    page = context.new_page()
+    errors = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: message.type == "error" and errors.append(message.text))
     page.goto(f"file://{tmp_path / 'r.html'}")

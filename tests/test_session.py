@@ -93,7 +93,8 @@ def test_a_reel_makes_the_batch_rollouts_bits(bundle):
         ],
         dim=1,
     )
-    reel, parts = Reel(bundle), []
+    reel = Reel(bundle)
+    parts = []
     state = reel.begin()
     for slot in line.slots:
         state, timed = reel.step(
@@ -115,7 +116,8 @@ def test_a_recalled_chunk_leaves_the_state_that_making_it_left(bundle):
 
 
 def test_recaching_changes_what_follows_and_keeping_does_not_forget(bundle):
-    reel, state = Reel(bundle), Reel(bundle).begin()
+    reel = Reel(bundle)
+    state = Reel(bundle).begin()
     for _ in range(3):
         state, _ = reel.step(state, Ask(CAT))
     kept, recached = (
@@ -271,7 +273,8 @@ def test_a_retake_in_the_middle_of_a_retake_has_all_of_the_shots_directions(sess
 
 def test_every_changed_bit_of_a_session_is_noticed(session, bundle, tmp_path):
     direct_everything(session)
-    copy, rng = copy_of(session, tmp_path / "copy"), random.Random(0)
+    copy = copy_of(session, tmp_path / "copy")
+    rng = random.Random(0)
     for path in [*sorted(copy.glob("*.json*")), copy / "chunks" / "00004.safetensors"]:
         data = path.read_bytes()
         for place in [len(data) - 1, *(rng.randrange(len(data)) for _ in range(12))]:
@@ -299,7 +302,8 @@ def _json(path):
 @pytest.mark.parametrize("damage", ["exchange", "double", "without", "swap lines"])
 def test_files_and_lines_in_another_order_are_noticed(session, bundle, damage):
     play(session, 4)
-    log, chunks = session.folder / "log.jsonl", session.folder / "chunks"
+    log = session.folder / "log.jsonl"
+    chunks = session.folder / "chunks"
     lines = log.read_text().splitlines(keepends=True)
     if damage == "exchange":
         (chunks / "00001.safetensors").rename(chunks / "x")

@@ -55,7 +55,9 @@ def test_packed_history_is_nearly_the_same_film(place, packing, error):
 @torch.no_grad()
 def test_a_path_has_one_buffer_however_it_grows_and_a_branch_its_own():
     units = torch.randn(1, 60, 2, 1, 4)
-    shelf, path, branch = Shelf(), [], None
+    shelf = Shelf()
+    path = []
+    branch = None
     for n in range(50):
         shelf = shelf.append(units[:, n : n + 1], n)
         path.append(shelf)
@@ -88,7 +90,8 @@ def test_a_branch_from_host_memory_disturbs_nobody():
 def test_heads_that_ask_for_more_than_the_slots_get_it():
     torch.manual_seed(3)
     units = torch.randn(1, 9, 4, 3, 8)
-    shelf, plain = HostShelf(Slots(2)).append(units, 0), Shelf().append(units, 0)
+    shelf = HostShelf(Slots(2)).append(units, 0)
+    plain = Shelf().append(units, 0)
     picks = torch.tensor([[[0, 1], [3, 4], [7, 8]]])  # six units for three heads
     assert torch.equal(shelf.take(picks, 9), plain.take(picks, 9)) and shelf.slots.room == 6
     again = torch.tensor([[[2, 5], [2, 6], [5, 6]]])
@@ -122,7 +125,8 @@ def test_a_summary_of_every_token_is_the_whole_search_and_one_token_the_mean():
     torch.manual_seed(0)
     q, k = torch.randn(2, 1, 6, 3, 8), torch.randn(2, 5, 6, 3, 8)
     assert torch.equal(relevance(CAMR(summary=6, per_head=True), q, k), mass_score(q, k, None))
-    ours, mean = relevance(CAMR(summary=1, per_head=True), q, k), mean_score(q, k)
+    ours = relevance(CAMR(summary=1, per_head=True), q, k)
+    mean = mean_score(q, k)
     assert torch.equal(ours.argsort(-1), mean.argsort(-1))  # softmax over units keeps their order
     assert torch.equal(pool(pool(k, 3), 3), pool(k, 3)) and pool(k, 3).shape == (2, 5, 3, 3, 8)
     assert torch.allclose(pool(k, 3)[:, :, 0], k[:, :, :2].mean(2))

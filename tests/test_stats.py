@@ -108,7 +108,8 @@ def test_a_ratio_has_an_interval_of_its_own():
 
 def test_groups_widen_the_interval_of_correlated_values():
     values, groups = films(np.random.default_rng(1))
-    alone, together = bootstrap(values), bootstrap(values, groups)
+    alone = bootstrap(values)
+    together = bootstrap(values, groups)
     assert alone.value == together.value and together.n == len(values)
     assert together.high - together.low > 1.7 * (alone.high - alone.low)
 

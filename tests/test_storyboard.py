@@ -80,10 +80,8 @@ def test_a_change_in_mid_shot_is_written_under_a_frame_taken_after_it():
         (17, "at 1.5 s: turns blue"),
     ]
     assert _panels((0, 18), "is red", turns[:1], 3)[1:] == [(5, ""), (17, "at 0.8 s: turns green")]
-    silent, told = (
-        storyboard(film, [(0, 18)], ["is red"]),
-        storyboard(film, [(0, 18)], ["is red"], turns=[turns]),
-    )
+    silent = storyboard(film, [(0, 18)], ["is red"])
+    told = storyboard(film, [(0, 18)], ["is red"], turns=[turns])
     assert told.size == silent.size
     places = [centre(told, colour) for colour in COLOURS[:3]]
     below = max(place[0] for place in places) + 150

@@ -68,7 +68,8 @@ def test_the_differentiable_rollout_is_the_live_stream_bit_for_bit(bf16):
 
 
 def test_only_the_exit_level_keeps_its_graph():
-    network, clips = net(), Fake().clips(1, 3, rng_at(0))
+    network = net()
+    clips = Fake().clips(1, 3, rng_at(0))
     script = Script(clips.slot, clips.shot, 1, clips.null)
     calls = []
 
@@ -123,17 +124,16 @@ def test_levels_and_steps_must_agree():
 
 
 def test_causal_pairs_are_what_streaming_the_teacher_with_the_true_history_makes():
-    teacher, clips = net().requires_grad_(False), Fake().clips(2, 4, rng_at(1))
+    teacher = net().requires_grad_(False)
+    clips = Fake().clips(2, 4, rng_at(1))
     config = replace(presets.pairs("toy"), frames=4, steps=4, bf16=False)
     noise = torch.randn(clips.latents.shape)
     states, end = pairs.trajectories(teacher, clips, config, noise)
     assert torch.equal(states[:, 0], noise)
     field = pairs.field_of(teacher, clips, "autoregressive", 2.0, 1)
-    memory, text, script = (
-        Memory(Full(), 1),
-        Prompts(teacher, clips.text),
-        Script(clips.slot, clips.shot, 1, clips.null),
-    )
+    memory = Memory(Full(), 1)
+    text = Prompts(teacher, clips.text)
+    script = Script(clips.slot, clips.shot, 1, clips.null)
     from cinelab.flow.sampler import denoise, remember
 
     for i in range(4):
@@ -189,7 +189,8 @@ def test_kept_levels_must_lie_on_the_teachers_steps():
 
 
 def test_the_boundary_condition_holds_by_construction():
-    network, clips = net(), Fake().clips(1, 3, rng_at(2))
+    network = net()
+    clips = Fake().clips(1, 3, rng_at(2))
     x = torch.randn_like(clips.latents)
     assert torch.equal(consistency.predict(network, x, torch.zeros(1, 3), clips, 1), x)
 
@@ -197,7 +198,8 @@ def test_the_boundary_condition_holds_by_construction():
 def test_a_perfect_flow_has_no_consistency_loss():
     """A constant velocity is its own consistency function: student and target must agree
     exactly."""
-    network, clips = net(), Fake().clips(2, 3, rng_at(3))
+    network = net()
+    clips = Fake().clips(2, 3, rng_at(3))
     with torch.no_grad():
         network.proj_out.weight.zero_()
         network.scale_shift_table.zero_()
@@ -220,11 +222,9 @@ def test_a_perfect_flow_has_no_consistency_loss():
 
 @pytest.mark.parametrize("score", dmd.TEACHERS)
 def test_equal_scores_pull_nowhere(score):
-    judge, clips, config = (
-        net(),
-        Fake().clips(2, 4, rng_at(4)),
-        replace(DMD, score=score, guidance=1.0),
-    )
+    judge = net()
+    clips = Fake().clips(2, 4, rng_at(4))
+    config = replace(DMD, score=score, guidance=1.0)
     gradient, gap = dmd.direction(clips.latents, clips, judge, judge, config, rng_at(0))
     assert not gradient.any() and not gap.any()
     other, _ = dmd.direction(clips.latents, clips, judge, net(1), config, rng_at(0))
@@ -232,7 +232,8 @@ def test_equal_scores_pull_nowhere(score):
 
 
 def test_the_loss_has_exactly_the_matching_gradient():
-    student, clips = net(), Fake().clips(2, 4, rng_at(5))
+    student = net()
+    clips = Fake().clips(2, 4, rng_at(5))
     sample, _ = dmd.self_rollout(student, clips, DMD, rng_at(6))
     loss, _ = dmd.student_loss(student, clips, net(1), net(2), DMD, rng_at(6))
     rng = rng_at(6)
@@ -258,7 +259,8 @@ def test_a_known_beginning_is_kept_and_not_judged():
 
 def test_score_distillation_remembers_the_truth():
     config = replace(DMD, history="truth", score="autoregressive")
-    clips, network = Fake().clips(2, 4, rng_at(8)), net()
+    clips = Fake().clips(2, 4, rng_at(8))
+    network = net()
     made, own = dmd.self_rollout(network, clips, config, rng_at(0))
     assert own.all() and not torch.equal(made[:, 0], clips.latents[:, 0])
     far = replace(clips, latents=clips.latents.flip(0))  # another past, the same prompts and noise
@@ -278,7 +280,8 @@ BIDIRECTIONAL = replace(presets.ode("smoke", "bidirectional"), model=presets.SMO
 
 
 def start(kind, folder, tmp_path, exam=None):
-    store, teacher = FakeStore(), net(1).requires_grad_(False)
+    store = FakeStore()
+    teacher = net(1).requires_grad_(False)
     if kind == "consistency":
         return consistency.train(CD, net(), teacher, store, Run(folder, CD), exam)
     if kind == "dmd":

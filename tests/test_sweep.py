@@ -317,7 +317,8 @@ def test_a_stopped_sweep_leaves_no_process_and_ends_as_an_undisturbed_one(here, 
 
 def test_one_writer_in_a_folder(monkeypatch):
     monkeypatch.setattr("cinelab.outputs.PATIENCE", 0.2)
-    path, folder = notebook(), Path("out")
+    path = notebook()
+    folder = Path("out")
     with notebook_room.writing(folder):
         with pytest.raises(CinelabError, match=f"by process {os.getpid()} on {HOST}; let it"):
             execute(path, folder)
@@ -397,7 +398,8 @@ def test_the_result_of_another_cell_is_refused_and_kept(changes, words):
 
 
 def test_where_nested_parameters_differ():
-    old, new = {"dmd": {"steps": 45, "lr": 1.0}}, {"dmd": {"steps": 45, "lr": 2.0}}
+    old = {"dmd": {"steps": 45, "lr": 1.0}}
+    new = {"dmd": {"steps": 45, "lr": 2.0}}
     assert differing(old, new) == ("dmd.lr", "1.0", "2.0")
     assert differing(old, {"dmd": {"steps": 45}}) == ("dmd.lr", "1.0", "absent")
     assert differing(old, dict(old)) is None and differing(1, 1.0) == ("", "1", "1.0")
@@ -450,7 +452,8 @@ def test_the_table_counts_foresees_and_is_drawn(tmp_path):
     (tmp_path / "done.json").write_text('{"seconds": 31.25, "peak_memory_mb": 1126}')
     screen = io.StringIO()
     board = Board(Console(file=screen, force_terminal=True, width=100, highlight=False))
-    board.total, board.workers = 5, 2
+    board.total = 5
+    board.workers = 2
     assert board.line() == "0 done, 0 failed, 5 left"
     for key in (1, 2, 3):
         board.begin(key, f"seed={key}")
@@ -528,11 +531,9 @@ def test_workers_share_the_cores(monkeypatch, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize(("engine", "count"), [("here", 24), ("local", 8)])
 def test_a_sweep_killed_three_times_does_each_cell_once(engine, count):
-    sweep, dice, kept = (
-        Sweep("s", notebook(BOOKKEEPER), seeds=list(range(count))),
-        random.Random(7),
-        {},
-    )
+    sweep = Sweep("s", notebook(BOOKKEEPER), seeds=list(range(count)))
+    dice = random.Random(7)
+    kept = {}
     for done in (count // 4, count // 2, 3 * count // 4):
         family = kill_when(
             done, f"seeds=list(range({count}))), 2, engine={engine!r}", dice.random()

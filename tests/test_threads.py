@@ -134,7 +134,8 @@ def test_no_more_threads_than_the_quota_has_cores(monkeypatch):
 
 
 def test_a_toybox_film_takes_one_thread_and_gives_the_others_back(monkeypatch):
-    bundle, before = load("toybox-1step"), torch.get_num_threads()
+    bundle = load("toybox-1step")
+    before = torch.get_num_threads()
     monkeypatch.setattr(engine, "own", lambda name: None)
     monkeypatch.setattr(engine, "cores", lambda: 2)
     torch.set_num_threads(2)

@@ -142,7 +142,8 @@ def entries(draw, first=False):
 @st.composite
 def timelines(draw):
     shots = [draw(entries(first=True)), *draw(st.lists(entries(), max_size=5))]
-    fps, stride = draw(st.floats(1, 30)), draw(st.integers(1, 8))
+    fps = draw(st.floats(1, 30))
+    stride = draw(st.integers(1, 8))
     film = play(*shots, caption=draw(st.sampled_from(["", "d"])))
     return film, plan(film, fps, stride, draw(st.sampled_from([1, 2, 3, 5])))
 

@@ -103,7 +103,8 @@ def test_a_non_finite_loss_stops_with_the_step(tmp_path):
 @pytest.mark.parametrize("policy", [Full(), CAMR(budget=2)], ids=["full", "camr"])
 def test_teacher_forcing_learns_one_batch(policy):
     config = presets.teacher_forcing("smoke")
-    net, clips = model(), Fake().clips(2, 6, rng_at(0, "clips"))
+    net = model()
+    clips = Fake().clips(2, 6, rng_at(0, "clips"))
     optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3)
     losses = []
     for _ in range(30):
@@ -151,7 +152,8 @@ def test_curriculum_grows_and_camr_comes_late():
 def test_store_is_resumable_and_belongs_to_one_codec(tmp_path):
     from cinelab.model.zoo import load_codec
 
-    codec, encoder = load_codec(), toy_encoder()
+    codec = load_codec()
+    encoder = toy_encoder()
     config = StoreConfig(seed=3, films=4, latents=6, shard=2)
     first = build(tmp_path, config, codec, encoder, "abc")
     next(first)  # killed after one shard

@@ -108,7 +108,8 @@ def test_a_cache_belongs_to_one_encoder(folder, tmp_path):
 
 
 def test_the_encoder_is_let_go_unless_it_is_to_be_kept(folder):
-    one, kept = encoder(folder), encoder(folder, keep=True, offload=True)
+    one = encoder(folder)
+    kept = encoder(folder, keep=True, offload=True)
     for each in (one, kept):
         each.encode(["a cat"])
     assert one._held is None and kept._held is not None
@@ -224,7 +225,8 @@ def test_prompts_are_cleaned_alike_everywhere():
 
 
 def test_prompts_that_are_prepared_cost_one_reading(folder, tmp_path, monkeypatch):
-    reads, load = [], Umt5Encoder._load
+    reads = []
+    load = Umt5Encoder._load
     monkeypatch.setattr(Umt5Encoder, "_load", lambda self: (reads.append(1), load(self))[1])
     encoder = Umt5Encoder(folder, tmp_path / "cache")
     encoder.prepare(["a red cat", "a blue robot", ""])

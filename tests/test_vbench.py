@@ -403,7 +403,8 @@ def test_an_incomplete_suite_is_refused_with_counts_and_names(made_up, film, tmp
 
 
 def test_the_suite_is_made_resumed_and_scored(made_up, tmp_path):
-    folder, asked = tmp_path / "films", []
+    folder = tmp_path / "films"
+    asked = []
 
     def maker(prompt, seed):
         asked.append((prompt, seed))

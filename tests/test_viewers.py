@@ -20,7 +20,8 @@ def taken(viewer):
 
 
 def group(count=1):
-    all_of_them, each = Viewers(), [Viewer() for _ in range(count)]
+    all_of_them = Viewers()
+    each = [Viewer() for _ in range(count)]
     for viewer in each:
         all_of_them.add(viewer)
     return all_of_them, each

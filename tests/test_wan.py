@@ -50,13 +50,17 @@ def reference(config: WanConfig):
 @pytest.mark.parametrize("config", CONFIGS)
 def test_equals_diffusers_on_forward_and_gradients(config):
     torch.manual_seed(0)
-    ours, theirs = CausalWan(config), reference(config)
+    ours = CausalWan(config)
+    theirs = reference(config)
     theirs.load_state_dict(ours.state_dict())
-    frames, batch = 5, 2
+    frames = 5
+    batch = 2
     x = torch.randn(batch, frames, config.in_channels, 6, 8)
-    text, t = torch.randn(batch, 1, 7, config.text_dim), torch.rand(batch)
+    text = torch.randn(batch, 1, 7, config.text_dim)
+    t = torch.rand(batch)
     slot = torch.zeros(batch, frames, dtype=torch.long)
-    x1, x2 = x.clone().requires_grad_(), x.clone().requires_grad_()
+    x1 = x.clone().requires_grad_()
+    x2 = x.clone().requires_grad_()
     out = ours(x1, t[:, None].expand(-1, frames), text, slot, Bidirectional(torch.arange(frames)))
     ref = theirs(x2.transpose(1, 2), t * 1000, text[:, 0], return_dict=False)[0].transpose(1, 2)
     assert (out - ref).abs().max() <= 1e-5
@@ -71,11 +75,14 @@ def test_equals_diffusers_on_forward_and_gradients(config):
 
 
 def test_per_frame_times_equal_diffusers_per_token_times():
-    config, frames = CONFIGS[0], 3
+    config = CONFIGS[0]
+    frames = 3
     torch.manual_seed(1)
-    ours, theirs = CausalWan(config), reference(config)
+    ours = CausalWan(config)
+    theirs = reference(config)
     theirs.load_state_dict(ours.state_dict())
-    x, text = torch.randn(1, frames, 4, 4, 6), torch.randn(1, 1, 5, config.text_dim)
+    x = torch.randn(1, frames, 4, 4, 6)
+    text = torch.randn(1, 1, 5, config.text_dim)
     t = torch.tensor([[0.1, 0.6, 1.0]])
     out = ours(
         x, t, text, torch.zeros(1, frames, dtype=torch.long), Bidirectional(torch.arange(frames))
@@ -88,7 +95,8 @@ def test_per_frame_times_equal_diffusers_per_token_times():
 @pytest.mark.parametrize("config", [WAN_1_3B, WAN_14B])
 def test_true_sizes_have_exactly_the_diffusers_keys(config):
     with torch.device("meta"):
-        ours, theirs = CausalWan(config), reference(config)
+        ours = CausalWan(config)
+        theirs = reference(config)
     shapes = {name: tuple(value.shape) for name, value in theirs.state_dict().items()}
     assert {name: tuple(value.shape) for name, value in ours.state_dict().items()} == shapes
 
@@ -97,7 +105,8 @@ def test_each_frame_reads_its_own_prompt():
     config = CONFIGS[0]
     torch.manual_seed(2)
     model = CausalWan(config)
-    x, t = torch.randn(1, 2, 4, 4, 4), torch.full((1, 2), 0.5)
+    x = torch.randn(1, 2, 4, 4, 4)
+    t = torch.full((1, 2), 0.5)
     text = torch.randn(1, 2, 5, config.text_dim)
     sight = Bidirectional(torch.arange(2))
     both = model(x, t, text, torch.tensor([[0, 1]]), sight)

@@ -52,7 +52,8 @@ def test_streaming_decode_equals_full_decode_bitwise(codec, tiny, name, split):
     codec = either(codec, tiny, name)
     latents = torch.randn(2, 4, 16, 4, 6, generator=torch.manual_seed(2))
     whole, _ = codec.decode(latents)
-    parts, state = [], None
+    parts = []
+    state = None
     for part in latents.split(split, dim=1):
         pictures, state = codec.decode(part, state)
         parts.append(pictures)
@@ -104,7 +105,8 @@ def test_two_branches_go_on_from_one_state(codec, tiny, name):
 def test_films_in_turn_share_one_codec(codec, tiny, name):
     codec = either(codec, tiny, name)
     films = torch.randn(2, 1, 3, 16, 4, 6, generator=torch.manual_seed(6)).unbind(0)
-    states, parts = [None, None], [[], []]
+    states = [None, None]
+    parts = [[], []]
     for place in range(3):
         for number, film in enumerate(films):
             pictures, states[number] = codec.decode(film[:, place : place + 1], states[number])
@@ -127,10 +129,8 @@ def test_a_state_moves_as_a_whole(codec):
 
 def test_half_precision_stays_near(folder, codec):
     latents = torch.randn(1, 3, 16, 4, 6, generator=torch.manual_seed(7))
-    full, half = (
-        codec.decode(latents)[0],
-        WanCodec.load(folder, torch.bfloat16).decode(latents.bfloat16())[0],
-    )
+    full = codec.decode(latents)[0]
+    half = WanCodec.load(folder, torch.bfloat16).decode(latents.bfloat16())[0]
     assert half.dtype == torch.bfloat16 and to_uint8(half).dtype == "uint8"
     assert (full - half).abs().mean() < 0.02 and not torch.equal(full, half.float())
 
@@ -207,7 +207,8 @@ def test_the_tiny_codec_encodes(tiny):
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 def test_the_tiny_codec_is_read_from_either_file(tiny, tmp_path, suffix):
-    path, state = tmp_path / f"taew2_1.{suffix}", tiny.state_dict()
+    path = tmp_path / f"taew2_1.{suffix}"
+    state = tiny.state_dict()
     save_file(state, path) if suffix == "safetensors" else torch.save(state, path)
     latents = torch.randn(1, 2, 16, 2, 4)
     assert torch.equal(TinyCodec.load(path).decode(latents)[0], tiny.decode(latents)[0])

@@ -188,8 +188,10 @@ def test_the_batch_roll_out_makes_the_same_film(film, bundle):
 @pytest.mark.parametrize("bf16", [False, True])
 def test_half_precision_weights_make_nearly_the_same_velocity(folder, bundle, bf16):
     half = load_wan(folder, dtype="bf16", device="cpu")
-    x, slot = noise_for([1], 0, (3, *bundle.latent_shape)), torch.zeros(1, 3, dtype=torch.long)
-    text, out = bundle.encoder.encode(["a red cat"])[None], []
+    x = noise_for([1], 0, (3, *bundle.latent_shape))
+    slot = torch.zeros(1, 3, dtype=torch.long)
+    text = bundle.encoder.encode(["a red cat"])[None]
+    out = []
     for one in (bundle, half):
         memory = Memory(Full(), 3, one.reach)
         memory.begin(0, torch.zeros(1, dtype=torch.long))
@@ -235,7 +237,8 @@ def test_a_picture_begins_a_film_of_a_frame_wise_model(folder):
     picture = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), dtype=np.uint8)
     director = Director(bundle, Full())
     play = replace(PLAY, shots=PLAY.shots[2:])
-    film, free = director.render(play, first=picture), director.render(play)
+    film = director.render(play, first=picture)
+    free = director.render(play)
     with torch.no_grad():
         latent = bundle.codec.encode(
             torch.from_numpy(picture).movedim(-1, 0)[None, None].float() / 127.5 - 1
@@ -266,10 +269,8 @@ def test_pictures_that_cannot_begin_a_film_are_refused(folder, bundle):
 
 
 def test_a_toybox_film_may_begin_with_a_picture_too():
-    director, play = (
-        Director(load("toybox-1step")),
-        Screenplay("One", (Shot("a red cat waves in the meadow by day", 0.5),)),
-    )
+    director = Director(load("toybox-1step"))
+    play = Screenplay("One", (Shot("a red cat waves in the meadow by day", 0.5),))
     picture = director.render(play).frames[-1]
     film = director.render(replace(play, seed=5), first=picture)
     assert np.abs(film.frames[0].astype(int) - picture).mean() < 10
@@ -407,7 +408,8 @@ def test_the_reach_is_a_setting(folder, tmp_path):
 def test_a_student_that_was_trained_here_is_directed_as_it_was_trained(folder, tmp_path):
     """The export of a job beside the folder: its config.json goes before the defaults, cinelab.json
     and arguments before it."""
-    path, export = copied(folder, tmp_path), tmp_path / "export"
+    path = copied(folder, tmp_path)
+    export = tmp_path / "export"
     export.mkdir()
     shutil.copy(
         folder / "transformer/diffusion_pytorch_model.safetensors", export / "weights.safetensors"
@@ -441,7 +443,8 @@ def test_a_student_that_was_trained_here_is_directed_as_it_was_trained(folder, t
 
 def test_guidance_compares_with_the_published_negative_prompt_unless_told_otherwise(folder, bundle):
     assert bundle.unconditional == "published"
-    line, guided = plan(PLAY, bundle.fps, 4, 3), replace(FEW, guidance=3.0)
+    line = plan(PLAY, bundle.fps, 4, 3)
+    guided = replace(FEW, guidance=3.0)
     asked = bundle.encoder.encode([PUBLISHED])[0]
     assert torch.equal(embed(bundle, [line])[0, -1], asked)
     empty = replace(bundle, unconditional="")

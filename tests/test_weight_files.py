@@ -34,7 +34,9 @@ CONFIG = WanConfig(
     in_channels=4,
     out_channels=4,
 )
-STEM, RANK, ALPHA = "diffusion_pytorch_model", 4, 2.0
+STEM = "diffusion_pytorch_model"
+RANK = 4
+ALPHA = 2.0
 MODULES = (
     "blocks.0.self_attn.q",
     "blocks.0.cross_attn.o",
@@ -68,7 +70,8 @@ def base(state, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pairs():
-    rng, shapes = torch.Generator().manual_seed(1), original(CONFIG)
+    rng = torch.Generator().manual_seed(1)
+    shapes = original(CONFIG)
     sizes = {name: shapes[f"{name}.weight"] for name in MODULES}
     return {
         name: (torch.randn(RANK, i, generator=rng), torch.randn(o, RANK, generator=rng))
@@ -388,7 +391,8 @@ def test_a_conversion_writes_finite_numbers_only(state, tmp_path, to, target, va
     ],
 )
 def test_a_lora_of_numbers_that_are_not_finite_is_refused(base, pairs, tmp_path, where, value):
-    lora, key = WAYS["kohya"](pairs), f"lora_unet_blocks_0_ffn_0.{where}"
+    lora = WAYS["kohya"](pairs)
+    key = f"lora_unet_blocks_0_ffn_0.{where}"
     save_file(lora | {key: lora[key] * value}, tmp_path / "lora.safetensors")
     done = CliRunner().invoke(
         cli.app,

@@ -31,12 +31,15 @@ from cinelab.model.weights import Weights, config_of, load_into, open_weights
 CONFIG = WanConfig(
     num_attention_heads=2, num_layers=3, ffn_dim=96, text_dim=32, in_channels=4, out_channels=4
 )
-ROOT, STEM = Path(__file__).parent.parent, "diffusion_pytorch_model"
+ROOT = Path(__file__).parent.parent
+STEM = "diffusion_pytorch_model"
 
 
 def original(config: WanConfig) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the original repository's text-to-video transformer."""
-    d, f, patch = config.width, config.ffn_dim, config.patch_size
+    d = config.width
+    f = config.ffn_dim
+    patch = config.patch_size
     linear = {
         "text_embedding.0": (config.text_dim, d),
         "text_embedding.2": (d, d),
@@ -134,7 +137,8 @@ def state() -> dict[str, torch.Tensor]:
 def shelf(state, tmp_path_factory) -> dict[str, Path]:
     """The same weights in every layout, as their publishers' own programs write them."""
     root = tmp_path_factory.mktemp("shelf")
-    reference, other = theirs(state), random(1)
+    reference = theirs(state)
+    other = random(1)
     reference.save_pretrained(root / "diffusers" / "transformer", max_shard_size="1MB")
     reference.save_pretrained(root / "transformer alone")
     for name, count in (("wan", 1), ("wan sharded", 4)):
@@ -188,7 +192,8 @@ def on_meta(config: WanConfig = CONFIG) -> CausalWan:
 
 
 def same(model: torch.nn.Module, state: dict) -> bool:
-    found, wanted = model.state_dict(), renamed(state)
+    found = model.state_dict()
+    wanted = renamed(state)
     return found.keys() == wanted.keys() and all(
         torch.equal(found[name], wanted[name]) for name in wanted
     )
@@ -198,7 +203,8 @@ def same(model: torch.nn.Module, state: dict) -> bool:
 def test_every_original_name_becomes_what_diffusers_calls_it(config, count):
     with torch.device("meta"):
         shapes = {name: torch.empty(shape) for name, shape in original(config).items()}
-    wanted, ours = renamed(shapes), on_meta(config).state_dict()
+    wanted = renamed(shapes)
+    ours = on_meta(config).state_dict()
     assert len(shapes) == len(wanted) == count
     assert {from_wan(name) for name in shapes} == set(wanted)
     for name, value in shapes.items():
@@ -229,15 +235,14 @@ def test_wrappers_go_from_any_place_and_only_they():
 
 @pytest.mark.parametrize("place", PLACES)
 def test_every_layout_gives_diffusers_outputs(shelf, state, place):
-    reference, model = theirs(state), on_meta()
+    reference = theirs(state)
+    model = on_meta()
     report = load_into(model, shelf[place])
     assert len(report.mapped) == 96 and report.whole and same(model, state)
     frames = 3
     rng = torch.Generator().manual_seed(2)
-    x, text = (
-        torch.randn(2, frames, 4, 4, 6, generator=rng),
-        torch.randn(2, 1, 5, CONFIG.text_dim, generator=rng),
-    )
+    x = torch.randn(2, frames, 4, 4, 6, generator=rng)
+    text = torch.randn(2, 1, 5, CONFIG.text_dim, generator=rng)
     t = torch.tensor([0.3, 0.9])
     with torch.no_grad():
         out = model(
@@ -260,7 +265,8 @@ def test_the_size_is_told_by_config_or_shapes(shelf, place):
 
 def test_the_part_is_chosen_aloud(shelf, state):
     model = CausalWan(CONFIG)
-    auto, plain = load_into(model, shelf["ema.pt"]), load_into(on_meta(), shelf["generator.pt"])
+    auto = load_into(model, shelf["ema.pt"])
+    plain = load_into(on_meta(), shelf["generator.pt"])
     assert (auto.part, auto.parts, auto.layout) == (
         "generator_ema",
         ("generator", "critic", "generator_ema"),
@@ -403,7 +409,8 @@ def test_a_checkpoint_of_ours_converts(tmp_path):
     from cinelab.model import zoo
 
     report = convert(zoo.SHELF / "toybox-2step", tmp_path / "out", dtype="fp32")
-    model, wanted = on_meta(report.config), zoo.load("toybox-2step").model
+    model = on_meta(report.config)
+    wanted = zoo.load("toybox-2step").model
     load_into(model, tmp_path / "out")
     assert model.config == wanted.config and all(
         torch.equal(a, b) for a, b in zip(model.parameters(), wanted.parameters(), strict=True)
@@ -414,7 +421,9 @@ def test_a_checkpoint_of_ours_converts(tmp_path):
 def test_memory_stays_near_one_shard(shelf, tmp_path, monkeypatch, to):
     """Counts the bytes of tensors that were computed (rounded or merged, so not the file's own) and
     are still held."""
-    live, peak, seen = 0, 0, 0
+    live = 0
+    peak = 0
+    seen = 0
 
     def drop(size):
         nonlocal live
@@ -424,7 +433,8 @@ def test_memory_stays_near_one_shard(shelf, tmp_path, monkeypatch, to):
         nonlocal live, peak, seen
         tensor = read(self, name)
         if read.__name__ == "tensor" or name in self.lora:
-            live, seen = live + tensor.nbytes, seen + tensor.nbytes
+            live = live + tensor.nbytes
+            seen = seen + tensor.nbytes
             peak = max(peak, live)
             weakref.finalize(tensor, drop, tensor.nbytes)
         return tensor
@@ -442,7 +452,8 @@ def test_memory_stays_near_one_shard(shelf, tmp_path, monkeypatch, to):
         1 / 1024,
         lora=tmp_path / "lora.safetensors",
     )
-    biggest, shard = 4 * 6 * CONFIG.width**2, 2**20 if to == "diffusers" else 0
+    biggest = 4 * 6 * CONFIG.width**2
+    shard = 2**20 if to == "diffusers" else 0
     assert (
         report.bytes > 4 * 2**20 and seen > 4 * 2**20 and 0 < peak <= shard + biggest and live == 0
     )
@@ -481,7 +492,8 @@ def test_views_of_one_flat_parameter_are_written_each_by_itself(state, tmp_path)
 def test_an_interrupted_conversion_leaves_nothing_to_mistake_for_one(
     shelf, state, tmp_path, monkeypatch
 ):
-    save, calls = converting._save, []
+    save = converting._save
+    calls = []
 
     def stop(*arguments):
         calls.append(save(*arguments))
@@ -519,7 +531,8 @@ RANK = 4
 def factors(
     names: list[str], config: WanConfig = CONFIG, seed: int = 5
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    rng, shapes = torch.Generator().manual_seed(seed), original(config)
+    rng = torch.Generator().manual_seed(seed)
+    shapes = original(config)
     sizes = {name: shapes[f"{name}.weight"] for name in names}
     return {
         name: (torch.randn(RANK, i, generator=rng), torch.randn(o, RANK, generator=rng))

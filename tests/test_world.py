@@ -63,7 +63,8 @@ def test_a_prompt_that_names_two_values_keeps_the_first():
 def test_who_comes_back_looks_as_before():
     """Identity and scenery are fixed by first appearance, whatever the prompt says of the rest."""
     for plan in FILMS:
-        cast, places = {}, {}
+        cast = {}
+        places = {}
         for shot in plan.shots:
             looks = tuple(shot.attributes[n] for n in (*vocab.IDENTITY, "kind", "colour"))
             scene = tuple(shot.attributes[n] for n in (*vocab.SCENERY, "setting")) + (
@@ -153,7 +154,8 @@ def test_a_cut_is_a_jump_and_a_continuation_is_not():
     def jump(frames, at):
         return np.abs(frames[at].astype(int) - frames[at - 1]).mean()
 
-    cuts, flows = [], []
+    cuts = []
+    flows = []
     for plan in FILMS[:25]:
         film = render.render(plan)
         starts = np.cumsum(

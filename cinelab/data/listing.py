@@ -184,10 +184,8 @@ def _read_parquet(path: Path) -> tuple[list[str], list[dict]]:
 def _read_csv(path: Path) -> tuple[list[str], list[dict]]:
     """(column names, rows), all cells as texts. A row with more fields than columns is an error:
     mostly a caption with a comma and no quotes."""
-    lines, delimiter = (
-        StringIO(read_text(path, TABLE), newline=""),
-        "\t" if path.suffix.lower() == ".tsv" else ",",
-    )
+    lines = StringIO(read_text(path, TABLE), newline="")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
     rows = [row for row in csv.reader(lines, strict=True, delimiter=delimiter) if row]
     if not rows:
         raise ValueError("it is empty")
@@ -219,14 +217,16 @@ def _shot_number(row: dict) -> float:
 
 def _reels(root: Path, rows: list[dict]) -> Iterable[Reel]:
     """Runs of rows of one video whose spans go forward."""
-    run, until = 0, 0.0
+    run = 0
+    until = 0.0
     keys = []
     for before, row in zip([None, *rows], rows, strict=False):
         start, end = _number(row["start"]), _number(row["end"])
         if before and (
             before["video"] != row["video"] or (start is not None and start < until - 1e-6)
         ):
-            run, until = run + 1, 0.0
+            run = run + 1
+            until = 0.0
         until = max(until, start or 0.0, end or 0.0)
         keys.append(run)
     for _, part in groupby(zip(keys, rows, strict=True), key=lambda pair: pair[0]):
@@ -320,7 +320,8 @@ def _with_sidecars(root: Path, reel: Reel) -> Reel:
 
 def _sidecar(video: Path) -> tuple[str, ...]:
     """Captions from <name>.txt or <name>.json; none if neither is there."""
-    text, values = composed(video.with_suffix(".txt")), composed(video.with_suffix(".json"))
+    text = composed(video.with_suffix(".txt"))
+    values = composed(video.with_suffix(".json"))
     if exists(text):
         return tuple(
             line.strip() for line in read_text(text, CAPTIONS).splitlines() if line.strip()

@@ -55,7 +55,8 @@ def plan(
 ) -> tuple[list[dict], list[Planned]]:
     """What each source was, and its films. What cannot be used is added to `left`: film, video,
     why."""
-    states, films = [], []
+    states = []
+    films = []
     for source in group:
         found: list[Take] = []
         videos = tuple(_stamp(root, reel.video) for reel in source.reels)

@@ -21,14 +21,17 @@ class Player:
     size: tuple[int, int]
 
     def __post_init__(self):
-        self._video, self._next = None, 0
+        self._video = None
+        self._next = 0
 
     def take(self, path: Path, first: int, count: int) -> np.ndarray:
         """uint8 (count, H, W, 3). Raises CinelabError if the video ends before."""
         if not self._video or path != self._video.path or first < self._next:
-            self._video, self._next = Video(path), 0
+            self._video = Video(path)
+            self._next = 0
             self._pictures = self._video.at(self.fps)
-        out, seen = np.empty((count, *self.size, 3), np.uint8), None
+        out = np.empty((count, *self.size, 3), np.uint8)
+        seen = None
         for k in range(self._next, first + count):
             number, frame = next(self._pictures, (-1, None))
             if frame is None:

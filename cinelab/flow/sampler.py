@@ -226,12 +226,14 @@ def ab2(field_: Field, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
     """Adams-Bashforth of second order, for uneven steps; the first one is Euler's."""
     before: tuple[Tensor, float] | None = None
     for here, there in steps_of(levels):
-        v, step = field_(x, here), there - here
+        v = field_(x, here)
+        step = there - here
         slope = v
         if before is not None:
             old, old_step = before
             slope = v + 0.5 * step / old_step * (v - old)
-        x, before = x + step * slope, (v, step)
+        x = x + step * slope
+        before = (v, step)
         yield x
 
 
@@ -330,7 +332,8 @@ def denoise(
     """One chunk (B, c, C, H, W) from its noise(level) under the open memory; `depth` as in
     `refine`."""
     sampling = sampling.filled()
-    start, levels = noise(0), sampling.levels(first=index == 0)
+    start = noise(0)
+    levels = sampling.levels(first=index == 0)
     batch, frames = start.shape[:2]
     slot = script.slot[:, index]
     # guided calls show each film with its prompt and without

@@ -77,13 +77,17 @@ def memory_cell(
     """
     if reach not in REACHES:
         raise CinelabError(f"reach is {reach!r}; use one of {', '.join(REACHES)}.")
-    bundle, reader, folder = load(model), load_recogniser(), Path(run_dir)
+    bundle = load(model)
+    reader = load_recogniser()
+    folder = Path(run_dir)
     bundle = bundle if reach == "clamp" else replace(bundle, reach=None)
     more = {"positions": positions} if positions else {}
     more |= {"score": score, "per_head": per_head, "summary": summary} if policy == "camr" else {}
     rule = seeded(policy_named(policy, budget, **more), seed)
     rehearse()
-    parts, held, first = [], [], None
+    parts = []
+    held = []
+    first = None
     for start in range(0, films, BATCH):
         batch = absence_batch(
             bundle,

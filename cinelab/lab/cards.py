@@ -41,7 +41,8 @@ def score_card(
     """
     config = CardConfig(seeds=seeds, films=films)
     ready_folder(output)
-    bundle, reader = load(name), load_recogniser()
+    bundle = load(name)
+    reader = load_recogniser()
     rule = policy_for(bundle, policy, budget)
     said = label_of(rule if policy is None else policy)
     label = find(name).name + (
@@ -160,7 +161,8 @@ def compare_cards(names: list[str], folder: str | Path = "results/reference") ->
         for name in names:
             if metric not in films[name].index:
                 continue
-            mine, base = films[name].loc[metric], films[names[0]]
+            mine = films[name].loc[metric]
+            base = films[names[0]]
             e = bootstrap(mine.tolist())
             row = {
                 "metric": metric,

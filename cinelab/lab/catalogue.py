@@ -38,10 +38,13 @@ def picture(seconds: float = 0.0, **attributes: str) -> np.ndarray:
 def sheet(rows: list[tuple[str, list[np.ndarray]]]) -> Image.Image:
     """Rows of pictures, each with a label on its left."""
     height, width = rows[0][1][0].shape[:2]
-    columns, label, gap = max(len(pictures) for _, pictures in rows), 132, 6
+    columns = max(len(pictures) for _, pictures in rows)
+    label = 132
+    gap = 6
     size = (label + columns * (width * ZOOM + gap), len(rows) * (height * ZOOM + gap))
     page = Image.new("RGB", size, "white")
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=16)
+    pen = ImageDraw.Draw(page)
+    font = ImageFont.load_default(size=16)
     for j, (name, pictures) in enumerate(rows):
         top = j * (height * ZOOM + gap)
         pen.text((6, top + height * ZOOM / 2), name, fill="#333", font=font, anchor="lm")

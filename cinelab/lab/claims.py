@@ -279,11 +279,14 @@ def _look(
     It says that `one` is ahead of `other`, or with `level` that both are within this margin.
     """
     gap = difference(films, one, other, stage, steps, metric)
-    word, how = "is ahead of", {"kind": "above", "margin": 0.0}
+    word = "is ahead of"
+    how = {"kind": "above", "margin": 0.0}
     if level is not None:
-        word, how = "is level with", {"kind": "level", "margin": level}
+        word = "is level with"
+        how = {"kind": "level", "margin": level}
     named = f"consistency ({CONSISTENCY[one]})" if one in CONSISTENCY else one
-    where, what = f"{stage}, {steps} levels", f"{word} {other} in {metric}"
+    where = f"{stage}, {steps} levels"
+    what = f"{word} {other} in {metric}"
     notes = (BASELINES.get(other, ""), _teachers_apart(films, one, other, metric))
     about = {"note": "; ".join(filter(None, notes))}
     if one in CONSISTENCY and other == "causal_ode":
@@ -327,7 +330,8 @@ def _cheaper(cells: pd.DataFrame) -> Look:
     turns = init_turns(cells)
     turns = _unlike(cells) if turns.empty else turns
     old = withdrawn(STUDY, ("cost",), protocol_of(turns)) if len(turns) else ""
-    ratios, seeds = turns.ratio.tolist(), turns.seed.tolist()
+    ratios = turns.ratio.tolist()
+    seeds = turns.seed.tolist()
     return about_times(claim, ratios, seeds, margin=CHEAPER, withdrawn=old)
 
 
@@ -348,7 +352,8 @@ def made_up(folder: Path) -> Path:
     """Tiny invented cells under the present protocol, to try the notebook out."""
     rng = np.random.default_rng(0)
     for init, seed in itertools.product(INVENTED, (0, 1)):
-        cell, about = folder / f"{init}-{seed}", {"init": init, "seed": seed}
+        cell = folder / f"{init}-{seed}"
+        about = {"init": init, "seed": seed}
         about |= {"protocol": PROTOCOL[STUDY]}
         parts = [_invented(rng, *key) for key in itertools.product(METRICS, STAGES)]
         rows = pd.concat(parts, ignore_index=True).assign(**about)

@@ -82,7 +82,8 @@ class Cluster:
     """What the driver knows of its cells' jobs. Nothing is lost with it: see `_living`."""
 
     def __init__(self, engine: str, options: dict[str, Any], workers: int):
-        self.engine, self._parameters = engine, settings(engine, options)
+        self.engine = engine
+        self._parameters = settings(engine, options)
         self._submitit = _submitit(engine)
         self._threads = max(1, cores() // workers) if engine == "local" else options.get("cpus")
         self._jobs: dict[int, Any] = {}
@@ -104,7 +105,8 @@ class Cluster:
 
     def ended(self) -> list[tuple[int, Answer]]:
         """The cells whose jobs have ended, after a short wait."""
-        refused, self._refused = self._refused, []
+        refused = self._refused
+        self._refused = []
         if refused:
             return refused
         time.sleep(POLL[self.engine])

@@ -61,7 +61,9 @@ class _Guarded(tornado.web.RequestHandler):
     line in the log."""
 
     def initialize(self, house: House, doors: Doors) -> None:
-        self.house, self.doors, self.role = house, doors, None
+        self.house = house
+        self.doors = doors
+        self.role = None
 
     def set_default_headers(self) -> None:
         for name, value in HEADERS.items():
@@ -163,7 +165,8 @@ class _Wire(_Guarded, tornado.websocket.WebSocketHandler):
         return True  # `prepare` has looked at it
 
     async def open(self) -> None:
-        self._awake, loop = asyncio.Event(), asyncio.get_running_loop()
+        self._awake = asyncio.Event()
+        loop = asyncio.get_running_loop()
         self.viewer = Viewer(lambda: _soon(loop, self._rouse), self.role == DIRECTS)
         self.set_nodelay(True)
         try:
@@ -294,7 +297,8 @@ async def serve(
 ) -> None:
     """Serve until cancelled, or until `until` is set; tells the addresses once it is there.
     `names` are those of a proxy."""
-    doors, clerk = Doors(host, tuple(names)), ThreadPoolExecutor(1, "cinelab-clerk")
+    doors = Doors(host, tuple(names))
+    clerk = ThreadPoolExecutor(1, "cinelab-clerk")
     server = tornado.httpserver.HTTPServer(
         application(house, doors, clerk),
         max_header_size=2**14,

@@ -125,10 +125,8 @@ class Desk(anywidget.AnyWidget):
     pictures, stills, answer, film, take, alive."""
 
     # As text: of a path every desk ever made would be remembered, to be told when the file changes.
-    _esm, _css = (
-        (HERE / "desk.js").read_text(encoding="utf-8"),
-        (HERE / "desk.css").read_text(encoding="utf-8"),
-    )
+    _esm = (HERE / "desk.js").read_text(encoding="utf-8")
+    _css = (HERE / "desk.css").read_text(encoding="utf-8")
     about = traitlets.Dict().tag(sync=True)  # what never changes
     view = traitlets.Dict().tag(sync=True)  # all that a view must know to look as before
 
@@ -143,15 +141,23 @@ class Desk(anywidget.AnyWidget):
         super().__init__(about=about(session))
         # the desk itself says what it does not know, beside the box
         warnings.simplefilter("ignore", UnknownWords)
-        self.folder, self.pace, self._held = session.folder, pace, held or ExitStack()
+        self.folder = session.folder
+        self.pace = pace
+        self._held = held or ExitStack()
         self._reading = at_rest(session)
-        self._board, self._stills, self._news = Board(), {}, SimpleQueue()
-        self._looked, self._refreshed = {}, 0.0
+        self._board = Board()
+        self._stills = {}
+        self._news = SimpleQueue()
+        self._looked = {}
+        self._refreshed = 0.0
         # chunks: the last taken from the mailbox, the last sent
         self._newest = self._on_screen = None
-        self._post, self._ended = self._posted(), threading.Event()
+        self._post = self._posted()
+        self._ended = threading.Event()
         # ever; the last word of a view; ours
-        self._viewed, self._heard_at, self._beaten = False, time.monotonic(), 0.0
+        self._viewed = False
+        self._heard_at = time.monotonic()
+        self._beaten = 0.0
         self._reading_take, self._kernel = threading.Lock(), self._hears()
         for node in self._reading.nodes.values():
             self._board.add(node)
@@ -225,7 +231,9 @@ class Desk(anywidget.AnyWidget):
         stands."""
         stills = dict(self._stills)  # other threads add to it
         viewer.send({"kind": "stills", "lines": list(stills)}, list(stills.values()))
-        self._viewed, self._newest, self._on_screen = True, None, None
+        self._viewed = True
+        self._newest = None
+        self._on_screen = None
         viewer.forget()
 
     def _drawn(self, message: Drawn, viewer: Post) -> None:
@@ -311,7 +319,8 @@ class Desk(anywidget.AnyWidget):
 
     def _read_take(self, message: Watch, viewer: Post) -> None:
         try:
-            bundle, nodes = self._reading.reel.bundle, self._board.take(message.chunk)
+            bundle = self._reading.reel.bundle
+            nodes = self._board.take(message.chunk)
             with TemporaryDirectory() as place:
                 path = Path(place) / "take.mp4"
                 ends = write_take(path, chunk_frames(self._reading, nodes), bundle)
@@ -353,7 +362,8 @@ class Desk(anywidget.AnyWidget):
             self.live.pause(NOBODY).add_done_callback(lambda _done: self._post.forget())
         if not self._post.wait(TICK):
             return
-        shown, now = self.live.latest(after=self._newest, timeout=TICK), self.live.readout
+        shown = self.live.latest(after=self._newest, timeout=TICK)
+        now = self.live.readout
         if shown is not None:
             self._newest = shown.node
             if now.playing or shown.node == now.desk.head:

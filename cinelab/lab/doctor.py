@@ -85,7 +85,8 @@ def _others() -> Finding:
         for process in psutil.process_iter()
     }
     ours = grown.pop(psutil.Process(), 0.0) / WATCHED
-    taken, first = max(0.0, busy - ours), max(grown, key=grown.get, default=None)
+    taken = max(0.0, busy - ours)
+    first = max(grown, key=grown.get, default=None)
     found = f"{taken:.1f} of {psutil.cpu_count()} cores are taken"
     if taken < 0.5:
         return Finding("other work", True, found)

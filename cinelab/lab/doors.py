@@ -31,7 +31,8 @@ HOST = re.compile(
 NAME = re.compile(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?")
 OURSELVES = ("localhost", "127.0.0.1", "[::1]")
 EVERYWHERE = ("", "0.0.0.0", "::")
-DIRECTS, WATCHES = "direct", "watch"
+DIRECTS = "direct"
+WATCHES = "watch"
 
 # Of every answer. What a page may load is said with the page.
 HEADERS = {

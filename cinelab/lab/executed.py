@@ -22,9 +22,11 @@ from cinelab.outputs import ready_folder
 from cinelab.printing import say
 
 CHOSEN = {"01_tour": {}, "41_memory": {"smoke": True}, "50_report": {"smoke": True}}
-FOLDER, NOTEBOOKS = Path("results/pages"), Path("notebooks")
+FOLDER = Path("results/pages")
+NOTEBOOKS = Path("notebooks")
 PAGE = 6 * 2**20  # bytes of outputs
-PLOTLY, FIGURE = "plotly.min.js", "application/vnd.plotly.v1+json"
+PLOTLY = "plotly.min.js"
+FIGURE = "application/vnd.plotly.v1+json"
 
 
 def pages(chosen: Mapping[str, dict[str, Any]] = CHOSEN, folder: str | Path = FOLDER) -> list[Path]:

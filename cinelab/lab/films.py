@@ -97,14 +97,15 @@ class FilmCell(Readable):
 
 def film_cell(run_dir: str | Path, setting: FilmSetting) -> FilmCell:
     """Make and measure the films of one setting and write the cell's files to `run_dir`."""
-    bundle, reader, folder = load(setting.model), load_recogniser(), Path(run_dir)
+    bundle = load(setting.model)
+    reader = load_recogniser()
+    folder = Path(run_dir)
     setting.check(bundle)
     rehearse()
-    rule, sampling = (
-        seeded(policy_named(setting.policy, setting.budget), setting.seed),
-        setting.sampling(bundle),
-    )
-    parts, first = [], None
+    rule = seeded(policy_named(setting.policy, setting.budget), setting.seed)
+    sampling = setting.sampling(bundle)
+    parts = []
+    first = None
     for start in range(0, setting.films, BATCH):
         batch = batch_of(bundle, setting, start, min(BATCH, setting.films - start))
         frames, _ = make_frames(
@@ -152,15 +153,19 @@ def pixel_tables(frames: np.ndarray, truth: np.ndarray, batch: Batch) -> list[pd
 def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, line, seed: int) -> dict:
     """The first film again, alone and with decoding, after a warm-up: pictures a second, first
     picture, growth, memory."""
-    seconds, pictures = [], []
+    seconds = []
+    pictures = []
     for _ in stream(bundle, [line], empty_memory(bundle, rule), [seed], sampling):
         break  # the first call pays for what is set up once
-    memory, began = empty_memory(bundle, rule), time.process_time()
+    memory = empty_memory(bundle, rule)
+    began = time.process_time()
     for timed in stream(bundle, [line], memory, [seeds_of(seed, 1)[0]], sampling):
         seconds.append(timed.total)
         pictures.append(timed.frames.shape[1])
-    spent, part = time.process_time() - began, max(2, len(seconds) // 4)
-    steady, warm = np.array(seconds[WARM:] or seconds), pictures[-1]
+    spent = time.process_time() - began
+    part = max(2, len(seconds) // 4)
+    steady = np.array(seconds[WARM:] or seconds)
+    warm = pictures[-1]
     return {
         "frames_per_second": round(warm / float(np.median(steady)), 2),
         "first_frame_s": round(seconds[0], 4),
@@ -223,7 +228,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     units."""
     found = []
     for metric, part in with_prompt(rows).groupby("metric", sort=False):
-        made, mean = part[part.source == "model"], part.groupby("source").value.mean()
+        made = part[part.source == "model"]
+        mean = part.groupby("source").value.mean()
         if made.empty:
             continue
         e = bootstrap(made.value.tolist(), groups=made.film.tolist())

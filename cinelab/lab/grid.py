@@ -37,7 +37,9 @@ KNOWN = {
     "seeds": "[0, 1, 2]",
     "threads": "1",
 }
-LONGEST_VALUE, LONGEST_NAME = 24, 120  # characters in a cell's name
+# characters in a cell's name
+LONGEST_VALUE = 24
+LONGEST_NAME = 120
 MOST_CELLS = 100_000
 SCHEMA = 1  # of done.json; one that names none has the layout of 1
 ABSENT = object()
@@ -97,7 +99,8 @@ class Cell:
         path = folder / "done.json"
         if not path.exists():
             return False
-        done, ours = _read_done(path), {"notebook": self.notebook.name, "": self.parameters}
+        done = _read_done(path)
+        ours = {"notebook": self.notebook.name, "": self.parameters}
         if found := differing({"notebook": done["notebook"], "": done["parameters"]}, ours):
             place, old, new = found
             raise CinelabError(

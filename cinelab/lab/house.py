@@ -38,8 +38,12 @@ OFFERED = (
     "film.shots.json",
     "screenplay.yaml",
 )  # of an export; the rest names our folders
-FRESH, WHILE = 30, 60.0  # films that one address may begin in so many seconds
-LOG, LINE = 4 * 2**20, 2**13  # bytes of a film's log for commands, and for each of its chunks
+# films that one address may begin in so many seconds
+FRESH = 30
+WHILE = 60.0
+# bytes of a film's log for commands, and for each of its chunks
+LOG = 4 * 2**20
+LINE = 2**13
 SAID = 500  # characters of a sentence at most, whatever it quotes
 
 
@@ -78,11 +82,11 @@ class Visit(Desk):
     folder of this machine."""
 
     def __init__(self, session: Session, rules: Rules, exporting: threading.Lock, **more):
-        self.viewers, self.rules = Viewers(), rules
-        self._exporting, self._one = (
-            exporting,
-            threading.Lock(),
-        )  # one export at a time in the house, and of this film
+        self.viewers = Viewers()
+        self.rules = rules
+        # one export at a time in the house, and of this film
+        self._exporting = exporting
+        self._one = threading.Lock()
         super().__init__(session, bounds=rules.bounds, **more)
         self.observe(self._pass_on_view, names="view")
 
@@ -179,7 +183,8 @@ class House(Readable):
     left: dict[str, float] = field(default_factory=dict)  # when the last viewer of a film went
 
     def __post_init__(self):
-        self._lock, self._exporting = threading.RLock(), threading.Lock()
+        self._lock = threading.RLock()
+        self._exporting = threading.Lock()
         self._fresh: dict[str, deque[float]] = defaultdict(deque)  # when an address began films
 
     def open(self, film: str, viewer: Viewer, address: str = "") -> Visit:

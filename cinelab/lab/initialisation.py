@@ -129,18 +129,21 @@ def _scored(folder, init, seed, store, pairs, preset, changes) -> tuple[Stage, d
 
 def _consistent(folder, init, seed, store, pairs, preset, changes) -> tuple[Stage, dict]:
     """Consistency distillation, for its own number of steps or for causal ODE's seconds."""
-    recipe, cost = changes.get("consistency", {}), {}
+    recipe = changes.get("consistency", {})
+    cost = {}
     if init == "consistency_equal_seconds":
         made = _pairs(pairs, "autoregressive", store, preset, changes)
         turns = taken_turns(folder.parent / "turns", store, made, preset, seed, changes)
         steps = override(presets.consistency(preset), recipe).steps
-        recipe, cost = recipe | {"steps": equal_seconds(turns, steps)}, {"turns": turns}
+        recipe = recipe | {"steps": equal_seconds(turns, steps)}
+        cost = {"turns": turns}
     return students.consistency(folder, store, BASE, preset, seed, recipe, exam=False), cost
 
 
 def _pairs(folder, kind: str, store: Store, preset: str, changes: dict) -> ode_pairs.Pairs:
     """The ODE pairs of a kind of teacher; all seeds share them."""
-    where, more = Path(folder) / kind, changes.get("pairs")
+    where = Path(folder) / kind
+    more = changes.get("pairs")
     return students.build_pairs(where, store, TEACHERS[kind], preset, kind, more)
 
 
@@ -176,7 +179,8 @@ def taken_turns(
 
 def _turns(store: Store, made: ode_pairs.Pairs, trained, rounds: int, each: int) -> Iterator[dict]:
     """Seconds of the whole recipes of causal ODE and consistency, a turn at a time."""
-    teacher, config = zoo.load(BASE).model, made.config
+    teacher = zoo.load(BASE).model
+    config = made.config
     clips = ode_pairs.clips_of(config, store, 0)
     noise = torch.randn(clips.latents.shape, generator=rng_at(config.seed, "turn"))
     running = [stage.train() for stage in trained]
@@ -216,13 +220,15 @@ def teacher_marks(
     """
     bundle = zoo.load(TEACHERS[kind])
     batch = encode_plans(bundle, planned(bundle, seed, films, latents))
-    clips, ends = clips_of(bundle, batch), []
+    clips = clips_of(bundle, batch)
+    ends = []
     noise = torch.randn(batch.latents.shape, generator=rng_at(seed, "teacher's noise"))
     for start in range(0, films, config.batch):
         some = slice(start, start + config.batch)
         part = Clips(clips.latents[some], clips.text[some], clips.slot[some], clips.shot[some])
         ends.append(ode_pairs.trajectories(bundle.model, part, config, noise[some])[1])
-    frames, truth = decode(bundle, torch.cat(ends).float()), decode(bundle, batch.latents)
+    frames = decode(bundle, torch.cat(ends).float())
+    truth = decode(bundle, batch.latents)
     rows = pd.concat([frame_marks(reader, frames, batch, truth), looks(reader, frames, batch)])
     return rows[["film", "metric", "value"]].reset_index(drop=True)
 
@@ -280,7 +286,9 @@ def initialisation_cell(
     `changes` are dotted overrides by stage: {"ode": {...}, "consistency": {...}, "pairs": {...},
     "dmd": {...}}. Writes rows.parquet and cell.json and returns the rows.
     """
-    folder, changes, reader = Path(run_dir), changes or {}, load_recogniser()
+    folder = Path(run_dir)
+    changes = changes or {}
+    reader = load_recogniser()
     asked = SMOKE if preset == "smoke" else {"films": films}
     start, cost = stage_two(folder / "stage2", init, seed, store, pairs, preset, changes)
     parts = _card_of_teacher(reader, init, seed, preset, changes, asked)
@@ -289,7 +297,8 @@ def initialisation_cell(
         bundle = replace(zoo.load(start), sampling=sampling)
         before = judge(bundle, reader, seed, **asked)
         recipe = changes.get("dmd", {}) | {"sampling": sampling}
-        real, where = TEACHERS["bidirectional"], folder / f"dmd-{steps}"
+        real = TEACHERS["bidirectional"]
+        where = folder / f"dmd-{steps}"
         stage = students.dmd(where, store, start, real, preset, seed, recipe, exam=False)
         for _ in stage.train():
             pass

@@ -151,7 +151,9 @@ def _field(bundle: Bundle, kind: str, clips: Clips, setting: Setting) -> Callabl
 @torch.no_grad()
 def reference(bundle: Bundle, kind: str, clips: Clips, index: int, setting: Setting) -> Trajectory:
     """The trajectory whose states are held."""
-    clip, config, velocities = alone(clips, index), setting.pairs, []
+    clip = alone(clips, index)
+    config = setting.pairs
+    velocities = []
     noise = torch.randn(clip.latents.shape, generator=rng_at(setting.seed, "fixed", index))
     velocity = _field(bundle, kind, clip, setting)
 
@@ -203,7 +205,8 @@ def end_points(
     past. `varied=False` draws nothing, the control. `past_noise` noises the true past that the
     autoregressive teacher AND its student see: sensitivity to the input, not to the unseen.
     """
-    config, frames = setting.pairs, torch.arange(setting.pairs.frames)
+    config = setting.pairs
+    frames = torch.arange(setting.pairs.frames)
     mine = (frames >= setting.own.start) & (frames < setting.own.stop)
     future = frames >= setting.own.stop
     drawn = (~mine if case.kind == "autoregressive" else future) | (mine & torch.tensor(own))
@@ -221,7 +224,8 @@ def _clips(
     case: Case, clips: Clips, index: int, setting: Setting, varied: bool, noise: float
 ) -> Clips:
     """The clip K times; an autoregressive teacher is shown another film's future each time."""
-    many, own = alone(clips, index, setting.repeats), setting.own
+    many = alone(clips, index, setting.repeats)
+    own = setting.own
     if case.kind == "bidirectional" or not varied:
         return many
     shown = many.latents.clone()
@@ -307,10 +311,8 @@ def _one_clip(
     bundle: Bundle, student: Bundle | None, case: Case, clips: Clips, index: int, setting: Setting
 ) -> Iterator[tuple[float, float, str, float]]:
     """(t, past noise, what, value) of one clip."""
-    held, times = (
-        reference(bundle, case.kind, clips, index, setting),
-        setting.pairs.times().tolist(),
-    )
+    held = reference(bundle, case.kind, clips, index, setting)
+    times = setting.pairs.times().tolist()
     about = (bundle, case, clips, index)
     free = spread(end_points(*about, 0, setting, held, own=True))
     for level, t in enumerate(times):
@@ -355,7 +357,8 @@ def share_of_error(rows: pd.DataFrame) -> pd.DataFrame:
         for (case, t), part in wide.dropna(subset="squared error").groupby(
             level=["case", "t"], sort=False
         ):
-            unseen, error = part["variance"].tolist(), part["squared error"].tolist()
+            unseen = part["variance"].tolist()
+            error = part["squared error"].tolist()
             e = paired_ratio(unseen, error)
             means = part["variance"].mean(), part["squared error"].mean()
             found.append((case, t, *means, e.value, e.low, e.high, e.n))

@@ -18,7 +18,8 @@ from cinelab.stream.session import Session, Settings, read_record
 from cinelab.stream.whatif import Change, chunk_shares, difference, shares, what_if
 
 # columns of the tables below
-DIFFERENCE, SHARE = "difference, grey levels", "share of its attention"
+DIFFERENCE = "difference, grey levels"
+SHARE = "share of its attention"
 MOST_SHOTS = 12  # that one chunk is drawn for
 
 
@@ -104,7 +105,8 @@ def heads_of(session: Session, chunk: int | None = None) -> go.Figure:
 
 def _heads(here: pd.DataFrame, shot: int) -> go.Heatmap:
     """How many chunks of a shot every layer (down) and head (along) retrieved."""
-    layers, heads = sorted(here["layer"].unique()), sorted(here["head"].unique())
+    layers = sorted(here["layer"].unique())
+    heads = sorted(here["head"].unique())
     counts = here[here["kept_shot"] == shot].groupby(["layer", "head"]).size().unstack(fill_value=0)
     counts = counts.reindex(index=layers, columns=heads, fill_value=0)
     said = f"layer %{{y}}, head %{{x}}: %{{z}} chunks of shot {shot + 1}<extra></extra>"
@@ -145,7 +147,8 @@ def _counts(here: pd.DataFrame) -> dict:
 def retrieved(session: Session, count: int = 4) -> Image.Image:
     """The last shot's frames, and below them the chunks of earlier shots that drew most of its
     attention: shot and share."""
-    frames, line = session.frames(), timeline_of(session)
+    frames = session.frames()
+    line = timeline_of(session)
     start, end = line.shot_spans[-1]
     stills = lambda first, last: [
         frames[i] for i in np.linspace(first, last - 1, 3).round().astype(int)

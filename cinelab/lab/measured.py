@@ -25,7 +25,8 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.tables import read_frame
 
-ROWS, CELL = "rows.parquet", "cell.json"
+ROWS = "rows.parquet"
+CELL = "cell.json"
 DONE = {
     "parameters": dict | None,
     "notebook": str | None,

@@ -139,12 +139,14 @@ def _watch(content: dict, id: int | None) -> Watch:
 
 
 def _do(content: dict, id: int | None) -> Do:
-    id, command = _numbered(content, id), content.get("command")
+    id = _numbered(content, id)
+    command = content.get("command")
     if not isinstance(command, str) or command not in ARGUMENTS:
         raise Unread(
             f"Command {quoted(command)} is unknown; use one of {', '.join(ARGUMENTS)}.", id
         )
-    value, play = content.get("value", {}), content.get("play", False)
+    value = content.get("value", {})
+    play = content.get("play", False)
     if not isinstance(value, dict):
         raise Unread(f"The value of {command} is {quoted(value)}; give an object.", id)
     if not isinstance(play, bool):

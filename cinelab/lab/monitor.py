@@ -86,7 +86,8 @@ def distillation_curves(rows: Sequence[dict], title: str = "Distillation") -> go
             steps, values = zip(
                 *((row["step"], row[key]) for row in rows if key in row), strict=True
             )
-            few, some = len(values) < 30, thinned(len(values))
+            few = len(values) < 30
+            some = thinned(len(values))
             # of a thirtieth
             means = (
                 np.array(values) if few else centred_mean(values, max(1, len(values) // 60) * 2 + 1)

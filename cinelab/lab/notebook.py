@@ -89,7 +89,8 @@ def execute(
     place of the former. A notebook that declares `run_dir` is given `out_dir`. A failed cell raises
     a CinelabError; the executed notebook is there anyway.
     """
-    notebook, out_dir = Path(notebook), Path(out_dir)
+    notebook = Path(notebook)
+    out_dir = Path(out_dir)
     parameters = plain(parameters or {}, "parameters")
     if "run_dir" in declared(notebook):
         parameters = {"run_dir": str(out_dir.resolve())} | parameters
@@ -124,9 +125,11 @@ def execute_locked(
             )
         return output
     except papermill.PapermillExecutionError as error:
-        number, what = error.exec_count, f"{error.ename}: {first_line(error.evalue)}"
+        number = error.exec_count
+        what = f"{error.ename}: {first_line(error.evalue)}"
     except DeadKernelError:
-        number, what = count.number, "DeadKernelError: the kernel died, perhaps for lack of memory"
+        number = count.number
+        what = "DeadKernelError: the kernel died, perhaps for lack of memory"
     raise Failed(f"{notebook.name}, cell {number}: {what} (see {output})")
 
 
@@ -190,10 +193,12 @@ class _Count:
 
     def __init__(self, captions: list[str], injected: bool, tell: Callable[[str], None] | None):
         self.captions = ["parameters"] * injected + captions
-        self.number, self.tell = 0, tell
+        self.number = 0
+        self.tell = tell
 
     def __call__(self, cell: Any, cell_index: int) -> None:
-        about, of = self.captions[self.number], len(self.captions)
+        about = self.captions[self.number]
+        of = len(self.captions)
         self.number += 1
         if self.tell:
             self.tell(f"{self.number} of {of}: {about}")
@@ -204,7 +209,8 @@ class _Count:
 def captions(cells: list) -> list[str]:
     """What each code cell is about, in words: the comment that it begins with, else the heading
     that it stands under."""
-    found, heading = [], "the notebook"
+    found = []
+    heading = "the notebook"
     for cell in cells:
         if cell.cell_type == "code":
             comment = re.match(r"#+ *([^!%\s].*)", cell.source)

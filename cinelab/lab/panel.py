@@ -36,7 +36,8 @@ SAMPLES = 10  # films a training, if its saves and SHARE allow
 LATEST = 20  # steps whose mean is shown as the loss
 MARKS = ("score", "prompt", "identity", "motion")  # of the last exam
 CURVES = "the training's curves"  # where nothing better can be shown
-GREY, CLEAR = "#767e8b", "rgba(0,0,0,0)"
+GREY = "#767e8b"
+CLEAR = "rgba(0,0,0,0)"
 COLOURS = {"running": "#0072B2", "done": "#009E73", "stopped": "#D55E00"}
 
 
@@ -75,7 +76,8 @@ def watch(
 def counted(total: int | None, unit: str) -> Iterator[Callable[..., None]]:
     """A bar over preparations: yields a function that is told how many are done, of how many if
     that was not known before, and what else to show."""
-    bar, began = Bar(total, unit), time.perf_counter()
+    bar = Bar(total, unit)
+    began = time.perf_counter()
     shown = began
 
     def tell(done: int, of: int | None = total, **facts: str) -> None:
@@ -126,7 +128,8 @@ class Figure:
     """
 
     def __init__(self):
-        self._place, self._shape = Place(), ""
+        self._place = Place()
+        self._shape = ""
         self._widget = go.FigureWidget() if in_jupyter() else None
 
     def show(self, figure: go.Figure, last: bool) -> None:
@@ -138,7 +141,8 @@ class Figure:
                 self._widget.close()  # first: two figures would stand there for an instant
             self._place.show(page | {"image/svg+xml": svg(figure), "text/plain": CURVES})
             return
-        began, shape = not self._shape, _shape_of(figure)
+        began = not self._shape
+        shape = _shape_of(figure)
         if shape == self._shape:
             self._move(figure)
         else:
@@ -184,7 +188,8 @@ class Pace:
     """The speed of anything counted, from the last WINDOW seconds, and the time left to `total`."""
 
     def __init__(self, total: int | None = None):
-        self.total, self.done = total, 0
+        self.total = total
+        self.done = 0
         self._marks: deque[tuple[float, int]] = deque()
 
     def mark(self, done: int, now: float) -> None:
@@ -218,15 +223,20 @@ class Due:
     """
 
     def __init__(self, least: float, clock: Callable[[], float], sets_up: bool = False):
-        self.least, self.clock, self.next, self.sets_up = least, clock, 0.0, sets_up
+        self.least = least
+        self.clock = clock
+        self.next = 0.0
+        self.sets_up = sets_up
 
     def run(self, work: Callable[[], Any], always: bool = False) -> None:
         """Do the work if it is due, or `always`."""
         began = self.clock()
         if always or began >= self.next:
             work()
-            now, pace = self.clock(), 0 if self.sets_up else 1 / SHARE
-            self.next, self.sets_up = now + max(self.least, pace * (now - began)), False
+            now = self.clock()
+            pace = 0 if self.sets_up else 1 / SHARE
+            self.next = now + max(self.least, pace * (now - began))
+            self.sets_up = False
 
 
 class Bar:
@@ -234,7 +244,9 @@ class Bar:
     lines."""
 
     def __init__(self, total: int | None, unit: str = "steps", every: int | None = None):
-        self.pace, self.unit, self.every = Pace(total), unit, every
+        self.pace = Pace(total)
+        self.unit = unit
+        self.every = every
         self.place = Place() if in_notebook() else None
         self._said = float("-inf")  # when the last line was printed
 
@@ -268,7 +280,8 @@ class Bar:
 
     def numbers(self, elapsed: float | None, state: str) -> dict[str, str]:
         """Done of how many, speed, time left (or taken)."""
-        pace, unit = self.pace, self.unit.removesuffix("s")
+        pace = self.pace
+        unit = self.unit.removesuffix("s")
         of = f" of {pace.total:,}" if pace.total else ""
         found = {unit: f"{pace.done:,}{of}" + (f", {state}" if state != "running" else "")}
         if pace.speed and elapsed is not None:
@@ -317,15 +330,23 @@ class Panel:
     """What `watch` shows. `spent` are the seconds that it has taken so far."""
 
     def __init__(self, config, draw, alarms, sample, earlier, every, clock=time.perf_counter):
-        self.config, self.draw, self.alarms, self.clock = config, draw, alarms, clock
-        self.rows, self.spent, self.began = list(earlier), 0.0, clock()
+        self.config = config
+        self.draw = draw
+        self.alarms = alarms
+        self.clock = clock
+        self.rows = list(earlier)
+        self.spent = 0.0
+        self.began = clock()
         steps = getattr(config, "steps", None)
         self.bar = Bar(steps, every=every)
         self.figure = Figure() if in_notebook() else None
         self.film = Place() if in_notebook() and sample else None
         self._made = _Film(sample, max(1, (steps or 1) // SAMPLES))
-        self._drawing, self._filming = Due(OFTEN, clock, sets_up=True), Due(OFTEN, clock)
-        self._told, self._refreshed, self._new = set(), self.began, 0
+        self._drawing = Due(OFTEN, clock, sets_up=True)
+        self._filming = Due(OFTEN, clock)
+        self._told = set()
+        self._refreshed = self.began
+        self._new = 0
         if self.bar.place:
             self.bar.place.show(
                 {
@@ -355,7 +376,8 @@ class Panel:
             )
 
     def _refresh(self, state: str = "running") -> None:
-        began, last = self.clock(), state != "running"
+        began = self.clock()
+        last = state != "running"
         step = self.rows[-1]["step"] + 1
         elapsed = began - self.began if self._new else None  # a finished run is only shown
         self.bar.show(step, began, elapsed, self.facts(), state)
@@ -369,7 +391,8 @@ class Panel:
 
     def facts(self) -> dict[str, str]:
         """Learning rate, loss, and what the last exam said."""
-        row, found = self.rows[-1], {}
+        row = self.rows[-1]
+        found = {}
         if self._new and hasattr(self.config, "optim"):
             found["learning rate"] = (
                 f"{rate(self.config.optim, row['step'], self.config.steps):.2g}"

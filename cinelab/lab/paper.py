@@ -25,7 +25,10 @@ from matplotlib.transforms import Bbox
 from cinelab.files import write_atomic
 from cinelab.lab.plots import PALETTE
 
-INK, QUIET, GRID = "#1d2433", "#5d6675", "#e6e9ee"  # on paper; a page puts its own in their place
+# on paper; a page puts its own in their place
+INK = "#1d2433"
+QUIET = "#5d6675"
+GRID = "#e6e9ee"
 VARIABLES = {INK: "--ink", QUIET: "--quiet", GRID: "--grid"}
 MARKERS = "osD^vPX*"  # told apart without colour
 INCH = 96  # CSS pixels
@@ -149,7 +152,8 @@ def _pointed(text: str, gid: str, sentences: Sequence[str]) -> str:
         head += (
             found + rest[: match.start()] + f"{match[1]}><title>{escape(sentence)}</title></use>"
         )
-        found, rest = "", rest[match.end() :]
+        found = ""
+        rest = rest[match.end() :]
     return head + found + rest
 
 

@@ -33,7 +33,8 @@ def plain(text: str) -> str:
 
 
 def _cell(cell: dict) -> dict:
-    said, kept = cell["metadata"], {**cell, "metadata": {}}
+    said = cell["metadata"]
+    kept = {**cell, "metadata": {}}
     if said.get("jupyter", {}).get("source_hidden"):  # a cell that is shown collapsed
         kept["metadata"]["jupyter"] = {"source_hidden": True}
     if said.get("tags"):
@@ -48,7 +49,8 @@ def _injected(cell: dict) -> bool:
 
 def saved(os_path: str, **_: Any) -> None:
     """Let git look at a notebook that was just saved, if nothing but outputs has changed in it."""
-    folder, name = Path(os_path).parent, Path(os_path).name
+    folder = Path(os_path).parent
+    name = Path(os_path).name
     git = ["git", "-C", str(folder)]
     calls = [
         [*git, "ls-files", "--error-unmatch", name],

@@ -22,8 +22,12 @@ from cinelab.files import replacing
 # After Okabe and Ito, told apart with any colour vision; each at least 3 : 1 against white and
 # against #111111.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#C56D9E", "#BF8200", "#3895D0", "#8E62B8", "#75808F"]
-INK, QUIET, GRID = "#767a82", "#868d9b", "rgba(134,141,155,0.25)"
-LIGHT, DARK = "#1d2433", "#e6e8ec"  # ink of a page of its own
+INK = "#767a82"
+QUIET = "#868d9b"
+GRID = "rgba(134,141,155,0.25)"
+# ink of a page of its own
+LIGHT = "#1d2433"
+DARK = "#e6e8ec"
 SEQUENTIAL = [(0, "#a9c9e0"), (1, "#00588a")]
 KINDS = {"sink": "#BF8200", "window": "#868d9b", "routed": "#0072B2"}
 CAUSES = {"text": "#C56D9E", "dit": "#0072B2", "memory": "#BF8200", "decode": "#009E73"}
@@ -97,7 +101,8 @@ def loss_curve(
 def _curve(fig: go.Figure, name: str, points: np.ndarray, smooth: float, colour: str) -> None:
     """Draw (step, value) points (N, 2) twice: as they are, and averaged."""
     steps, values = points.T
-    pale, bold = {"color": colour, "width": 1}, {"color": colour, "width": 3}
+    pale = {"color": colour, "width": 1}
+    bold = {"color": colour, "width": 3}
     few = thinned(len(steps))
     plain = {"x": steps[few], "mode": "lines"}
     fig.add_scatter(
@@ -152,7 +157,8 @@ def _svg_panel(fig: go.Figure, key: str, traces: list, width: int, height: int) 
         y = bottom - (np.asarray(one.y, float) - low) / max(high - low, 1e-9) * (bottom - top)
         good = np.isfinite(y)
         points = " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(x[good], y[good], strict=True))
-        colour, pale = one.line.color or PALETTE[0], 1 if one.opacity is None else one.opacity
+        colour = one.line.color or PALETTE[0]
+        pale = 1 if one.opacity is None else one.opacity
         parts.append(
             f'<polyline points="{points}" fill="none" stroke="{colour}" '
             f'stroke-width="{one.line.width or 2}" opacity="{pale}"/>'
@@ -224,7 +230,8 @@ def _cells(routing: pd.DataFrame) -> pd.DataFrame:
 
     Several rows of one head (units finer than a chunk, several denoising steps) count once.
     """
-    place, head = ["chunk", "kept_chunk"], ["layer", "head"]
+    place = ["chunk", "kept_chunk"]
+    head = ["layer", "head"]
     # Counted per chunk: heads choose together (-1) while the whole history fits the budget.
     heads = routing.drop_duplicates(["chunk", *head]).groupby("chunk").size()
     kept = routing.drop_duplicates(place + head).groupby(place).size().div(heads, level="chunk")
@@ -381,7 +388,8 @@ def ablation_lines(
 
 def _with_interval(rows, x, y, low, high, name, number, count, everything) -> go.Scatter:
     """One policy's line; numeric x are nudged apart, so that error bars do not hide each other."""
-    place, shape = rows[x], PALETTE[number % len(PALETTE)]
+    place = rows[x]
+    shape = PALETTE[number % len(PALETTE)]
     if pd.api.types.is_numeric_dtype(everything):
         span = float(everything.max() - everything.min())
         place = place + (number - (count - 1) / 2) * 0.008 * span

@@ -153,7 +153,8 @@ def load_cells(*folders: str | Path) -> Cells:
         )
     varied = _varied([cell["parameters"] for cell in done])
     done.sort(key=lambda cell: [_rank(cell["parameters"].get(name)) for name in [*varied, "seed"]])
-    parts, inner = [], []
+    parts = []
+    inner = []
     for cell in done:
         rows, more = _rows(cell, measured[id(cell)], varied)
         inner += [name for name in more if name not in inner]
@@ -198,7 +199,8 @@ def _cell(path: Path) -> dict:
     """One cell of a sweep, or one whose notebook was run by hand: that one's settings are in its
     cell.json."""
     done = read_done(path / FINISHED) if (path / FINISHED).exists() else {}
-    info, machine = read_info(path / CELL), done.get("hardware", {})
+    info = read_info(path / CELL)
+    machine = done.get("hardware", {})
     swept = (path / "config.json").exists()
     return {
         "path": path,
@@ -298,7 +300,8 @@ def _object(value: dict) -> str:
 
 def pooled(cells: Cells, metrics: list[str] | None = None) -> pd.DataFrame:
     """A row for every setting and metric: value, low, high, n (films), seeds, chance, upper."""
-    films, found = cells.films, []
+    films = cells.films
+    found = []
     films = films[films["metric"].isin(metrics or cells.metrics)]
     for key, part in _groups(films, [*cells.varied, "metric"]):
         made = part[part["source"] == "model"]
@@ -364,13 +367,15 @@ def comparisons(
 
 def _pairs(cells: Cells, metric: str, base: Any) -> list[tuple[dict, pd.DataFrame]]:
     """(settings of a row, the films that it and its base both made), a pair a comparison."""
-    which, films = cells.which, cells.films
+    which = cells.which
+    films = cells.films
     films = films[(films["metric"] == metric) & (films["source"] == "model")]
     if which is None or films.empty:
         return []
     values = list(dict.fromkeys(films[which]))
     base = next((name for name in BASES if name in values), values[0]) if base is None else base
-    rest, found = [name for name in cells.varied if name != which], []
+    rest = [name for name in cells.varied if name != which]
+    found = []
     for key, part in _groups(films, rest):
         kinds = part.groupby(which, sort=False)
         by = {name: one.set_index(["seed", "film"])["value"] for name, one in kinds}

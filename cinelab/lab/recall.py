@@ -120,8 +120,10 @@ def _looks(rows: pd.DataFrame, away: int, budget: int, margin: float) -> Iterato
     policies = {name: _films(made[made.policy == name]) for name in NEEDED}
     chance = _films(rows[(rows.policy == "full") & (rows.source == "chance")])
     history = int(rows.history.iloc[0])
-    at, share = f"{away} shots away", f"{100 * budget / history:.0f} %"
-    full, camr = policies["full"], policies["camr"]
+    at = f"{away} shots away"
+    share = f"{100 * budget / history:.0f} %"
+    full = policies["full"]
+    camr = policies["camr"]
     yield about_mean(f"{at}: full attention recalls at least 0.80", full.tolist(), margin=0.80)
     near = {"kind": "level", "margin": 0.10}
     yield about_gap(

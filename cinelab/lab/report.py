@@ -159,10 +159,8 @@ def section(folders: list[str], metrics: Sequence[str] | None = None) -> Section
     tables |= {f"{metric}, paired": paired for metric, paired in pairs.items()}
     if len(price := costs(cells)):
         tables["Cost"] = price.rename(columns=COSTS)
-    anchor, looks = (
-        "s-" + "-".join(folder.name for folder in cells.folders),
-        2 * sum(map(len, pairs.values())),
-    )
+    anchor = "s-" + "-".join(folder.name for folder in cells.folders)
+    looks = 2 * sum(map(len, pairs.values()))
     return Section(
         cells.name,
         anchor,
@@ -208,7 +206,8 @@ def drawn_against_cost(cells: Cells, shown: list[str]) -> list[str]:
 
 def summary(cells: Cells) -> str:
     """One line: how many cells, seeds, films, what varies."""
-    done, seeds = (cells.table["status"] == "done").sum(), sorted(set(cells.rows["seed"]))
+    done = (cells.table["status"] == "done").sum()
+    seeds = sorted(set(cells.rows["seed"]))
     films = (
         cells.films.groupby(cells.varied or ["seed"])[["seed", "film"]]
         .apply(lambda part: len(part.drop_duplicates()))
@@ -263,7 +262,8 @@ def player_cards(cells: Cells, metric: str) -> tuple[list[dict], int]:
             or cell["cell"]
         )
         board = cell["path"] / "storyboard.png"
-        value, broken = f"{metric} {here['value'].mean():.3f} (seed {seed})", []
+        value = f"{metric} {here['value'].mean():.3f} (seed {seed})"
+        broken = []
         film = careful(film_uri, cell["path"] / "film.mp4", broken)
         still = careful(picture_uri, board, broken) if board.exists() else ""
         cards.append(
@@ -315,7 +315,8 @@ def provenance(cells: Cells) -> dict[str, str]:
             or NOT_RECORDED
         )
 
-    seconds, memory = cells.table["seconds"].dropna(), cells.table["peak_memory_mb"].dropna()
+    seconds = cells.table["seconds"].dropna()
+    memory = cells.table["peak_memory_mb"].dropna()
     return {
         "made by": " ; ".join(makers(cells, folder) for folder in cells.folders),
         "notebook": seen("notebook"),
@@ -373,7 +374,8 @@ def maker_of(cell: dict) -> str:
     """The command that made one cell; of a folder whose record names no cells, nothing is claimed
     of a single one."""
     folder = Path(cell["path"]).parent
-    number, runs = made_cells(folder).get(cell["cell"], -1), recorded(folder)
+    number = made_cells(folder).get(cell["cell"], -1)
+    runs = recorded(folder)
     return run_text(runs[number]) if 0 <= number < len(runs) else NOT_RECORDED
 
 
@@ -391,10 +393,8 @@ def run_table(cells: Cells) -> pd.DataFrame:
         *["detail"] * bool(cells.table["detail"].any()),
     ]
     makers = [maker_of(cell) for cell in cells.table.to_dict("records")]
-    notebooks, git = (
-        cells.table["notebook"].fillna(NOT_RECORDED),
-        cells.table["git"].map(short_revision).replace("", NOT_RECORDED),
-    )
+    notebooks = cells.table["notebook"].fillna(NOT_RECORDED)
+    git = cells.table["git"].map(short_revision).replace("", NOT_RECORDED)
     return cells.table[columns].assign(notebook=notebooks, git=git, **{"made by": makers})
 
 

@@ -36,7 +36,9 @@ from cinelab.score.stats import bootstrap
 LONG = 12  # shots from which on a film is looked at shot by shot
 BIN = 4  # shots that are averaged there
 MOST_KEYS = 16  # points that are numbered and named
-ACROSS, MOST_PANELS = 4, 12  # panels in a row, and in a figure
+# panels in a row, and in a figure
+ACROSS = 4
+MOST_PANELS = 12
 # each keeps its colour in all figures
 POLICIES = ("camr", "full", "random", "sink", "window", "shot_sink", "random_shared")
 BETTER = {"pictures a CPU second": "high"}  # of the costs; the others are better low
@@ -116,7 +118,9 @@ def _axes(cells: Cells, table: pd.DataFrame) -> tuple[str, str | None, list[str]
     colour = cells.which if cells.which in rest else next(iter(rest), None)
     rest = [name for name in rest if name != colour]
     if along is None:  # names only: the first in rows, the next as colour
-        along, colour, rest = colour, next(iter(rest), None), rest[1:]
+        along = colour
+        colour = next(iter(rest), None)
+        rest = rest[1:]
     if along is None:
         table["_"], along = "all cells", "_"
     return along, colour, rest
@@ -201,7 +205,8 @@ def _lines(
 
 def _number_ticks(axes: Axes, values: Sequence[float], to: Callable) -> None:
     """Ticks at the numbers that were run, at fewer where they would touch."""
-    span, kept = max(to(values[-1]) - to(values[0]), 1e-9), values[:1]
+    span = max(to(values[-1]) - to(values[0]), 1e-9)
+    kept = values[:1]
     for value in values[1:]:
         if (to(value) - to(kept[-1])) / span > 0.035 * len(_plain(value)) + 0.02:
             kept.append(value)
@@ -267,7 +272,8 @@ def _series(
         return
     bars = np.array([line["value"] - line["low"], line["high"] - line["value"]], float)
     bars = np.where(np.isfinite(bars), np.clip(bars, 0, None), 0)
-    colour, gid = colours(labels, POLICIES)[label], f"series-{len(said)}"
+    colour = colours(labels, POLICIES)[label]
+    gid = f"series-{len(said)}"
     axes.errorbar(
         x, y, fmt="none", ecolor=colour, elinewidth=1.2, capsize=2, zorder=2, **{error: bars}
     )
@@ -401,11 +407,14 @@ def pareto_figure(cells: Cells, metric: str) -> Drawn | None:
     which = cells.which if cells.which in methods else "label"
     if table[which].nunique() > MOST_KEYS:  # too many to be told apart by colour
         table["any"], which = "settings", "any"
-    sign, better = -1 if cells.better(metric) == "low" else 1, BETTER.get(cost, "low")
+    sign = -1 if cells.better(metric) == "low" else 1
+    better = BETTER.get(cost, "low")
     with paper():
         figure, grid = _grid(len(panels), tall=2.6)
         pointed: dict[str, list[str]] = {}
-        labels, keys, best_of_all = list(dict.fromkeys(table[which].map(_plain))), {}, set()
+        labels = list(dict.fromkeys(table[which].map(_plain)))
+        keys = {}
+        best_of_all = set()
         for axes, (name, part) in zip(grid, panels, strict=True):
             best = _pareto_panel(axes, part, cost, which, labels, sign, better, pointed)
             axes.set_title(name, loc="left")
@@ -492,7 +501,8 @@ def _numbered(
         front(table[cost].to_numpy(), sign * table["value"].to_numpy(), better)
     ].sort_values(cost)
     edge = edge[edge["label"].isin(keys)]
-    pixels, box = axes.figure.dpi / 72, axes.get_window_extent()
+    pixels = axes.figure.dpi / 72
+    box = axes.get_window_extent()
     taken = list(axes.transData.transform(table[[cost, "value"]].to_numpy(float)))
     for place, row in zip(
         axes.transData.transform(edge[[cost, "value"]].to_numpy(float)),

@@ -34,7 +34,8 @@ from cinelab.texts import HALF_PAIR, read_json
 
 SCHEMA = 1
 RESAMPLES = 500  # of an interval in the index; reports take more
-FINISHED, CELL = "done.json", "cell.json"
+FINISHED = "done.json"
+CELL = "cell.json"
 MOST_SECONDS = 60  # of a question
 READ_ONLY = {
     "enable_external_access": False,
@@ -326,7 +327,8 @@ def _measured(run: Found, results: Path) -> list[dict]:
     try:
         return list(measures(run, results))
     except (CinelabError, KeyError, OSError, ValueError) as error:
-        run.status, run.detail = "unreadable", f"rows.parquet: {error}; run it again"
+        run.status = "unreadable"
+        run.detail = f"rows.parquet: {error}; run it again"
         return []
 
 
@@ -348,7 +350,8 @@ def _kept(results: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
 def wide(runs: pd.DataFrame, measured: pd.DataFrame) -> pd.DataFrame:
     """A row a run, a column for every parameter and every metric; a parameter that is named like a
     column gets `param_`."""
-    base, values = runs.drop(columns=["parameters", "stamp"]), _values(runs)
+    base = runs.drop(columns=["parameters", "stamp"])
+    values = _values(runs)
     for name in _mixed(values):  # a number here, a word there: text, which every engine takes
         values[name] = values[name].map(
             lambda value: None if value is None or value != value else str(value)
@@ -511,7 +514,8 @@ def _type_errors() -> tuple[type, ...]:
 def overview(runs: pd.DataFrame) -> pd.DataFrame:
     """A line for every folder of runs: how many of which kind, how many done, how long, when last.
     A run that lies in no folder of runs has a line of its own."""
-    found, places = [], runs["sweep"].where(runs["sweep"] != "", runs["path"])
+    found = []
+    places = runs["sweep"].where(runs["sweep"] != "", runs["path"])
     for (sweep, kind), part in runs.groupby([places, "kind"], sort=True):
         counts = part["status"].value_counts()
         found.append(

@@ -41,7 +41,8 @@ class RoutingView:
     """The page of a film in a notebook's cell, in a frame of its own."""
 
     def __init__(self, film: Film, height: int = 900):
-        self.page, self.height = routing_page(film), height
+        self.page = routing_page(film)
+        self.height = height
 
     def __repr__(self) -> str:
         return f"RoutingView({len(self.page) // 1024} KiB)"
@@ -100,7 +101,9 @@ def _about(film: Film) -> str:
 
 def shots_of(film: Film) -> list[dict[str, Any]]:
     """Every shot between cuts: its seconds, its chunks, and what was asked for, when."""
-    line, lines, found = film.timeline, _entry_lines(film), []
+    line = film.timeline
+    lines = _entry_lines(film)
+    found = []
     for shot, (start, end) in enumerate(line.shot_spans):
         slots = [slot for slot in line.slots if slot.shot == shot]
         said = [
@@ -115,7 +118,8 @@ def shots_of(film: Film) -> list[dict[str, Any]]:
 
 def _entry_lines(film: Film) -> list[list[tuple[int, str]]]:
     """For every entry of the screenplay: from which frame on what is asked for."""
-    spans, turns = film.timeline.entry_spans, film.timeline.turns
+    spans = film.timeline.entry_spans
+    turns = film.timeline.turns
     return [[(span[0], shot.prompt), *((turn.frame, turn.text) for turn in changes)]
             for shot, span, changes in zip(film.screenplay.shots, spans, turns, strict=True)]  # fmt: skip
 
@@ -123,8 +127,10 @@ def _entry_lines(film: Film) -> list[list[tuple[int, str]]]:
 def _chunks(film: Film, shares: pd.DataFrame) -> list[dict[str, Any]]:
     """Every chunk: when it begins, its shot, and [chunk, share, share of heads, kind] of what it
     retrieved, most first."""
-    by_chunk, line = dict(list(shares.groupby("chunk"))), film.timeline
-    nothing, found = shares.iloc[:0], []
+    by_chunk = dict(list(shares.groupby("chunk")))
+    line = film.timeline
+    nothing = shares.iloc[:0]
+    found = []
     for slot in line.slots:
         seen = by_chunk.get(slot.index, nothing).sort_values(
             "share", ascending=False, kind="stable"

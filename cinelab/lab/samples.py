@@ -140,7 +140,8 @@ def versus(
 ) -> Image.Image:
     """The same held-out film from the same noise by several models (label -> checkpoint), a row
     each; truth on top."""
-    plan, rows = None, []
+    plan = None
+    rows = []
     for label, checkpoint in checkpoints.items():
         bundle = load(checkpoint)
         if plan is None:

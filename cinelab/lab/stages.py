@@ -151,7 +151,8 @@ def codec(
 ) -> Stage:
     """The toy codec's training."""
     config = override(presets.codec(preset, seed), changes or {})
-    run, model = Run(run_dir, config), codec_stage.ToyCodec(config.codec)
+    run = Run(run_dir, config)
+    model = codec_stage.ToyCodec(config.codec)
 
     def rows() -> Iterator[dict]:
         with counted(config.clips, "clips") as tell:
@@ -168,7 +169,8 @@ def recogniser(
     """The reader behind the scores; its checkpoint says how well it reads held-out shots."""
     config = override(presets.recogniser(preset, seed), changes or {})
     torch.manual_seed(seed)
-    run, model = Run(run_dir, config), Recogniser()
+    run = Run(run_dir, config)
+    model = Recogniser()
 
     def rows() -> Iterator[dict]:
         with counted(config.clips, "clips") as tell:
@@ -186,7 +188,8 @@ def film_store(
 ) -> Store:
     """Render and encode the training films once; finished shards are kept. `tell` hears how many
     are done (None: a bar)."""
-    encoder, config = zoo.toy_encoder(), presets.store(preset)
+    encoder = zoo.toy_encoder()
+    config = presets.store(preset)
     with counted(config.films, "films") as bar:
         for _ in build(
             Path(folder),
@@ -237,7 +240,8 @@ def teacher_forcing(
 
 def _stage(module, config, run_dir, store, init, seed, chunk, span) -> Stage:
     torch.manual_seed(seed)
-    run, model = Run(run_dir, config), init_toy(CausalWan(config.model))
+    run = Run(run_dir, config)
+    model = init_toy(CausalWan(config.model))
     if init is not None:
         zoo.filled(model, zoo.find(init)).requires_grad_(True)
     model.train()

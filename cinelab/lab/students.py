@@ -52,7 +52,8 @@ def fitting(name: str | Path, model: WanConfig, role: str) -> Bundle:
     """Load a checkpoint that is to teach or start a student of shape `model`; another shape is
     refused by name."""
     bundle = zoo.load(name)
-    theirs, ours = to_dict(bundle.model.config), to_dict(model)
+    theirs = to_dict(bundle.model.config)
+    ours = to_dict(model)
     if odd := [key for key in ours if ours[key] != theirs[key]]:
         raise CinelabError(
             f"The {role} {name} has {odd[0]}={theirs[odd[0]]!r}, the student "
@@ -82,7 +83,8 @@ class PairsPlan:
     def made(self) -> ode_pairs.Pairs:
         """The pairs, integrated under a bar where they are missing."""
         store = opened(self.store, self.preset)
-        bundle, mark = zoo.load(self.teacher), zoo.fingerprint(self.teacher)
+        bundle = zoo.load(self.teacher)
+        mark = zoo.fingerprint(self.teacher)
         with counted(self.config.clips, "clips") as tell:
             for done in ode_pairs.build(self.folder, self.config, bundle.model, mark, store):
                 tell(done)
@@ -162,14 +164,10 @@ def consistency(
 ) -> Stage:
     """Stage 2b: causal consistency distillation of `teacher`, from itself or from an earlier
     student (`init`)."""
-    config, init = (
-        override(presets.consistency(preset, seed), with_loss(changes, loss)),
-        init or teacher,
-    )
-    guide, start = (
-        fitting(teacher, config.model, "teacher"),
-        fitting(init, config.model, "initial checkpoint"),
-    )
+    config = override(presets.consistency(preset, seed), with_loss(changes, loss))
+    init = init or teacher
+    guide = fitting(teacher, config.model, "teacher")
+    start = fitting(init, config.model, "initial checkpoint")
     return _student(
         start,
         config,
@@ -201,10 +199,8 @@ def dmd(
     """Stage 3: from a stage 2 checkpoint (or the base model itself), judged by `real`, which the
     critic starts from too."""
     config = override(presets.dmd(preset, seed), with_loss(changes, loss))
-    start, judge = (
-        fitting(init, config.model, "initial checkpoint"),
-        fitting(real, config.model, "real score"),
-    )
+    start = fitting(init, config.model, "initial checkpoint")
+    judge = fitting(real, config.model, "real score")
     if (longest := max(config.lengths)) > judge.span:
         raise CinelabError(
             f"lengths has {longest} latent frames, but the real score {real} was trained on "
@@ -242,7 +238,8 @@ def _student(
     rows: Callable[..., Iterator[dict]],
     **about: Any,
 ) -> Stage:
-    run, model = Run(run_dir, config), trainable(start.model)
+    run = Run(run_dir, config)
+    model = trainable(start.model)
     bundle = replace(start, sampling=sampling, chunk=chunk)
 
     def train() -> Iterator[dict]:

@@ -65,7 +65,9 @@ def run(
     stops all, and the same call goes on later. `engine` is here, local or slurm: the last two run
     each cell as submitit's job, with `options` such as partition, time, gpus, cpus and memory.
     """
-    began, summary, board = time.monotonic(), Summary(), Board()
+    began = time.monotonic()
+    summary = Summary()
+    board = Board()
     cells = _choose(sweep, only, smoke)
     check(cells[0].notebook, cells[0].parameters | {"run_dir": ""})
     start = _engine(engine, options or {}, workers)
@@ -77,7 +79,8 @@ def run(
         if not dry_run:
             record(folder, sweep, only, smoke, [cell.name for cell in summary.planned])
         if summary.planned and not dry_run:
-            todo, summary.planned = summary.planned, []
+            todo = summary.planned
+            summary.planned = []
             _work(todo, workers, results, start(), stack.enter_context(board), summary)
     _report(summary, board, dry_run, time.monotonic() - began)
     return summary
@@ -106,7 +109,8 @@ def record(
             *(["--smoke"] if smoke else []),
         ]
         entry |= {"command": shlex.join(words)} | file_mark(Path(sweep).resolve())
-    runs, makers = recorded(folder), made_cells(folder)
+    runs = recorded(folder)
+    makers = made_cells(folder)
     runs = runs if entry in runs else [*runs, entry]
     found = {"runs": runs, "cells": makers | dict.fromkeys(cells, runs.index(entry))}
     if found != {"runs": recorded(folder), "cells": makers}:
@@ -179,7 +183,8 @@ def _work(
     todo: list, workers: int, results: Path, engine: Any, board: Board, summary: Summary
 ) -> None:
     """Keep `workers` cells running until none is left, those of an earlier driver first."""
-    active, board.workers = {}, workers
+    active = {}
+    board.workers = workers
     try:
         todo.sort(key=lambda cell: not engine.takes_up(cell, cell.folder(results)))
         while todo or active:

@@ -21,9 +21,11 @@ class Board:
 
     def __init__(self, console: Any = None):
         self.console = console or Plain(soft_wrap=True)
-        self.total, self.workers = 0, 1
+        self.total = 0
+        self.workers = 1
         self.running: dict[Any, list] = {}  # key: name, when it began, megabytes now
-        self.counts, self.spent = {"done": 0, "skipped": 0, "failed": 0}, []
+        self.counts = {"done": 0, "skipped": 0, "failed": 0}
+        self.spent = []
         self.said = time.monotonic()  # when a line was last printed
         drawn = {"transient": True, "refresh_per_second": 2}
         self.live = Live(get_renderable=self.table, console=self.console, **drawn)
@@ -73,7 +75,9 @@ class Board:
 
     def table(self, title: str = "running") -> Group:
         table = Table(title, "time", "memory", box=None, padding=(0, 2, 0, 0))
-        now, running = time.monotonic(), list(self.running.values())  # rich draws in a thread
+        # rich draws in a thread
+        now = time.monotonic()
+        running = list(self.running.values())
         for name, began, megabytes in running:
             memory = spoken_memory(megabytes) if megabytes else ""
             table.add_row(visible(name), spoken(now - began), memory)

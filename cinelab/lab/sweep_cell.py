@@ -51,7 +51,8 @@ def _run(cell: Cell, folder: Path, shared: Path | None) -> str:
         write_json(folder / "config.json", cell.parameters)
         # not what --workers leaves of the cores: bits depend on it
         os.environ[TRAINING] = str(cell.threads)
-        git, began = _revision(cell.notebook.parent), time.perf_counter()
+        git = _revision(cell.notebook.parent)
+        began = time.perf_counter()
         execute_locked(
             cell.notebook, folder, cell.parameters | {"run_dir": str(folder.resolve())}, note
         )

@@ -43,7 +43,8 @@ class Here:
         self._held = ExitStack()
         self._replies = self._held.enter_context(passing_folder("sweep"))
         self._pids: dict[int, int] = {}
-        self._count, self._text = 0, b""
+        self._count = 0
+        self._text = b""
 
     def takes_up(self, cell: Cell, folder: Path) -> bool:
         """Whether `cell` runs already: here none outlives its driver."""
@@ -117,7 +118,9 @@ def serve() -> None:
     os.set_blocking(woken, False)
     signal.set_wakeup_fd(woken)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # a child's end wakes the select below
-    numbers, text, read = {}, b"", b"-"
+    numbers = {}
+    text = b""
+    read = b"-"
     while read:
         ready = select.select([0, wake], [], [])[0]
         if wake in ready:

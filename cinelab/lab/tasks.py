@@ -43,7 +43,8 @@ def export_tasks(
     plans = task_plans(config)
     for number, (name, plan) in enumerate(plans.items(), 1):
         tell(f"{number} of {len(plans)}: {name}")
-        shots, path = replace(listed(plan), chunks=()), Path(folder) / name
+        shots = replace(listed(plan), chunks=())
+        path = Path(folder) / name
         if name.startswith("absence"):
             shots = replace(shots, given=shots.shots[-1].start)
             history = render.render(plan).frames[: shots.given]

@@ -29,7 +29,10 @@ from cinelab.score.stats import (
 
 ALPHA = 0.05  # what a corrected p may be
 LEVEL = 0.05  # the margin of "level with", in the metric's own units
-CONFIRMED, REFUTED, UNDECIDED, NOT_MEASURED = "confirmed", "refuted", "undecided", "not measured"
+CONFIRMED = "confirmed"
+REFUTED = "refuted"
+UNDECIDED = "undecided"
+NOT_MEASURED = "not measured"
 FEWEST = 2  # trainings that a claim about trainings needs
 COLUMNS = (
     "claim",
@@ -70,7 +73,9 @@ class Look:
     @property
     def side(self) -> str:
         """Where the whole interval lies: confirmed, refuted or, across a bound, undecided."""
-        low, high, margin = self.estimate.low, self.estimate.high, self.margin
+        low = self.estimate.low
+        high = self.estimate.high
+        margin = self.margin
         holds = low > margin if self.kind == "above" else -margin < low and high < margin
         fails = high < margin if self.kind == "above" else low > margin or high < -margin
         return CONFIRMED if holds else REFUTED if fails else UNDECIDED
@@ -188,7 +193,8 @@ def _agreed(looks: list[Look], verdicts: list[str]) -> list[str]:
 
 def _row(look: Look, corrected: float | None, word: str) -> tuple:
     """The cells of COLUMNS."""
-    e, sign = look.estimate, ">" if look.kind == "above" else "+-"
+    e = look.estimate
+    sign = ">" if look.kind == "above" else "+-"
     numbers = (e.value, e.low, e.high) if e else (None, None, None)
     counts = (f"{sign} {look.margin:g}", look.films, look.trainings)
     return (look.claim, *numbers, *counts, look.p if e else None, corrected, word, look.note)

@@ -125,7 +125,8 @@ def skipped_table(folder: str | Path) -> pd.DataFrame:
 @torch.no_grad()
 def contact_sheet(store: FilmStore, codec: Codec, index: int = 0) -> Image.Image:
     """A film of a store, decoded: every stretch under one caption with three of its pictures."""
-    film, stride = store.films[index], store.recipe["stride"]
+    film = store.films[index]
+    stride = store.recipe["stride"]
     frames = to_uint8(
         codec.decode(store.latents(index).float()[None].to(device_of(codec)))[0][0].cpu()
     )

@@ -31,10 +31,12 @@ class Viewer:
     is something to take."""
 
     def __init__(self, wake: Callable[[], None] = _nobody_waits, directs: bool = True):
-        self.directs, self.lost = directs, False
+        self.directs = directs
+        self.lost = False
         # called when there is room for pictures again
         self.freed: Callable[[], None] = _nobody_waits
-        self._wake, self._lock = wake, threading.Lock()
+        self._wake = wake
+        self._lock = threading.Lock()
         self._answers: deque[Sent] = deque()
         self._waiting = 0  # bytes of the answers
         self._stills: dict[int, bytes] = {}
@@ -62,7 +64,8 @@ class Viewer:
 
     def answer(self, text: dict, buffers: list[bytes] | None = None) -> None:
         """A text that may not be left out. The browser is lost when too much waits."""
-        told, buffers = to_json(text | {"buffers": len(buffers or [])}), buffers or []
+        told = to_json(text | {"buffers": len(buffers or [])})
+        buffers = buffers or []
         with self._lock:
             self._waiting += _size((told, buffers))
             self.lost = self.lost or self._waiting > MOST
@@ -75,7 +78,8 @@ class Viewer:
     def welcome(self, text: dict, view: dict) -> None:
         """The first message: the whole view, and what never changes."""
         with self._lock:
-            self._known, self._view = view, None
+            self._known = view
+            self._view = None
         self.answer(text | {"view": view})
 
     def show(self, view: dict) -> None:
@@ -133,15 +137,19 @@ class Viewer:
         if self._view is None:
             return None
         told = news(self._known, self._view)
-        self._known, self._view = self._view, None
+        self._known = self._view
+        self._view = None
         return (to_json({"news": told, "buffers": 0}), []) if told else None
 
     def _wanted(self) -> Sent | None:
-        wanted, self._take = self._take, None
+        wanted = self._take
+        self._take = None
         return _custom(*wanted) if wanted else None
 
     def _some_stills(self) -> Sent | None:
-        lines, stills, size = [], [], 0
+        lines = []
+        stills = []
+        size = 0
         while self._stills and size < STILLS:
             line = next(iter(self._stills))
             lines.append(line)
@@ -192,10 +200,8 @@ class Viewers:
         """Pictures uint8 (f, H, W, 3) for everybody, made into JPEGs once; whoever has no room
         keeps the newest waiting."""
         self._number += 1
-        content, pictures = (
-            content | {"kind": "pictures", "number": self._number},
-            [jpeg(frame) for frame in frames],
-        )
+        content = content | {"kind": "pictures", "number": self._number}
+        pictures = [jpeg(frame) for frame in frames]
         for viewer in self._all:  # a tuple: whoever comes or goes meanwhile makes another one
             viewer.put(content, pictures)
 

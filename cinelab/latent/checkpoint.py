@@ -81,7 +81,8 @@ def fill(
         raise CinelabError(
             f"Weights {where} hold no tensor, and {len(wanted)} are expected; copy the file again."
         )
-    missing, extra = wanted.keys() - state.keys(), state.keys() - wanted.keys()
+    missing = wanted.keys() - state.keys()
+    extra = state.keys() - wanted.keys()
     wrong = [k for k in wanted.keys() & state.keys() if wanted[k].shape != state[k].shape]
     if missing or extra or wrong:
         example = sorted(wrong or missing or extra)[0]

@@ -31,7 +31,8 @@ from cinelab.files import write_atomic
 from cinelab.latent.store import Clips, check_begin
 from cinelab.limits import short
 
-RECIPE, NULL = "store.json", "text-null"
+RECIPE = "store.json"
+NULL = "text-null"
 AGAIN = "build the store again"
 # what a shard may say of itself
 SHARD = {
@@ -167,7 +168,8 @@ class FilmStore:
     """
 
     def __init__(self, folder: str | Path, begin: str = "film"):
-        self.folder, self.begin = Path(folder), check_begin(begin)
+        self.folder = Path(folder)
+        self.begin = check_begin(begin)
         self.recipe = recipe_of(self.folder)
         known = shards(self.folder)
         faults = {
@@ -296,7 +298,8 @@ class FilmStore:
 
     def _warn_unused(self, which: list[int], frames: int) -> None:
         """Say so where clips that begin with their films leave out most of the store."""
-        whole, used = sum(map(len, self.films)), len(which) * frames
+        whole = sum(map(len, self.films))
+        used = len(which) * frames
         if self.begin == "film" and used < whole / 2:
             warnings.warn(
                 f"Store {self.folder}: clips of {frames} latent frames that begin as films do use "

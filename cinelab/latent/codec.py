@@ -88,8 +88,12 @@ class ToyCodec(nn.Module):
 
     def __init__(self, config: ToyCodecConfig):
         super().__init__()
-        self.config, self.stride, self.channels = config, config.stride, config.channels
-        width, deep, pixels = config.width, config.deep, 3 * 16 * config.stride
+        self.config = config
+        self.stride = config.stride
+        self.channels = config.channels
+        width = config.width
+        deep = config.deep
+        pixels = 3 * 16 * config.stride
         self.stem = nn.Sequential(
             nn.Conv2d(pixels, width, 3, padding=1), Residual(width), Residual(width)
         )

@@ -166,7 +166,8 @@ def _build(
 
 def _claim(folder: Path, config: StoreConfig, fingerprint: str) -> None:
     """A store belongs to one codec and one recipe."""
-    path, mine = folder / "store.json", asdict(config) | {"codec": fingerprint}
+    path = folder / "store.json"
+    mine = asdict(config) | {"codec": fingerprint}
     # an older one knew fewer settings
     if path.exists() and (old := asdict(StoreConfig()) | read_sealed(path, AGAIN)) != mine:
         key = next(k for k in mine if mine[k] != old.get(k))
@@ -214,7 +215,8 @@ class Store:
         if self.begin == "anywhere":
             starts = torch.randint(self.latents.shape[1] - frames + 1, (count,), generator=rng)
         rows, columns = films[:, None], starts[:, None] + torch.arange(frames)
-        slot, shot = self.slot[rows, columns].long(), self.shot[rows, columns].long()
+        slot = self.slot[rows, columns].long()
+        shot = self.shot[rows, columns].long()
         first = slot[:, :1]
         used = int((slot - first).max()) + 1
         prompts = (first + torch.arange(used)).clamp(max=self.words.shape[1] - 1)  # (B, used)

@@ -51,7 +51,8 @@ class TPool(nn.Module):
 
     def __init__(self, width: int, stride: int):
         super().__init__()
-        self.stride, self.conv = stride, nn.Conv2d(width * stride, width, 1, bias=False)
+        self.stride = stride
+        self.conv = nn.Conv2d(width * stride, width, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return frames_through(
@@ -64,7 +65,8 @@ class TGrow(nn.Module):
 
     def __init__(self, width: int, stride: int):
         super().__init__()
-        self.stride, self.conv = stride, nn.Conv2d(width, width * stride, 1, bias=False)
+        self.stride = stride
+        self.conv = nn.Conv2d(width, width * stride, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return rearrange(
@@ -117,7 +119,8 @@ def decoder() -> nn.ModuleList:
 def walk(layers: nn.ModuleList, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
     """Frames (B, T, c, x, y) through all layers, going on from `past`; returns it as it is
     afterwards."""
-    came, left = iter(past or ()), []
+    came = iter(past or ())
+    left = []
     for layer in layers:
         if isinstance(layer, MemBlock):
             left.append(x[:, -1])
@@ -130,18 +133,22 @@ def walk(layers: nn.ModuleList, x: Tensor, past: Past | None) -> tuple[Tensor, P
 class TinyCodec(nn.Module):
     """Encoder and decoder with the parameter names and shapes of `taew2_1`."""
 
-    stride, scale, channels = 4, 8, CHANNELS
+    stride = 4
+    scale = 8
+    channels = CHANNELS
 
     def __init__(self):
         super().__init__()
-        self.encoder, self.decoder = encoder(), decoder()
+        self.encoder = encoder()
+        self.decoder = decoder()
 
     @classmethod
     def load(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> "TinyCodec":
         """From taew2_1.safetensors or taew2_1.pth. A file with the decoder alone is taken too; then
         nothing can be encoded."""
         path = Path(path)
-        state, made = _read(path), on_meta(cls, dtype)
+        state = _read(path)
+        made = on_meta(cls, dtype)
         if not any(key.startswith("encoder.") for key in state):
             made.encoder = None
         return fill(

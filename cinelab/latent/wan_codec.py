@@ -36,7 +36,8 @@ class WanCodec(nn.Module):
                 "is Wan2.2's; "
                 "give the one of a Wan2.1 folder, without patches and with 16 channels."
             )
-        self.vae, self.dtype = nn.Module.to(vae, dtype).eval().requires_grad_(False), dtype
+        self.vae = nn.Module.to(vae, dtype).eval().requires_grad_(False)
+        self.dtype = dtype
         self.channels = config.z_dim
         self.stride = 2 ** sum(config.temperal_downsample)
         self.scale = 2 ** (len(config.dim_mult) - 1)
@@ -82,7 +83,8 @@ class WanCodec(nn.Module):
     ) -> tuple[Tensor, DecoderState]:
         """The next frames of a clip, 1 + 4n at its beginning and 4n later: their latents, and the
         state for the next call."""
-        count, first = frames.shape[1], 1 if state is None else 0
+        count = frames.shape[1]
+        first = 1 if state is None else 0
         if count < 1 or (count - first) % self.stride:
             raise CinelabError(
                 f"{count} frames do not fit {'1 + ' * first}{self.stride} n; pad or cut the clip."

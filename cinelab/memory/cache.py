@@ -97,11 +97,13 @@ class Memory(Readable):
 
     def _go_on(self, now: "_Now") -> None:
         """The next chunk is open already: become the memory that it was opened in."""
-        after, opened = self._next, self._next._now
+        after = self._next
+        opened = self._next._now
         for part in fields(self):
             setattr(self, part.name, getattr(after, part.name))
         self._note(now)
-        self._now, self._next = opened, None
+        self._now = opened
+        self._next = None
 
     def _note(self, now: "_Now") -> None:
         """Keep what was decided for the finished chunk, and let go of what is older than `noted`
@@ -171,7 +173,8 @@ class Memory(Readable):
         self._next.shelves[index] = self._with(index)
         second = self._next._look(self._next._now, index, rope, *noisy)
         q, k, v = (torch.cat(pair, dim=1) for pair in zip(first[:3], second[:3], strict=True))
-        tokens, keys = first[0].shape[1], first[1].shape[1]
+        tokens = first[0].shape[1]
+        keys = first[1].shape[1]
         return (
             q,
             k,
@@ -218,11 +221,10 @@ class Memory(Readable):
             now.priority = self.policy.priority(shots, now.shot)
             if self.without:
                 lost = torch.isin(shots, torch.tensor(self.without, device=shots.device))
-                now.priority, now.most = (
-                    now.priority.masked_fill(lost, LOST),
-                    self.length - int(lost[0].sum()),
-                )
-        priority, scores = now.priority, None
+                now.priority = now.priority.masked_fill(lost, LOST)
+                now.most = self.length - int(lost[0].sum())
+        priority = now.priority
+        scores = None
         if self.policy.routed and self.policy.budget_at(self.length) < self.length:
             scores = self.scores(index, q)
         if scores is not None or now.chosen is None:
@@ -251,10 +253,12 @@ class Memory(Readable):
 
     def scores(self, index: int, q: Tensor) -> Tensor:
         """Relevance (B, G, n) of all finished units to the running chunk's queries."""
-        now, summary = self._now, self.searched(index)
+        now = self._now
+        summary = self.searched(index)
         films = self.unit_shots.shape[0]
         # a guided call's halves route alike: by the prompt's own queries
-        q, place = q[:films, None], (now.chunk, index)
+        q = q[:films, None]
+        place = (now.chunk, index)
         most = getattr(self.policy, "compared", None)
         pooled = self.shelves[index][0] if summary.tokens is None else summary.units
         # what is erased competes with nothing, nor speaks for its block: the others are compared
@@ -275,7 +279,8 @@ class Memory(Readable):
     def searched(self, index: int) -> "Summary":
         """What relevance is read from, brought up to date: pooled keys are kept beside the
         units."""
-        tokens, old = self.policy.summary, self.summaries.get(index)
+        tokens = self.policy.summary
+        old = self.summaries.get(index)
         old = old if old is not None and old.tokens == tokens else Summary(tokens)
         blocked = self.policy.candidates is not None
         self.summaries[index] = old.until(self.length, self.shelves[index][0], blocked)
@@ -369,7 +374,8 @@ class Summary:
     def until(self, length: int, keys: Kept, blocked: bool) -> "Summary":
         """With all units up to `length`: one a chunk as they come, all of them where the policy has
         just changed."""
-        units, blocks = self.units, self.blocks
+        units = self.units
+        blocks = self.blocks
         for unit in range(self.done if self.tokens is not None else length, length):
             units = units.append(pool(_units(keys, unit, 1, length), self.tokens), unit)
         whole = length // BLOCK if blocked else self.whole

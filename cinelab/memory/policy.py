@@ -36,7 +36,10 @@ class Policy:
     positions: str = field(default="absolute", kw_only=True)
     unit: str = field(default="chunk", kw_only=True)
     # How candidates compete where a policy is `routed`; CAMR makes settings of them.
-    score, per_head, summary, candidates = "mass", False, None, None
+    score = "mass"
+    per_head = False
+    summary = None
+    candidates = None
 
     @classmethod
     def of_name(cls, name: str) -> "Policy":
@@ -364,7 +367,8 @@ def tried(policy: Policy) -> Policy:
     before any work is done."""
     if type(policy).__module__ == __name__:
         return policy
-    name, shots = name_of(policy), torch.tensor([[0, 0, 1], [0, 1, 1]])
+    name = name_of(policy)
+    shots = torch.tensor([[0, 0, 1], [0, 1, 1]])
     said = {
         one for one, hint in type(policy).__annotations__.items() if "ClassVar" not in str(hint)
     }
@@ -379,7 +383,8 @@ def tried(policy: Policy) -> Policy:
             "disk; rename it."
         )
     try:
-        count, ranks = policy.budget_at(3), policy.priority(shots, torch.tensor([1, 2]))
+        count = policy.budget_at(3)
+        ranks = policy.priority(shots, torch.tensor([1, 2]))
     except NotImplementedError as error:
         raise CinelabError(
             f"Policy {name} lacks budget_at(count) or priority(shots, shot); write both."

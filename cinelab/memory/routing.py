@@ -55,7 +55,8 @@ def searched_in_two_steps(
     1, h, d) the mean key of every BLOCK units. Blocks are ranked by mean query times mean key, all
     heads of the layer together. What is left of n beyond the whole blocks is always compared.
     """
-    whole, wanted = blocks.shape[1], policy.compared // BLOCK - 1
+    whole = blocks.shape[1]
+    wanted = policy.compared // BLOCK - 1
     q = pool(q.detach(), policy.summary)
     ranked = blocks.flatten(2) @ q.float().mean(2).flatten(1)[..., None]  # (B, m, 1)
     best = ranked[..., 0].topk(min(wanted, whole), dim=-1).indices.sort(dim=-1).values
@@ -88,7 +89,9 @@ def mean_score(q: Tensor, k: Tensor) -> Tensor:
 def mass_score(q: Tensor, k: Tensor, allowed: Tensor | None) -> Tensor:
     """Share of attention that each unit's tokens would draw, averaged over the chunk's queries. (B,
     h, R, n)"""
-    chunks, units, tokens = q.shape[1], k.shape[1], k.shape[2]
+    chunks = q.shape[1]
+    units = k.shape[1]
+    tokens = k.shape[2]
     # (B, h, R T, n U)
     scores = (
         q.flatten(1, 2).transpose(1, 2) @ k.flatten(1, 2).permute(0, 2, 3, 1) / sqrt(q.shape[-1])

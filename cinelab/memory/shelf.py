@@ -19,7 +19,8 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.memory.sight import gather
 
-PLACES, PACKINGS = ("device", "host"), ("none", "int8", "fp8")
+PLACES = ("device", "host")
+PACKINGS = ("none", "int8", "fp8")
 
 
 class Kept(Protocol):
@@ -70,7 +71,8 @@ class Shelf:
     same units."""
 
     def __init__(self, buffer: Tensor | None = None, used: int = 0):
-        self.buffer, self.used = buffer, used
+        self.buffer = buffer
+        self.used = used
 
     def append(self, units: Tensor, length: int) -> "Shelf":
         new = length + units.shape[1]
@@ -121,7 +123,8 @@ class Slots:
     film share it."""
 
     def __init__(self, room: int):
-        self.room, self.buffer = room, None
+        self.room = room
+        self.buffer = None
         self.held: OrderedDict[int, int] = OrderedDict()  # number of a page -> its slot
         self.numbers = count()
 
@@ -145,7 +148,8 @@ class Slots:
         return [self.held[number] for number, _ in pages]
 
     def _grow(self, room: int, like: Tensor) -> None:
-        old, device = self.buffer, like.device if self.buffer is None else self.buffer.device
+        old = self.buffer
+        device = like.device if self.buffer is None else self.buffer.device
         self.buffer = torch.empty(
             (like.shape[0], room, *like.shape[1:]), dtype=like.dtype, device=device
         )
@@ -166,7 +170,8 @@ class HostShelf:
     """Units in host memory, pinned beside a GPU; copies in `slots` where they are used."""
 
     def __init__(self, slots: Slots, pages: tuple[tuple[int, Tensor], ...] = ()):
-        self.slots, self.pages = slots, pages
+        self.slots = slots
+        self.pages = pages
 
     def append(self, units: Tensor, length: int) -> "HostShelf":
         refuse_gradients("place 'host'", "use 'device'", units)
@@ -202,7 +207,10 @@ class PackedShelf:
     sets."""
 
     def __init__(self, packing: str, numbers: Kept, scales: Kept, dtype: torch.dtype | None = None):
-        self.packing, self.numbers, self.scales, self.dtype = packing, numbers, scales, dtype
+        self.packing = packing
+        self.numbers = numbers
+        self.scales = scales
+        self.dtype = dtype
 
     def append(self, units: Tensor, length: int) -> "PackedShelf":
         refuse_gradients(f"packing {self.packing!r}", "use 'none'", units)

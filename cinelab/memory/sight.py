@@ -76,9 +76,13 @@ class TeacherForcing:
                 f"{type(policy).__name__} "
                 "compares one by one, as training does; give the policy candidates=None."
             )
-        self.policy, self.chunk, self.halves, self.across = policy, chunk, halves, across
+        self.policy = policy
+        self.chunk = chunk
+        self.halves = halves
+        self.across = across
         self.films = shots.shape[0] if shots.ndim == 2 else None  # None = as many as a call shows
-        self.frames, self.shots = frames, shots.reshape(-1, frames)[:, ::chunk]
+        self.frames = frames
+        self.shots = shots.reshape(-1, frames)[:, ::chunk]
         # full memory is the same for all films
         films = self.shots[:1] if policy.sees_all else self.shots
         self._priorities = past_priorities(policy, films)
@@ -110,7 +114,8 @@ class TeacherForcing:
         A call wider than the films is a guided one, with their prompts and then without. All its
         parts see what the first one's queries look for, as in streaming (`cache.Memory`).
         """
-        n, films = self.frames // self.chunk, self.films or q.shape[0]
+        n = self.frames // self.chunk
+        films = self.films or q.shape[0]
         past = torch.ones(n, n, dtype=torch.bool, device=q.device).tril(-1)
         queries, keys = (rearrange(x[:films], "b (n t) h d -> b n t h d", n=n) for x in (q, k))
         priorities = [repeat_to(one, films) for one in self._priorities]
@@ -140,7 +145,8 @@ class TeacherForcing:
         """Chunk-level sight (B, G, R, R) as a bias of tokens. A long clip goes in strips of a few
         chunks, clean and noisy ones together: most of [clean | noisy] squared is never seen and
         need not be multiplied."""
-        n, step = seen.shape[-1] // self.halves, STRIP if tokens < WIDE else 1
+        n = seen.shape[-1] // self.halves
+        step = STRIP if tokens < WIDE else 1
         if n <= step:
             return bias(seen, tokens, dtype)
         parts = []
@@ -160,11 +166,9 @@ class TeacherForcing:
         """Packed positions: each chunk gathers its own kept chunks, placed side by side before
         it."""
         allowed = self._allowed(index, q, k)  # (B, G, R, n)
-        n, heads, budget = (
-            allowed.shape[-1],
-            q.shape[2],
-            self.policy.budget_at(allowed.shape[-1] - 1),
-        )
+        n = allowed.shape[-1]
+        heads = q.shape[2]
+        budget = self.policy.budget_at(allowed.shape[-1] - 1)
         # ties keep no order, so sort by film order
         kept, picks = allowed.to(torch.int8).topk(budget, dim=-1)
         # (B, G, R, budget), -1 = nothing yet
@@ -217,7 +221,8 @@ class KnownHistory(TeacherForcing):
             )
         self._clean = Causal(policy, shots, chunk)
         self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        self._showing, self._width = False, 0
+        self._showing = False
+        self._width = 0
 
     def show(self, net: Callable, clean: Tensor, text, slot: Tensor) -> None:
         """Keep keys and values of the clean clip (B, F, C, h, w)."""
@@ -250,10 +255,8 @@ class KnownHistory(TeacherForcing):
             )
             seen = torch.cat([allowed, own], dim=-1)
             seen = seen if seen.shape[0] == 1 else repeat_to(seen, q.shape[0])
-            self._mask, self._width = (
-                self._noisy_strips(seen, q.shape[1] // allowed.shape[-1], q.dtype),
-                q.shape[0],
-            )
+            self._mask = self._noisy_strips(seen, q.shape[1] // allowed.shape[-1], q.dtype)
+            self._width = q.shape[0]
         table = self._table("clip", rope, torch.arange(self.frames))
         k, v = torch.cat([past_k, rope.turn(k, table)], dim=1), torch.cat([past_v, v], dim=1)
         return rope.turn(q, table), k, v, self._mask
@@ -261,7 +264,9 @@ class KnownHistory(TeacherForcing):
     def _noisy_strips(self, seen: Tensor, tokens: int, dtype: torch.dtype) -> tuple:
         """(B, G, n, 2n) as strips of a few noisy chunks: the clean chunks before them, and
         themselves."""
-        n, parts, step = seen.shape[-2], [], STRIP if tokens < WIDE else 1
+        n = seen.shape[-2]
+        parts = []
+        step = STRIP if tokens < WIDE else 1
         for first in range(0, n, step):
             until = min(first + step, n)
             columns = [slice(0, until), slice(n + first, n + until)]

@@ -144,10 +144,8 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
     if q.device.type == "cpu" and q.requires_grad and torch.is_grad_enabled():
         raise _absent("flex", "there is no gradient on a CPU")
-    call, blocks = (
-        flex_attention if q.device.type == "cpu" else _compiled_flex(),
-        None if mask is None else _blocks(mask, q),
-    )
+    call = flex_attention if q.device.type == "cpu" else _compiled_flex()
+    blocks = None if mask is None else _blocks(mask, q)
     with warnings.catch_warnings():
         # on a CPU that is meant
         warnings.filterwarnings("ignore", "flex_attention called without torch.compile")

@@ -102,7 +102,8 @@ def convert(
 def plan(sizes: dict[str, int], limit: float) -> list[list[str]]:
     """Names in order, cut into shards of at most `limit` bytes (a tensor beyond it is a shard of
     its own)."""
-    shards, filled = [[]], 0
+    shards = [[]]
+    filled = 0
     for name, size in sizes.items():
         if shards[-1] and filled + size > limit:
             shards.append([])
@@ -228,7 +229,8 @@ def _refuse_untold(weights: Weights) -> None:
 
 
 def _on_disk(weights: Weights, name: str, scratch: Path) -> Tensor:
-    tensor, dtype = weights.exact(name), weights.made(name)
+    tensor = weights.exact(name)
+    dtype = weights.made(name)
     if tensor.dtype == dtype and name not in weights.lora and _is_alone(tensor):
         return rounded(tensor, dtype, weights.where(name))
     waiting = torch.from_file(str(scratch / name), shared=True, size=tensor.numel(), dtype=dtype)

@@ -81,7 +81,9 @@ def footprint(config: WanConfig, film: Film, bits: int = 16, loaded: bool = Fals
     `loaded` already take nothing."""
     _, rows, columns = config.patch_size
     frame = (film.size[0] // film.scale // rows) * (film.size[1] // film.scale // columns)
-    tokens, width, number = film.chunk * frame, config.width, bits // 8
+    tokens = film.chunk * frame
+    width = config.width
+    number = bits // 8
     shown = tokens * (2 if film.guided else 1)
     unit = 2 * tokens * width * number * config.num_layers  # keys and values of a chunk, all layers
     kept = (

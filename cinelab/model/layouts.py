@@ -18,7 +18,9 @@ it `norm2`.
 
 import re
 
-DIFFUSERS, WAN, TRAINING = "diffusers", "wan", "training"
+DIFFUSERS = "diffusers"
+WAN = "wan"
+TRAINING = "training"
 LAYOUTS = (DIFFUSERS, WAN, TRAINING)
 # of a training checkpoint: the first that is there is taken unless another is asked for
 PARTS = ("generator_ema", "generator")

@@ -318,9 +318,11 @@ def _settings(file: Path) -> dict:
     scale * B A are refused."""
     beside = file.parent / SETTINGS
     if file.stem == "adapter_model" and beside.is_file():
-        settings, where = read_json(beside), beside
+        settings = read_json(beside)
+        where = beside
     else:
-        settings, where = _header(file), f"LoRA {file}: lora_adapter_metadata"
+        settings = _header(file)
+        where = f"LoRA {file}: lora_adapter_metadata"
     if not isinstance(settings, dict):
         raise CinelabError(
             f"{where} is a {type(settings).__name__}, not settings by name; export the LoRA again."

@@ -45,7 +45,9 @@ class Rope:
     """Rotation for one token grid. `table` makes the turns of some frames, `turn` applies them."""
 
     def __init__(self, head_dim: int, height: int, width: int, device: torch.device | str = "cpu"):
-        self.head_dim, self.height, self.width = head_dim, height, width
+        self.head_dim = head_dim
+        self.height = height
+        self.width = width
         self.space = _space(head_dim, height, width).to(device)
         self._time = self._turns(64)
 
@@ -61,7 +63,8 @@ class Rope:
         Whoever knows that none is beyond `last` says so, since reading the largest back from a GPU
         would wait for it."""
         time = self._time_of(frames, last)[..., None, :]  # (..., F, 1, Dt/2)
-        tokens, lead = self.space.shape[0], time.shape[:-2]
+        tokens = self.space.shape[0]
+        lead = time.shape[:-2]
         both = torch.cat([time.expand(*lead, tokens, -1), self.space.expand(*lead, -1, -1)], dim=-1)
         return both.flatten(-3, -2)[..., None, :]  # (..., F N, 1, D/2)
 
@@ -84,7 +87,8 @@ class Rope:
         pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))).unflatten(
             1, (frames.shape[-1], -1)
         )
-        out, part = torch.empty_like(pairs), time.shape[-1]
+        out = torch.empty_like(pairs)
+        part = time.shape[-1]
         torch.mul(pairs[..., :part], time, out=out[..., :part])
         torch.mul(pairs[..., part:], self.space[:, None], out=out[..., part:])
         return torch.view_as_real(out).flatten(-2).flatten(1, 2).type_as(x)

@@ -35,12 +35,10 @@ from cinelab.model.layouts import (
 from cinelab.readable import Readable
 from cinelab.texts import check_regular, read_json
 
-STEM, CONFIG, OURS, RUN = (
-    "diffusion_pytorch_model",
-    "config.json",
-    "weights.safetensors",
-    "model.pt",
-)
+STEM = "diffusion_pytorch_model"
+CONFIG = "config.json"
+OURS = "weights.safetensors"
+RUN = "model.pt"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 AGAIN = "copy or download it again"
@@ -120,7 +118,9 @@ def open_source(path: str | Path, part: str = "auto") -> Source:
     folder of the original repository, a checkpoint folder of ours, one .safetensors, or a .pt of
     training. `part` chooses in the last one."""
     files, config = _find(Path(path))
-    chosen, parts, lora = None, (), {}
+    chosen = None
+    parts = ()
+    lora = {}
     if files[0].suffix in PICKLES:
         tensors, chosen, parts, lora = _part(read_pickle(files[0]), part, Path(path))
     else:
@@ -144,7 +144,8 @@ def open_source(path: str | Path, part: str = "auto") -> Source:
 
 def read_safetensors(files: list[Path]) -> dict[str, Stored]:
     """Every tensor of the files; two files with one name contradict each other."""
-    found, home = {}, {}
+    found = {}
+    home = {}
     for file in files:
         check_regular(file)
         try:
@@ -224,7 +225,8 @@ def kind_of(path: Path) -> str:
 
 def broken(path: Path, error: Exception | None = None) -> CinelabError:
     """The sentence for a file that cannot be read as what its name says."""
-    kind, own = kind_of(path), path.suffix == ".safetensors"
+    kind = kind_of(path)
+    own = path.suffix == ".safetensors"
     told = {
         "empty": f"{'is cut short or broken' if own else 'is no zip file as torch.save writes'} "
         f"(it is empty); {AGAIN}",
@@ -320,7 +322,8 @@ def _find(path: Path) -> tuple[list[Path], Path | None]:
 
 
 def _weights_in(folder: Path) -> list[Path]:
-    index, single = folder / f"{STEM}.safetensors.index.json", folder / f"{STEM}.safetensors"
+    index = folder / f"{STEM}.safetensors.index.json"
+    single = folder / f"{STEM}.safetensors"
     shards = sorted(folder.glob(f"{STEM}-*-of-*.safetensors"))
     if single.exists() and (index.exists() or shards):
         raise CinelabError(
@@ -379,7 +382,8 @@ def describe(config: Path) -> dict[str, Any] | None:
 
 
 def _original(said: dict[str, Any], config: Path) -> dict[str, Any]:
-    heads, width = said["num_heads"], said["dim"]
+    heads = said["num_heads"]
+    width = said["dim"]
     if not (isinstance(heads, int) and isinstance(width, int) and heads > 0 and width % heads == 0):
         raise CinelabError(
             f"{config}: dim {width!r} is no multiple of num_heads {heads!r}; restore the "
@@ -481,7 +485,9 @@ def _named(
             "starts from an image by being given its first latent, so take a T2V checkpoint."
         )
     layout = next(iter(layouts))
-    names, raw, strange = {}, {}, []
+    names = {}
+    raw = {}
+    strange = []
     for key, name in clean.items():
         ours = to_ours(name, layout)
         if ours in raw:

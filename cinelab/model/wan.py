@@ -75,7 +75,8 @@ WAN_14B = WanConfig()
 class TimestepEmbedding(nn.Module):
     def __init__(self, inner: int, width: int):
         super().__init__()
-        self.linear_1, self.linear_2 = nn.Linear(inner, width), nn.Linear(width, width)
+        self.linear_1 = nn.Linear(inner, width)
+        self.linear_2 = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_2(fn.silu(self.linear_1(x)))
@@ -84,7 +85,8 @@ class TimestepEmbedding(nn.Module):
 class TextProjection(nn.Module):
     def __init__(self, inner: int, width: int):
         super().__init__()
-        self.linear_1, self.linear_2 = nn.Linear(inner, width), nn.Linear(width, width)
+        self.linear_1 = nn.Linear(inner, width)
+        self.linear_2 = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.linear_2(fn.gelu(self.linear_1(x), approximate="tanh"))
@@ -121,13 +123,12 @@ class Attention(nn.Module):
 
     def __init__(self, config: WanConfig):
         super().__init__()
-        width, self.heads = config.width, config.num_attention_heads
+        width = config.width
+        self.heads = config.num_attention_heads
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
-        self.norm_q, self.norm_k = (
-            nn.RMSNorm(width, eps=config.eps),
-            nn.RMSNorm(width, eps=config.eps),
-        )
+        self.norm_q = nn.RMSNorm(width, eps=config.eps)
+        self.norm_k = nn.RMSNorm(width, eps=config.eps)
 
     def query(self, x: Tensor) -> Tensor:
         return rms(self.norm_q, self.to_q(x)).unflatten(-1, (self.heads, -1))
@@ -153,7 +154,8 @@ class Block(nn.Module):
 
     def __init__(self, config: WanConfig):
         super().__init__()
-        width, eps = config.width, config.eps
+        width = config.width
+        eps = config.eps
         self.norm1 = nn.LayerNorm(width, eps, elementwise_affine=False)
         self.attn1 = Attention(config)
         self.norm2 = nn.LayerNorm(width, eps) if config.cross_attn_norm else nn.Identity()
@@ -244,9 +246,11 @@ class CausalWan(nn.Module):
 
     def __init__(self, config: WanConfig, kernel: str = "auto"):
         super().__init__()
-        self.config, self.kernel = config, kernel
+        self.config = config
+        self.kernel = kernel
         self.sequence: Any = None  # where processes share a clip's frames (see train.sequence)
-        width, patch = config.width, config.patch_size
+        width = config.width
+        patch = config.patch_size
         self.patch_embedding = nn.Conv3d(config.in_channels, width, patch, patch)
         self.condition_embedder = Conditioner(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
@@ -268,11 +272,14 @@ class CausalWan(nn.Module):
         height, width = self._grid(x)
         share = self.sequence.share(x.shape[1]) if self.sequence else None
         if share:
-            x, t, slot = share.mine(x), share.mine(t), share.mine(slot)
+            x = share.mine(x)
+            t = share.mine(t)
+            slot = share.mine(slot)
             if hasattr(sight, "average"):  # it retrieves: a layer's heads choose together
                 sight.average = share.average
         # weights may be of half the precision of the latents
-        patch, given = self.patch_embedding.weight.flatten(1), x.dtype
+        patch = self.patch_embedding.weight.flatten(1)
+        given = x.dtype
         tokens = rearrange(x, "b f c (h p) (w q) -> b f (h w) (c p q)", p=rows, q=columns).to(
             patch.dtype
         )

@@ -36,7 +36,8 @@ SETTINGS = "cinelab.json"
 TINY = "tiny:"  # before the file of a tiny codec
 ENCODERS = ("free", "keep", "offload")
 # of a film's memory, as in memory.shelf
-PLACES, PACKINGS = ("device", "host"), ("none", "int8", "fp8")
+PLACES = ("device", "host")
+PACKINGS = ("none", "int8", "fp8")
 # of the published 4-step students
 FEW = Sampling(4, "consistency", guidance=1.0, shift=5.0, at=(1.0, 0.75, 0.5, 0.25))
 
@@ -150,13 +151,12 @@ def load_wan(
     settings = override(
         settings_of(folder, trained_settings(folder / source) if source else {}), given
     )
-    device, precision = (
-        device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        dtype_of(settings.dtype),
-    )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    precision = dtype_of(settings.dtype)
     source = folder / settings.weights if settings.weights else folder
     config = config_of(source, settings.part)
-    codec, text = _codec(folder, settings, precision), _encoder(folder, settings, device, precision)
+    codec = _codec(folder, settings, precision)
+    text = _encoder(folder, settings, device, precision)
     _check_parts(config, codec, text, source, folder)
     if device == "cpu" and precision == torch.float16:
         raise CinelabError(
@@ -209,10 +209,8 @@ def load_parts(
     settings = override(
         settings_of(folder), {name: value for name, value in given.items() if value is not None}
     )
-    device, precision = (
-        device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        dtype_of(settings.dtype),
-    )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    precision = dtype_of(settings.dtype)
     return (
         _codec(folder, settings, precision).to(device),
         _encoder(folder, settings, device, precision),
@@ -247,7 +245,8 @@ def wan_folder(folder: str | Path) -> Path:
 def settings_of(folder: Path, trained: dict[str, Any] | None = None) -> WanSettings:
     """`cinelab.json` of the folder over what its weights' training says (see `trained_settings`)
     over the defaults."""
-    path, base = Path(folder) / SETTINGS, override(WanSettings(), trained or {})
+    path = Path(folder) / SETTINGS
+    base = override(WanSettings(), trained or {})
     if not path.exists():
         return base
     said = read_mapping(path)

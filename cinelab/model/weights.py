@@ -25,7 +25,8 @@ from cinelab.model.wan import CausalWan, WanConfig, kept_dtype
 
 HEAD = 128  # width of a head in every published Wan2.1, where no config.json says otherwise
 # of anything that a config.json counts; of layers, which are built before weights are compared
-LARGEST, DEEPEST = 10**6, 1000
+LARGEST = 10**6
+DEEPEST = 1000
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 BEGIN = {  # where a size that no config.json says can be read off: tensor, axis
     "in_channels": ("patch_embedding.weight", 1),
@@ -132,7 +133,8 @@ class Weights:
 
     def report(self) -> Report:
         """What fits and what does not, told from names and shapes alone."""
-        source, expected = self.source, shapes_of(self.config)
+        source = self.source
+        expected = shapes_of(self.config)
         known = [name for name in source.keys() if name in expected]
         unexpected = [source.raw[name] for name in source.keys() if name not in expected]
         wrong = [
@@ -163,10 +165,8 @@ class Weights:
     def _merged(self) -> str:
         """What a LoRA changes and with which scales, and what of it is left out; "" without one."""
         scales = sorted({round(one.scale, 6) for one in self.lora.values() if one.up})
-        pairs, added = (
-            sum(bool(one.up) for one in self.lora.values()),
-            sum(len(one.added) for one in self.lora.values()),
-        )
+        pairs = sum(bool(one.up) for one in self.lora.values())
+        added = sum(len(one.added) for one in self.lora.values())
         parts = [f"{pairs} weights, scale {', '.join(map(str, scales))}"] if pairs else []
         parts += [f"{added} differences added"] if added else []
         parts += (
@@ -342,7 +342,8 @@ def load_into(
         and getattr(weights.config, name) != getattr(model.config, name)
     ]
     if differ:
-        found, expected = getattr(weights.config, differ[0]), getattr(model.config, differ[0])
+        found = getattr(weights.config, differ[0])
+        expected = getattr(model.config, differ[0])
         raise CinelabError(
             f"{weights.source.config} says {differ[0]} {found}, the model was built with "
             f"{expected}; build it with config_of(path)."

@@ -44,7 +44,8 @@ WHOLE = {
     "size": list,
 }
 SHELF = Path(__file__).parent.parent / "checkpoints"
-WEIGHTS, CONFIG = "weights.safetensors", "config.json"
+WEIGHTS = "weights.safetensors"
+CONFIG = "config.json"
 SPAN = "span"  # of a reach: as far as the longest clip that the model was trained on
 ADAPTER = "lora.safetensors"  # what a training of adapters writes
 
@@ -172,7 +173,8 @@ def _refuse_part(path: Path) -> None:
     config.json alone."""
     if not path.is_dir():
         return
-    config, adapter = (path / CONFIG).exists(), (path / ADAPTER).exists()
+    config = (path / CONFIG).exists()
+    adapter = (path / ADAPTER).exists()
     if adapter:
         raise CinelabError(
             f"Checkpoint {path} holds adapters alone ({ADAPTER}); merge them with `cinelab "
@@ -284,7 +286,8 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
         from cinelab.model.wan_zoo import load_wan
 
         return load_wan(name, device=device)
-    folder, device = find(name), device or "cpu"
+    folder = find(name)
+    device = device or "cpu"
     config = {key: read_part(folder, key) for key in WHOLE} | read_mapping(folder / CONFIG)
     if odd := next((key for key, kind in WHOLE.items() if not isinstance(config[key], kind)), None):
         raise CinelabError(

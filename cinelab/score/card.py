@@ -69,8 +69,10 @@ def measure(
 ) -> pd.DataFrame:
     """Rows (seed, film, shot, metric, value, source); source is model, truth or chance. `tell`
     hears "3 of 15: what" as it begins."""
-    parts, absences = [], [*((away, False) for away in config.away), (config.reframed_away, True)]
-    count, of = 0, len(config.seeds) * (1 + len(absences))
+    parts = []
+    absences = [*((away, False) for away in config.away), (config.reframed_away, True)]
+    count = 0
+    of = len(config.seeds) * (1 + len(absences))
     rehearse()
     for seed in config.seeds:
         rule = seeded(policy, seed)

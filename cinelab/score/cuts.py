@@ -95,7 +95,10 @@ class Seen(Readable):
 def look_for_cuts(frames: Iterable[np.ndarray], fps: float) -> Seen:
     """Both detectors on the frames (H, W, 3) of a film, one after another; a few numbers a frame
     are kept."""
-    watcher, before, steps, colours = SceneDetect(fps), None, [], []
+    watcher = SceneDetect(fps)
+    before = None
+    steps = []
+    colours = []
     for frame in frames:
         watcher.see(frame)
         now = frame, _colours(_small(frame))
@@ -183,7 +186,8 @@ class SceneDetect:
     def __init__(self, fps: float, kind: str = "adaptive", least_shot: int = 2):
         if not fps > 0:
             raise CinelabError(f"fps: {fps} is not a frame rate, give a number above 0")
-        self._detector, self._fps = _scenedetect(kind, least_shot), float(fps)
+        self._detector = _scenedetect(kind, least_shot)
+        self._fps = float(fps)
         # the last few, for the ending
         self._late: deque[np.ndarray] = deque(maxlen=self._detector.event_buffer_length + 1)
         self._found: list[int] = []
@@ -255,11 +259,14 @@ def match_cuts(planned: Iterable[int], detected: Iterable[int], tolerance: int =
     """
     if tolerance < 0:
         raise CinelabError(f"tolerance: {tolerance} frames, give 0 or more")
-    plan, seen = sorted(set(planned)), sorted(set(detected))
+    plan = sorted(set(planned))
+    seen = sorted(set(detected))
     hits = i = j = 0
     while i < len(plan) and j < len(seen):
         if abs(plan[i] - seen[j]) <= tolerance:
-            hits, i, j = hits + 1, i + 1, j + 1
+            hits = hits + 1
+            i = i + 1
+            j = j + 1
         elif plan[i] < seen[j]:
             i += 1
         else:

@@ -102,7 +102,8 @@ def unmeasured(rows: pd.DataFrame) -> pd.DataFrame:
     """Why anything is absent, a line a reason: the metrics and backends, in how many clips and in
     how many of their shots (0: the reason holds for whole clips), and `of`, the clips that could be
     read at all."""
-    lacks, of = rows[rows.status == "absent"], _clips(rows[rows.status != "failed"])
+    lacks = rows[rows.status == "absent"]
+    of = _clips(rows[rows.status != "failed"])
     found = [
         {
             "metrics": ", ".join(dict.fromkeys(part["metric"])),

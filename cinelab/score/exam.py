@@ -54,12 +54,10 @@ class Exam:
         policy: Policy | str | None = None,
         config: ExamConfig | None = None,
     ):
-        self.bundle, self.reader, self.policy, self.config = (
-            bundle,
-            reader,
-            policy or CAMR(),
-            config or ExamConfig(),
-        )
+        self.bundle = bundle
+        self.reader = reader
+        self.policy = policy or CAMR()
+        self.config = config or ExamConfig()
         c = self.config
         plans = [
             casting.film(UNSEEN + c.seed, i, c.latents, c.shot_latents, bundle.chunk)

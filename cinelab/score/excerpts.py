@@ -28,7 +28,8 @@ from cinelab.stream.reader import HIDDEN, VARIES, Film, nominal
 from cinelab.texts import PROMPTS, read_json
 
 Span = tuple[int, int]  # (first frame, end), end excluded
-LOSSLESS, LOSSLESS_RGB = "libx264", "libx264rgb"
+LOSSLESS = "libx264"
+LOSSLESS_RGB = "libx264rgb"
 AS_STORED = {HIDDEN, VARIES}  # changes of a film that leave its decoded pictures as they are
 LIKE = '{"a.mp4": "a red cat"}'
 
@@ -192,9 +193,11 @@ def lay_out(
     """Put every clip of `video` into `folder` as the file `name(shot, prompt)`; one that is the
     whole film is a link where other tools show the film as it is shown here."""
     film = Film(video.path, keep=0)
-    clips, parts = [], {}
+    clips = []
+    parts = {}
     for shot, (first, end), prompt in each_clip(in_pictures(video, film), len(film), whole):
-        file, cut_out = folder / name(shot, prompt), (first, end) != (0, len(film))
+        file = folder / name(shot, prompt)
+        cut_out = (first, end) != (0, len(film))
         clips.append(Clip(video, shot, file, prompt, film.fps, end - first, cut_out))
         if cut_out or film.changes:
             parts[file] = first, end
@@ -273,17 +276,16 @@ class _Lossless:
         self.stream.pix_fmt = like.format.name if self.exact else "rgb24"
         if self.exact:
             context = self.stream.codec_context
-            context.color_range, context.colorspace = like.color_range, like.colorspace
+            context.color_range = like.color_range
+            context.colorspace = like.colorspace
 
     def add(self, frame: av.VideoFrame | np.ndarray, index: int) -> None:
         if not self.exact:
             shown = frame if isinstance(frame, np.ndarray) else rgb(frame)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(shown), format="rgb24")
-        frame.pts, frame.time_base, frame.pict_type = (
-            index,
-            1 / self.rate,
-            av.video.frame.PictureType.NONE,
-        )
+        frame.pts = index
+        frame.time_base = 1 / self.rate
+        frame.pict_type = av.video.frame.PictureType.NONE
         self.container.mux(self.stream.encode(frame))
 
     def close(self) -> None:

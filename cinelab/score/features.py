@@ -25,8 +25,10 @@ from cinelab.readable import Readable
 from cinelab.score.cuts import colour_histograms
 
 AT_ONCE = 32  # pictures through a network together
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 # what we name in remedies
 PUBLISHED = {"clip": "openai/clip-vit-base-patch32", "dino": "facebook/dinov2-base"}
 
@@ -56,7 +58,8 @@ def weights_folder(name: str) -> Path:
 def missing(name: str) -> str:
     """What to fetch for a backend, or an empty text if its weights are here."""
     try:
-        folder, hub = weights_folder(name), PUBLISHED[name]
+        folder = weights_folder(name)
+        hub = PUBLISHED[name]
     except CinelabError as error:
         return str(error).rstrip(".")
     needed = ["config.json"] + ["tokenizer.json"] * (name == "clip")
@@ -166,7 +169,8 @@ def prepare(frames: np.ndarray, side: int, mean, std) -> Tensor:
     scale = side / min(height, width)
     size = (max(side, round(height * scale)), max(side, round(width * scale)))
     x = F.interpolate(x, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    top = (size[0] - side) // 2
+    left = (size[1] - side) // 2
     x = x[:, :, top : top + side, left : left + side]
     return (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 

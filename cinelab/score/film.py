@@ -25,10 +25,8 @@ def film_scores(
     timings: pd.DataFrame,
 ) -> pd.DataFrame:
     """All rows of one film; frames uint8 (F, H, W, 3), prompts one an entry of the screenplay."""
-    seen, asked = (
-        reader.names(windows(frames, timeline.entry_spans)),
-        [read(prompt) for prompt in prompts],
-    )
+    seen = reader.names(windows(frames, timeline.entry_spans))
+    asked = [read(prompt) for prompt in prompts]
     rows = (
         asked_rows(seen, asked)
         + kept_rows(seen, asked)
@@ -73,7 +71,8 @@ def asked_rows(seen: list[dict], asked: list[dict]) -> list[tuple]:
 def kept_rows(seen: list[dict], asked: list[dict]) -> list[tuple]:
     """1 where a returning character (kind and colour) or place (setting) looks as at its first
     appearance."""
-    rows, first = [], {}
+    rows = []
+    first = {}
     for shot, wanted in enumerate(asked):
         for keys, names, metric in (
             (("kind", "colour"), IDENTITY, "identity"),

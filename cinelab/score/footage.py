@@ -252,7 +252,8 @@ def read_plan(path: Path, film: Film) -> ShotList:
     shot takes up the rounding)."""
     if is_shot_list(path):
         return placed(ShotList.load(path), film, path)
-    play, frames = Screenplay.load(path), len(film)
+    play = Screenplay.load(path)
+    frames = len(film)
     ends = np.cumsum([shot.seconds for shot in play.shots]) * film.fps
     if abs(ends[-1] - frames) > max(2.0, 0.5 * film.fps):
         raise CinelabError(

@@ -74,19 +74,23 @@ class Looks:
     how steady they are."""
 
     def __init__(self):
-        self.count, self._total = 0, 0.0
+        self.count = 0
+        self._total = 0.0
         self._first = self._last = None
         self._likeness = 0.0
 
     def add(self, looks: np.ndarray) -> None:
         if self._first is None:
             self._first = self._last = looks[0]
-            self._total, self.count, looks = looks[0].astype(np.float64), 1, looks[1:]
+            self._total = looks[0].astype(np.float64)
+            self.count = 1
+            looks = looks[1:]
         if not len(looks):
             return
         before = (looks * np.concatenate([self._last[None], looks[:-1]])).sum(1)
         self._likeness += float((before.clip(0) + (looks @ self._first).clip(0)).sum()) / 2
-        self._total, self._last = self._total + looks.sum(0, dtype=np.float64), looks[-1]
+        self._total = self._total + looks.sum(0, dtype=np.float64)
+        self._last = looks[-1]
         self.count += len(looks)
 
     @property
@@ -123,7 +127,8 @@ def feature_rows(clip: Clip, features: Features) -> Iterator[Row]:
 
 def _looks_of(frames: Iterable[np.ndarray], features: Features) -> Looks:
     """The looks of one shot's frames, `AT_ONCE` of them computed together."""
-    found, block = Looks(), []
+    found = Looks()
+    block = []
     for frame in frames:
         block.append(frame)
         if len(block) == AT_ONCE:
@@ -177,7 +182,8 @@ def toybox_rows(clip: Clip) -> Iterator[Row]:
         for number, why in foreign.items()
     )
     known = _without(clip, foreign)
-    seen, scores = _read_shots(clip), {}
+    seen = _read_shots(clip)
+    scores = {}
     for number, hits in groupby(asked_rows(seen, _asked(known)), key=lambda hit: hit[0]):
         rows = [
             Row(clip.name, number, metric, value, backend="toybox", detail=detail)

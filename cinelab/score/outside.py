@@ -27,7 +27,8 @@ from cinelab.outputs import AT_ONCE, writing
 from cinelab.score.workers.plumbing import TOLD
 from cinelab.texts import ENVIRONMENT, read_json, read_yaml
 
-ROOT, WORKERS = Path(__file__).parents[2], Path(__file__).parent / "workers"
+ROOT = Path(__file__).parents[2]
+WORKERS = Path(__file__).parent / "workers"
 STAMP = "cinelab.json"
 Tell = Callable[[str], None]
 
@@ -122,7 +123,8 @@ def setup(tool: Tool, tell: Tell = print) -> Path:
     if ready(tool):
         tell(f"{place} is ready")
         return _python(place)
-    log, uv = place.with_name(f"{tool.name}.log"), _uv()
+    log = place.with_name(f"{tool.name}.log")
+    uv = _uv()
     with (
         writing(place.parent, AT_ONCE, f".lock-{tool.name}"),
         open(log, "w", encoding="utf-8") as file,
@@ -156,9 +158,11 @@ def run_worker(tool: Tool, job: dict, tell: Tell = print) -> dict:
     worker fails. Its lines that begin with "[cinelab] " are told at once. The worker ends when we
     do, however we end.
     """
-    python, work = python_of(tool), Path(tempfile.mkdtemp(prefix=f"cinelab-{tool.name}-"))
+    python = python_of(tool)
+    work = Path(tempfile.mkdtemp(prefix=f"cinelab-{tool.name}-"))
     write_json(work / "job.json", job)
-    log, answer = work / "log.txt", work / "answer.json"
+    log = work / "log.txt"
+    answer = work / "answer.json"
     code = _follow([str(python), str(tool.worker), str(work / "job.json"), str(answer)], log, tell)
     if code or not answer.exists():
         how = f"signal {-code}, often a lack of memory" if code < 0 else last_line(log)

@@ -27,7 +27,8 @@ def hit_rows(
     A hit: the units that a group of heads attends to hold one that shows the returning character.
     By chance the units beyond the fixed ones (window, sinks) are drawn at random.
     """
-    made, chance = [], []
+    made = []
+    chance = []
     for film, plan in enumerate(plans):
         last = len(plan.shots) - 1
         shows = [
@@ -65,11 +66,9 @@ def _drawn(right: Tensor, fixed: Tensor, budget: int) -> float:
     without replacement."""
     if right[fixed].any():
         return 1.0
-    free, wrong, draws = (
-        len(right) - len(fixed),
-        int((~right).sum()) - len(fixed),
-        budget - len(fixed),
-    )
+    free = len(right) - len(fixed)
+    wrong = int((~right).sum()) - len(fixed)
+    draws = budget - len(fixed)
     return 1.0 - comb(wrong, draws) / comb(free, draws)
 
 

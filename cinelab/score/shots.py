@@ -108,7 +108,8 @@ def steady(steps: np.ndarray) -> float:
 def dynamic_degree(frames: Iterable[np.ndarray], fps: float) -> float:
     """How fast the fastest 5 % of the picture moves, in picture heights a second, mean over frame
     pairs."""
-    speeds, rows = [], 1
+    speeds = []
+    rows = 1
     for one, two in pairwise(cv2.cvtColor(_shrunk(frame), cv2.COLOR_RGB2GRAY) for frame in frames):
         # (h, w, 2) pixels
         flow = cv2.calcOpticalFlowFarneback(one, two, None, 0.5, 3, 15, 3, 5, 1.2, 0)
@@ -136,7 +137,9 @@ def seam_rows(clip: Clip) -> Iterator[Row]:
             clip.name, metric, "the shot list names no `chunks` (first frame of every chunk)"
         )
         return
-    steps, seams, cuts = clip.steps, set(clip.planned.chunks), set(clip.planned.cuts)
+    steps = clip.steps
+    seams = set(clip.planned.chunks)
+    cuts = set(clip.planned.cuts)
     at = [steps[i - 1] for i in range(1, len(clip.frames)) if i in seams and i not in cuts]
     off = [steps[i - 1] for i in range(1, len(clip.frames)) if i not in seams and i not in cuts]
     if not at or not off or not np.mean(off):

@@ -53,7 +53,8 @@ def run(
     bundle: Bundle, policy: Policy, chunks: int, sampling: Sampling | None = None
 ) -> pd.DataFrame:
     """A row a chunk: chunk, text, dit, memory, decode, total (seconds), frames."""
-    memory, rows = empty_memory(bundle, policy), []
+    memory = empty_memory(bundle, policy)
+    rows = []
     for timed in stream(bundle, [endless(bundle, chunks)], memory, [0], sampling):
         rows.append(
             {
@@ -169,7 +170,9 @@ def _faster(first: list[Timed], other: list[Timed]) -> dict:
 def scoring_share(bundle: Bundle, policy: Policy, history: int = 200, repeats: int = 20) -> float:
     """A routed policy's scoring of `history` units by all layers, as a share of a whole chunk's
     time (both medians)."""
-    shape, memory, times = bundle.model.config, empty_memory(bundle, policy), []
+    shape = bundle.model.config
+    memory = empty_memory(bundle, policy)
+    times = []
     given = torch.randn(1, history * bundle.chunk, *bundle.latent_shape)
     for _ in stream(bundle, [endless(bundle, history)], memory, [0], given=given, pictures=False):
         pass

@@ -113,7 +113,8 @@ def nested_bootstrap(
 
 
 def _labelled(values: Sequence[float], outer: Sequence) -> tuple[np.ndarray, list]:
-    values, labels = _values("values", values), list(outer)
+    values = _values("values", values)
+    labels = list(outer)
     if len(labels) != len(values):
         raise CinelabError(f"outer: {len(labels)} labels for {len(values)} values, give one each")
     return values, labels
@@ -169,7 +170,8 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
         raise CinelabError(f"successes: {successes} of n={n}, needs n >= 1 and 0 <= successes <= n")
     _check_level(level)
     z = NormalDist().inv_cdf((1 + level) / 2)
-    share, shrink = successes / n, 1 + z * z / n
+    share = successes / n
+    shrink = 1 + z * z / n
     middle = (share + z * z / (2 * n)) / shrink
     half = z / shrink * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # Rounding must not put the share itself outside: at 0 and n the bound is exact.
@@ -180,7 +182,8 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
 
 def _percentiles(sums, counts, level: float, resamples: int, seed: int) -> tuple[float, float]:
     """Interval of the mean over resampled groups, given each group's (G,) sum and count."""
-    rng, size = np.random.default_rng(seed), len(sums)
+    rng = np.random.default_rng(seed)
+    size = len(sums)
     batch = max(1, DRAWS_AT_ONCE // size)
     means = []
     for start in range(0, resamples, batch):
@@ -237,7 +240,8 @@ def sign_flip(differences: Sequence[float], flips: int = 10_000, seed: int = 0) 
 
 def _flipped(d: np.ndarray, flips: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Means of d under random signs, and the means of these signs, both (flips - 1,)."""
-    means, signs_alone = [np.empty(0)], [np.empty(0)]
+    means = [np.empty(0)]
+    signs_alone = [np.empty(0)]
     batch = max(1, DRAWS_AT_ONCE // len(d))
     for start in range(0, flips - 1, batch):
         signs = _signs(min(batch, flips - 1 - start), len(d), seed, start).astype(float)
@@ -282,8 +286,10 @@ def tails(
     means, signs = _flipped(d, draws, seed)
     found = []
     for margin in margins:
-        made, observed = means - margin * signs, d.mean() - margin
-        above, below = (made >= observed - 1e-12).sum(), (made <= observed + 1e-12).sum()
+        made = means - margin * signs
+        observed = d.mean() - margin
+        above = (made >= observed - 1e-12).sum()
+        below = (made <= observed + 1e-12).sum()
         found.append((float(above + 1) / draws, float(below + 1) / draws))
     return found
 
@@ -291,7 +297,8 @@ def tails(
 def _nested_tails(d, labels, margins, draws: int, seed: int) -> list[tuple[float, float]]:
     parts = _parts(d, labels)
     if np.ptp(d) < 1e-12:
-        sure, where = 0.5 ** len(parts), [np.sign(d[0] - margin) for margin in margins]
+        sure = 0.5 ** len(parts)
+        where = [np.sign(d[0] - margin) for margin in margins]
         return [(sure if side > 0 else 1.0, sure if side < 0 else 1.0) for side in where]
     means = _nested_draws(parts, draws, seed)
     wrong = [((means <= margin).sum(), (means >= margin).sum()) for margin in margins]
@@ -301,7 +308,9 @@ def _nested_tails(d, labels, margins, draws: int, seed: int) -> list[tuple[float
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's correction of several p values for being looked at together, in their order."""
     p = _values("p", p)
-    order, corrected, worst = np.argsort(p, kind="stable"), np.empty(len(p)), 0.0
+    order = np.argsort(p, kind="stable")
+    corrected = np.empty(len(p))
+    worst = 0.0
     for place, index in enumerate(order):
         worst = max(worst, min(1.0, (len(p) - place) * p[index]))
         corrected[index] = worst

@@ -26,7 +26,8 @@ from cinelab.world import casting, render
 from cinelab.world.casting import FilmPlan, timeline_of
 from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY
 
-FPS, STRIDE = render.FPS, render.STRIDE
+FPS = render.FPS
+STRIDE = render.STRIDE
 # what no prompt tells, of characters and of places
 LOOKS = {"identity": IDENTITY, "scenery": SCENERY}
 
@@ -245,7 +246,8 @@ def film_rows(
     """Everything that can be asked of whole films, and what chance makes of the looks they kept
     (`own_chance_rows`)."""
     seen = read_shots(reader, frames, plans)
-    kept, chance = consistency_rows(seen, plans), own_chance_rows(seen, plans)
+    kept = consistency_rows(seen, plans)
+    chance = own_chance_rows(seen, plans)
     rows = (
         prompt_rows(seen, plans) + cut_rows(frames, plans) + kept + above_chance_rows(kept, chance)
     )
@@ -256,7 +258,8 @@ def chance_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan
     """What prompts and cuts score by chance: the frames of each film beside the plan of the
     next."""
     equal = [i for i, plan in enumerate(plans) if len(plan.shots) == len(plans[0].shots)]
-    shown, asked = frames[equal], shuffled([plans[i] for i in equal])
+    shown = frames[equal]
+    asked = shuffled([plans[i] for i in equal])
     return table(prompt_rows(read_shots(reader, shown, asked), asked) + cut_rows(shown, asked))
 
 

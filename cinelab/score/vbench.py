@@ -130,7 +130,9 @@ def _lay_out_all(
 ) -> tuple[list[Clip], list[Row]]:
     """Every clip as a file in scratch/short or scratch/long, and a failed row a video that cannot
     be read."""
-    folder, clips, rows = scratch / "all", [], []
+    folder = scratch / "all"
+    clips = []
+    rows = []
     for part in ("all", "short", "long"):
         (scratch / part).mkdir()
     for number, video in enumerate(videos):

@@ -111,10 +111,8 @@ _VICLIP = (
         "https://raw.githubusercontent.com/openai/CLIP/main/clip/bpe_simple_vocab_16e6.txt.gz",
     ),
 )
-_SNAPSHOT, _FETCH = (
-    "hub/models--bert-base-uncased/snapshots/*/",
-    "huggingface-cli download bert-base-uncased",
-)
+_SNAPSHOT = "hub/models--bert-base-uncased/snapshots/*/"
+_FETCH = "huggingface-cli download bert-base-uncased"
 _WORDS = Weight(_SNAPSHOT + "vocab.txt", _FETCH, "HF_HOME")
 _BERT = (
     _WORDS,

@@ -106,9 +106,11 @@ def score_suite(
 ) -> list[Row]:
     """One row a dimension, then the quality, semantic and total score. An incomplete folder raises
     CinelabError."""
-    names, folder = check_names(dimensions), Path(folder)
+    names = check_names(dimensions)
+    folder = Path(folder)
     _refuse_incomplete(folder, names)
-    waits, jobs = waiting(preflight(names)), suite(names)
+    waits = waiting(preflight(names))
+    jobs = suite(names)
     wanted = {
         name: [job.name for job in jobs if name in job.dimensions]
         for name in names

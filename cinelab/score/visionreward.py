@@ -30,10 +30,8 @@ from cinelab.stream.reader import Film, pick
 from cinelab.texts import RECORD, read_json, read_text
 
 METRICS = REWARD, FOLLOWED = ("visionreward", "instruction following")
-QUESTIONS, WEIGHTS = (
-    Path("VisionReward_Video/VisionReward_video_qa_select.txt"),
-    Path("VisionReward_Video/weight.json"),
-)
+QUESTIONS = Path("VisionReward_Video/VisionReward_video_qa_select.txt")
+WEIGHTS = Path("VisionReward_Video/weight.json")
 PLACE_OF_PROMPT = "[[prompt]]"
 MOST_FRAMES = 24
 SPLIT = re.compile(
@@ -123,7 +121,8 @@ def score_videos(
         name: "; ".join(str(one) for one in preflight(setting) if name in one.dimensions)
         for name in METRICS
     }
-    rows, asked = [], []
+    rows = []
+    asked = []
     with passing_folder("frames") as scratch:
         for number, video in enumerate(videos):
             try:
@@ -223,7 +222,9 @@ def reward_questions(setting: Setting, prompt: str) -> tuple[list[str], list[flo
 
 def _shown(video: Video, stem: Path, whole: bool, needed: bool) -> list[Clip]:
     """The clips of a video, each with the frames the model sees in an .npy file."""
-    film, clips, wanted = Film(video.path, keep=0), [], {}
+    film = Film(video.path, keep=0)
+    clips = []
+    wanted = {}
     for shot, (first, end), prompt in each_clip(in_pictures(video, film), len(film), whole):
         file = stem.with_name(f"{stem.name}-{shot}.npy")
         wanted[file] = [first + frame for frame in pick_frames(end - first, film.fps)]

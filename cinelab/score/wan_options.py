@@ -23,7 +23,8 @@ from cinelab.score.wan_speed import Maker, WanBench, filled, memory_of
 
 def options(bench: WanBench) -> dict[str, WanBench]:
     """What can be tried on this machine."""
-    speed, found = bench.speed, {}
+    speed = bench.speed
+    found = {}
     found |= {
         f"kernel {name}": replace(bench, speed=replace(speed, kernel=name))
         for name in FASTEST
@@ -56,7 +57,8 @@ def measure_options(
     """A row an option: seconds a chunk after `units` others under CAMR, and over the mean of the
     plain turns around it."""
     plain = Maker.of(replace(bench, speed=Speed()), device)
-    before, rows = _turn(plain, units), []
+    before = _turn(plain, units)
+    rows = []
     for name, setting in options(replace(bench, speed=Speed(), storage=Storage())).items():
         maker = (
             replace(plain, bench=setting) if setting.speed == Speed() else Maker.of(setting, device)
@@ -93,7 +95,8 @@ def _turn(maker: Maker, units: int, fused: bool = False) -> float:
 
 def _running(maker: Maker, units: int, chunks: int, fused: bool) -> Iterator[float]:
     """Make so many chunks after `units` others; when each was made."""
-    memory, before = filled(maker.bench, maker.bench.policy("camr"), units, maker.device), None
+    memory = filled(maker.bench, maker.bench.policy("camr"), units, maker.device)
+    before = None
     for _ in range(chunks):
         latents, _ = maker.chunk(memory, before, wait=fused)
         before = latents if fused else None

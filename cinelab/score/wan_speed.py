@@ -43,7 +43,10 @@ MODELS = {
     "wan-14b": WAN_14B,
     "small": WanConfig(num_attention_heads=4, attention_head_dim=64, num_layers=4, ffn_dim=1024),
 }
-FPS, STRIDE, SCALE, CHANNELS = 16, 4, 8, 16
+FPS = 16
+STRIDE = 4
+SCALE = 8
+CHANNELS = 16
 MODES = {  # latent frames a chunk, and its levels
     "chunk-4step": (3, Sampling(4, "consistency", 1.0, 5.0, (1.0, 0.75, 0.5, 0.25))),
     "chunk-2step": (3, Sampling(2, "consistency", 1.0, 5.0, (1.0, 0.5), first_steps=4)),
@@ -156,7 +159,8 @@ def filled(bench: WanBench, policy: Policy, units: int, device: str) -> Memory:
                 shelf.append(unit.roll(place + index, 2), place) for shelf in memory.shelves[index]
             )
             memory.length = place + 1
-    memory.length, memory.frames_done = units, units * bench.chunk
+    memory.length = units
+    memory.frames_done = units * bench.chunk
     memory.unit_shots = torch.arange(units)[None] // 8
     memory.unit_chunks = tuple(range(units))
     return memory
@@ -188,7 +192,8 @@ class Maker(Readable):
         """The next chunk's latents, and the seconds of denoising and of remembering. With `wait` it
         is left to be remembered by the call that makes the one after, which is given it as
         `before`."""
-        index, bench = memory.length + (before is not None), self.bench
+        index = memory.length + (before is not None)
+        bench = self.bench
         slot = torch.zeros(1, index + 1, dtype=torch.long)
         script = Script(slot, slot + index // 8, bench.chunk, 1)
         shape = (bench.chunk, CHANNELS, bench.size[0] // SCALE, bench.size[1] // SCALE)
@@ -235,7 +240,9 @@ def measure(
 
 def first_chunk(maker: Maker, decode: Decode | None) -> dict:
     """The film's first: from noise to pictures, with nothing to look back on."""
-    bench, times, shown = maker.bench, [], []
+    bench = maker.bench
+    times = []
+    shown = []
     for _ in range(bench.repeats + 1):
         latents, seconds = maker.chunk(filled(bench, bench.policy("camr"), 0, maker.device))
         times.append(seconds["dit"] * bench.scaled)
@@ -260,7 +267,8 @@ def first_chunk(maker: Maker, decode: Decode | None) -> dict:
 
 def later_chunk(maker: Maker, policy: str, units: int, decode: Decode | None) -> dict:
     """A chunk after `units` others, the median of several."""
-    bench, times = maker.bench, []
+    bench = maker.bench
+    times = []
     memory = filled(bench, bench.policy(policy), units, maker.device)
     state = decoded(
         decode,
@@ -276,7 +284,8 @@ def later_chunk(maker: Maker, policy: str, units: int, decode: Decode | None) ->
             | {"decode": decoded(decode, latents, state, maker.device)[0]}
         )
     mid = {cause: _mid([row[cause] for row in times]) for cause in times[0]}
-    pictures, chunk = bench.chunk * STRIDE, mid["dit"] + mid["memory"]
+    pictures = bench.chunk * STRIDE
+    chunk = mid["dit"] + mid["memory"]
     return {
         "model": bench.model,
         "mode": bench.mode,
@@ -310,13 +319,12 @@ def decoded(
 def beside(maker: Maker, decode: Decode, chunks: int = 8, policy: str = "camr") -> dict:
     """Pictures a second of a running film, decoded after each chunk, and decoded while the next one
     is made."""
-    bench, rates = maker.bench, {}
+    bench = maker.bench
+    rates = {}
     for label, way in (("one after the other", lambda items: items), ("at once", ahead)):
-        memory, state, ends = (
-            filled(bench, bench.policy(policy), bench.budget, maker.device),
-            None,
-            [],
-        )
+        memory = filled(bench, bench.policy(policy), bench.budget, maker.device)
+        state = None
+        ends = []
         with side_stream(maker.device if way is ahead else "cpu"):
             for latents, _ in way(maker.chunk(memory) for _ in range(chunks)):
                 _, state = decoded(decode, latents, state, maker.device)

@@ -39,7 +39,8 @@ class Hints:
     def of(self, words: Sequence[str], place: int) -> str:
         """The hint for the unknown word at `place`, ready to stand behind it; "" where there is
         none."""
-        word, asked = words[place], self._asked(words, place)
+        word = words[place]
+        asked = self._asked(words, place)
         known = [one for one, name in self.family.items() if asked in (None, name)]
         if near := similar(word, known):
             return f" (did you mean {near!r}?)"
@@ -47,7 +48,9 @@ class Hints:
 
     def _asked(self, words: Sequence[str], place: int) -> str | None:
         """The family of which the sentence wants a word at `place`; None = not clear."""
-        two, one, after = _at(words, place - 2), _at(words, place - 1), _at(words, place + 1)
+        two = _at(words, place - 2)
+        one = _at(words, place - 1)
+        after = _at(words, place + 1)
         if after == "shot":
             return SIZES
         if "camera" in (one, after):
@@ -65,7 +68,9 @@ class Hints:
 
         Such places are in "a dog that", "a red dog" and "a dog runs".
         """
-        word, one, after = _at(words, place), _at(words, place - 1), _at(words, place + 1)
+        word = _at(words, place)
+        one = _at(words, place - 1)
+        after = _at(words, place + 1)
         if not word or word in self.family:
             return self.family.get(word) == KINDS
         if self.family.get(one) == COLOURS:

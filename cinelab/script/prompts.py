@@ -55,9 +55,11 @@ class WordEncoder:
         config: WordEncoderConfig,
         families: Mapping[str, Sequence[Sequence[str]]] | None = None,
     ):
-        self.vocabulary, self.config = tuple(vocabulary), config
+        self.vocabulary = tuple(vocabulary)
+        self.config = config
         self.hints = Hints(families or {}, LITTLE)
-        self.width, self.length = config.width, config.length
+        self.width = config.width
+        self.length = config.length
         self.index = {word: number for number, word in enumerate(self.vocabulary)}
         rng = rng_at(config.seed, "words")
         self.codes = torch.randn(len(self.vocabulary), self.width, generator=rng)

@@ -70,7 +70,8 @@ class FieldError(CinelabError):
 
     def __init__(self, field: Field, problem: str):
         super().__init__(field, problem)
-        self.field, self.problem = field, problem
+        self.field = field
+        self.problem = problem
 
     def __str__(self) -> str:
         return f"{_label(self.field)} {self.problem}"
@@ -351,7 +352,8 @@ class _Reader:
     def __init__(self, text: str, name: str):
         # JSON may be indented with tabs, YAML may not; a JSON string never holds a bare tab.
         self.text = text.replace("\t", " ") if text.lstrip().startswith("{") else text
-        self.name, self.lines = name, {}
+        self.name = name
+        self.lines = {}
 
     def screenplay(self) -> Screenplay:
         node = self._compose()
@@ -410,7 +412,8 @@ class _Reader:
         found = {}
         for key_node, child in node.value:
             scalar = isinstance(key_node, yaml.ScalarNode)
-            key, line = key_node.value if scalar else [], key_node.start_mark.line + 1
+            key = key_node.value if scalar else []
+            line = key_node.start_mark.line + 1
             if key not in known:
                 remedy = _guess(key, known) or f"the fields are {', '.join(known)}."
                 self._fail(line, f"{_label(field)} has no field {_show(key)}; {remedy}")

@@ -88,7 +88,8 @@ class ShotList:
                 line.pixel_span(slot.first)[0],
                 line.pixel_span(slot.first + slot.frames - 1)[1],
             )
-            prompt, opens = line.prompts[slot.prompt], slot.cut or not shots
+            prompt = line.prompts[slot.prompt]
+            opens = slot.cut or not shots
             if shots and not opens and shots[-1].prompt == prompt:
                 shots[-1] = ListedShot(shots[-1].start, end, prompt, cut=shots[-1].cut)
             else:

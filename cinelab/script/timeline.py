@@ -92,7 +92,8 @@ class Timeline(Readable):
     @property
     def turns(self) -> list[list[Turn]]:
         """The changes inside each entry of the screenplay, at the frames where they take effect."""
-        spans, prompt = self.entry_spans, ""
+        spans = self.entry_spans
+        prompt = ""
         found: list[list[Turn]] = [[] for _ in spans]
         for slot in self.slots:
             if isinstance(slot.turn, PromptChange):
@@ -140,7 +141,9 @@ def plan(screenplay: Screenplay, fps: float, stride: int, chunk: int) -> Timelin
     the first entry stride - 1 pictures shorter.
     """
     _check(fps, stride, chunk)
-    slots, prompts, shot = [], {}, 0
+    slots = []
+    prompts = {}
+    shot = 0
     for entry, written in enumerate(screenplay.shots):
         cut = entry > 0 and written.cut == "cut"
         shot += cut
@@ -148,7 +151,8 @@ def plan(screenplay: Screenplay, fps: float, stride: int, chunk: int) -> Timelin
         spoken = _turns_by_chunk(written, entry, fps / stride, chunk)
         for n, turn in enumerate(spoken):
             goes_on = written.cut == "continue" or turns[turn].prompt != written.prompt
-            index, text = len(slots), with_caption(screenplay.caption, turns[turn].prompt, goes_on)
+            index = len(slots)
+            text = with_caption(screenplay.caption, turns[turn].prompt, goes_on)
             prompt = prompts.setdefault(text, len(prompts))
             begins = turns[turn] if n == 0 or spoken[n - 1] != turn else None
             slots.append(

@@ -85,14 +85,13 @@ class Umt5Encoder:
         keep: bool = False,
         offload: bool = False,
     ):
-        self.folder, self.cache = Path(folder), Path(cache) if cache else None
-        self.device, self.dtype, self.length, self.keep, self.offload = (
-            device,
-            dtype,
-            length,
-            keep,
-            offload,
-        )
+        self.folder = Path(folder)
+        self.cache = Path(cache) if cache else None
+        self.device = device
+        self.dtype = dtype
+        self.length = length
+        self.keep = keep
+        self.offload = offload
         told = (
             read_mapping(self.cache / TOLD, width=int | None, fingerprint=str | None)
             if self.cache and (self.cache / TOLD).is_file()
@@ -162,7 +161,8 @@ class Umt5Encoder:
             return self._known.get(text)
         try:
             with safe_open(path, "pt") as file:
-                rows, told = file.get_tensor("rows"), file.metadata()
+                rows = file.get_tensor("rows")
+                told = file.metadata()
             if told.get(SUM, digest := _digest(rows)) != digest:
                 raise ValueError("its numbers have changed since it was written")
             if not rows.is_floating_point() or not rows.isfinite().all():
@@ -186,10 +186,8 @@ class Umt5Encoder:
         """Keep for the next time; a folder that cannot be written to costs time, not the film."""
         if self.cache is None:
             return
-        tensors, told = (
-            {"rows": encoded.rows.contiguous()},
-            {"prompt": text, "cut": str(encoded.cut), SUM: _digest(encoded.rows)},
-        )
+        tensors = {"rows": encoded.rows.contiguous()}
+        told = {"prompt": text, "cut": str(encoded.cut), SUM: _digest(encoded.rows)}
         try:
             write_atomic(
                 self.path(text), lambda temporary: save_file(tensors, temporary, metadata=told)
@@ -258,7 +256,8 @@ class Umt5Encoder:
             truncation=True,
             return_tensors="pt",
         )
-        ids, mask = told.input_ids.to(model.device), told.attention_mask.to(model.device)
+        ids = told.input_ids.to(model.device)
+        mask = told.attention_mask.to(model.device)
         rows = model(ids, mask).last_hidden_state[0, : int(mask.sum())]
         made = rows.to("cpu", self.dtype, copy=True)
         if not made.isfinite().all():  # nothing of that kind gets into the cache

@@ -59,11 +59,13 @@ def yaml_sentence(error: yaml.MarkedYAMLError) -> str:
     problem = " ".join((error.problem or error.context or "this is not YAML").split())
     remedy = "check the indentation, the colons and the quotes here"
     if "'\\t'" in problem:
-        problem, remedy = "a tab stands where YAML wants spaces", "put spaces in its place"
+        problem = "a tab stands where YAML wants spaces"
+        remedy = "put spaces in its place"
     elif "mapping values" in problem:
         remedy = "put text that holds a colon in quotes, or correct the indentation"
     elif "another document" in problem:
-        problem, remedy = "a second document begins", "keep one screenplay in a file"
+        problem = "a second document begins"
+        remedy = "keep one screenplay in a file"
     elif "more than" in problem or "aliases" in problem:
         remedy = "write title and shots"
     return f"the text is not valid YAML, {problem}; {remedy}."

@@ -93,7 +93,8 @@ class Board:
 
     def _row(self, numbers: list[int]) -> dict:
         first, last = numbers[0], numbers[-1]
-        node, line = self.nodes[first], self._line[last]
+        node = self.nodes[first]
+        line = self._line[last]
         return {
             "shot": node.shot,
             "line": line,
@@ -154,7 +155,8 @@ def change(before: Settings, after: Settings) -> str:
         ("budget", lambda said: said.budget),
         ("levels", lambda said: said.steps),
     ):
-        was, now = value(before), value(after)
+        was = value(before)
+        now = value(after)
         if was != now:
             found.append(f"{name} {_short(was)} → {_short(now)}")
     return ", ".join(found)
@@ -168,10 +170,12 @@ def _short(value, most: int = 24) -> str:
 def words_changed(before: str, after: str) -> str:
     """The words that differ between two prompts: "waits → jumps"; "+ at night" and "- at night"
     where words only come or go."""
-    old, new = before.split(), after.split()
+    old = before.split()
+    new = after.split()
     found = []
     for kind, a, b, c, d in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        was, now = " ".join(old[a:b]), " ".join(new[c:d])
+        was = " ".join(old[a:b])
+        now = " ".join(new[c:d])
         if kind != "equal":
             found.append(f"{was} → {now}" if was and now else f"+ {now}" if now else f"- {was}")
     return _short(", ".join(found), 80)

@@ -56,7 +56,8 @@ def decisions_in(tensors: dict[str, Tensor], chunk: int, shot: int) -> tuple[dic
     """The decisions that a chunk's file holds, as `Memory.decisions` has them."""
     if "layers" not in tensors:
         return ()
-    shots, scores = torch.tensor([shot]), tensors.get("scores")
+    shots = torch.tensor([shot])
+    scores = tensors.get("scores")
     return tuple(
         {
             "chunk": chunk,

@@ -24,7 +24,8 @@ UNREAD_MATRICES = {
     15: "IPT-C2 (Dolby Vision)",
 }
 UNREAD_TRANSFERS = {8: "linear", 9: "logarithmic", 10: "logarithmic", 17: "SMPTE 428"}
-PQ, HLG = 16, 18
+PQ = 16
+HLG = 18
 WHITE = 203.0  # cd/m2 of diffuse white, ITU-R BT.2408
 PEAK = 1000.0  # cd/m2 of the screen that an HLG signal is shown on, ITU-R BT.2100
 KNEE = 0.9  # of diffuse white: highlights are compressed from here on
@@ -97,12 +98,18 @@ def _light(transfer: int) -> np.ndarray:
     of the scene (0..1)."""
     code = np.arange(65536) / 65535
     if transfer == PQ:
-        m1, m2, c1, c2, c3 = 2610 / 16384, 2523 / 32, 3424 / 4096, 2413 / 128, 2392 / 128
+        m1 = 2610 / 16384
+        m2 = 2523 / 32
+        c1 = 3424 / 4096
+        c2 = 2413 / 128
+        c3 = 2392 / 128
         power = code ** (1 / m2)
         return (10000 / WHITE * (np.maximum(power - c1, 0) / (c2 - c3 * power)) ** (1 / m1)).astype(
             np.float32
         )
-    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    a = 0.17883277
+    b = 0.28466892
+    c = 0.55991073
     return np.where(code <= 0.5, code**2 / 3, (np.exp((code - c) / a) + b) / 12).astype(np.float32)
 
 

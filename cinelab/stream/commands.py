@@ -154,12 +154,14 @@ def retake(session: "Session", desk: Desk, seed: int | None = None) -> tuple[Des
         raise CinelabError("There is no shot to take again yet; play the first one.")
     # a retake that has not begun: only its seed changes
     if desk.again and (desk.cut or desk.head is None):
-        said, back = list(desk.again), desk
+        said = list(desk.again)
+        back = desk
         shot = 1 if desk.head is None else session.nodes[desk.head].shot + 2
     else:
         made = [session.nodes[number] for number in session.shot_nodes(desk.head)]
         said = [*(node.said for node in made), *desk.again]
-        back, shot = replace(desk, head=made[0].parent, cut=made[0].cut), made[0].shot + 1
+        back = replace(desk, head=made[0].parent, cut=made[0].cut)
+        shot = made[0].shot + 1
     new = desk.settings.seed + 1 if seed is None else seed
     again = tuple(replace(one, seed=new) for one in said)
     back = _changed(replace(back, settings=again[-1]), seed=new)

@@ -109,10 +109,8 @@ class Film:
 
 def untaken(folder: str | Path) -> Path:
     """A folder for a new film, proved to be writable and refused if a film lies there already."""
-    folder, other = (
-        ready_folder(folder),
-        "name another folder (with -o on the command line), or remove it.",
-    )
+    folder = ready_folder(folder)
+    other = "name another folder (with -o on the command line), or remove it."
     finish(folder, MARK)
     if (folder / MARK).exists():
         forget(folder)
@@ -124,7 +122,8 @@ def untaken(folder: str | Path) -> Path:
 
 def saved_as(folder: Path, screenplay: Screenplay, director: "Director") -> bool:
     """Whether the film in `folder` is what `director` makes of `screenplay`."""
-    told, asked = read_mapping(folder / MARK), plain_json(director.info(screenplay))
+    told = read_mapping(folder / MARK)
+    asked = plain_json(director.info(screenplay))
     return {key: told.get(key) for key in asked} == asked and Screenplay.load(
         folder / "screenplay.yaml"
     ) == screenplay
@@ -180,9 +179,12 @@ class Director:
         fused: bool = False,
     ):
         self.bundle = model if isinstance(model, Bundle) else load(model)
-        self.policy, self.seed = policy_for(self.bundle, policy), seed
-        self.sampling, self.bf16 = self.bundle.levels(sampling), bf16
-        self.overlap, self.fused = overlap, fused
+        self.policy = policy_for(self.bundle, policy)
+        self.seed = seed
+        self.sampling = self.bundle.levels(sampling)
+        self.bf16 = bf16
+        self.overlap = overlap
+        self.fused = fused
 
     def __repr__(self) -> str:
         seed = "" if self.seed is None else f", seed {self.seed}"
@@ -210,7 +212,8 @@ class Director:
         """A picture uint8 (H, W, 3) as the film's first latent frame (1, 1, C, h, w)."""
         if picture is None:
             return None
-        bundle, wanted = self.bundle, (*self.bundle.size, 3)
+        bundle = self.bundle
+        wanted = (*self.bundle.size, 3)
         if bundle.chunk != 1:
             raise CinelabError(
                 f"first= gives one latent frame, but {bundle.name} makes {bundle.chunk} at a "
@@ -242,7 +245,8 @@ class Director:
         """Chunks with their pictures, and the memory after each."""
         check_room(self.bundle, self.policy, len(line.slots), self.sampling.guidance != 1)
         reel = Reel(self.bundle, self.bf16)
-        latents, shown = self._latents(reel, screenplay, line, first, kept), reel.begin()
+        latents = self._latents(reel, screenplay, line, first, kept)
+        shown = reel.begin()
         beside = side_stream(reel.device.type if self.overlap else "cpu")
         for timed, memory in ahead(latents) if self.overlap else latents:
             began = time.perf_counter()
@@ -261,10 +265,8 @@ class Director:
     ) -> Iterator[tuple[Timed, Memory]]:
         """Chunks without pictures. What a shot or a change sets holds from there on. Those that are
         `kept` are not made again."""
-        state, opening = (
-            reel.begin(),
-            Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling),
-        )
+        state = reel.begin()
+        opening = Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling)
         asks = asks_of(line, opening, self.bundle)
         self.bundle.encoder.prepare([*line.prompts, unconditional_text(self.bundle.unconditional)])
         for slot, ask in zip(line.slots, asks, strict=True):
@@ -311,7 +313,9 @@ class Director:
         progress: Callable[[int, int], None] | None,
         show: Callable[[Timed], None] | None,
     ) -> Film:
-        line, frames, rows = self.timeline(screenplay), [], []
+        line = self.timeline(screenplay)
+        frames = []
+        rows = []
         for timed, left in self._made(screenplay, line, opening, kept):
             memory = left
             frames.append(timed.frames[0])

@@ -137,7 +137,8 @@ def named_policy(
     """What settings keep of the policy that `policy_for` gives: the name of a built-in one, else
     itself; and its budget."""
     found = policy_for(bundle, policy, budget)
-    name, units = name_of(found), budget_of(found, BUDGET if budget is None else budget)
+    name = name_of(found)
+    units = budget_of(found, BUDGET if budget is None else budget)
     plain = isinstance(policy, str | None) and name in BUILT_IN
     return (name if plain else found), units
 
@@ -170,10 +171,8 @@ def film_footprint(bundle: Bundle, policy: Policy, chunks: int, guided: bool = F
 
 def check_room(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False) -> Footprint:
     """Refuse a film that cannot fit in what is free now. Raises CinelabError with the numbers."""
-    need, device = (
-        film_footprint(bundle, policy, chunks, guided),
-        next(bundle.model.parameters()).device,
-    )
+    need = film_footprint(bundle, policy, chunks, guided)
+    device = next(bundle.model.parameters()).device
     check_fits(
         need,
         free_bytes(device),
@@ -196,10 +195,8 @@ def script_of(timelines: Sequence[Timeline], null: int) -> Script:
 def embed(bundle: Bundle, timelines: Sequence[Timeline]) -> Tensor:
     """Prompts (B, S + 1, L, E), filled up with empty ones; the last is the one that guidance
     compares with."""
-    most, compared = (
-        max(len(line.prompts) for line in timelines),
-        unconditional_text(bundle.unconditional),
-    )
+    most = max(len(line.prompts) for line in timelines)
+    compared = unconditional_text(bundle.unconditional)
     return torch.stack(
         [
             bundle.encoder.encode([*line.prompts, *[""] * (most - len(line.prompts)), compared])

@@ -30,7 +30,8 @@ def screenplay_of(
         raise CinelabError("The film has no chunk yet; play first.")
     bundle = session.reel.bundle
     seconds = bundle.chunk * bundle.codec.stride / bundle.fps  # of a chunk
-    shots, before = [], None
+    shots = []
+    before = None
     for _, group in groupby(nodes, lambda node: node.shot):
         for entry in _entries(list(group)):
             shot, before = _shot(entry, before, seconds)
@@ -52,7 +53,9 @@ def _entries(nodes: list[Node]) -> list[list[Node]]:
 def _shot(nodes: list[Node], before: Settings | None, seconds: float) -> tuple[Shot, Settings]:
     """One shot: what it opens with, and what changed in it, each with only what differs from
     before."""
-    opening, now, changes = nodes[0].said, nodes[0].said, []
+    opening = nodes[0].said
+    now = nodes[0].said
+    changes = []
     for place, node in enumerate(nodes[1:], 1):
         if node.recache or asked(node.said) != asked(now):
             changes.append(
@@ -78,8 +81,10 @@ def export(
     """Write film.mp4, film.gif, film.shots.json, storyboard.png, screenplay.yaml, film.json; an
     existing film is not overwritten."""
     folder = untaken(folder)
-    play, bundle = screenplay_of(session, head, title), session.reel.bundle
-    line, frames = timeline_of(session, head), session.frames(head)
+    play = screenplay_of(session, head, title)
+    bundle = session.reel.bundle
+    line = timeline_of(session, head)
+    frames = session.frames(head)
     captions = [shot.prompt for shot in play.shots]
     info = {
         "title": title,

@@ -51,7 +51,8 @@ def follow(
     )
     asks = asks_of(line, opening, bundle)
     session = Session.create(folder, bundle, settings, bf16)
-    steps, prompt = settings.steps, ""
+    steps = settings.steps
+    prompt = ""
     for slot, ask in zip(line.slots, asks, strict=True):
         if slot.turn is not None:
             prompt = with_caption(play.caption, slot.turn.prompt)
@@ -89,7 +90,8 @@ def follow_run(
             "`cinelab direct` or the "
             "desk wrote, or a session's."
         )
-    told, play = read_mapping(run / "film.json", **FILM), Screenplay.load(run / "screenplay.yaml")
+    told = read_mapping(run / "film.json", **FILM)
+    play = Screenplay.load(run / "screenplay.yaml")
     bundle = load(told["model"])
     settings = Settings(
         seed=told["seed"],
@@ -102,7 +104,8 @@ def follow_run(
 def _said(policy: Policy, bundle: Bundle, unlimited: int) -> tuple[str | Policy, int]:
     """A policy as a session's settings say it: name and budget where these are all of it, else the
     policy itself."""
-    name, budget = name_of(policy), budget_of(policy, unlimited)
+    name = name_of(policy)
+    budget = budget_of(policy, unlimited)
     whole = name in BUILT_IN and budget >= 3 and policy_for(bundle, name, budget) == policy
     return (name if whole else policy), budget
 

@@ -67,7 +67,8 @@ class KeptChunks:
 
     def _cut(self, index: int) -> None:
         """Forget the chunks from `index` on."""
-        kept, self.lines = self.lines[:index], []
+        kept = self.lines[:index]
+        self.lines = []
         self.log.begin_again()
         for line in kept:
             self.log.append(line)

@@ -96,9 +96,11 @@ class Turns:
 
     def __enter__(self) -> None:
         with self._changed:
-            mine, self._next = self._next, self._next + 1
+            mine = self._next
+            self._next = self._next + 1
             self._changed.wait_for(lambda: self._now == mine)
-            self._owner, self._since = threading.get_ident(), time.monotonic()
+            self._owner = threading.get_ident()
+            self._since = time.monotonic()
 
     def __exit__(self, *_) -> None:
         with self._changed:
@@ -137,7 +139,10 @@ class Live:
         turns: Turns | None = None,
     ):
         self._turns = turns or Turns()
-        self.session, self.pace, self.bounds, self.ahead = session, pace, bounds, ahead
+        self.session = session
+        self.pace = pace
+        self.bounds = bounds
+        self.ahead = ahead
         session.reel.noted, session.reel.between = NOTED, self._between
         self._listen = listen
         self._commands: queue.Queue[tuple[Callable[[Session], object], Future] | None] = (
@@ -148,13 +153,15 @@ class Live:
         self._new = threading.Condition()
         self._times: deque = deque(maxlen=RECENT)
         self._readout = Readout(chunks=len(session.nodes), desk=session.desk)
-        self._due, self._resumed = 0.0, None
+        self._due = 0.0
+        self._resumed = None
         self._owed = 0  # chunks that others made while our work was too long for one turn
         self._chunk_bytes = sum(
             file.stat().st_size for file in (session.folder / "chunks").glob("*.safetensors")
         )
         # chunks that the head's state still lacks, and how many it lacked
-        self._behind, self._to_remember = deque[int](), 0
+        self._behind = deque[int]()
+        self._to_remember = 0
         self._look_behind()
         self._thread = threading.Thread(target=self._run, name="cinelab-engine", daemon=True)
         self._thread.start()
@@ -317,7 +324,8 @@ class Live:
 
     def _full(self, command: str = "resume") -> str:
         """Why a command cannot be carried out any more, "" where it can."""
-        chunks, most = self.bounds.chunks, self.bounds.bytes
+        chunks = self.bounds.chunks
+        most = self.bounds.bytes
         if command == "resume" and chunks is not None and len(self.session.nodes) >= chunks:
             return f"The film has {chunks} chunks with all its takes, the most here; export it, or begin a new one."
         if self.bounds.log is not None and self._log_bytes() >= self.bounds.log:
@@ -394,7 +402,9 @@ class Live:
 
     def _made(self, timed: Timed, began: float) -> None:
         """Show a chunk and note how it went."""
-        now, frames, node = time.monotonic(), timed.frames[0], self.session.desk.head
+        now = time.monotonic()
+        frames = timed.frames[0]
+        node = self.session.desk.head
         with suppress(OSError):  # a file that somebody has taken away counts for nothing
             self._chunk_bytes += (
                 (self.session.folder / "chunks" / f"{node:05d}.safetensors").stat().st_size

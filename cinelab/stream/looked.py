@@ -45,7 +45,8 @@ def attention(routing: pd.DataFrame, scored: bool = True) -> pd.DataFrame:
     of layers and heads that kept it; `kind` is why most of them did. `routing` is as
     `Memory.routing_table` gives it.
     """
-    place, head = ["chunk", "kept_chunk"], ["chunk", "layer", "head"]
+    place = ["chunk", "kept_chunk"]
+    head = ["chunk", "layer", "head"]
     table = routing.assign(weight=routing["score"].clip(lower=0) if scored else 1.0)
     blank = table["weight"].isna().groupby([table[name] for name in head]).transform("any")
     table.loc[blank, "weight"] = 1.0

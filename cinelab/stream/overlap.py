@@ -17,7 +17,8 @@ Item = TypeVar("Item")
 def ahead(items: Iterator[Item], room: int = 1) -> Iterator[Item]:
     """The same items, made in a thread that is at most `room` finished ones in front. What it
     raises is raised here; whoever stops early ends it after the item it is at."""
-    done, over = queue.Queue(maxsize=room), threading.Event()
+    done = queue.Queue(maxsize=room)
+    over = threading.Event()
 
     def put(item: object) -> bool:
         while not over.is_set():

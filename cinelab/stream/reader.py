@@ -32,12 +32,15 @@ TINY = 1e-6  # seconds
 JUMP = 2
 # bytes of pictures that a Film keeps between its passes; a longer one is decoded again
 KEPT = 2**28
-SLOWEST, FASTEST = 8.0, 120.0  # pictures a second at which a variable rate is made constant
+# pictures a second at which a variable rate is made constant
+SLOWEST = 8.0
+FASTEST = 120.0
 # containers whose own duration was written, not estimated
 HEADED = ("matroska", "mov", "flv", "asf")
 # bytes; a whole transport stream holds whole packets
 PACKET = {".ts": (188,), ".m2ts": (188, 192), ".mts": (188, 192)}
-HIDDEN, VARIES = "an edit list hides some of its frames", "its frame rate varies"
+HIDDEN = "an edit list hides some of its frames"
+VARIES = "its frame rate varies"
 # what leaves it open
 UNSAID = {"color_trc": (0, 2), "color_primaries": (0, 2), "colorspace": (2,), "color_range": (0,)}
 # of a decoder
@@ -55,8 +58,12 @@ class Video:
     edit list keeps from being shown."""
 
     def __init__(self, path: str | Path):
-        self.path, self.damage, self.aspect, self.count = Path(path), "", 1.0, 0
-        self.rates, self.hidden = (), 0
+        self.path = Path(path)
+        self.damage = ""
+        self.aspect = 1.0
+        self.count = 0
+        self.rates = ()
+        self.hidden = 0
         check_regular(path)
         if not self.path.is_file():
             raise CinelabError(f"{path}: no such video file; correct the path.")
@@ -66,7 +73,9 @@ class Video:
     def at(self, fps: float) -> Iterator[tuple[int, av.VideoFrame]]:
         """For picture 0, 1, ...: (number of the decoded frame, the frame). Raises CinelabError if
         there is none at all."""
-        k, half, held = 0, 0.5 / fps, None
+        k = 0
+        half = 0.5 / fps
+        held = None
         for number, (time, end, frame) in enumerate(self.frames()):
             while held and (k / fps < time - half - TINY or k / fps <= (held[0] + time) / 2 + TINY):
                 yield held[2:]
@@ -90,7 +99,8 @@ class Video:
                         "converted; save it as "
                         "BT.709 video."
                     )
-                self.count, large = self.count + 1, frame.height * frame.width > LARGE
+                self.count = self.count + 1
+                large = frame.height * frame.width > LARGE
                 yield begin, end, frame
                 del frame
         finally:
@@ -122,7 +132,9 @@ class _Pass:
     them at the end."""
 
     def __init__(self, video: Video, container: av.container.InputContainer):
-        self.video, self.container, self.stream = video, container, container.streams.best("video")
+        self.video = video
+        self.container = container
+        self.stream = container.streams.best("video")
         self.stream.thread_type, self.stream.codec_context.thread_count = "AUTO", THREADS
         stated = (self.stream.average_rate, self.stream.guessed_rate, self.stream.base_rate)
         video.rates = tuple(dict.fromkeys(float(rate) for rate in stated if rate)) or (25.0,)
@@ -138,7 +150,8 @@ class _Pass:
         self.last = self.zero = None
         self.spent = 1 / video.rates[-1]  # seconds that the last frame is shown
         # of the pictures; end of whatever the file holds, in seconds
-        self.packets, self.latest = 0, 0.0
+        self.packets = 0
+        self.latest = 0.0
 
     def run(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
         for packet in self.container.demux():
@@ -232,7 +245,8 @@ def _seconds(text: str) -> float:
 def _ending(path: Path) -> str:
     """What the last bytes say of a file that has no duration of its own; an empty text if it seems
     whole."""
-    kind, size = path.suffix.lower(), path.stat().st_size
+    kind = path.suffix.lower()
+    size = path.stat().st_size
     if kind in PACKET and all(size % packet for packet in PACKET[kind]):
         return "is cut short, it ends within a packet"
     if kind == ".gif":
@@ -265,7 +279,8 @@ def fitted(frame: av.VideoFrame, size: tuple[int, int], aspect: float = 1.0) -> 
         max(rows, round(frame.height * scale)),
         max(columns, round(frame.width * aspect * scale)),
     )
-    top, left = (large[0] - rows) // 2, (large[1] - columns) // 2
+    top = (large[0] - rows) // 2
+    left = (large[1] - columns) // 2
     picture = rgb(frame, large)[top : top + rows, left : left + columns]
     return np.rot90(picture[:, ::-1] if mirrored else picture, turns)
 
@@ -290,12 +305,17 @@ class Film:
     dtype = np.dtype(np.uint8)
 
     def __init__(self, path: str | Path, keep: int = KEPT):
-        self.path, self.changes, self._keep = Path(path), (), keep
+        self.path = Path(path)
+        self.changes = ()
+        self._keep = keep
         self._kept: list[np.ndarray] | None = []
-        video, times, last = Video(path), array("d"), 0.0
+        video = Video(path)
+        times = array("d")
+        last = 0.0
         for begin, end, frame in video.frames():
             if not times:
-                self.size, sizes = upright(frame, video.aspect), {(frame.height, frame.width)}
+                self.size = upright(frame, video.aspect)
+                sizes = {(frame.height, frame.width)}
                 self._note(frame, video)
             sizes.add((frame.height, frame.width))
             times.append(begin)
@@ -303,7 +323,8 @@ class Film:
             self._hold(frame, video.aspect)
         if video.damage:
             raise CinelabError(f"{path}: {video.damage}; make or copy it again.")
-        self.decoded, stamps = len(times), np.frombuffer(times)
+        self.decoded = len(times)
+        stamps = np.frombuffer(times)
         rate = constant_rate(stamps, video.rates)
         self.constant = rate is not None
         self.fps = rate or finest_rate(stamps, video.rates)
@@ -326,7 +347,8 @@ class Film:
         if self._kept is not None:
             yield from (self._kept[number] for number in self.numbers)
             return
-        seen, picture = -1, None
+        seen = -1
+        picture = None
         for number, frame, aspect in self._pass():
             picture = (
                 picture
@@ -365,7 +387,8 @@ class Film:
     def _pass(self) -> Iterator[tuple[int, av.VideoFrame, float]]:
         """(number of the decoded frame, the frame, a pixel's width to its height) of every
         picture."""
-        video, place = Video(self.path), 0
+        video = Video(self.path)
+        place = 0
         for number, (_, _, frame) in enumerate(video.frames()):
             while place < len(self) and self.numbers[place] == number:
                 yield number, frame, video.aspect
@@ -406,7 +429,8 @@ def pick(frames: Iterable[np.ndarray], wanted: Iterable[int]) -> Iterator[tuple[
 def constant_rate(times: np.ndarray, stated: Iterable[float]) -> float | None:
     """Frames a second of which every time stamp (seconds) is at most half a frame away, by the
     file's own word (`stated`) or the stamps themselves; None where the rate varies."""
-    stated, places = tuple(stated), np.arange(len(times))
+    stated = tuple(stated)
+    places = np.arange(len(times))
     if len(times) < 2:
         return stated[0]
     own = (len(times) - 1) / float(times[-1])

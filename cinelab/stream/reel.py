@@ -33,7 +33,8 @@ from cinelab.stream.engine import Timed, empty_memory, quick, threads_for
 from cinelab.stream.overlap import memory_said, settled
 
 # encoded prompts that stay at hand, and how much they may hold (one of Wan's: 0.2 GB at 1.3B)
-KEPT_PROMPTS, KEPT_BYTES = 64, 2**30
+KEPT_PROMPTS = 64
+KEPT_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class Reel:
     """
 
     def __init__(self, bundle: Bundle, bf16: bool = False):
-        self.bundle, self.bf16 = bundle, bf16
+        self.bundle = bundle
+        self.bf16 = bf16
         self.noted: int | None = None
         self.between: Callable[[], None] = _at_once
         self.device = next(bundle.model.parameters()).device
@@ -97,7 +99,8 @@ class Reel:
         latents (1, c, C, h, w) are taken as the chunk, not made. With `wait` it is remembered
         together with the next step's first level, where that is exact."""
         began = time.perf_counter()
-        text, sampling = self.prompts(ask.prompt), self.bundle.levels(ask.sampling)
+        text = self.prompts(ask.prompt)
+        sampling = self.bundle.levels(ask.sampling)
         together = (
             state.pending is not None
             and given is None
@@ -133,7 +136,9 @@ class Reel:
         return state, Timed(state.index - 1, frames, latents, seconds)
 
     def _make(self, state: State, ask: Ask, text: Prompts, sampling: Sampling) -> Tensor:
-        net, memory, script = self.bundle.model, state.memory, self._script(state, ask)
+        net = self.bundle.model
+        memory = state.memory
+        script = self._script(state, ask)
         noise = lambda level: noise_for([ask.seed], state.index, self._shape, level).to(self.device)  # noqa: E731
         if state.pending is None:
             return denoise(net, memory, text, script, state.index, noise, sampling)
@@ -161,7 +166,8 @@ class Reel:
         """The state after a chunk that was made before: its latents are remembered and (with
         `pictures`) decoded, not made."""
         self.between()
-        text, latents = self.prompts(ask.prompt), latents.to(self.device)
+        text = self.prompts(ask.prompt)
+        latents = latents.to(self.device)
         state = self._open(state, ask, text)
         state.memory.begin(state.index, self._shot(ask))
         state = self._keep(state, ask, text, latents)

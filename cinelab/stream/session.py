@@ -46,14 +46,17 @@ from cinelab.stream.reel import Ask, Reel, State
 from cinelab.stream.session_log import SessionLog, start_of
 from cinelab.texts import read_json
 
-SCHEMA, READ = 2, (1, 2)  # 1 had neither hashes nor checksums
+# 1 had neither hashes nor checksums
+SCHEMA = 2
+READ = (1, 2)
 ASIDE = "aside"  # where chunks are moved that the log knows nothing of
 # one session a folder may write; opening it again takes over
 OPENED: "WeakValueDictionary[Path, Session]" = WeakValueDictionary()
 UNDONE = 1000  # commands that can be undone, the last ones
 # states kept ready: the newest, and those that shots began from (for retakes); others are made
 # again
-RECENT, OPENINGS = 2, 4
+RECENT = 2
+OPENINGS = 4
 
 
 @dataclass(frozen=True)
@@ -345,7 +348,8 @@ class Session(Readable):
 
     def _next(self) -> Node:
         """What the next chunk is asked to be."""
-        desk, head = self.desk, self.nodes.get(self.desk.head)
+        desk = self.desk
+        head = self.nodes.get(self.desk.head)
         said = desk.again[0] if desk.again else desk.settings
         if not said.prompt:
             raise CinelabError("There is no prompt yet; say what the first shot shows.")
@@ -419,7 +423,8 @@ class Session(Readable):
 
     def path(self, head: int | None = None) -> list[int]:
         """Chunks from the film's first to `head` (default: the head)."""
-        number, found = self.desk.head if head is None else head, []
+        number = self.desk.head if head is None else head
+        found = []
         while number is not None:
             found.append(number)
             number = self.nodes[number].parent
@@ -427,9 +432,12 @@ class Session(Readable):
 
     def _check_length(self, head: Node, cut: bool) -> None:
         """Refuse what no screenplay could hold: the film could not be exported."""
-        bundle, length, node = self.reel.bundle, 1, head
+        bundle = self.reel.bundle
+        length = 1
+        node = head
         while not cut and node and node.shot == head.shot:
-            length, node = length + 1, self.nodes.get(node.parent)
+            length = length + 1
+            node = self.nodes.get(node.parent)
         if length * bundle.chunk * bundle.codec.stride / bundle.fps > SECONDS:
             raise CinelabError(
                 f"The shot lasts {SECONDS} s, which is the most; cut here and go on."
@@ -454,7 +462,8 @@ class Session(Readable):
 
     def _written(self, number: int) -> tuple[int, int]:
         """(bytes, values) that the film up to a chunk takes as a screenplay, at most."""
-        missing, place = [], number
+        missing = []
+        place = number
         while place is not None and place not in self._sizes:
             missing.append(place)
             place = self.nodes[place].parent
@@ -468,7 +477,8 @@ class Session(Readable):
         """(bytes, values) that a chunk adds to the film's screenplay, at most: nothing where it
         goes on as before."""
         before = None if node.parent is None else self.nodes[node.parent].said
-        opens, said = node.cut or node.recache or before is None, node.said
+        opens = node.cut or node.recache or before is None
+        said = node.said
         goes_on = (
             node.text != said.prompt and not opens and self.nodes[node.parent].text != node.text
         )
@@ -485,7 +495,8 @@ class Session(Readable):
 
     def latents(self, number: int):
         """Latents (1, c, C, h, w) of a finished chunk."""
-        latents, bundle = self._chunk(number)["latents"], self.reel.bundle
+        latents = self._chunk(number)["latents"]
+        bundle = self.reel.bundle
         if tuple(latents.shape) != (1, bundle.chunk, *bundle.latent_shape):
             raise CinelabError(
                 f"{self._file(number)} holds latents {tuple(latents.shape)}, a chunk of "
@@ -540,7 +551,8 @@ class Session(Readable):
 
     def frames(self, head: int | None = None) -> np.ndarray:
         """Pictures uint8 (F, H, W, 3) of the film up to `head`, decoded from its latents."""
-        state, parts = self.reel.begin(), []
+        state = self.reel.begin()
+        parts = []
         for number in self.path(head):
             state, pictures = self.reel.decode(state, self.latents(number))
             parts.append(pictures[0])

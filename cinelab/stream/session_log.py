@@ -34,12 +34,16 @@ class SessionLog:
     def read(self) -> list[dict]:
         """All lines, without their hashes. Raises a CinelabError that names the first line that is
         not as it was written."""
-        lines, self.last, self.size, chained = [], self.start, 0, self.chained
+        lines = []
+        self.last = self.start
+        self.size = 0
+        chained = self.chained
         for number, raw in enumerate(self._raw(), 1):
             body, found = _split(raw)
             if found is None and chained:
                 self._refuse(number, "lacks the hash of the lines before it")
-            self.last, chained = _hash(self.last, body), chained or found is not None
+            self.last = _hash(self.last, body)
+            chained = chained or found is not None
             if found not in (None, self.last):
                 self._refuse(number, "is not as it was written: its hash differs")
             lines.append(self._value(number, body))
@@ -54,7 +58,8 @@ class SessionLog:
         last = _hash(self.last or self.start, body)
         line = body[:-1] + f', "chain": "{last}"}}\n'.encode()
         append_bytes(self.path, line)
-        self.last, self.size = last, self.size + len(line)
+        self.last = last
+        self.size = self.size + len(line)
 
     def check(self) -> None:
         """Raise a CinelabError if the file no longer ends where we left it: a line added then would
@@ -79,13 +84,15 @@ class SessionLog:
     def begin_again(self) -> None:
         """Remove every line."""
         self.path.unlink(missing_ok=True)
-        self.last, self.size = "", 0
+        self.last = ""
+        self.size = 0
 
     def mend(self) -> None:
         """Cut off a last line that a kill left unfinished, and give back the line end that a whole
         one has lost."""
         data = self._bytes()
-        head, tail = data[: data.rfind(b"\n") + 1], data[data.rfind(b"\n") + 1 :]
+        head = data[: data.rfind(b"\n") + 1]
+        tail = data[data.rfind(b"\n") + 1 :]
         if not tail:
             return
         end = len(head) + len(whole := self._whole(tail))

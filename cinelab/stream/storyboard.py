@@ -14,7 +14,11 @@ from cinelab.files import replacing
 from cinelab.script.timeline import Turn
 from cinelab.stream.video import check_frames
 
-PAPER, CARD, INK, QUIET, ACCENT = "#f4f3ef", "#ffffff", "#1d2433", "#7a8191", "#3b5bdb"
+PAPER = "#f4f3ef"
+CARD = "#ffffff"
+INK = "#1d2433"
+QUIET = "#7a8191"
+ACCENT = "#3b5bdb"
 
 OTHER_SCRIPTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
 
@@ -127,7 +131,8 @@ def _panels(span, caption: str, turns: Sequence[Turn], stills: int) -> list[tupl
 
 def _header(card: Image.Image, number: int, span, fps: float, font, layout: Layout) -> None:
     """The shot's number in a badge at the left, its seconds at the right."""
-    pen, size = ImageDraw.Draw(card), round(layout.label_size * 1.45)
+    pen = ImageDraw.Draw(card)
+    size = round(layout.label_size * 1.45)
     text = str(number)
     wide = max(size, round(pen.textlength(text, font=font)) + size // 2)
     badge = _rounded((wide, size), size // 2)
@@ -204,7 +209,8 @@ def _lay(page: Image.Image, card: Image.Image, place, height: int, layout: Layou
     """Put a card with round corners and a soft shadow on the page, stretched to `height`."""
     full = Image.new("RGB", (card.width, height), CARD)
     full.paste(card, (0, 0))
-    shape, blur = _rounded(full.size, layout.radius), 14
+    shape = _rounded(full.size, layout.radius)
+    blur = 14
     shadow = Image.new("L", (full.width + 4 * blur, full.height + 4 * blur), 0)
     shadow.paste(26, (2 * blur, 2 * blur), shape)
     shadow = shadow.filter(ImageFilter.GaussianBlur(blur))

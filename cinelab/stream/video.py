@@ -32,7 +32,8 @@ WATCHABLE_HEIGHT = 384  # a toybox film of 48 rows is shown eight times larger
 
 def check_frames(frames: np.ndarray, where: str = "frames") -> np.ndarray:
     """Return `frames` if it is a uint8 array (F >= 1, H, W, 3); else raise CinelabError."""
-    shape, dtype = getattr(frames, "shape", None), getattr(frames, "dtype", None)
+    shape = getattr(frames, "shape", None)
+    dtype = getattr(frames, "dtype", None)
     if not isinstance(frames, np.ndarray) or dtype != np.uint8:
         found = type(frames).__name__ if dtype is None else dtype
         raise CinelabError(f"{where}: expected a numpy array of uint8 in 0..255, found {found}")
@@ -95,10 +96,12 @@ class VideoWriter:
         scale: int | None = None,
         small: bool = False,
     ):
-        self.path, self.rate = Path(path), _check_rate(fps)
+        self.path = Path(path)
+        self.rate = _check_rate(fps)
         self.size = tuple(size)  # (H, W) of the frames that are added
         self.scale = _check_scale(scale, *self.size)
-        self.count, self._options = 0, SMALL if small else ENCODERS
+        self.count = 0
+        self._options = SMALL if small else ENCODERS
 
     def __enter__(self) -> "VideoWriter":
         encoder = pick_encoder()
@@ -127,7 +130,8 @@ class VideoWriter:
         """Append frames, uint8 (F, H, W, 3) with the (H, W) the writer was opened with."""
         check_frames(frames)
         if frames.shape[1:3] != self.size:
-            found, want = "x".join(map(str, frames.shape[1:3])), "x".join(map(str, self.size))
+            found = "x".join(map(str, frames.shape[1:3]))
+            want = "x".join(map(str, self.size))
             raise CinelabError(f"{self.path}: a frame of {found} pixels in a film of {want}")
         for frame in frames:
             self._container.mux(self._stream.encode(self._picture(frame)))

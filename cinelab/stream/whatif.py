@@ -83,10 +83,8 @@ def _looked_back(session: Session, head: int | None) -> pd.DataFrame:
     number = session.desk.head if head is None else head
     if number is None:
         raise CinelabError("There is no shot yet; play first.")
-    shot, scored = (
-        session.nodes[number].shot,
-        scores_attention(session.ask(session.nodes[number]).policy),
-    )
+    shot = session.nodes[number].shot
+    scored = scores_attention(session.ask(session.nodes[number]).policy)
     table = session.routing(number)
     found = attention(table[table["shot"] == shot], scored)
     return found[found["kept_shot"] < shot]

@@ -14,7 +14,9 @@ from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig
 
 GIB = 2**30
 # bytes a weight: fp32 itself, gradient, two moments; its average; bf16
-TRAINED, AVERAGED, FROZEN = 16, 4, 2
+TRAINED = 16
+AVERAGED = 4
+FROZEN = 2
 # bytes of a token and block that its backward pass needs, times D (counted: see
 # tests/test_arithmetic.py) ...
 KEPT = 68
@@ -61,7 +63,8 @@ def adapter_parameters(config: WanConfig, rank: int) -> int:
 
 def memory(plan: Plan) -> dict[str, float]:
     """GiB on each GPU, by cause."""
-    config, count = plan.model, parameters(plan.model)
+    config = plan.model
+    count = parameters(plan.model)
     trained = count if plan.lora is None else adapter_parameters(config, plan.lora)
     base = 0 if plan.lora is None else FROZEN * count  # under the adapters
     parts = {"student": (trained * (TRAINED + AVERAGED) + base) / plan.gpus}
@@ -73,7 +76,8 @@ def memory(plan: Plan) -> dict[str, float]:
     # sharded: a block, the next one, a block's gradients; one GPU: autocast's copy of what is
     # trained
     parts["gathered"] = FROZEN * (3 * blocks if plan.gpus > 1 else trained)
-    mine, layers = plan.shown / plan.sequence, config.num_layers
+    mine = plan.shown / plan.sequence
+    layers = config.num_layers
     block = mine * (KEPT * config.width + KEPT_FFN * config.ffn_dim)
     parts["activations"] = (
         mine * 2 * config.width * layers + block if plan.recompute else block * layers
@@ -113,7 +117,8 @@ def step_flops(plan: Plan) -> float:
     """Of one step over all its clips. In DMD, of the mean step: a critic's, and every fifth a
     student's too."""
     # forward once more, and backward twice
-    one, back = forward_flops(plan), 4 if plan.recompute else 3
+    one = forward_flops(plan)
+    back = 4 if plan.recompute else 3
     # the average's pass; the teacher's, guided
     once = {"bidirectional": back, "teacher_forcing": back, "consistency": back + 1 + 1.5}
     if plan.stage != "dmd":

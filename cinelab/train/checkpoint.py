@@ -44,7 +44,8 @@ class SharedRun(Run):
     ):
         """`about` is kept with the settings, and refused like them where it is another on
         resume."""
-        self.parallel, self.about = parallel, about or {}
+        self.parallel = parallel
+        self.about = about or {}
         super().__init__(folder, config)
 
     def _check_config(self, new: dict) -> None:
@@ -67,7 +68,8 @@ class SharedRun(Run):
         if self.parallel.world == 1:
             super().save(step, **parts)
             return self._tidy(keep="last.pt")
-        self.step, name = step, f"step-{step:06d}"
+        self.step = step
+        name = f"step-{step:06d}"
         place = self.folder / "checkpoints" / name
         self.parallel.once(self._check_writer)
         self.parallel.once(lambda: shutil.rmtree(place, ignore_errors=True))
@@ -111,7 +113,9 @@ class SharedRun(Run):
             }
         for name, part in parts.items():
             part.load_state_dict(tree[name])
-        self.step, self.seconds, self._began = note["step"], note["seconds"], time.perf_counter()
+        self.step = note["step"]
+        self.seconds = note["seconds"]
+        self._began = time.perf_counter()
         self.parallel.once(lambda: self._truncate_log(self.step))
 
     def _tidy(self, keep: str) -> None:
@@ -127,10 +131,8 @@ def newest(folder: Path) -> dict:
     """Step, seconds and name of a run's newest whole state; the name is None where there is
     none."""
     found = [{"step": 0, "seconds": 0.0, "folder": None}]
-    note, single = (
-        Path(folder) / "checkpoints" / "last.json",
-        Path(folder) / "checkpoints" / "last.pt",
-    )
+    note = Path(folder) / "checkpoints" / "last.json"
+    single = Path(folder) / "checkpoints" / "last.pt"
     if note.exists():
         found.append(read_sealed(note, AFRESH, step=int, seconds=float, folder=str))
         if not (note.parent / found[-1]["folder"] / ".metadata").exists():
@@ -159,12 +161,15 @@ def weights_in(folder: str | Path, part: str = "ema") -> Iterator[tuple[str, Ten
     """Name and tensor, one after another, of the averaged weights (or another part) of a run's
     newest state. Streams: about 1 GiB is in memory at a time, and no other process is needed."""
     shapes, read = _stored(Path(folder), part)
-    batch, size = [], 0
+    batch = []
+    size = 0
     for name, like in shapes.items():
-        batch, size = [*batch, name], size + like.nbytes
+        batch = [*batch, name]
+        size = size + like.nbytes
         if size > AT_ONCE:
             yield from read(batch).items()
-            batch, size = [], 0
+            batch = []
+            size = 0
     yield from read(batch).items()
 
 
@@ -186,7 +191,8 @@ def _stored(
             name: state[name] for name in names
         }
     _check_files(place, note, sorted(place.iterdir()))
-    known, head = dcp.FileSystemReader(place).read_metadata().state_dict_metadata, f"{part}.values."
+    known = dcp.FileSystemReader(place).read_metadata().state_dict_metadata
+    head = f"{part}.values."
     head = head if any(name.startswith(head) for name in known) else f"{part}."
     _check_part(part, {name.partition(".")[0] for name in known}, place)
     shapes = {
@@ -225,7 +231,8 @@ def export(
     kinds = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
     if (dtype := dtype_of(dtype)) is None:
         raise CinelabError("dtype is None; export as fp32, bf16 or fp16.")
-    header, end = {}, 0
+    header = {}
+    end = 0
     for name, like in _stored(Path(folder), part)[0].items():
         start, end = end, end + like.numel() * dtype.itemsize
         header[name] = {
@@ -257,11 +264,9 @@ def pour(
     by its plain name too."""
     state = model.state_dict()
     places = state | {name.replace(".base_layer.", "."): value for name, value in state.items()}
-    wanted, seen, odd = (
-        {name.replace(".base_layer.", ".") for name in state if ".lora_" not in name},
-        set(),
-        [],
-    )
+    wanted = {name.replace(".base_layer.", ".") for name in state if ".lora_" not in name}
+    seen = set()
+    odd = []
     for name, value in tensors:
         seen.add(name)
         if name not in places:

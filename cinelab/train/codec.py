@@ -67,7 +67,8 @@ def _train(config: CodecTraining, run: Run, clips: np.ndarray) -> Iterator[dict]
     torch.manual_seed(config.seed)
     model = ToyCodec(config.codec).train()
     optim = config.optim
-    ema, optimiser = Ema(model, optim.ema, optim.ema_warm, optim.ema_from), adamw(model, optim)
+    ema = Ema(model, optim.ema, optim.ema_warm, optim.ema_from)
+    optimiser = adamw(model, optim)
     run.restore(model=model, ema=ema, optimiser=optimiser)
     for step in range(run.step, config.steps):
         rng = rng_at(config.seed, "codec", step)

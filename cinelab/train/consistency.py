@@ -118,7 +118,8 @@ def loss(
 
     `target` holds the averaged weights.
     """
-    x0, intervals = clips.latents, len(grid) - 1 if config.last_interval else len(grid) - 2
+    x0 = clips.latents
+    intervals = len(grid) - 1 if config.last_interval else len(grid) - 2
     level = drawn(intervals, len(x0), config.frames, config.chunk, config.levels, rng)  # (B, F)
     t, lower = (grid[at].to(x0.device) for at in (level, level + 1))
     x = path.noised(x0, torch.randn(x0.shape, generator=rng).to(x0.device), t)

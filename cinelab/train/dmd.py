@@ -259,13 +259,15 @@ def train(
     def student_step(
         model: CausalWan, step: int, part: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
-        lots, clips = torch.rand(2, generator=rng), clips_at(step, part, "student")
+        lots = torch.rand(2, generator=rng)
+        clips = clips_at(step, part, "student")
         return student_loss(model, clips, real, fake, config, parted(rng, part), lots)
 
     def critic_step(
         fake: CausalWan, step: int, part: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
-        lots, clips = torch.rand(2, generator=rng), clips_at(step, part, "critic")
+        lots = torch.rand(2, generator=rng)
+        clips = clips_at(step, part, "critic")
         return critic_loss(fake, model, clips, config, parted(rng, part), lots), {}
 
     student = Learner(model, student_step, config.optim, every=config.critic_updates)

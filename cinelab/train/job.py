@@ -172,7 +172,9 @@ class Placed:
     """A store whose clips are handed out on a device."""
 
     def __init__(self, store: Any, device: str, path: str):
-        self.store, self.device, self.folder = store, device, path
+        self.store = store
+        self.device = device
+        self.folder = path
 
     def about(self) -> dict | None:
         """Which data these are (see `train.provenance`): as the store tells it, else by the files
@@ -204,7 +206,8 @@ class Noise:
                 f"store.path is {path!r}; for kind noise give rows x columns x words, like "
                 "60x104x512."
             ) from error
-        self.path, self.model = path, model
+        self.path = path
+        self.model = model
 
     def about(self) -> dict:
         return {"path": self.path, "mark": f"noise {self.path}"}
@@ -235,7 +238,8 @@ def check_weights(place: str, model: WanConfig) -> None:
     """Refuse weights that the model of a job does not take, by names and shapes, before anything is
     built or read."""
     weights = open_weights(placed(place))
-    report, said = replace(weights, config=model).report(), weights.source.said
+    report = replace(weights, config=model).report()
+    said = weights.source.said
     theirs = said | {"num_layers": report.layers}
     odd = next(
         (name for name, ours in to_dict(model).items() if name in theirs and theirs[name] != ours),

@@ -41,8 +41,12 @@ class Learner:
         every: int = 1,
         averaged: bool = True,
     ):
-        self.model, self.loss, self.optim, self.every = model, loss, optim, every
-        self.name, self.prefix = name, name and f"{name}_"
+        self.model = model
+        self.loss = loss
+        self.optim = optim
+        self.every = every
+        self.name = name
+        self.prefix = name and f"{name}_"
         self.optimiser = adamw(model, optim)
         self.ema = Ema(model, optim.ema, optim.ema_warm, optim.ema_from) if averaged else None
 
@@ -105,7 +109,8 @@ def _train(learners: Sequence[Learner], config: Any, run: Run, exam: Exam | None
     run.restore(**parts)
     first = learners[0]
     for step in range(run.step, config.steps):
-        began, row = time.perf_counter(), {}
+        began = time.perf_counter()
+        row = {}
         if exam and step % config.exam_every == 0:
             row |= _sit(exam, first, run, step)
         for learner in learners:

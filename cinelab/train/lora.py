@@ -32,7 +32,8 @@ from cinelab.train.optim import whole
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 PREFIX = "transformer."  # what diffusers calls the part of a pipeline that we are
 # letters of a mark as it was at first, which knew so many numbers of each tensor
-OLD, PROBED = 16, 64
+OLD = 16
+PROBED = 64
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,8 @@ def marks(tensors: Iterable[tuple[str, Tensor]]) -> tuple[str, str]:
 def _hashes(value: Tensor) -> tuple[bytes, bytes]:
     """Of one tensor: hashes of its shape and numbers, rounded to bfloat16 and as they are."""
     full = whole(value.detach()).flatten().to("cpu")
-    half, head = full.to(torch.bfloat16), str(tuple(value.shape)).encode()
+    half = full.to(torch.bfloat16)
+    head = str(tuple(value.shape)).encode()
     rounded_hash = _hash(head, half)
     return rounded_hash, rounded_hash if torch.equal(half.to(full.dtype), full) else _hash(
         head, full.float()
@@ -216,10 +218,8 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     check_regular(path)
     try:
         with safe_open(path, "pt") as file:
-            about, tensors = (
-                file.metadata() or {},
-                {name: file.get_tensor(name) for name in file.keys()},
-            )
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError) as error:
         raise CinelabError(f"LoRA {path} cannot be read ({error}); copy the file again.") from error
     if not {"base", "lora"} <= about.keys():

@@ -87,7 +87,8 @@ def jump(
     """The student's clean prediction (B, F, C, h, w) from states (B, K, F, C, h, w) at kept level
     number `level` (B, F)."""
     batch, frames = level.shape
-    chunk, t = config.pairs.chunk, config.pairs.times().float()[level].to(states.device)
+    chunk = config.pairs.chunk
+    t = config.pairs.times().float()[level].to(states.device)
     x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]  # (B, F, C, h, w)
     if config.history == "noisy":
         v = model(x, t, clips.text, clips.slot, Causal(policy, clips.shot, chunk))

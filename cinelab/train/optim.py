@@ -88,10 +88,8 @@ def follow(
     name: str = "",
 ) -> float:
     """`descend` for gradients that are there already, of a loss that was `loss`."""
-    whose, remedy = (
-        f"The {name}'s" if name else "The",
-        f"lower {name or 'optim'}.lr and resume from the last save.",
-    )
+    whose = f"The {name}'s" if name else "The"
+    remedy = f"lower {name or 'optim'}.lr and resume from the last save."
     if not math.isfinite(loss):
         raise CinelabError(f"{whose} loss is {loss} at step {step}; {remedy}")
     params = [p for group in optimiser.param_groups for p in group["params"]]
@@ -119,7 +117,10 @@ class Ema:
     settings are `Optim`'s."""
 
     def __init__(self, model: nn.Module, decay: float, warm: bool = True, start: int = 0):
-        self.decay, self.warm, self.start, self.count = decay, warm, start, 0
+        self.decay = decay
+        self.warm = warm
+        self.start = start
+        self.count = 0
         frozen = {name for name, weight in model.named_parameters() if not weight.requires_grad}
         self.values = {
             name: value.detach().clone()
@@ -168,4 +169,5 @@ class Ema:
         return {"values": self.values, "count": self.count}
 
     def load_state_dict(self, state: dict) -> None:
-        self.values, self.count = state["values"], state["count"]
+        self.values = state["values"]
+        self.count = state["count"]

@@ -105,7 +105,8 @@ def field_of(
     """The teacher's guided velocity v(x (B, F, C, h, w), t or (B, F)) for these clips; `policy` and
     `across` (see `TeacherForcing`) for a causal one, which is given the clips' own latents as its
     past. Gradients are the caller's."""
-    text, slot = Prompts(net, clips.text), clips.slot
+    text = Prompts(net, clips.text)
+    slot = clips.slot
     both = torch.cat([slot, torch.full_like(slot, clips.null)])
     sight: Any = Bidirectional(torch.arange(slot.shape[1]))
     if teacher == "autoregressive":
@@ -152,7 +153,8 @@ def _build(
         place = folder / f"{shard:05d}.npz"
         if place.exists():
             continue
-        began, clips = perf_counter(), clips_of(config, store, shard)
+        began = perf_counter()
+        clips = clips_of(config, store, shard)
         noise = torch.randn(
             clips.latents.shape, generator=rng_at(config.seed, "pairs noise", shard)
         )
@@ -195,7 +197,9 @@ class Pairs:
     """The shards of a folder, one training batch each. All must be there."""
 
     def __init__(self, folder: str | Path, config: PairsConfig, teacher: str, store: Store):
-        self.folder, self.config, self.store = Path(folder), config, store
+        self.folder = Path(folder)
+        self.config = config
+        self.store = store
         claim(self.folder, config, teacher, store)
         missing = [n for n in range(config.shards) if not self._place(n).exists()]
         if missing:

@@ -74,7 +74,8 @@ class Parallel(Readable):
     stops: list[int] = field(default_factory=list, compare=False)  # signals that asked us to end
 
     def __post_init__(self):
-        parts, sequence = self.layout.parts, self.layout.sequence
+        parts = self.layout.parts
+        sequence = self.layout.sequence
         if self.world % sequence:
             raise CinelabError(
                 f"layout.sequence is {sequence}, which does not divide the {self.world} processes; "
@@ -95,7 +96,8 @@ class Parallel(Readable):
     @classmethod
     def join(cls, layout: Layout = Layout()) -> "Parallel":
         """One of torchrun's processes: NCCL where there are GPUs, gloo where there are none."""
-        cuda, world = torch.cuda.is_available(), int(os.environ.get("WORLD_SIZE", 1))
+        cuda = torch.cuda.is_available()
+        world = int(os.environ.get("WORLD_SIZE", 1))
         if cuda:
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
         device = f"cuda:{torch.cuda.current_device()}" if cuda else "cpu"

@@ -46,7 +46,9 @@ WAN = {"wan-1.3b": WAN_1_3B, "wan-14b": WAN_14B}
 PAPERS = Optim(
     lr=2e-6, floor=1.0, warmup=0, betas=(0.0, 0.999), clip=10.0, ema=0.99, ema_warm=False
 )
-SPAN, CHUNK = 21, 3  # latent frames of a clip (five seconds) and of a chunk
+# latent frames of a clip (five seconds) and of a chunk
+SPAN = 21
+CHUNK = 3
 # Of at most 6 chunks before the last, by pooled keys, at their true distances, as films are made.
 # One choice a layer: a
 # mask of the clip's 65,520 tokens squared a head would not fit.

@@ -234,7 +234,8 @@ def accuracy(
     `codec` if given."""
     clips = rendered(seed, count, frames)
     pictures = through(codec, clips.frames) if codec else clips.frames
-    draw, clean = np.random.default_rng(seed), Soil(shift=0, cut_short=0.0)
+    draw = np.random.default_rng(seed)
+    clean = Soil(shift=0, cut_short=0.0)
     cut = np.stack([window(clip, model.config.frames, clean, draw) for clip in pictures])
     read = model.read(cut)
     return {

@@ -85,7 +85,8 @@ class Share(Readable):
 
     def heads(self, x: Tensor) -> Tensor:
         """(B, T', h, d) -> (B, T, h/P, d)."""
-        size, own = len(self.counts), x.shape[1]
+        size = len(self.counts)
+        own = x.shape[1]
         # tokens of each process
         takes = [own // self.counts[self.me] * count for count in self.counts]
         split = x.unflatten(2, (size, -1)).permute(2, 1, 0, 3, 4).flatten(0, 1)  # (P T', B, h/P, d)
@@ -93,7 +94,9 @@ class Share(Readable):
 
     def tokens(self, x: Tensor) -> Tensor:
         """(B, T, h/P, d) -> (B, T', h, d): the way back."""
-        size, each = len(self.counts), x.shape[1] // sum(self.counts)  # tokens a frame
+        # tokens a frame
+        size = len(self.counts)
+        each = x.shape[1] // sum(self.counts)
         gives = [each * count for count in self.counts]
         # (P T', B, h/P, d)
         parts = _Exchange.apply(x.transpose(0, 1), gives, [gives[self.me]] * size, self.group)
@@ -126,7 +129,8 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, counts: list[int], group: Any) -> Tensor:
-        ctx.counts, ctx.group = counts, group
+        ctx.counts = counts
+        ctx.group = group
         copies = x.repeat(len(counts), *[1] * (x.ndim - 1))
         return _exchange(copies, [len(x)] * len(counts), counts, group)
 

@@ -111,7 +111,8 @@ def loss(
     t = path.draw_t((batch, frames // config.chunk), config.shift, rng).repeat_interleave(
         config.chunk, 1
     )
-    t, eps = t.to(x0.device), torch.randn(x0.shape, generator=rng).to(x0.device)
+    t = t.to(x0.device)
+    eps = torch.randn(x0.shape, generator=rng).to(x0.device)
     slot = dropped(clips, config.drop_text, rng)
     pred = model(
         torch.cat([x0, path.noised(x0, eps, t)], dim=1),  # (B, 2F, C, h, w)

@@ -69,8 +69,10 @@ def draw_actor(
     pen: Pen, look: dict[str, str], pose: Pose, light: tuple[float, float, float]
 ) -> None:
     """Draw the character `look` (kind, colour, pattern, accessory, second) in `pose`."""
-    main, second = tint(COLOURS[look["colour"]], light), tint(SECOND[look["second"]], light)
-    ink, dark = tint(INK, light), tint(COLOURS[look["colour"]], tuple(0.66 * x for x in light))
+    main = tint(COLOURS[look["colour"]], light)
+    second = tint(SECOND[look["second"]], light)
+    ink = tint(INK, light)
+    dark = tint(COLOURS[look["colour"]], tuple(0.66 * x for x in light))
     gold = tint(GOLD, light)
     if look["accessory"] == "balloon":
         balloon(pen, second, ink)

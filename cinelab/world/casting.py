@@ -115,7 +115,8 @@ def film(
     where, how large, at what time.
     """
     rng = rng_for(seed, index)
-    cast, places = hire(rng, rng.randint(1, 4)), scout(rng, rng.randint(1, 3))
+    cast = hire(rng, rng.randint(1, 4))
+    places = scout(rng, rng.randint(1, 3))
     if len(cast) * len(places) == 1:
         cast = hire(rng, 2)
     time = rng.choice(PROMPTED["time"])
@@ -132,7 +133,8 @@ def film(
             continue
         who, where = before or (0, 0)
         while (who, where) == before or before is None:
-            who, where = rng.randrange(len(cast)), rng.randrange(len(places))
+            who = rng.randrange(len(cast))
+            where = rng.randrange(len(places))
             if before is None:
                 break
         moment = time if rng.random() < 0.8 else rng.choice(PROMPTED["time"])
@@ -155,7 +157,8 @@ def go_back(
     rng: Random, setup: ShotPlan, cast: list[dict], places: list[dict], latents: int
 ) -> ShotPlan:
     """The same character, place, shot size and time of day as before; action and camera are new."""
-    numbers, kept = (setup.character, setup.place), setup.attributes
+    numbers = (setup.character, setup.place)
+    kept = setup.attributes
     return shoot(
         rng,
         cast[setup.character],
@@ -192,7 +195,8 @@ def absence(
     plain = {"camera": "static", "action": "stand"}
 
     def extra() -> ShotPlan:
-        who, where = rng.randrange(len(others)), rng.randrange(len(elsewhere))
+        who = rng.randrange(len(others))
+        where = rng.randrange(len(elsewhere))
         return shoot(rng, others[who], elsewhere[where], (1 + who, 1 + where), time, shot_latents)
 
     sizes = rng.sample(("wide", "medium"), 2)
@@ -205,7 +209,8 @@ def absence(
 
 def timeline_of(film_plan: FilmPlan, fps: float, stride: int, chunk: int = 1) -> Timeline:
     """The plan as a timeline that the director can make: one entry per shot plan."""
-    slots, index = [], 0
+    slots = []
+    index = 0
     texts = list(dict.fromkeys(shot.caption for shot in film_plan.shots))
     shots = film_plan.shot_of_latent
     for entry, shot in enumerate(film_plan.shots):

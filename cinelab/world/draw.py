@@ -39,8 +39,10 @@ class Pen(Readable):
 
     def at(self, u: float, v: float) -> tuple[int, int]:
         """Local (u, v) to fixed-point canvas coordinates."""
-        u, v = u / self.stretch * self.scale, v * self.stretch * self.scale
-        c, s = np.cos(self.tilt), np.sin(self.tilt)
+        u = u / self.stretch * self.scale
+        v = v * self.stretch * self.scale
+        c = np.cos(self.tilt)
+        s = np.sin(self.tilt)
         return round((self.x + c * u + s * v) * ONE), round((self.y + s * u - c * v) * ONE)
 
     def ellipse(

@@ -14,15 +14,21 @@ from cinelab.world.casting import FilmPlan, ShotPlan
 from cinelab.world.draw import SS, Pen
 from cinelab.world.sets import HORIZON, light_of, panorama, view
 
-HEIGHT, WIDTH, FPS, STRIDE = 48, 64, 8.0, 2
+HEIGHT = 48
+WIDTH = 64
+FPS = 8.0
+STRIDE = 2
 ACTOR = {"wide": 11.0, "medium": 15.0, "close": 20.0}  # frame pixels per unit of figure
 # where the feet stand, in frame heights from the top
 FEET = {"wide": 0.86, "medium": 1.0, "close": 1.12}
 BACKDROP = {"wide": 1.0, "medium": 1.08, "close": 1.18}  # zoom of the set behind
 # the figure's reach in its own units
-TALL, LEFT = 2.8, {"balloon": 1.4, "hat": 1.0, "crown": 1.0, "scarf": 1.0}
+TALL = 2.8
+LEFT = {"balloon": 1.4, "hat": 1.0, "crown": 1.0, "scarf": 1.0}
 LENS = 0.45  # blur of the lens, pixels
-PAN, ZOOM = 0.07, 0.07  # camera speed: frame heights, and share, per second
+# camera speed: frame heights, and share, per second
+PAN = 0.07
+ZOOM = 0.07
 
 
 @dataclass(frozen=True)
@@ -63,9 +69,11 @@ def render_shot(
     """`count` frames of a shot: uint8 (count, H, W, 3), boxes (count, 4), and where it ends."""
     attributes = shot.attributes
     start = carry or opening(attributes["action"])
-    backdrop, light = panorama(attributes, shot.scenery_seed, HEIGHT), light_of(attributes["time"])
+    backdrop = panorama(attributes, shot.scenery_seed, HEIGHT)
+    light = light_of(attributes["time"])
     figure_light = tuple(0.6 + 0.4 * x for x in light)  # faces stay readable at night
-    frames, boxes = np.empty((count, HEIGHT, WIDTH, 3), np.uint8), np.empty((count, 4), np.float32)
+    frames = np.empty((count, HEIGHT, WIDTH, 3), np.uint8)
+    boxes = np.empty((count, 4), np.float32)
     for i in range(count):
         sideways, zoom = camera_at(attributes["camera"], start.camera_seconds + i / FPS)
         canvas = view(backdrop, sideways, zoom * BACKDROP[attributes["size"]], HEIGHT, WIDTH)
@@ -102,7 +110,9 @@ def frames_of(latents: int, first: bool) -> int:
 
 def render(plan: FilmPlan) -> Rendered:
     """Draw a whole film."""
-    frames, boxes, carry = [], [], None
+    frames = []
+    boxes = []
+    carry = None
     for number, shot in enumerate(plan.shots):
         count = frames_of(shot.latents, number == 0)
         part, where, carry = render_shot(shot, count, carry if shot.continues else None)

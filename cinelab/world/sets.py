@@ -41,12 +41,11 @@ def light_of(time: str) -> tuple[float, float, float]:
 
 def panorama(attributes: dict[str, str], seed: int, height: int) -> np.ndarray:
     """The painted set, uint8 (height * SS, SPAN * height * SS, 3)."""
-    tall, wide = height * SS, round(SPAN * height * SS)
-    night, light, setting = (
-        attributes["time"] == "night",
-        light_of(attributes["time"]),
-        attributes["setting"],
-    )
+    tall = height * SS
+    wide = round(SPAN * height * SS)
+    night = attributes["time"] == "night"
+    light = light_of(attributes["time"])
+    setting = attributes["setting"]
     canvas = gradient(tall, wide, *SKY[setting], night)
     pen = Pen(canvas, wide / 2, HORIZON * tall, tall)
     rng = rng_for(seed, 0)
@@ -62,7 +61,8 @@ def panorama(attributes: dict[str, str], seed: int, height: int) -> np.ndarray:
 
 def gradient(tall: int, wide: int, top: Colour, low: Colour, night: bool) -> np.ndarray:
     if night:
-        top, low = (18, 22, 58), tint(low, (0.32, 0.34, 0.62))
+        top = (18, 22, 58)
+        low = tint(low, (0.32, 0.34, 0.62))
     ramp = np.linspace(0, 1, tall)[:, None] / HORIZON
     column = np.array(top) * (1 - ramp.clip(0, 1)) + np.array(low) * ramp.clip(0, 1)
     return np.ascontiguousarray(np.broadcast_to(column[:, None], (tall, wide, 3)).astype(np.uint8))
@@ -83,7 +83,8 @@ def heavens(pen: Pen, rng, night: bool, setting: str) -> None:
         return
     pen.circle(x, 0.46, 0.085, (255, 240, 150))
     for _ in range(0 if setting == "desert" else 4):
-        u, v = rng.uniform(-1.2, 1.2), rng.uniform(0.3, 0.55)
+        u = rng.uniform(-1.2, 1.2)
+        v = rng.uniform(0.3, 0.55)
         for k in (-1, 0, 1):
             pen.ellipse(u + 0.07 * k, v, 0.08, 0.035 + 0.015 * (k == 0), (252, 252, 252))
 
@@ -130,7 +131,8 @@ def desert(pen: Pen, rng, light, night: bool) -> None:
     ridge(pen, rng, 0.0, 0.22, 2.4, tint((212, 140, 70), light))
     ridge(pen, rng, -0.02, 0.1, 3.6, tint((238, 182, 104), light))
     for _ in range(5):
-        u, v = rng.uniform(-1.3, 1.3), rng.uniform(-0.12, -0.02)
+        u = rng.uniform(-1.3, 1.3)
+        v = rng.uniform(-0.12, -0.02)
         green = tint((60, 130, 80), light)
         pen.line([(u, v), (u, v + 0.14)], 0.03, green)
         pen.line([(u - 0.05, v + 0.11), (u - 0.05, v + 0.06), (u, v + 0.06)], 0.022, green)
@@ -139,7 +141,8 @@ def desert(pen: Pen, rng, light, night: bool) -> None:
 def city(pen: Pen, rng, light, night: bool) -> None:
     x = -SPAN / 2
     while x < SPAN / 2:
-        w, h = rng.uniform(0.12, 0.22), rng.uniform(0.12, 0.4)
+        w = rng.uniform(0.12, 0.22)
+        h = rng.uniform(0.12, 0.4)
         wall = rng.choice(((134, 142, 166), (168, 144, 138), (120, 128, 140)))
         box(pen, x, -0.02, x + w, h, tint(wall, light))
         for i in range(int(w / 0.09)):
@@ -165,18 +168,21 @@ def city(pen: Pen, rng, light, night: bool) -> None:
 def forest(pen: Pen, rng, light, night: bool) -> None:
     ridge(pen, rng, 0.1, 0.16, 5.0, tint((70, 124, 86), light))
     for k in range(15):
-        u, v = -1.3 + 0.19 * k + rng.uniform(-0.05, 0.05), rng.uniform(-0.03, 0.02)
+        u = -1.3 + 0.19 * k + rng.uniform(-0.05, 0.05)
+        v = rng.uniform(-0.03, 0.02)
         h = rng.uniform(0.3, 0.46)
         box(pen, u - 0.018, v, u + 0.018, v + 0.2, tint((96, 66, 44), light))
         for step in range(3):
-            low, half = v + 0.1 + 0.25 * h * step, 0.1 - 0.022 * step
+            low = v + 0.1 + 0.25 * h * step
+            half = 0.1 - 0.022 * step
             green = tint((38, 104 + 8 * step, 62), light)
             pen.polygon([(u - half, low), (u + half, low), (u, low + 0.45 * h)], green)
 
 
 def snow(pen: Pen, rng, light, night: bool) -> None:
     for k in range(6):
-        u, h = -1.3 + 0.5 * k + rng.uniform(-0.1, 0.1), rng.uniform(0.26, 0.42)
+        u = -1.3 + 0.5 * k + rng.uniform(-0.1, 0.1)
+        h = rng.uniform(0.26, 0.42)
         pen.polygon([(u - 0.36, -0.01), (u + 0.36, -0.01), (u, h)], tint((118, 136, 168), light))
         pen.polygon(
             [(u - 0.13, 0.64 * h), (u + 0.13, 0.64 * h), (u, h)], tint((252, 252, 255), light)
@@ -193,7 +199,8 @@ def house(pen: Pen, light, night: bool) -> None:
 
 def lighthouse(pen: Pen, light, night: bool) -> None:
     for k in range(4):
-        low, half = 0.1 * k, 0.075 - 0.008 * k
+        low = 0.1 * k
+        half = 0.075 - 0.008 * k
         colour = tint((250, 250, 250) if k % 2 else (214, 60, 60), light)
         pen.polygon(
             [(-half - 0.008, low), (half + 0.008, low), (half, low + 0.1), (-half, low + 0.1)],
@@ -208,7 +215,8 @@ def windmill(pen: Pen, light, night: bool) -> None:
     pen.polygon([(-0.07, 0.31), (0.07, 0.31), (0, 0.39)], tint((92, 72, 60), light))
     for k in range(4):
         a = pi / 4 + k * pi / 2
-        u, v = 0.2 * np.cos(a), 0.2 * np.sin(a)
+        u = 0.2 * np.cos(a)
+        v = 0.2 * np.sin(a)
         pen.line([(0, 0.33), (u, 0.33 + v)], 0.05, tint((250, 246, 236), light))
     pen.circle(0, 0.33, 0.03, tint((60, 50, 50), light))
 
@@ -238,7 +246,8 @@ def view(canvas: np.ndarray, x: float, zoom: float, height: int, width: int) -> 
 
     The zoom is about the horizon, so that the ground stays under the feet.
     """
-    tall, wide = height * SS, width * SS
+    tall = height * SS
+    wide = width * SS
     matrix = np.array(
         [
             [zoom, 0, wide / 2 - zoom * (canvas.shape[1] / 2 + x * tall)],

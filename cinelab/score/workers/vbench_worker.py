@@ -27,7 +27,8 @@ def work(job: dict) -> dict:
     import vbench
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    results, errors = {}, {}
+    results = {}
+    errors = {}
     for dimension, files in job["dimensions"].items():
         say(f"{dimension} of {len(files)} clips on {device}")
         try:
@@ -106,7 +107,8 @@ def _only(job: dict, files: list) -> Path:
 
 def _evaluate(job: dict, dimension: str, folder: Path, device, package: Path) -> dict:
     """One dimension on a folder; VBench returns nothing, its numbers are in a file."""
-    out, name = Path(job["scratch"]) / "out", f"{job['mode']}-{dimension}"
+    out = Path(job["scratch"]) / "out"
+    name = f"{job['mode']}-{dimension}"
     listing = str(package / "VBench_full_info.json")
     options = {
         "dimension_list": [dimension],
@@ -184,11 +186,9 @@ def _write_video(path: str, frames, fps) -> None:
         stream = container.add_stream(
             "libx264", rate=round(fps), options={"qp": "0", "preset": "ultrafast"}
         )
-        stream.height, stream.width, stream.pix_fmt = (
-            int(frames.shape[1]),
-            int(frames.shape[2]),
-            "yuv444p",
-        )
+        stream.height = int(frames.shape[1])
+        stream.width = int(frames.shape[2])
+        stream.pix_fmt = "yuv444p"
         for picture in np.asarray(frames).astype(np.uint8):
             container.mux(
                 stream.encode(

@@ -14,14 +14,16 @@ import numpy as np
 from plumbing import say, serve
 
 # with one candidate they change nothing; the checkpoint's code wants them given
-TEMPERATURE, TOP_P = 0.1, 0.1
+TEMPERATURE = 0.1
+TOP_P = 0.1
 PAD = 128002  # the padding token of the Llama 3 that the model is built on
 
 
 def work(job: dict) -> dict:
     """Every question of every clip; a clip that fails costs the others nothing."""
     answer = _backend(job["backend"])(job) if job.get("backend") else load(job)
-    answers, errors = [], {}
+    answers = []
+    errors = {}
     for number, clip in enumerate(job["clips"]):
         say(f"clip {number + 1} of {len(job['clips'])}, {len(clip['questions'])} questions")
         try:
