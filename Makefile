@@ -28,7 +28,7 @@ lab: $(READY) filter ## open JupyterLab on the notebooks
 	@$(VENV)/bin/jupyter lab $$([ "$$(id -u)" != 0 ] || echo --allow-root) --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/notebooks --FileContentsManager.post_save_hook=cinelab.lab.plain_notebook.saved $(LAB)
 
 pages: $(READY) ## run the tour and two more notebooks into pages for a browser, results/pages
-	@$(PY) -m cinelab.lab.executed
+	@$(PY) -m cinelab.lab.reports.pages
 
 vbench: $(READY) ## set VBench up in an environment of its own (about 2 GB)
 	@$(VENV)/bin/cinelab eval setup vbench

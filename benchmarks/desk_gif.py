@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from cinelab.lab.demo import House, serve
-from cinelab.model.zoo import load
+from cinelab.lab.desk.demo import House, serve
+from cinelab.zoo.checkpoints import load
 
 # pixels; seconds between two pictures
 WIDTH = 720

@@ -147,14 +147,14 @@ def screenplay(folder: Path) -> None:
 
 @kind(one_file("sweep.yaml", SWEEPS))
 def sweep(folder: Path) -> None:
-    from cinelab.lab.grid import expand, load
+    from cinelab.lab.sweeps.grid import expand, load
 
     expand(load(folder / "sweep.yaml"))
 
 
 @kind(one_file("run.yaml", JOBS))
 def job(folder: Path) -> None:
-    from cinelab.train.job import load_job
+    from cinelab.jobs.job import load_job
 
     found = load_job(folder / "run.yaml")
     to_dict(found.config)
@@ -288,7 +288,7 @@ def settings(folder: Path) -> None:
 
 @cache
 def toybox() -> Any:
-    from cinelab.model.zoo import load
+    from cinelab.zoo.checkpoints import load
 
     return load("toybox-1step")
 
@@ -394,7 +394,7 @@ def some_message(rng: Random) -> Files:
 
 @kind(some_message)
 def message(folder: Path) -> None:
-    from cinelab.lab.messages import read
+    from cinelab.lab.desk.messages import read
 
     read((folder / "message.json").read_bytes().decode(errors="replace"))
 
@@ -409,7 +409,7 @@ def some_checkpoint(rng: Random) -> Files:
 
 @kind(some_checkpoint)
 def checkpoint(folder: Path) -> None:
-    from cinelab.model.zoo import load
+    from cinelab.zoo.checkpoints import load
 
     (folder / "model" / "weights.safetensors").symlink_to(
         ROOT / "cinelab/checkpoints/toybox-1step/weights.safetensors"
@@ -438,7 +438,7 @@ def checkpoint(folder: Path) -> None:
     )
 )
 def wan_settings(folder: Path) -> None:
-    from cinelab.model.wan_zoo import settings_of
+    from cinelab.zoo.wan import settings_of
 
     settings_of(folder)
 
@@ -561,7 +561,7 @@ def some_listing(rng: Random) -> Files:
 @kind(some_listing)
 def listing(folder: Path) -> None:
     from cinelab.data.listing import find
-    from cinelab.score.excerpts import read_prompts
+    from cinelab.metrics.external.clip_files import read_prompts
 
     for look in (
         lambda: find(folder / "v", print_nothing),
@@ -680,7 +680,7 @@ def some_results(rng: Random) -> Files:
 
 @kind(some_results)
 def results(folder: Path) -> None:
-    from cinelab.lab.results import column_table, overview, query, telling
+    from cinelab.lab.reports.index import column_table, overview, query, telling
 
     found = query(folder, "status = 'done'")
     runs = query(folder, sql="select * from runs")
@@ -690,8 +690,8 @@ def results(folder: Path) -> None:
 
 @kind(some_results)
 def cells(folder: Path) -> None:
-    from cinelab.lab.pooling import comparisons, costs, load_cells, pooled
-    from cinelab.lab.report import provenance, run_table, summary
+    from cinelab.lab.reports.report import provenance, run_table, summary
+    from cinelab.lab.reports.sweep_table import comparisons, costs, load_cells, pooled
 
     found = load_cells(folder / "memory")
     assert len(found.table) >= 3, "a broken cell is a row"
@@ -707,7 +707,7 @@ def cells(folder: Path) -> None:
 
 @kind(some_results)
 def report(folder: Path) -> None:
-    from cinelab.lab.report import render, section
+    from cinelab.lab.reports.report import render, section
 
     render([section([str(folder / "memory")])], "t")
 
@@ -721,7 +721,7 @@ def some_card(rng: Random) -> Files:
 
 @kind(some_card)
 def card(folder: Path) -> None:
-    from cinelab.lab.cards import benchmark_table, card_table, compare_cards, print_card
+    from cinelab.lab.reports.cards import benchmark_table, card_table, compare_cards, print_card
     from cinelab.printing import Plain
 
     for look in (
@@ -737,7 +737,7 @@ def card(folder: Path) -> None:
 
 
 def card_of(folder: Path) -> dict:
-    from cinelab.lab.cards import read_card
+    from cinelab.lab.reports.cards import read_card
 
     return read_card(folder / "reference" / "one.json")
 
@@ -856,7 +856,7 @@ def fixed_results() -> TemporaryDirectory:
 
 @kind(some_question)
 def question(folder: Path) -> None:
-    from cinelab.lab.results import column_table, query, telling
+    from cinelab.lab.reports.index import column_table, query, telling
 
     asked = (folder / "question.txt").read_bytes().decode()
     found = query(fixed_results().name, **{(folder / "how.txt").read_text(): asked})
@@ -959,7 +959,8 @@ def some_arguments(rng: Random) -> Files:
 
 @kind(some_arguments)
 def arguments(folder: Path) -> None:
-    from cinelab import cli, printing
+    from cinelab import printing
+    from cinelab.cli import commands as cli
 
     words = json.loads((folder / "words.json").read_bytes())
     said = io.StringIO()

@@ -1,7 +1,7 @@
 """How long a report and the index take: `python benchmarks/report.py [--runs 200] [-o FILE]`.
 
 Two film cells are really made and then copied as so many finished runs of a grid (policy x budget x
-seed), each with rows, film and storyboard. Measured: `cinelab.lab.report.report` over all of them,
+seed), each with rows, film and storyboard. Measured: `cinelab.lab.reports.report.report` over all of them,
 the index read afresh, and the index read again.
 """
 
@@ -14,9 +14,9 @@ import time
 from pathlib import Path
 
 from cinelab.files import write_json
-from cinelab.lab.films import FilmSetting, film_cell
-from cinelab.lab.report import report
-from cinelab.lab.results import index
+from cinelab.lab.reports.index import index
+from cinelab.lab.reports.report import report
+from cinelab.lab.studies.film_cell import FilmSetting, film_cell
 from cinelab.runs import hardware
 
 

@@ -37,9 +37,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from demoserver import Guest  # noqa: E402
 
 from cinelab.files import write_json  # noqa: E402
-from cinelab.model.zoo import load  # noqa: E402
 from cinelab.runs import hardware  # noqa: E402
 from cinelab.stream.session import Session, read_record  # noqa: E402
+from cinelab.zoo.checkpoints import load  # noqa: E402
 
 MODEL = "toybox-2step"
 # chunks after which a script goes back to an early one, so that films stop growing after the warm-

@@ -17,8 +17,8 @@ from pathlib import Path
 import nbformat
 
 from cinelab.files import write_json
-from cinelab.lab.grid import Sweep
-from cinelab.lab.sweep import run
+from cinelab.lab.sweeps.grid import Sweep
+from cinelab.lab.sweeps.sweep import run
 from cinelab.runs import hardware
 
 ROOT = Path(__file__).resolve().parents[1]

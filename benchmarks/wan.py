@@ -15,13 +15,13 @@ import cinelab  # noqa: F401 - first, so that torch's threads sleep while they w
 # isort: split
 import torch
 
+from cinelab.bench.wan_options import measure_options
+from cinelab.bench.wan_speed import MODELS, MODES, Maker, WanBench, beside, measure, overhead
 from cinelab.files import plain_json, write_json
 from cinelab.lab.wan_bench import random_codec
-from cinelab.memory.shelf import PACKINGS, PLACES, Storage
-from cinelab.model.attention import KERNELS
-from cinelab.model.fast import LINEARS, Speed
-from cinelab.score.wan_options import measure_options
-from cinelab.score.wan_speed import MODELS, MODES, Maker, WanBench, beside, measure, overhead
+from cinelab.memory.store import PACKINGS, PLACES, Storage
+from cinelab.ops.attention import KERNELS
+from cinelab.scale.acceleration import LINEARS, Speed
 
 
 def main() -> None:

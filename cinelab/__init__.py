@@ -25,7 +25,7 @@ _HOMES = {
     "ShotSink": "cinelab.memory.policy",
     "RandomTopK": "cinelab.memory.policy",
     "Sampling": "cinelab.flow.sampler",
-    "load": "cinelab.model.zoo",
+    "load": "cinelab.zoo.checkpoints",
     "Director": "cinelab.stream.director",
     "Film": "cinelab.stream.director",
 }

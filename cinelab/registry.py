@@ -29,7 +29,7 @@ FOLDERS = "CINELAB_PATH"  # folders in which they are looked for after Python's 
 HOMES = {
     "policy": "cinelab.memory.policy:POLICIES",
     "solver": "cinelab.flow.sampler:SOLVERS",
-    "metric": "cinelab.score.metrics:METRICS",
+    "metric": "cinelab.metrics.metric:METRICS",
     "loss": "cinelab.train.losses:LOSSES",
 }
 _imported: set[str] = set()

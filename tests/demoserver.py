@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import tornado.httpclient
 import tornado.websocket
 
-from cinelab.lab.demo import House, serve
+from cinelab.lab.desk.demo import House, serve
 
 
 def alone(work):

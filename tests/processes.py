@@ -16,11 +16,11 @@ from test_train import model as plain
 
 from cinelab.memory.policy import CAMR
 from cinelab.model.wan import cast
+from cinelab.scale.checkpoints import SharedRun
+from cinelab.scale.parallel import Layout, Parallel
 from cinelab.train import bidirectional, consistency, dmd, presets, teacher_forcing
-from cinelab.train.checkpoint import SharedRun
-from cinelab.train.lora import Lora, add_lora
 from cinelab.train.optim import Optim, whole
-from cinelab.train.parallel import Layout, Parallel
+from cinelab.scale.adapters import Lora, add_lora
 
 # so that three steps move the weights well beyond rounding
 FAST = Optim(lr=1e-3, warmup=0, ema=0.9)
@@ -149,4 +149,4 @@ if __name__ == "__main__":
             torch.save(result, place / f"{name}.pt")
     joined.leave()
     sys.stdout.flush()
-    os._exit(0)  # as cinelab.train.worker does
+    os._exit(0)  # as cinelab.jobs.worker does

@@ -7,14 +7,14 @@ import processes
 import pytest
 import torch
 
-from cinelab.memory import sight
+from cinelab.memory import context as sight
+from cinelab.memory.context import Bidirectional, KnownHistory, TeacherForcing
 from cinelab.memory.policy import CAMR, Full
-from cinelab.memory.sight import Bidirectional, KnownHistory, TeacherForcing
-from cinelab.model.rope import rope_for
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, attend, cast
-from cinelab.train import arithmetic
-from cinelab.train.arithmetic import Plan, adapter_parameters, memory, parameters
-from cinelab.train.lora import Lora, add_lora
+from cinelab.ops.rope import rope_for
+from cinelab.scale import cost as arithmetic
+from cinelab.scale.cost import Plan, adapter_parameters, memory, parameters
+from cinelab.scale.adapters import Lora, add_lora
 
 DOC = Path(__file__).parents[1] / "docs" / "scaling.md"
 

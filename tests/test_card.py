@@ -9,10 +9,9 @@ import pytest
 
 from cinelab import CAMR, load
 from cinelab.errors import CinelabError
-from cinelab.lab.cards import card_table, compare_cards, comparison_note, print_card
-from cinelab.score.card import CardConfig, card, measure
-from cinelab.score.recogniser import load_recogniser
-from cinelab.score.toybox import (
+from cinelab.lab.reports.cards import card_table, compare_cards, comparison_note, print_card
+from cinelab.metrics.card import CardConfig, card, measure
+from cinelab.metrics.toybox.attributes import (
     above_chance_rows,
     absence_batch,
     consistency_rows,
@@ -23,6 +22,7 @@ from cinelab.score.toybox import (
     recall_rows,
     shuffled,
 )
+from cinelab.metrics.toybox.recogniser import load_recogniser
 from cinelab.world import casting, render
 from cinelab.world.vocab import PROMPTED
 

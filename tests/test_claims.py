@@ -9,10 +9,8 @@ import pandas as pd
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab import claims, initialisation, withdrawn
-from cinelab.lab.initialisation import TEACHER_STAGE
-from cinelab.lab.recall import sweep_rows
-from cinelab.lab.verdicts import (
+from cinelab.lab.reports import withdrawn
+from cinelab.lab.reports.verdicts import (
     COLUMNS,
     Look,
     about_gap,
@@ -23,7 +21,11 @@ from cinelab.lab.verdicts import (
     shown,
     verdict,
 )
-from cinelab.score.stats import Estimate, holm
+from cinelab.lab.studies import initialisation_cell as initialisation
+from cinelab.lab.studies import initialisation_study as claims
+from cinelab.lab.studies.initialisation_cell import TEACHER_STAGE
+from cinelab.lab.studies.memory_study import sweep_rows
+from cinelab.metrics.stats import Estimate, holm
 
 NEW = withdrawn.PROTOCOL["initialisation"]
 
@@ -313,7 +315,7 @@ def test_equal_seconds_are_what_the_cell_trains_for(tmp_path, monkeypatch):
 
 def test_the_study_gives_every_start_as_many_clips():
     from cinelab.config import override
-    from cinelab.lab.grid import expand
+    from cinelab.lab.sweeps.grid import expand
     from cinelab.train import presets
 
     for cell in expand(Path(__file__).parents[1] / "experiments" / "initialisation.yaml"):
@@ -335,7 +337,7 @@ def test_the_baseline_has_a_level_a_chunk(tmp_path, monkeypatch):
 
 
 def test_a_teachers_card_is_of_its_end_points():
-    from cinelab.score.recogniser import load_recogniser
+    from cinelab.metrics.toybox.recogniser import load_recogniser
     from cinelab.train import presets
 
     marks = initialisation.teacher_marks(

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cinelab import cli, lab
+from cinelab import lab
+from cinelab.cli import commands as cli
 from cinelab.errors import CinelabError
 from cinelab.lab.doctor import examine
 
@@ -207,8 +208,8 @@ def test_no_encoder_is_one_sentence(play, tmp_path, monkeypatch):
 
 
 def test_tasks_are_written_answered_and_scored(tmp_path):
-    from cinelab.lab.tasks import answer
-    from cinelab.score.card import CardConfig
+    from cinelab.lab.studies.tasks import answer
+    from cinelab.metrics.card import CardConfig
     from cinelab.world import render
 
     done = CliRunner().invoke(
@@ -298,7 +299,7 @@ def test_a_plan_says_what_a_film_takes(words, code, said):
 
 
 def test_videos_become_clips_and_what_is_left_out_is_said(tmp_path):
-    from cinelab.lab.video_data import sample_videos
+    from cinelab.lab.training.video_data import sample_videos
 
     videos = str(sample_videos(tmp_path / "videos", 1, 10))
     store = str(tmp_path / "store")

@@ -14,9 +14,9 @@ import psutil
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab.cluster import LONG, Cluster, settings
-from cinelab.lab.grid import Sweep, expand
-from cinelab.lab.sweep import run
+from cinelab.lab.sweeps.cluster import LONG, Cluster, settings
+from cinelab.lab.sweeps.grid import Sweep, expand
+from cinelab.lab.sweeps.sweep import run
 
 WORK = """
 import os, pathlib, time
@@ -84,7 +84,9 @@ def wait_for(condition, seconds=120):
 def start(seeds):
     """A driver in a process group of its own, whose cells wait; it prints to printed.txt."""
     sweep = f"Sweep('s', 'work.ipynb', grid={{'mode': ['waits']}}, seeds={seeds})"
-    code = f"from cinelab.lab.sweep import Sweep, run; run({sweep}, workers=2, engine='local')"
+    code = (
+        f"from cinelab.lab.sweeps.sweep import Sweep, run; run({sweep}, workers=2, engine='local')"
+    )
     with open("printed.txt", "w") as file:  # no pipe: the jobs keep it open
         streams = {"stdout": file, "stderr": subprocess.DEVNULL}
         return subprocess.Popen([sys.executable, "-c", code], start_new_session=True, **streams)

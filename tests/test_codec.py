@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig, to_tensor, to_uint8
-from cinelab.model.zoo import load_codec
 from cinelab.train.codec import clip, psnr
+from cinelab.zoo.checkpoints import load_codec
 
 
 def small() -> ToyCodec:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.score.cuts import (
+from cinelab.metrics.video.cuts import (
     CutDetector,
     CutMatch,
     colour_difference,

@@ -23,18 +23,18 @@ from kills import killed_at_every_operation
 from cinelab.data import DataConfig, FilmStore, build, cutting, layout, listing, skipped, verify
 from cinelab.data.reader import Player, Video
 from cinelab.errors import CinelabError
+from cinelab.jobs.job import Data
 from cinelab.latent import store as toybox_store
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig, to_tensor
+from cinelab.metrics.video.cuts import match_cuts
 from cinelab.model.wan import CausalWan, init_toy
-from cinelab.model.zoo import load_codec, toy_encoder
 from cinelab.runs import Run
-from cinelab.score.cuts import match_cuts
 from cinelab.script.shotlist import ListedShot, ShotList, beside
 from cinelab.script.unconditional import PUBLISHED
 from cinelab.seeds import rng_at
 from cinelab.train import presets, teacher_forcing
-from cinelab.train.job import Data
 from cinelab.world import casting, render
+from cinelab.zoo.checkpoints import load_codec, toy_encoder
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 MARKS = {"codec": "c", "encoder": "e"}

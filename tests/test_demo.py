@@ -16,11 +16,8 @@ from directing import CAT, ROBOT, until
 
 from cinelab import load
 from cinelab.errors import CinelabError
-from cinelab.lab import desk as desk_module
-from cinelab.lab import doors as doors_module
-from cinelab.lab import house as house_module
-from cinelab.lab.demo import House, Rules, demo, serve
-from cinelab.lab.doors import (
+from cinelab.lab.desk import widget as desk_module
+from cinelab.lab.desk.access import (
     DIRECTS,
     WATCHES,
     Doors,
@@ -30,8 +27,11 @@ from cinelab.lab.doors import (
     page_policy,
     token_given,
 )
-from cinelab.lab.messages import MESSAGE
-from cinelab.lab.viewers import MOST, Viewer
+from cinelab.lab.desk.demo import House, Rules, demo, serve
+from cinelab.lab.desk.messages import MESSAGE
+from cinelab.lab.desk.viewers import MOST, Viewer
+from cinelab.lab.desk.widget import access as doors_module
+from cinelab.lab.desk.widget import visits as house_module
 from cinelab.stream.live import Live
 from cinelab.stream.session import Session, Settings
 
@@ -531,7 +531,7 @@ def test_browsers_that_vanish_or_never_read_leave_nothing_and_slow_nobody(
     served, caplog, capfd, monkeypatch
 ):
     caplog.set_level(logging.DEBUG)
-    monkeypatch.setattr("cinelab.lab.viewers.MOST", 2**17)
+    monkeypatch.setattr("cinelab.lab.desk.viewers.MOST", 2**17)
     running = served()
 
     async def deaf():

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cinelab.lab import desk as module
-from cinelab.lab.desk import EXAMPLES, SWITCHES
+from cinelab.lab.desk import widget as module
+from cinelab.lab.desk.widget import EXAMPLES, SWITCHES
 from cinelab.stream.video import write_mp4
 
 pytestmark = pytest.mark.browser

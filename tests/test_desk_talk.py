@@ -12,8 +12,11 @@ from directing import CAT, ROBOT, until
 
 from cinelab import load
 from cinelab.errors import CinelabError
-from cinelab.lab import desk as module
-from cinelab.lab.desk import (
+from cinelab.lab.desk import widget as module
+from cinelab.lab.desk.frame_channel import UNDER_WAY, Post
+from cinelab.lab.desk.kernel import Kernel
+from cinelab.lab.desk.unattended import rehearse
+from cinelab.lab.desk.widget import (
     EXAMPLES,
     SEED,
     Desk,
@@ -25,15 +28,12 @@ from cinelab.lab.desk import (
     retaken,
     sentence,
 )
-from cinelab.lab.kernel import Kernel
-from cinelab.lab.post import UNDER_WAY, Post
-from cinelab.lab.rehearsal import rehearse
 from cinelab.script.screenplay import Screenplay
-from cinelab.stream.board import Board, pictures, words_changed
+from cinelab.stream.attended import looked
 from cinelab.stream.export import at_rest, export
 from cinelab.stream.live import Readout
-from cinelab.stream.looked import looked
 from cinelab.stream.session import Session, Settings
+from cinelab.stream.tree import Board, pictures, words_changed
 from cinelab.stream.video import read_video
 
 

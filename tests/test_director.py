@@ -12,8 +12,8 @@ from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Chunk
 from cinelab.memory.cache import Memory
 from cinelab.outputs import finish
+from cinelab.stream.batch import Timed, make, stream
 from cinelab.stream.director import MARK, saved_as, untaken
-from cinelab.stream.engine import Timed, make, stream
 
 SHOTS = (
     Shot("wide shot of a red cat that waves in the meadow by day, static camera", 1.0),
@@ -122,7 +122,7 @@ def test_a_film_can_be_saved_and_read_again(film, tmp_path):
 def test_a_film_whose_saving_was_killed_is_finished_and_never_measured_as_whole(
     bundle, film, tmp_path
 ):
-    from cinelab.score.evaluate import evaluate
+    from cinelab.metrics.video.evaluate import evaluate
 
     director = Director(bundle, policy=CAMR(budget=4))
     scratch = tmp_path / f".partial-{MARK}.d"

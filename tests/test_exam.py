@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab.monitor import alarms, distillation_curves
-from cinelab.model.zoo import load
-from cinelab.score.exam import Exam, ExamConfig
-from cinelab.score.pictures import contrast, motion, picture_rows, saturation, sharpness
-from cinelab.score.recogniser import load_recogniser
-from cinelab.score.stats import nested_bootstrap
+from cinelab.lab.training.monitor import alarms, distillation_curves
+from cinelab.metrics.stats import nested_bootstrap
+from cinelab.metrics.toybox.recogniser import load_recogniser
+from cinelab.metrics.toybox.validation import Exam, ExamConfig
+from cinelab.metrics.video.appearance import contrast, motion, picture_rows, saturation, sharpness
+from cinelab.zoo.checkpoints import load
 
 
 def film(seed=0, frames=8):

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab.executed import figure_html, page, pages, shorten
+from cinelab.lab.reports.pages import figure_html, page, pages, shorten
 
 
 def executed(tmp_path):

@@ -23,37 +23,38 @@ from cinelab import CAMR, Director, Full, Policy, Sampling, Window, load, regist
 from cinelab.config import described, from_dict, override, to_dict
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import solve, walk
-from cinelab.lab import stages
-from cinelab.lab.ablation import memory_cell
-from cinelab.lab.cards import compare_cards, score_card
-from cinelab.lab.demo import House, Rules
-from cinelab.lab.films import FilmSetting, film_cell
-from cinelab.lab.grid import Sweep, expand
-from cinelab.lab.measured import check_cell, keep_rows
-from cinelab.lab.pooling import compared, load_cells, pooled
-from cinelab.lab.report import foremost, report
-from cinelab.lab.results import query
-from cinelab.lab.viewers import Viewer
+from cinelab.jobs import worker
+from cinelab.jobs.job import load_job
+from cinelab.lab.desk.demo import House, Rules
+from cinelab.lab.desk.viewers import Viewer
+from cinelab.lab.reports.cards import compare_cards, score_card
+from cinelab.lab.reports.index import query
+from cinelab.lab.reports.report import foremost, report
+from cinelab.lab.reports.sweep_table import compared, load_cells, pooled
+from cinelab.lab.studies.film_cell import FilmSetting, film_cell
+from cinelab.lab.studies.memory_cell import memory_cell
+from cinelab.lab.sweeps.grid import Sweep, expand
+from cinelab.lab.sweeps.measured import check_cell, keep_rows
+from cinelab.lab.training import stages
 from cinelab.memory.policy import POLICIES, budget_of, name_of, policy_named, with_budget
-from cinelab.model.wan_zoo import WanSettings
+from cinelab.metrics.card import CardConfig
+from cinelab.metrics.metric import METRICS, Metric, own_rows, values
+from cinelab.metrics.toybox.film import plain_scores
+from cinelab.metrics.video.evaluate import evaluate
 from cinelab.registry import HOMES, Registry, resolve
 from cinelab.runs import Run
-from cinelab.score.card import CardConfig
-from cinelab.score.evaluate import evaluate
-from cinelab.score.film import plain_scores
-from cinelab.score.metrics import METRICS, Metric, own_rows, values
+from cinelab.scale.parallel import Layout, Parallel
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ListedShot
 from cinelab.seeds import rng_at
 from cinelab.stream.export import export
-from cinelab.stream.follow import follow, follow_run
+from cinelab.stream.from_film import follow, follow_run
 from cinelab.stream.session import Session, Settings
 from cinelab.stream.whatif import Change, what_if
-from cinelab.train import bidirectional, consistency, dmd, presets, teacher_forcing, worker
-from cinelab.train.job import load_job
+from cinelab.train import bidirectional, consistency, dmd, presets, teacher_forcing
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Ema
-from cinelab.train.parallel import Layout, Parallel
+from cinelab.zoo.wan import WanSettings
 
 HERE = Path(__file__).parent
 CAT = "medium shot of a red cat that stands still in the meadow by day"
@@ -426,7 +427,7 @@ def test_a_metric_that_answers_wrongly_is_one_sentence(answer, words):
 
 def test_own_metrics_are_in_films_evaluations_and_cards(own, bundle, tmp_path, monkeypatch):
     small = partial(CardConfig, latents=6, shot_latents=(3, 3), away=(1,), reframed_away=1)
-    monkeypatch.setattr("cinelab.lab.cards.CardConfig", small)
+    monkeypatch.setattr("cinelab.lab.reports.cards.CardConfig", small)
     film = Director(bundle).render(PLAY)
     scores = plain_scores(film.frames, film.timeline, film.timings)
     assert scores[scores["metric"] == "redness"]["shot"].tolist() == [1, 2, 3] and set(

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cinelab.errors import CinelabError
-from cinelab.memory.sight import Bidirectional
-from cinelab.model.attention import KERNELS, attention, available
-from cinelab.model.fast import Speed, hasten
+from cinelab.memory.context import Bidirectional
 from cinelab.model.wan import FULL_PRECISION, CausalWan, WanConfig, cast, kept_dtype
+from cinelab.ops.attention import KERNELS, attention, available
+from cinelab.scale.acceleration import Speed, hasten
 
 CONFIG = WanConfig(
     num_attention_heads=4, attention_head_dim=32, num_layers=2, ffn_dim=256, text_dim=32

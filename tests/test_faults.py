@@ -26,16 +26,16 @@ from writers import child_refuses
 from cinelab.checksums import CHECKSUMS, read_arrays, read_sealed, write_arrays, write_sealed
 from cinelab.errors import CinelabError
 from cinelab.files import HERE, append_line, read_lines, write_json, write_text
+from cinelab.jobs.job import Job
 from cinelab.latent import store as toybox_store
 from cinelab.latent.clips import FilmStore, text_key, write_shard
-from cinelab.model import zoo
-from cinelab.model.convert import convert
-from cinelab.model.wan_zoo import settings_of
 from cinelab.outputs import passing_folder, writing
 from cinelab.runs import Run, conditions, read_state
 from cinelab.threads import TRAINING
 from cinelab.train import presets, teacher_forcing
-from cinelab.train.job import Job
+from cinelab.weights.convert import convert
+from cinelab.zoo import checkpoints as zoo
+from cinelab.zoo.wan import settings_of
 
 ROOT = Path(__file__).parent.parent
 CONFIGURED = presets.teacher_forcing("smoke")
@@ -203,7 +203,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
     )
 
     def read(folder: Path) -> tuple:
-        from cinelab.score.recogniser import load_recogniser
+        from cinelab.metrics.toybox.recogniser import load_recogniser
 
         model = load_recogniser(folder)
         return model.card(), [
@@ -271,7 +271,7 @@ def test_what_has_no_checksum_is_read_and_what_may_be_edited_is_said(tmp_path):
     shutil.copytree(zoo.find("toybox-recogniser"), folder)
     said = json.loads((folder / zoo.CONFIG).read_text())
     write_json(folder / zoo.CONFIG, said | {"note": "mine"})
-    from cinelab.score.recogniser import load_recogniser
+    from cinelab.metrics.toybox.recogniser import load_recogniser
 
     with pytest.warns(UserWarning, match="config.json has changed since it was written"):
         load_recogniser(folder)

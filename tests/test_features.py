@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cinelab.errors import CinelabError
-from cinelab.score import features
-from cinelab.score.features import load_features, missing, prepare
-from cinelab.score.footage import Clip
-from cinelab.score.judges import judge_rows
+from cinelab.metrics.video import features
+from cinelab.metrics.video.alignment import judge_rows
+from cinelab.metrics.video.clips import Clip
+from cinelab.metrics.video.features import load_features, missing, prepare
 from cinelab.script.shotlist import ListedShot, ShotList
 
 SMALL = {
@@ -24,7 +24,7 @@ SMALL = {
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
     monkeypatch.setenv("CINELAB_WEIGHTS", str(tmp_path))
-    from cinelab.score import judges
+    from cinelab.metrics.video import alignment as judges
 
     judges._features.cache_clear()
     yield tmp_path

@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab.cards import benchmark_table, markdown
-from cinelab.lab.films import FilmSetting, film_cell, listed
-from cinelab.lab.pooling import load_cells, pooled
-from cinelab.lab.report import film_uri
+from cinelab.lab.reports.cards import benchmark_table, markdown
+from cinelab.lab.reports.report import film_uri
+from cinelab.lab.reports.sweep_table import load_cells, pooled
+from cinelab.lab.studies.film_cell import FilmSetting, film_cell, listed
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import Full, Window
-from cinelab.score.card import HELD_OUT
-from cinelab.score.cuts import CutDetector
-from cinelab.score.toybox import with_prompt
+from cinelab.metrics.card import HELD_OUT
+from cinelab.metrics.toybox.attributes import with_prompt
+from cinelab.metrics.video.cuts import CutDetector
 from cinelab.stream.video import write_mp4
 from cinelab.world import casting
 

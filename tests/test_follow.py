@@ -8,12 +8,12 @@ import torch
 
 from cinelab import CAMR, Sampling, load
 from cinelab.errors import CinelabError
-from cinelab.lab import inspector
+from cinelab.lab.desk.widget import inspector
 from cinelab.lab.first_film import director_for
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.stream.director import Director
 from cinelab.stream.export import export
-from cinelab.stream.follow import follow, follow_run
+from cinelab.stream.from_film import follow, follow_run
 from cinelab.stream.session import Session, Settings
 from cinelab.stream.whatif import what_if
 

@@ -6,11 +6,11 @@ from test_memory import CONFIG, scene, stream
 from torch.profiler import profile
 
 from cinelab.errors import CinelabError
+from cinelab.memory.context import Bidirectional
 from cinelab.memory.policy import BLOCK, CAMR
-from cinelab.memory.shelf import Storage
-from cinelab.memory.sight import Bidirectional
-from cinelab.model.footprint import GIB, GROUPED, Film, check_fits, footprint, weight_bytes
+from cinelab.memory.store import Storage
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, cast
+from cinelab.zoo.footprint import GIB, GROUPED, Film, check_fits, footprint, weight_bytes
 
 
 def test_the_papers_sizes():

@@ -111,9 +111,9 @@ SETTINGS = (
     "cinelab.latent.store",
     "cinelab.memory.policy",
     "cinelab.model.wan",
-    "cinelab.score.card",
-    "cinelab.score.exam",
-    "cinelab.score.wan_speed",
+    "cinelab.metrics.card",
+    "cinelab.metrics.toybox.validation",
+    "cinelab.bench.wan_speed",
     "cinelab.train",
 )
 # checked where they are used with others, or of any size

@@ -11,8 +11,8 @@ from test_students import FakeStore, net
 
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import walk
-from cinelab.lab import injectivity
-from cinelab.lab.injectivity import (
+from cinelab.lab.studies import injectivity
+from cinelab.lab.studies.injectivity import (
     Case,
     Setting,
     alone,
@@ -25,9 +25,9 @@ from cinelab.lab.injectivity import (
     student_end,
     summary,
 )
-from cinelab.model.zoo import load
 from cinelab.seeds import rng_at
 from cinelab.train.pairs import PairsConfig, trajectories
+from cinelab.zoo.checkpoints import load
 
 PAIRS = PairsConfig(steps=4, levels=(1.0, 0.5), frames=4, bf16=False)
 SMALL = Setting(clips=2, frame=2, repeats=3, past_noise=(0.3,), pairs=PAIRS)

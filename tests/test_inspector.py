@@ -5,9 +5,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cinelab.lab import inspector
-from cinelab.lab.inspector import agreement, compare_memories, erasures, heads_of, retrieved
-from cinelab.stream.looked import attention, scores_attention
+from cinelab.lab.desk.inspector import agreement, compare_memories, erasures, heads_of, retrieved
+from cinelab.lab.desk.widget import inspector
+from cinelab.stream.attended import attention, scores_attention
 from cinelab.stream.whatif import Change, chunk_shares, shares
 
 

@@ -4,8 +4,9 @@ refused with the worker's sentence."""
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab import launch, stages
-from cinelab.train.checkpoint import newest
+from cinelab.lab.training import launch
+from cinelab.lab.training import stages
+from cinelab.scale.checkpoints import newest
 
 
 @pytest.fixture(scope="module")

@@ -11,23 +11,24 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from cinelab import cli, cli_eval
+from cinelab.cli import commands as cli
+from cinelab.cli import evaluation as cli_eval
 from cinelab.data import listing
 from cinelab.data.cutting import takes
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
-from cinelab.model.zoo import toy_encoder
-from cinelab.score import excerpts
-from cinelab.score.evaluate import digest, evaluate, unmeasured
-from cinelab.score.excerpts import assign, read_prompts
-from cinelab.score.footage import Clip, find_videos, labels, load_clip, speaks_toybox
-from cinelab.score.judges import toybox_rows
-from cinelab.score.rows import absent, failed, table
+from cinelab.metrics.external import clip_files as excerpts
+from cinelab.metrics.external.clip_files import assign, read_prompts
+from cinelab.metrics.rows import absent, failed, table
+from cinelab.metrics.video.alignment import toybox_rows
+from cinelab.metrics.video.clips import Clip, find_videos, labels, load_clip, speaks_toybox
+from cinelab.metrics.video.evaluate import digest, evaluate, unmeasured
 from cinelab.script.prompts import LITTLE
 from cinelab.script.shotlist import ListedShot, ShotList
 from cinelab.stream.video import write_mp4
 from cinelab.world import render
 from cinelab.world.casting import film as plan_of
+from cinelab.zoo.checkpoints import toy_encoder
 
 GIVEN = DataConfig.toybox(cuts="given")
 

@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from test_train import Fake
 
 from cinelab.errors import CinelabError
-from cinelab.memory.sight import Bidirectional
+from cinelab.memory.context import Bidirectional
+from cinelab.scale.parallel import Parallel
 from cinelab.train.loop import Learner, averaged
-from cinelab.train.lora import (
+from cinelab.train.optim import Optim
+from cinelab.scale.adapters import (
     Lora,
     _old_mark,
     adapters,
@@ -25,8 +27,6 @@ from cinelab.train.lora import (
     merge_lora,
     save_lora,
 )
-from cinelab.train.optim import Optim
-from cinelab.train.parallel import Parallel
 
 LORA = Lora(rank=3, alpha=6.0)
 

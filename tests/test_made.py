@@ -11,15 +11,15 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from cinelab import cli
+from cinelab.cli import commands as cli
 from cinelab.files import write_json
-from cinelab.lab import made as room
-from cinelab.lab.cards import comparison_lines
-from cinelab.lab.grid import Sweep
-from cinelab.lab.made import command, made, mark_of, note_beside, revision, short_revision
-from cinelab.lab.pooling import load_cells
-from cinelab.lab.report import provenance, report, run_table
-from cinelab.lab.sweep import made_cells, record, recorded
+from cinelab.lab.reports import origin as room
+from cinelab.lab.reports.cards import comparison_lines
+from cinelab.lab.reports.origin import command, made, mark_of, note_beside, revision, short_revision
+from cinelab.lab.reports.report import provenance, report, run_table
+from cinelab.lab.reports.sweep_table import load_cells
+from cinelab.lab.sweeps.grid import Sweep
+from cinelab.lab.sweeps.sweep import made_cells, record, recorded
 
 
 def checkout(folder: Path) -> Path:
@@ -131,7 +131,7 @@ def test_every_row_says_what_made_it(folder):
     assert (
         runs.loc["window", "made by"] == f"cinelab sweep '{path}' --only window (file {changed})"
     ), "the run that made it last"
-    assert runs.loc["random", "made by"] == "cinelab.lab.sweep.run(...) from Python"
+    assert runs.loc["random", "made by"] == "cinelab.lab.sweeps.sweep.run(...) from Python"
     assert runs.loc["by hand", ["made by", "notebook", "git"]].tolist() == ["not recorded"] * 3
     assert (
         runs.loc["full", "git"] == "aaaaaaaaaa and changes" and runs.loc["camr", "git"] == "a" * 10

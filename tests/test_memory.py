@@ -15,11 +15,12 @@ from cinelab.flow.sampler import (
     remember_and_denoise,
     rollout,
 )
-from cinelab.memory import routing, sight
+from cinelab.memory import context as sight
+from cinelab.memory import routing
 from cinelab.memory.cache import Memory
+from cinelab.memory.context import Bidirectional, Causal, KnownHistory, TeacherForcing
 from cinelab.memory.policy import CAMR, Full, Oracle, RandomTopK, ShotSink, Sink, Window
-from cinelab.memory.shelf import Storage
-from cinelab.memory.sight import Bidirectional, Causal, KnownHistory, TeacherForcing
+from cinelab.memory.store import Storage
 from cinelab.model.wan import CausalWan, WanConfig
 
 CONFIG = WanConfig(

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from cinelab.lab.messages import ARGUMENTS, MESSAGE, Do, Drawn, Export, Hello, Unread, parse, read
+from cinelab.lab.desk.messages import (
+    ARGUMENTS,
+    MESSAGE,
+    Do,
+    Drawn,
+    Export,
+    Hello,
+    Unread,
+    parse,
+    read,
+)
 from cinelab.stream.commands import COMMANDS
 
 DO = {"kind": "do", "id": 3, "command": "seed", "value": {"value": 1}}

@@ -13,14 +13,14 @@ import pytest
 import scenedetect
 
 from cinelab.errors import CinelabError
-from cinelab.lab.tasks import answer, export_tasks
-from cinelab.score.card import CardConfig
-from cinelab.score.cuts import match_cuts
-from cinelab.score.evaluate import digest, evaluate
-from cinelab.score.footage import Clip, find_videos, load_clip, returns, strangers
-from cinelab.score.judges import judge_rows, steadiness
-from cinelab.score.rows import COLUMNS, Row, absent, load, save, table
-from cinelab.score.shots import dynamic_degree, pixel_rows, temporal_flickering
+from cinelab.lab.studies.tasks import answer, export_tasks
+from cinelab.metrics.card import CardConfig
+from cinelab.metrics.rows import COLUMNS, Row, absent, load, save, table
+from cinelab.metrics.video.alignment import judge_rows, steadiness
+from cinelab.metrics.video.clips import Clip, find_videos, load_clip, returns, strangers
+from cinelab.metrics.video.cuts import match_cuts
+from cinelab.metrics.video.evaluate import digest, evaluate
+from cinelab.metrics.video.pixels import dynamic_degree, pixel_rows, temporal_flickering
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.shotlist import ListedShot, ShotList, beside
 from cinelab.script.timeline import plan
@@ -217,7 +217,7 @@ def test_enlarged_toybox_films_are_read(tmp_path, size):
     film = casting.film(50_000, 0, 12)
     config = CardConfig(seeds=(0,), films=2, away=())
     export_tasks(tmp_path, config)
-    from cinelab.lab.films import listed
+    from cinelab.lab.studies.film_cell import listed
 
     write_mp4(tmp_path / "big.mp4", render.render(film).frames, FPS, size[0] // 48)
     listed(film).save(tmp_path / "big.shots.json")

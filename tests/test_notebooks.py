@@ -6,8 +6,8 @@ import nbformat
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab.grid import expand
-from cinelab.lab.notebook import check, declared, execute
+from cinelab.lab.sweeps.grid import expand
+from cinelab.lab.sweeps.notebook import check, declared, execute
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

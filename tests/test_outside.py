@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from cinelab.errors import CinelabError
-from cinelab.score import outside
-from cinelab.score.outside import (
+from cinelab.metrics.external import environments as outside
+from cinelab.metrics.external.environments import (
     TOOLS,
     VBENCH,
     Tool,
@@ -213,7 +213,7 @@ def test_a_worker_ends_when_we_are_killed(tmp_path):
     make(tool)
     script = f"""
 from pathlib import Path
-from cinelab.score.outside import Tool, run_worker
+from cinelab.metrics.external.environments import Tool, run_worker
 run_worker(Tool("tiny", Path({str(tool.environment)!r}), Path({str(tool.worker)!r}), ""), {{"file": {str(file)!r}}})
 """
     caller = subprocess.Popen(

@@ -11,9 +11,10 @@ from cinelab import load
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import CAMR, Full
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
-from cinelab.stream import engine, reel
+from cinelab.stream import batch as engine
+from cinelab.stream import generator as reel
+from cinelab.stream.batch import check_room, empty_memory, policy_for
 from cinelab.stream.director import Director
-from cinelab.stream.engine import check_room, empty_memory, policy_for
 from cinelab.stream.overlap import ahead
 
 CAT = "wide shot of a red cat that waves in the meadow by day, static camera"

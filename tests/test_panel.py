@@ -16,10 +16,11 @@ import pytest
 from labserver import jupyter_lab, run_all
 
 from cinelab.errors import CinelabError
-from cinelab.lab import panel, plots, stages
-from cinelab.lab.monitor import distillation_curves
-from cinelab.lab.panel import Due, Pace, watch
-from cinelab.lab.samples import Sample
+from cinelab.lab.reports import plots
+from cinelab.lab.training import panel, stages
+from cinelab.lab.training.monitor import distillation_curves
+from cinelab.lab.training.panel import Due, Pace, watch
+from cinelab.lab.training.samples import Sample
 from cinelab.train import presets
 
 CONFIG = presets.teacher_forcing("toy")
@@ -160,7 +161,8 @@ def test_a_figure_is_also_there_for_pages_without_plotly(draw):
 
 NOTEBOOK = """
 import time
-from cinelab.lab import panel, stages
+from cinelab.lab.training import panel
+from cinelab.lab.training import stages
 panel.OFTEN, panel.SHARE = 0.3, 1
 changes = {"steps": 60, "save_every": 5}
 stage = stages.teacher_forcing("run", "store", "smoke", None, changes=changes)

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cinelab.lab.paper import INK, Drawn, apart, colours, texts
-from cinelab.lab.pooling import Cells
-from cinelab.lab.report_figures import metric_figure, pareto_figure, shots_figure
+from cinelab.lab.reports.paper import INK, Drawn, apart, colours, texts
+from cinelab.lab.reports.report_figures import metric_figure, pareto_figure, shots_figure
+from cinelab.lab.reports.sweep_table import Cells
 
 LONG = "LastOfShots(budget=5, keep=2, scored='by the mean of all heads')"
 GRIDS = {

@@ -21,14 +21,15 @@ import torch
 from safetensors.torch import load_file
 
 from cinelab.errors import CinelabError
-from cinelab.lab import stages
-from cinelab.model import zoo
+from cinelab.jobs import worker
+from cinelab.jobs.job import Data, Job, load_job, open_store
+from cinelab.lab.training import stages
 from cinelab.model.wan import CausalWan
-from cinelab.train import presets, worker
-from cinelab.train.checkpoint import SharedRun, export, newest, pour
-from cinelab.train.job import Data, Job, load_job, open_store
-from cinelab.train.lora import Lora
-from cinelab.train.parallel import Layout, Parallel
+from cinelab.scale.checkpoints import SharedRun, export, newest, pour
+from cinelab.scale.parallel import Layout, Parallel
+from cinelab.train import presets
+from cinelab.scale.adapters import Lora
+from cinelab.zoo import checkpoints as zoo
 
 HERE = Path(__file__).parent
 ROOT = str(HERE.parent)
@@ -170,7 +171,7 @@ def rows_of(run):
 def test_two_processes_are_asked_to_stop_and_one_goes_on(store, tmp_path, capsys):
     job = write_job(tmp_path / "job.json", store, tmp_path / "run")
     run = tmp_path / "run"
-    running = torchrun("-m", "cinelab.train.worker", job)
+    running = torchrun("-m", "cinelab.jobs.worker", job)
     deadline = time.monotonic() + 120
     while len(rows_of(run)) < 3 and running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab.plots import (
+from cinelab.lab.reports.plots import (
     CAUSES,
     DARK,
     KINDS,
@@ -221,7 +221,7 @@ def test_chunk_times_stack_in_milliseconds():
 
 
 def test_shot_by_shot_figures_name_their_axes():
-    from cinelab.lab.evaluation import marks
+    from cinelab.lab.studies.evaluation import marks
 
     rows = [("r", "a.mp4", shot, "sharpness", 0.1 * shot, "ok", "") for shot in (1, 2, 3)]
     fig = marks(

@@ -7,8 +7,8 @@ import warnings
 import pytest
 import torch
 
-from cinelab.model.zoo import toy_encoder
 from cinelab.script.prompts import UnknownWords
+from cinelab.zoo.checkpoints import toy_encoder
 
 
 def test_unknown_words_are_named_with_the_nearest_known():

@@ -15,22 +15,23 @@ from test_train import Fake
 from typer.testing import CliRunner
 from wan_folder import TEXT_DIM, TRANSFORMER, make_wan_folder
 
-from cinelab import cli
-from cinelab.cli_wan import next_line
+from cinelab.cli import commands as cli
+from cinelab.cli.wan import next_line
 from cinelab.errors import CinelabError
-from cinelab.lab import stages
+from cinelab.jobs import worker
+from cinelab.jobs.job import load_job
+from cinelab.lab.training import stages
 from cinelab.latent.clips import text_key, write_shard
 from cinelab.latent.store import Store
-from cinelab.model import zoo
-from cinelab.model.wan_zoo import load_wan
-from cinelab.model.weights import config_of
 from cinelab.runs import Run, sealed_state
+from cinelab.scale.checkpoints import export
+from cinelab.scale.parallel import Parallel
 from cinelab.texts import read_json
-from cinelab.train import consistency, dmd, ode, pairs, presets, teacher_forcing, worker
-from cinelab.train.checkpoint import export
-from cinelab.train.job import load_job
-from cinelab.train.parallel import Parallel
+from cinelab.train import consistency, dmd, ode, pairs, presets, teacher_forcing
 from cinelab.train.provenance import check_fits, data_of
+from cinelab.weights.load import config_of
+from cinelab.zoo import checkpoints as zoo
+from cinelab.zoo.wan import load_wan
 
 CAPTION = "a red cat waves"
 FILM = "title: One\nseed: 4\nshots:\n  - {prompt: a red cat that waves in the meadow by day, seconds: 0.5}\n"

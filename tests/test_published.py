@@ -12,18 +12,19 @@ from test_train import Fake
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.flow.sampler import Prompts, Sampling, Script, denoise, remember
+from cinelab.jobs import worker
+from cinelab.jobs.job import Data, Job, open_store
 from cinelab.latent.store import compared_with
 from cinelab.memory.cache import Memory
+from cinelab.memory.context import Bidirectional, TeacherForcing
 from cinelab.memory.policy import CAMR, FULL
-from cinelab.memory.sight import Bidirectional, TeacherForcing
 from cinelab.runs import Run
+from cinelab.scale.parallel import Parallel
 from cinelab.script.unconditional import NAME, PUBLISHED
 from cinelab.seeds import rng_at
-from cinelab.train import consistency, dmd, ode, pairs, presets, teacher_forcing, worker
-from cinelab.train.job import Data, Job, open_store
-from cinelab.train.memory import policy_of
+from cinelab.train import consistency, dmd, ode, pairs, presets, teacher_forcing
 from cinelab.train.optim import Ema, Optim
-from cinelab.train.parallel import Parallel
+from cinelab.train.trained_policy import policy_of
 
 WAN = ("wan-1.3b", "wan-14b")
 

@@ -12,9 +12,9 @@ import torch
 
 import cinelab
 from cinelab import Director, Screenplay, Shot, load
-from cinelab.model.wan_zoo import WanSettings
 from cinelab.readable import Readable, brief, readable
 from cinelab.train import presets
+from cinelab.zoo.wan import WanSettings
 
 PLAY = Screenplay("One", [Shot("wide shot of a red cat that waves in the forest by day", 0.5)])
 HEAVY = re.compile(r"\b(Tensor|ndarray|DataFrame|Module|CausalWan|Codec|Bundle|Memory|Batch)\b")

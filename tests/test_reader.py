@@ -12,10 +12,10 @@ import pytest
 
 from cinelab.data.reader import Player
 from cinelab.errors import CinelabError
-from cinelab.score.evaluate import evaluate
-from cinelab.score.excerpts import Video, lay_out, measure
-from cinelab.score.footage import load_clip
-from cinelab.score.shots import cut_rows
+from cinelab.metrics.external.clip_files import Video, lay_out, measure
+from cinelab.metrics.video.clips import load_clip
+from cinelab.metrics.video.evaluate import evaluate
+from cinelab.metrics.video.pixels import cut_rows
 from cinelab.script.shotlist import ListedShot, ShotList, beside
 from cinelab.stream import reader
 from cinelab.stream.reader import Film, constant_rate, finest_rate, pick
@@ -438,7 +438,7 @@ def test_measures_do_not_depend_on_what_fits(base, monkeypatch):
 
 
 def test_a_metric_of_ones_own_is_handed_all_frames_or_is_absent(base, monkeypatch):
-    from cinelab.score import metrics
+    from cinelab.metrics import metric as metrics
 
     own = metrics.Metric("brightness", lambda frames, shots: frames.mean((1, 2, 3, 4)))
     monkeypatch.setattr(metrics, "METRICS", {"brightness": own})
@@ -451,7 +451,7 @@ def test_a_metric_of_ones_own_is_handed_all_frames_or_is_absent(base, monkeypatc
 
 
 def test_memory_or_a_library_that_fails_costs_one_video(base, tmp_path, monkeypatch):
-    from cinelab.score import evaluate as room
+    from cinelab.metrics.video import evaluate as room
 
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.mp4").write_bytes(base.read_bytes())

@@ -8,8 +8,14 @@ import pandas as pd
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab import ablation
-from cinelab.lab.recall import claims, keep_rows, recall_figure, sweep_rows, sweep_table
+from cinelab.lab.studies import memory_cell as ablation
+from cinelab.lab.studies.memory_study import (
+    claims,
+    keep_rows,
+    recall_figure,
+    sweep_rows,
+    sweep_table,
+)
 
 TRUE = {"full": 0.9, "camr": 0.88, "random": 0.5, "sink": 0.35, "window": 0.26}
 

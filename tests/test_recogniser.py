@@ -5,11 +5,17 @@ import pytest
 import torch
 
 from cinelab.errors import CinelabError
-from cinelab.lab import stages
-from cinelab.model import zoo
-from cinelab.score.recogniser import WINDOW, Recogniser, RecogniserConfig, load_recogniser, windows
+from cinelab.lab.training import stages
+from cinelab.metrics.toybox.recogniser import (
+    WINDOW,
+    Recogniser,
+    RecogniserConfig,
+    load_recogniser,
+    windows,
+)
 from cinelab.train import recogniser as training
 from cinelab.world.vocab import ATTRIBUTES
+from cinelab.zoo import checkpoints as zoo
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from cinelab import cli, cli_eval
+from cinelab.cli import commands as cli
+from cinelab.cli import evaluation as cli_eval
 from cinelab.config import from_dict, override
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError, Failed
@@ -119,7 +120,7 @@ def test_a_refusal_says_what_was_typed(told, words, said, tmp_path, monkeypatch)
 
 
 def test_a_clip_that_failed_is_named_and_the_command_ends_with_1(capsys):
-    from cinelab.score.rows import Row, failed
+    from cinelab.metrics.rows import Row, failed
 
     with pytest.raises(typer.Exit) as ended:
         cli_eval._finish(
@@ -235,14 +236,14 @@ def test_a_setting_of_the_wrong_shape_is_refused_by_name(change, said):
     ],
 )
 def test_what_is_no_mapping_or_lacks_a_field_is_refused(values):
-    from cinelab.train.job import Data
+    from cinelab.jobs.job import Data
 
     with pytest.raises(CinelabError, match="Setting"):
         from_dict(Data, values)
 
 
 def test_an_optional_setting_is_none_or_of_its_type():
-    from cinelab.train.job import Job
+    from cinelab.jobs.job import Job
 
     job = {"stage": "bidirectional", "run": "r", "store": {"kind": "noise", "path": "1x1x1"}}
     assert from_dict(Job, job | {"export": None}).export is None
@@ -299,7 +300,7 @@ def test_a_yaml_file_that_cannot_be_meant_is_one_sentence(tmp_path, text, said):
 
 
 def test_limits_agree_with_each_other():
-    from cinelab.lab.demo import Rules
+    from cinelab.lab.desk.demo import Rules
     from cinelab.limits import CHUNKS, DIRECTED, LATENTS, SECONDS, SHOTS, STEPS
     from cinelab.script import screenplay
 
@@ -349,7 +350,7 @@ def test_a_log_keeps_its_bad_losses_and_is_json(tmp_path):
 
 
 def test_a_sweep_refuses_what_no_notebook_can_hold():
-    from cinelab.lab.grid import Sweep
+    from cinelab.lab.sweeps.grid import Sweep
 
     for grid, said in (
         ({"a": [1.0, float("inf")]}, r"grid.a\[1\] is inf"),
@@ -365,7 +366,7 @@ def test_a_sweep_refuses_what_no_notebook_can_hold():
 
 
 def test_a_kernels_nan_does_not_reach_the_notebook_file():
-    from cinelab.lab.notebook import _browsable
+    from cinelab.lab.sweeps.notebook import _browsable
 
     text = '{"cells": [{"outputs": [{"data": {"application/json": NaN}}], "source": "x = 1"}]}'
     assert strict(_browsable(text))["cells"][0]["outputs"][0]["data"] == {"application/json": None}
@@ -417,7 +418,8 @@ def test_where_things_are_kept_needs_no_home_that_is_not_asked_for(monkeypatch, 
 
 def test_judges_without_a_home_are_absent_and_say_what_to_do(monkeypatch):
     from cinelab.lab.doctor import examine
-    from cinelab.score import features, outside
+    from cinelab.metrics.external import environments as outside
+    from cinelab.metrics.video import features
 
     def homeless(*_: object) -> Path:
         raise CinelabError("The home folder is not known; name a folder in $X.")

@@ -11,10 +11,7 @@ import pytest
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
-from cinelab.lab.pooling import compared, comparisons, costs, load_cells, pooled
-from cinelab.lab.report import html_table, render, report, safe_json, section, texts
-from cinelab.lab.report_figures import front, metric_figure, pareto_figure, shots_figure
-from cinelab.lab.results import (
+from cinelab.lab.reports.index import (
     column_table,
     csv_text,
     index,
@@ -25,9 +22,12 @@ from cinelab.lab.results import (
     telling,
     text_of,
 )
-from cinelab.score.rows import Row, table
-from cinelab.score.rows import save as save_rows
-from cinelab.score.stats import holm, sign_flip
+from cinelab.lab.reports.report import html_table, render, report, safe_json, section, texts
+from cinelab.lab.reports.report_figures import front, metric_figure, pareto_figure, shots_figure
+from cinelab.lab.reports.sweep_table import compared, comparisons, costs, load_cells, pooled
+from cinelab.metrics.rows import Row, table
+from cinelab.metrics.rows import save as save_rows
+from cinelab.metrics.stats import holm, sign_flip
 from cinelab.stream.video import write_mp4
 
 
@@ -238,7 +238,7 @@ def test_a_condition_is_only_a_condition(tmp_path, where):
 
 def test_a_question_without_end_is_stopped(tmp_path, monkeypatch):
     mixed(tmp_path)
-    monkeypatch.setattr("cinelab.lab.results.MOST_SECONDS", 0.2)
+    monkeypatch.setattr("cinelab.lab.reports.index.MOST_SECONDS", 0.2)
     with pytest.raises(CinelabError, match="took more than 0.2 seconds"):
         query(
             tmp_path, sql="select sum(a.range * b.range) from range(10000000) a, range(10000000) b"
@@ -249,7 +249,7 @@ def test_results_of_others_can_be_read(results, monkeypatch):
     def readonly(*_):
         raise CinelabError("no")
 
-    monkeypatch.setattr("cinelab.lab.results.write_atomic", readonly)
+    monkeypatch.setattr("cinelab.lab.reports.index.write_atomic", readonly)
     assert len(query(results, "policy = 'camr' and away = 3"))
 
 

@@ -24,10 +24,10 @@ from cinelab.flow.sampler import Sampling
 from cinelab.memory.policy import CAMR, POLICIES, budget_of, name_of, policy_named
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import plan
+from cinelab.stream.batch import empty_memory, stream
 from cinelab.stream.chunk_file import write_chunk
-from cinelab.stream.engine import empty_memory, stream
 from cinelab.stream.export import export, screenplay_of
-from cinelab.stream.reel import Ask, Reel
+from cinelab.stream.generator import Ask, Reel
 from cinelab.stream.session import Session, Settings
 from cinelab.stream.video import read_video
 

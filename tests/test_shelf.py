@@ -8,7 +8,7 @@ from test_memory import scene, stream
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import CAMR, Full, Sink, Window
 from cinelab.memory.routing import mass_score, mean_score, pool, relevance
-from cinelab.memory.shelf import HostShelf, PackedShelf, Shelf, Slots, Storage, pack, unpack
+from cinelab.memory.store import HostShelf, PackedShelf, Shelf, Slots, Storage, pack, unpack
 
 POLICIES = [
     Full(),

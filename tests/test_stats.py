@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.score.stats import (
+from cinelab.metrics.stats import (
     Estimate,
     bootstrap,
     nested_bootstrap,

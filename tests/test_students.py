@@ -9,16 +9,16 @@ from test_train import Fake, model, parts_of, rows_of, same
 
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
-from cinelab.lab import students
+from cinelab.lab.training import students
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import CAMR, Full
-from cinelab.model.zoo import load
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
-from cinelab.stream.engine import embed, make, script_of
+from cinelab.stream.batch import embed, make, script_of
 from cinelab.train import consistency, dmd, ode, pairs, presets
 from cinelab.train.optim import Ema
 from cinelab.world.casting import absence, timeline_of
+from cinelab.zoo.checkpoints import load
 
 TWO = Sampling(2, "consistency", guidance=1.0, first_steps=3)
 

@@ -23,13 +23,13 @@ import pytest
 from rich.console import Console
 
 from cinelab.errors import CinelabError
-from cinelab.lab import notebook as notebook_room
-from cinelab.lab.grid import Sweep, differing, expand, load, plain
-from cinelab.lab.notebook import HOST, check, declared, execute
-from cinelab.lab.report import made_by
-from cinelab.lab.sweep import record, run
-from cinelab.lab.sweep_board import Board, spoken_memory
-from cinelab.lab.sweep_server import Here
+from cinelab.lab.reports.report import made_by
+from cinelab.lab.sweeps import notebook as notebook_room
+from cinelab.lab.sweeps.grid import Sweep, differing, expand, load, plain
+from cinelab.lab.sweeps.notebook import HOST, check, declared, execute
+from cinelab.lab.sweeps.progress_table import Board, spoken_memory
+from cinelab.lab.sweeps.server import Here
+from cinelab.lab.sweeps.sweep import record, run
 
 PARAMETERS = (
     'seed: int = 0\nrun_dir: str = ""  # where to write\nsteps: int | None = 1\nmode = "fine"'
@@ -294,9 +294,7 @@ def wait_for(condition, seconds=120):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_sweep_leaves_no_process_and_ends_as_an_undisturbed_one(here, how):
     sweep = Sweep("s", notebook(SLEEPER), seeds=[0, 1])  # seed 1 waits for the file `go`
-    code = (
-        "from cinelab.lab.sweep import Sweep, run; run(Sweep('s', 'work.ipynb', seeds=[0, 1]), 2)"
-    )
+    code = "from cinelab.lab.sweeps.sweep import Sweep, run; run(Sweep('s', 'work.ipynb', seeds=[0, 1]), 2)"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     first, second = (cell.folder() for cell in expand(sweep))
     wait_for(lambda: (first / "done.json").exists() and (second / "began.txt").exists())
@@ -438,7 +436,7 @@ def test_bad_arguments_are_refused_before_anything_runs():
 def test_the_end_of_the_process_that_starts_cells_is_said():
     engine = Here(1)
     (server,) = [
-        p for p in psutil.Process().children() if "cinelab.lab.sweep_server" in p.cmdline()
+        p for p in psutil.Process().children() if "cinelab.lab.sweeps.server" in p.cmdline()
     ]
     server.kill()
     with pytest.raises(
@@ -560,7 +558,7 @@ def test_a_sweep_killed_three_times_does_each_cell_once(engine, count):
 def kill_when(done, call, seconds):
     """Start a sweep, kill it some time after it has `done` cells, and return what it had
     started."""
-    code = f"from cinelab.lab.sweep import Sweep, run; run(Sweep('s', 'work.ipynb', {call})"
+    code = f"from cinelab.lab.sweeps.sweep import Sweep, run; run(Sweep('s', 'work.ipynb', {call})"
     driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL)
     wait_for(lambda: len(records()) >= done or driver.poll() is not None)
     assert driver.poll() is None

@@ -301,12 +301,12 @@ def test_every_file_is_read_through_the_guard():
 def test_a_pipe_a_socket_and_a_device_are_no_files(read, kind, tmp_path, monkeypatch):
     from cinelab.checksums import checksum, read_arrays
     from cinelab.latent.checkpoint import read_weights
-    from cinelab.model.sources import kind_of
     from cinelab.runs import read_state
     from cinelab.stream.chunk_file import read_chunk
     from cinelab.stream.reader import Video
     from cinelab.stream.video import read_picture
     from cinelab.tables import open_parquet
+    from cinelab.weights.sources import kind_of
 
     monkeypatch.chdir(tmp_path)  # the name of a socket is short
     path = Path("x.mp4")

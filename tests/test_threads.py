@@ -12,8 +12,8 @@ import torch
 
 from cinelab import lab, threads
 from cinelab.lab.doctor import examine
-from cinelab.model.zoo import load
-from cinelab.stream import engine
+from cinelab.stream import batch as engine
+from cinelab.zoo.checkpoints import load
 
 ROOT = Path(__file__).parents[1]
 TOLD = """

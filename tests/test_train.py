@@ -11,10 +11,10 @@ from cinelab.errors import CinelabError
 from cinelab.latent.store import Clips, Store, StoreConfig, build
 from cinelab.memory.policy import CAMR, Full
 from cinelab.model.wan import CausalWan, init_toy
-from cinelab.model.zoo import toy_encoder
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
 from cinelab.train import bidirectional, presets, teacher_forcing
+from cinelab.zoo.checkpoints import toy_encoder
 
 
 class Fake:
@@ -150,7 +150,7 @@ def test_curriculum_grows_and_camr_comes_late():
 
 
 def test_store_is_resumable_and_belongs_to_one_codec(tmp_path):
-    from cinelab.model.zoo import load_codec
+    from cinelab.zoo.checkpoints import load_codec
 
     codec = load_codec()
     encoder = toy_encoder()

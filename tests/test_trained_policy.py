@@ -9,17 +9,18 @@ import pytest
 
 from cinelab import Director, load
 from cinelab.errors import CinelabError
-from cinelab.lab import stages, students
-from cinelab.lab.desk import open_session
+from cinelab.jobs import worker
+from cinelab.jobs.job import Data, Job
+from cinelab.lab.desk.widget import open_session
 from cinelab.lab.first_film import director_for
+from cinelab.lab.training import stages, students
 from cinelab.lab.wan_film import open_model
 from cinelab.memory.policy import CAMR, Full, Sink, Window
 from cinelab.memory.policy_io import policy_from_dict, policy_to_dict
-from cinelab.model import zoo
-from cinelab.stream.engine import empty_memory, named_policy, policy_for
-from cinelab.train import presets, worker
-from cinelab.train.job import Data, Job
-from cinelab.train.memory import trained_under
+from cinelab.stream.batch import empty_memory, named_policy, policy_for
+from cinelab.train import presets
+from cinelab.train.trained_policy import trained_under
+from cinelab.zoo import checkpoints as zoo
 
 PACKED = CAMR(budget=3, sink=1, positions="packed")
 

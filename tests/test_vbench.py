@@ -13,15 +13,21 @@ import pytest
 from test_outside import make
 from typer.testing import CliRunner
 
-from cinelab.cli_eval import app
+from cinelab.cli.evaluation import app
 from cinelab.errors import CinelabError
-from cinelab.score import vbench
-from cinelab.score.excerpts import Clip, Video, cut, find_videos, lay_out
-from cinelab.score.outside import VBENCH, packages, ready
-from cinelab.score.rows import load
-from cinelab.score.vbench import Rules, even, file_name, meaningless, score_videos
-from cinelab.score.vbench_files import DIMENSIONS, cache, flaw, preflight, preflight_long, waiting
-from cinelab.score.vbench_suite import (
+from cinelab.metrics.external import vbench
+from cinelab.metrics.external.clip_files import Clip, Video, cut, find_videos, lay_out
+from cinelab.metrics.external.environments import VBENCH, packages, ready
+from cinelab.metrics.external.vbench import Rules, even, file_name, meaningless, score_videos
+from cinelab.metrics.external.vbench_files import (
+    DIMENSIONS,
+    cache,
+    flaw,
+    preflight,
+    preflight_long,
+    waiting,
+)
+from cinelab.metrics.external.vbench_suite import (
     make_suite,
     missing_of_suite,
     score_suite,
@@ -29,6 +35,7 @@ from cinelab.score.vbench_suite import (
     total,
     total_rows,
 )
+from cinelab.metrics.rows import load
 from cinelab.stream.video import read_video, write_mp4
 
 UNTESTED = "VBENCH IS NOT TESTED: its environment is not made; run `cinelab eval setup vbench`"

@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-from cinelab.lab.post import UNDER_WAY
-from cinelab.lab.viewers import MOST, STILLS, Viewer, Viewers, news
+from cinelab.lab.desk.frame_channel import UNDER_WAY
+from cinelab.lab.desk.viewers import MOST, STILLS, Viewer, Viewers, news
 
 FRAMES = np.zeros((2, 8, 8, 3), np.uint8)
 

@@ -9,11 +9,11 @@ import pytest
 from test_outside import make
 from typer.testing import CliRunner
 
-from cinelab.cli_eval import app
+from cinelab.cli.evaluation import app
 from cinelab.errors import CinelabError
-from cinelab.score.excerpts import Video
-from cinelab.score.outside import VISIONREWARD
-from cinelab.score.visionreward import (
+from cinelab.metrics.external.clip_files import Video
+from cinelab.metrics.external.environments import VISIONREWARD
+from cinelab.metrics.external.visionreward import (
     QUESTIONS,
     WEIGHTS,
     Setting,

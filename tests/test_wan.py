@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cinelab.errors import CinelabError
-from cinelab.memory.sight import Bidirectional
+from cinelab.memory.context import Bidirectional
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig
 
 CONFIGS = [

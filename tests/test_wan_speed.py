@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cinelab.bench.wan_options import measure_options, options
+from cinelab.bench.wan_speed import Maker, WanBench, beside, filled, measure, overhead, random_model
 from cinelab.errors import CinelabError
-from cinelab.memory.shelf import Storage
-from cinelab.model.fast import Speed
-from cinelab.score.wan_options import measure_options, options
-from cinelab.score.wan_speed import Maker, WanBench, beside, filled, measure, overhead, random_model
+from cinelab.memory.store import Storage
+from cinelab.scale.acceleration import Speed
 
 SMALL = WanBench(
     "small",
@@ -84,7 +84,7 @@ def test_every_option_has_its_line(monkeypatch):
         for name, setting in options(SMALL).items()
         if name in ("history int8", "history in host memory", "clean pass fused")
     }
-    monkeypatch.setattr("cinelab.score.wan_options.options", lambda bench: few)
+    monkeypatch.setattr("cinelab.bench.wan_options.options", lambda bench: few)
     table = measure_options(SMALL, units=4).set_index("option")
     assert (table["times as fast"] > 0).all() and (
         table["times as fast"] - table["plain s"] / table["chunk s"]

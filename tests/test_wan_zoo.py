@@ -19,13 +19,13 @@ from cinelab.latent.taehv import TinyCodec
 from cinelab.latent.wan_codec import WanCodec
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy_io import policy_to_dict
-from cinelab.model.wan_zoo import FEW, WanSettings, load_wan, settings_of
 from cinelab.script.prompts import TextEncoder
 from cinelab.script.timeline import plan
 from cinelab.script.unconditional import PUBLISHED
-from cinelab.stream.engine import embed, empty_memory, stream
-from cinelab.stream.reel import KEPT_BYTES, Ask, Reel
+from cinelab.stream.batch import embed, empty_memory, stream
+from cinelab.stream.generator import KEPT_BYTES, Ask, Reel
 from cinelab.stream.session import Session, Settings
+from cinelab.zoo.wan import FEW, WanSettings, load_wan, settings_of
 
 SIZE = (32, 48)
 PLAY = Screenplay(
@@ -277,7 +277,7 @@ def test_a_toybox_film_may_begin_with_a_picture_too():
 
 
 def test_the_command_line_and_the_desk_take_the_folder(folder, bundle, tmp_path):
-    from cinelab.lab.desk import about
+    from cinelab.lab.desk.widget import about
     from cinelab.lab.first_film import direct_film
 
     out = direct_film(PLAY, tmp_path / "film", str(folder), budget=3, steps=1)
@@ -292,7 +292,7 @@ def test_few_large_prompts_stay_at_hand(bundle, monkeypatch):
     reel = Reel(bundle)
     size = sum(part.nbytes for pair in reel.prompts("a").plain for part in pair)
     assert size < KEPT_BYTES
-    monkeypatch.setattr("cinelab.stream.reel.KEPT_BYTES", 2 * size)
+    monkeypatch.setattr("cinelab.stream.generator.KEPT_BYTES", 2 * size)
     for prompt in "bcd":
         reel.prompts(prompt)
     assert list(reel._prompts) == ["c", "d"]
@@ -368,7 +368,7 @@ def test_everyday_code_does_not_import_the_large_libraries():
     import sys
 
     code = (
-        "import sys, cinelab, cinelab.model.wan_zoo, cinelab.script.umt5; "
+        "import sys, cinelab, cinelab.zoo.wan, cinelab.script.umt5; "
         "cinelab.load('toybox-1step'); "
         "print([name for name in ('diffusers', 'transformers', 'accelerate') if name in "
         "sys.modules])"

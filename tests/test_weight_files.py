@@ -15,15 +15,15 @@ from safetensors.torch import load_file, save_file
 from test_weights import original, original_config
 from typer.testing import CliRunner
 
-from cinelab import cli
+from cinelab.cli import commands as cli
 from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import Overflow, all_finite, fill, rounded
-from cinelab.model import zoo
-from cinelab.model.convert import convert
-from cinelab.model.layouts import from_wan, lora_place, module_named
-from cinelab.model.sources import open_source
 from cinelab.model.wan import WanConfig
-from cinelab.model.weights import config_of, open_weights
+from cinelab.weights.convert import convert
+from cinelab.weights.layouts import from_wan, lora_place, module_named
+from cinelab.weights.load import config_of, open_weights
+from cinelab.weights.sources import open_source
+from cinelab.zoo import checkpoints as zoo
 
 CONFIG = WanConfig(
     num_attention_heads=1,

@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from cinelab import cli
+from cinelab.cli import commands as cli
 from cinelab.errors import CinelabError
-from cinelab.memory.sight import Bidirectional
-from cinelab.model import convert as converting
-from cinelab.model.convert import convert
-from cinelab.model.layouts import bare, from_ours, from_wan
-from cinelab.model.sources import open_source
+from cinelab.memory.context import Bidirectional
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, kept_dtype
-from cinelab.model.weights import Weights, config_of, load_into, open_weights
+from cinelab.weights import convert as converting
+from cinelab.weights.convert import convert
+from cinelab.weights.layouts import bare, from_ours, from_wan
+from cinelab.weights.load import Weights, config_of, load_into, open_weights
+from cinelab.weights.sources import open_source
 
 CONFIG = WanConfig(
     num_attention_heads=2, num_layers=3, ffn_dim=96, text_dim=32, in_channels=4, out_channels=4
@@ -406,7 +406,7 @@ def test_sizes_that_only_a_config_tells_survive(tmp_path):
 
 
 def test_a_checkpoint_of_ours_converts(tmp_path):
-    from cinelab.model import zoo
+    from cinelab.zoo import checkpoints as zoo
 
     report = convert(zoo.SHELF / "toybox-2step", tmp_path / "out", dtype="fp32")
     model = on_meta(report.config)

@@ -10,10 +10,10 @@ from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig
-from cinelab.model import zoo
 from cinelab.model.wan import CausalWan
 from cinelab.texts import read_json
 from cinelab.train.presets import SMOKE, TOY
+from cinelab.zoo import checkpoints as zoo
 
 
 def saved(folder, config=SMOKE, said=None):

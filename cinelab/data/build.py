@@ -28,8 +28,8 @@ from cinelab.files import write_text
 from cinelab.latent.checkpoint import Overflow, all_finite
 from cinelab.latent.clips import NULL, RECIPE, fault, shards, text_key, write_shard
 from cinelab.latent.codec import Codec, to_tensor
+from cinelab.metrics.video.clips import why_failed
 from cinelab.outputs import writing_share
-from cinelab.score.footage import why_failed
 from cinelab.script.prompts import TextEncoder
 from cinelab.script.unconditional import unconditional_text
 from cinelab.texts import LISTING as LISTED

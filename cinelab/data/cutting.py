@@ -14,8 +14,8 @@ from cinelab.data.listing import Reel
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import check_finite
+from cinelab.metrics.video.cuts import CutDetector, SceneDetect, change, cuts_among
 from cinelab.readable import Readable
-from cinelab.score.cuts import CutDetector, SceneDetect, change, cuts_among
 from cinelab.script.shotlist import beside
 from cinelab.stream.colour import rgb
 from cinelab.stream.reader import Video

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from cinelab.errors import CinelabError
 from cinelab.files import composed, exists
-from cinelab.score.footage import Tell, find_videos
+from cinelab.metrics.video.clips import Tell, find_videos
 from cinelab.script.shotlist import ListedShot, ShotList, beside
 from cinelab.tables import open_parquet, reading
 from cinelab.texts import CAPTIONS, TABLE, read_json, read_text

@@ -12,7 +12,7 @@ from cinelab.data.cutting import takes
 from cinelab.data.layout import Piece, Take
 from cinelab.data.listing import Source
 from cinelab.data.settings import DataConfig
-from cinelab.score.footage import why_failed
+from cinelab.metrics.video.clips import why_failed
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ import torch
 
 from cinelab import threads
 from cinelab.errors import reason
-from cinelab.model.attention import REMEDY, available
-from cinelab.model.zoo import SHELF, shipped
+from cinelab.metrics.external.environments import TOOLS, folder, ready
+from cinelab.metrics.video.features import PUBLISHED, missing, weights_folder
+from cinelab.ops.attention import REMEDY, available
 from cinelab.runs import hardware
-from cinelab.score.features import PUBLISHED, missing, weights_folder
-from cinelab.score.outside import TOOLS, folder, ready
 from cinelab.stream.video import pick_encoder
+from cinelab.zoo.checkpoints import SHELF, shipped
 
 KERNELS = {
     "auto": "attention everywhere",

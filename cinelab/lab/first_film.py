@@ -7,15 +7,15 @@ import pandas as pd
 
 from cinelab.files import write_atomic
 from cinelab.flow.sampler import Steps
-from cinelab.lab.routing_page import write_routing_page
+from cinelab.lab.reports.routing_page import write_routing_page
 from cinelab.memory.policy import Policy
-from cinelab.model.zoo import load
+from cinelab.metrics.toybox.film import film_scores, plain_scores
+from cinelab.metrics.toybox.recogniser import load_recogniser
 from cinelab.outputs import finish, ready_folder
-from cinelab.score.film import film_scores, plain_scores
-from cinelab.score.recogniser import load_recogniser
 from cinelab.script.screenplay import Screenplay
+from cinelab.stream.batch import policy_for
 from cinelab.stream.director import MARK, Director, Film, saved_as, untaken
-from cinelab.stream.engine import policy_for
+from cinelab.zoo.checkpoints import load
 
 
 def director_for(

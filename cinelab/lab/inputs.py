@@ -12,10 +12,10 @@ from typing import Any
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import Policy, policy_named
-from cinelab.model import zoo
-from cinelab.score.judges import check_backends
-from cinelab.score.vbench_files import DIMENSIONS
+from cinelab.metrics.external.vbench_files import DIMENSIONS
+from cinelab.metrics.video.alignment import check_backends
 from cinelab.script.screenplay import Screenplay
+from cinelab.zoo import checkpoints as zoo
 
 
 def check(**inputs: Any) -> None:

@@ -7,12 +7,12 @@ import pandas as pd
 import plotly.graph_objects as go
 import torch
 
+from cinelab.bench.wan_options import measure_options
+from cinelab.bench.wan_speed import WanBench, measure, overhead
 from cinelab.files import plain_json, write_json
-from cinelab.lab.plots import PALETTE, TEMPLATE
-from cinelab.memory.shelf import Storage
-from cinelab.model.fast import Speed
-from cinelab.score.wan_options import measure_options
-from cinelab.score.wan_speed import WanBench, measure, overhead
+from cinelab.lab.reports.plots import PALETTE, TEMPLATE
+from cinelab.memory.store import Storage
+from cinelab.scale.acceleration import Speed
 
 # Published figures for one H100 or H200, 1.3B, 480x832; ours are measured under other conditions,
 # so they are a scale, not a race.

@@ -10,19 +10,19 @@ from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Steps
 from cinelab.lab.first_film import save_findings
 from cinelab.memory.policy import Policy
-from cinelab.model.footprint import free_bytes
-from cinelab.model.zoo import Bundle, is_wan, load
 from cinelab.script.screenplay import Screenplay
+from cinelab.stream.batch import Timed, film_footprint, policy_for
 from cinelab.stream.director import Director, Film, untaken
-from cinelab.stream.engine import Timed, film_footprint, policy_for
 from cinelab.stream.video import read_picture, watchable_scale
+from cinelab.zoo.checkpoints import Bundle, is_wan, load
+from cinelab.zoo.footprint import free_bytes
 
 
 def open_model(model: str, **settings) -> Bundle:
     """A shipped model by name, or a folder of Wan with whatever of `WanSettings` is not None."""
     said = {name: value for name, value in settings.items() if value is not None}
     if is_wan(Path(model)):
-        from cinelab.model.wan_zoo import load_wan
+        from cinelab.zoo.wan import load_wan
 
         return load_wan(model, **said)
     if said:

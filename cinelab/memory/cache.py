@@ -3,7 +3,7 @@
     B batch   n units so far   U tokens a unit   h heads   d head size   k kept units
 
 Reading never copies the history: only the kept units are gathered, from wherever they are kept
-(cinelab.memory.shelf). A snapshot shares storage with the memory it was taken from.
+(cinelab.memory.store). A snapshot shares storage with the memory it was taken from.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
+from cinelab.memory.context import repeat_to
 from cinelab.memory.policy import BLOCK, Policy
 from cinelab.memory.routing import choose, pool, relevance, searched_in_two_steps
-from cinelab.memory.shelf import Kept, Shelf, Storage
-from cinelab.memory.sight import repeat_to
+from cinelab.memory.store import Kept, Shelf, Storage
 from cinelab.readable import Readable
 
 LOST = -1e9  # the priority of an erased unit, below all others

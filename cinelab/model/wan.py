@@ -2,7 +2,7 @@
 
 Architecture and parameter names are those of diffusers' `WanTransformer3DModel`, so its checkpoints
 load with no map. What a frame may attend to is not decided here: a *sight* (see
-`cinelab.memory.sight`) is handed in.
+`cinelab.memory.context`) is handed in.
 
     B batch   F frames (latent)   N tokens a frame   T = F N   S prompts   L words   D width   h heads
 """
@@ -19,8 +19,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from cinelab.errors import CinelabError
-from cinelab.model.attention import attention
-from cinelab.model.rope import Rope, rope_for
+from cinelab.ops.attention import attention
+from cinelab.ops.rope import Rope, rope_for
 
 Look = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor | None]]
 # unrotated (q, k, v), each (B, T, h, D/h) -> attention's output, like q

@@ -23,20 +23,20 @@ from cinelab.latent.codec import to_tensor
 from cinelab.limits import LATENTS
 from cinelab.memory.cache import Memory
 from cinelab.memory.policy import Policy, label_of, policy_dict
-from cinelab.model.zoo import Bundle, load
 from cinelab.outputs import finish, ready_folder, together
 from cinelab.readable import Made
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
 from cinelab.script.unconditional import unconditional_text
-from cinelab.stream.engine import Timed, check_room, policy_after, policy_for
-from cinelab.stream.kept import KeptChunks, forget, keeping
+from cinelab.stream.batch import Timed, check_room, policy_after, policy_for
+from cinelab.stream.display import film_html, film_line, shot_lines
+from cinelab.stream.generator import Ask, Reel
 from cinelab.stream.overlap import ahead, side_stream
-from cinelab.stream.reel import Ask, Reel
-from cinelab.stream.showing import film_html, film_line, shot_lines
+from cinelab.stream.resume import KeptChunks, forget, keeping
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
+from cinelab.zoo.checkpoints import Bundle, load
 
 MARK = "film.json"  # the last file of a saved film: where it lies all others do
 
@@ -298,7 +298,7 @@ class Director:
 
         With `keep`, the folder that the film will be saved to, every chunk is on the disk as soon
         as it is made: a film that was stopped goes on from there, bit for bit (see
-        cinelab.stream.kept)."""
+        cinelab.stream.resume)."""
         opening = self.opening(first)
         if keep is None:
             return self._film(screenplay, opening, None, progress, show)

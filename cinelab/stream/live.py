@@ -24,8 +24,8 @@ import numpy as np
 from cinelab.errors import CinelabError
 from cinelab.memory.cache import Memory
 from cinelab.readable import Readable
+from cinelab.stream.batch import Timed
 from cinelab.stream.commands import Desk
-from cinelab.stream.engine import Timed
 from cinelab.stream.session import Node, Session
 
 Result = TypeVar("Result")

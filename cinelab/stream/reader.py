@@ -22,9 +22,9 @@ import av
 import numpy as np
 
 from cinelab.errors import CinelabError, reason
-from cinelab.model.footprint import free_bytes
 from cinelab.stream.colour import HLG, PQ, rgb, unreadable
 from cinelab.texts import check_regular
+from cinelab.zoo.footprint import free_bytes
 
 SLACK = 0.25  # of a picture: what ends sooner after the last one is not worth another
 TINY = 1e-6  # seconds

@@ -33,18 +33,18 @@ from cinelab.files import exists, is_file, write_error, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.limits import DIRECTED, LATENTS, SECONDS, short
 from cinelab.memory.policy import Policy, policy_dict
-from cinelab.model.zoo import Bundle
 from cinelab.outputs import writing
 from cinelab.readable import Readable
 from cinelab.script.screenplay import ROOM as SCREENPLAY_ROOM
 from cinelab.script.screenplay import PromptChange, size_of
 from cinelab.script.timeline import CONTINUE
+from cinelab.stream.batch import Timed, policy_for
 from cinelab.stream.chunk_file import decisions_in, read_chunk, write_chunk
 from cinelab.stream.commands import COMMANDS, Desk, Settings, asked, checked, news
-from cinelab.stream.engine import Timed, policy_for
-from cinelab.stream.reel import Ask, Reel, State
+from cinelab.stream.generator import Ask, Reel, State
 from cinelab.stream.session_log import SessionLog, start_of
 from cinelab.texts import read_json
+from cinelab.zoo.checkpoints import Bundle
 
 # 1 had neither hashes nor checksums
 SCHEMA = 2

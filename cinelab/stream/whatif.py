@@ -9,8 +9,8 @@ import pandas as pd
 
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import Policy
-from cinelab.stream.engine import policy_after
-from cinelab.stream.looked import attention, scores_attention
+from cinelab.stream.attended import attention, scores_attention
+from cinelab.stream.batch import policy_after
 from cinelab.stream.session import Session
 
 

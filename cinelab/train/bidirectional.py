@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cinelab.flow import path
 from cinelab.latent.store import Clips, Store, dropped
-from cinelab.memory.sight import Bidirectional
+from cinelab.memory.context import Bidirectional
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run

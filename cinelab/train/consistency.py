@@ -20,8 +20,8 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.latent.store import Clips, Store, compared_with
+from cinelab.memory.context import TeacherForcing, sight_by_lot
 from cinelab.memory.policy import CAMR, FULL, Policy
-from cinelab.memory.sight import TeacherForcing, sight_by_lot
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run

@@ -27,8 +27,8 @@ from cinelab.flow import path
 from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
 from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.cache import Memory
+from cinelab.memory.context import Bidirectional
 from cinelab.memory.policy import CAMR, Policy
-from cinelab.memory.sight import Bidirectional
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run

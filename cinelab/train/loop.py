@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from cinelab.runs import Run
+from cinelab.scale.parallel import HERE, Parallel
 from cinelab.seeds import rng_at
 from cinelab.train.optim import Ema, Optim, adamw, follow
-from cinelab.train.parallel import HERE, Parallel
 
 Loss = Callable[[nn.Module, int, int, torch.Generator], tuple[Tensor, dict]]
 # the averaged network -> columns for the log; "score" decides which is the best

@@ -27,8 +27,8 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.latent.store import Clips
+from cinelab.memory.context import Causal, TeacherForcing, sight_by_lot
 from cinelab.memory.policy import CAMR, FULL, Policy
-from cinelab.memory.sight import Causal, TeacherForcing, sight_by_lot
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run

@@ -28,8 +28,8 @@ from cinelab.flow import path
 from cinelab.flow.sampler import Prompts, Sampling, check_solver, walk
 from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.limits import check_levels
+from cinelab.memory.context import Bidirectional, KnownHistory
 from cinelab.memory.policy import FULL, Policy
-from cinelab.memory.sight import Bidirectional, KnownHistory
 from cinelab.outputs import AT_ONCE, writing
 from cinelab.readable import Readable
 from cinelab.seeds import rng_at

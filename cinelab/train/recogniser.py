@@ -3,7 +3,7 @@ generated frames are.
 
     n clips   F frames a clip = 1 + STRIDE k   T frames a window   H W pixels   A attributes
 
-The network is given by the caller (cinelab.score.recogniser.Recogniser): it maps windows to a
+The network is given by the caller (cinelab.metrics.toybox.recogniser.Recogniser): it maps windows to a
 dictionary of logits.
 """
 
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from cinelab.checksums import read_arrays, write_arrays
 from cinelab.errors import CinelabError
 from cinelab.latent.codec import Codec, to_tensor, to_uint8
-from cinelab.model import zoo
 from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import parted
@@ -29,6 +28,7 @@ from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
 from cinelab.world import casting, render
 from cinelab.world.vocab import ATTRIBUTES, PROMPTED
+from cinelab.zoo import checkpoints as zoo
 
 HELD_OUT = 999  # seed of the clips that nothing is trained on
 

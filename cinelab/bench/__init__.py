@@ -1,0 +1,1 @@
+"""Speed: frames per second, latency, memory."""

@@ -1,0 +1,109 @@
+"""What each option for speed or memory does to a chunk, all in one run: its time over the plain
+way's, and the memory it takes.
+
+Every option has its turn between two of the plain way, so that a machine that slows down does not
+speak for or against it.
+"""
+
+import importlib.util
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from statistics import median
+
+import pandas as pd
+import torch
+
+from cinelab.bench.wan_speed import Maker, WanBench, filled, memory_of
+from cinelab.memory.store import Storage
+from cinelab.ops.attention import FASTEST, available
+from cinelab.runs import hardware
+from cinelab.scale.acceleration import Speed
+
+
+def options(bench: WanBench) -> dict[str, WanBench]:
+    """What can be tried on this machine."""
+    speed = bench.speed
+    found = {}
+    found |= {
+        f"kernel {name}": replace(bench, speed=replace(speed, kernel=name))
+        for name in FASTEST
+        if available(name)
+    }
+    found["compiled blocks"] = replace(bench, speed=replace(speed, compiled=True))
+    if importlib.util.find_spec("torchao"):
+        kinds = ["fp8-weights", "int8-weights"] + ["fp8"] * (
+            torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
+        )
+        found |= {
+            f"linears {kind}": replace(bench, speed=replace(speed, linears=kind)) for kind in kinds
+        }
+    found["history in host memory"] = replace(bench, storage=Storage("host"))
+    found |= {
+        f"history {kind}": replace(bench, storage=Storage(packing=kind)) for kind in ("int8", "fp8")
+    }
+    return found | {
+        "history fp8 in host memory": replace(bench, storage=Storage("host", "fp8")),
+        "clean pass fused": bench,
+    }
+
+
+def measure_options(
+    bench: WanBench,
+    device: str = "cpu",
+    units: int = 12,
+    tell: Callable[[str], None] = lambda text: None,
+) -> pd.DataFrame:
+    """A row an option: seconds a chunk after `units` others under CAMR, and over the mean of the
+    plain turns around it."""
+    plain = Maker.of(replace(bench, speed=Speed()), device)
+    before = _turn(plain, units)
+    rows = []
+    for name, setting in options(replace(bench, speed=Speed(), storage=Storage())).items():
+        maker = (
+            replace(plain, bench=setting) if setting.speed == Speed() else Maker.of(setting, device)
+        )
+        spent = _turn(maker, units, fused=name == "clean pass fused")
+        after = _turn(plain, units)
+        rows.append(
+            {
+                "option": name,
+                "chunk s": spent,
+                "plain s": (before + after) / 2,
+                "times as fast": (before + after) / 2 / spent,
+            }
+            | {"history MiB": round(_history(setting, units, device) / 2**20, 2)}
+            | memory_of(device)
+        )
+        tell(f"{name}: {rows[-1]['times as fast']:.2f} times as fast")
+        before = after
+    return pd.DataFrame(rows).assign(
+        model=bench.model, mode=bench.mode, layers=bench.config.num_layers, **hardware()
+    )
+
+
+def _turn(maker: Maker, units: int, fused: bool = False) -> float:
+    """Median seconds of a chunk, the first two left out: they compile and allocate."""
+    ends = [0.0]
+    for end in _running(maker, units, maker.bench.repeats + 2, fused):
+        ends.append(end)
+    return (
+        median(later - earlier for earlier, later in zip(ends[2:], ends[3:], strict=False))
+        * maker.bench.scaled
+    )
+
+
+def _running(maker: Maker, units: int, chunks: int, fused: bool) -> Iterator[float]:
+    """Make so many chunks after `units` others; when each was made."""
+    memory = filled(maker.bench, maker.bench.policy("camr"), units, maker.device)
+    before = None
+    for _ in range(chunks):
+        latents, _ = maker.chunk(memory, before, wait=fused)
+        before = latents if fused else None
+        yield time.perf_counter()
+
+
+def _history(setting: WanBench, units: int, device: str) -> int:
+    """Bytes of keys and values that are kept of `units` chunks."""
+    memory = filled(setting, setting.policy("camr"), 2, device)
+    return units * sum(shelf.unit_bytes() for pair in memory.shelves.values() for shelf in pair)

@@ -1,0 +1,357 @@
+"""Speed at the papers' size, with random weights: what a chunk costs after 5, 50 or 200 others,
+under every policy.
+
+The history is filled with random keys and values in place of films that were made, so a chunk late
+in a film is measured without making the film. Weights and prompts are random too: time and memory
+do not depend on them.
+
+    n history units   T tokens of a chunk
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from statistics import median
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from cinelab.bench.speed import peak_memory_gib
+from cinelab.errors import CinelabError
+from cinelab.flow.sampler import (
+    Prompts,
+    Sampling,
+    Script,
+    denoise,
+    noise_for,
+    remember,
+    remember_and_denoise,
+)
+from cinelab.memory.cache import Memory
+from cinelab.memory.policy import Policy, name_of, policy_named
+from cinelab.memory.store import Storage
+from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, kept_dtype
+from cinelab.readable import Readable
+from cinelab.runs import hardware
+from cinelab.scale.acceleration import Speed, hasten
+from cinelab.stream.overlap import ahead, settled, side_stream
+from cinelab.zoo.footprint import GIB, Film, Footprint, footprint
+
+MODELS = {
+    "wan-1.3b": WAN_1_3B,
+    "wan-14b": WAN_14B,
+    "small": WanConfig(num_attention_heads=4, attention_head_dim=64, num_layers=4, ffn_dim=1024),
+}
+FPS = 16
+STRIDE = 4
+SCALE = 8
+CHANNELS = 16
+MODES = {  # latent frames a chunk, and its levels
+    "chunk-4step": (3, Sampling(4, "consistency", 1.0, 5.0, (1.0, 0.75, 0.5, 0.25))),
+    "chunk-2step": (3, Sampling(2, "consistency", 1.0, 5.0, (1.0, 0.5), first_steps=4)),
+    "frame-2step": (1, Sampling(2, "consistency", 1.0, 5.0, (1.0, 0.5), first_steps=4)),
+    "frame-1step": (1, Sampling(1, "consistency", 1.0, 5.0, (1.0,), first_steps=4)),
+}
+Decode = Callable[[Tensor, object], tuple[Tensor, object]]
+
+
+@dataclass(frozen=True)
+class WanBench(Readable):
+    """What is measured. `layers` of a model that is too large are timed and scaled up, which the
+    table says."""
+
+    model: str = "wan-1.3b"
+    mode: str = "chunk-4step"
+    size: tuple[int, int] = (480, 832)
+    layers: int | None = None
+    policies: tuple[str, ...] = ("camr", "window", "sink", "full")
+    budget: int = 6
+    summary: int = 32
+    history: tuple[int, ...] = (5, 50, 200)
+    repeats: int = 5
+    words: int = 512  # of a prompt
+    speed: Speed = field(default_factory=Speed)
+    storage: Storage = field(default_factory=Storage)
+
+    def __post_init__(self):
+        for name, known in (("model", MODELS), ("mode", MODES)):
+            if getattr(self, name) not in known:
+                raise CinelabError(
+                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}."
+                )
+        if any(side % 16 for side in self.size):
+            raise CinelabError(
+                f"size is {self.size[0]}x{self.size[1]}; both sides must be whole multiples of 16 "
+                "pixels."
+            )
+        if self.repeats < 1:
+            raise CinelabError(f"repeats is {self.repeats}; at least 1 is needed.")
+
+    @property
+    def config(self) -> WanConfig:
+        config = MODELS[self.model]
+        return replace(config, num_layers=min(self.layers or config.num_layers, config.num_layers))
+
+    @property
+    def scaled(self) -> float:
+        """What the timed layers stand for: all of them."""
+        return MODELS[self.model].num_layers / self.config.num_layers
+
+    @property
+    def chunk(self) -> int:
+        return MODES[self.mode][0]
+
+    @property
+    def sampling(self) -> Sampling:
+        return MODES[self.mode][1]
+
+    def policy(self, name: str) -> Policy:
+        more = {"summary": self.summary} if name == "camr" else {}
+        return policy_named(name, self.budget, **more)
+
+    def need(self, history: int, policy: str) -> Footprint:
+        """The arithmetic of one cell."""
+        rule = self.policy(policy)
+        film = Film(
+            self.size,
+            history,
+            self.chunk,
+            rule.budget_at(history),
+            rule.summary,
+            self.storage.place,
+            self.storage.packing,
+            self.storage.slots,
+            self.speed.linears,
+        )
+        return footprint(self.config, film)
+
+
+def random_model(config: WanConfig, device: str, dtype: torch.dtype = torch.bfloat16) -> CausalWan:
+    """The transformer with random weights, made on the device in its own precision."""
+    with torch.device("meta"):
+        model = CausalWan(config)
+    for name, part in list(model.named_parameters()):
+        values = torch.empty(part.shape, dtype=kept_dtype(name, dtype), device=device).normal_(
+            0, 0.02
+        )
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, torch.nn.Parameter(values, requires_grad=False))
+    return model.eval()
+
+
+@torch.no_grad()
+def filled(bench: WanBench, policy: Policy, units: int, device: str) -> Memory:
+    """A memory of so many random units, in shots of eight; all but the last have been searched
+    before, as in a running film."""
+    config = bench.config
+    tokens = bench.chunk * (bench.size[0] // 16) * (bench.size[1] // 16)
+    unit = torch.randn(
+        1, 1, tokens, config.num_attention_heads, config.attention_head_dim, device=device
+    ).to(torch.bfloat16)
+    memory = Memory(policy, bench.chunk, 20, storage=bench.storage)
+    for index in range(config.num_layers if units else 0):
+        memory.shelves[index] = bench.storage.shelf(), bench.storage.shelf()
+        for place in range(units):
+            if place == units - 1 and place and getattr(policy, "summary", None):
+                memory.searched(index)
+            memory.shelves[index] = tuple(
+                shelf.append(unit.roll(place + index, 2), place) for shelf in memory.shelves[index]
+            )
+            memory.length = place + 1
+    memory.length = units
+    memory.frames_done = units * bench.chunk
+    memory.unit_shots = torch.arange(units)[None] // 8
+    memory.unit_chunks = tuple(range(units))
+    return memory
+
+
+@dataclass(frozen=True)
+class Maker(Readable):
+    """Makes chunks at any point of a film that is not there."""
+
+    bench: WanBench
+    device: str
+    model: CausalWan
+    prompts: Prompts
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, bench: WanBench, device: str) -> "Maker":
+        """With random weights and prompts."""
+        model = hasten(random_model(bench.config, device), bench.speed)
+        text = torch.randn(1, 2, bench.words, bench.config.text_dim, device=device).to(
+            torch.bfloat16
+        )
+        return cls(bench, device, model, Prompts(model, text))
+
+    @torch.no_grad()
+    def chunk(
+        self, memory: Memory, before: Tensor | None = None, wait: bool = False
+    ) -> tuple[Tensor, dict[str, float]]:
+        """The next chunk's latents, and the seconds of denoising and of remembering. With `wait` it
+        is left to be remembered by the call that makes the one after, which is given it as
+        `before`."""
+        index = memory.length + (before is not None)
+        bench = self.bench
+        slot = torch.zeros(1, index + 1, dtype=torch.long)
+        script = Script(slot, slot + index // 8, bench.chunk, 1)
+        shape = (bench.chunk, CHANNELS, bench.size[0] // SCALE, bench.size[1] // SCALE)
+        noise = lambda level: noise_for([0], index, shape, level).to(self.device, torch.bfloat16)
+        settled(self.device)
+        began = time.perf_counter()
+        if before is None:
+            memory.begin(index, script.shot[:, index])
+            latents = denoise(
+                self.model, memory, self.prompts, script, index, noise, bench.sampling
+            )
+        else:
+            known = before, self.prompts.at(slot[:, index])
+            latents = remember_and_denoise(
+                self.model, memory, known, self.prompts, script, index, noise, bench.sampling
+            )
+        settled(self.device)
+        made = time.perf_counter()
+        if not wait:
+            remember(self.model, memory, self.prompts, script, index, latents)
+        settled(self.device)
+        return latents, {"dit": made - began, "memory": time.perf_counter() - made}
+
+
+def measure(
+    bench: WanBench,
+    device: str = "cpu",
+    decode: Decode | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> pd.DataFrame:
+    """A row a policy and history: chunk seconds, pictures a second, memory. `decode(latents,
+    state)` is timed apart and beside."""
+    maker = Maker.of(bench, device)
+    rows = [first_chunk(maker, decode)]
+    for policy in bench.policies:
+        for units in bench.history:
+            rows.append(later_chunk(maker, policy, units, decode))
+            tell(
+                f"{policy} after {units} chunks: {rows[-1]['chunk s']:.3f} s a chunk, "
+                f"{rows[-1]['pictures/s']:.1f} pictures/s"
+            )
+    return pd.DataFrame(rows).assign(**hardware())
+
+
+def first_chunk(maker: Maker, decode: Decode | None) -> dict:
+    """The film's first: from noise to pictures, with nothing to look back on."""
+    bench = maker.bench
+    times = []
+    shown = []
+    for _ in range(bench.repeats + 1):
+        latents, seconds = maker.chunk(filled(bench, bench.policy("camr"), 0, maker.device))
+        times.append(seconds["dit"] * bench.scaled)
+        shown.append(decoded(decode, latents[:, :1], None, maker.device)[0])
+    settings = {
+        "model": bench.model,
+        "mode": bench.mode,
+        "policy": "first",
+        "history": 0,
+        "layers": bench.config.num_layers,
+    }
+    return (
+        settings
+        | {
+            "dit s": _mid(times),
+            "decode s": _mid(shown),
+            "first picture s": _mid(times) + _mid(shown),
+        }
+        | memory_of(maker.device)
+    )
+
+
+def later_chunk(maker: Maker, policy: str, units: int, decode: Decode | None) -> dict:
+    """A chunk after `units` others, the median of several."""
+    bench = maker.bench
+    times = []
+    memory = filled(bench, bench.policy(policy), units, maker.device)
+    state = decoded(
+        decode,
+        torch.zeros(1, 1, CHANNELS, bench.size[0] // SCALE, bench.size[1] // SCALE),
+        None,
+        maker.device,
+    )[1]
+    # the first one compiles, allocates and searches all of the history
+    for _ in range(bench.repeats + 1):
+        latents, seconds = maker.chunk(memory)
+        times.append(
+            {cause: value * bench.scaled for cause, value in seconds.items()}
+            | {"decode": decoded(decode, latents, state, maker.device)[0]}
+        )
+    mid = {cause: _mid([row[cause] for row in times]) for cause in times[0]}
+    pictures = bench.chunk * STRIDE
+    chunk = mid["dit"] + mid["memory"]
+    return {
+        "model": bench.model,
+        "mode": bench.mode,
+        "policy": name_of(bench.policy(policy)),
+        "history": units,
+        "layers": bench.config.num_layers,
+        "dit s": mid["dit"],
+        "memory s": mid["memory"],
+        "decode s": mid["decode"],
+        "chunk s": chunk,
+        "pictures/s": pictures / (chunk + mid["decode"]),
+        "pictures/s, decode beside": pictures / max(chunk, mid["decode"]),
+        "planned GiB": bench.need(units, policy).device / GIB,
+    } | memory_of(maker.device)
+
+
+def decoded(
+    decode: Decode | None, latents: Tensor, state: object, device: str
+) -> tuple[float, object]:
+    """Seconds, and the decoder's state."""
+    if decode is None:
+        return 0.0, None
+    settled(device)
+    began = time.perf_counter()
+    with torch.no_grad():
+        _, state = decode(latents.to(device), state)
+    settled(device)
+    return time.perf_counter() - began, state
+
+
+def beside(maker: Maker, decode: Decode, chunks: int = 8, policy: str = "camr") -> dict:
+    """Pictures a second of a running film, decoded after each chunk, and decoded while the next one
+    is made."""
+    bench = maker.bench
+    rates = {}
+    for label, way in (("one after the other", lambda items: items), ("at once", ahead)):
+        memory = filled(bench, bench.policy(policy), bench.budget, maker.device)
+        state = None
+        ends = []
+        with side_stream(maker.device if way is ahead else "cpu"):
+            for latents, _ in way(maker.chunk(memory) for _ in range(chunks)):
+                _, state = decoded(decode, latents, state, maker.device)
+                ends.append(time.perf_counter())
+        rates[label] = bench.chunk * STRIDE * (len(ends) - 2) / (ends[-1] - ends[1])
+    return rates | {"times": rates["at once"] / rates["one after the other"]}
+
+
+def memory_of(device: str) -> dict:
+    """The most that was in use so far."""
+    gib = torch.cuda.max_memory_allocated() / GIB if device == "cuda" else peak_memory_gib()
+    return {"peak GiB": round(gib, 2)}
+
+
+def overhead(table: pd.DataFrame) -> pd.DataFrame:
+    """CAMR's chunk over the window's with as many units seen, at every length; and each policy's
+    last chunk over its first."""
+    later = table[table["policy"] != "first"].pivot(
+        index="history", columns="policy", values="chunk s"
+    )
+    found = pd.DataFrame({"last over first": later.iloc[-1] / later.iloc[0]})
+    if {"camr", "window"} <= set(later):
+        found["camr over window, percent"] = pd.Series(
+            {"camr": 100 * (later["camr"] / later["window"] - 1).median()}
+        )
+    return found
+
+
+def _mid(values: list[float]) -> float:
+    return median(values[1:] or values)

@@ -1,0 +1,1 @@
+"""A training as one file, on one process or on many."""

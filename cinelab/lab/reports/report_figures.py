@@ -1,0 +1,542 @@
+"""The figures of a report: a metric over the settings, over the shots of long films, and quality
+against cost.
+
+Numbers lie along x as lines with their intervals, names stand as rows of dots. Every axis says what
+it measures, panels are in the order of their numbers, levels to compare with are named beside the
+panel, and every series has a marker of its own.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.transforms import Bbox
+
+from cinelab.lab.reports.index import interval, rounded
+from cinelab.lab.reports.paper import (
+    QUIET,
+    Drawn,
+    beside,
+    colours,
+    key,
+    legend,
+    level,
+    marker_at,
+    paper,
+    title,
+)
+from cinelab.lab.reports.sweep_table import TASKS, Cells, costs, pooled
+from cinelab.limits import cut
+from cinelab.metrics.metric import told
+from cinelab.metrics.stats import bootstrap
+
+LONG = 12  # shots from which on a film is looked at shot by shot
+BIN = 4  # shots that are averaged there
+MOST_KEYS = 16  # points that are numbered and named
+# panels in a row, and in a figure
+ACROSS = 4
+MOST_PANELS = 12
+# each keeps its colour in all figures
+POLICIES = ("camr", "full", "random", "sink", "window", "shot_sink", "random_shared")
+BETTER = {"pictures a CPU second": "high"}  # of the costs; the others are better low
+NUMBERS = FuncFormatter(lambda value, _: f"{round(value, 9) + 0:g}")  # never -0
+COST_NAMES = {"pictures a CPU "
+              "second": "frames a second of CPU "
+                        "time", "memory seen, MiB": "keys and values that a chunk attends to (MiB)",
+              "chunks seen": "chunks that a chunk attends to"}  # fmt: skip
+UNITS = {"drift": "last minus first quarter of the "
+                  "shots", "dynamic degree": "frame heights a "
+                                             "second", "temporal flickering": "1 is steady",
+         "cuts": "share of cuts matched"}  # fmt: skip
+SETTING_UNITS = {"budget": "chunks", "away": "shots", "latents": "latent frames", "steps": "sampling steps", "guidance": "scale", "grain": "latent frames",
+                 "films": "films", "history": "chunks", "seconds": "s", "sink": "chunks", "window": "chunks"}  # fmt: skip
+
+
+def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) -> Drawn:
+    """One metric with 95 % intervals: lines where a setting is a number, rows of dots where all are
+    names; chance dotted, truth dashed."""
+    table = pooled(cells, [metric]) if table is None else table[table["metric"] == metric].copy()
+    x, colour, facets = _axes(cells, table)
+    panels, left_out = _panels(table, facets)
+    labels = _labels(table, colour, metric)
+    number = pd.api.types.is_numeric_dtype(table[x]) and table[x].dtype != bool
+    with paper():
+        figure, grid = _grid(
+            len(panels), rows=0 if number else table[x].nunique() * (1 if len(labels) < 4 else 1.6)
+        )
+        said: dict[str, list[str]] = {}
+        for axes, (name, part) in zip(grid, panels, strict=False):
+            draw = _lines if number else _dots
+            draw(axes, part, x, colour, labels, list(dict.fromkeys(table[x].astype(str))), said)
+            # above the names of the levels
+            axes.set_title(name, loc="left", pad=None if number else 17)
+        names = (setting_name(x) if x != "_" else "", axis_name(metric, cells))
+        _finish(figure, grid, *(names if number else names[::-1]), values_up=number)
+        _levels(figure, grid, [part for _, part in panels], upright=not number)
+        if colour:
+            legend(
+                figure, colour, [_shortened(label) for label in labels], _columns(figure, labels)
+            )
+        title(figure, metric + _more(left_out))
+    return Drawn(metric, figure, len(panels) > 2, said)
+
+
+def _more(left_out: int) -> str:
+    return f" ({left_out} more panels are in the tables)" if left_out else ""
+
+
+def axis_name(metric: str, cells: Cells) -> str:
+    """A metric and what it is counted in, on an axis."""
+    about = told(metric, cells.about)
+    if metric not in cells.about:
+        about = UNITS.get(metric) or ("relative to the truth, 1 is "
+                                      "right" if metric.endswith(" of truth") else
+                                      "relative change, last to first 15 "
+                                      "%" if metric.startswith("drift of ") else "mean, 0 to "
+                                                                                 "1")  # fmt: skip
+    return f"{metric} ({about})" if about else metric
+
+
+def setting_name(name: str) -> str:
+    """A setting and its unit, on an axis."""
+    return f"{name} ({SETTING_UNITS[name]})" if name in SETTING_UNITS else name
+
+
+def _axes(cells: Cells, table: pd.DataFrame) -> tuple[str, str | None, list[str]]:
+    """Which setting lies along x (the one with most numbers), which is the colour, which make
+    panels."""
+    numbers = [
+        name
+        for name in cells.varied
+        if pd.api.types.is_numeric_dtype(table[name]) and table[name].dtype != bool
+    ]
+    along = max(numbers, key=lambda name: table[name].nunique(), default=None)
+    rest = [name for name in cells.varied if name != along]
+    colour = cells.which if cells.which in rest else next(iter(rest), None)
+    rest = [name for name in rest if name != colour]
+    if along is None:  # names only: the first in rows, the next as colour
+        along = colour
+        colour = next(iter(rest), None)
+        rest = rest[1:]
+    if along is None:
+        table["_"], along = "all cells", "_"
+    return along, colour, rest
+
+
+def _panels(
+    table: pd.DataFrame, facets: Sequence[str]
+) -> tuple[list[tuple[str, pd.DataFrame]], int]:
+    """(name, rows) of every panel, numbers in their order, and how many did not fit."""
+    if not facets:
+        return [("", table)], 0
+    found = [(key, part) for key, part in table.groupby(list(facets), sort=False, dropna=False)]
+    found.sort(key=lambda one: [_rank(value) for value in one[0]])
+    named = [
+        (
+            ", ".join(f"{name} {_plain(value)}" for name, value in zip(facets, key, strict=True)),
+            part,
+        )
+        for key, part in found
+    ]
+    return named[:MOST_PANELS], max(0, len(named) - MOST_PANELS)
+
+
+def _rank(value) -> tuple:
+    """Numbers by size, then texts by letter."""
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return (0, float(value), "") if number else (1, 0.0, str(value))
+
+
+def _plain(value) -> str:
+    """A value as people write it: no trailing zeros, no -0."""
+    return f"{value + 0:g}" if isinstance(value, (float, np.floating)) else str(value)
+
+
+def _labels(table: pd.DataFrame, colour: str | None, metric: str) -> list[str]:
+    return [metric] if colour is None else list(dict.fromkeys(table[colour].map(_plain)))
+
+
+def _grid(count: int, rows: float = 0, tall: float = 2.35) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels that share their axes; `rows` of dots make it as high as they
+    need."""
+    across = min(ACROSS, count)
+    down = -(-count // across)
+    each = max(1.3, 0.3 * rows + 0.5) if rows else tall
+    wide = {1: 5.6, 2: 7.2, 3: 9.2, 4: 11.0}[across]
+    figure = Figure(figsize=(wide, down * (each + 0.25) + 1.15))
+    grid = figure.subplots(down, across, sharex=bool(rows), sharey=True, squeeze=False)
+    for spare in grid.flat[count:]:
+        spare.remove()
+    return figure, list(grid.flat[:count])
+
+
+def _lines(
+    axes: Axes,
+    part: pd.DataFrame,
+    x: str,
+    colour: str | None,
+    labels: Sequence[str],
+    _: Sequence[str],
+    said: dict,
+) -> None:
+    """A line a label over the numbers of x, with intervals; where only one number is there, dots
+    side by side."""
+    values = sorted(part[x].unique())
+    logarithm = len(values) > 2 and values[0] > 0 and values[-1] / values[0] >= 16
+    to, back = (np.log2, np.exp2) if logarithm else (lambda value: value, lambda value: value)
+    span = to(values[-1]) - to(values[0])
+    nudge = 0.008 * span if span else 0.12
+    for number, label in enumerate(labels):
+        line = (part[part[colour].map(_plain) == label] if colour else part).sort_values(x)
+        place = back(to(line[x].astype(float)) + (number - (len(labels) - 1) / 2) * nudge)
+        _series(
+            axes, line, place, line["value"], "yerr", labels, label, said, x, joined=len(line) > 1
+        )
+    if logarithm:
+        axes.set_xscale("log", base=2)
+    if not span:
+        half = 0.12 * max(4, len(labels))
+        axes.set_xlim(values[0] - half, values[0] + half)
+    _number_ticks(axes, values, to)
+
+
+def _number_ticks(axes: Axes, values: Sequence[float], to: Callable) -> None:
+    """Ticks at the numbers that were run, at fewer where they would touch."""
+    span = max(to(values[-1]) - to(values[0]), 1e-9)
+    kept = values[:1]
+    for value in values[1:]:
+        if (to(value) - to(kept[-1])) / span > 0.035 * len(_plain(value)) + 0.02:
+            kept.append(value)
+    axes.xaxis.set_major_locator(FixedLocator(kept))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(NUMBERS)
+
+
+def _dots(
+    axes: Axes,
+    part: pd.DataFrame,
+    x: str,
+    colour: str | None,
+    labels: Sequence[str],
+    names: Sequence[str],
+    said: dict,
+) -> None:
+    """A row a name, a dot a label with its interval, from top to bottom in the table's order."""
+    rows = part[x].map(_plain) if part[x].dtype != object else part[x].astype(str)
+    for number, label in enumerate(labels):
+        chosen = part[colour].map(_plain) == label if colour else rows.notna()
+        shift = (number - (len(labels) - 1) / 2) * 0.7 / max(len(labels), 2)
+        place = rows[chosen].map(lambda name: names.index(name)).astype(float) + shift
+        _series(
+            axes,
+            part[chosen],
+            part[chosen]["value"],
+            place,
+            "xerr",
+            labels,
+            label,
+            said,
+            x,
+            joined=False,
+        )
+    axes.set_yticks(
+        range(len(names)), [_shortened(name) if name != "all cells" else "" for name in names]
+    )
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.grid(axis="y", visible=False)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(NUMBERS)
+
+
+def _shortened(name: str) -> str:
+    return cut(name, 34, "…")
+
+
+def _series(
+    axes: Axes,
+    line: pd.DataFrame,
+    x,
+    y,
+    error: str,
+    labels: Sequence[str],
+    label: str,
+    said: dict,
+    setting: str,
+    joined: bool,
+) -> None:
+    """One series with its intervals; what is not finite has no bar. Notes what its marks say."""
+    if line.empty:
+        return
+    bars = np.array([line["value"] - line["low"], line["high"] - line["value"]], float)
+    bars = np.where(np.isfinite(bars), np.clip(bars, 0, None), 0)
+    colour = colours(labels, POLICIES)[label]
+    gid = f"series-{len(said)}"
+    axes.errorbar(
+        x, y, fmt="none", ecolor=colour, elinewidth=1.2, capsize=2, zorder=2, **{error: bars}
+    )
+    style = {
+        "color": colour,
+        "marker": marker_at(labels.index(label)),
+        "linestyle": "-" if joined else "none",
+        "zorder": 3,
+    }
+    axes.plot(x, y, label=_shortened(label), gid=gid, **style)
+    said[gid] = [_sentence(label, setting, row) for row in line.to_dict("records")]
+
+
+def _sentence(label: str, setting: str, row: dict) -> str:
+    about = "" if setting == "_" else f", {setting} {_plain(row[setting])}"
+    between = interval(row["low"], row["high"])
+    return f"{label}{about}: {rounded(row['value'])}{between}, n = {row['n']}"
+
+
+def _finish(figure: Figure, grid: Sequence[Axes], along: str, up: str, *, values_up: bool) -> None:
+    """Names of the axes, once for all panels; values to a few places, never -0."""
+    for place, axes in enumerate(grid):
+        if values_up:
+            axes.yaxis.set_major_formatter(NUMBERS)
+        axes.tick_params(labelleft=place % ACROSS == 0)
+        if not values_up:  # panels share the values below them; the last of each column says them
+            axes.tick_params(labelbottom=place + ACROSS >= len(grid))
+    lowest = grid[-(-len(grid) // ACROSS) * ACROSS - ACROSS :] if len(grid) > ACROSS else grid
+    # not the figure's own label: a legend below it would cover that
+    middle = (len(lowest) - 1) // 2
+    lowest[middle].set_xlabel(along, x=0.5 if len(lowest) % 2 else 1.0)
+    if len(grid) == 1:
+        grid[0].set_ylabel(up)
+    else:
+        figure.supylabel(up, fontsize=9)
+
+
+def _levels(
+    figure: Figure, grid: Sequence[Axes], parts: Sequence[pd.DataFrame], *, upright: bool
+) -> None:
+    """Chance and truth as lines, named beside the panel: beside the last of a row where they are
+    the same in all of it."""
+    found = [_levels_of(part) for part in parts]
+    for axes, levels in zip(grid, found, strict=True):
+        for name, value in levels:
+            level(axes, value, {"chance": ":", "truth": "--"}[name], upright=upright)
+    figure.draw_without_rendering()  # panels have their places and ranges
+    for place, (axes, levels) in enumerate(zip(grid, found, strict=True)):
+        last = place % ACROSS == ACROSS - 1 or place == len(grid) - 1
+        if upright or last or not _alike(levels, found[place + 1]):
+            beside(axes, levels, upright=upright)
+
+
+def _levels_of(part: pd.DataFrame) -> list[tuple[str, float]]:
+    means = {
+        text: pd.to_numeric(part[name], errors="coerce").mean()
+        for text, name in (("chance", "chance"), ("truth", "upper"))
+    }
+    return [(text, float(value)) for text, value in means.items() if np.isfinite(value)]
+
+
+def _alike(one: list[tuple[str, float]], other: list[tuple[str, float]]) -> bool:
+    near = lambda a, b: a[0] == b[0] and abs(a[1] - b[1]) < 0.02
+    return len(one) == len(other) and all(near(a, b) for a, b in zip(one, other, strict=True))
+
+
+def _columns(figure: Figure, labels: Iterable[str]) -> int:
+    """How many names of a legend fit beside each other."""
+    longest = max((len(_shortened(label)) for label in labels), default=1)
+    return max(1, int(figure.get_figwidth() * 72 / (longest * 5.4 + 42)))
+
+
+def shots_figure(cells: Cells, metric: str) -> Drawn | None:
+    """A metric along the shots of long films, a line a setting with its 95 % band; None where films
+    are short."""
+    rows = cells.rows[cells.rows["source"] == "model"]
+    names = {"prompt": ("size", "colour", "kind", "action", "setting", "time", "camera")}.get(
+        metric, (metric,)
+    )
+    rows = rows[rows["metric"].isin(names) & (rows["shot"] >= 0)]
+    if rows.empty or rows["shot"].nunique() < LONG:
+        return None
+    with paper():
+        figure, (axes,) = _grid(1, tall=2.6)
+        lines = {
+            ", ".join(map(_plain, label)): _band(part)
+            for label, part in rows.groupby(cells.varied, sort=False)
+        }
+        chosen = colours(list(lines), POLICIES)
+        for number, (name, (x, y, low, high)) in enumerate(lines.items()):
+            axes.fill_between(x, low, high, color=chosen[name], alpha=0.15, linewidth=0)
+            axes.plot(x, y, color=chosen[name], marker=marker_at(number), label=_shortened(name))
+        _finish(figure, [axes], "shot (from 1)", f"{metric} (mean of {BIN} shots)", values_up=True)
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        legend(
+            figure,
+            ", ".join(cells.varied),
+            [_shortened(name) for name in lines],
+            _columns(figure, lines),
+        )
+        title(figure, f"{metric}, shot by shot")
+    return Drawn(f"{metric} by shot", figure)
+
+
+def _band(rows: pd.DataFrame) -> np.ndarray:
+    """(shot, value, low, high) of every few shots, as four rows."""
+    line = []
+    for place, inside in rows.groupby((rows["shot"] // BIN).astype(int)):
+        groups = list(zip(inside["seed"], inside["film"], strict=True))
+        e = bootstrap(inside["value"].tolist(), groups=groups, resamples=500)
+        line.append((place * BIN + (BIN + 1) / 2, e.value, e.low, e.high))
+    found = np.array(line).T
+    return np.where(np.isfinite(found), found, found[1])
+
+
+def pareto_figure(cells: Cells, metric: str) -> Drawn | None:
+    """Quality against cost, a point a setting, a panel a task; what nothing beats in both is
+    joined, numbered and named below. None without cost."""
+    price = costs(cells)
+    cost = next((name for name in COST_NAMES if name in price), None)
+    if cost is None:
+        return None
+    table = pooled(cells, [metric]).merge(
+        price, on=[name for name in cells.varied if name in price]
+    )
+    tasks, methods = (
+        [name for name in cells.varied if (name in TASKS) == wanted] for wanted in (True, False)
+    )
+    table["label"] = table[methods].apply(said, axis=1) if methods else "all cells"
+    panels, left_out = _panels(table, tasks)
+    which = cells.which if cells.which in methods else "label"
+    if table[which].nunique() > MOST_KEYS:  # too many to be told apart by colour
+        table["any"], which = "settings", "any"
+    sign = -1 if cells.better(metric) == "low" else 1
+    better = BETTER.get(cost, "low")
+    with paper():
+        figure, grid = _grid(len(panels), tall=2.6)
+        pointed: dict[str, list[str]] = {}
+        labels = list(dict.fromkeys(table[which].map(_plain)))
+        keys = {}
+        best_of_all = set()
+        for axes, (name, part) in zip(grid, panels, strict=True):
+            best = _pareto_panel(axes, part, cost, which, labels, sign, better, pointed)
+            axes.set_title(name, loc="left")
+            best_of_all |= set(best["label"])
+            for label in few(best["label"].tolist(), MOST_KEYS // len(panels) or 1):
+                keys.setdefault(label, len(keys) + 1)
+        direction = "more" if better == "high" else "less"
+        _finish(
+            figure,
+            grid,
+            f"{COST_NAMES[cost]}: {direction} is better",
+            axis_name(metric, cells),
+            values_up=True,
+        )
+        legend(figure, None, [_shortened(label) for label in labels], _columns(figure, labels))
+        key(
+            figure,
+            "nothing beats in both" if len(keys) == len(best_of_all) else "some that nothing beats",
+            [f"{number}  {_shortened(label)}" for label, number in keys.items()],
+        )
+        title(figure, f"{metric} against cost{_more(left_out)}")
+        figure.draw_without_rendering()  # panels have their places
+        for axes, (_, part) in zip(grid, panels, strict=True):
+            _numbered(axes, part, cost, keys, sign, better)
+    return Drawn(f"{metric} against cost", figure, True, pointed)
+
+
+def said(row: pd.Series) -> str:
+    """Settings in words: a name speaks for itself, a number needs the name of its setting."""
+    return ", ".join(
+        value if isinstance(value, str) else f"{name} {_plain(value)}"
+        for name, value in row.items()
+    )
+
+
+def _pareto_panel(
+    axes: Axes,
+    table: pd.DataFrame,
+    cost: str,
+    which: str,
+    labels: Sequence[str],
+    sign: int,
+    better: str,
+    pointed: dict,
+) -> pd.DataFrame:
+    """The points of one panel; returns those that nothing beats, along the cost."""
+    edge = table[
+        front(table[cost].to_numpy(), sign * table["value"].to_numpy(), better)
+    ].sort_values(cost)
+    axes.plot(edge[cost], edge["value"], ":", color=QUIET, linewidth=1.2, zorder=1)
+    for label in labels:
+        part = table[table[which].map(_plain) == label]
+        _series(
+            axes,
+            part,
+            part[cost],
+            part["value"],
+            "yerr",
+            labels,
+            label,
+            pointed,
+            "label",
+            joined=False,
+        )
+    axes.margins(x=0.12, y=0.16)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(NUMBERS)
+    return edge
+
+
+def few(values: list, most: int) -> list:
+    """At most so many of them, the first and the last among them."""
+    if len(values) <= most:
+        return values
+    return [values[place] for place in np.linspace(0, len(values) - 1, most).round().astype(int)]
+
+
+def _numbered(
+    axes: Axes, table: pd.DataFrame, cost: str, keys: dict[str, int], sign: int, better: str
+) -> None:
+    """The numbers of the points that nothing beats, inside the panel, beside their points where
+    they meet neither each other nor a point."""
+    edge = table[
+        front(table[cost].to_numpy(), sign * table["value"].to_numpy(), better)
+    ].sort_values(cost)
+    edge = edge[edge["label"].isin(keys)]
+    pixels = axes.figure.dpi / 72
+    box = axes.get_window_extent()
+    taken = list(axes.transData.transform(table[[cost, "value"]].to_numpy(float)))
+    for place, row in zip(
+        axes.transData.transform(edge[[cost, "value"]].to_numpy(float)),
+        edge.to_dict("records"),
+        strict=True,
+    ):
+        spot = max(AROUND, key=lambda one: _room(place + pixels * one, taken, box, pixels))
+        taken.append(place + pixels * spot)
+        axes.annotate(str(keys[row["label"]]), (row[cost], row["value"]), xytext=spot, textcoords="offset points", ha="center", va="center",
+                      fontsize=8, fontweight="bold")  # fmt: skip
+
+
+def _room(spot: np.ndarray, taken: Sequence[np.ndarray], box: Bbox, pixels: float) -> float:
+    """How far a place is from what is taken, in pixels; what is far enough is as good as what is
+    farther, and the edge is taken."""
+    inside = (
+        min(spot[0] - box.x0, box.x1 - spot[0], spot[1] - box.y0, box.y1 - spot[1]) + 6 * pixels
+    )
+    return min(11 * pixels, inside, *(np.hypot(*(spot - one)) for one in taken))
+
+
+AROUND = [
+    radius * np.array((np.cos(angle), np.sin(angle)))
+    for radius in (9, 14, 20)
+    for angle in np.linspace(0, 2 * np.pi, 8, endpoint=False) + np.pi / 8
+]
+
+
+def front(cost: np.ndarray, value: np.ndarray, better: str = "low") -> np.ndarray:
+    """Which points nothing beats in both: (n,) bool. A point is beaten by one at least as good in
+    both and better in one."""
+    cost = -cost if better == "high" else cost
+    beaten = [
+        bool(np.any((cost <= c) & (value >= v) & ((cost < c) | (value > v))))
+        for c, v in zip(cost, value, strict=True)
+    ]
+    return ~np.array(beaten, bool)

@@ -1,0 +1,1 @@
+"""The studies: memory, initialisation, injectivity, whole films."""

@@ -1,0 +1,331 @@
+"""Which initialisation should a few-step student start DMD from? A cell: one of them, one seed.
+
+Everything else is fixed: base model, films, the number of DMD updates, the real score, the critic's
+start, the levels, and the weights that are judged (the last average; no exam picks a lucky one).
+The seed moves stage 2, DMD and the judged films.
+
+    none                  the autoregressive base model itself
+    bidirectional_ode     ODE pairs of the bidirectional teacher, noisy history, a level a chunk
+                          (Self Forcing, CausVid)
+    bidirectional_clean   the same pairs, the past's end points as history (no paper's); differs
+                          from causal_ode by the teacher, by that teacher's quality, and by a
+                          history that was made instead of true
+    causal_ode            ODE pairs of the autoregressive teacher, true history (Causal Forcing)
+    consistency           causal consistency distillation (Causal Forcing++)
+    consistency_equal_seconds
+                          the same for as many steps as take causal_ode's seconds, pairs included
+    score                 causal score distillation: DMD by autoregressive scores under the true
+                          history, at 4 levels
+
+A cell also holds the card of the teacher that its initialisation learnt from (TEACHER_STAGE): what
+the end points of the teacher's ODE score on the very films that the students are judged on. Starts
+whose teachers' cards differ do not differ by the teacher's kind alone.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cinelab.config import override
+from cinelab.errors import CinelabError
+from cinelab.files import write_atomic, write_json
+from cinelab.lab.reports.withdrawn import PROTOCOL
+from cinelab.lab.training import students
+from cinelab.lab.training.stages import Stage
+from cinelab.latent.store import Clips, Store
+from cinelab.memory.policy import CAMR
+from cinelab.metrics.card import HELD_OUT
+from cinelab.metrics.toybox.attributes import (
+    Batch,
+    absence_batch,
+    encode_plans,
+    read_shots,
+    recall,
+    table,
+)
+from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
+from cinelab.metrics.toybox.validation import film_marks, frame_marks, seeds_for
+from cinelab.runs import hardware
+from cinelab.seeds import rng_at
+from cinelab.stream.batch import decode, embed, script_of
+from cinelab.texts import read_json
+from cinelab.train import pairs as ode_pairs
+from cinelab.train import presets
+from cinelab.world import casting
+from cinelab.world.vocab import IDENTITY, SCENERY
+from cinelab.zoo import checkpoints as zoo
+from cinelab.zoo.checkpoints import Bundle
+
+CONSISTENCIES = ("consistency", "consistency_equal_seconds")
+INITS = ("none", "bidirectional_ode", "bidirectional_clean", "causal_ode", *CONSISTENCIES, "score")
+HISTORIES = {"causal_ode": "truth", "bidirectional_ode": "noisy", "bidirectional_clean": "clean"}
+TEACHERS = {"autoregressive": "toybox-base", "bidirectional": "toybox-bidirectional-24"}
+BASE = TEACHERS["autoregressive"]
+TEACHER_STAGE = "the teacher"
+SHARED = ("base model", "one teacher of each kind", "ODE pairs", "real score", "critic's start")
+SMOKE = {"films": 2, "latents": 6, "away": 1}
+ROUNDS = 5  # turns in which seconds are measured
+
+
+def check_changes(changes: dict, preset: str = "toy") -> None:
+    """Refuse changes by stage that a cell could only refuse hours later: unknown stages and
+    settings."""
+    makers = {name: getattr(presets, name) for name in ("ode", "consistency", "pairs", "dmd")}
+    makers["score"] = presets.dmd
+    for stage, settings in changes.items():
+        if stage not in makers:
+            raise CinelabError(f"changes has {stage!r}; its stages are {', '.join(makers)}.")
+        override(makers[stage](preset), settings)
+
+
+def teacher_of(init: str) -> str | None:
+    """The kind of teacher that an initialisation learns from; None where it learns from none."""
+    if init in (*CONSISTENCIES, "causal_ode", "score"):
+        return "autoregressive"
+    return "bidirectional" if init in HISTORIES else None
+
+
+def stage_two(
+    folder: Path,
+    init: str,
+    seed: int,
+    store: Store,
+    pairs: str | Path,
+    preset: str,
+    changes: dict,
+) -> tuple[str | Path, dict]:
+    """The checkpoint that DMD starts from, and what it cost.
+
+    The cost has `stage 2 seconds`, `pairs seconds`, `stored bytes`, `clips seen` and, at equal
+    seconds, the `turns` that these were measured by.
+    """
+    if init not in INITS:
+        raise CinelabError(f"init is {init!r}; use one of {', '.join(INITS)}.")
+    nothing = {"stage 2 seconds": 0.0, "clips seen": 0, "pairs seconds": 0.0, "stored bytes": 0}
+    if init == "none":
+        return BASE, nothing
+    make = _regressed if init in HISTORIES else _scored if init == "score" else _consistent
+    stage, cost = make(folder, init, seed, store, pairs, preset, changes)
+    for _ in stage.train():
+        pass
+    clips = stage.config.pairs.batch if init in HISTORIES else stage.config.batch
+    seen = {"clips seen": clips * stage.config.steps}
+    took = {"stage 2 seconds": stage.run.done_info["seconds"]}
+    return stage.export(folder / "checkpoint"), nothing | cost | seen | took
+
+
+def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[Stage, dict]:
+    """ODE regression to the end points of a teacher's pairs."""
+    made = _pairs(pairs, teacher_of(init), store, preset, changes)
+    recipe = {"history": HISTORIES[init], "levels": "chunk"} | changes.get("ode", {})
+    stage = students.ode(folder, made, BASE, preset, seed, recipe, exam=False)
+    return stage, {"pairs seconds": made.seconds, "stored bytes": made.bytes}
+
+
+def _scored(folder, init, seed, store, pairs, preset, changes) -> tuple[Stage, dict]:
+    """DMD under the true history, by autoregressive scores, at 4 levels."""
+    recipe = {"known": 0.0, "score": "autoregressive", "history": "truth"}
+    recipe |= {"sampling": students.few_steps(4)} | changes.get("score", {})
+    return students.dmd(folder, store, BASE, BASE, preset, seed, recipe, exam=False), {}
+
+
+def _consistent(folder, init, seed, store, pairs, preset, changes) -> tuple[Stage, dict]:
+    """Consistency distillation, for its own number of steps or for causal ODE's seconds."""
+    recipe = changes.get("consistency", {})
+    cost = {}
+    if init == "consistency_equal_seconds":
+        made = _pairs(pairs, "autoregressive", store, preset, changes)
+        turns = taken_turns(folder.parent / "turns", store, made, preset, seed, changes)
+        steps = override(presets.consistency(preset), recipe).steps
+        recipe = recipe | {"steps": equal_seconds(turns, steps)}
+        cost = {"turns": turns}
+    return students.consistency(folder, store, BASE, preset, seed, recipe, exam=False), cost
+
+
+def _pairs(folder, kind: str, store: Store, preset: str, changes: dict) -> ode_pairs.Pairs:
+    """The ODE pairs of a kind of teacher; all seeds share them."""
+    where = Path(folder) / kind
+    more = changes.get("pairs")
+    return students.build_pairs(where, store, TEACHERS[kind], preset, kind, more)
+
+
+def equal_seconds(turns: list[dict], steps: int) -> int:
+    """Steps of consistency in causal ODE's seconds, where `steps` take what `turns` measured."""
+    ratio = sum(turn["causal_ode"] for turn in turns) / sum(turn["consistency"] for turn in turns)
+    return max(1, round(steps * ratio))
+
+
+def taken_turns(
+    folder: Path, store: Store, made: ode_pairs.Pairs, preset: str, seed: int, changes: dict
+) -> list[dict]:
+    """Seconds that causal ODE (pairs included) and consistency take, in ROUNDS turns.
+
+    In a turn a shard of pairs, a few ODE steps and a few consistency steps run one after the other,
+    and each is scaled to its whole recipe: both meet the same machine, and the turns' spread is the
+    noise of timing. Kept in turns.json, so that a cell that is resumed trains as many steps.
+    """
+    if (folder / "turns.json").exists():
+        return read_json(folder / "turns.json")
+    about = {"preset": preset, "seed": seed, "exam": False}
+    trained = (
+        students.ode(folder / "ode", made, BASE, changes=changes.get("ode"), **about),
+        students.consistency(
+            folder / "consistency", store, BASE, changes=changes.get("consistency"), **about
+        ),
+    )
+    rounds, each = (1, 1) if preset == "smoke" else (ROUNDS, 2)
+    turns = list(_turns(store, made, trained, rounds, each))
+    write_json(folder / "turns.json", turns)
+    return turns
+
+
+def _turns(store: Store, made: ode_pairs.Pairs, trained, rounds: int, each: int) -> Iterator[dict]:
+    """Seconds of the whole recipes of causal ODE and consistency, a turn at a time."""
+    teacher = zoo.load(BASE).model
+    config = made.config
+    clips = ode_pairs.clips_of(config, store, 0)
+    noise = torch.randn(clips.latents.shape, generator=rng_at(config.seed, "turn"))
+    running = [stage.train() for stage in trained]
+    for steps in running:
+        next(steps)  # the first step also sets up
+    for _ in range(rounds):
+        shard = _seconds(lambda: ode_pairs.trajectories(teacher, clips, config, noise))
+        ode, consistency = (
+            _seconds(lambda steps=steps: [next(steps) for _ in range(each)]) / each
+            for steps in running
+        )
+        whole = shard * config.shards + ode * trained[0].config.steps
+        yield {"causal_ode": whole, "consistency": consistency * trained[1].config.steps}
+    for steps in running:
+        steps.close()
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    began = perf_counter()
+    work()
+    return perf_counter() - began
+
+
+@torch.no_grad()
+def teacher_marks(
+    reader: Recogniser,
+    kind: str,
+    seed: int,
+    films: int,
+    config: ode_pairs.PairsConfig,
+    latents: int = 24,
+) -> pd.DataFrame:
+    """Rows (film, metric, value) of a teacher's end points on the films that judge its students.
+
+    They are made as the pairs of `config` are. The metric `looks` asks whether what no prompt names
+    is as in the true film, where a teacher that is given the true past can read it.
+    """
+    bundle = zoo.load(TEACHERS[kind])
+    batch = encode_plans(bundle, planned(bundle, seed, films, latents))
+    clips = clips_of(bundle, batch)
+    ends = []
+    noise = torch.randn(batch.latents.shape, generator=rng_at(seed, "teacher's noise"))
+    for start in range(0, films, config.batch):
+        some = slice(start, start + config.batch)
+        part = Clips(clips.latents[some], clips.text[some], clips.slot[some], clips.shot[some])
+        ends.append(ode_pairs.trajectories(bundle.model, part, config, noise[some])[1])
+    frames = decode(bundle, torch.cat(ends).float())
+    truth = decode(bundle, batch.latents)
+    rows = pd.concat([frame_marks(reader, frames, batch, truth), looks(reader, frames, batch)])
+    return rows[["film", "metric", "value"]].reset_index(drop=True)
+
+
+def planned(bundle: Bundle, seed: int, films: int, latents: int) -> list[casting.FilmPlan]:
+    """The held-out films that a seed is judged on."""
+    where = HELD_OUT + seed
+    return [casting.film(where, i, latents, (3, 6), bundle.chunk) for i in range(films)]
+
+
+def clips_of(bundle: Bundle, films: Batch) -> Clips:
+    """Encoded films as training clips."""
+    text = embed(bundle, films.timelines)
+    script = script_of(films.timelines, text.shape[1] - 1)
+    slot, shot = (part.repeat_interleave(script.chunk, 1) for part in (script.slot, script.shot))
+    return Clips(films.latents, text, slot, shot)
+
+
+def looks(reader: Recogniser, frames: np.ndarray, films: Batch) -> pd.DataFrame:
+    """Rows of `looks`: is each unprompted attribute of each shot what the true film shows?"""
+    seen = read_shots(reader, frames, films.plans)
+    return table(
+        (film, shot, "looks", float(seen[film][shot][name] == entry.attributes[name]))
+        for film, plan in enumerate(films.plans)
+        for shot, entry in enumerate(plan.shots)
+        for name in (*IDENTITY, *SCENERY)
+    )
+
+
+def judge(
+    bundle: Bundle, reader: Recogniser, seed: int, films: int, latents: int = 24, away: int = 3
+) -> pd.DataFrame:
+    """Rows (film, metric, value) of held-out films and absence tests."""
+    batch = encode_plans(bundle, planned(bundle, seed, films, latents))
+    rows = film_marks(bundle, reader, batch, decode(bundle, batch.latents), CAMR())
+    absences = absence_batch(bundle, HELD_OUT + seed, range(films), away)
+    recalled, _ = recall(bundle, reader, absences, CAMR(), seeds_for(films))
+    rows = pd.concat([rows, recalled[recalled.metric == "identity"]], ignore_index=True)
+    return rows[["film", "metric", "value"]]
+
+
+def initialisation_cell(
+    run_dir: str | Path,
+    store: Store,
+    pairs: str | Path,
+    init: str,
+    seed: int,
+    levels: tuple[int, ...] = (1, 2, 4),
+    films: int = 32,
+    preset: str = "toy",
+    changes: dict | None = None,
+) -> pd.DataFrame:
+    """Measure one initialisation before and after DMD at every number of levels.
+
+    `changes` are dotted overrides by stage: {"ode": {...}, "consistency": {...}, "pairs": {...},
+    "dmd": {...}}. Writes rows.parquet and cell.json and returns the rows.
+    """
+    folder = Path(run_dir)
+    changes = changes or {}
+    reader = load_recogniser()
+    asked = SMOKE if preset == "smoke" else {"films": films}
+    start, cost = stage_two(folder / "stage2", init, seed, store, pairs, preset, changes)
+    parts = _card_of_teacher(reader, init, seed, preset, changes, asked)
+    for steps in levels:
+        sampling = students.few_steps(steps)
+        bundle = replace(zoo.load(start), sampling=sampling)
+        before = judge(bundle, reader, seed, **asked)
+        recipe = changes.get("dmd", {}) | {"sampling": sampling}
+        real = TEACHERS["bidirectional"]
+        where = folder / f"dmd-{steps}"
+        stage = students.dmd(where, store, start, real, preset, seed, recipe, exam=False)
+        for _ in stage.train():
+            pass
+        cost[f"DMD seconds, {steps} levels"] = round(stage.run.done_info["seconds"], 1)
+        after = judge(replace(bundle, model=stage.averaged()), reader, seed, **asked)
+        stages = {"before DMD": before, "after DMD": after}
+        parts += [rows.assign(steps=steps, stage=name) for name, rows in stages.items()]
+        print(f"{init}, {steps} levels: judged", flush=True)
+    about = {"init": init, "seed": seed, "protocol": PROTOCOL["initialisation"]}
+    rows = pd.concat(parts, ignore_index=True).assign(**about)
+    write_atomic(folder / "rows.parquet", lambda path: rows.to_parquet(path))
+    write_json(folder / "cell.json", {**about, "shared": list(SHARED), **cost, **hardware()})
+    return rows
+
+
+def _card_of_teacher(reader, init, seed, preset, changes, asked: dict) -> list[pd.DataFrame]:
+    """The teacher's card as one table of rows, or none where there is no teacher."""
+    if not (kind := teacher_of(init)):
+        return []
+    config = override(presets.pairs(preset, kind), changes.get("pairs") or {})
+    latents = asked.get("latents", 24)
+    marks = teacher_marks(reader, kind, seed, asked["films"], config, latents)
+    return [marks.assign(steps=config.steps, stage=TEACHER_STAGE)]

@@ -1,0 +1,370 @@
+"""The initialisation sweep as a whole: its table, its figure, its costs, and claims with verdicts.
+
+The seeds of a sweep are trainings, and are resampled first. They share what `SHARED` lists, so an
+interval says what another training of the student would give, not what another teacher would.
+Cells of an old protocol are shown, and their claims are withdrawn (`cinelab.lab.reports.withdrawn`).
+"""
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from cinelab.config import read_mapping
+from cinelab.errors import CinelabError
+from cinelab.files import write_atomic, write_json
+from cinelab.lab.reports.plots import PALETTE, QUIET, TEMPLATE
+from cinelab.lab.reports.verdicts import LEVEL, Look, about_mean, about_times, judged
+from cinelab.lab.reports.withdrawn import PROTOCOL, protocol_of, withdrawn
+from cinelab.lab.studies.initialisation_cell import INITS, TEACHER_STAGE, teacher_of
+from cinelab.metrics.stats import Estimate, nested_bootstrap
+
+METRICS = (
+    "prompt",
+    "action",
+    "camera",
+    "kind",
+    "identity",
+    "looks",
+    "cuts",
+    "motion of truth",
+    "sharpness of truth",
+    "contrast of truth",
+)
+SHOWN = ("prompt", "identity", "motion of truth", "sharpness of truth")
+STAGES = ("before DMD", "after DMD")
+STUDY = "initialisation"
+ORDER = [
+    ("consistency", "causal_ode"),
+    ("consistency_equal_seconds", "causal_ode"),
+    ("causal_ode", "bidirectional_ode"),
+    ("consistency", "none"),
+]
+CONSISTENCY = {"consistency": "equal clips", "consistency_equal_seconds": "equal seconds"}
+BASELINES = {
+    "bidirectional_ode": "Self Forcing's baseline: a noisy history, a level a chunk",
+    "bidirectional_clean": "no paper's baseline: the end points of the past as history",
+}
+CHEAPER = 3.0  # times that causal ODE is to take, for "about a quarter"
+
+
+def per_film(rows: pd.DataFrame) -> pd.DataFrame:
+    """One value a film: init, stage, steps, metric, seed, film, value, and the oldest protocol."""
+    keys = ["init", "stage", "steps", "metric", "seed", "film"]
+    rows = rows[rows.metric.isin(METRICS)]
+    rows = rows.assign(protocol=rows["protocol"].fillna(1) if "protocol" in rows else 1.0)
+    films = rows.groupby(keys, as_index=False)
+    return films.agg(value=("value", "mean"), protocol=("protocol", "min"))
+
+
+def estimate(films: pd.DataFrame) -> Estimate:
+    """Mean over films; seeds are resampled first, since each is a training of its own."""
+    return nested_bootstrap(films.value.tolist(), films.seed.tolist())
+
+
+def init_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """metric, stage, steps, init, value, low, high, n (films), trainings, protocol.
+
+    The stage TEACHER_STAGE is the card of the teacher whose pairs or steps an initialisation learnt
+    from, on the films that its students are judged on.
+    """
+    found = []
+    for key, films in per_film(rows).groupby(["metric", "stage", "steps", "init"]):
+        e = estimate(films)
+        found.append(
+            (*key, e.value, e.low, e.high, e.n, films.seed.nunique(), films.protocol.min())
+        )
+    names = [
+        "metric",
+        "stage",
+        "steps",
+        "init",
+        "value",
+        "low",
+        "high",
+        "n",
+        "trainings",
+        "protocol",
+    ]
+    table = pd.DataFrame(found, columns=names).round(4)
+    ranks = {"metric": METRICS, "stage": (TEACHER_STAGE, *STAGES), "init": INITS}
+
+    def place(column: pd.Series) -> pd.Series:
+        return column.map(ranks[column.name].index) if column.name in ranks else column
+
+    return table.sort_values(names[:4], key=place, ignore_index=True)
+
+
+def init_points(rows: pd.DataFrame) -> go.Figure:
+    """Mean and interval of every initialisation by levels: before DMD above, after DMD below.
+
+    `rows` are a sweep's, or already its table.
+    """
+    table = rows if "low" in rows else init_table(rows)
+    table = table[table.stage.isin(STAGES)]
+    names = [name for name in INITS if name in set(table.init)]
+    levels = sorted(table.steps.unique())
+    fig = make_subplots(
+        2,
+        len(SHOWN),
+        subplot_titles=[*SHOWN, *[""] * len(SHOWN)],
+        vertical_spacing=0.08,
+        horizontal_spacing=0.05,
+        shared_xaxes=True,
+    )
+    for row, stage in enumerate(STAGES, 1):
+        for column, metric in enumerate(SHOWN, 1):
+            part = table[(table.metric == metric) & (table.stage == stage)]
+            for number, init in enumerate(names):
+                mine = part[part.init == init]
+                aside = 0.13 * (
+                    number - (len(names) - 1) / 2
+                )  # side by side, so that intervals do not hide each other
+                fig.add_scatter(
+                    x=[levels.index(steps) + aside for steps in mine.steps],
+                    y=mine.value,
+                    name=init,
+                    legendgroup=init,
+                    mode="markers",
+                    showlegend=(row, column) == (1, 1),
+                    row=row,
+                    col=column,
+                    marker={
+                        "color": PALETTE[INITS.index(init) % len(PALETTE)],
+                        "size": 10,
+                        "symbol": number,
+                    },
+                    error_y={
+                        "array": mine.high - mine.value,
+                        "arrayminus": mine.value - mine.low,
+                        "thickness": 2,
+                        "width": 4,
+                    },
+                    customdata=mine.steps,
+                    hovertemplate=f"{init}, %{{customdata}} levels: "
+                    f"%{{y:.3f}}<extra>{stage}</extra>",
+                )
+            whole = table[table.metric == metric]
+            ends = [whole.low.min(), whole.high.max()]
+            if metric.endswith("truth"):
+                fig.add_hline(y=1, line={"dash": "dash", "color": QUIET}, row=row, col=column)
+                ends = [min(ends[0], 1), max(ends[1], 1)]
+            fig.update_yaxes(
+                range=[ends[0] - 0.03, ends[1] + 0.03], row=row, col=column
+            )  # the same before and after
+        fig.update_yaxes(title=stage, row=row, col=1)
+    fig.update_xaxes(
+        tickvals=list(range(len(levels))),
+        ticktext=[str(n) for n in levels],
+        range=[-0.5, len(levels) - 0.5],
+    )
+    return fig.update_xaxes(title="levels", row=2).update_layout(
+        template=TEMPLATE,
+        title="Initialisation of a few-step student",
+        height=700,
+        legend={"orientation": "h", "y": -0.12, "yanchor": "top"},
+    )
+
+
+def init_cells(*sweeps: str | Path) -> pd.DataFrame:
+    """What every finished cell says of itself (cell.json): a row a cell, by start and seed."""
+    paths = [path for sweep in sweeps for path in sorted(Path(sweep).glob("*/cell.json"))]
+    if not paths:
+        raise CinelabError(
+            f"{sweeps[0]} holds no finished cell; run `cinelab sweep "
+            "experiments/initialisation.yaml` first."
+        )
+    cells = pd.DataFrame(
+        [read_mapping(path, init=str, seed=int, protocol=float | None) for path in paths]
+    )
+    known = cells["protocol"].fillna(1) if "protocol" in cells else 1.0
+    order = cells["init"].map(lambda name: INITS.index(name) if name in INITS else len(INITS))
+    return (
+        cells.assign(protocol=known, order=order)
+        .sort_values(["order", "seed"], ignore_index=True)
+        .drop(columns="order")
+    )
+
+
+def init_costs(cells: pd.DataFrame) -> pd.DataFrame:
+    """What each initialisation took: means over its trainings, and how many these are.
+
+    Seconds are of one machine at one hour, whatever else ran on it; `init_turns` compares.
+    """
+    numbers = [c for c in cells if "seconds" in c or "bytes" in c or c == "clips seen"]
+    costs = cells.groupby("init", sort=False)[numbers].mean()
+    costs.insert(0, "seconds before DMD", costs["stage 2 seconds"] + costs["pairs seconds"])
+    counts = cells.groupby("init", sort=False).agg(
+        trainings=("seed", "nunique"), protocol=("protocol", "min")
+    )
+    return costs.round(1).join(counts).reset_index()
+
+
+def init_turns(cells: pd.DataFrame) -> pd.DataFrame:
+    """Seconds of causal ODE (pairs included) and of consistency at equal clips, measured by turns.
+
+    A row a turn: seed, protocol, causal_ode, consistency, ratio. Cells without turns give none.
+    """
+    rows = []
+    for cell in cells.to_dict("records"):
+        for turn in cell["turns"] if isinstance(cell.get("turns"), list) else ():
+            rows.append((cell["seed"], cell["protocol"], turn["causal_ode"], turn["consistency"]))
+    turns = pd.DataFrame(rows, columns=["seed", "protocol", "causal_ode", "consistency"])
+    return turns.assign(ratio=turns.causal_ode / turns.consistency)
+
+
+def init_claims(rows: pd.DataFrame, cells: pd.DataFrame, margin: float = LEVEL) -> pd.DataFrame:
+    """Each claim of the papers with its verdict (`cinelab.lab.reports.verdicts`); `margin` is of "level".
+
+    p is corrected by Holm over the whole table. A claim on consistency stands only where its rows
+    at equal clips and at equal seconds agree.
+    """
+    films = per_film(rows)
+    looks = [*_ahead(films), *_level(films, margin), *_teachers(films), *_sharper(films)]
+    return judged([*looks, _cheaper(cells)])
+
+
+def _ahead(films: pd.DataFrame) -> Iterator[Look]:
+    """After DMD: is one start ahead of another?"""
+    for better, worse in ORDER:
+        for steps in _levels(films):
+            for metric in SHOWN[:2]:
+                yield _look(films, better, worse, "after DMD", steps, metric)
+
+
+def _level(films: pd.DataFrame, margin: float) -> Iterator[Look]:
+    """After DMD: is consistency level with causal ODE?"""
+    for one in CONSISTENCY:
+        for steps in _levels(films):
+            for metric in SHOWN[:2]:
+                yield _look(films, one, "causal_ode", "after DMD", steps, metric, margin)
+
+
+def _teachers(films: pd.DataFrame) -> Iterator[Look]:
+    """Before and after DMD: does the teacher's kind matter, under clean histories?"""
+    other = films[films.init == "bidirectional_clean"]
+    for steps in _levels(other)[:1]:
+        for stage in STAGES:
+            for metric in SHOWN[:2]:
+                yield _look(films, "causal_ode", "bidirectional_clean", stage, steps, metric)
+
+
+def _sharper(films: pd.DataFrame) -> Iterator[Look]:
+    """Before DMD: does regression to the bidirectional teacher blur?"""
+    for other in ("bidirectional_ode", "bidirectional_clean"):
+        for steps in _levels(films[films.init == other]):
+            yield _look(films, "causal_ode", other, "before DMD", steps, "sharpness of truth")
+
+
+def _levels(films: pd.DataFrame) -> list[int]:
+    """Levels of the students."""
+    return sorted(films[films.stage.isin(STAGES)].steps.unique().tolist())
+
+
+def _look(
+    films: pd.DataFrame,
+    one: str,
+    other: str,
+    stage: str,
+    steps: int,
+    metric: str,
+    level: float | None = None,
+) -> Look:
+    """One comparison as a claim, withdrawn where either side was measured under an old protocol.
+
+    It says that `one` is ahead of `other`, or with `level` that both are within this margin.
+    """
+    gap = difference(films, one, other, stage, steps, metric)
+    word = "is ahead of"
+    how = {"kind": "above", "margin": 0.0}
+    if level is not None:
+        word = "is level with"
+        how = {"kind": "level", "margin": level}
+    named = f"consistency ({CONSISTENCY[one]})" if one in CONSISTENCY else one
+    where = f"{stage}, {steps} levels"
+    what = f"{word} {other} in {metric}"
+    notes = (BASELINES.get(other, ""), _teachers_apart(films, one, other, metric))
+    about = {"note": "; ".join(filter(None, notes))}
+    if one in CONSISTENCY and other == "causal_ode":
+        about["twin"] = f"{where}: {what}"
+    if len(gap):
+        about["withdrawn"] = withdrawn(STUDY, (one, other), gap.protocol.min())
+    claim = f"{where}: {named} {what}"
+    return about_mean(claim, gap.value, gap.seed.tolist(), **how, **about)
+
+
+def difference(
+    films: pd.DataFrame, one: str, other: str, stage: str, steps: int, metric: str
+) -> pd.DataFrame:
+    """one - other on the same films and seeds: seed, film, value, protocol; maybe empty."""
+    part = films[(films.stage == stage) & (films.steps == steps) & (films.metric == metric)]
+    sides = [part[part.init == name].set_index(["seed", "film"]) for name in (one, other)]
+    gap = (sides[0].value - sides[1].value).dropna()
+    old = pd.concat([side.protocol.reindex(gap.index) for side in sides], axis=1).min(axis=1)
+    return pd.DataFrame({"value": gap, "protocol": old}).reset_index()
+
+
+def _teachers_apart(films: pd.DataFrame, one: str, other: str, metric: str) -> str:
+    """How far the two starts' teachers are apart themselves, where these are of two kinds.
+
+    Recall is asked of end points as the looks of the past that they were given.
+    """
+    if {teacher_of(one), teacher_of(other)} != {"autoregressive", "bidirectional"}:
+        return ""
+    card = films[films.stage == TEACHER_STAGE]
+    metric = "looks" if metric == "identity" else metric
+    steps = card.steps.iloc[0] if len(card) else 0
+    gap = difference(films, one, other, TEACHER_STAGE, steps, metric)
+    if gap.empty:
+        return "not the teacher's kind alone: no card of the teachers"
+    return f"not the teacher's kind alone: the teachers' own {metric} differs by {estimate(gap)}"
+
+
+def _cheaper(cells: pd.DataFrame) -> Look:
+    """Does consistency cost about a quarter of causal ODE's time?"""
+    claim = f"causal_ode takes {CHEAPER:g} times consistency's seconds or more, at equal clips"
+    turns = init_turns(cells)
+    turns = _unlike(cells) if turns.empty else turns
+    old = withdrawn(STUDY, ("cost",), protocol_of(turns)) if len(turns) else ""
+    ratios = turns.ratio.tolist()
+    seeds = turns.seed.tolist()
+    return about_times(claim, ratios, seeds, margin=CHEAPER, withdrawn=old)
+
+
+def _unlike(cells: pd.DataFrame) -> pd.DataFrame:
+    """Ratios of seconds by seed as old cells have them: at unequal clips, and not by turns."""
+    old = cells[cells.protocol < PROTOCOL[STUDY]]
+    whole = old.assign(whole=old["stage 2 seconds"] + old["pairs seconds"])
+    table = whole.pivot_table(index="seed", columns="init", values="whole")
+    table = table.reindex(columns=["causal_ode", "consistency"]).dropna()
+    ratio = table.causal_ode / table.consistency
+    return pd.DataFrame({"ratio": ratio, "protocol": 1.0}).reset_index(names="seed")
+
+
+INVENTED = ("none", "bidirectional_ode", "causal_ode", *CONSISTENCY)
+
+
+def made_up(folder: Path) -> Path:
+    """Tiny invented cells under the present protocol, to try the notebook out."""
+    rng = np.random.default_rng(0)
+    for init, seed in itertools.product(INVENTED, (0, 1)):
+        cell = folder / f"{init}-{seed}"
+        about = {"init": init, "seed": seed}
+        about |= {"protocol": PROTOCOL[STUDY]}
+        parts = [_invented(rng, *key) for key in itertools.product(METRICS, STAGES)]
+        rows = pd.concat(parts, ignore_index=True).assign(**about)
+        write_atomic(cell / "rows.parquet", lambda path, rows=rows: rows.to_parquet(path))
+        cost = {"stage 2 seconds": 1.0, "pairs seconds": 2.0, "stored bytes": 10, "clips seen": 8}
+        turns = {"turns": [{"causal_ode": 3.0 + seed, "consistency": 2.0}]}
+        more = turns if init == "consistency_equal_seconds" else {}
+        write_json(cell / "cell.json", about | cost | more)
+    return folder
+
+
+def _invented(rng: np.random.Generator, metric: str, stage: str) -> pd.DataFrame:
+    values = {"film": range(4), "metric": metric, "value": rng.random(4)}
+    return pd.DataFrame(values | {"steps": 1, "stage": stage})

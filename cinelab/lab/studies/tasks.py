@@ -1,0 +1,78 @@
+"""The toybox benchmark for anyone's model: what to make, as files; `cinelab eval videos` then
+scores what was made.
+
+<folder>/films/s0-f00.shots.json                 a film to make from its prompts alone -> s0-f00.mp4 beside it
+<folder>/absence/a5-s0-f00.shots.json, .npz      a history to go on from (frames uint8); make the last shot -> a5-s0-f00.mp4
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from cinelab.checksums import read_arrays
+from cinelab.files import write_atomic
+from cinelab.lab.studies.film_cell import listed
+from cinelab.metrics.card import HELD_OUT, CardConfig
+from cinelab.script.shotlist import SUFFIX
+from cinelab.stream.video import write_mp4
+from cinelab.world import casting, render
+from cinelab.world.casting import FilmPlan
+
+
+def task_plans(config: CardConfig) -> dict[str, FilmPlan]:
+    """Name -> plan of every task; the very films of `cinelab score`."""
+    plans = {}
+    for seed in config.seeds:
+        for film in range(config.films):
+            plans[f"films/s{seed}-f{film:02d}"] = casting.film(
+                HELD_OUT + seed, film, config.latents, config.shot_latents
+            )
+            for away in config.away:
+                plans[f"absence/a{away}-s{seed}-f{film:02d}"] = casting.absence(
+                    HELD_OUT + seed, film, away
+                )
+    return plans
+
+
+def export_tasks(
+    folder: str | Path, config: CardConfig, tell: Callable[[str], None] = lambda text: None
+) -> int:
+    """Write every task; returns how many. What is there already is written again, alike."""
+    plans = task_plans(config)
+    for number, (name, plan) in enumerate(plans.items(), 1):
+        tell(f"{number} of {len(plans)}: {name}")
+        shots = replace(listed(plan), chunks=())
+        path = Path(folder) / name
+        if name.startswith("absence"):
+            shots = replace(shots, given=shots.shots[-1].start)
+            history = render.render(plan).frames[: shots.given]
+            write_atomic(
+                path.with_suffix(".npz"),
+                lambda to, frames=history: np.savez_compressed(to, frames=frames),
+            )
+        shots.save(path.with_name(path.name + SUFFIX))
+    return len(plans)
+
+
+def answer(
+    folder: str | Path,
+    make: Callable[[FilmPlan, np.ndarray | None], np.ndarray],
+    config: CardConfig,
+    fps: float,
+    names: Sequence[str] | None = None,
+) -> None:
+    """Fill a task folder: `make(plan, history)` returns a film's frames uint8 (F, H, W, 3). What
+    was made already is kept."""
+    for name, plan in task_plans(config).items():
+        video = Path(folder) / f"{name}.mp4"
+        if video.exists() or (names and name not in names):
+            continue
+        history = video.with_suffix(".npz")
+        given = (
+            read_arrays(history, ("frames",), "remove it and lay out the tasks again")[0]
+            if history.exists()
+            else None
+        )
+        write_mp4(video, make(plan, given), fps)

@@ -1,0 +1,1 @@
+"""Training stages as notebooks use them: set up by preset, watch, export."""

@@ -1,0 +1,171 @@
+"""Trainings on many GPUs from a notebook: write the run down, start torchrun on it, follow its log,
+stop it when interrupted.
+
+job = launch.job("results/wan/stage1", "teacher_forcing", "wan-1.3b", {"kind": "films", "path":
+"data/films"}, init=...) watch(launch.train(job, processes=8), job.config)
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cinelab.config import from_dict, to_dict
+from cinelab.errors import CinelabError, Failed
+from cinelab.files import write_json
+from cinelab.jobs.job import Job
+from cinelab.lab import inputs
+from cinelab.limits import WORKERS, check_number
+from cinelab.outputs import ready_folder, writing
+from cinelab.runs import log_rows
+from cinelab.scale.parallel import WATCHED
+from cinelab.threads import shared
+
+# seconds that a training which was asked to end is given for its last step and its save
+PATIENCE = 120.0
+OFTEN = 0.5  # seconds between looks at the log
+
+
+def job(
+    run_dir: str | Path,
+    stage: str,
+    preset: str,
+    store: dict,
+    lora_rank: int | None = None,
+    **more: Any,
+) -> Job:
+    """The description of a run, checked; `more` as in `cinelab.jobs.job.Job`. Its paths are made
+    absolute."""
+    values = {
+        "stage": stage,
+        "run": str(Path(run_dir).resolve()),
+        "preset": preset,
+        "store": dict(store),
+    } | more
+    values |= {"lora": {"rank": lora_rank, "alpha": float(lora_rank)}} if lora_rank else {}
+    for name in ("init", "teacher", "export"):
+        values[name] = _absolute(values.get(name))
+    values["store"]["path"] = _absolute(values["store"]["path"])
+    made = from_dict(Job, values)
+    made.config  # noqa: B018, refuses a bad preset or change now and not in every process
+    _check_inputs(made)
+    return made
+
+
+def _check_inputs(job: Job) -> None:
+    """Refuse what is not there now, and not when every process has started."""
+    for name in ("init", "teacher"):
+        place = getattr(job, name)
+        if place is not None and place != "random" and not Path(place).exists():
+            inputs.check(**{name: place})
+    if job.store.kind not in ("toybox", "noise") and not Path(job.store.path).exists():
+        raise CinelabError(
+            f"store: {job.store.path} is not here; encode your videos first, with notebook 06 or "
+            "`cinelab clips`, "
+            "or rehearse with kind toybox or noise."
+        )
+
+
+def train(job: Job, processes: int = 1) -> Iterator[dict]:
+    """Start torchrun and yield the rows of the run's log as they are written, those of earlier
+    sittings first.
+
+    Interrupted, closed or killed, the processes save and end, and the next call waits for that. A
+    refusal of theirs is raised here as the same sentence.
+    """
+    check_number("processes", processes, 1, WORKERS)
+    for place in filter(None, (job.run, job.export)):
+        ready_folder(place)
+    folder = Path(job.run) / "torchrun"
+    with (
+        writing(folder, lend=True, ending=PATIENCE) as note,
+        _running(job, processes, folder) as running,
+    ):
+        note()
+        step = -1
+        while (alive := running.poll() is None) or _fresh(job.run, step):
+            for row in _fresh(job.run, step):
+                step = row["step"]
+                yield row
+            if alive:
+                time.sleep(OFTEN)
+        if running.returncode:
+            raise _refusal(folder / "said.log")
+
+
+def rows(run_dir: str | Path) -> list[dict]:
+    """The log of a run so far, one row a step; a line that is just being written is left for the
+    next time."""
+    return log_rows(run_dir)
+
+
+class _running:
+    """The torchrun process; leaving for whatever reason asks it to save and end, and waits."""
+
+    def __init__(self, job: Job, processes: int, folder: Path):
+        write_json(folder / "job.json", to_dict(job))
+        command = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(processes),
+            "-m",
+            "cinelab.jobs.worker",
+            str(folder / "job.json"),
+        ]
+        self.said = open(folder / "said.log", "w")
+        # A pipe that nobody writes to: its end tells the workers that we are gone, however we went.
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=self.said,
+            stderr=subprocess.STDOUT,
+            env=shared(processes) | {WATCHED: "1"},
+            start_new_session=True,
+        )  # so that Ctrl-C reaches us alone
+
+    def __enter__(self) -> subprocess.Popen:
+        return self.process
+
+    def __exit__(self, *_: Any) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)  # torchrun and its processes
+        self.process.stdin.close()
+        self.said.close()
+
+
+def _fresh(run_dir: str, step: int) -> list[dict]:
+    return [row for row in rows(run_dir) if row["step"] > step]
+
+
+def _refusal(said: Path) -> CinelabError:
+    """The worker's own sentence, else where to look."""
+    lines = [
+        line.partition("cinelab: ")[2]
+        for line in said.read_text(encoding="utf-8", errors="replace").splitlines()
+        if line.startswith("cinelab: ")
+    ]
+    return (
+        CinelabError(lines[-1])
+        if lines
+        else Failed(f"The training ended with an error; what its processes said is in {said}.")
+    )
+
+
+def _absolute(place: str | None) -> str | None:
+    """A path as it is meant here; what is no file here is a checkpoint's name, and stays."""
+    return (
+        str(Path(place).resolve())
+        if place is not None and ("/" in place or Path(place).exists())
+        else place
+    )

@@ -1,0 +1,140 @@
+"""Video data sets as notebooks use them: sample videos, a store of their clips, what is in it and
+what was left out."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from PIL import Image
+
+from cinelab.data import DataConfig, FilmStore, build, skipped
+from cinelab.data.build import device_of
+from cinelab.data.planning import digest
+from cinelab.files import glance, write_atomic, write_text
+from cinelab.lab.training.panel import counted
+from cinelab.latent.codec import Codec, to_uint8
+from cinelab.script.prompts import TextEncoder
+from cinelab.stream.storyboard import storyboard
+from cinelab.stream.video import write_mp4
+from cinelab.world import casting, render
+from cinelab.zoo import checkpoints as zoo
+
+
+class Parts(NamedTuple):
+    """What encodes pictures and words, and the marks of their weights."""
+
+    codec: Codec
+    encoder: TextEncoder
+    marks: dict[str, str]
+
+
+def toybox_parts(codec: str = "toybox-codec") -> Parts:
+    """The toybox's codec and word encoder."""
+    encoder = zoo.toy_encoder()
+    words = digest([list(encoder.vocabulary), asdict(encoder.config)])
+    return Parts(
+        zoo.load_codec(codec),
+        encoder,
+        {"codec": zoo.fingerprint(codec), "encoder": f"words {words[:16]}"},
+    )
+
+
+def wan_parts(folder: str | Path) -> Parts:
+    """Codec and text encoder of a diffusers folder of Wan2.1."""
+    from cinelab.zoo.wan import load_parts
+
+    codec, encoder, settings = load_parts(folder)
+    file = (
+        Path(folder) / "vae"
+        if settings.codec == "vae"
+        else Path(folder) / settings.codec.removeprefix("tiny:")
+    )
+    weights = sorted(file.glob("*.safetensors")) if file.is_dir() else [file]
+    return Parts(
+        codec, encoder, {"codec": glance(weights), "encoder": encoder.fingerprint or "unknown"}
+    )
+
+
+def parts_of(model: str) -> tuple[Parts, DataConfig]:
+    """For a shipped toybox model or a folder of Wan: what encodes, and the settings that suit
+    it."""
+    if zoo.is_wan(Path(model)):
+        return wan_parts(model), DataConfig()
+    return toybox_parts(), DataConfig.toybox()
+
+
+def sample_videos(folder: str | Path, films: int = 3, latents: int = 24, seed: int = 11) -> Path:
+    """Toybox films as mp4, each with a caption a shot in a text beside it, and a copy of the first
+    that broke off."""
+    folder = Path(folder)
+    for index in range(films):
+        made = render.render(casting.film(seed, index, latents, (3, 6)))
+        write_mp4(folder / f"film-{index}.mp4", made.frames, render.FPS)
+        write_text(
+            folder / f"film-{index}.txt",
+            "".join(f"{shot.caption}\n" for shot in made.plan.shots if not shot.continues),
+        )
+    broken = (folder / "film-0.mp4").read_bytes()[:2000]
+    write_atomic(folder / "broken.mp4", lambda path: path.write_bytes(broken))
+    return folder
+
+
+def film_store(
+    videos: str | Path, folder: str | Path, config: DataConfig, parts: Parts
+) -> FilmStore:
+    """Encode the videos of a folder or table once, under a bar with the time left; what is finished
+    is kept."""
+    films = 0
+    with counted(None, "videos") as tell:
+        for step in build(videos, folder, config, *parts):
+            films += step.films
+            tell(step.done, step.of, films=f"{films:,} encoded")
+    return FilmStore(folder)
+
+
+def films_table(store: FilmStore) -> pd.DataFrame:
+    """The films of a store, a row each."""
+    rate = store.recipe["fps"] / store.recipe["stride"]  # latent frames a second
+    rows = [
+        {
+            "film": film.about["source"],
+            "part": film.about["number"],
+            "shots": len(film.about["shots"]),
+            "latent frames": len(film),
+            "seconds": round(len(film) / rate, 2),
+            "shortest shot": min(_lengths(film)),
+            "longest shot": max(_lengths(film)),
+            "shard": film.shard,
+        }
+        for film in store.films
+    ]
+    return pd.DataFrame(rows)
+
+
+def _lengths(film) -> list[int]:
+    return [sum(count for _, count in shot["prompts"]) for shot in film.about["shots"]]
+
+
+def skipped_table(folder: str | Path) -> pd.DataFrame:
+    """What was left out of a store, and why."""
+    return pd.DataFrame(skipped(folder), columns=["film", "video", "left_out", "why"])
+
+
+@torch.no_grad()
+def contact_sheet(store: FilmStore, codec: Codec, index: int = 0) -> Image.Image:
+    """A film of a store, decoded: every stretch under one caption with three of its pictures."""
+    film = store.films[index]
+    stride = store.recipe["stride"]
+    frames = to_uint8(
+        codec.decode(store.latents(index).float()[None].to(device_of(codec)))[0][0].cpu()
+    )
+    ends = [
+        int((film.slot <= prompt).sum()) * stride - (stride - 1)
+        for prompt in range(len(film.prompts))
+    ]
+    spans = list(zip([0, *ends], ends, strict=False))
+    return storyboard(
+        frames, spans, film.prompts, fps=store.recipe["fps"], title=film.about["source"]
+    )

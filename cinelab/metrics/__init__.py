@@ -1,0 +1,1 @@
+"""What a film is worth: each metric with its interval, chance and upper bound."""

@@ -1,0 +1,1 @@
+"""VBench and VisionReward, each from an environment of its own."""

@@ -1,0 +1,1 @@
+"""Metrics of any video: cuts, motion, appearance, prompt alignment, consistency across shots."""

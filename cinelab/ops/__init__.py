@@ -1,0 +1,1 @@
+"""Attention kernels behind one switch, rotary positions, tensor helpers. Knows no model."""

@@ -1,0 +1,178 @@
+"""What a training takes, before it is begun: memory of a GPU and seconds of a step, from the shapes
+alone.
+
+python -m cinelab.scale.cost        the tables of docs/scaling.md
+
+D width   F frames   N tokens a frame   T = F N tokens of a clip   n chunks   c tokens of a chunk
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig
+
+GIB = 2**30
+# bytes a weight: fp32 itself, gradient, two moments; its average; bf16
+TRAINED = 16
+AVERAGED = 4
+FROZEN = 2
+# bytes of a token and block that its backward pass needs, times D (counted: see
+# tests/test_arithmetic.py) ...
+KEPT = 68
+KEPT_FFN = 4  # ... and times ffn_dim
+WORDS = 512
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training on `gpus` GPUs; one part (one clip) at a time on each group of `sequence` GPUs."""
+
+    model: WanConfig
+    stage: str = "teacher_forcing"
+    gpus: int = 8
+    sequence: int = 1
+    recompute: bool = True
+    lora: int | None = None  # rank
+    frames: int = 21  # latent frames of a clip
+    chunk: int = 3
+    grid: tuple[int, int] = (30, 52)  # tokens of a frame: 480 x 832
+    clips: int = 64  # a step
+
+    @property
+    def tokens(self) -> int:
+        """Of one clip."""
+        return self.frames * self.grid[0] * self.grid[1]
+
+    @property
+    def shown(self) -> int:
+        """Tokens of a pass that is differentiated: the clip twice under teacher forcing."""
+        return self.tokens * (2 if self.stage in ("teacher_forcing", "consistency") else 1)
+
+
+def parameters(config: WanConfig) -> int:
+    """Weights of the model, from its true shapes."""
+    with torch.device("meta"):
+        return sum(part.numel() for part in CausalWan(config).parameters())
+
+
+def adapter_parameters(config: WanConfig, rank: int) -> int:
+    """Of LoRA on all attention and feed-forward linears."""
+    return config.num_layers * rank * (8 * 2 * config.width + 2 * (config.width + config.ffn_dim))
+
+
+def memory(plan: Plan) -> dict[str, float]:
+    """GiB on each GPU, by cause."""
+    config = plan.model
+    count = parameters(plan.model)
+    trained = count if plan.lora is None else adapter_parameters(config, plan.lora)
+    base = 0 if plan.lora is None else FROZEN * count  # under the adapters
+    parts = {"student": (trained * (TRAINED + AVERAGED) + base) / plan.gpus}
+    if plan.stage in ("consistency", "dmd"):
+        parts["teacher"] = FROZEN * count / plan.gpus
+    if plan.stage == "dmd":
+        parts["critic"] = (trained * TRAINED + base) / plan.gpus
+    blocks = count / config.num_layers  # with its share of the rest
+    # sharded: a block, the next one, a block's gradients; one GPU: autocast's copy of what is
+    # trained
+    parts["gathered"] = FROZEN * (3 * blocks if plan.gpus > 1 else trained)
+    mine = plan.shown / plan.sequence
+    layers = config.num_layers
+    block = mine * (KEPT * config.width + KEPT_FFN * config.ffn_dim)
+    parts["activations"] = (
+        mine * 2 * config.width * layers + block if plan.recompute else block * layers
+    )
+    if plan.stage in ("teacher_forcing", "consistency"):
+        chunk = plan.tokens * plan.chunk // plan.frames
+        parts["masks"] = 2.0 * chunk**2 * pairs(plan)
+    # keys and values of the past that every chunk of the roll-out keeps for its way back
+    if plan.stage == "dmd":
+        n = plan.frames // plan.chunk
+        parts["history"] = 2 * 2 * config.width * layers * plan.tokens / n * (n * (n - 1) // 2)
+    return {name: value / GIB for name, value in parts.items()}
+
+
+def pairs(plan: Plan) -> int:
+    """Chunk times chunk that attention multiplies, a layer: a strip is a clean and a noisy chunk,
+    which see the clean ones up to there and the noisy one; a bidirectional pass sees all."""
+    n = plan.frames // plan.chunk
+    return (
+        sum(2 * (i + 2) for i in range(n))
+        if plan.stage in ("teacher_forcing", "consistency")
+        else n * n
+    )
+
+
+def forward_flops(plan: Plan) -> float:
+    """Of one pass over one clip as the stage shows it."""
+    config = plan.model
+    # multiplied with every token; the rest is words
+    linears = 6 * config.width**2 + 2 * config.width * config.ffn_dim
+    chunk = plan.tokens * plan.chunk // plan.frames
+    attended = pairs(plan) * chunk**2 + plan.shown * WORDS
+    return config.num_layers * (2.0 * linears * plan.shown + 4.0 * config.width * attended)
+
+
+def step_flops(plan: Plan) -> float:
+    """Of one step over all its clips. In DMD, of the mean step: a critic's, and every fifth a
+    student's too."""
+    # forward once more, and backward twice
+    one = forward_flops(plan)
+    back = 4 if plan.recompute else 3
+    # the average's pass; the teacher's, guided
+    once = {"bidirectional": back, "teacher_forcing": back, "consistency": back + 1 + 1.5}
+    if plan.stage != "dmd":
+        return plan.clips * one * once[plan.stage]
+    # 2.5 levels and a clean pass of every chunk, which sees its past
+    rollout = 3.5 * one * (1 + plan.chunk / plan.frames) / 2
+    critic = rollout + back * one
+    # one level of each has a gradient; guided teacher, critic
+    student = rollout * (1 + (back - 1) / 3.5) + (2 + 1) * one
+    return plan.clips * (critic + student / 5)
+
+
+def seconds(plan: Plan, tflops: float = 400.0) -> float:
+    """Of a step where each GPU reaches `tflops` (400 is 40 % of an H100's or H200's dense bf16)."""
+    return step_flops(plan) / (plan.gpus * tflops * 1e12)
+
+
+RECIPES = [
+    (name, stage, gpus, sequence, lora)
+    for name, gpus, sequence, lora in (
+        ("1.3B", 1, 1, 32),
+        ("1.3B", 1, 1, None),
+        ("1.3B", 8, 1, None),
+        ("1.3B", 64, 1, None),
+        ("14B", 1, 1, 32),
+        ("14B", 8, 4, 32),
+        ("14B", 8, 4, None),
+        ("14B", 64, 4, None),
+    )
+    for stage in ("teacher_forcing", "consistency", "dmd")
+]
+
+
+def table() -> str:
+    """Memory and time of the recipes, as Markdown."""
+    lines = [
+        "| model | trains | stage | GPUs | sequence | states GiB | gathered | activations | "
+        "masks, history | all GiB | s a step |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, stage, gpus, sequence, lora in RECIPES:
+        sequence = 1 if stage == "dmd" else sequence
+        plan = Plan({"1.3B": WAN_1_3B, "14B": WAN_14B}[name], stage, gpus, sequence, lora=lora)
+        need = memory(plan)
+        states = sum(need.get(part, 0.0) for part in ("student", "teacher", "critic"))
+        rest = need.get("masks", 0.0) + need.get("history", 0.0)
+        lines.append(
+            f"| {name} | {'all' if lora is None else f'LoRA {lora}'} | {stage} | {gpus} | "
+            f"{sequence} | {states:.1f} | "
+            f"{need['gathered']:.1f} | {need['activations']:.1f} | {rest:.1f} | "
+            f"{sum(need.values()):.0f} | {seconds(plan):.0f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

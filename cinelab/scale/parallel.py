@@ -1,0 +1,245 @@
+"""Many processes as one trainer: which parts of a step are mine, and how a model is sharded among
+us.
+
+A step's batch is made of `parts`, each drawn by its own number. The processes share them out and
+average the gradients, so that a sample is the same in any number of processes, and a smaller
+machine does more parts one after another.
+
+    parallel = Parallel.join(Layout(parts=8))      under torchrun; in a plain process the same as Parallel.here(...)
+    model = parallel.shard(model)                  torch FSDP2: every block, then the rest
+"""
+
+import os
+import select
+import signal
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.utils.checkpoint import checkpoint
+
+from cinelab.errors import CinelabError
+from cinelab.readable import Readable
+from cinelab.scale.sequence import Sequence as SequenceGroup
+
+# keys and values, which nobody changes in place
+warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
+
+
+# in the environment: standard input ends when whoever started the training does
+WATCHED = "CINELAB_WATCHED"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a step is divided and what is traded for memory."""
+
+    parts: int = 1  # micro-batches a step, shared out among the processes
+    sequence: int = 1  # processes that share the tokens of one clip
+    # activation checkpointing: keep a block's input only, compute the block again going back
+    recompute: bool = False
+    reshard: bool = True  # give a block's gathered weights back after its forward pass
+    # reduce gradients once a step, not once a part: less traffic, but whole gradients in memory
+    defer: bool = False
+
+    def __post_init__(self):
+        for name in ("parts", "sequence"):
+            if getattr(self, name) < 1:
+                raise CinelabError(f"layout.{name} is {getattr(self, name)}; at least 1 is needed.")
+
+
+@dataclass(frozen=True)
+class Parallel(Readable):
+    """One process among `world`. With one, everything here does nothing."""
+
+    rank: int = 0
+    world: int = 1
+    device: str = "cpu"
+    layout: Layout = Layout()
+    mesh: DeviceMesh | None = None
+    group: Any = None  # of the processes that share my clip
+    stops: list[int] = field(default_factory=list, compare=False)  # signals that asked us to end
+
+    def __post_init__(self):
+        parts = self.layout.parts
+        sequence = self.layout.sequence
+        if self.world % sequence:
+            raise CinelabError(
+                f"layout.sequence is {sequence}, which does not divide the {self.world} processes; "
+                "start another number of processes or change it."
+            )
+        if parts % self.teams:
+            raise CinelabError(
+                f"layout.parts is {parts}, which {self.teams} processes (or groups of them) do "
+                "not divide; "
+                "give a multiple, or start fewer processes."
+            )
+
+    @classmethod
+    def here(cls, layout: Layout = Layout(), device: str = "cpu") -> "Parallel":
+        """This process alone."""
+        return cls(device=device, layout=layout)
+
+    @classmethod
+    def join(cls, layout: Layout = Layout()) -> "Parallel":
+        """One of torchrun's processes: NCCL where there are GPUs, gloo where there are none."""
+        cuda = torch.cuda.is_available()
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        if cuda:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
+        device = f"cuda:{torch.cuda.current_device()}" if cuda else "cpu"
+        if world == 1:
+            return cls.here(layout, device)
+        rank = int(os.environ["RANK"])
+        cls(rank, world, device, layout)  # refuse a bad layout before anybody waits for anybody
+        dist.init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo")
+        mesh = init_device_mesh("cuda" if cuda else "cpu", (world,))
+        return cls(rank, world, device, layout, mesh, _team(rank, world, layout.sequence))
+
+    def with_layout(self, layout: Layout) -> "Parallel":
+        """The same processes, dividing their work in another way."""
+        return replace(self, layout=layout, group=_team(self.rank, self.world, layout.sequence))
+
+    def leave(self) -> None:
+        """End the process group, if there is one."""
+        if self.world > 1:
+            dist.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+    @property
+    def teams(self) -> int:
+        """How many clips are worked on at a time."""
+        return self.world // self.layout.sequence
+
+    @property
+    def mine(self) -> range:
+        """The parts of a step that this process does."""
+        return range(self.rank // self.layout.sequence, self.layout.parts, self.teams)
+
+    def shard(self, model: nn.Module, bf16: bool = True) -> nn.Module:
+        """`model` (a CausalWan, in place) on my device, sharded over all processes, computing as
+        the layout says.
+
+        On GPUs weights are gathered as bf16 and gradients reduced in fp32 if `bf16`; on a CPU
+        autocast does the rounding.
+        """
+        if self.layout.recompute:
+            for block in model.blocks:
+                block.forward = partial(
+                    checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+                )
+        if self.layout.sequence > 1:
+            SequenceGroup(self.group, self.layout.sequence).join(model)
+        if self.world == 1:
+            return model if model.proj_out.weight.is_meta else model.to(self.device)
+        # t and the path stay fp32
+        half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+        how = {"mesh": self.mesh, "reshard_after_forward": self.layout.reshard}
+        how |= {"mp_policy": half} if bf16 and self.device != "cpu" else {}
+        for block in model.blocks:
+            fully_shard(block, **how)
+            register_fsdp_forward_method(block, "key_value")
+        # the root too: its weights change between passes
+        fully_shard(model, **how | {"reshard_after_forward": True})
+        register_fsdp_forward_method(model, "encode_text")
+        return model
+
+    def announce(self, model: nn.Module, last: bool) -> None:
+        """Before a part of a step: whether it is this process's last."""
+        if isinstance(model, FSDPModule):
+            model.set_is_last_backward(last)
+            model.set_requires_gradient_sync(last or not self.layout.defer)
+
+    def mean(self, values: Sequence[float]) -> list[float]:
+        """The mean over all processes of some numbers."""
+        if self.world == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(sums)
+        return (sums / self.world).tolist()
+
+    def averaged(self, columns: Sequence[dict]) -> dict:
+        """The columns of all parts as one row: fractions as their mean, the rest as it is in the
+        first."""
+        row = dict(columns[0])
+        names = [name for name, value in row.items() if isinstance(value, float)]
+        means = self.mean([sum(one[name] for one in columns) / len(columns) for name in names])
+        return row | dict(zip(names, means, strict=True))
+
+    def once(self, do: Callable[[], Any]) -> Any:
+        """Let the first process `do` something: all get its answer, or its refusal."""
+        if self.world == 1:
+            return do()
+        answer: list = [None, None]
+        if self.first:
+            try:
+                answer[0] = do()
+            except CinelabError as error:
+                answer[1] = str(error)
+        dist.broadcast_object_list(answer)
+        if answer[1] is not None:
+            raise CinelabError(answer[1])
+        return answer[0]
+
+    def all(self, do: Callable[[], Any]) -> list:
+        """Let every process `do` something: all get the answers of all, or the first refusal."""
+        if self.world == 1:
+            return [do()]
+        mine: list = [None, None]
+        try:
+            mine[0] = do()
+        except CinelabError as error:
+            mine[1] = str(error)
+        answers: list = [None] * self.world
+        dist.all_gather_object(answers, mine)
+        if refused := next((told for _, told in answers if told is not None), None):
+            raise CinelabError(refused)
+        return [answer for answer, _ in answers]
+
+    def listen(self) -> None:
+        """From now on SIGTERM and SIGINT ask the training to save and end, and so does the end of
+        whoever started it, where that gave us a pipe (see `cinelab.lab.training.launch`)."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda got, _: self.stops.append(got))
+        if os.environ.get(WATCHED):
+            threading.Thread(target=self._stop_with_starter, daemon=True).start()
+
+    def _stop_with_starter(self) -> None:
+        poll = select.poll()
+        poll.register(0, 0)  # hanging up alone: nothing is ever written there
+        poll.poll()
+        self.stops.append(signal.SIGHUP)
+
+    def asked_to_stop(self) -> bool:
+        """Whether any process was asked to end; the same answer in all."""
+        return self.mean([float(bool(self.stops))])[0] > 0
+
+
+def _team(rank: int, world: int, size: int) -> Any:
+    """The process group of the `size` neighbours that share a clip."""
+    teams = (
+        [dist.new_group(list(range(start, start + size))) for start in range(0, world, size)]
+        if size > 1
+        else []
+    )
+    return teams[rank // size] if teams else None
+
+
+HERE = Parallel.here()

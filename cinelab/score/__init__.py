@@ -1,1 +1,0 @@
-"""What a film is worth: cuts, attributes, identity, motion, each with its interval."""

@@ -1,0 +1,277 @@
+"""Timelines to latents to frames, for one film or a batch of them, chunk by chunk.
+
+Knows the bundle (model, codec, words) and the one roll-out; knows nothing of widgets or files.
+
+    B films   c latent frames a chunk   f pixel frames of a chunk
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cinelab.config import names_of
+from cinelab.errors import CinelabError
+from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
+from cinelab.latent.codec import to_uint8
+from cinelab.memory.cache import Memory
+from cinelab.memory.policy import (
+    BUDGET,
+    BUILT_IN,
+    Policy,
+    budget_of,
+    name_of,
+    policy_named,
+    with_budget,
+)
+from cinelab.memory.policy_io import policy_from_dict
+from cinelab.memory.store import Storage
+from cinelab.readable import Readable
+from cinelab.script.timeline import Timeline
+from cinelab.script.unconditional import unconditional_text
+from cinelab.threads import NUMBER, cores, own
+from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.footprint import Film, Footprint, check_fits, footprint, free_bytes
+
+SMALL = 500e6  # multiplications of a call of the model that keep one thread busy
+
+
+@dataclass
+class Timed(Readable):
+    """One chunk of a running film: pictures and where the time went.
+
+    frames uint8 (B, f, H, W, 3)   latents (B, c, C, h, w)   seconds by cause: text, dit, memory, decode
+    """
+
+    index: int
+    frames: np.ndarray
+    latents: Tensor
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        return sum(self.seconds.values())
+
+
+@contextmanager
+def quick(bf16: bool, device: str | torch.device = "cpu", threads: int | None = None):
+    """Inference without gradients, in half precision where asked, by so many threads of the CPU
+    (None: by torch's own)."""
+    before = torch.get_num_threads()
+    if threads:
+        torch.set_num_threads(threads)
+    try:
+        with (
+            torch.no_grad(),
+            torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16),
+        ):
+            yield
+    finally:
+        if threads:
+            torch.set_num_threads(before)
+
+
+def threads_for(bundle: Bundle) -> int | None:
+    """How many threads make a film: one where a call of the model is small, since the second costs
+    more time to wake than it saves (the toybox: 25 ms a chunk by one thread, 32 by two). None = as
+    many as torch has: for larger models, and where the user chose a number."""
+    weights = list(bundle.model.parameters())
+    work = sum(weight.numel() for weight in weights) * bundle.chunk_tokens
+    chosen = own(NUMBER) or torch.get_num_threads() != cores()
+    return 1 if work < SMALL and weights[0].device.type == "cpu" and not chosen else None
+
+
+def storage_of(bundle: Bundle) -> Storage:
+    """Where the films of a model keep their history."""
+    return Storage(**{name: value for name, value in bundle.memory.items() if name != "summary"})
+
+
+def trained_policy(bundle: Bundle) -> Policy | None:
+    """The policy that a model was trained under, as its config.json says; None where it says
+    none."""
+    if bundle.policy is None:
+        return None
+    return policy_from_dict(bundle.policy, f"The config of {bundle.name}")
+
+
+def policy_for(
+    bundle: Bundle, policy: str | Policy | Mapping | None = None, budget: int | None = None
+) -> Policy:
+    """The policy of a name with at most `budget` units, that searches the history as finely as
+    suits the model.
+
+    No name is the policy that the model was trained under, or CAMR where its config.json says none.
+    What a name and a budget leave open (positions, sinks, scores) is as in training where the name
+    is of the policy that it was trained under. A Policy (or one written down, see `policy_named`)
+    is taken as it is.
+    """
+    if policy is not None and not isinstance(policy, str):
+        return policy_named(policy)
+    trained = trained_policy(bundle)
+    if trained is not None and policy in (None, name_of(trained)):
+        return trained if budget in (None, budget_of(trained)) else with_budget(trained, budget)
+    found = policy_named(policy or "camr", BUDGET if budget is None else budget)
+    if not found.routed or "summary" not in names_of(type(found)):
+        return found
+    return replace(found, summary=bundle.memory.get("summary", found.summary))
+
+
+def policy_after(
+    bundle: Bundle, now: Policy, asked: str | Policy | Mapping | None, budget: int | None
+) -> Policy:
+    """The policy `now` after a change to what is `asked`, a name or a Policy, and to another
+    budget; None = as it was."""
+    if isinstance(asked, str):
+        return policy_for(bundle, asked, budget or budget_of(now))
+    kept = now if asked is None else policy_for(bundle, asked)
+    return kept if budget is None else with_budget(kept, budget)
+
+
+def named_policy(
+    bundle: Bundle, policy: str | Policy | None = None, budget: int | None = None
+) -> tuple[str | Policy, int]:
+    """What settings keep of the policy that `policy_for` gives: the name of a built-in one, else
+    itself; and its budget."""
+    found = policy_for(bundle, policy, budget)
+    name = name_of(found)
+    units = budget_of(found, BUDGET if budget is None else budget)
+    plain = isinstance(policy, str | None) and name in BUILT_IN
+    return (name if plain else found), units
+
+
+def empty_memory(bundle: Bundle, policy: Policy) -> Memory:
+    """The memory of a film that has not begun."""
+    return Memory(policy, bundle.chunk, bundle.reach, storage=storage_of(bundle))
+
+
+def film_footprint(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False) -> Footprint:
+    """What a film of so many chunks takes beside the weights, which are there already."""
+    storage = storage_of(bundle)
+    held = policy.held_at(chunks, bundle.model.config.num_attention_heads)
+    film = Film(
+        bundle.size,
+        chunks,
+        bundle.chunk,
+        policy.budget_at(chunks),
+        getattr(policy, "summary", None),
+        storage.place,
+        storage.packing,
+        storage.slots,
+        guided=guided,
+        scale=bundle.codec.scale,
+        held=held,
+    )
+    full = bundle.model.patch_embedding.weight.dtype == torch.float32
+    return footprint(bundle.model.config, film, 32 if full else 16, loaded=True)
+
+
+def check_room(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False) -> Footprint:
+    """Refuse a film that cannot fit in what is free now. Raises CinelabError with the numbers."""
+    need = film_footprint(bundle, policy, chunks, guided)
+    device = next(bundle.model.parameters()).device
+    check_fits(
+        need,
+        free_bytes(device),
+        free_bytes("cpu"),
+        f"A film of {chunks} chunks under {name_of(policy)}",
+    )
+    return need
+
+
+def script_of(timelines: Sequence[Timeline], null: int) -> Script:
+    """Several timelines with equally many chunks as one batch."""
+    counts = {len(line.slots) for line in timelines}
+    if len(counts) > 1:
+        raise CinelabError(f"A batch needs films of equal length, not of {sorted(counts)} chunks.")
+    slot = torch.tensor([[slot.prompt for slot in line.slots] for line in timelines])
+    shot = torch.tensor([[slot.shot for slot in line.slots] for line in timelines])
+    return Script(slot, shot, timelines[0].slots[0].frames, null)
+
+
+def embed(bundle: Bundle, timelines: Sequence[Timeline]) -> Tensor:
+    """Prompts (B, S + 1, L, E), filled up with empty ones; the last is the one that guidance
+    compares with."""
+    most = max(len(line.prompts) for line in timelines)
+    compared = unconditional_text(bundle.unconditional)
+    return torch.stack(
+        [
+            bundle.encoder.encode([*line.prompts, *[""] * (most - len(line.prompts)), compared])
+            for line in timelines
+        ]
+    )
+
+
+def stream(
+    bundle: Bundle,
+    timelines: Sequence[Timeline],
+    memory: Memory,
+    seeds: Sequence[int],
+    sampling: Sampling | None = None,
+    given: Tensor | None = None,
+    bf16: bool = False,
+    pictures: bool = True,
+) -> Iterator[Timed]:
+    """Yield the chunks of B films as they are made. `given` latents are taken as known history.
+
+    `memory` is written to; it continues a film where it left off if it is not empty.
+    """
+    began = time.perf_counter()
+    device = next(bundle.model.parameters()).device
+    threads = threads_for(bundle)
+    with quick(bf16, device, threads):
+        text = embed(bundle, timelines)
+        script = script_of(timelines, text.shape[1] - 1).to(device)
+        prompts = Prompts(bundle.model, text.to(device))
+    text_seconds = time.perf_counter() - began
+    state = None
+    chunks = rollout(
+        bundle.model,
+        memory,
+        prompts,
+        script,
+        seeds,
+        (script.chunk, *bundle.latent_shape),
+        bundle.levels(sampling),
+        memory.length // (script.chunk // memory.unit_frames),
+        given,
+        device,
+    )
+    while True:
+        with quick(bf16, device, threads):
+            chunk = next(chunks, None)
+            if chunk is None:
+                return
+            began = time.perf_counter()
+            frames = np.empty((len(timelines), 0))
+            if pictures:
+                with torch.autocast(device.type, enabled=False):
+                    decoded, state = bundle.codec.decode(chunk.latents.float(), state)
+                frames = to_uint8(decoded)
+        seconds = {"text": text_seconds, **chunk.seconds, "decode": time.perf_counter() - began}
+        text_seconds = 0.0
+        yield Timed(chunk.index, frames, chunk.latents, seconds)
+
+
+def make(
+    bundle: Bundle,
+    timelines: Sequence[Timeline],
+    policy: str | Policy,
+    seeds: Sequence[int],
+    sampling: Sampling | None = None,
+    given: Tensor | None = None,
+    bf16: bool = True,
+) -> tuple[Tensor, Memory]:
+    """All latents (B, F, C, h, w) of a batch of films, and the memory they left."""
+    memory = empty_memory(bundle, policy_for(bundle, policy))
+    made = stream(bundle, timelines, memory, seeds, sampling, given, bf16, pictures=False)
+    return torch.cat([timed.latents.float() for timed in made], dim=1), memory
+
+
+def decode(bundle: Bundle, latents: Tensor) -> np.ndarray:
+    """Latents (B, F, C, h, w) -> uint8 frames (B, pixel frames, H, W, 3)."""
+    with quick(False, latents.device, threads_for(bundle)):
+        return to_uint8(bundle.codec.decode(latents)[0])

@@ -1,0 +1,1 @@
+"""Published weights: their layouts, reading, converting, adapters and merges."""

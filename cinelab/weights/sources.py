@@ -1,0 +1,506 @@
+"""Weights on disk, read lazily: a folder of shards, one safetensors file, or what torch.save wrote.
+Names come out as ours.
+
+Nothing but names, shapes and dtypes is read until `Source.tensor` is called, and what that gives is
+backed by the file, so that going through a source of any size takes the memory of what its reader
+keeps.
+"""
+
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cinelab.checksums import check_unchanged
+from cinelab.errors import CinelabError
+from cinelab.readable import Readable
+from cinelab.texts import check_regular, read_json
+from cinelab.weights.layouts import (
+    HOLDERS,
+    IMAGE,
+    NETWORKS,
+    PARTS,
+    TRAINING,
+    WRAPPERS,
+    bare,
+    lora_place,
+    naming,
+    to_ours,
+)
+
+STEM = "diffusion_pytorch_model"
+CONFIG = "config.json"
+OURS = "weights.safetensors"
+RUN = "model.pt"
+PICKLES = (".pt", ".pth", ".ckpt", ".bin")
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+AGAIN = "copy or download it again"
+
+
+@dataclass(frozen=True)
+class Stored(Readable):
+    """A tensor on disk: what is known before it is read, and how to read it. `dtype` is a name
+    where torch has none."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | str
+    read: Callable[[], Tensor]
+
+
+@dataclass
+class Opened:
+    """A safetensors file that is open. It is compared with its checksum, where one lies beside it,
+    before its first tensor is read."""
+
+    file: Path
+    handle: Any
+    compared: bool = False
+
+    def read(self, key: str) -> Tensor:
+        if not self.compared:
+            check_unchanged(self.file.parent, self.file.name)
+            self.compared = True
+        return self.handle.get_tensor(key)
+
+
+@dataclass(frozen=True)
+class Source(Readable):
+    """One transformer's weights, by our names. `raw` is what the file calls them, `strange` what
+    has no name of ours."""
+
+    path: Path
+    naming: str  # diffusers or wan
+    part: str | None  # of a training checkpoint: generator_ema, generator ...
+    stored: dict[str, Stored]
+    raw: dict[str, str]
+    strange: tuple[str, ...]
+    lora: dict[str, Stored]  # a LoRA that lies beside the weights, by its own names
+    config: Path | None  # the config.json that goes with the weights
+    said: dict[str, Any]  # what it says, as fields of WanConfig and more
+    parts: tuple[str, ...]  # all that a training checkpoint holds
+
+    @property
+    def layout(self) -> str:
+        return TRAINING if self.part else self.naming
+
+    def keys(self) -> list[str]:
+        return list(self.stored)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.stored[name].shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self.stored[name].dtype
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor as stored, of the file's own dtype, on the CPU; the file backs it, so do not
+        write into it."""
+        try:
+            return self.stored[name].read()
+        except (SafetensorError, OSError, RuntimeError) as error:
+            raise CinelabError(
+                f"{self.path}: {self.raw[name]} cannot be read ({first_line(error)}); {AGAIN}."
+            ) from error
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, self.tensor(name)) for name in self.stored)
+
+
+def open_source(path: str | Path, part: str = "auto") -> Source:
+    """What lies at `path`: a diffusers folder (with `transformer/` or the transformer itself), a
+    folder of the original repository, a checkpoint folder of ours, one .safetensors, or a .pt of
+    training. `part` chooses in the last one."""
+    files, config = _find(Path(path))
+    chosen = None
+    parts = ()
+    lora = {}
+    if files[0].suffix in PICKLES:
+        tensors, chosen, parts, lora = _part(read_pickle(files[0]), part, Path(path))
+    else:
+        tensors = read_safetensors(files)
+        if part != "auto":
+            raise CinelabError(
+                f"{path} has no part {part!r}: parts are what a training checkpoint (.pt) holds; "
+                "leave part at 'auto'."
+            )
+    # of a model that was saved with its LoRA in place
+    inside = {key: value for key, value in tensors.items() if lora_place(key)}
+    tensors = {key: value for key, value in tensors.items() if key not in inside}
+    if inside and not tensors:
+        raise CinelabError(
+            f"{path} holds a LoRA alone ({len(inside)} tensors); give the weights that it was "
+            "trained on as source, and this "
+            "file as lora (--lora)."
+        )
+    return _named(Path(path), tensors, {**lora, **inside}, config, chosen, parts)
+
+
+def read_safetensors(files: list[Path]) -> dict[str, Stored]:
+    """Every tensor of the files; two files with one name contradict each other."""
+    found = {}
+    home = {}
+    for file in files:
+        check_regular(file)
+        try:
+            handle = safe_open(file, "pt")
+        except (SafetensorError, OSError) as error:
+            raise broken(file, error) from error
+        opened = Opened(file, handle)
+        for key in handle.keys():
+            if key in found:
+                raise CinelabError(
+                    f"{file} and {home[key]} both hold {key!r}; keep the files of one download in "
+                    "a folder."
+                )
+            part = handle.get_slice(key)
+            found[key] = Stored(
+                tuple(part.get_shape()),
+                FLOATS.get(part.get_dtype(), part.get_dtype()),
+                partial(opened.read, key),
+            )
+            home[key] = file
+    return found
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """What torch.save wrote: tensors as they lie in the file, and no code is run."""
+    if (kind := kind_of(path)) not in ("zip", "unknown"):
+        raise broken(path)
+    if kind == "unknown":
+        raise CinelabError(
+            f"{path} is no zip file as torch.save writes since torch 1.6: it is of the older "
+            "format (load it and save it "
+            f"again with torch) or broken ({AGAIN})."
+        )
+    try:
+        held = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except RuntimeError as error:
+        raise broken(path, error) from error
+    except Exception as error:  # UnpicklingError, and whatever a hostile pickle raises
+        what = re.search(r"GLOBAL ([\w.]+)", str(error))
+        raise CinelabError(
+            f"{path} holds more than tensors ({what[1] if what else first_line(error)}), which "
+            "would have to be run to be read; "
+            "save its weights alone, e.g. torch.save({'generator': checkpoint['generator']}, "
+            "...), where it was made."
+        ) from error
+    if not isinstance(held, dict):
+        raise CinelabError(
+            f"{path} holds a {type(held).__name__}; a dictionary of tensors is expected, so save "
+            "model.state_dict()."
+        )
+    return {str(key): value for key, value in held.items()}
+
+
+def kind_of(path: Path) -> str:
+    """What a file's first bytes say that it is: zip (torch.save), safetensors, or a kind that is
+    not read; else unknown."""
+    check_regular(path)
+    try:
+        with open(path, "rb") as opened:
+            head = opened.read(64)
+    except OSError as error:
+        raise CinelabError(
+            f"{path} cannot be read ({error.strerror}); check its permissions."
+        ) from error
+    kinds = {
+        "empty": not head,
+        "zip": head.startswith(b"PK"),
+        "GGUF": head.startswith(b"GGUF"),
+        "HDF5": head.startswith(b"\x89HDF"),
+        "Git LFS pointer": head.startswith(b"version https://git-lfs"),
+        "web page": head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")),
+        "safetensors": head[8:].lstrip()[:1] == b"{"
+        and int.from_bytes(head[:8], "little") < path.stat().st_size,
+    }
+    return next((kind for kind, is_it in kinds.items() if is_it), "unknown")
+
+
+def broken(path: Path, error: Exception | None = None) -> CinelabError:
+    """The sentence for a file that cannot be read as what its name says."""
+    kind = kind_of(path)
+    own = path.suffix == ".safetensors"
+    told = {
+        "empty": f"{'is cut short or broken' if own else 'is no zip file as torch.save writes'} "
+        f"(it is empty); {AGAIN}",
+        "Git LFS pointer": "is a Git LFS pointer and not the file itself; fetch it with git lfs "
+        "pull",
+        "web page": "is a web page and no weights; download the file itself",
+        "GGUF": "is a GGUF file, which is quantised; take the weights as .safetensors or .pt",
+        "HDF5": "is an HDF5 file; take the weights as .safetensors or .pt",
+    }
+    if own and kind == "zip":
+        told["zip"] = (
+            "is a file of torch.save (or another zip) under the name of a .safetensors; rename it "
+            "to .pt"
+        )
+    if not own and kind == "safetensors":
+        told["safetensors"] = "is a safetensors file under another name; rename it to .safetensors"
+    if (
+        kind == "zip"
+        and not own
+        and zipfile.is_zipfile(path)
+        and not any(name.endswith("data.pkl") for name in zipfile.ZipFile(path).namelist())
+    ):
+        told["zip"] = (
+            "is a zip file, but none that torch.save wrote; take the weights as .safetensors or .pt"
+        )
+    return CinelabError(
+        f"{path} {told.get(kind, f'is cut short or broken ({first_line(error)}); {AGAIN}' if error else f'is no file of weights; {AGAIN}')}."
+    )
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
+
+
+def stored(tensors: dict[str, Any]) -> dict[str, Stored]:
+    """Tensors of a loaded dictionary as lazily read ones; other things in it (extra states) are
+    none."""
+    return {
+        str(key): Stored(tuple(value.shape), value.dtype, partial(_same, value))
+        for key, value in tensors.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor.detach()
+
+
+def _find(path: Path) -> tuple[list[Path], Path | None]:
+    """The files that hold the weights, and the config that goes with them."""
+    if path.is_file():
+        if re.search(r"-\d+-of-\d+\.", path.name):
+            raise CinelabError(
+                f"{path} is one shard of several; name the folder {path.parent} instead."
+            )
+        if path.name.endswith(".index.json"):
+            return _find(path.parent)
+        if path.suffix not in (".safetensors", *PICKLES):
+            raise CinelabError(
+                f"{path} ends in {path.suffix!r}; weights are a folder, a .safetensors or one of "
+                f"{', '.join(PICKLES)}."
+            )
+        beside = path.parent / CONFIG
+        return [path], beside if beside.is_file() and describe(beside) else None
+    if not path.is_dir():
+        raise CinelabError(
+            f"{path} does not exist; name a folder of Wan2.1 weights, a .safetensors or a .pt file."
+        )
+    if (path / "transformer_2").is_dir():
+        raise CinelabError(
+            f"{path} holds two transformers, as Wan2.2 has for high and low noise; expected one, "
+            f"so name {path / 'transformer'} or the other."
+        )
+    for folder in (path / "transformer", path):
+        files = _weights_in(folder)
+        if files:
+            config = folder / CONFIG
+            if files[0].suffix not in PICKLES and not (config.is_file() and describe(config)):
+                state = (
+                    "is not the config of a Wan transformer" if config.is_file() else "is missing"
+                )
+                raise CinelabError(
+                    f"{config} {state}, so the folder is incomplete; copy the config.json that "
+                    "was published with these weights."
+                )
+            return files, config if config.is_file() and describe(config) else None
+    held = ", ".join(sorted(item.name for item in path.iterdir())[:6]) or "nothing"
+    raise CinelabError(
+        f"{path} holds no transformer weights (found {held}); expected "
+        f"transformer/{STEM}*.safetensors (diffusers), "
+        f"{STEM}*.safetensors (original), {OURS} or {RUN}, so name the folder that has them."
+    )
+
+
+def _weights_in(folder: Path) -> list[Path]:
+    index = folder / f"{STEM}.safetensors.index.json"
+    single = folder / f"{STEM}.safetensors"
+    shards = sorted(folder.glob(f"{STEM}-*-of-*.safetensors"))
+    if single.exists() and (index.exists() or shards):
+        raise CinelabError(
+            f"{folder} holds both {single.name} and shards of another copy; remove the one that "
+            "you do not want."
+        )
+    if index.exists():
+        return _of_index(index)
+    if shards:
+        wanted = int(shards[0].stem.rpartition("-of-")[2])
+        raise CinelabError(
+            f"{folder} holds {len(shards)} of {wanted} shards but no {index.name}, so the copy is "
+            f"not complete; {AGAIN}."
+        )
+    return [file for file in (single, folder / OURS, folder / RUN) if file.exists()][:1]
+
+
+def _of_index(index: Path) -> list[Path]:
+    """The shards an index names, all of them there and holding what it says."""
+    said = read_json(index)
+    places = said.get("weight_map") if isinstance(said, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise CinelabError(f"{index} has no 'weight_map' of tensors to files; {AGAIN}.")
+    names = sorted(set(places.values()))
+    absent = [name for name in names if not (index.parent / name).is_file()]
+    if absent or not names:
+        raise CinelabError(
+            f"{index.parent} lacks {len(absent)} of the {len(names)} shards that {index.name} "
+            "names (first: "
+            f"{absent[0] if absent else 'none named'}); copy or download the missing ones."
+        )
+    files = [index.parent / name for name in names]
+    differ = places.keys() ^ read_safetensors(files).keys()
+    if differ:
+        raise CinelabError(
+            f"{index} and its shards disagree on {len(differ)} tensors (first: {min(differ)}); "
+            "the files are of two "
+            f"downloads, so {AGAIN}."
+        )
+    return files
+
+
+def describe(config: Path) -> dict[str, Any] | None:
+    """What a config.json says of a Wan transformer, as fields of WanConfig; None if it is the
+    config of something else."""
+    said = read_json(config)
+    if not isinstance(said, dict):
+        return None
+    if isinstance(said.get("model"), dict) and "num_attention_heads" in said["model"]:
+        said = said["model"]  # a checkpoint of ours
+    if "num_attention_heads" in said:
+        return said
+    if "num_heads" in said and "dim" in said:
+        return _original(said, config)
+    return None
+
+
+def _original(said: dict[str, Any], config: Path) -> dict[str, Any]:
+    heads = said["num_heads"]
+    width = said["dim"]
+    if not (isinstance(heads, int) and isinstance(width, int) and heads > 0 and width % heads == 0):
+        raise CinelabError(
+            f"{config}: dim {width!r} is no multiple of num_heads {heads!r}; restore the "
+            "config.json that was published."
+        )
+    names = {
+        "num_layers": "num_layers",
+        "ffn_dim": "ffn_dim",
+        "in_dim": "in_channels",
+        "out_dim": "out_channels",
+        "freq_dim": "freq_dim",
+        "text_dim": "text_dim",
+        "patch_size": "patch_size",
+        "cross_attn_norm": "cross_attn_norm",
+        "eps": "eps",
+    }
+    return {"num_attention_heads": heads, "attention_head_dim": width // heads} | {
+        ours: said[name] for name, ours in names.items() if name in said
+    }
+
+
+def _part(
+    held: dict[str, Any], part: str, path: Path
+) -> tuple[dict[str, Stored], str | None, tuple[str, ...], dict[str, Stored]]:
+    """The tensors of a part, its name, all names, and the LoRA that the file holds for it."""
+    parts = {
+        key: value
+        for key, value in held.items()
+        if isinstance(value, dict) and any(isinstance(item, Tensor) for item in value.values())
+    }
+    if parts.keys() <= {"state_dict"}:  # Lightning's, or one flat dictionary
+        parts = _by_network(parts.get("state_dict", held)) or parts
+    if not parts:
+        if part != "auto":
+            raise CinelabError(
+                f"{path} holds one set of weights and no part {part!r}; leave part at 'auto'."
+            )
+        return stored(held), None, (), {}
+    whole = [name for name in parts if not name.endswith("_lora")]
+    preferred = [name for name in PARTS if name in whole] or (whole if len(whole) == 1 else [])
+    chosen = part if part != "auto" else preferred[0] if preferred else None
+    if chosen not in whole:
+        wanted = f"no part {part!r}" if part != "auto" else "no generator_ema and no generator"
+        remedy = (
+            f"choose one with part (--part): {', '.join(whole)}"
+            if whole
+            else "give the weights it was trained on as source, and this file as lora (--lora)"
+        )
+        raise CinelabError(f"{path} has {wanted}; it holds {', '.join(parts)}, so {remedy}.")
+    lora = parts.get(f"{chosen.removesuffix('_ema')}_lora", {})
+    return stored(parts[chosen]), chosen, tuple(parts), stored(lora)
+
+
+def _by_network(held: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The networks of one flat dictionary whose names begin with theirs,
+    generator.model.blocks.0...; {} where it holds one."""
+    parts: dict[str, dict[str, Any]] = {}
+    for key, value in held.items():
+        words = [word for word in str(key).split(".") if word not in WRAPPERS]
+        while words[0] in HOLDERS - set(NETWORKS) and len(words) > 1:
+            words = words[1:]
+        if words[0] in NETWORKS and isinstance(value, Tensor):
+            parts.setdefault(words[0], {})[".".join(words[1:])] = value
+    return parts
+
+
+def _named(
+    path: Path,
+    tensors: dict[str, Stored],
+    lora: dict[str, Stored],
+    config: Path | None,
+    part: str | None,
+    parts: tuple[str, ...],
+) -> Source:
+    """A source with our names, after everything that can be told from names and dtypes is in
+    order."""
+    clean = {key: bare(key) for key in tensors}
+    layouts = naming(list(clean.values()))
+    if not layouts:
+        first = next(iter(tensors), None)
+        raise CinelabError(
+            f"{path} holds no tensor of a Wan transformer "
+            f"({f'first: {first}' if first else 'it is empty'}); expected names like "
+            "blocks.0.attn1.to_q.weight or blocks.0.self_attn.q.weight, so name the transformer's "
+            "weights."
+        )
+    if len(layouts) == 2:
+        ours, theirs = layouts.values()
+        raise CinelabError(
+            f"{path} mixes two layouts: {ours} is named as in diffusers, {theirs} as in the "
+            "original repository; "
+            "expected one of them, so take all files from one download."
+        )
+    image = [key for key, name in clean.items() if IMAGE.search(name)]
+    if image:
+        raise CinelabError(
+            f"{path} is an image-to-video transformer ({len(image)} tensors such as {image[0]}); "
+            "expected text-to-video, which "
+            "starts from an image by being given its first latent, so take a T2V checkpoint."
+        )
+    layout = next(iter(layouts))
+    names = {}
+    raw = {}
+    strange = []
+    for key, name in clean.items():
+        ours = to_ours(name, layout)
+        if ours in raw:
+            raise CinelabError(f"{path}: {raw[ours]} and {key} are both {ours}; keep one of them.")
+        if ours is None:
+            strange.append(key)
+            continue
+        names[ours], raw[ours] = tensors[key], key
+        if names[ours].dtype not in FLOATS.values():
+            raise CinelabError(
+                f"{path}: {key} is {str(names[ours].dtype).removeprefix('torch.')}; float32, "
+                "float16 or bfloat16 is expected, "
+                "so take the weights before they were quantised."
+            )
+    said = describe(config) if config else {}
+    return Source(path, layout, part, names, raw, tuple(strange), lora, config, said, parts)

@@ -1,0 +1,1 @@
+"""Models by name or folder, whole: network, codec, text encoder and settings."""

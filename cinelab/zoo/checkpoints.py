@@ -1,0 +1,380 @@
+"""Checkpoints by name, folder or file: a model with its codec, its words and the settings it was
+made with.
+
+A checkpoint is a folder: config.json, weights.safetensors, their checksums.json, and what its run
+left (log.jsonl, card, curve). Shipped ones live in cinelab/checkpoints: the codec, the recogniser,
+toybox-bidirectional (short clips) and toybox-bidirectional-24, toybox-base, and the few-step
+students toybox-1step, -2step, -4step and -chunk-4step.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from cinelab.checksums import changed, check_unchanged, checksum, write_checksums
+from cinelab.config import from_dict, mapping, read_mapping, to_dict
+from cinelab.errors import CinelabError
+from cinelab.files import write_atomic, write_json
+from cinelab.flow.sampler import Sampling, Steps
+from cinelab.latent.checkpoint import fill, read_weights, rounded
+from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
+from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.outputs import finish, half_saved, together
+from cinelab.readable import Readable
+from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
+from cinelab.world.vocab import families, known_words
+
+SMALL = 10**8  # numbers of a model that may be built before its weights are compared with it
+WHOLE = {
+    "model": dict,
+    "text": dict,
+    "codec": str,
+    "sampling": dict,
+    "chunk": int,
+    "span": int,
+    "fps": int | float,
+    "size": list,
+}
+SHELF = Path(__file__).parent.parent / "checkpoints"
+WEIGHTS = "weights.safetensors"
+CONFIG = "config.json"
+SPAN = "span"  # of a reach: as far as the longest clip that the model was trained on
+ADAPTER = "lora.safetensors"  # what a training of adapters writes
+
+
+@dataclass
+class Bundle(Readable):
+    """Everything needed to make a film: `load("toybox-base")` returns one."""
+
+    name: str
+    model: CausalWan
+    codec: Codec
+    encoder: TextEncoder
+    sampling: Sampling
+    chunk: int  # latent frames a chunk
+    span: int  # latent frames of the longest clip it was trained on
+    fps: float
+    size: tuple[int, int]  # height, width in pixels
+    config: dict  # as stored
+    mark: Callable[[], str]  # makes the fingerprint of the model's weights
+    # how its films' memory is kept: place, packing, slots, summary (see memory.shelf)
+    memory: dict = field(default_factory=dict)
+    # the policy that it was trained under, as memory.policy_io reads it; None = not said
+    policy: dict | None = None
+    # latent frames: what lies farther back stands at this distance (None = where it is)
+    reach: int | str | None = SPAN
+    unconditional: str = ""  # the prompt that guidance compares with
+
+    def __post_init__(self):
+        # a model's own settings are whole: others are filled up from them
+        self.sampling = self.sampling.filled()
+        if self.reach == SPAN:  # the farthest that a frame has looked back in training
+            self.reach = self.span - 1
+        check_reach(self.reach, self.name)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the model's weights; read when it is first asked for, which a film never does."""
+        return self.mark()
+
+    def levels(self, steps: Steps = None) -> Sampling:
+        """The model's own sampling, with whatever is given changed: a number of steps, a list of
+        levels, or further settings."""
+        if steps is None:
+            return self.sampling
+        if isinstance(steps, int):
+            return self.sampling.with_steps(steps)
+        if isinstance(steps, Mapping):
+            steps = from_dict(Sampling, steps, "sampling.")
+        if isinstance(steps, (list, tuple)):
+            return replace(self.sampling, steps=len(steps), at=tuple(steps))
+        if not isinstance(steps, Sampling):
+            raise CinelabError(
+                f"steps is {steps!r:.60}; give a number, a list of levels, or a Sampling."
+            )
+        return steps.filled(self.sampling)
+
+    @property
+    def chunk_tokens(self) -> int:
+        """Tokens of a chunk."""
+        _, height, width = self.latent_shape
+        _, rows, columns = self.model.config.patch_size
+        return self.chunk * (height // rows) * (width // columns)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return (
+            self.codec.channels,
+            self.size[0] // self.codec.scale,
+            self.size[1] // self.codec.scale,
+        )
+
+
+def check_reach(reach: Any, where: str) -> None:
+    """Raise CinelabError unless a reach is a number of latent frames, "span" (see `Bundle`), or
+    None for no limit."""
+    number = isinstance(reach, int) and not isinstance(reach, bool) and reach >= 1
+    if not (number or reach is None or reach == SPAN):
+        raise CinelabError(
+            f'reach of {where} is {reach!r}; give latent frames, at least 1, "{SPAN}" (as far as '
+            "in training), or "
+            "null for no limit."
+        )
+
+
+def shipped() -> list[str]:
+    """Names of the checkpoints in the package."""
+    return sorted(path.parent.name for path in SHELF.glob(f"*/{CONFIG}"))
+
+
+def students() -> list[str]:
+    """Names of the shipped few-step students, fewest levels first."""
+    found = [
+        (read_mapping(SHELF / name / CONFIG, sampling=dict | None).get("sampling", {}), name)
+        for name in shipped()
+    ]
+    return [
+        name
+        for sampling, name in sorted(found, key=lambda pair: (pair[0].get("steps", 0), pair[1]))
+        if sampling.get("solver") == "consistency"
+    ]
+
+
+def find(name: str | Path) -> Path:
+    """The folder of a shipped name, a folder, or a weights file in a folder."""
+    path = Path(name)
+    for folder in (SHELF / path if path.parts == (path.name,) else path, path, path.parent):
+        if half_saved(folder, CONFIG):  # a kill came between two moves, and all is there
+            finish(folder, CONFIG)
+        if (
+            (folder / CONFIG).exists()
+            and (folder / WEIGHTS).exists()
+            and (folder != path.parent or path.exists())
+        ):
+            return folder
+    _refuse_part(path)
+    raise CinelabError(
+        f"Checkpoint {str(name)!r} was not found: give one of "
+        f"{', '.join(shipped()) or '(none shipped)'}, "
+        f"a folder with {CONFIG} and {WEIGHTS}, or a diffusers folder of Wan2.1."
+    )
+
+
+def _refuse_part(path: Path) -> None:
+    """The sentence for a folder that has a part of a checkpoint only: adapters, weights or a
+    config.json alone."""
+    if not path.is_dir():
+        return
+    config = (path / CONFIG).exists()
+    adapter = (path / ADAPTER).exists()
+    if adapter:
+        raise CinelabError(
+            f"Checkpoint {path} holds adapters alone ({ADAPTER}); merge them with `cinelab "
+            "convert BASE TARGET --lora "
+            f"{path / ADAPTER}`, then direct with TARGET as weights."
+        )
+    if config != (path / WEIGHTS).exists():
+        there, lacks = (CONFIG, WEIGHTS) if config else (WEIGHTS, CONFIG)
+        raise CinelabError(
+            f"Checkpoint {path} holds {there} and no {lacks}; copy the whole folder."
+        )
+
+
+def save(
+    folder: Path, module: nn.Module, config: dict, dtype: torch.dtype = torch.bfloat16
+) -> None:
+    """Write weights (floats as `dtype`) and config, both or none. Overflow where `dtype` cannot
+    hold a weight."""
+    state = {
+        name: rounded(value, dtype, f"{folder}: {name}").contiguous()
+        for name, value in module.state_dict().items()
+    }
+    with together(folder, CONFIG) as scratch:
+        write_atomic(scratch / WEIGHTS, lambda path: save_file(state, path))
+        write_json(scratch / CONFIG, config)
+        write_checksums(scratch, (WEIGHTS, CONFIG))
+
+
+def fingerprint(folder: Path) -> str:
+    """Short hash of a checkpoint's weights."""
+    return checksum(find(folder) / WEIGHTS, size=8)
+
+
+def load_codec(name: str | Path = "toybox-codec") -> ToyCodec:
+    folder = find(name)
+    config = from_dict(ToyCodecConfig, read_part(folder, "codec"))
+    return filled(ToyCodec(config), folder)
+
+
+def filled(
+    module: nn.Module, folder: Path, weights: dict[str, torch.Tensor] | None = None
+) -> nn.Module:
+    """`module` with the weights of a checkpoint folder (given where they are read already): all of
+    them, floats, finite, of the right shapes, and those that were written there. Says (a warning)
+    where config.json is another one, which may have been changed on purpose."""
+    fill(module, read_weights(folder / WEIGHTS) if weights is None else weights, folder / WEIGHTS)
+    check_unchanged(folder, WEIGHTS)
+    if changed(folder, CONFIG):
+        warnings.warn(
+            f"{folder / CONFIG} has changed since it was written, for its checksum is another; "
+            "copy it again unless you have "
+            "changed it yourself.",
+            stacklevel=3,
+        )
+    return module
+
+
+def toy_encoder(config: WordEncoderConfig | None = None) -> WordEncoder:
+    return WordEncoder(known_words(), config or WordEncoderConfig(), families())
+
+
+def read_part(folder: Path, key: str) -> Any:
+    config = read_mapping(folder / CONFIG)
+    if key == "text" and key not in config and "stage" in config:
+        raise CinelabError(
+            f'{folder} is a transformer alone, trained here at Wan\'s size; write {{"weights": '
+            f'"{folder.resolve()}"}} into '
+            "cinelab.json of a diffusers folder of Wan2.1, and name that folder."
+        )
+    if key not in config:
+        raise CinelabError(
+            f"{folder / CONFIG} has no {key!r}; it is not a checkpoint of the kind asked for."
+        )
+    return config[key]
+
+
+def model_config(
+    model: WanConfig,
+    encoder: WordEncoder,
+    codec: str,
+    sampling: Sampling,
+    chunk: int,
+    span: int,
+    fps: float,
+    size: tuple[int, int],
+    **more: Any,
+) -> dict:
+    """What config.json of a model checkpoint says."""
+    return {
+        "model": to_dict(model),
+        "text": to_dict(encoder.config) | {"vocabulary": list(encoder.vocabulary)},
+        "codec": codec,
+        "sampling": to_dict(sampling.filled()),
+        "chunk": chunk,
+        "span": span,
+        "fps": fps,
+        "size": list(size),
+        **more,
+    }
+
+
+def load(name: str | Path, device: str | None = None) -> Bundle:
+    """A ready model by shipped name, folder or file; also a folder of Wan's published weights (see
+    `wan_zoo.load_wan`).
+
+    `device` None = the CPU for the toybox, a GPU for Wan where there is one.
+    """
+    if is_wan(Path(name)):
+        from cinelab.zoo.wan import load_wan
+
+        return load_wan(name, device=device)
+    folder = find(name)
+    device = device or "cpu"
+    config = {key: read_part(folder, key) for key in WHOLE} | read_mapping(folder / CONFIG)
+    if odd := next((key for key, kind in WHOLE.items() if not isinstance(config[key], kind)), None):
+        raise CinelabError(
+            f"{folder / CONFIG} has {odd} {config[odd]!r:.60}, which is none; copy the folder "
+            "again."
+        )
+    text = mapping(config["text"], f"{folder / CONFIG}: text", vocabulary=list[str] | None)
+    encoder = WordEncoder(
+        text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text), families()
+    )
+    model = _transformer(from_dict(WanConfig, config["model"]), folder)
+    near = folder.parent / config["codec"]
+    codec = load_codec(near if (near / CONFIG).exists() else config["codec"])
+    _check_parts(model.config, codec, encoder, config, folder)
+    return Bundle(
+        folder.name,
+        model.to(device),
+        codec.to(device),
+        encoder,
+        from_dict(Sampling, config["sampling"]),
+        config["chunk"],
+        config["span"],
+        config["fps"],
+        tuple(config["size"]),
+        config,
+        lambda: fingerprint(folder),
+        policy=config.get("policy"),
+        reach=config.get("reach", SPAN),
+    )
+
+
+def _transformer(config: WanConfig, folder: Path) -> CausalWan:
+    """A transformer with a folder's weights. One that is far larger than these is refused before it
+    takes any memory."""
+    weights = read_weights(folder / WEIGHTS)
+    held = sum(value.numel() for value in weights.values())
+    try:
+        with torch.device("meta"):
+            wanted = sum(value.numel() for value in CausalWan(config).state_dict().values())
+    except RuntimeError:  # more bytes than can be counted
+        wanted = inf
+    if wanted > max(2 * held, SMALL):
+        raise CinelabError(
+            f"{folder / CONFIG} describes a model of {wanted} numbers, and {WEIGHTS} holds "
+            f"{held}; restore the {CONFIG} that belongs "
+            "to these weights."
+        )
+    return filled(CausalWan(config), folder, weights)
+
+
+def _check_parts(
+    model: WanConfig, codec: Codec, encoder: TextEncoder, config: dict, folder: Path
+) -> None:
+    """Parts of different models do not make one, and a chunk, a span and a size must be some."""
+    if (model.in_channels, model.out_channels) != (codec.channels, codec.channels):
+        raise CinelabError(
+            f"{folder} takes {model.in_channels} channels and gives {model.out_channels}, but its "
+            f"codec {config['codec']} has "
+            f"{codec.channels}; name the codec that it was trained with in {CONFIG}."
+        )
+    if model.text_dim != encoder.width:
+        raise CinelabError(
+            f"{folder} reads prompts {model.text_dim} wide, but its text encoder makes "
+            f"{encoder.width}; restore its {CONFIG}."
+        )
+    grain = [codec.scale * patch for patch in model.patch_size[1:]]
+    size = config["size"]
+    if len(size) != 2 or any(
+        not isinstance(side, int) or side < 1 or side % each
+        for side, each in zip(size, grain, strict=False)
+    ):
+        raise CinelabError(
+            f"{folder / CONFIG} has size {size}, and whole multiples of {grain[0]} x {grain[1]} "
+            "pixels are expected; restore it."
+        )
+    if not 1 <= config["chunk"] <= config["span"] or not config["fps"] > 0:
+        raise CinelabError(
+            f"{folder / CONFIG} has chunk {config['chunk']}, span {config['span']} and fps "
+            f"{config['fps']}; chunk must be from 1 "
+            "to span, fps above 0; restore it."
+        )
+
+
+def is_wan(folder: Path) -> bool:
+    """Whether a folder is of Wan's kind: the parts of a diffusers model, or the original files
+    (which `load_wan` answers to)."""
+    return not (folder / CONFIG).exists() and any(
+        (folder / name).exists()
+        for name in ("model_index.json", "transformer", "vae", "Wan2.1_VAE.pth")
+    )

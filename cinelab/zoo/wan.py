@@ -1,0 +1,343 @@
+"""A whole folder of Wan2.1 as a `Bundle`: transformer, video autoencoder and text encoder, ready
+for a director.
+
+    bundle = load_wan("Wan2.1-T2V-1.3B-Diffusers", weights="self_forcing_dmd.pt")
+    film = Director(bundle).render(Screenplay.load("film.yaml"))
+
+What is not given is read from `cinelab.json` in the folder, if there is one, and else is as in
+`WanSettings`; so a folder whose settings were written once is loaded by its name alone, `cinelab
+direct film.yaml --model FOLDER`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cinelab.config import override, read_mapping, to_dict
+from cinelab.errors import CinelabError
+from cinelab.files import glance
+from cinelab.flow.sampler import Sampling
+from cinelab.latent.codec import Codec
+from cinelab.latent.taehv import TinyCodec
+from cinelab.latent.wan_codec import WanCodec, check_size
+from cinelab.limits import short
+from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.readable import Readable
+from cinelab.scale.acceleration import Speed, hasten
+from cinelab.script.umt5 import Umt5Encoder
+from cinelab.texts import read_json
+from cinelab.weights.load import DTYPES, config_of, dtype_name, dtype_of, load_into
+from cinelab.zoo.checkpoints import CONFIG, Bundle, check_reach
+from cinelab.zoo.footprint import check_weights, free_bytes
+
+SETTINGS = "cinelab.json"
+TINY = "tiny:"  # before the file of a tiny codec
+ENCODERS = ("free", "keep", "offload")
+# of a film's memory, as in memory.shelf
+PLACES = ("device", "host")
+PACKINGS = ("none", "int8", "fp8")
+# of the published 4-step students
+FEW = Sampling(4, "consistency", guidance=1.0, shift=5.0, at=(1.0, 0.75, 0.5, 0.25))
+
+
+@dataclass(frozen=True)
+class WanSettings(Readable):
+    """How a folder is used. Paths are relative to the folder."""
+
+    # a student's checkpoint in any layout; None = the folder's own transformer
+    weights: str | None = None
+    part: str = "auto"  # of a training checkpoint: generator_ema, generator, critic
+    codec: str = "vae"  # or "tiny:<file>", the file being taew2_1.safetensors or .pth
+    chunk: int = 3  # latent frames: 3 = chunk-wise, 1 = frame-wise
+    size: tuple[int, int] = (480, 832)  # height, width in pixels, multiples of 16
+    sampling: Sampling = FEW
+    dtype: str = "bf16"  # of transformer, codec and text encoder: fp32, bf16, fp16
+    kernel: str = "auto"  # of attention
+    # where encoded prompts are kept; cinelab.json can name a place within its folder only
+    prompt_cache: str = "prompts"
+    # the text encoder after use: let go, kept on the device ("keep"), or in main memory ("offload")
+    encoder: str = "free"
+    # the prompt that guidance compares with: a text, or "published" (Wan's negative prompt)
+    unconditional: str = "published"
+    span: int = 21  # latent frames of the longest clip it was trained on
+    # latent frames: history farther back stands at this distance; "span" = span - 1, None = no
+    # limit
+    reach: int | str | None = "span"
+    # of the memory it was trained under, as config.json says it: {"name": "CAMR", "budget": 6, ...}
+    policy: dict | None = None
+    fps: float = 16.0
+    compiled: bool = False  # compile the blocks: slow to begin, faster after
+    linears: str = "full"  # full, fp8, fp8-weights, int8-weights
+    # of a film's history: device, or host (memory), with `slots` chunks a layer on the device
+    place: str = "device"
+    packing: str = "none"  # of a film's history: none, int8, fp8
+    slots: int = 12
+    # tokens of a chunk that memory routing searches, where `policy` is not the one that films are
+    # made under
+    summary: int = 32
+
+    def __post_init__(self):
+        check_size(self.size)
+        for name, known in (
+            ("dtype", tuple(DTYPES)),
+            ("encoder", ENCODERS),
+            ("place", PLACES),
+            ("packing", PACKINGS),
+        ):
+            if getattr(self, name) not in known:
+                raise CinelabError(
+                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}."
+                )
+        self.speed()
+        check_reach(self.reach, "a Wan folder")
+        if self.codec != "vae" and not (self.codec.startswith(TINY) and self.codec != TINY):
+            raise CinelabError(
+                f'codec is {self.codec!r}; use "vae", or "{TINY}<file>" with taew2_1.safetensors '
+                "or taew2_1.pth."
+            )
+        if not 1 <= self.chunk <= self.span or not self.fps > 0:
+            raise CinelabError(
+                f"chunk is {self.chunk}, span {self.span} and fps {self.fps}; chunk must be from "
+                "1 to span, fps above 0."
+            )
+
+    def speed(self) -> Speed:
+        """How the transformer is run; refuses unknown kernels and linears."""
+        return Speed(self.kernel, self.compiled, self.linears)
+
+
+def load_wan(
+    folder: str | Path,
+    weights: str | Path | None = None,
+    part: str | None = None,
+    codec: str | None = None,
+    chunk: int | None = None,
+    size: tuple[int, int] | None = None,
+    sampling: Sampling | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: str | None = None,
+    kernel: str | None = None,
+    prompt_cache: str | Path | None = None,
+    encoder: str | None = None,
+    **more,
+) -> Bundle:
+    """A diffusers folder of Wan2.1 text-to-video (transformer, vae, text_encoder, tokenizer) as a
+    ready model.
+
+    `more` are further fields of `WanSettings`, such as place="host" or linears="fp8". Each argument
+    goes before `cinelab.json`, that before what the config.json beside the weights says of their
+    training (chunk, span, sampling, policy, reach), and that before `WanSettings`. None is "not
+    said", but for `reach`, where it is no limit. `device` None = a GPU where there is one. The text
+    encoder is read when a prompt is first encoded. CinelabError where a part is absent, broken or
+    of another model.
+    """
+    folder = wan_folder(folder)
+    given = {
+        "weights": _absolute(weights),
+        "part": part,
+        "codec": _absolute_codec(codec),
+        "chunk": chunk,
+        "size": size,
+        "sampling": sampling,
+        "dtype": dtype_name(dtype) if isinstance(dtype, torch.dtype) else dtype,
+        "kernel": kernel,
+        "prompt_cache": _absolute(prompt_cache),
+        "encoder": encoder,
+    } | more
+    given = {name: value for name, value in given.items() if value is not None or name == "reach"}
+    source = given.get("weights") or settings_of(folder).weights
+    settings = override(
+        settings_of(folder, trained_settings(folder / source) if source else {}), given
+    )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    precision = dtype_of(settings.dtype)
+    source = folder / settings.weights if settings.weights else folder
+    config = config_of(source, settings.part)
+    codec = _codec(folder, settings, precision)
+    text = _encoder(folder, settings, device, precision)
+    _check_parts(config, codec, text, source, folder)
+    if device == "cpu" and precision == torch.float16:
+        raise CinelabError(
+            "dtype is 'fp16' on a CPU, where it is a hundred times slower than fp32; use bf16."
+        )
+    if device.startswith("cuda"):
+        check_weights(config, settings.linears, free_bytes(device), str(source))
+    with torch.device("meta"):
+        model = CausalWan(config)
+    try:
+        report = load_into(model, source, precision, settings.part, device=device)
+        model = hasten(model.eval().requires_grad_(False), settings.speed())
+        codec = codec.to(device)
+    except torch.OutOfMemoryError as error:
+        raise CinelabError(
+            f"{source} does not fit on {device} ({str(error).splitlines()[0]}); use a smaller "
+            "model, or free the device."
+        ) from error
+    told = to_dict(settings) | {
+        "folder": str(folder),
+        "model": to_dict(config),
+        "part": report.part,
+    }
+    memory = {name: getattr(settings, name) for name in ("place", "packing", "slots", "summary")}
+    return Bundle(
+        str(folder),
+        model,
+        codec,
+        text,
+        settings.sampling.filled(FEW),
+        settings.chunk,
+        settings.span,
+        settings.fps,
+        settings.size,
+        told,
+        lambda: glance(_weight_files(source)),
+        memory,
+        settings.policy,
+        settings.reach,
+        settings.unconditional,
+    )
+
+
+def load_parts(
+    folder: str | Path, device: str | None = None, **given
+) -> tuple[Codec, Umt5Encoder, WanSettings]:
+    """Only what makes training data: codec and text encoder of a folder, and its settings. The
+    transformer is not read."""
+    folder = wan_folder(folder)
+    settings = override(
+        settings_of(folder), {name: value for name, value in given.items() if value is not None}
+    )
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    precision = dtype_of(settings.dtype)
+    return (
+        _codec(folder, settings, precision).to(device),
+        _encoder(folder, settings, device, precision),
+        settings,
+    )
+
+
+def wan_folder(folder: str | Path) -> Path:
+    """The folder if it is a diffusers one, else what it is instead and what to give."""
+    folder = Path(folder).resolve()
+    if not folder.is_dir():
+        raise CinelabError(
+            f"{folder} is not a folder; give one of the diffusers layout, with transformer, vae, "
+            "text_encoder and tokenizer in it."
+        )
+    if not (folder / "vae").is_dir() and (folder / "Wan2.1_VAE.pth").exists():
+        raise CinelabError(
+            f"{folder} has the original layout of Wan2.1, whose codec and text encoder are not "
+            "read; give the diffusers folder "
+            f'(Wan-AI/Wan2.1-T2V-...-Diffusers), with weights="{folder}" if you want this '
+            "transformer."
+        )
+    if not any((folder / name).is_dir() for name in ("transformer", "vae", "text_encoder")):
+        held = ", ".join(sorted(path.name for path in folder.iterdir())[:6]) or "nothing"
+        raise CinelabError(
+            f"{folder} is no diffusers folder of Wan2.1 (found {held}); expected transformer, "
+            "vae, text_encoder and tokenizer."
+        )
+    return folder
+
+
+def settings_of(folder: Path, trained: dict[str, Any] | None = None) -> WanSettings:
+    """`cinelab.json` of the folder over what its weights' training says (see `trained_settings`)
+    over the defaults."""
+    path = Path(folder) / SETTINGS
+    base = override(WanSettings(), trained or {})
+    if not path.exists():
+        return base
+    said = read_mapping(path)
+    cache = said.get("prompt_cache", "")
+    # it is written to
+    if isinstance(cache, str) and (Path(cache).is_absolute() or ".." in Path(cache).parts):
+        raise CinelabError(
+            f"{path}: prompt_cache is {short(cache)}, which lies outside its folder; name a place "
+            "within it, or give "
+            "prompt_cache in Python (load_wan)."
+        )
+    try:
+        return override(base, dict(_dotted(said)))
+    except CinelabError as error:
+        raise CinelabError(f"{path}: {error}") from error
+
+
+def trained_settings(source: Path) -> dict[str, Any]:
+    """What the config.json beside weights that were trained here says of their films, as fields of
+    WanSettings; {} for others'."""
+    path = (source if source.is_dir() else source.parent) / CONFIG
+    said = read_json(path) if path.exists() else {}
+    if not isinstance(said, dict) or not {"model", "stage"} <= said.keys():
+        return {}
+    return {
+        name: said[name]
+        for name in ("chunk", "span", "sampling", "policy", "reach")
+        if name in said
+    }
+
+
+def _dotted(said: dict[str, Any]):
+    """{"sampling": {"steps": 2}} -> sampling.steps 2, so that what is not said stays as it is."""
+    for name, value in said.items():
+        if isinstance(value, dict) and name != "policy":
+            yield from ((f"{name}.{inner}", deeper) for inner, deeper in value.items())
+        else:
+            yield name, value
+
+
+def _absolute(path: str | Path | None) -> str | None:
+    """A path that was given in Python stands where Python stands; in `cinelab.json` it stands in
+    the folder."""
+    return None if path is None else str(Path(path).resolve())
+
+
+def _absolute_codec(codec: str | None) -> str | None:
+    return (
+        TINY + _absolute(codec.removeprefix(TINY))
+        if codec and codec.startswith(TINY) and codec != TINY
+        else codec
+    )
+
+
+def _codec(folder: Path, settings: WanSettings, dtype: torch.dtype) -> Codec:
+    if settings.codec == "vae":
+        return WanCodec.load(folder / "vae", dtype)
+    return TinyCodec.load(folder / settings.codec.removeprefix(TINY), dtype)
+
+
+def _encoder(folder: Path, settings: WanSettings, device: str, dtype: torch.dtype) -> Umt5Encoder:
+    return Umt5Encoder(
+        folder,
+        folder / settings.prompt_cache,
+        device,
+        dtype,
+        keep=settings.encoder != "free",
+        offload=settings.encoder == "offload",
+    )
+
+
+def _check_parts(
+    config: WanConfig, codec: Codec, text: Umt5Encoder, source: Path, folder: Path
+) -> None:
+    """Parts of different models do not make one."""
+    if (config.in_channels, config.out_channels) != (codec.channels, codec.channels):
+        raise CinelabError(
+            f"{source} takes {config.in_channels} channels and gives {config.out_channels}, but "
+            f"the codec of {folder} has "
+            f"{codec.channels}; expected a text-to-video transformer of Wan2.1 with its own VAE."
+        )
+    if config.text_dim != text.width:
+        raise CinelabError(
+            f"{source} reads prompts {config.text_dim} wide, but the text encoder of {folder} "
+            f"makes {text.width}; "
+            "take both from one model."
+        )
+
+
+def _weight_files(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    home = source / "transformer" if (source / "transformer").is_dir() else source
+    return [path for path in home.iterdir() if path.suffix in (".safetensors", ".pt", ".pth")]
