@@ -123,6 +123,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
         )
     hints = get_type_hints(cls)
     names = _names(cls)
+    values = renamed(cls, values)
     for key in values:
         if key not in names:
             raise CinelabError(unknown(f"{where}{key}", names, str(key)))
@@ -140,6 +141,19 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
             for key, value in values.items()
         }
     )
+
+
+def former_names(cls: type) -> dict[str, str]:
+    """Return today's name of every field that had another one: metadata `{"was": "old name"}`."""
+    return {
+        one.metadata["was"]: one.name for one in dataclasses.fields(cls) if "was" in one.metadata
+    }
+
+
+def renamed(cls: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return values of `cls` under today's names of its fields, so that older files go on working."""
+    was = former_names(cls)
+    return {was.get(key, key): value for key, value in values.items()} if was else values
 
 
 def _names(cls: type) -> list[str]:
@@ -165,8 +179,10 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
     )
     new = {}
     inner = {}
+    was = former_names(type(config)) if names else {}
     for path, value in changes.items():
         head, _, rest = str(path).partition(".")
+        head = was.get(head, head)
         if head not in names:
             raise CinelabError(unknown(f"{where}{path}", names, head))
         if rest:

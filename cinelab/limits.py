@@ -45,7 +45,7 @@ TRAINED = 10**9  # steps of a training, films and clips of its data
 # (least, most).
 RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
-        ("steps", "save_every", "exam_every", "films", "clips", "held_out"), (1, TRAINED)
+        ("steps", "save_every", "validate_every", "films", "clips", "held_out"), (1, TRAINED)
     ),
     **dict.fromkeys(
         (
@@ -100,7 +100,16 @@ RANGES: dict[str, tuple[float, float]] = {
     ),
     **dict.fromkeys(("num_layers", "num_attention_heads", "layers"), (1, LAYERS)),
     **dict.fromkeys(
-        ("warmup", "reach", "recalls", "ema_from", "frame", "away", "reframed_away", "history"),
+        (
+            "warmup",
+            "max_distance",
+            "recalls",
+            "ema_from",
+            "frame",
+            "away",
+            "reframed_away",
+            "history",
+        ),
         (0, TRAINED),
     ),
     **dict.fromkeys(("budget", "sink", "shot_sink", "window"), (0, BUDGET)),

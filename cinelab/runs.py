@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from cinelab.checksums import checksum_of
-from cinelab.config import mapping, read_mapping, to_dict
+from cinelab.config import mapping, read_mapping, renamed, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import append_line, read_lines, to_json, write_atomic, write_json, write_text
 from cinelab.limits import short
@@ -33,7 +33,7 @@ from cinelab.threads import TRAINING
 
 DATA = dict[str, Any] | None  # what a run says of its data
 # settings a resumed run may change
-MAY_CHANGE = ("steps", "save_every", "exam_every", "threads", "device")
+MAY_CHANGE = ("steps", "save_every", "validate_every", "threads", "device")
 CHECKS = "blake2b"  # in a checkpoint: digests of its tensors by place, and at "" of all else
 CONDITIONS = "conditions"  # a file of a run, and a part of its done.json
 # these too, after a run that diverged; changes.jsonl says what was changed where
@@ -179,10 +179,10 @@ def with_defaults(config: Any, old: Any) -> Any:
     """
     if not is_dataclass(config) or not isinstance(old, dict):
         return old
-    filled = dict(old)
+    filled = dict(renamed(type(config), old))
     for one in fields(config):
-        if one.name in old:
-            filled[one.name] = with_defaults(getattr(config, one.name), old[one.name])
+        if one.name in filled:
+            filled[one.name] = with_defaults(getattr(config, one.name), filled[one.name])
         elif (default := one.metadata.get("before", one.default)) is not MISSING:
             filled[one.name] = default
     return filled

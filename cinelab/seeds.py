@@ -15,6 +15,6 @@ def rng_at(seed: int, *place: int | str) -> torch.Generator:
     return torch.Generator().manual_seed(number >> 1)
 
 
-def parted(rng: torch.Generator, part: int) -> torch.Generator:
+def fork_rng(rng: torch.Generator, part: int) -> torch.Generator:
     """The lots of one part of a step: part 0 goes on with `rng`, every other part has its own."""
     return rng if part == 0 else rng_at(rng.initial_seed(), "part", part)

@@ -16,11 +16,11 @@ from test_train import model as plain
 
 from cinelab.memory.policy import CAMR
 from cinelab.model.wan import cast
+from cinelab.scale.adapters import Lora, add_lora
 from cinelab.scale.checkpoints import SharedRun
 from cinelab.scale.parallel import Layout, Parallel
 from cinelab.train import bidirectional, consistency, dmd, presets, teacher_forcing
 from cinelab.train.optim import Optim, whole
-from cinelab.scale.adapters import Lora, add_lora
 
 # so that three steps move the weights well beyond rounding
 FAST = Optim(lr=1e-3, warmup=0, ema=0.9)
@@ -122,10 +122,10 @@ def case_resumed(parallel, folder):
 CASES = {  # name -> layout; the case is the function of that name
     "teacher_forcing": Layout(parts=2),
     "consistency": Layout(parts=4, defer=True),
-    "dmd": Layout(parts=2, recompute=True),
+    "dmd": Layout(parts=2, activation_checkpointing=True),
     "lora": Layout(parts=4, reshard=False),
     "half": Layout(parts=2),
-    "sequence": Layout(sequence=2, recompute=True),
+    "sequence": Layout(sequence=2, activation_checkpointing=True),
     "uneven": Layout(parts=3, sequence=2),
     "known_history": Layout(sequence=2),
     "resumed": Layout(parts=2),

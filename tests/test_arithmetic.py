@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from cinelab.memory import context as sight
-from cinelab.memory.context import Bidirectional, KnownHistory, TeacherForcing
+from cinelab.memory.context import BidirectionalContext, KnownHistory, TeacherForcingContext
 from cinelab.memory.policy import CAMR, Full
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, attend, cast
 from cinelab.ops.rope import rope_for
 from cinelab.scale import cost as arithmetic
-from cinelab.scale.cost import Plan, adapter_parameters, memory, parameters
 from cinelab.scale.adapters import Lora, add_lora
+from cinelab.scale.cost import Plan, adapter_parameters, memory, parameters
 
 DOC = Path(__file__).parents[1] / "docs" / "scaling.md"
 
@@ -55,7 +55,7 @@ def test_what_a_block_keeps_of_a_token_is_counted(width, ffn):
     words = model.encode_text(torch.randn(1, 1, 8, 32, dtype=torch.bfloat16))
     see = partial(
         attend,
-        Bidirectional(torch.arange(4)).layer(0, rope_for(width // 4, 8, 8, x.device)),
+        BidirectionalContext(torch.arange(4)).layer(0, rope_for(width // 4, 8, 8, x.device)),
         "sdpa",
     )
 
@@ -81,7 +81,10 @@ def test_more_gpus_take_less_each_and_options_do_what_they_say():
     assert memory(Plan(WAN_14B, sequence=4))["activations"] == pytest.approx(
         eight["activations"] / 4
     )
-    assert memory(Plan(WAN_14B, recompute=False))["activations"] > 15 * eight["activations"]
+    assert (
+        memory(Plan(WAN_14B, activation_checkpointing=False))["activations"]
+        > 15 * eight["activations"]
+    )
     assert arithmetic.seconds(Plan(WAN_14B, gpus=64)) == pytest.approx(
         arithmetic.seconds(Plan(WAN_14B, gpus=8)) / 8
     )
@@ -99,7 +102,7 @@ def test_wide_chunks_as_strips_of_their_own_see_the_same(policy, monkeypatch):
         known = KnownHistory(policy, clips.shot, 1)
         known.show(net, clips.latents, clips.text, clips.slot)
         return (
-            net(both, twice[0], clips.text, twice[1], TeacherForcing(policy, clips.shot, 1)),
+            net(both, twice[0], clips.text, twice[1], TeacherForcingContext(policy, clips.shot, 1)),
             net(clips.latents + 1, t, clips.text, clips.slot, known),
         )
 

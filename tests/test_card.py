@@ -119,9 +119,12 @@ def test_a_small_card_is_complete_and_plain_json(bundle, reader, capsys):
 
     from rich.console import Console
 
-    quick = replace(bundle, sampling=replace(bundle.sampling, steps=2))
+    inference_mode = replace(bundle, sampling=replace(bundle.sampling, steps=2))
     rows = measure(
-        quick, reader, CAMR(budget=4), CardConfig(seeds=(0,), films=2, latents=8, away=(1,))
+        inference_mode,
+        reader,
+        CAMR(budget=4),
+        CardConfig(seeds=(0,), films=2, latents=8, away=(1,)),
     )
     record = json.loads(
         json.dumps(card(rows, model="x", recogniser=reader.accuracy), allow_nan=False)

@@ -10,10 +10,10 @@ import torch
 from cinelab import CAMR, Director, Full, Screenplay, Shot, Window, load
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Chunk
-from cinelab.memory.cache import Memory
+from cinelab.memory.cache import KVCache
 from cinelab.outputs import finish
-from cinelab.stream.batch import Timed, make, stream
-from cinelab.stream.director import MARK, saved_as, untaken
+from cinelab.stream.batch import TimedChunk, make, stream
+from cinelab.stream.director import MARK, require_new_folder, saved_as
 
 SHOTS = (
     Shot("wide shot of a red cat that waves in the meadow by day, static camera", 1.0),
@@ -57,7 +57,7 @@ def test_a_film_shows_itself(film, bundle):
     page = film._repr_html_()
     assert "data:video/mp4;base64," in page and repr(film).replace("'", "&#x27;") in page
     assert (
-        len(repr(Timed(0, film.frames[None], torch.zeros(1)))) < 100
+        len(repr(TimedChunk(0, film.frames[None], torch.zeros(1)))) < 100
         and len(repr(Chunk(0, torch.zeros(1, 999)))) < 80
     )
 
@@ -89,7 +89,7 @@ def test_a_changed_last_prompt_leaves_the_earlier_shots_alone(film, bundle):
 def test_a_film_that_goes_on_from_a_snapshot_equals_the_uninterrupted_one(bundle, policy):
     director = Director(bundle, policy)
     line = director.timeline(PLAY)
-    memory = Memory(policy, bundle.chunk, bundle.reach)
+    memory = KVCache(policy, bundle.chunk, bundle.max_distance)
     whole = []
     saved = None
     for timed in stream(bundle, [line], memory, [4], pictures=False):
@@ -116,7 +116,7 @@ def test_a_film_can_be_saved_and_read_again(film, tmp_path):
     assert len(frames) == len(film.frames) and float(fps) == film.fps
     assert Screenplay.load(tmp_path / "screenplay.yaml") == PLAY
     with pytest.raises(CinelabError, match="already holds a film"):
-        untaken(tmp_path)
+        require_new_folder(tmp_path)
 
 
 def test_a_film_whose_saving_was_killed_is_finished_and_never_measured_as_whole(
@@ -142,7 +142,7 @@ def test_a_film_whose_saving_was_killed_is_finished_and_never_measured_as_whole(
 def test_a_film_without_its_mark_is_called_half_saved(tmp_path):
     (tmp_path / "film.mp4").write_bytes(b"x")
     with pytest.raises(CinelabError, match=r"half-saved film \(film.mp4 without film.json\)"):
-        untaken(tmp_path)
+        require_new_folder(tmp_path)
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -8,7 +8,7 @@ from cinelab.errors import CinelabError
 from cinelab.lab.training.monitor import alarms, distillation_curves
 from cinelab.metrics.stats import nested_bootstrap
 from cinelab.metrics.toybox.recogniser import load_recogniser
-from cinelab.metrics.toybox.validation import Exam, ExamConfig
+from cinelab.metrics.toybox.validation import ValidationConfig, Validator
 from cinelab.metrics.video.appearance import contrast, motion, picture_rows, saturation, sharpness
 from cinelab.zoo.checkpoints import load
 
@@ -44,9 +44,11 @@ def test_the_truth_has_a_share_of_one():
 def test_an_exam_is_the_same_every_time_and_marks_a_ruined_model_down():
     bundle = load("toybox-base")
     bundle.sampling = bundle.levels(2)
-    exam = Exam(bundle, load_recogniser(), config=ExamConfig(films=2, latents=6, recalls=2, away=1))
-    marks = exam(bundle.model)
-    assert marks == exam(bundle.model)
+    validate = Validator(
+        bundle, load_recogniser(), config=ValidationConfig(films=2, latents=6, recalls=2, away=1)
+    )
+    marks = validate(bundle.model)
+    assert marks == validate(bundle.model)
     assert {
         "score",
         "prompt",
@@ -60,7 +62,7 @@ def test_an_exam_is_the_same_every_time_and_marks_a_ruined_model_down():
     } == set(marks)
     for weight in bundle.model.proj_out.parameters():
         weight.zero_()
-    assert exam(bundle.model)["prompt"] < marks["prompt"]
+    assert validate(bundle.model)["prompt"] < marks["prompt"]
 
 
 def log(motion=1.0, saturation=1.0, critic=0.3, gap=0.5):

@@ -48,7 +48,7 @@ from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ListedShot
 from cinelab.seeds import rng_at
 from cinelab.stream.export import export
-from cinelab.stream.from_film import follow, follow_run
+from cinelab.stream.from_film import follow_run, session_from_film
 from cinelab.stream.session import Session, Settings
 from cinelab.stream.whatif import Change, what_if
 from cinelab.train import bidirectional, consistency, dmd, presets, teacher_forcing
@@ -233,7 +233,7 @@ def test_a_screenplay_may_hold_policies(own, bundle, tmp_path):
     path = play.save(tmp_path / "play.yaml")
     assert Screenplay.load(path) == play
     film = Director(bundle).render(play)
-    session = follow(play, tmp_path / "s", bundle, Settings(seed=2))
+    session = session_from_film(play, tmp_path / "s", bundle, Settings(seed=2))
     assert [type(session.ask(node).policy).__name__ for node in session.nodes.values()] == [
         "LastOfShots",
         "Window",
@@ -657,7 +657,7 @@ def test_a_later_shot_that_cannot_be_made_is_refused_before_the_first(bundle, tm
         with pytest.raises(CinelabError, match=words):
             next(Director(bundle).stream(play))
         with pytest.raises(CinelabError, match=words):
-            follow(play, tmp_path / "s", bundle, Settings())
+            session_from_film(play, tmp_path / "s", bundle, Settings())
     assert not (tmp_path / "s").exists()
 
 

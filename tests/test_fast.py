@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cinelab.errors import CinelabError
-from cinelab.memory.context import Bidirectional
+from cinelab.memory.context import BidirectionalContext
 from cinelab.model.wan import FULL_PRECISION, CausalWan, WanConfig, cast, kept_dtype
 from cinelab.ops.attention import KERNELS, attention, available
-from cinelab.scale.acceleration import Speed, hasten
+from cinelab.scale.acceleration import Speed, accelerate
 
 CONFIG = WanConfig(
     num_attention_heads=4, attention_head_dim=32, num_layers=2, ffn_dim=256, text_dim=32
@@ -32,7 +32,7 @@ def velocity(model, dtype=torch.float32):
         torch.full((1, 2), 0.5),
         text,
         torch.zeros(1, 2, dtype=torch.long),
-        Bidirectional(torch.arange(2)),
+        BidirectionalContext(torch.arange(2)),
     )
 
 
@@ -71,7 +71,7 @@ def test_a_kernel_that_is_not_here_is_one_sentence(kernel, said):
     with pytest.raises(CinelabError, match=said):
         attention(*qkv(), None, kernel)
     with pytest.raises(CinelabError, match="use 'auto'"):
-        hasten(model(), Speed(kernel=kernel))
+        accelerate(model(), Speed(kernel=kernel))
 
 
 def test_flex_refuses_gradients_on_a_cpu_and_flash_refuses_masks():
@@ -85,7 +85,7 @@ def test_flex_refuses_gradients_on_a_cpu_and_flash_refuses_masks():
 @pytest.mark.slow
 def test_compiled_blocks_are_the_plain_ones():
     plain = velocity(model())
-    assert torch.allclose(velocity(hasten(model(), Speed(compiled=True))), plain, atol=1e-5)
+    assert torch.allclose(velocity(accelerate(model(), Speed(compiled=True))), plain, atol=1e-5)
 
 
 def test_half_precision_keeps_what_steers_in_full():
@@ -116,10 +116,10 @@ def test_half_precision_keeps_the_same_as_diffusers():
 def test_eight_bits_without_torchao_or_a_gpu_are_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(CinelabError, match="pip install 'cinelab\\[fp8\\]'"):
-        hasten(model(), Speed(linears="fp8-weights"))
+        accelerate(model(), Speed(linears="fp8-weights"))
     if not torch.cuda.is_available():
         with pytest.raises(CinelabError, match="compute capability 8.9"):
-            hasten(model(), Speed(linears="fp8"))
+            accelerate(model(), Speed(linears="fp8"))
 
 
 @pytest.mark.parametrize("linears", ["fp8-weights", "int8-weights"])
@@ -127,7 +127,9 @@ def test_eight_bit_weights_are_nearly_the_model(linears):
     if not importlib.util.find_spec("torchao"):
         pytest.skip("NO TORCHAO: pip install 'cinelab[fp8]' to test eight-bit linears")
     half = velocity(model(torch.bfloat16), torch.bfloat16).float()
-    rough = velocity(hasten(model(torch.bfloat16), Speed(linears=linears)), torch.bfloat16).float()
+    rough = velocity(
+        accelerate(model(torch.bfloat16), Speed(linears=linears)), torch.bfloat16
+    ).float()
     assert 0 < (half - rough).abs().mean() / half.std() < 0.03
 
 

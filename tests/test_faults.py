@@ -217,11 +217,11 @@ def test_a_flipped_bit_in_a_training_is_noticed(tmp_path):
     whole = tmp_path / "run"
     run = Run(whole, Steps())
     state = torch.nn.Linear(8, 8)
-    optimiser = torch.optim.AdamW(state.parameters())
+    optimizer = torch.optim.AdamW(state.parameters())
     state(torch.ones(8)).sum().backward()
-    optimiser.step()
+    optimizer.step()
     run.restore()
-    run.save(1, state=state, optimiser=optimiser)
+    run.save(1, state=state, optimizer=optimizer)
     run.leave()
 
     def read(folder: Path) -> str:

@@ -12,7 +12,7 @@ from cinelab.lab.reports.cards import benchmark_table, markdown
 from cinelab.lab.reports.report import film_uri
 from cinelab.lab.reports.sweep_table import load_cells, pooled
 from cinelab.lab.studies.film_cell import FilmSetting, film_cell, listed
-from cinelab.memory.cache import Memory
+from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Full, Window
 from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.toybox.attributes import with_prompt
@@ -82,7 +82,7 @@ def test_seen_bytes_grow_with_full_attention_only():
     import torch
 
     for policy, wanted in ((Full(), 5), (Window(window=2), 2)):
-        memory = Memory(policy, 1, 8)
+        memory = KVCache(policy, 1, 8)
         for chunk in range(5):
             memory.begin(chunk, torch.zeros(1, dtype=torch.long))
             memory.record()

@@ -13,7 +13,7 @@ from cinelab.lab.first_film import director_for
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.stream.director import Director
 from cinelab.stream.export import export
-from cinelab.stream.from_film import follow, follow_run
+from cinelab.stream.from_film import follow_run, session_from_film
 from cinelab.stream.session import Session, Settings
 from cinelab.stream.whatif import what_if
 
@@ -45,7 +45,7 @@ def bundle():
 
 def test_its_chunks_are_the_directors(bundle, tmp_path):
     film = Director(bundle).render(PLAY)
-    session = follow(PLAY, tmp_path / "s", bundle, Settings(seed=PLAY.seed))
+    session = session_from_film(PLAY, tmp_path / "s", bundle, Settings(seed=PLAY.seed))
     assert np.array_equal(session.frames(), film.frames)
     assert [node.cut for node in session.nodes.values()].count(
         True
@@ -56,7 +56,7 @@ def test_its_chunks_are_the_directors(bundle, tmp_path):
 
 
 def test_it_goes_on_from_its_folder_and_can_be_directed(bundle, tmp_path):
-    session = follow(PLAY, tmp_path / "s", bundle, Settings(seed=PLAY.seed))
+    session = session_from_film(PLAY, tmp_path / "s", bundle, Settings(seed=PLAY.seed))
     shutil.copytree(tmp_path / "s", tmp_path / "copy", ignore=shutil.ignore_patterns(".lock"))
     again = Session.resume(tmp_path / "copy", bundle)
     assert again.desk == session.desk and again.nodes == session.nodes

@@ -6,7 +6,7 @@ from test_memory import CONFIG, scene, stream
 from torch.profiler import profile
 
 from cinelab.errors import CinelabError
-from cinelab.memory.context import Bidirectional
+from cinelab.memory.context import BidirectionalContext
 from cinelab.memory.policy import BLOCK, CAMR
 from cinelab.memory.store import Storage
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, cast
@@ -105,7 +105,7 @@ def test_activations_are_of_the_order_that_a_profiler_sees():
             torch.ones(1, 3),
             text,
             torch.zeros(1, 3, dtype=torch.long),
-            Bidirectional(torch.arange(3)),
+            BidirectionalContext(torch.arange(3)),
         )
     live = peak = 0
     for event in found.profiler.kineto_results.events():

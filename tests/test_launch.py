@@ -4,8 +4,7 @@ refused with the worker's sentence."""
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab.training import launch
-from cinelab.lab.training import stages
+from cinelab.lab.training import launch, stages
 from cinelab.scale.checkpoints import newest
 
 

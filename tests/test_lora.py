@@ -12,10 +12,7 @@ from safetensors.torch import load_file, save_file
 from test_train import Fake
 
 from cinelab.errors import CinelabError
-from cinelab.memory.context import Bidirectional
-from cinelab.scale.parallel import Parallel
-from cinelab.train.loop import Learner, averaged
-from cinelab.train.optim import Optim
+from cinelab.memory.context import BidirectionalContext
 from cinelab.scale.adapters import (
     Lora,
     _old_mark,
@@ -27,6 +24,9 @@ from cinelab.scale.adapters import (
     merge_lora,
     save_lora,
 )
+from cinelab.scale.parallel import Parallel
+from cinelab.train.loop import Learner, averaged
+from cinelab.train.optim import Optim
 
 LORA = Lora(rank=3, alpha=6.0)
 
@@ -43,7 +43,7 @@ def shown(model):
             torch.full((1, 3), 0.5),
             clips.text,
             clips.slot,
-            Bidirectional(torch.arange(3)),
+            BidirectionalContext(torch.arange(3)),
         )
 
 
@@ -66,7 +66,7 @@ def test_new_adapters_change_nothing_and_alone_are_trained():
         weight.requires_grad == (".lora_" in name) for name, weight in model.named_parameters()
     )
     learner = Learner(model, lambda *_: None, Optim())
-    tuned = {id(weight) for group in learner.optimiser.param_groups for weight in group["params"]}
+    tuned = {id(weight) for group in learner.optimizer.param_groups for weight in group["params"]}
     assert tuned == {id(weight) for weight in model.parameters() if weight.requires_grad}
     assert set(learner.ema.values) == {name for name in model.state_dict() if ".lora_" in name}
     assert torch.equal(shown(averaged(learner)), shown(base))
@@ -124,7 +124,7 @@ def test_diffusers_and_peft_read_what_we_write(tmp_path):
             torch.full((1, 3), 0.5),
             clips.text[:, :1],
             torch.zeros(1, 3, dtype=torch.long),
-            Bidirectional(torch.arange(3)),
+            BidirectionalContext(torch.arange(3)),
         )
     torch.testing.assert_close(ours, out, atol=1e-4, rtol=1e-3)
 

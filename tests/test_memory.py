@@ -17,8 +17,13 @@ from cinelab.flow.sampler import (
 )
 from cinelab.memory import context as sight
 from cinelab.memory import routing
-from cinelab.memory.cache import Memory
-from cinelab.memory.context import Bidirectional, Causal, KnownHistory, TeacherForcing
+from cinelab.memory.cache import KVCache
+from cinelab.memory.context import (
+    BidirectionalContext,
+    CausalContext,
+    KnownHistory,
+    TeacherForcingContext,
+)
 from cinelab.memory.policy import CAMR, Full, Oracle, RandomTopK, ShotSink, Sink, Window
 from cinelab.memory.store import Storage
 from cinelab.model.wan import CausalWan, WanConfig
@@ -68,7 +73,7 @@ def scene(chunk=1, chunks=7, batch=2, seed=0):
 
 def stream(model, x, prompts, shot, chunk, policy, t=None, **storage):
     """Velocities (B, F, ...) of noisy chunks, with the clean ones in the memory."""
-    memory = Memory(policy, chunk, **storage)
+    memory = KVCache(policy, chunk, **storage)
     text = model.encode_text(prompts)
     noisy = t is not None
     parts = []
@@ -107,7 +112,9 @@ def strip(request, monkeypatch):
 def test_streaming_equals_the_masked_clean_pass(policy, chunk):
     model, x, prompts, shot, frames = scene(chunk)
     per_frame = shot.repeat_interleave(chunk, 1)
-    full = model(x, torch.zeros(2, frames), prompts, per_frame, Causal(policy, per_frame, chunk))
+    full = model(
+        x, torch.zeros(2, frames), prompts, per_frame, CausalContext(policy, per_frame, chunk)
+    )
     live, _ = stream(model, x, prompts, shot, chunk, policy)
     assert (full - live).abs().max() <= 1e-4
 
@@ -121,7 +128,7 @@ def test_teacher_forcing_sees_what_streaming_sees(policy):
     t = torch.rand(2, frames)
     both = torch.cat([x, xt], 1)
     times = torch.cat([torch.zeros_like(t), t], 1)
-    full = model(both, times, prompts, shot.repeat(1, 2), TeacherForcing(policy, shot, 1))[
+    full = model(both, times, prompts, shot.repeat(1, 2), TeacherForcingContext(policy, shot, 1))[
         :, frames:
     ]
     live, _ = stream(model, x, prompts, shot, 1, policy, (xt, t))
@@ -137,7 +144,7 @@ def test_across_hides_what_the_running_shot_has_shown():
     def noisy(clean, across):
         both = torch.cat([clean, xt], 1)
         times = torch.cat([torch.zeros_like(t), t], 1)
-        sight = TeacherForcing(Full(), shot, 1, across=across)
+        sight = TeacherForcingContext(Full(), shot, 1, across=across)
         return model(both, times, prompts, shot.repeat(1, 2), sight)[:, frames:]
 
     own = torch.where((shot == shot[:, -1:])[..., None, None, None], x + 1, x)  # another last shot
@@ -147,7 +154,7 @@ def test_across_hides_what_the_running_shot_has_shown():
     assert not torch.allclose(noisy(x, False)[:, last], noisy(own, False)[:, last])
     assert not torch.allclose(noisy(x, True)[:, last], noisy(first, True)[:, last])
     with pytest.raises(CinelabError, match="use Full"):
-        TeacherForcing(Window(window=2), shot, 1, across=True)
+        TeacherForcingContext(Window(window=2), shot, 1, across=True)
 
 
 @pytest.mark.parametrize("positions", ["packed", "absolute"])
@@ -185,8 +192,10 @@ def test_policies_differ_when_the_budget_binds():
 @torch.no_grad()
 def test_bidirectional_first_chunk_alone_equals_causal_first_chunk():
     model, x, prompts, shot, _ = scene()
-    causal = model(x, torch.zeros(2, 7), prompts, shot, Causal(Full(), shot, 1))[:, :1]
-    alone = model(x[:, :1], torch.zeros(2, 1), prompts, shot[:, :1], Bidirectional(torch.arange(1)))
+    causal = model(x, torch.zeros(2, 7), prompts, shot, CausalContext(Full(), shot, 1))[:, :1]
+    alone = model(
+        x[:, :1], torch.zeros(2, 1), prompts, shot[:, :1], BidirectionalContext(torch.arange(1))
+    )
     assert (causal - alone).abs().max() <= 1e-5
 
 
@@ -204,7 +213,7 @@ def test_frame_units_route_single_frames_of_a_chunk():
 def make(policy, memory=None, start=0, stop=None, seeds=(5, 6), model_seed=0):
     model, x, prompts, shot, _ = scene(seed=model_seed)
     script = Script(slot=shot.clamp(max=2), shot=shot, chunk=1, null=3)
-    memory = memory or Memory(policy, 1)
+    memory = memory or KVCache(policy, 1)
     made = rollout(
         model,
         memory,
@@ -270,7 +279,7 @@ def test_a_contradicting_policy_is_refused_with_both_values():
 
 def test_memory_out_of_order_is_refused():
     with pytest.raises(CinelabError, match="record"):
-        Memory(Full(), 1).commit()
+        KVCache(Full(), 1).commit()
 
 
 @torch.no_grad()
@@ -279,8 +288,8 @@ def test_history_beyond_the_reach_stands_at_the_reach():
     something was."""
     model, x, prompts, shot, frames = scene()
 
-    def last(reach, first):
-        memory = Memory(Full(), 1, reach)
+    def last(max_distance, first):
+        memory = KVCache(Full(), 1, max_distance)
         text = model.encode_text(prompts)
         order = [first, *range(1, frames)]
         for i, j in enumerate(order):
@@ -311,7 +320,7 @@ def test_a_known_history_is_teacher_forcing_in_two_calls(policy, chunk, monkeypa
         torch.cat([torch.zeros_like(t), t], 1),
         prompts,
         torch.cat([shots, shots], 1),
-        TeacherForcing(policy, shots, chunk),
+        TeacherForcingContext(policy, shots, chunk),
     )[:, frames:]
     history = KnownHistory(policy, shots, chunk)
     history.show(model, x, prompts, shots)
@@ -336,7 +345,7 @@ def test_a_known_history_may_hide_the_running_shot():
         torch.cat([torch.zeros_like(t), t], 1),
         prompts,
         torch.cat([shot, shot], 1),
-        TeacherForcing(Full(), shot, 1, across=True),
+        TeacherForcingContext(Full(), shot, 1, across=True),
     )[:, frames:]
     history = KnownHistory(Full(), shot, 1, across=True)
     history.show(model, x, prompts, shot)
@@ -364,8 +373,8 @@ def test_the_clean_pass_may_go_with_the_next_chunks_first_level(policy, storage,
     script = Script(shot, shot, chunk, 3)
     shape = (chunk, *x.shape[2:])
     sampling = Sampling(2, "consistency", guidance=1.0)
-    plain = Memory(policy, chunk, storage=storage)
-    fused = Memory(policy, chunk, storage=storage)
+    plain = KVCache(policy, chunk, storage=storage)
+    fused = KVCache(policy, chunk, storage=storage)
     made = []
     apart = torch.cat(
         [one.latents for one in rollout(net, plain, text, script, [5, 6], shape, sampling)], 1
@@ -399,7 +408,7 @@ def test_the_clean_pass_may_go_with_the_next_chunks_first_level(policy, storage,
 def test_guided_calls_keep_the_clean_pass_apart():
     model, x, prompts, shot, _ = scene()
     text = Prompts(model, prompts)
-    memory = Memory(Full(), 1)
+    memory = KVCache(Full(), 1)
     with pytest.raises(CinelabError, match="unguided calls only"):
         remember_and_denoise(
             model,
@@ -417,7 +426,7 @@ def long_history(policy, units, tokens=6, heads=2, size=4, batch=2):
     """A memory of `units` random units in shots of four, open at the next chunk, and queries of
     that chunk."""
     generator = torch.Generator().manual_seed(units)
-    memory = Memory(policy, 1)
+    memory = KVCache(policy, 1)
     keys = torch.randn(batch, units, tokens, heads, size, generator=generator)
     memory.shelves[0] = tuple(Storage().shelf().append(part, 0) for part in (keys, keys))
     memory.length = memory.frames_done = units
@@ -433,8 +442,8 @@ def test_a_search_in_two_steps_finds_what_a_whole_search_finds_in_the_best_block
     shares = []
     for units in (100, 129, 400):
         whole, q = long_history(CAMR(budget=6, candidates=None), units)
-        quick, _ = long_history(CAMR(budget=6), units)
-        best, found = (memory._route(0, q) for memory in (whole, quick))
+        inference_mode, _ = long_history(CAMR(budget=6), units)
+        best, found = (memory._route(0, q) for memory in (whole, inference_mode))
         assert found.shape == best.shape == (2, 1, 6) and (found[..., -1] == units - 1).all()
         if units <= 128:
             assert torch.equal(best, found)
@@ -483,4 +492,4 @@ def test_an_oracle_keeps_the_shots_it_is_told_and_the_window():
 
 def test_a_clip_longer_than_the_candidates_is_refused_in_training():
     with pytest.raises(CinelabError, match="200 chunks is longer than the 128 candidates"):
-        TeacherForcing(CAMR(), torch.zeros(1, 200, dtype=torch.long), 1)
+        TeacherForcingContext(CAMR(), torch.zeros(1, 200, dtype=torch.long), 1)

@@ -15,7 +15,7 @@ from cinelab.stream import batch as engine
 from cinelab.stream import generator as reel
 from cinelab.stream.batch import check_room, empty_memory, policy_for
 from cinelab.stream.director import Director
-from cinelab.stream.overlap import ahead
+from cinelab.stream.overlap import prefetch
 
 CAT = "wide shot of a red cat that waves in the meadow by day, static camera"
 ROBOT = "close shot of a blue robot that dances in the city at night, zoom in"
@@ -90,7 +90,7 @@ def test_an_error_comes_out_where_the_items_are_read():
 
     seen = []
     with pytest.raises(CinelabError, match="disk is full"):
-        for item in ahead(items()):
+        for item in prefetch(items()):
             seen.append(item)
     assert seen == [1]
 
@@ -98,7 +98,7 @@ def test_an_error_comes_out_where_the_items_are_read():
 def test_it_is_never_more_than_its_room_ahead():
     made = []
     items = (made.append(n) or n for n in range(10))
-    for read in ahead(items, room=2):
+    for read in prefetch(items, room=2):
         time.sleep(0.02)
         # what is read, the room, and the one that waits to be put there
         assert len(made) <= read + 1 + 2 + 1

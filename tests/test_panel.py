@@ -198,7 +198,7 @@ def test_the_panel_is_one_figure_that_is_updated(browser, tmp_path_factory):
         run_all(page)
         page.wait_for_selector(".js-plotly-plot")
         page.evaluate("document.querySelector('.js-plotly-plot').dataset.mine = 'first'")
-        steps, figures, points = follow(page)
+        steps, figures, points = session_from_film(page)
         shoot(page, "panel")
         same = page.locator(".js-plotly-plot").count()
         page.close()
@@ -207,7 +207,7 @@ def test_the_panel_is_one_figure_that_is_updated(browser, tmp_path_factory):
     assert not elsewhere, "nothing may need the network"
 
 
-def follow(page):
+def session_from_film(page):
     """What a reader sees until the training is done: texts of the step, counts of figures, points
     drawn."""
     steps = set()

@@ -25,10 +25,10 @@ from cinelab.jobs import worker
 from cinelab.jobs.job import Data, Job, load_job, open_store
 from cinelab.lab.training import stages
 from cinelab.model.wan import CausalWan
+from cinelab.scale.adapters import Lora
 from cinelab.scale.checkpoints import SharedRun, export, newest, pour
 from cinelab.scale.parallel import Layout, Parallel
 from cinelab.train import presets
-from cinelab.scale.adapters import Lora
 from cinelab.zoo import checkpoints as zoo
 
 HERE = Path(__file__).parent
@@ -111,7 +111,9 @@ def test_parts_are_one_batch_cut_up(tmp_path):
 
 @pytest.mark.parametrize("name", ["dmd", "teacher_forcing"])
 def test_computing_blocks_again_changes_nothing(name, tmp_path):
-    kept, again = (alone(name, tmp_path / str(flag), recompute=flag) for flag in (False, True))
+    kept, again = (
+        alone(name, tmp_path / str(flag), activation_checkpointing=flag) for flag in (False, True)
+    )
     assert kept["rows"] == again["rows"]
     assert all(
         torch.equal(a[key], b[key])
@@ -365,5 +367,5 @@ def test_noise_and_random_weights_rehearse_a_run(device, tmp_path):
         4,
         6,
     )
-    rows = list(worker.train(job, Parallel.here(Layout(recompute=True), device)))
+    rows = list(worker.train(job, Parallel.here(Layout(activation_checkpointing=True), device)))
     assert len(rows) == 1 and (tmp_path / "out" / "lora.safetensors").exists()

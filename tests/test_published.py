@@ -15,8 +15,8 @@ from cinelab.flow.sampler import Prompts, Sampling, Script, denoise, remember
 from cinelab.jobs import worker
 from cinelab.jobs.job import Data, Job, open_store
 from cinelab.latent.store import compared_with
-from cinelab.memory.cache import Memory
-from cinelab.memory.context import Bidirectional, TeacherForcing
+from cinelab.memory.cache import KVCache
+from cinelab.memory.context import BidirectionalContext, TeacherForcingContext
 from cinelab.memory.policy import CAMR, FULL
 from cinelab.runs import Run
 from cinelab.scale.parallel import Parallel
@@ -117,7 +117,7 @@ def consistency_times(**changes):
     for step in range(60):
         seen = Seen()
         seen.encode_text = lambda text: text
-        frozen.worn = lambda model: torch.no_grad()
+        frozen.applied_to = lambda model: torch.no_grad()
         consistency.loss(seen, frozen, seen, clips, grid, config, (FULL, False), rng_at(step))
         uppers.append(seen.times[-1]), lowers.append(seen.times[-2])
     return torch.cat(uppers), torch.cat(lowers), grid
@@ -148,7 +148,7 @@ ROUTED = [
 def streamed(teacher, clips, noise, sampling, policy):
     """What a guided teacher makes of each chunk (a frame) after the true ones before it, one after
     the other."""
-    memory = Memory(policy, 1)
+    memory = KVCache(policy, 1)
     text = Prompts(teacher, clips.text)
     script = Script(clips.slot, clips.shot, 1, clips.null)
     for i in range(clips.slot.shape[1]):
@@ -168,11 +168,11 @@ def test_a_guided_teacher_routes_as_streaming_does(policy):
     noise = torch.randn(clips.latents.shape, generator=rng_at(2))
     sampling = Sampling(1, "euler", 2.0, 2.0)
     with torch.no_grad():
-        field = pairs.field_of(teacher, clips, "autoregressive", 2.0, 1, policy)
+        field = pairs.teacher_velocity(teacher, clips, "autoregressive", 2.0, 1, policy)
         whole = noise - field(noise, 1.0)
         made = torch.cat(list(streamed(teacher, clips, noise, sampling, policy)), 1)
         torch.testing.assert_close(whole, made, atol=2e-5, rtol=1e-5)
-        full = noise - pairs.field_of(teacher, clips, "autoregressive", 2.0, 1)(noise, 1.0)
+        full = noise - pairs.teacher_velocity(teacher, clips, "autoregressive", 2.0, 1)(noise, 1.0)
     assert (full - made).abs().max() > 1e-3  # what is retrieved matters here
 
 
@@ -184,7 +184,7 @@ def test_a_doubled_clip_in_a_guided_call_routes_by_its_first_half():
     policy = CAMR(budget=2, window=1)
     seen = []
     for slot in (clips.slot, torch.full_like(clips.slot, clips.null)):
-        sight = TeacherForcing(policy, clips.shot, 1)
+        sight = TeacherForcingContext(policy, clips.shot, 1)
         inner = sight._routed
         sight._routed = lambda *args, inner=inner: seen.append(inner(*args)) or seen[-1]
         x = clips.latents.repeat(1, 2, 1, 1, 1)
@@ -232,7 +232,7 @@ def test_the_distribution_matching_gradient_is_the_papers():
     t_ = t[..., None, None, None]
     noise = torch.randn(sample.shape, generator=rng)
     x = (1 - t_) * sample + t_ * noise
-    every = Bidirectional(torch.arange(4))
+    every = BidirectionalContext(torch.arange(4))
     with torch.no_grad():
         said = clips.slot
         unsaid = torch.full_like(clips.slot, clips.null)

@@ -125,7 +125,7 @@ def test_reach_says_where_far_history_stands(reach, farthest, monkeypatch, tmp_p
     monkeypatch.setattr(
         ablation,
         "make_frames",
-        lambda bundle, *more: asked.append(bundle.reach) or made(bundle, *more),
+        lambda bundle, *more: asked.append(bundle.max_distance) or made(bundle, *more),
     )
     ablation.memory_cell(tmp_path, "toybox-1step", "window", 3, 1, 0, 2, reach=reach)
     assert asked == [farthest]

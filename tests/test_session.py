@@ -27,7 +27,7 @@ from cinelab.script.timeline import plan
 from cinelab.stream.batch import empty_memory, stream
 from cinelab.stream.chunk_file import write_chunk
 from cinelab.stream.export import export, screenplay_of
-from cinelab.stream.generator import Ask, Reel
+from cinelab.stream.generator import ChunkGenerator, ChunkRequest
 from cinelab.stream.session import Session, Settings
 from cinelab.stream.video import read_video
 
@@ -93,35 +93,35 @@ def test_a_reel_makes_the_batch_rollouts_bits(bundle):
         ],
         dim=1,
     )
-    reel = Reel(bundle)
+    reel = ChunkGenerator(bundle)
     parts = []
     state = reel.begin()
     for slot in line.slots:
         state, timed = reel.step(
-            state, Ask(line.prompts[slot.prompt], slot.shot, slot.cut, 5, CAMR(budget=4))
+            state, ChunkRequest(line.prompts[slot.prompt], slot.shot, slot.cut, 5, CAMR(budget=4))
         )
         parts.append(timed.latents)
     assert torch.equal(torch.cat(parts, dim=1), whole)
 
 
 def test_a_recalled_chunk_leaves_the_state_that_making_it_left(bundle):
-    reel = Reel(bundle)
+    reel = ChunkGenerator(bundle)
     made = again = reel.begin()
     for index, text in enumerate([CAT, CAT, f"then {JUMP}"]):
-        ask = Ask(text, recache=index == 2)
+        ask = ChunkRequest(text, recache=index == 2)
         made, timed = reel.step(made, ask)
         again = reel.recall(again, ask, timed.latents)
-    a, b = (reel.step(state, Ask(ROBOT, 1, cut=True))[1] for state in (made, again))
+    a, b = (reel.step(state, ChunkRequest(ROBOT, 1, cut=True))[1] for state in (made, again))
     assert torch.equal(a.latents, b.latents) and np.array_equal(a.frames, b.frames)
 
 
 def test_recaching_changes_what_follows_and_keeping_does_not_forget(bundle):
-    reel = Reel(bundle)
-    state = Reel(bundle).begin()
+    reel = ChunkGenerator(bundle)
+    state = ChunkGenerator(bundle).begin()
     for _ in range(3):
-        state, _ = reel.step(state, Ask(CAT))
+        state, _ = reel.step(state, ChunkRequest(CAT))
     kept, recached = (
-        reel.step(state, Ask(f"then {JUMP}", recache=recache))[1].latents
+        reel.step(state, ChunkRequest(f"then {JUMP}", recache=recache))[1].latents
         for recache in (False, True)
     )
     assert not torch.equal(kept, recached)

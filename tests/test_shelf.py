@@ -8,7 +8,15 @@ from test_memory import scene, stream
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import CAMR, Full, Sink, Window
 from cinelab.memory.routing import mass_score, mean_score, pool, relevance
-from cinelab.memory.store import HostShelf, PackedShelf, Shelf, Slots, Storage, pack, unpack
+from cinelab.memory.store import (
+    DeviceKVStore,
+    HostKVStore,
+    PagePool,
+    QuantizedKVStore,
+    Storage,
+    pack,
+    unpack,
+)
 
 POLICIES = [
     Full(),
@@ -34,7 +42,9 @@ def test_host_memory_is_the_same_film(policy, storage):
     here, kept = made(policy, Storage())
     there, memory = made(policy, storage)
     assert torch.equal(here, there)
-    assert isinstance(memory.shelves[0][0], HostShelf) and memory.seen_bytes() == kept.seen_bytes()
+    assert (
+        isinstance(memory.shelves[0][0], HostKVStore) and memory.seen_bytes() == kept.seen_bytes()
+    )
     assert [len(pages.pages) for pages in memory.shelves[0]] == [7, 7]
 
 
@@ -55,7 +65,7 @@ def test_packed_history_is_nearly_the_same_film(place, packing, error):
 @torch.no_grad()
 def test_a_path_has_one_buffer_however_it_grows_and_a_branch_its_own():
     units = torch.randn(1, 60, 2, 1, 4)
-    shelf = Shelf()
+    shelf = DeviceKVStore()
     path = []
     branch = None
     for n in range(50):
@@ -76,7 +86,7 @@ def test_a_path_has_one_buffer_however_it_grows_and_a_branch_its_own():
 def test_a_branch_from_host_memory_disturbs_nobody():
     torch.manual_seed(3)
     units = torch.randn(1, 6, 4, 2, 8)
-    shelf = HostShelf(Slots(2))
+    shelf = HostKVStore(PagePool(2))
     for n in range(4):
         shelf = shelf.append(units[:, n : n + 1], n)
     other = shelf.append(-units[:, 4:5], 2)  # goes on after two
@@ -90,8 +100,8 @@ def test_a_branch_from_host_memory_disturbs_nobody():
 def test_heads_that_ask_for_more_than_the_slots_get_it():
     torch.manual_seed(3)
     units = torch.randn(1, 9, 4, 3, 8)
-    shelf = HostShelf(Slots(2)).append(units, 0)
-    plain = Shelf().append(units, 0)
+    shelf = HostKVStore(PagePool(2)).append(units, 0)
+    plain = DeviceKVStore().append(units, 0)
     picks = torch.tensor([[[0, 1], [3, 4], [7, 8]]])  # six units for three heads
     assert torch.equal(shelf.take(picks, 9), plain.take(picks, 9)) and shelf.slots.room == 6
     again = torch.tensor([[[2, 5], [2, 6], [5, 6]]])
@@ -113,7 +123,7 @@ def test_packing_is_off_by_half_a_step_at_most():
 
 
 def test_a_forked_shelf_keeps_both_ends():
-    shelf = Shelf().append(torch.zeros(1, 2, 1, 1, 1), 0)
+    shelf = DeviceKVStore().append(torch.zeros(1, 2, 1, 1, 1), 0)
     one, two = (
         shelf.append(torch.ones(1, 1, 1, 1, 1), 2),
         shelf.append(torch.full((1, 1, 1, 1, 1), 2.0), 2),
@@ -178,7 +188,7 @@ def test_bad_summaries_are_one_sentence():
 def test_packed_shelves_fork_as_plain_ones():
     torch.manual_seed(0)
     units = torch.randn(1, 3, 4, 2, 8)
-    shelf = PackedShelf("int8", Shelf(), Shelf()).append(units[:, :2], 0)
+    shelf = QuantizedKVStore("int8", DeviceKVStore(), DeviceKVStore()).append(units[:, :2], 0)
     one, two = shelf.append(units[:, 2:], 2), shelf.append(-units[:, 2:], 2)
     assert torch.allclose(one.all(3), units, atol=0.03) and torch.allclose(
         two.all(3)[:, 2], -units[:, 2], atol=0.03

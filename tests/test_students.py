@@ -10,7 +10,7 @@ from test_train import Fake, model, parts_of, rows_of, same
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
 from cinelab.lab.training import students
-from cinelab.memory.cache import Memory
+from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import CAMR, Full
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
@@ -56,7 +56,7 @@ def test_the_differentiable_rollout_is_the_live_stream_bit_for_bit(bf16):
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         chunks = rollout(
             bundle.model,
-            Memory(CAMR(budget=3), 1, bundle.reach),
+            KVCache(CAMR(budget=3), 1, bundle.max_distance),
             Prompts(bundle.model, text),
             script,
             [1, 2],
@@ -81,7 +81,7 @@ def test_only_the_exit_level_keeps_its_graph():
     counted.encode_text = network.encode_text
     rolled = rollout(
         counted,
-        Memory(Full(), 1),
+        KVCache(Full(), 1),
         Prompts(network, clips.text),
         script,
         [0],
@@ -130,8 +130,8 @@ def test_causal_pairs_are_what_streaming_the_teacher_with_the_true_history_makes
     noise = torch.randn(clips.latents.shape)
     states, end = pairs.trajectories(teacher, clips, config, noise)
     assert torch.equal(states[:, 0], noise)
-    field = pairs.field_of(teacher, clips, "autoregressive", 2.0, 1)
-    memory = Memory(Full(), 1)
+    field = pairs.teacher_velocity(teacher, clips, "autoregressive", 2.0, 1)
+    memory = KVCache(Full(), 1)
     text = Prompts(teacher, clips.text)
     script = Script(clips.slot, clips.shot, 1, clips.null)
     from cinelab.flow.sampler import denoise, remember
@@ -279,13 +279,13 @@ CD = replace(presets.consistency("smoke"), model=presets.SMOKE)
 BIDIRECTIONAL = replace(presets.ode("smoke", "bidirectional"), model=presets.SMOKE)
 
 
-def start(kind, folder, tmp_path, exam=None):
+def start(kind, folder, tmp_path, validate=None):
     store = FakeStore()
     teacher = net(1).requires_grad_(False)
     if kind == "consistency":
-        return consistency.train(CD, net(), teacher, store, Run(folder, CD), exam)
+        return consistency.train(CD, net(), teacher, store, Run(folder, CD), validate)
     if kind == "dmd":
-        return dmd.train(DMD, net(), teacher, net(2), store, Run(folder, DMD), exam)
+        return dmd.train(DMD, net(), teacher, net(2), store, Run(folder, DMD), validate)
     config = ODE if kind == "ode" else BIDIRECTIONAL
     list(pairs.build(tmp_path / "pairs", config.pairs, teacher, "abc", store))
     return ode.train(
@@ -293,7 +293,7 @@ def start(kind, folder, tmp_path, exam=None):
         net(),
         pairs.Pairs(tmp_path / "pairs", config.pairs, "abc", store),
         Run(folder, config),
-        exam,
+        validate,
     )
 
 
@@ -316,7 +316,7 @@ def test_killed_and_resumed_equals_uninterrupted_bitwise(kind, tmp_path):
 def test_the_best_weights_are_kept_not_the_last(tmp_path):
     scores = iter([0.5, 0.9, 0.1])
     rows = list(
-        start("dmd", tmp_path / "run", tmp_path, exam=lambda network: {"score": next(scores)})
+        start("dmd", tmp_path / "run", tmp_path, validate=lambda network: {"score": next(scores)})
     )
     best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
     # the last row holds the final exam

@@ -140,7 +140,7 @@ def test_a_toybox_film_takes_one_thread_and_gives_the_others_back(monkeypatch):
     monkeypatch.setattr(engine, "cores", lambda: 2)
     torch.set_num_threads(2)
     try:
-        with engine.quick(False, "cpu", engine.threads_for(bundle)):
+        with engine.inference_mode(False, "cpu", engine.threads_for(bundle)):
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
         monkeypatch.setattr(engine, "SMALL", 1e6)

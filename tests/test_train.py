@@ -105,13 +105,13 @@ def test_teacher_forcing_learns_one_batch(policy):
     config = presets.teacher_forcing("smoke")
     net = model()
     clips = Fake().clips(2, 6, rng_at(0, "clips"))
-    optimiser = torch.optim.AdamW(net.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     losses = []
     for _ in range(30):
         loss = teacher_forcing.loss(net, clips, config, policy, rng_at(0, "same"))
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.8 * losses[0]
 

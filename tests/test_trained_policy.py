@@ -58,7 +58,7 @@ def checkpoint(folder, **said):
 def test_config_json_says_under_which_memory_a_stage_trained(config, policy):
     said = json.loads(json.dumps(trained_under(config)))
     assert (policy_from_dict(said["policy"], "config.json") if "policy" in said else None) == policy
-    assert said.get("reach", "none") == getattr(config, "reach", "none")
+    assert said.get("max_distance", "none") == getattr(config, "max_distance", "none")
 
 
 @pytest.mark.parametrize("stage", ["teacher_forcing", "consistency", "dmd"])
@@ -71,7 +71,7 @@ def test_a_job_exports_it(stage, kind):
         job, job.config, {"fps": 8.0, "size": (48, 64)} if kind == "toybox" else None
     )
     assert said["policy"] == policy_to_dict(CAMR() if kind == "toybox" else presets.WAN_CAMR)
-    assert ("reach" in said) == (stage == "dmd") and said["span"] == (
+    assert ("max_distance" in said) == (stage == "dmd") and said["span"] == (
         24 if kind == "toybox" else 21
     )
     guidance = {"toybox": 2.0, "noise": 3.0}[kind] if stage == "teacher_forcing" else 1.0
@@ -82,13 +82,26 @@ def test_a_job_exports_it(stage, kind):
 
 def test_a_notebooks_stages_export_it(tmp_path):
     stage = students.dmd(
-        tmp_path / "dmd", None, "toybox-1step", preset="toy", changes={"policy": PACKED}, exam=False
+        tmp_path / "dmd",
+        None,
+        "toybox-1step",
+        preset="toy",
+        changes={"policy": PACKED},
+        validate=False,
     )
-    assert stage.describe()["policy"] == policy_to_dict(PACKED) and stage.describe()["reach"] == 23
+    assert (
+        stage.describe()["policy"] == policy_to_dict(PACKED)
+        and stage.describe()["max_distance"] == 23
+    )
     stage = students.dmd(
-        tmp_path / "near", None, "toybox-1step", preset="toy", changes={"reach": None}, exam=False
+        tmp_path / "near",
+        None,
+        "toybox-1step",
+        preset="toy",
+        changes={"reach": None},
+        validate=False,
     )
-    assert stage.describe()["reach"] is None  # what is said goes before what it starts from
+    assert stage.describe()["max_distance"] is None  # what is said goes before what it starts from
     changes = {"camr": CAMR(budget=4)}
     assert (
         stages.teacher_forcing(tmp_path / "tf", None, "smoke", None, changes=changes).describe()[
@@ -103,8 +116,8 @@ def test_a_notebooks_stages_export_it(tmp_path):
 
 
 def test_a_film_is_made_under_it_unless_something_else_is_said(tmp_path):
-    student = load(checkpoint(tmp_path, policy=policy_to_dict(PACKED), reach=9))
-    assert Director(student).policy == PACKED and empty_memory(student, PACKED).reach == 9
+    student = load(checkpoint(tmp_path, policy=policy_to_dict(PACKED), max_distance=9))
+    assert Director(student).policy == PACKED and empty_memory(student, PACKED).max_distance == 9
     assert Director(student, Full()).policy == Full()
     # its name says no more than what it was trained under
     assert policy_for(student, "camr") == PACKED
@@ -142,7 +155,7 @@ def test_another_budget_of_a_policy_keeps_what_it_leaves_open(tmp_path):
 def test_checkpoints_of_before_open_as_before(shipped):
     assert (
         shipped.policy is None
-        and shipped.reach == shipped.span - 1 == 23
+        and shipped.max_distance == shipped.span - 1 == 23
         and shipped.unconditional == ""
     )
     assert Director(shipped).policy == policy_for(shipped, "camr", 6) == policy_for(shipped)
@@ -150,13 +163,15 @@ def test_checkpoints_of_before_open_as_before(shipped):
 
 
 def test_no_limit_to_the_reach_is_kept(tmp_path):
-    assert load(checkpoint(tmp_path, reach=None)).reach is None
+    assert load(checkpoint(tmp_path, max_distance=None)).max_distance is None
 
 
-@pytest.mark.parametrize("reach", [0, -3, "far", True, 2.5], ids=str)
-def test_a_reach_that_is_none_is_refused(reach, tmp_path):
-    with pytest.raises(CinelabError, match="reach of student is .*give latent frames, at least 1"):
-        load(checkpoint(tmp_path, reach=reach))
+@pytest.mark.parametrize("max_distance", [0, -3, "far", True, 2.5], ids=str)
+def test_a_reach_that_is_none_is_refused(max_distance, tmp_path):
+    with pytest.raises(
+        CinelabError, match="max_distance of student is .*give latent frames, at least 1"
+    ):
+        load(checkpoint(tmp_path, max_distance=max_distance))
 
 
 def test_a_policy_that_nobody_knows_is_refused_before_the_film(tmp_path):
@@ -169,5 +184,5 @@ def test_a_policy_that_nobody_knows_is_refused_before_the_film(tmp_path):
 
 
 def test_wan_settings_stay_refused_for_the_toybox():
-    with pytest.raises(CinelabError, match="reach is 5, a setting of Wan folders"):
-        open_model("toybox-1step", reach=5)
+    with pytest.raises(CinelabError, match="max_distance is 5, a setting of Wan folders"):
+        open_model("toybox-1step", max_distance=5)

@@ -28,11 +28,11 @@ def group(count=1):
 
 
 def test_everybody_gets_the_pictures_and_only_who_draws_them_gets_more():
-    viewers, (quick, slow) = group(2)
+    viewers, (inference_mode, slow) = group(2)
     for _ in range(5):
         viewers.put({"node": 1}, FRAMES)
-        for text, _ in taken(quick):
-            quick.drawn(text["custom"]["number"])
+        for text, _ in taken(inference_mode):
+            inference_mode.drawn(text["custom"]["number"])
         taken_slow = taken(slow)
     assert taken_slow == [] and viewers.wait(0), (
         "the slow one has two under way, and the quick one is not held up"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cinelab.errors import CinelabError
-from cinelab.memory.context import Bidirectional
+from cinelab.memory.context import BidirectionalContext
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig
 
 CONFIGS = [
@@ -61,7 +61,9 @@ def test_equals_diffusers_on_forward_and_gradients(config):
     slot = torch.zeros(batch, frames, dtype=torch.long)
     x1 = x.clone().requires_grad_()
     x2 = x.clone().requires_grad_()
-    out = ours(x1, t[:, None].expand(-1, frames), text, slot, Bidirectional(torch.arange(frames)))
+    out = ours(
+        x1, t[:, None].expand(-1, frames), text, slot, BidirectionalContext(torch.arange(frames))
+    )
     ref = theirs(x2.transpose(1, 2), t * 1000, text[:, 0], return_dict=False)[0].transpose(1, 2)
     assert (out - ref).abs().max() <= 1e-5
     weight = torch.randn_like(out)
@@ -85,7 +87,11 @@ def test_per_frame_times_equal_diffusers_per_token_times():
     text = torch.randn(1, 1, 5, config.text_dim)
     t = torch.tensor([[0.1, 0.6, 1.0]])
     out = ours(
-        x, t, text, torch.zeros(1, frames, dtype=torch.long), Bidirectional(torch.arange(frames))
+        x,
+        t,
+        text,
+        torch.zeros(1, frames, dtype=torch.long),
+        BidirectionalContext(torch.arange(frames)),
     )
     tokens = t.repeat_interleave(6, dim=1) * 1000
     ref = theirs(x.transpose(1, 2), tokens, text[:, 0], return_dict=False)[0].transpose(1, 2)
@@ -108,7 +114,7 @@ def test_each_frame_reads_its_own_prompt():
     x = torch.randn(1, 2, 4, 4, 4)
     t = torch.full((1, 2), 0.5)
     text = torch.randn(1, 2, 5, config.text_dim)
-    sight = Bidirectional(torch.arange(2))
+    sight = BidirectionalContext(torch.arange(2))
     both = model(x, t, text, torch.tensor([[0, 1]]), sight)
     swapped = model(x, t, text.flip(1), torch.tensor([[1, 0]]), sight)
     assert torch.allclose(both, swapped, atol=1e-6)
@@ -123,5 +129,5 @@ def test_latents_of_another_layout_are_refused():
             torch.zeros(1, 1),
             torch.zeros(1, 1, 5, 32),
             torch.zeros(1, 1, dtype=torch.long),
-            Bidirectional(torch.arange(1)),
+            BidirectionalContext(torch.arange(1)),
         )

@@ -17,13 +17,13 @@ from cinelab.errors import CinelabError
 from cinelab.flow.sampler import noise_for
 from cinelab.latent.taehv import TinyCodec
 from cinelab.latent.wan_codec import WanCodec
-from cinelab.memory.cache import Memory
+from cinelab.memory.cache import KVCache
 from cinelab.memory.policy_io import policy_to_dict
 from cinelab.script.prompts import TextEncoder
 from cinelab.script.timeline import plan
 from cinelab.script.unconditional import PUBLISHED
 from cinelab.stream.batch import embed, empty_memory, stream
-from cinelab.stream.generator import KEPT_BYTES, Ask, Reel
+from cinelab.stream.generator import KEPT_BYTES, ChunkGenerator, ChunkRequest
 from cinelab.stream.session import Session, Settings
 from cinelab.zoo.wan import FEW, WanSettings, load_wan, settings_of
 
@@ -69,7 +69,9 @@ def test_a_folder_is_loaded_with_the_settings_of_a_few_step_student(bundle, fold
         [1, 0.9375, 5 / 6, 0.625, 0]
     )
     assert (bundle.chunk, bundle.span, bundle.fps, bundle.size) == (3, 21, 16.0, SIZE)
-    assert bundle.latent_shape == (16, 4, 6) and bundle.codec.stride == 4 and bundle.reach == 20
+    assert (
+        bundle.latent_shape == (16, 4, 6) and bundle.codec.stride == 4 and bundle.max_distance == 20
+    )
     stored = load_file(folder / "transformer/diffusion_pytorch_model.safetensors")
     assert all(
         torch.equal(stored[name], value) for name, value in bundle.model.state_dict().items()
@@ -178,7 +180,9 @@ def test_a_film_is_made_and_saved(film, bundle, tmp_path):
 
 def test_the_batch_roll_out_makes_the_same_film(film, bundle):
     line = film.timeline
-    made = stream(bundle, [line, line], Memory(CAMR(budget=2), bundle.chunk, bundle.reach), [3, 4])
+    made = stream(
+        bundle, [line, line], KVCache(CAMR(budget=2), bundle.chunk, bundle.max_distance), [3, 4]
+    )
     frames = np.concatenate([timed.frames for timed in made], axis=1)
     # a batch of two: equal to rounding
     assert np.abs(frames[0].astype(int) - film.frames).mean() < 0.5
@@ -193,7 +197,7 @@ def test_half_precision_weights_make_nearly_the_same_velocity(folder, bundle, bf
     text = bundle.encoder.encode(["a red cat"])[None]
     out = []
     for one in (bundle, half):
-        memory = Memory(Full(), 3, one.reach)
+        memory = KVCache(Full(), 3, one.max_distance)
         memory.begin(0, torch.zeros(1, dtype=torch.long))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16 and one is half):
             out.append(one.model(x, torch.full((1, 3), 0.8), text, slot, memory))
@@ -250,7 +254,9 @@ def test_a_picture_begins_a_film_of_a_frame_wise_model(folder):
     chunks = [timed.latents for timed in director.stream(play, first=picture)]
     assert torch.equal(chunks[0], latent)
     line = director.timeline(play)
-    given = stream(bundle, [line], Memory(Full(), 1, bundle.reach), [PLAY.seed], given=latent)
+    given = stream(
+        bundle, [line], KVCache(Full(), 1, bundle.max_distance), [PLAY.seed], given=latent
+    )
     assert torch.allclose(next(iter(list(given)[-1:])).latents, chunks[-1], atol=1e-4)
 
 
@@ -289,7 +295,7 @@ def test_the_command_line_and_the_desk_take_the_folder(folder, bundle, tmp_path)
 
 
 def test_few_large_prompts_stay_at_hand(bundle, monkeypatch):
-    reel = Reel(bundle)
+    reel = ChunkGenerator(bundle)
     size = sum(part.nbytes for pair in reel.prompts("a").plain for part in pair)
     assert size < KEPT_BYTES
     monkeypatch.setattr("cinelab.stream.generator.KEPT_BYTES", 2 * size)
@@ -395,13 +401,16 @@ def test_half_floats_on_a_cpu_are_refused(folder):
 
 def test_the_reach_is_a_setting(folder, tmp_path):
     path = copied(folder, tmp_path)
-    assert load_wan(path, size=SIZE, device="cpu").reach == 20  # span - 1, as it always was
-    free = load_wan(path, size=SIZE, reach=None, device="cpu")
-    assert free.reach is None and empty_memory(free, Full()).reach is None
+    assert load_wan(path, size=SIZE, device="cpu").max_distance == 20  # span - 1, as it always was
+    free = load_wan(path, size=SIZE, max_distance=None, device="cpu")
+    assert free.max_distance is None and empty_memory(free, Full()).max_distance is None
     (path / "cinelab.json").write_text(json.dumps({"size": SIZE, "dtype": "fp32", "reach": None}))
-    assert load(path, "cpu").reach is None and load_wan(path, reach=7, device="cpu").reach == 7
+    assert (
+        load(path, "cpu").max_distance is None
+        and load_wan(path, max_distance=7, device="cpu").max_distance == 7
+    )
     (path / "cinelab.json").write_text(json.dumps({"size": SIZE, "dtype": "fp32", "reach": 0}))
-    with pytest.raises(CinelabError, match="reach of a Wan folder is 0; give latent frames"):
+    with pytest.raises(CinelabError, match="max_distance of a Wan folder is 0; give latent frames"):
         load(path, "cpu")
 
 
@@ -427,7 +436,11 @@ def test_a_student_that_was_trained_here_is_directed_as_it_was_trained(folder, t
     }
     (export / "config.json").write_text(json.dumps(said))
     made = load_wan(path, weights=export, device="cpu")
-    assert Director(made).policy == policy and (made.chunk, made.span, made.reach) == (1, 9, 8)
+    assert Director(made).policy == policy and (made.chunk, made.span, made.max_distance) == (
+        1,
+        9,
+        8,
+    )
     assert made.sampling == replace(FEW, steps=2, at=())
     given = {
         "policy": {"name": "Full"},
@@ -438,7 +451,7 @@ def test_a_student_that_was_trained_here_is_directed_as_it_was_trained(folder, t
     }
     (path / "cinelab.json").write_text(json.dumps(given))
     made = load(path, "cpu")
-    assert Director(made).policy == Full() and (made.chunk, made.reach) == (3, 8)
+    assert Director(made).policy == Full() and (made.chunk, made.max_distance) == (3, 8)
 
 
 def test_guidance_compares_with_the_published_negative_prompt_unless_told_otherwise(folder, bundle):
@@ -450,8 +463,8 @@ def test_guidance_compares_with_the_published_negative_prompt_unless_told_otherw
     empty = replace(bundle, unconditional="")
     films = {}
     for name, one in (("published", bundle), ("empty", empty)):
-        reel = Reel(one)
-        ask = Ask("a red cat", seed=1, policy=Full(), sampling=guided)
+        reel = ChunkGenerator(one)
+        ask = ChunkRequest("a red cat", seed=1, policy=Full(), sampling=guided)
         films[name] = reel.step(reel.begin(), ask, pictures=False)[1].latents
         short = Screenplay("One", (Shot("a red cat", 0.1),), seed=1)
         streamed = next(

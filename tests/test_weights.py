@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from cinelab.cli import commands as cli
 from cinelab.errors import CinelabError
-from cinelab.memory.context import Bidirectional
+from cinelab.memory.context import BidirectionalContext
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, kept_dtype
 from cinelab.weights import convert as converting
 from cinelab.weights.convert import convert
@@ -250,7 +250,7 @@ def test_every_layout_gives_diffusers_outputs(shelf, state, place):
             t[:, None].expand(-1, frames),
             text,
             torch.zeros(2, frames, dtype=torch.long),
-            Bidirectional(torch.arange(frames)),
+            BidirectionalContext(torch.arange(frames)),
         )
         wanted = reference(x.transpose(1, 2), t * 1000, text[:, 0], return_dict=False)[0].transpose(
             1, 2
@@ -309,7 +309,7 @@ def test_dtypes(shelf, state):
         torch.rand(1, 2),
         torch.randn(1, 1, 5, 32).bfloat16(),
         torch.zeros(1, 2, dtype=torch.long),
-        Bidirectional(frames),
+        BidirectionalContext(frames),
     )
     assert out.dtype == torch.bfloat16 and out.isfinite().all()
 
@@ -408,7 +408,7 @@ def test_sizes_that_only_a_config_tells_survive(tmp_path):
 def test_a_checkpoint_of_ours_converts(tmp_path):
     from cinelab.zoo import checkpoints as zoo
 
-    report = convert(zoo.SHELF / "toybox-2step", tmp_path / "out", dtype="fp32")
+    report = convert(zoo.SHIPPED / "toybox-2step", tmp_path / "out", dtype="fp32")
     model = on_meta(report.config)
     wanted = zoo.load("toybox-2step").model
     load_into(model, tmp_path / "out")

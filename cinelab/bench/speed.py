@@ -21,7 +21,7 @@ from cinelab.limits import CHUNKS, check_number
 from cinelab.memory.policy import Policy
 from cinelab.metrics.stats import paired_ratio
 from cinelab.script.timeline import Slot, Timeline
-from cinelab.stream.batch import Timed, empty_memory, quick, stream, threads_for
+from cinelab.stream.batch import TimedChunk, empty_memory, inference_mode, stream, threads_for
 from cinelab.world.casting import caption_of_film
 from cinelab.zoo.checkpoints import Bundle
 
@@ -86,7 +86,7 @@ def summary(timings: pd.DataFrame, warm: int = WARM) -> dict:
 
 def running(
     bundle: Bundle, policy: Policy, start: int, count: int, sampling: Sampling
-) -> Iterator[Timed]:
+) -> Iterator[TimedChunk]:
     """Chunks start .. start + count of a film whose earlier chunks are only remembered, not
     made."""
     given = torch.randn(1, start * bundle.chunk, *bundle.latent_shape)
@@ -160,7 +160,7 @@ def compare(
     return pd.DataFrame(rows)
 
 
-def _faster(first: list[Timed], other: list[Timed]) -> dict:
+def _faster(first: list[TimedChunk], other: list[TimedChunk]) -> dict:
     """How many times as many frames a second `other` makes as `first`, with an interval."""
     a, b = ([timed.total / timed.frames.shape[1] for timed in times] for times in (first, other))
     e = paired_ratio(a, b, of=np.median)
@@ -178,7 +178,7 @@ def scoring_share(bundle: Bundle, policy: Policy, history: int = 200, repeats: i
         pass
     memory.begin(history, memory.unit_shots[:, -1])
     q = torch.randn(1, bundle.chunk_tokens, shape.num_attention_heads, shape.attention_head_dim)
-    with quick(False, threads=threads_for(bundle)):
+    with inference_mode(False, threads=threads_for(bundle)):
         for _ in range(repeats):
             began = time.perf_counter()
             # once for the noisy chunk, once for the clean one

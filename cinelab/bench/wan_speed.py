@@ -28,14 +28,14 @@ from cinelab.flow.sampler import (
     remember,
     remember_and_denoise,
 )
-from cinelab.memory.cache import Memory
+from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Policy, name_of, policy_named
 from cinelab.memory.store import Storage
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, kept_dtype
 from cinelab.readable import Readable
 from cinelab.runs import hardware
-from cinelab.scale.acceleration import Speed, hasten
-from cinelab.stream.overlap import ahead, settled, side_stream
+from cinelab.scale.acceleration import Speed, accelerate
+from cinelab.stream.overlap import prefetch, side_stream, synchronize
 from cinelab.zoo.footprint import GIB, Film, Footprint, footprint
 
 MODELS = {
@@ -141,7 +141,7 @@ def random_model(config: WanConfig, device: str, dtype: torch.dtype = torch.bflo
 
 
 @torch.no_grad()
-def filled(bench: WanBench, policy: Policy, units: int, device: str) -> Memory:
+def filled(bench: WanBench, policy: Policy, units: int, device: str) -> KVCache:
     """A memory of so many random units, in shots of eight; all but the last have been searched
     before, as in a running film."""
     config = bench.config
@@ -149,7 +149,7 @@ def filled(bench: WanBench, policy: Policy, units: int, device: str) -> Memory:
     unit = torch.randn(
         1, 1, tokens, config.num_attention_heads, config.attention_head_dim, device=device
     ).to(torch.bfloat16)
-    memory = Memory(policy, bench.chunk, 20, storage=bench.storage)
+    memory = KVCache(policy, bench.chunk, 20, storage=bench.storage)
     for index in range(config.num_layers if units else 0):
         memory.shelves[index] = bench.storage.shelf(), bench.storage.shelf()
         for place in range(units):
@@ -179,7 +179,7 @@ class Maker(Readable):
     @torch.no_grad()
     def of(cls, bench: WanBench, device: str) -> "Maker":
         """With random weights and prompts."""
-        model = hasten(random_model(bench.config, device), bench.speed)
+        model = accelerate(random_model(bench.config, device), bench.speed)
         text = torch.randn(1, 2, bench.words, bench.config.text_dim, device=device).to(
             torch.bfloat16
         )
@@ -187,7 +187,7 @@ class Maker(Readable):
 
     @torch.no_grad()
     def chunk(
-        self, memory: Memory, before: Tensor | None = None, wait: bool = False
+        self, memory: KVCache, before: Tensor | None = None, wait: bool = False
     ) -> tuple[Tensor, dict[str, float]]:
         """The next chunk's latents, and the seconds of denoising and of remembering. With `wait` it
         is left to be remembered by the call that makes the one after, which is given it as
@@ -198,7 +198,7 @@ class Maker(Readable):
         script = Script(slot, slot + index // 8, bench.chunk, 1)
         shape = (bench.chunk, CHANNELS, bench.size[0] // SCALE, bench.size[1] // SCALE)
         noise = lambda level: noise_for([0], index, shape, level).to(self.device, torch.bfloat16)
-        settled(self.device)
+        synchronize(self.device)
         began = time.perf_counter()
         if before is None:
             memory.begin(index, script.shot[:, index])
@@ -210,11 +210,11 @@ class Maker(Readable):
             latents = remember_and_denoise(
                 self.model, memory, known, self.prompts, script, index, noise, bench.sampling
             )
-        settled(self.device)
+        synchronize(self.device)
         made = time.perf_counter()
         if not wait:
             remember(self.model, memory, self.prompts, script, index, latents)
-        settled(self.device)
+        synchronize(self.device)
         return latents, {"dit": made - began, "memory": time.perf_counter() - made}
 
 
@@ -308,11 +308,11 @@ def decoded(
     """Seconds, and the decoder's state."""
     if decode is None:
         return 0.0, None
-    settled(device)
+    synchronize(device)
     began = time.perf_counter()
     with torch.no_grad():
         _, state = decode(latents.to(device), state)
-    settled(device)
+    synchronize(device)
     return time.perf_counter() - began, state
 
 
@@ -321,11 +321,11 @@ def beside(maker: Maker, decode: Decode, chunks: int = 8, policy: str = "camr") 
     is made."""
     bench = maker.bench
     rates = {}
-    for label, way in (("one after the other", lambda items: items), ("at once", ahead)):
+    for label, way in (("one after the other", lambda items: items), ("at once", prefetch)):
         memory = filled(bench, bench.policy(policy), bench.budget, maker.device)
         state = None
         ends = []
-        with side_stream(maker.device if way is ahead else "cpu"):
+        with side_stream(maker.device if way is prefetch else "cpu"):
             for latents, _ in way(maker.chunk(memory) for _ in range(chunks)):
                 _, state = decoded(decode, latents, state, maker.device)
                 ends.append(time.perf_counter())

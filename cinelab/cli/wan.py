@@ -345,8 +345,8 @@ def train(
 ):
     """Train a stage from one file, sharded over this machine's GPUs; interrupted it saves, started
     again it goes on."""
-    from cinelab.lab.training import launch
     from cinelab.jobs.job import load_job
+    from cinelab.lab.training import launch
     from cinelab.lab.training.panel import watch
 
     job = load_job(run)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cinelab.data.layout import Take
-from cinelab.data.listing import Reel
+from cinelab.data.listing import ChunkGenerator
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import check_finite
@@ -163,7 +163,9 @@ def _small(frame, config: DataConfig) -> tuple[int, int]:
     return rows, max(1, round(frame.width * rows / frame.height))
 
 
-def takes(reel: Reel, number: int, path: Path, config: DataConfig) -> tuple[list[Take], str]:
+def takes(
+    reel: ChunkGenerator, number: int, path: Path, config: DataConfig
+) -> tuple[list[Take], str]:
     """The shots of reel `number`, in pictures, and a sentence on those that are left out.
     CinelabError if all would be.
 
@@ -198,7 +200,9 @@ def takes(reel: Reel, number: int, path: Path, config: DataConfig) -> tuple[list
     return found, told
 
 
-def _edges(reel: Reel, path: Path, seen: Survey, fps: float) -> list[tuple[int, int | None]]:
+def _edges(
+    reel: ChunkGenerator, path: Path, seen: Survey, fps: float
+) -> list[tuple[int, int | None]]:
     """(first picture, last excluded) of every shot; None for the last where the video ends
     before."""
     if reel.spans:
@@ -239,7 +243,7 @@ def _pictures(start: float, end: float | None, seen: Survey, fps: float) -> tupl
     return first, min(last, seen.pictures)
 
 
-def _captions(reel: Reel, path: Path, shots: int, uncaptioned: bool) -> tuple[str, ...]:
+def _captions(reel: ChunkGenerator, path: Path, shots: int, uncaptioned: bool) -> tuple[str, ...]:
     """One caption a shot. Raises CinelabError when there are neither as many as shots, nor one for
     all."""
     said = reel.captions or ("",)

@@ -35,7 +35,7 @@ TABLES = {".csv": "CSV", ".tsv": "CSV", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
-class Reel:
+class ChunkGenerator:
     """A video and what is said about it. `problem` is why it cannot be used, in a sentence."""
 
     video: str  # relative to the folder or table it was listed in
@@ -51,7 +51,7 @@ class Source:
     """What becomes one film, or several if it is long."""
 
     name: str
-    reels: tuple[Reel, ...]
+    reels: tuple[ChunkGenerator, ...]
 
 
 def find(videos: str | Path, tell: Tell = print) -> tuple[Path, list[Source]]:
@@ -62,7 +62,10 @@ def find(videos: str | Path, tell: Tell = print) -> tuple[Path, list[Source]]:
     """
     path = Path(videos)
     if path.is_dir():
-        reels = [Reel(video.relative_to(path).as_posix()) for video in find_videos([path], tell)]
+        reels = [
+            ChunkGenerator(video.relative_to(path).as_posix())
+            for video in find_videos([path], tell)
+        ]
         return path, [Source(reel.video, (_with_sidecars(path, reel),)) for reel in reels]
     if path.suffix.lower() not in TABLES:
         what = (
@@ -215,7 +218,7 @@ def _shot_number(row: dict) -> float:
     return math.inf if number is None else number
 
 
-def _reels(root: Path, rows: list[dict]) -> Iterable[Reel]:
+def _reels(root: Path, rows: list[dict]) -> Iterable[ChunkGenerator]:
     """Runs of rows of one video whose spans go forward."""
     run = 0
     until = 0.0
@@ -233,8 +236,8 @@ def _reels(root: Path, rows: list[dict]) -> Iterable[Reel]:
         yield _reel(root, [row for _, row in part])
 
 
-def _reel(root: Path, rows: list[dict]) -> Reel:
-    reel = Reel(_found(root, rows[0]["video"]))
+def _reel(root: Path, rows: list[dict]) -> ChunkGenerator:
+    reel = ChunkGenerator(_found(root, rows[0]["video"]))
     try:
         if not reel.video:
             raise CinelabError(f"{rows[0]['row']}: names no video; fill in its column `video`.")
@@ -303,7 +306,7 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _with_sidecars(root: Path, reel: Reel) -> Reel:
+def _with_sidecars(root: Path, reel: ChunkGenerator) -> ChunkGenerator:
     """The reel with what stands beside its video, for what the table does not say."""
     video = root / reel.video
     try:

@@ -3,20 +3,20 @@ cinelab.
 
 x_t = (1 - t) x0 + t eps        v = eps - x0        x0 = x_t - t v
 
-B batch   F frames   latents (B, F, C, H, W), t (B, F) or anything that broadcasts after `spread`
+B batch   F frames   latents (B, F, C, H, W), t (B, F) or anything that broadcasts after `expand_t`
 """
 
 import torch
 from torch import Tensor
 
 
-def spread(t: Tensor, like: Tensor) -> Tensor:
+def expand_t(t: Tensor, like: Tensor) -> Tensor:
     """t (B, F) -> (B, F, 1, 1, 1), as wide as latents."""
     return t.reshape(*t.shape, *[1] * (like.ndim - t.ndim)).to(like.dtype)
 
 
 def noised(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-    t = spread(t, x0)
+    t = expand_t(t, x0)
     return (1 - t) * x0 + t * eps
 
 
@@ -26,7 +26,7 @@ def velocity(x0: Tensor, eps: Tensor) -> Tensor:
 
 def clean(xt: Tensor, v: Tensor, t: Tensor) -> Tensor:
     """x0 that a velocity points at."""
-    return xt - spread(t, xt) * v
+    return xt - expand_t(t, xt) * v
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:

@@ -25,12 +25,12 @@ from cinelab.latent.store import Clips, Store, check_begin, unconditional_words
 from cinelab.limits import shown_path
 from cinelab.model.wan import CausalWan, WanConfig, init_toy
 from cinelab.readable import Readable
+from cinelab.scale.adapters import Lora
 from cinelab.scale.parallel import Layout
 from cinelab.seeds import rng_at
 from cinelab.texts import JOB, read_yaml
 from cinelab.train import presets
 from cinelab.train.provenance import data_of, files_of
-from cinelab.scale.adapters import Lora
 from cinelab.weights.load import DTYPES, open_weights
 from cinelab.zoo import checkpoints as zoo
 

@@ -24,12 +24,12 @@ from cinelab.flow.sampler import Sampling
 from cinelab.jobs.job import Job, check_weights, fresh, load_job, open_store, placed, weights_of
 from cinelab.model.wan import CausalWan, kept_dtype
 from cinelab.outputs import together
+from cinelab.scale.adapters import add_lora, begin, marks, save_lora
 from cinelab.scale.checkpoints import SharedRun, export, pour, weights_in
 from cinelab.scale.parallel import Parallel
 from cinelab.train import bidirectional, consistency, dmd, teacher_forcing
 from cinelab.train.provenance import draws_from
 from cinelab.train.trained_policy import trained_under
-from cinelab.scale.adapters import add_lora, begin, marks, save_lora
 from cinelab.weights.load import DTYPES, open_weights
 from cinelab.world.render import FPS, HEIGHT, WIDTH
 from cinelab.zoo import checkpoints as zoo
@@ -179,7 +179,7 @@ def _recipe_beside(store: str) -> dict:
 
 def described(job: Job, config: Any, toybox: dict | None) -> dict:
     """What the result's config.json says; a toybox checkpoint (see `recipe_of_toybox`) is whole by
-    it and opens with `cinelab.load`. `policy` and `reach` say under which memory the student saw
+    it and opens with `cinelab.load`. `policy` and `max_distance` say under which memory the student saw
     its history."""
     guided = replace(WAN_GUIDED if toybox is None else Sampling(), shift=config.shift)
     sampling, chunk, span = {
@@ -193,7 +193,7 @@ def described(job: Job, config: Any, toybox: dict | None) -> dict:
         "dmd": lambda: (
             config.sampling,
             config.chunk,
-            (config.reach or max(config.lengths) - 1) + 1,
+            (config.max_distance or max(config.lengths) - 1) + 1,
         ),
     }[job.stage]()
     about = {

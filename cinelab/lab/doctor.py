@@ -15,7 +15,7 @@ from cinelab.metrics.video.features import PUBLISHED, missing, weights_folder
 from cinelab.ops.attention import REMEDY, available
 from cinelab.runs import hardware
 from cinelab.stream.video import pick_encoder
-from cinelab.zoo.checkpoints import SHELF, shipped
+from cinelab.zoo.checkpoints import SHIPPED, shipped
 
 KERNELS = {
     "auto": "attention everywhere",
@@ -167,7 +167,7 @@ def _checkpoints() -> list[Finding]:
 
 
 def _size(name: str) -> str:
-    total = sum(path.stat().st_size for path in (SHELF / name).glob("*"))
+    total = sum(path.stat().st_size for path in (SHIPPED / name).glob("*"))
     return f"{total / 2**20:.1f} MiB"
 
 

@@ -14,7 +14,7 @@ from cinelab.metrics.toybox.recogniser import load_recogniser
 from cinelab.outputs import finish, ready_folder
 from cinelab.script.screenplay import Screenplay
 from cinelab.stream.batch import policy_for
-from cinelab.stream.director import MARK, Director, Film, saved_as, untaken
+from cinelab.stream.director import MARK, Director, Film, require_new_folder, saved_as
 from cinelab.zoo.checkpoints import load
 
 
@@ -53,7 +53,7 @@ def direct_film(
     director = director_for(model, policy, budget, seed, steps)
     if finish(folder, MARK) and saved_as(folder, play, director):
         return folder
-    untaken(folder)
+    require_new_folder(folder)
     stage("making the film")
     film = director.render(play, progress, keep=folder)
     stage("writing the film and its storyboard")

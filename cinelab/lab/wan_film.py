@@ -11,8 +11,8 @@ from cinelab.flow.sampler import Steps
 from cinelab.lab.first_film import save_findings
 from cinelab.memory.policy import Policy
 from cinelab.script.screenplay import Screenplay
-from cinelab.stream.batch import Timed, film_footprint, policy_for
-from cinelab.stream.director import Director, Film, untaken
+from cinelab.stream.batch import TimedChunk, film_footprint, policy_for
+from cinelab.stream.director import Director, Film, require_new_folder
 from cinelab.stream.video import read_picture, watchable_scale
 from cinelab.zoo.checkpoints import Bundle, is_wan, load
 from cinelab.zoo.footprint import free_bytes
@@ -66,7 +66,7 @@ def make_film(
     existing film is not overwritten. `first` is a picture file that the film begins with
     (frame-wise models); `overlap` None = on a GPU, where decoding has its own stream (on a CPU the
     two only take each other's cores)."""
-    folder = untaken(folder)
+    folder = require_new_folder(folder)
     overlap = next(bundle.model.parameters()).is_cuda if overlap is None else overlap
     director = Director(
         bundle,
@@ -96,7 +96,7 @@ def pace(film: Film) -> pd.DataFrame:
     ).round(3)
 
 
-def _screen() -> Callable[[Timed], None]:
+def _screen() -> Callable[[TimedChunk], None]:
     """A picture that is replaced by every chunk's last, in a notebook; nothing elsewhere."""
     try:
         from IPython import get_ipython
@@ -107,7 +107,7 @@ def _screen() -> Callable[[Timed], None]:
         return lambda timed: None
     handle = []
 
-    def show(timed: Timed) -> None:
+    def show(timed: TimedChunk) -> None:
         picture = Image.fromarray(timed.frames[0][-1])
         picture = picture.resize(
             [side * watchable_scale(picture.height, picture.width) for side in picture.size]

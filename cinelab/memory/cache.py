@@ -18,14 +18,14 @@ from cinelab.errors import CinelabError
 from cinelab.memory.context import repeat_to
 from cinelab.memory.policy import BLOCK, Policy
 from cinelab.memory.routing import choose, pool, relevance, searched_in_two_steps
-from cinelab.memory.store import Kept, Shelf, Storage
+from cinelab.memory.store import DeviceKVStore, KVStore, Storage
 from cinelab.readable import Readable
 
 LOST = -1e9  # the priority of an erased unit, below all others
 
 
 @dataclass
-class Memory(Readable):
+class KVCache(Readable):
     """What the film remembers. A `Sight` for streaming: hand it to the model for the chunk being
     made.
 
@@ -38,9 +38,9 @@ class Memory(Readable):
     policy: Policy
     chunk: int  # frames a chunk
     # frames; history farther back stands at this distance, for the model has seen no farther
-    reach: int | None = None
+    max_distance: int | None = None
     storage: Storage = Storage()
-    shelves: dict[int, tuple[Kept, Kept]] = field(default_factory=dict)
+    shelves: dict[int, tuple[KVStore, KVStore]] = field(default_factory=dict)
     summaries: dict[int, "Summary"] = field(default_factory=dict)
     length: int = 0  # finished units
     # (B, n): the shot of every unit
@@ -56,7 +56,7 @@ class Memory(Readable):
     def __post_init__(self):
         self._now: _Now | None = None
         # as it will be when the recorded chunk is kept, with the next one open
-        self._next: Memory | None = None
+        self._next: KVCache | None = None
 
     @property
     def unit_frames(self) -> int:
@@ -113,7 +113,7 @@ class Memory(Readable):
             kept = tuple(one for one in kept if one["chunk"] > now.chunk - self.noted)
         self.decisions = kept + tuple(now.decided)
 
-    def _with(self, index: int) -> tuple[Kept, Kept]:
+    def _with(self, index: int) -> tuple[KVStore, KVStore]:
         """A layer's shelves with the recorded chunk."""
         old = self.shelves.get(index) or (self.storage.shelf(), self.storage.shelf())
         parts = (
@@ -152,7 +152,7 @@ class Memory(Readable):
             ]
         return [one for one in found if not one["clean"]]
 
-    def snapshot(self) -> "Memory":
+    def snapshot(self) -> "KVCache":
         """An independent memory with the same content; costs nothing until one of the two writes
         on."""
         return replace(self, shelves=dict(self.shelves), summaries=dict(self.summaries))
@@ -190,14 +190,14 @@ class Memory(Readable):
             now.written[index] = (k.detach(), v.detach())
         if index not in now.gathered:
             now.gathered[index] = self._gather(index, rope, q)
-        past_k, past_v, table = now.gathered[index]
-        q, k = rope.turn(q, table), rope.turn(k, table)
+        past_k, past_v, freqs = now.gathered[index]
+        q, k = rope.rotate(q, freqs), rope.rotate(k, freqs)
         if past_k is not None:
             kept = past_k.shape[1]
             k, v = now.joined(index, 0, past_k, k), now.joined(index, 1, past_v, v)
             if not torch.is_grad_enabled() and k.shape[0] == past_k.shape[0]:
                 # they are in the joined buffer now; once is enough
-                now.gathered[index] = k[:, :kept], v[:, :kept], table
+                now.gathered[index] = k[:, :kept], v[:, :kept], freqs
         return q, k, v, None
 
     def _gather(self, index: int, rope, q: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
@@ -288,23 +288,23 @@ class Memory(Readable):
 
     def _own_table(self, rope, kept: int) -> Tensor:
         """Turns of the running chunk's own frames, the same for every layer and level."""
-        if self._now.table is None:
+        if self._now.freqs is None:
             start = (
                 kept * self.unit_frames if self.policy.positions == "packed" else self.frames_done
             )
-            self._now.table = rope.table(start + torch.arange(self.chunk))
-        return self._now.table
+            self._now.freqs = rope.freqs(start + torch.arange(self.chunk))
+        return self._now.freqs
 
     def _rotate(self, rope, keys: Tensor, picks: Tensor) -> Tensor:
         """Give kept keys their places: side by side, or where they were."""
         size = self.unit_frames
         if self.policy.positions == "packed":
-            return rope.turn(keys, rope.table(torch.arange(picks.shape[-1] * size)))
+            return rope.rotate(keys, rope.freqs(torch.arange(picks.shape[-1] * size)))
         # (B, G, k size)
         frames = (picks[..., None] * size + torch.arange(size, device=picks.device)).flatten(-2)
-        if self.reach is not None:
-            frames = frames.clamp(min=self.frames_done - self.reach)
-        return rope.turn_kept(keys, frames, self.frames_done)
+        if self.max_distance is not None:
+            frames = frames.clamp(min=self.frames_done - self.max_distance)
+        return rope.rotate_retrieved(keys, frames, self.frames_done)
 
     def seen_bytes(self) -> int:
         """Bytes of keys and values that the next chunk would attend to, all layers and films."""
@@ -366,12 +366,12 @@ class Summary:
     """
 
     tokens: int | None  # of a unit; None = the stored keys themselves are searched
-    units: Shelf = field(default_factory=Shelf)
+    units: DeviceKVStore = field(default_factory=DeviceKVStore)
     done: int = 0
-    blocks: Shelf = field(default_factory=Shelf)
+    blocks: DeviceKVStore = field(default_factory=DeviceKVStore)
     whole: int = 0  # finished blocks
 
-    def until(self, length: int, keys: Kept, blocked: bool) -> "Summary":
+    def until(self, length: int, keys: KVStore, blocked: bool) -> "Summary":
         """With all units up to `length`: one a chunk as they come, all of them where the policy has
         just changed."""
         units = self.units
@@ -390,7 +390,7 @@ class Summary:
         return Summary(self.tokens, units, length, blocks, whole)
 
 
-def _units(keys: Kept, first: int, count: int, length: int) -> Tensor:
+def _units(keys: KVStore, first: int, count: int, length: int) -> Tensor:
     """Keys (B, count, U, h, d) of units `first`, first + 1, ..."""
     return keys.take(torch.arange(first, first + count)[None, None], length).unflatten(
         1, (count, -1)
@@ -407,7 +407,7 @@ class _Now(Readable):
     most: int | None = None  # units that are not erased
     # the last choice: units (B, G, k), and which of them are fixed
     chosen: tuple[Tensor, Tensor] | None = None
-    table: Tensor | None = None  # turns of its own frames
+    freqs: Tensor | None = None  # turns of its own frames
     recording: bool = False
     gathered: dict = field(default_factory=dict)
     written: dict = field(default_factory=dict)

@@ -4,7 +4,7 @@ B batch   F frames   N tokens a frame   T = F N   h heads   d head size   n chun
 
 Bidirectional   every frame sees every frame (stage 0, and the yardstick)
 Causal          chunk i sees finished chunks that the policy keeps, and itself
-TeacherForcing  the clip twice, [clean | noisy]; a noisy chunk sees clean chunks before it, and itself
+TeacherForcingContext  the clip twice, [clean | noisy]; a noisy chunk sees clean chunks before it, and itself
 KnownHistory    the same in two calls: the clean clip once, the noisy one as often as wanted
 """
 
@@ -28,17 +28,17 @@ WIDE = 1024
 
 
 @dataclass(frozen=True)
-class Bidirectional(Readable):
+class BidirectionalContext(Readable):
     """Everything sees everything. `frames` (F,) are positions in time."""
 
     frames: Tensor
 
     def layer(self, index: int, rope) -> Callable:
-        table = rope.table(self.frames)
-        return lambda q, k, v: (rope.turn(q, table), rope.turn(k, table), v, None)
+        freqs = rope.freqs(self.frames)
+        return lambda q, k, v: (rope.rotate(q, freqs), rope.rotate(k, freqs), v, None)
 
 
-class TeacherForcing:
+class TeacherForcingContext:
     """[clean | noisy] under a policy: exactly what streaming will see, for all chunks at once.
 
         clean i   sees clean j <= i           noisy i   sees clean j < i, and noisy i
@@ -86,7 +86,7 @@ class TeacherForcing:
         # full memory is the same for all films
         films = self.shots[:1] if policy.sees_all else self.shots
         self._priorities = past_priorities(policy, films)
-        self._tables: dict[str, Tensor] = {}
+        self._freqs_of: dict[str, Tensor] = {}
         self._static: Tensor | None = None
         self._mask: Tensor | tuple | None = None
 
@@ -112,7 +112,7 @@ class TeacherForcing:
         """(B, G, n, n): which finished chunk each chunk of one copy of the clip retrieves.
 
         A call wider than the films is a guided one, with their prompts and then without. All its
-        parts see what the first one's queries look for, as in streaming (`cache.Memory`).
+        parts see what the first one's queries look for, as in streaming (`cache.KVCache`).
         """
         n = self.frames // self.chunk
         films = self.films or q.shape[0]
@@ -138,8 +138,8 @@ class TeacherForcing:
                 else allowed
             )
             self._mask = self._strips(past | own, q.shape[1] // (self.halves * n), q.dtype)
-        table = self._table("all", rope, torch.arange(self.frames).repeat(self.halves))
-        return rope.turn(q, table), rope.turn(k, table), v, self._mask
+        freqs = self._freqs("all", rope, torch.arange(self.frames).repeat(self.halves))
+        return rope.rotate(q, freqs), rope.rotate(k, freqs), v, self._mask
 
     def _strips(self, seen: Tensor, tokens: int, dtype: torch.dtype) -> Tensor | tuple:
         """Chunk-level sight (B, G, R, R) as a bias of tokens. A long clip goes in strips of a few
@@ -178,14 +178,14 @@ class TeacherForcing:
         )
         c = self.chunk
         # (budget, 1, t, 1, d / 2)
-        old = self._table("old", rope, torch.arange(budget * c)).unflatten(0, (budget, 1, -1))
-        now = self._table("now", rope, budget * c + torch.arange(c))
+        old = self._freqs("old", rope, torch.arange(budget * c)).unflatten(0, (budget, 1, -1))
+        now = self._freqs("now", rope, budget * c + torch.arange(c))
         # every unit in every place: fewer turns than kept units
-        placed = rope.turn(own_k[:, None, :n], old).flatten(1, 2)
+        placed = rope.rotate(own_k[:, None, :n], old).flatten(1, 2)
         # (B, R, budget t, h, d)
         past_k = gather(placed, picks.clamp(min=0) + n * torch.arange(budget, device=q.device))
         past_v = gather(own_v[:, :n], picks)
-        k = torch.cat([past_k, rope.turn(own_k, now)], dim=2)
+        k = torch.cat([past_k, rope.rotate(own_k, now)], dim=2)
         v = torch.cat([past_v, own_v], dim=2)
         seen = (
             (picks >= 0)
@@ -194,15 +194,15 @@ class TeacherForcing:
         )
         seen = torch.cat([seen, seen.new_ones(*seen.shape[:3], own_k.shape[2])], dim=-1)
         mask = rearrange(seen, "b h r s -> (b r) h 1 s")
-        return rope.turn(queries, now).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask
+        return rope.rotate(queries, now).flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask
 
-    def _table(self, name: str, rope, frames: Tensor) -> Tensor:
-        if name not in self._tables:
-            self._tables[name] = rope.table(frames)
-        return self._tables[name]
+    def _freqs(self, name: str, rope, frames: Tensor) -> Tensor:
+        if name not in self._freqs_of:
+            self._freqs_of[name] = rope.freqs(frames)
+        return self._freqs_of[name]
 
 
-class KnownHistory(TeacherForcing):
+class KnownHistory(TeacherForcingContext):
     """Teacher forcing whose clean half is computed once and kept: for ODEs and scores, which ask
     many times.
 
@@ -219,7 +219,7 @@ class KnownHistory(TeacherForcing):
             raise CinelabError(
                 "KnownHistory keeps true positions; use a policy with positions='absolute'."
             )
-        self._clean = Causal(policy, shots, chunk)
+        self._clean = CausalContext(policy, shots, chunk)
         self._kept: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._showing = False
         self._width = 0
@@ -257,9 +257,9 @@ class KnownHistory(TeacherForcing):
             seen = seen if seen.shape[0] == 1 else repeat_to(seen, q.shape[0])
             self._mask = self._noisy_strips(seen, q.shape[1] // allowed.shape[-1], q.dtype)
             self._width = q.shape[0]
-        table = self._table("clip", rope, torch.arange(self.frames))
-        k, v = torch.cat([past_k, rope.turn(k, table)], dim=1), torch.cat([past_v, v], dim=1)
-        return rope.turn(q, table), k, v, self._mask
+        freqs = self._freqs("clip", rope, torch.arange(self.frames))
+        k, v = torch.cat([past_k, rope.rotate(k, freqs)], dim=1), torch.cat([past_v, v], dim=1)
+        return rope.rotate(q, freqs), k, v, self._mask
 
     def _noisy_strips(self, seen: Tensor, tokens: int, dtype: torch.dtype) -> tuple:
         """(B, G, n, 2n) as strips of a few noisy chunks: the clean chunks before them, and
@@ -279,9 +279,9 @@ class KnownHistory(TeacherForcing):
         return tuple(parts)
 
 
-def Causal(policy: Policy, shots: Tensor, chunk: int) -> TeacherForcing:
+def CausalContext(policy: Policy, shots: Tensor, chunk: int) -> TeacherForcingContext:
     """Plain block-causal sight over one copy of the clip."""
-    return TeacherForcing(policy, shots, chunk, halves=1)
+    return TeacherForcingContext(policy, shots, chunk, halves=1)
 
 
 def bias(seen: Tensor, tokens: int, dtype: torch.dtype) -> Tensor:
@@ -316,7 +316,7 @@ def repeat_to(x: Tensor, batch: int) -> Tensor:
     return x if times == 1 else x.repeat(times, *[1] * (x.ndim - 1))
 
 
-def sight_by_lot(
+def sample_history_policy(
     seed: int, step: int, camr: Policy, camr_share: float, across_share: float = 0.0
 ) -> tuple[Policy, bool]:
     """What a training step sees: policy, and whether other shots only. CAMR, other shots or full

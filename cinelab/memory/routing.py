@@ -31,7 +31,7 @@ def relevance(
     not yet past, None where all are; `place` addresses the random control's lot.
     """
     if isinstance(policy, RandomTopK):
-        return lot(policy, q.shape[0], (q.shape[1], k.shape[1]), place).to(q.device)
+        return random_relevance(policy, q.shape[0], (q.shape[1], k.shape[1]), place).to(q.device)
     if (own := policy.relevance(q.detach(), k.detach())) is not None:
         return own
     q, k = (pool(x.detach(), policy.summary).float() for x in (q, k))
@@ -103,7 +103,9 @@ def mass_score(q: Tensor, k: Tensor, allowed: Tensor | None) -> Tensor:
     return share.nan_to_num(0.0).mean(3)  # a chunk without history has no mass to share
 
 
-def lot(policy: RandomTopK, batch: int, shape: tuple[int, int], place: tuple[int, ...]) -> Tensor:
+def random_relevance(
+    policy: RandomTopK, batch: int, shape: tuple[int, int], place: tuple[int, ...]
+) -> Tensor:
     """Random scores (B, 1, R, n), addressed by place; its last number is the layer's."""
     place = place[:-1] if policy.shared else place
     return torch.rand((batch, 1, *shape), generator=rng_at(policy.seed, "lot", *place))

@@ -23,11 +23,11 @@ PLACES = ("device", "host")
 PACKINGS = ("none", "int8", "fp8")
 
 
-class Kept(Protocol):
+class KVStore(Protocol):
     """What every shelf can do."""
 
     # (B, m, U, h, d) after the first `length`
-    def append(self, units: Tensor, length: int) -> "Kept": ...
+    def append(self, units: Tensor, length: int) -> "KVStore": ...
 
     # picks (B or 1, G, k) -> (B, k U, h, d)
     def take(self, picks: Tensor, length: int) -> Tensor: ...
@@ -58,13 +58,15 @@ class Storage:
                 f"storage.slots is {self.slots}; at least 1 unit must fit on the device."
             )
 
-    def shelf(self) -> Kept:
+    def shelf(self) -> KVStore:
         """An empty one."""
-        make = Shelf if self.place == "device" else lambda: HostShelf(Slots(self.slots))
-        return make() if self.packing == "none" else PackedShelf(self.packing, make(), make())
+        make = (
+            DeviceKVStore if self.place == "device" else lambda: HostKVStore(PagePool(self.slots))
+        )
+        return make() if self.packing == "none" else QuantizedKVStore(self.packing, make(), make())
 
 
-class Shelf:
+class DeviceKVStore:
     """A growing buffer of units along dim 1 that several memories may share up to their own
     lengths: whoever writes past what others have written already gets its own copy (copy on write).
     Where it grows it grows for all of them, so that no older memory keeps a smaller buffer with the
@@ -74,10 +76,10 @@ class Shelf:
         self.buffer = buffer
         self.used = used
 
-    def append(self, units: Tensor, length: int) -> "Shelf":
+    def append(self, units: Tensor, length: int) -> "DeviceKVStore":
         new = length + units.shape[1]
         if self.buffer is None or length != self.used:
-            return Shelf(self._moved(units, length, new), new)
+            return DeviceKVStore(self._moved(units, length, new), new)
         if new > self.buffer.shape[1]:
             self.buffer = self._moved(units, length, new)
         else:
@@ -118,7 +120,7 @@ def refuse_gradients(kept: str, remedy: str, units: Tensor | None = None) -> Non
         )
 
 
-class Slots:
+class PagePool:
     """Room for a few units on the device; the least recently used makes way. All snapshots of a
     film share it."""
 
@@ -166,17 +168,17 @@ class Slots:
         return number
 
 
-class HostShelf:
+class HostKVStore:
     """Units in host memory, pinned beside a GPU; copies in `slots` where they are used."""
 
-    def __init__(self, slots: Slots, pages: tuple[tuple[int, Tensor], ...] = ()):
+    def __init__(self, slots: PagePool, pages: tuple[tuple[int, Tensor], ...] = ()):
         self.slots = slots
         self.pages = pages
 
-    def append(self, units: Tensor, length: int) -> "HostShelf":
+    def append(self, units: Tensor, length: int) -> "HostKVStore":
         refuse_gradients("place 'host'", "use 'device'", units)
         new = tuple((self.slots.put(unit), to_host(unit)) for unit in units.unbind(1))
-        return HostShelf(self.slots, self.pages[:length] + new)
+        return HostKVStore(self.slots, self.pages[:length] + new)
 
     def take(self, picks: Tensor, length: int) -> Tensor:
         # a block that is computed again would find its slots reused
@@ -202,20 +204,22 @@ class HostShelf:
         return self.pages[0][1].nbytes
 
 
-class PackedShelf:
+class QuantizedKVStore:
     """A byte for each number, and for each token and head the scale that its largest number
     sets."""
 
-    def __init__(self, packing: str, numbers: Kept, scales: Kept, dtype: torch.dtype | None = None):
+    def __init__(
+        self, packing: str, numbers: KVStore, scales: KVStore, dtype: torch.dtype | None = None
+    ):
         self.packing = packing
         self.numbers = numbers
         self.scales = scales
         self.dtype = dtype
 
-    def append(self, units: Tensor, length: int) -> "PackedShelf":
+    def append(self, units: Tensor, length: int) -> "QuantizedKVStore":
         refuse_gradients(f"packing {self.packing!r}", "use 'none'", units)
         numbers, scales = pack(units, self.packing)
-        return PackedShelf(
+        return QuantizedKVStore(
             self.packing,
             self.numbers.append(numbers, length),
             self.scales.append(scales, length),

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cinelab.errors import CinelabError
-from cinelab.memory.cache import Memory
+from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Policy, seeded
 from cinelab.metrics.metric import METRICS, compared_rows, rehearse
 from cinelab.metrics.stats import bootstrap
@@ -104,7 +104,7 @@ def _films(
     return rows.assign(seed=seed)
 
 
-def touched_rows(memory: Memory) -> pd.DataFrame:
+def touched_rows(memory: KVCache) -> pd.DataFrame:
     """Rows of what the last chunk of the films attended to, as shares of the history: one layer,
     and all layers together."""
     found = touched(memory)

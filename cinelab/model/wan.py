@@ -174,21 +174,21 @@ class Block(nn.Module):
         kernel: str,
     ) -> Tensor:
         """x (B, F, N, D), modulation (B, F, 6, D) -> (B, F, N, D)."""
-        seen = see(*self.enter(x, modulation)).reshape(x.shape)
-        return self.leave(x, seen, modulation, text_kv, slot, kernel)
+        seen = see(*self.pre_attention(x, modulation)).reshape(x.shape)
+        return self.post_attention(x, seen, modulation, text_kv, slot, kernel)
 
     def key_value(self, words: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of embedded prompts, for cross-attention."""
         return self.attn2.key_value(words)
 
-    def enter(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def pre_attention(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B, T, h, D/h), before anybody has looked."""
         shift, scale = (self.scale_shift_table + modulation)[:, :, :2, None].unbind(2)
         y = (fp32_norm(self.norm1, x) * (1 + scale) + shift).type_as(x).flatten(1, 2)  # (B, T, D)
         k, v = self.attn1.key_value(y)
         return self.attn1.query(y).type_as(v), k, v
 
-    def leave(
+    def post_attention(
         self,
         x: Tensor,
         seen: Tensor,

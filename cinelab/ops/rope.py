@@ -42,7 +42,7 @@ def rope_for(head_dim: int, height: int, width: int, device: torch.device) -> "R
 
 
 class Rope:
-    """Rotation for one token grid. `table` makes the turns of some frames, `turn` applies them."""
+    """Rotation for one token grid. `freqs` makes the turns of some frames, `rotate` applies them."""
 
     def __init__(self, head_dim: int, height: int, width: int, device: torch.device | str = "cpu"):
         self.head_dim = head_dim
@@ -58,7 +58,7 @@ class Rope:
         )
         return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(self.space.device)
 
-    def table(self, frames: Tensor, last: int | None = None) -> Tensor:
+    def freqs(self, frames: Tensor, last: int | None = None) -> Tensor:
         """Frame positions (..., F), whole and not negative -> complex turns (..., F * N, 1, D/2).
         Whoever knows that none is beyond `last` says so, since reading the largest back from a GPU
         would wait for it."""
@@ -74,11 +74,11 @@ class Rope:
             self._time = self._turns(2 * last)
         return self._time[frames.to(self._time.device)]  # (..., F, Dt/2)
 
-    def turn_kept(self, x: Tensor, frames: Tensor, last: int | None = None) -> Tensor:
+    def rotate_retrieved(self, x: Tensor, frames: Tensor, last: int | None = None) -> Tensor:
         """Rotate kept keys (B, F N, heads, D), which have no gradient, to the frames (B or 1, heads
         or 1, F) where each stands.
 
-        What `turn` with their table would give, without the table: heads that kept other units
+        What `rotate` with their table would give, without the table: heads that kept other units
         would each have their own."""
         if not frames.shape[-1]:
             return x  # nothing is kept: every unit was erased
@@ -94,7 +94,7 @@ class Rope:
         return torch.view_as_real(out).flatten(-2).flatten(1, 2).type_as(x)
 
     @staticmethod
-    def turn(x: Tensor, table: Tensor) -> Tensor:
+    def rotate(x: Tensor, freqs: Tensor) -> Tensor:
         """Rotate queries or keys (..., F N, heads, D) by a table that broadcasts over them."""
         pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * table).flatten(-2).type_as(x)
+        return torch.view_as_real(pairs * freqs).flatten(-2).type_as(x)

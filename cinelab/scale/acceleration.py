@@ -32,7 +32,7 @@ class Speed:
                 )
 
 
-def hasten(model: CausalWan, speed: Speed) -> CausalWan:
+def accelerate(model: CausalWan, speed: Speed) -> CausalWan:
     """The same model, run as `speed` says. For inference: weights in eight bits have no
     gradient."""
     if not available(speed.kernel):
@@ -53,7 +53,10 @@ def compile_blocks(model: CausalWan) -> CausalWan:
 
     All blocks share their code, so that it is compiled once for every shape."""
     for block in model.blocks:
-        block.enter, block.leave = torch.compile(block.enter), torch.compile(block.leave)
+        block.pre_attention, block.post_attention = (
+            torch.compile(block.pre_attention),
+            torch.compile(block.post_attention),
+        )
     return model
 
 

@@ -32,7 +32,7 @@ class Plan:
     stage: str = "teacher_forcing"
     gpus: int = 8
     sequence: int = 1
-    recompute: bool = True
+    activation_checkpointing: bool = True
     lora: int | None = None  # rank
     frames: int = 21  # latent frames of a clip
     chunk: int = 3
@@ -80,7 +80,9 @@ def memory(plan: Plan) -> dict[str, float]:
     layers = config.num_layers
     block = mine * (KEPT * config.width + KEPT_FFN * config.ffn_dim)
     parts["activations"] = (
-        mine * 2 * config.width * layers + block if plan.recompute else block * layers
+        mine * 2 * config.width * layers + block
+        if plan.activation_checkpointing
+        else block * layers
     )
     if plan.stage in ("teacher_forcing", "consistency"):
         chunk = plan.tokens * plan.chunk // plan.frames
@@ -118,7 +120,7 @@ def step_flops(plan: Plan) -> float:
     student's too."""
     # forward once more, and backward twice
     one = forward_flops(plan)
-    back = 4 if plan.recompute else 3
+    back = 4 if plan.activation_checkpointing else 3
     # the average's pass; the teacher's, guided
     once = {"bidirectional": back, "teacher_forcing": back, "consistency": back + 1 + 1.5}
     if plan.stage != "dmd":

@@ -50,7 +50,7 @@ class Layout:
     parts: int = 1  # micro-batches a step, shared out among the processes
     sequence: int = 1  # processes that share the tokens of one clip
     # activation checkpointing: keep a block's input only, compute the block again going back
-    recompute: bool = False
+    activation_checkpointing: bool = False
     reshard: bool = True  # give a block's gathered weights back after its forward pass
     # reduce gradients once a step, not once a part: less traffic, but whole gradients in memory
     defer: bool = False
@@ -113,7 +113,7 @@ class Parallel(Readable):
         """The same processes, dividing their work in another way."""
         return replace(self, layout=layout, group=_team(self.rank, self.world, layout.sequence))
 
-    def leave(self) -> None:
+    def post_attention(self) -> None:
         """End the process group, if there is one."""
         if self.world > 1:
             dist.destroy_process_group()
@@ -140,7 +140,7 @@ class Parallel(Readable):
         On GPUs weights are gathered as bf16 and gradients reduced in fp32 if `bf16`; on a CPU
         autocast does the rounding.
         """
-        if self.layout.recompute:
+        if self.layout.activation_checkpointing:
             for block in model.blocks:
                 block.forward = partial(
                     checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False

@@ -5,11 +5,11 @@ from collections import defaultdict
 
 import pandas as pd
 
-from cinelab.memory.cache import Memory
+from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Policy, RandomTopK
 
 
-def looked(memory: Memory, chunk: int) -> dict[int, dict[int, float]]:
+def looked(memory: KVCache, chunk: int) -> dict[int, dict[int, float]]:
     """{layer: {shot: share of heads}} of `chunk`, the last that `memory` remembers; empty when it
     looked at nothing."""
     shares = {
@@ -19,7 +19,7 @@ def looked(memory: Memory, chunk: int) -> dict[int, dict[int, float]]:
     return dict(sorted(shares.items()))
 
 
-def _shares(memory: Memory, picks: list[list[int]]) -> dict[int, float]:
+def _shares(memory: KVCache, picks: list[list[int]]) -> dict[int, float]:
     """Of the heads (or the one choice that all heads share), how many kept a unit of each shot."""
     heads = defaultdict(int)
     for kept in picks:
@@ -43,7 +43,7 @@ def attention(routing: pd.DataFrame, scored: bool = True) -> pd.DataFrame:
     `scored` it is the routing score, the share of attention that the policy expects of a unit;
     without, and where nothing was scored, all that a head kept counts alike. `heads` is the share
     of layers and heads that kept it; `kind` is why most of them did. `routing` is as
-    `Memory.routing_table` gives it.
+    `KVCache.routing_table` gives it.
     """
     place = ["chunk", "kept_chunk"]
     head = ["chunk", "layer", "head"]

@@ -18,7 +18,7 @@ from cinelab.config import names_of
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
 from cinelab.latent.codec import to_uint8
-from cinelab.memory.cache import Memory
+from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import (
     BUDGET,
     BUILT_IN,
@@ -41,7 +41,7 @@ SMALL = 500e6  # multiplications of a call of the model that keep one thread bus
 
 
 @dataclass
-class Timed(Readable):
+class TimedChunk(Readable):
     """One chunk of a running film: pictures and where the time went.
 
     frames uint8 (B, f, H, W, 3)   latents (B, c, C, h, w)   seconds by cause: text, dit, memory, decode
@@ -58,7 +58,7 @@ class Timed(Readable):
 
 
 @contextmanager
-def quick(bf16: bool, device: str | torch.device = "cpu", threads: int | None = None):
+def inference_mode(bf16: bool, device: str | torch.device = "cpu", threads: int | None = None):
     """Inference without gradients, in half precision where asked, by so many threads of the CPU
     (None: by torch's own)."""
     before = torch.get_num_threads()
@@ -143,9 +143,9 @@ def named_policy(
     return (name if plain else found), units
 
 
-def empty_memory(bundle: Bundle, policy: Policy) -> Memory:
+def empty_memory(bundle: Bundle, policy: Policy) -> KVCache:
     """The memory of a film that has not begun."""
-    return Memory(policy, bundle.chunk, bundle.reach, storage=storage_of(bundle))
+    return KVCache(policy, bundle.chunk, bundle.max_distance, storage=storage_of(bundle))
 
 
 def film_footprint(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False) -> Footprint:
@@ -208,13 +208,13 @@ def embed(bundle: Bundle, timelines: Sequence[Timeline]) -> Tensor:
 def stream(
     bundle: Bundle,
     timelines: Sequence[Timeline],
-    memory: Memory,
+    memory: KVCache,
     seeds: Sequence[int],
     sampling: Sampling | None = None,
     given: Tensor | None = None,
     bf16: bool = False,
     pictures: bool = True,
-) -> Iterator[Timed]:
+) -> Iterator[TimedChunk]:
     """Yield the chunks of B films as they are made. `given` latents are taken as known history.
 
     `memory` is written to; it continues a film where it left off if it is not empty.
@@ -222,7 +222,7 @@ def stream(
     began = time.perf_counter()
     device = next(bundle.model.parameters()).device
     threads = threads_for(bundle)
-    with quick(bf16, device, threads):
+    with inference_mode(bf16, device, threads):
         text = embed(bundle, timelines)
         script = script_of(timelines, text.shape[1] - 1).to(device)
         prompts = Prompts(bundle.model, text.to(device))
@@ -241,7 +241,7 @@ def stream(
         device,
     )
     while True:
-        with quick(bf16, device, threads):
+        with inference_mode(bf16, device, threads):
             chunk = next(chunks, None)
             if chunk is None:
                 return
@@ -253,7 +253,7 @@ def stream(
                 frames = to_uint8(decoded)
         seconds = {"text": text_seconds, **chunk.seconds, "decode": time.perf_counter() - began}
         text_seconds = 0.0
-        yield Timed(chunk.index, frames, chunk.latents, seconds)
+        yield TimedChunk(chunk.index, frames, chunk.latents, seconds)
 
 
 def make(
@@ -264,7 +264,7 @@ def make(
     sampling: Sampling | None = None,
     given: Tensor | None = None,
     bf16: bool = True,
-) -> tuple[Tensor, Memory]:
+) -> tuple[Tensor, KVCache]:
     """All latents (B, F, C, h, w) of a batch of films, and the memory they left."""
     memory = empty_memory(bundle, policy_for(bundle, policy))
     made = stream(bundle, timelines, memory, seeds, sampling, given, bf16, pictures=False)
@@ -273,5 +273,5 @@ def make(
 
 def decode(bundle: Bundle, latents: Tensor) -> np.ndarray:
     """Latents (B, F, C, h, w) -> uint8 frames (B, pixel frames, H, W, 3)."""
-    with quick(False, latents.device, threads_for(bundle)):
+    with inference_mode(False, latents.device, threads_for(bundle)):
         return to_uint8(bundle.codec.decode(latents)[0])

@@ -53,7 +53,7 @@ def read_chunk(path: Path, known: str | None = None) -> dict[str, Tensor]:
 
 
 def decisions_in(tensors: dict[str, Tensor], chunk: int, shot: int) -> tuple[dict, ...]:
-    """The decisions that a chunk's file holds, as `Memory.decisions` has them."""
+    """The decisions that a chunk's file holds, as `KVCache.decisions` has them."""
     if "layers" not in tensors:
         return ()
     shots = torch.tensor([shot])

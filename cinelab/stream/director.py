@@ -21,7 +21,7 @@ from cinelab.files import plain_json, write_atomic, write_json
 from cinelab.flow.sampler import Steps
 from cinelab.latent.codec import to_tensor
 from cinelab.limits import LATENTS
-from cinelab.memory.cache import Memory
+from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Policy, label_of, policy_dict
 from cinelab.outputs import finish, ready_folder, together
 from cinelab.readable import Made
@@ -29,10 +29,10 @@ from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
 from cinelab.script.unconditional import unconditional_text
-from cinelab.stream.batch import Timed, check_room, policy_after, policy_for
+from cinelab.stream.batch import TimedChunk, check_room, policy_after, policy_for
 from cinelab.stream.display import film_html, film_line, shot_lines
-from cinelab.stream.generator import Ask, Reel
-from cinelab.stream.overlap import ahead, side_stream
+from cinelab.stream.generator import ChunkGenerator, ChunkRequest
+from cinelab.stream.overlap import prefetch, side_stream
 from cinelab.stream.resume import KeptChunks, forget, keeping
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
@@ -107,7 +107,7 @@ class Film:
         return Made(folder)
 
 
-def untaken(folder: str | Path) -> Path:
+def require_new_folder(folder: str | Path) -> Path:
     """A folder for a new film, proved to be writable and refused if a film lies there already."""
     folder = ready_folder(folder)
     other = "name another folder (with -o on the command line), or remove it."
@@ -129,7 +129,9 @@ def saved_as(folder: Path, screenplay: Screenplay, director: "Director") -> bool
     ) == screenplay
 
 
-def turned(ask: Ask, turn: Shot | PromptChange | None, bundle: Bundle) -> Ask:
+def apply_change(
+    ask: ChunkRequest, turn: Shot | PromptChange | None, bundle: Bundle
+) -> ChunkRequest:
     """What is asked from here on, where a shot or a change sets something."""
     if turn is None:
         return replace(ask, recache=False)
@@ -143,13 +145,13 @@ def turned(ask: Ask, turn: Shot | PromptChange | None, bundle: Bundle) -> Ask:
     return replace(ask, **changes)
 
 
-def asks_of(line: Timeline, ask: Ask, bundle: Bundle) -> list[Ask]:
+def asks_of(line: Timeline, ask: ChunkRequest, bundle: Bundle) -> list[ChunkRequest]:
     """What every chunk is asked to be, the first one `ask`. Refuses settings that cannot be met
     before any chunk is made."""
     asks = []
     for slot in line.slots:
         ask = replace(
-            turned(ask, slot.turn, bundle),
+            apply_change(ask, slot.turn, bundle),
             prompt=line.prompts[slot.prompt],
             shot=slot.shot,
             cut=slot.cut,
@@ -200,7 +202,9 @@ class Director:
             )
         return line
 
-    def stream(self, screenplay: Screenplay, first: np.ndarray | None = None) -> Iterator[Timed]:
+    def stream(
+        self, screenplay: Screenplay, first: np.ndarray | None = None
+    ) -> Iterator[TimedChunk]:
         """Yield the film chunk by chunk; frames are uint8 (1, f, H, W, 3). `first` as in
         `render`."""
         return (
@@ -241,14 +245,14 @@ class Director:
         line: Timeline,
         first: Tensor | None = None,
         kept: KeptChunks | None = None,
-    ) -> Iterator[tuple[Timed, Memory]]:
+    ) -> Iterator[tuple[TimedChunk, KVCache]]:
         """Chunks with their pictures, and the memory after each."""
         check_room(self.bundle, self.policy, len(line.slots), self.sampling.guidance != 1)
-        reel = Reel(self.bundle, self.bf16)
+        reel = ChunkGenerator(self.bundle, self.bf16)
         latents = self._latents(reel, screenplay, line, first, kept)
         shown = reel.begin()
         beside = side_stream(reel.device.type if self.overlap else "cpu")
-        for timed, memory in ahead(latents) if self.overlap else latents:
+        for timed, memory in prefetch(latents) if self.overlap else latents:
             began = time.perf_counter()
             with beside:  # and not around the yield: whoever reads has a stream of their own
                 shown, timed.frames = reel.decode(shown, timed.latents)
@@ -257,16 +261,18 @@ class Director:
 
     def _latents(
         self,
-        reel: Reel,
+        reel: ChunkGenerator,
         screenplay: Screenplay,
         line: Timeline,
         first: Tensor | None,
         kept: KeptChunks | None,
-    ) -> Iterator[tuple[Timed, Memory]]:
+    ) -> Iterator[tuple[TimedChunk, KVCache]]:
         """Chunks without pictures. What a shot or a change sets holds from there on. Those that are
         `kept` are not made again."""
         state = reel.begin()
-        opening = Ask("", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling)
+        opening = ChunkRequest(
+            "", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling
+        )
         asks = asks_of(line, opening, self.bundle)
         self.bundle.encoder.prepare([*line.prompts, unconditional_text(self.bundle.unconditional)])
         for slot, ask in zip(line.slots, asks, strict=True):
@@ -274,7 +280,7 @@ class Director:
                 latents, decisions, seconds = found
                 state = reel.recall(state, ask, latents, pictures=False)
                 state.memory.decisions += decisions
-                yield Timed(slot.index, None, latents, seconds), state.memory
+                yield TimedChunk(slot.index, None, latents, seconds), state.memory
                 continue
             wait = self.fused and slot.index + 1 < len(line.slots)
             state, timed = reel.step(
@@ -289,7 +295,7 @@ class Director:
         screenplay: Screenplay,
         progress: Callable[[int, int], None] | None = None,
         first: np.ndarray | None = None,
-        show: Callable[[Timed], None] | None = None,
+        show: Callable[[TimedChunk], None] | None = None,
         keep: str | Path | None = None,
     ) -> Film:
         """The whole film. `progress(done, of)` and `show(chunk)` are called after every chunk.
@@ -311,7 +317,7 @@ class Director:
         opening: Tensor | None,
         kept: KeptChunks | None,
         progress: Callable[[int, int], None] | None,
-        show: Callable[[Timed], None] | None,
+        show: Callable[[TimedChunk], None] | None,
     ) -> Film:
         line = self.timeline(screenplay)
         frames = []

@@ -14,7 +14,7 @@ from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import CONTINUE, Timeline, plan
 from cinelab.stream.commands import Settings, asked, news
-from cinelab.stream.director import MARK, untaken
+from cinelab.stream.director import MARK, require_new_folder
 from cinelab.stream.session import Node, Session
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_gif, write_mp4
@@ -80,7 +80,7 @@ def export(
 ) -> Path:
     """Write film.mp4, film.gif, film.shots.json, storyboard.png, screenplay.yaml, film.json; an
     existing film is not overwritten."""
-    folder = untaken(folder)
+    folder = require_new_folder(folder)
     play = screenplay_of(session, head, title)
     bundle = session.reel.bundle
     line = timeline_of(session, head)

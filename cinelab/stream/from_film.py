@@ -14,7 +14,7 @@ from cinelab.script.timeline import plan, with_caption
 from cinelab.stream.batch import policy_for
 from cinelab.stream.commands import Settings, checked
 from cinelab.stream.director import asks_of
-from cinelab.stream.generator import Ask
+from cinelab.stream.generator import ChunkRequest
 from cinelab.stream.session import Node, Session
 from cinelab.zoo.checkpoints import Bundle, load
 
@@ -28,7 +28,7 @@ FILM = {
 }
 
 
-def follow(
+def session_from_film(
     play: Screenplay,
     folder: str | Path,
     bundle: Bundle,
@@ -43,7 +43,7 @@ def follow(
     """
     line = plan(play, bundle.fps, bundle.codec.stride, bundle.chunk)
     settings = checked(settings)
-    opening = Ask(
+    opening = ChunkRequest(
         "",
         seed=settings.seed,
         policy=policy_for(bundle, settings.policy, settings.budget),
@@ -98,7 +98,7 @@ def follow_run(
         **_policy(told.get("policy"), bundle),
         steps=_steps(told.get("sampling"), bundle),
     )
-    return follow(play, folder, bundle, settings, told.get("bf16", False), progress)
+    return session_from_film(play, folder, bundle, settings, told.get("bf16", False), progress)
 
 
 def _said(policy: Policy, bundle: Bundle, unlimited: int) -> tuple[str | Policy, int]:

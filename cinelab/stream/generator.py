@@ -1,7 +1,7 @@
 """One film, one chunk at a time, with everything changeable between two chunks: prompt, cut, seed,
 memory policy, levels.
 
-A `State` is all that the next chunk depends on, and is never changed: keeping one costs next to
+A `FilmState` is all that the next chunk depends on, and is never changed: keeping one costs next to
 nothing, going on from one twice gives two takes. The batch roll-out (cinelab.stream.batch) makes
 the same bits where nothing changes.
 """
@@ -24,12 +24,12 @@ from cinelab.flow.sampler import (
     remember_and_denoise,
 )
 from cinelab.latent.codec import state_to, to_uint8
-from cinelab.memory.cache import Memory
+from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.readable import Readable
 from cinelab.script.unconditional import unconditional_text
-from cinelab.stream.batch import Timed, empty_memory, quick, threads_for
-from cinelab.stream.overlap import memory_said, settled
+from cinelab.stream.batch import TimedChunk, empty_memory, inference_mode, threads_for
+from cinelab.stream.overlap import explain_oom, synchronize
 from cinelab.zoo.checkpoints import Bundle
 
 # encoded prompts that stay at hand, and how much they may hold (one of Wan's: 0.2 GB at 1.3B)
@@ -38,7 +38,7 @@ KEPT_BYTES = 2**30
 
 
 @dataclass(frozen=True)
-class Ask:
+class ChunkRequest:
     """What one chunk is to show, and how it is made. `recache` shows the running shot's chunks to
     the memory again, under the new prompt, before this chunk is made (LongLive's KV re-cache);
     without it the cache stays as it is."""
@@ -53,20 +53,20 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class State(Readable):
+class FilmState(Readable):
     """Where a film stands after `index` chunks. `shot_memory` is the memory as it stood before the
     running shot; a `pending` last chunk is made and not yet remembered: such a state is used up by
     the next step."""
 
     index: int
-    memory: Memory
+    memory: KVCache
     decoder: object = None
-    shot_memory: Memory | None = None
+    shot_memory: KVCache | None = None
     shot_chunks: tuple[Tensor, ...] = field(default=())
-    pending: tuple[Ask, Tensor] | None = None
+    pending: tuple[ChunkRequest, Tensor] | None = None
 
 
-class Reel:
+class ChunkGenerator:
     """Makes chunks with one model. Holds nothing of any film but encoded prompts.
 
     `noted` is how many chunks' routing decisions a film's memory keeps (None = all). `between` is
@@ -83,18 +83,18 @@ class Reel:
         self._threads = threads_for(bundle)
         self._prompts: OrderedDict[str, Prompts] = OrderedDict()
 
-    def begin(self) -> State:
+    def begin(self) -> FilmState:
         """A film that has not begun."""
-        return State(0, empty_memory(self.bundle, FULL))
+        return FilmState(0, empty_memory(self.bundle, FULL))
 
     def step(
         self,
-        state: State,
-        ask: Ask,
+        state: FilmState,
+        ask: ChunkRequest,
         pictures: bool = True,
         given: Tensor | None = None,
         wait: bool = False,
-    ) -> tuple[State, Timed]:
+    ) -> tuple[FilmState, TimedChunk]:
         """Make the next chunk: the state after it, and the chunk with where its time went. `given`
         latents (1, c, C, h, w) are taken as the chunk, not made. With `wait` it is remembered
         together with the next step's first level, where that is exact."""
@@ -111,20 +111,23 @@ class Reel:
             state = self._open(self.settle(state), ask, text)
             state.memory.begin(state.index, self._shot(ask))
         encoded = time.perf_counter()
-        with quick(self.bf16, self.device, self._threads), memory_said(f"Chunk {state.index + 1}"):
+        with (
+            inference_mode(self.bf16, self.device, self._threads),
+            explain_oom(f"Chunk {state.index + 1}"),
+        ):
             latents = (
                 given.to(self.device)
                 if given is not None
                 else self._make(state, ask, text, sampling)
             )
-            settled(self.device.type)
+            synchronize(self.device.type)
         made = time.perf_counter()
         state = (
             replace(self._held(state, latents), pending=(ask, latents))
             if wait
             else self._keep(state, ask, text, latents)
         )
-        settled(self.device.type)
+        synchronize(self.device.type)
         kept = time.perf_counter()
         state, frames = self.decode(state, latents) if pictures else (state, None)
         seconds = {
@@ -133,9 +136,11 @@ class Reel:
             "memory": kept - made,
             "decode": time.perf_counter() - kept,
         }
-        return state, Timed(state.index - 1, frames, latents, seconds)
+        return state, TimedChunk(state.index - 1, frames, latents, seconds)
 
-    def _make(self, state: State, ask: Ask, text: Prompts, sampling: Sampling) -> Tensor:
+    def _make(
+        self, state: FilmState, ask: ChunkRequest, text: Prompts, sampling: Sampling
+    ) -> Tensor:
         net = self.bundle.model
         memory = state.memory
         script = self._script(state, ask)
@@ -148,7 +153,7 @@ class Reel:
             net, memory, (latents, words), text, script, state.index, noise, sampling, ask.policy
         )
 
-    def settle(self, state: State) -> State:
+    def settle(self, state: FilmState) -> FilmState:
         """The state with its last chunk remembered, if that was still to do."""
         if state.pending is None:
             return state
@@ -162,7 +167,9 @@ class Reel:
         )
         return replace(state, pending=None)
 
-    def recall(self, state: State, ask: Ask, latents: Tensor, pictures: bool = True) -> State:
+    def recall(
+        self, state: FilmState, ask: ChunkRequest, latents: Tensor, pictures: bool = True
+    ) -> FilmState:
         """The state after a chunk that was made before: its latents are remembered and (with
         `pictures`) decoded, not made."""
         self.between()
@@ -173,14 +180,14 @@ class Reel:
         state = self._keep(state, ask, text, latents)
         return self.decode(state, latents)[0] if pictures else state
 
-    def decode(self, state: State, latents: Tensor):
+    def decode(self, state: FilmState, latents: Tensor):
         """Pictures uint8 (1, f, H, W, 3) of a chunk, and the state with its decoder moved on."""
-        with quick(False, self.device, self._threads):
+        with inference_mode(False, self.device, self._threads):
             past = state_to(state.decoder, self.device)
             frames, decoder = self.bundle.codec.decode(latents.to(self.device, torch.float32), past)
         return replace(state, decoder=decoder), to_uint8(frames)
 
-    def park(self, state: State) -> State:
+    def park(self, state: FilmState) -> FilmState:
         """The state with its decoder in main memory, to wait there: the one of Wan's VAE holds 1.8
         GiB at 480x832."""
         return replace(state, decoder=state_to(state.decoder, "cpu"))
@@ -189,7 +196,7 @@ class Reel:
         """An encoded prompt (slot 0) beside the one that guidance compares with (slot 1)."""
         if text not in self._prompts:
             compared = unconditional_text(self.bundle.unconditional)
-            with quick(self.bf16, self.device, self._threads):
+            with inference_mode(self.bf16, self.device, self._threads):
                 words = self.bundle.encoder.encode([text, compared])[None].to(self.device)
                 self._prompts[text] = Prompts(self.bundle.model, words)
             while len(self._prompts) > 1 and not self._roomy:
@@ -207,14 +214,14 @@ class Reel:
         )
         return len(self._prompts) <= KEPT_PROMPTS and held <= KEPT_BYTES
 
-    def _shot(self, ask: Ask) -> Tensor:
+    def _shot(self, ask: ChunkRequest) -> Tensor:
         return torch.tensor([ask.shot], device=self.device)
 
     @property
     def _shape(self) -> Sequence[int]:
         return self.bundle.chunk, *self.bundle.latent_shape
 
-    def _script(self, state: State, ask: Ask) -> Script:
+    def _script(self, state: FilmState, ask: ChunkRequest) -> Script:
         chunks = state.index + 1
         script = Script(
             torch.zeros(1, chunks, dtype=torch.long),
@@ -224,7 +231,7 @@ class Reel:
         )
         return script.to(self.device)
 
-    def _open(self, state: State, ask: Ask, text: Prompts) -> State:
+    def _open(self, state: FilmState, ask: ChunkRequest, text: Prompts) -> FilmState:
         """A copy that may be written to, under the asked policy; a new shot notes what it began
         with."""
         memory = replace(state.memory.snapshot(), policy=ask.policy, noted=self.noted)
@@ -243,20 +250,22 @@ class Reel:
             )
         return replace(state, memory=memory)
 
-    def _keep(self, state: State, ask: Ask, text: Prompts, latents: Tensor) -> State:
+    def _keep(
+        self, state: FilmState, ask: ChunkRequest, text: Prompts, latents: Tensor
+    ) -> FilmState:
         self._remember(state.memory, text, state, ask, latents)
         return self._held(state, latents)
 
     @staticmethod
-    def _held(state: State, latents: Tensor) -> State:
+    def _held(state: FilmState, latents: Tensor) -> FilmState:
         return replace(
             state, index=state.index + 1, shot_chunks=(*state.shot_chunks, latents), pending=None
         )
 
     def _remember(
-        self, memory: Memory, text: Prompts, state: State, ask: Ask, latents: Tensor
+        self, memory: KVCache, text: Prompts, state: FilmState, ask: ChunkRequest, latents: Tensor
     ) -> None:
-        with quick(self.bf16, self.device, self._threads):
+        with inference_mode(self.bf16, self.device, self._threads):
             remember(
                 self.bundle.model, memory, text, self._script(state, ask), state.index, latents
             )

@@ -22,9 +22,9 @@ from typing import TypeVar
 import numpy as np
 
 from cinelab.errors import CinelabError
-from cinelab.memory.cache import Memory
+from cinelab.memory.cache import KVCache
 from cinelab.readable import Readable
-from cinelab.stream.batch import Timed
+from cinelab.stream.batch import TimedChunk
 from cinelab.stream.commands import Desk
 from cinelab.stream.session import Node, Session
 
@@ -49,7 +49,7 @@ class Shown(Readable):
     frames: np.ndarray
     made_at: float  # time.monotonic()
     place: Node  # where it stands in the film, and what it was asked to be
-    memory: Memory  # as the chunk left it; never written to again
+    memory: KVCache  # as the chunk left it; never written to again
 
 
 @dataclass(frozen=True)
@@ -372,7 +372,7 @@ class Live:
                 self._stop(error)
         self._tell_remembering()
 
-    def _make(self) -> Timed | None:
+    def _make(self) -> TimedChunk | None:
         """The next chunk; None where it cannot be made, and then the film waits for orders."""
         if full := self._full():
             return self._halt(said=full)
@@ -400,7 +400,7 @@ class Live:
         if timed is not None:
             self._made(timed, began)
 
-    def _made(self, timed: Timed, began: float) -> None:
+    def _made(self, timed: TimedChunk, began: float) -> None:
         """Show a chunk and note how it went."""
         now = time.monotonic()
         frames = timed.frames[0]

@@ -14,7 +14,7 @@ from cinelab.errors import CinelabError
 Item = TypeVar("Item")
 
 
-def ahead(items: Iterator[Item], room: int = 1) -> Iterator[Item]:
+def prefetch(items: Iterator[Item], room: int = 1) -> Iterator[Item]:
     """The same items, made in a thread that is at most `room` finished ones in front. What it
     raises is raised here; whoever stops early ends it after the item it is at."""
     done = queue.Queue(maxsize=room)
@@ -54,7 +54,7 @@ def ahead(items: Iterator[Item], room: int = 1) -> Iterator[Item]:
 
 
 @contextmanager
-def memory_said(what: str) -> Iterator[None]:
+def explain_oom(what: str) -> Iterator[None]:
     """A device that runs out of memory is one sentence."""
     try:
         yield
@@ -71,7 +71,7 @@ def side_stream(device: str):
     return torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else nullcontext()
 
 
-def settled(device: str) -> None:
+def synchronize(device: str) -> None:
     """Wait until this thread's stream has done what it was given: another stream may then read it,
     and a clock be stopped."""
     if device == "cuda":

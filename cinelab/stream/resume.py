@@ -17,9 +17,9 @@ from torch import Tensor
 from cinelab.checksums import checksum_of
 from cinelab.errors import CinelabError
 from cinelab.files import to_json
-from cinelab.memory.cache import Memory
+from cinelab.memory.cache import KVCache
 from cinelab.outputs import writing
-from cinelab.stream.batch import Timed
+from cinelab.stream.batch import TimedChunk
 from cinelab.stream.chunk_file import decisions_in, read_chunk, write_chunk
 from cinelab.stream.session_log import SessionLog, start_of
 
@@ -57,7 +57,7 @@ class KeptChunks:
             return None
         return tensors["latents"], decisions_in(tensors, index, line["shot"]), line["seconds"]
 
-    def add(self, timed: Timed, shot: int, memory: Memory) -> None:
+    def add(self, timed: TimedChunk, shot: int, memory: KVCache) -> None:
         """Keep a chunk that has just been made; it is on the disk afterwards. Raises
         CinelabError."""
         made = write_chunk(self._file(timed.index), timed.latents, memory.decisions_of(timed.index))

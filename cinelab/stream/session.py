@@ -38,10 +38,10 @@ from cinelab.readable import Readable
 from cinelab.script.screenplay import ROOM as SCREENPLAY_ROOM
 from cinelab.script.screenplay import PromptChange, size_of
 from cinelab.script.timeline import CONTINUE
-from cinelab.stream.batch import Timed, policy_for
+from cinelab.stream.batch import TimedChunk, policy_for
 from cinelab.stream.chunk_file import decisions_in, read_chunk, write_chunk
 from cinelab.stream.commands import COMMANDS, Desk, Settings, asked, checked, news
-from cinelab.stream.generator import Ask, Reel, State
+from cinelab.stream.generator import ChunkGenerator, ChunkRequest, FilmState
 from cinelab.stream.session_log import SessionLog, start_of
 from cinelab.texts import read_json
 from cinelab.zoo.checkpoints import Bundle
@@ -96,7 +96,7 @@ class Session(Readable):
     """
 
     folder: Path
-    reel: Reel
+    reel: ChunkGenerator
     desk: Desk = field(default_factory=Desk)
     nodes: dict[int, Node] = field(default_factory=dict)
     sums: dict[int, str] = field(default_factory=dict)  # checksums of the chunks' files
@@ -104,7 +104,7 @@ class Session(Readable):
     _held: ExitStack | None = None  # the folder's lock, of a session that may write
     _apart: bool = False  # a line is on the disk, and what it says is not yet done here
     _before: list[Desk] = field(default_factory=list)
-    _states: "OrderedDict[int, State]" = field(default_factory=OrderedDict)
+    _states: "OrderedDict[int, FilmState]" = field(default_factory=OrderedDict)
     _sizes: dict[int, tuple[int, int]] = field(default_factory=dict)  # see `_written`
     _openings: set[int] = field(default_factory=set)  # chunks that a shot was cut after
 
@@ -142,7 +142,7 @@ class Session(Readable):
             write_json(folder / "session.json", record | {"sum": start_of(record)})
             log = SessionLog(folder / "log.jsonl", start_of(record), chained=True)
             return cls(
-                folder, Reel(bundle, bf16), Desk(settings), _log=log, _held=held.pop_all()
+                folder, ChunkGenerator(bundle, bf16), Desk(settings), _log=log, _held=held.pop_all()
             )._opened()
 
     @classmethod
@@ -178,7 +178,7 @@ class Session(Readable):
             )
         return cls(
             folder,
-            Reel(bundle, record.bf16),
+            ChunkGenerator(bundle, record.bf16),
             _log=SessionLog(folder / "log.jsonl", record.sum or "", record.sum is not None),
         )
 
@@ -323,11 +323,11 @@ class Session(Readable):
 
     # ---- making
 
-    def step(self) -> Timed:
+    def step(self) -> TimedChunk:
         """Make the next chunk and put it into the tree."""
         return self.make(self._next())
 
-    def make(self, node: Node) -> Timed:
+    def make(self, node: Node) -> TimedChunk:
         """Make a chunk that is fully described, such as one of another session's log or of a
         screenplay."""
         self._writable()
@@ -389,9 +389,9 @@ class Session(Readable):
             node.text == f"{CONTINUE} {prompt}" for node in shot
         )
 
-    def ask(self, node: Node) -> Ask:
+    def ask(self, node: Node) -> ChunkRequest:
         said = node.said
-        return Ask(
+        return ChunkRequest(
             node.text,
             node.shot,
             node.cut,
@@ -507,7 +507,7 @@ class Session(Readable):
         return latents
 
     def routing(self, head: int | None = None) -> pd.DataFrame:
-        """Which history every chunk up to `head` attended to (see `Memory.routing_table`), as it
+        """Which history every chunk up to `head` attended to (see `KVCache.routing_table`), as it
         was noted when it was made."""
         path = self.path(head)
         noted = [
@@ -527,7 +527,7 @@ class Session(Readable):
     def _chunk(self, number: int) -> dict:
         return read_chunk(self._file(number), self.sums.get(number))
 
-    def state(self, number: int | None) -> State:
+    def state(self, number: int | None) -> FilmState:
         """The state after a chunk; one that is not at hand is made again from the nearest that
         is."""
         if number is None:
@@ -560,7 +560,7 @@ class Session(Readable):
             raise CinelabError("The film has no pictures yet; play first.")
         return np.concatenate(parts)
 
-    def _keep(self, number: int, state: State) -> None:
+    def _keep(self, number: int, state: FilmState) -> None:
         self._states[number] = state
         self._states.move_to_end(number)
         openings = [one for one in self._states if one in self._openings]

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from cinelab.flow import path
 from cinelab.latent.store import Clips, Store, dropped
-from cinelab.memory.context import Bidirectional
+from cinelab.memory.context import BidirectionalContext
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run
-from cinelab.seeds import parted, rng_at
+from cinelab.seeds import fork_rng, rng_at
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.losses import error, loss_name
@@ -60,7 +60,9 @@ def loss(
     t = path.draw_t((batch, 1), config.shift, rng).expand(-1, frames).to(x0.device)
     eps = torch.randn(x0.shape, generator=rng).to(x0.device)
     slot = dropped(clips, config.drop_text, rng)
-    pred = model(path.noised(x0, eps, t), t, clips.text, slot, Bidirectional(torch.arange(frames)))
+    pred = model(
+        path.noised(x0, eps, t), t, clips.text, slot, BidirectionalContext(torch.arange(frames))
+    )
     return error(config.loss, pred.float(), path.velocity(x0, eps), t)
 
 
@@ -72,7 +74,7 @@ def train(
     def stage_loss(
         model: CausalWan, step: int, part: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
-        rng = parted(rng, part)
+        rng = fork_rng(rng, part)
         frames = clip_length(config, step, rng_at(config.seed, "length", step))
         clips = store.clips(max(1, config.frames_per_batch // frames), frames, rng)
         return loss(model, clips, config, rng), {"frames": frames}

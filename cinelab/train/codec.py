@@ -68,18 +68,18 @@ def _train(config: CodecTraining, run: Run, clips: np.ndarray) -> Iterator[dict]
     model = ToyCodec(config.codec).train()
     optim = config.optim
     ema = Ema(model, optim.ema, optim.ema_warm, optim.ema_from)
-    optimiser = adamw(model, optim)
-    run.restore(model=model, ema=ema, optimiser=optimiser)
+    optimizer = adamw(model, optim)
+    run.restore(model=model, ema=ema, optimizer=optimizer)
     for step in range(run.step, config.steps):
         rng = rng_at(config.seed, "codec", step)
         picks = torch.randint(len(clips), (config.batch,), generator=rng).numpy()
         with torch.autocast("cpu", torch.bfloat16):
             error = loss(model, to_tensor(clips[picks]), config.noise, rng)
-        norm = descend(optimiser, error, config.optim, step, config.steps)
+        norm = descend(optimizer, error, config.optim, step, config.steps)
         ema.update(model, step)
         row = run.log(step=step, loss=error.item(), grad_norm=norm, seconds=round(run.wall, 2))
         if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            run.save(step + 1, model=model, ema=ema, optimiser=optimiser)
+            run.save(step + 1, model=model, ema=ema, optimizer=optimizer)
         yield row
     run.finish()
 

@@ -20,18 +20,18 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.latent.store import Clips, Store, compared_with
-from cinelab.memory.context import TeacherForcing, sight_by_lot
+from cinelab.memory.context import TeacherForcingContext, sample_history_policy
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run
-from cinelab.seeds import parted
+from cinelab.seeds import fork_rng
 from cinelab.train.levels import check_drawn, drawn
-from cinelab.train.loop import Exam, Learner
+from cinelab.train.loop import Learner, Validator
 from cinelab.train.loop import train as run_loop
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Ema, Optim
-from cinelab.train.pairs import field_of
+from cinelab.train.pairs import teacher_velocity
 from cinelab.train.provenance import draws_from
 
 
@@ -60,7 +60,7 @@ class ConsistencyTraining(Readable):
     chunk: int = 1  # latent frames a chunk
     seed: int = 0
     save_every: int = 100
-    exam_every: int = 100
+    validate_every: int = field(default=100, metadata={"was": "exam_every"})
     bf16: bool = True
 
     def __post_init__(self):
@@ -98,7 +98,7 @@ def predict(
         torch.cat([torch.zeros_like(t), t], 1),
         clips.text,
         torch.cat([clips.slot, clips.slot], 1),
-        TeacherForcing(policy, clips.shot, chunk, across=across),
+        TeacherForcingContext(policy, clips.shot, chunk, across=across),
     )
     return path.clean(x, v[:, frames:].float(), t)
 
@@ -124,9 +124,11 @@ def loss(
     t, lower = (grid[at].to(x0.device) for at in (level, level + 1))
     x = path.noised(x0, torch.randn(x0.shape, generator=rng).to(x0.device), t)
     with torch.no_grad():
-        v = field_of(teacher, clips, "autoregressive", config.guidance, config.chunk, *sight)(x, t)
-        below = x + path.spread(lower - t, x) * v
-        with target.worn(model):
+        v = teacher_velocity(
+            teacher, clips, "autoregressive", config.guidance, config.chunk, *sight
+        )(x, t)
+        below = x + path.expand_t(lower - t, x) * v
+        with target.applied_to(model):
             goal = predict(model, below, lower, clips, config.chunk, *sight)
     return error(config.loss, predict(model, x, t, clips, config.chunk, *sight), goal, t)
 
@@ -137,19 +139,19 @@ def train(
     teacher: CausalWan,
     store: Store,
     run: Run,
-    exam: Exam | None = None,
+    validator: Validator | None = None,
 ) -> Iterator[dict]:
     """Yield one log row per step; resumes."""
 
     def stage_loss(
         model: CausalWan, step: int, part: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
-        rng = parted(rng, part)
+        rng = fork_rng(rng, part)
         clips = compared_with(
             store.clips(config.batch, config.frames, rng), store, config.unconditional
         )
         grid = grid_at(config, step)
-        policy, across = sight_by_lot(
+        policy, across = sample_history_policy(
             config.seed, step, config.camr, config.camr_share, config.across_share
         )
         error = loss(model, student.ema, teacher, clips, grid, config, (policy, across), rng)
@@ -160,4 +162,4 @@ def train(
 
     student = Learner(model, stage_loss, config.optim)
     draws_from(run, store, config.model)
-    return run_loop([student], config, run, exam)
+    return run_loop([student], config, run, validator)

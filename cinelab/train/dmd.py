@@ -26,18 +26,18 @@ from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
 from cinelab.latent.store import Clips, Store, compared_with
-from cinelab.memory.cache import Memory
-from cinelab.memory.context import Bidirectional
+from cinelab.memory.cache import KVCache
+from cinelab.memory.context import BidirectionalContext
 from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run
-from cinelab.seeds import parted, rng_at
-from cinelab.train.loop import Exam, Learner
+from cinelab.seeds import fork_rng, rng_at
+from cinelab.train.loop import Learner, Validator
 from cinelab.train.loop import train as run_loop
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
-from cinelab.train.pairs import TEACHERS, field_of
+from cinelab.train.pairs import TEACHERS, teacher_velocity
 from cinelab.train.provenance import draws_from
 
 HISTORIES = ("self", "truth")
@@ -69,10 +69,11 @@ class DmdTraining(Readable):
     lengths: tuple[int, ...] = (12,)  # latent frames of a roll-out, each as likely
     known: float = 0.0  # share of the roll-outs that continue a true clip (its first half is given)
     chunk: int = 1  # latent frames a chunk
-    reach: int | None = 23  # the farthest that the student's memory looks back at its true distance
+    # latent frames: the cache holds what is farther back at this distance
+    max_distance: int | None = field(default=23, metadata={"was": "reach"})
     seed: int = 0
     save_every: int = 50
-    exam_every: int = 50
+    validate_every: int = field(default=50, metadata={"was": "exam_every"})
     bf16: bool = True
 
     def __post_init__(self):
@@ -136,11 +137,11 @@ def self_rollout(
         clips.latents.new_zeros(1, 1),
         clips.text[:1],
         clips.slot[:1, :1],
-        Bidirectional(torch.arange(1)),
+        BidirectionalContext(torch.arange(1)),
     )
     chunks = rollout(
         model,
-        Memory(config.policy, config.chunk, config.reach),
+        KVCache(config.policy, config.chunk, config.max_distance),
         text,
         script,
         seeds,
@@ -167,7 +168,7 @@ def score(
     """A score's velocity at x, t (B, F): it sees all noisy frames of the sample, or the sample's
     (or the true) clean past."""
     past = replace(clips, latents=sample) if config.history == "self" else clips
-    return field_of(net, past, config.score, guidance, config.chunk)(x, t)
+    return teacher_velocity(net, past, config.score, guidance, config.chunk)(x, t)
 
 
 def noised_at_random(
@@ -244,7 +245,7 @@ def train(
     fake: CausalWan,
     store: Store,
     run: Run,
-    exam: Exam | None = None,
+    validator: Validator | None = None,
 ) -> Iterator[dict]:
     """Yield one log row per step (an update of the critic); resumes with both networks and their
     optimisers."""
@@ -253,7 +254,7 @@ def train(
         rng = rng_at(config.seed, "clips", who, step)
         # the same for all parts
         frames = config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]
-        clips = store.clips(config.batch, frames, parted(rng, part))
+        clips = store.clips(config.batch, frames, fork_rng(rng, part))
         return compared_with(clips, store, config.unconditional)
 
     def student_step(
@@ -261,16 +262,16 @@ def train(
     ) -> tuple[Tensor, dict]:
         lots = torch.rand(2, generator=rng)
         clips = clips_at(step, part, "student")
-        return student_loss(model, clips, real, fake, config, parted(rng, part), lots)
+        return student_loss(model, clips, real, fake, config, fork_rng(rng, part), lots)
 
     def critic_step(
         fake: CausalWan, step: int, part: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
         lots = torch.rand(2, generator=rng)
         clips = clips_at(step, part, "critic")
-        return critic_loss(fake, model, clips, config, parted(rng, part), lots), {}
+        return critic_loss(fake, model, clips, config, fork_rng(rng, part), lots), {}
 
     student = Learner(model, student_step, config.optim, every=config.critic_updates)
     critic = Learner(fake, critic_step, config.critic, "critic", averaged=False)
     draws_from(run, store, config.model)
-    return run_loop([student, critic], config, run, exam)
+    return run_loop([student, critic], config, run, validator)

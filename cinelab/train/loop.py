@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from cinelab.runs import Run
 from cinelab.scale.parallel import HERE, Parallel
 from cinelab.seeds import rng_at
-from cinelab.train.optim import Ema, Optim, adamw, follow
+from cinelab.train.optim import Ema, Optim, adamw, optimizer_step
 
 Loss = Callable[[nn.Module, int, int, torch.Generator], tuple[Tensor, dict]]
 # the averaged network -> columns for the log; "score" decides which is the best
-Exam = Callable[[nn.Module], dict]
+Validator = Callable[[nn.Module], dict]
 
 
 class Learner:
@@ -28,7 +28,7 @@ class Learner:
 
     `loss(model, step, part, rng)` returns the scalar to descend and extra columns for the log. A
     step may have several parts (see `train.parallel`): they share `rng`'s first lots, and what is
-    their own they draw from `parted(rng, part)`. Learners but the first have a name, which their
+    their own they draw from `fork_rng(rng, part)`. Learners but the first have a name, which their
     columns and their parts of a checkpoint begin with.
     """
 
@@ -47,25 +47,25 @@ class Learner:
         self.every = every
         self.name = name
         self.prefix = name and f"{name}_"
-        self.optimiser = adamw(model, optim)
+        self.optimizer = adamw(model, optim)
         self.ema = Ema(model, optim.ema, optim.ema_warm, optim.ema_from) if averaged else None
 
     @property
     def parts(self) -> dict:
         """What a checkpoint keeps."""
-        parts = {"model": self.model, "optimiser": self.optimiser} | (
+        parts = {"model": self.model, "optimiser": self.optimizer} | (
             {"ema": self.ema} if self.ema else {}
         )
         return {self.prefix + name: part for name, part in parts.items()}
 
     def learn(self, step: int, config: Any, parallel: Parallel = HERE) -> dict:
         """One descent; returns its columns."""
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         columns = parallel.averaged(
             [self._part(step, part, config, parallel) for part in parallel.mine]
         )
-        columns["grad_norm"] = follow(
-            self.optimiser, columns["loss"], self.optim, step, config.steps, self.name
+        columns["grad_norm"] = optimizer_step(
+            self.optimizer, columns["loss"], self.optim, step, config.steps, self.name
         )
         if self.ema:
             self.ema.update(self.model, step)
@@ -87,23 +87,25 @@ class Learner:
 
 
 def train(
-    learners: Sequence[Learner], config: Any, run: Run, exam: Exam | None = None
+    learners: Sequence[Learner], config: Any, run: Run, validator: Validator | None = None
 ) -> Iterator[dict]:
     """Yield one log row per step. Calling it again on the same run resumes it, under the same
     conditions (see `cinelab.runs`) bit for bit.
 
-    `config` has steps, seed, save_every and bf16, and exam_every where there is an `exam`: the
-    first learner's averaged weights sit it before the first step, then every `exam_every` steps and
+    `config` has steps, seed, save_every and bf16, and exam_every where there is an `validator`: the
+    first learner's averaged weights sit it before the first step, then every `validate_every` steps and
     after the last. The best ones by "score" are in checkpoints/best.pt; the state after the last
     save is in checkpoints/last.pt.
     """
     try:
-        yield from _train(learners, config, run, exam)
+        yield from _train(learners, config, run, validator)
     finally:
         run.leave()
 
 
-def _train(learners: Sequence[Learner], config: Any, run: Run, exam: Exam | None) -> Iterator[dict]:
+def _train(
+    learners: Sequence[Learner], config: Any, run: Run, validator: Validator | None
+) -> Iterator[dict]:
     parts = {name: part for learner in learners for name, part in learner.parts.items()}
     parallel = run.parallel or HERE
     run.restore(**parts)
@@ -111,14 +113,14 @@ def _train(learners: Sequence[Learner], config: Any, run: Run, exam: Exam | None
     for step in range(run.step, config.steps):
         began = time.perf_counter()
         row = {}
-        if exam and step % config.exam_every == 0:
-            row |= _sit(exam, first, run, step)
+        if validator and step % config.validate_every == 0:
+            row |= _validate(validator, first, run, step)
         for learner in learners:
             if step % learner.every == 0:
                 row |= learner.learn(step, config, parallel)
         last = step + 1 == config.steps
-        if exam and last:
-            row |= _sit(exam, first, run, step + 1)
+        if validator and last:
+            row |= _validate(validator, first, run, step + 1)
         row = run.log(step=step, **row, seconds=round(time.perf_counter() - began, 4))
         stop = parallel.asked_to_stop()
         if (step + 1) % config.save_every == 0 or last or stop:
@@ -129,14 +131,14 @@ def _train(learners: Sequence[Learner], config: Any, run: Run, exam: Exam | None
     run.finish()
 
 
-def _sit(exam: Exam, learner: Learner, run: Run, step: int) -> dict:
+def _validate(validator: Validator, learner: Learner, run: Run, step: int) -> dict:
     """The exam's columns; the weights are kept where none before were better."""
-    marks = exam(averaged(learner))
-    if "score" in marks and marks["score"] > max(
+    metrics = validator(averaged(learner))
+    if "score" in metrics and metrics["score"] > max(
         (row["score"] for row in run.rows if "score" in row), default=float("-inf")
     ):
-        run.save_best(step, marks["score"], ema=learner.ema)
-    return marks
+        run.save_best(step, metrics["score"], ema=learner.ema)
+    return metrics
 
 
 def averaged(learner: Learner) -> nn.Module:

@@ -27,14 +27,14 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.latent.store import Clips
-from cinelab.memory.context import Causal, TeacherForcing, sight_by_lot
+from cinelab.memory.context import CausalContext, TeacherForcingContext, sample_history_policy
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run
-from cinelab.seeds import parted
+from cinelab.seeds import fork_rng
 from cinelab.train.levels import check_drawn, drawn
-from cinelab.train.loop import Exam, Learner
+from cinelab.train.loop import Learner, Validator
 from cinelab.train.loop import train as run_loop
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
@@ -60,7 +60,7 @@ class OdeTraining(Readable):
     steps: int = 600
     seed: int = 0
     save_every: int = 100
-    exam_every: int = 100
+    validate_every: int = field(default=100, metadata={"was": "exam_every"})
     bf16: bool = True
 
     def __post_init__(self):
@@ -91,7 +91,7 @@ def jump(
     t = config.pairs.times().float()[level].to(states.device)
     x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]  # (B, F, C, h, w)
     if config.history == "noisy":
-        v = model(x, t, clips.text, clips.slot, Causal(policy, clips.shot, chunk))
+        v = model(x, t, clips.text, clips.slot, CausalContext(policy, clips.shot, chunk))
     else:
         past = clips.latents if config.history == "truth" else end
         v = model(
@@ -99,7 +99,7 @@ def jump(
             torch.cat([torch.zeros_like(t), t], 1),
             clips.text,
             torch.cat([clips.slot, clips.slot], 1),
-            TeacherForcing(policy, clips.shot, chunk),
+            TeacherForcingContext(policy, clips.shot, chunk),
         )[:, frames:]
     return path.clean(x, v.float(), t)
 
@@ -122,19 +122,23 @@ def loss(
 
 
 def train(
-    config: OdeTraining, model: CausalWan, pairs: Pairs, run: Run, exam: Exam | None = None
+    config: OdeTraining,
+    model: CausalWan,
+    pairs: Pairs,
+    run: Run,
+    validator: Validator | None = None,
 ) -> Iterator[dict]:
     """Yield one log row per step; resumes."""
 
     def stage_loss(
         model: CausalWan, step: int, part: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
-        rng = parted(rng, part)
-        policy, _ = sight_by_lot(config.seed, step, config.camr, config.camr_share)
+        rng = fork_rng(rng, part)
+        policy, _ = sample_history_policy(config.seed, step, config.camr, config.camr_share)
         return loss(model, *pairs.batch(rng), config, rng, policy), {
             "policy": type(policy).__name__
         }
 
     check_fits(pairs.store, config.model)
     run.trains_on(data_of(pairs))
-    return run_loop([Learner(model, stage_loss, config.optim)], config, run, exam)
+    return run_loop([Learner(model, stage_loss, config.optim)], config, run, validator)

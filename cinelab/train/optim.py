@@ -65,7 +65,7 @@ def rate(config: Optim, step: int, steps: int) -> float:
 
 
 def descend(
-    optimiser: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer,
     loss: Tensor,
     config: Optim,
     step: int,
@@ -74,13 +74,13 @@ def descend(
 ) -> float:
     """One step down a loss; returns the gradient norm. A non-finite loss or gradient stops the run
     with the step."""
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    return follow(optimiser, loss.item(), config, step, steps, name)
+    return optimizer_step(optimizer, loss.item(), config, step, steps, name)
 
 
-def follow(
-    optimiser: torch.optim.Optimizer,
+def optimizer_step(
+    optimizer: torch.optim.Optimizer,
     loss: float,
     config: Optim,
     step: int,
@@ -92,13 +92,13 @@ def follow(
     remedy = f"lower {name or 'optim'}.lr and resume from the last save."
     if not math.isfinite(loss):
         raise CinelabError(f"{whose} loss is {loss} at step {step}; {remedy}")
-    params = [p for group in optimiser.param_groups for p in group["params"]]
+    params = [p for group in optimizer.param_groups for p in group["params"]]
     norm = float(whole(torch.nn.utils.clip_grad_norm_(params, config.clip)))
     if not math.isfinite(norm):
         raise CinelabError(f"{whose} gradient is {norm} at step {step}; {remedy}")
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = rate(config, step, steps)
-    optimiser.step()
+    optimizer.step()
     return norm
 
 
@@ -146,7 +146,7 @@ class Ema:
         return [(value, state[name]) for name, value in self.values.items()]
 
     @contextmanager
-    def worn(self, model: nn.Module) -> Iterator[None]:
+    def applied_to(self, model: nn.Module) -> Iterator[None]:
         """Inside, `model` has the averaged weights. For passes without gradient; no copy of all
         weights is made."""
         self._swap(model)

@@ -28,7 +28,7 @@ from cinelab.flow import path
 from cinelab.flow.sampler import Prompts, Sampling, check_solver, walk
 from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.limits import check_levels
-from cinelab.memory.context import Bidirectional, KnownHistory
+from cinelab.memory.context import BidirectionalContext, KnownHistory
 from cinelab.memory.policy import FULL, Policy
 from cinelab.outputs import AT_ONCE, writing
 from cinelab.readable import Readable
@@ -93,7 +93,7 @@ def clips_of(config: PairsConfig, store: Store, shard: int) -> Clips:
     return compared_with(clips, store, config.unconditional)
 
 
-def field_of(
+def teacher_velocity(
     net: Any,
     clips: Clips,
     teacher: str,
@@ -103,12 +103,12 @@ def field_of(
     across: bool = False,
 ):
     """The teacher's guided velocity v(x (B, F, C, h, w), t or (B, F)) for these clips; `policy` and
-    `across` (see `TeacherForcing`) for a causal one, which is given the clips' own latents as its
+    `across` (see `TeacherForcingContext`) for a causal one, which is given the clips' own latents as its
     past. Gradients are the caller's."""
     text = Prompts(net, clips.text)
     slot = clips.slot
     both = torch.cat([slot, torch.full_like(slot, clips.null)])
-    sight: Any = Bidirectional(torch.arange(slot.shape[1]))
+    sight: Any = BidirectionalContext(torch.arange(slot.shape[1]))
     if teacher == "autoregressive":
         sight = KnownHistory(policy, clips.shot, chunk, across)
         sight.show(net, clips.latents, text.plain, slot)
@@ -130,7 +130,7 @@ def trajectories(
     """States at the kept levels (B, K, F, C, h, w) and end points (B, F, C, h, w) from `noise` (B,
     F, C, h, w)."""
     with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.bf16):
-        field = field_of(net, clips, config.teacher, config.guidance, config.chunk)
+        field = teacher_velocity(net, clips, config.teacher, config.guidance, config.chunk)
         states = [state for state, _ in walk(field, noise, config.sampling.levels(), config.solver)]
     kept = [states[round((1 - level) * config.steps)] for level in config.levels]
     return torch.stack(kept, dim=1), states[-1]

@@ -142,7 +142,7 @@ def ode(preset: str, teacher: str = "autoregressive", seed: int = 0) -> OdeTrain
     toy = OdeTraining(
         model=TOY, pairs=pairs("toy", teacher), history=history, optim=STUDENT, steps=240, seed=seed
     )
-    smoke = replace(toy, pairs=pairs("smoke", teacher), steps=3, save_every=2, exam_every=2)
+    smoke = replace(toy, pairs=pairs("smoke", teacher), steps=3, save_every=2, validate_every=2)
     return _pick({"smoke": smoke, "toy": toy}, preset)
 
 
@@ -150,7 +150,7 @@ def consistency(preset: str, seed: int = 0) -> ConsistencyTraining:
     toy = ConsistencyTraining(
         model=TOY, optim=STUDENT, grid=(8, 12, 16), steps=450, batch=4, seed=seed
     )
-    smoke = replace(toy, steps=3, batch=1, frames=4, grid=(2, 4), save_every=2, exam_every=2)
+    smoke = replace(toy, steps=3, batch=1, frames=4, grid=(2, 4), save_every=2, validate_every=2)
     large = wan(
         toy,
         {"camr": WAN_CAMR, "camr_share": toy.camr_share},
@@ -182,11 +182,18 @@ def dmd(preset: str, seed: int = 0) -> DmdTraining:
         known=0.4,
         critic_updates=3,
         save_every=24,
-        exam_every=24,
+        validate_every=24,
         seed=seed,
     )
     smoke = replace(
-        toy, steps=3, batch=1, lengths=(4,), critic_updates=2, known=0.5, save_every=2, exam_every=2
+        toy,
+        steps=3,
+        batch=1,
+        lengths=(4,),
+        critic_updates=2,
+        known=0.5,
+        save_every=2,
+        validate_every=2,
     )
     levels = Sampling(4, "consistency", guidance=1.0, shift=5.0)
     large = wan(
@@ -205,7 +212,7 @@ def dmd(preset: str, seed: int = 0) -> DmdTraining:
         lengths=(SPAN,),
         known=0.0,
         chunk=CHUNK,
-        reach=SPAN - 1,
+        max_distance=SPAN - 1,
     )
     return _pick({"smoke": smoke, "toy": toy, **large}, preset)
 

@@ -22,7 +22,7 @@ from cinelab.errors import CinelabError
 from cinelab.latent.codec import Codec, to_tensor, to_uint8
 from cinelab.readable import Readable
 from cinelab.runs import Run
-from cinelab.seeds import parted
+from cinelab.seeds import fork_rng
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
@@ -218,7 +218,7 @@ def train(config: RecogniserTraining, model: nn.Module, clips: Clips, run: Run) 
     def stage_loss(
         model: nn.Module, step: int, part: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
-        return loss(model, *batch(config, clips, model.config.frames, parted(rng, part)))
+        return loss(model, *batch(config, clips, model.config.frames, fork_rng(rng, part)))
 
     return run_loop([Learner(model, stage_loss, config.optim)], config, run)
 

@@ -17,13 +17,13 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.latent.store import Clips, Store, dropped
-from cinelab.memory.context import TeacherForcing as Sight
-from cinelab.memory.context import sight_by_lot
+from cinelab.memory.context import TeacherForcingContext as Sight
+from cinelab.memory.context import sample_history_policy
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run
-from cinelab.seeds import parted
+from cinelab.seeds import fork_rng
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.losses import error, loss_name
@@ -80,7 +80,9 @@ def sight_at(config: TeacherForcingTraining, step: int) -> tuple[Policy, bool]:
     and other shots."""
     if step < config.routed_from * config.steps:
         return FULL, False
-    return sight_by_lot(config.seed, step, config.camr, config.camr_share, config.across_share)
+    return sample_history_policy(
+        config.seed, step, config.camr, config.camr_share, config.across_share
+    )
 
 
 def bell(t: Tensor, shift: float) -> Tensor:
@@ -133,7 +135,7 @@ def train(
     def stage_loss(
         model: CausalWan, step: int, part: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
-        rng = parted(rng, part)
+        rng = fork_rng(rng, part)
         frames, (policy, across) = clip_length(config, step), sight_at(config, step)
         clips = store.clips(max(1, config.frames_per_batch // frames), frames, rng)
         name = "Across" if across else type(policy).__name__

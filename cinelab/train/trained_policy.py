@@ -10,14 +10,14 @@ from cinelab.memory.policy_io import policy_to_dict
 
 
 def trained_under(config: Any) -> dict[str, Any]:
-    """Return the entries `policy` and, where a stage has one, `reach` of a checkpoint's
+    """Return the entries `policy` and, where a stage has one, `max_distance` of a checkpoint's
     config.json.
 
     A stage without a memory (the bidirectional one, the codec) has neither.
     """
     policy = policy_of(config)
     said = {} if policy is None else {"policy": policy_to_dict(policy)}
-    return said | ({"reach": config.reach} if hasattr(config, "reach") else {})
+    return said | ({"max_distance": config.max_distance} if hasattr(config, "max_distance") else {})
 
 
 def policy_of(config: Any) -> Policy | None:

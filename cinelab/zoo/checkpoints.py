@@ -43,10 +43,10 @@ WHOLE = {
     "fps": int | float,
     "size": list,
 }
-SHELF = Path(__file__).parent.parent / "checkpoints"
+SHIPPED = Path(__file__).parent.parent / "checkpoints"
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
-SPAN = "span"  # of a reach: as far as the longest clip that the model was trained on
+SPAN = "span"  # of max_distance: as far as the longest clip that the model was trained on
 ADAPTER = "lora.safetensors"  # what a training of adapters writes
 
 
@@ -70,15 +70,15 @@ class Bundle(Readable):
     # the policy that it was trained under, as memory.policy_io reads it; None = not said
     policy: dict | None = None
     # latent frames: what lies farther back stands at this distance (None = where it is)
-    reach: int | str | None = SPAN
+    max_distance: int | str | None = SPAN
     unconditional: str = ""  # the prompt that guidance compares with
 
     def __post_init__(self):
         # a model's own settings are whole: others are filled up from them
         self.sampling = self.sampling.filled()
-        if self.reach == SPAN:  # the farthest that a frame has looked back in training
-            self.reach = self.span - 1
-        check_reach(self.reach, self.name)
+        if self.max_distance == SPAN:  # the farthest that a frame has looked back in training
+            self.max_distance = self.span - 1
+        check_max_distance(self.max_distance, self.name)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -118,13 +118,15 @@ class Bundle(Readable):
         )
 
 
-def check_reach(reach: Any, where: str) -> None:
-    """Raise CinelabError unless a reach is a number of latent frames, "span" (see `Bundle`), or
+def check_max_distance(max_distance: Any, where: str) -> None:
+    """Raise CinelabError unless max_distance is a number of latent frames, "span" (see `Bundle`), or
     None for no limit."""
-    number = isinstance(reach, int) and not isinstance(reach, bool) and reach >= 1
-    if not (number or reach is None or reach == SPAN):
+    number = (
+        isinstance(max_distance, int) and not isinstance(max_distance, bool) and max_distance >= 1
+    )
+    if not (number or max_distance is None or max_distance == SPAN):
         raise CinelabError(
-            f'reach of {where} is {reach!r}; give latent frames, at least 1, "{SPAN}" (as far as '
+            f'max_distance of {where} is {max_distance!r}; give latent frames, at least 1, "{SPAN}" (as far as '
             "in training), or "
             "null for no limit."
         )
@@ -132,13 +134,13 @@ def check_reach(reach: Any, where: str) -> None:
 
 def shipped() -> list[str]:
     """Names of the checkpoints in the package."""
-    return sorted(path.parent.name for path in SHELF.glob(f"*/{CONFIG}"))
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{CONFIG}"))
 
 
 def students() -> list[str]:
     """Names of the shipped few-step students, fewest levels first."""
     found = [
-        (read_mapping(SHELF / name / CONFIG, sampling=dict | None).get("sampling", {}), name)
+        (read_mapping(SHIPPED / name / CONFIG, sampling=dict | None).get("sampling", {}), name)
         for name in shipped()
     ]
     return [
@@ -151,7 +153,7 @@ def students() -> list[str]:
 def find(name: str | Path) -> Path:
     """The folder of a shipped name, a folder, or a weights file in a folder."""
     path = Path(name)
-    for folder in (SHELF / path if path.parts == (path.name,) else path, path, path.parent):
+    for folder in (SHIPPED / path if path.parts == (path.name,) else path, path, path.parent):
         if half_saved(folder, CONFIG):  # a kill came between two moves, and all is there
             finish(folder, CONFIG)
         if (
@@ -315,7 +317,7 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
         config,
         lambda: fingerprint(folder),
         policy=config.get("policy"),
-        reach=config.get("reach", SPAN),
+        max_distance=config.get("max_distance", config.get("reach", SPAN)),
     )
 
 

@@ -9,13 +9,13 @@ What is not given is read from `cinelab.json` in the folder, if there is one, an
 direct film.yaml --model FOLDER`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from cinelab.config import override, read_mapping, to_dict
+from cinelab.config import override, read_mapping, renamed, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import glance
 from cinelab.flow.sampler import Sampling
@@ -25,11 +25,11 @@ from cinelab.latent.wan_codec import WanCodec, check_size
 from cinelab.limits import short
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
-from cinelab.scale.acceleration import Speed, hasten
+from cinelab.scale.acceleration import Speed, accelerate
 from cinelab.script.umt5 import Umt5Encoder
 from cinelab.texts import read_json
 from cinelab.weights.load import DTYPES, config_of, dtype_name, dtype_of, load_into
-from cinelab.zoo.checkpoints import CONFIG, Bundle, check_reach
+from cinelab.zoo.checkpoints import CONFIG, Bundle, check_max_distance
 from cinelab.zoo.footprint import check_weights, free_bytes
 
 SETTINGS = "cinelab.json"
@@ -64,7 +64,7 @@ class WanSettings(Readable):
     span: int = 21  # latent frames of the longest clip it was trained on
     # latent frames: history farther back stands at this distance; "span" = span - 1, None = no
     # limit
-    reach: int | str | None = "span"
+    max_distance: int | str | None = field(default="span", metadata={"was": "reach"})
     # of the memory it was trained under, as config.json says it: {"name": "CAMR", "budget": 6, ...}
     policy: dict | None = None
     fps: float = 16.0
@@ -91,7 +91,7 @@ class WanSettings(Readable):
                     f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}."
                 )
         self.speed()
-        check_reach(self.reach, "a Wan folder")
+        check_max_distance(self.max_distance, "a Wan folder")
         if self.codec != "vae" and not (self.codec.startswith(TINY) and self.codec != TINY):
             raise CinelabError(
                 f'codec is {self.codec!r}; use "vae", or "{TINY}<file>" with taew2_1.safetensors '
@@ -128,8 +128,8 @@ def load_wan(
 
     `more` are further fields of `WanSettings`, such as place="host" or linears="fp8". Each argument
     goes before `cinelab.json`, that before what the config.json beside the weights says of their
-    training (chunk, span, sampling, policy, reach), and that before `WanSettings`. None is "not
-    said", but for `reach`, where it is no limit. `device` None = a GPU where there is one. The text
+    training (chunk, span, sampling, policy, max_distance), and that before `WanSettings`. None is "not
+    said", but for `max_distance`, where it is no limit. `device` None = a GPU where there is one. The text
     encoder is read when a prompt is first encoded. CinelabError where a part is absent, broken or
     of another model.
     """
@@ -146,7 +146,9 @@ def load_wan(
         "prompt_cache": _absolute(prompt_cache),
         "encoder": encoder,
     } | more
-    given = {name: value for name, value in given.items() if value is not None or name == "reach"}
+    given = renamed(WanSettings, given)
+    unlimited = "max_distance"  # the one setting of which None says something
+    given = {name: value for name, value in given.items() if value is not None or name == unlimited}
     source = given.get("weights") or settings_of(folder).weights
     settings = override(
         settings_of(folder, trained_settings(folder / source) if source else {}), given
@@ -168,7 +170,7 @@ def load_wan(
         model = CausalWan(config)
     try:
         report = load_into(model, source, precision, settings.part, device=device)
-        model = hasten(model.eval().requires_grad_(False), settings.speed())
+        model = accelerate(model.eval().requires_grad_(False), settings.speed())
         codec = codec.to(device)
     except torch.OutOfMemoryError as error:
         raise CinelabError(
@@ -195,7 +197,7 @@ def load_wan(
         lambda: glance(_weight_files(source)),
         memory,
         settings.policy,
-        settings.reach,
+        settings.max_distance,
         settings.unconditional,
     )
 
@@ -271,11 +273,9 @@ def trained_settings(source: Path) -> dict[str, Any]:
     said = read_json(path) if path.exists() else {}
     if not isinstance(said, dict) or not {"model", "stage"} <= said.keys():
         return {}
-    return {
-        name: said[name]
-        for name in ("chunk", "span", "sampling", "policy", "reach")
-        if name in said
-    }
+    said = renamed(WanSettings, said)
+    names = ("chunk", "span", "sampling", "policy", "max_distance")
+    return {name: said[name] for name in names if name in said}
 
 
 def _dotted(said: dict[str, Any]):

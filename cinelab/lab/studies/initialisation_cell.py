@@ -123,7 +123,7 @@ def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[Stage
     """ODE regression to the end points of a teacher's pairs."""
     made = _pairs(pairs, teacher_of(init), store, preset, changes)
     recipe = {"history": HISTORIES[init], "levels": "chunk"} | changes.get("ode", {})
-    stage = students.ode(folder, made, BASE, preset, seed, recipe, exam=False)
+    stage = students.ode(folder, made, BASE, preset, seed, recipe, validate=False)
     return stage, {"pairs seconds": made.seconds, "stored bytes": made.bytes}
 
 
@@ -131,7 +131,7 @@ def _scored(folder, init, seed, store, pairs, preset, changes) -> tuple[Stage, d
     """DMD under the true history, by autoregressive scores, at 4 levels."""
     recipe = {"known": 0.0, "score": "autoregressive", "history": "truth"}
     recipe |= {"sampling": students.few_steps(4)} | changes.get("score", {})
-    return students.dmd(folder, store, BASE, BASE, preset, seed, recipe, exam=False), {}
+    return students.dmd(folder, store, BASE, BASE, preset, seed, recipe, validate=False), {}
 
 
 def _consistent(folder, init, seed, store, pairs, preset, changes) -> tuple[Stage, dict]:
@@ -144,7 +144,7 @@ def _consistent(folder, init, seed, store, pairs, preset, changes) -> tuple[Stag
         steps = override(presets.consistency(preset), recipe).steps
         recipe = recipe | {"steps": equal_seconds(turns, steps)}
         cost = {"turns": turns}
-    return students.consistency(folder, store, BASE, preset, seed, recipe, exam=False), cost
+    return students.consistency(folder, store, BASE, preset, seed, recipe, validate=False), cost
 
 
 def _pairs(folder, kind: str, store: Store, preset: str, changes: dict) -> ode_pairs.Pairs:
@@ -306,7 +306,7 @@ def initialisation_cell(
         recipe = changes.get("dmd", {}) | {"sampling": sampling}
         real = TEACHERS["bidirectional"]
         where = folder / f"dmd-{steps}"
-        stage = students.dmd(where, store, start, real, preset, seed, recipe, exam=False)
+        stage = students.dmd(where, store, start, real, preset, seed, recipe, validate=False)
         for _ in stage.train():
             pass
         cost[f"DMD seconds, {steps} levels"] = round(stage.run.done_info["seconds"], 1)

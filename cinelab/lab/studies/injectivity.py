@@ -49,7 +49,7 @@ from cinelab.readable import Readable
 from cinelab.seeds import rng_at
 from cinelab.stream.batch import decode
 from cinelab.train.ode import OdeTraining, jump
-from cinelab.train.pairs import PairsConfig, field_of
+from cinelab.train.pairs import PairsConfig, teacher_velocity
 from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.checkpoints import Bundle
 
@@ -139,7 +139,9 @@ def alone(clips: Clips, index: int, repeats: int = 1) -> Clips:
 
 def _field(bundle: Bundle, kind: str, clips: Clips, setting: Setting) -> Callable:
     """The teacher's guided velocity, in full precision, that zero can be zero."""
-    velocity = field_of(bundle.model, clips, kind, setting.pairs.guidance, setting.pairs.chunk)
+    velocity = teacher_velocity(
+        bundle.model, clips, kind, setting.pairs.guidance, setting.pairs.chunk
+    )
 
     def precise(x: Tensor, t: float) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=False):
@@ -426,7 +428,7 @@ def _with_student(folder: Path, case: Case, store: Store, pairs, preset: str, se
     where = Path(pairs) / (case.kind if ours else f"{case.kind}-{Path(case.teacher).name}")
     made = build_pairs(where, store, case.teacher, preset, case.kind)
     recipe = {"history": case.history}
-    stage = ode(folder, made, preset=preset, seed=seed, changes=recipe, exam=False)
+    stage = ode(folder, made, preset=preset, seed=seed, changes=recipe, validate=False)
     for _ in stage.train():
         pass
     return replace(case, student=stage.export(folder / "checkpoint"))

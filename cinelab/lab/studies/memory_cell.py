@@ -80,7 +80,7 @@ def memory_cell(
     bundle = load(model)
     reader = load_recogniser()
     folder = Path(run_dir)
-    bundle = bundle if reach == "clamp" else replace(bundle, reach=None)
+    bundle = bundle if reach == "clamp" else replace(bundle, max_distance=None)
     more = {"positions": positions} if positions else {}
     more |= {"score": score, "per_head": per_head, "summary": summary} if policy == "camr" else {}
     rule = seeded(policy_named(policy, budget, **more), seed)

@@ -400,8 +400,8 @@ class Panel:
         losses = [one["loss"] for one in self.rows[-5 * LATEST :] if "loss" in one][-LATEST:]
         if losses:
             found[f"loss (last {len(losses)})"] = f"{np.mean(losses):.4f}"
-        exam = next((one for one in reversed(self.rows) if "score" in one), {})
-        return found | {name: f"{exam[name]:.3f}" for name in MARKS if name in exam}
+        validate = next((one for one in reversed(self.rows) if "score" in one), {})
+        return found | {name: f"{validate[name]:.3f}" for name in MARKS if name in validate}
 
     def _shoot(self) -> None:
         sample = self._made.make(self._made.step)

@@ -17,9 +17,9 @@ from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.toybox.attributes import FPS, STRIDE
 from cinelab.readable import Readable
 from cinelab.script.unconditional import unconditional_text
-from cinelab.stream.batch import decode, make, policy_for, quick
+from cinelab.stream.batch import decode, inference_mode, make, policy_for
 from cinelab.stream.storyboard import storyboard
-from cinelab.train.pairs import field_of
+from cinelab.train.pairs import teacher_velocity
 from cinelab.world import casting, render
 from cinelab.world.casting import timeline_of
 from cinelab.zoo.checkpoints import Bundle, load
@@ -96,7 +96,7 @@ def bidirectional_clips(
 ) -> torch.Tensor:
     """Clips (B, F, C, h, w) made all at once by a bidirectional model; one caption a clip."""
     sampling = bundle.levels(sampling)
-    with quick(True):
+    with inference_mode(True):
         text = bundle.encoder.encode(captions)[:, None]
         compared = bundle.encoder.encode([unconditional_text(bundle.unconditional)]).expand_as(
             text[:, 0]
@@ -104,7 +104,7 @@ def bidirectional_clips(
         noise = noise_for(seeds, 0, (frames, *bundle.latent_shape))
         slot = torch.zeros(len(captions), frames, dtype=torch.long)
         clips = Clips(noise, torch.cat([text, compared[:, None]], dim=1), slot, slot)
-        field = field_of(bundle.model, clips, "bidirectional", sampling.guidance, chunk=1)
+        field = teacher_velocity(bundle.model, clips, "bidirectional", sampling.guidance, chunk=1)
         return solve(field, noise, sampling.levels(), sampling.solver)
 
 

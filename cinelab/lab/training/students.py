@@ -25,7 +25,7 @@ from cinelab.lab.training.panel import counted
 from cinelab.lab.training.stages import Stage, opened
 from cinelab.latent.store import Store
 from cinelab.metrics.toybox.recogniser import load_recogniser
-from cinelab.metrics.toybox.validation import Exam, ExamConfig
+from cinelab.metrics.toybox.validation import ValidationConfig, Validator
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
 from cinelab.texts import LINES, read_text
@@ -40,7 +40,7 @@ from cinelab.weights.load import dtype_of
 from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.checkpoints import Bundle
 
-SMOKE_EXAM = ExamConfig(films=2, latents=6, recalls=2, away=1)
+SMOKE_EXAM = ValidationConfig(films=2, latents=6, recalls=2, away=1)
 
 
 def few_steps(steps: int, shift: float = 2.0, first_steps: int | None = None) -> Sampling:
@@ -126,7 +126,7 @@ def ode(
     seed: int = 0,
     changes: dict | None = None,
     steps: int = 4,
-    exam: bool = True,
+    validate: bool = True,
     loss: str | Callable | None = None,
 ) -> Stage:
     """Stage 2a (or its bidirectional baseline): regress to the end points of `pairs`. `steps`:
@@ -141,7 +141,7 @@ def ode(
         few_steps(steps),
         pairs.config.chunk,
         preset,
-        exam,
+        validate,
         lambda model, run, sit: stage2a.train(
             config, model, getattr(pairs, "made", pairs), run, sit
         ),
@@ -158,7 +158,7 @@ def consistency(
     seed: int = 0,
     changes: dict | None = None,
     steps: int = 4,
-    exam: bool = True,
+    validate: bool = True,
     init: str | Path | None = None,
     loss: str | Callable | None = None,
 ) -> Stage:
@@ -175,7 +175,7 @@ def consistency(
         few_steps(steps),
         config.chunk,
         preset,
-        exam,
+        validate,
         lambda model, run, sit: stage2b.train(
             config, model, guide.model, opened(store, preset), run, sit
         ),
@@ -193,7 +193,7 @@ def dmd(
     preset: str = "toy",
     seed: int = 0,
     changes: dict | None = None,
-    exam: bool = True,
+    validate: bool = True,
     loss: str | Callable | None = None,
 ) -> Stage:
     """Stage 3: from a stage 2 checkpoint (or the base model itself), judged by `real`, which the
@@ -207,8 +207,8 @@ def dmd(
             f"{judge.span}; "
             "shorten the roll-outs or name another real score."
         )
-    if "reach" not in (changes or {}):
-        config = replace(config, reach=start.reach)
+    if not {"max_distance", "reach"} & set(changes or {}):
+        config = replace(config, max_distance=start.max_distance)
     critic = trainable(judge.model)
     return _student(
         start,
@@ -217,7 +217,7 @@ def dmd(
         config.sampling,
         config.chunk,
         preset,
-        exam,
+        validate,
         lambda model, run, sit: stage3.train(
             config, model, judge.model, critic, opened(store, preset), run, sit
         ),
@@ -234,7 +234,7 @@ def _student(
     sampling: Sampling,
     chunk: int,
     preset: str,
-    exam: bool,
+    validate: bool,
     rows: Callable[..., Iterator[dict]],
     **about: Any,
 ) -> Stage:
@@ -244,7 +244,7 @@ def _student(
 
     def train() -> Iterator[dict]:
         setting = SMOKE_EXAM if preset == "smoke" else None
-        sit = Exam(bundle, load_recogniser(), policy_of(config), setting) if exam else None
+        sit = Validator(bundle, load_recogniser(), policy_of(config), setting) if validate else None
         return rows(model, run, sit)
 
     def describe() -> dict:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import to_tensor
-from cinelab.memory.cache import Memory
+from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Oracle, Policy
 from cinelab.metrics.toybox.recogniser import Recogniser, windows
 from cinelab.metrics.video.cuts import detect_cuts, detect_cuts_pyscenedetect, match_cuts
@@ -270,7 +270,7 @@ def make_frames(
     seeds: Sequence[int],
     sampling: Sampling | None = None,
     known: int = 0,
-) -> tuple[np.ndarray, Memory]:
+) -> tuple[np.ndarray, KVCache]:
     """Frames of the batch's films made by the model; the first `known` latent frames are the true
     ones."""
     given = batch.latents[:, :known] if known else None
@@ -304,7 +304,7 @@ def recall(
     policy: Policy,
     seeds: Sequence[int],
     sampling: Sampling | None = None,
-) -> tuple[pd.DataFrame, Memory]:
+) -> tuple[pd.DataFrame, KVCache]:
     """Unprompted identity after an absence: the history is the truth, only the return of A is made.
 
     metric `identity` (pattern, accessory, second colour) and `scenery` (landmark, side).

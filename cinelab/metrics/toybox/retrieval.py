@@ -1,7 +1,7 @@
 """What a memory policy retrieved, against what was there to be found, and how much of the film it
 touched.
 
-The KV cache's decisions are read (see `cinelab.memory.cache.Memory`): per chunk and layer, the
+The KV cache's decisions are read (see `cinelab.memory.cache.KVCache`): per chunk and layer, the
 units of the history that each group of heads attends to; there is one group where a layer's heads
 choose together.
 
@@ -14,12 +14,12 @@ from math import comb
 import torch
 from torch import Tensor
 
-from cinelab.memory.cache import Memory
+from cinelab.memory.cache import KVCache
 from cinelab.world.casting import FilmPlan
 
 
 def hit_rows(
-    memory: Memory, plans: Sequence[FilmPlan], chunk: int
+    memory: KVCache, plans: Sequence[FilmPlan], chunk: int
 ) -> tuple[list[tuple], list[tuple]]:
     """Rows (film, shot, "hit rate", value) for the shot that `chunk` begins, and the same by
     chance.
@@ -44,13 +44,13 @@ def hit_rows(
     return made, chance
 
 
-def history(memory: Memory, chunk: int, film: int) -> Tensor:
+def history(memory: KVCache, chunk: int, film: int) -> Tensor:
     """(n,) the shot of every unit that was finished before `chunk`."""
     units = sum(number < chunk for number in memory.unit_chunks)
     return memory.unit_shots[min(film, len(memory.unit_shots) - 1), :units].cpu()
 
 
-def choices(memory: Memory, chunk: int, film: int) -> Iterator[tuple[Tensor, Tensor]]:
+def choices(memory: KVCache, chunk: int, film: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Of every layer at `chunk`: the units (G, k) that a film's groups of heads attend to, and
     which of them are fixed."""
     for decision in memory.decisions:
@@ -72,7 +72,7 @@ def _drawn(right: Tensor, fixed: Tensor, budget: int) -> float:
     return 1.0 - comb(wrong, draws) / comb(free, draws)
 
 
-def touched(memory: Memory, chunk: int | None = None) -> dict[str, float]:
+def touched(memory: KVCache, chunk: int | None = None) -> dict[str, float]:
     """How much of the film one chunk attends to (default: the last that was made), in units, mean
     over films.
 

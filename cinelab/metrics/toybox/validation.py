@@ -1,7 +1,7 @@
 """An examination short enough to sit during training: does it still show what it is asked, move,
 remember, keep its colours?
 
-marks = Exam(bundle, reader)(model)        a dictionary of columns for the log; "score" decides which weights are kept
+marks = Validator(bundle, reader)(model)        a dictionary of columns for the log; "score" decides which weights are kept
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ UNSEEN = 40_000  # seed of the exam's films: neither trained on nor used for sco
 
 
 @dataclass(frozen=True)
-class ExamConfig:
+class ValidationConfig:
     """How much is asked. The score is the mean of prompt, identity, cuts and motion (at most 1
     each)."""
 
@@ -43,7 +43,7 @@ class ExamConfig:
     seed: int = 0
 
 
-class Exam:
+class Validator:
     """Sits any weights of the bundle's shape; the questions are drawn once, and are the same for
     every sitting."""
 
@@ -52,12 +52,12 @@ class Exam:
         bundle: Bundle,
         reader: Recogniser,
         policy: Policy | str | None = None,
-        config: ExamConfig | None = None,
+        config: ValidationConfig | None = None,
     ):
         self.bundle = bundle
         self.reader = reader
         self.policy = policy or CAMR()
-        self.config = config or ExamConfig()
+        self.config = config or ValidationConfig()
         c = self.config
         plans = [
             casting.film(UNSEEN + c.seed, i, c.latents, c.shot_latents, bundle.chunk)
@@ -73,8 +73,8 @@ class Exam:
         bundle = replace(self.bundle, model=model)
         rows = film_marks(bundle, self.reader, self.films, self.truth, self.policy)
         mean = rows.groupby("metric").value.mean()
-        marks = {"prompt": mean["prompt"], "cuts": mean["cuts"], "action": mean["action"]}
-        marks |= {
+        metrics = {"prompt": mean["prompt"], "cuts": mean["cuts"], "action": mean["action"]}
+        metrics |= {
             name: mean[f"{name} of truth"]
             for name in ("motion", "saturation", "contrast", "sharpness")
         }
@@ -82,15 +82,15 @@ class Exam:
             recalled, _ = recall(
                 bundle, self.reader, self.absences, self.policy, seeds_for(self.config.recalls)
             )
-            marks["identity"] = recalled[recalled.metric == "identity"].value.mean()
+            metrics["identity"] = recalled[recalled.metric == "identity"].value.mean()
         graded = [
-            min(1.0, marks[name])
+            min(1.0, metrics[name])
             for name in ("prompt", "identity", "cuts", "motion")
-            if name in marks
+            if name in metrics
         ]
         return {
             name: round(float(value), 4)
-            for name, value in (marks | {"score": np.mean(graded)}).items()
+            for name, value in (metrics | {"score": np.mean(graded)}).items()
         }
 
 
