@@ -6,14 +6,16 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from cinelab.scale.adapters import Lora, add_lora
 from fingerprints import numbers_of_rows
 
 from cinelab.latent.store import Clips, Store, StoreConfig, build
 from cinelab.memory.policy import CAMR
+from cinelab.metrics.toybox.recogniser import Recogniser
 from cinelab.model.wan import CausalWan, init_toy
-from cinelab.model.zoo import fingerprint, load_codec, toy_encoder
 from cinelab.runs import Run, read_state
-from cinelab.score.recogniser import Recogniser
+from cinelab.scale.checkpoints import SharedRun
+from cinelab.scale.parallel import Layout, Parallel
 from cinelab.seeds import rng_at
 from cinelab.train import (
     bidirectional,
@@ -26,9 +28,7 @@ from cinelab.train import (
     recogniser,
     teacher_forcing,
 )
-from cinelab.train.checkpoint import SharedRun
-from cinelab.train.lora import Lora, add_lora
-from cinelab.train.parallel import Layout, Parallel
+from cinelab.zoo.checkpoints import fingerprint, load_codec, toy_encoder
 
 Results = dict[str, object]
 
@@ -94,7 +94,7 @@ def lora_steps(folder: Path) -> Results:
 
 def split_steps(folder: Path) -> Results:
     """Return steps in two micro-batches with activation checkpointing."""
-    parallel = Parallel.here(Layout(parts=2, recompute=True))
+    parallel = Parallel.here(Layout(parts=2, activation_checkpointing=True))
     config = replace(
         presets.teacher_forcing("smoke"), steps=3, save_every=9, routed_from=0.0, bf16=False
     )
@@ -112,7 +112,7 @@ def ode_steps(teacher_kind: str, folder: Path) -> Results:
         made = pairs.Pairs(folder / "pairs", config.pairs, "teacher", store)
         return ode.train(config, network(), made, run)
 
-    config = replace(presets.ode("smoke", teacher_kind), model=presets.SMOKE, exam_every=9)
+    config = replace(presets.ode("smoke", teacher_kind), model=presets.SMOKE, validate_every=9)
     return three_steps(config, start, folder)
 
 
@@ -120,7 +120,7 @@ def consistency_steps(changes: dict, folder: Path) -> Results:
     def start(config, run):
         return consistency.train(config, network(), teacher(), RandomClips(), run)
 
-    config = replace(presets.consistency("smoke"), model=presets.SMOKE, exam_every=9, **changes)
+    config = replace(presets.consistency("smoke"), model=presets.SMOKE, validate_every=9, **changes)
     return three_steps(config, start, folder)
 
 
@@ -129,7 +129,7 @@ def dmd_steps(changes: dict, folder: Path) -> Results:
         return dmd.train(config, network(), teacher(), network(2), RandomClips(), run)
 
     config = replace(
-        presets.dmd("smoke"), model=presets.SMOKE, batch=2, policy=CAMR(budget=2), exam_every=9
+        presets.dmd("smoke"), model=presets.SMOKE, batch=2, policy=CAMR(budget=2), validate_every=9
     )
     return three_steps(replace(config, **changes), start, folder)
 

@@ -25,14 +25,14 @@ from golden_training import TRAINING
 
 from cinelab.flow.sampler import Sampling
 from cinelab.memory.policy import CAMR, FULL, Oracle, RandomTopK, ShotSink, Sink, Window
-from cinelab.model.zoo import load
-from cinelab.score.card import CardConfig, measure
-from cinelab.score.exam import Exam, ExamConfig
-from cinelab.score.recogniser import load_recogniser
+from cinelab.metrics.card import CardConfig, measure
+from cinelab.metrics.toybox.recogniser import load_recogniser
+from cinelab.metrics.toybox.validation import ValidationConfig, Validator
 from cinelab.script.screenplay import Screenplay
+from cinelab.stream.batch import make
 from cinelab.stream.director import Director
-from cinelab.stream.engine import make
 from cinelab.stream.session import Session, Settings
+from cinelab.zoo.checkpoints import load
 
 FOLDER = Path(__file__).parent / "golden"
 SCREENPLAYS = Path(__file__).parent.parent / "experiments" / "screenplays"
@@ -263,9 +263,9 @@ def card_scores(name: str, folder: Path) -> Results:
 
 def validation_scores(folder: Path) -> Results:
     """Return the metrics by which a training chooses its best weights, sorted."""
-    config = ExamConfig(films=2, latents=6, shot_latents=(2, 3), recalls=2, away=1)
+    config = ValidationConfig(films=2, latents=6, shot_latents=(2, 3), recalls=2, away=1)
     bundle = checkpoint("toybox-2step")
-    found = Exam(bundle, load_recogniser(), CAMR(budget=3), config)(bundle.model)
+    found = Validator(bundle, load_recogniser(), CAMR(budget=3), config)(bundle.model)
     return {"values": rounded(found.values())}
 
 
