@@ -30,8 +30,8 @@ from cinelab.lab.desk.access import (
 from cinelab.lab.desk.demo import House, Rules, demo, serve
 from cinelab.lab.desk.messages import MESSAGE
 from cinelab.lab.desk.viewers import MOST, Viewer
-from cinelab.lab.desk.widget import access as doors_module
-from cinelab.lab.desk.widget import visits as house_module
+from cinelab.lab.desk import access as doors_module
+from cinelab.lab.desk import visits as house_module
 from cinelab.stream.live import Live
 from cinelab.stream.session import Session, Settings
 

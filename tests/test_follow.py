@@ -8,7 +8,7 @@ import torch
 
 from cinelab import CAMR, Sampling, load
 from cinelab.errors import CinelabError
-from cinelab.lab.desk.widget import inspector
+from cinelab.lab.desk import inspector
 from cinelab.lab.first_film import director_for
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.stream.director import Director

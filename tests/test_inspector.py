@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from cinelab.lab.desk.inspector import agreement, compare_memories, erasures, heads_of, retrieved
-from cinelab.lab.desk.widget import inspector
+from cinelab.lab.desk import inspector
 from cinelab.stream.attended import attention, scores_attention
 from cinelab.stream.whatif import Change, chunk_shares, shares
 
