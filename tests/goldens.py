@@ -84,6 +84,7 @@ def short_play(seconds: float, first: str = CAT) -> Screenplay:
 
 SECONDS = {"toybox-chunk-4step": 2.25}  # of a shot, where a chunk has three latent frames
 CHECKPOINTS = ("toybox-1step", "toybox-2step", "toybox-4step", "toybox-chunk-4step", "toybox-base")
+LONGER = {"shot_sink": 4 / 3, "camr_sinks": 4 / 3}  # so that a shot outgrows its sink and window
 STEPS = {"toybox-base": 3}  # of a teacher, whose own number takes long
 POLICIES = {
     "full": "full",
@@ -116,7 +117,7 @@ def director_of(name: str, policy: object, memory: dict | None = None, **options
 
 
 def under_policy(name: str, policy: str, folder: Path) -> Results:
-    play = short_play(SECONDS.get(name, 0.75))
+    play = short_play(SECONDS.get(name, 0.75) * LONGER.get(policy, 1))
     return film_of(director_of(name, POLICIES[policy]), play)
 
 
