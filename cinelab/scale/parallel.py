@@ -113,7 +113,7 @@ class Parallel(Readable):
         """The same processes, dividing their work in another way."""
         return replace(self, layout=layout, group=_team(self.rank, self.world, layout.sequence))
 
-    def post_attention(self) -> None:
+    def leave(self) -> None:
         """End the process group, if there is one."""
         if self.world > 1:
             dist.destroy_process_group()
