@@ -116,7 +116,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         (
             "camr_share",
-            "across_share",
+            "other_shots_share",
             "codec_share",
             "images_until",
             "drop_text",

@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from cinelab.scale.adapters import Lora, add_lora
 from fingerprints import numbers_of_rows
 
 from cinelab.latent.store import Clips, Store, StoreConfig, build
@@ -14,6 +13,7 @@ from cinelab.memory.policy import CAMR
 from cinelab.metrics.toybox.recogniser import Recogniser
 from cinelab.model.wan import CausalWan, init_toy
 from cinelab.runs import Run, read_state
+from cinelab.scale.adapters import Lora, add_lora
 from cinelab.scale.checkpoints import SharedRun
 from cinelab.scale.parallel import Layout, Parallel
 from cinelab.seeds import rng_at
@@ -174,7 +174,7 @@ TRAINING = {
     "bidirectional": bidirectional_steps,
     "teacher-forcing-camr": partial(teacher_forcing_steps, {"routed_from": 0.0, "camr_share": 1.0}),
     "teacher-forcing-full": partial(
-        teacher_forcing_steps, {"camr_share": 0.0, "across_share": 0.0}
+        teacher_forcing_steps, {"camr_share": 0.0, "other_shots_share": 0.0}
     ),
     "teacher-forcing-fp32": partial(teacher_forcing_steps, {"routed_from": 0.0, "bf16": False}),
     "teacher-forcing-per-head": partial(teacher_forcing_steps, PER_HEAD),

@@ -16,6 +16,8 @@ from directing import CAT, ROBOT, until
 
 from cinelab import load
 from cinelab.errors import CinelabError
+from cinelab.lab.desk import access as doors_module
+from cinelab.lab.desk import visits as house_module
 from cinelab.lab.desk import widget as desk_module
 from cinelab.lab.desk.access import (
     DIRECTS,
@@ -30,8 +32,6 @@ from cinelab.lab.desk.access import (
 from cinelab.lab.desk.demo import House, Rules, demo, serve
 from cinelab.lab.desk.messages import MESSAGE
 from cinelab.lab.desk.viewers import MOST, Viewer
-from cinelab.lab.desk import access as doors_module
-from cinelab.lab.desk import visits as house_module
 from cinelab.stream.live import Live
 from cinelab.stream.session import Session, Settings
 

@@ -22,7 +22,7 @@ from test_train import Fake
 from cinelab import CAMR, Director, Full, Policy, Sampling, Window, load, register
 from cinelab.config import described, from_dict, override, to_dict
 from cinelab.errors import CinelabError
-from cinelab.flow.sampler import solve, walk
+from cinelab.flow.solvers import solve, trajectory
 from cinelab.jobs import worker
 from cinelab.jobs.job import load_job
 from cinelab.lab.desk.demo import House, Rules
@@ -572,7 +572,7 @@ def test_an_own_solver_samples_and_makes_pairs(own, bundle):
         for solver in ("heun", "own_things:leap")
     ]
     assert films[0].shape == films[1].shape and not np.array_equal(*films)
-    assert len(list(walk(lambda x, t: -x, start, levels, "heun"))) == 41
+    assert len(list(trajectory(lambda x, t: -x, start, levels, "heun"))) == 41
     assert replace(presets.pairs("smoke"), solver="heun").sampling.solver == "heun"
     with pytest.raises(CinelabError, match="gives no state on its way"):
         replace(presets.pairs("smoke"), solver="own_things:leap")

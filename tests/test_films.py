@@ -88,7 +88,7 @@ def test_seen_bytes_grow_with_full_attention_only():
             memory.record()
             memory._now.written[0] = (torch.zeros(1, 4, 2, 8), torch.zeros(1, 4, 2, 8))
             memory.commit()
-        assert memory.seen_bytes() == wanted * 2 * 4 * 2 * 8 * 4
+        assert memory.retrieved_bytes() == wanted * 2 * 4 * 2 * 8 * 4
 
 
 def test_a_planned_film_is_listed_with_its_whole_truth():

@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cinelab.lab.desk.inspector import agreement, compare_memories, erasures, heads_of, retrieved
 from cinelab.lab.desk import inspector
+from cinelab.lab.desk.inspector import agreement, compare_memories, erasures, heads_of, retrieved
 from cinelab.stream.attended import attention, scores_attention
 from cinelab.stream.whatif import Change, chunk_shares, shares
 

@@ -342,7 +342,7 @@ def test_a_running_film_keeps_the_decisions_of_its_last_chunk(live):
     live.send("pause").result(10)
     memory = live.latest(timeout=10).memory
     assert {decision["chunk"] for decision in memory.decisions} == {
-        memory.unit_chunks[-1]
+        memory.page_chunks[-1]
     } and memory.length >= 4
 
 

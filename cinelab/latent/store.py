@@ -5,8 +5,8 @@
 `batch(step)` is a pure function of the step, so a resumed run needs no loader state.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cinelab.checksums import read_arrays, read_sealed, write_arrays, write_sealed
 from cinelab.errors import CinelabError
+from cinelab.flow.condition import Condition
 from cinelab.latent.codec import ToyCodec, to_tensor
 from cinelab.outputs import writing_share
 from cinelab.readable import Readable
@@ -46,12 +47,19 @@ class Clips(Readable):
     """A batch of training clips.
 
     latents (B, F, C, h, w)   text (B, P + 1, L, E), the last prompt empty   slot, shot (B, F) long
+    controls: name -> (B, F, ...), a signal a latent frame (see `cinelab.flow.condition`)
     """
 
     latents: Tensor
     text: Tensor
     slot: Tensor
     shot: Tensor
+    controls: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def condition(self) -> Condition:
+        """What the network is conditioned on, frame by frame."""
+        return Condition(self.text, self.slot, self.controls)
 
     @property
     def null(self) -> int:

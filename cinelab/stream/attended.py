@@ -23,7 +23,7 @@ def _shares(memory: KVCache, picks: list[list[int]]) -> dict[int, float]:
     """Of the heads (or the one choice that all heads share), how many kept a unit of each shot."""
     heads = defaultdict(int)
     for kept in picks:
-        for shot in {int(memory.unit_shots[0, unit]) for unit in kept}:
+        for shot in {int(memory.page_shots[0, unit]) for unit in kept}:
             heads[shot] += 1
     return {shot: heads[shot] / len(picks) for shot in sorted(heads)}
 

@@ -279,16 +279,16 @@ class Director:
             if kept is not None and (found := kept.take(slot.index)):
                 latents, decisions, seconds = found
                 state = reel.recall(state, ask, latents, pictures=False)
-                state.memory.decisions += decisions
-                yield TimedChunk(slot.index, None, latents, seconds), state.memory
+                state.cache.decisions += decisions
+                yield TimedChunk(slot.index, None, latents, seconds), state.cache
                 continue
             wait = self.fused and slot.index + 1 < len(line.slots)
             state, timed = reel.step(
                 state, ask, pictures=False, given=first if slot.index == 0 else None, wait=wait
             )
             if kept is not None:
-                kept.add(timed, slot.shot, state.memory)
-            yield timed, state.memory
+                kept.add(timed, slot.shot, state)
+            yield timed, state.cache
 
     def render(
         self,

@@ -6,7 +6,7 @@ for each.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -54,15 +54,14 @@ def clip_length(config: BidirectionalTraining, step: int, rng: torch.Generator) 
 def loss(
     model: CausalWan, clips: Clips, config: BidirectionalTraining, rng: torch.Generator
 ) -> Tensor:
-    """Mean squared error of the velocity."""
+    """Return the error of the velocity of noised clips, one timestep a clip."""
     x0 = clips.latents
     batch, frames = x0.shape[:2]
     t = path.draw_t((batch, 1), config.shift, rng).expand(-1, frames).to(x0.device)
     eps = torch.randn(x0.shape, generator=rng).to(x0.device)
-    slot = dropped(clips, config.drop_text, rng)
-    pred = model(
-        path.noised(x0, eps, t), t, clips.text, slot, BidirectionalContext(torch.arange(frames))
-    )
+    condition = replace(clips.condition, slot=dropped(clips, config.drop_text, rng))
+    context = BidirectionalContext(torch.arange(frames))
+    pred = model(path.noised(x0, eps, t), t, condition, context)
     return error(config.loss, pred.float(), path.velocity(x0, eps), t)
 
 

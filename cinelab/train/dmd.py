@@ -14,7 +14,7 @@ scores see the same: causal score distillation, an initialisation that Causal Fo
 with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,10 +24,16 @@ from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
-from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
+from cinelab.flow.rollout import (
+    ChunkModel,
+    ChunkRequest,
+    NumberedPrompts,
+    RolloutState,
+    rollout,
+)
+from cinelab.flow.sampler import Sampling
 from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.cache import KVCache
-from cinelab.memory.context import BidirectionalContext
 from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
@@ -38,6 +44,7 @@ from cinelab.train.loop import train as run_loop
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import TEACHERS, teacher_velocity
+from cinelab.train.precision import prime_autocast
 from cinelab.train.provenance import draws_from
 
 HISTORIES = ("self", "truth")
@@ -111,52 +118,67 @@ class DmdTraining(Readable):
                 )
 
 
+@dataclass(frozen=True)
+class RolloutDraw:
+    """What a self-rollout draws: all processes of a step must draw alike, to make the same calls."""
+
+    known: float  # below config.known, the roll-out continues a true beginning
+    exit_at: float  # in [0, 1): the share of the levels at which chunks end (random exit step)
+
+    @classmethod
+    def of(cls, rng: torch.Generator) -> "RolloutDraw":
+        known, exit_at = torch.rand(2, generator=rng).tolist()
+        return cls(known, exit_at)
+
+
 def self_rollout(
     model: CausalWan,
     clips: Clips,
     config: DmdTraining,
     rng: torch.Generator,
-    lots: Tensor | None = None,
+    draw: RolloutDraw | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The student's own clips (B, F, C, h, w), and which frames (F,) it made itself. `lots` (2,),
-    else drawn: whether a true beginning is given, and how deep the chunks go. All processes of a
-    step must draw them alike, to make the same calls."""
+    """Return the student's own clips (B, F, C, h, w), and which frames (F,) it made itself.
+
+    The cuts, prompts and controls are the clips'. (Self Forcing, Algorithm 1: random exit step, the
+    graph of each chunk's last prediction alone.)
+    """
     batch, frames, *latent = clips.latents.shape
-    lot, depth = (torch.rand(2, generator=rng) if lots is None else lots).tolist()
+    draw = draw or RolloutDraw.of(rng)
     half = frames // 2 // config.chunk * config.chunk
-    given = clips.latents[:, :half] if lot < config.known else None
+    continued = draw.known < config.known
     seeds = torch.randint(2**40, (batch,), generator=rng).tolist()
-    script = Script(
-        clips.slot[:, :: config.chunk], clips.shot[:, :: config.chunk], config.chunk, clips.null
-    )
-    text = Prompts(model, clips.text)
-    # Autocast keeps the weights it casts: those cast in a pass without gradient would be lost to
-    # the passes with one.
-    model(
-        clips.latents[:1, :1],
-        clips.latents.new_zeros(1, 1),
-        clips.text[:1],
-        clips.slot[:1, :1],
-        BidirectionalContext(torch.arange(1)),
-    )
+    prompts = NumberedPrompts(clips.condition.encoded(model), config.chunk)
+    shape = (config.chunk, *latent)
+    device = clips.latents.device
     chunks = rollout(
-        model,
-        KVCache(config.policy, config.chunk, config.max_distance),
-        text,
-        script,
-        seeds,
-        (config.chunk, *latent),
-        config.sampling,
-        given=given,
-        device=clips.latents.device,
-        depth=depth,
-        truth=clips.latents if config.history == "truth" else None,
+        ChunkModel(model, prompts, shape, device, config.sampling),
+        RolloutState(0, KVCache(config.policy, config.chunk, config.max_distance)),
+        requests_of(clips, seeds, config.chunk),
+        given=clips.latents[:, :half] if continued else None,
+        clean=clips.latents if config.history == "truth" else None,
+        exit_at=draw.exit_at,
     )
-    made = torch.cat([chunk.latents.float() for chunk in chunks], dim=1)
-    return made, torch.arange(frames) >= (0 if given is None else half)
+    sample = torch.cat([chunk.latents.float() for chunk in chunks], dim=1)
+    return sample, torch.arange(frames) >= (half if continued else 0)
 
 
-def score(
+def requests_of(clips: Clips, seeds: Sequence[int], chunk: int) -> list[list[ChunkRequest]]:
+    """Return what every chunk of a batch of clips shows, one request a clip."""
+    slots = clips.slot[:, ::chunk].tolist()
+    shots = clips.shot[:, ::chunk].tolist()
+
+    def request(clip: int, number: int) -> ChunkRequest:
+        part = slice(number * chunk, (number + 1) * chunk)
+        controls = {name: x[clip, part] for name, x in clips.controls.items()}
+        return ChunkRequest(
+            slots[clip][number], shots[clip][number], seed=seeds[clip], controls=controls
+        )
+
+    return [[request(clip, n) for clip in range(len(seeds))] for n in range(len(slots[0]))]
+
+
+def score_velocity(
     net: Any,
     sample: Tensor,
     x: Tensor,
@@ -165,8 +187,10 @@ def score(
     config: DmdTraining,
     guidance: float = 1,
 ) -> Tensor:
-    """A score's velocity at x, t (B, F): it sees all noisy frames of the sample, or the sample's
-    (or the true) clean past."""
+    """Return a score function's velocity at x, t (B, F), which says the same as its score.
+
+    It attends to all noisy frames of the sample, or to the sample's (or the true) clean past.
+    """
     past = replace(clips, latents=sample) if config.history == "self" else clips
     return teacher_velocity(net, past, config.score, guidance, config.chunk)(x, t)
 
@@ -174,13 +198,9 @@ def score(
 def noised_at_random(
     sample: Tensor, config: DmdTraining, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x, t (B, F) and the noise: one level a clip."""
-    t = (
-        path.draw_t((sample.shape[0], 1), config.shift, rng)
-        .clamp(*config.t_range)
-        .expand(-1, sample.shape[1])
-        .to(sample.device)
-    )
+    """Return noised x, its timesteps t (B, F), one a clip, and the noise."""
+    t = path.draw_t((sample.shape[0], 1), config.shift, rng).clamp(*config.t_range)
+    t = t.expand(-1, sample.shape[1]).to(sample.device)
     eps = torch.randn(sample.shape, generator=rng).to(sample.device)
     return path.noised(sample, eps, t), t, eps
 
@@ -189,17 +209,21 @@ def noised_at_random(
 def direction(
     sample: Tensor, clips: Clips, real: Any, fake: Any, config: DmdTraining, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The distribution-matching gradient on a sample, and the scores' distance (B, F): zero where
-    they agree."""
+    """Return the distribution-matching gradient on a sample (B, F, C, h, w), and the distance of
+    the two scores (B, F): zero where they agree.
+
+    DMD, Eq. 7 and 8 (arXiv 2311.18828): (fake x0 - real x0), normalised by mean |sample - real x0|.
+    """
     x, t, _ = noised_at_random(sample, config, rng)
-    wanted = path.clean(x, score(real, sample, x, t, clips, config, config.guidance), t)
-    gap = path.clean(x, score(fake, sample, x, t, clips, config), t) - wanted
+    real_x0 = path.clean(x, score_velocity(real, sample, x, t, clips, config, config.guidance), t)
+    fake_x0 = path.clean(x, score_velocity(fake, sample, x, t, clips, config), t)
+    gap = fake_x0 - real_x0
     if not torch.isfinite(gap).all():
         raise CinelabError(
             "The critic's score is not finite any more; lower critic.lr and resume from the last "
             "save."
         )
-    size = (sample - wanted).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
+    size = (sample - real_x0).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
     return gap / size.clamp(min=1e-6), gap.abs().mean(dim=(2, 3, 4)) / size.flatten()[:, None]
 
 
@@ -210,16 +234,15 @@ def student_loss(
     fake: Any,
     config: DmdTraining,
     rng: torch.Generator,
-    lots: Tensor | None = None,
+    draw: RolloutDraw | None = None,
 ) -> tuple[Tensor, dict]:
-    """Half the squared distance to sample - gradient, which has that gradient; and how far the
-    scores are apart."""
-    sample, own = self_rollout(model, clips, config, rng, lots)
+    """Return half the squared distance to sample - gradient, whose gradient is that gradient; and
+    how far the scores are apart."""
+    sample, own = self_rollout(model, clips, config, rng, draw)
     gradient, gap = direction(sample.detach(), clips, real, fake, config, rng)
     goal = (sample - gradient).detach()
-    return 0.5 * error(config.loss, sample[:, own], goal[:, own]), {
-        "gap": round(gap[:, own].mean().item(), 4)
-    }
+    loss = 0.5 * error(config.loss, sample[:, own], goal[:, own])
+    return loss, {"gap": round(gap[:, own].mean().item(), 4)}
 
 
 def critic_loss(
@@ -228,13 +251,13 @@ def critic_loss(
     clips: Clips,
     config: DmdTraining,
     rng: torch.Generator,
-    lots: Tensor | None = None,
+    draw: RolloutDraw | None = None,
 ) -> Tensor:
-    """Flow matching on what the student makes."""
+    """Return the flow matching error of the fake score on what the student makes."""
     with torch.no_grad():
-        sample, own = self_rollout(student, clips, config, rng, lots)
+        sample, own = self_rollout(student, clips, config, rng, draw)
     x, t, eps = noised_at_random(sample, config, rng)
-    v = score(fake, sample, x, t, clips, config)
+    v = score_velocity(fake, sample, x, t, clips, config)
     return fn.mse_loss(v[:, own], path.velocity(sample, eps)[:, own])
 
 
@@ -260,16 +283,17 @@ def train(
     def student_step(
         model: CausalWan, step: int, part: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
-        lots = torch.rand(2, generator=rng)
+        draw = RolloutDraw.of(rng)
         clips = clips_at(step, part, "student")
-        return student_loss(model, clips, real, fake, config, fork_rng(rng, part), lots)
+        prime_autocast(model, clips)
+        return student_loss(model, clips, real, fake, config, fork_rng(rng, part), draw)
 
     def critic_step(
         fake: CausalWan, step: int, part: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
-        lots = torch.rand(2, generator=rng)
+        draw = RolloutDraw.of(rng)
         clips = clips_at(step, part, "critic")
-        return critic_loss(fake, model, clips, config, fork_rng(rng, part), lots), {}
+        return critic_loss(fake, model, clips, config, fork_rng(rng, part), draw), {}
 
     student = Learner(model, student_step, config.optim, every=config.critic_updates)
     critic = Learner(fake, critic_step, config.critic, "critic", averaged=False)

@@ -26,9 +26,15 @@ from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
+from cinelab.flow.condition import given_history
 from cinelab.latent.store import Clips
-from cinelab.memory.context import CausalContext, TeacherForcingContext, sample_history_policy
-from cinelab.memory.policy import CAMR, FULL, Policy
+from cinelab.memory.context import (
+    FULL_HISTORY,
+    CausalContext,
+    HistoryPolicy,
+    sample_history_policy,
+)
+from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run
@@ -82,25 +88,21 @@ def jump(
     end: Tensor,
     level: Tensor,
     config: OdeTraining,
-    policy: Policy = FULL,
+    history: HistoryPolicy = FULL_HISTORY,
 ) -> Tensor:
-    """The student's clean prediction (B, F, C, h, w) from states (B, K, F, C, h, w) at kept level
-    number `level` (B, F)."""
+    """Return the student's clean prediction (B, F, C, h, w) from states (B, K, F, C, h, w) at the
+    kept level number `level` (B, F)."""
     batch, frames = level.shape
     chunk = config.pairs.chunk
     t = config.pairs.times().float()[level].to(states.device)
     x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]  # (B, F, C, h, w)
     if config.history == "noisy":
-        v = model(x, t, clips.text, clips.slot, CausalContext(policy, clips.shot, chunk))
+        context = CausalContext(history.policy, clips.shot, chunk)
+        v = model(x, t, clips.condition, context)
     else:
         past = clips.latents if config.history == "truth" else end
-        v = model(
-            torch.cat([past, x], 1),
-            torch.cat([torch.zeros_like(t), t], 1),
-            clips.text,
-            torch.cat([clips.slot, clips.slot], 1),
-            TeacherForcingContext(policy, clips.shot, chunk),
-        )[:, frames:]
+        context = history.context(clips.shot, chunk)
+        v = given_history(model, past, x, t, clips.condition, context)
     return path.clean(x, v.float(), t)
 
 
@@ -111,14 +113,14 @@ def loss(
     end: Tensor,
     config: OdeTraining,
     rng: torch.Generator,
-    policy: Policy = FULL,
+    history: HistoryPolicy = FULL_HISTORY,
 ) -> Tensor:
-    """Return the mean squared distance of the student's clean prediction from the end point (B, F,
-    C, h, w)."""
+    """Return the mean squared distance of the student's clean prediction from the end point
+    (B, F, C, h, w)."""
     batch, kept, frames = states.shape[:3]
     level = drawn(kept, batch, frames, config.pairs.chunk, config.levels, rng)
     t = config.pairs.times().float()[level].to(end.device)
-    return error(config.loss, jump(model, clips, states, end, level, config, policy), end, t)
+    return error(config.loss, jump(model, clips, states, end, level, config, history), end, t)
 
 
 def train(
@@ -134,10 +136,11 @@ def train(
         model: CausalWan, step: int, part: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
         rng = fork_rng(rng, part)
-        policy, _ = sample_history_policy(config.seed, step, config.camr, config.camr_share)
-        return loss(model, *pairs.batch(rng), config, rng, policy), {
-            "policy": type(policy).__name__
-        }
+        history = sample_history_policy(
+            config.seed, step, config.camr, camr_share=config.camr_share
+        )
+        found = loss(model, *pairs.batch(rng), config, rng, history)
+        return found, {"policy": history.name}
 
     check_fits(pairs.store, config.model)
     run.trains_on(data_of(pairs))

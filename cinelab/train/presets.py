@@ -112,7 +112,7 @@ def teacher_forcing(preset: str, seed: int = 0) -> TeacherForcingTraining:
         camr=CAMR(budget=3),
         routed_from=0.5,
         camr_share=0.5,
-        across_share=0.5,
+        other_shots_share=0.5,
         save_every=2,
     )
     large = wan(
@@ -124,7 +124,7 @@ def teacher_forcing(preset: str, seed: int = 0) -> TeacherForcingTraining:
         curriculum=(SPAN,),
         chunk=CHUNK,
         camr_share=0.0,
-        across_share=0.0,
+        other_shots_share=0.0,
         drop_text=0.0,
         weight="bell",
         shift=5.0,
@@ -161,7 +161,7 @@ def consistency(preset: str, seed: int = 0) -> ConsistencyTraining:
         levels="clip",
         last_interval=False,
         camr_share=0.0,
-        across_share=0.0,
+        other_shots_share=0.0,
         shift=5.0,
         steps=3000,
         batch=1,

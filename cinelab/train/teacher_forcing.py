@@ -8,7 +8,7 @@ must then recall an earlier shot, as after a cut.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import exp
 
 import torch
@@ -16,10 +16,10 @@ from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
+from cinelab.flow.condition import given_history
 from cinelab.latent.store import Clips, Store, dropped
-from cinelab.memory.context import TeacherForcingContext as Sight
-from cinelab.memory.context import sample_history_policy
-from cinelab.memory.policy import CAMR, FULL, Policy
+from cinelab.memory.context import FULL_HISTORY, HistoryPolicy, sample_history_policy
+from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run
@@ -46,7 +46,7 @@ class TeacherForcingTraining(Readable):
     chunk: int = 1  # latent frames a chunk
     camr_share: float = 0.3  # of the later steps: what streaming will see
     # of the later steps: other shots only, so that every chunk must recall, not copy
-    across_share: float = 0.4
+    other_shots_share: float = field(default=0.4, metadata={"was": "across_share"})
     routed_from: float = 0.321  # the later steps begin after this share of the training
     drop_text: float = 0.1
     # of the noise levels in the loss: even, or a bell around t = 0.5 (Wan's, the papers')
@@ -75,13 +75,17 @@ def clip_length(config: TeacherForcingTraining, step: int) -> int:
     ]
 
 
-def sight_at(config: TeacherForcingTraining, step: int) -> tuple[Policy, bool]:
-    """Policy, and whether only other shots are seen. The later steps alternate full memory, CAMR
-    and other shots."""
+def history_at(config: TeacherForcingTraining, step: int) -> HistoryPolicy:
+    """Return what a step attends to: full memory first; the later steps alternate full memory, CAMR
+    and other shots only."""
     if step < config.routed_from * config.steps:
-        return FULL, False
+        return FULL_HISTORY
     return sample_history_policy(
-        config.seed, step, config.camr, config.camr_share, config.across_share
+        config.seed,
+        step,
+        config.camr,
+        camr_share=config.camr_share,
+        other_shots_share=config.other_shots_share,
     )
 
 
@@ -101,30 +105,32 @@ def loss(
     model: CausalWan,
     clips: Clips,
     config: TeacherForcingTraining,
-    policy: Policy,
+    history: HistoryPolicy,
     rng: torch.Generator,
-    across: bool = False,
 ) -> Tensor:
-    """Return the mean squared error of the velocity on the noisy half, every frame weighted by its
-    time."""
+    """Return the error of the noisy copy's velocity, every frame weighted by its timestep.
+
+    Each chunk has a timestep of its own.
+    """
     x0 = clips.latents
     batch, frames = x0.shape[:2]
-    # (B, F)
-    t = path.draw_t((batch, frames // config.chunk), config.shift, rng).repeat_interleave(
-        config.chunk, 1
-    )
-    t = t.to(x0.device)
+    t = path.draw_t((batch, frames // config.chunk), config.shift, rng)
+    t = t.repeat_interleave(config.chunk, 1).to(x0.device)  # (B, F)
     eps = torch.randn(x0.shape, generator=rng).to(x0.device)
-    slot = dropped(clips, config.drop_text, rng)
-    pred = model(
-        torch.cat([x0, path.noised(x0, eps, t)], dim=1),  # (B, 2F, C, h, w)
-        torch.cat([torch.zeros_like(t), t], dim=1),  # clean frames are at t = 0
-        clips.text,
-        torch.cat([clips.slot, slot], dim=1),  # the history always knows its prompts
-        Sight(policy, clips.shot, config.chunk, across=across),
+    # the history always knows its prompts, the noisy copy may have lost them
+    condition = replace(clips.condition, slot=dropped(clips, config.drop_text, rng))
+    context = history.context(clips.shot, config.chunk)
+    pred = given_history(
+        model,
+        x0,
+        path.noised(x0, eps, t),
+        t,
+        condition,
+        context,
+        past_condition=clips.condition,
     )
     weight = None if config.weight == "even" else bell(t, config.shift)
-    return error(config.loss, pred[:, frames:].float(), path.velocity(x0, eps), t, weight)
+    return error(config.loss, pred.float(), path.velocity(x0, eps), t, weight)
 
 
 def train(
@@ -136,10 +142,11 @@ def train(
         model: CausalWan, step: int, part: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
         rng = fork_rng(rng, part)
-        frames, (policy, across) = clip_length(config, step), sight_at(config, step)
+        frames = clip_length(config, step)
+        history = history_at(config, step)
         clips = store.clips(max(1, config.frames_per_batch // frames), frames, rng)
-        name = "Across" if across else type(policy).__name__
-        return loss(model, clips, config, policy, rng, across), {"frames": frames, "policy": name}
+        columns = {"frames": frames, "policy": history.name}
+        return loss(model, clips, config, history, rng), columns
 
     draws_from(run, store, config.model)
     return run_loop([Learner(model, stage_loss, config.optim)], config, run)

@@ -171,7 +171,7 @@ def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, line, seed: int) 
         "first_frame_s": round(seconds[0], 4),
         "cpu_s_per_frame": round(spent / sum(pictures), 5),
         "chunks": len(seconds),
-        "kv_mib": round(memory.seen_bytes() / 2**20, 2),
+        "kv_mib": round(memory.retrieved_bytes() / 2**20, 2),
         "late_over_early": round(
             float(np.median(seconds[-part:]) / np.median(seconds[WARM : WARM + part] or seconds)), 3
         ),

@@ -52,7 +52,7 @@ from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
 from cinelab.metrics.toybox.validation import film_marks, frame_marks, seeds_for
 from cinelab.runs import hardware
 from cinelab.seeds import rng_at
-from cinelab.stream.batch import decode, embed, script_of
+from cinelab.stream.batch import decode, embed, prompts_and_shots
 from cinelab.texts import read_json
 from cinelab.train import pairs as ode_pairs
 from cinelab.train import presets
@@ -249,8 +249,7 @@ def planned(bundle: Bundle, seed: int, films: int, latents: int) -> list[casting
 def clips_of(bundle: Bundle, films: Batch) -> Clips:
     """Encoded films as training clips."""
     text = embed(bundle, films.timelines)
-    script = script_of(films.timelines, text.shape[1] - 1)
-    slot, shot = (part.repeat_interleave(script.chunk, 1) for part in (script.slot, script.shot))
+    slot, shot = prompts_and_shots(films.timelines)
     return Clips(films.latents, text, slot, shot)
 
 

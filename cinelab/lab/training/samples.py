@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cinelab.flow.sampler import Sampling, noise_for, solve
+from cinelab.flow.rollout import noise_for
+from cinelab.flow.sampler import Sampling
+from cinelab.flow.solvers import solve
 from cinelab.lab.reports.toybox_figures import sheet
 from cinelab.latent.codec import Codec, to_tensor, to_uint8
 from cinelab.latent.store import Clips
