@@ -19,7 +19,7 @@ from test_desk_talk import Talk
 from test_students import net
 from test_train import Fake
 
-from cinelab import CAMR, Director, Full, Policy, Sampling, Window, load, register
+from cinelab import CAMR, Director, Policy, Sampling, Window, load, register
 from cinelab.config import described, from_dict, override, to_dict
 from cinelab.errors import CinelabError
 from cinelab.flow.solvers import solve, trajectory
@@ -36,6 +36,7 @@ from cinelab.lab.studies.memory_cell import memory_cell
 from cinelab.lab.sweeps.grid import Sweep, expand
 from cinelab.lab.sweeps.measured import check_cell, keep_rows
 from cinelab.lab.training import stages
+from cinelab.memory.context import FULL_HISTORY
 from cinelab.memory.policy import POLICIES, budget_of, name_of, policy_named, with_budget
 from cinelab.metrics.card import CardConfig
 from cinelab.metrics.metric import METRICS, Metric, own_rows, values
@@ -492,7 +493,9 @@ def test_every_stage_descends_the_loss_that_is_named(own, tmp_path):
     network = net()
     config = replace(presets.teacher_forcing("smoke"), chunk=1)
     plain, other, mine = (
-        teacher_forcing.loss(network, clips, replace(config, loss=name), Full(), rng_at(1)).item()
+        teacher_forcing.loss(
+            network, clips, replace(config, loss=name), FULL_HISTORY, rng_at(1)
+        ).item()
         for name in ("mse", "own_things:plain_l1", "huber")
     )
     assert len({plain, other, mine}) == 3 and mine < plain
@@ -511,7 +514,7 @@ def test_every_stage_descends_the_loss_that_is_named(own, tmp_path):
         clips,
         torch.tensor([1.0, 0.5, 0.0]),
         replace(made[0][1], frames=4),
-        (Full(), False),
+        FULL_HISTORY,
         rng_at(2),
     )
     assert drawn.ndim == 0

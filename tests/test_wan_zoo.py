@@ -297,7 +297,7 @@ def test_the_command_line_and_the_desk_take_the_folder(folder, bundle, tmp_path)
 
 def test_few_large_prompts_stay_at_hand(bundle, monkeypatch):
     reel = ChunkGenerator(bundle)
-    size = sum(part.nbytes for pair in reel.prompts("a").plain for part in pair)
+    size = sum(part.nbytes for pair in reel.prompts("a").text for part in pair)
     assert size < KEPT_BYTES
     monkeypatch.setattr("cinelab.stream.generator.KEPT_BYTES", 2 * size)
     for prompt in "bcd":
