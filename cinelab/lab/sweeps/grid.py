@@ -26,6 +26,7 @@ import numpy as np
 from cinelab.config import described, read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import is_file
+from cinelab.lab.sweeps import renamed
 from cinelab.limits import SEED, WORKERS, short, shown_path
 from cinelab.registry import path_of
 from cinelab.texts import SWEEP, read_yaml
@@ -101,7 +102,8 @@ class Cell:
             return False
         done = _read_done(path)
         ours = {"notebook": self.notebook.name, "": self.parameters}
-        if found := differing({"notebook": done["notebook"], "": done["parameters"]}, ours):
+        theirs = {"notebook": renamed.current(done["notebook"]), "": done["parameters"]}
+        if found := differing(theirs, ours):
             place, old, new = found
             raise CinelabError(
                 f"{folder} holds a result where {place} is {old}, the sweep asks for {new}; "
@@ -201,7 +203,8 @@ def _find(path: Path, name: Any) -> Path:
     notebook = (path.resolve().parent.parent if inside else Path.cwd()) / str(name)
     if not is_file(notebook):
         raise CinelabError(
-            f"notebook is {short(name)}, but there is no file {shown_path(notebook)}; correct it."
+            f"notebook is {short(name)}, but there is no file {shown_path(notebook)}; "
+            f"{renamed.remedy(notebook, 'correct it')}."
         )
     return notebook
 
