@@ -148,7 +148,9 @@ WRONG = [
         {"sweeps": ["../results/memory+../results/budget"]},
         "sweeps: ../results/memory holds no measured cell; run",
     ),
-    ("50_wan_film", {"first": "picture.png"}, "first: picture.png is no file"),
+    ("50_wan_film", {"changes": {"first": "image.png"}}, "first: image.png is no file"),
+    ("50_wan_film", {"changes": {"chunks": 3}}, "no entry 'chunks'; use some of chunk"),
+    ("50_wan_film", {"chunk": 3}, "no parameter 'chunk'; it is an entry of changes now"),
     (
         "50_wan_film",
         {"weights": "../weights/student.pt"},
@@ -157,9 +159,13 @@ WRONG = [
     ("51_train_wan", {"init": "../weights/Wan"}, "init: Checkpoint '.*weights/Wan' was not found"),
     (
         "51_train_wan",
-        {"store_kind": "films", "store": "../data/films"},
+        {"store": "../data/films", "changes": {"store_kind": "films"}},
         "store: .*data/films is not here; encode your videos",
     ),
+    ("51_train_wan", {"changes": {"part": 64}}, "part"),
+    ("51_train_wan", {"processes": 8}, "no parameter 'processes'; it is an entry of changes now"),
+    ("20_ablate_memory", {"reach": "clamp"}, "'reach'; it is called max_distance now, and clamp"),
+    ("53_bench_wan", {"options": True}, "no parameter 'options'; it is an entry of changes now"),
     ("53_bench_wan", {"policies": ["camr", "none"]}, "policies: policy is 'none'; use one of"),
 ]
 

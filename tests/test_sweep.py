@@ -376,6 +376,26 @@ def test_a_result_of_a_notebook_under_its_earlier_name_is_done():
     assert len(run(Sweep("s", work)).skipped) == 1
 
 
+def test_a_result_with_an_earlier_parameter_is_done():
+    work = notebook("pathlib_is_not_imported", parameters="seed = 0\nmax_distance = ''")
+    sweep = Sweep("s", work, base={"max_distance": "trained"})
+    cell = expand(sweep)[0]
+    cell.folder().mkdir(parents=True)
+    old = {"parameters": {"reach": "clamp", "seed": 0}, "notebook": "work.ipynb", "seconds": 1.0}
+    (cell.folder() / "done.json").write_text(json.dumps(old))
+    assert cell.finished(cell.folder())
+
+
+def test_a_parameter_and_a_sweep_under_earlier_names_are_answered():
+    with pytest.raises(
+        CinelabError, match="reach.yaml is not here; it is called max_distance.yaml"
+    ):
+        load(Path("experiments/reach.yaml"))
+    path = notebook(parameters="run_dir = ''\nchanges = {}", name="50_wan_film.ipynb")
+    with pytest.raises(CinelabError, match="'chunk'; it is an entry of changes now: changes = "):
+        check(path, {"chunk": 3})
+
+
 def test_a_notebook_that_has_another_name_now_is_answered_with_it():
     with pytest.raises(CinelabError, match="Cannot read .*13_dmd.ipynb.*called 16_dmd.ipynb now"):
         declared(Path("13_dmd.ipynb"))

@@ -101,8 +101,9 @@ class Cell:
         if not path.exists():
             return False
         done = _read_done(path)
-        ours = {"notebook": self.notebook.name, "": self.parameters}
-        theirs = {"notebook": renamed.current(done["notebook"]), "": done["parameters"]}
+        ours = {"notebook": self.notebook.name, "": renamed.settings(self.parameters)}
+        theirs = {"notebook": renamed.current(done["notebook"])}
+        theirs |= {"": renamed.settings(done["parameters"])}
         if found := differing(theirs, ours):
             place, old, new = found
             raise CinelabError(
@@ -190,6 +191,8 @@ def _importable(thing: Any, where: str) -> str:
 
 
 def _read_yaml(path: Path) -> dict:
+    if (name := renamed.SWEEPS.get(path.stem)) and not is_file(path):
+        raise CinelabError(f"{path} is not here; it is called {name}{path.suffix} now.")
     values = read_yaml(path, SWEEP)
     if not isinstance(values, dict) or not values:
         found = f"holds {short(values, 40)}" if values else "is empty"

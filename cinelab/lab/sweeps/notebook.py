@@ -62,7 +62,8 @@ def check(notebook: Path, parameters: dict[str, Any]) -> None:
     for key in parameters:
         if key not in known:
             near = ", ".join(get_close_matches(key, known, n=3) or sorted(known)) or "nothing"
-            remedy = f"it declares {near}: correct the name or add it to the parameters cell"
+            nearest = f"it declares {near}: correct the name or add it to the parameters cell"
+            remedy = renamed.moved(Path(notebook).stem, key) or nearest
             raise CinelabError(f"{notebook} declares no parameter {key!r}; {remedy}.")
 
 
