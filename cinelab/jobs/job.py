@@ -42,7 +42,7 @@ KINDS = {"films": "cinelab.latent.clips:FilmStore"}
 
 @dataclass(frozen=True)
 class Data:
-    """Where clips come from: `toybox` (a folder of notebook 10), `films` (a folder of real videos),
+    """Where clips come from: `toybox` (a folder of notebook 13), `films` (a folder of real videos),
     `noise` (path HxWxL: random latents of that size and random prompts of L words, to rehearse
     memory and time), or a class as module:name."""
 

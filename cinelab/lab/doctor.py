@@ -160,7 +160,7 @@ def _checkpoints() -> list[Finding]:
             _size(name) if name in names else f"absent: no {need}",
             ""
             if name in names
-            else "check the repository out in full, or train it (notebooks 07 to 13)",
+            else "check the repository out in full, or train it (notebooks 10 to 16)",
         )
         for name, need in wanted.items()
     ]

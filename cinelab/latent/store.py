@@ -200,7 +200,7 @@ class Store:
         paths = sorted(Path(folder).glob("*.npz"))
         if not paths:
             raise CinelabError(
-                f"Store {folder} is empty; build it first (notebook 10_teacher_forcing does)."
+                f"Store {folder} is empty; build it first (notebook 13_teacher_forcing does)."
             )
         parts = [_load(path) for path in paths]
         self.folder = Path(folder)

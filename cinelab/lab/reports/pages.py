@@ -17,11 +17,12 @@ from typing import Any
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
 from cinelab.lab.reports.templates import safe_json
+from cinelab.lab.sweeps import renamed
 from cinelab.lab.sweeps.notebook import execute
 from cinelab.outputs import ready_folder
 from cinelab.printing import say
 
-CHOSEN = {"01_tour": {}, "41_memory": {"smoke": True}, "50_report": {"smoke": True}}
+CHOSEN = {"01_tour": {}, "41_memory": {"smoke": True}, "61_report": {"smoke": True}}
 FOLDER = Path("results/pages")
 NOTEBOOKS = Path("notebooks")
 PAGE = 6 * 2**20  # bytes of outputs
@@ -38,9 +39,9 @@ def pages(chosen: Mapping[str, dict[str, Any]] = CHOSEN, folder: str | Path = FO
 
     folder = ready_folder(folder)
     if absent := [name for name in chosen if not (NOTEBOOKS / f"{name}.ipynb").exists()]:
+        remedy = "run this in the repository and name notebooks without ending"
         raise CinelabError(
-            f"{NOTEBOOKS}/{absent[0]}.ipynb is not here; run this in the repository and name "
-            "notebooks without ending."
+            f"{NOTEBOOKS}/{absent[0]}.ipynb is not here; {renamed.remedy(absent[0], remedy)}."
         )
     write_text(folder / PLOTLY, get_plotlyjs())
     made = []

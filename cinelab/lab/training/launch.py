@@ -64,7 +64,7 @@ def _check_inputs(job: Job) -> None:
             inputs.check(**{name: place})
     if job.store.kind not in ("toybox", "noise") and not Path(job.store.path).exists():
         raise CinelabError(
-            f"store: {job.store.path} is not here; encode your videos first, with notebook 06 or "
+            f"store: {job.store.path} is not here; encode your videos first, with notebook 04 or "
             "`cinelab clips`, "
             "or rehearse with kind toybox or noise."
         )
