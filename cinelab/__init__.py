@@ -30,7 +30,7 @@ _HOMES = {
     "Film": "cinelab.stream.director",
 }
 __all__ = sorted(_HOMES)
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str):

@@ -20,8 +20,22 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 NEVER = {"torchvision", "lpips", "scenedetect", "opencv-python"}
 
 
+EXTRAS = PROJECT["optional-dependencies"]
+
+
 def direct() -> list[str]:
-    return PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    """The requirements of the core and of the extra `dev`, which has those of all parts."""
+    return list(dict.fromkeys(PROJECT["dependencies"] + of_extra("dev")))
+
+
+def of_extra(name: str) -> list[str]:
+    """An extra's requirements, those of the extras that it names among them."""
+    found = []
+    for line in EXTRAS[name]:
+        wanted = Requirement(line)
+        inner = [of_extra(extra) for extra in sorted(wanted.extras)]
+        found += sum(inner, []) if wanted.name == PROJECT["name"] else [line]
+    return found
 
 
 def conda() -> list[str]:
@@ -60,7 +74,7 @@ def test_constraints_pin_every_direct_requirement_inside_its_range():
 
 
 def test_what_we_keep_out_stays_out():
-    flash = specified(PROJECT["optional-dependencies"]["flash"])
+    flash = specified(EXTRAS["flash"])
     assert not NEVER & {*specified(direct()), *specified(conda()), *pins(), *flash}
 
 
@@ -154,3 +168,12 @@ def test_setting_up_says_two_lines_and_pips_errors(clone):
 
 def test_the_command_line_is_installed():
     assert PROJECT["scripts"] == {"cinelab": "cinelab.cli:main"}
+
+
+def test_the_version_is_written_once():
+    assert "version" not in PROJECT and PROJECT["dynamic"] == ["version"]
+
+
+def test_dev_has_every_part():
+    parts = {line for name in ("lab", "wan", "eval", "train", "cluster") for line in of_extra(name)}
+    assert parts <= set(direct())

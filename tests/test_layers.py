@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "cinelab"
 ROOMS = (
-    "threads readable errors limits texts tables files outputs printing progress registry config "
+    "threads readable errors renamed optional assets limits texts tables files outputs printing progress registry config "
     "checksums seeds runs script world latent ops flow memory model train "
     "weights scale zoo jobs stream metrics bench data lab cli __main__"
 ).split()
