@@ -97,6 +97,7 @@ def test_an_editable_install_is_found_from_the_folder_above_the_clone(tmp_path):
         "LICENSE",
         "cinelab/__init__.py",
         "cinelab/threads.py",
+        "cinelab/renamed.py",
         "cinelab/errors.py",
     ):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
