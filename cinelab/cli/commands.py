@@ -624,7 +624,8 @@ def lab(
     from cinelab.lab.workbench import copy_out, open_lab
 
     written, different = copy_out(folder)
-    say((str(folder), "bold green"), f": {len(written)} files written")
+    if written or copy_only:
+        say((str(folder), "bold green"), f": {len(written)} files written")
     for path in different:
         say(f"  {path} differs from the package's and was left as it is")
     if not copy_only:

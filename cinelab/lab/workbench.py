@@ -21,7 +21,8 @@ COPIED = ("notebooks", "experiments", "results/README.md", "results/reference")
 def copy_out(folder: str | Path) -> tuple[list[Path], list[Path]]:
     """Copy notebooks, experiments and reference results into a folder.
 
-    No file is replaced: one that is there already may hold a user's work.
+    No file is replaced: one that is there already may hold a user's work. The root of a checkout
+    has them all.
 
     Returns:
         The files that were written, and those that differ from the package's and were left alone.
