@@ -15,12 +15,14 @@ from cinelab.optional import EXTRA_OF, MissingExtra, missing_extra, need
 ROOT = Path(__file__).parents[1]
 REFUSE = """
 import sys
+from importlib.machinery import PathFinder
 REFUSED = set({refused!r})
-class Refuse:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in REFUSED:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Refuse())
+class WithoutThem(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        absent = name.partition(".")[0] in REFUSED
+        return None if absent else PathFinder.find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutThem
 """
 RENDER = """
 from cinelab import CAMR, Director, Screenplay, Shot, load
@@ -82,6 +84,14 @@ def test_a_command_without_its_extra_ends_in_one_sentence(words, tmp_path):
 def test_the_help_needs_no_extra(tmp_path):
     done = without(EXTRA_OF, COMMAND.format(words=["--help"]), tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_doctor_names_the_extra_of_what_is_missing(tmp_path):
+    done = without(EXTRA_OF, COMMAND.format(words=["doctor"]), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "absent (film.mp4)" in done.stdout
+    assert done.stdout.count("pip install 'cinelab[lab]'") >= 5
+    assert "pip install 'cinelab[wan]'" in done.stdout
 
 
 def test_importing_the_package_imports_nothing_large():
