@@ -13,6 +13,7 @@ import typer
 from cinelab.assets import local_or_asset
 from cinelab.cli import evaluation as cli_eval
 from cinelab.cli import wan as cli_wan
+from cinelab.cli.notebooks import lab_command
 from cinelab.cli.options import (
     EXIT_CODES,
     budget_option,
@@ -604,35 +605,6 @@ def demo(
 
 
 @app.command()
-def lab(
-    folder: Annotated[
-        Path, typer.Argument(help="where the notebooks and experiments go; made if it is not there")
-    ] = Path("cinelab-lab"),
-    options: Annotated[
-        list[str] | None,
-        typer.Argument(help="JupyterLab's own options, after --, such as -- --port=9000"),
-    ] = None,
-    no_browser: Annotated[
-        bool, typer.Option("--no-browser", help="start the server and open no browser")
-    ] = False,
-    copy_only: Annotated[
-        bool, typer.Option("--copy-only", help="write the files and start nothing")
-    ] = False,
-):
-    """Notebooks and experiments, copied into a folder, and JupyterLab opened on them. Files that
-    are there already are left as they are."""
-    from cinelab.lab.workbench import copy_out, open_lab
-
-    written, different = copy_out(folder)
-    if written or copy_only:
-        say((str(folder), "bold green"), f": {len(written)} files written")
-    for path in different:
-        say(f"  {path} differs from the package's and was left as it is")
-    if not copy_only:
-        open_lab(folder, [*(["--no-browser"] if no_browser else []), *(options or ())])
-
-
-@app.command()
 def doctor():
     """What this machine has, and what is missing for which feature."""
     with progress("looking at this machine", SHORT):
@@ -653,6 +625,7 @@ def doctor():
 # help lists commands in this order
 for command in (cli_wan.train, cli_wan.clips, cli_wan.plan, cli_wan.convert):
     app.command()(command)
+app.command("lab")(lab_command)
 
 
 def print_table(rows, most: int = 60) -> None:
