@@ -72,7 +72,7 @@ CAPTIONS = Kind("text beside a video", "keep it to the captions of one video, in
 PROMPTS = Kind("table of prompts", "write it again, as JSON in UTF-8", 16 * MIB)
 TABLE = Kind("table", "write it again, as UTF-8 text", 256 * MIB)
 ENVIRONMENT = Kind(
-    "environment file", "check the file out again", MIB, "run this in a checkout of the repository"
+    "environment file", "install cinelab again", MIB, "install cinelab again"
 )
 # JSON that a folder of ours, or of a published model, holds
 RECORD = Kind("record", "restore it or remove it", 32 * MIB)
