@@ -251,14 +251,14 @@ def test_the_worker_trains_every_stage(stage, store, tmp_path, capsys):
 
 
 def test_bad_layouts_are_refused_by_name():
-    with pytest.raises(CinelabError, match="parts is 6, which 4 processes"):
-        Parallel(world=4, layout=Layout(parts=6))
+    with pytest.raises(CinelabError, match="micro_batches is 6, which 4 processes"):
+        Parallel(world=4, layout=Layout(micro_batches=6))
     with pytest.raises(CinelabError, match="sequence is 3, which does not divide the 4 processes"):
         Parallel(world=4, layout=Layout(sequence=3))
     with pytest.raises(CinelabError, match="does not divide the model's 2 heads"):
         Parallel(world=3, layout=Layout(sequence=3)).shard(CausalWan(presets.SMOKE))
-    with pytest.raises(CinelabError, match="layout.parts is 0"):
-        Layout(parts=0)
+    with pytest.raises(CinelabError, match="layout.micro_batches is 0"):
+        Layout(micro_batches=0)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_a_torn_state_is_refused_and_a_wrong_model_named(two, tmp_path):
     shutil.copytree(two / "teacher_forcing", tmp_path / "run")
     next((tmp_path / "run" / "checkpoints").glob("step-*/__1*")).unlink()
     with pytest.raises(CinelabError, match="cannot be read into this training"):
-        parallel = Parallel.here(Layout(parts=2))
+        parallel = Parallel.here(Layout(micro_batches=2))
         run = SharedRun(tmp_path / "run", processes.TF, parallel)
         run.restore(model=processes.model(parallel))
     with pytest.raises(CinelabError, match="1 unknown or of another shape.*first: extra"):

@@ -364,7 +364,7 @@ def averages(optim, steps):
     """The averaged weight after each of some steps of a training whose weight is the step's
     number."""
     model = torch.nn.Linear(1, 1, bias=False)
-    ema = Ema(model, optim.ema, optim.ema_warm, optim.ema_from)
+    ema = Ema(model, optim.ema, warm=optim.ema_warm, start=optim.ema_from)
     values = []
     for step in range(steps):
         model.weight.data.fill_(float(step))

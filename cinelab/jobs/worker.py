@@ -50,7 +50,7 @@ def train(job: Job, parallel: Parallel) -> Iterator[dict]:
         "stage": job.stage,
         "init": job.init,
         "teacher": job.teacher,
-        "parts": job.layout.parts,
+        "parts": job.layout.micro_batches,
     }
     run = SharedRun(
         job.run, config, parallel, about | {"lora": to_dict(job.lora) if job.lora else None}
@@ -200,7 +200,7 @@ def described(job: Job, config: Any, toybox: dict | None) -> dict:
         "stage": job.stage,
         "init": job.init,
         "teacher": job.teacher,
-        "parts": job.layout.parts,
+        "parts": job.layout.micro_batches,
     } | trained_under(config)
     if toybox is not None:
         return zoo.model_config(

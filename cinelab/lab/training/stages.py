@@ -171,13 +171,15 @@ def recogniser(
     torch.manual_seed(seed)
     run = Run(run_dir, config)
     model = Recogniser()
+    codec = zoo.load_codec(config.codec) if config.codec else None
+    mark = zoo.fingerprint(config.codec) if config.codec else None
 
     def rows() -> Iterator[dict]:
         with counted(config.clips, "clips") as tell:
-            clips = reader_stage.pool(config, run.folder, tell)
+            clips = reader_stage.pool(config, run.folder, codec, mark=mark, progress=tell)
         return reader_stage.train(config, model, clips, run)
 
-    return Stage(config, run, model, rows, lambda: reader_stage.measure(config, model))
+    return Stage(config, run, model, rows, lambda: reader_stage.measure(config, model, codec))
 
 
 def film_store(
