@@ -1,4 +1,4 @@
-"""Names for things that users add: policies, metrics, losses, solvers.
+"""Names for things that users add: policies, metrics, losses, solvers, training stages.
 
     from cinelab import register
 
@@ -31,16 +31,18 @@ HOMES = {
     "solver": "cinelab.flow.sampler:SOLVERS",
     "metric": "cinelab.metrics.metric:METRICS",
     "loss": "cinelab.train.losses:LOSSES",
+    "stage": "cinelab.train.stage:STAGES",
 }
 _imported: set[str] = set()
 
 
 class Registry:
-    """Names of one kind and what they stand for; built-in ones are added by the module that holds
-    it."""
+    """Names of one kind and what they stand for. Built-in ones are added by the module that holds
+    it, and by the `builtin` modules, which are imported when a name is first looked up."""
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, builtin: tuple[str, ...] = ()):
         self.kind = kind
+        self._builtin = builtin
         self._things: dict[str, Any] = {}
 
     def add(self, name: str, thing: Any = None) -> Any:
@@ -86,7 +88,7 @@ class Registry:
             )
         if ":" in name:
             return resolve(name)
-        import_named()
+        self._import()
         if name not in self._things:
             raise CinelabError(self._unknown(name))
         return self._things[name]
@@ -108,8 +110,14 @@ class Registry:
 
     def names(self) -> list[str]:
         """Every known name, in the order in which they were added."""
-        import_named()
+        self._import()
         return list(self._things)
+
+    def _import(self) -> None:
+        """Import what adds names: the built-in modules and those of the environment."""
+        for module in self._builtin:
+            import_module(module)
+        import_named()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())
