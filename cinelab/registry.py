@@ -1,4 +1,5 @@
-"""Names for things that users add: policies, metrics, losses, solvers, training stages.
+"""Names for things that users add: policies, metrics, losses, solvers, training stages,
+backbones, codecs.
 
     from cinelab import register
 
@@ -8,9 +9,9 @@
 A registered name is known in the process that registered it. Another process (a cell of a sweep,
 the command line, a resumed session) finds the same thing in one of two ways:
 
-    "my_things:LastOfShots"      the import path of a class or function works wherever a name works
-    CINELAB_IMPORT=my_things     these modules (with commas) are imported first, so that the names that
-                                 they register are known; `cinelab --import my_things` sets it
+    "my_things:LastOfShots"    the import path of a class or function works wherever a name works
+    CINELAB_IMPORT=my_things   these modules (with commas) are imported first, so that the names
+                               that they register are known; `cinelab --import my_things` sets it
 
 Modules are looked for as Python does, then in the folder where the command was started.
 """
@@ -32,6 +33,8 @@ HOMES = {
     "metric": "cinelab.metrics.metric:METRICS",
     "loss": "cinelab.train.losses:LOSSES",
     "stage": "cinelab.train.stage:STAGES",
+    "backbone": "cinelab.model.backbone:BACKBONES",
+    "codec": "cinelab.latent.codecs:CODECS",
 }
 _imported: set[str] = set()
 
@@ -94,6 +97,10 @@ class Registry:
         return self._things[name]
 
     def _unknown(self, name: str) -> str:
+        if not self._things:
+            return (
+                f"{self.kind} is {name!r}, and none is registered; give the import path of your own."
+            )
         near = get_close_matches(name, self._things, n=1)
         hint = f"did you mean {near[0]!r}? Known are" if near else "use one of"
         return (

@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 
 from cinelab.errors import CinelabError
 from cinelab.jobs import worker
-from cinelab.jobs.job import Data, Job, load_job, open_store
+from cinelab.jobs.job import Data, Job, load_job
+from cinelab.jobs.stores import open_store
 from cinelab.lab.training import stages
 from cinelab.model.wan import CausalWan
 from cinelab.scale.adapters import Lora
@@ -100,9 +101,12 @@ def test_two_processes_train_as_one(name, two, tmp_path):
         assert a.keys() == b.keys() and max((a[key] - b[key]).abs().max() for key in a) < far
 
 
-def test_parts_are_one_batch_cut_up(tmp_path):
-    """More parts see more clips: neither the loss nor the weights are those of one part alone."""
-    one, four = (alone("teacher_forcing", tmp_path / str(parts), parts=parts) for parts in (1, 4))
+def test_micro_batches_are_one_batch_cut_up(tmp_path):
+    """More micro-batches see more clips: neither the loss nor the weights are those of one
+    alone."""
+    one, four = (
+        alone("teacher_forcing", tmp_path / str(count), micro_batches=count) for count in (1, 4)
+    )
     assert (
         one["rows"][0]["loss"] != four["rows"][0]["loss"]
         and one["rows"][0]["policy"] == four["rows"][0]["policy"]
@@ -180,7 +184,7 @@ def test_two_processes_are_asked_to_stop_and_one_goes_on(store, tmp_path, capsys
     running.send_signal(signal.SIGTERM)
     said, _ = running.communicate(timeout=60)
     step = newest(run)["step"]
-    assert "asked to stop: saved" in said and 3 <= step == len(rows_of(run)) < 30, said
+    assert "stopped: saved" in said and 3 <= step == len(rows_of(run)) < 30, said
     assert worker.main(str(job)) == 0  # one process goes on
     assert (
         len(rows_of(run)) == 30

@@ -13,7 +13,8 @@ from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.flow.sampler import Prompts, Sampling, Script, denoise, remember
 from cinelab.jobs import worker
-from cinelab.jobs.job import Data, Job, open_store
+from cinelab.jobs.job import Data, Job
+from cinelab.jobs.stores import open_store
 from cinelab.latent.store import compared_with
 from cinelab.memory.cache import KVCache
 from cinelab.memory.context import BidirectionalContext, TeacherForcingContext

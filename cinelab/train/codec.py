@@ -12,7 +12,6 @@ from torch import Tensor
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig, to_tensor
 from cinelab.readable import Readable
 from cinelab.runs import Run
-from cinelab.seeds import rng_at
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim

@@ -68,8 +68,8 @@ class Stage:
     draws_from: str = CLIPS
     causal: bool = True  # whether its result makes films, or short clips only
     validated: bool = False  # whether a notebook validates it and exports its best checkpoint
-    # What a step costs (see `cinelab.scale.cost`): whether the clip is shown twice, [clean | noisy],
-    # and whether the student rolls out chunk by chunk.
+    # What a step costs (see `cinelab.scale.cost`): whether the clip is shown twice, [clean |
+    # noisy], and whether the student rolls out chunk by chunk.
     doubled: bool = False
     rolls_out: bool = False
 

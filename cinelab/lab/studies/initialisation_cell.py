@@ -171,7 +171,7 @@ def taken_turns(
     """
     if (folder / "turns.json").exists():
         return read_json(folder / "turns.json")
-    about = {"preset": preset, "seed": seed, "exam": False}
+    about = {"preset": preset, "seed": seed, "validate": False}
     trained = (
         students.ode(folder / "ode", made, BASE, changes=changes.get("ode"), **about),
         students.consistency(
