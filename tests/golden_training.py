@@ -136,7 +136,7 @@ def dmd_steps(changes: dict, folder: Path) -> Results:
 
 def codec_steps(folder: Path) -> Results:
     def start(config, run):
-        return codec.train(config, run, codec.pool(config))
+        return codec.train(config, run, codec.render_clips(config))
 
     return three_steps(presets.codec("smoke"), start, folder)
 
@@ -146,7 +146,7 @@ def recogniser_steps(folder: Path) -> Results:
         torch.manual_seed(0)
         codec = load_codec(config.codec)
         mark = fingerprint(config.codec)
-        clips = recogniser.pool(config, run.folder, codec, mark=mark)
+        clips = recogniser.labelled_shots(config, run.folder, codec, mark=mark)
         return recogniser.train(config, Recogniser(), clips, run)
 
     return three_steps(presets.recogniser("smoke"), start, folder)

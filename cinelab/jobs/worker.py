@@ -33,8 +33,6 @@ from cinelab.weights.load import DTYPES, open_weights
 from cinelab.world.render import FPS, HEIGHT, WIDTH
 from cinelab.zoo import checkpoints as zoo
 
-CODEC = "toybox-codec"
-
 
 def train(job: Job, parallel: Parallel) -> Iterator[dict]:
     """Yield one log row per step; resumes. Every process yields the same rows."""
@@ -151,7 +149,7 @@ def recipe_of_toybox(job: Job, run: SharedRun) -> dict | None:
         return {"fps": FPS, "size": (HEIGHT, WIDTH)}
     recipe = ((run.data or {}).get("recipe")) or _recipe_beside(job.store.path)
     encoder = zoo.toy_encoder()
-    mine = {"codec": zoo.fingerprint(CODEC), "width": encoder.width, "words": encoder.length}
+    mine = {"codec": zoo.fingerprint(zoo.CODEC), "width": encoder.width, "words": encoder.length}
     if any(recipe.get(name) != value for name, value in mine.items()) or not str(
         recipe.get("encoder")
     ).startswith("words"):
@@ -177,7 +175,7 @@ def described(job: Job, config: Any, toybox: dict | None) -> dict:
     entries = about(job) | stage.trained_under(config)
     if toybox is not None:
         return zoo.model_config(
-            config.model, zoo.toy_encoder(), CODEC, sampling, chunk, span, **toybox, **entries
+            config.model, zoo.toy_encoder(), zoo.CODEC, sampling, chunk, span, **toybox, **entries
         )
     return {
         "model": model_to_dict(config.model),

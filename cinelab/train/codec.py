@@ -37,7 +37,7 @@ def clip(seed: int, index: int, latents: int) -> np.ndarray:
     return render.render(casting.film(seed, index, latents, (1, latents))).frames
 
 
-def pool(config: CodecTraining, progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
+def render_clips(config: CodecTraining, progress: Callable[[int], None] = lambda done: None) -> np.ndarray:
     """Render all clips, uint8 (clips, F, H, W, 3), the same for the same seed. `progress` is called
     with the number rendered so far."""
     clips = []

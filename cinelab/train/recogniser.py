@@ -131,7 +131,7 @@ def through(codec: Codec, frames: np.ndarray, at_once: int = 16) -> np.ndarray:
     return coded
 
 
-def pool(
+def labelled_shots(
     config: RecogniserTraining,
     folder: Path,
     codec: Codec | None = None,
@@ -144,7 +144,7 @@ def pool(
     `codec` is the one that the settings name, and `mark` the fingerprint of its weights. `progress`
     is called with the number rendered so far.
     """
-    path = Path(folder) / f"clips-{_pool_name(config, mark)}.npz"
+    path = Path(folder) / f"clips-{_file_mark(config, mark)}.npz"
     if path.exists():
         arrays = read_arrays(path, ("frames", "labels"), "remove it, and it is rendered again")
         return LabelledShots(*arrays)
@@ -155,7 +155,7 @@ def pool(
     return clips
 
 
-def _pool_name(config: RecogniserTraining, mark: str | None) -> str:
+def _file_mark(config: RecogniserTraining, mark: str | None) -> str:
     """Return a name that changes with everything the clips depend on, the codec's weights
     included."""
     parts = (config.seed, config.clips, config.frames, mark, config.codec_share, ATTRIBUTES)

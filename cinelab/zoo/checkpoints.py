@@ -49,6 +49,7 @@ SHIPPED = Path(__file__).parent.parent / "checkpoints"
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
 SPAN = "span"  # of max_distance: as far as the longest clip that the model was trained on
+CODEC = "toybox-codec"  # of the toybox, and of what names no other
 ADAPTER = "lora.safetensors"  # what a training of adapters writes
 
 
@@ -212,7 +213,7 @@ def fingerprint(folder: Path) -> str:
     return checksum(find(folder) / WEIGHTS, size=8)
 
 
-def load_codec(name: str | Path = "toybox-codec") -> ToyCodec:
+def load_codec(name: str | Path = CODEC) -> ToyCodec:
     folder = find(name)
     config = from_dict(ToyCodecConfig, read_part(folder, "codec"))
     return filled(ToyCodec(config), folder)
