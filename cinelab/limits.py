@@ -80,6 +80,7 @@ RANGES: dict[str, tuple[float, float]] = {
             "summary",
             "rank",
             "parts",
+            "micro_batches",
             "sequence",
             "shot_latents",
             "repeats",

@@ -94,7 +94,7 @@ def lora_steps(folder: Path) -> Results:
 
 def split_steps(folder: Path) -> Results:
     """Return steps in two micro-batches with activation checkpointing."""
-    parallel = Parallel.here(Layout(parts=2, activation_checkpointing=True))
+    parallel = Parallel.here(Layout(micro_batches=2, activation_checkpointing=True))
     config = replace(
         presets.teacher_forcing("smoke"), steps=3, save_every=9, routed_from=0.0, bf16=False
     )
@@ -136,7 +136,7 @@ def dmd_steps(changes: dict, folder: Path) -> Results:
 
 def codec_steps(folder: Path) -> Results:
     def start(config, run):
-        return codec.train(config, run, codec.pool(config))
+        return codec.train(config, run, codec.render_clips(config))
 
     return three_steps(presets.codec("smoke"), start, folder)
 
@@ -144,7 +144,9 @@ def codec_steps(folder: Path) -> Results:
 def recogniser_steps(folder: Path) -> Results:
     def start(config, run):
         torch.manual_seed(0)
-        clips = recogniser.pool(config, run.folder)
+        codec = load_codec(config.codec)
+        mark = fingerprint(config.codec)
+        clips = recogniser.labelled_shots(config, run.folder, codec, mark=mark)
         return recogniser.train(config, Recogniser(), clips, run)
 
     return three_steps(presets.recogniser("smoke"), start, folder)

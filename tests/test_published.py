@@ -15,7 +15,8 @@ from cinelab.flow.condition import Condition
 from cinelab.flow.rollout import MadeChunk, append_chunk, denoise, velocity_of
 from cinelab.flow.sampler import Sampling
 from cinelab.jobs import worker
-from cinelab.jobs.job import Data, Job, open_store
+from cinelab.jobs.job import Data, Job
+from cinelab.jobs.stores import open_store
 from cinelab.latent.store import compared_with
 from cinelab.memory.cache import KVCache
 from cinelab.memory.context import (
@@ -372,7 +373,7 @@ def averages(optim, steps):
     """The averaged weight after each of some steps of a training whose weight is the step's
     number."""
     model = torch.nn.Linear(1, 1, bias=False)
-    ema = Ema(model, optim.ema, optim.ema_warm, optim.ema_from)
+    ema = Ema(model, optim.ema, warm=optim.ema_warm, start=optim.ema_from)
     values = []
     for step in range(steps):
         model.weight.data.fill_(float(step))

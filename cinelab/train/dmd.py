@@ -14,7 +14,7 @@ scores see the same: causal score distillation, an initialisation that Causal Fo
 with.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,18 +34,19 @@ from cinelab.flow.rollout import (
 from cinelab.flow.sampler import Sampling
 from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.cache import KVCache
-from cinelab.memory.policy import CAMR, Policy
+from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run
+from cinelab.script.unconditional import NAME as PUBLISHED
 from cinelab.seeds import fork_rng, rng_at
-from cinelab.train.loop import Learner, Validator
-from cinelab.train.loop import train as run_loop
+from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import TEACHERS, teacher_velocity
 from cinelab.train.precision import prime_autocast
-from cinelab.train.provenance import draws_from
+from cinelab.train.sizes import CHUNK, PAPERS, SPAN, TOY, WAN_CAMR, wan_presets
+from cinelab.train.stage import STUDENT, TEACHER, Networks, Role, Stage, stage
 
 HISTORIES = ("self", "truth")
 
@@ -261,6 +262,129 @@ def critic_loss(
     return fn.mse_loss(v[:, own], path.velocity(sample, eps)[:, own])
 
 
+@stage("dmd")
+class DistributionMatching(Stage):
+    """Stage 3, from stage 2; the critic begins as the real score."""
+
+    config = DmdTraining
+    roles = (
+        STUDENT,
+        Role("teacher", TEACHER, trained=False, title="real score"),
+        Role("critic", TEACHER, title="real score"),
+    )
+    validated = True
+    rolls_out = True
+
+    def presets(self, seed: int) -> dict[str, DmdTraining]:
+        toy = DmdTraining(
+            model=TOY,
+            optim=Optim(lr=1e-4, betas=(0.0, 0.999), ema=0.95, warmup=10),
+            steps=120,
+            batch=8,
+            lengths=(12, 24),
+            known=0.4,
+            critic_updates=3,
+            save_every=24,
+            validate_every=24,
+            seed=seed,
+        )
+        smoke = replace(
+            toy,
+            steps=3,
+            batch=1,
+            lengths=(4,),
+            critic_updates=2,
+            known=0.5,
+            save_every=2,
+            validate_every=2,
+        )
+        large = wan_presets(
+            toy,
+            {"policy": WAN_CAMR},
+            sampling=Sampling(4, "consistency", guidance=1.0, shift=5.0),
+            optim=replace(PAPERS, ema_from=200),
+            critic=replace(PAPERS, lr=4e-7),
+            policy=FULL,
+            guidance=4.0,
+            unconditional=PUBLISHED,
+            shift=5.0,
+            critic_updates=5,
+            steps=1000,
+            batch=1,
+            lengths=(SPAN,),
+            known=0.0,
+            chunk=CHUNK,
+            max_distance=SPAN - 1,
+        )
+        return {"smoke": smoke, "toy": toy, **large}
+
+    def learners(self, config: DmdTraining, data: Store, networks: Networks) -> list[Learner]:
+        model = networks["student"]
+        real = networks["teacher"]
+        fake = networks["critic"]
+
+        def clips_at(step: int, micro_batch: int, who: str) -> Clips:
+            rng = rng_at(config.seed, "clips", who, step)
+            # the same length in all micro-batches, whose processes must make the same calls
+            frames = config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]
+            clips = data.clips(config.batch, frames, fork_rng(rng, micro_batch))
+            return compared_with(clips, data, config.unconditional)
+
+        def student_step(
+            model: CausalWan, step: int, micro_batch: int, rng: torch.Generator
+        ) -> tuple[Tensor, Columns]:
+            draw = RolloutDraw.of(rng)  # before the fork: alike in all micro-batches
+            clips = clips_at(step, micro_batch, "student")
+            prime_autocast(model, clips)
+            return student_loss(model, clips, real, fake, config, fork_rng(rng, micro_batch), draw)
+
+        def critic_step(
+            fake: CausalWan, step: int, micro_batch: int, rng: torch.Generator
+        ) -> tuple[Tensor, Columns]:
+            draw = RolloutDraw.of(rng)
+            clips = clips_at(step, micro_batch, "critic")
+            forked = fork_rng(rng, micro_batch)
+            return critic_loss(fake, model, clips, config, forked, draw), {}
+
+        student = Learner(model, student_step, config.optim, every=config.critic_updates)
+        critic = Learner(fake, critic_step, config.critic, name="critic", averaged=False)
+        return [student, critic]
+
+    def check(self, config: DmdTraining, *, processes: int) -> None:
+        if processes > 1 and config.score != "bidirectional":
+            raise CinelabError(
+                f"score is {config.score!r}, whose critic learns through keys of another pass, "
+                "which sharded weights do not allow; use score bidirectional (the papers'), or one "
+                "process."
+            )
+
+    def fitted(
+        self, config: DmdTraining, changes: Mapping[str, Any], init: Any, teacher: Any
+    ) -> DmdTraining:
+        if (longest := max(config.lengths)) > teacher.span:
+            raise CinelabError(
+                f"lengths has {longest} latent frames, but the real score {teacher.name} was "
+                f"trained on {teacher.span}; shorten the roll-outs or name another real score."
+            )
+        # the student keeps the distances it knows, unless its user sets another limit
+        given = {"max_distance", "reach"} & set(changes)
+        return config if given else replace(config, max_distance=init.max_distance)
+
+    def sampling(self, config: DmdTraining, many_steps: Sampling) -> Sampling:
+        return config.sampling
+
+    def span(self, config: DmdTraining) -> int:
+        return (config.max_distance or max(config.lengths) - 1) + 1
+
+    def passes(self, back: float, chunks: int) -> float:
+        # 2.5 levels in the mean and a clean pass of every chunk, which attends to its past
+        rollout = 3.5 * (1 + 1 / chunks) / 2
+        critic = rollout + back
+        # one level of each chunk has a gradient; the guided teacher's two passes, and the critic's
+        student = rollout * (1 + (back - 1) / 3.5) + 2 + 1
+        return critic + student / 5  # of the mean step: every fifth moves the student too
+
+
 def train(
     config: DmdTraining,
     model: CausalWan,
@@ -269,33 +393,9 @@ def train(
     store: Store,
     run: Run,
     validator: Validator | None = None,
-) -> Iterator[dict]:
+) -> Iterator[Columns]:
     """Yield one log row per step (an update of the critic); resumes with both networks and their
-    optimisers."""
-
-    def clips_at(step: int, part: int, who: str) -> Clips:
-        rng = rng_at(config.seed, "clips", who, step)
-        # the same for all parts
-        frames = config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]
-        clips = store.clips(config.batch, frames, fork_rng(rng, part))
-        return compared_with(clips, store, config.unconditional)
-
-    def student_step(
-        model: CausalWan, step: int, part: int, rng: torch.Generator
-    ) -> tuple[Tensor, dict]:
-        draw = RolloutDraw.of(rng)
-        clips = clips_at(step, part, "student")
-        prime_autocast(model, clips)
-        return student_loss(model, clips, real, fake, config, fork_rng(rng, part), draw)
-
-    def critic_step(
-        fake: CausalWan, step: int, part: int, rng: torch.Generator
-    ) -> tuple[Tensor, dict]:
-        draw = RolloutDraw.of(rng)
-        clips = clips_at(step, part, "critic")
-        return critic_loss(fake, model, clips, config, fork_rng(rng, part), draw), {}
-
-    student = Learner(model, student_step, config.optim, every=config.critic_updates)
-    critic = Learner(fake, critic_step, config.critic, "critic", averaged=False)
-    draws_from(run, store, config.model)
-    return run_loop([student, critic], config, run, validator)
+    optimizers."""
+    networks = {"student": model, "teacher": real, "critic": fake}
+    made = DistributionMatching("dmd")
+    return made.train(config, store, networks, run=run, validator=validator)

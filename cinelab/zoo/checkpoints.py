@@ -26,6 +26,8 @@ from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling, Steps
 from cinelab.latent.checkpoint import fill, read_weights, rounded
 from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
+from cinelab.latent.codecs import build_codec, is_registered
+from cinelab.model.backbone import build, model_from_dict, model_to_dict
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.outputs import finish, half_saved, together
 from cinelab.readable import Readable
@@ -36,7 +38,7 @@ SMALL = 10**8  # numbers of a model that may be built before its weights are com
 WHOLE = {
     "model": dict,
     "text": dict,
-    "codec": str,
+    "codec": str | dict,
     "sampling": dict,
     "chunk": int,
     "span": int,
@@ -47,6 +49,7 @@ SHIPPED = Path(__file__).parent.parent / "checkpoints"
 WEIGHTS = "weights.safetensors"
 CONFIG = "config.json"
 SPAN = "span"  # of max_distance: as far as the longest clip that the model was trained on
+CODEC = "toybox-codec"  # of the toybox, and of what names no other
 ADAPTER = "lora.safetensors"  # what a training of adapters writes
 
 
@@ -210,7 +213,7 @@ def fingerprint(folder: Path) -> str:
     return checksum(find(folder) / WEIGHTS, size=8)
 
 
-def load_codec(name: str | Path = "toybox-codec") -> ToyCodec:
+def load_codec(name: str | Path = CODEC) -> ToyCodec:
     folder = find(name)
     config = from_dict(ToyCodecConfig, read_part(folder, "codec"))
     return filled(ToyCodec(config), folder)
@@ -256,7 +259,7 @@ def read_part(folder: Path, key: str) -> Any:
 def model_config(
     model: WanConfig,
     encoder: WordEncoder,
-    codec: str,
+    codec: str | dict,
     sampling: Sampling,
     chunk: int,
     span: int,
@@ -266,7 +269,7 @@ def model_config(
 ) -> dict:
     """What config.json of a model checkpoint says."""
     return {
-        "model": to_dict(model),
+        "model": model_to_dict(model),
         "text": to_dict(encoder.config) | {"vocabulary": list(encoder.vocabulary)},
         "codec": codec,
         "sampling": to_dict(sampling.filled()),
@@ -300,14 +303,13 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
     encoder = WordEncoder(
         text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text), families()
     )
-    model = _transformer(from_dict(WanConfig, config["model"]), folder)
-    near = folder.parent / config["codec"]
-    codec = load_codec(near if (near / CONFIG).exists() else config["codec"])
+    model = _transformer(model_from_dict(config["model"]), folder)
+    codec = _codec_of(config["codec"], folder)
     _check_parts(model.config, codec, encoder, config, folder)
     return Bundle(
         folder.name,
         model.to(device),
-        codec.to(device),
+        codec.to(device) if hasattr(codec, "to") else codec,
         encoder,
         from_dict(Sampling, config["sampling"]),
         config["chunk"],
@@ -321,6 +323,15 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
     )
 
 
+def _codec_of(entry: str | dict, folder: Path) -> Codec:
+    """Return the codec that a folder's config.json names: a registered class, or a checkpoint, a
+    neighbour of the folder first."""
+    if is_registered(entry):
+        return build_codec(entry, f"{folder / CONFIG}: ")
+    near = folder.parent / entry
+    return load_codec(near if (near / CONFIG).exists() else entry)
+
+
 def _transformer(config: WanConfig, folder: Path) -> CausalWan:
     """A transformer with a folder's weights. One that is far larger than these is refused before it
     takes any memory."""
@@ -328,7 +339,7 @@ def _transformer(config: WanConfig, folder: Path) -> CausalWan:
     held = sum(value.numel() for value in weights.values())
     try:
         with torch.device("meta"):
-            wanted = sum(value.numel() for value in CausalWan(config).state_dict().values())
+            wanted = sum(value.numel() for value in build(config).state_dict().values())
     except RuntimeError:  # more bytes than can be counted
         wanted = inf
     if wanted > max(2 * held, SMALL):
@@ -337,7 +348,7 @@ def _transformer(config: WanConfig, folder: Path) -> CausalWan:
             f"{held}; restore the {CONFIG} that belongs "
             "to these weights."
         )
-    return filled(CausalWan(config), folder, weights)
+    return filled(build(config), folder, weights)
 
 
 def _check_parts(

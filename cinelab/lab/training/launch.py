@@ -47,7 +47,7 @@ def job(
         "store": dict(store),
     } | more
     values |= {"lora": {"rank": lora_rank, "alpha": float(lora_rank)}} if lora_rank else {}
-    for name in ("init", "teacher", "export"):
+    for name in ("init", "teacher", "export", "pairs"):
         values[name] = _absolute(values.get(name))
     values["store"]["path"] = _absolute(values["store"]["path"])
     made = from_dict(Job, values)
