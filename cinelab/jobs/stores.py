@@ -85,7 +85,8 @@ class Placed:
             name: getattr(clips, name).to(self.device)
             for name in ("latents", "text", "slot", "shot")
         }
-        return replace(clips, **parts)
+        controls = {name: x.to(self.device) for name, x in clips.controls.items()}
+        return replace(clips, **parts, controls=controls)
 
 
 class Noise:
