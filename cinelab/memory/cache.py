@@ -148,10 +148,9 @@ class KVCache(Readable):
         return pd.DataFrame(rows, columns=ROUTING_COLUMNS)
 
     def _rows(self, decision: dict, film: int) -> list[tuple]:
-        picks, scores, fixed = (
-            None if part is None else part[min(film, part.shape[0] - 1)].tolist()
-            for part in (decision["picks"], decision["scores"], decision["fixed"])
-        )  # (G, k) each
+        picks = _of_film(decision["picks"], film)  # (G, k) each
+        fixed = _of_film(decision["fixed"], film)
+        scores = None if decision["scores"] is None else _of_film(decision["scores"], film)
         shot = int(decision["shot"][film])
         rows = []
         for head, pages in enumerate(picks):
@@ -169,6 +168,11 @@ class KVCache(Readable):
         window = getattr(self.policy, "window", 0) * self.page_frames
         distance = (chunk - self.page_chunks[page]) * self.chunk
         return "window" if distance <= max(window, self.chunk) else "sink"
+
+
+def _of_film(part: Tensor, film: int) -> list:
+    """Return a decision's numbers of one film; where all films share them there is one row."""
+    return part[min(film, part.shape[0] - 1)].tolist()
 
 
 @dataclass
