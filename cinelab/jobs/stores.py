@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.jobs.job import KINDS, Data, Job
-from cinelab.jobs.networks import mark_of
+from cinelab.jobs.networks import fingerprint_at
 from cinelab.latent.store import Clips, Store, unconditional_words
 from cinelab.seeds import rng_at
 from cinelab.train.pairs import Pairs, build
@@ -129,7 +129,7 @@ def pairs_folder(job: Job) -> Path:
 def open_pairs(job: Job, config: Any, store: Any) -> Pairs:
     """Return the pairs of a job, which must all be there. CinelabError where some are missing, or
     they are of another teacher, recipe or store."""
-    return Pairs(pairs_folder(job), config.pairs, mark_of(job.teacher), store)
+    return Pairs(pairs_folder(job), config.pairs, fingerprint_at(job.teacher), store)
 
 
 def build_pairs(job: Job, config: Any, store: Any, teacher: Callable[[], Any]) -> Pairs:
@@ -137,6 +137,6 @@ def build_pairs(job: Job, config: Any, store: Any, teacher: Callable[[], Any]) -
     network, which is given back when they are there."""
     folder = pairs_folder(job)
     if not all((folder / f"{shard:05d}.npz").exists() for shard in range(config.pairs.shards)):
-        for _ in build(folder, config.pairs, teacher(), mark_of(job.teacher), store):
+        for _ in build(folder, config.pairs, teacher(), fingerprint_at(job.teacher), store):
             pass
     return open_pairs(job, config, store)

@@ -25,7 +25,7 @@ from cinelab.jobs.networks import check_weights, network, placed, weights_of
 from cinelab.jobs.stores import build_pairs, open_pairs, open_store, pairs_folder
 from cinelab.model.backbone import model_to_dict
 from cinelab.outputs import together
-from cinelab.scale.adapters import marks, save_lora
+from cinelab.scale.adapters import Lora, fingerprints_of, save_lora
 from cinelab.scale.checkpoints import SharedRun, export, weights_in
 from cinelab.scale.parallel import Parallel
 from cinelab.train.stage import PAIRS, stage_named
@@ -103,23 +103,15 @@ def deliver(job: Job, config: Any, run: SharedRun) -> None:
     for the toybox also the whole weights with them merged, so that the folder can be directed as
     any other."""
     toybox = recipe_of_toybox(job, run)
-    with together(job.export, zoo.CONFIG) as folder:
+    with together(job.export or job.run, zoo.CONFIG) as folder:
         if job.lora is None:
             export(run.folder, folder / zoo.WEIGHTS, dtype=job.export_dtype or "bf16")
         else:
-            file = deliver_lora(job, run, folder / zoo.ADAPTER)
-            if toybox is not None and job.init != RANDOM:
-                merged = open_weights(placed(job.init), dtype=job.export_dtype, lora=file)
-                write_atomic(
-                    folder / zoo.WEIGHTS,
-                    lambda path: save_file(
-                        {name: value.contiguous() for name, value in merged}, path
-                    ),
-                )
-        write_json(
-            folder / zoo.CONFIG,
-            described(job, config, toybox) | {"run": run.done_info, "training": to_dict(config)},
-        )
+            file = deliver_lora(job, job.lora, run, file=folder / zoo.ADAPTER)
+            if toybox is not None and job.init not in (None, RANDOM):
+                deliver_merged(job, file, folder / zoo.WEIGHTS)
+        entries = {"run": run.done_info, "training": to_dict(config)}
+        write_json(folder / zoo.CONFIG, described(job, config, toybox) | entries)
         write_checksums(folder, sorted(path.name for path in folder.iterdir()))
 
 
@@ -127,19 +119,20 @@ def deliver(job: Job, config: Any, run: SharedRun) -> None:
 WAN_GUIDED = Sampling(48, "euler", 3.0, 5.0)
 
 
-def deliver_lora(job: Job, run: SharedRun, file: Path) -> Path:
-    """Write the averaged adapters with the marks of their base."""
-    base, exact = (
-        (RANDOM, "") if job.init == RANDOM else marks(weights_of(job.init, job.config.model))
-    )
-    return save_lora(
-        file,
-        dict(weights_in(run.folder)),
-        job.lora,
-        base,
-        exact,
-        DTYPES[job.export_dtype or "fp32"],
-    )
+def deliver_lora(job: Job, lora: Lora, run: SharedRun, *, file: Path) -> Path:
+    """Write the averaged adapters with the fingerprints of their base."""
+    base = (RANDOM, "")
+    if job.init is not None and job.init != RANDOM:
+        base = fingerprints_of(weights_of(job.init, job.config.model))
+    dtype = DTYPES[job.export_dtype or "fp32"]
+    return save_lora(file, dict(weights_in(run.folder)), lora, *base, dtype)
+
+
+def deliver_merged(job: Job, lora: Path, file: Path) -> None:
+    """Write the weights that the adapters in a file were trained on, with these merged."""
+    merged = open_weights(placed(job.init or RANDOM), dtype=job.export_dtype, lora=lora)
+    state = {name: value.contiguous() for name, value in merged}
+    write_atomic(file, lambda path: save_file(state, path))
 
 
 def recipe_of_toybox(job: Job, run: SharedRun) -> dict | None:

@@ -6,8 +6,8 @@
         def __init__(self, config): ...      # forward, encode_text: as CausalWan's
 
 `Config` has in_channels, out_channels, text_dim and patch_size, by which data and codec are
-checked. A checkpoint's config.json names its backbone by `"model": {"kind": ..., ...}`: an import path, so
-that another process finds it, or nothing for Wan's.
+checked. A checkpoint's config.json names its backbone by `"model": {"kind": ..., ...}`: an import
+path, so that another process finds it, or nothing for Wan's.
 """
 
 from collections.abc import Mapping

@@ -1,11 +1,12 @@
-"""ODE pairs on disk: where the teacher's probability-flow ODE takes fresh noise, kept at a few
-levels.
+"""ODE pairs on disk: where the teacher's probability-flow ODE takes noise, stored at a few levels.
 
-    B clips   F frames   K kept levels   states (B, K, F, C, h, w)   end (B, F, C, h, w)
+    B clips   F frames   K stored levels   states (B, K, F, C, h, w)   end (B, F, C, h, w)
 
-    autoregressive   every chunk follows its own ODE given the clean ground-truth chunks before it (Causal Forcing,
-                     stage 2a); the clean half's keys and values are computed once a clip and kept
-    bidirectional    the whole clip follows one ODE, every frame driven by all others (CausVid, Self Forcing)
+    autoregressive   every chunk follows its own ODE given the clean ground-truth chunks before it
+                     (Causal Forcing, stage 2a); the keys and values of the clean half are computed
+                     once a clip
+    bidirectional    the whole clip follows one ODE, every frame driven by all others (CausVid, Self
+                     Forcing)
 
 A shard is one training batch. Its clips are drawn anew from the film store, so that only the
 trajectories are stored.
@@ -59,7 +60,7 @@ class PairsConfig(Readable):
     seed: int = 0
     bf16: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.teacher not in TEACHERS:
             raise CinelabError(f"teacher is {self.teacher!r}; use one of {', '.join(TEACHERS)}.")
         check_levels(self.levels, "levels")

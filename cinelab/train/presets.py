@@ -6,28 +6,28 @@ names and for the numbers that several share.
 
 from cinelab.latent.codec import ToyCodecConfig
 from cinelab.latent.store import StoreConfig
-from cinelab.train.bidirectional import BidirectionalTraining
+from cinelab.train.bidirectional import Bidirectional, BidirectionalTraining
 from cinelab.train.codec import CodecTraining
-from cinelab.train.consistency import ConsistencyTraining
-from cinelab.train.dmd import DmdTraining
+from cinelab.train.consistency import ConsistencyDistillation, ConsistencyTraining
+from cinelab.train.dmd import DistributionMatching, DmdTraining
 from cinelab.train.ode import OdeTraining, ode_presets, pairs_presets
 from cinelab.train.pairs import PairsConfig
 from cinelab.train.recogniser import RecogniserTraining
 from cinelab.train.sizes import SMOKE, TOY, WAN, WAN_CAMR
-from cinelab.train.stage import pick, stage_named
-from cinelab.train.teacher_forcing import TeacherForcingTraining
+from cinelab.train.stage import pick
+from cinelab.train.teacher_forcing import TeacherForcing, TeacherForcingTraining
 
 __all__ = ["SMOKE", "TOY", "WAN", "WAN_CAMR"]
 
 
 def bidirectional(preset: str, seed: int = 0) -> BidirectionalTraining:
     """Return settings of stage 0."""
-    return stage_named("bidirectional").preset(preset, seed)
+    return pick(Bidirectional("bidirectional").presets(seed), preset)
 
 
 def teacher_forcing(preset: str, seed: int = 0) -> TeacherForcingTraining:
     """Return settings of stage 1."""
-    return stage_named("teacher_forcing").preset(preset, seed)
+    return pick(TeacherForcing("teacher_forcing").presets(seed), preset)
 
 
 def ode(preset: str, teacher: str = "autoregressive", seed: int = 0) -> OdeTraining:
@@ -37,12 +37,12 @@ def ode(preset: str, teacher: str = "autoregressive", seed: int = 0) -> OdeTrain
 
 def consistency(preset: str, seed: int = 0) -> ConsistencyTraining:
     """Return settings of stage 2b."""
-    return stage_named("consistency").preset(preset, seed)
+    return pick(ConsistencyDistillation("consistency").presets(seed), preset)
 
 
 def dmd(preset: str, seed: int = 0) -> DmdTraining:
     """Return settings of stage 3."""
-    return stage_named("dmd").preset(preset, seed)
+    return pick(DistributionMatching("dmd").presets(seed), preset)
 
 
 def pairs(preset: str, teacher: str = "autoregressive", seed: int = 0) -> PairsConfig:

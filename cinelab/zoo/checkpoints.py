@@ -208,7 +208,7 @@ def save(
         write_checksums(scratch, (WEIGHTS, CONFIG))
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: str | Path) -> str:
     """Short hash of a checkpoint's weights."""
     return checksum(find(folder) / WEIGHTS, size=8)
 

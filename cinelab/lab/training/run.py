@@ -90,7 +90,7 @@ class TrainingRun(Readable):
         return zoo.fill(
             self.model,
             {
-                name: rounded(value, dtype_of(dtype), f"{path}: {name}")
+                name: rounded(value, dtype_of(dtype) or torch.bfloat16, f"{path}: {name}")
                 for name, value in values.items()
             },
             path,

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from cinelab.config import override, to_dict
 from cinelab.errors import CinelabError
@@ -29,6 +28,7 @@ from cinelab.lab.training import samples
 from cinelab.lab.training.panel import counted
 from cinelab.lab.training.run import TrainingRun
 from cinelab.lab.training.samples import Sample
+from cinelab.latent.codec import ToyCodec
 from cinelab.latent.store import Store, build
 from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
@@ -103,7 +103,7 @@ def train_stage(
             **stage.trained_under(config),
         )
 
-    def film(trained: nn.Module, step: int) -> Sample:
+    def film(trained: Any, step: int) -> Sample:
         sample = samples.held_out_film if stage.causal else samples.held_out_clip
         return sample(replace(bundle, model=trained), step)
 
@@ -124,7 +124,7 @@ def _starts(
     return starts
 
 
-def _network(role: Role, config: Any, start: Bundle | None) -> nn.Module:
+def _network(role: Role, config: Any, start: Bundle | None) -> Any:
     """Return a network to train, or a frozen one as it was loaded."""
     if start is None:
         return initialised(config.model).train()
@@ -132,7 +132,7 @@ def _network(role: Role, config: Any, start: Bundle | None) -> nn.Module:
 
 
 def _result(
-    stage: Stage, config: Any, model: nn.Module, start: Bundle | None, sampling: Sampling | None
+    stage: Stage, config: Any, model: Any, start: Bundle | None, sampling: Sampling | None
 ) -> Bundle:
     """Return what the stage makes of its first network, to sample it: the other parts are those of
     the checkpoint it begins with, else the toybox's."""
@@ -170,7 +170,7 @@ def fitting(name: str | Path, model: Any, role: str) -> Bundle:
     return bundle
 
 
-def trainable(model: nn.Module) -> nn.Module:
+def trainable(model: Any) -> Any:
     """Return a copy to train."""
     return deepcopy(model).requires_grad_(True).train()
 
@@ -181,14 +181,14 @@ def codec(
     """The toy codec's training."""
     config = override(presets.codec(preset, seed), changes or {})
     run = Run(run_dir, config)
-    model = codec_stage.ToyCodec(config.codec)
+    model = ToyCodec(config.codec)
 
     def rows() -> Iterator[dict]:
         with counted(config.clips, "clips") as tell:
             clips = codec_stage.render_clips(config, tell)
         return codec_stage.train(config, run, clips)
 
-    def film(model: nn.Module, step: int) -> Sample:
+    def film(model: Any, step: int) -> Sample:
         return samples.through_codec(model, codec_stage.clip(HELD_OUT, 0, 8), step)
 
     return TrainingRun(config, run, model, rows, lambda: {"codec": to_dict(config.codec)}, film)
@@ -256,8 +256,16 @@ def bidirectional(
     loss: str | Callable | None = None,
 ) -> TrainingRun:
     """Set up stage 0, from scratch or from a checkpoint of shorter clips (name or folder)."""
-    settings = {"preset": preset, "seed": seed, "changes": changes, "loss": loss}
-    return train_stage("bidirectional", run_dir, store, init=init, **settings)
+    return train_stage(
+        "bidirectional",
+        run_dir,
+        store,
+        preset=preset,
+        init=init,
+        seed=seed,
+        changes=changes,
+        loss=loss,
+    )
 
 
 def teacher_forcing(
@@ -270,5 +278,13 @@ def teacher_forcing(
     loss: str | Callable | None = None,
 ) -> TrainingRun:
     """Set up stage 1, from a stage 0 checkpoint (name or folder) or from scratch (None)."""
-    settings = {"preset": preset, "seed": seed, "changes": changes, "loss": loss}
-    return train_stage("teacher_forcing", run_dir, store, init=init, **settings)
+    return train_stage(
+        "teacher_forcing",
+        run_dir,
+        store,
+        preset=preset,
+        init=init,
+        seed=seed,
+        changes=changes,
+        loss=loss,
+    )

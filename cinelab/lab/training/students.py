@@ -169,8 +169,8 @@ def dmd(
 
 
 def blend(checkpoints: list[str | Path], folder: str | Path, dtype: str = "bf16") -> Path:
-    """Write a checkpoint whose weights are the mean of several students of one shape, fine-tuned from one
-    base (a model soup).
+    """Write a checkpoint whose weights are the mean of several students of one shape, fine-tuned
+    from one base (a model soup).
 
     Runs from different starts keep different strengths; their mean often has both, at no cost when
     sampling.
@@ -198,7 +198,7 @@ def blend(checkpoints: list[str | Path], folder: str | Path, dtype: str = "bf16"
         Path(folder),
         first.model,
         first.config | {"stage": "blend", "blend": parts, "run": run},
-        dtype_of(dtype),
+        dtype_of(dtype) or torch.bfloat16,
     )
     logs = [read_text(zoo.find(name) / "log.jsonl", LINES) for name in checkpoints]
     write_text(Path(folder) / "log.jsonl", "".join(logs))  # one run after the other
