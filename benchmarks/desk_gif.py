@@ -52,7 +52,7 @@ def address(folder: Path) -> str:
     told: list[str] = []
     house = House(folder, load("toybox-2step"))
     threading.Thread(
-        target=lambda: asyncio.run(serve(house, "127.0.0.1", 0, told.append)), daemon=True
+        target=lambda: asyncio.run(serve(house, "127.0.0.1", 0, announce=told.append)), daemon=True
     ).start()
     while not told:
         time.sleep(0.05)

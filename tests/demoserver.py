@@ -26,22 +26,29 @@ class Served:
     def __init__(self, house: House, names=()):
         self.house = house
         self.names = names
-        self.told = []
+        self.addresses = []
         self.ready = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self.thread.start()
         assert self.ready.wait(30)
-        self.address = self.told[0]
+        self.address = self.addresses[0]
         self.port = urlsplit(self.address).port
         self.token = house.keys.token
 
     async def _run(self):
         self.loop = asyncio.get_running_loop()
         self.end = asyncio.Event()
-        await serve(self.house, "127.0.0.1", 0, self._told, self.end, self.names)
+        await serve(
+            self.house,
+            "127.0.0.1",
+            0,
+            announce=self._announced,
+            until=self.end,
+            names=self.names,
+        )
 
-    def _told(self, address):
-        self.told.append(address)
+    def _announced(self, address):
+        self.addresses.append(address)
         self.ready.set()
 
     def close(self):

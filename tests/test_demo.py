@@ -29,7 +29,7 @@ from cinelab.lab.desk.access import (
     page_policy,
     token_given,
 )
-from cinelab.lab.desk.demo import House, Rules, demo, serve
+from cinelab.lab.desk.demo import House, DemoLimits, demo, serve
 from cinelab.lab.desk.messages import MESSAGE
 from cinelab.lab.desk.viewers import MOST, Viewer
 from cinelab.stream.live import Live
@@ -49,7 +49,9 @@ def house(bundle, tmp_path):
     made = []
 
     def build(**rules):
-        made.append(House(tmp_path / "films", bundle, Rules(**rules), keys=Keys("a-secret-token")))
+        made.append(
+            House(tmp_path / "films", bundle, DemoLimits(**rules), keys=Keys("a-secret-token"))
+        )
         return made[-1]
 
     yield build
@@ -293,12 +295,12 @@ def test_the_page_may_load_what_is_its_own_and_no_inline_script():
 
 def test_rules_and_ports_that_make_no_sense(bundle, tmp_path, served):
     with pytest.raises(CinelabError, match="visitors is 0"):
-        Rules(visitors=0)
+        DemoLimits(visitors=0)
     port = served().port
     with pytest.raises(CinelabError, match=f"port {port} on 127.0.0.1 cannot be used"):
         with ThreadPoolExecutor(1) as other:  # a browser's driver may have a loop in this thread
             other.submit(
-                lambda: asyncio.run(serve(House(tmp_path, bundle), "127.0.0.1", port, str))
+                lambda: asyncio.run(serve(House(tmp_path, bundle), "127.0.0.1", port, announce=str))
             ).result(30)
 
 
@@ -308,7 +310,15 @@ def test_a_bad_token_or_name_is_refused_before_the_model_is_read(tmp_path):
         ({"names": ["http://x"]}, "--allow-host is 'http://x'"),
     ):
         with pytest.raises(CinelabError, match=said):
-            demo(tmp_path / "films", "no such model", Rules(), "127.0.0.1", 0, str, **bad)
+            demo(
+                tmp_path / "films",
+                "no such model",
+                DemoLimits(),
+                host="127.0.0.1",
+                port=0,
+                announce=str,
+                **bad,
+            )
     assert not (tmp_path / "films").exists()
 
 

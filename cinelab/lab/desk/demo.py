@@ -30,7 +30,7 @@ from cinelab.files import to_json
 from cinelab.lab.desk.access import DIRECTS, HEADERS, Doors, Keys, page_policy, token_given
 from cinelab.lab.desk.messages import MESSAGE
 from cinelab.lab.desk.viewers import Viewer
-from cinelab.lab.desk.visits import FILM, OFFERED, House, Rules, Visit, plain
+from cinelab.lab.desk.visits import FILM, OFFERED, House, DemoLimits, Visit, plain
 from cinelab.lab.desk.widget import HERE
 from cinelab.limits import PORT, check_number
 from cinelab.memory.policy import Policy
@@ -291,12 +291,13 @@ async def serve(
     house: House,
     host: str,
     port: int,
-    told: Callable[[str], None],
+    *,
+    announce: Callable[[str], None],
     until: asyncio.Event | None = None,
     names: Sequence[str] = (),
 ) -> None:
-    """Serve until cancelled, or until `until` is set; tells the addresses once it is there.
-    `names` are those of a proxy."""
+    """Serve until cancelled, or until `until` is set. `announce` is called with every address once
+    the server listens; `names` are those of a proxy. Raises CinelabError where the port is taken."""
     doors = Doors(host, tuple(names))
     clerk = ThreadPoolExecutor(1, "cinelab-clerk")
     server = tornado.httpserver.HTTPServer(
@@ -316,11 +317,11 @@ async def serve(
     port = next(iter(server._sockets.values())).getsockname()[1]
     sweeper = PeriodicCallback(
         lambda: clerk.submit(house.sweep).add_done_callback(_failed),
-        1000 * min(SWEEP, house.rules.idle),
+        1000 * min(SWEEP, house.limits.idle),
     )
     sweeper.start()
     for address in doors.addresses(port):
-        told(f"{address}/?token={house.keys.token}")
+        announce(f"{address}/?token={house.keys.token}")
     try:
         await (until or asyncio.Event()).wait()
     finally:
@@ -333,10 +334,11 @@ async def serve(
 def demo(
     folder: str | Path,
     model: str,
-    rules: Rules,
+    limits: DemoLimits,
+    *,
     host: str,
     port: int,
-    told: Callable[[str], None],
+    announce: Callable[[str], None],
     policy: str | Policy | None = None,
     budget: int | None = None,
     token: str | None = None,
@@ -351,8 +353,8 @@ def demo(
     ready_folder(folder)
     bundle = load(model)
     policy_for(bundle, policy, budget)  # refused now, not at the first visit
-    house = House(Path(folder), bundle, rules, policy=policy, budget=budget, keys=keys)
+    house = House(Path(folder), bundle, limits, policy=policy, budget=budget, keys=keys)
     try:
-        asyncio.run(serve(house, host, port, told, names=names))
+        asyncio.run(serve(house, host, port, announce=announce, names=names))
     except KeyboardInterrupt:
-        told("Closed; every film is in " + str(folder))
+        announce("Closed; every film is in " + str(folder))

@@ -48,7 +48,7 @@ SAID = 500  # characters of a sentence at most, whatever it quotes
 
 
 @dataclass(frozen=True)
-class Rules:
+class DemoLimits:
     """What a visitor may: films at once, chunks of a film with all its takes, seconds until an
     unwatched film is let go of, browsers that look at one film, commands that wait, exports of a
     film, MiB of a film's log and chunks, films that the folder holds."""
@@ -81,13 +81,13 @@ class Visit(Desk):
     """A film's desk whose views are browsers at the other ends of `viewers`. No message names a
     folder of this machine."""
 
-    def __init__(self, session: Session, rules: Rules, exporting: threading.Lock, **more):
+    def __init__(self, session: Session, limits: DemoLimits, exporting: threading.Lock, **more):
         self.viewers = Viewers()
-        self.rules = rules
+        self.limits = limits
         # one export at a time in the house, and of this film
         self._exporting = exporting
         self._one = threading.Lock()
-        super().__init__(session, bounds=rules.bounds, **more)
+        super().__init__(session, bounds=limits.bounds, **more)
         self.observe(self._pass_on_view, names="view")
 
     def _posted(self) -> Viewers:
@@ -122,12 +122,12 @@ class Visit(Desk):
             return self._say(
                 message.id, viewer, error="An export is being written; wait until it is there."
             )
-        if len(list(self.folder.glob("export-*"))) >= self.rules.exports:
+        if len(list(self.folder.glob("export-*"))) >= self.limits.exports:
             self._one.release()
             return self._say(
                 message.id,
                 viewer,
-                error=f"A film has {self.rules.exports} exports, the most here; download one of "
+                error=f"A film has {self.limits.exports} exports, the most here; download one of "
                 "them.",
             )
         return super()._export(message, viewer)
@@ -169,12 +169,12 @@ def plain(text: str, folder: Path) -> str:
 
 @dataclass
 class House(Readable):
-    """All visits, the model that they share, and the rules. Its methods may be called from any
+    """All visits, the model that they share, and the limits. Its methods may be called from any
     thread."""
 
     folder: Path
     bundle: Bundle
-    rules: Rules = Rules()
+    limits: DemoLimits = DemoLimits()
     policy: str | Policy | None = None  # of a film that begins; None = the model's own
     budget: int | None = None
     keys: Keys = field(default_factory=Keys)
@@ -192,9 +192,9 @@ class House(Readable):
         many viewers."""
         with self._lock:
             visit = self.visits.get(film) or self._begin(film, viewer, address)
-            if len(visit.viewers) >= self.rules.viewers:
+            if len(visit.viewers) >= self.limits.viewers:
                 raise CinelabError(
-                    f"{self.rules.viewers} browsers look at this film, the most here; close one "
+                    f"{self.limits.viewers} browsers look at this film, the most here; close one "
                     "of them."
                 )
             self.left.pop(film, None)
@@ -215,7 +215,7 @@ class House(Readable):
             session = open_session(folder, self.bundle, policy=self.policy, budget=self.budget)
             held.callback(session.close)
             self.visits[film] = Visit(
-                session, self.rules, self._exporting, held=held.pop_all(), turns=self.turns
+                session, self.limits, self._exporting, held=held.pop_all(), turns=self.turns
             )
         self.left[film] = time.monotonic()
         return self.visits[film]
@@ -223,18 +223,18 @@ class House(Readable):
     def _make_place(self) -> None:
         """Let go of a film that nobody looks at, one that was never played before others, if all
         places are taken."""
-        if len(self.visits) < self.rules.visitors:
+        if len(self.visits) < self.limits.visitors:
             return
         if not self.left:
-            raise CinelabError(FULL.format(self.rules.visitors))
+            raise CinelabError(FULL.format(self.limits.visitors))
         self._let_go(min(self.left, key=lambda film: (self.visits[film].played, self.left[film])))
 
     def _check_films(self) -> None:
         """Refuse a new film where the folder holds as many as it may."""
         kept = sum(FILM.fullmatch(one.name) is not None for one in self.folder.glob("*"))
-        if kept >= self.rules.films:
+        if kept >= self.limits.films:
             raise CinelabError(
-                f"This demo keeps {self.rules.films} films, the most here; go on with one of yours."
+                f"This demo keeps {self.limits.films} films, the most here; go on with one of yours."
             )
 
     def _count(self, address: str) -> None:
@@ -271,7 +271,7 @@ class House(Readable):
             for film in [
                 film
                 for film, when in self.left.items()
-                if time.monotonic() - when > self.rules.idle
+                if time.monotonic() - when > self.limits.idle
             ]:
                 self._let_go(film)
 
