@@ -394,9 +394,9 @@ def some_message(rng: Random) -> Files:
 
 @kind(some_message)
 def message(folder: Path) -> None:
-    from cinelab.lab.desk.messages import read
+    from cinelab.lab.desk.messages import read_message
 
-    read((folder / "message.json").read_bytes().decode(errors="replace"))
+    read_message((folder / "message.json").read_bytes().decode(errors="replace"))
 
 
 # ---- checkpoints, runs, stores

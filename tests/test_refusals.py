@@ -300,7 +300,7 @@ def test_a_yaml_file_that_cannot_be_meant_is_one_sentence(tmp_path, text, said):
 
 
 def test_limits_agree_with_each_other():
-    from cinelab.lab.desk.demo import DemoLimits
+    from cinelab.lab.desk.hosting import DemoLimits
     from cinelab.limits import CHUNKS, DIRECTED, LATENTS, SECONDS, SHOTS, STEPS
     from cinelab.script import screenplay
 

@@ -15,6 +15,7 @@ from cinelab.progress import progress
 
 if TYPE_CHECKING:
     from cinelab.data import DataConfig
+    from cinelab.lab.training.video_data import Parts
 
 RunFile = Annotated[
     Path, typer.Argument(help="the run's description, YAML or JSON; see docs/scaling.md")
@@ -135,7 +136,7 @@ def _verify_store(store: Path) -> None:
 
 
 def _build_store(
-    videos: Path, store: Path, config: "DataConfig", *, parts: tuple, part: tuple[int, int]
+    videos: Path, store: Path, config: "DataConfig", *, parts: "Parts", part: tuple[int, int]
 ) -> int | None:
     """Encode this worker's part. Return the films stored; None where all were there already."""
     from cinelab.data import build
