@@ -147,9 +147,9 @@ def screenplay(folder: Path) -> None:
 
 @kind(one_file("sweep.yaml", SWEEPS))
 def sweep(folder: Path) -> None:
-    from cinelab.lab.sweeps.grid import expand, load
+    from cinelab.lab.sweeps.grid import expand, load_sweep
 
-    expand(load(folder / "sweep.yaml"))
+    expand(load_sweep(folder / "sweep.yaml"))
 
 
 @kind(one_file("run.yaml", JOBS))
