@@ -392,10 +392,10 @@ def test_a_parameter_and_a_sweep_under_earlier_names_are_answered():
     with pytest.raises(
         CinelabError, match="reach.yaml is not here; it is called max_distance.yaml"
     ):
-        load(Path("experiments/reach.yaml"))
+        load_sweep(Path("experiments/reach.yaml"))
     path = notebook(parameters="run_dir = ''\nchanges = {}", name="50_wan_film.ipynb")
     with pytest.raises(CinelabError, match="'chunk'; it is an entry of changes now: changes = "):
-        check(path, {"chunk": 3})
+        check_parameters(path, {"chunk": 3})
 
 
 def test_a_notebook_that_has_another_name_now_is_answered_with_it():
@@ -536,7 +536,7 @@ def test_ctrl_c_leaves_the_table_and_says_how_to_go_on():
         "stopped" in left
         and "seed=1" in left
         and "3 left" in left
-        and "same command goes on" in left
+        and "same command continues" in left
     )
 
 

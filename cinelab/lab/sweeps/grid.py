@@ -101,8 +101,10 @@ class SweepCell:
             return False
         done = _read_done(path)
         ours = {"notebook": self.notebook.name, "": renamed.settings(self.parameters)}
-        theirs = {"notebook": renamed.current(done["notebook"])}
-        theirs |= {"": renamed.settings(done["parameters"])}
+        theirs = {
+            "notebook": renamed.current(done["notebook"]),
+            "": renamed.settings(done["parameters"]),
+        }
         if found := differing(theirs, ours):
             place, old, new = found
             raise CinelabError(

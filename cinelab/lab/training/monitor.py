@@ -107,7 +107,7 @@ def _curve(rows: Sequence[dict], key: str, *, colour: str, legend: str) -> go.Sc
     values = np.array([row[key] for row in rows if key in row])
     few = len(values) < FEW
     some = thinned(len(values))
-    means = values if few else centred_mean(values, max(1, len(values) // 60) * 2 + 1)
+    means = values if few else centred_mean(values.tolist(), max(1, len(values) // 60) * 2 + 1)
     return go.Scatter(
         x=steps[some],
         y=means[some],

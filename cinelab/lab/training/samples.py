@@ -99,6 +99,9 @@ def bidirectional_clips(
 ) -> torch.Tensor:
     """Make clips (B, F, C, h, w) all at once with a bidirectional model; one caption a clip."""
     sampling = bundle.levels(sampling)
+    guidance = sampling.guidance
+    solver = sampling.solver
+    assert guidance is not None and solver is not None  # a bundle's sampling is complete
     with inference_mode(True):
         text = bundle.encoder.encode(captions)[:, None]
         compared = bundle.encoder.encode([unconditional_text(bundle.unconditional)]).expand_as(
@@ -107,8 +110,8 @@ def bidirectional_clips(
         noise = noise_for(seeds, 0, (frames, *bundle.latent_shape))
         slot = torch.zeros(len(captions), frames, dtype=torch.long)
         clips = Clips(noise, torch.cat([text, compared[:, None]], dim=1), slot, slot)
-        field = teacher_velocity(bundle.model, clips, "bidirectional", sampling.guidance, chunk=1)
-        return solve(field, noise, sampling.levels(), sampling.solver)
+        field = teacher_velocity(bundle.model, clips, "bidirectional", guidance, chunk=1)
+        return solve(field, noise, sampling.levels(), solver)
 
 
 def sample_clips(checkpoint: str | Path, clips: int = 4, frames: int = 4) -> Image.Image:
