@@ -971,7 +971,7 @@ def arguments(folder: Path) -> None:
         os.chdir(folder / "here")
         sys.argv, printing.out.file, printing.err.file = ["cinelab", *words], said, said
         with redirect_stdout(said), redirect_stderr(said):
-            cli.main()
+            cli.run_command()
     except SystemExit as ended:
         assert ended.code in (0, 1, 2, None), f"exit code {ended.code}"
         assert ended.code != 2 or len(said.getvalue()) < 2 * MOST, (

@@ -41,7 +41,7 @@ def cinelab(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     ):
         patch.setattr(sys, "argv", ["cinelab", *words])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            cli.run_command()
     return subprocess.CompletedProcess(
         words, ended.value.code, told.getvalue(), complained.getvalue()
     )

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab.sweeps.cluster import LONG, Cluster, settings
+from cinelab.lab.sweeps.cluster import LONG, Cluster, submitit_parameters
 from cinelab.lab.sweeps.grid import Sweep, expand
 from cinelab.lab.sweeps.sweep import run
 
@@ -142,10 +142,10 @@ def test_options_in_the_words_of_submitit():
         "cpus_per_task": 4,
         "mem": "16GB",
     }
-    assert settings("slurm", given) == asked | {"partition": "long"}
-    assert settings("local", {}) == {"timeout_min": LONG} and settings("local", {"time": 5}) == {
-        "timeout_min": 5
-    }
+    assert submitit_parameters("slurm", given) == asked | {"partition": "long"}
+    assert submitit_parameters("local", {}) == {"timeout_min": LONG} and submitit_parameters(
+        "local", {"time": 5}
+    ) == {"timeout_min": 5}
 
 
 def test_what_is_missing_is_named(monkeypatch):

@@ -33,7 +33,7 @@ def told(monkeypatch, capsys):
     def run(*words: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["cinelab", *words])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            cli.run_command()
         return ended.value.code, capsys.readouterr().err
 
     return run

@@ -80,7 +80,7 @@ def import_modules(modules: Modules = None):
         import_named()  # a mistake in a module is reported before any work is done
 
 
-def main() -> None:
+def run_command() -> None:
     """Run the command of this process, and exit with its code."""
     speakable()
     warnings.showwarning = _show_warning
@@ -165,7 +165,3 @@ def _system_sentence(error: OSError) -> str:
         return f"Output cannot be written ({reason(error)}); {remedy}."
     remedy = REMEDIES.get(number, "check its permissions and the free space")
     return f"{error.filename}: {reason(error)}; {remedy}."
-
-
-if __name__ == "__main__":
-    main()

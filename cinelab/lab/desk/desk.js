@@ -339,7 +339,7 @@ class Desk {
     this.root.classList.toggle("cd-wrong", Boolean(wrong));
   }
 
-  // What is said while an answer takes long, "" otherwise.
+  // The sentence while an answer takes long, "" otherwise.
   waitsFor() {
     const oldest = Math.min(...[...this.pending.values()].map((sent) => sent.at));
     return performance.now() - oldest > SLOW ? (this.about.waits ?? WAITS) : "";

@@ -54,7 +54,7 @@ POLL = {"local": 0.1, "slurm": 1.0}
 UNSEEN = 3600  # seconds after which a job that the cluster does not know counts as gone
 
 
-def settings(engine: str, options: dict[str, Any]) -> dict[str, Any]:
+def submitit_parameters(engine: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return submitit's parameters for our options: time in minutes, memory in GB, gpus and cpus a
     cell, names as text. Raises CinelabError."""
     chosen = {key: _value(engine, key, str(value)) for key, value in options.items()}
@@ -83,7 +83,7 @@ class Cluster:
 
     def __init__(self, engine: str, options: dict[str, Any], workers: int):
         self.engine = engine
-        self._parameters = settings(engine, options)
+        self._parameters = submitit_parameters(engine, options)
         self._submitit = _submitit(engine)
         self._threads = max(1, cores() // workers) if engine == "local" else options.get("cpus")
         self._jobs: dict[int, Any] = {}

@@ -184,9 +184,9 @@ def _engine_starter(name: str, options: dict[str, Any], workers: int) -> Callabl
     if name not in ENGINES:
         raise CinelabError(f"engine is {name!r}; give {', '.join(ENGINES[:-1])} or {ENGINES[-1]}.")
     if name != "here":
-        from cinelab.lab.sweeps.cluster import Cluster, settings
+        from cinelab.lab.sweeps.cluster import Cluster, submitit_parameters
 
-        settings(name, options)
+        submitit_parameters(name, options)  # refuses bad options now
         return lambda: Cluster(name, options, workers)
     if options:
         raise CinelabError(
