@@ -147,9 +147,9 @@ def screenplay(folder: Path) -> None:
 
 @kind(one_file("sweep.yaml", SWEEPS))
 def sweep(folder: Path) -> None:
-    from cinelab.lab.sweeps.grid import expand, load
+    from cinelab.lab.sweeps.grid import expand, load_sweep
 
-    expand(load(folder / "sweep.yaml"))
+    expand(load_sweep(folder / "sweep.yaml"))
 
 
 @kind(one_file("run.yaml", JOBS))
@@ -394,9 +394,9 @@ def some_message(rng: Random) -> Files:
 
 @kind(some_message)
 def message(folder: Path) -> None:
-    from cinelab.lab.desk.messages import read
+    from cinelab.lab.desk.messages import read_message
 
-    read((folder / "message.json").read_bytes().decode(errors="replace"))
+    read_message((folder / "message.json").read_bytes().decode(errors="replace"))
 
 
 # ---- checkpoints, runs, stores
@@ -971,7 +971,7 @@ def arguments(folder: Path) -> None:
         os.chdir(folder / "here")
         sys.argv, printing.out.file, printing.err.file = ["cinelab", *words], said, said
         with redirect_stdout(said), redirect_stderr(said):
-            cli.main()
+            cli.run_command()
     except SystemExit as ended:
         assert ended.code in (0, 1, 2, None), f"exit code {ended.code}"
         assert ended.code != 2 or len(said.getvalue()) < 2 * MOST, (

@@ -25,7 +25,7 @@ from cinelab.errors import CinelabError
 from cinelab.flow.solvers import solve, trajectory
 from cinelab.jobs import worker
 from cinelab.jobs.job import load_job
-from cinelab.lab.desk.demo import House, Rules
+from cinelab.lab.desk.hosting import DemoLimits, FilmHost
 from cinelab.lab.desk.viewers import Viewer
 from cinelab.lab.reports.cards import compare_cards, score_card
 from cinelab.lab.reports.index import query
@@ -755,12 +755,12 @@ def test_the_desk_offers_own_policies_and_takes_no_path_from_a_browser(own, monk
 
 
 def test_a_demo_begins_with_what_it_was_given(own, bundle, tmp_path):
-    house = House(tmp_path, bundle, Rules(), policy="last_of_shots", budget=3)
+    films = FilmHost(tmp_path, bundle, DemoLimits(), policy="last_of_shots", budget=3)
     try:
-        visit = house.open("abcdefghij", Viewer())
-        assert visit.view["settings"]["policy"] == "last_of_shots"
+        desk = films.open("abcdefghij", Viewer())
+        assert desk.view["settings"]["policy"] == "last_of_shots"
     finally:
-        house.close()
+        films.close()
 
 
 def test_a_trainings_file_names_own_things(tmp_path):

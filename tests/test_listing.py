@@ -324,10 +324,10 @@ def test_what_failed_or_measured_nothing_exits_with_1_and_keeps_the_rest(tmp_pat
         run("eval", "videos", tmp_path, "--backends", "colour", "-o", tmp_path / "r.parquet") == 1
         and (tmp_path / "r.parquet").exists()
     )
-    cli_eval._exit(["ok", "absent"])
+    cli_eval.exit_with(["ok", "absent"])
     for states in (["ok", "failed"], ["absent"], []):
         with pytest.raises(cli_eval.typer.Exit):
-            cli_eval._exit(states)
+            cli_eval.exit_with(states)
 
 
 def test_clips_exits_with_1_where_a_video_failed_or_nothing_was_kept(tmp_path, film):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from wan_folder import TEXT_DIM, TRANSFORMER, make_wan_folder
 
 from cinelab.cli import commands as cli
-from cinelab.cli.wan import next_line
+from cinelab.cli.train import next_line
 from cinelab.errors import CinelabError
 from cinelab.jobs import worker
 from cinelab.jobs.job import load_job

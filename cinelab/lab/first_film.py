@@ -1,4 +1,4 @@
-"""A screenplay to a folder that can be looked at: film, storyboard, routing picture, scores."""
+"""From a screenplay to a folder: film, storyboard, routing page, scores."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +22,12 @@ def director_for(
     model: str,
     policy: str | Policy | None = None,
     budget: int | None = None,
+    *,
     seed: int | None = None,
     steps: Steps = None,
 ) -> Director:
-    """A director from plain values, as a notebook or the command line has them. No policy is the
-    model's own (see `policy_for`)."""
+    """Return a director from plain values, as a notebook or the command line has them. Without a
+    policy it has the model's own (see `policy_for`)."""
     bundle = load(model)
     return Director(bundle, policy_for(bundle, policy, budget), seed, bundle.levels(steps))
 
@@ -35,6 +36,7 @@ def direct_film(
     play: Screenplay,
     folder: str | Path,
     model: str = "toybox-2step",
+    *,
     policy: str | Policy | None = None,
     budget: int | None = None,
     seed: int | None = None,
@@ -44,13 +46,13 @@ def direct_film(
 ) -> Path:
     """Make, score and save the film of a screenplay; an existing film is not overwritten.
 
-    What can be refused is refused before the first chunk. A film that was stopped goes on from its
-    last finished chunk, and one whose saving was stopped is saved, if it is this one.
+    What can be refused is refused before the first chunk. A film that was stopped continues from
+    its last finished chunk, and one whose saving was stopped is saved, if it is this one.
     `progress(done, of)` is called after every chunk, `stage(text)` when another part of the work
     begins.
     """
     folder = ready_folder(folder)
-    director = director_for(model, policy, budget, seed, steps)
+    director = director_for(model, policy, budget, seed=seed, steps=steps)
     if finish(folder, MARK) and saved_as(folder, play, director):
         return folder
     require_new_folder(folder)
@@ -64,7 +66,7 @@ def direct_film(
 def save_findings(
     film: Film, folder: str | Path, stage: Callable[[str], None] = lambda text: None
 ) -> pd.DataFrame:
-    """Write routing.html and metrics.parquet beside a film; returns the scores."""
+    """Write routing.html and metrics.parquet to a film's folder. Return the scores."""
     folder = Path(folder)
     stage("writing the routing page")
     write_routing_page(film, folder / "routing.html")
@@ -75,7 +77,7 @@ def save_findings(
 
 
 def score(film: Film) -> pd.DataFrame:
-    """Rows (shot, metric, value, detail) of a film by the shipped recogniser, which reads the
+    """Score a film: rows (shot, metric, value, detail) by the shipped recogniser, which reads the
     toybox alone; of another model's film cuts and speed only."""
     reader = load_recogniser()
     if film.frames.shape[1:3] != tuple(reader.config.size):

@@ -1,4 +1,4 @@
-"""The table that any cell of a sweep may leave, and what it must hold: rows.parquet in its
+"""The table that any cell of a sweep may write, and what it must hold: rows.parquet in its
 `run_dir`.
 
     film     whole number: the independent unit; the same film has the same number in every cell
@@ -9,8 +9,8 @@
     seed     whole number (may be left out: the cell's)
 
 Further columns are settings that vary inside the cell. Tables of `cinelab eval` (`clip` in place of
-`film`) are taken too. `keep_rows` writes one; a sweep checks every table that a cell leaves, and a
-broken one fails the cell with a sentence.
+`film`) are read too. `keep_rows` writes one; a sweep checks the table of every cell, and a broken
+one fails the cell with a sentence.
 """
 
 from collections.abc import Mapping
@@ -57,52 +57,50 @@ def keep_rows(
     """
     from cinelab.metrics.metric import METRICS
 
-    rows = checked(rows, "rows")
+    rows = checked_rows(rows, "rows")
     folder = Path(run_dir)
     write_atomic(folder / ROWS, lambda path: rows.to_parquet(path))
-    known = {name: about for name, about in METRICS.about().items() if name in set(rows["metric"])}
-    write_json(
-        folder / CELL,
-        settings
-        | {"metrics": known | {name: dict(about) for name, about in (metrics or {}).items()}},
-    )
+    names = set(rows["metric"])
+    known = {name: about for name, about in METRICS.about().items() if name in names}
+    known |= {name: dict(about) for name, about in (metrics or {}).items()}
+    write_json(folder / CELL, settings | {"metrics": known})
     by = [name for name in ("metric", "source") if name in rows]
     return rows.groupby(by, sort=False)["value"].agg(["mean", "count"]).round(3).reset_index()
 
 
 def check_cell(folder: str | Path) -> None:
-    """Refuse a table that a report could not read, where the cell left one."""
+    """Refuse a table that a report could not read, where the cell wrote one."""
     path = Path(folder) / ROWS
     if path.exists():
         read_rows(path)
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """A cell's table, its settings under today's names. Raises CinelabError with what is wrong
+    """Read a cell's table, its settings under today's names. Raises CinelabError with what is wrong
     with it."""
-    return checked(renamed.columns(read_frame(path, "run the cell again")), str(path))
+    rows = renamed.columns(read_frame(path, "run the cell again"))
+    return checked_rows(rows, str(path))
 
 
 def read_done(path: Path) -> dict:
-    """What done.json says of a finished cell or training. Raises CinelabError where it is broken or
-    of another shape."""
+    """Read done.json of a finished cell or training. Raises CinelabError where it is broken or of
+    another shape."""
     return read_mapping(path, **DONE)
 
 
 def read_info(path: Path) -> dict:
-    """What cell.json says, {} where there is none: settings as the notebook gave them, and what a
-    report knows of metrics."""
-    return (
-        read_mapping(
-            path, metrics=dict[str, dict] | None, protocol=int | float | None, setting=dict | None
-        )
-        if path.exists()
-        else {}
+    """Read cell.json, {} where there is none: settings as the notebook gave them, and what a report
+    knows of metrics."""
+    if not path.exists():
+        return {}
+    return read_mapping(
+        path, metrics=dict[str, dict] | None, protocol=int | float | None, setting=dict | None
     )
 
 
-def checked(rows: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Rows as they are, if they are what the head of the file says."""
+def checked_rows(rows: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return rows unchanged, if they are what the head of this module asks for. Raises
+    CinelabError."""
     unit = "clip" if "clip" in rows and "film" not in rows else "film"
     if missing := [name for name in (unit, "metric", "value") if name not in rows]:
         raise CinelabError(
