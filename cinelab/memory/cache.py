@@ -207,14 +207,23 @@ class OpenChunk(Readable):
     _freqs: list[Tensor] = field(default_factory=list)
     _past: dict[int, Past] = field(default_factory=dict)
     _buffers: dict[tuple, Tensor] = field(default_factory=dict)
+    _graph: bool = False  # a pass with gradients may come back to what was retrieved
 
     def record(self) -> "OpenChunk":
-        """Return the context of the clean pass, which retrieves anew from its own queries."""
+        """Return the context of the clean pass, which retrieves anew from its own queries.
+
+        What the denoising passes laid out is let go, so that it does not stand beside the clean
+        pass's own.
+        """
+        if not self._graph:
+            self._past.clear()
+            self._buffers.clear()
         shared = (self.decided, self._choices, self._freqs)
         return OpenChunk(self.cache, self.chunk, self.shot, True, {}, *shared)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
         """Return the heads' outputs (B, T, h, d) from unrotated q, k, v (B, T, h, d)."""
+        self._graph |= torch.is_grad_enabled()
         if self.recording:
             self.written[layer] = (k.detach(), v.detach())
         if layer not in self._past:
