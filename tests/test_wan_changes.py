@@ -20,7 +20,8 @@ def test_every_former_parameter_is_an_entry_of_changes():
     assert {*bench, "options"} == set(renamed.IN_CHANGES["53_bench_wan"]) and options
     assert set(bench) <= set(inspect.signature(wan_bench.bench).parameters)
     run = {field.name for field in fields(wan_changes.TrainingRun)}
-    assert run == set(renamed.IN_CHANGES["51_train_wan"])
+    former = renamed.IN_CHANGES["51_train_wan"]
+    assert run == {renamed.ENTRIES.get(name, name) for name in former}
 
 
 def test_an_unknown_entry_is_answered_with_the_nearest():
@@ -33,11 +34,17 @@ def test_an_unknown_entry_is_answered_with_the_nearest():
 
 
 def test_a_run_and_its_stage_are_sorted(tmp_path):
-    changes = {"processes": 8, "parts": 64, "store_kind": "noise", "steps": 5, "optim.lr": 1e-6}
+    changes = {
+        "processes": 8,
+        "micro_batches": 64,
+        "store_kind": "noise",
+        "steps": 5,
+        "optim.lr": 1e-6,
+    }
     run = wan_changes.training(changes, "4x6x5")
     assert run.processes == 8 and run.job["changes"] == {"steps": 5, "optim.lr": 1e-6}
     job = launch.job(tmp_path, "teacher_forcing", "smoke", **run.job)
-    assert job.layout.parts == 64 and job.store.kind == "noise"
+    assert job.layout.micro_batches == 64 and job.store.kind == "noise"
     assert job.config.steps == 5 and job.config.optim.lr == 1e-6
     with pytest.raises(CinelabError, match="processes"):
         wan_changes.training({"processes": "many"}, "4x6x5")
