@@ -22,7 +22,7 @@ ROOT = "cinelab."
 MODULES = {
     "cli_eval": "cli.evaluation",
     "cli_options": "cli.options",
-    "cli_wan": "cli.wan",
+    "cli_wan": "cli.weights",
     "lab.ablation": "lab.studies.memory_cell",
     "lab.cards": "lab.reports.cards",
     "lab.catalogue": "lab.reports.toybox_figures",
@@ -34,7 +34,7 @@ MODULES = {
     "lab.executed": "lab.reports.pages",
     "lab.films": "lab.studies.film_cell",
     "lab.grid": "lab.sweeps.grid",
-    "lab.house": "lab.desk.visits",
+    "lab.house": "lab.desk.hosting",
     "lab.initialisation": "lab.studies.initialisation_cell",
     "lab.injectivity": "lab.studies.injectivity",
     "lab.inspector": "lab.desk.inspector",
@@ -134,6 +134,14 @@ NAMES: dict[str, dict[str, str]] = {
     "cli": {
         "app": "cli.commands.app",
     },
+    "cli.options": {
+        "names_of": "comma_names",
+        "number": "number_option",
+        "size_of": "frame_size",
+    },
+    "cli.weights": {
+        "next_line": "cli.train.next_line",
+    },
     "data.listing": {
         "Reel": "ChunkGenerator",
     },
@@ -141,9 +149,83 @@ NAMES: dict[str, dict[str, str]] = {
         "spread": "expand_t",
     },
     "lab.desk": {
-        "Desk": "lab.desk.widget.Desk",
+        "Desk": "lab.desk.widget.DeskWidget",
         "desk": "lab.desk.widget.desk",
-        "open_session": "lab.desk.widget.open_session",
+        "open_session": "lab.desk.widget.open_or_create_session",
+    },
+    "lab.desk.access": {
+        "Doors": "AllowedHosts",
+        "Keys": "Tokens",
+        "token_given": "chosen_token",
+    },
+    "lab.desk.demo": {
+        "House": "lab.desk.hosting.FilmHost",
+        "Rules": "lab.desk.hosting.DemoLimits",
+    },
+    "lab.desk.frame_channel": {
+        "Post": "FrameChannel",
+    },
+    "lab.desk.hosting": {
+        "House": "FilmHost",
+        "Rules": "DemoLimits",
+        "Visit": "HostedDesk",
+    },
+    "lab.desk.kernel": {
+        "Kernel": "KernelActivity",
+    },
+    "lab.desk.messages": {
+        "Drawn": "FramesDrawn",
+        "Unread": "InvalidMessage",
+        "parse": "parse_message",
+        "read": "read_message",
+    },
+    "lab.desk.viewers": {
+        "news": "view_changes",
+    },
+    "lab.desk.widget": {
+        "Desk": "DeskWidget",
+        "about": "lab.desk.view.desk_facts",
+        "open_session": "open_or_create_session",
+    },
+    "lab.inputs": {
+        "a_judge": "a_backend",
+    },
+    "lab.plain_notebook": {
+        "plain": "stripped_notebook",
+    },
+    "lab.sweeps.cell": {
+        "answer": "run_cell",
+    },
+    "lab.sweeps.cluster": {
+        "settings": "submitit_parameters",
+    },
+    "lab.sweeps.grid": {
+        "Cell": "SweepCell",
+        "load": "load_sweep",
+        "plain": "json_value",
+    },
+    "lab.sweeps.measured": {
+        "checked": "checked_rows",
+    },
+    "lab.sweeps.notebook": {
+        "check": "check_parameters",
+        "first_line": "plain_first_line",
+    },
+    "lab.sweeps.progress_table": {
+        "Board": "ProgressTable",
+    },
+    "lab.sweeps.server": {
+        "Here": "LocalServer",
+    },
+    "lab.sweeps.sweep": {
+        "Summary": "SweepSummary",
+    },
+    "lab.training.panel": {
+        "Bar": "lab.training.progress_bar.ProgressBar",
+        "Due": "Throttle",
+        "Figure": "lab.training.cell_output.LiveFigure",
+        "Pace": "lab.training.progress_bar.Pace",
+        "Place": "lab.training.cell_output.CellOutput",
     },
     "memory.cache": {
         "Memory": "KVCache",

@@ -30,13 +30,22 @@ if mode == "raises":
 if mode == "killed":
     os.kill(os.getppid(), 9)
 """
-SBATCH = """#!/bin/sh
+SBATCH = r"""#!/bin/sh
 grep '#SBATCH' "$1" > asked.txt
-case "$(cat asked.txt)" in *partition=wrong*) echo "sbatch: error: invalid partition specified: wrong" >&2; exit 1;; esac
-SLURM_JOB_ID=71 setsid sh -c 'echo RUNNING > state; sh "$0"; echo COMPLETED > state' "$1" > job.log 2>&1 &
+case "$(cat asked.txt)" in
+  *partition=wrong*) echo "sbatch: error: invalid partition specified: wrong" >&2; exit 1;;
+esac
+SLURM_JOB_ID=71 setsid sh -c 'echo RUNNING > state; sh "$0"; echo COMPLETED > state' "$1" \
+  > job.log 2>&1 &
 echo "Submitted batch job 71"
 """
-SRUN = '#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do case "$1" in --output|--error) shift;; esac; shift; done\nexec "$@"\n'
+SRUN = """#!/bin/sh
+while [ "${1#--}" != "$1" ]; do
+  case "$1" in --output|--error) shift;; esac
+  shift
+done
+exec "$@"
+"""
 SACCT = '#!/bin/sh\necho "JobID|State|NodeList"; echo "71|$(cat state)|node1"\n'
 
 

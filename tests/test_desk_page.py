@@ -14,18 +14,28 @@ from cinelab.stream.video import write_mp4
 
 pytestmark = pytest.mark.browser
 CAT = EXAMPLES["cat, meadow"]
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <link rel="stylesheet" href="/desk.css"><style>body {{ margin: 8px }} {style}</style>
 <body {body}><div id="desk"></div><script type="module">
 import desk from "/desk.js";
-const heard = {{ "msg:custom": [], "change:view": [] }};
+const listeners = {{ "msg:custom": [], "change:view": [] }};
 window.state = {state}; window.sent = []; window.leaked = [];
-window.model = {{ get: name => state[name], on: (event, call) => heard[event].push(call), off: () => 0, send: message => sent.push(message) }};
+window.model = {{
+  get: name => state[name],
+  on: (event, call) => listeners[event].push(call),
+  off: () => 0,
+  send: message => sent.push(message),
+}};
+const decoded = text => Uint8Array.from(atob(text), c => c.charCodeAt());
 window.say = (message, bytes = []) =>
-  heard["msg:custom"].forEach(call => call(message, bytes.map(one => Uint8Array.from(atob(one), c => c.charCodeAt()))));
-window.put = news => {{ state.view = {{ ...state.view, ...news }}; heard["change:view"].forEach(call => call()); }};
-document.addEventListener("keydown", event =>
-  event.target.closest("[data-lm-suppress-shortcuts]") || leaked.push(event.key), true); // as JupyterLab asks
+  listeners["msg:custom"].forEach(call => call(message, bytes.map(decoded)));
+window.put = changes => {{
+  state.view = {{ ...state.view, ...changes }};
+  listeners["change:view"].forEach(call => call());
+}};
+document.addEventListener("keydown", event =>  // as JupyterLab decides
+  event.target.closest("[data-lm-suppress-shortcuts]") || leaked.push(event.key), true);
 desk.render({{ model, el: document.getElementById("desk") }});
 window.ready = true;
 </script>"""
@@ -397,10 +407,12 @@ def test_on_a_phone_nothing_is_cut_that_can_be_wrapped(desk):
         width=390,
     ).page
     assert page.evaluate("""[".cd-readout", ".cd-strip .cd-label", ".cd-state"].every(name => {
-        const one = document.querySelector(name); return one.scrollWidth <= one.clientWidth + 1; })""")
-    seen = page.evaluate("""[...document.querySelectorAll(".cd-hints span")].filter(
-        one => one.offsetTop < document.querySelector(".cd-hints").offsetTop + 20).every(one => one.scrollWidth <= one.clientWidth + 1)""")
-    assert seen, "a hint that does not fit is left out whole"
+        const one = document.querySelector(name);
+        return one.scrollWidth <= one.clientWidth + 1; })""")
+    fits = page.evaluate("""[...document.querySelectorAll(".cd-hints span")]
+        .filter(one => one.offsetTop < document.querySelector(".cd-hints").offsetTop + 20)
+        .every(one => one.scrollWidth <= one.clientWidth + 1)""")
+    assert fits, "a hint that does not fit is left out whole"
 
 
 def test_a_page_that_is_no_notebook_waits_for_no_kernel(desk):
@@ -574,14 +586,21 @@ TEXTS = (
     .split()
 )
 CONTRAST = """selector => {
-  const numbers = colour => { const c = document.createElement("canvas").getContext("2d"); c.fillStyle = colour; c.fillRect(0, 0, 1, 1);
+  const numbers = colour => {
+    const c = document.createElement("canvas").getContext("2d");
+    c.fillStyle = colour;
+    c.fillRect(0, 0, 1, 1);
     return [...c.getImageData(0, 0, 1, 1).data].map(one => one / 255); };
   const over = (a, b) => [0, 1, 2].map(k => a[k] * a[3] + b[k] * (1 - a[3])).concat(1);
-  const light = c => { const [r, g, b] = c.map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = c => {
+    const [r, g, b] = c.map(linear);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
   const behind = element => { const own = numbers(getComputedStyle(element).backgroundColor);
-    return own[3] >= 1 || !element.parentElement ? over(own, [1, 1, 1, 1]) : over(own, behind(element.parentElement)); };
-  return [...document.querySelectorAll(selector)].filter(one => one.checkVisibility()).flatMap(one => {
+    const whole = own[3] >= 1 || !element.parentElement;
+    return over(own, whole ? [1, 1, 1, 1] : behind(element.parentElement)); };
+  const shown = [...document.querySelectorAll(selector)].filter(one => one.checkVisibility());
+  return shown.flatMap(one => {
     const back = behind(one), inks = [getComputedStyle(one).color];
     if (one.placeholder) inks.push(getComputedStyle(one, "::placeholder").color);
     return inks.map(ink => { const a = light(over(numbers(ink), back)), b = light(back);

@@ -167,7 +167,8 @@ from cinelab.lab.training import stages
 panel.OFTEN, panel.SHARE = 0.3, 1
 changes = {"steps": 60, "save_every": 5}
 stage = stages.teacher_forcing("run", "store", "smoke", None, changes=changes)
-slowly = (time.sleep(0.25) or row for row in stage.train())  # a browser needs seconds to show the first figure
+# a browser needs seconds to show the first figure
+slowly = (time.sleep(0.25) or row for row in stage.train())
 seen = stages.watch(slowly, stage.config, sample=stage.sample)
 """
 

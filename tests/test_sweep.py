@@ -298,7 +298,10 @@ def wait_for(condition, seconds=120):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_sweep_leaves_no_process_and_ends_as_an_undisturbed_one(here, how):
     sweep = Sweep("s", notebook(SLEEPER), seeds=[0, 1])  # seed 1 waits for the file `go`
-    code = "from cinelab.lab.sweeps.sweep import Sweep, run; run(Sweep('s', 'work.ipynb', seeds=[0, 1]), 2)"
+    code = (
+        "from cinelab.lab.sweeps.sweep import Sweep, run; "
+        "run(Sweep('s', 'work.ipynb', seeds=[0, 1]), 2)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     first, second = (cell.folder() for cell in expand(sweep))
     wait_for(lambda: (first / "done.json").exists() and (second / "began.txt").exists())
@@ -558,7 +561,10 @@ def test_memory_as_one_says_it():
 
 def test_workers_share_the_cores(monkeypatch, capsys):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    source = "import os, pathlib\n(pathlib.Path(run_dir) / 'n').write_text(os.environ['OMP_NUM_THREADS'])"
+    source = (
+        "import os, pathlib\n"
+        "(pathlib.Path(run_dir) / 'n').write_text(os.environ['OMP_NUM_THREADS'])"
+    )
     summary = run(Sweep("s", notebook(source)), workers=10**6)
     assert (summary.done[0].folder() / "n").read_text() == "1"
     assert re.search(

@@ -188,11 +188,14 @@ def check_command(tool: AnyTool = None):
         made = ready(one)
         missing = _missing(one.name)
         say((f"{one.name}: {one.purpose}", "bold"))
-        say(_mark(made), f"  environment {folder(one)}, for all")
+        say(_mark(ok=made), f"  environment {folder(one)}, for all")
         if not made:
             say((f"      cinelab eval setup {one.name}", "dim"))
         for found in missing:  # what may be copied stands on a line of its own
-            say(_mark(False), f"  {found.path} is {found.state}, for {', '.join(found.dimensions)}")
+            say(
+                _mark(ok=False),
+                f"  {found.path} is {found.state}, for {', '.join(found.dimensions)}",
+            )
             say((f"      {found.get}", "dim"))
         say(f"runs now: {', '.join(_able(one.name, missing)) if made else ''}\n")
         lacking += len(missing) + (not made)
@@ -370,5 +373,5 @@ def _names(text: str) -> tuple[str, ...]:
     return comma_names(text, "--dimensions") if text else ()
 
 
-def _mark(ok: bool) -> tuple[str, str]:
+def _mark(*, ok: bool) -> tuple[str, str]:
     return ("ok", "green") if ok else ("no", "red")

@@ -124,7 +124,7 @@ def execute_locked(
 
     _configure_papermill()
     output = out_dir.resolve() / "notebook.ipynb"
-    headings = _Headings(captions(_read(notebook)), bool(parameters), tell)
+    headings = _Headings(captions(_read(notebook)), injected=bool(parameters), tell=tell)
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output)]
     hooks: dict[str, Any] = {
         "on_notebook_start": note,
@@ -206,7 +206,7 @@ class _Headings:
     """Prints the caption of each code cell as it begins, with its number in the executed
     notebook."""
 
-    def __init__(self, captions: list[str], injected: bool, tell: Callable[[str], None] | None):
+    def __init__(self, captions: list[str], *, injected: bool, tell: Callable[[str], None] | None):
         self.captions = ["parameters"] * injected + captions
         self.number = 0
         self.tell = tell

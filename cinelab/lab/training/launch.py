@@ -37,6 +37,7 @@ def job(
     stage: str,
     preset: str,
     store: dict,
+    *,
     lora_rank: int | None = None,
     **more: Any,
 ) -> Job:
