@@ -148,6 +148,22 @@ NAMES: dict[str, dict[str, str]] = {
     "flow.path": {
         "spread": "expand_t",
     },
+    "flow.sampler": {
+        "Chunk": "flow.rollout.Chunk",
+        "Prompts": "flow.condition.Condition",
+        "Script": "flow.rollout.ChunkRequest",
+        "ab2": "flow.solvers.ab2",
+        "denoise": "flow.rollout.denoise",
+        "euler": "flow.solvers.euler",
+        "noise_for": "flow.rollout.noise_for",
+        "refine": "flow.solvers.consistency",
+        "remember": "flow.rollout.append_chunk",
+        "remember_and_denoise": "scale.fused.append_and_denoise",
+        "rollout": "flow.rollout.rollout",
+        "solve": "flow.solvers.solve",
+        "steps_of": "flow.solvers.steps_of",
+        "walk": "flow.solvers.trajectory",
+    },
     "lab.desk": {
         "Desk": "lab.desk.widget.DeskWidget",
         "desk": "lab.desk.widget.desk",
@@ -234,21 +250,35 @@ NAMES: dict[str, dict[str, str]] = {
         "Bidirectional": "BidirectionalContext",
         "Causal": "CausalContext",
         "TeacherForcing": "TeacherForcingContext",
+        "bias": "ops.tiling.token_bias",
+        "gather": "ops.tensors.gather_pages",
+        "repeat_to": "ops.tensors.repeat_batch",
         "sight_by_lot": "sample_history_policy",
     },
+    "memory.policy": {
+        "keep_only": "sinks_and_window",
+        "kept": "sinks_and_window",
+    },
     "memory.routing": {
-        "lot": "random_relevance",
+        "lot": "memory.policy.RandomTopK",
     },
     "memory.store": {
-        "HostShelf": "HostKVStore",
+        "HostShelf": "scale.host_kv.HostKVStore",
         "Kept": "KVStore",
-        "PackedShelf": "QuantizedKVStore",
+        "PackedShelf": "scale.quantized_kv.QuantizedKVStore",
         "Shelf": "DeviceKVStore",
-        "Slots": "PagePool",
+        "Slots": "scale.host_kv.PagePool",
+        "pack": "scale.quantized_kv.quantize",
+        "to_host": "scale.host_kv.to_host",
+        "unpack": "scale.quantized_kv.dequantize",
     },
     "metrics.toybox.validation": {
         "Exam": "Validator",
         "ExamConfig": "ValidationConfig",
+    },
+    "model.wan": {
+        "Sight": "ops.attention.AttentionContext",
+        "attend": "ops.attention.AttentionContext",
     },
     "scale.acceleration": {
         "hasten": "accelerate",
@@ -259,6 +289,7 @@ NAMES: dict[str, dict[str, str]] = {
     "stream.batch": {
         "Timed": "TimedChunk",
         "quick": "inference_mode",
+        "script_of": "prompts_and_shots",
     },
     "stream.director": {
         "turned": "apply_change",
@@ -277,19 +308,42 @@ NAMES: dict[str, dict[str, str]] = {
         "memory_said": "explain_oom",
         "settled": "synchronize",
     },
+    "train.codec": {
+        "pool": "render_clips",
+    },
+    "train.dmd": {
+        "score": "score_velocity",
+    },
     "train.loop": {
         "Exam": "Validator",
     },
     "train.optim": {
-        "follow": "optimizer_step",
+        "descend": "train.loop.optimization_step",
+        "follow": "train.loop.optimization_step",
     },
     "train.pairs": {
         "field_of": "teacher_velocity",
+    },
+    "train.presets": {
+        "wan": "train.sizes.wan_presets",
+    },
+    "train.recogniser": {
+        "Clips": "LabelledShots",
+        "Soil": "Degradation",
+        "pool": "labelled_shots",
+        "soiled": "degraded",
+    },
+    "train.teacher_forcing": {
+        "sight_at": "history_at",
     },
     "zoo.checkpoints": {
         "SHELF": "SHIPPED",
         "check_reach": "check_max_distance",
     },
+}
+# moved names that take other arguments now, and are therefore no aliases
+CHANGED = {
+    "flow.sampler": ("Chunk", "denoise", "noise_for", "rollout"),
 }
 
 
@@ -366,6 +420,8 @@ def _old_name(module: str, old: str) -> object:
     home, _, leaf = new.rpartition(".")
     if leaf != old:
         raise ImportError(f"{ROOT}{module}.{old} is called {ROOT + new if home else new} now.")
+    if old in CHANGED.get(module, ()):
+        raise ImportError(f"{ROOT}{module}.{old} is {ROOT}{new} now, with other arguments.")
     warnings.warn(f"{ROOT}{module}.{old} is {ROOT}{new} now.", FutureWarning, stacklevel=3)
     return getattr(import_module(ROOT + home), leaf)
 
