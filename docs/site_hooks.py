@@ -121,7 +121,7 @@ def card(page: Path, run: Path) -> str:
     cells = json.loads(run.read_text(encoding="utf-8"))["cells"]
     title, _, rest = "".join(cells[0]["source"]).partition("\n")
     image = next(images(cells), "")
-    text = escape(rest.strip().split("\n\n")[0].split(": ")[0])
+    text = escape(rest.strip().split("\n\n")[0].split(". ")[0])
     return (
         f'<a class="card" href="gallery/{page.name}">{image}'
         f"<b>{escape(title.lstrip('# '))}</b><span>{text}</span></a>"
