@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from importlib import import_module
@@ -10,6 +11,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
+import typer
 
 from cinelab.registry import HOMES, resolve
 
@@ -102,6 +104,38 @@ def test_the_new_names_of_old_ones_are_there():
     assert len(modules) > 80 and len(notebooks) == 12
     for name in modules:
         assert (ROOT / (name.replace(".", "/") + ".py")).exists(), name
+
+
+def commands() -> list[tuple[str, str]]:
+    """Return every `cinelab ...` line of the pages' shell blocks, with its page."""
+    found = []
+    for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:
+        for block in re.findall(r"```(?:sh|bash)\n(.*?)```", page.read_text(), re.S):
+            for part in re.split(r"\n|&&", re.sub(r"(?m)\s#.*$", "", block)):
+                if found_command := re.search(r"(?:^|\s)cinelab (.+)", part):
+                    found.append((page.name, found_command[1]))
+    return found
+
+
+def unknown(line: str) -> list[str]:
+    """Return the words of a command line that the command line does not know."""
+    command = typer.main.get_command(import_module("cinelab.cli.commands").app)
+    words = shlex.split(line)
+    if words[0] == "--import":
+        words = words[2:]
+    while hasattr(command, "commands"):
+        if words[0] not in command.commands:
+            return [words[0]]
+        command = command.commands[words.pop(0)]
+    options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    return [word for word in words if word.startswith("-") and word.split("=")[0] not in options]
+
+
+def test_the_commands_of_the_pages_are_there():
+    lines = commands()
+    assert len(lines) > 30
+    assert [(page, line, bad) for page, line in lines if (bad := unknown(line))] == []
+    assert unknown("nothing") == ["nothing"] and unknown("direct a.yaml --never") == ["--never"]
 
 
 def blocks(page: str, folder: Path) -> list[str]:
