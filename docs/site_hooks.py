@@ -3,8 +3,8 @@ gallery of executed notebooks.
 
 A page may link to any file of the repository. What lies outside docs/ is copied to files/ of the
 site and the link follows it, so that one text reads on a code host and on the site. README.md is
-the first page; CHANGELOG.md and results/README.md are pages too. `GALLERY=0` leaves the notebooks
-out.
+the first page; CHANGELOG.md, CONTRIBUTING.md and results/README.md are pages too. `GALLERY=0`
+leaves the notebooks out.
 """
 
 import base64
@@ -25,6 +25,7 @@ FILES = "files"  # where the site keeps the repository's own files
 FROM_ROOT = {
     "index.md": "README.md",
     "changelog.md": "CHANGELOG.md",
+    "contributing.md": "CONTRIBUTING.md",
     "files_of_a_run.md": "results/README.md",
 }
 LINK = re.compile(r"(?<=\]\()(?!https?:|#|mailto:)([^)#\s]+)(?=[)#\s])")

@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from cinelab.registry import HOMES, resolve
+from cinelab.renamed import MODULES, NAMES
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -97,13 +98,17 @@ def test_the_readme_is_about_a_hundred_lines():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 110
 
 
-def test_the_new_names_of_old_ones_are_there():
-    rows = ROW.findall((DOCS / "old_names.md").read_text())
-    modules = [new for _, new in rows if new.startswith("cinelab.")]
-    notebooks = [new for _, new in rows if re.match(r"\d\d_", new)]
-    assert len(modules) > 80 and len(notebooks) == 12
-    for name in modules:
-        assert (ROOT / (name.replace(".", "/") + ".py")).exists(), name
+def test_the_page_of_old_names_lists_all_of_them():
+    rows = dict(ROW.findall((DOCS / "old_names.md").read_text()))
+    modules = {old: new for old, new in rows.items() if old.startswith("cinelab.")}
+    assert modules == {f"cinelab.{old}": f"cinelab.{new}" for old, new in MODULES.items()}
+    names = {old: new for one in NAMES.values() for old, new in one.items()}
+    text = (DOCS / "old_names.md").read_text()
+    assert [f"{old} -> {new}" for old, new in names.items() if f"| `{new}` |" not in text] == []
+    notebooks = [new for new in rows.values() if re.match(r"\d\d_", new)]
+    assert len(notebooks) == 12
+    for name in notebooks:
+        assert (ROOT / "notebooks" / f"{name}.ipynb").exists(), name
 
 
 def commands() -> list[tuple[str, str]]:
@@ -174,3 +179,4 @@ def test_the_parts_of_the_tutorial_run(tmp_path, monkeypatch, registered):
     assert made["film"].frames.ndim == 4
     metrics = import_module("cinelab.metrics.metric").METRICS
     assert "colour kept" in metrics
+    assert len(made["rows"]) == 4 and made["images"].config["stage"] == "images"
