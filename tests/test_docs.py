@@ -77,13 +77,41 @@ def test_what_the_pages_link_to_in_the_repository_is_part_of_the_site(site):
     assert "The cinelab authors" in (site / "index.html").read_text()
 
 
+def script(name: str):
+    """Return a script of docs/ as a module."""
+    spec = spec_from_file_location(name, DOCS / f"{name}.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_gallery_names_notebooks_and_shows_their_first_image(tmp_path):
+    hooks = script("site_hooks")
+    for name in hooks.GALLERY:
+        assert (ROOT / "notebooks" / f"{name}.ipynb").exists(), name
+    image = {"data": {"image/png": "iVBORw0KGgo=\n"}}
+    cells = [
+        {"source": ["# A <b>\n", "Why & how. More."]},
+        {"source": [], "outputs": [{"text": "no image"}, image]},
+    ]
+    (tmp_path / "notebook.ipynb").write_text(json.dumps({"cells": cells}))
+    card = hooks.card(tmp_path / "01_a.html", tmp_path / "notebook.ipynb")
+    assert "A &lt;b&gt;" in card and "<span>Why &amp; how</span>" in card
+    assert 'src="data:image/png;base64,iVBORw0KGgo="' in card and "gallery/01_a.html" in card
+
+
+def test_aligned_docstrings_are_shown_as_they_stand():
+    shown = script("docstrings").shown
+    assert shown("A sentence. Another.\nNo columns.") == "A sentence. Another.\nNo columns."
+    assert shown("Text.\n\nq   queries\nk   keys") == "Text.\n\n    q   queries\n    k   keys"
+    assert shown("    q   queries") == "    q   queries"
+
+
 def test_the_drawings_are_what_their_script_draws():
-    spec = spec_from_file_location("drawings", DOCS / "drawings.py")
-    script = module_from_spec(spec)
-    spec.loader.exec_module(script)
+    drawings = script("drawings").DRAWINGS
     names = {path.stem for path in (DOCS / "drawings").glob("*.svg")}
-    assert names == set(script.DRAWINGS)
-    for name, draw in script.DRAWINGS.items():
+    assert names == set(drawings)
+    for name, draw in drawings.items():
         text = (DOCS / "drawings" / f"{name}.svg").read_text()
         assert draw().svg() == text, f"run python docs/drawings.py: {name}.svg is older"
         assert "prefers-color-scheme: dark" in text and "href" not in text
