@@ -76,8 +76,8 @@ def on_files(files, config):
     for path in sorted(outside(iter(pages))):
         files.append(generated(config, f"{FILES}/{path}", ROOT / path))
     if os.environ.get("GALLERY") != "0":
-        for path in execute():
-            files.append(generated(config, f"gallery/{path.name}", path))
+        for page in execute():
+            files.append(generated(config, f"gallery/{page.name}", page))
     return files
 
 
