@@ -164,8 +164,8 @@ def cache() -> Drawing:
             drawing.rect(left + index * step, top, w=step - 4, h=24, kind=kind)
         drawing.rect(left + 11 * step + 4, top, w=step - 4, h=24)
         drawing.text(left + 12 * step + 18, top + 17, WHY[name], kind="small")
-    for pages in SHOTS:
-        drawing.cut(left + pages * step - 2, 64, 256)
+    for before in SHOTS:
+        drawing.cut(left + before * step - 2, 64, 256)
     for x, kind, name in [
         (180, "clean", "pinned"),
         (260, "noisy", "retrieved by relevance"),
