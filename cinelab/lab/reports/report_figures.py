@@ -15,22 +15,23 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from cinelab.lab.reports.index import interval, rounded
+from cinelab.lab.reports.number_text import interval, rounded_text
 from cinelab.lab.reports.paper import (
     QUIET,
-    Drawn,
-    beside,
+    PaperFigure,
     colours,
     key,
     legend,
     level,
     marker_at,
+    name_levels,
     paper,
     title,
 )
 from cinelab.lab.reports.sweep_table import TASKS, Cells, costs, pooled
 from cinelab.limits import cut
-from cinelab.metrics.metric import told
+from cinelab.metrics.metric import unit_and_direction
+from cinelab.metrics.rows import WHOLE
 from cinelab.metrics.stats import bootstrap
 
 LONG = 12  # shots from which on a film is looked at shot by shot
@@ -41,21 +42,15 @@ ACROSS = 4
 MOST_PANELS = 12
 # each keeps its colour in all figures
 POLICIES = ("camr", "full", "random", "sink", "window", "shot_sink", "random_shared")
-BETTER = {"pictures a CPU second": "high"}  # of the costs; the others are better low
+# costs against which quality is drawn, the first that was measured
+COSTS = ("frames per CPU second", "KV cache attended to, MiB", "chunks attended to")
+BETTER = {"frames per CPU second": "high"}  # of the costs; the others are better low
 NUMBERS = FuncFormatter(lambda value, _: f"{round(value, 9) + 0:g}")  # never -0
-COST_NAMES = {"pictures a CPU "
-              "second": "frames a second of CPU "
-                        "time", "memory seen, MiB": "keys and values that a chunk attends to (MiB)",
-              "chunks seen": "chunks that a chunk attends to"}  # fmt: skip
-UNITS = {"drift": "last minus first quarter of the "
-                  "shots", "dynamic degree": "frame heights a "
-                                             "second", "temporal flickering": "1 is steady",
-         "cuts": "share of cuts matched"}  # fmt: skip
 SETTING_UNITS = {"budget": "chunks", "away": "shots", "latents": "latent frames", "steps": "sampling steps", "guidance": "scale", "grain": "latent frames",
                  "films": "films", "history": "chunks", "seconds": "s", "sink": "chunks", "window": "chunks"}  # fmt: skip
 
 
-def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) -> Drawn:
+def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) -> PaperFigure:
     """One metric with 95 % intervals: lines where a setting is a number, rows of dots where all are
     names; chance dotted, truth dashed."""
     table = pooled(cells, [metric]) if table is None else table[table["metric"] == metric].copy()
@@ -67,10 +62,12 @@ def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) 
         figure, grid = _grid(
             len(panels), rows=0 if number else table[x].nunique() * (1 if len(labels) < 4 else 1.6)
         )
-        said: dict[str, list[str]] = {}
+        sentences: dict[str, list[str]] = {}
         for axes, (name, part) in zip(grid, panels, strict=False):
             draw = _lines if number else _dots
-            draw(axes, part, x, colour, labels, list(dict.fromkeys(table[x].astype(str))), said)
+            draw(
+                axes, part, x, colour, labels, list(dict.fromkeys(table[x].astype(str))), sentences
+            )
             # above the names of the levels
             axes.set_title(name, loc="left", pad=None if number else 17)
         names = (setting_name(x) if x != "_" else "", axis_name(metric, cells))
@@ -81,7 +78,7 @@ def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) 
                 figure, colour, [_shortened(label) for label in labels], _columns(figure, labels)
             )
         title(figure, metric + _more(left_out))
-    return Drawn(metric, figure, len(panels) > 2, said)
+    return PaperFigure(metric, figure, len(panels) > 2, sentences)
 
 
 def _more(left_out: int) -> str:
@@ -90,13 +87,7 @@ def _more(left_out: int) -> str:
 
 def axis_name(metric: str, cells: Cells) -> str:
     """A metric and what it is counted in, on an axis."""
-    about = told(metric, cells.about)
-    if metric not in cells.about:
-        about = UNITS.get(metric) or ("relative to the truth, 1 is "
-                                      "right" if metric.endswith(" of truth") else
-                                      "relative change, last to first 15 "
-                                      "%" if metric.startswith("drift of ") else "mean, 0 to "
-                                                                                 "1")  # fmt: skip
+    about = unit_and_direction(metric, cells.about)
     return f"{metric} ({about})" if about else metric
 
 
@@ -180,7 +171,7 @@ def _lines(
     colour: str | None,
     labels: Sequence[str],
     _: Sequence[str],
-    said: dict,
+    sentences: dict,
 ) -> None:
     """A line a label over the numbers of x, with intervals; where only one number is there, dots
     side by side."""
@@ -193,7 +184,16 @@ def _lines(
         line = (part[part[colour].map(_plain) == label] if colour else part).sort_values(x)
         place = back(to(line[x].astype(float)) + (number - (len(labels) - 1) / 2) * nudge)
         _series(
-            axes, line, place, line["value"], "yerr", labels, label, said, x, joined=len(line) > 1
+            axes,
+            line,
+            place,
+            line["value"],
+            "yerr",
+            labels,
+            label,
+            sentences,
+            x,
+            joined=len(line) > 1,
         )
     if logarithm:
         axes.set_xscale("log", base=2)
@@ -222,7 +222,7 @@ def _dots(
     colour: str | None,
     labels: Sequence[str],
     names: Sequence[str],
-    said: dict,
+    sentences: dict,
 ) -> None:
     """A row a name, a dot a label with its interval, from top to bottom in the table's order."""
     rows = part[x].map(_plain) if part[x].dtype != object else part[x].astype(str)
@@ -238,7 +238,7 @@ def _dots(
             "xerr",
             labels,
             label,
-            said,
+            sentences,
             x,
             joined=False,
         )
@@ -263,7 +263,7 @@ def _series(
     error: str,
     labels: Sequence[str],
     label: str,
-    said: dict,
+    sentences: dict,
     setting: str,
     joined: bool,
 ) -> None:
@@ -273,7 +273,7 @@ def _series(
     bars = np.array([line["value"] - line["low"], line["high"] - line["value"]], float)
     bars = np.where(np.isfinite(bars), np.clip(bars, 0, None), 0)
     colour = colours(labels, POLICIES)[label]
-    gid = f"series-{len(said)}"
+    gid = f"series-{len(sentences)}"
     axes.errorbar(
         x, y, fmt="none", ecolor=colour, elinewidth=1.2, capsize=2, zorder=2, **{error: bars}
     )
@@ -284,13 +284,13 @@ def _series(
         "zorder": 3,
     }
     axes.plot(x, y, label=_shortened(label), gid=gid, **style)
-    said[gid] = [_sentence(label, setting, row) for row in line.to_dict("records")]
+    sentences[gid] = [_sentence(label, setting, row) for row in line.to_dict("records")]
 
 
 def _sentence(label: str, setting: str, row: dict) -> str:
     about = "" if setting == "_" else f", {setting} {_plain(row[setting])}"
     between = interval(row["low"], row["high"])
-    return f"{label}{about}: {rounded(row['value'])}{between}, n = {row['n']}"
+    return f"{label}{about}: {rounded_text(row['value'])}{between}, n = {row['n']}"
 
 
 def _finish(figure: Figure, grid: Sequence[Axes], along: str, up: str, *, values_up: bool) -> None:
@@ -324,7 +324,7 @@ def _levels(
     for place, (axes, levels) in enumerate(zip(grid, found, strict=True)):
         last = place % ACROSS == ACROSS - 1 or place == len(grid) - 1
         if upright or last or not _alike(levels, found[place + 1]):
-            beside(axes, levels, upright=upright)
+            name_levels(axes, levels, upright=upright)
 
 
 def _levels_of(part: pd.DataFrame) -> list[tuple[str, float]]:
@@ -346,14 +346,14 @@ def _columns(figure: Figure, labels: Iterable[str]) -> int:
     return max(1, int(figure.get_figwidth() * 72 / (longest * 5.4 + 42)))
 
 
-def shots_figure(cells: Cells, metric: str) -> Drawn | None:
+def shots_figure(cells: Cells, metric: str) -> PaperFigure | None:
     """A metric along the shots of long films, a line a setting with its 95 % band; None where films
     are short."""
     rows = cells.rows[cells.rows["source"] == "model"]
     names = {"prompt": ("size", "colour", "kind", "action", "setting", "time", "camera")}.get(
         metric, (metric,)
     )
-    rows = rows[rows["metric"].isin(names) & (rows["shot"] >= 0)]
+    rows = rows[rows["metric"].isin(names) & (rows["shot"] > WHOLE)]
     if rows.empty or rows["shot"].nunique() < LONG:
         return None
     with paper():
@@ -375,25 +375,25 @@ def shots_figure(cells: Cells, metric: str) -> Drawn | None:
             _columns(figure, lines),
         )
         title(figure, f"{metric}, shot by shot")
-    return Drawn(f"{metric} by shot", figure)
+    return PaperFigure(f"{metric} by shot", figure)
 
 
 def _band(rows: pd.DataFrame) -> np.ndarray:
     """(shot, value, low, high) of every few shots, as four rows."""
     line = []
-    for place, inside in rows.groupby((rows["shot"] // BIN).astype(int)):
-        groups = list(zip(inside["seed"], inside["film"], strict=True))
+    for place, inside in rows.groupby(((rows["shot"] - 1) // BIN).astype(int)):
+        groups = list(zip(inside["seed"], inside["clip"], strict=True))
         e = bootstrap(inside["value"].tolist(), groups=groups, resamples=500)
         line.append((place * BIN + (BIN + 1) / 2, e.value, e.low, e.high))
     found = np.array(line).T
     return np.where(np.isfinite(found), found, found[1])
 
 
-def pareto_figure(cells: Cells, metric: str) -> Drawn | None:
+def pareto_figure(cells: Cells, metric: str) -> PaperFigure | None:
     """Quality against cost, a point a setting, a panel a task; what nothing beats in both is
     joined, numbered and named below. None without cost."""
     price = costs(cells)
-    cost = next((name for name in COST_NAMES if name in price), None)
+    cost = next((name for name in COSTS if name in price), None)
     if cost is None:
         return None
     table = pooled(cells, [metric]).merge(
@@ -402,7 +402,7 @@ def pareto_figure(cells: Cells, metric: str) -> Drawn | None:
     tasks, methods = (
         [name for name in cells.varied if (name in TASKS) == wanted] for wanted in (True, False)
     )
-    table["label"] = table[methods].apply(said, axis=1) if methods else "all cells"
+    table["label"] = table[methods].apply(settings_in_words, axis=1) if methods else "all cells"
     panels, left_out = _panels(table, tasks)
     which = cells.which if cells.which in methods else "label"
     if table[which].nunique() > MOST_KEYS:  # too many to be told apart by colour
@@ -425,7 +425,7 @@ def pareto_figure(cells: Cells, metric: str) -> Drawn | None:
         _finish(
             figure,
             grid,
-            f"{COST_NAMES[cost]}: {direction} is better",
+            f"{cost}: {direction} is better",
             axis_name(metric, cells),
             values_up=True,
         )
@@ -439,10 +439,10 @@ def pareto_figure(cells: Cells, metric: str) -> Drawn | None:
         figure.draw_without_rendering()  # panels have their places
         for axes, (_, part) in zip(grid, panels, strict=True):
             _numbered(axes, part, cost, keys, sign, better)
-    return Drawn(f"{metric} against cost", figure, True, pointed)
+    return PaperFigure(f"{metric} against cost", figure, True, pointed)
 
 
-def said(row: pd.Series) -> str:
+def settings_in_words(row: pd.Series) -> str:
     """Settings in words: a name speaks for itself, a number needs the name of its setting."""
     return ", ".join(
         value if isinstance(value, str) else f"{name} {_plain(value)}"

@@ -16,18 +16,22 @@ import pandas as pd
 
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
-from cinelab.lab.reports.index import CELL, FINISHED, HEADLINES
+from cinelab.lab.reports.index import CELL, FINISHED
 from cinelab.lab.reports.verdicts import CONFIRMED, LEVEL, REFUTED, UNDECIDED, Look, judged, level_p
-from cinelab.lab.reports.withdrawn import NOTE, SETTINGS, withdrawn
+from cinelab.lab.reports.withdrawn import NOTE, SETTINGS, edition_of, withdrawn
 from cinelab.lab.sweeps import renamed
 from cinelab.lab.sweeps.measured import read_done, read_info, read_rows
 from cinelab.memory.policy import label_of
+from cinelab.metrics.legacy import current_labels
+from cinelab.metrics.metric import METRICS, labelled
+from cinelab.metrics.rows import COLUMNS as ROW_COLUMNS
 from cinelab.metrics.stats import bootstrap, nested_bootstrap, paired_difference, tails
 from cinelab.metrics.toybox.attributes import with_prompt
 from cinelab.readable import Readable
 
-# columns of rows.parquet that are no setting
-OWN = ("film", "shot", "metric", "value", "source", "seed")
+# columns of rows.parquet that are no setting, and those of them that are read
+NO_SETTING = (*ROW_COLUMNS, "seed")
+READ = ("clip", "shot", "metric", "value", "source", "seed")
 # settings that name a kind: these are compared with each other
 WHICH = ("policy", "model", "init", "score", "stage")
 # settings that make the test harder or another
@@ -72,8 +76,8 @@ class Cells(Readable):
 
     @cached_property
     def films(self) -> pd.DataFrame:
-        """Mean of every film: a row for every setting, source, metric, seed and film."""
-        keys = [*self.varied, "metric", "source", "seed", "film"]
+        """Mean of every film: a row for every setting, source, metric, seed and film (clip)."""
+        keys = [*self.varied, "metric", "source", "seed", "clip"]
         return (
             with_prompt(self.rows)
             .groupby(keys, sort=False, observed=True, dropna=False)["value"]
@@ -83,9 +87,10 @@ class Cells(Readable):
 
     @cached_property
     def metrics(self) -> list[str]:
-        """Headlines first, the others as they come."""
+        """Labels of metrics: headlines first, the others as they come."""
         here = list(dict.fromkeys(self.films["metric"]))
-        return [m for m in HEADLINES if m in here] + [m for m in here if m not in HEADLINES]
+        first = METRICS.headlines(here)
+        return first + [name for name in here if name not in first]
 
     def study(self) -> tuple[str, str] | None:
         """(setting, study) where the cells are of a study that `cinelab.lab.reports.withdrawn` knows."""
@@ -95,24 +100,28 @@ class Cells(Readable):
                 return setting, study
         return None
 
-    def protocol(self, names: set) -> float:
-        """The oldest protocol of the cells of these names, or of all where none has one of them."""
-        setting, _ = self.study()
+    def edition(self, names: set) -> float:
+        """The oldest edition of the cells of these names, or of all where none has one of them."""
         done = [cell for cell in self.table.to_dict("records") if cell["status"] == "done"]
-        kind = lambda cell: cell["parameters"].get(setting, cell["info"].get(setting))
-        mine = [cell for cell in done if kind(cell) in names] or done
-        return min(float(cell["info"].get("protocol", 1)) for cell in mine)
+        setting, _ = self.study() or ("", "")
+        mine = [
+            cell
+            for cell in done
+            if cell["parameters"].get(setting, cell["info"].get(setting)) in names
+        ]
+        infos = pd.DataFrame([cell["info"] for cell in mine or done])
+        return edition_of(infos)
 
     def withdrawn(self, about: dict) -> str:
         """What stands in place of a verdict on a comparison; "" where it is judged."""
         if not (found := self.study()):
             return ""
         names = {about.get(found[0]), about.get("against")} - {None}
-        return withdrawn(found[1], names, self.protocol(names))
+        return withdrawn(found[1], names, self.edition(names))
 
     @cached_property
     def about(self) -> dict[str, dict]:
-        """What the cells say of a user's own metrics: name -> better, unit, range."""
+        """What the cells state of a user's own metrics: name -> better, unit, range."""
         return {
             name: about
             for info in self.table["info"]
@@ -122,8 +131,7 @@ class Cells(Readable):
 
     def better(self, metric: str) -> str | None:
         """Whether more of a metric is better ("high"), less ("low"), or neither."""
-        neither = metric == "drift" or metric.startswith("drift of ")
-        return self.about.get(metric, {"better": None if neither else "high"}).get("better", "high")
+        return METRICS.of(metric, self.about).better
 
     @property
     def which(self) -> str | None:
@@ -269,21 +277,16 @@ def _table(cell: dict) -> pd.DataFrame | None:
 def _rows(cell: dict, rows: pd.DataFrame, varied: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """A cell's rows with its varied settings as columns, and further columns that vary inside the
     cell."""
-    if "film" not in rows:
-        raise CinelabError(
-            f"{cell['path'] / 'rows.parquet'}: is a table of clips; a report is of films, so name "
-            "them in a column 'film'."
-        )
-    inner = [
-        name for name in rows if name not in OWN and name not in varied and rows[name].nunique() > 1
-    ]
-    rows = rows[[name for name in OWN if name in rows] + inner]
-    fixed = {name: shown(cell["parameters"].get(name)) for name in varied}
-    blanks = {"seed": cell["parameters"].get("seed", 0), "source": "model", "shot": -1}
+    taken = (*NO_SETTING, *varied)
+    inner = [name for name in rows if name not in taken and rows[name].nunique() > 1]
+    rows = labelled(rows[rows["status"] == "ok"])
+    rows = rows[[name for name in READ if name in rows] + inner]
+    fixed = {name: setting_text(cell["parameters"].get(name)) for name in varied}
+    blanks = {"seed": cell["parameters"].get("seed", 0)}
     return rows.assign(**{k: v for k, v in blanks.items() if k not in rows}, **fixed), inner
 
 
-def shown(value: Any) -> Any:
+def setting_text(value: Any) -> Any:
     """A setting as something that can be grouped by and read."""
     if value is None:
         return "default"
@@ -305,7 +308,8 @@ def pooled(cells: Cells, metrics: list[str] | None = None) -> pd.DataFrame:
     """A row for every setting and metric: value, low, high, n (films), seeds, chance, upper."""
     films = cells.films
     found = []
-    films = films[films["metric"].isin(metrics or cells.metrics)]
+    wanted = current_labels(metrics, cells.metrics) if metrics else cells.metrics
+    films = films[films["metric"].isin(wanted)]
     for key, part in _groups(films, [*cells.varied, "metric"]):
         made = part[part["source"] == "model"]
         if made.empty:
@@ -334,6 +338,7 @@ def estimate(values: list[float], seeds: list, trained: bool):
 
 def compared(cells: Cells, metric: str, base: Any = None, margin: float = LEVEL) -> pd.DataFrame:
     """One metric's table, as `comparisons` makes them; p is corrected over this table alone."""
+    (metric,) = current_labels([metric], cells.metrics)
     return comparisons(cells, [metric], base, margin)[metric]
 
 
@@ -381,7 +386,7 @@ def _pairs(cells: Cells, metric: str, base: Any) -> list[tuple[dict, pd.DataFram
     found = []
     for key, part in _groups(films, rest):
         kinds = part.groupby(which, sort=False)
-        by = {name: one.set_index(["seed", "film"])["value"] for name, one in kinds}
+        by = {name: one.set_index(["seed", "clip"])["value"] for name, one in kinds}
         for name in by if base in by else ():
             both = pd.concat([by[name], by[base]], axis=1, join="inner")
             if name != base and len(both):
@@ -449,9 +454,9 @@ def _groups(table: pd.DataFrame, names: list[str]):
 
 
 def costs(cells: Cells) -> pd.DataFrame:
-    """What a setting costs, from its cells' own records: pictures a second of processor time and by
-    the clock, MiB of keys and values that a chunk sees, how much slower the last quarter of a film
-    is; or how many chunks are seen. Median over seeds."""
+    """What a setting costs, from its cells' own records: frames per second of CPU time and by the
+    clock, MiB of the KV cache that a chunk attends to, how much slower the last quarter of a film
+    is; or how many chunks are attended to. Median over seeds."""
     found = []
     for cell in cells.table.to_dict("records"):
         info = cell["info"]
@@ -463,14 +468,14 @@ def costs(cells: Cells) -> pd.DataFrame:
         # unlike the clock's, this does not know of other cells beside it
         spent = speed.get("cpu_s_per_frame")
         line = {
-            "pictures a CPU second": spent and round(1 / spent, 2),
-            "pictures a second": speed.get("frames_per_second"),
-            "first picture s": speed.get("first_frame_s"),
-            "memory seen, MiB": speed.get("kv_mib"),
+            "frames per CPU second": spent and round(1 / spent, 2),
+            "frames per second": speed.get("frames_per_second"),
+            "first frame, s": speed.get("first_frame_s"),
+            "KV cache attended to, MiB": speed.get("kv_mib"),
             "last quarter / first": speed.get("late_over_early"),
         }
         if _is_number(info.get("history")) and _is_number(info.get("budget")):
-            line["chunks seen"] = (
+            line["chunks attended to"] = (
                 info["history"]
                 if info.get("policy") == "full"
                 else min(info["budget"], info["history"])
@@ -478,7 +483,7 @@ def costs(cells: Cells) -> pd.DataFrame:
         if cell["status"] == "done":
             found.append(
                 {
-                    name: shown(cell["parameters"].get(name))
+                    name: setting_text(cell["parameters"].get(name))
                     for name in cells.varied
                     if name in cell["parameters"]
                 }
