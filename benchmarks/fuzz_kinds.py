@@ -690,8 +690,10 @@ def results(folder: Path) -> None:
 
 @kind(some_results)
 def cells(folder: Path) -> None:
-    from cinelab.lab.reports.report import provenance, run_table, summary_line
-    from cinelab.lab.reports.sweep_table import comparisons, costs, load_cells, pooled
+    from cinelab.lab.reports.report import summary_line
+    from cinelab.lab.reports.report_origin import provenance, run_table
+    from cinelab.lab.reports.sweep_cells import load_cells
+    from cinelab.lab.reports.sweep_table import comparisons, costs, pooled
 
     found = load_cells(folder / "memory")
     assert len(found.table) >= 3, "a broken cell is a row"

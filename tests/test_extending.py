@@ -30,7 +30,8 @@ from cinelab.lab.desk.viewers import Viewer
 from cinelab.lab.reports.cards import compare_cards, score_card
 from cinelab.lab.reports.query import query
 from cinelab.lab.reports.report import foremost, report
-from cinelab.lab.reports.sweep_table import compared, load_cells, pooled
+from cinelab.lab.reports.sweep_cells import load_cells
+from cinelab.lab.reports.sweep_table import compared, pooled
 from cinelab.lab.studies.film_cell import FilmSetting, film_cell
 from cinelab.lab.studies.memory_cell import memory_cell
 from cinelab.lab.sweeps.grid import Sweep, expand

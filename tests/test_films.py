@@ -10,7 +10,8 @@ import pytest
 from cinelab.errors import CinelabError
 from cinelab.lab.reports.cards import benchmark_table, markdown
 from cinelab.lab.reports.report import film_uri
-from cinelab.lab.reports.sweep_table import load_cells, pooled
+from cinelab.lab.reports.sweep_cells import load_cells
+from cinelab.lab.reports.sweep_table import pooled
 from cinelab.lab.studies.film_cell import FilmSetting, film_cell, listed
 from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Full, Window

@@ -13,7 +13,7 @@ from cinelab.lab.first_film import direct_film
 from cinelab.lab.reports.cards import compare_cards, read_card
 from cinelab.lab.reports.reference import Tables
 from cinelab.lab.reports.report import report
-from cinelab.lab.reports.sweep_table import load_cells
+from cinelab.lab.reports.sweep_cells import load_cells
 from cinelab.lab.studies.film_cell import FilmSetting, film_cell
 from cinelab.lab.studies.memory_study import claims, sweep_table
 from cinelab.metrics.card import CardConfig, card, measure_card

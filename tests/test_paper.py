@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cinelab.lab.reports.cost_figures import pareto_figure
 from cinelab.lab.reports.paper import INK, PaperFigure, apart, colours, drawn_texts
-from cinelab.lab.reports.report_figures import metric_figure, pareto_figure, shots_figure
-from cinelab.lab.reports.sweep_table import Cells
+from cinelab.lab.reports.report_figures import metric_figure, shots_figure
+from cinelab.lab.reports.sweep_cells import Cells
 from cinelab.metrics.rows import clip_of
 
 LONG = "LastOfShots(budget=5, keep=2, scored='by the mean of all heads')"

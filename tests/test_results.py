@@ -11,12 +11,14 @@ import pytest
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
+from cinelab.lab.reports.cost_figures import front, pareto_figure
 from cinelab.lab.reports.index import index, scan
 from cinelab.lab.reports.number_text import csv_text, text_of
 from cinelab.lab.reports.query import column_table, overview, query, save_answer, telling
 from cinelab.lab.reports.report import html_table, render_report, report, safe_json, section, texts
-from cinelab.lab.reports.report_figures import front, metric_figure, pareto_figure, shots_figure
-from cinelab.lab.reports.sweep_table import compared, comparisons, costs, load_cells, pooled
+from cinelab.lab.reports.report_figures import metric_figure, shots_figure
+from cinelab.lab.reports.sweep_cells import load_cells
+from cinelab.lab.reports.sweep_table import compared, comparisons, costs, pooled
 from cinelab.metrics.rows import Row, row_table, save_rows
 from cinelab.metrics.stats import holm, sign_flip
 from cinelab.stream.video import write_mp4

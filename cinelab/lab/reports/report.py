@@ -18,23 +18,18 @@ from PIL import Image
 from cinelab import __version__
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
+from cinelab.lab.reports.cost_figures import pareto_figure
 from cinelab.lab.reports.number_text import csv_text, interval, rounded_text, text_of
-from cinelab.lab.reports.origin import made, note_beside, short_revision
+from cinelab.lab.reports.origin import made, note_beside
 from cinelab.lab.reports.paper import PaperFigure, file_name
-from cinelab.lab.reports.report_figures import metric_figure, pareto_figure, shots_figure
-from cinelab.lab.reports.sweep_table import (
-    Cells,
-    comparisons,
-    costs,
-    load_cells,
-    pooled,
-    setting_text,
-)
+from cinelab.lab.reports.report_figures import metric_figure, shots_figure
+from cinelab.lab.reports.report_origin import provenance, run_table
+from cinelab.lab.reports.sweep_cells import Cells, load_cells, setting_text
+from cinelab.lab.reports.sweep_table import comparisons, costs, pooled
 from cinelab.lab.reports.templates import filled_template, jpeg_uri, safe_json
 from cinelab.lab.reports.verdicts import p_text
 from cinelab.lab.reports.withdrawn import EDITION, withdrawn_table
 from cinelab.lab.studies.memory_study import keep_raw_rows
-from cinelab.lab.sweeps.sweep import made_cells, recorded
 from cinelab.metrics.legacy import current_labels
 from cinelab.metrics.metric import METRICS
 from cinelab.outputs import ready_folder, writing_file
@@ -48,7 +43,6 @@ MOST_PLAYERS = 12
 WIDEST = 840  # pixels of a storyboard
 LARGE = 100_000  # bytes of a film from which on a smaller copy is embedded
 JOIN = "+"
-NOT_RECORDED = "not recorded"
 P_COLUMNS = ("p", "corrected p", "level p")
 
 
@@ -309,101 +303,6 @@ def picture_uri(path: Path) -> str:
     with Image.open(path) as picture:
         picture.thumbnail((WIDEST, 10 * WIDEST))
         return jpeg_uri(picture)
-
-
-def provenance(cells: Cells) -> dict[str, str]:
-    """Where the numbers come from."""
-
-    def seen(column: str) -> str:
-        return (
-            ", ".join(
-                f"{value:g}" if isinstance(value, float) else str(value)
-                for value in dict.fromkeys(cells.table[column].dropna())
-            )
-            or NOT_RECORDED
-        )
-
-    seconds = cells.table["seconds"].dropna()
-    memory = cells.table["peak_memory_mb"].dropna()
-    return {
-        "made by": " ; ".join(makers(cells, folder) for folder in cells.folders),
-        "notebook": seen("notebook"),
-        "git revision": seen_revisions(cells),
-        "hardware": f"{seen('device')}, {seen('cores')} cores",
-        "torch": seen("torch"),
-        "versions": seen("versions"),
-        "seeds": ", ".join(map(str, sorted(set(cells.rows["seed"])))),
-        "time": f"{seconds.sum() / 60:.0f} min in all, {seconds.median():.0f} s a cell (median)"
-        if len(seconds)
-        else NOT_RECORDED,
-        "peak memory": f"{memory.max():.0f} MiB" if len(memory) else NOT_RECORDED,
-    }
-
-
-def seen_revisions(cells: Cells) -> str:
-    """The revisions of the code that the cells were made by, in full, and whether files were
-    changed."""
-    texts = [
-        git.replace("-dirty", " and changes that are not committed")
-        for git in dict.fromkeys(cells.table["git"].dropna())
-    ]
-    return ", ".join(texts) or NOT_RECORDED
-
-
-def made_by(folder: Path) -> str:
-    """The commands that made a sweep's cells, each with the start of its file's SHA-256, as the
-    sweep recorded them."""
-    runs = [run_text(run) for run in recorded(folder)]
-    return (
-        ", ".join(runs)
-        or f"{folder}: {NOT_RECORDED} (cells run by hand, or by a version that kept no record)"
-    )
-
-
-def makers(cells: Cells, folder: Path) -> str:
-    """What made the cells of a folder: every command, and how many of them; where the record names
-    no cells, the commands alone."""
-    if not made_cells(folder):
-        return made_by(folder)
-    here = [cell for cell in cells.table.to_dict("records") if Path(cell["path"]).parent == folder]
-    counts = pd.Series([maker_of(cell) for cell in here]).value_counts(sort=False)
-    return ", ".join(
-        f"{maker}: {count} cell{'s' * (count != 1)}" for maker, count in counts.items()
-    )
-
-
-def run_text(run: dict) -> str:
-    return run.get("command", NOT_RECORDED) + (
-        f" (file {run['sha256'][:12]})" if run.get("sha256") else ""
-    )
-
-
-def maker_of(cell: dict) -> str:
-    """The command that made one cell; of a folder whose record names no cells, nothing is claimed
-    of a single one."""
-    folder = Path(cell["path"]).parent
-    number = made_cells(folder).get(cell["cell"], -1)
-    runs = recorded(folder)
-    return run_text(runs[number]) if 0 <= number < len(runs) else NOT_RECORDED
-
-
-def run_table(cells: Cells) -> pd.DataFrame:
-    """A row a cell: what it is, what it cost, and the command, notebook and revision that made
-    it."""
-    columns = [
-        "sweep",
-        "cell",
-        "status",
-        "seconds",
-        "peak_memory_mb",
-        "notebook",
-        "git",
-        *["detail"] * bool(cells.table["detail"].any()),
-    ]
-    makers = [maker_of(cell) for cell in cells.table.to_dict("records")]
-    notebooks = cells.table["notebook"].fillna(NOT_RECORDED)
-    git = cells.table["git"].map(short_revision).replace("", NOT_RECORDED)
-    return cells.table[columns].assign(notebook=notebooks, git=git, **{"made by": makers})
 
 
 def render_report(sections: list[Section], title: str) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
-from cinelab.lab.reports.plots import KINDS
+from cinelab.lab.reports.routing_plots import KINDS
 from cinelab.lab.reports.templates import filled_template, jpeg_uri, safe_json
 from cinelab.memory.policy import RandomTopK, label_of
 from cinelab.memory.policy_io import policy_from_dict

@@ -30,14 +30,12 @@ from itertools import count
 from pathlib import Path
 
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.flow.solvers import solve, trajectory
-from cinelab.lab.reports.plots import ablation_lines
 from cinelab.lab.reports.withdrawn import EDITION
 from cinelab.lab.studies.initialisation_cell import TEACHERS, film_clips, planned
 from cinelab.lab.training.students import build_pairs, ode
@@ -366,42 +364,6 @@ def share_of_error(rows: pd.DataFrame) -> pd.DataFrame:
             found.append((case, t, *means, e.value, e.low, e.high, e.n))
     return pd.DataFrame(
         found, columns=["case", "t", "variance", "squared error", "value", "low", "high", "n"]
-    )
-
-
-def variance_figure(rows: pd.DataFrame) -> go.Figure:
-    """Share of a frame's freedom that hangs on what its student does not see, by noise level."""
-    title = (
-        "End point decided by what the student does not see (share of a fresh sample's variance)"
-    )
-    return _lines(injectivity_table(rows[rows.what == "share"]), "t", title)
-
-
-def error_figure(rows: pd.DataFrame) -> go.Figure:
-    """Share of the student's squared error that no training can remove, by noise level."""
-    title = "Share of the student's squared error that the unseen decides"
-    return _lines(share_of_error(rows), "t", title, upper=1.0)
-
-
-def blur_figure(rows: pd.DataFrame) -> go.Figure:
-    """Sharpness of the mean end point, the best that least squares can answer."""
-    title = "Sharpness of the mean end point, as a share of the end points' own"
-    return _lines(injectivity_table(rows[rows.what == "blur"]), "t", title, upper=1.0)
-
-
-def sensitivity_figure(rows: pd.DataFrame) -> go.Figure:
-    """How far the autoregressive teacher's end point moves with noise on the past it is shown."""
-    top = rows[(rows.t == rows.t.max()) & (rows.history == "truth")]
-    title = "Input sensitivity: variance of the end point by noise on a past that both see"
-    fresh = top[top.what == "own"].value.mean()
-    return _lines(
-        injectivity_table(top[top.what == "sensitivity"]), "past_noise", title, upper=float(fresh)
-    )
-
-
-def _lines(table: pd.DataFrame, x: str, title: str, **more) -> go.Figure:
-    return ablation_lines(
-        table, x=x, y="value", colour="case", low="low", high="high", title=title, **more
     )
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Steps
-from cinelab.lab.reports.plots import routing_by_shot
+from cinelab.lab.reports.routing_plots import routing_by_shot
 from cinelab.lab.reports.toybox_figures import sheet
 from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Policy, budget_of, label_of, policy_named, seeded

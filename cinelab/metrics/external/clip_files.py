@@ -20,8 +20,7 @@ import numpy as np
 
 from cinelab.errors import CinelabError
 from cinelab.files import composed
-from cinelab.metrics.video.clips import Tell, labels
-from cinelab.metrics.video.clips import find_videos
+from cinelab.metrics.video.clips import Tell, find_videos, labels
 from cinelab.script.shotlist import ShotList, beside
 from cinelab.stream.colour import rgb
 from cinelab.stream.reader import HIDDEN, VARIES, Film, nominal
