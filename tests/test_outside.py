@@ -46,7 +46,7 @@ def tool_of(
     worker = folder / "worker.py"
     worker.write_text(
         f"import sys\nsys.path.insert(0, {str(WORKERS)!r})\nfrom plumbing import report_line, "
-        f"run_job\n{code}\n"
+        f"run_worker_job\n{code}\n"
     )
     return Tool("tiny", listing, worker, "tests")
 
@@ -168,7 +168,7 @@ def test_a_list_that_cannot_be_read_is_named(tmp_path, text):
 
 
 def test_the_answer_comes_back_and_marked_lines_are_told(tmp_path):
-    code = "def work(job):\n    report_line('half way'); print('not for you')\n    return {'sum': sum(job['numbers'])}\nrun_job(work)"
+    code = "def work(job):\n    report_line('half way'); print('not for you')\n    return {'sum': sum(job['numbers'])}\nrun_worker_job(work)"
     tool = tool_of(tmp_path, code)
     told = []
     make(tool)
@@ -180,7 +180,7 @@ def test_a_crash_is_the_last_line_of_a_log_that_is_kept(tmp_path):
     tool = tool_of(
         tmp_path,
         "def work(job):\n    print('warming up')\n    raise ValueError('no weights for "
-        "you')\nrun_job(work)",
+        "you')\nrun_worker_job(work)",
     )
     make(tool)
     with pytest.raises(CinelabError, match="ValueError: no weights for you") as error:
@@ -207,7 +207,7 @@ def test_progress_bars_do_not_hide_the_last_line(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="kills a process the POSIX way")
 def test_a_worker_ends_when_we_are_killed(tmp_path):
-    code = "import os, time\ndef work(job):\n    open(job['file'], 'w').write(str(os.getpid()))\n    time.sleep(600)\nrun_job(work)"
+    code = "import os, time\ndef work(job):\n    open(job['file'], 'w').write(str(os.getpid()))\n    time.sleep(600)\nrun_worker_job(work)"
     tool = tool_of(tmp_path, code)
     file = tmp_path / "pid"
     make(tool)

@@ -48,10 +48,10 @@ class Name:
     source: str = ""
 
 
-def current(name: str) -> Name:
+def current_name(name: str) -> Name:
     """The present name of an earlier one; a name that never changed is returned as it is."""
     if name.endswith(STRANGERS):
-        return replace(current(name.removesuffix(STRANGERS)), source="chance")
+        return replace(current_name(name.removesuffix(STRANGERS)), source="chance")
     if name == SCENEDETECT:
         return Name("cut accuracy", backend="PySceneDetect")
     if match := AWAY.fullmatch(name):
@@ -64,7 +64,7 @@ def current(name: str) -> Name:
 
 def current_label(name: str) -> str:
     """An earlier name of a metric in a finished table (of a card, of a study) as a present label."""
-    found = current(name)
+    found = current_name(name)
     if name in ABSENT:
         found = Name(name, "recalled")
     return metric_label(found.metric, found.protocol, found.backend)
@@ -118,7 +118,7 @@ def _renamed(rows: pd.DataFrame) -> pd.DataFrame:
     before = rows["metric"].astype(object)
     names = {}
     for name in before.dropna().unique():
-        found = current(str(name))
+        found = current_name(str(name))
         names[name] = Name(name, "recalled") if study and name in ABSENT else found
     parts = {
         part: before.map({name: getattr(one, part) for name, one in names.items()})

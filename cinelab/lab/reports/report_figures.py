@@ -70,7 +70,10 @@ def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) 
         _levels(figure, grid, [part for _, part in panels], upright=not number)
         if colour:
             legend(
-                figure, colour, [shortened(label) for label in labels], legend_columns(figure, labels)
+                figure,
+                colour,
+                [shortened(label) for label in labels],
+                legend_columns(figure, labels),
             )
         title(figure, metric + and_more(left_out))
     return PaperFigure(metric, figure, len(panels) > 2, sentences)
@@ -122,7 +125,9 @@ def split_panels(
     found.sort(key=lambda one: [_rank(value) for value in one[0]])
     named = [
         (
-            ", ".join(f"{name} {plain_value(value)}" for name, value in zip(facets, key, strict=True)),
+            ", ".join(
+                f"{name} {plain_value(value)}" for name, value in zip(facets, key, strict=True)
+            ),
             part,
         )
         for key, part in found
@@ -288,7 +293,9 @@ def _sentence(label: str, setting: str, row: dict) -> str:
     return f"{label}{about}: {rounded_text(row['value'])}{between}, n = {row['n']}"
 
 
-def finish_axes(figure: Figure, grid: Sequence[Axes], along: str, up: str, *, values_up: bool) -> None:
+def finish_axes(
+    figure: Figure, grid: Sequence[Axes], along: str, up: str, *, values_up: bool
+) -> None:
     """Names of the axes, once for all panels; values to a few places, never -0."""
     for place, axes in enumerate(grid):
         if values_up:
@@ -361,7 +368,9 @@ def shots_figure(cells: Cells, metric: str) -> PaperFigure | None:
         for number, (name, (x, y, low, high)) in enumerate(lines.items()):
             axes.fill_between(x, low, high, color=chosen[name], alpha=0.15, linewidth=0)
             axes.plot(x, y, color=chosen[name], marker=marker_at(number), label=shortened(name))
-        finish_axes(figure, [axes], "shot (from 1)", f"{metric} (mean of {BIN} shots)", values_up=True)
+        finish_axes(
+            figure, [axes], "shot (from 1)", f"{metric} (mean of {BIN} shots)", values_up=True
+        )
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         legend(
             figure,

@@ -255,10 +255,10 @@ def _varied(parameters: list[dict]) -> list[str]:
 
 def _rank(value: Any) -> tuple:
     """Numbers by size, then texts by letter."""
-    return (0, value, "") if is_number(value) else (1, 0, str(value))
+    return (0, value, "") if is_numeric(value) else (1, 0, str(value))
 
 
-def is_number(value: Any) -> bool:
+def is_numeric(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from cinelab.lab.reports.sweep_cells import Cells, is_number, setting_text
+from cinelab.lab.reports.sweep_cells import Cells, is_numeric, setting_text
 from cinelab.lab.reports.verdicts import CONFIRMED, LEVEL, REFUTED, UNDECIDED, Look, judged, level_p
 from cinelab.lab.reports.withdrawn import NOTE
 from cinelab.metrics.legacy import current_labels
@@ -180,7 +180,7 @@ def costs(cells: Cells) -> pd.DataFrame:
     for cell in cells.table.to_dict("records"):
         info = cell["info"]
         speed = (
-            {name: value for name, value in info["speed"].items() if is_number(value)}
+            {name: value for name, value in info["speed"].items() if is_numeric(value)}
             if isinstance(info.get("speed"), dict)
             else {}
         )
@@ -193,7 +193,7 @@ def costs(cells: Cells) -> pd.DataFrame:
             "KV cache attended to, MiB": speed.get("kv_mib"),
             "last quarter / first": speed.get("late_over_early"),
         }
-        if is_number(info.get("history")) and is_number(info.get("budget")):
+        if is_numeric(info.get("history")) and is_numeric(info.get("budget")):
             line["chunks attended to"] = (
                 info["history"]
                 if info.get("policy") == "full"

@@ -64,9 +64,9 @@ def _vbench(films: list, dimensions: Sequence[str], rewriting: str, tell: Callab
 
 
 def _visionreward(films: list, rewriting: str, tell: Callable) -> list:
-    from cinelab.metrics.external.visionreward import vbench_rows
+    from cinelab.metrics.external.visionreward import visionreward_rows
 
-    return vbench_rows(films, rewriting=rewriting, tell=tell)
+    return visionreward_rows(films, rewriting=rewriting, tell=tell)
 
 
 def sample_tasks(folder: str | Path, films: int = 2) -> Path:

@@ -177,7 +177,8 @@ def last_line(log: Path) -> str:
     return."""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
     return next(
-        (line.strip() for line in reversed(lines) if any(map(str.isalpha, line))), "it printed nothing"
+        (line.strip() for line in reversed(lines) if any(map(str.isalpha, line))),
+        "it printed nothing",
     )
 
 

@@ -95,7 +95,11 @@ def preflight_reward(setting: RewardModel | None = None) -> list[Missing]:
     found += [Missing(setting.model / name, REWARD_METRICS, hub) for name in lacks]
     if not _has_gpu():
         found.append(
-            Missing(Path("/dev/nvidia0"), REWARD_METRICS, "a CUDA device; torch sees none on this machine")
+            Missing(
+                Path("/dev/nvidia0"),
+                REWARD_METRICS,
+                "a CUDA device; torch sees none on this machine",
+            )
         )
     return found
 

@@ -83,10 +83,10 @@ class Validator:
             noise = seeds_for(self.config.recalls)
             recalled, _ = recall(bundle, self.reader, self.absences, self.policy, noise)
             rows += [row for row in recalled if row.metric == "identity"]
-        return columns(row_table(rows))
+        return validation_columns(row_table(rows))
 
 
-def columns(rows: pd.DataFrame) -> dict[str, float]:
+def validation_columns(rows: pd.DataFrame) -> dict[str, float]:
     """The columns of the log: the mean of every metric that the list marks for validation by its
     default backend, and SELECTION, the mean of those that select."""
     found = {}

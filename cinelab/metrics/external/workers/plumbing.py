@@ -21,7 +21,7 @@ def report_line(text: str) -> None:
     print(f"{SHOWN}{text}", flush=True)
 
 
-def run_job(work) -> None:
+def run_worker_job(work) -> None:
     """Call `work(job) -> answer` on the two paths of the command line; the answer appears whole or
     not at all."""
     job, answer = map(Path, sys.argv[1:3])

@@ -18,7 +18,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from plumbing import report_line, run_job
+from plumbing import report_line, run_worker_job
 
 
 def measure_dimensions(job: dict) -> dict:
@@ -201,4 +201,4 @@ def _write_video(path: str, frames, fps) -> None:
 
 
 if __name__ == "__main__":
-    run_job(measure_dimensions)
+    run_worker_job(measure_dimensions)

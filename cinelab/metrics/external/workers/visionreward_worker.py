@@ -12,7 +12,7 @@ import importlib.metadata
 import traceback
 
 import numpy as np
-from plumbing import report_line, run_job
+from plumbing import report_line, run_worker_job
 
 # with one candidate they change nothing; the checkpoint's code wants them given
 TEMPERATURE = 0.1
@@ -96,4 +96,4 @@ def _versions(*names: str) -> dict:
 
 
 if __name__ == "__main__":
-    run_job(answer_questions)
+    run_worker_job(answer_questions)
