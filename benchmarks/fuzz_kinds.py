@@ -680,7 +680,7 @@ def some_results(rng: Random) -> Files:
 
 @kind(some_results)
 def results(folder: Path) -> None:
-    from cinelab.lab.reports.index import column_table, overview, query, telling
+    from cinelab.lab.reports.query import column_table, overview, query, telling
 
     found = query(folder, "status = 'done'")
     runs = query(folder, sql="select * from runs")
@@ -690,8 +690,10 @@ def results(folder: Path) -> None:
 
 @kind(some_results)
 def cells(folder: Path) -> None:
-    from cinelab.lab.reports.report import provenance, run_table, summary
-    from cinelab.lab.reports.sweep_table import comparisons, costs, load_cells, pooled
+    from cinelab.lab.reports.report import summary_line
+    from cinelab.lab.reports.report_origin import provenance, run_table
+    from cinelab.lab.reports.sweep_cells import load_cells
+    from cinelab.lab.reports.sweep_table import comparisons, costs, pooled
 
     found = load_cells(folder / "memory")
     assert len(found.table) >= 3, "a broken cell is a row"
@@ -701,15 +703,15 @@ def cells(folder: Path) -> None:
         comparisons(found, found.metrics),
         provenance(found),
         run_table(found),
-        summary(found),
+        summary_line(found),
     )
 
 
 @kind(some_results)
 def report(folder: Path) -> None:
-    from cinelab.lab.reports.report import render, section
+    from cinelab.lab.reports.report import render_report, section
 
-    render([section([str(folder / "memory")])], "t")
+    render_report([section([str(folder / "memory")])], "t")
 
 
 def some_card(rng: Random) -> Files:
@@ -856,7 +858,7 @@ def fixed_results() -> TemporaryDirectory:
 
 @kind(some_question)
 def question(folder: Path) -> None:
-    from cinelab.lab.reports.index import column_table, query, telling
+    from cinelab.lab.reports.query import column_table, query, telling
 
     asked = (folder / "question.txt").read_bytes().decode()
     found = query(fixed_results().name, **{(folder / "how.txt").read_text(): asked})

@@ -243,6 +243,83 @@ NAMES: dict[str, dict[str, str]] = {
         "Pace": "lab.training.progress_bar.Pace",
         "Place": "lab.training.cell_output.CellOutput",
     },
+    "lab.reports.index": {
+        "column_table": "lab.reports.query.column_table",
+        "csv_text": "lab.reports.number_text.csv_text",
+        "interval": "lab.reports.number_text.interval",
+        "overview": "lab.reports.query.overview",
+        "query": "lab.reports.query.query",
+        "rounded": "lab.reports.number_text.rounded_text",
+        "save": "lab.reports.query.save_answer",
+        "telling": "lab.reports.query.telling",
+        "text_of": "lab.reports.number_text.text_of",
+        "wide": "lab.reports.query.wide",
+    },
+    "lab.reports.paper": {
+        "Drawn": "PaperFigure",
+        "beside": "name_levels",
+        "texts": "drawn_texts",
+    },
+    "lab.reports.plots": {
+        "routing_by_shot": "lab.reports.routing_plots.routing_by_shot",
+        "routing_map": "lab.reports.routing_plots.routing_map",
+    },
+    "lab.reports.report": {
+        "maker_of": "lab.reports.report_origin.maker_of",
+        "render": "render_report",
+        "run_text": "lab.reports.report_origin.run_text",
+        "spread": "wide_table",
+        "summary": "summary_line",
+    },
+    "lab.reports.report_figures": {
+        "front": "lab.reports.cost_figures.front",
+        "pareto_figure": "lab.reports.cost_figures.pareto_figure",
+        "said": "settings_in_words",
+    },
+    "lab.reports.sweep_table": {
+        "load_cells": "lab.reports.sweep_cells.load_cells",
+        "shown": "setting_text",
+    },
+    "lab.reports.templates": {
+        "filled": "filled_template",
+    },
+    "lab.reports.withdrawn": {
+        "protocol_of": "edition_of",
+    },
+    "lab.studies.evaluation": {
+        "marks": "per_shot_figure",
+    },
+    "lab.studies.film_cell": {
+        "pixel_tables": "compared_pixel_rows",
+        "summarise": "film_summary",
+    },
+    "lab.studies.initialisation_cell": {
+        "clips_of": "film_clips",
+        "judge": "measure_student",
+        "teacher_marks": "teacher_rows",
+    },
+    "lab.studies.initialisation_study": {
+        "difference": "paired_gap",
+        "estimate": "nested_estimate",
+    },
+    "lab.studies.injectivity": {
+        "blur_figure": "lab.studies.injectivity_figures.blur_figure",
+        "error_figure": "lab.studies.injectivity_figures.error_figure",
+        "measure": "measure_cases",
+        "sensitivity_figure": "lab.studies.injectivity_figures.sensitivity_figure",
+        "summary": "injectivity_table",
+        "variance_figure": "lab.studies.injectivity_figures.variance_figure",
+    },
+    "lab.studies.memory_cell": {
+        "Cell": "MemoryCell",
+        "routing_picture": "routing_figure",
+    },
+    "lab.studies.memory_study": {
+        "keep_rows": "keep_raw_rows",
+    },
+    "lab.studies.tasks": {
+        "answer": "answer_tasks",
+    },
     "memory.cache": {
         "Memory": "KVCache",
     },
@@ -272,9 +349,93 @@ NAMES: dict[str, dict[str, str]] = {
         "to_host": "scale.host_kv.to_host",
         "unpack": "scale.quantized_kv.dequantize",
     },
+    "metrics.card": {
+        "measure": "measure_card",
+        "touched_rows": "metrics.toybox.retrieval.touched_rows",
+    },
+    "metrics.external.clip_files": {
+        "Clip": "ShotFile",
+        "Video": "FilmFile",
+        "cut": "cut_out_spans",
+        "find_videos": "find_film_files",
+        "in_pictures": "spans_as_shown",
+        "measure": "frames_and_rate",
+    },
+    "metrics.external.environments": {
+        "find": "find_tool",
+    },
+    "metrics.external.vbench": {
+        "Rules": "ClipRules",
+        "Video": "metrics.external.clip_files.FilmFile",
+        "file_name": "prompt_file_name",
+        "score_videos": "vbench_rows",
+        "setting": "measured_with",
+    },
+    "metrics.external.vbench_files": {
+        "waiting": "waiting_for",
+    },
+    "metrics.external.vbench_suite": {
+        "Job": "SuiteFilm",
+        "score_suite": "suite_rows",
+    },
+    "metrics.external.visionreward": {
+        "Setting": "RewardModel",
+        "preflight": "preflight_reward",
+        "score_videos": "visionreward_rows",
+    },
+    "metrics.metric": {
+        "clip_rows": "metrics.registered.registered_clip_rows",
+        "compared_rows": "metrics.registered.compared_rows",
+        "listed": "metrics.registered.listed",
+        "own_rows": "metrics.registered.registered_rows",
+        "rehearse": "metrics.registered.try_registered",
+        "told": "unit_and_direction",
+        "values": "metrics.registered.values",
+    },
+    "metrics.rows": {
+        "load": "load_rows",
+        "save": "save_rows",
+        "table": "row_table",
+    },
+    "metrics.toybox.attributes": {
+        "cut_rows": "planned_cut_rows",
+        "drift_rows": "prompt_drift_rows",
+        "table": "metrics.rows.row_table",
+    },
+    "metrics.toybox.film": {
+        "asked_rows": "shown_rows",
+        "cut_rows": "metrics.video.pixels.accuracy_rows",
+        "digest": "film_digest",
+        "film_scores": "film_values",
+        "kept_rows": "returning_rows",
+        "plain_scores": "plain_values",
+        "speed_rows": "metrics.video.pixels.speed_rows",
+    },
     "metrics.toybox.validation": {
         "Exam": "Validator",
         "ExamConfig": "ValidationConfig",
+        "film_marks": "made_rows",
+        "frame_marks": "frame_rows",
+    },
+    "metrics.video.alignment": {
+        "judge_rows": "alignment_rows",
+        "recall_rows": "recalled_rows",
+    },
+    "metrics.video.appearance": {
+        "picture_rows": "appearance_rows",
+    },
+    "metrics.video.clips": {
+        "label_of": "clip_label",
+        "placed": "plan_as_shown",
+    },
+    "metrics.video.cuts": {
+        "change": "frame_change",
+    },
+    "metrics.video.evaluate": {
+        "digest": "clip_digest",
+    },
+    "metrics.video.features": {
+        "prepare": "prepare_images",
     },
     "model.wan": {
         "Sight": "ops.attention.AttentionContext",

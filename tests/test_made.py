@@ -16,8 +16,9 @@ from cinelab.files import write_json
 from cinelab.lab.reports import origin as room
 from cinelab.lab.reports.cards import comparison_lines
 from cinelab.lab.reports.origin import command, made, mark_of, note_beside, revision, short_revision
-from cinelab.lab.reports.report import provenance, report, run_table
-from cinelab.lab.reports.sweep_table import load_cells
+from cinelab.lab.reports.report import report
+from cinelab.lab.reports.report_origin import provenance, run_table
+from cinelab.lab.reports.sweep_cells import load_cells
 from cinelab.lab.sweeps.grid import Sweep
 from cinelab.lab.sweeps.sweep import made_cells, record, recorded
 

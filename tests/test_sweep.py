@@ -23,7 +23,7 @@ import pytest
 from rich.console import Console
 
 from cinelab.errors import CinelabError
-from cinelab.lab.reports.report import made_by
+from cinelab.lab.reports.report_origin import made_by
 from cinelab.lab.sweeps import notebook as notebook_module
 from cinelab.lab.sweeps.grid import Sweep, differing, expand, json_value, load_sweep
 from cinelab.lab.sweeps.notebook import HOST, check_parameters, declared, execute

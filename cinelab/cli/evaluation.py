@@ -92,13 +92,13 @@ def videos_command(
 
     A video that cannot be read is named, the others are scored, and the exit code is 1.
     """
-    from cinelab.metrics.rows import save
+    from cinelab.metrics.rows import save_rows
     from cinelab.metrics.video.evaluate import evaluate, unmeasured
 
     with writing_file(output, PARQUET), progress("measuring videos") as show:
         rows = evaluate(paths, comma_names(backends, "--backends"), tolerance, plan, show)
         if output:
-            save(rows, output)
+            save_rows(rows, output)
     _show_facts(rows)
     _show_scores(rows)
     _show_unmeasured(unmeasured(rows))
@@ -123,7 +123,7 @@ def _show_unmeasured(reasons: "pd.DataFrame") -> None:
 
 def _show_facts(rows: "pd.DataFrame") -> None:
     """Print what the files state of themselves, on a line; a range where they differ."""
-    from cinelab.lab.reports.index import text_of
+    from cinelab.lab.reports.number_text import text_of
     from cinelab.metrics.video.evaluate import facts
 
     texts = [
@@ -136,10 +136,10 @@ def _show_facts(rows: "pd.DataFrame") -> None:
 
 def _show_scores(rows: "pd.DataFrame") -> None:
     """Print a table of the scores, one backend after the other."""
-    from cinelab.lab.reports.index import text_of
-    from cinelab.metrics.video.evaluate import digest
+    from cinelab.lab.reports.number_text import text_of
+    from cinelab.metrics.video.evaluate import clip_digest
 
-    found = digest(rows)
+    found = clip_digest(rows)
     found = found[found["value"].notna() & (found["backend"] != "file")]
     lines: list[list[str | tuple[str, str]]] = []
     for backend, part in found.groupby("backend", sort=False):
@@ -169,9 +169,9 @@ def tasks_command(folder: TasksFolder, seeds: Seeds = "0,1,2", films: Films = 32
 def setup_command(tool: Tool):
     """Make a tool's environment below $CINELAB_ENVS (default ~/.cache/cinelab/envs); the same call
     continues it later."""
-    from cinelab.metrics.external.environments import find, setup
+    from cinelab.metrics.external.environments import find_tool, setup
 
-    found = find(tool)
+    found = find_tool(tool)
     with progress(f"setting {found.name} up") as show:
         python = setup(found, show)
     say((str(python), "bold green"))
@@ -181,10 +181,10 @@ def setup_command(tool: Tool):
 def check_command(tool: AnyTool = None):
     """What each tool finds here, what is missing, where it goes and how to get it. Exits with 1 if
     anything is missing."""
-    from cinelab.metrics.external.environments import TOOLS, find, folder, ready
+    from cinelab.metrics.external.environments import TOOLS, find_tool, folder, ready
 
     lacking = 0
-    for one in [find(tool)] if tool else TOOLS.values():
+    for one in [find_tool(tool)] if tool else TOOLS.values():
         made = ready(one)
         missing = _missing(one.name)
         say((f"{one.name}: {one.purpose}", "bold"))
@@ -220,13 +220,13 @@ def vbench_command(
 
     A video that cannot be read is named, the others are scored, and the exit code is 1.
     """
-    from cinelab.metrics.external.vbench import PROMISED, Rules, score_videos
+    from cinelab.metrics.external.vbench import PROMISED, ClipRules, vbench_rows
 
     with writing_file(output, PARQUET), progress("scoring with VBench") as show:
         videos = _videos(paths, prompt, prompts, show)
         names = _names(dimensions) or PROMISED
-        rules = Rules(whole, long, samples, rewriting)
-        rows = _saved(score_videos(videos, names, rules, show), output)
+        rules = ClipRules(whole, long, samples, rewriting)
+        rows = _saved(vbench_rows(videos, names, rules, show), output)
     finish_rows(rows, output)
 
 
@@ -244,11 +244,11 @@ def visionreward_command(
 
     A video that cannot be read is named, the others are scored, and the exit code is 1.
     """
-    from cinelab.metrics.external.visionreward import score_videos
+    from cinelab.metrics.external.visionreward import visionreward_rows
 
     with writing_file(output, PARQUET), progress("scoring with VisionReward") as show:
         films = _videos(paths, prompt, prompts, show)
-        rows = _saved(score_videos(films, whole=whole, rewriting=rewriting, tell=show), output)
+        rows = _saved(visionreward_rows(films, whole=whole, rewriting=rewriting, tell=show), output)
     finish_rows(rows, output)
 
 
@@ -264,13 +264,13 @@ def suite_command(
     """VBench's own prompts: what a folder holds and lacks of their films, and with --score what
     they score."""
     from cinelab.metrics.external.vbench_files import DIMENSIONS
-    from cinelab.metrics.external.vbench_suite import score_suite
+    from cinelab.metrics.external.vbench_suite import suite_rows
 
     names = _names(dimensions) or tuple(DIMENSIONS)
     if not score:
         return _show_suite(folder, names)
     with writing_file(output, PARQUET), progress("scoring with VBench") as show:
-        rows = _saved(score_suite(folder, names, rewriting, tell=show), output)
+        rows = _saved(suite_rows(folder, names, rewriting, tell=show), output)
     finish_rows(rows, output)
 
 
@@ -295,11 +295,11 @@ def _show_suite(folder: Path, names: tuple[str, ...]) -> None:
 def _videos(
     paths: list[Path], prompt: str, prompts: Path | None, tell: Callable[[str], None]
 ) -> list:
-    from cinelab.metrics.external.clip_files import find_videos, read_prompts
+    from cinelab.metrics.external.clip_files import find_film_files, read_prompts
 
     if absent := [path for path in paths if not path.exists()]:
         raise CinelabError(f"{absent[0]}: no such file or folder; name videos that are there.")
-    found = find_videos(paths, prompt, read_prompts(prompts) if prompts else None, tell)
+    found = find_film_files(paths, prompt, read_prompts(prompts) if prompts else None, tell)
     found = [video for video in found if not unfinished(video.path)]
     if half := [video.path.parent for video in found if half_saved(video.path.parent, "film.json")]:
         raise CinelabError(
@@ -315,7 +315,7 @@ def _missing(name: str) -> list:
     return (
         vbench.preflight() + vbench.preflight_long()
         if name == "vbench"
-        else visionreward.preflight()
+        else visionreward.preflight_reward()
     )
 
 
@@ -323,16 +323,16 @@ def _able(name: str, missing: list) -> list[str]:
     from cinelab.metrics.external import vbench, visionreward
 
     waiting = {dimension for one in missing for dimension in one.dimensions}
-    every = vbench.DIMENSIONS if name == "vbench" else visionreward.METRICS
+    every = vbench.DIMENSIONS if name == "vbench" else visionreward.REWARD_METRICS
     return [one for one in every if one not in waiting]
 
 
 def _saved(rows: list, output: Path | None) -> list:
     """Save rows where a file was named for them. Return the same rows."""
-    from cinelab.metrics.rows import save, table
+    from cinelab.metrics.rows import row_table, save_rows
 
     if output:
-        save(table(rows), output)
+        save_rows(row_table(rows), output)
     return rows
 
 
@@ -349,14 +349,14 @@ def _count(number: int, what: str) -> str:
 
 def finish_rows(rows: list, output: Path | None) -> None:
     """Print the rows, and name every clip that failed."""
-    from cinelab.metrics.rows import table
+    from cinelab.metrics.rows import row_table
 
     lines = []
     for row in rows:
         value = f"{row.value:.4f}" if row.status == "ok" else (row.status, "yellow")
         lines.append([row.clip, str(row.shot), row.metric, value, row.detail])
     show_table(["clip", "shot", "metric", "value", "detail"], lines)
-    finish_table(table(rows), output)
+    finish_table(row_table(rows), output)
 
 
 def finish_table(rows: "pd.DataFrame", output: Path | None) -> None:

@@ -153,11 +153,11 @@ def direct_command(
 
 def show_scores(path: Path) -> None:
     """Print the mean of every score in a film's table."""
-    from cinelab.lab.reports.index import text_of
-    from cinelab.metrics.toybox.film import digest
+    from cinelab.lab.reports.number_text import text_of
+    from cinelab.metrics.toybox.film import film_digest
     from cinelab.tables import read_frame
 
-    rows = digest(read_frame(path, "make the film again")).itertuples()
+    rows = film_digest(read_frame(path, "make the film again")).itertuples()
     show_table(
         ["score", "mean", "of"],
         [[metric, text_of(mean), str(count)] for metric, mean, count in rows],

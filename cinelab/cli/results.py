@@ -82,7 +82,7 @@ def compare_command(
 def _write_comparison(path: Path, rows: "pd.DataFrame", names: list[str], *, folder: Path) -> None:
     from cinelab.files import write_text
     from cinelab.lab.reports import cards
-    from cinelab.lab.reports.index import csv_text
+    from cinelab.lab.reports.number_text import csv_text
     from cinelab.lab.reports.origin import note_beside
 
     if path.suffix.lower() == ".md":
@@ -123,28 +123,28 @@ def results_command(
 ):
     """What has been run, and what came out: a line a folder, or the runs that fulfil a condition,
     with their scores."""
-    from cinelab.lab.reports import index as runs_index
+    from cinelab.lab.reports import query as runs_query
 
     if where is not None and sql is not None:
         raise CinelabError("A condition and --sql were given; keep one of them.")
     with writing_file(output, (".csv", ".parquet")), progress("reading the runs", SHORT):
         if where is None and sql is None:
-            runs, measured = runs_index.index(folder)
-            found = runs_index.wide(runs, measured)
-            table = runs_index.column_table(found) if columns else runs_index.overview(runs)
+            runs, measured = runs_query.index(folder)
+            found = runs_query.wide(runs, measured)
+            table = runs_query.column_table(found) if columns else runs_query.overview(runs)
         else:
-            found = runs_index.query(folder, where, sql)
+            found = runs_query.query(folder, where, sql)
             names = list(comma_names(show, "--show")) if show is not None else None
-            table = found if sql is not None else runs_index.telling(found, names)
+            table = found if sql is not None else runs_query.telling(found, names)
         if output:
-            runs_index.save(found, output)
+            runs_query.save_answer(found, output)
     print_table(table)
     say((f"{len(found)} rows ", "dim"), (str(output or ""), "bold green"))
 
 
 def print_table(rows: "pd.DataFrame", most: int = SHOWN) -> None:
     """Print the first rows of a table, numbers to three places."""
-    from cinelab.lab.reports.index import text_of
+    from cinelab.lab.reports.number_text import text_of
 
     show_table(
         [str(name) for name in rows.columns],

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from cinelab.files import write_atomic
 from cinelab.flow.sampler import Steps
 from cinelab.lab.reports.routing_page import write_routing_page
 from cinelab.memory.policy import Policy
-from cinelab.metrics.toybox.film import film_scores, plain_scores
+from cinelab.metrics.rows import save_rows
+from cinelab.metrics.toybox.film import film_values, plain_values
 from cinelab.metrics.toybox.recogniser import load_recogniser
 from cinelab.outputs import finish, ready_folder
 from cinelab.script.screenplay import Screenplay
@@ -66,23 +66,23 @@ def direct_film(
 def save_findings(
     film: Film, folder: str | Path, stage: Callable[[str], None] = lambda text: None
 ) -> pd.DataFrame:
-    """Write routing.html and metrics.parquet to a film's folder. Return the scores."""
+    """Write routing.html and metrics.parquet to a film's folder. Return its rows."""
     folder = Path(folder)
     stage("writing the routing page")
     write_routing_page(film, folder / "routing.html")
-    stage("scoring the film")
-    scores = score(film)
-    write_atomic(folder / "metrics.parquet", lambda path: scores.to_parquet(path))
-    return scores
+    stage("measuring the film")
+    rows = score(film)
+    save_rows(rows, folder / "metrics.parquet")
+    return rows
 
 
 def score(film: Film) -> pd.DataFrame:
-    """Score a film: rows (shot, metric, value, detail) by the shipped recogniser, which reads the
+    """Measure a film: its rows by the shipped recogniser, which reads the
     toybox alone; of another model's film cuts and speed only."""
     reader = load_recogniser()
     if film.frames.shape[1:3] != tuple(reader.config.size):
-        return plain_scores(film.frames, film.timeline, film.timings)
+        return plain_values(film.frames, film.timeline, film.timings)
     prompts = [
         shot.changes[-1].prompt if shot.changes else shot.prompt for shot in film.screenplay.shots
     ]
-    return film_scores(reader, film.frames, film.timeline, prompts, film.timings)
+    return film_values(reader, film.frames, film.timeline, prompts, film.timings)

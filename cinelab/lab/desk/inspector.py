@@ -10,7 +10,8 @@ from PIL import Image
 from plotly.subplots import make_subplots
 
 from cinelab.errors import CinelabError
-from cinelab.lab.reports.plots import SEQUENTIAL, TEMPLATE, nothing, routing_by_shot, routing_map
+from cinelab.lab.reports.plots import SEQUENTIAL, TEMPLATE, nothing
+from cinelab.lab.reports.routing_plots import routing_by_shot, routing_map
 from cinelab.lab.reports.toybox_figures import sheet
 from cinelab.stream.export import timeline_of
 from cinelab.stream.from_film import follow_run
