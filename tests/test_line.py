@@ -24,8 +24,8 @@ def net():
     torch.manual_seed(0)
     return CausalWan(presets.SMOKE)
 
-for stage, name, others in ((teacher_forcing, "teacher_forcing", 0), (consistency, "consistency", 1),
-                            (dmd, "dmd", 2)):
+stages = ((teacher_forcing, "teacher_forcing", 0), (consistency, "consistency", 1), (dmd, "dmd", 2))
+for stage, name, others in stages:
     config = replace(getattr(presets, name)("smoke"), model=presets.SMOKE, steps=2, bf16=False)
     nets = [net() for _ in range(others + 1)]
     rows = list(stage.train(config, *nets, Fake(), Run(name, config)))

@@ -87,7 +87,8 @@ class ChunkModel:
 
 @dataclass(frozen=True)
 class NumberedPrompts:
-    """Encodes requests whose prompt is a number: its place in `condition`, whose text is encoded."""
+    """Encodes requests whose prompt is a number: its place in `condition`, whose text is
+    encoded."""
 
     condition: Condition
     frames: int  # latent frames a chunk

@@ -90,8 +90,8 @@ class Sampling:
         )
 
     def altered(self, changes: Mapping[str, Any]) -> "Sampling":
-        """Return the settings with some fields changed. Another number of steps has levels of its own, evenly
-        spaced; other levels are as many as they are."""
+        """Return the settings with some fields changed. Another number of steps has levels of its
+        own, evenly spaced; other levels are as many as they are."""
         if "at" in changes and "steps" not in changes:
             changes = {**changes, "steps": None if changes["at"] else self.steps}
         elif "steps" in changes and "at" not in changes:
@@ -99,7 +99,8 @@ class Sampling:
         return replace(self, **changes)
 
     def levels(self, *, first: bool = False) -> Tensor:
-        """Return (steps + 1,) timesteps, falling to 0; `first` = those of the film's first chunk."""
+        """Return (steps + 1,) timesteps, falling to 0; `first` = those of the film's first
+        chunk."""
         whole = self.filled()
         shift = cast(float, whole.shift)  # filled: nothing is None
         own = whole.first_steps if first else None

@@ -62,7 +62,8 @@ def solve(
 def trajectory(
     velocity: Velocity, x: Tensor, levels: Tensor, solver: str
 ) -> Iterator[tuple[Tensor, float]]:
-    """Yield the states of `solve` one after another, with their timesteps; the first is x itself."""
+    """Yield the states of `solve` one after another, with their timesteps; the first is x
+    itself."""
     check_solver(solver, states=True)
     yield x, float(levels[0])
     states = iter(_call(velocity, x, levels, solver))

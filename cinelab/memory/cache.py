@@ -201,7 +201,8 @@ class OpenChunk(Readable):
     recording: bool = False  # the clean pass: keys and values are written down
     written: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     decided: list[dict] = field(default_factory=list)
-    # the last choice (pages and which of them are fixed) and the rotations of the chunk's own frames;
+    # the last choice (pages and which of them are fixed) and the rotations of the chunk's own
+    # frames;
     # empty before the first layer, shared with the clean pass
     _choices: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _freqs: list[Tensor] = field(default_factory=list)

@@ -1,12 +1,14 @@
 """Attention contexts for whole clips: what every token of a clip attends to, in one pass.
 
-    B batch   F frames   N tokens a frame   T = F N   h heads   d head size   n chunks   c frames a chunk
+    B batch   F frames   N tokens a frame   T = F N   h heads   d head size
+    n chunks   c latent frames a chunk
 
     BidirectionalContext     every frame attends to every frame (stage 0, and the yardstick)
-    CausalContext            chunk i attends to the clean chunks that the policy retrieves, and to itself
-    TeacherForcingContext    the clip twice, [clean | noisy]: clean chunks as above, a noisy chunk to the
-                             clean chunks before it and to itself
-    KnownHistory             the same in two calls: the clean clip once, the noisy one as often as wanted
+    CausalContext            chunk i attends to the clean chunks that the policy retrieves, and to
+                             itself
+    TeacherForcingContext    the clip twice, [clean | noisy]: clean chunks as above, a noisy chunk to
+                             the clean chunks before it and to itself
+    KnownHistory             the same in two calls: the clean clip once, the noisy one at will
 
 The streaming counterpart is `cinelab.memory.cache`: the same policy makes the mask here and
 retrieves from the cache there, and a test holds the two equal.
@@ -198,7 +200,8 @@ class TeacherForcingContext:
         return attention(rotated, k.flatten(0, 1), v.flatten(0, 1), mask).reshape(q.shape)
 
     def _packed_mask(self, picks: Tensor, batch: int, heads: int, tokens: int) -> Tensor:
-        """Return (B R, h, 1, S): the retrieved chunks that are there, and the chunk's own tokens."""
+        """Return (B R, h, 1, S): the retrieved chunks that are there, and the chunk's own
+        tokens."""
         there = (picks >= 0).expand(batch, heads, -1, -1).repeat_interleave(tokens, -1)
         own = there.new_ones(*there.shape[:3], tokens)
         return rearrange(torch.cat([there, own], dim=-1), "b h r s -> (b r) h 1 s")
@@ -227,7 +230,8 @@ class KnownHistory(TeacherForcingContext):
     """Teacher forcing whose clean copy is computed once, for ODEs and scores, which ask many times.
 
         history = KnownHistory(Full(), shots, chunk)
-        history.encode(net, clean, condition)    then, as often as wanted: net(noisy, t, condition, history)
+        history.encode(net, clean, condition)
+        net(noisy, t, condition, history)        as often as wanted
 
     Noisy calls may be wider than the clean one by a whole factor (guidance). Whether gradients flow
     through the history is the caller's choice: `encode` under `torch.no_grad()` or not.

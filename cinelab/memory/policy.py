@@ -180,7 +180,7 @@ FULL = Full()
 
 @dataclass(frozen=True)
 class Window(Policy):
-    """The last `window` units.          seen  . . . . . # # #"""
+    """The last `window` pages.          attended  . . . . . # # #"""
 
     window: int = 4
 
@@ -193,7 +193,7 @@ class Window(Policy):
 
 @dataclass(frozen=True)
 class Sink(Policy):
-    """The first `sink` units of the film and the last `window`.   seen  # . . . . # # #"""
+    """The first `sink` pages and the last `window` (StreamingLLM).   attended  # . . . . # # #"""
 
     sink: int = 1
     window: int = 4
@@ -207,7 +207,10 @@ class Sink(Policy):
 
 @dataclass(frozen=True)
 class ShotSink(Policy):
-    """Sinks of the film and of the running shot, and a window (LongLive 2.0).   seen  # . . | # . # #"""
+    """Sinks of the film and of the running shot, and a window (LongLive 2.0).
+
+    film  . . . | . . . .|now      attended  # . . | # . # #
+    """
 
     sink: int = 1
     shot_sink: int = 1
@@ -222,19 +225,19 @@ class ShotSink(Policy):
 
 @dataclass(frozen=True)
 class CAMR(Policy):
-    """Content-aware memory routing: a few fixed units, and the rest of the budget to the most
-    relevant history.
+    """Content-aware memory routing (CausalCine, arXiv 2605.12496): a few pinned pages, and the rest
+    of the budget to the most relevant history.
 
-    Relevance is how much the chunk's own queries look for the unit's keys (both unrotated): `mean`
-    compares mean query and mean key; `mass` sums the attention each unit would get. The heads of a
-    layer choose together, so that a layer attends to `budget` units and no more; with `per_head`
-    each head chooses for itself, and a layer's heads together may hold a whole film. Queries and
-    keys are first averaged to `summary` tokens a unit (None = all of them). A history of more than
-    `candidates` units is searched in two steps: blocks of BLOCK units by their mean keys first,
-    then the units of the best blocks one by one, so that the search costs next to nothing however
-    long the film (None = one step).
+    Relevance is how much the chunk's own queries attend to the page's keys (both unrotated): `mean`
+    compares mean query and mean key (the paper's); `mass` sums the attention that each page would
+    draw (ours). The heads of a layer retrieve together, so that a layer attends to `budget` pages
+    and no more; with `per_head` each head retrieves for itself, and a layer's heads together may
+    hold a whole film. Queries and keys are first averaged to `summary` tokens a page (None = all of
+    them). A history of more than `candidates` pages is searched in two steps: blocks of BLOCK pages
+    by their mean keys first, then the pages of the best blocks one by one, so that the search costs
+    next to nothing however long the film (None = one step).
 
-        seen  . # # . . # . #      # at the end: window; the others: retrieved
+        attended  . # # . . # . #      # at the end: window; the others: retrieved
     """
 
     budget: int = 6
@@ -288,7 +291,7 @@ class CAMR(Policy):
 
 @dataclass(frozen=True)
 class Oracle(Policy):
-    """The upper bound of retrieval: the units of the shots that are known to matter (`shots`,
+    """The upper bound of retrieval: the pages of the shots that are known to matter (`shots`,
     counted from 0), and a window.
 
     What the budget leaves goes to the most recent others. Only a test knows the shots: those that

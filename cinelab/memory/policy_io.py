@@ -1,6 +1,8 @@
 """Policies as plain dictionaries: what config.json, film.json and run descriptions say of a policy.
 
-{"name": "CAMR", "budget": 6, ...}     the class by its name (a user's own by its import path), and its fields
+{"name": "CAMR", "budget": 6, ...}
+
+The class stands there by its name (a user's own by its import path), beside its fields.
 """
 
 from collections.abc import Iterator, Mapping

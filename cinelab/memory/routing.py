@@ -1,6 +1,7 @@
 """Routing: relevance of pages to a chunk's queries, and the choice of the best under a budget.
 
-    B batch   h heads   d head size   R query chunks   n pages   U tokens a page   T tokens a query chunk
+    B batch   h heads   d head size   n pages   U tokens a page
+    R query chunks   T tokens a query chunk
     G groups of heads that retrieve together: 1, or h where every head retrieves for itself
 
 CAMR's score follows CausalCine (arXiv 2605.12496), section on content-aware memory routing; mean

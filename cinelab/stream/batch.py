@@ -201,7 +201,8 @@ def check_room(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False
 def requests_of_films(
     timelines: Sequence[Timeline], seeds: Sequence[int], sampling: Sampling | None = None
 ) -> list[list[ChunkRequest]]:
-    """Return what every chunk of a batch of films shows, one request a film; prompts are numbers."""
+    """Return what every chunk of a batch of films shows, one request a film; prompts are
+    numbers."""
     counts = {len(line.slots) for line in timelines}
     if len(counts) > 1:
         raise CinelabError(f"A batch needs films of equal length, not of {sorted(counts)} chunks.")

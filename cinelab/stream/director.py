@@ -45,9 +45,9 @@ MARK = "film.json"  # the last file of a saved film: where it lies all others do
 class Film:
     """A finished film and everything known about it.
 
-    frames   uint8 (F, H, W, 3)            fps      pictures a second
+    frames   uint8 (F, H, W, 3)            fps      frames per second
     timeline which frame shows what        cuts     first frame of every shot but the first
-    routing  table of what the memory kept (see Memory.routing_table)
+    routing  table of what was retrieved (see KVCache.routing_table)
     timings  table, a row a chunk: chunk, text, dit, memory, decode (seconds)
     """
 
@@ -134,7 +134,7 @@ def saved_as(folder: Path, screenplay: Screenplay, director: "Director") -> bool
 def apply_change(
     request: ChunkRequest, turn: Shot | PromptChange | None, bundle: Bundle
 ) -> ChunkRequest:
-    """What is asked from here on, where a shot or a change sets something."""
+    """Return the request from here on, where a shot or a change sets something."""
     if turn is None:
         return replace(request, recache=False)
     changes: dict = {"recache": getattr(turn, "recache", False)}
@@ -148,8 +148,8 @@ def apply_change(
 
 
 def requests_of(line: Timeline, request: ChunkRequest, bundle: Bundle) -> list[ChunkRequest]:
-    """What every chunk is asked to be, the first one `request`. Refuses settings that cannot be met
-    before any chunk is made."""
+    """Return what every chunk shows, from the opening `request` on. Settings that cannot be met are
+    refused before any chunk is made."""
     requests = []
     for slot in line.slots:
         request = replace(
@@ -168,8 +168,8 @@ class Director:
     config.json says none).
 
     With `overlap` a chunk is decoded while the next one is made (the same bits); with `fused` it is
-    remembered in the call that makes the next one's first level, where that is exact: in a few-step
-    student, within a shot (the same to rounding).
+    appended to the KV cache in the call that makes the next one's first level, where that is exact:
+    in a few-step student, within a shot (the same to rounding).
     """
 
     def __init__(
@@ -192,7 +192,8 @@ class Director:
 
     def __repr__(self) -> str:
         seed = "" if self.seed is None else f", seed {self.seed}"
-        return f"Director({self.bundle.name}, {label_of(self.policy)}, steps {self.sampling.steps}{seed})"
+        policy = label_of(self.policy)
+        return f"Director({self.bundle.name}, {policy}, steps {self.sampling.steps}{seed})"
 
     def timeline(self, screenplay: Screenplay) -> Timeline:
         """Where every chunk of the screenplay lies; refuses films too long to remember."""
@@ -214,9 +215,9 @@ class Director:
             for timed, _ in self._made(screenplay, self.timeline(screenplay), self.opening(first))
         )
 
-    def opening(self, picture: np.ndarray | None) -> Tensor | None:
-        """A picture uint8 (H, W, 3) as the film's first latent frame (1, 1, C, h, w)."""
-        if picture is None:
+    def opening(self, frame: np.ndarray | None) -> Tensor | None:
+        """Return a frame uint8 (H, W, 3) as the film's first latent frame (1, 1, C, h, w)."""
+        if frame is None:
             return None
         bundle = self.bundle
         wanted = (*self.bundle.size, 3)
@@ -226,19 +227,19 @@ class Director:
                 "time; load a frame-wise "
                 "model (chunk=1)."
             )
-        if getattr(picture, "dtype", None) != np.uint8 or picture.shape != wanted:
+        if getattr(frame, "dtype", None) != np.uint8 or frame.shape != wanted:
             found = (
-                f"{picture.dtype} {picture.shape}"
-                if isinstance(picture, np.ndarray)
-                else type(picture).__name__
+                f"{frame.dtype} {frame.shape}"
+                if isinstance(frame, np.ndarray)
+                else type(frame).__name__
             )
             raise CinelabError(
-                f"first= is {found}; a picture uint8 {wanted} is expected, so crop and resize it "
+                f"first= is {found}; a frame uint8 {wanted} is expected, so crop and resize it "
                 "to the film's size."
             )
         with torch.no_grad():
             return bundle.codec.encode(
-                to_tensor(picture[None])[None].to(next(bundle.model.parameters()).device)
+                to_tensor(frame[None])[None].to(next(bundle.model.parameters()).device)
             )
 
     def _made(
@@ -248,7 +249,7 @@ class Director:
         first: Tensor | None = None,
         kept: KeptChunks | None = None,
     ) -> Iterator[tuple[TimedChunk, KVCache]]:
-        """Chunks with their pictures, and the memory after each."""
+        """Yield chunks with their frames, and the KV cache after each."""
         check_room(self.bundle, self.policy, len(line.slots), self.sampling.guidance != 1)
         generator = ChunkGenerator(self.bundle, self.bf16)
         latents = self._latents(generator, screenplay, line, first, kept)
@@ -269,8 +270,8 @@ class Director:
         first: Tensor | None,
         kept: KeptChunks | None,
     ) -> Iterator[tuple[TimedChunk, KVCache]]:
-        """Chunks without pictures. What a shot or a change sets holds from there on. Those that are
-        `kept` are not made again."""
+        """Yield chunks that are not decoded. What a shot or a change sets holds from there on.
+        Those that are `kept` are not made again."""
         state = generator.begin()
         opening = ChunkRequest(
             "", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling
@@ -300,9 +301,9 @@ class Director:
         show: Callable[[TimedChunk], None] | None = None,
         keep: str | Path | None = None,
     ) -> Film:
-        """The whole film. `progress(done, of)` and `show(chunk)` are called after every chunk.
-        `first`, a picture uint8 (H, W, 3), is what the film begins with and goes on from (image to
-        video); frame-wise models only.
+        """Return the whole film. `progress(done, of)` and `show(chunk)` are called after every
+        chunk. `first`, a frame uint8 (H, W, 3), is what the film begins with and goes on from
+        (image to video); frame-wise models only.
 
         With `keep`, the folder that the film will be saved to, every chunk is on the disk as soon
         as it is made: a film that was stopped goes on from there, bit for bit (see

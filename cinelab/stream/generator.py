@@ -165,7 +165,8 @@ class ChunkGenerator:
         return self.decode(state, latents)[0] if pictures else state
 
     def decode(self, state: FilmState, latents: Tensor) -> tuple[FilmState, np.ndarray]:
-        """Return the state with its decoder moved on, and the chunk's frames uint8 (1, f, H, W, 3)."""
+        """Return the state with its decoder moved on, and the chunk's frames uint8 (1, f, H, W,
+        3)."""
         with inference_mode(False, self.device, self._threads):
             past = state_to(state.decoder, self.device)
             frames, decoder = self.bundle.codec.decode(latents.to(self.device, torch.float32), past)
