@@ -204,6 +204,16 @@ def test_what_an_ode_job_does_not_do_is_one_sentence(store, tmp_path):
         Job("dmd", "run", Data("noise", "4x6x5"), teacher="random", pairs="here")
 
 
+def test_a_job_of_the_first_release_opens(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "stage: teacher_forcing\nrun: r\nstore: {kind: noise, path: 4x6x5}\n"
+        "layout: {parts: 4, recompute: true}\nchanges: {routed_from: 0.321, across_share: 0.2}\n"
+    )
+    job = load_job(tmp_path / "run.yaml")
+    assert job.layout == Layout(micro_batches=4, activation_checkpointing=True)
+    assert (job.config.routed_from, job.config.other_shots_share) == (0.321, 0.2)
+
+
 # Backbones and codecs
 
 

@@ -125,7 +125,8 @@ class DmdTraining(Readable):
 
 @dataclass(frozen=True)
 class RolloutDraw:
-    """What a self-rollout draws: all processes of a step must draw alike, to make the same calls."""
+    """What a self-rollout draws. All processes of a step must draw alike, to make the same
+    calls."""
 
     known: float  # below config.known, the roll-out continues a true beginning
     exit_at: float  # in [0, 1): the share of the levels at which chunks end (random exit step)

@@ -95,14 +95,14 @@ def jump(
     history: HistoryPolicy = FULL_HISTORY,
 ) -> Tensor:
     """Return the student's clean prediction (B, F, C, h, w) from states (B, K, F, C, h, w) at the
-    kept level number `level` (B, F)."""
+    stored level number `level` (B, F)."""
     batch, frames = level.shape
     chunk = config.pairs.chunk
     t = config.pairs.times().float()[level].to(states.device)
     x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]  # (B, F, C, h, w)
     if config.history == "noisy":
-        context = CausalContext(history.policy, clips.shot, chunk)
-        v = model(x, t, clips.condition, context)
+        noisy = CausalContext(history.policy, clips.shot, chunk)
+        v = model(x, t, clips.condition, noisy)
     else:
         past = clips.latents if config.history == "truth" else end
         context = history.context(clips.shot, chunk)
@@ -121,8 +121,8 @@ def loss(
 ) -> Tensor:
     """Return the mean squared distance of the student's clean prediction from the end point
     (B, F, C, h, w)."""
-    batch, kept, frames = states.shape[:3]
-    level = drawn(kept, batch, frames, config.pairs.chunk, config.levels, rng)
+    batch, stored, frames = states.shape[:3]
+    level = drawn(stored, batch, frames, config.pairs.chunk, config.levels, rng)
     t = config.pairs.times().float()[level].to(end.device)
     return error(config.loss, jump(model, clips, states, end, level, config, history), end, t)
 

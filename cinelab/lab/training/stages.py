@@ -16,6 +16,7 @@ folder is made and opened when the training begins.
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
 from cinelab.metrics.toybox.validation import ValidationConfig, Validator
 from cinelab.model.backbone import initialised, model_to_dict
 from cinelab.runs import Run
+from cinelab.script.prompts import WordEncoder
 from cinelab.train import codec as codec_stage
 from cinelab.train import presets
 from cinelab.train import recogniser as reader_stage
@@ -89,25 +91,33 @@ def train_stage(
         data = getattr(store, "made", opened(store, preset))
         return stage.train(config, data, networks, run=run, validator=validator)
 
-    def describe() -> dict:
-        return zoo.model_config(
-            config.model,
-            bundle.encoder,
-            bundle.config["codec"],
-            bundle.sampling,
-            bundle.chunk,
-            bundle.span,
-            bundle.fps,
-            bundle.size,
-            **about,
-            **stage.trained_under(config),
-        )
-
     def film(trained: Any, step: int) -> Sample:
         sample = samples.held_out_film if stage.causal else samples.held_out_clip
         return sample(replace(bundle, model=trained), step)
 
+    entries = about | stage.trained_under(config)
+    describe = partial(_description, config, bundle, entries)
     return TrainingRun(config, run, model, rows, describe, film)
+
+
+def _description(config: Any, bundle: Bundle, entries: dict) -> dict:
+    """Return what the result's config.json states."""
+    if not isinstance(bundle.encoder, WordEncoder):
+        raise CinelabError(
+            f"{bundle.name} has a text encoder that is no toybox's, which a notebook's checkpoint "
+            "cannot name; train it as a job, with `cinelab train`."
+        )
+    return zoo.model_config(
+        config.model,
+        bundle.encoder,
+        bundle.config["codec"],
+        bundle.sampling,
+        bundle.chunk,
+        bundle.span,
+        bundle.fps,
+        bundle.size,
+        **entries,
+    )
 
 
 def _starts(
