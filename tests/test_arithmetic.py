@@ -30,7 +30,7 @@ def test_the_papers_sizes():
 
 
 def test_the_documents_table_is_what_the_arithmetic_says():
-    assert arithmetic.table() in DOC.read_text()
+    assert arithmetic.cost_table() in DOC.read_text()
 
 
 @pytest.mark.parametrize("config", [WAN_1_3B, WAN_14B], ids=["1.3B", "14B"])

@@ -67,7 +67,7 @@ def test_a_job_exports_it(stage, kind):
     teacher = None if stage == "teacher_forcing" else "random"
     preset = "toy" if kind == "toybox" else "wan-1.3b-camr"
     job = Job(stage, "run", Data(kind, "4x6x5"), preset, init="random", teacher=teacher)
-    said = worker.described(
+    said = worker.result_entries(
         job, job.config, {"fps": 8.0, "size": (48, 64)} if kind == "toybox" else None
     )
     assert said["policy"] == policy_to_dict(CAMR() if kind == "toybox" else presets.WAN_CAMR)

@@ -13,7 +13,7 @@ from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.jobs.job import RANDOM, Job
 from cinelab.latent.checkpoint import read_weights
-from cinelab.model.backbone import build, initialised, is_wan
+from cinelab.model.backbone import build_backbone, initialised, is_wan_config
 from cinelab.model.wan import kept_dtype
 from cinelab.scale.adapters import add_lora, begin, fingerprint_of
 from cinelab.scale.checkpoints import pour
@@ -28,7 +28,7 @@ def network(
     """Return a network of the job, sharded and filled: no process ever holds all of it. What is
     frozen is stored in bf16 on GPUs."""
     with torch.device("meta"):
-        model = build(config.model).train(not frozen).requires_grad_(not frozen)
+        model = build_backbone(config.model).train(not frozen).requires_grad_(not frozen)
         if job.lora is not None and not frozen:
             add_lora(model, job.lora)
     for name, weight in model.named_parameters():
@@ -59,21 +59,21 @@ def weights_of(place: str, model: Any = None) -> Iterator[tuple[str, Tensor]]:
     """Yield name and full tensor of every weight, one after another: of a checkpoint's name, or of
     a folder or file in any published layout (see `cinelab.weights.load`). Those of a backbone of
     one's own (settings `model`) are a checkpoint of cinelab's."""
-    if model is not None and not is_wan(model):
+    if model is not None and not is_wan_config(model):
         yield from read_weights(zoo.find(place) / zoo.WEIGHTS).items()
         return
-    weights = open_weights(placed(place))
+    weights = open_weights(place_of(place))
     weights.report().demand()
     yield from weights
 
 
-def check_weights(place: str, model: Any) -> None:
+def check_start(place: str, model: Any) -> None:
     """Raise CinelabError where the model of a job does not take these weights, by names and shapes,
     before anything is built or read."""
-    if not is_wan(model):
+    if not is_wan_config(model):
         zoo.find(place)  # its own shapes are compared when it is filled
         return
-    weights = open_weights(placed(place))
+    weights = open_weights(place_of(place))
     report = replace(weights, config=model).report()
     theirs = weights.source.said | {"num_layers": report.layers}
     settings = to_dict(model)
@@ -100,7 +100,7 @@ def check_weights(place: str, model: Any) -> None:
     )
 
 
-def placed(place: str | Path) -> Path:
+def place_of(place: str | Path) -> Path:
     """Return where the weights lie that a job names: a path, or a shipped checkpoint's folder."""
     return Path(place) if Path(place).exists() else zoo.find(place)
 
@@ -117,7 +117,7 @@ def fingerprint_at(place: str | None) -> str:
     it, else one of all numbers."""
     if place in (None, RANDOM):
         return str(place)
-    folder = placed(place)
+    folder = place_of(place)
     if (folder / zoo.CONFIG).exists() and (folder / zoo.WEIGHTS).exists():
         return zoo.fingerprint(folder)
     return fingerprint_of(weights_of(place))

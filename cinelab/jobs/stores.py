@@ -15,7 +15,8 @@ from cinelab.jobs.job import KINDS, Data, Job
 from cinelab.jobs.networks import fingerprint_at
 from cinelab.latent.store import Clips, Store, unconditional_words
 from cinelab.seeds import rng_at
-from cinelab.train.pairs import Pairs, build
+from cinelab.train.pairs import Pairs
+from cinelab.train.pairs import build as integrate
 from cinelab.train.provenance import data_of, files_of
 from cinelab.zoo import checkpoints as zoo
 
@@ -132,11 +133,11 @@ def open_pairs(job: Job, config: Any, store: Any) -> Pairs:
     return Pairs(pairs_folder(job), config.pairs, fingerprint_at(job.teacher), store)
 
 
-def build_pairs(job: Job, config: Any, store: Any, teacher: Callable[[], Any]) -> Pairs:
+def pairs_of(job: Job, config: Any, store: Any, teacher: Callable[[], Any]) -> Pairs:
     """Return the pairs of a job, integrated where they are missing; `teacher` makes the frozen
     network, which is given back when they are there."""
     folder = pairs_folder(job)
     if not all((folder / f"{shard:05d}.npz").exists() for shard in range(config.pairs.shards)):
-        for _ in build(folder, config.pairs, teacher(), fingerprint_at(job.teacher), store):
+        for _ in integrate(folder, config.pairs, teacher(), fingerprint_at(job.teacher), store):
             pass
     return open_pairs(job, config, store)

@@ -21,8 +21,8 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.jobs.job import RANDOM, Job, load_job
-from cinelab.jobs.networks import check_weights, network, placed, weights_of
-from cinelab.jobs.stores import build_pairs, open_pairs, open_store, pairs_folder
+from cinelab.jobs.networks import check_start, network, place_of, weights_of
+from cinelab.jobs.stores import open_pairs, open_store, pairs_folder, pairs_of
 from cinelab.model.backbone import model_to_dict
 from cinelab.outputs import together
 from cinelab.scale.adapters import Lora, fingerprints_of, save_lora
@@ -39,11 +39,11 @@ def train(job: Job, parallel: Parallel) -> Iterator[dict]:
     stage = stage_named(job.stage)
     config = job.config
     stage.check(config, processes=parallel.world)
-    run = SharedRun(job.run, config, parallel, about(job) | {"lora": lora_of(job)})
+    run = SharedRun(job.run, config, parallel, job_entries(job) | {"lora": lora_of(job)})
     if not run.done:
         for place in (job.init, job.teacher):
             if place not in (None, RANDOM):
-                check_weights(place, config.model)
+                check_start(place, config.model)
         data = open_data(job, config, parallel)
         if stage.draws_from != PAIRS:
             # the stage does so again, when the networks are there: large ones take a while
@@ -61,7 +61,7 @@ def train(job: Job, parallel: Parallel) -> Iterator[dict]:
         parallel.once(lambda: deliver(job, config, run))
 
 
-def about(job: Job) -> dict[str, Any]:
+def job_entries(job: Job) -> dict[str, Any]:
     """Return what a run and its result state of their job, beside the stage's settings. The number
     of micro-batches is called as in runs of the first release."""
     return {
@@ -83,7 +83,7 @@ def open_data(job: Job, config: Any, parallel: Parallel) -> Any:
     if stage_named(job.stage).draws_from != PAIRS:
         return store
     teacher = partial(network, job, config, parallel, job.teacher, frozen=True)
-    return build_pairs(job, config, store, teacher)
+    return pairs_of(job, config, store, teacher)
 
 
 def check_data(job: Job, config: Any, run: SharedRun) -> None:
@@ -111,7 +111,7 @@ def deliver(job: Job, config: Any, run: SharedRun) -> None:
             if toybox is not None and job.init not in (None, RANDOM):
                 deliver_merged(job, file, folder / zoo.WEIGHTS)
         entries = {"run": run.done_info, "training": to_dict(config)}
-        write_json(folder / zoo.CONFIG, described(job, config, toybox) | entries)
+        write_json(folder / zoo.CONFIG, result_entries(job, config, toybox) | entries)
         write_checksums(folder, sorted(path.name for path in folder.iterdir()))
 
 
@@ -130,7 +130,7 @@ def deliver_lora(job: Job, lora: Lora, run: SharedRun, *, file: Path) -> Path:
 
 def deliver_merged(job: Job, lora: Path, file: Path) -> None:
     """Write the weights that the adapters in a file were trained on, with these merged."""
-    merged = open_weights(placed(job.init or RANDOM), dtype=job.export_dtype, lora=lora)
+    merged = open_weights(place_of(job.init or RANDOM), dtype=job.export_dtype, lora=lora)
     state = {name: value.contiguous() for name, value in merged}
     write_atomic(file, lambda path: save_file(state, path))
 
@@ -157,7 +157,7 @@ def _recipe_beside(store: str) -> dict:
     return read_sealed(path, "restore it") if path.is_file() else {}
 
 
-def described(job: Job, config: Any, toybox: dict | None) -> dict:
+def result_entries(job: Job, config: Any, toybox: dict | None) -> dict:
     """Return what the result's config.json says. A toybox checkpoint (see `recipe_of_toybox`) is
     whole by it and opens with `cinelab.load`. `policy` and `max_distance` say under which memory
     the student saw its history."""
@@ -165,7 +165,7 @@ def described(job: Job, config: Any, toybox: dict | None) -> dict:
     sampling = stage.sampling(config, WAN_GUIDED if toybox is None else Sampling())
     chunk = stage.chunk(config)
     span = stage.span(config)
-    entries = about(job) | stage.trained_under(config)
+    entries = job_entries(job) | stage.trained_under(config)
     if toybox is not None:
         return zoo.model_config(
             config.model, zoo.toy_encoder(), zoo.CODEC, sampling, chunk, span, **toybox, **entries

@@ -63,18 +63,18 @@ def backbone_of(config: Any) -> Any:
     )
 
 
-def build(config: Any) -> Any:
+def build_backbone(config: Any) -> Any:
     """Return the network with these settings, its weights as it was constructed."""
     return backbone_of(config)(config)
 
 
 def initialised(config: Any) -> Any:
     """Return a network to train from scratch; torch's global generator decides its weights."""
-    model = build(config)
+    model = build_backbone(config)
     return init_toy(model) if isinstance(model, CausalWan) else model
 
 
-def is_wan(config: Any) -> bool:
+def is_wan_config(config: Any) -> bool:
     """Whether the settings are Wan's, so that its published layouts and ledgers hold."""
     return backbone_of(config) is CausalWan
 

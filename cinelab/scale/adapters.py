@@ -103,7 +103,7 @@ def fingerprint_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
 def fingerprints_of(tensors: Iterable[tuple[str, Tensor]]) -> tuple[str, str]:
     """Return `fingerprint_of`, and a second one of the unrounded numbers; both are the same where
     bfloat16 holds them all."""
-    pairs = {plain(name): _hashes(value) for name, value in tensors if ".lora_" not in name}
+    pairs = {plain_name(name): _hashes(value) for name, value in tensors if ".lora_" not in name}
     both = (hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16))
     for name in sorted(pairs):
         for digest, part in zip(both, pairs[name], strict=True):
@@ -135,7 +135,7 @@ def _old_fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
     for name, value in tensors:
         if ".lora_" not in name:
             probe = whole(value.detach()).flatten()[:PROBED].to("cpu", torch.bfloat16)
-            probes[plain(name)] = (
+            probes[plain_name(name)] = (
                 str(tuple(value.shape)).encode() + probe.view(torch.uint8).numpy().tobytes()
             )
     digest = hashlib.blake2b(digest_size=8)
@@ -144,7 +144,7 @@ def _old_fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A weight's name before an adapter was put around it."""
     return name.replace(".base_layer.", ".")
 

@@ -152,7 +152,7 @@ RECIPES = [
 ]
 
 
-def table() -> str:
+def cost_table() -> str:
     """Memory and time of the recipes, as Markdown."""
     lines = [
         "| model | trains | stage | GPUs | sequence | states GiB | gathered | activations | "
@@ -175,4 +175,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(cost_table())

@@ -49,7 +49,7 @@ class BidirectionalTraining(Readable):
         loss_name(self.loss)
 
 
-def clip_length(config: BidirectionalTraining, step: int, rng: torch.Generator) -> int:
+def draw_clip_length(config: BidirectionalTraining, step: int, rng: torch.Generator) -> int:
     """Images first; after that every length is as likely."""
     if step < config.images_until * config.steps:
         return config.lengths[0]
@@ -101,7 +101,7 @@ class Bidirectional(Stage):
         ) -> tuple[Tensor, Columns]:
             rng = fork_rng(rng, micro_batch)
             # the same length in all micro-batches of a step, which are averaged as equals
-            frames = clip_length(config, step, rng_at(config.seed, "length", step))
+            frames = draw_clip_length(config, step, rng_at(config.seed, "length", step))
             clips = data.clips(max(1, config.frames_per_batch // frames), frames, rng)
             return loss(model, clips, config, rng), {"frames": frames}
 

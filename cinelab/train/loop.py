@@ -23,9 +23,9 @@ from cinelab.train.optim import (
     Ema,
     Optim,
     adamw,
-    check_finite,
     clip_gradients,
     rate,
+    require_finite,
     set_learning_rate,
 )
 
@@ -205,9 +205,9 @@ def optimization_step(learner: Learner, step: int, config: Any, processes: Proce
         columns.append({"loss": loss.item(), "grad_norm": 0.0, **further})
     row = processes.mean_of_columns(columns)
     # Checked and clipped before the weights change, so that the last save is still sound.
-    check_finite("loss", row["loss"], step, learner.name)
+    require_finite("loss", row["loss"], step, learner.name)
     row["grad_norm"] = clip_gradients(learner.optimizer, learner.optim.clip)
-    check_finite("gradient", row["grad_norm"], step, learner.name)
+    require_finite("gradient", row["grad_norm"], step, learner.name)
     # The rate is a function of the step alone, so it needs no state to resume from.
     set_learning_rate(learner.optimizer, rate(learner.optim, step, config.steps))
     learner.optimizer.step()

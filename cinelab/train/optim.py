@@ -63,7 +63,7 @@ def rate(config: Optim, step: int, steps: int) -> float:
     )
 
 
-def check_finite(what: str, value: float, step: int, name: str = "") -> None:
+def require_finite(what: str, value: float, step: int, name: str = "") -> None:
     """Raise CinelabError with the step where the loss or the gradient of a learner called `name`
     is not finite."""
     if not math.isfinite(value):

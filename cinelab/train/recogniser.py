@@ -265,7 +265,7 @@ def accuracy(
     }
 
 
-def measure(config: RecogniserTraining, model: Any, codec: Codec | None = None) -> dict:
+def measure_accuracy(config: RecogniserTraining, model: Any, codec: Codec | None = None) -> dict:
     """Set the recogniser's accuracy on held-out renders, and through the codec where there is one;
     returns its card."""
     held_out = partial(accuracy, model, count=config.held_out, frames=config.frames)

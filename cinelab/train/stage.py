@@ -88,7 +88,7 @@ class Stage:
 
     def preset(self, name: str, seed: int = 0) -> Any:
         """Return the settings of a preset. CinelabError names the known ones."""
-        return pick(self.presets(seed), name)
+        return pick_preset(self.presets(seed), name)
 
     def check(self, config: Any, *, processes: int) -> None:
         """Raise CinelabError where so many processes cannot train the stage together."""
@@ -168,7 +168,7 @@ def stage_named(name: str) -> Stage:
     return kind(name)
 
 
-def pick(presets: Mapping[str, T], preset: str) -> T:
+def pick_preset(presets: Mapping[str, T], preset: str) -> T:
     """Return the settings of a preset; CinelabError names the known ones."""
     if preset not in presets:
         raise CinelabError(f"Preset {preset!r} is unknown here; use one of {', '.join(presets)}.")

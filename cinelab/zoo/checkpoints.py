@@ -27,7 +27,7 @@ from cinelab.flow.sampler import Sampling, Steps
 from cinelab.latent.checkpoint import fill, read_weights, rounded
 from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
 from cinelab.latent.codecs import build_codec, is_registered
-from cinelab.model.backbone import build, model_from_dict, model_to_dict
+from cinelab.model.backbone import build_backbone, model_from_dict, model_to_dict
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.outputs import finish, half_saved, together
 from cinelab.readable import Readable
@@ -339,7 +339,7 @@ def _transformer(config: WanConfig, folder: Path) -> CausalWan:
     held = sum(value.numel() for value in weights.values())
     try:
         with torch.device("meta"):
-            wanted = sum(value.numel() for value in build(config).state_dict().values())
+            wanted = sum(value.numel() for value in build_backbone(config).state_dict().values())
     except RuntimeError:  # more bytes than can be counted
         wanted = inf
     if wanted > max(2 * held, SMALL):
@@ -348,7 +348,7 @@ def _transformer(config: WanConfig, folder: Path) -> CausalWan:
             f"{held}; restore the {CONFIG} that belongs "
             "to these weights."
         )
-    return filled(build(config), folder, weights)
+    return filled(build_backbone(config), folder, weights)
 
 
 def _check_parts(

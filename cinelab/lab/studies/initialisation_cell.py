@@ -36,7 +36,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.lab.reports.withdrawn import PROTOCOL
 from cinelab.lab.training import students
-from cinelab.lab.training.run import TrainingRun
+from cinelab.lab.training.run import StageRun
 from cinelab.latent.store import Clips, Store
 from cinelab.memory.policy import CAMR
 from cinelab.metrics.card import HELD_OUT
@@ -119,7 +119,7 @@ def stage_two(
     return stage.export(folder / "checkpoint"), nothing | cost | seen | took
 
 
-def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[TrainingRun, dict]:
+def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[StageRun, dict]:
     """ODE regression to the end points of a teacher's pairs."""
     made = _pairs(pairs, teacher_of(init), store, preset, changes)
     recipe = {"history": HISTORIES[init], "levels": "chunk"} | changes.get("ode", {})
@@ -127,14 +127,14 @@ def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[Train
     return stage, {"pairs seconds": made.seconds, "stored bytes": made.bytes}
 
 
-def _scored(folder, init, seed, store, pairs, preset, changes) -> tuple[TrainingRun, dict]:
+def _scored(folder, init, seed, store, pairs, preset, changes) -> tuple[StageRun, dict]:
     """DMD under the true history, by autoregressive scores, at 4 levels."""
     recipe = {"known": 0.0, "score": "autoregressive", "history": "truth"}
     recipe |= {"sampling": students.few_steps(4)} | changes.get("score", {})
     return students.dmd(folder, store, BASE, BASE, preset, seed, recipe, validate=False), {}
 
 
-def _consistent(folder, init, seed, store, pairs, preset, changes) -> tuple[TrainingRun, dict]:
+def _consistent(folder, init, seed, store, pairs, preset, changes) -> tuple[StageRun, dict]:
     """Consistency distillation, for its own number of steps or for causal ODE's seconds."""
     recipe = changes.get("consistency", {})
     cost = {}

@@ -24,7 +24,7 @@ from cinelab.zoo import checkpoints as zoo
 
 
 @dataclass
-class TrainingRun(Readable):
+class StageRun(Readable):
     """One training ready to go. `rows()` trains; `describe()` returns what its checkpoint's
     config.json states."""
 

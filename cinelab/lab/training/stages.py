@@ -27,7 +27,7 @@ from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
 from cinelab.lab.training import samples
 from cinelab.lab.training.panel import counted
-from cinelab.lab.training.run import TrainingRun
+from cinelab.lab.training.run import StageRun
 from cinelab.lab.training.samples import Sample
 from cinelab.latent.codec import ToyCodec
 from cinelab.latent.store import Store, build
@@ -63,7 +63,7 @@ def train_stage(
     loss: str | Callable | None = None,
     sampling: Sampling | None = None,
     validate: bool = True,
-) -> TrainingRun:
+) -> StageRun:
     """Set up the training of a registered stage, or of one named by its import path.
 
     `store` is a store or its folder; of a stage that draws ODE pairs, these pairs or their plan.
@@ -97,7 +97,7 @@ def train_stage(
 
     entries = about | stage.trained_under(config)
     describe = partial(_description, config, bundle, entries)
-    return TrainingRun(config, run, model, rows, describe, film)
+    return StageRun(config, run, model, rows, describe, film)
 
 
 def _description(config: Any, bundle: Bundle, entries: dict) -> dict:
@@ -187,7 +187,7 @@ def trainable(model: Any) -> Any:
 
 def codec(
     run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None
-) -> TrainingRun:
+) -> StageRun:
     """The toy codec's training."""
     config = override(presets.codec(preset, seed), changes or {})
     run = Run(run_dir, config)
@@ -201,12 +201,12 @@ def codec(
     def film(model: Any, step: int) -> Sample:
         return samples.through_codec(model, codec_stage.clip(HELD_OUT, 0, 8), step)
 
-    return TrainingRun(config, run, model, rows, lambda: {"codec": to_dict(config.codec)}, film)
+    return StageRun(config, run, model, rows, lambda: {"codec": to_dict(config.codec)}, film)
 
 
 def recogniser(
     run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None
-) -> TrainingRun:
+) -> StageRun:
     """The reader behind the scores; its checkpoint says how well it reads held-out shots."""
     config = override(presets.recogniser(preset, seed), changes or {})
     torch.manual_seed(seed)
@@ -220,7 +220,9 @@ def recogniser(
             clips = reader_stage.labelled_shots(config, run.folder, codec, mark=mark, progress=tell)
         return reader_stage.train(config, model, clips, run)
 
-    return TrainingRun(config, run, model, rows, lambda: reader_stage.measure(config, model, codec))
+    return StageRun(
+        config, run, model, rows, lambda: reader_stage.measure_accuracy(config, model, codec)
+    )
 
 
 def film_store(
@@ -264,7 +266,7 @@ def bidirectional(
     seed: int = 0,
     changes: dict | None = None,
     loss: str | Callable | None = None,
-) -> TrainingRun:
+) -> StageRun:
     """Set up stage 0, from scratch or from a checkpoint of shorter clips (name or folder)."""
     return train_stage(
         "bidirectional",
@@ -286,7 +288,7 @@ def teacher_forcing(
     seed: int = 0,
     changes: dict | None = None,
     loss: str | Callable | None = None,
-) -> TrainingRun:
+) -> StageRun:
     """Set up stage 1, from a stage 0 checkpoint (name or folder) or from scratch (None)."""
     return train_stage(
         "teacher_forcing",

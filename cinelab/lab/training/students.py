@@ -18,7 +18,7 @@ from cinelab.config import override
 from cinelab.files import write_text
 from cinelab.flow.sampler import Sampling
 from cinelab.lab.training.panel import counted
-from cinelab.lab.training.run import TrainingRun
+from cinelab.lab.training.run import StageRun
 from cinelab.lab.training.stages import fitting, opened, train_stage
 from cinelab.latent.store import Store
 from cinelab.texts import LINES, read_text
@@ -93,7 +93,7 @@ def ode(
     steps: int = 4,
     validate: bool = True,
     loss: str | Callable | None = None,
-) -> TrainingRun:
+) -> StageRun:
     """Set up stage 2a (or its bidirectional baseline): regress to the end points of `pairs`. The
     student is sampled with `steps` levels."""
     causal = pairs.config.teacher == "autoregressive"
@@ -123,7 +123,7 @@ def consistency(
     validate: bool = True,
     init: str | Path | None = None,
     loss: str | Callable | None = None,
-) -> TrainingRun:
+) -> StageRun:
     """Set up stage 2b: causal consistency distillation of `teacher`, from itself or from an earlier
     student (`init`). The student is sampled with `steps` levels."""
     return train_stage(
@@ -151,7 +151,7 @@ def dmd(
     changes: dict | None = None,
     validate: bool = True,
     loss: str | Callable | None = None,
-) -> TrainingRun:
+) -> StageRun:
     """Set up stage 3: from a stage 2 checkpoint (or the base model itself), corrected by the real
     score of `real`, which the critic begins as too."""
     return train_stage(
