@@ -200,7 +200,7 @@ def optimization_step(learner: Learner, step: int, config: Any, processes: Proce
         ):
             loss, further = learner.loss(model, step, number, rng)
         # Divided before the backward pass: the accumulated gradient is the mean over micro-batches.
-        (loss / len(numbers)).backward()  # type: ignore[no-untyped-call]  # torch's own
+        (loss / len(numbers)).backward()
         # The norm's place in the row stands before the loss's own columns.
         columns.append({"loss": loss.item(), "grad_norm": 0.0, **further})
     row = processes.mean_of_columns(columns)
