@@ -19,16 +19,16 @@ from cinelab.lab.reports.paper import (
 from cinelab.lab.reports.report_figures import (
     MOST_KEYS,
     NUMBERS,
-    legend_columns,
-    finish_axes,
-    panel_grid,
     and_more,
-    split_panels,
-    plain_value,
-    draw_series,
-    shortened,
     axis_name,
+    draw_series,
+    finish_axes,
+    legend_columns,
+    panel_grid,
+    plain_value,
     settings_in_words,
+    shortened,
+    split_panels,
 )
 from cinelab.lab.reports.sweep_table import TASKS, Cells, costs, pooled
 

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from cinelab.errors import CinelabError
-from cinelab.lab.reports.plots import QUIET, SEQUENTIAL, blank_figure, require_columns, nothing
+from cinelab.lab.reports.plots import QUIET, SEQUENTIAL, blank_figure, nothing, require_columns
 
 KINDS = {"sink": "#BF8200", "window": "#868d9b", "routed": "#0072B2"}
 
