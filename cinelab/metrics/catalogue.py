@@ -8,7 +8,7 @@ A metric of the pixels alone needs no entry: `@register.metric` states the same 
     protocols   how a value is taken, where there are several ways, in the order of reports
     headline    reports and comparisons show it unless others are named
     compared    comparisons of cards show it too
-    validation  "column": in the log of a training; "selects": it also decides which weights are best
+    validation  "column": in the log of a training; "selects": it also selects the best weights
     backend     what measures it by default; another one is named beside the metric
     bounds      what the value is for a random answer (chance) and for the ground truth (upper)
     source      paper and section; "ours" where no text was public, with what was inferred
