@@ -15,7 +15,7 @@ from cinelab.cli import commands as cli
 from cinelab.files import write_json
 from cinelab.lab.reports import origin as room
 from cinelab.lab.reports.cards import comparison_lines
-from cinelab.lab.reports.origin import command, made, mark_of, note_beside, revision, short_revision
+from cinelab.lab.reports.origin import command, made, weights_mark, note_beside, revision, short_revision
 from cinelab.lab.reports.report import report
 from cinelab.lab.reports.report_origin import provenance, run_table
 from cinelab.lab.reports.sweep_cells import load_cells
@@ -63,13 +63,13 @@ def test_the_command_is_that_of_the_command_line_alone(monkeypatch):
 
 
 def test_weights_have_a_mark_of_their_content(tmp_path):
-    assert mark_of("toybox-1step") != mark_of("toybox-2step") and mark_of("nowhere") is None
+    assert weights_mark("toybox-1step") != weights_mark("toybox-2step") and weights_mark("nowhere") is None
     (tmp_path / "wan").mkdir()
     (tmp_path / "wan" / "part.safetensors").write_bytes(b"weights")
-    first = mark_of(tmp_path / "wan")
+    first = weights_mark(tmp_path / "wan")
     (tmp_path / "wan" / "part.safetensors").write_bytes(b"Weights")
-    assert first and mark_of(tmp_path / "wan") != first
-    assert made(["toybox-1step"], seeds=[1])["weights"] == {"toybox-1step": mark_of("toybox-1step")}
+    assert first and weights_mark(tmp_path / "wan") != first
+    assert made(["toybox-1step"], seeds=[1])["weights"] == {"toybox-1step": weights_mark("toybox-1step")}
 
 
 def swept(root: Path, sweep: str, names: list[str]) -> Path:

@@ -190,7 +190,7 @@ def test_values_are_never_minus_zero_nor_endless():
         re.fullmatch(r"[-−]0(\.0*)?", text) or "inf" in text
         for text, _ in drawn_texts(drawn.figure)
     )
-    said = " ".join(itertools.chain(*drawn.said.values()))
+    said = " ".join(itertools.chain(*drawn.sentences.values()))
     assert "inf" not in said and "-0.000" not in said and "0.000, n = 1" in said
 
 

@@ -1,13 +1,14 @@
 """Every built-in metric, stated once: direction, unit, range, protocols, chance, bound and source.
 
-Reports, cards, tables, figures, validation and panels take order, direction and unit from here (see
-`cinelab.metrics.metric.METRICS`); the order of the entries is the order in which they are listed.
+Reports, cards, tables, figures, validation and panels take order, direction and unit from here
+(see `cinelab.metrics.metric.METRICS`); the order of the entries is the order in which they are
+listed.
 A metric of the pixels alone needs no entry: `@register.metric` states the same beside its function.
 
-    protocol    how the value was taken, where there are several ways; reports list them in this order
+    protocols   how a value is taken, where there are several ways, in the order of reports
     headline    reports and comparisons show it unless others are named
     compared    comparisons of cards show it too
-    validation  "column": in the log of a training; "selects": it also decides which weights are best
+    validation  "column": in the log of a training; "selects": it also selects the best weights
     backend     what measures it by default; another one is named beside the metric
     bounds      what the value is for a random answer (chance) and for the ground truth (upper)
     source      paper and section; "ours" where no text was public, with what was inferred
@@ -199,7 +200,7 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "visionreward": _outside("visionreward", VISIONREWARD),
     "instruction following": _outside(
         "visionreward",
-        "Causal Forcing, arXiv:2602.02214, reports one; the procedure is inferred: yes or no a part",
+        "Causal Forcing, arXiv:2602.02214, reports one; its procedure is inferred (yes or no)",
         range=SHARE,
     ),
 }

@@ -1,13 +1,13 @@
 """Tables and names of earlier versions, as they are called now: the one place that knows them.
 
-Until version 0.2 a metric's name held its protocol ("identity after 3 away"), films were numbered in
-a column `film` with shots from 0 (-1: the whole film), and one measurement had several names.
+Until version 0.2 a metric's name held its protocol ("identity after 3 away"), films were numbered
+in a column `film` with shots from 0 (-1: the whole film), and one measurement had several names.
 `modern` brings such a table up to date, `current_label` the name of a metric in a finished table or
 in a question.
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -34,6 +34,7 @@ PATTERNS = (
     (re.compile(r"share of the history, all layers"), "share of the history", "all layers"),
     (re.compile(r"cuts"), "cut accuracy", ""),
 )
+LOGGED = {"cuts": "cut accuracy"}  # columns of a training's log
 SCENEDETECT = "cuts (PySceneDetect)"
 STRANGERS = ", strangers"
 
@@ -63,7 +64,7 @@ def current_name(name: str) -> Name:
 
 
 def current_label(name: str) -> str:
-    """An earlier name of a metric in a finished table (of a card, of a study) as a present label."""
+    """An earlier name of a metric in a finished table (a card's, a study's) as a present label."""
     found = current_name(name)
     if name in ABSENT:
         found = Name(name, "recalled")
@@ -84,9 +85,9 @@ def modern_columns(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(metric=table["metric"].map(names).fillna(table["metric"]))
 
 
-def modern_metrics(metrics: Mapping[str, Mapping]) -> dict[str, dict]:
-    """The metrics of a card by present labels."""
-    return {current_label(name): dict(about) for name, about in metrics.items()}
+def modern_log(rows: Sequence[Mapping]) -> list[dict]:
+    """Rows of a training's log with the present columns of a validation."""
+    return [{LOGGED.get(name, name): value for name, value in row.items()} for row in rows]
 
 
 def modern(rows: pd.DataFrame) -> pd.DataFrame:

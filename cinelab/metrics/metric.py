@@ -13,7 +13,8 @@ tuple of `ListedShot` for every film: first frame, end, prompt and, in the toybo
 that are to be seen; a metric of the pixels alone may leave it out. The answer is one value a film,
 or for every film a list with one value a shot; NaN = not measured here.
 
-A table for reading names a value by its label, "metric (protocol, backend)": `metric_label` writes it.
+A table for reading names a value by its label, "metric (protocol, backend)": `metric_label` makes
+it.
 """
 
 import re

@@ -3,8 +3,9 @@ what, and what is missing.
 
     run  clip  shot  metric  protocol  value  source  status  backend  version  fps  samples  ...
 
-Cards, cells of sweeps and studies, films, validation, `cinelab eval videos`, VBench and VisionReward
-all write it; further columns are the settings that the clips were made with (seed, policy, ...).
+Cards, cells of sweeps and studies, films, validation, `cinelab eval videos`, VBench and
+VisionReward all write it; further columns are the settings that the clips were made with (seed,
+policy, ...).
 
 `clip` is a file's name, or the number of a planned film as text (`clip_of`). `shot` counts from 1;
 0 (WHOLE) is the whole clip. `protocol` is how the value was taken where a metric has several ways

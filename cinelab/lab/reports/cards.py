@@ -129,7 +129,7 @@ def _text(value: float | None) -> str:
 
 def compare_cards(names: list[str], folder: str | Path = "results/reference") -> pd.DataFrame:
     """Cards side by side, a row a metric and model: value, interval, and its share of the first
-    model's; the metrics are those that the list marks as compared, and a user's own.
+    model's; the metrics are those that the list names as compared, and a user's own.
 
     The share's interval comes from resampling the films that both made; it is left out where they
     are not the same, as between a frame-wise and a chunk-wise model. What is a difference already
@@ -193,7 +193,10 @@ def comparison_note(rows: pd.DataFrame, names: list[str]) -> str:
     beside = set(rows.loc[rows[columns].notna().any(axis=1), "model"]) if columns else set()
     note = "Mean over films [95 % interval]"
     if beside:
-        note += f"; x: the share of {names[0]}'s on the films that both made, + or -: the difference from it"
+        note += (
+            f"; x: the share of {names[0]}'s on the films that both made, + or -: the difference "
+            "from it"
+        )
     if apart := [name for name in names[1:] if name not in beside]:
         note += f". Not set beside {names[0]}: {', '.join(apart)}, since the films are not the same"
     return note + "."

@@ -19,16 +19,16 @@ from cinelab.lab.reports.paper import (
 from cinelab.lab.reports.report_figures import (
     MOST_KEYS,
     NUMBERS,
-    legend_columns,
-    finish_axes,
-    panel_grid,
     and_more,
-    split_panels,
-    plain_value,
-    draw_series,
-    shortened,
     axis_name,
+    draw_series,
+    finish_axes,
+    legend_columns,
+    panel_grid,
+    plain_value,
     settings_in_words,
+    shortened,
+    split_panels,
 )
 from cinelab.lab.reports.sweep_table import TASKS, Cells, costs, pooled
 
@@ -55,7 +55,7 @@ def pareto_figure(cells: Cells, metric: str) -> PaperFigure | None:
     table["label"] = table[methods].apply(settings_in_words, axis=1) if methods else "all cells"
     panels, left_out = split_panels(table, tasks)
     which = cells.which if cells.which in methods else "label"
-    if table[which].nunique() > MOST_KEYS:  # too many to be told apart by colour
+    if table[which].nunique() > MOST_KEYS:  # too many to be distinct by colour
         table["any"], which = "settings", "any"
     sign = -1 if cells.better(metric) == "low" else 1
     better = BETTER.get(cost, "low")
@@ -153,8 +153,16 @@ def _numbered(
     ):
         spot = max(AROUND, key=lambda one: _room(place + pixels * one, taken, box, pixels))
         taken.append(place + pixels * spot)
-        axes.annotate(str(keys[row["label"]]), (row[cost], row["value"]), xytext=spot, textcoords="offset points", ha="center", va="center",
-                      fontsize=8, fontweight="bold")  # fmt: skip
+        axes.annotate(
+            str(keys[row["label"]]),
+            (row[cost], row["value"]),
+            xytext=spot,
+            textcoords="offset points",
+            ha="center",
+            va="center",
+            fontsize=8,
+            fontweight="bold",
+        )
 
 
 def _room(spot: np.ndarray, taken: Sequence[np.ndarray], box: Bbox, pixels: float) -> float:

@@ -31,9 +31,9 @@ SUFFIX = ".made.json"
 
 def made(weights: Iterable[str | Path] = (), **more: Any) -> dict[str, Any]:
     """What made a result here and now: the command, code, and a mark of each of these weights."""
-    marks = {str(name): weights_mark(name) for name in weights}
+    prints = {str(name): weights_mark(name) for name in weights}
     code = {"git": revision(), "cinelab": __version__, "python": platform.python_version()}
-    return {"command": command(), **code, **({"weights": marks} if marks else {}), **more}
+    return {"command": command(), **code, **({"weights": prints} if prints else {}), **more}
 
 
 def command() -> str | None:
@@ -81,8 +81,8 @@ def file_mark(path: str | Path) -> dict[str, str]:
         return {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def note_beside(path: str | Path, told: dict[str, Any]) -> Path:
+def note_beside(path: str | Path, facts: dict[str, Any]) -> Path:
     """Write what made a table beside it, as <name>.made.json, and return that path."""
     note = Path(path).with_name(Path(path).name + SUFFIX)
-    write_json(note, told)
+    write_json(note, facts)
     return note

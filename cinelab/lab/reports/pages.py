@@ -1,7 +1,7 @@
 """Executed notebooks as pages that a browser shows by itself: `make pages`, into results/pages.
 
     python -m cinelab.lab.reports.pages                    the tour, memory and reports
-    python -m cinelab.lab.reports.pages 22_injectivity     others; they run with their smallest settings
+    python -m cinelab.lab.reports.pages 22_injectivity     others, with their smallest settings
 
 The pages of a folder share one plotly.min.js and need no network. Outputs beyond PAGE bytes a page
 are left out, the largest first, and each says so.
@@ -78,11 +78,12 @@ def page(notebook: str | Path) -> str:
 def figure_html(figure: dict, name: str) -> str:
     """A plotly figure as an element that draws itself."""
     data, layout = (safe_json(figure[part]) for part in ("data", "layout"))
-    return f'<div id="{name}"></div><script>Plotly.newPlot("{name}", {data}, {layout}, {{responsive: true}})</script>'
+    call = f'Plotly.newPlot("{name}", {data}, {layout}, {{responsive: true}})'
+    return f'<div id="{name}"></div><script>{call}</script>'
 
 
 def shorten(cells: list, most: int = PAGE) -> None:
-    """Keep one form of a picture that has two, and leave out the largest outputs beyond `most`
+    """Keep one form of a figure that has two, and leave out the largest outputs beyond `most`
     bytes."""
     outputs = list(_outputs(cells))
     for output in outputs:
@@ -93,7 +94,8 @@ def shorten(cells: list, most: int = PAGE) -> None:
     for number in sorted(sizes, key=sizes.get, reverse=True):
         if sum(sizes.values()) <= most:
             return
-        left = f"An output of {sizes[number] / 2**20:.1f} MiB is left out here; run the notebook to see it."
+        size = f"{sizes[number] / 2**20:.1f} MiB"
+        left = f"An output of {size} is left out here; run the notebook to see it."
         outputs[number].update(
             {"output_type": "display_data", "data": {"text/plain": left}, "metadata": {}}
         )

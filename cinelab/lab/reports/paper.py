@@ -30,19 +30,44 @@ INK = "#1d2433"
 QUIET = "#5d6675"
 GRID = "#e6e9ee"
 VARIABLES = {INK: "--ink", QUIET: "--quiet", GRID: "--grid"}
-MARKERS = "osD^vPX*"  # told apart without colour
+MARKERS = "osD^vPX*"  # distinct without colour
 INCH = 96  # CSS pixels
 STYLE = {
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans", "Noto Sans CJK "
-                                                                    "JP", "Arial Unicode "
-                                                                          "MS"], "font.size": 9, "axes.titlesize": 9, "axes.labelsize": 9,
-    "xtick.labelsize": 8.5, "ytick.labelsize": 8.5, "legend.fontsize": 8.5, "legend.title_fontsize": 8.5, "figure.titlesize": 10.5,
-    "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.color": INK, "ytick.color": INK, "axes.edgecolor": QUIET,
-    "grid.color": GRID, "axes.grid": True, "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.linewidth": 0.8, "grid.linewidth": 0.8, "lines.linewidth": 1.6, "lines.markersize": 5, "legend.frameon": False,
-    "figure.facecolor": "none", "axes.facecolor": "none", "savefig.facecolor": "none", "svg.fonttype": "none", "pdf.fonttype": 42,
-    "svg.hashsalt": "cinelab", "text.parse_math": False, "figure.constrained_layout.use": True,
-}  # fmt: skip
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Noto Sans CJK JP", "Arial Unicode MS"],
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "legend.title_fontsize": 8.5,
+    "figure.titlesize": 10.5,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.edgecolor": QUIET,
+    "grid.color": GRID,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+    "legend.frameon": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "cinelab",
+    "text.parse_math": False,
+    "figure.constrained_layout.use": True,
+}
 
 
 @contextmanager
@@ -61,13 +86,13 @@ def paper() -> Iterator[None]:
 
 @dataclass(repr=False)
 class PaperFigure:
-    """A finished figure: `name` of its files, and what is said where a reader points at a mark."""
+    """A finished figure: `name` of its files, and the sentences where a reader points at a marker."""
 
     name: str
     figure: Figure
     wide: bool = False  # takes the page's whole width
-    # gid of a series -> a sentence for each of its marks
-    said: dict[str, list[str]] = field(default_factory=dict)
+    # gid of a series -> a sentence for each of its markers
+    sentences: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self):
         if self.figure.get_layout_engine() is not None:  # laid out once, not at every saving
@@ -85,8 +110,8 @@ class PaperFigure:
             )
             text = buffer.getvalue().decode()
         text = text[text.index("<svg") :]
-        for gid, sentences in self.said.items():
-            text = _pointed(text, gid, sentences)
+        for gid, texts in self.sentences.items():
+            text = _pointed(text, gid, texts)
         return text
 
     def page_svg(self) -> str:
@@ -132,9 +157,11 @@ class PaperFigure:
         return f"Drawn({self.name!r}, {self.width} pixels wide)"
 
     def _repr_html_(self) -> str:
-        theme = {"--ink": "--jp-content-font-color1, "
-                          f"{INK}", "--quiet": f"--jp-content-font-color2, {QUIET}",
-                 "--grid": f"--jp-border-color2, {GRID}"}  # fmt: skip
+        theme = {
+            "--ink": f"--jp-content-font-color1, {INK}",
+            "--quiet": f"--jp-content-font-color2, {QUIET}",
+            "--grid": f"--jp-border-color2, {GRID}",
+        }
         ink = "; ".join(f"{name}: var({own})" for name, own in theme.items())
         return f'<div style="max-width: {round(1.3 * self.width)}px; {ink}">{self.page_svg()}</div>'
 
@@ -144,9 +171,9 @@ def _pointed(text: str, gid: str, sentences: Sequence[str]) -> str:
     head, found, rest = text.partition(f'<g id="{gid}">')
     if not found:
         return text
-    marks = re.compile(r"(<use [^>]*?)/>")
+    markers = re.compile(r"(<use [^>]*?)/>")
     for sentence in sentences:
-        match = marks.search(rest)
+        match = markers.search(rest)
         if match is None:
             break
         head += (
@@ -233,8 +260,9 @@ def name_levels(axes: Axes, levels: Sequence[tuple[str, float]], *, upright: boo
         [(value - low) / (high - low) for _, value in ordered], _least(axes, ordered, upright)
     )
     for (text, _), place in zip(ordered, places, strict=True):
-        spot = {"xy": (place, 1), "xytext": (0, 3), "ha": "center", "va": "bottom"} if upright else \
-               {"xy": (1, place), "xytext": (4, 0), "ha": "left", "va": "center"}  # fmt: skip
+        beside = {"xy": (1, place), "xytext": (4, 0), "ha": "left", "va": "center"}
+        above = {"xy": (place, 1), "xytext": (0, 3), "ha": "center", "va": "bottom"}
+        spot = above if upright else beside
         axes.annotate(
             text,
             xycoords="axes fraction",

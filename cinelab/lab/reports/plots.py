@@ -19,7 +19,7 @@ from plotly.subplots import make_subplots
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
 
-# After Okabe and Ito, told apart with any colour vision; each at least 3 : 1 against white and
+# After Okabe and Ito, distinct with any colour vision; each at least 3 : 1 against white and
 # against #111111.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#C56D9E", "#BF8200", "#3895D0", "#8E62B8", "#75808F"]
 INK = "#767a82"
@@ -60,19 +60,28 @@ TEMPLATE = go.layout.Template(
 
 FOLLOW_THEME = f"""
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const ink = () => Plotly.relayout("{{plot_id}}", {{"font.color": dark.matches ? "{DARK}" : "{LIGHT}"}});
+const colour = () => (dark.matches ? "{DARK}" : "{LIGHT}");
+const ink = () => Plotly.relayout("{{plot_id}}", {{"font.color": colour()}});
 dark.addEventListener("change", ink);
 ink();
 """
-PAGE = "<style>:root { color-scheme: light dark } body { margin: 12px; background: Canvas; color: CanvasText }</style></head>"
+PAGE = (
+    "<style>:root { color-scheme: light dark } "
+    "body { margin: 12px; background: Canvas; color: CanvasText }</style></head>"
+)
 
 
 def write_html(fig: go.Figure, path: str | Path) -> None:
     """Write a figure as one page that needs no network (about 5 MB), light or dark as the reader's,
     in one atomic step."""
     with replacing(path) as temporary:
-        page = fig.to_html(include_plotlyjs=True, full_html=True, default_width="100%", post_script=FOLLOW_THEME,
-                           config={"displaylogo": False, "responsive": True})  # fmt: skip
+        page = fig.to_html(
+            include_plotlyjs=True,
+            full_html=True,
+            default_width="100%",
+            post_script=FOLLOW_THEME,
+            config={"displaylogo": False, "responsive": True},
+        )
         head = f'<meta name="viewport" content="width=device-width, initial-scale=1">{PAGE}'
         temporary.write_text(page.replace("</head>", head, 1), encoding="utf-8")
 
@@ -218,13 +227,18 @@ def _with_interval(rows, x, y, low, high, name, number, count, everything) -> go
         place = place + (number - (count - 1) / 2) * 0.008 * span
     bars = {"type": "data", "array": rows[high] - rows[y], "arrayminus": rows[y] - rows[low]}
     return go.Scatter(
-        x=place, y=rows[y], name=name, legendgroup=name, mode="lines+markers",
-        line={"color": shape, "width": 2.5}, marker={"size": 9, "symbol": number},
+        x=place,
+        y=rows[y],
+        name=name,
+        legendgroup=name,
+        mode="lines+markers",
+        line={"color": shape, "width": 2.5},
+        marker={"size": 9, "symbol": number},
         error_y={**bars, "thickness": 1.5, "width": 4},
         customdata=np.stack([rows[x].astype(str), rows[low], rows[high]], axis=1),
         hovertemplate=f"{name}, {x} %{{customdata[0]}}<br>%{{y:.3f}} "
         "[%{customdata[1]:.3f}, %{customdata[2]:.3f}]<extra></extra>",
-    )  # fmt: skip
+    )
 
 
 def _level(value: float, label: str, everything: pd.Series) -> go.Scatter:
@@ -232,10 +246,14 @@ def _level(value: float, label: str, everything: pd.Series) -> go.Scatter:
     ends = sorted(everything.unique())[:: max(1, everything.nunique() - 1)]
     dash = "dot" if label == "chance" else "dash"
     return go.Scatter(
-        x=ends, y=[value] * len(ends), name=label, legendgroup=label, mode="lines",
+        x=ends,
+        y=[value] * len(ends),
+        name=label,
+        legendgroup=label,
+        mode="lines",
         line={"color": QUIET, "dash": dash, "width": 2},
         hovertemplate=f"{label} {value:.3f}<extra></extra>",
-    )  # fmt: skip
+    )
 
 
 def chunk_times(timings: pd.DataFrame, title: str = "Time per chunk") -> go.Figure:
@@ -246,9 +264,12 @@ def chunk_times(timings: pd.DataFrame, title: str = "Time per chunk") -> go.Figu
     for cause, colour in CAUSES.items():
         hover = f"chunk %{{x}}: {cause} %{{y:.1f}} ms<extra></extra>"
         fig.add_bar(
-            x=timings["chunk"] + 1, y=timings[cause] * 1000, name=cause, marker_color=colour,
+            x=timings["chunk"] + 1,
+            y=timings[cause] * 1000,
+            name=cause,
+            marker_color=colour,
             hovertemplate=hover,
-        )  # fmt: skip
+        )
     return fig.update_layout(barmode="stack", bargap=0.1)
 
 

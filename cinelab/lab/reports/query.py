@@ -191,7 +191,7 @@ def _misunderstood(shown: str, error: Exception) -> CinelabError:
         )
     message = str(error).split("\n")[0].rstrip(".")
     return CinelabError(
-        f"The question {short(shown, 200)} was not understood: {message}. Quote names with blanks as "
+        f"The question {short(shown, 200)} was not understood: {message}. Quote names as "
         '"identity (kept)", '
         "texts as 'camr'; `cinelab results --columns` lists the columns."
     )
@@ -261,7 +261,7 @@ def telling(found: pd.DataFrame, names: list[str] | None = None) -> pd.DataFrame
         and (found[name].dropna() % 1 == 0).all()
         and found[name].nunique() > 1
     ]
-    # cells are told apart by their settings
+    # cells differ by their settings
     named = ["name"] if (found["kind"] != "cell").any() else []
     return found[["sweep", *named, *differ[:3], *numbers[:3], "seed", *metrics]]
 

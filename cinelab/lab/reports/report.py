@@ -216,7 +216,10 @@ def summary_line(cells: Cells) -> str:
         or "nothing but the seed"
     )
     how = "training seeds resampled first, then films" if cells.trained else "films resampled"
-    return f"{done} of {len(cells.table)} cells done; varied: {varied}; seeds {seeds}, {films:.0f} films a setting; 95 % intervals, {how}."
+    return (
+        f"{done} of {len(cells.table)} cells done; varied: {varied}; seeds {seeds}, "
+        f"{films:.0f} films a setting; 95 % intervals, {how}."
+    )
 
 
 def wide_table(cells: Cells, table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
@@ -300,9 +303,9 @@ def film_uri(path: Path) -> str:
 
 def picture_uri(path: Path) -> str:
     """A storyboard as JPEG, a tenth of the PNG's size."""
-    with Image.open(path) as picture:
-        picture.thumbnail((WIDEST, 10 * WIDEST))
-        return jpeg_uri(picture)
+    with Image.open(path) as image:
+        image.thumbnail((WIDEST, 10 * WIDEST))
+        return jpeg_uri(image)
 
 
 def render_report(sections: list[Section], title: str) -> str:

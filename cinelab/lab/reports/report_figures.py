@@ -41,8 +41,19 @@ MOST_PANELS = 12
 # each keeps its colour in all figures
 POLICIES = ("camr", "full", "random", "sink", "window", "shot_sink", "random_shared")
 NUMBERS = FuncFormatter(lambda value, _: f"{round(value, 9) + 0:g}")  # never -0
-SETTING_UNITS = {"budget": "chunks", "away": "shots", "latents": "latent frames", "steps": "sampling steps", "guidance": "scale", "grain": "latent frames",
-                 "films": "films", "history": "chunks", "seconds": "s", "sink": "chunks", "window": "chunks"}  # fmt: skip
+SETTING_UNITS = {
+    "budget": "chunks",
+    "away": "shots",
+    "latents": "latent frames",
+    "steps": "sampling steps",
+    "guidance": "scale",
+    "grain": "latent frames",
+    "films": "films",
+    "history": "chunks",
+    "seconds": "s",
+    "sink": "chunks",
+    "window": "chunks",
+}
 
 
 def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) -> PaperFigure:
@@ -267,7 +278,7 @@ def draw_series(
     setting: str,
     joined: bool,
 ) -> None:
-    """One series with its intervals; what is not finite has no bar. Notes what its marks say."""
+    """One series with its intervals; what is not finite has no bar. Notes what its markers say."""
     if line.empty:
         return
     bars = np.array([line["value"] - line["low"], line["high"] - line["value"]], float)

@@ -1,4 +1,4 @@
-"""routing.html: which earlier chunks every new chunk looked back to, told in pictures.
+"""routing.html: which earlier chunks every new chunk retrieved, shown as frames.
 
 One page of plain HTML with a little script and the film's stills in one JPEG: it needs no network,
 and a film of 12 s takes about 200 KB. Shots and chunks count from 1, as at the desk.
@@ -25,11 +25,12 @@ from cinelab.stream.director import Film
 MOST_STILLS = 240  # of a long film, every second, third ... chunk lends its still
 # retrieved chunks that are listed of a chunk, those with most attention; the others are summed up
 MOST_SEEN = 24
-ACROSS = 16  # stills in a row of the picture that holds them all
-WHY = {"routed": "retrieved because it was "
-                 "relevant", "window": "one of the newest chunks, which are always kept",
-       "sink": "one of the first chunks of the film or the shot, which are always "
-               "kept"}  # fmt: skip
+ACROSS = 16  # stills in a row of the image that holds them all
+WHY = {
+    "routed": "retrieved because it was relevant",
+    "window": "one of the newest chunks, which are always kept",
+    "sink": "one of the first chunks of the film or the shot, which are always kept",
+}
 
 
 def write_routing_page(film: Film, path: str | Path) -> None:
@@ -48,7 +49,8 @@ class RoutingView:
         return f"RoutingView({len(self.page) // 1024} KiB)"
 
     def _repr_html_(self) -> str:
-        return f'<iframe srcdoc="{html.escape(self.page)}" style="width: 100%; height: {self.height}px; border: 0"></iframe>'
+        style = f"width: 100%; height: {self.height}px; border: 0"
+        return f'<iframe srcdoc="{html.escape(self.page)}" style="{style}"></iframe>'
 
 
 def routing_page(film: Film) -> str:
@@ -69,8 +71,16 @@ def routing_page(film: Film) -> str:
         }
         for kind in kinds
     ]
-    return filled_template("routing_page.html.j2", title=film.screenplay.title or "A film", about=_about(film), legend=legend, scored=scored,
-                  colours=safe_json(KINDS), data=safe_json(data), empty=shares.empty)  # fmt: skip
+    return filled_template(
+        "routing_page.html.j2",
+        title=film.screenplay.title or "A film",
+        about=_about(film),
+        legend=legend,
+        scored=scored,
+        colours=safe_json(KINDS),
+        data=safe_json(data),
+        empty=shares.empty,
+    )
 
 
 def _scoring(film: Film) -> tuple[bool, bool]:
@@ -94,34 +104,47 @@ def _about(film: Film) -> str:
         policy = str(info.get("policy", {}).get("name", "a policy of its own"))
     if budget := info.get("policy", {}).get("budget"):
         policy += f" with a budget of {budget}"
-    return (f"{info.get('model', '')}, {policy}, seed {info.get('seed', '')}: "
-            f"{len(film.timeline.slots)} chunks, "
-            f"{len(film.frames) / film.fps:.1f} s")  # fmt: skip
+    return (
+        f"{info.get('model', '')}, {policy}, seed {info.get('seed', '')}: "
+        f"{len(film.timeline.slots)} chunks, "
+        f"{len(film.frames) / film.fps:.1f} s"
+    )
 
 
 def shots_of(film: Film) -> list[dict[str, Any]]:
-    """Every shot between cuts: its seconds, its chunks, and what was asked for, when."""
+    """Every shot between cuts: its seconds, its chunks, and what was prompted, when."""
     line = film.timeline
     lines = _entry_lines(film)
     found = []
     for shot, (start, end) in enumerate(line.shot_spans):
         slots = [slot for slot in line.slots if slot.shot == shot]
-        said = [
+        prompts = [
             (frame, text)
             for entry in dict.fromkeys(slot.entry for slot in slots)
             for frame, text in lines[entry]
         ]
-        found.append({"start": start / film.fps, "end": end / film.fps, "first": slots[0].index, "last": slots[-1].index,
-                      "said": [{"at": (frame - start) / film.fps, "text": text} for frame, text in said]})  # fmt: skip
+        found.append(
+            {
+                "start": start / film.fps,
+                "end": end / film.fps,
+                "first": slots[0].index,
+                "last": slots[-1].index,
+                "prompts": [
+                    {"at": (frame - start) / film.fps, "text": text} for frame, text in prompts
+                ],
+            }
+        )
     return found
 
 
 def _entry_lines(film: Film) -> list[list[tuple[int, str]]]:
-    """For every entry of the screenplay: from which frame on what is asked for."""
+    """For every entry of the screenplay: what is prompted, and from which frame on."""
     spans = film.timeline.entry_spans
     turns = film.timeline.turns
-    return [[(span[0], shot.prompt), *((turn.frame, turn.text) for turn in changes)]
-            for shot, span, changes in zip(film.screenplay.shots, spans, turns, strict=True)]  # fmt: skip
+    return [
+        [(span[0], shot.prompt), *((turn.frame, turn.text) for turn in changes)]
+        for shot, span, changes in zip(film.screenplay.shots, spans, turns, strict=True)
+    ]
 
 
 def _chunks(film: Film, shares: pd.DataFrame) -> list[dict[str, Any]]:
@@ -153,7 +176,7 @@ def _chunks(film: Film, shares: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _sprite(frames: np.ndarray, line: Timeline) -> dict[str, Any]:
-    """One picture with a still from the middle of every chunk (of a long film, of every few)."""
+    """One image with a still from the middle of every chunk (of a long film, of every few)."""
     every = -(-len(line.slots) // MOST_STILLS)
     chosen = line.slots[::every]
     wide = 128 if len(chosen) <= MOST_STILLS // 2 else 96

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from cinelab.errors import CinelabError
-from cinelab.lab.reports.plots import QUIET, SEQUENTIAL, blank_figure, require_columns, nothing
+from cinelab.lab.reports.plots import QUIET, SEQUENTIAL, blank_figure, nothing, require_columns
 
 KINDS = {"sink": "#BF8200", "window": "#868d9b", "routed": "#0072B2"}
 
@@ -66,10 +66,21 @@ def _routing_cells(routing: pd.DataFrame, shots: list[int], name: str, visible: 
     if cells["score"].notna().any():  # full attention and windows score nothing
         hover += ", mean score %{customdata[3]:.3f}"
     return go.Heatmap(
-        z=value, x0=1, y0=1, zmin=0, zmax=len(KINDS), colorscale=_kind_colours(), showscale=False,
-        customdata=extra, hovertemplate=hover + "<extra></extra>", name=name, visible=visible,
-        xgap=1, ygap=1, hoverongaps=False,
-    )  # fmt: skip
+        z=value,
+        x0=1,
+        y0=1,
+        zmin=0,
+        zmax=len(KINDS),
+        colorscale=_kind_colours(),
+        showscale=False,
+        customdata=extra,
+        hovertemplate=hover + "<extra></extra>",
+        name=name,
+        visible=visible,
+        xgap=1,
+        ygap=1,
+        hoverongaps=False,
+    )
 
 
 def _cells(routing: pd.DataFrame) -> pd.DataFrame:
@@ -144,9 +155,14 @@ def _shot_lines(fig: go.Figure, shots: list[int]) -> None:
         fig.add_hline(y=start + 0.5, line=line)
     for start, end in zip(starts, [*starts[1:], len(shots)], strict=True):
         fig.add_annotation(
-            x=(start + end + 1) / 2, y=1, yref="paper", yanchor="bottom", showarrow=False,
-            text=f"shot {shots[start] + 1}" if end - start > 2 else f"{shots[start] + 1}", font={"size": 13},
-        )  # fmt: skip
+            x=(start + end + 1) / 2,
+            y=1,
+            yref="paper",
+            yanchor="bottom",
+            showarrow=False,
+            text=f"shot {shots[start] + 1}" if end - start > 2 else f"{shots[start] + 1}",
+            font={"size": 13},
+        )
 
 
 def _menu(fig: go.Figure, names: list[str]) -> None:
@@ -184,10 +200,19 @@ def routing_by_shot(
     names = [str(number + 1) for number in range(count)]
     fig = blank_figure(title, "shot being made", "shot retrieved")
     fig.add_heatmap(
-        x=names, y=names, z=share, zmin=0, zmax=1, xgap=2, ygap=2, hoverongaps=False,
-        colorscale=SEQUENTIAL, colorbar={"title": {"text": "share"}, "tickformat": ".0%"}, texttemplate="%{z:.0%}",
+        x=names,
+        y=names,
+        z=share,
+        zmin=0,
+        zmax=1,
+        xgap=2,
+        ygap=2,
+        hoverongaps=False,
+        colorscale=SEQUENTIAL,
+        colorbar={"title": {"text": "share"}, "tickformat": ".0%"},
+        texttemplate="%{z:.0%}",
         hovertemplate="shot %{x} retrieved from shot %{y}: %{z:.1%}<extra></extra>",
-    )  # fmt: skip
+    )
     fig.update_xaxes(type="category", showgrid=False, constrain="domain")
     fig.update_yaxes(type="category", showgrid=False, scaleanchor="x", constrain="domain")
     return fig.update_layout(height=640)

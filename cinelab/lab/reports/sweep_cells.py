@@ -90,7 +90,8 @@ class Cells(Readable):
         return first + [name for name in here if name not in first]
 
     def study(self) -> tuple[str, str] | None:
-        """(setting, study) where the cells are of a study that `cinelab.lab.reports.withdrawn` knows."""
+        """(setting, study) where the cells are of a study that the list of withdrawn claims
+        knows."""
         done = [cell for cell in self.table.to_dict("records") if cell["status"] == "done"]
         for setting, study in SETTINGS.items():
             if any(setting in cell["parameters"] or setting in cell["info"] for cell in done):

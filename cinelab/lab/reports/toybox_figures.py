@@ -1,4 +1,4 @@
-"""Pictures of the toybox and of what the codec does to it. Everything is saved as PNG and
+"""Sheets of the toybox and of what the codec does to it. Everything is saved as PNG and
 returned."""
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.world import casting, render
 from cinelab.world.vocab import ATTRIBUTES
 
-ZOOM = 3  # screen pixels per picture pixel
+ZOOM = 3  # screen pixels per frame pixel
 PLAIN = {
     "kind": "cat",
     "colour": "red",
@@ -29,26 +29,26 @@ PLAIN = {
 }
 
 
-def picture(seconds: float = 0.0, **attributes: str) -> np.ndarray:
+def still(seconds: float = 0.0, **attributes: str) -> np.ndarray:
     """One frame with the given attributes, plain ones for the rest: uint8 (H, W, 3)."""
     plan = casting.ShotPlan(PLAIN | attributes, "", 1, 0, 0, 0)
     return render.render_shot(plan, 1 + round(seconds * render.FPS))[0][-1]
 
 
 def sheet(rows: list[tuple[str, list[np.ndarray]]]) -> Image.Image:
-    """Rows of pictures, each with a label on its left."""
+    """Rows of frames, each with a label on its left."""
     height, width = rows[0][1][0].shape[:2]
-    columns = max(len(pictures) for _, pictures in rows)
+    columns = max(len(frames) for _, frames in rows)
     label = 132
     gap = 6
     size = (label + columns * (width * ZOOM + gap), len(rows) * (height * ZOOM + gap))
     page = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(page)
     font = ImageFont.load_default(size=16)
-    for j, (name, pictures) in enumerate(rows):
+    for j, (name, frames) in enumerate(rows):
         top = j * (height * ZOOM + gap)
         pen.text((6, top + height * ZOOM / 2), name, fill="#333", font=font, anchor="lm")
-        for i, frame in enumerate(pictures):
+        for i, frame in enumerate(frames):
             big = Image.fromarray(frame).resize(
                 (width * ZOOM, height * ZOOM), Image.Resampling.LANCZOS
             )
@@ -67,7 +67,7 @@ def cast_sheet(folder: str | Path) -> Image.Image:
         (
             kind,
             [
-                picture(kind=kind, pattern=pattern, accessory=accessory)
+                still(kind=kind, pattern=pattern, accessory=accessory)
                 for pattern, accessory in zip(
                     ATTRIBUTES["pattern"], ATTRIBUTES["accessory"], strict=True
                 )
@@ -76,27 +76,27 @@ def cast_sheet(folder: str | Path) -> Image.Image:
         for kind in ATTRIBUTES["kind"]
     ]
     rows += [
-        ("colour", [picture(colour=value) for value in ATTRIBUTES["colour"]]),
+        ("colour", [still(colour=value) for value in ATTRIBUTES["colour"]]),
         (
             "second",
-            [picture(second=value, kind="ghost", colour="green") for value in ATTRIBUTES["second"]],
+            [still(second=value, kind="ghost", colour="green") for value in ATTRIBUTES["second"]],
         ),
-        ("size", [picture(size=value, kind="rabbit") for value in ATTRIBUTES["size"]]),
-        ("action", [picture(0.6, action=value, kind="robot") for value in ATTRIBUTES["action"]]),
+        ("size", [still(size=value, kind="rabbit") for value in ATTRIBUTES["size"]]),
+        ("action", [still(0.6, action=value, kind="robot") for value in ATTRIBUTES["action"]]),
     ]
     return _saved(sheet(rows), folder, "cast.png")
 
 
 def set_sheet(folder: str | Path) -> Image.Image:
     """Settings by day and night, each with one of the landmarks."""
-    marks = [*ATTRIBUTES["landmark"], *ATTRIBUTES["landmark"]]
+    landmarks = [*ATTRIBUTES["landmark"], *ATTRIBUTES["landmark"]]
     rows = [
         (
             time,
             [
-                picture(setting=setting, time=time, landmark=mark, size="wide", side=side)
+                still(setting=setting, time=time, landmark=mark, size="wide", side=side)
                 for setting, mark, side in zip(
-                    ATTRIBUTES["setting"], marks, ("left", "right") * 3, strict=False
+                    ATTRIBUTES["setting"], landmarks, ("left", "right") * 3, strict=False
                 )
             ],
         )

@@ -87,7 +87,7 @@ CLAIMS = (
         "The unseen decides nothing under the autoregressive teacher and up to 0.27 of a frame "
         "under the bidirectional one.",
         "the zero is the causal mask's, exact by construction and no evidence; the other teacher "
-        "was asked under another condition (a past as noisy as the frame), on clips of the "
+        "was measured under another condition (a past as noisy as the frame), on clips of the "
         "training films",
     ),
     Withdrawn(

@@ -1,9 +1,9 @@
 """Whole films under one setting: the cell of every sweep that is not about a single absence
 (notebook 23).
 
-A cell holds rows.parquet (every metric of every shot, of the model, the truth and chance), cell.json (the
-setting, the speed) and the first film as film.mp4 with its shot list and storyboard, so that cells
-can be watched side by side on the same seed.
+A cell holds rows.parquet (every metric of every shot, of the model, the truth and chance),
+cell.json (the setting, the speed) and the first film as film.mp4 with its shot list and storyboard,
+so that cells can be watched side by side on the same seed.
 """
 
 import time

@@ -1,8 +1,8 @@
 """Which initialisation should a few-step student start DMD from? A cell: one of them, one seed.
 
 Everything else is fixed: base model, films, the number of DMD updates, the real score, the critic's
-start, the levels, and the weights that are measured (the last average; no validation picks lucky ones).
-The seed moves stage 2, DMD and the films.
+start, the levels, and the weights that are measured (the last average; no validation picks lucky
+ones). The seed moves stage 2, DMD and the films.
 
     none                  the autoregressive base model itself
     bidirectional_ode     ODE pairs of the bidirectional teacher, noisy history, a level a chunk
@@ -18,8 +18,8 @@ The seed moves stage 2, DMD and the films.
                           history, at 4 levels
 
 A cell also holds the card of the teacher that its initialisation learnt from (TEACHER_STAGE): what
-the end points of the teacher's ODE reach on the very films that the students are measured on. Starts
-whose teachers' cards differ do not differ by the teacher's kind alone.
+the end points of the teacher's ODE reach on the very films that the students are measured on.
+Starts whose teachers' cards differ do not differ by the teacher's kind alone.
 """
 
 from collections.abc import Callable, Iterator

@@ -219,7 +219,8 @@ def init_turns(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def init_claims(rows: pd.DataFrame, cells: pd.DataFrame, margin: float = LEVEL) -> pd.DataFrame:
-    """Each claim of the papers with its verdict (`cinelab.lab.reports.verdicts`); `margin` is of "level".
+    """Each claim of the papers with its verdict (`cinelab.lab.reports.verdicts`); `margin` is that
+    of "level".
 
     p is corrected by Holm over the whole table. A claim on consistency stands only where its rows
     at equal clips and at equal seconds agree.
@@ -322,7 +323,8 @@ def _teachers_apart(films: pd.DataFrame, one: str, other: str, metric: str) -> s
     gap = paired_gap(films, one, other, TEACHER_STAGE, steps, metric)
     if gap.empty:
         return "not the teacher's kind alone: no card of the teachers"
-    return f"not the teacher's kind alone: the teachers' own {metric} differs by {nested_estimate(gap)}"
+    found = nested_estimate(gap)
+    return f"not the teacher's kind alone: the teachers' own {metric} differs by {found}"
 
 
 def _cheaper(cells: pd.DataFrame) -> Look:

@@ -76,7 +76,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured. `pairs` is the recipe of the trajectories: the same as the students' pairs."""
+    """What is measured. `pairs` is the recipe of the trajectories: that of the students' pairs."""
 
     clips: int = 12
     frame: int = 12  # u
@@ -174,15 +174,15 @@ def _steps(config: PairsConfig, level: int) -> int:
 
 def seen_levels(setting: Setting, index: int, level: int) -> Tensor:
     """Level numbers (1, F) at which the student sees each frame: u's chunk at `level`, the past at
-    lots of its own, one a chunk; those of the future are not seen."""
+    levels of its own, one a chunk; those of the future are not seen."""
     config = setting.pairs
-    lots = torch.randint(
+    levels = torch.randint(
         len(config.levels),
         (config.frames // config.chunk,),
         generator=rng_at(setting.seed, "levels of the past", index),
     ).repeat_interleave(config.chunk)
-    lots[setting.own.start : setting.own.stop] = level
-    return lots[None]
+    levels[setting.own.start : setting.own.stop] = level
+    return levels[None]
 
 
 @torch.no_grad()
@@ -231,8 +231,8 @@ def _clips(
     shown = many.latents.clone()
     others = [(index + 1 + k) % len(clips.latents) for k in range(setting.repeats)]
     shown[:, own.stop :] = clips.latents[others, own.stop :]
-    lot = torch.randn(shown.shape, generator=rng_at(setting.seed, "past noise", index))
-    noised = path.noised(shown, lot, torch.full(shown.shape[:2], noise))
+    noise_drawn = torch.randn(shown.shape, generator=rng_at(setting.seed, "past noise", index))
+    noised = path.noised(shown, noise_drawn, torch.full(shown.shape[:2], noise))
     shown[:, : own.start] = noised[:, : own.start]
     return replace(many, latents=shown)
 

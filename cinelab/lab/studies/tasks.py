@@ -1,8 +1,9 @@
 """The toybox benchmark for anyone's model: what to make, as files; `cinelab eval videos` then
-scores what was made.
+measures what was made.
 
-<folder>/films/s0-f00.shots.json                 a film to make from its prompts alone -> s0-f00.mp4 beside it
-<folder>/absence/a5-s0-f00.shots.json, .npz      a history to go on from (frames uint8); make the last shot -> a5-s0-f00.mp4
+    <folder>/films/s0-f00.shots.json             a film to make from its prompts alone: s0-f00.mp4
+    <folder>/absence/a5-s0-f00.shots.json, .npz  a history to go on from (frames uint8), of which
+                                                 the last shot is to be made: a5-s0-f00.mp4
 """
 
 from collections.abc import Callable, Sequence

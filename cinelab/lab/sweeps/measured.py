@@ -65,7 +65,13 @@ def keep_rows(
     known |= {name: dict(about) for name, about in (metrics or {}).items()}
     write_json(folder / CELL, settings | {"metrics": known})
     by = ["metric", "source"]
-    return labelled(rows).groupby(by, sort=False)["value"].agg(["mean", "count"]).round(3).reset_index()
+    return (
+        labelled(rows)
+        .groupby(by, sort=False)["value"]
+        .agg(["mean", "count"])
+        .round(3)
+        .reset_index()
+    )
 
 
 def check_cell(folder: str | Path) -> None:

@@ -3,8 +3,9 @@
 loss                    what the student and the critic descend
 distance of the scores  how far real and fake score are apart: the only number of DMD that should
                         fall
-validation              prompt, action, identity and cuts, and the score that selects the weights
-share of the truth's    motion, saturation, contrast and sharpness of the frames: 1 is right
+validation              the metrics that the list marks for it, and the score that selects the
+                        weights
+share of the truth's    those of them that are relative to the truth: 1 is right
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,14 +15,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from cinelab.lab.reports.plots import INK, PALETTE, QUIET, TEMPLATE, centred_mean, thinned
+from cinelab.metrics.legacy import modern_log
+from cinelab.metrics.metric import METRICS
 
 TRUTH = "share of the truth's"
-PANELS = {
-    "loss": ("loss", "critic_loss"),
-    "distance of the scores": ("gap",),
-    "validation": ("score", "prompt", "action", "identity", "cuts"),
-    TRUTH: ("motion", "saturation", "contrast", "sharpness"),
-}
+PANELS = {"loss": ("loss", "critic_loss"), "distance of the scores": ("gap",)}
 LOWEST_MOTION = 0.6  # of the truth's, below which motion is dying
 HIGHEST = {"saturation": 1.25, "contrast": 1.25}  # of the truth's, above which colours burn
 FEW = 30  # values, below which a curve has markers and is not smoothed
@@ -74,6 +72,7 @@ def _means(values: list[float], parts: int = 8) -> np.ndarray:
 
 def distillation_curves(rows: Sequence[dict], title: str = "Distillation") -> go.Figure:
     """Draw the panels that the log has values for, two in a row; alarms stand above them."""
+    rows = modern_log(rows)
     panels = _panels(rows)
     lines = max(1, -(-len(panels) // 2))
     fig = make_subplots(
@@ -86,7 +85,7 @@ def distillation_curves(rows: Sequence[dict], title: str = "Distillation") -> go
     for place, (name, keys) in enumerate(panels.items(), 1):
         cell = {"row": (place + 1) // 2, "col": 2 - place % 2}
         for number, key in enumerate(keys):
-            curve = _curve(rows, key, colour=PALETTE[number], legend=f"legend{place}")
+            curve = _curve(rows, key, colour=PALETTE[number % len(PALETTE)], legend=f"legend{place}")
             fig.add_trace(curve, **cell)
         if name == TRUTH:
             fig.add_hline(y=1, line={"dash": "dash", "color": QUIET}, **cell)
@@ -97,7 +96,12 @@ def distillation_curves(rows: Sequence[dict], title: str = "Distillation") -> go
 def _panels(rows: Sequence[dict]) -> dict[str, list[str]]:
     """Return the keys of each panel that some row has."""
     known = set().union(*rows)
-    panels = {name: [key for key in keys if key in known] for name, keys in PANELS.items()}
+    metrics = METRICS.validated()
+    own = {
+        "validation": ("score", *(one.name for one in metrics if not one.relative)),
+        TRUTH: [one.name for one in metrics if one.relative],
+    }
+    panels = {name: [key for key in keys if key in known] for name, keys in (PANELS | own).items()}
     return {name: keys for name, keys in panels.items() if keys}
 
 

@@ -2,7 +2,7 @@
 without loss.
 
 A score across a hard cut punishes the cut, so a film whose shots are known is scored shot by shot.
-A shot is written with the decoded pictures as they are (same pixel format, H.264 at qp 0): no pixel
+A shot is written with the decoded frames as they are (same pixel format, H.264 at qp 0): no pixel
 differs from the film's. What other tools would show in another way (turned, of varying rate, hidden
 in part, of high dynamic range) is written as our own reader shows it, the whole film too, so that
 shots and film agree.
@@ -29,7 +29,7 @@ from cinelab.texts import PROMPTS, read_json
 Span = tuple[int, int]  # (first frame, end), end excluded
 LOSSLESS = "libx264"
 LOSSLESS_RGB = "libx264rgb"
-AS_STORED = {HIDDEN, VARIES}  # changes of a film that leave its decoded pictures as they are
+AS_STORED = {HIDDEN, VARIES}  # changes of a film that leave its decoded frames as they are
 LIKE = '{"a.mp4": "a red cat"}'
 
 
@@ -207,7 +207,7 @@ def lay_out(
 
 
 def spans_as_shown(video: FilmFile, film: Film) -> FilmFile:
-    """The video with its spans in the film's pictures instead of its decoded frames. Raises
+    """The video with its spans in the film's shown frames instead of its decoded ones. Raises
     CinelabError if they do not fit."""
     if video.spans is None:
         return video
@@ -230,7 +230,7 @@ def frames_and_rate(path: Path) -> tuple[int, float]:
 
 
 def cut_out_spans(film: Film | Path, parts: dict[Path, Span]) -> None:
-    """Write the pictures of every span to its file: as they were decoded where that is how they are
+    """Write the frames of every span to its file: as they were decoded where that is how they are
     shown, else as shown."""
     if not parts:
         return
@@ -238,13 +238,13 @@ def cut_out_spans(film: Film | Path, parts: dict[Path, Span]) -> None:
     exact = not set(film.changes) - AS_STORED
     open_parts: dict[Path, _Lossless] = {}
     try:
-        for place, picture in enumerate(film.raw() if exact else film):
+        for place, frame in enumerate(film.raw() if exact else film):
             for file, (first, end) in parts.items():
                 if first <= place < end:
                     part = open_parts.get(file) or open_parts.setdefault(
-                        file, _Lossless(file, picture, film.fps)
+                        file, _Lossless(file, frame, film.fps)
                     )
-                    part.add(picture, place - first)
+                    part.add(frame, place - first)
     finally:
         for part in open_parts.values():
             part.close()

@@ -155,8 +155,8 @@ def run_worker(tool: Tool, job: dict, tell: Tell = print) -> dict:
     """Run the tool's worker on `job` and return its answer.
 
     The worker's output goes to a log in a temporary folder, which is kept, and named, only when the
-    worker fails. Its lines that begin with "[cinelab] " are passed on at once. The worker ends when we
-    do, however we end.
+    worker fails. Its lines that begin with "[cinelab] " are passed on at once. The worker ends when
+    we do, however we end.
     """
     python = python_of(tool)
     work = Path(tempfile.mkdtemp(prefix=f"cinelab-{tool.name}-"))
@@ -173,8 +173,8 @@ def run_worker(tool: Tool, job: dict, tell: Tell = print) -> dict:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that has a letter in it; progress bars overwrite theirs with a carriage
-    return."""
+    """The last line of a log that has a letter in it; progress bars overwrite theirs with a
+    carriage return."""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
     return next(
         (line.strip() for line in reversed(lines) if any(map(str.isalpha, line))),
@@ -257,8 +257,10 @@ def _runs(python: Path, version: str) -> bool:
     """Some `python3.10` on a PATH are only signposts that fail: ask it."""
     code = "import sys; print('%d.%d' % sys.version_info[:2])"
     with suppress(OSError, subprocess.TimeoutExpired):
-        said = subprocess.run([str(python), "-c", code], capture_output=True, text=True, timeout=60)
-        return said.returncode == 0 and said.stdout.strip() == version
+        answer = subprocess.run(
+            [str(python), "-c", code], capture_output=True, text=True, timeout=60
+        )
+        return answer.returncode == 0 and answer.stdout.strip() == version
     return False
 
 

@@ -1,6 +1,6 @@
 """VBench 0.1.5 on films of our own, shot by shot, from an environment of its own.
 
-What VBench itself leaves uneven is made even here and said in `detail`: imaging quality's values a
+What VBench itself leaves uneven is made even here and stated in `detail`: imaging quality's values a
 video are of 100, dynamic degree and human action answer yes or no, human action reads its label
 from the file name, and files come in the order of the disk, so answers are matched by file name.
 The 16-dimension prompt suite is in vbench_suite.py.
@@ -220,7 +220,7 @@ def ask(
 
 
 def _row(clip: ShotFile, name: str, answer: dict, backend: str) -> Row:
-    """The row of what VBench said of one clip; a dimension that failed there, or said nothing of
+    """The row of what VBench measured of one clip; a dimension that failed there, or gave nothing of
     it, is absent."""
     version = answer["versions"]["vbench"]
     values = answer["results"].get(name, {"videos": {}})["videos"]

@@ -64,13 +64,13 @@ def suite(dimensions: Iterable[str] = tuple(DIMENSIONS)) -> list[SuiteFilm]:
         RECORD, remedy=f"remove {listing.parents[4]} and run `cinelab eval setup vbench`"
     )
     entries = read_json(listing, replace(again, absent=again.remedy))
-    asked: dict[str, list[str]] = {}
+    wanted_by: dict[str, list[str]] = {}
     for entry in entries:  # some prompts stand there twice, for other dimensions
-        asked.setdefault(entry["prompt_en"], []).extend(entry["dimension"])
+        wanted_by.setdefault(entry["prompt_en"], []).extend(entry["dimension"])
     wanted = set(check_names(dimensions))
     return [
         SuiteFilm(prompt, sample, tuple(names))
-        for prompt, names in asked.items()
+        for prompt, names in wanted_by.items()
         if wanted & set(names)
         for sample in range(SAMPLES)
     ]

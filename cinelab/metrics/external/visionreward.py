@@ -1,7 +1,7 @@
 """VisionReward: how people would rate a video for its prompt, and how much of the prompt is to be
 seen in it.
 
-Both are yes/no questions to one video-language model, asked in an environment of its own on a GPU.
+Both are yes/no questions to one video-language model, run in an environment of its own on a GPU.
 The reward's questions and weights come from the cloned repository ($VISIONREWARD_HOME), the model
 from $VISIONREWARD_MODEL. What is arithmetic here (frames to show, questions, answers to scores) is
 plain functions.
@@ -85,7 +85,10 @@ def preflight_reward(setting: RewardModel | None = None) -> list[Missing]:
     ]
     if setting.backend:
         return found
-    hub = "huggingface-cli download THUDM/VisionReward-Video --local-dir <folder> and name it in $VISIONREWARD_MODEL"
+    hub = (
+        "huggingface-cli download THUDM/VisionReward-Video --local-dir <folder> and name it in "
+        "$VISIONREWARD_MODEL"
+    )
     lacks = [
         name
         for name in ("config.json", "tokenizer_config.json")
@@ -115,7 +118,7 @@ def visionreward_rows(
     """A "visionreward" and an "instruction following" row a clip: every shot where spans are known,
     else the video.
 
-    `requirements` lists by clip name what is asked instead of `statements(prompt)`. What cannot run
+    `requirements` lists by clip name what is checked instead of `statements(prompt)`. What cannot run
     is absent and says why; a damaged video is a failed row. Raises CinelabError without
     VisionReward's environment.
     """
@@ -126,23 +129,23 @@ def visionreward_rows(
         for name in REWARD_METRICS
     }
     rows = []
-    asked = []
+    shown = []
     with passing_folder("frames") as scratch:
         for number, video in enumerate(videos):
             try:
-                asked += _shown(video, scratch / f"{number}", whole, not all(waits.values()))
+                shown += _shown(video, scratch / f"{number}", whole, not all(waits.values()))
             except Exception as error:
                 rows.append(failed(video.clip, why_failed(video.path, error), run=video.run))
         plans = [
             _questions(clip, setting, waits, (requirements or {}).get(clip.video.clip))
-            for clip in asked
+            for clip in shown
         ]
         answer = (
-            _ask(asked, plans, setting, tell)
+            _ask(shown, plans, setting, tell)
             if any(reward or parts for reward, parts in plans)
             else {}
         )
-    for number, (clip, plan) in enumerate(zip(asked, plans, strict=True)):
+    for number, (clip, plan) in enumerate(zip(shown, plans, strict=True)):
         rows += _rows(clip, plan, number, answer, waits, setting, rewriting)
     return rows
 
@@ -165,8 +168,11 @@ def statements(prompt: str) -> list[str]:
 
 
 def as_question(statement: str, prompt: str) -> str:
-    """One statement as a yes/no question that keeps the prompt in sight."""
-    return f'The video was made for the text "{prompt}". Does the video show this part of it: "{statement}"? Answer yes or no.'
+    """One statement as a yes/no question that repeats the prompt."""
+    return (
+        f'The video was made for the text "{prompt}". Does the video show this part of it: '
+        f'"{statement}"? Answer yes or no.'
+    )
 
 
 def yes(answer: str) -> bool:
@@ -253,7 +259,7 @@ def _questions(
     clip: ShotFile, setting: RewardModel, waits: dict[str, str], given: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
     """(questions of the reward, questions of the statements) for one clip; none where they cannot
-    be asked."""
+    be put."""
     first = reward_questions(setting, clip.prompt)[0] if not waits[REWARD] and clip.prompt else []
     wanted = list(given) if given is not None else statements(clip.prompt)
     return first, [] if waits[FOLLOWED] else [
@@ -264,13 +270,13 @@ def _questions(
 def _ask(
     clips: Sequence[ShotFile], plans: Sequence[tuple[list, list]], setting: RewardModel, tell: Tell
 ) -> dict:
-    asked = [
+    shown = [
         {"frames": str(clip.file), "questions": [*first, *second]}
         for clip, (first, second) in zip(clips, plans, strict=True)
     ]
     return run_worker(
         VISIONREWARD,
-        {"model": str(setting.model), "clips": asked, "backend": setting.backend},
+        {"model": str(setting.model), "clips": shown, "backend": setting.backend},
         tell,
     )
 
@@ -285,9 +291,9 @@ def _rows(
     rewriting: str,
 ) -> list[Row]:
     """The two rows of one clip."""
-    said = answer["answers"][number] if answer else []
+    answers = answer["answers"][number] if answer else []
     error = answer["errors"].get(str(number), "") if answer else ""
-    halves = {REWARD: said[: len(plan[0])], FOLLOWED: said[len(plan[0]) :]}
+    halves = {REWARD: answers[: len(plan[0])], FOLLOWED: answers[len(plan[0]) :]}
     common = {
         "backend": "visionreward",
         "version": setting.version,

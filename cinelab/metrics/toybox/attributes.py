@@ -175,11 +175,17 @@ def above_chance_rows(kept: Sequence[Row], chance: Sequence[Row]) -> list[Row]:
         for row in rows:
             sums.setdefault((row.clip, row.metric), ([], []))[place].append(row.value)
     return [
-        Row(clip, WHOLE, f"{what} above chance", float(np.mean(own) - np.mean(drawn)),
-            backend=BACKEND, protocol="kept")
+        Row(
+            clip,
+            WHOLE,
+            f"{what} above chance",
+            float(np.mean(own) - np.mean(drawn)),
+            backend=BACKEND,
+            protocol="kept",
+        )
         for (clip, what), (own, drawn) in sorted(sums.items())
         if own and drawn
-    ]  # fmt: skip
+    ]
 
 
 def diversity_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[Row]:

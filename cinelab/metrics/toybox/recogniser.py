@@ -27,7 +27,7 @@ from cinelab.zoo import checkpoints as zoo
 WINDOW = 6  # frames
 MOVING = ("action", "camera")  # attributes that a still does not show
 PLACES = 16  # pixels per place and axis: a 48 x 64 frame has 3 x 4
-SPREAD = 4.0  # changes between frames are small; this brings them to the size of the pictures
+SPREAD = 4.0  # changes between frames are small; this brings them to the size of frames
 AT_ONCE = 256  # windows read together
 AT = {"first": 0.0, "middle": 0.5, "last": 1.0}  # where in a shot its window lies
 
@@ -92,7 +92,7 @@ class Trunk(nn.Module):
 
 
 def changes(frames: Tensor) -> Tensor:
-    """Brightness steps from frame to frame and the mean picture: (n, T, 3, H, W) -> (n, T, H,
+    """Brightness steps from frame to frame and the mean frame: (n, T, 3, H, W) -> (n, T, H,
     W)."""
     grey = frames.mean(2)
     return torch.cat([SPREAD * grey.diff(dim=1), grey.mean(1, keepdim=True)], dim=1)

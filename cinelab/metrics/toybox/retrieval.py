@@ -3,7 +3,8 @@ touched.
 
 The KV cache's decisions are read (see `cinelab.memory.cache.KVCache`): per chunk and layer, the
 units of the history that each group of heads attends to; there is one group where a layer's heads
-choose together. The measures are ours: CAMR (arXiv:2605.12496) reports what is retrieved as figures.
+choose together. The measures are ours: CausalCine (arXiv:2605.12496) shows what its CAMR retrieves
+as figures.
 
     B films   n units of the history   G groups of heads   k units retrieved
 """

@@ -1,4 +1,4 @@
-"""Validation during training: few films, measured by the metrics that the list marks for it.
+"""Validation during training: few films, measured by the metrics that the list names for it.
 
     metrics = Validator(bundle, reader)(model)      columns for the log
 
@@ -87,7 +87,7 @@ class Validator:
 
 
 def validation_columns(rows: pd.DataFrame) -> dict[str, float]:
-    """The columns of the log: the mean of every metric that the list marks for validation by its
+    """The columns of the log: the mean of every metric that the list names for validation by its
     default backend, and SELECTION, the mean of those that select."""
     found = {}
     for metric in METRICS.validated():

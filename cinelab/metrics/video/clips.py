@@ -221,13 +221,17 @@ def load_clip(video: Path, plan: Path | None = None, name: str = "") -> Clip:
 
 
 def why_failed(video: Path, error: Exception) -> str:
-    """What a failed row says of its video."""
+    """What a failed row states of its video."""
     if isinstance(error, CinelabError):
         return str(error)
     # threads need memory too
     if isinstance(error, MemoryError | BlockingIOError) or "memory" in str(error).lower():
-        return f"{video}: takes more memory than is free ({str(error) or 'no more is said'}); give a smaller video."
-    return f"{video}: cannot be measured ({type(error).__name__}: {error}); check that it plays, or make it again."
+        why = str(error) or "no more is known"
+        return f"{video}: takes more memory than is free ({why}); give a smaller video."
+    return (
+        f"{video}: cannot be measured ({type(error).__name__}: {error}); check that it plays, or "
+        "make it again."
+    )
 
 
 def clip_label(video: Path) -> str:
@@ -276,7 +280,7 @@ def is_shot_list(path: Path) -> bool:
 
 
 def plan_as_shown(planned: ShotList, film: Film, where: Path) -> ShotList:
-    """A shot list in the pictures of `film` instead of its decoded frames."""
+    """A shot list in the shown frames of `film` instead of its decoded frames."""
     if planned.frames != film.decoded:
         raise CinelabError(
             f"{film.path}: has {film.decoded} frames, but its shots in {where} end at "

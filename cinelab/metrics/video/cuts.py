@@ -54,7 +54,7 @@ def frame_difference(frames: np.ndarray) -> np.ndarray:
 
 
 def colour_difference(frames: np.ndarray) -> np.ndarray:
-    """Share of the picture whose colour is new, (F-1,) in 0..1; motion and pans hardly count."""
+    """Share of the frame whose colour is new, (F-1,) in 0..1; motion and pans hardly count."""
     return np.abs(np.diff(colour_histograms(frames), axis=0)).sum(1) / 2
 
 

@@ -76,8 +76,8 @@ def clip_rows(clip: Clip, backends: Sequence[str] = KNOWN, tolerance: int = 1) -
 
 
 def clip_digest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Metric (with its protocol) and backend -> mean with its 95 % interval over clips, the number of clips,
-    the chance level where one was measured, and what is absent and why."""
+    """Metric (with its protocol) and backend -> mean with its 95 % interval over clips, the number
+    of clips, the chance level where one was measured, and what is absent and why."""
     rows = rows.assign(metric=labelled(rows.assign(backend=""))["metric"])
     found = []
     keys = ["metric", "backend"]

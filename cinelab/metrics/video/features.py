@@ -1,4 +1,4 @@
-"""What two pictures have in common, by networks whose weights the user has, or by colours, which
+"""What two frames have in common, by networks whose weights the user has, or by colours, which
 need none.
 
     images uint8 (n, H, W, 3) -> unit vectors (n, D), so that a product of two is their cosine
@@ -24,7 +24,7 @@ from cinelab.latent.checkpoint import check_finite
 from cinelab.metrics.video.cuts import colour_histograms
 from cinelab.readable import Readable
 
-AT_ONCE = 32  # pictures through a network together
+AT_ONCE = 32  # frames through a network together
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -35,7 +35,7 @@ PUBLISHED = {"clip": "openai/clip-vit-base-patch32", "dino": "facebook/dinov2-ba
 
 @dataclass(frozen=True)
 class Features(Readable):
-    """A way to look at pictures. `texts` is None where it knows no words."""
+    """A map from frames to vectors. `texts` is None where it knows no words."""
 
     name: str
     version: str

@@ -96,8 +96,8 @@ def _import_torchvision():
 
 
 def _only(job: dict, files: list) -> Path:
-    """A folder of links to these files alone: VBench measures whatever it finds. The same files share
-    one folder."""
+    """A folder of links to these files alone: VBench measures whatever it finds. The same files
+    share one folder."""
     name = hashlib.blake2b("/".join(sorted(files)).encode(), digest_size=8).hexdigest()
     folder = Path(job["scratch"]) / "videos" / name
     if not folder.exists():
