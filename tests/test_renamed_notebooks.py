@@ -37,11 +37,11 @@ def test_a_setting_of_the_same_name_with_other_values_stays(tmp_path):
     rows = ROWS.assign(reach=[0.5, 0.7])
     rows.to_parquet(tmp_path / "rows.parquet")
     pd.testing.assert_frame_equal(read_rows(tmp_path / "rows.parquet"), rows)
-    assert renamed.settings({"reach": 3, "a": 1}) == {"reach": 3, "a": 1}
-    assert renamed.settings({"a": 1, "reach": "clamp"}) == {"a": 1, "max_distance": "trained"}
+    assert renamed.settings_today({"reach": 3, "a": 1}) == {"reach": 3, "a": 1}
+    assert renamed.settings_today({"a": 1, "reach": "clamp"}) == {"a": 1, "max_distance": "trained"}
 
 
 def test_papermill_is_answered_where_it_passes_on_an_earlier_parameter():
-    renamed.refuse("20_ablate_memory", {"max_distance": "trained", "chunk": 3})
+    renamed.refuse_former("20_ablate_memory", {"max_distance": "trained", "chunk": 3})
     with pytest.raises(CinelabError, match="'reach'; it is called max_distance now, and clamp is"):
-        renamed.refuse("20_ablate_memory", {"policy": "camr", "reach": "clamp"})
+        renamed.refuse_former("20_ablate_memory", {"policy": "camr", "reach": "clamp"})

@@ -1,8 +1,8 @@
 """What the `changes` of the notebooks at Wan's size may hold, sorted by who takes it.
 
-    50_wan_film     `film`: the film's settings, and the folder's (`cinelab.zoo.wan.WanSettings`)
-    51_train_wan    `training`: the run's settings; the others are the stage's own, dotted
-    53_bench_wan    `bench`: the benchmark's settings
+    50_wan_film    `film_arguments`: the film's settings, and the folder's (`WanSettings`)
+    51_train_wan   `training_arguments`: the run's settings; the others are its stage's, dotted
+    53_bench_wan   `bench_arguments`: the benchmark's settings
 
 Every refusal is one sentence with the names that are known.
 """
@@ -31,7 +31,7 @@ BENCH = (
 
 
 @dataclass(frozen=True)
-class TrainingRun:
+class LaunchSettings:
     """How a training is run, beside its stage's own settings."""
 
     processes: int = 2  # one a GPU
@@ -45,28 +45,28 @@ class TrainingRun:
 
 
 @dataclass(frozen=True)
-class Described:
+class LaunchArguments:
     """The number of processes, and the keyword arguments of `launch.job`."""
 
     processes: int
     job: dict[str, Any]
 
 
-def film(changes: dict[str, Any]) -> tuple[dict, dict]:
+def film_arguments(changes: dict[str, Any]) -> tuple[dict, dict]:
     """Return the arguments of `make_film` and of `open_model`. Raises CinelabError for others."""
     from cinelab.zoo.wan import WanSettings
 
     folder = [field.name for field in fields(WanSettings) if field.name != "weights"]
-    check_known(changes, (*FILM, *folder))
-    return split(changes, FILM)
+    check_known_changes(changes, (*FILM, *folder))
+    return split_changes(changes, FILM)
 
 
-def training(changes: dict[str, Any], store: str) -> Described:
+def training_arguments(changes: dict[str, Any], store: str) -> LaunchArguments:
     """Sort the settings of a run on the clips in `store` from those of its stage, which `job`
     passes on as its `changes`."""
-    names = [field.name for field in fields(TrainingRun)]
-    own, stage = split(changes, names)
-    run = override(TrainingRun(), own)
+    names = [field.name for field in fields(LaunchSettings)]
+    own, stage = split_changes(changes, names)
+    run = override(LaunchSettings(), own)
     layout = {
         "micro_batches": run.micro_batches,
         "sequence": run.sequence,
@@ -80,17 +80,17 @@ def training(changes: dict[str, Any], store: str) -> Described:
         "layout": layout,
         "changes": stage,
     }
-    return Described(run.processes, job)
+    return LaunchArguments(run.processes, job)
 
 
-def bench(changes: dict[str, Any]) -> tuple[dict, bool]:
+def bench_arguments(changes: dict[str, Any]) -> tuple[dict, bool]:
     """Return the arguments of `wan_bench.bench`, and whether every option is measured too."""
-    check_known(changes, (*BENCH, "options"))
-    settings, others = split(changes, BENCH)
+    check_known_changes(changes, (*BENCH, "options"))
+    settings, others = split_changes(changes, BENCH)
     return settings, bool(others.get("options", False))
 
 
-def check_known(changes: dict[str, Any], known: Iterable[str]) -> None:
+def check_known_changes(changes: dict[str, Any], known: Iterable[str]) -> None:
     """Refuse the first entry whose name is none of the known ones, and name the nearest."""
     names = list(known)
     for key in changes:
@@ -99,7 +99,7 @@ def check_known(changes: dict[str, Any], known: Iterable[str]) -> None:
             raise CinelabError(f"changes has no entry {key!r}; use some of {', '.join(near)}.")
 
 
-def split(changes: dict[str, Any], names: Iterable[str]) -> tuple[dict, dict]:
+def split_changes(changes: dict[str, Any], names: Iterable[str]) -> tuple[dict, dict]:
     """Return the entries with these names, and the others."""
     known = set(names)
     own = {key: value for key, value in changes.items() if key in known}

@@ -39,7 +39,7 @@ def pages(chosen: Mapping[str, dict[str, Any]] = CHOSEN, folder: str | Path = FO
 
     folder = ready_folder(folder)
     if old := [name for name in chosen if name in renamed.NOTEBOOKS]:
-        remedy = renamed.remedy(old[0], "name it so")
+        remedy = renamed.notebook_remedy(old[0], "name it so")
         raise CinelabError(f"notebooks/{old[0]}.ipynb is not here; {remedy}.")
     notebooks = {name: local_or_asset(f"notebooks/{name}.ipynb") for name in chosen}
     write_text(folder / PLOTLY, get_plotlyjs())

@@ -224,7 +224,7 @@ def _cell(path: Path) -> dict:
         "info": info,
         "detail": "",
         "versions": _versions(done),
-        "parameters": renamed.settings(
+        "parameters": renamed.settings_today(
             done.get("parameters")
             or (read_mapping(path / "config.json") if swept else _settings(info))
         ),

@@ -100,10 +100,10 @@ class SweepCell:
         if not path.exists():
             return False
         done = _read_done(path)
-        ours = {"notebook": self.notebook.name, "": renamed.settings(self.parameters)}
+        ours = {"notebook": self.notebook.name, "": renamed.settings_today(self.parameters)}
         theirs = {
-            "notebook": renamed.current(done["notebook"]),
-            "": renamed.settings(done["parameters"]),
+            "notebook": renamed.notebook_today(done["notebook"]),
+            "": renamed.settings_today(done["parameters"]),
         }
         if found := differing(theirs, ours):
             place, old, new = found
@@ -209,7 +209,7 @@ def _find(path: Path, name: Any) -> Path:
     if not is_file(notebook):
         raise CinelabError(
             f"notebook is {short(name)}, but there is no file {shown_path(notebook)}; "
-            f"{renamed.remedy(notebook, 'correct it')}."
+            f"{renamed.notebook_remedy(notebook, 'correct it')}."
         )
     return notebook
 

@@ -84,7 +84,7 @@ def check_cell(folder: str | Path) -> None:
 def read_rows(path: Path) -> pd.DataFrame:
     """Read a cell's table, its columns, settings and metrics under today's names. Raises
     CinelabError with what is wrong with it."""
-    rows = renamed.columns(read_frame(path, "run the cell again"))
+    rows = renamed.columns_today(read_frame(path, "run the cell again"))
     return modern(checked_rows(rows, str(path)))
 
 

@@ -69,7 +69,7 @@ def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
         if key not in known:
             near = ", ".join(get_close_matches(key, known, n=3) or sorted(known)) or "nothing"
             nearest = f"it declares {near}: correct the name or add it to the parameters cell"
-            remedy = renamed.moved(Path(notebook).stem, key) or nearest
+            remedy = renamed.where_it_went(Path(notebook).stem, key) or nearest
             raise CinelabError(f"{notebook} declares no parameter {key!r}; {remedy}.")
 
 
@@ -80,7 +80,7 @@ def _read(notebook: Path) -> list:
     try:
         return nbformat.read(notebook, as_version=4).cells
     except OSError as error:
-        remedy = renamed.remedy(notebook, "check the path")
+        remedy = renamed.notebook_remedy(notebook, "check the path")
         raise CinelabError(f"Cannot read {notebook}: {error.strerror}; {remedy}.") from error
     except Exception as error:
         raise CinelabError(f"{notebook} is no notebook; save it again in JupyterLab.") from error

@@ -74,19 +74,19 @@ DISTANCES = {"clamp": "trained", "none": "none"}
 PARAMETERS = {"20_ablate_memory": {"reach": ("max_distance", DISTANCES)}}
 
 
-def current(name: str) -> str:
+def notebook_today(name: str) -> str:
     """The file name that a notebook has now, given the one it had."""
     path = Path(str(name))
     return NOTEBOOKS.get(path.stem, path.stem) + path.suffix
 
 
-def remedy(path: str | Path, otherwise: str) -> str:
+def notebook_remedy(path: str | Path, otherwise: str) -> str:
     """What to do about a notebook that is not there: its name of today, or `otherwise`."""
     name = Path(path).name
-    return otherwise if current(name) == name else f"it is called {current(name)} now"
+    return otherwise if notebook_today(name) == name else f"it is called {notebook_today(name)} now"
 
 
-def moved(notebook: str, name: str) -> str:
+def where_it_went(notebook: str, name: str) -> str:
     """Where an earlier parameter of a notebook (its name without ending) went, "" if it had none.
 
     The answer is the end of a sentence.
@@ -101,15 +101,15 @@ def moved(notebook: str, name: str) -> str:
     return f"it is called {new} now, and {changed} there"
 
 
-def refuse(notebook: str, names: Iterable[str]) -> None:
+def refuse_former(notebook: str, names: Iterable[str]) -> None:
     """Raise CinelabError where `names`, a notebook's globals before its first assignment, hold an
     earlier parameter: papermill passes on what a notebook does not declare."""
     for name in names:
-        if remedy := moved(notebook, name):
+        if remedy := where_it_went(notebook, name):
             raise CinelabError(f"{notebook} has no parameter {name!r}; {remedy}.")
 
 
-def settings(values: dict[str, Any]) -> dict[str, Any]:
+def settings_today(values: dict[str, Any]) -> dict[str, Any]:
     """The settings of a cell under today's names and values."""
     found = dict(values)
     for old, new, meanings in _renamed_settings():
@@ -121,7 +121,7 @@ def settings(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def columns(rows: "pd.DataFrame") -> "pd.DataFrame":
+def columns_today(rows: "pd.DataFrame") -> "pd.DataFrame":
     """The rows of a cell, whose settings are columns, under today's names and values."""
     for old, new, meanings in _renamed_settings():
         if old in rows and _all_known(rows[old].unique(), meanings):

@@ -85,7 +85,9 @@ def distillation_curves(rows: Sequence[dict], title: str = "Distillation") -> go
     for place, (name, keys) in enumerate(panels.items(), 1):
         cell = {"row": (place + 1) // 2, "col": 2 - place % 2}
         for number, key in enumerate(keys):
-            curve = _curve(rows, key, colour=PALETTE[number % len(PALETTE)], legend=f"legend{place}")
+            curve = _curve(
+                rows, key, colour=PALETTE[number % len(PALETTE)], legend=f"legend{place}"
+            )
             fig.add_trace(curve, **cell)
         if name == TRUTH:
             fig.add_hline(y=1, line={"dash": "dash", "color": QUIET}, **cell)
