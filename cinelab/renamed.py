@@ -444,6 +444,13 @@ NAMES: dict[str, dict[str, str]] = {
     "scale.acceleration": {
         "hasten": "accelerate",
     },
+    "scale.adapters": {
+        "mark": "fingerprint_of",
+        "marks": "fingerprints_of",
+    },
+    "scale.cost": {
+        "pairs": "chunk_products",
+    },
     "seeds": {
         "parted": "fork_rng",
     },
@@ -453,6 +460,7 @@ NAMES: dict[str, dict[str, str]] = {
         "script_of": "prompts_and_shots",
     },
     "stream.director": {
+        "asks_of": "requests_of",
         "turned": "apply_change",
         "untaken": "require_new_folder",
     },
