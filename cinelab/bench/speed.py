@@ -23,7 +23,7 @@ from cinelab.metrics.stats import paired_ratio
 from cinelab.script.timeline import Slot, Timeline
 from cinelab.stream.batch import TimedChunk, empty_memory, inference_mode, stream, threads_for
 from cinelab.world.casting import caption_of_film
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 WARM = 4  # chunks that are left out
 EARLY = 20  # the chunk with which a later one's cost is compared

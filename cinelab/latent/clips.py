@@ -2,8 +2,10 @@
 training reads.
 
     store.json                    the recipe: codec, text encoder, rate, size, chunk, ...
-    NNNNNN-NN.safetensors, .json  a shard of latents (n, C, h, w), one tensor a film, and what they are
-    text-NNNNNN-NN...             a shard of prompts (used words, E), one tensor a caption; text-null is the empty prompt
+    NNNNNN-NN.safetensors, .json  a shard of latents (n, C, h, w), one tensor a film, and what
+                                  they are
+    text-NNNNNN-NN...             a shard of prompts (used words, E), one tensor a caption;
+                                  text-null is the empty prompt
 
 A shard counts from the moment its .json stands beside it, and that knows its size and checksum, and
 its own (a seal). They are compared when a shard is first read. So a store that is still being

@@ -1,13 +1,15 @@
 """Wan2.1's video autoencoder behind the `Codec` protocol: normalised latents, and decoding that
 streams exactly.
 
-    B batch   F = 1 + 4 (N - 1) pixel frames   N latent frames   C = 16 channels   H W pixels   h = H / 8, w = W / 8
+    B batch   F = 1 + 4 (N - 1) frames   N latent frames   C = 16 channels
+    H W size in pixels   h = H / 8, w = W / 8
 
 diffusers' `AutoencoderKLWan` holds the past of its causal convolutions in itself, for one film at a
 time. Here the past is a value that goes in and comes out, a tuple with an entry a convolution, so
 that any number of films and branches share one codec.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -106,12 +108,12 @@ class WanCodec(nn.Module):
         """Latents (B, N, C, h, w) -> frames (B, F, 3, H, W) in [-1, 1] and the state for the next
         call.
 
-        The film's first latent is one picture, each later one four. Latent by latent, so that any
+        The film's first latent is one frame, each later one four. Latent by latent, so that any
         split gives the same bits.
         """
         if latents.shape[2] != self.channels:
             raise CinelabError(
-                f"Latents {tuple(latents.shape)} do not fit: wanted (B, N, {self.channels}, h, w)."
+                f"Latents {tuple(latents.shape)} do not fit: expected (B, N, {self.channels}, h, w)."
             )
         parts = []
         for latent in latents.split(1, dim=1):
@@ -126,19 +128,21 @@ class WanCodec(nn.Module):
 
 
 def _count(part: nn.Module) -> int:
-    """Causal convolutions, each of which keeps a past."""
+    """Count the causal convolutions, each of which has a past."""
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
     return sum(isinstance(module, WanCausalConv3d) for module in part.modules())
 
 
 def legal_size(height: int, width: int, grain: int = GRAIN) -> tuple[int, int]:
-    """The nearest size in pixels that the codec and the model's patches divide."""
-    return tuple(max(grain, round(side / grain) * grain) for side in (height, width))
+    """Return the nearest size in pixels that the codec and the model's patches divide."""
+    nearest = lambda side: max(grain, round(side / grain) * grain)
+    return nearest(height), nearest(width)
 
 
-def check_size(size: tuple[int, int], grain: int = GRAIN) -> tuple[int, int]:
-    """`size` (height, width) if it is legal, else a CinelabError with the nearest one that is."""
+def check_size(size: Sequence[int], grain: int = GRAIN) -> tuple[int, int]:
+    """Return `size` (height, width) if it is legal; else raise CinelabError with the nearest one that
+    is."""
     height, width = size
     if (height, width) != (near := legal_size(height, width, grain)):
         raise CinelabError(

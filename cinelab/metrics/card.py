@@ -33,7 +33,7 @@ from cinelab.metrics.toybox.retrieval import hit_rows, touched
 from cinelab.metrics.video.appearance import picture_rows
 from cinelab.runs import hardware
 from cinelab.world import casting
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 HELD_OUT = 50_000  # seeds from here on are never trained on
 

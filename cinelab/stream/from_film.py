@@ -16,7 +16,8 @@ from cinelab.stream.commands import Settings, checked
 from cinelab.stream.director import asks_of
 from cinelab.stream.generator import ChunkRequest
 from cinelab.stream.session import Node, Session
-from cinelab.zoo.checkpoints import Bundle, load
+from cinelab.zoo.bundle import Bundle
+from cinelab.zoo.checkpoints import load
 
 # what of film.json a session needs
 FILM = {

@@ -44,7 +44,7 @@ from cinelab.stream.commands import COMMANDS, Desk, Settings, asked, checked, ne
 from cinelab.stream.generator import ChunkGenerator, ChunkRequest, FilmState
 from cinelab.stream.session_log import SessionLog, start_of
 from cinelab.texts import read_json
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 # 1 had neither hashes nor checksums
 SCHEMA = 2

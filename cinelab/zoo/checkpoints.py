@@ -1,5 +1,5 @@
-"""Checkpoints by name, folder or file: a model with its codec, its words and the settings it was
-made with.
+"""Checkpoints by name, folder or file: a model with its codec, its text encoder and the settings it
+was trained with.
 
 A checkpoint is a folder: config.json, weights.safetensors, their checksums.json, and what its run
 left (log.jsonl, card, curve). Shipped ones live in cinelab/checkpoints: the codec, the recogniser,
@@ -8,9 +8,6 @@ students toybox-1step, -2step, -4step and -chunk-4step.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -23,16 +20,17 @@ from cinelab.checksums import changed, check_unchanged, checksum, write_checksum
 from cinelab.config import from_dict, mapping, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
-from cinelab.flow.sampler import Sampling, Steps
-from cinelab.latent.checkpoint import fill, read_weights, rounded
+from cinelab.flow.sampler import Sampling
+from cinelab.latent.checkpoint import Module, fill, read_weights, rounded
 from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.outputs import finish, half_saved, together
-from cinelab.readable import Readable
 from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
 from cinelab.world.vocab import families, known_words
+from cinelab.zoo.bundle import CONFIG, SPAN, Bundle
 
-SMALL = 10**8  # numbers of a model that may be built before its weights are compared with it
+# parameters of a model that may be built before its weights are compared with it
+SMALL = 10**8
 WHOLE = {
     "model": dict,
     "text": dict,
@@ -45,91 +43,7 @@ WHOLE = {
 }
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 WEIGHTS = "weights.safetensors"
-CONFIG = "config.json"
-SPAN = "span"  # of max_distance: as far as the longest clip that the model was trained on
 ADAPTER = "lora.safetensors"  # what a training of adapters writes
-
-
-@dataclass
-class Bundle(Readable):
-    """Everything needed to make a film: `load("toybox-base")` returns one."""
-
-    name: str
-    model: CausalWan
-    codec: Codec
-    encoder: TextEncoder
-    sampling: Sampling
-    chunk: int  # latent frames a chunk
-    span: int  # latent frames of the longest clip it was trained on
-    fps: float
-    size: tuple[int, int]  # height, width in pixels
-    config: dict  # as stored
-    mark: Callable[[], str]  # makes the fingerprint of the model's weights
-    # how its films' memory is kept: place, packing, slots, summary (see memory.shelf)
-    memory: dict = field(default_factory=dict)
-    # the policy that it was trained under, as memory.policy_io reads it; None = not said
-    policy: dict | None = None
-    # latent frames: what lies farther back stands at this distance (None = where it is)
-    max_distance: int | str | None = SPAN
-    unconditional: str = ""  # the prompt that guidance compares with
-
-    def __post_init__(self):
-        # a model's own settings are whole: others are filled up from them
-        self.sampling = self.sampling.filled()
-        if self.max_distance == SPAN:  # the farthest that a frame has looked back in training
-            self.max_distance = self.span - 1
-        check_max_distance(self.max_distance, self.name)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the model's weights; read when it is first asked for, which a film never does."""
-        return self.mark()
-
-    def levels(self, steps: Steps = None) -> Sampling:
-        """The model's own sampling, with whatever is given changed: a number of steps, a list of
-        levels, or further settings."""
-        if steps is None:
-            return self.sampling
-        if isinstance(steps, int):
-            return self.sampling.with_steps(steps)
-        if isinstance(steps, Mapping):
-            steps = from_dict(Sampling, steps, "sampling.")
-        if isinstance(steps, (list, tuple)):
-            return replace(self.sampling, steps=len(steps), at=tuple(steps))
-        if not isinstance(steps, Sampling):
-            raise CinelabError(
-                f"steps is {steps!r:.60}; give a number, a list of levels, or a Sampling."
-            )
-        return steps.filled(self.sampling)
-
-    @property
-    def chunk_tokens(self) -> int:
-        """Tokens of a chunk."""
-        _, height, width = self.latent_shape
-        _, rows, columns = self.model.config.patch_size
-        return self.chunk * (height // rows) * (width // columns)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        return (
-            self.codec.channels,
-            self.size[0] // self.codec.scale,
-            self.size[1] // self.codec.scale,
-        )
-
-
-def check_max_distance(max_distance: Any, where: str) -> None:
-    """Raise CinelabError unless max_distance is a number of latent frames, "span" (see `Bundle`), or
-    None for no limit."""
-    number = (
-        isinstance(max_distance, int) and not isinstance(max_distance, bool) and max_distance >= 1
-    )
-    if not (number or max_distance is None or max_distance == SPAN):
-        raise CinelabError(
-            f'max_distance of {where} is {max_distance!r}; give latent frames, at least 1, "{SPAN}" (as far as '
-            "in training), or "
-            "null for no limit."
-        )
 
 
 def shipped() -> list[str]:
@@ -151,7 +65,7 @@ def students() -> list[str]:
 
 
 def find(name: str | Path) -> Path:
-    """The folder of a shipped name, a folder, or a weights file in a folder."""
+    """Return the folder of a shipped name, of a folder, or of a weights file in a folder."""
     path = Path(name)
     for folder in (SHIPPED / path if path.parts == (path.name,) else path, path, path.parent):
         if half_saved(folder, CONFIG):  # a kill came between two moves, and all is there
@@ -171,8 +85,8 @@ def find(name: str | Path) -> Path:
 
 
 def _refuse_part(path: Path) -> None:
-    """The sentence for a folder that has a part of a checkpoint only: adapters, weights or a
-    config.json alone."""
+    """Raise CinelabError for a folder that holds only a part of a checkpoint: adapters, weights or
+    a config.json alone."""
     if not path.is_dir():
         return
     config = (path / CONFIG).exists()
@@ -206,7 +120,7 @@ def save(
 
 
 def fingerprint(folder: Path) -> str:
-    """Short hash of a checkpoint's weights."""
+    """Return the short hash of a checkpoint's weights."""
     return checksum(find(folder) / WEIGHTS, size=8)
 
 
@@ -216,12 +130,10 @@ def load_codec(name: str | Path = "toybox-codec") -> ToyCodec:
     return filled(ToyCodec(config), folder)
 
 
-def filled(
-    module: nn.Module, folder: Path, weights: dict[str, torch.Tensor] | None = None
-) -> nn.Module:
-    """`module` with the weights of a checkpoint folder (given where they are read already): all of
-    them, floats, finite, of the right shapes, and those that were written there. Says (a warning)
-    where config.json is another one, which may have been changed on purpose."""
+def filled(module: Module, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> Module:
+    """Return `module` with the weights of a checkpoint folder (given where they are read already):
+    all of them, floats, finite, of the right shapes, and those that were written there. Warn where
+    config.json has changed since, which may have been on purpose."""
     fill(module, read_weights(folder / WEIGHTS) if weights is None else weights, folder / WEIGHTS)
     check_unchanged(folder, WEIGHTS)
     if changed(folder, CONFIG):
@@ -248,7 +160,7 @@ def read_part(folder: Path, key: str) -> Any:
         )
     if key not in config:
         raise CinelabError(
-            f"{folder / CONFIG} has no {key!r}; it is not a checkpoint of the kind asked for."
+            f"{folder / CONFIG} has no {key!r}; it is not a checkpoint of the kind requested."
         )
     return config[key]
 
@@ -264,7 +176,7 @@ def model_config(
     size: tuple[int, int],
     **more: Any,
 ) -> dict:
-    """What config.json of a model checkpoint says."""
+    """Return the content of a model checkpoint's config.json."""
     return {
         "model": to_dict(model),
         "text": to_dict(encoder.config) | {"vocabulary": list(encoder.vocabulary)},
@@ -279,13 +191,13 @@ def model_config(
 
 
 def load(name: str | Path, device: str | None = None) -> Bundle:
-    """A ready model by shipped name, folder or file; also a folder of Wan's published weights (see
-    `wan_zoo.load_wan`).
+    """Return a ready model by shipped name, folder or file; also a folder of Wan's published
+    weights (see `zoo.wan.load_wan`).
 
-    `device` None = the CPU for the toybox, a GPU for Wan where there is one.
+    `device` None is the CPU for the toybox, a GPU for Wan where there is one.
     """
     if is_wan(Path(name)):
-        from cinelab.zoo.wan import load_wan
+        from cinelab.zoo.wan import load_wan  # here, so that the toybox loads without diffusers
 
         return load_wan(name, device=device)
     folder = find(name)
@@ -322,8 +234,8 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
 
 
 def _transformer(config: WanConfig, folder: Path) -> CausalWan:
-    """A transformer with a folder's weights. One that is far larger than these is refused before it
-    takes any memory."""
+    """Return a transformer with a folder's weights. Refuse one that is far larger than these before
+    it takes any memory."""
     weights = read_weights(folder / WEIGHTS)
     held = sum(value.numel() for value in weights.values())
     try:
@@ -343,7 +255,7 @@ def _transformer(config: WanConfig, folder: Path) -> CausalWan:
 def _check_parts(
     model: WanConfig, codec: Codec, encoder: TextEncoder, config: dict, folder: Path
 ) -> None:
-    """Parts of different models do not make one, and a chunk, a span and a size must be some."""
+    """Refuse parts of different models, and a chunk, a span or a size that is none."""
     if (model.in_channels, model.out_channels) != (codec.channels, codec.channels):
         raise CinelabError(
             f"{folder} takes {model.in_channels} channels and gives {model.out_channels}, but its "
@@ -374,8 +286,8 @@ def _check_parts(
 
 
 def is_wan(folder: Path) -> bool:
-    """Whether a folder is of Wan's kind: the parts of a diffusers model, or the original files
-    (which `load_wan` answers to)."""
+    """Return whether a folder is of Wan's kind: the parts of a diffusers model, or the original
+    files (which `load_wan` refuses with a sentence)."""
     return not (folder / CONFIG).exists() and any(
         (folder / name).exists()
         for name in ("model_index.json", "transformer", "vae", "Wan2.1_VAE.pth")

@@ -26,7 +26,7 @@ from cinelab.memory.policy import Policy
 from cinelab.readable import Readable
 from cinelab.stream.live import Bounds, Turns
 from cinelab.stream.session import Session
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 FILM = re.compile(r"[a-z0-9]{10}")
 FULL = "All {} places are taken; come again in a while."

@@ -59,7 +59,7 @@ from cinelab.train import presets
 from cinelab.world import casting
 from cinelab.world.vocab import IDENTITY, SCENERY
 from cinelab.zoo import checkpoints as zoo
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 CONSISTENCIES = ("consistency", "consistency_equal_seconds")
 INITS = ("none", "bidirectional_ode", "bidirectional_clean", "causal_ode", *CONSISTENCIES, "score")

@@ -44,7 +44,7 @@ from cinelab.train.trained_policy import trained_under
 from cinelab.weights.load import DTYPES, dtype_of
 from cinelab.world.render import FPS, HEIGHT, WIDTH
 from cinelab.zoo import checkpoints as zoo
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 
 @dataclass

@@ -38,7 +38,7 @@ from cinelab.train.losses import with_loss
 from cinelab.train.trained_policy import policy_of, trained_under
 from cinelab.weights.load import dtype_of
 from cinelab.zoo import checkpoints as zoo
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 SMOKE_EXAM = ValidationConfig(films=2, latents=6, recalls=2, away=1)
 

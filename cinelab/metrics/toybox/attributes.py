@@ -24,7 +24,7 @@ from cinelab.stream.batch import decode, make
 from cinelab.world import casting, render
 from cinelab.world.casting import FilmPlan, timeline_of
 from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 FPS = render.FPS
 STRIDE = render.STRIDE

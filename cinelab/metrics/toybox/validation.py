@@ -25,7 +25,7 @@ from cinelab.metrics.toybox.recogniser import Recogniser
 from cinelab.metrics.video.appearance import picture_rows
 from cinelab.stream.batch import decode
 from cinelab.world import casting
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 UNSEEN = 40_000  # seed of the exam's films: neither trained on nor used for score cards
 
