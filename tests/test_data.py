@@ -22,6 +22,7 @@ from kills import killed_at_every_operation
 
 from cinelab.data import DataConfig, FilmStore, build, cutting, layout, listing, skipped, verify
 from cinelab.data.reader import Player, Video
+from cinelab.data.toybox import build_toybox
 from cinelab.errors import CinelabError
 from cinelab.jobs.job import Data
 from cinelab.latent import store as toybox_store
@@ -299,7 +300,7 @@ def both(toybox, tmp_path_factory) -> tuple[FilmStore, toybox_store.Store]:
     codec = load_codec()
     encoder = toy_encoder()
     make(toybox, folder / "video", replace(TOY, shortest=1), codec, encoder)
-    list(toybox_store.build(folder / "direct", PLAN, codec, encoder, "c"))
+    list(build_toybox(folder / "direct", PLAN, codec, encoder, "c"))
     return FilmStore(folder / "video"), toybox_store.Store(folder / "direct", encoder)
 
 

@@ -24,6 +24,7 @@ from test_weights import original
 from writers import child_refuses
 
 from cinelab.checksums import CHECKSUMS, read_arrays, read_sealed, write_arrays, write_sealed
+from cinelab.data.toybox import build_toybox
 from cinelab.errors import CinelabError
 from cinelab.files import HERE, append_line, read_lines, write_json, write_text
 from cinelab.jobs.job import Job
@@ -135,9 +136,7 @@ def test_a_second_process_is_refused_a_run_a_conversion_and_a_store(base, tmp_pa
     with writing(tmp_path / "store", name=".lock-1-of-1"):
         assert child_refuses(
             lambda: list(
-                toybox_store.build(
-                    tmp_path / "store", toybox_store.StoreConfig(films=1), None, None, ""
-                )
+                build_toybox(tmp_path / "store", toybox_store.StoreConfig(films=1), None, None, "")
             )
         )
 

@@ -148,8 +148,8 @@ class ToyCodec(nn.Module):
         return (frames[:, -1:] if state is None else frames).clamp(-1, 1), after
 
     def decode_groups(self, latents: Tensor, state: DecoderState = None) -> tuple[Tensor, Tensor]:
-        """Decode all latents in one pass, unclamped, `stride` frames for each (those of the first are
-        one still)."""
+        """Decode all latents in one pass, unclamped, `stride` frames for each (those of the first
+        are a still)."""
         batch = latents.shape[0]
         x = self.from_latent(latents.flatten(0, 1)).unflatten(0, (batch, -1))
         x, state = self.decode_past(x, state)

@@ -113,7 +113,7 @@ class WanCodec(nn.Module):
         """
         if latents.shape[2] != self.channels:
             raise CinelabError(
-                f"Latents {tuple(latents.shape)} do not fit: expected (B, N, {self.channels}, h, w)."
+                f"Latents {tuple(latents.shape)} do not fit: wanted (B, N, {self.channels}, h, w)."
             )
         parts = []
         for latent in latents.split(1, dim=1):
@@ -136,13 +136,14 @@ def _count(part: nn.Module) -> int:
 
 def legal_size(height: int, width: int, grain: int = GRAIN) -> tuple[int, int]:
     """Return the nearest size in pixels that the codec and the model's patches divide."""
-    nearest = lambda side: max(grain, round(side / grain) * grain)
-    return nearest(height), nearest(width)
+    rows = max(1, round(height / grain))
+    columns = max(1, round(width / grain))
+    return rows * grain, columns * grain
 
 
 def check_size(size: Sequence[int], grain: int = GRAIN) -> tuple[int, int]:
-    """Return `size` (height, width) if it is legal; else raise CinelabError with the nearest one that
-    is."""
+    """Return `size` (height, width) if it is legal; else raise CinelabError with the nearest legal
+    one."""
     height, width = size
     if (height, width) != (near := legal_size(height, width, grain)):
         raise CinelabError(

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from cinelab.config import override, to_dict
+from cinelab.data.toybox import build_toybox
 from cinelab.errors import CinelabError
 from cinelab.files import to_json, write_text
 from cinelab.flow.sampler import Sampling
@@ -28,7 +29,7 @@ from cinelab.lab.training import samples
 from cinelab.lab.training.panel import counted, watch
 from cinelab.lab.training.samples import Sample
 from cinelab.latent.checkpoint import rounded
-from cinelab.latent.store import Store, build
+from cinelab.latent.store import Store
 from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.toybox.recogniser import Recogniser
 from cinelab.model.wan import CausalWan, init_toy
@@ -191,7 +192,7 @@ def film_store(
     encoder = zoo.toy_encoder()
     config = presets.store(preset)
     with counted(config.films, "films") as bar:
-        for _ in build(
+        for _ in build_toybox(
             Path(folder),
             config,
             zoo.load_codec(codec_name),
