@@ -153,7 +153,6 @@ def check_unchanged(folder: str | Path, name: str) -> None:
     """Raise CinelabError where a file is another one than checksums.json says."""
     if changed(folder, name):
         raise CinelabError(
-            f"{Path(folder) / name} has changed since it was written, for its checksum is "
-            "another; copy it again, or "
-            f"remove {CHECKSUMS} beside it if you have put other weights there."
+            f"{Path(folder) / name} has changed since it was written, for its checksum is another; "
+            f"copy it again, or remove {CHECKSUMS} beside it if you have put other weights there."
         )

@@ -35,8 +35,7 @@ def to_dict(config: Any) -> dict:
     except (TypeError, ValueError) as error:
         raise CinelabError(
             f"{type(config).__name__} cannot be written down ({error}); keep its fields to "
-            "numbers, "
-            "texts, true or false, and lists of these."
+            "numbers, texts, true or false, and lists of these."
         ) from error
 
 
@@ -104,9 +103,8 @@ def from_kind(
         cls = resolve(kind) if ":" in kind else getattr(sys.modules[near.__module__], kind, None)
     if not (isinstance(cls, type) and issubclass(cls, allowed) and dataclasses.is_dataclass(cls)):
         raise CinelabError(
-            f"{where or near.__name__} is of kind {short(kind)}, which is no {near.__name__}; "
-            "give the import path "
-            f"of one, such as my_module:My{near.__name__}."
+            f"{where or near.__name__} is of kind {short(kind)}, which is no {near.__name__}; give "
+            f"the import path of one, such as my_module:My{near.__name__}."
         )
     return from_dict(
         cls, {name: value for name, value in values.items() if name != key}, where and f"{where}."
@@ -151,7 +149,8 @@ def former_names(cls: type) -> dict[str, str]:
 
 
 def renamed(cls: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return values of `cls` under today's names of its fields, so that older files go on working."""
+    """Return values of `cls` under today's names of its fields, so that older files go on
+    working."""
     was = former_names(cls)
     return {was.get(key, key): value for key, value in values.items()} if was else values
 

@@ -193,8 +193,8 @@ def check_levels(levels: Sequence[float], name: str) -> None:
     falls = all(a > b for a, b in zip(levels, levels[1:], strict=False))
     if not levels or not falls or not all(0 < level <= 1 for level in levels):
         raise CinelabError(
-            f"{name} is {list(levels)}; give levels that fall strictly and lie in (0, 1], "
-            "like [1.0, 0.75, 0.5, 0.25]."
+            f"{name} is {list(levels)}; give levels that fall strictly and lie in (0, 1], like "
+            "[1.0, 0.75, 0.5, 0.25]."
         )
 
 

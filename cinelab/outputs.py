@@ -267,8 +267,7 @@ def _acquire(path: Path, what: Path, patience: float, ending: float = 0.0) -> Te
         except OSError as error:
             raise CinelabError(
                 f"{what} cannot be written to ({error.strerror}); name a folder of your own, or "
-                "copy it "
-                "to one."
+                "copy it to one."
             ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -243,9 +243,8 @@ class Run:
             self.claim()
         elif _WRITERS.get(self._claim.lock) != id(self):
             raise CinelabError(
-                f"Run {self.folder} was taken up again in this process, so this training of it "
-                "has ended; go on with the "
-                "later one."
+                f"Run {self.folder} was taken up again in this process, so this training of it has "
+                "ended; go on with the later one."
             )
 
     def _check_config(self, new: dict) -> None:
@@ -286,8 +285,7 @@ class Run:
         if (old := self.data) is not None and old.get("mark") != data["mark"]:
             raise CinelabError(
                 f"Run {self.folder} was trained on {_named(old)}, and {_named(data)} has another "
-                "content; give it the "
-                "data it was started with, or name another run folder."
+                "content; give it the data it was started with, or name another run folder."
             )
         with writing(self.folder, AT_ONCE, again=True):
             write_json(
@@ -310,8 +308,7 @@ class Run:
             what = ", ".join(f"{name} {old[name]} (now {now[name]})" for name in odd)
             warnings.warn(
                 f"Run {self.folder} was begun with {what}: it goes on, and will not have the bits "
-                "of a run that was never "
-                "interrupted.",
+                "of a run that was never interrupted.",
                 stacklevel=5,
             )
         write_json(self.folder / f"{CONDITIONS}.json", now)
@@ -395,8 +392,7 @@ def _load_into(part: Any, state: Any, name: str, path: Path) -> None:
         said = short(" ".join(str(error).split()), 200)
         raise CinelabError(
             f"Checkpoint {path} cannot be read into this training: its {name!r} does not fit "
-            f"({said}); remove it to start this "
-            "run afresh."
+            f"({said}); remove it to start this run afresh."
         ) from error
 
 

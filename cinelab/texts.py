@@ -129,8 +129,8 @@ def read_bytes(path: str | os.PathLike, kind: Kind) -> bytes:
         ) from error
     if len(data) > kind.most:
         raise CinelabError(
-            f"{shown_path(path)} is above {kind.most} bytes, the most that a {kind.what} may "
-            f"have; {kind.remedy}."
+            f"{shown_path(path)} is above {kind.most} bytes, the most that a {kind.what} may have; "
+            f"{kind.remedy}."
         )
     return data
 
@@ -368,8 +368,8 @@ def _whole(value: Any) -> Any:
 
 
 def joined(text: str) -> str:
-    r"""Return a text with its rare characters in one piece: JSON writes one as two escapes, \ud83e\udd8a; YAML leaves them apart.
-    Half a pair stays as it is."""
+    r"""Return a text with its rare characters in one piece: JSON writes one as two escapes,
+    \ud83e\udd8a; YAML leaves them apart. Half a pair stays as it is."""
     if text.isascii() or not HALF_PAIR.search(text):
         return text
     try:

@@ -22,7 +22,7 @@ from cinelab.metrics.video.cuts import match_cuts
 from cinelab.metrics.video.evaluate import digest, evaluate
 from cinelab.metrics.video.pixels import dynamic_degree, pixel_rows, temporal_flickering
 from cinelab.script.screenplay import Screenplay
-from cinelab.script.shotlist import ListedShot, ShotList, beside
+from cinelab.script.shotlist import ListedShot, ShotList, shot_list_path
 from cinelab.script.timeline import plan
 from cinelab.stream.video import read_video, write_mp4
 from cinelab.world import casting, render
@@ -187,7 +187,7 @@ def test_a_films_folder_carries_its_plan(tmp_path):
     play = Screenplay.parse(json.dumps({"title": "t", "seed": 1, "shots": shots}))
     line = plan(play, FPS, 2, 1)
     write_mp4(tmp_path / "film.mp4", noise(line.pixel_frames), FPS)
-    ShotList.of(line).save(beside(tmp_path / "film.mp4"))
+    ShotList.of(line).save(shot_list_path(tmp_path / "film.mp4"))
     clip = load_clip(tmp_path / "film.mp4")
     assert clip.name == tmp_path.name and clip.planned.shots[0].characters == ("red cat",)
     play.save(tmp_path / "play.yaml")

@@ -287,7 +287,7 @@ def test_every_file_is_read_through_the_guard():
     [
         "read_bytes",
         "open_parquet",
-        "Video",
+        "VideoReader",
         "read_weights",
         "open_source",
         "read_state",
@@ -303,7 +303,7 @@ def test_a_pipe_a_socket_and_a_device_are_no_files(read, kind, tmp_path, monkeyp
     from cinelab.latent.checkpoint import read_weights
     from cinelab.runs import read_state
     from cinelab.stream.chunk_file import read_chunk
-    from cinelab.stream.reader import Video
+    from cinelab.stream.reader import VideoReader
     from cinelab.stream.video import read_picture
     from cinelab.tables import open_parquet
     from cinelab.weights.sources import kind_of
@@ -319,7 +319,7 @@ def test_a_pipe_a_socket_and_a_device_are_no_files(read, kind, tmp_path, monkeyp
     readers = {
         "read_bytes": lambda: read_bytes(path, RECORD),
         "open_parquet": lambda: open_parquet(path, "x"),
-        "Video": lambda: list(Video(path).frames()),
+        "VideoReader": lambda: list(VideoReader(path).frames()),
         "read_weights": lambda: read_weights(path),
         "open_source": lambda: kind_of(path),
         "read_state": lambda: read_state(path),

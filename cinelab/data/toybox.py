@@ -96,7 +96,7 @@ def _claim(folder: Path, config: StoreConfig, fingerprint: str) -> None:
     if path.exists() and (old := asdict(StoreConfig()) | read_sealed(path, AGAIN)) != mine:
         key = next(k for k in mine if mine[k] != old.get(k))
         raise CinelabError(
-            f"Store {folder} was built with {key}={old.get(key)!r}, not {mine[key]!r}; "
-            "remove it or name another folder."
+            f"Store {folder} was built with {key}={old.get(key)!r}, not {mine[key]!r}; remove it "
+            "or name another folder."
         )
     write_sealed(path, mine)

@@ -49,14 +49,13 @@ def rounded(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
         return made
     if not all_finite(tensor):
         raise Overflow(
-            f"{name} holds a number that is not finite (NaN or infinity); take weights from "
-            "before the training "
-            "that made them diverged."
+            f"{name} holds a number that is not finite (NaN or infinity); take weights from before "
+            "the training that made them diverged."
         )
     raise Overflow(
         f"{name} holds {tensor.detach().abs().max().item():.6g}, and the largest "
-        f"{str(made.dtype).removeprefix('torch.')} is "
-        f"{torch.finfo(made.dtype).max:.6g}; choose bf16 or fp32."
+        f"{str(made.dtype).removeprefix('torch.')} is {torch.finfo(made.dtype).max:.6g}; choose "
+        "bf16 or fp32."
     )
 
 
@@ -95,8 +94,7 @@ def fill(
         expected = tuple(wanted[example].shape) if example in wanted else "absent"
         raise CinelabError(
             f"Weights {where} do not fit their config: {len(missing)} keys missing, {len(extra)} "
-            "unknown, "
-            f"{len(wrong)} of another shape (first: {example}, found {found}, expected "
+            f"unknown, {len(wrong)} of another shape (first: {example}, found {found}, expected "
             f"{expected}); {remedy}"
         )
     module.load_state_dict(
@@ -112,8 +110,7 @@ def _as_wanted(key: str, found: Tensor, wanted: Tensor, where: Path) -> Tensor:
         kind = str(found.dtype).removeprefix("torch.")
         raise CinelabError(
             f"Weights {where} do not fit: {key} is {kind}, expected float32, float16 or bfloat16; "
-            "take the weights "
-            "before they were quantised."
+            "take the weights before they were quantised."
         )
     return (
         rounded(found, wanted.dtype, f"Weights {where}: {key}")

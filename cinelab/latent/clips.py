@@ -197,8 +197,7 @@ class FilmStore:
         if not self.films or text_key("") not in self._text:
             raise CinelabError(
                 f"Store {self.folder} holds no finished film; build it again, and read what was "
-                "left out in "
-                "its skipped.jsonl."
+                "left out in its skipped.jsonl."
             )
 
     def _warn(self, faults: dict[str, str], unsaid: int) -> None:
@@ -206,15 +205,13 @@ class FilmStore:
             name, what = next(iter(faults.items()))
             warnings.warn(
                 f"Store {self.folder}: {len(faults)} of its shards cannot be used and are left "
-                "out (first: "
-                f"{name}.safetensors {what}); build it again.",
+                f"out (first: {name}.safetensors {what}); build it again.",
                 stacklevel=3,
             )
         if unsaid:
             warnings.warn(
                 f"Store {self.folder}: {unsaid} films are left out, for their prompts are not "
-                "encoded yet; "
-                "build it to the end.",
+                "encoded yet; build it to the end.",
                 stacklevel=3,
             )
 
@@ -229,8 +226,7 @@ class FilmStore:
         if len(found) != end - start:
             raise CinelabError(
                 f"Shard {self.folder / film.shard}.safetensors has {start + len(found)} latent "
-                "frames of a film that its .json "
-                f"gives {len(film)}; build the store again."
+                f"frames of a film that its .json gives {len(film)}; build the store again."
             )
         return found
 
@@ -247,8 +243,8 @@ class FilmStore:
         if used.ndim != 2 or len(used) > self.recipe["words"]:
             raise CinelabError(
                 f"Store {self.folder} has the prompt {short(caption)} in the shape "
-                f"{tuple(used.shape)}, and {RECIPE} says {self.recipe['words']} "
-                "words at most; restore it or build the store again."
+                f"{tuple(used.shape)}, and {RECIPE} says {self.recipe['words']} words at most; "
+                "restore it or build the store again."
             )
         return torch.cat([used, used.new_zeros(self.recipe["words"] - len(used), used.shape[1])])
 
@@ -286,8 +282,7 @@ class FilmStore:
                 longest = max(map(len, self.films))
                 raise CinelabError(
                     f"Store {self.folder} has no film of {frames} latent frames, its longest has "
-                    f"{longest}; ask "
-                    f"for at most {longest}, or build it from longer videos."
+                    f"{longest}; ask for at most {longest}, or build it from longer videos."
                 )
             windows = [self._windows_in(len(self.films[i]), frames) for i in which]
             self._windows[frames] = which, np.array(list(accumulate(windows)))
@@ -318,8 +313,7 @@ class FilmStore:
         except SafetensorError as error:
             raise CinelabError(
                 f"Shard {self.folder / name}.safetensors does not hold what its .json says "
-                f"({error}); build the store "
-                "again."
+                f"({error}); build the store again."
             ) from error
 
     def _file(self, name: str) -> Any:
@@ -334,7 +328,6 @@ class FilmStore:
             except Exception as error:
                 raise CinelabError(
                     f"Shard {self.folder / name}.safetensors is broken ({type(error).__name__}); "
-                    "build the store "
-                    "again."
+                    "build the store again."
                 ) from error
         return self._open[name]

@@ -34,9 +34,8 @@ class WanCodec(nn.Module):
         config = vae.config
         if config.patch_size not in (None, 1) or config.is_residual:
             raise CinelabError(
-                f"The VAE has patch_size {config.patch_size} and {config.z_dim} channels, which "
-                "is Wan2.2's; "
-                "give the one of a Wan2.1 folder, without patches and with 16 channels."
+                f"The VAE has patch_size {config.patch_size} and {config.z_dim} channels, which is "
+                "Wan2.2's; give the one of a Wan2.1 folder, without patches and with 16 channels."
             )
         self.vae = nn.Module.to(vae, dtype).eval().requires_grad_(False)
         self.dtype = dtype
@@ -68,8 +67,8 @@ class WanCodec(nn.Module):
         kind = config.get("_class_name")
         if kind != "AutoencoderKLWan":
             raise CinelabError(
-                f"{folder / 'config.json'} describes a {kind!r}, not an AutoencoderKLWan; "
-                "copy the folder vae of a Wan2.1 diffusers model."
+                f"{folder / 'config.json'} describes a {kind!r}, not an AutoencoderKLWan; copy the "
+                "folder vae of a Wan2.1 diffusers model."
             )
         made = cls(on_meta(lambda: AutoencoderKLWan.from_config(config), dtype), dtype)
         fill(made.vae, read_weights(folder / VAE_WEIGHTS), folder / VAE_WEIGHTS, assign=True)

@@ -27,7 +27,7 @@ from cinelab.errors import CinelabError
 from cinelab.metrics.rows import Row, absent
 from cinelab.registry import Registry, path_of
 from cinelab.script.shotlist import ListedShot, ShotList
-from cinelab.stream.reader import Film
+from cinelab.stream.reader import DecodedVideo
 from cinelab.world import casting, render
 
 WHOLE = -1  # the shot number of a value of the whole film
@@ -214,14 +214,16 @@ def rehearse() -> None:
         own_rows(render.render(plan).frames[None], [listed(plan).shots])
 
 
-def clip_rows(name: str, frames: np.ndarray | Film, shots: Sequence[ListedShot]) -> list[Row]:
+def clip_rows(
+    name: str, frames: np.ndarray | DecodedVideo, shots: Sequence[ListedShot]
+) -> list[Row]:
     """Rows of one clip (F, H, W, 3) for `cinelab eval`; a metric that fails on it is absent, with
     the reason, and so is one for which the film does not fit into memory: a metric is handed all
     frames at once."""
     rows = []
     for metric in map(METRICS.get, METRICS):
         try:
-            frames = frames.whole() if isinstance(frames, Film) else frames
+            frames = frames.whole() if isinstance(frames, DecodedVideo) else frames
             found = values(metric, frames[None], [tuple(shots)])
             rows += [
                 Row(name, shot + 1, metric.name, value, backend="own", detail=metric.unit)

@@ -57,8 +57,7 @@ class ShotList:
             if shot.start != before or shot.end <= shot.start:
                 raise CinelabError(
                     f"shot {number} has start {shot.start} and end {shot.end}; it must start at "
-                    f"{before}, where "
-                    "the one before ends, and end later."
+                    f"{before}, where the one before ends, and end later."
                 )
 
         if not 0 <= self.given < self.frames:
@@ -119,6 +118,6 @@ def _shot(values: dict, where: str) -> ListedShot:
     return from_dict(ListedShot, values, f"{where}.")
 
 
-def beside(video: Path) -> Path:
+def shot_list_path(video: Path) -> Path:
     """Where the shot list of a video stands."""
     return video.with_name(video.stem + SUFFIX)

@@ -201,9 +201,8 @@ def _turns_by_chunk(shot: Shot, entry: int, rate: float, chunk: int) -> list[int
 
 def _warn_unseen(entry: int, change: int, prompt: str, chunk_seconds: float) -> None:
     warnings.warn(
-        f"shot {entry + 1}, change {change}: {prompt!r} is never shown, since a prompt holds for"
-        f" whole chunks of {chunk_seconds:.3g} s; make the shot longer or the changes further "
-        "apart",
+        f"shot {entry + 1}, change {change}: {prompt!r} is never shown, since a prompt holds for "
+        f"whole chunks of {chunk_seconds:.3g} s; make the shot longer or the changes further apart",
         stacklevel=4,
     )
 

@@ -130,8 +130,8 @@ class Umt5Encoder:
             if encoded.cut:
                 warnings.warn(
                     f"The prompt {short(text)!r} has {self.length + encoded.cut} tokens; only "
-                    f"{self.length} are read, "
-                    f"the last {encoded.cut} are left out, so make it shorter.",
+                    f"{self.length} are read, the last {encoded.cut} are left out, so make it "
+                    "shorter.",
                     LongPrompt,
                     stacklevel=2,
                 )
@@ -196,8 +196,7 @@ class Umt5Encoder:
         except CinelabError as error:
             warnings.warn(
                 f"{error}; the prompt {short(text)!r} will be encoded again next time, unless "
-                "prompt_cache names "
-                "a folder that can be written to.",
+                "prompt_cache names a folder that can be written to.",
                 stacklevel=4,
             )
 
@@ -221,9 +220,8 @@ class Umt5Encoder:
         if not self.here:
             raise CinelabError(
                 f"{self.folder / 'text_encoder'} is not there and the prompt {short(texts[0])!r} "
-                "is not in the cache "
-                f"({self.cache or 'none'}); copy text_encoder and tokenizer of the diffusers "
-                f"folder to {self.folder}."
+                f"is not in the cache ({self.cache or 'none'}); copy text_encoder and tokenizer of "
+                f"the diffusers folder to {self.folder}."
             )
         tokenizer, model = self._held or self._load()
         try:
@@ -263,9 +261,8 @@ class Umt5Encoder:
         if not made.isfinite().all():  # nothing of that kind gets into the cache
             raise CinelabError(
                 f"The text encoder in {self.folder} makes numbers that are not finite of the "
-                f"prompt {short(text)!r} in "
-                f"{str(self.dtype).removeprefix('torch.')}; set dtype to bf16, or copy "
-                "text_encoder again if it is."
+                f"prompt {short(text)!r} in {str(self.dtype).removeprefix('torch.')}; set dtype to "
+                "bf16, or copy text_encoder again if it is."
             )
         return Encoded(made, max(0, whole - self.length))
 
@@ -286,9 +283,8 @@ class Umt5Encoder:
             for name in ("tokenizer.json", "spiece.model")
         ):
             raise CinelabError(
-                f"{self.folder / 'tokenizer'} holds no tokenizer (tokenizer.json or "
-                "spiece.model); copy the folder "
-                "tokenizer of the diffusers model."
+                f"{self.folder / 'tokenizer'} holds no tokenizer (tokenizer.json or spiece.model); "
+                "copy the folder tokenizer of the diffusers model."
             )
         _check_kinds(place)
         try:
@@ -302,9 +298,8 @@ class Umt5Encoder:
         # transformers raises many kinds for absent shards, broken files and foreign tokenizers
         except Exception as error:
             raise CinelabError(
-                f"The text encoder in {self.folder} cannot be read "
-                f"({str(error).splitlines()[0]}); copy text_encoder and "
-                "tokenizer again."
+                f"The text encoder in {self.folder} cannot be read ({str(error).splitlines()[0]}); "
+                "copy text_encoder and tokenizer again."
             ) from error
         if odd := next(
             (
@@ -342,8 +337,7 @@ def _check_kinds(place: Path) -> None:
         if odd := next((name for name, kind in kinds.items() if kind not in FLOATS), None):
             raise CinelabError(
                 f"{path}: {odd} is {kinds[odd].lower()}, and float32, float16 or bfloat16 is "
-                "expected; take the text encoder "
-                "before it was quantised."
+                "expected; take the text encoder before it was quantised."
             )
 
 

@@ -88,8 +88,7 @@ def follow_run(
     if not (run / "film.json").exists() or not (run / "screenplay.yaml").exists():
         raise CinelabError(
             f"{run} is no film's folder: it lacks film.json or screenplay.yaml. Name one that "
-            "`cinelab direct` or the "
-            "desk wrote, or a session's."
+            "`cinelab direct` or the desk wrote, or a session's."
         )
     told = read_mapping(run / "film.json", **FILM)
     play = Screenplay.load(run / "screenplay.yaml")

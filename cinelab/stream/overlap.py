@@ -61,8 +61,8 @@ def explain_oom(what: str) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise CinelabError(
             f"{what} ran out of memory on the device ({str(error).splitlines()[0]}); keep the "
-            "history in host memory (place host), "
-            "pack it (packing fp8), or lower the budget, the chunk or the size."
+            "history in host memory (place host), pack it (packing fp8), or lower the budget, the "
+            "chunk or the size."
         ) from error
 
 

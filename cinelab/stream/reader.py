@@ -51,7 +51,7 @@ LARGE = 2**21  # pixels of a frame; a decoder of larger ones is let go at once
 MOST_ASPECT = 8.0  # a pixel is never longer than this; larger ratios are a file's mistake
 
 
-class Video:
+class VideoReader:
     """One pass through a video file. As far as the pass has come, `damage` says what cut it short
     and `count` how many frames were decoded; `aspect` is a pixel's width to its height, `rates`
     what the file says of its frames a second, likeliest first, and `hidden` how many packets an
@@ -96,8 +96,7 @@ class Video:
                 if not self.count and (coded := unreadable(frame)):
                     raise CinelabError(
                         f"{self.path}: its colours are coded as {coded}, which cannot be "
-                        "converted; save it as "
-                        "BT.709 video."
+                        "converted; save it as BT.709 video."
                     )
                 self.count = self.count + 1
                 large = frame.height * frame.width > LARGE
@@ -131,7 +130,7 @@ class _Pass:
     """The decoding of one open file: time stamps from the first frame on, and what is compared with
     them at the end."""
 
-    def __init__(self, video: Video, container: av.container.InputContainer):
+    def __init__(self, video: VideoReader, container: av.container.InputContainer):
         self.video = video
         self.container = container
         self.stream = container.streams.best("video")
@@ -257,7 +256,7 @@ def _ending(path: Path) -> str:
     return ""
 
 
-def turned(frame: av.VideoFrame) -> tuple[int, bool]:
+def display_rotation(frame: av.VideoFrame) -> tuple[int, bool]:
     """(quarter turns, counter-clockwise; mirrored before them) that set the frame upright, by its
     display matrix."""
     found = [data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
@@ -272,7 +271,7 @@ def turned(frame: av.VideoFrame) -> tuple[int, bool]:
 def fitted(frame: av.VideoFrame, size: tuple[int, int], aspect: float = 1.0) -> np.ndarray:
     """uint8 (H, W, 3) of `size`: upright, scaled to cover it, cropped in the middle. `aspect` is a
     pixel's width to its height."""
-    turns, mirrored = turned(frame)
+    turns, mirrored = display_rotation(frame)
     rows, columns = size[::-1] if turns % 2 else size
     scale = max(rows / frame.height, columns / (frame.width * aspect))
     large = (
@@ -288,10 +287,10 @@ def fitted(frame: av.VideoFrame, size: tuple[int, int], aspect: float = 1.0) -> 
 def upright(frame: av.VideoFrame, aspect: float = 1.0) -> tuple[int, int]:
     """(height, width) of the frame as it is shown, in square pixels of its own height."""
     size = frame.height, max(1, round(frame.width * aspect))
-    return size[::-1] if turned(frame)[0] % 2 else size
+    return size[::-1] if display_rotation(frame)[0] % 2 else size
 
 
-class Film:
+class DecodedVideo:
     """A video at a constant rate: `len(film)` pictures of `film.shape`, uint8 (H, W, 3) one after
     another in every loop over it.
 
@@ -309,7 +308,7 @@ class Film:
         self.changes = ()
         self._keep = keep
         self._kept: list[np.ndarray] | None = []
-        video = Video(path)
+        video = VideoReader(path)
         times = array("d")
         last = 0.0
         for begin, end, frame in video.frames():
@@ -367,9 +366,8 @@ class Film:
             frames = np.empty(self.shape, np.uint8)
         except MemoryError:
             raise CinelabError(
-                f"{self.path}: its {len(self)} frames take {math.prod(self.shape) / 2**30:.1f} "
-                "GiB at once, which are "
-                "not free; give a shorter video."
+                f"{self.path}: its {len(self)} frames take {math.prod(self.shape) / 2**30:.1f} GiB "
+                "at once, which are not free; give a shorter video."
             ) from None
         for place, frame in enumerate(self):
             frames[place] = frame
@@ -387,7 +385,7 @@ class Film:
     def _pass(self) -> Iterator[tuple[int, av.VideoFrame, float]]:
         """(number of the decoded frame, the frame, a pixel's width to its height) of every
         picture."""
-        video = Video(self.path)
+        video = VideoReader(self.path)
         place = 0
         for number, (_, _, frame) in enumerate(video.frames()):
             while place < len(self) and self.numbers[place] == number:
@@ -396,9 +394,9 @@ class Film:
         if place < len(self):
             raise CinelabError(f"{self.path}: has changed while it was read; try again.")
 
-    def _note(self, frame: av.VideoFrame, video: Video) -> None:
+    def _note(self, frame: av.VideoFrame, video: VideoReader) -> None:
         """What of the first frame is changed for the eye."""
-        self.changes += ("it is turned",) * (turned(frame) != (0, False))
+        self.changes += ("it is turned",) * (display_rotation(frame) != (0, False))
         self.changes += ("its pixels are not square",) * (
             round(frame.width * video.aspect) != frame.width
         )

@@ -172,9 +172,8 @@ class Session(Readable):
     def _of(cls, folder: Path, record: Record, bundle: Bundle) -> "Session":
         if record.weights != bundle.fingerprint:
             raise CinelabError(
-                f"{folder} was made with {record.model} ({record.weights}), not with these "
-                f"weights of {bundle.name}; "
-                f"load {record.model}, or begin a new session."
+                f"{folder} was made with {record.model} ({record.weights}), not with these weights "
+                f"of {bundle.name}; load {record.model}, or begin a new session."
             )
         return cls(
             folder,
@@ -227,9 +226,8 @@ class Session(Readable):
             node.parent is not None and node.parent not in self.nodes
         ):
             raise CinelabError(
-                f"line {number} of {self._log.path.name} is of chunk {node.number}, which does "
-                "not follow the lines "
-                "before it; restore the file."
+                f"line {number} of {self._log.path.name} is of chunk {node.number}, which does not "
+                "follow the lines before it; restore the file."
             )
         self._take_in(node)
         if entry.sum:
@@ -456,8 +454,8 @@ class Session(Readable):
         ):
             if had + more > most:
                 raise CinelabError(
-                    f"The film's prompts and settings take {most} {name} as a screenplay, which "
-                    "is the most; begin a new session."
+                    f"The film's prompts and settings take {most} {name} as a screenplay, which is "
+                    "the most; begin a new session."
                 )
 
     def _written(self, number: int) -> tuple[int, int]:
@@ -500,9 +498,8 @@ class Session(Readable):
         if tuple(latents.shape) != (1, bundle.chunk, *bundle.latent_shape):
             raise CinelabError(
                 f"{self._file(number)} holds latents {tuple(latents.shape)}, a chunk of "
-                f"{bundle.name} has "
-                f"{(1, bundle.chunk, *bundle.latent_shape)}; restore it, or branch from a chunk "
-                "before it."
+                f"{bundle.name} has {(1, bundle.chunk, *bundle.latent_shape)}; restore it, or "
+                "branch from a chunk before it."
             )
         return latents
 

@@ -95,8 +95,8 @@ def _check_shots(frames, spans, captions, turns, columns, stills) -> None:
     for number, (first, end) in enumerate(spans, 1):
         if not 0 <= first < end <= len(frames):
             raise CinelabError(
-                f"spans: shot {number} is ({first}, {end}), but it needs "
-                f"0 <= first < end <= {len(frames)}, the frames of the film"
+                f"spans: shot {number} is ({first}, {end}), but it needs 0 <= first < end <= "
+                f"{len(frames)}, the frames of the film"
             )
     for name, value in (("columns", columns), ("stills", stills)):
         if value is not None and value < 1:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
-from cinelab.stream.reader import Film
+from cinelab.stream.reader import DecodedVideo
 from cinelab.texts import check_regular
 
 # Tried in this order, each with the options that make it look about as good as crf 14.
@@ -50,8 +50,8 @@ def pick_encoder(names: tuple[str, ...] = tuple(ENCODERS)) -> str:
         with suppress(ValueError):  # av.codec.codec.UnknownCodecError is one
             return av.Codec(name, "w").name
     raise CinelabError(
-        f"video encoder: none of {', '.join(names)} is in this build of PyAV; "
-        "install the wheel again with: pip install --force-reinstall av"
+        f"video encoder: none of {', '.join(names)} is in this build of PyAV; install the wheel "
+        "again with: pip install --force-reinstall av"
     )
 
 
@@ -75,8 +75,8 @@ def _check_scale(scale: int | None, height: int, width: int) -> int:
         raise CinelabError(f"scale: {scale!r} is not a whole number of at least 1")
     if (height * scale) % 2 or (width * scale) % 2:
         raise CinelabError(
-            f"scale: {scale} makes a film of {height * scale}x{width * scale} pixels, "
-            f"mp4 needs even sides, use scale={scale + 1}"
+            f"scale: {scale} makes a film of {height * scale}x{width * scale} pixels, mp4 needs "
+            f"even sides, use scale={scale + 1}"
         )
     return scale
 
@@ -212,7 +212,7 @@ def write_gif(path: str | Path, frames: np.ndarray, fps: float, height: int = 14
 def read_video(path: str | Path) -> tuple[np.ndarray, float]:
     """Return (frames uint8 (F, H, W, 3) RGB, frames per second) of a whole video; see
     cinelab.stream.reader for what a frame is."""
-    film = Film(path)
+    film = DecodedVideo(path)
     return film.whole(), film.fps
 
 

@@ -222,9 +222,8 @@ def _refuse_untold(weights: Weights) -> None:
     if told != weights.config:
         raise CinelabError(
             f"{weights.source.path} has heads of {weights.config.attention_head_dim} and eps "
-            f"{weights.config.eps}; a training checkpoint "
-            f"has no config.json, and without one {HEAD} and {told.eps} are taken, so convert to "
-            f"{DIFFUSERS} or {WAN}."
+            f"{weights.config.eps}; a training checkpoint has no config.json, and without one "
+            f"{HEAD} and {told.eps} are taken, so convert to {DIFFUSERS} or {WAN}."
         )
 
 
@@ -247,8 +246,8 @@ def _place(target: Path, to: str) -> Path:
     if to == TRAINING:
         if target.suffix not in PICKLED:
             raise CinelabError(
-                f"Target {target} ends in {target.suffix!r}; a training checkpoint is one file, "
-                f"so end it in {', '.join(PICKLED)}."
+                f"Target {target} ends in {target.suffix!r}; a training checkpoint is one file, so "
+                f"end it in {', '.join(PICKLED)}."
             )
         ready_file(target)
     else:

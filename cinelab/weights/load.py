@@ -1,9 +1,8 @@
 """Published weights into our transformer: what size they are, what is missing or too much, and
 filling a model with them.
 
-config_of("Wan2.1-T2V-1.3B-Diffusers")                       WanConfig
-load_into(model, "self_forcing.pt", dtype=torch.bfloat16)    Report; `model` may stand on the meta device
-"""
+config_of("Wan2.1-T2V-1.3B-Diffusers")                       WanConfig load_into(model,
+"self_forcing.pt", dtype=torch.bfloat16)    Report; `model` may stand on the meta device"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -87,10 +86,9 @@ class Report:
         )
         raise CinelabError(
             f"{self.source} does not fit a Wan transformer of {self.config.num_layers} layers and "
-            f"width {self.config.width}{layers}: "
-            f"{len(self.missing)} of {len(self.mapped) + len(self.missing)} tensors missing, "
-            f"{len(self.wrong)} of another shape, "
-            f"{len(self.unexpected)} unknown (first: {example}); {remedy}."
+            f"width {self.config.width}{layers}: {len(self.missing)} of "
+            f"{len(self.mapped) + len(self.missing)} tensors missing, {len(self.wrong)} of another "
+            f"shape, {len(self.unexpected)} unknown (first: {example}); {remedy}."
         )
 
 
@@ -196,8 +194,8 @@ def open_weights(
         )
     if lora_scale is not None and not (source.lora or lora):
         raise CinelabError(
-            f"lora_scale is {lora_scale}, but {path} holds no LoRA and no other is given; leave "
-            "it out or give lora (--lora)."
+            f"lora_scale is {lora_scale}, but {path} holds no LoRA and no other is given; leave it "
+            "out or give lora (--lora)."
         )
     if lora is not None:
         adapter = read_lora(lora, lora_scale)
@@ -217,8 +215,8 @@ def _check_adapter(adapter: Adapter, source: Source) -> None:
         if odd is not None:
             found = "has no such weight" if held is None else f"has {held.shape}"
             raise CinelabError(
-                f"LoRA for {name} changes {odd}, but {source.path} {found}; give the LoRA that "
-                "was trained on these weights."
+                f"LoRA for {name} changes {odd}, but {source.path} {found}; give the LoRA that was "
+                "trained on these weights."
             )
 
 
@@ -235,8 +233,8 @@ def config_in(source: Source) -> WanConfig:
     ):
         raise CinelabError(
             f"{source.config} has image_dim {said.get('image_dim')!r} and qk_norm "
-            f"{said.get('qk_norm')!r}; expected none and "
-            "'rms_norm_across_heads', as in Wan2.1 text-to-video, so take one of those."
+            f"{said.get('qk_norm')!r}; expected none and 'rms_norm_across_heads', as in Wan2.1 "
+            "text-to-video, so take one of those."
         )
     known = {field.name for field in fields(WanConfig)}
     read = _read_off(source)
@@ -247,9 +245,9 @@ def config_in(source: Source) -> WanConfig:
             else "unknown"
         )
         raise CinelabError(
-            f"{source.path} has width {width} and no config.json beside it; without one a "
-            f"multiple of {HEAD} (the size of Wan's "
-            "heads) is expected, so put the config.json that belongs to it in the same folder."
+            f"{source.path} has width {width} and no config.json beside it; without one a multiple "
+            f"of {HEAD} (the size of Wan's heads) is expected, so put the config.json that belongs "
+            "to it in the same folder."
         )
     config = from_dict(
         WanConfig,
@@ -330,10 +328,10 @@ def load_into(
     """Fill `model` with the weights at `path`, all of it or nothing: what does not fit is refused
     before a tensor is read.
 
-    dtype   of the parameters but those that stay in fp32; None keeps the model's own, or the file's for parameters on the meta device
-    part    "auto" takes generator_ema where a training checkpoint has it, else generator; the report says which
-    device  where parameters on the meta device go; None = the CPU. Others stay where they are.
-    """
+    dtype   of the parameters but those that stay in fp32; None keeps the model's own, or the file's
+    for parameters on the meta device part    "auto" takes generator_ema where a training checkpoint
+    has it, else generator; the report says which device  where parameters on the meta device go;
+    None = the CPU. Others stay where they are."""
     weights = open_weights(path, part, dtype, lora, lora_scale)
     differ = [
         name

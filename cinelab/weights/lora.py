@@ -3,9 +3,8 @@ weights and biases.
 
     r rank   A (r, in) down   B (out, r) up   scale = alpha / r where alpha is said, else 1
 
-Names are read as the trainers write them (`cinelab.weights.layouts`). Every tensor of a file is used,
-or named as left out (those of a text encoder), or refused by its name.
-"""
+Names are read as the trainers write them (`cinelab.weights.layouts`). Every tensor of a file is
+used, or named as left out (those of a text encoder), or refused by its name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -173,9 +172,8 @@ def _place(key: str, path: Path) -> tuple[str, str]:
     if ours is None or (is_table(ours) and role not in ("diff", "diff_m")):
         raise CinelabError(
             f"LoRA {path}: {key} is no lora_A/lora_B (or lora_down/lora_up, alpha, diff, diff_b, "
-            "diff_m) of a module "
-            "of the transformer; expected plain LoRA of a text-to-video transformer, so merge it "
-            "where it was trained."
+            "diff_m) of a module of the transformer; expected plain LoRA of a text-to-video "
+            "transformer, so merge it where it was trained."
         )
     return ours, "diff" if role == "diff_m" else role
 
@@ -197,8 +195,7 @@ def _check_numbers(key: str, value: Stored, path: Path) -> None:
     if not finite:
         raise Overflow(
             f"LoRA {path}: {key} holds a number that is not finite (NaN or infinity); take one "
-            "from before its "
-            "training diverged."
+            "from before its training diverged."
         )
 
 

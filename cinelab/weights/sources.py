@@ -136,8 +136,7 @@ def open_source(path: str | Path, part: str = "auto") -> Source:
     if inside and not tensors:
         raise CinelabError(
             f"{path} holds a LoRA alone ({len(inside)} tensors); give the weights that it was "
-            "trained on as source, and this "
-            "file as lora (--lora)."
+            "trained on as source, and this file as lora (--lora)."
         )
     return _named(Path(path), tensors, {**lora, **inside}, config, chosen, parts)
 
@@ -176,8 +175,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
     if kind == "unknown":
         raise CinelabError(
             f"{path} is no zip file as torch.save writes since torch 1.6: it is of the older "
-            "format (load it and save it "
-            f"again with torch) or broken ({AGAIN})."
+            f"format (load it and save it again with torch) or broken ({AGAIN})."
         )
     try:
         held = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -187,9 +185,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
         what = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise CinelabError(
             f"{path} holds more than tensors ({what[1] if what else first_line(error)}), which "
-            "would have to be run to be read; "
-            "save its weights alone, e.g. torch.save({'generator': checkpoint['generator']}, "
-            "...), where it was made."
+            "would have to be run to be read; save its weights alone, e.g. "
+            "torch.save({'generator': checkpoint['generator']}, ...), where it was made."
         ) from error
     if not isinstance(held, dict):
         raise CinelabError(
@@ -253,7 +250,8 @@ def broken(path: Path, error: Exception | None = None) -> CinelabError:
             "is a zip file, but none that torch.save wrote; take the weights as .safetensors or .pt"
         )
     return CinelabError(
-        f"{path} {told.get(kind, f'is cut short or broken ({first_line(error)}); {AGAIN}' if error else f'is no file of weights; {AGAIN}')}."
+        f"{path} "
+        f"{told.get(kind, f'is cut short or broken ({first_line(error)}); {AGAIN}' if error else f'is no file of weights; {AGAIN}')}."
     )
 
 
@@ -309,15 +307,15 @@ def _find(path: Path) -> tuple[list[Path], Path | None]:
                     "is not the config of a Wan transformer" if config.is_file() else "is missing"
                 )
                 raise CinelabError(
-                    f"{config} {state}, so the folder is incomplete; copy the config.json that "
-                    "was published with these weights."
+                    f"{config} {state}, so the folder is incomplete; copy the config.json that was "
+                    "published with these weights."
                 )
             return files, config if config.is_file() and describe(config) else None
     held = ", ".join(sorted(item.name for item in path.iterdir())[:6]) or "nothing"
     raise CinelabError(
         f"{path} holds no transformer weights (found {held}); expected "
-        f"transformer/{STEM}*.safetensors (diffusers), "
-        f"{STEM}*.safetensors (original), {OURS} or {RUN}, so name the folder that has them."
+        f"transformer/{STEM}*.safetensors (diffusers), {STEM}*.safetensors (original), {OURS} or "
+        f"{RUN}, so name the folder that has them."
     )
 
 
@@ -352,16 +350,15 @@ def _of_index(index: Path) -> list[Path]:
     if absent or not names:
         raise CinelabError(
             f"{index.parent} lacks {len(absent)} of the {len(names)} shards that {index.name} "
-            "names (first: "
-            f"{absent[0] if absent else 'none named'}); copy or download the missing ones."
+            f"names (first: {absent[0] if absent else 'none named'}); copy or download the missing "
+            "ones."
         )
     files = [index.parent / name for name in names]
     differ = places.keys() ^ read_safetensors(files).keys()
     if differ:
         raise CinelabError(
-            f"{index} and its shards disagree on {len(differ)} tensors (first: {min(differ)}); "
-            "the files are of two "
-            f"downloads, so {AGAIN}."
+            f"{index} and its shards disagree on {len(differ)} tensors (first: {min(differ)}); the "
+            f"files are of two downloads, so {AGAIN}."
         )
     return files
 
@@ -474,15 +471,14 @@ def _named(
         ours, theirs = layouts.values()
         raise CinelabError(
             f"{path} mixes two layouts: {ours} is named as in diffusers, {theirs} as in the "
-            "original repository; "
-            "expected one of them, so take all files from one download."
+            "original repository; expected one of them, so take all files from one download."
         )
     image = [key for key, name in clean.items() if IMAGE.search(name)]
     if image:
         raise CinelabError(
             f"{path} is an image-to-video transformer ({len(image)} tensors such as {image[0]}); "
-            "expected text-to-video, which "
-            "starts from an image by being given its first latent, so take a T2V checkpoint."
+            "expected text-to-video, which starts from an image by being given its first latent, "
+            "so take a T2V checkpoint."
         )
     layout = next(iter(layouts))
     names = {}
@@ -499,8 +495,7 @@ def _named(
         if names[ours].dtype not in FLOATS.values():
             raise CinelabError(
                 f"{path}: {key} is {str(names[ours].dtype).removeprefix('torch.')}; float32, "
-                "float16 or bfloat16 is expected, "
-                "so take the weights before they were quantised."
+                "float16 or bfloat16 is expected, so take the weights before they were quantised."
             )
     said = describe(config) if config else {}
     return Source(path, layout, part, names, raw, tuple(strange), lora, config, said, parts)

@@ -1,7 +1,7 @@
 """Anti-aliased primitives on a supersampled canvas, in the coordinates of a moving, tilting figure.
 
-canvas   uint8 (H * SS, W * SS, 3), drawn with OpenCV in fixed point, then area-averaged to (H, W, 3)
-"""
+canvas   uint8 (H * SS, W * SS, 3), drawn with OpenCV in fixed point, then area-averaged to (H, W,
+3)"""
 
 from dataclasses import dataclass
 

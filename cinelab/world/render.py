@@ -1,7 +1,7 @@
 """Film plans to frames, with exact ground truth.
 
-frames   uint8 (F, H, W, 3) RGB; the first latent frame is one picture, each later one STRIDE pictures
-"""
+frames   uint8 (F, H, W, 3) RGB; the first latent frame is one picture, each later one STRIDE
+pictures"""
 
 from dataclasses import dataclass
 

@@ -79,8 +79,8 @@ def find(name: str | Path) -> Path:
     _refuse_part(path)
     raise CinelabError(
         f"Checkpoint {str(name)!r} was not found: give one of "
-        f"{', '.join(shipped()) or '(none shipped)'}, "
-        f"a folder with {CONFIG} and {WEIGHTS}, or a diffusers folder of Wan2.1."
+        f"{', '.join(shipped()) or '(none shipped)'}, a folder with {CONFIG} and {WEIGHTS}, or a "
+        "diffusers folder of Wan2.1."
     )
 
 
@@ -93,9 +93,8 @@ def _refuse_part(path: Path) -> None:
     adapter = (path / ADAPTER).exists()
     if adapter:
         raise CinelabError(
-            f"Checkpoint {path} holds adapters alone ({ADAPTER}); merge them with `cinelab "
-            "convert BASE TARGET --lora "
-            f"{path / ADAPTER}`, then direct with TARGET as weights."
+            f"Checkpoint {path} holds adapters alone ({ADAPTER}); merge them with `cinelab convert "
+            f"BASE TARGET --lora {path / ADAPTER}`, then direct with TARGET as weights."
         )
     if config != (path / WEIGHTS).exists():
         there, lacks = (CONFIG, WEIGHTS) if config else (WEIGHTS, CONFIG)
@@ -139,8 +138,7 @@ def filled(module: Module, folder: Path, weights: dict[str, torch.Tensor] | None
     if changed(folder, CONFIG):
         warnings.warn(
             f"{folder / CONFIG} has changed since it was written, for its checksum is another; "
-            "copy it again unless you have "
-            "changed it yourself.",
+            "copy it again unless you have changed it yourself.",
             stacklevel=3,
         )
     return module
@@ -245,9 +243,8 @@ def _transformer(config: WanConfig, folder: Path) -> CausalWan:
         wanted = inf
     if wanted > max(2 * held, SMALL):
         raise CinelabError(
-            f"{folder / CONFIG} describes a model of {wanted} numbers, and {WEIGHTS} holds "
-            f"{held}; restore the {CONFIG} that belongs "
-            "to these weights."
+            f"{folder / CONFIG} describes a model of {wanted} numbers, and {WEIGHTS} holds {held}; "
+            f"restore the {CONFIG} that belongs to these weights."
         )
     return filled(CausalWan(config), folder, weights)
 
@@ -259,8 +256,8 @@ def _check_parts(
     if (model.in_channels, model.out_channels) != (codec.channels, codec.channels):
         raise CinelabError(
             f"{folder} takes {model.in_channels} channels and gives {model.out_channels}, but its "
-            f"codec {config['codec']} has "
-            f"{codec.channels}; name the codec that it was trained with in {CONFIG}."
+            f"codec {config['codec']} has {codec.channels}; name the codec that it was trained "
+            f"with in {CONFIG}."
         )
     if model.text_dim != encoder.width:
         raise CinelabError(
@@ -280,8 +277,7 @@ def _check_parts(
     if not 1 <= config["chunk"] <= config["span"] or not config["fps"] > 0:
         raise CinelabError(
             f"{folder / CONFIG} has chunk {config['chunk']}, span {config['span']} and fps "
-            f"{config['fps']}; chunk must be from 1 "
-            "to span, fps above 0; restore it."
+            f"{config['fps']}; chunk must be from 1 to span, fps above 0; restore it."
         )
 
 

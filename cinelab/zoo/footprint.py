@@ -153,14 +153,13 @@ def check_fits(need: Footprint, device: int, host: int, what: str = "this film")
         ]
         most = max(need.lines()[:-1], key=lambda line: line[1] if line[2] == "device" else 0)
         raise CinelabError(
-            f"{what} needs {need.device / GIB:.1f} GiB on the device ({'; '.join(parts)}) "
-            f"and {room / GIB:.1f} GiB are free; most of it is {most[0]}: {REMEDIES[most[0]]}."
+            f"{what} needs {need.device / GIB:.1f} GiB on the device ({'; '.join(parts)}) and "
+            f"{room / GIB:.1f} GiB are free; most of it is {most[0]}: {REMEDIES[most[0]]}."
         )
     if need.host and need.stored > host:
         raise CinelabError(
             f"{what} needs {need.stored / GIB:.1f} GiB of host memory for its history and "
-            f"{host / GIB:.1f} GiB are free; "
-            f"{PACK}, or make a shorter film."
+            f"{host / GIB:.1f} GiB are free; {PACK}, or make a shorter film."
         )
 
 

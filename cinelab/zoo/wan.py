@@ -105,8 +105,8 @@ class WanSettings(Readable):
             )
         if not 1 <= self.chunk <= self.span or not self.fps > 0:
             raise CinelabError(
-                f"chunk is {self.chunk}, span {self.span} and fps {self.fps}; chunk must be from "
-                "1 to span, fps above 0."
+                f"chunk is {self.chunk}, span {self.span} and fps {self.fps}; chunk must be from 1 "
+                "to span, fps above 0."
             )
 
     @property
@@ -275,8 +275,8 @@ def wan_folder(folder: str | Path) -> Path:
     if not any((folder / name).is_dir() for name in ("transformer", "vae", "text_encoder")):
         held = ", ".join(sorted(path.name for path in folder.iterdir())[:6]) or "nothing"
         raise CinelabError(
-            f"{folder} is no diffusers folder of Wan2.1 (found {held}); expected transformer, "
-            "vae, text_encoder and tokenizer."
+            f"{folder} is no diffusers folder of Wan2.1 (found {held}); expected transformer, vae, "
+            "text_encoder and tokenizer."
         )
     return folder
 
@@ -294,8 +294,7 @@ def settings_of(folder: Path, trained: dict[str, Any] | None = None) -> WanSetti
     if isinstance(cache, str) and (Path(cache).is_absolute() or ".." in Path(cache).parts):
         raise CinelabError(
             f"{path}: prompt_cache is {short(cache)}, which lies outside its folder; name a place "
-            "within it, or give "
-            "prompt_cache in Python (load_wan)."
+            "within it, or give prompt_cache in Python (load_wan)."
         )
     try:
         return override(base, dict(_dotted(stated)))
@@ -360,14 +359,13 @@ def _check_parts(
     if (config.in_channels, config.out_channels) != (codec.channels, codec.channels):
         raise CinelabError(
             f"{source} takes {config.in_channels} channels and gives {config.out_channels}, but "
-            f"the codec of {folder} has "
-            f"{codec.channels}; expected a text-to-video transformer of Wan2.1 with its own VAE."
+            f"the codec of {folder} has {codec.channels}; expected a text-to-video transformer of "
+            "Wan2.1 with its own VAE."
         )
     if config.text_dim != text.width:
         raise CinelabError(
             f"{source} reads prompts {config.text_dim} wide, but the text encoder of {folder} "
-            f"makes {text.width}; "
-            "take both from one model."
+            f"makes {text.width}; take both from one model."
         )
 
 

@@ -22,9 +22,9 @@ from cinelab.errors import CinelabError
 from cinelab.files import composed
 from cinelab.metrics.video.clips import Tell, labels
 from cinelab.metrics.video.clips import find_videos as find_files
-from cinelab.script.shotlist import ShotList, beside
+from cinelab.script.shotlist import ShotList, shot_list_path
 from cinelab.stream.colour import rgb
-from cinelab.stream.reader import HIDDEN, VARIES, Film, nominal
+from cinelab.stream.reader import HIDDEN, VARIES, DecodedVideo, nominal
 from cinelab.texts import PROMPTS, read_json
 
 Span = tuple[int, int]  # (first frame, end), end excluded
@@ -192,7 +192,7 @@ def lay_out(
 ) -> list[Clip]:
     """Put every clip of `video` into `folder` as the file `name(shot, prompt)`; one that is the
     whole film is a link where other tools show the film as it is shown here."""
-    film = Film(video.path, keep=0)
+    film = DecodedVideo(video.path, keep=0)
     clips = []
     parts = {}
     for shot, (first, end), prompt in each_clip(in_pictures(video, film), len(film), whole):
@@ -207,7 +207,7 @@ def lay_out(
     return clips
 
 
-def in_pictures(video: Video, film: Film) -> Video:
+def in_pictures(video: Video, film: DecodedVideo) -> Video:
     """The video with its spans in the film's pictures instead of its decoded frames. Raises
     CinelabError if they do not fit."""
     if video.spans is None:
@@ -226,16 +226,16 @@ def in_pictures(video: Video, film: Film) -> Video:
 def measure(path: Path) -> tuple[int, float]:
     """(frames, frames per second), every frame decoded once; a damaged or truncated file raises
     CinelabError."""
-    film = Film(path, keep=0)
+    film = DecodedVideo(path, keep=0)
     return len(film), film.fps
 
 
-def cut(film: Film | Path, parts: dict[Path, Span]) -> None:
+def cut(film: DecodedVideo | Path, parts: dict[Path, Span]) -> None:
     """Write the pictures of every span to its file: as they were decoded where that is how they are
     shown, else as shown."""
     if not parts:
         return
-    film = film if isinstance(film, Film) else Film(film, keep=0)
+    film = film if isinstance(film, DecodedVideo) else DecodedVideo(film, keep=0)
     exact = not set(film.changes) - AS_STORED
     open_parts: dict[Path, _Lossless] = {}
     try:
@@ -307,7 +307,7 @@ def _formats(encoder: str) -> frozenset[str]:
 
 def _listed(file: Path, name: str) -> Video:
     """A video with the shots of its list, if it has one; they are numbered as everywhere else."""
-    where = composed(beside(file))
+    where = composed(shot_list_path(file))
     if not where.exists():
         return Video(file, run=str(file.parent), clip=name)
     listed = ShotList.load(where)
