@@ -560,6 +560,7 @@ def some_listing(rng: Random) -> Files:
 
 @kind(some_listing)
 def listing(folder: Path) -> None:
+    from cinelab.data.listing import list_films
     from cinelab.metrics.external.clip_files import read_prompts
 
     for look in (

@@ -47,9 +47,9 @@ from cinelab.scale.parallel import Layout, Parallel
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ListedShot
 from cinelab.seeds import rng_at
-from cinelab.stream.export import export
-from cinelab.stream.from_film import follow_run, session_from_film
+from cinelab.stream.export import export_film
 from cinelab.stream.session import Session, Settings
+from cinelab.stream.session_from_film import session_from_run, session_from_screenplay
 from cinelab.stream.whatif import Change, what_if
 from cinelab.train import bidirectional, consistency, dmd, presets, teacher_forcing
 from cinelab.train.losses import error, loss_name
@@ -150,7 +150,7 @@ def test_a_policy_directs_and_its_film_can_be_gone_on_with(number, own, bundle, 
     film = Director(bundle, policy, seed=1).render(PLAY)
     told = film.info["policy"]
     assert told["name"] == f"own_things:{type(policy).__name__}"
-    session = follow_run(film.save(tmp_path / "run"), tmp_path / "session")
+    session = session_from_run(film.save(tmp_path / "run"), tmp_path / "session")
     assert np.array_equal(session.frames(), film.frames)
     again = Session.resume(tmp_path / "session", bundle)
     assert again.nodes == session.nodes and again.desk.settings.policy == policy
@@ -233,8 +233,8 @@ def test_a_screenplay_may_hold_policies(own, bundle, tmp_path):
     path = play.save(tmp_path / "play.yaml")
     assert Screenplay.load(path) == play
     film = Director(bundle).render(play)
-    session = session_from_film(play, tmp_path / "s", bundle, Settings(seed=2))
-    assert [type(session.ask(node).policy).__name__ for node in session.nodes.values()] == [
+    session = session_from_screenplay(play, tmp_path / "s", bundle, settings=Settings(seed=2))
+    assert [type(session.request(node).policy).__name__ for node in session.nodes.values()] == [
         "LastOfShots",
         "Window",
         "Steadier",
@@ -242,9 +242,9 @@ def test_a_screenplay_may_hold_policies(own, bundle, tmp_path):
         "Steadier",
         "Steadier",
     ]
-    assert session.ask(session.nodes[5]).policy == own.Steadier(budget=4)
+    assert session.request(session.nodes[5]).policy == own.Steadier(budget=4)
     again = Director(bundle).render(
-        Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml")
+        Screenplay.load(export_film(session, tmp_path / "film") / "screenplay.yaml")
     )
     assert np.array_equal(session.frames(), film.frames) and np.array_equal(
         again.frames, film.frames
@@ -268,7 +268,7 @@ def test_a_session_is_directed_under_own_policies_and_replayed_without_their_nam
     ):
         session.do(command, value=value)
         session.step()
-    kinds = [node.said.policy for node in session.nodes.values()]
+    kinds = [node.settings.policy for node in session.nodes.values()]
     assert kinds == [own.LastOfShots(5), "camr", own.LastOfShots(5), own.LastOfShots(4)]
     assert Session.resume(tmp_path / "s", bundle).desk == session.desk
     assert np.array_equal(what_if(session), session.frames())
@@ -641,7 +641,7 @@ def test_levels_and_solvers_are_directed_and_replayed(own, bundle, tmp_path):
     again = Session.resume(tmp_path / "s", bundle)
     assert again.nodes == session.nodes and again.desk == session.desk
     film = Director(bundle).render(
-        Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml")
+        Screenplay.load(export_film(session, tmp_path / "film") / "screenplay.yaml")
     )
     assert np.array_equal(film.frames, session.frames())
     with pytest.raises(CinelabError, match="fall strictly"):
@@ -657,7 +657,7 @@ def test_a_later_shot_that_cannot_be_made_is_refused_before_the_first(bundle, tm
         with pytest.raises(CinelabError, match=words):
             next(Director(bundle).stream(play))
         with pytest.raises(CinelabError, match=words):
-            session_from_film(play, tmp_path / "s", bundle, Settings())
+            session_from_screenplay(play, tmp_path / "s", bundle, settings=Settings())
     assert not (tmp_path / "s").exists()
 
 

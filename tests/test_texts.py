@@ -304,7 +304,7 @@ def test_a_pipe_a_socket_and_a_device_are_no_files(read, kind, tmp_path, monkeyp
     from cinelab.runs import read_state
     from cinelab.stream.chunk_file import read_chunk
     from cinelab.stream.reader import VideoReader
-    from cinelab.stream.video import read_picture
+    from cinelab.stream.video import read_image
     from cinelab.tables import open_parquet
     from cinelab.weights.sources import kind_of
 
@@ -326,7 +326,7 @@ def test_a_pipe_a_socket_and_a_device_are_no_files(read, kind, tmp_path, monkeyp
         "checksum": lambda: checksum(path),
         "read_arrays": lambda: read_arrays(path, ["a"], "x"),
         "read_chunk": lambda: read_chunk(path),
-        "read_picture": lambda: read_picture(path, (8, 8)),
+        "read_picture": lambda: read_image(path, (8, 8)),
     }
     with pytest.raises(CinelabError, match=f"x.mp4 is {kind} and no file"):
         readers[read]()

@@ -24,7 +24,7 @@ OTHER_SCRIPTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf
 
 
 @dataclass(frozen=True)
-class Layout:
+class StoryboardLayout:
     """Measures in pixels; made to be shown at half its size, so it is sharp on any screen."""
 
     width: int = 2000  # of the picture
@@ -47,7 +47,7 @@ def storyboard(
     title: str | None = None,
     fps: float = 8.0,
     stills: int = 3,
-    layout: Layout = Layout(),
+    layout: StoryboardLayout = StoryboardLayout(),
     turns: Sequence[Sequence[Turn]] | None = None,
 ) -> Image.Image:
     """Draw the film as cards, `columns` in a row (2, or 1 for a single shot), RGB.
@@ -129,7 +129,9 @@ def _panels(span, caption: str, turns: Sequence[Turn], stills: int) -> list[tupl
     return shown + [(end, turn.line) for end, turn in zip(ends[1:], turns, strict=True)]
 
 
-def _header(card: Image.Image, number: int, span, fps: float, font, layout: Layout) -> None:
+def _header(
+    card: Image.Image, number: int, span, fps: float, font, layout: StoryboardLayout
+) -> None:
     """The shot's number in a badge at the left, its seconds at the right."""
     pen = ImageDraw.Draw(card)
     size = round(layout.label_size * 1.45)
@@ -144,7 +146,7 @@ def _header(card: Image.Image, number: int, span, fps: float, font, layout: Layo
     pen.text((card.width - layout.pad, middle), times, font=font, fill=QUIET, anchor="rm")
 
 
-def _strip(frames, panels, stills: int, width: int, layout: Layout) -> Image.Image:
+def _strip(frames, panels, stills: int, width: int, layout: StoryboardLayout) -> Image.Image:
     """Stills side by side, `width` pixels, `stills` of them where all are there, and below each its
     caption, as wide as the way to the next one. A short shot may show a frame twice."""
     edges = np.linspace(0, width + layout.strip_gap, stills + 1).round().astype(int)
@@ -167,7 +169,7 @@ def _strip(frames, panels, stills: int, width: int, layout: Layout) -> Image.Ima
 
 
 def _notes(
-    captions: Sequence[str], edges, layout: Layout
+    captions: Sequence[str], edges, layout: StoryboardLayout
 ) -> list[tuple[int, list[str], ImageFont.FreeTypeFont]]:
     """Where each caption of a row begins, and its lines, which end before the next caption."""
     starts = [column for column, caption in enumerate(captions) if caption]
@@ -183,7 +185,9 @@ def _notes(
     return found
 
 
-def _page(rows: list[list[Image.Image]], title: str | None, layout: Layout) -> Image.Image:
+def _page(
+    rows: list[list[Image.Image]], title: str | None, layout: StoryboardLayout
+) -> Image.Image:
     """Cards on paper, row by row, each row as high as its highest card."""
     font = _font(layout.title_size, title or "")
     lines = _wrap(title, font, layout.width - 2 * layout.margin) if title else []
@@ -205,7 +209,9 @@ def _page(rows: list[list[Image.Image]], title: str | None, layout: Layout) -> I
     return page
 
 
-def _lay(page: Image.Image, card: Image.Image, place, height: int, layout: Layout) -> None:
+def _lay(
+    page: Image.Image, card: Image.Image, place, height: int, layout: StoryboardLayout
+) -> None:
     """Put a card with round corners and a soft shadow on the page, stretched to `height`."""
     full = Image.new("RGB", (card.width, height), CARD)
     full.paste(card, (0, 0))

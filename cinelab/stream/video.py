@@ -216,7 +216,7 @@ def read_video(path: str | Path) -> tuple[np.ndarray, float]:
     return film.whole(), film.fps
 
 
-def read_picture(path: str | Path, size: tuple[int, int]) -> np.ndarray:
+def read_image(path: str | Path, size: tuple[int, int]) -> np.ndarray:
     """An image file as uint8 (height, width, 3), cropped in the middle to the shape of `size` and
     resized to it."""
     check_regular(path)

@@ -12,9 +12,9 @@ from plotly.subplots import make_subplots
 from cinelab.lab.reports.plots import SEQUENTIAL, TEMPLATE, nothing, routing_by_shot, routing_map
 from cinelab.lab.reports.toybox_figures import sheet
 from cinelab.stream.export import timeline_of
-from cinelab.stream.from_film import follow_run
 from cinelab.stream.session import Session, Settings, read_record
-from cinelab.stream.whatif import Change, chunk_shares, difference, shares, what_if
+from cinelab.stream.session_from_film import session_from_run
+from cinelab.stream.whatif import Change, chunk_shares, frame_difference, shares, what_if
 from cinelab.zoo.checkpoints import load
 
 # columns of the tables below
@@ -56,7 +56,7 @@ def open_session(folder: str | Path, own: str | Path | None = None) -> Session:
     if not (folder / "session.json").exists():
         own = Path(own or folder / "session")
         if not (own / "session.json").exists():
-            return follow_run(folder, own)
+            return session_from_run(folder, own)
         folder = own
     return Session.read(folder, load(read_record(folder).model))
 
@@ -177,7 +177,7 @@ def compare_memories(
         for label, film in made.items()
     ]
     found = [
-        {"memory": label, DIFFERENCE: difference(made["as it is"], film)}
+        {"memory": label, DIFFERENCE: frame_difference(made["as it is"], film)}
         for label, film in made.items()
     ]
     return sheet(rows), pd.DataFrame(found).round(2)

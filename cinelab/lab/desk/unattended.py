@@ -9,8 +9,8 @@ from PIL import Image
 from cinelab.errors import CinelabError
 from cinelab.lab.desk.widget import new_folder, open_session
 from cinelab.memory.policy import Policy
-from cinelab.stream.export import at_rest, export
-from cinelab.stream.live import Live
+from cinelab.stream.engine import Engine
+from cinelab.stream.export import export_film, snapshot
 
 CAT = "wide shot of a red cat that waves in the meadow by day"
 # What is said, and how many chunks are made before the next word.
@@ -35,13 +35,13 @@ def rehearse(
     """Direct the commands, export the film to <folder>/export-<n>, close; returns the
     storyboard."""
     session = open_session(Path(folder), model, seed, policy, budget)
-    live = Live(session, pace=None)
+    live = Engine(session, pace=None)
     try:
         for command, value, chunks in COMMANDS:
             live.send(command, **value).result(PATIENCE)
             _wait_for(live, live.readout.chunks + chunks)
-        made = export(
-            live.call(at_rest).result(PATIENCE), new_folder(Path(folder)), title="A rehearsal"
+        made = export_film(
+            live.call(snapshot).result(PATIENCE), new_folder(Path(folder)), title="A rehearsal"
         )
     finally:
         live.close()
@@ -50,7 +50,7 @@ def rehearse(
         return board.copy()
 
 
-def _wait_for(live: Live, chunks: int) -> None:
+def _wait_for(live: Engine, chunks: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while live.readout.chunks < chunks:
         if live.readout.error or time.monotonic() > deadline:

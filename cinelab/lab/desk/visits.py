@@ -24,7 +24,8 @@ from cinelab.lab.desk.widget import Desk, open_session
 from cinelab.limits import CHUNKS, FILMS, VISITORS, check_number
 from cinelab.memory.policy import Policy
 from cinelab.readable import Readable
-from cinelab.stream.live import Bounds, Turns
+from cinelab.stream.fair_lock import FairLock
+from cinelab.stream.readout import FilmBounds
 from cinelab.stream.session import Session
 from cinelab.zoo.bundle import Bundle
 
@@ -73,8 +74,10 @@ class Rules:
         check_number("films", self.films, 1, FILMS)
 
     @property
-    def bounds(self) -> Bounds:
-        return Bounds(self.chunks, self.mebibytes * 2**20, self.waiting, LOG + self.chunks * LINE)
+    def bounds(self) -> FilmBounds:
+        return FilmBounds(
+            self.chunks, self.mebibytes * 2**20, self.waiting, LOG + self.chunks * LINE
+        )
 
 
 class Visit(Desk):
@@ -178,7 +181,7 @@ class House(Readable):
     policy: str | Policy | None = None  # of a film that begins; None = the model's own
     budget: int | None = None
     keys: Keys = field(default_factory=Keys)
-    turns: Turns = field(default_factory=Turns)
+    turns: FairLock = field(default_factory=FairLock)
     visits: dict[str, Visit] = field(default_factory=dict)
     left: dict[str, float] = field(default_factory=dict)  # when the last viewer of a film went
 

@@ -35,14 +35,16 @@ from cinelab.lab.desk.messages import Do, Drawn, Export, Hello, Message, Unread,
 from cinelab.limits import RATE, check_number, short
 from cinelab.memory.policy import POLICIES, Policy
 from cinelab.script.prompts import LITTLE, UnknownWords
-from cinelab.stream.attended import looked
+from cinelab.stream.attention_shares import shots_retrieved
 from cinelab.stream.batch import named_policy
-from cinelab.stream.commands import Desk as Standing
+from cinelab.stream.commands import DeskState as Standing
 from cinelab.stream.commands import Settings, policy_label
-from cinelab.stream.export import at_rest, export
-from cinelab.stream.live import NO_BOUNDS, Bounds, Live, Readout, Shown, Turns
+from cinelab.stream.engine import Engine
+from cinelab.stream.export import export_film, snapshot
+from cinelab.stream.fair_lock import FairLock
+from cinelab.stream.film_tree import FilmTree, chunk_frames, node_frames
+from cinelab.stream.readout import UNBOUNDED, FilmBounds, LiveChunk, Readout
 from cinelab.stream.session import Session
-from cinelab.stream.tree import Board, chunk_frames, pictures
 from cinelab.stream.video import VideoWriter
 from cinelab.world.vocab import PHRASES
 from cinelab.zoo.checkpoints import Bundle, load
@@ -135,8 +137,8 @@ class Desk(anywidget.AnyWidget):
         session: Session,
         pace: float | None = 1.0,
         held: ExitStack | None = None,
-        turns: Turns | None = None,
-        bounds: Bounds = NO_BOUNDS,
+        turns: FairLock | None = None,
+        bounds: FilmBounds = UNBOUNDED,
     ):
         super().__init__(about=about(session))
         # the desk itself says what it does not know, beside the box
@@ -144,8 +146,8 @@ class Desk(anywidget.AnyWidget):
         self.folder = session.folder
         self.pace = pace
         self._held = held or ExitStack()
-        self._reading = at_rest(session)
-        self._board = Board()
+        self._reading = snapshot(session)
+        self._board = FilmTree()
         self._stills = {}
         self._news = SimpleQueue()
         self._looked = {}
@@ -161,9 +163,8 @@ class Desk(anywidget.AnyWidget):
         self._reading_take, self._kernel = threading.Lock(), self._hears()
         for node in self._reading.nodes.values():
             self._board.add(node)
-        self.live = Live(
-            session, pace, self._news.put, bounds, AHEAD * self.about["chunk_seconds"], turns
-        )
+        ahead = AHEAD * self.about["chunk_seconds"]
+        self.live = Engine(session, pace, self._news.put, bounds=bounds, ahead=ahead, turns=turns)
         self.view = self._seen()
         self.on_msg(self._heard)
         self._threads = [
@@ -262,7 +263,7 @@ class Desk(anywidget.AnyWidget):
                 target=self._write, args=(message, viewer, ticket), name="cinelab-export"
             ).start()
 
-        self.live.call(at_rest).add_done_callback(begin)
+        self.live.call(snapshot).add_done_callback(begin)
 
     def _watch(self, message: Watch, viewer: Post) -> None:
         """A shot up to a chunk, as a small film read from the disk: the session and its head stay
@@ -294,7 +295,7 @@ class Desk(anywidget.AnyWidget):
                 "said": said,
                 "error": sentence(error),
                 "playing": now.playing,
-                "told": now.told,
+                "told": now.serial,
                 "next": now.chunks,
             }
         )
@@ -303,7 +304,7 @@ class Desk(anywidget.AnyWidget):
         try:
             folder = new_folder(self.folder)
             with left_if_filled(folder):
-                export(ticket.result(), folder)
+                export_film(ticket.result(), folder)
             film, said = self._written(folder)
         # a film without pictures, a full disk, a folder that may not be written to: say it
         except Exception as error:
@@ -319,7 +320,7 @@ class Desk(anywidget.AnyWidget):
 
     def _read_take(self, message: Watch, viewer: Post) -> None:
         try:
-            bundle = self._reading.reel.bundle
+            bundle = self._reading.generator.bundle
             nodes = self._board.take(message.chunk)
             with TemporaryDirectory() as place:
                 path = Path(place) / "take.mp4"
@@ -331,7 +332,7 @@ class Desk(anywidget.AnyWidget):
                     "ends": ends,
                 }
                 viewer.send(told, [path.read_bytes()])
-            self._say(message.id, viewer, self.live.readout.said)
+            self._say(message.id, viewer, self.live.readout.message)
         except Exception as error:  # a chunk that cannot be read, a full disk: say it
             self._say(message.id, viewer, error=str(error))
         finally:
@@ -370,11 +371,11 @@ class Desk(anywidget.AnyWidget):
                 self._show(shown)
         elif not now.playing and now.desk.head not in (None, self._on_screen):
             self._put(
-                now.desk.head, pictures(self._reading, self._board.nodes[now.desk.head])[-1:], 0
+                now.desk.head, node_frames(self._reading, self._board.nodes[now.desk.head])[-1:], 0
             )
 
-    def _show(self, shown: Shown) -> None:
-        self._looked = looked(shown.memory, shown.place.index)
+    def _show(self, shown: LiveChunk) -> None:
+        self._looked = shots_retrieved(shown.memory, shown.place.index)
         self._put(shown.node, shown.frames, self._gap())
 
     def _gap(self) -> float:
@@ -409,8 +410,8 @@ class Desk(anywidget.AnyWidget):
         shots = self._board.shots(now.desk.head, now.desk.cut)
         return {
             "playing": now.playing,
-            "told": now.told,
-            "said": now.said,
+            "told": now.serial,
+            "said": now.message,
             "error": sentence(now.error),
             "line": line_of(now),
             "chunks": now.chunks,
@@ -436,7 +437,7 @@ class Desk(anywidget.AnyWidget):
             if self._ended.is_set():
                 return
             with suppress(CinelabError):
-                self._keep(line, pictures(self._reading, self._reading.nodes[line])[0])
+                self._keep(line, node_frames(self._reading, self._reading.nodes[line])[0])
 
 
 def sentence(text: str) -> str:
@@ -446,7 +447,7 @@ def sentence(text: str) -> str:
 
 def about(session: Session) -> dict:
     """What the browser needs to know once."""
-    bundle: Bundle = session.reel.bundle
+    bundle: Bundle = session.generator.bundle
     phrases = [phrase for values in PHRASES.values() for said in values.values() for phrase in said]
     known = set(getattr(bundle.encoder, "vocabulary", ()))  # UMT5 reads any word
     return {
@@ -487,7 +488,7 @@ def examples(known: set[str]) -> list[dict]:
     ]
 
 
-def retaken(now: Standing, board: Board) -> dict | None:
+def retaken(now: Standing, board: FilmTree) -> dict | None:
     """The shot that a retake would take again, counted from 1, and with which seed; None where
     there is none."""
     again = bool(now.again) and (now.head is None or now.cut)  # one is asked for and has not begun
@@ -499,7 +500,7 @@ def retaken(now: Standing, board: Board) -> dict | None:
 
 def policies(session: Session) -> list[str]:
     """The names that the menu offers: all known ones, and those of the session's own policies."""
-    said = [session.desk.settings, *(node.said for node in session.nodes.values())]
+    said = [session.desk.settings, *(node.settings for node in session.nodes.values())]
     return list(dict.fromkeys([*POLICIES, *map(policy_label, said)]))
 
 
@@ -517,7 +518,7 @@ def line_of(now: Readout) -> str:
     if not now.causes:
         return "nothing made since the desk was opened"
     shares = [f"{NAMES[cause]} {share:.0%}" for cause, share in now.causes.items()]
-    first = "" if now.first_picture is None else f"first picture {now.first_picture:.2f} s, "
+    first = "" if now.first_frame is None else f"first picture {now.first_frame:.2f} s, "
     rest = max(0.0, 1 - sum(now.causes.values()))
     return f"{first}{now.rate:.0f} frames/s, {', '.join(shares)}, rest {rest:.0%}".replace(
         "%", " %"
