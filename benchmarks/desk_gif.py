@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 from cinelab.lab.desk.demo import House, serve
 from cinelab.zoo.checkpoints import load
 
-# pixels; seconds between two pictures
+# pixels; seconds between two images
 WIDTH = 720
 EVERY = 0.25
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
@@ -28,14 +28,14 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1040, "height": 700})
         page.goto(address(Path(folder)))
         page.wait_for_selector("body[data-ready=yes] canvas")
-        pictures = [Image.open(io.BytesIO(shot)).convert("RGB") for shot in session(page)]
+        images = [Image.open(io.BytesIO(shot)).convert("RGB") for shot in session(page)]
         browser.close()
-    height = round(pictures[0].height * WIDTH / pictures[0].width)
+    height = round(images[0].height * WIDTH / images[0].width)
     small = [
-        picture.resize((WIDTH, height), Image.Resampling.LANCZOS).quantize(
+        image.resize((WIDTH, height), Image.Resampling.LANCZOS).quantize(
             104, dither=Image.Dither.NONE
         )
-        for picture in pictures
+        for image in images
     ]
     small[0].save(
         sys.argv[1],
@@ -49,18 +49,18 @@ def main() -> None:
 
 def address(folder: Path) -> str:
     """A demo of its own in a thread."""
-    told: list[str] = []
+    addresses: list[str] = []
     house = House(folder, load("toybox-2step"))
     threading.Thread(
-        target=lambda: asyncio.run(serve(house, "127.0.0.1", 0, told.append)), daemon=True
+        target=lambda: asyncio.run(serve(house, "127.0.0.1", 0, addresses.append)), daemon=True
     ).start()
-    while not told:
+    while not addresses:
         time.sleep(0.05)
-    return told[0]
+    return addresses[0]
 
 
 def session(page):
-    """Pictures of the desk while it is directed."""
+    """Images of the desk while it is directed."""
 
     def say(text: str, key: str):
         page.locator("textarea").fill(text)

@@ -69,9 +69,9 @@ def attempt(name: str, files: Files, folder: Path) -> bool:
             warnings.simplefilter("ignore")
             KINDS[name].run(folder)
     except CinelabError as error:
-        said = str(error)
-        assert said.strip() and len(said) < MOST, (
-            f"a refusal of {len(said)} characters: {said[:300]}"
+        message = str(error)
+        assert message.strip() and len(message) < MOST, (
+            f"a refusal of {len(message)} characters: {message[:300]}"
         )
         return False
     return True
@@ -112,7 +112,9 @@ shots:
     seconds: 3
     cut: continue
     budget: 5
-    changes: [{at: 1, prompt: it jumps, seed: 8, steps: 4, recache: true}, {at: 2, prompt: x, policy: full, steps: {steps: 4, solver: euler}}]
+    changes:
+      - {at: 1, prompt: it jumps, seed: 8, steps: 4, recache: true}
+      - {at: 2, prompt: x, policy: full, steps: {steps: 4, solver: euler}}
 """
 ]
 SWEEPS = [path.read_bytes() for path in sorted((ROOT / "experiments").glob("*.yaml"))]
@@ -121,7 +123,8 @@ JOBS = [
 run: r
 store: {kind: noise, path: 6x8x24}
 preset: smoke
-changes: {loss: mse, camr: {kind: CAMR, budget: 4}, camr_share: 1.0, steps: 2, optim.lr: 1e-3, model.num_layers: 2}
+changes: {loss: mse, camr: {kind: CAMR, budget: 4}, camr_share: 1.0, steps: 2, optim.lr: 1e-3,
+  model.num_layers: 2}
 layout: {parts: 2, recompute: true}
 export: out
 export_dtype: bf16
@@ -861,8 +864,8 @@ def fixed_results() -> TemporaryDirectory:
 def question(folder: Path) -> None:
     from cinelab.lab.reports.index import column_table, query, telling
 
-    asked = (folder / "question.txt").read_bytes().decode()
-    found = query(fixed_results().name, **{(folder / "how.txt").read_text(): asked})
+    question = (folder / "question.txt").read_bytes().decode()
+    found = query(fixed_results().name, **{(folder / "how.txt").read_text(): question})
     column_table(found)
     if "sweep" in found:
         telling(found)
@@ -966,19 +969,19 @@ def arguments(folder: Path) -> None:
     from cinelab.cli import commands as cli
 
     words = json.loads((folder / "words.json").read_bytes())
-    said = io.StringIO()
+    message = io.StringIO()
     (folder / "here").mkdir()
     # None: wherever sys.stdout is then
     before = sys.argv, Path.cwd(), printing.out._file, printing.err._file
     try:
         os.chdir(folder / "here")
-        sys.argv, printing.out.file, printing.err.file = ["cinelab", *words], said, said
-        with redirect_stdout(said), redirect_stderr(said):
+        sys.argv, printing.out.file, printing.err.file = ["cinelab", *words], message, message
+        with redirect_stdout(message), redirect_stderr(message):
             cli.main()
     except SystemExit as ended:
         assert ended.code in (0, 1, 2, None), f"exit code {ended.code}"
-        assert ended.code != 2 or len(said.getvalue()) < 2 * MOST, (
-            f"{len(said.getvalue())} characters were said"
+        assert ended.code != 2 or len(message.getvalue()) < 2 * MOST, (
+            f"{len(message.getvalue())} characters were said"
         )
     finally:
         sys.argv, here, printing.out._file, printing.err._file = before

@@ -52,7 +52,7 @@ def small_codec() -> ToyCodec:
 
 def film(index: int):
     return render.render(
-        casting.film(PLAN.seed, index, PLAN.latents, (PLAN.shortest, PLAN.longest))
+        casting.cast_film(PLAN.seed, index, PLAN.latents, (PLAN.shortest, PLAN.longest))
     )
 
 

@@ -20,7 +20,7 @@ from test_students import net
 from test_train import Fake
 
 from cinelab import CAMR, Director, Full, Policy, Sampling, Window, load, register
-from cinelab.config import described, from_dict, override, to_dict
+from cinelab.config import from_dict, override, to_dict, to_kind
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import solve, walk
 from cinelab.jobs import worker
@@ -777,7 +777,7 @@ def test_a_report_needs_no_class(own, tmp_path):
     for policy in (own.LastOfShots(3), own.Steadier()):
         rows = pd.DataFrame({"film": range(4), "metric": "m", "value": [1.0, 2.0, 3.0, 4.0]})
         keep_rows(
-            tmp_path / type(policy).__name__, rows, setting={"policy": described(policy)}, seed=0
+            tmp_path / type(policy).__name__, rows, setting={"policy": to_kind(policy)}, seed=0
         )
     assert set(pooled(load_cells(tmp_path))["policy"]) == {"last_of_shots(budget=3)", "Steadier"}
     for path in tmp_path.glob("*/cell.json"):

@@ -27,7 +27,7 @@ from cinelab.script.prompts import LITTLE
 from cinelab.script.shotlist import ListedShot, ShotList
 from cinelab.stream.video import write_mp4
 from cinelab.world import render
-from cinelab.world.casting import film as plan_of
+from cinelab.world.casting import cast_film as plan_of
 from cinelab.zoo.checkpoints import toy_encoder
 
 GIVEN = DataConfig.toybox(cuts="given")

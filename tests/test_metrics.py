@@ -174,7 +174,7 @@ def test_another_films_pictures_score_low(tmp_path):
     export_tasks(tmp_path, config)
     answer(
         tmp_path,
-        lambda film, given: render.render(casting.film(1, film.seed[1], 24, (3, 6))).frames,
+        lambda film, given: render.render(casting.cast_film(1, film.seed[1], 24, (3, 6))).frames,
         config,
         FPS,
     )
@@ -214,7 +214,7 @@ def test_broken_videos_are_rows_and_the_others_are_measured(tmp_path):
 
 @pytest.mark.parametrize("size", [(96, 128), (384, 512)])
 def test_enlarged_toybox_films_are_read(tmp_path, size):
-    film = casting.film(50_000, 0, 12)
+    film = casting.cast_film(50_000, 0, 12)
     config = CardConfig(seeds=(0,), films=2, away=())
     export_tasks(tmp_path, config)
     from cinelab.lab.studies.film_cell import listed

@@ -628,7 +628,7 @@ def test_a_film_whose_screenplay_could_not_be_read_is_not_made(session, monkeypa
 
 def test_the_size_of_a_screenplay_is_never_less_than_what_is_written():
     from cinelab.limits import VALUES
-    from cinelab.script.screenplay import ROOM, PromptChange, Shot, size_of
+    from cinelab.script.screenplay import ROOM, PromptChange, Shot, screenplay_size
     from cinelab.texts import SCREENPLAY
 
     texts = ["x", "it's: a 'cat' " * 140, "\x81\u200b" * 600, "\U0001f98a" * 2000, "- no" * 400]
@@ -642,7 +642,7 @@ def test_the_size_of_a_screenplay_is_never_less_than_what_is_written():
     )
     written = Screenplay("t", shots).to_yaml()
     sizes = [
-        size_of(part)
+        screenplay_size(part)
         for shot in shots
         for part in (PromptChange(200 / 3, shot.prompt, 7, "full", 8, 3), *shot.changes)
     ]

@@ -306,7 +306,7 @@ def test_a_pipe_a_socket_and_a_device_are_no_files(read, kind, tmp_path, monkeyp
     from cinelab.stream.reader import VideoReader
     from cinelab.stream.video import read_image
     from cinelab.tables import open_parquet
-    from cinelab.weights.sources import kind_of
+    from cinelab.weights.sources import file_kind
 
     monkeypatch.chdir(tmp_path)  # the name of a socket is short
     path = Path("x.mp4")
@@ -321,7 +321,7 @@ def test_a_pipe_a_socket_and_a_device_are_no_files(read, kind, tmp_path, monkeyp
         "open_parquet": lambda: open_parquet(path, "x"),
         "VideoReader": lambda: list(VideoReader(path).frames()),
         "read_weights": lambda: read_weights(path),
-        "open_source": lambda: kind_of(path),
+        "open_source": lambda: file_kind(path),
         "read_state": lambda: read_state(path),
         "checksum": lambda: checksum(path),
         "read_arrays": lambda: read_arrays(path, ["a"], "x"),

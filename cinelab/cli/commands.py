@@ -406,7 +406,7 @@ def race(
     run under CAMR."""
     from dataclasses import replace
 
-    from cinelab.bench.speed import compare
+    from cinelab.bench.speed import compare_speeds
     from cinelab.files import write_json
     from cinelab.lab.reports.origin import made
     from cinelab.memory.policy import CAMR
@@ -427,7 +427,7 @@ def race(
             for name, bundle in ((name, load(name)) for name in models or students())
         }
         show.stage(f"timing {len(contenders)} models")
-        rows = compare(
+        rows = compare_speeds(
             contenders,
             CAMR(budget=budget),
             chunks,

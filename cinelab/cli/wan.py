@@ -72,7 +72,7 @@ def convert(
 ):
     """Convert Wan2.1 text-to-video weights between diffusers, the original repository and training
     checkpoints; also merge a LoRA."""
-    from cinelab.weights.convert import convert as run
+    from cinelab.weights.convert import convert_weights as run
     from cinelab.weights.load import open_weights
 
     if target is None and not dry_run:
@@ -120,7 +120,7 @@ def show(report, keys: bool = False) -> None:
         if report.part
         else "none, it is one set of weights"
     )
-    size = f"{config.num_layers} layers, width {config.width}, {config.num_attention_heads} heads, from {'config.json' if report.said else 'shapes'}"
+    size = f"{config.num_layers} layers, width {config.width}, {config.num_attention_heads} heads, from {'config.json' if report.has_config else 'shapes'}"
     dtypes = ", ".join(
         f"{count} {found}" + (f" to {made}" if made != found else "")
         for (found, made), count in sorted(report.dtypes.items())
@@ -206,7 +206,7 @@ def plan(
     from cinelab.model.wan import WAN_1_3B, WAN_14B
     from cinelab.scale.acceleration import Speed
     from cinelab.weights.load import config_of
-    from cinelab.zoo.footprint import Film, check_fits, footprint, free_bytes
+    from cinelab.zoo.footprint import FilmSpec, check_memory, footprint, free_bytes
 
     if chunks * chunk > LATENTS:
         raise CinelabError(
@@ -218,7 +218,7 @@ def plan(
     Speed(linears=linears)
     rule = policy_named(policy, budget)
     config = sizes.get(model) or config_of(model)
-    film = Film(
+    film = FilmSpec(
         size_of(size),
         chunks,
         chunk,
@@ -248,7 +248,7 @@ def plan(
     }
     # of another machine only what was said counts
     room = {name: said.get(name, ANY if said else free[name]) for name in free}
-    check_fits(need, room["device"], room["host"], "This film")
+    check_memory(need, room["device"], room["host"], "This film")
     on = " and ".join(f"{gib / GIB:g} GiB of {name} memory" for name, gib in said.items())
     say((f"It fits {on}." if on else "It fits here.", "bold green"))
     for name, takes in (("device", need.device), ("host", need.stored * need.host)):

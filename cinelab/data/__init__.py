@@ -1,6 +1,6 @@
 """Videos to training clips: videos are listed, cut into shots, encoded and stored.
 
-for step in build("videos/", "results/store", DataConfig(), codec, encoder, marks):
+for step in build("videos/", "results/store", DataConfig(), codec, encoder, fingerprints):
     print(step)
 clips = FilmStore("results/store").clips(8, 21, rng)
 """

@@ -20,7 +20,7 @@ from cinelab.data import listing
 from cinelab.data.cutting import watcher
 from cinelab.data.layout import ShotClip
 from cinelab.data.listing import FilmSource
-from cinelab.data.planning import FilmPlan, plan_films, unchanged, value_digest
+from cinelab.data.planning import FilmLayout, plan_films, unchanged, value_digest
 from cinelab.data.reader import ClipReader
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
@@ -65,7 +65,7 @@ def build(
     config: DataConfig,
     codec: Codec,
     encoder: TextEncoder,
-    marks: dict[str, str],
+    fingerprints: dict[str, str],
     part: tuple[int, int] = (0, 1),
     check: bool = True,
     tell: Callable[[str], None] = print,
@@ -73,18 +73,19 @@ def build(
 ) -> Iterator[BuildProgress]:
     """Encode the videos of a folder or table into the store `folder`; yield after every group.
 
-    `marks` are the fingerprints of the weights of the "codec" and the "encoder": a store belongs
-    to one of each. `part` = (mine, of how many) shares the groups among workers. With `check`,
-    finished shards are hashed first and broken ones made again; without, only their presence and
-    size count. `tell` is called with what of a folder was passed over, `begin` with "3 of 8: name"
-    when a film is read.
-    """
+    `fingerprints` are the fingerprints of the weights of the "codec" and the "encoder": a store
+    belongs to one of each. `part` = (mine, of how many) shares the groups among workers. With
+    `check`, finished shards are hashed first and broken ones made again; without, only their
+    presence and size count. `tell` is called with what of a folder was passed over, `begin` with "3
+    of 8: name" when a film is read."""
     if not 0 <= part[0] < part[1]:
         raise CinelabError(
             f"part is {part}; give (mine, of how many) with 0 <= mine < of how many."
         )
     with writing_share(folder, part, tidy=True):
-        builder = Builder(videos, Path(folder), config, codec, encoder, marks, check, tell, begin)
+        builder = Builder(
+            videos, Path(folder), config, codec, encoder, fingerprints, check, tell, begin
+        )
         for number, group in enumerate(builder.groups):
             if number % part[1] == part[0]:
                 yield builder.make(number, group)
@@ -123,7 +124,7 @@ class Builder:
         config: DataConfig,
         codec: Codec,
         encoder: TextEncoder,
-        marks: dict[str, str],
+        fingerprints: dict[str, str],
         check: bool,
         tell: Callable[[str], None] = print,
         begin: Callable[[str], None] = lambda text: None,
@@ -135,7 +136,7 @@ class Builder:
         self.check = check
         self.begin = begin
         self.root, sources = listing.list_films(videos, tell)
-        _claim(folder, config, codec, encoder, marks)
+        _claim(folder, config, codec, encoder, fingerprints)
         self.groups = _groups(folder, sources, config.group)
         # of every caption: the first group that has it encodes it
         self.owner: dict[str, int] = {}
@@ -213,12 +214,12 @@ class Builder:
             for old, source in zip(record["sources"], group, strict=True)
         )
 
-    def _film_bytes(self, film: FilmPlan) -> int:
+    def _film_bytes(self, film: FilmLayout) -> int:
         height, width = (side // self.codec.scale for side in self.config.size)
         return 2 * film.latents * self.codec.channels * height * width
 
     def _shard(
-        self, name: str, films: list[FilmPlan], known: dict, sound: set, left: list[dict]
+        self, name: str, films: list[FilmLayout], known: dict, sound: set, left: list[dict]
     ) -> dict:
         """Encode one shard, unless it is there and planned the same."""
         plan = value_digest([film.about(self.config.fps) for film in films])
@@ -249,7 +250,7 @@ class Builder:
         )
 
     @torch.no_grad()
-    def _latents(self, film: FilmPlan) -> Tensor:
+    def _latents(self, film: FilmLayout) -> Tensor:
         """Return the latents (n, C, h, w) of a film, as stored."""
         frames = np.concatenate(
             [
@@ -328,13 +329,17 @@ class Builder:
 
 
 def _claim(
-    folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder, marks: dict[str, str]
+    folder: Path,
+    config: DataConfig,
+    codec: Codec,
+    encoder: TextEncoder,
+    fingerprints: dict[str, str],
 ) -> None:
     """Write the recipe. Refuse a store of another recipe, codec or text encoder."""
-    if marks.keys() != {"codec", "encoder"}:
+    if fingerprints.keys() != {"codec", "encoder"}:
         raise CinelabError(
-            f"marks names {', '.join(marks) or 'nothing'}; name the weights of the 'codec' and the "
-            "'encoder'."
+            f"fingerprints names {', '.join(fingerprints) or 'nothing'}; name the weights of the "
+            "'codec' and the 'encoder'."
         )
     if any(side % codec.scale for side in config.size):
         near = " x ".join(
@@ -354,7 +359,7 @@ def _claim(
             "width": encoder.width,
             "words": encoder.length,
         }
-        | marks
+        | fingerprints
     )
     # an older store knew one way only
     if path.exists() and (old := {"fill": False} | read_sealed(path, RESTORE)) != mine:
@@ -384,10 +389,10 @@ def _groups(folder: Path, sources: list[FilmSource], size: int) -> list[list[Fil
 
 
 def _batches(
-    films: list[FilmPlan], weigh: Callable[[FilmPlan], int], limit: int
-) -> list[list[FilmPlan]]:
+    films: list[FilmLayout], weigh: Callable[[FilmLayout], int], limit: int
+) -> list[list[FilmLayout]]:
     """Divide films, in order, among shards that are closed when they hold `limit` bytes."""
-    batches: list[list[FilmPlan]] = []
+    batches: list[list[FilmLayout]] = []
     weight = limit
     for film in films:
         if weight >= limit:

@@ -240,16 +240,17 @@ def _video_of(root: Path, rows: list[dict]) -> ListedVideo:
         if not video.path:
             raise CinelabError(f"{rows[0]['row']}: names no video; fill in its column `video`.")
         spans = [_span(row) for row in rows]
-        if any(spans) and not all(spans):
+        timed = tuple(span for span in spans if span is not None)
+        if timed and len(timed) < len(spans):
             row = rows[spans.index(None)]["row"]
             raise CinelabError(
                 f"{row}: has neither start nor end while other rows of {video.path} have; give it "
                 "both."
             )
-        captions = _of_rows(rows, video.path, any(spans))
+        captions = _of_rows(rows, video.path, bool(timed))
         video = replace(
             video,
-            spans=tuple(spans) if all(spans) else (),
+            spans=timed,
             captions=captions if any(captions) else (),
         )
     except CinelabError as error:

@@ -17,7 +17,7 @@ from cinelab.metrics.video.clips import why_failed
 
 
 @dataclass(frozen=True)
-class FilmPlan:
+class FilmLayout:
     """A film before it is encoded: its clips in order."""
 
     source: FilmSource
@@ -53,7 +53,7 @@ class FilmPlan:
 
 def plan_films(
     root: Path, group: Iterable[FilmSource], config: DataConfig, stride: int, left: list[dict]
-) -> tuple[list[dict], list[FilmPlan]]:
+) -> tuple[list[dict], list[FilmLayout]]:
     """Return the state of each source, and its films. What cannot be used is added to `left`: film,
     video, why."""
     states = []
@@ -92,7 +92,7 @@ def plan_films(
             longest=config.longest,
             fill=config.fill,
         )
-        films += [FilmPlan(source, i, clips, videos) for i, clips in enumerate(own)]
+        films += [FilmLayout(source, i, clips, videos) for i, clips in enumerate(own)]
         left += _too_short(
             root,
             source,

@@ -23,7 +23,7 @@ def film_arrays(
     config: StoreConfig, index: int, codec: ToyCodec, encoder: WordEncoder
 ) -> dict[str, np.ndarray]:
     """Return one film: rendered, encoded, with its prompts as word numbers."""
-    plan = casting.film(
+    plan = casting.cast_film(
         config.seed, index, config.latents, (config.shortest, config.longest), config.grain
     )
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

@@ -239,7 +239,7 @@ def check_weights(place: str, model: WanConfig) -> None:
     built or read."""
     weights = open_weights(placed(place))
     report = replace(weights, config=model).report()
-    said = weights.source.said
+    said = weights.source.stated
     theirs = said | {"num_layers": report.layers}
     odd = next(
         (name for name, ours in to_dict(model).items() if name in theirs and theirs[name] != ours),

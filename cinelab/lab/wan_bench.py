@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import torch
 
 from cinelab.bench.wan_options import measure_options
-from cinelab.bench.wan_speed import WanBench, measure, overhead
+from cinelab.bench.wan_speed import WanBench, measure_chunks, overhead
 from cinelab.files import plain_json, write_json
 from cinelab.lab.reports.plots import PALETTE, TEMPLATE
 from cinelab.memory.store import Storage
@@ -17,9 +17,9 @@ from cinelab.scale.acceleration import Speed
 # Published figures for one H100 or H200, 1.3B, 480x832; ours are measured under other conditions,
 # so they are a scale, not a race.
 PUBLISHED = {
-    "Self Forcing, chunk-wise, 4 steps": {"pictures/s": "17 to 28"},
-    "FlashDreams, chunk-wise, 4 steps": {"pictures/s": "34.9"},
-    "Causal Forcing++, frame-wise, 2 steps": {"pictures/s": "14.1", "first picture s": 0.27},
+    "Self Forcing, chunk-wise, 4 steps": {"frames/s": "17 to 28"},
+    "FlashDreams, chunk-wise, 4 steps": {"frames/s": "34.9"},
+    "Causal Forcing++, frame-wise, 2 steps": {"frames/s": "14.1", "first frame s": 0.27},
 }
 
 
@@ -55,7 +55,7 @@ def bench(
         storage=Storage(place, packing),
     )
     decode = random_codec(device, smoke).decode if decoder else None
-    return setting, measure(setting, device, decode, lambda text: print(text, flush=True))
+    return setting, measure_chunks(setting, device, decode, lambda text: print(text, flush=True))
 
 
 def options_table(setting: WanBench) -> pd.DataFrame:

@@ -88,8 +88,8 @@ def pace(film: Film) -> pd.DataFrame:
     pictures = len(film.frames) / len(causes)
     steady = causes.iloc[1:] if len(causes) > 1 else causes
     row = {
-        "first picture s": causes.iloc[0].sum(),
-        "pictures/s, one after the other": pictures / steady.sum(axis=1).median(),
+        "first frame s": causes.iloc[0].sum(),
+        "frames/s, one after the other": pictures / steady.sum(axis=1).median(),
     }
     return pd.DataFrame(
         [row | {f"{cause} s a chunk": steady[cause].median() for cause in causes}]

@@ -41,7 +41,7 @@ def check_finite(module: Module, where: str | Path, remedy: str) -> Module:
     return module
 
 
-def rounded(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+def as_dtype(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
     """Return `tensor` in `dtype` (itself where it has that already). Raise Overflow, naming it by
     `name`, where a number of it is not finite or is too large for `dtype`."""
     made = tensor.to(dtype) if tensor.is_floating_point() else tensor
@@ -113,7 +113,7 @@ def _as_wanted(key: str, found: Tensor, wanted: Tensor, where: Path) -> Tensor:
             "take the weights before they were quantised."
         )
     return (
-        rounded(found, wanted.dtype, f"Weights {where}: {key}")
+        as_dtype(found, wanted.dtype, f"Weights {where}: {key}")
         if wanted.is_floating_point()
         else found.to(wanted.dtype)
     )

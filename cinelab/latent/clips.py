@@ -9,7 +9,7 @@ training reads.
 
 A shard counts from the moment its .json stands beside it, and that knows its size and checksum, and
 its own (a seal). They are compared when a shard is first read. So a store that is still being
-built, or was copied in part, can be read: what is missing is left out, and said.
+built, or was copied in part, can be read: what is missing is left out, with a warning.
 """
 
 import warnings
@@ -160,13 +160,13 @@ class StoredFilm:
 class FilmStore:
     """A store of films, memory-mapped. `clips` is that of `cinelab.latent.store.Store`.
 
-    A film's first latent frame holds one picture and every later one several (`stride` of the
+    A film's first latent frame holds one frame and every later one several (`stride` of the
     codec: 4 of Wan's), and every film that a model makes begins with such a one. So by default
     clips begin where their films do (`begin="film"`), for a model learns the beginnings that it is
     shown. Films of the length of a clip (`fill` and `longest` of `cinelab.data.DataConfig`) lose
     nothing by that, for each is encoded by itself. `begin="anywhere"` takes clips from all over
-    longer films as well; the first latent of most of them then holds several pictures and what came
-    before.
+    longer films as well; the first latent of most of them then holds several frames and depends on
+    what came before.
     """
 
     def __init__(self, folder: str | Path, begin: str = "film"):

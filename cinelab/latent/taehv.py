@@ -140,7 +140,7 @@ class TinyCodec(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.encoder = encoder()
+        self.encoder: nn.ModuleList | None = encoder()
         self.decoder = decoder()
 
     @classmethod
@@ -162,7 +162,7 @@ class TinyCodec(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.decoder[1].weight.dtype
+        return next(self.decoder.parameters()).dtype
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, 1 + 4n, 3, H, W) in [-1, 1] -> latents (B, 1 + n, C, h, w).

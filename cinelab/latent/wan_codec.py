@@ -11,6 +11,7 @@ that any number of films and branches share one codec.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -29,15 +30,18 @@ class WanCodec(nn.Module):
     """`AutoencoderKLWan` with the published mean and deviation of its latents inside. Latents are
     float32, frames `dtype`."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, vae: nn.Module, dtype: torch.dtype = torch.float32):
         super().__init__()
-        config = vae.config
+        config: Any = vae.config
         if config.patch_size not in (None, 1) or config.is_residual:
             raise CinelabError(
                 f"The VAE has patch_size {config.patch_size} and {config.z_dim} channels, which is "
                 "Wan2.2's; give the one of a Wan2.1 folder, without patches and with 16 channels."
             )
-        self.vae = nn.Module.to(vae, dtype).eval().requires_grad_(False)
+        self.vae: Any = nn.Module.to(vae, dtype).eval().requires_grad_(False)
         self.dtype = dtype
         self.channels = config.z_dim
         self.stride = 2 ** sum(config.temperal_downsample)

@@ -93,7 +93,7 @@ def _films(
     bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig, seed: int
 ) -> pd.DataFrame:
     plans = [
-        casting.film(HELD_OUT + seed, i, config.latents, config.shot_latents, bundle.chunk)
+        casting.cast_film(HELD_OUT + seed, i, config.latents, config.shot_latents, bundle.chunk)
         for i in range(config.films)
     ]
     batch = encode_plans(bundle, plans)

@@ -191,7 +191,7 @@ def compared_rows(
 
 def listed(plan: casting.FilmPlan, chunk: int = 1) -> ShotList:
     """A planned film as a shot list with its whole ground truth."""
-    line = casting.timeline_of(plan, render.FPS, render.STRIDE, chunk)
+    line = casting.plan_timeline(plan, render.FPS, render.STRIDE, chunk)
     shots = [
         ListedShot(
             *span,
@@ -210,7 +210,7 @@ def rehearse() -> None:
     """Ask every registered metric of one short film, so that a mistake in one is said before any
     work is done."""
     if METRICS.names():
-        plan = casting.film(0, 0, 6, (3, 3))
+        plan = casting.cast_film(0, 0, 6, (3, 3))
         own_rows(render.render(plan).frames[None], [listed(plan).shots])
 
 

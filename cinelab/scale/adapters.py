@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from cinelab.config import from_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
-from cinelab.latent.checkpoint import rounded
+from cinelab.latent.checkpoint import as_dtype
 from cinelab.scale.checkpoints import pour
 from cinelab.seeds import rng_at
 from cinelab.texts import check_regular, parse_json, problem
@@ -157,7 +157,7 @@ def save_lora(
     base (see `marks`; without `exact`, bases that bfloat16 cannot tell apart are taken for one).
     Overflow where `dtype` cannot hold a number."""
     tensors = {
-        PREFIX + name: rounded(
+        PREFIX + name: as_dtype(
             whole(value.detach()).to("cpu"), dtype, f"LoRA {path}: {name}"
         ).contiguous()
         for name, value in adapters(state).items()
@@ -209,7 +209,7 @@ def load_lora(model: nn.Module, path: str | Path) -> Lora:
                 "float32, float16 or bfloat16 is "
                 "expected, so take the one that was written at the end of its training."
             )
-        value.copy_(rounded(tensors[name], value.dtype, f"LoRA {path}: {name}"))
+        value.copy_(as_dtype(tensors[name], value.dtype, f"LoRA {path}: {name}"))
     return lora
 
 
@@ -280,7 +280,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
 
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, LoraLayer)]:
         layer.merge()
-        rounded(
+        as_dtype(
             layer.get_base_layer().weight,
             layer.get_base_layer().weight.dtype,
             f"{name} with its adapter merged",

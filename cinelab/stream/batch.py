@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cinelab.config import names_of
+from cinelab.config import field_names
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
 from cinelab.latent.codec import to_uint8
@@ -35,7 +35,7 @@ from cinelab.script.timeline import Timeline
 from cinelab.script.unconditional import unconditional_text
 from cinelab.threads import NUMBER, cores, own
 from cinelab.zoo.checkpoints import Bundle
-from cinelab.zoo.footprint import Film, Footprint, check_fits, footprint, free_bytes
+from cinelab.zoo.footprint import FilmSpec, Footprint, check_memory, footprint, free_bytes
 
 SMALL = 500e6  # multiplications of a call of the model that keep one thread busy
 
@@ -44,8 +44,8 @@ SMALL = 500e6  # multiplications of a call of the model that keep one thread bus
 class TimedChunk(Readable):
     """One chunk of a running film: pictures and where the time went.
 
-    frames uint8 (B, f, H, W, 3)   latents (B, c, C, h, w)   seconds by cause: text, dit, memory, decode
-    """
+    frames uint8 (B, f, H, W, 3)   latents (B, c, C, h, w)   seconds by cause: text, dit, memory,
+    decode"""
 
     index: int
     frames: np.ndarray
@@ -115,7 +115,7 @@ def policy_for(
     if trained is not None and policy in (None, name_of(trained)):
         return trained if budget in (None, budget_of(trained)) else with_budget(trained, budget)
     found = policy_named(policy or "camr", BUDGET if budget is None else budget)
-    if not found.routed or "summary" not in names_of(type(found)):
+    if not found.routed or "summary" not in field_names(type(found)):
         return found
     return replace(found, summary=bundle.memory.get("summary", found.summary))
 
@@ -152,7 +152,7 @@ def film_footprint(bundle: Bundle, policy: Policy, chunks: int, guided: bool = F
     """What a film of so many chunks takes beside the weights, which are there already."""
     storage = storage_of(bundle)
     held = policy.held_at(chunks, bundle.model.config.num_attention_heads)
-    film = Film(
+    film = FilmSpec(
         bundle.size,
         chunks,
         bundle.chunk,
@@ -173,7 +173,7 @@ def check_room(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False
     """Refuse a film that cannot fit in what is free now. Raises CinelabError with the numbers."""
     need = film_footprint(bundle, policy, chunks, guided)
     device = next(bundle.model.parameters()).device
-    check_fits(
+    check_memory(
         need,
         free_bytes(device),
         free_bytes("cpu"),

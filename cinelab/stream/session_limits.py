@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from cinelab.errors import CinelabError
 from cinelab.limits import DIRECTED, LATENTS, SECONDS
 from cinelab.script.screenplay import ROOM as SCREENPLAY_ROOM
-from cinelab.script.screenplay import PromptChange, size_of
+from cinelab.script.screenplay import PromptChange, screenplay_size
 from cinelab.stream.commands import changed_settings, screenplay_settings
 from cinelab.stream.session_entries import Node
 from cinelab.zoo.bundle import Bundle
@@ -87,4 +87,6 @@ class ScreenplaySize:
             if not continued and screenplay_settings(settings) == screenplay_settings(before):
                 return 0, 0
         changes = changed_settings(settings, before)
-        return size_of(PromptChange(SECONDS / 3, settings.prompt, recache=node.recache, **changes))
+        return screenplay_size(
+            PromptChange(SECONDS / 3, settings.prompt, recache=node.recache, **changes)
+        )

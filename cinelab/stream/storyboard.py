@@ -20,6 +20,7 @@ INK = "#1d2433"
 QUIET = "#7a8191"
 ACCENT = "#3b5bdb"
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 OTHER_SCRIPTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
 
 
@@ -27,8 +28,8 @@ OTHER_SCRIPTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf
 class StoryboardLayout:
     """Measures in pixels; made to be shown at half its size, so it is sharp on any screen."""
 
-    width: int = 2000  # of the picture
-    margin: int = 56  # around the picture
+    width: int = 2000  # of the image
+    margin: int = 56  # around the image
     gap: int = 36  # between cards
     pad: int = 28  # inside a card
     strip_gap: int = 8  # between the frames of a card
@@ -81,7 +82,7 @@ def storyboard(
 
 
 def save_png(image: Image.Image, path: str | Path) -> None:
-    """Write a picture in one atomic step; a failure leaves an older file as it was."""
+    """Write an image in one atomic step; a failure leaves an older file as it was."""
     with replacing(path) as temporary:
         image.save(temporary, format="PNG")  # optimize=True saves 4 % and takes five times as long
 
@@ -170,7 +171,7 @@ def _strip(frames, panels, stills: int, width: int, layout: StoryboardLayout) ->
 
 def _notes(
     captions: Sequence[str], edges, layout: StoryboardLayout
-) -> list[tuple[int, list[str], ImageFont.FreeTypeFont]]:
+) -> list[tuple[int, list[str], Font]]:
     """Where each caption of a row begins, and its lines, which end before the next caption."""
     starts = [column for column, caption in enumerate(captions) if caption]
     found = []
@@ -196,13 +197,13 @@ def _page(
     head = layout.margin + (line * len(lines) + layout.gap // 2 if lines else 0)
     total = head + sum(heights) + layout.gap * (len(rows) - 1) + layout.margin
     page = Image.new("RGB", (layout.width, total), PAPER)
-    for row, text in enumerate(lines):
-        place = (layout.margin, layout.margin + row * line)
+    for number, text in enumerate(lines):
+        place = (layout.margin, layout.margin + number * line)
         ImageDraw.Draw(page).text(place, text, font=font, fill=INK)
     top = head
-    for row, height in zip(rows, heights, strict=True):
+    for cards, height in zip(rows, heights, strict=True):
         left = layout.margin
-        for card in row:
+        for card in cards:
             _lay(page, card, (left, top), height, layout)
             left += card.width + layout.gap
         top += height + layout.gap
@@ -232,8 +233,8 @@ def _rounded(size: tuple[int, int], radius: int) -> Image.Image:
     return large.resize(size, Image.Resampling.BOX)
 
 
-def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
-    """Pillow's own font, the same picture on every machine; a system font for other scripts."""
+def _font(size: int, text: str = "") -> Font:
+    """Pillow's own font, the same image on every machine; a system font for other scripts."""
     own = ImageFont.load_default(size)
     if not _lacks(own, text):
         return own
@@ -244,7 +245,7 @@ def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
     return own
 
 
-def _lacks(font: ImageFont.FreeTypeFont, text: str) -> bool:
+def _lacks(font: Font, text: str) -> bool:
     """Whether a letter of `text` would be drawn as the empty box that stands for no letter."""
     box = bytes(font.getmask("\uffff"))
     return any(bytes(font.getmask(letter)) == box for letter in set(text) if not letter.isspace())

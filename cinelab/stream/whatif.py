@@ -53,7 +53,7 @@ def what_if(session: Session, change: Change = Change(), head: int | None = None
     return np.concatenate(parts)
 
 
-def frame_difference(one: np.ndarray, other: np.ndarray) -> float:
+def mean_difference(one: np.ndarray, other: np.ndarray) -> float:
     """Return the mean absolute difference of two films of equal length, in grey levels."""
     return float(np.abs(one.astype(np.int16) - other).mean())
 

@@ -21,7 +21,7 @@ from cinelab.config import from_dict, mapping, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
-from cinelab.latent.checkpoint import Module, fill, read_weights, rounded
+from cinelab.latent.checkpoint import Module, as_dtype, fill, read_weights
 from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.outputs import finish, half_saved, together
@@ -103,13 +103,13 @@ def _refuse_part(path: Path) -> None:
         )
 
 
-def save(
+def save_checkpoint(
     folder: Path, module: nn.Module, config: dict, dtype: torch.dtype = torch.bfloat16
 ) -> None:
     """Write weights (floats as `dtype`) and config, both or none. Overflow where `dtype` cannot
     hold a weight."""
     state = {
-        name: rounded(value, dtype, f"{folder}: {name}").contiguous()
+        name: as_dtype(value, dtype, f"{folder}: {name}").contiguous()
         for name, value in module.state_dict().items()
     }
     with together(folder, CONFIG) as scratch:
@@ -126,10 +126,12 @@ def fingerprint(folder: Path) -> str:
 def load_codec(name: str | Path = "toybox-codec") -> ToyCodec:
     folder = find(name)
     config = from_dict(ToyCodecConfig, read_part(folder, "codec"))
-    return filled(ToyCodec(config), folder)
+    return load_weights(ToyCodec(config), folder)
 
 
-def filled(module: Module, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> Module:
+def load_weights(
+    module: Module, folder: Path, weights: dict[str, torch.Tensor] | None = None
+) -> Module:
     """Return `module` with the weights of a checkpoint folder (given where they are read already):
     all of them, floats, finite, of the right shapes, and those that were written there. Warn where
     config.json has changed since, which may have been on purpose."""
@@ -246,7 +248,7 @@ def _transformer(config: WanConfig, folder: Path) -> CausalWan:
             f"{folder / CONFIG} describes a model of {wanted} numbers, and {WEIGHTS} holds {held}; "
             f"restore the {CONFIG} that belongs to these weights."
         )
-    return filled(CausalWan(config), folder, weights)
+    return load_weights(CausalWan(config), folder, weights)
 
 
 def _check_parts(

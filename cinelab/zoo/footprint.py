@@ -22,7 +22,7 @@ SPARE = 0.06
 
 
 @dataclass(frozen=True)
-class Film:
+class FilmSpec:
     """The settings that decide the memory of a film that is streamed."""
 
     size: tuple[int, int] = (480, 832)  # height, width in pixels
@@ -76,7 +76,9 @@ class Footprint:
         return [*parts, ("all on the device", self.device / GIB, "device")]
 
 
-def footprint(config: WanConfig, film: Film, bits: int = 16, *, loaded: bool = False) -> Footprint:
+def footprint(
+    config: WanConfig, film: FilmSpec, bits: int = 16, *, loaded: bool = False
+) -> Footprint:
     """Compute the footprint; `bits` of the model's numbers outside what stays in fp32. Weights that
     are `loaded` already take nothing."""
     _, rows, columns = config.patch_size
@@ -141,7 +143,7 @@ def free_bytes(device: torch.device | str = "cuda") -> int:
     )
 
 
-def check_fits(need: Footprint, device: int, host: int, what: str = "this film") -> None:
+def check_memory(need: Footprint, device: int, host: int, what: str = "this film") -> None:
     """Refuse what cannot fit, with the numbers; `device` and `host` are free bytes. Raise
     CinelabError."""
     room = math.floor(device * (1 - SPARE))
@@ -163,7 +165,7 @@ def check_fits(need: Footprint, device: int, host: int, what: str = "this film")
         )
 
 
-def check_weights(config: WanConfig, linears: str, device: int, what: str) -> None:
+def check_weight_memory(config: WanConfig, linears: str, device: int, what: str) -> None:
     """Refuse weights that cannot fit, before they are read."""
     need = weight_bytes(config, linears)
     if need > device * (1 - SPARE):

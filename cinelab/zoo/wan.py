@@ -30,7 +30,7 @@ from cinelab.script.umt5 import Umt5Encoder
 from cinelab.texts import read_json
 from cinelab.weights.load import DTYPES, config_of, dtype_name, load_into
 from cinelab.zoo.bundle import CONFIG, SPAN, Bundle, check_max_distance
-from cinelab.zoo.footprint import check_weights, free_bytes
+from cinelab.zoo.footprint import check_weight_memory, free_bytes
 
 if TYPE_CHECKING:
     from cinelab.scale.acceleration import Speed
@@ -201,12 +201,12 @@ def _check_device(config: WanConfig, settings: WanSettings, device: str, source:
             "dtype is 'fp16' on a CPU, where it is a hundred times slower than fp32; use bf16."
         )
     if device.startswith("cuda"):
-        check_weights(config, settings.linears, free_bytes(device), str(source))
+        check_weight_memory(config, settings.linears, free_bytes(device), str(source))
 
 
 def _transformer(
     config: WanConfig, settings: WanSettings, source: Path, device: str
-) -> tuple[CausalWan, str]:
+) -> tuple[CausalWan, str | None]:
     """Return the transformer with its weights, and the part of a training checkpoint that they
     are."""
     with torch.device("meta"):

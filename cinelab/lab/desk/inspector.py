@@ -14,7 +14,7 @@ from cinelab.lab.reports.toybox_figures import sheet
 from cinelab.stream.export import timeline_of
 from cinelab.stream.session import Session, Settings, read_record
 from cinelab.stream.session_from_film import session_from_run
-from cinelab.stream.whatif import Change, chunk_shares, frame_difference, shares, what_if
+from cinelab.stream.whatif import Change, chunk_shares, mean_difference, shares, what_if
 from cinelab.zoo.checkpoints import load
 
 # columns of the tables below
@@ -177,7 +177,7 @@ def compare_memories(
         for label, film in made.items()
     ]
     found = [
-        {"memory": label, DIFFERENCE: frame_difference(made["as it is"], film)}
+        {"memory": label, DIFFERENCE: mean_difference(made["as it is"], film)}
         for label, film in made.items()
     ]
     return sheet(rows), pd.DataFrame(found).round(2)

@@ -24,7 +24,7 @@ from cinelab.config import mapping, read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import to_json, write_atomic
 from cinelab.lab.sweeps.measured import read_done, read_rows
-from cinelab.limits import cut, short, shown_path
+from cinelab.limits import short, shortened, shown_path
 from cinelab.metrics import rows as rows_room
 from cinelab.metrics.metric import METRICS
 from cinelab.metrics.stats import bootstrap
@@ -582,7 +582,7 @@ def column_table(found: pd.DataFrame) -> pd.DataFrame:
 
 def _example(part: pd.Series) -> str:
     """The first value of a column, with dots where it is cut."""
-    return cut(next(iter(part.dropna().astype(str)), ""), 60)
+    return shortened(next(iter(part.dropna().astype(str)), ""), 60)
 
 
 def save(found: pd.DataFrame, path: Path) -> None:

@@ -29,7 +29,7 @@ from cinelab.lab.reports.paper import (
     title,
 )
 from cinelab.lab.reports.sweep_table import TASKS, Cells, costs, pooled
-from cinelab.limits import cut
+from cinelab.limits import shortened
 from cinelab.metrics.metric import told
 from cinelab.metrics.stats import bootstrap
 
@@ -252,7 +252,7 @@ def _dots(
 
 
 def _shortened(name: str) -> str:
-    return cut(name, 34, "…")
+    return shortened(name, 34, "…")
 
 
 def _series(

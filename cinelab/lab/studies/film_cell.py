@@ -127,14 +127,16 @@ def batch_of(bundle: Bundle, setting: FilmSetting, start: int, count: int) -> Ba
     return encode_plans(
         bundle,
         [
-            casting.film(HELD_OUT + setting.seed, i, setting.latents, setting.shot_latents, grain)
+            casting.cast_film(
+                HELD_OUT + setting.seed, i, setting.latents, setting.shot_latents, grain
+            )
             for i in range(start, start + count)
         ],
     )
 
 
 def timeline(bundle: Bundle, plan: casting.FilmPlan):
-    return casting.timeline_of(plan, bundle.fps, bundle.codec.stride, bundle.chunk)
+    return casting.plan_timeline(plan, bundle.fps, bundle.codec.stride, bundle.chunk)
 
 
 def pixel_tables(frames: np.ndarray, truth: np.ndarray, batch: Batch) -> list[pd.DataFrame]:

@@ -243,7 +243,7 @@ def teacher_marks(
 def planned(bundle: Bundle, seed: int, films: int, latents: int) -> list[casting.FilmPlan]:
     """The held-out films that a seed is judged on."""
     where = HELD_OUT + seed
-    return [casting.film(where, i, latents, (3, 6), bundle.chunk) for i in range(films)]
+    return [casting.cast_film(where, i, latents, (3, 6), bundle.chunk) for i in range(films)]
 
 
 def clips_of(bundle: Bundle, films: Batch) -> Clips:

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from cinelab.config import described, read_mapping
+from cinelab.config import read_mapping, to_kind
 from cinelab.errors import CinelabError
 from cinelab.files import is_file
 from cinelab.limits import SEED, WORKERS, short, shown_path
@@ -173,7 +173,7 @@ def plain(value: Any, where: str) -> Any:
 
 def _object(value: Any, where: str) -> dict:
     _importable(type(value), where)
-    return described(value)
+    return to_kind(value)
 
 
 def _importable(thing: Any, where: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from cinelab.config import read_mapping
 from cinelab.printing import Group, Live, Plain, Table, moves, visible
-from cinelab.progress import about, spoken, still
+from cinelab.progress import duration_text, spoken, still
 
 OFTEN = 60.0  # seconds between two lines of how it goes, where there is no table
 REMEMBERED = 100  # finished cells whose times foretell the others'
@@ -88,7 +88,7 @@ class Board:
         left = self.total - sum(self.counts.values())
         counts = f"{self.counts['done']} done, {self.counts['failed']} failed, {left} left"
         seconds = self.to_go(left) if going else None
-        return counts if seconds is None else f"{counts}, about {about(seconds)} to go"
+        return counts if seconds is None else f"{counts}, about {duration_text(seconds)} to go"
 
     def to_go(self, left: int) -> float | None:
         """Seconds to the end by the cells so far, or None before one has ended.

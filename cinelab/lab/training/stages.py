@@ -28,7 +28,7 @@ from cinelab.lab.reports.plots import loss_curve, write_html
 from cinelab.lab.training import samples
 from cinelab.lab.training.panel import counted, watch
 from cinelab.lab.training.samples import Sample
-from cinelab.latent.checkpoint import rounded
+from cinelab.latent.checkpoint import as_dtype
 from cinelab.latent.store import Store
 from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.toybox.recogniser import Recogniser
@@ -115,7 +115,7 @@ class Stage(Readable):
         return zoo.fill(
             self.model,
             {
-                name: rounded(value, dtype_of(dtype), f"{path}: {name}")
+                name: as_dtype(value, dtype_of(dtype), f"{path}: {name}")
                 for name, value in values.items()
             },
             path,
@@ -135,7 +135,7 @@ class Stage(Readable):
         if dtype not in DTYPES:
             raise CinelabError(f"dtype is {dtype!r}; export as one of {', '.join(DTYPES)}.")
         record = {"training": to_dict(self.config), "run": self.run.done_info, **self.kept()}
-        zoo.save(folder, self.averaged(dtype), self.describe() | record, DTYPES[dtype])
+        zoo.save_checkpoint(folder, self.averaged(dtype), self.describe() | record, DTYPES[dtype])
         write_text(folder / "log.jsonl", thin_log(self.run.rows))
         write_html(loss_curve(self.run.rows), self.run.folder / "curve.html")
         return Made(folder)
@@ -244,7 +244,7 @@ def _stage(module, config, run_dir, store, init, seed, chunk, span) -> Stage:
     run = Run(run_dir, config)
     model = init_toy(CausalWan(config.model))
     if init is not None:
-        zoo.filled(model, zoo.find(init)).requires_grad_(True)
+        zoo.load_weights(model, zoo.find(init)).requires_grad_(True)
     model.train()
     describe = lambda: zoo.model_config(
         config.model,

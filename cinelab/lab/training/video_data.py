@@ -70,7 +70,7 @@ def sample_videos(folder: str | Path, films: int = 3, latents: int = 24, seed: i
     that broke off."""
     folder = Path(folder)
     for index in range(films):
-        made = render.render(casting.film(seed, index, latents, (3, 6)))
+        made = render.render(casting.cast_film(seed, index, latents, (3, 6)))
         write_mp4(folder / f"film-{index}.mp4", made.frames, render.FPS)
         write_text(
             folder / f"film-{index}.txt",

@@ -22,7 +22,7 @@ from cinelab.metrics.video.cuts import detect_cuts, detect_cuts_pyscenedetect, m
 from cinelab.readable import Readable
 from cinelab.stream.batch import decode, make
 from cinelab.world import casting, render
-from cinelab.world.casting import FilmPlan, timeline_of
+from cinelab.world.casting import FilmPlan, plan_timeline
 from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY
 from cinelab.zoo.bundle import Bundle
 
@@ -43,7 +43,7 @@ class Batch(Readable):
 
     @property
     def timelines(self) -> list:
-        return [timeline_of(plan, FPS, STRIDE, self.chunk) for plan in self.plans]
+        return [plan_timeline(plan, FPS, STRIDE, self.chunk) for plan in self.plans]
 
     @property
     def last_shot(self) -> int:
@@ -63,7 +63,7 @@ def read_shots(
     reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]
 ) -> list[list[dict[str, str]]]:
     """What the recogniser sees in every shot of every film: attribute -> value."""
-    spans = [timeline_of(plan, FPS, STRIDE).entry_spans for plan in plans]
+    spans = [plan_timeline(plan, FPS, STRIDE).entry_spans for plan in plans]
     names = reader.names(
         np.concatenate([windows(film, where) for film, where in zip(frames, spans, strict=True)])
     )
@@ -86,7 +86,7 @@ def cut_rows(frames: np.ndarray, plans: Sequence[FilmPlan]) -> list[tuple]:
     """Planned against detected cuts, by the frame-difference detector and by PySceneDetect."""
     rows = []
     for film, plan in enumerate(plans):
-        planned = timeline_of(plan, FPS, STRIDE).cuts
+        planned = plan_timeline(plan, FPS, STRIDE).cuts
         found = {
             "cuts": detect_cuts(frames[film]),
             "cuts (PySceneDetect)": detect_cuts_pyscenedetect(frames[film], FPS),

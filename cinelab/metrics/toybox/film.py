@@ -12,7 +12,7 @@ from cinelab.metrics.toybox.recogniser import Recogniser, windows
 from cinelab.metrics.video.cuts import detect_cuts, detect_cuts_pyscenedetect, match_cuts
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline
-from cinelab.world.vocab import IDENTITY, SCENERY, read
+from cinelab.world.vocab import IDENTITY, SCENERY, read_prompt
 
 COLUMNS = ["shot", "metric", "value", "detail"]
 
@@ -26,7 +26,7 @@ def film_scores(
 ) -> pd.DataFrame:
     """All rows of one film; frames uint8 (F, H, W, 3), prompts one an entry of the screenplay."""
     seen = reader.names(windows(frames, timeline.entry_spans))
-    asked = [read(prompt) for prompt in prompts]
+    asked = [read_prompt(prompt) for prompt in prompts]
     rows = (
         asked_rows(seen, asked)
         + kept_rows(seen, asked)

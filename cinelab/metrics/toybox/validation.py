@@ -60,7 +60,7 @@ class Validator:
         self.config = config or ValidationConfig()
         c = self.config
         plans = [
-            casting.film(UNSEEN + c.seed, i, c.latents, c.shot_latents, bundle.chunk)
+            casting.cast_film(UNSEEN + c.seed, i, c.latents, c.shot_latents, bundle.chunk)
             for i in range(c.films)
         ]
         self.films = encode_plans(bundle, plans)

@@ -28,7 +28,7 @@ from cinelab.script.shotlist import SUFFIX, ListedShot, ShotList, shot_list_path
 from cinelab.stream.reader import DecodedVideo
 from cinelab.tables import read_frame
 from cinelab.texts import HALF_PAIR, check_name
-from cinelab.world.vocab import known_words, read
+from cinelab.world.vocab import known_words, read_prompt
 
 VIDEOS = tuple(
     f".{name}"
@@ -306,7 +306,7 @@ def with_cast(planned: ShotList) -> ShotList:
 def _cast(shot: ListedShot) -> ListedShot:
     if shot.characters or shot.places or not speaks_toybox(shot.prompt):
         return shot
-    named = read(shot.prompt)
+    named = read_prompt(shot.prompt)
     who = (f"{named['colour']} {named['kind']}",) if {"colour", "kind"} <= named.keys() else ()
     return replace(shot, characters=who, places=(named["setting"],) if "setting" in named else ())
 
