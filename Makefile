@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c '$(IN_RANGE)' 2>/dev/null && echo $$p && exit; done; echo python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help film test lab pages vbench bench clean filter
+.PHONY: help film test lint types docs wheel lab pages vbench bench clean filter
 
 help: ## this list
 	@echo "cinelab, a workbench for autoregressive multi-shot video models"
@@ -23,9 +23,23 @@ film: $(READY) filter ## direct the first film from experiments/screenplays into
 test: $(READY) filter ## pass every test, the notebooks' smoke runs included
 	@$(PY) -m pytest -q -n auto
 
-# Its root is the repository, so that what notebooks make below results/ can be opened from them and from the file browser.
+lint: $(READY) ## check the formatting and the rules of ruff
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+
+types: $(READY) ## check the types with mypy
+	@$(PY) -m mypy
+
+docs: $(READY) ## build the documentation into site/, every link checked
+	@$(VENV)/bin/mkdocs build --strict --quiet
+
+# A folder build/ of an older build would leave its files in the wheel.
+wheel: $(READY) ## build the wheel into dist/
+	@rm -rf build
+	@$(PY) -m build --wheel --no-isolation
+
 lab: $(READY) filter ## open JupyterLab on the notebooks
-	@$(VENV)/bin/jupyter lab $$([ "$$(id -u)" != 0 ] || echo --allow-root) --ServerApp.root_dir='$(CURDIR)' --LabApp.default_url=/lab/tree/notebooks --FileContentsManager.post_save_hook=cinelab.lab.plain_notebook.saved $(LAB)
+	@$(VENV)/bin/cinelab lab . $(if $(LAB),-- $(LAB))
 
 pages: $(READY) ## run the tour and two more notebooks into pages for a browser, results/pages
 	@$(PY) -m cinelab.lab.reports.pages
@@ -41,7 +55,7 @@ filter:
 	@git config filter.plain-notebook.clean "if [ -x $(PY) ]; then $(PY) -I cinelab/lab/plain_notebook.py; else cat; fi" 2>/dev/null || true
 
 clean: ## remove caches and build leftovers; .venv and results/ stay
-	@rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@find cinelab tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} + 2>/dev/null || true
 
 # pip is to say its errors alone: one ignored location makes 90 lines of warnings, in which they drown.

@@ -7,9 +7,10 @@ seed=7).render(Screenplay.load("film.yaml")) film.save("results/my_film")
 
 from importlib import import_module
 
-from cinelab import threads
+from cinelab import renamed, threads
 
 threads.set_threads()  # before anything here imports torch, which reads it once
+renamed.install()
 
 _HOMES = {
     "CinelabError": "cinelab.errors",
@@ -30,7 +31,7 @@ _HOMES = {
     "Film": "cinelab.stream.director",
 }
 __all__ = sorted(_HOMES)
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str):

@@ -80,6 +80,7 @@ RANGES: dict[str, tuple[float, float]] = {
             "summary",
             "rank",
             "parts",
+            "micro_batches",
             "sequence",
             "shot_latents",
             "repeats",
@@ -116,7 +117,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         (
             "camr_share",
-            "across_share",
+            "other_shots_share",
             "codec_share",
             "images_until",
             "drop_text",

@@ -1,4 +1,5 @@
-"""Names for things that users add: policies, metrics, losses, solvers.
+"""Names for things that users add: policies, metrics, losses, solvers, training stages,
+backbones, codecs.
 
     from cinelab import register
 
@@ -8,9 +9,9 @@
 A registered name is known in the process that registered it. Another process (a cell of a sweep,
 the command line, a resumed session) finds the same thing in one of two ways:
 
-    "my_things:LastOfShots"      the import path of a class or function works wherever a name works
-    CINELAB_IMPORT=my_things     these modules (with commas) are imported first, so that the names that
-                                 they register are known; `cinelab --import my_things` sets it
+    "my_things:LastOfShots"    the import path of a class or function works wherever a name works
+    CINELAB_IMPORT=my_things   these modules (with commas) are imported first, so that the names
+                               that they register are known; `cinelab --import my_things` sets it
 
 Modules are looked for as Python does, then in the folder where the command was started.
 """
@@ -31,16 +32,20 @@ HOMES = {
     "solver": "cinelab.flow.sampler:SOLVERS",
     "metric": "cinelab.metrics.metric:METRICS",
     "loss": "cinelab.train.losses:LOSSES",
+    "stage": "cinelab.train.stage:STAGES",
+    "backbone": "cinelab.model.backbone:BACKBONES",
+    "codec": "cinelab.latent.codecs:CODECS",
 }
 _imported: set[str] = set()
 
 
 class Registry:
-    """Names of one kind and what they stand for; built-in ones are added by the module that holds
-    it."""
+    """Names of one kind and what they stand for. Built-in ones are added by the module that holds
+    it, and by the `builtin` modules, which are imported when a name is first looked up."""
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, builtin: tuple[str, ...] = ()):
         self.kind = kind
+        self._builtin = builtin
         self._things: dict[str, Any] = {}
 
     def add(self, name: str, thing: Any = None) -> Any:
@@ -86,12 +91,14 @@ class Registry:
             )
         if ":" in name:
             return resolve(name)
-        import_named()
+        self._import()
         if name not in self._things:
             raise CinelabError(self._unknown(name))
         return self._things[name]
 
     def _unknown(self, name: str) -> str:
+        if not self._things:
+            return f"{self.kind} is {name!r}, and none is registered; give the import path of your own."
         near = get_close_matches(name, self._things, n=1)
         hint = f"did you mean {near[0]!r}? Known are" if near else "use one of"
         return (
@@ -108,8 +115,14 @@ class Registry:
 
     def names(self) -> list[str]:
         """Every known name, in the order in which they were added."""
-        import_named()
+        self._import()
         return list(self._things)
+
+    def _import(self) -> None:
+        """Import what adds names: the built-in modules and those of the environment."""
+        for module in self._builtin:
+            import_module(module)
+        import_named()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names())

@@ -72,9 +72,7 @@ JOB = Kind(
 CAPTIONS = Kind("text beside a video", "keep it to the captions of one video, in UTF-8", MIB)
 PROMPTS = Kind("table of prompts", "write it again, as JSON in UTF-8", 16 * MIB)
 TABLE = Kind("table", "write it again, as UTF-8 text", 256 * MIB)
-ENVIRONMENT = Kind(
-    "environment file", "check the file out again", MIB, "run this in a checkout of the repository"
-)
+ENVIRONMENT = Kind("environment file", "install cinelab again", MIB, "install cinelab again")
 # JSON that a folder of ours, or of a published model, holds
 RECORD = Kind("record", "restore it or remove it", 32 * MIB)
 LISTING = Kind("list of videos", "restore it, or build into another folder", 256 * MIB)

@@ -95,7 +95,7 @@ def lora_steps(folder: Path) -> Results:
 
 def split_steps(folder: Path) -> Results:
     """Return steps in two micro-batches with activation checkpointing."""
-    parallel = Parallel.here(Layout(parts=2, activation_checkpointing=True))
+    parallel = Parallel.here(Layout(micro_batches=2, activation_checkpointing=True))
     config = replace(
         presets.teacher_forcing("smoke"), steps=3, save_every=9, routed_from=0.0, bf16=False
     )
@@ -137,7 +137,7 @@ def dmd_steps(changes: dict, folder: Path) -> Results:
 
 def codec_steps(folder: Path) -> Results:
     def start(config, run):
-        return codec.train(config, run, codec.pool(config))
+        return codec.train(config, run, codec.render_clips(config))
 
     return three_steps(presets.codec("smoke"), start, folder)
 
@@ -145,7 +145,9 @@ def codec_steps(folder: Path) -> Results:
 def recogniser_steps(folder: Path) -> Results:
     def start(config, run):
         torch.manual_seed(0)
-        clips = recogniser.pool(config, run.folder)
+        codec = load_codec(config.codec)
+        mark = fingerprint(config.codec)
+        clips = recogniser.labelled_shots(config, run.folder, codec, mark=mark)
         return recogniser.train(config, Recogniser(), clips, run)
 
     return three_steps(presets.recogniser("smoke"), start, folder)
@@ -175,7 +177,7 @@ TRAINING = {
     "bidirectional": bidirectional_steps,
     "teacher-forcing-camr": partial(teacher_forcing_steps, {"routed_from": 0.0, "camr_share": 1.0}),
     "teacher-forcing-full": partial(
-        teacher_forcing_steps, {"camr_share": 0.0, "across_share": 0.0}
+        teacher_forcing_steps, {"camr_share": 0.0, "other_shots_share": 0.0}
     ),
     "teacher-forcing-fp32": partial(teacher_forcing_steps, {"routed_from": 0.0, "bf16": False}),
     "teacher-forcing-per-head": partial(teacher_forcing_steps, PER_HEAD),

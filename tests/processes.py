@@ -120,15 +120,15 @@ def case_resumed(parallel, folder):
 
 
 CASES = {  # name -> layout; the case is the function of that name
-    "teacher_forcing": Layout(parts=2),
-    "consistency": Layout(parts=4, defer=True),
-    "dmd": Layout(parts=2, activation_checkpointing=True),
-    "lora": Layout(parts=4, reshard=False),
-    "half": Layout(parts=2),
+    "teacher_forcing": Layout(micro_batches=2),
+    "consistency": Layout(micro_batches=4, defer=True),
+    "dmd": Layout(micro_batches=2, activation_checkpointing=True),
+    "lora": Layout(micro_batches=4, reshard=False),
+    "half": Layout(micro_batches=2),
     "sequence": Layout(sequence=2, activation_checkpointing=True),
-    "uneven": Layout(parts=3, sequence=2),
+    "uneven": Layout(micro_batches=3, sequence=2),
     "known_history": Layout(sequence=2),
-    "resumed": Layout(parts=2),
+    "resumed": Layout(micro_batches=2),
 }
 
 
@@ -141,7 +141,7 @@ if __name__ == "__main__":
     faulthandler.dump_traceback_later(290, exit=True)
     torch.set_num_threads(1)
     place = Path(sys.argv[1])
-    joined = Parallel.join(Layout(parts=2))
+    joined = Parallel.join(Layout(micro_batches=2))
     for name, layout in CASES.items():
         parallel = joined.with_layout(layout)
         result = run(name, parallel, place / name)

@@ -7,10 +7,12 @@ import processes
 import pytest
 import torch
 
-from cinelab.memory import context as sight
+from cinelab.flow.condition import Condition
 from cinelab.memory.context import BidirectionalContext, KnownHistory, TeacherForcingContext
 from cinelab.memory.policy import CAMR, Full
-from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, attend, cast
+from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, cast
+from cinelab.ops import tiling
+from cinelab.ops.attention import use_kernel
 from cinelab.ops.rope import rope_for
 from cinelab.scale import cost as arithmetic
 from cinelab.scale.adapters import Lora, add_lora
@@ -44,20 +46,18 @@ def test_adapters_are_counted(config):
 def test_what_a_block_keeps_of_a_token_is_counted(width, ffn):
     """Bytes that autograd saves in one bf16 block, weights apart."""
     model = cast(
-        CausalWan(WanConfig(4, width // 4, num_layers=1, ffn_dim=ffn, text_dim=32), "sdpa"),
+        CausalWan(WanConfig(4, width // 4, num_layers=1, ffn_dim=ffn, text_dim=32)),
         torch.bfloat16,
     )
     weights = {part.untyped_storage().data_ptr() for part in model.parameters()}
     kept = {}
     hold = []
     x = torch.randn(1, 4, 64, width, dtype=torch.bfloat16, requires_grad=True)
-    _, modulation = model.condition_embedder.time(torch.rand(1, 4))
+    embedder = model.condition_embedder
+    _, modulation = embedder.modulation(embedder.time(torch.rand(1, 4)))
     words = model.encode_text(torch.randn(1, 1, 8, 32, dtype=torch.bfloat16))
-    see = partial(
-        attend,
-        BidirectionalContext(torch.arange(4)).layer(0, rope_for(width // 4, 8, 8, x.device)),
-        "sdpa",
-    )
+    rope = rope_for(width // 4, 8, 8, x.device)
+    attend = partial(BidirectionalContext(torch.arange(4)).attend, 0, rope=rope)
 
     def pack(value):
         storage = value.untyped_storage()
@@ -66,8 +66,9 @@ def test_what_a_block_keeps_of_a_token_is_counted(width, ffn):
             kept[storage.data_ptr()] = storage.nbytes()
         return value
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-        model.blocks[0](x, modulation, see, words[0], torch.zeros(1, 4, dtype=torch.long), "sdpa")
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value)
+    with use_kernel("sdpa"), hooks:
+        model.blocks[0](x, modulation, attend, words[0], torch.zeros(1, 4, dtype=torch.long))
     expected = arithmetic.KEPT * width + arithmetic.KEPT_FFN * ffn
     assert sum(kept.values()) / 256 == pytest.approx(expected, rel=0.1)
 
@@ -100,13 +101,18 @@ def test_wide_chunks_as_strips_of_their_own_see_the_same(policy, monkeypatch):
         both = torch.cat([clips.latents, clips.latents + 1], 1)
         twice = [torch.cat([x, x], 1) for x in (t, clips.slot)]
         known = KnownHistory(policy, clips.shot, 1)
-        known.show(net, clips.latents, clips.text, clips.slot)
+        known.encode(net, clips.latents, clips.condition)
         return (
-            net(both, twice[0], clips.text, twice[1], TeacherForcingContext(policy, clips.shot, 1)),
-            net(clips.latents + 1, t, clips.text, clips.slot, known),
+            net(
+                both,
+                twice[0],
+                Condition(clips.text, twice[1]),
+                TeacherForcingContext(policy, clips.shot, 1),
+            ),
+            net(clips.latents + 1, t, Condition(clips.text, clips.slot), known),
         )
 
     narrow = seen()
-    monkeypatch.setattr(sight, "WIDE", 1)
+    monkeypatch.setattr(tiling, "WIDE", 1)
     for a, b in zip(narrow, seen(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)

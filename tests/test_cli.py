@@ -123,9 +123,10 @@ def test_a_missing_file_is_one_sentence(tmp_path):
     assert done.returncode == 2 and "no.yaml" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_film_needs_the_repository(tmp_path):
+def test_an_empty_folder_of_screenplays_is_a_sentence(tmp_path):
+    (tmp_path / "experiments/screenplays").mkdir(parents=True)
     done = cinelab("film", cwd=tmp_path)
-    assert done.returncode == 2 and "run this in the repository" in done.stderr
+    assert done.returncode == 2 and "holds no screenplay; name a file" in done.stderr
 
 
 def test_seeds_must_be_numbers():

@@ -32,7 +32,7 @@ from cinelab.lab.desk.access import (
 from cinelab.lab.desk.demo import House, Rules, demo, serve
 from cinelab.lab.desk.messages import MESSAGE
 from cinelab.lab.desk.viewers import MOST, Viewer
-from cinelab.stream.engine import Engine
+from cinelab.stream.live_engine import Engine
 from cinelab.stream.session import Session, Settings
 
 FILM = "a" * 10

@@ -9,7 +9,7 @@ import torch
 
 from cinelab import CAMR, Director, Full, Screenplay, Shot, Window, load
 from cinelab.errors import CinelabError
-from cinelab.flow.sampler import Chunk
+from cinelab.flow.rollout import Chunk
 from cinelab.memory.cache import KVCache
 from cinelab.outputs import finish
 from cinelab.stream.batch import TimedChunk, make, stream

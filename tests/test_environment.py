@@ -14,14 +14,31 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from cinelab.errors import CinelabError
+from cinelab.lab.workbench import copy_out, lab_command
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # torchvision breaks transformers where it does not fit torch; the others have headless twins.
 NEVER = {"torchvision", "lpips", "scenedetect", "opencv-python"}
 
 
+EXTRAS = PROJECT["optional-dependencies"]
+
+
 def direct() -> list[str]:
-    return PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    """The requirements of the core and of the extra `dev`, which has those of all parts."""
+    return list(dict.fromkeys(PROJECT["dependencies"] + of_extra("dev")))
+
+
+def of_extra(name: str) -> list[str]:
+    """An extra's requirements, those of the extras that it names among them."""
+    found = []
+    for line in EXTRAS[name]:
+        wanted = Requirement(line)
+        inner = [of_extra(extra) for extra in sorted(wanted.extras)]
+        found += sum(inner, []) if wanted.name == PROJECT["name"] else [line]
+    return found
 
 
 def conda() -> list[str]:
@@ -60,7 +77,7 @@ def test_constraints_pin_every_direct_requirement_inside_its_range():
 
 
 def test_what_we_keep_out_stays_out():
-    flash = specified(PROJECT["optional-dependencies"]["flash"])
+    flash = specified(EXTRAS["flash"])
     assert not NEVER & {*specified(direct()), *specified(conda()), *pins(), *flash}
 
 
@@ -83,6 +100,7 @@ def test_an_editable_install_is_found_from_the_folder_above_the_clone(tmp_path):
         "LICENSE",
         "cinelab/__init__.py",
         "cinelab/threads.py",
+        "cinelab/renamed.py",
         "cinelab/errors.py",
     ):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +130,7 @@ def clone(tmp_path):
     (folder / ".venv/bin").mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder)
-    for name in ("python", "jupyter"):
+    for name in ("python", "cinelab", "ruff", "mkdocs"):
         (folder / ".venv/bin" / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
         (folder / ".venv/bin" / name).chmod(0o755)
     (folder / ".venv/.ready").touch()
@@ -128,20 +146,40 @@ def clone(tmp_path):
     )
 
 
-def test_jupyter_starts_as_root_too(clone):
-    root = "--allow-root " if os.geteuid() == 0 else ""
-    assert clone("lab").startswith(f"jupyter lab {root}--ServerApp.root_dir=")
+def test_jupyter_opens_on_the_clone_with_the_options_that_are_given(clone):
+    assert clone("lab").strip() == "cinelab lab ."
+    assert clone("lab", "LAB=--port=9000").strip() == "cinelab lab . -- --port=9000"
 
 
-def test_jupyter_sees_what_notebooks_make_and_opens_on_them(clone):
-    said = clone("lab", "LAB=--no-browser")
-    assert "/my clone --LabApp.default_url=/lab/tree/notebooks " in said and said.endswith(
-        " --no-browser\n"
-    )
+def test_jupyter_starts_as_root_too_and_on_the_notebooks(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    command = lab_command(tmp_path, ["--port=9000"])
+    assert ("--allow-root" in command) == (os.geteuid() == 0)
+    assert f"--ServerApp.root_dir={tmp_path}" in command
+    assert "--LabApp.default_url=/lab/tree/notebooks" in command and command[-1] == "--port=9000"
+
+
+def test_a_folder_without_notebooks_is_refused(tmp_path):
+    with pytest.raises(CinelabError, match="has no folder notebooks"):
+        lab_command(tmp_path)
+
+
+def test_the_checkout_has_all_that_would_be_copied_out():
+    assert copy_out(ROOT) == ([], [])
 
 
 def test_every_test_runs_on_all_cores(clone):
     assert clone("test") == "python -m pytest -q -n auto\n"
+
+
+def test_what_is_checked_is_the_same_everywhere(clone):
+    assert clone("lint") == "ruff format --check .\nruff check .\n"
+    assert clone("types") == "python -m mypy\n"
+    assert clone("docs") == "mkdocs build --strict --quiet\n"
+    jobs = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]
+    hosted = " ".join(jobs["check"]["strategy"]["matrix"]["target"]).split()
+    ours = re.findall(r"^make (.*)", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert {"lint", "types", "test", "docs", "film"} <= set(hosted) & set(" ".join(ours).split())
 
 
 def test_setting_up_says_two_lines_and_pips_errors(clone):
@@ -154,3 +192,12 @@ def test_setting_up_says_two_lines_and_pips_errors(clone):
 
 def test_the_command_line_is_installed():
     assert PROJECT["scripts"] == {"cinelab": "cinelab.cli:main"}
+
+
+def test_the_version_is_written_once():
+    assert "version" not in PROJECT and PROJECT["dynamic"] == ["version"]
+
+
+def test_dev_has_every_part():
+    parts = {line for name in ("lab", "wan", "eval", "train", "cluster") for line in of_extra(name)}
+    assert parts <= set(direct())

@@ -59,5 +59,7 @@ def test_text_in_a_figure_ends_no_script():
 
 
 def test_a_notebook_that_is_not_here_is_refused(tmp_path):
-    with pytest.raises(CinelabError, match="99_none.ipynb is not here"):
+    with pytest.raises(CinelabError, match="99_none.ipynb is expected in"):
         pages({"99_none": {}}, tmp_path)
+    with pytest.raises(CinelabError, match="it is called 61_report now"):
+        pages({"50_report": {}}, tmp_path)

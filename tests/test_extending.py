@@ -19,10 +19,10 @@ from test_desk_talk import Talk
 from test_students import net
 from test_train import Fake
 
-from cinelab import CAMR, Director, Full, Policy, Sampling, Window, load, register
+from cinelab import CAMR, Director, Policy, Sampling, Window, load, register
 from cinelab.config import from_dict, override, to_dict, to_kind
 from cinelab.errors import CinelabError
-from cinelab.flow.sampler import solve, walk
+from cinelab.flow.solvers import solve, trajectory
 from cinelab.jobs import worker
 from cinelab.jobs.job import load_job
 from cinelab.lab.desk.demo import House, Rules
@@ -36,6 +36,7 @@ from cinelab.lab.studies.memory_cell import memory_cell
 from cinelab.lab.sweeps.grid import Sweep, expand
 from cinelab.lab.sweeps.measured import check_cell, keep_rows
 from cinelab.lab.training import stages
+from cinelab.memory.context import FULL_HISTORY
 from cinelab.memory.policy import POLICIES, budget_of, name_of, policy_named, with_budget
 from cinelab.metrics.card import CardConfig
 from cinelab.metrics.metric import METRICS, Metric, own_rows, values
@@ -233,7 +234,7 @@ def test_a_screenplay_may_hold_policies(own, bundle, tmp_path):
     path = play.save(tmp_path / "play.yaml")
     assert Screenplay.load(path) == play
     film = Director(bundle).render(play)
-    session = session_from_screenplay(play, tmp_path / "s", bundle, settings=Settings(seed=2))
+    session = session_from_screenplay(play, tmp_path / "s", bundle, Settings(seed=2))
     assert [type(session.request(node).policy).__name__ for node in session.nodes.values()] == [
         "LastOfShots",
         "Window",
@@ -492,7 +493,9 @@ def test_every_stage_descends_the_loss_that_is_named(own, tmp_path):
     network = net()
     config = replace(presets.teacher_forcing("smoke"), chunk=1)
     plain, other, mine = (
-        teacher_forcing.loss(network, clips, replace(config, loss=name), Full(), rng_at(1)).item()
+        teacher_forcing.loss(
+            network, clips, replace(config, loss=name), FULL_HISTORY, rng_at(1)
+        ).item()
         for name in ("mse", "own_things:plain_l1", "huber")
     )
     assert len({plain, other, mine}) == 3 and mine < plain
@@ -511,7 +514,7 @@ def test_every_stage_descends_the_loss_that_is_named(own, tmp_path):
         clips,
         torch.tensor([1.0, 0.5, 0.0]),
         replace(made[0][1], frames=4),
-        (Full(), False),
+        FULL_HISTORY,
         rng_at(2),
     )
     assert drawn.ndim == 0
@@ -572,7 +575,7 @@ def test_an_own_solver_samples_and_makes_pairs(own, bundle):
         for solver in ("heun", "own_things:leap")
     ]
     assert films[0].shape == films[1].shape and not np.array_equal(*films)
-    assert len(list(walk(lambda x, t: -x, start, levels, "heun"))) == 41
+    assert len(list(trajectory(lambda x, t: -x, start, levels, "heun"))) == 41
     assert replace(presets.pairs("smoke"), solver="heun").sampling.solver == "heun"
     with pytest.raises(CinelabError, match="gives no state on its way"):
         replace(presets.pairs("smoke"), solver="own_things:leap")
@@ -657,7 +660,7 @@ def test_a_later_shot_that_cannot_be_made_is_refused_before_the_first(bundle, tm
         with pytest.raises(CinelabError, match=words):
             next(Director(bundle).stream(play))
         with pytest.raises(CinelabError, match=words):
-            session_from_screenplay(play, tmp_path / "s", bundle, settings=Settings())
+            session_from_screenplay(play, tmp_path / "s", bundle, Settings())
     assert not (tmp_path / "s").exists()
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cinelab.errors import CinelabError
+from cinelab.flow.condition import Condition
 from cinelab.memory.context import BidirectionalContext
 from cinelab.model.wan import FULL_PRECISION, CausalWan, WanConfig, cast, kept_dtype
 from cinelab.ops.attention import KERNELS, attention, available
@@ -30,8 +31,7 @@ def velocity(model, dtype=torch.float32):
     return model(
         x,
         torch.full((1, 2), 0.5),
-        text,
-        torch.zeros(1, 2, dtype=torch.long),
+        Condition(text, torch.zeros(1, 2, dtype=torch.long)),
         BidirectionalContext(torch.arange(2)),
     )
 

@@ -78,17 +78,16 @@ def test_settings_that_cannot_be_measured(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-def test_seen_bytes_grow_with_full_attention_only():
+def test_retrieved_bytes_grow_with_full_attention_only():
     import torch
 
     for policy, wanted in ((Full(), 5), (Window(window=2), 2)):
         memory = KVCache(policy, 1, 8)
         for chunk in range(5):
-            memory.begin(chunk, torch.zeros(1, dtype=torch.long))
-            memory.record()
-            memory._now.written[0] = (torch.zeros(1, 4, 2, 8), torch.zeros(1, 4, 2, 8))
-            memory.commit()
-        assert memory.seen_bytes() == wanted * 2 * 4 * 2 * 8 * 4
+            clean = memory.open(chunk, torch.zeros(1, dtype=torch.long)).record()
+            clean.written[0] = (torch.zeros(1, 4, 2, 8), torch.zeros(1, 4, 2, 8))
+            memory.append(clean)
+        assert memory.retrieved_bytes() == wanted * 2 * 4 * 2 * 8 * 4
 
 
 def test_a_planned_film_is_listed_with_its_whole_truth():

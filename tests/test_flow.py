@@ -5,7 +5,9 @@ import torch
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
-from cinelab.flow.sampler import Sampling, noise_for, solve
+from cinelab.flow.rollout import noise_for
+from cinelab.flow.sampler import Sampling
+from cinelab.flow.solvers import solve
 
 
 def test_the_path_runs_from_data_to_noise_and_back():

@@ -6,6 +6,7 @@ from test_memory import CONFIG, scene, stream
 from torch.profiler import profile
 
 from cinelab.errors import CinelabError
+from cinelab.flow.condition import Condition
 from cinelab.memory.context import BidirectionalContext
 from cinelab.memory.policy import BLOCK, CAMR
 from cinelab.memory.store import Storage
@@ -56,13 +57,13 @@ def test_keys_and_values_are_those_of_a_real_memory(storage):
     )
     need = footprint(CONFIG, film, bits=32)
     assert need.stored == 7 * sum(
-        shelf.unit_bytes() for pair in memory.shelves.values() for shelf in pair
+        shelf.page_bytes() for pair in memory.layers.values() for shelf in pair
     )
     assert GROUPED == BLOCK and need.summaries == 7 * sum(
-        kept.units.unit_bytes() for kept in memory.summaries.values()
+        kept.pages.page_bytes() for kept in memory.summaries.values()
     )
     if storage == Storage("host", slots=4):
-        held = sum(shelf.slots.buffer.nbytes for pair in memory.shelves.values() for shelf in pair)
+        held = sum(shelf.pool.buffer.nbytes for pair in memory.layers.values() for shelf in pair)
         assert need.slots == held and need.host and need.device < need.device + need.stored
 
 
@@ -77,8 +78,8 @@ def test_heads_that_choose_apart_hold_more_than_the_budget_and_the_plan_says_so(
         and policy.held_at(3, 12) == 3
     )
     _, memory = stream(model, x[:1], prompts[:1], shot[:1], 1, policy, storage=storage)
-    room = max(shelf.slots.room for pair in memory.shelves.values() for shelf in pair)
-    kept = sum(shelf.unit_bytes() for pair in memory.shelves.values() for shelf in pair)
+    room = max(shelf.pool.room for pair in memory.layers.values() for shelf in pair)
+    kept = sum(shelf.page_bytes() for pair in memory.layers.values() for shelf in pair)
     film = FilmSpec(
         (4 * 8, 6 * 8), chunks=7, chunk=1, seen=2, place="host", slots=2, held=policy.held_at(7, 3)
     )
@@ -103,8 +104,7 @@ def test_activations_are_of_the_order_that_a_profiler_sees():
         model(
             x,
             torch.ones(1, 3),
-            text,
-            torch.zeros(1, 3, dtype=torch.long),
+            Condition(text, torch.zeros(1, 3, dtype=torch.long)),
             BidirectionalContext(torch.arange(3)),
         )
     live = peak = 0

@@ -10,7 +10,7 @@ import torch
 from test_students import FakeStore, net
 
 from cinelab.errors import CinelabError
-from cinelab.flow.sampler import walk
+from cinelab.flow.solvers import trajectory
 from cinelab.lab.studies import injectivity
 from cinelab.lab.studies.injectivity import (
     Case,
@@ -87,7 +87,9 @@ def test_what_the_student_sees_is_held_and_the_future_is_not(
     seen."""
     states = []
     monkeypatch.setattr(
-        injectivity, "solve", lambda *a: [states.append(s) for s, _ in walk(*a)] and states[-1]
+        injectivity,
+        "solve",
+        lambda *a: [states.append(s) for s, _ in trajectory(*a)] and states[-1],
     )
     ends(clips, held, history, level=1)
     numbers = seen_levels(SMALL, 0, 1)[0]

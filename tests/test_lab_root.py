@@ -5,7 +5,6 @@ With CINELAB_SHOTS set to a folder, screenshots are left there.
 """
 
 import os
-import re
 from pathlib import Path
 
 import nbformat
@@ -13,6 +12,7 @@ import pytest
 from labserver import ROOT, jupyter_lab, run_all
 
 from cinelab.lab.plain_notebook import METADATA
+from cinelab.lab.workbench import lab_command
 
 CELL = """
 from pathlib import Path
@@ -22,7 +22,7 @@ Path("../results/my run/page.html").write_text("<h1>It opens</h1>")
 Path("../results/my run/numbers.csv").write_text("a,b\\n1,2\\n")
 Made("../results/my run")
 """
-OPTIONS = re.search(r"--LabApp.*(?= \$\(LAB\))", (ROOT / "Makefile").read_text())[0].split()
+OPTIONS = [word for word in lab_command(ROOT) if word.startswith(("--LabApp", "--FileContents"))]
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_an_interrupted_training_is_saved_and_goes_on(store, tmp_path, monkeypat
 
 
 def test_refusals_reach_the_notebook(store, tmp_path):
-    with pytest.raises(CinelabError, match="parts is 3, which 2 processes"):
+    with pytest.raises(CinelabError, match="micro_batches is 3, which 2 processes"):
         list(
             launch.train(
                 launch.job(tmp_path, "teacher_forcing", "smoke", store, layout={"parts": 3}), 2

@@ -13,8 +13,8 @@ from directing import CAT, ROBOT, until
 
 from cinelab import load
 from cinelab.errors import CinelabError
-from cinelab.stream.engine import Engine
 from cinelab.stream.fair_lock import FairLock
+from cinelab.stream.live_engine import Engine
 from cinelab.stream.readout import FilmBounds
 from cinelab.stream.session import Session, Settings
 
@@ -280,7 +280,7 @@ def test_a_film_that_is_sent_many_commands_makes_as_many_chunks_as_the_others(bu
 
 
 def test_a_film_whose_work_was_too_long_for_its_turns_catches_up(bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr("cinelab.stream.engine.TURN", 0.0)
+    monkeypatch.setattr("cinelab.stream.live_engine.TURN", 0.0)
     monkeypatch.setattr(FairLock.pass_on, "__defaults__", (0.0,))
     session = Session.create(tmp_path / "long", bundle, Settings(CAT))
     for _ in range(12):
@@ -346,7 +346,7 @@ def test_a_running_film_keeps_the_decisions_of_its_last_chunk(live):
     live.send("pause").result(10)
     memory = live.latest(timeout=10).memory
     assert {decision["chunk"] for decision in memory.decisions} == {
-        memory.unit_chunks[-1]
+        memory.page_chunks[-1]
     } and memory.length >= 4
 
 
@@ -357,7 +357,7 @@ def _take(turns, order, number):
 
 KILLED = """
 from cinelab import load
-from cinelab.stream.engine import Engine
+from cinelab.stream.live_engine import Engine
 from cinelab.stream.session import Session, Settings
 live = Engine(Session.create({folder!r}, load("toybox-1step"), Settings({prompt!r}, seed=5)), pace=None)
 live.send("resume").result()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from test_train import Fake
 
 from cinelab.errors import CinelabError
+from cinelab.flow.condition import Condition
 from cinelab.memory.context import BidirectionalContext
 from cinelab.scale.adapters import (
     Lora,
@@ -41,8 +42,7 @@ def shown(model):
         return model(
             clips.latents,
             torch.full((1, 3), 0.5),
-            clips.text,
-            clips.slot,
+            Condition(clips.text, clips.slot),
             BidirectionalContext(torch.arange(3)),
         )
 
@@ -122,8 +122,7 @@ def test_diffusers_and_peft_read_what_we_write(tmp_path):
         ours = model(
             clips.latents,
             torch.full((1, 3), 0.5),
-            clips.text[:, :1],
-            torch.zeros(1, 3, dtype=torch.long),
+            Condition(clips.text[:, :1], torch.zeros(1, 3, dtype=torch.long)),
             BidirectionalContext(torch.arange(3)),
         )
     torch.testing.assert_close(ours, out, atol=1e-4, rtol=1e-3)

@@ -5,17 +5,17 @@ import pytest
 import torch
 
 from cinelab.errors import CinelabError
-from cinelab.flow.sampler import (
-    Prompts,
-    Sampling,
-    Script,
-    denoise,
-    noise_for,
-    remember,
-    remember_and_denoise,
+from cinelab.flow.condition import Condition
+from cinelab.flow.rollout import (
+    ChunkModel,
+    ChunkRequest,
+    NumberedPrompts,
+    RolloutState,
+    append_chunk,
+    make_chunk,
     rollout,
 )
-from cinelab.memory import context as sight
+from cinelab.flow.sampler import Sampling
 from cinelab.memory import routing
 from cinelab.memory.cache import KVCache
 from cinelab.memory.context import (
@@ -27,6 +27,8 @@ from cinelab.memory.context import (
 from cinelab.memory.policy import CAMR, Full, Oracle, RandomTopK, ShotSink, Sink, Window
 from cinelab.memory.store import Storage
 from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.ops import tiling
+from cinelab.scale.fused import append_and_denoise
 
 CONFIG = WanConfig(
     num_attention_heads=3,
@@ -72,37 +74,29 @@ def scene(chunk=1, chunks=7, batch=2, seed=0):
 
 
 def stream(model, x, prompts, shot, chunk, policy, t=None, **storage):
-    """Velocities (B, F, ...) of noisy chunks, with the clean ones in the memory."""
-    memory = KVCache(policy, chunk, **storage)
-    text = model.encode_text(prompts)
+    """Velocities (B, F, ...) of noisy chunks, with the clean ones in the cache."""
+    cache = KVCache(policy, chunk, **storage)
     noisy = t is not None
+    condition = Condition(prompts, shot.repeat_interleave(chunk, 1)).encoded(model)
     parts = []
     for i in range(shot.shape[1]):
-        part = x[:, i * chunk : (i + 1) * chunk]
-        slot = shot[:, i : i + 1].expand(-1, chunk)
-        memory.begin(i, shot[:, i])
+        part = slice(i * chunk, (i + 1) * chunk)
+        words = condition.frames(part)
+        opened = cache.open(i, shot[:, i])
         if noisy:
-            parts.append(
-                model(
-                    t[0][:, i * chunk : (i + 1) * chunk],
-                    t[1][:, i * chunk : (i + 1) * chunk],
-                    text,
-                    slot,
-                    memory,
-                )
-            )
-        memory.record()
-        clean = model(part, torch.zeros(part.shape[:2]), text, slot, memory)
-        memory.commit()
+            parts.append(model(t[0][:, part], t[1][:, part], words, opened))
+        recorded = opened.record()
+        clean = model(x[:, part], torch.zeros(x[:, part].shape[:2]), words, recorded)
+        cache.append(recorded)
         if not noisy:
             parts.append(clean)
-    return torch.cat(parts, 1), memory
+    return torch.cat(parts, 1), cache
 
 
 @pytest.fixture(params=[3, 100], ids=["strips", "whole"])
 def strip(request, monkeypatch):
     """Long clips are masked strip by strip: both ways must give the same numbers."""
-    monkeypatch.setattr(sight, "STRIP", request.param)
+    monkeypatch.setattr(tiling, "CHUNKS", request.param)
 
 
 @pytest.mark.usefixtures("strip")
@@ -113,7 +107,10 @@ def test_streaming_equals_the_masked_clean_pass(policy, chunk):
     model, x, prompts, shot, frames = scene(chunk)
     per_frame = shot.repeat_interleave(chunk, 1)
     full = model(
-        x, torch.zeros(2, frames), prompts, per_frame, CausalContext(policy, per_frame, chunk)
+        x,
+        torch.zeros(2, frames),
+        Condition(prompts, per_frame),
+        CausalContext(policy, per_frame, chunk),
     )
     live, _ = stream(model, x, prompts, shot, chunk, policy)
     assert (full - live).abs().max() <= 1e-4
@@ -128,9 +125,9 @@ def test_teacher_forcing_sees_what_streaming_sees(policy):
     t = torch.rand(2, frames)
     both = torch.cat([x, xt], 1)
     times = torch.cat([torch.zeros_like(t), t], 1)
-    full = model(both, times, prompts, shot.repeat(1, 2), TeacherForcingContext(policy, shot, 1))[
-        :, frames:
-    ]
+    full = model(
+        both, times, Condition(prompts, shot.repeat(1, 2)), TeacherForcingContext(policy, shot, 1)
+    )[:, frames:]
     live, _ = stream(model, x, prompts, shot, 1, policy, (xt, t))
     assert (full - live).abs().max() <= 1e-4
 
@@ -144,8 +141,8 @@ def test_across_hides_what_the_running_shot_has_shown():
     def noisy(clean, across):
         both = torch.cat([clean, xt], 1)
         times = torch.cat([torch.zeros_like(t), t], 1)
-        sight = TeacherForcingContext(Full(), shot, 1, across=across)
-        return model(both, times, prompts, shot.repeat(1, 2), sight)[:, frames:]
+        sight = TeacherForcingContext(Full(), shot, 1, other_shots=across)
+        return model(both, times, Condition(prompts, shot.repeat(1, 2)), sight)[:, frames:]
 
     own = torch.where((shot == shot[:, -1:])[..., None, None, None], x + 1, x)  # another last shot
     first = torch.where((shot == 0)[..., None, None, None], x + 1, x)  # another first shot
@@ -154,7 +151,7 @@ def test_across_hides_what_the_running_shot_has_shown():
     assert not torch.allclose(noisy(x, False)[:, last], noisy(own, False)[:, last])
     assert not torch.allclose(noisy(x, True)[:, last], noisy(first, True)[:, last])
     with pytest.raises(CinelabError, match="use Full"):
-        TeacherForcingContext(Window(window=2), shot, 1, across=True)
+        TeacherForcingContext(Window(window=2), shot, 1, other_shots=True)
 
 
 @pytest.mark.parametrize("positions", ["packed", "absolute"])
@@ -192,9 +189,14 @@ def test_policies_differ_when_the_budget_binds():
 @torch.no_grad()
 def test_bidirectional_first_chunk_alone_equals_causal_first_chunk():
     model, x, prompts, shot, _ = scene()
-    causal = model(x, torch.zeros(2, 7), prompts, shot, CausalContext(Full(), shot, 1))[:, :1]
+    causal = model(x, torch.zeros(2, 7), Condition(prompts, shot), CausalContext(Full(), shot, 1))[
+        :, :1
+    ]
     alone = model(
-        x[:, :1], torch.zeros(2, 1), prompts, shot[:, :1], BidirectionalContext(torch.arange(1))
+        x[:, :1],
+        torch.zeros(2, 1),
+        Condition(prompts, shot[:, :1]),
+        BidirectionalContext(torch.arange(1)),
     )
     assert (causal - alone).abs().max() <= 1e-5
 
@@ -210,19 +212,28 @@ def test_frame_units_route_single_frames_of_a_chunk():
     assert memory.routing_table().groupby(["chunk", "layer"]).size().max() == 3
 
 
+def chunk_model(net, model, x, prompts, chunk=1, sampling=None):
+    """What makes chunks of the scene's size by `net`; prompts are numbers."""
+    slot = torch.zeros(len(x), chunk, dtype=torch.long)
+    table = NumberedPrompts(Condition(prompts, slot).encoded(model), chunk)
+    return ChunkModel(net, table, (chunk, *x.shape[2:]), sampling=sampling or Sampling())
+
+
+def requests(slot, shot, seeds):
+    """One request a film for every chunk of slot and shot (B, n)."""
+    return [
+        [ChunkRequest(int(slot[b, n]), int(shot[b, n]), seed=seed) for b, seed in enumerate(seeds)]
+        for n in range(shot.shape[1])
+    ]
+
+
 def make(policy, memory=None, start=0, stop=None, seeds=(5, 6), model_seed=0):
     model, x, prompts, shot, _ = scene(seed=model_seed)
-    script = Script(slot=shot.clamp(max=2), shot=shot, chunk=1, null=3)
     memory = memory or KVCache(policy, 1)
     made = rollout(
-        model,
-        memory,
-        Prompts(model, prompts),
-        script,
-        seeds,
-        (1, 4, 4, 6),
-        Sampling(steps=3),
-        start=start,
+        chunk_model(model, model, x, prompts, sampling=Sampling(steps=3)),
+        RolloutState(start, memory),
+        requests(shot.clamp(max=2), shot, seeds),
     )
     parts = []
     for chunk in made:
@@ -278,8 +289,9 @@ def test_a_contradicting_policy_is_refused_with_both_values():
 
 
 def test_memory_out_of_order_is_refused():
+    cache = KVCache(Full(), 1)
     with pytest.raises(CinelabError, match="record"):
-        KVCache(Full(), 1).commit()
+        cache.append(cache.open(0, torch.zeros(1, dtype=torch.long)).record())
 
 
 @torch.no_grad()
@@ -289,14 +301,14 @@ def test_history_beyond_the_reach_stands_at_the_reach():
     model, x, prompts, shot, frames = scene()
 
     def last(max_distance, first):
-        memory = KVCache(Full(), 1, max_distance)
+        cache = KVCache(Full(), 1, max_distance)
         text = model.encode_text(prompts)
         order = [first, *range(1, frames)]
         for i, j in enumerate(order):
-            memory.begin(i, shot[:, i])
-            memory.record()
-            out = model(x[:, j : j + 1], torch.zeros(2, 1), text, shot[:, j : j + 1], memory)
-            memory.commit()
+            recorded = cache.open(i, shot[:, i]).record()
+            condition = Condition(text, shot[:, j : j + 1])
+            out = model(x[:, j : j + 1], torch.zeros(2, 1), condition, recorded)
+            cache.append(recorded)
         return out
 
     assert torch.equal(last(None, 0), last(frames - 1, 0))
@@ -310,7 +322,7 @@ def test_history_beyond_the_reach_stands_at_the_reach():
 )
 @pytest.mark.parametrize("chunk", [1, 2])
 def test_a_known_history_is_teacher_forcing_in_two_calls(policy, chunk, monkeypatch):
-    monkeypatch.setattr(sight, "STRIP", 3)  # several strips, the last one short
+    monkeypatch.setattr(tiling, "CHUNKS", 3)  # several strips, the last one short
     model, x, prompts, shot, frames = scene(chunk)
     noisy = torch.randn_like(x)
     t = torch.rand(2, frames // chunk).repeat_interleave(chunk, 1)
@@ -318,19 +330,17 @@ def test_a_known_history_is_teacher_forcing_in_two_calls(policy, chunk, monkeypa
     twice = model(
         torch.cat([x, noisy], 1),
         torch.cat([torch.zeros_like(t), t], 1),
-        prompts,
-        torch.cat([shots, shots], 1),
+        Condition(prompts, torch.cat([shots, shots], 1)),
         TeacherForcingContext(policy, shots, chunk),
     )[:, frames:]
     history = KnownHistory(policy, shots, chunk)
-    history.show(model, x, prompts, shots)
-    once = model(noisy, t, prompts, shots, history)
+    history.encode(model, x, Condition(prompts, shots))
+    once = model(noisy, t, Condition(prompts, shots), history)
     torch.testing.assert_close(once, twice, atol=1e-5, rtol=1e-4)
     wide = model(
         noisy.repeat(2, 1, 1, 1, 1),
         t.repeat(2, 1),
-        prompts.repeat(2, 1, 1, 1),
-        shots.repeat(2, 1),
+        Condition(prompts.repeat(2, 1, 1, 1), shots.repeat(2, 1)),
         history,
     )
     torch.testing.assert_close(wide, twice.repeat(2, 1, 1, 1, 1), atol=1e-5, rtol=1e-4)
@@ -343,13 +353,14 @@ def test_a_known_history_may_hide_the_running_shot():
     twice = model(
         torch.cat([x, noisy], 1),
         torch.cat([torch.zeros_like(t), t], 1),
-        prompts,
-        torch.cat([shot, shot], 1),
-        TeacherForcingContext(Full(), shot, 1, across=True),
+        Condition(prompts, torch.cat([shot, shot], 1)),
+        TeacherForcingContext(Full(), shot, 1, other_shots=True),
     )[:, frames:]
-    history = KnownHistory(Full(), shot, 1, across=True)
-    history.show(model, x, prompts, shot)
-    torch.testing.assert_close(model(noisy, t, prompts, shot, history), twice, atol=1e-5, rtol=1e-4)
+    history = KnownHistory(Full(), shot, 1, other_shots=True)
+    history.encode(model, x, Condition(prompts, shot))
+    torch.testing.assert_close(
+        model(noisy, t, Condition(prompts, shot), history), twice, atol=1e-5, rtol=1e-4
+    )
 
 
 def test_a_known_history_refuses_packed_positions():
@@ -367,34 +378,29 @@ def test_a_known_history_refuses_packed_positions():
 @torch.no_grad()
 def test_the_clean_pass_may_go_with_the_next_chunks_first_level(policy, storage, chunk):
     model, x, prompts, shot, _ = scene(chunk)
-    text = Prompts(model, prompts)
     calls = []
-    net = lambda *inputs: (calls.append(inputs[0].shape[1]), model(*inputs))[1]
-    script = Script(shot, shot, chunk, 3)
-    shape = (chunk, *x.shape[2:])
+
+    def net(*inputs):
+        calls.append(inputs[0].shape[1])
+        return model(*inputs)
+
     sampling = Sampling(2, "consistency", guidance=1.0)
+    maker = chunk_model(net, model, x, prompts, chunk, sampling)
+    wanted = requests(shot, shot, [5, 6])
     plain = KVCache(policy, chunk, storage=storage)
     fused = KVCache(policy, chunk, storage=storage)
-    made = []
-    apart = torch.cat(
-        [one.latents for one in rollout(net, plain, text, script, [5, 6], shape, sampling)], 1
-    )
+    apart = torch.cat([one.latents for one in rollout(maker, RolloutState(0, plain), wanted)], 1)
     alone = len(calls)
-    for index in range(shot.shape[1]):
-        noise = lambda level, index=index: noise_for([5, 6], index, shape, level)
-        if index == 0:
-            fused.begin(0, shot[:, 0])
-            made.append(denoise(net, fused, text, script, 0, noise, sampling))
-        else:
-            before = (made[-1], text.at(script.slot[:, index - 1]))
-            made.append(
-                remember_and_denoise(net, fused, before, text, script, index, noise, sampling)
-            )
-    remember(net, fused, text, script, shot.shape[1] - 1, made[-1])
+    pending = make_chunk(maker, RolloutState(0, fused), wanted[0])
+    made = [pending.latents]
+    for chunk_requests in wanted[1:]:
+        fused, pending = append_and_denoise(maker, pending, chunk_requests, sampling)
+        made.append(pending.latents)
+    append_chunk(net, fused, pending)
     assert torch.allclose(torch.cat(made, 1), apart, atol=1e-4)
     assert len(calls) - alone == alone - (shot.shape[1] - 1)  # one call fewer a chunk
-    assert fused.length == plain.length and fused.unit_chunks == plain.unit_chunks
-    assert torch.equal(fused.unit_shots, plain.unit_shots)
+    assert fused.length == plain.length and fused.page_chunks == plain.page_chunks
+    assert torch.equal(fused.page_shots, plain.page_shots)
     assert len(fused.decisions) == len(plain.decisions)
     a, b = (
         memory.routing_table()
@@ -407,18 +413,13 @@ def test_the_clean_pass_may_go_with_the_next_chunks_first_level(policy, storage,
 
 def test_guided_calls_keep_the_clean_pass_apart():
     model, x, prompts, shot, _ = scene()
-    text = Prompts(model, prompts)
-    memory = KVCache(Full(), 1)
+    maker = chunk_model(model, model, x, prompts)
+    pending = make_chunk(
+        maker, RolloutState(0, KVCache(Full(), 1)), requests(shot, shot, [5, 6])[0]
+    )
     with pytest.raises(CinelabError, match="unguided calls only"):
-        remember_and_denoise(
-            model,
-            memory,
-            (x[:, :1], []),
-            text,
-            Script(shot, shot, 1, 3),
-            1,
-            lambda level: x,
-            Sampling(2, "consistency", 2.0),
+        append_and_denoise(
+            maker, pending, requests(shot, shot, [5, 6])[1], Sampling(2, "consistency", 2.0)
         )
 
 
@@ -428,12 +429,12 @@ def long_history(policy, units, tokens=6, heads=2, size=4, batch=2):
     generator = torch.Generator().manual_seed(units)
     memory = KVCache(policy, 1)
     keys = torch.randn(batch, units, tokens, heads, size, generator=generator)
-    memory.shelves[0] = tuple(Storage().shelf().append(part, 0) for part in (keys, keys))
+    memory.layers[0] = tuple(Storage().new_store().append(part, 0) for part in (keys, keys))
     memory.length = memory.frames_done = units
-    memory.unit_shots = torch.arange(units).expand(batch, -1) // 4
-    memory.unit_chunks = tuple(range(units))
-    memory.begin(units, torch.full((batch,), units // 4))
-    return memory, 4 * torch.randn(batch, tokens, heads, size, generator=generator)
+    memory.page_shots = torch.arange(units).expand(batch, -1) // 4
+    memory.page_chunks = tuple(range(units))
+    opened = memory.open(units, torch.full((batch,), units // 4))
+    return opened, 4 * torch.randn(batch, tokens, heads, size, generator=generator)
 
 
 def test_a_search_in_two_steps_finds_what_a_whole_search_finds_in_the_best_blocks():
@@ -442,8 +443,8 @@ def test_a_search_in_two_steps_finds_what_a_whole_search_finds_in_the_best_block
     shares = []
     for units in (100, 129, 400):
         whole, q = long_history(CAMR(budget=6, candidates=None), units)
-        inference_mode, _ = long_history(CAMR(budget=6), units)
-        best, found = (memory._route(0, q) for memory in (whole, inference_mode))
+        quick, _ = long_history(CAMR(budget=6), units)
+        best, found = (memory._route(0, q) for memory in (whole, quick))
         assert found.shape == best.shape == (2, 1, 6) and (found[..., -1] == units - 1).all()
         if units <= 128:
             assert torch.equal(best, found)
@@ -455,11 +456,11 @@ def test_a_search_in_two_steps_finds_what_a_whole_search_finds_in_the_best_block
 def test_an_erased_shot_does_not_choose_for_others():
     """What is erased must not be retrieved, nor speak for the block that it stood in."""
     memory, q = long_history(CAMR(budget=6), 300)
-    memory.without = (3, 4)
+    memory.cache.erased = (3, 4)
     assert not torch.isin(memory._route(0, q), torch.arange(12, 20)).any()
     other, _ = long_history(CAMR(budget=6), 300)
-    other.shelves[0][0].buffer[:, 12:20] = 9.0  # other keys in the erased shots
-    other.without = (3, 4)
+    other.cache.layers[0][0].buffer[:, 12:20] = 9.0  # other keys in the erased shots
+    other.cache.erased = (3, 4)
     assert torch.equal(memory._route(0, q), other._route(0, q))
 
 
@@ -470,7 +471,7 @@ def test_the_search_of_a_long_film_compares_few_units(monkeypatch):
     monkeypatch.setattr(
         routing,
         "mass_score",
-        lambda q, k, allowed: (compared.append(k.shape[1]), score(q, k, allowed))[1],
+        lambda q, k, past: (compared.append(k.shape[1]), score(q, k, past))[1],
     )
     for units in (100, 1000):
         memory, q = long_history(CAMR(budget=6), units)

@@ -141,7 +141,7 @@ def test_a_device_that_runs_out_of_memory_is_one_sentence(bundle, monkeypatch):
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
-    monkeypatch.setattr(reel, "denoise", full)
+    monkeypatch.setattr(reel, "make_chunk", full)
     with pytest.raises(
         CinelabError,
         match=r"^Chunk 1 ran out of memory on the device \(CUDA out of memory. Tried to allocate 2.00 GiB.\); keep",

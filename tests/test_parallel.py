@@ -22,7 +22,8 @@ from safetensors.torch import load_file
 
 from cinelab.errors import CinelabError
 from cinelab.jobs import worker
-from cinelab.jobs.job import Data, Job, load_job, open_store
+from cinelab.jobs.job import Data, Job, load_job
+from cinelab.jobs.stores import open_store
 from cinelab.lab.training import stages
 from cinelab.model.wan import CausalWan
 from cinelab.scale.adapters import Lora
@@ -100,9 +101,12 @@ def test_two_processes_train_as_one(name, two, tmp_path):
         assert a.keys() == b.keys() and max((a[key] - b[key]).abs().max() for key in a) < far
 
 
-def test_parts_are_one_batch_cut_up(tmp_path):
-    """More parts see more clips: neither the loss nor the weights are those of one part alone."""
-    one, four = (alone("teacher_forcing", tmp_path / str(parts), parts=parts) for parts in (1, 4))
+def test_micro_batches_are_one_batch_cut_up(tmp_path):
+    """More micro-batches see more clips: neither the loss nor the weights are those of one
+    alone."""
+    one, four = (
+        alone("teacher_forcing", tmp_path / str(count), micro_batches=count) for count in (1, 4)
+    )
     assert (
         one["rows"][0]["loss"] != four["rows"][0]["loss"]
         and one["rows"][0]["policy"] == four["rows"][0]["policy"]
@@ -180,7 +184,7 @@ def test_two_processes_are_asked_to_stop_and_one_goes_on(store, tmp_path, capsys
     running.send_signal(signal.SIGTERM)
     said, _ = running.communicate(timeout=60)
     step = newest(run)["step"]
-    assert "asked to stop: saved" in said and 3 <= step == len(rows_of(run)) < 30, said
+    assert "stopped: saved" in said and 3 <= step == len(rows_of(run)) < 30, said
     assert worker.main(str(job)) == 0  # one process goes on
     assert (
         len(rows_of(run)) == 30
@@ -251,14 +255,14 @@ def test_the_worker_trains_every_stage(stage, store, tmp_path, capsys):
 
 
 def test_bad_layouts_are_refused_by_name():
-    with pytest.raises(CinelabError, match="parts is 6, which 4 processes"):
-        Parallel(world=4, layout=Layout(parts=6))
+    with pytest.raises(CinelabError, match="micro_batches is 6, which 4 processes"):
+        Parallel(world=4, layout=Layout(micro_batches=6))
     with pytest.raises(CinelabError, match="sequence is 3, which does not divide the 4 processes"):
         Parallel(world=4, layout=Layout(sequence=3))
     with pytest.raises(CinelabError, match="does not divide the model's 2 heads"):
         Parallel(world=3, layout=Layout(sequence=3)).shard(CausalWan(presets.SMOKE))
-    with pytest.raises(CinelabError, match="layout.parts is 0"):
-        Layout(parts=0)
+    with pytest.raises(CinelabError, match="layout.micro_batches is 0"):
+        Layout(micro_batches=0)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +332,7 @@ def test_a_torn_state_is_refused_and_a_wrong_model_named(two, tmp_path):
     shutil.copytree(two / "teacher_forcing", tmp_path / "run")
     next((tmp_path / "run" / "checkpoints").glob("step-*/__1*")).unlink()
     with pytest.raises(CinelabError, match="cannot be read into this training"):
-        parallel = Parallel.here(Layout(parts=2))
+        parallel = Parallel.here(Layout(micro_batches=2))
         run = SharedRun(tmp_path / "run", processes.TF, parallel)
         run.restore(model=processes.model(parallel))
     with pytest.raises(CinelabError, match="1 unknown or of another shape.*first: extra"):

@@ -11,12 +11,20 @@ from test_train import Fake
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
-from cinelab.flow.sampler import Prompts, Sampling, Script, denoise, remember
+from cinelab.flow.condition import Condition
+from cinelab.flow.rollout import MadeChunk, append_chunk, denoise, velocity_of
+from cinelab.flow.sampler import Sampling
 from cinelab.jobs import worker
-from cinelab.jobs.job import Data, Job, open_store
+from cinelab.jobs.job import Data, Job
+from cinelab.jobs.stores import open_store
 from cinelab.latent.store import compared_with
 from cinelab.memory.cache import KVCache
-from cinelab.memory.context import BidirectionalContext, TeacherForcingContext
+from cinelab.memory.context import (
+    FULL_HISTORY,
+    BidirectionalContext,
+    HistoryPolicy,
+    TeacherForcingContext,
+)
 from cinelab.memory.policy import CAMR, FULL
 from cinelab.runs import Run
 from cinelab.scale.parallel import Parallel
@@ -118,7 +126,7 @@ def consistency_times(**changes):
         seen = Seen()
         seen.encode_text = lambda text: text
         frozen.applied_to = lambda model: torch.no_grad()
-        consistency.loss(seen, frozen, seen, clips, grid, config, (FULL, False), rng_at(step))
+        consistency.loss(seen, frozen, seen, clips, grid, config, FULL_HISTORY, rng_at(step))
         uppers.append(seen.times[-1]), lowers.append(seen.times[-2])
     return torch.cat(uppers), torch.cat(lowers), grid
 
@@ -148,15 +156,15 @@ ROUTED = [
 def streamed(teacher, clips, noise, sampling, policy):
     """What a guided teacher makes of each chunk (a frame) after the true ones before it, one after
     the other."""
-    memory = KVCache(policy, 1)
-    text = Prompts(teacher, clips.text)
-    script = Script(clips.slot, clips.shot, 1, clips.null)
+    cache = KVCache(policy, 1)
+    condition = clips.condition.encoded(teacher)
     for i in range(clips.slot.shape[1]):
-        memory.begin(i, clips.shot[:, i])
-        yield denoise(
-            teacher, memory, text, script, i, lambda level, i=i: noise[:, i : i + 1], sampling
-        )
-        remember(teacher, memory, text, script, i, clips.latents[:, i : i + 1])
+        part = slice(i, i + 1)
+        words = condition.frames(part)
+        opened = cache.open(i, clips.shot[:, i])
+        velocity = velocity_of(teacher, words, opened, sampling.guidance)
+        yield denoise(velocity, lambda level, part=part: noise[:, part], sampling)
+        append_chunk(teacher, cache, MadeChunk(opened, words, clips.latents[:, part]))
 
 
 @pytest.mark.parametrize("policy", ROUTED, ids=["heads", "layer", "pooled", "mean"])
@@ -168,7 +176,9 @@ def test_a_guided_teacher_routes_as_streaming_does(policy):
     noise = torch.randn(clips.latents.shape, generator=rng_at(2))
     sampling = Sampling(1, "euler", 2.0, 2.0)
     with torch.no_grad():
-        field = pairs.teacher_velocity(teacher, clips, "autoregressive", 2.0, 1, policy)
+        field = pairs.teacher_velocity(
+            teacher, clips, "autoregressive", 2.0, 1, HistoryPolicy(policy)
+        )
         whole = noise - field(noise, 1.0)
         made = torch.cat(list(streamed(teacher, clips, noise, sampling, policy)), 1)
         torch.testing.assert_close(whole, made, atol=2e-5, rtol=1e-5)
@@ -194,8 +204,7 @@ def test_a_doubled_clip_in_a_guided_call_routes_by_its_first_half():
             teacher(
                 x.repeat(2, 1, 1, 1, 1),
                 torch.cat([torch.zeros_like(t), t], 1).repeat(2, 1),
-                clips.text.repeat(2, 1, 1, 1),
-                both.repeat(1, 2),
+                Condition(clips.text.repeat(2, 1, 1, 1), both.repeat(1, 2)),
                 sight,
             )
     assert all(one.shape[0] == 4 and torch.equal(one[:2], one[2:]) for one in seen)
@@ -237,7 +246,7 @@ def test_the_distribution_matching_gradient_is_the_papers():
         said = clips.slot
         unsaid = torch.full_like(clips.slot, clips.null)
         c, u, f = (
-            x - t_ * who(x, t, clips.text, slot, every)
+            x - t_ * who(x, t, Condition(clips.text, slot), every)
             for who, slot in ((real, said), (real, unsaid), (fake, said))
         )
     wanted = c + 3 * (c - u)
@@ -346,7 +355,7 @@ def test_teacher_forcing_weighs_frames_by_the_bell_where_asked():
     clips = Fake().clips(2, 4, rng_at(0))
     flat = lambda x, *rest: torch.zeros_like(x)
     even, bell = (
-        teacher_forcing.loss(flat, clips, replace(config, weight=how), FULL, rng_at(1))
+        teacher_forcing.loss(flat, clips, replace(config, weight=how), FULL_HISTORY, rng_at(1))
         for how in teacher_forcing.WEIGHTS
     )
     rng = rng_at(1)
@@ -364,7 +373,7 @@ def averages(optim, steps):
     """The averaged weight after each of some steps of a training whose weight is the step's
     number."""
     model = torch.nn.Linear(1, 1, bias=False)
-    ema = Ema(model, optim.ema, optim.ema_warm, optim.ema_from)
+    ema = Ema(model, optim.ema, warm=optim.ema_warm, start=optim.ema_from)
     values = []
     for step in range(steps):
         model.weight.data.fill_(float(step))
@@ -399,7 +408,7 @@ def test_the_wan_presets_are_the_papers_and_ours(name):
         ours = stage(f"{name}-camr")
         assert (
             policy_of(papers) == FULL
-            and papers.across_share == 0
+            and papers.other_shots_share == 0
             and papers.optim.clip == 10
             and not papers.optim.ema_warm
         )

@@ -77,10 +77,10 @@ def test_every_absence_that_was_looked_at_counts():
 
 
 def test_cells_of_several_settings_are_not_one_claim():
-    both = pd.concat([rows(TRUE).assign(reach=reach) for reach in ("clamp", "none")])
-    with pytest.raises(CinelabError, match="differ in 'reach' too"):
+    both = pd.concat([rows(TRUE).assign(max_distance=name) for name in ("trained", "none")])
+    with pytest.raises(CinelabError, match="differ in 'max_distance' too"):
         claims(both, 5, 5)
-    assert len(claims(both[both.reach == "none"], 5, 5)) == 6
+    assert len(claims(both[both.max_distance == "none"], 5, 5)) == 6
 
 
 def test_raw_rows_are_kept_small(tmp_path):
@@ -118,8 +118,8 @@ def test_the_shipped_claims_follow_from_the_shipped_rows():
     assert found.value.tolist() == pytest.approx(shipped.value.tolist(), abs=1e-4)
 
 
-@pytest.mark.parametrize("reach, farthest", [("clamp", 23), ("none", None)])
-def test_reach_says_where_far_history_stands(reach, farthest, monkeypatch, tmp_path):
+@pytest.mark.parametrize("max_distance, farthest", [("trained", 23), ("none", None)])
+def test_max_distance_places_far_history(max_distance, farthest, monkeypatch, tmp_path):
     asked = []
     made = ablation.make_frames
     monkeypatch.setattr(
@@ -127,5 +127,5 @@ def test_reach_says_where_far_history_stands(reach, farthest, monkeypatch, tmp_p
         "make_frames",
         lambda bundle, *more: asked.append(bundle.max_distance) or made(bundle, *more),
     )
-    ablation.memory_cell(tmp_path, "toybox-1step", "window", 3, 1, 0, 2, reach=reach)
+    ablation.memory_cell(tmp_path, "toybox-1step", "window", 3, 1, 0, 2, max_distance=max_distance)
     assert asked == [farthest]

@@ -6,17 +6,12 @@ import torch
 from test_memory import scene, stream
 
 from cinelab.errors import CinelabError
+from cinelab.flow.condition import Condition
 from cinelab.memory.policy import CAMR, Full, Sink, Window
 from cinelab.memory.routing import mass_score, mean_score, pool, relevance
-from cinelab.memory.store import (
-    DeviceKVStore,
-    HostKVStore,
-    PagePool,
-    QuantizedKVStore,
-    Storage,
-    pack,
-    unpack,
-)
+from cinelab.memory.store import DeviceKVStore, Storage
+from cinelab.scale.host_kv import HostKVStore, PagePool
+from cinelab.scale.quantized_kv import QuantizedKVStore, dequantize, quantize
 
 POLICIES = [
     Full(),
@@ -43,9 +38,10 @@ def test_host_memory_is_the_same_film(policy, storage):
     there, memory = made(policy, storage)
     assert torch.equal(here, there)
     assert (
-        isinstance(memory.shelves[0][0], HostKVStore) and memory.seen_bytes() == kept.seen_bytes()
+        isinstance(memory.layers[0][0], HostKVStore)
+        and memory.retrieved_bytes() == kept.retrieved_bytes()
     )
-    assert [len(pages.pages) for pages in memory.shelves[0]] == [7, 7]
+    assert [len(pages.pages) for pages in memory.layers[0]] == [7, 7]
 
 
 @pytest.mark.parametrize("place", ["device", "host"])
@@ -59,7 +55,7 @@ def test_packed_history_is_nearly_the_same_film(place, packing, error):
     off = (here - there).abs().mean() / here.std()
     assert 0 < off < error and off < (here - far).abs().mean() / here.std()
     # a byte for four, and a scale for sixteen numbers
-    assert memory.seen_bytes() == whole.seen_bytes() * (16 + 4) / (4 * 16)
+    assert memory.retrieved_bytes() == whole.retrieved_bytes() * (16 + 4) / (4 * 16)
 
 
 @torch.no_grad()
@@ -103,23 +99,23 @@ def test_heads_that_ask_for_more_than_the_slots_get_it():
     shelf = HostKVStore(PagePool(2)).append(units, 0)
     plain = DeviceKVStore().append(units, 0)
     picks = torch.tensor([[[0, 1], [3, 4], [7, 8]]])  # six units for three heads
-    assert torch.equal(shelf.take(picks, 9), plain.take(picks, 9)) and shelf.slots.room == 6
+    assert torch.equal(shelf.take(picks, 9), plain.take(picks, 9)) and shelf.pool.room == 6
     again = torch.tensor([[[2, 5], [2, 6], [5, 6]]])
-    assert torch.equal(shelf.take(again, 9), plain.take(again, 9)) and shelf.slots.room == 6
+    assert torch.equal(shelf.take(again, 9), plain.take(again, 9)) and shelf.pool.room == 6
 
 
 def test_packing_is_off_by_half_a_step_at_most():
     torch.manual_seed(3)
     x = torch.randn(2, 3, 4, 2, 16) * torch.logspace(-3, 3, 16)
     for packing, share in (("int8", 0.5 / 127), ("fp8", 1 / 16)):
-        numbers, scale = pack(x, packing)
+        numbers, scale = quantize(x, packing)
         assert numbers.dtype == torch.uint8
         assert (
-            (unpack(numbers, scale, packing, x.dtype) - x).abs()
+            (dequantize(numbers, scale, packing, x.dtype) - x).abs()
             <= share * x.abs().amax(-1, keepdim=True) + 1e-6
         ).all()
     zero = torch.zeros(1, 1, 1, 1, 4)
-    assert torch.equal(unpack(*pack(zero, "fp8"), "fp8", zero.dtype), zero)
+    assert torch.equal(dequantize(*quantize(zero, "fp8"), "fp8", zero.dtype), zero)
 
 
 def test_a_forked_shelf_keeps_both_ends():
@@ -152,12 +148,12 @@ def test_the_summaries_catch_up_when_the_policy_changes_and_forks_keep_their_own
     fork = replace(memory.snapshot(), policy=CAMR(budget=3, summary=2))
     text = model.encode_text(prompts)
     for one, tokens in ((fork, 2), (replace(fork.snapshot(), policy=CAMR(budget=3, summary=3)), 3)):
-        one.begin(7, shot[:, -1])
-        model(x[:, :1], torch.ones(2, 1), text, shot[:, -1:], one)
+        opened = one.open(7, shot[:, -1])
+        model(x[:, :1], torch.ones(2, 1), Condition(text, shot[:, -1:]), opened)
         kept = one.summaries[0]
-        keys = one.shelves[0][0].all(7)
+        keys = one.layers[0][0].all(7)
         assert (kept.done, kept.tokens) == (7, tokens) and torch.allclose(
-            kept.units.all(7), pool(keys, tokens)
+            kept.pages.all(7), pool(keys, tokens)
         )
     assert not memory.summaries and fork.summaries[0].tokens == 2
 
@@ -203,9 +199,9 @@ def test_gradients_are_refused_where_they_would_be_lost(storage):
     with pytest.raises(
         CinelabError, match="keeps no gradients.*to train, or call the model under torch.no_grad"
     ):
-        storage.shelf().append(units.clone().requires_grad_(), 0)
+        storage.new_store().append(units.clone().requires_grad_(), 0)
     with torch.no_grad():
-        shelf = storage.shelf().append(units.clone().requires_grad_(), 0)
+        shelf = storage.new_store().append(units.clone().requires_grad_(), 0)
         assert shelf.all(2).shape == units.shape
     # what was kept without gradients must not be asked for under them either
     if storage.place == "host":

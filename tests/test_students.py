@@ -8,13 +8,25 @@ import torch
 from test_train import Fake, model, parts_of, rows_of, same
 
 from cinelab.errors import CinelabError
-from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
+from cinelab.flow.condition import Condition
+from cinelab.flow.rollout import (
+    ChunkModel,
+    MadeChunk,
+    NumberedPrompts,
+    RolloutState,
+    append_chunk,
+    denoise,
+    rollout,
+    velocity_of,
+)
+from cinelab.flow.sampler import Sampling
 from cinelab.lab.training import students
 from cinelab.memory.cache import KVCache
+from cinelab.memory.context import FULL_HISTORY
 from cinelab.memory.policy import CAMR, Full
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
-from cinelab.stream.batch import embed, make, script_of
+from cinelab.stream.batch import embed, make, requests_of_films
 from cinelab.train import consistency, dmd, ode, pairs, presets
 from cinelab.train.optim import Ema
 from cinelab.world.casting import absence, plan_timeline
@@ -51,18 +63,13 @@ def test_the_differentiable_rollout_is_the_live_stream_bit_for_bit(bf16):
     lines = [plan_timeline(absence(5, i, away=1, shot_latents=2), 8, 2) for i in range(2)]
     streamed, _ = make(bundle, lines, CAMR(budget=3), [1, 2], TWO, bf16=bf16)
     bundle.model.requires_grad_(True)
-    text = embed(bundle, lines)
-    script = script_of(lines, text.shape[1] - 1)
+    slot = torch.zeros(2, 1, dtype=torch.long)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        chunks = rollout(
-            bundle.model,
-            KVCache(CAMR(budget=3), 1, bundle.max_distance),
-            Prompts(bundle.model, text),
-            script,
-            [1, 2],
-            (1, *bundle.latent_shape),
-            TWO,
-        )
+        condition = Condition(embed(bundle, lines), slot).encoded(bundle.model)
+        shape = (1, *bundle.latent_shape)
+        maker = ChunkModel(bundle.model, NumberedPrompts(condition, 1), shape, sampling=TWO)
+        cache = KVCache(CAMR(budget=3), 1, bundle.max_distance)
+        chunks = rollout(maker, RolloutState(0, cache), requests_of_films(lines, [1, 2]))
         made = torch.cat([chunk.latents.float() for chunk in chunks], 1)
     assert made.requires_grad and torch.equal(made.detach(), streamed)
 
@@ -70,7 +77,6 @@ def test_the_differentiable_rollout_is_the_live_stream_bit_for_bit(bf16):
 def test_only_the_exit_level_keeps_its_graph():
     network = net()
     clips = Fake().clips(1, 3, rng_at(0))
-    script = Script(clips.slot, clips.shot, 1, clips.null)
     calls = []
 
     def counted(*inputs):
@@ -78,16 +84,13 @@ def test_only_the_exit_level_keeps_its_graph():
         calls.append(out.requires_grad)
         return out
 
-    counted.encode_text = network.encode_text
+    table = NumberedPrompts(clips.condition.encoded(network), 1)
+    sampling = Sampling(4, "consistency", 1.0)
     rolled = rollout(
-        counted,
-        KVCache(Full(), 1),
-        Prompts(network, clips.text),
-        script,
-        [0],
-        (1, 24, 6, 8),
-        Sampling(4, "consistency", 1.0),
-        depth=0.6,
+        ChunkModel(counted, table, (1, 24, 6, 8), sampling=sampling),
+        RolloutState(0, KVCache(Full(), 1)),
+        dmd.requests_of(clips, [0], 1),
+        exit_at=0.6,
     )
     first, second, _ = (chunk.latents for chunk in rolled)
     # exit at the third of four levels, then the clean pass
@@ -131,25 +134,17 @@ def test_causal_pairs_are_what_streaming_the_teacher_with_the_true_history_makes
     states, end = pairs.trajectories(teacher, clips, config, noise)
     assert torch.equal(states[:, 0], noise)
     field = pairs.teacher_velocity(teacher, clips, "autoregressive", 2.0, 1)
-    memory = KVCache(Full(), 1)
-    text = Prompts(teacher, clips.text)
-    script = Script(clips.slot, clips.shot, 1, clips.null)
-    from cinelab.flow.sampler import denoise, remember
-
+    cache = KVCache(Full(), 1)
+    condition = clips.condition.encoded(teacher)
     for i in range(4):
-        memory.begin(i, clips.shot[:, i])
+        part = slice(i, i + 1)
+        opened = cache.open(i, clips.shot[:, i])
+        words = condition.frames(part)
         with torch.no_grad():
-            alone = denoise(
-                teacher,
-                memory,
-                text,
-                script,
-                i,
-                lambda level, i=i: noise[:, i : i + 1],
-                config.sampling,
-            )
-        torch.testing.assert_close(end[:, i : i + 1], alone, atol=1e-4, rtol=1e-3)
-        remember(teacher, memory, text, script, i, clips.latents[:, i : i + 1])
+            velocity = velocity_of(teacher, words, opened, 2.0)
+            alone = denoise(velocity, lambda level, part=part: noise[:, part], config.sampling)
+        torch.testing.assert_close(end[:, part], alone, atol=1e-4, rtol=1e-3)
+        append_chunk(teacher, cache, MadeChunk(opened, words, clips.latents[:, part]))
     with torch.no_grad():
         assert field(noise, 1.0).shape == noise.shape
 
@@ -211,7 +206,7 @@ def test_a_perfect_flow_has_no_consistency_loss():
         clips,
         consistency.grid_at(config, 0),
         config,
-        (Full(), False),
+        FULL_HISTORY,
         rng_at(0),
     )
     assert loss.item() < 1e-10

@@ -145,6 +145,10 @@ def test_names_are_safe_short_unique_and_do_not_move_when_the_grid_grows():
         ("seeds: [0]", "notebook is missing; add one, such as notebook: notebooks/train.ipynb"),
         ("notebook: work.ipynb", "seeds is missing; add one, such as seeds: [0, 1, 2]"),
         ("notebook: wrok.ipynb\nseeds: [0]", "notebook is 'wrok.ipynb', but there is no file"),
+        (
+            "notebook: notebooks/32_evaluate.ipynb\nseeds: [0]",
+            "evaluate.ipynb; it is called 60_evaluate.ipynb now.",
+        ),
         ("notebook: work.ipynb\nseeds: [0, yes]", "seeds holds True; give whole numbers"),
         ("notebook: work.ipynb\nseeds: 3", "seeds is 3; give a list"),
         ("notebook: work.ipynb\nseeds: [1, 1]", "seeds holds 1 twice"),
@@ -361,6 +365,40 @@ def test_a_result_without_a_schema_is_of_the_first_one():
         sweep, done, text = finished_cell(schema=schema)
         assert len(run(sweep).skipped) == 1 and done.read_text() == text
         done.unlink(), done.parent.rmdir()
+
+
+def test_a_result_of_a_notebook_under_its_earlier_name_is_done():
+    work = notebook("pathlib_is_not_imported", name="60_evaluate.ipynb")
+    cell = expand(Sweep("s", work))[0]
+    cell.folder().mkdir(parents=True)
+    done = {"parameters": cell.parameters, "notebook": "32_evaluate.ipynb", "seconds": 1.0}
+    (cell.folder() / "done.json").write_text(json.dumps(done))
+    assert len(run(Sweep("s", work)).skipped) == 1
+
+
+def test_a_result_with_an_earlier_parameter_is_done():
+    work = notebook("pathlib_is_not_imported", parameters="seed = 0\nmax_distance = ''")
+    sweep = Sweep("s", work, base={"max_distance": "trained"})
+    cell = expand(sweep)[0]
+    cell.folder().mkdir(parents=True)
+    old = {"parameters": {"reach": "clamp", "seed": 0}, "notebook": "work.ipynb", "seconds": 1.0}
+    (cell.folder() / "done.json").write_text(json.dumps(old))
+    assert cell.finished(cell.folder())
+
+
+def test_a_parameter_and_a_sweep_under_earlier_names_are_answered():
+    with pytest.raises(
+        CinelabError, match="reach.yaml is not here; it is called max_distance.yaml"
+    ):
+        load(Path("experiments/reach.yaml"))
+    path = notebook(parameters="run_dir = ''\nchanges = {}", name="50_wan_film.ipynb")
+    with pytest.raises(CinelabError, match="'chunk'; it is an entry of changes now: changes = "):
+        check(path, {"chunk": 3})
+
+
+def test_a_notebook_that_has_another_name_now_is_answered_with_it():
+    with pytest.raises(CinelabError, match="Cannot read .*13_dmd.ipynb.*called 16_dmd.ipynb now"):
+        declared(Path("13_dmd.ipynb"))
 
 
 @pytest.mark.parametrize(

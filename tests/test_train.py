@@ -9,7 +9,9 @@ import torch
 
 from cinelab.data.toybox import build_toybox
 from cinelab.errors import CinelabError
+from cinelab.flow.condition import Condition
 from cinelab.latent.store import Clips, Store, StoreConfig
+from cinelab.memory.context import FULL_HISTORY, HistoryPolicy, TeacherForcingContext
 from cinelab.memory.policy import CAMR, Full
 from cinelab.model.wan import CausalWan, init_toy
 from cinelab.runs import Run
@@ -109,7 +111,8 @@ def test_teacher_forcing_learns_one_batch(policy):
     optimizer = torch.optim.AdamW(net.parameters(), lr=3e-3)
     losses = []
     for _ in range(30):
-        loss = teacher_forcing.loss(net, clips, config, policy, rng_at(0, "same"))
+        history = HistoryPolicy(policy)
+        loss = teacher_forcing.loss(net, clips, config, history, rng_at(0, "same"))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -125,14 +128,13 @@ def test_noisy_half_never_sees_its_own_clean_chunk():
     eps = torch.randn(x0.shape)
     # at t = 1 the noisy half holds no data, so all it knows comes from the clean half
     t = torch.full((1, 4), 1.0)
-    sight = teacher_forcing.Sight(Full(), clips.shot, config.chunk)
+    context = TeacherForcingContext(Full(), clips.shot, config.chunk)
     xt = (1 - t)[..., None, None, None] * x0.detach() + t[..., None, None, None] * eps
     out = net(
         torch.cat([x0, xt], 1),
         torch.cat([torch.zeros_like(t), t], 1),
-        clips.text,
-        torch.cat([clips.slot, clips.slot], 1),
-        sight,
+        Condition(clips.text, torch.cat([clips.slot, clips.slot], 1)),
+        context,
     )
     out[:, 4 + 2].square().sum().backward()  # the noisy copy of chunk 2
     touched = x0.grad[0].abs().sum(dim=(1, 2, 3)) > 0
@@ -144,10 +146,11 @@ def test_curriculum_grows_and_camr_comes_late():
     assert [
         teacher_forcing.clip_length(config, s) for s in (0, config.steps // 2, config.steps - 1)
     ] == [8, 16, 24]
-    early = {teacher_forcing.sight_at(config, s) for s in range(100)}
-    late = {teacher_forcing.sight_at(config, s) for s in range(config.steps - 100, config.steps)}
-    assert early == {(Full(), False)}
-    assert late == {(Full(), False), (Full(), True), (config.camr, False)}
+    early = {teacher_forcing.history_at(config, s) for s in range(100)}
+    late = {teacher_forcing.history_at(config, s) for s in range(config.steps - 100, config.steps)}
+    assert early == {FULL_HISTORY}
+    others = HistoryPolicy(Full(), other_shots=True)
+    assert late == {FULL_HISTORY, others, HistoryPolicy(config.camr)}
 
 
 def test_store_is_resumable_and_belongs_to_one_codec(tmp_path):

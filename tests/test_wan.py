@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from cinelab.errors import CinelabError
+from cinelab.flow.condition import Condition
 from cinelab.memory.context import BidirectionalContext
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig
 
@@ -62,7 +63,10 @@ def test_equals_diffusers_on_forward_and_gradients(config):
     x1 = x.clone().requires_grad_()
     x2 = x.clone().requires_grad_()
     out = ours(
-        x1, t[:, None].expand(-1, frames), text, slot, BidirectionalContext(torch.arange(frames))
+        x1,
+        t[:, None].expand(-1, frames),
+        Condition(text, slot),
+        BidirectionalContext(torch.arange(frames)),
     )
     ref = theirs(x2.transpose(1, 2), t * 1000, text[:, 0], return_dict=False)[0].transpose(1, 2)
     assert (out - ref).abs().max() <= 1e-5
@@ -89,8 +93,7 @@ def test_per_frame_times_equal_diffusers_per_token_times():
     out = ours(
         x,
         t,
-        text,
-        torch.zeros(1, frames, dtype=torch.long),
+        Condition(text, torch.zeros(1, frames, dtype=torch.long)),
         BidirectionalContext(torch.arange(frames)),
     )
     tokens = t.repeat_interleave(6, dim=1) * 1000
@@ -115,10 +118,12 @@ def test_each_frame_reads_its_own_prompt():
     t = torch.full((1, 2), 0.5)
     text = torch.randn(1, 2, 5, config.text_dim)
     sight = BidirectionalContext(torch.arange(2))
-    both = model(x, t, text, torch.tensor([[0, 1]]), sight)
-    swapped = model(x, t, text.flip(1), torch.tensor([[1, 0]]), sight)
+    both = model(x, t, Condition(text, torch.tensor([[0, 1]])), sight)
+    swapped = model(x, t, Condition(text.flip(1), torch.tensor([[1, 0]])), sight)
     assert torch.allclose(both, swapped, atol=1e-6)
-    assert not torch.allclose(both, model(x, t, text, torch.tensor([[0, 0]]), sight), atol=1e-3)
+    assert not torch.allclose(
+        both, model(x, t, Condition(text, torch.tensor([[0, 0]])), sight), atol=1e-3
+    )
 
 
 def test_latents_of_another_layout_are_refused():
@@ -127,7 +132,6 @@ def test_latents_of_another_layout_are_refused():
         model(
             torch.zeros(1, 1, 4, 5, 4),
             torch.zeros(1, 1),
-            torch.zeros(1, 1, 5, 32),
-            torch.zeros(1, 1, dtype=torch.long),
+            Condition(torch.zeros(1, 1, 5, 32), torch.zeros(1, 1, dtype=torch.long)),
             BidirectionalContext(torch.arange(1)),
         )

@@ -14,7 +14,8 @@ from wan_folder import make_wan_folder
 from cinelab import CAMR, Director, Full, Sampling, Screenplay, Shot, load
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
-from cinelab.flow.sampler import noise_for
+from cinelab.flow.condition import Condition
+from cinelab.flow.rollout import ChunkRequest, noise_for
 from cinelab.latent.taehv import TinyCodec
 from cinelab.latent.wan_codec import WanCodec
 from cinelab.memory.cache import KVCache
@@ -23,7 +24,7 @@ from cinelab.script.prompts import TextEncoder
 from cinelab.script.timeline import plan
 from cinelab.script.unconditional import PUBLISHED
 from cinelab.stream.batch import embed, empty_memory, stream
-from cinelab.stream.generator import KEPT_BYTES, ChunkGenerator, ChunkRequest
+from cinelab.stream.generator import KEPT_BYTES, ChunkGenerator
 from cinelab.stream.session import Session, Settings
 from cinelab.zoo.wan import FEW, WanSettings, load_wan, settings_of
 
@@ -197,10 +198,10 @@ def test_half_precision_weights_make_nearly_the_same_velocity(folder, bundle, bf
     text = bundle.encoder.encode(["a red cat"])[None]
     out = []
     for one in (bundle, half):
-        memory = KVCache(Full(), 3, one.max_distance)
-        memory.begin(0, torch.zeros(1, dtype=torch.long))
+        cache = KVCache(Full(), 3, one.max_distance)
+        opened = cache.open(0, torch.zeros(1, dtype=torch.long))
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=bf16 and one is half):
-            out.append(one.model(x, torch.full((1, 3), 0.8), text, slot, memory))
+            out.append(one.model(x, torch.full((1, 3), 0.8), Condition(text, slot), opened))
     assert (
         out[1].dtype == torch.float32
         and 0 < (out[0] - out[1]).abs().mean() < 0.03 * out[0].abs().mean()
@@ -296,7 +297,7 @@ def test_the_command_line_and_the_desk_take_the_folder(folder, bundle, tmp_path)
 
 def test_few_large_prompts_stay_at_hand(bundle, monkeypatch):
     reel = ChunkGenerator(bundle)
-    size = sum(part.nbytes for pair in reel.prompts("a").plain for part in pair)
+    size = sum(part.nbytes for pair in reel.prompts("a").text for part in pair)
     assert size < KEPT_BYTES
     monkeypatch.setattr("cinelab.stream.generator.KEPT_BYTES", 2 * size)
     for prompt in "bcd":

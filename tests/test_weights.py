@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from cinelab.cli import commands as cli
 from cinelab.errors import CinelabError
+from cinelab.flow.condition import Condition
 from cinelab.memory.context import BidirectionalContext
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, kept_dtype
 from cinelab.weights import convert as converting
@@ -248,8 +249,7 @@ def test_every_layout_gives_diffusers_outputs(shelf, state, place):
         out = model(
             x,
             t[:, None].expand(-1, frames),
-            text,
-            torch.zeros(2, frames, dtype=torch.long),
+            Condition(text, torch.zeros(2, frames, dtype=torch.long)),
             BidirectionalContext(torch.arange(frames)),
         )
         wanted = reference(x.transpose(1, 2), t * 1000, text[:, 0], return_dict=False)[0].transpose(

@@ -38,9 +38,9 @@ def test_an_erased_shot_is_never_seen(session, policy):
     from dataclasses import replace
 
     state = session.state(5)
-    memory = replace(state.memory.snapshot(), without=(0,))
+    cache = replace(state.cache.snapshot(), erased=(0,))
     state, _ = session.generator.step(
-        replace(state, memory=memory),
+        replace(state, cache=cache),
         replace(session.request(session.nodes[6]), policy=_named(policy)),
     )
     looked = state.memory.routing_table()

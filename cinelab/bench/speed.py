@@ -176,14 +176,14 @@ def scoring_share(bundle: Bundle, policy: Policy, history: int = 200, repeats: i
     given = torch.randn(1, history * bundle.chunk, *bundle.latent_shape)
     for _ in stream(bundle, [endless(bundle, history)], memory, [0], given=given, pictures=False):
         pass
-    memory.begin(history, memory.unit_shots[:, -1])
+    opened = memory.open(history, memory.page_shots[:, -1])
     q = torch.randn(1, bundle.chunk_tokens, shape.num_attention_heads, shape.attention_head_dim)
     with inference_mode(False, threads=threads_for(bundle)):
         for _ in range(repeats):
             began = time.perf_counter()
             # once for the noisy chunk, once for the clean one
             for layer in range(2 * shape.num_layers):
-                memory.scores(layer // 2, q)
+                opened.scores(layer // 2, q)
             times.append(time.perf_counter() - began)
     chunk = time_chunks(bundle, policy, 12).total.iloc[4:].median()
     return float(np.median(times[1:] or times) / chunk)

@@ -97,12 +97,12 @@ def _running(maker: Maker, units: int, chunks: int, fused: bool) -> Iterator[flo
     memory = random_history(maker.bench, maker.bench.policy("camr"), units, maker.device)
     before = None
     for _ in range(chunks):
-        latents, _ = maker.chunk(memory, before, wait=fused)
-        before = latents if fused else None
+        made, _ = maker.chunk(memory, before, wait=fused)
+        before = made if fused else None
         yield time.perf_counter()
 
 
 def _history(setting: WanBench, units: int, device: str) -> int:
     """Bytes of keys and values that are kept of `units` chunks."""
     memory = random_history(setting, setting.policy("camr"), 2, device)
-    return units * sum(shelf.unit_bytes() for pair in memory.shelves.values() for shelf in pair)
+    return units * sum(store.page_bytes() for pair in memory.layers.values() for store in pair)

@@ -9,7 +9,7 @@ do not depend on them.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
@@ -19,15 +19,16 @@ from torch import Tensor
 
 from cinelab.bench.speed import peak_memory_gib
 from cinelab.errors import CinelabError
-from cinelab.flow.sampler import (
-    Prompts,
-    Sampling,
-    Script,
-    denoise,
-    noise_for,
-    remember,
-    remember_and_denoise,
+from cinelab.flow.condition import Condition
+from cinelab.flow.rollout import (
+    ChunkModel,
+    ChunkRequest,
+    MadeChunk,
+    RolloutState,
+    append_chunk,
+    make_chunk,
 )
+from cinelab.flow.sampler import Sampling
 from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Policy, name_of, policy_named
 from cinelab.memory.store import Storage
@@ -35,6 +36,7 @@ from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, kept_dtyp
 from cinelab.readable import Readable
 from cinelab.runs import hardware
 from cinelab.scale.acceleration import Speed, accelerate
+from cinelab.scale.fused import append_and_denoise
 from cinelab.stream.overlap import prefetch, side_stream, synchronize
 from cinelab.zoo.footprint import GIB, FilmSpec, Footprint, footprint
 
@@ -151,18 +153,18 @@ def random_history(bench: WanBench, policy: Policy, units: int, device: str) -> 
     ).to(torch.bfloat16)
     memory = KVCache(policy, bench.chunk, 20, storage=bench.storage)
     for index in range(config.num_layers if units else 0):
-        memory.shelves[index] = bench.storage.shelf(), bench.storage.shelf()
+        memory.layers[index] = bench.storage.new_store(), bench.storage.new_store()
         for place in range(units):
             if place == units - 1 and place and getattr(policy, "summary", None):
-                memory.searched(index)
-            keys, values = memory.shelves[index]
+                memory.summary_of(index)
+            keys, values = memory.layers[index]
             page = unit.roll(place + index, 2)
-            memory.shelves[index] = keys.append(page, place), values.append(page, place)
+            memory.layers[index] = keys.append(page, place), values.append(page, place)
             memory.length = place + 1
     memory.length = units
     memory.frames_done = units * bench.chunk
-    memory.unit_shots = torch.arange(units)[None] // 8
-    memory.unit_chunks = tuple(range(units))
+    memory.page_shots = torch.arange(units)[None] // 8
+    memory.page_chunks = tuple(range(units))
     return memory
 
 
@@ -172,50 +174,47 @@ class Maker(Readable):
 
     bench: WanBench
     device: str
-    model: CausalWan
-    prompts: Prompts
+    model: ChunkModel
 
     @classmethod
     @torch.no_grad()
     def of(cls, bench: WanBench, device: str) -> "Maker":
-        """With random weights and prompts."""
-        model = accelerate(random_model(bench.config, device), bench.speed)
-        text = torch.randn(1, 2, bench.words, bench.config.text_dim, device=device).to(
-            torch.bfloat16
-        )
-        return cls(bench, device, model, Prompts(model, text))
+        """Return a maker with random weights and prompts."""
+        net = accelerate(random_model(bench.config, device), bench.speed)
+        shape = (1, 2, bench.words, bench.config.text_dim)
+        text = torch.randn(shape, device=device).to(torch.bfloat16)
+        slot = torch.zeros(1, bench.chunk, dtype=torch.long, device=device)
+        condition = Condition(text, slot).encoded(net)
+        latent = (bench.chunk, CHANNELS, bench.size[0] // SCALE, bench.size[1] // SCALE)
+
+        def encode(requests: Sequence[ChunkRequest]) -> Condition:
+            return condition
+
+        return cls(bench, device, ChunkModel(net, encode, latent, device, bench.sampling))
 
     @torch.no_grad()
     def chunk(
-        self, memory: KVCache, before: Tensor | None = None, wait: bool = False
-    ) -> tuple[Tensor, dict[str, float]]:
-        """The next chunk's latents, and the seconds of denoising and of remembering. With `wait` it
-        is left to be remembered by the call that makes the one after, which is given it as
-        `before`."""
-        index = memory.length + (before is not None)
-        bench = self.bench
-        slot = torch.zeros(1, index + 1, dtype=torch.long)
-        script = Script(slot, slot + index // 8, bench.chunk, 1)
-        shape = (bench.chunk, CHANNELS, bench.size[0] // SCALE, bench.size[1] // SCALE)
-        noise = lambda level: noise_for([0], index, shape, level).to(self.device, torch.bfloat16)
+        self, memory: KVCache, before: MadeChunk | None = None, *, wait: bool = False
+    ) -> tuple[MadeChunk, dict[str, float]]:
+        """Return the next chunk, and the seconds of denoising and of appending it.
+
+        With `wait` it is left to be appended by the call that makes the one after, which is given
+        it as `before`.
+        """
+        index = memory.length if before is None else before.opened.chunk + 1
+        requests = [ChunkRequest(0, index // 8)]
         synchronize(self.device)
         began = time.perf_counter()
         if before is None:
-            memory.begin(index, script.shot[:, index])
-            latents = denoise(
-                self.model, memory, self.prompts, script, index, noise, bench.sampling
-            )
+            made = make_chunk(self.model, RolloutState(index, memory), requests)
         else:
-            known = before, self.prompts.at(slot[:, index])
-            latents = remember_and_denoise(
-                self.model, memory, known, self.prompts, script, index, noise, bench.sampling
-            )
+            memory, made = append_and_denoise(self.model, before, requests, self.bench.sampling)
         synchronize(self.device)
-        made = time.perf_counter()
+        denoised = time.perf_counter()
         if not wait:
-            remember(self.model, memory, self.prompts, script, index, latents)
+            append_chunk(self.model.net, memory, made)
         synchronize(self.device)
-        return latents, {"dit": made - began, "memory": time.perf_counter() - made}
+        return made, {"dit": denoised - began, "memory": time.perf_counter() - denoised}
 
 
 def measure_chunks(
@@ -244,9 +243,9 @@ def first_chunk(maker: Maker, decode: Decode | None) -> dict:
     times = []
     shown = []
     for _ in range(bench.repeats + 1):
-        latents, seconds = maker.chunk(random_history(bench, bench.policy("camr"), 0, maker.device))
+        made, seconds = maker.chunk(random_history(bench, bench.policy("camr"), 0, maker.device))
         times.append(seconds["dit"] * bench.scaled)
-        shown.append(decode_seconds(decode, latents[:, :1], None, maker.device)[0])
+        shown.append(decode_seconds(decode, made.latents[:, :1], None, maker.device)[0])
     settings = {
         "model": bench.model,
         "mode": bench.mode,
@@ -278,10 +277,10 @@ def later_chunk(maker: Maker, policy: str, units: int, decode: Decode | None) ->
     )[1]
     # the first one compiles, allocates and searches all of the history
     for _ in range(bench.repeats + 1):
-        latents, seconds = maker.chunk(memory)
+        made, seconds = maker.chunk(memory)
         times.append(
             {cause: value * bench.scaled for cause, value in seconds.items()}
-            | {"decode": decode_seconds(decode, latents, state, maker.device)[0]}
+            | {"decode": decode_seconds(decode, made.latents, state, maker.device)[0]}
         )
     mid = {cause: _mid([row[cause] for row in times]) for cause in times[0]}
     frames = bench.chunk * STRIDE
@@ -326,8 +325,8 @@ def overlap_rates(maker: Maker, decode: Decode, chunks: int = 8, policy: str = "
         state = None
         ends = []
         with side_stream(maker.device if way is prefetch else "cpu"):
-            for latents, _ in way(maker.chunk(memory) for _ in range(chunks)):
-                _, state = decode_seconds(decode, latents, state, maker.device)
+            for made, _ in way(maker.chunk(memory) for _ in range(chunks)):
+                _, state = decode_seconds(decode, made.latents, state, maker.device)
                 ends.append(time.perf_counter())
         rates[label] = bench.chunk * STRIDE * (len(ends) - 2) / (ends[-1] - ends[1])
     return rates | {"times": rates["at once"] / rates["one after the other"]}

@@ -1,5 +1,5 @@
 """The command line: film, direct, demo, score, compare, sweep, results, report, eval, convert,
-plan, clips, train, bench, race, doctor. Its exit codes are cli_options.EXIT_CODES.
+plan, clips, train, bench, race, lab, doctor. Its exit codes are cli_options.EXIT_CODES.
 """
 
 import os
@@ -10,8 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from cinelab.assets import local_or_asset
 from cinelab.cli import evaluation as cli_eval
 from cinelab.cli import wan as cli_wan
+from cinelab.cli.notebooks import lab_command
 from cinelab.cli.options import (
     EXIT_CODES,
     budget_option,
@@ -25,6 +27,7 @@ from cinelab.cli.options import (
 from cinelab.errors import CinelabError, Failed, brief, reason
 from cinelab.files import REMEDIES
 from cinelab.limits import CHUNKS, FILMS, PORT, STEPS, VISITORS, WORKERS, shown_path
+from cinelab.optional import missing_extra
 from cinelab.outputs import AT_ONCE, ready_folder, writing, writing_file
 from cinelab.printing import err, say, show_table, speakable
 from cinelab.progress import SHORT, progress
@@ -39,7 +42,7 @@ app = typer.Typer(
     help="Train, dissect and direct real-time autoregressive multi-shot video models.",
 )
 app.add_typer(cli_eval.app, name="eval")
-SCREENPLAYS = Path("experiments/screenplays")
+SCREENPLAYS = "experiments/screenplays"
 # UsageError, whether typer brings its own click or uses the package
 USAGE = typer.BadParameter.__bases__[0]
 # chunks: four of a measurement are warm-up, and chunk 20 is what others are compared with
@@ -89,17 +92,11 @@ def film(
     from cinelab.lab.sweeps.notebook import execute
     from cinelab.script.screenplay import Screenplay
 
-    plays = screenplays or sorted(
-        path for path in SCREENPLAYS.glob("*") if path.suffix in (".yaml", ".json")
-    )
-    if not plays:
-        raise CinelabError(
-            f"No screenplay in {SCREENPLAYS}; run this in the repository or name a file."
-        )
+    plays = screenplays or _screenplays()
     # every file is read before work starts
     titles = {play: Screenplay.load(play).title for play in plays}
     folders = _folders_of(plays, output)
-    notebook = _notebook("00_first_film.ipynb")
+    notebook = local_or_asset("notebooks/00_first_film.ipynb")
     failed = 0
     for play in plays:
         folder = folders[play]
@@ -121,6 +118,15 @@ def film(
             say_made(folder)
     if failed:
         raise typer.Exit(1)
+
+
+def _screenplays() -> list[Path]:
+    """The screenplays of this folder's experiments/screenplays, else the package's."""
+    folder = local_or_asset(SCREENPLAYS)
+    plays = sorted(path for path in folder.glob("*") if path.suffix in (".yaml", ".json"))
+    if not plays:
+        raise CinelabError(f"{folder} holds no screenplay; name a file.")
+    return plays
 
 
 def _folders_of(plays: list[Path], output: Path) -> dict[Path, Path]:
@@ -619,6 +625,7 @@ def doctor():
 # help lists commands in this order
 for command in (cli_wan.train, cli_wan.clips, cli_wan.plan, cli_wan.convert):
     app.command()(command)
+app.command("lab")(lab_command)
 
 
 def print_table(rows, most: int = 60) -> None:
@@ -631,13 +638,6 @@ def print_table(rows, most: int = 60) -> None:
     )
     if len(rows) > most:
         say((f"... {len(rows) - most} more; -o FILE writes all.", "dim"))
-
-
-def _notebook(name: str) -> Path:
-    path = Path("notebooks") / name
-    if not path.exists():
-        raise CinelabError(f"{path} is not here; run this in the repository's folder.")
-    return path
 
 
 def main() -> None:
@@ -660,6 +660,10 @@ def _code(run: Any) -> int:
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
         return _said("stopped by Ctrl-C; what was finished is kept", 130)
+    except ModuleNotFoundError as error:
+        if sentence := missing_extra(error):
+            return _said(sentence, 2)
+        raise
     except BrokenPipeError:  # whoever read our output has gone: nobody is left to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1

@@ -2,18 +2,17 @@
 run.yaml`.
 
 Trains the stage through the one loop, resumes when started again on any number of processes, saves
-and ends when asked to (SIGTERM), and exports at the end. Without torchrun, `python -m
+and ends on SIGTERM, and exports at the end. Without torchrun, `python -m
 cinelab.jobs.worker run.yaml` is one process.
 """
 
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 
 from cinelab.checksums import read_sealed, write_checksums
@@ -21,96 +20,82 @@ from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
-from cinelab.jobs.job import Job, check_weights, fresh, load_job, open_store, placed, weights_of
-from cinelab.model.wan import CausalWan, kept_dtype
+from cinelab.jobs.job import RANDOM, Job, load_job
+from cinelab.jobs.networks import check_weights, network, placed, weights_of
+from cinelab.jobs.stores import build_pairs, open_pairs, open_store, pairs_folder
+from cinelab.model.backbone import model_to_dict
 from cinelab.outputs import together
-from cinelab.scale.adapters import add_lora, begin, marks, save_lora
-from cinelab.scale.checkpoints import SharedRun, export, pour, weights_in
+from cinelab.scale.adapters import marks, save_lora
+from cinelab.scale.checkpoints import SharedRun, export, weights_in
 from cinelab.scale.parallel import Parallel
-from cinelab.train import bidirectional, consistency, dmd, teacher_forcing
-from cinelab.train.provenance import draws_from
-from cinelab.train.trained_policy import trained_under
+from cinelab.train.stage import PAIRS, stage_named
 from cinelab.weights.load import DTYPES, open_weights
 from cinelab.world.render import FPS, HEIGHT, WIDTH
 from cinelab.zoo import checkpoints as zoo
 
-CODEC = "toybox-codec"
-
 
 def train(job: Job, parallel: Parallel) -> Iterator[dict]:
     """Yield one log row per step; resumes. Every process yields the same rows."""
+    stage = stage_named(job.stage)
     config = job.config
-    if parallel.world > 1 and job.stage == "dmd" and config.score != "bidirectional":
-        raise CinelabError(
-            f"score is {config.score!r}, whose critic learns through keys kept from another pass, "
-            "which sharded "
-            "weights do not allow; use score bidirectional (the papers'), or one process."
-        )
-    about = {
-        "stage": job.stage,
-        "init": job.init,
-        "teacher": job.teacher,
-        "parts": job.layout.parts,
-    }
-    run = SharedRun(
-        job.run, config, parallel, about | {"lora": to_dict(job.lora) if job.lora else None}
-    )
+    stage.check(config, processes=parallel.world)
+    run = SharedRun(job.run, config, parallel, about(job) | {"lora": lora_of(job)})
     if not run.done:
         for place in (job.init, job.teacher):
-            if place not in (None, "random"):
+            if place not in (None, RANDOM):
                 check_weights(place, config.model)
-        store = open_store(job.store, config, parallel.device)
-        draws_from(run, store, config.model)  # the stage asks again, when the networks are there
-        nets = [network(job, config, parallel, job.init)]
-        if job.teacher is not None:
-            nets.append(network(job, config, parallel, job.teacher, frozen=True))
-        if job.stage == "dmd":
-            nets.append(network(job, config, parallel, job.teacher))
-        stages = {
-            "bidirectional": bidirectional,
-            "teacher_forcing": teacher_forcing,
-            "consistency": consistency,
-            "dmd": dmd,
+        data = open_data(job, config, parallel)
+        if stage.draws_from != PAIRS:
+            # the stage does so again, when the networks are there: large ones take a while
+            stage.note_data(run, data, config)
+        networks = {
+            role.name: network(
+                job, config, parallel, getattr(job, role.start), frozen=not role.trained
+            )
+            for role in stage.roles
         }
-        yield from stages[job.stage].train(config, *nets, store, run)
-    # a store that has gone since is not missed
-    elif run.data is not None and Path(job.store.path).is_dir():
-        run.trains_on(open_store(job.store, config).about())
+        yield from stage.train(config, data, networks, run=run)
+    else:
+        check_data(job, config, run)
     if run.done and job.export is not None:
         parallel.once(lambda: deliver(job, config, run))
 
 
-def network(
-    job: Job, config: Any, parallel: Parallel, place: str | None, frozen: bool = False
-) -> CausalWan:
-    """A network of the job, sharded and filled: no process ever holds all of it. What is
-    frozen is kept in bf16 on GPUs."""
-    with torch.device("meta"):
-        model = CausalWan(config.model).train(not frozen).requires_grad_(not frozen)
-        if job.lora is not None and not frozen:
-            add_lora(model, job.lora)
-    for name, weight in model.named_parameters():
-        if not weight.requires_grad and config.bf16 and parallel.device != "cpu":
-            weight.data = weight.data.to(kept_dtype(name, torch.bfloat16))
-    model = parallel.shard(model, config.bf16).to_empty(device=parallel.device)
-    if place == "random":
-        return scatter(model, job.seed + parallel.rank)
-    pour(
-        model,
-        fresh(config.model, job.seed) if place is None else weights_of(place),
-        place or "made here",
-    )
-    return pour(model, begin(model.state_dict(), job.seed), "adapters", partly=True)
+def about(job: Job) -> dict[str, Any]:
+    """Return what a run and its result state of their job, beside the stage's settings. The number
+    of micro-batches is called as in runs of the first release."""
+    return {
+        "stage": job.stage,
+        "init": job.init,
+        "teacher": job.teacher,
+        "parts": job.layout.micro_batches,
+    }
 
 
-@torch.no_grad()
-def scatter(model: CausalWan, seed: int) -> CausalWan:
-    """Random weights, each process its own shards of them: to rehearse memory and time, not to
-    train."""
-    torch.manual_seed(seed)
-    for weight in model.parameters():
-        weight.normal_(0, 0.02)
-    return model
+def lora_of(job: Job) -> dict | None:
+    """Return the settings of a job's adapters, or None."""
+    return to_dict(job.lora) if job.lora else None
+
+
+def open_data(job: Job, config: Any, parallel: Parallel) -> Any:
+    """Return what the stage of a job draws from: its store, or the ODE pairs made of it."""
+    store = open_store(job.store, config, parallel.device)
+    if stage_named(job.stage).draws_from != PAIRS:
+        return store
+    teacher = partial(network, job, config, parallel, job.teacher, frozen=True)
+    return build_pairs(job, config, store, teacher)
+
+
+def check_data(job: Job, config: Any, run: SharedRun) -> None:
+    """Raise CinelabError where the data of a finished run are of another content by now. Data that
+    have gone since are not missed."""
+    if run.data is None or not Path(job.store.path).is_dir():
+        return
+    store = open_store(job.store, config)
+    if stage_named(job.stage).draws_from != PAIRS:
+        run.trains_on(store.about())
+    elif pairs_folder(job).is_dir():
+        run.trains_on(open_pairs(job, config, store).about())
 
 
 def deliver(job: Job, config: Any, run: SharedRun) -> None:
@@ -123,7 +108,7 @@ def deliver(job: Job, config: Any, run: SharedRun) -> None:
             export(run.folder, folder / zoo.WEIGHTS, dtype=job.export_dtype or "bf16")
         else:
             file = deliver_lora(job, run, folder / zoo.ADAPTER)
-            if toybox is not None and job.init != "random":
+            if toybox is not None and job.init != RANDOM:
                 merged = open_weights(placed(job.init), dtype=job.export_dtype, lora=file)
                 write_atomic(
                     folder / zoo.WEIGHTS,
@@ -144,7 +129,9 @@ WAN_GUIDED = Sampling(48, "euler", 3.0, 5.0)
 
 def deliver_lora(job: Job, run: SharedRun, file: Path) -> Path:
     """Write the averaged adapters with the marks of their base."""
-    base, exact = ("random", "") if job.init == "random" else marks(weights_of(job.init))
+    base, exact = (
+        (RANDOM, "") if job.init == RANDOM else marks(weights_of(job.init, job.config.model))
+    )
     return save_lora(
         file,
         dict(weights_in(run.folder)),
@@ -162,7 +149,7 @@ def recipe_of_toybox(job: Job, run: SharedRun) -> dict | None:
         return {"fps": FPS, "size": (HEIGHT, WIDTH)}
     recipe = ((run.data or {}).get("recipe")) or _recipe_beside(job.store.path)
     encoder = zoo.toy_encoder()
-    mine = {"codec": zoo.fingerprint(CODEC), "width": encoder.width, "words": encoder.length}
+    mine = {"codec": zoo.fingerprint(zoo.CODEC), "width": encoder.width, "words": encoder.length}
     if any(recipe.get(name) != value for name, value in mine.items()) or not str(
         recipe.get("encoder")
     ).startswith("words"):
@@ -178,45 +165,29 @@ def _recipe_beside(store: str) -> dict:
 
 
 def described(job: Job, config: Any, toybox: dict | None) -> dict:
-    """What the result's config.json says; a toybox checkpoint (see `recipe_of_toybox`) is whole by
-    it and opens with `cinelab.load`. `policy` and `max_distance` say under which memory the student saw
-    its history."""
-    guided = replace(WAN_GUIDED if toybox is None else Sampling(), shift=config.shift)
-    sampling, chunk, span = {
-        "bidirectional": lambda: (guided, 1, max(config.lengths)),
-        "teacher_forcing": lambda: (guided, config.chunk, max(config.curriculum)),
-        "consistency": lambda: (
-            Sampling(4, "consistency", 1.0, config.shift),
-            config.chunk,
-            config.frames,
-        ),
-        "dmd": lambda: (
-            config.sampling,
-            config.chunk,
-            (config.max_distance or max(config.lengths) - 1) + 1,
-        ),
-    }[job.stage]()
-    about = {
-        "stage": job.stage,
-        "init": job.init,
-        "teacher": job.teacher,
-        "parts": job.layout.parts,
-    } | trained_under(config)
+    """Return what the result's config.json says. A toybox checkpoint (see `recipe_of_toybox`) is
+    whole by it and opens with `cinelab.load`. `policy` and `max_distance` say under which memory
+    the student saw its history."""
+    stage = stage_named(job.stage)
+    sampling = stage.sampling(config, WAN_GUIDED if toybox is None else Sampling())
+    chunk = stage.chunk(config)
+    span = stage.span(config)
+    entries = about(job) | stage.trained_under(config)
     if toybox is not None:
         return zoo.model_config(
-            config.model, zoo.toy_encoder(), CODEC, sampling, chunk, span, **toybox, **about
+            config.model, zoo.toy_encoder(), zoo.CODEC, sampling, chunk, span, **toybox, **entries
         )
     return {
-        "model": to_dict(config.model),
+        "model": model_to_dict(config.model),
         "sampling": to_dict(sampling.filled()),
         "chunk": chunk,
         "span": span,
-        **about,
+        **entries,
     }
 
 
-def told(row: dict) -> str:
-    """A log row as a line."""
+def as_line(row: dict) -> str:
+    """Return a log row as a line."""
     numbers = [
         f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}"
         for name, value in row.items()
@@ -226,7 +197,7 @@ def told(row: dict) -> str:
 
 
 def main(path: str) -> int:
-    """Train what the file says; returns the exit code: 0 done or ended when asked to, 2 with a
+    """Train what the file says; returns the exit code: 0 done or stopped by a signal, 2 with a
     sentence."""
     parallel = None
     try:
@@ -235,10 +206,10 @@ def main(path: str) -> int:
         parallel.listen()
         for row in train(job, parallel):
             if parallel.first:
-                print(told(row), flush=True)
+                print(as_line(row), flush=True)
         if parallel.first:
             print(
-                "asked to stop: saved, start it again to go on"
+                "stopped: saved, start it again to go on"
                 if parallel.stops
                 else f"done: {job.export or job.run}",
                 flush=True,

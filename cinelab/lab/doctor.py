@@ -11,10 +11,9 @@ import torch
 from cinelab import threads
 from cinelab.errors import reason
 from cinelab.metrics.external.environments import TOOLS, folder, ready
-from cinelab.metrics.video.features import PUBLISHED, missing, weights_folder
 from cinelab.ops.attention import REMEDY, available
+from cinelab.optional import EXTRA_OF
 from cinelab.runs import hardware
-from cinelab.stream.video import pick_encoder
 from cinelab.zoo.checkpoints import SHIPPED, shipped
 
 KERNELS = {
@@ -132,6 +131,10 @@ def _kernel(name: str, what: str) -> Finding:
 
 
 def _encoder() -> Finding:
+    if not _installed("av"):
+        return Finding("video encoder", None, "absent (film.mp4)", _remedy("av"))
+    from cinelab.stream.video import pick_encoder
+
     try:
         return Finding("video encoder", True, f"{pick_encoder()} writes film.mp4")
     except Exception as error:
@@ -160,7 +163,7 @@ def _checkpoints() -> list[Finding]:
             _size(name) if name in names else f"absent: no {need}",
             ""
             if name in names
-            else "check the repository out in full, or train it (notebooks 07 to 13)",
+            else "check the repository out in full, or train it (notebooks 10 to 16)",
         )
         for name, need in wanted.items()
     ]
@@ -189,9 +192,21 @@ def _packages() -> list[Finding]:
         "playwright": "browser tests",
     }
     return [
-        Finding(name, importlib.util.find_spec(name) is not None, what, f"pip install {name}")
+        Finding(name, True, what)
+        if _installed(name)
+        else Finding(name, None, f"absent ({what})", _remedy(name))
         for name, what in needs.items()
     ]
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def _remedy(name: str) -> str:
+    """The command that installs a package: its extra, where it belongs to one."""
+    extra = EXTRA_OF.get(name)
+    return f"pip install 'cinelab[{extra}]'" if extra else f"pip install {name}"
 
 
 def _judges() -> list[Finding]:
@@ -205,7 +220,21 @@ def _judges() -> list[Finding]:
         )
         for name, tool in TOOLS.items()
     ]
-    found += [
+    if _installed("cv2"):
+        found += _weights()
+    for name, what in (("submitit", "sweeps on a cluster"), ("torchao", "eight-bit linears")):
+        here = _installed(name)
+        found.append(
+            Finding(name, here or None, what if here else f"absent ({what})", _remedy(name))
+        )
+    return found
+
+
+def _weights() -> list[Finding]:
+    """The published networks that judge videos, each in the user's folder or absent."""
+    from cinelab.metrics.video.features import PUBLISHED, missing, weights_folder
+
+    return [
         Finding(
             f"{name} weights",
             None if missing(name) else True,
@@ -214,20 +243,6 @@ def _judges() -> list[Finding]:
         )
         for name in PUBLISHED
     ]
-    for name, what, extra in (
-        ("submitit", "sweeps on a cluster", "cluster"),
-        ("torchao", "eight-bit linears", "fp8"),
-    ):
-        here = importlib.util.find_spec(name) is not None
-        found.append(
-            Finding(
-                name,
-                here or None,
-                what if here else f"absent ({what})",
-                f"pip install 'cinelab[{extra}]'",
-            )
-        )
-    return found
 
 
 def _chromium() -> Finding:

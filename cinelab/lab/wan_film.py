@@ -14,7 +14,8 @@ from cinelab.script.screenplay import Screenplay
 from cinelab.stream.batch import TimedChunk, film_footprint, policy_for
 from cinelab.stream.director import Director, Film, require_new_folder
 from cinelab.stream.video import read_image, watchable_scale
-from cinelab.zoo.checkpoints import Bundle, is_wan, load
+from cinelab.zoo.bundle import Bundle
+from cinelab.zoo.checkpoints import is_wan, load
 from cinelab.zoo.footprint import free_bytes
 
 

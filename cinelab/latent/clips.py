@@ -120,7 +120,7 @@ def recipe_of(folder: Path) -> dict:
     if not (folder / RECIPE).exists():
         raise CinelabError(
             f"{folder} is no store of films ({RECIPE} is missing); build one first (notebook "
-            "06_video_data does)."
+            "04_video_data does)."
         )
     return read_sealed(
         folder / RECIPE, f"restore it, or {AGAIN} into another folder", words=int, chunk=int

@@ -6,7 +6,8 @@ The films are rendered and encoded once, by `cinelab.data.toybox`. Clips are a p
 generator, so a resumed run needs no loader state.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from cinelab.checksums import read_arrays, read_sealed
 from cinelab.errors import CinelabError
+from cinelab.flow.condition import Condition
 from cinelab.readable import Readable
 from cinelab.script.prompts import WordEncoder
 from cinelab.script.unconditional import unconditional_text
@@ -25,6 +27,12 @@ ARRAYS = ("latents", "words", "slot", "shot")
 AGAIN = "remove it and build the store again"
 # where clips of a store begin: with their films, or at any latent frame
 BEGINS = ("film", "anywhere")
+# names of version 0.1 -> functions of `cinelab.data.toybox`
+BUILDERS = {
+    "build": "build_toybox",
+    "film_arrays": "film_arrays",
+    "prompts_per_film": "prompts_per_film",
+}
 
 
 @dataclass(frozen=True)
@@ -46,12 +54,19 @@ class Clips(Readable):
     """A batch of training clips.
 
     latents (B, F, C, h, w)   text (B, P + 1, L, E), the last prompt empty   slot, shot (B, F) long
+    controls: name -> (B, F, ...), a signal a latent frame (see `cinelab.flow.condition`)
     """
 
     latents: Tensor
     text: Tensor
     slot: Tensor
     shot: Tensor
+    controls: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def condition(self) -> Condition:
+        """What the network is conditioned on, frame by frame."""
+        return Condition(self.text, self.slot, self.controls)
 
     @property
     def null(self) -> int:
@@ -112,7 +127,7 @@ class Store:
         paths = sorted(Path(folder).glob("*.npz"))
         if not paths:
             raise CinelabError(
-                f"Store {folder} is empty; build it first (notebook 10_teacher_forcing does)."
+                f"Store {folder} is empty; build it first (notebook 13_teacher_forcing does)."
             )
         parts = [_load(path) for path in paths]
         self.folder = Path(folder)
@@ -165,7 +180,7 @@ def _load(path: Path) -> dict[str, np.ndarray]:
 
 
 def __getattr__(name: str) -> Any:
-    """Return `build`, which lives in a later room that knows the world."""
-    if name == "build":
-        return import_module("cinelab.data.toybox").build_toybox
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Return what builds a store, which lives in a later room that knows the world."""
+    if name not in BUILDERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("cinelab.data.toybox"), BUILDERS[name])

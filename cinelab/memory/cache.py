@@ -1,13 +1,15 @@
-"""The memory of a running film: keys (unrotated) and values of finished units, per layer.
+"""The KV cache of a running film: unrotated keys and values of finished pages, per layer.
 
-    B batch   n units so far   U tokens a unit   h heads   d head size   k kept units
+    B films   n pages so far   U tokens a page   h heads   d head size   k retrieved pages
+    G heads that retrieve for themselves: h, or 1 where a layer retrieves as one
 
-Reading never copies the history: only the kept units are gathered, from wherever they are kept
-(cinelab.memory.store). A snapshot shares storage with the memory it was taken from.
+A page is what is stored, retrieved and evicted together: a chunk, or a latent frame of one. Reading
+never copies the history: only the retrieved pages are gathered, from whatever store holds them
+(cinelab.memory.store). A snapshot shares its stores with the cache that it was taken from.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import takewhile
 
 import pandas as pd
@@ -15,235 +17,267 @@ import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
-from cinelab.memory.context import repeat_to
-from cinelab.memory.policy import BLOCK, Policy
-from cinelab.memory.routing import choose, pool, relevance, searched_in_two_steps
-from cinelab.memory.store import DeviceKVStore, KVStore, Storage
+from cinelab.memory.policy import Policy
+from cinelab.memory.routing import choose, relevance, searched_in_two_steps
+from cinelab.memory.store import KVStore, Storage
+from cinelab.memory.summary import Summary
+from cinelab.ops.attention import attention
+from cinelab.ops.rope import Rope
+from cinelab.ops.tensors import repeat_batch
 from cinelab.readable import Readable
 
-LOST = -1e9  # the priority of an erased unit, below all others
+ERASED = -1e9  # the priority of an erased page, below all others
+ROUTING_COLUMNS = ["chunk", "shot", "layer", "head", "kept_chunk", "kept_shot", "score", "kind"]
 
 
 @dataclass
 class KVCache(Readable):
-    """What the film remembers. A `Sight` for streaming: hand it to the model for the chunk being
-    made.
+    """Keys and values of a film's finished chunks, and the policy that retrieves from them.
 
-    One chunk goes: `begin(...)`, any number of model calls (routing is decided at the first and
-    kept for the others), then `record()`, one model call on the clean chunk, `commit()`. With
-    `follow(...)` after `record()` that call shows the next chunk's first level too, [clean |
-    noisy], and after `commit()` the next chunk is open.
+        opened = cache.open(chunk, shot)      a context for the chunk's denoising passes
+        clean = opened.record()               a context for the clean pass (t = 0), which is stored
+        cache.append(clean)
+
+    What is retrieved is decided at the first denoising pass and again at the clean pass, each from
+    the chunk's own queries.
     """
 
     policy: Policy
-    chunk: int  # frames a chunk
-    # frames; history farther back stands at this distance, for the model has seen no farther
+    chunk: int  # latent frames a chunk
+    # latent frames: what is farther back stands at this distance, the farthest seen in training
     max_distance: int | None = None
     storage: Storage = Storage()
-    shelves: dict[int, tuple[KVStore, KVStore]] = field(default_factory=dict)
-    summaries: dict[int, "Summary"] = field(default_factory=dict)
-    length: int = 0  # finished units
-    # (B, n): the shot of every unit
-    unit_shots: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    unit_chunks: tuple[int, ...] = ()
+    layers: dict[int, tuple[KVStore, KVStore]] = field(default_factory=dict)
+    summaries: dict[int, Summary] = field(default_factory=dict)
+    length: int = 0  # finished pages
+    # (B, n): the shot of every page
+    page_shots: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    page_chunks: tuple[int, ...] = ()
     frames_done: int = 0
     decisions: tuple[dict, ...] = ()
     # chunks, the newest, whose decisions are kept; None = those of the whole film
-    noted: int | None = None
-    # shots that are erased: kept on the shelves, never seen (what would be without them?)
-    without: tuple[int, ...] = ()
-
-    def __post_init__(self):
-        self._now: _Now | None = None
-        # as it will be when the recorded chunk is kept, with the next one open
-        self._next: KVCache | None = None
+    keep_decisions: int | None = None
+    # shots whose pages are stored and never retrieved (what would be without them?)
+    erased: tuple[int, ...] = ()
 
     @property
-    def unit_frames(self) -> int:
+    def page_frames(self) -> int:
+        """Latent frames a page."""
         return 1 if self.policy.unit == "frame" else self.chunk
 
-    def begin(self, chunk: int, shot: Tensor) -> None:
-        """Open chunk number `chunk`; `shot` (B,) is the shot each film is in. Forgets the chunk
-        before."""
-        self._now = _Now(chunk, shot)
-
-    def record(self) -> None:
-        """The next model call shows the clean chunk: route afresh from its own queries and keep its
-        keys."""
-        self._now = replace(self._now, recording=True, gathered={}, written={}, rooms={})
-
-    def follow(self, chunk: int, shot: Tensor, policy: Policy | None = None) -> None:
-        """The recording call shows chunk number `chunk` as well, behind the clean one: it sees that
-        one as kept already."""
-        self._next = replace(self.snapshot(), policy=policy or self.policy)
-        self._next._count(self._now)
-        self._next.begin(chunk, shot)
-
-    def commit(self) -> None:
-        """Put the recorded chunk into the memory."""
-        now = self._now
-        if now is None or not now.written:
-            raise CinelabError(
-                "Memory.commit() before the clean chunk was shown; call record() and the model "
-                "first."
-            )
-        if self._next is not None:
-            return self._go_on(now)
-        for index in now.written:
-            self.shelves[index] = self._with(index)
-        self._count(now)
-        self._note(now)
-        self._now = None
-
-    def _go_on(self, now: "_Now") -> None:
-        """The next chunk is open already: become the memory that it was opened in."""
-        after = self._next
-        opened = self._next._now
-        for part in fields(self):
-            setattr(self, part.name, getattr(after, part.name))
-        self._note(now)
-        self._now = opened
-        self._next = None
-
-    def _note(self, now: "_Now") -> None:
-        """Keep what was decided for the finished chunk, and let go of what is older than `noted`
-        chunks."""
-        kept = self.decisions
-        if self.noted is not None:
-            kept = tuple(one for one in kept if one["chunk"] > now.chunk - self.noted)
-        self.decisions = kept + tuple(now.decided)
-
-    def _with(self, index: int) -> tuple[KVStore, KVStore]:
-        """A layer's shelves with the recorded chunk."""
-        old = self.shelves.get(index) or (self.storage.shelf(), self.storage.shelf())
-        parts = (
-            x.unflatten(1, (self.chunk // self.unit_frames, -1)) for x in self._now.written[index]
-        )
-        return tuple(
-            shelf.append(part, self.length) for shelf, part in zip(old, parts, strict=True)
-        )
-
-    def _count(self, now: "_Now") -> None:
-        units = self.chunk // self.unit_frames
-        self.length += units
-        self.frames_done += self.chunk
-        self.unit_shots = torch.cat(
-            [self.unit_shots.to(now.shot.device), now.shot[:, None].expand(-1, units)], dim=1
-        )
-        self.unit_chunks += (now.chunk,) * units
-
     @property
-    def opened(self) -> bool:
-        """Whether a chunk is open and being made."""
-        return self._now is not None and not self._now.recording
+    def films(self) -> int:
+        """How many films run side by side."""
+        return self.page_shots.shape[0]
+
+    def open(self, chunk: int, shot: Tensor) -> "OpenChunk":
+        """Return the context of chunk number `chunk`; `shot` (B,) is the shot each film is in."""
+        return OpenChunk(self, chunk, shot)
+
+    def append(self, clean: "OpenChunk") -> None:
+        """Store the keys and values of a clean pass, and what was decided for its chunk."""
+        if not clean.written:
+            raise CinelabError(
+                "KVCache.append() before the clean chunk was shown; call the model with the "
+                "context that record() returned first."
+            )
+        for layer in clean.written:
+            self.layers[layer] = self.extended(layer, clean)
+        self.count(clean)
+        self.note(clean)
+
+    def extended(self, layer: int, clean: "OpenChunk") -> tuple[KVStore, KVStore]:
+        """Return a layer's stores with the pages of a clean pass behind the others."""
+        stores = self.layers.get(layer) or (self.storage.new_store(), self.storage.new_store())
+        pages = self.chunk // self.page_frames
+        k, v = (x.unflatten(1, (pages, -1)) for x in clean.written[layer])
+        return stores[0].append(k, self.length), stores[1].append(v, self.length)
+
+    def count(self, clean: "OpenChunk") -> None:
+        """Count the pages of a chunk as finished."""
+        pages = self.chunk // self.page_frames
+        self.length += pages
+        self.frames_done += self.chunk
+        shots = clean.shot[:, None].expand(-1, pages)
+        self.page_shots = torch.cat([self.page_shots.to(clean.shot.device), shots], dim=1)
+        self.page_chunks += (clean.chunk,) * pages
+
+    def note(self, clean: "OpenChunk") -> None:
+        """Keep what was decided for a chunk; let go of what is older than `keep_decisions`."""
+        kept = self.decisions
+        if self.keep_decisions is not None:
+            oldest = clean.chunk - self.keep_decisions
+            kept = tuple(one for one in kept if one["chunk"] > oldest)
+        self.decisions = kept + tuple(clean.decided)
 
     def decisions_of(self, chunk: int) -> list[dict]:
-        """What every layer retrieved at the first level of a chunk, the open one or the newest that
-        is finished.
+        """Return what every layer retrieved at the first level of the newest finished chunk.
 
-        Reads the decisions from the end, so a long film costs no more than a short one.
+        The decisions are read from the end, so that a long film costs no more than a short one.
         """
-        found = (
-            [] if self._now is None else [one for one in self._now.decided if one["chunk"] == chunk]
-        )
-        if not found:
-            found = list(takewhile(lambda one: one["chunk"] == chunk, reversed(self.decisions)))[
-                ::-1
-            ]
-        return [one for one in found if not one["clean"]]
+        newest = takewhile(lambda one: one["chunk"] == chunk, reversed(self.decisions))
+        return [one for one in list(newest)[::-1] if not one["clean"]]
 
     def snapshot(self) -> "KVCache":
-        """An independent memory with the same content; costs nothing until one of the two writes
-        on."""
-        return replace(self, shelves=dict(self.shelves), summaries=dict(self.summaries))
+        """Return an independent cache of the same content; the stores are shared until written."""
+        return replace(self, layers=dict(self.layers), summaries=dict(self.summaries))
 
-    def layer(self, index: int, rope) -> Callable:
-        look = self._look if self._next is None else self._look_twice
-        # this chunk, even where a block is computed again going back, when others have come since
-        now = self._now
-        if now is None:
-            raise CinelabError("Memory was asked outside a chunk; call begin() first.")
-        return lambda q, k, v: look(now, index, rope, q, k, v)
+    def summary_of(self, layer: int) -> Summary:
+        """Return what a layer's relevance is read from, brought up to date with its pages."""
+        tokens = self.policy.summary
+        old = self.summaries.get(layer)
+        if old is None or old.tokens != tokens:
+            old = Summary(tokens)
+        blocked = self.policy.candidates is not None
+        self.summaries[layer] = old.until(self.length, self.layers[layer][0], blocked=blocked)
+        return self.summaries[layer]
 
-    def _look_twice(self, now: "_Now", index: int, rope, *qkv: Tensor):
-        """[clean | noisy]: the clean chunk looks back and is kept, then the noisy one looks back,
-        at it too."""
-        clean, noisy = zip(*(x.chunk(2, dim=1) for x in qkv), strict=True)
-        first = self._look(now, index, rope, *clean)
-        self._next.shelves[index] = self._with(index)
-        second = self._next._look(self._next._now, index, rope, *noisy)
-        q, k, v = (torch.cat(pair, dim=1) for pair in zip(first[:3], second[:3], strict=True))
-        tokens = first[0].shape[1]
-        keys = first[1].shape[1]
-        return (
-            q,
-            k,
-            v,
-            (
-                ([slice(0, tokens)], [slice(0, keys)], None),
-                ([slice(tokens, 2 * tokens)], [slice(keys, k.shape[1])], None),
-            ),
-        )
+    def retrieved_bytes(self) -> int:
+        """Return bytes of keys and values that the next chunk attends to, all layers and films."""
+        pages = self.policy.budget_at(self.length)
+        return sum(pages * store.page_bytes() for pair in self.layers.values() for store in pair)
 
-    def _look(self, now: "_Now", index: int, rope, q: Tensor, k: Tensor, v: Tensor):
-        if now.recording:
-            now.written[index] = (k.detach(), v.detach())
-        if index not in now.gathered:
-            now.gathered[index] = self._gather(index, rope, q)
-        past_k, past_v, freqs = now.gathered[index]
-        q, k = rope.rotate(q, freqs), rope.rotate(k, freqs)
-        if past_k is not None:
-            kept = past_k.shape[1]
-            k, v = now.joined(index, 0, past_k, k), now.joined(index, 1, past_v, v)
-            if not torch.is_grad_enabled() and k.shape[0] == past_k.shape[0]:
-                # they are in the joined buffer now; once is enough
-                now.gathered[index] = k[:, :kept], v[:, :kept], freqs
-        return q, k, v, None
+    def routing_table(self, film: int = 0) -> pd.DataFrame:
+        """Return routing decisions, one row a (chunk, layer, head, retrieved chunk).
 
-    def _gather(self, index: int, rope, q: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor]:
-        """Rotated kept keys (B, k U, h, d), values, and the table of the running chunk."""
-        if self.length == 0 or self.policy.budget_at(self.length) == 0:
-            return None, None, self._own_table(rope, 0)
-        picks = self._route(index, q)  # (B or 1, G, k)
-        now = self._own_table(rope, picks.shape[-1])
-        if self.policy.sees_all and not self.without:
-            picked_k, picked_v = (
-                shelf.all(self.length).flatten(1, 2) for shelf in self.shelves[index]
+        Columns: chunk, shot, layer, head (-1 = all), kept_chunk, kept_shot, score, kind (window,
+        sink or routed).
+        """
+        denoising = (one for one in self.decisions if not one["clean"])
+        rows = [row for decision in denoising for row in self._rows(decision, film)]
+        return pd.DataFrame(rows, columns=ROUTING_COLUMNS)
+
+    def _rows(self, decision: dict, film: int) -> list[tuple]:
+        picks, scores, fixed = (
+            None if part is None else part[min(film, part.shape[0] - 1)].tolist()
+            for part in (decision["picks"], decision["scores"], decision["fixed"])
+        )  # (G, k) each
+        shot = int(decision["shot"][film])
+        rows = []
+        for head, pages in enumerate(picks):
+            for place, page in enumerate(pages):
+                score = float("nan") if scores is None else scores[head][place]
+                kind = "routed"
+                if fixed[head][place]:
+                    kind = self._kind(page, decision["chunk"])
+                row = (decision["chunk"], shot, decision["layer"], head if len(picks) > 1 else -1)
+                kept = (self.page_chunks[page], int(self.page_shots[film, page]))
+                rows.append((*row, *kept, score, kind))
+        return rows
+
+    def _kind(self, page: int, chunk: int) -> str:
+        window = getattr(self.policy, "window", 0) * self.page_frames
+        distance = (chunk - self.page_chunks[page]) * self.chunk
+        return "window" if distance <= max(window, self.chunk) else "sink"
+
+
+@dataclass
+class Past:
+    """What a layer of the open chunk retrieved: rotated keys and values (B, k U, h, d)."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass
+class OpenChunk(Readable):
+    """The chunk being made: an attention context over the retrieved pages and the chunk itself.
+
+        cache   . # # . . # . # |now        # retrieved by the policy
+        now attends to            # # # # + itself
+
+    One object serves all denoising passes of a chunk, so that a block that is computed again in
+    backward (activation checkpointing) attends to what it attended to before, even where later
+    chunks have been appended since.
+    """
+
+    cache: KVCache
+    chunk: int
+    shot: Tensor  # (B,)
+    recording: bool = False  # the clean pass: keys and values are written down
+    written: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    decided: list[dict] = field(default_factory=list)
+    # the last choice (pages and which of them are fixed) and the rotations of the chunk's own frames;
+    # empty before the first layer, shared with the clean pass
+    _choices: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _freqs: list[Tensor] = field(default_factory=list)
+    _past: dict[int, Past] = field(default_factory=dict)
+    _buffers: dict[tuple, Tensor] = field(default_factory=dict)
+
+    def record(self) -> "OpenChunk":
+        """Return the context of the clean pass, which retrieves anew from its own queries."""
+        shared = (self.decided, self._choices, self._freqs)
+        return OpenChunk(self.cache, self.chunk, self.shot, True, {}, *shared)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
+        """Return the heads' outputs (B, T, h, d) from unrotated q, k, v (B, T, h, d)."""
+        if self.recording:
+            self.written[layer] = (k.detach(), v.detach())
+        if layer not in self._past:
+            self._past[layer] = self._retrieve(layer, q, rope)
+        past = self._past[layer]
+        freqs = self._own_freqs(rope, 0)
+        q = rope.rotate(q, freqs)
+        k = rope.rotate(k, freqs)
+        pages = past.keys.shape[1]
+        if pages:
+            k = self._joined((layer, "keys"), past.keys, k)
+            v = self._joined((layer, "values"), past.values, v)
+            if not torch.is_grad_enabled() and k.shape[0] == past.keys.shape[0]:
+                # they lie in the joined buffers now; once is enough
+                self._past[layer] = Past(k[:, :pages], v[:, :pages])
+        return attention(q, k, v)
+
+    def _retrieve(self, layer: int, q: Tensor, rope: Rope) -> Past:
+        """Return rotated keys and values of the pages that the policy retrieves for a layer."""
+        cache = self.cache
+        if cache.length == 0 or cache.policy.budget_at(cache.length) == 0:
+            self._own_freqs(rope, 0)
+            nothing = q[:, :0]
+            return Past(nothing, nothing)
+        picks = self._route(layer, q)  # (B or 1, G, k)
+        self._own_freqs(rope, picks.shape[-1])
+        keys, values = cache.layers[layer]
+        if cache.policy.sees_all and not cache.erased:
+            all_keys, all_values = (
+                store.all(cache.length).flatten(1, 2) for store in (keys, values)
             )
-        else:
-            picked_k, picked_v = (shelf.take(picks, self.length) for shelf in self.shelves[index])
-        return self._rotate(rope, picked_k, picks), picked_v, now
+            return Past(self._rotate(rope, all_keys, picks), all_values)
+        taken = keys.take(picks, cache.length)
+        return Past(self._rotate(rope, taken, picks), values.take(picks, cache.length))
 
-    def _route(self, index: int, q: Tensor) -> Tensor:
-        now = self._now
-        if now.priority is None:  # the same for every layer
-            shots = self.unit_shots
-            now.priority = self.policy.priority(shots, now.shot)
-            if self.without:
-                lost = torch.isin(shots, torch.tensor(self.without, device=shots.device))
-                now.priority = now.priority.masked_fill(lost, LOST)
-                now.most = self.length - int(lost[0].sum())
-        priority = now.priority
+    @cached_property
+    def _priority(self) -> tuple[Tensor, int]:
+        """The policy's priorities (B, n), the same for every layer, and how many pages compete."""
+        cache = self.cache
+        shots = cache.page_shots
+        priority = cache.policy.priority(shots, self.shot)
+        if not cache.erased:
+            return priority, cache.length
+        erased = torch.isin(shots, torch.tensor(cache.erased, device=shots.device))
+        return priority.masked_fill(erased, ERASED), cache.length - int(erased[0].sum())
+
+    def _route(self, layer: int, q: Tensor) -> Tensor:
+        """Return the pages (B or 1, G, k) that a layer retrieves, and write the decision down."""
+        cache = self.cache
+        priority, most = self._priority
         scores = None
-        if self.policy.routed and self.policy.budget_at(self.length) < self.length:
-            scores = self.scores(index, q)
-        if scores is not None or now.chosen is None:
-            picks = choose(self.policy, priority, scores, now.most)
-            fixed = (
-                priority.to(picks.device)[:, None].expand(-1, picks.shape[1], -1).gather(-1, picks)
-                != 0
-            )
-            now.chosen = picks, fixed  # where nothing competes, every layer's choice is the same
-        picks, fixed = now.chosen
-        # Only what was chosen is noted: all scores of all chunks would grow with the square of the
-        # film.
+        if cache.policy.routed and cache.policy.budget_at(cache.length) < cache.length:
+            scores = self.scores(layer, q)
+        if scores is not None or not self._choices:
+            picks = choose(cache.policy, priority, scores, most)
+            wide = priority.to(picks.device)[:, None].expand(-1, picks.shape[1], -1)
+            # where nothing competes, every layer's choice is the same
+            self._choices[:] = [(picks, wide.gather(-1, picks) != 0)]
+        picks, fixed = self._choices[0]
+        # only the scores of what was chosen: all of them would grow with the square of the film
         noted = None if scores is None else scores.gather(-1, picks.to(scores.device))
-        now.decided.append(
+        self.decided.append(
             {
-                "chunk": now.chunk,
-                "shot": now.shot,
-                "layer": index,
-                "clean": now.recording,
+                "chunk": self.chunk,
+                "shot": self.shot,
+                "layer": layer,
+                "clean": self.recording,
                 "picks": picks,
                 "scores": noted,
                 "fixed": fixed,
@@ -251,178 +285,64 @@ class KVCache(Readable):
         )
         return picks
 
-    def scores(self, index: int, q: Tensor) -> Tensor:
-        """Relevance (B, G, n) of all finished units to the running chunk's queries."""
-        now = self._now
-        summary = self.searched(index)
-        films = self.unit_shots.shape[0]
-        # a guided call's halves route alike: by the prompt's own queries
-        q = q[:films, None]
-        place = (now.chunk, index)
-        most = getattr(self.policy, "compared", None)
-        pooled = self.shelves[index][0] if summary.tokens is None else summary.units
-        # what is erased competes with nothing, nor speaks for its block: the others are compared
-        # one by one
-        if self.without:
-            return relevance(
-                self.policy, q, pooled.all(self.length), now.priority[:1] != LOST, place
-            )[:, :, 0]
-        if most is None or self.length <= most:
-            return relevance(self.policy, q, pooled.all(self.length), None, place)[:, :, 0]
+    def scores(self, layer: int, q: Tensor) -> Tensor:
+        """Return the relevance (B, G, n) of all finished pages to this chunk's queries."""
+        cache = self.cache
+        policy = cache.policy
+        summary = cache.summary_of(layer)
+        # the halves of a guided call route alike: by the queries under the film's own prompt
+        q = q[: cache.films, None]
+        place = (self.chunk, layer)
+        keys = cache.layers[layer][0] if summary.tokens is None else summary.pages
+        if cache.erased:
+            # an erased page neither competes nor speaks for its block: compare one by one
+            there = self._priority[0][:1] != ERASED
+            return relevance(policy, q, keys.all(cache.length), there, place)[:, :, 0]
+        most = getattr(policy, "compared", None)
+        if most is None or cache.length <= most:
+            return relevance(policy, q, keys.all(cache.length), None, place)[:, :, 0]
 
-        def keys(units: Tensor) -> Tensor:
-            return pooled.take(units[:, None], self.length).unflatten(1, (units.shape[1], -1))
+        def keys_of(pages: Tensor) -> Tensor:
+            taken = keys.take(pages[:, None], cache.length)
+            return taken.unflatten(1, (pages.shape[1], -1))
 
         blocks = summary.blocks.all(summary.whole)
-        return searched_in_two_steps(self.policy, q, keys, self.length, blocks, place)[:, :, 0]
+        found = searched_in_two_steps(policy, q, keys_of, cache.length, blocks=blocks, place=place)
+        return found[:, :, 0]
 
-    def searched(self, index: int) -> "Summary":
-        """What relevance is read from, brought up to date: pooled keys are kept beside the
-        units."""
-        tokens = self.policy.summary
-        old = self.summaries.get(index)
-        old = old if old is not None and old.tokens == tokens else Summary(tokens)
-        blocked = self.policy.candidates is not None
-        self.summaries[index] = old.until(self.length, self.shelves[index][0], blocked)
-        return self.summaries[index]
+    def _own_freqs(self, rope: Rope, retrieved: int) -> Tensor:
+        """Return the rotations of the chunk's own frames, the same for every layer and level."""
+        cache = self.cache
+        if not self._freqs:
+            packed = cache.policy.positions == "packed"
+            start = retrieved * cache.page_frames if packed else cache.frames_done
+            self._freqs.append(rope.freqs(start + torch.arange(cache.chunk)))
+        return self._freqs[0]
 
-    def _own_table(self, rope, kept: int) -> Tensor:
-        """Turns of the running chunk's own frames, the same for every layer and level."""
-        if self._now.freqs is None:
-            start = (
-                kept * self.unit_frames if self.policy.positions == "packed" else self.frames_done
-            )
-            self._now.freqs = rope.freqs(start + torch.arange(self.chunk))
-        return self._now.freqs
-
-    def _rotate(self, rope, keys: Tensor, picks: Tensor) -> Tensor:
-        """Give kept keys their places: side by side, or where they were."""
-        size = self.unit_frames
-        if self.policy.positions == "packed":
+    def _rotate(self, rope: Rope, keys: Tensor, picks: Tensor) -> Tensor:
+        """Give retrieved keys their positions: side by side (packed), or where they were."""
+        cache = self.cache
+        size = cache.page_frames
+        if cache.policy.positions == "packed":
             return rope.rotate(keys, rope.freqs(torch.arange(picks.shape[-1] * size)))
-        # (B, G, k size)
-        frames = (picks[..., None] * size + torch.arange(size, device=picks.device)).flatten(-2)
-        if self.max_distance is not None:
-            frames = frames.clamp(min=self.frames_done - self.max_distance)
-        return rope.rotate_retrieved(keys, frames, self.frames_done)
+        inside = torch.arange(size, device=picks.device)
+        frames = (picks[..., None] * size + inside).flatten(-2)  # (B, G, k size)
+        if cache.max_distance is not None:
+            frames = frames.clamp(min=cache.frames_done - cache.max_distance)
+        return rope.rotate_retrieved(keys, frames, cache.frames_done)
 
-    def seen_bytes(self) -> int:
-        """Bytes of keys and values that the next chunk would attend to, all layers and films."""
-        kept = self.policy.budget_at(self.length)
-        return sum(kept * shelf.unit_bytes() for pair in self.shelves.values() for shelf in pair)
+    def _joined(self, place: tuple, past: Tensor, own: Tensor) -> Tensor:
+        """Return retrieved keys or values (B, k U, h, d) with the chunk's own (B', T, h, d) behind.
 
-    def routing_table(self, film: int = 0) -> pd.DataFrame:
-        """Who looked at whom: chunk, shot, layer, head (-1 = all), kept_chunk, kept_shot, score,
-        kind."""
-        rows = [
-            row
-            for decision in self.decisions
-            if not decision["clean"]
-            for row in self._rows(decision, film)
-        ]
-        columns = ["chunk", "shot", "layer", "head", "kept_chunk", "kept_shot", "score", "kind"]
-        return pd.DataFrame(rows, columns=columns)
-
-    def _rows(self, decision: dict, film: int) -> list[tuple]:
-        picks, scores, fixed = (
-            None if part is None else part[min(film, part.shape[0] - 1)].tolist()
-            # (G, k) each
-            for part in (decision["picks"], decision["scores"], decision["fixed"])
-        )
-        rows = []
-        for head, chosen in enumerate(picks):
-            for place, unit in enumerate(chosen):
-                score = float("nan") if scores is None else scores[head][place]
-                kind = self._kind(unit, decision["chunk"]) if fixed[head][place] else "routed"
-                rows.append(
-                    (
-                        decision["chunk"],
-                        int(decision["shot"][film]),
-                        decision["layer"],
-                        head if len(picks) > 1 else -1,
-                        self.unit_chunks[unit],
-                        int(self.unit_shots[film, unit]),
-                        score,
-                        kind,
-                    )
-                )
-        return rows
-
-    def _kind(self, unit: int, chunk: int) -> str:
-        window = getattr(self.policy, "window", 0) * self.unit_frames
-        return (
-            "window"
-            if (chunk - self.unit_chunks[unit]) * self.chunk <= max(window, self.chunk)
-            else "sink"
-        )
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What the search of one layer reads: pooled keys of the first `done` units, and the mean key
-    of every BLOCK of them.
-
-    Forks share what they have in common, as shelves do.
-    """
-
-    tokens: int | None  # of a unit; None = the stored keys themselves are searched
-    units: DeviceKVStore = field(default_factory=DeviceKVStore)
-    done: int = 0
-    blocks: DeviceKVStore = field(default_factory=DeviceKVStore)
-    whole: int = 0  # finished blocks
-
-    def until(self, length: int, keys: KVStore, blocked: bool) -> "Summary":
-        """With all units up to `length`: one a chunk as they come, all of them where the policy has
-        just changed."""
-        units = self.units
-        blocks = self.blocks
-        for unit in range(self.done if self.tokens is not None else length, length):
-            units = units.append(pool(_units(keys, unit, 1, length), self.tokens), unit)
-        whole = length // BLOCK if blocked else self.whole
-        for block in range(self.whole, whole):
-            first = block * BLOCK
-            part = (
-                _units(keys, first, BLOCK, length)
-                if self.tokens is None
-                else units.all(length)[:, first : first + BLOCK]
-            )
-            blocks = blocks.append(part.float().mean((1, 2))[:, None, None], block)
-        return Summary(self.tokens, units, length, blocks, whole)
-
-
-def _units(keys: KVStore, first: int, count: int, length: int) -> Tensor:
-    """Keys (B, count, U, h, d) of units `first`, first + 1, ..."""
-    return keys.take(torch.arange(first, first + count)[None, None], length).unflatten(
-        1, (count, -1)
-    )
-
-
-@dataclass
-class _Now(Readable):
-    """The chunk being made."""
-
-    chunk: int
-    shot: Tensor  # (B,)
-    priority: Tensor | None = None  # (B, n)
-    most: int | None = None  # units that are not erased
-    # the last choice: units (B, G, k), and which of them are fixed
-    chosen: tuple[Tensor, Tensor] | None = None
-    freqs: Tensor | None = None  # turns of its own frames
-    recording: bool = False
-    gathered: dict = field(default_factory=dict)
-    written: dict = field(default_factory=dict)
-    decided: list = field(default_factory=list)
-    rooms: dict = field(default_factory=dict)
-
-    def joined(self, index: int, part: int, past: Tensor, own: Tensor) -> Tensor:
-        """Kept keys or values (B, k U, h, d) with the chunk's own (B', T, h, d) behind them. They
-        are laid into one buffer once a chunk; each level only writes its own part. With gradients
-        nothing is written in place."""
+        They are laid into one buffer once a chunk, and each level writes its own part only. With
+        gradients on, nothing is written in place.
+        """
         if torch.is_grad_enabled():
-            return torch.cat([repeat_to(past, own.shape[0]), own], dim=1)
-        place = (index, part, own.shape[0], own.dtype)
-        if place not in self.rooms:
-            self.rooms[place] = torch.cat([repeat_to(past, own.shape[0]).to(own.dtype), own], dim=1)
+            return torch.cat([repeat_batch(past, own.shape[0]), own], dim=1)
+        place = (*place, own.shape[0], own.dtype)
+        if place not in self._buffers:
+            wide = repeat_batch(past, own.shape[0]).to(own.dtype)
+            self._buffers[place] = torch.cat([wide, own], dim=1)
         else:
-            self.rooms[place][:, past.shape[1] :] = own
-        return self.rooms[place]
+            self._buffers[place][:, past.shape[1] :] = own
+        return self._buffers[place]

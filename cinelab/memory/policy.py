@@ -1,11 +1,11 @@
-"""Policies: which finished units of the film a new chunk may attend to, under a fixed budget.
+"""Policies: which finished pages of the film a new chunk attends to, under a fixed budget.
 
-A *unit* is what is kept or dropped together: a whole chunk, or a single latent frame.
-A policy answers one question with a number per unit: +inf = keep, 0 = a candidate for routing,
-below 0 = only if the budget is not spent otherwise, the most recent first. So exactly
-`budget_at(n)` units are seen, always.
+A page is what is stored, retrieved and evicted together: a whole chunk, or a single latent frame.
+A policy decides by two masks: pages that are *pinned* (always attended to), and pages that
+*compete* by relevance for what the budget leaves. Exactly `budget_at(n)` of n pages are attended
+to, always: where nothing competes, the most recent ones fill the budget.
 
-    n finished units   ... films
+    n finished pages   ... films
 """
 
 import inspect
@@ -21,32 +21,59 @@ from torch import Tensor
 from cinelab.config import from_kind, to_kind
 from cinelab.errors import CinelabError
 from cinelab.registry import Registry, path_of
+from cinelab.seeds import rng_at
 
 POSITIONS = ("absolute", "packed")
 UNITS = ("chunk", "frame")
 SCORES = ("mean", "mass")
-BLOCK = 8  # units that are ranked together where a long history is searched in two steps
+BLOCK = 8  # pages that are ranked together where a long history is searched in two steps
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What every policy has. `positions`: absolute = true distances in the film; packed = the kept
-    units are placed side by side before the chunk, so that no distance leaves the trained range."""
+    """What every policy has.
+
+    positions   absolute = true distances in the film; packed = the retrieved pages stand side by
+                side before the chunk, so that no distance leaves the trained range
+    unit        what a page is: a chunk, or a latent frame
+    """
 
     positions: str = field(default="absolute", kw_only=True)
     unit: str = field(default="chunk", kw_only=True)
-    # How candidates compete where a policy is `routed`; CAMR makes settings of them.
-    score = "mass"
-    per_head = False
-    summary = None
-    candidates = None
+
+    # How pages compete where a policy is `routed`; CAMR makes settings of them.
+
+    @property
+    def score(self) -> str:
+        """How relevance is computed: mean or mass."""
+        return "mass"
+
+    @property
+    def per_head(self) -> bool:
+        """Whether every head retrieves for itself."""
+        return False
+
+    @property
+    def summary(self) -> int | None:
+        """Tokens a page that relevance is computed from; None = all of them."""
+        return None
+
+    @property
+    def candidates(self) -> int | None:
+        """Pages that are compared one by one in a long history; None = all of them."""
+        return None
+
+    @property
+    def compared(self) -> int | None:
+        """Pages that are compared one by one, the budget considered; None = all of them."""
+        return None
 
     @classmethod
     def of_name(cls, name: str) -> "Policy":
         """What a setting that wants a policy makes of a name or an import path."""
         return policy_named(name)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, known in (("positions", POSITIONS), ("unit", UNITS)):
             if getattr(self, name) not in known:
                 raise CinelabError(
@@ -83,18 +110,45 @@ class Policy:
         on the device at once."""
         return min(count, self.budget_at(count))
 
-    def priority(self, shots: Tensor, shot: Tensor) -> Tensor:
-        """(..., n) priorities of finished units that belong to `shots` (..., n), for a chunk of
-        shot `shot` (...)."""
+    def pinned(self, shots: Tensor, shot: Tensor) -> Tensor:
+        """Return bool (..., n): the pages that a chunk of shot `shot` (...) always attends to.
+
+        `shots` (..., n) are the shots of the finished pages.
+        """
         raise NotImplementedError
 
-    def relevance(self, q: Tensor, k: Tensor) -> Tensor | None:
-        """Own scores (B, G, R, n) of a `routed` policy, higher = more relevant; None = by `score`.
+    def competing(self, shots: Tensor, shot: Tensor) -> Tensor:
+        """Return bool (..., n): the pages that compete by relevance for what the budget leaves.
 
-        q (B, R, T, h, d) are the queries of R chunks, k (B, n, U, h, d) the keys of n units, both
-        unrotated; G is 1, or h where every head chooses for itself.
+        Of a `routed` policy all that are not pinned. Where none compete, the budget is filled with
+        the most recent pages.
+        """
+        return torch.full(shots.shape, self.routed, device=shots.device)
+
+    def priority(self, shots: Tensor, shot: Tensor) -> Tensor:
+        """Return the two masks as one number a page (..., n): +inf = pinned, 0 = competing, below 0
+        = only if the budget is not spent otherwise, the most recent first.
+
+        A policy with an order of its own may override this in place of the two masks.
+        """
+        count = shots.shape[-1]
+        recency = torch.arange(count, device=shots.device) - float(count + 1)
+        ranks = torch.where(self.competing(shots, shot), 0.0, recency)
+        return torch.where(self.pinned(shots, shot), inf, ranks)
+
+    def relevance(self, q: Tensor, k: Tensor) -> Tensor | None:
+        """Return own scores (B, G, R, n) of a `routed` policy, higher = more relevant; None = by
+        `score`.
+
+        q (B, R, T, h, d) are the queries of R chunks, k (B, n, U, h, d) the keys of n pages, both
+        unrotated; G is 1, or h where every head retrieves for itself.
         """
         return None
+
+    def relevance_at(self, q: Tensor, k: Tensor, place: tuple[int, ...]) -> Tensor | None:
+        """Return `relevance` of a policy that also depends on the place: (chunk, layer) in a film,
+        (layer,) in a clip."""
+        return self.relevance(q, k)
 
 
 def recent(shots: Tensor, window: int) -> Tensor:
@@ -117,8 +171,8 @@ class Full(Policy):
     def budget_at(self, count: int) -> int:
         return count
 
-    def priority(self, shots: Tensor, shot: Tensor) -> Tensor:
-        return torch.full(shots.shape, inf, device=shots.device)
+    def pinned(self, shots: Tensor, shot: Tensor) -> Tensor:
+        return torch.ones(shots.shape, dtype=torch.bool, device=shots.device)
 
 
 FULL = Full()
@@ -133,8 +187,8 @@ class Window(Policy):
     def budget_at(self, count: int) -> int:
         return min(self.window, count)
 
-    def priority(self, shots: Tensor, shot: Tensor) -> Tensor:
-        return keep_only(recent(shots, self.window))
+    def pinned(self, shots: Tensor, shot: Tensor) -> Tensor:
+        return recent(shots, self.window)
 
 
 @dataclass(frozen=True)
@@ -147,8 +201,8 @@ class Sink(Policy):
     def budget_at(self, count: int) -> int:
         return min(self.sink + self.window, count)
 
-    def priority(self, shots: Tensor, shot: Tensor) -> Tensor:
-        return keep_only(kept(shots, shot, self.sink, 0, self.window))
+    def pinned(self, shots: Tensor, shot: Tensor) -> Tensor:
+        return sinks_and_window(shots, shot, self.sink, 0, self.window)
 
 
 @dataclass(frozen=True)
@@ -162,8 +216,8 @@ class ShotSink(Policy):
     def budget_at(self, count: int) -> int:
         return min(self.sink + self.shot_sink + self.window, count)
 
-    def priority(self, shots: Tensor, shot: Tensor) -> Tensor:
-        return keep_only(kept(shots, shot, self.sink, self.shot_sink, self.window))
+    def pinned(self, shots: Tensor, shot: Tensor) -> Tensor:
+        return sinks_and_window(shots, shot, self.sink, self.shot_sink, self.window)
 
 
 @dataclass(frozen=True)
@@ -228,9 +282,8 @@ class CAMR(Policy):
         fixed = self.sink + self.shot_sink + self.window
         return min(count, fixed + (heads if self.per_head else 1) * (self.budget - fixed))
 
-    def priority(self, shots: Tensor, shot: Tensor) -> Tensor:
-        fixed = kept(shots, shot, self.sink, self.shot_sink, self.window)
-        return torch.zeros(shots.shape, device=shots.device).masked_fill(fixed, inf)
+    def pinned(self, shots: Tensor, shot: Tensor) -> Tensor:
+        return sinks_and_window(shots, shot, self.sink, self.shot_sink, self.window)
 
 
 @dataclass(frozen=True)
@@ -267,30 +320,30 @@ class Oracle(Policy):
 
 @dataclass(frozen=True)
 class RandomTopK(CAMR):
-    """CAMR's control: the same budget and fixed units, but the retrieved ones are drawn by lot.
+    """CAMR's random control: the same budget and pinned pages, the others drawn at random.
 
-    Every layer draws for itself, so that all layers together see more than the budget; with
-    `shared` they see the same.
+    Every layer draws for itself, so that all layers together attend to more than the budget; with
+    `shared` they attend to the same pages.
     """
 
     seed: int = 0
     shared: bool = False
-    candidates: int | None = None  # chance takes no search
+    candidates: int | None = None  # a random choice takes no search
+
+    def relevance_at(self, q: Tensor, k: Tensor, place: tuple[int, ...]) -> Tensor:
+        place = place[:-1] if self.shared else place
+        shape = (q.shape[0], 1, q.shape[1], k.shape[1])
+        # the word addresses the draw: another one would draw other numbers
+        return torch.rand(shape, generator=rng_at(self.seed, "lot", *place))
 
 
-def kept(shots: Tensor, shot: Tensor, sink: int, shot_sink: int, window: int) -> Tensor:
-    """(..., n) True for the film's first `sink`, the running shot's first `shot_sink`, the last
-    `window` units."""
+def sinks_and_window(shots: Tensor, shot: Tensor, sink: int, shot_sink: int, window: int) -> Tensor:
+    """Return bool (..., n): the film's first `sink` pages, the running shot's first `shot_sink`,
+    and the last `window`."""
     index = torch.arange(shots.shape[-1], device=shots.device)
     inside = shots == shot[..., None]
     rank = inside.cumsum(-1) - 1
     return (index < sink) | (inside & (rank < shot_sink)) | recent(shots, window)
-
-
-def keep_only(mask: Tensor) -> Tensor:
-    """True -> +inf; False -> negative, higher for what is more recent."""
-    count = mask.shape[-1]
-    return torch.where(mask, inf, torch.arange(count, device=mask.device) - float(count + 1))
 
 
 POLICIES = Registry("policy")

@@ -1,8 +1,10 @@
-"""Routing: relevance of history units to a chunk's queries, and the choice of the best under a
-budget.
+"""Routing: relevance of pages to a chunk's queries, and the choice of the best under a budget.
 
-    B batch   h heads   d head size   R query chunks   n units   U tokens a unit   T tokens a query chunk
-    G groups of heads that choose together: 1, or h when every head chooses for itself
+    B batch   h heads   d head size   R query chunks   n pages   U tokens a page   T tokens a query chunk
+    G groups of heads that retrieve together: 1, or h where every head retrieves for itself
+
+CAMR's score follows CausalCine (arXiv 2605.12496), section on content-aware memory routing; mean
+pooling of un-rotated keys is its published form (`score="mean"`), attention mass is ours.
 
 Training (all chunks of a clip at once) and streaming (one chunk) call the same functions.
 """
@@ -15,64 +17,64 @@ import torch.nn.functional as fn
 from einops import rearrange
 from torch import Tensor
 
-from cinelab.memory.policy import BLOCK, CAMR, Policy, RandomTopK
-from cinelab.seeds import rng_at
+from cinelab.memory.policy import BLOCK, Policy
 
-# the score of a unit that was passed over: below every other, above what is erased
+# the score of a page that the search passed over: below every other, above an erased page's
 UNSEARCHED = -1e6
 
 
 def relevance(
-    policy: Policy, q: Tensor, k: Tensor, allowed: Tensor | None = None, place: tuple[int, ...] = ()
+    policy: Policy, q: Tensor, k: Tensor, past: Tensor | None = None, place: tuple[int, ...] = ()
 ) -> Tensor:
-    """Scores (B, G, R, n), higher = more relevant.
+    """Return scores (B, G, R, n), higher = more relevant, of a routed policy.
 
-    q (B, R, T, h, d) and k (B, n, U, h, d) are unrotated. `allowed` (R, n) is False where a unit is
-    not yet past, None where all are; `place` addresses the random control's lot.
+    q (B, R, T, h, d) and k (B, n, U, h, d) are unrotated. `past` (R, n) is False where a page is
+    not yet finished, None where all are; `place` (its last number is the layer) addresses what is
+    random.
     """
-    if isinstance(policy, RandomTopK):
-        return random_relevance(policy, q.shape[0], (q.shape[1], k.shape[1]), place).to(q.device)
-    if (own := policy.relevance(q.detach(), k.detach())) is not None:
-        return own
+    own = policy.relevance_at(q.detach(), k.detach(), place)
+    if own is not None:
+        return own.to(q.device)
     q, k = (pool(x.detach(), policy.summary).float() for x in (q, k))
-    # (B, h, R, n)
-    scores = mean_score(q, k) if policy.score == "mean" else mass_score(q, k, allowed)
+    scores = mean_score(q, k) if policy.score == "mean" else mass_score(q, k, past)
     return scores if policy.per_head else scores.mean(1, keepdim=True)
 
 
 def searched_in_two_steps(
-    policy: CAMR,
+    policy: Policy,
     q: Tensor,
     keys: Callable[[Tensor], Tensor],
     count: int,
+    *,
     blocks: Tensor,
     place: tuple[int, ...],
 ) -> Tensor:
-    """Scores (B, G, 1, n) of a long history of `count` units: UNSEARCHED but for those of the best
-    blocks, and the newest.
+    """Return scores (B, G, 1, n) of a long history of `count` pages: those of the best blocks and
+    of the newest pages, and UNSEARCHED elsewhere.
 
-    q (B, 1, T, h, d); `keys` fetches the pooled keys (B, c, U, h, d) of units (B, c); blocks (B, m,
-    1, h, d) the mean key of every BLOCK units. Blocks are ranked by mean query times mean key, all
-    heads of the layer together. What is left of n beyond the whole blocks is always compared.
+    q (B, 1, T, h, d); `keys` fetches the pooled keys (B, c, U, h, d) of pages (B, c); blocks (B, m,
+    1, h, d) are the mean keys of every BLOCK pages. Blocks are ranked by mean query times mean key,
+    all heads of the layer together. Pages beyond the last whole block are always compared.
     """
     whole = blocks.shape[1]
-    wanted = policy.compared // BLOCK - 1
+    compared = policy.compared
+    wanted = whole if compared is None else compared // BLOCK - 1
     q = pool(q.detach(), policy.summary)
     ranked = blocks.flatten(2) @ q.float().mean(2).flatten(1)[..., None]  # (B, m, 1)
     best = ranked[..., 0].topk(min(wanted, whole), dim=-1).indices.sort(dim=-1).values
-    units = (best[..., None] * BLOCK + torch.arange(BLOCK, device=best.device)).flatten(1)
-    newest = torch.arange(whole * BLOCK, count, device=best.device).expand(len(units), -1)
-    units = torch.cat([units, newest], dim=1)  # (B, c), in film order
-    found = relevance(policy, q, keys(units), None, place)  # (B, G, 1, c)
+    pages = (best[..., None] * BLOCK + torch.arange(BLOCK, device=best.device)).flatten(1)
+    newest = torch.arange(whole * BLOCK, count, device=best.device).expand(len(pages), -1)
+    pages = torch.cat([pages, newest], dim=1)  # (B, c), in film order
+    found = relevance(policy, q, keys(pages), None, place)  # (B, G, 1, c)
     scores = found.new_full((*found.shape[:3], count), UNSEARCHED)
-    return scores.scatter_(-1, units[:, None, None].expand(found.shape), found)
+    return scores.scatter_(-1, pages[:, None, None].expand(found.shape), found)
 
 
 def pool(x: Tensor, tokens: int | None) -> Tensor:
-    """Queries or keys (B, n, U, h, d) of each unit averaged to `tokens` bands of neighbours; None,
-    or a unit of no more tokens, leaves them as they are.
+    """Return queries or keys (B, n, U, h, d) averaged to `tokens` bands of neighbours a page.
 
-    What is pooled already stays as it is, so that a film may keep its history pooled.
+    None, or a page of no more tokens, leaves them as they are; so what is pooled stays pooled, and
+    a film may store its history pooled.
     """
     if tokens is None or x.shape[2] <= tokens:
         return x
@@ -81,43 +83,36 @@ def pool(x: Tensor, tokens: int | None) -> Tensor:
 
 
 def mean_score(q: Tensor, k: Tensor) -> Tensor:
-    """Mean query times mean key, softmax over units is monotone and left out (MoBA, MoC). (B, h, R,
-    n)"""
+    """Return mean query times mean key (B, h, R, n), as MoBA and MoC route.
+
+    A softmax over pages is monotone and left out.
+    """
     return torch.einsum("brhd,bnhd->bhrn", q.mean(2), k.mean(2)) / sqrt(q.shape[-1])
 
 
-def mass_score(q: Tensor, k: Tensor, allowed: Tensor | None) -> Tensor:
-    """Share of attention that each unit's tokens would draw, averaged over the chunk's queries. (B,
-    h, R, n)"""
+def mass_score(q: Tensor, k: Tensor, past: Tensor | None) -> Tensor:
+    """Return the share of attention (B, h, R, n) that each page's tokens would draw, averaged over
+    the chunk's queries."""
     chunks = q.shape[1]
-    units = k.shape[1]
-    tokens = k.shape[2]
+    pages, tokens = k.shape[1:3]
     # (B, h, R T, n U)
     scores = (
         q.flatten(1, 2).transpose(1, 2) @ k.flatten(1, 2).permute(0, 2, 3, 1) / sqrt(q.shape[-1])
     )
     scores = scores.unflatten(2, (chunks, -1))  # (B, h, R, T, n U)
-    if allowed is not None:
-        scores = scores.masked_fill(~allowed.repeat_interleave(tokens, -1)[:, None], float("-inf"))
-    share = scores.softmax(-1).unflatten(-1, (units, tokens)).sum(-1)
+    if past is not None:
+        scores = scores.masked_fill(~past.repeat_interleave(tokens, -1)[:, None], float("-inf"))
+    share = scores.softmax(-1).unflatten(-1, (pages, tokens)).sum(-1)
     return share.nan_to_num(0.0).mean(3)  # a chunk without history has no mass to share
-
-
-def random_relevance(
-    policy: RandomTopK, batch: int, shape: tuple[int, int], place: tuple[int, ...]
-) -> Tensor:
-    """Random scores (B, 1, R, n), addressed by place; its last number is the layer's."""
-    place = place[:-1] if policy.shared else place
-    return torch.rand((batch, 1, *shape), generator=rng_at(policy.seed, "lot", *place))
 
 
 def choose(
     policy: Policy, priority: Tensor, scores: Tensor | None, most: int | None = None
 ) -> Tensor:
-    """Indices (B, G, k) of the kept units in film order, for one chunk with n finished units.
+    """Return the retrieved pages (B, G, k) in film order, for one chunk with n finished pages.
 
-    priority (B, n) from the policy, scores (B, G, n) or None where nothing competes; `most` units
-    are there to be kept.
+    priority (B, n) is the policy's, scores (B, G, n) take the place of its zeros, None = nothing
+    competes; at most `most` pages are there to be retrieved.
     """
     count = min(policy.budget_at(priority.shape[-1]), priority.shape[-1])
     count = count if most is None else min(count, most)
@@ -129,8 +124,8 @@ def choose(
 
 
 def choose_all(policy: Policy, priorities: list[Tensor], scores: Tensor | None) -> Tensor:
-    """`choose` for every chunk of a clip: bool (B, G, n, n), [.., i, j] = chunk i sees finished
-    unit j < i.
+    """Return `choose` for every chunk of a clip: bool (B, G, n, n), [.., i, j] = chunk i retrieves
+    finished chunk j < i.
 
     priorities[i] (B, i) as `past_priorities` gives them; scores (B, G, n, n) or None. One unit per
     chunk.

@@ -1,53 +1,63 @@
-"""Where finished units are kept: on the device, or in host memory with those in use on the device;
-whole or packed.
+"""KV stores: where the finished pages of one layer's keys, or values, are kept.
 
-    B batch   n units   U tokens a unit   h heads   d head size   k kept units   G heads, or 1 where all choose together
+    B films   n pages   U tokens a page   h heads   d head size   k retrieved pages
+    G heads that retrieve for themselves: h, or 1 where a layer retrieves as one
 
-A shelf is never changed for those who hold it: `append` after the first `length` units gives the
-shelf that has them. Snapshots of a memory share what they have in common.
+A store is never changed for those who hold it: `append` after the first `length` pages returns the
+store that has them. Snapshots of a cache share what they have in common.
 """
 
-from collections import OrderedDict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
-from cinelab.memory.context import gather
+from cinelab.ops.tensors import gather_pages
+from cinelab.registry import resolve
 
 PLACES = ("device", "host")
 PACKINGS = ("none", "int8", "fp8")
+# where the stores live that serve large models; named, not imported: the method runs without them
+HOST_STORE = "cinelab.scale.host_kv:host_store"
+QUANTIZED_STORE = "cinelab.scale.quantized_kv:QuantizedKVStore"
 
 
 class KVStore(Protocol):
-    """What every shelf can do."""
+    """What every store can do."""
 
-    # (B, m, U, h, d) after the first `length`
-    def append(self, units: Tensor, length: int) -> "KVStore": ...
+    def append(self, pages: Tensor, length: int) -> "KVStore":
+        """Return the store with pages (B, m, U, h, d) after its first `length`."""
+        ...
 
-    # picks (B or 1, G, k) -> (B, k U, h, d)
-    def take(self, picks: Tensor, length: int) -> Tensor: ...
+    def take(self, picks: Tensor, length: int) -> Tensor:
+        """Return the picked pages (B, k U, h, d); picks (B or 1, G, k)."""
+        ...
 
-    def all(self, length: int) -> Tensor: ...  # (B, length, U, h, d)
+    def all(self, length: int) -> Tensor:
+        """Return the first `length` pages (B, length, U, h, d)."""
+        ...
 
-    def unit_bytes(self) -> int: ...  # of one unit as it is kept, all films
+    def page_bytes(self) -> int:
+        """Return the bytes of one page as it is stored, all films together."""
+        ...
 
 
 @dataclass(frozen=True)
 class Storage:
-    """How a film's memory is kept. `host` keeps the history in (pinned) host memory and `slots`
-    units of each layer on the device, more where heads ask for more at once; a packed number takes
-    one byte, with a scale for each token and head."""
+    """How a film's history is stored.
+
+    Place `host` keeps it in (pinned) host memory and `slots` pages of each layer on the device,
+    more where heads retrieve more at once. Packing `int8` or `fp8` takes a byte a number, with a
+    scale for each token and head.
+    """
 
     place: str = "device"
     packing: str = "none"
     slots: int = 12
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name, known in (("place", PLACES), ("packing", PACKINGS)):
             if getattr(self, name) not in known:
                 raise CinelabError(
@@ -55,214 +65,72 @@ class Storage:
                 )
         if self.slots < 1:
             raise CinelabError(
-                f"storage.slots is {self.slots}; at least 1 unit must fit on the device."
+                f"storage.slots is {self.slots}; at least 1 page must fit on the device."
             )
 
-    def shelf(self) -> KVStore:
-        """An empty one."""
-        make = (
-            DeviceKVStore if self.place == "device" else lambda: HostKVStore(PagePool(self.slots))
-        )
-        return make() if self.packing == "none" else QuantizedKVStore(self.packing, make(), make())
+    def new_store(self) -> KVStore:
+        """Return an empty store with these settings."""
+        if self.packing == "none":
+            return self._plain_store()
+        return resolve(QUANTIZED_STORE)(self.packing, self._plain_store(), self._plain_store())
+
+    def _plain_store(self) -> KVStore:
+        return DeviceKVStore() if self.place == "device" else resolve(HOST_STORE)(self.slots)
 
 
+@dataclass(eq=False)
 class DeviceKVStore:
-    """A growing buffer of units along dim 1 that several memories may share up to their own
-    lengths: whoever writes past what others have written already gets its own copy (copy on write).
-    Where it grows it grows for all of them, so that no older memory keeps a smaller buffer with the
-    same units."""
+    """A growing buffer of pages along dim 1, on the device where they were made.
 
-    def __init__(self, buffer: Tensor | None = None, used: int = 0):
-        self.buffer = buffer
-        self.used = used
+    Several caches may share it up to their own lengths: whoever writes past what others have
+    written already gets a copy (copy on write). Where it grows it grows for all of them, so that no
+    older cache holds a smaller buffer with the same pages.
+    """
 
-    def append(self, units: Tensor, length: int) -> "DeviceKVStore":
-        new = length + units.shape[1]
-        if self.buffer is None or length != self.used:
-            return DeviceKVStore(self._moved(units, length, new), new)
+    buffer: Tensor = field(default_factory=lambda: torch.empty(0, 0))
+    used: int = 0
+
+    def append(self, pages: Tensor, length: int) -> "DeviceKVStore":
+        new = length + pages.shape[1]
+        if self.used == 0 or length != self.used:
+            return DeviceKVStore(self._grown(pages, length, new), new)
         if new > self.buffer.shape[1]:
-            self.buffer = self._moved(units, length, new)
+            self.buffer = self._grown(pages, length, new)
         else:
-            self.buffer[:, length:new] = units
+            self.buffer[:, length:new] = pages
         self.used = new
         return self
 
-    def _moved(self, units: Tensor, length: int, new: int) -> Tensor:
-        """A larger buffer with the first `length` units and the new ones."""
+    def _grown(self, pages: Tensor, length: int, new: int) -> Tensor:
+        """Return a larger buffer with the first `length` pages and the new ones."""
         # a quarter more: twice would not fit beside a large model
         room = new + max(16, length // 4)
-        buffer = units.new_empty((units.shape[0], room, *units.shape[2:]))
+        buffer = pages.new_empty((pages.shape[0], room, *pages.shape[2:]))
         if length:
             buffer[:, :length] = self.buffer[:, :length]
-        buffer[:, length:new] = units
+        buffer[:, length:new] = pages
         return buffer
 
     def take(self, picks: Tensor, length: int) -> Tensor:
-        # From the whole buffer: the first `length` of several films would have to be copied before
-        # they could be picked from.
-        return gather(self.buffer, picks.to(self.buffer.device)[:, :, None])[:, 0]
+        # from the whole buffer: the first `length` pages of several films would have to be copied
+        # before they could be picked from
+        return gather_pages(self.buffer, picks.to(self.buffer.device)[:, :, None])[:, 0]
 
     def all(self, length: int) -> Tensor:
         return self.buffer[:, :length]
 
-    def unit_bytes(self) -> int:
+    def page_bytes(self) -> int:
         return self.buffer[:, :1].nbytes
 
 
-def refuse_gradients(kept: str, remedy: str, units: Tensor | None = None) -> None:
-    """Raise CinelabError where gradients are on (and, where `units` are given, wanted of them):
-    what was moved or packed has left the graph, so that they would be missing without a sign."""
-    if torch.is_grad_enabled() and (units is None or units.requires_grad):
+def refuse_gradients(setting: str, remedy: str, pages: Tensor | None = None) -> None:
+    """Raise CinelabError where gradients are on (and, where `pages` are given, wanted of them).
+
+    What was moved to the host or quantized has left the graph: its gradient would be missing
+    without a sign.
+    """
+    if torch.is_grad_enabled() and (pages is None or pages.requires_grad):
         raise CinelabError(
-            f"storage.{kept} keeps no gradients, and gradients are on; {remedy} to train, or call "
-            "the model under "
-            "torch.no_grad()."
+            f"storage.{setting} keeps no gradients, and gradients are on; {remedy} to train, or "
+            "call the model under torch.no_grad()."
         )
-
-
-class PagePool:
-    """Room for a few units on the device; the least recently used makes way. All snapshots of a
-    film share it."""
-
-    def __init__(self, room: int):
-        self.room = room
-        self.buffer = None
-        self.held: OrderedDict[int, int] = OrderedDict()  # number of a page -> its slot
-        self.numbers = count()
-
-    def fetch(self, pages: Sequence[tuple[int, Tensor]]) -> list[int]:
-        """The slots of these pages (number, tensor (B, U, h, d)), which are all there when this
-        returns."""
-        if len(pages) > self.room or self.buffer is None:
-            self._grow(max(self.room, len(pages)), pages[0][1])
-        for number, _ in pages:
-            if number in self.held:
-                self.held.move_to_end(number)  # before any makes way: what is asked for now stays
-        for number, page in pages:
-            if number not in self.held:
-                slot = (
-                    len(self.held)
-                    if len(self.held) < self.room
-                    else self.held.popitem(last=False)[1]
-                )
-                self.buffer[:, slot].copy_(page, non_blocking=True)
-                self.held[number] = slot
-        return [self.held[number] for number, _ in pages]
-
-    def _grow(self, room: int, like: Tensor) -> None:
-        old = self.buffer
-        device = like.device if self.buffer is None else self.buffer.device
-        self.buffer = torch.empty(
-            (like.shape[0], room, *like.shape[1:]), dtype=like.dtype, device=device
-        )
-        if old is not None:
-            self.buffer[:, : old.shape[1]] = old
-        self.room = room
-
-    def put(self, unit: Tensor) -> int:
-        """A new unit (B, U, h, d) that is on the device already; returns its number."""
-        if self.buffer is None:
-            self._grow(self.room, unit)
-        number = next(self.numbers)
-        self.fetch([(number, unit)])
-        return number
-
-
-class HostKVStore:
-    """Units in host memory, pinned beside a GPU; copies in `slots` where they are used."""
-
-    def __init__(self, slots: PagePool, pages: tuple[tuple[int, Tensor], ...] = ()):
-        self.slots = slots
-        self.pages = pages
-
-    def append(self, units: Tensor, length: int) -> "HostKVStore":
-        refuse_gradients("place 'host'", "use 'device'", units)
-        new = tuple((self.slots.put(unit), to_host(unit)) for unit in units.unbind(1))
-        return HostKVStore(self.slots, self.pages[:length] + new)
-
-    def take(self, picks: Tensor, length: int) -> Tensor:
-        # a block that is computed again would find its slots reused
-        refuse_gradients("place 'host'", "use 'device'")
-        # the one thing that is read back from the device
-        wanted = picks.flatten().unique().tolist()
-        slots = torch.tensor(
-            self.slots.fetch([self.pages[unit] for unit in wanted]), dtype=torch.long
-        )
-        where = (
-            torch.zeros(length, dtype=torch.long)
-            .index_copy_(0, torch.tensor(wanted), slots)
-            .to(picks.device)
-        )
-        buffer = self.slots.buffer
-        return gather(buffer, where[picks].to(buffer.device)[:, :, None])[:, 0]
-
-    def all(self, length: int) -> Tensor:
-        tokens = self.pages[0][1].shape[1]
-        return self.take(torch.arange(length)[None, None], length).unflatten(1, (length, tokens))
-
-    def unit_bytes(self) -> int:
-        return self.pages[0][1].nbytes
-
-
-class QuantizedKVStore:
-    """A byte for each number, and for each token and head the scale that its largest number
-    sets."""
-
-    def __init__(
-        self, packing: str, numbers: KVStore, scales: KVStore, dtype: torch.dtype | None = None
-    ):
-        self.packing = packing
-        self.numbers = numbers
-        self.scales = scales
-        self.dtype = dtype
-
-    def append(self, units: Tensor, length: int) -> "QuantizedKVStore":
-        refuse_gradients(f"packing {self.packing!r}", "use 'none'", units)
-        numbers, scales = pack(units, self.packing)
-        return QuantizedKVStore(
-            self.packing,
-            self.numbers.append(numbers, length),
-            self.scales.append(scales, length),
-            units.dtype,
-        )
-
-    def take(self, picks: Tensor, length: int) -> Tensor:
-        return unpack(
-            self.numbers.take(picks, length),
-            self.scales.take(picks, length),
-            self.packing,
-            self.dtype,
-        )
-
-    def all(self, length: int) -> Tensor:
-        return unpack(self.numbers.all(length), self.scales.all(length), self.packing, self.dtype)
-
-    def unit_bytes(self) -> int:
-        return self.numbers.unit_bytes() + self.scales.unit_bytes()
-
-
-def pack(x: Tensor, packing: str) -> tuple[Tensor, Tensor]:
-    """x (..., d) -> bytes (..., d) and scales (..., 1) in fp32."""
-    most = {"int8": 127.0, "fp8": 448.0}[packing]  # the largest number of each
-    scale = x.detach().float().abs().amax(-1, keepdim=True).clamp_min(1e-12) / most
-    scaled = x.detach().float() / scale
-    if packing == "int8":
-        return scaled.round().to(torch.int8).view(torch.uint8), scale
-    return scaled.to(torch.float8_e4m3fn).view(torch.uint8), scale
-
-
-def unpack(numbers: Tensor, scale: Tensor, packing: str, dtype: torch.dtype) -> Tensor:
-    """Back from bytes; off by half a step of the scale at most (int8), or by 1/16 of the number
-    (fp8)."""
-    kind = torch.int8 if packing == "int8" else torch.float8_e4m3fn
-    return (numbers.view(kind).float() * scale).to(dtype)
-
-
-def to_host(unit: Tensor) -> Tensor:
-    """A copy in host memory; pinned, so that it moves beside the computation, where there is a
-    GPU."""
-    if unit.device.type == "cpu":
-        return unit.detach().clone()
-    page = torch.empty(unit.shape, dtype=unit.dtype, pin_memory=True)
-    page.copy_(unit, non_blocking=True)  # in the order of this stream, on which it is read again
-    return page

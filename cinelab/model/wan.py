@@ -1,17 +1,16 @@
 """CausalWan: Wan2.1's video transformer as a plain function of named tensors.
 
-Architecture and parameter names are those of diffusers' `WanTransformer3DModel`, so its checkpoints
-load with no map. What a frame may attend to is not decided here: a *sight* (see
-`cinelab.memory.context`) is handed in.
+Architecture and parameter names are those of diffusers' `WanTransformer3DModel`, so that its
+checkpoints load with no map. What a token attends to is not decided here: an *attention context*
+is handed in (see `cinelab.memory.context` and `cinelab.memory.cache`), and does the attention.
 
-    B batch   F frames (latent)   N tokens a frame   T = F N   S prompts   L words   D width   h heads
+    B films   F latent frames   N tokens a frame   T = F N   S prompts   L words   D width   h heads
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as fn
@@ -19,21 +18,12 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from cinelab.errors import CinelabError
-from cinelab.ops.attention import attention
-from cinelab.ops.rope import Rope, rope_for
+from cinelab.flow.condition import Condition, TextKV
+from cinelab.ops.attention import AttentionContext, attention
+from cinelab.ops.rope import rope_for
 
-Look = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor | None]]
-# unrotated (q, k, v), each (B, T, h, D/h) -> attention's output, like q
-See = Callable[[Tensor, Tensor, Tensor], Tensor]
-TextKV = list[tuple[Tensor, Tensor]]  # per layer: keys and values (B, S, L, h, D/h) of every prompt
-
-
-class Sight(Protocol):
-    """Decides what queries see. `layer(i, rope)` gives a function of unrotated (q, k, v), each (B,
-    T, h, D/h), that returns rotated q and k, v and a mask for `attention`; the result is reshaped
-    back to q's shape."""
-
-    def layer(self, index: int, rope: Rope) -> Look: ...
+# unrotated q, k, v, each (B, T, h, D/h) -> the heads' outputs, like q
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -102,19 +92,19 @@ class Conditioner(nn.Module):
         self.time_proj = nn.Linear(config.width, 6 * config.width)
         self.text_embedder = TextProjection(config.text_dim, config.width)
 
-    def time(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """t (B, F) -> embedding (B, F, D) and block modulation (B, F, 6, D), both fp32."""
+    def time(self, t: Tensor) -> Tensor:
+        """Return the embedding (B, F, D) of timesteps t (B, F)."""
         half = self.freq_dim // 2
-        rates = torch.exp(
-            -math.log(10000.0) * torch.arange(half, device=t.device, dtype=torch.float32) / half
-        )
-        angle = 1000.0 * t.float()[..., None] * rates
-        waves = torch.cat([angle.cos(), angle.sin()], dim=-1).to(
-            self.time_embedder.linear_1.weight.dtype
-        )
-        embedding = self.time_embedder(waves)
-        turned = fn.silu(embedding).to(self.time_proj.weight.dtype)
-        return embedding.float(), self.time_proj(turned).float().unflatten(-1, (6, -1))
+        octaves = torch.arange(half, device=t.device, dtype=torch.float32)
+        rates = torch.exp(-math.log(10000.0) * octaves / half)
+        angle = 1000.0 * t.float()[..., None] * rates  # Wan's timesteps are 0..1000
+        waves = torch.cat([angle.cos(), angle.sin()], dim=-1)
+        return self.time_embedder(waves.to(self.time_embedder.linear_1.weight.dtype))
+
+    def modulation(self, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """Return an embedding (B, F, D), and the blocks' modulation (B, F, 6, D), both fp32."""
+        activated = fn.silu(embedding).to(self.time_proj.weight.dtype)
+        return embedding.float(), self.time_proj(activated).float().unflatten(-1, (6, -1))
 
 
 class Attention(nn.Module):
@@ -168,21 +158,20 @@ class Block(nn.Module):
         self,
         x: Tensor,
         modulation: Tensor,
-        see: See,
+        attend: Attend,
         text_kv: tuple[Tensor, Tensor],
         slot: Tensor,
-        kernel: str,
     ) -> Tensor:
-        """x (B, F, N, D), modulation (B, F, 6, D) -> (B, F, N, D)."""
-        seen = see(*self.pre_attention(x, modulation)).reshape(x.shape)
-        return self.post_attention(x, seen, modulation, text_kv, slot, kernel)
+        """Return x (B, F, N, D) after the block; modulation (B, F, 6, D), slot (B, F)."""
+        heads = attend(*self.pre_attention(x, modulation))
+        return self.post_attention(x, heads.reshape(x.shape), modulation, text_kv, slot)
 
     def key_value(self, words: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of embedded prompts, for cross-attention."""
+        """Return keys and values of embedded prompts, for cross-attention."""
         return self.attn2.key_value(words)
 
     def pre_attention(self, x: Tensor, modulation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B, T, h, D/h), before anybody has looked."""
+        """Return unrotated queries, keys and values (B, T, h, D/h) of self-attention."""
         shift, scale = (self.scale_shift_table + modulation)[:, :, :2, None].unbind(2)
         y = (fp32_norm(self.norm1, x) * (1 + scale) + shift).type_as(x).flatten(1, 2)  # (B, T, D)
         k, v = self.attn1.key_value(y)
@@ -191,29 +180,22 @@ class Block(nn.Module):
     def post_attention(
         self,
         x: Tensor,
-        seen: Tensor,
+        heads: Tensor,
         modulation: Tensor,
         text_kv: tuple[Tensor, Tensor],
         slot: Tensor,
-        kernel: str,
     ) -> Tensor:
-        """All that follows self-attention, whose heads' outputs are `seen` (B, F, N, D)."""
+        """Return what follows self-attention, whose heads' outputs are `heads` (B, F, N, D)."""
         gate, shift, scale, c_gate = (self.scale_shift_table + modulation)[:, :, 2:, None].unbind(2)
-        x = (x + self.attn1.to_out[0](seen) * gate).type_as(x)
-        x = x + self._read(fp32_norm(self.norm2, x).type_as(x), text_kv, slot, kernel)
+        x = (x + self.attn1.to_out[0](heads) * gate).type_as(x)
+        x = x + self._cross_attention(fp32_norm(self.norm2, x).type_as(x), text_kv, slot)
         y = (fp32_norm(self.norm3, x) * (1 + scale) + shift).type_as(x)
         return (x + self.ffn(y) * c_gate).type_as(x)
 
-    def _read(self, y: Tensor, text_kv: tuple[Tensor, Tensor], slot: Tensor, kernel: str) -> Tensor:
+    def _cross_attention(self, y: Tensor, text_kv: tuple[Tensor, Tensor], slot: Tensor) -> Tensor:
         k, v = (pick_prompts(part, slot) for part in text_kv)  # (B F, L, h, D/h)
         q = self.attn2.query(y.flatten(0, 1)).type_as(v)  # (B F, N, h, D/h)
-        return self.attn2.to_out[0](attention(q, k, v, None, kernel).flatten(-2)).reshape(y.shape)
-
-
-def attend(look: Look, kernel: str, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Self-attention (B, T, h, D/h) of what a sight lets through."""
-    rotated_q, k, v, mask = look(q, k, v)
-    return attention(rotated_q, k, v, mask, kernel).reshape(q.shape)
+        return self.attn2.to_out[0](attention(q, k, v).flatten(-2)).reshape(y.shape)
 
 
 def rms(norm: nn.RMSNorm, x: Tensor) -> Tensor:
@@ -241,14 +223,11 @@ def pick_prompts(part: Tensor, slot: Tensor) -> Tensor:
 
 
 class CausalWan(nn.Module):
-    """Velocity of latents under a sight. `kernel` names the attention kernel (see
-    `model.attention`)."""
+    """The velocity of latents, under what a condition says and a context lets attend."""
 
-    def __init__(self, config: WanConfig, kernel: str = "auto"):
+    def __init__(self, config: WanConfig):
         super().__init__()
         self.config = config
-        self.kernel = kernel
-        self.sequence: Any = None  # where processes share a clip's frames (see train.sequence)
         width = config.width
         patch = config.patch_size
         self.patch_embedding = nn.Conv3d(config.in_channels, width, patch, patch)
@@ -259,56 +238,63 @@ class CausalWan(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, width) / width**0.5)
 
     def forward(
-        self, x: Tensor, t: Tensor, text: Tensor | TextKV, slot: Tensor, sight: Sight
+        self, x: Tensor, t: Tensor, condition: Condition, context: AttentionContext
     ) -> Tensor:
-        """Velocity (B, F, C, H, W) of noisy latents x (B, F, C, H, W).
+        """Return the velocity (B, F, C, H, W) of noisy latents x (B, F, C, H, W).
 
-        t      (B, F) noise level of each frame, 0 = data, 1 = noise
-        text   (B, S, L, text_dim) prompts, or what `encode_text` made of them
-        slot   (B, F) which prompt each frame reads
-        sight  what each token may attend to
+        t          (B, F) timestep of each latent frame, 0 = data, 1 = noise
+        condition  prompts, which of them each latent frame reads, and controls
+        context    what each token attends to
         """
+        tokens, grid = self.patchify(x)
+        time, modulation = self.time_embedding(t, condition)
+        text_kv = self.text_kv(condition)
+        rope = rope_for(self.config.attention_head_dim, *grid, x.device)
+        for layer, block in enumerate(self.blocks):
+            attend = partial(context.attend, layer, rope=rope)
+            tokens = block(tokens, modulation, attend, text_kv[layer], condition.slot)
+        out = self.unpatchify(tokens, time, grid)
+        # autocast's bf16 stays; weights of half precision give back the precision of the latents
+        return out if self.patch_embedding.weight.dtype == x.dtype else out.to(x.dtype)
+
+    def patchify(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Return the tokens (B, F, N, D) of latents (B, F, C, H, W), and their rows and columns."""
         _, rows, columns = self.config.patch_size
-        height, width = self._grid(x)
-        share = self.sequence.share(x.shape[1]) if self.sequence else None
-        if share:
-            x = share.mine(x)
-            t = share.mine(t)
-            slot = share.mine(slot)
-            if hasattr(sight, "average"):  # it retrieves: a layer's heads choose together
-                sight.average = share.average
-        # weights may be of half the precision of the latents
+        grid = self._grid(x)
         patch = self.patch_embedding.weight.flatten(1)
-        given = x.dtype
-        tokens = rearrange(x, "b f c (h p) (w q) -> b f (h w) (c p q)", p=rows, q=columns).to(
-            patch.dtype
-        )
-        tokens = fn.linear(tokens, patch, self.patch_embedding.bias)
-        embedding, modulation = self.condition_embedder.time(t)
-        # a sharded one gathers, which is done
-        text_kv = CausalWan.encode_text(self, text) if isinstance(text, Tensor) else text
-        rope = rope_for(self.config.attention_head_dim, height, width, x.device)
-        for index, block in enumerate(self.blocks):
-            see = partial(attend, sight.layer(index, rope), self.kernel)
-            tokens = block(
-                tokens,
-                modulation,
-                share.around(see) if share else see,
-                text_kv[index],
-                slot,
-                self.kernel,
-            )
-        shift, scale = (self.scale_shift_table + embedding[:, :, None])[:, :, :, None].unbind(2)
-        out = self.proj_out(
-            (fp32_norm(self.norm_out, tokens) * (1 + scale) + shift).type_as(tokens)
-        )
-        out = rearrange(out, "b f (h w) (p q c) -> b f c (h p) (w q)", h=height, p=rows, q=columns)
-        out = out if patch.dtype == given else out.to(given)
-        return share.whole(out) if share else out
+        patches = rearrange(x, "b f c (h p) (w q) -> b f (h w) (c p q)", p=rows, q=columns)
+        # the weights may be of half the precision of the latents
+        return fn.linear(patches.to(patch.dtype), patch, self.patch_embedding.bias), grid
+
+    def time_embedding(self, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
+        """Return the embedding (B, F, D) and the block modulation (B, F, 6, D) of t (B, F).
+
+        A subclass adds what it makes of the condition's controls to the embedding.
+        """
+        return self.condition_embedder.modulation(self.condition_embedder.time(t))
+
+    def unpatchify(self, tokens: Tensor, time: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return the velocity (B, F, C, H, W) of the last block's tokens (B, F, N, D)."""
+        _, rows, columns = self.config.patch_size
+        shift, scale = (self.scale_shift_table + time[:, :, None])[:, :, :, None].unbind(2)
+        modulated = fp32_norm(self.norm_out, tokens) * (1 + scale) + shift
+        out = self.proj_out(modulated.type_as(tokens))
+        pattern = "b f (h w) (p q c) -> b f c (h p) (w q)"
+        return rearrange(out, pattern, h=grid[0], p=rows, q=columns)
+
+    def text_kv(self, condition: Condition) -> TextKV:
+        """Return every layer's keys and values of the condition's prompts."""
+        text = condition.text
+        return self._encode(text) if isinstance(text, Tensor) else text
 
     def encode_text(self, text: Tensor) -> TextKV:
-        """Prompts (B, S, L, text_dim) -> keys and values of every layer; compute once per
-        prompt."""
+        """Return every layer's keys and values of prompts (B, S, L, text_dim).
+
+        Callers compute them once a prompt and hand them in as the condition's text.
+        """
+        return self._encode(text)
+
+    def _encode(self, text: Tensor) -> TextKV:
         words = self.condition_embedder.text_embedder(text.to(self.patch_embedding.weight.dtype))
         return [block.key_value(words) for block in self.blocks]
 
@@ -316,14 +302,12 @@ class CausalWan(nn.Module):
         _, rows, columns = self.config.patch_size
         if x.shape[2] != self.config.in_channels or x.shape[3] % rows or x.shape[4] % columns:
             raise CinelabError(
-                f"Latents {tuple(x.shape)} do not fit: wanted (B, F, {self.config.in_channels}, "
-                "H, W) "
-                f"with H divisible by {rows} and W by {columns}."
+                f"Latents {tuple(x.shape)} do not fit: wanted (B, F, {self.config.in_channels}, H, "
+                f"W) with H divisible by {rows} and W by {columns}."
             )
         return x.shape[3] // rows, x.shape[4] // columns
 
 
-# as diffusers keeps them
 FULL_PRECISION = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
 
 

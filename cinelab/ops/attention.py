@@ -1,14 +1,19 @@
 """The one attention switch: which kernel multiplies queries, keys and values.
 
-    q (B, T, heads, D)   k, v (B, S, heads, D)
-    mask broadcastable to (B, heads, T, S): bool, True = seen; or a bias that is added to the scores, -inf = not seen
+    q (B, T, h, d)   k, v (B, S, h, d)
+    mask broadcastable to (B, h, T, S): bool, True = attended; or a bias that is added to the
+    scores, -inf = not attended
 
-A sparse mask may come as strips, a tuple of (rows, columns, mask): the queries in the slices `rows`
-see the keys in the slices `columns` and no others, and every query is in one strip.
+`use_kernel` names the kernel for all calls inside it; without it the fastest that fits is chosen.
+An `AttentionContext` is what the network is given: it decides what each token attends to.
 """
 
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as fn
@@ -17,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from cinelab.errors import CinelabError
+from cinelab.ops.rope import Rope
 
 KERNELS = ("auto", "sdpa", "math", "cudnn", "flash", "flash3", "flex")
 FASTEST = ("flash3", "flash", "cudnn", "sdpa")  # in the order in which they are tried on a GPU
@@ -28,11 +34,11 @@ REMEDY = {
 }
 # keys up to which the plain formula beats the fused kernel on a CPU (its backward by 2 to 10 times)
 SMALL = 1024
+_kernel: ContextVar[str] = ContextVar("kernel", default="auto")
 
 
 def available(kernel: str) -> bool:
-    """Whether `kernel` can run here, by probing one small call (forward and, on a GPU,
-    backward)."""
+    """Return whether `kernel` runs here: one small call is tried, on a GPU its backward too."""
     if kernel in ("auto", "sdpa", "math"):
         return True
     if kernel not in KERNELS or (kernel != "flex" and not torch.cuda.is_available()):
@@ -51,17 +57,43 @@ def available(kernel: str) -> bool:
 
 @cache
 def fastest() -> str:
-    """The first of FASTEST that runs on this machine's GPU."""
+    """Return the first of FASTEST that runs on this machine's GPU."""
     return next(kernel for kernel in FASTEST if available(kernel))
 
 
+class AttentionContext(Protocol):
+    """What each token of a call of the network may attend to: the context does the attention."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
+        """Return the heads' outputs (B, T, h, d) from unrotated q, k, v (B, T, h, d)."""
+        ...
+
+
+@contextmanager
+def use_kernel(kernel: str) -> Iterator[None]:
+    """Inside, `attention` uses this kernel (one of KERNELS) where a call names none."""
+    before = _kernel.set(kernel)
+    try:
+        yield
+    finally:
+        _kernel.reset(before)
+
+
+@torch.compiler.assume_constant_result
+def current_kernel() -> str:
+    """Return the kernel that `use_kernel` named; a compiled block keeps the one it began with."""
+    return _kernel.get()
+
+
 def attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | tuple | None = None, kernel: str = "auto"
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, kernel: str | None = None
 ) -> Tensor:
-    """Softmax attention (B, T, heads, D). `auto`: the plain formula for short keys on a CPU; on a
-    GPU the fastest that is there; SDPA where there is a mask."""
-    if isinstance(mask, tuple):
-        return _strips(q, k, v, mask, kernel)
+    """Return softmax attention (B, T, h, d) of q (B, T, h, d) over k, v (B, S, h, d).
+
+    Kernel `auto` is the plain formula for short keys on a CPU, on a GPU the fastest that is there,
+    and SDPA where there is a mask. None is the kernel that `use_kernel` named, else auto.
+    """
+    kernel = kernel or current_kernel()
     if kernel == "auto":
         kernel = _automatic(q, k, mask)
     if kernel not in KERNELS:
@@ -77,20 +109,6 @@ def _automatic(q: Tensor, k: Tensor, mask: Tensor | None) -> str:
     if q.device.type == "cpu":
         return "math" if k.shape[1] <= SMALL else "sdpa"
     return fastest() if mask is None and q.dtype != torch.float32 else "sdpa"
-
-
-def _strips(q: Tensor, k: Tensor, v: Tensor, strips: tuple, kernel: str) -> Tensor:
-    # its gradient is cheaper than an index's
-    pick = lambda x, slices: torch.cat([x[:, part] for part in slices], dim=1)
-    outs = []
-    for rows, columns, mask in strips:
-        out = attention(pick(q, rows), pick(k, columns), pick(v, columns), mask, kernel)
-        outs += zip(
-            [part.start for part in rows],
-            out.split([part.stop - part.start for part in rows], dim=1),
-            strict=True,
-        )
-    return torch.cat([out for _, out in sorted(outs, key=lambda piece: piece[0])], dim=1)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -139,7 +157,7 @@ def _flash3(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Blocks of which nothing is seen are skipped: for long masked clips on a GPU."""
+    """Skip blocks of the mask to which nothing attends: for long masked clips on a GPU."""
     from torch.nn.attention.flex_attention import flex_attention
 
     if q.device.type == "cpu" and q.requires_grad and torch.is_grad_enabled():
@@ -155,28 +173,31 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 @cache
-def _compiled_flex():
+def _compiled_flex() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention)
 
 
-_MADE = WeakTensorKeyDictionary()  # block masks by mask: a sight hands the same one to all layers
+# block masks by mask, since a context hands the same mask to all layers
+_block_masks = WeakTensorKeyDictionary()
 
 
-def _blocks(mask: Tensor, q: Tensor):
+def _blocks(mask: Tensor, q: Tensor) -> Any:
     from torch.nn.attention.flex_attention import create_block_mask
 
-    if mask not in _MADE:
-        seen = (mask if mask.dtype == torch.bool else mask == 0).expand(
-            *mask.shape[:2], q.shape[1], -1
+    if mask not in _block_masks:
+        attended = mask if mask.dtype == torch.bool else mask == 0
+        attended = attended.expand(*mask.shape[:2], q.shape[1], -1)
+        films, heads = (None if n == 1 else n for n in attended.shape[:2])
+
+        def allow(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+            return attended[b if films else 0, h if heads else 0, i, j]
+
+        _block_masks[mask] = create_block_mask(
+            allow, films, heads, attended.shape[2], attended.shape[3], device=str(q.device)
         )
-        films, heads = (None if n == 1 else n for n in seen.shape[:2])
-        see = lambda b, h, i, j: seen[b if films else 0, h if heads else 0, i, j]
-        _MADE[mask] = create_block_mask(
-            see, films, heads, seen.shape[2], seen.shape[3], device=str(q.device)
-        )
-    return _MADE[mask]
+    return _block_masks[mask]
 
 
 def _absent(kernel: str, why: object) -> CinelabError:

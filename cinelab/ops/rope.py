@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def split(head_dim: int) -> tuple[int, int, int]:
-    """Head dimensions given to time, height and width."""
+    """Return the head dimensions of time, height and width."""
     side = 2 * (head_dim // 6)
     return head_dim - 2 * side, side, side
 
@@ -25,7 +25,7 @@ def _frequencies(dim: int, theta: float = 10000.0) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _space(head_dim: int, height: int, width: int) -> Tensor:
-    """Complex (h w, D/2 - time part): the turn of each token by its place in the picture."""
+    """Return complex (h w, D/2 - time part): each token's rotation by its place in the frame."""
     _, rows, columns = split(head_dim)
     y = torch.outer(torch.arange(height, dtype=torch.float64), _frequencies(rows))
     x = torch.outer(torch.arange(width, dtype=torch.float64), _frequencies(columns))
@@ -37,31 +37,36 @@ def _space(head_dim: int, height: int, width: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def rope_for(head_dim: int, height: int, width: int, device: torch.device) -> "Rope":
-    """The rotation of a token grid; it keeps the turns it has made."""
+    """Return the rotation of a token grid, which keeps the frequencies that it has computed."""
     return Rope(head_dim, height, width, device)
 
 
 class Rope:
-    """Rotation for one token grid. `freqs` makes the turns of some frames, `rotate` applies them."""
+    """Rotary positions of one token grid (Wan2.1's 3D RoPE).
+
+    `freqs` computes the complex rotations of some latent frames, `rotate` applies them.
+    """
 
     def __init__(self, head_dim: int, height: int, width: int, device: torch.device | str = "cpu"):
         self.head_dim = head_dim
         self.height = height
         self.width = width
         self.space = _space(head_dim, height, width).to(device)
-        self._time = self._turns(64)
+        self._time = self._rotations(64)
 
-    def _turns(self, frames: int) -> Tensor:
-        """Complex (frames, Dt/2): the turns of times 0, 1, 2, ..."""
+    def _rotations(self, frames: int) -> Tensor:
+        """Return complex (frames, Dt/2): the rotations of latent frames 0, 1, 2, ..."""
         angle = torch.outer(
             torch.arange(frames, dtype=torch.float64), _frequencies(split(self.head_dim)[0])
         )
         return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(self.space.device)
 
     def freqs(self, frames: Tensor, last: int | None = None) -> Tensor:
-        """Frame positions (..., F), whole and not negative -> complex turns (..., F * N, 1, D/2).
-        Whoever knows that none is beyond `last` says so, since reading the largest back from a GPU
-        would wait for it."""
+        """Return complex rotations (..., F N, 1, D/2) of latent frames (..., F), each at least 0.
+
+        A caller who knows that no frame is beyond `last` gives it: reading the largest back from
+        a GPU would wait for the GPU.
+        """
         time = self._time_of(frames, last)[..., None, :]  # (..., F, 1, Dt/2)
         tokens = self.space.shape[0]
         lead = time.shape[:-2]
@@ -71,17 +76,18 @@ class Rope:
     def _time_of(self, frames: Tensor, last: int | None) -> Tensor:
         last = last if last is not None else int(frames.max()) if frames.numel() else 0
         if last >= len(self._time):
-            self._time = self._turns(2 * last)
+            self._time = self._rotations(2 * last)
         return self._time[frames.to(self._time.device)]  # (..., F, Dt/2)
 
     def rotate_retrieved(self, x: Tensor, frames: Tensor, last: int | None = None) -> Tensor:
-        """Rotate kept keys (B, F N, heads, D), which have no gradient, to the frames (B or 1, heads
-        or 1, F) where each stands.
+        """Return retrieved keys (B, F N, h, D) rotated to the latent frames (B or 1, h or 1, F).
 
-        What `rotate` with their table would give, without the table: heads that kept other units
-        would each have their own."""
+        The result equals `rotate` with `freqs` of those frames. Those frequencies are not laid
+        out here, since heads that retrieved different pages would each need their own. The keys
+        carry no gradient.
+        """
         if not frames.shape[-1]:
-            return x  # nothing is kept: every unit was erased
+            return x  # every page was erased
         time = self._time_of(frames, last).movedim(1, 2)[:, :, None]  # (B, F, 1, h, Dt/2)
         # (B, F, N, h, D/2)
         pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))).unflatten(
@@ -95,6 +101,6 @@ class Rope:
 
     @staticmethod
     def rotate(x: Tensor, freqs: Tensor) -> Tensor:
-        """Rotate queries or keys (..., F N, heads, D) by a table that broadcasts over them."""
+        """Return queries or keys (..., F N, h, D) rotated by `freqs`, which broadcast over them."""
         pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
         return torch.view_as_real(pairs * freqs).flatten(-2).type_as(x)

@@ -1,15 +1,17 @@
 """Faster ways to run the same model: compiled blocks, linears in eight bits. Each changes rounding
 only, and by how much is tested."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cinelab.errors import CinelabError
 from cinelab.model.wan import CausalWan
-from cinelab.ops.attention import KERNELS, available, fastest
+from cinelab.ops.attention import KERNELS, available, fastest, use_kernel
 
 LINEARS = ("full", "fp8", "fp8-weights", "int8-weights")
 
@@ -41,10 +43,23 @@ def accelerate(model: CausalWan, speed: Speed) -> CausalWan:
         )
     # probing is nothing to compile
     chosen = speed.kernel == "auto" and speed.compiled and next(model.parameters()).is_cuda
-    model.kernel = fastest() if chosen else speed.kernel
+    with_kernel(model, fastest() if chosen else speed.kernel)
     if speed.linears != "full":
         quantise(model, speed.linears)
     return compile_blocks(model) if speed.compiled else model
+
+
+def with_kernel(model: nn.Module, kernel: str) -> nn.Module:
+    """Return the model with its forward pass under one attention kernel."""
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def under_kernel(*args: Any, **kwargs: Any) -> Tensor:
+        with use_kernel(kernel):
+            return forward(*args, **kwargs)
+
+    model.forward = under_kernel  # type: ignore[method-assign]  # the wrapper is the module's own
+    return model
 
 
 def compile_blocks(model: CausalWan) -> CausalWan:

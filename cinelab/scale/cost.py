@@ -1,6 +1,8 @@
 """What a training takes, before it is begun: memory of a GPU and seconds of a step, from the shapes
 alone.
 
+What a stage shows and keeps it says itself (`cinelab.train.stage`).
+
 python -m cinelab.scale.cost        the tables of docs/scaling.md
 
 D width   F frames   N tokens a frame   T = F N tokens of a clip   n chunks   c tokens of a chunk
@@ -11,6 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig
+from cinelab.train.stage import Stage, stage_named
 
 GIB = 2**30
 # bytes a weight: fp32 itself, gradient, two moments; its average; bf16
@@ -26,7 +29,7 @@ WORDS = 512
 
 @dataclass(frozen=True)
 class Plan:
-    """A training on `gpus` GPUs; one part (one clip) at a time on each group of `sequence` GPUs."""
+    """A training on `gpus` GPUs; one micro-batch (a clip) at a time on each group of `sequence`."""
 
     model: WanConfig
     stage: str = "teacher_forcing"
@@ -40,14 +43,19 @@ class Plan:
     clips: int = 64  # a step
 
     @property
+    def kind(self) -> Stage:
+        """The stage itself."""
+        return stage_named(self.stage)
+
+    @property
     def tokens(self) -> int:
-        """Of one clip."""
+        """Tokens of one clip."""
         return self.frames * self.grid[0] * self.grid[1]
 
     @property
     def shown(self) -> int:
         """Tokens of a pass that is differentiated: the clip twice under teacher forcing."""
-        return self.tokens * (2 if self.stage in ("teacher_forcing", "consistency") else 1)
+        return self.tokens * (2 if self.kind.doubled else 1)
 
 
 def parameters(config: WanConfig) -> int:
@@ -57,7 +65,7 @@ def parameters(config: WanConfig) -> int:
 
 
 def adapter_parameters(config: WanConfig, rank: int) -> int:
-    """Of LoRA on all attention and feed-forward linears."""
+    """Weights of LoRA on all attention and feed-forward linears."""
     return config.num_layers * rank * (8 * 2 * config.width + 2 * (config.width + config.ffn_dim))
 
 
@@ -68,10 +76,12 @@ def memory(plan: Plan) -> dict[str, float]:
     trained = count if plan.lora is None else adapter_parameters(config, plan.lora)
     base = 0 if plan.lora is None else FROZEN * count  # under the adapters
     parts = {"student": (trained * (TRAINED + AVERAGED) + base) / plan.gpus}
-    if plan.stage in ("consistency", "dmd"):
-        parts["teacher"] = FROZEN * count / plan.gpus
-    if plan.stage == "dmd":
-        parts["critic"] = (trained * TRAINED + base) / plan.gpus
+    frozen = [role for role in plan.kind.roles if not role.trained]
+    further = [role for role in plan.kind.roles[1:] if role.trained]  # without an average
+    if frozen:
+        parts["teacher"] = len(frozen) * FROZEN * count / plan.gpus
+    if further:
+        parts["critic"] = len(further) * (trained * TRAINED + base) / plan.gpus
     blocks = count / config.num_layers  # with its share of the rest
     # sharded: a block, the next one, a block's gradients; one GPU: autocast's copy of what is
     # trained
@@ -84,29 +94,26 @@ def memory(plan: Plan) -> dict[str, float]:
         if plan.activation_checkpointing
         else block * layers
     )
-    if plan.stage in ("teacher_forcing", "consistency"):
+    if plan.kind.doubled:
         chunk = plan.tokens * plan.chunk // plan.frames
         parts["masks"] = 2.0 * chunk**2 * pairs(plan)
-    # keys and values of the past that every chunk of the roll-out keeps for its way back
-    if plan.stage == "dmd":
+    # keys and values of the past that every chunk of the roll-out keeps for its backward pass
+    if plan.kind.rolls_out:
         n = plan.frames // plan.chunk
         parts["history"] = 2 * 2 * config.width * layers * plan.tokens / n * (n * (n - 1) // 2)
     return {name: value / GIB for name, value in parts.items()}
 
 
 def pairs(plan: Plan) -> int:
-    """Chunk times chunk that attention multiplies, a layer: a strip is a clean and a noisy chunk,
-    which see the clean ones up to there and the noisy one; a bidirectional pass sees all."""
+    """Products of chunk and chunk that attention makes, a layer: a strip is a clean and a noisy
+    chunk, which attend to the clean ones up to there and the noisy one; a bidirectional pass
+    attends to all."""
     n = plan.frames // plan.chunk
-    return (
-        sum(2 * (i + 2) for i in range(n))
-        if plan.stage in ("teacher_forcing", "consistency")
-        else n * n
-    )
+    return sum(2 * (i + 2) for i in range(n)) if plan.kind.doubled else n * n
 
 
 def forward_flops(plan: Plan) -> float:
-    """Of one pass over one clip as the stage shows it."""
+    """Operations of one pass over one clip as the stage shows it."""
     config = plan.model
     # multiplied with every token; the rest is words
     linears = 6 * config.width**2 + 2 * config.width * config.ffn_dim
@@ -116,25 +123,15 @@ def forward_flops(plan: Plan) -> float:
 
 
 def step_flops(plan: Plan) -> float:
-    """Of one step over all its clips. In DMD, of the mean step: a critic's, and every fifth a
-    student's too."""
-    # forward once more, and backward twice
-    one = forward_flops(plan)
+    """Operations of one step over all its clips, in the mean over steps."""
+    # a forward pass and a backward of twice its cost; one forward more where blocks are recomputed
     back = 4 if plan.activation_checkpointing else 3
-    # the average's pass; the teacher's, guided
-    once = {"bidirectional": back, "teacher_forcing": back, "consistency": back + 1 + 1.5}
-    if plan.stage != "dmd":
-        return plan.clips * one * once[plan.stage]
-    # 2.5 levels and a clean pass of every chunk, which sees its past
-    rollout = 3.5 * one * (1 + plan.chunk / plan.frames) / 2
-    critic = rollout + back * one
-    # one level of each has a gradient; guided teacher, critic
-    student = rollout * (1 + (back - 1) / 3.5) + (2 + 1) * one
-    return plan.clips * (critic + student / 5)
+    passes = plan.kind.passes(back, plan.frames // plan.chunk)
+    return plan.clips * forward_flops(plan) * passes
 
 
 def seconds(plan: Plan, tflops: float = 400.0) -> float:
-    """Of a step where each GPU reaches `tflops` (400 is 40 % of an H100's or H200's dense bf16)."""
+    """Seconds of a step where each GPU reaches `tflops` (400 is 40 % of an H100's or H200's dense bf16)."""
     return step_flops(plan) / (plan.gpus * tflops * 1e12)
 
 
@@ -162,7 +159,7 @@ def table() -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, stage, gpus, sequence, lora in RECIPES:
-        sequence = 1 if stage == "dmd" else sequence
+        sequence = 1 if stage_named(stage).rolls_out else sequence
         plan = Plan({"1.3B": WAN_1_3B, "14B": WAN_14B}[name], stage, gpus, sequence, lora=lora)
         need = memory(plan)
         states = sum(need.get(part, 0.0) for part in ("student", "teacher", "critic"))

@@ -1,12 +1,12 @@
-"""Many processes as one trainer: which parts of a step are mine, and how a model is sharded among
-us.
+"""Many processes as one trainer: which micro-batches of a step each does, and how a model is
+sharded among them. This is the training loop's `Processes` (see `cinelab.train.loop`) for many.
 
-A step's batch is made of `parts`, each drawn by its own number. The processes share them out and
-average the gradients, so that a sample is the same in any number of processes, and a smaller
-machine does more parts one after another.
+A step's batch is made of micro-batches, each drawn by its own number. The processes share them out
+and average the gradients, so that a step is the same in any number of processes, and a smaller
+machine does more of them one after another.
 
-    parallel = Parallel.join(Layout(parts=8))      under torchrun; in a plain process the same as Parallel.here(...)
-    model = parallel.shard(model)                  torch FSDP2: every block, then the rest
+    parallel = Parallel.join(Layout(micro_batches=8))   under torchrun; one process is `here`
+    model = parallel.shard(model)                       torch FSDP2: every block, then the rest
 """
 
 import os
@@ -47,16 +47,18 @@ WATCHED = "CINELAB_WATCHED"
 class Layout:
     """How a step is divided and what is traded for memory."""
 
-    parts: int = 1  # micro-batches a step, shared out among the processes
+    # of a step, shared out among the processes
+    micro_batches: int = field(default=1, metadata={"was": "parts"})
     sequence: int = 1  # processes that share the tokens of one clip
-    # activation checkpointing: keep a block's input only, compute the block again going back
-    activation_checkpointing: bool = False
-    reshard: bool = True  # give a block's gathered weights back after its forward pass
-    # reduce gradients once a step, not once a part: less traffic, but whole gradients in memory
+    # store a block's input only, and compute the block again in the backward pass
+    activation_checkpointing: bool = field(default=False, metadata={"was": "recompute"})
+    reshard: bool = True  # free a block's gathered weights after its forward pass
+    # reduce gradients once a step, not once a micro-batch: less traffic, but whole gradients in
+    # memory
     defer: bool = False
 
     def __post_init__(self):
-        for name in ("parts", "sequence"):
+        for name in ("micro_batches", "sequence"):
             if getattr(self, name) < 1:
                 raise CinelabError(f"layout.{name} is {getattr(self, name)}; at least 1 is needed.")
 
@@ -71,21 +73,20 @@ class Parallel(Readable):
     layout: Layout = Layout()
     mesh: DeviceMesh | None = None
     group: Any = None  # of the processes that share my clip
-    stops: list[int] = field(default_factory=list, compare=False)  # signals that asked us to end
+    stops: list[int] = field(default_factory=list, compare=False)  # signals to end that have come
 
     def __post_init__(self):
-        parts = self.layout.parts
+        micro_batches = self.layout.micro_batches
         sequence = self.layout.sequence
         if self.world % sequence:
             raise CinelabError(
                 f"layout.sequence is {sequence}, which does not divide the {self.world} processes; "
                 "start another number of processes or change it."
             )
-        if parts % self.teams:
+        if micro_batches % self.teams:
             raise CinelabError(
-                f"layout.parts is {parts}, which {self.teams} processes (or groups of them) do "
-                "not divide; "
-                "give a multiple, or start fewer processes."
+                f"layout.micro_batches is {micro_batches}, which {self.teams} processes (or groups "
+                "of them) do not divide; give a multiple, or start fewer processes."
             )
 
     @classmethod
@@ -113,7 +114,7 @@ class Parallel(Readable):
         """The same processes, dividing their work in another way."""
         return replace(self, layout=layout, group=_team(self.rank, self.world, layout.sequence))
 
-    def post_attention(self) -> None:
+    def leave(self) -> None:
         """End the process group, if there is one."""
         if self.world > 1:
             dist.destroy_process_group()
@@ -129,13 +130,14 @@ class Parallel(Readable):
         return self.world // self.layout.sequence
 
     @property
-    def mine(self) -> range:
-        """The parts of a step that this process does."""
-        return range(self.rank // self.layout.sequence, self.layout.parts, self.teams)
+    def micro_batches(self) -> range:
+        """The numbers of a step's micro-batches that this process does."""
+        first = self.rank // self.layout.sequence
+        return range(first, self.layout.micro_batches, self.teams)
 
     def shard(self, model: nn.Module, bf16: bool = True) -> nn.Module:
-        """`model` (a CausalWan, in place) on my device, sharded over all processes, computing as
-        the layout says.
+        """`model` (a backbone with `blocks`, in place) on this process's device, sharded over all
+        processes, computing as the layout says.
 
         On GPUs weights are gathered as bf16 and gradients reduced in fp32 if `bf16`; on a CPU
         autocast does the rounding.
@@ -148,7 +150,8 @@ class Parallel(Readable):
         if self.layout.sequence > 1:
             SequenceGroup(self.group, self.layout.sequence).join(model)
         if self.world == 1:
-            return model if model.proj_out.weight.is_meta else model.to(self.device)
+            meta = next(model.parameters()).is_meta
+            return model if meta else model.to(self.device)
         # t and the path stay fp32
         half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
         how = {"mesh": self.mesh, "reshard_after_forward": self.layout.reshard}
@@ -161,8 +164,8 @@ class Parallel(Readable):
         register_fsdp_forward_method(model, "encode_text")
         return model
 
-    def announce(self, model: nn.Module, last: bool) -> None:
-        """Before a part of a step: whether it is this process's last."""
+    def before_backward(self, model: nn.Module, *, last: bool) -> None:
+        """Tell FSDP whether a micro-batch is this process's last of the step."""
         if isinstance(model, FSDPModule):
             model.set_is_last_backward(last)
             model.set_requires_gradient_sync(last or not self.layout.defer)
@@ -175,9 +178,9 @@ class Parallel(Readable):
         dist.all_reduce(sums)
         return (sums / self.world).tolist()
 
-    def averaged(self, columns: Sequence[dict]) -> dict:
-        """The columns of all parts as one row: fractions as their mean, the rest as it is in the
-        first."""
+    def mean_of_columns(self, columns: Sequence[dict]) -> dict:
+        """The columns of all micro-batches as one row: floats as their mean, the rest as it is in
+        the first."""
         row = dict(columns[0])
         names = [name for name, value in row.items() if isinstance(value, float)]
         means = self.mean([sum(one[name] for one in columns) / len(columns) for name in names])
@@ -209,13 +212,14 @@ class Parallel(Readable):
             mine[1] = str(error)
         answers: list = [None] * self.world
         dist.all_gather_object(answers, mine)
-        if refused := next((told for _, told in answers if told is not None), None):
+        if refused := next((why for _, why in answers if why is not None), None):
             raise CinelabError(refused)
         return [answer for answer, _ in answers]
 
     def listen(self) -> None:
-        """From now on SIGTERM and SIGINT ask the training to save and end, and so does the end of
-        whoever started it, where that gave us a pipe (see `cinelab.lab.training.launch`)."""
+        """From now on SIGTERM and SIGINT end the training with a save, and so does the end of the
+        process that started it, where that gave this one a pipe (see
+        `cinelab.lab.training.launch`)."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda got, _: self.stops.append(got))
         if os.environ.get(WATCHED):
@@ -227,8 +231,8 @@ class Parallel(Readable):
         poll.poll()
         self.stops.append(signal.SIGHUP)
 
-    def asked_to_stop(self) -> bool:
-        """Whether any process was asked to end; the same answer in all."""
+    def stop_requested(self) -> bool:
+        """Whether any process has had a signal to end; the same answer in all."""
         return self.mean([float(bool(self.stops))])[0] > 0
 
 
@@ -240,6 +244,3 @@ def _team(rank: int, world: int, size: int) -> Any:
         else []
     )
     return teams[rank // size] if teams else None
-
-
-HERE = Parallel.here()

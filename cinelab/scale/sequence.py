@@ -4,7 +4,8 @@ attention (Ulysses).
     P processes   F frames, mine f   T = F N tokens, mine T'   h heads
 
     outside attention   (B, T', h, d)   all heads of my frames
-    inside attention    (B, T, h/P, d)  my heads of all frames: sights and masks see the whole clip, as in one process
+    inside attention    (B, T, h/P, d)  my heads of all frames: contexts and masks hold the whole
+                                        clip, as in one process
 
 Every process of the group is given the whole clip and gets the whole velocity back, so losses need
 not know. The gradient of the velocity is multiplied by P on its way in: each process carries its
@@ -20,7 +21,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cinelab.errors import CinelabError
-from cinelab.model.wan import See
+from cinelab.flow.condition import Condition
+from cinelab.ops.attention import AttentionContext
+from cinelab.ops.rope import Rope
 from cinelab.readable import Readable
 
 
@@ -32,13 +35,21 @@ class Sequence(Readable):
     size: int
 
     def join(self, model: nn.Module) -> None:
-        """Let `model` (a CausalWan) share its clips with the group."""
-        if model.config.num_attention_heads % self.size:
+        """Let `model` (a CausalWan) share its clips with the group: its forward pass is wrapped."""
+        heads = model.config.num_attention_heads
+        if heads % self.size:
             raise CinelabError(
-                f"layout.sequence is {self.size}, which does not divide the model's "
-                f"{model.config.num_attention_heads} heads; give a divisor of them."
+                f"layout.sequence is {self.size}, which does not divide the model's {heads} heads; "
+                "give a divisor of them."
             )
-        model.sequence = self
+        forward = model.forward
+
+        def shared(x: Tensor, t: Tensor, condition: Condition, context: AttentionContext) -> Tensor:
+            share = self.share(x.shape[1])
+            own = condition.over_frames(share.mine)
+            return share.whole(forward(share.mine(x), share.mine(t), own, share.around(context)))
+
+        model.forward = shared  # type: ignore[method-assign]  # the wrapper is the module's own
 
     def share(self, frames: int) -> "Share":
         """Who has which of a clip's frames: as even as they go."""
@@ -71,10 +82,11 @@ class Share(Readable):
         """All frames (B, F, ...) from everybody's own (B, f, ...)."""
         return _Gather.apply(x.transpose(0, 1), self.counts, self.group).transpose(0, 1)
 
-    def around(self, see: See) -> See:
-        """Attention over the whole clip, by heads, for callers who have some frames of all
-        heads."""
-        return lambda q, k, v: self.tokens(see(self.heads(q), self.heads(k), self.heads(v)))
+    def around(self, context: AttentionContext) -> "SharedContext":
+        """Return a context for callers who have some frames of all heads."""
+        if hasattr(context, "average_scores"):  # it retrieves: a layer's heads choose together
+            context.average_scores = self.average
+        return SharedContext(context, self)
 
     def average(self, scores: Tensor) -> Tensor:
         """What all heads say together, from the mean over each process's own: where a layer's heads
@@ -101,6 +113,19 @@ class Share(Readable):
         # (P T', B, h/P, d)
         parts = _Exchange.apply(x.transpose(0, 1), gives, [gives[self.me]] * size, self.group)
         return parts.unflatten(0, (size, -1)).permute(2, 1, 0, 3, 4).flatten(2, 3)
+
+
+@dataclass(frozen=True)
+class SharedContext:
+    """Attention over the whole clip, by heads, around another context."""
+
+    context: AttentionContext
+    share: Share
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
+        """Return the outputs (B, T', h, d) of my frames from unrotated q, k, v of my frames."""
+        mine = (self.share.heads(x) for x in (q, k, v))
+        return self.share.tokens(self.context.attend(layer, *mine, rope=rope))
 
 
 def _exchange(x: Tensor, give: list[int], take: list[int], group: Any) -> Tensor:

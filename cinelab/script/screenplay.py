@@ -385,7 +385,8 @@ class _Reader:
             return compose(self.loader)
         except yaml.reader.ReaderError as error:
             self._fail(
-                yaml_line(error, self.text) or 1, f"{problem(error)}; give a screenplay, not a binary."
+                yaml_line(error, self.text) or 1,
+                f"{problem(error)}; give a screenplay, not a binary.",
             )
         except yaml.MarkedYAMLError as error:
             opened = "end of stream" in str(error.problem)  # an open quote: name where it opened

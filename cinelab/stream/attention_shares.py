@@ -24,7 +24,7 @@ def _shares(memory: KVCache, picks: list[list[int]]) -> dict[int, float]:
     each shot."""
     heads: defaultdict[int, int] = defaultdict(int)
     for retrieved in picks:
-        for shot in {int(memory.unit_shots[0, page]) for page in retrieved}:
+        for shot in {int(memory.page_shots[0, page]) for page in retrieved}:
             heads[shot] += 1
     return {shot: heads[shot] / len(picks) for shot in sorted(heads)}
 

@@ -16,7 +16,15 @@ from torch import Tensor
 
 from cinelab.config import field_names
 from cinelab.errors import CinelabError
-from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
+from cinelab.flow.condition import Condition
+from cinelab.flow.rollout import (
+    ChunkModel,
+    ChunkRequest,
+    NumberedPrompts,
+    RolloutState,
+    rollout,
+)
+from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import to_uint8
 from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import (
@@ -34,7 +42,7 @@ from cinelab.readable import Readable
 from cinelab.script.timeline import Timeline
 from cinelab.script.unconditional import unconditional_text
 from cinelab.threads import NUMBER, cores, own
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 from cinelab.zoo.footprint import FilmSpec, Footprint, check_memory, footprint, free_bytes
 
 SMALL = 500e6  # multiplications of a call of the model that keep one thread busy
@@ -182,14 +190,26 @@ def check_room(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False
     return need
 
 
-def script_of(timelines: Sequence[Timeline], null: int) -> Script:
-    """Several timelines with equally many chunks as one batch."""
+def requests_of_films(
+    timelines: Sequence[Timeline], seeds: Sequence[int], sampling: Sampling | None = None
+) -> list[list[ChunkRequest]]:
+    """Return what every chunk of a batch of films shows, one request a film; prompts are numbers."""
     counts = {len(line.slots) for line in timelines}
     if len(counts) > 1:
         raise CinelabError(f"A batch needs films of equal length, not of {sorted(counts)} chunks.")
+    films = [
+        [ChunkRequest(slot.prompt, slot.shot, seed=seed, sampling=sampling) for slot in line.slots]
+        for line, seed in zip(timelines, seeds, strict=True)
+    ]
+    return [list(requests) for requests in zip(*films, strict=True)]
+
+
+def prompts_and_shots(timelines: Sequence[Timeline]) -> tuple[Tensor, Tensor]:
+    """Return the prompt number and the shot of every latent frame of films, each (B, F)."""
+    frames = timelines[0].slots[0].frames
     slot = torch.tensor([[slot.prompt for slot in line.slots] for line in timelines])
     shot = torch.tensor([[slot.shot for slot in line.slots] for line in timelines])
-    return Script(slot, shot, timelines[0].slots[0].frames, null)
+    return slot.repeat_interleave(frames, 1), shot.repeat_interleave(frames, 1)
 
 
 def embed(bundle: Bundle, timelines: Sequence[Timeline]) -> Tensor:
@@ -222,23 +242,25 @@ def stream(
     began = time.perf_counter()
     device = next(bundle.model.parameters()).device
     threads = threads_for(bundle)
+    frames = bundle.chunk
+    requests = requests_of_films(timelines, seeds, bundle.levels(sampling))
     with inference_mode(bf16, device, threads):
-        text = embed(bundle, timelines)
-        script = script_of(timelines, text.shape[1] - 1).to(device)
-        prompts = Prompts(bundle.model, text.to(device))
+        text = embed(bundle, timelines).to(device)
+        slot = torch.zeros(len(timelines), frames, dtype=torch.long, device=device)
+        condition = Condition(text, slot).encoded(bundle.model)
     text_seconds = time.perf_counter() - began
     state = None
     chunks = rollout(
-        bundle.model,
-        memory,
-        prompts,
-        script,
-        seeds,
-        (script.chunk, *bundle.latent_shape),
-        bundle.levels(sampling),
-        memory.length // (script.chunk // memory.unit_frames),
-        given,
-        device,
+        ChunkModel(
+            bundle.model,
+            NumberedPrompts(condition, frames),
+            (frames, *bundle.latent_shape),
+            device,
+            bundle.sampling,
+        ),
+        RolloutState(memory.length // (frames // memory.page_frames), memory),
+        requests,
+        given=given,
     )
     while True:
         with inference_mode(bf16, device, threads):
@@ -246,14 +268,14 @@ def stream(
             if chunk is None:
                 return
             began = time.perf_counter()
-            frames = np.empty((len(timelines), 0))
+            decoded_frames = np.empty((len(timelines), 0))
             if pictures:
                 with torch.autocast(device.type, enabled=False):
                     decoded, state = bundle.codec.decode(chunk.latents.float(), state)
-                frames = to_uint8(decoded)
+                decoded_frames = to_uint8(decoded)
         seconds = {"text": text_seconds, **chunk.seconds, "decode": time.perf_counter() - began}
         text_seconds = 0.0
-        yield TimedChunk(chunk.index, frames, chunk.latents, seconds)
+        yield TimedChunk(chunk.index, decoded_frames, chunk.latents, seconds)
 
 
 def make(

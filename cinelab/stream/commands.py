@@ -182,7 +182,7 @@ def branch(session: "Session", desk: DeskState, chunk: int) -> tuple[DeskState, 
     ), f"Going on from shot {node.shot + 1}, chunk {node.index + 1}."
 
 
-def _setting_command(name: str, label: str) -> Callable:
+def setting_command(name: str, label: str) -> Callable:
     """Return the command that changes one setting."""
 
     def change(session: "Session", desk: DeskState, value) -> tuple[DeskState, str]:
@@ -213,9 +213,9 @@ COMMANDS: dict[str, Callable] = {
     "pause": pause,
     "resume": resume,
     "undo": lambda *_: None,
-    "seed": _setting_command("seed", "The seed"),
-    "policy": _setting_command("policy", "The memory policy"),
-    "budget": _setting_command("budget", "The budget"),
-    "levels": _setting_command("steps", "The number of levels"),
-    "switch": _setting_command("switch", "A changed prompt's effect on the cache"),
+    "seed": setting_command("seed", "The seed"),
+    "policy": setting_command("policy", "The memory policy"),
+    "budget": setting_command("budget", "The budget"),
+    "levels": setting_command("steps", "The number of levels"),
+    "switch": setting_command("switch", "A changed prompt's effect on the cache"),
 }

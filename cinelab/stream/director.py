@@ -23,6 +23,7 @@ from cinelab.latent.codec import to_tensor
 from cinelab.limits import LATENTS
 from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Policy, label_of, policy_dict
+from cinelab.optional import need
 from cinelab.outputs import finish, ready_folder, together
 from cinelab.readable import Made
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
@@ -35,8 +36,8 @@ from cinelab.stream.generator import ChunkGenerator, ChunkRequest
 from cinelab.stream.overlap import prefetch, side_stream
 from cinelab.stream.resume import KeptChunks, forget, keeping
 from cinelab.stream.storyboard import save_png, storyboard
-from cinelab.stream.video import write_mp4
-from cinelab.zoo.checkpoints import Bundle, load
+from cinelab.zoo.bundle import Bundle
+from cinelab.zoo.checkpoints import load
 
 MARK = "film.json"  # the last file of a saved film: where it lies all others do
 
@@ -90,6 +91,10 @@ class Film:
         All or nothing, and film.json last. `also(film, folder)` writes more files that belong to
         them.
         """
+        for package in ("av", "pyarrow"):
+            need(package, extra="lab", what="Saving a film")
+        from cinelab.stream.video import write_mp4  # late, as a film is rendered without PyAV
+
         with together(folder, MARK) as scratch:
             write_mp4(scratch / "film.mp4", self.frames, self.fps)
             ShotList.of(self.timeline).save(scratch / "film.shots.json")
@@ -279,16 +284,16 @@ class Director:
             if kept is not None and (found := kept.take(slot.index)):
                 latents, decisions, seconds = found
                 state = reel.recall(state, ask, latents, pictures=False)
-                state.memory.decisions += decisions
-                yield TimedChunk(slot.index, None, latents, seconds), state.memory
+                state.cache.decisions += decisions
+                yield TimedChunk(slot.index, None, latents, seconds), state.cache
                 continue
             wait = self.fused and slot.index + 1 < len(line.slots)
             state, timed = reel.step(
                 state, ask, pictures=False, given=first if slot.index == 0 else None, wait=wait
             )
             if kept is not None:
-                kept.add(timed, slot.shot, state.memory)
-            yield timed, state.memory
+                kept.add(timed, slot.shot, state)
+            yield timed, state.cache
 
     def render(
         self,

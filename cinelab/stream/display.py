@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from cinelab.optional import need
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import Timeline
-from cinelab.stream.video import write_mp4
 
 
 def film_line(frames: np.ndarray, fps: float, play: Screenplay) -> str:
@@ -34,6 +34,9 @@ def shot_lines(line: Timeline, play: Screenplay) -> list[str]:
 
 def small_mp4(frames: np.ndarray, fps: float, scale: int | None = None) -> bytes:
     """Return the bytes of a small mp4 of frames (F, H, W, 3); `scale` as in `write_mp4`."""
+    need("av", extra="lab", what="Showing a film")
+    from cinelab.stream.video import write_mp4  # late, as a film is rendered without PyAV
+
     with TemporaryDirectory() as folder:
         path = Path(folder) / "film.mp4"
         write_mp4(path, frames, fps, scale, small=True)

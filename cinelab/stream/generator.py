@@ -1,36 +1,38 @@
 """One film, one chunk at a time, with everything changeable between two chunks: prompt, cut, seed,
-memory policy, levels.
+policy of the KV cache, levels.
 
 A `FilmState` is all that the next chunk depends on, and is never changed: keeping one costs next to
-nothing, going on from one twice gives two takes. The batch roll-out (cinelab.stream.batch) makes
-the same bits where nothing changes.
+nothing, going on from one twice gives two takes. Every chunk is made by `cinelab.flow.rollout`, as
+in the batch roll-out (cinelab.stream.batch) and in training.
 """
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from cinelab.flow.sampler import (
-    Prompts,
-    Sampling,
-    Script,
-    denoise,
-    noise_for,
-    remember,
-    remember_and_denoise,
+from cinelab.flow.condition import Condition
+from cinelab.flow.rollout import (
+    ChunkModel,
+    ChunkRequest,
+    MadeChunk,
+    RolloutState,
+    append_chunk,
+    make_chunk,
+    stacked_controls,
 )
 from cinelab.latent.codec import state_to, to_uint8
 from cinelab.memory.cache import KVCache
-from cinelab.memory.policy import CAMR, FULL, Policy
-from cinelab.readable import Readable
+from cinelab.memory.policy import FULL
 from cinelab.script.unconditional import unconditional_text
 from cinelab.stream.batch import TimedChunk, empty_memory, inference_mode, threads_for
 from cinelab.stream.overlap import explain_oom, synchronize
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 # encoded prompts that stay at hand, and how much they may hold (one of Wan's: 0.2 GB at 1.3B)
 KEPT_PROMPTS = 64
@@ -38,40 +40,37 @@ KEPT_BYTES = 2**30
 
 
 @dataclass(frozen=True)
-class ChunkRequest:
-    """What one chunk is to show, and how it is made. `recache` shows the running shot's chunks to
-    the memory again, under the new prompt, before this chunk is made (LongLive's KV re-cache);
-    without it the cache stays as it is."""
+class FilmState(RolloutState):
+    """Where a film stands after `index` chunks.
 
-    prompt: str
-    shot: int = 0
-    cut: bool = False
-    seed: int = 0
-    policy: Policy = CAMR()
-    sampling: Sampling | None = None  # None = the model's own
-    recache: bool = False
+    `shot_cache` is the KV cache as it stood before the running shot, `shot_chunks` the shot's
+    latents. A `pending` last chunk is made and not yet appended: such a state is used up by the
+    next step.
+    """
 
-
-@dataclass(frozen=True)
-class FilmState(Readable):
-    """Where a film stands after `index` chunks. `shot_memory` is the memory as it stood before the
-    running shot; a `pending` last chunk is made and not yet remembered: such a state is used up by
-    the next step."""
-
-    index: int
-    memory: KVCache
+    cache: KVCache
     decoder: object = None
-    shot_memory: KVCache | None = None
+    shot_cache: KVCache | None = None
     shot_chunks: tuple[Tensor, ...] = field(default=())
-    pending: tuple[ChunkRequest, Tensor] | None = None
+    pending: MadeChunk | None = None
+
+    @property
+    def memory(self) -> KVCache:
+        return self.cache
+
+    def decisions_of(self, chunk: int) -> list[dict]:
+        """Return what every layer retrieved at the first level of the newest chunk."""
+        if self.pending is not None and self.pending.opened.chunk == chunk:
+            return [one for one in self.pending.opened.decided if not one["clean"]]
+        return self.cache.decisions_of(chunk)
 
 
 class ChunkGenerator:
     """Makes chunks with one model. Holds nothing of any film but encoded prompts.
 
-    `noted` is how many chunks' routing decisions a film's memory keeps (None = all). `between` is
-    called before each chunk that is remembered again, so that whoever shares the model may have it
-    in between; what it raises ends the work.
+    `noted` is how many chunks' routing decisions a film's cache keeps (None = all). `between` is
+    called before each chunk that is appended again, so that whoever shares the model may have it in
+    between; what it raises ends the work.
     """
 
     def __init__(self, bundle: Bundle, bf16: bool = False):
@@ -80,125 +79,106 @@ class ChunkGenerator:
         self.noted: int | None = None
         self.between: Callable[[], None] = _at_once
         self.device = next(bundle.model.parameters()).device
+        self.model = ChunkModel(
+            bundle.model,
+            self.encode,
+            (bundle.chunk, *bundle.latent_shape),
+            self.device,
+            bundle.sampling,
+        )
         self._threads = threads_for(bundle)
-        self._prompts: OrderedDict[str, Prompts] = OrderedDict()
+        self._prompts: OrderedDict[str, Condition] = OrderedDict()
 
     def begin(self) -> FilmState:
-        """A film that has not begun."""
+        """Return the state of a film that has not begun."""
         return FilmState(0, empty_memory(self.bundle, FULL))
 
     def step(
         self,
         state: FilmState,
-        ask: ChunkRequest,
+        request: ChunkRequest,
         pictures: bool = True,
         given: Tensor | None = None,
         wait: bool = False,
     ) -> tuple[FilmState, TimedChunk]:
-        """Make the next chunk: the state after it, and the chunk with where its time went. `given`
-        latents (1, c, C, h, w) are taken as the chunk, not made. With `wait` it is remembered
-        together with the next step's first level, where that is exact."""
+        """Make the next chunk: return the state after it, and the chunk with where its time went.
+
+        `given` latents (1, c, C, h, w) are taken as the chunk. With `wait` it is appended to the
+        cache together with the next step's first level, where that is exact.
+        """
         began = time.perf_counter()
-        text = self.prompts(ask.prompt)
-        sampling = self.bundle.levels(ask.sampling)
-        together = (
-            state.pending is not None
-            and given is None
-            and not (ask.cut or ask.recache)
-            and sampling.guidance == 1
-        )
-        if not together:
-            state = self._open(self.settle(state), ask, text)
-            state.memory.begin(state.index, self._shot(ask))
+        self.prompts(request.prompt)
+        fused = self._fuses(state, request, given)
+        if not fused:
+            state = self._open(self.settle(state), request)
         encoded = time.perf_counter()
-        with (
-            inference_mode(self.bf16, self.device, self._threads),
-            explain_oom(f"Chunk {state.index + 1}"),
-        ):
-            latents = (
-                given.to(self.device)
-                if given is not None
-                else self._make(state, ask, text, sampling)
-            )
+        with self._inference(), explain_oom(f"Chunk {state.index + 1}"):
+            if fused:
+                state = self._append_and_make(state, request)
+            else:
+                state = self._make(state, request, given)
             synchronize(self.device.type)
+        latents = state.shot_chunks[-1]
         made = time.perf_counter()
-        state = (
-            replace(self._held(state, latents), pending=(ask, latents))
-            if wait
-            else self._keep(state, ask, text, latents)
-        )
+        if not wait:
+            state = self.settle(state)
         synchronize(self.device.type)
-        kept = time.perf_counter()
+        appended = time.perf_counter()
         state, frames = self.decode(state, latents) if pictures else (state, None)
         seconds = {
             "text": encoded - began,
             "dit": made - encoded,
-            "memory": kept - made,
-            "decode": time.perf_counter() - kept,
+            "memory": appended - made,
+            "decode": time.perf_counter() - appended,
         }
         return state, TimedChunk(state.index - 1, frames, latents, seconds)
 
-    def _make(
-        self, state: FilmState, ask: ChunkRequest, text: Prompts, sampling: Sampling
-    ) -> Tensor:
-        net = self.bundle.model
-        memory = state.memory
-        script = self._script(state, ask)
-        noise = lambda level: noise_for([ask.seed], state.index, self._shape, level).to(self.device)  # noqa: E731
-        if state.pending is None:
-            return denoise(net, memory, text, script, state.index, noise, sampling)
-        before, latents = state.pending
-        words = self.prompts(before.prompt).at(script.slot[:, 0])
-        return remember_and_denoise(
-            net, memory, (latents, words), text, script, state.index, noise, sampling, ask.policy
-        )
+    def encode(self, requests: Sequence[ChunkRequest]) -> Condition:
+        """Return the encoded condition (1, c) of one film's request."""
+        (request,) = requests
+        condition = self.prompts(request.prompt)
+        return replace(condition, controls=stacked_controls(requests))
 
     def settle(self, state: FilmState) -> FilmState:
-        """The state with its last chunk remembered, if that was still to do."""
-        if state.pending is None:
+        """Return the state with its last chunk appended to the cache, if that was still to do."""
+        pending = state.pending
+        if pending is None:
             return state
-        ask, latents = state.pending
-        self._remember(
-            state.memory,
-            self.prompts(ask.prompt),
-            replace(state, index=state.index - 1),
-            ask,
-            latents,
-        )
+        with self._inference():
+            append_chunk(self.model.net, state.cache, pending)
         return replace(state, pending=None)
 
     def recall(
-        self, state: FilmState, ask: ChunkRequest, latents: Tensor, pictures: bool = True
+        self, state: FilmState, request: ChunkRequest, latents: Tensor, pictures: bool = True
     ) -> FilmState:
-        """The state after a chunk that was made before: its latents are remembered and (with
-        `pictures`) decoded, not made."""
+        """Return the state after a chunk that was made before: its latents are appended to the
+        cache and (with `pictures`) decoded, not made."""
         self.between()
-        text = self.prompts(ask.prompt)
         latents = latents.to(self.device)
-        state = self._open(state, ask, text)
-        state.memory.begin(state.index, self._shot(ask))
-        state = self._keep(state, ask, text, latents)
+        state = self.settle(self._make(self._open(state, request), request, latents))
         return self.decode(state, latents)[0] if pictures else state
 
-    def decode(self, state: FilmState, latents: Tensor):
-        """Pictures uint8 (1, f, H, W, 3) of a chunk, and the state with its decoder moved on."""
+    def decode(self, state: FilmState, latents: Tensor) -> tuple[FilmState, np.ndarray]:
+        """Return the state with its decoder moved on, and the chunk's frames uint8 (1, f, H, W, 3)."""
         with inference_mode(False, self.device, self._threads):
             past = state_to(state.decoder, self.device)
             frames, decoder = self.bundle.codec.decode(latents.to(self.device, torch.float32), past)
         return replace(state, decoder=decoder), to_uint8(frames)
 
     def park(self, state: FilmState) -> FilmState:
-        """The state with its decoder in main memory, to wait there: the one of Wan's VAE holds 1.8
-        GiB at 480x832."""
+        """Return the state with its decoder in main memory, to wait there: that of Wan's VAE holds
+        1.8 GiB at 480x832."""
         return replace(state, decoder=state_to(state.decoder, "cpu"))
 
-    def prompts(self, text: str) -> Prompts:
-        """An encoded prompt (slot 0) beside the one that guidance compares with (slot 1)."""
+    def prompts(self, text: str | int) -> Condition:
+        """Return an encoded prompt (number 0) beside the one that guidance compares with (1)."""
+        text = str(text)
         if text not in self._prompts:
             compared = unconditional_text(self.bundle.unconditional)
-            with inference_mode(self.bf16, self.device, self._threads):
+            with self._inference():
                 words = self.bundle.encoder.encode([text, compared])[None].to(self.device)
-                self._prompts[text] = Prompts(self.bundle.model, words)
+                slot = torch.zeros(1, self.bundle.chunk, dtype=torch.long, device=self.device)
+                self._prompts[text] = Condition(words, slot).encoded(self.bundle.model)
             while len(self._prompts) > 1 and not self._roomy:
                 self._prompts.popitem(last=False)
         self._prompts.move_to_end(text)
@@ -208,67 +188,65 @@ class ChunkGenerator:
     def _roomy(self) -> bool:
         held = sum(
             part.nbytes
-            for prompts in self._prompts.values()
-            for pair in prompts.plain
+            for condition in self._prompts.values()
+            for pair in condition.text
             for part in pair
         )
         return len(self._prompts) <= KEPT_PROMPTS and held <= KEPT_BYTES
 
-    def _shot(self, ask: ChunkRequest) -> Tensor:
-        return torch.tensor([ask.shot], device=self.device)
+    def _inference(self) -> Any:
+        return inference_mode(self.bf16, self.device, self._threads)
 
-    @property
-    def _shape(self) -> Sequence[int]:
-        return self.bundle.chunk, *self.bundle.latent_shape
+    def _fuses(self, state: FilmState, request: ChunkRequest, given: Tensor | None) -> bool:
+        """Whether the pending chunk's clean pass can join this chunk's first level."""
+        if state.pending is None or given is not None or request.cut or request.recache:
+            return False
+        return self.bundle.levels(request.sampling).guidance == 1
 
-    def _script(self, state: FilmState, ask: ChunkRequest) -> Script:
-        chunks = state.index + 1
-        script = Script(
-            torch.zeros(1, chunks, dtype=torch.long),
-            torch.full((1, chunks), ask.shot),
-            self.bundle.chunk,
-            null=1,
-        )
-        return script.to(self.device)
+    def _append_and_make(self, state: FilmState, request: ChunkRequest) -> FilmState:
+        from cinelab.scale.fused import append_and_denoise  # only films that ask for it need it
 
-    def _open(self, state: FilmState, ask: ChunkRequest, text: Prompts) -> FilmState:
-        """A copy that may be written to, under the asked policy; a new shot notes what it began
-        with."""
-        memory = replace(state.memory.snapshot(), policy=ask.policy, noted=self.noted)
-        if ask.cut or state.shot_memory is None:
-            return replace(state, memory=memory, shot_memory=memory.snapshot(), shot_chunks=())
-        if ask.recache and state.shot_chunks:
-            memory = replace(state.shot_memory.snapshot(), policy=memory.policy, noted=self.noted)
-            first = state.index - len(state.shot_chunks)
-            for number, latents in enumerate(state.shot_chunks, first):
-                self.between()
-                memory.begin(number, self._shot(ask))
-                self._remember(memory, text, replace(state, index=number), ask, latents)
-            # What the shot's chunks retrieved when they were made stays on record.
-            memory.decisions = (
-                state.memory.decisions + memory.decisions[len(state.shot_memory.decisions) :]
-            )
-        return replace(state, memory=memory)
+        sampling = self.bundle.levels(request.sampling)
+        cache, pending = append_and_denoise(self.model, state.pending, [request], sampling)
+        return self._made(replace(state, cache=cache), pending)
 
-    def _keep(
-        self, state: FilmState, ask: ChunkRequest, text: Prompts, latents: Tensor
-    ) -> FilmState:
-        self._remember(state.memory, text, state, ask, latents)
-        return self._held(state, latents)
+    def _make(self, state: FilmState, request: ChunkRequest, given: Tensor | None) -> FilmState:
+        """Return the state with the next chunk made, or taken, and not yet appended."""
+        request = replace(request, sampling=self.bundle.levels(request.sampling))
+        taken = None if given is None else given.to(self.device)
+        return self._made(state, make_chunk(self.model, state, [request], given=taken))
 
     @staticmethod
-    def _held(state: FilmState, latents: Tensor) -> FilmState:
-        return replace(
-            state, index=state.index + 1, shot_chunks=(*state.shot_chunks, latents), pending=None
-        )
+    def _made(state: FilmState, chunk: MadeChunk) -> FilmState:
+        chunks = (*state.shot_chunks, chunk.latents)
+        return replace(state, index=state.index + 1, shot_chunks=chunks, pending=chunk)
 
-    def _remember(
-        self, memory: KVCache, text: Prompts, state: FilmState, ask: ChunkRequest, latents: Tensor
-    ) -> None:
-        with inference_mode(self.bf16, self.device, self._threads):
-            remember(
-                self.bundle.model, memory, text, self._script(state, ask), state.index, latents
-            )
+    def _open(self, state: FilmState, request: ChunkRequest) -> FilmState:
+        """Return a copy that may be written to, under the request's policy. A new shot notes what
+        it began with."""
+        policy = request.policy or state.cache.policy
+        cache = replace(state.cache.snapshot(), policy=policy, keep_decisions=self.noted)
+        if request.cut or state.shot_cache is None:
+            return replace(state, cache=cache, shot_cache=cache.snapshot(), shot_chunks=())
+        if request.recache and state.shot_chunks:
+            cache = self._recached(state, request, cache)
+        return replace(state, cache=cache)
+
+    def _recached(self, state: FilmState, request: ChunkRequest, cache: KVCache) -> KVCache:
+        """Return the cache with the running shot's chunks appended anew, under the new prompt."""
+        before = state.shot_cache or cache
+        again = replace(before.snapshot(), policy=cache.policy, keep_decisions=self.noted)
+        first = state.index - len(state.shot_chunks)
+        for number, latents in enumerate(state.shot_chunks, first):
+            self.between()
+            with self._inference():
+                chunk = make_chunk(
+                    self.model, RolloutState(number, again), [request], given=latents
+                )
+                append_chunk(self.model.net, again, chunk)
+        # what the shot's chunks retrieved when they were made stays on record
+        again.decisions = state.cache.decisions + again.decisions[len(before.decisions) :]
+        return again
 
 
 def _at_once() -> None:

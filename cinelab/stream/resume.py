@@ -21,6 +21,7 @@ from cinelab.memory.cache import KVCache
 from cinelab.outputs import writing
 from cinelab.stream.batch import TimedChunk
 from cinelab.stream.chunk_file import decisions_in, read_chunk, write_chunk
+from cinelab.stream.generator import FilmState
 from cinelab.stream.session_log import SessionLog, start_of
 
 MAKING = ".making-"  # how the folders begin
@@ -57,7 +58,7 @@ class KeptChunks:
             return None
         return tensors["latents"], decisions_in(tensors, index, line["shot"]), line["seconds"]
 
-    def add(self, timed: TimedChunk, shot: int, memory: KVCache) -> None:
+    def add(self, timed: TimedChunk, shot: int, memory: "KVCache | FilmState") -> None:
         """Store a chunk that has just been made; it is on the disk afterwards. Raise CinelabError
         where it cannot be written."""
         made = write_chunk(self._file(timed.index), timed.latents, memory.decisions_of(timed.index))

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
 from cinelab.script.timeline import Turn
-from cinelab.stream.video import check_frames
+from cinelab.stream.frames import check_frames
 
 PAPER = "#f4f3ef"
 CARD = "#ffffff"

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
+from cinelab.stream.frames import check_frames
 from cinelab.stream.reader import DecodedVideo
 from cinelab.texts import check_regular
 
@@ -28,20 +29,6 @@ SMALL = {
     "mpeg4": {"qmin": "8", "qmax": "12"},
 }
 WATCHABLE_HEIGHT = 384  # a toybox film of 48 rows is shown eight times larger
-
-
-def check_frames(frames: np.ndarray, where: str = "frames") -> np.ndarray:
-    """Return `frames` if it is a uint8 array (F >= 1, H, W, 3); else raise CinelabError."""
-    if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8:
-        dtype = getattr(frames, "dtype", None)
-        found = type(frames).__name__ if dtype is None else dtype
-        raise CinelabError(f"{where}: expected a numpy array of uint8 in 0..255, found {found}")
-    shape = frames.shape
-    if len(shape) != 4 or shape[3] != 3 or 0 in shape[1:]:
-        raise CinelabError(f"{where}: expected the shape (F, H, W, 3), found {shape}")
-    if shape[0] == 0:
-        raise CinelabError(f"{where}: the film has no frames (shape {shape}), give at least one")
-    return frames
 
 
 def pick_encoder(names: tuple[str, ...] = tuple(ENCODERS)) -> str:

@@ -40,7 +40,7 @@ def what_if(session: Session, change: Change = Change(), head: int | None = None
     state = session.state(nodes[0].parent)
     state = replace(
         state,
-        memory=replace(state.memory.snapshot(), without=tuple(shot - 1 for shot in change.without)),
+        cache=replace(state.cache.snapshot(), erased=tuple(shot - 1 for shot in change.without)),
     )
     parts = []
     for node in nodes:

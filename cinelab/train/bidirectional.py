@@ -6,7 +6,7 @@ for each.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -18,11 +18,11 @@ from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import fork_rng, rng_at
-from cinelab.train.loop import Learner
-from cinelab.train.loop import train as run_loop
+from cinelab.train.loop import Columns, Learner
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
-from cinelab.train.provenance import draws_from
+from cinelab.train.sizes import PAPERS, SMOKE, SPAN, TOY, wan_presets
+from cinelab.train.stage import Networks, Stage, stage
 
 
 @dataclass(frozen=True)
@@ -54,30 +54,60 @@ def clip_length(config: BidirectionalTraining, step: int, rng: torch.Generator) 
 def loss(
     model: CausalWan, clips: Clips, config: BidirectionalTraining, rng: torch.Generator
 ) -> Tensor:
-    """Mean squared error of the velocity."""
+    """Return the error of the velocity of noised clips, one timestep a clip."""
     x0 = clips.latents
     batch, frames = x0.shape[:2]
     t = path.draw_t((batch, 1), config.shift, rng).expand(-1, frames).to(x0.device)
     eps = torch.randn(x0.shape, generator=rng).to(x0.device)
-    slot = dropped(clips, config.drop_text, rng)
-    pred = model(
-        path.noised(x0, eps, t), t, clips.text, slot, BidirectionalContext(torch.arange(frames))
-    )
+    condition = replace(clips.condition, slot=dropped(clips, config.drop_text, rng))
+    context = BidirectionalContext(torch.arange(frames))
+    pred = model(path.noised(x0, eps, t), t, condition, context)
     return error(config.loss, pred.float(), path.velocity(x0, eps), t)
+
+
+@stage("bidirectional")
+class Bidirectional(Stage):
+    """Stage 0, from scratch or from another backbone. Its result makes clips, not films."""
+
+    config = BidirectionalTraining
+    causal = False
+
+    def presets(self, seed: int) -> dict[str, BidirectionalTraining]:
+        toy = BidirectionalTraining(
+            model=TOY, steps=1700, optim=Optim(lr=1e-3, ema=0.998), seed=seed
+        )
+        smoke = replace(toy, model=SMOKE, steps=4, frames_per_batch=16, save_every=2)
+        large = wan_presets(
+            toy,
+            optim=PAPERS,
+            steps=2000,
+            frames_per_batch=SPAN,
+            lengths=(SPAN,),
+            images_until=0.0,
+            shift=5.0,
+        )
+        return {"smoke": smoke, "toy": toy, **large}
+
+    def learners(
+        self, config: BidirectionalTraining, data: Store, networks: Networks
+    ) -> list[Learner]:
+        def stage_loss(
+            model: CausalWan, step: int, micro_batch: int, rng: torch.Generator
+        ) -> tuple[Tensor, Columns]:
+            rng = fork_rng(rng, micro_batch)
+            # the same length in all micro-batches of a step, which are averaged as equals
+            frames = clip_length(config, step, rng_at(config.seed, "length", step))
+            clips = data.clips(max(1, config.frames_per_batch // frames), frames, rng)
+            return loss(model, clips, config, rng), {"frames": frames}
+
+        return [Learner(networks["student"], stage_loss, config.optim)]
+
+    def span(self, config: BidirectionalTraining) -> int:
+        return max(config.lengths)
 
 
 def train(
     config: BidirectionalTraining, model: CausalWan, store: Store, run: Run
-) -> Iterator[dict]:
+) -> Iterator[Columns]:
     """Yield one log row per step; resumes."""
-
-    def stage_loss(
-        model: CausalWan, step: int, part: int, rng: torch.Generator
-    ) -> tuple[Tensor, dict]:
-        rng = fork_rng(rng, part)
-        frames = clip_length(config, step, rng_at(config.seed, "length", step))
-        clips = store.clips(max(1, config.frames_per_batch // frames), frames, rng)
-        return loss(model, clips, config, rng), {"frames": frames}
-
-    draws_from(run, store, config.model)
-    return run_loop([Learner(model, stage_loss, config.optim)], config, run)
+    return Bidirectional("bidirectional").train(config, store, {"student": model}, run=run)

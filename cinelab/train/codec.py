@@ -12,8 +12,9 @@ from torch import Tensor
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig, to_tensor
 from cinelab.readable import Readable
 from cinelab.runs import Run
-from cinelab.seeds import rng_at
-from cinelab.train.optim import Ema, Optim, adamw, descend
+from cinelab.train.loop import Learner
+from cinelab.train.loop import train as run_loop
+from cinelab.train.optim import Optim
 from cinelab.world import casting, render
 
 
@@ -28,6 +29,7 @@ class CodecTraining(Readable):
     noise: float = 0.05  # standard deviation added to the unit-variance latents
     seed: int = 0
     save_every: int = 250
+    bf16: bool = True
 
 
 def clip(seed: int, index: int, latents: int) -> np.ndarray:
@@ -35,13 +37,15 @@ def clip(seed: int, index: int, latents: int) -> np.ndarray:
     return render.render(casting.cast_film(seed, index, latents, (1, latents))).frames
 
 
-def pool(config: CodecTraining, tell: Callable[[int], None] = lambda done: None) -> np.ndarray:
-    """All clips, uint8 (clips, F, H, W, 3), the same for the same seed. `tell` hears how many are
-    rendered."""
+def render_clips(
+    config: CodecTraining, progress: Callable[[int], None] = lambda done: None
+) -> np.ndarray:
+    """Render all clips, uint8 (clips, F, H, W, 3), the same for the same seed. `progress` is called
+    with the number rendered so far."""
     clips = []
     for index in range(config.clips):
         clips.append(clip(config.seed, index, config.latents))
-        tell(index + 1)
+        progress(index + 1)
     return np.stack(clips)
 
 
@@ -49,39 +53,32 @@ def loss(model: ToyCodec, frames: Tensor, noise: float, rng: torch.Generator) ->
     """Reconstruction error of frames (B, F, 3, H, W)."""
     latents = model.encode(frames)
     latents = latents + noise * torch.randn(latents.shape, generator=rng)
-    pictures, _ = model.decode_groups(latents)
+    decoded, _ = model.decode_groups(latents)
     target = torch.cat([frames[:, :1].expand(-1, model.stride - 1, -1, -1, -1), frames], dim=1)
-    error = pictures.float() - target
+    error = decoded.float() - target
     return error.abs().mean() + 4 * error.square().mean()
 
 
+class CodecLearner(Learner):
+    """The codec under training. Its runs are older than the one loop, and keep the address of
+    their random numbers and the name of their optimizer's part."""
+
+    address = ("codec",)
+    optimizer_part = "optimizer"
+
+
 def train(config: CodecTraining, run: Run, clips: np.ndarray) -> Iterator[dict]:
-    """Yield one log row per step; calling it again on the same run resumes it."""
-    try:
-        yield from _train(config, run, clips)
-    finally:
-        run.leave()
+    """Yield one log row per step; resumes. `clips` is uint8 (clips, F, H, W, 3)."""
 
+    def stage_loss(
+        model: ToyCodec, step: int, micro_batch: int, rng: torch.Generator
+    ) -> tuple[Tensor, dict]:
+        picks = torch.randint(len(clips), (config.batch,), generator=rng).numpy()
+        return loss(model, to_tensor(clips[picks]), config.noise, rng), {}
 
-def _train(config: CodecTraining, run: Run, clips: np.ndarray) -> Iterator[dict]:
     torch.manual_seed(config.seed)
     model = ToyCodec(config.codec).train()
-    optim = config.optim
-    ema = Ema(model, optim.ema, optim.ema_warm, optim.ema_from)
-    optimizer = adamw(model, optim)
-    run.restore(model=model, ema=ema, optimizer=optimizer)
-    for step in range(run.step, config.steps):
-        rng = rng_at(config.seed, "codec", step)
-        picks = torch.randint(len(clips), (config.batch,), generator=rng).numpy()
-        with torch.autocast("cpu", torch.bfloat16):
-            error = loss(model, to_tensor(clips[picks]), config.noise, rng)
-        norm = descend(optimizer, error, config.optim, step, config.steps)
-        ema.update(model, step)
-        row = run.log(step=step, loss=error.item(), grad_norm=norm, seconds=round(run.wall, 2))
-        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
-            run.save(step + 1, model=model, ema=ema, optimizer=optimizer)
-        yield row
-    run.finish()
+    return run_loop([CodecLearner(model, stage_loss, config.optim)], config, run)
 
 
 @torch.no_grad()
@@ -92,7 +89,7 @@ def psnr(model: ToyCodec, clips: np.ndarray) -> Tensor:
     values = []
     for one in clips:
         frames = to_tensor(one)[None]
-        pictures, _ = model.decode(model.encode(frames))
-        mse = fn.mse_loss((pictures + 1) / 2, (frames + 1) / 2)
+        decoded, _ = model.decode(model.encode(frames))
+        mse = fn.mse_loss((decoded + 1) / 2, (frames + 1) / 2)
         values.append(-10 * torch.log10(mse))
     return torch.stack(values)

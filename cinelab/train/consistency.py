@@ -11,28 +11,39 @@ one for the whole clip, as the paper does. It also never draws the grid's last i
 (`last_interval=False`), whose lower end is the clean clip.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
+from cinelab.flow.condition import given_history
+from cinelab.flow.sampler import Sampling
 from cinelab.latent.store import Clips, Store, compared_with
-from cinelab.memory.context import TeacherForcingContext, sample_history_policy
-from cinelab.memory.policy import CAMR, FULL, Policy
+from cinelab.memory.context import FULL_HISTORY, HistoryPolicy, sample_history_policy
+from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run
+from cinelab.script.unconditional import NAME as PUBLISHED
 from cinelab.seeds import fork_rng
 from cinelab.train.levels import check_drawn, drawn
-from cinelab.train.loop import Learner, Validator
-from cinelab.train.loop import train as run_loop
+from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Ema, Optim
 from cinelab.train.pairs import teacher_velocity
-from cinelab.train.provenance import draws_from
+from cinelab.train.sizes import (
+    CHUNK,
+    PAPERS,
+    SPAN,
+    STUDENT_OPTIM,
+    TOY,
+    WAN_CAMR,
+    wan_presets,
+)
+from cinelab.train.stage import STUDENT, TEACHER, Networks, Role, Stage, stage
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class ConsistencyTraining(Readable):
     # of the steps, in which all three see their history through CAMR, as in streaming
     camr_share: float = 0.3
     # of the steps, in which all three see other shots only, so that recall is distilled too
-    across_share: float = 0.4
+    other_shots_share: float = field(default=0.4, metadata={"was": "across_share"})
     levels: str = "chunk"  # what draws a level of its own: a chunk, or a clip (the paper)
     # whether the step down to t = 0 is among those drawn; the paper leaves it out
     last_interval: bool = True
@@ -88,19 +99,18 @@ def grid_at(config: ConsistencyTraining, step: int) -> Tensor:
 
 
 def predict(
-    net, x: Tensor, t: Tensor, clips: Clips, chunk: int, policy: Policy = FULL, across: bool = False
+    net: Callable[..., Tensor],
+    x: Tensor,
+    t: Tensor,
+    clips: Clips,
+    chunk: int,
+    history: HistoryPolicy = FULL_HISTORY,
 ) -> Tensor:
-    """The clean clip as `net` sees it from x (B, F, C, h, w) at t (B, F), given the true history
-    under a policy."""
-    frames = x.shape[1]
-    v = net(
-        torch.cat([clips.latents, x], 1),
-        torch.cat([torch.zeros_like(t), t], 1),
-        clips.text,
-        torch.cat([clips.slot, clips.slot], 1),
-        TeacherForcingContext(policy, clips.shot, chunk, across=across),
-    )
-    return path.clean(x, v[:, frames:].float(), t)
+    """Return the clean clip that `net` predicts from x (B, F, C, h, w) at t (B, F), given the true
+    history."""
+    context = history.context(clips.shot, chunk)
+    v = given_history(net, clips.latents, x, t, clips.condition, context)
+    return path.clean(x, v.float(), t)
 
 
 def loss(
@@ -110,27 +120,93 @@ def loss(
     clips: Clips,
     grid: Tensor,
     config: ConsistencyTraining,
-    sight: tuple[Policy, bool],
+    history: HistoryPolicy,
     rng: torch.Generator,
 ) -> Tensor:
-    """Return the mean squared distance between the predictions at adjacent levels of `grid` (N +
-    1,).
-
-    `target` holds the averaged weights.
-    """
+    """Return the mean squared distance between the predictions at adjacent levels of `grid`
+    (N + 1,). `target` holds the averaged weights."""
     x0 = clips.latents
     intervals = len(grid) - 1 if config.last_interval else len(grid) - 2
     level = drawn(intervals, len(x0), config.frames, config.chunk, config.levels, rng)  # (B, F)
-    t, lower = (grid[at].to(x0.device) for at in (level, level + 1))
+    t, t_next = (grid[at].to(x0.device) for at in (level, level + 1))
     x = path.noised(x0, torch.randn(x0.shape, generator=rng).to(x0.device), t)
     with torch.no_grad():
-        v = teacher_velocity(
-            teacher, clips, "autoregressive", config.guidance, config.chunk, *sight
-        )(x, t)
-        below = x + path.expand_t(lower - t, x) * v
+        teacher_v = teacher_velocity(
+            teacher, clips, "autoregressive", config.guidance, config.chunk, history
+        )
+        x_next = x + path.expand_t(t_next - t, x) * teacher_v(x, t)  # one guided ODE step
         with target.applied_to(model):
-            goal = predict(model, below, lower, clips, config.chunk, *sight)
-    return error(config.loss, predict(model, x, t, clips, config.chunk, *sight), goal, t)
+            goal = predict(model, x_next, t_next, clips, config.chunk, history)
+    return error(config.loss, predict(model, x, t, clips, config.chunk, history), goal, t)
+
+
+@stage("consistency")
+class ConsistencyDistillation(Stage):
+    """Stage 2b: student, averaged student and teacher all begin as stage 1's result."""
+
+    config = ConsistencyTraining
+    roles = (STUDENT, Role("teacher", TEACHER, trained=False, title="teacher"))
+    validated = True
+    doubled = True
+
+    def presets(self, seed: int) -> dict[str, ConsistencyTraining]:
+        toy = ConsistencyTraining(
+            model=TOY, optim=STUDENT_OPTIM, grid=(8, 12, 16), steps=450, batch=4, seed=seed
+        )
+        smoke = replace(
+            toy, steps=3, batch=1, frames=4, grid=(2, 4), save_every=2, validate_every=2
+        )
+        large = wan_presets(
+            toy,
+            {"camr": WAN_CAMR, "camr_share": toy.camr_share},
+            optim=PAPERS,
+            grid=(48,),
+            guidance=3.0,
+            unconditional=PUBLISHED,
+            levels="clip",
+            last_interval=False,
+            camr_share=0.0,
+            other_shots_share=0.0,
+            shift=5.0,
+            steps=3000,
+            batch=1,
+            frames=SPAN,
+            chunk=CHUNK,
+            save_every=100,
+        )
+        return {"smoke": smoke, "toy": toy, **large}
+
+    def learners(
+        self, config: ConsistencyTraining, data: Store, networks: Networks
+    ) -> list[Learner]:
+        def stage_loss(
+            model: CausalWan, step: int, micro_batch: int, rng: torch.Generator
+        ) -> tuple[Tensor, Columns]:
+            rng = fork_rng(rng, micro_batch)
+            clips = data.clips(config.batch, config.frames, rng)
+            clips = compared_with(clips, data, config.unconditional)
+            grid = grid_at(config, step)
+            history = sample_history_policy(
+                config.seed,
+                step,
+                config.camr,
+                camr_share=config.camr_share,
+                other_shots_share=config.other_shots_share,
+            )
+            columns = {"grid": len(grid) - 1, "policy": history.name}
+            # The target is the student's own average, so its learner is made before this runs.
+            return loss(model, student.ema, teacher, clips, grid, config, history, rng), columns
+
+        teacher = networks["teacher"]
+        student = Learner(networks["student"], stage_loss, config.optim)
+        return [student]
+
+    def sampling(self, config: ConsistencyTraining, many_steps: Sampling) -> Sampling:
+        return Sampling(4, "consistency", 1.0, config.shift)
+
+    def passes(self, back: float, chunks: int) -> float:
+        # the averaged student's target, and the teacher's guided step over the noisy half
+        return back + 1 + 1.5
 
 
 def train(
@@ -140,26 +216,8 @@ def train(
     store: Store,
     run: Run,
     validator: Validator | None = None,
-) -> Iterator[dict]:
+) -> Iterator[Columns]:
     """Yield one log row per step; resumes."""
-
-    def stage_loss(
-        model: CausalWan, step: int, part: int, rng: torch.Generator
-    ) -> tuple[Tensor, dict]:
-        rng = fork_rng(rng, part)
-        clips = compared_with(
-            store.clips(config.batch, config.frames, rng), store, config.unconditional
-        )
-        grid = grid_at(config, step)
-        policy, across = sample_history_policy(
-            config.seed, step, config.camr, config.camr_share, config.across_share
-        )
-        error = loss(model, student.ema, teacher, clips, grid, config, (policy, across), rng)
-        return error, {
-            "grid": len(grid) - 1,
-            "policy": "Across" if across else type(policy).__name__,
-        }
-
-    student = Learner(model, stage_loss, config.optim)
-    draws_from(run, store, config.model)
-    return run_loop([student], config, run, validator)
+    made = ConsistencyDistillation("consistency")
+    networks = {"student": model, "teacher": teacher}
+    return made.train(config, store, networks, run=run, validator=validator)

@@ -14,7 +14,7 @@ scores see the same: causal score distillation, an initialisation that Causal Fo
 with.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -24,21 +24,29 @@ from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
-from cinelab.flow.sampler import Prompts, Sampling, Script, rollout
+from cinelab.flow.rollout import (
+    ChunkModel,
+    ChunkRequest,
+    NumberedPrompts,
+    RolloutState,
+    rollout,
+)
+from cinelab.flow.sampler import Sampling
 from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.cache import KVCache
-from cinelab.memory.context import BidirectionalContext
-from cinelab.memory.policy import CAMR, Policy
+from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run
+from cinelab.script.unconditional import NAME as PUBLISHED
 from cinelab.seeds import fork_rng, rng_at
-from cinelab.train.loop import Learner, Validator
-from cinelab.train.loop import train as run_loop
+from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import TEACHERS, teacher_velocity
-from cinelab.train.provenance import draws_from
+from cinelab.train.precision import prime_autocast
+from cinelab.train.sizes import CHUNK, PAPERS, SPAN, TOY, WAN_CAMR, wan_presets
+from cinelab.train.stage import STUDENT, TEACHER, Networks, Role, Stage, stage
 
 HISTORIES = ("self", "truth")
 
@@ -111,52 +119,67 @@ class DmdTraining(Readable):
                 )
 
 
+@dataclass(frozen=True)
+class RolloutDraw:
+    """What a self-rollout draws: all processes of a step must draw alike, to make the same calls."""
+
+    known: float  # below config.known, the roll-out continues a true beginning
+    exit_at: float  # in [0, 1): the share of the levels at which chunks end (random exit step)
+
+    @classmethod
+    def of(cls, rng: torch.Generator) -> "RolloutDraw":
+        known, exit_at = torch.rand(2, generator=rng).tolist()
+        return cls(known, exit_at)
+
+
 def self_rollout(
     model: CausalWan,
     clips: Clips,
     config: DmdTraining,
     rng: torch.Generator,
-    lots: Tensor | None = None,
+    draw: RolloutDraw | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The student's own clips (B, F, C, h, w), and which frames (F,) it made itself. `lots` (2,),
-    else drawn: whether a true beginning is given, and how deep the chunks go. All processes of a
-    step must draw them alike, to make the same calls."""
+    """Return the student's own clips (B, F, C, h, w), and which frames (F,) it made itself.
+
+    The cuts, prompts and controls are the clips'. (Self Forcing, Algorithm 1: random exit step, the
+    graph of each chunk's last prediction alone.)
+    """
     batch, frames, *latent = clips.latents.shape
-    lot, depth = (torch.rand(2, generator=rng) if lots is None else lots).tolist()
+    draw = draw or RolloutDraw.of(rng)
     half = frames // 2 // config.chunk * config.chunk
-    given = clips.latents[:, :half] if lot < config.known else None
+    continued = draw.known < config.known
     seeds = torch.randint(2**40, (batch,), generator=rng).tolist()
-    script = Script(
-        clips.slot[:, :: config.chunk], clips.shot[:, :: config.chunk], config.chunk, clips.null
-    )
-    text = Prompts(model, clips.text)
-    # Autocast keeps the weights it casts: those cast in a pass without gradient would be lost to
-    # the passes with one.
-    model(
-        clips.latents[:1, :1],
-        clips.latents.new_zeros(1, 1),
-        clips.text[:1],
-        clips.slot[:1, :1],
-        BidirectionalContext(torch.arange(1)),
-    )
+    prompts = NumberedPrompts(clips.condition.encoded(model), config.chunk)
+    shape = (config.chunk, *latent)
+    device = clips.latents.device
     chunks = rollout(
-        model,
-        KVCache(config.policy, config.chunk, config.max_distance),
-        text,
-        script,
-        seeds,
-        (config.chunk, *latent),
-        config.sampling,
-        given=given,
-        device=clips.latents.device,
-        depth=depth,
-        truth=clips.latents if config.history == "truth" else None,
+        ChunkModel(model, prompts, shape, device, config.sampling),
+        RolloutState(0, KVCache(config.policy, config.chunk, config.max_distance)),
+        requests_of(clips, seeds, config.chunk),
+        given=clips.latents[:, :half] if continued else None,
+        clean=clips.latents if config.history == "truth" else None,
+        exit_at=draw.exit_at,
     )
-    made = torch.cat([chunk.latents.float() for chunk in chunks], dim=1)
-    return made, torch.arange(frames) >= (0 if given is None else half)
+    sample = torch.cat([chunk.latents.float() for chunk in chunks], dim=1)
+    return sample, torch.arange(frames) >= (half if continued else 0)
 
 
-def score(
+def requests_of(clips: Clips, seeds: Sequence[int], chunk: int) -> list[list[ChunkRequest]]:
+    """Return what every chunk of a batch of clips shows, one request a clip."""
+    slots = clips.slot[:, ::chunk].tolist()
+    shots = clips.shot[:, ::chunk].tolist()
+
+    def request(clip: int, number: int) -> ChunkRequest:
+        part = slice(number * chunk, (number + 1) * chunk)
+        controls = {name: x[clip, part] for name, x in clips.controls.items()}
+        return ChunkRequest(
+            slots[clip][number], shots[clip][number], seed=seeds[clip], controls=controls
+        )
+
+    return [[request(clip, n) for clip in range(len(seeds))] for n in range(len(slots[0]))]
+
+
+def score_velocity(
     net: Any,
     sample: Tensor,
     x: Tensor,
@@ -165,8 +188,10 @@ def score(
     config: DmdTraining,
     guidance: float = 1,
 ) -> Tensor:
-    """A score's velocity at x, t (B, F): it sees all noisy frames of the sample, or the sample's
-    (or the true) clean past."""
+    """Return a score function's velocity at x, t (B, F), which says the same as its score.
+
+    It attends to all noisy frames of the sample, or to the sample's (or the true) clean past.
+    """
     past = replace(clips, latents=sample) if config.history == "self" else clips
     return teacher_velocity(net, past, config.score, guidance, config.chunk)(x, t)
 
@@ -174,13 +199,9 @@ def score(
 def noised_at_random(
     sample: Tensor, config: DmdTraining, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x, t (B, F) and the noise: one level a clip."""
-    t = (
-        path.draw_t((sample.shape[0], 1), config.shift, rng)
-        .clamp(*config.t_range)
-        .expand(-1, sample.shape[1])
-        .to(sample.device)
-    )
+    """Return noised x, its timesteps t (B, F), one a clip, and the noise."""
+    t = path.draw_t((sample.shape[0], 1), config.shift, rng).clamp(*config.t_range)
+    t = t.expand(-1, sample.shape[1]).to(sample.device)
     eps = torch.randn(sample.shape, generator=rng).to(sample.device)
     return path.noised(sample, eps, t), t, eps
 
@@ -189,17 +210,21 @@ def noised_at_random(
 def direction(
     sample: Tensor, clips: Clips, real: Any, fake: Any, config: DmdTraining, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """The distribution-matching gradient on a sample, and the scores' distance (B, F): zero where
-    they agree."""
+    """Return the distribution-matching gradient on a sample (B, F, C, h, w), and the distance of
+    the two scores (B, F): zero where they agree.
+
+    DMD, Eq. 7 and 8 (arXiv 2311.18828): (fake x0 - real x0), normalised by mean |sample - real x0|.
+    """
     x, t, _ = noised_at_random(sample, config, rng)
-    wanted = path.clean(x, score(real, sample, x, t, clips, config, config.guidance), t)
-    gap = path.clean(x, score(fake, sample, x, t, clips, config), t) - wanted
+    real_x0 = path.clean(x, score_velocity(real, sample, x, t, clips, config, config.guidance), t)
+    fake_x0 = path.clean(x, score_velocity(fake, sample, x, t, clips, config), t)
+    gap = fake_x0 - real_x0
     if not torch.isfinite(gap).all():
         raise CinelabError(
             "The critic's score is not finite any more; lower critic.lr and resume from the last "
             "save."
         )
-    size = (sample - wanted).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
+    size = (sample - real_x0).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
     return gap / size.clamp(min=1e-6), gap.abs().mean(dim=(2, 3, 4)) / size.flatten()[:, None]
 
 
@@ -210,16 +235,15 @@ def student_loss(
     fake: Any,
     config: DmdTraining,
     rng: torch.Generator,
-    lots: Tensor | None = None,
+    draw: RolloutDraw | None = None,
 ) -> tuple[Tensor, dict]:
-    """Half the squared distance to sample - gradient, which has that gradient; and how far the
-    scores are apart."""
-    sample, own = self_rollout(model, clips, config, rng, lots)
+    """Return half the squared distance to sample - gradient, whose gradient is that gradient; and
+    how far the scores are apart."""
+    sample, own = self_rollout(model, clips, config, rng, draw)
     gradient, gap = direction(sample.detach(), clips, real, fake, config, rng)
     goal = (sample - gradient).detach()
-    return 0.5 * error(config.loss, sample[:, own], goal[:, own]), {
-        "gap": round(gap[:, own].mean().item(), 4)
-    }
+    loss = 0.5 * error(config.loss, sample[:, own], goal[:, own])
+    return loss, {"gap": round(gap[:, own].mean().item(), 4)}
 
 
 def critic_loss(
@@ -228,14 +252,137 @@ def critic_loss(
     clips: Clips,
     config: DmdTraining,
     rng: torch.Generator,
-    lots: Tensor | None = None,
+    draw: RolloutDraw | None = None,
 ) -> Tensor:
-    """Flow matching on what the student makes."""
+    """Return the flow matching error of the fake score on what the student makes."""
     with torch.no_grad():
-        sample, own = self_rollout(student, clips, config, rng, lots)
+        sample, own = self_rollout(student, clips, config, rng, draw)
     x, t, eps = noised_at_random(sample, config, rng)
-    v = score(fake, sample, x, t, clips, config)
+    v = score_velocity(fake, sample, x, t, clips, config)
     return fn.mse_loss(v[:, own], path.velocity(sample, eps)[:, own])
+
+
+@stage("dmd")
+class DistributionMatching(Stage):
+    """Stage 3, from stage 2; the critic begins as the real score."""
+
+    config = DmdTraining
+    roles = (
+        STUDENT,
+        Role("teacher", TEACHER, trained=False, title="real score"),
+        Role("critic", TEACHER, title="real score"),
+    )
+    validated = True
+    rolls_out = True
+
+    def presets(self, seed: int) -> dict[str, DmdTraining]:
+        toy = DmdTraining(
+            model=TOY,
+            optim=Optim(lr=1e-4, betas=(0.0, 0.999), ema=0.95, warmup=10),
+            steps=120,
+            batch=8,
+            lengths=(12, 24),
+            known=0.4,
+            critic_updates=3,
+            save_every=24,
+            validate_every=24,
+            seed=seed,
+        )
+        smoke = replace(
+            toy,
+            steps=3,
+            batch=1,
+            lengths=(4,),
+            critic_updates=2,
+            known=0.5,
+            save_every=2,
+            validate_every=2,
+        )
+        large = wan_presets(
+            toy,
+            {"policy": WAN_CAMR},
+            sampling=Sampling(4, "consistency", guidance=1.0, shift=5.0),
+            optim=replace(PAPERS, ema_from=200),
+            critic=replace(PAPERS, lr=4e-7),
+            policy=FULL,
+            guidance=4.0,
+            unconditional=PUBLISHED,
+            shift=5.0,
+            critic_updates=5,
+            steps=1000,
+            batch=1,
+            lengths=(SPAN,),
+            known=0.0,
+            chunk=CHUNK,
+            max_distance=SPAN - 1,
+        )
+        return {"smoke": smoke, "toy": toy, **large}
+
+    def learners(self, config: DmdTraining, data: Store, networks: Networks) -> list[Learner]:
+        model = networks["student"]
+        real = networks["teacher"]
+        fake = networks["critic"]
+
+        def clips_at(step: int, micro_batch: int, who: str) -> Clips:
+            rng = rng_at(config.seed, "clips", who, step)
+            # the same length in all micro-batches, whose processes must make the same calls
+            frames = config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]
+            clips = data.clips(config.batch, frames, fork_rng(rng, micro_batch))
+            return compared_with(clips, data, config.unconditional)
+
+        def student_step(
+            model: CausalWan, step: int, micro_batch: int, rng: torch.Generator
+        ) -> tuple[Tensor, Columns]:
+            draw = RolloutDraw.of(rng)  # before the fork: alike in all micro-batches
+            clips = clips_at(step, micro_batch, "student")
+            prime_autocast(model, clips)
+            return student_loss(model, clips, real, fake, config, fork_rng(rng, micro_batch), draw)
+
+        def critic_step(
+            fake: CausalWan, step: int, micro_batch: int, rng: torch.Generator
+        ) -> tuple[Tensor, Columns]:
+            draw = RolloutDraw.of(rng)
+            clips = clips_at(step, micro_batch, "critic")
+            forked = fork_rng(rng, micro_batch)
+            return critic_loss(fake, model, clips, config, forked, draw), {}
+
+        student = Learner(model, student_step, config.optim, every=config.critic_updates)
+        critic = Learner(fake, critic_step, config.critic, name="critic", averaged=False)
+        return [student, critic]
+
+    def check(self, config: DmdTraining, *, processes: int) -> None:
+        if processes > 1 and config.score != "bidirectional":
+            raise CinelabError(
+                f"score is {config.score!r}, whose critic learns through keys of another pass, "
+                "which sharded weights do not allow; use score bidirectional (the papers'), or one "
+                "process."
+            )
+
+    def fitted(
+        self, config: DmdTraining, changes: Mapping[str, Any], init: Any, teacher: Any
+    ) -> DmdTraining:
+        if (longest := max(config.lengths)) > teacher.span:
+            raise CinelabError(
+                f"lengths has {longest} latent frames, but the real score {teacher.name} was "
+                f"trained on {teacher.span}; shorten the roll-outs or name another real score."
+            )
+        # the student keeps the distances it knows, unless its user sets another limit
+        given = {"max_distance", "reach"} & set(changes)
+        return config if given else replace(config, max_distance=init.max_distance)
+
+    def sampling(self, config: DmdTraining, many_steps: Sampling) -> Sampling:
+        return config.sampling
+
+    def span(self, config: DmdTraining) -> int:
+        return (config.max_distance or max(config.lengths) - 1) + 1
+
+    def passes(self, back: float, chunks: int) -> float:
+        # 2.5 levels in the mean and a clean pass of every chunk, which attends to its past
+        rollout = 3.5 * (1 + 1 / chunks) / 2
+        critic = rollout + back
+        # one level of each chunk has a gradient; the guided teacher's two passes, and the critic's
+        student = rollout * (1 + (back - 1) / 3.5) + 2 + 1
+        return critic + student / 5  # of the mean step: every fifth moves the student too
 
 
 def train(
@@ -246,32 +393,9 @@ def train(
     store: Store,
     run: Run,
     validator: Validator | None = None,
-) -> Iterator[dict]:
+) -> Iterator[Columns]:
     """Yield one log row per step (an update of the critic); resumes with both networks and their
-    optimisers."""
-
-    def clips_at(step: int, part: int, who: str) -> Clips:
-        rng = rng_at(config.seed, "clips", who, step)
-        # the same for all parts
-        frames = config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]
-        clips = store.clips(config.batch, frames, fork_rng(rng, part))
-        return compared_with(clips, store, config.unconditional)
-
-    def student_step(
-        model: CausalWan, step: int, part: int, rng: torch.Generator
-    ) -> tuple[Tensor, dict]:
-        lots = torch.rand(2, generator=rng)
-        clips = clips_at(step, part, "student")
-        return student_loss(model, clips, real, fake, config, fork_rng(rng, part), lots)
-
-    def critic_step(
-        fake: CausalWan, step: int, part: int, rng: torch.Generator
-    ) -> tuple[Tensor, dict]:
-        lots = torch.rand(2, generator=rng)
-        clips = clips_at(step, part, "critic")
-        return critic_loss(fake, model, clips, config, fork_rng(rng, part), lots), {}
-
-    student = Learner(model, student_step, config.optim, every=config.critic_updates)
-    critic = Learner(fake, critic_step, config.critic, "critic", averaged=False)
-    draws_from(run, store, config.model)
-    return run_loop([student, critic], config, run, validator)
+    optimizers."""
+    networks = {"student": model, "teacher": real, "critic": fake}
+    made = DistributionMatching("dmd")
+    return made.train(config, store, networks, run=run, validator=validator)

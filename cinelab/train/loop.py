@@ -1,42 +1,102 @@
-"""The one training loop: every stage gives it its learners and gets a resumable, logged run back.
+"""The one training loop: a stage gives it its learners and gets a logged run back that resumes.
 
-A stage has one learner (a network and the loss it descends) or, in a game like DMD, several that
-take turns.
+A stage has one learner (a network and the loss it descends) or, in a game such as DMD, several that
+take turns. `optimization_step` is one step in time order: forward and backward of every
+micro-batch, clip, set the rate, step, EMA.
+
+The loop knows nothing of how a step is shared out: that is a `Processes`, this process alone
+(`OneProcess`) or one among many (`cinelab.scale.parallel.Parallel`).
 """
 
 import time
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cinelab.runs import Run
-from cinelab.scale.parallel import HERE, Parallel
 from cinelab.seeds import rng_at
-from cinelab.train.optim import Ema, Optim, adamw, optimizer_step
+from cinelab.train.optim import (
+    Ema,
+    Optim,
+    adamw,
+    check_finite,
+    clip_gradients,
+    rate,
+    set_learning_rate,
+)
 
-Loss = Callable[[nn.Module, int, int, torch.Generator], tuple[Tensor, dict]]
+Columns = dict[str, Any]  # of one row of the log
+# (model, step, number of the micro-batch, rng) -> the scalar to descend, further columns
+Loss = Callable[[nn.Module, int, int, torch.Generator], tuple[Tensor, Columns]]
 # the averaged network -> columns for the log; "score" decides which is the best
-Validator = Callable[[nn.Module], dict]
+Validator = Callable[[nn.Module], Columns]
+
+
+class Processes(Protocol):
+    """How a step of the training is shared out among processes.
+
+    A step's batch is made of micro-batches, each drawn by its own number, so that a step is the
+    same in any number of processes, and a smaller machine does more of them one after another.
+    """
+
+    @property
+    def world(self) -> int:
+        """The number of processes."""
+
+    @property
+    def micro_batches(self) -> Sequence[int]:
+        """The numbers of a step's micro-batches that this process does."""
+
+    def before_backward(self, model: nn.Module, *, last: bool) -> None:
+        """Prepare `model` for a micro-batch, `last` if it is this process's last of the step."""
+
+    def mean_of_columns(self, columns: Sequence[Columns]) -> Columns:
+        """The columns of all micro-batches, in all processes, as one row."""
+
+    def stop_requested(self) -> bool:
+        """Whether the training is to save and end; the same answer in all processes."""
+
+
+class OneProcess:
+    """This process alone, with one micro-batch a step."""
+
+    world = 1
+    micro_batches = (0,)
+
+    def before_backward(self, model: nn.Module, *, last: bool) -> None:
+        """There is nothing to prepare."""
+
+    def mean_of_columns(self, columns: Sequence[Columns]) -> Columns:
+        """The columns of the one micro-batch."""
+        return dict(columns[0])
+
+    def stop_requested(self) -> bool:
+        """Nobody can request it but by an interrupt."""
+        return False
 
 
 class Learner:
-    """A network under training, the loss it descends every `every` steps, its optimiser and its
+    """A network under training, the loss it descends every `every` steps, its optimizer and its
     averaged copy.
 
-    `loss(model, step, part, rng)` returns the scalar to descend and extra columns for the log. A
-    step may have several parts (see `train.parallel`): they share `rng`'s first lots, and what is
-    their own they draw from `fork_rng(rng, part)`. Learners but the first have a name, which their
-    columns and their parts of a checkpoint begin with.
+    `loss(model, step, micro_batch, rng)` returns the scalar to descend and further columns for the
+    log. All micro-batches of a step get a generator in the same state: what they must draw alike
+    they draw from it, and what is their own from `fork_rng(rng, micro_batch)`. Learners but the
+    first have a name, which their columns and their parts of a checkpoint begin with.
     """
+
+    address: tuple[str, ...] = ("step",)  # of the random numbers of a step
+    optimizer_part = "optimiser"  # its name in a checkpoint, from before the first release
 
     def __init__(
         self,
         model: nn.Module,
         loss: Loss,
         optim: Optim,
+        *,
         name: str = "",
         every: int = 1,
         averaged: bool = True,
@@ -48,81 +108,63 @@ class Learner:
         self.name = name
         self.prefix = name and f"{name}_"
         self.optimizer = adamw(model, optim)
-        self.ema = Ema(model, optim.ema, optim.ema_warm, optim.ema_from) if averaged else None
+        self.ema = (
+            Ema(model, optim.ema, warm=optim.ema_warm, start=optim.ema_from) if averaged else None
+        )
 
     @property
-    def parts(self) -> dict:
-        """What a checkpoint keeps."""
-        parts = {"model": self.model, "optimiser": self.optimizer} | (
-            {"ema": self.ema} if self.ema else {}
-        )
+    def parts(self) -> dict[str, Any]:
+        """The parts of a checkpoint, by name: whatever a step changes."""
+        parts: dict[str, Any] = {"model": self.model, self.optimizer_part: self.optimizer}
+        if self.ema:
+            parts["ema"] = self.ema
         return {self.prefix + name: part for name, part in parts.items()}
 
-    def learn(self, step: int, config: Any, parallel: Parallel = HERE) -> dict:
-        """One descent; returns its columns."""
-        self.optimizer.zero_grad(set_to_none=True)
-        columns = parallel.averaged(
-            [self._part(step, part, config, parallel) for part in parallel.mine]
-        )
-        columns["grad_norm"] = optimizer_step(
-            self.optimizer, columns["loss"], self.optim, step, config.steps, self.name
-        )
-        if self.ema:
-            self.ema.update(self.model, step)
-        return {self.prefix + key: value for key, value in columns.items()}
-
-    def _part(self, step: int, part: int, config: Any, parallel: Parallel) -> dict:
-        """Forward and backward pass of one part; returns its loss and extra columns."""
-        device = next(self.model.parameters()).device.type
-        place = ("step", self.name, step) if self.name else ("step", step)
-        rng = rng_at(config.seed, *place)
-        half = torch.autocast(
-            device, torch.bfloat16, enabled=config.bf16, cache_enabled=parallel.world == 1
-        )
-        parallel.announce(self.model, last=part == parallel.mine[-1])
-        with half:
-            error, extra = self.loss(self.model, step, part, rng)
-        (error / len(parallel.mine)).backward()
-        return {"loss": error.item(), "grad_norm": 0.0, **extra}
+    def rng(self, seed: int, step: int) -> torch.Generator:
+        """The generator of a step, addressed by seed, learner and step: a resumed run draws the
+        numbers of one that was never interrupted."""
+        address = (*self.address, self.name) if self.name else self.address
+        return rng_at(seed, *address, step)
 
 
 def train(
     learners: Sequence[Learner], config: Any, run: Run, validator: Validator | None = None
-) -> Iterator[dict]:
+) -> Iterator[Columns]:
     """Yield one log row per step. Calling it again on the same run resumes it, under the same
     conditions (see `cinelab.runs`) bit for bit.
 
-    `config` has steps, seed, save_every and bf16, and exam_every where there is an `validator`: the
-    first learner's averaged weights sit it before the first step, then every `validate_every` steps and
-    after the last. The best ones by "score" are in checkpoints/best.pt; the state after the last
-    save is in checkpoints/last.pt.
+    `config` has steps, seed, save_every and bf16, and validate_every where there is a `validator`:
+    the first learner's averaged weights are validated before the first step, then every
+    `validate_every` steps and after the last. The best ones by "score" are in checkpoints/best.pt;
+    the state after the last save is in checkpoints/last.pt.
     """
     try:
-        yield from _train(learners, config, run, validator)
+        yield from _steps(learners, config, run, validator)
     finally:
-        run.leave()
+        run.leave()  # the writer's lock, also when the caller stops early
 
 
-def _train(
+def _steps(
     learners: Sequence[Learner], config: Any, run: Run, validator: Validator | None
-) -> Iterator[dict]:
+) -> Iterator[Columns]:
+    processes: Processes = run.parallel or OneProcess()
     parts = {name: part for learner in learners for name, part in learner.parts.items()}
-    parallel = run.parallel or HERE
     run.restore(**parts)
-    first = learners[0]
     for step in range(run.step, config.steps):
         began = time.perf_counter()
-        row = {}
+        last = step + 1 == config.steps
+        row: Columns = {}
+        # Validated before the step, so that a run's first row measures what it starts from.
         if validator and step % config.validate_every == 0:
-            row |= _validate(validator, first, run, step)
+            row |= _validate(validator, learners[0], run, step)
+        # In the order given: in a game, the student moves before its critic.
         for learner in learners:
             if step % learner.every == 0:
-                row |= learner.learn(step, config, parallel)
-        last = step + 1 == config.steps
+                row |= optimization_step(learner, step, config, processes)
         if validator and last:
-            row |= _validate(validator, first, run, step + 1)
+            row |= _validate(validator, learners[0], run, step + 1)
         row = run.log(step=step, **row, seconds=round(time.perf_counter() - began, 4))
-        stop = parallel.asked_to_stop()
+        stop = processes.stop_requested()
         if (step + 1) % config.save_every == 0 or last or stop:
             run.save(step + 1, **parts)
         yield row
@@ -131,18 +173,52 @@ def _train(
     run.finish()
 
 
-def _validate(validator: Validator, learner: Learner, run: Run, step: int) -> dict:
-    """The exam's columns; the weights are kept where none before were better."""
+def optimization_step(learner: Learner, step: int, config: Any, processes: Processes) -> Columns:
+    """One step of a learner; returns its columns of the log. A loss or gradient that is not finite
+    is a CinelabError with the step."""
+    model = learner.model
+    device = next(model.parameters()).device.type
+    numbers = processes.micro_batches
+    learner.optimizer.zero_grad(set_to_none=True)
+    columns = []
+    for number in numbers:  # gradient accumulation
+        processes.before_backward(model, last=number == numbers[-1])
+        rng = learner.rng(config.seed, step)  # alike for every micro-batch; the loss forks it
+        # Sharded weights are gathered anew for every pass, so their casts must not be cached.
+        with torch.autocast(
+            device, torch.bfloat16, enabled=config.bf16, cache_enabled=processes.world == 1
+        ):
+            loss, further = learner.loss(model, step, number, rng)
+        # Divided before the backward pass: the accumulated gradient is the mean over micro-batches.
+        (loss / len(numbers)).backward()
+        # The norm's place in the row stands before the loss's own columns.
+        columns.append({"loss": loss.item(), "grad_norm": 0.0, **further})
+    row = processes.mean_of_columns(columns)
+    # Checked and clipped before the weights change, so that the last save is still sound.
+    check_finite("loss", row["loss"], step, learner.name)
+    row["grad_norm"] = clip_gradients(learner.optimizer, learner.optim.clip)
+    check_finite("gradient", row["grad_norm"], step, learner.name)
+    # The rate is a function of the step alone, so it needs no state to resume from.
+    set_learning_rate(learner.optimizer, rate(learner.optim, step, config.steps))
+    learner.optimizer.step()
+    if learner.ema:
+        learner.ema.update(model, step)
+    return {learner.prefix + key: value for key, value in row.items()}
+
+
+def _validate(validator: Validator, learner: Learner, run: Run, step: int) -> Columns:
+    """The validation metrics of the averaged weights, which are saved where none before scored
+    better."""
     metrics = validator(averaged(learner))
-    if "score" in metrics and metrics["score"] > max(
-        (row["score"] for row in run.rows if "score" in row), default=float("-inf")
-    ):
+    best = max((row["score"] for row in run.rows if "score" in row), default=float("-inf"))
+    if "score" in metrics and metrics["score"] > best:
         run.save_best(step, metrics["score"], ema=learner.ema)
     return metrics
 
 
 def averaged(learner: Learner) -> nn.Module:
     """A copy of the learner's network with its averaged weights."""
+    assert learner.ema is not None, "only a learner with an averaged copy is validated"
     model = deepcopy(learner.model).eval().requires_grad_(False)
     model.load_state_dict(learner.ema.values, strict=False)  # frozen weights are not averaged
     return model

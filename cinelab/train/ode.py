@@ -19,27 +19,34 @@ squares answers with a mean (Causal Forcing, section on injectivity).
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
+from cinelab.flow.condition import given_history
+from cinelab.flow.sampler import Sampling
 from cinelab.latent.store import Clips
-from cinelab.memory.context import CausalContext, TeacherForcingContext, sample_history_policy
-from cinelab.memory.policy import CAMR, FULL, Policy
+from cinelab.memory.context import (
+    FULL_HISTORY,
+    CausalContext,
+    HistoryPolicy,
+    sample_history_policy,
+)
+from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import fork_rng
 from cinelab.train.levels import check_drawn, drawn
-from cinelab.train.loop import Learner, Validator
-from cinelab.train.loop import train as run_loop
+from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import Pairs, PairsConfig
-from cinelab.train.provenance import check_fits, data_of
+from cinelab.train.sizes import STUDENT_OPTIM, TOY
+from cinelab.train.stage import PAIRS, Networks, Stage, stage
 
 HISTORIES = ("truth", "clean", "noisy")
 
@@ -82,25 +89,21 @@ def jump(
     end: Tensor,
     level: Tensor,
     config: OdeTraining,
-    policy: Policy = FULL,
+    history: HistoryPolicy = FULL_HISTORY,
 ) -> Tensor:
-    """The student's clean prediction (B, F, C, h, w) from states (B, K, F, C, h, w) at kept level
-    number `level` (B, F)."""
+    """Return the student's clean prediction (B, F, C, h, w) from states (B, K, F, C, h, w) at the
+    kept level number `level` (B, F)."""
     batch, frames = level.shape
     chunk = config.pairs.chunk
     t = config.pairs.times().float()[level].to(states.device)
     x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]  # (B, F, C, h, w)
     if config.history == "noisy":
-        v = model(x, t, clips.text, clips.slot, CausalContext(policy, clips.shot, chunk))
+        context = CausalContext(history.policy, clips.shot, chunk)
+        v = model(x, t, clips.condition, context)
     else:
         past = clips.latents if config.history == "truth" else end
-        v = model(
-            torch.cat([past, x], 1),
-            torch.cat([torch.zeros_like(t), t], 1),
-            clips.text,
-            torch.cat([clips.slot, clips.slot], 1),
-            TeacherForcingContext(policy, clips.shot, chunk),
-        )[:, frames:]
+        context = history.context(clips.shot, chunk)
+        v = given_history(model, past, x, t, clips.condition, context)
     return path.clean(x, v.float(), t)
 
 
@@ -111,14 +114,78 @@ def loss(
     end: Tensor,
     config: OdeTraining,
     rng: torch.Generator,
-    policy: Policy = FULL,
+    history: HistoryPolicy = FULL_HISTORY,
 ) -> Tensor:
-    """Return the mean squared distance of the student's clean prediction from the end point (B, F,
-    C, h, w)."""
+    """Return the mean squared distance of the student's clean prediction from the end point
+    (B, F, C, h, w)."""
     batch, kept, frames = states.shape[:3]
     level = drawn(kept, batch, frames, config.pairs.chunk, config.levels, rng)
     t = config.pairs.times().float()[level].to(end.device)
-    return error(config.loss, jump(model, clips, states, end, level, config, policy), end, t)
+    return error(config.loss, jump(model, clips, states, end, level, config, history), end, t)
+
+
+def pairs_presets(teacher: str, seed: int) -> dict[str, PairsConfig]:
+    """Return the named settings of a kind of teacher's ODE pairs."""
+    toy = PairsConfig(teacher=teacher, seed=seed)
+    return {"smoke": replace(toy, steps=4, clips=2, frames=4, batch=1), "toy": toy}
+
+
+def ode_presets(teacher: str, seed: int) -> dict[str, OdeTraining]:
+    """Return the named settings of the stage from a kind of teacher's pairs."""
+    pairs = pairs_presets(teacher, seed=0)
+    toy = OdeTraining(
+        model=TOY,
+        pairs=pairs["toy"],
+        history="truth" if teacher == "autoregressive" else "noisy",
+        optim=STUDENT_OPTIM,
+        steps=240,
+        seed=seed,
+    )
+    smoke = replace(toy, pairs=pairs["smoke"], steps=3, save_every=2, validate_every=2)
+    return {"smoke": smoke, "toy": toy}
+
+
+@stage("ode")
+class OdeInitialisation(Stage):
+    """Stage 2a, from stage 1; its pairs are made by the teacher beforehand."""
+
+    config = OdeTraining
+    draws_from = PAIRS
+    validated = True
+    doubled = True  # under a clean history, the default
+
+    def presets(self, seed: int) -> dict[str, OdeTraining]:
+        return ode_presets("autoregressive", seed)
+
+    def learners(self, config: OdeTraining, data: Pairs, networks: Networks) -> list[Learner]:
+        def stage_loss(
+            model: CausalWan, step: int, micro_batch: int, rng: torch.Generator
+        ) -> tuple[Tensor, Columns]:
+            rng = fork_rng(rng, micro_batch)
+            history = sample_history_policy(
+                config.seed, step, config.camr, camr_share=config.camr_share
+            )
+            clips, states, end = data.batch(rng)
+            return loss(model, clips, states, end, config, rng, history), {"policy": history.name}
+
+        return [Learner(networks["student"], stage_loss, config.optim)]
+
+    def check(self, config: OdeTraining, *, processes: int) -> None:
+        if processes > 1:
+            raise CinelabError(
+                f"stage ode was started as {processes} processes, but its pairs are integrated and "
+                "regressed on in one; start one process."
+            )
+
+    def sampling(self, config: OdeTraining, many_steps: Sampling) -> Sampling:
+        pairs = config.pairs
+        return Sampling(len(pairs.levels), "consistency", 1.0, pairs.shift, at=pairs.levels)
+
+    def chunk(self, config: OdeTraining) -> int:
+        return config.pairs.chunk
+
+    def span(self, config: OdeTraining) -> int:
+        return config.pairs.frames
 
 
 def train(
@@ -127,18 +194,7 @@ def train(
     pairs: Pairs,
     run: Run,
     validator: Validator | None = None,
-) -> Iterator[dict]:
+) -> Iterator[Columns]:
     """Yield one log row per step; resumes."""
-
-    def stage_loss(
-        model: CausalWan, step: int, part: int, rng: torch.Generator
-    ) -> tuple[Tensor, dict]:
-        rng = fork_rng(rng, part)
-        policy, _ = sample_history_policy(config.seed, step, config.camr, config.camr_share)
-        return loss(model, *pairs.batch(rng), config, rng, policy), {
-            "policy": type(policy).__name__
-        }
-
-    check_fits(pairs.store, config.model)
-    run.trains_on(data_of(pairs))
-    return run_loop([Learner(model, stage_loss, config.optim)], config, run, validator)
+    made = OdeInitialisation("ode")
+    return made.train(config, pairs, {"student": model}, run=run, validator=validator)

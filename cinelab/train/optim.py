@@ -1,4 +1,5 @@
-"""What every stage shares: learning rate, one guarded descent, exponential moving average."""
+"""What every stage shares: AdamW and its learning rate, gradient clipping, the exponential moving
+average."""
 
 import math
 from collections.abc import Iterator
@@ -7,8 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 
 from cinelab.errors import CinelabError
 
@@ -64,59 +63,49 @@ def rate(config: Optim, step: int, steps: int) -> float:
     )
 
 
-def descend(
-    optimizer: torch.optim.Optimizer,
-    loss: Tensor,
-    config: Optim,
-    step: int,
-    steps: int,
-    name: str = "",
-) -> float:
-    """One step down a loss; returns the gradient norm. A non-finite loss or gradient stops the run
-    with the step."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    return optimizer_step(optimizer, loss.item(), config, step, steps, name)
+def check_finite(what: str, value: float, step: int, name: str = "") -> None:
+    """Raise CinelabError with the step where the loss or the gradient of a learner called `name`
+    is not finite."""
+    if not math.isfinite(value):
+        whose = f"The {name}'s" if name else "The"
+        raise CinelabError(
+            f"{whose} {what} is {value} at step {step}; lower {name or 'optim'}.lr and resume from "
+            "the last save."
+        )
 
 
-def optimizer_step(
-    optimizer: torch.optim.Optimizer,
-    loss: float,
-    config: Optim,
-    step: int,
-    steps: int,
-    name: str = "",
-) -> float:
-    """`descend` for gradients that are there already, of a loss that was `loss`."""
-    whose = f"The {name}'s" if name else "The"
-    remedy = f"lower {name or 'optim'}.lr and resume from the last save."
-    if not math.isfinite(loss):
-        raise CinelabError(f"{whose} loss is {loss} at step {step}; {remedy}")
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = float(whole(torch.nn.utils.clip_grad_norm_(params, config.clip)))
-    if not math.isfinite(norm):
-        raise CinelabError(f"{whose} gradient is {norm} at step {step}; {remedy}")
+def clip_gradients(optimizer: torch.optim.Optimizer, clip: float) -> float:
+    """Scale the gradients of all weights together to a norm of at most `clip`; returns the norm
+    before."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    return float(whole(torch.nn.utils.clip_grad_norm_(weights, clip)))
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group of weights."""
     for group in optimizer.param_groups:
-        group["lr"] = rate(config, step, steps)
-    optimizer.step()
-    return norm
+        group["lr"] = lr
+
+
+# A weight may be one process's shard of a tensor that several hold. Such a tensor brings its own
+# methods (torch's DTensor does), so that nothing of how it was sharded need be known here.
 
 
 def whole(x: Tensor) -> Tensor:
     """A tensor whose shards lie in several processes, gathered; any other as it is."""
-    return x.full_tensor() if isinstance(x, DTensor) else x
+    return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
 def local(x: Tensor) -> Tensor:
-    """This process's shard of such a tensor."""
-    return x.to_local() if isinstance(x, DTensor) else x
+    """This process's shard of such a tensor; any other as it is."""
+    return x.to_local() if hasattr(x, "to_local") else x
 
 
 class Ema:
     """An exponential moving average of a model's weights (but frozen ones) and buffers; its
     settings are `Optim`'s."""
 
-    def __init__(self, model: nn.Module, decay: float, warm: bool = True, start: int = 0):
+    def __init__(self, model: nn.Module, decay: float, *, warm: bool = True, start: int = 0):
         self.decay = decay
         self.warm = warm
         self.start = start
@@ -130,7 +119,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int | None = None) -> None:
-        """Take the weights after `step` of the training into the average; None = a step at which
+        """Average the weights after `step` of the training in; None stands for a step at which
         averaging has begun."""
         self.count += 1
         decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.warm else self.decay
@@ -157,13 +146,13 @@ class Ema:
 
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
-        for mine, theirs in self.pairs(model):
-            kept = local(theirs).clone()
-            local(theirs).copy_(local(mine))
-            local(mine).copy_(kept)
+        for average, weight in self.pairs(model):
+            trained = local(weight).clone()
+            local(weight).copy_(local(average))
+            local(average).copy_(trained)
         torch.clear_autocast_cache()  # which may hold the other weights' casts
-        if isinstance(model, FSDPModule):
-            model.reshard()  # nor must it keep what it gathered of them
+        if hasattr(model, "reshard"):
+            model.reshard()  # nor must sharded weights stay gathered, for these are the other ones
 
     def state_dict(self) -> dict:
         return {"values": self.values, "count": self.count}

@@ -12,7 +12,7 @@ trajectories are stored.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -25,11 +25,12 @@ from torch import Tensor
 from cinelab.checksums import read_arrays, read_sealed, write_arrays, write_sealed
 from cinelab.errors import CinelabError
 from cinelab.flow import path
-from cinelab.flow.sampler import Prompts, Sampling, check_solver, walk
+from cinelab.flow.sampler import Sampling
+from cinelab.flow.solvers import check_solver, trajectory
 from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.limits import check_levels
-from cinelab.memory.context import BidirectionalContext, KnownHistory
-from cinelab.memory.policy import FULL, Policy
+from cinelab.memory.context import FULL_HISTORY, BidirectionalContext, HistoryPolicy
+from cinelab.ops.attention import AttentionContext
 from cinelab.outputs import AT_ONCE, writing
 from cinelab.readable import Readable
 from cinelab.seeds import rng_at
@@ -99,26 +100,30 @@ def teacher_velocity(
     teacher: str,
     guidance: float,
     chunk: int,
-    policy: Policy = FULL,
-    across: bool = False,
-):
-    """The teacher's guided velocity v(x (B, F, C, h, w), t or (B, F)) for these clips; `policy` and
-    `across` (see `TeacherForcingContext`) for a causal one, which is given the clips' own latents as its
-    past. Gradients are the caller's."""
-    text = Prompts(net, clips.text)
-    slot = clips.slot
-    both = torch.cat([slot, torch.full_like(slot, clips.null)])
-    sight: Any = BidirectionalContext(torch.arange(slot.shape[1]))
+    history: HistoryPolicy = FULL_HISTORY,
+) -> Callable[[Tensor, float | Tensor], Tensor]:
+    """Return the teacher's guided velocity v(x, t) for these clips: x (B, F, C, h, w), t a number
+    or (B, F).
+
+    An autoregressive teacher is given the clips' own latents as its past, under `history`.
+    Gradients are the caller's choice.
+    """
+    condition = clips.condition.encoded(net)
+    frames = clips.slot.shape[1]
+    context: AttentionContext = BidirectionalContext(torch.arange(frames))
     if teacher == "autoregressive":
-        sight = KnownHistory(policy, clips.shot, chunk, across)
-        sight.show(net, clips.latents, text.plain, slot)
+        known = history.known(clips.shot, chunk)
+        known.encode(net, clips.latents, condition)
+        context = known
+    both = condition if guidance == 1 else condition.guided()
 
     def velocity(x: Tensor, t: float | Tensor) -> Tensor:
-        t = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(slot.shape)
+        t = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(clips.slot.shape)
         if guidance == 1:
-            return net(x, t, text.plain, slot, sight).float()
-        v = net(x.repeat(2, 1, 1, 1, 1), t.repeat(2, 1), text.twice, both, sight).float()
-        return path.guided(*v.chunk(2), guidance)
+            return net(x, t, condition, context).float()
+        v = net(x.repeat(2, 1, 1, 1, 1), t.repeat(2, 1), both, context).float()
+        with_prompt, without = v.chunk(2)
+        return path.guided(with_prompt, without, guidance)
 
     return velocity
 
@@ -131,7 +136,9 @@ def trajectories(
     F, C, h, w)."""
     with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.bf16):
         field = teacher_velocity(net, clips, config.teacher, config.guidance, config.chunk)
-        states = [state for state, _ in walk(field, noise, config.sampling.levels(), config.solver)]
+        states = [
+            state for state, _ in trajectory(field, noise, config.sampling.levels(), config.solver)
+        ]
     kept = [states[round((1 - level) * config.steps)] for level in config.levels]
     return torch.stack(kept, dim=1), states[-1]
 

@@ -1,16 +1,18 @@
-"""Train the recogniser on rendered shots, a share of them seen through the codec, soiled as
-generated frames are.
+"""Train the recogniser on rendered shots, a share of them coded and decoded, degraded as generated
+frames are.
 
     n clips   F frames a clip = 1 + STRIDE k   T frames a window   H W pixels   A attributes
 
-The network is given by the caller (cinelab.metrics.toybox.recogniser.Recogniser): it maps windows to a
-dictionary of logits.
+The network is given by the caller (`cinelab.metrics.toybox.recogniser.Recogniser`), and so is the
+codec: the network maps windows to a dictionary of logits. Neither is a film model's, so this is no
+registered stage, and shares the training loop only.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,22 +25,21 @@ from cinelab.latent.codec import Codec, to_tensor, to_uint8
 from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import fork_rng
-from cinelab.train.loop import Learner
+from cinelab.train.loop import Columns, Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
 from cinelab.world import casting, render
 from cinelab.world.vocab import ATTRIBUTES, PROMPTED
-from cinelab.zoo import checkpoints as zoo
 
 HELD_OUT = 999  # seed of the clips that nothing is trained on
 
 
 @dataclass(frozen=True)
-class Soil:
-    """What happens to a window before it is learnt from. Strengths are drawn evenly from 0 to the
+class Degradation:
+    """How a window is degraded before it is learnt from. Strengths are drawn evenly from 0 to the
     given one."""
 
-    share: float = 0.6  # windows that are soiled at all
+    share: float = 0.6  # of the windows: degraded at all
     blur: float = 0.25  # weight of each neighbour in a three-tap blur, both ways
     noise: float = 0.08  # standard deviation, of frames in [-1, 1]
     light: float = 0.08  # added, either way
@@ -51,7 +52,7 @@ class Soil:
 @dataclass(frozen=True)
 class RecogniserTraining(Readable):
     optim: Optim = field(default_factory=lambda: Optim(lr=2e-3, ema=0.995))
-    soil: Soil = field(default_factory=Soil)
+    degradation: Degradation = field(default_factory=Degradation, metadata={"was": "soil"})
     steps: int = 1800
     batch: int = 64
     clips: int = 6000  # rendered once, then windows are drawn from them
@@ -73,8 +74,8 @@ class RecogniserTraining(Readable):
 
 
 @dataclass(frozen=True)
-class Clips(Readable):
-    """Single shots and what they show."""
+class LabelledShots(Readable):
+    """Single shots and their attributes."""
 
     frames: np.ndarray  # uint8 (n, F, H, W, 3)
     labels: np.ndarray  # int64 (n, A), in the order of ATTRIBUTES
@@ -106,86 +107,99 @@ def shots(seed: int, count: int, frames: int) -> Iterator[tuple[np.ndarray, dict
 
 
 def rendered(
-    seed: int, count: int, frames: int, tell: Callable[[int], None] = lambda done: None
-) -> Clips:
-    """`count` random shots; the same for the same seed. `tell` hears how many are done."""
-    pictures = np.empty((count, frames, render.HEIGHT, render.WIDTH, 3), np.uint8)
+    seed: int, count: int, frames: int, *, progress: Callable[[int], None] = lambda done: None
+) -> LabelledShots:
+    """`count` random shots, the same for the same seed. `progress` is called with the number
+    rendered so far."""
+    rendered_frames = np.empty((count, frames, render.HEIGHT, render.WIDTH, 3), np.uint8)
     labels = np.empty((count, len(ATTRIBUTES)), np.int64)
     for i, (clip, attributes) in enumerate(shots(seed, count, frames)):
-        pictures[i], labels[i] = clip, label(attributes)
-        tell(i + 1)
-    return Clips(pictures, labels)
+        rendered_frames[i] = clip
+        labels[i] = label(attributes)
+        progress(i + 1)
+    return LabelledShots(rendered_frames, labels)
 
 
 @torch.inference_mode()
 def through(codec: Codec, frames: np.ndarray, at_once: int = 16) -> np.ndarray:
     """Clips (n, F, H, W, 3) encoded and decoded once, same shape."""
-    seen = np.empty_like(frames)
+    coded = np.empty_like(frames)
     for i in range(0, len(frames), at_once):
         with torch.autocast("cpu", torch.bfloat16):
-            pictures, _ = codec.decode(codec.encode(to_tensor(frames[i : i + at_once])))
-        seen[i : i + at_once] = to_uint8(pictures)
-    return seen
+            decoded, _ = codec.decode(codec.encode(to_tensor(frames[i : i + at_once])))
+        coded[i : i + at_once] = to_uint8(decoded)
+    return coded
 
 
-def pool(
-    config: RecogniserTraining, folder: Path, tell: Callable[[int], None] = lambda done: None
-) -> Clips:
-    """All clips of a training; rendered once and kept in `folder` for the next sitting. `tell`
-    hears how many are rendered."""
-    path = Path(folder) / f"clips-{_pool_name(config)}.npz"
+def labelled_shots(
+    config: RecogniserTraining,
+    folder: Path,
+    codec: Codec | None = None,
+    *,
+    mark: str | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> LabelledShots:
+    """Return all clips of a training, rendered once and stored in `folder` for the next time.
+
+    `codec` is the one that the settings name, and `mark` the fingerprint of its weights. `progress`
+    is called with the number rendered so far.
+    """
+    path = Path(folder) / f"clips-{_file_mark(config, mark)}.npz"
     if path.exists():
-        return Clips(
-            *read_arrays(path, ("frames", "labels"), "remove it, and it is rendered again")
-        )
-    clips = rendered(config.seed, config.clips, config.frames, tell)
-    if some := round(config.clips * config.codec_share) if config.codec else 0:
-        clips.frames[:some] = through(zoo.load_codec(config.codec), clips.frames[:some])
+        arrays = read_arrays(path, ("frames", "labels"), "remove it, and it is rendered again")
+        return LabelledShots(*arrays)
+    clips = rendered(config.seed, config.clips, config.frames, progress=progress)
+    if codec is not None and (some := round(config.clips * config.codec_share)):
+        clips.frames[:some] = through(codec, clips.frames[:some])
     write_arrays(path, {"frames": clips.frames, "labels": clips.labels})
     return clips
 
 
-def _pool_name(config: RecogniserTraining) -> str:
-    """Changes with everything that the clips depend on, the codec's weights included."""
-    codec = zoo.fingerprint(config.codec) if config.codec else None
-    parts = (config.seed, config.clips, config.frames, codec, config.codec_share, ATTRIBUTES)
+def _file_mark(config: RecogniserTraining, mark: str | None) -> str:
+    """Return a name that changes with everything the clips depend on, the codec's weights
+    included."""
+    parts = (config.seed, config.clips, config.frames, mark, config.codec_share, ATTRIBUTES)
     return blake2b(repr(parts).encode(), digest_size=6).hexdigest()
 
 
 def batch(
-    config: RecogniserTraining, clips: Clips, width: int, rng: torch.Generator
+    config: RecogniserTraining, clips: LabelledShots, width: int, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Windows (batch, width, 3, H, W) in [-1, 1], soiled, and labels (batch, A)."""
+    """Windows (batch, width, 3, H, W) in [-1, 1], degraded, and labels (batch, A)."""
     draw = np.random.default_rng(int(torch.randint(2**62, (), generator=rng)))
     picks = draw.integers(len(clips), size=config.batch)
-    cut = np.stack([window(clips.frames[pick], width, config.soil, draw) for pick in picks])
-    return soiled(to_tensor(cut), config.soil, rng), torch.from_numpy(clips.labels[picks])
+    cut = np.stack([window(clips.frames[pick], width, config.degradation, draw) for pick in picks])
+    return degraded(to_tensor(cut), config.degradation, rng), torch.from_numpy(clips.labels[picks])
 
 
-def window(clip: np.ndarray, width: int, soil: Soil, draw: np.random.Generator) -> np.ndarray:
+def window(
+    clip: np.ndarray, width: int, degradation: Degradation, draw: np.random.Generator
+) -> np.ndarray:
     """A random window of a clip (F, H, W, 3), moved by a pixel or so; at times its end stands
     still."""
-    keep = draw.integers(3, width) if draw.random() < soil.cut_short else width
+    keep = draw.integers(3, width) if draw.random() < degradation.cut_short else width
     start = draw.integers(0, len(clip) - width, endpoint=True)
     times = start + np.minimum(np.arange(width), keep - 1)
-    moves = draw.integers(-soil.shift, soil.shift, size=2, endpoint=True)
+    moves = draw.integers(-degradation.shift, degradation.shift, size=2, endpoint=True)
     rows, columns = (
         np.clip(np.arange(n) + d, 0, n - 1) for n, d in zip(clip.shape[1:3], moves, strict=True)
     )
     return clip[times].take(rows, axis=1).take(columns, axis=2)
 
 
-def soiled(frames: Tensor, soil: Soil, rng: torch.Generator) -> Tensor:
+def degraded(frames: Tensor, degradation: Degradation, rng: torch.Generator) -> Tensor:
     """Blur, light, contrast and noise for a share of the windows (B, T, 3, H, W)."""
-    dirty = torch.rand(len(frames), generator=rng) < soil.share
+    dirty = torch.rand(len(frames), generator=rng) < degradation.share
 
     def strength(most: float, least: float = 0.0) -> Tensor:
         return least + (most - least) * torch.rand(int(dirty.sum()), 1, 1, 1, 1, generator=rng)
 
-    some = blurred(frames[dirty], strength(soil.blur))
-    some = some * (1 + strength(soil.contrast, -soil.contrast)) + strength(soil.light, -soil.light)
+    some = blurred(frames[dirty], strength(degradation.blur))
+    some = some * (1 + strength(degradation.contrast, -degradation.contrast)) + strength(
+        degradation.light, -degradation.light
+    )
     noise = torch.randn(some.shape, generator=rng)
-    frames[dirty] = (some + strength(soil.noise) * noise).clamp(-1, 1)
+    frames[dirty] = (some + strength(degradation.noise) * noise).clamp(-1, 1)
     return frames
 
 
@@ -212,31 +226,35 @@ def loss(model: nn.Module, frames: Tensor, labels: Tensor) -> tuple[Tensor, dict
     return torch.stack(terms).sum(), {"right": round(torch.stack(right).mean().item(), 4)}
 
 
-def train(config: RecogniserTraining, model: nn.Module, clips: Clips, run: Run) -> Iterator[dict]:
+def train(
+    config: RecogniserTraining, model: nn.Module, clips: LabelledShots, run: Run
+) -> Iterator[Columns]:
     """Yield one log row per step; resumes."""
 
     def stage_loss(
-        model: nn.Module, step: int, part: int, rng: torch.Generator
-    ) -> tuple[Tensor, dict]:
-        return loss(model, *batch(config, clips, model.config.frames, fork_rng(rng, part)))
+        model: nn.Module, step: int, micro_batch: int, rng: torch.Generator
+    ) -> tuple[Tensor, Columns]:
+        frames, labels = batch(config, clips, model.config.frames, fork_rng(rng, micro_batch))
+        return loss(model, frames, labels)
 
     return run_loop([Learner(model, stage_loss, config.optim)], config, run)
 
 
 def accuracy(
-    model: nn.Module,
+    model: Any,
     seed: int = HELD_OUT,
     count: int = 1500,
+    *,
     frames: int = 13,
     codec: Codec | None = None,
 ) -> dict[str, float]:
-    """Attribute -> share read right, in a random window of each of `count` fresh shots, through
-    `codec` if given."""
+    """Return the share of `count` fresh shots whose attribute is read right, in a random window of
+    each, by attribute; coded and decoded where there is a codec."""
     clips = rendered(seed, count, frames)
-    pictures = through(codec, clips.frames) if codec else clips.frames
+    shown = through(codec, clips.frames) if codec else clips.frames
     draw = np.random.default_rng(seed)
-    clean = Soil(shift=0, cut_short=0.0)
-    cut = np.stack([window(clip, model.config.frames, clean, draw) for clip in pictures])
+    clean = Degradation(shift=0, cut_short=0.0)
+    cut = np.stack([window(clip, model.config.frames, clean, draw) for clip in shown])
     read = model.read(cut)
     return {
         name: round(float((read[name] == clips.labels[:, i]).mean()), 4)
@@ -244,12 +262,11 @@ def accuracy(
     }
 
 
-def measure(config: RecogniserTraining, model: nn.Module) -> dict:
-    """Set the model's held-out accuracy on renders, and through the codec if it has one; returns
-    its card."""
-    model.accuracy = accuracy(model, count=config.held_out, frames=config.frames)
-    if config.codec:
-        model.accuracy_codec = accuracy(
-            model, count=config.held_out, frames=config.frames, codec=zoo.load_codec(config.codec)
-        )
+def measure(config: RecogniserTraining, model: Any, codec: Codec | None = None) -> dict:
+    """Set the recogniser's accuracy on held-out renders, and through the codec where there is one;
+    returns its card."""
+    settings = {"count": config.held_out, "frames": config.frames}
+    model.accuracy = accuracy(model, **settings)
+    if codec is not None:
+        model.accuracy_codec = accuracy(model, **settings, codec=codec)
     return model.card()

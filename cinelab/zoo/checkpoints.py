@@ -23,6 +23,8 @@ from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.latent.checkpoint import Module, as_dtype, fill, read_weights
 from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
+from cinelab.latent.codecs import build_codec, is_registered
+from cinelab.model.backbone import build, model_from_dict, model_to_dict
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.outputs import finish, half_saved, together
 from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
@@ -34,7 +36,7 @@ SMALL = 10**8
 WHOLE = {
     "model": dict,
     "text": dict,
-    "codec": str,
+    "codec": str | dict,
     "sampling": dict,
     "chunk": int,
     "span": int,
@@ -43,6 +45,7 @@ WHOLE = {
 }
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 WEIGHTS = "weights.safetensors"
+CODEC = "toybox-codec"  # of the toybox, and of what names no other
 ADAPTER = "lora.safetensors"  # what a training of adapters writes
 
 
@@ -123,7 +126,7 @@ def fingerprint(folder: Path) -> str:
     return checksum(find(folder) / WEIGHTS, size=8)
 
 
-def load_codec(name: str | Path = "toybox-codec") -> ToyCodec:
+def load_codec(name: str | Path = CODEC) -> ToyCodec:
     folder = find(name)
     config = from_dict(ToyCodecConfig, read_part(folder, "codec"))
     return load_weights(ToyCodec(config), folder)
@@ -168,7 +171,7 @@ def read_part(folder: Path, key: str) -> Any:
 def model_config(
     model: WanConfig,
     encoder: WordEncoder,
-    codec: str,
+    codec: str | dict,
     sampling: Sampling,
     chunk: int,
     span: int,
@@ -178,7 +181,7 @@ def model_config(
 ) -> dict:
     """Return the content of a model checkpoint's config.json."""
     return {
-        "model": to_dict(model),
+        "model": model_to_dict(model),
         "text": to_dict(encoder.config) | {"vocabulary": list(encoder.vocabulary)},
         "codec": codec,
         "sampling": to_dict(sampling.filled()),
@@ -212,14 +215,13 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
     encoder = WordEncoder(
         text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text), families()
     )
-    model = _transformer(from_dict(WanConfig, config["model"]), folder)
-    near = folder.parent / config["codec"]
-    codec = load_codec(near if (near / CONFIG).exists() else config["codec"])
+    model = _transformer(model_from_dict(config["model"]), folder)
+    codec = _codec_of(config["codec"], folder)
     _check_parts(model.config, codec, encoder, config, folder)
     return Bundle(
         folder.name,
         model.to(device),
-        codec.to(device),
+        codec.to(device) if hasattr(codec, "to") else codec,
         encoder,
         from_dict(Sampling, config["sampling"]),
         config["chunk"],
@@ -233,6 +235,15 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
     )
 
 
+def _codec_of(entry: str | dict, folder: Path) -> Codec:
+    """Return the codec that a folder's config.json names: a registered class, or a checkpoint, a
+    neighbour of the folder first."""
+    if isinstance(entry, dict) or is_registered(entry):
+        return build_codec(entry, f"{folder / CONFIG}: ")
+    near = folder.parent / entry
+    return load_codec(near if (near / CONFIG).exists() else entry)
+
+
 def _transformer(config: WanConfig, folder: Path) -> CausalWan:
     """Return a transformer with a folder's weights. Refuse one that is far larger than these before
     it takes any memory."""
@@ -240,7 +251,7 @@ def _transformer(config: WanConfig, folder: Path) -> CausalWan:
     held = sum(value.numel() for value in weights.values())
     try:
         with torch.device("meta"):
-            wanted = sum(value.numel() for value in CausalWan(config).state_dict().values())
+            wanted = sum(value.numel() for value in build(config).state_dict().values())
     except RuntimeError:  # more bytes than can be counted
         wanted = inf
     if wanted > max(2 * held, SMALL):
@@ -248,7 +259,7 @@ def _transformer(config: WanConfig, folder: Path) -> CausalWan:
             f"{folder / CONFIG} describes a model of {wanted} numbers, and {WEIGHTS} holds {held}; "
             f"restore the {CONFIG} that belongs to these weights."
         )
-    return load_weights(CausalWan(config), folder, weights)
+    return load_weights(build(config), folder, weights)
 
 
 def _check_parts(

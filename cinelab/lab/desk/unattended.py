@@ -9,8 +9,8 @@ from PIL import Image
 from cinelab.errors import CinelabError
 from cinelab.lab.desk.widget import new_folder, open_session
 from cinelab.memory.policy import Policy
-from cinelab.stream.engine import Engine
 from cinelab.stream.export import export_film, snapshot
+from cinelab.stream.live_engine import Engine
 
 CAT = "wide shot of a red cat that waves in the meadow by day"
 # What is said, and how many chunks are made before the next word.

@@ -39,15 +39,16 @@ from cinelab.stream.attention_shares import shots_retrieved
 from cinelab.stream.batch import named_policy
 from cinelab.stream.commands import DeskState as Standing
 from cinelab.stream.commands import Settings, policy_label
-from cinelab.stream.engine import Engine
 from cinelab.stream.export import export_film, snapshot
 from cinelab.stream.fair_lock import FairLock
 from cinelab.stream.film_tree import FilmTree, chunk_frames, node_frames
+from cinelab.stream.live_engine import Engine
 from cinelab.stream.readout import UNBOUNDED, FilmBounds, LiveChunk, Readout
 from cinelab.stream.session import Session
 from cinelab.stream.video import VideoWriter
 from cinelab.world.vocab import PHRASES
-from cinelab.zoo.checkpoints import Bundle, load
+from cinelab.zoo.bundle import Bundle
+from cinelab.zoo.checkpoints import load
 
 HERE = Path(__file__).parent
 TICK = 1 / 16  # seconds that the sender waits for anything

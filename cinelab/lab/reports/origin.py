@@ -16,10 +16,11 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cinelab import __version__
+from cinelab.assets import is_checkout
 from cinelab.errors import CinelabError
 from cinelab.files import glance, write_json
 from cinelab.zoo.checkpoints import fingerprint
@@ -31,7 +32,7 @@ SUFFIX = ".made.json"
 def made(weights: Iterable[str | Path] = (), **more: Any) -> dict[str, Any]:
     """What made a result here and now: the command, code, and a mark of each of these weights."""
     marks = {str(name): mark_of(name) for name in weights}
-    code = {"git": revision(), "cinelab": version("cinelab"), "python": platform.python_version()}
+    code = {"git": revision(), "cinelab": __version__, "python": platform.python_version()}
     return {"command": command(), **code, **({"weights": marks} if marks else {}), **more}
 
 
@@ -43,7 +44,10 @@ def command() -> str | None:
 
 
 def revision(folder: Path = CODE) -> str | None:
-    """The commit of a checkout, with -dirty where files are changed; None where there is none."""
+    """The commit of a checkout, with -dirty where files are changed; None where there is none: an
+    installed wheel may lie in a folder of somebody else's repository."""
+    if folder == CODE and not is_checkout():
+        return None
     described = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     with suppress(OSError):
         found = subprocess.run(described, cwd=folder, capture_output=True, text=True)

@@ -14,16 +14,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from cinelab.assets import local_or_asset
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
 from cinelab.lab.reports.templates import safe_json
+from cinelab.lab.sweeps import renamed
 from cinelab.lab.sweeps.notebook import execute
 from cinelab.outputs import ready_folder
 from cinelab.printing import say
 
-CHOSEN = {"01_tour": {}, "41_memory": {"smoke": True}, "50_report": {"smoke": True}}
+CHOSEN = {"01_tour": {}, "41_memory": {"smoke": True}, "61_report": {"smoke": True}}
 FOLDER = Path("results/pages")
-NOTEBOOKS = Path("notebooks")
 PAGE = 6 * 2**20  # bytes of outputs
 PLOTLY = "plotly.min.js"
 FIGURE = "application/vnd.plotly.v1+json"
@@ -37,16 +38,15 @@ def pages(chosen: Mapping[str, dict[str, Any]] = CHOSEN, folder: str | Path = FO
     from plotly.offline import get_plotlyjs
 
     folder = ready_folder(folder)
-    if absent := [name for name in chosen if not (NOTEBOOKS / f"{name}.ipynb").exists()]:
-        raise CinelabError(
-            f"{NOTEBOOKS}/{absent[0]}.ipynb is not here; run this in the repository and name "
-            "notebooks without ending."
-        )
+    if old := [name for name in chosen if name in renamed.NOTEBOOKS]:
+        remedy = renamed.remedy(old[0], "name it so")
+        raise CinelabError(f"notebooks/{old[0]}.ipynb is not here; {remedy}.")
+    notebooks = {name: local_or_asset(f"notebooks/{name}.ipynb") for name in chosen}
     write_text(folder / PLOTLY, get_plotlyjs())
     made = []
     for name, settings in chosen.items():
         say((name, "bold"))
-        run = execute(NOTEBOOKS / f"{name}.ipynb", folder / "runs" / name, settings)
+        run = execute(notebooks[name], folder / "runs" / name, settings)
         made.append(folder / f"{name}.html")
         write_text(made[-1], page(run))
     links = "".join(f'<li><a href="{one.name}">{html.escape(one.stem)}</a></li>' for one in made)

@@ -8,7 +8,6 @@ import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from cinelab import __version__
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
 from cinelab.lab.reports.index import HEADLINES, csv_text, interval, rounded, text_of
@@ -410,7 +410,7 @@ def render(sections: list[Section], title: str) -> str:
     }
     figures = {s.anchor: [embedded(s, figure) for figure in s.figures] for s in sections}
     return filled("report.html.j2", title=title, sections=sections, figures=figures, table=html_table,
-                  made=datetime.now().strftime("%Y-%m-%d %H:%M"), by=made(), version=version("cinelab"), settings=safe_json(settings))  # fmt: skip
+                  made=datetime.now().strftime("%Y-%m-%d %H:%M"), by=made(), version=__version__, settings=safe_json(settings))  # fmt: skip
 
 
 def embedded(section: Section, figure: Drawn) -> dict:

@@ -19,6 +19,7 @@ from cinelab.errors import CinelabError
 from cinelab.lab.reports.index import CELL, FINISHED, HEADLINES
 from cinelab.lab.reports.verdicts import CONFIRMED, LEVEL, REFUTED, UNDECIDED, Look, judged, level_p
 from cinelab.lab.reports.withdrawn import NOTE, SETTINGS, withdrawn
+from cinelab.lab.sweeps import renamed
 from cinelab.lab.sweeps.measured import read_done, read_info, read_rows
 from cinelab.memory.policy import label_of
 from cinelab.metrics.stats import bootstrap, nested_bootstrap, paired_difference, tails
@@ -217,8 +218,10 @@ def _cell(path: Path) -> dict:
         "info": info,
         "detail": "",
         "versions": _versions(done),
-        "parameters": done.get("parameters")
-        or (read_mapping(path / "config.json") if swept else _settings(info)),
+        "parameters": renamed.settings(
+            done.get("parameters")
+            or (read_mapping(path / "config.json") if swept else _settings(info))
+        ),
     }
 
 

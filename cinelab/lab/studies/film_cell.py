@@ -39,7 +39,8 @@ from cinelab.stream.batch import empty_memory, stream
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
 from cinelab.world import casting
-from cinelab.zoo.checkpoints import Bundle, load
+from cinelab.zoo.bundle import Bundle
+from cinelab.zoo.checkpoints import load
 
 BATCH = 16  # films made at once
 WARM = 4  # chunks left out of the speed
@@ -173,7 +174,7 @@ def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, line, seed: int) 
         "first_frame_s": round(seconds[0], 4),
         "cpu_s_per_frame": round(spent / sum(pictures), 5),
         "chunks": len(seconds),
-        "kv_mib": round(memory.seen_bytes() / 2**20, 2),
+        "kv_mib": round(memory.retrieved_bytes() / 2**20, 2),
         "late_over_early": round(
             float(np.median(seconds[-part:]) / np.median(seconds[WARM : WARM + part] or seconds)), 3
         ),

@@ -36,7 +36,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.lab.reports.withdrawn import PROTOCOL
 from cinelab.lab.training import students
-from cinelab.lab.training.stages import Stage
+from cinelab.lab.training.run import TrainingRun
 from cinelab.latent.store import Clips, Store
 from cinelab.memory.policy import CAMR
 from cinelab.metrics.card import HELD_OUT
@@ -52,7 +52,7 @@ from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
 from cinelab.metrics.toybox.validation import film_marks, frame_marks, seeds_for
 from cinelab.runs import hardware
 from cinelab.seeds import rng_at
-from cinelab.stream.batch import decode, embed, script_of
+from cinelab.stream.batch import decode, embed, prompts_and_shots
 from cinelab.texts import read_json
 from cinelab.train import pairs as ode_pairs
 from cinelab.train import presets
@@ -119,7 +119,7 @@ def stage_two(
     return stage.export(folder / "checkpoint"), nothing | cost | seen | took
 
 
-def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[Stage, dict]:
+def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[TrainingRun, dict]:
     """ODE regression to the end points of a teacher's pairs."""
     made = _pairs(pairs, teacher_of(init), store, preset, changes)
     recipe = {"history": HISTORIES[init], "levels": "chunk"} | changes.get("ode", {})
@@ -127,14 +127,14 @@ def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[Stage
     return stage, {"pairs seconds": made.seconds, "stored bytes": made.bytes}
 
 
-def _scored(folder, init, seed, store, pairs, preset, changes) -> tuple[Stage, dict]:
+def _scored(folder, init, seed, store, pairs, preset, changes) -> tuple[TrainingRun, dict]:
     """DMD under the true history, by autoregressive scores, at 4 levels."""
     recipe = {"known": 0.0, "score": "autoregressive", "history": "truth"}
     recipe |= {"sampling": students.few_steps(4)} | changes.get("score", {})
     return students.dmd(folder, store, BASE, BASE, preset, seed, recipe, validate=False), {}
 
 
-def _consistent(folder, init, seed, store, pairs, preset, changes) -> tuple[Stage, dict]:
+def _consistent(folder, init, seed, store, pairs, preset, changes) -> tuple[TrainingRun, dict]:
     """Consistency distillation, for its own number of steps or for causal ODE's seconds."""
     recipe = changes.get("consistency", {})
     cost = {}
@@ -171,7 +171,7 @@ def taken_turns(
     """
     if (folder / "turns.json").exists():
         return read_json(folder / "turns.json")
-    about = {"preset": preset, "seed": seed, "exam": False}
+    about = {"preset": preset, "seed": seed, "validate": False}
     trained = (
         students.ode(folder / "ode", made, BASE, changes=changes.get("ode"), **about),
         students.consistency(
@@ -249,8 +249,7 @@ def planned(bundle: Bundle, seed: int, films: int, latents: int) -> list[casting
 def clips_of(bundle: Bundle, films: Batch) -> Clips:
     """Encoded films as training clips."""
     text = embed(bundle, films.timelines)
-    script = script_of(films.timelines, text.shape[1] - 1)
-    slot, shot = (part.repeat_interleave(script.chunk, 1) for part in (script.slot, script.shot))
+    slot, shot = prompts_and_shots(films.timelines)
     return Clips(films.latents, text, slot, shot)
 
 

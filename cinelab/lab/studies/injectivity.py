@@ -36,7 +36,7 @@ from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
-from cinelab.flow.sampler import solve, walk
+from cinelab.flow.solvers import solve, trajectory
 from cinelab.lab.reports.plots import ablation_lines
 from cinelab.lab.reports.withdrawn import PROTOCOL
 from cinelab.lab.studies.initialisation_cell import TEACHERS, clips_of, planned
@@ -164,7 +164,7 @@ def reference(bundle: Bundle, kind: str, clips: Clips, index: int, setting: Sett
         return velocities[-1]
 
     levels = config.sampling.levels()
-    states = [state for state, _ in walk(recorded, noise, levels, config.solver)]
+    states = [state for state, _ in trajectory(recorded, noise, levels, config.solver)]
     kept = torch.stack([states[_steps(config, n)] for n in range(len(config.levels))], 1)
     return Trajectory(noise, velocities, kept, states[-1])
 

@@ -35,7 +35,7 @@ from cinelab.zoo.checkpoints import load
 
 BATCH = 32  # films made at once
 SHOT = 3  # latent frames a shot
-REACHES = ("clamp", "none")
+DISTANCES = ("trained", "none")
 
 
 @dataclass
@@ -65,22 +65,22 @@ def memory_cell(
     reframed: bool = False,
     summary: int | None = 3,
     shot_latents: int = SHOT,
-    reach: str = "clamp",
+    max_distance: str = "trained",
 ) -> Cell:
     """Measure recall after an absence and write rows.parquet, routing.parquet and cell.json to
     `run_dir`.
 
     `policy` is a name, an import path, an object, or one that was written down (see
-    `policy_named`). `shot_latents` is the latent frames a shot. `reach` says where history stands
-    that is farther back than the model has seen in training: "clamp" = at the farthest distance it
-    has seen, as in films; "none" = at its true distance.
+    `policy_named`). `shot_latents` is the latent frames a shot. `max_distance` places history
+    that is farther back than the model's trained span: "trained" = at the end of that span, as in
+    films; "none" = at its true distance.
     """
-    if reach not in REACHES:
-        raise CinelabError(f"reach is {reach!r}; use one of {', '.join(REACHES)}.")
+    if max_distance not in DISTANCES:
+        raise CinelabError(f"max_distance is {max_distance!r}; use one of {', '.join(DISTANCES)}.")
     bundle = load(model)
     reader = load_recogniser()
     folder = Path(run_dir)
-    bundle = bundle if reach == "clamp" else replace(bundle, max_distance=None)
+    bundle = bundle if max_distance == "trained" else replace(bundle, max_distance=None)
     more = {"positions": positions} if positions else {}
     more |= {"score": score, "per_head": per_head, "summary": summary} if policy == "camr" else {}
     rule = seeded(policy_named(policy, budget, **more), seed)
@@ -137,7 +137,7 @@ def memory_cell(
         "reframed": reframed,
         "history": batch.last_shot,
         "shot_latents": shot_latents,
-        "reach": reach,
+        "max_distance": max_distance,
         "model": model,
     }
     info |= {

@@ -26,6 +26,7 @@ import numpy as np
 from cinelab.config import read_mapping, to_kind
 from cinelab.errors import CinelabError
 from cinelab.files import is_file
+from cinelab.lab.sweeps import renamed
 from cinelab.limits import SEED, WORKERS, short, shown_path
 from cinelab.registry import path_of
 from cinelab.texts import SWEEP, read_yaml
@@ -100,8 +101,10 @@ class Cell:
         if not path.exists():
             return False
         done = _read_done(path)
-        ours = {"notebook": self.notebook.name, "": self.parameters}
-        if found := differing({"notebook": done["notebook"], "": done["parameters"]}, ours):
+        ours = {"notebook": self.notebook.name, "": renamed.settings(self.parameters)}
+        theirs = {"notebook": renamed.current(done["notebook"])}
+        theirs |= {"": renamed.settings(done["parameters"])}
+        if found := differing(theirs, ours):
             place, old, new = found
             raise CinelabError(
                 f"{folder} holds a result where {place} is {old}, the sweep asks for {new}; "
@@ -188,6 +191,8 @@ def _importable(thing: Any, where: str) -> str:
 
 
 def _read_yaml(path: Path) -> dict:
+    if (name := renamed.SWEEPS.get(path.stem)) and not is_file(path):
+        raise CinelabError(f"{path} is not here; it is called {name}{path.suffix} now.")
     values = read_yaml(path, SWEEP)
     if not isinstance(values, dict) or not values:
         found = f"holds {short(values, 40)}" if values else "is empty"
@@ -201,7 +206,8 @@ def _find(path: Path, name: Any) -> Path:
     notebook = (path.resolve().parent.parent if inside else Path.cwd()) / str(name)
     if not is_file(notebook):
         raise CinelabError(
-            f"notebook is {short(name)}, but there is no file {shown_path(notebook)}; correct it."
+            f"notebook is {short(name)}, but there is no file {shown_path(notebook)}; "
+            f"{renamed.remedy(notebook, 'correct it')}."
         )
     return notebook
 

@@ -23,6 +23,7 @@ import pandas as pd
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
+from cinelab.lab.sweeps import renamed
 from cinelab.tables import read_frame
 
 ROWS = "rows.parquet"
@@ -77,8 +78,9 @@ def check_cell(folder: str | Path) -> None:
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """A cell's table. Raises CinelabError with what is wrong with it."""
-    return checked(read_frame(path, "run the cell again"), str(path))
+    """A cell's table, its settings under today's names. Raises CinelabError with what is wrong
+    with it."""
+    return checked(renamed.columns(read_frame(path, "run the cell again")), str(path))
 
 
 def read_done(path: Path) -> dict:

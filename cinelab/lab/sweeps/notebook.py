@@ -15,6 +15,7 @@ from typing import Any
 
 from cinelab.errors import CinelabError, Failed
 from cinelab.files import to_json, write_text
+from cinelab.lab.sweeps import renamed
 from cinelab.lab.sweeps.grid import plain
 from cinelab.outputs import HOST, passing_folder, writing
 from cinelab.registry import elsewhere
@@ -61,7 +62,8 @@ def check(notebook: Path, parameters: dict[str, Any]) -> None:
     for key in parameters:
         if key not in known:
             near = ", ".join(get_close_matches(key, known, n=3) or sorted(known)) or "nothing"
-            remedy = f"it declares {near}: correct the name or add it to the parameters cell"
+            nearest = f"it declares {near}: correct the name or add it to the parameters cell"
+            remedy = renamed.moved(Path(notebook).stem, key) or nearest
             raise CinelabError(f"{notebook} declares no parameter {key!r}; {remedy}.")
 
 
@@ -72,7 +74,8 @@ def _read(notebook: Path) -> list:
     try:
         return nbformat.read(notebook, as_version=4).cells
     except OSError as error:
-        raise CinelabError(f"Cannot read {notebook}: {error.strerror}; check the path.") from error
+        remedy = renamed.remedy(notebook, "check the path")
+        raise CinelabError(f"Cannot read {notebook}: {error.strerror}; {remedy}.") from error
     except Exception as error:
         raise CinelabError(f"{notebook} is no notebook; save it again in JupyterLab.") from error
 

@@ -47,7 +47,7 @@ def job(
         "store": dict(store),
     } | more
     values |= {"lora": {"rank": lora_rank, "alpha": float(lora_rank)}} if lora_rank else {}
-    for name in ("init", "teacher", "export"):
+    for name in ("init", "teacher", "export", "pairs"):
         values[name] = _absolute(values.get(name))
     values["store"]["path"] = _absolute(values["store"]["path"])
     made = from_dict(Job, values)
@@ -64,7 +64,7 @@ def _check_inputs(job: Job) -> None:
             inputs.check(**{name: place})
     if job.store.kind not in ("toybox", "noise") and not Path(job.store.path).exists():
         raise CinelabError(
-            f"store: {job.store.path} is not here; encode your videos first, with notebook 06 or "
+            f"store: {job.store.path} is not here; encode your videos first, with notebook 04 or "
             "`cinelab clips`, "
             "or rehearse with kind toybox or noise."
         )

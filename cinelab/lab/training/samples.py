@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cinelab.flow.sampler import Sampling, noise_for, solve
+from cinelab.flow.rollout import noise_for
+from cinelab.flow.sampler import Sampling
+from cinelab.flow.solvers import solve
 from cinelab.lab.reports.toybox_figures import sheet
 from cinelab.latent.codec import Codec, to_tensor, to_uint8
 from cinelab.latent.store import Clips
@@ -22,7 +24,8 @@ from cinelab.stream.storyboard import storyboard
 from cinelab.train.pairs import teacher_velocity
 from cinelab.world import casting, render
 from cinelab.world.casting import plan_timeline
-from cinelab.zoo.checkpoints import Bundle, load
+from cinelab.zoo.bundle import Bundle
+from cinelab.zoo.checkpoints import load
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,13 @@
 """Training stages as notebooks use them: set up by preset, watch, export. The work is in
-cinelab.train.
+`cinelab.train`.
 
-    stage = stages.teacher_forcing("results/tf", "results/store", preset="toy")
-    stage.watch()
-    stage.export("results/tf/checkpoint")
+    run = stages.teacher_forcing("results/tf", "results/store", preset="toy")
+    run.watch()
+    run.export("results/tf/checkpoint")
+
+A stage of one's own, registered in a cell, trains in the same way:
+
+    run = stages.train_stage("mine", "results/mine", "results/store", preset="toy")
 
 Settings, checkpoints and the run's folder are checked when a stage is set up; a store named by its
 folder is made and opened when the training begins.
@@ -11,145 +15,170 @@ folder is made and opened when the training begins.
 
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 import torch
 from torch import nn
 
 from cinelab.config import override, to_dict
 from cinelab.data.toybox import build_toybox
 from cinelab.errors import CinelabError
-from cinelab.files import to_json, write_text
 from cinelab.flow.sampler import Sampling
-from cinelab.lab.reports.plots import loss_curve, write_html
 from cinelab.lab.training import samples
-from cinelab.lab.training.panel import counted, watch
+from cinelab.lab.training.panel import counted
+from cinelab.lab.training.run import TrainingRun
 from cinelab.lab.training.samples import Sample
-from cinelab.latent.checkpoint import as_dtype
 from cinelab.latent.store import Store
 from cinelab.metrics.card import HELD_OUT
-from cinelab.metrics.toybox.recogniser import Recogniser
-from cinelab.model.wan import CausalWan, init_toy
-from cinelab.readable import Made, Readable
-from cinelab.runs import Run, read_state
-from cinelab.train import bidirectional as stage0
+from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
+from cinelab.metrics.toybox.validation import ValidationConfig, Validator
+from cinelab.model.backbone import initialised, model_to_dict
+from cinelab.runs import Run
 from cinelab.train import codec as codec_stage
 from cinelab.train import presets
 from cinelab.train import recogniser as reader_stage
-from cinelab.train import teacher_forcing as stage1
 from cinelab.train.losses import with_loss
-from cinelab.train.trained_policy import trained_under
-from cinelab.weights.load import DTYPES, dtype_of
+from cinelab.train.stage import INIT, TEACHER, Role, Stage, stage_named
+from cinelab.train.trained_policy import policy_of
 from cinelab.world.render import FPS, HEIGHT, WIDTH
 from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.bundle import Bundle
 
+SMOKE_VALIDATION = ValidationConfig(films=2, latents=6, recalls=2, away=1)
 
-@dataclass
-class Stage(Readable):
-    """One training run ready to go. `rows()` trains; `describe()` is what its checkpoint's
-    config.json says."""
 
-    config: Any
-    run: Run
-    model: nn.Module
-    rows: Callable[[], Iterator[dict]]
-    describe: Callable[[], dict]
-    # a sample by a model with the weights saved at a step
-    film: Callable[[nn.Module, int], Sample] | None = None
+def train_stage(
+    name: str,
+    run_dir: str | Path,
+    store: Any,
+    *,
+    preset: str = "toy",
+    init: str | Path | None = None,
+    teacher: str | Path | None = None,
+    seed: int = 0,
+    changes: dict | None = None,
+    loss: str | Callable | None = None,
+    sampling: Sampling | None = None,
+    validate: bool = True,
+) -> TrainingRun:
+    """Set up the training of a registered stage, or of one named by its import path.
 
-    def train(self) -> Iterator[dict]:
-        """Train (or resume, or do nothing if done), a row a step."""
-        if not self.run.done:
-            yield from self.rows()
+    `store` is a store or its folder; of a stage that draws ODE pairs, these pairs or their plan.
+    `init` and `teacher` are checkpoints (None: from scratch). `sampling` is how the result is
+    sampled, where that is not what the stage says. `validate`: whether a stage that is validated
+    (every `validate_every` steps) exports its best weights, and not its last.
+    """
+    stage = stage_named(name)
+    config = override(stage.preset(preset, seed), with_loss(changes, loss))
+    starts = _starts(stage, config, {INIT: init, TEACHER: teacher})
+    config = stage.fitted(config, changes or {}, starts[INIT], starts[TEACHER])
+    torch.manual_seed(seed)
+    run = Run(run_dir, config)
+    networks = {role.name: _network(role, config, starts[role.start]) for role in stage.roles}
+    model = networks[stage.roles[0].name]
+    bundle = _result(stage, config, model, starts[INIT], sampling)
+    about = {"stage": name, "init": init and str(init)}
+    about |= {"teacher": str(teacher)} if teacher is not None else {}
 
-    def watch(
-        self,
-        draw: Callable[[list[dict]], go.Figure] = loss_curve,
-        alarms: Callable[[list[dict]], list[str]] = lambda rows: [],
-    ) -> list[dict]:
-        """Train under a live panel (see `lab.panel`); returns the whole log, that of earlier
-        sittings included."""
-        sample = self.sample if self.film else None
-        return watch(
-            self.train(),
-            self.config,
-            draw=draw,
-            alarms=alarms,
-            sample=sample,
-            earlier=self.run.rows,
+    def rows() -> Iterator[dict]:
+        validator = None
+        if validate and stage.validated:
+            settings = SMOKE_VALIDATION if preset == "smoke" else None
+            validator = Validator(bundle, load_recogniser(), policy_of(config), settings)
+        data = getattr(store, "made", opened(store, preset))
+        return stage.train(config, data, networks, run=run, validator=validator)
+
+    def describe() -> dict:
+        return zoo.model_config(
+            config.model,
+            bundle.encoder,
+            bundle.config["codec"],
+            bundle.sampling,
+            bundle.chunk,
+            bundle.span,
+            bundle.fps,
+            bundle.size,
+            **about,
+            **stage.trained_under(config),
         )
 
-    def sample(self, since: int = 0) -> Sample | None:
-        """A film by the averaged weights last saved, or None where none were saved after step
-        `since`.
+    def film(trained: nn.Module, step: int) -> Sample:
+        sample = samples.held_out_film if stage.causal else samples.held_out_clip
+        return sample(replace(bundle, model=trained), step)
 
-        The training's random numbers and weights are left as they are.
-        """
-        step = self.run.done_info["steps"] if self.run.done else self.run.step
-        if self.film is None or step <= since:
-            return None
-        state = read_state(self.run.folder / "checkpoints" / "last.pt", mapped=True)
-        model = deepcopy(self.model).eval().requires_grad_(False)
-        # frozen weights are not averaged
-        model.load_state_dict(state["parts"]["ema"]["values"], strict=False)
-        with torch.random.fork_rng(devices=[]):
-            return self.film(model, state["step"])
+    return TrainingRun(config, run, model, rows, describe, film)
 
-    @property
-    def weights(self) -> Path:
-        """The run's best checkpoint where exams were sat, else its last."""
-        best, last = (self.run.folder / "checkpoints" / f"{name}.pt" for name in ("best", "last"))
-        if not last.exists():
-            raise CinelabError(f"Run {self.run.folder} has no checkpoint yet; train first.")
-        return best if best.exists() else last
 
-    def averaged(self, dtype: str = "bf16") -> nn.Module:
-        """The model with the averaged weights of that checkpoint, rounded to `dtype`, in which they
-        are stored."""
-        path = self.weights
-        values = read_state(path)["parts"]["ema"]["values"]
-        return zoo.fill(
-            self.model,
-            {
-                name: as_dtype(value, dtype_of(dtype), f"{path}: {name}")
-                for name, value in values.items()
-            },
-            path,
+def _starts(
+    stage: Stage, config: Any, places: dict[str, str | Path | None]
+) -> dict[str, Bundle | None]:
+    """Return the checkpoints that the networks of a stage begin with; None is from scratch."""
+    titles = {role.start: role.title for role in stage.roles}
+    starts: dict[str, Bundle | None] = {INIT: None, TEACHER: None}
+    for start, place in places.items():
+        if place is not None and start in titles:
+            starts[start] = fitting(place, config.model, titles[start])
+        elif start == TEACHER and start in titles:
+            raise CinelabError(f"Stage {stage.name} needs a teacher; name a checkpoint.")
+    return starts
+
+
+def _network(role: Role, config: Any, start: Bundle | None) -> nn.Module:
+    """Return a network to train, or a frozen one as it was loaded."""
+    if start is None:
+        return initialised(config.model).train()
+    return trainable(start.model) if role.trained else start.model
+
+
+def _result(
+    stage: Stage, config: Any, model: nn.Module, start: Bundle | None, sampling: Sampling | None
+) -> Bundle:
+    """Return what the stage makes of its first network, to sample it: the other parts are those of
+    the checkpoint it begins with, else the toybox's."""
+    sampling = sampling or stage.sampling(config, Sampling())
+    chunk = stage.chunk(config)
+    if start is not None and stage.needs_teacher:
+        # distilled: the student keeps the span, and so the distances, of what it begins with
+        return replace(start, sampling=sampling, chunk=chunk)
+    return Bundle(
+        "sample",
+        model,
+        start.codec if start else zoo.load_codec(),
+        start.encoder if start else zoo.toy_encoder(),
+        sampling,
+        chunk,
+        stage.span(config),
+        start.fps if start else FPS,
+        start.size if start else (HEIGHT, WIDTH),
+        {"codec": start.config["codec"] if start else zoo.CODEC},
+        lambda: "",
+    )
+
+
+def fitting(name: str | Path, model: Any, role: str) -> Bundle:
+    """Load a checkpoint that is to teach or start a student of shape `model`. CinelabError where
+    its shape is another."""
+    bundle = zoo.load(name)
+    theirs = model_to_dict(bundle.model.config)
+    ours = model_to_dict(model)
+    if odd := [key for key in ours if ours[key] != theirs.get(key)]:
+        raise CinelabError(
+            f"The {role} {name} has {odd[0]}={theirs.get(odd[0])!r}, the student "
+            f"{odd[0]}={ours[odd[0]]!r}; train the student with the {role}'s model settings."
         )
-
-    def kept(self) -> dict:
-        """Which step's weights were kept, and what they scored, where exams chose."""
-        if self.weights.name != "best.pt":
-            return {}
-        state = read_state(self.weights)
-        return {"kept": {"step": state["step"], "score": state["score"]}}
-
-    def export(self, folder: str | Path, dtype: str = "bf16") -> Path:
-        """Write the averaged weights with config, log and loss curve as a checkpoint folder;
-        `dtype` is fp32, bf16 or fp16."""
-        folder = Path(folder)
-        if dtype not in DTYPES:
-            raise CinelabError(f"dtype is {dtype!r}; export as one of {', '.join(DTYPES)}.")
-        record = {"training": to_dict(self.config), "run": self.run.done_info, **self.kept()}
-        zoo.save_checkpoint(folder, self.averaged(dtype), self.describe() | record, DTYPES[dtype])
-        write_text(folder / "log.jsonl", thin_log(self.run.rows))
-        write_html(loss_curve(self.run.rows), self.run.folder / "curve.html")
-        return Made(folder)
+    return bundle
 
 
-def thin_log(rows: list[dict], keep: int = 600) -> str:
-    """A log short enough to ship: every nth row."""
-    every = max(1, len(rows) // keep)
-    return "".join(to_json(row) + "\n" for row in rows[::every])
+def trainable(model: nn.Module) -> nn.Module:
+    """Return a copy to train."""
+    return deepcopy(model).requires_grad_(True).train()
 
 
 def codec(
     run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None
-) -> Stage:
+) -> TrainingRun:
     """The toy codec's training."""
     config = override(presets.codec(preset, seed), changes or {})
     run = Run(run_dir, config)
@@ -157,28 +186,32 @@ def codec(
 
     def rows() -> Iterator[dict]:
         with counted(config.clips, "clips") as tell:
-            clips = codec_stage.pool(config, tell)
+            clips = codec_stage.render_clips(config, tell)
         return codec_stage.train(config, run, clips)
 
-    film = lambda model, step: samples.through_codec(model, codec_stage.clip(HELD_OUT, 0, 8), step)  # noqa: E731
-    return Stage(config, run, model, rows, lambda: {"codec": to_dict(config.codec)}, film)
+    def film(model: nn.Module, step: int) -> Sample:
+        return samples.through_codec(model, codec_stage.clip(HELD_OUT, 0, 8), step)
+
+    return TrainingRun(config, run, model, rows, lambda: {"codec": to_dict(config.codec)}, film)
 
 
 def recogniser(
     run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None
-) -> Stage:
+) -> TrainingRun:
     """The reader behind the scores; its checkpoint says how well it reads held-out shots."""
     config = override(presets.recogniser(preset, seed), changes or {})
     torch.manual_seed(seed)
     run = Run(run_dir, config)
     model = Recogniser()
+    codec = zoo.load_codec(config.codec) if config.codec else None
+    mark = zoo.fingerprint(config.codec) if config.codec else None
 
     def rows() -> Iterator[dict]:
         with counted(config.clips, "clips") as tell:
-            clips = reader_stage.pool(config, run.folder, tell)
+            clips = reader_stage.labelled_shots(config, run.folder, codec, mark=mark, progress=tell)
         return reader_stage.train(config, model, clips, run)
 
-    return Stage(config, run, model, rows, lambda: reader_stage.measure(config, model))
+    return TrainingRun(config, run, model, rows, lambda: reader_stage.measure(config, model, codec))
 
 
 def film_store(
@@ -187,8 +220,8 @@ def film_store(
     codec_name: str = "toybox-codec",
     tell: Callable[[int], None] | None = None,
 ) -> Store:
-    """Render and encode the training films once; finished shards are kept. `tell` hears how many
-    are done (None: a bar)."""
+    """Render and encode the training films once; finished shards are not made again. `tell` is
+    called with the number of films done (None: a bar)."""
     encoder = zoo.toy_encoder()
     config = presets.store(preset)
     with counted(config.films, "films") as bar:
@@ -204,9 +237,14 @@ def film_store(
     return Store(Path(folder), encoder)
 
 
-def opened(store: Store | str | Path, preset: str) -> Store:
-    """A store as it is, or the one in a folder, made there where it is missing."""
-    return film_store(store, preset) if isinstance(store, (str, Path)) else store
+def opened(store: Any, preset: str) -> Any:
+    """Return a store as it is, or the one in a folder, made there where it is missing. A preset of
+    one's own takes whatever films there are, else the toybox's."""
+    if not isinstance(store, (str, Path)):
+        return store
+    if preset not in ("smoke", "toy") and (Path(store) / "store.json").exists():
+        return Store(Path(store), zoo.toy_encoder())
+    return film_store(store, "smoke" if preset == "smoke" else "toy")
 
 
 def bidirectional(
@@ -217,10 +255,10 @@ def bidirectional(
     seed: int = 0,
     changes: dict | None = None,
     loss: str | Callable | None = None,
-) -> Stage:
-    """Stage 0 from scratch, or a longer-sighted one from a checkpoint (name or folder)."""
-    config = override(presets.bidirectional(preset, seed), with_loss(changes, loss))
-    return _stage(stage0, config, run_dir, (store, preset), init, seed, 1, max(config.lengths))
+) -> TrainingRun:
+    """Set up stage 0, from scratch or from a checkpoint of shorter clips (name or folder)."""
+    settings = {"preset": preset, "seed": seed, "changes": changes, "loss": loss}
+    return train_stage("bidirectional", run_dir, store, init=init, **settings)
 
 
 def teacher_forcing(
@@ -231,51 +269,7 @@ def teacher_forcing(
     seed: int = 0,
     changes: dict | None = None,
     loss: str | Callable | None = None,
-) -> Stage:
-    """Stage 1, from a stage 0 checkpoint (name or folder) or from scratch (None)."""
-    config = override(presets.teacher_forcing(preset, seed), with_loss(changes, loss))
-    return _stage(
-        stage1, config, run_dir, (store, preset), init, seed, config.chunk, max(config.curriculum)
-    )
-
-
-def _stage(module, config, run_dir, store, init, seed, chunk, span) -> Stage:
-    torch.manual_seed(seed)
-    run = Run(run_dir, config)
-    model = init_toy(CausalWan(config.model))
-    if init is not None:
-        zoo.load_weights(model, zoo.find(init)).requires_grad_(True)
-    model.train()
-    describe = lambda: zoo.model_config(
-        config.model,
-        zoo.toy_encoder(),
-        "toybox-codec",
-        Sampling(),
-        chunk,
-        span,
-        FPS,  # noqa: E731
-        (HEIGHT, WIDTH),
-        stage=module.__name__.rsplit(".", 1)[-1],
-        init=init,
-        **trained_under(config),
-    )
-
-    def film(trained: nn.Module, step: int) -> Sample:
-        bundle = Bundle(
-            "sample",
-            trained,
-            zoo.load_codec(),
-            zoo.toy_encoder(),
-            Sampling(),
-            chunk,
-            span,
-            FPS,
-            (HEIGHT, WIDTH),
-            {},
-            lambda: "",
-        )
-        return (samples.held_out_clip if module is stage0 else samples.held_out_film)(bundle, step)
-
-    return Stage(
-        config, run, model, lambda: module.train(config, model, opened(*store), run), describe, film
-    )
+) -> TrainingRun:
+    """Set up stage 1, from a stage 0 checkpoint (name or folder) or from scratch (None)."""
+    settings = {"preset": preset, "seed": seed, "changes": changes, "loss": loss}
+    return train_stage("teacher_forcing", run_dir, store, init=init, **settings)

@@ -1,71 +1,36 @@
 """Few-step students as notebooks use them: stage 2 (causal ODE, consistency) and stage 3 (DMD).
 
-    stage = students.consistency("results/cd", "results/store", teacher="toybox-base")
-    stage.watch()
-    stage.export("results/cd/checkpoint")
+    run = students.consistency("results/cd", "results/store", teacher="toybox-base")
+    run.watch()
+    run.export("results/cd/checkpoint")
 
-A run whose exams are on keeps the weights that scored best, not the last.
+A validated run exports the weights that scored best, not the last.
 """
 
-from collections.abc import Callable, Iterator
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from cinelab.config import override, to_dict
-from cinelab.errors import CinelabError
+from cinelab.config import override
 from cinelab.files import write_text
 from cinelab.flow.sampler import Sampling
-from cinelab.lab.training import samples
 from cinelab.lab.training.panel import counted
-from cinelab.lab.training.stages import Stage, opened
+from cinelab.lab.training.run import TrainingRun
+from cinelab.lab.training.stages import fitting, opened, train_stage
 from cinelab.latent.store import Store
-from cinelab.metrics.toybox.recogniser import load_recogniser
-from cinelab.metrics.toybox.validation import ValidationConfig, Validator
-from cinelab.model.wan import CausalWan, WanConfig
-from cinelab.runs import Run
 from cinelab.texts import LINES, read_text
-from cinelab.train import consistency as stage2b
-from cinelab.train import dmd as stage3
-from cinelab.train import ode as stage2a
 from cinelab.train import pairs as ode_pairs
 from cinelab.train import presets
-from cinelab.train.losses import with_loss
-from cinelab.train.trained_policy import policy_of, trained_under
 from cinelab.weights.load import dtype_of
 from cinelab.zoo import checkpoints as zoo
-from cinelab.zoo.bundle import Bundle
-
-SMOKE_EXAM = ValidationConfig(films=2, latents=6, recalls=2, away=1)
 
 
 def few_steps(steps: int, shift: float = 2.0, first_steps: int | None = None) -> Sampling:
-    """A student's sampling: `steps` levels, no guidance (it is distilled in)."""
+    """Return a student's sampling: `steps` levels, no guidance (it is distilled in)."""
     return Sampling(steps, "consistency", guidance=1.0, shift=shift, first_steps=first_steps)
-
-
-def fitting(name: str | Path, model: WanConfig, role: str) -> Bundle:
-    """Load a checkpoint that is to teach or start a student of shape `model`; another shape is
-    refused by name."""
-    bundle = zoo.load(name)
-    theirs = to_dict(bundle.model.config)
-    ours = to_dict(model)
-    if odd := [key for key in ours if ours[key] != theirs[key]]:
-        raise CinelabError(
-            f"The {role} {name} has {odd[0]}={theirs[odd[0]]!r}, the student "
-            f"{odd[0]}={ours[odd[0]]!r}; "
-            f"train the student with the {role}'s model settings."
-        )
-    return bundle
-
-
-def trainable(model: CausalWan) -> CausalWan:
-    """A copy to train."""
-    return deepcopy(model).requires_grad_(True).train()
 
 
 @dataclass(frozen=True)
@@ -99,7 +64,7 @@ def plan_pairs(
     kind: str = "autoregressive",
     changes: dict | None = None,
 ) -> PairsPlan:
-    """The ODE pairs of a teacher, checked and not yet made."""
+    """Return the ODE pairs of a teacher, checked and not yet made."""
     zoo.find(teacher)
     return PairsPlan(
         folder, store, teacher, preset, override(presets.pairs(preset, kind), changes or {})
@@ -114,7 +79,7 @@ def build_pairs(
     kind: str = "autoregressive",
     changes: dict | None = None,
 ) -> ode_pairs.Pairs:
-    """The ODE pairs of a teacher, integrated where they are missing."""
+    """Return the ODE pairs of a teacher, integrated where they are missing."""
     return plan_pairs(folder, store, teacher, preset, kind, changes).made
 
 
@@ -128,25 +93,22 @@ def ode(
     steps: int = 4,
     validate: bool = True,
     loss: str | Callable | None = None,
-) -> Stage:
-    """Stage 2a (or its bidirectional baseline): regress to the end points of `pairs`. `steps`:
-    levels it is sampled with."""
-    config = override(presets.ode(preset, pairs.config.teacher, seed), with_loss(changes, loss))
-    config = replace(config, pairs=pairs.config)
-    start = fitting(init, config.model, "initial checkpoint")
-    return _student(
-        start,
-        config,
+) -> TrainingRun:
+    """Set up stage 2a (or its bidirectional baseline): regress to the end points of `pairs`. The
+    student is sampled with `steps` levels."""
+    causal = pairs.config.teacher == "autoregressive"
+    own = {name: value for name, value in (changes or {}).items() if name.split(".")[0] != "pairs"}
+    return train_stage(
+        "ode",
         run_dir,
-        few_steps(steps),
-        pairs.config.chunk,
-        preset,
-        validate,
-        lambda model, run, sit: stage2a.train(
-            config, model, getattr(pairs, "made", pairs), run, sit
-        ),
-        stage="ode",
-        init=str(init),
+        pairs,
+        preset=preset,
+        init=init,
+        seed=seed,
+        changes={"pairs": pairs.config, "history": "truth" if causal else "noisy"} | own,
+        loss=loss,
+        sampling=few_steps(steps),
+        validate=validate,
     )
 
 
@@ -161,27 +123,21 @@ def consistency(
     validate: bool = True,
     init: str | Path | None = None,
     loss: str | Callable | None = None,
-) -> Stage:
-    """Stage 2b: causal consistency distillation of `teacher`, from itself or from an earlier
-    student (`init`)."""
-    config = override(presets.consistency(preset, seed), with_loss(changes, loss))
-    init = init or teacher
-    guide = fitting(teacher, config.model, "teacher")
-    start = fitting(init, config.model, "initial checkpoint")
-    return _student(
-        start,
-        config,
+) -> TrainingRun:
+    """Set up stage 2b: causal consistency distillation of `teacher`, from itself or from an earlier
+    student (`init`). The student is sampled with `steps` levels."""
+    return train_stage(
+        "consistency",
         run_dir,
-        few_steps(steps),
-        config.chunk,
-        preset,
-        validate,
-        lambda model, run, sit: stage2b.train(
-            config, model, guide.model, opened(store, preset), run, sit
-        ),
-        stage="consistency",
-        teacher=str(teacher),
-        init=str(init),
+        store,
+        preset=preset,
+        init=init or teacher,
+        teacher=teacher,
+        seed=seed,
+        changes=changes,
+        loss=loss,
+        sampling=few_steps(steps),
+        validate=validate,
     )
 
 
@@ -195,78 +151,25 @@ def dmd(
     changes: dict | None = None,
     validate: bool = True,
     loss: str | Callable | None = None,
-) -> Stage:
-    """Stage 3: from a stage 2 checkpoint (or the base model itself), judged by `real`, which the
-    critic starts from too."""
-    config = override(presets.dmd(preset, seed), with_loss(changes, loss))
-    start = fitting(init, config.model, "initial checkpoint")
-    judge = fitting(real, config.model, "real score")
-    if (longest := max(config.lengths)) > judge.span:
-        raise CinelabError(
-            f"lengths has {longest} latent frames, but the real score {real} was trained on "
-            f"{judge.span}; "
-            "shorten the roll-outs or name another real score."
-        )
-    if not {"max_distance", "reach"} & set(changes or {}):
-        config = replace(config, max_distance=start.max_distance)
-    critic = trainable(judge.model)
-    return _student(
-        start,
-        config,
+) -> TrainingRun:
+    """Set up stage 3: from a stage 2 checkpoint (or the base model itself), corrected by the real
+    score of `real`, which the critic begins as too."""
+    return train_stage(
+        "dmd",
         run_dir,
-        config.sampling,
-        config.chunk,
-        preset,
-        validate,
-        lambda model, run, sit: stage3.train(
-            config, model, judge.model, critic, opened(store, preset), run, sit
-        ),
-        stage="dmd",
-        init=str(init),
-        real=str(real),
+        store,
+        preset=preset,
+        init=init,
+        teacher=real,
+        seed=seed,
+        changes=changes,
+        loss=loss,
+        validate=validate,
     )
 
 
-def _student(
-    start: Bundle,
-    config: Any,
-    run_dir: str | Path,
-    sampling: Sampling,
-    chunk: int,
-    preset: str,
-    validate: bool,
-    rows: Callable[..., Iterator[dict]],
-    **about: Any,
-) -> Stage:
-    run = Run(run_dir, config)
-    model = trainable(start.model)
-    bundle = replace(start, sampling=sampling, chunk=chunk)
-
-    def train() -> Iterator[dict]:
-        setting = SMOKE_EXAM if preset == "smoke" else None
-        sit = Validator(bundle, load_recogniser(), policy_of(config), setting) if validate else None
-        return rows(model, run, sit)
-
-    def describe() -> dict:
-        return zoo.model_config(
-            config.model,
-            start.encoder,
-            start.config["codec"],
-            sampling,
-            chunk,
-            start.span,
-            start.fps,
-            start.size,
-            **about,
-            **trained_under(config),
-        )
-
-    film = lambda trained, step: samples.held_out_film(replace(bundle, model=trained), step)  # noqa: E731
-    return Stage(config, run, model, train, describe, film)
-
-
 def blend(checkpoints: list[str | Path], folder: str | Path, dtype: str = "bf16") -> Path:
-    """A checkpoint whose weights are the mean of several students of one shape, fine-tuned from one
+    """Write a checkpoint whose weights are the mean of several students of one shape, fine-tuned from one
     base (a model soup).
 
     Runs from different starts keep different strengths; their mean often has both, at no cost when

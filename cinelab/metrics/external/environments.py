@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cinelab.assets import assets_root
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import kept_in, write_json
@@ -27,7 +28,6 @@ from cinelab.metrics.external.workers.plumbing import TOLD
 from cinelab.outputs import AT_ONCE, writing
 from cinelab.texts import ENVIRONMENT, read_json, read_yaml
 
-ROOT = Path(__file__).parents[3]
 WORKERS = Path(__file__).parent / "workers"
 STAMP = "cinelab.json"
 Tell = Callable[[str], None]
@@ -46,13 +46,13 @@ class Tool:
 
 VBENCH = Tool(
     "vbench",
-    ROOT / "environment-vbench.yml",
+    assets_root() / "environment-vbench.yml",
     WORKERS / "vbench_worker.py",
     "the 16 dimensions of VBench on films of ours or on its own prompts",
 )
 VISIONREWARD = Tool(
     "visionreward",
-    ROOT / "environment-visionreward.yml",
+    assets_root() / "environment-visionreward.yml",
     WORKERS / "visionreward_worker.py",
     "the VisionReward score and instruction following, asked of its video-language model",
 )

@@ -46,8 +46,8 @@ def hit_rows(
 
 def history(memory: KVCache, chunk: int, film: int) -> Tensor:
     """(n,) the shot of every unit that was finished before `chunk`."""
-    units = sum(number < chunk for number in memory.unit_chunks)
-    return memory.unit_shots[min(film, len(memory.unit_shots) - 1), :units].cpu()
+    units = sum(number < chunk for number in memory.page_chunks)
+    return memory.page_shots[min(film, len(memory.page_shots) - 1), :units].cpu()
 
 
 def choices(memory: KVCache, chunk: int, film: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -80,15 +80,15 @@ def touched(memory: KVCache, chunk: int | None = None) -> dict[str, float]:
     layers): what must be on the device at once; `film` by all layers together: what must be stored
     at all.
     """
-    chunk = memory.unit_chunks[-1] if chunk is None else chunk
-    films = len(memory.unit_shots)
+    chunk = memory.page_chunks[-1] if chunk is None else chunk
+    films = len(memory.page_shots)
     layers = [
         [set(picks.flatten().tolist()) for picks, _ in choices(memory, chunk, film)]
         for film in range(films)
     ]
     a_layer = [len(held) for film in layers for held in film]
     return {
-        "history": float(sum(number < chunk for number in memory.unit_chunks)),
+        "history": float(sum(number < chunk for number in memory.page_chunks)),
         "layer": sum(a_layer) / max(1, len(a_layer)),
         "film": sum(len(set().union(*film)) for film in layers) / films,
     }

@@ -1,0 +1,453 @@
+"""What modules and public names of version 0.1 are called now.
+
+    import cinelab.model.zoo                    works, and warns: it is cinelab.zoo.checkpoints now
+    python -m cinelab.train.worker              works
+    from cinelab.lab.desk import desk           works, and warns: it has moved
+    from cinelab.memory.cache import Memory     ImportError: it is called KVCache now
+
+A name whose interface has changed along with it is never an alias, since calls would fail later and
+say less. `install` puts a finder before Python's own, which costs one look-up in a table an import.
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.util import find_spec, spec_from_loader
+from types import CodeType, ModuleType
+
+ROOT = "cinelab."
+# modules, below `cinelab`: old -> new
+MODULES = {
+    "cli_eval": "cli.evaluation",
+    "cli_options": "cli.options",
+    "cli_wan": "cli.wan",
+    "lab.ablation": "lab.studies.memory_cell",
+    "lab.cards": "lab.reports.cards",
+    "lab.catalogue": "lab.reports.toybox_figures",
+    "lab.claims": "lab.studies.initialisation_study",
+    "lab.cluster": "lab.sweeps.cluster",
+    "lab.demo": "lab.desk.demo",
+    "lab.doors": "lab.desk.access",
+    "lab.evaluation": "lab.studies.evaluation",
+    "lab.executed": "lab.reports.pages",
+    "lab.films": "lab.studies.film_cell",
+    "lab.grid": "lab.sweeps.grid",
+    "lab.house": "lab.desk.visits",
+    "lab.initialisation": "lab.studies.initialisation_cell",
+    "lab.injectivity": "lab.studies.injectivity",
+    "lab.inspector": "lab.desk.inspector",
+    "lab.kernel": "lab.desk.kernel",
+    "lab.launch": "lab.training.launch",
+    "lab.made": "lab.reports.origin",
+    "lab.measured": "lab.sweeps.measured",
+    "lab.messages": "lab.desk.messages",
+    "lab.monitor": "lab.training.monitor",
+    "lab.notebook": "lab.sweeps.notebook",
+    "lab.panel": "lab.training.panel",
+    "lab.paper": "lab.reports.paper",
+    "lab.plots": "lab.reports.plots",
+    "lab.pooling": "lab.reports.sweep_table",
+    "lab.post": "lab.desk.frame_channel",
+    "lab.recall": "lab.studies.memory_study",
+    "lab.reference": "lab.reports.reference",
+    "lab.rehearsal": "lab.desk.unattended",
+    "lab.report": "lab.reports.report",
+    "lab.report_figures": "lab.reports.report_figures",
+    "lab.results": "lab.reports.index",
+    "lab.routing_page": "lab.reports.routing_page",
+    "lab.samples": "lab.training.samples",
+    "lab.stages": "lab.training.stages",
+    "lab.students": "lab.training.students",
+    "lab.sweep": "lab.sweeps.sweep",
+    "lab.sweep_board": "lab.sweeps.progress_table",
+    "lab.sweep_cell": "lab.sweeps.cell",
+    "lab.sweep_server": "lab.sweeps.server",
+    "lab.tasks": "lab.studies.tasks",
+    "lab.templates": "lab.reports.templates",
+    "lab.verdicts": "lab.reports.verdicts",
+    "lab.video_data": "lab.training.video_data",
+    "lab.viewers": "lab.desk.viewers",
+    "lab.withdrawn": "lab.reports.withdrawn",
+    "memory.shelf": "memory.store",
+    "memory.sight": "memory.context",
+    "model.attention": "ops.attention",
+    "model.convert": "weights.convert",
+    "model.fast": "scale.acceleration",
+    "model.footprint": "zoo.footprint",
+    "model.layouts": "weights.layouts",
+    "model.lora": "weights.lora",
+    "model.rope": "ops.rope",
+    "model.sources": "weights.sources",
+    "model.wan_zoo": "zoo.wan",
+    "model.weights": "weights.load",
+    "model.zoo": "zoo.checkpoints",
+    "score": "metrics",
+    "score.card": "metrics.card",
+    "score.cuts": "metrics.video.cuts",
+    "score.evaluate": "metrics.video.evaluate",
+    "score.exam": "metrics.toybox.validation",
+    "score.excerpts": "metrics.external.clip_files",
+    "score.features": "metrics.video.features",
+    "score.film": "metrics.toybox.film",
+    "score.footage": "metrics.video.clips",
+    "score.judges": "metrics.video.alignment",
+    "score.metrics": "metrics.metric",
+    "score.outside": "metrics.external.environments",
+    "score.pictures": "metrics.video.appearance",
+    "score.recogniser": "metrics.toybox.recogniser",
+    "score.retrieval": "metrics.toybox.retrieval",
+    "score.rows": "metrics.rows",
+    "score.shots": "metrics.video.pixels",
+    "score.speed": "bench.speed",
+    "score.stats": "metrics.stats",
+    "score.toybox": "metrics.toybox.attributes",
+    "score.vbench": "metrics.external.vbench",
+    "score.vbench_files": "metrics.external.vbench_files",
+    "score.vbench_suite": "metrics.external.vbench_suite",
+    "score.visionreward": "metrics.external.visionreward",
+    "score.wan_options": "bench.wan_options",
+    "score.wan_speed": "bench.wan_speed",
+    "score.workers": "metrics.external.workers",
+    "score.workers.plumbing": "metrics.external.workers.plumbing",
+    "score.workers.vbench_worker": "metrics.external.workers.vbench_worker",
+    "score.workers.visionreward_worker": "metrics.external.workers.visionreward_worker",
+    "stream.attended": "stream.attention_shares",
+    "stream.board": "stream.film_tree",
+    "stream.engine": "stream.batch",
+    "stream.follow": "stream.session_from_film",
+    "stream.from_film": "stream.session_from_film",
+    "stream.kept": "stream.resume",
+    "stream.live": "stream.live_engine",
+    "stream.looked": "stream.attention_shares",
+    "stream.reel": "stream.generator",
+    "stream.showing": "stream.display",
+    "stream.tree": "stream.film_tree",
+    "train.arithmetic": "scale.cost",
+    "train.checkpoint": "scale.checkpoints",
+    "train.job": "jobs.job",
+    "train.lora": "scale.adapters",
+    "train.memory": "train.trained_policy",
+    "train.parallel": "scale.parallel",
+    "train.sequence": "scale.sequence",
+    "train.worker": "jobs.worker",
+}
+# public names: module as it is called now -> old name -> new name, in another module where dotted
+NAMES: dict[str, dict[str, str]] = {
+    "bench.speed": {
+        "compare": "compare_speeds",
+        "run": "time_chunks",
+        "summary": "summarise_timings",
+    },
+    "bench.wan_speed": {
+        "beside": "overlap_rates",
+        "decoded": "decode_seconds",
+        "filled": "random_history",
+        "measure": "measure_chunks",
+    },
+    "cli": {
+        "app": "cli.commands.app",
+    },
+    "config": {
+        "described": "to_kind",
+        "names_of": "field_names",
+    },
+    "data.build": {
+        "Progress": "BuildProgress",
+    },
+    "data.cutting": {
+        "takes": "find_shots",
+    },
+    "data.layout": {
+        "Piece": "ShotClip",
+        "Take": "VideoShot",
+        "pictures_in": "frames_in",
+    },
+    "data.listing": {
+        "Reel": "ListedVideo",
+        "Source": "FilmSource",
+        "find": "list_films",
+    },
+    "data.planning": {
+        "Planned": "FilmLayout",
+        "digest": "value_digest",
+        "plan": "plan_films",
+    },
+    "data.reader": {
+        "Player": "ClipReader",
+        "Video": "VideoReader",
+    },
+    "flow.path": {
+        "spread": "expand_t",
+    },
+    "lab.desk": {
+        "Desk": "lab.desk.widget.Desk",
+        "desk": "lab.desk.widget.desk",
+        "open_session": "lab.desk.widget.open_session",
+    },
+    "latent.checkpoint": {
+        "rounded": "as_dtype",
+    },
+    "latent.store": {
+        "build": "data.toybox.build_toybox",
+        "film_arrays": "data.toybox.film_arrays",
+        "prompts_per_film": "data.toybox.prompts_per_film",
+    },
+    "latent.taehv": {
+        "walk": "run_layers",
+    },
+    "limits": {
+        "cut": "shortened",
+        "spoken": "number_text",
+    },
+    "memory.cache": {
+        "Memory": "KVCache",
+    },
+    "memory.context": {
+        "Bidirectional": "BidirectionalContext",
+        "Causal": "CausalContext",
+        "TeacherForcing": "TeacherForcingContext",
+        "sight_by_lot": "sample_history_policy",
+    },
+    "memory.routing": {
+        "lot": "random_relevance",
+    },
+    "memory.store": {
+        "HostShelf": "HostKVStore",
+        "Kept": "KVStore",
+        "PackedShelf": "QuantizedKVStore",
+        "Shelf": "DeviceKVStore",
+        "Slots": "PagePool",
+    },
+    "metrics.toybox.validation": {
+        "Exam": "Validator",
+        "ExamConfig": "ValidationConfig",
+    },
+    "outputs": {
+        "claim": "claim_folder",
+    },
+    "progress": {
+        "about": "duration_text",
+    },
+    "readable": {
+        "brief": "brief_text",
+    },
+    "scale.acceleration": {
+        "hasten": "accelerate",
+    },
+    "script.screenplay": {
+        "size_of": "screenplay_size",
+    },
+    "script.shotlist": {
+        "beside": "shot_list_path",
+    },
+    "script.timeline": {
+        "told": "change_text",
+    },
+    "script.umt5": {
+        "clean": "clean_prompt",
+        "short": "shorten_prompt",
+    },
+    "seeds": {
+        "parted": "fork_rng",
+    },
+    "stream.attention_shares": {
+        "attention": "attention_shares",
+        "looked": "shots_retrieved",
+    },
+    "stream.batch": {
+        "Timed": "TimedChunk",
+        "quick": "inference_mode",
+    },
+    "stream.commands": {
+        "Desk": "DeskState",
+        "asked": "screenplay_settings",
+        "checked": "checked_settings",
+        "news": "changed_settings",
+        "setting": "setting_command",
+    },
+    "stream.director": {
+        "turned": "apply_change",
+        "untaken": "require_new_folder",
+    },
+    "stream.export": {
+        "at_rest": "snapshot",
+        "export": "export_film",
+    },
+    "stream.film_tree": {
+        "Board": "FilmTree",
+        "change": "describe_change",
+        "pictures": "node_frames",
+    },
+    "stream.generator": {
+        "Ask": "ChunkRequest",
+        "Reel": "ChunkGenerator",
+        "State": "FilmState",
+    },
+    "stream.live_engine": {
+        "Bounds": "stream.readout.FilmBounds",
+        "Live": "Engine",
+        "Shown": "stream.readout.LiveChunk",
+        "Turns": "stream.fair_lock.FairLock",
+        "give_back_memory": "trim_heap",
+    },
+    "stream.overlap": {
+        "ahead": "prefetch",
+        "memory_said": "explain_oom",
+        "settled": "synchronize",
+    },
+    "stream.reader": {
+        "Film": "DecodedVideo",
+        "Video": "VideoReader",
+        "turned": "display_rotation",
+    },
+    "stream.session": {
+        "Command": "stream.session_entries.CommandEntry",
+        "Made": "stream.session_entries.ChunkEntry",
+    },
+    "stream.session_from_film": {
+        "follow": "session_from_screenplay",
+        "follow_run": "session_from_run",
+        "session_from_film": "session_from_screenplay",
+    },
+    "stream.storyboard": {
+        "Layout": "StoryboardLayout",
+    },
+    "stream.video": {
+        "read_picture": "read_image",
+    },
+    "stream.whatif": {
+        "difference": "mean_difference",
+    },
+    "texts": {
+        "decoded": "decode_text",
+        "line_of": "yaml_line",
+    },
+    "threads": {
+        "prepare": "set_threads",
+        "waiting": "wait_policy",
+    },
+    "train.loop": {
+        "Exam": "Validator",
+    },
+    "train.optim": {
+        "follow": "optimizer_step",
+    },
+    "train.pairs": {
+        "field_of": "teacher_velocity",
+    },
+    "weights.convert": {
+        "convert": "convert_weights",
+        "plan": "plan_conversion",
+    },
+    "weights.sources": {
+        "Source": "WeightSource",
+        "first_line": "first_line_of",
+        "kind_of": "file_kind",
+    },
+    "world.actors": {
+        "box": "actor_box",
+    },
+    "world.casting": {
+        "film": "cast_film",
+        "timeline_of": "plan_timeline",
+    },
+    "world.vocab": {
+        "read": "read_prompt",
+    },
+    "zoo.checkpoints": {
+        "SHELF": "SHIPPED",
+        "check_reach": "zoo.bundle.check_max_distance",
+        "filled": "load_weights",
+        "save": "save_checkpoint",
+    },
+    "zoo.footprint": {
+        "Film": "FilmSpec",
+        "check_fits": "check_memory",
+        "check_weights": "check_weight_memory",
+    },
+}
+
+
+class Alias:
+    """Loads a module of version 0.1 as the module that has taken its place."""
+
+    def __init__(self, old: str, new: str):
+        self.old = old
+        self.new = new
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the new module itself: there is one module under both names."""
+        warnings.warn(f"{self.old} is {self.new} now.", FutureWarning, stacklevel=2)
+        module = import_module(self.new)
+        self.own_spec = module.__spec__  # the import system is about to replace it
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.own_spec
+
+    def load_module(self, name: str) -> ModuleType:
+        """Return the new module, for callers of the import system's older interface."""
+        return import_module(self.new)
+
+    def get_code(self, name: str) -> CodeType | None:
+        """Return the new module's code, for `python -m` with the old name."""
+        print(f"{self.old} is {self.new} now.", file=sys.stderr)
+        spec = find_spec(self.new)
+        found = spec.loader if spec else None
+        return found.get_code(self.new) if isinstance(found, SourceFileLoader) else None
+
+
+class Finder:
+    """Finds the modules of `MODULES`, and gives those of `NAMES` a `__getattr__`."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the spec of a renamed module; None leaves the name to Python's own finders."""
+        if not name.startswith(ROOT):
+            return None
+        short = name.removeprefix(ROOT)
+        if short in MODULES:
+            new = ROOT + MODULES[short]
+            spec = find_spec(new)
+            return spec_from_loader(name, Alias(name, new), origin=spec.origin if spec else None)
+        if short.rpartition(".")[0] in MODULES:  # or a module would be loaded a second time
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return _with_old_names(name, short, path, target) if short in NAMES else None
+
+
+def _with_old_names(
+    name: str, short: str, path: Sequence[str] | None, target: ModuleType | None
+) -> ModuleSpec | None:
+    """Return a module's own spec, whose loader adds `__getattr__` once the module has run."""
+    spec = PathFinder.find_spec(name, path, target)
+    if spec is None or spec.loader is None:
+        return spec
+    run = spec.loader.exec_module
+
+    def exec_module(module: ModuleType) -> None:
+        run(module)
+        module.__dict__.setdefault("__getattr__", lambda old: _old_name(short, old))
+
+    spec.loader.exec_module = exec_module  # type: ignore[method-assign]  # of this module alone
+    return spec
+
+
+def _old_name(module: str, old: str) -> object:
+    """Answer for a name that a module does not have."""
+    new = NAMES[module].get(old)
+    if new is None:
+        raise AttributeError(f"module {ROOT + module!r} has no attribute {old!r}")
+    home, _, leaf = new.rpartition(".")
+    if leaf != old:
+        raise ImportError(f"{ROOT}{module}.{old} is called {ROOT + new if home else new} now.")
+    warnings.warn(f"{ROOT}{module}.{old} is {ROOT}{new} now.", FutureWarning, stacklevel=3)
+    return getattr(import_module(ROOT + home), leaf)
+
+
+def install() -> None:
+    """Let the old names be found from now on."""
+    if not any(isinstance(finder, Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, Finder())
