@@ -230,5 +230,5 @@ def test_a_picture_is_cropped_and_resized_and_a_text_is_refused(tmp_path):
     assert read.shape == (20, 20, 3) and read.dtype == np.uint8 and (read[:, 3:-3] > 190).all()
     (tmp_path / "text.png").write_text("no picture")
     for name in ("text.png", "absent.png"):
-        with pytest.raises(CinelabError, match="no picture that can be read"):
+        with pytest.raises(CinelabError, match="no image that can be read"):
             read_image(tmp_path / name, (20, 20))
