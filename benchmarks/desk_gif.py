@@ -13,10 +13,11 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from cinelab.lab.desk.demo import House, serve
+from cinelab.lab.desk.demo import serve_demo
+from cinelab.lab.desk.hosting import FilmHost
 from cinelab.zoo.checkpoints import load
 
-# pixels; seconds between two images
+# pixels; seconds between two frames
 WIDTH = 720
 EVERY = 0.25
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync"]
@@ -28,14 +29,14 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1040, "height": 700})
         page.goto(address(Path(folder)))
         page.wait_for_selector("body[data-ready=yes] canvas")
-        images = [Image.open(io.BytesIO(shot)).convert("RGB") for shot in session(page)]
+        frames = [Image.open(io.BytesIO(shot)).convert("RGB") for shot in session(page)]
         browser.close()
-    height = round(images[0].height * WIDTH / images[0].width)
+    height = round(frames[0].height * WIDTH / frames[0].width)
     small = [
-        image.resize((WIDTH, height), Image.Resampling.LANCZOS).quantize(
+        frame.resize((WIDTH, height), Image.Resampling.LANCZOS).quantize(
             104, dither=Image.Dither.NONE
         )
-        for image in images
+        for frame in frames
     ]
     small[0].save(
         sys.argv[1],
@@ -50,9 +51,10 @@ def main() -> None:
 def address(folder: Path) -> str:
     """A demo of its own in a thread."""
     addresses: list[str] = []
-    house = House(folder, load("toybox-2step"))
+    films = FilmHost(folder, load("toybox-2step"))
     threading.Thread(
-        target=lambda: asyncio.run(serve(house, "127.0.0.1", 0, addresses.append)), daemon=True
+        target=lambda: asyncio.run(serve_demo(films, "127.0.0.1", 0, announce=addresses.append)),
+        daemon=True,
     ).start()
     while not addresses:
         time.sleep(0.05)
@@ -60,7 +62,7 @@ def address(folder: Path) -> str:
 
 
 def session(page):
-    """Images of the desk while it is directed."""
+    """Pictures of the desk while it is directed."""
 
     def say(text: str, key: str):
         page.locator("textarea").fill(text)

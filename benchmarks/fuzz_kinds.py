@@ -69,9 +69,9 @@ def attempt(name: str, files: Files, folder: Path) -> bool:
             warnings.simplefilter("ignore")
             KINDS[name].run(folder)
     except CinelabError as error:
-        message = str(error)
-        assert message.strip() and len(message) < MOST, (
-            f"a refusal of {len(message)} characters: {message[:300]}"
+        said = str(error)
+        assert said.strip() and len(said) < MOST, (
+            f"a refusal of {len(said)} characters: {said[:300]}"
         )
         return False
     return True
@@ -112,9 +112,7 @@ shots:
     seconds: 3
     cut: continue
     budget: 5
-    changes:
-      - {at: 1, prompt: it jumps, seed: 8, steps: 4, recache: true}
-      - {at: 2, prompt: x, policy: full, steps: {steps: 4, solver: euler}}
+    changes: [{at: 1, prompt: it jumps, seed: 8, steps: 4, recache: true}, {at: 2, prompt: x, policy: full, steps: {steps: 4, solver: euler}}]
 """
 ]
 SWEEPS = [path.read_bytes() for path in sorted((ROOT / "experiments").glob("*.yaml"))]
@@ -123,8 +121,7 @@ JOBS = [
 run: r
 store: {kind: noise, path: 6x8x24}
 preset: smoke
-changes: {loss: mse, camr: {kind: CAMR, budget: 4}, camr_share: 1.0, steps: 2, optim.lr: 1e-3,
-  model.num_layers: 2}
+changes: {loss: mse, camr: {kind: CAMR, budget: 4}, camr_share: 1.0, steps: 2, optim.lr: 1e-3, model.num_layers: 2}
 layout: {parts: 2, recompute: true}
 export: out
 export_dtype: bf16
@@ -150,9 +147,9 @@ def screenplay(folder: Path) -> None:
 
 @kind(one_file("sweep.yaml", SWEEPS))
 def sweep(folder: Path) -> None:
-    from cinelab.lab.sweeps.grid import expand, load
+    from cinelab.lab.sweeps.grid import expand, load_sweep
 
-    expand(load(folder / "sweep.yaml"))
+    expand(load_sweep(folder / "sweep.yaml"))
 
 
 @kind(one_file("run.yaml", JOBS))
@@ -397,9 +394,9 @@ def some_message(rng: Random) -> Files:
 
 @kind(some_message)
 def message(folder: Path) -> None:
-    from cinelab.lab.desk.messages import read
+    from cinelab.lab.desk.messages import read_message
 
-    read((folder / "message.json").read_bytes().decode(errors="replace"))
+    read_message((folder / "message.json").read_bytes().decode(errors="replace"))
 
 
 # ---- checkpoints, runs, stores
@@ -686,7 +683,7 @@ def some_results(rng: Random) -> Files:
 
 @kind(some_results)
 def results(folder: Path) -> None:
-    from cinelab.lab.reports.index import column_table, overview, query, telling
+    from cinelab.lab.reports.query import column_table, overview, query, telling
 
     found = query(folder, "status = 'done'")
     runs = query(folder, sql="select * from runs")
@@ -696,8 +693,10 @@ def results(folder: Path) -> None:
 
 @kind(some_results)
 def cells(folder: Path) -> None:
-    from cinelab.lab.reports.report import provenance, run_table, summary
-    from cinelab.lab.reports.sweep_table import comparisons, costs, load_cells, pooled
+    from cinelab.lab.reports.report import summary_line
+    from cinelab.lab.reports.report_origin import provenance, run_table
+    from cinelab.lab.reports.sweep_cells import load_cells
+    from cinelab.lab.reports.sweep_table import comparisons, costs, pooled
 
     found = load_cells(folder / "memory")
     assert len(found.table) >= 3, "a broken cell is a row"
@@ -707,15 +706,15 @@ def cells(folder: Path) -> None:
         comparisons(found, found.metrics),
         provenance(found),
         run_table(found),
-        summary(found),
+        summary_line(found),
     )
 
 
 @kind(some_results)
 def report(folder: Path) -> None:
-    from cinelab.lab.reports.report import render, section
+    from cinelab.lab.reports.report import render_report, section
 
-    render([section([str(folder / "memory")])], "t")
+    render_report([section([str(folder / "memory")])], "t")
 
 
 def some_card(rng: Random) -> Files:
@@ -862,10 +861,10 @@ def fixed_results() -> TemporaryDirectory:
 
 @kind(some_question)
 def question(folder: Path) -> None:
-    from cinelab.lab.reports.index import column_table, query, telling
+    from cinelab.lab.reports.query import column_table, query, telling
 
-    question = (folder / "question.txt").read_bytes().decode()
-    found = query(fixed_results().name, **{(folder / "how.txt").read_text(): question})
+    asked = (folder / "question.txt").read_bytes().decode()
+    found = query(fixed_results().name, **{(folder / "how.txt").read_text(): asked})
     column_table(found)
     if "sweep" in found:
         telling(found)
@@ -969,19 +968,19 @@ def arguments(folder: Path) -> None:
     from cinelab.cli import commands as cli
 
     words = json.loads((folder / "words.json").read_bytes())
-    message = io.StringIO()
+    said = io.StringIO()
     (folder / "here").mkdir()
     # None: wherever sys.stdout is then
     before = sys.argv, Path.cwd(), printing.out._file, printing.err._file
     try:
         os.chdir(folder / "here")
-        sys.argv, printing.out.file, printing.err.file = ["cinelab", *words], message, message
-        with redirect_stdout(message), redirect_stderr(message):
-            cli.main()
+        sys.argv, printing.out.file, printing.err.file = ["cinelab", *words], said, said
+        with redirect_stdout(said), redirect_stderr(said):
+            cli.run_command()
     except SystemExit as ended:
         assert ended.code in (0, 1, 2, None), f"exit code {ended.code}"
-        assert ended.code != 2 or len(message.getvalue()) < 2 * MOST, (
-            f"{len(message.getvalue())} characters were said"
+        assert ended.code != 2 or len(said.getvalue()) < 2 * MOST, (
+            f"{len(said.getvalue())} characters were said"
         )
     finally:
         sys.argv, here, printing.out._file, printing.err._file = before

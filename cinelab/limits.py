@@ -236,10 +236,10 @@ def short(value: Any, most: int = 60) -> str:
         text = repr(value)
     except ValueError:  # Python refuses to print an int of more than 4300 digits
         return "a huge number"
-    return shortened(text, most)
+    return truncated(text, most)
 
 
-def shortened(text: str, most: int, end: str = "...") -> str:
+def truncated(text: str, most: int, end: str = "...") -> str:
     """A text of at most `most` characters, which ends in `end` where more was there."""
     return text if len(text) <= most else text[: most - len(end)] + end
 

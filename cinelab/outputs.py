@@ -20,8 +20,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-import psutil
-
 from cinelab.errors import CinelabError, reason
 from cinelab.files import (
     HERE,
@@ -128,6 +126,8 @@ class Claim:
         killed."""
         if self._handle is None:
             return
+        import psutil  # late: training and streaming need it only here
+
         pids = [os.getpid(), *(child.pid for child in psutil.Process().children())]
         try:
             self._handle.truncate(0)
@@ -298,6 +298,8 @@ def _owners(handle: TextIO) -> tuple[str, list[int]]:
 def _lives(pid: int, latest: float) -> bool:
     """Whether a process of that pid lives that began before `latest`: a later one was given an old
     pid."""
+    import psutil  # late: training and streaming need it only here
+
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() < latest

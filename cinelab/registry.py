@@ -98,7 +98,7 @@ class Registry:
 
     def _unknown(self, name: str) -> str:
         if not self._things:
-            return f"{self.kind} is {name!r}, and none is registered; give the import path of your own."
+            return f"{self.kind} is {name!r}; none is registered, so give an import path."
         near = get_close_matches(name, self._things, n=1)
         hint = f"did you mean {near[0]!r}? Known are" if near else "use one of"
         return (

@@ -22,7 +22,7 @@ ROOT = "cinelab."
 MODULES = {
     "cli_eval": "cli.evaluation",
     "cli_options": "cli.options",
-    "cli_wan": "cli.wan",
+    "cli_wan": "cli.weights",
     "lab.ablation": "lab.studies.memory_cell",
     "lab.cards": "lab.reports.cards",
     "lab.catalogue": "lab.reports.toybox_figures",
@@ -34,7 +34,7 @@ MODULES = {
     "lab.executed": "lab.reports.pages",
     "lab.films": "lab.studies.film_cell",
     "lab.grid": "lab.sweeps.grid",
-    "lab.house": "lab.desk.visits",
+    "lab.house": "lab.desk.hosting",
     "lab.initialisation": "lab.studies.initialisation_cell",
     "lab.injectivity": "lab.studies.injectivity",
     "lab.inspector": "lab.desk.inspector",
@@ -164,6 +164,14 @@ NAMES: dict[str, dict[str, str]] = {
         "Take": "VideoShot",
         "pictures_in": "frames_in",
     },
+    "cli.options": {
+        "names_of": "comma_names",
+        "number": "number_option",
+        "size_of": "frame_size",
+    },
+    "cli.weights": {
+        "next_line": "cli.train.next_line",
+    },
     "data.listing": {
         "Reel": "ListedVideo",
         "Source": "FilmSource",
@@ -181,10 +189,177 @@ NAMES: dict[str, dict[str, str]] = {
     "flow.path": {
         "spread": "expand_t",
     },
+    "flow.sampler": {
+        "Chunk": "flow.rollout.Chunk",
+        "Prompts": "flow.condition.Condition",
+        "Script": "flow.rollout.ChunkRequest",
+        "ab2": "flow.solvers.ab2",
+        "denoise": "flow.rollout.denoise",
+        "euler": "flow.solvers.euler",
+        "noise_for": "flow.rollout.noise_for",
+        "refine": "flow.solvers.consistency",
+        "remember": "flow.rollout.append_chunk",
+        "remember_and_denoise": "scale.fused.append_and_denoise",
+        "rollout": "flow.rollout.rollout",
+        "solve": "flow.solvers.solve",
+        "steps_of": "flow.solvers.steps_of",
+        "walk": "flow.solvers.trajectory",
+    },
     "lab.desk": {
-        "Desk": "lab.desk.widget.Desk",
+        "Desk": "lab.desk.widget.DeskWidget",
         "desk": "lab.desk.widget.desk",
-        "open_session": "lab.desk.widget.open_session",
+        "open_session": "lab.desk.widget.open_or_create_session",
+    },
+    "lab.desk.access": {
+        "Doors": "AllowedHosts",
+        "Keys": "Tokens",
+        "token_given": "chosen_token",
+    },
+    "lab.desk.demo": {
+        "House": "lab.desk.hosting.FilmHost",
+        "Rules": "lab.desk.hosting.DemoLimits",
+    },
+    "lab.desk.frame_channel": {
+        "Post": "FrameChannel",
+    },
+    "lab.desk.hosting": {
+        "House": "FilmHost",
+        "Rules": "DemoLimits",
+        "Visit": "HostedDesk",
+    },
+    "lab.desk.kernel": {
+        "Kernel": "KernelActivity",
+    },
+    "lab.desk.messages": {
+        "Drawn": "FramesDrawn",
+        "Unread": "InvalidMessage",
+        "parse": "parse_message",
+        "read": "read_message",
+    },
+    "lab.desk.viewers": {
+        "news": "view_changes",
+    },
+    "lab.desk.widget": {
+        "Desk": "DeskWidget",
+        "about": "lab.desk.view.desk_facts",
+        "open_session": "open_or_create_session",
+    },
+    "lab.inputs": {
+        "a_judge": "a_backend",
+    },
+    "lab.plain_notebook": {
+        "plain": "stripped_notebook",
+    },
+    "lab.sweeps.cell": {
+        "answer": "run_cell",
+    },
+    "lab.sweeps.cluster": {
+        "settings": "submitit_parameters",
+    },
+    "lab.sweeps.grid": {
+        "Cell": "SweepCell",
+        "load": "load_sweep",
+        "plain": "json_value",
+    },
+    "lab.sweeps.measured": {
+        "checked": "checked_rows",
+    },
+    "lab.sweeps.notebook": {
+        "check": "check_parameters",
+        "first_line": "plain_first_line",
+    },
+    "lab.sweeps.progress_table": {
+        "Board": "ProgressTable",
+    },
+    "lab.sweeps.server": {
+        "Here": "LocalServer",
+    },
+    "lab.sweeps.sweep": {
+        "Summary": "SweepSummary",
+    },
+    "lab.training.panel": {
+        "Bar": "lab.training.progress_bar.ProgressBar",
+        "Due": "Throttle",
+        "Figure": "lab.training.cell_output.LiveFigure",
+        "Pace": "lab.training.progress_bar.Pace",
+        "Place": "lab.training.cell_output.CellOutput",
+    },
+    "lab.reports.index": {
+        "column_table": "lab.reports.query.column_table",
+        "csv_text": "lab.reports.number_text.csv_text",
+        "interval": "lab.reports.number_text.interval",
+        "overview": "lab.reports.query.overview",
+        "query": "lab.reports.query.query",
+        "rounded": "lab.reports.number_text.rounded_text",
+        "save": "lab.reports.query.save_answer",
+        "telling": "lab.reports.query.telling",
+        "text_of": "lab.reports.number_text.text_of",
+        "wide": "lab.reports.query.wide",
+    },
+    "lab.reports.paper": {
+        "Drawn": "PaperFigure",
+        "beside": "name_levels",
+        "texts": "drawn_texts",
+    },
+    "lab.reports.plots": {
+        "routing_by_shot": "lab.reports.routing_plots.routing_by_shot",
+        "routing_map": "lab.reports.routing_plots.routing_map",
+    },
+    "lab.reports.report": {
+        "maker_of": "lab.reports.report_origin.maker_of",
+        "render": "render_report",
+        "run_text": "lab.reports.report_origin.run_text",
+        "spread": "wide_table",
+        "summary": "summary_line",
+    },
+    "lab.reports.report_figures": {
+        "front": "lab.reports.cost_figures.front",
+        "pareto_figure": "lab.reports.cost_figures.pareto_figure",
+        "said": "settings_in_words",
+    },
+    "lab.reports.sweep_table": {
+        "load_cells": "lab.reports.sweep_cells.load_cells",
+        "shown": "setting_text",
+    },
+    "lab.reports.templates": {
+        "filled": "filled_template",
+    },
+    "lab.reports.withdrawn": {
+        "protocol_of": "edition_of",
+    },
+    "lab.studies.evaluation": {
+        "marks": "per_shot_figure",
+    },
+    "lab.studies.film_cell": {
+        "pixel_tables": "compared_pixel_rows",
+        "summarise": "film_summary",
+    },
+    "lab.studies.initialisation_cell": {
+        "clips_of": "film_clips",
+        "judge": "measure_student",
+        "teacher_marks": "teacher_rows",
+    },
+    "lab.studies.initialisation_study": {
+        "difference": "paired_gap",
+        "estimate": "nested_estimate",
+    },
+    "lab.studies.injectivity": {
+        "blur_figure": "lab.studies.injectivity_figures.blur_figure",
+        "error_figure": "lab.studies.injectivity_figures.error_figure",
+        "measure": "measure_cases",
+        "sensitivity_figure": "lab.studies.injectivity_figures.sensitivity_figure",
+        "summary": "injectivity_table",
+        "variance_figure": "lab.studies.injectivity_figures.variance_figure",
+    },
+    "lab.studies.memory_cell": {
+        "Cell": "MemoryCell",
+        "routing_picture": "routing_figure",
+    },
+    "lab.studies.memory_study": {
+        "keep_rows": "keep_raw_rows",
+    },
+    "lab.studies.tasks": {
+        "answer": "answer_tasks",
     },
     "latent.checkpoint": {
         "rounded": "as_dtype",
@@ -198,7 +373,7 @@ NAMES: dict[str, dict[str, str]] = {
         "walk": "run_layers",
     },
     "limits": {
-        "cut": "shortened",
+        "cut": "truncated",
         "spoken": "number_text",
     },
     "memory.cache": {
@@ -208,21 +383,119 @@ NAMES: dict[str, dict[str, str]] = {
         "Bidirectional": "BidirectionalContext",
         "Causal": "CausalContext",
         "TeacherForcing": "TeacherForcingContext",
+        "bias": "ops.tiling.token_bias",
+        "gather": "ops.tensors.gather_pages",
+        "repeat_to": "ops.tensors.repeat_batch",
         "sight_by_lot": "sample_history_policy",
     },
+    "memory.policy": {
+        "keep_only": "sinks_and_window",
+        "kept": "sinks_and_window",
+    },
     "memory.routing": {
-        "lot": "random_relevance",
+        "lot": "memory.policy.RandomTopK",
     },
     "memory.store": {
-        "HostShelf": "HostKVStore",
+        "HostShelf": "scale.host_kv.HostKVStore",
         "Kept": "KVStore",
-        "PackedShelf": "QuantizedKVStore",
+        "PackedShelf": "scale.quantized_kv.QuantizedKVStore",
         "Shelf": "DeviceKVStore",
-        "Slots": "PagePool",
+        "Slots": "scale.host_kv.PagePool",
+        "pack": "scale.quantized_kv.quantize",
+        "to_host": "scale.host_kv.to_host",
+        "unpack": "scale.quantized_kv.dequantize",
+    },
+    "metrics.card": {
+        "measure": "measure_card",
+        "touched_rows": "metrics.toybox.retrieval.touched_rows",
+    },
+    "metrics.external.clip_files": {
+        "Clip": "ShotFile",
+        "Video": "FilmFile",
+        "cut": "cut_out_spans",
+        "find_videos": "find_film_files",
+        "in_pictures": "spans_as_shown",
+        "measure": "frames_and_rate",
+    },
+    "metrics.external.environments": {
+        "find": "find_tool",
+    },
+    "metrics.external.vbench": {
+        "Rules": "ClipRules",
+        "Video": "metrics.external.clip_files.FilmFile",
+        "file_name": "prompt_file_name",
+        "score_videos": "vbench_rows",
+        "setting": "measured_with",
+    },
+    "metrics.external.vbench_files": {
+        "waiting": "waiting_for",
+    },
+    "metrics.external.vbench_suite": {
+        "Job": "SuiteFilm",
+        "score_suite": "suite_rows",
+    },
+    "metrics.external.visionreward": {
+        "Setting": "RewardModel",
+        "preflight": "preflight_reward",
+        "score_videos": "visionreward_rows",
+    },
+    "metrics.metric": {
+        "clip_rows": "metrics.registered.registered_clip_rows",
+        "compared_rows": "metrics.registered.compared_rows",
+        "listed": "metrics.registered.listed",
+        "own_rows": "metrics.registered.registered_rows",
+        "rehearse": "metrics.registered.try_registered",
+        "told": "unit_and_direction",
+        "values": "metrics.registered.values",
+    },
+    "metrics.rows": {
+        "load": "load_rows",
+        "save": "save_rows",
+        "table": "row_table",
+    },
+    "metrics.toybox.attributes": {
+        "cut_rows": "planned_cut_rows",
+        "drift_rows": "prompt_drift_rows",
+        "table": "metrics.rows.row_table",
+    },
+    "metrics.toybox.film": {
+        "asked_rows": "shown_rows",
+        "cut_rows": "metrics.video.pixels.accuracy_rows",
+        "digest": "film_digest",
+        "film_scores": "film_values",
+        "kept_rows": "returning_rows",
+        "plain_scores": "plain_values",
+        "speed_rows": "metrics.video.pixels.speed_rows",
     },
     "metrics.toybox.validation": {
         "Exam": "Validator",
         "ExamConfig": "ValidationConfig",
+        "film_marks": "made_rows",
+        "frame_marks": "frame_rows",
+    },
+    "metrics.video.alignment": {
+        "judge_rows": "alignment_rows",
+        "recall_rows": "recalled_rows",
+    },
+    "metrics.video.appearance": {
+        "picture_rows": "appearance_rows",
+    },
+    "metrics.video.clips": {
+        "label_of": "clip_label",
+        "placed": "plan_as_shown",
+    },
+    "metrics.video.cuts": {
+        "change": "frame_change",
+    },
+    "metrics.video.evaluate": {
+        "digest": "clip_digest",
+    },
+    "metrics.video.features": {
+        "prepare": "prepare_images",
+    },
+    "model.wan": {
+        "Sight": "ops.attention.AttentionContext",
+        "attend": "ops.attention.AttentionContext",
     },
     "outputs": {
         "claim": "claim_folder",
@@ -259,6 +532,7 @@ NAMES: dict[str, dict[str, str]] = {
     "stream.batch": {
         "Timed": "TimedChunk",
         "quick": "inference_mode",
+        "script_of": "prompts_and_shots",
     },
     "stream.commands": {
         "Desk": "DeskState",
@@ -287,7 +561,7 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "stream.live_engine": {
         "Bounds": "stream.readout.FilmBounds",
-        "Live": "Engine",
+        "Live": "LiveEngine",
         "Shown": "stream.readout.LiveChunk",
         "Turns": "stream.fair_lock.FairLock",
         "give_back_memory": "trim_heap",
@@ -326,13 +600,21 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "threads": {
         "prepare": "set_threads",
+        "shared": "shared_cores",
         "waiting": "wait_policy",
+    },
+    "train.codec": {
+        "pool": "render_clips",
+    },
+    "train.dmd": {
+        "score": "score_velocity",
     },
     "train.loop": {
         "Exam": "Validator",
     },
     "train.optim": {
-        "follow": "optimizer_step",
+        "descend": "train.loop.optimization_step",
+        "follow": "train.loop.optimization_step",
     },
     "train.pairs": {
         "field_of": "teacher_velocity",
@@ -356,6 +638,18 @@ NAMES: dict[str, dict[str, str]] = {
     "world.vocab": {
         "read": "read_prompt",
     },
+    "train.presets": {
+        "wan": "train.sizes.wan_presets",
+    },
+    "train.recogniser": {
+        "Clips": "LabelledShots",
+        "Soil": "Degradation",
+        "pool": "labelled_shots",
+        "soiled": "degraded",
+    },
+    "train.teacher_forcing": {
+        "sight_at": "history_at",
+    },
     "zoo.checkpoints": {
         "SHELF": "SHIPPED",
         "check_reach": "zoo.bundle.check_max_distance",
@@ -367,6 +661,10 @@ NAMES: dict[str, dict[str, str]] = {
         "check_fits": "check_memory",
         "check_weights": "check_weight_memory",
     },
+}
+# moved names that take other arguments now, and are therefore no aliases
+CHANGED = {
+    "flow.sampler": ("Chunk", "denoise", "noise_for", "rollout"),
 }
 
 
@@ -443,6 +741,8 @@ def _old_name(module: str, old: str) -> object:
     home, _, leaf = new.rpartition(".")
     if leaf != old:
         raise ImportError(f"{ROOT}{module}.{old} is called {ROOT + new if home else new} now.")
+    if old in CHANGED.get(module, ()):
+        raise ImportError(f"{ROOT}{module}.{old} is {ROOT}{new} now, with other arguments.")
     warnings.warn(f"{ROOT}{module}.{old} is {ROOT}{new} now.", FutureWarning, stacklevel=3)
     return getattr(import_module(ROOT + home), leaf)
 

@@ -82,7 +82,7 @@ def limited(number: int) -> dict[str, str]:
     return {NUMBER: str(number), SHARE: str(number), MARK: " ".join(sorted(marked))}
 
 
-def shared(processes: int) -> dict[str, str]:
+def shared_cores(processes: int) -> dict[str, str]:
     """The environment of each of so many processes that work at once: an equal share of the
     cores."""
     return os.environ | limited(max(1, cores() // processes))

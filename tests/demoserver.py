@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 import tornado.httpclient
 import tornado.websocket
 
-from cinelab.lab.desk.demo import House, serve
+from cinelab.lab.desk.demo import serve_demo
+from cinelab.lab.desk.hosting import FilmHost
 
 
 def alone(work):
@@ -21,27 +22,34 @@ def alone(work):
 
 
 class Served:
-    """A house that is served on a free port; `address` is the one that the command prints."""
+    """A host that is served on a free port; `address` is the one that the command prints."""
 
-    def __init__(self, house: House, names=()):
-        self.house = house
+    def __init__(self, films: FilmHost, names=()):
+        self.films = films
         self.names = names
-        self.told = []
+        self.addresses = []
         self.ready = threading.Event()
         self.thread = threading.Thread(target=lambda: asyncio.run(self._run()), daemon=True)
         self.thread.start()
         assert self.ready.wait(30)
-        self.address = self.told[0]
+        self.address = self.addresses[0]
         self.port = urlsplit(self.address).port
-        self.token = house.keys.token
+        self.token = films.tokens.token
 
     async def _run(self):
         self.loop = asyncio.get_running_loop()
         self.end = asyncio.Event()
-        await serve(self.house, "127.0.0.1", 0, self._told, self.end, self.names)
+        await serve_demo(
+            self.films,
+            "127.0.0.1",
+            0,
+            announce=self._announced,
+            until=self.end,
+            names=self.names,
+        )
 
-    def _told(self, address):
-        self.told.append(address)
+    def _announced(self, address):
+        self.addresses.append(address)
         self.ready.set()
 
     def close(self):
@@ -73,7 +81,7 @@ class Guest:
         self.view = {}
         self.full = ""
         self.sent = []
-        self.pictures = 0
+        self.frames = 0
         self.stills = set()
         self.number = 0
         self.bytes = 0
@@ -126,24 +134,23 @@ class Guest:
         self.full = text.get("full", self.full)
         self.about = text.get("about", self.about)
         self.view = text.get("view", self.view)
-        if "news" in text:
-            self._news(text["news"])
+        if "changes" in text:
+            self._apply(text["changes"])
         if "custom" in text:
             await self._custom(text["custom"])
 
-    def _news(self, news):
-        for name, (length, *rows) in news.get("rows", {}).items():
-            changed = dict(rows)
+    def _apply(self, changes):
+        for name, (length, *rows) in changes.get("rows", {}).items():
+            new = dict(rows)
             old = self.view[name]
             self.view[name] = [
-                changed.get(place, old[place] if place < len(old) else None)
-                for place in range(length)
+                new.get(place, old[place] if place < len(old) else None) for place in range(length)
             ]
-        self.view |= news.get("set", {})
+        self.view |= changes.get("set", {})
 
     async def _custom(self, content):
-        if content["kind"] == "pictures":
-            self.pictures += 1
+        if content["kind"] == "frames":
+            self.frames += 1
             await self.draw(content["number"])
         elif content["kind"] == "answer":
             self.answers[content["id"]] = content

@@ -25,7 +25,7 @@ from golden_training import TRAINING
 
 from cinelab.flow.sampler import Sampling
 from cinelab.memory.policy import CAMR, FULL, Oracle, RandomTopK, ShotSink, Sink, Window
-from cinelab.metrics.card import CardConfig, measure
+from cinelab.metrics.card import CardConfig, measure_card
 from cinelab.metrics.toybox.recogniser import load_recogniser
 from cinelab.metrics.toybox.validation import ValidationConfig, Validator
 from cinelab.script.screenplay import Screenplay
@@ -259,7 +259,7 @@ def card_scores(name: str, folder: Path) -> Results:
     config = CardConfig(
         seeds=(0,), films=2, latents=6, shot_latents=(2, 3), away=(1,), reframed_away=1
     )
-    rows = measure(checkpoint(name), load_recogniser(), CAMR(budget=3), config)
+    rows = measure_card(checkpoint(name), load_recogniser(), CAMR(budget=3), config)
     return {"values": rounded(rows.value.dropna()), "rows": [len(rows)]}
 
 

@@ -30,7 +30,7 @@ def test_the_papers_sizes():
 
 
 def test_the_documents_table_is_what_the_arithmetic_says():
-    assert arithmetic.table() in DOC.read_text()
+    assert arithmetic.cost_table() in DOC.read_text()
 
 
 @pytest.mark.parametrize("config", [WAN_1_3B, WAN_14B], ids=["1.3B", "14B"])
@@ -69,7 +69,7 @@ def test_what_a_block_keeps_of_a_token_is_counted(width, ffn):
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value)
     with use_kernel("sdpa"), hooks:
         model.blocks[0](x, modulation, attend, words[0], torch.zeros(1, 4, dtype=torch.long))
-    expected = arithmetic.KEPT * width + arithmetic.KEPT_FFN * ffn
+    expected = arithmetic.SAVED * width + arithmetic.SAVED_FFN * ffn
     assert sum(kept.values()) / 256 == pytest.approx(expected, rel=0.1)
 
 

@@ -1,4 +1,4 @@
-"""Scores and cards: the truth scores full marks, shuffled films score chance, and a card is plain
+"""Cards: the truth has the best values, shuffled films those of chance, and a card is plain
 JSON."""
 
 import json
@@ -10,7 +10,9 @@ import pytest
 from cinelab import CAMR, load
 from cinelab.errors import CinelabError
 from cinelab.lab.reports.cards import card_table, compare_cards, comparison_note, print_card
-from cinelab.metrics.card import CardConfig, card, measure
+from cinelab.metrics.card import CardConfig, card, measure_card
+from cinelab.metrics.legacy import analysed
+from cinelab.metrics.rows import row_table
 from cinelab.metrics.toybox.attributes import (
     above_chance_rows,
     absence_batch,
@@ -39,17 +41,16 @@ def bundle():
 
 def test_the_truth_scores_full_marks(reader):
     plans = [casting.cast_film(60_001, index, 18, (3, 6)) for index in range(12)]
-    rows, chance = film_rows(
-        reader, np.stack([render.render(plan).frames for plan in plans]), plans
-    )
+    frames = np.stack([render.render(plan).frames for plan in plans])
+    rows, chance = (analysed(row_table(part)) for part in film_rows(reader, frames, plans))
     mean = rows.groupby("metric").value.mean()
     assert mean[list(PROMPTED)].min() > 0.93
-    assert mean["cuts"] > 0.99
-    assert mean["identity kept"] > 0.95
-    assert 0.15 < chance[chance.metric == "identity kept"].value.mean() < 0.35, (
+    assert mean["cut accuracy"] > 0.99
+    assert mean["identity (kept)"] > 0.95
+    assert 0.15 < chance[chance.metric == "identity (kept)"].value.mean() < 0.35, (
         "four values each: one in four by chance"
     )
-    assert 0.6 < mean["identity kept above chance"] < 0.85
+    assert 0.6 < mean["identity above chance (kept)"] < 0.85
     assert 0.65 < mean["diversity of identity"] < 0.85 and 0.4 < mean["diversity of scenery"] < 0.8
     assert abs(mean["drift"]) < 0.1
 
@@ -57,8 +58,8 @@ def test_the_truth_scores_full_marks(reader):
 def test_a_wrong_film_scores_chance(reader):
     plans = [casting.absence(60_002, index, 1) for index in range(60)]
     frames = np.stack([render.render(plan).frames for plan in plans])
-    right = recall_rows(reader, frames, plans).groupby("metric").value.mean()
-    wrong = recall_rows(reader, frames, shuffled(plans)).groupby("metric").value.mean()
+    right = row_table(recall_rows(reader, frames, plans)).groupby("metric").value.mean()
+    wrong = row_table(recall_rows(reader, frames, shuffled(plans))).groupby("metric").value.mean()
     assert right.min() > 0.95
     assert 0.1 < wrong["identity"] < 0.4, "four values each: one in four by chance"
 
@@ -76,8 +77,9 @@ def test_identity_kept_is_measured_against_the_film_itself():
         )
     )
     seen = [base.attributes, base.attributes, base.attributes | {"accessory": "other"}]
-    rows = [row for row in consistency_rows([seen], [plan]) if row[2] == "identity kept"]
-    assert [row[3] for row in rows] == [1.0, 0.0, 1.0]
+    rows = [row for row in consistency_rows([seen], [plan]) if row.metric == "identity"]
+    assert {row.protocol for row in rows} == {"kept"}
+    assert [row.value for row in rows] == [1.0, 0.0, 1.0]
 
 
 def test_drawing_every_character_alike_keeps_all_looks_and_is_no_merit():
@@ -89,13 +91,13 @@ def test_drawing_every_character_alike_keeps_all_looks_and_is_no_merit():
     true = [[shot.attributes for shot in plan.shots] for plan in plans]
 
     def mean(rows, metric):
-        return np.mean([row[3] for row in rows if row[2] == metric])
+        return np.mean([row.value for row in rows if row.metric == metric])
 
     for seen, above, varied in ((collapsed, 0.0, 0.0), (true, 0.7, 0.7)):
         kept = consistency_rows(seen, plans)
         chance = own_chance_rows(seen, plans)
-        assert mean(kept, "identity kept") == 1.0
-        assert mean(above_chance_rows(kept, chance), "identity kept above chance") == pytest.approx(
+        assert mean(kept, "identity") == 1.0
+        assert mean(above_chance_rows(kept, chance), "identity above chance") == pytest.approx(
             above, abs=0.15
         )
         assert mean(diversity_rows(seen, plans), "diversity of identity") == pytest.approx(
@@ -110,7 +112,7 @@ def test_only_the_return_is_made(bundle, reader):
     rows, memory = recall(
         bundle, reader, batch, CAMR(budget=4), [0, 1], replace(bundle.sampling, steps=2)
     )
-    assert set(rows.metric) == {"identity", "scenery", "prompt"}
+    assert {row.metric for row in rows} == {"identity", "scenery", "prompt"}
     assert memory.length == batch.latents.shape[1]
 
 
@@ -120,7 +122,7 @@ def test_a_small_card_is_complete_and_plain_json(bundle, reader, capsys):
     from rich.console import Console
 
     inference_mode = replace(bundle, sampling=replace(bundle.sampling, steps=2))
-    rows = measure(
+    rows = measure_card(
         inference_mode,
         reader,
         CAMR(budget=4),
@@ -131,16 +133,17 @@ def test_a_small_card_is_complete_and_plain_json(bundle, reader, capsys):
     )
     for metric in (
         *PROMPTED,
-        "cuts",
-        "identity after 1 away",
-        "scenery after 1 away",
-        "identity after 3 away, reframed",
+        "cut accuracy",
+        "cut accuracy (PySceneDetect)",
+        "identity (away=1)",
+        "scenery (away=1)",
+        "identity (away=3 reframed)",
         "drift",
     ):
         assert set(record["metrics"][metric]) == {"value", "low", "high", "n", "chance", "upper"}
     assert len(card_table(record)) == len(record["metrics"])
     print_card(record, Console(width=120))
-    assert "identity after 1 away" in capsys.readouterr().out
+    assert "identity (away=1)" in capsys.readouterr().out
 
 
 def test_an_interval_that_is_not_known_is_null():
@@ -180,13 +183,13 @@ def test_cards_side_by_side_are_paired_by_film(tmp_path):
             for m in ("kind", "action", "cuts")
         ]
         pd.DataFrame(rows).to_parquet(tmp_path / f"{name}.parquet")
-    table = compare_cards(["base", "student", "other"], tmp_path).set_index(["metric", "model"])
-    assert table.loc[("prompt", "student"), "share"] == pytest.approx(0.75)
-    assert table.loc[("prompt", "student"), "share low"] == pytest.approx(0.75)
-    assert pd.isna(table.loc[("cuts", "other"), "share"]) and pd.isna(
-        table.loc[("cuts", "base"), "share"]
+    found = compare_cards(["base", "student", "other"], tmp_path).set_index(["metric", "model"])
+    assert found.loc[("prompt", "student"), "share"] == pytest.approx(0.75)
+    assert found.loc[("prompt", "student"), "share low"] == pytest.approx(0.75)
+    assert pd.isna(found.loc[("cut accuracy", "other"), "share"]) and pd.isna(
+        found.loc[("cut accuracy", "base"), "share"]
     )
-    note = comparison_note(table.reset_index(), ["base", "student", "other"])
+    note = comparison_note(found.reset_index(), ["base", "student", "other"])
     assert (
         note.startswith("Mean over films [95 % interval]; x: the share of base's")
         and "Not set beside base: other," in note

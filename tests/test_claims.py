@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import invented
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +28,7 @@ from cinelab.lab.studies.initialisation_cell import TEACHER_STAGE
 from cinelab.lab.studies.memory_study import sweep_rows
 from cinelab.metrics.stats import Estimate, holm
 
-NEW = withdrawn.PROTOCOL["initialisation"]
+NEW = withdrawn.EDITION["initialisation"]
 
 
 def look(low, high, kind="above", margin=0.0, p=0.001, **more):
@@ -340,11 +341,11 @@ def test_a_teachers_card_is_of_its_end_points():
     from cinelab.metrics.toybox.recogniser import load_recogniser
     from cinelab.train import presets
 
-    marks = initialisation.teacher_marks(
+    rows = initialisation.teacher_rows(
         load_recogniser(), "autoregressive", 0, 2, presets.pairs("smoke"), 6
     )
-    means = marks.groupby("metric").value.mean()
-    assert {"prompt", "action", "camera", "kind", "looks", "sharpness of truth"} <= set(means.index)
+    means = rows.groupby("metric").value.mean()
+    assert {"prompt", "action", "camera", "kind", "looks", "sharpness"} <= set(means.index)
     assert means["looks"] > 0.8  # it is given the true past
 
 
@@ -362,3 +363,17 @@ def test_docs_and_shipped_tables_say_what_is_withdrawn():
             old = table["protocol"] < 2 if "protocol" in table else table.index >= 0
             last = table["verdict" if "verdict" in table else "status"]
             assert last[old].str.startswith("withdrawn: ").all(), path
+
+
+def test_the_notebook_of_claims_reads_a_sweep(tmp_path):
+    """In smoke mode it shows the shipped tables; here it makes them from cells."""
+    from cinelab.lab.sweeps.notebook import execute
+
+    notebook = Path(__file__).parents[1] / "notebooks" / "31_initialisation_claims.ipynb"
+    sweep = invented.initialisation_cells(tmp_path / "cells")
+    settings = {"sweep": str(sweep), "also": [], "run_dir": str(tmp_path / "run")}
+    execute(notebook, tmp_path / "run", settings)
+    made = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"initialisation.csv", "initialisation_claims.csv", "initialisation_costs.csv"} <= made
+    table = pd.read_csv(tmp_path / "run" / "initialisation.csv")
+    assert "identity (recalled)" in set(table.metric) and set(table.edition) == {2}

@@ -41,7 +41,7 @@ def cinelab(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     ):
         patch.setattr(sys, "argv", ["cinelab", *words])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            cli.run_command()
     return subprocess.CompletedProcess(
         words, ended.value.code, told.getvalue(), complained.getvalue()
     )
@@ -209,7 +209,7 @@ def test_no_encoder_is_one_sentence(play, tmp_path, monkeypatch):
 
 
 def test_tasks_are_written_answered_and_scored(tmp_path):
-    from cinelab.lab.studies.tasks import answer
+    from cinelab.lab.studies.tasks import answer_tasks
     from cinelab.metrics.card import CardConfig
     from cinelab.world import render
 
@@ -217,7 +217,7 @@ def test_tasks_are_written_answered_and_scored(tmp_path):
         cli.app, ["eval", "tasks", str(tmp_path / "tasks"), "--seeds", "0", "--films", "2"]
     )
     assert done.exit_code == 0 and "8 tasks" in done.output
-    answer(
+    answer_tasks(
         tmp_path / "tasks",
         lambda plan, given: render.render(plan).frames,
         CardConfig(seeds=(0,), films=2),
@@ -346,7 +346,7 @@ def test_bad_options_of_clips_are_one_sentence(tmp_path, words, said):
 
 def test_words_that_are_not_utf8_are_refused(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["cinelab", "results", os.fsdecode(b"a = \xff")])
-    assert cli._code(lambda: pytest.fail("something was run")) == 2
+    assert cli.exit_code(lambda: pytest.fail("something was run")) == 2
     assert "is not UTF-8; type it again" in capsys.readouterr().err
 
 
@@ -363,7 +363,7 @@ def test_a_full_disk_under_the_output_is_one_sentence(error, monkeypatch, capsys
     def run():
         raise error
 
-    assert cli._code(run) == 1
+    assert cli.exit_code(run) == 1
     assert (
         "no space left on device" in (said := capsys.readouterr().err)
         and "free some space or choose another folder." in said

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from cinelab.errors import CinelabError
-from cinelab.lab.sweeps.cluster import LONG, Cluster, settings
+from cinelab.lab.sweeps.cluster import LONG, Cluster, submitit_parameters
 from cinelab.lab.sweeps.grid import Sweep, expand
 from cinelab.lab.sweeps.sweep import run
 
@@ -30,13 +30,22 @@ if mode == "raises":
 if mode == "killed":
     os.kill(os.getppid(), 9)
 """
-SBATCH = """#!/bin/sh
+SBATCH = r"""#!/bin/sh
 grep '#SBATCH' "$1" > asked.txt
-case "$(cat asked.txt)" in *partition=wrong*) echo "sbatch: error: invalid partition specified: wrong" >&2; exit 1;; esac
-SLURM_JOB_ID=71 setsid sh -c 'echo RUNNING > state; sh "$0"; echo COMPLETED > state' "$1" > job.log 2>&1 &
+case "$(cat asked.txt)" in
+  *partition=wrong*) echo "sbatch: error: invalid partition specified: wrong" >&2; exit 1;;
+esac
+SLURM_JOB_ID=71 setsid sh -c 'echo RUNNING > state; sh "$0"; echo COMPLETED > state' "$1" \
+  > job.log 2>&1 &
 echo "Submitted batch job 71"
 """
-SRUN = '#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do case "$1" in --output|--error) shift;; esac; shift; done\nexec "$@"\n'
+SRUN = """#!/bin/sh
+while [ "${1#--}" != "$1" ]; do
+  case "$1" in --output|--error) shift;; esac
+  shift
+done
+exec "$@"
+"""
 SACCT = '#!/bin/sh\necho "JobID|State|NodeList"; echo "71|$(cat state)|node1"\n'
 
 
@@ -142,10 +151,10 @@ def test_options_in_the_words_of_submitit():
         "cpus_per_task": 4,
         "mem": "16GB",
     }
-    assert settings("slurm", given) == asked | {"partition": "long"}
-    assert settings("local", {}) == {"timeout_min": LONG} and settings("local", {"time": 5}) == {
-        "timeout_min": 5
-    }
+    assert submitit_parameters("slurm", given) == asked | {"partition": "long"}
+    assert submitit_parameters("local", {}) == {"timeout_min": LONG} and submitit_parameters(
+        "local", {"time": 5}
+    ) == {"timeout_min": 5}
 
 
 def test_what_is_missing_is_named(monkeypatch):
@@ -222,14 +231,14 @@ def test_a_record_of_a_job_that_is_no_more_is_no_job():
     (cell,) = expand(sweep("fine"))
     cluster = Cluster("local", {}, 1)
     logs = cell.folder() / "jobs" / "then"
-    assert not cluster.takes_up(cell, cell.folder())
+    assert not cluster.already_runs(cell, cell.folder())
     logs.mkdir(parents=True)
     record = {"engine": "local", "host": os.uname().nodename, "logs": "jobs/then", "submitted": 0}
     (cell.folder() / "job.json").write_text(json.dumps(record))
     # its driver was killed before it was submitted
-    assert not cluster.takes_up(cell, cell.folder())
+    assert not cluster.already_runs(cell, cell.folder())
     (logs / f"{os.getpid()}_submitted.pkl").touch()  # another process has been given its number
-    assert not cluster.takes_up(cell, cell.folder())
+    assert not cluster.already_runs(cell, cell.folder())
 
 
 @pytest.mark.slow
@@ -270,12 +279,12 @@ def test_slurms_jobs_are_taken_up_while_slurm_knows_them(slurm):
     )
     for state in ("PENDING", "CONFIGURING", "SUSPENDED"):
         Path("state").write_text(state)
-        assert Cluster("slurm", {}, 1).takes_up(cell, cell.folder())
+        assert Cluster("slurm", {}, 1).already_runs(cell, cell.folder())
     wait_for(lambda: began(cell))
     second = Cluster("slurm", {}, 1)
     second.start(cell, cell.folder())
     Path("go").touch()
     ended = []
-    wait_for(lambda: ended.extend(second.ended()) or ended)
+    wait_for(lambda: ended.extend(second.finished()) or ended)
     assert ended == [(1, ("done", ""))] and len(began(cell)) == 1
-    assert not second.takes_up(cell, cell.folder())
+    assert not second.already_runs(cell, cell.folder())

@@ -16,23 +16,23 @@ from directing import CAT, ROBOT, until
 
 from cinelab import load
 from cinelab.errors import CinelabError
-from cinelab.lab.desk import access as doors_module
-from cinelab.lab.desk import visits as house_module
+from cinelab.lab.desk import access, hosting
 from cinelab.lab.desk import widget as desk_module
 from cinelab.lab.desk.access import (
-    DIRECTS,
-    WATCHES,
-    Doors,
-    Keys,
+    DIRECTOR,
+    WATCHER,
+    AllowedHosts,
+    Tokens,
     checked_name,
     checked_token,
+    chosen_token,
     page_policy,
-    token_given,
 )
-from cinelab.lab.desk.demo import House, Rules, demo, serve
+from cinelab.lab.desk.demo import demo, serve_demo
+from cinelab.lab.desk.hosting import DemoLimits, FilmHost
 from cinelab.lab.desk.messages import MESSAGE
 from cinelab.lab.desk.viewers import MOST, Viewer
-from cinelab.stream.live_engine import Engine
+from cinelab.stream.live_engine import LiveEngine
 from cinelab.stream.session import Session, Settings
 
 FILM = "a" * 10
@@ -49,7 +49,11 @@ def house(bundle, tmp_path):
     made = []
 
     def build(**rules):
-        made.append(House(tmp_path / "films", bundle, Rules(**rules), keys=Keys("a-secret-token")))
+        made.append(
+            FilmHost(
+                tmp_path / "films", bundle, DemoLimits(**rules), tokens=Tokens("a-secret-token")
+            )
+        )
         return made[-1]
 
     yield build
@@ -80,7 +84,7 @@ def play(visit, chunks=2):
 
 
 def test_hosts_and_origins_that_are_ours_and_those_that_are_not():
-    doors = Doors("127.0.0.1", ("demo.example.org",))
+    hosts = AllowedHosts("127.0.0.1", ("demo.example.org",))
     for host in (
         "127.0.0.1:8890",
         "localhost",
@@ -89,7 +93,7 @@ def test_hosts_and_origins_that_are_ours_and_those_that_are_not():
         "demo.example.org",
         "demo.example.org.:443",
     ):
-        assert doors.lets_in(host, None) == ""
+        assert hosts.refusal(host, None) == ""
     for host in (
         None,
         "",
@@ -101,11 +105,11 @@ def test_hosts_and_origins_that_are_ours_and_those_that_are_not():
         "é",
         "127.0.0.1:x",
     ):
-        assert "not this demo's" in doors.lets_in(host, None)
+        assert "not this demo's" in hosts.refusal(host, None)
     assert (
-        doors.lets_in("localhost:8890", "http://localhost:8890")
+        hosts.refusal("localhost:8890", "http://localhost:8890")
         == ""
-        == doors.lets_in("localhost:8890", "https://demo.example.org")
+        == hosts.refusal("localhost:8890", "https://demo.example.org")
     )
     for origin in (
         "",
@@ -116,22 +120,22 @@ def test_hosts_and_origins_that_are_ours_and_those_that_are_not():
         "ftp://localhost:8890",
         "http://[",
     ):
-        assert "not this demo's page" in doors.lets_in("localhost:8890", origin)
+        assert "not this demo's page" in hosts.refusal("localhost:8890", origin)
 
 
 def test_an_ipv6_address_is_the_same_however_it_is_written():
-    doors = Doors("FD00:0:0:0::7", ("[fd00:0::8]",))
-    assert doors.addresses(80) == ["http://[fd00::7]:80"]
+    hosts = AllowedHosts("FD00:0:0:0::7", ("[fd00:0::8]",))
+    assert hosts.addresses(80) == ["http://[fd00::7]:80"]
     for host in ("[fd00::7]:80", "[FD00:0::7]", "[fd00::8]:443", "[0:0:0:0:0:0:0:1]"):
-        assert doors.lets_in(host, None) == ""
+        assert hosts.refusal(host, None) == ""
     for host in ("fd00::7", "[fd00::9]", "[localhost]", "[127.0.0.1]"):
-        assert "not this demo's" in doors.lets_in(host, None)
+        assert "not this demo's" in hosts.refusal(host, None)
 
 
 def test_the_log_has_no_token_of_a_mistyped_address(served, caplog):
     caplog.set_level(logging.INFO)
     demo = served()
-    watch = demo.house.keys.watch(FILM)
+    watch = demo.films.tokens.watch(FILM)
 
     async def ask():
         for path in (
@@ -149,29 +153,29 @@ def test_the_log_has_no_token_of_a_mistyped_address(served, caplog):
 
 
 def test_everywhere_means_this_machines_own_names_and_addresses_that_can_be_opened(monkeypatch):
-    monkeypatch.setattr(doors_module, "own_names", lambda: ["studio", "10.0.0.7", "fd00::7"])
-    doors = Doors("0.0.0.0")
-    assert doors.addresses(80) == ["http://localhost:80", "http://studio:80", "http://10.0.0.7:80"]
-    assert Doors("::").addresses(80) == [
+    monkeypatch.setattr(access, "own_names", lambda: ["studio", "10.0.0.7", "fd00::7"])
+    hosts = AllowedHosts("0.0.0.0")
+    assert hosts.addresses(80) == ["http://localhost:80", "http://studio:80", "http://10.0.0.7:80"]
+    assert AllowedHosts("::").addresses(80) == [
         "http://localhost:80",
         "http://studio:80",
         "http://[fd00::7]:80",
     ]
-    assert len(Doors("").addresses(80)) == 4
+    assert len(AllowedHosts("").addresses(80)) == 4
     assert (
-        doors.lets_in("studio:80", None)
-        == doors.lets_in("[fd00::7]:80", None)
+        hosts.refusal("studio:80", None)
+        == hosts.refusal("[fd00::7]:80", None)
         == ""
-        != doors.lets_in("0.0.0.0:80", None)
+        != hosts.refusal("0.0.0.0:80", None)
     )
     assert (
-        Doors("::1").addresses(80) == ["http://[::1]:80"]
-        and Doors("10.0.0.8").lets_in("10.0.0.8:80", None) == ""
+        AllowedHosts("::1").addresses(80) == ["http://[::1]:80"]
+        and AllowedHosts("10.0.0.8").refusal("10.0.0.8:80", None) == ""
     )
 
 
 def test_own_names_are_no_loopback():
-    assert not {"127.0.0.1", "::1", "0.0.0.0"} & set(doors_module.own_names())
+    assert not {"127.0.0.1", "::1", "0.0.0.0"} & set(access.own_names())
 
 
 @pytest.mark.parametrize(
@@ -190,26 +194,28 @@ def test_tokens_are_checked_and_never_quoted(monkeypatch):
     assert len(checked_token(None)) >= 16 and checked_token(None) != checked_token(None)
     monkeypatch.setenv("CINELAB_TOKEN", "from-the-environment")
     assert (
-        token_given(None) == "from-the-environment"
-        and token_given("from-the-line") == "from-the-line"
+        chosen_token(None) == "from-the-environment"
+        and chosen_token("from-the-line") == "from-the-line"
     )
-    assert "from-the-line" not in repr(Keys("from-the-line"))
+    assert "from-the-line" not in repr(Tokens("from-the-line"))
 
 
 def test_a_token_that_watches_is_another_one_for_every_film_and_lasts():
-    keys = Keys("a-secret-token")
+    tokens = Tokens("a-secret-token")
     assert (
-        keys.role(FILM, b"a-secret-token") == DIRECTS
-        and keys.role(FILM, keys.watch(FILM).encode()) == WATCHES
+        tokens.role(FILM, b"a-secret-token") == DIRECTOR
+        and tokens.role(FILM, tokens.watch(FILM).encode()) == WATCHER
     )
     assert (
-        keys.role(OTHER, keys.watch(FILM).encode())
-        is keys.role(FILM, b"\xff\xc3")
-        is keys.role(FILM, b"")
+        tokens.role(OTHER, tokens.watch(FILM).encode())
+        is tokens.role(FILM, b"\xff\xc3")
+        is tokens.role(FILM, b"")
         is None
     )
     assert (
-        Keys("a-secret-token").watch(FILM) == keys.watch(FILM) != Keys("another-token").watch(FILM)
+        Tokens("a-secret-token").watch(FILM)
+        == tokens.watch(FILM)
+        != Tokens("another-token").watch(FILM)
     )
 
 
@@ -280,7 +286,7 @@ def test_every_answer_is_guarded_and_no_log_holds_the_token(served, caplog, capf
 
 
 def test_the_page_may_load_what_is_its_own_and_no_inline_script():
-    page = house_module.__file__.replace("house.py", "demo.html")
+    page = hosting.__file__.replace("house.py", "demo.html")
     text = open(page, encoding="utf-8").read()
     policy = page_policy(text, "localhost:1")
     assert (
@@ -293,12 +299,14 @@ def test_the_page_may_load_what_is_its_own_and_no_inline_script():
 
 def test_rules_and_ports_that_make_no_sense(bundle, tmp_path, served):
     with pytest.raises(CinelabError, match="visitors is 0"):
-        Rules(visitors=0)
+        DemoLimits(visitors=0)
     port = served().port
     with pytest.raises(CinelabError, match=f"port {port} on 127.0.0.1 cannot be used"):
         with ThreadPoolExecutor(1) as other:  # a browser's driver may have a loop in this thread
             other.submit(
-                lambda: asyncio.run(serve(House(tmp_path, bundle), "127.0.0.1", port, str))
+                lambda: asyncio.run(
+                    serve_demo(FilmHost(tmp_path, bundle), "127.0.0.1", port, announce=str)
+                )
             ).result(30)
 
 
@@ -308,7 +316,15 @@ def test_a_bad_token_or_name_is_refused_before_the_model_is_read(tmp_path):
         ({"names": ["http://x"]}, "--allow-host is 'http://x'"),
     ):
         with pytest.raises(CinelabError, match=said):
-            demo(tmp_path / "films", "no such model", Rules(), "127.0.0.1", 0, str, **bad)
+            demo(
+                tmp_path / "films",
+                "no such model",
+                DemoLimits(),
+                host="127.0.0.1",
+                port=0,
+                announce=str,
+                **bad,
+            )
     assert not (tmp_path / "films").exists()
 
 
@@ -325,8 +341,8 @@ def test_places_are_limited_and_an_idle_film_is_let_go_of_and_goes_on_later(hous
     house.leave(FILM, viewers[0])
     until(lambda: not visit.live.readout.playing)
     time.sleep(0.05)
-    house.sweep()
-    assert not house.visits
+    house.close_idle_films()
+    assert not house.desks
     again = house.open(FILM, viewers[1])
     assert again.live.readout.chunks >= 2 and again.live.readout.desk.settings.prompt == CAT
 
@@ -339,19 +355,17 @@ def test_a_full_house_gives_the_place_of_who_has_left_and_unplayed_films_first(h
     house.leave(FILM, viewers[0])
     house.leave(OTHER, viewers[1])
     house.open("c" * 10, viewers[2])
-    assert set(house.visits) == {FILM, "c" * 10} and not (house.folder / OTHER).exists(), (
+    assert set(house.desks) == {FILM, "c" * 10} and not (house.folder / OTHER).exists(), (
         "nothing was said in it: nothing is left"
     )
     house.open("d" * 10, viewers[3])
-    assert (
-        set(house.visits) == {"c" * 10, "d" * 10} and (house.folder / FILM / "log.jsonl").exists()
-    )
+    assert set(house.desks) == {"c" * 10, "d" * 10} and (house.folder / FILM / "log.jsonl").exists()
 
 
 def test_opening_the_printed_address_again_and_again_neither_closes_the_house_nor_fills_the_disk(
     house, monkeypatch
 ):
-    monkeypatch.setattr(house_module, "FRESH", 6)
+    monkeypatch.setattr(hosting, "MOST_BEGUN", 6)
     house = house(visitors=2)
     for number in range(6):
         viewer = Viewer()
@@ -368,7 +382,7 @@ def test_the_folder_holds_so_many_films_and_those_can_be_gone_on_with(house):
     viewer = Viewer()
     play(house.open(FILM, viewer))
     house.leave(FILM, viewer)
-    with pytest.raises(CinelabError, match="keeps 1 films, the most here"):
+    with pytest.raises(CinelabError, match="holds 1 films, the most here"):
         house.open(OTHER, Viewer())
     assert house.open(FILM, viewer).played
 
@@ -399,8 +413,8 @@ def test_a_films_bytes_are_limited_whatever_it_is_filled_with(house):
 
 
 def test_a_films_log_is_limited_apart_from_its_chunks(house, monkeypatch):
-    monkeypatch.setattr(house_module, "LOG", 2000)
-    monkeypatch.setattr(house_module, "LINE", 0)
+    monkeypatch.setattr(hosting, "LOG", 2000)
+    monkeypatch.setattr(hosting, "LINE", 0)
     visit = house().open(FILM, Viewer())
     tickets = [visit.live.send("seed", value=number) for number in range(30)]
     assert (
@@ -431,7 +445,7 @@ def test_commands_that_wait_are_bounded_and_pausing_is_always_possible(house):
 
 def test_a_film_that_cannot_be_opened_is_one_sentence(served):
     running = served()
-    folder = running.house.folder / FILM
+    folder = running.films.folder / FILM
     folder.mkdir(parents=True)
     (folder / "session.json").write_text("[]")
 
@@ -442,9 +456,9 @@ def test_a_film_that_cannot_be_opened_is_one_sentence(served):
     said = alone(visit())
     assert (
         said
-        and str(running.house.folder) not in said
+        and str(running.films.folder) not in said
         and "Traceback" not in said
-        and not running.house.visits
+        and not running.films.desks
     )
 
 
@@ -461,10 +475,8 @@ def test_viewers_of_one_film_all_see_it_and_who_watches_cannot_direct(served):
         ):
             watch = first.about["watch"]
             async with Guest(running.port, FILM, watch) as watcher:
-                assert (await first.do("prompt", play=True, text=CAT))["said"]
-                await first.until(
-                    lambda: min(one.pictures for one in (first, second, watcher)) >= 3
-                )
+                assert (await first.do("prompt", play=True, text=CAT))["message"]
+                await first.until(lambda: min(one.frames for one in (first, second, watcher)) >= 3)
                 await first.until(
                     lambda: all(
                         one.view["chunks"] >= 3 and one.view["playing"] for one in (second, watcher)
@@ -473,21 +485,21 @@ def test_viewers_of_one_film_all_see_it_and_who_watches_cannot_direct(served):
                 assert not second.answers and not watcher.answers, "answers go to whoever asked"
                 assert (
                     "You are watching" in (await watcher.do("pause"))["error"]
-                    and running.house.visits[FILM].live.readout.playing
+                    and running.films.desks[FILM].live.readout.playing
                 )
                 assert (
                     "You are watching"
                     in (await watcher.answer(await watcher.say("export")))["error"]
                 )
-                assert (await second.do("pause"))["said"] == "Paused."
+                assert (await second.do("pause"))["message"] == "Paused."
                 return first, second, watcher
 
     first, second, watcher = alone(visit())
     assert (first.about["role"], watcher.about["role"]) == (
-        DIRECTS,
-        WATCHES,
+        DIRECTOR,
+        WATCHER,
     ) and first.stills == watcher.stills == {0}
-    until(lambda: FILM in running.house.left)
+    until(lambda: FILM in running.films.left)
 
     async def elsewhere():
         async with Guest(running.port, OTHER, first.about["watch"]) as guest:
@@ -551,27 +563,27 @@ def test_browsers_that_vanish_or_never_read_leave_nothing_and_slow_nobody(
 
     async def visit():
         async with Guest(running.port, FILM, running.token) as guest:
-            assert (await guest.do("prompt", play=True, text=CAT))["said"]
+            assert (await guest.do("prompt", play=True, text=CAT))["message"]
             sock = await deaf()
-            await guest.until(lambda: len(running.house.visits[FILM].viewers) == 2)
+            await guest.until(lambda: len(running.films.desks[FILM].viewers) == 2)
             shout = framed('{"kind": "do", "id": 1, "command": "' + "x" * 400 + '"}') * 50
             sock.setblocking(False)
             loop = asyncio.get_running_loop()
             try:
                 async with asyncio.timeout(60):
-                    while len(running.house.visits[FILM].viewers) == 2:
+                    while len(running.films.desks[FILM].viewers) == 2:
                         await loop.sock_sendall(sock, shout)
             except OSError:
                 pass
-            await guest.until(lambda: len(running.house.visits[FILM].viewers) == 1)
-            seen = guest.pictures
-            await guest.until(lambda: guest.pictures > seen + 2)
+            await guest.until(lambda: len(running.films.desks[FILM].viewers) == 1)
+            seen = guest.frames
+            await guest.until(lambda: guest.frames > seen + 2)
             sock.close()
             for _ in range(3):
                 gone = await deaf()
                 await asyncio.sleep(0.05)
                 gone.close()
-            await guest.until(lambda: len(running.house.visits[FILM].viewers) == 1)
+            await guest.until(lambda: len(running.films.desks[FILM].viewers) == 1)
 
     alone(visit())
     gc.collect()
@@ -606,18 +618,18 @@ def test_an_export_is_a_download_and_their_number_is_bounded(served):
 
     said, film, (whole, watched, *refused) = alone(visit())
     assert (
-        said[0]["said"] == "Export 1 can be downloaded."
+        said[0]["message"] == "Export 1 can be downloaded."
         and "1 exports, the most here" in said[1]["error"]
     )
     assert (
         whole.body
         == watched.body
-        == (running.house.folder / FILM / "export-1/film.mp4").read_bytes()
+        == (running.films.folder / FILM / "export-1/film.mp4").read_bytes()
     )
     assert "attachment" in whole.headers["Content-Disposition"] and [
         answer.code for answer in refused
     ] == [403, 404, 404]
-    assert str(running.house.folder) not in str(said) + str(film)
+    assert str(running.films.folder) not in str(said) + str(film)
 
 
 def test_no_sentence_names_a_folder_of_the_machine(served, monkeypatch):
@@ -637,7 +649,7 @@ def test_no_sentence_names_a_folder_of_the_machine(served, monkeypatch):
             return guest.view["error"]
 
     said = alone(visit())
-    assert "No space left" in said and str(running.house.folder) not in said
+    assert "No space left" in said and str(running.films.folder) not in said
 
 
 # ---- memory
@@ -673,7 +685,7 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
         calls = 0
 
     turns = FairLock()
-    other = Engine(
+    other = LiveEngine(
         Session.create(tmp_path / "other", bundle, Settings(CAT)), pace=None, turns=turns
     )
     session = Session.create(tmp_path / "long", bundle, Settings(CAT))
@@ -693,7 +705,7 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
     opened.generator.recall = lambda *args: slow(opened.generator, *args)
     other.send("resume").result(10)
     until(lambda: other.readout.chunks >= 2)
-    again = Engine(opened, pace=None, turns=turns)
+    again = LiveEngine(opened, pace=None, turns=turns)
     again.send("resume").result(30)
     until(lambda: again.readout.chunks > 16)
     other.close(), again.close()
@@ -722,7 +734,7 @@ def test_two_visitors_direct_their_own_films(served, browser):
         page.wait_for_selector("body[data-ready=yes] canvas")
         page.locator("textarea").fill(prompt)
         page.locator("textarea").press("Enter")
-    until(lambda: all(visit.live.readout.chunks >= 3 for visit in running.house.visits.values()))
+    until(lambda: all(visit.live.readout.chunks >= 3 for visit in running.films.desks.values()))
     colours = [
         page.evaluate(
             "(() => { const c = document.querySelector('canvas'); const d = "
@@ -733,10 +745,10 @@ def test_two_visitors_direct_their_own_films(served, browser):
         for page in pages
     ]
     assert colours[0] != colours[1] and min(map(sum, colours)) > 0
-    assert len({page.url for page in pages}) == 2 and len(running.house.visits) == 2
+    assert len({page.url for page in pages}) == 2 and len(running.films.desks) == 2
     film = re.search("film=([a-z0-9]{10})", pages[0].url)[1]
     pages[0].close()
-    until(lambda: not running.house.visits[film].live.readout.playing)
+    until(lambda: not running.films.desks[film].live.readout.playing)
     assert errors == []
 
 
@@ -758,7 +770,7 @@ def test_a_tab_that_is_hidden_pauses_its_film_and_play_goes_on(served, browser, 
     )
     page.evaluate("() => { window.requestAnimationFrame = window.kept; }")
     monkeypatch.setattr(desk_module, "UNWATCHED", 60.0)
-    live = next(iter(running.house.visits.values())).live
+    live = next(iter(running.films.desks.values())).live
     made = live.readout.chunks
     page.click(".cd-play")
     until(lambda: live.readout.chunks > made + 2 and live.readout.playing)
@@ -789,7 +801,7 @@ def test_a_watch_link_a_download_and_a_connection_that_comes_back(served, browse
     )
     until(lambda: page.evaluate("document.querySelector('video')?.readyState ?? 0") >= 2)
     assert errors == []
-    visit = next(iter(running.house.visits.values()))
+    visit = next(iter(running.films.desks.values()))
     for viewer in visit.viewers._all:
         viewer.lost = True
         viewer._wake()
@@ -797,4 +809,4 @@ def test_a_watch_link_a_download_and_a_connection_that_comes_back(served, browse
     assert page.locator("#gone").is_hidden(), "the desk says it"
     page.wait_for_selector("body:not([data-lost])")
     page.wait_for_selector("#gone", state="hidden")
-    assert len(running.house.visits) == 1
+    assert len(running.films.desks) == 1

@@ -127,8 +127,10 @@ def test_all_of_the_desk_is_seen_at_once_with_a_prompt_that_can_be_played(stage)
     stage.shot("1_empty")
     stage.page.wait_for_function("""() => {
         const box = selector => document.querySelector(selector).getBoundingClientRect();
-        const window = box(".jp-WindowedPanel-outer"), parts = [".cinelab-desk", ".cd-canvas", ".cd-play", ".cd-state", ".cd-timeline"];
-        return parts.every(part => box(part).top >= window.top && box(part).bottom <= window.bottom); }""")
+        const window = box(".jp-WindowedPanel-outer");
+        const parts = [".cinelab-desk", ".cd-canvas", ".cd-play", ".cd-state", ".cd-timeline"];
+        return parts.map(box).every(one => one.top >= window.top && one.bottom <= window.bottom);
+    }""")
     assert (
         stage.page.input_value(".cd-prompt")
         == "medium shot of a red cat that waves in the meadow by day"

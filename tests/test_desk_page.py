@@ -8,24 +8,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cinelab.lab.desk import widget as module
-from cinelab.lab.desk.widget import EXAMPLES, SWITCHES
+from cinelab.lab.desk.page import HERE, SCRIPTS, STYLE
+from cinelab.lab.desk.view import EXAMPLES, SWITCHES
 from cinelab.stream.video import write_mp4
 
 pytestmark = pytest.mark.browser
 CAT = EXAMPLES["cat, meadow"]
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
 <link rel="stylesheet" href="/desk.css"><style>body {{ margin: 8px }} {style}</style>
 <body {body}><div id="desk"></div><script type="module">
 import desk from "/desk.js";
-const heard = {{ "msg:custom": [], "change:view": [] }};
+const listeners = {{ "msg:custom": [], "change:view": [] }};
 window.state = {state}; window.sent = []; window.leaked = [];
-window.model = {{ get: name => state[name], on: (event, call) => heard[event].push(call), off: () => 0, send: told => sent.push(told) }};
-window.say = (told, bytes = []) =>
-  heard["msg:custom"].forEach(call => call(told, bytes.map(one => Uint8Array.from(atob(one), c => c.charCodeAt()))));
-window.put = news => {{ state.view = {{ ...state.view, ...news }}; heard["change:view"].forEach(call => call()); }};
-document.addEventListener("keydown", event =>
-  event.target.closest("[data-lm-suppress-shortcuts]") || leaked.push(event.key), true); // as JupyterLab asks
+window.model = {{
+  get: name => state[name],
+  on: (event, call) => listeners[event].push(call),
+  off: () => 0,
+  send: message => sent.push(message),
+}};
+const decoded = text => Uint8Array.from(atob(text), c => c.charCodeAt());
+window.say = (message, bytes = []) =>
+  listeners["msg:custom"].forEach(call => call(message, bytes.map(decoded)));
+window.put = changes => {{
+  state.view = {{ ...state.view, ...changes }};
+  listeners["change:view"].forEach(call => call());
+}};
+document.addEventListener("keydown", event =>  // as JupyterLab decides
+  event.target.closest("[data-lm-suppress-shortcuts]") || leaked.push(event.key), true);
 desk.render({{ model, el: document.getElementById("desk") }});
 window.ready = true;
 </script>"""
@@ -55,14 +65,14 @@ ABOUT = {
 }
 NEW = {
     "playing": False,
-    "said": "",
+    "message": "",
     "error": "",
-    "line": "nothing made since the desk was opened",
+    "readout": "nothing made since the desk was opened",
     "chunks": 0,
     "cut": False,
     "shots": [],
     "closed": False,
-    "looked": {"rows": []},
+    "attended": {"rows": []},
     "earlier": [],
     "remembering": None,
     "retake": None,
@@ -84,9 +94,9 @@ def take(line, last, on=True, shot=0):
 FILM = NEW | {
     "chunks": 9,
     "settings": NEW["settings"] | {"prompt": CAT},
-    "said": "Paused.",
+    "message": "Paused.",
     "retake": {"shot": 2, "seed": 25},
-    "looked": {"rows": [[0.25, 1.0], [0, 0.5]]},
+    "attended": {"rows": [[0.25, 1.0], [0, 0.5]]},
     "shots": [
         {
             "shot": 0,
@@ -117,16 +127,16 @@ class Page:
         self.page = page
         self.errors = []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("console", lambda told: told.type == "error" and self.errors.append(told.text))
+        page.on(
+            "console", lambda message: message.type == "error" and self.errors.append(message.text)
+        )
         html = PAGE.format(
             style=style, body=body, state=json.dumps({"about": ABOUT | (about or {}), "view": view})
         )
         self.parts = {"/": ("text/html", html)}
-        for name, kind in (("desk.js", "text/javascript"), ("desk.css", "text/css")):
-            self.parts[f"/{name}"] = (
-                kind,
-                (Path(module.__file__).parent / name).read_text(encoding="utf-8"),
-            )
+        for name in (*SCRIPTS, STYLE):
+            kind = "text/css" if name == STYLE else "text/javascript"
+            self.parts[f"/{name}"] = (kind, (HERE / name).read_text(encoding="utf-8"))
         page.route("http://desk/**", self.serve)
 
     def serve(self, route):
@@ -140,33 +150,33 @@ class Page:
         self.page.wait_for_function("window.ready")
         return self
 
-    def say(self, told, *files):
+    def say(self, message, *files):
         self.page.evaluate(
-            "([told, files]) => say(told, files)",
-            [told, [base64.b64encode(one).decode() for one in files]],
+            "([message, files]) => say(message, files)",
+            [message, [base64.b64encode(one).decode() for one in files]],
         )
 
     def put(self, **news):
         self.page.evaluate("news => put(news)", news)
 
     def sent(self, kind="do"):
-        found = [told for told in self.page.evaluate("sent") if told["kind"] == kind]
+        found = [message for message in self.page.evaluate("sent") if message["kind"] == kind]
         return [
             {
                 name: value
-                for name, value in told.items()
+                for name, value in message.items()
                 if name not in ("kind", "play") or value is True
             }
-            for told in found
+            for message in found
         ]
 
-    def answer(self, said="", error="", playing=False):
-        number = self.page.evaluate("sent.filter(told => told.id).at(-1).id")
+    def answer(self, text="", error="", playing=False):
+        number = self.page.evaluate("sent.filter(message => message.id).at(-1).id")
         self.say(
             {
                 "kind": "answer",
                 "id": number,
-                "said": said,
+                "message": text,
                 "error": error,
                 "playing": playing,
                 "next": 0,
@@ -270,22 +280,22 @@ def test_a_kernel_that_says_nothing_any_more_looks_dead_and_comes_back_to_life(d
 
 
 def test_an_answer_is_not_undone_by_a_view_that_it_has_overtaken(desk):
-    film = desk(FILM | {"playing": True, "told": 7})
+    film = desk(FILM | {"playing": True, "revision": 7})
     film.page.click(".cd-play")
     film.say(
         {
             "kind": "answer",
             "id": 1,
-            "said": "Paused.",
+            "message": "Paused.",
             "error": "",
             "playing": False,
-            "told": 9,
+            "revision": 9,
             "next": 9,
         }
     )
-    film.put(told=8)
+    film.put(revision=8)
     assert film.page.inner_text(".cd-play") == "Play"
-    film.put(told=10)
+    film.put(revision=10)
     assert film.page.inner_text(".cd-play") == "Pause"
 
 
@@ -316,12 +326,12 @@ def test_a_desk_that_was_closed_stays_closed(desk):
 
 def test_a_connection_that_is_lost_greys_the_desk_until_it_is_there_again(desk):
     film = desk(FILM)
-    film.say({"kind": "lost", "said": "The connection is lost; trying again."})
+    film.say({"kind": "lost", "message": "The connection is lost; trying again."})
     assert (
         film.state() == "The connection is lost; trying again."
         and film.page.locator(".cd-export").is_disabled()
     )
-    film.put(said="Playing.", playing=True)
+    film.put(message="Playing.", playing=True)
     assert film.state() == "Playing." and film.page.locator(".cd-export").is_enabled()
 
 
@@ -344,7 +354,7 @@ def test_who_only_watches_is_offered_nothing_that_would_be_refused(desk):
     for key in ("c", "r", "u", "e", " "):
         page.page.keyboard.press(key)
     assert not page.sent() and not page.sent("export")
-    page.say({"kind": "lost", "said": "The connection is lost."})
+    page.say({"kind": "lost", "message": "The connection is lost."})
     page.say({"kind": "alive"})
     assert (
         page.page.locator(".cd-prompt").is_disabled()
@@ -364,7 +374,7 @@ def test_the_memorys_axes_have_names(desk):
 
 @pytest.mark.parametrize("size", [(1500, 1000), (1040, 700), (390, 844)])
 def test_all_six_layers_of_the_memory_and_its_axes_are_seen(desk, size):
-    page = desk(FILM | {"looked": {"rows": [[0.5, 1.0]] * 6}}, width=size[0], height=size[1]).page
+    page = desk(FILM | {"attended": {"rows": [[0.5, 1.0]] * 6}}, width=size[0], height=size[1]).page
     assert page.evaluate(
         "(() => { const one = document.querySelector('.cd-strip'); return one.scrollHeight <= "
         "one.clientHeight; })()"
@@ -379,7 +389,7 @@ def test_a_card_shows_what_its_shot_does_and_when_it_changed(desk, width):
         FILM | {"shots": [FILM["shots"][0] | {"prompt": "close shot of a blue robot that dances"}]},
         width=width,
     ).page
-    assert page.evaluate("""[...document.querySelectorAll(".cd-said")].every(
+    assert page.evaluate("""[...document.querySelectorAll(".cd-text")].every(
         one => one.scrollWidth <= one.clientWidth && one.scrollHeight <= one.clientHeight + 1)""")
     assert page.evaluate(
         "(() => { const one = document.querySelector('.cd-timeline'); return one.scrollHeight <= "
@@ -391,16 +401,18 @@ def test_on_a_phone_nothing_is_cut_that_can_be_wrapped(desk):
     page = desk(
         FILM
         | {
-            "line": "first picture 0.09 s, 11 frames/s, text 0 %, model 40 %, memory 27 %, decode "
+            "readout": "first frame 0.09 s, 11 frames/s, text 0 %, model 40 %, memory 27 %, decode "
             "16 %, rest 17 %"
         },
         width=390,
     ).page
     assert page.evaluate("""[".cd-readout", ".cd-strip .cd-label", ".cd-state"].every(name => {
-        const one = document.querySelector(name); return one.scrollWidth <= one.clientWidth + 1; })""")
-    seen = page.evaluate("""[...document.querySelectorAll(".cd-hints span")].filter(
-        one => one.offsetTop < document.querySelector(".cd-hints").offsetTop + 20).every(one => one.scrollWidth <= one.clientWidth + 1)""")
-    assert seen, "a hint that does not fit is left out whole"
+        const one = document.querySelector(name);
+        return one.scrollWidth <= one.clientWidth + 1; })""")
+    fits = page.evaluate("""[...document.querySelectorAll(".cd-hints span")]
+        .filter(one => one.offsetTop < document.querySelector(".cd-hints").offsetTop + 20)
+        .every(one => one.scrollWidth <= one.clientWidth + 1)""")
+    assert fits, "a hint that does not fit is left out whole"
 
 
 def test_a_page_that_is_no_notebook_waits_for_no_kernel(desk):
@@ -411,16 +423,16 @@ def test_a_page_that_is_no_notebook_waits_for_no_kernel(desk):
 
 
 def test_remembering_has_a_bar_and_numbers(desk):
-    film = desk(FILM | {"playing": True, "said": "Playing.", "remembering": [130, 230]})
+    film = desk(FILM | {"playing": True, "message": "Playing.", "remembering": [130, 230]})
     assert film.state() == "Remembering 130 of 230 chunks."
     assert film.page.evaluate(
         "[...document.querySelectorAll('progress')].map(one => [one.hidden, one.value, one.max])"
     ) == [[False, 130, 230]]
     film.put(remembering=[1, 2])
     assert film.state() == "Playing." and film.page.locator("progress").is_hidden(), (
-        "too short to be told"
+        "too short to be message"
     )
-    film.put(remembering=None, said="Paused: nobody was watching. Play goes on.")
+    film.put(remembering=None, message="Paused: nobody was watching. Play goes on.")
     assert film.state().startswith("Paused: nobody was watching")
 
 
@@ -429,7 +441,7 @@ def test_a_shot_longer_than_training_is_hinted_once(desk):
     long = [FILM["shots"][0] | {"chunks": 25}]
     film.put(shots=long)
     assert "Clips in training lasted up to 6.0 s" in film.state()
-    film.put(said="A cut comes with the next chunk.")
+    film.put(message="A cut comes with the next chunk.")
     film.put(shots=[long[0] | {"chunks": 26}])
     assert film.state() == "A cut comes with the next chunk."
 
@@ -450,7 +462,7 @@ def test_a_retake_says_which_shot_and_a_card_what_changed_in_it(desk):
 def test_a_take_is_watched_stepped_through_and_left(desk, film):
     page = desk(FILM | {"playing": True})
     page.page.click(".cd-take >> nth=1")
-    assert [told["command"] for told in page.sent()] == ["pause"] and page.sent("watch") == [
+    assert [message["command"] for message in page.sent()] == ["pause"] and page.sent("watch") == [
         {"chunk": 8, "id": 2}
     ]
     page.say({"kind": "take", "of": 2, "chunks": [7, 8], "ends": [5, 10]}, film)
@@ -505,15 +517,15 @@ def test_an_export_can_be_downloaded(desk, film):
         {
             "kind": "answer",
             "id": 1,
-            "said": "Exported to export-1",
+            "message": "Exported to export-1",
             "error": "",
             "playing": True,
             "next": 9,
         }
     )
     page.answer("Paused.")  # what is watched stands in the way of the live film
-    page.put(said="Paused.", playing=False)
-    assert [told["command"] for told in page.sent()] == [
+    page.put(message="Paused.", playing=False)
+    assert [message["command"] for message in page.sent()] == [
         "pause"
     ] and page.state() == "Exported to export-1"
     with page.page.expect_download() as download:
@@ -546,7 +558,7 @@ def test_only_our_own_keys_are_kept_from_jupyterlab(desk):
     page.page.keyboard.press("Control+s")
     single = [key for key in page.page.evaluate("leaked") if len(key) == 1]
     assert single == ["s", "c", "s", "x", "s"]
-    assert [told["command"] for told in page.sent()] == ["cut", "retake", "resume"]
+    assert [message["command"] for message in page.sent()] == ["cut", "retake", "resume"]
 
 
 def test_a_question_mark_lists_every_key(desk):
@@ -567,21 +579,28 @@ def test_a_question_mark_lists_every_key(desk):
 
 TEXTS = (
     (
-        "state readout latency title label hints prompt chip button settings-label seed said "
+        "state readout latency title label hints prompt chip button settings-label seed text "
         "changed head back download goon"
     )
     .replace("settings-label", "settings>label")
     .split()
 )
 CONTRAST = """selector => {
-  const numbers = colour => { const c = document.createElement("canvas").getContext("2d"); c.fillStyle = colour; c.fillRect(0, 0, 1, 1);
+  const numbers = colour => {
+    const c = document.createElement("canvas").getContext("2d");
+    c.fillStyle = colour;
+    c.fillRect(0, 0, 1, 1);
     return [...c.getImageData(0, 0, 1, 1).data].map(one => one / 255); };
   const over = (a, b) => [0, 1, 2].map(k => a[k] * a[3] + b[k] * (1 - a[3])).concat(1);
-  const light = c => { const [r, g, b] = c.map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  const linear = v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const light = c => {
+    const [r, g, b] = c.map(linear);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
   const behind = element => { const own = numbers(getComputedStyle(element).backgroundColor);
-    return own[3] >= 1 || !element.parentElement ? over(own, [1, 1, 1, 1]) : over(own, behind(element.parentElement)); };
-  return [...document.querySelectorAll(selector)].filter(one => one.checkVisibility()).flatMap(one => {
+    const whole = own[3] >= 1 || !element.parentElement;
+    return over(own, whole ? [1, 1, 1, 1] : behind(element.parentElement)); };
+  const shown = [...document.querySelectorAll(selector)].filter(one => one.checkVisibility());
+  return shown.flatMap(one => {
     const back = behind(one), inks = [getComputedStyle(one).color];
     if (one.placeholder) inks.push(getComputedStyle(one, "::placeholder").color);
     return inks.map(ink => { const a = light(over(numbers(ink), back)), b = light(back);
@@ -608,7 +627,7 @@ def test_every_text_can_be_read(desk, film, theme):
     page.page.fill(".cd-prompt", "")
     page.page.type(".cd-prompt", "wide sh")
     for error in ("", "budget is 1; give at least 3."):
-        page.put(error=error, said="Paused.")
+        page.put(error=error, message="Paused.")
         for name in TEXTS:
             worst = min(page.page.evaluate(CONTRAST, f".cd-{name}".replace(">", " ")), default=99)
             assert worst >= 4.5, (name, error)

@@ -13,20 +13,22 @@ from directing import CAT, ROBOT, until
 from cinelab import load
 from cinelab.errors import CinelabError
 from cinelab.lab.desk import widget as module
-from cinelab.lab.desk.frame_channel import UNDER_WAY, Post
-from cinelab.lab.desk.kernel import Kernel
+from cinelab.lab.desk.frame_channel import UNDER_WAY, FrameChannel
+from cinelab.lab.desk.kernel import KernelActivity
 from cinelab.lab.desk.unattended import rehearse
-from cinelab.lab.desk.widget import (
+from cinelab.lab.desk.view import (
     EXAMPLES,
-    SEED,
-    Desk,
-    about,
-    desk,
+    desk_facts,
     examples,
-    line_of,
     memory_strip,
-    retaken,
+    next_retake,
+    readout_line,
     sentence,
+)
+from cinelab.lab.desk.widget import (
+    SEED,
+    DeskWidget,
+    desk,
 )
 from cinelab.script.screenplay import Screenplay
 from cinelab.stream.attention_shares import shots_retrieved
@@ -58,7 +60,7 @@ class Talk:
     def __init__(self, monkeypatch, folder, **more):
         self.sent = []
         monkeypatch.setattr(
-            Desk,
+            DeskWidget,
             "send",
             lambda _desk, content, buffers=None: self.sent.append((content, buffers or [])),
         )
@@ -67,7 +69,7 @@ class Talk:
 
     def hear(self, kind, **more):
         self.number += 1
-        self.desk._heard(self.desk, {"kind": kind, "id": self.number} | more, [])
+        self.desk._receive_comm(self.desk, {"kind": kind, "id": self.number} | more, [])
         return self.number
 
     def do(self, command, play=False, **value):
@@ -81,7 +83,7 @@ class Talk:
         return [one for one, _ in self.sent if one["kind"] == kind]
 
     def draw_all(self):
-        for message in self.kind("pictures"):
+        for message in self.kind("frames"):
             self.hear("drawn", number=message["number"])
 
 
@@ -108,12 +110,14 @@ def test_a_desk_that_is_closed_is_freed(tmp_path):
 
 
 def test_a_desk_that_is_closed_stays_on_the_page_to_say_so(talk, monkeypatch):
-    told = []
+    facts = []
     monkeypatch.setattr(
-        type(talk.desk.comm), "publish_msg", lambda _comm, kind, *_more, **_named: told.append(kind)
+        type(talk.desk.comm),
+        "publish_msg",
+        lambda _comm, kind, *_more, **_named: facts.append(kind),
     )
     talk.desk.close()
-    assert set(told) == {"comm_msg"}, "a comm_close would take the view away"
+    assert set(facts) == {"comm_msg"}, "a comm_close would take the view away"
     assert talk.desk.view["closed"] and talk.desk.comm is None
 
 
@@ -132,7 +136,7 @@ def test_a_desk_that_is_closed_stays_on_the_page_to_say_so(talk, monkeypatch):
 )
 def test_messages_that_are_none_are_passed_over(talk, content):
     before = len(talk.kind("answer"))
-    talk.desk._heard(talk.desk, content, [])
+    talk.desk._receive_comm(talk.desk, content, [])
     assert len(talk.kind("answer")) == before
 
 
@@ -142,27 +146,27 @@ def test_messages_that_are_none_are_passed_over(talk, content):
 def test_no_more_than_two_messages_are_ever_under_way(talk):
     talk.do("prompt", text=CAT, play=True)
     until(lambda: talk.desk.live.readout.chunks >= 8)
-    assert len(talk.kind("pictures")) == UNDER_WAY
+    assert len(talk.kind("frames")) == UNDER_WAY
     talk.do("pause")
     newest = talk.desk.live.readout.desk.head
     talk.hear("drawn", number=1)
-    until(lambda: len(talk.kind("pictures")) == 3)
-    assert talk.kind("pictures")[-1]["node"] == newest, "what was made meanwhile is passed over"
+    until(lambda: len(talk.kind("frames")) == 3)
+    assert talk.kind("frames")[-1]["node"] == newest, "what was made meanwhile is passed over"
 
 
 def test_an_ack_frees_one_place_whoever_says_it():
     sent = []
-    post = Post(lambda content, buffers: sent.append(content["number"]))
+    channel = FrameChannel(lambda content, buffers: sent.append(content["number"]))
     for _ in range(UNDER_WAY):
-        post.put({}, [])
-    assert not post.wait(0)
-    post.drawn(1)
-    post.drawn(1)
-    assert post.wait(0)
-    post.put({}, [])
-    assert not post.wait(0) and sent == [1, 2, 3]
-    post.forget()
-    assert post.wait(0)
+        channel.send_frames({}, [])
+    assert not channel.wait_for_room(0)
+    channel.acknowledge(1)
+    channel.acknowledge(1)
+    assert channel.wait_for_room(0)
+    channel.send_frames({}, [])
+    assert not channel.wait_for_room(0) and sent == [1, 2, 3]
+    channel.reset()
+    assert channel.wait_for_room(0)
 
 
 def test_a_view_that_comes_late_gets_stills_and_the_newest_pictures(talk):
@@ -170,13 +174,13 @@ def test_a_view_that_comes_late_gets_stills_and_the_newest_pictures(talk):
     until(lambda: talk.desk.live.readout.chunks >= 4)
     talk.do("pause")
     talk.draw_all()
-    until(lambda: talk.kind("pictures")[-1]["node"] == talk.desk.live.readout.desk.head)
+    until(lambda: talk.kind("frames")[-1]["node"] == talk.desk.live.readout.desk.head)
     until(lambda: talk.kind("stills"))
     talk.sent.clear()
     talk.hear("hello")
     assert talk.kind("stills")[0]["lines"] == [0]
-    until(lambda: talk.kind("pictures"))
-    assert talk.kind("pictures")[0]["node"] == talk.desk.live.readout.desk.head
+    until(lambda: talk.kind("frames"))
+    assert talk.kind("frames")[0]["node"] == talk.desk.live.readout.desk.head
 
 
 # ---- commands
@@ -188,8 +192,8 @@ def test_commands_are_answered_and_wrong_ones_say_why(talk):
     assert "no shot to take again" in talk.do("retake")["error"]
     assert "Seed is 1.5" in talk.do("seed", value=1.5)["error"]
     assert "Budget is None" in talk.do("budget", value=None)["error"]
-    said = talk.do("prompt", text=CAT, play=True)
-    assert said["said"].startswith("The prompt holds") and not said["error"]
+    answer = talk.do("prompt", text=CAT, play=True)
+    assert answer["message"].startswith("The prompt holds") and not answer["error"]
     until(lambda: talk.desk.live.readout.playing)
 
 
@@ -210,7 +214,9 @@ def test_the_view_tells_what_a_new_tab_must_know(talk):
         and not view["closed"]
     )
     assert [take["on"] for take in view["shots"][1]["takes"]] == [False, True]
-    assert len(view["looked"]["rows"]) == len(talk.desk.live.session.generator.bundle.model.blocks)
+    assert len(view["attended"]["rows"]) == len(
+        talk.desk.live.session.generator.bundle.model.blocks
+    )
 
 
 def test_where_a_paused_film_stands_is_shown(talk):
@@ -220,11 +226,11 @@ def test_where_a_paused_film_stands_is_shown(talk):
     until(
         lambda: (
             talk.draw_all(),
-            talk.kind("pictures")[-1]["node"] == talk.desk.live.readout.desk.head,
+            talk.kind("frames")[-1]["node"] == talk.desk.live.readout.desk.head,
         )[1]
     )
     talk.do("branch", chunk=1)
-    until(lambda: (talk.draw_all(), talk.kind("pictures")[-1]["node"] == 1)[1])
+    until(lambda: (talk.draw_all(), talk.kind("frames")[-1]["node"] == 1)[1])
 
 
 def test_an_export_answers_with_the_film_and_an_empty_one_leaves_nothing(talk):
@@ -233,7 +239,8 @@ def test_an_export_answers_with_the_film_and_an_empty_one_leaves_nothing(talk):
     talk.do("prompt", text=CAT, play=True)
     until(lambda: talk.desk.live.readout.chunks >= 2)
     assert (
-        talk.answer(talk.hear("export"))["said"] == f"Exported to {talk.desk.folder / 'export-1'}"
+        talk.answer(talk.hear("export"))["message"]
+        == f"Exported to {talk.desk.folder / 'export-1'}"
     )
     film, buffers = next((one, buffers) for one, buffers in talk.sent if one["kind"] == "film")
     assert buffers[0] == (talk.desk.folder / "export-1" / "film.mp4").read_bytes()
@@ -264,14 +271,16 @@ def test_a_film_pauses_once_nothing_is_drawn_any_more_and_goes_on_when_asked(tal
     monkeypatch.setattr(module, "UNWATCHED", 0.1)
     talk.hear("hello")
     talk.do("prompt", text=CAT, play=True)
-    until(lambda: not talk.desk.view["playing"] and "nobody was watching" in talk.desk.view["said"])
+    until(
+        lambda: not talk.desk.view["playing"] and "nobody was watching" in talk.desk.view["message"]
+    )
     assert [line["do"] for line in talk.desk.live.session.log if "do" in line] == [
         "prompt",
         "resume",
         "pause",
     ]
     made = talk.desk.live.readout.chunks
-    assert talk.do("resume")["said"] == "Playing."
+    assert talk.do("resume")["message"] == "Playing."
     until(lambda: talk.desk.live.readout.chunks > made)
 
 
@@ -280,11 +289,11 @@ def test_a_film_that_any_view_draws_goes_on_and_so_does_one_that_never_had_a_vie
 ):
     monkeypatch.setattr(module, "UNWATCHED", 0.2)
     talk.do("prompt", text=CAT, play=True)
-    until(lambda: talk.desk.live.readout.chunks >= 4 and talk.desk._post.late() > 0.4)
+    until(lambda: talk.desk.live.readout.chunks >= 4 and talk.desk._channel.seconds_late() > 0.4)
     assert talk.desk.live.readout.playing, "directed from Python"
     for _ in range(2):
         talk.hear("hello")  # two tabs, of which one draws
-    until(lambda: (talk.draw_all(), len(talk.kind("pictures")) > 12)[1])
+    until(lambda: (talk.draw_all(), len(talk.kind("frames")) > 12)[1])
     assert talk.desk.live.readout.playing
 
 
@@ -307,10 +316,10 @@ def test_a_film_goes_on_while_a_cell_keeps_the_kernel_from_hearing_what_was_draw
 ):
     monkeypatch.setattr(module, "UNWATCHED", 0.2)
     shell = Shell()
-    talk.desk._kernel = Kernel(shell)
+    talk.desk._kernel = KernelActivity(shell)
     talk.hear("hello")
     talk.do("prompt", text=CAT, play=True)
-    until(lambda: talk.desk._post.late() > 0.6)
+    until(lambda: talk.desk._channel.seconds_late() > 0.6)
     assert talk.desk.live.readout.playing
     shell.calls["post_execute"]()
     shell.calls["pre_execute"]()
@@ -322,7 +331,7 @@ def test_a_film_goes_on_while_a_cell_keeps_the_kernel_from_hearing_what_was_draw
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "expected"),
     [
         ("prompt is empty; say it.", "Prompt is empty; say it."),
         ("this film: no", "This film: no"),
@@ -331,18 +340,18 @@ def test_a_film_goes_on_while_a_cell_keeps_the_kernel_from_hearing_what_was_draw
         ("/a b", "/a b"),
     ],
 )
-def test_a_refusal_begins_as_a_sentence_does(error, said):
-    assert sentence(error) == said
+def test_a_refusal_begins_as_a_sentence_does(error, expected):
+    assert sentence(error) == expected
 
 
 def test_frames_that_are_shown_slowly_are_not_late():
-    post = Post(lambda content, buffers: None)
-    assert post.late() < 0
-    post.put({"gap": 100.0}, [])
-    assert post.late() >= 0, "nothing to show: it is due at once"
-    post.forget()
-    post.put({"gap": 100.0}, [np.zeros((2, 2, 3), np.uint8)])
-    assert post.late() < -90
+    channel = FrameChannel(lambda content, buffers: None)
+    assert channel.seconds_late() < 0
+    channel.send_frames({"gap": 100.0}, [])
+    assert channel.seconds_late() >= 0, "nothing to show: it is due at once"
+    channel.reset()
+    channel.send_frames({"gap": 100.0}, [np.zeros((2, 2, 3), np.uint8)])
+    assert channel.seconds_late() < -90
 
 
 def test_signs_of_life_come_whatever_happens_and_end_with_the_desk(talk, monkeypatch):
@@ -506,7 +515,7 @@ def test_a_change_in_mid_shot_is_told_with_its_place(session):
 
 
 @pytest.mark.parametrize(
-    "before, after, said",
+    "before, after, words",
     [
         ("a cat waits", "a cat jumps", "waits → jumps"),
         ("a cat", "a cat at night", "+ at night"),
@@ -514,8 +523,8 @@ def test_a_change_in_mid_shot_is_told_with_its_place(session):
         ("a red cat waits by day", "a blue cat waits at night", "red → blue, by day → at night"),
     ],
 )
-def test_words_that_differ(before, after, said):
-    assert words_changed(before, after) == said
+def test_words_that_differ(before, after, words):
+    assert words_changed(before, after) == words
 
 
 def test_a_retakes_shot_is_named_before_it_is_asked_for_and_while_it_is_pending(session):
@@ -524,7 +533,7 @@ def test_a_retakes_shot_is_named_before_it_is_asked_for_and_while_it_is_pending(
     def now():
         for node in list(session.nodes.values())[len(board.nodes) :]:
             board.add(node)
-        return retaken(session.desk, board)
+        return next_retake(session.desk, board)
 
     assert now() is None
     play(session, 2)
@@ -542,11 +551,11 @@ def test_a_retakes_shot_is_named_before_it_is_asked_for_and_while_it_is_pending(
 
 
 def test_examples_are_in_words_that_the_model_knows(session):
-    told = about(session)
-    assert [one["text"] for one in told["examples"]] == list(EXAMPLES.values()) and told[
+    facts = desk_facts(session)
+    assert [one["text"] for one in facts["examples"]] == list(EXAMPLES.values()) and facts[
         "trained_seconds"
     ] == 6
-    assert examples({"a", "cat"}) == [] and examples(set()) == told["examples"]
+    assert examples({"a", "cat"}) == [] and examples(set()) == facts["examples"]
 
 
 def test_a_chunks_pictures_are_the_films_own_bits(session):
@@ -602,11 +611,11 @@ def test_the_read_out_is_one_line():
         causes={"text": 0.01, "dit": 0.8, "memory": 0.12, "decode": 0.07},
     )
     assert (
-        line_of(now)
-        == "first picture 0.03 s, 58 frames/s, text 1 %, model 80 %, memory 12 %, decode 7 %, "
+        readout_line(now)
+        == "first frame 0.03 s, 58 frames/s, text 1 %, model 80 %, memory 12 %, decode 7 %, "
         "rest 0 %"
     )
-    assert line_of(Readout()) == "nothing made since the desk was opened"
+    assert readout_line(Readout()) == "nothing made since the desk was opened"
 
 
 def test_a_rehearsal_goes_on_where_the_one_before_ended(tmp_path):

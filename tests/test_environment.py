@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from cinelab.errors import CinelabError
-from cinelab.lab.workbench import copy_out, lab_command
+from cinelab.lab.workbench import copy_out, jupyter_command
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -153,7 +153,7 @@ def test_jupyter_opens_on_the_clone_with_the_options_that_are_given(clone):
 
 def test_jupyter_starts_as_root_too_and_on_the_notebooks(tmp_path):
     (tmp_path / "notebooks").mkdir()
-    command = lab_command(tmp_path, ["--port=9000"])
+    command = jupyter_command(tmp_path, ["--port=9000"])
     assert ("--allow-root" in command) == (os.geteuid() == 0)
     assert f"--ServerApp.root_dir={tmp_path}" in command
     assert "--LabApp.default_url=/lab/tree/notebooks" in command and command[-1] == "--port=9000"
@@ -161,7 +161,7 @@ def test_jupyter_starts_as_root_too_and_on_the_notebooks(tmp_path):
 
 def test_a_folder_without_notebooks_is_refused(tmp_path):
     with pytest.raises(CinelabError, match="has no folder notebooks"):
-        lab_command(tmp_path)
+        jupyter_command(tmp_path)
 
 
 def test_the_checkout_has_all_that_would_be_copied_out():

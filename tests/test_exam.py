@@ -1,15 +1,21 @@
 """The exam, its pictures' measures and the alarms."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from cinelab.errors import CinelabError
 from cinelab.lab.training.monitor import alarms, distillation_curves
+from cinelab.metrics.rows import row_table
 from cinelab.metrics.stats import nested_bootstrap
 from cinelab.metrics.toybox.recogniser import load_recogniser
 from cinelab.metrics.toybox.validation import ValidationConfig, Validator
-from cinelab.metrics.video.appearance import contrast, motion, picture_rows, saturation, sharpness
+from cinelab.metrics.video.appearance import (
+    appearance_rows,
+    contrast,
+    motion,
+    saturation,
+    sharpness,
+)
 from cinelab.zoo.checkpoints import load
 
 
@@ -34,10 +40,7 @@ def test_blur_lowers_detail_and_grey_lowers_saturation():
 
 def test_the_truth_has_a_share_of_one():
     truth = np.stack([film(0), film(1)])
-    rows = pd.DataFrame(
-        picture_rows(truth, truth, [[(0, 8)], [(0, 3), (3, 8)]]),
-        columns=["film", "shot", "metric", "value"],
-    )
+    rows = row_table(appearance_rows(truth, truth, [[(0, 8)], [(0, 3), (3, 8)]]))
     assert rows.groupby("metric").value.mean().round(6).tolist() == [1, 1, 1, 1]
 
 
@@ -54,7 +57,7 @@ def test_an_exam_is_the_same_every_time_and_marks_a_ruined_model_down():
         "prompt",
         "action",
         "identity",
-        "cuts",
+        "cut accuracy",
         "motion",
         "saturation",
         "contrast",

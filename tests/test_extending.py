@@ -25,12 +25,13 @@ from cinelab.errors import CinelabError
 from cinelab.flow.solvers import solve, trajectory
 from cinelab.jobs import worker
 from cinelab.jobs.job import load_job
-from cinelab.lab.desk.demo import House, Rules
+from cinelab.lab.desk.hosting import DemoLimits, FilmHost
 from cinelab.lab.desk.viewers import Viewer
 from cinelab.lab.reports.cards import compare_cards, score_card
-from cinelab.lab.reports.index import query
+from cinelab.lab.reports.query import query
 from cinelab.lab.reports.report import foremost, report
-from cinelab.lab.reports.sweep_table import compared, load_cells, pooled
+from cinelab.lab.reports.sweep_cells import load_cells
+from cinelab.lab.reports.sweep_table import compared, pooled
 from cinelab.lab.studies.film_cell import FilmSetting, film_cell
 from cinelab.lab.studies.memory_cell import memory_cell
 from cinelab.lab.sweeps.grid import Sweep, expand
@@ -39,8 +40,10 @@ from cinelab.lab.training import stages
 from cinelab.memory.context import FULL_HISTORY
 from cinelab.memory.policy import POLICIES, budget_of, name_of, policy_named, with_budget
 from cinelab.metrics.card import CardConfig
-from cinelab.metrics.metric import METRICS, Metric, own_rows, values
-from cinelab.metrics.toybox.film import plain_scores
+from cinelab.metrics.metric import METRICS, Metric
+from cinelab.metrics.registered import registered_rows, values
+from cinelab.metrics.rows import row_table as row_table
+from cinelab.metrics.toybox.film import plain_values
 from cinelab.metrics.video.evaluate import evaluate
 from cinelab.registry import HOMES, Registry, resolve
 from cinelab.runs import Run
@@ -395,11 +398,11 @@ def film_of(shots=(3, 5)):
 
 def test_a_metric_is_measured_shot_by_shot_and_film_by_film(own):
     frames, shots = film_of()
-    rows = own_rows(np.stack([frames, frames]), [shots, shots])
+    rows = row_table(registered_rows(np.stack([frames, frames]), [shots, shots]))
     assert rows[rows["metric"] == "redness"]["value"].tolist() == [200.0, 0.0] * 2
-    assert rows[rows["metric"] == "brightness"][["film", "shot", "value"]].values.tolist() == [
-        [0, -1, 25.0],
-        [1, -1, 25.0],
+    assert rows[rows["metric"] == "brightness"][["clip", "shot", "value"]].values.tolist() == [
+        ["0000", 0, 25.0],
+        ["0001", 0, 25.0],
     ]
     assert METRICS.about()["redness"] == {"better": "low", "unit": "grey levels", "range": [0, 255]}
 
@@ -430,10 +433,10 @@ def test_own_metrics_are_in_films_evaluations_and_cards(own, bundle, tmp_path, m
     small = partial(CardConfig, latents=6, shot_latents=(3, 3), away=(1,), reframed_away=1)
     monkeypatch.setattr("cinelab.lab.reports.cards.CardConfig", small)
     film = Director(bundle).render(PLAY)
-    scores = plain_scores(film.frames, film.timeline, film.timings)
+    scores = plain_values(film.frames, film.timeline, film.timings)
     assert scores[scores["metric"] == "redness"]["shot"].tolist() == [1, 2, 3] and set(
         scores["metric"]
-    ) >= {"brightness", "cuts"}
+    ) >= {"brightness", "cut accuracy"}
     rows = evaluate([film.save(tmp_path / "film")], ("colour",))
     mine = rows[rows["backend"] == "own"]
     assert set(mine["metric"]) == {"redness", "brightness"} and set(mine["status"]) == {"ok"}
@@ -755,12 +758,12 @@ def test_the_desk_offers_own_policies_and_takes_no_path_from_a_browser(own, monk
 
 
 def test_a_demo_begins_with_what_it_was_given(own, bundle, tmp_path):
-    house = House(tmp_path, bundle, Rules(), policy="last_of_shots", budget=3)
+    films = FilmHost(tmp_path, bundle, DemoLimits(), policy="last_of_shots", budget=3)
     try:
-        visit = house.open("abcdefghij", Viewer())
-        assert visit.view["settings"]["policy"] == "last_of_shots"
+        desk = films.open("abcdefghij", Viewer())
+        assert desk.view["settings"]["policy"] == "last_of_shots"
     finally:
-        house.close()
+        films.close()
 
 
 def test_a_trainings_file_names_own_things(tmp_path):

@@ -8,9 +8,9 @@ import torch
 
 from cinelab.errors import CinelabError
 from cinelab.metrics.video import features
-from cinelab.metrics.video.alignment import judge_rows
+from cinelab.metrics.video.alignment import alignment_rows
 from cinelab.metrics.video.clips import Clip
-from cinelab.metrics.video.features import load_features, missing, prepare
+from cinelab.metrics.video.features import load_features, missing, prepare_images
 from cinelab.script.shotlist import ListedShot, ShotList
 
 SMALL = {
@@ -91,7 +91,7 @@ def test_clip_sees_pictures_and_words_as_transformers_does(weights):
     from transformers import CLIPModel
 
     model = CLIPModel.from_pretrained(weights / "clip").eval()
-    x = prepare(pictures(), 32, features.CLIP_MEAN, features.CLIP_STD)
+    x = prepare_images(pictures(), 32, features.CLIP_MEAN, features.CLIP_STD)
     words = torch.tensor([[2, 3, 5], [2, 4, 6]])
     with torch.no_grad():
         out = model(pixel_values=x, input_ids=words, attention_mask=torch.ones_like(words))
@@ -111,7 +111,7 @@ def test_dino_gives_a_vector_a_picture_alone_or_in_a_batch(weights):
 def test_prepared_pictures_are_the_middle_square():
     frames = np.zeros((1, 32, 64, 3), np.uint8)
     frames[:, :, 16:48] = 255
-    x = prepare(frames, 16, (0, 0, 0), (1, 1, 1))
+    x = prepare_images(frames, 16, (0, 0, 0), (1, 1, 1))
     assert x.shape == (1, 3, 16, 16) and x[:, :, :, 2:-2].min() > 0.97
 
 
@@ -119,7 +119,7 @@ def test_weights_that_are_present_give_rows_and_absent_ones_say_what_to_fetch(we
     put_clip(weights / "clip")
     shots = [ListedShot(2 * i, 2 * i + 2, "a red cat", ("cat",), ("home",)) for i in range(2)]
     clip = Clip("film", pictures(), 8.0, ShotList(tuple(shots)))
-    rows = list(judge_rows(clip, ("clip", "dino")))
+    rows = list(alignment_rows(clip, ("clip", "dino")))
     by = {
         backend: {row.metric: row for row in rows if row.backend == backend}
         for backend in ("clip", "dino")

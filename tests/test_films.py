@@ -10,7 +10,8 @@ import pytest
 from cinelab.errors import CinelabError
 from cinelab.lab.reports.cards import benchmark_table, markdown
 from cinelab.lab.reports.report import film_uri
-from cinelab.lab.reports.sweep_table import load_cells, pooled
+from cinelab.lab.reports.sweep_cells import load_cells
+from cinelab.lab.reports.sweep_table import pooled
 from cinelab.lab.studies.film_cell import FilmSetting, film_cell, listed
 from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Full, Window
@@ -42,11 +43,15 @@ def test_a_cell_holds_what_a_report_reads(cells):
         and told["speed"]["frames_per_second"] > 0
     )
     rows = pd.read_parquet(cells / "full" / "rows.parquet")
-    assert set(rows["source"]) == {"model", "truth", "chance"} and set(rows["film"]) == {0, 1, 2}
+    assert set(rows["source"]) == {"model", "truth", "chance"} and set(rows["clip"]) == {
+        "0000",
+        "0001",
+        "0002",
+    }
     assert set(rows[rows["source"] == "model"]["metric"]) >= {
         "action",
-        "identity kept",
-        "cuts",
+        "identity",
+        "cut accuracy",
         "temporal flickering",
         "drift of contrast",
     }
@@ -126,7 +131,7 @@ def test_the_benchmark_table_has_truth_chance_and_every_system(tmp_path):
     )
     table = benchmark_table(["one"], tmp_path).set_index("system")
     assert list(table.index) == ["ground truth", "chance", "one"]
-    assert table.loc["one", "identity after 5 away"].startswith("0.700") and table.loc[
+    assert table.loc["one", "identity (away=5)"].startswith("0.700") and table.loc[
         "one", "prompt"
     ].startswith("1.000")
     assert markdown(table.reset_index()).splitlines()[1].startswith("| --- |")

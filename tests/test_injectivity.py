@@ -17,13 +17,13 @@ from cinelab.lab.studies.injectivity import (
     Setting,
     alone,
     end_points,
-    measure,
+    injectivity_table,
+    measure_cases,
     reference,
     seen_levels,
     share_of_error,
     spread,
     student_end,
-    summary,
 )
 from cinelab.seeds import rng_at
 from cinelab.train.pairs import PairsConfig, trajectories
@@ -135,8 +135,8 @@ def test_the_table_has_an_interval_for_every_question(monkeypatch):
     base = replace(load("toybox-base"), model=Loose.model)  # with a codec to look at
     monkeypatch.setattr(injectivity.zoo, "load", lambda name: base)
     cases = {"causal": Case("a", "truth", "s"), "both ways": Case("b", "noisy")}
-    rows = measure(cases, FakeStore().clips(2, 4, rng_at(0)), SMALL)
-    table = summary(rows)
+    rows = measure_cases(cases, FakeStore().clips(2, 4, rng_at(0)), SMALL)
+    table = injectivity_table(rows)
     wanted = {
         "variance",
         "own",
@@ -147,7 +147,7 @@ def test_the_table_has_an_interval_for_every_question(monkeypatch):
         "squared error",
         "student's sharpness",
     }
-    assert wanted == set(table.what) and (rows.protocol == 2).all()
+    assert wanted == set(table.what) and (rows.edition == 2).all()
     assert (table.low <= table.value + 1e-12).all() and (table.n == 2).all()
     control = table[(table.what == "control") & (table.value == 0)]
     assert (control.high == 0).all()

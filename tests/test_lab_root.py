@@ -12,7 +12,7 @@ import pytest
 from labserver import ROOT, jupyter_lab, run_all
 
 from cinelab.lab.plain_notebook import METADATA
-from cinelab.lab.workbench import lab_command
+from cinelab.lab.workbench import jupyter_command
 
 CELL = """
 from pathlib import Path
@@ -22,7 +22,9 @@ Path("../results/my run/page.html").write_text("<h1>It opens</h1>")
 Path("../results/my run/numbers.csv").write_text("a,b\\n1,2\\n")
 Made("../results/my run")
 """
-OPTIONS = [word for word in lab_command(ROOT) if word.startswith(("--LabApp", "--FileContents"))]
+OPTIONS = [
+    word for word in jupyter_command(ROOT) if word.startswith(("--LabApp", "--FileContents"))
+]
 
 
 @pytest.fixture

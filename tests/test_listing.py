@@ -19,10 +19,10 @@ from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
 from cinelab.metrics.external import clip_files as excerpts
 from cinelab.metrics.external.clip_files import assign, read_prompts
-from cinelab.metrics.rows import absent, failed, table
+from cinelab.metrics.rows import absent, failed, row_table
 from cinelab.metrics.video.alignment import toybox_rows
 from cinelab.metrics.video.clips import Clip, find_videos, labels, load_clip, speaks_toybox
-from cinelab.metrics.video.evaluate import digest, evaluate, unmeasured
+from cinelab.metrics.video.evaluate import clip_digest, evaluate, unmeasured
 from cinelab.script.prompts import LITTLE
 from cinelab.script.shotlist import ListedShot, ShotList
 from cinelab.stream.video import write_mp4
@@ -104,7 +104,7 @@ def test_two_takes_of_one_name_are_two_clips_and_both_are_measured(tmp_path, fil
         (tmp_path / name).write_bytes(film.read_bytes())
     rows = evaluate([tmp_path], ("colour",))
     assert len(rows[["run", "clip"]].drop_duplicates()) == 3
-    assert digest(rows).set_index("metric").loc["frames", ["clips", "n"]].tolist() == [3, 3]
+    assert clip_digest(rows).set_index("metric").loc["frames", ["clips", "n"]].tolist() == [3, 3]
     videos = excerpts.find_videos([tmp_path])
     assert len({(video.run, video.clip) for video in videos}) == 3
 
@@ -294,12 +294,12 @@ def test_an_unknown_word_leaves_out_its_shot_and_the_table_says_so(film):
     }
     # shot 2 is nobody's
     assert [row.shot for row in rows if row.metric == "identity across shots"] == [3]
-    found = unmeasured(table(rows)).set_index("why")
+    found = unmeasured(row_table(rows)).set_index("why")
     assert found.loc[said[2], ["clips", "of", "shots"]].tolist() == [1, 1, 1]
 
 
 def test_a_metric_that_some_films_lack_is_said_beside_its_mean():
-    rows = table(
+    rows = row_table(
         [
             absent("a", "m", "no words"),
             absent("b", "m", "no words", shot=2),
@@ -326,10 +326,10 @@ def test_what_failed_or_measured_nothing_exits_with_1_and_keeps_the_rest(tmp_pat
         run("eval", "videos", tmp_path, "--backends", "colour", "-o", tmp_path / "r.parquet") == 1
         and (tmp_path / "r.parquet").exists()
     )
-    cli_eval._exit(["ok", "absent"])
+    cli_eval.exit_with(["ok", "absent"])
     for states in (["ok", "failed"], ["absent"], []):
         with pytest.raises(cli_eval.typer.Exit):
-            cli_eval._exit(states)
+            cli_eval.exit_with(states)
 
 
 def test_clips_exits_with_1_where_a_video_failed_or_nothing_was_kept(tmp_path, film):

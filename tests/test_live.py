@@ -14,7 +14,7 @@ from directing import CAT, ROBOT, until
 from cinelab import load
 from cinelab.errors import CinelabError
 from cinelab.stream.fair_lock import FairLock
-from cinelab.stream.live_engine import Engine
+from cinelab.stream.live_engine import LiveEngine
 from cinelab.stream.readout import FilmBounds
 from cinelab.stream.session import Session, Settings
 
@@ -26,7 +26,7 @@ def bundle():
 
 @pytest.fixture
 def live(bundle, tmp_path):
-    live = Engine(Session.create(tmp_path / "session", bundle, Settings(CAT)), pace=None)
+    live = LiveEngine(Session.create(tmp_path / "session", bundle, Settings(CAT)), pace=None)
     yield live
     live.close()
 
@@ -83,7 +83,7 @@ def test_a_slow_viewer_misses_pictures_and_the_film_has_them_all(live):
 
 
 def test_a_paced_engine_keeps_to_the_films_own_speed(bundle, tmp_path):
-    live = Engine(Session.create(tmp_path / "paced", bundle, Settings(CAT)), pace=1.0)
+    live = LiveEngine(Session.create(tmp_path / "paced", bundle, Settings(CAT)), pace=1.0)
     live.send("resume").result(10)
     until(lambda: live.readout.chunks >= 1)
     began = time.monotonic()
@@ -123,7 +123,7 @@ def test_what_goes_wrong_while_making_pauses_and_is_said(live, monkeypatch):
 
 
 def test_a_film_ends_where_it_must(bundle, tmp_path):
-    live = Engine(
+    live = LiveEngine(
         Session.create(tmp_path / "short", bundle, Settings(CAT)),
         pace=None,
         bounds=FilmBounds(chunks=3),
@@ -150,7 +150,7 @@ def test_a_film_that_is_opened_again_says_how_much_of_it_is_remembered(
         seen.append(live.readout.remembering)
         return recall(asked, number)
 
-    live = Engine(again, pace=None)
+    live = LiveEngine(again, pace=None)
     until(lambda: live.readout.remembering is None)
     monkeypatch.setattr(Session, "state", noted)
     live.send("resume").result(10)
@@ -183,7 +183,7 @@ def test_a_command_that_comes_meanwhile_does_not_begin_the_count_anew(
         return recall(asked, number)
 
     monkeypatch.setattr(Session, "state", noted)
-    live = Engine(again, pace=None)
+    live = LiveEngine(again, pace=None)
     begun.set()
     until(lambda: len(seen) >= 4 and live.readout.remembering is None)
     live.close()
@@ -195,7 +195,7 @@ def test_a_chunk_that_cannot_be_remembered_is_said_and_others_can_be_gone_on_fro
     for _ in range(4):
         session.step()
     (session.folder / "chunks/00002.safetensors").unlink()
-    live = Engine(Session.resume(session.folder, bundle), pace=None)
+    live = LiveEngine(Session.resume(session.folder, bundle), pace=None)
     until(lambda: "00002.safetensors" in live.readout.error and live.readout.remembering is None)
     live.send("branch", chunk=1).result(10)
     live.send("resume").result(10)
@@ -221,7 +221,7 @@ def test_what_is_called_runs_between_two_chunks_in_order(live):
 def test_ten_films_of_one_model_take_turns_and_each_is_the_film_it_would_be_alone(bundle, tmp_path):
     turns = FairLock()
     films = [
-        Engine(
+        LiveEngine(
             Session.create(tmp_path / f"film-{n}", bundle, Settings(CAT, seed=n)),
             pace=None,
             turns=turns,
@@ -261,7 +261,7 @@ def test_turns_are_given_in_the_order_of_asking():
 def test_a_film_that_is_sent_many_commands_makes_as_many_chunks_as_the_others(bundle, tmp_path):
     turns = FairLock()
     films = [
-        Engine(
+        LiveEngine(
             Session.create(tmp_path / f"film-{n}", bundle, Settings(CAT, seed=n)),
             pace=None,
             turns=turns,
@@ -286,10 +286,10 @@ def test_a_film_whose_work_was_too_long_for_its_turns_catches_up(bundle, tmp_pat
     for _ in range(12):
         session.step()
     turns = FairLock()
-    other = Engine(
+    other = LiveEngine(
         Session.create(tmp_path / "other", bundle, Settings(CAT)), pace=None, turns=turns
     )
-    long = Engine(session, pace=None, turns=turns)
+    long = LiveEngine(session, pace=None, turns=turns)
     for film in (other, long):
         film.send("resume").result(30)
     until(lambda: long.readout.chunks > 14)
@@ -332,7 +332,7 @@ def test_remembering_a_long_film_ends_with_the_engine(bundle, tmp_path, monkeypa
     begun = threading.Event()
     recall = again.generator.recall
     again.generator.recall = lambda *args: (begun.set(), time.sleep(0.1), recall(*args))[-1]
-    live = Engine(again, pace=None)
+    live = LiveEngine(again, pace=None)
     ticket = live.call(lambda one: one.state(29))
     assert begun.wait(10)
     live.close(2)
@@ -357,9 +357,9 @@ def _take(turns, order, number):
 
 KILLED = """
 from cinelab import load
-from cinelab.stream.live_engine import Engine
+from cinelab.stream.live_engine import LiveEngine
 from cinelab.stream.session import Session, Settings
-live = Engine(Session.create({folder!r}, load("toybox-1step"), Settings({prompt!r}, seed=5)), pace=None)
+live = LiveEngine(Session.create({folder!r}, load("toybox-1step"), Settings({prompt!r}, seed=5)), pace=None)
 live.send("resume").result()
 input()
 """

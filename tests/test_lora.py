@@ -16,12 +16,12 @@ from cinelab.flow.condition import Condition
 from cinelab.memory.context import BidirectionalContext
 from cinelab.scale.adapters import (
     Lora,
-    _old_mark,
+    _old_fingerprint,
     adapters,
     add_lora,
+    fingerprint_of,
+    fingerprints_of,
     load_lora,
-    mark,
-    marks,
     merge_lora,
     save_lora,
 )
@@ -76,7 +76,10 @@ def test_loaded_and_merged_are_the_model_that_was_saved(tmp_path):
     model = trained()
     base = plain()
     path = save_lora(
-        tmp_path / "lora.safetensors", model.state_dict(), LORA, mark(base.state_dict().items())
+        tmp_path / "lora.safetensors",
+        model.state_dict(),
+        LORA,
+        fingerprint_of(base.state_dict().items()),
     )
     assert len(load_file(path)) == len(adapters(model.state_dict())) == 2 * 10 * len(base.blocks)
     loaded = deepcopy(base)
@@ -130,9 +133,15 @@ def test_diffusers_and_peft_read_what_we_write(tmp_path):
 
 def test_the_mark_is_of_the_base_alone():
     base = plain()
-    assert mark(base.state_dict().items()) == mark(trained().state_dict().items())
-    assert mark(base.state_dict().items()) == mark(deepcopy(base).bfloat16().state_dict().items())
-    assert mark(base.state_dict().items()) != mark(plain(1).state_dict().items())
+    assert fingerprint_of(base.state_dict().items()) == fingerprint_of(
+        trained().state_dict().items()
+    )
+    assert fingerprint_of(base.state_dict().items()) == fingerprint_of(
+        deepcopy(base).bfloat16().state_dict().items()
+    )
+    assert fingerprint_of(base.state_dict().items()) != fingerprint_of(
+        plain(1).state_dict().items()
+    )
 
 
 def tuned(by, dtype=torch.float32, seed=3):
@@ -148,7 +157,7 @@ def tuned(by, dtype=torch.float32, seed=3):
 def test_the_mark_sees_every_number():
     base = plain()
     for dtype in (torch.float32, torch.bfloat16):
-        assert mark(base.to(dtype).state_dict().items()) != mark(
+        assert fingerprint_of(base.to(dtype).state_dict().items()) != fingerprint_of(
             tuned(2e-6, dtype).state_dict().items()
         )
         base = plain()
@@ -157,9 +166,12 @@ def test_the_mark_sees_every_number():
         other.blocks[1].ffn.net[2].weight[-1, -1] += (
             1e-7 + other.blocks[1].ffn.net[2].weight[-1, -1].abs() * 1e-6
         )
-    one, two = marks(base.state_dict().items()), marks(other.state_dict().items())
+    one, two = (
+        fingerprints_of(base.state_dict().items()),
+        fingerprints_of(other.state_dict().items()),
+    )
     assert one[0] == two[0] and one[1] != two[1]  # below what bfloat16 holds, and seen all the same
-    assert len(set(marks(base.bfloat16().state_dict().items()))) == 1
+    assert len(set(fingerprints_of(base.bfloat16().state_dict().items()))) == 1
 
 
 def test_adapters_go_on_their_base_and_its_rounded_copy_only(tmp_path):
@@ -168,27 +180,27 @@ def test_adapters_go_on_their_base_and_its_rounded_copy_only(tmp_path):
         tmp_path / "lora.safetensors",
         trained().state_dict(),
         LORA,
-        *marks(base.state_dict().items()),
+        *fingerprints_of(base.state_dict().items()),
     )
     for good in (plain(), plain().bfloat16(), plain().bfloat16().float()):
         load_lora(good, path)
     for bad in (tuned(2e-6), tuned(2e-6, torch.bfloat16), tuned(1e-8)):
-        with pytest.raises(CinelabError, match="was made for weights with mark"):
+        with pytest.raises(CinelabError, match="was made for weights with fingerprint"):
             load_lora(bad, path)
 
 
 def test_a_file_with_an_older_mark_is_read_with_a_word(tmp_path):
-    old = _old_mark(plain().state_dict().items())
+    old = _old_fingerprint(plain().state_dict().items())
     assert len(old) == 16
     path = save_lora(tmp_path / "lora.safetensors", trained().state_dict(), LORA, old)
-    with pytest.warns(UserWarning, match="mark of an older kind"):
+    with pytest.warns(UserWarning, match="fingerprint of an older kind"):
         assert load_lora(plain(), path) == LORA
-    with pytest.raises(CinelabError, match="was made for weights with mark"):
+    with pytest.raises(CinelabError, match="was made for weights with fingerprint"):
         load_lora(plain(1), path)
 
 
 def test_adapters_that_are_not_finite_or_not_whole_are_refused(tmp_path):
-    about = marks(plain().state_dict().items())
+    about = fingerprints_of(plain().state_dict().items())
     state = trained().state_dict()
     name = next(name for name in state if ".lora_B." in name)
     for value, dtype in ((float("nan"), torch.float32), (1e5, torch.float16)):
@@ -244,9 +256,11 @@ def test_bad_adapters_are_one_sentence(tmp_path):
         tmp_path / "lora.safetensors",
         trained().state_dict(),
         LORA,
-        mark(plain().state_dict().items()),
+        fingerprint_of(plain().state_dict().items()),
     )
-    with pytest.raises(CinelabError, match="was made for weights with mark .* load the base"):
+    with pytest.raises(
+        CinelabError, match="was made for weights with fingerprint .* load the base"
+    ):
         load_lora(plain(1), path)
     with pytest.raises(CinelabError, match="no linear of the model ends with"):
         add_lora(plain(), Lora(targets=("to_x",)))

@@ -16,8 +16,9 @@ from cinelab.files import write_json
 from cinelab.lab.reports import origin as room
 from cinelab.lab.reports.cards import comparison_lines
 from cinelab.lab.reports.origin import command, made, mark_of, note_beside, revision, short_revision
-from cinelab.lab.reports.report import provenance, report, run_table
-from cinelab.lab.reports.sweep_table import load_cells
+from cinelab.lab.reports.report import report
+from cinelab.lab.reports.report_origin import provenance, run_table
+from cinelab.lab.reports.sweep_cells import load_cells
 from cinelab.lab.sweeps.grid import Sweep
 from cinelab.lab.sweeps.sweep import made_cells, record, recorded
 
@@ -109,9 +110,9 @@ def folder(tmp_path):
         tmp_path / "results", "my sweep", ["camr", "full", "window", "random", "by hand"]
     )
     path.write_text("notebook: mine.ipynb\n")
-    record(folder, path, None, False, ["camr", "full", "window"])
+    record(folder, path, None, cells=["camr", "full", "window"])
     path.write_text("notebook: mine.ipynb  # changed\n")
-    record(folder, path, "window", False, ["window"])
+    record(folder, path, "window", cells=["window"])
     record(folder, Sweep("s", Path("mine.ipynb")), cells=["random"])
     return folder
 
@@ -164,7 +165,7 @@ def test_the_same_run_is_recorded_once_and_takes_its_new_cells(tmp_path):
     path = tmp_path / "s.yaml"
     path.write_text("x")
     for cells in (["a", "b"], ["b"], []):
-        record(tmp_path, path, None, False, cells)
+        record(tmp_path, path, None, cells=cells)
     assert len(recorded(tmp_path)) == 1 and made_cells(tmp_path) == {"a": 0, "b": 0}
 
 

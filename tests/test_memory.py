@@ -494,3 +494,16 @@ def test_an_oracle_keeps_the_shots_it_is_told_and_the_window():
 def test_a_clip_longer_than_the_candidates_is_refused_in_training():
     with pytest.raises(CinelabError, match="200 chunks is longer than the 128 candidates"):
         TeacherForcingContext(CAMR(), torch.zeros(1, 200, dtype=torch.long), 1)
+
+
+@torch.no_grad()
+def test_what_a_chunk_laid_out_is_let_go_before_its_clean_pass():
+    """Keys and values that are laid out for denoising do not stand beside those of the clean
+    pass."""
+    model, x, prompts, shot, _ = scene()
+    _, cache = stream(model, x, prompts, shot, 1, CAMR(budget=3))
+    opened = cache.open(7, shot[:, -1])
+    model(x[:, :1], torch.ones(2, 1), Condition(prompts, shot[:, -1:]), opened)
+    assert opened._buffers
+    assert opened.record().decided is opened.decided
+    assert not opened._buffers and not opened._past

@@ -1,5 +1,5 @@
-"""What a browser may say: typed, or refused with one short sentence; never another error, never a
-print."""
+"""The messages of a browser: typed, or refused with one short sentence; never another error, never
+a print."""
 
 import json
 
@@ -11,32 +11,34 @@ from cinelab.lab.desk.messages import (
     ARGUMENTS,
     MESSAGE,
     Do,
-    Drawn,
     Export,
+    FramesDrawn,
     Hello,
-    Unread,
-    parse,
-    read,
+    InvalidMessage,
+    parse_message,
+    read_message,
 )
 from cinelab.stream.commands import COMMANDS
 
 DO = {"kind": "do", "id": 3, "command": "seed", "value": {"value": 1}}
 
 
-def test_every_command_of_a_session_can_be_said_and_no_other():
+def test_every_command_of_a_session_can_be_sent_and_no_other():
     assert set(ARGUMENTS) == set(COMMANDS)
 
 
 def test_messages_become_typed_things():
-    assert parse({"kind": "hello", "id": 1}) == Hello(1)
-    assert parse({"kind": "drawn", "number": 7}) == Drawn(7)
-    assert parse({"kind": "export", "id": 2}) == Export(2)
-    assert read(json.dumps(DO)) == Do(3, "seed", {"value": 1})
-    assert parse(DO | {"command": "resume", "value": {}, "play": True}) == Do(3, "resume", {}, True)
+    assert parse_message({"kind": "hello", "id": 1}) == Hello(1)
+    assert parse_message({"kind": "drawn", "number": 7}) == FramesDrawn(7)
+    assert parse_message({"kind": "export", "id": 2}) == Export(2)
+    assert read_message(json.dumps(DO)) == Do(3, "seed", {"value": 1})
+    assert parse_message(DO | {"command": "resume", "value": {}, "play": True}) == Do(
+        3, "resume", {}, True
+    )
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, sentence",
     [
         ({"kind": "shout"}, "kind is 'shout'"),
         ({"kind": ["do"]}, "kind is a list"),
@@ -63,16 +65,16 @@ def test_messages_become_typed_things():
         ({"command": "policy", "value": {"value": {"kind": "os:system"}}}, "policy is an object"),
     ],
 )
-def test_what_is_no_message_is_one_short_sentence_with_its_number(change, said):
-    with pytest.raises(Unread) as caught:
-        parse(DO | change)
-    assert said in str(caught.value) and caught.value.id == 3 and len(str(caught.value)) < 250
+def test_what_is_no_message_is_one_short_sentence_with_its_number(change, sentence):
+    with pytest.raises(InvalidMessage) as caught:
+        parse_message(DO | change)
+    assert sentence in str(caught.value) and caught.value.id == 3 and len(str(caught.value)) < 250
 
 
 @pytest.mark.parametrize("id", [None, "3", 3.0, True, {}, [], -1, 2**60])
 def test_a_number_that_is_none_is_not_answered(id):
-    with pytest.raises(Unread, match="id is") as caught:
-        parse(DO | {"id": id})
+    with pytest.raises(InvalidMessage, match="id is") as caught:
+        parse_message(DO | {"id": id})
     assert caught.value.id is None
 
 
@@ -83,7 +85,7 @@ def test_optional_values_may_be_left_out_or_null():
         ("retake", {"seed": None}),
         ("prompt", {"text": "a", "switch": None}),
     ):
-        assert parse(DO | {"command": command, "value": value}).value == value
+        assert parse_message(DO | {"command": command, "value": value}).value == value
 
 
 @pytest.mark.parametrize(
@@ -104,8 +106,8 @@ def test_optional_values_may_be_left_out_or_null():
     ],
 )
 def test_texts_that_hold_no_message(text):
-    with pytest.raises(Unread):
-        read(text)
+    with pytest.raises(InvalidMessage):
+        read_message(text)
 
 
 VALUES = some.recursive(
@@ -133,6 +135,6 @@ def test_any_value_is_a_message_or_refused(content, kind, command):
         else (content,)
     ):
         try:
-            assert isinstance(parse(tried), (Hello, Do, Drawn, Export))
-        except Unread as error:
+            assert isinstance(parse_message(tried), (Hello, Do, FramesDrawn, Export))
+        except InvalidMessage as error:
             assert len(str(error)) < 250 and "\n" not in str(error)

@@ -13,13 +13,14 @@ import pytest
 import scenedetect
 
 from cinelab.errors import CinelabError
-from cinelab.lab.studies.tasks import answer, export_tasks
+from cinelab.lab.studies.tasks import answer_tasks, export_tasks
 from cinelab.metrics.card import CardConfig
-from cinelab.metrics.rows import COLUMNS, Row, absent, load, save, table
-from cinelab.metrics.video.alignment import judge_rows, steadiness
+from cinelab.metrics.metric import labelled
+from cinelab.metrics.rows import COLUMNS, Row, absent, load_rows, row_table, save_rows
+from cinelab.metrics.video.alignment import alignment_rows, steadiness
 from cinelab.metrics.video.clips import Clip, find_videos, load_clip, returns, strangers
 from cinelab.metrics.video.cuts import match_cuts
-from cinelab.metrics.video.evaluate import digest, evaluate
+from cinelab.metrics.video.evaluate import clip_digest, evaluate
 from cinelab.metrics.video.pixels import dynamic_degree, pixel_rows, temporal_flickering
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.shotlist import ListedShot, ShotList, shot_list_path
@@ -118,7 +119,7 @@ def test_drift_of_a_film_that_fades():
 
 def test_one_frame_has_no_motion_and_says_so():
     rows = list(pixel_rows(Clip("film", noise(1), FPS))) + list(
-        judge_rows(Clip("film", noise(1), FPS), ("colour",))
+        alignment_rows(Clip("film", noise(1), FPS), ("colour",))
     )
     missing = {row.metric: row for row in rows if row.status == "absent"}
     for metric in ("cut accuracy", "dynamic degree", "temporal flickering", "consistency in shot"):
@@ -128,9 +129,11 @@ def test_one_frame_has_no_motion_and_says_so():
 def test_without_a_shot_list_the_seen_cuts_make_the_shots():
     clip = Clip("film", np.concatenate([noise(10), noise(10, 1)]), FPS)
     assert [shot.span for shot in clip.shots] == [(0, 10), (10, 20)]
-    rows = [*pixel_rows(clip), *judge_rows(clip, ("toybox", "colour"))]
-    said = {row.metric: row.detail for row in rows if row.status == "absent"}
-    assert ".shots.json" in said["cut accuracy"] and ".shots.json" in said["identity across shots"]
+    rows = [*pixel_rows(clip), *alignment_rows(clip, ("toybox", "colour"))]
+    absent_rows = [row for row in rows if row.status == "absent"]
+    why = {(row.metric, row.protocol): row.detail for row in absent_rows}
+    assert ".shots.json" in why["cut accuracy", ""]
+    assert ".shots.json" in why["identity", "across_shots"]
     assert len(values(rows, "consistency in shot")) == 2
 
 
@@ -147,9 +150,11 @@ def test_colour_features_know_who_comes_back():
         ListedShot(10 * i, 10 * i + 10, "x", (name,))
         for i, name in enumerate(("anna", "bob", "anna"))
     ]
-    rows = list(judge_rows(Clip("film", frames, FPS, ShotList(tuple(shots))), ("colour",)))
-    assert values(rows, "identity across shots") == [pytest.approx(1)]
-    assert values(rows, "identity across shots, strangers")[0] < 0.9
+    rows = list(alignment_rows(Clip("film", frames, FPS, ShotList(tuple(shots))), ("colour",)))
+    found = {row.source: row.value for row in rows if row.metric == "identity"}
+    assert found["model"] == pytest.approx(1)
+    assert found["chance"] < 0.9, "what shots that share nobody come to"
+    assert {row.protocol for row in rows if row.metric == "identity"} == {"across_shots"}
 
 
 def test_steadiness_is_one_for_equal_looks():
@@ -160,11 +165,12 @@ def test_steadiness_is_one_for_equal_looks():
 def test_true_toybox_films_score_as_truth_and_a_history_is_no_answer(tmp_path):
     config = CardConfig(seeds=(0,), films=2, away=(1,))
     assert export_tasks(tmp_path, config) == 4
-    answer(tmp_path, lambda film, given: render.render(film).frames, config, FPS)
+    answer_tasks(tmp_path, lambda film, given: render.render(film).frames, config, FPS)
     rows = evaluate([tmp_path], ("toybox",))
-    mean = rows[rows["status"] == "ok"].groupby("metric")["value"].mean()
-    assert mean["identity recalled"] == mean["scenery recalled"] == 1 and mean["cut accuracy"] > 0.9
-    assert mean["text alignment"] > 0.95
+    mean = labelled(rows[rows["status"] == "ok"]).groupby("metric")["value"].mean()
+    assert mean["identity (recalled)"] == mean["scenery (recalled)"] == 1
+    assert mean["cut accuracy"] > 0.9
+    assert mean["text alignment (toybox)"] > 0.95
     returned = rows[rows["run"].str.endswith("absence") & (rows["metric"] == "text alignment")]
     assert set(returned["shot"]) == {4}  # three shots were given
 
@@ -172,7 +178,7 @@ def test_true_toybox_films_score_as_truth_and_a_history_is_no_answer(tmp_path):
 def test_another_films_pictures_score_low(tmp_path):
     config = CardConfig(seeds=(0,), films=3, away=())
     export_tasks(tmp_path, config)
-    answer(
+    answer_tasks(
         tmp_path,
         lambda film, given: render.render(casting.cast_film(1, film.seed[1], 24, (3, 6))).frames,
         config,
@@ -228,10 +234,10 @@ def test_enlarged_toybox_films_are_read(tmp_path, size):
 def test_a_picture_of_another_shape_is_not_read_as_a_toybox():
     words = "wide shot of a red cat that waves in the meadow by day"
     clip = Clip("film", noise(10, width=80), FPS, ShotList((ListedShot(0, 10, words),)))
-    rows = list(judge_rows(clip, ("toybox",)))
+    rows = list(alignment_rows(clip, ("toybox",)))
     assert {row.status for row in rows} == {"absent"} and "80x48" in rows[0].detail
     other = Clip("film", noise(10), FPS, ShotList((ListedShot(0, 10, "a knight on a horse"),)))
-    assert "use clip" in next(judge_rows(other, ("toybox",))).detail
+    assert "use clip" in next(alignment_rows(other, ("toybox",))).detail
 
 
 def test_bad_input_is_one_sentence(tmp_path):
@@ -272,23 +278,23 @@ def test_a_shot_list_comes_back_as_it_was(tmp_path):
 
 
 def test_tables_carry_their_schema(tmp_path):
-    rows = table([Row("a", 1, "m", 0.5), absent("a", "n", "install x")])
-    save(rows, tmp_path / "rows.parquet")
-    pd.testing.assert_frame_equal(load(tmp_path / "rows.parquet"), rows)
-    assert list(table([])) == list(COLUMNS)
+    rows = row_table([Row("a", 1, "m", 0.5), absent("a", "n", "install x")])
+    save_rows(rows, tmp_path / "rows.parquet")
+    pd.testing.assert_frame_equal(load_rows(tmp_path / "rows.parquet"), rows)
+    assert list(row_table([])) == list(COLUMNS)
     pq.write_table(
         pq.read_table(tmp_path / "rows.parquet").replace_schema_metadata({b"cinelab.rows": b"0"}),
         tmp_path / "old.parquet",
     )
-    with pytest.raises(CinelabError, match="schema 0, this version reads 1"):
-        load(tmp_path / "old.parquet")
+    with pytest.raises(CinelabError, match="schema 0, this version reads 2"):
+        load_rows(tmp_path / "old.parquet")
     (tmp_path / "no.parquet").write_text("x")
     with pytest.raises(CinelabError, match="cannot be read as a table"):
-        load(tmp_path / "no.parquet")
+        load_rows(tmp_path / "no.parquet")
 
 
 def test_a_digest_never_takes_absent_for_zero():
-    rows = table(
+    rows = row_table(
         [
             Row("a", 1, "m", 0.5),
             Row("b", 1, "m", 1.0),
@@ -296,7 +302,7 @@ def test_a_digest_never_takes_absent_for_zero():
             absent("a", "n", "install y"),
         ]
     )
-    found = digest(rows).set_index("metric")
+    found = clip_digest(rows).set_index("metric")
     assert found.loc["m", "value"] == 0.75 and found.loc["m", "n"] == 2
     assert np.isnan(found.loc["n", "value"]) and found.loc["n", "absent"] == "install y"
 

@@ -10,7 +10,7 @@ from cinelab.errors import CinelabError
 from cinelab.lab.reports.report import report
 from cinelab.lab.sweeps import renamed
 from cinelab.lab.sweeps.grid import expand
-from cinelab.lab.sweeps.notebook import check, declared, execute
+from cinelab.lab.sweeps.notebook import check_parameters, declared, execute
 from cinelab.lab.sweeps.sweep import run
 
 ROOT = Path(__file__).parents[1]
@@ -120,5 +120,5 @@ def test_an_unknown_parameter_is_refused_before_anything_runs(tmp_path):
 )
 def test_an_experiment_fits_its_notebook(path):
     cells = expand(path)
-    check(cells[0].notebook, cells[0].parameters)
+    check_parameters(cells[0].notebook, cells[0].parameters)
     assert len({cell.parameters["seed"] for cell in cells}) >= 2

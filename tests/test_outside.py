@@ -19,8 +19,8 @@ from cinelab.metrics.external.environments import (
     TOOLS,
     VBENCH,
     Tool,
-    find,
     find_python,
+    find_tool,
     python_of,
     ready,
     requirements,
@@ -30,7 +30,7 @@ from cinelab.metrics.external.environments import (
 
 ROOT = Path(__file__).parents[1]
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
-WORKERS = ROOT / "cinelab" / "score" / "workers"
+WORKERS = ROOT / "cinelab" / "metrics" / "external" / "workers"
 
 
 def tool_of(
@@ -45,8 +45,8 @@ def tool_of(
     )
     worker = folder / "worker.py"
     worker.write_text(
-        f"import sys\nsys.path.insert(0, {str(WORKERS)!r})\nfrom plumbing import say, "
-        f"serve\n{code}\n"
+        f"import sys\nsys.path.insert(0, {str(WORKERS)!r})\nfrom plumbing import report_line, "
+        f"run_worker_job\n{code}\n"
     )
     return Tool("tiny", listing, worker, "tests")
 
@@ -71,13 +71,13 @@ def envs(tmp_path, monkeypatch) -> Path:
 def test_every_tool_has_its_list_its_worker_and_a_python():
     for name, tool in TOOLS.items():
         python, wanted = requirements(tool)
-        assert tool.worker.is_file() and find(name) is tool
+        assert tool.worker.is_file() and find_tool(name) is tool
         assert python.count(".") == 1 and any(line.startswith("torch==") for line in wanted)
     assert "vbench==0.1.5" in requirements(VBENCH)[1]
     with pytest.raises(
         CinelabError, match="'vbnch' is not known; the tools are vbench, visionreward"
     ):
-        find("vbnch")
+        find_tool("vbnch")
 
 
 def test_setup_makes_an_environment_that_works_and_is_not_made_twice(tmp_path):
@@ -168,7 +168,7 @@ def test_a_list_that_cannot_be_read_is_named(tmp_path, text):
 
 
 def test_the_answer_comes_back_and_marked_lines_are_told(tmp_path):
-    code = "def work(job):\n    say('half way'); print('not for you')\n    return {'sum': sum(job['numbers'])}\nserve(work)"
+    code = "def work(job):\n    report_line('half way'); print('not for you')\n    return {'sum': sum(job['numbers'])}\nrun_worker_job(work)"
     tool = tool_of(tmp_path, code)
     told = []
     make(tool)
@@ -180,7 +180,7 @@ def test_a_crash_is_the_last_line_of_a_log_that_is_kept(tmp_path):
     tool = tool_of(
         tmp_path,
         "def work(job):\n    print('warming up')\n    raise ValueError('no weights for "
-        "you')\nserve(work)",
+        "you')\nrun_worker_job(work)",
     )
     make(tool)
     with pytest.raises(CinelabError, match="ValueError: no weights for you") as error:
@@ -195,7 +195,7 @@ def test_a_killed_worker_and_a_silent_one_are_told_apart(tmp_path):
     with pytest.raises(CinelabError, match="signal 9, often a lack of memory"):
         run_worker(tool, {}, lambda text: None)
     tool.worker.write_text("pass\n")
-    with pytest.raises(CinelabError, match="it said nothing"):
+    with pytest.raises(CinelabError, match="it printed nothing"):
         run_worker(tool, {}, lambda text: None)
 
 
@@ -207,7 +207,7 @@ def test_progress_bars_do_not_hide_the_last_line(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="kills a process the POSIX way")
 def test_a_worker_ends_when_we_are_killed(tmp_path):
-    code = "import os, time\ndef work(job):\n    open(job['file'], 'w').write(str(os.getpid()))\n    time.sleep(600)\nserve(work)"
+    code = "import os, time\ndef work(job):\n    open(job['file'], 'w').write(str(os.getpid()))\n    time.sleep(600)\nrun_worker_job(work)"
     tool = tool_of(tmp_path, code)
     file = tmp_path / "pid"
     make(tool)

@@ -19,7 +19,8 @@ from cinelab.errors import CinelabError
 from cinelab.lab.reports import plots
 from cinelab.lab.training import panel, stages
 from cinelab.lab.training.monitor import distillation_curves
-from cinelab.lab.training.panel import Due, Pace, watch
+from cinelab.lab.training.panel import Throttle, watch
+from cinelab.lab.training.progress_bar import Pace
 from cinelab.lab.training.samples import Sample
 from cinelab.train import presets
 
@@ -32,26 +33,26 @@ def rows(count, first=0):
 
 def test_pace_tells_speed_and_time_left():
     pace = Pace(100)
-    pace.mark(10, 5.0)
+    pace.note(10, 5.0)
     assert pace.speed is None and pace.left is None
-    pace.mark(30, 15.0)
+    pace.note(30, 15.0)
     assert pace.speed == 2 and pace.left == 35
     for second in range(20, 400):
-        pace.mark(40, float(second))  # it stands still: what was fast minutes ago does not count
+        pace.note(40, float(second))  # it stands still: what was fast minutes ago does not count
     assert pace.speed is None
 
 
 def test_costly_work_takes_at_most_its_share():
     now = [0.0]
     done = []
-    due = Due(2.0, lambda: now[0], sets_up=True)
+    throttle = Throttle(2.0, lambda: now[0], sets_up=True)
 
     def work():
         done.append(now[0])
         now[0] += 0.5
 
     for _ in range(1000):
-        due.run(work)
+        throttle.run(work)
         now[0] += 1.0
     assert done[1] <= 5  # the first one pays for what is set up once
     assert 0.5 * len(done[1:]) <= 1.1 * panel.SHARE * now[0]
@@ -166,7 +167,8 @@ from cinelab.lab.training import stages
 panel.OFTEN, panel.SHARE = 0.3, 1
 changes = {"steps": 60, "save_every": 5}
 stage = stages.teacher_forcing("run", "store", "smoke", None, changes=changes)
-slowly = (time.sleep(0.25) or row for row in stage.train())  # a browser needs seconds to show the first figure
+# a browser needs seconds to show the first figure
+slowly = (time.sleep(0.25) or row for row in stage.train())
 seen = stages.watch(slowly, stage.config, sample=stage.sample)
 """
 

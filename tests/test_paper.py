@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cinelab.lab.reports.paper import INK, Drawn, apart, colours, texts
-from cinelab.lab.reports.report_figures import metric_figure, pareto_figure, shots_figure
-from cinelab.lab.reports.sweep_table import Cells
+from cinelab.lab.reports.cost_figures import pareto_figure
+from cinelab.lab.reports.paper import INK, PaperFigure, apart, colours, drawn_texts
+from cinelab.lab.reports.report_figures import metric_figure, shots_figure
+from cinelab.lab.reports.sweep_cells import Cells
+from cinelab.metrics.rows import clip_of
 
 LONG = "LastOfShots(budget=5, keep=2, scored='by the mean of all heads')"
 GRIDS = {
@@ -54,8 +56,8 @@ def cells(
         rows += [
             setting
             | {
-                "film": film,
-                "shot": shot,
+                "clip": clip_of(film),
+                "shot": shot + 1,
                 "metric": "identity",
                 "value": mean + rng.normal(0, 0.02),
                 "source": "model",
@@ -71,8 +73,8 @@ def cells(
                 else [
                     setting
                     | {
-                        "film": 0,
-                        "shot": 0,
+                        "clip": clip_of(0),
+                        "shot": 1,
                         "metric": "identity",
                         "value": value,
                         "source": source,
@@ -90,10 +92,10 @@ def cells(
     return Cells((), pd.DataFrame(table), pd.DataFrame(rows), list(varied), False)
 
 
-def faults(drawn: Drawn) -> list[str]:
+def faults(drawn: PaperFigure) -> list[str]:
     """Texts that overlap or leave the figure."""
     found = []
-    boxes = texts(drawn.figure)
+    boxes = drawn_texts(drawn.figure)
     edge = drawn.figure.bbox
     found += [
         f"{a!r} lies on {b!r}"
@@ -153,7 +155,7 @@ def test_axes_say_what_they_measure_and_in_what():
         axes.get_xlabel() for axes in many.axes
     ]
     cost = pareto_figure(cells(GRIDS["one number"]), "identity").figure.axes[0]
-    assert cost.get_xlabel() == "frames a second of CPU time: more is better"
+    assert cost.get_xlabel() == "frames per CPU second: more is better"
 
 
 def test_chance_is_named_beside_the_panel():
@@ -185,7 +187,8 @@ def test_values_are_never_minus_zero_nor_endless():
     some.rows.loc[some.rows["source"] == "model", "value"] = -0.0001
     drawn = metric_figure(some, "identity")
     assert not any(
-        re.fullmatch(r"[-−]0(\.0*)?", text) or "inf" in text for text, _ in texts(drawn.figure)
+        re.fullmatch(r"[-−]0(\.0*)?", text) or "inf" in text
+        for text, _ in drawn_texts(drawn.figure)
     )
     said = " ".join(itertools.chain(*drawn.said.values()))
     assert "inf" not in said and "-0.000" not in said and "0.000, n = 1" in said

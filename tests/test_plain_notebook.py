@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cinelab.lab.plain_notebook import plain, saved
+from cinelab.lab.plain_notebook import saved, stripped_notebook
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -41,20 +41,20 @@ def run_in_lab(path: Path) -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_committed_notebook_is_plain_and_stays_so(path, tmp_path):
     text = path.read_text()
-    assert plain(text) == text
+    assert stripped_notebook(text) == text
     copy = tmp_path / path.name
     copy.write_text(text)
     run_in_lab(copy)
-    assert copy.read_text() != text and plain(copy.read_text()) == text
+    assert copy.read_text() != text and stripped_notebook(copy.read_text()) == text
 
 
 def test_a_changed_cell_is_a_change_and_what_is_no_notebook_stays():
     text = NOTEBOOKS[0].read_text()
     changed = json.loads(text)
     changed["cells"][2]["source"] = ["1 + 1"]
-    assert json.loads(plain(json.dumps(changed)))["cells"][2]["source"] == ["1 + 1"]
+    assert json.loads(stripped_notebook(json.dumps(changed)))["cells"][2]["source"] == ["1 + 1"]
     for other in ("", "{", "[]", '{"cells": 3}', '{"cells": [1]}', "no json"):
-        assert plain(other) == other
+        assert stripped_notebook(other) == other
 
 
 @pytest.mark.parametrize("python", [sys.executable, "gone/python", None])

@@ -11,17 +11,14 @@ from cinelab.errors import CinelabError
 from cinelab.lab.reports.plots import (
     CAUSES,
     DARK,
-    KINDS,
     LIGHT,
     PALETTE,
-    ROUTING,
     ablation_lines,
     chunk_times,
     loss_curve,
-    routing_by_shot,
-    routing_map,
     write_html,
 )
+from cinelab.lab.reports.routing_plots import KINDS, ROUTING, routing_by_shot, routing_map
 
 SHOTS = [0, 0, 1, 1, 2, 2]
 

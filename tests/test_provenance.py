@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from wan_folder import TEXT_DIM, TRANSFORMER, make_wan_folder
 
 from cinelab.cli import commands as cli
-from cinelab.cli.wan import next_line
+from cinelab.cli.train import next_line
 from cinelab.errors import CinelabError
 from cinelab.jobs import worker
 from cinelab.jobs.job import load_job
-from cinelab.lab.training.run import TrainingRun
+from cinelab.lab.training.run import StageRun
 from cinelab.latent.clips import text_key, write_shard
 from cinelab.latent.store import Store
 from cinelab.runs import Run, sealed_state
@@ -356,7 +356,7 @@ def test_weights_of_another_model_are_refused_before_anything_is_built(
 
 def test_an_export_is_finite_and_has_the_dtype_that_is_asked_for(tmp_path):
     config = replace(TF, steps=1, curriculum=(4,))
-    stage = TrainingRun(
+    stage = StageRun(
         config,
         Run(tmp_path / "run", config),
         net(),

@@ -12,7 +12,7 @@ import pytest
 
 from cinelab.data.reader import ClipReader
 from cinelab.errors import CinelabError
-from cinelab.metrics.external.clip_files import Video, lay_out, measure
+from cinelab.metrics.external.clip_files import FilmFile, frames_and_rate, lay_out
 from cinelab.metrics.video.clips import load_clip
 from cinelab.metrics.video.evaluate import evaluate
 from cinelab.metrics.video.pixels import cut_rows
@@ -87,11 +87,14 @@ def test_an_edit_list_is_no_damage(base, tmp_path):
     ffmpeg("-ss", 0.7, "-i", base, "-c", "copy", tmp_path / "trimmed.mp4")
     film = DecodedVideo(tmp_path / "trimmed.mp4")
     whole = read_video(base)[0]
-    assert film.changes == (reader.HIDDEN,) and measure(tmp_path / "trimmed.mp4") == (len(film), 12)
+    assert film.changes == (reader.HIDDEN,) and frames_and_rate(tmp_path / "trimmed.mp4") == (
+        len(film),
+        12,
+    )
     assert np.array_equal(list(film), whole[-len(film) :]) and len(film) < 20
     (tmp_path / "out").mkdir()
     (clip,) = lay_out(
-        Video(tmp_path / "trimmed.mp4"), tmp_path / "out", lambda shot, prompt: "a.mp4"
+        FilmFile(tmp_path / "trimmed.mp4"), tmp_path / "out", lambda shot, prompt: "a.mp4"
     )
     # written: other tools may show it
     assert not clip.file.is_symlink() and np.array_equal(read_video(clip.file)[0], list(film))
@@ -122,7 +125,7 @@ def test_a_variable_rate_counts_in_seconds(base, tmp_path):
     assert load_clip(tmp_path / "vfr.mp4").planned.spans == [(0, 16), (16, 23)]
     (tmp_path / "out").mkdir()
     clips = lay_out(
-        Video(tmp_path / "vfr.mp4", spans=((0, 14), (14, 18))),
+        FilmFile(tmp_path / "vfr.mp4", spans=((0, 14), (14, 18))),
         tmp_path / "out",
         lambda shot, prompt: f"{shot}.mp4",
         True,
@@ -194,7 +197,7 @@ def test_scores_see_what_training_sees_upright(base, tmp_path, turn):
     assert apart[0] < 10 and min(apart[1:]) > 30
     assert np.array_equal(ClipReader(12, film.size).read(film.path, 0, 1)[0], next(iter(film)))
     (tmp_path / "out").mkdir()
-    spans = Video(film.path, spans=((0, 12), (12, 24)))
+    spans = FilmFile(film.path, spans=((0, 12), (12, 24)))
     for clip in lay_out(spans, tmp_path / "out", lambda shot, prompt: f"{shot}.mp4", whole=True):
         assert DecodedVideo(clip.file).size == film.size and not DecodedVideo(clip.file).changes
 
@@ -339,7 +342,7 @@ def test_any_pixels_are_read_and_cut_out(tmp_path, form, planes, ending):
     assert abs(next(iter(film)).astype(int).mean() - 128) < 4
     (tmp_path / "out").mkdir()
     for clip in lay_out(
-        Video(path, spans=((0, 3), (3, 6))), tmp_path / "out", lambda shot, prompt: f"{shot}.mp4"
+        FilmFile(path, spans=((0, 3), (3, 6))), tmp_path / "out", lambda shot, prompt: f"{shot}.mp4"
     ):
         assert (
             DecodedVideo(clip.file).shape == (3, *film.size, 3)
@@ -421,7 +424,7 @@ def test_what_does_not_fit_is_read_again_and_is_the_same(base, monkeypatch):
         and np.array_equal(list(kept), list(streamed))
         and len(opened) == 4
     )
-    assert streamed._kept is None  # nothing is held
+    assert streamed._stored is None  # nothing is held
     assert [number for number, _ in pick(streamed, [7, 3, 7])] == [3, 7]
 
 
@@ -439,21 +442,23 @@ def test_measures_do_not_depend_on_what_fits(base, monkeypatch):
     parts = evaluate([base], ("colour",))
     shot_list_path(base).unlink()
     assert whole.equals(parts) and set(whole[whole["status"] == "ok"]["metric"]) > {
-        "identity across shots",
+        "identity",
         "chunk discontinuity",
     }
 
 
 def test_a_metric_of_ones_own_is_handed_all_frames_or_is_absent(base, monkeypatch):
-    from cinelab.metrics import metric as metrics
+    from cinelab.metrics import registered as metrics
+    from cinelab.metrics.metric import Metrics
 
-    own = metrics.Metric("brightness", lambda frames, shots: frames.mean((1, 2, 3, 4)))
-    monkeypatch.setattr(metrics, "METRICS", {"brightness": own})
+    own = Metrics({})
+    own.add("brightness", lambda frames, shots: frames.mean((1, 2, 3, 4)))
+    monkeypatch.setattr(metrics, "METRICS", own)
     film = DecodedVideo(base, keep=0)
-    (row,) = metrics.clip_rows("a", film, (ListedShot(0, 24),))
+    (row,) = metrics.registered_clip_rows("a", film, (ListedShot(0, 24),))
     assert row.value == pytest.approx(read_video(base)[0].mean())
     monkeypatch.setattr(reader, "free_bytes", lambda device: 0)
-    (row,) = metrics.clip_rows("a", film, (ListedShot(0, 24),))
+    (row,) = metrics.registered_clip_rows("a", film, (ListedShot(0, 24),))
     assert row.status == "absent" and "GiB at once, which are not free" in row.detail
 
 

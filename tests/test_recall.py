@@ -11,7 +11,7 @@ from cinelab.errors import CinelabError
 from cinelab.lab.studies import memory_cell as ablation
 from cinelab.lab.studies.memory_study import (
     claims,
-    keep_rows,
+    keep_raw_rows,
     recall_figure,
     sweep_rows,
     sweep_table,
@@ -84,7 +84,7 @@ def test_cells_of_several_settings_are_not_one_claim():
 
 
 def test_raw_rows_are_kept_small(tmp_path):
-    kept = keep_rows(rows(TRUE), tmp_path / "rows.parquet")
+    kept = keep_raw_rows(rows(TRUE), tmp_path / "rows.parquet")
     pd.testing.assert_frame_equal(
         pd.read_parquet(kept).astype({"policy": object, "source": object, "metric": object}),
         rows(TRUE).reset_index(drop=True),

@@ -33,7 +33,7 @@ def told(monkeypatch, capsys):
     def run(*words: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["cinelab", *words])
         with pytest.raises(SystemExit) as ended:
-            cli.main()
+            cli.run_command()
         return ended.value.code, capsys.readouterr().err
 
     return run
@@ -123,13 +123,13 @@ def test_a_clip_that_failed_is_named_and_the_command_ends_with_1(capsys):
     from cinelab.metrics.rows import Row, failed
 
     with pytest.raises(typer.Exit) as ended:
-        cli_eval._finish(
+        cli_eval.finish_rows(
             [Row("good", 1, "flicker", 0.5), failed("bad [/x]", "bad [/x].mp4 is broken")], None
         )
     assert (
         ended.value.exit_code == 1 and "failed: bad [/x].mp4 is broken" in capsys.readouterr().out
     )
-    cli_eval._finish([Row("good", 1, "flicker", 0.5)], None)
+    cli_eval.finish_rows([Row("good", 1, "flicker", 0.5)], None)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_every_end_of_a_command_has_its_code(error, code, capsys):
         if error:
             raise error
 
-    assert cli._code(run) == code
+    assert cli.exit_code(run) == code
     assert capsys.readouterr().err.count("\n") == (code > 0)
 
 
@@ -300,7 +300,7 @@ def test_a_yaml_file_that_cannot_be_meant_is_one_sentence(tmp_path, text, said):
 
 
 def test_limits_agree_with_each_other():
-    from cinelab.lab.desk.demo import Rules
+    from cinelab.lab.desk.hosting import DemoLimits
     from cinelab.limits import CHUNKS, DIRECTED, LATENTS, SECONDS, SHOTS, STEPS
     from cinelab.script import screenplay
 
@@ -311,7 +311,7 @@ def test_limits_agree_with_each_other():
     )
     screenplay.Screenplay("t", [screenplay.Shot("x", SECONDS, steps=STEPS)] * (2 * DIRECTED))
     with pytest.raises(CinelabError, match="chunks is 4001"):
-        Rules(chunks=CHUNKS + 1)
+        DemoLimits(chunks=CHUNKS + 1)
     with pytest.raises(CinelabError, match=f"port is {PORT + 1}"):
         check_number("port", PORT + 1, 0, PORT)
 

@@ -109,6 +109,12 @@ def test_a_renamed_class_says_its_name():
         from cinelab.memory.cache import Memory  # noqa: F401
 
 
+def test_a_moved_name_of_other_arguments_is_no_alias():
+    with pytest.raises(ImportError, match="is cinelab.flow.rollout.denoise now, with other arg"):
+        from cinelab.flow.sampler import denoise  # noqa: F401
+    assert all(set(names) <= set(renamed.NAMES[one]) for one, names in renamed.CHANGED.items())
+
+
 def test_a_moved_name_works_and_says_where_it_is():
     with pytest.warns(FutureWarning, match="desk is cinelab.lab.desk.widget.desk now"):
         from cinelab.lab.desk import desk

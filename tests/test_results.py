@@ -11,22 +11,15 @@ import pytest
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
-from cinelab.lab.reports.index import (
-    column_table,
-    csv_text,
-    index,
-    overview,
-    query,
-    save,
-    scan,
-    telling,
-    text_of,
-)
-from cinelab.lab.reports.report import html_table, render, report, safe_json, section, texts
-from cinelab.lab.reports.report_figures import front, metric_figure, pareto_figure, shots_figure
-from cinelab.lab.reports.sweep_table import compared, comparisons, costs, load_cells, pooled
-from cinelab.metrics.rows import Row, table
-from cinelab.metrics.rows import save as save_rows
+from cinelab.lab.reports.cost_figures import front, pareto_figure
+from cinelab.lab.reports.index import index, scan
+from cinelab.lab.reports.number_text import csv_text, text_of
+from cinelab.lab.reports.query import column_table, overview, query, save_answer, telling
+from cinelab.lab.reports.report import html_table, render_report, report, safe_json, section, texts
+from cinelab.lab.reports.report_figures import metric_figure, shots_figure
+from cinelab.lab.reports.sweep_cells import load_cells
+from cinelab.lab.reports.sweep_table import compared, comparisons, costs, pooled
+from cinelab.metrics.rows import Row, row_table, save_rows
 from cinelab.metrics.stats import holm, sign_flip
 from cinelab.stream.video import write_mp4
 
@@ -154,7 +147,7 @@ def test_questions_in_sql(results):
     with pytest.raises(CinelabError, match="--columns"):
         telling(found, ["nope"])
     with pytest.raises(CinelabError, match="a .csv or a .parquet"):
-        save(found, results / "x.txt")
+        save_answer(found, results / "x.txt")
     with pytest.raises(CinelabError, match="no such folder"):
         index(results / "nowhere")
 
@@ -238,7 +231,7 @@ def test_a_condition_is_only_a_condition(tmp_path, where):
 
 def test_a_question_without_end_is_stopped(tmp_path, monkeypatch):
     mixed(tmp_path)
-    monkeypatch.setattr("cinelab.lab.reports.index.MOST_SECONDS", 0.2)
+    monkeypatch.setattr("cinelab.lab.reports.query.MOST_SECONDS", 0.2)
     with pytest.raises(CinelabError, match="took more than 0.2 seconds"):
         query(
             tmp_path, sql="select sum(a.range * b.range) from range(10000000) a, range(10000000) b"
@@ -272,7 +265,7 @@ def test_runs_that_cannot_be_read_are_listed_and_the_others_go_on(results):
 def test_evaluations_are_runs_too(results):
     (results / "eval" / "mine").mkdir(parents=True)
     save_rows(
-        table([Row("a", 0, "cut F1", 1.0), Row("b", 0, "cut F1", 0.5)]),
+        row_table([Row("a", 0, "cut F1", 1.0), Row("b", 0, "cut F1", 0.5)]),
         results / "eval" / "mine" / "rows.parquet",
     )
     assert query(results, "kind = 'evaluation'")["cut F1"].tolist() == [0.75]
@@ -348,10 +341,10 @@ def test_runs_of_an_old_protocol_are_shown_and_withdrawn(tmp_path):
     cells = [load_cells(tmp_path / f"sweep{protocol}") for protocol in (None, 2)]
     old, new = (compared(one, "identity").verdict for one in cells)
     assert old.str.startswith("withdrawn: ").all() and not new.str.startswith("withdrawn").any()
-    page = render([section([str(tmp_path / "sweepNone")])], "old").split("<script")[0]
+    page = render_report([section([str(tmp_path / "sweepNone")])], "old").split("<script")[0]
     assert "withdrawn: the baseline had one noise level a clip" in page
     assert "withdrawn: its starts had" in page
-    page = render([section([str(tmp_path / "sweep2")])], "new").split("<script")[0]
+    page = render_report([section([str(tmp_path / "sweep2")])], "new").split("<script")[0]
     assert "withdrawn: " not in page
 
 
@@ -365,7 +358,8 @@ def test_joined_sweeps_compare_what_they_share(results):
 
 def test_costs_and_the_front(results):
     assert (
-        costs(load_cells(results / "memory")).set_index("policy").loc["full", "chunks seen"] == 12
+        costs(load_cells(results / "memory")).set_index("policy").loc["full", "chunks attended to"]
+        == 12
     )
     assert front(np.array([1, 2, 3, 3]), np.array([0.1, 0.5, 0.4, 0.6])).tolist() == [
         True,
@@ -518,7 +512,7 @@ def test_tables_go_with_a_report(results):
     assert set(found) == {"memory.csv", "memory_paired.csv", "memory_cost.csv"}
     rows = pd.read_parquet(results / "tables" / "memory_rows.parquet")
     assert len(rows) == len(load_cells(results / "memory").rows)
-    assert {"film", "seed", "value"} <= set(rows)
+    assert {"clip", "seed", "value"} <= set(rows)
     assert found["memory.csv"].set_index("policy").loc["camr", "n"] == 24
 
 
@@ -547,7 +541,7 @@ def test_one_broken_cell_is_one_row_and_the_others_go_on(results, tmp_path):
         ]
         == [True] * 3
     )
-    assert "storyboard.png cannot be shown" in render([section([str(folder)])], "t")
+    assert "storyboard.png cannot be shown" in render_report([section([str(folder)])], "t")
     for path in folder.glob("*/done.json"):
         path.write_text("5")
     with pytest.raises(CinelabError, match="done.json holds 5"):
@@ -569,7 +563,7 @@ def test_a_table_of_many_metrics_is_no_wider_than_the_paper(browser):
         ]
     )
     style = (
-        resources.files("cinelab.lab")
+        resources.files("cinelab.lab.reports")
         .joinpath("report.html.j2")
         .read_text(encoding="utf-8")
         .partition("<style>")[2]

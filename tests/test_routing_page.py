@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from cinelab import CAMR, Director, Screenplay, load
-from cinelab.lab.reports.plots import KINDS
 from cinelab.lab.reports.routing_page import RoutingView, routing_page, shots_of, write_routing_page
+from cinelab.lab.reports.routing_plots import KINDS
 from cinelab.memory.policy import Full, RandomTopK, Sink, policy_dict
 from cinelab.script import PromptChange, Shot
 

@@ -2,6 +2,8 @@
 by their import path in another process, and read by planner and exporter."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from cinelab.errors import CinelabError
 from cinelab.jobs import worker
 from cinelab.jobs.job import Data, Job, load_job
 from cinelab.lab.training import launch, stages, students
-from cinelab.model.backbone import build, model_from_dict, model_to_dict
+from cinelab.model.backbone import build_backbone, model_from_dict, model_to_dict
 from cinelab.runs import read_state
 from cinelab.scale.cost import Plan, memory, step_flops
 from cinelab.scale.parallel import Layout, Parallel
@@ -204,6 +206,16 @@ def test_what_an_ode_job_does_not_do_is_one_sentence(store, tmp_path):
         Job("dmd", "run", Data("noise", "4x6x5"), teacher="random", pairs="here")
 
 
+def test_a_job_of_the_first_release_opens(tmp_path):
+    (tmp_path / "run.yaml").write_text(
+        "stage: teacher_forcing\nrun: r\nstore: {kind: noise, path: 4x6x5}\n"
+        "layout: {parts: 4, recompute: true}\nchanges: {routed_from: 0.321, across_share: 0.2}\n"
+    )
+    job = load_job(tmp_path / "run.yaml")
+    assert job.layout == Layout(micro_batches=4, activation_checkpointing=True)
+    assert (job.config.routed_from, job.config.other_shots_share) == (0.321, 0.2)
+
+
 # Backbones and codecs
 
 
@@ -271,7 +283,7 @@ def test_a_backbone_has_a_config_of_its_own():
         model_from_dict({"kind": "own_widr"})
     assert model_to_dict(presets.SMOKE).keys() == vars(presets.SMOKE).keys()
     assert model_from_dict(model_to_dict(own_stage.WIDER)) == own_stage.WIDER
-    assert type(build(own_stage.WIDER)) is own_stage.Wider
+    assert type(build_backbone(own_stage.WIDER)) is own_stage.Wider
 
 
 # The loop alone
@@ -284,5 +296,40 @@ def test_the_loop_trains_without_the_machine(tmp_path):
     stage = stage_named("own_images")
     config = stage.preset("few")
     run = stages.Run(tmp_path, config)
-    networks = {"student": build(config.model)}
+    networks = {"student": build_backbone(config.model)}
     assert steps_of(stage.train(config, Fake(), networks, run=run)) == [0, 1, 2]
+
+
+WITHOUT = """
+import sys
+class Gone:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(("cinelab.scale", "peft", "torchao")):
+            raise ImportError(name)
+sys.meta_path.insert(0, Gone())
+import torch
+from cinelab.model.backbone import initialised
+from cinelab.runs import Run
+from cinelab.train import presets
+from cinelab.train.stage import stage_named
+from cinelab.latent.store import Clips
+
+class Store:
+    def clips(self, count, frames, rng):
+        text = torch.randn(count, 2, 24, 64, generator=rng)
+        zeros = torch.zeros(count, frames, dtype=torch.long)
+        latents = torch.randn(count, frames, 24, 6, 8, generator=rng)
+        return Clips(latents, text, zeros, zeros)
+
+config = presets.teacher_forcing("smoke")
+networks = {"student": initialised(config.model)}
+stage = stage_named("teacher_forcing")
+rows = list(stage.train(config, Store(), networks, run=Run(sys.argv[1], config)))
+print(len(rows), any(name.startswith("cinelab.scale") for name in sys.modules))
+"""
+
+
+def test_the_method_trains_where_the_machine_is_gone(tmp_path):
+    command = [sys.executable, "-c", WITHOUT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["4", "False"], done.stderr[-2000:]

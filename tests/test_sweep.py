@@ -23,12 +23,12 @@ import pytest
 from rich.console import Console
 
 from cinelab.errors import CinelabError
-from cinelab.lab.reports.report import made_by
-from cinelab.lab.sweeps import notebook as notebook_room
-from cinelab.lab.sweeps.grid import Sweep, differing, expand, load, plain
-from cinelab.lab.sweeps.notebook import HOST, check, declared, execute
-from cinelab.lab.sweeps.progress_table import Board, spoken_memory
-from cinelab.lab.sweeps.server import Here
+from cinelab.lab.reports.report_origin import made_by
+from cinelab.lab.sweeps import notebook as notebook_module
+from cinelab.lab.sweeps.grid import Sweep, differing, expand, json_value, load_sweep
+from cinelab.lab.sweeps.notebook import HOST, check_parameters, declared, execute
+from cinelab.lab.sweeps.progress_table import ProgressTable, spoken_memory
+from cinelab.lab.sweeps.server import LocalServer
 from cinelab.lab.sweeps.sweep import record, run
 
 PARAMETERS = (
@@ -165,25 +165,25 @@ def test_a_bad_file_is_one_sentence(text, words):
     notebook()
     path = sweep_file(text)
     with pytest.raises(CinelabError) as error:
-        load(path)
+        load_sweep(path)
     message = str(error.value)
     assert words in message and str(path) in message and "\n" not in message
 
 
 def test_missing_and_binary_files_are_refused():
     with pytest.raises(CinelabError, match="nowhere.yaml cannot be read .No such file"):
-        load("nowhere.yaml")
+        load_sweep("nowhere.yaml")
     Path("film.yaml").write_bytes(b"\x00\x89PNG\xff")
     with pytest.raises(CinelabError, match="film.yaml:1: "):
-        load("film.yaml")
+        load_sweep("film.yaml")
 
 
 def test_values_become_plain_json_types():
     mixed = {"a": np.float32(0.5), "b": (1, np.int64(2)), "c": Path("x/y"), "d": np.arange(2)}
-    assert plain(mixed, "base") == {"a": 0.5, "b": [1, 2], "c": "x/y", "d": [0, 1]}
-    assert type(plain(np.float64(1), "base")) is float
+    assert json_value(mixed, "base") == {"a": 0.5, "b": [1, 2], "c": "x/y", "d": [0, 1]}
+    assert type(json_value(np.float64(1), "base")) is float
     with pytest.raises(CinelabError, match=r"base.a\[1\] is \{1\} \(set\)"):
-        plain({"a": [0, {1}]}, "base")
+        json_value({"a": [0, {1}]}, "base")
 
 
 def test_undeclared_parameters_are_refused_before_anything_runs():
@@ -195,9 +195,9 @@ def test_undeclared_parameters_are_refused_before_anything_runs():
     with pytest.raises(CinelabError, match="declares no parameter 'run_dir'"):
         run(Sweep("s", "homeless.ipynb"))
     with pytest.raises(CinelabError, match="no cell tagged 'parameters'"):
-        check(notebook(parameters=None, name="none.ipynb"), {})
+        check_parameters(notebook(parameters=None, name="none.ipynb"), {})
     with pytest.raises(CinelabError, match="line 1: .*keep to plain assignments"):
-        check(notebook(parameters="!ls", name="magic.ipynb"), {})
+        check_parameters(notebook(parameters="!ls", name="magic.ipynb"), {})
     Path("text.ipynb").write_text("hello")
     with pytest.raises(CinelabError, match="is no notebook"):
         execute("text.ipynb", "out")
@@ -298,7 +298,10 @@ def wait_for(condition, seconds=120):
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_sweep_leaves_no_process_and_ends_as_an_undisturbed_one(here, how):
     sweep = Sweep("s", notebook(SLEEPER), seeds=[0, 1])  # seed 1 waits for the file `go`
-    code = "from cinelab.lab.sweeps.sweep import Sweep, run; run(Sweep('s', 'work.ipynb', seeds=[0, 1]), 2)"
+    code = (
+        "from cinelab.lab.sweeps.sweep import Sweep, run; "
+        "run(Sweep('s', 'work.ipynb', seeds=[0, 1]), 2)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     first, second = (cell.folder() for cell in expand(sweep))
     wait_for(lambda: (first / "done.json").exists() and (second / "began.txt").exists())
@@ -321,7 +324,7 @@ def test_one_writer_in_a_folder(monkeypatch):
     monkeypatch.setattr("cinelab.outputs.PATIENCE", 0.2)
     path = notebook()
     folder = Path("out")
-    with notebook_room.writing(folder):
+    with notebook_module.writing(folder):
         with pytest.raises(CinelabError, match=f"by process {os.getpid()} on {HOST}; let it"):
             execute(path, folder)
     assert not list(folder.iterdir())
@@ -330,14 +333,16 @@ def test_one_writer_in_a_folder(monkeypatch):
         with pytest.raises(CinelabError, match=f"process {other.pid}"):
             execute(path, folder)
         other.stdin.close()
-    with notebook_room.writing(folder):  # a dead owner's lock is taken over
+    with notebook_module.writing(folder):  # a dead owner's lock is taken over
         assert str(os.getpid()) in (folder / ".lock").read_text()
     (folder / ".lock").write_text(f"host=elsewhere {os.getppid()}")
-    with notebook_room.writing(folder):  # of another host's processes only the lock itself tells
+    with notebook_module.writing(folder):  # of another host's processes only the lock itself tells
         assert f"host={HOST} {os.getpid()}" in (folder / ".lock").read_text()
     (folder / ".lock").write_text(str(os.getppid()))
     os.utime(folder / ".lock", (0, 0))
-    with notebook_room.writing(folder):  # a process that is younger than the lock is not its owner
+    with notebook_module.writing(
+        folder
+    ):  # a process that is younger than the lock is not its owner
         pass
     assert not (folder / ".lock").exists()
 
@@ -390,10 +395,10 @@ def test_a_parameter_and_a_sweep_under_earlier_names_are_answered():
     with pytest.raises(
         CinelabError, match="reach.yaml is not here; it is called max_distance.yaml"
     ):
-        load(Path("experiments/reach.yaml"))
+        load_sweep(Path("experiments/reach.yaml"))
     path = notebook(parameters="run_dir = ''\nchanges = {}", name="50_wan_film.ipynb")
     with pytest.raises(CinelabError, match="'chunk'; it is an entry of changes now: changes = "):
-        check(path, {"chunk": 3})
+        check_parameters(path, {"chunk": 3})
 
 
 def test_a_notebook_that_has_another_name_now_is_answered_with_it():
@@ -450,7 +455,7 @@ def test_a_broken_result_is_refused_and_kept():
 
 def test_only_one_sweep_in_a_folder():
     path = notebook()
-    with notebook_room.writing(Path("results/s")):
+    with notebook_module.writing(Path("results/s")):
         words = f"results/s is written by process {os.getpid()} on {HOST}; let it end"
         with pytest.raises(CinelabError, match=words):
             run(Sweep("s", path))
@@ -472,7 +477,7 @@ def test_bad_arguments_are_refused_before_anything_runs():
 
 
 def test_the_end_of_the_process_that_starts_cells_is_said():
-    engine = Here(1)
+    engine = LocalServer(1)
     (server,) = [
         p for p in psutil.Process().children() if "cinelab.lab.sweeps.server" in p.cmdline()
     ]
@@ -480,29 +485,29 @@ def test_the_end_of_the_process_that_starts_cells_is_said():
     with pytest.raises(
         CinelabError, match="starts the cells was ended; run the same command again"
     ):
-        engine.ended()
+        engine.finished()
     assert engine.close() == "" and not server.is_running()
 
 
 def test_the_table_counts_foresees_and_is_drawn(tmp_path):
     (tmp_path / "done.json").write_text('{"seconds": 31.25, "peak_memory_mb": 1126}')
     screen = io.StringIO()
-    board = Board(Console(file=screen, force_terminal=True, width=100, highlight=False))
-    board.total = 5
-    board.workers = 2
-    assert board.line() == "0 done, 0 failed, 5 left"
+    table = ProgressTable(Console(file=screen, force_terminal=True, width=100, highlight=False))
+    table.total = 5
+    table.workers = 2
+    assert table.line() == "0 done, 0 failed, 5 left"
     for key in (1, 2, 3):
-        board.begin(key, f"seed={key}")
-    board.running[1][1] -= 60
-    board.running[3][1] -= 45
-    board.end(1, tmp_path, "done", "")
-    board.end(2, tmp_path, "failed", "no luck")
+        table.begin(key, f"seed={key}")
+    table.running[1].began -= 60
+    table.running[3].began -= 45
+    table.end(1, tmp_path, "done", "")
+    table.end(2, tmp_path, "failed", "no luck")
     # two cells of a minute and 15 seconds of the third, by two workers
-    assert 66 < board.to_go(left=3) < 68
-    assert "1 done, 1 failed, 3 left, about 1 min" in board.line()
-    board.running[3][2] = 300.0
-    with board:
-        board.live.refresh()
+    assert 66 < table.seconds_to_go(left=3) < 68
+    assert "1 done, 1 failed, 3 left, about 1 min" in table.line()
+    table.running[3].megabytes = 300.0
+    with table:
+        table.live.refresh()
     assert "seed=3" in screen.getvalue() and "300 MB" in screen.getvalue()
     assert "done    seed=1  31.2 s  1.1 GB" in screen.getvalue()
     assert "failed  seed=2: no luck" in screen.getvalue()
@@ -510,43 +515,43 @@ def test_the_table_counts_foresees_and_is_drawn(tmp_path):
 
 def test_the_time_to_go_goes_on_while_a_cell_takes_longer_than_all_before(tmp_path):
     (tmp_path / "done.json").write_text('{"seconds": 10.0, "peak_memory_mb": 80}')
-    board = Board(Console(file=io.StringIO()))
-    board.total = 2
-    board.remember([tmp_path])  # a cell of an earlier sitting foretells the first one of this
-    board.counts["skipped"] = 1
-    board.begin(1, "seed=1")
+    table = ProgressTable(Console(file=io.StringIO()))
+    table.total = 2
+    table.learn_times([tmp_path])  # a cell of an earlier sitting foretells the first one of this
+    table.counts["skipped"] = 1
+    table.begin(1, "seed=1")
     seen = []
     for since in (4, 9.8, 12, 14, 40):
-        board.running[1][1] = time.monotonic() - since
-        seen.append(board.line().partition("about ")[2])
+        table.running[1].began = time.monotonic() - since
+        seen.append(table.line().partition("about ")[2])
     assert seen == ["6 s to go", "under 1 s to go", "6 s to go", "7 s to go", "20 s to go"]
 
 
 def test_ctrl_c_leaves_the_table_and_says_how_to_go_on():
     screen = io.StringIO()
-    board = Board(Console(file=screen, force_terminal=True, width=100, highlight=False))
-    board.total = 3
-    with pytest.raises(KeyboardInterrupt), board:
-        board.begin(1, "seed=1")
+    table = ProgressTable(Console(file=screen, force_terminal=True, width=100, highlight=False))
+    table.total = 3
+    with pytest.raises(KeyboardInterrupt), table:
+        table.begin(1, "seed=1")
         raise KeyboardInterrupt
     left = screen.getvalue().rpartition("\x1b[2K")[2]  # behind what was wiped away
     assert (
         "stopped" in left
         and "seed=1" in left
         and "3 left" in left
-        and "same command goes on" in left
+        and "same command continues" in left
     )
 
 
 def test_without_a_table_a_line_now_and_then_says_how_it_goes(monkeypatch):
     screen = io.StringIO()
-    board = Board(Console(file=screen, width=100))
-    board.total = 2
-    board.begin(1, "seed=1")
-    board.watch(None)
+    table = ProgressTable(Console(file=screen, width=100))
+    table.total = 2
+    table.begin(1, "seed=1")
+    table.update(lambda key: None)
     assert screen.getvalue() == ""
-    board.said -= 61
-    board.watch(None)
+    table.printed -= 61
+    table.update(lambda key: None)
     assert screen.getvalue().startswith("running seed=1 for 0.0 s; 0 done, 0 failed, 2 left")
 
 
@@ -556,7 +561,10 @@ def test_memory_as_one_says_it():
 
 def test_workers_share_the_cores(monkeypatch, capsys):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    source = "import os, pathlib\n(pathlib.Path(run_dir) / 'n').write_text(os.environ['OMP_NUM_THREADS'])"
+    source = (
+        "import os, pathlib\n"
+        "(pathlib.Path(run_dir) / 'n').write_text(os.environ['OMP_NUM_THREADS'])"
+    )
     summary = run(Sweep("s", notebook(source)), workers=10**6)
     assert (summary.done[0].folder() / "n").read_text() == "1"
     assert re.search(
@@ -633,6 +641,6 @@ def test_the_writer_is_named_and_not_its_kernel_whose_number_may_be_lower(tmp_pa
         fcntl.flock(held, fcntl.LOCK_EX)
         with (
             pytest.raises(CinelabError, match="by process 500 on elsewhere"),
-            notebook_room.writing(tmp_path, patience=0),
+            notebook_module.writing(tmp_path, patience=0),
         ):
             pass

@@ -11,7 +11,7 @@ from cinelab import Director, load
 from cinelab.errors import CinelabError
 from cinelab.jobs import worker
 from cinelab.jobs.job import Data, Job
-from cinelab.lab.desk.widget import open_session
+from cinelab.lab.desk.widget import open_or_create_session
 from cinelab.lab.first_film import director_for
 from cinelab.lab.training import stages, students
 from cinelab.lab.wan_film import open_model
@@ -67,7 +67,7 @@ def test_a_job_exports_it(stage, kind):
     teacher = None if stage == "teacher_forcing" else "random"
     preset = "toy" if kind == "toybox" else "wan-1.3b-camr"
     job = Job(stage, "run", Data(kind, "4x6x5"), preset, init="random", teacher=teacher)
-    said = worker.described(
+    said = worker.result_entries(
         job, job.config, {"fps": 8.0, "size": (48, 64)} if kind == "toybox" else None
     )
     assert said["policy"] == policy_to_dict(CAMR() if kind == "toybox" else presets.WAN_CAMR)
@@ -136,9 +136,9 @@ def test_a_film_is_made_under_it_unless_something_else_is_said(tmp_path):
     assert director_for(path).policy == PACKED and director_for(path, "sink", 4).policy == Sink(
         sink=1, window=3
     )
-    session = open_session(tmp_path / "desk", student)
+    session = open_or_create_session(tmp_path / "desk", student)
     assert (session.desk.settings.policy, session.desk.settings.budget) == ("camr", 3)
-    session = open_session(tmp_path / "other", student, policy="window", budget=4)
+    session = open_or_create_session(tmp_path / "other", student, policy="window", budget=4)
     assert (session.desk.settings.policy, session.desk.settings.budget) == ("window", 4)
 
 

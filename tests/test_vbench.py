@@ -16,26 +16,38 @@ from typer.testing import CliRunner
 from cinelab.cli.evaluation import app
 from cinelab.errors import CinelabError
 from cinelab.metrics.external import vbench
-from cinelab.metrics.external.clip_files import Clip, Video, cut, find_videos, lay_out
+from cinelab.metrics.external.clip_files import (
+    FilmFile,
+    ShotFile,
+    cut_out_spans,
+    find_film_files,
+    lay_out,
+)
 from cinelab.metrics.external.environments import VBENCH, packages, ready
-from cinelab.metrics.external.vbench import Rules, even, file_name, meaningless, score_videos
+from cinelab.metrics.external.vbench import (
+    ClipRules,
+    even,
+    meaningless,
+    prompt_file_name,
+    vbench_rows,
+)
 from cinelab.metrics.external.vbench_files import (
     DIMENSIONS,
     cache,
     flaw,
     preflight,
     preflight_long,
-    waiting,
+    waiting_for,
 )
 from cinelab.metrics.external.vbench_suite import (
     make_suite,
     missing_of_suite,
-    score_suite,
     suite,
+    suite_rows,
     total,
     total_rows,
 )
-from cinelab.metrics.rows import load
+from cinelab.metrics.rows import load_rows
 from cinelab.stream.video import read_video, write_mp4
 
 UNTESTED = "VBENCH IS NOT TESTED: its environment is not made; run `cinelab eval setup vbench`"
@@ -91,7 +103,7 @@ def fill(dimension: str) -> list[Path]:
 
 
 def test_an_empty_machine_misses_the_files_of_15_dimensions():
-    waits = waiting(preflight())
+    waits = waiting_for(preflight())
     assert set(DIMENSIONS) - set(waits) == {"temporal_flickering"} and len(DIMENSIONS) == 16
     for one in preflight(["aesthetic_quality", "background_consistency"]):
         assert (
@@ -173,7 +185,7 @@ def decoded(path: Path) -> np.ndarray:
 
 def test_a_shot_is_cut_out_without_loss(film, tmp_path):
     spans = {tmp_path / "1.mp4": (0, 9), tmp_path / "2.mp4": (9, 20), tmp_path / "3.mp4": (4, 12)}
-    cut(film, spans)
+    cut_out_spans(film, spans)
     for file, (first, end) in spans.items():
         assert np.array_equal(decoded(file), decoded(film)[first:end])
         assert read_video(file)[1] == 8 and np.array_equal(
@@ -183,7 +195,9 @@ def test_a_shot_is_cut_out_without_loss(film, tmp_path):
 
 def test_one_shot_is_the_file_as_it_is(film, tmp_path):
     (tmp_path / "out").mkdir()
-    (clip,) = lay_out(Video(film, spans=[(0, 20)]), tmp_path / "out", lambda shot, prompt: "a.mp4")
+    (clip,) = lay_out(
+        FilmFile(film, spans=[(0, 20)]), tmp_path / "out", lambda shot, prompt: "a.mp4"
+    )
     assert (
         clip.shot == 1
         and clip.file.resolve() == film.resolve()
@@ -194,10 +208,10 @@ def test_one_shot_is_the_file_as_it_is(film, tmp_path):
 
 def test_spans_beyond_the_film_or_empty_are_refused(film, tmp_path):
     with pytest.raises(CinelabError, match="has 20 frames, its last shot ends at 21"):
-        lay_out(Video(film, spans=[(0, 21)]), tmp_path, lambda shot, prompt: "a.mp4")
+        lay_out(FilmFile(film, spans=[(0, 21)]), tmp_path, lambda shot, prompt: "a.mp4")
     for spans in ([(3, 3)], [(-1, 3)], []):
         with pytest.raises(CinelabError, match="spans"):
-            Video(film, spans=spans)
+            FilmFile(film, spans=spans)
 
 
 def test_a_run_folder_brings_its_shots_and_prompts(film, tmp_path):
@@ -210,27 +224,29 @@ def test_a_run_folder_brings_its_shots_and_prompts(film, tmp_path):
         {"start": 9, "end": 20, "prompt": "a dog"},
     ]
     (run / "film.shots.json").write_text(json.dumps({"shots": shots}))
-    (video,) = find_videos([run])
+    (video,) = find_film_files([run])
     assert (
         video.spans == ((0, 5), (5, 9), (9, 20))
         and video.prompts == ("a cat", "it jumps.", "a dog")
         and video.clip == "run"
     )
     assert video.prompt == "a cat. it jumps. a dog"
-    (given,) = find_videos([run], prompts={"film.mp4": "a hen"})
+    (given,) = find_film_files([run], prompts={"film.mp4": "a hen"})
     assert given.prompt == "a hen" and given.prompts == () and given.spans == video.spans
     (run / "film.shots.json").write_text("{")
     with pytest.raises(CinelabError, match="film.shots.json is not valid JSON"):
-        find_videos([run])
+        find_film_files([run])
     with pytest.raises(CinelabError, match="No video"):
-        find_videos([])
+        find_film_files([])
 
 
 def test_file_names_carry_the_prompt_as_vbench_reads_it():
-    assert file_name(3, 1, "A person is riding a bike") == "A person is riding a bike-30001.mp4"
-    odd = file_name(0, 0, "a/b_c\nd" + "é" * 200)
+    assert (
+        prompt_file_name(3, 1, "A person is riding a bike") == "A person is riding a bike-30001.mp4"
+    )
+    odd = prompt_file_name(0, 0, "a/b_c\nd" + "é" * 200)
     assert odd.startswith("a b c d") and not set("/_\n") & set(odd) and len(odd.encode()) < 200
-    assert file_name(0, 0, "") == "video-00000.mp4"
+    assert prompt_file_name(0, 0, "") == "video-00000.mp4"
 
 
 # ---- what the numbers mean
@@ -244,7 +260,7 @@ def test_values_are_made_even():
 
 def test_clips_without_meaning_are_told(film):
     def clip(frames, prompt="", fps=8.0):
-        return Clip(Video(film), 1, film, prompt, fps, frames)
+        return ShotFile(FilmFile(film), 1, film, prompt, fps, frames)
 
     assert "1 frames" in meaningless("subject_consistency", clip(1)) and not meaningless(
         "subject_consistency", clip(2)
@@ -322,7 +338,7 @@ def made_up(no_environment, tmp_path, monkeypatch):
 
 
 def test_a_missing_environment_names_the_command(no_environment, film):
-    for call in (lambda: score_videos([Video(film)]), suite):
+    for call in (lambda: vbench_rows([FilmFile(film)]), suite):
         with pytest.raises(CinelabError, match="cinelab eval setup vbench"):
             call()
 
@@ -331,7 +347,10 @@ def test_rows_of_a_film_with_good_failing_and_absent_dimensions(made_up, film, t
     for name in ("imaging_quality", "motion_smoothness"):
         fill(name)
     (tmp_path / "broken.mp4").write_bytes(film.read_bytes()[:-300])
-    videos = [Video(tmp_path / "broken.mp4"), Video(film, "a cat", [(0, 9), (9, 20)], run="r")]
+    videos = [
+        FilmFile(tmp_path / "broken.mp4"),
+        FilmFile(film, "a cat", [(0, 9), (9, 20)], run="r"),
+    ]
     names = [
         "temporal_flickering",
         "imaging_quality",
@@ -339,7 +358,9 @@ def test_rows_of_a_film_with_good_failing_and_absent_dimensions(made_up, film, t
         "dynamic_degree",
         "scene",
     ]
-    rows = score_videos(videos, names, Rules(whole=True, samples=5, rewriting="by hand"), tell=str)
+    rows = vbench_rows(
+        videos, names, ClipRules(whole=True, samples=5, rewriting="by hand"), tell=str
+    )
     assert [(row.clip, row.status) for row in rows][0] == ("broken", "failed")
     found = {(row.shot, row.metric): row for row in rows[1:]}
     assert set(found) == {(shot, name) for shot in (0, 1, 2) for name in names}
@@ -369,9 +390,9 @@ def test_rows_of_a_film_with_good_failing_and_absent_dimensions(made_up, film, t
 
 def test_long_clips_wait_for_vbench_long_where_it_is_asked_for(made_up, film, tmp_path):
     write_mp4(tmp_path / "long.mp4", np.zeros((40, 32, 32, 3), np.uint8), 8, scale=1)
-    videos = [Video(tmp_path / "long.mp4"), Video(film)]
+    videos = [FilmFile(tmp_path / "long.mp4"), FilmFile(film)]
     short, late = (
-        score_videos(videos, ["temporal_flickering"], Rules(long=long), tell=str)
+        vbench_rows(videos, ["temporal_flickering"], ClipRules(long=long), tell=str)
         for long in (False, True)
     )
     assert [row.status for row in short] == ["ok", "ok"] and "asks for VBench-Long" in short[
@@ -406,7 +427,7 @@ def test_an_incomplete_suite_is_refused_with_counts_and_names(made_up, film, tmp
         CinelabError,
         match="4 of 5 films of the suite are missing, first 'a dog-1.mp4', 'a dog-2.mp4'",
     ):
-        score_suite(folder, ["temporal_flickering"], tell=str)
+        suite_rows(folder, ["temporal_flickering"], tell=str)
 
 
 def test_the_suite_is_made_resumed_and_scored(made_up, tmp_path):
@@ -426,14 +447,14 @@ def test_the_suite_is_made_resumed_and_scored(made_up, tmp_path):
     assert asked[3] == asked[4], "the film that was not finished is made again with its seed"
     rows = {
         row.metric: row
-        for row in score_suite(folder, ["temporal_flickering", "scene"], "none", tell=str)
+        for row in suite_rows(folder, ["temporal_flickering", "scene"], "none", tell=str)
     }
     flicker = rows["temporal_flickering"]
     assert (flicker.value, flicker.samples, flicker.fps) == (0.5, 5, 8)
     assert rows["scene"].status == "absent" and rows["total score"].status == "absent"
     (folder / "a cat-0.mp4").write_bytes(b"no film")
     with pytest.raises(CinelabError, match="a cat-0.mp4: is damaged"):
-        score_suite(folder, ["scene"], tell=str)
+        suite_rows(folder, ["scene"], tell=str)
 
 
 def test_the_command_line_lists_the_suite_and_scores_videos(made_up, film, tmp_path):
@@ -451,7 +472,7 @@ def test_the_command_line_lists_the_suite_and_scores_videos(made_up, film, tmp_p
         [*words, "--prompts", str(tmp_path / "prompts.json"), "-o", str(tmp_path / "out.parquet")],
     )
     assert done.exit_code == 0, done.output
-    rows = load(tmp_path / "out.parquet")
+    rows = load_rows(tmp_path / "out.parquet")
     assert (
         rows.value.tolist() == [0.25]
         and rows.samples.tolist() == [3]
@@ -485,8 +506,8 @@ def test_our_numbers_are_vbenchs_own(film, tmp_path):
         "temporal_flickering"
     ][1]
     own = {Path(one["video_path"]).stem: one["video_results"] for one in said}
-    rows = score_videos(
-        [Video(path) for path in sorted(folder.iterdir())], ["temporal_flickering"], tell=str
+    rows = vbench_rows(
+        [FilmFile(path) for path in sorted(folder.iterdir())], ["temporal_flickering"], tell=str
     )
     assert {row.clip: row.value for row in rows} == own and len(own) == 2
     assert rows[0].version == "0.1.5" and "transformers 4.33.2" in rows[0].detail
@@ -494,8 +515,11 @@ def test_our_numbers_are_vbenchs_own(film, tmp_path):
 
 @real
 def test_a_shot_scores_as_if_it_were_alone_and_a_cut_is_not_punished(film):
-    rows = score_videos(
-        [Video(film, spans=[(0, 9), (9, 20)])], ["temporal_flickering"], Rules(whole=True), tell=str
+    rows = vbench_rows(
+        [FilmFile(film, spans=[(0, 9), (9, 20)])],
+        ["temporal_flickering"],
+        ClipRules(whole=True),
+        tell=str,
     )
     whole, first, second = (row.value for row in rows)
     frames = read_video(film)[0].astype(np.float32)
@@ -512,8 +536,8 @@ def test_a_dimension_whose_weights_are_rubbish_costs_the_others_nothing(film):
     fill("motion_smoothness")
     rows = {
         row.metric: row
-        for row in score_videos(
-            [Video(film)], ["motion_smoothness", "temporal_flickering"], tell=str
+        for row in vbench_rows(
+            [FilmFile(film)], ["motion_smoothness", "temporal_flickering"], tell=str
         )
     }
     assert rows["motion_smoothness"].status == "absent" and rows[

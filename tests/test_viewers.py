@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cinelab.lab.desk.frame_channel import UNDER_WAY
-from cinelab.lab.desk.viewers import MOST, STILLS, Viewer, Viewers, news
+from cinelab.lab.desk.viewers import MOST, STILLS, Viewer, Viewers, view_changes
 
 FRAMES = np.zeros((2, 8, 8, 3), np.uint8)
 
@@ -28,18 +28,18 @@ def group(count=1):
 
 
 def test_everybody_gets_the_pictures_and_only_who_draws_them_gets_more():
-    viewers, (inference_mode, slow) = group(2)
+    viewers, (quick, slow) = group(2)
     for _ in range(5):
-        viewers.put({"node": 1}, FRAMES)
-        for text, _ in taken(inference_mode):
-            inference_mode.drawn(text["custom"]["number"])
+        viewers.send_frames({"node": 1}, FRAMES)
+        for text, _ in taken(quick):
+            quick.acknowledge(text["custom"]["number"])
         taken_slow = taken(slow)
-    assert taken_slow == [] and viewers.wait(0), (
+    assert taken_slow == [] and viewers.wait_for_room(0), (
         "the slow one has two under way, and the quick one is not held up"
     )
-    slow.drawn(1)
-    ((text, pictures),) = taken(slow)
-    assert text["custom"]["number"] == 5 and len(pictures) == 2, (
+    slow.acknowledge(1)
+    ((text, frames),) = taken(slow)
+    assert text["custom"]["number"] == 5 and len(frames) == 2, (
         "what was made meanwhile is passed over"
     )
 
@@ -47,10 +47,10 @@ def test_everybody_gets_the_pictures_and_only_who_draws_them_gets_more():
 def test_no_more_than_two_pictures_are_under_way_and_nobody_with_room_means_no_work():
     viewers, (one,) = group()
     for _ in range(4):
-        viewers.put({}, FRAMES)
+        viewers.send_frames({}, FRAMES)
         taken(one)
-    assert not viewers.wait(0) and not Viewers().wait(0)
-    one.forget()
+    assert not viewers.wait_for_room(0) and not Viewers().wait_for_room(0)
+    one.reset()
     assert len(taken(one)) == 1 and UNDER_WAY == 2
 
 
@@ -93,10 +93,10 @@ def test_stills_wait_once_a_line_and_go_in_parts():
     ],
 )
 def test_news_turn_one_view_into_the_next(old, new):
-    told = json.loads(json.dumps(news(old, new)))
-    assert (told == {}) == (old == new)
-    view = old | told.get("set", {})
-    for name, (length, *rows) in told.get("rows", {}).items():
+    changes = json.loads(json.dumps(view_changes(old, new)))
+    assert (changes == {}) == (old == new)
+    view = old | changes.get("set", {})
+    for name, (length, *rows) in changes.get("rows", {}).items():
         rebuilt = list(old[name])[:length] + [None] * (length - len(old[name]))
         for place, row in rows:
             rebuilt[place] = row
@@ -115,4 +115,4 @@ def test_a_view_of_many_shots_is_told_by_what_has_changed():
     viewer.show({"chunks": 3201, "shots": [*shots[:-1], shots[-1] | {"chunks": 41}]})
     viewer.show({"chunks": 3202, "shots": [*shots[:-1], shots[-1] | {"chunks": 42}]})
     ((text, _),) = taken(viewer)
-    assert text["news"]["set"] == {"chunks": 3202} and len(json.dumps(text)) < whole / 50
+    assert text["changes"]["set"] == {"chunks": 3202} and len(json.dumps(text)) < whole / 50

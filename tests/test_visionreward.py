@@ -11,19 +11,19 @@ from typer.testing import CliRunner
 
 from cinelab.cli.evaluation import app
 from cinelab.errors import CinelabError
-from cinelab.metrics.external.clip_files import Video
+from cinelab.metrics.external.clip_files import FilmFile
 from cinelab.metrics.external.environments import VISIONREWARD
 from cinelab.metrics.external.visionreward import (
     QUESTIONS,
     WEIGHTS,
-    Setting,
+    RewardModel,
     followed,
     pick_frames,
-    preflight,
+    preflight_reward,
     reward,
-    score_videos,
     statements,
     unclear,
+    visionreward_rows,
 )
 from cinelab.stream.video import write_mp4
 
@@ -45,7 +45,7 @@ def load(job):
 
 
 @pytest.fixture
-def setting(tmp_path, monkeypatch) -> Setting:
+def setting(tmp_path, monkeypatch) -> RewardModel:
     """The repository's true layout with three questions, and a made-up model in the place of the
     checkpoint."""
     monkeypatch.setenv("CINELAB_ENVS", str(tmp_path / "envs"))
@@ -57,7 +57,7 @@ def setting(tmp_path, monkeypatch) -> Setting:
     (home / QUESTIONS).parent.mkdir(parents=True)
     (home / QUESTIONS).write_text('Does it show "[[prompt]]"?\nIs it sharp?\nIs it calm?')
     (home / WEIGHTS).write_text(json.dumps([0.5, 0.25, 1.0]))
-    return Setting(home, tmp_path / "model", "painter:load")
+    return RewardModel(home, tmp_path / "model", "painter:load")
 
 
 @pytest.fixture
@@ -115,13 +115,13 @@ def test_following_is_a_share():
 
 
 def test_both_scores_of_every_shot_through_the_worker(setting, film):
-    video = Video(
+    video = FilmFile(
         film, spans=((0, 24), (24, 40)), prompts=("a red wall, a green door", "a red wall")
     )
     told = []
     rows = {
         (row.shot, row.metric): row
-        for row in score_videos([video], setting, whole=True, tell=told.append)
+        for row in visionreward_rows([video], setting, whole=True, tell=told.append)
     }
     assert {shot for shot, _ in rows} == {0, 1, 2} and all(
         row.status == "ok" for row in rows.values()
@@ -146,7 +146,7 @@ def test_both_scores_of_every_shot_through_the_worker(setting, film):
 
 def test_a_list_of_ones_own_takes_the_splitters_place(setting, film):
     asked = {"film": ["a red wall", "a blue wall", "a green wall"]}
-    rows = score_videos([Video(film, "whatever")], setting, requirements=asked, tell=str)
+    rows = visionreward_rows([FilmFile(film, "whatever")], setting, requirements=asked, tell=str)
     assert next(
         row.value for row in rows if row.metric == "instruction following"
     ) == pytest.approx(1 / 3)
@@ -154,9 +154,14 @@ def test_a_list_of_ones_own_takes_the_splitters_place(setting, film):
 
 def test_a_clip_that_fails_costs_the_others_nothing(setting, film, tmp_path):
     (tmp_path / "cut.mp4").write_bytes(film.read_bytes()[:-300])
-    cut = Video(tmp_path / "cut.mp4", "red")
-    videos = [Video(film, "broken"), cut, Video(film, "red", clip="good"), Video(film, clip="mute")]
-    rows = score_videos(videos, setting, tell=str)
+    cut = FilmFile(tmp_path / "cut.mp4", "red")
+    videos = [
+        FilmFile(film, "broken"),
+        cut,
+        FilmFile(film, "red", clip="good"),
+        FilmFile(film, clip="mute"),
+    ]
+    rows = visionreward_rows(videos, setting, tell=str)
     found = {row.clip: {one.metric: one for one in rows if one.clip == row.clip} for row in rows}
     assert all(
         row.status == "absent" and "the model fell over" in row.detail
@@ -171,15 +176,15 @@ def test_a_clip_that_fails_costs_the_others_nothing(setting, film, tmp_path):
 
 
 def test_without_the_checkpoint_rows_are_absent_and_say_where_it_goes(setting, film):
-    real = Setting(setting.home, setting.model)
-    rows = score_videos([Video(film, "red")], real, tell=str)
+    real = RewardModel(setting.home, setting.model)
+    rows = visionreward_rows([FilmFile(film, "red")], real, tell=str)
     assert {row.status for row in rows} == {"absent"} and all(
         str(setting.model / "config.json") in row.detail for row in rows
     )
 
 
 def test_preflight_counts_empty_files_and_the_shards_of_the_index(setting):
-    real = Setting(setting.home, setting.model)
+    real = RewardModel(setting.home, setting.model)
     setting.model.mkdir()
     for name in ("config.json", "tokenizer_config.json"):
         (setting.model / name).write_text("{}")
@@ -187,16 +192,16 @@ def test_preflight_counts_empty_files_and_the_shards_of_the_index(setting):
     (setting.model / "model.safetensors.index.json").write_text(json.dumps(index))
     (setting.model / "model-1.safetensors").write_bytes(b"x")
     (setting.model / "model-2.safetensors").write_bytes(b"")
-    lacks = [one.path.name for one in preflight(real)]
+    lacks = [one.path.name for one in preflight_reward(real)]
     assert "model-2.safetensors" in lacks and "model-1.safetensors" not in lacks
     (setting.home / WEIGHTS).write_text("")
-    assert WEIGHTS.name in [one.path.name for one in preflight(real)]
+    assert WEIGHTS.name in [one.path.name for one in preflight_reward(real)]
 
 
 def test_questions_and_weights_of_other_lengths_are_refused(setting, film):
     (setting.home / WEIGHTS).write_text("[1.0]")
     with pytest.raises(CinelabError, match="3 questions but 1 weights"):
-        score_videos([Video(film, "red")], setting, tell=str)
+        visionreward_rows([FilmFile(film, "red")], setting, tell=str)
 
 
 def test_the_version_is_the_repositorys_revision(setting):

@@ -284,12 +284,12 @@ def test_a_toybox_film_may_begin_with_a_picture_too():
 
 
 def test_the_command_line_and_the_desk_take_the_folder(folder, bundle, tmp_path):
-    from cinelab.lab.desk.widget import about
+    from cinelab.lab.desk.view import desk_facts
     from cinelab.lab.first_film import direct_film
 
     out = direct_film(PLAY, tmp_path / "film", str(folder), budget=3, steps=1)
     assert json.loads((out / "film.json").read_text())["model"] == str(folder)
-    told = about(Session.create(tmp_path / "s", bundle))
+    told = desk_facts(Session.create(tmp_path / "s", bundle))
     assert (
         told["words"] == told["phrases"] == [] and told["size"] == list(SIZE) and json.dumps(told)
     )

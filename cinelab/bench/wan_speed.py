@@ -163,7 +163,7 @@ def random_history(bench: WanBench, policy: Policy, units: int, device: str) -> 
             memory.length = place + 1
     memory.length = units
     memory.frames_done = units * bench.chunk
-    memory.page_shots = torch.arange(units)[None] // 8
+    memory.page_shots = torch.arange(units, device=device)[None] // 8
     memory.page_chunks = tuple(range(units))
     return memory
 

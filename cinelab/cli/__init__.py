@@ -5,4 +5,4 @@ def main() -> None:
     """Run the command that the process was started with."""
     from cinelab.cli import commands  # late, so that importing the package takes no time
 
-    commands.main()
+    commands.run_command()

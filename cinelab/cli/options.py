@@ -1,8 +1,11 @@
-"""Options of the command line whose numbers have bounds: the same that files, notebooks and
-sessions have."""
+"""The options that several commands share, and the bounds of their numbers.
+
+The bounds are those of `cinelab.limits`, which files, notebooks and sessions obey as well. A value
+outside them is refused before any work is done.
+"""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -19,14 +22,18 @@ from cinelab.limits import (
 )
 
 EXIT_CODES = (
-    "Exit codes: 0 all that was asked is done; 1 something failed on the way or is missing, and "
-    "what was made is kept; "
-    "2 bad input, said in one sentence before any work; 130 stopped by Ctrl-C."
+    "Exit codes: 0 everything that was requested is done; 1 something failed on the way or is "
+    "missing, and what was made stays; 2 bad input, refused in one sentence before any work; 130 "
+    "stopped by Ctrl-C."
 )
+POLICIES = "camr, full, window, sink, ..., or your own as module:Name"
+ATTENDED = "history chunks that a chunk attends to"
 
 
-def number(text: str, least: float | None = None, most: float | None = None, **bounds: Any) -> Any:
-    """An option with a number from `least` to `most`; more bounds as `check_number` has them."""
+def number_option(
+    text: str, least: float | None = None, most: float | None = None, **bounds: Any
+) -> Any:
+    """Return an option with a number from `least` to `most`; `bounds` as in `check_number`."""
     return typer.Option(help=text, callback=_checked(least, most, bounds))
 
 
@@ -39,22 +46,42 @@ def _checked(least: float | None, most: float | None, bounds: dict[str, Any]) ->
     return check
 
 
-def budget_option(text: str = "history chunks that may be seen at once") -> Any:
-    return number(text, LEAST_BUDGET, BUDGET)
+def budget_option(text: str = ATTENDED) -> Any:
+    """Return an option with a budget: the history chunks that a chunk attends to."""
+    return number_option(text, LEAST_BUDGET, BUDGET)
 
 
 def seed_option(text: str) -> Any:
-    return number(text, 0, below=SEED)
+    """Return an option with the seed of a film."""
+    return number_option(text, 0, below=SEED)
 
 
-def steps_option() -> Any:
-    """`--steps`, refused before anything is read; `levels_of` is what it says."""
-    text = "sampling steps, or levels with commas: 1,0.6,0.3; default: the model's"
-    return typer.Option(help=text, callback=lambda value: (levels_of(value), value)[1])
+def output_option(text: str) -> Any:
+    """Return the option -o, --output."""
+    return typer.Option("-o", "--output", help=text)
+
+
+def _steps_callback(value: str | None) -> str | None:
+    levels_of(value)  # refuses a bad value before any file is read
+    return value
+
+
+Budget = Annotated[int, budget_option()]
+OwnBudget = Annotated[int | None, budget_option(f"{ATTENDED}; default: as in training, else 6")]
+Policy = Annotated[str | None, typer.Option(help=f"{POLICIES}; default: as in training, else camr")]
+Model = Annotated[str, typer.Option(help="shipped name, folder or weights file")]
+Seed = Annotated[int | None, seed_option("default: the screenplay's")]
+Steps = Annotated[
+    str | None,
+    typer.Option(
+        help="sampling steps, or noise levels with commas: 1,0.6,0.3; default: the model's",
+        callback=_steps_callback,
+    ),
+]
 
 
 def levels_of(text: str | None) -> int | tuple[float, ...] | None:
-    """What `--steps` says: a number of steps, or the levels themselves. Raises CinelabError."""
+    """Read `--steps`: a number of steps, or the noise levels themselves. Raises CinelabError."""
     if text is None:
         return None
     try:
@@ -76,7 +103,7 @@ def levels_of(text: str | None) -> int | tuple[float, ...] | None:
 
 
 def seed_list(text: str) -> tuple[int, ...]:
-    """The numbers of a `--seeds` option, each once."""
+    """Read `--seeds`: whole numbers with commas, each once. Raises CinelabError."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdigit() and len(part) < 20 for part in parts):
         raise CinelabError(f"--seeds is {text[:60]!r}; give whole numbers with commas, like 0,1,2.")
@@ -88,8 +115,8 @@ def seed_list(text: str) -> tuple[int, ...]:
     return numbers
 
 
-def names_of(text: str, option: str) -> tuple[str, ...]:
-    """The names of an option that takes several with commas. Raises CinelabError where there is
+def comma_names(text: str, option: str) -> tuple[str, ...]:
+    """Read an option that takes several names with commas. Raises CinelabError where there is
     none."""
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     if not names:
@@ -97,8 +124,8 @@ def names_of(text: str, option: str) -> tuple[str, ...]:
     return names
 
 
-def size_of(text: str) -> tuple[int, int]:
-    """(height, width) of "480x832": whole multiples of 16 pixels."""
+def frame_size(text: str) -> tuple[int, int]:
+    """Read (height, width) in pixels from "480x832": whole multiples of 16. Raises CinelabError."""
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(
         part.isascii() and part.isdigit() and len(part) < 9 for part in parts

@@ -15,7 +15,7 @@ from cinelab.data.listing import ListedVideo
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import check_finite
-from cinelab.metrics.video.cuts import CutDetector, SceneDetect, change, cuts_among
+from cinelab.metrics.video.cuts import CutDetector, SceneDetect, cuts_among, frame_change
 from cinelab.readable import Readable
 from cinelab.script.shotlist import shot_list_path
 from cinelab.stream.colour import rgb
@@ -49,7 +49,7 @@ class Changes:
             self._count()
 
     def _count(self) -> None:
-        self._steps.append(change(np.stack(self._strip)))
+        self._steps.append(frame_change(np.stack(self._strip)))
         self._strip = self._strip[-1:]
 
     def cuts(self) -> list[int]:

@@ -14,7 +14,7 @@ open(chunk, shot), record() and append() (see cinelab.memory.cache). Neither is 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -150,7 +150,7 @@ def denoise(
     levels = sampling.levels(first=first)
     if sampling.solver == "consistency":
         return consistency(velocity, noise(0), levels, noise, exit_at)
-    return solve(velocity, noise(0), levels, sampling.solver, noise)
+    return solve(velocity, noise(0), levels, str(sampling.solver), noise)
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,8 @@ def make_chunk(
     if given is not None:
         return MadeChunk(opened, condition, given)
     sampling = (shared(requests).sampling or model.sampling).filled()
-    velocity = velocity_of(model.net, condition, opened, sampling.guidance)
+    guidance = cast(float, sampling.guidance)  # filled: nothing is None
+    velocity = velocity_of(model.net, condition, opened, guidance)
     noise = renoise_of(model, state.index, requests)
     first = state.index == 0
     latents = denoise(velocity, noise, sampling, first=first, exit_at=exit_at)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class Sampling:
     # steps of the film's first chunk, where there is no history to lean on; None = the same
     first_steps: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "at", tuple(self.at))
         for name, steps in (("steps", self.steps), ("first_steps", self.first_steps)):
             if steps is not None:
@@ -70,7 +70,7 @@ class Sampling:
         return None not in (self.steps, self.solver, self.guidance, self.shift)
 
     def filled(self, own: "Sampling | None" = None) -> "Sampling":
-        """The same with what is None taken from `own`, the settings of the model that is
+        """Return the settings with what is None taken from `own`, those of the model that is
         sampled."""
         if self.whole:
             return self
@@ -78,25 +78,19 @@ class Sampling:
             solver = self.solver or "ab2"
             own = Sampling(8, solver, 1.0 if solver == "consistency" else 2.0, 2.0)
         own = own.filled()
-        levels = {}
+        made = self
         if self.steps is None:
-            levels = {
-                "steps": own.steps,
-                "at": own.at,
-                "first_steps": self.first_steps or own.first_steps,
-            }
-        given = {name: getattr(self, name) for name in ("solver", "guidance", "shift")}
+            first = self.first_steps or own.first_steps
+            made = replace(made, steps=own.steps, at=own.at, first_steps=first)
         return replace(
-            self,
-            **levels,
-            **{
-                name: getattr(own, name) if value is None else value
-                for name, value in given.items()
-            },
+            made,
+            solver=own.solver if self.solver is None else self.solver,
+            guidance=own.guidance if self.guidance is None else self.guidance,
+            shift=own.shift if self.shift is None else self.shift,
         )
 
     def altered(self, changes: Mapping[str, Any]) -> "Sampling":
-        """The same with some fields changed. Another number of steps has levels of its own, evenly
+        """Return the settings with some fields changed. Another number of steps has levels of its own, evenly
         spaced; other levels are as many as they are."""
         if "at" in changes and "steps" not in changes:
             changes = {**changes, "steps": None if changes["at"] else self.steps}
@@ -104,15 +98,15 @@ class Sampling:
             changes = {**changes, "at": ()}
         return replace(self, **changes)
 
-    def levels(self, first: bool = False) -> Tensor:
-        """(steps + 1,) times, falling to 0; `first` = those of the film's first chunk."""
+    def levels(self, *, first: bool = False) -> Tensor:
+        """Return (steps + 1,) timesteps, falling to 0; `first` = those of the film's first chunk."""
         whole = self.filled()
-        steps = whole.first_steps if first and whole.first_steps else None
-        if steps is None and whole.at:
-            return shifted(torch.tensor([*whole.at, 0.0], dtype=torch.float64), whole.shift)
-        return shifted(
-            torch.linspace(1, 0, (steps or whole.steps) + 1, dtype=torch.float64), whole.shift
-        )
+        shift = cast(float, whole.shift)  # filled: nothing is None
+        own = whole.first_steps if first else None
+        if not own and whole.at:
+            return shifted(torch.tensor([*whole.at, 0.0], dtype=torch.float64), shift)
+        steps = own or cast(int, whole.steps)
+        return shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
 
     def with_steps(self, steps: int) -> "Sampling":
         """The same with another number of evenly spaced steps."""

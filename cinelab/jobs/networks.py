@@ -13,9 +13,9 @@ from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.jobs.job import RANDOM, Job
 from cinelab.latent.checkpoint import read_weights
-from cinelab.model.backbone import build, initialised, is_wan
+from cinelab.model.backbone import build_backbone, initialised, is_wan_config
 from cinelab.model.wan import kept_dtype
-from cinelab.scale.adapters import add_lora, begin, mark
+from cinelab.scale.adapters import add_lora, begin, fingerprint_of
 from cinelab.scale.checkpoints import pour
 from cinelab.scale.parallel import Parallel
 from cinelab.weights.load import open_weights
@@ -28,13 +28,13 @@ def network(
     """Return a network of the job, sharded and filled: no process ever holds all of it. What is
     frozen is stored in bf16 on GPUs."""
     with torch.device("meta"):
-        model = build(config.model).train(not frozen).requires_grad_(not frozen)
+        model = build_backbone(config.model).train(not frozen).requires_grad_(not frozen)
         if job.lora is not None and not frozen:
             add_lora(model, job.lora)
     for name, weight in model.named_parameters():
         if not weight.requires_grad and config.bf16 and parallel.device != "cpu":
             weight.data = weight.data.to(kept_dtype(name, torch.bfloat16))
-    model = parallel.shard(model, config.bf16).to_empty(device=parallel.device)
+    model = parallel.shard(model, bf16=config.bf16).to_empty(device=parallel.device)
     if place == RANDOM:
         return scatter(model, job.seed + parallel.rank)
     pour(
@@ -59,48 +59,48 @@ def weights_of(place: str, model: Any = None) -> Iterator[tuple[str, Tensor]]:
     """Yield name and full tensor of every weight, one after another: of a checkpoint's name, or of
     a folder or file in any published layout (see `cinelab.weights.load`). Those of a backbone of
     one's own (settings `model`) are a checkpoint of cinelab's."""
-    if model is not None and not is_wan(model):
+    if model is not None and not is_wan_config(model):
         yield from read_weights(zoo.find(place) / zoo.WEIGHTS).items()
         return
-    weights = open_weights(placed(place))
+    weights = open_weights(place_of(place))
     weights.report().demand()
     yield from weights
 
 
-def check_weights(place: str, model: Any) -> None:
+def check_start(place: str, model: Any) -> None:
     """Raise CinelabError where the model of a job does not take these weights, by names and shapes,
     before anything is built or read."""
-    if not is_wan(model):
+    if not is_wan_config(model):
         zoo.find(place)  # its own shapes are compared when it is filled
         return
-    weights = open_weights(placed(place))
+    weights = open_weights(place_of(place))
     report = replace(weights, config=model).report()
     theirs = weights.source.said | {"num_layers": report.layers}
+    settings = to_dict(model)
     odd = next(
-        (name for name, ours in to_dict(model).items() if name in theirs and theirs[name] != ours),
-        None,
+        (name for name in settings if theirs.get(name, settings[name]) != settings[name]), ""
     )
-    if odd is not None:
+    if odd:
         raise CinelabError(
             f"Weights {place} do not fit the model: they have {odd} {theirs[odd]!r}, the model "
-            f"{getattr(model, odd)!r}; name the "
-            f"preset that fits them, or set changes: {{model.{odd}: {theirs[odd]!r}}}."
+            f"{getattr(model, odd)!r}; name the preset that fits them, or set changes: "
+            f"{{model.{odd}: {theirs[odd]!r}}}."
         )
-    if not report.whole:
-        first = (
-            f"{report.wrong[0][0]} is {report.wrong[0][1]}, expected {report.wrong[0][2]}"
-            if report.wrong
-            else f"{(report.missing or report.unexpected)[0]}"
-        )
-        raise CinelabError(
-            f"Weights {place} do not fit the model: {len(report.missing)} tensors missing, "
-            f"{len(report.unexpected)} unknown, "
-            f"{len(report.wrong)} of another shape (first: {first}); name the preset that fits "
-            "them."
-        )
+    if report.whole:
+        return
+    if report.wrong:
+        name, found, expected = report.wrong[0]
+        first = f"{name} is {found}, expected {expected}"
+    else:
+        first = str((report.missing or report.unexpected)[0])
+    raise CinelabError(
+        f"Weights {place} do not fit the model: {len(report.missing)} tensors missing, "
+        f"{len(report.unexpected)} unknown, {len(report.wrong)} of another shape (first: {first}); "
+        "name the preset that fits them."
+    )
 
 
-def placed(place: str) -> Path:
+def place_of(place: str | Path) -> Path:
     """Return where the weights lie that a job names: a path, or a shipped checkpoint's folder."""
     return Path(place) if Path(place).exists() else zoo.find(place)
 
@@ -112,12 +112,12 @@ def fresh(model: Any, seed: int) -> Iterator[tuple[str, Tensor]]:
         yield from initialised(model).state_dict().items()
 
 
-def mark_of(place: str | None) -> str:
+def fingerprint_at(place: str | None) -> str:
     """Return a fingerprint of the weights that a job names: a checkpoint's own, as notebooks have
-    it, else a mark of all numbers."""
+    it, else one of all numbers."""
     if place in (None, RANDOM):
         return str(place)
-    folder = placed(place)
+    folder = place_of(place)
     if (folder / zoo.CONFIG).exists() and (folder / zoo.WEIGHTS).exists():
         return zoo.fingerprint(folder)
-    return mark(weights_of(place))
+    return fingerprint_of(weights_of(place))

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.jobs.job import KINDS, Data, Job
-from cinelab.jobs.networks import mark_of
+from cinelab.jobs.networks import fingerprint_at
 from cinelab.latent.store import Clips, Store, unconditional_words
 from cinelab.seeds import rng_at
-from cinelab.train.pairs import Pairs, build
+from cinelab.train.pairs import Pairs
+from cinelab.train.pairs import build as integrate
 from cinelab.train.provenance import data_of, files_of
 from cinelab.zoo import checkpoints as zoo
 
@@ -85,7 +86,8 @@ class Placed:
             name: getattr(clips, name).to(self.device)
             for name in ("latents", "text", "slot", "shot")
         }
-        return replace(clips, **parts)
+        controls = {name: x.to(self.device) for name, x in clips.controls.items()}
+        return replace(clips, **parts, controls=controls)
 
 
 class Noise:
@@ -128,14 +130,14 @@ def pairs_folder(job: Job) -> Path:
 def open_pairs(job: Job, config: Any, store: Any) -> Pairs:
     """Return the pairs of a job, which must all be there. CinelabError where some are missing, or
     they are of another teacher, recipe or store."""
-    return Pairs(pairs_folder(job), config.pairs, mark_of(job.teacher), store)
+    return Pairs(pairs_folder(job), config.pairs, fingerprint_at(job.teacher), store)
 
 
-def build_pairs(job: Job, config: Any, store: Any, teacher: Callable[[], Any]) -> Pairs:
+def pairs_of(job: Job, config: Any, store: Any, teacher: Callable[[], Any]) -> Pairs:
     """Return the pairs of a job, integrated where they are missing; `teacher` makes the frozen
     network, which is given back when they are there."""
     folder = pairs_folder(job)
     if not all((folder / f"{shard:05d}.npz").exists() for shard in range(config.pairs.shards)):
-        for _ in build(folder, config.pairs, teacher(), mark_of(job.teacher), store):
+        for _ in integrate(folder, config.pairs, teacher(), fingerprint_at(job.teacher), store):
             pass
     return open_pairs(job, config, store)

@@ -21,11 +21,11 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.jobs.job import RANDOM, Job, load_job
-from cinelab.jobs.networks import check_weights, network, placed, weights_of
-from cinelab.jobs.stores import build_pairs, open_pairs, open_store, pairs_folder
+from cinelab.jobs.networks import check_start, network, place_of, weights_of
+from cinelab.jobs.stores import open_pairs, open_store, pairs_folder, pairs_of
 from cinelab.model.backbone import model_to_dict
 from cinelab.outputs import together
-from cinelab.scale.adapters import marks, save_lora
+from cinelab.scale.adapters import Lora, fingerprints_of, save_lora
 from cinelab.scale.checkpoints import SharedRun, export, weights_in
 from cinelab.scale.parallel import Parallel
 from cinelab.train.stage import PAIRS, stage_named
@@ -39,11 +39,11 @@ def train(job: Job, parallel: Parallel) -> Iterator[dict]:
     stage = stage_named(job.stage)
     config = job.config
     stage.check(config, processes=parallel.world)
-    run = SharedRun(job.run, config, parallel, about(job) | {"lora": lora_of(job)})
+    run = SharedRun(job.run, config, parallel, job_entries(job) | {"lora": lora_of(job)})
     if not run.done:
         for place in (job.init, job.teacher):
             if place not in (None, RANDOM):
-                check_weights(place, config.model)
+                check_start(place, config.model)
         data = open_data(job, config, parallel)
         if stage.draws_from != PAIRS:
             # the stage does so again, when the networks are there: large ones take a while
@@ -61,7 +61,7 @@ def train(job: Job, parallel: Parallel) -> Iterator[dict]:
         parallel.once(lambda: deliver(job, config, run))
 
 
-def about(job: Job) -> dict[str, Any]:
+def job_entries(job: Job) -> dict[str, Any]:
     """Return what a run and its result state of their job, beside the stage's settings. The number
     of micro-batches is called as in runs of the first release."""
     return {
@@ -83,7 +83,7 @@ def open_data(job: Job, config: Any, parallel: Parallel) -> Any:
     if stage_named(job.stage).draws_from != PAIRS:
         return store
     teacher = partial(network, job, config, parallel, job.teacher, frozen=True)
-    return build_pairs(job, config, store, teacher)
+    return pairs_of(job, config, store, teacher)
 
 
 def check_data(job: Job, config: Any, run: SharedRun) -> None:
@@ -103,23 +103,15 @@ def deliver(job: Job, config: Any, run: SharedRun) -> None:
     for the toybox also the whole weights with them merged, so that the folder can be directed as
     any other."""
     toybox = recipe_of_toybox(job, run)
-    with together(job.export, zoo.CONFIG) as folder:
+    with together(job.export or job.run, zoo.CONFIG) as folder:
         if job.lora is None:
             export(run.folder, folder / zoo.WEIGHTS, dtype=job.export_dtype or "bf16")
         else:
-            file = deliver_lora(job, run, folder / zoo.ADAPTER)
-            if toybox is not None and job.init != RANDOM:
-                merged = open_weights(placed(job.init), dtype=job.export_dtype, lora=file)
-                write_atomic(
-                    folder / zoo.WEIGHTS,
-                    lambda path: save_file(
-                        {name: value.contiguous() for name, value in merged}, path
-                    ),
-                )
-        write_json(
-            folder / zoo.CONFIG,
-            described(job, config, toybox) | {"run": run.done_info, "training": to_dict(config)},
-        )
+            file = deliver_lora(job, job.lora, run, file=folder / zoo.ADAPTER)
+            if toybox is not None and job.init not in (None, RANDOM):
+                deliver_merged(job, file, folder / zoo.WEIGHTS)
+        entries = {"run": run.done_info, "training": to_dict(config)}
+        write_json(folder / zoo.CONFIG, result_entries(job, config, toybox) | entries)
         write_checksums(folder, sorted(path.name for path in folder.iterdir()))
 
 
@@ -127,19 +119,20 @@ def deliver(job: Job, config: Any, run: SharedRun) -> None:
 WAN_GUIDED = Sampling(48, "euler", 3.0, 5.0)
 
 
-def deliver_lora(job: Job, run: SharedRun, file: Path) -> Path:
-    """Write the averaged adapters with the marks of their base."""
-    base, exact = (
-        (RANDOM, "") if job.init == RANDOM else marks(weights_of(job.init, job.config.model))
-    )
-    return save_lora(
-        file,
-        dict(weights_in(run.folder)),
-        job.lora,
-        base,
-        exact,
-        DTYPES[job.export_dtype or "fp32"],
-    )
+def deliver_lora(job: Job, lora: Lora, run: SharedRun, *, file: Path) -> Path:
+    """Write the averaged adapters with the fingerprints of their base."""
+    base = (RANDOM, "")
+    if job.init is not None and job.init != RANDOM:
+        base = fingerprints_of(weights_of(job.init, job.config.model))
+    dtype = DTYPES[job.export_dtype or "fp32"]
+    return save_lora(file, dict(weights_in(run.folder)), lora, *base, dtype)
+
+
+def deliver_merged(job: Job, lora: Path, file: Path) -> None:
+    """Write the weights that the adapters in a file were trained on, with these merged."""
+    merged = open_weights(place_of(job.init or RANDOM), dtype=job.export_dtype, lora=lora)
+    state = {name: value.contiguous() for name, value in merged}
+    write_atomic(file, lambda path: save_file(state, path))
 
 
 def recipe_of_toybox(job: Job, run: SharedRun) -> dict | None:
@@ -164,7 +157,7 @@ def _recipe_beside(store: str) -> dict:
     return read_sealed(path, "restore it") if path.is_file() else {}
 
 
-def described(job: Job, config: Any, toybox: dict | None) -> dict:
+def result_entries(job: Job, config: Any, toybox: dict | None) -> dict:
     """Return what the result's config.json says. A toybox checkpoint (see `recipe_of_toybox`) is
     whole by it and opens with `cinelab.load`. `policy` and `max_distance` say under which memory
     the student saw its history."""
@@ -172,7 +165,7 @@ def described(job: Job, config: Any, toybox: dict | None) -> dict:
     sampling = stage.sampling(config, WAN_GUIDED if toybox is None else Sampling())
     chunk = stage.chunk(config)
     span = stage.span(config)
-    entries = about(job) | stage.trained_under(config)
+    entries = job_entries(job) | stage.trained_under(config)
     if toybox is not None:
         return zoo.model_config(
             config.model, zoo.toy_encoder(), zoo.CODEC, sampling, chunk, span, **toybox, **entries

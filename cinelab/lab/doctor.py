@@ -47,7 +47,7 @@ def examine() -> list[Finding]:
         _encoder(),
         *_checkpoints(),
         *_packages(),
-        *_judges(),
+        *_evaluators(),
         _chromium(),
         _disk(),
     ]
@@ -85,7 +85,7 @@ def _others() -> Finding:
     }
     ours = grown.pop(psutil.Process(), 0.0) / WATCHED
     taken = max(0.0, busy - ours)
-    first = max(grown, key=grown.get, default=None)
+    first = max(grown, key=lambda process: grown[process], default=None)
     found = f"{taken:.1f} of {psutil.cpu_count()} cores are taken"
     if taken < 0.5:
         return Finding("other work", True, found)
@@ -209,7 +209,7 @@ def _remedy(name: str) -> str:
     return f"pip install 'cinelab[{extra}]'" if extra else f"pip install {name}"
 
 
-def _judges() -> list[Finding]:
+def _evaluators() -> list[Finding]:
     """Judges of videos that are no part of the package: all optional, each with what it needs."""
     found = [
         Finding(

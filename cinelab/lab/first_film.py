@@ -1,15 +1,15 @@
-"""A screenplay to a folder that can be looked at: film, storyboard, routing picture, scores."""
+"""From a screenplay to a folder: film, storyboard, routing page, scores."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 
-from cinelab.files import write_atomic
 from cinelab.flow.sampler import Steps
 from cinelab.lab.reports.routing_page import write_routing_page
 from cinelab.memory.policy import Policy
-from cinelab.metrics.toybox.film import film_scores, plain_scores
+from cinelab.metrics.rows import save_rows
+from cinelab.metrics.toybox.film import film_values, plain_values
 from cinelab.metrics.toybox.recogniser import load_recogniser
 from cinelab.outputs import finish, ready_folder
 from cinelab.script.screenplay import Screenplay
@@ -22,11 +22,12 @@ def director_for(
     model: str,
     policy: str | Policy | None = None,
     budget: int | None = None,
+    *,
     seed: int | None = None,
     steps: Steps = None,
 ) -> Director:
-    """A director from plain values, as a notebook or the command line has them. No policy is the
-    model's own (see `policy_for`)."""
+    """Return a director from plain values, as a notebook or the command line has them. Without a
+    policy it has the model's own (see `policy_for`)."""
     bundle = load(model)
     return Director(bundle, policy_for(bundle, policy, budget), seed, bundle.levels(steps))
 
@@ -35,6 +36,7 @@ def direct_film(
     play: Screenplay,
     folder: str | Path,
     model: str = "toybox-2step",
+    *,
     policy: str | Policy | None = None,
     budget: int | None = None,
     seed: int | None = None,
@@ -44,13 +46,13 @@ def direct_film(
 ) -> Path:
     """Make, score and save the film of a screenplay; an existing film is not overwritten.
 
-    What can be refused is refused before the first chunk. A film that was stopped goes on from its
-    last finished chunk, and one whose saving was stopped is saved, if it is this one.
+    What can be refused is refused before the first chunk. A film that was stopped continues from
+    its last finished chunk, and one whose saving was stopped is saved, if it is this one.
     `progress(done, of)` is called after every chunk, `stage(text)` when another part of the work
     begins.
     """
     folder = ready_folder(folder)
-    director = director_for(model, policy, budget, seed, steps)
+    director = director_for(model, policy, budget, seed=seed, steps=steps)
     if finish(folder, MARK) and saved_as(folder, play, director):
         return folder
     require_new_folder(folder)
@@ -64,23 +66,23 @@ def direct_film(
 def save_findings(
     film: Film, folder: str | Path, stage: Callable[[str], None] = lambda text: None
 ) -> pd.DataFrame:
-    """Write routing.html and metrics.parquet beside a film; returns the scores."""
+    """Write routing.html and metrics.parquet to a film's folder. Return its rows."""
     folder = Path(folder)
     stage("writing the routing page")
     write_routing_page(film, folder / "routing.html")
-    stage("scoring the film")
-    scores = score(film)
-    write_atomic(folder / "metrics.parquet", lambda path: scores.to_parquet(path))
-    return scores
+    stage("measuring the film")
+    rows = score(film)
+    save_rows(rows, folder / "metrics.parquet")
+    return rows
 
 
 def score(film: Film) -> pd.DataFrame:
-    """Rows (shot, metric, value, detail) of a film by the shipped recogniser, which reads the
+    """Measure a film: its rows by the shipped recogniser, which reads the
     toybox alone; of another model's film cuts and speed only."""
     reader = load_recogniser()
     if film.frames.shape[1:3] != tuple(reader.config.size):
-        return plain_scores(film.frames, film.timeline, film.timings)
+        return plain_values(film.frames, film.timeline, film.timings)
     prompts = [
         shot.changes[-1].prompt if shot.changes else shot.prompt for shot in film.screenplay.shots
     ]
-    return film_scores(reader, film.frames, film.timeline, prompts, film.timings)
+    return film_values(reader, film.frames, film.timeline, prompts, film.timings)

@@ -1,7 +1,9 @@
-"""What a notebook is given, looked at before any work is done: each wrong input is one sentence
-with its remedy.
+"""A notebook's inputs, checked before any work is done: each wrong input is one sentence with its
+remedy.
 
-check(model=model, policy=policy, screenplay=screenplay)        in the first cell after the parameters
+    check(model=model, policy=policy, screenplay=screenplay)
+
+stands in the first cell after the parameters.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,28 +21,28 @@ from cinelab.zoo import checkpoints as zoo
 
 
 def check(**inputs: Any) -> None:
-    """Refuse the first input that is not there or not of its kind. None is nothing asked for; lists
-    are looked at one by one.
+    """Refuse the first input that is not there or not of its kind. None is not checked; lists are
+    checked value by value.
 
     Known are the names of parameters in KINDS. Raises CinelabError, which names the parameter.
     """
     for name, value in inputs.items():
-        look = KINDS[name]
+        check_value = KINDS[name]
         for one in value if isinstance(value, (list, tuple)) else [value]:
             if one is not None:
-                _named(name, one, look)
+                _check_named(name, one, check_value)
 
 
 def one_of(name: str, value: Any, choices: Iterable[Any]) -> None:
-    """Refuse a value of parameter `name` that is none of the choices."""
+    """Refuse a value of parameter `name` that is none of the `choices`."""
     known = list(choices)
     if value not in known:
         raise CinelabError(f"{name} is {value!r}; use one of {', '.join(map(str, known))}.")
 
 
-def _named(name: str, value: Any, look: Callable[[Any], None]) -> None:
+def _check_named(name: str, value: Any, check_value: Callable[[Any], None]) -> None:
     try:
-        look(value)
+        check_value(value)
     except CinelabError as error:
         named = str(error).startswith(f"{name} ")
         raise error if named else CinelabError(f"{name}: {error}") from error
@@ -82,13 +84,13 @@ def a_screenplay(path: str | Path) -> None:
 
 
 def a_policy(policy: str | Policy) -> None:
-    """The name of a memory policy, or one of one's own."""
+    """The name of a memory policy, or an own policy."""
     if isinstance(policy, str):
         policy_named(policy, 6)
 
 
-def a_judge(name: str) -> None:
-    """A backend that judges alignment and consistency."""
+def a_backend(name: str) -> None:
+    """A backend that measures alignment and consistency."""
     check_backends([name])
 
 
@@ -111,7 +113,7 @@ def a_sweep(folder: str | Path) -> None:
 
 
 def _near(path: Path) -> str:
-    """What lies there under a similar name."""
+    """Return the files of a similar name in the same folder."""
     there = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
     near = get_close_matches(path.name, there, n=2)
     return f" (there is {' and '.join(near)})" if near else ""
@@ -121,7 +123,7 @@ KINDS: dict[str, Callable[[Any], None]] = {
     **dict.fromkeys(("init", "teacher", "real", "blend_with", "checkpoints"), a_checkpoint),
     **dict.fromkeys(("sweep", "sweeps", "also"), a_sweep),
     **dict.fromkeys(("videos", "weights", "folder"), a_path),
-    "backends": a_judge,
+    "backends": a_backend,
     "vbench": a_dimension,
     "model": a_model,
     "first": a_file,

@@ -1,11 +1,11 @@
 """A git filter: a notebook as it is committed, whatever was run in it. `make` sets it up (see
 .gitattributes).
 
-    python cinelab/lab/plain_notebook.py < notebook.ipynb      without outputs, counts and marks of the machine
+    python cinelab/lab/plain_notebook.py < notebook.ipynb
 
-It needs nothing but Python, since git calls it for every changed notebook. What is no notebook goes
-through as it is. `saved` is JupyterLab's hook: git takes a file of another length for changed until
-it has looked.
+prints it without outputs, counts and traces of the machine. It needs nothing but Python, since git
+calls it for every changed notebook. A file that is no notebook passes unchanged. `saved` is
+JupyterLab's hook: git lists a file of another length as changed until it has read it.
 """
 
 import json
@@ -20,8 +20,8 @@ METADATA = {
 }
 
 
-def plain(text: str) -> str:
-    """A notebook's JSON without what running it leaves, in the order and spacing that Jupyter
+def stripped_notebook(text: str) -> str:
+    """Return a notebook's JSON without the traces of a run, in the order and spacing that Jupyter
     writes."""
     try:
         notebook = json.loads(text)
@@ -33,13 +33,15 @@ def plain(text: str) -> str:
 
 
 def _cell(cell: dict) -> dict:
-    said = cell["metadata"]
-    kept = {**cell, "metadata": {}}
-    if said.get("jupyter", {}).get("source_hidden"):  # a cell that is shown collapsed
-        kept["metadata"]["jupyter"] = {"source_hidden": True}
-    if said.get("tags"):
-        kept["metadata"]["tags"] = said["tags"]
-    return kept | {"outputs": [], "execution_count": None} if cell["cell_type"] == "code" else kept
+    metadata = cell["metadata"]
+    stripped = {**cell, "metadata": {}}
+    if metadata.get("jupyter", {}).get("source_hidden"):  # a cell that is shown collapsed
+        stripped["metadata"]["jupyter"] = {"source_hidden": True}
+    if metadata.get("tags"):
+        stripped["metadata"]["tags"] = metadata["tags"]
+    if cell["cell_type"] == "code":
+        stripped |= {"outputs": [], "execution_count": None}
+    return stripped
 
 
 def _injected(cell: dict) -> bool:
@@ -48,7 +50,7 @@ def _injected(cell: dict) -> bool:
 
 
 def saved(os_path: str, **_: Any) -> None:
-    """Let git look at a notebook that was just saved, if nothing but outputs has changed in it."""
+    """Let git read a notebook that was just saved, if nothing but outputs has changed in it."""
     folder = Path(os_path).parent
     name = Path(os_path).name
     git = ["git", "-C", str(folder)]
@@ -61,14 +63,14 @@ def saved(os_path: str, **_: Any) -> None:
         try:
             if subprocess.run(call, capture_output=True, timeout=10).returncode:
                 return
-        except (OSError, subprocess.SubprocessError):  # no git: then nobody asks what has changed
+        except (OSError, subprocess.SubprocessError):  # there is no git
             return
 
 
 if __name__ == "__main__":
     data = sys.stdin.buffer.read()
     try:
-        data = plain(data.decode()).encode()
+        data = stripped_notebook(data.decode()).encode()
     except UnicodeDecodeError:
         pass
     sys.stdout.buffer.write(data)

@@ -1,7 +1,7 @@
-"""The benchmark at the papers' size as a notebook has it: from plain values to tables and
-figures."""
+"""The benchmark at the papers' size for a notebook: from plain values to tables and figures."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -13,6 +13,9 @@ from cinelab.files import plain_json, write_json
 from cinelab.lab.reports.plots import PALETTE, TEMPLATE
 from cinelab.memory.store import Storage
 from cinelab.scale.acceleration import Speed
+
+if TYPE_CHECKING:
+    from cinelab.latent.wan_codec import WanCodec
 
 # Published figures for one H100 or H200, 1.3B, 480x832; ours are measured under other conditions,
 # so they are a scale, not a race.
@@ -27,6 +30,7 @@ def bench(
     model: str,
     mode: str,
     size: tuple[int, int],
+    *,
     policies: list[str],
     history: list[int],
     budget: int = 6,
@@ -40,12 +44,13 @@ def bench(
     decoder: bool = True,
     smoke: bool = False,
 ) -> tuple[WanBench, pd.DataFrame]:
-    """The settings and a row a policy and history, on the GPU where there is one."""
+    """Return the settings and a row for every policy and length of history, measured on the GPU
+    where there is one."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     setting = WanBench(
         model,
         mode,
-        tuple(size),
+        (size[0], size[1]),
         layers,
         tuple(policies),
         budget,
@@ -54,33 +59,37 @@ def bench(
         speed=Speed(kernel, compiled, linears),
         storage=Storage(place, packing),
     )
-    decode = random_codec(device, smoke).decode if decoder else None
-    return setting, measure_chunks(setting, device, decode, lambda text: print(text, flush=True))
+    decode = random_codec(device, small=smoke).decode if decoder else None
+    return setting, measure_chunks(setting, device, decode, _print_line)
+
+
+def _print_line(text: str) -> None:
+    print(text, flush=True)
 
 
 def options_table(setting: WanBench) -> pd.DataFrame:
-    """Every option for speed and memory against the plain way, in one run."""
+    """Measure every option for speed and memory against the plain way, in one run."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    table = measure_options(
-        setting, device, max(setting.history), lambda text: print(text, flush=True)
-    )
+    table = measure_options(setting, device, max(setting.history), _print_line)
     return table[
         ["option", "times as fast", "chunk s", "plain s", "history MiB", "peak GiB"]
     ].round(3)
 
 
-def random_codec(device: str, small: bool = False):
-    """Wan2.1's video autoencoder with random weights, at its true size or a small one."""
+def random_codec(device: str, *, small: bool = False) -> "WanCodec":
+    """Return Wan2.1's video autoencoder with random weights, at its true size or a small one."""
     from diffusers import AutoencoderKLWan
 
     from cinelab.latent.wan_codec import WanCodec
 
     vae = AutoencoderKLWan(base_dim=8, num_res_blocks=1) if small else AutoencoderKLWan()
-    return WanCodec(vae, torch.bfloat16 if device == "cuda" else torch.float32).to(device)
+    return WanCodec(
+        cast(torch.nn.Module, vae), torch.bfloat16 if device == "cuda" else torch.float32
+    ).to(device)
 
 
 def plan_table(setting: WanBench) -> pd.DataFrame:
-    """What the arithmetic says of memory, GiB by cause, for every policy at the longest history."""
+    """Return the memory by arithmetic, GiB by cause, for every policy at the longest history."""
     rows = {
         policy: {
             name: round(gib, 2)
@@ -92,7 +101,7 @@ def plan_table(setting: WanBench) -> pd.DataFrame:
 
 
 def growth_figure(table: pd.DataFrame) -> go.Figure:
-    """What a chunk costs after so many others: flat is what a stream needs."""
+    """Draw what a chunk costs after so many others: flat is what a stream needs."""
     fig = go.Figure(
         layout={"template": TEMPLATE, "title": "What a chunk costs, late in a film", "height": 420}
     )
@@ -112,7 +121,7 @@ def growth_figure(table: pd.DataFrame) -> go.Figure:
 
 
 def keep(table: pd.DataFrame, run_dir: str | Path) -> pd.DataFrame:
-    """Write bench.json to the run's folder; returns the overheads."""
+    """Write bench.json to the run's folder. Return the overheads."""
     found = overhead(table)
     write_json(
         Path(run_dir) / "bench.json",

@@ -35,7 +35,7 @@ class TrainingRun:
     """How a training is run, beside its stage's own settings."""
 
     processes: int = 2  # one a GPU
-    parts: int = 2  # micro-batches a step, shared among the processes
+    micro_batches: int = 2  # of a step, shared out among the processes
     sequence: int = 1  # processes that share one clip
     activation_checkpointing: bool = True  # recompute a block's activations in the backward pass
     store_kind: str = "toybox"  # films, toybox, or noise
@@ -68,7 +68,7 @@ def training(changes: dict[str, Any], store: str) -> Described:
     own, stage = split(changes, names)
     run = override(TrainingRun(), own)
     layout = {
-        "parts": run.parts,
+        "micro_batches": run.micro_batches,
         "sequence": run.sequence,
         "activation_checkpointing": run.activation_checkpointing,
     }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from PIL import Image
@@ -20,14 +21,15 @@ from cinelab.zoo.footprint import free_bytes
 
 
 def open_model(model: str, **settings) -> Bundle:
-    """A shipped model by name, or a folder of Wan with whatever of `WanSettings` is not None."""
-    said = {name: value for name, value in settings.items() if value is not None}
+    """Open a shipped model by name, or a folder of Wan under those `WanSettings` that are not None.
+    Raises CinelabError where settings are given for a shipped model."""
+    given = {name: value for name, value in settings.items() if value is not None}
     if is_wan(Path(model)):
         from cinelab.zoo.wan import load_wan
 
-        return load_wan(model, **said)
-    if said:
-        name, value = next(iter(said.items()))
+        return load_wan(model, **given)
+    if given:
+        name, value = next(iter(given.items()))
         raise CinelabError(
             f"{name} is {value!r}, a setting of Wan folders, and {model} is none; leave it out, "
             "or name a diffusers folder."
@@ -38,7 +40,7 @@ def open_model(model: str, **settings) -> Bundle:
 def room(
     bundle: Bundle, play: Screenplay, policy: str | Policy | None = None, budget: int | None = None
 ) -> pd.DataFrame:
-    """What the film will take beside the weights, and what is free: GiB by cause."""
+    """Return what the film will take beside the weights, and what is free: GiB by cause."""
     director = Director(bundle, policy_for(bundle, policy, budget))
     chunks = len(director.timeline(play).slots)
     need = film_footprint(bundle, director.policy, chunks, bundle.sampling.guidance != 1)
@@ -55,6 +57,7 @@ def make_film(
     bundle: Bundle,
     play: Screenplay,
     folder: str | Path,
+    *,
     policy: str | Policy | None = None,
     budget: int | None = None,
     seed: int | None = None,
@@ -63,10 +66,14 @@ def make_film(
     fused: bool = True,
     first: str | None = None,
 ) -> Film:
-    """Stream the film, its newest picture shown on the way, and save it with its findings; an
-    existing film is not overwritten. `first` is a picture file that the film begins with
-    (frame-wise models); `overlap` None = on a GPU, where decoding has its own stream (on a CPU the
-    two only take each other's cores)."""
+    """Stream the film, show its newest frame on the way, and save it with its findings; an existing
+    film is not overwritten.
+
+    overlap   decode in a stream of its own; None = on a GPU (on a CPU decoding and the model only
+              compete for cores)
+    fused     the clean pass of a chunk and the first level of the next in one pass
+    first     an image file that the film begins with (frame-wise models)
+    """
     folder = require_new_folder(folder)
     overlap = next(bundle.model.parameters()).is_cuda if overlap is None else overlap
     director = Director(
@@ -77,20 +84,21 @@ def make_film(
         overlap=overlap,
         fused=fused,
     )
-    picture = None if first is None else read_image(first, bundle.size)
-    film = director.render(play, first=picture, show=_screen(), keep=folder)
+    image = None if first is None else read_image(first, bundle.size)
+    film = director.render(play, first=image, show=_screen(), keep=folder)
     film.save(folder, save_findings)
     return film
 
 
 def pace(film: Film) -> pd.DataFrame:
-    """The first picture, the pictures a second once it runs, and where the time goes."""
+    """Return the seconds to the first frame, the frames per second once the film runs, and where
+    the time goes."""
     causes = film.timings.drop(columns="chunk")
-    pictures = len(film.frames) / len(causes)
+    frames = len(film.frames) / len(causes)
     steady = causes.iloc[1:] if len(causes) > 1 else causes
     row = {
         "first frame s": causes.iloc[0].sum(),
-        "frames/s, one after the other": pictures / steady.sum(axis=1).median(),
+        "frames/s, one after the other": frames / steady.sum(axis=1).median(),
     }
     return pd.DataFrame(
         [row | {f"{cause} s a chunk": steady[cause].median() for cause in causes}]
@@ -98,7 +106,8 @@ def pace(film: Film) -> pd.DataFrame:
 
 
 def _screen() -> Callable[[TimedChunk], None]:
-    """A picture that is replaced by every chunk's last, in a notebook; nothing elsewhere."""
+    """Return what shows every chunk's last frame in place of the one before, in a notebook; nothing
+    elsewhere."""
     try:
         from IPython import get_ipython
         from IPython.display import display
@@ -106,16 +115,15 @@ def _screen() -> Callable[[TimedChunk], None]:
         return lambda timed: None
     if get_ipython() is None:
         return lambda timed: None
-    handle = []
+    handles: list[Any] = []
 
     def show(timed: TimedChunk) -> None:
-        picture = Image.fromarray(timed.frames[0][-1])
-        picture = picture.resize(
-            [side * watchable_scale(picture.height, picture.width) for side in picture.size]
-        )
-        if handle:
-            handle[0].update(picture)
+        image = Image.fromarray(timed.frames[0][-1])
+        scale = watchable_scale(image.height, image.width)
+        image = image.resize((image.width * scale, image.height * scale))
+        if handles:
+            handles[0].update(image)
         else:
-            handle.append(display(picture, display_id=True))
+            handles.append(display(image, display_id=True))
 
     return show

@@ -50,7 +50,7 @@ def _sources() -> list[Path]:
     return sorted(file for file in files if file.is_file() and file.parent.name not in hidden)
 
 
-def lab_command(folder: str | Path, options: Iterable[str] = ()) -> list[str]:
+def jupyter_command(folder: str | Path, options: Iterable[str] = ()) -> list[str]:
     """Return the command that opens JupyterLab on the notebooks of a folder.
 
     The folder is the server's root, so that what notebooks write below results/ can be opened from
@@ -73,5 +73,5 @@ def open_lab(folder: str | Path, options: Iterable[str] = ()) -> None:
     """Replace this process with JupyterLab on a folder. Raises CinelabError where it is not
     installed."""
     need("jupyterlab", extra="lab", what="The notebooks")
-    command = lab_command(folder, options)
+    command = jupyter_command(folder, options)
     os.execv(command[0], command)

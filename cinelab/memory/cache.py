@@ -148,10 +148,9 @@ class KVCache(Readable):
         return pd.DataFrame(rows, columns=ROUTING_COLUMNS)
 
     def _rows(self, decision: dict, film: int) -> list[tuple]:
-        picks, scores, fixed = (
-            None if part is None else part[min(film, part.shape[0] - 1)].tolist()
-            for part in (decision["picks"], decision["scores"], decision["fixed"])
-        )  # (G, k) each
+        picks = _of_film(decision["picks"], film)  # (G, k) each
+        fixed = _of_film(decision["fixed"], film)
+        scores = None if decision["scores"] is None else _of_film(decision["scores"], film)
         shot = int(decision["shot"][film])
         rows = []
         for head, pages in enumerate(picks):
@@ -169,6 +168,11 @@ class KVCache(Readable):
         window = getattr(self.policy, "window", 0) * self.page_frames
         distance = (chunk - self.page_chunks[page]) * self.chunk
         return "window" if distance <= max(window, self.chunk) else "sink"
+
+
+def _of_film(part: Tensor, film: int) -> list:
+    """Return a decision's numbers of one film; where all films share them there is one row."""
+    return part[min(film, part.shape[0] - 1)].tolist()
 
 
 @dataclass
@@ -203,14 +207,23 @@ class OpenChunk(Readable):
     _freqs: list[Tensor] = field(default_factory=list)
     _past: dict[int, Past] = field(default_factory=dict)
     _buffers: dict[tuple, Tensor] = field(default_factory=dict)
+    _graph: bool = False  # a pass with gradients may come back to what was retrieved
 
     def record(self) -> "OpenChunk":
-        """Return the context of the clean pass, which retrieves anew from its own queries."""
+        """Return the context of the clean pass, which retrieves anew from its own queries.
+
+        What the denoising passes laid out is let go, so that it does not stand beside the clean
+        pass's own.
+        """
+        if not self._graph:
+            self._past.clear()
+            self._buffers.clear()
         shared = (self.decided, self._choices, self._freqs)
         return OpenChunk(self.cache, self.chunk, self.shot, True, {}, *shared)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
         """Return the heads' outputs (B, T, h, d) from unrotated q, k, v (B, T, h, d)."""
+        self._graph |= torch.is_grad_enabled()
         if self.recording:
             self.written[layer] = (k.detach(), v.detach())
         if layer not in self._past:

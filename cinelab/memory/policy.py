@@ -476,7 +476,7 @@ def seeded(policy: Policy, seed: int) -> Policy:
     """The policy with another seed, where it draws at all: every evaluation seed has random choices
     of its own."""
     return (
-        replace(policy, seed=seed)
+        replace(policy, seed=seed)  # type: ignore[call-arg]  # it has the field
         if any(part.name == "seed" for part in fields(policy))
         else policy
     )
@@ -524,7 +524,7 @@ def with_budget(policy: Policy, budget: int) -> Policy:
         raise CinelabError(
             f"budget is {budget}, but policy {name} has no budget that can be set; leave it out."
         )
-    return replace(policy, budget=budget)
+    return replace(policy, budget=budget)  # type: ignore[call-arg]  # it has the field
 
 
 def budget_of(policy: Policy, unlimited: int = BUDGET) -> int:

@@ -45,6 +45,7 @@ def policy_from_dict(values: Mapping[str, Any], where: str) -> Policy:
 
 def kinds(base: type) -> Iterator[type]:
     """Yield every subclass of a class that is imported, at any depth."""
+    kind: type
     for kind in base.__subclasses__():
         yield kind
         yield from kinds(kind)

@@ -1,19 +1,21 @@
-"""Score cards: metric -> value, 95 % interval, n, chance and ground-truth upper bound.
+"""Cards: metric -> value, 95 % interval, n, chance and ground-truth upper bound.
 
 `python -m cinelab score NAME` writes results/reference/<name>.json; anyone can make it again on
 fresh seeds.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from cinelab.errors import CinelabError
-from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Policy, seeded
-from cinelab.metrics.metric import METRICS, compared_rows, rehearse
+from cinelab.metrics.legacy import analysed
+from cinelab.metrics.metric import METRICS
+from cinelab.metrics.registered import compared_rows, try_registered
+from cinelab.metrics.rows import Row, row_table
 from cinelab.metrics.stats import bootstrap
 from cinelab.metrics.toybox.attributes import (
     Batch,
@@ -26,11 +28,10 @@ from cinelab.metrics.toybox.attributes import (
     recall,
     recall_rows,
     shuffled,
-    table,
 )
 from cinelab.metrics.toybox.recogniser import Recogniser
-from cinelab.metrics.toybox.retrieval import hit_rows, touched
-from cinelab.metrics.video.appearance import picture_rows
+from cinelab.metrics.toybox.retrieval import hit_rows, touched_rows
+from cinelab.metrics.video.appearance import appearance_rows
 from cinelab.runs import hardware
 from cinelab.world import casting
 from cinelab.zoo.bundle import Bundle
@@ -42,7 +43,7 @@ HELD_OUT = 50_000  # seeds from here on are never trained on
 class CardConfig:
     """How much is measured. `films` for each seed; `away` shots without A in the recall test.
 
-    After `reframed_away` shots it is also asked whether A is recalled in another shot size.
+    After `reframed_away` shots the return is also measured in another shot size.
     """
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -60,59 +61,52 @@ class CardConfig:
             )
 
 
-def measure(
+def measure_card(
     bundle: Bundle,
     reader: Recogniser,
     policy: Policy,
     config: CardConfig,
     tell: Callable[[str], None] = lambda text: None,
 ) -> pd.DataFrame:
-    """Rows (seed, film, shot, metric, value, source); source is model, truth or chance. `tell`
-    hears "3 of 15: what" as it begins."""
-    parts = []
+    """Rows of all films of all seeds, with a column `seed`; `tell` is called with "3 of 15: what"
+    as each part begins."""
     absences = [*((away, False) for away in config.away), (config.reframed_away, True)]
+    parts = []
     count = 0
     of = len(config.seeds) * (1 + len(absences))
-    rehearse()
+    try_registered()
     for seed in config.seeds:
         rule = seeded(policy, seed)
         count += 1
         tell(f"{count} of {of}: whole films, seed {seed}")
-        parts.append(_films(bundle, reader, rule, config, seed))
+        parts.append(row_table(_films(bundle, reader, rule, config, seed), seed=seed))
         for away, reframed in absences:
             count += 1
             tell(
                 f"{count} of {of}: a return after {away} "
                 f"shot{'s' * (away != 1)}{', reframed' * reframed}, seed {seed}"
             )
-            parts.append(_recalls(bundle, reader, rule, config, seed, away, reframed))
+            batch = absence_batch(
+                bundle, HELD_OUT + seed, range(config.films), away, reframed=reframed
+            )
+            protocol = f"away={away}" + " reframed" * reframed
+            noise = seeds_of(seed, config.films)
+            rows = _recalls(bundle, reader, rule, batch, noise)
+            parts.append(row_table(rows, seed=seed, protocol=protocol))
     return pd.concat(parts, ignore_index=True)
 
 
 def _films(
     bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig, seed: int
-) -> pd.DataFrame:
+) -> list[Row]:
     plans = [
         casting.cast_film(HELD_OUT + seed, i, config.latents, config.shot_latents, bundle.chunk)
         for i in range(config.films)
     ]
     batch = encode_plans(bundle, plans)
     frames, memory = make_frames(bundle, batch, policy, seeds_of(seed, config.films))
-    rows = pd.concat(
-        [compare_films(reader, frames, decode(bundle, batch.latents), batch), touched_rows(memory)]
-    )
-    return rows.assign(seed=seed)
-
-
-def touched_rows(memory: KVCache) -> pd.DataFrame:
-    """Rows of what the last chunk of the films attended to, as shares of the history: one layer,
-    and all layers together."""
-    found = touched(memory)
-    shares = [
-        (0, -1, f"share of the history, {what}", found[name] / max(1.0, found["history"]))
-        for what, name in (("a layer", "layer"), ("all layers", "film"))
-    ]
-    return table(shares, source="model")
+    truth = decode(bundle, batch.latents)
+    return compare_films(reader, frames, truth, batch) + touched_rows(memory)
 
 
 def seeds_of(seed: int, films: int, first: int = 0) -> list[int]:
@@ -122,70 +116,56 @@ def seeds_of(seed: int, films: int, first: int = 0) -> list[int]:
 
 def compare_films(
     reader: Recogniser, frames: np.ndarray, truth: np.ndarray, batch: Batch
-) -> pd.DataFrame:
-    """Rows (film, shot, metric, value, source) of made films beside the true ones and what chance
-    scores.
+) -> list[Row]:
+    """Rows of made films (source "model"), of the true ones ("truth") and of chance.
 
     The chance of looks that are kept is that of the made films themselves, so that drawing all
     characters alike is no merit.
     """
     spans = [line.entry_spans for line in batch.timelines]
-    (made, own_chance), (true, _) = (
-        film_rows(reader, frames, batch.plans),
-        film_rows(reader, truth, batch.plans),
-    )
-    made = pd.concat([made, table(picture_rows(frames, truth, spans))])
-    sources = {
-        "model": made,
-        "truth": true,
-        "chance": pd.concat([chance_rows(reader, truth, batch.plans), own_chance]),
-    }
-    return pd.concat(
-        [
-            *(rows.assign(source=name) for name, rows in sources.items()),
-            compared_rows(frames, truth, batch.plans),
-        ]
-    )
+    made, own_chance = film_rows(reader, frames, batch.plans)
+    true, _ = film_rows(reader, truth, batch.plans)
+    return [
+        *made,
+        *appearance_rows(frames, truth, spans),
+        *of_source("truth", true),
+        *of_source("chance", chance_rows(reader, truth, batch.plans)),
+        *of_source("chance", own_chance),
+        *compared_rows(frames, truth, batch.plans),
+    ]
+
+
+def of_source(source: str, rows: Iterable[Row]) -> list[Row]:
+    """The rows with their source."""
+    return [replace(row, source=source) for row in rows]
 
 
 def _recalls(
-    bundle: Bundle,
-    reader: Recogniser,
-    policy: Policy,
-    config: CardConfig,
-    seed: int,
-    away: int,
-    reframed: bool,
-) -> pd.DataFrame:
-    batch = absence_batch(bundle, HELD_OUT + seed, range(config.films), away, reframed=reframed)
-    made, memory = recall(bundle, reader, batch, policy, seeds_of(seed, config.films))
-    hits, drawn = (table(rows) for rows in hit_rows(memory, batch.plans, batch.last_shot))
-    truth = recall_rows(reader, decode(bundle, batch.latents), batch.plans)
-    chance = recall_rows(reader, decode(bundle, batch.latents), shuffled(batch.plans))
-    rows = pd.concat(
-        [
-            made.assign(source="model"),
-            truth.assign(source="truth"),
-            chance.assign(source="chance"),
-            hits.assign(source="model"),
-            drawn.assign(source="chance"),
-        ]
-    )
-    rows = rows[rows.metric != "prompt"]
-    return rows.assign(
-        seed=seed, metric=rows.metric + f" after {away} away" + ", reframed" * reframed
-    )
+    bundle: Bundle, reader: Recogniser, policy: Policy, batch: Batch, noise: list[int]
+) -> list[Row]:
+    """Rows of identity, scenery and hit rate after one absence."""
+    made, memory = recall(bundle, reader, batch, policy, noise)
+    hits, drawn = hit_rows(memory, batch.plans, batch.last_shot)
+    true = decode(bundle, batch.latents)
+    rows = [
+        *made,
+        *of_source("truth", recall_rows(reader, true, batch.plans)),
+        *of_source("chance", recall_rows(reader, true, shuffled(batch.plans))),
+        *hits,
+        *drawn,
+    ]
+    return [row for row in rows if row.metric != "prompt"]
 
 
 def card(rows: pd.DataFrame, **info) -> dict:
-    """Metric -> {value, low, high, n, chance, upper}; films are the independent units."""
+    """Label -> {value, low, high, n, chance, upper}; films are the independent units."""
     metrics = {}
-    for metric, part in rows.groupby("metric", sort=False):
+    for metric, part in analysed(rows).groupby("metric", sort=False):
         made = part[part.source == "model"]
         if made.empty:
             continue
         estimate = bootstrap(
-            made.value.tolist(), groups=list(zip(made.seed, made.film, strict=True))
+            made.value.tolist(), groups=list(zip(made["seed"], made["clip"], strict=True))
         )
         mean = part.groupby("source").value.mean()
         numbers = {

@@ -1,50 +1,70 @@
-"""Metrics of a user's own: registered once, measured wherever ours are.
+"""What a metric is, and the one list of them: `METRICS`.
 
     @register.metric("brightness", better="high", unit="grey levels", range=(0, 255))
     def brightness(frames, shots): ...
 
+A metric states its name, direction, unit, range and protocols once; the built-in ones stand in
+`cinelab.metrics.catalogue`, a user's own join them by the decorator. Whatever is registered with a
+function is measured wherever the built-in ones are: cards, cells of sweeps, films, validation and
+`cinelab eval videos` (see `cinelab.metrics.registered`).
+
 `frames` is uint8 (B, F, H, W, 3): B films (one, where films differ in length). `shots` holds a
 tuple of `ListedShot` for every film: first frame, end, prompt and, in the toybox, the `attributes`
-that are to be seen; a metric of the pictures alone may leave it out. The answer is one value a
-film, or for every film a list with one value a shot; NaN = not measured here.
+that are to be seen; a metric of the pixels alone may leave it out. The answer is one value a film,
+or for every film a list with one value a shot; NaN = not measured here.
 
-Cards, cells of films and memory, scores of films and `cinelab eval videos` measure every registered
-metric. What is known of it (direction, unit, range) goes into the files, so that a report needs no
-code.
+A table for reading names a value by its label, "metric (protocol, backend)": `metric_label` writes it.
 """
 
-import inspect
-import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from cinelab.errors import CinelabError
-from cinelab.metrics.rows import Row, absent
+from cinelab.metrics.catalogue import CATALOGUE, RELATIVE
 from cinelab.registry import Registry, path_of
-from cinelab.script.shotlist import ListedShot, ShotList
-from cinelab.stream.reader import DecodedVideo
-from cinelab.world import casting, render
 
-WHOLE = -1  # the shot number of a value of the whole film
 DIRECTIONS = ("high", "low", None)
-Shots = Sequence[Sequence[ListedShot]]
+VALIDATION = ("", "column", "selects")
+OWN = "own"  # the backend of a user's own metric
+LABEL = re.compile(r"(?P<metric>.+) \((?P<rest>[^()]+)\)")
+DESCRIBED = (
+    "name",
+    "better",
+    "unit",
+    "range",
+    "protocols",
+    "headline",
+    "chance",
+    "upper",
+    "source",
+)
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A registered metric. `better` is "high", "low" or None (neither, as for a drift that should
-    be 0)."""
+    """One metric. `better` is "high", "low" or None (neither, as for a drift, which should be 0).
+
+    The other fields are explained in `cinelab.metrics.catalogue`; `measure` is the function of a
+    metric that needs nothing but frames and shots.
+    """
 
     name: str
-    measure: Callable
+    measure: Callable | None = None
     better: str | None = "high"
     unit: str = ""
     range: tuple[float, float] | None = None
+    protocols: tuple[str, ...] = ("",)
+    headline: bool = False
+    compared: bool = False
+    validation: str = ""
+    backend: str = ""
+    chance: str = ""
+    upper: str = ""
+    source: str = ""
 
     def __post_init__(self):
         if self.better not in DIRECTIONS:
@@ -56,9 +76,24 @@ class Metric:
                 f"Metric {self.name!r}: range is {self.range!r}; give the least and the most, "
                 "like (0, 1)."
             )
+        if self.validation not in VALIDATION:
+            raise CinelabError(
+                f"Metric {self.name!r}: validation is {self.validation!r}; give 'column', "
+                "'selects' or ''."
+            )
+
+    @property
+    def signed(self) -> bool:
+        """Values lie on both sides of 0: they are compared by differences, never by ratios."""
+        return self.range is not None and self.range[0] < 0
+
+    @property
+    def relative(self) -> bool:
+        """A value is a share of the truth's, so that 1 is right."""
+        return self.unit == RELATIVE
 
     def about(self) -> dict:
-        """What files say of it."""
+        """What files state of it: direction, unit and range."""
         return {
             "better": self.better,
             "unit": self.unit,
@@ -67,16 +102,22 @@ class Metric:
 
 
 class Metrics(Registry):
-    """The registry of metrics; `add` takes what is to be known of one."""
+    """The one list of metrics, built-in ones first; `add` takes what is to be known of one."""
+
+    def __init__(self, built_in: Mapping[str, Mapping[str, Any]]):
+        super().__init__("metric")
+        self._things.update({name: Metric(name, **about) for name, about in built_in.items()})
 
     def add(self, name: str, thing: Any = None, **about: Any) -> Any:
-        """See `Registry.add`. Further: better ("high", "low" or None), unit, range (least,
-        most)."""
+        """See `Registry.add`. Further: better ("high", "low" or None), unit, range (least, most),
+        and the other fields of `Metric`."""
         if thing is None:
             return lambda thing: self.add(name, thing, **about)
         self._check(name, thing)
         try:
-            self._things[name] = Metric(name, thing, **about)
+            self._things[name] = Metric(
+                name, thing, **{"validation": "column", "backend": OWN, **about}
+            )
         except TypeError as error:
             raise CinelabError(
                 f"Metric {name!r}: {error}; a metric has better, unit and range."
@@ -85,157 +126,99 @@ class Metrics(Registry):
 
     def origin(self, thing: Any) -> str:
         """The import path of the function that measures."""
-        return path_of(thing.measure if isinstance(thing, Metric) else thing)
+        if isinstance(thing, Metric):
+            return path_of(thing.measure) if thing.measure else "cinelab.metrics.catalogue"
+        return path_of(thing)
+
+    def measured(self) -> list[Metric]:
+        """The metrics that are functions of frames and shots, in the order of registration."""
+        return [one for one in map(self.get, self) if one.measure]
 
     def about(self) -> dict[str, dict]:
-        """Name -> direction, unit and range of every registered metric."""
-        return {name: self.get(name).about() for name in self}
+        """Name -> direction, unit and range of what is measured by a registered function."""
+        return {one.name: one.about() for one in self.measured()}
+
+    def of(self, label: str, about: Mapping[str, Mapping] | None = None) -> Metric:
+        """The metric of a label. One that is not registered here is described by `about`, what a
+        file states of its metrics; without that nothing is known but the name."""
+        for name in (label, metric_of(label)):
+            if name in self._things:
+                return self._things[name]
+            if about and name in about:
+                known = about[name]
+                return Metric(name, None, known.get("better"), known.get("unit") or "")
+        return Metric(metric_of(label))
+
+    def ordered(self, labels: Iterable[str]) -> list[str]:
+        """Labels in the order of the list and, within a metric, of its protocols; those of metrics
+        that are not listed follow as they come."""
+        labels = list(dict.fromkeys(labels))
+        names = list(self._things)
+        place = {label: self._place(label, names, len(labels)) for label in labels}
+        return sorted(labels, key=place.__getitem__)
+
+    def _place(self, label: str, names: list[str], last: int) -> tuple:
+        one = self.of(label)
+        if one.name not in self._things:
+            return (len(names), 0, "")
+        rest = label.removeprefix(one.name).strip(" ()")
+        known = rest in one.protocols
+        return (names.index(one.name), one.protocols.index(rest) if known else last, rest)
+
+    def headlines(self, labels: Iterable[str], *, compared: bool = False) -> list[str]:
+        """Those of `labels` that reports show unless others are named, in order; with `compared`
+        also those that only comparisons of cards show."""
+
+        def wanted(one: Metric) -> bool:
+            return one.headline or (compared and one.compared)
+
+        return self.ordered(label for label in labels if wanted(self.of(label)))
+
+    def validated(self, *, selects: bool = False) -> list[Metric]:
+        """The metrics that a validation during training logs, or only those that select."""
+        wanted = ("selects",) if selects else ("column", "selects")
+        return [one for one in map(self.get, self) if one.validation in wanted]
+
+    def table(self) -> pd.DataFrame:
+        """The list for reading: a row a metric, with everything that it states."""
+        rows = [[getattr(one, name) for name in DESCRIBED] for one in map(self.get, self)]
+        return pd.DataFrame(rows, columns=list(DESCRIBED))
 
 
-METRICS = Metrics("metric")
+METRICS = Metrics(CATALOGUE)
 
 
-def values(metric: Metric, frames: np.ndarray, shots: Shots) -> Iterator[tuple[int, int, float]]:
-    """(film, shot, value) of frames uint8 (B, F, H, W, 3); shot is WHOLE for a value of the whole
-    film."""
-    takes = [
-        one
-        for one in inspect.signature(metric.measure).parameters.values()
-        if one.default is one.empty
-    ]
-    try:
-        found = metric.measure(*(frames, shots)[: max(1, len(takes))])
-    except CinelabError:
-        raise
-    except Exception as error:
-        said = " ".join(str(error).split())
-        raise CinelabError(
-            f"Metric {metric.name!r} fails with {type(error).__name__}: {said}; correct "
-            f"{path_of(metric.measure)}."
-        ) from error
-    for film, answer in enumerate(_answers(metric, found, len(frames))):
-        if np.ndim(answer) == 0:
-            yield from _value(metric, film, WHOLE, answer)
-        elif len(answer) != len(shots[film]):
-            raise CinelabError(
-                f"Metric {metric.name!r} gives {len(answer)} values for a film of "
-                f"{len(shots[film])} shots; "
-                "return one value a film, or one a shot."
-            )
-        else:
-            for shot, one in enumerate(answer):
-                yield from _value(metric, film, shot, one)
+def metric_label(metric: str, protocol: str = "", backend: str = "") -> str:
+    """What a value is called in tables: "identity (kept)", "identity (across_shots, dino)".
+
+    The backend is named only where it is not the metric's own.
+    """
+    own = (METRICS.of(metric).backend, OWN, "pixels", "")
+    rest = ", ".join(filter(None, (protocol, "" if backend in own else backend)))
+    return f"{metric} ({rest})" if rest else metric
 
 
-def _answers(metric: Metric, found: Any, films: int) -> list:
-    if hasattr(found, "detach"):
-        found = found.detach().cpu().numpy()
-    found = [found] if np.isscalar(found) and films == 1 else found
-    if not isinstance(found, (list, tuple, np.ndarray)) or len(found) != films:
-        size = (
-            f"{len(found)} answers"
-            if isinstance(found, (list, tuple, np.ndarray))
-            else f"{type(found).__name__}"
-        )
-        raise CinelabError(
-            f"Metric {metric.name!r} gives {size} for {films} films; return a list with one "
-            "answer a film."
-        )
-    return list(found)
+def metric_of(label: str) -> str:
+    """The metric's name in a label."""
+    match = LABEL.fullmatch(label)
+    return match["metric"] if match else label
 
 
-def _value(metric: Metric, film: int, shot: int, value: Any) -> Iterator[tuple[int, int, float]]:
-    value = value.item() if hasattr(value, "item") else value
-    if not isinstance(value, Real):
-        raise CinelabError(
-            f"Metric {metric.name!r} gives {value!r:.60} for film {film}; return numbers."
-        )
-    if math.isnan(value):
-        return
-    low, high = metric.range or (-math.inf, math.inf)
-    if math.isinf(value) or not low <= value <= high:
-        raise CinelabError(
-            f"Metric {metric.name!r} gives {value:g}, outside its range {low:g} to {high:g}; "
-            "correct one of the two."
-        )
-    yield film, shot, float(value)
+def labelled(rows: pd.DataFrame) -> pd.DataFrame:
+    """A table of rows whose column `metric` holds labels: what analyses group by."""
+    blank = pd.Series("", index=rows.index)
+    parts = [rows["metric"], *(rows.get(name, blank) for name in ("protocol", "backend"))]
+    keys = list(zip(*(part.astype(str) for part in parts), strict=True))
+    names = {key: metric_label(*key) for key in set(keys)}
+    found = rows.assign(metric=[names[key] for key in keys])
+    return found.drop(columns=[name for name in ("protocol", "backend") if name in found])
 
 
-def own_rows(frames: np.ndarray, shots: Shots, **more: Any) -> pd.DataFrame:
-    """A row (film, shot, metric, value) for whatever a registered metric says of these films."""
-    rows = [
-        (film, shot, name, value)
-        for name in METRICS
-        for film, shot, value in values(METRICS.get(name), frames, shots)
-    ]
-    return pd.DataFrame(rows, columns=["film", "shot", "metric", "value"]).assign(**more)
-
-
-def compared_rows(
-    made: np.ndarray, truth: np.ndarray, plans: Sequence[casting.FilmPlan]
-) -> pd.DataFrame:
-    """`own_rows` of films of the toybox by source: model, truth, and chance (the truth beside the
-    next film's plan)."""
-    if not METRICS.names():
-        return own_rows(made, []).assign(source="")
-    shots = [listed(plan).shots for plan in plans]
-    equal = [i for i, one in enumerate(shots) if len(one) == len(shots[0])]
-    wrong = [shots[i] for i in [*equal[1:], equal[0]]]
-    parts = (
-        own_rows(made, shots, source="model"),
-        own_rows(truth, shots, source="truth"),
-        own_rows(truth[equal], wrong, source="chance"),
-    )
-    return pd.concat(parts)
-
-
-def listed(plan: casting.FilmPlan, chunk: int = 1) -> ShotList:
-    """A planned film as a shot list with its whole ground truth."""
-    line = casting.plan_timeline(plan, render.FPS, render.STRIDE, chunk)
-    shots = [
-        ListedShot(
-            *span,
-            shot.caption,
-            (f"{shot.attributes['colour']} {shot.attributes['kind']}",),
-            (shot.attributes["setting"],),
-            dict(shot.attributes),
-            not shot.continues,
-        )
-        for span, shot in zip(line.entry_spans, plan.shots, strict=True)
-    ]
-    return ShotList(tuple(shots), ShotList.of(line).chunks)
-
-
-def rehearse() -> None:
-    """Ask every registered metric of one short film, so that a mistake in one is said before any
-    work is done."""
-    if METRICS.names():
-        plan = casting.cast_film(0, 0, 6, (3, 3))
-        own_rows(render.render(plan).frames[None], [listed(plan).shots])
-
-
-def clip_rows(
-    name: str, frames: np.ndarray | DecodedVideo, shots: Sequence[ListedShot]
-) -> list[Row]:
-    """Rows of one clip (F, H, W, 3) for `cinelab eval`; a metric that fails on it is absent, with
-    the reason, and so is one for which the film does not fit into memory: a metric is handed all
-    frames at once."""
-    rows = []
-    for metric in map(METRICS.get, METRICS):
-        try:
-            frames = frames.whole() if isinstance(frames, DecodedVideo) else frames
-            found = values(metric, frames[None], [tuple(shots)])
-            rows += [
-                Row(name, shot + 1, metric.name, value, backend="own", detail=metric.unit)
-                for _, shot, value in found
-            ]
-        except CinelabError as error:
-            rows.append(absent(name, metric.name, str(error), "own"))
-    return rows
-
-
-def told(name: str, about: dict[str, dict]) -> str:
+def unit_and_direction(label: str, about: Mapping[str, Mapping] | None = None) -> str:
     """A metric's unit and direction in a few words; nothing where nothing is known."""
-    known = about.get(name, {})
-    better = {"high": "more is better", "low": "less is better"}.get(known.get("better"))
-    return ", ".join(filter(None, (known.get("unit"), better)))
+    one = METRICS.of(label, about)
+    if one.measure or (about and one.name in about):
+        better = {"high": "more is better", "low": "less is better"}.get(one.better or "")
+        return ", ".join(filter(None, (one.unit, better)))
+    low, high = one.range or (0, 1)
+    return one.unit or f"mean, {low:g} to {high:g}"

@@ -6,8 +6,8 @@
         def __init__(self, config): ...      # forward, encode_text: as CausalWan's
 
 `Config` has in_channels, out_channels, text_dim and patch_size, by which data and codec are
-checked. A checkpoint's config.json names its backbone by `"model": {"kind": ..., ...}`: an import path, so
-that another process finds it, or nothing for Wan's.
+checked. A checkpoint's config.json names its backbone by `"model": {"kind": ..., ...}`: an import
+path, so that another process finds it, or nothing for Wan's.
 """
 
 from collections.abc import Mapping
@@ -63,18 +63,18 @@ def backbone_of(config: Any) -> Any:
     )
 
 
-def build(config: Any) -> Any:
+def build_backbone(config: Any) -> Any:
     """Return the network with these settings, its weights as it was constructed."""
     return backbone_of(config)(config)
 
 
 def initialised(config: Any) -> Any:
     """Return a network to train from scratch; torch's global generator decides its weights."""
-    model = build(config)
+    model = build_backbone(config)
     return init_toy(model) if isinstance(model, CausalWan) else model
 
 
-def is_wan(config: Any) -> bool:
+def is_wan_config(config: Any) -> bool:
     """Whether the settings are Wan's, so that its published layouts and ledgers hold."""
     return backbone_of(config) is CausalWan
 

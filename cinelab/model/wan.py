@@ -8,9 +8,10 @@ is handed in (see `cinelab.memory.context` and `cinelab.memory.cache`), and does
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import cast as typed
 
 import torch
 import torch.nn.functional as fn
@@ -43,7 +44,7 @@ class WanConfig:
     cross_attn_norm: bool = True
     eps: float = 1e-6
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.patch_size[0] != 1:
             raise CinelabError(
                 f"patch_size is {self.patch_size}; its time part must be 1 for a causal model."
@@ -120,6 +121,11 @@ class Attention(nn.Module):
         self.norm_q = nn.RMSNorm(width, eps=config.eps)
         self.norm_k = nn.RMSNorm(width, eps=config.eps)
 
+    @property
+    def out(self) -> nn.Linear:
+        """The output projection, which diffusers keeps in a list."""
+        return typed(nn.Linear, self.to_out[0])
+
     def query(self, x: Tensor) -> Tensor:
         return rms(self.norm_q, self.to_q(x)).unflatten(-1, (self.heads, -1))
 
@@ -129,14 +135,26 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
+    """Two linears around a GELU, under diffusers' parameter names."""
+
     def __init__(self, width: int, inner: int):
         super().__init__()
-        gate = nn.Module()
-        gate.proj = nn.Linear(width, inner)
-        self.net = nn.ModuleList([gate, nn.Identity(), nn.Linear(inner, width)])
+        self.net = nn.ModuleList([Gate(width, inner), nn.Identity(), nn.Linear(inner, width)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](fn.gelu(self.net[0].proj(x), approximate="tanh"))
+        gate, _, out = self.net
+        return out(gate(x))
+
+
+class Gate(nn.Module):
+    """The first linear and its GELU."""
+
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.proj = nn.Linear(width, inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return fn.gelu(self.proj(x), approximate="tanh")
 
 
 class Block(nn.Module):
@@ -187,7 +205,7 @@ class Block(nn.Module):
     ) -> Tensor:
         """Return what follows self-attention, whose heads' outputs are `heads` (B, F, N, D)."""
         gate, shift, scale, c_gate = (self.scale_shift_table + modulation)[:, :, 2:, None].unbind(2)
-        x = (x + self.attn1.to_out[0](heads) * gate).type_as(x)
+        x = (x + self.attn1.out(heads) * gate).type_as(x)
         x = x + self._cross_attention(fp32_norm(self.norm2, x).type_as(x), text_kv, slot)
         y = (fp32_norm(self.norm3, x) * (1 + scale) + shift).type_as(x)
         return (x + self.ffn(y) * c_gate).type_as(x)
@@ -195,7 +213,7 @@ class Block(nn.Module):
     def _cross_attention(self, y: Tensor, text_kv: tuple[Tensor, Tensor], slot: Tensor) -> Tensor:
         k, v = (pick_prompts(part, slot) for part in text_kv)  # (B F, L, h, D/h)
         q = self.attn2.query(y.flatten(0, 1)).type_as(v)  # (B F, N, h, D/h)
-        return self.attn2.to_out[0](attention(q, k, v).flatten(-2)).reshape(y.shape)
+        return self.attn2.out(attention(q, k, v).flatten(-2)).reshape(y.shape)
 
 
 def rms(norm: nn.RMSNorm, x: Tensor) -> Tensor:
@@ -208,8 +226,11 @@ def fp32_norm(norm: nn.Module, x: Tensor) -> Tensor:
     x = x.float()
     if isinstance(norm, nn.Identity):
         return x
-    weight, bias = (None if part is None else part.float() for part in (norm.weight, norm.bias))
-    return fn.layer_norm(x, norm.normalized_shape, weight, bias, norm.eps)
+    if not isinstance(norm, nn.LayerNorm):
+        raise TypeError(f"a layer norm is expected, not {type(norm).__name__}")
+    weight = None if norm.weight is None else norm.weight.float()
+    bias = None if norm.bias is None else norm.bias.float()
+    return fn.layer_norm(x, list(norm.normalized_shape), weight, bias, norm.eps)
 
 
 def pick_prompts(part: Tensor, slot: Tensor) -> Tensor:
@@ -296,7 +317,8 @@ class CausalWan(nn.Module):
 
     def _encode(self, text: Tensor) -> TextKV:
         words = self.condition_embedder.text_embedder(text.to(self.patch_embedding.weight.dtype))
-        return [block.key_value(words) for block in self.blocks]
+        blocks = typed(Iterable[Block], self.blocks)
+        return [block.key_value(words) for block in blocks]
 
     def _grid(self, x: Tensor) -> tuple[int, int]:
         _, rows, columns = self.config.patch_size
@@ -335,7 +357,8 @@ def init_toy(model: CausalWan) -> CausalWan:
     nn.init.zeros_(model.condition_embedder.time_proj.weight)
     nn.init.zeros_(model.proj_out.weight)
     for block in model.blocks:
-        nn.init.zeros_(block.scale_shift_table)
-        nn.init.zeros_(block.attn2.to_out[0].weight)
+        if isinstance(block, Block):
+            nn.init.zeros_(block.scale_shift_table)
+            nn.init.zeros_(block.attn2.out.weight)
     nn.init.zeros_(model.scale_shift_table)
     return model

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as fn
@@ -162,7 +162,9 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
     if q.device.type == "cpu" and q.requires_grad and torch.is_grad_enabled():
         raise _absent("flex", "there is no gradient on a CPU")
-    call = flex_attention if q.device.type == "cpu" else _compiled_flex()
+    call = cast(Callable[..., Any], flex_attention)
+    if q.device.type != "cpu":
+        call = _compiled_flex()
     blocks = None if mask is None else _blocks(mask, q)
     with warnings.catch_warnings():
         # on a CPU that is meant

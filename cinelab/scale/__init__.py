@@ -1,1 +1,2 @@
-"""What makes a model large and fast: shards, sequence parallelism, compiled blocks, cost of a training."""
+"""What makes a model large and fast: shards, sequence parallelism, compiled blocks, and what a
+training costs."""

@@ -2,9 +2,9 @@
 only, and by how much is tested."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -58,20 +58,18 @@ def with_kernel(model: nn.Module, kernel: str) -> nn.Module:
         with use_kernel(kernel):
             return forward(*args, **kwargs)
 
-    model.forward = under_kernel  # type: ignore[method-assign]  # the wrapper is the module's own
+    model.forward = under_kernel
     return model
 
 
 def compile_blocks(model: CausalWan) -> CausalWan:
-    """Compile what a block does before and after it looks; looking itself is the memory's, and
-    stays as it is.
+    """Compile what a block does before and after attention; attention itself is the context's.
 
-    All blocks share their code, so that it is compiled once for every shape."""
-    for block in model.blocks:
-        block.pre_attention, block.post_attention = (
-            torch.compile(block.pre_attention),
-            torch.compile(block.post_attention),
-        )
+    All blocks share their code, so that it is compiled once for every shape.
+    """
+    for block in cast(Iterable[Any], model.blocks):
+        block.pre_attention = torch.compile(block.pre_attention)
+        block.post_attention = torch.compile(block.post_attention)
     return model
 
 

@@ -1,10 +1,10 @@
-"""Low-rank adapters (LoRA, by peft): a stage trains only them, and keeps them in a small file of
+"""Low-rank adapters (LoRA, by peft): a stage trains only them, and stores them in a small file of
 their own.
 
-    W x  becomes  W x + alpha / r  B A x        A (r, in), B (out, r), B zero at the start; W stays as it is
+    W x  becomes  W x + alpha / r  B A x        A (r, in), B (out, r); B is zero at the start
 
-A file names its base by marks of all numbers of the base's weights and is refused on another. It is
-laid out as diffusers reads it.
+A file names its base by fingerprints of all numbers of the base's weights and is refused on
+another. It is laid out as diffusers reads it.
 """
 
 import hashlib
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,7 +32,7 @@ from cinelab.train.optim import whole
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 PREFIX = "transformer."  # what diffusers calls the part of a pipeline that we are
-# letters of a mark as it was at first, which knew so many numbers of each tensor
+# letters of a fingerprint as it was at first, which knew so many numbers of each tensor
 OLD = 16
 PROBED = 64
 
@@ -66,7 +67,9 @@ def add_lora(model: nn.Module, lora: Lora, seed: int = 0) -> nn.Module:
             f"lora.targets has {idle[0]!r}, which no linear of the model ends with; use "
             f"{', '.join(TARGETS)}."
         )
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets))
+    # peft types alpha as a whole number, and takes any
+    settings: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha}
+    config = LoraConfig(**settings, target_modules=list(lora.targets))
     inject_adapter_in_model(config, model)
     pour(model, begin(model.state_dict(), seed), "adapters", partly=True)
     return model
@@ -76,8 +79,8 @@ def begin(state: Mapping[str, Tensor], seed: int = 0) -> Iterator[tuple[str, Ten
     """What the adapters of a state start from: A uniform within 1 / sqrt(in), by name, B zero."""
     for name, value in state.items():
         if ".lora_A." in name:
-            lots = 2 * torch.rand(value.shape, generator=rng_at(seed, "lora", name)) - 1
-            yield name, lots / value.shape[1] ** 0.5
+            uniform = 2 * torch.rand(value.shape, generator=rng_at(seed, "lora", name)) - 1
+            yield name, uniform / value.shape[1] ** 0.5
         elif ".lora_B." in name:
             yield name, torch.zeros(value.shape)
 
@@ -90,17 +93,17 @@ def adapters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def mark(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """A short mark of the weights that adapters are made for: the same before and after they are
-    added, in any precision that holds bfloat16, sharded or not (then all processes must ask
-    together). Made of every number, rounded to bfloat16."""
-    return marks(tensors)[0]
+def fingerprint_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Return a short fingerprint of the weights that adapters are made for: the same before and
+    after they are added, in any precision that holds bfloat16, sharded or not (then all processes
+    must call together). It is made of every number, rounded to bfloat16."""
+    return fingerprints_of(tensors)[0]
 
 
-def marks(tensors: Iterable[tuple[str, Tensor]]) -> tuple[str, str]:
-    """`mark`, and a second one of the unrounded numbers; both are the same where bfloat16 holds
-    them all."""
-    pairs = {plain(name): _hashes(value) for name, value in tensors if ".lora_" not in name}
+def fingerprints_of(tensors: Iterable[tuple[str, Tensor]]) -> tuple[str, str]:
+    """Return `fingerprint_of`, and a second one of the unrounded numbers; both are the same where
+    bfloat16 holds them all."""
+    pairs = {plain_name(name): _hashes(value) for name, value in tensors if ".lora_" not in name}
     both = (hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16))
     for name in sorted(pairs):
         for digest, part in zip(both, pairs[name], strict=True):
@@ -125,13 +128,14 @@ def _hash(head: bytes, flat: Tensor) -> bytes:
     return digest.digest()
 
 
-def _old_mark(tensors: Iterable[tuple[str, Tensor]]) -> str:
-    """The mark that files of earlier versions carry: of the first numbers of each tensor."""
+def _old_fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """Return the fingerprint that files of earlier versions carry, of the first numbers of each
+    tensor."""
     probes = {}
     for name, value in tensors:
         if ".lora_" not in name:
             probe = whole(value.detach()).flatten()[:PROBED].to("cpu", torch.bfloat16)
-            probes[plain(name)] = (
+            probes[plain_name(name)] = (
                 str(tuple(value.shape)).encode() + probe.view(torch.uint8).numpy().tobytes()
             )
     digest = hashlib.blake2b(digest_size=8)
@@ -140,7 +144,7 @@ def _old_mark(tensors: Iterable[tuple[str, Tensor]]) -> str:
     return digest.hexdigest()
 
 
-def plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """A weight's name before an adapter was put around it."""
     return name.replace(".base_layer.", ".")
 
@@ -153,9 +157,9 @@ def save_lora(
     exact: str = "",
     dtype: torch.dtype = torch.float32,
 ) -> Path:
-    """Write the adapters of a state and nothing else, with their settings and the marks of their
-    base (see `marks`; without `exact`, bases that bfloat16 cannot tell apart are taken for one).
-    Overflow where `dtype` cannot hold a number."""
+    """Write the adapters of a state and nothing else, with their settings and the fingerprints of
+    their base (see `fingerprints_of`; without `exact`, bases that bfloat16 cannot tell apart are
+    taken for one). Overflow where `dtype` cannot hold a number."""
     tensors = {
         PREFIX + name: as_dtype(
             whole(value.detach()).to("cpu"), dtype, f"LoRA {path}: {name}"
@@ -234,41 +238,41 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 def _lora_of(text: str, path: str | Path) -> Lora:
     """The settings in a file's header."""
     try:
-        said = parse_json(text)
+        stated = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise CinelabError(
             f"LoRA {path} has settings that are no JSON ({problem(error)}); copy the file again."
         ) from error
-    if not isinstance(said, dict):
+    if not isinstance(stated, dict):
         raise CinelabError(
-            f"LoRA {path} has a {type(said).__name__} for settings; expected rank, alpha and "
+            f"LoRA {path} has a {type(stated).__name__} for settings; expected rank, alpha and "
             "targets, so copy the file again."
         )
-    return from_dict(Lora, said, f"{path}: lora.")
+    return from_dict(Lora, stated, f"{path}: lora.")
 
 
 def _check_base(model: nn.Module, about: dict[str, str], path: str | Path) -> None:
     """Refuse weights that the adapters were not made for. A model that holds no more than bfloat16
     does may be the rounded copy of the base; of any other the unrounded numbers must be the base's
     as well."""
-    said = about["base"]
-    if len(said) == OLD:
-        found = _old_mark(model.state_dict().items())
-        if found == said:
+    stated = about["base"]
+    if len(stated) == OLD:
+        found = _old_fingerprint(model.state_dict().items())
+        if found == stated:
             warnings.warn(
-                f"LoRA {path} has a mark of an older kind, which knows the first {PROBED} numbers "
-                "of each weight of its base "
-                "only; write it again with save_lora to have all of them compared.",
+                f"LoRA {path} has a fingerprint of an older kind, which knows the first {PROBED} "
+                "numbers of each weight of its base only; write it again with save_lora to have "
+                "all of them compared.",
                 stacklevel=3,
             )
     else:
-        found, exact = marks(model.state_dict().items())
-        if found == said and exact not in (found, about.get("base_exact", exact)):
+        found, exact = fingerprints_of(model.state_dict().items())
+        if found == stated and exact not in (found, about.get("base_exact", exact)):
             found = exact
-    if found != said:
+    if found != stated:
         raise CinelabError(
-            f"LoRA {path} was made for weights with mark {said}, and these have {found}; load the "
-            "base that it was trained on."
+            f"LoRA {path} was made for weights with fingerprint {stated}, and these have {found}; "
+            "load the base that it was trained on."
         )
 
 
@@ -280,11 +284,9 @@ def merge_lora(model: nn.Module) -> nn.Module:
 
     for name, layer in [(n, m) for n, m in model.named_modules() if isinstance(m, LoraLayer)]:
         layer.merge()
-        as_dtype(
-            layer.get_base_layer().weight,
-            layer.get_base_layer().weight.dtype,
-            f"{name} with its adapter merged",
-        )
+        plain_layer: Any = layer.get_base_layer()
+        weight = plain_layer.weight
+        as_dtype(weight, weight.dtype, f"{name} with its adapter merged")
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, layer.get_base_layer())
+        setattr(model.get_submodule(owner), leaf, plain_layer)
     return model

@@ -1,7 +1,8 @@
 """A run that several processes train: one of them writes the log, each writes its shard of the
 state.
 
-    checkpoints/step-000200/   torch.distributed.checkpoint: a file a process; any number of processes can read it
+    checkpoints/step-000200/   torch.distributed.checkpoint: a file a process; any number of
+                               processes can read it
     checkpoints/last.json      which of them is whole
     checkpoints/last.pt        the same state as one file, as a single process writes it
 
@@ -42,7 +43,7 @@ class SharedRun(Run):
     def __init__(
         self, folder: str | Path, config: Any, parallel: Parallel, about: dict | None = None
     ):
-        """`about` is kept with the settings, and refused like them where it is another on
+        """`about` is stored with the settings, and refused like them where it is another on
         resume."""
         self.parallel = parallel
         self.about = about or {}
@@ -130,7 +131,7 @@ class SharedRun(Run):
 def newest(folder: Path) -> dict:
     """Step, seconds and name of a run's newest whole state; the name is None where there is
     none."""
-    found = [{"step": 0, "seconds": 0.0, "folder": None}]
+    found: list[dict[str, Any]] = [{"step": 0, "seconds": 0.0, "folder": None}]
     note = Path(folder) / "checkpoints" / "last.json"
     single = Path(folder) / "checkpoints" / "last.pt"
     if note.exists():
@@ -148,7 +149,7 @@ def newest(folder: Path) -> dict:
 
 def _check_files(place: Path, note: dict, files: Iterable[Path]) -> None:
     """Compare files of a state with their checksums; states of before there were any pass."""
-    known = note.get("blake2b")
+    known = note.get("blake2b") or {}
     for path in files if known else ():
         if known.get(path.name) != checksum(path):
             raise CinelabError(
@@ -161,11 +162,11 @@ def weights_in(folder: str | Path, part: str = "ema") -> Iterator[tuple[str, Ten
     """Name and tensor, one after another, of the averaged weights (or another part) of a run's
     newest state. Streams: about 1 GiB is in memory at a time, and no other process is needed."""
     shapes, read = _stored(Path(folder), part)
-    batch = []
+    batch: list[str] = []
     size = 0
     for name, like in shapes.items():
-        batch = [*batch, name]
-        size = size + like.nbytes
+        batch.append(name)
+        size += like.nbytes
         if size > AT_ONCE:
             yield from read(batch).items()
             batch = []
@@ -191,7 +192,7 @@ def _stored(
             name: state[name] for name in names
         }
     _check_files(place, note, sorted(place.iterdir()))
-    known = dcp.FileSystemReader(place).read_metadata().state_dict_metadata
+    known: dict[str, Any] = dict(dcp.FileSystemReader(place).read_metadata().state_dict_metadata)
     head = f"{part}.values."
     head = head if any(name.startswith(head) for name in known) else f"{part}."
     _check_part(part, {name.partition(".")[0] for name in known}, place)
@@ -229,14 +230,14 @@ def export(
     `dtype` cannot hold.
     """
     kinds = {torch.bfloat16: "BF16", torch.float16: "F16", torch.float32: "F32"}
-    if (dtype := dtype_of(dtype)) is None:
+    if (kind := dtype_of(dtype)) is None:
         raise CinelabError("dtype is None; export as fp32, bf16 or fp16.")
     header = {}
     end = 0
     for name, like in _stored(Path(folder), part)[0].items():
-        start, end = end, end + like.numel() * dtype.itemsize
+        start, end = end, end + like.numel() * kind.itemsize
         header[name] = {
-            "dtype": kinds[dtype],
+            "dtype": kinds[kind],
             "shape": list(like.shape),
             "data_offsets": [start, end],
         }
@@ -246,7 +247,7 @@ def export(
         file.write(len(text).to_bytes(8, "little") + text)
         for name, value in weights_in(folder, part):
             file.write(
-                as_dtype(value.detach(), dtype, f"Run {folder}: {name}")
+                as_dtype(value.detach(), kind, f"Run {folder}: {name}")
                 .contiguous()
                 .flatten()
                 .view(torch.uint8)
@@ -265,23 +266,22 @@ def pour(
     state = model.state_dict()
     places = state | {name.replace(".base_layer.", "."): value for name, value in state.items()}
     wanted = {name.replace(".base_layer.", ".") for name in state if ".lora_" not in name}
-    seen = set()
+    named = set()
     odd = []
     for name, value in tensors:
-        seen.add(name)
+        named.add(name)
         if name not in places:
             odd.append(f"{name} is unknown")
         elif places[name].shape != value.shape:
             odd.append(f"{name} is {tuple(value.shape)}, expected {tuple(places[name].shape)}")
         elif not places[name].is_meta:
             _copy(places[name], value)
-    missing = [] if partly else [f"{name} is missing" for name in sorted(wanted - seen)]
+    missing = [] if partly else [f"{name} is missing" for name in sorted(wanted - named)]
     if odd or missing:
         raise CinelabError(
             f"Weights {where} do not fit the model: {len(odd)} unknown or of another shape, "
-            f"{len(missing)} "
-            f"missing (first: {(odd or missing)[0]}); give the weights of this architecture, or "
-            "convert them."
+            f"{len(missing)} missing (first: {(odd or missing)[0]}); give the weights of this "
+            "architecture, or convert them."
         )
     return model
 
@@ -304,8 +304,8 @@ def _read(tree: dict, place: Path, no_dist: bool = False) -> None:
     except (dcp.api.CheckpointException, RuntimeError, OSError, EOFError, ValueError) as error:
         raise CinelabError(
             f"State {place} cannot be read into this training ({type(error).__name__}): a file is "
-            "missing or it is "
-            "of another model; copy it again, or remove checkpoints to start afresh."
+            "missing or it is of another model; copy it again, or remove checkpoints to start "
+            "afresh."
         ) from error
 
 

@@ -22,8 +22,8 @@ AVERAGED = 4
 FROZEN = 2
 # bytes of a token and block that its backward pass needs, times D (counted: see
 # tests/test_arithmetic.py) ...
-KEPT = 68
-KEPT_FFN = 4  # ... and times ffn_dim
+SAVED = 68
+SAVED_FFN = 4  # ... and times ffn_dim
 WORDS = 512
 
 
@@ -88,7 +88,7 @@ def memory(plan: Plan) -> dict[str, float]:
     parts["gathered"] = FROZEN * (3 * blocks if plan.gpus > 1 else trained)
     mine = plan.shown / plan.sequence
     layers = config.num_layers
-    block = mine * (KEPT * config.width + KEPT_FFN * config.ffn_dim)
+    block = mine * (SAVED * config.width + SAVED_FFN * config.ffn_dim)
     parts["activations"] = (
         mine * 2 * config.width * layers + block
         if plan.activation_checkpointing
@@ -96,7 +96,7 @@ def memory(plan: Plan) -> dict[str, float]:
     )
     if plan.kind.doubled:
         chunk = plan.tokens * plan.chunk // plan.frames
-        parts["masks"] = 2.0 * chunk**2 * pairs(plan)
+        parts["masks"] = 2.0 * chunk**2 * chunk_products(plan)
     # keys and values of the past that every chunk of the roll-out keeps for its backward pass
     if plan.kind.rolls_out:
         n = plan.frames // plan.chunk
@@ -104,7 +104,7 @@ def memory(plan: Plan) -> dict[str, float]:
     return {name: value / GIB for name, value in parts.items()}
 
 
-def pairs(plan: Plan) -> int:
+def chunk_products(plan: Plan) -> int:
     """Products of chunk and chunk that attention makes, a layer: a strip is a clean and a noisy
     chunk, which attend to the clean ones up to there and the noisy one; a bidirectional pass
     attends to all."""
@@ -118,7 +118,7 @@ def forward_flops(plan: Plan) -> float:
     # multiplied with every token; the rest is words
     linears = 6 * config.width**2 + 2 * config.width * config.ffn_dim
     chunk = plan.tokens * plan.chunk // plan.frames
-    attended = pairs(plan) * chunk**2 + plan.shown * WORDS
+    attended = chunk_products(plan) * chunk**2 + plan.shown * WORDS
     return config.num_layers * (2.0 * linears * plan.shown + 4.0 * config.width * attended)
 
 
@@ -131,7 +131,8 @@ def step_flops(plan: Plan) -> float:
 
 
 def seconds(plan: Plan, tflops: float = 400.0) -> float:
-    """Seconds of a step where each GPU reaches `tflops` (400 is 40 % of an H100's or H200's dense bf16)."""
+    """Seconds of a step where each GPU reaches `tflops` (400 is 40 % of the dense bf16 of an H100
+    or H200)."""
     return step_flops(plan) / (plan.gpus * tflops * 1e12)
 
 
@@ -151,7 +152,7 @@ RECIPES = [
 ]
 
 
-def table() -> str:
+def cost_table() -> str:
     """Memory and time of the recipes, as Markdown."""
     lines = [
         "| model | trains | stage | GPUs | sequence | states GiB | gathered | activations | "
@@ -174,4 +175,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())
+    print(cost_table())

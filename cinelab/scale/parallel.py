@@ -135,7 +135,7 @@ class Parallel(Readable):
         first = self.rank // self.layout.sequence
         return range(first, self.layout.micro_batches, self.teams)
 
-    def shard(self, model: nn.Module, bf16: bool = True) -> nn.Module:
+    def shard(self, model: Any, *, bf16: bool = True) -> Any:
         """`model` (a backbone with `blocks`, in place) on this process's device, sharded over all
         processes, computing as the layout says.
 
@@ -154,7 +154,7 @@ class Parallel(Readable):
             return model if meta else model.to(self.device)
         # t and the path stay fp32
         half = MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
-        how = {"mesh": self.mesh, "reshard_after_forward": self.layout.reshard}
+        how: dict[str, Any] = {"mesh": self.mesh, "reshard_after_forward": self.layout.reshard}
         how |= {"mp_policy": half} if bf16 and self.device != "cpu" else {}
         for block in model.blocks:
             fully_shard(block, **how)

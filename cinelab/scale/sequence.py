@@ -36,7 +36,7 @@ class Sequence(Readable):
 
     def join(self, model: nn.Module) -> None:
         """Let `model` (a CausalWan) share its clips with the group: its forward pass is wrapped."""
-        heads = model.config.num_attention_heads
+        heads: int = model.config.num_attention_heads  # type: ignore[union-attr, assignment]  # torch
         if heads % self.size:
             raise CinelabError(
                 f"layout.sequence is {self.size}, which does not divide the model's {heads} heads; "
@@ -49,7 +49,7 @@ class Sequence(Readable):
             own = condition.over_frames(share.mine)
             return share.whole(forward(share.mine(x), share.mine(t), own, share.around(context)))
 
-        model.forward = shared  # type: ignore[method-assign]  # the wrapper is the module's own
+        model.forward = shared
 
     def share(self, frames: int) -> "Share":
         """Who has which of a clip's frames: as even as they go."""
@@ -124,8 +124,8 @@ class SharedContext:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
         """Return the outputs (B, T', h, d) of my frames from unrotated q, k, v of my frames."""
-        mine = (self.share.heads(x) for x in (q, k, v))
-        return self.share.tokens(self.context.attend(layer, *mine, rope=rope))
+        q, k, v = (self.share.heads(x) for x in (q, k, v))
+        return self.share.tokens(self.context.attend(layer, q, k, v, rope=rope))
 
 
 def _exchange(x: Tensor, give: list[int], take: list[int], group: Any) -> Tensor:

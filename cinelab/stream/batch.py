@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 import torch
@@ -48,12 +49,17 @@ from cinelab.zoo.footprint import FilmSpec, Footprint, check_memory, footprint, 
 SMALL = 500e6  # multiplications of a call of the model that keep one thread busy
 
 
+NO_FRAMES = np.empty((1, 0, 0, 0, 3), np.uint8)  # of a chunk that was not decoded
+
+
 @dataclass
 class TimedChunk(Readable):
-    """One chunk of a running film: pictures and where the time went.
+    """One chunk of a running film: its frames, and where the time went.
 
-    frames uint8 (B, f, H, W, 3)   latents (B, c, C, h, w)   seconds by cause: text, dit, memory,
-    decode"""
+    frames    uint8 (B, f, H, W, 3); none (f = 0) where the chunk was not decoded
+    latents   (B, c, C, h, w)
+    seconds   by cause: text, dit (denoising), memory (the clean pass), decode
+    """
 
     index: int
     frames: np.ndarray
@@ -125,7 +131,8 @@ def policy_for(
     found = policy_named(policy or "camr", BUDGET if budget is None else budget)
     if not found.routed or "summary" not in field_names(type(found)):
         return found
-    return replace(found, summary=bundle.memory.get("summary", found.summary))
+    summary = bundle.memory.get("summary", found.summary)
+    return replace(found, summary=summary)  # type: ignore[call-arg]  # it has the field
 
 
 def policy_after(
@@ -153,7 +160,8 @@ def named_policy(
 
 def empty_memory(bundle: Bundle, policy: Policy) -> KVCache:
     """The memory of a film that has not begun."""
-    return KVCache(policy, bundle.chunk, bundle.max_distance, storage=storage_of(bundle))
+    distance = cast(int | None, bundle.max_distance)  # a bundle has resolved "span"
+    return KVCache(policy, bundle.chunk, distance, storage=storage_of(bundle))
 
 
 def film_footprint(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False) -> Footprint:

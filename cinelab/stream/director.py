@@ -30,7 +30,7 @@ from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
 from cinelab.script.unconditional import unconditional_text
-from cinelab.stream.batch import TimedChunk, check_room, policy_after, policy_for
+from cinelab.stream.batch import NO_FRAMES, TimedChunk, check_room, policy_after, policy_for
 from cinelab.stream.display import film_html, film_line, shot_lines
 from cinelab.stream.generator import ChunkGenerator, ChunkRequest
 from cinelab.stream.overlap import prefetch, side_stream
@@ -102,9 +102,7 @@ class Film:
             self.screenplay.save(scratch / "screenplay.yaml")
             for name in ("routing", "timings"):
                 table = getattr(self, name)
-                write_atomic(
-                    scratch / f"{name}.parquet", lambda path, table=table: table.to_parquet(path)
-                )
+                write_atomic(scratch / f"{name}.parquet", table.to_parquet)
             if also:
                 also(self, scratch)
             write_json(scratch / MARK, self.info | {"cuts": self.cuts, "frames": len(self.frames)})
@@ -127,42 +125,42 @@ def require_new_folder(folder: str | Path) -> Path:
 
 def saved_as(folder: Path, screenplay: Screenplay, director: "Director") -> bool:
     """Whether the film in `folder` is what `director` makes of `screenplay`."""
-    told = read_mapping(folder / MARK)
-    asked = plain_json(director.info(screenplay))
-    return {key: told.get(key) for key in asked} == asked and Screenplay.load(
+    written = read_mapping(folder / MARK)
+    wanted = plain_json(director.info(screenplay))
+    return {key: written.get(key) for key in wanted} == wanted and Screenplay.load(
         folder / "screenplay.yaml"
     ) == screenplay
 
 
 def apply_change(
-    ask: ChunkRequest, turn: Shot | PromptChange | None, bundle: Bundle
+    request: ChunkRequest, turn: Shot | PromptChange | None, bundle: Bundle
 ) -> ChunkRequest:
     """What is asked from here on, where a shot or a change sets something."""
     if turn is None:
-        return replace(ask, recache=False)
+        return replace(request, recache=False)
     changes: dict = {"recache": getattr(turn, "recache", False)}
     if turn.seed is not None:
         changes["seed"] = turn.seed
     if turn.steps is not None:
         changes["sampling"] = bundle.levels(turn.steps or None)
     if turn.policy is not None or turn.budget is not None:
-        changes["policy"] = policy_after(bundle, ask.policy, turn.policy, turn.budget)
-    return replace(ask, **changes)
+        changes["policy"] = policy_after(bundle, request.policy, turn.policy, turn.budget)
+    return replace(request, **changes)
 
 
-def asks_of(line: Timeline, ask: ChunkRequest, bundle: Bundle) -> list[ChunkRequest]:
-    """What every chunk is asked to be, the first one `ask`. Refuses settings that cannot be met
+def requests_of(line: Timeline, request: ChunkRequest, bundle: Bundle) -> list[ChunkRequest]:
+    """What every chunk is asked to be, the first one `request`. Refuses settings that cannot be met
     before any chunk is made."""
-    asks = []
+    requests = []
     for slot in line.slots:
-        ask = replace(
-            apply_change(ask, slot.turn, bundle),
+        request = replace(
+            apply_change(request, slot.turn, bundle),
             prompt=line.prompts[slot.prompt],
             shot=slot.shot,
             cut=slot.cut,
         )
-        asks.append(ask)
-    return asks
+        requests.append(request)
+    return requests
 
 
 class Director:
@@ -253,20 +251,20 @@ class Director:
     ) -> Iterator[tuple[TimedChunk, KVCache]]:
         """Chunks with their pictures, and the memory after each."""
         check_room(self.bundle, self.policy, len(line.slots), self.sampling.guidance != 1)
-        reel = ChunkGenerator(self.bundle, self.bf16)
-        latents = self._latents(reel, screenplay, line, first, kept)
-        shown = reel.begin()
-        beside = side_stream(reel.device.type if self.overlap else "cpu")
+        generator = ChunkGenerator(self.bundle, self.bf16)
+        latents = self._latents(generator, screenplay, line, first, kept)
+        shown = generator.begin()
+        beside = side_stream(generator.device.type if self.overlap else "cpu")
         for timed, memory in prefetch(latents) if self.overlap else latents:
             began = time.perf_counter()
             with beside:  # and not around the yield: whoever reads has a stream of their own
-                shown, timed.frames = reel.decode(shown, timed.latents)
+                shown, timed.frames = generator.decode(shown, timed.latents)
             timed.seconds["decode"] = time.perf_counter() - began
             yield timed, memory
 
     def _latents(
         self,
-        reel: ChunkGenerator,
+        generator: ChunkGenerator,
         screenplay: Screenplay,
         line: Timeline,
         first: Tensor | None,
@@ -274,22 +272,22 @@ class Director:
     ) -> Iterator[tuple[TimedChunk, KVCache]]:
         """Chunks without pictures. What a shot or a change sets holds from there on. Those that are
         `kept` are not made again."""
-        state = reel.begin()
+        state = generator.begin()
         opening = ChunkRequest(
             "", seed=self._seed(screenplay), policy=self.policy, sampling=self.sampling
         )
-        asks = asks_of(line, opening, self.bundle)
+        requests = requests_of(line, opening, self.bundle)
         self.bundle.encoder.prepare([*line.prompts, unconditional_text(self.bundle.unconditional)])
-        for slot, ask in zip(line.slots, asks, strict=True):
+        for slot, request in zip(line.slots, requests, strict=True):
             if kept is not None and (found := kept.take(slot.index)):
                 latents, decisions, seconds = found
-                state = reel.recall(state, ask, latents, pictures=False)
+                state = generator.recall(state, request, latents, pictures=False)
                 state.cache.decisions += decisions
-                yield TimedChunk(slot.index, None, latents, seconds), state.cache
+                yield TimedChunk(slot.index, NO_FRAMES, latents, seconds), state.cache
                 continue
             wait = self.fused and slot.index + 1 < len(line.slots)
-            state, timed = reel.step(
-                state, ask, pictures=False, given=first if slot.index == 0 else None, wait=wait
+            state, timed = generator.step(
+                state, request, pictures=False, given=first if slot.index == 0 else None, wait=wait
             )
             if kept is not None:
                 kept.add(timed, slot.shot, state)

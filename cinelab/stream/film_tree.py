@@ -13,7 +13,7 @@ from itertools import groupby
 
 import numpy as np
 
-from cinelab.limits import shortened
+from cinelab.limits import truncated
 from cinelab.stream.commands import Settings, policy_label
 from cinelab.stream.session import Node, Session
 
@@ -179,7 +179,7 @@ def describe_change(before: Settings, after: Settings) -> str:
 
 def _short(value: object, most: int = 24) -> str:
     text = "the model's own" if value is None else str(value)
-    return shortened(text, most, "…")
+    return truncated(text, most, "…")
 
 
 def words_changed(before: str, after: str) -> str:

@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,13 @@ from cinelab.latent.codec import state_to, to_uint8
 from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import FULL
 from cinelab.script.unconditional import unconditional_text
-from cinelab.stream.batch import TimedChunk, empty_memory, inference_mode, threads_for
+from cinelab.stream.batch import (
+    NO_FRAMES,
+    TimedChunk,
+    empty_memory,
+    inference_mode,
+    threads_for,
+)
 from cinelab.stream.overlap import explain_oom, synchronize
 from cinelab.zoo.bundle import Bundle
 
@@ -124,7 +130,7 @@ class ChunkGenerator:
             state = self.settle(state)
         synchronize(self.device.type)
         appended = time.perf_counter()
-        state, frames = self.decode(state, latents) if pictures else (state, None)
+        state, frames = self.decode(state, latents) if pictures else (state, NO_FRAMES)
         seconds = {
             "text": encoded - began,
             "dit": made - encoded,
@@ -207,7 +213,8 @@ class ChunkGenerator:
         from cinelab.scale.fused import append_and_denoise  # only films that ask for it need it
 
         sampling = self.bundle.levels(request.sampling)
-        cache, pending = append_and_denoise(self.model, state.pending, [request], sampling)
+        before = cast(MadeChunk, state.pending)
+        cache, pending = append_and_denoise(self.model, before, [request], sampling)
         return self._made(replace(state, cache=cache), pending)
 
     def _make(self, state: FilmState, request: ChunkRequest, given: Tensor | None) -> FilmState:

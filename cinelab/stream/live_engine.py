@@ -1,7 +1,7 @@
 """The desk's engine: one thread makes chunks and carries out commands between them; nothing else
 touches the model.
 
-    engine = Engine(session)
+    engine = LiveEngine(session)
     engine.send("prompt", text="...")
     engine.send("resume")
     engine.latest()
@@ -41,7 +41,7 @@ OWED = 100  # chunks at most that a film makes up for after it passed its turn o
 NOTED = 1
 
 
-class Engine:
+class LiveEngine:
     """Runs a session in a thread of its own. `pace` 1 is as fast as the film plays, None as fast as
     possible.
 

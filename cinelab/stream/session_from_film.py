@@ -13,7 +13,7 @@ from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import plan, with_caption
 from cinelab.stream.batch import policy_for
 from cinelab.stream.commands import Settings, checked_settings
-from cinelab.stream.director import asks_of
+from cinelab.stream.director import requests_of
 from cinelab.stream.generator import ChunkRequest
 from cinelab.stream.session import Node, Session
 from cinelab.zoo.bundle import Bundle
@@ -51,7 +51,7 @@ def session_from_screenplay(
         policy=policy_for(bundle, settings.policy, settings.budget),
         sampling=bundle.levels(settings.steps),
     )
-    requests = asks_of(line, opening, bundle)
+    requests = requests_of(line, opening, bundle)
     session = Session.create(folder, bundle, settings, bf16=bf16)
     steps = settings.steps
     prompt = ""

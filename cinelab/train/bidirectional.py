@@ -1,8 +1,13 @@
-"""Stage 0: the bidirectional backbone, first images, then short clips. What Wan2.1 is to the
-papers.
+"""Stage 0: the bidirectional backbone, first single latent frames, then short clips. It stands
+where Wan2.1 (arXiv 2503.20314) stands in the papers.
 
-One noise level for all frames of a clip; every frame sees every frame; the prompt of its own shot
-for each.
+    t ~ shifted uniform, one a clip;  x_t = (1 - t) x0 + t eps
+    loss = || net(x_t, t) - (eps - x0) ||^2           the velocity of rectified flow
+
+Every frame attends to every frame, and to the prompt of its own shot: CausalCine (arXiv 2605.12496)
+does the same by cross-attention per shot. Lengths, shares and rates are the toybox's own; at Wan's
+size the stage starts from Wan's weights, and the batch and rate of Self Forcing's public code are
+taken over.
 """
 
 from collections.abc import Iterator
@@ -40,11 +45,11 @@ class BidirectionalTraining(Readable):
     save_every: int = 200
     bf16: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         loss_name(self.loss)
 
 
-def clip_length(config: BidirectionalTraining, step: int, rng: torch.Generator) -> int:
+def draw_clip_length(config: BidirectionalTraining, step: int, rng: torch.Generator) -> int:
     """Images first; after that every length is as likely."""
     if step < config.images_until * config.steps:
         return config.lengths[0]
@@ -96,7 +101,7 @@ class Bidirectional(Stage):
         ) -> tuple[Tensor, Columns]:
             rng = fork_rng(rng, micro_batch)
             # the same length in all micro-batches of a step, which are averaged as equals
-            frames = clip_length(config, step, rng_at(config.seed, "length", step))
+            frames = draw_clip_length(config, step, rng_at(config.seed, "length", step))
             clips = data.clips(max(1, config.frames_per_batch // frames), frames, rng)
             return loss(model, clips, config, rng), {"frames": frames}
 

@@ -1,5 +1,5 @@
-"""Stage 2b: causal consistency distillation (Causal Forcing++). No stored pairs: one teacher step,
-taken online.
+"""Stage 2b: causal consistency distillation (Causal Forcing++, arXiv 2605.15141). No stored pairs:
+one teacher step, taken online.
 
     draw a clean clip, a level t_n of the grid a chunk, noise;         x_n = (1 - t_n) x0 + t_n eps
     the teacher takes one guided ODE step with the clean history:      x_m,  t_m the next level down
@@ -8,7 +8,8 @@ taken online.
 At t = 0 the prediction x - t v is x itself: the boundary condition holds by construction. Chunks
 draw their levels apart, since given the clean history each is its own sample; `levels="clip"` draws
 one for the whole clip, as the paper does. It also never draws the grid's last interval
-(`last_interval=False`), whose lower end is the clean clip.
+(`last_interval=False`), whose lower end is the clean clip. The growing grid (coarse first) and the
+shares of routed histories are ours.
 """
 
 from collections.abc import Callable, Iterator
@@ -57,9 +58,9 @@ class ConsistencyTraining(Readable):
     unconditional: str = ""
     camr: Policy = field(default_factory=CAMR)
     loss: str = "mse"  # a registered name or an import path (see train.losses)
-    # of the steps, in which all three see their history through CAMR, as in streaming
+    # of the steps: all three attend to their history through CAMR, as in streaming
     camr_share: float = 0.3
-    # of the steps, in which all three see other shots only, so that recall is distilled too
+    # of the steps: all three attend to other shots only, so that recall is distilled too
     other_shots_share: float = field(default=0.4, metadata={"was": "across_share"})
     levels: str = "chunk"  # what draws a level of its own: a chunk, or a clip (the paper)
     # whether the step down to t = 0 is among those drawn; the paper leaves it out
@@ -74,7 +75,7 @@ class ConsistencyTraining(Readable):
     validate_every: int = field(default=100, metadata={"was": "exam_every"})
     bf16: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         loss_name(self.loss)
         if not self.grid or any(n < 1 for n in self.grid):
             raise CinelabError(
@@ -194,8 +195,9 @@ class ConsistencyDistillation(Stage):
                 other_shots_share=config.other_shots_share,
             )
             columns = {"grid": len(grid) - 1, "policy": history.name}
-            # The target is the student's own average, so its learner is made before this runs.
-            return loss(model, student.ema, teacher, clips, grid, config, history, rng), columns
+            # The target is the student's own average: its learner is there when this runs.
+            target = student.average
+            return loss(model, target, teacher, clips, grid, config, history, rng), columns
 
         teacher = networks["teacher"]
         student = Learner(networks["student"], stage_loss, config.optim)

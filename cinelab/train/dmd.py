@@ -1,17 +1,21 @@
 """Stage 3: asymmetric distribution matching with self-rollout. The causal student makes films, two
-scores correct them.
+scores correct them (Self Forcing, arXiv 2506.08009, Algorithm 1; Causal Forcing, arXiv 2602.02214,
+stage 3).
 
-    roll out     the student makes a multi-shot clip with its own memory (policy, cuts and prompt switches included);
-                 each chunk ends at a random exit level, whose prediction x alone keeps its graph
-    student      noise x to a level t; descend  (fake_x0 - real_x0) / mean|x - real_x0|,  taken as a fixed gradient on x
+    roll out     the student makes a multi-shot clip with its own memory (policy, cuts and prompt
+                 switches included); each chunk ends at a random exit step, whose prediction x alone
+                 keeps its graph
+    student      noise x to a level t; descend  (fake_x0 - real_x0) / mean|x - real_x0|,  taken as a
+                 fixed gradient on x
     critic       flow matching on the student's clips, several updates for one of the student
 
 The real score is the teacher's guided prediction, the fake score the critic's: both bidirectional
-(the papers), or both autoregressive, given the clip's own clean past.
+(the papers), or both autoregressive, given the clip's own clean past. CausalCine adds an
+adversarial head on the critic's features, which is not here.
 
 With `history="truth"` the student remembers true chunks in place of its own, and autoregressive
-scores see the same: causal score distillation, an initialisation that Causal Forcing++ compares
-with.
+scores are given the same: causal score distillation, an initialisation that Causal Forcing++
+compares with.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -69,7 +73,7 @@ class DmdTraining(Readable):
     guidance: float = 2.0
     # the prompt of u: a text, or "published" (Wan's negative prompt; the papers')
     unconditional: str = ""
-    shift: float = 2.0  # of the levels at which the scores are asked
+    shift: float = 2.0  # of the levels at which the scores are evaluated
     t_range: tuple[float, float] = (0.02, 0.98)
     critic_updates: int = 5  # for each of the student
     steps: int = 500  # updates of the critic
@@ -84,7 +88,7 @@ class DmdTraining(Readable):
     validate_every: int = field(default=50, metadata={"was": "exam_every"})
     bf16: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         loss_name(self.loss)
         # so that the run's config.json says all of it
         object.__setattr__(self, "sampling", self.sampling.filled())
@@ -121,7 +125,8 @@ class DmdTraining(Readable):
 
 @dataclass(frozen=True)
 class RolloutDraw:
-    """What a self-rollout draws: all processes of a step must draw alike, to make the same calls."""
+    """What a self-rollout draws. All processes of a step must draw alike, to make the same
+    calls."""
 
     known: float  # below config.known, the roll-out continues a true beginning
     exit_at: float  # in [0, 1): the share of the levels at which chunks end (random exit step)

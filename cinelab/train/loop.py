@@ -16,21 +16,22 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from cinelab.errors import CinelabError
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
 from cinelab.train.optim import (
     Ema,
     Optim,
     adamw,
-    check_finite,
     clip_gradients,
     rate,
+    require_finite,
     set_learning_rate,
 )
 
 Columns = dict[str, Any]  # of one row of the log
 # (model, step, number of the micro-batch, rng) -> the scalar to descend, further columns
-Loss = Callable[[nn.Module, int, int, torch.Generator], tuple[Tensor, Columns]]
+Loss = Callable[[Any, int, int, torch.Generator], tuple[Tensor, Columns]]
 # the averaged network -> columns for the log; "score" decides which is the best
 Validator = Callable[[nn.Module], Columns]
 
@@ -120,6 +121,15 @@ class Learner:
             parts["ema"] = self.ema
         return {self.prefix + name: part for name, part in parts.items()}
 
+    @property
+    def average(self) -> Ema:
+        """The averaged copy. CinelabError where the learner has none."""
+        if self.ema is None:
+            raise CinelabError(
+                f"The learner {self.name!r} has no averaged copy; make it with averaged=True."
+            )
+        return self.ema
+
     def rng(self, seed: int, step: int) -> torch.Generator:
         """The generator of a step, addressed by seed, learner and step: a resumed run draws the
         numbers of one that was never interrupted."""
@@ -190,14 +200,14 @@ def optimization_step(learner: Learner, step: int, config: Any, processes: Proce
         ):
             loss, further = learner.loss(model, step, number, rng)
         # Divided before the backward pass: the accumulated gradient is the mean over micro-batches.
-        (loss / len(numbers)).backward()
+        (loss / len(numbers)).backward()  # type: ignore[no-untyped-call]  # torch's own
         # The norm's place in the row stands before the loss's own columns.
         columns.append({"loss": loss.item(), "grad_norm": 0.0, **further})
     row = processes.mean_of_columns(columns)
     # Checked and clipped before the weights change, so that the last save is still sound.
-    check_finite("loss", row["loss"], step, learner.name)
+    require_finite("loss", row["loss"], step, learner.name)
     row["grad_norm"] = clip_gradients(learner.optimizer, learner.optim.clip)
-    check_finite("gradient", row["grad_norm"], step, learner.name)
+    require_finite("gradient", row["grad_norm"], step, learner.name)
     # The rate is a function of the step alone, so it needs no state to resume from.
     set_learning_rate(learner.optimizer, rate(learner.optim, step, config.steps))
     learner.optimizer.step()
@@ -218,7 +228,6 @@ def _validate(validator: Validator, learner: Learner, run: Run, step: int) -> Co
 
 def averaged(learner: Learner) -> nn.Module:
     """A copy of the learner's network with its averaged weights."""
-    assert learner.ema is not None, "only a learner with an averaged copy is validated"
     model = deepcopy(learner.model).eval().requires_grad_(False)
-    model.load_state_dict(learner.ema.values, strict=False)  # frozen weights are not averaged
+    model.load_state_dict(learner.average.values, strict=False)  # frozen weights are not averaged
     return model

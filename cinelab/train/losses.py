@@ -9,7 +9,8 @@ out. The answer is one number, or a tensor that begins with (B, F) and is averag
 
     bidirectional, teacher_forcing   velocities
     ode, consistency                 clean clips
-    dmd                              the student's clip and where the gradient sends it (t = 0); the critic keeps `mse`
+    dmd                              the student's clip and where the gradient sends it (t = 0); the
+                                     critic's loss stays `mse`
 
 A stage's settings hold the name (`loss`), so a run's config.json says what it descended.
 """
@@ -43,8 +44,7 @@ def loss_name(loss: str | Callable) -> str:
     if ":" in name and _at(name) is not loss:
         raise CinelabError(
             f"The loss {name.partition(':')[2]!r} has no name that a run's settings could hold; "
-            "register it: "
-            "register.loss('my_loss')(...)."
+            "register it: register.loss('my_loss')(...)."
         )
     return name
 
@@ -76,15 +76,13 @@ def error(
         shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
         raise CinelabError(
             f"The loss {name!r} gives {shape} for predictions {tuple(pred.shape)}; return one "
-            "number, or a tensor "
-            "that begins with films and frames."
+            "number, or a tensor that begins with films and frames."
         )
     if weight is None:
         return found.mean()
     if found.ndim < 2:
         raise CinelabError(
             f"The loss {name!r} gives one number, and the stage weighs frames by their levels; "
-            "return a tensor that "
-            "begins with films and frames."
+            "return a tensor that begins with films and frames."
         )
     return (found.flatten(2).mean(2) * weight).mean() if found.ndim > 2 else (found * weight).mean()

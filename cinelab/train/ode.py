@@ -1,20 +1,23 @@
-"""Stage 2a: ODE initialisation. The student learns to jump from a kept state of the teacher's ODE
-to its end point.
+"""Stage 2a: ODE initialisation. The student learns to jump from a stored state of the teacher's ODE
+to its end point (Causal Forcing, arXiv 2602.02214, stage 2a; CausalCine's initialisation too).
 
-    pairs of the        history  the student sees of the past     whose
+    draw a stored level t_k a chunk, x = state at t_k of the pairs
+    loss = || (x - t_k v(x, t_k)) - end ||^2             the student's clean prediction
+
+    pairs of the        history  what the student attends to      source
     autoregressive      truth    the clean clip, as its teacher   Causal Forcing, stage 2a
-    bidirectional       noisy    the kept states of the past      Self Forcing and CausVid
-    bidirectional       clean    the end points of the past       no paper's
+    bidirectional       noisy    the stored states of the past    Self Forcing and CausVid
+    bidirectional       clean    the end points of the past       ours, a control
 
-Each chunk is at a kept level of its own (`levels="chunk"`), so that with a noisy history the
-student meets pasts that are less noisy than the chunk, and more, as in Self Forcing
-(`uniform_timestep=False`). `levels="clip"` puts the whole clip at one level: under the truth that
-is Causal Forcing's own draw, where it comes to the same, since chunks under a clean history do not
-see each other's levels. With a noisy history it is no paper's: the student never sees a past
-clearer than the chunk.
+Each chunk is at a stored level of its own (`levels="chunk"`), so that with a noisy history the
+student meets pasts that are less noisy than the chunk, and more, as in Self Forcing (arXiv
+2506.08009; `uniform_timestep=False`). `levels="clip"` puts the whole clip at one level: under the
+truth that is Causal Forcing's own draw, where it comes to the same, since chunks under a clean
+history do not attend to each other. With a noisy history it is no paper's: the student would never
+meet a past clearer than the chunk.
 
-Under an autoregressive teacher, the end point is a function of what the student sees. Under a
-bidirectional one it also depends on the noisy future, which the student does not see, and least
+Under an autoregressive teacher, the end point is a function of what the student attends to. Under a
+bidirectional one it also depends on the noisy future, which the student cannot attend to, and least
 squares answers with a mean (Causal Forcing, section on injectivity).
 """
 
@@ -56,13 +59,13 @@ class OdeTraining(Readable):
     model: WanConfig
     pairs: PairsConfig = field(default_factory=PairsConfig)
     optim: Optim = field(default_factory=Optim)
-    # what the student sees of the past: the clip's truth, the pairs' end points, or their states
+    # the past that the student is given: the clip's truth, the pairs' end points, or their states
     history: str = "truth"
     # what draws a level of its own: a chunk or a clip
     levels: str = field(default="chunk", metadata={"before": None})
     camr: Policy = field(default_factory=CAMR)
     loss: str = "mse"  # a registered name or an import path (see train.losses)
-    # of the steps, in which the student sees its history through CAMR, as in streaming
+    # of the steps: the student attends to its history through CAMR, as in streaming
     camr_share: float = 0.5
     steps: int = 600
     seed: int = 0
@@ -70,7 +73,7 @@ class OdeTraining(Readable):
     validate_every: int = field(default=100, metadata={"was": "exam_every"})
     bf16: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         loss_name(self.loss)
         if self.history not in HISTORIES:
             raise CinelabError(f"history is {self.history!r}; use one of {', '.join(HISTORIES)}.")
@@ -92,14 +95,14 @@ def jump(
     history: HistoryPolicy = FULL_HISTORY,
 ) -> Tensor:
     """Return the student's clean prediction (B, F, C, h, w) from states (B, K, F, C, h, w) at the
-    kept level number `level` (B, F)."""
+    stored level number `level` (B, F)."""
     batch, frames = level.shape
     chunk = config.pairs.chunk
     t = config.pairs.times().float()[level].to(states.device)
     x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]  # (B, F, C, h, w)
     if config.history == "noisy":
-        context = CausalContext(history.policy, clips.shot, chunk)
-        v = model(x, t, clips.condition, context)
+        noisy = CausalContext(history.policy, clips.shot, chunk)
+        v = model(x, t, clips.condition, noisy)
     else:
         past = clips.latents if config.history == "truth" else end
         context = history.context(clips.shot, chunk)
@@ -118,8 +121,8 @@ def loss(
 ) -> Tensor:
     """Return the mean squared distance of the student's clean prediction from the end point
     (B, F, C, h, w)."""
-    batch, kept, frames = states.shape[:3]
-    level = drawn(kept, batch, frames, config.pairs.chunk, config.levels, rng)
+    batch, stored, frames = states.shape[:3]
+    level = drawn(stored, batch, frames, config.pairs.chunk, config.levels, rng)
     t = config.pairs.times().float()[level].to(end.device)
     return error(config.loss, jump(model, clips, states, end, level, config, history), end, t)
 

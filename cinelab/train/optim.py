@@ -32,7 +32,7 @@ class Optim:
     ema_warm: bool = True
     ema_from: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 <= self.ema < 1:
             raise CinelabError(
                 f"ema is {self.ema}; give a decay of at least 0 and below 1 (0 = the last weights)."
@@ -44,7 +44,7 @@ class Optim:
 
 
 def adamw(model: nn.Module, config: Optim) -> torch.optim.AdamW:
-    """Over what is trainable; weight decay on matrices only."""
+    """Return the optimizer of what is trainable, with weight decay on matrices only."""
     params = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in params if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -54,7 +54,7 @@ def adamw(model: nn.Module, config: Optim) -> torch.optim.AdamW:
 
 
 def rate(config: Optim, step: int, steps: int) -> float:
-    """Learning rate of `step` out of `steps`."""
+    """Return the learning rate of `step` out of `steps`."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     progress = (step - config.warmup) / max(1, steps - config.warmup)
@@ -63,7 +63,7 @@ def rate(config: Optim, step: int, steps: int) -> float:
     )
 
 
-def check_finite(what: str, value: float, step: int, name: str = "") -> None:
+def require_finite(what: str, value: float, step: int, name: str = "") -> None:
     """Raise CinelabError with the step where the loss or the gradient of a learner called `name`
     is not finite."""
     if not math.isfinite(value):
@@ -130,7 +130,7 @@ class Ema:
         torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
 
     def pairs(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        """Averaged value and the model's own, for all that is averaged."""
+        """Return averaged value and the model's own, for all that is averaged."""
         state = model.state_dict()
         return [(value, state[name]) for name, value in self.values.items()]
 
@@ -151,8 +151,8 @@ class Ema:
             local(weight).copy_(local(average))
             local(average).copy_(trained)
         torch.clear_autocast_cache()  # which may hold the other weights' casts
-        if hasattr(model, "reshard"):
-            model.reshard()  # nor must sharded weights stay gathered, for these are the other ones
+        if callable(reshard := getattr(model, "reshard", None)):
+            reshard()  # nor must sharded weights stay gathered, for these are the other ones
 
     def state_dict(self) -> dict:
         return {"values": self.values, "count": self.count}

@@ -1,11 +1,12 @@
-"""ODE pairs on disk: where the teacher's probability-flow ODE takes fresh noise, kept at a few
-levels.
+"""ODE pairs on disk: where the teacher's probability-flow ODE takes noise, stored at a few levels.
 
-    B clips   F frames   K kept levels   states (B, K, F, C, h, w)   end (B, F, C, h, w)
+    B clips   F frames   K stored levels   states (B, K, F, C, h, w)   end (B, F, C, h, w)
 
-    autoregressive   every chunk follows its own ODE given the clean ground-truth chunks before it (Causal Forcing,
-                     stage 2a); the clean half's keys and values are computed once a clip and kept
-    bidirectional    the whole clip follows one ODE, every frame driven by all others (CausVid, Self Forcing)
+    autoregressive   every chunk follows its own ODE given the clean ground-truth chunks before it
+                     (Causal Forcing, stage 2a); the keys and values of the clean half are computed
+                     once a clip
+    bidirectional    the whole clip follows one ODE, every frame driven by all others (CausVid, Self
+                     Forcing)
 
 A shard is one training batch. Its clips are drawn anew from the film store, so that only the
 trajectories are stored.
@@ -36,13 +37,13 @@ from cinelab.readable import Readable
 from cinelab.seeds import rng_at
 from cinelab.train.provenance import data_of
 
-AGAIN = "remove it and build the pairs again, the others are kept"
+AGAIN = "remove it and build the pairs again, the others stay"
 TEACHERS = ("autoregressive", "bidirectional")
 
 
 @dataclass(frozen=True)
 class PairsConfig(Readable):
-    """What is integrated and what is kept. `levels` are places on the path before the shift."""
+    """What is integrated and what is stored. `levels` are on the path before the shift."""
 
     teacher: str = "autoregressive"
     levels: tuple[float, ...] = (1.0, 0.75, 0.5, 0.25)
@@ -59,7 +60,7 @@ class PairsConfig(Readable):
     seed: int = 0
     bf16: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.teacher not in TEACHERS:
             raise CinelabError(f"teacher is {self.teacher!r}; use one of {', '.join(TEACHERS)}.")
         check_levels(self.levels, "levels")
@@ -84,12 +85,12 @@ class PairsConfig(Readable):
         return -(-self.clips // self.batch)
 
     def times(self) -> Tensor:
-        """(K,) noise levels of the kept states, after the shift."""
+        """The noise levels (K,) of the stored states, after the shift."""
         return path.shifted(torch.tensor(self.levels, dtype=torch.float64), self.shift)
 
 
 def clips_of(config: PairsConfig, store: Store, shard: int) -> Clips:
-    """The clips of a shard, always the same."""
+    """Return the clips of a shard, always the same."""
     clips = store.clips(config.batch, config.frames, rng_at(config.seed, "pairs", shard))
     return compared_with(clips, store, config.unconditional)
 
@@ -120,7 +121,8 @@ def teacher_velocity(
     def velocity(x: Tensor, t: float | Tensor) -> Tensor:
         t = torch.as_tensor(t, dtype=torch.float32, device=x.device).expand(clips.slot.shape)
         if guidance == 1:
-            return net(x, t, condition, context).float()
+            v: Tensor = net(x, t, condition, context).float()
+            return v
         v = net(x.repeat(2, 1, 1, 1, 1), t.repeat(2, 1), both, context).float()
         with_prompt, without = v.chunk(2)
         return path.guided(with_prompt, without, guidance)
@@ -132,15 +134,15 @@ def teacher_velocity(
 def trajectories(
     net: Any, clips: Clips, config: PairsConfig, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """States at the kept levels (B, K, F, C, h, w) and end points (B, F, C, h, w) from `noise` (B,
-    F, C, h, w)."""
+    """Return states at the stored levels (B, K, F, C, h, w) and end points (B, F, C, h, w) from
+    `noise` (B, F, C, h, w)."""
     with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.bf16):
         field = teacher_velocity(net, clips, config.teacher, config.guidance, config.chunk)
         states = [
             state for state, _ in trajectory(field, noise, config.sampling.levels(), config.solver)
         ]
-    kept = [states[round((1 - level) * config.steps)] for level in config.levels]
-    return torch.stack(kept, dim=1), states[-1]
+    stored = [states[round((1 - level) * config.steps)] for level in config.levels]
+    return torch.stack(stored, dim=1), states[-1]
 
 
 def build(
@@ -162,13 +164,13 @@ def _build(
             continue
         began = perf_counter()
         clips = clips_of(config, store, shard)
-        noise = torch.randn(
-            clips.latents.shape, generator=rng_at(config.seed, "pairs noise", shard)
-        )
+        # drawn on the CPU, so that the pairs are the same wherever they are integrated
+        rng = rng_at(config.seed, "pairs noise", shard)
+        noise = torch.randn(clips.latents.shape, generator=rng).to(clips.latents.device)
         states, end = trajectories(net, clips, config, noise)
         arrays = {
-            "states": states.half().numpy(),
-            "end": end.half().numpy(),
+            "states": states.half().cpu().numpy(),
+            "end": end.half().cpu().numpy(),
             "seconds": np.array(perf_counter() - began),
         }
         write_arrays(place, arrays)
@@ -235,24 +237,26 @@ class Pairs:
 
     @property
     def bytes(self) -> int:
-        """What storing the pairs costs."""
+        """The bytes that the pairs take on disk."""
         return sum(self._place(n).stat().st_size for n in range(self.config.shards))
 
     @property
     def seconds(self) -> float:
-        """What integrating them took."""
+        """The seconds that integrating them took."""
         return round(float(sum(self._read(n, "seconds")[0] for n in range(self.config.shards))), 1)
 
     def batch(self, rng: torch.Generator) -> tuple[Clips, Tensor, Tensor]:
-        """Clips, states and end points of a random shard."""
+        """Return clips, states and end points of a random shard."""
         return self.shard(int(torch.randint(self.config.shards, (), generator=rng)))
 
     def shard(self, shard: int) -> tuple[Clips, Tensor, Tensor]:
-        """Clips, states and end points of one shard."""
+        """Return clips, states and end points of one shard."""
+        clips = clips_of(self.config, self.store, shard)
         states, end = (
-            torch.from_numpy(array).float() for array in self._read(shard, "states", "end")
+            torch.from_numpy(array).float().to(clips.latents.device)
+            for array in self._read(shard, "states", "end")
         )
-        return clips_of(self.config, self.store, shard), states, end
+        return clips, states, end
 
     def _read(self, shard: int, *names: str) -> list[np.ndarray]:
         return read_arrays(self._place(shard), names, AGAIN)

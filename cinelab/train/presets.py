@@ -6,54 +6,54 @@ names and for the numbers that several share.
 
 from cinelab.latent.codec import ToyCodecConfig
 from cinelab.latent.store import StoreConfig
-from cinelab.train.bidirectional import BidirectionalTraining
+from cinelab.train.bidirectional import Bidirectional, BidirectionalTraining
 from cinelab.train.codec import CodecTraining
-from cinelab.train.consistency import ConsistencyTraining
-from cinelab.train.dmd import DmdTraining
+from cinelab.train.consistency import ConsistencyDistillation, ConsistencyTraining
+from cinelab.train.dmd import DistributionMatching, DmdTraining
 from cinelab.train.ode import OdeTraining, ode_presets, pairs_presets
 from cinelab.train.pairs import PairsConfig
 from cinelab.train.recogniser import RecogniserTraining
 from cinelab.train.sizes import SMOKE, TOY, WAN, WAN_CAMR
-from cinelab.train.stage import pick, stage_named
-from cinelab.train.teacher_forcing import TeacherForcingTraining
+from cinelab.train.stage import pick_preset
+from cinelab.train.teacher_forcing import TeacherForcing, TeacherForcingTraining
 
 __all__ = ["SMOKE", "TOY", "WAN", "WAN_CAMR"]
 
 
 def bidirectional(preset: str, seed: int = 0) -> BidirectionalTraining:
     """Return settings of stage 0."""
-    return stage_named("bidirectional").preset(preset, seed)
+    return pick_preset(Bidirectional("bidirectional").presets(seed), preset)
 
 
 def teacher_forcing(preset: str, seed: int = 0) -> TeacherForcingTraining:
     """Return settings of stage 1."""
-    return stage_named("teacher_forcing").preset(preset, seed)
+    return pick_preset(TeacherForcing("teacher_forcing").presets(seed), preset)
 
 
 def ode(preset: str, teacher: str = "autoregressive", seed: int = 0) -> OdeTraining:
     """Return settings of stage 2a, from ODE pairs of a kind of teacher."""
-    return pick(ode_presets(teacher, seed), preset)
+    return pick_preset(ode_presets(teacher, seed), preset)
 
 
 def consistency(preset: str, seed: int = 0) -> ConsistencyTraining:
     """Return settings of stage 2b."""
-    return stage_named("consistency").preset(preset, seed)
+    return pick_preset(ConsistencyDistillation("consistency").presets(seed), preset)
 
 
 def dmd(preset: str, seed: int = 0) -> DmdTraining:
     """Return settings of stage 3."""
-    return stage_named("dmd").preset(preset, seed)
+    return pick_preset(DistributionMatching("dmd").presets(seed), preset)
 
 
 def pairs(preset: str, teacher: str = "autoregressive", seed: int = 0) -> PairsConfig:
     """Return settings of the ODE pairs of a kind of teacher."""
-    return pick(pairs_presets(teacher, seed), preset)
+    return pick_preset(pairs_presets(teacher, seed), preset)
 
 
 def store(preset: str, seed: int = 2) -> StoreConfig:
     """Return settings of the training films of the toybox."""
     smoke = StoreConfig(seed=seed, films=8, latents=8, shard=4)
-    return pick({"smoke": smoke, "toy": StoreConfig(seed=seed)}, preset)
+    return pick_preset({"smoke": smoke, "toy": StoreConfig(seed=seed)}, preset)
 
 
 def codec(preset: str, seed: int = 0) -> CodecTraining:
@@ -61,10 +61,10 @@ def codec(preset: str, seed: int = 0) -> CodecTraining:
     smoke = CodecTraining(
         codec=ToyCodecConfig(width=16, deep=16), steps=4, batch=2, clips=6, seed=seed, save_every=2
     )
-    return pick({"smoke": smoke, "toy": CodecTraining(seed=seed)}, preset)
+    return pick_preset({"smoke": smoke, "toy": CodecTraining(seed=seed)}, preset)
 
 
 def recogniser(preset: str, seed: int = 0) -> RecogniserTraining:
     """Return settings of the recogniser's training."""
     smoke = RecogniserTraining(steps=4, batch=8, clips=16, held_out=8, save_every=2, seed=seed)
-    return pick({"smoke": smoke, "toy": RecogniserTraining(seed=seed)}, preset)
+    return pick_preset({"smoke": smoke, "toy": RecogniserTraining(seed=seed)}, preset)

@@ -1,7 +1,8 @@
 """Which data a run is trained on: where they lie, and a mark of their content that a copy or a move
 does not change.
 
-draws_from(run, store, config.model)    refuses latents that the model does not take, and other data than the run had
+draws_from(run, store, config.model)    refuses latents that the model does not take, and other data
+                                        than the run has had
 """
 
 import hashlib
@@ -18,14 +19,13 @@ from cinelab.errors import CinelabError
 from cinelab.files import glance
 from cinelab.latent.clips import FilmStore, shards
 from cinelab.latent.store import Store
-from cinelab.model.wan import WanConfig
 from cinelab.runs import Run
 
-# of a recipe, kept beside the mark
+# entries of a recipe, noted beside the mark
 NAMED = ("fps", "size", "chunk", "codec", "encoder", "channels", "width", "words")
 
 
-def draws_from(run: Run, store: Any, model: WanConfig) -> None:
+def draws_from(run: Run, store: Any, model: Any) -> None:
     """Note in the run's config.json (and, when it is done, in done.json) which data it draws from.
     CinelabError where the data do not fit the model, or are of another content than the run had so
     far."""
@@ -33,11 +33,11 @@ def draws_from(run: Run, store: Any, model: WanConfig) -> None:
     run.trains_on(data_of(store))
 
 
-def check_fits(store: Any, model: WanConfig) -> None:
-    """Refuse a store whose codec or text encoder is not the model's: channels, grid and width of
-    its clips tell."""
+def check_fits(store: Any, model: Any) -> None:
+    """Raise CinelabError for a store whose codec or text encoder is not the model's, by channels,
+    grid and width of its clips."""
     with warnings.catch_warnings():
-        # what it says of clips this short is not of the clips to be trained on
+        # its warnings are about clips this short, not about those to be trained on
         warnings.simplefilter("ignore")
         clips = store.clips(1, 1, torch.Generator().manual_seed(0))
     (channels, *grid), width = clips.latents.shape[2:], clips.text.shape[-1]
@@ -49,9 +49,8 @@ def check_fits(store: Any, model: WanConfig) -> None:
         if has != takes:
             raise CinelabError(
                 f"The store holds {what.format(has)}, and the model takes {takes}: they do not "
-                "belong together; build the "
-                "store with the model's own codec and text encoder, or name the preset that fits "
-                "the store."
+                "belong together; build the store with the model's own codec and text encoder, or "
+                "name the preset that fits the store."
             )
     if any(side % patch for side, patch in zip(grid, model.patch_size[1:], strict=True)):
         raise CinelabError(
@@ -69,9 +68,10 @@ def data_of(store: Any) -> dict | None:
     files of its `folder` are marked.
     """
     if hasattr(store, "about"):
-        return store.about()
+        about: dict | None = store.about()
+        return about
     if isinstance(store, Store):
-        return _told(
+        return _with_recipe(
             store.recipe,
             {
                 "path": _place(store.folder),
@@ -80,7 +80,7 @@ def data_of(store: Any) -> dict | None:
             },
         )
     if isinstance(store, FilmStore):
-        return _told(
+        return _with_recipe(
             store.recipe,
             {"path": _place(store.folder), "films": len(store), "mark": _of_films(store)},
         )
@@ -97,7 +97,7 @@ def files_of(folder: str | Path | None) -> dict | None:
     }
 
 
-def _told(recipe: dict, data: dict) -> dict:
+def _with_recipe(recipe: dict, data: dict) -> dict:
     return data | {"recipe": {name: recipe[name] for name in NAMED if name in recipe}}
 
 
@@ -116,6 +116,6 @@ def _of_tensors(tensors: Iterable[Tensor]) -> str:
 def _of_films(store: FilmStore) -> str:
     """Of the checksums and captions of the shards that are drawn from."""
     used = {film.shard for film in store.films}
-    told = {name: about for name, about in shards(store.folder).items() if name in used}
-    text = json.dumps([store.recipe, told], sort_keys=True)
+    drawn = {name: about for name, about in shards(store.folder).items() if name in used}
+    text = json.dumps([store.recipe, drawn], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

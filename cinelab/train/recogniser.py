@@ -10,6 +10,7 @@ registered stage, and shares the training loop only.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class RecogniserTraining(Readable):
     save_every: int = 200
     bf16: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if (self.frames - 1) % render.STRIDE:
             raise CinelabError(
                 f"frames {self.frames} do not fit 1 + {render.STRIDE} k, which the codec needs."
@@ -184,7 +185,8 @@ def window(
     rows, columns = (
         np.clip(np.arange(n) + d, 0, n - 1) for n, d in zip(clip.shape[1:3], moves, strict=True)
     )
-    return clip[times].take(rows, axis=1).take(columns, axis=2)
+    cut: np.ndarray = clip[times].take(rows, axis=1).take(columns, axis=2)
+    return cut
 
 
 def degraded(frames: Tensor, degradation: Degradation, rng: torch.Generator) -> Tensor:
@@ -207,7 +209,8 @@ def blurred(frames: Tensor, weight: Tensor) -> Tensor:
     """Each pixel gives `weight` (B, 1, 1, 1, 1) to either neighbour, first in x, then in y."""
     batch = len(frames)
     for axis, pad in ((-1, (1, 1, 0, 0)), (-2, (0, 0, 1, 1))):
-        wide = fn.pad(frames.flatten(0, 1), pad, "replicate").unflatten(0, (batch, -1))
+        padded = fn.pad(frames.flatten(0, 1), pad, "replicate")
+        wide = padded.reshape(batch, -1, *padded.shape[1:])
         sides = wide.narrow(axis, 0, frames.shape[axis]) + wide.narrow(axis, 2, frames.shape[axis])
         frames = frames + weight * (sides - 2 * frames)
     return frames
@@ -227,12 +230,12 @@ def loss(model: nn.Module, frames: Tensor, labels: Tensor) -> tuple[Tensor, dict
 
 
 def train(
-    config: RecogniserTraining, model: nn.Module, clips: LabelledShots, run: Run
+    config: RecogniserTraining, model: Any, clips: LabelledShots, run: Run
 ) -> Iterator[Columns]:
     """Yield one log row per step; resumes."""
 
     def stage_loss(
-        model: nn.Module, step: int, micro_batch: int, rng: torch.Generator
+        model: Any, step: int, micro_batch: int, rng: torch.Generator
     ) -> tuple[Tensor, Columns]:
         frames, labels = batch(config, clips, model.config.frames, fork_rng(rng, micro_batch))
         return loss(model, frames, labels)
@@ -262,11 +265,12 @@ def accuracy(
     }
 
 
-def measure(config: RecogniserTraining, model: Any, codec: Codec | None = None) -> dict:
+def measure_accuracy(config: RecogniserTraining, model: Any, codec: Codec | None = None) -> dict:
     """Set the recogniser's accuracy on held-out renders, and through the codec where there is one;
     returns its card."""
-    settings = {"count": config.held_out, "frames": config.frames}
-    model.accuracy = accuracy(model, **settings)
+    held_out = partial(accuracy, model, count=config.held_out, frames=config.frames)
+    model.accuracy = held_out()
     if codec is not None:
-        model.accuracy_codec = accuracy(model, **settings, codec=codec)
-    return model.card()
+        model.accuracy_codec = held_out(codec=codec)
+    card: dict = model.card()
+    return card

@@ -22,7 +22,7 @@ and to the exporter.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
@@ -43,6 +43,7 @@ PAIRS = "ODE pairs"
 INIT = "init"
 TEACHER = "teacher"
 
+T = TypeVar("T")
 Networks = Mapping[str, Any]  # the networks of a stage by their roles
 
 
@@ -87,7 +88,7 @@ class Stage:
 
     def preset(self, name: str, seed: int = 0) -> Any:
         """Return the settings of a preset. CinelabError names the known ones."""
-        return pick(self.presets(seed), name)
+        return pick_preset(self.presets(seed), name)
 
     def check(self, config: Any, *, processes: int) -> None:
         """Raise CinelabError where so many processes cannot train the stage together."""
@@ -126,14 +127,14 @@ class Stage:
 
     def chunk(self, config: Any) -> int:
         """Return the latent frames of the result's chunks."""
-        return getattr(config, "chunk", 1)
+        return int(getattr(config, "chunk", 1))
 
     def span(self, config: Any) -> int:
         """Return the latent frames of the longest clip it is trained on."""
-        return config.frames
+        return int(config.frames)
 
     def trained_under(self, config: Any) -> dict[str, Any]:
-        """Return the policy (and max_distance) that the history was seen through in training."""
+        """Return the policy (and max_distance) under which training attended to the history."""
         return trained_under(config)
 
     # What it costs.
@@ -151,7 +152,8 @@ class Stage:
 
 def stage(name: str) -> Callable[[type[Stage]], type[Stage]]:
     """Register a stage: a decorator for its class."""
-    return STAGES.add(name)
+    decorate: Callable[[type[Stage]], type[Stage]] = STAGES.add(name)
+    return decorate
 
 
 def stage_named(name: str) -> Stage:
@@ -166,7 +168,7 @@ def stage_named(name: str) -> Stage:
     return kind(name)
 
 
-def pick(presets: Mapping[str, Any], preset: str) -> Any:
+def pick_preset(presets: Mapping[str, T], preset: str) -> T:
     """Return the settings of a preset; CinelabError names the known ones."""
     if preset not in presets:
         raise CinelabError(f"Preset {preset!r} is unknown here; use one of {', '.join(presets)}.")

@@ -1,10 +1,16 @@
 """Stage 1: teacher forcing on native multi-shot clips. Denoise every chunk given the clean chunks
-before it.
+before it (Causal Forcing, arXiv 2602.02214, stage 1; CausalCine, arXiv 2605.12496, multi-shot
+tuning).
 
-The clip is shown twice, [clean | noisy] (see memory.context). Each chunk has its own noise level. A
-share of the steps routes its history with CAMR, so that training sees what streaming will see.
-Another share hides what the running shot has already shown: a chunk that could copy its neighbour
-must then recall an earlier shot, as after a cut.
+    show the clip twice, [clean | noisy], both halves at the same positions, the clean one at t = 0
+    clean chunk i attends to clean chunks up to i, noisy chunk i to those before i and to itself
+    loss = w(t) || net([x0 | x_t])_noisy - (eps - x0) ||^2
+
+Each chunk has a timestep of its own, as in Causal Forcing; CausalCine draws one a clip, which comes
+to the same where noisy chunks do not attend to each other. A share of the steps routes the history
+with CAMR, so that training meets the memory of streaming: CausalCine routes in all steps. Another
+share hides what the running shot has already shown, so that a chunk which could copy its neighbour
+must recall an earlier shot, as after a cut; this is ours.
 """
 
 from collections.abc import Iterator
@@ -49,7 +55,7 @@ class TeacherForcingTraining(Readable):
     # clip length over equal parts of the training
     curriculum: tuple[int, ...] = (8, 24, 24, 24, 24)
     chunk: int = 1  # latent frames a chunk
-    camr_share: float = 0.3  # of the later steps: what streaming will see
+    camr_share: float = 0.3  # of the later steps: the memory of streaming
     # of the later steps: other shots only, so that every chunk must recall, not copy
     other_shots_share: float = field(default=0.4, metadata={"was": "across_share"})
     routed_from: float = ROUTED_FROM  # the later steps begin after this share of the training
@@ -61,7 +67,7 @@ class TeacherForcingTraining(Readable):
     save_every: int = 100
     bf16: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         loss_name(self.loss)
         if self.weight not in WEIGHTS:
             raise CinelabError(f"weight is {self.weight!r}; use one of {', '.join(WEIGHTS)}.")

@@ -1,6 +1,6 @@
-"""Under which memory a training shows a student its history.
+"""Under which memory policy a training attends to the history.
 
-config.json says it, and films are made under it unless their user says otherwise.
+config.json states it, and films are made under it unless their user chooses another.
 """
 
 from typing import Any
@@ -15,18 +15,20 @@ def trained_under(config: Any) -> dict[str, Any]:
 
     A stage without a memory (the bidirectional one, the codec) has neither.
     """
-    policy = policy_of(config)
-    said = {} if policy is None else {"policy": policy_to_dict(policy)}
-    return said | ({"max_distance": config.max_distance} if hasattr(config, "max_distance") else {})
+    entries: dict[str, Any] = {}
+    if (policy := policy_of(config)) is not None:
+        entries["policy"] = policy_to_dict(policy)
+    if hasattr(config, "max_distance"):
+        entries["max_distance"] = config.max_distance
+    return entries
 
 
 def policy_of(config: Any) -> Policy | None:
     """Return the policy of a stage's settings, or None where it has no memory.
 
-    That is the policy of its roll-outs, or the one that a share of its steps is shown through.
+    That is the policy of its roll-outs, or the one of the share of its steps that are routed.
     """
-    if hasattr(config, "policy"):
-        return config.policy
-    if not hasattr(config, "camr"):
-        return None
+    policy: Policy | None = getattr(config, "policy", None)
+    if policy is not None or not hasattr(config, "camr"):
+        return policy
     return config.camr if config.camr_share > 0 else FULL

@@ -24,7 +24,7 @@ from cinelab.flow.sampler import Sampling
 from cinelab.latent.checkpoint import Module, as_dtype, fill, read_weights
 from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
 from cinelab.latent.codecs import build_codec, is_registered
-from cinelab.model.backbone import build, model_from_dict, model_to_dict
+from cinelab.model.backbone import build_backbone, model_from_dict, model_to_dict
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.outputs import finish, half_saved, together
 from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
@@ -121,7 +121,7 @@ def save_checkpoint(
         write_checksums(scratch, (WEIGHTS, CONFIG))
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: str | Path) -> str:
     """Return the short hash of a checkpoint's weights."""
     return checksum(find(folder) / WEIGHTS, size=8)
 
@@ -251,7 +251,7 @@ def _transformer(config: WanConfig, folder: Path) -> CausalWan:
     held = sum(value.numel() for value in weights.values())
     try:
         with torch.device("meta"):
-            wanted = sum(value.numel() for value in build(config).state_dict().values())
+            wanted = sum(value.numel() for value in build_backbone(config).state_dict().values())
     except RuntimeError:  # more bytes than can be counted
         wanted = inf
     if wanted > max(2 * held, SMALL):
@@ -259,7 +259,7 @@ def _transformer(config: WanConfig, folder: Path) -> CausalWan:
             f"{folder / CONFIG} describes a model of {wanted} numbers, and {WEIGHTS} holds {held}; "
             f"restore the {CONFIG} that belongs to these weights."
         )
-    return load_weights(build(config), folder, weights)
+    return load_weights(build_backbone(config), folder, weights)
 
 
 def _check_parts(

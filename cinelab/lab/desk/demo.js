@@ -1,180 +1,214 @@
-// The demo's page: what a desk asks of a notebook's model, over a websocket that is opened again when it was lost.
+// The demo's page: stands in for a notebook's model, over a websocket that is opened again when it
+// was lost.
 
 import desk from "/desk.js";
 
 const RETRY = [500, 1000, 2000, 4000, 8000]; // milliseconds between tries to come back
 const WORDS = { // of the desk, where a notebook's would not fit
-  ended: "The server says nothing any more; reload this page to go on with your film.",
+  ended: "The server does not answer any more; reload this page to go on with your film.",
   waits: "Waiting for the server: the other films have their turns, or a chunk takes long.",
-  closed: "Nobody looked at this film for a while; reload this page to go on with it.",
+  closed: "Nobody watched this film for a while; reload this page to go on with it.",
 };
 const LOST = "The connection is lost; trying again. What was made is safe.";
-const KINDS = { "film.mp4": "film", "film.gif": "GIF", "storyboard.png": "storyboard", "film.shots.json": "shot list", "screenplay.yaml": "screenplay" };
-
-const SHOWN = ["film.mp4", "storyboard.png", "screenplay.yaml"]; // what the desk itself shows and offers
+const UNSURE = "The connection was lost; check whether this was done.";
+const WATCHING = "You are watching a film while it is made; somebody else directs it.";
+const KINDS = {
+  "film.mp4": "film",
+  "film.gif": "GIF",
+  "storyboard.png": "storyboard",
+  "film.shots.json": "shot list",
+  "screenplay.yaml": "screenplay",
+};
+const SHOWN = ["film.mp4", "storyboard.png", "screenplay.yaml"]; // what the desk itself offers
 
 const here = new URLSearchParams(location.search);
-const address = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/wire?${here}`;
-const heard = { "msg:custom": new Set(), "change:view": new Set() };
+const scheme = location.protocol === "https:" ? "wss" : "ws";
+const address = `${scheme}://${location.host}/wire?${here}`;
+const listeners = { "msg:custom": new Set(), "change:view": new Set() };
 const state = {};
-const asked = new Set(); // numbers of what was asked and not yet answered
+const pending = new Set(); // numbers of the messages that are not yet answered
 let wire = null;
 let waiting = null; // a text whose binary messages are on their way
 let tries = 0;
 let refused = false;
 
-const part = (id) => document.getElementById(id);
+function part(id) {
+  return document.getElementById(id);
+}
 
 const model = {
   get: (name) => (name === "about" ? { ...state.about, ...WORDS } : state[name]),
-  on: (event, call) => heard[event]?.add(call),
-  off: (event, call) => heard[event]?.delete(call),
+  on: (event, call) => listeners[event]?.add(call),
+  off: (event, call) => listeners[event]?.delete(call),
   send: (content) => {
-    if (wire.readyState !== WebSocket.OPEN) return lost(content.id);
-    if (content.id) asked.add(content.id);
+    if (wire.readyState !== WebSocket.OPEN) return answerUnsure(content.id);
+    if (content.id) pending.add(content.id);
     wire.send(JSON.stringify(content));
   },
 };
 
-function say(text) {
+function showGone(text) {
   part("gone").textContent = text;
   part("gone").style.display = text ? "block" : "none";
 }
 
-// Said once: by the desk where there is one.
-function gone(text) {
-  if (state.about) tell({ kind: "lost", said: text });
-  else say(text);
+// Shown once: by the desk where there is one.
+function reportGone(text) {
+  if (state.about) dispatch({ kind: "lost", message: text });
+  else showGone(text);
 }
 
-function tell(content, buffers = []) {
-  heard["msg:custom"].forEach((call) => call(content, buffers));
+function dispatch(content, buffers = []) {
+  listeners["msg:custom"].forEach((call) => call(content, buffers));
 }
 
-function lost(id) {
+function viewChanged() {
+  listeners["change:view"].forEach((call) => call());
+}
+
+// The answer to a message whose own may never come.
+function answerUnsure(id) {
   if (id === undefined) return;
-  tell({ kind: "answer", id, said: "", error: "The connection was lost; look whether this was done.", playing: Boolean(state.view?.playing), next: 0 });
+  const playing = Boolean(state.view?.playing);
+  dispatch({ kind: "answer", id, message: "", error: UNSURE, playing, next: 0 });
 }
 
-// ---- what the server says
+// ---- what the server sends
 
-function take(text, buffers) {
+function receive(text, buffers) {
   if (text.full) {
     refused = true;
-    gone(text.full);
+    reportGone(text.full);
   } else if (text.about) {
     welcome(text);
-  } else if (text.news) {
-    state.view = applied(state.view, text.news);
-    heard["change:view"].forEach((call) => call());
+  } else if (text.changes) {
+    state.view = applied(state.view, text.changes);
+    viewChanged();
   } else if (text.custom) {
-    custom(text.custom, buffers);
+    receiveCustom(text.custom, buffers);
   }
 }
 
 function welcome(text) {
   const before = state.about;
-  if (before && JSON.stringify(before) !== JSON.stringify(text.about)) return location.reload(); // another server answers now
+  const changed = before && JSON.stringify(before) !== JSON.stringify(text.about);
+  if (changed) return location.reload(); // another server answers now
   Object.assign(state, { about: text.about, view: text.view });
   tries = 0;
-  say("");
+  showGone("");
   delete document.body.dataset.lost;
   if (before) {
-    heard["change:view"].forEach((call) => call());
+    viewChanged();
     model.send({ kind: "hello", id: 0 });
     return;
   }
   desk.render({ model, el: part("desk") });
-  links(text.about);
+  showLinks(text.about);
   document.body.dataset.ready = "yes";
 }
 
-function applied(view, news) {
-  const rows = Object.entries(news.rows ?? {}).map(([name, [length, ...changed]]) => {
-    const list = view[name].slice(0, length);
-    for (const [place, row] of changed) list[place] = row;
-    return [name, list];
-  });
-  return { ...view, ...news.set, ...Object.fromEntries(rows) };
+function applied(view, changes) {
+  const lists = {};
+  for (const [name, [length, ...rows]] of Object.entries(changes.rows ?? {})) {
+    lists[name] = view[name].slice(0, length);
+    for (const [place, row] of rows) lists[name][place] = row;
+  }
+  return { ...view, ...changes.set, ...lists };
 }
 
-function custom(content, buffers) {
-  if (content.kind === "answer") asked.delete(content.id);
-  if (content.kind === "film") film(content);
-  else tell(content, buffers);
+function receiveCustom(content, buffers) {
+  if (content.kind === "answer") pending.delete(content.id);
+  if (content.kind === "film") offerFilm(content);
+  else dispatch(content, buffers);
 }
 
 // ---- films to download, and a link to watch
 
-const file = (number, name) => `/export/${state.about.film}/${number}/${name}?token=${encodeURIComponent(here.get("token"))}`;
+function fileAddress(number, name) {
+  const token = encodeURIComponent(here.get("token"));
+  return `/export/${state.about.film}/${number}/${name}?token=${token}`;
+}
 
-async function film(content) {
+async function offerFilm(content) {
   const row = document.createElement("p");
   row.className = "export";
   row.append(`Export ${content.number}: `);
   for (const name of content.files) {
     const link = document.createElement("a");
-    link.href = file(content.number, name);
+    link.href = fileAddress(content.number, name);
     link.download = "";
     link.textContent = KINDS[name] ?? name;
     row.append(link, " ");
   }
   part("exports").prepend(row);
   const names = SHOWN.filter((name) => content.files.includes(name));
-  const answers = await Promise.all(names.map((name) => fetch(file(content.number, name))));
-  if (answers.every((one) => one.ok)) tell({ ...content, names }, await Promise.all(answers.map((one) => one.arrayBuffer())));
+  const fetched = names.map((name) => fetch(fileAddress(content.number, name)));
+  const answers = await Promise.all(fetched);
+  if (!answers.every((answer) => answer.ok)) return;
+  const files = await Promise.all(answers.map((answer) => answer.arrayBuffer()));
+  dispatch({ ...content, names }, files);
 }
 
-function links(about) {
+function showLinks(about) {
   if (about.role !== "direct") {
-    part("intro").textContent = "You are watching a film while it is made; somebody else directs it.";
+    part("intro").textContent = WATCHING;
     document.body.dataset.role = "watch";
     return;
   }
   const link = `${location.origin}/?film=${about.film}&token=${encodeURIComponent(about.watch)}`;
   const place = document.createElement("a");
-  Object.assign(place, { href: link, textContent: "watch link", target: "_blank", rel: "noopener" });
+  const more = { href: link, textContent: "watch link", target: "_blank", rel: "noopener" };
+  Object.assign(place, more);
+  part("role").append("For those who only watch: ", place, " ");
+  // a browser has no clipboard for a page without TLS from another machine
+  if (navigator.clipboard) part("role").append(copyButton(link));
+}
+
+function copyButton(link) {
   const copy = document.createElement("button");
   copy.textContent = "Copy";
   copy.onclick = async () => {
     await navigator.clipboard.writeText(link);
     copy.textContent = "Copied";
   };
-  part("role").append("For those who only watch: ", place, " ");
-  if (navigator.clipboard) part("role").append(copy); // a browser has none for a page without TLS from another machine
+  return copy;
 }
 
 // ---- the connection
 
-function join() {
+function connect() {
   wire = new WebSocket(address);
   wire.binaryType = "arraybuffer";
   waiting = null;
   wire.onmessage = (event) => {
-    if (typeof event.data === "string") {
-      const text = JSON.parse(event.data);
-      if (text.buffers) waiting = { text, buffers: [] };
-      else take(text, []);
-      return;
-    }
-    waiting.buffers.push(new DataView(event.data));
-    if (waiting.buffers.length < waiting.text.buffers) return;
-    const whole = waiting;
-    waiting = null;
-    take(whole.text, whole.buffers);
+    if (typeof event.data === "string") receiveText(JSON.parse(event.data));
+    else receiveBuffer(event.data);
   };
-  wire.onclose = again;
+  wire.onclose = reconnect;
 }
 
-function again() {
+function receiveText(text) {
+  if (text.buffers) waiting = { text, buffers: [] };
+  else receive(text, []);
+}
+
+function receiveBuffer(data) {
+  waiting.buffers.push(new DataView(data));
+  if (waiting.buffers.length < waiting.text.buffers) return;
+  const { text, buffers } = waiting;
+  waiting = null;
+  receive(text, buffers);
+}
+
+function reconnect() {
   if (refused) return;
-  [...asked].forEach(lost);
-  asked.clear();
+  [...pending].forEach(answerUnsure);
+  pending.clear();
   document.body.dataset.lost = "yes";
   const pause = RETRY[Math.min(tries, RETRY.length - 1)];
   tries += 1;
-  gone(LOST);
-  setTimeout(join, pause);
+  reportGone(LOST);
+  setTimeout(connect, pause);
 }
 
-join();
+connect();

@@ -1,13 +1,17 @@
-"""The desk as an app for several visitors: one process, one model, films in turns. `cinelab demo`
+"""The desk as a web page for several visitors, `cinelab demo`: one process, one model, films in
+turns.
 
-A visitor's film has an address of its own, `/?film=<id>&token=<token>`: whoever opens it again goes
-on with it, and several may look at it at once. The token that directs is one for all films; each
-film has another one that only watches. See cinelab.lab.desk.access for who comes in, cinelab.lab.desk.visits
-for what a film may take.
+A visitor's film has an address of its own, `/?film=<id>&token=<token>`: opened again it continues,
+and several may watch it at once. The token that directs is one for all films; each film has
+another one that only watches. See `cinelab.lab.desk.access` for who may enter, and
+`cinelab.lab.desk.hosting` for what a film may take.
 
-Between browser and server: JSON texts, and after a text that says `buffers: n` as many binary
-messages (JPEG). Texts: `about` and `view` at first, then `news` of the view, `custom` messages
-of the desk, `full` with why there is nothing here.
+Between browser and server: JSON texts, and after a text with `buffers: n` as many binary messages
+(JPEG). Texts: `about` and `view` at first, then `changes` of the view, `custom` messages of the
+desk, `full` with the reason why there is nothing here.
+
+Threads: tornado's loop serves requests and websockets; the clerk, one thread, opens and closes
+films, which takes its time; each film has the threads of its desk (`cinelab.lab.desk.widget`).
 """
 
 import asyncio
@@ -18,6 +22,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import tornado.httpserver
 import tornado.iostream
@@ -27,18 +32,25 @@ from tornado.ioloop import PeriodicCallback
 
 from cinelab.errors import CinelabError, reason
 from cinelab.files import to_json
-from cinelab.lab.desk.access import DIRECTS, HEADERS, Doors, Keys, page_policy, token_given
+from cinelab.lab.desk.access import (
+    DIRECTOR,
+    HEADERS,
+    AllowedHosts,
+    Tokens,
+    chosen_token,
+    page_policy,
+)
+from cinelab.lab.desk.hosting import FILM, OFFERED, DemoLimits, FilmHost, HostedDesk, hide_paths
 from cinelab.lab.desk.messages import MESSAGE
+from cinelab.lab.desk.page import HERE, SCRIPTS, STYLE
 from cinelab.lab.desk.viewers import Viewer
-from cinelab.lab.desk.visits import FILM, OFFERED, House, Rules, Visit, plain
-from cinelab.lab.desk.widget import HERE
 from cinelab.limits import PORT, check_number
 from cinelab.memory.policy import Policy
 from cinelab.outputs import ready_folder
 from cinelab.stream.batch import policy_for
 from cinelab.zoo.checkpoints import load
 
-SWEEP = 1.0  # seconds between two looks at who is idle
+CHECK_IDLE = 1.0  # seconds between two checks for idle films
 STUCK = 60.0  # seconds that a browser may take for one message
 SLOW = 30  # seconds for what a request takes to arrive
 LOG = logging.getLogger("cinelab.demo")
@@ -48,7 +60,7 @@ SENTENCES = {
     404: "There is nothing here; open the address that `cinelab demo` printed.",
     405: "This cannot be done here; open the address that `cinelab demo` printed.",
 }
-PLAIN = re.compile(r"[A-Za-z0-9_./:*-]*")  # how far the path of an address may stand in the log
+PLAIN = re.compile(r"[A-Za-z0-9_./:*-]*")  # what of an address's path may stand in the log
 BROKEN = "Something failed here; try again."
 CLOSED = (tornado.websocket.WebSocketClosedError, tornado.iostream.StreamClosedError)
 
@@ -57,13 +69,13 @@ CLOSED = (tornado.websocket.WebSocketClosedError, tornado.iostream.StreamClosedE
 
 
 class _Guarded(tornado.web.RequestHandler):
-    """Checks who asks before anything else; whatever goes wrong is one sentence here and one
-    line in the log."""
+    """Checks a request before anything else; whatever goes wrong is one sentence here and one line
+    in the log."""
 
-    def initialize(self, house: House, doors: Doors) -> None:
-        self.house = house
-        self.doors = doors
-        self.role = None
+    def initialize(self, *_args: Any, **settings: Any) -> None:
+        self.host: FilmHost = settings["host"]
+        self.allowed: AllowedHosts = settings["allowed"]
+        self.role: str | None = None
 
     def set_default_headers(self) -> None:
         for name, value in HEADERS.items():
@@ -71,52 +83,52 @@ class _Guarded(tornado.web.RequestHandler):
 
     def prepare(self) -> None:
         headers = self.request.headers
-        if refused := self.doors.lets_in(headers.get("Host"), headers.get("Origin")):
-            return self.refuse(403, refused)
+        refusal = self.allowed.refusal(headers.get("Host"), headers.get("Origin"))
+        if refusal:
+            return self.refuse(403, refusal)
         return self.check()
 
     def check(self) -> None:
-        """Refuse whoever has neither the token that directs nor the one that watches this film."""
-        self.role = self.house.keys.role(self.film, self.given("token"))
+        """Refuse a request with neither the token that directs nor the one that watches this
+        film."""
+        self.role = self.host.tokens.role(self.film, self.argument("token"))
         if self.role is None:
             self.refuse(403)
 
-    def given(self, name: str) -> bytes:
-        """The last value of an argument of the address, as bytes: what is no UTF-8 is no error."""
+    def argument(self, name: str) -> bytes:
+        """Return the last value of an argument of the address, as bytes: bytes that are not UTF-8
+        are no error."""
         return self.request.query_arguments.get(name, [b""])[-1]
 
     @property
     def film(self) -> str:
         """The film that the address names, "" where it names none."""
-        film = self.given("film").decode("ascii", "replace")
+        film = self.argument("film").decode("ascii", "replace")
         return film if FILM.fullmatch(film) else ""
 
-    def refuse(self, status: int, said: str = "") -> None:
+    def refuse(self, status: int, sentence: str = "") -> None:
         self.set_status(status)
         self.set_header("Content-Type", "text/plain; charset=utf-8")
-        self.finish((said or SENTENCES.get(status, BROKEN)) + "\n")
+        self.finish((sentence or SENTENCES.get(status, BROKEN)) + "\n")
 
-    def write_error(self, status_code: int, **_) -> None:
+    def write_error(self, status_code: int, **_: Any) -> None:
         self.refuse(status_code)
 
-    def log_exception(self, kind, error, _traceback) -> None:
-        if not isinstance(error, tornado.web.HTTPError):
-            LOG.error(
-                "%s: %s",
-                kind.__name__,
-                plain(" ".join(str(error).split()), self.house.folder).replace(
-                    self.house.keys.token, "***"
-                ),
-            )
+    def log_exception(self, kind: Any, error: Any, _traceback: Any) -> None:
+        if isinstance(error, tornado.web.HTTPError):
+            return
+        sentence = hide_paths(" ".join(str(error).split()), self.host.folder)
+        LOG.error("%s: %s", kind.__name__, sentence.replace(self.host.tokens.token, "***"))
 
 
 class _Page(_Guarded):
     def get(self) -> None:
-        if not self.film and self.role == DIRECTS:
-            return self.redirect(f"/?token={self.house.keys.token}&film={secrets.token_hex(5)}")
+        if not self.film and self.role == DIRECTOR:
+            film = secrets.token_hex(5)
+            return self.redirect(f"/?token={self.host.tokens.token}&film={film}")
         page = (HERE / "demo.html").read_text(encoding="utf-8")
         self.set_header("Content-Security-Policy", page_policy(page, self.request.host))
-        return self.write(page)
+        self.write(page)
 
 
 class _Nothing(_Guarded):
@@ -129,56 +141,57 @@ class _Nothing(_Guarded):
 class _File(_Guarded, tornado.web.StaticFileHandler):
     """The page's own files, which hold no secret."""
 
-    def initialize(self, house: House, doors: Doors, path: Path) -> None:
-        _Guarded.initialize(self, house, doors)
-        tornado.web.StaticFileHandler.initialize(self, str(path))
+    def initialize(self, *_args: Any, **settings: Any) -> None:
+        _Guarded.initialize(self, **settings)
+        tornado.web.StaticFileHandler.initialize(self, str(settings["path"]))
 
     def check(self) -> None:
         return None
 
 
 class _Download(_File):
-    """A file of an export, to whoever may see the film."""
+    """A file of an export, <film>/<number>/<name>, for every visitor of the film."""
 
     @property
     def film(self) -> str:
-        return self.path_args[0]
+        return self.path_args[0].partition("/")[0]
 
     def check(self) -> None:
         _Guarded.check(self)
 
-    async def head(self, film: str, number: str, name: str) -> None:
-        await self.get(film, number, name, False)
+    def parse_url_path(self, url_path: str) -> str:
+        film, number, name = url_path.split("/")
+        return super().parse_url_path(f"{film}/export-{number}/{name}")
 
-    async def get(self, film: str, number: str, name: str, include_body: bool = True) -> None:
-        self.set_header("Content-Disposition", f'attachment; filename="{film}-{number}-{name}"')
-        await super().get(f"{film}/export-{number}/{name}", include_body)
+    def set_extra_headers(self, path: str) -> None:
+        name = self.path_args[0].replace("/", "-")
+        self.set_header("Content-Disposition", f'attachment; filename="{name}"')
 
 
 class _Wire(_Guarded, tornado.websocket.WebSocketHandler):
     """A browser at a film's desk."""
 
-    visit: Visit | None = None
+    desk: HostedDesk | None = None
     writer: asyncio.Task | None = None
 
     def check_origin(self, origin: str) -> bool:
-        return True  # `prepare` has looked at it
+        return True  # `prepare` has checked it
 
     async def open(self) -> None:
         self._awake = asyncio.Event()
         loop = asyncio.get_running_loop()
-        self.viewer = Viewer(lambda: _soon(loop, self._rouse), self.role == DIRECTS)
+        self.viewer = Viewer(lambda: _call_soon(loop, self._wake), directs=self.role == DIRECTOR)
         self.set_nodelay(True)
         try:
             await loop.run_in_executor(self.settings["clerk"], self._enter)
             self.writer = asyncio.ensure_future(self._write_all())
-        except Exception as error:  # a film that cannot be opened must be said, whatever it is
-            await self._sent(to_json({"full": self._why(error), "buffers": 0}), [])
+        except Exception as error:  # the page shows why, whatever it is
+            await self._send(to_json({"full": self._open_error(error), "buffers": 0}), [])
             self.close()
 
-    def _why(self, error: Exception) -> str:
+    def _open_error(self, error: Exception) -> str:
         if isinstance(error, CinelabError):
-            return plain(str(error), self.house.folder)
+            return hide_paths(str(error), self.host.folder)
         self.log_exception(type(error), error, None)
         return f"This film cannot be opened ({type(error).__name__}); begin another one."
 
@@ -186,31 +199,33 @@ class _Wire(_Guarded, tornado.websocket.WebSocketHandler):
         """Take a place; on the clerk's thread, for reading a long film takes its time."""
         if not self.film:
             raise CinelabError("This address names no film; open the first page for a new one.")
-        visit = self.house.open(self.film, self.viewer, self.request.remote_ip)
-        more = {"role": self.role, "film": self.film, "watch": self.house.keys.watch(self.film)}
-        self.viewer.welcome({"about": visit.about | more}, visit.view)
-        self.visit = visit
+        desk = self.host.open(self.film, self.viewer, self.request.remote_ip or "")
+        more = {"role": self.role, "film": self.film, "watch": self.host.tokens.watch(self.film)}
+        self.viewer.welcome({"about": desk.about | more}, desk.view)
+        self.desk = desk
 
     def on_message(self, message: str | bytes) -> None:
-        if self.visit is not None:
-            self.visit.hear_text(message, self.viewer)
+        if self.desk is not None:
+            self.desk.receive_text(message, self.viewer)
 
     def on_close(self) -> None:
         if self.writer is not None:
             self.writer.cancel()
-        if self.visit is not None:
+        if self.desk is not None:
             with suppress(RuntimeError):  # the server ends, and closes every film itself
-                self.settings["clerk"].submit(self.house.leave, self.film, self.viewer)
+                self.settings["clerk"].submit(self.host.leave, self.film, self.viewer)
 
-    def _rouse(self) -> None:
-        """There is something to send; a browser for which too much waits is let go of at once."""
+    def _wake(self) -> None:
+        """Let the writer send; a browser for which too much waits is disconnected at once."""
         self._awake.set()
         if self.viewer.lost:
-            self._cut_off()
+            self._disconnect()
 
-    def _cut_off(self) -> None:
-        if self.ws_connection is not None:
-            self.ws_connection.stream.close()  # a word of goodbye would wait behind all the rest
+    def _disconnect(self) -> None:
+        # a closing handshake would wait behind all the rest
+        stream = self.ws_connection.stream if self.ws_connection is not None else None
+        if stream is not None:
+            stream.close()
 
     async def _write_all(self) -> None:
         """Send what waits, one message after the other, each when the one before has gone."""
@@ -218,94 +233,120 @@ class _Wire(_Guarded, tornado.websocket.WebSocketHandler):
             while True:
                 await self._awake.wait()
                 self._awake.clear()
-                while (sent := self.viewer.take()) is not None:
-                    if not await self._sent(*sent):
-                        return self._cut_off()
+                while (message := self.viewer.take()) is not None:
+                    if not await self._send(*message):
+                        return self._disconnect()
 
-    async def _sent(self, text: str, buffers: Sequence[bytes]) -> bool:
-        """Whether the browser has taken a text and its buffers in time."""
+    async def _send(self, text: str, buffers: Sequence[bytes]) -> bool:
+        """Send a text and its buffers. Return whether the browser has taken them in time."""
         parts = []
         with suppress(*CLOSED):
-            for one in (text, *map(bytes, buffers)):
-                parts.append(self.write_message(one, binary=isinstance(one, bytes)))
+            parts.append(self.write_message(text))
+            for buffer in buffers:
+                parts.append(self.write_message(bytes(buffer), binary=True))
         try:
             results = await asyncio.wait_for(asyncio.gather(*parts, return_exceptions=True), STUCK)
         except TimeoutError:
             return False
-        return len(parts) == 1 + len(buffers) and not any(
-            isinstance(result, BaseException) for result in results
-        )
+        failed = any(isinstance(result, BaseException) for result in results)
+        return len(parts) == 1 + len(buffers) and not failed
 
 
-def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
     with suppress(RuntimeError):  # the loop has ended, and the browser with it
         loop.call_soon_threadsafe(call)
 
 
-def _noted(handler: tornado.web.RequestHandler) -> None:
-    """One line for a request that was refused: never its query, nor what a mistyped address has in
-    its place, for that holds the token."""
-    if (status := handler.get_status()) >= 400:
-        path = PLAIN.match(handler.request.path)[0][:60]
-        path = path.replace(handler.application.settings["token"], "***")
-        LOG.warning(
-            "%d %s %s (%s)", status, handler.request.method, path, handler.request.remote_ip
-        )
+def _log_refusal(handler: tornado.web.RequestHandler) -> None:
+    """Write one line for a request that was refused: never its query, nor what a mistyped address
+    has in its place, for that holds the token."""
+    status = handler.get_status()
+    if status < 400:
+        return
+    request = handler.request
+    found = PLAIN.match(request.path or "")
+    path = found[0][:60] if found else ""
+    path = path.replace(handler.application.settings["token"], "***")
+    LOG.warning("%d %s %s (%s)", status, request.method, path, request.remote_ip)
 
 
-def _failed(work: Future) -> None:
+def _log_failure(work: Future) -> None:
     if error := work.exception():
-        LOG.error("%s while films were let go of", type(error).__name__)
+        LOG.error("%s while idle films were closed", type(error).__name__)
 
 
 # ---- the server
 
 
 def application(
-    house: House, doors: Doors, clerk: ThreadPoolExecutor | None = None
+    host: FilmHost, allowed: AllowedHosts, clerk: ThreadPoolExecutor | None = None
 ) -> tornado.web.Application:
-    more: dict = {"house": house, "doors": doors}
-    offered = "|".join(name.replace(".", r"\.") for name in OFFERED)
+    """Return the demo's addresses: the page, its files, the websocket, and the downloads."""
+    settings: dict[str, Any] = {"host": host, "allowed": allowed}
+    exports = settings | {"path": host.folder.resolve()}
+    export = rf"/export/([a-z0-9]{{10}}/[1-9][0-9]{{0,4}}/(?:{_any_of(*OFFERED)}))"
     return tornado.web.Application(
         [
-            (r"/", _Page, more),
-            (r"/wire", _Wire, more),
-            (r"/(demo\.js|desk\.js|desk\.css)", _File, more | {"path": HERE}),
-            (
-                rf"/export/([a-z0-9]{{10}})/([1-9][0-9]{{0,4}})/({offered})",
-                _Download,
-                more | {"path": house.folder.resolve()},
-            ),
+            (r"/", _Page, settings),
+            (r"/wire", _Wire, settings),
+            (f"/({_any_of('demo.js', STYLE, *SCRIPTS)})", _File, settings | {"path": HERE}),
+            (export, _Download, exports),
         ],
         default_handler_class=_Nothing,
-        default_handler_args=more,
-        log_function=_noted,
+        default_handler_args=settings,
+        log_function=_log_refusal,
         clerk=clerk or ThreadPoolExecutor(1),
-        token=house.keys.token,
+        token=host.tokens.token,
         websocket_ping_interval=20,
         websocket_max_message_size=MESSAGE,
     )
 
 
-async def serve(
-    house: House,
+def _any_of(*names: str) -> str:
+    """Return a pattern of file names."""
+    return "|".join(map(re.escape, names))
+
+
+async def serve_demo(
+    films: FilmHost,
     host: str,
     port: int,
-    told: Callable[[str], None],
+    *,
+    announce: Callable[[str], None],
     until: asyncio.Event | None = None,
     names: Sequence[str] = (),
 ) -> None:
-    """Serve until cancelled, or until `until` is set; tells the addresses once it is there.
-    `names` are those of a proxy."""
-    doors = Doors(host, tuple(names))
+    """Serve until cancelled, or until `until` is set. `announce` is called with every address once
+    the server listens; `names` are those of a proxy. Raises CinelabError where the port is
+    taken."""
+    allowed = AllowedHosts(host, tuple(names))
     clerk = ThreadPoolExecutor(1, "cinelab-clerk")
     server = tornado.httpserver.HTTPServer(
-        application(house, doors, clerk),
+        application(films, allowed, clerk),
         max_header_size=2**14,
         max_body_size=MESSAGE,
         idle_connection_timeout=SLOW,
         body_timeout=SLOW,
     )
+    port = _listen(server, host, port)
+    idle_check = PeriodicCallback(
+        lambda: clerk.submit(films.close_idle_films).add_done_callback(_log_failure),
+        1000 * min(CHECK_IDLE, films.limits.idle),
+    )
+    idle_check.start()
+    for address in allowed.addresses(port):
+        announce(f"{address}/?token={films.tokens.token}")
+    try:
+        await (until or asyncio.Event()).wait()
+    finally:
+        idle_check.stop()
+        server.stop()
+        clerk.submit(films.close).result()
+        clerk.shutdown()
+
+
+def _listen(server: tornado.httpserver.HTTPServer, host: str, port: int) -> int:
+    """Listen on a port, 0 = any free one. Return its number. Raises CinelabError."""
     try:
         server.listen(port, host)
     except (OSError, UnicodeError) as error:  # UnicodeError: a host of empty or too long parts
@@ -313,46 +354,36 @@ async def serve(
             f"port {port} on {host} cannot be used ({reason(error)}); give another with --port or "
             "--host."
         ) from error
-    port = next(iter(server._sockets.values())).getsockname()[1]
-    sweeper = PeriodicCallback(
-        lambda: clerk.submit(house.sweep).add_done_callback(_failed),
-        1000 * min(SWEEP, house.rules.idle),
-    )
-    sweeper.start()
-    for address in doors.addresses(port):
-        told(f"{address}/?token={house.keys.token}")
-    try:
-        await (until or asyncio.Event()).wait()
-    finally:
-        sweeper.stop()
-        server.stop()
-        clerk.submit(house.close).result()
-        clerk.shutdown()
+    return next(iter(server._sockets.values())).getsockname()[1]
 
 
 def demo(
     folder: str | Path,
     model: str,
-    rules: Rules,
+    limits: DemoLimits,
+    *,
     host: str,
     port: int,
-    told: Callable[[str], None],
+    announce: Callable[[str], None],
     policy: str | Policy | None = None,
     budget: int | None = None,
     token: str | None = None,
     names: Sequence[str] = (),
 ) -> None:
-    """Run the app until Ctrl-C; films begin under `policy`, None = the model's own. `token` None
-    = that of $CINELAB_TOKEN, else a new one; `names` are host names besides our own (of a proxy
-    before us)."""
+    """Serve films until Ctrl-C.
+
+    policy    of films that begin; None = the model's own
+    token     None = that of $CINELAB_TOKEN, else a new one
+    names     host names besides our own (of a proxy in front of us)
+    """
     check_number("port", port, 0, PORT)
-    keys = Keys(token_given(token))
-    Doors(host, tuple(names))  # refused now, before the model is read
+    tokens = Tokens(chosen_token(token))
+    AllowedHosts(host, tuple(names))  # refused now, before the model is read
     ready_folder(folder)
     bundle = load(model)
     policy_for(bundle, policy, budget)  # refused now, not at the first visit
-    house = House(Path(folder), bundle, rules, policy=policy, budget=budget, keys=keys)
+    films = FilmHost(Path(folder), bundle, limits, policy=policy, budget=budget, tokens=tokens)
     try:
-        asyncio.run(serve(house, host, port, told, names=names))
+        asyncio.run(serve_demo(films, host, port, announce=announce, names=names))
     except KeyboardInterrupt:
-        told("Closed; every film is in " + str(folder))
+        announce("Closed; every film is in " + str(folder))

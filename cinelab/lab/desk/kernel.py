@@ -1,5 +1,5 @@
-"""Whether the notebook's kernel hears its widgets: not while it runs a cell, blocking or
-awaiting."""
+"""Whether the notebook's kernel reads the messages of its widgets: not while a cell runs, blocking
+or awaiting."""
 
 import time
 from contextlib import suppress
@@ -7,31 +7,32 @@ from math import inf
 from typing import Any
 
 
-class Kernel:
-    """Follows the cells of an IPython shell, and begins within one. Without a shell there are no
-    cells."""
+class KernelActivity:
+    """Follows the cells of an IPython `shell`, and begins within one. Without a shell no cell is
+    ever in the way."""
 
     def __init__(self, shell: Any = None) -> None:
         self._shell = shell
-        self._free_since = None if self._shell else -inf  # time.monotonic(); None = a cell runs
-        self._heeds = (("pre_execute", self._begins), ("post_execute", self._ends))
-        for event, call in self._heeds if self._shell else ():
-            self._shell.events.register(event, call)
+        # time.monotonic(); None = a cell runs
+        self._free_since: float | None = None if shell else -inf
+        self._callbacks = (("pre_execute", self._cell_begins), ("post_execute", self._cell_ends))
+        for event, callback in self._callbacks if shell else ():
+            shell.events.register(event, callback)
 
     def free_for(self) -> float:
-        """Seconds since the last cell ended: 0 while one runs, infinite where there are no
-        cells."""
+        """Return the seconds since the last cell ended: 0 while one runs, infinite without a
+        shell."""
         since = self._free_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def let_go(self) -> None:
-        """Follow no longer."""
-        for event, call in self._heeds if self._shell else ():
-            with suppress(ValueError):  # it was let go of already
-                self._shell.events.unregister(event, call)
+    def stop(self) -> None:
+        """Unregister from the shell."""
+        for event, callback in self._callbacks if self._shell else ():
+            with suppress(ValueError):  # it was unregistered already
+                self._shell.events.unregister(event, callback)
 
-    def _begins(self) -> None:
+    def _cell_begins(self) -> None:
         self._free_since = None
 
-    def _ends(self) -> None:
+    def _cell_ends(self) -> None:
         self._free_since = time.monotonic()

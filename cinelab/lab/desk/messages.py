@@ -1,18 +1,18 @@
-"""What a browser may say to a desk, read in one place for the notebook's widget and for the demo's
-server.
+"""The messages that a browser may send to a desk, read in one place for the notebook's widget and
+for the demo's server.
 
-    message = parse({"kind": "do", "id": 3, "command": "cut", "value": {}})
+    message = parse_message({"kind": "do", "id": 3, "command": "cut", "value": {}})
 
-Whatever is none of these messages is refused with one sentence (`Unread`) that carries the number
-of the message where it has one, so that whoever asked can be answered. Nothing here prints, and no
-other error leaves it, however the message is made.
+Anything else is refused with one sentence (`InvalidMessage`) that carries the number of the message
+where it has one, so that its sender can be answered. Nothing here prints, and no other error leaves
+this module, however a message is made.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any
+from typing import Any, TypeGuard
 
 from cinelab.errors import CinelabError
 from cinelab.limits import STEPS, short
@@ -40,11 +40,11 @@ ARGUMENTS: dict[str, dict[str, str]] = {
 OPTIONAL = {("prompt", "switch"), ("cut", "text"), ("retake", "seed")}
 
 
-class Unread(CinelabError):
-    """A message that is none; `id` is its number, None where it has none that could be answered."""
+class InvalidMessage(CinelabError):
+    """A message is refused; `id` is its number, None where it has none that could be answered."""
 
-    def __init__(self, said: str, id: int | None = None):
-        super().__init__(said)
+    def __init__(self, sentence: str, id: int | None = None):
+        super().__init__(sentence)
         self.id = id
 
 
@@ -56,8 +56,8 @@ class Hello:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """The last picture of message `number` is on the screen."""
+class FramesDrawn:
+    """The last frame of message `number` is on the screen."""
 
     number: int
     id: int = 0
@@ -88,145 +88,144 @@ class Watch:
     id: int
 
 
-Message = Hello | Drawn | Export | Do | Watch
+Message = Hello | FramesDrawn | Export | Do | Watch
 
 
-def read(text: str | bytes) -> Message:
-    """The message that a JSON text holds. Raises Unread."""
+def read_message(text: str | bytes) -> Message:
+    """Read a JSON text. Raises InvalidMessage."""
     if not isinstance(text, str):
-        raise Unread("A message is text, not bytes.")
+        raise InvalidMessage("A message is text, not bytes.")
     if len(text.encode(errors="replace")) > MESSAGE:
-        raise Unread(f"A message has more than {MESSAGE} bytes; send less.")
+        raise InvalidMessage(f"A message has more than {MESSAGE} bytes; send less.")
     try:
-        content = json.loads(text, parse_constant=_no_number)
+        content = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        raise Unread("A message cannot be read as JSON.") from None
-    return parse(content)
+        raise InvalidMessage("A message cannot be read as JSON.") from None
+    return parse_message(content)
 
 
-def parse(content: Any) -> Message:
-    """The message that plain values hold. Raises Unread."""
+def parse_message(content: Any) -> Message:
+    """Read plain values. Raises InvalidMessage."""
     if not isinstance(content, dict):
-        raise Unread(f"A message is {quoted(content)}; give an object.")
+        raise InvalidMessage(f"A message is {quoted(content)}; give an object.")
     number = content.get("id")
-    id = number if _whole(number) and 0 <= number < NUMBER else None
+    id = number if _is_whole(number) and 0 <= number < NUMBER else None
     kind = content.get("kind")
     if not isinstance(kind, str) or kind not in READERS:
-        raise Unread(f"kind is {quoted(kind)}; use one of {', '.join(READERS)}.", id)
+        raise InvalidMessage(f"kind is {quoted(kind)}; use one of {', '.join(READERS)}.", id)
     return READERS[kind](content, id)
 
 
-def _hello(content: dict, id: int | None) -> Hello:
+def _read_hello(content: dict, id: int | None) -> Hello:
     return Hello(id or 0)
 
 
-def _drawn(content: dict, id: int | None) -> Drawn:
+def _read_drawn(content: dict, id: int | None) -> FramesDrawn:
     number = content.get("number")
-    if not _whole(number):
-        raise Unread(f"number is {quoted(number)}; give that of the pictures.", id)
-    return Drawn(number, id or 0)
+    if not _is_whole(number):
+        raise InvalidMessage(f"number is {quoted(number)}; give that of the frames.", id)
+    return FramesDrawn(number, id or 0)
 
 
-def _export(content: dict, id: int | None) -> Export:
-    return Export(_numbered(content, id))
+def _read_export(content: dict, id: int | None) -> Export:
+    return Export(_required_id(content, id))
 
 
-def _watch(content: dict, id: int | None) -> Watch:
+def _read_watch(content: dict, id: int | None) -> Watch:
     chunk = content.get("chunk")
-    if not _whole(chunk):
-        raise Unread(f"chunk is {quoted(chunk)}; give a whole number.", id)
-    return Watch(chunk, _numbered(content, id))
+    if not _is_whole(chunk):
+        raise InvalidMessage(f"chunk is {quoted(chunk)}; give a whole number.", id)
+    return Watch(chunk, _required_id(content, id))
 
 
-def _do(content: dict, id: int | None) -> Do:
-    id = _numbered(content, id)
+def _read_do(content: dict, id: int | None) -> Do:
+    id = _required_id(content, id)
     command = content.get("command")
     if not isinstance(command, str) or command not in ARGUMENTS:
-        raise Unread(
+        raise InvalidMessage(
             f"Command {quoted(command)} is unknown; use one of {', '.join(ARGUMENTS)}.", id
         )
     value = content.get("value", {})
     play = content.get("play", False)
     if not isinstance(value, dict):
-        raise Unread(f"The value of {command} is {quoted(value)}; give an object.", id)
+        raise InvalidMessage(f"The value of {command} is {quoted(value)}; give an object.", id)
     if not isinstance(play, bool):
-        raise Unread(f"play is {quoted(play)}; give true or false.", id)
+        raise InvalidMessage(f"play is {quoted(play)}; give true or false.", id)
     _check_values(command, value, id)
     return Do(id, command, dict(value), play)
 
 
-def _numbered(content: dict, id: int | None) -> int:
+def _required_id(content: dict, id: int | None) -> int:
     if id is None:
-        raise Unread(f"id is {quoted(content.get('id'))}; give a whole number.")
+        raise InvalidMessage(f"id is {quoted(content.get('id'))}; give a whole number.")
     return id
 
 
 def _check_values(command: str, value: dict, id: int) -> None:
-    """Refuse names that the command does not have, those that are missing, and what is not of the
-    right kind."""
+    """Refuse unknown names, missing names, and values of another kind."""
     wanted = ARGUMENTS[command]
     for name in value:
         if name not in wanted:
             known = ", ".join(wanted) or "no values"
-            raise Unread(f"{command} has no {quoted(name)}; it takes {known}.", id)
+            raise InvalidMessage(f"{command} has no {quoted(name)}; it takes {known}.", id)
     for name, kind in wanted.items():
         if name in value:
-            given, (good, expected) = value[name], KINDS[kind]
+            given = value[name]
+            is_valid, expected = KINDS[kind]
             optional = given is None and (command, name) in OPTIONAL
-            if not optional and not good(given):
+            if not optional and not is_valid(given):
                 what = command if name == "value" else name
-                raise Unread(f"{what} is {quoted(given)}; give {expected}.", id)
+                raise InvalidMessage(f"{what} is {quoted(given)}; give {expected}.", id)
         elif (command, name) not in OPTIONAL:
-            raise Unread(f"{command} has no {name}; give {KINDS[kind][1]}.", id)
+            raise InvalidMessage(f"{command} has no {name}; give {KINDS[kind][1]}.", id)
 
 
 def quoted(value: Any) -> str:
-    """A value as a sentence may quote it: at most 60 characters, and only the kind of what holds
-    other values."""
+    """Quote a value in a sentence: at most 60 characters, and only the kind of what holds other
+    values."""
     if isinstance(value, dict | list | tuple):
         return "an object" if isinstance(value, dict) else "a list"
     return short(value)
 
 
-def _no_number(name: str) -> None:
+def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-def _whole(value: Any) -> bool:
+def _is_whole(value: Any) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64
 
 
-def _text(value: Any) -> bool:
-    """Whether it is a text of whole characters that is not too long (a prompt may be as long as in
-    a screenplay)."""
-    # the session says where a prompt ends
+def _is_text(value: Any) -> bool:
+    """Whether a value is text of whole characters, at most twice as long as in a screenplay."""
+    # the session cuts a prompt to its own length
     if not isinstance(value, str) or len(value) > 2 * MAX_TEXT:
         return False
     return HALF_PAIR.search(value) is None
 
 
-def _levels(value: Any) -> bool:
+def _is_levels(value: Any) -> bool:
     if isinstance(value, list):
-        return len(value) <= STEPS and all(_number(one) for one in value)
-    return value is None or _whole(value)
+        return len(value) <= STEPS and all(_is_number(one) for one in value)
+    return value is None or _is_whole(value)
 
 
-def _number(value: Any) -> bool:
-    return _whole(value) or (isinstance(value, float) and isfinite(value))
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or (isinstance(value, float) and isfinite(value))
 
 
 KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "text": (_text, f"text of at most {MAX_TEXT} characters"),
-    "whole": (_whole, "a whole number"),
+    "text": (_is_text, f"text of at most {MAX_TEXT} characters"),
+    "whole": (_is_whole, "a whole number"),
     "levels": (
-        _levels,
+        _is_levels,
         f"a number of levels, a list of up to {STEPS}, or none for the model's own",
     ),
 }
 READERS: dict[str, Callable[[dict, int | None], Message]] = {
-    "hello": _hello,
-    "do": _do,
-    "drawn": _drawn,
-    "export": _export,
-    "watch": _watch,
+    "hello": _read_hello,
+    "do": _read_do,
+    "drawn": _read_drawn,
+    "export": _read_export,
+    "watch": _read_watch,
 }

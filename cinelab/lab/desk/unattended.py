@@ -1,20 +1,22 @@
-"""A short film directed by the engine's thread without anybody at the desk: what the desk's
-notebook does where no browser is."""
+"""A short film directed without anybody at the desk: what the desk's notebook does where no browser
+is."""
 
 import time
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from cinelab.errors import CinelabError
-from cinelab.lab.desk.widget import new_folder, open_session
+from cinelab.lab.desk.exports import new_export_folder
+from cinelab.lab.desk.widget import open_or_create_session
 from cinelab.memory.policy import Policy
 from cinelab.stream.export import export_film, snapshot
-from cinelab.stream.live_engine import Engine
+from cinelab.stream.live_engine import LiveEngine
 
 CAT = "wide shot of a red cat that waves in the meadow by day"
-# What is said, and how many chunks are made before the next word.
-COMMANDS = (
+# A command, its values, and how many chunks are made before the next command.
+COMMANDS: tuple[tuple[str, dict[str, Any], int], ...] = (
     ("prompt", {"text": CAT}, 0),
     ("resume", {}, 3),
     ("prompt", {"text": CAT.replace("waves", "jumps"), "switch": "recache"}, 3),
@@ -29,20 +31,20 @@ def rehearse(
     folder: str | Path,
     model: str = "toybox-2step",
     seed: int = 0,
+    *,
     policy: str | Policy | None = None,
     budget: int | None = None,
 ) -> Image.Image:
-    """Direct the commands, export the film to <folder>/export-<n>, close; returns the
-    storyboard."""
-    session = open_session(Path(folder), model, seed, policy, budget)
-    live = Engine(session, pace=None)
+    """Direct COMMANDS, export the film to <folder>/export-<n>, and close. Return the storyboard."""
+    folder = Path(folder)
+    session = open_or_create_session(folder, model, seed, policy=policy, budget=budget)
+    live = LiveEngine(session, pace=None)
     try:
         for command, value, chunks in COMMANDS:
             live.send(command, **value).result(PATIENCE)
-            _wait_for(live, live.readout.chunks + chunks)
-        made = export_film(
-            live.call(snapshot).result(PATIENCE), new_folder(Path(folder)), title="A rehearsal"
-        )
+            _wait_for_chunks(live, live.readout.chunks + chunks)
+        copy = live.call(snapshot).result(PATIENCE)
+        made = export_film(copy, new_export_folder(folder), title="A rehearsal")
     finally:
         live.close()
         session.close()
@@ -50,12 +52,12 @@ def rehearse(
         return board.copy()
 
 
-def _wait_for(live: Engine, chunks: int) -> None:
+def _wait_for_chunks(live: LiveEngine, chunks: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while live.readout.chunks < chunks:
         if live.readout.error or time.monotonic() > deadline:
             raise CinelabError(
                 live.readout.error
-                or f"No chunk came for {PATIENCE:.0f} s; look whether the machine is busy."
+                or f"No chunk was made within {PATIENCE:.0f} s; check whether the machine is busy."
             )
         time.sleep(0.01)

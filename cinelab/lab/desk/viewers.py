@@ -1,16 +1,17 @@
-"""The browsers that look at one film of the demo: each has a bounded outbox, so that the slowest
-slows nobody else.
+"""The browsers that watch one film of the demo: each has a bounded outbox, so that a slow one slows
+no other.
 
-Answers keep their order. Of pictures and of the view only the newest waits, and of a view only what
-has changed since this browser was told is sent. A browser for which more than MOST bytes wait is
-let go of.
+Answers keep their order. Of frames and of the view only the newest waits, and of a view only what
+this browser does not know yet is sent. A browser for which more than MOST bytes wait is
+disconnected.
 """
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+
+import numpy as np
 
 from cinelab.files import to_json
 from cinelab.lab.desk.frame_channel import UNDER_WAY, jpeg
@@ -22,131 +23,145 @@ LONG = 4  # a list of more values is sent row by row
 Sent = tuple[str, list[bytes]]  # a JSON text, and the binary messages that follow it
 
 
-def _nobody_waits() -> None:
-    """What a viewer without a film calls."""
+def _do_nothing() -> None:
+    """The callback of a viewer without a film."""
 
 
 class Viewer:
-    """One browser. Everything but `take` may be called from any thread; `wake` is called when there
-    is something to take."""
+    """One browser (a `MessageChannel`).
 
-    def __init__(self, wake: Callable[[], None] = _nobody_waits, directs: bool = True):
+    Everything but `take` may be called from any thread; `wake` is called when there is something to
+    take. A browser that does not direct may only watch.
+    """
+
+    def __init__(self, wake: Callable[[], None] = _do_nothing, *, directs: bool = True):
         self.directs = directs
         self.lost = False
-        # called when there is room for pictures again
-        self.freed: Callable[[], None] = _nobody_waits
+        # called when there is room for frames again
+        self.freed: Callable[[], None] = _do_nothing
         self._wake = wake
         self._lock = threading.Lock()
         self._answers: deque[Sent] = deque()
         self._waiting = 0  # bytes of the answers
         self._stills: dict[int, bytes] = {}
-        self._pictures: tuple[dict, list[bytes]] | None = None
+        self._frames: tuple[dict, list[bytes]] | None = None
         self._take: tuple[dict, list[bytes]] | None = None
         self._view: dict | None = None
         self._known: dict = {}  # the view as this browser has it
         self._under_way: dict[int, float] = {}  # number -> when it should have been drawn
 
-    # ---- what a desk asks of it
+    # ---- called by a desk
 
     def send(self, content: dict, buffers: list[bytes] | None = None) -> None:
-        """Any message but pictures; stills wait by their lines, others in order."""
+        """Queue any message but frames; stills wait by their lines, others in order."""
         buffers = buffers or []
         if content.get("kind") == "stills":
             with self._lock:
                 self._stills.update(zip(content["lines"], buffers, strict=True))
             return self._wake()
-        # as large as it may be; of several that wait the last one is wanted
+        # a take may be large; of several that wait only the last one is wanted
         if content.get("kind") == "take":
             with self._lock:
                 self._take = content, buffers
             return self._wake()
         return self.answer({"custom": content}, buffers)
 
-    def answer(self, text: dict, buffers: list[bytes] | None = None) -> None:
-        """A text that may not be left out. The browser is lost when too much waits."""
-        told = to_json(text | {"buffers": len(buffers or [])})
+    def answer(self, content: dict, buffers: list[bytes] | None = None) -> None:
+        """Queue a message that may not be left out. The browser is lost when too much waits."""
         buffers = buffers or []
+        text = to_json(content | {"buffers": len(buffers)})
         with self._lock:
-            self._waiting += _size((told, buffers))
+            self._waiting += _size((text, buffers))
             self.lost = self.lost or self._waiting > MOST
             if self.lost:
                 self._answers.clear()
             else:
-                self._answers.append((told, buffers))
+                self._answers.append((text, buffers))
         self._wake()
 
-    def welcome(self, text: dict, view: dict) -> None:
-        """The first message: the whole view, and what never changes."""
+    def welcome(self, content: dict, view: dict) -> None:
+        """Queue the first message: what never changes, and the whole view."""
         with self._lock:
             self._known = view
             self._view = None
-        self.answer(text | {"view": view})
+        self.answer(content | {"view": view})
 
     def show(self, view: dict) -> None:
+        """Queue the newest view."""
         with self._lock:
             self._view = view
         self._wake()
 
-    def put(self, content: dict, pictures: list[bytes]) -> None:
+    def offer_frames(self, content: dict, images: list[bytes]) -> None:
+        """Queue the newest frames, as JPEGs."""
         with self._lock:
-            self._pictures = content, pictures
+            self._frames = content, images
         self._wake()
 
-    def drawn(self, number: int) -> None:
+    def acknowledge(self, number: int) -> None:
+        """Note that the browser has drawn message `number`."""
         with self._lock:
             self._under_way.pop(number, None)
         self._wake()
         self.freed()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
+        """Forget what is under way: the browser draws nothing that was sent before."""
         with self._lock:
             self._under_way.clear()
         self._wake()
         self.freed()
 
-    def late(self) -> float:
-        """Seconds since the oldest message under way should have been drawn; below 0 while nothing
-        is amiss."""
+    def seconds_late(self) -> float:
+        """Return the seconds since the oldest message under way should have been drawn; below 0
+        while all are in time."""
         with self._lock:
             return time.monotonic() - min(self._under_way.values()) if self._under_way else -1.0
 
     @property
-    def room(self) -> bool:
-        """Whether pictures given now would go at once."""
+    def has_room(self) -> bool:
+        """Whether frames queued now would be sent at once."""
         with self._lock:
-            return self._pictures is None and len(self._under_way) < UNDER_WAY and not self.lost
+            return self._frames is None and len(self._under_way) < UNDER_WAY and not self.lost
 
-    # ---- what its connection asks of it
+    # ---- called by the connection
 
     def take(self) -> Sent | None:
-        """What is to be sent next, None when nothing is."""
+        """Return what is to be sent next, None when nothing is."""
+        queues = (
+            self._next_answer,
+            self._next_take,
+            self._next_view,
+            self._next_stills,
+            self._next_frames,
+        )
         with self._lock:
-            for find in (self._answer, self._wanted, self._news, self._some_stills, self._newest):
-                if (found := find()) is not None:
+            for next_of_queue in queues:
+                if (found := next_of_queue()) is not None:
                     return found
         return None
 
-    def _answer(self) -> Sent | None:
+    def _next_answer(self) -> Sent | None:
         if not self._answers:
             return None
         found = self._answers.popleft()
         self._waiting -= _size(found)
         return found
 
-    def _news(self) -> Sent | None:
+    def _next_view(self) -> Sent | None:
         if self._view is None:
             return None
-        told = news(self._known, self._view)
+        changes = view_changes(self._known, self._view)
         self._known = self._view
         self._view = None
-        return (to_json({"news": told, "buffers": 0}), []) if told else None
+        return (to_json({"changes": changes, "buffers": 0}), []) if changes else None
 
-    def _wanted(self) -> Sent | None:
-        wanted = self._take
+    def _next_take(self) -> Sent | None:
+        take = self._take
         self._take = None
-        return _custom(*wanted) if wanted else None
+        return _custom(*take) if take else None
 
-    def _some_stills(self) -> Sent | None:
+    def _next_stills(self) -> Sent | None:
         lines = []
         stills = []
         size = 0
@@ -157,19 +172,22 @@ class Viewer:
             size += len(stills[-1])
         return _custom({"kind": "stills", "lines": lines}, stills) if lines else None
 
-    def _newest(self) -> Sent | None:
-        if self._pictures is None or len(self._under_way) >= UNDER_WAY:
+    def _next_frames(self) -> Sent | None:
+        if self._frames is None or len(self._under_way) >= UNDER_WAY:
             return None
-        (content, pictures), self._pictures = self._pictures, None
+        content, images = self._frames
+        self._frames = None
         start = max([time.monotonic(), *self._under_way.values()])
-        self._under_way[content["number"]] = start + content.get("gap", 0) * len(pictures)
-        return _custom(content, pictures)
+        self._under_way[content["number"]] = start + content.get("gap", 0) * len(images)
+        return _custom(content, images)
 
 
 class Viewers:
-    """All viewers of one film: what a desk has instead of the one mailbox of a notebook's views."""
+    """All viewers of one film (a `FrameSink`): what a hosted desk has in place of a notebook's one
+    `FrameChannel`."""
 
     def __init__(self) -> None:
+        self.directs = True  # each viewer has rights of its own
         self._all: tuple[Viewer, ...] = ()
         self._number = 0
         self._changed = threading.Condition()
@@ -188,31 +206,39 @@ class Viewers:
 
     def remove(self, viewer: Viewer) -> None:
         with self._changed:
-            viewer.freed = _nobody_waits
+            viewer.freed = _do_nothing
             self._all = tuple(one for one in self._all if one is not viewer)
 
-    def wait(self, seconds: float) -> bool:
-        """Whether any viewer has room for pictures, waiting for one if need be."""
+    def wait_for_room(self, seconds: float) -> bool:
+        """Wait at most so long. Return whether any viewer has room for frames."""
         with self._changed:
-            return self._changed.wait_for(lambda: any(viewer.room for viewer in self._all), seconds)
+            return self._changed.wait_for(self._any_has_room, seconds)
 
-    def put(self, content: dict, frames: Any) -> None:
-        """Pictures uint8 (f, H, W, 3) for everybody, made into JPEGs once; whoever has no room
+    def _any_has_room(self) -> bool:
+        return any(viewer.has_room for viewer in self._all)
+
+    def send_frames(self, content: dict, frames: np.ndarray) -> None:
+        """Encode frames uint8 (f, H, W, 3) once, and queue them for every viewer; one without room
         keeps the newest waiting."""
         self._number += 1
-        content = content | {"kind": "pictures", "number": self._number}
-        pictures = [jpeg(frame) for frame in frames]
-        for viewer in self._all:  # a tuple: whoever comes or goes meanwhile makes another one
-            viewer.put(content, pictures)
+        content = content | {"kind": "frames", "number": self._number}
+        images = [jpeg(frame) for frame in frames]
+        for viewer in self._all:  # a tuple: a viewer that comes or goes meanwhile makes another one
+            viewer.offer_frames(content, images)
 
-    def late(self) -> float:
-        """That of the viewer that draws best; below 0 where there is none, whose film the house
-        pauses."""
-        return min((viewer.late() for viewer in self._all), default=-1.0)
-
-    def forget(self) -> None:
+    def acknowledge(self, number: int) -> None:
+        """Note that every viewer has drawn message `number`."""
         for viewer in self._all:
-            viewer.forget()
+            viewer.acknowledge(number)
+
+    def seconds_late(self) -> float:
+        """Return the lateness of the viewer that draws best; below 0 where there is none, whose
+        film the host pauses."""
+        return min((viewer.seconds_late() for viewer in self._all), default=-1.0)
+
+    def reset(self) -> None:
+        for viewer in self._all:
+            viewer.reset()
 
     def send(self, content: dict, buffers: list[bytes] | None = None) -> None:
         for viewer in self._all:
@@ -227,11 +253,11 @@ class Viewers:
             self._changed.notify_all()
 
 
-def news(old: dict, new: dict) -> dict:
-    """What turns the view `old` into `new`: `set` has values, `rows` has of long lists their length
-    and the rows that differ.
+def view_changes(old: dict, new: dict) -> dict:
+    """Return what turns the view `old` into `new`, {} where they are equal.
 
-    {} when nothing has changed. A view keeps its names, so none is ever taken away.
+    `set` has values; `rows` has of long lists their length and the rows that differ. A view keeps
+    its names, so none is ever removed.
     """
     changed = {name: value for name, value in new.items() if name not in old or old[name] != value}
     rows = {
@@ -244,7 +270,7 @@ def news(old: dict, new: dict) -> dict:
 
 
 def _rows(old: list, new: list) -> list:
-    """[length, [place, row], ...] of the rows that differ."""
+    """Return [length, [place, row], ...] of the rows that differ."""
     return [
         len(new),
         *([place, row] for place, row in enumerate(new) if place >= len(old) or old[place] != row),

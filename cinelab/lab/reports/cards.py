@@ -1,4 +1,4 @@
-"""Score cards from the command line and from notebooks."""
+"""Cards from the command line and from notebooks: measured, read, printed and compared."""
 
 import re
 from collections.abc import Callable
@@ -9,11 +9,15 @@ import pandas as pd
 
 from cinelab.config import mapping, read_mapping, to_dict
 from cinelab.errors import CinelabError
-from cinelab.files import write_atomic, write_json
-from cinelab.lab.reports.index import CARD, NUMBERS, interval, rounded
+from cinelab.files import write_json
+from cinelab.lab.reports.index import CARD, NUMBERS
+from cinelab.lab.reports.number_text import interval, rounded_text
 from cinelab.lab.reports.origin import file_mark, made
 from cinelab.memory.policy import Policy, label_of, name_of
-from cinelab.metrics.card import CardConfig, card, measure
+from cinelab.metrics.card import CardConfig, card, measure_card
+from cinelab.metrics.legacy import analysed, current_label
+from cinelab.metrics.metric import METRICS
+from cinelab.metrics.rows import save_rows
 from cinelab.metrics.stats import bootstrap, paired_difference, paired_ratio
 from cinelab.metrics.toybox.attributes import with_prompt
 from cinelab.metrics.toybox.recogniser import load_recogniser
@@ -44,13 +48,13 @@ def score_card(
     bundle = load(name)
     reader = load_recogniser()
     rule = policy_for(bundle, policy, budget)
-    said = label_of(rule if policy is None else policy)
+    policy_label = label_of(rule if policy is None else policy)
     label = find(name).name + (
-        "" if name_of(rule) == name_of(policy_for(bundle)) else f"-{safe_name(said)}"
+        "" if name_of(rule) == name_of(policy_for(bundle)) else f"-{safe_name(policy_label)}"
     )
     path = Path(output) / f"{label}.json"
     with writing_set(output, path.name):
-        rows = measure(bundle, reader, rule, config, tell)
+        rows = measure_card(bundle, reader, rule, config, tell)
         record = card(
             rows,
             model=bundle.name,
@@ -61,7 +65,7 @@ def score_card(
             made=made([find(name)], seeds=list(seeds), films=films),
         )
         with together(output, path.name, again=True) as scratch:
-            write_atomic(scratch / f"{label}.parquet", lambda temporary: rows.to_parquet(temporary))
+            save_rows(rows, scratch / f"{label}.parquet")
             write_json(scratch / path.name, record)
     return path
 
@@ -71,7 +75,7 @@ def read_card(path: Path) -> dict:
     record = read_mapping(path, recogniser=dict[str, float], **CARD)
     more = {"chance": float | None, "upper": float | None}
     record["metrics"] = {
-        metric: dict.fromkeys((*NUMBERS, *more))
+        current_label(metric): dict.fromkeys((*NUMBERS, *more))
         | mapping(row, f"{path}: {metric}", **NUMBERS, **more)
         for metric, row in record["metrics"].items()
     }
@@ -123,32 +127,9 @@ def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-COMPARED = (
-    "prompt",
-    "action",
-    "identity after 1 away",
-    "identity after 3 away",
-    "identity after 5 away",
-    "hit rate after 5 away",
-    "identity kept",
-    "identity kept above chance",
-    "scenery kept",
-    "scenery kept above chance",
-    "diversity of identity",
-    "diversity of scenery",
-    "cuts",
-    "drift",
-    "motion of truth",
-    "sharpness of truth",
-    "saturation of truth",
-)
-# near 0: paired differences, no ratios
-DIFFERENCES = ("drift", "identity kept above chance", "scenery kept above chance")
-
-
 def compare_cards(names: list[str], folder: str | Path = "results/reference") -> pd.DataFrame:
     """Cards side by side, a row a metric and model: value, interval, and its share of the first
-    model's.
+    model's; the metrics are those that the list marks as compared, and a user's own.
 
     The share's interval comes from resampling the films that both made; it is left out where they
     are not the same, as between a frame-wise and a chunk-wise model. What is a difference already
@@ -157,7 +138,9 @@ def compare_cards(names: list[str], folder: str | Path = "results/reference") ->
     films = {name: _per_film(Path(folder) / f"{name}.parquet") for name in names}
     chunks = {name: _chunk(name) for name in names}
     rows = []
-    for metric in [*COMPARED, *own_metrics(names, folder)]:
+    measured = dict.fromkeys(metric for one in films.values() for metric in one.index.levels[0])
+    compared = METRICS.headlines(measured, compared=True)
+    for metric in dict.fromkeys([*compared, *own_metrics(names, folder)]):
         for name in names:
             if metric not in films[name].index:
                 continue
@@ -176,7 +159,7 @@ def compare_cards(names: list[str], folder: str | Path = "results/reference") ->
                 name != names[0] and chunks[name] == chunks[names[0]] and metric in base.index
             )
             if comparable and mine.index.equals(base.loc[metric].index):
-                compare = _minus if metric in DIFFERENCES else _share
+                compare = _minus if METRICS.of(metric).signed else _share
                 row |= compare(mine.to_numpy(), base.loc[metric].to_numpy())
             rows.append(row)
     return pd.DataFrame(rows).round(4)
@@ -187,15 +170,15 @@ def made_from(names: list[str], folder: str | Path = "results/reference") -> dic
     cards = {}
     for name in names:
         record = Path(folder) / f"{name}.json"
-        told = (
+        origin = (
             read_mapping(record, **CARD, made=dict | None).get("made") if record.exists() else None
         )
-        cards[name] = file_mark(Path(folder) / f"{name}.parquet") | {"made": told}
+        cards[name] = file_mark(Path(folder) / f"{name}.parquet") | {"made": origin}
     return made(cards=cards)
 
 
 def comparison_lines(rows: pd.DataFrame, names: list[str]) -> list[list[str]]:
-    """A line a metric: every model's value and interval, and what it is beside the first
+    """A line a metric: every model's value and interval, and what it is against the first
     model's."""
     lines = []
     for metric, part in rows.groupby("metric", sort=False):
@@ -219,12 +202,14 @@ def comparison_note(rows: pd.DataFrame, names: list[str]) -> str:
 def _beside(row: dict) -> str:
     """0.478 [0.437, 0.523], and x 0.95 [0.91, 0.99] of the first model's, or +0.010 [-0.005, 0.025]
     from it."""
-    text = rounded(row["value"]) + interval(row["low"], row["high"])
+    text = rounded_text(row["value"]) + interval(row["low"], row["high"])
     for name, sign in (("share", "x "), ("minus", "+")):
         value = row.get(name)
         if value is not None and np.isfinite(value):
-            sign = "" if name == "minus" and rounded(value).startswith("-") else sign
-            text += f"; {sign}{rounded(value)}{interval(row[f'{name} low'], row[f'{name} high'])}"
+            sign = "" if name == "minus" and rounded_text(value).startswith("-") else sign
+            text += (
+                f"; {sign}{rounded_text(value)}{interval(row[f'{name} low'], row[f'{name} high'])}"
+            )
     return text
 
 
@@ -251,24 +236,22 @@ def _chunk(name: str) -> int | None:
 
 
 def _per_film(path: Path) -> pd.Series:
-    """Mean of every film, by (metric, seed, film); `prompt` is the mean of all that prompts ask
-    for."""
+    """Mean of every film, by (metric, seed, clip); `prompt` is the mean of all that prompts
+    name."""
     if not path.exists() or half_saved(path.parent, f"{path.stem}.json"):
         raise CinelabError(
             f"There is no card's table {path}; run `cinelab score {path.stem}` first."
         )
     rows = _read_films(path)
     return (
-        with_prompt(rows[rows.source == "model"]).groupby(["metric", "seed", "film"]).value.mean()
+        with_prompt(rows[rows.source == "model"]).groupby(["metric", "seed", "clip"]).value.mean()
     )
 
 
 def _read_films(path: Path) -> pd.DataFrame:
-    return read_frame(
-        path,
-        f"run `cinelab score {path.stem}` again",
-        ("source", "metric", "seed", "film", "value"),
-    )
+    """A card's rows, of any version, with labels of metrics."""
+    again = f"run `cinelab score {path.stem}` again"
+    return analysed(read_frame(path, again, ("source", "metric", "seed", "value")))
 
 
 def _share(mine: np.ndarray, base: np.ndarray) -> dict:
@@ -283,17 +266,18 @@ def _minus(mine: np.ndarray, base: np.ndarray) -> dict:
     return {"minus": e.value, "minus low": e.low, "minus high": e.high}
 
 
+# the columns of the reference table: what makes the benchmark, whatever else cards hold
 BENCHMARK = (
     "prompt",
     "action",
-    "cuts",
-    "identity after 1 away",
-    "identity after 3 away",
-    "identity after 5 away",
-    "scenery after 5 away",
-    "hit rate after 5 away",
-    "identity kept above chance",
-    "scenery kept above chance",
+    "cut accuracy",
+    "identity (away=1)",
+    "identity (away=3)",
+    "identity (away=5)",
+    "scenery (away=5)",
+    "hit rate (away=5)",
+    "identity above chance (kept)",
+    "scenery above chance (kept)",
     "diversity of identity",
     "diversity of scenery",
 )
@@ -309,7 +293,7 @@ def benchmark_table(names: list[str], folder: str | Path = "results/reference") 
         if first is not None:
             rows[label] = _values(
                 with_prompt(first[first.source == source])
-                .groupby(["metric", "seed", "film"])
+                .groupby(["metric", "seed", "clip"])
                 .value.mean()
             )
     for name in names:

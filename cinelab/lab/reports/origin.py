@@ -31,7 +31,7 @@ SUFFIX = ".made.json"
 
 def made(weights: Iterable[str | Path] = (), **more: Any) -> dict[str, Any]:
     """What made a result here and now: the command, code, and a mark of each of these weights."""
-    marks = {str(name): mark_of(name) for name in weights}
+    marks = {str(name): weights_mark(name) for name in weights}
     code = {"git": revision(), "cinelab": __version__, "python": platform.python_version()}
     return {"command": command(), **code, **({"weights": marks} if marks else {}), **more}
 
@@ -64,7 +64,7 @@ def short_revision(git: str | None, length: int = 10) -> str:
     return commit[:length] + (" and changes" if changed else "")
 
 
-def mark_of(name: str | Path) -> str | None:
+def weights_mark(name: str | Path) -> str | None:
     """A mark of a model's weights: a hash of its file, or `glance` of many large ones; None =
     neither."""
     with suppress(CinelabError):

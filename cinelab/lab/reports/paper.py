@@ -60,7 +60,7 @@ def paper() -> Iterator[None]:
 
 
 @dataclass(repr=False)
-class Drawn:
+class PaperFigure:
     """A finished figure: `name` of its files, and what is said where a reader points at a mark."""
 
     name: str
@@ -111,7 +111,7 @@ class Drawn:
             )
             return buffer.getvalue()
 
-    def named(self, name: str) -> "Drawn":
+    def named(self, name: str) -> "PaperFigure":
         """The same figure under another name."""
         return replace(self, name=name)
 
@@ -225,7 +225,7 @@ def level(axes: Axes, value: float, dash: str, *, upright: bool = False) -> None
     line(value, color=QUIET, linewidth=1, linestyle=dash, zorder=1)
 
 
-def beside(axes: Axes, levels: Sequence[tuple[str, float]], *, upright: bool = False) -> None:
+def name_levels(axes: Axes, levels: Sequence[tuple[str, float]], *, upright: bool = False) -> None:
     """Write the names of levels at the ends of their lines, apart where they would overlap."""
     low, high = axes.get_xlim() if upright else axes.get_ylim()
     ordered = sorted(levels, key=lambda one: one[1])
@@ -268,7 +268,7 @@ def apart(places: Sequence[float], least: float) -> list[float]:
     return found
 
 
-def texts(figure: Figure) -> list[tuple[str, Bbox]]:
+def drawn_texts(figure: Figure) -> list[tuple[str, Bbox]]:
     """Every text that is drawn, with its box in pixels: what must not be cut or overlap."""
     with paper():
         figure.draw_without_rendering()

@@ -9,6 +9,7 @@ import pandas as pd
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
+from cinelab.metrics.legacy import modern_columns
 from cinelab.texts import TABLE, read_text
 
 
@@ -35,6 +36,6 @@ class Tables:
         if not path.exists():
             raise CinelabError(f"{path} is not here; name the results folder of a sweep instead.")
         try:
-            return pd.read_csv(StringIO(read_text(path, TABLE)))
+            return modern_columns(pd.read_csv(StringIO(read_text(path, TABLE))))
         except ValueError as error:
             raise CinelabError(f"{path} is no table ({error}); check it out again.") from error

@@ -18,16 +18,20 @@ from PIL import Image
 from cinelab import __version__
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
-from cinelab.lab.reports.index import HEADLINES, csv_text, interval, rounded, text_of
-from cinelab.lab.reports.origin import made, note_beside, short_revision
-from cinelab.lab.reports.paper import Drawn, file_name
-from cinelab.lab.reports.report_figures import metric_figure, pareto_figure, shots_figure
-from cinelab.lab.reports.sweep_table import Cells, comparisons, costs, load_cells, pooled, shown
-from cinelab.lab.reports.templates import filled, jpeg_uri, safe_json
+from cinelab.lab.reports.cost_figures import pareto_figure
+from cinelab.lab.reports.number_text import csv_text, interval, rounded_text, text_of
+from cinelab.lab.reports.origin import made, note_beside
+from cinelab.lab.reports.paper import PaperFigure, file_name
+from cinelab.lab.reports.report_figures import metric_figure, shots_figure
+from cinelab.lab.reports.report_origin import provenance, run_table
+from cinelab.lab.reports.sweep_cells import Cells, load_cells, setting_text
+from cinelab.lab.reports.sweep_table import comparisons, costs, pooled
+from cinelab.lab.reports.templates import filled_template, jpeg_uri, safe_json
 from cinelab.lab.reports.verdicts import p_text
-from cinelab.lab.reports.withdrawn import PROTOCOL, withdrawn_table
-from cinelab.lab.studies.memory_study import keep_rows
-from cinelab.lab.sweeps.sweep import made_cells, recorded
+from cinelab.lab.reports.withdrawn import EDITION, withdrawn_table
+from cinelab.lab.studies.memory_study import keep_raw_rows
+from cinelab.metrics.legacy import current_labels
+from cinelab.metrics.metric import METRICS
 from cinelab.outputs import ready_folder, writing_file
 from cinelab.readable import Made, Readable
 from cinelab.stream.display import small_mp4, video_uri
@@ -39,16 +43,7 @@ MOST_PLAYERS = 12
 WIDEST = 840  # pixels of a storyboard
 LARGE = 100_000  # bytes of a film from which on a smaller copy is embedded
 JOIN = "+"
-NOT_RECORDED = "not recorded"
 P_COLUMNS = ("p", "corrected p", "level p")
-COSTS = {
-    "pictures a CPU second": "frames a second of CPU time",
-    "pictures a second": "frames a second",
-    "first picture s": "first frame, s",
-    # columns, as the page names them
-    "memory seen, MiB": "keys and values attended to, MiB",
-    "chunks seen": "chunks attended to",
-}
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ class Section(Readable):
     summary: str
     cells: Cells
     tables: dict[str, pd.DataFrame]
-    figures: list[Drawn]
+    figures: list[PaperFigure]
     players: list[dict]
     left_out: int
     facts: dict
@@ -94,7 +89,7 @@ def report(
         for number, sweep in enumerate(sweeps, 1):
             tell(f"{number} of {len(sweeps)}: {sweep}")
             sections.append(section(str(sweep).split(JOIN), metrics))
-        page = render(sections, title or ", ".join(s.name for s in sections))
+        page = render_report(sections, title or ", ".join(s.name for s in sections))
         for one in sections if tables is not None else ():
             write_tables(one.cells, Path(tables))
             note_beside(
@@ -129,42 +124,45 @@ def write_tables(cells: Cells, folder: Path) -> None:
     for ending, table in found.items():
         if len(table):
             write_text(folder / f"{name}{ending}.csv", csv_text(table))
-    keep_rows(cells.rows, folder / f"{name}_rows.parquet")
+    keep_raw_rows(cells.rows, folder / f"{name}_rows.parquet")
 
 
 def section(folders: list[str], metrics: Sequence[str] | None = None) -> Section:
     """Everything about one sweep."""
     cells = load_cells(*folders)
+    metrics = metrics and current_labels(metrics, cells.metrics)
     if metrics and (strange := [name for name in metrics if name not in cells.metrics]):
         raise CinelabError(
             f"Metric {strange[0]!r} was not measured in {cells.name}; it has "
             f"{', '.join(cells.metrics)}."
         )
     shown = list(
-        metrics or [m for m in cells.metrics if m in HEADLINES or m in cells.about] or cells.metrics
+        metrics
+        or [m for m in cells.metrics if METRICS.of(m).headline or m in cells.about]
+        or cells.metrics
     )
     table = pooled(cells)
     figures = [metric_figure(cells, metric, table.copy()) for metric in foremost(cells, shown)]
     figures += [
         fig
-        for metric in ("prompt", "identity kept", "scenery kept")
+        for metric in ("prompt", "identity (kept)", "scenery (kept)")
         if metric in cells.metrics and (fig := shots_figure(cells, metric))
     ]
     figures += [
         fig for metric in drawn_against_cost(cells, shown) if (fig := pareto_figure(cells, metric))
     ]
     players, left_out = player_cards(cells, shown[0])
-    tables = {"Pooled over seeds": spread(cells, table, shown)}
+    tables = {"Pooled over seeds": wide_table(cells, table, shown)}
     pairs = {metric: paired for metric, paired in comparisons(cells, shown).items() if len(paired)}
     tables |= {f"{metric}, paired": paired for metric, paired in pairs.items()}
     if len(price := costs(cells)):
-        tables["Cost"] = price.rename(columns=COSTS)
+        tables["Cost"] = price
     anchor = "s-" + "-".join(folder.name for folder in cells.folders)
     looks = 2 * sum(map(len, pairs.values()))
     return Section(
         cells.name,
         anchor,
-        summary(cells),
+        summary_line(cells),
         cells,
         tables,
         figures,
@@ -183,7 +181,7 @@ def withdrawn_claims(cells: Cells) -> list[dict]:
     None where all cells are of the study's present protocol, or of no such study.
     """
     study = cells.study()
-    if not study or cells.protocol(set()) >= PROTOCOL[study[1]]:
+    if not study or cells.edition(set()) >= EDITION[study[1]]:
         return []
     return withdrawn_table(study[1]).to_dict("records")
 
@@ -204,12 +202,12 @@ def drawn_against_cost(cells: Cells, shown: list[str]) -> list[str]:
     ]
 
 
-def summary(cells: Cells) -> str:
+def summary_line(cells: Cells) -> str:
     """One line: how many cells, seeds, films, what varies."""
     done = (cells.table["status"] == "done").sum()
     seeds = sorted(set(cells.rows["seed"]))
     films = (
-        cells.films.groupby(cells.varied or ["seed"])[["seed", "film"]]
+        cells.films.groupby(cells.varied or ["seed"])[["seed", "clip"]]
         .apply(lambda part: len(part.drop_duplicates()))
         .median()
     )
@@ -221,10 +219,12 @@ def summary(cells: Cells) -> str:
     return f"{done} of {len(cells.table)} cells done; varied: {varied}; seeds {seeds}, {films:.0f} films a setting; 95 % intervals, {how}."
 
 
-def spread(cells: Cells, table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
+def wide_table(cells: Cells, table: pd.DataFrame, metrics: list[str]) -> pd.DataFrame:
     """A row a setting, a column a metric: value [low, high]."""
     part = table[table["metric"].isin(metrics)]
-    cell = part["value"].map(rounded) + part.apply(lambda r: interval(r["low"], r["high"]), axis=1)
+    cell = part["value"].map(rounded_text) + part.apply(
+        lambda r: interval(r["low"], r["high"]), axis=1
+    )
     wide = part.assign(cell=cell).pivot_table(
         index=cells.varied or ["seeds"],
         columns="metric",
@@ -256,9 +256,11 @@ def player_cards(cells: Cells, metric: str) -> tuple[list[dict], int]:
         ]
         for name in cells.varied:
             if name in cell["parameters"]:
-                here = here[here[name] == shown(cell["parameters"][name])]
+                here = here[here[name] == setting_text(cell["parameters"][name])]
         label = (
-            ", ".join(f"{name} {shown(cell['parameters'].get(name))}" for name in cells.varied)
+            ", ".join(
+                f"{name} {setting_text(cell['parameters'].get(name))}" for name in cells.varied
+            )
             or cell["cell"]
         )
         board = cell["path"] / "storyboard.png"
@@ -303,102 +305,7 @@ def picture_uri(path: Path) -> str:
         return jpeg_uri(picture)
 
 
-def provenance(cells: Cells) -> dict[str, str]:
-    """Where the numbers come from."""
-
-    def seen(column: str) -> str:
-        return (
-            ", ".join(
-                f"{value:g}" if isinstance(value, float) else str(value)
-                for value in dict.fromkeys(cells.table[column].dropna())
-            )
-            or NOT_RECORDED
-        )
-
-    seconds = cells.table["seconds"].dropna()
-    memory = cells.table["peak_memory_mb"].dropna()
-    return {
-        "made by": " ; ".join(makers(cells, folder) for folder in cells.folders),
-        "notebook": seen("notebook"),
-        "git revision": seen_revisions(cells),
-        "hardware": f"{seen('device')}, {seen('cores')} cores",
-        "torch": seen("torch"),
-        "versions": seen("versions"),
-        "seeds": ", ".join(map(str, sorted(set(cells.rows["seed"])))),
-        "time": f"{seconds.sum() / 60:.0f} min in all, {seconds.median():.0f} s a cell (median)"
-        if len(seconds)
-        else NOT_RECORDED,
-        "peak memory": f"{memory.max():.0f} MiB" if len(memory) else NOT_RECORDED,
-    }
-
-
-def seen_revisions(cells: Cells) -> str:
-    """The revisions of the code that the cells were made by, in full, and whether files were
-    changed."""
-    texts = [
-        git.replace("-dirty", " and changes that are not committed")
-        for git in dict.fromkeys(cells.table["git"].dropna())
-    ]
-    return ", ".join(texts) or NOT_RECORDED
-
-
-def made_by(folder: Path) -> str:
-    """The commands that made a sweep's cells, each with the start of its file's SHA-256, as the
-    sweep recorded them."""
-    runs = [run_text(run) for run in recorded(folder)]
-    return (
-        ", ".join(runs)
-        or f"{folder}: {NOT_RECORDED} (cells run by hand, or by a version that kept no record)"
-    )
-
-
-def makers(cells: Cells, folder: Path) -> str:
-    """What made the cells of a folder: every command, and how many of them; where the record names
-    no cells, the commands alone."""
-    if not made_cells(folder):
-        return made_by(folder)
-    here = [cell for cell in cells.table.to_dict("records") if Path(cell["path"]).parent == folder]
-    counts = pd.Series([maker_of(cell) for cell in here]).value_counts(sort=False)
-    return ", ".join(
-        f"{maker}: {count} cell{'s' * (count != 1)}" for maker, count in counts.items()
-    )
-
-
-def run_text(run: dict) -> str:
-    return run.get("command", NOT_RECORDED) + (
-        f" (file {run['sha256'][:12]})" if run.get("sha256") else ""
-    )
-
-
-def maker_of(cell: dict) -> str:
-    """The command that made one cell; of a folder whose record names no cells, nothing is claimed
-    of a single one."""
-    folder = Path(cell["path"]).parent
-    number = made_cells(folder).get(cell["cell"], -1)
-    runs = recorded(folder)
-    return run_text(runs[number]) if 0 <= number < len(runs) else NOT_RECORDED
-
-
-def run_table(cells: Cells) -> pd.DataFrame:
-    """A row a cell: what it is, what it cost, and the command, notebook and revision that made
-    it."""
-    columns = [
-        "sweep",
-        "cell",
-        "status",
-        "seconds",
-        "peak_memory_mb",
-        "notebook",
-        "git",
-        *["detail"] * bool(cells.table["detail"].any()),
-    ]
-    makers = [maker_of(cell) for cell in cells.table.to_dict("records")]
-    notebooks = cells.table["notebook"].fillna(NOT_RECORDED)
-    git = cells.table["git"].map(short_revision).replace("", NOT_RECORDED)
-    return cells.table[columns].assign(notebook=notebooks, git=git, **{"made by": makers})
-
-
-def render(sections: list[Section], title: str) -> str:
+def render_report(sections: list[Section], title: str) -> str:
     """The page's text."""
     settings = {
         s.anchor: {
@@ -409,11 +316,20 @@ def render(sections: list[Section], title: str) -> str:
         for s in sections
     }
     figures = {s.anchor: [embedded(s, figure) for figure in s.figures] for s in sections}
-    return filled("report.html.j2", title=title, sections=sections, figures=figures, table=html_table,
-                  made=datetime.now().strftime("%Y-%m-%d %H:%M"), by=made(), version=__version__, settings=safe_json(settings))  # fmt: skip
+    return filled_template(
+        "report.html.j2",
+        title=title,
+        sections=sections,
+        figures=figures,
+        table=html_table,
+        made=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        by=made(),
+        version=__version__,
+        settings=safe_json(settings),
+    )
 
 
-def embedded(section: Section, figure: Drawn) -> dict:
+def embedded(section: Section, figure: PaperFigure) -> dict:
     """A figure as the template wants it, in the page's colours."""
     own = figure.named(f"{section.anchor}-{figure.name}")
     return {

@@ -13,24 +13,23 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-from matplotlib.transforms import Bbox
 
-from cinelab.lab.reports.index import interval, rounded
+from cinelab.lab.reports.number_text import interval, rounded_text
 from cinelab.lab.reports.paper import (
-    QUIET,
-    Drawn,
-    beside,
+    PaperFigure,
     colours,
-    key,
     legend,
     level,
     marker_at,
+    name_levels,
     paper,
     title,
 )
-from cinelab.lab.reports.sweep_table import TASKS, Cells, costs, pooled
-from cinelab.limits import shortened
-from cinelab.metrics.metric import told
+from cinelab.lab.reports.sweep_cells import Cells
+from cinelab.lab.reports.sweep_table import pooled
+from cinelab.limits import truncated
+from cinelab.metrics.metric import unit_and_direction
+from cinelab.metrics.rows import WHOLE
 from cinelab.metrics.stats import bootstrap
 
 LONG = 12  # shots from which on a film is looked at shot by shot
@@ -41,62 +40,52 @@ ACROSS = 4
 MOST_PANELS = 12
 # each keeps its colour in all figures
 POLICIES = ("camr", "full", "random", "sink", "window", "shot_sink", "random_shared")
-BETTER = {"pictures a CPU second": "high"}  # of the costs; the others are better low
 NUMBERS = FuncFormatter(lambda value, _: f"{round(value, 9) + 0:g}")  # never -0
-COST_NAMES = {"pictures a CPU "
-              "second": "frames a second of CPU "
-                        "time", "memory seen, MiB": "keys and values that a chunk attends to (MiB)",
-              "chunks seen": "chunks that a chunk attends to"}  # fmt: skip
-UNITS = {"drift": "last minus first quarter of the "
-                  "shots", "dynamic degree": "frame heights a "
-                                             "second", "temporal flickering": "1 is steady",
-         "cuts": "share of cuts matched"}  # fmt: skip
 SETTING_UNITS = {"budget": "chunks", "away": "shots", "latents": "latent frames", "steps": "sampling steps", "guidance": "scale", "grain": "latent frames",
                  "films": "films", "history": "chunks", "seconds": "s", "sink": "chunks", "window": "chunks"}  # fmt: skip
 
 
-def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) -> Drawn:
+def metric_figure(cells: Cells, metric: str, table: pd.DataFrame | None = None) -> PaperFigure:
     """One metric with 95 % intervals: lines where a setting is a number, rows of dots where all are
     names; chance dotted, truth dashed."""
     table = pooled(cells, [metric]) if table is None else table[table["metric"] == metric].copy()
     x, colour, facets = _axes(cells, table)
-    panels, left_out = _panels(table, facets)
+    panels, left_out = split_panels(table, facets)
     labels = _labels(table, colour, metric)
     number = pd.api.types.is_numeric_dtype(table[x]) and table[x].dtype != bool
     with paper():
-        figure, grid = _grid(
+        figure, grid = panel_grid(
             len(panels), rows=0 if number else table[x].nunique() * (1 if len(labels) < 4 else 1.6)
         )
-        said: dict[str, list[str]] = {}
+        sentences: dict[str, list[str]] = {}
         for axes, (name, part) in zip(grid, panels, strict=False):
             draw = _lines if number else _dots
-            draw(axes, part, x, colour, labels, list(dict.fromkeys(table[x].astype(str))), said)
+            draw(
+                axes, part, x, colour, labels, list(dict.fromkeys(table[x].astype(str))), sentences
+            )
             # above the names of the levels
             axes.set_title(name, loc="left", pad=None if number else 17)
         names = (setting_name(x) if x != "_" else "", axis_name(metric, cells))
-        _finish(figure, grid, *(names if number else names[::-1]), values_up=number)
+        finish_axes(figure, grid, *(names if number else names[::-1]), values_up=number)
         _levels(figure, grid, [part for _, part in panels], upright=not number)
         if colour:
             legend(
-                figure, colour, [_shortened(label) for label in labels], _columns(figure, labels)
+                figure,
+                colour,
+                [shortened(label) for label in labels],
+                legend_columns(figure, labels),
             )
-        title(figure, metric + _more(left_out))
-    return Drawn(metric, figure, len(panels) > 2, said)
+        title(figure, metric + and_more(left_out))
+    return PaperFigure(metric, figure, len(panels) > 2, sentences)
 
 
-def _more(left_out: int) -> str:
+def and_more(left_out: int) -> str:
     return f" ({left_out} more panels are in the tables)" if left_out else ""
 
 
 def axis_name(metric: str, cells: Cells) -> str:
     """A metric and what it is counted in, on an axis."""
-    about = told(metric, cells.about)
-    if metric not in cells.about:
-        about = UNITS.get(metric) or ("relative to the truth, 1 is "
-                                      "right" if metric.endswith(" of truth") else
-                                      "relative change, last to first 15 "
-                                      "%" if metric.startswith("drift of ") else "mean, 0 to "
-                                                                                 "1")  # fmt: skip
+    about = unit_and_direction(metric, cells.about)
     return f"{metric} ({about})" if about else metric
 
 
@@ -126,7 +115,7 @@ def _axes(cells: Cells, table: pd.DataFrame) -> tuple[str, str | None, list[str]
     return along, colour, rest
 
 
-def _panels(
+def split_panels(
     table: pd.DataFrame, facets: Sequence[str]
 ) -> tuple[list[tuple[str, pd.DataFrame]], int]:
     """(name, rows) of every panel, numbers in their order, and how many did not fit."""
@@ -136,7 +125,9 @@ def _panels(
     found.sort(key=lambda one: [_rank(value) for value in one[0]])
     named = [
         (
-            ", ".join(f"{name} {_plain(value)}" for name, value in zip(facets, key, strict=True)),
+            ", ".join(
+                f"{name} {plain_value(value)}" for name, value in zip(facets, key, strict=True)
+            ),
             part,
         )
         for key, part in found
@@ -150,16 +141,16 @@ def _rank(value) -> tuple:
     return (0, float(value), "") if number else (1, 0.0, str(value))
 
 
-def _plain(value) -> str:
+def plain_value(value) -> str:
     """A value as people write it: no trailing zeros, no -0."""
     return f"{value + 0:g}" if isinstance(value, (float, np.floating)) else str(value)
 
 
 def _labels(table: pd.DataFrame, colour: str | None, metric: str) -> list[str]:
-    return [metric] if colour is None else list(dict.fromkeys(table[colour].map(_plain)))
+    return [metric] if colour is None else list(dict.fromkeys(table[colour].map(plain_value)))
 
 
-def _grid(count: int, rows: float = 0, tall: float = 2.35) -> tuple[Figure, list[Axes]]:
+def panel_grid(count: int, rows: float = 0, tall: float = 2.35) -> tuple[Figure, list[Axes]]:
     """A figure of `count` panels that share their axes; `rows` of dots make it as high as they
     need."""
     across = min(ACROSS, count)
@@ -180,7 +171,7 @@ def _lines(
     colour: str | None,
     labels: Sequence[str],
     _: Sequence[str],
-    said: dict,
+    sentences: dict,
 ) -> None:
     """A line a label over the numbers of x, with intervals; where only one number is there, dots
     side by side."""
@@ -190,10 +181,19 @@ def _lines(
     span = to(values[-1]) - to(values[0])
     nudge = 0.008 * span if span else 0.12
     for number, label in enumerate(labels):
-        line = (part[part[colour].map(_plain) == label] if colour else part).sort_values(x)
+        line = (part[part[colour].map(plain_value) == label] if colour else part).sort_values(x)
         place = back(to(line[x].astype(float)) + (number - (len(labels) - 1) / 2) * nudge)
-        _series(
-            axes, line, place, line["value"], "yerr", labels, label, said, x, joined=len(line) > 1
+        draw_series(
+            axes,
+            line,
+            place,
+            line["value"],
+            "yerr",
+            labels,
+            label,
+            sentences,
+            x,
+            joined=len(line) > 1,
         )
     if logarithm:
         axes.set_xscale("log", base=2)
@@ -208,7 +208,7 @@ def _number_ticks(axes: Axes, values: Sequence[float], to: Callable) -> None:
     span = max(to(values[-1]) - to(values[0]), 1e-9)
     kept = values[:1]
     for value in values[1:]:
-        if (to(value) - to(kept[-1])) / span > 0.035 * len(_plain(value)) + 0.02:
+        if (to(value) - to(kept[-1])) / span > 0.035 * len(plain_value(value)) + 0.02:
             kept.append(value)
     axes.xaxis.set_major_locator(FixedLocator(kept))
     axes.xaxis.set_minor_locator(NullLocator())
@@ -222,15 +222,15 @@ def _dots(
     colour: str | None,
     labels: Sequence[str],
     names: Sequence[str],
-    said: dict,
+    sentences: dict,
 ) -> None:
     """A row a name, a dot a label with its interval, from top to bottom in the table's order."""
-    rows = part[x].map(_plain) if part[x].dtype != object else part[x].astype(str)
+    rows = part[x].map(plain_value) if part[x].dtype != object else part[x].astype(str)
     for number, label in enumerate(labels):
-        chosen = part[colour].map(_plain) == label if colour else rows.notna()
+        chosen = part[colour].map(plain_value) == label if colour else rows.notna()
         shift = (number - (len(labels) - 1) / 2) * 0.7 / max(len(labels), 2)
         place = rows[chosen].map(lambda name: names.index(name)).astype(float) + shift
-        _series(
+        draw_series(
             axes,
             part[chosen],
             part[chosen]["value"],
@@ -238,12 +238,12 @@ def _dots(
             "xerr",
             labels,
             label,
-            said,
+            sentences,
             x,
             joined=False,
         )
     axes.set_yticks(
-        range(len(names)), [_shortened(name) if name != "all cells" else "" for name in names]
+        range(len(names)), [shortened(name) if name != "all cells" else "" for name in names]
     )
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
@@ -251,11 +251,11 @@ def _dots(
     axes.xaxis.set_major_formatter(NUMBERS)
 
 
-def _shortened(name: str) -> str:
-    return shortened(name, 34, "…")
+def shortened(name: str) -> str:
+    return truncated(name, 34, "…")
 
 
-def _series(
+def draw_series(
     axes: Axes,
     line: pd.DataFrame,
     x,
@@ -263,7 +263,7 @@ def _series(
     error: str,
     labels: Sequence[str],
     label: str,
-    said: dict,
+    sentences: dict,
     setting: str,
     joined: bool,
 ) -> None:
@@ -273,7 +273,7 @@ def _series(
     bars = np.array([line["value"] - line["low"], line["high"] - line["value"]], float)
     bars = np.where(np.isfinite(bars), np.clip(bars, 0, None), 0)
     colour = colours(labels, POLICIES)[label]
-    gid = f"series-{len(said)}"
+    gid = f"series-{len(sentences)}"
     axes.errorbar(
         x, y, fmt="none", ecolor=colour, elinewidth=1.2, capsize=2, zorder=2, **{error: bars}
     )
@@ -283,17 +283,19 @@ def _series(
         "linestyle": "-" if joined else "none",
         "zorder": 3,
     }
-    axes.plot(x, y, label=_shortened(label), gid=gid, **style)
-    said[gid] = [_sentence(label, setting, row) for row in line.to_dict("records")]
+    axes.plot(x, y, label=shortened(label), gid=gid, **style)
+    sentences[gid] = [_sentence(label, setting, row) for row in line.to_dict("records")]
 
 
 def _sentence(label: str, setting: str, row: dict) -> str:
-    about = "" if setting == "_" else f", {setting} {_plain(row[setting])}"
+    about = "" if setting == "_" else f", {setting} {plain_value(row[setting])}"
     between = interval(row["low"], row["high"])
-    return f"{label}{about}: {rounded(row['value'])}{between}, n = {row['n']}"
+    return f"{label}{about}: {rounded_text(row['value'])}{between}, n = {row['n']}"
 
 
-def _finish(figure: Figure, grid: Sequence[Axes], along: str, up: str, *, values_up: bool) -> None:
+def finish_axes(
+    figure: Figure, grid: Sequence[Axes], along: str, up: str, *, values_up: bool
+) -> None:
     """Names of the axes, once for all panels; values to a few places, never -0."""
     for place, axes in enumerate(grid):
         if values_up:
@@ -324,7 +326,7 @@ def _levels(
     for place, (axes, levels) in enumerate(zip(grid, found, strict=True)):
         last = place % ACROSS == ACROSS - 1 or place == len(grid) - 1
         if upright or last or not _alike(levels, found[place + 1]):
-            beside(axes, levels, upright=upright)
+            name_levels(axes, levels, upright=upright)
 
 
 def _levels_of(part: pd.DataFrame) -> list[tuple[str, float]]:
@@ -340,203 +342,60 @@ def _alike(one: list[tuple[str, float]], other: list[tuple[str, float]]) -> bool
     return len(one) == len(other) and all(near(a, b) for a, b in zip(one, other, strict=True))
 
 
-def _columns(figure: Figure, labels: Iterable[str]) -> int:
+def legend_columns(figure: Figure, labels: Iterable[str]) -> int:
     """How many names of a legend fit beside each other."""
-    longest = max((len(_shortened(label)) for label in labels), default=1)
+    longest = max((len(shortened(label)) for label in labels), default=1)
     return max(1, int(figure.get_figwidth() * 72 / (longest * 5.4 + 42)))
 
 
-def shots_figure(cells: Cells, metric: str) -> Drawn | None:
+def shots_figure(cells: Cells, metric: str) -> PaperFigure | None:
     """A metric along the shots of long films, a line a setting with its 95 % band; None where films
     are short."""
     rows = cells.rows[cells.rows["source"] == "model"]
     names = {"prompt": ("size", "colour", "kind", "action", "setting", "time", "camera")}.get(
         metric, (metric,)
     )
-    rows = rows[rows["metric"].isin(names) & (rows["shot"] >= 0)]
+    rows = rows[rows["metric"].isin(names) & (rows["shot"] > WHOLE)]
     if rows.empty or rows["shot"].nunique() < LONG:
         return None
     with paper():
-        figure, (axes,) = _grid(1, tall=2.6)
+        figure, (axes,) = panel_grid(1, tall=2.6)
         lines = {
-            ", ".join(map(_plain, label)): _band(part)
+            ", ".join(map(plain_value, label)): _band(part)
             for label, part in rows.groupby(cells.varied, sort=False)
         }
         chosen = colours(list(lines), POLICIES)
         for number, (name, (x, y, low, high)) in enumerate(lines.items()):
             axes.fill_between(x, low, high, color=chosen[name], alpha=0.15, linewidth=0)
-            axes.plot(x, y, color=chosen[name], marker=marker_at(number), label=_shortened(name))
-        _finish(figure, [axes], "shot (from 1)", f"{metric} (mean of {BIN} shots)", values_up=True)
+            axes.plot(x, y, color=chosen[name], marker=marker_at(number), label=shortened(name))
+        finish_axes(
+            figure, [axes], "shot (from 1)", f"{metric} (mean of {BIN} shots)", values_up=True
+        )
         axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         legend(
             figure,
             ", ".join(cells.varied),
-            [_shortened(name) for name in lines],
-            _columns(figure, lines),
+            [shortened(name) for name in lines],
+            legend_columns(figure, lines),
         )
         title(figure, f"{metric}, shot by shot")
-    return Drawn(f"{metric} by shot", figure)
+    return PaperFigure(f"{metric} by shot", figure)
 
 
 def _band(rows: pd.DataFrame) -> np.ndarray:
     """(shot, value, low, high) of every few shots, as four rows."""
     line = []
-    for place, inside in rows.groupby((rows["shot"] // BIN).astype(int)):
-        groups = list(zip(inside["seed"], inside["film"], strict=True))
+    for place, inside in rows.groupby(((rows["shot"] - 1) // BIN).astype(int)):
+        groups = list(zip(inside["seed"], inside["clip"], strict=True))
         e = bootstrap(inside["value"].tolist(), groups=groups, resamples=500)
         line.append((place * BIN + (BIN + 1) / 2, e.value, e.low, e.high))
     found = np.array(line).T
     return np.where(np.isfinite(found), found, found[1])
 
 
-def pareto_figure(cells: Cells, metric: str) -> Drawn | None:
-    """Quality against cost, a point a setting, a panel a task; what nothing beats in both is
-    joined, numbered and named below. None without cost."""
-    price = costs(cells)
-    cost = next((name for name in COST_NAMES if name in price), None)
-    if cost is None:
-        return None
-    table = pooled(cells, [metric]).merge(
-        price, on=[name for name in cells.varied if name in price]
-    )
-    tasks, methods = (
-        [name for name in cells.varied if (name in TASKS) == wanted] for wanted in (True, False)
-    )
-    table["label"] = table[methods].apply(said, axis=1) if methods else "all cells"
-    panels, left_out = _panels(table, tasks)
-    which = cells.which if cells.which in methods else "label"
-    if table[which].nunique() > MOST_KEYS:  # too many to be told apart by colour
-        table["any"], which = "settings", "any"
-    sign = -1 if cells.better(metric) == "low" else 1
-    better = BETTER.get(cost, "low")
-    with paper():
-        figure, grid = _grid(len(panels), tall=2.6)
-        pointed: dict[str, list[str]] = {}
-        labels = list(dict.fromkeys(table[which].map(_plain)))
-        keys = {}
-        best_of_all = set()
-        for axes, (name, part) in zip(grid, panels, strict=True):
-            best = _pareto_panel(axes, part, cost, which, labels, sign, better, pointed)
-            axes.set_title(name, loc="left")
-            best_of_all |= set(best["label"])
-            for label in few(best["label"].tolist(), MOST_KEYS // len(panels) or 1):
-                keys.setdefault(label, len(keys) + 1)
-        direction = "more" if better == "high" else "less"
-        _finish(
-            figure,
-            grid,
-            f"{COST_NAMES[cost]}: {direction} is better",
-            axis_name(metric, cells),
-            values_up=True,
-        )
-        legend(figure, None, [_shortened(label) for label in labels], _columns(figure, labels))
-        key(
-            figure,
-            "nothing beats in both" if len(keys) == len(best_of_all) else "some that nothing beats",
-            [f"{number}  {_shortened(label)}" for label, number in keys.items()],
-        )
-        title(figure, f"{metric} against cost{_more(left_out)}")
-        figure.draw_without_rendering()  # panels have their places
-        for axes, (_, part) in zip(grid, panels, strict=True):
-            _numbered(axes, part, cost, keys, sign, better)
-    return Drawn(f"{metric} against cost", figure, True, pointed)
-
-
-def said(row: pd.Series) -> str:
+def settings_in_words(row: pd.Series) -> str:
     """Settings in words: a name speaks for itself, a number needs the name of its setting."""
     return ", ".join(
-        value if isinstance(value, str) else f"{name} {_plain(value)}"
+        value if isinstance(value, str) else f"{name} {plain_value(value)}"
         for name, value in row.items()
     )
-
-
-def _pareto_panel(
-    axes: Axes,
-    table: pd.DataFrame,
-    cost: str,
-    which: str,
-    labels: Sequence[str],
-    sign: int,
-    better: str,
-    pointed: dict,
-) -> pd.DataFrame:
-    """The points of one panel; returns those that nothing beats, along the cost."""
-    edge = table[
-        front(table[cost].to_numpy(), sign * table["value"].to_numpy(), better)
-    ].sort_values(cost)
-    axes.plot(edge[cost], edge["value"], ":", color=QUIET, linewidth=1.2, zorder=1)
-    for label in labels:
-        part = table[table[which].map(_plain) == label]
-        _series(
-            axes,
-            part,
-            part[cost],
-            part["value"],
-            "yerr",
-            labels,
-            label,
-            pointed,
-            "label",
-            joined=False,
-        )
-    axes.margins(x=0.12, y=0.16)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(NUMBERS)
-    return edge
-
-
-def few(values: list, most: int) -> list:
-    """At most so many of them, the first and the last among them."""
-    if len(values) <= most:
-        return values
-    return [values[place] for place in np.linspace(0, len(values) - 1, most).round().astype(int)]
-
-
-def _numbered(
-    axes: Axes, table: pd.DataFrame, cost: str, keys: dict[str, int], sign: int, better: str
-) -> None:
-    """The numbers of the points that nothing beats, inside the panel, beside their points where
-    they meet neither each other nor a point."""
-    edge = table[
-        front(table[cost].to_numpy(), sign * table["value"].to_numpy(), better)
-    ].sort_values(cost)
-    edge = edge[edge["label"].isin(keys)]
-    pixels = axes.figure.dpi / 72
-    box = axes.get_window_extent()
-    taken = list(axes.transData.transform(table[[cost, "value"]].to_numpy(float)))
-    for place, row in zip(
-        axes.transData.transform(edge[[cost, "value"]].to_numpy(float)),
-        edge.to_dict("records"),
-        strict=True,
-    ):
-        spot = max(AROUND, key=lambda one: _room(place + pixels * one, taken, box, pixels))
-        taken.append(place + pixels * spot)
-        axes.annotate(str(keys[row["label"]]), (row[cost], row["value"]), xytext=spot, textcoords="offset points", ha="center", va="center",
-                      fontsize=8, fontweight="bold")  # fmt: skip
-
-
-def _room(spot: np.ndarray, taken: Sequence[np.ndarray], box: Bbox, pixels: float) -> float:
-    """How far a place is from what is taken, in pixels; what is far enough is as good as what is
-    farther, and the edge is taken."""
-    inside = (
-        min(spot[0] - box.x0, box.x1 - spot[0], spot[1] - box.y0, box.y1 - spot[1]) + 6 * pixels
-    )
-    return min(11 * pixels, inside, *(np.hypot(*(spot - one)) for one in taken))
-
-
-AROUND = [
-    radius * np.array((np.cos(angle), np.sin(angle)))
-    for radius in (9, 14, 20)
-    for angle in np.linspace(0, 2 * np.pi, 8, endpoint=False) + np.pi / 8
-]
-
-
-def front(cost: np.ndarray, value: np.ndarray, better: str = "low") -> np.ndarray:
-    """Which points nothing beats in both: (n,) bool. A point is beaten by one at least as good in
-    both and better in one."""
-    cost = -cost if better == "high" else cost
-    beaten = [
-        bool(np.any((cost <= c) & (value >= v) & ((cost < c) | (value > v))))
-        for c, v in zip(cost, value, strict=True)
-    ]
-    return ~np.array(beaten, bool)

@@ -14,8 +14,8 @@ from PIL import Image
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
-from cinelab.lab.reports.plots import KINDS
-from cinelab.lab.reports.templates import filled, jpeg_uri, safe_json
+from cinelab.lab.reports.routing_plots import KINDS
+from cinelab.lab.reports.templates import filled_template, jpeg_uri, safe_json
 from cinelab.memory.policy import RandomTopK, label_of
 from cinelab.memory.policy_io import policy_from_dict
 from cinelab.script.timeline import Timeline
@@ -69,7 +69,7 @@ def routing_page(film: Film) -> str:
         }
         for kind in kinds
     ]
-    return filled("routing_page.html.j2", title=film.screenplay.title or "A film", about=_about(film), legend=legend, scored=scored,
+    return filled_template("routing_page.html.j2", title=film.screenplay.title or "A film", about=_about(film), legend=legend, scored=scored,
                   colours=safe_json(KINDS), data=safe_json(data), empty=shares.empty)  # fmt: skip
 
 

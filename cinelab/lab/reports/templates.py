@@ -24,7 +24,7 @@ body { margin: 0; font: 15px/1.5 Inter, "Segoe UI", Helvetica, Arial, sans-serif
 """
 
 
-def filled(template: str, **values: Any) -> str:
+def filled_template(template: str, **values: Any) -> str:
     """The text of a page: one of the templates beside this file, with every value escaped."""
     from jinja2 import Environment
 

@@ -1,8 +1,9 @@
 """Claims that were made and are withdrawn: notebooks, reports and docs print from this one list.
 
-A claim is withdrawn for what was measured under an old protocol of its study. Cells say their
-protocol in cell.json and in their rows; those that say none were measured before there was one (1).
-Rows of a later protocol are judged as any others.
+A claim is withdrawn for what was measured under an old edition of its study: an edition fixes what
+is trained and measured. Cells state theirs in cell.json and in their rows; those that state none
+are of the first.
+Rows of a later edition are judged as any others.
 """
 
 from collections.abc import Iterable
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-PROTOCOL = {"initialisation": 2, "injectivity": 2}  # study -> what is measured now
+EDITION = {"initialisation": 2, "injectivity": 2}  # study -> what is measured now
 SETTINGS = {"init": "initialisation"}  # the setting that only one study's cells have
 NOTE = "withdrawn: "
 
@@ -117,26 +118,35 @@ CLAIMS = (
 WHOLE = {
     "initialisation": "its starts had unequal clips, time and noise levels "
     "(docs/results.md says what was wrong)",
-    "injectivity": "the teachers were asked under different conditions, and the students on the "
+    "injectivity": "the teachers were measured under different conditions, and the students on the "
     "clips that they were trained on (docs/results.md says what was wrong)",
 }
 
 
-def withdrawn(study: str, names: Iterable[str], protocol: float) -> str:
-    """What stands in place of a verdict on `names` under `protocol`; "" where it is judged.
+def withdrawn(study: str, names: Iterable[str], edition: float) -> str:
+    """What stands in place of a verdict on `names` under `edition`; "" where it is judged.
 
     The closest claim of the list gives the reason, else the study as a whole does.
     """
-    if protocol >= PROTOCOL.get(study, 1):
+    if edition >= EDITION.get(study, 1):
         return ""
-    asked = frozenset(names)
-    exact = [claim for claim in CLAIMS if claim.study == study and claim.about == asked]
+    wanted = frozenset(names)
+    exact = [claim for claim in CLAIMS if claim.study == study and claim.about == wanted]
     return str(exact[0]) if exact else NOTE + WHOLE[study]
 
 
-def protocol_of(rows: pd.DataFrame) -> float:
-    """The oldest protocol among rows; 1 where none is said."""
-    return float(rows["protocol"].fillna(1).min()) if "protocol" in rows and len(rows) else 1.0
+def edition_of(rows: pd.DataFrame) -> float:
+    """The oldest edition among rows; 1 where none is stated."""
+    found = with_edition(rows)["edition"]
+    return float(found.min()) if len(found) else 1.0
+
+
+def with_edition(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with its column `edition` filled: 1 where none is stated. Until version 0.2 the
+    column was called `protocol`."""
+    named = [name for name in ("edition", "protocol") if name in table]
+    numbers = pd.to_numeric(table[named[0]]) if named else pd.Series(1.0, index=table.index)
+    return table.assign(edition=numbers.fillna(1.0))
 
 
 def withdrawn_table(*studies: str) -> pd.DataFrame:

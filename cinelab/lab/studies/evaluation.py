@@ -1,5 +1,4 @@
-"""Everything that can be said of some videos, in one table: our own metrics, VBench,
-VisionReward."""
+"""Every metric of some videos in one table: our own, VBench's and VisionReward's."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,11 +9,13 @@ from plotly.subplots import make_subplots
 
 from cinelab.errors import CinelabError
 from cinelab.lab.reports.plots import PALETTE, TEMPLATE
-from cinelab.lab.studies.tasks import answer, export_tasks
+from cinelab.lab.studies.tasks import answer_tasks, export_tasks
 from cinelab.metrics.card import CardConfig
-from cinelab.metrics.rows import absent, save, table
+from cinelab.metrics.metric import labelled
+from cinelab.metrics.rows import WHOLE, absent, row_table, save_rows
 from cinelab.metrics.video.evaluate import evaluate
 from cinelab.world import render
+from cinelab.world.vocab import PROMPTED
 
 
 def evaluate_all(
@@ -27,8 +28,8 @@ def evaluate_all(
     rewriting: str = "none",
     tell: Callable[[str], None] = lambda text: None,
 ) -> pd.DataFrame:
-    """Rows of every video by every judge, written to <run_dir>/rows.parquet. A judge that is not
-    here is an absent row."""
+    """Rows of every video by every backend, written to <run_dir>/rows.parquet. A backend that is
+    not here is an absent row."""
     parts = [evaluate(videos, backends, tolerance, tell=tell)]
     if vbench:
         parts.append(
@@ -41,31 +42,31 @@ def evaluate_all(
             )
         )
     rows = pd.concat(parts, ignore_index=True)
-    save(rows, Path(run_dir) / "rows.parquet")
+    save_rows(rows, Path(run_dir) / "rows.parquet")
     return rows
 
 
 def _outside(
     name: str, videos: Sequence[str | Path], score: Callable, tell: Callable[[str], None]
 ) -> pd.DataFrame:
-    from cinelab.metrics.external.clip_files import find_videos
+    from cinelab.metrics.external.clip_files import find_film_files
 
     try:
-        return table(score(find_videos(map(Path, videos), tell=tell)))
-    except CinelabError as error:  # no environment: said once
-        return table([absent("", name, str(error), name)])
+        return row_table(score(find_film_files(map(Path, videos), tell=tell)))
+    except CinelabError as error:  # no environment: reported once
+        return row_table([absent("", name, str(error), name)])
 
 
 def _vbench(films: list, dimensions: Sequence[str], rewriting: str, tell: Callable) -> list:
-    from cinelab.metrics.external.vbench import Rules, score_videos
+    from cinelab.metrics.external.vbench import ClipRules, vbench_rows
 
-    return score_videos(films, dimensions, Rules(rewriting=rewriting), tell)
+    return vbench_rows(films, dimensions, ClipRules(rewriting=rewriting), tell)
 
 
 def _visionreward(films: list, rewriting: str, tell: Callable) -> list:
-    from cinelab.metrics.external.visionreward import score_videos
+    from cinelab.metrics.external.visionreward import visionreward_rows
 
-    return score_videos(films, rewriting=rewriting, tell=tell)
+    return visionreward_rows(films, rewriting=rewriting, tell=tell)
 
 
 def sample_tasks(folder: str | Path, films: int = 2) -> Path:
@@ -73,18 +74,16 @@ def sample_tasks(folder: str | Path, films: int = 2) -> Path:
     been made yet."""
     config = CardConfig(seeds=(0,), films=films, away=(1,))
     export_tasks(folder, config)
-    answer(folder, lambda plan, given: render.render(plan).frames, config, render.FPS)
+    answer_tasks(folder, lambda plan, given: render.render(plan).frames, config, render.FPS)
     return Path(folder)
 
 
-def marks(rows: pd.DataFrame, most: int = 6) -> go.Figure:
+def per_shot_figure(rows: pd.DataFrame, most: int = 6) -> go.Figure:
     """Metrics that single shots have, a panel each, a line a clip."""
     good = rows[
-        (rows["status"] == "ok") & (rows["shot"] > 0) & ~rows["metric"].str.startswith("shows ")
+        (rows["status"] == "ok") & (rows["shot"] > WHOLE) & ~rows["metric"].isin(list(PROMPTED))
     ]
-    good = good.assign(
-        name=good["metric"] + good["backend"].map(lambda one: f" ({one})" if one else "")
-    )
+    good = labelled(good).rename(columns={"metric": "name"})
     names = list(good.groupby("name")["shot"].nunique().sort_values(ascending=False).index[:most])
     fig = make_subplots(
         rows=-(-len(names) // 2) or 1, cols=2, subplot_titles=names, vertical_spacing=0.12

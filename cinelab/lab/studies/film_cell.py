@@ -1,7 +1,7 @@
 """Whole films under one setting: the cell of every sweep that is not about a single absence
 (notebook 23).
 
-A cell holds rows.parquet (what was asked of every shot, beside truth and chance), cell.json (the
+A cell holds rows.parquet (every metric of every shot, of the model, the truth and chance), cell.json (the
 setting, the speed) and the first film as film.mp4 with its shot list and storyboard, so that cells
 can be watched side by side on the same seed.
 """
@@ -16,11 +16,13 @@ from PIL import Image
 
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
-from cinelab.files import write_atomic, write_json
+from cinelab.files import write_json
 from cinelab.flow.sampler import Sampling, Steps
 from cinelab.memory.policy import Policy, label_of, policy_named, seeded
-from cinelab.metrics.card import HELD_OUT, compare_films, seeds_of
-from cinelab.metrics.metric import METRICS, listed, rehearse
+from cinelab.metrics.card import HELD_OUT, compare_films, of_source, seeds_of
+from cinelab.metrics.metric import METRICS, labelled
+from cinelab.metrics.registered import listed, try_registered
+from cinelab.metrics.rows import Row, clip_of, numbered_from, row_table, save_rows
 from cinelab.metrics.stats import bootstrap
 from cinelab.metrics.toybox.attributes import (
     FPS,
@@ -28,7 +30,6 @@ from cinelab.metrics.toybox.attributes import (
     decode,
     encode_plans,
     make_frames,
-    table,
     with_prompt,
 )
 from cinelab.metrics.toybox.recogniser import load_recogniser
@@ -65,7 +66,7 @@ class FilmSetting(Readable):
     seed: int = 0
 
     def __post_init__(self):
-        if isinstance(self.policy, dict):  # as a sweep's parameters say it
+        if isinstance(self.policy, dict):  # as a sweep's parameters write it
             object.__setattr__(self, "policy", policy_named(self.policy))
 
     def sampling(self, bundle: Bundle) -> Sampling:
@@ -102,7 +103,7 @@ def film_cell(run_dir: str | Path, setting: FilmSetting) -> FilmCell:
     reader = load_recogniser()
     folder = Path(run_dir)
     setting.check(bundle)
-    rehearse()
+    try_registered()
     rule = seeded(policy_named(setting.policy, setting.budget), setting.seed)
     sampling = setting.sampling(bundle)
     parts = []
@@ -113,17 +114,20 @@ def film_cell(run_dir: str | Path, setting: FilmSetting) -> FilmCell:
             bundle, batch, rule, seeds_of(setting.seed, len(batch.plans), start), sampling
         )
         truth = decode(bundle, batch.latents)
-        found = [compare_films(reader, frames, truth, batch), *pixel_tables(frames, truth, batch)]
-        parts.append(pd.concat(found).assign(film=lambda t, s=start: t.film + s))
+        found = [
+            *compare_films(reader, frames, truth, batch),
+            *compared_pixel_rows(frames, truth, batch),
+        ]
+        parts.append(row_table(numbered_from(start, found)))
         first = first or (frames[0], batch.plans[0])
     rows = pd.concat(parts, ignore_index=True)
     speed = speed_of(bundle, rule, sampling, timeline(bundle, first[1]), setting.seed)
-    picture = save_cell(folder, setting, sampling, rows, speed, *first, reader.accuracy)
-    return FilmCell(rows, summarise(rows), speed, picture)
+    board = save_cell(folder, setting, sampling, rows, speed, *first, reader.accuracy)
+    return FilmCell(rows, film_summary(rows), speed, board)
 
 
 def batch_of(bundle: Bundle, setting: FilmSetting, start: int, count: int) -> Batch:
-    """Films `start`, start + 1, ... of the held-out seed, with their true pictures."""
+    """Films `start`, start + 1, ... of the held-out seed, with their true frames."""
     grain = max(setting.grain, bundle.chunk)
     return encode_plans(
         bundle,
@@ -140,39 +144,37 @@ def timeline(bundle: Bundle, plan: casting.FilmPlan):
     return casting.plan_timeline(plan, bundle.fps, bundle.codec.stride, bundle.chunk)
 
 
-def pixel_tables(frames: np.ndarray, truth: np.ndarray, batch: Batch) -> list[pd.DataFrame]:
-    """Motion, flicker and drift of made and true films, as rows of the toybox's table."""
-    parts = []
+def compared_pixel_rows(frames: np.ndarray, truth: np.ndarray, batch: Batch) -> list[Row]:
+    """Motion, flicker and drift of made and true films."""
+    rows: list[Row] = []
     for source, films in (("model", frames), ("truth", truth)):
-        for film, (pictures, plan) in enumerate(zip(films, batch.plans, strict=True)):
-            clip = Clip(str(film), pictures, FPS, listed(plan, batch.chunk))
-            rows = [row for row in (*motion_rows(clip), *drift_rows(clip)) if row.status == "ok"]
-            parts.append(
-                table([(film, row.shot - 1, row.metric, row.value) for row in rows], source=source)
-            )
-    return parts
+        for film, (pixels, plan) in enumerate(zip(films, batch.plans, strict=True)):
+            clip = Clip(clip_of(film), pixels, FPS, listed(plan, batch.chunk))
+            found = (*motion_rows(clip), *drift_rows(clip))
+            rows += of_source(source, (row for row in found if row.status == "ok"))
+    return rows
 
 
 def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, line, seed: int) -> dict:
-    """The first film again, alone and with decoding, after a warm-up: pictures a second, first
-    picture, growth, memory."""
+    """The first film again, alone and with decoding, after a warm-up: frames per second, seconds to
+    the first frame, growth over the film, MiB of the KV cache."""
     seconds = []
-    pictures = []
+    counts = []
     for _ in stream(bundle, [line], empty_memory(bundle, rule), [seed], sampling):
         break  # the first call pays for what is set up once
     memory = empty_memory(bundle, rule)
     began = time.process_time()
     for timed in stream(bundle, [line], memory, [seeds_of(seed, 1)[0]], sampling):
         seconds.append(timed.total)
-        pictures.append(timed.frames.shape[1])
+        counts.append(timed.frames.shape[1])
     spent = time.process_time() - began
     part = max(2, len(seconds) // 4)
     steady = np.array(seconds[WARM:] or seconds)
-    warm = pictures[-1]
+    warm = counts[-1]
     return {
         "frames_per_second": round(warm / float(np.median(steady)), 2),
         "first_frame_s": round(seconds[0], 4),
-        "cpu_s_per_frame": round(spent / sum(pictures), 5),
+        "cpu_s_per_frame": round(spent / sum(counts), 5),
         "chunks": len(seconds),
         "kv_mib": round(memory.retrieved_bytes() / 2**20, 2),
         "late_over_early": round(
@@ -200,7 +202,7 @@ def save_cell(
         "steps": sampling.steps,
         "guidance": sampling.guidance,
     }
-    write_atomic(folder / "rows.parquet", lambda path: rows.assign(**info).to_parquet(path))
+    save_rows(rows.assign(**info), folder / "rows.parquet")
     write_json(
         folder / "cell.json",
         {
@@ -217,25 +219,25 @@ def save_cell(
     chosen = np.unique(
         np.linspace(0, len(plan.shots) - 1, min(STILLS, len(plan.shots))).round().astype(int)
     )
-    picture = storyboard(
+    board = storyboard(
         frames,
         [shots.spans[i] for i in chosen],
         [f"shot {i + 1}: {plan.shots[i].caption}" for i in chosen],
     )
-    save_png(picture, folder / "storyboard.png")
-    return picture
+    save_png(board, folder / "storyboard.png")
+    return board
 
 
-def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+def film_summary(rows: pd.DataFrame) -> pd.DataFrame:
     """Metric -> value with its interval, chance and upper bound; films are the independent
     units."""
     found = []
-    for metric, part in with_prompt(rows).groupby("metric", sort=False):
+    for metric, part in with_prompt(labelled(rows)).groupby("metric", sort=False):
         made = part[part.source == "model"]
         mean = part.groupby("source").value.mean()
         if made.empty:
             continue
-        e = bootstrap(made.value.tolist(), groups=made.film.tolist())
+        e = bootstrap(made.value.tolist(), groups=made["clip"].tolist())
         found.append(
             {
                 "metric": metric,

@@ -1,8 +1,8 @@
 """Which initialisation should a few-step student start DMD from? A cell: one of them, one seed.
 
 Everything else is fixed: base model, films, the number of DMD updates, the real score, the critic's
-start, the levels, and the weights that are judged (the last average; no exam picks a lucky one).
-The seed moves stage 2, DMD and the judged films.
+start, the levels, and the weights that are measured (the last average; no validation picks lucky ones).
+The seed moves stage 2, DMD and the films.
 
     none                  the autoregressive base model itself
     bidirectional_ode     ODE pairs of the bidirectional teacher, noisy history, a level a chunk
@@ -18,7 +18,7 @@ The seed moves stage 2, DMD and the judged films.
                           history, at 4 levels
 
 A cell also holds the card of the teacher that its initialisation learnt from (TEACHER_STAGE): what
-the end points of the teacher's ODE score on the very films that the students are judged on. Starts
+the end points of the teacher's ODE reach on the very films that the students are measured on. Starts
 whose teachers' cards differ do not differ by the teacher's kind alone.
 """
 
@@ -33,23 +33,23 @@ import torch
 
 from cinelab.config import override
 from cinelab.errors import CinelabError
-from cinelab.files import write_atomic, write_json
-from cinelab.lab.reports.withdrawn import PROTOCOL
+from cinelab.files import write_json
+from cinelab.lab.reports.withdrawn import EDITION
 from cinelab.lab.training import students
-from cinelab.lab.training.run import TrainingRun
+from cinelab.lab.training.run import StageRun
 from cinelab.latent.store import Clips, Store
 from cinelab.memory.policy import CAMR
 from cinelab.metrics.card import HELD_OUT
+from cinelab.metrics.rows import Row, clip_of, row_table, save_rows
 from cinelab.metrics.toybox.attributes import (
     Batch,
     absence_batch,
     encode_plans,
     read_shots,
     recall,
-    table,
 )
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
-from cinelab.metrics.toybox.validation import film_marks, frame_marks, seeds_for
+from cinelab.metrics.toybox.validation import frame_rows, made_rows, seeds_for
 from cinelab.runs import hardware
 from cinelab.seeds import rng_at
 from cinelab.stream.batch import decode, embed, prompts_and_shots
@@ -119,7 +119,7 @@ def stage_two(
     return stage.export(folder / "checkpoint"), nothing | cost | seen | took
 
 
-def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[TrainingRun, dict]:
+def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[StageRun, dict]:
     """ODE regression to the end points of a teacher's pairs."""
     made = _pairs(pairs, teacher_of(init), store, preset, changes)
     recipe = {"history": HISTORIES[init], "levels": "chunk"} | changes.get("ode", {})
@@ -127,14 +127,14 @@ def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[Train
     return stage, {"pairs seconds": made.seconds, "stored bytes": made.bytes}
 
 
-def _scored(folder, init, seed, store, pairs, preset, changes) -> tuple[TrainingRun, dict]:
+def _scored(folder, init, seed, store, pairs, preset, changes) -> tuple[StageRun, dict]:
     """DMD under the true history, by autoregressive scores, at 4 levels."""
     recipe = {"known": 0.0, "score": "autoregressive", "history": "truth"}
     recipe |= {"sampling": students.few_steps(4)} | changes.get("score", {})
     return students.dmd(folder, store, BASE, BASE, preset, seed, recipe, validate=False), {}
 
 
-def _consistent(folder, init, seed, store, pairs, preset, changes) -> tuple[TrainingRun, dict]:
+def _consistent(folder, init, seed, store, pairs, preset, changes) -> tuple[StageRun, dict]:
     """Consistency distillation, for its own number of steps or for causal ODE's seconds."""
     recipe = changes.get("consistency", {})
     cost = {}
@@ -212,7 +212,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 @torch.no_grad()
-def teacher_marks(
+def teacher_rows(
     reader: Recogniser,
     kind: str,
     seed: int,
@@ -220,14 +220,14 @@ def teacher_marks(
     config: ode_pairs.PairsConfig,
     latents: int = 24,
 ) -> pd.DataFrame:
-    """Rows (film, metric, value) of a teacher's end points on the films that judge its students.
+    """Rows of a teacher's end points on the films that its students are measured on.
 
-    They are made as the pairs of `config` are. The metric `looks` asks whether what no prompt names
-    is as in the true film, where a teacher that is given the true past can read it.
+    They are made as the pairs of `config` are. The metric `looks` states whether what no prompt
+    names is as in the true film, where a teacher that is given the true past can read it.
     """
     bundle = zoo.load(TEACHERS[kind])
     batch = encode_plans(bundle, planned(bundle, seed, films, latents))
-    clips = clips_of(bundle, batch)
+    clips = film_clips(bundle, batch)
     ends = []
     noise = torch.randn(batch.latents.shape, generator=rng_at(seed, "teacher's noise"))
     for start in range(0, films, config.batch):
@@ -236,44 +236,48 @@ def teacher_marks(
         ends.append(ode_pairs.trajectories(bundle.model, part, config, noise[some])[1])
     frames = decode(bundle, torch.cat(ends).float())
     truth = decode(bundle, batch.latents)
-    rows = pd.concat([frame_marks(reader, frames, batch, truth), looks(reader, frames, batch)])
-    return rows[["film", "metric", "value"]].reset_index(drop=True)
+    return row_table([*frame_rows(reader, frames, batch, truth), *looks(reader, frames, batch)])
 
 
 def planned(bundle: Bundle, seed: int, films: int, latents: int) -> list[casting.FilmPlan]:
-    """The held-out films that a seed is judged on."""
+    """The held-out films that a seed is measured on."""
     where = HELD_OUT + seed
     return [casting.cast_film(where, i, latents, (3, 6), bundle.chunk) for i in range(films)]
 
 
-def clips_of(bundle: Bundle, films: Batch) -> Clips:
+def film_clips(bundle: Bundle, films: Batch) -> Clips:
     """Encoded films as training clips."""
     text = embed(bundle, films.timelines)
     slot, shot = prompts_and_shots(films.timelines)
     return Clips(films.latents, text, slot, shot)
 
 
-def looks(reader: Recogniser, frames: np.ndarray, films: Batch) -> pd.DataFrame:
+def looks(reader: Recogniser, frames: np.ndarray, films: Batch) -> list[Row]:
     """Rows of `looks`: is each unprompted attribute of each shot what the true film shows?"""
     seen = read_shots(reader, frames, films.plans)
-    return table(
-        (film, shot, "looks", float(seen[film][shot][name] == entry.attributes[name]))
+    return [
+        Row(
+            clip_of(film),
+            shot,
+            "looks",
+            float(seen[film][shot - 1][name] == entry.attributes[name]),
+            backend="toybox",
+        )
         for film, plan in enumerate(films.plans)
-        for shot, entry in enumerate(plan.shots)
+        for shot, entry in enumerate(plan.shots, 1)
         for name in (*IDENTITY, *SCENERY)
-    )
+    ]
 
 
-def judge(
+def measure_student(
     bundle: Bundle, reader: Recogniser, seed: int, films: int, latents: int = 24, away: int = 3
 ) -> pd.DataFrame:
-    """Rows (film, metric, value) of held-out films and absence tests."""
+    """Rows of held-out films and absence tests."""
     batch = encode_plans(bundle, planned(bundle, seed, films, latents))
-    rows = film_marks(bundle, reader, batch, decode(bundle, batch.latents), CAMR())
+    rows = made_rows(bundle, reader, batch, decode(bundle, batch.latents), CAMR())
     absences = absence_batch(bundle, HELD_OUT + seed, range(films), away)
     recalled, _ = recall(bundle, reader, absences, CAMR(), seeds_for(films))
-    rows = pd.concat([rows, recalled[recalled.metric == "identity"]], ignore_index=True)
-    return rows[["film", "metric", "value"]]
+    return row_table([*rows, *(row for row in recalled if row.metric == "identity")])
 
 
 def initialisation_cell(
@@ -295,13 +299,13 @@ def initialisation_cell(
     folder = Path(run_dir)
     changes = changes or {}
     reader = load_recogniser()
-    asked = SMOKE if preset == "smoke" else {"films": films}
+    sizes = SMOKE if preset == "smoke" else {"films": films}
     start, cost = stage_two(folder / "stage2", init, seed, store, pairs, preset, changes)
-    parts = _card_of_teacher(reader, init, seed, preset, changes, asked)
+    parts = _card_of_teacher(reader, init, seed, preset, changes, sizes)
     for steps in levels:
         sampling = students.few_steps(steps)
         bundle = replace(zoo.load(start), sampling=sampling)
-        before = judge(bundle, reader, seed, **asked)
+        before = measure_student(bundle, reader, seed, **sizes)
         recipe = changes.get("dmd", {}) | {"sampling": sampling}
         real = TEACHERS["bidirectional"]
         where = folder / f"dmd-{steps}"
@@ -309,22 +313,22 @@ def initialisation_cell(
         for _ in stage.train():
             pass
         cost[f"DMD seconds, {steps} levels"] = round(stage.run.done_info["seconds"], 1)
-        after = judge(replace(bundle, model=stage.averaged()), reader, seed, **asked)
+        after = measure_student(replace(bundle, model=stage.averaged()), reader, seed, **sizes)
         stages = {"before DMD": before, "after DMD": after}
         parts += [rows.assign(steps=steps, stage=name) for name, rows in stages.items()]
-        print(f"{init}, {steps} levels: judged", flush=True)
-    about = {"init": init, "seed": seed, "protocol": PROTOCOL["initialisation"]}
+        print(f"{init}, {steps} levels: measured", flush=True)
+    about = {"init": init, "seed": seed, "edition": EDITION["initialisation"]}
     rows = pd.concat(parts, ignore_index=True).assign(**about)
-    write_atomic(folder / "rows.parquet", lambda path: rows.to_parquet(path))
+    save_rows(rows, folder / "rows.parquet")
     write_json(folder / "cell.json", {**about, "shared": list(SHARED), **cost, **hardware()})
     return rows
 
 
-def _card_of_teacher(reader, init, seed, preset, changes, asked: dict) -> list[pd.DataFrame]:
+def _card_of_teacher(reader, init, seed, preset, changes, sizes: dict) -> list[pd.DataFrame]:
     """The teacher's card as one table of rows, or none where there is no teacher."""
     if not (kind := teacher_of(init)):
         return []
     config = override(presets.pairs(preset, kind), changes.get("pairs") or {})
-    latents = asked.get("latents", 24)
-    marks = teacher_marks(reader, kind, seed, asked["films"], config, latents)
-    return [marks.assign(steps=config.steps, stage=TEACHER_STAGE)]
+    latents = sizes.get("latents", 24)
+    rows = teacher_rows(reader, kind, seed, sizes["films"], config, latents)
+    return [rows.assign(steps=config.steps, stage=TEACHER_STAGE)]

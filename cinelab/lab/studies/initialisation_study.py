@@ -2,40 +2,40 @@
 
 The seeds of a sweep are trainings, and are resampled first. They share what `SHARED` lists, so an
 interval says what another training of the student would give, not what another teacher would.
-Cells of an old protocol are shown, and their claims are withdrawn (`cinelab.lab.reports.withdrawn`).
+Cells of an old edition are shown, and their claims are withdrawn (`cinelab.lab.reports.withdrawn`).
 """
 
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
-from cinelab.files import write_atomic, write_json
 from cinelab.lab.reports.plots import PALETTE, QUIET, TEMPLATE
 from cinelab.lab.reports.verdicts import LEVEL, Look, about_mean, about_times, judged
-from cinelab.lab.reports.withdrawn import PROTOCOL, protocol_of, withdrawn
+from cinelab.lab.reports.withdrawn import EDITION, edition_of, with_edition, withdrawn
 from cinelab.lab.studies.initialisation_cell import INITS, TEACHER_STAGE, teacher_of
+from cinelab.metrics.legacy import analysed, modern_columns
+from cinelab.metrics.metric import METRICS
 from cinelab.metrics.stats import Estimate, nested_bootstrap
 
-METRICS = (
+RECALLED = "identity (recalled)"
+MEASURED = (
     "prompt",
     "action",
     "camera",
     "kind",
-    "identity",
+    RECALLED,
     "looks",
-    "cuts",
-    "motion of truth",
-    "sharpness of truth",
-    "contrast of truth",
+    "cut accuracy",
+    "motion",
+    "sharpness",
+    "contrast",
 )
-SHOWN = ("prompt", "identity", "motion of truth", "sharpness of truth")
+SHOWN = ("prompt", RECALLED, "motion", "sharpness")
 STAGES = ("before DMD", "after DMD")
 STUDY = "initialisation"
 ORDER = [
@@ -53,31 +53,29 @@ CHEAPER = 3.0  # times that causal ODE is to take, for "about a quarter"
 
 
 def per_film(rows: pd.DataFrame) -> pd.DataFrame:
-    """One value a film: init, stage, steps, metric, seed, film, value, and the oldest protocol."""
+    """One value a film: init, stage, steps, metric, seed, film, value, and the oldest edition."""
     keys = ["init", "stage", "steps", "metric", "seed", "film"]
-    rows = rows[rows.metric.isin(METRICS)]
-    rows = rows.assign(protocol=rows["protocol"].fillna(1) if "protocol" in rows else 1.0)
+    rows = analysed(rows).rename(columns={"clip": "film"})
+    rows = with_edition(rows[rows.metric.isin(MEASURED)])
     films = rows.groupby(keys, as_index=False)
-    return films.agg(value=("value", "mean"), protocol=("protocol", "min"))
+    return films.agg(value=("value", "mean"), edition=("edition", "min"))
 
 
-def estimate(films: pd.DataFrame) -> Estimate:
+def nested_estimate(films: pd.DataFrame) -> Estimate:
     """Mean over films; seeds are resampled first, since each is a training of its own."""
     return nested_bootstrap(films.value.tolist(), films.seed.tolist())
 
 
 def init_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """metric, stage, steps, init, value, low, high, n (films), trainings, protocol.
+    """metric, stage, steps, init, value, low, high, n (films), trainings, edition.
 
     The stage TEACHER_STAGE is the card of the teacher whose pairs or steps an initialisation learnt
-    from, on the films that its students are judged on.
+    from, on the films that its students are measured on.
     """
     found = []
     for key, films in per_film(rows).groupby(["metric", "stage", "steps", "init"]):
-        e = estimate(films)
-        found.append(
-            (*key, e.value, e.low, e.high, e.n, films.seed.nunique(), films.protocol.min())
-        )
+        e = nested_estimate(films)
+        found.append((*key, e.value, e.low, e.high, e.n, films.seed.nunique(), films.edition.min()))
     names = [
         "metric",
         "stage",
@@ -88,10 +86,10 @@ def init_table(rows: pd.DataFrame) -> pd.DataFrame:
         "high",
         "n",
         "trainings",
-        "protocol",
+        "edition",
     ]
     table = pd.DataFrame(found, columns=names).round(4)
-    ranks = {"metric": METRICS, "stage": (TEACHER_STAGE, *STAGES), "init": INITS}
+    ranks = {"metric": MEASURED, "stage": (TEACHER_STAGE, *STAGES), "init": INITS}
 
     def place(column: pd.Series) -> pd.Series:
         return column.map(ranks[column.name].index) if column.name in ranks else column
@@ -104,7 +102,7 @@ def init_points(rows: pd.DataFrame) -> go.Figure:
 
     `rows` are a sweep's, or already its table.
     """
-    table = rows if "low" in rows else init_table(rows)
+    table = modern_columns(rows) if "low" in rows else init_table(rows)
     table = table[table.stage.isin(STAGES)]
     names = [name for name in INITS if name in set(table.init)]
     levels = sorted(table.steps.unique())
@@ -150,7 +148,7 @@ def init_points(rows: pd.DataFrame) -> go.Figure:
                 )
             whole = table[table.metric == metric]
             ends = [whole.low.min(), whole.high.max()]
-            if metric.endswith("truth"):
+            if METRICS.of(metric).relative:
                 fig.add_hline(y=1, line={"dash": "dash", "color": QUIET}, row=row, col=column)
                 ends = [min(ends[0], 1), max(ends[1], 1)]
             fig.update_yaxes(
@@ -171,7 +169,7 @@ def init_points(rows: pd.DataFrame) -> go.Figure:
 
 
 def init_cells(*sweeps: str | Path) -> pd.DataFrame:
-    """What every finished cell says of itself (cell.json): a row a cell, by start and seed."""
+    """What every finished cell records (cell.json): a row a cell, by start and seed."""
     paths = [path for sweep in sweeps for path in sorted(Path(sweep).glob("*/cell.json"))]
     if not paths:
         raise CinelabError(
@@ -179,12 +177,15 @@ def init_cells(*sweeps: str | Path) -> pd.DataFrame:
             "experiments/initialisation.yaml` first."
         )
     cells = pd.DataFrame(
-        [read_mapping(path, init=str, seed=int, protocol=float | None) for path in paths]
+        [
+            read_mapping(path, init=str, seed=int, edition=float | None, protocol=float | None)
+            for path in paths
+        ]
     )
-    known = cells["protocol"].fillna(1) if "protocol" in cells else 1.0
     order = cells["init"].map(lambda name: INITS.index(name) if name in INITS else len(INITS))
     return (
-        cells.assign(protocol=known, order=order)
+        with_edition(cells)
+        .assign(order=order)
         .sort_values(["order", "seed"], ignore_index=True)
         .drop(columns="order")
     )
@@ -199,7 +200,7 @@ def init_costs(cells: pd.DataFrame) -> pd.DataFrame:
     costs = cells.groupby("init", sort=False)[numbers].mean()
     costs.insert(0, "seconds before DMD", costs["stage 2 seconds"] + costs["pairs seconds"])
     counts = cells.groupby("init", sort=False).agg(
-        trainings=("seed", "nunique"), protocol=("protocol", "min")
+        trainings=("seed", "nunique"), edition=("edition", "min")
     )
     return costs.round(1).join(counts).reset_index()
 
@@ -207,13 +208,13 @@ def init_costs(cells: pd.DataFrame) -> pd.DataFrame:
 def init_turns(cells: pd.DataFrame) -> pd.DataFrame:
     """Seconds of causal ODE (pairs included) and of consistency at equal clips, measured by turns.
 
-    A row a turn: seed, protocol, causal_ode, consistency, ratio. Cells without turns give none.
+    A row a turn: seed, edition, causal_ode, consistency, ratio. Cells without turns give none.
     """
     rows = []
     for cell in cells.to_dict("records"):
         for turn in cell["turns"] if isinstance(cell.get("turns"), list) else ():
-            rows.append((cell["seed"], cell["protocol"], turn["causal_ode"], turn["consistency"]))
-    turns = pd.DataFrame(rows, columns=["seed", "protocol", "causal_ode", "consistency"])
+            rows.append((cell["seed"], cell["edition"], turn["causal_ode"], turn["consistency"]))
+    turns = pd.DataFrame(rows, columns=["seed", "edition", "causal_ode", "consistency"])
     return turns.assign(ratio=turns.causal_ode / turns.consistency)
 
 
@@ -257,7 +258,7 @@ def _sharper(films: pd.DataFrame) -> Iterator[Look]:
     """Before DMD: does regression to the bidirectional teacher blur?"""
     for other in ("bidirectional_ode", "bidirectional_clean"):
         for steps in _levels(films[films.init == other]):
-            yield _look(films, "causal_ode", other, "before DMD", steps, "sharpness of truth")
+            yield _look(films, "causal_ode", other, "before DMD", steps, "sharpness")
 
 
 def _levels(films: pd.DataFrame) -> list[int]:
@@ -274,11 +275,11 @@ def _look(
     metric: str,
     level: float | None = None,
 ) -> Look:
-    """One comparison as a claim, withdrawn where either side was measured under an old protocol.
+    """One comparison as a claim, withdrawn where either side was measured under an old edition.
 
     It says that `one` is ahead of `other`, or with `level` that both are within this margin.
     """
-    gap = difference(films, one, other, stage, steps, metric)
+    gap = paired_gap(films, one, other, stage, steps, metric)
     word = "is ahead of"
     how = {"kind": "above", "margin": 0.0}
     if level is not None:
@@ -292,36 +293,36 @@ def _look(
     if one in CONSISTENCY and other == "causal_ode":
         about["twin"] = f"{where}: {what}"
     if len(gap):
-        about["withdrawn"] = withdrawn(STUDY, (one, other), gap.protocol.min())
+        about["withdrawn"] = withdrawn(STUDY, (one, other), gap.edition.min())
     claim = f"{where}: {named} {what}"
     return about_mean(claim, gap.value, gap.seed.tolist(), **how, **about)
 
 
-def difference(
+def paired_gap(
     films: pd.DataFrame, one: str, other: str, stage: str, steps: int, metric: str
 ) -> pd.DataFrame:
-    """one - other on the same films and seeds: seed, film, value, protocol; maybe empty."""
+    """one - other on the same films and seeds: seed, film, value, edition; maybe empty."""
     part = films[(films.stage == stage) & (films.steps == steps) & (films.metric == metric)]
     sides = [part[part.init == name].set_index(["seed", "film"]) for name in (one, other)]
     gap = (sides[0].value - sides[1].value).dropna()
-    old = pd.concat([side.protocol.reindex(gap.index) for side in sides], axis=1).min(axis=1)
-    return pd.DataFrame({"value": gap, "protocol": old}).reset_index()
+    old = pd.concat([side.edition.reindex(gap.index) for side in sides], axis=1).min(axis=1)
+    return pd.DataFrame({"value": gap, "edition": old}).reset_index()
 
 
 def _teachers_apart(films: pd.DataFrame, one: str, other: str, metric: str) -> str:
     """How far the two starts' teachers are apart themselves, where these are of two kinds.
 
-    Recall is asked of end points as the looks of the past that they were given.
+    End points recall the looks of the past that they were given.
     """
     if {teacher_of(one), teacher_of(other)} != {"autoregressive", "bidirectional"}:
         return ""
     card = films[films.stage == TEACHER_STAGE]
-    metric = "looks" if metric == "identity" else metric
+    metric = "looks" if metric == RECALLED else metric
     steps = card.steps.iloc[0] if len(card) else 0
-    gap = difference(films, one, other, TEACHER_STAGE, steps, metric)
+    gap = paired_gap(films, one, other, TEACHER_STAGE, steps, metric)
     if gap.empty:
         return "not the teacher's kind alone: no card of the teachers"
-    return f"not the teacher's kind alone: the teachers' own {metric} differs by {estimate(gap)}"
+    return f"not the teacher's kind alone: the teachers' own {metric} differs by {nested_estimate(gap)}"
 
 
 def _cheaper(cells: pd.DataFrame) -> Look:
@@ -329,7 +330,7 @@ def _cheaper(cells: pd.DataFrame) -> Look:
     claim = f"causal_ode takes {CHEAPER:g} times consistency's seconds or more, at equal clips"
     turns = init_turns(cells)
     turns = _unlike(cells) if turns.empty else turns
-    old = withdrawn(STUDY, ("cost",), protocol_of(turns)) if len(turns) else ""
+    old = withdrawn(STUDY, ("cost",), edition_of(turns)) if len(turns) else ""
     ratios = turns.ratio.tolist()
     seeds = turns.seed.tolist()
     return about_times(claim, ratios, seeds, margin=CHEAPER, withdrawn=old)
@@ -337,34 +338,9 @@ def _cheaper(cells: pd.DataFrame) -> Look:
 
 def _unlike(cells: pd.DataFrame) -> pd.DataFrame:
     """Ratios of seconds by seed as old cells have them: at unequal clips, and not by turns."""
-    old = cells[cells.protocol < PROTOCOL[STUDY]]
+    old = cells[cells.edition < EDITION[STUDY]]
     whole = old.assign(whole=old["stage 2 seconds"] + old["pairs seconds"])
     table = whole.pivot_table(index="seed", columns="init", values="whole")
     table = table.reindex(columns=["causal_ode", "consistency"]).dropna()
     ratio = table.causal_ode / table.consistency
-    return pd.DataFrame({"ratio": ratio, "protocol": 1.0}).reset_index(names="seed")
-
-
-INVENTED = ("none", "bidirectional_ode", "causal_ode", *CONSISTENCY)
-
-
-def made_up(folder: Path) -> Path:
-    """Tiny invented cells under the present protocol, to try the notebook out."""
-    rng = np.random.default_rng(0)
-    for init, seed in itertools.product(INVENTED, (0, 1)):
-        cell = folder / f"{init}-{seed}"
-        about = {"init": init, "seed": seed}
-        about |= {"protocol": PROTOCOL[STUDY]}
-        parts = [_invented(rng, *key) for key in itertools.product(METRICS, STAGES)]
-        rows = pd.concat(parts, ignore_index=True).assign(**about)
-        write_atomic(cell / "rows.parquet", lambda path, rows=rows: rows.to_parquet(path))
-        cost = {"stage 2 seconds": 1.0, "pairs seconds": 2.0, "stored bytes": 10, "clips seen": 8}
-        turns = {"turns": [{"causal_ode": 3.0 + seed, "consistency": 2.0}]}
-        more = turns if init == "consistency_equal_seconds" else {}
-        write_json(cell / "cell.json", about | cost | more)
-    return folder
-
-
-def _invented(rng: np.random.Generator, metric: str, stage: str) -> pd.DataFrame:
-    values = {"film": range(4), "metric": metric, "value": rng.random(4)}
-    return pd.DataFrame(values | {"steps": 1, "stage": stage})
+    return pd.DataFrame({"ratio": ratio, "edition": 1.0}).reset_index(names="seed")

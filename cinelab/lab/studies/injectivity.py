@@ -30,16 +30,14 @@ from itertools import count
 from pathlib import Path
 
 import pandas as pd
-import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.flow.solvers import solve, trajectory
-from cinelab.lab.reports.plots import ablation_lines
-from cinelab.lab.reports.withdrawn import PROTOCOL
-from cinelab.lab.studies.initialisation_cell import TEACHERS, clips_of, planned
+from cinelab.lab.reports.withdrawn import EDITION
+from cinelab.lab.studies.initialisation_cell import TEACHERS, film_clips, planned
 from cinelab.lab.training.students import build_pairs, ode
 from cinelab.latent.store import Clips, Store
 from cinelab.metrics.stats import bootstrap, paired_ratio
@@ -54,7 +52,7 @@ from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.bundle import Bundle
 
 UNSEEN = (
-    10_000  # added to the held-out seeds, so that no card and no student is judged on these films
+    10_000  # added to the held-out seeds, so that no card and no student is measured on these films
 )
 HISTORIES = {"truth": "autoregressive", "noisy": "bidirectional", "clean": "bidirectional"}
 
@@ -78,7 +76,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is asked. `pairs` is the recipe of the trajectories: the same as the students' pairs."""
+    """What is measured. `pairs` is the recipe of the trajectories: the same as the students' pairs."""
 
     clips: int = 12
     frame: int = 12  # u
@@ -127,7 +125,7 @@ class Trajectory(Readable):
 def held_out(bundle: Bundle, setting: Setting) -> Clips:
     """Clips of films that nothing was trained on and no card was measured on, a film each."""
     plans = planned(bundle, UNSEEN + setting.seed, setting.clips, setting.pairs.frames)
-    return clips_of(bundle, encode_plans(bundle, plans))
+    return film_clips(bundle, encode_plans(bundle, plans))
 
 
 def alone(clips: Clips, index: int, repeats: int = 1) -> Clips:
@@ -290,7 +288,7 @@ def sharp(bundle: Bundle, ends: Tensor) -> float:
     return sharpness(decode(bundle, ends.flatten(0, 1)[:, None].float())[:, 0])
 
 
-def measure(cases: dict[str, Case], clips: Clips, setting: Setting) -> pd.DataFrame:
+def measure_cases(cases: dict[str, Case], clips: Clips, setting: Setting) -> pd.DataFrame:
     """Rows (case, history, clip, t, past_noise, what, value, protocol) of named cases.
 
     what: variance (of what the student does not see); own (with the frame's own noise drawn too);
@@ -306,7 +304,7 @@ def measure(cases: dict[str, Case], clips: Clips, setting: Setting) -> pd.DataFr
             found = _one_clip(bundle, student, case, clips, index, setting)
             rows += [(label, case.history, index, *row) for row in found]
     names = ["case", "history", "clip", "t", "past_noise", "what", "value"]
-    return pd.DataFrame(rows, columns=names).assign(protocol=PROTOCOL["injectivity"])
+    return pd.DataFrame(rows, columns=names).assign(edition=EDITION["injectivity"])
 
 
 def _one_clip(
@@ -333,7 +331,7 @@ def _one_clip(
         yield times[0], noise, "sensitivity", spread(ends)
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
+def injectivity_table(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over clips with 95 % intervals: case, what, t, past_noise, value, low, high, n."""
     found = []
     for keys, part in rows.groupby(["case", "what", "t", "past_noise"], sort=False):
@@ -366,40 +364,6 @@ def share_of_error(rows: pd.DataFrame) -> pd.DataFrame:
             found.append((case, t, *means, e.value, e.low, e.high, e.n))
     return pd.DataFrame(
         found, columns=["case", "t", "variance", "squared error", "value", "low", "high", "n"]
-    )
-
-
-def variance_figure(rows: pd.DataFrame) -> go.Figure:
-    """Share of a frame's freedom that hangs on what its student does not see, by noise level."""
-    title = (
-        "End point decided by what the student does not see (share of a fresh sample's variance)"
-    )
-    return _lines(summary(rows[rows.what == "share"]), "t", title)
-
-
-def error_figure(rows: pd.DataFrame) -> go.Figure:
-    """Share of the student's squared error that no training can remove, by noise level."""
-    title = "Share of the student's squared error that the unseen decides"
-    return _lines(share_of_error(rows), "t", title, upper=1.0)
-
-
-def blur_figure(rows: pd.DataFrame) -> go.Figure:
-    """Sharpness of the mean end point, the best that least squares can answer."""
-    title = "Sharpness of the mean end point, as a share of the end points' own"
-    return _lines(summary(rows[rows.what == "blur"]), "t", title, upper=1.0)
-
-
-def sensitivity_figure(rows: pd.DataFrame) -> go.Figure:
-    """How far the autoregressive teacher's end point moves with noise on the past it is shown."""
-    top = rows[(rows.t == rows.t.max()) & (rows.history == "truth")]
-    title = "Input sensitivity: variance of the end point by noise on a past that both see"
-    fresh = top[top.what == "own"].value.mean()
-    return _lines(summary(top[top.what == "sensitivity"]), "past_noise", title, upper=float(fresh))
-
-
-def _lines(table: pd.DataFrame, x: str, title: str, **more) -> go.Figure:
-    return ablation_lines(
-        table, x=x, y="value", colour="case", low="low", high="high", title=title, **more
     )
 
 

@@ -1,6 +1,7 @@
 """The memory ablation: one policy at one budget and absence, measured on films that differ in
 nothing else."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,11 +13,15 @@ from PIL import Image
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Steps
-from cinelab.lab.reports.plots import routing_by_shot
+from cinelab.lab.reports.routing_plots import routing_by_shot
 from cinelab.lab.reports.toybox_figures import sheet
+from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Policy, budget_of, label_of, policy_named, seeded
-from cinelab.metrics.card import HELD_OUT, seeds_of
-from cinelab.metrics.metric import METRICS, WHOLE, compared_rows, rehearse
+from cinelab.metrics.card import HELD_OUT, of_source, seeds_of
+from cinelab.metrics.legacy import analysed
+from cinelab.metrics.metric import METRICS
+from cinelab.metrics.registered import compared_rows, try_registered
+from cinelab.metrics.rows import WHOLE, Row, numbered_from, row_table, save_rows
 from cinelab.metrics.stats import bootstrap
 from cinelab.metrics.toybox.attributes import (
     Batch,
@@ -26,11 +31,11 @@ from cinelab.metrics.toybox.attributes import (
     make_frames,
     recall_rows,
     shuffled,
-    table,
 )
-from cinelab.metrics.toybox.recogniser import load_recogniser
+from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
 from cinelab.metrics.toybox.retrieval import hit_rows, touched
 from cinelab.readable import Readable
+from cinelab.world.casting import FilmPlan
 from cinelab.zoo.checkpoints import load
 
 BATCH = 32  # films made at once
@@ -39,7 +44,7 @@ DISTANCES = ("trained", "none")
 
 
 @dataclass
-class Cell(Readable):
+class MemoryCell(Readable):
     """One policy at one budget and absence: the rows, the summary and what is needed to draw it."""
 
     rows: pd.DataFrame
@@ -66,7 +71,7 @@ def memory_cell(
     summary: int | None = 3,
     shot_latents: int = SHOT,
     max_distance: str = "trained",
-) -> Cell:
+) -> MemoryCell:
     """Measure recall after an absence and write rows.parquet, routing.parquet and cell.json to
     `run_dir`.
 
@@ -84,7 +89,7 @@ def memory_cell(
     more = {"positions": positions} if positions else {}
     more |= {"score": score, "per_head": per_head, "summary": summary} if policy == "camr" else {}
     rule = seeded(policy_named(policy, budget, **more), seed)
-    rehearse()
+    try_registered()
     parts = []
     held = []
     first = None
@@ -107,23 +112,11 @@ def memory_cell(
             known,
         )
         truth = decode(bundle, batch.latents)
-        sources = {
-            "model": (frames, batch.plans),
-            "truth": (truth, batch.plans),
-            "chance": (truth, shuffled(batch.plans)),
-        }
-        own = last_shots(compared_rows(frames, truth, batch.plans), batch.plans)
-        asked = [recall_rows(reader, *shown).assign(source=name) for name, shown in sources.items()]
-        parts += [rows.assign(film=rows.film + start) for rows in (*asked, own)]
-        hits = zip(("model", "chance"), hit_rows(memory, batch.plans, batch.last_shot), strict=True)
-        parts += [
-            table(found, source=name).assign(film=lambda t, s=start: t.film + s)
-            for name, found in hits
-        ]
+        found = recall_and_hits(reader, memory, frames, truth, batch)
+        parts.append(row_table(numbered_from(start, found)))
         held.append(touched(memory, batch.last_shot))
         first = first or (batch, frames, truth, memory.routing_table())
     rows = pd.concat(parts, ignore_index=True)
-    found = summarise(rows)
     info = {
         "policy": label_of(policy),
         "budget": budget if isinstance(policy, str) else budget_of(rule, budget),
@@ -144,27 +137,45 @@ def memory_cell(
         f"held, {name}": round(float(np.mean([one[name] for one in held])), 2)
         for name in ("layer", "film")
     }
-    write_atomic(folder / "rows.parquet", lambda path: rows.assign(**info).to_parquet(path))
+    save_rows(rows.assign(**info), folder / "rows.parquet")
     write_atomic(folder / "routing.parquet", lambda path: first[3].to_parquet(path))
     write_json(
         folder / "cell.json", info | {"recogniser": reader.accuracy, "metrics": METRICS.about()}
     )
-    return Cell(rows, found, *first)
+    return MemoryCell(rows, summarise(rows), *first)
 
 
-def last_shots(rows: pd.DataFrame, plans: list) -> pd.DataFrame:
+def recall_and_hits(
+    reader: Recogniser, memory: KVCache, frames: np.ndarray, truth: np.ndarray, batch: Batch
+) -> list[Row]:
+    """Rows of the returns of one batch: what is recalled (model, truth, chance), what registered
+    metrics measure, and whether the right pages were retrieved."""
+    plans = batch.plans
+    hits, drawn = hit_rows(memory, plans, batch.last_shot)
+    return [
+        *recall_rows(reader, frames, plans),
+        *of_source("truth", recall_rows(reader, truth, plans)),
+        *of_source("chance", recall_rows(reader, truth, shuffled(plans))),
+        *last_shots(compared_rows(frames, truth, plans), plans),
+        *hits,
+        *drawn,
+    ]
+
+
+def last_shots(rows: list[Row], plans: Sequence[FilmPlan]) -> list[Row]:
     """Rows of whole films and of last shots, which alone are made."""
-    last = rows["film"].map(lambda film: len(plans[film].shots) - 1)
-    return rows[(rows["shot"] == WHOLE) | (rows["shot"] == last)]
+    return [row for row in rows if row.shot in (WHOLE, len(plans[int(row.clip)].shots))]
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
-    """Metric by source with 95 % intervals; films are the independent units."""
-    table = []
+    """Metric by source with 95 % intervals; films are the independent units. `rows` are as
+    measured, or with labels already (`cinelab.metrics.legacy.analysed`)."""
+    rows = analysed(rows)
+    found = []
     for (metric, source), part in rows.groupby(["metric", "source"], sort=False):
-        keys = part.film if "seed" not in part else list(zip(part.seed, part.film, strict=True))
+        keys = part["clip"] if "seed" not in part else zip(part.seed, part["clip"], strict=True)
         guess = bootstrap(part.value.tolist(), groups=list(keys))
-        table.append(
+        found.append(
             {
                 "metric": metric,
                 "source": source,
@@ -174,10 +185,10 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
                 "n": guess.n,
             }
         )
-    return pd.DataFrame(table).round(4)
+    return pd.DataFrame(found).round(4)
 
 
-def recalled_shots(cell: Cell, films: int = 6) -> Image.Image:
+def recalled_shots(cell: MemoryCell, films: int = 6) -> Image.Image:
     """A film a row: A's first appearance, its return as made, its return in truth."""
 
     def ends(frames, film: int, shot: int) -> list:
@@ -195,6 +206,6 @@ def recalled_shots(cell: Cell, films: int = 6) -> Image.Image:
     )
 
 
-def routing_picture(cell: Cell) -> go.Figure:
-    """Which earlier shot each shot looked back to (film 0 of the cell)."""
+def routing_figure(cell: MemoryCell) -> go.Figure:
+    """Which earlier shots each shot attended to (film 0 of the cell)."""
     return routing_by_shot(cell.routing, kinds=("routed", "window", "sink"))

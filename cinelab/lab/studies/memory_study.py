@@ -12,14 +12,18 @@ from cinelab.lab.reports.plots import ablation_lines
 from cinelab.lab.reports.verdicts import LEVEL, Look, about_gap, about_mean, about_ratio, judged
 from cinelab.lab.studies.memory_cell import summarise
 from cinelab.lab.sweeps.measured import read_rows
+from cinelab.metrics.legacy import analysed, current_labels
+from cinelab.metrics.rows import COLUMNS
 
 BY = ("policy", "budget", "away")
-OWN = ("film", "shot", "metric", "value", "source", "seed")  # columns that are no setting
+NO_SETTING = (*COLUMNS, "seed")  # columns that are measured, or say what was
+RECALLED = "identity (recalled)"
 NEEDED = ("full", "camr", "random", "sink", "window")  # policies that the claims compare
 
 
 def sweep_rows(folder: str | Path, *more: str | Path) -> pd.DataFrame:
-    """Rows of all measured cells below `folder`, and of those below `more` where these exist."""
+    """Rows of all measured cells below `folder`, and of those below `more` where these exist; the
+    column `metric` holds labels."""
     paths = sorted(Path(folder).glob("*/rows.parquet"))
     if not paths:
         raise CinelabError(
@@ -27,10 +31,10 @@ def sweep_rows(folder: str | Path, *more: str | Path) -> pd.DataFrame:
             f"experiments/{Path(folder).name}.yaml` first."
         )
     paths += [path for other in more for path in sorted(Path(other).glob("*/rows.parquet"))]
-    return pd.concat([read_rows(path) for path in paths], ignore_index=True)
+    return analysed(pd.concat([read_rows(path) for path in paths], ignore_index=True))
 
 
-def keep_rows(rows: pd.DataFrame, path: str | Path) -> Path:
+def keep_raw_rows(rows: pd.DataFrame, path: str | Path) -> Path:
     """Write a sweep's raw rows small (texts as categories, zstd), for others to analyse again."""
     texts = [name for name in rows if rows[name].dtype == object]
     small = rows.astype(dict.fromkeys(texts, "category"))
@@ -40,6 +44,7 @@ def keep_rows(rows: pd.DataFrame, path: str | Path) -> Path:
 
 def sweep_table(rows: pd.DataFrame, by: tuple[str, ...] = BY) -> pd.DataFrame:
     """Pooled over seeds: by, metric, source, value, low, high, n."""
+    rows = analysed(rows)
     parts = [
         summarise(part).assign(**dict(zip(by, key, strict=True)))
         for key, part in rows.groupby(list(by), sort=True)
@@ -48,12 +53,12 @@ def sweep_table(rows: pd.DataFrame, by: tuple[str, ...] = BY) -> pd.DataFrame:
     return table[[*by, *(name for name in table if name not in by)]]
 
 
-def recall_figure(rows: pd.DataFrame, metric: str = "identity") -> go.Figure:
+def recall_figure(rows: pd.DataFrame, metric: str = RECALLED) -> go.Figure:
     """Recall against absence, a line a policy; chance and the truth through the codec beside it.
 
     `rows` are a sweep's, or already its table.
     """
-    rows = rows[rows.metric == metric]
+    rows = _of_metric(rows, metric)
     table = rows if "low" in rows else sweep_table(rows)
     bound = table.groupby("source").value.mean()
     several = table.budget.nunique() > 1
@@ -70,25 +75,25 @@ def recall_figure(rows: pd.DataFrame, metric: str = "identity") -> go.Figure:
         high="high",
         chance=float(bound["chance"]),
         upper=float(bound["truth"]),
-        title=f"Unprompted {metric} recalled after an absence of so many shots",
+        title=f"Unprompted {metric} after an absence of so many shots",
     )
 
 
 def claims(
-    rows: pd.DataFrame, away: int, budget: int, metric: str = "identity", margin: float = LEVEL
+    rows: pd.DataFrame, away: int, budget: int, metric: str = RECALLED, margin: float = LEVEL
 ) -> pd.DataFrame:
     """The memory claims at one absence and budget, on the same films for every policy.
 
     p is corrected over the claims at every absence and budget of the sweep, since all were looked
     at. `margin` is of "level with full attention". The columns are those of `judged`.
     """
-    rows = rows[rows.metric == metric]
-    asked = rows[(rows.away == away) & (rows.budget == budget)]
-    if missing := [name for name in NEEDED if name not in set(asked.policy)]:
+    rows = _of_metric(rows, metric)
+    here = rows[(rows.away == away) & (rows.budget == budget)]
+    if missing := [name for name in NEEDED if name not in set(here.policy)]:
         raise CinelabError(
             f"The sweep has no {missing[0]!r} at away={away}, budget={budget}; add it to the grid."
         )
-    if varied := _also_varied(asked):
+    if varied := _also_varied(here):
         raise CinelabError(
             f"The cells at away={away}, budget={budget} differ in {varied!r} too; give the rows "
             "of one "
@@ -104,13 +109,20 @@ def claims(
     return table[[key == (away, budget) for key in where]].reset_index(drop=True)
 
 
+def _of_metric(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The rows of a metric by its label, or by an earlier name of it."""
+    rows = rows if "low" in rows else analysed(rows)
+    (name,) = current_labels([metric], rows["metric"])
+    return rows[rows["metric"] == name]
+
+
 def _also_varied(rows: pd.DataFrame) -> str | None:
     """A setting beside policy, budget and away that full attention was measured under several of.
 
     Columns of fractions are measurements of a cell, not settings.
     """
     full = rows[(rows.policy == "full") & (rows.source == "model")]
-    settings = [name for name in full if name not in OWN and full[name].dtype.kind != "f"]
+    settings = [name for name in full if name not in NO_SETTING and full[name].dtype.kind != "f"]
     return next((name for name in settings if full[name].nunique() > 1), None)
 
 
@@ -140,8 +152,8 @@ def _looks(rows: pd.DataFrame, away: int, budget: int, margin: float) -> Iterato
 
 
 def _films(rows: pd.DataFrame) -> pd.Series:
-    """Mean of each film, addressed by (seed, film): the independent units."""
-    return rows.groupby(["seed", "film"]).value.mean()
+    """Mean of each film, addressed by (seed, clip): the independent units."""
+    return rows.groupby(["seed", "clip"]).value.mean()
 
 
 def _both(one: pd.Series, other: pd.Series) -> tuple[list[float], list[float]]:

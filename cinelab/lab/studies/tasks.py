@@ -56,7 +56,7 @@ def export_tasks(
     return len(plans)
 
 
-def answer(
+def answer_tasks(
     folder: str | Path,
     make: Callable[[FilmPlan, np.ndarray | None], np.ndarray],
     config: CardConfig,

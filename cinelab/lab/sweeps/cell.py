@@ -1,5 +1,4 @@
-"""One cell of a sweep in a process of its own: locked, run, recorded. done.json is the last thing
-written.
+"""One cell of a sweep in a process of its own: locked, run, recorded. done.json is written last.
 
 Nothing here imports torch or papermill before a cell runs: a cell's process must start at once.
 """
@@ -21,27 +20,27 @@ import psutil
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
-from cinelab.lab.sweeps.grid import SCHEMA, Cell
-from cinelab.lab.sweeps.notebook import execute_locked, first_line
+from cinelab.lab.sweeps.grid import SCHEMA, SweepCell
+from cinelab.lab.sweeps.notebook import execute_locked, plain_first_line
 from cinelab.outputs import writing
 from cinelab.threads import TRAINING
 
-Answer = tuple[str, str]  # done, skipped or failed, and why it failed
+CellResult = tuple[str, str]  # done, skipped or failed, and why it failed
 
 
-def answer(cell: Cell, folder: Path, shared: Path | None = None) -> Answer:
-    """Run `cell` in `folder`. `shared` is a folder where the cells of one machine keep what is the
+def run_cell(cell: SweepCell, folder: Path, shared: Path | None = None) -> CellResult:
+    """Run `cell` in `folder`. `shared` is a folder where the cells of one machine store what is the
     same for all."""
     try:
-        return _run(cell, folder, shared), ""
+        return _run_locked(cell, folder, shared), ""
     except CinelabError as error:
-        return "failed", first_line(error)
+        return "failed", plain_first_line(error)
     except Exception as error:
         traceback.print_exc()
-        return "failed", f"{type(error).__name__}: {first_line(error)}"
+        return "failed", f"{type(error).__name__}: {plain_first_line(error)}"
 
 
-def _run(cell: Cell, folder: Path, shared: Path | None) -> str:
+def _run_locked(cell: SweepCell, folder: Path, shared: Path | None) -> str:
     with writing(folder, lend=True) as note:
         if cell.finished(folder):
             return "skipped"
@@ -49,12 +48,15 @@ def _run(cell: Cell, folder: Path, shared: Path | None) -> str:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         write_json(folder / "config.json", cell.parameters)
-        # not what --workers leaves of the cores: bits depend on it
+        # not what --workers leaves of the cores: a training's bits depend on its threads
         os.environ[TRAINING] = str(cell.threads)
         git = _revision(cell.notebook.parent)
         began = time.perf_counter()
         execute_locked(
-            cell.notebook, folder, cell.parameters | {"run_dir": str(folder.resolve())}, note
+            cell.notebook,
+            folder,
+            cell.parameters | {"run_dir": str(folder.resolve())},
+            note=note,
         )
         _check_rows(folder)
         write_json(folder / "done.json", _record(cell, git, time.perf_counter() - began, shared))
@@ -69,30 +71,31 @@ def _check_rows(folder: Path) -> None:
         check_cell(folder)
 
 
-def _record(cell: Cell, git: str | None, seconds: float, shared: Path | None) -> dict:
+def _record(cell: SweepCell, git: str | None, seconds: float, shared: Path | None) -> dict:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss  # KiB, on macOS bytes
     megabytes = round(peak / (2**20 if sys.platform == "darwin" else 2**10))
-    values = {
+    return {
         "schema": SCHEMA,
         "parameters": cell.parameters,
         "notebook": cell.notebook.name,
         "git": git,
+        "seconds": round(seconds, 1),
+        "peak_memory_mb": megabytes,
+        "hardware": _hardware(shared),
+        "versions": versions(),
     }
-    values |= {"seconds": round(seconds, 1), "peak_memory_mb": megabytes}
-    return values | {"hardware": _hardware(shared), "versions": versions()}
 
 
 def versions() -> dict[str, str]:
-    """What made a result, beside the revision: none of these is imported for it."""
+    """Return the versions of what makes a result; none of these packages is imported for it."""
     names = ("cinelab", "torch", "diffusers", "transformers", "numpy", "papermill")
-    return {"python": ".".join(map(str, sys.version_info[:3]))} | {
-        name: version(name) for name in names
-    }
+    python = ".".join(map(str, sys.version_info[:3]))
+    return {"python": python} | {name: version(name) for name in names}
 
 
 def _hardware(shared: Path | None) -> dict:
-    """Only torch can tell, and its import takes a second: the first cells ask it, the others read
-    their answer."""
+    """Return what torch knows of the machine. Importing it takes a second, so the first cells of a
+    machine write the values down and the others read them."""
     if shared and (shared / "hardware.json").exists():
         return read_mapping(shared / "hardware.json")
     from cinelab.runs import hardware
@@ -105,20 +108,21 @@ def _hardware(shared: Path | None) -> dict:
 
 def _revision(folder: Path) -> str | None:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    with suppress(OSError):
+    try:
         git = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        return git.stdout.strip() or None
+    except OSError:  # there is no git
+        return None
+    return git.stdout.strip() or None
 
 
 def end_with(pipe: int) -> None:
-    """From now on this process and its kernel end when the last writer of `pipe` does, however it
-    ends."""
+    """End this process and its kernel when the last writer of `pipe` ends, however it ends."""
     threading.Thread(target=_await_end, args=(pipe,), daemon=True).start()
 
 
 def _await_end(pipe: int) -> None:
     poll = select.poll()
-    poll.register(pipe, 0)  # hanging up alone: what is written there is not for us
+    poll.register(pipe, 0)  # hanging up alone: what is written there belongs to others
     poll.poll()
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):

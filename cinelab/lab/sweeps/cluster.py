@@ -4,8 +4,8 @@ them with sbatch.
 A job runs the same cell function as a sweep on this machine. Its logs lie in `<cell>/jobs/<when>/`;
 job.json in the cell's folder names that folder before the job is submitted, and submitit writes
 `<id>_submitted.pkl` there, without which a job does nothing. So a driver that starts again finds
-the jobs of a killed one, and takes up those that live. Jobs outlive their driver, Ctrl-C included;
-a job that finds its cell finished or locked leaves it as it is.
+the jobs of a killed one, and follows those that live. Jobs outlive their driver, Ctrl-C included; a
+job that finds its cell finished or locked leaves it as it is.
 """
 
 import json
@@ -26,9 +26,9 @@ import psutil
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import to_json, write_json
-from cinelab.lab.sweeps.cell import Answer, answer
-from cinelab.lab.sweeps.grid import Cell
-from cinelab.lab.sweeps.notebook import first_line
+from cinelab.lab.sweeps.cell import CellResult, run_cell
+from cinelab.lab.sweeps.grid import SweepCell
+from cinelab.lab.sweeps.notebook import plain_first_line
 from cinelab.lab.sweeps.server import tree_memory
 from cinelab.registry import IMPORT, elsewhere
 from cinelab.threads import cores, limited
@@ -54,9 +54,9 @@ POLL = {"local": 0.1, "slurm": 1.0}
 UNSEEN = 3600  # seconds after which a job that the cluster does not know counts as gone
 
 
-def settings(engine: str, options: dict[str, Any]) -> dict[str, Any]:
-    """submitit's parameters for our options: time in minutes, memory in GB, gpus and cpus a cell,
-    names as text."""
+def submitit_parameters(engine: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Return submitit's parameters for our options: time in minutes, memory in GB, gpus and cpus a
+    cell, names as text. Raises CinelabError."""
     chosen = {key: _value(engine, key, str(value)) for key, value in options.items()}
     if engine == "local":
         return {"timeout_min": chosen.get("time", LONG)}
@@ -79,42 +79,43 @@ def _value(engine: str, key: str, text: str) -> str | int:
 
 
 class Cluster:
-    """What the driver knows of its cells' jobs. Nothing is lost with it: see `_living`."""
+    """The jobs of a sweep's cells (an `Engine`). Nothing is lost with it: see `_living_job`."""
 
     def __init__(self, engine: str, options: dict[str, Any], workers: int):
         self.engine = engine
-        self._parameters = settings(engine, options)
+        self._parameters = submitit_parameters(engine, options)
         self._submitit = _submitit(engine)
         self._threads = max(1, cores() // workers) if engine == "local" else options.get("cpus")
         self._jobs: dict[int, Any] = {}
-        self._refused: list[tuple[int, Answer]] = []
+        self._refused: list[tuple[int, CellResult]] = []
         self._count = 0
 
-    def takes_up(self, cell: Cell, folder: Path) -> bool:
+    def already_runs(self, cell: SweepCell, folder: Path) -> bool:
         """Whether a job of an earlier driver still runs `cell`, or waits to."""
-        return self._living(folder) is not None
+        return self._living_job(folder) is not None
 
-    def start(self, cell: Cell, folder: Path) -> int:
+    def start(self, cell: SweepCell, folder: Path) -> int:
         self._count += 1
         try:
-            self._jobs[self._count] = self._living(folder) or self._submit(cell, folder)
+            self._jobs[self._count] = self._living_job(folder) or self._submit(cell, folder)
         except Exception as error:  # of submitit or sbatch: a wrong partition, no room, no network
-            why = f"it was not submitted ({type(error).__name__}: {first_line(error)}); correct the options"
+            what = f"{type(error).__name__}: {plain_first_line(error)}"
+            why = f"it was not submitted ({what}); correct the options"
             self._refused.append((self._count, ("failed", why)))
         return self._count
 
-    def ended(self) -> list[tuple[int, Answer]]:
-        """The cells whose jobs have ended, after a short wait."""
+    def finished(self) -> list[tuple[int, CellResult]]:
+        """Return the cells whose jobs have ended, after a short wait."""
         refused = self._refused
         self._refused = []
         if refused:
             return refused
         time.sleep(POLL[self.engine])
         ended = [number for number, job in self._jobs.items() if not self._runs(job)]
-        return [(number, _answer(self._jobs.pop(number), self.engine)) for number in ended]
+        return [(number, _job_result(self._jobs.pop(number), self.engine)) for number in ended]
 
     def memory(self, number: int) -> float | None:
-        """Megabytes of a local job; slurm's run elsewhere."""
+        """Return the megabytes of a local job; slurm's run elsewhere."""
         return (
             tree_memory(int(self._jobs[number].job_id))
             if self.engine == "local" and number in self._jobs
@@ -122,14 +123,14 @@ class Cluster:
         )
 
     def close(self) -> str:
-        """What becomes of the jobs that still run: they go on."""
+        """Return what becomes of the jobs that still run: they continue."""
         if not self._jobs:
             return ""
         ids = " ".join(job.job_id for job in self._jobs.values())
         end = f"{'kill' if self.engine == 'local' else 'scancel'} {ids}"
-        return f"Jobs that go on: {ids}; the same command takes them up again, `{end}` ends them."
+        return f"Jobs that go on: {ids}; the same command follows them again, `{end}` ends them."
 
-    def _submit(self, cell: Cell, folder: Path) -> Any:
+    def _submit(self, cell: SweepCell, folder: Path) -> Any:
         logs = (
             folder.absolute() / "jobs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         )
@@ -153,19 +154,19 @@ class Cluster:
         return executor
 
     def _environment(self) -> dict[str, str | None]:
-        """What a job's process is to find: submitit hides the GPUs from local jobs, which share
-        this machine."""
-        chosen = limited(self._threads) if self._threads else {}
+        """Return the environment of a job's process: submitit hides the GPUs from local jobs, which
+        share this machine."""
+        chosen: dict[str, str | None] = {}
+        if self._threads:
+            chosen |= limited(self._threads)
         # where a user's own modules are
         chosen |= elsewhere(dict(os.environ)) | {IMPORT: os.environ.get(IMPORT)}
-        return chosen | (
-            {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
-            if self.engine == "local"
-            else {}
-        )
+        if self.engine == "local":
+            chosen["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return chosen
 
-    def _living(self, folder: Path) -> Any:
-        """The job that job.json tells of, if it waits or runs."""
+    def _living_job(self, folder: Path) -> Any:
+        """Return the job that job.json describes, if it waits or runs."""
         if not (folder / "job.json").exists():
             return None
         record = read_mapping(folder / "job.json", engine=str, host=str, logs=str, submitted=float)
@@ -204,9 +205,9 @@ class Cluster:
         return False
 
 
-def _answer(job: Any, engine: str) -> Answer:
-    """What the cell's job returned, or that it ended without a word."""
-    # slurm's may arrive late, over the network
+def _job_result(job: Any, engine: str) -> CellResult:
+    """Return the result of a cell's job, or that it ended without one."""
+    # a result of slurm may arrive late, over the network
     if engine == "local" and not job.paths.result_pickle.exists():
         return "failed", f"its job {job.job_id} was ended; see {job.paths.folder}"
     try:
@@ -219,17 +220,17 @@ def _answer(job: Any, engine: str) -> Answer:
         )
 
 
-def run_job(values: list, folder: str, environment: dict[str, str | None]) -> Answer:
-    """In the job: the cell, in the environment that the driver chose."""
+def run_job(values: list, folder: str, environment: dict[str, str | None]) -> CellResult:
+    """Run a cell inside its job, in the environment that the driver chose."""
     for key, value in environment.items():
         os.environ.pop(key, None)
         if value is not None:
             os.environ[key] = value
     if os.environ.get("SUBMITIT_EXECUTOR") == "local":
-        # submitit passes it over; `kill` is how a local job is ended
+        # submitit ignores the signal; `kill` is how a local job is ended
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     sweep, name, notebook, parameters, threads = values
-    return answer(Cell(sweep, name, Path(notebook), parameters, threads), Path(folder))
+    return run_cell(SweepCell(sweep, name, Path(notebook), parameters, threads), Path(folder))
 
 
 @contextmanager

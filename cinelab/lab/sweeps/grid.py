@@ -1,10 +1,10 @@
-"""Sweep files: what may stand in one, and the cells that it means.
+"""Sweep files: what one may hold, and the cells that it describes.
 
     notebook: notebooks/train.ipynb
     base: {steps: 2000}
     grid: {policy: [full, camr], lr: [1e-3, 1e-4]}
     seeds: [0, 1, 2]
-    threads: 1                  # of each training; its bits depend on it, so it is 1 unless another number stands here
+    threads: 1                  # of each training, default 1: a training's bits depend on it
 
 A cell is one choice from the grid with one seed. Its name depends on nothing but itself.
 """
@@ -59,7 +59,7 @@ class Sweep:
 
     def __post_init__(self):
         for key in ("base", "grid", "seeds"):
-            object.__setattr__(self, key, plain(getattr(self, key), key))
+            object.__setattr__(self, key, json_value(getattr(self, key), key))
         object.__setattr__(self, "notebook", Path(self.notebook))
         _check_names(self.base, self.grid)
         for key, values in self.grid.items():
@@ -68,8 +68,7 @@ class Sweep:
         if wrong := [seed for seed in self.seeds if type(seed) is not int or not 0 <= seed < SEED]:
             raise CinelabError(
                 f"seeds holds {short(wrong[0])}; give whole numbers of at least 0 and below "
-                "2**63, such as "
-                "[0, 1, 2]."
+                "2**63, such as [0, 1, 2]."
             )
         if type(self.threads) is not int or not 1 <= self.threads <= WORKERS:
             raise CinelabError(
@@ -82,7 +81,7 @@ class Sweep:
 
 
 @dataclass(frozen=True)
-class Cell:
+class SweepCell:
     """One run of the notebook: `parameters` with a seed, without the `run_dir` it will be given."""
 
     sweep: str
@@ -102,8 +101,10 @@ class Cell:
             return False
         done = _read_done(path)
         ours = {"notebook": self.notebook.name, "": renamed.settings(self.parameters)}
-        theirs = {"notebook": renamed.current(done["notebook"])}
-        theirs |= {"": renamed.settings(done["parameters"])}
+        theirs = {
+            "notebook": renamed.current(done["notebook"]),
+            "": renamed.settings(done["parameters"]),
+        }
         if found := differing(theirs, ours):
             place, old, new = found
             raise CinelabError(
@@ -113,8 +114,8 @@ class Cell:
         return True
 
 
-def load(path: str | Path) -> Sweep:
-    """Read a sweep file; every mistake is one sentence with the file, the field and a remedy."""
+def load_sweep(path: str | Path) -> Sweep:
+    """Read a sweep file. Raises CinelabError with the file, the field and a remedy."""
     path = Path(path)
     values = _read_yaml(path)
     for key in values:
@@ -133,23 +134,23 @@ def load(path: str | Path) -> Sweep:
         raise CinelabError(f"{path}: {error}") from None
 
 
-def expand(sweep: Sweep | str | Path) -> list[Cell]:
-    """Every cell of the grid, in the order of the file, the seeds innermost."""
-    sweep = sweep if isinstance(sweep, Sweep) else load(sweep)
+def expand(sweep: Sweep | str | Path) -> list[SweepCell]:
+    """Return every cell of the grid, in the order of the file, the seeds innermost."""
+    sweep = sweep if isinstance(sweep, Sweep) else load_sweep(sweep)
     cells = []
     for values in itertools.product(*sweep.grid.values(), sweep.seeds):
         chosen = dict(zip([*sweep.grid, "seed"], values, strict=True))
         cells.append(
-            Cell(sweep.name, _name(chosen), sweep.notebook, sweep.base | chosen, sweep.threads)
+            SweepCell(sweep.name, _name(chosen), sweep.notebook, sweep.base | chosen, sweep.threads)
         )
     return cells
 
 
-def plain(value: Any, where: str) -> Any:
-    """`value` in JSON's types: papermill would pass a NumPy number, a tuple or a Path as text.
+def json_value(value: Any, where: str) -> Any:
+    """Return `value` in JSON's types: papermill would pass a NumPy number or a Path as text.
 
-    An object of settings, such as a policy, is passed as its class and fields. What JSON does not
-    know is refused: a notebook that holds NaN or infinity cannot be opened.
+    An object of settings, such as a policy, becomes its class and fields. Other types are refused,
+    and so are NaN and infinity: a notebook that holds them cannot be opened.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return _object(value, where)
@@ -160,9 +161,9 @@ def plain(value: Any, where: str) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, (list, tuple)):
-        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return [json_value(item, f"{where}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
-        return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
+        return {key: json_value(item, f"{where}.{key}") for key, item in value.items()}
     if type(value) is float and not isfinite(value):
         raise CinelabError(
             f"{where} is {value}; give a finite number, or null and let the notebook say what "
@@ -180,12 +181,12 @@ def _object(value: Any, where: str) -> dict:
 
 
 def _importable(thing: Any, where: str) -> str:
-    """The import path of a class or function, which a cell's own process can follow."""
+    """Return the import path of a class or function, which a cell's own process can follow."""
     if thing.__module__ == "__main__" or "<" in thing.__qualname__:
         raise CinelabError(
             f"{where} holds {thing.__qualname__} of this notebook, which a cell, a process of its "
-            "own, cannot see; "
-            "move it to a module (a .py file) beside the sweep and import it from there."
+            "own, cannot see; move it to a module (a .py file) beside the sweep and import it from "
+            "there."
         )
     return path_of(thing)
 
@@ -201,7 +202,8 @@ def _read_yaml(path: Path) -> dict:
 
 
 def _find(path: Path, name: Any) -> Path:
-    """The notebook, relative to the folder that holds `experiments/`, else to where we are."""
+    """Find the notebook, relative to the folder that holds `experiments/`, else to the working
+    folder."""
     inside = path.resolve().parent.name == "experiments"
     notebook = (path.resolve().parent.parent if inside else Path.cwd()) / str(name)
     if not is_file(notebook):
@@ -255,15 +257,20 @@ def _read_done(path: Path) -> dict:
 
 
 def differing(old: Any, new: Any, place: str = "") -> tuple[str, str, str] | None:
-    """Where two values differ first, and what stands there in each; None if they are equal."""
+    """Return where two values differ first, and what each holds there; None if they are equal."""
     if isinstance(old, dict) and isinstance(new, dict):
         parts = (
             (f"{place}.{key}".lstrip("."), old.get(key, ABSENT), new.get(key, ABSENT))
             for key in {**old, **new}
         )
         return next((found for key, a, b in parts if (found := differing(a, b, key))), None)
-    old, new = ("absent" if value is ABSENT else canonical(value) for value in (old, new))
-    return None if old == new else (place, old, new)
+    was = _canonical_or_absent(old)
+    now = _canonical_or_absent(new)
+    return None if was == now else (place, was, now)
+
+
+def _canonical_or_absent(value: Any) -> str:
+    return "absent" if value is ABSENT else canonical(value)
 
 
 def canonical(value: Any) -> str:

@@ -1,16 +1,16 @@
-"""The table that any cell of a sweep may leave, and what it must hold: rows.parquet in its
-`run_dir`.
+"""The table that any cell of a sweep may write, and what it must hold: rows.parquet in its
+`run_dir`, the rows of `cinelab.metrics.rows`.
 
-    film     whole number: the independent unit; the same film has the same number in every cell
+    clip     text, or `film`, a whole number: the independent unit, the same in every cell
     metric   text
     value    number, finite
-    shot     whole number from 0, -1 = the whole film (may be left out)
+    shot     whole number from 1, 0 = the whole clip (may be left out); beside `film` from 0, -1
     source   model, truth or chance (may be left out: model)
     seed     whole number (may be left out: the cell's)
 
-Further columns are settings that vary inside the cell. Tables of `cinelab eval` (`clip` in place of
-`film`) are taken too. `keep_rows` writes one; a sweep checks every table that a cell leaves, and a
-broken one fails the cell with a sentence.
+What the table leaves out has the defaults of a row. Further columns are settings that vary inside
+the cell. `keep_rows` writes one; a sweep checks the table of every cell, and a broken one fails the
+cell with a sentence.
 """
 
 from collections.abc import Mapping
@@ -22,8 +22,11 @@ import pandas as pd
 
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
-from cinelab.files import write_atomic, write_json
+from cinelab.files import write_json
 from cinelab.lab.sweeps import renamed
+from cinelab.metrics.legacy import modern
+from cinelab.metrics.metric import METRICS, labelled
+from cinelab.metrics.rows import SOURCES, save_rows
 from cinelab.tables import read_frame
 
 ROWS = "rows.parquet"
@@ -39,7 +42,6 @@ DONE = {
     "device": str | None,
     "torch": str | None,
 }
-SOURCES = ("model", "truth", "chance")
 
 
 def keep_rows(
@@ -55,54 +57,60 @@ def keep_rows(
     by hand. `metrics` says of a metric's name what a report should know: {"my metric": {"better":
     "low", "unit": "grey levels"}}; what is registered is known.
     """
-    from cinelab.metrics.metric import METRICS
-
-    rows = checked(rows, "rows")
+    rows = modern(checked_rows(rows, "rows"))
     folder = Path(run_dir)
-    write_atomic(folder / ROWS, lambda path: rows.to_parquet(path))
-    known = {name: about for name, about in METRICS.about().items() if name in set(rows["metric"])}
-    write_json(
-        folder / CELL,
-        settings
-        | {"metrics": known | {name: dict(about) for name, about in (metrics or {}).items()}},
+    save_rows(rows, folder / ROWS)
+    names = set(rows["metric"])
+    known = {name: about for name, about in METRICS.about().items() if name in names}
+    known |= {name: dict(about) for name, about in (metrics or {}).items()}
+    write_json(folder / CELL, settings | {"metrics": known})
+    by = ["metric", "source"]
+    return (
+        labelled(rows)
+        .groupby(by, sort=False)["value"]
+        .agg(["mean", "count"])
+        .round(3)
+        .reset_index()
     )
-    by = [name for name in ("metric", "source") if name in rows]
-    return rows.groupby(by, sort=False)["value"].agg(["mean", "count"]).round(3).reset_index()
 
 
 def check_cell(folder: str | Path) -> None:
-    """Refuse a table that a report could not read, where the cell left one."""
+    """Refuse a table that a report could not read, where the cell wrote one."""
     path = Path(folder) / ROWS
     if path.exists():
         read_rows(path)
 
 
 def read_rows(path: Path) -> pd.DataFrame:
-    """A cell's table, its settings under today's names. Raises CinelabError with what is wrong
-    with it."""
-    return checked(renamed.columns(read_frame(path, "run the cell again")), str(path))
+    """Read a cell's table, its columns, settings and metrics under today's names. Raises
+    CinelabError with what is wrong with it."""
+    rows = renamed.columns(read_frame(path, "run the cell again"))
+    return modern(checked_rows(rows, str(path)))
 
 
 def read_done(path: Path) -> dict:
-    """What done.json says of a finished cell or training. Raises CinelabError where it is broken or
-    of another shape."""
+    """Read done.json of a finished cell or training. Raises CinelabError where it is broken or of
+    another shape."""
     return read_mapping(path, **DONE)
 
 
 def read_info(path: Path) -> dict:
-    """What cell.json says, {} where there is none: settings as the notebook gave them, and what a
-    report knows of metrics."""
-    return (
-        read_mapping(
-            path, metrics=dict[str, dict] | None, protocol=int | float | None, setting=dict | None
-        )
-        if path.exists()
-        else {}
+    """Read cell.json, {} where there is none: settings as the notebook gave them, and what a report
+    knows of metrics."""
+    if not path.exists():
+        return {}
+    return read_mapping(
+        path,
+        metrics=dict[str, dict] | None,
+        edition=int | float | None,
+        protocol=int | float | None,
+        setting=dict | None,
     )
 
 
-def checked(rows: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Rows as they are, if they are what the head of the file says."""
+def checked_rows(rows: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Return rows unchanged, if they are what the head of this module asks for. Raises
+    CinelabError."""
     unit = "clip" if "clip" in rows and "film" not in rows else "film"
     if missing := [name for name in (unit, "metric", "value") if name not in rows]:
         raise CinelabError(
@@ -113,10 +121,11 @@ def checked(rows: pd.DataFrame, where: str) -> pd.DataFrame:
         raise CinelabError(f"{where}: holds no row; write at least one measured film.")
     if not pd.api.types.is_numeric_dtype(rows["value"]) or rows["value"].dtype == bool:
         raise CinelabError(f"{where}: column 'value' holds {rows['value'].dtype}; write numbers.")
-    if unit == "film" and not np.isfinite(rows["value"]).all():
-        bad = rows[~np.isfinite(rows["value"])].iloc[0]
+    measured = rows[rows["status"] == "ok"] if "status" in rows else rows
+    if not np.isfinite(measured["value"]).all():
+        bad = measured[~np.isfinite(measured["value"])].iloc[0]
         raise CinelabError(
-            f"{where}: {bad['metric']!r} of film {bad['film']} is {bad['value']}; leave out what "
+            f"{where}: {bad['metric']!r} of {unit} {bad[unit]} is {bad['value']}; leave out what "
             "was not measured."
         )
     if rows[unit].isna().any() or rows["metric"].isna().any():

@@ -16,7 +16,7 @@ from typing import Any
 from cinelab.errors import CinelabError, Failed
 from cinelab.files import to_json, write_text
 from cinelab.lab.sweeps import renamed
-from cinelab.lab.sweeps.grid import plain
+from cinelab.lab.sweeps.grid import json_value
 from cinelab.outputs import HOST, passing_folder, writing
 from cinelab.registry import elsewhere
 from cinelab.texts import check_regular
@@ -24,23 +24,28 @@ from cinelab.texts import check_regular
 __all__ = [
     "HOST",
     "PAPERMILL",
-    "check",
+    "check_parameters",
     "declared",
     "execute",
     "execute_locked",
-    "first_line",
+    "plain_first_line",
     "writing",
 ]
 
 LONGEST_SOCKET = 100  # characters of a socket's path that every system takes
 NOT_JSON = re.compile(r"\b(NaN|Infinity)\b")
 # Our own python's kernel, whatever kernel the notebook was saved with; without its TCP warning.
-PAPERMILL = {"kernel_name": "python3", "language": "python", "progress_bar": False}
-PAPERMILL |= {"autosave_cell_every": 10, "extra_arguments": ["--IPKernelApp.log_level=40"]}
+PAPERMILL: dict[str, Any] = {
+    "kernel_name": "python3",
+    "language": "python",
+    "progress_bar": False,
+    "autosave_cell_every": 10,
+    "extra_arguments": ["--IPKernelApp.log_level=40"],
+}
 
 
 def declared(notebook: Path) -> list[str]:
-    """The names in the notebook's cell tagged `parameters`.
+    """Return the names in the notebook's cell tagged `parameters`.
 
     Read by Python's own parser: papermill's pattern overlooks `steps: int | None = None`.
     """
@@ -56,8 +61,9 @@ def declared(notebook: Path) -> list[str]:
     return [target.id for target in sum(targets, []) if isinstance(target, ast.Name)]
 
 
-def check(notebook: Path, parameters: dict[str, Any]) -> None:
-    """Refuse parameters that the notebook does not declare, and name the nearest that it does."""
+def check_parameters(notebook: Path, parameters: dict[str, Any]) -> None:
+    """Refuse parameters that the notebook does not declare. Raises CinelabError with the nearest
+    names."""
     known = declared(notebook)
     for key in parameters:
         if key not in known:
@@ -88,63 +94,70 @@ def execute(
 ) -> Path:
     """Run `notebook` in the foreground and return `<out_dir>/notebook.ipynb`.
 
-    Shows under which heading each cell stands and what it prints; `tell` hears "3 of 9: heading" in
-    place of the former. A notebook that declares `run_dir` is given `out_dir`. A failed cell raises
-    a CinelabError; the executed notebook is there anyway.
+    Prints the heading of each cell and what the cell prints; with `tell`, the headings go there
+    instead, as "3 of 9: heading". A notebook that declares `run_dir` is given `out_dir`. A failed
+    cell raises Failed; the executed notebook is there anyway.
     """
     notebook = Path(notebook)
     out_dir = Path(out_dir)
-    parameters = plain(parameters or {}, "parameters")
+    parameters = json_value(parameters or {}, "parameters")
     if "run_dir" in declared(notebook):
         parameters = {"run_dir": str(out_dir.resolve())} | parameters
-    check(notebook, parameters)
+    check_parameters(notebook, parameters)
     with writing(out_dir, lend=True) as note:
-        return execute_locked(notebook, out_dir, parameters, note, tell)
+        return execute_locked(notebook, out_dir, parameters, note=note, tell=tell)
 
 
 def execute_locked(
     notebook: Path,
     out_dir: Path,
     parameters: dict,
+    *,
     note: Callable,
     tell: Callable[[str], None] | None = None,
 ) -> Path:
+    """Run `notebook` as `execute` does, in a folder that the caller has locked; `note` is called
+    when the kernel runs."""
     import papermill
     from nbclient.exceptions import DeadKernelError
     from traitlets.config import Config
 
-    _quiet_and_whole()
+    _configure_papermill()
     output = out_dir.resolve() / "notebook.ipynb"
-    count = _Count(captions(_read(notebook)), bool(parameters), tell)
+    headings = _Headings(captions(_read(notebook)), injected=bool(parameters), tell=tell)
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, output)]
-    hooks = {"on_notebook_start": note, "on_cell_execute": count}
-    # paths in a notebook mean what they mean in JupyterLab
-    hooks |= {"cwd": str(notebook.resolve().parent)}
-    hooks |= {"stdout_file": sys.stdout, "stderr_file": sys.stderr}
+    hooks: dict[str, Any] = {
+        "on_notebook_start": note,
+        "on_cell_execute": headings,
+        # paths in a notebook mean what they mean in JupyterLab
+        "cwd": str(notebook.resolve().parent),
+        "stdout_file": sys.stdout,
+        "stderr_file": sys.stderr,
+    }
     try:
-        with _kernel_place() as own, _found_again():
+        with _kernel_address() as own, _own_modules():
             papermill.execute_notebook(
                 *paths, parameters, **PAPERMILL, **hooks, config=Config(KernelManager=own)
             )
         return output
     except papermill.PapermillExecutionError as error:
         number = error.exec_count
-        what = f"{error.ename}: {first_line(error.evalue)}"
+        what = f"{error.ename}: {plain_first_line(error.evalue)}"
     except DeadKernelError:
-        number = count.number
+        number = headings.number
         what = "DeadKernelError: the kernel died, perhaps for lack of memory"
     raise Failed(f"{notebook.name}, cell {number}: {what} (see {output})")
 
 
 @contextmanager
-def _kernel_place() -> Iterator[dict]:
-    """How a kernel is reached: by sockets in a folder of its own, so that two never race for a
+def _kernel_address() -> Iterator[dict]:
+    """Yield how a kernel is reached: by sockets in a folder of its own, so that no two race for a
     port.
 
     A socket's path is short, and $TMPDIR may be long or not writable; where no folder will do,
     ports are used. Where no home folder is known, the kernel's is that folder too.
     """
-    with passing_folder("k", _short_folder()) as sockets, _at_home(str(sockets)):
+    with passing_folder("k", _short_folder()) as sockets, _with_home(str(sockets)):
         file = f"{sockets}/kernel.json"
         yield (
             {"transport": "ipc", "connection_file": file}
@@ -154,7 +167,7 @@ def _kernel_place() -> Iterator[dict]:
 
 
 def _short_folder() -> str | None:
-    """A folder for sockets that can be written to; None = the system's own choice."""
+    """Return a folder for sockets that can be written to; None = the system's own choice."""
     places = filter(None, ("/tmp", os.environ.get("XDG_RUNTIME_DIR"), "/var/tmp", "/dev/shm"))
     return next(
         (place for place in places if os.path.isdir(place) and os.access(place, os.W_OK | os.X_OK)),
@@ -163,9 +176,8 @@ def _short_folder() -> str | None:
 
 
 @contextmanager
-def _at_home(place: str) -> Iterator[None]:
-    """Jupyter asks for a home folder; a user without one is given a place that is gone
-    afterwards."""
+def _with_home(place: str) -> Iterator[None]:
+    """Give a user without a home folder, which Jupyter needs, a place that is removed later."""
     if os.path.expanduser("~") != "~":
         yield
         return
@@ -177,9 +189,9 @@ def _at_home(place: str) -> Iterator[None]:
 
 
 @contextmanager
-def _found_again() -> Iterator[None]:
-    """The kernel, which works in the notebook's folder, finds a user's modules where this process
-    does."""
+def _own_modules() -> Iterator[None]:
+    """Let the kernel, which works in the notebook's folder, find a user's modules where this
+    process does."""
     more = elsewhere(dict(os.environ))
     before = {name: os.environ.get(name) for name in more}
     os.environ.update(more)
@@ -190,28 +202,28 @@ def _found_again() -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-class _Count:
-    """Says as each code cell begins, with the number that it has in the executed notebook, what it
-    is about."""
+class _Headings:
+    """Prints the caption of each code cell as it begins, with its number in the executed
+    notebook."""
 
-    def __init__(self, captions: list[str], injected: bool, tell: Callable[[str], None] | None):
+    def __init__(self, captions: list[str], *, injected: bool, tell: Callable[[str], None] | None):
         self.captions = ["parameters"] * injected + captions
         self.number = 0
         self.tell = tell
 
     def __call__(self, cell: Any, cell_index: int) -> None:
-        about = self.captions[self.number]
+        caption = self.captions[self.number]
         of = len(self.captions)
         self.number += 1
         if self.tell:
-            self.tell(f"{self.number} of {of}: {about}")
-        elif self.number == 1 or about != self.captions[self.number - 2]:
-            print(f"[{self.number}/{of}] {about}", flush=True)
+            self.tell(f"{self.number} of {of}: {caption}")
+        elif self.number == 1 or caption != self.captions[self.number - 2]:
+            print(f"[{self.number}/{of}] {caption}", flush=True)
 
 
 def captions(cells: list) -> list[str]:
-    """What each code cell is about, in words: the comment that it begins with, else the heading
-    that it stands under."""
+    """Return a caption for each code cell: the comment that it begins with, else the heading above
+    it."""
     found = []
     heading = "the notebook"
     for cell in cells:
@@ -224,24 +236,25 @@ def captions(cells: list) -> list[str]:
     return found
 
 
-def first_line(text: Any) -> str:
+def plain_first_line(text: Any) -> str:
+    """Return the first line of a message, without terminal colours."""
     return re.sub(r"\x1b\[[0-9;]*m", "", str(text)).strip().partition("\n")[0]
 
 
-def _quiet_and_whole() -> None:
-    """papermill without its log, and its notebooks written whole or not at all."""
+def _configure_papermill() -> None:
+    """Silence papermill's log, and have its notebooks written whole or not at all."""
     from papermill.iorw import LocalHandler, papermill_io
 
-    handler = LocalHandler()
-    handler.write = lambda text, path: write_text(Path(path), _browsable(text))
-    papermill_io.register("/", handler)
+    class AtomicHandler(LocalHandler):
+        def write(self, buf: str, path: str) -> None:
+            write_text(Path(path), _browsable(buf))
+
+    papermill_io.register("/", AtomicHandler())
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
 
 
 def _browsable(text: str) -> str:
-    """A notebook's JSON as a browser reads it: a kernel's output may hold NaN."""
-    return (
-        to_json(json.loads(text), indent=1, ensure_ascii=False) + "\n"
-        if NOT_JSON.search(text)
-        else text
-    )
+    """Return a notebook's JSON as a browser reads it: a kernel's output may hold NaN."""
+    if not NOT_JSON.search(text):
+        return text
+    return to_json(json.loads(text), indent=1, ensure_ascii=False) + "\n"

@@ -68,6 +68,7 @@ IN_CHANGES = {
         "options",
     ),
 }
+ENTRIES = {"parts": "micro_batches"}  # of those, the ones with another name there
 # parameters with another name: notebook -> old name -> new name, its values old -> new
 DISTANCES = {"clamp": "trained", "none": "none"}
 PARAMETERS = {"20_ablate_memory": {"reach": ("max_distance", DISTANCES)}}
@@ -91,7 +92,8 @@ def moved(notebook: str, name: str) -> str:
     The answer is the end of a sentence.
     """
     if name in IN_CHANGES.get(notebook, ()):
-        return f'it is an entry of changes now: changes = {{"{name}": ...}}'
+        entry = ENTRIES.get(name, name)
+        return f'it is an entry of changes now: changes = {{"{entry}": ...}}'
     if name not in PARAMETERS.get(notebook, {}):
         return ""
     new, values = PARAMETERS[notebook][name]

@@ -1,8 +1,9 @@
-"""Trainings on many GPUs from a notebook: write the run down, start torchrun on it, follow its log,
-stop it when interrupted.
+"""Trainings on many GPUs from a notebook: write the run's description, start torchrun on it, follow
+its log, stop it when interrupted.
 
-job = launch.job("results/wan/stage1", "teacher_forcing", "wan-1.3b", {"kind": "films", "path":
-"data/films"}, init=...) watch(launch.train(job, processes=8), job.config)
+    store = {"kind": "films", "path": "data/films"}
+    job = launch.job("results/wan/stage1", "teacher_forcing", "wan-1.3b", store, init=...)
+    watch(launch.train(job, processes=8), job.config)
 """
 
 import os
@@ -23,11 +24,12 @@ from cinelab.limits import WORKERS, check_number
 from cinelab.outputs import ready_folder, writing
 from cinelab.runs import log_rows
 from cinelab.scale.parallel import WATCHED
-from cinelab.threads import shared
+from cinelab.threads import shared_cores
 
-# seconds that a training which was asked to end is given for its last step and its save
+# seconds that a training is given for its last step and its save when it is to end
 PATIENCE = 120.0
-OFTEN = 0.5  # seconds between looks at the log
+OFTEN = 0.5  # seconds between two readings of the log
+OUTPUT = "output.log"  # what the processes print
 
 
 def job(
@@ -35,11 +37,12 @@ def job(
     stage: str,
     preset: str,
     store: dict,
+    *,
     lora_rank: int | None = None,
     **more: Any,
 ) -> Job:
-    """The description of a run, checked; `more` as in `cinelab.jobs.job.Job`. Its paths are made
-    absolute."""
+    """Return the description of a run, checked, its paths made absolute; `more` as in
+    `cinelab.jobs.job.Job`. Raises CinelabError."""
     values = {
         "stage": stage,
         "run": str(Path(run_dir).resolve()),
@@ -65,14 +68,13 @@ def _check_inputs(job: Job) -> None:
     if job.store.kind not in ("toybox", "noise") and not Path(job.store.path).exists():
         raise CinelabError(
             f"store: {job.store.path} is not here; encode your videos first, with notebook 04 or "
-            "`cinelab clips`, "
-            "or rehearse with kind toybox or noise."
+            "`cinelab clips`, or rehearse with kind toybox or noise."
         )
 
 
 def train(job: Job, processes: int = 1) -> Iterator[dict]:
-    """Start torchrun and yield the rows of the run's log as they are written, those of earlier
-    sittings first.
+    """Start torchrun and yield the rows of the run's log as they are written, those of an earlier
+    part of the run first.
 
     Interrupted, closed or killed, the processes save and end, and the next call waits for that. A
     refusal of theirs is raised here as the same sentence.
@@ -83,28 +85,28 @@ def train(job: Job, processes: int = 1) -> Iterator[dict]:
     folder = Path(job.run) / "torchrun"
     with (
         writing(folder, lend=True, ending=PATIENCE) as note,
-        _running(job, processes, folder) as running,
+        _Torchrun(job, processes, folder) as process,
     ):
         note()
         step = -1
-        while (alive := running.poll() is None) or _fresh(job.run, step):
-            for row in _fresh(job.run, step):
+        while (alive := process.poll() is None) or _new_rows(job.run, step):
+            for row in _new_rows(job.run, step):
                 step = row["step"]
                 yield row
             if alive:
                 time.sleep(OFTEN)
-        if running.returncode:
-            raise _refusal(folder / "said.log")
+        if process.returncode:
+            raise _refusal(folder / OUTPUT)
 
 
 def rows(run_dir: str | Path) -> list[dict]:
-    """The log of a run so far, one row a step; a line that is just being written is left for the
-    next time."""
+    """Return the log of a run so far, one row a step, without a line that is just being written."""
     return log_rows(run_dir)
 
 
-class _running:
-    """The torchrun process; leaving for whatever reason asks it to save and end, and waits."""
+class _Torchrun:
+    """The torchrun process; leaving the context for whatever reason has it save and end, and
+    waits."""
 
     def __init__(self, job: Job, processes: int, folder: Path):
         write_json(folder / "job.json", to_dict(job))
@@ -119,16 +121,16 @@ class _running:
             "cinelab.jobs.worker",
             str(folder / "job.json"),
         ]
-        self.said = open(folder / "said.log", "w")
-        # A pipe that nobody writes to: its end tells the workers that we are gone, however we went.
+        self.output = open(folder / OUTPUT, "w")
+        # nothing is written to this pipe: its end tells the workers that this process has ended
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
-            stdout=self.said,
+            stdout=self.output,
             stderr=subprocess.STDOUT,
-            env=shared(processes) | {WATCHED: "1"},
-            start_new_session=True,
-        )  # so that Ctrl-C reaches us alone
+            env=shared_cores(processes) | {WATCHED: "1"},
+            start_new_session=True,  # so that Ctrl-C reaches this process alone
+        )
 
     def __enter__(self) -> subprocess.Popen:
         return self.process
@@ -140,32 +142,29 @@ class _running:
                 self.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)  # torchrun and its processes
-        self.process.stdin.close()
-        self.said.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+        self.output.close()
 
 
-def _fresh(run_dir: str, step: int) -> list[dict]:
+def _new_rows(run_dir: str, step: int) -> list[dict]:
     return [row for row in rows(run_dir) if row["step"] > step]
 
 
-def _refusal(said: Path) -> CinelabError:
-    """The worker's own sentence, else where to look."""
+def _refusal(output: Path) -> CinelabError:
+    """Return the worker's own sentence, else where to look."""
     lines = [
         line.partition("cinelab: ")[2]
-        for line in said.read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in output.read_text(encoding="utf-8", errors="replace").splitlines()
         if line.startswith("cinelab: ")
     ]
-    return (
-        CinelabError(lines[-1])
-        if lines
-        else Failed(f"The training ended with an error; what its processes said is in {said}.")
-    )
+    if lines:
+        return CinelabError(lines[-1])
+    return Failed(f"The training ended with an error; what its processes printed is in {output}.")
 
 
 def _absolute(place: str | None) -> str | None:
-    """A path as it is meant here; what is no file here is a checkpoint's name, and stays."""
-    return (
-        str(Path(place).resolve())
-        if place is not None and ("/" in place or Path(place).exists())
-        else place
-    )
+    """Return a path relative to this folder as an absolute one; a checkpoint's name stays."""
+    if place is not None and ("/" in place or Path(place).exists()):
+        return str(Path(place).resolve())
+    return place

@@ -1,13 +1,13 @@
-"""Watching a distillation: four panels while it runs, and an alarm when DMD does what people
-complain about.
+"""A distillation while it runs: four panels, and an alarm for each known failure of DMD.
 
-losses    what the student and the critic descend
-gap       how far real and fake score are apart: the only number of DMD that should fall
-showing   prompt, action, identity and cuts of the exam, and the score that decides which weights are kept
-picture   motion, colour, contrast and detail as shares of the truth's: 1 is right, for all four
+loss                    what the student and the critic descend
+distance of the scores  how far real and fake score are apart: the only number of DMD that should
+                        fall
+validation              prompt, action, identity and cuts, and the score that selects the weights
+share of the truth's    motion, saturation, contrast and sharpness of the frames: 1 is right
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
@@ -15,63 +15,66 @@ from plotly.subplots import make_subplots
 
 from cinelab.lab.reports.plots import INK, PALETTE, QUIET, TEMPLATE, centred_mean, thinned
 
+TRUTH = "share of the truth's"
 PANELS = {
     "loss": ("loss", "critic_loss"),
     "distance of the scores": ("gap",),
-    "exam": ("score", "prompt", "action", "identity", "cuts"),
-    "share of the truth's": ("motion", "saturation", "contrast", "sharpness"),
+    "validation": ("score", "prompt", "action", "identity", "cuts"),
+    TRUTH: ("motion", "saturation", "contrast", "sharpness"),
 }
 LOWEST_MOTION = 0.6  # of the truth's, below which motion is dying
 HIGHEST = {"saturation": 1.25, "contrast": 1.25}  # of the truth's, above which colours burn
+FEW = 30  # values, below which a curve has markers and is not smoothed
 DIVERGING = 2.0  # times its own best mean
+DIVERGENCE_REMEDIES = {
+    "critic_loss": "lower critic.lr or raise critic_updates",
+    "gap": "raise critic_updates",
+}
 
 
 def alarms(rows: Sequence[dict]) -> list[str]:
-    """What is wrong at the end of the log, one sentence each with the remedy; nothing if all is
-    well."""
-    found = []
-    exams = [row for row in rows if "motion" in row]
-    if exams and exams[-1]["motion"] < LOWEST_MOTION:
-        found.append(
-            f"Motion is {exams[-1]['motion']:.2f} of the truth's: it is dying. Stop early or "
-            "lower optim.lr; "
-            "the best weights are kept."
+    """Return what is wrong at the end of the log, one sentence each with the remedy."""
+    validations = [row for row in rows if "motion" in row]
+    last = validations[-1] if validations else {}
+    return [*_frame_alarms(last), *_critic_alarms(rows)]
+
+
+def _frame_alarms(last: dict) -> Iterator[str]:
+    """Yield what is wrong with the frames of the last validation."""
+    if last and last["motion"] < LOWEST_MOTION:
+        yield (
+            f"Motion is {last['motion']:.2f} of the truth's: it is dying. Stop early or lower "
+            "optim.lr; the best weights are saved."
         )
     for name, most in HIGHEST.items():
-        if exams and exams[-1].get(name, 0) > most:
-            found.append(
-                f"{name.capitalize()} is {exams[-1][name]:.2f} of the truth's: colours burn. "
-                "Lower guidance, or "
-                "stop early; the best weights are kept."
+        if last.get(name, 0) > most:
+            yield (
+                f"{name.capitalize()} is {last[name]:.2f} of the truth's: colours burn. Lower "
+                "guidance, or stop early; the best weights are saved."
             )
-    for name, remedy in (
-        ("critic_loss", "lower critic.lr or raise critic_updates"),
-        ("gap", "raise critic_updates"),
-    ):
+
+
+def _critic_alarms(rows: Sequence[dict]) -> Iterator[str]:
+    """Yield which of the critic's numbers has grown."""
+    for name, remedy in DIVERGENCE_REMEDIES.items():
         means = _means([row[name] for row in rows if name in row])
         if len(means) > 1 and means[-1] > DIVERGING * means.min():
-            found.append(
+            yield (
                 f"{name} is {means[-1]:.3f}, {means[-1] / means.min():.1f} times its lowest: the "
-                "critic diverges; "
-                f"{remedy}."
+                f"critic diverges; {remedy}."
             )
-    return found
 
 
 def _means(values: list[float], parts: int = 8) -> np.ndarray:
-    """Means of up to `parts` equal stretches, so that single noisy steps raise no alarm."""
+    """Return the means of `parts` equal stretches, so that single noisy steps raise no alarm."""
     if len(values) < 2 * parts:
         return np.array([])
     return np.array([np.mean(part) for part in np.array_split(values, parts)])
 
 
 def distillation_curves(rows: Sequence[dict], title: str = "Distillation") -> go.Figure:
-    """The panels that the log has something for, two in a row; alarms stand above them."""
-    panels = {
-        name: [key for key in keys if any(key in row for row in rows)]
-        for name, keys in PANELS.items()
-    }
-    panels = {name: keys for name, keys in panels.items() if keys}
+    """Draw the panels that the log has values for, two in a row; alarms stand above them."""
+    panels = _panels(rows)
     lines = max(1, -(-len(panels) // 2))
     fig = make_subplots(
         lines,
@@ -83,38 +86,57 @@ def distillation_curves(rows: Sequence[dict], title: str = "Distillation") -> go
     for place, (name, keys) in enumerate(panels.items(), 1):
         cell = {"row": (place + 1) // 2, "col": 2 - place % 2}
         for number, key in enumerate(keys):
-            steps, values = zip(
-                *((row["step"], row[key]) for row in rows if key in row), strict=True
-            )
-            few = len(values) < 30
-            some = thinned(len(values))
-            # of a thirtieth
-            means = (
-                np.array(values) if few else centred_mean(values, max(1, len(values) // 60) * 2 + 1)
-            )
-            fig.add_scatter(
-                x=np.array(steps)[some],
-                y=means[some],
-                name=key,
-                mode="lines+markers" if few else "lines",
-                line={"color": PALETTE[number], "width": 2.5},
-                legend=f"legend{place}",
-                **cell,
-                hovertemplate=f"step %{{x}}: {key} %{{y:.3f}}<extra></extra>",
-            )
-        if name == "share of the truth's":
+            curve = _curve(rows, key, colour=PALETTE[number], legend=f"legend{place}")
+            fig.add_trace(curve, **cell)
+        if name == TRUTH:
             fig.add_hline(y=1, line={"dash": "dash", "color": QUIET}, **cell)
-        x, y = (fig.layout[f"{axis}axis{place if place > 1 else ''}"].domain for axis in "xy")
-        fig.update_layout(
-            {f"legend{place}": {"x": x[1] + 0.005, "y": y[1], "xanchor": "left", "yanchor": "top"}}
-        )
-    told = "".join(
-        f"<br><span style='font-size:14px;color:#D55E00'>⚠ {text}</span>" for text in alarms(rows)
+        _place_legend(fig, place)
+    return _titled(fig, title, alarms(rows), lines=lines)
+
+
+def _panels(rows: Sequence[dict]) -> dict[str, list[str]]:
+    """Return the keys of each panel that some row has."""
+    known = set().union(*rows)
+    panels = {name: [key for key in keys if key in known] for name, keys in PANELS.items()}
+    return {name: keys for name, keys in panels.items() if keys}
+
+
+def _curve(rows: Sequence[dict], key: str, *, colour: str, legend: str) -> go.Scatter:
+    """Draw a key over the steps; a long curve is smoothed over a thirtieth of its length."""
+    steps = np.array([row["step"] for row in rows if key in row])
+    values = np.array([row[key] for row in rows if key in row])
+    few = len(values) < FEW
+    some = thinned(len(values))
+    means = values if few else centred_mean(values.tolist(), max(1, len(values) // 60) * 2 + 1)
+    return go.Scatter(
+        x=steps[some],
+        y=means[some],
+        name=key,
+        mode="lines+markers" if few else "lines",
+        line={"color": colour, "width": 2.5},
+        legend=legend,
+        hovertemplate=f"step %{{x}}: {key} %{{y:.3f}}<extra></extra>",
     )
-    room = 24 * told.count("<br>")
+
+
+def _place_legend(fig: go.Figure, place: int) -> None:
+    """Put the legend of a panel to its right."""
+    number = place if place > 1 else ""
+    right = fig.layout[f"xaxis{number}"].domain[1]
+    top = fig.layout[f"yaxis{number}"].domain[1]
+    legend = {"x": right + 0.005, "y": top, "xanchor": "left", "yanchor": "top"}
+    fig.update_layout({f"legend{place}": legend})
+
+
+def _titled(fig: go.Figure, title: str, warnings: list[str], *, lines: int) -> go.Figure:
+    """Set the title and the warnings below it, and make room for them."""
+    marked = [
+        f"<br><span style='font-size:14px;color:#D55E00'>⚠ {text}</span>" for text in warnings
+    ]
+    room = 24 * len(marked)
     fig.update_layout(
         template=TEMPLATE,
-        title=title + told,
+        title=title + "".join(marked),
         height=340 * lines + 60 + room,
         margin={"t": 100 + room},
         font={"color": INK},

@@ -24,7 +24,7 @@ from cinelab.zoo import checkpoints as zoo
 
 
 @dataclass
-class TrainingRun(Readable):
+class StageRun(Readable):
     """One training ready to go. `rows()` trains; `describe()` returns what its checkpoint's
     config.json states."""
 
@@ -90,7 +90,7 @@ class TrainingRun(Readable):
         return zoo.fill(
             self.model,
             {
-                name: as_dtype(value, dtype_of(dtype), f"{path}: {name}")
+                name: as_dtype(value, dtype_of(dtype) or torch.bfloat16, f"{path}: {name}")
                 for name, value in values.items()
             },
             path,

@@ -1,4 +1,4 @@
-"""Samples of a training stage: what the averaged weights make of captions nobody trained on."""
+"""Samples of a training stage: what the averaged weights make of held-out captions."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -30,8 +30,8 @@ from cinelab.zoo.checkpoints import load
 
 @dataclass(frozen=True)
 class Sample(Readable):
-    """A film of the weights that a training saved at `step`: frames uint8 (F, H, W, 3), a caption a
-    shot."""
+    """A film made with the weights that a training saved at `step`: frames uint8 (F, H, W, 3), a
+    caption a shot."""
 
     step: int
     frames: np.ndarray
@@ -40,17 +40,17 @@ class Sample(Readable):
 
 
 def looped(frames: np.ndarray, fps: float, height: int = 192) -> bytes:
-    """Frames, uint8 (F, H, W, 3), as an endless WebP about `height` pixels high: some 50 kB a film
-    of the toybox."""
+    """Encode frames uint8 (F, H, W, 3) as an endless WebP about `height` pixels high: some 50 kB a
+    film of the toybox."""
     scale = max(1, round(height / frames.shape[1]))
     size = frames.shape[2] * scale, frames.shape[1] * scale
-    pictures = [Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC) for frame in frames]
+    images = [Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC) for frame in frames]
     with BytesIO() as buffer:
-        pictures[0].save(
+        images[0].save(
             buffer,
             "WEBP",
             save_all=True,
-            append_images=pictures[1:],
+            append_images=images[1:],
             duration=round(1000 / fps),
             loop=0,
             quality=75,
@@ -60,8 +60,8 @@ def looped(frames: np.ndarray, fps: float, height: int = 192) -> bytes:
 
 
 def held_out_film(bundle: Bundle, step: int, shots: int = 2, index: int = 0) -> Sample:
-    """A film of held-out captions by a causal model, in shots of 6 latent frames, which suit every
-    chunk size up to 3."""
+    """Make a film of held-out captions with a causal model, in shots of 6 latent frames, which suit
+    every chunk size up to 3."""
     plan = casting.cast_film(HELD_OUT, index, 6 * shots, (6, 6), 6)
     latents, _ = make(
         bundle, [plan_timeline(plan, FPS, STRIDE, bundle.chunk)], policy_for(bundle), [index]
@@ -72,15 +72,15 @@ def held_out_film(bundle: Bundle, step: int, shots: int = 2, index: int = 0) -> 
 
 
 def held_out_clip(bundle: Bundle, step: int, frames: int = 4, index: int = 0) -> Sample:
-    """A clip of a held-out caption by a bidirectional model."""
+    """Make a clip of a held-out caption with a bidirectional model."""
     caption = casting.cast_film(HELD_OUT, index, 2).shots[0].caption
-    latents = bidirectional_clips(bundle, [caption], frames, [index])
+    latents = bidirectional_clips(bundle, [caption], frames, seeds=[index])
     return Sample(step, decode(bundle, latents)[0], bundle.fps, (caption,))
 
 
 @torch.no_grad()
 def through_codec(codec: Codec, clip: np.ndarray, step: int) -> Sample:
-    """A clip, uint8 (F, H, W, 3), beside what comes back from a codec."""
+    """Show a clip uint8 (F, H, W, 3) beside its reconstruction by a codec."""
     back = to_uint8(codec.decode(codec.encode(to_tensor(clip)[None]))[0])[0]
     return Sample(
         step,
@@ -94,11 +94,15 @@ def bidirectional_clips(
     bundle: Bundle,
     captions: list[str],
     frames: int,
+    *,
     seeds: list[int],
     sampling: Sampling | None = None,
 ) -> torch.Tensor:
-    """Clips (B, F, C, h, w) made all at once by a bidirectional model; one caption a clip."""
+    """Make clips (B, F, C, h, w) all at once with a bidirectional model; one caption a clip."""
     sampling = bundle.levels(sampling)
+    guidance = sampling.guidance
+    solver = sampling.solver
+    assert guidance is not None and solver is not None  # a bundle's sampling is complete
     with inference_mode(True):
         text = bundle.encoder.encode(captions)[:, None]
         compared = bundle.encoder.encode([unconditional_text(bundle.unconditional)]).expand_as(
@@ -107,24 +111,25 @@ def bidirectional_clips(
         noise = noise_for(seeds, 0, (frames, *bundle.latent_shape))
         slot = torch.zeros(len(captions), frames, dtype=torch.long)
         clips = Clips(noise, torch.cat([text, compared[:, None]], dim=1), slot, slot)
-        field = teacher_velocity(bundle.model, clips, "bidirectional", sampling.guidance, chunk=1)
-        return solve(field, noise, sampling.levels(), sampling.solver)
+        field = teacher_velocity(bundle.model, clips, "bidirectional", guidance, chunk=1)
+        return solve(field, noise, sampling.levels(), solver)
 
 
 def sample_clips(checkpoint: str | Path, clips: int = 4, frames: int = 4) -> Image.Image:
-    """Held-out captions and the clips a stage 0 checkpoint makes of them."""
+    """Draw the clips that a stage 0 checkpoint makes of held-out captions."""
     bundle = load(checkpoint)
     captions = [casting.cast_film(HELD_OUT, index, 2).shots[0].caption for index in range(clips)]
-    pictures = decode(bundle, bidirectional_clips(bundle, captions, frames, list(range(clips))))
+    latents = bidirectional_clips(bundle, captions, frames, seeds=list(range(clips)))
+    films = decode(bundle, latents)
     for number, caption in enumerate(captions, 1):
         print(f"clip {number}: {caption}")
-    return sheet([(f"clip {number}", list(film)) for number, film in enumerate(pictures, 1)])
+    return sheet([(f"clip {number}", list(film)) for number, film in enumerate(films, 1)])
 
 
 def sample_film(
     checkpoint: str | Path, shots: int = 6, policy: Policy | str | None = None, index: int = 0
 ) -> Image.Image:
-    """A held-out film as a storyboard, made by a stage 1 checkpoint."""
+    """Draw the storyboard of a held-out film, made by a stage 1 checkpoint."""
     bundle = load(checkpoint)
     plan = casting.cast_film(HELD_OUT, index, 4 * shots, (4, 4))
     line = plan_timeline(plan, FPS, STRIDE)
@@ -138,19 +143,17 @@ def versus(
     checkpoints: dict[str, str | Path],
     shots: int = 4,
     stills: int = 2,
+    *,
     index: int = 0,
     policy: Policy | str | None = None,
 ) -> Image.Image:
-    """The same held-out film from the same noise by several models (label -> checkpoint), a row
-    each; truth on top."""
-    plan = None
-    rows = []
+    """Draw the same held-out film from the same noise by several models (label -> checkpoint), a
+    row each; truth on top."""
+    plan = casting.cast_film(HELD_OUT, index, 6 * shots, (6, 6), 6)
+    spans = plan_timeline(plan, FPS, STRIDE).entry_spans
+    rows = [("truth", _stills(render.render(plan).frames, spans, stills))]
     for label, checkpoint in checkpoints.items():
         bundle = load(checkpoint)
-        if plan is None:
-            plan = casting.cast_film(HELD_OUT, index, 6 * shots, (6, 6), 6)
-            spans = plan_timeline(plan, FPS, STRIDE).entry_spans
-            rows.append(("truth", _stills(render.render(plan).frames, spans, stills)))
         latents, _ = make(
             bundle,
             [plan_timeline(plan, FPS, STRIDE, bundle.chunk)],
@@ -163,8 +166,8 @@ def versus(
     return sheet(rows)
 
 
-def _stills(frames, spans: list[tuple[int, int]], count: int) -> list:
-    """`count` pictures of every shot, the last one among them."""
+def _stills(frames: np.ndarray, spans: list[tuple[int, int]], count: int) -> list[np.ndarray]:
+    """Return `count` frames of every shot, the last one among them."""
     return [
         frames[first + (end - 1 - first) * i // max(1, count - 1)]
         for first, end in spans

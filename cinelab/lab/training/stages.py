@@ -16,11 +16,11 @@ folder is made and opened when the training begins.
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from cinelab.config import override, to_dict
 from cinelab.data.toybox import build_toybox
@@ -28,14 +28,16 @@ from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
 from cinelab.lab.training import samples
 from cinelab.lab.training.panel import counted
-from cinelab.lab.training.run import TrainingRun
+from cinelab.lab.training.run import StageRun
 from cinelab.lab.training.samples import Sample
+from cinelab.latent.codec import ToyCodec
 from cinelab.latent.store import Store
 from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
 from cinelab.metrics.toybox.validation import ValidationConfig, Validator
 from cinelab.model.backbone import initialised, model_to_dict
 from cinelab.runs import Run
+from cinelab.script.prompts import WordEncoder
 from cinelab.train import codec as codec_stage
 from cinelab.train import presets
 from cinelab.train import recogniser as reader_stage
@@ -62,7 +64,7 @@ def train_stage(
     loss: str | Callable | None = None,
     sampling: Sampling | None = None,
     validate: bool = True,
-) -> TrainingRun:
+) -> StageRun:
     """Set up the training of a registered stage, or of one named by its import path.
 
     `store` is a store or its folder; of a stage that draws ODE pairs, these pairs or their plan.
@@ -90,25 +92,33 @@ def train_stage(
         data = getattr(store, "made", opened(store, preset))
         return stage.train(config, data, networks, run=run, validator=validator)
 
-    def describe() -> dict:
-        return zoo.model_config(
-            config.model,
-            bundle.encoder,
-            bundle.config["codec"],
-            bundle.sampling,
-            bundle.chunk,
-            bundle.span,
-            bundle.fps,
-            bundle.size,
-            **about,
-            **stage.trained_under(config),
-        )
-
-    def film(trained: nn.Module, step: int) -> Sample:
+    def film(trained: Any, step: int) -> Sample:
         sample = samples.held_out_film if stage.causal else samples.held_out_clip
         return sample(replace(bundle, model=trained), step)
 
-    return TrainingRun(config, run, model, rows, describe, film)
+    entries = about | stage.trained_under(config)
+    describe = partial(_description, config, bundle, entries)
+    return StageRun(config, run, model, rows, describe, film)
+
+
+def _description(config: Any, bundle: Bundle, entries: dict) -> dict:
+    """Return what the result's config.json states."""
+    if not isinstance(bundle.encoder, WordEncoder):
+        raise CinelabError(
+            f"{bundle.name} has a text encoder that is no toybox's, which a notebook's checkpoint "
+            "cannot name; train it as a job, with `cinelab train`."
+        )
+    return zoo.model_config(
+        config.model,
+        bundle.encoder,
+        bundle.config["codec"],
+        bundle.sampling,
+        bundle.chunk,
+        bundle.span,
+        bundle.fps,
+        bundle.size,
+        **entries,
+    )
 
 
 def _starts(
@@ -125,7 +135,7 @@ def _starts(
     return starts
 
 
-def _network(role: Role, config: Any, start: Bundle | None) -> nn.Module:
+def _network(role: Role, config: Any, start: Bundle | None) -> Any:
     """Return a network to train, or a frozen one as it was loaded."""
     if start is None:
         return initialised(config.model).train()
@@ -133,7 +143,7 @@ def _network(role: Role, config: Any, start: Bundle | None) -> nn.Module:
 
 
 def _result(
-    stage: Stage, config: Any, model: nn.Module, start: Bundle | None, sampling: Sampling | None
+    stage: Stage, config: Any, model: Any, start: Bundle | None, sampling: Sampling | None
 ) -> Bundle:
     """Return what the stage makes of its first network, to sample it: the other parts are those of
     the checkpoint it begins with, else the toybox's."""
@@ -171,33 +181,33 @@ def fitting(name: str | Path, model: Any, role: str) -> Bundle:
     return bundle
 
 
-def trainable(model: nn.Module) -> nn.Module:
+def trainable(model: Any) -> Any:
     """Return a copy to train."""
     return deepcopy(model).requires_grad_(True).train()
 
 
 def codec(
     run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None
-) -> TrainingRun:
+) -> StageRun:
     """The toy codec's training."""
     config = override(presets.codec(preset, seed), changes or {})
     run = Run(run_dir, config)
-    model = codec_stage.ToyCodec(config.codec)
+    model = ToyCodec(config.codec)
 
     def rows() -> Iterator[dict]:
         with counted(config.clips, "clips") as tell:
             clips = codec_stage.render_clips(config, tell)
         return codec_stage.train(config, run, clips)
 
-    def film(model: nn.Module, step: int) -> Sample:
+    def film(model: Any, step: int) -> Sample:
         return samples.through_codec(model, codec_stage.clip(HELD_OUT, 0, 8), step)
 
-    return TrainingRun(config, run, model, rows, lambda: {"codec": to_dict(config.codec)}, film)
+    return StageRun(config, run, model, rows, lambda: {"codec": to_dict(config.codec)}, film)
 
 
 def recogniser(
     run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None
-) -> TrainingRun:
+) -> StageRun:
     """The reader behind the scores; its checkpoint says how well it reads held-out shots."""
     config = override(presets.recogniser(preset, seed), changes or {})
     torch.manual_seed(seed)
@@ -211,7 +221,9 @@ def recogniser(
             clips = reader_stage.labelled_shots(config, run.folder, codec, mark=mark, progress=tell)
         return reader_stage.train(config, model, clips, run)
 
-    return TrainingRun(config, run, model, rows, lambda: reader_stage.measure(config, model, codec))
+    return StageRun(
+        config, run, model, rows, lambda: reader_stage.measure_accuracy(config, model, codec)
+    )
 
 
 def film_store(
@@ -255,10 +267,18 @@ def bidirectional(
     seed: int = 0,
     changes: dict | None = None,
     loss: str | Callable | None = None,
-) -> TrainingRun:
+) -> StageRun:
     """Set up stage 0, from scratch or from a checkpoint of shorter clips (name or folder)."""
-    settings = {"preset": preset, "seed": seed, "changes": changes, "loss": loss}
-    return train_stage("bidirectional", run_dir, store, init=init, **settings)
+    return train_stage(
+        "bidirectional",
+        run_dir,
+        store,
+        preset=preset,
+        init=init,
+        seed=seed,
+        changes=changes,
+        loss=loss,
+    )
 
 
 def teacher_forcing(
@@ -269,7 +289,15 @@ def teacher_forcing(
     seed: int = 0,
     changes: dict | None = None,
     loss: str | Callable | None = None,
-) -> TrainingRun:
+) -> StageRun:
     """Set up stage 1, from a stage 0 checkpoint (name or folder) or from scratch (None)."""
-    settings = {"preset": preset, "seed": seed, "changes": changes, "loss": loss}
-    return train_stage("teacher_forcing", run_dir, store, init=init, **settings)
+    return train_stage(
+        "teacher_forcing",
+        run_dir,
+        store,
+        preset=preset,
+        init=init,
+        seed=seed,
+        changes=changes,
+        loss=loss,
+    )

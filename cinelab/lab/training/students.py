@@ -18,7 +18,7 @@ from cinelab.config import override
 from cinelab.files import write_text
 from cinelab.flow.sampler import Sampling
 from cinelab.lab.training.panel import counted
-from cinelab.lab.training.run import TrainingRun
+from cinelab.lab.training.run import StageRun
 from cinelab.lab.training.stages import fitting, opened, train_stage
 from cinelab.latent.store import Store
 from cinelab.texts import LINES, read_text
@@ -93,7 +93,7 @@ def ode(
     steps: int = 4,
     validate: bool = True,
     loss: str | Callable | None = None,
-) -> TrainingRun:
+) -> StageRun:
     """Set up stage 2a (or its bidirectional baseline): regress to the end points of `pairs`. The
     student is sampled with `steps` levels."""
     causal = pairs.config.teacher == "autoregressive"
@@ -123,7 +123,7 @@ def consistency(
     validate: bool = True,
     init: str | Path | None = None,
     loss: str | Callable | None = None,
-) -> TrainingRun:
+) -> StageRun:
     """Set up stage 2b: causal consistency distillation of `teacher`, from itself or from an earlier
     student (`init`). The student is sampled with `steps` levels."""
     return train_stage(
@@ -151,7 +151,7 @@ def dmd(
     changes: dict | None = None,
     validate: bool = True,
     loss: str | Callable | None = None,
-) -> TrainingRun:
+) -> StageRun:
     """Set up stage 3: from a stage 2 checkpoint (or the base model itself), corrected by the real
     score of `real`, which the critic begins as too."""
     return train_stage(
@@ -169,8 +169,8 @@ def dmd(
 
 
 def blend(checkpoints: list[str | Path], folder: str | Path, dtype: str = "bf16") -> Path:
-    """Write a checkpoint whose weights are the mean of several students of one shape, fine-tuned from one
-    base (a model soup).
+    """Write a checkpoint whose weights are the mean of several students of one shape, fine-tuned
+    from one base (a model soup).
 
     Runs from different starts keep different strengths; their mean often has both, at no cost when
     sampling.
@@ -198,7 +198,7 @@ def blend(checkpoints: list[str | Path], folder: str | Path, dtype: str = "bf16"
         Path(folder),
         first.model,
         first.config | {"stage": "blend", "blend": parts, "run": run},
-        dtype_of(dtype),
+        dtype_of(dtype) or torch.bfloat16,
     )
     logs = [read_text(zoo.find(name) / "log.jsonl", LINES) for name in checkpoints]
     write_text(Path(folder) / "log.jsonl", "".join(logs))  # one run after the other

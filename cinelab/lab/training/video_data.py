@@ -1,9 +1,9 @@
-"""Video data sets as notebooks use them: sample videos, a store of their clips, what is in it and
-what was left out."""
+"""Video data sets as notebooks use them: sample videos, a store of their clips, its films and what
+was left out."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -23,26 +23,26 @@ from cinelab.zoo import checkpoints as zoo
 
 
 class Parts(NamedTuple):
-    """What encodes pictures and words, and the marks of their weights."""
+    """What encodes frames and captions, and the fingerprints of their weights."""
 
     codec: Codec
     encoder: TextEncoder
-    marks: dict[str, str]
+    fingerprints: dict[str, str]
 
 
 def toybox_parts(codec: str = "toybox-codec") -> Parts:
-    """The toybox's codec and word encoder."""
+    """Load the toybox's codec and word encoder."""
     encoder = zoo.toy_encoder()
     words = value_digest([list(encoder.vocabulary), asdict(encoder.config)])
     return Parts(
         zoo.load_codec(codec),
         encoder,
-        {"codec": zoo.fingerprint(codec), "encoder": f"words {words[:16]}"},
+        {"codec": zoo.fingerprint(zoo.find(codec)), "encoder": f"words {words[:16]}"},
     )
 
 
 def wan_parts(folder: str | Path) -> Parts:
-    """Codec and text encoder of a diffusers folder of Wan2.1."""
+    """Load codec and text encoder of a diffusers folder of Wan2.1."""
     from cinelab.zoo.wan import load_parts
 
     codec, encoder, settings = load_parts(folder)
@@ -58,16 +58,15 @@ def wan_parts(folder: str | Path) -> Parts:
 
 
 def parts_of(model: str) -> tuple[Parts, DataConfig]:
-    """For a shipped toybox model or a folder of Wan: what encodes, and the settings that suit
-    it."""
+    """Return what encodes for the toybox or a folder of Wan, and the settings that suit it."""
     if zoo.is_wan(Path(model)):
         return wan_parts(model), DataConfig()
     return toybox_parts(), DataConfig.toybox()
 
 
 def sample_videos(folder: str | Path, films: int = 3, latents: int = 24, seed: int = 11) -> Path:
-    """Toybox films as mp4, each with a caption a shot in a text beside it, and a copy of the first
-    that broke off."""
+    """Write toybox films as mp4, each with a text file of a caption a shot, and a truncated copy of
+    the first."""
     folder = Path(folder)
     for index in range(films):
         made = render.render(casting.cast_film(seed, index, latents, (3, 6)))
@@ -84,18 +83,18 @@ def sample_videos(folder: str | Path, films: int = 3, latents: int = 24, seed: i
 def film_store(
     videos: str | Path, folder: str | Path, config: DataConfig, parts: Parts
 ) -> FilmStore:
-    """Encode the videos of a folder or table once, under a bar with the time left; what is finished
-    is kept."""
+    """Encode the videos of a folder or table once, under a bar with the time left; a build that was
+    stopped continues."""
     films = 0
-    with counted(None, "videos") as tell:
+    with counted(None, "videos") as update:
         for step in build(videos, folder, config, *parts):
             films += step.films
-            tell(step.done, step.of, films=f"{films:,} encoded")
+            update(step.done, step.of, films=f"{films:,} encoded")
     return FilmStore(folder)
 
 
 def films_table(store: FilmStore) -> pd.DataFrame:
-    """The films of a store, a row each."""
+    """Return the films of a store, a row each."""
     rate = store.recipe["fps"] / store.recipe["stride"]  # latent frames a second
     rows = [
         {
@@ -113,18 +112,19 @@ def films_table(store: FilmStore) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _lengths(film) -> list[int]:
+def _lengths(film: Any) -> list[int]:
+    """Return the latent frames of every shot."""
     return [sum(count for _, count in shot["prompts"]) for shot in film.about["shots"]]
 
 
 def skipped_table(folder: str | Path) -> pd.DataFrame:
-    """What was left out of a store, and why."""
+    """Return what was left out of a store, and why."""
     return pd.DataFrame(skipped(folder), columns=["film", "video", "left_out", "why"])
 
 
 @torch.no_grad()
 def contact_sheet(store: FilmStore, codec: Codec, index: int = 0) -> Image.Image:
-    """A film of a store, decoded: every stretch under one caption with three of its pictures."""
+    """Decode a film of a store: every stretch under one caption with three of its frames."""
     film = store.films[index]
     stride = store.recipe["stride"]
     frames = to_uint8(

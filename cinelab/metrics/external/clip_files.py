@@ -20,8 +20,7 @@ import numpy as np
 
 from cinelab.errors import CinelabError
 from cinelab.files import composed
-from cinelab.metrics.video.clips import Tell, labels
-from cinelab.metrics.video.clips import find_videos as find_files
+from cinelab.metrics.video.clips import Tell, find_videos, labels
 from cinelab.script.shotlist import ShotList, shot_list_path
 from cinelab.stream.colour import rgb
 from cinelab.stream.reader import HIDDEN, VARIES, DecodedVideo, nominal
@@ -35,7 +34,7 @@ LIKE = '{"a.mp4": "a red cat"}'
 
 
 @dataclass(frozen=True)
-class Video:
+class FilmFile:
     """A film to score. `prompts` has one prompt a shot where they differ; `clip` names it in the
     table."""
 
@@ -66,10 +65,10 @@ class Video:
 
 
 @dataclass(frozen=True)
-class Clip:
+class ShotFile:
     """One thing to score: a whole film (shot 0) or one shot, as a file of its own."""
 
-    video: Video
+    video: FilmFile
     shot: int
     file: Path
     prompt: str
@@ -87,12 +86,12 @@ class Clip:
         return {"run": self.video.run, "clip": self.video.clip, "shot": self.shot, "fps": self.fps}
 
 
-def find_videos(
+def find_film_files(
     paths: Iterable[Path],
     prompt: str = "",
     prompts: dict[str, str] | None = None,
     tell: Tell = print,
-) -> list[Video]:
+) -> list[FilmFile]:
     """Videos and folders of them at any depth, with the shots and prompts of the shot list beside
     each.
 
@@ -100,7 +99,7 @@ def find_videos(
     come last. `tell` hears of keys that fit no video and of what was passed over.
     """
     paths = list(map(Path, paths))
-    files = find_files(paths, tell)
+    files = find_videos(paths, tell)
     if not files:
         raise CinelabError(
             "No video: name video files, folders of them, or folders that `cinelab direct` wrote."
@@ -169,7 +168,7 @@ def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def each_clip(video: Video, frames: int, whole: bool) -> list[tuple[int, Span, str]]:
+def each_clip(video: FilmFile, frames: int, whole: bool) -> list[tuple[int, Span, str]]:
     """(shot, span, prompt) of everything to score in a video of so many frames."""
     if video.spans is None:
         return [(0, (0, frames), video.prompt)]
@@ -188,26 +187,26 @@ def each_clip(video: Video, frames: int, whole: bool) -> list[tuple[int, Span, s
 
 
 def lay_out(
-    video: Video, folder: Path, name: Callable[[int, str], str], whole: bool = False
-) -> list[Clip]:
+    video: FilmFile, folder: Path, name: Callable[[int, str], str], whole: bool = False
+) -> list[ShotFile]:
     """Put every clip of `video` into `folder` as the file `name(shot, prompt)`; one that is the
     whole film is a link where other tools show the film as it is shown here."""
     film = DecodedVideo(video.path, keep=0)
     clips = []
     parts = {}
-    for shot, (first, end), prompt in each_clip(in_pictures(video, film), len(film), whole):
+    for shot, (first, end), prompt in each_clip(spans_as_shown(video, film), len(film), whole):
         file = folder / name(shot, prompt)
         cut_out = (first, end) != (0, len(film))
-        clips.append(Clip(video, shot, file, prompt, film.fps, end - first, cut_out))
+        clips.append(ShotFile(video, shot, file, prompt, film.fps, end - first, cut_out))
         if cut_out or film.changes:
             parts[file] = first, end
         else:
             file.symlink_to(video.path.resolve())
-    cut(film, parts)
+    cut_out_spans(film, parts)
     return clips
 
 
-def in_pictures(video: Video, film: DecodedVideo) -> Video:
+def spans_as_shown(video: FilmFile, film: DecodedVideo) -> FilmFile:
     """The video with its spans in the film's pictures instead of its decoded frames. Raises
     CinelabError if they do not fit."""
     if video.spans is None:
@@ -223,14 +222,14 @@ def in_pictures(video: Video, film: DecodedVideo) -> Video:
     )
 
 
-def measure(path: Path) -> tuple[int, float]:
+def frames_and_rate(path: Path) -> tuple[int, float]:
     """(frames, frames per second), every frame decoded once; a damaged or truncated file raises
     CinelabError."""
     film = DecodedVideo(path, keep=0)
     return len(film), film.fps
 
 
-def cut(film: DecodedVideo | Path, parts: dict[Path, Span]) -> None:
+def cut_out_spans(film: DecodedVideo | Path, parts: dict[Path, Span]) -> None:
     """Write the pictures of every span to its file: as they were decoded where that is how they are
     shown, else as shown."""
     if not parts:
@@ -305,19 +304,19 @@ def _formats(encoder: str) -> frozenset[str]:
         ) from error
 
 
-def _listed(file: Path, name: str) -> Video:
+def _listed(file: Path, name: str) -> FilmFile:
     """A video with the shots of its list, if it has one; they are numbered as everywhere else."""
     where = composed(shot_list_path(file))
     if not where.exists():
-        return Video(file, run=str(file.parent), clip=name)
+        return FilmFile(file, run=str(file.parent), clip=name)
     listed = ShotList.load(where)
     prompts = tuple(shot.prompt for shot in listed.shots)
     whole = ". ".join(dict.fromkeys(prompt.strip().rstrip(".") for prompt in prompts if prompt))
-    return Video(file, whole, tuple(listed.spans), str(file.parent), name, prompts)
+    return FilmFile(file, whole, tuple(listed.spans), str(file.parent), name, prompts)
 
 
-def _with_prompt(video: Video, given: str) -> Video:
-    return video if not given else Video(video.path, given, video.spans, video.run, video.clip)
+def _with_prompt(video: FilmFile, given: str) -> FilmFile:
+    return video if not given else FilmFile(video.path, given, video.spans, video.run, video.clip)
 
 
 def read_prompts(path: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ from cinelab.assets import assets_root
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import kept_in, write_json
-from cinelab.metrics.external.workers.plumbing import TOLD
+from cinelab.metrics.external.workers.plumbing import SHOWN
 from cinelab.outputs import AT_ONCE, writing
 from cinelab.texts import ENVIRONMENT, read_json, read_yaml
 
@@ -54,12 +54,12 @@ VISIONREWARD = Tool(
     "visionreward",
     assets_root() / "environment-visionreward.yml",
     WORKERS / "visionreward_worker.py",
-    "the VisionReward score and instruction following, asked of its video-language model",
+    "VisionReward and instruction following, by its video-language model",
 )
 TOOLS = {tool.name: tool for tool in (VBENCH, VISIONREWARD)}
 
 
-def find(name: str) -> Tool:
+def find_tool(name: str) -> Tool:
     """The tool of that name."""
     if name not in TOOLS:
         raise CinelabError(f"Tool {name!r} is not known; the tools are {', '.join(TOOLS)}.")
@@ -117,7 +117,7 @@ def packages(tool: Tool) -> Path:
 
 
 def setup(tool: Tool, tell: Tell = print) -> Path:
-    """Make the environment, or go on making it, and return its python. What pip said is in
+    """Make the environment, or go on making it, and return its python. What pip printed is in
     <environment>.log."""
     place, (version, wanted) = folder(tool), requirements(tool)
     if ready(tool):
@@ -155,7 +155,7 @@ def run_worker(tool: Tool, job: dict, tell: Tell = print) -> dict:
     """Run the tool's worker on `job` and return its answer.
 
     The worker's output goes to a log in a temporary folder, which is kept, and named, only when the
-    worker fails. Its lines that begin with "[cinelab] " are told at once. The worker ends when we
+    worker fails. Its lines that begin with "[cinelab] " are passed on at once. The worker ends when we
     do, however we end.
     """
     python = python_of(tool)
@@ -173,11 +173,12 @@ def run_worker(tool: Tool, job: dict, tell: Tell = print) -> dict:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a log that says something; progress bars overwrite theirs with a carriage
+    """The last line of a log that has a letter in it; progress bars overwrite theirs with a carriage
     return."""
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
     return next(
-        (line.strip() for line in reversed(lines) if any(map(str.isalpha, line))), "it said nothing"
+        (line.strip() for line in reversed(lines) if any(map(str.isalpha, line))),
+        "it printed nothing",
     )
 
 
@@ -206,8 +207,8 @@ def _follow(command: list[str], log: Path, tell: Tell) -> int:
 
 def _tell_new(seen, tell: Tell) -> None:
     for line in seen.readlines():
-        if line.startswith(TOLD):
-            tell(line.removeprefix(TOLD).strip())
+        if line.startswith(SHOWN):
+            tell(line.removeprefix(SHOWN).strip())
 
 
 def _digest(tool: Tool) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cinelab.metrics.external.clip_files import Clip, Video, lay_out
+from cinelab.metrics.external.clip_files import FilmFile, ShotFile, lay_out
 from cinelab.metrics.external.environments import VBENCH, python_of, run_worker
 from cinelab.metrics.external.vbench_files import (
     DIMENSIONS,
@@ -24,7 +24,7 @@ from cinelab.metrics.external.vbench_files import (
     check_names,
     preflight,
     preflight_long,
-    waiting,
+    waiting_for,
 )
 from cinelab.metrics.rows import Row, absent, failed
 from cinelab.metrics.video.clips import why_failed
@@ -35,11 +35,11 @@ __all__ = [
     "PROMISED",
     "VERSION",
     "Missing",
-    "Rules",
-    "Video",
+    "ClipRules",
+    "FilmFile",
     "preflight",
     "preflight_long",
-    "score_videos",
+    "vbench_rows",
 ]
 LONG_SECONDS = 5.0  # VBench's own rule: from here on VBench-Long
 SAMPLED_FPS = 8  # dynamic degree looks at about so many frames a second
@@ -48,7 +48,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Rules:
+class ClipRules:
     """How clips are scored: `whole` adds the film uncut as shot 0, `long` sends clips of 5 s and
     more to VBench-Long."""
 
@@ -58,10 +58,10 @@ class Rules:
     rewriting: str = "none"
 
 
-def score_videos(
-    videos: Sequence[Video],
+def vbench_rows(
+    videos: Sequence[FilmFile],
     dimensions: Iterable[str] = PROMISED,
-    rules: Rules = Rules(),
+    rules: ClipRules = ClipRules(),
     tell: Tell = print,
 ) -> list[Row]:
     """Rows of every dimension on every clip: shots 1..n where a video's spans are known, else the
@@ -73,7 +73,7 @@ def score_videos(
     """
     names = check_names(dimensions)
     python_of(VBENCH)
-    waits = waiting(preflight(names)) | {
+    waits = waiting_for(preflight(names)) | {
         name: "VBench scores it only on its own prompts: `cinelab eval suite`"
         for name in names
         if not DIMENSIONS[name].custom
@@ -93,7 +93,7 @@ def score_videos(
     ]
 
 
-def file_name(number: int, shot: int, prompt: str) -> str:
+def prompt_file_name(number: int, shot: int, prompt: str) -> str:
     """A file name that VBench reads the prompt from: no slash, no underscore, and `-<number>` at
     its end."""
     words = re.sub(r"[/\\_\x00-\x1f]+", " ", prompt).strip()
@@ -110,7 +110,7 @@ def even(dimension: str, value: float) -> tuple[float, str]:
     return float(value), ""
 
 
-def meaningless(dimension: str, clip: Clip) -> str:
+def meaningless(dimension: str, clip: ShotFile) -> str:
     """Why the dimension has no meaning for this clip, or an empty text."""
     need = DIMENSIONS[dimension].frames
     # with fewer than three sampled frames VBench calls every clip moving
@@ -126,8 +126,8 @@ def meaningless(dimension: str, clip: Clip) -> str:
 
 
 def _lay_out_all(
-    videos: Sequence[Video], scratch: Path, rules: Rules
-) -> tuple[list[Clip], list[Row]]:
+    videos: Sequence[FilmFile], scratch: Path, rules: ClipRules
+) -> tuple[list[ShotFile], list[Row]]:
     """Every clip as a file in scratch/short or scratch/long, and a failed row a video that cannot
     be read."""
     folder = scratch / "all"
@@ -140,7 +140,7 @@ def _lay_out_all(
             clips += lay_out(
                 video,
                 folder,
-                lambda shot, prompt, number=number: file_name(number, shot, prompt),
+                lambda shot, prompt, number=number: prompt_file_name(number, shot, prompt),
                 rules.whole,
             )
         except Exception as error:
@@ -148,7 +148,7 @@ def _lay_out_all(
     return [_moved(clip, scratch, rules.long) for clip in clips], rows
 
 
-def _moved(clip: Clip, scratch: Path, long: bool) -> Clip:
+def _moved(clip: ShotFile, scratch: Path, long: bool) -> ShotFile:
     place = (
         scratch / ("long" if long and clip.seconds >= LONG_SECONDS else "short") / clip.file.name
     )
@@ -167,7 +167,7 @@ def _long_waits(names: Sequence[str]) -> dict[str, str]:
 
 
 def _score(
-    clips: list[Clip],
+    clips: list[ShotFile],
     names: Sequence[str],
     waits: dict[str, str],
     folder: Path,
@@ -219,7 +219,7 @@ def ask(
         return run_worker(VBENCH, job, tell)
 
 
-def _row(clip: Clip, name: str, answer: dict, backend: str) -> Row:
+def _row(clip: ShotFile, name: str, answer: dict, backend: str) -> Row:
     """The row of what VBench said of one clip; a dimension that failed there, or said nothing of
     it, is absent."""
     version = answer["versions"]["vbench"]
@@ -229,7 +229,7 @@ def _row(clip: Clip, name: str, answer: dict, backend: str) -> Row:
         why = f"VBench failed: {error}" if error else "VBench gave no number for this clip"
         return absent(metric=name, why=why, backend=backend, version=version, **clip.columns)
     value, made = even(name, values[clip.file.name])
-    notes = [made, *_notes(clip, backend), setting(answer)]
+    notes = [made, *_notes(clip, backend), measured_with(answer)]
     return Row(
         metric=name,
         value=value,
@@ -240,13 +240,13 @@ def _row(clip: Clip, name: str, answer: dict, backend: str) -> Row:
     )
 
 
-def _notes(clip: Clip, backend: str) -> list[str]:
+def _notes(clip: ShotFile, backend: str) -> list[str]:
     cut = f"cut out without loss, {clip.frames} frames" if clip.cut_out else ""
     late = "5 s or longer: VBench asks for VBench-Long" if clip.seconds >= LONG_SECONDS else ""
     return [cut, "pieces of 2 s, only within pieces" if backend == "vbench-long" else late]
 
 
-def setting(answer: dict) -> str:
+def measured_with(answer: dict) -> str:
     """What a number has to be read beside: versions and device."""
     versions = answer["versions"]
     return f"torch {versions['torch']}, transformers {versions['transformers']}, {answer['device']}"

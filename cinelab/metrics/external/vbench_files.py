@@ -191,7 +191,7 @@ def preflight(dimensions: Iterable[str] = tuple(DIMENSIONS)) -> list[Missing]:
     return [Missing(path, tuple(names), get, state) for path, (get, state, names) in lacks.items()]
 
 
-def waiting(missing: list[Missing]) -> dict[str, str]:
+def waiting_for(missing: list[Missing]) -> dict[str, str]:
     """dimension -> what it waits for, as one sentence."""
     names = dict.fromkeys(name for one in missing for name in one.dimensions)
     return {

@@ -16,13 +16,13 @@ import numpy as np
 
 from cinelab.errors import CinelabError
 from cinelab.metrics.external.environments import VBENCH, packages, python_of
-from cinelab.metrics.external.vbench import ask, setting
+from cinelab.metrics.external.vbench import ask, measured_with
 from cinelab.metrics.external.vbench_files import (
     DIMENSIONS,
     VERSION,
     check_names,
     preflight,
-    waiting,
+    waiting_for,
 )
 from cinelab.metrics.rows import Row, absent
 from cinelab.stream.reader import DecodedVideo
@@ -37,7 +37,7 @@ Make = Callable[[str, int], tuple[np.ndarray, float]]
 
 
 @dataclass(frozen=True)
-class Job:
+class SuiteFilm:
     """One film the suite asks for. `seed` is made of prompt and sample, the same everywhere."""
 
     prompt: str
@@ -55,7 +55,7 @@ class Job:
         )
 
 
-def suite(dimensions: Iterable[str] = tuple(DIMENSIONS)) -> list[Job]:
+def suite(dimensions: Iterable[str] = tuple(DIMENSIONS)) -> list[SuiteFilm]:
     """Every film that these dimensions ask for, in the order of VBench's list. Needs VBench's
     environment."""
     python_of(VBENCH)
@@ -69,14 +69,16 @@ def suite(dimensions: Iterable[str] = tuple(DIMENSIONS)) -> list[Job]:
         asked.setdefault(entry["prompt_en"], []).extend(entry["dimension"])
     wanted = set(check_names(dimensions))
     return [
-        Job(prompt, sample, tuple(names))
+        SuiteFilm(prompt, sample, tuple(names))
         for prompt, names in asked.items()
         if wanted & set(names)
         for sample in range(SAMPLES)
     ]
 
 
-def missing_of_suite(folder: Path, dimensions: Iterable[str] = tuple(DIMENSIONS)) -> list[Job]:
+def missing_of_suite(
+    folder: Path, dimensions: Iterable[str] = tuple(DIMENSIONS)
+) -> list[SuiteFilm]:
     """The films that are not in `folder`, or are empty files there."""
     folder = Path(folder)
     sizes = (
@@ -103,7 +105,7 @@ def make_suite(
     return len(lacking)
 
 
-def score_suite(
+def suite_rows(
     folder: Path,
     dimensions: Iterable[str] = tuple(DIMENSIONS),
     rewriting: str = "none",
@@ -115,7 +117,7 @@ def score_suite(
     names = check_names(dimensions)
     folder = Path(folder)
     _refuse_incomplete(folder, names)
-    waits = waiting(preflight(names))
+    waits = waiting_for(preflight(names))
     jobs = suite(names)
     wanted = {
         name: [job.name for job in jobs if name in job.dimensions]
@@ -180,7 +182,7 @@ def _row(name: str, waits: dict[str, str], answer: dict, more: dict) -> Row:
     if why := waits.get(name) or answer["errors"].get(name):
         return absent(why=why if name in waits else f"VBench failed: {why}", **common)
     found = answer["results"][name]
-    detail = f"average of {len(found['videos'])} films; {setting(answer)}"
+    detail = f"average of {len(found['videos'])} films; {measured_with(answer)}"
     if name == "temporal_flickering":  # the leaderboard keeps only films that stand still
         detail += "; moving films are not filtered out"
     return Row(shot=0, value=float(found["average"]), detail=detail, **common)
@@ -197,7 +199,7 @@ def _refuse_incomplete(folder: Path, names: Sequence[str]) -> None:
         )
 
 
-def _rate(folder: Path, jobs: Sequence[Job]) -> float:
+def _rate(folder: Path, jobs: Sequence[SuiteFilm]) -> float:
     """The films' common frame rate, or NaN where they differ. A file that cannot be read to its
     end, and one that VBench would show in another way than it is meant, raise CinelabError."""
     rates = set()

@@ -20,7 +20,7 @@ import numpy as np
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import expanded
-from cinelab.metrics.external.clip_files import Clip, Video, each_clip, in_pictures
+from cinelab.metrics.external.clip_files import FilmFile, ShotFile, each_clip, spans_as_shown
 from cinelab.metrics.external.environments import VISIONREWARD, python_of, run_worker
 from cinelab.metrics.external.vbench_files import Missing
 from cinelab.metrics.rows import Row, absent, failed
@@ -29,7 +29,7 @@ from cinelab.outputs import passing_folder
 from cinelab.stream.reader import DecodedVideo, pick
 from cinelab.texts import RECORD, read_json, read_text
 
-METRICS = REWARD, FOLLOWED = ("visionreward", "instruction following")
+REWARD_METRICS = REWARD, FOLLOWED = ("visionreward", "instruction following")
 QUESTIONS = Path("VisionReward_Video/VisionReward_video_qa_select.txt")
 WEIGHTS = Path("VisionReward_Video/weight.json")
 PLACE_OF_PROMPT = "[[prompt]]"
@@ -44,7 +44,7 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Setting:
+class RewardModel:
     """Where the reward's files and the model are. `backend` ("module:function") takes another model
     in their place."""
 
@@ -53,7 +53,7 @@ class Setting:
     backend: str = ""
 
     @classmethod
-    def of_machine(cls) -> "Setting":
+    def of_machine(cls) -> "RewardModel":
         """From $VISIONREWARD_HOME and $VISIONREWARD_MODEL."""
         return cls(
             expanded(os.environ.get("VISIONREWARD_HOME") or "VisionReward", "VISIONREWARD_HOME"),
@@ -72,9 +72,9 @@ class Setting:
         return f"{revision or 'no revision'}, {self.backend or self.model.name}"
 
 
-def preflight(setting: Setting | None = None) -> list[Missing]:
+def preflight_reward(setting: RewardModel | None = None) -> list[Missing]:
     """What is missing here of the repository, the checkpoint and the machine. Offline."""
-    setting = setting or Setting.of_machine()
+    setting = setting or RewardModel.of_machine()
     clone = (
         "git clone https://github.com/THUDM/VisionReward and name the clone in $VISIONREWARD_HOME"
     )
@@ -92,17 +92,21 @@ def preflight(setting: Setting | None = None) -> list[Missing]:
         if not _filled(setting.model / name)
     ]
     lacks += _lacking_weights(setting.model)
-    found += [Missing(setting.model / name, METRICS, hub) for name in lacks]
+    found += [Missing(setting.model / name, REWARD_METRICS, hub) for name in lacks]
     if not _has_gpu():
         found.append(
-            Missing(Path("/dev/nvidia0"), METRICS, "a CUDA device; torch sees none on this machine")
+            Missing(
+                Path("/dev/nvidia0"),
+                REWARD_METRICS,
+                "a CUDA device; torch sees none on this machine",
+            )
         )
     return found
 
 
-def score_videos(
-    videos: Sequence[Video],
-    setting: Setting | None = None,
+def visionreward_rows(
+    videos: Sequence[FilmFile],
+    setting: RewardModel | None = None,
     whole: bool = False,
     requirements: dict[str, Sequence[str]] | None = None,
     rewriting: str = "none",
@@ -115,11 +119,11 @@ def score_videos(
     is absent and says why; a damaged video is a failed row. Raises CinelabError without
     VisionReward's environment.
     """
-    setting = setting or Setting.of_machine()
+    setting = setting or RewardModel.of_machine()
     python_of(VISIONREWARD)
     waits = {
-        name: "; ".join(str(one) for one in preflight(setting) if name in one.dimensions)
-        for name in METRICS
+        name: "; ".join(str(one) for one in preflight_reward(setting) if name in one.dimensions)
+        for name in REWARD_METRICS
     }
     rows = []
     asked = []
@@ -201,7 +205,7 @@ def unclear(answers: Sequence[str]) -> int:
     return sum(not yes(answer) and answer.strip().strip(".!").lower() != "no" for answer in answers)
 
 
-def reward_questions(setting: Setting, prompt: str) -> tuple[list[str], list[float]]:
+def reward_questions(setting: RewardModel, prompt: str) -> tuple[list[str], list[float]]:
     """The repository's questions for this prompt, line ends kept as its own script keeps them, and
     their weights."""
     try:
@@ -220,15 +224,15 @@ def reward_questions(setting: Setting, prompt: str) -> tuple[list[str], list[flo
     return [line.replace(PLACE_OF_PROMPT, prompt) for line in lines], weights
 
 
-def _shown(video: Video, stem: Path, whole: bool, needed: bool) -> list[Clip]:
+def _shown(video: FilmFile, stem: Path, whole: bool, needed: bool) -> list[ShotFile]:
     """The clips of a video, each with the frames the model sees in an .npy file."""
     film = DecodedVideo(video.path, keep=0)
     clips = []
     wanted = {}
-    for shot, (first, end), prompt in each_clip(in_pictures(video, film), len(film), whole):
+    for shot, (first, end), prompt in each_clip(spans_as_shown(video, film), len(film), whole):
         file = stem.with_name(f"{stem.name}-{shot}.npy")
         wanted[file] = [first + frame for frame in pick_frames(end - first, film.fps)]
-        clips.append(Clip(video, shot, file, prompt, film.fps, end - first))
+        clips.append(ShotFile(video, shot, file, prompt, film.fps, end - first))
     if needed:
         _save(film, wanted)
     return clips
@@ -246,7 +250,7 @@ def _save(film: DecodedVideo, wanted: dict[Path, list[int]]) -> None:
 
 
 def _questions(
-    clip: Clip, setting: Setting, waits: dict[str, str], given: Sequence[str] | None
+    clip: ShotFile, setting: RewardModel, waits: dict[str, str], given: Sequence[str] | None
 ) -> tuple[list[str], list[str]]:
     """(questions of the reward, questions of the statements) for one clip; none where they cannot
     be asked."""
@@ -258,7 +262,7 @@ def _questions(
 
 
 def _ask(
-    clips: Sequence[Clip], plans: Sequence[tuple[list, list]], setting: Setting, tell: Tell
+    clips: Sequence[ShotFile], plans: Sequence[tuple[list, list]], setting: RewardModel, tell: Tell
 ) -> dict:
     asked = [
         {"frames": str(clip.file), "questions": [*first, *second]}
@@ -272,12 +276,12 @@ def _ask(
 
 
 def _rows(
-    clip: Clip,
+    clip: ShotFile,
     plan: tuple[list, list],
     number: int,
     answer: dict,
     waits: dict[str, str],
-    setting: Setting,
+    setting: RewardModel,
     rewriting: str,
 ) -> list[Row]:
     """The two rows of one clip."""
@@ -291,7 +295,7 @@ def _rows(
         **clip.columns,
     }
     rows = []
-    for name, questions in zip(METRICS, plan, strict=True):
+    for name, questions in zip(REWARD_METRICS, plan, strict=True):
         mute = "" if questions else "has no prompt: give one with --prompt or --prompts"
         why = waits[name] or (f"the model failed: {error}" if error else mute)
         if why:
@@ -309,7 +313,7 @@ def _rows(
     return rows
 
 
-def _detail(name: str, clip: Clip, answers: Sequence[str], questions: Sequence[str]) -> str:
+def _detail(name: str, clip: ShotFile, answers: Sequence[str], questions: Sequence[str]) -> str:
     shown = len(pick_frames(clip.frames, clip.fps))
     notes = [f"{sum(map(yes, answers))} yes of {len(questions)}, {shown} frames shown"]
     notes += [f"{unclear(answers)} neither yes nor no, counted as no"] * bool(unclear(answers))

@@ -1,11 +1,14 @@
-"""Scores with exact ground truth: what a toybox film shows, read back by the recogniser, against
+"""Metrics with exact ground truth: what a toybox film shows, read back by the recogniser, against
 its plan.
 
 Every function takes frames uint8 (B, F, H, W, 3) of B films with their plans and returns rows
-(film, shot, metric, value); value is 1 where the picture agrees with the plan, else 0.
+(`cinelab.metrics.rows.Row`); a value is 1 where the frames agree with the plan, else 0.
+
+The measures are ours: the plan is known, so no feature network stands between the film and its
+value. Identity across shots is what HoloCine (arXiv:2510.20822) calls inter-shot consistency.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,8 +20,11 @@ from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import to_tensor
 from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Oracle, Policy
+from cinelab.metrics.registered import listed
+from cinelab.metrics.rows import WHOLE, Row, clip_of
 from cinelab.metrics.toybox.recogniser import Recogniser, windows
-from cinelab.metrics.video.cuts import detect_cuts, detect_cuts_pyscenedetect, match_cuts
+from cinelab.metrics.video.clips import Clip
+from cinelab.metrics.video.pixels import accuracy_rows
 from cinelab.readable import Readable
 from cinelab.stream.batch import decode, make
 from cinelab.world import casting, render
@@ -28,13 +34,14 @@ from cinelab.zoo.bundle import Bundle
 
 FPS = render.FPS
 STRIDE = render.STRIDE
-# what no prompt tells, of characters and of places
+BACKEND = "toybox"
+# what no prompt names, of characters and of places
 LOOKS = {"identity": IDENTITY, "scenery": SCENERY}
 
 
 @dataclass(frozen=True)
 class Batch(Readable):
-    """Planned films with their true pictures as latents: latents (B, F, C, h, w), made `chunk`
+    """Planned films with their true frames as latents: latents (B, F, C, h, w), made `chunk`
     frames at a time."""
 
     plans: list[FilmPlan]
@@ -71,31 +78,34 @@ def read_shots(
     return [names[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True)]
 
 
-def prompt_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[tuple]:
-    """Is every prompted attribute of every shot in the picture? The action among them is the motion
-    score."""
+def prompt_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[Row]:
+    """1 where a shot shows a prompted attribute, for every shot and attribute; the action among
+    them is read from the motion of several frames."""
     return [
-        (film, shot, name, float(seen[film][shot][name] == entry.attributes[name]))
+        _row(film, shot, name, seen[film][shot][name] == entry.attributes[name])
         for film, plan in enumerate(plans)
         for shot, entry in enumerate(plan.shots)
         for name in PROMPTED
     ]
 
 
-def cut_rows(frames: np.ndarray, plans: Sequence[FilmPlan]) -> list[tuple]:
-    """Planned against detected cuts, by the frame-difference detector and by PySceneDetect."""
-    rows = []
-    for film, plan in enumerate(plans):
-        planned = plan_timeline(plan, FPS, STRIDE).cuts
-        found = {
-            "cuts": detect_cuts(frames[film]),
-            "cuts (PySceneDetect)": detect_cuts_pyscenedetect(frames[film], FPS),
-        }
-        rows += [
-            (film, -1, name, match_cuts(planned, cuts, tolerance=1).accuracy)
-            for name, cuts in found.items()
-        ]
-    return rows
+def planned_cut_rows(frames: np.ndarray, plans: Sequence[FilmPlan]) -> list[Row]:
+    """The accuracy of planned against detected cuts, by both detectors."""
+    return [
+        row
+        for film, plan in enumerate(plans)
+        for row in accuracy_rows(Clip(clip_of(film), frames[film], FPS, listed(plan)))
+    ]
+
+
+def _row(film: int, shot: int, metric: str, value: float, protocol: str = "") -> Row:
+    """A row of shot `shot` (from 0) of a planned film."""
+    return Row(clip_of(film), shot + 1, metric, float(value), backend=BACKEND, protocol=protocol)
+
+
+def _film_row(film: int, metric: str, value: float, protocol: str = "") -> Row:
+    """A row of a whole planned film."""
+    return Row(clip_of(film), WHOLE, metric, float(value), backend=BACKEND, protocol=protocol)
 
 
 def first_shots(plan: FilmPlan) -> dict[tuple[str, int], int]:
@@ -120,18 +130,18 @@ def returns_of(plan: FilmPlan) -> Iterator[tuple[str, int, int]]:
                 yield what, first[key], shot
 
 
-def consistency_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[tuple]:
-    """Does a character (place) that comes back look as it did when it first appeared in this very
-    film?"""
+def consistency_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[Row]:
+    """1 where a character (place) that comes back looks as it did when it first appeared in this
+    very film: identity (scenery) by the protocol `kept`."""
     return [
-        (film, shot, f"{what} kept", float(seen[film][shot][name] == seen[film][begin][name]))
+        _row(film, shot, what, seen[film][shot][name] == seen[film][begin][name], "kept")
         for film, plan in enumerate(plans)
         for what, begin, shot in returns_of(plan)
         for name in LOOKS[what]
     ]
 
 
-def own_chance_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[tuple]:
+def own_chance_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[Row]:
     """The chance of `consistency_rows` among these very films: how often a return looks as a first
     appearance in *another* of them does. A model that draws every character alike keeps all looks,
     and has this chance at the same height."""
@@ -143,16 +153,9 @@ def own_chance_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[t
         others = [look for other, shown in enumerate(early) if other != film for look in shown]
         for what, _, shot in returns_of(plan):
             known = [look for kind, look in others if kind == what]
-            rows += [
-                (
-                    film,
-                    shot,
-                    f"{what} kept",
-                    float(np.mean([seen[film][shot][name] == look[name] for look in known])),
-                )
-                for name in LOOKS[what]
-                if known
-            ]
+            for name in LOOKS[what] if known else ():
+                alike = np.mean([seen[film][shot][name] == look[name] for look in known])
+                rows.append(_row(film, shot, what, alike, "kept"))
     return rows
 
 
@@ -164,55 +167,44 @@ def debuts(plan: FilmPlan) -> list[tuple[str, int]]:
     ]
 
 
-def above_chance_rows(kept: list[tuple], chance: list[tuple]) -> list[tuple]:
-    """Rows (film, -1, "<what> kept above chance", difference of the film's means); 0 is what chance
-    makes."""
-    rows = pd.DataFrame(
-        [*((*row, 1.0) for row in kept), *((*row, -1.0) for row in chance)],
-        columns=["film", "shot", "metric", "value", "sign"],
-    )
-    means = rows.groupby(["film", "metric", "sign"]).value.mean().unstack("sign").dropna()
+def above_chance_rows(kept: Sequence[Row], chance: Sequence[Row]) -> list[Row]:
+    """How much more a film keeps than chance does: "<what> above chance", the difference of the
+    film's means; 0 is what chance makes."""
+    sums: dict[tuple[str, str], tuple[list[float], list[float]]] = {}
+    for place, rows in enumerate((kept, chance)):
+        for row in rows:
+            sums.setdefault((row.clip, row.metric), ([], []))[place].append(row.value)
     return [
-        (film, -1, f"{metric} above chance", float(mean[1.0] - mean[-1.0]))
-        for (film, metric), mean in means.iterrows()
-    ]
+        Row(clip, WHOLE, f"{what} above chance", float(np.mean(own) - np.mean(drawn)),
+            backend=BACKEND, protocol="kept")
+        for (clip, what), (own, drawn) in sorted(sums.items())
+        if own and drawn
+    ]  # fmt: skip
 
 
-def diversity_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[tuple]:
-    """How varied is what no prompt tells? Per film and attribute, the share of other films'
+def diversity_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[Row]:
+    """How varied is what no prompt names? Per film and attribute, the share of other films'
     characters (places) that look otherwise at their first appearance: 1 - the probability of a
-    collision. The truth's is the upper bound to compare with."""
+    collision (Simpson's index). The truth's is the upper bound to compare with."""
     early = [
         [(what, seen[film][shot]) for what, shot in debuts(plan)] for film, plan in enumerate(plans)
     ]
     rows = []
     for film, mine in enumerate(early):
+        others = [one for other, shown in enumerate(early) if other != film for one in shown]
         for what, names in LOOKS.items():
             own = [look for kind, look in mine if kind == what]
-            others = [
-                look
-                for other, shown in enumerate(early)
-                if other != film
-                for kind, look in shown
-                if kind == what
-            ]
-            rows += [
-                (
-                    film,
-                    -1,
-                    f"diversity of {what}",
-                    float(np.mean([a[name] != b[name] for a in own for b in others])),
-                )
-                for name in names
-                if own and others
-            ]
+            rest = [look for kind, look in others if kind == what]
+            for name in names if own and rest else ():
+                unlike = np.mean([a[name] != b[name] for a in own for b in rest])
+                rows.append(_film_row(film, f"diversity of {what}", unlike))
     return rows
 
 
-def drift_rows(
+def prompt_drift_rows(
     seen: list[list[dict]], plans: Sequence[FilmPlan], share: float = 0.25
-) -> list[tuple]:
-    """Mean prompted score of the last quarter of the shots minus that of the first; 0 = no
+) -> list[Row]:
+    """Mean prompted value of the last quarter of the shots minus that of the first; 0 = no
     drift."""
     rows = []
     for film, plan in enumerate(plans):
@@ -221,13 +213,8 @@ def drift_rows(
             for s, e in enumerate(plan.shots)
         ]
         part = max(1, round(share * len(right)))
-        rows.append((film, -1, "drift", float(np.mean(right[-part:]) - np.mean(right[:part]))))
+        rows.append(_film_row(film, "drift", np.mean(right[-part:]) - np.mean(right[:part])))
     return rows
-
-
-def table(rows: Iterable[tuple], **more) -> pd.DataFrame:
-    """Rows as a table, with constant columns added."""
-    return pd.DataFrame(list(rows), columns=["film", "shot", "metric", "value"]).assign(**more)
 
 
 def with_prompt(rows: pd.DataFrame) -> pd.DataFrame:
@@ -242,25 +229,30 @@ def with_prompt(rows: pd.DataFrame) -> pd.DataFrame:
 
 def film_rows(
     reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Everything that can be asked of whole films, and what chance makes of the looks they kept
+) -> tuple[list[Row], list[Row]]:
+    """Everything that can be measured of whole films, and what chance makes of the looks they kept
     (`own_chance_rows`)."""
     seen = read_shots(reader, frames, plans)
     kept = consistency_rows(seen, plans)
     chance = own_chance_rows(seen, plans)
-    rows = (
-        prompt_rows(seen, plans) + cut_rows(frames, plans) + kept + above_chance_rows(kept, chance)
-    )
-    return table(rows + diversity_rows(seen, plans) + drift_rows(seen, plans)), table(chance)
+    rows = [
+        *prompt_rows(seen, plans),
+        *planned_cut_rows(frames, plans),
+        *kept,
+        *above_chance_rows(kept, chance),
+        *diversity_rows(seen, plans),
+        *prompt_drift_rows(seen, plans),
+    ]
+    return rows, chance
 
 
-def chance_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> pd.DataFrame:
-    """What prompts and cuts score by chance: the frames of each film beside the plan of the
+def chance_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> list[Row]:
+    """What prompts and cuts come to by chance: the frames of each film against the plan of the
     next."""
     equal = [i for i, plan in enumerate(plans) if len(plan.shots) == len(plans[0].shots)]
     shown = frames[equal]
-    asked = shuffled([plans[i] for i in equal])
-    return table(prompt_rows(read_shots(reader, shown, asked), asked) + cut_rows(shown, asked))
+    wrong = shuffled([plans[i] for i in equal])
+    return prompt_rows(read_shots(reader, shown, wrong), wrong) + planned_cut_rows(shown, wrong)
 
 
 def make_frames(
@@ -304,10 +296,11 @@ def recall(
     policy: Policy,
     seeds: Sequence[int],
     sampling: Sampling | None = None,
-) -> tuple[pd.DataFrame, KVCache]:
+) -> tuple[list[Row], KVCache]:
     """Unprompted identity after an absence: the history is the truth, only the return of A is made.
 
-    metric `identity` (pattern, accessory, second colour) and `scenery` (landmark, side).
+    The rows are of `identity` (pattern, accessory, second colour) and `scenery` (landmark, side),
+    protocol `recalled`, and of `prompt`.
     """
     last = batch.plans[0].shots[-1].latents
     frames, memory = make_frames(
@@ -333,24 +326,19 @@ def informed(policy: Policy, plans: Sequence[FilmPlan]) -> Policy:
     )
 
 
-def recall_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> pd.DataFrame:
-    """What of A and its home was remembered in the last shot."""
+def recall_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> list[Row]:
+    """What of A and its home was remembered in the last shot: 1 where it is as the plan has it."""
     seen = read_shots(reader, frames, plans)
-    rows = []
-    for film, plan in enumerate(plans):
-        final = len(plan.shots) - 1
-        for metric, names in (
-            ("identity", IDENTITY),
-            ("scenery", SCENERY),
-            ("prompt", tuple(PROMPTED)),
-        ):
-            rows += [
-                (film, final, metric, float(seen[film][-1][n] == plan.shots[-1].attributes[n]))
-                for n in names
-            ]
-    return table(rows)
+    looks = [(what, names, "recalled") for what, names in LOOKS.items()]
+    return [
+        _row(film, len(plan.shots) - 1, metric, shown == plan.shots[-1].attributes[name], protocol)
+        for film, plan in enumerate(plans)
+        for metric, names, protocol in [*looks, ("prompt", tuple(PROMPTED), "")]
+        for name in names
+        for shown in [seen[film][-1][name]]
+    ]
 
 
 def shuffled(plans: Sequence[FilmPlan]) -> list[FilmPlan]:
-    """Every film's pictures beside the next film's plan: what chance scores."""
+    """The plan of the next film for every film: frames against it have the value of chance."""
     return [*plans[1:], plans[0]]

@@ -1,23 +1,30 @@
-"""Scores of a film made from a screenplay: no plan is known, so the prompts are the measure.
+"""Metrics of a film made from a screenplay: no plan is known, so the prompts are the measure.
 
-Rows (shot, metric, value, detail): what each prompt names is looked for in its shot; a character
-that comes back under the same name is compared with its own first appearance.
+What each prompt names is looked for in its shot; a character that comes back under the same name is
+compared with its own first appearance.
 """
 
 import numpy as np
 import pandas as pd
 
-from cinelab.metrics.metric import clip_rows
+from cinelab.metrics.legacy import analysed
+from cinelab.metrics.registered import registered_clip_rows
+from cinelab.metrics.rows import Row, row_table
 from cinelab.metrics.toybox.recogniser import Recogniser, windows
-from cinelab.metrics.video.cuts import detect_cuts, detect_cuts_pyscenedetect, match_cuts
+from cinelab.metrics.video.clips import Clip
+from cinelab.metrics.video.pixels import accuracy_rows, speed_rows
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline
 from cinelab.world.vocab import IDENTITY, SCENERY, read_prompt
 
-COLUMNS = ["shot", "metric", "value", "detail"]
+# what identifies a character or a place in a prompt -> what is compared, under which metric
+RETURNS = (
+    (("kind", "colour"), IDENTITY, "identity"),
+    (("setting",), SCENERY, "scenery"),
+)
 
 
-def film_scores(
+def film_values(
     reader: Recogniser,
     frames: np.ndarray,
     timeline: Timeline,
@@ -26,102 +33,66 @@ def film_scores(
 ) -> pd.DataFrame:
     """All rows of one film; frames uint8 (F, H, W, 3), prompts one an entry of the screenplay."""
     seen = reader.names(windows(frames, timeline.entry_spans))
-    asked = [read_prompt(prompt) for prompt in prompts]
-    rows = (
-        asked_rows(seen, asked)
-        + kept_rows(seen, asked)
-        + cut_rows(frames, timeline)
-        + speed_rows(timings, timeline.pixel_frames)
-    )
-    rows += own_rows(frames, timeline)
-    return pd.DataFrame(rows, columns=COLUMNS)
+    wanted = [read_prompt(prompt) for prompt in prompts]
+    rows = shown_rows(seen, wanted) + returning_rows(seen, wanted)
+    return pd.concat([row_table(rows), plain_values(frames, timeline, timings)], ignore_index=True)
 
 
-def plain_scores(frames: np.ndarray, timeline: Timeline, timings: pd.DataFrame) -> pd.DataFrame:
-    """The rows that need no recogniser: cuts and speed, of a film in any look."""
-    rows = (
-        cut_rows(frames, timeline)
-        + speed_rows(timings, timeline.pixel_frames)
-        + own_rows(frames, timeline)
-    )
-    return pd.DataFrame(rows, columns=COLUMNS)
+def plain_values(frames: np.ndarray, timeline: Timeline, timings: pd.DataFrame) -> pd.DataFrame:
+    """The rows that need no recogniser: cuts, speed and what is registered, of a film in any look.
+
+    A registered metric that fails on the film is absent, with the reason.
+    """
+    clip = Clip("", frames, float(timeline.fps), ShotList.of(timeline), timings=timings)
+    rows = [
+        *accuracy_rows(clip),
+        *speed_rows(timings, timeline.pixel_frames),
+        *registered_clip_rows("", frames, clip.shots),
+    ]
+    return row_table(rows)
 
 
-def own_rows(frames: np.ndarray, timeline: Timeline) -> list[tuple]:
-    """What registered metrics say of the film; one that fails on it is not measured, and says so as
-    NaN."""
-    rows = clip_rows("", frames, ShotList.of(timeline).shots)
-    return [(row.shot, row.metric, row.value, row.detail) for row in rows]
-
-
-def asked_rows(seen: list[dict], asked: list[dict]) -> list[tuple]:
+def shown_rows(seen: list[dict], wanted: list[dict], clip: str = "") -> list[Row]:
     """1 where the shot shows what its prompt names."""
     return [
-        (
-            shot + 1,
-            f"shows {name}",
-            float(seen[shot][name] == value),
-            f"asked {value}, seen {seen[shot][name]}",
+        Row(
+            clip,
+            shot,
+            name,
+            float(seen[shot - 1][name] == value),
+            backend="toybox",
+            detail=f"wanted {value}, seen {seen[shot - 1][name]}",
         )
-        for shot, wanted in enumerate(asked)
-        for name, value in wanted.items()
+        for shot, named in enumerate(wanted, 1)
+        for name, value in named.items()
     ]
 
 
-def kept_rows(seen: list[dict], asked: list[dict]) -> list[tuple]:
+def returning_rows(seen: list[dict], wanted: list[dict]) -> list[Row]:
     """1 where a returning character (kind and colour) or place (setting) looks as at its first
-    appearance."""
+    appearance: identity and scenery by the protocol `kept`."""
     rows = []
-    first = {}
-    for shot, wanted in enumerate(asked):
-        for keys, names, metric in (
-            (("kind", "colour"), IDENTITY, "identity"),
-            (("setting",), SCENERY, "scenery"),
-        ):
-            if not all(key in wanted for key in keys):
+    first: dict[tuple, int] = {}
+    for shot, named in enumerate(wanted):
+        for keys, names, metric in RETURNS:
+            if not all(key in named for key in keys):
                 continue
-            begin = first.setdefault(tuple(wanted[key] for key in keys), shot)
-            if begin == shot:
-                continue
-            rows += [
-                (
-                    shot + 1,
-                    f"keeps {metric}",
-                    float(seen[shot][n] == seen[begin][n]),
-                    f"{n}: {seen[begin][n]} in shot {begin + 1}, {seen[shot][n]} now",
-                )
-                for n in names
-            ]
+            begin = first.setdefault(tuple(named[key] for key in keys), shot)
+            for name in names if begin != shot else ():
+                rows.append(_kept(seen, name, metric, begin, shot))
     return rows
 
 
-def cut_rows(frames: np.ndarray, timeline: Timeline) -> list[tuple]:
-    """Planned against detected cuts."""
-    found = {
-        "cuts": detect_cuts(frames),
-        "cuts (PySceneDetect)": detect_cuts_pyscenedetect(frames, float(timeline.fps)),
-    }
-    return [
-        (
-            0,
-            name,
-            match_cuts(timeline.cuts, cuts, tolerance=1).accuracy,
-            f"planned {timeline.cuts}, found {cuts}",
-        )
-        for name, cuts in found.items()
-    ]
+def _kept(seen: list[dict], name: str, metric: str, begin: int, shot: int) -> Row:
+    """Whether one look of shot `shot` (from 0) is that of shot `begin`."""
+    before = seen[begin][name]
+    now = seen[shot][name]
+    detail = f"{name}: {before} in shot {begin + 1}, {now} now"
+    value = float(now == before)
+    return Row("", shot + 1, metric, value, backend="toybox", protocol="kept", detail=detail)
 
 
-def speed_rows(timings: pd.DataFrame, pictures: int) -> list[tuple]:
-    """Pictures a second over a whole film of so many, and the first one's latency; decoding
-    included, loading not."""
-    total = timings.drop(columns="chunk").sum(axis=1)
-    return [
-        (0, "frames per second", pictures / float(total.sum()), "text, model, memory and decode"),
-        (0, "first frame seconds", float(total.iloc[0]), "the model is loaded already"),
-    ]
-
-
-def digest(scores: pd.DataFrame) -> pd.DataFrame:
+def film_digest(rows: pd.DataFrame) -> pd.DataFrame:
     """Mean and count of every metric, for reading."""
-    return scores.groupby("metric", sort=False).value.agg(["mean", "count"]).round(3)
+    groups = analysed(rows).groupby("metric", sort=False)
+    return groups["value"].agg(["mean", "count"]).round(3)

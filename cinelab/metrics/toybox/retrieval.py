@@ -3,7 +3,7 @@ touched.
 
 The KV cache's decisions are read (see `cinelab.memory.cache.KVCache`): per chunk and layer, the
 units of the history that each group of heads attends to; there is one group where a layer's heads
-choose together.
+choose together. The measures are ours: CAMR (arXiv:2605.12496) reports what is retrieved as figures.
 
     B films   n units of the history   G groups of heads   k units retrieved
 """
@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from cinelab.memory.cache import KVCache
+from cinelab.metrics.rows import WHOLE, Row, clip_of
 from cinelab.world.casting import FilmPlan
 
 
-def hit_rows(
-    memory: KVCache, plans: Sequence[FilmPlan], chunk: int
-) -> tuple[list[tuple], list[tuple]]:
-    """Rows (film, shot, "hit rate", value) for the shot that `chunk` begins, and the same by
+def hit_rows(memory: KVCache, plans: Sequence[FilmPlan], chunk: int) -> tuple[list[Row], list[Row]]:
+    """Rows of "hit rate", protocol `recalled`, for the shot that `chunk` begins, and the same by
     chance.
 
     A hit: the units that a group of heads attends to hold one that shows the returning character.
@@ -36,12 +35,18 @@ def hit_rows(
         ]
         right = torch.isin(history(memory, chunk, film), torch.tensor(shows))
         for picks, fixed in choices(memory, chunk, film):
-            made += [(film, last, "hit rate", float(right[group].any())) for group in picks]
+            made += [_hit(film, last, float(right[group].any())) for group in picks]
             chance += [
-                (film, last, "hit rate", _drawn(right, group[held], len(group)))
+                _hit(film, last, _drawn(right, group[held], len(group)), "chance")
                 for group, held in zip(picks, fixed, strict=True)
             ]
     return made, chance
+
+
+def _hit(film: int, shot: int, value: float, source: str = "model") -> Row:
+    """A row of the shot `shot` (from 0) of a planned film."""
+    about = {"backend": "toybox", "protocol": "recalled", "source": source}
+    return Row(clip_of(film), shot + 1, "hit rate", value, **about)
 
 
 def history(memory: KVCache, chunk: int, film: int) -> Tensor:
@@ -70,6 +75,25 @@ def _drawn(right: Tensor, fixed: Tensor, budget: int) -> float:
     wrong = int((~right).sum()) - len(fixed)
     draws = budget - len(fixed)
     return 1.0 - comb(wrong, draws) / comb(free, draws)
+
+
+def touched_rows(memory: KVCache) -> list[Row]:
+    """Rows of what the last chunk of the films attended to, as shares of the history: one layer,
+    and all layers together."""
+    found = touched(memory)
+    shares = {"one layer": found["layer"], "all layers": found["film"]}
+    name = "share of the history"
+    return [
+        Row(
+            clip_of(0),
+            WHOLE,
+            name,
+            value / max(1.0, found["history"]),
+            backend="KV cache",
+            protocol=protocol,
+        )
+        for protocol, value in shares.items()
+    ]
 
 
 def touched(memory: KVCache, chunk: int | None = None) -> dict[str, float]:

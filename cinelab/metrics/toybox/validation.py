@@ -1,7 +1,11 @@
-"""An examination short enough to sit during training: does it still show what it is asked, move,
-remember, keep its colours?
+"""Validation during training: few films, measured by the metrics that the list marks for it.
 
-marks = Validator(bundle, reader)(model)        a dictionary of columns for the log; "score" decides which weights are kept
+    metrics = Validator(bundle, reader)(model)      columns for the log
+
+The columns are the metrics whose `validation` is "column" or "selects" (see
+`cinelab.metrics.catalogue`), a user's own among them. "score" is the mean of those that select, at
+most 1 each; the weights with the highest are the best ones. The films and the rule of selection are
+ours: no paper of the three states how a checkpoint was chosen.
 """
 
 from dataclasses import dataclass, replace
@@ -11,29 +15,32 @@ import pandas as pd
 from torch import nn
 
 from cinelab.memory.policy import CAMR, Policy
+from cinelab.metrics.metric import METRICS
+from cinelab.metrics.registered import listed, registered_rows
+from cinelab.metrics.rows import Row, row_table
 from cinelab.metrics.toybox.attributes import (
+    Batch,
     absence_batch,
-    cut_rows,
     encode_plans,
     make_frames,
+    planned_cut_rows,
     prompt_rows,
     read_shots,
     recall,
-    table,
 )
 from cinelab.metrics.toybox.recogniser import Recogniser
-from cinelab.metrics.video.appearance import picture_rows
+from cinelab.metrics.video.appearance import appearance_rows
 from cinelab.stream.batch import decode
 from cinelab.world import casting
 from cinelab.zoo.bundle import Bundle
 
-UNSEEN = 40_000  # seed of the exam's films: neither trained on nor used for score cards
+UNSEEN = 40_000  # seed of the validation films: neither trained on nor used for cards
+SELECTION = "score"  # the column that decides which weights are best
 
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """How much is asked. The score is the mean of prompt, identity, cuts and motion (at most 1
-    each)."""
+    """How much is measured."""
 
     films: int = 12
     latents: int = 12
@@ -44,8 +51,8 @@ class ValidationConfig:
 
 
 class Validator:
-    """Sits any weights of the bundle's shape; the questions are drawn once, and are the same for
-    every sitting."""
+    """Measures any weights of the bundle's shape; films are planned once, and are the same every
+    time."""
 
     def __init__(
         self,
@@ -69,48 +76,52 @@ class Validator:
             absence_batch(bundle, UNSEEN + c.seed, range(c.recalls), c.away) if c.recalls else None
         )
 
-    def __call__(self, model: nn.Module) -> dict:
+    def __call__(self, model: nn.Module) -> dict[str, float]:
         bundle = replace(self.bundle, model=model)
-        rows = film_marks(bundle, self.reader, self.films, self.truth, self.policy)
-        mean = rows.groupby("metric").value.mean()
-        metrics = {"prompt": mean["prompt"], "cuts": mean["cuts"], "action": mean["action"]}
-        metrics |= {
-            name: mean[f"{name} of truth"]
-            for name in ("motion", "saturation", "contrast", "sharpness")
-        }
+        rows = made_rows(bundle, self.reader, self.films, self.truth, self.policy)
         if self.absences:
-            recalled, _ = recall(
-                bundle, self.reader, self.absences, self.policy, seeds_for(self.config.recalls)
-            )
-            metrics["identity"] = recalled[recalled.metric == "identity"].value.mean()
-        graded = [
-            min(1.0, metrics[name])
-            for name in ("prompt", "identity", "cuts", "motion")
-            if name in metrics
-        ]
-        return {
-            name: round(float(value), 4)
-            for name, value in (metrics | {"score": np.mean(graded)}).items()
-        }
+            noise = seeds_for(self.config.recalls)
+            recalled, _ = recall(bundle, self.reader, self.absences, self.policy, noise)
+            rows += [row for row in recalled if row.metric == "identity"]
+        return validation_columns(row_table(rows))
 
 
-def film_marks(
-    bundle: Bundle, reader: Recogniser, films, truth: np.ndarray, policy: Policy
-) -> pd.DataFrame:
-    """Rows (film, shot, metric, value) of freshly made films beside their truth."""
+def validation_columns(rows: pd.DataFrame) -> dict[str, float]:
+    """The columns of the log: the mean of every metric that the list marks for validation by its
+    default backend, and SELECTION, the mean of those that select."""
+    found = {}
+    for metric in METRICS.validated():
+        part = rows[(rows["metric"] == metric.name) & (rows["backend"] == metric.backend)]
+        if len(part):
+            found[metric.name] = part["value"].mean()
+    chosen = [one.name for one in METRICS.validated(selects=True) if one.name in found]
+    found[SELECTION] = np.mean([min(1.0, found[name]) for name in chosen])
+    return {name: round(float(value), 4) for name, value in found.items()}
+
+
+def made_rows(
+    bundle: Bundle, reader: Recogniser, films: Batch, truth: np.ndarray, policy: Policy | str
+) -> list[Row]:
+    """Rows of freshly made films against their truth."""
     frames, _ = make_frames(bundle, films, policy, seeds_for(len(films.plans)))
-    return frame_marks(reader, frames, films, truth)
+    return frame_rows(reader, frames, films, truth)
 
 
-def frame_marks(reader: Recogniser, frames: np.ndarray, films, truth: np.ndarray) -> pd.DataFrame:
-    """Rows (film, shot, metric, value) of given frames (B, F, H, W, 3) beside their truth."""
+def frame_rows(
+    reader: Recogniser, frames: np.ndarray, films: Batch, truth: np.ndarray
+) -> list[Row]:
+    """Rows of given frames (B, F, H, W, 3) against their truth."""
     prompts = prompt_rows(read_shots(reader, frames, films.plans), films.plans)
     spans = [line.entry_spans for line in films.timelines]
-    rows = (
-        prompts + [(*row[:2], "prompt", row[3]) for row in prompts] + cut_rows(frames, films.plans)
-    )
-    return table(rows + picture_rows(frames, truth, spans))
+    return [
+        *prompts,
+        *(replace(row, metric="prompt") for row in prompts),
+        *planned_cut_rows(frames, films.plans),
+        *appearance_rows(frames, truth, spans),
+        *registered_rows(frames, [listed(plan).shots for plan in films.plans]),
+    ]
 
 
 def seeds_for(count: int) -> list[int]:
+    """Where the noise of `count` validation films comes from."""
     return [7000 + i for i in range(count)]

@@ -1,10 +1,14 @@
-"""What a clip shows and keeps: prompt alignment and consistency within and across shots, by
-whichever backends are here.
+"""Prompt alignment and consistency of a clip within and across shots, by whichever backends are
+here.
 
 `toybox` reads attributes with the shipped recogniser (exact words, exact looks); `colour` compares
 colours, `clip` and `dino` compare network features. Across shots only those are compared that share
-a character or a place; what strangers score stands beside it, since two shots of one film resemble
-each other anyway.
+a character or a place. Two shots of one film resemble each other anyway: the value of shots that
+share nobody is the chance level (source "chance").
+
+Consistency in a shot follows VBench's subject consistency (arXiv:2311.17982, section 3), text
+alignment its overall consistency with CLIP in place of ViCLIP; consistency across shots follows
+HoloCine (arXiv:2510.20822). That both are taken of shared characters and places alone is ours.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -16,8 +20,8 @@ import cv2
 import numpy as np
 
 from cinelab.errors import CinelabError
-from cinelab.metrics.rows import Row, absent
-from cinelab.metrics.toybox.film import asked_rows
+from cinelab.metrics.rows import WHOLE, Row, absent
+from cinelab.metrics.toybox.film import shown_rows
 from cinelab.metrics.toybox.recogniser import AT, WINDOW, Recogniser, load_recogniser, places_in
 from cinelab.metrics.video.clips import Clip, foreign_words, returns, speaks_toybox, strangers
 from cinelab.metrics.video.features import AT_ONCE, Features, load_features, missing
@@ -27,10 +31,14 @@ from cinelab.stream.reader import pick
 from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY, read_prompt
 
 KNOWN = ("toybox", "colour", "clip", "dino")
+ACROSS = "across_shots"
+RECALLED = "recalled"
 KINDS = {"identity": "characters", "scenery": "places"}
 LOOKS = {"identity": IDENTITY, "scenery": SCENERY}
-NO_PLAN = "no shot list: put <video>.shots.json beside the video, with prompt, characters and places of every shot"
-
+NO_PLAN = (
+    "no shot list: put <video>.shots.json beside the video, with prompt, characters and places of "
+    "every shot"
+)
 NO_PROMPT = "the shot has no prompt: give it one in <video>.shots.json"
 
 
@@ -49,24 +57,24 @@ def check_backends(names: Sequence[str]) -> None:
         raise CinelabError(f"Backend {unknown[0]!r} is unknown; use some of {', '.join(KNOWN)}.")
 
 
-def judge_rows(clip: Clip, backends: Sequence[str]) -> Iterator[Row]:
+def alignment_rows(clip: Clip, backends: Sequence[str]) -> Iterator[Row]:
     """Rows of every backend; one that is not here is reported as absent with what to fetch."""
     check_backends(backends)
     for name in backends:
         if name == "toybox":
             yield from toybox_rows(clip)
         elif name != "colour" and (gap := missing(name)):
-            yield from (
-                absent(clip.name, metric, gap, name)
-                for metric in (
-                    "consistency in shot",
-                    "identity across shots",
-                    "scenery across shots",
-                )
-            )
-            yield from [absent(clip.name, "text alignment", gap, name)] if name == "clip" else []
+            yield from _absent(clip, ("consistency in shot", *KINDS), gap, name)
+            yield from _absent(clip, ("text alignment",) * (name == "clip"), gap, name)
         else:
             yield from feature_rows(clip, _features(name))
+
+
+def _absent(clip: Clip, metrics: Iterable[str], why: str, backend: str) -> Iterator[Row]:
+    """Absent rows of several metrics; those across shots name their protocol."""
+    for metric in metrics:
+        protocol = ACROSS if metric in KINDS else ""
+        yield absent(clip.name, metric, why, backend, protocol=protocol)
 
 
 class Looks:
@@ -154,27 +162,24 @@ def text_rows(clip: Clip, means: Sequence[np.ndarray], features: Features) -> It
     if not any(shot.prompt for shot in clip.shots):
         yield absent(clip.name, metric, NO_PLAN, features.name)
         return
-    scores = {}
+    values: dict[int, float] = {}
     for number, (shot, mean) in enumerate(zip(clip.shots, means, strict=True), 1):
         if not shot.prompt:
             yield absent(clip.name, metric, NO_PROMPT, features.name, number)
             continue
-        scores[number] = float(mean @ features.texts([shot.prompt])[0])
-        yield _row(clip, number, metric, scores[number], features)
-    yield from _drift(clip, scores, features.name)
+        values[number] = float(mean @ features.texts([shot.prompt])[0])
+        yield _row(clip, number, metric, values[number], features)
+    yield from _drift(clip, values, features.name)
 
 
 def toybox_rows(clip: Clip) -> Iterator[Row]:
     """Exact answers in the toybox's own words: shares of the prompted attributes shown, and of the
     looks kept.
 
-    A shot whose prompt has other words is left out, and said; the others are measured.
+    A shot whose prompt has other words is absent, with the reason; the others are measured.
     """
     if problem := _not_toybox(clip):
-        yield from (
-            absent(clip.name, metric, problem, "toybox")
-            for metric in ("text alignment", "identity across shots", "scenery across shots")
-        )
+        yield from _absent(clip, ("text alignment", *KINDS), problem, "toybox")
         return
     foreign = _foreign(clip)
     yield from (
@@ -183,17 +188,16 @@ def toybox_rows(clip: Clip) -> Iterator[Row]:
     )
     known = _without(clip, foreign)
     seen = _read_shots(clip)
-    scores = {}
-    for number, hits in groupby(asked_rows(seen, _asked(known)), key=lambda hit: hit[0]):
-        rows = [
-            Row(clip.name, number, metric, value, backend="toybox", detail=detail)
-            for _, metric, value, detail in hits
-        ]
-        scores[number] = float(np.mean([row.value for row in rows]))
+    values: dict[int, float] = {}
+    for number, hits in groupby(
+        shown_rows(seen, _wanted(known), clip.name), key=lambda row: row.shot
+    ):
+        rows = list(hits)
+        values[number] = float(np.mean([row.value for row in rows]))
         yield from rows
-        yield Row(clip.name, number, "text alignment", scores[number], backend="toybox")
-    yield from _drift(clip, scores, "toybox")
-    yield from recall_rows(known, seen)
+        yield Row(clip.name, number, "text alignment", values[number], backend="toybox")
+    yield from _drift(clip, values, "toybox")
+    yield from recalled_rows(known, seen)
     yield from across_rows(
         known,
         "toybox",
@@ -205,8 +209,8 @@ def toybox_rows(clip: Clip) -> Iterator[Row]:
 
 
 def _foreign(clip: Clip) -> dict[int, str]:
-    """Number of a shot whose words are not the toybox's -> why it is not read. What a plan says to
-    be shown is asked in its own words."""
+    """Number of a shot whose words are not the toybox's -> why it is not read. What a plan states
+    beyond the prompt is read in its own words."""
     found = {}
     for number, shot in enumerate(clip.shots, 1):
         if _shows(shot) or shot.end <= clip.planned.given:
@@ -222,7 +226,7 @@ def _foreign(clip: Clip) -> dict[int, str]:
 
 
 def _without(clip: Clip, numbers: Container[int]) -> Clip:
-    """The clip with nothing asked of some shots."""
+    """The clip with no prompt and no cast in some shots."""
     shots = tuple(
         ListedShot(shot.start, shot.end, cut=shot.cut) if number in numbers else shot
         for number, shot in enumerate(clip.shots, 1)
@@ -231,11 +235,11 @@ def _without(clip: Clip, numbers: Container[int]) -> Clip:
 
 
 def _shows(shot: ListedShot) -> dict[str, str]:
-    """What a plan says of a shot beyond its prompt, of what a prompt can name."""
+    """What a plan states of a shot beyond its prompt, of what a prompt can name."""
     return {name: value for name, value in shot.shows.items() if name in PROMPTED}
 
 
-def _asked(clip: Clip) -> list[dict[str, str]]:
+def _wanted(clip: Clip) -> list[dict[str, str]]:
     """What every shot was to show of what a prompt can name; nothing of those that were given."""
     return [
         {} if shot.end <= clip.planned.given else _shows(shot) or read_prompt(shot.prompt)
@@ -243,9 +247,9 @@ def _asked(clip: Clip) -> list[dict[str, str]]:
     ]
 
 
-def recall_rows(clip: Clip, seen: list[dict[str, str]]) -> Iterator[Row]:
+def recalled_rows(clip: Clip, seen: list[dict[str, str]]) -> Iterator[Row]:
     """After a given history: do a character and a place that were in it look as they truly do,
-    which no prompt tells?"""
+    which no prompt names?"""
     for what, field in KINDS.items():
         for late, early, name in returns(clip.shots, field):
             truth = {
@@ -261,9 +265,10 @@ def recall_rows(clip: Clip, seen: list[dict[str, str]]) -> Iterator[Row]:
                 yield Row(
                     clip.name,
                     late + 1,
-                    f"{what} recalled",
+                    what,
                     value,
                     backend="toybox",
+                    protocol=RECALLED,
                     detail=f"{name}: {shown}",
                 )
 
@@ -280,12 +285,15 @@ def _not_toybox(clip: Clip) -> str:
     height, width = clip.frames.shape[1:3]
     wanted = _recogniser().config.size
     if height * wanted[1] != width * wanted[0] or height < wanted[0]:
-        return f"the picture is {width}x{height}; the recogniser reads {wanted[1]}x{wanted[0]} or a larger one of that shape"
+        return (
+            f"the frames are {width}x{height}; the recogniser reads {wanted[1]}x{wanted[0]} or "
+            "larger ones of that shape"
+        )
     return ""
 
 
 def _read_shots(clip: Clip) -> list[dict[str, str]]:
-    """What the recogniser sees in every shot; a film that was enlarged for the eye is brought back
+    """What the recogniser sees in every shot; a film that was enlarged for viewing is brought back
     to its own size."""
     height, width = _recogniser().config.size
     # (shots, WINDOW)
@@ -306,48 +314,37 @@ def _read_shots(clip: Clip) -> list[dict[str, str]]:
 def across_rows(
     clip: Clip, backend: str, version: str, compare: Callable[[int, int, str], float]
 ) -> Iterator[Row]:
-    """Every return of a character and a place against its first appearance, and what strangers
-    score."""
+    """Every return of a character and a place against its first appearance, and the chance level,
+    which is that of shots that share nobody."""
+    about = {"backend": backend, "version": version, "protocol": ACROSS}
     for what, field in KINDS.items():
-        metric = f"{what} across shots"
         found = list(returns(clip.shots, field))
         for late, early, name in found:
             yield Row(
                 clip.name,
                 late + 1,
-                metric,
+                what,
                 compare(late, early, what),
-                backend=backend,
-                version=version,
                 detail=f"{name}: as in shot {early + 1}",
+                **about,
             )
         if not found:
             named = any(getattr(shot, field) for shot in clip.shots)
-            yield absent(
-                clip.name,
-                metric,
-                f"none of the {field} comes back after a cut" if named else NO_PLAN,
-                backend,
-            )
+            why = f"none of the {field} comes back after a cut" if named else NO_PLAN
+            yield absent(clip.name, what, why, backend, protocol=ACROSS)
         others = [compare(late, early, what) for late, early in strangers(clip.shots, field)]
         if others:
-            yield Row(
-                clip.name,
-                0,
-                f"{metric}, strangers",
-                float(np.mean(others)),
-                backend=backend,
-                version=version,
-                detail=f"mean of {len(others)} pairs that share none",
-            )
+            detail = f"mean of {len(others)} pairs that share none"
+            value = float(np.mean(others))
+            yield Row(clip.name, WHOLE, what, value, source="chance", detail=detail, **about)
 
 
-def _drift(clip: Clip, scores: dict[int, float], backend: str) -> Iterator[Row]:
+def _drift(clip: Clip, values: dict[int, float], backend: str) -> Iterator[Row]:
     """Alignment of the shots in the last 15 % minus that of those in the first."""
     total = len(clip.frames)
-    early = [s for number, s in scores.items() if clip.shots[number - 1].start < TAIL * total]
-    late = [s for number, s in scores.items() if clip.shots[number - 1].end > (1 - TAIL) * total]
-    if len(scores) > 1 and early and late:
+    early = [s for number, s in values.items() if clip.shots[number - 1].start < TAIL * total]
+    late = [s for number, s in values.items() if clip.shots[number - 1].end > (1 - TAIL) * total]
+    if len(values) > 1 and early and late:
         yield Row(
             clip.name,
             0,

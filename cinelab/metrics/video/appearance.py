@@ -1,17 +1,19 @@
 """What DMD ruins first, measured on pixels: motion, colour and detail. No reader, no prompt, any
 video.
 
-frames uint8 (F, H, W, 3) of one film; a ratio to the same numbers of the truth says how much is
-left
+frames uint8 (F, H, W, 3) of one film; a ratio to the same numbers of the truth states how much is
+left. The measures are ours: few-step students are known to lose motion and to saturate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from cinelab.metrics.rows import WHOLE, Row, clip_of
+
 
 def motion(frames: np.ndarray, spans: Sequence[tuple[int, int]]) -> float:
-    """Mean absolute change from picture to picture inside shots, in grey levels; cuts do not
+    """Mean absolute change from frame to frame inside shots, in grey levels; cuts do not
     count."""
     steps = np.abs(np.diff(frames.astype(np.int16), axis=0)).mean(axis=(1, 2, 3))  # (F - 1,)
     inside = np.concatenate([steps[first : end - 1] for first, end in spans])
@@ -25,7 +27,7 @@ def saturation(frames: np.ndarray) -> float:
 
 
 def contrast(frames: np.ndarray) -> float:
-    """Mean standard deviation of a picture's brightness, in grey levels."""
+    """Mean standard deviation of a frame's brightness, in grey levels."""
     return float(frames.mean(-1).std(axis=(1, 2)).mean())
 
 
@@ -38,24 +40,29 @@ def sharpness(frames: np.ndarray) -> float:
     return float(np.abs(around - 4 * middle).mean())
 
 
+def _still(measure: Callable[[np.ndarray], float]) -> Callable[..., float]:
+    """A measure of single frames, which has no use for the shots' spans."""
+    return lambda frames, spans: measure(frames)
+
+
 MEASURES = {
     "motion": motion,
-    "saturation": lambda frames, _: saturation(frames),
-    "contrast": lambda frames, _: contrast(frames),
-    "sharpness": lambda frames, _: sharpness(frames),
+    "saturation": _still(saturation),
+    "contrast": _still(contrast),
+    "sharpness": _still(sharpness),
 }
 
 
-def picture_rows(
+def appearance_rows(
     frames: np.ndarray, truth: np.ndarray, spans: Sequence[Sequence[tuple[int, int]]]
-) -> list[tuple]:
-    """Rows (film, -1, "<name> of truth", value) of films (B, F, H, W, 3); values are shares of the
+) -> list[Row]:
+    """Motion, saturation, contrast and sharpness of whole films (B, F, H, W, 3), as shares of the
     true films' mean."""
     rows = []
     for name, measure in MEASURES.items():
         whole = np.mean([measure(true, shots) for true, shots in zip(truth, spans, strict=True)])
         rows += [
-            (film, -1, f"{name} of truth", measure(made, shots) / max(whole, 1e-6))
+            Row(clip_of(film), WHOLE, name, float(measure(made, shots) / max(whole, 1e-6)))
             for film, (made, shots) in enumerate(zip(frames, spans, strict=True))
         ]
     return rows

@@ -211,7 +211,7 @@ def load_clip(video: Path, plan: Path | None = None, name: str = "") -> Clip:
         else None
     )
     return Clip(
-        name or label_of(video),
+        name or clip_label(video),
         film,
         film.fps,
         planned and with_cast(planned),
@@ -230,7 +230,7 @@ def why_failed(video: Path, error: Exception) -> str:
     return f"{video}: cannot be measured ({type(error).__name__}: {error}); check that it plays, or make it again."
 
 
-def label_of(video: Path) -> str:
+def clip_label(video: Path) -> str:
     """What a clip is called: our own films, which are all `film.mp4`, by their folder."""
     return Path(os.path.abspath(video)).parent.name if video.stem == "film" else video.stem
 
@@ -238,10 +238,10 @@ def label_of(video: Path) -> str:
 def labels(videos: Sequence[Path]) -> dict[Path, str]:
     """What every clip is called; of those in one folder that would share a name, each has its whole
     file name."""
-    shared = Counter((video.parent, label_of(video).casefold()) for video in videos)
+    shared = Counter((video.parent, clip_label(video).casefold()) for video in videos)
     return {
-        video: label_of(video)
-        if shared[video.parent, label_of(video).casefold()] == 1
+        video: clip_label(video)
+        if shared[video.parent, clip_label(video).casefold()] == 1
         else video.name
         for video in videos
     }
@@ -251,7 +251,7 @@ def read_plan(path: Path, film: DecodedVideo) -> ShotList:
     """The shots of a film: a shot list counts its decoded frames, a screenplay seconds (the last
     shot takes up the rounding)."""
     if is_shot_list(path):
-        return placed(ShotList.load(path), film, path)
+        return plan_as_shown(ShotList.load(path), film, path)
     play = Screenplay.load(path)
     frames = len(film)
     ends = np.cumsum([shot.seconds for shot in play.shots]) * film.fps
@@ -275,7 +275,7 @@ def is_shot_list(path: Path) -> bool:
     return path.name.endswith(SUFFIX) or path.suffix == ".json"
 
 
-def placed(planned: ShotList, film: DecodedVideo, where: Path) -> ShotList:
+def plan_as_shown(planned: ShotList, film: DecodedVideo, where: Path) -> ShotList:
     """A shot list in the pictures of `film` instead of its decoded frames."""
     if planned.frames != film.decoded:
         raise CinelabError(

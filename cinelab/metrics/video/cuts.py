@@ -64,7 +64,7 @@ def colour_histograms(frames: np.ndarray) -> np.ndarray:
     return np.stack([_colours(_small(frame)) for frame in frames])
 
 
-def change(frames: np.ndarray) -> np.ndarray:
+def frame_change(frames: np.ndarray) -> np.ndarray:
     """How much each step looks like a cut, (F-1,) in 0..1: large only where pixels *and* colours
     change.
 
@@ -150,7 +150,7 @@ def usual_change(steps: np.ndarray, window: int) -> np.ndarray:
 
 def detect_cuts(frames: np.ndarray, detector: CutDetector | None = None) -> list[int]:
     """First frame of every new shot; `detector` holds the thresholds."""
-    return cuts_among(change(frames), detector or CutDetector())
+    return cuts_among(frame_change(frames), detector or CutDetector())
 
 
 def cuts_among(steps: np.ndarray, detector: CutDetector) -> list[int]:

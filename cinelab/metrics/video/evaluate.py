@@ -5,14 +5,16 @@ import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from cinelab.errors import CinelabError
-from cinelab.metrics.metric import clip_rows as own_rows
-from cinelab.metrics.rows import Row, failed, table
+from cinelab.metrics.metric import labelled
+from cinelab.metrics.registered import registered_clip_rows
+from cinelab.metrics.rows import Row, failed, row_table
 from cinelab.metrics.stats import bootstrap
-from cinelab.metrics.video.alignment import KNOWN, check_backends, judge_rows
+from cinelab.metrics.video.alignment import KNOWN, alignment_rows, check_backends
 from cinelab.metrics.video.clips import (
     Clip,
     find_videos,
@@ -44,7 +46,7 @@ def evaluate(
             f"--plan {plan} fits one video, and {len(videos)} were named; put a .shots.json "
             "beside each instead."
         )
-    if plan:  # one that cannot be read is said before anything is measured
+    if plan:  # one that cannot be read is refused before anything is measured
         (ShotList if is_shot_list(plan) else Screenplay).load(plan)
     check_backends(backends)
     rows: list[Row] = []
@@ -60,42 +62,45 @@ def evaluate(
         except Exception as error:
             rows.append(failed(name, why_failed(video, error), run=str(video.parent)))
         gc.collect()  # decoders and their frames refer to each other
-    return table(rows)
+    return row_table(rows)
 
 
 def clip_rows(clip: Clip, backends: Sequence[str] = KNOWN, tolerance: int = 1) -> list[Row]:
     """Everything that can be measured of one clip."""
     rows = [
         *pixel_rows(clip, tolerance),
-        *judge_rows(clip, backends),
-        *own_rows(clip.name, clip.frames, clip.shots),
+        *alignment_rows(clip, backends),
+        *registered_clip_rows(clip.name, clip.frames, clip.shots),
     ]
     return [replace(row, run=clip.run, fps=clip.fps) for row in rows]
 
 
-def digest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Metric and backend -> mean with its 95 % interval over clips, the number of clips, and what
-    is absent and why."""
+def clip_digest(rows: pd.DataFrame) -> pd.DataFrame:
+    """Metric (with its protocol) and backend -> mean with its 95 % interval over clips, the number of clips,
+    the chance level where one was measured, and what is absent and why."""
+    rows = rows.assign(metric=labelled(rows.assign(backend=""))["metric"])
     found = []
-    for (metric, backend), part in rows[rows.status != "failed"].groupby(
-        ["metric", "backend"], sort=False
-    ):
+    keys = ["metric", "backend"]
+    for key, part in rows[rows.status != "failed"].groupby(keys, sort=False):
         good = part[part.status == "ok"]
-        line = {"metric": metric, "backend": backend, "clips": _clips(good)}
+        chance = good[good.source == "chance"]
+        good = good[good.source == "model"]
+        line: dict[str, Any] = {**dict(zip(keys, key, strict=True)), "clips": _clips(good)}
         if len(good):
             e = bootstrap(
                 good.value.tolist(), groups=list(zip(good["run"], good["clip"], strict=True))
             )
             line |= {"value": e.value, "low": e.low, "high": e.high, "n": e.n}
         else:
-            line |= {"absent": part.detail.iloc[0]}
-        found.append(line)
-    columns = ["metric", "backend", "clips", "value", "low", "high", "n", "absent"]
+            lacks = part[part.status == "absent"]
+            line |= {"absent": lacks.detail.iloc[0] if len(lacks) else ""}
+        found.append(line | ({"chance": chance.value.mean()} if len(chance) else {}))
+    columns = [*keys, "clips", "value", "low", "high", "n", "chance", "absent"]
     return pd.DataFrame(found).reindex(columns=columns).astype({"n": "Int64"})
 
 
 def facts(rows: pd.DataFrame) -> dict[str, tuple[float, float]]:
-    """What the files say of themselves (frames, rate, size), which is no score: name -> (least,
+    """What the files say of themselves (frames, rate, size): name -> (least,
     most) of all videos."""
     found = (
         rows[(rows.status == "ok") & (rows.backend == "file")]
@@ -113,7 +118,7 @@ def unmeasured(rows: pd.DataFrame) -> pd.DataFrame:
     of = _clips(rows[rows.status != "failed"])
     found = [
         {
-            "metrics": ", ".join(dict.fromkeys(part["metric"])),
+            "metrics": ", ".join(dict.fromkeys(labelled(part.assign(backend=""))["metric"])),
             "backends": ", ".join(dict.fromkeys(part["backend"])),
             "clips": _clips(part),
             "of": of,

@@ -158,10 +158,10 @@ def _batched(
     look: Callable[[Tensor], Tensor], frames: np.ndarray, side: int, mean, std
 ) -> np.ndarray:
     parts = [frames[i : i + AT_ONCE] for i in range(0, len(frames), AT_ONCE)]
-    return np.concatenate([_unit(look(prepare(part, side, mean, std))) for part in parts])
+    return np.concatenate([_unit(look(prepare_images(part, side, mean, std))) for part in parts])
 
 
-def prepare(frames: np.ndarray, side: int, mean, std) -> Tensor:
+def prepare_images(frames: np.ndarray, side: int, mean, std) -> Tensor:
     """uint8 (n, H, W, 3) -> (n, 3, side, side): shorter side to `side` (antialiased bicubic),
     centre crop, normalised."""
     x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float() / 255

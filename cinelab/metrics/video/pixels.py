@@ -2,17 +2,20 @@
 speed. Any video.
 
 Everything that a hard cut would distort is measured inside shots. Frames are read one after
-another, uint8 (H, W, 3).
+another, uint8 (H, W, 3). Dynamic degree and temporal flickering follow VBench (arXiv:2311.17982,
+section 3), drift Helios-Bench, and the discontinuity at chunks Forcing-KV; both with optical flow
+or frame differences that need no weights.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import cv2
 import numpy as np
+import pandas as pd
 
-from cinelab.metrics.rows import Row, absent
-from cinelab.metrics.toybox import film
+from cinelab.metrics.rows import WHOLE, Row, absent
 from cinelab.metrics.video.appearance import contrast, saturation, sharpness
 from cinelab.metrics.video.clips import Clip
 from cinelab.metrics.video.cuts import frame_difference, match_cuts
@@ -23,6 +26,7 @@ LOOKED = 16  # frames at either end that are looked at
 FLOW_ROWS = 128  # larger frames are shrunk to about this height before flow is computed
 # share of the pixels, the fastest ones, that dynamic degree is the mean of, as VBench does
 BUSY = 0.05
+ACCURACY = "cut accuracy"
 ONE_FRAME = "needs at least 2 frames"
 
 LOOKS: dict[str, Callable[[np.ndarray], float]] = {
@@ -39,13 +43,13 @@ def pixel_rows(clip: Clip, tolerance: int = 1) -> Iterator[Row]:
     yield from motion_rows(clip)
     yield from seam_rows(clip)
     yield from drift_rows(clip)
-    yield from speed_rows(clip)
+    yield from file_rows(clip)
 
 
 def cut_rows(clip: Clip, tolerance: int = 1) -> Iterator[Row]:
     """Planned against seen cuts, by two detectors: accuracy, F1, missed, spurious."""
     if len(clip.frames) < 2:
-        yield absent(clip.name, "cut accuracy", ONE_FRAME, "frame difference")
+        yield absent(clip.name, ACCURACY, ONE_FRAME, "frame difference")
         return
     found = {"frame difference": clip.seen_cuts, "PySceneDetect": clip.seen.scenes}
     for backend, cuts in found.items():
@@ -54,7 +58,7 @@ def cut_rows(clip: Clip, tolerance: int = 1) -> Iterator[Row]:
         if clip.planned is None:
             yield absent(
                 clip.name,
-                "cut accuracy",
+                ACCURACY,
                 "no shot list: put <video>.shots.json beside the video",
                 backend,
             )
@@ -62,13 +66,18 @@ def cut_rows(clip: Clip, tolerance: int = 1) -> Iterator[Row]:
         match = match_cuts(clip.planned.cuts, cuts, tolerance)
         detail = f"planned {clip.planned.cuts}, {seen}, tolerance {tolerance}"
         values = {
-            "cut accuracy": match.accuracy,
+            ACCURACY: match.accuracy,
             "cut F1": match.f1,
             "missed cuts": match.missed,
             "spurious cuts": match.spurious,
         }
         for metric, value in values.items():
             yield Row(clip.name, 0, metric, float(value), backend=backend, detail=detail)
+
+
+def accuracy_rows(clip: Clip) -> list[Row]:
+    """The rows of `cut_rows` that state how accurate the cuts of a clip with a shot list are."""
+    return [row for row in cut_rows(clip) if row.metric == ACCURACY]
 
 
 def motion_rows(clip: Clip) -> Iterator[Row]:
@@ -84,7 +93,7 @@ def motion_rows(clip: Clip) -> Iterator[Row]:
             "dynamic degree",
             dynamic_degree(frames, clip.fps),
             backend="Farneback",
-            detail="mean of the fastest 5 %, picture heights a second",
+            detail="mean of the fastest 5 %, frame heights a second",
         )
         yield Row(
             clip.name,
@@ -106,7 +115,7 @@ def steady(steps: np.ndarray) -> float:
 
 
 def dynamic_degree(frames: Iterable[np.ndarray], fps: float) -> float:
-    """How fast the fastest 5 % of the picture moves, in picture heights a second, mean over frame
+    """How fast the fastest 5 % of the pixels move, in frame heights a second, mean over frame
     pairs."""
     speeds = []
     rows = 1
@@ -185,7 +194,7 @@ def drift_rows(clip: Clip) -> Iterator[Row]:
         )
 
 
-def speed_rows(clip: Clip) -> Iterator[Row]:
+def file_rows(clip: Clip) -> Iterator[Row]:
     """Facts of the file, and how fast it was made where the run recorded that."""
     count, height, width = clip.frames.shape[:3]
     facts = {
@@ -205,5 +214,24 @@ def speed_rows(clip: Clip) -> Iterator[Row]:
             "clock",
         )
         return
-    for shot, metric, value, detail in film.speed_rows(clip.timings, count):
-        yield Row(clip.name, shot, metric, value, backend="clock", detail=detail)
+    yield from (replace(row, clip=clip.name) for row in speed_rows(clip.timings, count))
+
+
+def speed_rows(timings: pd.DataFrame, frames: int) -> list[Row]:
+    """Frames per second over a whole film of `frames`, and the first one's latency in seconds;
+    decoding is included, loading is not."""
+    total = timings.drop(columns="chunk").sum(axis=1)
+    speed = frames / float(total.sum())
+    first = float(total.iloc[0])
+    text = "text, model, memory and decode"
+    return [
+        Row("", WHOLE, "frames per second", speed, backend="clock", detail=text),
+        Row(
+            "",
+            WHOLE,
+            "first frame seconds",
+            first,
+            backend="clock",
+            detail="the model is loaded already",
+        ),
+    ]

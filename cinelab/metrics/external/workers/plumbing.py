@@ -13,14 +13,15 @@ import sys
 import threading
 from pathlib import Path
 
-TOLD = "[cinelab] "  # lines of the log that begin so are shown while the work goes on
+SHOWN = "[cinelab] "  # lines of the log that begin so are shown while the work goes on
 
 
-def say(text: str) -> None:
-    print(f"{TOLD}{text}", flush=True)
+def report_line(text: str) -> None:
+    """Print a line that the caller shows at once."""
+    print(f"{SHOWN}{text}", flush=True)
 
 
-def serve(work) -> None:
+def run_worker_job(work) -> None:
     """Call `work(job) -> answer` on the two paths of the command line; the answer appears whole or
     not at all."""
     job, answer = map(Path, sys.argv[1:3])

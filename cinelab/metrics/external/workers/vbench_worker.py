@@ -1,8 +1,10 @@
 """Runs VBench on a folder of videos, under the python of VBench's own environment.
 
-job     mode "custom_input", "vbench_standard" or "long_custom_input"; videos, a folder; dimensions {name: [its files]};
-        prompts {file: prompt}; cache, the weights' folder; scratch, an empty folder; long_home, a clone for VBench-Long
-answer  results {dimension: {average, videos {file name: value}}}, errors {dimension: sentence}, versions, device
+job     mode "custom_input", "vbench_standard" or "long_custom_input"; videos, a folder;
+        dimensions {name: [its files]}; prompts {file: prompt}; cache, the weights' folder;
+        scratch, an empty folder; long_home, a clone for VBench-Long
+answer  results {dimension: {average, videos {file name: value}}}, errors {dimension: sentence},
+        versions, device
 
 The caller has checked that every weight file is there: VBench would go and fetch a missing one.
 """
@@ -16,10 +18,10 @@ import sys
 import traceback
 from pathlib import Path
 
-from plumbing import say, serve
+from plumbing import report_line, run_worker_job
 
 
-def work(job: dict) -> dict:
+def measure_dimensions(job: dict) -> dict:
     """Every dimension by itself, so that one that fails costs the others nothing."""
     _settle(job)
     torch, kept = _import_torchvision()
@@ -30,7 +32,7 @@ def work(job: dict) -> dict:
     results = {}
     errors = {}
     for dimension, files in job["dimensions"].items():
-        say(f"{dimension} of {len(files)} clips on {device}")
+        report_line(f"{dimension} of {len(files)} clips on {device}")
         try:
             results[dimension] = _evaluate(
                 job, dimension, _only(job, files), device, Path(vbench.__file__).parent
@@ -94,7 +96,7 @@ def _import_torchvision():
 
 
 def _only(job: dict, files: list) -> Path:
-    """A folder of links to these files alone: VBench scores whatever it finds. The same files share
+    """A folder of links to these files alone: VBench measures whatever it finds. The same files share
     one folder."""
     name = hashlib.blake2b("/".join(sorted(files)).encode(), digest_size=8).hexdigest()
     folder = Path(job["scratch"]) / "videos" / name
@@ -189,14 +191,14 @@ def _write_video(path: str, frames, fps) -> None:
         stream.height = int(frames.shape[1])
         stream.width = int(frames.shape[2])
         stream.pix_fmt = "yuv444p"
-        for picture in np.asarray(frames).astype(np.uint8):
+        for pixels in np.asarray(frames).astype(np.uint8):
             container.mux(
                 stream.encode(
-                    av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
+                    av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
                 )
             )
         container.mux(stream.encode(None))
 
 
 if __name__ == "__main__":
-    serve(work)
+    run_worker_job(measure_dimensions)

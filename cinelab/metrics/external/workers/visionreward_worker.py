@@ -1,9 +1,10 @@
 """Asks a video-language model yes/no questions about clips, under the python of VisionReward's own
 environment.
 
-job     model, the checkpoint's folder; clips, a list of {frames, an .npy of uint8 (F, H, W, 3); questions, a list};
-        backend, optional "module:function": `function(job)` returns another `answer(frames, question) -> str`
-answer  answers, a list a clip of what was said; errors {number of the clip: sentence}; versions, device
+job     model, the checkpoint's folder; clips, a list of {frames, an .npy of uint8 (F, H, W, 3);
+        questions, a list}; backend, optional "module:function": `function(job)` returns another
+        `answer(frames, question) -> str`
+answer  answers, a list of texts a clip; errors {number of the clip: sentence}; versions, device
 """
 
 import importlib
@@ -11,7 +12,7 @@ import importlib.metadata
 import traceback
 
 import numpy as np
-from plumbing import say, serve
+from plumbing import report_line, run_worker_job
 
 # with one candidate they change nothing; the checkpoint's code wants them given
 TEMPERATURE = 0.1
@@ -19,13 +20,13 @@ TOP_P = 0.1
 PAD = 128002  # the padding token of the Llama 3 that the model is built on
 
 
-def work(job: dict) -> dict:
+def answer_questions(job: dict) -> dict:
     """Every question of every clip; a clip that fails costs the others nothing."""
-    answer = _backend(job["backend"])(job) if job.get("backend") else load(job)
+    answer = _backend(job["backend"])(job) if job.get("backend") else load_model(job)
     answers = []
     errors = {}
     for number, clip in enumerate(job["clips"]):
-        say(f"clip {number + 1} of {len(job['clips'])}, {len(clip['questions'])} questions")
+        report_line(f"clip {number + 1} of {len(job['clips'])}, {len(clip['questions'])} questions")
         try:
             frames = np.load(clip["frames"])
             answers.append([str(answer(frames, question)) for question in clip["questions"]])
@@ -36,7 +37,7 @@ def work(job: dict) -> dict:
     return {"answers": answers, "errors": errors, "versions": _versions("torch", "transformers")}
 
 
-def load(job: dict):
+def load_model(job: dict):
     """The model of the checkpoint's folder on the GPU, as `answer(frames, question)`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -54,18 +55,18 @@ def load(job: dict):
 
     def answer(frames: np.ndarray, question: str) -> str:
         video = torch.from_numpy(frames).permute(3, 0, 1, 2)  # (3, F, H, W)
-        told = model.build_conversation_input_ids(
+        inputs = model.build_conversation_input_ids(
             tokenizer=tokenizer, query=question, images=[video], history=[], template_version="chat"
         )
         given = {
-            name: told[name].unsqueeze(0).to("cuda")
+            name: inputs[name].unsqueeze(0).to("cuda")
             for name in ("input_ids", "token_type_ids", "attention_mask")
         }
-        pictures = [[told["images"][0].to("cuda").to(kind)]]
+        images = [[inputs["images"][0].to("cuda").to(kind)]]
         with torch.no_grad():
-            said = model.generate(
+            tokens = model.generate(
                 **given,
-                images=pictures,
+                images=images,
                 max_new_tokens=1,
                 do_sample=False,
                 top_k=1,
@@ -74,7 +75,7 @@ def load(job: dict):
                 pad_token_id=PAD,
             )
         # the first new word is the answer
-        return tokenizer.decode(said[0, given["input_ids"].shape[1]])
+        return tokenizer.decode(tokens[0, given["input_ids"].shape[1]])
 
     return answer
 
@@ -95,4 +96,4 @@ def _versions(*names: str) -> dict:
 
 
 if __name__ == "__main__":
-    serve(work)
+    run_worker_job(answer_questions)
