@@ -138,7 +138,7 @@ def one(name: str, rng: Random, findings: Path, counts: Counter, limit: float = 
             counts["taken" if attempt(name, files, Path(folder)) else "refused"] += 1
         except (Exception, Hang, SystemExit) as error:
             signal.setitimer(signal.ITIMER_PROF, 0)
-            keep(findings, name, files, told(error))
+            keep(findings, name, files, summary(error))
         finally:
             signal.setitimer(signal.ITIMER_PROF, 0)
             faulthandler.cancel_dump_traceback_later()
@@ -149,7 +149,7 @@ def late(*_: object) -> None:
     raise Hang(f"took more than {SECONDS} seconds")
 
 
-def told(error: BaseException) -> str:
+def summary(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 

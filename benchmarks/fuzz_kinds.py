@@ -560,13 +560,16 @@ def some_listing(rng: Random) -> Files:
 
 @kind(some_listing)
 def listing(folder: Path) -> None:
-    from cinelab.data.listing import find
+    from cinelab.data.listing import list_films
     from cinelab.metrics.external.clip_files import read_prompts
 
     for look in (
-        lambda: find(folder / "v", print_nothing),
+        lambda: list_films(folder / "v", print_nothing),
         lambda: read_prompts(folder / "prompts.json"),
-        *(lambda table=table: find(table, print_nothing) for table in folder.glob("videos.*")),
+        *(
+            lambda table=table: list_films(table, print_nothing)
+            for table in folder.glob("videos.*")
+        ),
     ):
         try:
             look()

@@ -1,9 +1,8 @@
 """How long a report and the index take: `python benchmarks/report.py [--runs 200] [-o FILE]`.
 
 Two film cells are really made and then copied as so many finished runs of a grid (policy x budget x
-seed), each with rows, film and storyboard. Measured: `cinelab.lab.reports.report.report` over all of them,
-the index read afresh, and the index read again.
-"""
+seed), each with rows, film and storyboard. Measured: `cinelab.lab.reports.report.report` over all
+of them, the index read afresh, and the index read again."""
 
 import argparse
 import itertools

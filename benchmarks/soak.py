@@ -125,7 +125,7 @@ class Server:
 
     def __exit__(self, *_) -> None:
         self.process.terminate()
-        self.said = self.process.communicate(timeout=60)[1]
+        self.output = self.process.communicate(timeout=60)[1]
 
     @property
     def mib(self) -> float:
@@ -150,7 +150,7 @@ class Visitor:
         self.films = 0
         self.outcomes = Counter()
         self.bytes = 0
-        self.last = ""  # command that was said
+        self.last = ""  # command that was sent
 
     async def run(self, until: float) -> None:
         while time.monotonic() < until:
@@ -165,18 +165,18 @@ class Visitor:
                 return await asyncio.sleep(1)
             if self.churn and self.rng.random() < 0.2:  # looks in and goes
                 return await asyncio.sleep(1)
-            asked = [
+            requested = [
                 await guest.say(
                     "do", command="prompt", value={"text": self.rng.choice(PROMPTS)}, play=True
                 )
             ]
             while time.monotonic() < until and not guest.full:
                 await asyncio.sleep(min(self.rng.uniform(1, 2), max(0, until - time.monotonic())))
-                asked += await self.direct(guest)
-            await self.count(guest, asked)
+                requested += await self.direct(guest)
+            await self.count(guest, requested)
 
     async def direct(self, guest: Guest) -> list[int]:
-        """Say what the script says next; the numbers of what was said."""
+        """Send what the script has next; return the numbers of the messages."""
         if self.bursts and self.rng.random() < 0.2:
             seeds = [{"value": number} for number in range(BURST)]
             return [await guest.say("do", command="seed", value=value) for value in seeds]
@@ -198,14 +198,21 @@ class Visitor:
         switch = self.rng.choice(("keep", "recache"))
         policy = self.rng.choice(POLICIES)
         seed = self.rng.randrange(99)
-        return self.rng.choice([("prompt", text | {"switch": switch}), ("prompt", {"text": " "}), ("cut", text), ("retake", {}),
-                                ("seed", {"value": seed}), ("policy", {"value": policy})])  # fmt: skip
+        commands = [
+            ("prompt", text | {"switch": switch}),
+            ("prompt", {"text": " "}),
+            ("cut", text),
+            ("retake", {}),
+            ("seed", {"value": seed}),
+            ("policy", {"value": policy}),
+        ]
+        return self.rng.choice(commands)
 
-    async def count(self, guest: Guest, asked: list[int]) -> None:
-        """The chunks of now, and what became of what was asked; an answer may take its time."""
+    async def count(self, guest: Guest, requested: list[int]) -> None:
+        """The chunks of now, and what became of what was requested; an answer may take its time."""
         self.chunks += guest.view["chunks"]
         self.bytes += guest.bytes
-        for number in asked:
+        for number in requested:
             try:
                 answer = await guest.answer(number, 30)
             except TimeoutError:
@@ -254,7 +261,7 @@ def growth(memory: list[tuple[float, float]]) -> dict:
 
 async def grow(server: Server, chunks: int) -> dict:
     """One film that grows, cut every 100 chunks."""
-    marks = {round(chunks * part / 4): part for part in range(1, 5)}
+    quarters = {round(chunks * part / 4): part for part in range(1, 5)}
     async with Guest(server.port, secrets.token_hex(5), server.token) as guest:
         before = server.mib
         at = {}
@@ -264,7 +271,9 @@ async def grow(server: Server, chunks: int) -> dict:
         cut = 0
         while guest.view["chunks"] < chunks:
             await asyncio.sleep(0.2)
-            for mark in [mark for mark in marks if mark not in at and guest.view["chunks"] >= mark]:
+            for mark in [
+                mark for mark in quarters if mark not in at and guest.view["chunks"] >= mark
+            ]:
                 at[mark], seconds[mark] = server.mib - before, time.monotonic() - began
             if guest.view["chunks"] // 100 > cut:
                 cut = guest.view["chunks"] // 100

@@ -1,7 +1,7 @@
 """The papers' size with random weights: `python benchmarks/wan.py [--model wan-1.3b] [--mode
 chunk-4step] [-o FILE]`.
 
-On a GPU: pictures a second, the first picture, the model's and the decoder's parts, memory, and
+On a GPU: frames per second, the first frame, the model's and the decoder's parts, memory, and
 what a chunk costs after 5 to 200 others under every policy. On a CPU take --history 1 and few
 repeats, or --model small.
 """
@@ -16,7 +16,15 @@ import cinelab  # noqa: F401 - first, so that torch's threads sleep while they w
 import torch
 
 from cinelab.bench.wan_options import measure_options
-from cinelab.bench.wan_speed import MODELS, MODES, Maker, WanBench, beside, measure, overhead
+from cinelab.bench.wan_speed import (
+    MODELS,
+    MODES,
+    Maker,
+    WanBench,
+    measure_chunks,
+    overhead,
+    overlap_rates,
+)
 from cinelab.files import plain_json, write_json
 from cinelab.lab.wan_bench import random_codec
 from cinelab.memory.store import PACKINGS, PLACES, Storage
@@ -75,10 +83,10 @@ def main() -> None:
             write_json(options.output, plain_json({"rows": table.to_dict("records")}))
         return
     decode = random_codec(device).decode if options.decoder == "vae" else None
-    table = measure(bench, device, decode, lambda text: print(text, flush=True))
+    table = measure_chunks(bench, device, decode, lambda text: print(text, flush=True))
     record = {"rows": table.to_dict("records"), "overhead": overhead(table).to_dict("index")}
     if decode:
-        record["decoded"] = beside(Maker.of(bench, device), decode)
+        record["decoded"] = overlap_rates(Maker.of(bench, device), decode)
     print(table.drop(columns=["device", "cores", "torch"]).round(4).to_string(index=False))
     print(json.dumps({key: value for key, value in record.items() if key != "rows"}, indent=1))
     if options.output:

@@ -9,7 +9,7 @@ from importlib import import_module
 
 from cinelab import renamed, threads
 
-threads.prepare()  # before anything here imports torch, which reads it once
+threads.set_threads()  # before anything here imports torch, which reads it once
 renamed.install()
 
 _HOMES = {

@@ -57,18 +57,18 @@ def read_sealed(path: str | Path, remedy: str | Kind, /, **wanted: Any) -> dict:
     `wanted` as in `cinelab.config.read_mapping`. CinelabError with the remedy (of a kind of text)
     where anything of it has changed."""
     kind = replace(RECORD, remedy=remedy) if isinstance(remedy, str) else remedy
-    said = read_mapping(path, kind)
+    values = read_mapping(path, kind)
     remedy = kind.remedy
     # the seal counts under any name: a bit of that may be the one that flipped
-    for key, value in sorted(said.items(), key=lambda item: item[0] != SEAL):
-        if isinstance(value, str) and len(value) == 32 and seal_of(without(said, key)) == value:
-            return mapping(without(said, key), path, remedy, **wanted)
-    if SEAL in said:
+    for key, value in sorted(values.items(), key=lambda item: item[0] != SEAL):
+        if isinstance(value, str) and len(value) == 32 and seal_of(without(values, key)) == value:
+            return mapping(without(values, key), path, remedy, **wanted)
+    if SEAL in values:
         raise CinelabError(
             f"{path} has changed since it was written (its seal does not fit what it says); "
             f"{remedy}."
         )
-    return mapping(said, path, remedy, **wanted)
+    return mapping(values, path, remedy, **wanted)
 
 
 def seal_of(values: dict) -> str:
@@ -87,8 +87,10 @@ def without(values: dict, key: str) -> dict:
 
 def write_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a .npz that knows the name and the checksum of each of its arrays."""
-    told = {"name": Path(path).name} | {name: _digest(array) for name, array in arrays.items()}
-    whole = arrays | {ARRAYS: np.frombuffer(json.dumps(told, sort_keys=True).encode(), np.uint8)}
+    sums = {"name": Path(path).name} | {name: _digest(array) for name, array in arrays.items()}
+    whole: dict[str, Any] = arrays | {
+        ARRAYS: np.frombuffer(json.dumps(sums, sort_keys=True).encode(), np.uint8)
+    }
     write_atomic(path, lambda temporary: np.savez(temporary, **whole))
 
 
@@ -99,7 +101,7 @@ def read_arrays(path: str | Path, names: Iterable[str], remedy: str) -> list[np.
     check_regular(path)
     try:
         with np.load(path, allow_pickle=False) as file:
-            told = parse_json(file[ARRAYS].tobytes()) if ARRAYS in file else {}
+            sums = parse_json(file[ARRAYS].tobytes()) if ARRAYS in file else {}
             found = {name: file[name] for name in names}
     except OSError as error:
         raise CinelabError(f"{path} cannot be read ({reason(error)}); {remedy}.") from error
@@ -108,13 +110,13 @@ def read_arrays(path: str | Path, names: Iterable[str], remedy: str) -> list[np.
             f"{path} is cut short or broken ({type(error).__name__}); {remedy}."
         ) from error
     if odd := next(
-        (name for name in found if told and told.get(name) != _digest(found[name])), None
+        (name for name in found if sums and sums.get(name) != _digest(found[name])), None
     ):
         raise CinelabError(
             f"{path} has changed since it was written: {odd} is another array; {remedy}."
         )
-    if told and told.get("name") != path.name:
-        raise CinelabError(f"{path} was written as {told.get('name')}; {remedy}.")
+    if sums and sums.get("name") != path.name:
+        raise CinelabError(f"{path} was written as {sums.get('name')}; {remedy}.")
     return list(found.values())
 
 
@@ -135,14 +137,14 @@ def write_checksums(folder: str | Path, names: Iterable[str]) -> None:
 
 def changed(folder: str | Path, name: str) -> bool:
     """Whether a file is another one than checksums.json says; reads all of it. False where nothing
-    is said of it."""
+    is stated of it."""
     folder = Path(folder)
     if not (folder / CHECKSUMS).exists():
         return False
-    said = read_sealed(
+    sealed = read_sealed(
         folder / CHECKSUMS, "copy the folder again, or remove this file if it alone is broken"
     )
-    if not isinstance(known := said.get("blake2b"), dict):
+    if not isinstance(known := sealed.get("blake2b"), dict):
         raise CinelabError(
             f"{folder / CHECKSUMS} names no checksums; copy the folder again, or remove this file."
         )
@@ -153,7 +155,6 @@ def check_unchanged(folder: str | Path, name: str) -> None:
     """Raise CinelabError where a file is another one than checksums.json says."""
     if changed(folder, name):
         raise CinelabError(
-            f"{Path(folder) / name} has changed since it was written, for its checksum is "
-            "another; copy it again, or "
-            f"remove {CHECKSUMS} beside it if you have put other weights there."
+            f"{Path(folder) / name} has changed since it was written, for its checksum is another; "
+            f"copy it again, or remove {CHECKSUMS} beside it if you have put other weights there."
         )

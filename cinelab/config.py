@@ -35,8 +35,7 @@ def to_dict(config: Any) -> dict:
     except (TypeError, ValueError) as error:
         raise CinelabError(
             f"{type(config).__name__} cannot be written down ({error}); keep its fields to "
-            "numbers, "
-            "texts, true or false, and lists of these."
+            "numbers, texts, true or false, and lists of these."
         ) from error
 
 
@@ -65,7 +64,7 @@ def _is_config(value: Any) -> bool:
 
 
 def _usual(cls: type, field: dataclasses.Field) -> list[type]:
-    """The classes that a field's part has where nothing is said: its default's, else those of its
+    """The classes that a field's part has where none is stated: its default's, else those of its
     type."""
     default = (
         field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
@@ -78,7 +77,7 @@ def _usual(cls: type, field: dataclasses.Field) -> list[type]:
 def _options(hint: Any) -> list[type]:
     """The dataclasses that a type allows."""
     many = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    return [one for one in many if dataclasses.is_dataclass(one)]
+    return [one for one in many if isinstance(one, type) and dataclasses.is_dataclass(one)]
 
 
 def kind_of(cls: type, near: type) -> str:
@@ -86,7 +85,7 @@ def kind_of(cls: type, near: type) -> str:
     return cls.__qualname__ if cls.__module__ == near.__module__ else path_of(cls)
 
 
-def described(value: Any, near: type | None = None, key: str = KIND) -> dict:
+def to_kind(value: Any, near: type | None = None, key: str = KIND) -> dict:
     """A dataclass as a dictionary that says its class too; `from_kind` makes it again."""
     return {key: kind_of(type(value), near or type(None))} | to_dict(value)
 
@@ -94,7 +93,7 @@ def described(value: Any, near: type | None = None, key: str = KIND) -> dict:
 def from_kind(
     values: Mapping[str, Any], near: type | tuple[type, ...], where: str = "", key: str = KIND
 ) -> Any:
-    """What `described` wrote, a `near` or a class below it. Raises CinelabError where the class is
+    """What `to_kind` wrote, a `near` or a class below it. Raises CinelabError where the class is
     not there."""
     kind = values[key]
     allowed = near if isinstance(near, tuple) else (near,)
@@ -104,9 +103,8 @@ def from_kind(
         cls = resolve(kind) if ":" in kind else getattr(sys.modules[near.__module__], kind, None)
     if not (isinstance(cls, type) and issubclass(cls, allowed) and dataclasses.is_dataclass(cls)):
         raise CinelabError(
-            f"{where or near.__name__} is of kind {short(kind)}, which is no {near.__name__}; "
-            "give the import path "
-            f"of one, such as my_module:My{near.__name__}."
+            f"{where or near.__name__} is of kind {short(kind)}, which is no {near.__name__}; give "
+            f"the import path of one, such as my_module:My{near.__name__}."
         )
     return from_dict(
         cls, {name: value for name, value in values.items() if name != key}, where and f"{where}."
@@ -129,7 +127,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
             raise CinelabError(unknown(f"{where}{key}", names, str(key)))
     if absent := [
         field.name
-        for field in dataclasses.fields(cls)
+        for field in fields_of(cls)
         if field.init and _needed(field) and field.name not in values
     ]:
         raise CinelabError(
@@ -143,6 +141,11 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     )
 
 
+def fields_of(cls: Any) -> tuple[dataclasses.Field, ...]:
+    """Return the fields of a dataclass, or of an object of one."""
+    return dataclasses.fields(cls)
+
+
 def former_names(cls: type) -> dict[str, str]:
     """Return today's name of every field that had another one: metadata `{"was": "old name"}`."""
     return {
@@ -151,7 +154,8 @@ def former_names(cls: type) -> dict[str, str]:
 
 
 def renamed(cls: type, values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return values of `cls` under today's names of its fields, so that older files go on working."""
+    """Return values of `cls` under today's names of its fields, so that older files go on
+    working."""
     was = former_names(cls)
     return {was.get(key, key): value for key, value in values.items()} if was else values
 
@@ -172,13 +176,9 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
     whose place it takes; a class whose fields depend on each other says by `altered(changes)` what
     a change of some means for the others.
     """
-    names = (
-        [field.name for field in dataclasses.fields(config)]
-        if dataclasses.is_dataclass(config)
-        else []
-    )
-    new = {}
-    inner = {}
+    names = [field.name for field in fields_of(config)] if dataclasses.is_dataclass(config) else []
+    new: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
     was = former_names(type(config)) if names else {}
     for path, value in changes.items():
         head, _, rest = str(path).partition(".")
@@ -197,7 +197,8 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
             )
     for head, deeper in inner.items():
         new[head] = override(new.get(head, getattr(config, head)), deeper, f"{where}{head}.")
-    return config.altered(new) if hasattr(config, "altered") else dataclasses.replace(config, **new)
+    whole: Any = config
+    return whole.altered(new) if hasattr(whole, "altered") else dataclasses.replace(whole, **new)
 
 
 def unknown(path: str, known: list[str], key: str) -> str:
@@ -261,11 +262,11 @@ def read_as(cls: type[T], path: str | Path, kind: Kind = RECORD) -> T:
     try:
         return from_dict(cls, read_json(path, kind))
     except CinelabError as error:
-        said = str(error)
+        message = str(error)
         raise (
             error
-            if said.startswith(shown_path(path))
-            else CinelabError(f"{shown_path(path)}: {said}")
+            if message.startswith(shown_path(path))
+            else CinelabError(f"{shown_path(path)}: {message}")
         ) from error
 
 
@@ -274,9 +275,9 @@ def _part(cls: type, hint: Any, name: str, value: Any, path: str) -> Any:
     by default."""
     kinds = _options(hint)
     if isinstance(value, Mapping) and kinds:
-        if KIND in value and not any(KIND in names_of(kind) for kind in kinds):
+        if KIND in value and not any(KIND in field_names(kind) for kind in kinds):
             return from_kind(value, tuple(kinds), path)
-        usual = _usual(cls, cls.__dataclass_fields__[name])
+        usual = _usual(cls, next(field for field in fields_of(cls) if field.name == name))
         return (
             from_dict(usual[0], value, f"{path}.")
             if len(usual) == 1
@@ -285,7 +286,7 @@ def _part(cls: type, hint: Any, name: str, value: Any, path: str) -> Any:
     return _coerce(hint, value, path)
 
 
-def names_of(cls: type) -> list[str]:
+def field_names(cls: type) -> list[str]:
     """The names of a dataclass' fields."""
     return [field.name for field in dataclasses.fields(cls)]
 
@@ -295,7 +296,7 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
     origin = get_origin(hint) or hint
     if origin in (Union, types.UnionType):
         return _coerce_union(hint, value, path)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _config(hint, value, path)
     if origin is Literal:
         return (
@@ -348,7 +349,7 @@ def _coerce_plain(hint: Any, value: Any, path: str) -> Any:
     return value
 
 
-def _config(hint: type[T], value: Any, path: str) -> T:
+def _config(hint: Any, value: Any, path: str) -> Any:
     """A dataclass as it is, of its settings, or of a name where its class knows names
     (`of_name`)."""
     if isinstance(value, hint):

@@ -18,8 +18,8 @@ class CinelabError(Exception):
 
     code = 2
 
-    def __init__(self, *said: object):
-        super().__init__(*(brief(part) if isinstance(part, str) else part for part in said))
+    def __init__(self, *parts: object):
+        super().__init__(*(brief(part) if isinstance(part, str) else part for part in parts))
 
 
 class Failed(CinelabError):

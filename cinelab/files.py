@@ -222,7 +222,7 @@ def _write_whole(handle: int, data: bytes, size: int, sync: bool) -> None:
             data = data[os.write(handle, data) :]
         if sync:
             os.fsync(handle)
-    # also an interrupt: whoever is told that it failed must not find it there
+    # also an interrupt: whoever gets the error must not find it there
     except BaseException:
         os.ftruncate(handle, size)
         raise
@@ -317,11 +317,12 @@ def _umask() -> int:
 
 def write_error(path: Path, error: OSError) -> CinelabError:
     """The sentence for a file that could not be written."""
-    remedy = REMEDIES.get(error.errno, "choose another folder")
-    # as whoever asked for it knows it
+    number = error.errno or 0
+    remedy = REMEDIES.get(number, "choose another folder")
+    # as the caller named it
     path = Path(*(part for part in path.parts if not part.startswith(SCRATCH)))
     # libraries word it their own way
-    why = os.strerror(error.errno).lower() if error.errno in REMEDIES else reason(error)
+    why = os.strerror(number).lower() if number in REMEDIES else reason(error)
     return Failed(
         f"{path}: cannot be written ({why}); {remedy}, an older file of that name is as it was"
     )

@@ -36,7 +36,7 @@ DIGITS = 300  # of a number in a file
 ROWS = 5_000_000  # of a table
 WHOLE = 2**63  # whole numbers of settings lie below in magnitude: larger ones fit into no table
 
-RATE = 1000  # pictures a second
+RATE = 1000  # frames per second
 LARGE = 10**6  # widths, dimensions and other sizes of a network, of a batch
 LAYERS = 200
 TRAINED = 10**9  # steps of a training, films and clips of its data
@@ -164,7 +164,7 @@ def check_number(
     whole: bool = True,
 ) -> None:
     """Raise a CinelabError unless `value` is a finite number within the bounds, and whole if
-    asked."""
+    required."""
     kinds = (int,) if whole else (int, float)
     good = (
         isinstance(value, kinds)
@@ -194,8 +194,8 @@ def check_levels(levels: Sequence[float], name: str) -> None:
     falls = all(a > b for a, b in zip(levels, levels[1:], strict=False))
     if not levels or not falls or not all(0 < level <= 1 for level in levels):
         raise CinelabError(
-            f"{name} is {list(levels)}; give levels that fall strictly and lie in (0, 1], "
-            "like [1.0, 0.75, 0.5, 0.25]."
+            f"{name} is {list(levels)}; give levels that fall strictly and lie in (0, 1], like "
+            "[1.0, 0.75, 0.5, 0.25]."
         )
 
 
@@ -209,9 +209,9 @@ def wanted(
     """The bounds in words, such as "a whole number from 1 to 4000"."""
     kind = "a whole number" if whole else "a number"
     if least is not None and most is not None:
-        return f"{kind} from {spoken(least)} to {spoken(most)}"
+        return f"{kind} from {number_text(least)} to {number_text(most)}"
     parts = [
-        f"{word} {spoken(bound)}"
+        f"{word} {number_text(bound)}"
         for word, bound in (
             ("above", above),
             ("of at least", least),
@@ -223,7 +223,7 @@ def wanted(
     return " ".join([kind, " and ".join(parts)]).strip()
 
 
-def spoken(bound: float) -> str:
+def number_text(bound: float) -> str:
     """A bound as a person writes it."""
     if bound == 2**63 - 1:
         return "2**63 - 1"
@@ -236,10 +236,10 @@ def short(value: Any, most: int = 60) -> str:
         text = repr(value)
     except ValueError:  # Python refuses to print an int of more than 4300 digits
         return "a huge number"
-    return cut(text, most)
+    return truncated(text, most)
 
 
-def cut(text: str, most: int, end: str = "...") -> str:
+def truncated(text: str, most: int, end: str = "...") -> str:
     """A text of at most `most` characters, which ends in `end` where more was there."""
     return text if len(text) <= most else text[: most - len(end)] + end
 

@@ -4,9 +4,8 @@ belong together.
 `ready_file` and `ready_folder` prove a place before any work. `writing` and `writing_file` also
 keep a second writer out: the system frees the lock of a dead owner, and the process ids in it tell
 whether a kernel outlived it on this host. `together` moves a set of files in, the one that says
-"all are there" as the last. All that has to be done with a folder: `claim` (or `writing`, its
-context) before the work, for as long as something is written.
-"""
+"all are there" as the last. All that has to be done with a folder: `claim_folder` (or `writing`,
+its context) before the work, for as long as something is written."""
 
 import fcntl
 import hashlib
@@ -103,7 +102,7 @@ def _remove_empty(folders: list[Path]) -> None:
 
 
 def _unready(path: Path, error: OSError | ValueError) -> CinelabError:
-    remedy = REMEDIES.get(getattr(error, "errno", None), "name a file or folder of your own")
+    remedy = REMEDIES.get(getattr(error, "errno", None) or 0, "name a file or folder of your own")
     return CinelabError(f"Output {path} cannot be written to ({reason(error)}); {remedy}.")
 
 
@@ -111,7 +110,8 @@ def _unready(path: Path, error: OSError | ValueError) -> CinelabError:
 
 
 class Claim:
-    """The right to write in a folder, which this process has until `release`; see `claim`."""
+    """The right to write in a folder, which this process has until `release`; see
+    `claim_folder`."""
 
     def __init__(self, lock: Path, handle: TextIO | None, made: list[Path]):
         """`handle` is None where the right belongs to a process that has lent it to us."""
@@ -153,7 +153,7 @@ class Claim:
 _CLAIMS: dict[str, Claim] = {}  # of this process, by lock
 
 
-def claim(
+def claim_folder(
     folder: str | Path,
     patience: float | None = None,
     name: str = LOCK,
@@ -205,13 +205,13 @@ def writing(
     lend: bool = False,
     ending: float = 0.0,
 ) -> Iterator[Callable]:
-    """One writer in `folder`: holds a `claim` (see there). Yields a function that counts our kernel
-    among the writers.
+    """One writer in `folder`: holds a claim (see `claim_folder` there). Yields a function that
+    counts our kernel among the writers.
 
     With `lend` the processes that are started meanwhile, such as a notebook's kernel, may write
     there as we do.
     """
-    held = claim(folder, patience, name, what, tidy, again, ending)
+    held = claim_folder(folder, patience, name, what, tidy, again, ending)
     before = os.environ.get(LENT)
     if lend:
         os.environ[LENT] = "\n".join(filter(None, (before, f"{os.getpid()}:{held.lock}")))
@@ -267,8 +267,7 @@ def _acquire(path: Path, what: Path, patience: float, ending: float = 0.0) -> Te
         except OSError as error:
             raise CinelabError(
                 f"{what} cannot be written to ({error.strerror}); name a folder of your own, or "
-                "copy it "
-                "to one."
+                "copy it to one."
             ) from error
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -369,7 +368,7 @@ def writing_set(folder: str | Path, last: str, again: bool = False) -> Iterator[
 
 def taken_up(folder: str | Path, last: str, about: Any) -> bool:
     """Whether a killed `together` of the same `about` had all its files, which are in their places
-    now. To be asked under `writing_set`; what is left of any other killed one is gone
+    now. To be called under `writing_set`; what is left of any other killed one is gone
     afterwards."""
     folder = Path(folder)
     killed = half_saved(folder, last) or _note(folder, last).exists()

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from rich import box
 from rich.console import Console, Group
@@ -38,8 +39,13 @@ UNSEEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 # how tables may look
-LINED = {}
-BARE = {"box": box.SIMPLE_HEAD, "show_edge": False, "pad_edge": False, "padding": (0, 1, 0, 0)}
+LINED: dict[str, Any] = {}
+BARE: dict[str, Any] = {
+    "box": box.SIMPLE_HEAD,
+    "show_edge": False,
+    "pad_edge": False,
+    "padding": (0, 1, 0, 0),
+}
 # of a record's lines, between its fields
 INDENT = "  "
 APART = "   "
@@ -95,20 +101,20 @@ def show_table(
 ) -> None:
     """A table as wide as it needs to be; where the terminal is narrower without lines, else some
     lines a row. Nothing is cut."""
-    rows = [[_text(cell) for cell in row] for row in rows]
+    lines = [[_text(cell) for cell in row] for row in rows]
     most = console.width if _narrow(console) else None
     for look in (LINED, BARE):
         table = Table(title=_text(title) if title else None, title_justify="left", **look)
         for name in columns:
             table.add_column(_text(name))
-        for row in rows:
-            table.add_row(*row)
+        for line in lines:
+            table.add_row(*line)
         width = console.measure(table, options=console.options.update(max_width=10**6)).maximum
         if most is None or width <= most:
             with _as_wide(console, width):
                 console.print(table, soft_wrap=True)
             return
-    _show_records(columns, rows, title, console)
+    _show_records(columns, lines, title, console)
 
 
 def moves(console: Console) -> bool:

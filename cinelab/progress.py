@@ -31,7 +31,7 @@ class Progress:
         self.quiet = quiet
         self.lives = False
         # when the last plain line was printed, and of which stage
-        self.said: tuple[float, str] | None = None
+        self.shown: tuple[float, str] | None = None
         self.began = clock()
         self._begin(text)
 
@@ -40,9 +40,10 @@ class Progress:
         self.what = ""
         self.unit = ""
         self.done = 0
-        self.total = None
-        self.first = None  # what was done when counting began
-        self.since = self.last = self.clock()  # when it began, and when `done` last grew
+        self.total: int | None = None
+        self.first: int | None = None  # what was done when counting began
+        self.since = self.clock()  # when it began
+        self.last = self.since  # when `done` last grew
 
     def stage(self, text: str) -> None:
         """Another part of the work begins."""
@@ -94,7 +95,7 @@ class Progress:
         if not self.total or each is None or self.done >= self.total:
             return ""
         seconds = (self.total - self.done - 1) * each + still([each], self.clock() - self.last)
-        return f"{about(seconds)} to go"
+        return f"{duration_text(seconds)} to go"
 
     def render(self) -> Text:
         """The line that moves, cut to the terminal's width: nothing in it is to be copied."""
@@ -106,9 +107,9 @@ class Progress:
     def _plain(self) -> None:
         """Print a line where no line moves: at once for a new stage, then every OFTEN seconds."""
         now = self.clock()
-        fresh = self.said is None or self.said[1] != self.text or now - self.said[0] >= OFTEN
+        fresh = self.shown is None or self.shown[1] != self.text or now - self.shown[0] >= OFTEN
         if fresh and not self.lives and now - self.began >= self.quiet:
-            self.said = (now, self.text)
+            self.shown = (now, self.text)
             say((self.line(), "dim"))
 
 
@@ -125,8 +126,9 @@ def progress(text: str, quiet: float = 0.0, often: float = 8.0) -> Iterator[Prog
         yield shown
         return
     shown.lives = True
-    drawn = {"refresh_per_second": often, "transient": True}
-    with Live(console=screen, get_renderable=shown.render, **drawn):
+    with Live(
+        console=screen, get_renderable=shown.render, refresh_per_second=often, transient=True
+    ):
         yield shown
 
 
@@ -153,7 +155,7 @@ def spoken(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def about(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """A forecast in words, which is never 0."""
     if seconds < 1:
         return "under 1 s"

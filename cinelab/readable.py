@@ -20,13 +20,17 @@ LONGEST = 120  # characters of a value that is shown whole
 MOST = 12  # values of a list or mapping that are shown
 
 
+# paths of this system: `Path` itself cannot be derived from before Python 3.12
+_OwnPath: Any = type(Path())
+
+
 class Readable:
     """A dataclass with a repr to be read; a class is given it before the dataclass makes one."""
 
     def __init_subclass__(cls, **more: Any):
         super().__init_subclass__(**more)
         if "__repr__" not in vars(cls):
-            cls.__repr__ = _own_repr
+            setattr(cls, "__repr__", _own_repr)  # noqa: B010, a method is no plain attribute
 
     def _repr_html_(self) -> str:
         cells = ((html.escape(name), html.escape(text)) for name, text in _flat(self))
@@ -34,7 +38,7 @@ class Readable:
         return f"<b>{html.escape(type(self).__name__)}</b><table>{rows}</table>"
 
 
-class Made(type(Path())):
+class Made(_OwnPath):
     """A path of something that was made; in a notebook a link that JupyterLab opens below its
     root."""
 
@@ -68,7 +72,7 @@ def readable(value: Any, indent: str = "", taken: int = 0) -> str:
     fit.
     """
     if not _is_part(value):
-        return brief(value)
+        return brief_text(value)
     deeper = f"{indent}    "
     parts = [f"{name}={readable(part, deeper, len(name) + 2)}" for name, part in _fields(value)]
     line = f"{type(value).__name__}({', '.join(parts)})"
@@ -100,14 +104,14 @@ def _is_part(value: Any) -> bool:
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return False
     made = f"{type(value).__qualname__}.__repr__" == type(value).__repr__.__qualname__
-    return isinstance(value, Readable) or (value.__dataclass_params__.repr and made)
+    return isinstance(value, Readable) or (getattr(value, "__dataclass_params__").repr and made)  # noqa: B009
 
 
 def _fields(value: Any) -> list[tuple[str, Any]]:
     return [(one.name, getattr(value, one.name)) for one in dataclasses.fields(value) if one.repr]
 
 
-def brief(value: Any) -> str:
+def brief_text(value: Any) -> str:
     """Anything that may be large by what it is: arrays, tables, networks, long lists and texts."""
     if hasattr(value, "columns") and hasattr(value, "iloc"):
         return f"{len(value)} rows of {_listed(map(str, value.columns))}"
@@ -139,9 +143,9 @@ def _several(values: Any) -> str:
 def _written(values: Any) -> str:
     """A list or mapping in brackets of its kind."""
     if isinstance(values, Mapping):
-        pairs = (f"{brief(key)}: {brief(part)}" for key, part in values.items())
+        pairs = (f"{brief_text(key)}: {brief_text(part)}" for key, part in values.items())
         return f"{{{', '.join(pairs)}}}"
-    inner = ", ".join(map(brief, values))
+    inner = ", ".join(map(brief_text, values))
     if isinstance(values, tuple):
         return f"({inner},)" if len(values) == 1 else f"({inner})"
     return f"[{inner}]" if isinstance(values, list) else f"{{{inner}}}"

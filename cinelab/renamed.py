@@ -113,13 +113,17 @@ MODULES = {
     "score.workers.plumbing": "metrics.external.workers.plumbing",
     "score.workers.vbench_worker": "metrics.external.workers.vbench_worker",
     "score.workers.visionreward_worker": "metrics.external.workers.visionreward_worker",
-    "stream.board": "stream.tree",
+    "stream.attended": "stream.attention_shares",
+    "stream.board": "stream.film_tree",
     "stream.engine": "stream.batch",
-    "stream.follow": "stream.from_film",
+    "stream.follow": "stream.session_from_film",
+    "stream.from_film": "stream.session_from_film",
     "stream.kept": "stream.resume",
-    "stream.looked": "stream.attended",
+    "stream.live": "stream.live_engine",
+    "stream.looked": "stream.attention_shares",
     "stream.reel": "stream.generator",
     "stream.showing": "stream.display",
+    "stream.tree": "stream.film_tree",
     "train.arithmetic": "scale.cost",
     "train.checkpoint": "scale.checkpoints",
     "train.job": "jobs.job",
@@ -131,8 +135,34 @@ MODULES = {
 }
 # public names: module as it is called now -> old name -> new name, in another module where dotted
 NAMES: dict[str, dict[str, str]] = {
+    "bench.speed": {
+        "compare": "compare_speeds",
+        "run": "time_chunks",
+        "summary": "summarise_timings",
+    },
+    "bench.wan_speed": {
+        "beside": "overlap_rates",
+        "decoded": "decode_seconds",
+        "filled": "random_history",
+        "measure": "measure_chunks",
+    },
     "cli": {
         "app": "cli.commands.app",
+    },
+    "config": {
+        "described": "to_kind",
+        "names_of": "field_names",
+    },
+    "data.build": {
+        "Progress": "BuildProgress",
+    },
+    "data.cutting": {
+        "takes": "find_shots",
+    },
+    "data.layout": {
+        "Piece": "ShotClip",
+        "Take": "VideoShot",
+        "pictures_in": "frames_in",
     },
     "cli.options": {
         "names_of": "comma_names",
@@ -143,7 +173,18 @@ NAMES: dict[str, dict[str, str]] = {
         "next_line": "cli.train.next_line",
     },
     "data.listing": {
-        "Reel": "ChunkGenerator",
+        "Reel": "ListedVideo",
+        "Source": "FilmSource",
+        "find": "list_films",
+    },
+    "data.planning": {
+        "Planned": "FilmLayout",
+        "digest": "value_digest",
+        "plan": "plan_films",
+    },
+    "data.reader": {
+        "Player": "ClipReader",
+        "Video": "VideoReader",
     },
     "flow.path": {
         "spread": "expand_t",
@@ -320,6 +361,21 @@ NAMES: dict[str, dict[str, str]] = {
     "lab.studies.tasks": {
         "answer": "answer_tasks",
     },
+    "latent.checkpoint": {
+        "rounded": "as_dtype",
+    },
+    "latent.store": {
+        "build": "data.toybox.build_toybox",
+        "film_arrays": "data.toybox.film_arrays",
+        "prompts_per_film": "data.toybox.prompts_per_film",
+    },
+    "latent.taehv": {
+        "walk": "run_layers",
+    },
+    "limits": {
+        "cut": "truncated",
+        "spoken": "number_text",
+    },
     "memory.cache": {
         "Memory": "KVCache",
     },
@@ -441,6 +497,15 @@ NAMES: dict[str, dict[str, str]] = {
         "Sight": "ops.attention.AttentionContext",
         "attend": "ops.attention.AttentionContext",
     },
+    "outputs": {
+        "claim": "claim_folder",
+    },
+    "progress": {
+        "about": "duration_text",
+    },
+    "readable": {
+        "brief": "brief_text",
+    },
     "scale.acceleration": {
         "hasten": "accelerate",
     },
@@ -451,31 +516,100 @@ NAMES: dict[str, dict[str, str]] = {
     "scale.cost": {
         "pairs": "chunk_products",
     },
+    "script.screenplay": {
+        "size_of": "screenplay_size",
+    },
+    "script.shotlist": {
+        "beside": "shot_list_path",
+    },
+    "script.timeline": {
+        "told": "change_text",
+    },
+    "script.umt5": {
+        "clean": "clean_prompt",
+        "short": "shorten_prompt",
+    },
     "seeds": {
         "parted": "fork_rng",
+    },
+    "stream.attention_shares": {
+        "attention": "attention_shares",
+        "looked": "shots_retrieved",
     },
     "stream.batch": {
         "Timed": "TimedChunk",
         "quick": "inference_mode",
         "script_of": "prompts_and_shots",
     },
+    "stream.commands": {
+        "Desk": "DeskState",
+        "asked": "screenplay_settings",
+        "checked": "checked_settings",
+        "news": "changed_settings",
+        "setting": "setting_command",
+    },
     "stream.director": {
         "asks_of": "requests_of",
         "turned": "apply_change",
         "untaken": "require_new_folder",
     },
-    "stream.from_film": {
-        "follow": "session_from_film",
+    "stream.export": {
+        "at_rest": "snapshot",
+        "export": "export_film",
+    },
+    "stream.film_tree": {
+        "Board": "FilmTree",
+        "change": "describe_change",
+        "pictures": "node_frames",
     },
     "stream.generator": {
         "Ask": "ChunkRequest",
         "Reel": "ChunkGenerator",
         "State": "FilmState",
     },
+    "stream.live_engine": {
+        "Bounds": "stream.readout.FilmBounds",
+        "Live": "LiveEngine",
+        "Shown": "stream.readout.LiveChunk",
+        "Turns": "stream.fair_lock.FairLock",
+        "give_back_memory": "trim_heap",
+    },
     "stream.overlap": {
         "ahead": "prefetch",
         "memory_said": "explain_oom",
         "settled": "synchronize",
+    },
+    "stream.reader": {
+        "Film": "DecodedVideo",
+        "Video": "VideoReader",
+        "turned": "display_rotation",
+    },
+    "stream.session": {
+        "Command": "stream.session_entries.CommandEntry",
+        "Made": "stream.session_entries.ChunkEntry",
+    },
+    "stream.session_from_film": {
+        "follow": "session_from_screenplay",
+        "follow_run": "session_from_run",
+        "session_from_film": "session_from_screenplay",
+    },
+    "stream.storyboard": {
+        "Layout": "StoryboardLayout",
+    },
+    "stream.video": {
+        "read_picture": "read_image",
+    },
+    "stream.whatif": {
+        "difference": "mean_difference",
+    },
+    "texts": {
+        "decoded": "decode_text",
+        "line_of": "yaml_line",
+    },
+    "threads": {
+        "prepare": "set_threads",
+        "shared": "shared_cores",
+        "waiting": "wait_policy",
     },
     "train.codec": {
         "pool": "render_clips",
@@ -493,6 +627,25 @@ NAMES: dict[str, dict[str, str]] = {
     "train.pairs": {
         "field_of": "teacher_velocity",
     },
+    "weights.convert": {
+        "convert": "convert_weights",
+        "plan": "plan_conversion",
+    },
+    "weights.sources": {
+        "Source": "WeightSource",
+        "first_line": "first_line_of",
+        "kind_of": "file_kind",
+    },
+    "world.actors": {
+        "box": "actor_box",
+    },
+    "world.casting": {
+        "film": "cast_film",
+        "timeline_of": "plan_timeline",
+    },
+    "world.vocab": {
+        "read": "read_prompt",
+    },
     "train.presets": {
         "wan": "train.sizes.wan_presets",
     },
@@ -507,7 +660,14 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "zoo.checkpoints": {
         "SHELF": "SHIPPED",
-        "check_reach": "check_max_distance",
+        "check_reach": "zoo.bundle.check_max_distance",
+        "filled": "load_weights",
+        "save": "save_checkpoint",
+    },
+    "zoo.footprint": {
+        "Film": "FilmSpec",
+        "check_fits": "check_memory",
+        "check_weights": "check_weight_memory",
     },
 }
 # moved names that take other arguments now, and are therefore no aliases

@@ -6,7 +6,7 @@ writes in a run at a time, and in that process the object that was made last. Ch
 checksum of each of their tensors.
 
 The bits of a training depend on what `conditions` names: resumed under the same ones it ends with
-the bits of one that was never interrupted; under others that is said.
+the bits of one that was never interrupted; under others there is a warning.
 """
 
 import os
@@ -27,7 +27,7 @@ from cinelab.config import mapping, read_mapping, renamed, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import append_line, read_lines, to_json, write_atomic, write_json, write_text
 from cinelab.limits import short
-from cinelab.outputs import AT_ONCE, Claim, claim, writing
+from cinelab.outputs import AT_ONCE, Claim, claim_folder, writing
 from cinelab.texts import check_regular
 from cinelab.threads import TRAINING
 
@@ -58,8 +58,8 @@ def _processor() -> str:
 
 def take_threads() -> None:
     """Train on as many threads as a sweep asks for, whatever its cells have otherwise."""
-    if (asked := os.environ.get(TRAINING, "")).isdigit() and int(asked) > 0:
-        torch.set_num_threads(int(asked))
+    if (chosen := os.environ.get(TRAINING, "")).isdigit() and int(chosen) > 0:
+        torch.set_num_threads(int(chosen))
 
 
 def conditions() -> dict:
@@ -114,7 +114,7 @@ def part_of(state: dict, name: str, path: Path) -> Any:
 def whole_part(state: dict, name: str, path: Path) -> Any:
     """A part of a state, after every tensor of it was compared with its checksum. States of before
     there were any pass."""
-    known = state.get(CHECKS)
+    known = state.get(CHECKS) or {}
     for place, tensor in _tensors(part_of(state, name, path), name) if known else ():
         if known.get(place) != _digest(tensor):
             raise CinelabError(
@@ -227,7 +227,7 @@ class Run:
         """Be the one that writes in this run until `leave`, `finish`, or the end of this object.
         CinelabError where another process is. Of the objects of one process the latest counts."""
         if self._claim is None:
-            self._claim = claim(self.folder, AT_ONCE, again=True)
+            self._claim = claim_folder(self.folder, AT_ONCE, again=True)
             self._let_go = weakref.finalize(self, self._claim.release)
         _WRITERS[self._claim.lock] = id(self)
 
@@ -243,9 +243,8 @@ class Run:
             self.claim()
         elif _WRITERS.get(self._claim.lock) != id(self):
             raise CinelabError(
-                f"Run {self.folder} was taken up again in this process, so this training of it "
-                "has ended; go on with the "
-                "later one."
+                f"Run {self.folder} was taken up again in this process, so this training of it has "
+                "ended; go on with the later one."
             )
 
     def _check_config(self, new: dict) -> None:
@@ -279,15 +278,14 @@ class Run:
 
     def trains_on(self, data: dict | None) -> None:
         """Note the data that this run draws from (`cinelab.train.provenance.data_of`); data of
-        another content than it has had so far are refused. None, of data that cannot be told apart,
+        another content than it has had so far are refused. None, of data that have no fingerprint,
         notes nothing."""
         if data is None:
             return
         if (old := self.data) is not None and old.get("mark") != data["mark"]:
             raise CinelabError(
                 f"Run {self.folder} was trained on {_named(old)}, and {_named(data)} has another "
-                "content; give it the "
-                "data it was started with, or name another run folder."
+                "content; give it the data it was started with, or name another run folder."
             )
         with writing(self.folder, AT_ONCE, again=True):
             write_json(
@@ -310,15 +308,14 @@ class Run:
             what = ", ".join(f"{name} {old[name]} (now {now[name]})" for name in odd)
             warnings.warn(
                 f"Run {self.folder} was begun with {what}: it goes on, and will not have the bits "
-                "of a run that was never "
-                "interrupted.",
+                "of a run that was never interrupted.",
                 stacklevel=5,
             )
         write_json(self.folder / f"{CONDITIONS}.json", now)
 
     def restore(self, **parts: Any) -> None:
         """Load every part from the last checkpoint, if there is one; else leave them as they are.
-        From now on this is the run's writer (see `claim`)."""
+        From now on this is the run's writer (see `claim_folder`)."""
         self.claim()
         take_threads()
         path = self.folder / "checkpoints" / "last.pt"
@@ -392,11 +389,10 @@ def _load_into(part: Any, state: Any, name: str, path: Path) -> None:
     try:
         part.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        said = short(" ".join(str(error).split()), 200)
+        problem = short(" ".join(str(error).split()), 200)
         raise CinelabError(
             f"Checkpoint {path} cannot be read into this training: its {name!r} does not fit "
-            f"({said}); remove it to start this "
-            "run afresh."
+            f"({problem}); remove it to start this run afresh."
         ) from error
 
 

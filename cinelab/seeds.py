@@ -16,5 +16,6 @@ def rng_at(seed: int, *place: int | str) -> torch.Generator:
 
 
 def fork_rng(rng: torch.Generator, part: int) -> torch.Generator:
-    """The lots of one part of a step: part 0 goes on with `rng`, every other part has its own."""
+    """Return the generator of one micro-batch of a step: the first goes on with `rng`, every other
+    has its own."""
     return rng if part == 0 else rng_at(rng.initial_seed(), "part", part)

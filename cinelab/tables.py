@@ -63,7 +63,7 @@ class reading:
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, CinelabError):
-            said = " ".join((str(error).strip() or type(error).__name__).split())[:200]
+            problem = " ".join((str(error).strip() or type(error).__name__).split())[:200]
             raise CinelabError(
-                f"{shown_path(self.path)} cannot be read as a table ({said}); {self.remedy}."
+                f"{shown_path(self.path)} cannot be read as a table ({problem}); {self.remedy}."
             ) from error

@@ -14,6 +14,7 @@ import os
 import re
 import stat
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
@@ -127,8 +128,8 @@ def read_bytes(path: str | os.PathLike, kind: Kind) -> bytes:
         ) from error
     if len(data) > kind.most:
         raise CinelabError(
-            f"{shown_path(path)} is above {kind.most} bytes, the most that a {kind.what} may "
-            f"have; {kind.remedy}."
+            f"{shown_path(path)} is above {kind.most} bytes, the most that a {kind.what} may have; "
+            f"{kind.remedy}."
         )
     return data
 
@@ -136,10 +137,10 @@ def read_bytes(path: str | os.PathLike, kind: Kind) -> bytes:
 def read_text(path: str | os.PathLike, kind: Kind) -> str:
     """Return the text of a UTF-8 file, with or without a byte order mark. Other encodings and
     binaries are refused by name."""
-    return decoded(read_bytes(path, kind), path, kind)
+    return decode_text(read_bytes(path, kind), path, kind)
 
 
-def decoded(data: bytes, path: str | os.PathLike, kind: Kind) -> str:
+def decode_text(data: bytes, path: str | os.PathLike, kind: Kind) -> str:
     """Return bytes of a file as text, as `read_text` does."""
     for mark, name in CODINGS.items():
         if data.startswith(mark):
@@ -214,7 +215,7 @@ def bounded(value: Any) -> Any:
 
 def _checked(part: dict | list) -> list:
     """The children of a mapping or list, each checked if it is a single value."""
-    places = part.items() if type(part) is dict else enumerate(part)
+    places: Iterable[tuple[Any, Any]] = part.items() if isinstance(part, dict) else enumerate(part)
     for place, child in places:
         if type(place) is str:
             _check(place)
@@ -222,7 +223,7 @@ def _checked(part: dict | list) -> list:
             part[place] = None
         else:
             _check(child)
-    return list(part.values()) if type(part) is dict else part
+    return list(part.values()) if isinstance(part, dict) else part
 
 
 def _check(value: Any) -> None:
@@ -244,15 +245,15 @@ def problem(error: Exception) -> str:
         return f"character {error.character:#x} is not text"
     found = getattr(error, "problem", None)
     context = getattr(error, "context", None)
-    said = " ".join(
+    message = " ".join(
         str(context if found in (None, "second occurrence") and context else found or error).split()
     )
     return (
         TOO_LONG
-        if "integer string conversion" in said
-        else said
-        if len(said) <= 200
-        else f"{said[:197]}..."
+        if "integer string conversion" in message
+        else message
+        if len(message) <= 200
+        else f"{message[:197]}..."
     )
 
 
@@ -271,8 +272,8 @@ class Loader(yaml.SafeLoader):
         self.count += 1
         self.depth += 1
         if self.count > VALUES or self.depth > DEPTH:
-            said = TOO_MANY if self.count > VALUES else TOO_DEEP
-            raise yaml.composer.ComposerError(None, None, said, self.peek_event().start_mark)
+            message = TOO_MANY if self.count > VALUES else TOO_DEEP
+            raise yaml.composer.ComposerError(None, None, message, self.peek_event().start_mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -340,12 +341,12 @@ def read_yaml(path: str | os.PathLike, kind: Kind) -> Any:
     try:
         return parse_yaml(text)
     except BROKEN as error:
-        line = line_of(error, text)
+        line = yaml_line(error, text)
         place = f"{shown_path(path)}, line {line}" if line else shown_path(path)
         raise CinelabError(f"{place}: not valid YAML ({problem(error)}); {kind.remedy}.") from error
 
 
-def line_of(error: Exception, text: str) -> int | None:
+def yaml_line(error: Exception, text: str) -> int | None:
     """The line on which the loader gave up, if it knows it."""
     if isinstance(error, yaml.reader.ReaderError):
         return text.count("\n", 0, error.position) + 1
@@ -366,8 +367,8 @@ def _whole(value: Any) -> Any:
 
 
 def joined(text: str) -> str:
-    r"""Return a text with its rare characters in one piece: JSON writes one as two escapes, \ud83e\udd8a; YAML leaves them apart.
-    Half a pair stays as it is."""
+    r"""Return a text with its rare characters in one piece: JSON writes one as two escapes,
+    \ud83e\udd8a; YAML leaves them apart. Half a pair stays as it is."""
     if text.isascii() or not HALF_PAIR.search(text):
         return text
     try:

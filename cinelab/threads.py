@@ -22,11 +22,11 @@ SHARE = "CINELAB_CORES"  # of a process that works beside others of ours
 TRAINING = "CINELAB_TRAIN_THREADS"
 GROUPS = Path("/sys/fs/cgroup")
 
-# whether torch was imported before cinelab, so that its threads wait as they were told before
+# whether torch was imported before cinelab, so that its threads wait as they were set before
 late = False
 
 
-def prepare() -> None:
+def set_threads() -> None:
     """Set what the user has not: how many threads torch starts, and that they sleep while they
     wait."""
     global late
@@ -82,13 +82,13 @@ def limited(number: int) -> dict[str, str]:
     return {NUMBER: str(number), SHARE: str(number), MARK: " ".join(sorted(marked))}
 
 
-def shared(processes: int) -> dict[str, str]:
+def shared_cores(processes: int) -> dict[str, str]:
     """The environment of each of so many processes that work at once: an equal share of the
     cores."""
     return os.environ | limited(max(1, cores() // processes))
 
 
-def waiting() -> str:
+def wait_policy() -> str:
     """In words, how torch's threads wait, and who chose it."""
     if late:
         return "torch was imported before cinelab, which could not say how they wait"

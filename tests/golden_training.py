@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from fingerprints import numbers_of_rows
 
-from cinelab.latent.store import Clips, Store, StoreConfig, build
+from cinelab.data.toybox import build_toybox
+from cinelab.latent.store import Clips, Store, StoreConfig
 from cinelab.memory.policy import CAMR
 from cinelab.metrics.toybox.recogniser import Recogniser
 from cinelab.model.wan import CausalWan, init_toy
@@ -155,7 +156,7 @@ def recogniser_steps(folder: Path) -> Results:
 def training_clips(folder: Path) -> Results:
     """Return clips of a small data set that is rendered and encoded."""
     config = StoreConfig(seed=3, films=4, latents=6, shard=2)
-    for _ in build(
+    for _ in build_toybox(
         folder / "store", config, load_codec(), toy_encoder(), fingerprint("toybox-codec")
     ):
         pass

@@ -215,7 +215,8 @@ def results_of(session: Session) -> Results:
     """Return the latents of all chunks, the frames up to the head, and the list of chunks."""
     nodes = session.nodes.values()
     chunks = [
-        [n.number, n.parent, n.shot, n.cut, n.recache, n.index, n.said.seed, n.text] for n in nodes
+        [n.number, n.parent, n.shot, n.cut, n.recache, n.index, n.settings.seed, n.model_prompt]
+        for n in nodes
     ]
     latents = [session.latents(number) for number in session.nodes]
     return {

@@ -40,7 +40,7 @@ def bundle():
 
 
 def test_the_truth_scores_full_marks(reader):
-    plans = [casting.film(60_001, index, 18, (3, 6)) for index in range(12)]
+    plans = [casting.cast_film(60_001, index, 18, (3, 6)) for index in range(12)]
     frames = np.stack([render.render(plan).frames for plan in plans])
     rows, chance = (analysed(row_table(part)) for part in film_rows(reader, frames, plans))
     mean = rows.groupby("metric").value.mean()
@@ -70,7 +70,7 @@ def test_identity_kept_is_measured_against_the_film_itself():
         {"character": 1, "place": 1},
         {"character": 0, "place": 0},
     ]
-    base = casting.film(1, 0, 6, (2, 2)).shots[0]
+    base = casting.cast_film(1, 0, 6, (2, 2)).shots[0]
     plan = casting.FilmPlan(
         tuple(
             casting.ShotPlan(base.attributes, "", 2, s["character"], s["place"], 0) for s in shots
@@ -85,7 +85,7 @@ def test_identity_kept_is_measured_against_the_film_itself():
 def test_drawing_every_character_alike_keeps_all_looks_and_is_no_merit():
     """Mode collapse: all looks are kept, none above the chance of the model's own films, and
     diversity is zero."""
-    plans = [casting.film(60_004, index, 18, (3, 6)) for index in range(6)]
+    plans = [casting.cast_film(60_004, index, 18, (3, 6)) for index in range(6)]
     alike = dict(plans[0].shots[0].attributes)
     collapsed = [[alike] * len(plan.shots) for plan in plans]
     true = [[shot.attributes for shot in plan.shots] for plan in plans]

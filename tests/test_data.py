@@ -21,7 +21,9 @@ import torch
 from kills import killed_at_every_operation
 
 from cinelab.data import DataConfig, FilmStore, build, cutting, layout, listing, skipped, verify
-from cinelab.data.reader import Player, Video
+from cinelab.data.planning import stated_digest
+from cinelab.data.reader import ClipReader, VideoReader
+from cinelab.data.toybox import build_toybox
 from cinelab.errors import CinelabError
 from cinelab.jobs.job import Data
 from cinelab.latent import store as toybox_store
@@ -29,7 +31,7 @@ from cinelab.latent.codec import ToyCodec, ToyCodecConfig, to_tensor
 from cinelab.metrics.video.cuts import match_cuts
 from cinelab.model.wan import CausalWan, init_toy
 from cinelab.runs import Run
-from cinelab.script.shotlist import ListedShot, ShotList, beside
+from cinelab.script.shotlist import ListedShot, ShotList, shot_list_path
 from cinelab.script.unconditional import PUBLISHED
 from cinelab.seeds import rng_at
 from cinelab.train import presets, teacher_forcing
@@ -50,7 +52,7 @@ def small_codec() -> ToyCodec:
 
 def film(index: int):
     return render.render(
-        casting.film(PLAN.seed, index, PLAN.latents, (PLAN.shortest, PLAN.longest))
+        casting.cast_film(PLAN.seed, index, PLAN.latents, (PLAN.shortest, PLAN.longest))
     )
 
 
@@ -114,7 +116,7 @@ def toybox(tmp_path_factory) -> Path:
                 ListedShot(a, b, shot.caption, cut=not shot.continues)
                 for a, b, shot in zip(at, at[1:], made.plan.shots, strict=False)
             )
-        ).save(beside(folder / f"{index}.mkv"))
+        ).save(shot_list_path(folder / f"{index}.mkv"))
     return folder
 
 
@@ -138,31 +140,31 @@ def small(tmp_path_factory) -> Path:
 def test_no_latent_frame_mixes_two_shots(stride, chunk, shortest, longest):
     rng = np.random.default_rng(stride * chunk)
     edges = np.cumsum([0, *rng.integers(1, 120, 60)])
-    takes = [
-        layout.Take(0, int(a), int(b), ((0, f"{i}"),))
+    shots = [
+        layout.VideoShot(0, int(a), int(b), ((0, f"{i}"),))
         for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False))
     ]
-    films, short = layout.films(takes, stride, chunk, shortest, longest)
+    films, short = layout.films(shots, stride, chunk, shortest=shortest, longest=longest)
     used = set()
     for film in films:
-        pictures = sum(piece.pictures for piece in film)
+        frames = sum(clip.frames for clip in film)
         # what a codec takes
-        assert pictures == 1 + stride * (sum(piece.latents for piece in film) - 1)
-        assert sum(piece.latents for piece in film) <= longest
-        for number, piece in enumerate(film):
-            assert piece.latents % chunk == 0 and piece.latents >= shortest
-            assert piece.pictures == layout.pictures_in(piece.latents, stride, number == 0)
-            take = next(take for take in takes if take.first <= piece.first < take.last)
-            assert piece.first + piece.pictures <= take.last and piece.prompts == (
-                (take.captions[0][1], piece.latents),
+        assert frames == 1 + stride * (sum(clip.latents for clip in film) - 1)
+        assert sum(clip.latents for clip in film) <= longest
+        for number, clip in enumerate(film):
+            assert clip.latents % chunk == 0 and clip.latents >= shortest
+            assert clip.frames == layout.frames_in(clip.latents, stride, number == 0)
+            shot = next(shot for shot in shots if shot.first <= clip.first < shot.last)
+            assert clip.first + clip.frames <= shot.last and clip.prompts == (
+                (shot.captions[0][1], clip.latents),
             )
-            used.add(take)
-    assert not used & set(short) and used | set(short) == set(takes)
-    lost = len(edges) and edges[-1] - sum(p.pictures for film in films for p in film) - sum(
+            used.add(shot)
+    assert not used & set(short) and used | set(short) == set(shots)
+    lost = len(edges) and edges[-1] - sum(p.frames for film in films for p in film) - sum(
         t.last - t.first for t in short
     )
     tails = [
-        t.last - max(p.first + p.pictures for f in films for p in f if t.first <= p.first < t.last)
+        t.last - max(p.first + p.frames for f in films for p in f if t.first <= p.first < t.last)
         for t in used
     ]
     assert lost == sum(tails) and max(tails) < max(
@@ -173,30 +175,32 @@ def test_no_latent_frame_mixes_two_shots(stride, chunk, shortest, longest):
 def test_a_toybox_film_loses_nothing():
     made = film(0)
     edges = [0, *made.cuts, len(made.frames)]
-    takes = [layout.Take(0, a, b, ((0, ""),)) for a, b in zip(edges, edges[1:], strict=False)]
-    (pieces,), short = layout.films(takes, render.STRIDE)
-    assert sum(piece.latents for piece in pieces) == PLAN.latents and not short
-    assert [piece.pictures for piece in pieces] == [
+    shots = [layout.VideoShot(0, a, b, ((0, ""),)) for a, b in zip(edges, edges[1:], strict=False)]
+    (clips,), short = layout.films(shots, render.STRIDE)
+    assert sum(clip.latents for clip in clips) == PLAN.latents and not short
+    assert [clip.frames for clip in clips] == [
         b - a for a, b in zip(edges, edges[1:], strict=False)
     ]
 
 
 def test_a_prompt_that_changes_in_mid_shot_changes_at_the_nearest_chunk():
-    take = layout.Take(0, 0, 25, ((0, "a"), (11, "b")))  # picture 11 is in the fourth latent frame
-    ((piece,),), _ = layout.films([take], 4)
-    assert piece.prompts == (("a", 4), ("b", 3))
-    ((piece,),), _ = layout.films([take], 4, chunk=3)
-    assert piece.prompts == (("a", 3), ("b", 3))
+    shot = layout.VideoShot(
+        0, 0, 25, ((0, "a"), (11, "b"))
+    )  # frame 11 is in the fourth latent frame
+    ((clip,),), _ = layout.films([shot], 4)
+    assert clip.prompts == (("a", 4), ("b", 3))
+    ((clip,),), _ = layout.films([shot], 4, chunk=3)
+    assert clip.prompts == (("a", 3), ("b", 3))
 
 
 # Reading
 
 
 def numbers(path: Path, fps: float) -> list[int]:
-    return [number for number, _ in Video(path).at(fps)]
+    return [number for number, _ in VideoReader(path).at(fps)]
 
 
-def test_pictures_are_chosen_by_time_stamp(tmp_path):
+def test_frames_are_chosen_by_time_stamp(tmp_path):
     frames = colours(12)
     write(tmp_path / "even.mp4", frames)
     assert numbers(tmp_path / "even.mp4", 8) == list(range(12))
@@ -209,30 +213,28 @@ def test_pictures_are_chosen_by_time_stamp(tmp_path):
     assert numbers(tmp_path / "fast.mp4", 16) == [round(30 * k / 16 - 1e-9) for k in range(16)]
 
 
-def test_pictures_are_the_pixels_of_a_lossless_video(toybox):
-    player = Player(8, (48, 64))
+def test_frames_are_the_pixels_of_a_lossless_video(toybox):
+    player = ClipReader(8, (48, 64))
     truth = film(0).frames
-    assert np.array_equal(player.take(toybox / "0.mkv", 0, 10), truth[:10])
-    assert np.array_equal(player.take(toybox / "0.mkv", 15, 32), truth[15:])
-    assert np.array_equal(player.take(toybox / "0.mkv", 3, 2), truth[3:5])
-    with pytest.raises(
-        CinelabError, match="has 47 pictures at 8 a second, and picture 50 is wanted"
-    ):
-        player.take(toybox / "0.mkv", 40, 10)
+    assert np.array_equal(player.read(toybox / "0.mkv", 0, 10), truth[:10])
+    assert np.array_equal(player.read(toybox / "0.mkv", 15, 32), truth[15:])
+    assert np.array_equal(player.read(toybox / "0.mkv", 3, 2), truth[3:5])
+    with pytest.raises(CinelabError, match="has 47 frames at 8 frames/s, and frame 50 is needed"):
+        player.read(toybox / "0.mkv", 40, 10)
 
 
 @pytest.mark.parametrize("size", [(96, 96), (32, 160), (480, 832), (200, 356)])
-def test_pictures_cover_the_size_and_keep_their_shape(size, tmp_path):
+def test_frames_cover_the_size_and_keep_their_shape(size, tmp_path):
     rows, columns = np.mgrid[:199, :355]
     disc = np.where(
         (np.hypot(rows - 99, columns - 177) < 60)[..., None], [250, 250, 250], [20, 20, 20]
     ).astype(np.uint8)
     write(tmp_path / "disc.mp4", disc[None])
-    picture = Player(8, size).take(tmp_path / "disc.mp4", 0, 1)[0]
+    picture = ClipReader(8, size).read(tmp_path / "disc.mp4", 0, 1)[0]
     assert picture.shape == (*size, 3)
     scale = max(size[0] / 199, size[1] / 355)
     lit = picture[:, :, 0] > 128
-    # a disc stays round and in the middle, as far as it is in the picture
+    # a disc stays round and in the middle, as far as it is in the frame
     for axis, side in ((1, size[0]), (0, size[1])):
         assert abs(lit.any(axis=axis).sum() - min(120 * scale, side)) <= 2 + scale
         assert abs(np.flatnonzero(lit.any(axis=axis)).mean() - (side - 1) / 2) <= 1 + scale
@@ -243,7 +245,7 @@ def test_a_turned_video_is_set_upright(tmp_path):
     frames[:, :10, :, 0] = 255  # red at the top, upright
     for turn in (90, -90, 180):
         write(tmp_path / "turned.mp4", np.rot90(frames, -turn // 90, axes=(1, 2)), turn=turn)
-        assert np.array_equal(Player(8, (64, 48)).take(tmp_path / "turned.mp4", 0, 2), frames)
+        assert np.array_equal(ClipReader(8, (64, 48)).read(tmp_path / "turned.mp4", 0, 2), frames)
 
 
 def test_pixels_that_are_not_square_are_stretched(tmp_path):
@@ -270,7 +272,8 @@ def test_pixels_that_are_not_square_are_stretched(tmp_path):
         tmp_path / "b.mp4",
     )
     a, b = (
-        Player(8, (96, 128)).take(tmp_path / name, 0, 4).astype(int) for name in ("a.mp4", "b.mp4")
+        ClipReader(8, (96, 128)).read(tmp_path / name, 0, 4).astype(int)
+        for name in ("a.mp4", "b.mp4")
     )
     assert np.abs(a - b).mean() < 6
 
@@ -285,9 +288,9 @@ def test_the_cuts_of_toybox_films_are_found(cuts, tmp_path):
     for index in range(3):
         made = film(index)
         write_mp4(tmp_path / "film.mp4", made.frames, 8)  # H.264, eight times as large
-        seen = cutting.survey(tmp_path / "film.mp4", replace(TOY, cuts=cuts), look=True)
+        seen = cutting.survey(tmp_path / "film.mp4", replace(TOY, cuts=cuts), detect=True)
         assert (
-            seen.pictures == len(made.frames)
+            seen.frames == len(made.frames)
             and match_cuts(made.cuts, seen.cuts, tolerance=0).f1 == 1.0
         )
 
@@ -299,7 +302,7 @@ def both(toybox, tmp_path_factory) -> tuple[FilmStore, toybox_store.Store]:
     codec = load_codec()
     encoder = toy_encoder()
     make(toybox, folder / "video", replace(TOY, shortest=1), codec, encoder)
-    list(toybox_store.build(folder / "direct", PLAN, codec, encoder, "c"))
+    list(build_toybox(folder / "direct", PLAN, codec, encoder, "c"))
     return FilmStore(folder / "video"), toybox_store.Store(folder / "direct", encoder)
 
 
@@ -339,7 +342,7 @@ def test_h264_toybox_latents_are_close(toybox, tmp_path):
     codec = load_codec()
     made = film(0)
     write_mp4(tmp_path / "v" / "film.mp4", made.frames, 8)
-    shutil.copy(beside(toybox / "0.mkv"), tmp_path / "v" / "film.shots.json")
+    shutil.copy(shot_list_path(toybox / "0.mkv"), tmp_path / "v" / "film.shots.json")
     make(tmp_path / "v", tmp_path / "s", replace(TOY, shortest=1), codec)
     with torch.no_grad():
         truth = codec.encode(to_tensor(made.frames)[None])[0]
@@ -434,7 +437,7 @@ def test_windows_begin_with_chunks_and_films_that_are_too_short_are_left_out(tmp
 
 
 def test_clips_begin_as_films_do(small, tmp_path):
-    """A film's first latent holds one picture, like the first of every film that a model makes."""
+    """A film's first latent holds one frame, like the first of every film that a model makes."""
     make(small, tmp_path, replace(TOY, group=2))
     store = FilmStore(tmp_path)
     count = 64
@@ -520,23 +523,21 @@ def test_a_store_of_before_gets_it_by_being_built_again(small, tmp_path):
     assert DataConfig().unconditional == "published" and TOY.unconditional == ""
 
 
-def test_filled_films_are_as_long_as_they_may_be_and_lose_no_pictures_but_at_the_ends():
+def test_filled_films_are_as_long_as_they_may_be_and_lose_no_frames_but_at_the_ends():
     """Shots of 12 latent frames in films of 21: cut where a film is full, gone on with in the
     next."""
-    takes = [layout.Take(0, 48 * i, 48 * (i + 1), ((0, f"shot {i}"),)) for i in range(5)]
-    filled, short = layout.films(takes, 4, 3, 3, 21, fill=True)
-    whole, _ = layout.films(takes, 4, 3, 3, 21)
-    assert [sum(piece.latents for piece in film) for film in filled] == [21, 21, 18] and not short
+    shots = [layout.VideoShot(0, 48 * i, 48 * (i + 1), ((0, f"shot {i}"),)) for i in range(5)]
+    filled, short = layout.films(shots, 4, 3, shortest=3, longest=21, fill=True)
+    whole, _ = layout.films(shots, 4, 3, shortest=3, longest=21)
+    assert [sum(clip.latents for clip in film) for film in filled] == [21, 21, 18] and not short
     # no clip of 21 anywhere
-    assert [sum(piece.latents for piece in film) for film in whole] == [12] * 5
+    assert [sum(clip.latents for clip in film) for film in whole] == [12] * 5
     for film in filled:
         # encoded by itself
-        assert sum(piece.pictures for piece in film) == 1 + 4 * (
-            sum(piece.latents for piece in film) - 1
-        )
-        assert all(piece.latents % 3 == 0 for piece in film)
-    pieces = [piece for film in filled for piece in film]
-    spans = [(piece.first, piece.first + piece.pictures) for piece in pieces]
+        assert sum(clip.frames for clip in film) == 1 + 4 * (sum(clip.latents for clip in film) - 1)
+        assert all(clip.latents % 3 == 0 for clip in film)
+    clips = [clip for film in filled for clip in film]
+    spans = [(clip.first, clip.first + clip.frames) for clip in clips]
     assert all(end <= first for (_, end), (first, _) in zip(spans, spans[1:], strict=False))
     assert sum(end - first for first, end in spans) > 0.9 * 48 * 5
 
@@ -648,7 +649,7 @@ def test_captions_come_from_the_table_then_the_shot_list_then_a_text(tmp_path):
 def test_a_table_that_cannot_be_meant_is_refused(text, sentence, tmp_path):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(CinelabError, match=sentence.replace("(", "\\(")):
-        listing.find(tmp_path / "t.csv")
+        listing.list_films(tmp_path / "t.csv")
 
 
 def test_rows_that_cannot_be_meant_are_reported(tmp_path):
@@ -841,9 +842,9 @@ def test_a_long_video_becomes_films_and_is_decoded_twice_in_all(tmp_path, monkey
     (tmp_path / "long.txt").write_text("a cat")
     opened = []
     monkeypatch.setattr(
-        Video,
+        VideoReader,
         "__init__",
-        lambda self, path, old=Video.__init__: (opened.append(path), old(self, path))[1],
+        lambda self, path, old=VideoReader.__init__: (opened.append(path), old(self, path))[1],
     )
     make(tmp_path, tmp_path / "s")
     films = FilmStore(tmp_path / "s").films
@@ -852,7 +853,7 @@ def test_a_long_video_becomes_films_and_is_decoded_twice_in_all(tmp_path, monkey
         and max(map(len, films)) <= 24
         and [film.about["number"] for film in films] == list(range(len(films)))
     )
-    assert len(opened) == 2  # once for the cuts, once for the pictures
+    assert len(opened) == 2  # once for the cuts, once for the frames
 
 
 # Resuming
@@ -1080,6 +1081,13 @@ def test_transnet_is_asked_for_by_name_and_windows_cover_the_film(tmp_path, monk
         cutting.watcher(config)
     torch.save(Net().state_dict(), weights)
     write(tmp_path / "a.mp4", colours(47, 3, 80, 50, 20))
-    assert cutting.survey(tmp_path / "a.mp4", config, look=True).cuts == (47, 50, 130, 180)
+    assert cutting.survey(tmp_path / "a.mp4", config, detect=True).cuts == (47, 50, 130, 180)
     write(tmp_path / "b.mp4", colours(1))
-    assert cutting.survey(tmp_path / "b.mp4", config, look=True).cuts == ()
+    assert cutting.survey(tmp_path / "b.mp4", config, detect=True).cuts == ()
+
+
+def test_what_is_stated_of_a_film_has_the_hash_that_older_stores_hold():
+    shots = (ListedShot(0, 9, "a cat"),)
+    video = listing.ListedVideo("a.mp4", ((0.5, 2.0), (2.0, None)), shots, ("a cat", "a dog"))
+    known = "d879e5c5d8b9c32473781e6f3c9c8cce"  # of a record that cinelab 0.1 wrote
+    assert stated_digest(listing.FilmSource("a.mp4", (video,))) == known

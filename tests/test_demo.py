@@ -32,7 +32,7 @@ from cinelab.lab.desk.demo import demo, serve_demo
 from cinelab.lab.desk.hosting import DemoLimits, FilmHost
 from cinelab.lab.desk.messages import MESSAGE
 from cinelab.lab.desk.viewers import MOST, Viewer
-from cinelab.stream.live import Live
+from cinelab.stream.live_engine import LiveEngine
 from cinelab.stream.session import Session, Settings
 
 FILM = "a" * 10
@@ -391,7 +391,7 @@ def test_a_film_ends_at_the_houses_limit_and_neither_playing_nor_branching_passe
     visit = house(chunks=3).open(FILM, Viewer())
     play(visit)
     until(lambda: not visit.live.readout.playing)
-    assert "the most here" in visit.live.readout.said and visit.live.readout.chunks == 3
+    assert "the most here" in visit.live.readout.message and visit.live.readout.chunks == 3
     for _ in range(3):
         with pytest.raises(CinelabError, match="3 chunks with all its takes, the most here"):
             visit.live.send("resume").result(10)
@@ -677,20 +677,22 @@ def test_a_visit_that_is_let_go_of_is_freed(house):
 
 
 def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
-    from cinelab.stream.live import Turns
+    from cinelab.stream.fair_lock import FairLock
 
     class Long:
         """A session whose 16 chunks take 100 ms each to be remembered."""
 
         calls = 0
 
-    turns = Turns()
-    other = Live(Session.create(tmp_path / "other", bundle, Settings(CAT)), pace=None, turns=turns)
+    turns = FairLock()
+    other = LiveEngine(
+        Session.create(tmp_path / "other", bundle, Settings(CAT)), pace=None, turns=turns
+    )
     session = Session.create(tmp_path / "long", bundle, Settings(CAT))
     for _ in range(16):
         session.step()
     opened = Session.resume(tmp_path / "long", bundle)
-    recall = type(session.reel).recall
+    recall = type(session.generator).recall
     seen = []
 
     def slow(reel, *args):
@@ -700,10 +702,10 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
         seen.append(other.readout.chunks)
         return recall(reel, *args)
 
-    opened.reel.recall = lambda *args: slow(opened.reel, *args)
+    opened.generator.recall = lambda *args: slow(opened.generator, *args)
     other.send("resume").result(10)
     until(lambda: other.readout.chunks >= 2)
-    again = Live(opened, pace=None, turns=turns)
+    again = LiveEngine(opened, pace=None, turns=turns)
     again.send("resume").result(30)
     until(lambda: again.readout.chunks > 16)
     other.close(), again.close()

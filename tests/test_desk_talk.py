@@ -31,11 +31,11 @@ from cinelab.lab.desk.widget import (
     desk,
 )
 from cinelab.script.screenplay import Screenplay
-from cinelab.stream.attended import looked
-from cinelab.stream.export import at_rest, export
-from cinelab.stream.live import Readout
+from cinelab.stream.attention_shares import shots_retrieved
+from cinelab.stream.export import export_film, snapshot
+from cinelab.stream.film_tree import FilmTree, node_frames, words_changed
+from cinelab.stream.readout import Readout
 from cinelab.stream.session import Session, Settings
-from cinelab.stream.tree import Board, pictures, words_changed
 from cinelab.stream.video import read_video
 
 
@@ -214,7 +214,9 @@ def test_the_view_tells_what_a_new_tab_must_know(talk):
         and not view["closed"]
     )
     assert [take["on"] for take in view["shots"][1]["takes"]] == [False, True]
-    assert len(view["attended"]["rows"]) == len(talk.desk.live.session.reel.bundle.model.blocks)
+    assert len(view["attended"]["rows"]) == len(
+        talk.desk.live.session.generator.bundle.model.blocks
+    )
 
 
 def test_where_a_paused_film_stands_is_shown(talk):
@@ -420,7 +422,7 @@ def test_what_cannot_be_opened_leaves_the_folder_free(tmp_path):
 
 
 def test_the_board_agrees_with_the_sessions_own_tree(session):
-    board = Board()
+    board = FilmTree()
     play(session, 3)
     session.do("cut", text=ROBOT)
     play(session, 2)
@@ -449,7 +451,7 @@ def test_the_board_agrees_with_the_sessions_own_tree(session):
 
 
 def test_a_shot_that_is_still_to_come_shows_the_takes_it_has(session):
-    board = Board()
+    board = FilmTree()
     assert board.shots(None, cut=False)[0]["takes"] == []
     play(session, 2)
     for node in session.nodes.values():
@@ -463,7 +465,7 @@ def test_a_shot_that_is_still_to_come_shows_the_takes_it_has(session):
 
 
 def test_every_take_can_be_reached_from_what_is_in_sight(session):
-    board = Board()
+    board = FilmTree()
     play(session, 2)
     session.do("cut", text=ROBOT)
     play(session, 2)
@@ -495,7 +497,7 @@ def test_every_take_can_be_reached_from_what_is_in_sight(session):
 
 
 def test_a_change_in_mid_shot_is_told_with_its_place(session):
-    board = Board()
+    board = FilmTree()
     play(session, 2)
     session.do("prompt", text=CAT.replace("waves", "jumps"))
     session.do("budget", value=4)
@@ -526,7 +528,7 @@ def test_words_that_differ(before, after, words):
 
 
 def test_a_retakes_shot_is_named_before_it_is_asked_for_and_while_it_is_pending(session):
-    board = Board()
+    board = FilmTree()
 
     def now():
         for node in list(session.nodes.values())[len(board.nodes) :]:
@@ -560,16 +562,16 @@ def test_a_chunks_pictures_are_the_films_own_bits(session):
     play(session, 4)
     film = session.frames()
     for number in (0, 3):
-        shown = pictures(at_rest(session), session.nodes[number])
+        shown = node_frames(snapshot(session), session.nodes[number])
         assert (shown == film[max(0, 2 * number - 1) :][: len(shown)]).all()
 
 
 def test_a_copy_at_rest_is_exported_while_the_film_goes_on(session, tmp_path):
     play(session, 2)
-    copy = at_rest(session)
+    copy = snapshot(session)
     session.do("cut", text=ROBOT)
     play(session, 1)
-    folder = export(copy, tmp_path / "out")
+    folder = export_film(copy, tmp_path / "out")
     assert len(Screenplay.load(folder / "screenplay.yaml").shots) == 1 and copy.path() == [0, 1]
 
 
@@ -587,11 +589,14 @@ def test_where_a_chunk_looked_is_what_the_routing_table_says(session):
         table.drop_duplicates(["layer", "head", "kept_shot"]).groupby(["layer", "kept_shot"]).size()
     )
     expected = {(layer, shot): count / heads[layer] for (layer, shot), count in pairs.items()}
-    found = looked(memory, chunk)
+    found = shots_retrieved(memory, chunk)
     assert {
         (layer, shot): share for layer, row in found.items() for shot, share in row.items()
     } == pytest.approx(expected)
-    assert looked(memory, 99) == {} and looked(session.reel.begin().memory, 0) == {}
+    assert (
+        shots_retrieved(memory, 99) == {}
+        and shots_retrieved(session.generator.begin().memory, 0) == {}
+    )
 
 
 def test_the_strip_has_a_column_for_every_shot():
@@ -602,7 +607,7 @@ def test_the_strip_has_a_column_for_every_shot():
 def test_the_read_out_is_one_line():
     now = Readout(
         rate=58.4,
-        first_picture=0.031,
+        first_frame=0.031,
         causes={"text": 0.01, "dit": 0.8, "memory": 0.12, "decode": 0.07},
     )
     assert (

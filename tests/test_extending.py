@@ -20,7 +20,7 @@ from test_students import net
 from test_train import Fake
 
 from cinelab import CAMR, Director, Policy, Sampling, Window, load, register
-from cinelab.config import described, from_dict, override, to_dict
+from cinelab.config import from_dict, override, to_dict, to_kind
 from cinelab.errors import CinelabError
 from cinelab.flow.solvers import solve, trajectory
 from cinelab.jobs import worker
@@ -51,9 +51,9 @@ from cinelab.scale.parallel import Layout, Parallel
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ListedShot
 from cinelab.seeds import rng_at
-from cinelab.stream.export import export
-from cinelab.stream.from_film import follow_run, session_from_film
+from cinelab.stream.export import export_film
 from cinelab.stream.session import Session, Settings
+from cinelab.stream.session_from_film import session_from_run, session_from_screenplay
 from cinelab.stream.whatif import Change, what_if
 from cinelab.train import bidirectional, consistency, dmd, presets, teacher_forcing
 from cinelab.train.losses import error, loss_name
@@ -154,7 +154,7 @@ def test_a_policy_directs_and_its_film_can_be_gone_on_with(number, own, bundle, 
     film = Director(bundle, policy, seed=1).render(PLAY)
     told = film.info["policy"]
     assert told["name"] == f"own_things:{type(policy).__name__}"
-    session = follow_run(film.save(tmp_path / "run"), tmp_path / "session")
+    session = session_from_run(film.save(tmp_path / "run"), tmp_path / "session")
     assert np.array_equal(session.frames(), film.frames)
     again = Session.resume(tmp_path / "session", bundle)
     assert again.nodes == session.nodes and again.desk.settings.policy == policy
@@ -237,8 +237,8 @@ def test_a_screenplay_may_hold_policies(own, bundle, tmp_path):
     path = play.save(tmp_path / "play.yaml")
     assert Screenplay.load(path) == play
     film = Director(bundle).render(play)
-    session = session_from_film(play, tmp_path / "s", bundle, Settings(seed=2))
-    assert [type(session.ask(node).policy).__name__ for node in session.nodes.values()] == [
+    session = session_from_screenplay(play, tmp_path / "s", bundle, Settings(seed=2))
+    assert [type(session.request(node).policy).__name__ for node in session.nodes.values()] == [
         "LastOfShots",
         "Window",
         "Steadier",
@@ -246,9 +246,9 @@ def test_a_screenplay_may_hold_policies(own, bundle, tmp_path):
         "Steadier",
         "Steadier",
     ]
-    assert session.ask(session.nodes[5]).policy == own.Steadier(budget=4)
+    assert session.request(session.nodes[5]).policy == own.Steadier(budget=4)
     again = Director(bundle).render(
-        Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml")
+        Screenplay.load(export_film(session, tmp_path / "film") / "screenplay.yaml")
     )
     assert np.array_equal(session.frames(), film.frames) and np.array_equal(
         again.frames, film.frames
@@ -272,7 +272,7 @@ def test_a_session_is_directed_under_own_policies_and_replayed_without_their_nam
     ):
         session.do(command, value=value)
         session.step()
-    kinds = [node.said.policy for node in session.nodes.values()]
+    kinds = [node.settings.policy for node in session.nodes.values()]
     assert kinds == [own.LastOfShots(5), "camr", own.LastOfShots(5), own.LastOfShots(4)]
     assert Session.resume(tmp_path / "s", bundle).desk == session.desk
     assert np.array_equal(what_if(session), session.frames())
@@ -647,7 +647,7 @@ def test_levels_and_solvers_are_directed_and_replayed(own, bundle, tmp_path):
     again = Session.resume(tmp_path / "s", bundle)
     assert again.nodes == session.nodes and again.desk == session.desk
     film = Director(bundle).render(
-        Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml")
+        Screenplay.load(export_film(session, tmp_path / "film") / "screenplay.yaml")
     )
     assert np.array_equal(film.frames, session.frames())
     with pytest.raises(CinelabError, match="fall strictly"):
@@ -663,7 +663,7 @@ def test_a_later_shot_that_cannot_be_made_is_refused_before_the_first(bundle, tm
         with pytest.raises(CinelabError, match=words):
             next(Director(bundle).stream(play))
         with pytest.raises(CinelabError, match=words):
-            session_from_film(play, tmp_path / "s", bundle, Settings())
+            session_from_screenplay(play, tmp_path / "s", bundle, Settings())
     assert not (tmp_path / "s").exists()
 
 
@@ -783,7 +783,7 @@ def test_a_report_needs_no_class(own, tmp_path):
     for policy in (own.LastOfShots(3), own.Steadier()):
         rows = pd.DataFrame({"film": range(4), "metric": "m", "value": [1.0, 2.0, 3.0, 4.0]})
         keep_rows(
-            tmp_path / type(policy).__name__, rows, setting={"policy": described(policy)}, seed=0
+            tmp_path / type(policy).__name__, rows, setting={"policy": to_kind(policy)}, seed=0
         )
     assert set(pooled(load_cells(tmp_path))["policy"]) == {"last_of_shots(budget=3)", "Steadier"}
     for path in tmp_path.glob("*/cell.json"):

@@ -24,6 +24,7 @@ from test_weights import original
 from writers import child_refuses
 
 from cinelab.checksums import CHECKSUMS, read_arrays, read_sealed, write_arrays, write_sealed
+from cinelab.data.toybox import build_toybox
 from cinelab.errors import CinelabError
 from cinelab.files import HERE, append_line, read_lines, write_json, write_text
 from cinelab.jobs.job import Job
@@ -33,7 +34,7 @@ from cinelab.outputs import passing_folder, writing
 from cinelab.runs import Run, conditions, read_state
 from cinelab.threads import TRAINING
 from cinelab.train import presets, teacher_forcing
-from cinelab.weights.convert import convert
+from cinelab.weights.convert import convert_weights
 from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.wan import settings_of
 
@@ -62,13 +63,13 @@ def base(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("to", "name"), [("diffusers", "x"), ("training", "x.pt")])
 def test_a_killed_conversion_is_taken_up(base, tmp_path, to, name):
-    work = lambda folder: convert(base, folder / name, to)  # noqa: E731
+    work = lambda folder: convert_weights(base, folder / name, to)  # noqa: E731
     assert killed_at_every_operation(work, tmp_path, refusal="exists already", points=6) == []
 
 
 def test_a_killed_export_and_a_killed_run_are_taken_up(tmp_path):
     def export(folder: Path) -> None:
-        zoo.save(folder / "out", torch.nn.Linear(2, 2, bias=False), {"made": 1})
+        zoo.save_checkpoint(folder / "out", torch.nn.Linear(2, 2, bias=False), {"made": 1})
 
     def train(folder: Path) -> None:
         run = Run(folder, Steps())
@@ -131,13 +132,11 @@ def test_a_second_process_is_refused_a_run_a_conversion_and_a_store(base, tmp_pa
     run.leave()
     assert not child_refuses(lambda: Run(tmp_path / "run", Steps()).restore())
     with writing(tmp_path / "x" / "transformer", name=".lock-config.json"):
-        assert child_refuses(lambda: convert(base, tmp_path / "x"))
+        assert child_refuses(lambda: convert_weights(base, tmp_path / "x"))
     with writing(tmp_path / "store", name=".lock-1-of-1"):
         assert child_refuses(
             lambda: list(
-                toybox_store.build(
-                    tmp_path / "store", toybox_store.StoreConfig(films=1), None, None, ""
-                )
+                build_toybox(tmp_path / "store", toybox_store.StoreConfig(films=1), None, None, "")
             )
         )
 
@@ -418,7 +417,7 @@ def fill_the_disk(place: Path) -> None:
         run.save(2, part=part)
     assert read_state(place / "run" / "checkpoints" / "last.pt")["step"] == 1
     with pytest.raises(CinelabError, match="no space left"):
-        zoo.save(place / "out", torch.nn.Linear(200, 200), {})
+        zoo.save_checkpoint(place / "out", torch.nn.Linear(200, 200), {})
     assert not (place / "out").exists() or not list((place / "out").iterdir())
     (place / "log.jsonl").unlink()
     run.save(2, part=part)

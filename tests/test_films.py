@@ -96,10 +96,10 @@ def test_retrieved_bytes_grow_with_full_attention_only():
 
 
 def test_a_planned_film_is_listed_with_its_whole_truth():
-    plan = casting.film(HELD_OUT, 0, 24, (3, 6))
+    plan = casting.cast_film(HELD_OUT, 0, 24, (3, 6))
     shots = listed(plan)
     assert shots.frames == 47 and shots.shots[0].shows == plan.shots[0].attributes
-    assert shots.cuts == casting.timeline_of(plan, 8, 2).cuts and len(shots.chunks) == 24
+    assert shots.cuts == casting.plan_timeline(plan, 8, 2).cuts and len(shots.chunks) == 24
 
 
 def test_the_cut_detector_looks_as_long_at_any_rate():

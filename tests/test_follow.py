@@ -12,9 +12,9 @@ from cinelab.lab.desk import inspector
 from cinelab.lab.first_film import director_for
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.stream.director import Director
-from cinelab.stream.export import export
-from cinelab.stream.from_film import follow_run, session_from_film
+from cinelab.stream.export import export_film
 from cinelab.stream.session import Session, Settings
+from cinelab.stream.session_from_film import session_from_run, session_from_screenplay
 from cinelab.stream.whatif import what_if
 
 CAT = "medium shot of a red cat that stands still in the meadow by day"
@@ -45,18 +45,22 @@ def bundle():
 
 def test_its_chunks_are_the_directors(bundle, tmp_path):
     film = Director(bundle).render(PLAY)
-    session = session_from_film(PLAY, tmp_path / "s", bundle, Settings(seed=PLAY.seed))
+    session = session_from_screenplay(
+        PLAY, tmp_path / "s", bundle, settings=Settings(seed=PLAY.seed)
+    )
     assert np.array_equal(session.frames(), film.frames)
     assert [node.cut for node in session.nodes.values()].count(
         True
     ) == 1 and session.desk.settings.policy == "camr"
-    folder = export(session, tmp_path / "film")
+    folder = export_film(session, tmp_path / "film")
     again = Director(bundle).render(Screenplay.load(folder / "screenplay.yaml"))
     assert np.array_equal(again.frames, film.frames)
 
 
 def test_it_goes_on_from_its_folder_and_can_be_directed(bundle, tmp_path):
-    session = session_from_film(PLAY, tmp_path / "s", bundle, Settings(seed=PLAY.seed))
+    session = session_from_screenplay(
+        PLAY, tmp_path / "s", bundle, settings=Settings(seed=PLAY.seed)
+    )
     shutil.copytree(tmp_path / "s", tmp_path / "copy", ignore=shutil.ignore_patterns(".lock"))
     again = Session.resume(tmp_path / "copy", bundle)
     assert again.desk == session.desk and again.nodes == session.nodes
@@ -78,14 +82,14 @@ def test_the_inspector_opens_a_films_folder(tmp_path):
 
 def test_a_run_that_no_session_can_make_is_one_sentence(bundle, tmp_path):
     with pytest.raises(CinelabError, match="is no film's folder"):
-        follow_run(tmp_path, tmp_path / "s")
+        session_from_run(tmp_path, tmp_path / "s")
 
 
 def test_a_policy_and_levels_with_settings_of_their_own_are_followed_too(bundle, tmp_path):
     film = Director(
         bundle, CAMR(budget=4, sink=2), sampling=Sampling(at=(1.0, 0.4), guidance=1.5)
     ).render(PLAY)
-    session = follow_run(film.save(tmp_path / "run"), tmp_path / "s")
+    session = session_from_run(film.save(tmp_path / "run"), tmp_path / "s")
     assert np.array_equal(session.frames(), film.frames)
     again = Session.resume(tmp_path / "s", bundle)
     assert again.nodes == session.nodes and again.desk == session.desk

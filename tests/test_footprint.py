@@ -11,14 +11,14 @@ from cinelab.memory.context import BidirectionalContext
 from cinelab.memory.policy import BLOCK, CAMR
 from cinelab.memory.store import Storage
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, cast
-from cinelab.zoo.footprint import GIB, GROUPED, Film, check_fits, footprint, weight_bytes
+from cinelab.zoo.footprint import GIB, GROUPED, FilmSpec, check_memory, footprint, weight_bytes
 
 
 def test_the_papers_sizes():
     assert weight_bytes(WAN_1_3B, bits=32) == 4 * 1_418_996_800
     assert 14.2e9 < weight_bytes(WAN_14B, bits=32) / 4 < 14.4e9
     assert weight_bytes(WAN_14B, "fp8") < 0.55 * weight_bytes(WAN_14B)
-    film = footprint(WAN_1_3B, Film(chunks=200, chunk=3, seen=6))
+    film = footprint(WAN_1_3B, FilmSpec(chunks=200, chunk=3, seen=6))
     assert film.stored == 200 * 2 * 4680 * 1536 * 2 * 30 and film.attended == 7 * film.stored // 200
     assert 150 < film.stored / GIB < 165  # 172 GB: more than any GPU has
 
@@ -45,7 +45,7 @@ def test_keys_and_values_are_those_of_a_real_memory(storage):
         CAMR(budget=3, summary=4, per_head=False),
         storage=storage,
     )
-    film = Film(
+    film = FilmSpec(
         (4 * 8, 6 * 8),
         chunks=7,
         chunk=2,
@@ -80,7 +80,7 @@ def test_heads_that_choose_apart_hold_more_than_the_budget_and_the_plan_says_so(
     _, memory = stream(model, x[:1], prompts[:1], shot[:1], 1, policy, storage=storage)
     room = max(shelf.pool.room for pair in memory.layers.values() for shelf in pair)
     kept = sum(shelf.page_bytes() for pair in memory.layers.values() for shelf in pair)
-    film = Film(
+    film = FilmSpec(
         (4 * 8, 6 * 8), chunks=7, chunk=1, seen=2, place="host", slots=2, held=policy.held_at(7, 3)
     )
     assert 2 < room <= 4 and footprint(CONFIG, film, bits=32).slots == 4 * kept
@@ -112,22 +112,22 @@ def test_activations_are_of_the_order_that_a_profiler_sees():
         if event.name() == "[memory]":
             live += event.nbytes()
             peak = max(peak, live)
-    need = footprint(config, Film((32 * 8, 48 * 8), chunks=1, chunk=3, seen=0), bits=32)
+    need = footprint(config, FilmSpec((32 * 8, 48 * 8), chunks=1, chunk=3, seen=0), bits=32)
     assert 0.5 * need.activations < peak < 2 * need.activations
 
 
 def test_what_cannot_fit_is_refused_with_the_numbers():
-    need = footprint(WAN_14B, Film(chunks=200))
+    need = footprint(WAN_14B, FilmSpec(chunks=200))
     with pytest.raises(
         CinelabError,
         match=r"needs \d+\.\d GiB on the device .*most of it is stored: keep the history in host memory",
     ):
-        check_fits(need, 80 * GIB, 500 * GIB, "The film")
-    host = footprint(WAN_14B, Film(chunks=200, place="host"))
+        check_memory(need, 80 * GIB, 500 * GIB, "The film")
+    host = footprint(WAN_14B, FilmSpec(chunks=200, place="host"))
     with pytest.raises(
         CinelabError, match=r"GiB of host memory for its history and 500.0 GiB are free; pack it"
     ):
-        check_fits(host, 140 * GIB, 500 * GIB)
+        check_memory(host, 140 * GIB, 500 * GIB)
     with pytest.raises(CinelabError, match="most of it is weights: quantise"):
-        check_fits(footprint(WAN_14B, Film(chunks=4, chunk=1)), 24 * GIB, 64 * GIB)
-    check_fits(footprint(WAN_1_3B, Film(chunks=200, place="host")), 40 * GIB, 200 * GIB)
+        check_memory(footprint(WAN_14B, FilmSpec(chunks=4, chunk=1)), 24 * GIB, 64 * GIB)
+    check_memory(footprint(WAN_1_3B, FilmSpec(chunks=200, place="host")), 40 * GIB, 200 * GIB)

@@ -7,7 +7,7 @@ import pytest
 
 from cinelab.lab.desk import inspector
 from cinelab.lab.desk.inspector import agreement, compare_memories, erasures, heads_of, retrieved
-from cinelab.stream.attended import attention, scores_attention
+from cinelab.stream.attention_shares import attention_shares, scores_attention
 from cinelab.stream.whatif import Change, chunk_shares, shares
 
 
@@ -81,7 +81,7 @@ def per_head() -> pd.DataFrame:
 
 
 def test_attention_gives_every_head_the_same_say():
-    found = attention(per_head())
+    found = attention_shares(per_head())
     assert dict(zip(found["kept_chunk"], found["share"], strict=True)) == {0: 0.75, 1: 0.25}
     assert dict(zip(found["kept_chunk"], found["heads"], strict=True)) == {0: 0.75, 1: 0.25}
     table = pd.DataFrame(
@@ -91,12 +91,12 @@ def test_attention_gives_every_head_the_same_say():
         ],
         columns=per_head().columns,
     )
-    assert attention(table[:2])["share"].tolist() == pytest.approx([0.25, 0.75])
-    assert attention(table[:2], scored=False)["share"].tolist() == [0.5, 0.5]
-    assert attention(table)["share"].tolist() == pytest.approx([1 / 3] * 3), (
+    assert attention_shares(table[:2])["share"].tolist() == pytest.approx([0.25, 0.75])
+    assert attention_shares(table[:2], scored=False)["share"].tolist() == [0.5, 0.5]
+    assert attention_shares(table)["share"].tolist() == pytest.approx([1 / 3] * 3), (
         "not all were scored, so all count alike"
     )
-    assert attention(table.iloc[:0]).empty
+    assert attention_shares(table.iloc[:0]).empty
 
 
 def test_only_shares_of_attention_are_taken_for_them():

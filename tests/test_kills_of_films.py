@@ -9,7 +9,7 @@ from kills import contents, killed_at_every_operation
 
 from cinelab import Screenplay, load
 from cinelab.lab.first_film import direct_film
-from cinelab.stream.export import export
+from cinelab.stream.export import export_film
 from cinelab.stream.session import Session, Settings
 
 PLAY = Screenplay.parse(
@@ -36,7 +36,7 @@ def films(folder: Path) -> dict[str, str]:
 def sessions(folder: Path) -> tuple:
     """The tree of a session and its chunks; seconds and hashes of the log do not count."""
     session = Session.read(folder, load("toybox-1step"))
-    return session.desk, tuple(session.nodes.values()), tuple(session.sums.values())
+    return session.desk, tuple(session.nodes.values()), tuple(session.checksums.values())
 
 
 def directed(folder: Path) -> None:
@@ -78,7 +78,7 @@ def test_a_killed_export_is_exported_again(bundle, tmp_path):
         session.step()
         assert (
             killed_at_every_operation(
-                lambda folder: export(session, folder),
+                lambda folder: export_film(session, folder),
                 tmp_path / "films",
                 refusal="already holds a film",
                 points=POINTS,

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from cinelab.cli import commands as cli
 from cinelab.cli import evaluation as cli_eval
 from cinelab.data import listing
-from cinelab.data.cutting import takes
+from cinelab.data.cutting import find_shots
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
 from cinelab.metrics.external import clip_files as excerpts
@@ -27,7 +27,7 @@ from cinelab.script.prompts import LITTLE
 from cinelab.script.shotlist import ListedShot, ShotList
 from cinelab.stream.video import write_mp4
 from cinelab.world import render
-from cinelab.world.casting import film as plan_of
+from cinelab.world.casting import cast_film as plan_of
 from cinelab.zoo.checkpoints import toy_encoder
 
 GIVEN = DataConfig.toybox(cuts="given")
@@ -68,7 +68,7 @@ def test_training_and_scores_find_the_same_videos(tree):
     said = []
     found = [path.relative_to(tree).as_posix() for path in find_videos([tree], said.append)]
     assert found == ["again/far.mp4", "odd.mp4/in.ts", "plain/near.mp4", "plain/x.m4v"]
-    assert [source.name for source in listing.find(tree, said.append)[1]] == found
+    assert [source.name for source in listing.list_films(tree, said.append)[1]] == found
     assert len(said) == 2 and said[0] == said[1]
     for part in (
         ".hidden (hidden)",
@@ -118,7 +118,7 @@ def parquet(folder: Path, **columns) -> Path:
 
 
 def captions(path: Path) -> list[tuple[str, ...]]:
-    return [source.reels[0].captions for source in listing.find(path)[1]]
+    return [source.videos[0].captions for source in listing.list_films(path)[1]]
 
 
 def test_captions_are_texts_however_they_are_stored(tmp_path):
@@ -148,8 +148,8 @@ def test_captions_are_texts_however_they_are_stored(tmp_path):
         film=[7],
         shot=pa.array([None], pa.int64()),
     )
-    (source,) = listing.find(numbers)[1]
-    assert source.name == "7" and source.reels[0].spans == ((0.5, 2.0),)
+    (source,) = listing.list_films(numbers)[1]
+    assert source.name == "7" and source.videos[0].spans == ((0.5, 2.0),)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_captions_are_texts_however_they_are_stored(tmp_path):
 )
 def test_cells_that_mean_nothing_are_refused_by_column_and_row(tmp_path, columns, said):
     with pytest.raises(CinelabError, match=said):
-        listing.find(parquet(tmp_path, video=["a.mp4"], **columns))
+        listing.list_films(parquet(tmp_path, video=["a.mp4"], **columns))
 
 
 def test_of_two_columns_of_one_name_none_is_taken(tmp_path):
@@ -179,12 +179,12 @@ def test_of_two_columns_of_one_name_none_is_taken(tmp_path):
     (tmp_path / "t.csv").write_text("video,caption,caption\na.mp4,x,y\n")
     for name in ("t.parquet", "t.csv"):
         with pytest.raises(CinelabError, match="has 2 columns named 'caption'"):
-            listing.find(tmp_path / name)
+            listing.list_films(tmp_path / name)
 
 
 def test_a_number_is_no_path(tmp_path):
     with pytest.raises(CinelabError, match="row 1: video is '7'"):
-        listing.find(parquet(tmp_path, video=[7]))
+        listing.list_films(parquet(tmp_path, video=[7]))
 
 
 def test_a_list_of_captions_is_one_a_shot(tmp_path, film):
@@ -195,11 +195,11 @@ def test_a_list_of_captions_is_one_a_shot(tmp_path, film):
         "start": [0.0, 1.0],
         "end": [1.0, 2.0],
     }
-    (source,) = listing.find(parquet(tmp_path, **rows))[1]
-    assert "row 1: caption is a list of 2 texts" in source.reels[0].problem
-    (source,) = listing.find(parquet(tmp_path, video=["a.mp4"], caption=[["x", "y"]]))[1]
+    (source,) = listing.list_films(parquet(tmp_path, **rows))[1]
+    assert "row 1: caption is a list of 2 texts" in source.videos[0].problem
+    (source,) = listing.list_films(parquet(tmp_path, video=["a.mp4"], caption=[["x", "y"]]))[1]
     with pytest.raises(CinelabError, match="2 captions and 1 shots"):
-        takes(source.reels[0], 0, tmp_path / "a.mp4", GIVEN)
+        find_shots(source.videos[0], 0, tmp_path / "a.mp4", GIVEN)
 
 
 def test_accents_are_matched_however_they_are_composed(tmp_path, film):
@@ -207,8 +207,10 @@ def test_accents_are_matched_however_they_are_composed(tmp_path, film):
     (tmp_path / f"{name}.mp4").write_bytes(film.read_bytes())
     (tmp_path / unicodedata.normalize("NFC", "café.txt")).write_text("a red cat")
     composed = f"{name}.mp4"
-    _, sources = listing.find(parquet(tmp_path, video=[unicodedata.normalize("NFC", composed)]))
-    assert sources[0].reels[0].video == composed and sources[0].reels[0].captions == ("a red cat",)
+    _, sources = listing.list_films(
+        parquet(tmp_path, video=[unicodedata.normalize("NFC", composed)])
+    )
+    assert sources[0].videos[0].path == composed and sources[0].videos[0].captions == ("a red cat",)
     ShotList((ListedShot(0, 23),)).save(tmp_path / unicodedata.normalize("NFC", "café.shots.json"))
     assert load_clip(tmp_path / composed).planned is not None
     assert (

@@ -13,7 +13,9 @@ from directing import CAT, ROBOT, until
 
 from cinelab import load
 from cinelab.errors import CinelabError
-from cinelab.stream.live import Bounds, Live, Turns
+from cinelab.stream.fair_lock import FairLock
+from cinelab.stream.live_engine import LiveEngine
+from cinelab.stream.readout import FilmBounds
 from cinelab.stream.session import Session, Settings
 
 
@@ -24,7 +26,7 @@ def bundle():
 
 @pytest.fixture
 def live(bundle, tmp_path):
-    live = Live(Session.create(tmp_path / "session", bundle, Settings(CAT)), pace=None)
+    live = LiveEngine(Session.create(tmp_path / "session", bundle, Settings(CAT)), pace=None)
     yield live
     live.close()
 
@@ -37,7 +39,7 @@ def test_it_plays_obeys_and_pauses(live):
     live.send("pause").result(10)
     made = live.readout.chunks
     time.sleep(0.2)
-    assert live.readout.chunks == made and live.readout.rate > 0 and live.readout.first_picture > 0
+    assert live.readout.chunks == made and live.readout.rate > 0 and live.readout.first_frame > 0
     assert set(live.readout.causes) == {"text", "dit", "memory", "decode"}
 
 
@@ -81,7 +83,7 @@ def test_a_slow_viewer_misses_pictures_and_the_film_has_them_all(live):
 
 
 def test_a_paced_engine_keeps_to_the_films_own_speed(bundle, tmp_path):
-    live = Live(Session.create(tmp_path / "paced", bundle, Settings(CAT)), pace=1.0)
+    live = LiveEngine(Session.create(tmp_path / "paced", bundle, Settings(CAT)), pace=1.0)
     live.send("resume").result(10)
     until(lambda: live.readout.chunks >= 1)
     began = time.monotonic()
@@ -121,10 +123,10 @@ def test_what_goes_wrong_while_making_pauses_and_is_said(live, monkeypatch):
 
 
 def test_a_film_ends_where_it_must(bundle, tmp_path):
-    live = Live(
+    live = LiveEngine(
         Session.create(tmp_path / "short", bundle, Settings(CAT)),
         pace=None,
-        bounds=Bounds(chunks=3),
+        bounds=FilmBounds(chunks=3),
     )
     live.send("resume").result(10)
     until(lambda: live.readout.chunks >= 3 and not live.readout.playing)
@@ -148,7 +150,7 @@ def test_a_film_that_is_opened_again_says_how_much_of_it_is_remembered(
         seen.append(live.readout.remembering)
         return recall(asked, number)
 
-    live = Live(again, pace=None)
+    live = LiveEngine(again, pace=None)
     until(lambda: live.readout.remembering is None)
     monkeypatch.setattr(Session, "state", noted)
     live.send("resume").result(10)
@@ -181,7 +183,7 @@ def test_a_command_that_comes_meanwhile_does_not_begin_the_count_anew(
         return recall(asked, number)
 
     monkeypatch.setattr(Session, "state", noted)
-    live = Live(again, pace=None)
+    live = LiveEngine(again, pace=None)
     begun.set()
     until(lambda: len(seen) >= 4 and live.readout.remembering is None)
     live.close()
@@ -193,7 +195,7 @@ def test_a_chunk_that_cannot_be_remembered_is_said_and_others_can_be_gone_on_fro
     for _ in range(4):
         session.step()
     (session.folder / "chunks/00002.safetensors").unlink()
-    live = Live(Session.resume(session.folder, bundle), pace=None)
+    live = LiveEngine(Session.resume(session.folder, bundle), pace=None)
     until(lambda: "00002.safetensors" in live.readout.error and live.readout.remembering is None)
     live.send("branch", chunk=1).result(10)
     live.send("resume").result(10)
@@ -217,9 +219,9 @@ def test_what_is_called_runs_between_two_chunks_in_order(live):
 
 
 def test_ten_films_of_one_model_take_turns_and_each_is_the_film_it_would_be_alone(bundle, tmp_path):
-    turns = Turns()
+    turns = FairLock()
     films = [
-        Live(
+        LiveEngine(
             Session.create(tmp_path / f"film-{n}", bundle, Settings(CAT, seed=n)),
             pace=None,
             turns=turns,
@@ -241,7 +243,7 @@ def test_ten_films_of_one_model_take_turns_and_each_is_the_film_it_would_be_alon
 
 
 def test_turns_are_given_in_the_order_of_asking():
-    turns = Turns()
+    turns = FairLock()
     order = []
     threads = []
     with turns:
@@ -257,9 +259,9 @@ def test_turns_are_given_in_the_order_of_asking():
 
 
 def test_a_film_that_is_sent_many_commands_makes_as_many_chunks_as_the_others(bundle, tmp_path):
-    turns = Turns()
+    turns = FairLock()
     films = [
-        Live(
+        LiveEngine(
             Session.create(tmp_path / f"film-{n}", bundle, Settings(CAT, seed=n)),
             pace=None,
             turns=turns,
@@ -278,14 +280,16 @@ def test_a_film_that_is_sent_many_commands_makes_as_many_chunks_as_the_others(bu
 
 
 def test_a_film_whose_work_was_too_long_for_its_turns_catches_up(bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr("cinelab.stream.live.SLICE", 0.0)
-    monkeypatch.setattr(Turns.pass_on, "__defaults__", (0.0,))
+    monkeypatch.setattr("cinelab.stream.live_engine.TURN", 0.0)
+    monkeypatch.setattr(FairLock.pass_on, "__defaults__", (0.0,))
     session = Session.create(tmp_path / "long", bundle, Settings(CAT))
     for _ in range(12):
         session.step()
-    turns = Turns()
-    other = Live(Session.create(tmp_path / "other", bundle, Settings(CAT)), pace=None, turns=turns)
-    long = Live(session, pace=None, turns=turns)
+    turns = FairLock()
+    other = LiveEngine(
+        Session.create(tmp_path / "other", bundle, Settings(CAT)), pace=None, turns=turns
+    )
+    long = LiveEngine(session, pace=None, turns=turns)
     for film in (other, long):
         film.send("resume").result(30)
     until(lambda: long.readout.chunks > 14)
@@ -299,7 +303,7 @@ def test_a_film_whose_work_was_too_long_for_its_turns_catches_up(bundle, tmp_pat
 
 
 def test_long_work_passes_the_turn_on_and_only_who_has_it_can():
-    turns = Turns()
+    turns = FairLock()
     order = []
 
     def work():
@@ -326,9 +330,9 @@ def test_remembering_a_long_film_ends_with_the_engine(bundle, tmp_path, monkeypa
         session.step()
     again = Session.resume(tmp_path / "film", bundle)
     begun = threading.Event()
-    recall = again.reel.recall
-    again.reel.recall = lambda *args: (begun.set(), time.sleep(0.1), recall(*args))[-1]
-    live = Live(again, pace=None)
+    recall = again.generator.recall
+    again.generator.recall = lambda *args: (begun.set(), time.sleep(0.1), recall(*args))[-1]
+    live = LiveEngine(again, pace=None)
     ticket = live.call(lambda one: one.state(29))
     assert begun.wait(10)
     live.close(2)
@@ -353,9 +357,9 @@ def _take(turns, order, number):
 
 KILLED = """
 from cinelab import load
-from cinelab.stream.live import Live
+from cinelab.stream.live_engine import LiveEngine
 from cinelab.stream.session import Session, Settings
-live = Live(Session.create({folder!r}, load("toybox-1step"), Settings({prompt!r}, seed=5)), pace=None)
+live = LiveEngine(Session.create({folder!r}, load("toybox-1step"), Settings({prompt!r}, seed=5)), pace=None)
 live.send("resume").result()
 input()
 """

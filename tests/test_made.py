@@ -15,7 +15,14 @@ from cinelab.cli import commands as cli
 from cinelab.files import write_json
 from cinelab.lab.reports import origin as room
 from cinelab.lab.reports.cards import comparison_lines
-from cinelab.lab.reports.origin import command, made, weights_mark, note_beside, revision, short_revision
+from cinelab.lab.reports.origin import (
+    command,
+    made,
+    note_beside,
+    revision,
+    short_revision,
+    weights_mark,
+)
 from cinelab.lab.reports.report import report
 from cinelab.lab.reports.report_origin import provenance, run_table
 from cinelab.lab.reports.sweep_cells import load_cells

@@ -23,7 +23,7 @@ from cinelab.metrics.video.cuts import match_cuts
 from cinelab.metrics.video.evaluate import clip_digest, evaluate
 from cinelab.metrics.video.pixels import dynamic_degree, pixel_rows, temporal_flickering
 from cinelab.script.screenplay import Screenplay
-from cinelab.script.shotlist import ListedShot, ShotList, beside
+from cinelab.script.shotlist import ListedShot, ShotList, shot_list_path
 from cinelab.script.timeline import plan
 from cinelab.stream.video import read_video, write_mp4
 from cinelab.world import casting, render
@@ -180,7 +180,7 @@ def test_another_films_pictures_score_low(tmp_path):
     export_tasks(tmp_path, config)
     answer_tasks(
         tmp_path,
-        lambda film, given: render.render(casting.film(1, film.seed[1], 24, (3, 6))).frames,
+        lambda film, given: render.render(casting.cast_film(1, film.seed[1], 24, (3, 6))).frames,
         config,
         FPS,
     )
@@ -193,7 +193,7 @@ def test_a_films_folder_carries_its_plan(tmp_path):
     play = Screenplay.parse(json.dumps({"title": "t", "seed": 1, "shots": shots}))
     line = plan(play, FPS, 2, 1)
     write_mp4(tmp_path / "film.mp4", noise(line.pixel_frames), FPS)
-    ShotList.of(line).save(beside(tmp_path / "film.mp4"))
+    ShotList.of(line).save(shot_list_path(tmp_path / "film.mp4"))
     clip = load_clip(tmp_path / "film.mp4")
     assert clip.name == tmp_path.name and clip.planned.shots[0].characters == ("red cat",)
     play.save(tmp_path / "play.yaml")
@@ -220,7 +220,7 @@ def test_broken_videos_are_rows_and_the_others_are_measured(tmp_path):
 
 @pytest.mark.parametrize("size", [(96, 128), (384, 512)])
 def test_enlarged_toybox_films_are_read(tmp_path, size):
-    film = casting.film(50_000, 0, 12)
+    film = casting.cast_film(50_000, 0, 12)
     config = CardConfig(seeds=(0,), films=2, away=())
     export_tasks(tmp_path, config)
     from cinelab.lab.studies.film_cell import listed

@@ -6,7 +6,7 @@ import io
 import pytest
 
 from cinelab import printing, progress
-from cinelab.progress import Progress, about, spoken, still
+from cinelab.progress import Progress, duration_text, spoken, still
 
 
 class Clock:
@@ -132,7 +132,7 @@ def test_times_as_one_says_them():
         "3 min 12 s",
         "2 h 5 min",
     ]
-    assert [about(s) for s in (0.0, 0.4, 31.2, 59.7, 192)] == [
+    assert [duration_text(s) for s in (0.0, 0.4, 31.2, 59.7, 192)] == [
         "under 1 s",
         "under 1 s",
         "31 s",

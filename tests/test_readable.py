@@ -12,7 +12,7 @@ import torch
 
 import cinelab
 from cinelab import Director, Screenplay, Shot, load
-from cinelab.readable import Readable, brief, readable
+from cinelab.readable import Readable, brief_text, readable
 from cinelab.train import presets
 from cinelab.zoo.wan import WanSettings
 
@@ -55,16 +55,18 @@ def test_settings_are_on_lines_that_fit_and_name_every_field(config):
 
 def test_large_values_are_shown_by_what_they_are():
     assert (
-        brief(np.zeros((2, 3), np.uint8)) == "uint8 (2, 3)"
-        and brief(torch.zeros(4)) == "float32 (4,)"
+        brief_text(np.zeros((2, 3), np.uint8)) == "uint8 (2, 3)"
+        and brief_text(torch.zeros(4)) == "float32 (4,)"
     )
     assert (
-        brief(list(range(1000))) == "list of 1000 (int)"
-        and brief([1, 2]) == "[1, 2]"
-        and brief((1,)) == "(1,)"
+        brief_text(list(range(1000))) == "list of 1000 (int)"
+        and brief_text([1, 2]) == "[1, 2]"
+        and brief_text((1,)) == "(1,)"
     )
-    assert brief({"a": np.zeros(9)}) == "{'a': float64 (9,)}" and brief(0.1 + 0.2) == "0.3"
-    assert len(brief("x" * 10_000)) <= 120 and brief(load) == "load"
+    assert (
+        brief_text({"a": np.zeros(9)}) == "{'a': float64 (9,)}" and brief_text(0.1 + 0.2) == "0.3"
+    )
+    assert len(brief_text("x" * 10_000)) <= 120 and brief_text(load) == "load"
     assert readable({"a": 1}) == "{'a': 1}"
 
 

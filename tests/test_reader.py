@@ -10,15 +10,15 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 
-from cinelab.data.reader import Player
+from cinelab.data.reader import ClipReader
 from cinelab.errors import CinelabError
 from cinelab.metrics.external.clip_files import FilmFile, frames_and_rate, lay_out
 from cinelab.metrics.video.clips import load_clip
 from cinelab.metrics.video.evaluate import evaluate
 from cinelab.metrics.video.pixels import cut_rows
-from cinelab.script.shotlist import ListedShot, ShotList, beside
+from cinelab.script.shotlist import ListedShot, ShotList, shot_list_path
 from cinelab.stream import reader
-from cinelab.stream.reader import Film, constant_rate, finest_rate, pick
+from cinelab.stream.reader import DecodedVideo, constant_rate, finest_rate, pick
 from cinelab.stream.video import read_video
 
 PLAN = "title: p\nshots:\n  - {prompt: bars, seconds: 1}\n  - {prompt: fractal, seconds: 1}\n"
@@ -85,7 +85,7 @@ def coded(
 def test_an_edit_list_is_no_damage(base, tmp_path):
     # keeps the lead-in and hides it
     ffmpeg("-ss", 0.7, "-i", base, "-c", "copy", tmp_path / "trimmed.mp4")
-    film = Film(tmp_path / "trimmed.mp4")
+    film = DecodedVideo(tmp_path / "trimmed.mp4")
     whole = read_video(base)[0]
     assert film.changes == (reader.HIDDEN,) and frames_and_rate(tmp_path / "trimmed.mp4") == (
         len(film),
@@ -112,14 +112,16 @@ def test_a_variable_rate_counts_in_seconds(base, tmp_path):
         "libx264",
         tmp_path / "vfr.mp4",
     )
-    film = Film(tmp_path / "vfr.mp4")
+    film = DecodedVideo(tmp_path / "vfr.mp4")
     assert (len(film), film.fps, film.decoded) == (23, 12, 18) and film.changes == (reader.VARIES,)
     (tmp_path / "plan.yaml").write_text(PLAN)
     clip = load_clip(tmp_path / "vfr.mp4", tmp_path / "plan.yaml")
     assert clip.planned.spans == [(0, 12), (12, 23)]
     assert [row.value for row in cut_rows(clip, 0) if row.metric == "cut accuracy"] == [1, 1]
     # counts decoded frames
-    ShotList((ListedShot(0, 14, "a"), ListedShot(14, 18, "b"))).save(beside(tmp_path / "vfr.mp4"))
+    ShotList((ListedShot(0, 14, "a"), ListedShot(14, 18, "b"))).save(
+        shot_list_path(tmp_path / "vfr.mp4")
+    )
     assert load_clip(tmp_path / "vfr.mp4").planned.spans == [(0, 16), (16, 23)]
     (tmp_path / "out").mkdir()
     clips = lay_out(
@@ -178,7 +180,7 @@ def test_scores_see_what_training_sees_upright(base, tmp_path, turn):
     ffmpeg("-display_rotation", *turn, "-i", base, "-c", "copy", tmp_path / "turned.mp4")
     # as ffmpeg's players show it
     ffmpeg("-i", tmp_path / "turned.mp4", "-frames:v", 2, "-c:v", "ffv1", tmp_path / "shown.mkv")
-    film = Film(tmp_path / "turned.mp4")
+    film = DecodedVideo(tmp_path / "turned.mp4")
     shown = read_video(tmp_path / "shown.mkv")[0]
     assert film.size == shown.shape[1:3] == (
         (80, 48) if turn[0] % 180 else (48, 80)
@@ -193,18 +195,18 @@ def test_scores_see_what_training_sees_upright(base, tmp_path, turn):
         for way in ways
     ]
     assert apart[0] < 10 and min(apart[1:]) > 30
-    assert np.array_equal(Player(12, film.size).take(film.path, 0, 1)[0], next(iter(film)))
+    assert np.array_equal(ClipReader(12, film.size).read(film.path, 0, 1)[0], next(iter(film)))
     (tmp_path / "out").mkdir()
     spans = FilmFile(film.path, spans=((0, 12), (12, 24)))
     for clip in lay_out(spans, tmp_path / "out", lambda shot, prompt: f"{shot}.mp4", whole=True):
-        assert Film(clip.file).size == film.size and not Film(clip.file).changes
+        assert DecodedVideo(clip.file).size == film.size and not DecodedVideo(clip.file).changes
 
 
 def test_pixels_become_square(base, tmp_path):
     ffmpeg(
         "-i", base, "-vf", "setsar=2/1", "-frames:v", 3, "-c:v", "libx264", tmp_path / "wide.mp4"
     )
-    assert Film(tmp_path / "wide.mp4").shape == (3, 48, 160, 3)
+    assert DecodedVideo(tmp_path / "wide.mp4").shape == (3, 48, 160, 3)
     rows = evaluate([tmp_path / "wide.mp4"], ("colour",)).set_index("metric")["value"]
     assert rows["width"] == 160 and rows["height"] == 48
 
@@ -231,23 +233,23 @@ def test_every_container_is_whole_or_cut_short(base, tmp_path, ending):
         *(["-movflags", "+faststart"] if ending in ("mp4", "mov") else []),
         tmp_path / f"whole.{ending}",
     )
-    film = Film(tmp_path / f"whole.{ending}")
+    film = DecodedVideo(tmp_path / f"whole.{ending}")
     data = (tmp_path / f"whole.{ending}").read_bytes()
     assert abs(len(film) / film.fps - 2) < 0.13 and film.changes == ()
     (tmp_path / f"cut.{ending}").write_bytes(data[: int(len(data) * 0.55)])
     with pytest.raises(CinelabError, match="is cut short|is damaged"):
-        Film(tmp_path / f"cut.{ending}")
+        DecodedVideo(tmp_path / f"cut.{ending}")
 
 
 def test_frames_of_avi_are_in_order_although_it_has_no_time_stamps(base, tmp_path):
     ffmpeg("-i", base, "-c:v", "libx264", "-bf", 3, "-qp", 0, tmp_path / "b.avi")
-    film = Film(tmp_path / "b.avi")
+    film = DecodedVideo(tmp_path / "b.avi")
     assert (
         film.shape == (24, 48, 80, 3)
         and film.fps == 12
         and np.array_equal(list(film), read_video(base)[0])
     )
-    assert np.array_equal(list(film), Player(12, (48, 80)).take(film.path, 0, 24))
+    assert np.array_equal(list(film), ClipReader(12, (48, 80)).read(film.path, 0, 24))
 
 
 def test_a_film_may_begin_late_or_be_joined(base, tmp_path):
@@ -255,7 +257,10 @@ def test_a_film_may_begin_late_or_be_joined(base, tmp_path):
     ffmpeg("-i", base, "-c", "copy", tmp_path / "one.ts")
     # its time stamps begin anew
     (tmp_path / "two.ts").write_bytes(2 * (tmp_path / "one.ts").read_bytes())
-    assert len(Film(tmp_path / "late.mkv")) == 24 and len(Film(tmp_path / "two.ts")) == 48
+    assert (
+        len(DecodedVideo(tmp_path / "late.mkv")) == 24
+        and len(DecodedVideo(tmp_path / "two.ts")) == 48
+    )
 
 
 def paper(code: int) -> np.ndarray:
@@ -286,10 +291,10 @@ def test_light_of_high_range_is_mapped(tmp_path, transfer, code, least, most):
         colorspace=9,
         color_range=1,
     )
-    film = next(iter(Film(path)))
+    film = next(iter(DecodedVideo(path)))
     assert least <= film.mean() <= most and film.std() < 1
     # training sees the same
-    assert np.abs(Player(8, (32, 32)).take(path, 0, 1)[0].astype(int) - film).max() <= 1
+    assert np.abs(ClipReader(8, (32, 32)).read(path, 0, 1)[0].astype(int) - film).max() <= 1
 
 
 def test_a_container_that_knows_of_high_range_is_heard(tmp_path):
@@ -308,7 +313,7 @@ def test_a_container_that_knows_of_high_range_is_heard(tmp_path):
         "bt2020nc",
         tmp_path / "tagged.mp4",
     )
-    assert next(iter(Film(tmp_path / "tagged.mp4"))).mean() > 246
+    assert next(iter(DecodedVideo(tmp_path / "tagged.mp4"))).mean() > 246
 
 
 @pytest.mark.parametrize(
@@ -316,7 +321,7 @@ def test_a_container_that_knows_of_high_range_is_heard(tmp_path):
 )
 def test_colours_that_cannot_be_converted_are_left_out(tmp_path, tags, said):
     path = coded(tmp_path / "a.mkv", "yuv420p10le", paper(573), **tags)
-    for read in (lambda: Film(path), lambda: Player(8, (32, 32)).take(path, 0, 1)):
+    for read in (lambda: DecodedVideo(path), lambda: ClipReader(8, (32, 32)).read(path, 0, 1)):
         with pytest.raises(CinelabError, match=f"coded as {said}"):
             read()
 
@@ -333,15 +338,15 @@ def test_colours_that_cannot_be_converted_are_left_out(tmp_path, tags, said):
 )
 def test_any_pixels_are_read_and_cut_out(tmp_path, form, planes, ending):
     path = coded(tmp_path / f"a.{ending}", form, planes, 6, "png" if ending == "mov" else "ffv1")
-    film = Film(path)
+    film = DecodedVideo(path)
     assert abs(next(iter(film)).astype(int).mean() - 128) < 4
     (tmp_path / "out").mkdir()
     for clip in lay_out(
         FilmFile(path, spans=((0, 3), (3, 6))), tmp_path / "out", lambda shot, prompt: f"{shot}.mp4"
     ):
         assert (
-            Film(clip.file).shape == (3, *film.size, 3)
-            and np.abs(next(iter(Film(clip.file))).astype(int) - next(iter(film))).max() < 4
+            DecodedVideo(clip.file).shape == (3, *film.size, 3)
+            and np.abs(next(iter(DecodedVideo(clip.file))).astype(int) - next(iter(film))).max() < 4
         )
 
 
@@ -363,7 +368,7 @@ def test_a_picture_that_changes_its_size_is_fitted(base, tmp_path):
     (tmp_path / "both.ts").write_bytes(
         (tmp_path / "a.ts").read_bytes() + (tmp_path / "b.ts").read_bytes()
     )
-    film = Film(tmp_path / "both.ts")
+    film = DecodedVideo(tmp_path / "both.ts")
     assert {frame.shape for frame in film} == {
         (48, 80, 3)
     } and "its frames differ in size" in film.changes
@@ -383,7 +388,7 @@ def test_interlaced_and_covered_films_are_read(base, tmp_path):
         "interlaced=1",
         tmp_path / "i.mp4",
     )
-    assert Film(tmp_path / "i.mp4").shape[1:] == (48, 80, 3)
+    assert DecodedVideo(tmp_path / "i.mp4").shape[1:] == (48, 80, 3)
     ffmpeg("-i", base, "-frames:v", 1, tmp_path / "cover.png")
     ffmpeg(
         "-i",
@@ -400,24 +405,26 @@ def test_interlaced_and_covered_films_are_read(base, tmp_path):
         "attached_pic",
         tmp_path / "c.mp4",
     )
-    assert len(Film(tmp_path / "c.mp4")) == 24
+    assert len(DecodedVideo(tmp_path / "c.mp4")) == 24
 
 
 def test_what_does_not_fit_is_read_again_and_is_the_same(base, monkeypatch):
     opened = []
     monkeypatch.setattr(
-        reader.Video,
+        reader.VideoReader,
         "__init__",
-        lambda self, path, old=reader.Video.__init__: (opened.append(path), old(self, path))[1],
+        lambda self, path, old=reader.VideoReader.__init__: (opened.append(path), old(self, path))[
+            1
+        ],
     )
-    kept = Film(base)
-    streamed = Film(base, keep=5 * 48 * 80 * 3)
+    kept = DecodedVideo(base)
+    streamed = DecodedVideo(base, keep=5 * 48 * 80 * 3)
     assert (
         np.array_equal(list(kept), list(streamed))
         and np.array_equal(list(kept), list(streamed))
         and len(opened) == 4
     )
-    assert streamed._kept is None  # nothing is held
+    assert streamed._stored is None  # nothing is held
     assert [number for number, _ in pick(streamed, [7, 3, 7])] == [3, 7]
 
 
@@ -429,11 +436,11 @@ def test_measures_do_not_depend_on_what_fits(base, monkeypatch):
             ListedShot(18, 24, "bars", ("a",), cut=True),
         ),
         (0, 6, 12, 18),
-    ).save(beside(base))
+    ).save(shot_list_path(base))
     whole = evaluate([base], ("colour",))
-    monkeypatch.setattr(Film.__init__, "__defaults__", (0,))
+    monkeypatch.setattr(DecodedVideo.__init__, "__defaults__", (0,))
     parts = evaluate([base], ("colour",))
-    beside(base).unlink()
+    shot_list_path(base).unlink()
     assert whole.equals(parts) and set(whole[whole["status"] == "ok"]["metric"]) > {
         "identity",
         "chunk discontinuity",
@@ -447,7 +454,7 @@ def test_a_metric_of_ones_own_is_handed_all_frames_or_is_absent(base, monkeypatc
     own = Metrics({})
     own.add("brightness", lambda frames, shots: frames.mean((1, 2, 3, 4)))
     monkeypatch.setattr(metrics, "METRICS", own)
-    film = Film(base, keep=0)
+    film = DecodedVideo(base, keep=0)
     (row,) = metrics.registered_clip_rows("a", film, (ListedShot(0, 24),))
     assert row.value == pytest.approx(read_video(base)[0].mean())
     monkeypatch.setattr(reader, "free_bytes", lambda device: 0)

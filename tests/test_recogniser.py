@@ -83,6 +83,6 @@ def test_training_makes_a_checkpoint_that_loads(tmp_path):
 
 def test_a_reader_of_other_attributes_is_refused(tmp_path):
     model = Recogniser()
-    zoo.save(tmp_path, model, model.card() | {"attributes": {"colour": ["red"]}})
+    zoo.save_checkpoint(tmp_path, model, model.card() | {"attributes": {"colour": ["red"]}})
     with pytest.raises(CinelabError, match="taught other values of .*colour"):
         load_recogniser(tmp_path)

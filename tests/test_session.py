@@ -26,7 +26,7 @@ from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import plan
 from cinelab.stream.batch import empty_memory, stream
 from cinelab.stream.chunk_file import write_chunk
-from cinelab.stream.export import export, screenplay_of
+from cinelab.stream.export import export_film, screenplay_of
 from cinelab.stream.generator import ChunkGenerator, ChunkRequest
 from cinelab.stream.session import Session, Settings
 from cinelab.stream.video import read_video
@@ -149,12 +149,12 @@ def test_its_log_replays_to_the_same_film(session, bundle, tmp_path):
 
 def test_its_screenplay_renders_to_the_same_film(session, bundle, tmp_path):
     direct_everything(session)
-    folder = export(session, tmp_path / "film")
+    folder = export_film(session, tmp_path / "film")
     film = Director(bundle).render(Screenplay.load(folder / "screenplay.yaml"))
     assert np.array_equal(film.frames, session.frames())
     assert read_video(folder / "film.mp4")[0].shape[0] == len(film.frames)
     with pytest.raises(CinelabError, match="already holds a film"):
-        export(session, folder)
+        export_film(session, folder)
 
 
 def test_a_take_that_a_kill_cut_short_is_gone_and_nothing_else(session, bundle):
@@ -182,7 +182,7 @@ def test_any_script_and_emoji_may_be_said(session, bundle, tmp_path):
     again = Session.resume(session.folder, bundle)
     assert again.nodes == session.nodes
     film = Director(bundle).render(
-        Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml")
+        Screenplay.load(export_film(session, tmp_path / "film") / "screenplay.yaml")
     )
     assert np.array_equal(film.frames, session.frames())
 
@@ -192,7 +192,7 @@ def test_the_models_own_levels_can_be_gone_back_to(session, bundle, tmp_path):
         session.do("levels", value=value)
         play(session, 2)
     film = Director(bundle).render(
-        Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml")
+        Screenplay.load(export_film(session, tmp_path / "film") / "screenplay.yaml")
     )
     assert np.array_equal(film.frames, session.frames())
 
@@ -214,13 +214,13 @@ def test_a_retake_follows_the_directions_of_the_shot(session):
     play(session, 2)
     session.do("retake", seed=9)
     play(session, 4)
-    assert [session.nodes[n].text for n in session.path()] == [
+    assert [session.nodes[n].model_prompt for n in session.path()] == [
         CAT,
         f"then {JUMP}",
         f"then {JUMP}",
         f"then {JUMP}",
     ]
-    assert {session.nodes[n].said.seed for n in session.path()} == {9}
+    assert {session.nodes[n].settings.seed for n in session.path()} == {9}
 
 
 def test_undo_goes_back_before_the_last_command(session):
@@ -251,8 +251,8 @@ def test_retake_again_takes_the_same_shot_again_with_the_next_seed(session):
         f"Shot 2 again, with seed {seed}." for seed in (4, 5, 6)
     ]
     play(session, 2)
-    assert [session.nodes[n].said.prompt for n in session.path()] == [CAT, CAT, ROBOT, ROBOT]
-    assert session.nodes[session.desk.head].said.seed == 6
+    assert [session.nodes[n].settings.prompt for n in session.path()] == [CAT, CAT, ROBOT, ROBOT]
+    assert session.nodes[session.desk.head].settings.seed == 6
     session.do("branch", chunk=1)
     session.do("retake")
     assert (
@@ -268,7 +268,7 @@ def test_a_retake_in_the_middle_of_a_retake_has_all_of_the_shots_directions(sess
     play(session, 1)
     session.do("retake")
     play(session, 3)
-    assert [session.nodes[n].said.prompt for n in session.path()] == [CAT, JUMP, JUMP]
+    assert [session.nodes[n].settings.prompt for n in session.path()] == [CAT, JUMP, JUMP]
 
 
 def test_every_changed_bit_of_a_session_is_noticed(session, bundle, tmp_path):
@@ -341,7 +341,7 @@ def test_chunks_that_are_no_finite_latents_of_the_model_are_refused(session, bun
         (session.latents(0).int(), "no latents"),
         (session.latents(0)[..., :2], "latents"),
     ):
-        session.sums[1] = write_chunk(session._file(1), bad)
+        session.checksums[1] = write_chunk(session._file(1), bad)
         with pytest.raises(CinelabError, match=f"00001.safetensors holds .*{said}"):
             session.latents(1)
 
@@ -394,7 +394,7 @@ def test_a_policy_that_keeps_fewer_than_a_named_one_is_exported_too(session, bun
     session.do("budget", value=1)
     play(session, 2)
     film = Director(bundle).render(
-        Screenplay.load(export(session, tmp_path / "film") / "screenplay.yaml")
+        Screenplay.load(export_film(session, tmp_path / "film") / "screenplay.yaml")
     )
     assert np.array_equal(film.frames, session.frames())
 
@@ -427,7 +427,7 @@ def test_an_interrupt_between_a_line_and_what_it_says_asks_for_the_folder_to_be_
         raise KeyboardInterrupt
 
     play(session, 1)
-    monkeypatch.setattr(session, "_put", cut_short)
+    monkeypatch.setattr(session, "_apply", cut_short)
     with pytest.raises(KeyboardInterrupt):
         session.do("seed", value=9)
     with pytest.raises(CinelabError, match="interrupted while it wrote; open the folder again"):
@@ -605,11 +605,11 @@ def test_few_states_are_kept_and_those_that_shots_began_from_longest(session):
 
 
 def test_a_film_whose_screenplay_could_not_be_read_is_not_made(session, monkeypatch):
-    import cinelab.stream.session as room
+    import cinelab.stream.session_limits as room
 
     play(session, 2)
-    needed = session._written(1)
-    assert session._written(0) == needed and needed[0] > len(CAT), (
+    needed = session._screenplay.up_to(1)
+    assert session._screenplay.up_to(0) == needed and needed[0] > len(CAT), (
         "a chunk that goes on as before adds nothing"
     )
     assert len(screenplay_of(session).to_yaml().encode()) < needed[0] + 200
@@ -628,7 +628,7 @@ def test_a_film_whose_screenplay_could_not_be_read_is_not_made(session, monkeypa
 
 def test_the_size_of_a_screenplay_is_never_less_than_what_is_written():
     from cinelab.limits import VALUES
-    from cinelab.script.screenplay import ROOM, PromptChange, Shot, size_of
+    from cinelab.script.screenplay import ROOM, PromptChange, Shot, screenplay_size
     from cinelab.texts import SCREENPLAY
 
     texts = ["x", "it's: a 'cat' " * 140, "\x81\u200b" * 600, "\U0001f98a" * 2000, "- no" * 400]
@@ -642,7 +642,7 @@ def test_the_size_of_a_screenplay_is_never_less_than_what_is_written():
     )
     written = Screenplay("t", shots).to_yaml()
     sizes = [
-        size_of(part)
+        screenplay_size(part)
         for shot in shots
         for part in (PromptChange(200 / 3, shot.prompt, 7, "full", 8, 3), *shot.changes)
     ]

@@ -251,7 +251,7 @@ def test_an_own_codec_makes_a_film(tmp_path):
     base = load("toybox-1step")
     for entry in ("own_mean", {"kind": "own_stage:MeanCodec", "level": 0.5}):
         folder = tmp_path / type(entry).__name__
-        zoo.save(folder, base.model, {**base.config, "codec": entry})
+        zoo.save_checkpoint(folder, base.model, {**base.config, "codec": entry})
         opened = load(folder)
         assert isinstance(opened.codec, own_stage.MeanCodec)
         assert film_of(opened).shape[1:] == (48, 64, 3)
@@ -269,7 +269,7 @@ def test_an_own_codec_makes_a_film(tmp_path):
 )
 def test_a_codec_that_is_none_is_refused(entry, message, tmp_path):
     base = load("toybox-1step")
-    zoo.save(tmp_path / "m", base.model, {**base.config, "codec": entry})
+    zoo.save_checkpoint(tmp_path / "m", base.model, {**base.config, "codec": entry})
     with pytest.raises(CinelabError, match=message):
         load(tmp_path / "m")
 

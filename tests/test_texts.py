@@ -287,7 +287,7 @@ def test_every_file_is_read_through_the_guard():
     [
         "read_bytes",
         "open_parquet",
-        "Video",
+        "VideoReader",
         "read_weights",
         "open_source",
         "read_state",
@@ -303,10 +303,10 @@ def test_a_pipe_a_socket_and_a_device_are_no_files(read, kind, tmp_path, monkeyp
     from cinelab.latent.checkpoint import read_weights
     from cinelab.runs import read_state
     from cinelab.stream.chunk_file import read_chunk
-    from cinelab.stream.reader import Video
-    from cinelab.stream.video import read_picture
+    from cinelab.stream.reader import VideoReader
+    from cinelab.stream.video import read_image
     from cinelab.tables import open_parquet
-    from cinelab.weights.sources import kind_of
+    from cinelab.weights.sources import file_kind
 
     monkeypatch.chdir(tmp_path)  # the name of a socket is short
     path = Path("x.mp4")
@@ -319,14 +319,14 @@ def test_a_pipe_a_socket_and_a_device_are_no_files(read, kind, tmp_path, monkeyp
     readers = {
         "read_bytes": lambda: read_bytes(path, RECORD),
         "open_parquet": lambda: open_parquet(path, "x"),
-        "Video": lambda: list(Video(path).frames()),
+        "VideoReader": lambda: list(VideoReader(path).frames()),
         "read_weights": lambda: read_weights(path),
-        "open_source": lambda: kind_of(path),
+        "open_source": lambda: file_kind(path),
         "read_state": lambda: read_state(path),
         "checksum": lambda: checksum(path),
         "read_arrays": lambda: read_arrays(path, ["a"], "x"),
         "read_chunk": lambda: read_chunk(path),
-        "read_picture": lambda: read_picture(path, (8, 8)),
+        "read_picture": lambda: read_image(path, (8, 8)),
     }
     with pytest.raises(CinelabError, match=f"x.mp4 is {kind} and no file"):
         readers[read]()

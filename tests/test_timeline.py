@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import Window
 from cinelab.script import PromptChange, Screenplay, Shot, plan
-from cinelab.script.timeline import told
+from cinelab.script.timeline import change_text
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is never shown")
 
@@ -208,7 +208,10 @@ def test_changes_are_told_at_the_frame_where_they_take_effect():
 
 def test_every_setting_of_a_change_is_told():
     assert (
-        told(PromptChange(1, "x", steps=4, budget=3, recache=True), "x")
+        change_text(PromptChange(1, "x", steps=4, budget=3, recache=True), "x")
         == "budget 3, steps 4, recache"
     )
-    assert told(PromptChange(1, "y"), "x") == "y" and told(PromptChange(1, "x"), "x") == "x"
+    assert (
+        change_text(PromptChange(1, "y"), "x") == "y"
+        and change_text(PromptChange(1, "x"), "x") == "x"
+    )

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from cinelab.data.toybox import build_toybox
 from cinelab.errors import CinelabError
 from cinelab.flow.condition import Condition
-from cinelab.latent.store import Clips, Store, StoreConfig, build
+from cinelab.latent.store import Clips, Store, StoreConfig
 from cinelab.memory.context import FULL_HISTORY, HistoryPolicy, TeacherForcingContext
 from cinelab.memory.policy import CAMR, Full
 from cinelab.model.wan import CausalWan, init_toy
@@ -158,17 +159,17 @@ def test_store_is_resumable_and_belongs_to_one_codec(tmp_path):
     codec = load_codec()
     encoder = toy_encoder()
     config = StoreConfig(seed=3, films=4, latents=6, shard=2)
-    first = build(tmp_path, config, codec, encoder, "abc")
+    first = build_toybox(tmp_path, config, codec, encoder, "abc")
     next(first)  # killed after one shard
     first.close()
-    assert list(build(tmp_path, config, codec, encoder, "abc")) == [4]
+    assert list(build_toybox(tmp_path, config, codec, encoder, "abc")) == [4]
     store = Store(tmp_path, encoder)
     clips = store.clips(3, 4, rng_at(0))
     again = store.clips(3, 4, rng_at(0))
     assert torch.equal(clips.latents, again.latents) and clips.latents.shape == (3, 4, 24, 6, 8)
     assert (clips.text[:, -1] == 0).all() and int(clips.slot.max()) < clips.null
     with pytest.raises(CinelabError, match="codec='abc'"):
-        next(build(tmp_path, config, codec, encoder, "another"))
+        next(build_toybox(tmp_path, config, codec, encoder, "another"))
 
 
 def test_a_run_of_before_a_setting_had_a_name_is_resumed_where_it_means_the_same(tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from wan_folder import make_wan_folder
 
 from cinelab.errors import CinelabError
-from cinelab.script.umt5 import LongPrompt, Umt5Encoder, clean, short
+from cinelab.script.umt5 import LongPrompt, Umt5Encoder, clean_prompt, shorten_prompt
 
 PROMPTS = [
     "wide shot of a red cat that waves at the beach",
@@ -85,7 +85,7 @@ def test_known_prompts_come_from_the_cache(folder, tmp_path, unread):
     first = encoder(folder, tmp_path).encode(PROMPTS)
     assert len(files(tmp_path)) == 3
     with safe_open(files(tmp_path)[0], "pt") as file:
-        assert file.metadata()["prompt"] in map(clean, PROMPTS)
+        assert file.metadata()["prompt"] in map(clean_prompt, PROMPTS)
     unread()
     assert torch.equal(encoder(folder, tmp_path).encode(PROMPTS), first)
     assert torch.equal(
@@ -218,10 +218,10 @@ def test_another_encoder_is_refused(folder, tmp_path):
 
 
 def test_prompts_are_cleaned_alike_everywhere():
-    assert clean(" a\tcat\n\n that  says &quot;hello&quot; ") == 'a cat that says "hello"'
-    assert clean("the robot\u2019s \u201cday\u201d") == 'the robot\'s "day"'
-    assert clean("fish &amp;amp; chips") == "fish & chips"
-    assert clean(" ") == "" and short("x" * 50) == "x" * 37 + "..."
+    assert clean_prompt(" a\tcat\n\n that  says &quot;hello&quot; ") == 'a cat that says "hello"'
+    assert clean_prompt("the robot\u2019s \u201cday\u201d") == 'the robot\'s "day"'
+    assert clean_prompt("fish &amp;amp; chips") == "fish & chips"
+    assert clean_prompt(" ") == "" and shorten_prompt("x" * 50) == "x" * 37 + "..."
 
 
 def test_prompts_that_are_prepared_cost_one_reading(folder, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 
 from cinelab.errors import CinelabError
 from cinelab.stream import video
-from cinelab.stream.video import VideoWriter, pick_encoder, read_picture, read_video, write_mp4
+from cinelab.stream.video import VideoWriter, pick_encoder, read_image, read_video, write_mp4
 
 
 def ball_film(count: int = 12, height: int = 48, width: int = 64) -> np.ndarray:
@@ -226,9 +226,9 @@ def test_a_picture_is_cropped_and_resized_and_a_text_is_refused(tmp_path):
     picture = np.zeros((40, 100, 3), np.uint8)
     picture[:, 30:70] = 200  # what a crop in the middle keeps
     Image.fromarray(picture).save(tmp_path / "wide.png")
-    read = read_picture(tmp_path / "wide.png", (20, 20))
+    read = read_image(tmp_path / "wide.png", (20, 20))
     assert read.shape == (20, 20, 3) and read.dtype == np.uint8 and (read[:, 3:-3] > 190).all()
     (tmp_path / "text.png").write_text("no picture")
     for name in ("text.png", "absent.png"):
-        with pytest.raises(CinelabError, match="no picture that can be read"):
-            read_picture(tmp_path / name, (20, 20))
+        with pytest.raises(CinelabError, match="no image that can be read"):
+            read_image(tmp_path / name, (20, 20))

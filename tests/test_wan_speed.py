@@ -6,7 +6,15 @@ import pytest
 import torch
 
 from cinelab.bench.wan_options import measure_options, options
-from cinelab.bench.wan_speed import Maker, WanBench, beside, filled, measure, overhead, random_model
+from cinelab.bench.wan_speed import (
+    Maker,
+    WanBench,
+    measure_chunks,
+    overhead,
+    overlap_rates,
+    random_history,
+    random_model,
+)
 from cinelab.errors import CinelabError
 from cinelab.memory.store import Storage
 from cinelab.scale.acceleration import Speed
@@ -26,13 +34,13 @@ SMALL = WanBench(
 
 
 def test_a_row_a_policy_and_history_and_the_first_chunk():
-    table = measure(SMALL, decode=lambda latents, state: (latents, (state or 0) + 1))
+    table = measure_chunks(SMALL, decode=lambda latents, state: (latents, (state or 0) + 1))
     assert table["policy"].tolist() == ["first", "camr", "camr", "window", "window"] and table[
         "history"
     ].tolist() == [0, 4, 8, 4, 8]
     later = table[table["policy"] != "first"]
-    assert (later[["dit s", "memory s", "chunk s", "pictures/s"]] > 0).all().all() and table[
-        "first picture s"
+    assert (later[["dit s", "memory s", "chunk s", "frames/s"]] > 0).all().all() and table[
+        "first frame s"
     ].iloc[0] > 0
     assert (later["chunk s"] - later["dit s"] - later["memory s"]).abs().max() < 1e-9
     found = overhead(table)
@@ -48,7 +56,7 @@ def test_layers_that_stand_for_more_are_scaled():
 
 
 def test_a_filled_history_is_like_one_that_was_made():
-    memory = filled(SMALL, SMALL.policy("camr"), 5, "cpu")
+    memory = random_history(SMALL, SMALL.policy("camr"), 5, "cpu")
     assert memory.length == memory.frames_done == 5 and memory.page_shots.shape == (1, 5)
     assert (memory.summaries[0].done, memory.summaries[0].tokens) == (4, 2)
     Maker.of(SMALL, "cpu").chunk(memory)
@@ -65,7 +73,7 @@ def test_a_random_model_is_kept_as_a_published_one():
 
 
 def test_decoding_one_after_the_other_and_at_once():
-    found = beside(Maker.of(SMALL, "cpu"), lambda latents, state: (latents, None), chunks=4)
+    found = overlap_rates(Maker.of(SMALL, "cpu"), lambda latents, state: (latents, None), chunks=4)
     assert found["times"] == pytest.approx(found["at once"] / found["one after the other"])
 
 

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from cinelab.cli import commands as cli
 from cinelab.errors import CinelabError
-from cinelab.latent.checkpoint import Overflow, all_finite, fill, rounded
+from cinelab.latent.checkpoint import Overflow, all_finite, as_dtype, fill
 from cinelab.model.wan import WanConfig
-from cinelab.weights.convert import convert
+from cinelab.weights.convert import convert_weights
 from cinelab.weights.layouts import from_wan, lora_place, module_named
 from cinelab.weights.load import config_of, open_weights
 from cinelab.weights.sources import open_source
@@ -131,7 +131,7 @@ WAYS = {
 
 
 def merged(base, file, target, **options):
-    convert(base, target, "wan", lora=file, **options)
+    convert_weights(base, target, "wan", lora=file, **options)
     return load_file(target / f"{STEM}.safetensors")
 
 
@@ -350,15 +350,15 @@ def test_the_one_check_of_numbers():
         )
     value = torch.ones(2)
     assert (
-        rounded(value, torch.float32, "x") is value
-        and rounded(value, torch.float16, "x").dtype == torch.float16
+        as_dtype(value, torch.float32, "x") is value
+        and as_dtype(value, torch.float16, "x").dtype == torch.float16
     )
     with pytest.raises(
         Overflow, match="x holds 100000, and the largest float16 is 65504; choose bf16 or fp32"
     ):
-        rounded(torch.tensor([1.0, -1e5]), torch.float16, "x")
+        as_dtype(torch.tensor([1.0, -1e5]), torch.float16, "x")
     with pytest.raises(Overflow, match="x holds a number that is not finite"):
-        rounded(torch.tensor([float("nan")]), torch.float16, "x")
+        as_dtype(torch.tensor([float("nan")]), torch.float16, "x")
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_a_conversion_writes_finite_numbers_only(state, tmp_path, to, target, va
     weight[1, 2] = value
     source = written(tmp_path / "bad", state | {"head.head.weight": weight})
     with pytest.raises(Overflow, match=said):
-        convert(source, tmp_path / target, to, dtype)
+        convert_weights(source, tmp_path / target, to, dtype)
     assert [path.name for path in tmp_path.iterdir()] == ["bad"]
 
 
@@ -411,7 +411,7 @@ def test_a_scale_that_is_not_finite_and_a_merge_that_overflows_are_refused(base,
         with pytest.raises(Overflow, match="lora-scale"):
             open_weights(base, lora=tmp_path / "lora.safetensors", lora_scale=scale)
     with pytest.raises(Overflow, match="with its LoRA merged holds .* choose bf16"):
-        convert(
+        convert_weights(
             base, tmp_path / "out", dtype="fp16", lora=tmp_path / "lora.safetensors", lora_scale=1e6
         )
 
@@ -427,7 +427,7 @@ def test_a_checkpoint_is_filled_with_finite_floats_only(tmp_path):
             fill(module, {"weight": torch.ones(2, 2), "bias": value}, tmp_path / "x")
     module.bias.data.fill_(float("inf"))
     with pytest.raises(Overflow, match="bias"):
-        zoo.save(tmp_path / "out", module, {})
+        zoo.save_checkpoint(tmp_path / "out", module, {})
     assert not (tmp_path / "out" / zoo.CONFIG).exists()
 
 
@@ -480,8 +480,8 @@ def test_a_file_of_another_kind_is_one_sentence(base, tmp_path, name):
     make, said = KINDS[name]
     make(tmp_path / name)
     for call in (
-        lambda: convert(tmp_path / name, tmp_path / "out"),
-        lambda: convert(base, tmp_path / "out", lora=tmp_path / name),
+        lambda: convert_weights(tmp_path / name, tmp_path / "out"),
+        lambda: convert_weights(base, tmp_path / "out", lora=tmp_path / name),
     ):
         with pytest.raises(CinelabError, match=said) as refused:
             call()
@@ -492,9 +492,9 @@ def test_a_file_of_another_kind_is_one_sentence(base, tmp_path, name):
 def test_a_lora_is_no_source_and_a_checkpoint_no_lora(base, pairs, tmp_path):
     save_file(WAYS["kohya"](pairs), tmp_path / "lora.safetensors")
     with pytest.raises(CinelabError, match="holds a LoRA alone .*--lora"):
-        convert(tmp_path / "lora.safetensors", tmp_path / "out")
+        convert_weights(tmp_path / "lora.safetensors", tmp_path / "out")
     with pytest.raises(CinelabError, match="is no lora_A/lora_B"):
-        convert(base, tmp_path / "out", lora=base / f"{STEM}.safetensors")
+        convert_weights(base, tmp_path / "out", lora=base / f"{STEM}.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -511,7 +511,7 @@ def test_a_lora_is_no_source_and_a_checkpoint_no_lora(base, pairs, tmp_path):
 def test_weights_are_compared_with_what_their_config_says(state, tmp_path, said, words):
     source = written(tmp_path / "wan", state, **said)
     with pytest.raises(CinelabError, match=words):
-        convert(source, tmp_path / "out")
+        convert_weights(source, tmp_path / "out")
 
 
 def test_lightnings_networks_are_parts(state, tmp_path):

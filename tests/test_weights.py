@@ -24,7 +24,7 @@ from cinelab.flow.condition import Condition
 from cinelab.memory.context import BidirectionalContext
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, kept_dtype
 from cinelab.weights import convert as converting
-from cinelab.weights.convert import convert
+from cinelab.weights.convert import convert_weights
 from cinelab.weights.layouts import bare, from_ours, from_wan
 from cinelab.weights.load import Weights, config_of, load_into, open_weights
 from cinelab.weights.sources import open_source
@@ -346,15 +346,15 @@ def test_a_filled_model_does_not_live_in_the_file(state, tmp_path):
 
 @pytest.mark.parametrize("place", PLACES)
 def test_any_layout_converts_to_any_other_to_the_bit(shelf, state, place, tmp_path):
-    first = convert(shelf[place], tmp_path / "a", "diffusers", shard_gib=0.5 / 1024)
+    first = convert_weights(shelf[place], tmp_path / "a", "diffusers", shard_gib=0.5 / 1024)
     assert first.target == str(tmp_path / "a" / "transformer") and len(first.mapped) == 96
-    second = convert(tmp_path / "a", tmp_path / "b.pt", "training")
+    second = convert_weights(tmp_path / "a", tmp_path / "b.pt", "training")
     assert set(second.mapped.values()) == {f"model.{name}" for name in state}
     held = torch.load(tmp_path / "b.pt", weights_only=True)["generator"]
     assert all(torch.equal(held[f"model.{name}"], value) for name, value in state.items()) and len(
         held
     ) == len(state)
-    convert(tmp_path / "b.pt", tmp_path / "c", "wan", shard_gib=1)
+    convert_weights(tmp_path / "b.pt", tmp_path / "c", "wan", shard_gib=1)
     assert {path.name for path in (tmp_path / "c").iterdir()} == {
         "config.json",
         f"{STEM}.safetensors",
@@ -363,7 +363,7 @@ def test_any_layout_converts_to_any_other_to_the_bit(shelf, state, place, tmp_pa
     assert held.keys() == state.keys() and all(
         torch.equal(held[name], value) for name, value in state.items()
     )
-    convert(tmp_path / "c", tmp_path / "d", "diffusers", shard_gib=0.5 / 1024)
+    convert_weights(tmp_path / "c", tmp_path / "d", "diffusers", shard_gib=0.5 / 1024)
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
     assert len(files) > 5 and all(
         (tmp_path / "a" / file).read_bytes() == (tmp_path / "d" / file).read_bytes()
@@ -374,7 +374,7 @@ def test_any_layout_converts_to_any_other_to_the_bit(shelf, state, place, tmp_pa
 def test_diffusers_opens_what_is_converted_for_it(shelf, state, tmp_path):
     from diffusers import WanTransformer3DModel
 
-    convert(shelf["ema.pt"], tmp_path / "out", shard_gib=1 / 1024)
+    convert_weights(shelf["ema.pt"], tmp_path / "out", shard_gib=1 / 1024)
     model = WanTransformer3DModel.from_pretrained(tmp_path / "out", subfolder="transformer")
     assert (
         same(model, state) and model.config.num_attention_heads == 2 and model.config.ffn_dim == 96
@@ -398,17 +398,17 @@ def test_sizes_that_only_a_config_tells_survive(tmp_path):
     from diffusers import WanTransformer3DModel
 
     WanTransformer3DModel(**vars(config)).save_pretrained(tmp_path / "a")
-    convert(tmp_path / "a", tmp_path / "b", "wan")
-    convert(tmp_path / "b", tmp_path / "c", "diffusers")
+    convert_weights(tmp_path / "a", tmp_path / "b", "wan")
+    convert_weights(tmp_path / "b", tmp_path / "c", "diffusers")
     assert config_of(tmp_path / "b") == config_of(tmp_path / "c") == config
     with pytest.raises(CinelabError, match="heads of 16.*convert to diffusers or wan"):
-        convert(tmp_path / "a", tmp_path / "c.pt", "training")
+        convert_weights(tmp_path / "a", tmp_path / "c.pt", "training")
 
 
 def test_a_checkpoint_of_ours_converts(tmp_path):
     from cinelab.zoo import checkpoints as zoo
 
-    report = convert(zoo.SHIPPED / "toybox-2step", tmp_path / "out", dtype="fp32")
+    report = convert_weights(zoo.SHIPPED / "toybox-2step", tmp_path / "out", dtype="fp32")
     model = on_meta(report.config)
     wanted = zoo.load("toybox-2step").model
     load_into(model, tmp_path / "out")
@@ -444,7 +444,7 @@ def test_memory_stays_near_one_shard(shelf, tmp_path, monkeypatch, to):
             Weights, read.__name__, lambda self, name, read=read: counted(read, self, name)
         )
     save_file(lora_files(factors(LINEAR))["longlive"][0], tmp_path / "lora.safetensors")
-    report = convert(
+    report = convert_weights(
         shelf["wan sharded"],
         tmp_path / ("out.pt" if to == "training" else "out"),
         to,
@@ -460,7 +460,7 @@ def test_memory_stays_near_one_shard(shelf, tmp_path, monkeypatch, to):
 
 
 def test_converted_dtypes_are_rounded_once(shelf, state, tmp_path):
-    convert(shelf["diffusers"], tmp_path / "out.pt", "training", "bf16")
+    convert_weights(shelf["diffusers"], tmp_path / "out.pt", "training", "bf16")
     held = torch.load(tmp_path / "out.pt", weights_only=True)["generator"]
     assert all(
         torch.equal(held[f"model.{name}"], value.bfloat16()) for name, value in state.items()
@@ -478,7 +478,7 @@ def test_views_of_one_flat_parameter_are_written_each_by_itself(state, tmp_path)
     held["model.blocks.0.ffn.0.weight"] = state["blocks.0.ffn.0.weight"].T.contiguous().T
     torch.save({"generator": held}, tmp_path / "flat.pt")
     for target, to in ((tmp_path / "wan", "wan"), (tmp_path / "again.pt", "training")):
-        convert(tmp_path / "flat.pt", target, to)
+        convert_weights(tmp_path / "flat.pt", target, to)
         model = on_meta()
         load_into(model, target)
         assert same(model, state)
@@ -502,13 +502,13 @@ def test_an_interrupted_conversion_leaves_nothing_to_mistake_for_one(
 
     monkeypatch.setattr(converting, "_save", stop)
     with pytest.raises(KeyboardInterrupt):
-        convert(shelf["wan"], tmp_path / "out", "wan", shard_gib=1 / 1024)
+        convert_weights(shelf["wan"], tmp_path / "out", "wan", shard_gib=1 / 1024)
     assert not (tmp_path / "out").exists()
     monkeypatch.undo()
     killed = tmp_path / "out" / ".partial-config.json.d"
     killed.mkdir(parents=True)
     (killed / f"{STEM}-00001-of-00009.safetensors").write_bytes(b"what a kill left")
-    convert(shelf["wan"], tmp_path / "out", "wan", shard_gib=1 / 1024)
+    convert_weights(shelf["wan"], tmp_path / "out", "wan", shard_gib=1 / 1024)
     model = on_meta()
     load_into(model, tmp_path / "out")
     assert same(model, state) and not killed.exists()
@@ -519,7 +519,7 @@ def test_without_its_config_a_conversion_is_not_taken_for_whole(shelf, tmp_path,
         converting, "write_json", lambda *_: (_ for _ in ()).throw(CinelabError("disk full"))
     )
     with pytest.raises(CinelabError, match="disk full"):
-        convert(shelf["wan"], tmp_path / "out", "wan", shard_gib=1)
+        convert_weights(shelf["wan"], tmp_path / "out", "wan", shard_gib=1)
     assert not (tmp_path / "out").exists()
 
 
@@ -618,7 +618,7 @@ def test_peft_merges_to_the_same_and_its_alpha_is_read(shelf, state, tmp_path, s
     )
     model = get_peft_model(theirs(state), adapter)
     model.save_pretrained(tmp_path / "adapter")
-    convert(shelf["ema.pt"], tmp_path / "out", lora=tmp_path / "adapter")
+    convert_weights(shelf["ema.pt"], tmp_path / "out", lora=tmp_path / "adapter")
     torch.save(
         {"generator": {f"model.{key}": value for key, value in model.state_dict().items()}},
         tmp_path / "in_place.pt",
@@ -649,7 +649,7 @@ def test_a_lora_in_the_checkpoint_is_merged_and_said(state, tmp_path):
         },
         tmp_path / "x.pt",
     )
-    report = convert(tmp_path / "x.pt", tmp_path / "half.pt", "training", "bf16")
+    report = convert_weights(tmp_path / "x.pt", tmp_path / "half.pt", "training", "bf16")
     held = torch.load(tmp_path / "half.pt", weights_only=True)["generator"]
     wanted = merged(state, pairs, 1.0)
     assert report.lora == f"{len(LINEAR)} weights, scale 1.0"
@@ -658,7 +658,7 @@ def test_a_lora_in_the_checkpoint_is_merged_and_said(state, tmp_path):
         for name, value in wanted.items()
     )
     with pytest.raises(CinelabError, match="second one"):
-        convert(tmp_path / "x.pt", tmp_path / "y.pt", "training", lora=tmp_path / "x.pt")
+        convert_weights(tmp_path / "x.pt", tmp_path / "y.pt", "training", lora=tmp_path / "x.pt")
 
 
 def bad_lora(kind: str) -> dict:
@@ -721,7 +721,7 @@ def test_a_half_match_is_refused_with_every_key_in_the_report(state, tmp_path):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     for call in (
         lambda: load_into(model, tmp_path / "x.pt"),
-        lambda: convert(tmp_path / "x.pt", tmp_path / "out"),
+        lambda: convert_weights(tmp_path / "x.pt", tmp_path / "out"),
     ):
         with pytest.raises(
             CinelabError,
@@ -887,7 +887,7 @@ def test_a_bad_source_is_one_sentence(state, tmp_path, kind):
     path = spoil(kind, state, tmp_path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     with pytest.raises(CinelabError, match=BAD[kind]) as refused:
-        convert(path, tmp_path / "out")
+        convert_weights(path, tmp_path / "out")
     assert str(refused.value).startswith((str(path), str(tmp_path), "Setting")) and "\n" not in str(
         refused.value
     )
@@ -922,7 +922,7 @@ def test_a_model_of_another_size_is_refused(shelf):
 )
 def test_bad_options_are_one_sentence(shelf, tmp_path, options, said):
     with pytest.raises(CinelabError, match=said):
-        convert(shelf["ema.pt"], tmp_path / "out", **options)
+        convert_weights(shelf["ema.pt"], tmp_path / "out", **options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -932,14 +932,14 @@ def test_nothing_is_overwritten_and_a_full_disk_is_told(shelf, tmp_path, monkeyp
         (tmp_path / "flat", "wan"),
         (tmp_path / "x.pt", "training"),
     ):
-        convert(shelf["wan"], target, to)
+        convert_weights(shelf["wan"], target, to)
         with pytest.raises(CinelabError, match="exists already"):
-            convert(shelf["ema.pt"], target, to)
+            convert_weights(shelf["ema.pt"], target, to)
     with pytest.raises(CinelabError, match="is a file; the layout wan is a folder"):
-        convert(shelf["wan"], tmp_path / "new.safetensors", "wan")
+        convert_weights(shelf["wan"], tmp_path / "new.safetensors", "wan")
     monkeypatch.setattr(converting.shutil, "disk_usage", lambda _: argparse.Namespace(free=2**20))
     with pytest.raises(CinelabError, match="0.0 GiB free and 0.0 GiB are needed"):
-        convert(shelf["wan"], tmp_path / "new", "wan")
+        convert_weights(shelf["wan"], tmp_path / "new", "wan")
 
 
 def test_the_command_prints_the_report(shelf, tmp_path):

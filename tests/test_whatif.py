@@ -7,7 +7,7 @@ import pytest
 from cinelab import load
 from cinelab.errors import CinelabError
 from cinelab.stream.session import Session, Settings
-from cinelab.stream.whatif import Change, difference, most_retrieved, shares, what_if
+from cinelab.stream.whatif import Change, mean_difference, most_retrieved, shares, what_if
 
 CAT = "medium shot of a red cat that stands still in the meadow by day, the camera rests"
 ROBOT = "medium shot of a blue robot that stands still in the city at night, the camera rests"
@@ -39,8 +39,9 @@ def test_an_erased_shot_is_never_seen(session, policy):
 
     state = session.state(5)
     cache = replace(state.cache.snapshot(), erased=(0,))
-    state, _ = session.reel.step(
-        replace(state, cache=cache), replace(session.ask(session.nodes[6]), policy=_named(policy))
+    state, _ = session.generator.step(
+        replace(state, cache=cache),
+        replace(session.request(session.nodes[6]), policy=_named(policy)),
     )
     looked = state.memory.routing_table()
     last = looked[looked["chunk"] == 6]
@@ -50,7 +51,8 @@ def test_an_erased_shot_is_never_seen(session, policy):
 def test_erasing_the_first_appearance_changes_the_return_more_than_erasing_another_shot(session):
     shot = what_if(session)
     home, other = (
-        difference(shot, what_if(session, Change("full", without=(number,)))) for number in (1, 2)
+        mean_difference(shot, what_if(session, Change("full", without=(number,))))
+        for number in (1, 2)
     )
     assert home > other
 

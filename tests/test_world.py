@@ -9,18 +9,18 @@ import pytest
 from cinelab.errors import CinelabError
 from cinelab.world import casting, render, vocab
 
-FILMS = [casting.film(5, index, 24) for index in range(60)]
+FILMS = [casting.cast_film(5, index, 24) for index in range(60)]
 
 
 def test_a_film_is_a_function_of_its_address():
-    again = casting.film(5, 7, 24)
+    again = casting.cast_film(5, 7, 24)
     assert again == FILMS[7] != FILMS[8]
     assert np.array_equal(render.render(again).frames, render.render(FILMS[7]).frames)
 
 
 @pytest.mark.parametrize("shots", [1, 4, 12])
 def test_films_of_one_to_a_dozen_shots(shots):
-    plan = casting.film(1, shots, 3 * shots, (3, 3))
+    plan = casting.cast_film(1, shots, 3 * shots, (3, 3))
     film = render.render(plan)
     assert len(plan.shots) == shots
     assert film.frames.shape == (2 * plan.latents - 1, render.HEIGHT, render.WIDTH, 3)
@@ -36,7 +36,9 @@ def test_lengths_fill_the_film_exactly():
 @pytest.mark.parametrize("plan", FILMS[:20], ids=lambda plan: str(plan.seed))
 def test_a_caption_names_what_is_prompted_and_nothing_else(plan):
     for shot in plan.shots:
-        assert vocab.read(shot.caption) == {name: shot.attributes[name] for name in vocab.PROMPTED}
+        assert vocab.read_prompt(shot.caption) == {
+            name: shot.attributes[name] for name in vocab.PROMPTED
+        }
         assert not set(vocab.words(shot.caption)) & {
             value for name in vocab.IDENTITY for value in vocab.UNPROMPTED[name]
         }
@@ -51,13 +53,13 @@ def test_paraphrases_are_used_and_mean_the_same():
     shot = FILMS[0].shots[0]
     texts = {vocab.caption(shot.attributes, Random(i)) for i in range(40)}
     assert len(texts) > 20
-    assert {tuple(sorted(vocab.read(text).items())) for text in texts} == {
-        tuple(sorted(vocab.read(shot.caption).items()))
+    assert {tuple(sorted(vocab.read_prompt(text).items())) for text in texts} == {
+        tuple(sorted(vocab.read_prompt(shot.caption).items()))
     }
 
 
 def test_a_prompt_that_names_two_values_keeps_the_first():
-    assert vocab.read("a red cat and a blue cat")["colour"] == "red"
+    assert vocab.read_prompt("a red cat and a blue cat")["colour"] == "red"
 
 
 def test_who_comes_back_looks_as_before():
@@ -138,7 +140,7 @@ def test_an_absence_is_an_absence(away):
 def test_the_truth_of_a_rendered_film():
     plan = next(plan for plan in FILMS if any(shot.continues for shot in plan.shots))
     film = render.render(plan)
-    line = casting.timeline_of(plan, render.FPS, render.STRIDE)
+    line = casting.plan_timeline(plan, render.FPS, render.STRIDE)
     assert film.cuts == line.cuts
     assert len(film.shot_of_frame) == len(film.frames) == len(film.boxes) == line.pixel_frames
     changes = [
@@ -226,6 +228,6 @@ def test_motion_can_be_seen(name):
 
 
 def test_a_timeline_needs_chunks_that_fit():
-    plan = casting.film(1, 0, 9, (3, 3))
+    plan = casting.cast_film(1, 0, 9, (3, 3))
     with pytest.raises(CinelabError, match="3 latent frames, which chunk=2 does not divide"):
-        casting.timeline_of(plan, 8, 2, chunk=2)
+        casting.plan_timeline(plan, 8, 2, chunk=2)

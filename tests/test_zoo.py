@@ -19,7 +19,7 @@ from cinelab.zoo import checkpoints as zoo
 def saved(folder, config=SMOKE, said=None):
     torch.manual_seed(0)
     model = CausalWan(config)
-    zoo.save(
+    zoo.save_checkpoint(
         folder,
         model,
         zoo.model_config(
@@ -137,7 +137,7 @@ def test_a_codec_of_another_model_and_a_part_of_a_checkpoint_are_refused(tmp_pat
         zoo.load(tmp_path)
     (tmp_path / zoo.WEIGHTS).symlink_to(source / zoo.WEIGHTS)
     small = ToyCodecConfig(channels=8, width=8, deep=8)
-    zoo.save(tmp_path.parent / "small", ToyCodec(small), {"codec": to_dict(small)})
+    zoo.save_checkpoint(tmp_path.parent / "small", ToyCodec(small), {"codec": to_dict(small)})
     with pytest.raises(
         CinelabError, match="takes 24 channels and gives 24, but its codec small has 8"
     ):

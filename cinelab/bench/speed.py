@@ -1,7 +1,7 @@
 """Speed: frames a second, first frame, where the time goes, and whether a chunk's cost grows with
 the film.
 
-Frames a second count output pictures. Warm-up is left out; medians over chunks; everything in one
+Frames per second count output frames. Warm-up is left out; medians over chunks; everything in one
 process.
 """
 
@@ -23,7 +23,7 @@ from cinelab.metrics.stats import paired_ratio
 from cinelab.script.timeline import Slot, Timeline
 from cinelab.stream.batch import TimedChunk, empty_memory, inference_mode, stream, threads_for
 from cinelab.world.casting import caption_of_film
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 WARM = 4  # chunks that are left out
 EARLY = 20  # the chunk with which a later one's cost is compared
@@ -49,7 +49,7 @@ def endless(bundle: Bundle, chunks: int, shot_chunks: int = 8, seed: int = 0) ->
     return Timeline(tuple(slots), tuple(texts), bundle.fps, bundle.codec.stride)
 
 
-def run(
+def time_chunks(
     bundle: Bundle, policy: Policy, chunks: int, sampling: Sampling | None = None
 ) -> pd.DataFrame:
     """A row a chunk: chunk, text, dit, memory, decode, total (seconds), frames."""
@@ -67,7 +67,7 @@ def run(
     return pd.DataFrame(rows)
 
 
-def summary(timings: pd.DataFrame, warm: int = WARM) -> dict:
+def summarise_timings(timings: pd.DataFrame, warm: int = WARM) -> dict:
     """First frame (seconds, text and decode included), steady frames a second, and each cause's
     share."""
     steady = timings[timings.chunk >= warm]
@@ -113,13 +113,13 @@ def growth(
     # (chunks, 2)
     times = np.array([[timed.total for timed in pair] for pair in zip(*films, strict=True)])
     first, last = np.median(times[1:], axis=0)
-    e = paired_ratio(times[1:, 1], times[1:, 0], of=np.median)
+    e = paired_ratio(times[1:, 1].tolist(), times[1:, 0].tolist(), of=np.median)
     edges = {"ratio": e.value, "ratio low": e.low, "ratio high": e.high}
     milliseconds = {"early ms": round(1000 * first, 2), "late ms": round(1000 * last, 2)}
     return milliseconds | {name: round(value, 3) for name, value in edges.items()}
 
 
-def compare(
+def compare_speeds(
     contenders: dict[str, tuple[Bundle, Sampling]],
     policy: Policy,
     chunks: int = 40,
@@ -137,7 +137,7 @@ def compare(
         stream(bundle, [endless(bundle, chunks)], empty_memory(bundle, policy), [0], sampling)
         for bundle, sampling in contenders.values()
     ]
-    run(*next(iter(contenders.values()))[:1], policy, 4)  # warm-up
+    time_chunks(*next(iter(contenders.values()))[:1], policy, 4)  # warm-up
     turns = []  # (chunks, contenders)
     for turn in zip(*films, strict=True):
         turns.append(turn)
@@ -185,7 +185,7 @@ def scoring_share(bundle: Bundle, policy: Policy, history: int = 200, repeats: i
             for layer in range(2 * shape.num_layers):
                 opened.scores(layer // 2, q)
             times.append(time.perf_counter() - began)
-    chunk = run(bundle, policy, 12).total.iloc[4:].median()
+    chunk = time_chunks(bundle, policy, 12).total.iloc[4:].median()
     return float(np.median(times[1:] or times) / chunk)
 
 
@@ -210,12 +210,12 @@ def benchmark(
     """
     check_number("chunks", chunks, WARM + 1, CHUNKS)
     check_number("growth_to", growth_to, EARLY + 1, CHUNKS)
-    run(bundle, next(iter(policies.values())), WARM)  # warm-up
+    time_chunks(bundle, next(iter(policies.values())), WARM)  # warm-up
     rows = []
     for number, (name, policy) in enumerate(policies.items(), 1):
         here = f"{number} of {len(policies)}: {name}"
         tell(f"{here}, {chunks} chunks")
-        row = {"policy": name, **summary(run(bundle, policy, chunks))}
+        row = {"policy": name, **summarise_timings(time_chunks(bundle, policy, chunks))}
         # where the memory's own cost weighs most
         few = replace(bundle.sampling.with_steps(2), guidance=1.0)
         late = min(growth_to, FULL_TO) if policy.sees_all else growth_to

@@ -14,7 +14,7 @@ from statistics import median
 import pandas as pd
 import torch
 
-from cinelab.bench.wan_speed import Maker, WanBench, filled, memory_of
+from cinelab.bench.wan_speed import Maker, WanBench, memory_of, random_history
 from cinelab.memory.store import Storage
 from cinelab.ops.attention import FASTEST, available
 from cinelab.runs import hardware
@@ -24,8 +24,7 @@ from cinelab.scale.acceleration import Speed
 def options(bench: WanBench) -> dict[str, WanBench]:
     """What can be tried on this machine."""
     speed = bench.speed
-    found = {}
-    found |= {
+    found = {
         f"kernel {name}": replace(bench, speed=replace(speed, kernel=name))
         for name in FASTEST
         if available(name)
@@ -95,7 +94,7 @@ def _turn(maker: Maker, units: int, fused: bool = False) -> float:
 
 def _running(maker: Maker, units: int, chunks: int, fused: bool) -> Iterator[float]:
     """Make so many chunks after `units` others; when each was made."""
-    memory = filled(maker.bench, maker.bench.policy("camr"), units, maker.device)
+    memory = random_history(maker.bench, maker.bench.policy("camr"), units, maker.device)
     before = None
     for _ in range(chunks):
         made, _ = maker.chunk(memory, before, wait=fused)
@@ -105,5 +104,5 @@ def _running(maker: Maker, units: int, chunks: int, fused: bool) -> Iterator[flo
 
 def _history(setting: WanBench, units: int, device: str) -> int:
     """Bytes of keys and values that are kept of `units` chunks."""
-    memory = filled(setting, setting.policy("camr"), 2, device)
+    memory = random_history(setting, setting.policy("camr"), 2, device)
     return units * sum(store.page_bytes() for pair in memory.layers.values() for store in pair)

@@ -38,7 +38,7 @@ from cinelab.runs import hardware
 from cinelab.scale.acceleration import Speed, accelerate
 from cinelab.scale.fused import append_and_denoise
 from cinelab.stream.overlap import prefetch, side_stream, synchronize
-from cinelab.zoo.footprint import GIB, Film, Footprint, footprint
+from cinelab.zoo.footprint import GIB, FilmSpec, Footprint, footprint
 
 MODELS = {
     "wan-1.3b": WAN_1_3B,
@@ -115,7 +115,7 @@ class WanBench(Readable):
     def need(self, history: int, policy: str) -> Footprint:
         """The arithmetic of one cell."""
         rule = self.policy(policy)
-        film = Film(
+        film = FilmSpec(
             self.size,
             history,
             self.chunk,
@@ -143,7 +143,7 @@ def random_model(config: WanConfig, device: str, dtype: torch.dtype = torch.bflo
 
 
 @torch.no_grad()
-def filled(bench: WanBench, policy: Policy, units: int, device: str) -> KVCache:
+def random_history(bench: WanBench, policy: Policy, units: int, device: str) -> KVCache:
     """A memory of so many random units, in shots of eight; all but the last have been searched
     before, as in a running film."""
     config = bench.config
@@ -217,13 +217,13 @@ class Maker(Readable):
         return made, {"dit": denoised - began, "memory": time.perf_counter() - denoised}
 
 
-def measure(
+def measure_chunks(
     bench: WanBench,
     device: str = "cpu",
     decode: Decode | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> pd.DataFrame:
-    """A row a policy and history: chunk seconds, pictures a second, memory. `decode(latents,
+    """A row a policy and history: chunk seconds, frames per second, memory. `decode(latents,
     state)` is timed apart and beside."""
     maker = Maker.of(bench, device)
     rows = [first_chunk(maker, decode)]
@@ -232,20 +232,20 @@ def measure(
             rows.append(later_chunk(maker, policy, units, decode))
             tell(
                 f"{policy} after {units} chunks: {rows[-1]['chunk s']:.3f} s a chunk, "
-                f"{rows[-1]['pictures/s']:.1f} pictures/s"
+                f"{rows[-1]['frames/s']:.1f} frames/s"
             )
     return pd.DataFrame(rows).assign(**hardware())
 
 
 def first_chunk(maker: Maker, decode: Decode | None) -> dict:
-    """The film's first: from noise to pictures, with nothing to look back on."""
+    """The film's first: from noise to frames, without any history."""
     bench = maker.bench
     times = []
     shown = []
     for _ in range(bench.repeats + 1):
-        made, seconds = maker.chunk(filled(bench, bench.policy("camr"), 0, maker.device))
+        made, seconds = maker.chunk(random_history(bench, bench.policy("camr"), 0, maker.device))
         times.append(seconds["dit"] * bench.scaled)
-        shown.append(decoded(decode, made.latents[:, :1], None, maker.device)[0])
+        shown.append(decode_seconds(decode, made.latents[:, :1], None, maker.device)[0])
     settings = {
         "model": bench.model,
         "mode": bench.mode,
@@ -258,7 +258,7 @@ def first_chunk(maker: Maker, decode: Decode | None) -> dict:
         | {
             "dit s": _mid(times),
             "decode s": _mid(shown),
-            "first picture s": _mid(times) + _mid(shown),
+            "first frame s": _mid(times) + _mid(shown),
         }
         | memory_of(maker.device)
     )
@@ -268,8 +268,8 @@ def later_chunk(maker: Maker, policy: str, units: int, decode: Decode | None) ->
     """A chunk after `units` others, the median of several."""
     bench = maker.bench
     times = []
-    memory = filled(bench, bench.policy(policy), units, maker.device)
-    state = decoded(
+    memory = random_history(bench, bench.policy(policy), units, maker.device)
+    state = decode_seconds(
         decode,
         torch.zeros(1, 1, CHANNELS, bench.size[0] // SCALE, bench.size[1] // SCALE),
         None,
@@ -280,10 +280,10 @@ def later_chunk(maker: Maker, policy: str, units: int, decode: Decode | None) ->
         made, seconds = maker.chunk(memory)
         times.append(
             {cause: value * bench.scaled for cause, value in seconds.items()}
-            | {"decode": decoded(decode, made.latents, state, maker.device)[0]}
+            | {"decode": decode_seconds(decode, made.latents, state, maker.device)[0]}
         )
     mid = {cause: _mid([row[cause] for row in times]) for cause in times[0]}
-    pictures = bench.chunk * STRIDE
+    frames = bench.chunk * STRIDE
     chunk = mid["dit"] + mid["memory"]
     return {
         "model": bench.model,
@@ -295,13 +295,13 @@ def later_chunk(maker: Maker, policy: str, units: int, decode: Decode | None) ->
         "memory s": mid["memory"],
         "decode s": mid["decode"],
         "chunk s": chunk,
-        "pictures/s": pictures / (chunk + mid["decode"]),
-        "pictures/s, decode beside": pictures / max(chunk, mid["decode"]),
+        "frames/s": frames / (chunk + mid["decode"]),
+        "frames/s, decode beside": frames / max(chunk, mid["decode"]),
         "planned GiB": bench.need(units, policy).device / GIB,
     } | memory_of(maker.device)
 
 
-def decoded(
+def decode_seconds(
     decode: Decode | None, latents: Tensor, state: object, device: str
 ) -> tuple[float, object]:
     """Seconds, and the decoder's state."""
@@ -315,18 +315,18 @@ def decoded(
     return time.perf_counter() - began, state
 
 
-def beside(maker: Maker, decode: Decode, chunks: int = 8, policy: str = "camr") -> dict:
-    """Pictures a second of a running film, decoded after each chunk, and decoded while the next one
+def overlap_rates(maker: Maker, decode: Decode, chunks: int = 8, policy: str = "camr") -> dict:
+    """Frames per second of a running film, decoded after each chunk, and decoded while the next one
     is made."""
     bench = maker.bench
     rates = {}
     for label, way in (("one after the other", lambda items: items), ("at once", prefetch)):
-        memory = filled(bench, bench.policy(policy), bench.budget, maker.device)
+        memory = random_history(bench, bench.policy(policy), bench.budget, maker.device)
         state = None
         ends = []
         with side_stream(maker.device if way is prefetch else "cpu"):
             for made, _ in way(maker.chunk(memory) for _ in range(chunks)):
-                _, state = decoded(decode, made.latents, state, maker.device)
+                _, state = decode_seconds(decode, made.latents, state, maker.device)
                 ends.append(time.perf_counter())
         rates[label] = bench.chunk * STRIDE * (len(ends) - 2) / (ends[-1] - ends[1])
     return rates | {"times": rates["at once"] / rates["one after the other"]}

@@ -108,7 +108,7 @@ def race_command(
 ):
     """Students against the many-step base: frames per second and first frame, taking turns in one
     run under CAMR."""
-    from cinelab.bench.speed import compare
+    from cinelab.bench.speed import compare_speeds
     from cinelab.files import write_json
     from cinelab.lab.reports.origin import made
     from cinelab.memory.policy import CAMR
@@ -119,7 +119,7 @@ def race_command(
     with writing_file(output, (".json",)), progress("loading the models", often=1) as show:
         contenders = _contenders(base, many, names)
         show.stage(f"timing {len(contenders)} models")
-        rows = compare(
+        rows = compare_speeds(
             contenders,
             CAMR(budget=budget),
             chunks,

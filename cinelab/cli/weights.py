@@ -15,7 +15,7 @@ from cinelab.progress import SHORT, progress
 if TYPE_CHECKING:
     from cinelab.memory.policy import Policy
     from cinelab.weights.load import Report
-    from cinelab.zoo.footprint import Film, Footprint
+    from cinelab.zoo.footprint import FilmSpec, Footprint
 
 SHOWN = 12  # keys of a kind that are printed without --keys
 GIB = 2**30
@@ -84,7 +84,7 @@ def convert_command(
 ):
     """Convert Wan2.1 text-to-video weights between diffusers, the original repository and training
     checkpoints; also merge a LoRA."""
-    from cinelab.weights.convert import convert
+    from cinelab.weights.convert import convert_weights
     from cinelab.weights.load import open_weights
 
     if target is None and not dry_run:
@@ -94,7 +94,7 @@ def convert_command(
     report = open_weights(source, part, dtype, lora, lora_scale).report()
     if target is not None and report.whole and not dry_run:
         with progress(f"writing {target}", SHORT) as show:
-            report = convert(
+            report = convert_weights(
                 source,
                 target,
                 to,
@@ -133,7 +133,7 @@ def show_report(report: "Report", *, keys: bool = False) -> None:
 def _report_rows(report: "Report") -> dict[str, str]:
     config = report.config
     whole = "none, it is one set of weights"
-    origin = "config.json" if report.said else "shapes"
+    origin = "config.json" if report.has_config else "shapes"
     return {
         "layout": report.layout + (f" to {report.to}" if report.to else ""),
         "part": f"{report.part} (of {', '.join(report.parts)})" if report.part else whole,
@@ -259,10 +259,10 @@ def _planned_film(
     storage,
     linears: str,
     heads: int,
-) -> "Film":
-    from cinelab.zoo.footprint import Film
+) -> "FilmSpec":
+    from cinelab.zoo.footprint import FilmSpec
 
-    return Film(
+    return FilmSpec(
         size=size,
         chunks=chunks,
         chunk=chunk,
@@ -280,7 +280,7 @@ def _check_room(need: "Footprint", stated: dict[str, float | None]) -> None:
     """Refuse a film that does not fit the memory `stated` in GiB, else that of this machine."""
     import torch
 
-    from cinelab.zoo.footprint import check_fits, free_bytes
+    from cinelab.zoo.footprint import check_memory, free_bytes
 
     free = {
         "device": free_bytes("cuda" if torch.cuda.is_available() else "cpu"),
@@ -289,7 +289,7 @@ def _check_room(need: "Footprint", stated: dict[str, float | None]) -> None:
     given = {name: int(gib * GIB) for name, gib in stated.items() if gib is not None}
     # where another machine is described, only what is stated of it can refuse
     room = {name: given.get(name, ANY if given else free[name]) for name in free}
-    check_fits(need, room["device"], room["host"], "This film")
+    check_memory(need, room["device"], room["host"], "This film")
     on = " and ".join(f"{gib / GIB:g} GiB of {name} memory" for name, gib in given.items())
     say((f"It fits {on}." if on else "It fits here.", "bold green"))
     for name, takes in (("device", need.device), ("host", need.stored * need.host)):

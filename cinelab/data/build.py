@@ -1,8 +1,8 @@
 """Videos to a store of encoded films: resumable, in shares, every shard checksummed.
 
-Films are listed once, in groups, in listing.json; new videos make new groups, so what is done stays
-done. A group is finished by its record NNNNNN.json (what each video was, what was left out) and
-made again only if one of its videos or captions changes.
+Films are listed once, in groups, in listing.json; new videos make new groups, so finished groups
+stay as they are. A group is finished by its record NNNNNN.json (the state of each video, what was
+left out) and made again only if one of its videos or captions changes.
 """
 
 import json
@@ -18,10 +18,10 @@ from cinelab.checksums import read_sealed, write_sealed
 from cinelab.config import mapping
 from cinelab.data import listing
 from cinelab.data.cutting import watcher
-from cinelab.data.layout import Piece
-from cinelab.data.listing import Source
-from cinelab.data.planning import Planned, digest, plan, unchanged
-from cinelab.data.reader import Player
+from cinelab.data.layout import ShotClip
+from cinelab.data.listing import FilmSource
+from cinelab.data.planning import FilmLayout, plan_films, unchanged, value_digest
+from cinelab.data.reader import ClipReader
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
@@ -43,9 +43,9 @@ PROMPTS = 16  # encoded together
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a build stands after a group: films listed in it and before it, of how many; what it
-    made and left out."""
+class BuildProgress:
+    """The state of a build after a group: films listed in it and before it, of how many; what the
+    group made and left out."""
 
     done: int
     of: int
@@ -55,7 +55,8 @@ class Progress:
 
     def __str__(self) -> str:
         left = f", {len(self.skipped)} left out or shortened" if self.skipped else ""
-        return f"{self.done} of {self.of} listed: {self.films} more film{'s' * (self.films != 1)}, {self.latents} latent frames{left}"
+        films = f"{self.films} more film{'s' * (self.films != 1)}"
+        return f"{self.done} of {self.of} listed: {films}, {self.latents} latent frames{left}"
 
 
 def build(
@@ -64,26 +65,27 @@ def build(
     config: DataConfig,
     codec: Codec,
     encoder: TextEncoder,
-    marks: dict[str, str],
+    fingerprints: dict[str, str],
     part: tuple[int, int] = (0, 1),
     check: bool = True,
     tell: Callable[[str], None] = print,
     begin: Callable[[str], None] = lambda text: None,
-) -> Iterator[Progress]:
-    """Encode the videos of a folder or table into the store `folder`; yields after every group.
+) -> Iterator[BuildProgress]:
+    """Encode the videos of a folder or table into the store `folder`; yield after every group.
 
-    `marks` names the weights of the "codec" and the "encoder" (fingerprints): a store belongs to
-    one of each. `part` = (mine, of how many) shares the groups among workers. With `check`,
-    finished shards are hashed first and broken ones made again; without, only their presence and
-    size count. `tell` hears what of a folder was passed over, `begin` "3 of 8: name" when a film is
-    looked at.
-    """
+    `fingerprints` are the fingerprints of the weights of the "codec" and the "encoder": a store
+    belongs to one of each. `part` = (mine, of how many) shares the groups among workers. With
+    `check`, finished shards are hashed first and broken ones made again; without, only their
+    presence and size count. `tell` is called with what of a folder was passed over, `begin` with "3
+    of 8: name" when a film is read."""
     if not 0 <= part[0] < part[1]:
         raise CinelabError(
             f"part is {part}; give (mine, of how many) with 0 <= mine < of how many."
         )
     with writing_share(folder, part, tidy=True):
-        builder = Builder(videos, Path(folder), config, codec, encoder, marks, check, tell, begin)
+        builder = Builder(
+            videos, Path(folder), config, codec, encoder, fingerprints, check, tell, begin
+        )
         for number, group in enumerate(builder.groups):
             if number % part[1] == part[0]:
                 yield builder.make(number, group)
@@ -91,18 +93,18 @@ def build(
 
 
 def device_of(codec: Codec) -> torch.device:
-    """Where a codec computes."""
+    """Return the device that a codec computes on."""
     return next(codec.parameters()).device if isinstance(codec, nn.Module) else torch.device("cpu")
 
 
 def skipped(folder: str | Path) -> list[dict]:
-    """What was left out so far: film, video, and why in a sentence."""
+    """Return what was left out so far: film, video, and why in a sentence."""
     records = [path for path in sorted(Path(folder).glob("*.json")) if path.stem.isdigit()]
     return [row for path in records for row in _record(path)["skipped"]]
 
 
 def _record(path: Path) -> dict:
-    """What a finished group was. Raises CinelabError."""
+    """Read the record of a finished group. Raise CinelabError where it is broken."""
     record = read_sealed(path, AGAIN, shards=int, sources=list[dict], skipped=list[dict])
     for source in record["sources"]:
         for video in mapping(source, path, name=str, said=str, videos=list[dict])["videos"]:
@@ -122,7 +124,7 @@ class Builder:
         config: DataConfig,
         codec: Codec,
         encoder: TextEncoder,
-        marks: dict[str, str],
+        fingerprints: dict[str, str],
         check: bool,
         tell: Callable[[str], None] = print,
         begin: Callable[[str], None] = lambda text: None,
@@ -133,16 +135,17 @@ class Builder:
         self.encoder = encoder
         self.check = check
         self.begin = begin
-        self.root, sources = listing.find(videos, tell)
-        _claim(folder, config, codec, encoder, marks)
+        self.root, sources = listing.list_films(videos, tell)
+        _claim(folder, config, codec, encoder, fingerprints)
         self.groups = _groups(folder, sources, config.group)
-        self.owner = {}  # of every caption: the first group that has it encodes it
+        # of every caption: the first group that has it encodes it
+        self.owner: dict[str, int] = {}
         for number, group in enumerate(self.groups):
             for source in group:
-                for caption in (caption for reel in source.reels for caption in reel.captions):
+                for caption in (caption for video in source.videos for caption in video.captions):
                     self.owner.setdefault(caption, number)
-        watcher(config)  # a detector that cannot be had is said before anything is read
-        self.player = Player(config.fps, config.size)
+        watcher(config)  # a detector that is not installed is refused before anything is read
+        self.reader = ClipReader(config.fps, config.size)
         texts = shards(folder, "text-")
         self.broken = {
             name: about for name, about in texts.items() if fault(folder, name, about, check)
@@ -151,7 +154,7 @@ class Builder:
         if isinstance(codec, nn.Module):
             codec.eval()
 
-    def make(self, number: int, group: list[Source]) -> Progress:
+    def make(self, number: int, group: list[FilmSource]) -> BuildProgress:
         """Make what is missing of a group."""
         self._write_texts(number)
         record = self.folder / f"{number:06d}.json"
@@ -166,7 +169,7 @@ class Builder:
         ):
             return self._progress(number, list(known.values()), old["skipped"])
         left: list[dict] = []
-        states, films = plan(
+        states, films = plan_films(
             self.root, self._begun(number, group), self.config, self.codec.stride, left
         )
         batches = _batches(films, self._film_bytes, self.config.shard_mib * 2**20)
@@ -181,17 +184,17 @@ class Builder:
         _write_skipped(self.folder)
         return self._progress(number, made, left)
 
-    def _begun(self, number: int, group: list[Source]) -> Iterator[Source]:
-        """The films of a group; `begin` hears of each when it is asked for."""
+    def _begun(self, number: int, group: list[FilmSource]) -> Iterator[FilmSource]:
+        """Yield the films of a group; `begin` is called with each when it is requested."""
         before = sum(map(len, self.groups[:number]))
         of = sum(map(len, self.groups))
         for place, source in enumerate(group, before + 1):
             self.begin(f"{place} of {of}: {source.name}")
             yield source
 
-    def _progress(self, number: int, made: list[dict], left: list[dict]) -> Progress:
+    def _progress(self, number: int, made: list[dict], left: list[dict]) -> BuildProgress:
         films = [film for about in made for film in about["films"]]
-        return Progress(
+        return BuildProgress(
             sum(map(len, self.groups[: number + 1])),
             sum(map(len, self.groups)),
             len(films),
@@ -199,9 +202,9 @@ class Builder:
             tuple(left),
         )
 
-    def _unchanged(self, record: dict, group: list[Source], shards_found: int) -> bool:
-        """Whether every film of a finished group is still what it was; a video that has gone since
-        then is not missed."""
+    def _unchanged(self, record: dict, group: list[FilmSource], shards_found: int) -> bool:
+        """Return whether every film of a finished group is unchanged; a video that has gone since
+        then counts as unchanged."""
         if record["shards"] != shards_found or [old["name"] for old in record["sources"]] != [
             source.name for source in group
         ]:
@@ -211,48 +214,48 @@ class Builder:
             for old, source in zip(record["sources"], group, strict=True)
         )
 
-    def _film_bytes(self, film: Planned) -> int:
+    def _film_bytes(self, film: FilmLayout) -> int:
         height, width = (side // self.codec.scale for side in self.config.size)
         return 2 * film.latents * self.codec.channels * height * width
 
     def _shard(
-        self, name: str, films: list[Planned], known: dict, sound: set, left: list[dict]
+        self, name: str, films: list[FilmLayout], known: dict, sound: set, left: list[dict]
     ) -> dict:
         """Encode one shard, unless it is there and planned the same."""
-        plan = digest([film.about(self.config.fps) for film in films])
+        plan = value_digest([film.about(self.config.fps) for film in films])
         if name in sound and known[name]["plan"] == plan:
             left += known[name]["skipped"]
             return known[name]
         tensors = {}
-        told = []
+        stored: list[dict] = []
         lost = []
         for film in films:
             try:
-                tensors[str(len(told))] = self._latents(film)
-                told.append(film.about(self.config.fps))
+                tensors[str(len(stored))] = self._latents(film)
+                stored.append(film.about(self.config.fps))
             except Overflow:
                 raise
             except CinelabError as error:
                 lost.append(
                     {
                         "film": film.source.name,
-                        "video": film.source.reels[film.pieces[0].reel].video,
+                        "video": film.source.videos[film.clips[0].video].path,
                         "left_out": "shots",
                         "why": str(error),
                     }
                 )
         left += lost
         return write_shard(
-            self.folder, name, tensors, {"plan": plan, "films": told, "skipped": lost}
+            self.folder, name, tensors, {"plan": plan, "films": stored, "skipped": lost}
         )
 
     @torch.no_grad()
-    def _latents(self, film: Planned) -> Tensor:
-        """(n, C, h, w) as stored."""
+    def _latents(self, film: FilmLayout) -> Tensor:
+        """Return the latents (n, C, h, w) of a film, as stored."""
         frames = np.concatenate(
             [
-                self._pictures(self.root / film.source.reels[piece.reel].video, piece)
-                for piece in film.pieces
+                self._frames(self.root / film.source.videos[clip.video].path, clip)
+                for clip in film.clips
             ]
         )
         device = device_of(self.codec)
@@ -260,25 +263,25 @@ class Builder:
             latents = self.codec.encode(to_tensor(frames)[None].to(device))[0]
         return self._stored(latents, f"{film.source.name}: the codec")
 
-    def _pictures(self, video: Path, piece: Piece) -> np.ndarray:
-        """The pictures of a shot, uint8 (F, H, W, 3); whatever goes wrong is the video's, in a
-        sentence."""
+    def _frames(self, video: Path, clip: ShotClip) -> np.ndarray:
+        """Return the frames of a clip, uint8 (F, H, W, 3). Whatever goes wrong is reported as the
+        video's, in a sentence."""
         try:
-            return self.player.take(video, piece.first, piece.pictures)
+            return self.reader.read(video, clip.first, clip.frames)
         except Exception as error:
             raise CinelabError(why_failed(video, error)) from error
 
     def _stored(self, values: Tensor, whose: str) -> Tensor:
-        """On the CPU and in the store's precision. Numbers that it cannot hold end the build: they
-        would come everywhere."""
-        kept = values.to(getattr(torch, self.config.dtype)).cpu().contiguous()
-        if not all_finite(kept):
+        """Return values on the CPU, in the store's precision. Numbers that it cannot hold end the
+        build: they would occur everywhere."""
+        stored = values.to(getattr(torch, self.config.dtype)).cpu().contiguous()
+        if not all_finite(stored):
             raise Overflow(
                 f"{whose} makes numbers that {self.config.dtype} cannot hold; set dtype to "
-                "'bfloat16' and build into "
-                "another folder, and look into the weights if it happens there too."
+                "'bfloat16' and build into another folder, and look into the weights if it happens "
+                "there too."
             )
-        return kept
+        return stored
 
     def _write_texts(self, number: int) -> None:
         """Encode the captions that this group is the first to have, and the empty prompt; each
@@ -310,7 +313,7 @@ class Builder:
 
     @torch.no_grad()
     def _encode(self, name: str, captions: list[str]) -> None:
-        """One shard of prompts, each without the zeros after its last word."""
+        """Write one shard of prompts, each without the zeros after its last word."""
         tensors = {}
         for start in range(0, len(captions), PROMPTS):
             some = captions[start : start + PROMPTS]
@@ -326,13 +329,17 @@ class Builder:
 
 
 def _claim(
-    folder: Path, config: DataConfig, codec: Codec, encoder: TextEncoder, marks: dict[str, str]
+    folder: Path,
+    config: DataConfig,
+    codec: Codec,
+    encoder: TextEncoder,
+    fingerprints: dict[str, str],
 ) -> None:
-    """A store belongs to one recipe, one codec and one text encoder."""
-    if marks.keys() != {"codec", "encoder"}:
+    """Write the recipe. Refuse a store of another recipe, codec or text encoder."""
+    if fingerprints.keys() != {"codec", "encoder"}:
         raise CinelabError(
-            f"marks names {', '.join(marks) or 'nothing'}; name the weights of the 'codec' and "
-            "the 'encoder'."
+            f"fingerprints names {', '.join(fingerprints) or 'nothing'}; name the weights of the "
+            "'codec' and the 'encoder'."
         )
     if any(side % codec.scale for side in config.size):
         near = " x ".join(
@@ -340,8 +347,7 @@ def _claim(
         )
         raise CinelabError(
             f"size is {config.size[0]} x {config.size[1]}, which the codec's scale {codec.scale} "
-            "does not divide; "
-            f"give {near}."
+            f"does not divide; give {near}."
         )
     path = folder / RECIPE
     mine = (
@@ -353,15 +359,14 @@ def _claim(
             "width": encoder.width,
             "words": encoder.length,
         }
-        | marks
+        | fingerprints
     )
     # an older store knew one way only
     if path.exists() and (old := {"fill": False} | read_sealed(path, RESTORE)) != mine:
         key = next((key for key in mine if mine[key] != old.get(key)), "more than this build knows")
         raise CinelabError(
             f"Store {folder} was built with {key}={old.get(key)!r}, not {mine.get(key)!r}; name "
-            "another folder, or "
-            "give the setting it was built with."
+            "another folder, or give the setting it was built with."
         )
     if not path.exists() and any(folder.glob("*.safetensors")):
         raise CinelabError(
@@ -370,7 +375,7 @@ def _claim(
     write_sealed(path, mine)
 
 
-def _groups(folder: Path, sources: list[Source], size: int) -> list[list[Source]]:
+def _groups(folder: Path, sources: list[FilmSource], size: int) -> list[list[FilmSource]]:
     """The listing in groups: those of before as they were, then new sources in groups of `size`."""
     path = folder / LISTING
     by_name = {source.name: source for source in sources}
@@ -380,12 +385,14 @@ def _groups(folder: Path, sources: list[Source], size: int) -> list[list[Source]
     groups = old + [new[i : i + size] for i in range(0, len(new), size)]
     if new:
         write_sealed(path, {"groups": groups})
-    return [[by_name.get(name, Source(name, ())) for name in group] for group in groups]
+    return [[by_name.get(name, FilmSource(name, ())) for name in group] for group in groups]
 
 
-def _batches(films: list[Planned], weigh, limit: int) -> list[list[Planned]]:
-    """Films in order, in shards that are closed when they hold `limit` bytes."""
-    batches = []
+def _batches(
+    films: list[FilmLayout], weigh: Callable[[FilmLayout], int], limit: int
+) -> list[list[FilmLayout]]:
+    """Divide films, in order, among shards that are closed when they hold `limit` bytes."""
+    batches: list[list[FilmLayout]] = []
     weight = limit
     for film in films:
         if weight >= limit:
@@ -397,8 +404,8 @@ def _batches(films: list[Planned], weigh, limit: int) -> list[list[Planned]]:
 
 
 def _write_skipped(folder: Path) -> None:
-    """skipped.jsonl from all records. Read again after writing: another worker may have finished a
-    group meanwhile."""
+    """Write skipped.jsonl from all records. They are read again after writing, for another worker
+    may have finished a group meanwhile."""
     written = None
     while (rows := skipped(folder)) != written:
         write_text(

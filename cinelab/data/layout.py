@@ -1,10 +1,13 @@
-"""From pictures to latent frames: where shots stand in films, so that no latent frame mixes two
-shots.
+"""The layout of a store's films: which clip of which shot stands where, so that no latent frame
+mixes two shots.
 
-    s = stride   the first latent frame of a film holds one picture, each later one s
+    video     a file; its frames are those at the rate of the data set
+    shot      the frames of a video between two cuts
+    clip      the frames of a shot that stand in one film, under their prompts
+    s stride  the first latent frame of a film holds one frame, each later one s
 
-A shot that opens a film has 1 + (K - 1) // s latent frames of its K pictures, any other K // s, cut
-down to whole chunks; the pictures left over at its end are dropped. Shots follow one another until
+A shot that opens a film has 1 + (K - 1) // s latent frames of its K frames, any other K // s, cut
+down to whole chunks; the frames left over at its end are dropped. Shots follow one another until
 a film is as long as it may be: a shot that does not fit begins the next one or, where films are to
 be filled, is cut there and goes on in it.
 """
@@ -14,24 +17,24 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Take:
-    """A shot as found: pictures first .. last (excluded) of a reel, and (pictures after the first,
-    caption) from there on."""
+class VideoShot:
+    """A shot as it was found: frames first .. last (excluded) of a video, and its captions, each
+    with the frames after the first from which it holds."""
 
-    reel: int
+    video: int  # index among the videos of its source
     first: int
     last: int
     captions: tuple[tuple[int, str], ...]
 
 
 @dataclass(frozen=True)
-class Piece:
-    """A shot as it stands in a film: its pictures, and (caption, latent frames under it) in
-    order."""
+class ShotClip:
+    """The stretch of a shot that stands in a film: its frames, and (caption, latent frames under
+    it) in order."""
 
-    reel: int
+    video: int  # index among the videos of its source
     first: int
-    pictures: int
+    frames: int
     prompts: tuple[tuple[str, int], ...]
 
     @property
@@ -39,49 +42,50 @@ class Piece:
         return sum(count for _, count in self.prompts)
 
 
-def latents_in(pictures: int, stride: int, opens: bool) -> int:
-    """Whole latent frames in a shot of so many pictures."""
-    return (pictures + stride - 1) // stride if opens else pictures // stride
+def latents_in(frames: int, stride: int, opens: bool) -> int:
+    """Return the number of whole latent frames in a shot of so many frames."""
+    return (frames + stride - 1) // stride if opens else frames // stride
 
 
-def pictures_in(latents: int, stride: int, opens: bool) -> int:
-    """Pictures that so many latent frames hold."""
+def frames_in(latents: int, stride: int, opens: bool) -> int:
+    """Return the number of frames that so many latent frames hold."""
     return latents * stride - (stride - 1 if opens else 0)
 
 
 def films(
-    takes: Iterable[Take],
+    shots: Iterable[VideoShot],
     stride: int,
     chunk: int = 1,
+    *,
     shortest: int = 1,
     longest: int = 10**9,
     fill: bool = False,
-) -> tuple[list[tuple[Piece, ...]], list[Take]]:
-    """Films of at most `longest` latent frames (with `fill` all but the last are so long), and the
-    takes shorter than `shortest`."""
-    done: list[tuple[Piece, ...]] = []
-    film: list[Piece] = []
-    short: list[Take] = []
-    for take in takes:
-        at = take.first
-        while at < take.last or at == take.first:
-            fits = latents_in(take.last - at, stride, not film)
+) -> tuple[list[tuple[ShotClip, ...]], list[VideoShot]]:
+    """Lay shots out in films of at most `longest` latent frames (with `fill` all but the last are
+    so long). Return the films, and the shots that are shorter than `shortest`."""
+    done: list[tuple[ShotClip, ...]] = []
+    film: list[ShotClip] = []
+    short: list[VideoShot] = []
+    for shot in shots:
+        at = shot.first
+        while at < shot.last or at == shot.first:
+            fits = latents_in(shot.last - at, stride, not film)
             count = min(fits - fits % chunk, longest)
             if count < shortest or not count:
-                short += [take] if at == take.first else []
+                short += [shot] if at == shot.first else []
                 break
-            room = longest - sum(piece.latents for piece in film)
+            room = longest - sum(clip.latents for clip in film)
             count = min(count, room) if fill else count
             if count > room:
                 done.append(tuple(film))
                 film = []
                 continue
-            pictures = pictures_in(count, stride, not film)
+            frames = frames_in(count, stride, not film)
             film.append(
-                Piece(take.reel, at, pictures, _prompts(take, at, count, stride, chunk, not film))
+                ShotClip(shot.video, at, frames, _prompts(shot, at, count, stride, chunk, not film))
             )
-            at += pictures
-            if sum(piece.latents for piece in film) == longest:
+            at += frames
+            if sum(clip.latents for clip in film) == longest:
                 done.append(tuple(film))
                 film = []
             if count == fits - fits % chunk:  # what is left is less than a chunk
@@ -90,20 +94,20 @@ def films(
 
 
 def _prompts(
-    take: Take, at: int, count: int, stride: int, chunk: int, opens: bool
+    shot: VideoShot, at: int, count: int, stride: int, chunk: int, opens: bool
 ) -> tuple[tuple[str, int], ...]:
-    """(caption, latent frames) in order; a caption that changes within a chunk changes at its
-    nearer end."""
+    """Return (caption, latent frames) in order; a caption that changes within a chunk changes at
+    its nearer end."""
     starts = []
-    for offset, _ in take.captions:
+    for offset, _ in shot.captions:
         # in latent frames
-        place = (take.first + offset - at + (stride - 1 if opens else 0)) / stride
+        place = (shot.first + offset - at + (stride - 1 if opens else 0)) / stride
         starts.append(
-            min(max(0, chunk * round(place / chunk)), count) if take.first + offset > at else 0
+            min(max(0, chunk * round(place / chunk)), count) if shot.first + offset > at else 0
         )
     ends = [*starts[1:], count]
     return tuple(
         (caption, end - start)
-        for (_, caption), start, end in zip(take.captions, starts, ends, strict=True)
+        for (_, caption), start, end in zip(shot.captions, starts, ends, strict=True)
         if end > start
     )

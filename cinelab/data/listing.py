@@ -1,5 +1,5 @@
-"""What there is: a folder or a table of videos becomes films to read, each a list of reels with
-what is said about their shots.
+"""A folder or a table of videos becomes a list of films to read, each a list of videos with what
+is stated about their shots.
 
     table (CSV, parquet)   video   start end (seconds, optional)   caption   film   shot
     beside a video         <name>.shots.json (our shot list)   <name>.txt   <name>.json
@@ -25,7 +25,7 @@ from pathlib import Path
 from cinelab.errors import CinelabError
 from cinelab.files import composed, exists
 from cinelab.metrics.video.clips import Tell, find_videos
-from cinelab.script.shotlist import ListedShot, ShotList, beside
+from cinelab.script.shotlist import ListedShot, ShotList, shot_list_path
 from cinelab.tables import open_parquet, reading
 from cinelab.texts import CAPTIONS, TABLE, read_json, read_text
 
@@ -35,10 +35,10 @@ TABLES = {".csv": "CSV", ".tsv": "CSV", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
-class ChunkGenerator:
-    """A video and what is said about it. `problem` is why it cannot be used, in a sentence."""
+class ListedVideo:
+    """A video and what is stated about it. `problem` is why it cannot be used, in a sentence."""
 
-    video: str  # relative to the folder or table it was listed in
+    path: str  # relative to the folder or table that lists it
     # seconds of its shots, from the table; None = its end
     spans: tuple[tuple[float, float | None], ...] = ()
     listed: tuple[ListedShot, ...] = ()  # its shots in frames, from a shot list
@@ -47,26 +47,25 @@ class ChunkGenerator:
 
 
 @dataclass(frozen=True)
-class Source:
-    """What becomes one film, or several if it is long."""
+class FilmSource:
+    """The videos of one film, or of several if they are long."""
 
     name: str
-    reels: tuple[ChunkGenerator, ...]
+    videos: tuple[ListedVideo, ...]
 
 
-def find(videos: str | Path, tell: Tell = print) -> tuple[Path, list[Source]]:
-    """The folder that video paths are relative to, and everything listed. Raises CinelabError if
-    nothing is.
+def list_films(videos: str | Path, tell: Tell = print) -> tuple[Path, list[FilmSource]]:
+    """Return the folder that video paths are relative to, and every film listed. Raise CinelabError
+    if there is none.
 
-    `tell` hears what was passed over in a folder.
+    `tell` is called with what was passed over in a folder.
     """
     path = Path(videos)
     if path.is_dir():
-        reels = [
-            ChunkGenerator(video.relative_to(path).as_posix())
-            for video in find_videos([path], tell)
+        listed = [
+            ListedVideo(file.relative_to(path).as_posix()) for file in find_videos([path], tell)
         ]
-        return path, [Source(reel.video, (_with_sidecars(path, reel),)) for reel in reels]
+        return path, [FilmSource(video.path, (_with_sidecars(path, video),)) for video in listed]
     if path.suffix.lower() not in TABLES:
         what = (
             "is neither a folder nor a .csv, .tsv or .parquet table"
@@ -88,8 +87,7 @@ def _rows(path: Path) -> list[dict]:
     except (ValueError, csv.Error) as error:
         raise CinelabError(
             f"{path}: cannot be read as a {kind} table ({str(error).splitlines()[0]}); correct it "
-            "or write it "
-            "again."
+            "or write it again."
         ) from error
     _check_columns(path, names)
     if not rows:
@@ -106,8 +104,8 @@ def _check_columns(path: Path, names: list[str]) -> None:
         alike = [other for other in names if other.strip().casefold() == name]
         if name in alike and len(alike) > 1:
             raise CinelabError(
-                f"{path}: has {len(alike)} columns named {name!r} "
-                f"({', '.join(map(repr, alike))}); keep one."
+                f"{path}: has {len(alike)} columns named {name!r} ({', '.join(map(repr, alike))}); "
+                "keep one."
             )
     absent = [name for name in COLUMNS if name not in names]
     if "video" in absent:
@@ -125,7 +123,7 @@ def _check_columns(path: Path, names: list[str]) -> None:
 
 
 def _cell(where: str, name: str, value) -> str | tuple[str, ...]:
-    """What a cell says, as text; a caption as texts. Raises CinelabError for a value that its
+    """Return a cell as text; a caption as texts. Raise CinelabError for a value that its
     column cannot mean."""
     if name == "caption":
         return _captions(where, value)
@@ -202,13 +200,13 @@ def _read_csv(path: Path) -> tuple[list[str], list[dict]]:
     return names, [dict(zip(names, row, strict=False)) for row in rows[1:]]
 
 
-def _films(root: Path, rows: list[dict]) -> list[Source]:
+def _films(root: Path, rows: list[dict]) -> list[FilmSource]:
     """Rows of one film (by default: of one video) together, in the order of their shot numbers."""
     films: dict[str, list[dict]] = {}
     for row in rows:
         films.setdefault(row["film"] or row["video"] or row["row"], []).append(row)
     return [
-        Source(name, tuple(_reels(root, sorted(film, key=_shot_number))))
+        FilmSource(name, tuple(_videos_of(root, sorted(film, key=_shot_number))))
         for name, film in films.items()
     ]
 
@@ -218,7 +216,7 @@ def _shot_number(row: dict) -> float:
     return math.inf if number is None else number
 
 
-def _reels(root: Path, rows: list[dict]) -> Iterable[ChunkGenerator]:
+def _videos_of(root: Path, rows: list[dict]) -> Iterable[ListedVideo]:
     """Runs of rows of one video whose spans go forward."""
     run = 0
     until = 0.0
@@ -233,30 +231,31 @@ def _reels(root: Path, rows: list[dict]) -> Iterable[ChunkGenerator]:
         until = max(until, start or 0.0, end or 0.0)
         keys.append(run)
     for _, part in groupby(zip(keys, rows, strict=True), key=lambda pair: pair[0]):
-        yield _reel(root, [row for _, row in part])
+        yield _video_of(root, [row for _, row in part])
 
 
-def _reel(root: Path, rows: list[dict]) -> ChunkGenerator:
-    reel = ChunkGenerator(_found(root, rows[0]["video"]))
+def _video_of(root: Path, rows: list[dict]) -> ListedVideo:
+    video = ListedVideo(_found(root, rows[0]["video"]))
     try:
-        if not reel.video:
+        if not video.path:
             raise CinelabError(f"{rows[0]['row']}: names no video; fill in its column `video`.")
         spans = [_span(row) for row in rows]
-        if any(spans) and not all(spans):
+        timed = tuple(span for span in spans if span is not None)
+        if timed and len(timed) < len(spans):
             row = rows[spans.index(None)]["row"]
             raise CinelabError(
-                f"{row}: has neither start nor end while other rows of {reel.video} have; give it "
+                f"{row}: has neither start nor end while other rows of {video.path} have; give it "
                 "both."
             )
-        captions = _of_rows(rows, reel.video, any(spans))
-        reel = replace(
-            reel,
-            spans=tuple(spans) if all(spans) else (),
+        captions = _of_rows(rows, video.path, bool(timed))
+        video = replace(
+            video,
+            spans=timed,
             captions=captions if any(captions) else (),
         )
     except CinelabError as error:
-        return replace(reel, problem=str(error))
-    return _with_sidecars(root, reel)
+        return replace(video, problem=str(error))
+    return _with_sidecars(root, video)
 
 
 def _of_rows(rows: list[dict], video: str, timed: bool) -> tuple[str, ...]:
@@ -266,9 +265,8 @@ def _of_rows(rows: list[dict], video: str, timed: bool) -> tuple[str, ...]:
         return rows[0]["caption"]
     if many := next((row for row in rows if len(row["caption"]) > 1), None):
         raise CinelabError(
-            f"{many['row']}: caption is a list of {len(many['caption'])} texts, and the row is "
-            f"one shot of {video}; "
-            "give it one text."
+            f"{many['row']}: caption is a list of {len(many['caption'])} texts, and the row is one "
+            f"shot of {video}; give it one text."
         )
     return tuple(row["caption"][0] if row["caption"] else "" for row in rows)
 
@@ -292,8 +290,8 @@ def _span(row: dict) -> tuple[float, float | None] | None:
         return None
     if (start or 0) < 0 or (end is not None and end <= (start or 0)):
         raise CinelabError(
-            f"{row['row']}: start is {row['start'] or 0} and end {row['end']} s; the end must "
-            "come after the start."
+            f"{row['row']}: start is {row['start'] or 0} and end {row['end']} s; the end must come "
+            "after the start."
         )
     return start or 0.0, end
 
@@ -306,19 +304,19 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _with_sidecars(root: Path, reel: ChunkGenerator) -> ChunkGenerator:
-    """The reel with what stands beside its video, for what the table does not say."""
-    video = root / reel.video
+def _with_sidecars(root: Path, video: ListedVideo) -> ListedVideo:
+    """Return the video with what its sidecar files state, where the table states nothing."""
+    file = root / video.path
     try:
-        if not reel.spans and exists(listed := composed(beside(video))):
+        if not video.spans and exists(listed := composed(shot_list_path(file))):
             shots = ShotList.load(listed).shots
-            said = tuple(shot.prompt for shot in shots)
-            reel = replace(
-                reel, listed=shots, captions=reel.captions or (said if any(said) else ())
+            prompts = tuple(shot.prompt for shot in shots)
+            video = replace(
+                video, listed=shots, captions=video.captions or (prompts if any(prompts) else ())
             )
-        return reel if reel.captions else replace(reel, captions=_sidecar(video))
+        return video if video.captions else replace(video, captions=_sidecar(file))
     except CinelabError as error:
-        return replace(reel, problem=str(error))
+        return replace(video, problem=str(error))
 
 
 def _sidecar(video: Path) -> tuple[str, ...]:
@@ -336,8 +334,7 @@ def _sidecar(video: Path) -> tuple[str, ...]:
     found = [] if found is None else [found] if isinstance(found, str) else found
     if not isinstance(found, list) or not all(isinstance(caption, str) for caption in found):
         raise CinelabError(
-            f"{values}: holds {str(found)!r:.60}; give a caption, a list of captions (one a "
-            "shot), or "
-            "either under the key `caption`."
+            f"{values}: holds {str(found)!r:.60}; give a caption, a list of captions (one a shot), "
+            "or either under the key `caption`."
         )
     return tuple(caption.strip() for caption in found)

@@ -1,5 +1,5 @@
-"""Pictures of a rate and size of our own for training clips, one video after another, forwards;
-nothing long is ever held."""
+"""Frames at the rate and size of the data set, one video after another, forwards, in constant
+memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from cinelab.errors import CinelabError
-from cinelab.stream.reader import Video, fitted
+from cinelab.stream.reader import VideoReader, fitted
 
-__all__ = ["Player", "Video", "fitted"]
+__all__ = ["ClipReader", "VideoReader", "fitted"]
 
 
 @dataclass
-class Player:
-    """Pictures first .. first + count of one video after another, each decoded once as long as they
-    are asked for in order."""
+class ClipReader:
+    """Read frames first .. first + count of one video after another. A video is decoded once as
+    long as its frames are requested in order."""
 
     fps: float
     size: tuple[int, int]
@@ -24,22 +24,21 @@ class Player:
         self._video = None
         self._next = 0
 
-    def take(self, path: Path, first: int, count: int) -> np.ndarray:
-        """uint8 (count, H, W, 3). Raises CinelabError if the video ends before."""
+    def read(self, path: Path, first: int, count: int) -> np.ndarray:
+        """Return frames uint8 (count, H, W, 3). Raise CinelabError if the video ends before."""
         if not self._video or path != self._video.path or first < self._next:
-            self._video = Video(path)
+            self._video = VideoReader(path)
             self._next = 0
-            self._pictures = self._video.at(self.fps)
+            self._frames = self._video.at(self.fps)
         out = np.empty((count, *self.size, 3), np.uint8)
         seen = None
         for k in range(self._next, first + count):
-            number, frame = next(self._pictures, (-1, None))
+            number, frame = next(self._frames, (-1, None))
             if frame is None:
                 self._video = None
                 raise CinelabError(
-                    f"{path}: has {k} pictures at {self.fps:g} a second, and picture "
-                    f"{first + count} is wanted; "
-                    "it has changed since it was looked at, build again."
+                    f"{path}: has {k} frames at {self.fps:g} frames/s, and frame {first + count} "
+                    "is needed; it has changed since it was listed, so build again."
                 )
             if k >= first:
                 i = k - first

@@ -14,10 +14,10 @@ NOT_RECIPE = ("weights", "group", "shard_mib", "unconditional")
 
 @dataclass(frozen=True)
 class DataConfig(Readable):
-    """How videos become training clips. The defaults are Wan2.1's; `DataConfig.toybox()` has the
-    toybox's."""
+    """The settings under which videos become training clips. The defaults are Wan2.1's;
+    `DataConfig.toybox()` has the toybox's."""
 
-    fps: float = 16.0  # pictures a second that the model sees
+    fps: float = 16.0  # frames a second, as the model is trained on
     # height, width: videos are scaled to cover it and cropped in the middle
     size: tuple[int, int] = (480, 832)
     chunk: int = 1  # shots last whole multiples of so many latent frames
@@ -52,8 +52,7 @@ class DataConfig(Readable):
         if self.longest % self.chunk:
             raise CinelabError(
                 f"longest is {self.longest} latent frames, which chunk={self.chunk} does not "
-                "divide; "
-                f"give {self.longest - self.longest % self.chunk or self.chunk}."
+                f"divide; give {self.longest - self.longest % self.chunk or self.chunk}."
             )
         if self.shortest > self.longest:
             raise CinelabError(

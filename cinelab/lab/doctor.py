@@ -59,7 +59,7 @@ def _torch() -> Finding:
 
 
 def _threads() -> Finding:
-    here = f"{torch.get_num_threads()} on {threads.cores()} cores; {threads.waiting()}"
+    here = f"{torch.get_num_threads()} on {threads.cores()} cores; {threads.wait_policy()}"
     if threads.late:
         return Finding(
             "threads",

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import torch
 
 from cinelab.bench.wan_options import measure_options
-from cinelab.bench.wan_speed import WanBench, measure, overhead
+from cinelab.bench.wan_speed import WanBench, measure_chunks, overhead
 from cinelab.files import plain_json, write_json
 from cinelab.lab.reports.plots import PALETTE, TEMPLATE
 from cinelab.memory.store import Storage
@@ -60,7 +60,7 @@ def bench(
         storage=Storage(place, packing),
     )
     decode = random_codec(device, small=smoke).decode if decoder else None
-    return setting, measure(setting, device, decode, _print_line)
+    return setting, measure_chunks(setting, device, decode, _print_line)
 
 
 def _print_line(text: str) -> None:

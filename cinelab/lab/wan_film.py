@@ -14,8 +14,9 @@ from cinelab.memory.policy import Policy
 from cinelab.script.screenplay import Screenplay
 from cinelab.stream.batch import TimedChunk, film_footprint, policy_for
 from cinelab.stream.director import Director, Film, require_new_folder
-from cinelab.stream.video import read_picture, watchable_scale
-from cinelab.zoo.checkpoints import Bundle, is_wan, load
+from cinelab.stream.video import read_image, watchable_scale
+from cinelab.zoo.bundle import Bundle
+from cinelab.zoo.checkpoints import is_wan, load
 from cinelab.zoo.footprint import free_bytes
 
 
@@ -83,7 +84,7 @@ def make_film(
         overlap=overlap,
         fused=fused,
     )
-    image = None if first is None else read_picture(first, bundle.size)
+    image = None if first is None else read_image(first, bundle.size)
     film = director.render(play, first=image, show=_screen(), keep=folder)
     film.save(folder, save_findings)
     return film

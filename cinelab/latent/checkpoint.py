@@ -1,7 +1,9 @@
-"""Weights into modules: read a file, compare it with what the module wants, fill the module; all of
-it or a sentence."""
+"""Weights into modules: read a file, compare it with what the module expects, fill the module, all
+of it or nothing."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 
 from cinelab.errors import CinelabError
 from cinelab.texts import check_regular
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 class Overflow(CinelabError):
@@ -25,9 +29,9 @@ def all_finite(tensor: Tensor) -> bool:
     return all(edge.isfinite().item() for edge in torch.aminmax(wide))  # NaN is both
 
 
-def check_finite(module: nn.Module, where: str | Path, remedy: str) -> nn.Module:
-    """`module`, which a library has filled; Overflow with the first of its tensors that holds a
-    number that is not finite."""
+def check_finite(module: Module, where: str | Path, remedy: str) -> Module:
+    """Return `module`, which a library has filled. Raise Overflow with the first of its tensors
+    that holds a number that is not finite."""
     if odd := next(
         (name for name, value in module.state_dict().items() if not all_finite(value)), None
     ):
@@ -37,27 +41,26 @@ def check_finite(module: nn.Module, where: str | Path, remedy: str) -> nn.Module
     return module
 
 
-def rounded(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
-    """`tensor` in `dtype` (itself where it has that already). Overflow, naming it by `name`, where
-    a number of it is not finite or is too large for `dtype`."""
+def as_dtype(tensor: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    """Return `tensor` in `dtype` (itself where it has that already). Raise Overflow, naming it by
+    `name`, where a number of it is not finite or is too large for `dtype`."""
     made = tensor.to(dtype) if tensor.is_floating_point() else tensor
     if all_finite(made):
         return made
     if not all_finite(tensor):
         raise Overflow(
-            f"{name} holds a number that is not finite (NaN or infinity); take weights from "
-            "before the training "
-            "that made them diverged."
+            f"{name} holds a number that is not finite (NaN or infinity); take weights from before "
+            "the training that made them diverged."
         )
     raise Overflow(
         f"{name} holds {tensor.detach().abs().max().item():.6g}, and the largest "
-        f"{str(made.dtype).removeprefix('torch.')} is "
-        f"{torch.finfo(made.dtype).max:.6g}; choose bf16 or fp32."
+        f"{str(made.dtype).removeprefix('torch.')} is {torch.finfo(made.dtype).max:.6g}; choose "
+        "bf16 or fp32."
     )
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """A safetensors file; a broken one is a sentence."""
+    """Return the tensors of a safetensors file. Raise CinelabError where it is broken."""
     check_regular(path)
     try:
         return load_file(path)
@@ -68,12 +71,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def fill(
-    module: nn.Module,
+    module: Module,
     state: dict[str, Tensor],
     where: Path,
     remedy: str = "use the config.json that was saved with them.",
+    *,
     assign: bool = False,
-) -> nn.Module:
+) -> Module:
     """Load `state` into `module`, all of it and nothing else, with shapes compared first. `assign`
     is for a module on the meta device: its parameters become the tensors of `state`."""
     wanted = module.state_dict()
@@ -90,8 +94,7 @@ def fill(
         expected = tuple(wanted[example].shape) if example in wanted else "absent"
         raise CinelabError(
             f"Weights {where} do not fit their config: {len(missing)} keys missing, {len(extra)} "
-            "unknown, "
-            f"{len(wrong)} of another shape (first: {example}, found {found}, expected "
+            f"unknown, {len(wrong)} of another shape (first: {example}, found {found}, expected "
             f"{expected}); {remedy}"
         )
     module.load_state_dict(
@@ -107,17 +110,16 @@ def _as_wanted(key: str, found: Tensor, wanted: Tensor, where: Path) -> Tensor:
         kind = str(found.dtype).removeprefix("torch.")
         raise CinelabError(
             f"Weights {where} do not fit: {key} is {kind}, expected float32, float16 or bfloat16; "
-            "take the weights "
-            "before they were quantised."
+            "take the weights before they were quantised."
         )
     return (
-        rounded(found, wanted.dtype, f"Weights {where}: {key}")
+        as_dtype(found, wanted.dtype, f"Weights {where}: {key}")
         if wanted.is_floating_point()
         else found.to(wanted.dtype)
     )
 
 
-def on_meta(make, dtype: torch.dtype) -> nn.Module:
-    """A module without memory, to be filled with `assign`."""
+def on_meta(make: Callable[[], Module], dtype: torch.dtype) -> Module:
+    """Return a module on the meta device, to be filled with `assign`."""
     with torch.device("meta"):
         return nn.Module.to(make(), dtype)  # diffusers' own `to` warns of casts that are meant

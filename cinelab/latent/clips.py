@@ -2,12 +2,14 @@
 training reads.
 
     store.json                    the recipe: codec, text encoder, rate, size, chunk, ...
-    NNNNNN-NN.safetensors, .json  a shard of latents (n, C, h, w), one tensor a film, and what they are
-    text-NNNNNN-NN...             a shard of prompts (used words, E), one tensor a caption; text-null is the empty prompt
+    NNNNNN-NN.safetensors, .json  a shard of latents (n, C, h, w), one tensor a film, and what
+                                  they are
+    text-NNNNNN-NN...             a shard of prompts (used words, E), one tensor a caption;
+                                  text-null is the empty prompt
 
 A shard counts from the moment its .json stands beside it, and that knows its size and checksum, and
 its own (a seal). They are compared when a shard is first read. So a store that is still being
-built, or was copied in part, can be read: what is missing is left out, and said.
+built, or was copied in part, can be read: what is missing is left out, with a warning.
 """
 
 import warnings
@@ -158,13 +160,13 @@ class StoredFilm:
 class FilmStore:
     """A store of films, memory-mapped. `clips` is that of `cinelab.latent.store.Store`.
 
-    A film's first latent frame holds one picture and every later one several (`stride` of the
+    A film's first latent frame holds one frame and every later one several (`stride` of the
     codec: 4 of Wan's), and every film that a model makes begins with such a one. So by default
     clips begin where their films do (`begin="film"`), for a model learns the beginnings that it is
     shown. Films of the length of a clip (`fill` and `longest` of `cinelab.data.DataConfig`) lose
     nothing by that, for each is encoded by itself. `begin="anywhere"` takes clips from all over
-    longer films as well; the first latent of most of them then holds several pictures and what came
-    before.
+    longer films as well; the first latent of most of them then holds several frames and depends on
+    what came before.
     """
 
     def __init__(self, folder: str | Path, begin: str = "film"):
@@ -195,8 +197,7 @@ class FilmStore:
         if not self.films or text_key("") not in self._text:
             raise CinelabError(
                 f"Store {self.folder} holds no finished film; build it again, and read what was "
-                "left out in "
-                "its skipped.jsonl."
+                "left out in its skipped.jsonl."
             )
 
     def _warn(self, faults: dict[str, str], unsaid: int) -> None:
@@ -204,15 +205,13 @@ class FilmStore:
             name, what = next(iter(faults.items()))
             warnings.warn(
                 f"Store {self.folder}: {len(faults)} of its shards cannot be used and are left "
-                "out (first: "
-                f"{name}.safetensors {what}); build it again.",
+                f"out (first: {name}.safetensors {what}); build it again.",
                 stacklevel=3,
             )
         if unsaid:
             warnings.warn(
                 f"Store {self.folder}: {unsaid} films are left out, for their prompts are not "
-                "encoded yet; "
-                "build it to the end.",
+                "encoded yet; build it to the end.",
                 stacklevel=3,
             )
 
@@ -227,8 +226,7 @@ class FilmStore:
         if len(found) != end - start:
             raise CinelabError(
                 f"Shard {self.folder / film.shard}.safetensors has {start + len(found)} latent "
-                "frames of a film that its .json "
-                f"gives {len(film)}; build the store again."
+                f"frames of a film that its .json gives {len(film)}; build the store again."
             )
         return found
 
@@ -245,8 +243,8 @@ class FilmStore:
         if used.ndim != 2 or len(used) > self.recipe["words"]:
             raise CinelabError(
                 f"Store {self.folder} has the prompt {short(caption)} in the shape "
-                f"{tuple(used.shape)}, and {RECIPE} says {self.recipe['words']} "
-                "words at most; restore it or build the store again."
+                f"{tuple(used.shape)}, and {RECIPE} says {self.recipe['words']} words at most; "
+                "restore it or build the store again."
             )
         return torch.cat([used, used.new_zeros(self.recipe["words"] - len(used), used.shape[1])])
 
@@ -284,8 +282,7 @@ class FilmStore:
                 longest = max(map(len, self.films))
                 raise CinelabError(
                     f"Store {self.folder} has no film of {frames} latent frames, its longest has "
-                    f"{longest}; ask "
-                    f"for at most {longest}, or build it from longer videos."
+                    f"{longest}; ask for at most {longest}, or build it from longer videos."
                 )
             windows = [self._windows_in(len(self.films[i]), frames) for i in which]
             self._windows[frames] = which, np.array(list(accumulate(windows)))
@@ -316,8 +313,7 @@ class FilmStore:
         except SafetensorError as error:
             raise CinelabError(
                 f"Shard {self.folder / name}.safetensors does not hold what its .json says "
-                f"({error}); build the store "
-                "again."
+                f"({error}); build the store again."
             ) from error
 
     def _file(self, name: str) -> Any:
@@ -332,7 +328,6 @@ class FilmStore:
             except Exception as error:
                 raise CinelabError(
                     f"Shard {self.folder / name}.safetensors is broken ({type(error).__name__}); "
-                    "build the store "
-                    "again."
+                    "build the store again."
                 ) from error
         return self._open[name]

@@ -1,10 +1,12 @@
 """Frames to latents and back: the interface of every codec, and the toybox's small learned causal
 one.
 
-    B batch   F pixel frames = 1 + STRIDE (N - 1)   N latent frames   C latent channels   H W pixels   h w latents
+    B batch   F frames = 1 + STRIDE (N - 1)   N latent frames   C latent channels
+    H W size in pixels   h w size in latent cells
 
-As in Wan's VAE, the first latent frame holds one picture and each later one `stride` pictures,
-nothing looks ahead, and decoding latent by latent with a carried state equals decoding all at once.
+As in Wan's VAE, the first latent frame holds one frame and each later one `stride` frames, the
+codec is causal in time, and decoding latent by latent with a carried state equals decoding all at
+once.
 """
 
 from dataclasses import dataclass
@@ -15,17 +17,16 @@ import torch.nn.functional as fn
 from einops import rearrange
 from torch import Tensor, nn
 
-# what the next latent's decoding needs of the past, None at a film's beginning. A value: it is
-# never changed,
+# What the decoding of the next latent needs of the past, None at a film's beginning. A value that
+# is never changed: storing one is a snapshot, and decoding from one twice gives two films.
 DecoderState = Any
-#                     so keeping one is a snapshot, and going on from one twice gives two films.
 
 
 class Codec(Protocol):
-    """What stands between pictures and the model: the toybox's, Wan's (`wan_codec`), or a tiny one
-    (`taehv`)."""
+    """A video autoencoder between frames and latents: the toybox's, Wan's (`wan_codec`), or a tiny
+    one (`taehv`)."""
 
-    stride: int  # pictures per latent frame after the first
+    stride: int  # frames per latent frame after the first
     scale: int  # pixels per latent cell and axis
     channels: int
 
@@ -41,7 +42,7 @@ class ToyCodecConfig:
     channels: int = 24  # of the latent
     width: int = 96  # features at a quarter of the resolution
     deep: int = 128  # features at latent resolution
-    stride: int = 2  # pictures per latent frame
+    stride: int = 2  # frames per latent frame
 
 
 class Residual(nn.Module):
@@ -63,7 +64,7 @@ class Residual(nn.Module):
 
 
 class Lookback(nn.Module):
-    """A causal convolution of two in time: each latent frame sees itself and the one before it."""
+    """A causal convolution of two in time: each latent frame reads itself and the one before it."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -138,17 +139,17 @@ class ToyCodec(nn.Module):
         """
         parts = []
         for latent in latents.unbind(1):
-            picture, state = self._decode_one(latent, state)
-            parts.append(picture)
+            frames, state = self._decode_one(latent, state)
+            parts.append(frames)
         return torch.cat(parts, dim=1), state
 
     def _decode_one(self, latent: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
-        pictures, after = self.decode_groups(latent[:, None], state)
-        return (pictures[:, -1:] if state is None else pictures).clamp(-1, 1), after
+        frames, after = self.decode_groups(latent[:, None], state)
+        return (frames[:, -1:] if state is None else frames).clamp(-1, 1), after
 
     def decode_groups(self, latents: Tensor, state: DecoderState = None) -> tuple[Tensor, Tensor]:
-        """All latents in one pass, unclamped, `stride` pictures for each (the first one's are a
-        still)."""
+        """Decode all latents in one pass, unclamped, `stride` frames for each (those of the first
+        are a still)."""
         batch = latents.shape[0]
         x = self.from_latent(latents.flatten(0, 1)).unflatten(0, (batch, -1))
         x, state = self.decode_past(x, state)
@@ -157,7 +158,7 @@ class ToyCodec(nn.Module):
 
 
 def state_to(state: DecoderState, device: torch.device | str) -> DecoderState:
-    """A decoder's state on another device; itself where it is there already."""
+    """Return a decoder's state on another device; itself where it is there already."""
     if isinstance(state, tuple):
         return tuple(state_to(entry, device) for entry in state)
     return state.to(device) if isinstance(state, Tensor) else state

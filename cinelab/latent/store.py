@@ -1,12 +1,14 @@
-"""Encoded films on disk: rendered and encoded once, drawn from by every stage.
+"""A store of encoded toybox films, from which every training stage draws its clips.
 
     n films   F latent frames a film   C h w latent shape   P prompts a film   L words
 
-`batch(step)` is a pure function of the step, so a resumed run needs no loader state.
+The films are rendered and encoded once, by `cinelab.data.toybox`. Clips are a pure function of a
+generator, so a resumed run needs no loader state.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +16,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cinelab.checksums import read_arrays, read_sealed, write_arrays, write_sealed
+from cinelab.checksums import read_arrays, read_sealed
 from cinelab.errors import CinelabError
 from cinelab.flow.condition import Condition
-from cinelab.latent.codec import ToyCodec, to_tensor
-from cinelab.outputs import writing_share
 from cinelab.readable import Readable
-from cinelab.script.prompts import WordEncoder, split_words
+from cinelab.script.prompts import WordEncoder
 from cinelab.script.unconditional import unconditional_text
-from cinelab.world import casting, render
 
 ARRAYS = ("latents", "words", "slot", "shot")
 AGAIN = "remove it and build the store again"
-# where clips of a store begin: with their films, or in any latent frame
+# where clips of a store begin: with their films, or at any latent frame
 BEGINS = ("film", "anywhere")
+# names of version 0.1 -> functions of `cinelab.data.toybox`
+BUILDERS = {
+    "build": "build_toybox",
+    "film_arrays": "film_arrays",
+    "prompts_per_film": "prompts_per_film",
+}
 
 
 @dataclass(frozen=True)
 class StoreConfig(Readable):
+    """The recipe of a store of toybox films."""
+
     seed: int = 2
     films: int = 4000
     latents: int = 24  # latent frames a film
@@ -74,7 +81,8 @@ def check_begin(begin: str) -> str:
 
 
 def dropped(clips: Clips, share: float, rng: torch.Generator) -> Tensor:
-    """Prompt index of each frame (B, F), the empty prompt for a `share` of the clips."""
+    """Return the prompt index of each latent frame (B, F): that of the empty prompt for a `share`
+    of the clips, so that guidance is trained."""
     lost = (torch.rand(len(clips.slot), 1, generator=rng) < share).to(clips.slot.device)
     return torch.where(lost, clips.null, clips.slot)
 
@@ -105,94 +113,13 @@ def unconditional_words(store: Any, unconditional: str) -> Tensor:
     return store.text(unconditional_text(unconditional))
 
 
-def film_arrays(
-    config: StoreConfig, index: int, codec: ToyCodec, encoder: WordEncoder
-) -> dict[str, np.ndarray]:
-    """One film, rendered, encoded and described."""
-    plan = casting.film(
-        config.seed, index, config.latents, (config.shortest, config.longest), config.grain
-    )
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        latents = codec.encode(to_tensor(render.render(plan).frames)[None])[0]
-    words = np.full((prompts_per_film(config), encoder.length), -1, np.int16)
-    for row, shot in enumerate(plan.shots):
-        ids = encoder.ids(split_words(shot.caption))
-        words[row, : len(ids)] = ids
-    return {
-        "latents": latents.to(torch.float16).numpy(),
-        "words": words,
-        "slot": np.array(plan.prompt_of_latent, np.int16),
-        "shot": np.array(plan.shot_of_latent, np.int16),
-    }
-
-
-def prompts_per_film(config: StoreConfig) -> int:
-    return -(-config.latents // config.shortest) + 1
-
-
-def build(
-    folder: Path,
-    config: StoreConfig,
-    codec: ToyCodec,
-    encoder: WordEncoder,
-    fingerprint: str,
-    part: tuple[int, int] = (0, 1),
-    tell: Callable[[int], None] = lambda done: None,
-):
-    """Write the missing shards of share `part` = (mine, of how many); yields the films done.
-    Resumable, and alone in its share.
-
-    `tell` hears how many films are done after each of them.
-    """
-    with writing_share(folder, part):
-        yield from _build(Path(folder), config, codec, encoder, fingerprint, part, tell)
-
-
-def _build(
-    folder: Path,
-    config: StoreConfig,
-    codec: ToyCodec,
-    encoder: WordEncoder,
-    fingerprint: str,
-    part: tuple[int, int],
-    tell: Callable[[int], None],
-):
-    _claim(folder, config, fingerprint)
-    codec.eval()
-    for start in range(0, config.films, config.shard):
-        path = folder / f"{start:06d}.npz"
-        if (start // config.shard) % part[1] != part[0] or path.exists():
-            continue
-        films = []
-        for index in range(start, min(start + config.shard, config.films)):
-            films.append(film_arrays(config, index, codec, encoder))
-            tell(index + 1)
-        arrays = {key: np.stack([film[key] for film in films]) for key in films[0]}
-        write_arrays(path, arrays)
-        yield start + len(films)
-
-
-def _claim(folder: Path, config: StoreConfig, fingerprint: str) -> None:
-    """A store belongs to one codec and one recipe."""
-    path = folder / "store.json"
-    mine = asdict(config) | {"codec": fingerprint}
-    # an older one knew fewer settings
-    if path.exists() and (old := asdict(StoreConfig()) | read_sealed(path, AGAIN)) != mine:
-        key = next(k for k in mine if mine[k] != old.get(k))
-        raise CinelabError(
-            f"Store {folder} was built with {key}={old.get(key)!r}, not {mine[key]!r}; "
-            "remove it or name another folder."
-        )
-    write_sealed(path, mine)
-
-
 class Store:
-    """All films of a store in memory (half precision).
+    """All films of a store, in memory and in half precision.
 
     The toybox's recipes take clips that are shorter than its films from anywhere, so that the first
-    latent frame of most holds a moving group of pictures and not the still of a film's beginning;
-    `begin="film"` keeps to those (as `cinelab.latent.clips.FilmStore` does). Clips as long as the
-    films begin with them in any case.
+    latent frame of most holds `stride` frames and not the still of a film's beginning;
+    `begin="film"` takes the beginnings alone (as `cinelab.latent.clips.FilmStore` does). Clips as
+    long as the films begin with them in any case.
     """
 
     def __init__(self, folder: Path, encoder: WordEncoder, begin: str = "anywhere"):
@@ -217,12 +144,13 @@ class Store:
         return len(self.latents)
 
     def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
-        """`count` windows of `frames` latent frames from random films."""
+        """Draw `count` clips of `frames` latent frames from random films."""
         films = torch.randint(len(self), (count,), generator=rng)
         starts = torch.zeros(count, dtype=torch.long)
         if self.begin == "anywhere":
             starts = torch.randint(self.latents.shape[1] - frames + 1, (count,), generator=rng)
-        rows, columns = films[:, None], starts[:, None] + torch.arange(frames)
+        rows = films[:, None]
+        columns = starts[:, None] + torch.arange(frames)
         slot = self.slot[rows, columns].long()
         shot = self.shot[rows, columns].long()
         first = slot[:, :1]
@@ -242,10 +170,17 @@ class Store:
         return self.encoder.encode([caption])[0]
 
     def embed(self, words: Tensor) -> Tensor:
-        """Word numbers (..., L), -1 = none -> (..., L, E)."""
+        """Embed word numbers (..., L), -1 = none, as (..., L, E)."""
         known = (words >= 0)[..., None]
         return (self.encoder.codes[words.long().clamp(min=0)] + self.encoder.places) * known
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
     return dict(zip(ARRAYS, read_arrays(path, ARRAYS, AGAIN), strict=True))
+
+
+def __getattr__(name: str) -> Any:
+    """Return what builds a store, which lives in a later room that knows the world."""
+    if name not in BUILDERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("cinelab.data.toybox"), BUILDERS[name])

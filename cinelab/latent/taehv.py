@@ -1,12 +1,13 @@
-"""A tiny decoder (and encoder) for live pictures: the published `taew2_1` weights of TAEHV behind
-the `Codec` protocol.
+"""A tiny decoder (and encoder) for live video: the published `taew2_1` weights of TAEHV behind the
+`Codec` protocol.
 
-    B batch   N latent frames   F = 1 + 4 (N - 1) pixel frames   C = 16 channels   T frames at a layer   c features   x y places
+    B batch   N latent frames   F = 1 + 4 (N - 1) frames   C = 16 channels
+    T frames at a layer   c features   x y positions
 
-11.3 M parameters against the VAE's 127 M. Time is crossed in three ways: a `MemBlock` sees each
+11.3 M parameters against the VAE's 127 M. Three layers mix frames in time: a `MemBlock` reads each
 frame beside the one before it, `TPool` folds two frames into one, `TGrow` unfolds one into two. So
-all that decoding needs of the past is one frame a MemBlock. Latents are those of the diffusion
-model, without mean and deviation; pictures are in [0, 1] inside, in [-1, 1] outside.
+the state of decoding is one frame a MemBlock. Latents are those of the diffusion model, without
+mean and deviation; frames are in [0, 1] inside, in [-1, 1] outside.
 """
 
 from pathlib import Path
@@ -90,8 +91,8 @@ def frames_through(layer, x: Tensor) -> Tensor:
 
 
 def encoder() -> nn.ModuleList:
-    """Pictures to latents; time is halved in the first two of three steps. Places in the list are
-    the published names."""
+    """Build the layers from frames to latents; time is halved in the first two of three steps.
+    Indices in the list are the published names."""
     layers = [conv3(3, 64), Frames(fn.relu)]
     for stride in (2, 2, 1):
         layers += [
@@ -103,7 +104,7 @@ def encoder() -> nn.ModuleList:
 
 
 def decoder() -> nn.ModuleList:
-    """Latents to pictures; time is doubled in the last two of three steps."""
+    """Build the layers from latents to frames; time is doubled in the last two of three steps."""
     layers = [Frames(lambda x: 3 * torch.tanh(x / 3)), conv3(CHANNELS, 256), Frames(fn.relu)]
     for width, after, stride in ((256, 128, 1), (128, 64, 2), (64, 64, 2)):
         larger = Frames(lambda x: fn.interpolate(x, scale_factor=2))
@@ -116,18 +117,18 @@ def decoder() -> nn.ModuleList:
     return nn.ModuleList([*layers, Frames(fn.relu), conv3(64, 3)])
 
 
-def walk(layers: nn.ModuleList, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
-    """Frames (B, T, c, x, y) through all layers, going on from `past`; returns it as it is
-    afterwards."""
-    came = iter(past or ())
-    left = []
+def run_layers(layers: nn.ModuleList, x: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+    """Run frames (B, T, c, x, y) through all layers, continuing from `past`; return the output and
+    the past that the next frames continue from."""
+    before = iter(past or ())
+    after = []
     for layer in layers:
         if isinstance(layer, MemBlock):
-            left.append(x[:, -1])
-            x = layer(x, next(came, None))
+            after.append(x[:, -1])
+            x = layer(x, next(before, None))
         else:
             x = frames_through(layer, x) if isinstance(layer, nn.Conv2d) else layer(x)
-    return x, tuple(left)
+    return x, tuple(after)
 
 
 class TinyCodec(nn.Module):
@@ -139,12 +140,12 @@ class TinyCodec(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.encoder = encoder()
+        self.encoder: nn.ModuleList | None = encoder()
         self.decoder = decoder()
 
     @classmethod
     def load(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> "TinyCodec":
-        """From taew2_1.safetensors or taew2_1.pth. A file with the decoder alone is taken too; then
+        """Read taew2_1.safetensors or taew2_1.pth. A file with the decoder alone is taken too; then
         nothing can be encoded."""
         path = Path(path)
         state = _read(path)
@@ -161,13 +162,13 @@ class TinyCodec(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.decoder[1].weight.dtype
+        return next(self.decoder.parameters()).dtype
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, 1 + 4n, 3, H, W) in [-1, 1] -> latents (B, 1 + n, C, h, w).
 
-        As published, the clip is filled up at its end with its last frame, so each latent looks up
-        to three frames ahead.
+        As published, the clip is filled up at its end with its last frame, so each latent depends
+        on up to three later frames.
         """
         if self.encoder is None:
             raise CinelabError(
@@ -181,14 +182,14 @@ class TinyCodec(nn.Module):
             )
         check_size(frames.shape[3:], 2 * self.scale)
         whole = torch.cat([frames, frames[:, -1:].expand(-1, self.stride - 1, -1, -1, -1)], dim=1)
-        return walk(self.encoder, ((whole + 1) / 2).to(self.dtype), None)[0].float()
+        return run_layers(self.encoder, ((whole + 1) / 2).to(self.dtype), None)[0].float()
 
     def decode(self, latents: Tensor, state: DecoderState = None) -> tuple[Tensor, DecoderState]:
         """Latents (B, N, C, h, w) -> frames (B, F, 3, H, W) in [-1, 1] and the state for the next
         call.
 
         Latent by latent, so that any split gives the same bits; of the film's first latent only the
-        last picture counts.
+        last frame counts.
         """
         if latents.shape[2] != self.channels:
             raise CinelabError(
@@ -196,15 +197,17 @@ class TinyCodec(nn.Module):
             )
         parts = []
         for latent in latents.to(self.dtype).split(1, dim=1):
-            pictures, after = walk(self.decoder, latent, state)
-            parts.append(pictures[:, -1:] if state is None else pictures)
+            frames, after = run_layers(self.decoder, latent, state)
+            parts.append(frames[:, -1:] if state is None else frames)
             state = after
         return torch.cat(parts, dim=1).clamp(0, 1) * 2 - 1, state
 
     def decode_at_once(self, latents: Tensor) -> Tensor:
-        """A whole film's frames in one pass: more memory, the same pictures to rounding."""
+        """Decode a whole film in one pass: more memory, the same frames to rounding."""
         return (
-            walk(self.decoder, latents.to(self.dtype), None)[0][:, self.stride - 1 :].clamp(0, 1)
+            run_layers(self.decoder, latents.to(self.dtype), None)[0][:, self.stride - 1 :].clamp(
+                0, 1
+            )
             * 2
             - 1
         )

@@ -1,14 +1,17 @@
 """Wan2.1's video autoencoder behind the `Codec` protocol: normalised latents, and decoding that
 streams exactly.
 
-    B batch   F = 1 + 4 (N - 1) pixel frames   N latent frames   C = 16 channels   H W pixels   h = H / 8, w = W / 8
+    B batch   F = 1 + 4 (N - 1) frames   N latent frames   C = 16 channels
+    H W size in pixels   h = H / 8, w = W / 8
 
 diffusers' `AutoencoderKLWan` holds the past of its causal convolutions in itself, for one film at a
 time. Here the past is a value that goes in and comes out, a tuple with an entry a convolution, so
 that any number of films and branches share one codec.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -27,16 +30,18 @@ class WanCodec(nn.Module):
     """`AutoencoderKLWan` with the published mean and deviation of its latents inside. Latents are
     float32, frames `dtype`."""
 
+    mean: Tensor
+    deviation: Tensor
+
     def __init__(self, vae: nn.Module, dtype: torch.dtype = torch.float32):
         super().__init__()
-        config = vae.config
+        config: Any = vae.config
         if config.patch_size not in (None, 1) or config.is_residual:
             raise CinelabError(
-                f"The VAE has patch_size {config.patch_size} and {config.z_dim} channels, which "
-                "is Wan2.2's; "
-                "give the one of a Wan2.1 folder, without patches and with 16 channels."
+                f"The VAE has patch_size {config.patch_size} and {config.z_dim} channels, which is "
+                "Wan2.2's; give the one of a Wan2.1 folder, without patches and with 16 channels."
             )
-        self.vae = nn.Module.to(vae, dtype).eval().requires_grad_(False)
+        self.vae: Any = nn.Module.to(vae, dtype).eval().requires_grad_(False)
         self.dtype = dtype
         self.channels = config.z_dim
         self.stride = 2 ** sum(config.temperal_downsample)
@@ -66,8 +71,8 @@ class WanCodec(nn.Module):
         kind = config.get("_class_name")
         if kind != "AutoencoderKLWan":
             raise CinelabError(
-                f"{folder / 'config.json'} describes a {kind!r}, not an AutoencoderKLWan; "
-                "copy the folder vae of a Wan2.1 diffusers model."
+                f"{folder / 'config.json'} describes a {kind!r}, not an AutoencoderKLWan; copy the "
+                "folder vae of a Wan2.1 diffusers model."
             )
         made = cls(on_meta(lambda: AutoencoderKLWan.from_config(config), dtype), dtype)
         fill(made.vae, read_weights(folder / VAE_WEIGHTS), folder / VAE_WEIGHTS, assign=True)
@@ -106,7 +111,7 @@ class WanCodec(nn.Module):
         """Latents (B, N, C, h, w) -> frames (B, F, 3, H, W) in [-1, 1] and the state for the next
         call.
 
-        The film's first latent is one picture, each later one four. Latent by latent, so that any
+        The film's first latent is one frame, each later one four. Latent by latent, so that any
         split gives the same bits.
         """
         if latents.shape[2] != self.channels:
@@ -126,19 +131,22 @@ class WanCodec(nn.Module):
 
 
 def _count(part: nn.Module) -> int:
-    """Causal convolutions, each of which keeps a past."""
+    """Count the causal convolutions, each of which has a past."""
     from diffusers.models.autoencoders.autoencoder_kl_wan import WanCausalConv3d
 
     return sum(isinstance(module, WanCausalConv3d) for module in part.modules())
 
 
 def legal_size(height: int, width: int, grain: int = GRAIN) -> tuple[int, int]:
-    """The nearest size in pixels that the codec and the model's patches divide."""
-    return tuple(max(grain, round(side / grain) * grain) for side in (height, width))
+    """Return the nearest size in pixels that the codec and the model's patches divide."""
+    rows = max(1, round(height / grain))
+    columns = max(1, round(width / grain))
+    return rows * grain, columns * grain
 
 
-def check_size(size: tuple[int, int], grain: int = GRAIN) -> tuple[int, int]:
-    """`size` (height, width) if it is legal, else a CinelabError with the nearest one that is."""
+def check_size(size: Sequence[int], grain: int = GRAIN) -> tuple[int, int]:
+    """Return `size` (height, width) if it is legal; else raise CinelabError with the nearest legal
+    one."""
     height, width = size
     if (height, width) != (near := legal_size(height, width, grain)):
         raise CinelabError(

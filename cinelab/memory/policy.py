@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cinelab.config import described, from_kind
+from cinelab.config import from_kind, to_kind
 from cinelab.errors import CinelabError
 from cinelab.registry import Registry, path_of
 from cinelab.seeds import rng_at
@@ -505,7 +505,7 @@ def label_of(policy: "str | Policy | Mapping") -> str:
 def policy_dict(policy: Policy) -> dict:
     """A policy as plain values, with its class as `name`: the bare name of a built-in one, else its
     import path."""
-    return described(policy, Policy, "name")
+    return to_kind(policy, Policy, "name")
 
 
 def policy_from(values: Mapping) -> Policy:

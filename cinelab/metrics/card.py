@@ -34,7 +34,7 @@ from cinelab.metrics.toybox.retrieval import hit_rows, touched_rows
 from cinelab.metrics.video.appearance import appearance_rows
 from cinelab.runs import hardware
 from cinelab.world import casting
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 HELD_OUT = 50_000  # seeds from here on are never trained on
 
@@ -100,7 +100,7 @@ def _films(
     bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig, seed: int
 ) -> list[Row]:
     plans = [
-        casting.film(HELD_OUT + seed, i, config.latents, config.shot_latents, bundle.chunk)
+        casting.cast_film(HELD_OUT + seed, i, config.latents, config.shot_latents, bundle.chunk)
         for i in range(config.films)
     ]
     batch = encode_plans(bundle, plans)

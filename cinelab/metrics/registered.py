@@ -17,7 +17,7 @@ from cinelab.metrics.metric import METRICS, OWN, Metric
 from cinelab.metrics.rows import WHOLE, Row, absent, clip_of
 from cinelab.registry import path_of
 from cinelab.script.shotlist import ListedShot, ShotList
-from cinelab.stream.reader import Film
+from cinelab.stream.reader import DecodedVideo
 from cinelab.world import casting, render
 
 Shots = Sequence[Sequence[ListedShot]]
@@ -120,7 +120,7 @@ def compared_rows(
 
 def listed(plan: casting.FilmPlan, chunk: int = 1) -> ShotList:
     """A planned film as a shot list with its whole ground truth."""
-    line = casting.timeline_of(plan, render.FPS, render.STRIDE, chunk)
+    line = casting.plan_timeline(plan, render.FPS, render.STRIDE, chunk)
     shots = [
         ListedShot(
             *span,
@@ -139,19 +139,19 @@ def try_registered() -> None:
     """Measure one short film by every registered function, so that a mistake in one is reported
     before any work is done."""
     if METRICS.measured():
-        plan = casting.film(0, 0, 6, (3, 3))
+        plan = casting.cast_film(0, 0, 6, (3, 3))
         registered_rows(render.render(plan).frames[None], [listed(plan).shots])
 
 
 def registered_clip_rows(
-    name: str, frames: np.ndarray | Film, shots: Sequence[ListedShot]
+    name: str, frames: np.ndarray | DecodedVideo, shots: Sequence[ListedShot]
 ) -> list[Row]:
     """Rows of one clip (F, H, W, 3). A metric that fails on it is absent, with the reason, and so
     is one for which the film does not fit into memory: a metric is given all frames at once."""
     rows: list[Row] = []
     for metric in METRICS.measured():
         try:
-            frames = frames.whole() if isinstance(frames, Film) else frames
+            frames = frames.whole() if isinstance(frames, DecodedVideo) else frames
             found = values(metric, frames[None], [tuple(shots)])
             rows += [
                 Row(name, shot, metric.name, value, backend=OWN, detail=metric.unit)

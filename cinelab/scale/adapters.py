@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from cinelab.config import from_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
-from cinelab.latent.checkpoint import rounded
+from cinelab.latent.checkpoint import as_dtype
 from cinelab.scale.checkpoints import pour
 from cinelab.seeds import rng_at
 from cinelab.texts import check_regular, parse_json, problem
@@ -161,7 +161,7 @@ def save_lora(
     their base (see `fingerprints_of`; without `exact`, bases that bfloat16 cannot tell apart are
     taken for one). Overflow where `dtype` cannot hold a number."""
     tensors = {
-        PREFIX + name: rounded(
+        PREFIX + name: as_dtype(
             whole(value.detach()).to("cpu"), dtype, f"LoRA {path}: {name}"
         ).contiguous()
         for name, value in adapters(state).items()
@@ -213,7 +213,7 @@ def load_lora(model: nn.Module, path: str | Path) -> Lora:
                 "float32, float16 or bfloat16 is "
                 "expected, so take the one that was written at the end of its training."
             )
-        value.copy_(rounded(tensors[name], value.dtype, f"LoRA {path}: {name}"))
+        value.copy_(as_dtype(tensors[name], value.dtype, f"LoRA {path}: {name}"))
     return lora
 
 
@@ -286,7 +286,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
         layer.merge()
         plain_layer: Any = layer.get_base_layer()
         weight = plain_layer.weight
-        rounded(weight, weight.dtype, f"{name} with its adapter merged")
+        as_dtype(weight, weight.dtype, f"{name} with its adapter merged")
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, plain_layer)
     return model

@@ -27,7 +27,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from cinelab.checksums import checksum, read_sealed, write_sealed
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
-from cinelab.latent.checkpoint import rounded
+from cinelab.latent.checkpoint import as_dtype
 from cinelab.runs import Run, read_state, take_threads, whole_part
 from cinelab.scale.parallel import Parallel
 from cinelab.weights.load import dtype_of
@@ -247,7 +247,7 @@ def export(
         file.write(len(text).to_bytes(8, "little") + text)
         for name, value in weights_in(folder, part):
             file.write(
-                rounded(value.detach(), kind, f"Run {folder}: {name}")
+                as_dtype(value.detach(), kind, f"Run {folder}: {name}")
                 .contiguous()
                 .flatten()
                 .view(torch.uint8)

@@ -1,7 +1,7 @@
 """What to say instead of a word that a closed vocabulary does not have.
 
 A hint is a known word that differs by a slip of the hand or by its ending, else the words of the
-family that the sentence asks for at this place (in "a dog waves" a kind is asked for, in "at dusk"
+family that the sentence needs at this place (in "a dog waves" a kind is needed, in "at dusk"
 a time). Where neither is clear there is no hint: a wrong one misleads.
 """
 
@@ -40,13 +40,13 @@ class Hints:
         """The hint for the unknown word at `place`, ready to stand behind it; "" where there is
         none."""
         word = words[place]
-        asked = self._asked(words, place)
-        known = [one for one, name in self.family.items() if asked in (None, name)]
+        needed = self._needed(words, place)
+        known = [one for one, name in self.family.items() if needed in (None, name)]
         if near := similar(word, known):
             return f" (did you mean {near!r}?)"
-        return f" ({asked} are {', '.join(self.shown[asked])})" if asked in self.shown else ""
+        return f" ({needed} are {', '.join(self.shown[needed])})" if needed in self.shown else ""
 
-    def _asked(self, words: Sequence[str], place: int) -> str | None:
+    def _needed(self, words: Sequence[str], place: int) -> str | None:
         """The family of which the sentence wants a word at `place`; None = not clear."""
         two = _at(words, place - 2)
         one = _at(words, place - 1)

@@ -21,7 +21,7 @@ class TextEncoder(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> Tensor: ...  # (S, L, E)
 
-    def prepare(self, prompts: Sequence[str]) -> None: ...  # these will be asked for, one by one
+    def prepare(self, prompts: Sequence[str]) -> None: ...  # these will be encoded, one by one
 
 
 # Words that carry nothing the toybox shows; they are passed over without a warning.
@@ -70,7 +70,7 @@ class WordEncoder:
         self.places = 0.2 * torch.cat([place.sin(), place.cos()], dim=1)
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Nothing: words are looked up when they are asked for."""
+        """Do nothing: words are looked up when they are encoded."""
 
     def ids(self, words: Sequence[str]) -> list[int]:
         """Numbers of the known words, cut to the length; unknown words warn by name, with a hint
@@ -81,12 +81,12 @@ class WordEncoder:
             if not taken(word, self.index)
         }
         if unknown:
-            said = ", ".join(
+            listed = ", ".join(
                 f"{word!r}{self.hints.of(words, place)}"
                 for word, place in reversed(unknown.items())
             )
             warnings.warn(
-                f"The toybox does not know {said}; left out of the prompt.",
+                f"The toybox does not know {listed}; left out of the prompt.",
                 UnknownWords,
                 stacklevel=3,
             )

@@ -8,7 +8,7 @@
         seconds: 2
       - prompt: the red fox sits by the sea
         seconds: 3
-        cut: continue                  # the prompt switches, the picture goes on
+        cut: continue                  # the prompt switches, the video goes on
         changes:
           - {at: 1.5, prompt: the red fox jumps, seed: 8, steps: 4}
 
@@ -34,7 +34,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from cinelab.config import described, from_dict, from_kind, to_dict
+from cinelab.config import from_dict, from_kind, to_dict, to_kind
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
 from cinelab.limits import BUDGET, LEAST_BUDGET, SECONDS, SEED, SHOTS, STEPS, VALUES, shown_path
@@ -46,9 +46,9 @@ from cinelab.texts import (
     Loader,
     compose,
     joined,
-    line_of,
     problem,
     read_text,
+    yaml_line,
 )
 
 CUTS = ("cut", "continue")
@@ -139,7 +139,8 @@ class Screenplay:
 
     def __repr__(self) -> str:
         count = len(self.shots)
-        return f"Screenplay({self.title!r}: {count} shot{'s' * (count != 1)}, {self.seconds:g} s, seed {self.seed})"
+        shots = f"{count} shot{'s' * (count != 1)}, {self.seconds:g} s"
+        return f"Screenplay({self.title!r}: {shots}, seed {self.seed})"
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(self.to_yaml())}</pre>"
@@ -171,7 +172,7 @@ class Screenplay:
         return path
 
 
-def size_of(part: Shot | PromptChange) -> tuple[int, int]:
+def screenplay_size(part: Shot | PromptChange) -> tuple[int, int]:
     """(bytes, values) that an entry takes in a screenplay's file, at most: see `ROOM`."""
     plain = _plain(part)
     text = yaml.dump(
@@ -249,7 +250,9 @@ def _check_settings(part: Any) -> None:
             continue
         value = getattr(part, name)
         if value is not None and (
-            not isinstance(value, Integral) or isinstance(value, bool) or not least <= value <= most
+            not isinstance(value, Integral)
+            or isinstance(value, bool)
+            or not least <= int(value) <= most
         ):
             _refuse((name,), value, f"give a whole number of at least {least} and at most {most}")
 
@@ -284,7 +287,7 @@ def _numbers(field: str, values: Any) -> Any:
 
 
 def _check_seed(value: Any) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < SEED:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= int(value) < SEED:
         _refuse(("seed",), value, "give a whole number, 0 or above and below 2**63")
 
 
@@ -302,13 +305,15 @@ def _parts(field: str, value: Any, kind: type) -> tuple:
 
 def _label(field: Field) -> str:
     """("shots", 2, "changes", 0, "at") -> "shot 3, change 1: at"."""
-    places = [f"{field[i - 1][:-1]} {n + 1}" for i, n in enumerate(field) if isinstance(n, int)]
+    places = [
+        f"{str(field[i - 1])[:-1]} {n + 1}" for i, n in enumerate(field) if isinstance(n, int)
+    ]
     name = [field[-1]] if field and isinstance(field[-1], str) else []
     return ": ".join([", ".join(places)] * bool(places) + name) or "the screenplay"
 
 
 def _show(value: Any) -> str:
-    """A short picture of any value, on one line."""
+    """Return any value in short, on one line."""
     if value is None:
         return "empty"
     if isinstance(value, (list, tuple, dict)):
@@ -334,11 +339,12 @@ def _plain(part: Any) -> Any:
     if isinstance(part, bool):
         return part
     if is_policy(part):
-        return described(part)
+        return to_kind(part)
     if is_sampling(part):
         return {name: value for name, value in to_dict(part).items() if value not in (None, [])}
     if isinstance(part, Real):
-        return int(part) if part == int(part) else float(part)
+        value = float(part) if not isinstance(part, Integral) else int(part)
+        return int(value) if value == int(value) else value
     written = [f.name for f in fields(part) if getattr(part, f.name) != f.default]
     written.sort(key=("shots", "changes").__contains__)  # lists last
     return {name: _plain(getattr(part, name)) for name in written}
@@ -353,7 +359,7 @@ class _Reader:
         # JSON may be indented with tabs, YAML may not; a JSON string never holds a bare tab.
         self.text = text.replace("\t", " ") if text.lstrip().startswith("{") else text
         self.name = name
-        self.lines = {}
+        self.lines: dict[Field, int] = {}
 
     def screenplay(self) -> Screenplay:
         node = self._compose()
@@ -379,12 +385,13 @@ class _Reader:
             return compose(self.loader)
         except yaml.reader.ReaderError as error:
             self._fail(
-                line_of(error, self.text), f"{problem(error)}; give a screenplay, not a binary."
+                yaml_line(error, self.text) or 1,
+                f"{problem(error)}; give a screenplay, not a binary.",
             )
         except yaml.MarkedYAMLError as error:
             opened = "end of stream" in str(error.problem)  # an open quote: name where it opened
             mark = error.context_mark if opened else error.problem_mark
-            self._fail(mark.line + 1, yaml_sentence(error))
+            self._fail(mark.line + 1 if mark else 1, yaml_sentence(error))
         except RecursionError:
             self._fail(1, "the brackets are nested too deeply; write title and shots.")
         except (ValueError, OverflowError):  # an escape beyond Unicode, such as "\U99999999"

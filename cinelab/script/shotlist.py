@@ -1,12 +1,13 @@
 """The shot list of a video: what was planned, so that what was made can be measured against it.
 
-It stands beside the video as `<name>.shots.json` (any tool can write one) and counts in pixel
+It lies beside the video as `<name>.shots.json` (any tool can write one) and counts in pixel
 frames:
 
-    {"shots": [{"start": 0, "end": 15, "prompt": "...", "characters": ["anna"], "places": ["kitchen"]}, ...],
+    {"shots": [{"start": 0, "end": 15, "prompt": "...", "characters": ["anna"],
+                "places": ["kitchen"]}, ...],
      "chunks": [0, 3, 5]}
 
-`characters` and `places` name who and what comes back, `shows` what is true of the picture beyond
+`characters` and `places` name who and what comes back, `shows` what is true of the frames beyond
 the prompt (attribute -> value, for worlds with ground truth), `cut: false` a prompt change without
 a cut; `chunks` (first frame of every chunk) lets seams between chunks be measured; the first
 `given` frames are no answer but a history that was given. All but start and end may be left out.
@@ -34,7 +35,7 @@ class ListedShot:
     characters: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     shows: dict = field(default_factory=dict)
-    cut: bool = True  # False: the prompt changes, the picture goes on
+    cut: bool = True  # False: the prompt changes, the video goes on
 
     @property
     def span(self) -> Span:
@@ -57,8 +58,7 @@ class ShotList:
             if shot.start != before or shot.end <= shot.start:
                 raise CinelabError(
                     f"shot {number} has start {shot.start} and end {shot.end}; it must start at "
-                    f"{before}, where "
-                    "the one before ends, and end later."
+                    f"{before}, where the one before ends, and end later."
                 )
 
         if not 0 <= self.given < self.frames:
@@ -119,6 +119,6 @@ def _shot(values: dict, where: str) -> ListedShot:
     return from_dict(ListedShot, values, f"{where}.")
 
 
-def beside(video: Path) -> Path:
+def shot_list_path(video: Path) -> Path:
     """Where the shot list of a video stands."""
     return video.with_name(video.stem + SUFFIX)

@@ -1,7 +1,7 @@
 """From the screenplay's seconds to chunks: which frame shows which shot under which prompt.
 
-Legend: latent frame = one step of the codec in time; pixel frame = one picture of the film;
-`stride` = pixel frames in a latent frame, except the first, which is a single picture (Wan's
+Legend: latent frame = one step of the codec in time; pixel frame = one frame of the film;
+`stride` = pixel frames in a latent frame, except the first, which is a single frame (Wan's
 layout); chunk = the latent frames that are denoised together.
 """
 
@@ -99,7 +99,7 @@ class Timeline(Readable):
             if isinstance(slot.turn, PromptChange):
                 frame = self._pixel(slot.first)
                 seconds = (frame - spans[slot.entry][0]) / self.fps
-                found[slot.entry].append(Turn(frame, seconds, told(slot.turn, prompt)))
+                found[slot.entry].append(Turn(frame, seconds, change_text(slot.turn, prompt)))
             prompt = slot.turn.prompt if slot.turn else prompt
         return found
 
@@ -133,21 +133,22 @@ class Timeline(Readable):
 
 
 def plan(screenplay: Screenplay, fps: float, stride: int, chunk: int) -> Timeline:
-    """Lays the screenplay out in chunks of `chunk` latent frames. Raises CinelabError.
+    """Lay the screenplay out in chunks of `chunk` latent frames. Raise CinelabError where it
+    cannot.
 
     An entry lasts round(seconds * fps / stride) latent frames, at least 1, rounded up to whole
     chunks. Inside it, latent frame m stands at m * stride / fps seconds, so that an entry is laid
-    out alike wherever it stands; the film's very first latent frame is one picture, which makes
-    the first entry stride - 1 pictures shorter.
+    out alike wherever it stands; the film's very first latent frame is one frame, which makes
+    the first entry stride - 1 frames shorter.
     """
     _check(fps, stride, chunk)
-    slots = []
-    prompts = {}
+    slots: list[Slot] = []
+    prompts: dict[str, int] = {}
     shot = 0
     for entry, written in enumerate(screenplay.shots):
         cut = entry > 0 and written.cut == "cut"
         shot += cut
-        turns = (written, *written.changes)
+        turns: tuple[Shot | PromptChange, ...] = (written, *written.changes)
         spoken = _turns_by_chunk(written, entry, fps / stride, chunk)
         for n, turn in enumerate(spoken):
             goes_on = written.cut == "continue" or turns[turn].prompt != written.prompt
@@ -161,7 +162,7 @@ def plan(screenplay: Screenplay, fps: float, stride: int, chunk: int) -> Timelin
     return Timeline(tuple(slots), tuple(prompts), fps, stride)
 
 
-def told(change: PromptChange, before: str = "") -> str:
+def change_text(change: PromptChange, before: str = "") -> str:
     """A change in words: the prompt where it is another than `before`, and every setting that it
     sets."""
     names = ("seed", "policy", "budget", "steps")
@@ -185,8 +186,8 @@ def _turns_by_chunk(shot: Shot, entry: int, rate: float, chunk: int) -> list[int
 
     A change takes effect at the first chunk that starts at or after it, or at the entry's last
     chunk where none does. The opening prompt keeps the first chunk, since a cut shows what was
-    asked at the cut; of two changes on one chunk the later wins. What is never shown is warned of.
-    """
+    requested at the cut; of two changes on one chunk the later wins. What is never shown is warned
+    of."""
     chunks = math.ceil(max(1, round(shot.seconds * rate)) / chunk)
     spoken = [0] * chunks
     for n, change in enumerate(shot.changes, start=1):
@@ -201,15 +202,14 @@ def _turns_by_chunk(shot: Shot, entry: int, rate: float, chunk: int) -> list[int
 
 def _warn_unseen(entry: int, change: int, prompt: str, chunk_seconds: float) -> None:
     warnings.warn(
-        f"shot {entry + 1}, change {change}: {prompt!r} is never shown, since a prompt holds for"
-        f" whole chunks of {chunk_seconds:.3g} s; make the shot longer or the changes further "
-        "apart",
+        f"shot {entry + 1}, change {change}: {prompt!r} is never shown, since a prompt holds for "
+        f"whole chunks of {chunk_seconds:.3g} s; make the shot longer or the changes further apart",
         stacklevel=4,
     )
 
 
 def with_caption(caption: str, prompt: str, goes_on: bool = False) -> str:
-    """ "caption. prompt" with single spaces, or the prompt alone; marked where the picture goes on
+    """ "caption. prompt" with single spaces, or the prompt alone; marked where the video goes on
     without a cut."""
     caption, prompt = (" ".join(text.split()) for text in (caption, prompt))
     caption = caption.rstrip(". ")

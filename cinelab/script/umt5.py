@@ -1,5 +1,5 @@
 """Prompts to vectors as Wan2.1 reads them: UMT5 through transformers, with every prompt's vectors
-kept on disk.
+stored on disk.
 
     S prompts   L = 512 tokens   E = 4096 width   n true tokens of a prompt, its end </s> among them
 
@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -36,10 +37,10 @@ STRAIGHT = str.maketrans(
         **dict.fromkeys("\u201c\u201d\u201e\u201f", '"'),
     }
 )
-KEPT = 256  # prompts that stay in memory
+RECENT = 256  # prompts that stay in memory
 FLOATS = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
 SUM = "blake2b"  # in a prompt's file: the checksum of its vectors
-TOLD = "encoder.json"  # in the cache: which encoder made it, for machines that have only the cache
+ABOUT = "encoder.json"  # in the cache: which encoder made it, for machines that have only the cache
 
 
 class LongPrompt(UserWarning):
@@ -54,9 +55,9 @@ class Encoded(Readable):
     cut: int
 
 
-def clean(prompt: str) -> str:
-    """What the encoder is told: HTML entities read (twice, as Wan does), quotes made straight,
-    white space made single.
+def clean_prompt(prompt: str) -> str:
+    """Return the text that the encoder reads: HTML entities are decoded (twice, as Wan does),
+    quotes made straight, white space made single.
 
     Wan also repairs wrongly decoded text where the package ftfy is installed; here it never does,
     so that a prompt has one meaning on every machine. Of what ftfy does to sound text the quotes
@@ -92,50 +93,53 @@ class Umt5Encoder:
         self.length = length
         self.keep = keep
         self.offload = offload
-        told = (
-            read_mapping(self.cache / TOLD, width=int | None, fingerprint=str | None)
-            if self.cache and (self.cache / TOLD).is_file()
-            else {}
-        )
+        about = self._about()
         config = self.folder / "text_encoder/config.json"
         self.here = config.is_file()
         self.width = (
             read_mapping(config, d_model=int | None).get("d_model")
             if self.here
-            else told.get("width")
+            else about.get("width")
         ) or 4096
-        self.fingerprint = self._fingerprint() if self.here else told.get("fingerprint")
+        self.fingerprint = self._fingerprint() if self.here else about.get("fingerprint")
         # it is the name of a folder
         if self.fingerprint and Path(self.fingerprint).name != self.fingerprint:
             raise CinelabError(
-                f"{self.cache / TOLD} has the fingerprint {short(self.fingerprint)}, which is no "
-                "name of a folder; copy the cache again."
+                f"{self.cache}/{ABOUT} has the fingerprint {shorten_prompt(self.fingerprint)}, "
+                "which is no name of a folder; copy the cache again."
             )
         self._known: dict[str, Encoded] = {}
         self._held: tuple | None = None
 
+    def _about(self) -> dict:
+        """Return what the cache states of the encoder that made it."""
+        if self.cache is None or not (self.cache / ABOUT).is_file():
+            return {}
+        return read_mapping(self.cache / ABOUT, width=int | None, fingerprint=str | None)
+
     def encode(self, prompts: Sequence[str]) -> Tensor:
-        """(S, L, E) on the CPU, unused places zero. Warns of prompts that are too long
-        (`LongPrompt`).
+        """Return the vectors (S, L, E) on the CPU, unused places zero. Warns of prompts that are
+        too long (`LongPrompt`).
 
         CinelabError where a prompt is in no cache and the encoder is absent or broken.
         """
-        texts = [clean(prompt) for prompt in prompts]
-        found = {text: self._find(text) for text in dict.fromkeys(texts)}
-        found |= self._make([text for text, encoded in found.items() if encoded is None])
+        texts = [clean_prompt(prompt) for prompt in prompts]
+        stored = {text: self._find(text) for text in dict.fromkeys(texts)}
+        made = self._make([text for text, encoded in stored.items() if encoded is None])
+        found = {text: encoded or made[text] for text, encoded in stored.items()}
         out = torch.zeros(len(texts), self.length, self.width, dtype=self.dtype)
         for place, text in enumerate(texts):
             out[place, : len(found[text].rows)] = found[text].rows
         for text, encoded in found.items():
             if encoded.cut:
                 warnings.warn(
-                    f"The prompt {short(text)!r} has {self.length + encoded.cut} tokens; only "
-                    f"{self.length} are read, "
-                    f"the last {encoded.cut} are left out, so make it shorter.",
+                    f"The prompt {shorten_prompt(text)!r} has {self.length + encoded.cut} tokens; "
+                    f"only {self.length} are read, the last {encoded.cut} are left out, so make "
+                    "it shorter.",
                     LongPrompt,
                     stacklevel=2,
                 )
-        self._known = dict(list((self._known | found).items())[-KEPT:])
+        self._known = dict(list((self._known | found).items())[-RECENT:])
         return out
 
     # ---- the cache
@@ -155,15 +159,15 @@ class Umt5Encoder:
         )
 
     def _find(self, text: str) -> Encoded | None:
-        """What is known of a prompt; a broken file is told of and made again."""
+        """Return what is stored of a prompt. A broken file is written again, with a warning."""
         path = self.path(text)
         if text in self._known or path is None or not path.is_file():
             return self._known.get(text)
         try:
             with safe_open(path, "pt") as file:
                 rows = file.get_tensor("rows")
-                told = file.metadata()
-            if told.get(SUM, digest := _digest(rows)) != digest:
+                about = file.metadata()
+            if about.get(SUM, digest := _digest(rows)) != digest:
                 raise ValueError("its numbers have changed since it was written")
             if not rows.is_floating_point() or not rows.isfinite().all():
                 raise ValueError("it holds other than finite floats")
@@ -171,33 +175,34 @@ class Umt5Encoder:
                 rows.ndim != 2
                 or rows.shape[1] != self.width
                 or len(rows) > self.length
-                or told["prompt"] != text
+                or about["prompt"] != text
             ):
-                raise ValueError(f"it holds {tuple(rows.shape)} of {short(told['prompt'])!r}")
-            return Encoded(rows.to(self.dtype), int(told["cut"]))
+                raise ValueError(
+                    f"it holds {tuple(rows.shape)} of {shorten_prompt(about['prompt'])!r}"
+                )
+            return Encoded(rows.to(self.dtype), int(about["cut"]))
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             warnings.warn(
-                f"{path} is broken ({error}); the prompt {short(text)!r} is encoded again.",
+                f"{path} is broken ({error}); the prompt {shorten_prompt(text)!r} is encoded "
+                "again.",
                 stacklevel=3,
             )
             return None
 
     def _store(self, text: str, encoded: Encoded) -> None:
         """Keep for the next time; a folder that cannot be written to costs time, not the film."""
-        if self.cache is None:
+        path = self.path(text)
+        if self.cache is None or path is None:
             return
         tensors = {"rows": encoded.rows.contiguous()}
-        told = {"prompt": text, "cut": str(encoded.cut), SUM: _digest(encoded.rows)}
+        about = {"prompt": text, "cut": str(encoded.cut), SUM: _digest(encoded.rows)}
         try:
-            write_atomic(
-                self.path(text), lambda temporary: save_file(tensors, temporary, metadata=told)
-            )
-            write_json(self.cache / TOLD, {"fingerprint": self.fingerprint, "width": self.width})
+            write_atomic(path, lambda temporary: save_file(tensors, temporary, metadata=about))
+            write_json(self.cache / ABOUT, {"fingerprint": self.fingerprint, "width": self.width})
         except CinelabError as error:
             warnings.warn(
-                f"{error}; the prompt {short(text)!r} will be encoded again next time, unless "
-                "prompt_cache names "
-                "a folder that can be written to.",
+                f"{error}; the prompt {shorten_prompt(text)!r} will be encoded again next time, "
+                "unless prompt_cache names a folder that can be written to.",
                 stacklevel=4,
             )
 
@@ -220,10 +225,9 @@ class Umt5Encoder:
             return {}
         if not self.here:
             raise CinelabError(
-                f"{self.folder / 'text_encoder'} is not there and the prompt {short(texts[0])!r} "
-                "is not in the cache "
-                f"({self.cache or 'none'}); copy text_encoder and tokenizer of the diffusers "
-                f"folder to {self.folder}."
+                f"{self.folder / 'text_encoder'} is not there and the prompt "
+                f"{shorten_prompt(texts[0])!r} is not in the cache ({self.cache or 'none'}); copy "
+                f"text_encoder and tokenizer of the diffusers folder to {self.folder}."
             )
         tokenizer, model = self._held or self._load()
         try:
@@ -249,23 +253,22 @@ class Umt5Encoder:
 
     def _encode_one(self, tokenizer, model, text: str) -> Encoded:
         whole = len(tokenizer(text, add_special_tokens=True, verbose=False).input_ids)
-        told = tokenizer(
+        tokens = tokenizer(
             [text],
             padding="max_length",
             max_length=self.length,
             truncation=True,
             return_tensors="pt",
         )
-        ids = told.input_ids.to(model.device)
-        mask = told.attention_mask.to(model.device)
+        ids = tokens.input_ids.to(model.device)
+        mask = tokens.attention_mask.to(model.device)
         rows = model(ids, mask).last_hidden_state[0, : int(mask.sum())]
         made = rows.to("cpu", self.dtype, copy=True)
         if not made.isfinite().all():  # nothing of that kind gets into the cache
             raise CinelabError(
                 f"The text encoder in {self.folder} makes numbers that are not finite of the "
-                f"prompt {short(text)!r} in "
-                f"{str(self.dtype).removeprefix('torch.')}; set dtype to bf16, or copy "
-                "text_encoder again if it is."
+                f"prompt {shorten_prompt(text)!r} in {str(self.dtype).removeprefix('torch.')}; set "
+                "dtype to bf16, or copy text_encoder again if it is."
             )
         return Encoded(made, max(0, whole - self.length))
 
@@ -275,8 +278,8 @@ class Umt5Encoder:
         from transformers.utils.logging import disable_progress_bar
 
         place = self.folder / "text_encoder"
-        said = read_mapping(place / "config.json")
-        if (kind := said.get("model_type")) != "umt5":
+        config = read_mapping(place / "config.json")
+        if (kind := config.get("model_type")) != "umt5":
             raise CinelabError(
                 f"{place / 'config.json'} describes a {kind!r}, not the umt5 that Wan2.1 reads; "
                 "copy the folder again."
@@ -286,9 +289,8 @@ class Umt5Encoder:
             for name in ("tokenizer.json", "spiece.model")
         ):
             raise CinelabError(
-                f"{self.folder / 'tokenizer'} holds no tokenizer (tokenizer.json or "
-                "spiece.model); copy the folder "
-                "tokenizer of the diffusers model."
+                f"{self.folder / 'tokenizer'} holds no tokenizer (tokenizer.json or spiece.model); "
+                "copy the folder tokenizer of the diffusers model."
             )
         _check_kinds(place)
         try:
@@ -296,15 +298,15 @@ class Umt5Encoder:
                 self.folder / "tokenizer", local_files_only=True
             )
             disable_progress_bar()  # one line a prompt is no news
-            model, told = UMT5EncoderModel.from_pretrained(
+            loaded: Any = UMT5EncoderModel.from_pretrained(
                 place, dtype=self.dtype, local_files_only=True, output_loading_info=True
             )
+            model, report = loaded
         # transformers raises many kinds for absent shards, broken files and foreign tokenizers
         except Exception as error:
             raise CinelabError(
-                f"The text encoder in {self.folder} cannot be read "
-                f"({str(error).splitlines()[0]}); copy text_encoder and "
-                "tokenizer again."
+                f"The text encoder in {self.folder} cannot be read ({str(error).splitlines()[0]}); "
+                "copy text_encoder and tokenizer again."
             ) from error
         if odd := next(
             (
@@ -318,7 +320,7 @@ class Umt5Encoder:
                 f"The text encoder in {self.folder} holds numbers that are not finite (first: "
                 f"{odd}); copy text_encoder again."
             )
-        lacking = set(told["missing_keys"]) - {"encoder.embed_tokens.weight"}
+        lacking = set(report["missing_keys"]) - {"encoder.embed_tokens.weight"}
         if lacking:
             raise CinelabError(
                 f"{place} lacks {len(lacking)} tensors of the encoder (first: "
@@ -342,8 +344,7 @@ def _check_kinds(place: Path) -> None:
         if odd := next((name for name, kind in kinds.items() if kind not in FLOATS), None):
             raise CinelabError(
                 f"{path}: {odd} is {kinds[odd].lower()}, and float32, float16 or bfloat16 is "
-                "expected; take the text encoder "
-                "before it was quantised."
+                "expected; take the text encoder before it was quantised."
             )
 
 
@@ -352,6 +353,6 @@ def _digest(rows: Tensor) -> str:
     return checksum_of(rows.contiguous().view(torch.uint8).numpy().data)
 
 
-def short(text: str, most: int = 40) -> str:
+def shorten_prompt(text: str, most: int = 40) -> str:
     """A prompt's beginning, for sentences."""
     return text if len(text) <= most else text[: most - 3].rstrip() + "..."

@@ -36,8 +36,7 @@ def parse_value(text: str, name: str) -> Any:
     except BROKEN as error:
         raise CinelabError(
             f"{name} is {short(text)}, which cannot be read ({problem(error)}); give a number, "
-            "text, true, false, null or a "
-            "list like [480, 832]."
+            "text, true, false, null or a list like [480, 832]."
         ) from error
 
 

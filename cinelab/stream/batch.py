@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cinelab.config import names_of
+from cinelab.config import field_names
 from cinelab.errors import CinelabError
 from cinelab.flow.condition import Condition
 from cinelab.flow.rollout import (
@@ -43,8 +43,8 @@ from cinelab.readable import Readable
 from cinelab.script.timeline import Timeline
 from cinelab.script.unconditional import unconditional_text
 from cinelab.threads import NUMBER, cores, own
-from cinelab.zoo.checkpoints import Bundle
-from cinelab.zoo.footprint import Film, Footprint, check_fits, footprint, free_bytes
+from cinelab.zoo.bundle import Bundle
+from cinelab.zoo.footprint import FilmSpec, Footprint, check_memory, footprint, free_bytes
 
 SMALL = 500e6  # multiplications of a call of the model that keep one thread busy
 
@@ -129,7 +129,7 @@ def policy_for(
     if trained is not None and policy in (None, name_of(trained)):
         return trained if budget in (None, budget_of(trained)) else with_budget(trained, budget)
     found = policy_named(policy or "camr", BUDGET if budget is None else budget)
-    if not found.routed or "summary" not in names_of(type(found)):
+    if not found.routed or "summary" not in field_names(type(found)):
         return found
     summary = bundle.memory.get("summary", found.summary)
     return replace(found, summary=summary)  # type: ignore[call-arg]  # it has the field
@@ -168,7 +168,7 @@ def film_footprint(bundle: Bundle, policy: Policy, chunks: int, guided: bool = F
     """What a film of so many chunks takes beside the weights, which are there already."""
     storage = storage_of(bundle)
     held = policy.held_at(chunks, bundle.model.config.num_attention_heads)
-    film = Film(
+    film = FilmSpec(
         bundle.size,
         chunks,
         bundle.chunk,
@@ -189,7 +189,7 @@ def check_room(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False
     """Refuse a film that cannot fit in what is free now. Raises CinelabError with the numbers."""
     need = film_footprint(bundle, policy, chunks, guided)
     device = next(bundle.model.parameters()).device
-    check_fits(
+    check_memory(
         need,
         free_bytes(device),
         free_bytes("cpu"),

@@ -1,9 +1,9 @@
-"""A finished chunk on the disk: its latents, and which history every layer attended to while it was
+"""A finished chunk on the disk: its latents, and which history every layer retrieved while it was
 made.
 
-A file holds `latents` (1, c, C, h, w) and, where anything was attended to, `layers` (L,), `picks`
-and `fixed` (L, 1, G, k), and `scores` of the same shape where units competed: k kept units for each
-of G groups of heads. Its checksum is blake2b of the whole file.
+A file holds `latents` (1, c, C, h, w) and, where anything was retrieved, `layers` (L,), `picks` and
+`fixed` (L, 1, G, k), and `scores` of the same shape where pages competed: k retrieved pages for
+each of G groups of heads. Its checksum is blake2b of the whole file.
 """
 
 from collections.abc import Iterable
@@ -22,15 +22,16 @@ REMEDY = "restore it, or branch from a chunk before it."
 
 
 def write_chunk(path: Path, latents: Tensor, decisions: Iterable[dict] = ()) -> str:
-    """Write a chunk, whole or not at all; returns its checksum. Raises CinelabError."""
+    """Write a chunk, whole or not at all, and return its checksum. Raise CinelabError where it
+    cannot be written."""
     data = save({"latents": latents.cpu().contiguous(), **_packed(list(decisions))})
     write_atomic(path, lambda to: to.write_bytes(data))
     return checksum_of(data)
 
 
 def read_chunk(path: Path, known: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a chunk. Raises CinelabError where the file is not the one of checksum
-    `known`, or (None: it was written before checksums were kept) holds no finite latents."""
+    """Return the tensors of a chunk. Raise CinelabError where the file has not the checksum `known`
+    (None: it was written before there were checksums), or holds no finite latents."""
     check_regular(path)
     try:
         data = path.read_bytes()
@@ -53,7 +54,7 @@ def read_chunk(path: Path, known: str | None = None) -> dict[str, Tensor]:
 
 
 def decisions_in(tensors: dict[str, Tensor], chunk: int, shot: int) -> tuple[dict, ...]:
-    """The decisions that a chunk's file holds, as `KVCache.decisions` has them."""
+    """Return the routing decisions that a chunk's file holds, as in `KVCache.decisions`."""
     if "layers" not in tensors:
         return ()
     shots = torch.tensor([shot])
@@ -73,15 +74,18 @@ def decisions_in(tensors: dict[str, Tensor], chunk: int, shot: int) -> tuple[dic
 
 
 def _packed(decisions: list[dict]) -> dict[str, Tensor]:
-    """Decisions as tensors, a layer each along the first axis."""
+    """Return decisions as tensors, a layer each along the first axis."""
     if not decisions:
         return {}
-    stacked = lambda part: torch.stack([one[part] for one in decisions]).cpu().contiguous()  # noqa: E731
     packed = {
         "layers": torch.tensor([one["layer"] for one in decisions]),
-        "picks": stacked("picks").int(),
-        "fixed": stacked("fixed"),
+        "picks": _stacked(decisions, "picks").int(),
+        "fixed": _stacked(decisions, "fixed"),
     }
-    return (
-        packed if decisions[0]["scores"] is None else packed | {"scores": stacked("scores").float()}
-    )
+    if decisions[0]["scores"] is not None:
+        packed["scores"] = _stacked(decisions, "scores").float()
+    return packed
+
+
+def _stacked(decisions: list[dict], part: str) -> Tensor:
+    return torch.stack([one[part] for one in decisions]).cpu().contiguous()

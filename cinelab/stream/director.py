@@ -36,7 +36,8 @@ from cinelab.stream.generator import ChunkGenerator, ChunkRequest
 from cinelab.stream.overlap import prefetch, side_stream
 from cinelab.stream.resume import KeptChunks, forget, keeping
 from cinelab.stream.storyboard import save_png, storyboard
-from cinelab.zoo.checkpoints import Bundle, load
+from cinelab.zoo.bundle import Bundle
+from cinelab.zoo.checkpoints import load
 
 MARK = "film.json"  # the last file of a saved film: where it lies all others do
 

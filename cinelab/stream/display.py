@@ -1,4 +1,4 @@
-"""How a film shows itself: one line in a terminal, the film where a notebook can play it."""
+"""A film on display: one line in a terminal, a player in a notebook."""
 
 import base64
 import html
@@ -14,26 +14,26 @@ from cinelab.script.timeline import Timeline
 
 
 def film_line(frames: np.ndarray, fps: float, play: Screenplay) -> str:
-    """A film of frames (F, H, W, 3) in one line."""
+    """Return a film of frames (F, H, W, 3) in one line."""
     count, height, width = frames.shape[:3]
     title = f"{play.title!r}: " if play.title else ""
     shots = f"{len(play.shots)} shot{'s' * (len(play.shots) != 1)}"
-    return f"Film({title}{shots}, {count} frames of {width} x {height} at {fps:g} a second, {count / fps:.1f} s)"
+    size = f"{count} frames of {width} x {height} at {fps:g} a second"
+    return f"Film({title}{shots}, {size}, {count / fps:.1f} s)"
 
 
 def shot_lines(line: Timeline, play: Screenplay) -> list[str]:
-    """A line an entry of the screenplay: when it is seen, what it shows, and what changes in it,
+    """Return a line an entry of the screenplay: its time, its prompt, and what changes in it,
     when."""
     found = []
     for (first, end), shot, turns in zip(line.entry_spans, play.shots, line.turns, strict=True):
-        said = "; ".join([shot.prompt, *(turn.line for turn in turns)])
-        found.append(f"{first / line.fps:.1f} to {end / line.fps:.1f} s: {said}")
+        changes = "; ".join([shot.prompt, *(turn.line for turn in turns)])
+        found.append(f"{first / line.fps:.1f} to {end / line.fps:.1f} s: {changes}")
     return found
 
 
 def small_mp4(frames: np.ndarray, fps: float, scale: int | None = None) -> bytes:
-    """The bytes of an mp4 of frames (F, H, W, 3), as few as do for a page; `scale` as `write_mp4`
-    has it."""
+    """Return the bytes of a small mp4 of frames (F, H, W, 3); `scale` as in `write_mp4`."""
     need("av", extra="lab", what="Showing a film")
     from cinelab.stream.video import write_mp4  # late, as a film is rendered without PyAV
 
@@ -44,15 +44,16 @@ def small_mp4(frames: np.ndarray, fps: float, scale: int | None = None) -> bytes
 
 
 def video_uri(mp4: bytes) -> str:
-    """The bytes of an mp4 as a data address, which a page plays without any other file."""
+    """Return the bytes of an mp4 as a data address, which a page plays without any other file."""
     return f"data:video/mp4;base64,{base64.b64encode(mp4).decode()}"
 
 
 def film_html(frames: np.ndarray, fps: float, caption: str, lines: Sequence[str] = ()) -> str:
-    """The film itself, as a player that needs no other file, over its caption and a list of its
+    """Return a player of the film that needs no other file, over its caption and a list of its
     shots."""
     source = video_uri(small_mp4(frames, fps))
     player = f'<video controls loop muted autoplay style="max-width:100%" src="{source}"></video>'
     shots = "".join(f"<li>{html.escape(one)}</li>" for one in lines)
     listed = f"<details><summary>shots</summary><ol>{shots}</ol></details>" if lines else ""
-    return f'<figure style="margin:0">{player}<figcaption>{html.escape(caption)}{listed}</figcaption></figure>'
+    below = f"<figcaption>{html.escape(caption)}{listed}</figcaption>"
+    return f'<figure style="margin:0">{player}{below}</figure>'

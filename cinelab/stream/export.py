@@ -1,7 +1,6 @@
-"""A session's film as files that stand on their own: mp4, shot list, storyboard, and the screenplay
-that makes it again."""
+"""A session's film as files of their own: mp4, shot list, storyboard, and the screenplay that makes
+it again."""
 
-from collections import OrderedDict
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -13,7 +12,7 @@ from cinelab.readable import Made
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import CONTINUE, Timeline, plan
-from cinelab.stream.commands import Settings, asked, news
+from cinelab.stream.commands import Settings, changed_settings, screenplay_settings
 from cinelab.stream.director import MARK, require_new_folder
 from cinelab.stream.session import Node, Session
 from cinelab.stream.storyboard import save_png, storyboard
@@ -23,12 +22,12 @@ from cinelab.stream.video import write_gif, write_mp4
 def screenplay_of(
     session: Session, head: int | None = None, title: str = "A directed film"
 ) -> Screenplay:
-    """What `cinelab direct` renders to the same film, bit for bit: prompts, cuts, seeds and
-    settings of every chunk."""
+    """Return the screenplay that `cinelab direct` renders to the same film, bit for bit: prompts,
+    cuts, seeds and settings of every chunk."""
     nodes = [session.nodes[number] for number in session.path(head)]
     if not nodes:
         raise CinelabError("The film has no chunk yet; play first.")
-    bundle = session.reel.bundle
+    bundle = session.generator.bundle
     seconds = bundle.chunk * bundle.codec.stride / bundle.fps  # of a chunk
     shots = []
     before = None
@@ -36,53 +35,63 @@ def screenplay_of(
         for entry in _entries(list(group)):
             shot, before = _shot(entry, before, seconds)
             shots.append(shot)
-    return Screenplay(title, tuple(shots), nodes[0].said.seed)
+    return Screenplay(title, tuple(shots), nodes[0].settings.seed)
 
 
 def _entries(nodes: list[Node]) -> list[list[Node]]:
-    """A shot's chunks as entries of a screenplay: a second one where its opening prompt is told as
-    going on. It is a change, not an entry, that may re-cache, so the second begins before such a
-    one."""
-    told = f"{CONTINUE} {nodes[0].said.prompt}"
-    split = next((place for place, node in enumerate(nodes) if node.text == told), len(nodes))
+    """Divide a shot's chunks into entries of a screenplay: a second one where the model is given
+    the opening prompt as a continuation. A change may re-cache and an entry may not, so the second
+    begins before a chunk that does."""
+    continued = f"{CONTINUE} {nodes[0].settings.prompt}"
+    split = next(
+        (place for place, node in enumerate(nodes) if node.model_prompt == continued), len(nodes)
+    )
     while split < len(nodes) and nodes[split].recache:
         split -= 1
     return [part for part in (nodes[:split], nodes[split:]) if part]
 
 
 def _shot(nodes: list[Node], before: Settings | None, seconds: float) -> tuple[Shot, Settings]:
-    """One shot: what it opens with, and what changed in it, each with only what differs from
-    before."""
-    opening = nodes[0].said
-    now = nodes[0].said
+    """Return one shot, with what it opens with and what changes in it, each with only what differs
+    from before; and the settings that it ends with."""
+    opening = nodes[0].settings
+    now = nodes[0].settings
     changes = []
     for place, node in enumerate(nodes[1:], 1):
-        if node.recache or asked(node.said) != asked(now):
+        if node.recache or screenplay_settings(node.settings) != screenplay_settings(now):
             changes.append(
                 PromptChange(
-                    place * seconds, node.said.prompt, recache=node.recache, **news(node.said, now)
+                    place * seconds,
+                    node.settings.prompt,
+                    recache=node.recache,
+                    **changed_settings(node.settings, now),
                 )
             )
-            now = node.said
+            now = node.settings
     goes_on = "continue" if nodes[0].index and not nodes[0].cut else "cut"
     return Shot(
-        opening.prompt, len(nodes) * seconds, goes_on, tuple(changes), **news(opening, before)
+        opening.prompt,
+        len(nodes) * seconds,
+        goes_on,
+        tuple(changes),
+        **changed_settings(opening, before),
     ), now
 
 
 def timeline_of(session: Session, head: int | None = None) -> Timeline:
-    bundle = session.reel.bundle
+    """Return the timeline of the film up to `head`."""
+    bundle = session.generator.bundle
     return plan(screenplay_of(session, head), bundle.fps, bundle.codec.stride, bundle.chunk)
 
 
-def export(
+def export_film(
     session: Session, folder: str | Path, head: int | None = None, title: str = "A directed film"
 ) -> Path:
     """Write film.mp4, film.gif, film.shots.json, storyboard.png, screenplay.yaml, film.json; an
     existing film is not overwritten."""
     folder = require_new_folder(folder)
     play = screenplay_of(session, head, title)
-    bundle = session.reel.bundle
+    bundle = session.generator.bundle
     line = timeline_of(session, head)
     frames = session.frames(head)
     captions = [shot.prompt for shot in play.shots]
@@ -110,14 +119,13 @@ def export(
     return Made(folder)
 
 
-def at_rest(session: Session) -> Session:
-    """The session as it is now, to be read or exported in another thread while its engine goes on.
-    Not to be directed."""
+def snapshot(session: Session) -> Session:
+    """Return the session as it is now, to be read or exported in another thread while its engine
+    goes on. It cannot be directed."""
     return replace(
         session,
         nodes=dict(session.nodes),
-        sums=dict(session.sums),
+        checksums=dict(session.checksums),
         _before=[],
-        _states=OrderedDict(),
-        _held=None,
+        _lock=None,
     )

@@ -38,7 +38,7 @@ from cinelab.stream.batch import (
     threads_for,
 )
 from cinelab.stream.overlap import explain_oom, synchronize
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 # encoded prompts that stay at hand, and how much they may hold (one of Wan's: 0.2 GB at 1.3B)
 KEPT_PROMPTS = 64

@@ -15,9 +15,9 @@ Item = TypeVar("Item")
 
 
 def prefetch(items: Iterator[Item], room: int = 1) -> Iterator[Item]:
-    """The same items, made in a thread that is at most `room` finished ones in front. What it
-    raises is raised here; whoever stops early ends it after the item it is at."""
-    done = queue.Queue(maxsize=room)
+    """Yield the same items, made in a thread that is at most `room` finished ones ahead. What it
+    raises is raised here; a caller that stops early ends it after the running item."""
+    done: queue.Queue = queue.Queue(maxsize=room)
     over = threading.Event()
 
     def put(item: object) -> bool:
@@ -35,7 +35,7 @@ def prefetch(items: Iterator[Item], room: int = 1) -> Iterator[Item]:
                 if not put((item, None)):
                     return
             put((None, StopIteration()))
-        except Exception as error:  # it belongs to whoever reads
+        except Exception as error:  # it is raised where the items are read
             put((None, error))
 
     thread = threading.Thread(target=work, name="cinelab-ahead", daemon=True)
@@ -55,24 +55,24 @@ def prefetch(items: Iterator[Item], room: int = 1) -> Iterator[Item]:
 
 @contextmanager
 def explain_oom(what: str) -> Iterator[None]:
-    """A device that runs out of memory is one sentence."""
+    """Turn an error of a device that runs out of memory into one sentence."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise CinelabError(
             f"{what} ran out of memory on the device ({str(error).splitlines()[0]}); keep the "
-            "history in host memory (place host), "
-            "pack it (packing fp8), or lower the budget, the chunk or the size."
+            "history in host memory (place host), pack it (packing fp8), or lower the budget, the "
+            "chunk or the size."
         ) from error
 
 
 def side_stream(device: str):
-    """A stream of its own for what runs beside the model; nothing on a CPU."""
+    """Return a stream of its own for what runs beside the model; no stream on a CPU."""
     return torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else nullcontext()
 
 
 def synchronize(device: str) -> None:
-    """Wait until this thread's stream has done what it was given: another stream may then read it,
-    and a clock be stopped."""
+    """Wait until this thread's stream has finished, so that another stream may read its results and
+    a clock be stopped."""
     if device == "cuda":
         torch.cuda.current_stream().synchronize()

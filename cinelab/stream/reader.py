@@ -1,13 +1,13 @@
-"""The one reader of videos, for training data and for scores: pictures by time stamp, upright, of
+"""The one reader of videos, for training data and for metrics: frames by time stamp, upright, of
 square pixels, in BT.709.
 
-    Video   one pass forwards at any rate, a picture at a time; says what cut it short
-    Film    a whole, undamaged video at a constant rate of its own, read anew in every pass; nothing long is held
+    VideoReader    one pass forwards at any rate, frame by frame; reports what cut it short
+    DecodedVideo   a whole, undamaged video at a constant rate of its own, decoded in every pass
 
-Picture k is what the screen shows at k / fps seconds after the first frame: the decoded frame
-nearest by its time stamp, of those that have begun by half a picture later. So a frame that stands
-still (variable frame rate) is held until the next one, and a fast video is thinned.
-"""
+A *decoded* frame is one of the file; an *output* frame is one at a constant rate. Output frame k is
+what the screen shows at k / fps seconds after the first frame: the decoded frame nearest by its
+time stamp, of those that have begun by half an output frame later. So a frame that lasts (variable
+frame rate) is repeated until the next one, and a fast video is thinned."""
 
 import gc
 import math
@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -26,13 +27,13 @@ from cinelab.stream.colour import HLG, PQ, rgb, unreadable
 from cinelab.texts import check_regular
 from cinelab.zoo.footprint import free_bytes
 
-SLACK = 0.25  # of a picture: what ends sooner after the last one is not worth another
+SLACK = 0.25  # of an output frame: what ends sooner after the last one gets no other
 TINY = 1e-6  # seconds
 # frames; a time stamp that goes back farther begins a new count (joined transport streams)
 JUMP = 2
-# bytes of pictures that a Film keeps between its passes; a longer one is decoded again
-KEPT = 2**28
-# pictures a second at which a variable rate is made constant
+# bytes of frames that a DecodedVideo stores between its passes; a longer one is decoded again
+STORED = 2**28
+# frames per second between which a variable rate is made constant
 SLOWEST = 8.0
 FASTEST = 120.0
 # containers whose own duration was written, not estimated
@@ -41,8 +42,8 @@ HEADED = ("matroska", "mov", "flv", "asf")
 PACKET = {".ts": (188,), ".m2ts": (188, 192), ".mts": (188, 192)}
 HIDDEN = "an edit list hides some of its frames"
 VARIES = "its frame rate varies"
-# what leaves it open
-UNSAID = {"color_trc": (0, 2), "color_primaries": (0, 2), "colorspace": (2,), "color_range": (0,)}
+# values that leave a property of the colours open
+UNSTATED = {"color_trc": (0, 2), "color_primaries": (0, 2), "colorspace": (2,), "color_range": (0,)}
 # of a decoder
 THREADS = min(
     4, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -51,7 +52,7 @@ LARGE = 2**21  # pixels of a frame; a decoder of larger ones is let go at once
 MOST_ASPECT = 8.0  # a pixel is never longer than this; larger ratios are a file's mistake
 
 
-class Video:
+class VideoReader:
     """One pass through a video file. As far as the pass has come, `damage` says what cut it short
     and `count` how many frames were decoded; `aspect` is a pixel's width to its height, `rates`
     what the file says of its frames a second, likeliest first, and `hidden` how many packets an
@@ -62,7 +63,7 @@ class Video:
         self.damage = ""
         self.aspect = 1.0
         self.count = 0
-        self.rates = ()
+        self.rates: tuple[float, ...] = ()
         self.hidden = 0
         check_regular(path)
         if not self.path.is_file():
@@ -71,16 +72,17 @@ class Video:
             raise CinelabError(f"{path}: is empty (0 bytes); make or copy it again.")
 
     def at(self, fps: float) -> Iterator[tuple[int, av.VideoFrame]]:
-        """For picture 0, 1, ...: (number of the decoded frame, the frame). Raises CinelabError if
-        there is none at all."""
+        """Yield, for output frame 0, 1, ...: (number of the decoded frame, the frame). Raise
+        CinelabError if there is none at all."""
         k = 0
         half = 0.5 / fps
-        held = None
+        held: tuple[float, float, int, av.VideoFrame] | None = None
         for number, (time, end, frame) in enumerate(self.frames()):
             while held and (k / fps < time - half - TINY or k / fps <= (held[0] + time) / 2 + TINY):
                 yield held[2:]
                 k += 1
             held = time, end, number, frame
+        assert held is not None  # `frames` raises where there is none
         for _ in range(k, max(k if k else 1, math.ceil(held[1] * fps - SLACK))):
             yield held[2:]
 
@@ -96,8 +98,7 @@ class Video:
                 if not self.count and (coded := unreadable(frame)):
                     raise CinelabError(
                         f"{self.path}: its colours are coded as {coded}, which cannot be "
-                        "converted; save it as "
-                        "BT.709 video."
+                        "converted; save it as BT.709 video."
                     )
                 self.count = self.count + 1
                 large = frame.height * frame.width > LARGE
@@ -108,8 +109,8 @@ class Video:
                 gc.collect()
         if not self.count:
             raise CinelabError(
-                f"{self.path}: {self.damage or 'the video stream has no pictures'}; make or copy "
-                "it again."
+                f"{self.path}: {self.damage or 'the video stream has no frames'}; make or copy it "
+                "again."
             )
 
     def _decoded(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
@@ -117,7 +118,7 @@ class Video:
             with av.open(str(self.path)) as container:
                 if not container.streams.video:
                     raise CinelabError(f"{self.path}: has no video stream; give a film.")
-                if container.streams.best("video").codec_context is None:
+                if _video_stream(container).codec_context is None:
                     self.damage = "is damaged or not a video (its coding is unknown)"
                     return
                 yield from _Pass(self, container).run()
@@ -131,42 +132,42 @@ class _Pass:
     """The decoding of one open file: time stamps from the first frame on, and what is compared with
     them at the end."""
 
-    def __init__(self, video: Video, container: av.container.InputContainer):
+    def __init__(self, video: VideoReader, container: av.container.InputContainer):
         self.video = video
         self.container = container
-        self.stream = container.streams.best("video")
-        self.stream.thread_type, self.stream.codec_context.thread_count = "AUTO", THREADS
+        self.stream = _video_stream(container)
+        self.stream.thread_type = "AUTO"
+        self.stream.codec_context.thread_count = THREADS
         stated = (self.stream.average_rate, self.stream.guessed_rate, self.stream.base_rate)
         video.rates = tuple(dict.fromkeys(float(rate) for rate in stated if rate)) or (25.0,)
         aspect = float(self.stream.sample_aspect_ratio or 1)
         video.aspect = aspect if 1 / MOST_ASPECT <= aspect <= MOST_ASPECT else 1.0
         # a container's tags are kept from the frames of a stream without its own
         context = self.stream.codec_context
-        self.tags = {name: int(getattr(context, name)) for name in UNSAID}
+        self.tags = {name: int(getattr(context, name)) for name in UNSTATED}
         self.avi = container.format.name == "avi"
         # AVI knows only the order of its packets, which is that of the frames
-        self.stamps = deque()
-        # seconds of the last frame after the first one, of the first one
-        self.last = self.zero = None
+        self.stamps: deque[int] = deque()
+        self.last: float | None = None  # seconds of the last frame after the first one
+        self.zero = 0.0  # time stamp of the first one
         self.spent = 1 / video.rates[-1]  # seconds that the last frame is shown
-        # of the pictures; end of whatever the file holds, in seconds
-        self.packets = 0
-        self.latest = 0.0
+        self.packets = 0  # of the video stream
+        self.latest = 0.0  # end of whatever else the file holds, in seconds
 
     def run(self) -> Iterator[tuple[float, float, av.VideoFrame]]:
         for packet in self.container.demux():
             if packet.stream.index == self.stream.index:
                 self._count(packet)
                 for frame in packet.decode():
+                    assert isinstance(frame, av.VideoFrame)
                     if frame.is_corrupt and self.last is not None:
                         self.video.damage = f"is damaged {self.last:.2f} s after its beginning"
                         return
-                    if self._place(frame):
-                        yield self.last, self.last + self.spent, self._tagged(frame)
+                    if (time := self._place(frame)) is not None:
+                        yield time, time + self.spent, self._tagged(frame)
             elif packet.pts is not None:
-                self.latest = max(
-                    self.latest, float((packet.pts + (packet.duration or 0)) * packet.time_base)
-                )
+                end = (packet.pts + (packet.duration or 0)) * _known(packet.time_base)
+                self.latest = max(self.latest, float(end))
         self._compare()
 
     def _count(self, packet: av.Packet) -> None:
@@ -175,55 +176,63 @@ class _Pass:
         if self.avi and packet.size and packet.dts is not None:
             self.stamps.append(packet.dts)
 
-    def _place(self, frame: av.VideoFrame) -> bool:
-        """Take the frame's time; False for one whose time stamp does not come after the last
-        one's."""
+    def _place(self, frame: av.VideoFrame) -> float | None:
+        """Return the frame's time after the first one; None for a frame whose time stamp does not
+        come after the last one's."""
         stamp = self.stamps.popleft() if self.stamps else frame.pts
         unit = self.stream.time_base if self.avi else frame.time_base
-        known = stamp is not None
-        after = 0.0 if self.last is None else self.last + self.spent
-        time = float(stamp * unit) if known else after + (self.zero or 0.0)
-        if self.zero is None or time - self.zero < self.last - JUMP * self.spent:
+        last = self.last
+        after = 0.0 if last is None else last + self.spent
+        time = after + self.zero if stamp is None else float(stamp * _known(unit))
+        if last is None or time - self.zero < last - JUMP * self.spent:
             self.zero = time - after
-        if self.last is not None and time - self.zero <= self.last:
-            return False
-        self.last = time - self.zero
+        begin = time - self.zero
+        if last is not None and begin <= last:
+            return None
+        self.last = begin
         if frame.duration and not self.avi:
-            self.spent = float(frame.duration * frame.time_base)
-        return True
+            self.spent = float(frame.duration * _known(frame.time_base))
+        return begin
 
     def _tagged(self, frame: av.VideoFrame) -> av.VideoFrame:
-        for name, said in self.tags.items():
+        for name, tag in self.tags.items():
             if (
-                said not in UNSAID[name]
-                and int(getattr(frame, name)) in UNSAID[name]
+                tag not in UNSTATED[name]
+                and int(getattr(frame, name)) in UNSTATED[name]
                 and not frame.format.is_rgb
             ):
-                setattr(frame, name, said)
+                setattr(frame, name, tag)
         return frame
 
     def _compare(self) -> None:
-        """What a file says that it holds against what could be read."""
+        """Compare what a file declares with what could be read."""
         if self.last is None:
             return
-        said, read = self._declared()
-        if said and read < said - max(0.25, 2 * self.spent):
-            self.video.damage = f"is cut short, it says {said:.2f} s and {read:.2f} s can be read"
-        elif "mov" in self.container.format.name and self.packets < len(self.stream.index_entries):
-            self.video.damage = f"is cut short, it lists {len(self.stream.index_entries)} frames and {self.packets} can be read"
+        declared, read = self._declared(self.last + self.spent)
+        if declared and read < declared - max(0.25, 2 * self.spent):
+            self.video.damage = (
+                f"is cut short, it says {declared:.2f} s and {read:.2f} s can be read"
+            )
+        elif "mov" in self.container.format.name and self.packets < (
+            listed := len(self.stream.index_entries)
+        ):
+            self.video.damage = (
+                f"is cut short, it lists {listed} frames and {self.packets} can be read"
+            )
         elif ending := _ending(self.video.path):
             self.video.damage = ending
 
-    def _declared(self) -> tuple[float, float]:
-        """(seconds that the file says it has, seconds that were read), counted alike; (0, _) where
-        it does not say."""
-        relative = self.last + self.spent
+    def _declared(self, relative: float) -> tuple[float, float]:
+        """Return (seconds that the file declares, seconds that were read), counted alike; (0, _)
+        where it declares none. `relative` are the seconds read, from the first frame on."""
         absolute = relative + self.zero
         # the stream's duration is shortened to what is there, its header is not
         if self.avi and self.stream.frames:
             return self.stream.frames / self.video.rates[0], relative
         if self.stream.duration:
-            return float(self.stream.duration * self.stream.time_base), max(relative, absolute)
+            return float(self.stream.duration * _known(self.stream.time_base)), max(
+                relative, absolute
+            )
         if "matroska" in self.container.format.name and (
             tag := _seconds(self.stream.metadata.get("DURATION", ""))
         ):
@@ -231,6 +240,19 @@ class _Pass:
         if self.container.duration and any(name in self.container.format.name for name in HEADED):
             return self.container.duration / av.time_base, max(absolute, self.latest)
         return 0.0, absolute
+
+
+def _known(unit: Fraction | None) -> Fraction:
+    """Return a time base, which every stream and frame that is decoded has."""
+    assert unit is not None
+    return unit
+
+
+def _video_stream(container: av.container.InputContainer) -> av.VideoStream:
+    """Return the stream that a player would show."""
+    stream = container.streams.best("video")
+    assert isinstance(stream, av.VideoStream)
+    return stream
 
 
 def _seconds(text: str) -> float:
@@ -257,10 +279,12 @@ def _ending(path: Path) -> str:
     return ""
 
 
-def turned(frame: av.VideoFrame) -> tuple[int, bool]:
+def display_rotation(frame: av.VideoFrame) -> tuple[int, bool]:
     """(quarter turns, counter-clockwise; mirrored before them) that set the frame upright, by its
     display matrix."""
-    found = [data for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
+    # PyAV's side data has no type of its own to iterate over
+    side_data: Iterable[Any] = frame.side_data
+    found = [data for data in side_data if data.type.name == "DISPLAYMATRIX"]
     if not found:
         return round(frame.rotation / 90) % 4, False
     a, b, _, c, d = np.frombuffer(found[0], np.int32)[:5].astype(float)
@@ -272,7 +296,7 @@ def turned(frame: av.VideoFrame) -> tuple[int, bool]:
 def fitted(frame: av.VideoFrame, size: tuple[int, int], aspect: float = 1.0) -> np.ndarray:
     """uint8 (H, W, 3) of `size`: upright, scaled to cover it, cropped in the middle. `aspect` is a
     pixel's width to its height."""
-    turns, mirrored = turned(frame)
+    turns, mirrored = display_rotation(frame)
     rows, columns = size[::-1] if turns % 2 else size
     scale = max(rows / frame.height, columns / (frame.width * aspect))
     large = (
@@ -281,41 +305,40 @@ def fitted(frame: av.VideoFrame, size: tuple[int, int], aspect: float = 1.0) -> 
     )
     top = (large[0] - rows) // 2
     left = (large[1] - columns) // 2
-    picture = rgb(frame, large)[top : top + rows, left : left + columns]
-    return np.rot90(picture[:, ::-1] if mirrored else picture, turns)
+    cropped = rgb(frame, large)[top : top + rows, left : left + columns]
+    return np.rot90(cropped[:, ::-1] if mirrored else cropped, turns)
 
 
 def upright(frame: av.VideoFrame, aspect: float = 1.0) -> tuple[int, int]:
     """(height, width) of the frame as it is shown, in square pixels of its own height."""
     size = frame.height, max(1, round(frame.width * aspect))
-    return size[::-1] if turned(frame)[0] % 2 else size
+    return size[::-1] if display_rotation(frame)[0] % 2 else size
 
 
-class Film:
-    """A video at a constant rate: `len(film)` pictures of `film.shape`, uint8 (H, W, 3) one after
-    another in every loop over it.
+class DecodedVideo:
+    """A video at a constant rate: `len(video)` output frames, uint8 (H, W, 3), one after another in
+    every loop over it; all of them have `video.shape`.
 
     A video of constant rate keeps its frames one by one; one of variable rate is read at the rate
-    of its finest stretch. `numbers` says which decoded frame each picture is, `decoded` how many
-    there are, `changes` why its pictures are not the decoded frames as they stand. What fits in
-    `keep` bytes is held between loops, whatever is longer is decoded again. Raises CinelabError if
-    the video is damaged or cut short.
-    """
+    of its finest stretch. `numbers` are the decoded frames that the output frames show, `decoded`
+    is how many there are, `changes` why output frames are not the decoded frames as they stand.
+    What fits in `keep` bytes is stored between loops, what is longer is decoded again. Raise
+    CinelabError if the video is damaged or cut short."""
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, path: str | Path, keep: int = KEPT):
+    def __init__(self, path: str | Path, keep: int = STORED):
         self.path = Path(path)
-        self.changes = ()
+        self.changes: tuple[str, ...] = ()
         self._keep = keep
-        self._kept: list[np.ndarray] | None = []
-        video = Video(path)
+        self._stored: list[np.ndarray] | None = []
+        sizes: set[tuple[int, int]] = set()
+        video = VideoReader(path)
         times = array("d")
         last = 0.0
         for begin, end, frame in video.frames():
             if not times:
                 self.size = upright(frame, video.aspect)
-                sizes = {(frame.height, frame.width)}
                 self._note(frame, video)
             sizes.add((frame.height, frame.width))
             times.append(begin)
@@ -344,50 +367,46 @@ class Film:
         return len(self.numbers)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        if self._kept is not None:
-            yield from (self._kept[number] for number in self.numbers)
+        if self._stored is not None:
+            yield from (self._stored[number] for number in self.numbers)
             return
-        seen = -1
-        picture = None
+        last = -1
+        output = np.empty(0, np.uint8)
         for number, frame, aspect in self._pass():
-            picture = (
-                picture
-                if number == seen
-                else np.ascontiguousarray(fitted(frame, self.size, aspect))
-            )
-            seen = number
-            yield picture
+            if number != last:
+                output = np.ascontiguousarray(fitted(frame, self.size, aspect))
+                last = number
+            yield output
 
     def whole(self) -> np.ndarray:
-        """All pictures as one array (F, H, W, 3), for what cannot read them one by one.
-        CinelabError where it does not fit."""
+        """Return all output frames as one array (F, H, W, 3), for what cannot read them one by one.
+        Raise CinelabError where it does not fit."""
         try:
             if math.prod(self.shape) > free_bytes("cpu"):
                 raise MemoryError
             frames = np.empty(self.shape, np.uint8)
         except MemoryError:
             raise CinelabError(
-                f"{self.path}: its {len(self)} frames take {math.prod(self.shape) / 2**30:.1f} "
-                "GiB at once, which are "
-                "not free; give a shorter video."
+                f"{self.path}: its {len(self)} frames take {math.prod(self.shape) / 2**30:.1f} GiB "
+                "at once, which are not free; give a shorter video."
             ) from None
         for place, frame in enumerate(self):
             frames[place] = frame
         return frames
 
     def raw(self) -> Iterator[av.VideoFrame]:
-        """The decoded frame of every picture, as it stands in the file."""
+        """Yield the decoded frame of every output frame, as it is in the file."""
         return (frame for _, frame, _ in self._pass())
 
     def place(self, frame: int) -> int:
-        """The first picture that shows decoded frame `frame` or a later one; the film's length
-        behind the last."""
+        """Return the first output frame that shows decoded frame `frame` or a later one; the number
+        of output frames behind the last."""
         return int(np.searchsorted(self.numbers, frame))
 
     def _pass(self) -> Iterator[tuple[int, av.VideoFrame, float]]:
-        """(number of the decoded frame, the frame, a pixel's width to its height) of every
-        picture."""
-        video = Video(self.path)
+        """Yield (number of the decoded frame, the frame, a pixel's width to its height) of every
+        output frame."""
+        video = VideoReader(self.path)
         place = 0
         for number, (_, _, frame) in enumerate(video.frames()):
             while place < len(self) and self.numbers[place] == number:
@@ -396,34 +415,34 @@ class Film:
         if place < len(self):
             raise CinelabError(f"{self.path}: has changed while it was read; try again.")
 
-    def _note(self, frame: av.VideoFrame, video: Video) -> None:
-        """What of the first frame is changed for the eye."""
-        self.changes += ("it is turned",) * (turned(frame) != (0, False))
+    def _note(self, frame: av.VideoFrame, video: VideoReader) -> None:
+        """Note what of the first frame is changed for display."""
+        self.changes += ("it is turned",) * (display_rotation(frame) != (0, False))
         self.changes += ("its pixels are not square",) * (
             round(frame.width * video.aspect) != frame.width
         )
         self.changes += ("its light has a high dynamic range",) * (frame.color_trc in (PQ, HLG))
 
     def _hold(self, frame: av.VideoFrame, aspect: float) -> None:
-        """Keep the picture, or none at all once they are more than may be kept."""
-        if self._kept is None:
+        """Store the frame, or none at all once they are more than may be stored."""
+        if self._stored is None:
             return
-        if (len(self._kept) + 1) * 3 * self.size[0] * self.size[1] > self._keep:
-            self._kept = None
+        if (len(self._stored) + 1) * 3 * self.size[0] * self.size[1] > self._keep:
+            self._stored = None
         else:
-            self._kept.append(np.ascontiguousarray(fitted(frame, self.size, aspect)))
+            self._stored.append(np.ascontiguousarray(fitted(frame, self.size, aspect)))
 
 
 def pick(frames: Iterable[np.ndarray], wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """(number, picture) of the wanted ones among pictures (H, W, 3), each once, in order; what
+    """Yield (number, frame) of the wanted ones among frames (H, W, 3), each once, in order; what
     follows is not read."""
     rest = sorted(set(wanted), reverse=True)
-    for number, picture in enumerate(frames):
+    for number, frame in enumerate(frames):
         if not rest:
             return
         if number == rest[-1]:
             rest.pop()
-            yield number, picture
+            yield number, frame
 
 
 def constant_rate(times: np.ndarray, stated: Iterable[float]) -> float | None:

@@ -1,5 +1,5 @@
-"""The chunks of a film that is being made, kept on the disk: a killed film goes on where it was,
-bit for bit.
+"""The chunks of a film that is being made, stored on the disk: a film whose process was killed goes
+on where it was, bit for bit.
 
 They lie in a hidden folder beside the film, named after all that makes its bits, so that a film
 with other settings never goes on from them. They are removed when the film is saved.
@@ -39,10 +39,10 @@ class KeptChunks:
         return len(self.lines)
 
     def take(self, index: int) -> tuple[Tensor, tuple[dict, ...], dict[str, float]] | None:
-        """A chunk's latents (1, c, C, h, w), its decisions and its seconds; None where it is still
-        to be made.
+        """Return a chunk's latents (1, c, C, h, w), its routing decisions and its seconds; None
+        where it is still to be made.
 
-        A chunk whose file is not as it was written is said and made again, with all that follow it.
+        A chunk whose file has changed is made again, with a warning, and with it all that follow.
         """
         if index >= len(self.lines):
             return None
@@ -59,19 +59,19 @@ class KeptChunks:
         return tensors["latents"], decisions_in(tensors, index, line["shot"]), line["seconds"]
 
     def add(self, timed: TimedChunk, shot: int, memory: "KVCache | FilmState") -> None:
-        """Keep a chunk that has just been made; it is on the disk afterwards. Raises
-        CinelabError."""
+        """Store a chunk that has just been made; it is on the disk afterwards. Raise CinelabError
+        where it cannot be written."""
         made = write_chunk(self._file(timed.index), timed.latents, memory.decisions_of(timed.index))
         line = {"chunk": timed.index, "shot": shot, "seconds": timed.seconds, "sum": made}
         self.log.append(line)
         self.lines.append(line)
 
     def _cut(self, index: int) -> None:
-        """Forget the chunks from `index` on."""
-        kept = self.lines[:index]
+        """Remove the chunks from `index` on."""
+        before = self.lines[:index]
         self.lines = []
         self.log.begin_again()
-        for line in kept:
+        for line in before:
             self.log.append(line)
             self.lines.append(line)
 
@@ -81,8 +81,8 @@ class KeptChunks:
 
 @contextmanager
 def keeping(folder: str | Path, film: dict) -> Iterator[KeptChunks]:
-    """The kept chunks of the film that `film` (plain values) describes, below `folder`; one process
-    at a time."""
+    """Open the stored chunks of the film that `film` (plain values) describes, below `folder`, for
+    one process at a time."""
     record = {"film": film}
     mark = checksum_of(to_json(record, sort_keys=True).encode(), size=6)
     place = Path(folder) / f"{MAKING}{mark}"
@@ -99,6 +99,6 @@ def keeping(folder: str | Path, film: dict) -> Iterator[KeptChunks]:
 
 
 def forget(folder: str | Path) -> None:
-    """Remove the kept chunks of whatever was being made in a folder: its film is saved."""
+    """Remove the stored chunks of a folder whose film is saved."""
     for place in Path(folder).glob(f"{MAKING}*"):
         shutil.rmtree(place, ignore_errors=True)

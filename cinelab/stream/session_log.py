@@ -104,8 +104,8 @@ class SessionLog:
                 file.truncate(end)
         except OSError as error:
             raise CinelabError(
-                f"{self.path} cannot be written to ({reason(error)}); copy the session to a "
-                "folder of your own."
+                f"{self.path} cannot be written to ({reason(error)}); copy the session to a folder "
+                "of your own."
             ) from error
 
     def _bytes(self) -> bytes:
@@ -137,8 +137,8 @@ class SessionLog:
     def _refuse(self, number: int, problem: str, cause: Exception | None = None) -> None:
         raise CinelabError(
             f"{self.path} has a line that cannot be read: line {number} {problem}. Restore the "
-            "file; or keep the "
-            f"{number - 1} lines before it alone, and what they made is there again."
+            f"file; or keep the {number - 1} lines before it alone, and what they made is there "
+            "again."
         ) from cause
 
 

@@ -20,15 +20,16 @@ INK = "#1d2433"
 QUIET = "#7a8191"
 ACCENT = "#3b5bdb"
 
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 OTHER_SCRIPTS = ("DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf", "msyh.ttc")
 
 
 @dataclass(frozen=True)
-class Layout:
+class StoryboardLayout:
     """Measures in pixels; made to be shown at half its size, so it is sharp on any screen."""
 
-    width: int = 2000  # of the picture
-    margin: int = 56  # around the picture
+    width: int = 2000  # of the image
+    margin: int = 56  # around the image
     gap: int = 36  # between cards
     pad: int = 28  # inside a card
     strip_gap: int = 8  # between the frames of a card
@@ -47,7 +48,7 @@ def storyboard(
     title: str | None = None,
     fps: float = 8.0,
     stills: int = 3,
-    layout: Layout = Layout(),
+    layout: StoryboardLayout = StoryboardLayout(),
     turns: Sequence[Sequence[Turn]] | None = None,
 ) -> Image.Image:
     """Draw the film as cards, `columns` in a row (2, or 1 for a single shot), RGB.
@@ -81,7 +82,7 @@ def storyboard(
 
 
 def save_png(image: Image.Image, path: str | Path) -> None:
-    """Write a picture in one atomic step; a failure leaves an older file as it was."""
+    """Write an image in one atomic step; a failure leaves an older file as it was."""
     with replacing(path) as temporary:
         image.save(temporary, format="PNG")  # optimize=True saves 4 % and takes five times as long
 
@@ -95,8 +96,8 @@ def _check_shots(frames, spans, captions, turns, columns, stills) -> None:
     for number, (first, end) in enumerate(spans, 1):
         if not 0 <= first < end <= len(frames):
             raise CinelabError(
-                f"spans: shot {number} is ({first}, {end}), but it needs "
-                f"0 <= first < end <= {len(frames)}, the frames of the film"
+                f"spans: shot {number} is ({first}, {end}), but it needs 0 <= first < end <= "
+                f"{len(frames)}, the frames of the film"
             )
     for name, value in (("columns", columns), ("stills", stills)):
         if value is not None and value < 1:
@@ -129,7 +130,9 @@ def _panels(span, caption: str, turns: Sequence[Turn], stills: int) -> list[tupl
     return shown + [(end, turn.line) for end, turn in zip(ends[1:], turns, strict=True)]
 
 
-def _header(card: Image.Image, number: int, span, fps: float, font, layout: Layout) -> None:
+def _header(
+    card: Image.Image, number: int, span, fps: float, font, layout: StoryboardLayout
+) -> None:
     """The shot's number in a badge at the left, its seconds at the right."""
     pen = ImageDraw.Draw(card)
     size = round(layout.label_size * 1.45)
@@ -144,7 +147,7 @@ def _header(card: Image.Image, number: int, span, fps: float, font, layout: Layo
     pen.text((card.width - layout.pad, middle), times, font=font, fill=QUIET, anchor="rm")
 
 
-def _strip(frames, panels, stills: int, width: int, layout: Layout) -> Image.Image:
+def _strip(frames, panels, stills: int, width: int, layout: StoryboardLayout) -> Image.Image:
     """Stills side by side, `width` pixels, `stills` of them where all are there, and below each its
     caption, as wide as the way to the next one. A short shot may show a frame twice."""
     edges = np.linspace(0, width + layout.strip_gap, stills + 1).round().astype(int)
@@ -167,8 +170,8 @@ def _strip(frames, panels, stills: int, width: int, layout: Layout) -> Image.Ima
 
 
 def _notes(
-    captions: Sequence[str], edges, layout: Layout
-) -> list[tuple[int, list[str], ImageFont.FreeTypeFont]]:
+    captions: Sequence[str], edges, layout: StoryboardLayout
+) -> list[tuple[int, list[str], Font]]:
     """Where each caption of a row begins, and its lines, which end before the next caption."""
     starts = [column for column, caption in enumerate(captions) if caption]
     found = []
@@ -183,7 +186,9 @@ def _notes(
     return found
 
 
-def _page(rows: list[list[Image.Image]], title: str | None, layout: Layout) -> Image.Image:
+def _page(
+    rows: list[list[Image.Image]], title: str | None, layout: StoryboardLayout
+) -> Image.Image:
     """Cards on paper, row by row, each row as high as its highest card."""
     font = _font(layout.title_size, title or "")
     lines = _wrap(title, font, layout.width - 2 * layout.margin) if title else []
@@ -192,20 +197,22 @@ def _page(rows: list[list[Image.Image]], title: str | None, layout: Layout) -> I
     head = layout.margin + (line * len(lines) + layout.gap // 2 if lines else 0)
     total = head + sum(heights) + layout.gap * (len(rows) - 1) + layout.margin
     page = Image.new("RGB", (layout.width, total), PAPER)
-    for row, text in enumerate(lines):
-        place = (layout.margin, layout.margin + row * line)
+    for number, text in enumerate(lines):
+        place = (layout.margin, layout.margin + number * line)
         ImageDraw.Draw(page).text(place, text, font=font, fill=INK)
     top = head
-    for row, height in zip(rows, heights, strict=True):
+    for cards, height in zip(rows, heights, strict=True):
         left = layout.margin
-        for card in row:
+        for card in cards:
             _lay(page, card, (left, top), height, layout)
             left += card.width + layout.gap
         top += height + layout.gap
     return page
 
 
-def _lay(page: Image.Image, card: Image.Image, place, height: int, layout: Layout) -> None:
+def _lay(
+    page: Image.Image, card: Image.Image, place, height: int, layout: StoryboardLayout
+) -> None:
     """Put a card with round corners and a soft shadow on the page, stretched to `height`."""
     full = Image.new("RGB", (card.width, height), CARD)
     full.paste(card, (0, 0))
@@ -226,8 +233,8 @@ def _rounded(size: tuple[int, int], radius: int) -> Image.Image:
     return large.resize(size, Image.Resampling.BOX)
 
 
-def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
-    """Pillow's own font, the same picture on every machine; a system font for other scripts."""
+def _font(size: int, text: str = "") -> Font:
+    """Pillow's own font, the same image on every machine; a system font for other scripts."""
     own = ImageFont.load_default(size)
     if not _lacks(own, text):
         return own
@@ -238,7 +245,7 @@ def _font(size: int, text: str = "") -> ImageFont.FreeTypeFont:
     return own
 
 
-def _lacks(font: ImageFont.FreeTypeFont, text: str) -> bool:
+def _lacks(font: Font, text: str) -> bool:
     """Whether a letter of `text` would be drawn as the empty box that stands for no letter."""
     box = bytes(font.getmask("\uffff"))
     return any(bytes(font.getmask(letter)) == box for letter in set(text) if not letter.isspace())

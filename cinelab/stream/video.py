@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
 from cinelab.stream.frames import check_frames
-from cinelab.stream.reader import Film
+from cinelab.stream.reader import DecodedVideo
 from cinelab.texts import check_regular
 
 # Tried in this order, each with the options that make it look about as good as crf 14.
@@ -37,8 +37,8 @@ def pick_encoder(names: tuple[str, ...] = tuple(ENCODERS)) -> str:
         with suppress(ValueError):  # av.codec.codec.UnknownCodecError is one
             return av.Codec(name, "w").name
     raise CinelabError(
-        f"video encoder: none of {', '.join(names)} is in this build of PyAV; "
-        "install the wheel again with: pip install --force-reinstall av"
+        f"video encoder: none of {', '.join(names)} is in this build of PyAV; install the wheel "
+        "again with: pip install --force-reinstall av"
     )
 
 
@@ -62,8 +62,8 @@ def _check_scale(scale: int | None, height: int, width: int) -> int:
         raise CinelabError(f"scale: {scale!r} is not a whole number of at least 1")
     if (height * scale) % 2 or (width * scale) % 2:
         raise CinelabError(
-            f"scale: {scale} makes a film of {height * scale}x{width * scale} pixels, "
-            f"mp4 needs even sides, use scale={scale + 1}"
+            f"scale: {scale} makes a film of {height * scale}x{width * scale} pixels, mp4 needs "
+            f"even sides, use scale={scale + 1}"
         )
     return scale
 
@@ -105,6 +105,7 @@ class VideoWriter:
         options = {"movflags": "+faststart"}  # the index first: browsers start at once
         self._container = av.open(str(temporary), "w", format="mp4", options=options)
         stream = self._container.add_stream(encoder, rate=self.rate, options=self._options[encoder])
+        assert isinstance(stream, av.VideoStream)
         stream.height, stream.width = (side * self.scale for side in self.size)
         stream.pix_fmt = "yuv420p"
         # Untagged colours are guessed by players: say what they are (1 = BT.709).
@@ -121,12 +122,12 @@ class VideoWriter:
             want = "x".join(map(str, self.size))
             raise CinelabError(f"{self.path}: a frame of {found} pixels in a film of {want}")
         for frame in frames:
-            self._container.mux(self._stream.encode(self._picture(frame)))
+            self._container.mux(self._stream.encode(self._encodable(frame)))
         self.count += len(frames)
 
-    def _picture(self, frame: np.ndarray) -> av.VideoFrame:
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-        return picture.reformat(
+    def _encodable(self, frame: np.ndarray) -> av.VideoFrame:
+        converted = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        return converted.reformat(
             width=self._stream.width,
             height=self._stream.height,
             format="yuv420p",
@@ -165,12 +166,13 @@ def write_mp4(
     """Write frames, uint8 (F, H, W, 3), as an H.264 mp4 in one atomic step.
 
     Returns (height, width) of the film in pixels; `scale` as in VideoWriter; `small` prefers few
-    bytes to fine pictures.
+    bytes to fine detail.
     """
     check_frames(frames)
     with VideoWriter(path, fps, frames.shape[1:3], scale, small) as writer:
         writer.add(frames)
-    return tuple(side * writer.scale for side in writer.size)
+    height, width = writer.size
+    return height * writer.scale, width * writer.scale
 
 
 def write_gif(path: str | Path, frames: np.ndarray, fps: float, height: int = 144) -> None:
@@ -183,14 +185,14 @@ def write_gif(path: str | Path, frames: np.ndarray, fps: float, height: int = 14
     check_frames(frames)
     scale = max(1, round(height / frames.shape[1]))
     size = frames.shape[2] * scale, frames.shape[1] * scale
-    pictures = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in frames]
-    pictures = [picture.quantize(128, method=Image.Quantize.FASTOCTREE) for picture in pictures]
+    images = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in frames]
+    images = [image.quantize(128, method=Image.Quantize.FASTOCTREE) for image in images]
     with replacing(path) as temporary:
-        pictures[0].save(
+        images[0].save(
             temporary,
             format="GIF",
             save_all=True,
-            append_images=pictures[1:],
+            append_images=images[1:],
             duration=round(1000 / fps),
             loop=0,
         )
@@ -199,18 +201,18 @@ def write_gif(path: str | Path, frames: np.ndarray, fps: float, height: int = 14
 def read_video(path: str | Path) -> tuple[np.ndarray, float]:
     """Return (frames uint8 (F, H, W, 3) RGB, frames per second) of a whole video; see
     cinelab.stream.reader for what a frame is."""
-    film = Film(path)
-    return film.whole(), film.fps
+    video = DecodedVideo(path)
+    return video.whole(), video.fps
 
 
-def read_picture(path: str | Path, size: tuple[int, int]) -> np.ndarray:
-    """An image file as uint8 (height, width, 3), cropped in the middle to the shape of `size` and
-    resized to it."""
+def read_image(path: str | Path, size: tuple[int, int]) -> np.ndarray:
+    """Return an image file as uint8 (height, width, 3), cropped in the middle to the shape of
+    `size` and resized to it."""
     check_regular(path)
     try:
-        picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
     except (OSError, ValueError) as error:
         raise CinelabError(
-            f"{path} is no picture that can be read ({error}); give a png or jpg."
+            f"{path} is no image that can be read ({error}); give a png or jpg."
         ) from error
-    return np.array(ImageOps.fit(picture, (size[1], size[0]), Image.Resampling.LANCZOS))
+    return np.array(ImageOps.fit(image, (size[1], size[0]), Image.Resampling.LANCZOS))

@@ -1,5 +1,5 @@
-"""What would the last shot have been with another memory? The same directions on the same noise,
-one thing changed."""
+"""What would the last shot have been under another memory? The same directions on the same noise,
+with one thing changed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,15 +9,15 @@ import pandas as pd
 
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import Policy
-from cinelab.stream.attended import attention, scores_attention
+from cinelab.stream.attention_shares import attention_shares, scores_attention
 from cinelab.stream.batch import policy_after
 from cinelab.stream.session import Session
 
 
 @dataclass(frozen=True)
 class Change:
-    """What is other: the policy (a name or a Policy), its budget, or shots (counted from 1) that
-    are erased from the memory."""
+    """An intervention: another policy (a name or a Policy), another budget, or shots (counted from
+    1) that are erased from the KV cache."""
 
     policy: str | Policy | None = None
     budget: int | None = None
@@ -25,7 +25,7 @@ class Change:
 
 
 def what_if(session: Session, change: Change = Change(), head: int | None = None) -> np.ndarray:
-    """Pictures uint8 (F, H, W, 3) of the shot that `head` (default: the head) ends, made again
+    """Return frames uint8 (F, H, W, 3) of the shot that `head` (default: the head) ends, made again
     under `change`.
 
     Without a change it is the shot itself, bit for bit. Nothing is added to the session.
@@ -44,47 +44,49 @@ def what_if(session: Session, change: Change = Change(), head: int | None = None
     )
     parts = []
     for node in nodes:
-        ask = session.ask(node)
-        policy = policy_after(session.reel.bundle, ask.policy, change.policy, change.budget)
-        state, timed = session.reel.step(state, replace(ask, policy=policy))
+        request = session.request(node)
+        policy = policy_after(
+            session.generator.bundle, request.policy, change.policy, change.budget
+        )
+        state, timed = session.generator.step(state, replace(request, policy=policy))
         parts.append(timed.frames[0])
     return np.concatenate(parts)
 
 
-def difference(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean absolute difference of two films of equal length, in grey levels."""
+def mean_difference(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the mean absolute difference of two films of equal length, in grey levels."""
     return float(np.abs(one.astype(np.int16) - other).mean())
 
 
 def shares(session: Session, head: int | None = None) -> dict[int, float]:
-    """Of the last shot's attention to earlier shots, the share that each of them had (counted from
-    1)."""
-    by_shot = _looked_back(session, head).groupby("kept_shot")["share"].sum()
+    """Return the share that each earlier shot (counted from 1) has of the last shot's attention to
+    them."""
+    by_shot = _retrieved(session, head).groupby("kept_shot")["share"].sum()
     return {int(shot) + 1: float(share) for shot, share in (by_shot / by_shot.sum()).items()}
 
 
 def most_retrieved(session: Session, head: int | None = None, count: int = 3) -> Sequence[int]:
-    """The chunks of earlier shots (by index in the film) that drew most of the last shot's
+    """Return the chunks of earlier shots (by index in the film) with most of the last shot's
     attention, most first."""
     return list(chunk_shares(session, head))[:count]
 
 
 def chunk_shares(session: Session, head: int | None = None) -> dict[int, float]:
-    """Of the last shot's attention to earlier shots, the share of every chunk (by index in the
-    film), most first."""
-    by_chunk = _looked_back(session, head).groupby("kept_chunk")["share"].sum()
+    """Return the share that each chunk of earlier shots (by index in the film) has of the last
+    shot's attention to them, most first."""
+    by_chunk = _retrieved(session, head).groupby("kept_chunk")["share"].sum()
     ranked = (by_chunk / by_chunk.sum()).sort_values(ascending=False, kind="stable")
     return {int(chunk): float(share) for chunk, share in ranked.items()}
 
 
-def _looked_back(session: Session, head: int | None) -> pd.DataFrame:
-    """What the chunks of the shot that `head` ends retrieved from shots before it (see
-    `looked.attention`)."""
+def _retrieved(session: Session, head: int | None) -> pd.DataFrame:
+    """Return what the chunks of the shot that `head` ends retrieved from shots before it (see
+    `attention_shares`)."""
     number = session.desk.head if head is None else head
     if number is None:
         raise CinelabError("There is no shot yet; play first.")
     shot = session.nodes[number].shot
-    scored = scores_attention(session.ask(session.nodes[number]).policy)
+    scored = scores_attention(session.request(session.nodes[number]).policy)
     table = session.routing(number)
-    found = attention(table[table["shot"] == shot], scored)
+    found = attention_shares(table[table["shot"] == shot], scored)
     return found[found["kept_shot"] < shot]

@@ -34,7 +34,7 @@ class CodecTraining(Readable):
 
 def clip(seed: int, index: int, latents: int) -> np.ndarray:
     """A short clip with a cut in it more often than not: uint8 (F, H, W, 3)."""
-    return render.render(casting.film(seed, index, latents, (1, latents))).frames
+    return render.render(casting.cast_film(seed, index, latents, (1, latents))).frames
 
 
 def render_clips(

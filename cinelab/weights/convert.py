@@ -1,9 +1,9 @@
 """Wan weights from any layout into any other, shard by shard, bit for bit unless a dtype or a LoRA
-is asked for.
+is requested.
 
     diffusers   TARGET/transformer/{config.json, diffusion_pytorch_model*.safetensors}
     wan         TARGET/{config.json, diffusion_pytorch_model*.safetensors}
-    training    TARGET.pt with {"generator": {"model.blocks.0...": tensor}}, or the part the source had
+    training    TARGET.pt with {"generator": {"model.blocks.0...": tensor}}, or the source's part
 
 Tensors are written in the model's own order, so that the same weights give the same files whatever
 they came from. An interrupted conversion leaves nothing that could be taken for one: shards are
@@ -14,6 +14,7 @@ left, and a second one into the same place is refused while the first works.
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from torch import Tensor
 from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import SCRATCH, is_file, remove_dead, write_atomic, write_json
-from cinelab.latent.checkpoint import rounded
+from cinelab.latent.checkpoint import as_dtype
 from cinelab.model.wan import WanConfig
 from cinelab.outputs import (
     passing_folder,
@@ -53,7 +54,7 @@ TENSORS = "tensors"  # the kind of folder in which computed tensors wait
 PICKLED = (".pt", ".pth", ".ckpt")
 
 
-def convert(
+def convert_weights(
     source: str | Path,
     target: str | Path,
     to: str = DIFFUSERS,
@@ -87,7 +88,7 @@ def convert(
     about = {
         "source": str(weights.source.path.absolute()),
         "to": to,
-        "dtype": dtype and dtype_name(dtype_of(dtype)),
+        "dtype": dtype_name(kind) if (kind := dtype_of(dtype)) else None,
         "shard_gib": shard_gib,
         "part": part,
         "lora": lora and str(Path(lora).absolute()),
@@ -99,10 +100,10 @@ def convert(
     return replace(report, mapped=mapped, target=str(place), to=to)
 
 
-def plan(sizes: dict[str, int], limit: float) -> list[list[str]]:
+def plan_conversion(sizes: dict[str, int], limit: float) -> list[list[str]]:
     """Names in order, cut into shards of at most `limit` bytes (a tensor beyond it is a shard of
     its own)."""
-    shards = [[]]
+    shards: list[list[str]] = [[]]
     filled = 0
     for name, size in sizes.items():
         if shards[-1] and filled + size > limit:
@@ -166,7 +167,7 @@ def _write_folder(
     weights: Weights, names: list[str], folder: Path, to: str, shard_gib: float, tell: Callable
 ) -> None:
     sizes = {name: prod(weights.source.shape(name)) * weights.made(name).itemsize for name in names}
-    shards = plan(sizes, shard_gib * GIB)
+    shards = plan_conversion(sizes, shard_gib * GIB)
     files = (
         [f"{STEM}.safetensors"]
         if len(shards) == 1
@@ -174,7 +175,7 @@ def _write_folder(
     )
     for number, (file, shard) in enumerate(zip(files, shards, strict=True), 1):
         tell(f"{number} of {len(files)}: {file}")
-        write_atomic(folder / file, lambda path, shard=shard: _save(weights, shard, path, to))
+        write_atomic(folder / file, partial(_save, weights, shard, to))
     if len(shards) > 1:
         where = {
             from_ours(name, to): file
@@ -188,7 +189,8 @@ def _write_folder(
     write_json(folder / CONFIG, config_file(weights.config, to))
 
 
-def _save(weights: Weights, shard: list[str], path: Path, to: str) -> None:
+def _save(weights: Weights, shard: list[str], to: str, path: Path) -> None:
+    """Write one shard under the names of layout `to`."""
     save_file(
         {from_ours(name, to): weights.tensor(name).contiguous() for name in shard},
         path,
@@ -213,18 +215,17 @@ def _write_training(weights: Weights, names: list[str], path: Path, tell: Callab
 def _refuse_untold(weights: Weights) -> None:
     """A training checkpoint has no config.json: a size that shapes do not tell would be lost in
     it."""
-    told = replace(
+    merged = replace(
         weights.config,
         attention_head_dim=HEAD,
         num_attention_heads=weights.config.width // HEAD,
         eps=WanConfig().eps,
     )
-    if told != weights.config:
+    if merged != weights.config:
         raise CinelabError(
             f"{weights.source.path} has heads of {weights.config.attention_head_dim} and eps "
-            f"{weights.config.eps}; a training checkpoint "
-            f"has no config.json, and without one {HEAD} and {told.eps} are taken, so convert to "
-            f"{DIFFUSERS} or {WAN}."
+            f"{weights.config.eps}; a training checkpoint has no config.json, and without one "
+            f"{HEAD} and {merged.eps} are taken, so convert to {DIFFUSERS} or {WAN}."
         )
 
 
@@ -232,9 +233,9 @@ def _on_disk(weights: Weights, name: str, scratch: Path) -> Tensor:
     tensor = weights.exact(name)
     dtype = weights.made(name)
     if tensor.dtype == dtype and name not in weights.lora and _is_alone(tensor):
-        return rounded(tensor, dtype, weights.where(name))
+        return as_dtype(tensor, dtype, weights.where(name))
     waiting = torch.from_file(str(scratch / name), shared=True, size=tensor.numel(), dtype=dtype)
-    return waiting.view(tensor.shape).copy_(rounded(tensor, dtype, weights.where(name)))
+    return waiting.view(tensor.shape).copy_(as_dtype(tensor, dtype, weights.where(name)))
 
 
 def _is_alone(tensor: Tensor) -> bool:
@@ -247,8 +248,8 @@ def _place(target: Path, to: str) -> Path:
     if to == TRAINING:
         if target.suffix not in PICKLED:
             raise CinelabError(
-                f"Target {target} ends in {target.suffix!r}; a training checkpoint is one file, "
-                f"so end it in {', '.join(PICKLED)}."
+                f"Target {target} ends in {target.suffix!r}; a training checkpoint is one file, so "
+                f"end it in {', '.join(PICKLED)}."
             )
         ready_file(target)
     else:

@@ -3,13 +3,16 @@ what training wraps around them.
 
     diffusers   blocks.0.attn1.to_q.weight
     wan         blocks.0.self_attn.q.weight
-    training    model._fsdp_wrapped_module.blocks.0._checkpoint_wrapped_module.self_attn.q.weight, in `generator` and `generator_ema`
+    training    model._fsdp_wrapped_module.blocks.0._checkpoint_wrapped_module.self_attn.q.weight,
+                in `generator` and `generator_ema`
 
 LoRA tensors stand beside these names in the ways of their trainers (`lora_place`, `module_named`):
 
-    peft, diffusers      transformer.blocks.0.attn1.to_q.lora_A.weight, base_model.model....lora_A.default.weight
+    peft, diffusers      transformer.blocks.0.attn1.to_q.lora_A.weight,
+                         base_model.model....lora_A.default.weight
     DiffSynth            pipe.dit.blocks.0.self_attn.q.lora_A.default.weight
-    kohya, ComfyUI       lora_unet_blocks_0_self_attn_q.lora_down.weight, diffusion_model.blocks.0.self_attn.q.diff_b
+    kohya, ComfyUI       lora_unet_blocks_0_self_attn_q.lora_down.weight,
+                         diffusion_model.blocks.0.self_attn.q.diff_b
 
 One table, read in both directions. It maps modules, so that their weights, biases and LoRA factors
 follow. The trap in it: the original calls the norm before cross-attention `norm3`, diffusers calls
@@ -22,7 +25,7 @@ DIFFUSERS = "diffusers"
 WAN = "wan"
 TRAINING = "training"
 LAYOUTS = (DIFFUSERS, WAN, TRAINING)
-# of a training checkpoint: the first that is there is taken unless another is asked for
+# of a training checkpoint: the first that is there is taken unless another is requested
 PARTS = ("generator_ema", "generator")
 # that one flat dictionary may hold
 NETWORKS = (*PARTS, "student_ema", "student", "teacher", "critic", "real_score", "fake_score")
@@ -115,8 +118,11 @@ def to_ours(name: str, layout: str) -> str | None:
 
 def from_ours(name: str, layout: str) -> str:
     """What one of our names is called in a layout."""
+    if layout == DIFFUSERS:
+        return name
     wan = to_wan(name)
-    return {DIFFUSERS: name, WAN: wan, TRAINING: f"model.{wan}"}[layout]
+    assert wan is not None, name
+    return wan if layout == WAN else f"model.{wan}"
 
 
 def naming(names: list[str]) -> dict[str, str]:
@@ -162,6 +168,8 @@ def module_named(name: str) -> str | None:
 
 def _flat(name: str) -> str | None:
     place = FLAT.fullmatch(name)
+    if place is None:
+        return None
     if place["block"] is None:
         return FLAT_TOP.get(place["module"])
     module = FLAT_BLOCK.get(place["module"])
@@ -175,8 +183,10 @@ def is_table(module: str) -> bool:
 
 def _translate(name: str, top: dict[str, str], block: dict[str, str]) -> str | None:
     place = PLACE.fullmatch(name)
-    module = (block if place["block"] else top).get(place["module"]) if place else None
-    table = place and place["module"] in ("modulation", "head.modulation", "scale_shift_table")
+    if place is None:
+        return None
+    module = (block if place["block"] else top).get(place["module"])
+    table = place["module"] in ("modulation", "head.modulation", "scale_shift_table")
     if module is None or (table and place["leaf"]):  # tables are parameters themselves
         return None
     return f"{place['block'] or ''}{module}{place['leaf'] or ''}"

@@ -1,9 +1,8 @@
 """Published weights into our transformer: what size they are, what is missing or too much, and
 filling a model with them.
 
-config_of("Wan2.1-T2V-1.3B-Diffusers")                       WanConfig
-load_into(model, "self_forcing.pt", dtype=torch.bfloat16)    Report; `model` may stand on the meta device
-"""
+config_of("Wan2.1-T2V-1.3B-Diffusers")                       WanConfig load_into(model,
+"self_forcing.pt", dtype=torch.bfloat16)    Report; `model` may stand on the meta device"""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -17,11 +16,11 @@ from torch import Tensor, nn
 
 from cinelab.config import from_dict
 from cinelab.errors import CinelabError
-from cinelab.latent.checkpoint import Overflow, rounded
+from cinelab.latent.checkpoint import Overflow, as_dtype
 from cinelab.model.wan import CausalWan, WanConfig, kept_dtype
 from cinelab.weights.layouts import from_ours
 from cinelab.weights.lora import Adapter, Factors, pair, read_lora
-from cinelab.weights.sources import Source, open_source
+from cinelab.weights.sources import WeightSource, open_source
 
 HEAD = 128  # width of a head in every published Wan2.1, where no config.json says otherwise
 # of anything that a config.json counts; of layers, which are built before weights are compared
@@ -54,7 +53,7 @@ class Report:
     dtypes: dict[tuple[str, str], int]  # (found, made) -> tensors
     lora: str  # what was merged, or ""
     bytes: int  # as made
-    said: bool  # whether a config.json gave the size
+    has_config: bool  # whether a config.json gave the size
     layers: int  # that the file holds, whatever its config.json says
     target: str = ""  # of a conversion
     to: str = ""
@@ -79,7 +78,7 @@ class Report:
             )
         remedy = (
             "take the config.json that belongs to these weights, or a complete copy"
-            if self.said
+            if self.has_config
             else "take a complete copy of the checkpoint"
         )
         layers = (
@@ -87,10 +86,9 @@ class Report:
         )
         raise CinelabError(
             f"{self.source} does not fit a Wan transformer of {self.config.num_layers} layers and "
-            f"width {self.config.width}{layers}: "
-            f"{len(self.missing)} of {len(self.mapped) + len(self.missing)} tensors missing, "
-            f"{len(self.wrong)} of another shape, "
-            f"{len(self.unexpected)} unknown (first: {example}); {remedy}."
+            f"width {self.config.width}{layers}: {len(self.missing)} of "
+            f"{len(self.mapped) + len(self.missing)} tensors missing, {len(self.wrong)} of another "
+            f"shape, {len(self.unexpected)} unknown (first: {example}); {remedy}."
         )
 
 
@@ -100,7 +98,7 @@ class Weights:
     stored). `to_run` leaves what steers the model in fp32, whatever the dtype (see
     `model.wan.kept_dtype`)."""
 
-    source: Source
+    source: WeightSource
     config: WanConfig
     lora: dict[str, Factors]
     dtype: torch.dtype | None
@@ -121,7 +119,7 @@ class Weights:
     def tensor(self, name: str) -> Tensor:
         """One tensor in its dtype; what the file holds so already is not copied. Overflow where a
         number is not finite."""
-        return rounded(self.exact(name), self.made(name), self.where(name))
+        return as_dtype(self.exact(name), self.made(name), self.where(name))
 
     def where(self, name: str) -> str:
         """A tensor by the file's name, for a sentence."""
@@ -132,7 +130,7 @@ class Weights:
         return ((name, self.tensor(name)) for name in self.source.keys())
 
     def report(self) -> Report:
-        """What fits and what does not, told from names and shapes alone."""
+        """What fits and what does not, judged by names and shapes alone."""
         source = self.source
         expected = shapes_of(self.config)
         known = [name for name in source.keys() if name in expected]
@@ -196,8 +194,8 @@ def open_weights(
         )
     if lora_scale is not None and not (source.lora or lora):
         raise CinelabError(
-            f"lora_scale is {lora_scale}, but {path} holds no LoRA and no other is given; leave "
-            "it out or give lora (--lora)."
+            f"lora_scale is {lora_scale}, but {path} holds no LoRA and no other is given; leave it "
+            "out or give lora (--lora)."
         )
     if lora is not None:
         adapter = read_lora(lora, lora_scale)
@@ -208,7 +206,7 @@ def open_weights(
     return Weights(source, config_in(source), factors, dtype_of(dtype), left_out=adapter.left_out)
 
 
-def _check_adapter(adapter: Adapter, source: Source) -> None:
+def _check_adapter(adapter: Adapter, source: WeightSource) -> None:
     """Refuse a LoRA that changes what the weights have not, or have in another shape."""
     for name, factor in adapter.factors.items():
         held = source.stored.get(name)
@@ -217,8 +215,8 @@ def _check_adapter(adapter: Adapter, source: Source) -> None:
         if odd is not None:
             found = "has no such weight" if held is None else f"has {held.shape}"
             raise CinelabError(
-                f"LoRA for {name} changes {odd}, but {source.path} {found}; give the LoRA that "
-                "was trained on these weights."
+                f"LoRA for {name} changes {odd}, but {source.path} {found}; give the LoRA that was "
+                "trained on these weights."
             )
 
 
@@ -227,40 +225,40 @@ def config_of(path: str | Path, part: str = "auto") -> WanConfig:
     return config_in(open_source(path, part))
 
 
-def config_in(source: Source) -> WanConfig:
-    said = source.said
+def config_in(source: WeightSource) -> WanConfig:
+    stated = source.stated
     if (
-        said.get("image_dim") is not None
-        or said.get("qk_norm", "rms_norm_across_heads") != "rms_norm_across_heads"
+        stated.get("image_dim") is not None
+        or stated.get("qk_norm", "rms_norm_across_heads") != "rms_norm_across_heads"
     ):
         raise CinelabError(
-            f"{source.config} has image_dim {said.get('image_dim')!r} and qk_norm "
-            f"{said.get('qk_norm')!r}; expected none and "
-            "'rms_norm_across_heads', as in Wan2.1 text-to-video, so take one of those."
+            f"{source.config} has image_dim {stated.get('image_dim')!r} and qk_norm "
+            f"{stated.get('qk_norm')!r}; expected none and 'rms_norm_across_heads', as in Wan2.1 "
+            "text-to-video, so take one of those."
         )
     known = {field.name for field in fields(WanConfig)}
     read = _read_off(source)
-    if not said and read.get("num_attention_heads") is None:
+    if not stated and read.get("num_attention_heads") is None:
         width = (
             source.shape("patch_embedding.weight")[0]
             if "patch_embedding.weight" in source.stored
             else "unknown"
         )
         raise CinelabError(
-            f"{source.path} has width {width} and no config.json beside it; without one a "
-            f"multiple of {HEAD} (the size of Wan's "
-            "heads) is expected, so put the config.json that belongs to it in the same folder."
+            f"{source.path} has width {width} and no config.json beside it; without one a multiple "
+            f"of {HEAD} (the size of Wan's heads) is expected, so put the config.json that belongs "
+            "to it in the same folder."
         )
     config = from_dict(
         WanConfig,
-        read | {name: value for name, value in said.items() if name in known},
+        read | {name: value for name, value in stated.items() if name in known},
         f"{source.config}: ",
     )
     _check_config(config, source)
     return config
 
 
-def _check_config(config: WanConfig, source: Source) -> None:
+def _check_config(config: WanConfig, source: WeightSource) -> None:
     """Refuse sizes that no transformer has, before one is built of them."""
     where = source.config or source.path
     counts = {
@@ -280,7 +278,7 @@ def _check_config(config: WanConfig, source: Source) -> None:
         )
 
 
-def _layers(source: Source) -> int:
+def _layers(source: WeightSource) -> int:
     """How many blocks a source holds, counted by the highest number."""
     return max(
         (int(name.split(".")[1]) + 1 for name in source.keys() if name.startswith("blocks.")),
@@ -288,9 +286,9 @@ def _layers(source: Source) -> int:
     )
 
 
-def _read_off(source: Source) -> dict[str, Any]:
+def _read_off(source: WeightSource) -> dict[str, Any]:
     """Everything of WanConfig that shapes tell, as far as the tensors are there."""
-    read = {
+    read: dict[str, Any] = {
         name: source.shape(key)[axis]
         for name, (key, axis) in BEGIN.items()
         if key in source.stored and len(source.shape(key)) > axis
@@ -330,14 +328,14 @@ def load_into(
     """Fill `model` with the weights at `path`, all of it or nothing: what does not fit is refused
     before a tensor is read.
 
-    dtype   of the parameters but those that stay in fp32; None keeps the model's own, or the file's for parameters on the meta device
-    part    "auto" takes generator_ema where a training checkpoint has it, else generator; the report says which
-    device  where parameters on the meta device go; None = the CPU. Others stay where they are.
-    """
+    dtype   of the parameters but those that stay in fp32; None keeps the model's own, or the file's
+    for parameters on the meta device part    "auto" takes generator_ema where a training checkpoint
+    has it, else generator; the report says which device  where parameters on the meta device go;
+    None = the CPU. Others stay where they are."""
     weights = open_weights(path, part, dtype, lora, lora_scale)
     differ = [
         name
-        for name in weights.source.said
+        for name in weights.source.stated
         if hasattr(model.config, name)
         and getattr(weights.config, name) != getattr(model.config, name)
     ]
@@ -378,10 +376,12 @@ def _put(
 
 
 def dtype_of(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """A dtype by torch's object or by name (fp32, bf16, fp16)."""
-    if dtype is None or dtype in DTYPES.values():
+    """Return a dtype by torch's object or by name (fp32, bf16, fp16)."""
+    if dtype is None:
+        return None
+    if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
-    if dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in DTYPES:
         raise CinelabError(
             f"dtype is {str(dtype)!r}; expected one of {', '.join(DTYPES)}, or none for what the "
             "file has."

@@ -1,11 +1,10 @@
 """LoRA beside a transformer, and its merge: W + scale * B A, and whatever else a file adds to
 weights and biases.
 
-    r rank   A (r, in) down   B (out, r) up   scale = alpha / r where alpha is said, else 1
+    r rank   A (r, in) down   B (out, r) up   scale = alpha / r where alpha is given, else 1
 
-Names are read as the trainers write them (`cinelab.weights.layouts`). Every tensor of a file is used,
-or named as left out (those of a text encoder), or refused by its name.
-"""
+Names are read as the trainers write them (`cinelab.weights.layouts`). Every tensor of a file is
+used, or named as left out (those of a text encoder), or refused by its name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,7 +26,7 @@ from cinelab.weights.sources import (
     PICKLES,
     Stored,
     broken,
-    first_line,
+    first_line_of,
     read_pickle,
     read_safetensors,
     stored,
@@ -62,8 +61,13 @@ class Factors:
     @property
     def changes(self) -> list[tuple[int, int]]:
         """Shape (out, in) of every change, convolutions flattened."""
-        pairs = [(self.up.shape[0], prod(self.down.shape[1:]))] if self.up else []
-        return pairs + [(*value.shape[:1], prod(value.shape[1:])) for value, _ in self.added]
+        pairs = [(up.shape[0], prod(down.shape[1:])) for down, up in self.factors]
+        return pairs + [(value.shape[0], prod(value.shape[1:])) for value, _ in self.added]
+
+    @property
+    def factors(self) -> list[tuple[Stored, Stored]]:
+        """The pair (A, B), where there is one."""
+        return [(self.down, self.up)] if self.down and self.up else []
 
     @property
     def empty(self) -> bool:
@@ -73,8 +77,8 @@ class Factors:
     def merge(self, weight: Tensor) -> Tensor:
         """W + scale * B A + ... in float32, of W's shape; the caller rounds once."""
         made = weight.float()
-        if self.up:
-            made = made + self.scale * (_wide(self.up) @ _wide(self.down)).view(weight.shape)
+        for down, up in self.factors:
+            made = made + self.scale * (_wide(up) @ _wide(down)).view(weight.shape)
         for value, times in self.added:
             made = made + times * value.read().float().view(weight.shape)
         return made
@@ -173,9 +177,8 @@ def _place(key: str, path: Path) -> tuple[str, str]:
     if ours is None or (is_table(ours) and role not in ("diff", "diff_m")):
         raise CinelabError(
             f"LoRA {path}: {key} is no lora_A/lora_B (or lora_down/lora_up, alpha, diff, diff_b, "
-            "diff_m) of a module "
-            "of the transformer; expected plain LoRA of a text-to-video transformer, so merge it "
-            "where it was trained."
+            "diff_m) of a module of the transformer; expected plain LoRA of a text-to-video "
+            "transformer, so merge it where it was trained."
         )
     return ours, "diff" if role == "diff_m" else role
 
@@ -192,13 +195,12 @@ def _check_numbers(key: str, value: Stored, path: Path) -> None:
         finite = all_finite(value.read())
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CinelabError(
-            f"LoRA {path}: {key} cannot be read ({first_line(error)}); {AGAIN}."
+            f"LoRA {path}: {key} cannot be read ({first_line_of(error)}); {AGAIN}."
         ) from error
     if not finite:
         raise Overflow(
             f"LoRA {path}: {key} holds a number that is not finite (NaN or infinity); take one "
-            "from before its "
-            "training diverged."
+            "from before its training diverged."
         )
 
 
@@ -319,7 +321,7 @@ def _settings(file: Path) -> dict:
     beside = file.parent / SETTINGS
     if file.stem == "adapter_model" and beside.is_file():
         settings = read_json(beside)
-        where = beside
+        where = str(beside)
     else:
         settings = _header(file)
         where = f"LoRA {file}: lora_adapter_metadata"
@@ -339,11 +341,11 @@ def _header(file: Path) -> Any:
     check_regular(file)
     try:
         with safe_open(file, "pt") as opened:
-            said = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")
+            stored = (opened.metadata() or {}).get("lora_adapter_metadata", "{}")
     except (SafetensorError, OSError) as error:
         raise broken(file, error) from error
     try:
-        return parse_json(said)
+        return parse_json(stored)
     except (ValueError, RecursionError) as error:
         raise CinelabError(
             f"LoRA {file}: lora_adapter_metadata in its header is no JSON ({problem(error)}); "

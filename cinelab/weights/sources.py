@@ -1,10 +1,9 @@
 """Weights on disk, read lazily: a folder of shards, one safetensors file, or what torch.save wrote.
 Names come out as ours.
 
-Nothing but names, shapes and dtypes is read until `Source.tensor` is called, and what that gives is
-backed by the file, so that going through a source of any size takes the memory of what its reader
-keeps.
-"""
+Nothing but names, shapes and dtypes is read until `WeightSource.tensor` is called, and what that
+gives is backed by the file, so that going through a source of any size takes the memory of what its
+reader keeps."""
 
 import re
 import zipfile
@@ -42,6 +41,7 @@ RUN = "model.pt"
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 AGAIN = "copy or download it again"
+NO_WEIGHTS = "is no file of weights"
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Source(Readable):
+class WeightSource(Readable):
     """One transformer's weights, by our names. `raw` is what the file calls them, `strange` what
     has no name of ours."""
 
@@ -83,7 +83,7 @@ class Source(Readable):
     strange: tuple[str, ...]
     lora: dict[str, Stored]  # a LoRA that lies beside the weights, by its own names
     config: Path | None  # the config.json that goes with the weights
-    said: dict[str, Any]  # what it says, as fields of WanConfig and more
+    stated: dict[str, Any]  # what config.json states, as fields of WanConfig and more
     parts: tuple[str, ...]  # all that a training checkpoint holds
 
     @property
@@ -97,7 +97,9 @@ class Source(Readable):
         return self.stored[name].shape
 
     def dtype(self, name: str) -> torch.dtype:
-        return self.stored[name].dtype
+        dtype = self.stored[name].dtype
+        assert isinstance(dtype, torch.dtype)  # others are refused when the source is opened
+        return dtype
 
     def tensor(self, name: str) -> Tensor:
         """The tensor as stored, of the file's own dtype, on the CPU; the file backs it, so do not
@@ -106,21 +108,21 @@ class Source(Readable):
             return self.stored[name].read()
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CinelabError(
-                f"{self.path}: {self.raw[name]} cannot be read ({first_line(error)}); {AGAIN}."
+                f"{self.path}: {self.raw[name]} cannot be read ({first_line_of(error)}); {AGAIN}."
             ) from error
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         return ((name, self.tensor(name)) for name in self.stored)
 
 
-def open_source(path: str | Path, part: str = "auto") -> Source:
+def open_source(path: str | Path, part: str = "auto") -> WeightSource:
     """What lies at `path`: a diffusers folder (with `transformer/` or the transformer itself), a
     folder of the original repository, a checkpoint folder of ours, one .safetensors, or a .pt of
     training. `part` chooses in the last one."""
     files, config = _find(Path(path))
     chosen = None
-    parts = ()
-    lora = {}
+    parts: tuple[str, ...] = ()
+    lora: dict[str, Stored] = {}
     if files[0].suffix in PICKLES:
         tensors, chosen, parts, lora = _part(read_pickle(files[0]), part, Path(path))
     else:
@@ -136,16 +138,15 @@ def open_source(path: str | Path, part: str = "auto") -> Source:
     if inside and not tensors:
         raise CinelabError(
             f"{path} holds a LoRA alone ({len(inside)} tensors); give the weights that it was "
-            "trained on as source, and this "
-            "file as lora (--lora)."
+            "trained on as source, and this file as lora (--lora)."
         )
     return _named(Path(path), tensors, {**lora, **inside}, config, chosen, parts)
 
 
 def read_safetensors(files: list[Path]) -> dict[str, Stored]:
     """Every tensor of the files; two files with one name contradict each other."""
-    found = {}
-    home = {}
+    found: dict[str, Stored] = {}
+    home: dict[str, Path] = {}
     for file in files:
         check_regular(file)
         try:
@@ -171,13 +172,12 @@ def read_safetensors(files: list[Path]) -> dict[str, Stored]:
 
 def read_pickle(path: Path) -> dict[str, Any]:
     """What torch.save wrote: tensors as they lie in the file, and no code is run."""
-    if (kind := kind_of(path)) not in ("zip", "unknown"):
+    if (kind := file_kind(path)) not in ("zip", "unknown"):
         raise broken(path)
     if kind == "unknown":
         raise CinelabError(
             f"{path} is no zip file as torch.save writes since torch 1.6: it is of the older "
-            "format (load it and save it "
-            f"again with torch) or broken ({AGAIN})."
+            f"format (load it and save it again with torch) or broken ({AGAIN})."
         )
     try:
         held = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -186,10 +186,9 @@ def read_pickle(path: Path) -> dict[str, Any]:
     except Exception as error:  # UnpicklingError, and whatever a hostile pickle raises
         what = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise CinelabError(
-            f"{path} holds more than tensors ({what[1] if what else first_line(error)}), which "
-            "would have to be run to be read; "
-            "save its weights alone, e.g. torch.save({'generator': checkpoint['generator']}, "
-            "...), where it was made."
+            f"{path} holds more than tensors ({what[1] if what else first_line_of(error)}), which "
+            "would have to be run to be read; save its weights alone, e.g. "
+            "torch.save({'generator': checkpoint['generator']}, ...), where it was made."
         ) from error
     if not isinstance(held, dict):
         raise CinelabError(
@@ -199,7 +198,7 @@ def read_pickle(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in held.items()}
 
 
-def kind_of(path: Path) -> str:
+def file_kind(path: Path) -> str:
     """What a file's first bytes say that it is: zip (torch.save), safetensors, or a kind that is
     not read; else unknown."""
     check_regular(path)
@@ -225,9 +224,9 @@ def kind_of(path: Path) -> str:
 
 def broken(path: Path, error: Exception | None = None) -> CinelabError:
     """The sentence for a file that cannot be read as what its name says."""
-    kind = kind_of(path)
+    kind = file_kind(path)
     own = path.suffix == ".safetensors"
-    told = {
+    problems = {
         "empty": f"{'is cut short or broken' if own else 'is no zip file as torch.save writes'} "
         f"(it is empty); {AGAIN}",
         "Git LFS pointer": "is a Git LFS pointer and not the file itself; fetch it with git lfs "
@@ -237,27 +236,28 @@ def broken(path: Path, error: Exception | None = None) -> CinelabError:
         "HDF5": "is an HDF5 file; take the weights as .safetensors or .pt",
     }
     if own and kind == "zip":
-        told["zip"] = (
+        problems["zip"] = (
             "is a file of torch.save (or another zip) under the name of a .safetensors; rename it "
             "to .pt"
         )
     if not own and kind == "safetensors":
-        told["safetensors"] = "is a safetensors file under another name; rename it to .safetensors"
+        problems["safetensors"] = (
+            "is a safetensors file under another name; rename it to .safetensors"
+        )
     if (
         kind == "zip"
         and not own
         and zipfile.is_zipfile(path)
         and not any(name.endswith("data.pkl") for name in zipfile.ZipFile(path).namelist())
     ):
-        told["zip"] = (
+        problems["zip"] = (
             "is a zip file, but none that torch.save wrote; take the weights as .safetensors or .pt"
         )
-    return CinelabError(
-        f"{path} {told.get(kind, f'is cut short or broken ({first_line(error)}); {AGAIN}' if error else f'is no file of weights; {AGAIN}')}."
-    )
+    unknown = f"is cut short or broken ({first_line_of(error)})" if error else NO_WEIGHTS
+    return CinelabError(f"{path} {problems.get(kind, f'{unknown}; {AGAIN}')}.")
 
 
-def first_line(error: Exception) -> str:
+def first_line_of(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].split(". ")[0].rstrip(".")
 
 
@@ -309,15 +309,15 @@ def _find(path: Path) -> tuple[list[Path], Path | None]:
                     "is not the config of a Wan transformer" if config.is_file() else "is missing"
                 )
                 raise CinelabError(
-                    f"{config} {state}, so the folder is incomplete; copy the config.json that "
-                    "was published with these weights."
+                    f"{config} {state}, so the folder is incomplete; copy the config.json that was "
+                    "published with these weights."
                 )
             return files, config if config.is_file() and describe(config) else None
     held = ", ".join(sorted(item.name for item in path.iterdir())[:6]) or "nothing"
     raise CinelabError(
         f"{path} holds no transformer weights (found {held}); expected "
-        f"transformer/{STEM}*.safetensors (diffusers), "
-        f"{STEM}*.safetensors (original), {OURS} or {RUN}, so name the folder that has them."
+        f"transformer/{STEM}*.safetensors (diffusers), {STEM}*.safetensors (original), {OURS} or "
+        f"{RUN}, so name the folder that has them."
     )
 
 
@@ -343,8 +343,8 @@ def _weights_in(folder: Path) -> list[Path]:
 
 def _of_index(index: Path) -> list[Path]:
     """The shards an index names, all of them there and holding what it says."""
-    said = read_json(index)
-    places = said.get("weight_map") if isinstance(said, dict) else None
+    stated = read_json(index)
+    places = stated.get("weight_map") if isinstance(stated, dict) else None
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise CinelabError(f"{index} has no 'weight_map' of tensors to files; {AGAIN}.")
     names = sorted(set(places.values()))
@@ -352,16 +352,15 @@ def _of_index(index: Path) -> list[Path]:
     if absent or not names:
         raise CinelabError(
             f"{index.parent} lacks {len(absent)} of the {len(names)} shards that {index.name} "
-            "names (first: "
-            f"{absent[0] if absent else 'none named'}); copy or download the missing ones."
+            f"names (first: {absent[0] if absent else 'none named'}); copy or download the missing "
+            "ones."
         )
     files = [index.parent / name for name in names]
     differ = places.keys() ^ read_safetensors(files).keys()
     if differ:
         raise CinelabError(
-            f"{index} and its shards disagree on {len(differ)} tensors (first: {min(differ)}); "
-            "the files are of two "
-            f"downloads, so {AGAIN}."
+            f"{index} and its shards disagree on {len(differ)} tensors (first: {min(differ)}); the "
+            f"files are of two downloads, so {AGAIN}."
         )
     return files
 
@@ -369,21 +368,21 @@ def _of_index(index: Path) -> list[Path]:
 def describe(config: Path) -> dict[str, Any] | None:
     """What a config.json says of a Wan transformer, as fields of WanConfig; None if it is the
     config of something else."""
-    said = read_json(config)
-    if not isinstance(said, dict):
+    stated = read_json(config)
+    if not isinstance(stated, dict):
         return None
-    if isinstance(said.get("model"), dict) and "num_attention_heads" in said["model"]:
-        said = said["model"]  # a checkpoint of ours
-    if "num_attention_heads" in said:
-        return said
-    if "num_heads" in said and "dim" in said:
-        return _original(said, config)
+    if isinstance(stated.get("model"), dict) and "num_attention_heads" in stated["model"]:
+        stated = stated["model"]  # a checkpoint of ours
+    if "num_attention_heads" in stated:
+        return stated
+    if "num_heads" in stated and "dim" in stated:
+        return _original(stated, config)
     return None
 
 
-def _original(said: dict[str, Any], config: Path) -> dict[str, Any]:
-    heads = said["num_heads"]
-    width = said["dim"]
+def _original(stated: dict[str, Any], config: Path) -> dict[str, Any]:
+    heads = stated["num_heads"]
+    width = stated["dim"]
     if not (isinstance(heads, int) and isinstance(width, int) and heads > 0 and width % heads == 0):
         raise CinelabError(
             f"{config}: dim {width!r} is no multiple of num_heads {heads!r}; restore the "
@@ -401,7 +400,7 @@ def _original(said: dict[str, Any], config: Path) -> dict[str, Any]:
         "eps": "eps",
     }
     return {"num_attention_heads": heads, "attention_head_dim": width // heads} | {
-        ours: said[name] for name, ours in names.items() if name in said
+        ours: stated[name] for name, ours in names.items() if name in stated
     }
 
 
@@ -457,8 +456,8 @@ def _named(
     config: Path | None,
     part: str | None,
     parts: tuple[str, ...],
-) -> Source:
-    """A source with our names, after everything that can be told from names and dtypes is in
+) -> WeightSource:
+    """A source with our names, after everything that follows from names and dtypes is in
     order."""
     clean = {key: bare(key) for key in tensors}
     layouts = naming(list(clean.values()))
@@ -474,33 +473,34 @@ def _named(
         ours, theirs = layouts.values()
         raise CinelabError(
             f"{path} mixes two layouts: {ours} is named as in diffusers, {theirs} as in the "
-            "original repository; "
-            "expected one of them, so take all files from one download."
+            "original repository; expected one of them, so take all files from one download."
         )
     image = [key for key, name in clean.items() if IMAGE.search(name)]
     if image:
         raise CinelabError(
             f"{path} is an image-to-video transformer ({len(image)} tensors such as {image[0]}); "
-            "expected text-to-video, which "
-            "starts from an image by being given its first latent, so take a T2V checkpoint."
+            "expected text-to-video, which starts from an image by being given its first latent, "
+            "so take a T2V checkpoint."
         )
     layout = next(iter(layouts))
     names = {}
-    raw = {}
-    strange = []
+    raw: dict[str, str] = {}
+    strange: list[str] = []
     for key, name in clean.items():
-        ours = to_ours(name, layout)
-        if ours in raw:
-            raise CinelabError(f"{path}: {raw[ours]} and {key} are both {ours}; keep one of them.")
-        if ours is None:
+        known = to_ours(name, layout)
+        if known in raw:
+            raise CinelabError(
+                f"{path}: {raw[known]} and {key} are both {known}; keep one of them."
+            )
+        if known is None:
             strange.append(key)
             continue
-        names[ours], raw[ours] = tensors[key], key
-        if names[ours].dtype not in FLOATS.values():
+        names[known] = tensors[key]
+        raw[known] = key
+        if names[known].dtype not in FLOATS.values():
             raise CinelabError(
-                f"{path}: {key} is {str(names[ours].dtype).removeprefix('torch.')}; float32, "
-                "float16 or bfloat16 is expected, "
-                "so take the weights before they were quantised."
+                f"{path}: {key} is {str(names[known].dtype).removeprefix('torch.')}; float32, "
+                "float16 or bfloat16 is expected, so take the weights before they were quantised."
             )
-    said = describe(config) if config else {}
-    return Source(path, layout, part, names, raw, tuple(strange), lora, config, said, parts)
+    stated = (describe(config) if config else None) or {}
+    return WeightSource(path, layout, part, names, raw, tuple(strange), lora, config, stated, parts)

@@ -7,7 +7,7 @@ A figure stands on local (0, 0), is about 2 units tall, and faces us.
 from dataclasses import dataclass
 from math import pi, sin
 
-from cinelab.world.draw import Colour, Pen, tint
+from cinelab.world.draw import Colour, Pen, dimmed, tint
 
 COLOURS: dict[str, Colour] = {
     "red": (214, 48, 49),
@@ -72,7 +72,7 @@ def draw_actor(
     main = tint(COLOURS[look["colour"]], light)
     second = tint(SECOND[look["second"]], light)
     ink = tint(INK, light)
-    dark = tint(COLOURS[look["colour"]], tuple(0.66 * x for x in light))
+    dark = tint(COLOURS[look["colour"]], dimmed(light, 0.66))
     gold = tint(GOLD, light)
     if look["accessory"] == "balloon":
         balloon(pen, second, ink)
@@ -126,26 +126,26 @@ def robot(pen: Pen, main: Colour, dark: Colour, ink: Colour, pose: Pose) -> None
     pen.line([(0, 2.0), (0, 2.3)], 0.1, ink)
     pen.circle(0, 2.36, 0.13, dark)
     for grow, colour in ((0.06, ink), (0.0, main)):
-        box(pen, -0.56 - grow, 0.12 - grow, 0.56 + grow, 1.12 + grow, colour)
-        box(pen, -0.52 - grow, 1.2 - grow, 0.52 + grow, 2.0 + grow, colour)
-    box(pen, -0.4, 1.4, 0.4, 1.82, (226, 232, 240) if max(ink) > 40 else (150, 154, 176))
+        actor_box(pen, -0.56 - grow, 0.12 - grow, 0.56 + grow, 1.12 + grow, colour)
+        actor_box(pen, -0.52 - grow, 1.2 - grow, 0.52 + grow, 2.0 + grow, colour)
+    actor_box(pen, -0.4, 1.4, 0.4, 1.82, (226, 232, 240) if max(ink) > 40 else (150, 154, 176))
 
 
 def ghost(pen: Pen, main: Colour, dark: Colour, ink: Colour, pose: Pose) -> None:
     for grow, colour in ((0.06, ink), (0.0, main)):
         pen.ellipse(0, 1.3, 0.62 + grow, 0.8 + grow, colour)
-        box(pen, -0.62 - grow, 0.25, 0.62 + grow, 1.3, colour)
+        actor_box(pen, -0.62 - grow, 0.25, 0.62 + grow, 1.3, colour)
         for k in (-1, 0, 1):
             pen.circle(0.41 * k + 0.3 * pose.stride, 0.22, 0.21 + grow, colour)
 
 
-def box(pen: Pen, left, low, right, high, colour: Colour) -> None:
+def actor_box(pen: Pen, left, low, right, high, colour: Colour) -> None:
     pen.polygon([(left, low), (right, low), (right, high), (left, high)], colour)
 
 
 def stripes(pen: Pen, second: Colour, kind: str) -> None:
     for v, half in ((0.98, 0.4), (0.64, 0.52), (0.3, 0.42)):
-        box(pen, -half, v - 0.09, half, v + 0.09, second)
+        actor_box(pen, -half, v - 0.09, half, v + 0.09, second)
 
 
 def dots(pen: Pen, second: Colour, kind: str) -> None:
@@ -159,7 +159,7 @@ def belly(pen: Pen, second: Colour, kind: str) -> None:
 
 def half(pen: Pen, second: Colour, kind: str) -> None:
     if kind in ("robot", "ghost"):
-        box(pen, 0, 0.14, 0.54, 1.1, second)
+        actor_box(pen, 0, 0.14, 0.54, 1.1, second)
     else:
         pen.ellipse(0, 0.62, 0.54, 0.58, second, arc=(-90, 90))
 
@@ -178,9 +178,9 @@ def head_top(kind: str) -> float:
 
 def hat(pen: Pen, second: Colour, ink: Colour, gold: Colour, kind: str) -> None:
     v = head_top(kind)
-    box(pen, -0.5, v - 0.1, 0.5, v + 0.04, ink)
-    box(pen, -0.32, v, 0.32, v + 0.5, ink)
-    box(pen, -0.32, v + 0.06, 0.32, v + 0.2, second)
+    actor_box(pen, -0.5, v - 0.1, 0.5, v + 0.04, ink)
+    actor_box(pen, -0.32, v, 0.32, v + 0.5, ink)
+    actor_box(pen, -0.32, v + 0.06, 0.32, v + 0.2, second)
 
 
 def crown(pen: Pen, second: Colour, ink: Colour, gold: Colour, kind: str) -> None:
@@ -202,8 +202,8 @@ def crown(pen: Pen, second: Colour, ink: Colour, gold: Colour, kind: str) -> Non
 
 def scarf(pen: Pen, second: Colour, ink: Colour, gold: Colour, kind: str) -> None:
     for grow, colour in ((0.05, ink), (0.0, second)):
-        box(pen, -0.44 - grow, 1.06 - grow, 0.44 + grow, 1.26 + grow, colour)
-        box(pen, 0.14 - grow, 0.9 - grow, 0.38 + grow, 1.2, colour)
+        actor_box(pen, -0.44 - grow, 1.06 - grow, 0.44 + grow, 1.26 + grow, colour)
+        actor_box(pen, 0.14 - grow, 0.9 - grow, 0.38 + grow, 1.2, colour)
 
 
 def balloon(pen: Pen, second: Colour, ink: Colour) -> None:

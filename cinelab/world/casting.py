@@ -18,7 +18,7 @@ class ShotPlan:
     """What happens under one caption: every attribute (prompted and unprompted), its length in
     latent frames.
 
-    With `continues` the picture goes on from the plan before it: no cut, only the action changes.
+    With `continues` the film goes on from the plan before it: no cut, only the action changes.
     """
 
     attributes: dict[str, str]
@@ -102,7 +102,7 @@ def shoot(
     return ShotPlan(attributes, caption(attributes, rng), latents, *numbers, place["seed"])
 
 
-def film(
+def cast_film(
     seed: int, index: int, latents: int, shot_latents: tuple[int, int] = (2, 4), grain: int = 1
 ) -> FilmPlan:
     """Film `index`: shots of `shot_latents` (low, high) latent frames that fill exactly `latents`.
@@ -143,7 +143,7 @@ def film(
 
 
 def go_on(rng: Random, before: ShotPlan, latents: int) -> ShotPlan:
-    """The same picture with another action, announced by the word that marks a prompt change
+    """Return the same scene with another action, announced by the word that marks a prompt change
     without a cut."""
     action = rng.choice(
         [name for name in PROMPTED["action"] if name != before.attributes["action"]]
@@ -207,9 +207,9 @@ def absence(
     return FilmPlan((extra(), first, *(extra() for _ in range(away)), again), (seed, index, away))
 
 
-def timeline_of(film_plan: FilmPlan, fps: float, stride: int, chunk: int = 1) -> Timeline:
+def plan_timeline(film_plan: FilmPlan, fps: float, stride: int, chunk: int = 1) -> Timeline:
     """The plan as a timeline that the director can make: one entry per shot plan."""
-    slots = []
+    slots: list[Slot] = []
     index = 0
     texts = list(dict.fromkeys(shot.caption for shot in film_plan.shots))
     shots = film_plan.shot_of_latent
@@ -230,5 +230,5 @@ def timeline_of(film_plan: FilmPlan, fps: float, stride: int, chunk: int = 1) ->
 
 def caption_of_film(seed: int, shots: int) -> list[str]:
     """Captions of `shots` shots with a recurring cast, for films that need no ground truth."""
-    plans = film(seed, 0, 4 * shots, (4, 4)).shots
+    plans = cast_film(seed, 0, 4 * shots, (4, 4)).shots
     return [caption(plan.attributes) for plan in plans]

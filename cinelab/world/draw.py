@@ -1,7 +1,7 @@
 """Anti-aliased primitives on a supersampled canvas, in the coordinates of a moving, tilting figure.
 
-canvas   uint8 (H * SS, W * SS, 3), drawn with OpenCV in fixed point, then area-averaged to (H, W, 3)
-"""
+canvas   uint8 (H * SS, W * SS, 3), drawn with OpenCV in fixed point, then area-averaged to (H, W,
+3)"""
 
 from dataclasses import dataclass
 
@@ -14,15 +14,21 @@ SS = 4  # supersampling per axis
 SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates
 ONE = 1 << SHIFT
 Colour = tuple[int, int, int]
+Light = tuple[float, float, float]
 
 
-def tint(
-    colour: Colour, light: tuple[float, float, float] = (1.0, 1.0, 1.0), add: float = 0.0
-) -> Colour:
-    """`colour` under coloured light, brightened by `add` (-1..1 of full scale)."""
-    return tuple(
+def tint(colour: Colour, light: Light = (1.0, 1.0, 1.0), add: float = 0.0) -> Colour:
+    """Return `colour` under coloured light, brightened by `add` (-1..1 of full scale)."""
+    red, green, blue = (
         int(min(255, max(0, c * l + 255 * add))) for c, l in zip(colour, light, strict=True)
     )
+    return red, green, blue
+
+
+def dimmed(light: Light, share: float, base: float = 0.0) -> Light:
+    """Return `base` + `share` * `light`."""
+    red, green, blue = light
+    return base + share * red, base + share * green, base + share * blue
 
 
 @dataclass(frozen=True)

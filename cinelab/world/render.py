@@ -1,7 +1,7 @@
 """Film plans to frames, with exact ground truth.
 
-frames   uint8 (F, H, W, 3) RGB; the first latent frame is one picture, each later one STRIDE pictures
-"""
+frames   uint8 (F, H, W, 3) RGB; the first latent frame is one frame, each later one STRIDE
+frames"""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import numpy as np
 from cinelab.readable import Readable
 from cinelab.world.actors import draw_actor, pose_at
 from cinelab.world.casting import FilmPlan, ShotPlan
-from cinelab.world.draw import SS, Pen
+from cinelab.world.draw import SS, Pen, dimmed
 from cinelab.world.sets import HORIZON, light_of, panorama, view
 
 HEIGHT = 48
@@ -52,7 +52,7 @@ def camera_at(move: str, seconds: float) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Carry:
-    """Where a picture stands when the next prompt goes on without a cut."""
+    """The state of a frame when the next prompt goes on without a cut."""
 
     camera_seconds: float = 0.0
     x: float = 0.0  # of the figure, in its own units
@@ -71,7 +71,7 @@ def render_shot(
     start = carry or opening(attributes["action"])
     backdrop = panorama(attributes, shot.scenery_seed, HEIGHT)
     light = light_of(attributes["time"])
-    figure_light = tuple(0.6 + 0.4 * x for x in light)  # faces stay readable at night
+    figure_light = dimmed(light, 0.4, 0.6)  # faces stay readable at night
     frames = np.empty((count, HEIGHT, WIDTH, 3), np.uint8)
     boxes = np.empty((count, 4), np.float32)
     for i in range(count):
@@ -83,8 +83,8 @@ def render_shot(
         y = (FEET[attributes["size"]] - HORIZON) * HEIGHT * SS * zoom + HORIZON * HEIGHT * SS
         pen = Pen(canvas, x, y - pose.lift * scale, scale, pose.tilt, pose.stretch)
         draw_actor(pen, attributes, pose, figure_light)
-        picture = cv2.resize(canvas, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
-        frames[i] = cv2.GaussianBlur(picture, (3, 3), LENS)
+        small = cv2.resize(canvas, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+        frames[i] = cv2.GaussianBlur(small, (3, 3), LENS)
         foot = y - pose.lift * scale
         boxes[i] = (
             np.array(
@@ -104,7 +104,8 @@ def render_shot(
 
 
 def frames_of(latents: int, first: bool) -> int:
-    """Pictures in `latents` latent frames: Wan's first latent frame holds a single one."""
+    """Return the number of frames in `latents` latent frames: Wan's first one holds a single
+    frame."""
     return latents * STRIDE - (STRIDE - 1 if first else 0)
 
 

@@ -1,9 +1,9 @@
-"""The words of the toybox: every attribute a prompt may ask for, how it is said, and how it is read
-back.
+"""The words of the toybox: every attribute a prompt may name, how it is put into words, and how it
+is read back.
 
 Knows: attribute names, their values, and the phrases that name them. Does not know pixels.
 
-*Prompted* attributes are named in the caption. *Unprompted* ones are never said: they are fixed by
+*Prompted* attributes are named in the caption. *Unprompted* ones are never named: they are fixed by
 the first shot in which a character or a place appears and must be remembered from then on.
 """
 
@@ -86,8 +86,8 @@ TEMPLATES = (
 def caption(attributes: dict[str, str], rng: Random | None = None) -> str:
     """One sentence that names every prompted attribute; paraphrased when an `rng` is given."""
     pick = rng.choice if rng else lambda options: options[0]
-    said = {name: pick(PHRASES[name][attributes[name]]) for name in PHRASES}
-    return pick(TEMPLATES).format(**said)
+    phrases = {name: pick(PHRASES[name][attributes[name]]) for name in PHRASES}
+    return pick(TEMPLATES).format(**phrases)
 
 
 def words(text: str) -> list[str]:
@@ -112,10 +112,10 @@ def families() -> dict[str, list[tuple[str, ...]]]:
     return {FAMILY.get(name, f"{name}s"): list(values.values()) for name, values in PHRASES.items()}
 
 
-def read(prompt: str) -> dict[str, str]:
+def read_prompt(prompt: str) -> dict[str, str]:
     """The attributes a prompt names, by longest phrase first; what it leaves open is absent.
 
-    A prompt that names two values of one attribute keeps the one said first.
+    A prompt that names two values of one attribute keeps the first one.
     """
     text = " " + " ".join(words(prompt)) + " "
     found: dict[str, tuple[int, str]] = {}

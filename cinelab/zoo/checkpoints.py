@@ -1,5 +1,5 @@
-"""Checkpoints by name, folder or file: a model with its codec, its words and the settings it was
-made with.
+"""Checkpoints by name, folder or file: a model with its codec, its text encoder and the settings it
+was trained with.
 
 A checkpoint is a folder: config.json, weights.safetensors, their checksums.json, and what its run
 left (log.jsonl, card, curve). Shipped ones live in cinelab/checkpoints: the codec, the recogniser,
@@ -8,9 +8,6 @@ students toybox-1step, -2step, -4step and -chunk-4step.
 """
 
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -23,18 +20,19 @@ from cinelab.checksums import changed, check_unchanged, checksum, write_checksum
 from cinelab.config import from_dict, mapping, read_mapping, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
-from cinelab.flow.sampler import Sampling, Steps
-from cinelab.latent.checkpoint import fill, read_weights, rounded
+from cinelab.flow.sampler import Sampling
+from cinelab.latent.checkpoint import Module, as_dtype, fill, read_weights
 from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
 from cinelab.latent.codecs import build_codec, is_registered
 from cinelab.model.backbone import build_backbone, model_from_dict, model_to_dict
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.outputs import finish, half_saved, together
-from cinelab.readable import Readable
 from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
 from cinelab.world.vocab import families, known_words
+from cinelab.zoo.bundle import CONFIG, SPAN, Bundle
 
-SMALL = 10**8  # numbers of a model that may be built before its weights are compared with it
+# parameters of a model that may be built before its weights are compared with it
+SMALL = 10**8
 WHOLE = {
     "model": dict,
     "text": dict,
@@ -47,92 +45,8 @@ WHOLE = {
 }
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 WEIGHTS = "weights.safetensors"
-CONFIG = "config.json"
-SPAN = "span"  # of max_distance: as far as the longest clip that the model was trained on
 CODEC = "toybox-codec"  # of the toybox, and of what names no other
 ADAPTER = "lora.safetensors"  # what a training of adapters writes
-
-
-@dataclass
-class Bundle(Readable):
-    """Everything needed to make a film: `load("toybox-base")` returns one."""
-
-    name: str
-    model: CausalWan
-    codec: Codec
-    encoder: TextEncoder
-    sampling: Sampling
-    chunk: int  # latent frames a chunk
-    span: int  # latent frames of the longest clip it was trained on
-    fps: float
-    size: tuple[int, int]  # height, width in pixels
-    config: dict  # as stored
-    mark: Callable[[], str]  # makes the fingerprint of the model's weights
-    # how its films' memory is kept: place, packing, slots, summary (see memory.shelf)
-    memory: dict = field(default_factory=dict)
-    # the policy that it was trained under, as memory.policy_io reads it; None = not said
-    policy: dict | None = None
-    # latent frames: what lies farther back stands at this distance (None = where it is)
-    max_distance: int | str | None = SPAN
-    unconditional: str = ""  # the prompt that guidance compares with
-
-    def __post_init__(self):
-        # a model's own settings are whole: others are filled up from them
-        self.sampling = self.sampling.filled()
-        if self.max_distance == SPAN:  # the farthest that a frame has looked back in training
-            self.max_distance = self.span - 1
-        check_max_distance(self.max_distance, self.name)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of the model's weights; read when it is first asked for, which a film never does."""
-        return self.mark()
-
-    def levels(self, steps: Steps = None) -> Sampling:
-        """The model's own sampling, with whatever is given changed: a number of steps, a list of
-        levels, or further settings."""
-        if steps is None:
-            return self.sampling
-        if isinstance(steps, int):
-            return self.sampling.with_steps(steps)
-        if isinstance(steps, Mapping):
-            steps = from_dict(Sampling, steps, "sampling.")
-        if isinstance(steps, (list, tuple)):
-            return replace(self.sampling, steps=len(steps), at=tuple(steps))
-        if not isinstance(steps, Sampling):
-            raise CinelabError(
-                f"steps is {steps!r:.60}; give a number, a list of levels, or a Sampling."
-            )
-        return steps.filled(self.sampling)
-
-    @property
-    def chunk_tokens(self) -> int:
-        """Tokens of a chunk."""
-        _, height, width = self.latent_shape
-        _, rows, columns = self.model.config.patch_size
-        return self.chunk * (height // rows) * (width // columns)
-
-    @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        return (
-            self.codec.channels,
-            self.size[0] // self.codec.scale,
-            self.size[1] // self.codec.scale,
-        )
-
-
-def check_max_distance(max_distance: Any, where: str) -> None:
-    """Raise CinelabError unless max_distance is a number of latent frames, "span" (see `Bundle`), or
-    None for no limit."""
-    number = (
-        isinstance(max_distance, int) and not isinstance(max_distance, bool) and max_distance >= 1
-    )
-    if not (number or max_distance is None or max_distance == SPAN):
-        raise CinelabError(
-            f'max_distance of {where} is {max_distance!r}; give latent frames, at least 1, "{SPAN}" (as far as '
-            "in training), or "
-            "null for no limit."
-        )
 
 
 def shipped() -> list[str]:
@@ -154,7 +68,7 @@ def students() -> list[str]:
 
 
 def find(name: str | Path) -> Path:
-    """The folder of a shipped name, a folder, or a weights file in a folder."""
+    """Return the folder of a shipped name, of a folder, or of a weights file in a folder."""
     path = Path(name)
     for folder in (SHIPPED / path if path.parts == (path.name,) else path, path, path.parent):
         if half_saved(folder, CONFIG):  # a kill came between two moves, and all is there
@@ -168,23 +82,22 @@ def find(name: str | Path) -> Path:
     _refuse_part(path)
     raise CinelabError(
         f"Checkpoint {str(name)!r} was not found: give one of "
-        f"{', '.join(shipped()) or '(none shipped)'}, "
-        f"a folder with {CONFIG} and {WEIGHTS}, or a diffusers folder of Wan2.1."
+        f"{', '.join(shipped()) or '(none shipped)'}, a folder with {CONFIG} and {WEIGHTS}, or a "
+        "diffusers folder of Wan2.1."
     )
 
 
 def _refuse_part(path: Path) -> None:
-    """The sentence for a folder that has a part of a checkpoint only: adapters, weights or a
-    config.json alone."""
+    """Raise CinelabError for a folder that holds only a part of a checkpoint: adapters, weights or
+    a config.json alone."""
     if not path.is_dir():
         return
     config = (path / CONFIG).exists()
     adapter = (path / ADAPTER).exists()
     if adapter:
         raise CinelabError(
-            f"Checkpoint {path} holds adapters alone ({ADAPTER}); merge them with `cinelab "
-            "convert BASE TARGET --lora "
-            f"{path / ADAPTER}`, then direct with TARGET as weights."
+            f"Checkpoint {path} holds adapters alone ({ADAPTER}); merge them with `cinelab convert "
+            f"BASE TARGET --lora {path / ADAPTER}`, then direct with TARGET as weights."
         )
     if config != (path / WEIGHTS).exists():
         there, lacks = (CONFIG, WEIGHTS) if config else (WEIGHTS, CONFIG)
@@ -193,13 +106,13 @@ def _refuse_part(path: Path) -> None:
         )
 
 
-def save(
+def save_checkpoint(
     folder: Path, module: nn.Module, config: dict, dtype: torch.dtype = torch.bfloat16
 ) -> None:
     """Write weights (floats as `dtype`) and config, both or none. Overflow where `dtype` cannot
     hold a weight."""
     state = {
-        name: rounded(value, dtype, f"{folder}: {name}").contiguous()
+        name: as_dtype(value, dtype, f"{folder}: {name}").contiguous()
         for name, value in module.state_dict().items()
     }
     with together(folder, CONFIG) as scratch:
@@ -209,29 +122,28 @@ def save(
 
 
 def fingerprint(folder: str | Path) -> str:
-    """Short hash of a checkpoint's weights."""
+    """Return the short hash of a checkpoint's weights."""
     return checksum(find(folder) / WEIGHTS, size=8)
 
 
 def load_codec(name: str | Path = CODEC) -> ToyCodec:
     folder = find(name)
     config = from_dict(ToyCodecConfig, read_part(folder, "codec"))
-    return filled(ToyCodec(config), folder)
+    return load_weights(ToyCodec(config), folder)
 
 
-def filled(
-    module: nn.Module, folder: Path, weights: dict[str, torch.Tensor] | None = None
-) -> nn.Module:
-    """`module` with the weights of a checkpoint folder (given where they are read already): all of
-    them, floats, finite, of the right shapes, and those that were written there. Says (a warning)
-    where config.json is another one, which may have been changed on purpose."""
+def load_weights(
+    module: Module, folder: Path, weights: dict[str, torch.Tensor] | None = None
+) -> Module:
+    """Return `module` with the weights of a checkpoint folder (given where they are read already):
+    all of them, floats, finite, of the right shapes, and those that were written there. Warn where
+    config.json has changed since, which may have been on purpose."""
     fill(module, read_weights(folder / WEIGHTS) if weights is None else weights, folder / WEIGHTS)
     check_unchanged(folder, WEIGHTS)
     if changed(folder, CONFIG):
         warnings.warn(
             f"{folder / CONFIG} has changed since it was written, for its checksum is another; "
-            "copy it again unless you have "
-            "changed it yourself.",
+            "copy it again unless you have changed it yourself.",
             stacklevel=3,
         )
     return module
@@ -251,7 +163,7 @@ def read_part(folder: Path, key: str) -> Any:
         )
     if key not in config:
         raise CinelabError(
-            f"{folder / CONFIG} has no {key!r}; it is not a checkpoint of the kind asked for."
+            f"{folder / CONFIG} has no {key!r}; it is not a checkpoint of the kind requested."
         )
     return config[key]
 
@@ -267,7 +179,7 @@ def model_config(
     size: tuple[int, int],
     **more: Any,
 ) -> dict:
-    """What config.json of a model checkpoint says."""
+    """Return the content of a model checkpoint's config.json."""
     return {
         "model": model_to_dict(model),
         "text": to_dict(encoder.config) | {"vocabulary": list(encoder.vocabulary)},
@@ -282,13 +194,13 @@ def model_config(
 
 
 def load(name: str | Path, device: str | None = None) -> Bundle:
-    """A ready model by shipped name, folder or file; also a folder of Wan's published weights (see
-    `wan_zoo.load_wan`).
+    """Return a ready model by shipped name, folder or file; also a folder of Wan's published
+    weights (see `zoo.wan.load_wan`).
 
-    `device` None = the CPU for the toybox, a GPU for Wan where there is one.
+    `device` None is the CPU for the toybox, a GPU for Wan where there is one.
     """
     if is_wan(Path(name)):
-        from cinelab.zoo.wan import load_wan
+        from cinelab.zoo.wan import load_wan  # here, so that the toybox loads without diffusers
 
         return load_wan(name, device=device)
     folder = find(name)
@@ -326,15 +238,15 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
 def _codec_of(entry: str | dict, folder: Path) -> Codec:
     """Return the codec that a folder's config.json names: a registered class, or a checkpoint, a
     neighbour of the folder first."""
-    if is_registered(entry):
+    if isinstance(entry, dict) or is_registered(entry):
         return build_codec(entry, f"{folder / CONFIG}: ")
     near = folder.parent / entry
     return load_codec(near if (near / CONFIG).exists() else entry)
 
 
 def _transformer(config: WanConfig, folder: Path) -> CausalWan:
-    """A transformer with a folder's weights. One that is far larger than these is refused before it
-    takes any memory."""
+    """Return a transformer with a folder's weights. Refuse one that is far larger than these before
+    it takes any memory."""
     weights = read_weights(folder / WEIGHTS)
     held = sum(value.numel() for value in weights.values())
     try:
@@ -344,22 +256,21 @@ def _transformer(config: WanConfig, folder: Path) -> CausalWan:
         wanted = inf
     if wanted > max(2 * held, SMALL):
         raise CinelabError(
-            f"{folder / CONFIG} describes a model of {wanted} numbers, and {WEIGHTS} holds "
-            f"{held}; restore the {CONFIG} that belongs "
-            "to these weights."
+            f"{folder / CONFIG} describes a model of {wanted} numbers, and {WEIGHTS} holds {held}; "
+            f"restore the {CONFIG} that belongs to these weights."
         )
-    return filled(build_backbone(config), folder, weights)
+    return load_weights(build_backbone(config), folder, weights)
 
 
 def _check_parts(
     model: WanConfig, codec: Codec, encoder: TextEncoder, config: dict, folder: Path
 ) -> None:
-    """Parts of different models do not make one, and a chunk, a span and a size must be some."""
+    """Refuse parts of different models, and a chunk, a span or a size that is none."""
     if (model.in_channels, model.out_channels) != (codec.channels, codec.channels):
         raise CinelabError(
             f"{folder} takes {model.in_channels} channels and gives {model.out_channels}, but its "
-            f"codec {config['codec']} has "
-            f"{codec.channels}; name the codec that it was trained with in {CONFIG}."
+            f"codec {config['codec']} has {codec.channels}; name the codec that it was trained "
+            f"with in {CONFIG}."
         )
     if model.text_dim != encoder.width:
         raise CinelabError(
@@ -379,14 +290,13 @@ def _check_parts(
     if not 1 <= config["chunk"] <= config["span"] or not config["fps"] > 0:
         raise CinelabError(
             f"{folder / CONFIG} has chunk {config['chunk']}, span {config['span']} and fps "
-            f"{config['fps']}; chunk must be from 1 "
-            "to span, fps above 0; restore it."
+            f"{config['fps']}; chunk must be from 1 to span, fps above 0; restore it."
         )
 
 
 def is_wan(folder: Path) -> bool:
-    """Whether a folder is of Wan's kind: the parts of a diffusers model, or the original files
-    (which `load_wan` answers to)."""
+    """Return whether a folder is of Wan's kind: the parts of a diffusers model, or the original
+    files (which `load_wan` refuses with a sentence)."""
     return not (folder / CONFIG).exists() and any(
         (folder / name).exists()
         for name in ("model_index.json", "transformer", "vae", "Wan2.1_VAE.pth")

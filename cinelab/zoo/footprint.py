@@ -1,7 +1,7 @@
 """How much memory a film will take, before it is begun: arithmetic on the shapes, printed in GiB,
 and a refusal where it cannot fit.
 
-T tokens of a chunk   U tokens of a unit   D width   n chunks of the film
+T tokens of a chunk   U tokens of a page   D width   n chunks of the film
 """
 
 import math
@@ -14,7 +14,7 @@ from cinelab.errors import CinelabError
 from cinelab.model.wan import CausalWan, WanConfig, kept_dtype
 
 GIB = 2**30
-# units that share a mean key beside their summaries (memory.policy.BLOCK, which this room does not
+# pages that share a mean key beside their summaries (memory.policy.BLOCK, which this room does not
 # import)
 GROUPED = 8
 # share of the device that stays free: the allocator, the kernels' workspaces, the context
@@ -22,37 +22,37 @@ SPARE = 0.06
 
 
 @dataclass(frozen=True)
-class Film:
-    """What decides the memory of a film that is streamed."""
+class FilmSpec:
+    """The settings that decide the memory of a film that is streamed."""
 
     size: tuple[int, int] = (480, 832)  # height, width in pixels
     chunks: int = 200
     chunk: int = 3  # latent frames
-    # units that a chunk attends to (the policy's budget; the whole film under full attention)
+    # pages that a chunk retrieves (the policy's budget; the whole film under full attention)
     seen: int = 6
-    summary: int | None = 32  # pooled tokens a unit; None where every key is searched
-    place: str = "device"  # of the stored history: device or host
+    summary: int | None = 32  # pooled tokens a page; None where every key is searched
+    place: str = "device"  # of the KV store: device or host
     packing: str = "none"  # int8 and fp8 take a byte a number
-    slots: int = 12  # units a layer on the device, where the history is in host memory
+    slots: int = 12  # pages a layer on the device, where the KV store is in host memory
     linears: str = "full"  # eight-bit linears take a byte a number
     guided: bool = False  # two films at once: with its prompt and without
     scale: int = 8  # pixels of a latent cell
-    # units that a layer's heads attend to together, where they choose apart; None = `seen`
+    # pages that a layer's heads retrieve together, where they choose apart; None = `seen`
     held: int | None = None
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes by cause. `stored` is the history where it is kept; `slots` its working copy on the
-    device where that is elsewhere."""
+    """Bytes by cause. `stored` is the KV store; `slots` its working copy on the device where the
+    store is elsewhere."""
 
     weights: int
-    attended: int  # keys and values that the chunk is shown, with its own
+    attended: int  # keys and values that the chunk attends to, with its own
     stored: int
     slots: int
     summaries: int
     activations: int
-    host: bool  # the history is in host memory
+    host: bool  # the KV store is in host memory
 
     @property
     def device(self) -> int:
@@ -76,9 +76,11 @@ class Footprint:
         return [*parts, ("all on the device", self.device / GIB, "device")]
 
 
-def footprint(config: WanConfig, film: Film, bits: int = 16, loaded: bool = False) -> Footprint:
-    """The arithmetic; `bits` of the model's numbers outside what stays in fp32. Weights that are
-    `loaded` already take nothing."""
+def footprint(
+    config: WanConfig, film: FilmSpec, bits: int = 16, *, loaded: bool = False
+) -> Footprint:
+    """Compute the footprint; `bits` of the model's numbers outside what stays in fp32. Weights that
+    are `loaded` already take nothing."""
     _, rows, columns = config.patch_size
     frame = (film.size[0] // film.scale // rows) * (film.size[1] // film.scale // columns)
     tokens = film.chunk * frame
@@ -118,7 +120,7 @@ def footprint(config: WanConfig, film: Film, bits: int = 16, loaded: bool = Fals
 
 
 def weight_bytes(config: WanConfig, linears: str = "full", bits: int = 16) -> int:
-    """Of the transformer, from its true shapes."""
+    """Return the bytes of the transformer, from its true shapes."""
     dtype = {16: torch.bfloat16, 32: torch.float32}[bits]
     with torch.device("meta"):
         model = CausalWan(config)
@@ -130,8 +132,8 @@ def weight_bytes(config: WanConfig, linears: str = "full", bits: int = 16) -> in
 
 
 def free_bytes(device: torch.device | str = "cuda") -> int:
-    """What a film may take on a device: what is free, and what the allocator holds and nobody uses.
-    Of a CPU its main memory."""
+    """Return the bytes that a film may take on a device: what is free, and what the allocator holds
+    unused. Of a CPU, its main memory."""
     if torch.device(device).type != "cuda":
         return psutil.virtual_memory().available
     return (
@@ -141,26 +143,29 @@ def free_bytes(device: torch.device | str = "cuda") -> int:
     )
 
 
-def check_fits(need: Footprint, device: int, host: int, what: str = "this film") -> None:
-    """Refuse with the numbers what cannot fit; `device` and `host` are free bytes. Raises
+def check_memory(need: Footprint, device: int, host: int, what: str = "this film") -> None:
+    """Refuse what cannot fit, with the numbers; `device` and `host` are free bytes. Raise
     CinelabError."""
     room = math.floor(device * (1 - SPARE))
     if need.device > room:
+        parts = [
+            f"{name} {gib:.1f}"
+            for name, gib, where in need.lines()[:-1]
+            if where == "device" and gib >= 0.05
+        ]
         most = max(need.lines()[:-1], key=lambda line: line[1] if line[2] == "device" else 0)
         raise CinelabError(
-            f"{what} needs {need.device / GIB:.1f} GiB on the device "
-            f"({'; '.join(f'{name} {gib:.1f}' for name, gib, where in need.lines()[:-1] if where == 'device' and gib >= 0.05)}) "
-            f"and {room / GIB:.1f} GiB are free; most of it is {most[0]}: {REMEDIES[most[0]]}."
+            f"{what} needs {need.device / GIB:.1f} GiB on the device ({'; '.join(parts)}) and "
+            f"{room / GIB:.1f} GiB are free; most of it is {most[0]}: {REMEDIES[most[0]]}."
         )
     if need.host and need.stored > host:
         raise CinelabError(
             f"{what} needs {need.stored / GIB:.1f} GiB of host memory for its history and "
-            f"{host / GIB:.1f} GiB are free; "
-            f"{PACK}, or make a shorter film."
+            f"{host / GIB:.1f} GiB are free; {PACK}, or make a shorter film."
         )
 
 
-def check_weights(config: WanConfig, linears: str, device: int, what: str) -> None:
+def check_weight_memory(config: WanConfig, linears: str, device: int, what: str) -> None:
     """Refuse weights that cannot fit, before they are read."""
     need = weight_bytes(config, linears)
     if need > device * (1 - SPARE):

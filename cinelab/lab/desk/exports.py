@@ -9,7 +9,7 @@ import numpy as np
 
 from cinelab.errors import CinelabError
 from cinelab.stream.video import VideoWriter
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 DOWNLOADS = ("film.mp4", "storyboard.png", "screenplay.yaml")  # of an export, sent to the browser
 

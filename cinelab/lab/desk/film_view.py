@@ -12,11 +12,11 @@ from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.lab.desk.frame_channel import jpeg
 from cinelab.lab.desk.view import memory_strip, next_retake, readout_line, sentence, step_count
-from cinelab.stream.attended import looked
+from cinelab.stream.attention_shares import shots_retrieved
 from cinelab.stream.commands import policy_label
-from cinelab.stream.live import Readout, Shown
+from cinelab.stream.film_tree import FilmTree, node_frames
+from cinelab.stream.readout import LiveChunk, Readout
 from cinelab.stream.session import Node, Session
-from cinelab.stream.tree import Board, pictures
 
 EARLIER = 50  # prompts that the box goes back to
 
@@ -31,8 +31,8 @@ class FilmView:
 
     def __init__(self, on_disk: Session, send: Callable[[dict, list[bytes]], None]):
         self.on_disk = on_disk
-        self.new_chunks: SimpleQueue[Shown] = SimpleQueue()
-        self.tree = Board()
+        self.new_chunks: SimpleQueue[LiveChunk] = SimpleQueue()
+        self.tree = FilmTree()
         self.stills: dict[int, bytes] = {}  # line -> JPEG
         self._send = send
         self._attended: dict[int, dict[int, float]] = {}  # layer -> shot -> share of heads
@@ -45,11 +45,11 @@ class FilmView:
 
     def last_frame(self, chunk: int) -> np.ndarray:
         """Return a chunk's last frame uint8 (1, H, W, 3), read from the disk."""
-        return pictures(self.on_disk, self.tree.nodes[chunk])[-1:]
+        return node_frames(self.on_disk, self.tree.nodes[chunk])[-1:]
 
-    def note_attended(self, shown: Shown) -> None:
+    def note_attended(self, shown: LiveChunk) -> None:
         """Note what the chunk that is shown now attended to."""
-        self._attended = looked(shown.memory, shown.place.index)
+        self._attended = shots_retrieved(shown.memory, shown.place.index)
 
     def values(self, now: Readout, *, closed: bool) -> dict:
         """Return the view as plain values. `now` was read before, so the tree is at least as
@@ -58,8 +58,8 @@ class FilmView:
         shots = self.tree.shots(now.desk.head, now.desk.cut)
         return {
             "playing": now.playing,
-            "revision": now.told,
-            "message": now.said,
+            "revision": now.serial,
+            "message": now.message,
             "error": sentence(now.error),
             "readout": readout_line(now),
             "chunks": now.chunks,
@@ -94,7 +94,7 @@ class FilmView:
             if ended.is_set():
                 return
             with suppress(CinelabError):
-                frames = pictures(self.on_disk, self.on_disk.nodes[line])
+                frames = node_frames(self.on_disk, self.on_disk.nodes[line])
                 self._send_still(line, frames[0])
 
 

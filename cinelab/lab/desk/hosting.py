@@ -27,9 +27,10 @@ from cinelab.lab.desk.widget import DeskWidget, ExportReply, open_or_create_sess
 from cinelab.limits import CHUNKS, FILMS, VISITORS, check_number
 from cinelab.memory.policy import Policy
 from cinelab.readable import Readable
-from cinelab.stream.live import Bounds, Turns
+from cinelab.stream.fair_lock import FairLock
+from cinelab.stream.readout import FilmBounds
 from cinelab.stream.session import Session
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 FILM = re.compile(r"[a-z0-9]{10}")
 FULL = "All {} places are taken; come again in a while."
@@ -74,8 +75,10 @@ class DemoLimits:
         check_number("films", self.films, 1, FILMS)
 
     @property
-    def bounds(self) -> Bounds:
-        return Bounds(self.chunks, self.mebibytes * 2**20, self.waiting, LOG + self.chunks * LINE)
+    def bounds(self) -> FilmBounds:
+        return FilmBounds(
+            self.chunks, self.mebibytes * 2**20, self.waiting, LOG + self.chunks * LINE
+        )
 
 
 class HostedDesk(DeskWidget):
@@ -179,7 +182,7 @@ class FilmHost(Readable):
     policy: str | Policy | None = None  # of a film that begins; None = the model's own
     budget: int | None = None
     tokens: Tokens = field(default_factory=Tokens)
-    turns: Turns = field(default_factory=Turns)
+    turns: FairLock = field(default_factory=FairLock)
     desks: dict[str, HostedDesk] = field(default_factory=dict)  # by film
     left: dict[str, float] = field(default_factory=dict)  # film -> when its last viewer left
 

@@ -14,9 +14,9 @@ from cinelab.lab.reports.plots import SEQUENTIAL, TEMPLATE, nothing
 from cinelab.lab.reports.routing_plots import routing_by_shot, routing_map
 from cinelab.lab.reports.toybox_figures import sheet
 from cinelab.stream.export import timeline_of
-from cinelab.stream.from_film import follow_run
 from cinelab.stream.session import Session, Settings, read_record
-from cinelab.stream.whatif import Change, chunk_shares, difference, shares, what_if
+from cinelab.stream.session_from_film import session_from_run
+from cinelab.stream.whatif import Change, chunk_shares, mean_difference, shares, what_if
 from cinelab.zoo.checkpoints import load
 
 # columns of the tables below
@@ -57,7 +57,7 @@ def open_session(folder: str | Path, own: str | Path | None = None) -> Session:
     if not (folder / "session.json").exists():
         own = Path(own or folder / "session")
         if not (own / "session.json").exists():
-            return follow_run(folder, own)
+            return session_from_run(folder, own)
         folder = own
     return Session.read(folder, load(read_record(folder).model))
 
@@ -192,7 +192,7 @@ def compare_memories(
     made |= {label: what_if(session, change) for label, change in changes.items()}
     rows = [(label, _stills(film, 0, len(film), stills)) for label, film in made.items()]
     found = [
-        {"memory": label, DIFFERENCE: difference(made["as it is"], film)}
+        {"memory": label, DIFFERENCE: mean_difference(made["as it is"], film)}
         for label, film in made.items()
     ]
     return sheet(rows), pd.DataFrame(found).round(2)

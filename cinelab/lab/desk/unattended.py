@@ -11,8 +11,8 @@ from cinelab.errors import CinelabError
 from cinelab.lab.desk.exports import new_export_folder
 from cinelab.lab.desk.widget import open_or_create_session
 from cinelab.memory.policy import Policy
-from cinelab.stream.export import at_rest, export
-from cinelab.stream.live import Live
+from cinelab.stream.export import export_film, snapshot
+from cinelab.stream.live_engine import LiveEngine
 
 CAT = "wide shot of a red cat that waves in the meadow by day"
 # A command, its values, and how many chunks are made before the next command.
@@ -38,13 +38,13 @@ def rehearse(
     """Direct COMMANDS, export the film to <folder>/export-<n>, and close. Return the storyboard."""
     folder = Path(folder)
     session = open_or_create_session(folder, model, seed, policy=policy, budget=budget)
-    live = Live(session, pace=None)
+    live = LiveEngine(session, pace=None)
     try:
         for command, value, chunks in COMMANDS:
             live.send(command, **value).result(PATIENCE)
             _wait_for_chunks(live, live.readout.chunks + chunks)
-        copy = live.call(at_rest).result(PATIENCE)
-        made = export(copy, new_export_folder(folder), title="A rehearsal")
+        copy = live.call(snapshot).result(PATIENCE)
+        made = export_film(copy, new_export_folder(folder), title="A rehearsal")
     finally:
         live.close()
         session.close()
@@ -52,7 +52,7 @@ def rehearse(
         return board.copy()
 
 
-def _wait_for_chunks(live: Live, chunks: int) -> None:
+def _wait_for_chunks(live: LiveEngine, chunks: int) -> None:
     deadline = time.monotonic() + PATIENCE
     while live.readout.chunks < chunks:
         if live.readout.error or time.monotonic() > deadline:

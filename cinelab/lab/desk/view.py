@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from cinelab.flow.sampler import Steps
 from cinelab.memory.policy import POLICIES
 from cinelab.script.prompts import LITTLE
-from cinelab.stream.commands import Desk as DeskState
+from cinelab.stream.commands import DeskState as DeskState
 from cinelab.stream.commands import policy_label
-from cinelab.stream.live import Readout
+from cinelab.stream.film_tree import FilmTree
+from cinelab.stream.readout import Readout
 from cinelab.stream.session import Session
-from cinelab.stream.tree import Board
 from cinelab.world.vocab import PHRASES
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 EXAMPLES = {  # the first stands in the prompt box of a new film
     "cat, meadow": "medium shot of a red cat that waves in the meadow by day",
@@ -36,7 +36,7 @@ FIRST_WORD = re.compile(r"[a-z]+[ :]")  # and no file's name
 
 def desk_facts(session: Session) -> dict:
     """Return what the browser needs to know once."""
-    bundle: Bundle = session.reel.bundle
+    bundle: Bundle = session.generator.bundle
     phrases = [
         phrase for values in PHRASES.values() for forms in values.values() for phrase in forms
     ]
@@ -69,11 +69,11 @@ def examples(known: set[str]) -> list[dict]:
 
 def policy_menu(session: Session) -> list[str]:
     """Return the policies of the menu: all known ones, and those of the session itself."""
-    settings = [session.desk.settings, *(node.said for node in session.nodes.values())]
+    settings = [session.desk.settings, *(node.settings for node in session.nodes.values())]
     return list(dict.fromkeys([*POLICIES, *map(policy_label, settings)]))
 
 
-def next_retake(now: DeskState, board: Board) -> dict | None:
+def next_retake(now: DeskState, board: FilmTree) -> dict | None:
     """Return the shot that a retake would make again, counted from 1, and its seed; None where
     there is none."""
     # a retake was commanded and has not begun
@@ -97,7 +97,7 @@ def readout_line(now: Readout) -> str:
     if not now.causes:
         return "nothing made since the desk was opened"
     shares = [f"{CAUSES[cause]} {share:.0%}" for cause, share in now.causes.items()]
-    first = "" if now.first_picture is None else f"first frame {now.first_picture:.2f} s, "
+    first = "" if now.first_frame is None else f"first frame {now.first_frame:.2f} s, "
     rest = max(0.0, 1 - sum(now.causes.values()))
     line = f"{first}{now.rate:.0f} frames/s, {', '.join(shares)}, rest {rest:.0%}"
     return line.replace("%", " %")

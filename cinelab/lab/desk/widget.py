@@ -5,7 +5,7 @@
 Who does what, each thread on a line:
 
     notebook    receives the browser's messages (`receive_message`) and hands them on; never waits
-    engine      makes chunks and carries out commands (`cinelab.stream.live.Live`); puts every
+    engine      makes chunks and carries out commands (`cinelab.stream.live_engine.Live`); puts every
                 finished chunk into `FilmView.new_chunks`, and answers through tickets
     sender      sends the newest frames, the view and a sign of life (`_run_sender`)
     stills      reads a frame of every take of a film that was opened again, and ends
@@ -54,11 +54,14 @@ from cinelab.memory.policy import Policy
 from cinelab.script.prompts import UnknownWords
 from cinelab.stream.batch import named_policy
 from cinelab.stream.commands import Settings
-from cinelab.stream.export import at_rest, export
-from cinelab.stream.live import NO_BOUNDS, Bounds, Live, Turns
+from cinelab.stream.export import export_film, snapshot
+from cinelab.stream.fair_lock import FairLock
+from cinelab.stream.film_tree import chunk_frames
+from cinelab.stream.live_engine import LiveEngine
+from cinelab.stream.readout import UNBOUNDED, FilmBounds
 from cinelab.stream.session import Session
-from cinelab.stream.tree import chunk_frames
-from cinelab.zoo.checkpoints import Bundle, load
+from cinelab.zoo.bundle import Bundle
+from cinelab.zoo.checkpoints import load
 
 TICK = 1 / 16  # seconds that the sender waits for anything
 REFRESH = 1 / 8  # seconds between two refreshed views, at least
@@ -139,8 +142,8 @@ class DeskWidget(anywidget.AnyWidget):
         pace: float | None = 1.0,
         *,
         resources: ExitStack | None = None,
-        turns: Turns | None = None,
-        bounds: Bounds = NO_BOUNDS,
+        turns: FairLock | None = None,
+        bounds: FilmBounds = UNBOUNDED,
     ):
         super().__init__(about=desk_facts(session))
         # the page itself names unknown words, beside the prompt box
@@ -148,7 +151,7 @@ class DeskWidget(anywidget.AnyWidget):
         self.folder = session.folder
         self.pace = pace
         self._resources = resources or ExitStack()
-        self._film = FilmView(at_rest(session), self.send)
+        self._film = FilmView(snapshot(session), self.send)
         self._newest: int | None = None  # chunk last taken from the engine's mailbox
         self._on_screen: int | None = None  # chunk last sent
         self._has_views = False
@@ -161,7 +164,9 @@ class DeskWidget(anywidget.AnyWidget):
         self._channel: FrameSink = self._make_channel()
         self._kernel = self._follow_kernel()
         ahead = AHEAD * self.about["chunk_seconds"]
-        self.live = Live(session, pace, self._film.new_chunks.put, bounds, ahead, turns)
+        self.live = LiveEngine(
+            session, pace, self._film.new_chunks.put, bounds=bounds, ahead=ahead, turns=turns
+        )
         self.view = self.current_view()
         self.on_msg(self._receive_comm)
         self._threads = [
@@ -270,7 +275,7 @@ class DeskWidget(anywidget.AnyWidget):
                 target=self._export_film, args=(message, viewer, ticket), name="cinelab-export"
             ).start()
 
-        self.live.call(at_rest).add_done_callback(begin)
+        self.live.call(snapshot).add_done_callback(begin)
 
     def _on_watch(self, message: Watch, viewer: MessageChannel) -> None:
         """Send a shot up to a chunk as a small film read from the disk; the session and its head
@@ -303,7 +308,7 @@ class DeskWidget(anywidget.AnyWidget):
                 "message": text,
                 "error": sentence(error),
                 "playing": now.playing,
-                "revision": now.told,
+                "revision": now.serial,
                 "next": now.chunks,
             }
         )
@@ -314,7 +319,7 @@ class DeskWidget(anywidget.AnyWidget):
         try:
             folder = new_export_folder(self.folder)
             with removed_if_empty(folder):
-                export(ticket.result(), folder)
+                export_film(ticket.result(), folder)
             content, buffers, text = self._export_reply(folder)
         # a film without frames, a full disk, a folder that may not be written to
         except Exception as error:
@@ -334,7 +339,7 @@ class DeskWidget(anywidget.AnyWidget):
             with TemporaryDirectory() as place:
                 path = Path(place) / "take.mp4"
                 frames = chunk_frames(self._film.on_disk, nodes)
-                ends = write_take(path, frames, self._film.on_disk.reel.bundle)
+                ends = write_take(path, frames, self._film.on_disk.generator.bundle)
                 content = {
                     "kind": "take",
                     "of": message.id,
@@ -342,7 +347,7 @@ class DeskWidget(anywidget.AnyWidget):
                     "ends": ends,
                 }
                 viewer.send(content, [path.read_bytes()])
-            self._reply(message.id, viewer, self.live.readout.said)
+            self._reply(message.id, viewer, self.live.readout.message)
         except Exception as error:  # a chunk that cannot be read, a full disk
             self._reply(message.id, viewer, error=str(error))
         finally:

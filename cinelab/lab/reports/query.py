@@ -14,7 +14,7 @@ import pandas as pd
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
 from cinelab.lab.reports.index import Found, index
-from cinelab.limits import cut, short
+from cinelab.limits import short, truncated
 from cinelab.metrics.legacy import current_labels
 from cinelab.metrics.metric import METRICS
 
@@ -277,7 +277,7 @@ def column_table(found: pd.DataFrame) -> pd.DataFrame:
 
 def _example(part: pd.Series) -> str:
     """The first value of a column, with dots where it is cut."""
-    return cut(next(iter(part.dropna().astype(str)), ""), 60)
+    return truncated(next(iter(part.dropna().astype(str)), ""), 60)
 
 
 def save_answer(found: pd.DataFrame, path: Path) -> None:

@@ -27,7 +27,7 @@ from cinelab.lab.reports.paper import (
 )
 from cinelab.lab.reports.sweep_cells import Cells
 from cinelab.lab.reports.sweep_table import pooled
-from cinelab.limits import cut
+from cinelab.limits import truncated
 from cinelab.metrics.metric import unit_and_direction
 from cinelab.metrics.rows import WHOLE
 from cinelab.metrics.stats import bootstrap
@@ -263,7 +263,7 @@ def _dots(
 
 
 def shortened(name: str) -> str:
-    return cut(name, 34, "…")
+    return truncated(name, 34, "…")
 
 
 def draw_series(

@@ -19,7 +19,7 @@ from cinelab.lab.reports.templates import filled_template, jpeg_uri, safe_json
 from cinelab.memory.policy import RandomTopK, label_of
 from cinelab.memory.policy_io import policy_from_dict
 from cinelab.script.timeline import Timeline
-from cinelab.stream.attended import attention, scores_attention
+from cinelab.stream.attention_shares import attention_shares, scores_attention
 from cinelab.stream.director import Film
 
 MOST_STILLS = 240  # of a long film, every second, third ... chunk lends its still
@@ -56,7 +56,7 @@ class RoutingView:
 def routing_page(film: Film) -> str:
     """The text of the page of a film."""
     scored, chance = _scoring(film)
-    shares = attention(film.routing, scored)
+    shares = attention_shares(film.routing, scored)
     data = {
         "shots": shots_of(film),
         "chunks": _chunks(film, shares),

@@ -107,7 +107,7 @@ def set_sheet(folder: str | Path) -> Image.Image:
 
 def film_sheet(plan: casting.FilmPlan) -> Image.Image:
     """A planned film as a storyboard."""
-    line = casting.timeline_of(plan, render.FPS, render.STRIDE)
+    line = casting.plan_timeline(plan, render.FPS, render.STRIDE)
     return storyboard(
         render.render(plan).frames, line.entry_spans, [shot.caption for shot in plan.shots]
     )

@@ -40,7 +40,8 @@ from cinelab.stream.batch import empty_memory, stream
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
 from cinelab.world import casting
-from cinelab.zoo.checkpoints import Bundle, load
+from cinelab.zoo.bundle import Bundle
+from cinelab.zoo.checkpoints import load
 
 BATCH = 16  # films made at once
 WARM = 4  # chunks left out of the speed
@@ -131,14 +132,16 @@ def batch_of(bundle: Bundle, setting: FilmSetting, start: int, count: int) -> Ba
     return encode_plans(
         bundle,
         [
-            casting.film(HELD_OUT + setting.seed, i, setting.latents, setting.shot_latents, grain)
+            casting.cast_film(
+                HELD_OUT + setting.seed, i, setting.latents, setting.shot_latents, grain
+            )
             for i in range(start, start + count)
         ],
     )
 
 
 def timeline(bundle: Bundle, plan: casting.FilmPlan):
-    return casting.timeline_of(plan, bundle.fps, bundle.codec.stride, bundle.chunk)
+    return casting.plan_timeline(plan, bundle.fps, bundle.codec.stride, bundle.chunk)
 
 
 def compared_pixel_rows(frames: np.ndarray, truth: np.ndarray, batch: Batch) -> list[Row]:

@@ -59,7 +59,7 @@ from cinelab.train import presets
 from cinelab.world import casting
 from cinelab.world.vocab import IDENTITY, SCENERY
 from cinelab.zoo import checkpoints as zoo
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 CONSISTENCIES = ("consistency", "consistency_equal_seconds")
 INITS = ("none", "bidirectional_ode", "bidirectional_clean", "causal_ode", *CONSISTENCIES, "score")
@@ -242,7 +242,7 @@ def teacher_rows(
 def planned(bundle: Bundle, seed: int, films: int, latents: int) -> list[casting.FilmPlan]:
     """The held-out films that a seed is measured on."""
     where = HELD_OUT + seed
-    return [casting.film(where, i, latents, (3, 6), bundle.chunk) for i in range(films)]
+    return [casting.cast_film(where, i, latents, (3, 6), bundle.chunk) for i in range(films)]
 
 
 def film_clips(bundle: Bundle, films: Batch) -> Clips:

@@ -49,7 +49,7 @@ from cinelab.stream.batch import decode
 from cinelab.train.ode import OdeTraining, jump
 from cinelab.train.pairs import PairsConfig, teacher_velocity
 from cinelab.zoo import checkpoints as zoo
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 UNSEEN = (
     10_000  # added to the held-out seeds, so that no card and no student is measured on these films

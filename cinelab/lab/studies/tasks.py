@@ -27,7 +27,7 @@ def task_plans(config: CardConfig) -> dict[str, FilmPlan]:
     plans = {}
     for seed in config.seeds:
         for film in range(config.films):
-            plans[f"films/s{seed}-f{film:02d}"] = casting.film(
+            plans[f"films/s{seed}-f{film:02d}"] = casting.cast_film(
                 HELD_OUT + seed, film, config.latents, config.shot_latents
             )
             for away in config.away:

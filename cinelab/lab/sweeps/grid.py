@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from cinelab.config import described, read_mapping
+from cinelab.config import read_mapping, to_kind
 from cinelab.errors import CinelabError
 from cinelab.files import is_file
 from cinelab.lab.sweeps import renamed
@@ -177,7 +177,7 @@ def json_value(value: Any, where: str) -> Any:
 
 def _object(value: Any, where: str) -> dict:
     _importable(type(value), where)
-    return described(value)
+    return to_kind(value)
 
 
 def _importable(thing: Any, where: str) -> str:

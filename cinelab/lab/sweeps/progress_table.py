@@ -10,7 +10,7 @@ from typing import Any
 
 from cinelab.config import read_mapping
 from cinelab.printing import Group, Live, Plain, Table, moves, visible
-from cinelab.progress import about, spoken, still
+from cinelab.progress import duration_text, spoken, still
 
 OFTEN = 60.0  # seconds between two lines of progress, where there is no table
 RECENT = 100  # finished cells whose times predict those of the others
@@ -99,7 +99,7 @@ class ProgressTable:
         left = self.total - sum(self.counts.values())
         counts = f"{self.counts['done']} done, {self.counts['failed']} failed, {left} left"
         seconds = self.seconds_to_go(left) if going else None
-        return counts if seconds is None else f"{counts}, about {about(seconds)} to go"
+        return counts if seconds is None else f"{counts}, about {duration_text(seconds)} to go"
 
     def seconds_to_go(self, left: int) -> float | None:
         """Return the seconds to the end by the cells so far, None before one has ended.

@@ -25,7 +25,7 @@ from cinelab.files import write_json
 from cinelab.lab.sweeps.cell import CellResult, end_with, run_cell
 from cinelab.lab.sweeps.grid import SweepCell
 from cinelab.outputs import passing_folder
-from cinelab.threads import shared
+from cinelab.threads import shared_cores
 
 WAIT = 0.5  # seconds until the driver's table is drawn again, if no cell ends before
 CRASH = "its process ended with {}; see output.txt, or try fewer workers"
@@ -38,7 +38,7 @@ class LocalServer:
     def __init__(self, workers: int):
         self._server = subprocess.Popen(
             [sys.executable, "-m", "cinelab.lab.sweeps.server"],
-            env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | shared(workers),
+            env={"PYDEVD_DISABLE_FILE_VALIDATION": "1"} | shared_cores(workers),
             start_new_session=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

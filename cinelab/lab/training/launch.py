@@ -24,7 +24,7 @@ from cinelab.limits import WORKERS, check_number
 from cinelab.outputs import ready_folder, writing
 from cinelab.runs import log_rows
 from cinelab.scale.parallel import WATCHED
-from cinelab.threads import shared
+from cinelab.threads import shared_cores
 
 # seconds that a training is given for its last step and its save when it is to end
 PATIENCE = 120.0
@@ -128,7 +128,7 @@ class _Torchrun:
             stdin=subprocess.PIPE,
             stdout=self.output,
             stderr=subprocess.STDOUT,
-            env=shared(processes) | {WATCHED: "1"},
+            env=shared_cores(processes) | {WATCHED: "1"},
             start_new_session=True,  # so that Ctrl-C reaches this process alone
         )
 

@@ -16,7 +16,7 @@ from cinelab.files import to_json, write_text
 from cinelab.lab.reports.plots import loss_curve, write_html
 from cinelab.lab.training.panel import watch
 from cinelab.lab.training.samples import Sample
-from cinelab.latent.checkpoint import rounded
+from cinelab.latent.checkpoint import as_dtype
 from cinelab.readable import Made, Readable
 from cinelab.runs import Run, read_state
 from cinelab.weights.load import DTYPES, dtype_of
@@ -90,7 +90,7 @@ class StageRun(Readable):
         return zoo.fill(
             self.model,
             {
-                name: rounded(value, dtype_of(dtype) or torch.bfloat16, f"{path}: {name}")
+                name: as_dtype(value, dtype_of(dtype) or torch.bfloat16, f"{path}: {name}")
                 for name, value in values.items()
             },
             path,
@@ -111,7 +111,7 @@ class StageRun(Readable):
         if dtype not in DTYPES:
             raise CinelabError(f"dtype is {dtype!r}; export as one of {', '.join(DTYPES)}.")
         record = {"training": to_dict(self.config), "run": self.run.done_info, **self.best()}
-        zoo.save(folder, self.averaged(dtype), self.describe() | record, DTYPES[dtype])
+        zoo.save_checkpoint(folder, self.averaged(dtype), self.describe() | record, DTYPES[dtype])
         write_text(folder / "log.jsonl", thin_log(self.run.rows))
         write_html(loss_curve(self.run.rows), self.run.folder / "curve.html")
         return Made(folder)

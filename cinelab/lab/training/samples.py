@@ -23,8 +23,9 @@ from cinelab.stream.batch import decode, inference_mode, make, policy_for
 from cinelab.stream.storyboard import storyboard
 from cinelab.train.pairs import teacher_velocity
 from cinelab.world import casting, render
-from cinelab.world.casting import timeline_of
-from cinelab.zoo.checkpoints import Bundle, load
+from cinelab.world.casting import plan_timeline
+from cinelab.zoo.bundle import Bundle
+from cinelab.zoo.checkpoints import load
 
 
 @dataclass(frozen=True)
@@ -61,9 +62,9 @@ def looped(frames: np.ndarray, fps: float, height: int = 192) -> bytes:
 def held_out_film(bundle: Bundle, step: int, shots: int = 2, index: int = 0) -> Sample:
     """Make a film of held-out captions with a causal model, in shots of 6 latent frames, which suit
     every chunk size up to 3."""
-    plan = casting.film(HELD_OUT, index, 6 * shots, (6, 6), 6)
+    plan = casting.cast_film(HELD_OUT, index, 6 * shots, (6, 6), 6)
     latents, _ = make(
-        bundle, [timeline_of(plan, FPS, STRIDE, bundle.chunk)], policy_for(bundle), [index]
+        bundle, [plan_timeline(plan, FPS, STRIDE, bundle.chunk)], policy_for(bundle), [index]
     )
     return Sample(
         step, decode(bundle, latents)[0], bundle.fps, tuple(shot.caption for shot in plan.shots)
@@ -72,7 +73,7 @@ def held_out_film(bundle: Bundle, step: int, shots: int = 2, index: int = 0) -> 
 
 def held_out_clip(bundle: Bundle, step: int, frames: int = 4, index: int = 0) -> Sample:
     """Make a clip of a held-out caption with a bidirectional model."""
-    caption = casting.film(HELD_OUT, index, 2).shots[0].caption
+    caption = casting.cast_film(HELD_OUT, index, 2).shots[0].caption
     latents = bidirectional_clips(bundle, [caption], frames, seeds=[index])
     return Sample(step, decode(bundle, latents)[0], bundle.fps, (caption,))
 
@@ -117,7 +118,7 @@ def bidirectional_clips(
 def sample_clips(checkpoint: str | Path, clips: int = 4, frames: int = 4) -> Image.Image:
     """Draw the clips that a stage 0 checkpoint makes of held-out captions."""
     bundle = load(checkpoint)
-    captions = [casting.film(HELD_OUT, index, 2).shots[0].caption for index in range(clips)]
+    captions = [casting.cast_film(HELD_OUT, index, 2).shots[0].caption for index in range(clips)]
     latents = bidirectional_clips(bundle, captions, frames, seeds=list(range(clips)))
     films = decode(bundle, latents)
     for number, caption in enumerate(captions, 1):
@@ -130,8 +131,8 @@ def sample_film(
 ) -> Image.Image:
     """Draw the storyboard of a held-out film, made by a stage 1 checkpoint."""
     bundle = load(checkpoint)
-    plan = casting.film(HELD_OUT, index, 4 * shots, (4, 4))
-    line = timeline_of(plan, FPS, STRIDE)
+    plan = casting.cast_film(HELD_OUT, index, 4 * shots, (4, 4))
+    line = plan_timeline(plan, FPS, STRIDE)
     latents, _ = make(bundle, [line], policy or policy_for(bundle), [index])
     return storyboard(
         decode(bundle, latents)[0], line.entry_spans, [shot.caption for shot in plan.shots]
@@ -148,14 +149,14 @@ def versus(
 ) -> Image.Image:
     """Draw the same held-out film from the same noise by several models (label -> checkpoint), a
     row each; truth on top."""
-    plan = casting.film(HELD_OUT, index, 6 * shots, (6, 6), 6)
-    spans = timeline_of(plan, FPS, STRIDE).entry_spans
+    plan = casting.cast_film(HELD_OUT, index, 6 * shots, (6, 6), 6)
+    spans = plan_timeline(plan, FPS, STRIDE).entry_spans
     rows = [("truth", _stills(render.render(plan).frames, spans, stills))]
     for label, checkpoint in checkpoints.items():
         bundle = load(checkpoint)
         latents, _ = make(
             bundle,
-            [timeline_of(plan, FPS, STRIDE, bundle.chunk)],
+            [plan_timeline(plan, FPS, STRIDE, bundle.chunk)],
             policy or policy_for(bundle),
             [index],
         )

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from cinelab.config import override, to_dict
+from cinelab.data.toybox import build_toybox
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
 from cinelab.lab.training import samples
@@ -30,7 +31,7 @@ from cinelab.lab.training.panel import counted
 from cinelab.lab.training.run import StageRun
 from cinelab.lab.training.samples import Sample
 from cinelab.latent.codec import ToyCodec
-from cinelab.latent.store import Store, build
+from cinelab.latent.store import Store
 from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
 from cinelab.metrics.toybox.validation import ValidationConfig, Validator
@@ -45,7 +46,7 @@ from cinelab.train.stage import INIT, TEACHER, Role, Stage, stage_named
 from cinelab.train.trained_policy import policy_of
 from cinelab.world.render import FPS, HEIGHT, WIDTH
 from cinelab.zoo import checkpoints as zoo
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 SMOKE_VALIDATION = ValidationConfig(films=2, latents=6, recalls=2, away=1)
 
@@ -236,7 +237,7 @@ def film_store(
     encoder = zoo.toy_encoder()
     config = presets.store(preset)
     with counted(config.films, "films") as bar:
-        for _ in build(
+        for _ in build_toybox(
             Path(folder),
             config,
             zoo.load_codec(codec_name),

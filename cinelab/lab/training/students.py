@@ -194,7 +194,7 @@ def blend(checkpoints: list[str | Path], folder: str | Path, dtype: str = "bf16"
     run = first.config["run"] | {
         key: sum(one.config["run"][key] for one in bundles) for key in ("steps", "seconds")
     }
-    zoo.save(
+    zoo.save_checkpoint(
         Path(folder),
         first.model,
         first.config | {"stage": "blend", "blend": parts, "run": run},

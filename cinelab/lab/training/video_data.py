@@ -11,7 +11,7 @@ from PIL import Image
 
 from cinelab.data import DataConfig, FilmStore, build, skipped
 from cinelab.data.build import device_of
-from cinelab.data.planning import digest
+from cinelab.data.planning import value_digest
 from cinelab.files import glance, write_atomic, write_text
 from cinelab.lab.training.panel import counted
 from cinelab.latent.codec import Codec, to_uint8
@@ -33,7 +33,7 @@ class Parts(NamedTuple):
 def toybox_parts(codec: str = "toybox-codec") -> Parts:
     """Load the toybox's codec and word encoder."""
     encoder = zoo.toy_encoder()
-    words = digest([list(encoder.vocabulary), asdict(encoder.config)])
+    words = value_digest([list(encoder.vocabulary), asdict(encoder.config)])
     return Parts(
         zoo.load_codec(codec),
         encoder,
@@ -69,7 +69,7 @@ def sample_videos(folder: str | Path, films: int = 3, latents: int = 24, seed: i
     the first."""
     folder = Path(folder)
     for index in range(films):
-        made = render.render(casting.film(seed, index, latents, (3, 6)))
+        made = render.render(casting.cast_film(seed, index, latents, (3, 6)))
         write_mp4(folder / f"film-{index}.mp4", made.frames, render.FPS)
         write_text(
             folder / f"film-{index}.txt",

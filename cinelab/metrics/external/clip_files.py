@@ -21,9 +21,9 @@ import numpy as np
 from cinelab.errors import CinelabError
 from cinelab.files import composed
 from cinelab.metrics.video.clips import Tell, find_videos, labels
-from cinelab.script.shotlist import ShotList, beside
+from cinelab.script.shotlist import ShotList, shot_list_path
 from cinelab.stream.colour import rgb
-from cinelab.stream.reader import HIDDEN, VARIES, Film, nominal
+from cinelab.stream.reader import HIDDEN, VARIES, DecodedVideo, nominal
 from cinelab.texts import PROMPTS, read_json
 
 Span = tuple[int, int]  # (first frame, end), end excluded
@@ -191,7 +191,7 @@ def lay_out(
 ) -> list[ShotFile]:
     """Put every clip of `video` into `folder` as the file `name(shot, prompt)`; one that is the
     whole film is a link where other tools show the film as it is shown here."""
-    film = Film(video.path, keep=0)
+    film = DecodedVideo(video.path, keep=0)
     clips = []
     parts = {}
     for shot, (first, end), prompt in each_clip(spans_as_shown(video, film), len(film), whole):
@@ -206,7 +206,7 @@ def lay_out(
     return clips
 
 
-def spans_as_shown(video: FilmFile, film: Film) -> FilmFile:
+def spans_as_shown(video: FilmFile, film: DecodedVideo) -> FilmFile:
     """The video with its spans in the film's shown frames instead of its decoded ones. Raises
     CinelabError if they do not fit."""
     if video.spans is None:
@@ -225,16 +225,16 @@ def spans_as_shown(video: FilmFile, film: Film) -> FilmFile:
 def frames_and_rate(path: Path) -> tuple[int, float]:
     """(frames, frames per second), every frame decoded once; a damaged or truncated file raises
     CinelabError."""
-    film = Film(path, keep=0)
+    film = DecodedVideo(path, keep=0)
     return len(film), film.fps
 
 
-def cut_out_spans(film: Film | Path, parts: dict[Path, Span]) -> None:
+def cut_out_spans(film: DecodedVideo | Path, parts: dict[Path, Span]) -> None:
     """Write the frames of every span to its file: as they were decoded where that is how they are
     shown, else as shown."""
     if not parts:
         return
-    film = film if isinstance(film, Film) else Film(film, keep=0)
+    film = film if isinstance(film, DecodedVideo) else DecodedVideo(film, keep=0)
     exact = not set(film.changes) - AS_STORED
     open_parts: dict[Path, _Lossless] = {}
     try:
@@ -306,7 +306,7 @@ def _formats(encoder: str) -> frozenset[str]:
 
 def _listed(file: Path, name: str) -> FilmFile:
     """A video with the shots of its list, if it has one; they are numbered as everywhere else."""
-    where = composed(beside(file))
+    where = composed(shot_list_path(file))
     if not where.exists():
         return FilmFile(file, run=str(file.parent), clip=name)
     listed = ShotList.load(where)

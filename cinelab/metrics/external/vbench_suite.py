@@ -25,7 +25,7 @@ from cinelab.metrics.external.vbench_files import (
     waiting_for,
 )
 from cinelab.metrics.rows import Row, absent
-from cinelab.stream.reader import Film
+from cinelab.stream.reader import DecodedVideo
 from cinelab.stream.video import write_mp4
 from cinelab.texts import RECORD, read_json
 
@@ -204,7 +204,7 @@ def _rate(folder: Path, jobs: Sequence[SuiteFilm]) -> float:
     end, and one that VBench would show in another way than it is meant, raise CinelabError."""
     rates = set()
     for job in jobs:
-        film = Film(folder / job.name, keep=0)
+        film = DecodedVideo(folder / job.name, keep=0)
         if film.changes:
             raise CinelabError(
                 f"{film.path}: {film.changes[0]}, which VBench does not see; write it plainly."

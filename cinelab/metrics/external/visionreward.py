@@ -26,7 +26,7 @@ from cinelab.metrics.external.vbench_files import Missing
 from cinelab.metrics.rows import Row, absent, failed
 from cinelab.metrics.video.clips import why_failed
 from cinelab.outputs import passing_folder
-from cinelab.stream.reader import Film, pick
+from cinelab.stream.reader import DecodedVideo, pick
 from cinelab.texts import RECORD, read_json, read_text
 
 REWARD_METRICS = REWARD, FOLLOWED = ("visionreward", "instruction following")
@@ -232,7 +232,7 @@ def reward_questions(setting: RewardModel, prompt: str) -> tuple[list[str], list
 
 def _shown(video: FilmFile, stem: Path, whole: bool, needed: bool) -> list[ShotFile]:
     """The clips of a video, each with the frames the model sees in an .npy file."""
-    film = Film(video.path, keep=0)
+    film = DecodedVideo(video.path, keep=0)
     clips = []
     wanted = {}
     for shot, (first, end), prompt in each_clip(spans_as_shown(video, film), len(film), whole):
@@ -244,7 +244,7 @@ def _shown(video: FilmFile, stem: Path, whole: bool, needed: bool) -> list[ShotF
     return clips
 
 
-def _save(film: Film, wanted: dict[Path, list[int]]) -> None:
+def _save(film: DecodedVideo, wanted: dict[Path, list[int]]) -> None:
     """Write some frames of a film to each file, in one pass; what is complete is let go."""
     held: dict[Path, dict[int, np.ndarray]] = {file: {} for file in wanted}
     for number, frame in pick(film, {number for numbers in wanted.values() for number in numbers}):

@@ -28,9 +28,9 @@ from cinelab.metrics.video.pixels import accuracy_rows
 from cinelab.readable import Readable
 from cinelab.stream.batch import decode, make
 from cinelab.world import casting, render
-from cinelab.world.casting import FilmPlan, timeline_of
+from cinelab.world.casting import FilmPlan, plan_timeline
 from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 FPS = render.FPS
 STRIDE = render.STRIDE
@@ -50,7 +50,7 @@ class Batch(Readable):
 
     @property
     def timelines(self) -> list:
-        return [timeline_of(plan, FPS, STRIDE, self.chunk) for plan in self.plans]
+        return [plan_timeline(plan, FPS, STRIDE, self.chunk) for plan in self.plans]
 
     @property
     def last_shot(self) -> int:
@@ -70,7 +70,7 @@ def read_shots(
     reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]
 ) -> list[list[dict[str, str]]]:
     """What the recogniser sees in every shot of every film: attribute -> value."""
-    spans = [timeline_of(plan, FPS, STRIDE).entry_spans for plan in plans]
+    spans = [plan_timeline(plan, FPS, STRIDE).entry_spans for plan in plans]
     names = reader.names(
         np.concatenate([windows(film, where) for film, where in zip(frames, spans, strict=True)])
     )

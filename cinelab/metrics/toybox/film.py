@@ -15,7 +15,7 @@ from cinelab.metrics.video.clips import Clip
 from cinelab.metrics.video.pixels import accuracy_rows, speed_rows
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline
-from cinelab.world.vocab import IDENTITY, SCENERY, read
+from cinelab.world.vocab import IDENTITY, SCENERY, read_prompt
 
 # what identifies a character or a place in a prompt -> what is compared, under which metric
 RETURNS = (
@@ -33,7 +33,7 @@ def film_values(
 ) -> pd.DataFrame:
     """All rows of one film; frames uint8 (F, H, W, 3), prompts one an entry of the screenplay."""
     seen = reader.names(windows(frames, timeline.entry_spans))
-    wanted = [read(prompt) for prompt in prompts]
+    wanted = [read_prompt(prompt) for prompt in prompts]
     rows = shown_rows(seen, wanted) + returning_rows(seen, wanted)
     return pd.concat([row_table(rows), plain_values(frames, timeline, timings)], ignore_index=True)
 

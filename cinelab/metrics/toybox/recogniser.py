@@ -212,7 +212,7 @@ def load_recogniser(name: str | Path = "toybox-recogniser") -> Recogniser:
         raise CinelabError(
             f"{folder} was taught other values of {', '.join(other)}; train the recogniser again."
         )
-    model = zoo.filled(Recogniser(config), folder)
+    model = zoo.load_weights(Recogniser(config), folder)
     model.accuracy = zoo.read_part(folder, "accuracy")
     model.accuracy_codec = zoo.read_part(folder, "accuracy_codec")
     return model

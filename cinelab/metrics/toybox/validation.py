@@ -32,7 +32,7 @@ from cinelab.metrics.toybox.recogniser import Recogniser
 from cinelab.metrics.video.appearance import appearance_rows
 from cinelab.stream.batch import decode
 from cinelab.world import casting
-from cinelab.zoo.checkpoints import Bundle
+from cinelab.zoo.bundle import Bundle
 
 UNSEEN = 40_000  # seed of the validation films: neither trained on nor used for cards
 SELECTION = "score"  # the column that decides which weights are best
@@ -67,7 +67,7 @@ class Validator:
         self.config = config or ValidationConfig()
         c = self.config
         plans = [
-            casting.film(UNSEEN + c.seed, i, c.latents, c.shot_latents, bundle.chunk)
+            casting.cast_film(UNSEEN + c.seed, i, c.latents, c.shot_latents, bundle.chunk)
             for i in range(c.films)
         ]
         self.films = encode_plans(bundle, plans)

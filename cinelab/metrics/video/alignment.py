@@ -28,7 +28,7 @@ from cinelab.metrics.video.features import AT_ONCE, Features, load_features, mis
 from cinelab.metrics.video.pixels import TAIL
 from cinelab.script.shotlist import ListedShot
 from cinelab.stream.reader import pick
-from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY, read
+from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY, read_prompt
 
 KNOWN = ("toybox", "colour", "clip", "dino")
 ACROSS = "across_shots"
@@ -242,7 +242,7 @@ def _shows(shot: ListedShot) -> dict[str, str]:
 def _wanted(clip: Clip) -> list[dict[str, str]]:
     """What every shot was to show of what a prompt can name; nothing of those that were given."""
     return [
-        {} if shot.end <= clip.planned.given else _shows(shot) or read(shot.prompt)
+        {} if shot.end <= clip.planned.given else _shows(shot) or read_prompt(shot.prompt)
         for shot in clip.shots
     ]
 

@@ -24,11 +24,11 @@ from cinelab.metrics.video.cuts import CutDetector, Seen, frame_difference, look
 from cinelab.readable import Readable
 from cinelab.script.prompts import split_words, unknown_words
 from cinelab.script.screenplay import Screenplay
-from cinelab.script.shotlist import SUFFIX, ListedShot, ShotList, beside
-from cinelab.stream.reader import Film
+from cinelab.script.shotlist import SUFFIX, ListedShot, ShotList, shot_list_path
+from cinelab.stream.reader import DecodedVideo
 from cinelab.tables import read_frame
 from cinelab.texts import HALF_PAIR, check_name
-from cinelab.world.vocab import known_words, read
+from cinelab.world.vocab import known_words, read_prompt
 
 VIDEOS = tuple(
     f".{name}"
@@ -48,7 +48,7 @@ class Clip(Readable):
     passes; `planned` None = no shot list was given."""
 
     name: str
-    frames: np.ndarray | Film
+    frames: np.ndarray | DecodedVideo
     fps: float
     planned: ShotList | None = None
     run: str = ""
@@ -198,10 +198,10 @@ def _plain(name: str) -> str:
 def load_clip(video: Path, plan: Path | None = None, name: str = "") -> Clip:
     """Open a video and the shot list beside it (or `plan`: a shot list, or a screenplay in
     seconds)."""
-    film = Film(video)
+    film = DecodedVideo(video)
     if not film.fps > 0:
         raise CinelabError(f"{video}: does not say its frame rate; write it again with one.")
-    listed = composed(beside(video))
+    listed = composed(shot_list_path(video))
     where = plan or (listed if listed.exists() else None)
     planned = read_plan(where, film) if where else None
     timings = video.parent / TIMINGS
@@ -251,7 +251,7 @@ def labels(videos: Sequence[Path]) -> dict[Path, str]:
     }
 
 
-def read_plan(path: Path, film: Film) -> ShotList:
+def read_plan(path: Path, film: DecodedVideo) -> ShotList:
     """The shots of a film: a shot list counts its decoded frames, a screenplay seconds (the last
     shot takes up the rounding)."""
     if is_shot_list(path):
@@ -279,7 +279,7 @@ def is_shot_list(path: Path) -> bool:
     return path.name.endswith(SUFFIX) or path.suffix == ".json"
 
 
-def plan_as_shown(planned: ShotList, film: Film, where: Path) -> ShotList:
+def plan_as_shown(planned: ShotList, film: DecodedVideo, where: Path) -> ShotList:
     """A shot list in the shown frames of `film` instead of its decoded frames."""
     if planned.frames != film.decoded:
         raise CinelabError(
@@ -310,7 +310,7 @@ def with_cast(planned: ShotList) -> ShotList:
 def _cast(shot: ListedShot) -> ListedShot:
     if shot.characters or shot.places or not speaks_toybox(shot.prompt):
         return shot
-    named = read(shot.prompt)
+    named = read_prompt(shot.prompt)
     who = (f"{named['colour']} {named['kind']}",) if {"colour", "kind"} <= named.keys() else ()
     return replace(shot, characters=who, places=(named["setting"],) if "setting" in named else ())
 

@@ -1,4 +1,4 @@
-"""Where chunks looked: of each layer's heads, the share that kept something of a shot; and each
+"""What chunks retrieve: the share of each layer's heads that retrieve something of a shot, and each
 chunk's attention over the history."""
 
 from collections import defaultdict
@@ -9,9 +9,9 @@ from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Policy, RandomTopK
 
 
-def looked(memory: KVCache, chunk: int) -> dict[int, dict[int, float]]:
-    """{layer: {shot: share of heads}} of `chunk`, the last that `memory` remembers; empty when it
-    looked at nothing."""
+def shots_retrieved(memory: KVCache, chunk: int) -> dict[int, dict[int, float]]:
+    """Return {layer: {shot: share of heads}} of `chunk`, the last in the KV cache `memory`; empty
+    when it retrieved nothing."""
     shares = {
         one["layer"]: _shares(memory, one["picks"][0].tolist())
         for one in memory.decisions_of(chunk)
@@ -20,30 +20,31 @@ def looked(memory: KVCache, chunk: int) -> dict[int, dict[int, float]]:
 
 
 def _shares(memory: KVCache, picks: list[list[int]]) -> dict[int, float]:
-    """Of the heads (or the one choice that all heads share), how many kept a unit of each shot."""
-    heads = defaultdict(int)
-    for kept in picks:
-        for shot in {int(memory.page_shots[0, unit]) for unit in kept}:
+    """Return the share of heads (or of the one choice that all heads share) that retrieve a page of
+    each shot."""
+    heads: defaultdict[int, int] = defaultdict(int)
+    for retrieved in picks:
+        for shot in {int(memory.page_shots[0, page]) for page in retrieved}:
             heads[shot] += 1
     return {shot: heads[shot] / len(picks) for shot in sorted(heads)}
 
 
 def scores_attention(policy: Policy) -> bool:
-    """Whether the scores of a policy's routing table are shares of attention (CAMR's `mass`), not
-    dot products, random numbers or a score of one's own."""
+    """Return whether the scores of a policy's routing table are shares of attention (CAMR's
+    `mass`), not dot products, random numbers or a score of one's own."""
     plain = type(policy).relevance is Policy.relevance and not isinstance(policy, RandomTopK)
     return policy.routed and plain and policy.score == "mass"
 
 
-def attention(routing: pd.DataFrame, scored: bool = True) -> pd.DataFrame:
-    """Rows (chunk, shot, kept_chunk, kept_shot, share, heads, kind): how a chunk's attention
+def attention_shares(routing: pd.DataFrame, scored: bool = True) -> pd.DataFrame:
+    """Return rows (chunk, shot, kept_chunk, kept_shot, share, heads, kind): how a chunk's attention
     divides over what it retrieved.
 
-    `share` adds up to 1 over a chunk's rows, and every layer and head has an equal say. With
-    `scored` it is the routing score, the share of attention that the policy expects of a unit;
-    without, and where nothing was scored, all that a head kept counts alike. `heads` is the share
-    of layers and heads that kept it; `kind` is why most of them did. `routing` is as
-    `KVCache.routing_table` gives it.
+    `share` adds up to 1 over a chunk's rows, and every layer and head has equal weight. With
+    `scored` it is the routing score, the share of attention that the policy expects of a page;
+    without, and where nothing was scored, all that a head retrieved counts alike. `heads` is the
+    share of layers and heads that retrieved it; `kind` is why most of them did. `routing` is the
+    table of `KVCache.routing_table`.
     """
     place = ["chunk", "kept_chunk"]
     head = ["chunk", "layer", "head"]
@@ -54,7 +55,7 @@ def attention(routing: pd.DataFrame, scored: bool = True) -> pd.DataFrame:
     table["weight"] = (table["weight"] / sums).where(
         sums > 0, 1 / table.groupby(head)["weight"].transform("size")
     )
-    voices = table.drop_duplicates(head).groupby("chunk").size()
+    voters = table.drop_duplicates(head).groupby("chunk").size()
     found = table.groupby(place).agg(
         shot=("shot", "first"), kept_shot=("kept_shot", "first"), share=("weight", "sum")
     )
@@ -63,7 +64,7 @@ def attention(routing: pd.DataFrame, scored: bool = True) -> pd.DataFrame:
         table.groupby([*place, "kind"]).size().unstack("kind", fill_value=0).idxmax(axis=1)
     )
     for name in ("share", "heads"):
-        found[name] = found[name].div(voices, level="chunk")
+        found[name] = found[name].div(voters, level="chunk")
     return found.reset_index()[
         ["chunk", "shot", "kept_chunk", "kept_shot", "share", "heads", "kind"]
     ]
