@@ -250,40 +250,6 @@ NAMES: dict[str, dict[str, str]] = {
     "lab.plain_notebook": {
         "plain": "stripped_notebook",
     },
-    "lab.sweeps.cell": {
-        "answer": "run_cell",
-    },
-    "lab.sweeps.cluster": {
-        "settings": "submitit_parameters",
-    },
-    "lab.sweeps.grid": {
-        "Cell": "SweepCell",
-        "load": "load_sweep",
-        "plain": "json_value",
-    },
-    "lab.sweeps.measured": {
-        "checked": "checked_rows",
-    },
-    "lab.sweeps.notebook": {
-        "check": "check_parameters",
-        "first_line": "plain_first_line",
-    },
-    "lab.sweeps.progress_table": {
-        "Board": "ProgressTable",
-    },
-    "lab.sweeps.server": {
-        "Here": "LocalServer",
-    },
-    "lab.sweeps.sweep": {
-        "Summary": "SweepSummary",
-    },
-    "lab.training.panel": {
-        "Bar": "lab.training.progress_bar.ProgressBar",
-        "Due": "Throttle",
-        "Figure": "lab.training.cell_output.LiveFigure",
-        "Pace": "lab.training.progress_bar.Pace",
-        "Place": "lab.training.cell_output.CellOutput",
-    },
     "lab.reports.index": {
         "column_table": "lab.reports.query.column_table",
         "csv_text": "lab.reports.number_text.csv_text",
@@ -376,6 +342,40 @@ NAMES: dict[str, dict[str, str]] = {
         "cut": "truncated",
         "spoken": "number_text",
     },
+    "lab.sweeps.cell": {
+        "answer": "run_cell",
+    },
+    "lab.sweeps.cluster": {
+        "settings": "submitit_parameters",
+    },
+    "lab.sweeps.grid": {
+        "Cell": "SweepCell",
+        "load": "load_sweep",
+        "plain": "json_value",
+    },
+    "lab.sweeps.measured": {
+        "checked": "checked_rows",
+    },
+    "lab.sweeps.notebook": {
+        "check": "check_parameters",
+        "first_line": "plain_first_line",
+    },
+    "lab.sweeps.progress_table": {
+        "Board": "ProgressTable",
+    },
+    "lab.sweeps.server": {
+        "Here": "LocalServer",
+    },
+    "lab.sweeps.sweep": {
+        "Summary": "SweepSummary",
+    },
+    "lab.training.panel": {
+        "Bar": "lab.training.progress_bar.ProgressBar",
+        "Due": "Throttle",
+        "Figure": "lab.training.cell_output.LiveFigure",
+        "Pace": "lab.training.progress_bar.Pace",
+        "Place": "lab.training.cell_output.CellOutput",
+    },
     "memory.cache": {
         "Memory": "KVCache",
     },
@@ -407,13 +407,11 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "metrics.card": {
         "measure": "measure_card",
-        "touched_rows": "metrics.toybox.retrieval.touched_rows",
     },
     "metrics.external.clip_files": {
         "Clip": "ShotFile",
         "Video": "FilmFile",
         "cut": "cut_out_spans",
-        "find_videos": "find_film_files",
         "in_pictures": "spans_as_shown",
         "measure": "frames_and_rate",
     },
@@ -465,7 +463,6 @@ NAMES: dict[str, dict[str, str]] = {
         "film_scores": "film_values",
         "kept_rows": "returning_rows",
         "plain_scores": "plain_values",
-        "speed_rows": "metrics.video.pixels.speed_rows",
     },
     "metrics.toybox.validation": {
         "Exam": "Validator",
@@ -512,9 +509,11 @@ NAMES: dict[str, dict[str, str]] = {
     "scale.adapters": {
         "mark": "fingerprint_of",
         "marks": "fingerprints_of",
+        "plain": "plain_name",
     },
     "scale.cost": {
         "pairs": "chunk_products",
+        "table": "cost_table",
     },
     "script.screenplay": {
         "size_of": "screenplay_size",
@@ -611,6 +610,9 @@ NAMES: dict[str, dict[str, str]] = {
         "shared": "shared_cores",
         "waiting": "wait_policy",
     },
+    "train.bidirectional": {
+        "clip_length": "draw_clip_length",
+    },
     "train.codec": {
         "pool": "render_clips",
     },
@@ -652,6 +654,7 @@ NAMES: dict[str, dict[str, str]] = {
     "train.recogniser": {
         "Clips": "LabelledShots",
         "Soil": "Degradation",
+        "measure": "measure_accuracy",
         "pool": "labelled_shots",
         "soiled": "degraded",
     },
