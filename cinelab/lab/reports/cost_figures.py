@@ -63,7 +63,7 @@ def pareto_figure(cells: Cells, metric: str) -> PaperFigure | None:
         figure, grid = panel_grid(len(panels), tall=2.6)
         pointed: dict[str, list[str]] = {}
         labels = list(dict.fromkeys(table[which].map(plain_value)))
-        keys = {}
+        keys: dict[str, int] = {}
         best_of_all = set()
         for axes, (name, part) in zip(grid, panels, strict=True):
             best = _pareto_panel(axes, part, cost, which, labels, sign, better, pointed)
@@ -156,7 +156,7 @@ def _numbered(
         axes.annotate(
             str(keys[row["label"]]),
             (row[cost], row["value"]),
-            xytext=spot,
+            xytext=tuple(spot),
             textcoords="offset points",
             ha="center",
             va="center",

@@ -223,7 +223,7 @@ def _sweep(path: Path, root: Path) -> str:
 
 def _flat(values: dict, where: str = "") -> dict:
     """Nested settings with dotted names."""
-    flat = {}
+    flat: dict = {}
     for key, value in values.items():
         flat |= (
             _flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
@@ -279,10 +279,7 @@ def index(results: str | Path = "results") -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     for name, table in (("runs", runs), ("measures", measured)):
         with suppress(CinelabError):  # it only saves time: the folder may not be ours to write to
-            write_atomic(
-                results / "index" / f"{name}-{SCHEMA}.parquet",
-                lambda path, t=table: t.to_parquet(path),
-            )
+            write_atomic(results / "index" / f"{name}-{SCHEMA}.parquet", table.to_parquet)
     return runs, measured
 
 

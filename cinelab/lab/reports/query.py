@@ -19,7 +19,7 @@ from cinelab.metrics.legacy import current_labels
 from cinelab.metrics.metric import METRICS
 
 MOST_SECONDS = 60  # of a question
-READ_ONLY = {
+READ_ONLY: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,

@@ -106,7 +106,7 @@ def film_cell(run_dir: str | Path, setting: FilmSetting) -> FilmCell:
     rule = seeded(policy_named(setting.policy, setting.budget), setting.seed)
     sampling = setting.sampling(bundle)
     parts = []
-    first = None
+    first: tuple[np.ndarray, casting.FilmPlan] | None = None
     for start in range(0, setting.films, BATCH):
         batch = batch_of(bundle, setting, start, min(BATCH, setting.films - start))
         frames, _ = make_frames(
@@ -119,9 +119,11 @@ def film_cell(run_dir: str | Path, setting: FilmSetting) -> FilmCell:
         ]
         parts.append(row_table(numbered_from(start, found)))
         first = first or (frames[0], batch.plans[0])
+    assert first is not None  # `check` asks for two films at least
+    shown, plan = first
     rows = pd.concat(parts, ignore_index=True)
-    speed = speed_of(bundle, rule, sampling, timeline(bundle, first[1]), setting.seed)
-    board = save_cell(folder, setting, sampling, rows, speed, *first, reader.accuracy)
+    speed = speed_of(bundle, rule, sampling, timeline(bundle, plan), setting.seed)
+    board = save_cell(folder, setting, sampling, rows, speed, shown, plan, reader.accuracy)
     return FilmCell(rows, film_summary(rows), speed, board)
 
 

@@ -24,8 +24,10 @@ Starts whose teachers' cards differ do not differ by the teacher's kind alone.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -50,6 +52,7 @@ from cinelab.metrics.toybox.attributes import (
 )
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
 from cinelab.metrics.toybox.validation import frame_rows, made_rows, seeds_for
+from cinelab.model.wan import CausalWan
 from cinelab.runs import hardware
 from cinelab.seeds import rng_at
 from cinelab.stream.batch import decode, embed, prompts_and_shots
@@ -121,7 +124,7 @@ def stage_two(
 
 def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[StageRun, dict]:
     """ODE regression to the end points of a teacher's pairs."""
-    made = _pairs(pairs, teacher_of(init), store, preset, changes)
+    made = _pairs(pairs, teacher_of(init) or "", store, preset, changes)
     recipe = {"history": HISTORIES[init], "levels": "chunk"} | changes.get("ode", {})
     stage = students.ode(folder, made, BASE, preset, seed, recipe, validate=False)
     return stage, {"pairs seconds": made.seconds, "stored bytes": made.bytes}
@@ -171,7 +174,7 @@ def taken_turns(
     """
     if (folder / "turns.json").exists():
         return read_json(folder / "turns.json")
-    about = {"preset": preset, "seed": seed, "validate": False}
+    about: dict[str, Any] = {"preset": preset, "seed": seed, "validate": False}
     trained = (
         students.ode(folder / "ode", made, BASE, changes=changes.get("ode"), **about),
         students.consistency(
@@ -195,14 +198,17 @@ def _turns(store: Store, made: ode_pairs.Pairs, trained, rounds: int, each: int)
         next(steps)  # the first step also sets up
     for _ in range(rounds):
         shard = _seconds(lambda: ode_pairs.trajectories(teacher, clips, config, noise))
-        ode, consistency = (
-            _seconds(lambda steps=steps: [next(steps) for _ in range(each)]) / each
-            for steps in running
-        )
+        ode, consistency = (_seconds(partial(_advance, steps, each)) / each for steps in running)
         whole = shard * config.shards + ode * trained[0].config.steps
         yield {"causal_ode": whole, "consistency": consistency * trained[1].config.steps}
     for steps in running:
         steps.close()
+
+
+def _advance(steps: Iterator, count: int) -> None:
+    """Run so many steps of a training."""
+    for _ in range(count):
+        next(steps)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -313,7 +319,8 @@ def initialisation_cell(
         for _ in stage.train():
             pass
         cost[f"DMD seconds, {steps} levels"] = round(stage.run.done_info["seconds"], 1)
-        after = measure_student(replace(bundle, model=stage.averaged()), reader, seed, **sizes)
+        student = cast(CausalWan, stage.averaged())
+        after = measure_student(replace(bundle, model=student), reader, seed, **sizes)
         stages = {"before DMD": before, "after DMD": after}
         parts += [rows.assign(steps=steps, stage=name) for name, rows in stages.items()]
         print(f"{init}, {steps} levels: measured", flush=True)

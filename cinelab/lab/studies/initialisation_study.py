@@ -7,6 +7,7 @@ Cells of an old edition are shown, and their claims are withdrawn (`cinelab.lab.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -282,7 +283,7 @@ def _look(
     """
     gap = paired_gap(films, one, other, stage, steps, metric)
     word = "is ahead of"
-    how = {"kind": "above", "margin": 0.0}
+    how: dict[str, Any] = {"kind": "above", "margin": 0.0}
     if level is not None:
         word = "is level with"
         how = {"kind": "level", "margin": level}
@@ -290,7 +291,7 @@ def _look(
     where = f"{stage}, {steps} levels"
     what = f"{word} {other} in {metric}"
     notes = (BASELINES.get(other, ""), _teachers_apart(films, one, other, metric))
-    about = {"note": "; ".join(filter(None, notes))}
+    about: dict[str, Any] = {"note": "; ".join(filter(None, notes))}
     if one in CONSISTENCY and other == "causal_ode":
         about["twin"] = f"{where}: {what}"
     if len(gap):

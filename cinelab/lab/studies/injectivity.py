@@ -130,9 +130,11 @@ def held_out(bundle: Bundle, setting: Setting) -> Clips:
 
 def alone(clips: Clips, index: int, repeats: int = 1) -> Clips:
     """One clip K times."""
-    parts = (clips.latents, clips.text, clips.slot, clips.shot)
-    one = (part[index : index + 1] for part in parts)
-    return Clips(*(part.expand(repeats, *part.shape[1:]).contiguous() for part in one))
+
+    def times(part: Tensor) -> Tensor:
+        return part[index : index + 1].expand(repeats, *part.shape[1:]).contiguous()
+
+    return Clips(times(clips.latents), times(clips.text), times(clips.slot), times(clips.shot))
 
 
 def _field(bundle: Bundle, kind: str, clips: Clips, setting: Setting) -> Callable:

@@ -118,8 +118,8 @@ def visionreward_rows(
     """A "visionreward" and an "instruction following" row a clip: every shot where spans are known,
     else the video.
 
-    `requirements` lists by clip name what is checked instead of `statements(prompt)`. What cannot run
-    is absent and says why; a damaged video is a failed row. Raises CinelabError without
+    `requirements` lists by clip name what is checked instead of `statements(prompt)`. What cannot
+    run is absent with the reason; a damaged video is a failed row. Raises CinelabError without
     VisionReward's environment.
     """
     setting = setting or RewardModel.of_machine()

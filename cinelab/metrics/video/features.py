@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -132,7 +133,8 @@ def _dino() -> Features:
     return Features("dino", _version(folder), images)
 
 
-def _read(kind: type, folder: Path):
+def _read(kind: Any, folder: Path) -> Any:
+    """A model of a class of transformers, which is not typed."""
     try:
         made = kind.from_pretrained(folder, local_files_only=True).eval()
     except Exception as error:
