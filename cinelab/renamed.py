@@ -351,7 +351,6 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "metrics.card": {
         "measure": "measure_card",
-        "touched_rows": "metrics.toybox.retrieval.touched_rows",
     },
     "metrics.external.clip_files": {
         "Clip": "ShotFile",
