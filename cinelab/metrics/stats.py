@@ -50,7 +50,7 @@ def bootstrap(
     _check_level(level, resamples)
     mean = float(values.mean())
     if np.ptp(sums / counts) > 1e-12:
-        low, high = _percentiles(sums, counts, level, resamples, seed)
+        low, high = _percentiles(sums, counts, level, resamples=resamples, seed=seed)
     elif set(np.unique(values)) <= {0.0, 1.0}:
         sure = wilson(mean * len(sums), len(sums), level)
         low, high = sure.low, sure.high
@@ -182,7 +182,7 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
     )
 
 
-def _percentiles(sums, counts, level: float, resamples: int, seed: int) -> tuple[float, float]:
+def _percentiles(sums, counts, level: float, *, resamples: int, seed: int) -> tuple[float, float]:
     """Interval of the mean over resampled groups, given each group's (G,) sum and count."""
     rng = np.random.default_rng(seed)
     size = len(sums)

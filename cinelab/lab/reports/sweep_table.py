@@ -77,7 +77,7 @@ def comparisons(
     count = sum(map(len, pairs.values()))
     draws = max(DRAWS, 200 * count)  # so that the smallest p survives being corrected
     looks = [
-        _looks(cells, about, both, margin, draws)
+        _looks(cells, about, both, margin=margin, draws=draws)
         for table in pairs.values()
         for about, both in table
     ]
@@ -114,7 +114,9 @@ def _pairs(cells: Cells, metric: str, base: Any) -> list[tuple[dict, pd.DataFram
     return found
 
 
-def _looks(cells: Cells, about: dict, both: pd.DataFrame, margin: float, draws: int) -> list[Look]:
+def _looks(
+    cells: Cells, about: dict, both: pd.DataFrame, *, margin: float, draws: int
+) -> list[Look]:
     """Is the first column apart from the second, and is it level with it?"""
     one, other = (both.iloc[:, place].tolist() for place in (0, 1))
     gaps = (both.iloc[:, 0] - both.iloc[:, 1]).tolist()

@@ -101,7 +101,7 @@ def about_mean(
         return Look(claim, kind=kind, margin=margin, **more)
     found = bootstrap(values) if seeds is None else nested_bootstrap(values, seeds)
     trainings = None if seeds is None else len(set(seeds))
-    p = _p(values, seeds, margin, kind, draws)
+    p = _p(values, seeds, margin, kind=kind, draws=draws)
     return Look(claim, found, *p, kind, margin, len(values), trainings, **more)
 
 
@@ -111,7 +111,7 @@ def about_gap(claim: str, a: Sequence[float], b: Sequence[float], **more) -> Loo
     return replace(about_mean(claim, gaps, **more), estimate=paired_difference(a, b))
 
 
-def _p(values, seeds, margin: float, kind: str, draws: int) -> tuple[float, float]:
+def _p(values, seeds, margin: float, *, kind: str, draws: int) -> tuple[float, float]:
     """One-sided p of the claim and of its contrary."""
     (above, below), lower = tails(values, (margin, -margin), seeds, draws)
     return (above, below) if kind == "above" else level_p((above, below), lower)

@@ -122,8 +122,17 @@ def film_cell(run_dir: str | Path, setting: FilmSetting) -> FilmCell:
     assert first is not None  # `check` asks for two films at least
     shown, plan = first
     rows = pd.concat(parts, ignore_index=True)
-    speed = speed_of(bundle, rule, sampling, timeline(bundle, plan), setting.seed)
-    board = save_cell(folder, setting, sampling, rows, speed, shown, plan, reader.accuracy)
+    speed = speed_of(bundle, rule, sampling, line=timeline(bundle, plan), seed=setting.seed)
+    board = save_cell(
+        folder,
+        setting,
+        sampling,
+        rows=rows,
+        speed=speed,
+        frames=shown,
+        plan=plan,
+        accuracy=reader.accuracy,
+    )
     return FilmCell(rows, film_summary(rows), speed, board)
 
 
@@ -154,7 +163,7 @@ def compared_pixel_rows(frames: np.ndarray, truth: np.ndarray, batch: Batch) -> 
     return rows
 
 
-def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, line, seed: int) -> dict:
+def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, *, line, seed: int) -> dict:
     """The first film again, alone and with decoding, after a warm-up: frames per second, seconds to
     the first frame, growth over the film, MiB of the KV cache."""
     seconds = []
@@ -186,6 +195,7 @@ def save_cell(
     folder: Path,
     setting: FilmSetting,
     sampling: Sampling,
+    *,
     rows: pd.DataFrame,
     speed: dict,
     frames: np.ndarray,

@@ -236,7 +236,7 @@ def _ahead(films: pd.DataFrame) -> Iterator[Look]:
     for better, worse in ORDER:
         for steps in _levels(films):
             for metric in SHOWN[:2]:
-                yield _look(films, better, worse, "after DMD", steps, metric)
+                yield _look(films, better, worse, stage="after DMD", steps=steps, metric=metric)
 
 
 def _level(films: pd.DataFrame, margin: float) -> Iterator[Look]:
@@ -244,7 +244,15 @@ def _level(films: pd.DataFrame, margin: float) -> Iterator[Look]:
     for one in CONSISTENCY:
         for steps in _levels(films):
             for metric in SHOWN[:2]:
-                yield _look(films, one, "causal_ode", "after DMD", steps, metric, margin)
+                yield _look(
+                    films,
+                    one,
+                    "causal_ode",
+                    stage="after DMD",
+                    steps=steps,
+                    metric=metric,
+                    level=margin,
+                )
 
 
 def _teachers(films: pd.DataFrame) -> Iterator[Look]:
@@ -253,14 +261,23 @@ def _teachers(films: pd.DataFrame) -> Iterator[Look]:
     for steps in _levels(other)[:1]:
         for stage in STAGES:
             for metric in SHOWN[:2]:
-                yield _look(films, "causal_ode", "bidirectional_clean", stage, steps, metric)
+                yield _look(
+                    films,
+                    "causal_ode",
+                    "bidirectional_clean",
+                    stage=stage,
+                    steps=steps,
+                    metric=metric,
+                )
 
 
 def _sharper(films: pd.DataFrame) -> Iterator[Look]:
     """Before DMD: does regression to the bidirectional teacher blur?"""
     for other in ("bidirectional_ode", "bidirectional_clean"):
         for steps in _levels(films[films.init == other]):
-            yield _look(films, "causal_ode", other, "before DMD", steps, "sharpness")
+            yield _look(
+                films, "causal_ode", other, stage="before DMD", steps=steps, metric="sharpness"
+            )
 
 
 def _levels(films: pd.DataFrame) -> list[int]:
@@ -272,6 +289,7 @@ def _look(
     films: pd.DataFrame,
     one: str,
     other: str,
+    *,
     stage: str,
     steps: int,
     metric: str,
@@ -281,7 +299,7 @@ def _look(
 
     It says that `one` is ahead of `other`, or with `level` that both are within this margin.
     """
-    gap = paired_gap(films, one, other, stage, steps, metric)
+    gap = paired_gap(films, one, other, stage=stage, steps=steps, metric=metric)
     word = "is ahead of"
     how: dict[str, Any] = {"kind": "above", "margin": 0.0}
     if level is not None:
@@ -301,7 +319,7 @@ def _look(
 
 
 def paired_gap(
-    films: pd.DataFrame, one: str, other: str, stage: str, steps: int, metric: str
+    films: pd.DataFrame, one: str, other: str, *, stage: str, steps: int, metric: str
 ) -> pd.DataFrame:
     """one - other on the same films and seeds: seed, film, value, edition; maybe empty."""
     part = films[(films.stage == stage) & (films.steps == steps) & (films.metric == metric)]
@@ -321,7 +339,7 @@ def _teachers_apart(films: pd.DataFrame, one: str, other: str, metric: str) -> s
     card = films[films.stage == TEACHER_STAGE]
     metric = "looks" if metric == RECALLED else metric
     steps = card.steps.iloc[0] if len(card) else 0
-    gap = paired_gap(films, one, other, TEACHER_STAGE, steps, metric)
+    gap = paired_gap(films, one, other, stage=TEACHER_STAGE, steps=steps, metric=metric)
     if gap.empty:
         return "not the teacher's kind alone: no card of the teachers"
     found = nested_estimate(gap)

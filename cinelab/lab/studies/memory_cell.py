@@ -113,7 +113,7 @@ def memory_cell(
             known,
         )
         truth = decode(bundle, batch.latents)
-        found = recall_and_hits(reader, memory, frames, truth, batch)
+        found = recall_and_hits(reader, memory, frames, truth=truth, batch=batch)
         parts.append(row_table(numbered_from(start, found)))
         held.append(touched(memory, batch.last_shot))
         first = first or (batch, frames, truth, memory.routing_table())
@@ -150,7 +150,7 @@ def memory_cell(
 
 
 def recall_and_hits(
-    reader: Recogniser, memory: KVCache, frames: np.ndarray, truth: np.ndarray, batch: Batch
+    reader: Recogniser, memory: KVCache, frames: np.ndarray, *, truth: np.ndarray, batch: Batch
 ) -> list[Row]:
     """Rows of the returns of one batch: what is recalled (model, truth, chance), what registered
     metrics measure, and whether the right pages were retrieved."""

@@ -85,7 +85,12 @@ def vbench_rows(
             part = [clip for clip in clips if long == (rules.long and clip.seconds >= LONG_SECONDS)]
             blocked = waits | (_long_waits(names) if long else {})
             rows += _score(
-                part, names, blocked, scratch / ("long" if long else "short"), long, tell
+                part,
+                names,
+                blocked,
+                folder=scratch / ("long" if long else "short"),
+                long=long,
+                tell=tell,
             )
     order = {(video.run, video.clip): place for place, video in enumerate(videos)}
     return [
@@ -171,6 +176,7 @@ def _score(
     clips: list[ShotFile],
     names: Sequence[str],
     waits: dict[str, str],
+    *,
     folder: Path,
     long: bool,
     tell: Tell,

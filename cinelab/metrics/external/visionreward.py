@@ -146,7 +146,9 @@ def visionreward_rows(
             else {}
         )
     for number, (clip, plan) in enumerate(zip(shown, plans, strict=True)):
-        rows += _rows(clip, plan, number, answer, waits, setting, rewriting)
+        rows += _rows(
+            clip, plan, number, answer=answer, waits=waits, setting=setting, rewriting=rewriting
+        )
     return rows
 
 
@@ -285,6 +287,7 @@ def _rows(
     clip: ShotFile,
     plan: tuple[list, list],
     number: int,
+    *,
     answer: dict,
     waits: dict[str, str],
     setting: RewardModel,

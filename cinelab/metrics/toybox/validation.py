@@ -80,7 +80,7 @@ class Validator:
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
         bundle = replace(self.bundle, model=cast(CausalWan, model))
-        rows = made_rows(bundle, self.reader, self.films, self.truth, self.policy)
+        rows = made_rows(bundle, self.reader, self.films, truth=self.truth, policy=self.policy)
         if self.absences:
             noise = seeds_for(self.config.recalls)
             recalled, _ = recall(bundle, self.reader, self.absences, self.policy, noise)
@@ -102,7 +102,7 @@ def validation_columns(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def made_rows(
-    bundle: Bundle, reader: Recogniser, films: Batch, truth: np.ndarray, policy: Policy
+    bundle: Bundle, reader: Recogniser, films: Batch, *, truth: np.ndarray, policy: Policy
 ) -> list[Row]:
     """Rows of freshly made films against their truth."""
     frames, _ = make_frames(bundle, films, policy, seeds_for(len(films.plans)))

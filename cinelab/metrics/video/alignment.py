@@ -123,7 +123,7 @@ def feature_rows(clip: Clip, features: Features) -> Iterator[Row]:
                 clip.name, "consistency in shot", "needs at least 2 frames", features.name, number
             )
             continue
-        yield _row(clip, number, "consistency in shot", shot.steadiness, features)
+        yield _row(clip, number, "consistency in shot", value=shot.steadiness, features=features)
     if features.texts:
         yield from text_rows(clip, [shot.mean for shot in shots], features)
     means = np.stack([_unit(shot.mean) for shot in shots])
@@ -172,7 +172,7 @@ def text_rows(clip: Clip, means: Sequence[np.ndarray], features: Features) -> It
             yield absent(clip.name, metric, NO_PROMPT, features.name, number)
             continue
         values[number] = float(mean @ features.texts([shot.prompt])[0])
-        yield _row(clip, number, metric, values[number], features)
+        yield _row(clip, number, metric, value=values[number], features=features)
     yield from _drift(clip, values, features.name)
 
 
@@ -375,7 +375,7 @@ def _drift(clip: Clip, values: dict[int, float], backend: str) -> Iterator[Row]:
         )
 
 
-def _row(clip: Clip, shot: int, metric: str, value: float, features: Features) -> Row:
+def _row(clip: Clip, shot: int, metric: str, *, value: float, features: Features) -> Row:
     return Row(clip.name, shot, metric, value, backend=features.name, version=features.version)
 
 

@@ -99,8 +99,8 @@ def _clip() -> Features:
             lambda x: _pooled(model.get_image_features(pixel_values=x)),
             frames,
             side,
-            CLIP_MEAN,
-            CLIP_STD,
+            mean=CLIP_MEAN,
+            std=CLIP_STD,
         )
 
     @torch.inference_mode()
@@ -126,8 +126,8 @@ def _dino() -> Features:
             lambda x: model(pixel_values=x, interpolate_pos_encoding=True).last_hidden_state[:, 0],
             frames,
             side,
-            IMAGENET_MEAN,
-            IMAGENET_STD,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
         )
 
     return Features("dino", _version(folder), images)
@@ -157,7 +157,7 @@ def _pooled(output) -> Tensor:
 
 @torch.inference_mode()
 def _batched(
-    look: Callable[[Tensor], Tensor], frames: np.ndarray, side: int, mean, std
+    look: Callable[[Tensor], Tensor], frames: np.ndarray, side: int, *, mean, std
 ) -> np.ndarray:
     parts = [frames[i : i + AT_ONCE] for i in range(0, len(frames), AT_ONCE)]
     return np.concatenate([_unit(look(prepare_images(part, side, mean, std))) for part in parts])
