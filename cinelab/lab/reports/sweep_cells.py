@@ -114,7 +114,7 @@ class Cells(Readable):
         """What stands in place of a verdict on a comparison; "" where it is judged."""
         if not (found := self.study()):
             return ""
-        names = {about.get(found[0]), about.get("against")} - {None}
+        names = {name for name in (about.get(found[0]), about.get("against")) if name is not None}
         return withdrawn(found[1], names, self.edition(names))
 
     @cached_property
