@@ -11,7 +11,8 @@ import pytest
 from cinelab import CAMR, Director, Screenplay, load
 from cinelab.lab.reports.routing_page import RoutingView, routing_page, shots_of, write_routing_page
 from cinelab.lab.reports.routing_plots import KINDS
-from cinelab.memory.policy import Full, RandomTopK, Sink, policy_dict
+from cinelab.memory.policy import Full, RandomTopK, Sink
+from cinelab.memory.policy_registry import policy_dict
 from cinelab.script import PromptChange, Shot
 
 RABBIT = "medium shot of a blue rabbit that {} in the forest by day"

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from cinelab.errors import CinelabError
-from cinelab.memory.policy import Policy, seeded
+from cinelab.memory.policy import Policy
+from cinelab.memory.policy_registry import seeded
 from cinelab.metrics.legacy import analysed
 from cinelab.metrics.metric import METRICS
 from cinelab.metrics.registered import compared_rows, try_registered

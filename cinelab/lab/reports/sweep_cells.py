@@ -17,7 +17,7 @@ from cinelab.lab.reports.index import CELL, FINISHED
 from cinelab.lab.reports.withdrawn import SETTINGS, edition_of, withdrawn
 from cinelab.lab.sweeps import renamed
 from cinelab.lab.sweeps.measured import read_done, read_info, read_rows
-from cinelab.memory.policy import label_of
+from cinelab.memory.policy_registry import label_of
 from cinelab.metrics.metric import METRICS, labelled
 from cinelab.metrics.rows import COLUMNS as ROW_COLUMNS
 from cinelab.metrics.toybox.attributes import with_prompt

@@ -18,7 +18,8 @@ from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.flow.sampler import Sampling, Steps
-from cinelab.memory.policy import Policy, label_of, policy_named, seeded
+from cinelab.memory.policy import Policy
+from cinelab.memory.policy_registry import label_of, policy_named, seeded
 from cinelab.metrics.card import HELD_OUT, compare_films, of_source, seeds_of
 from cinelab.metrics.metric import METRICS, labelled
 from cinelab.metrics.registered import listed, try_registered

@@ -17,7 +17,8 @@ from cinelab.flow.sampler import Steps
 from cinelab.lab.reports.routing_plots import routing_by_shot
 from cinelab.lab.reports.toybox_figures import sheet
 from cinelab.memory.cache import KVCache
-from cinelab.memory.policy import Policy, budget_of, label_of, policy_named, seeded
+from cinelab.memory.policy import Policy
+from cinelab.memory.policy_registry import budget_of, label_of, policy_named, seeded
 from cinelab.metrics.card import HELD_OUT, of_source, seeds_of
 from cinelab.metrics.legacy import analysed
 from cinelab.metrics.metric import METRICS
