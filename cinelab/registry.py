@@ -28,7 +28,7 @@ from cinelab.errors import CinelabError
 IMPORT = "CINELAB_IMPORT"  # modules that register names, with commas
 FOLDERS = "CINELAB_PATH"  # folders in which they are looked for after Python's own path
 HOMES = {
-    "policy": "cinelab.memory.policy:POLICIES",
+    "policy": "cinelab.memory.policy_registry:POLICIES",
     "solver": "cinelab.flow.sampler:SOLVERS",
     "metric": "cinelab.metrics.metric:METRICS",
     "loss": "cinelab.train.losses:LOSSES",

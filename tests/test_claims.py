@@ -342,7 +342,7 @@ def test_a_teachers_card_is_of_its_end_points():
     from cinelab.train import presets
 
     rows = initialisation.teacher_rows(
-        load_recogniser(), "autoregressive", 0, 2, presets.pairs("smoke"), 6
+        load_recogniser(), "autoregressive", 0, films=2, config=presets.pairs("smoke"), latents=6
     )
     means = rows.groupby("metric").value.mean()
     assert {"prompt", "action", "camera", "kind", "looks", "sharpness"} <= set(means.index)

@@ -38,7 +38,7 @@ from cinelab.lab.sweeps.grid import Sweep, expand
 from cinelab.lab.sweeps.measured import check_cell, keep_rows
 from cinelab.lab.training import stages
 from cinelab.memory.context import FULL_HISTORY
-from cinelab.memory.policy import POLICIES, budget_of, name_of, policy_named, with_budget
+from cinelab.memory.policy_registry import POLICIES, budget_of, name_of, policy_named, with_budget
 from cinelab.metrics.card import CardConfig
 from cinelab.metrics.metric import METRICS, Metric
 from cinelab.metrics.registered import registered_rows, values

@@ -70,13 +70,18 @@ def test_the_command_is_that_of_the_command_line_alone(monkeypatch):
 
 
 def test_weights_have_a_mark_of_their_content(tmp_path):
-    assert weights_mark("toybox-1step") != weights_mark("toybox-2step") and weights_mark("nowhere") is None
+    assert (
+        weights_mark("toybox-1step") != weights_mark("toybox-2step")
+        and weights_mark("nowhere") is None
+    )
     (tmp_path / "wan").mkdir()
     (tmp_path / "wan" / "part.safetensors").write_bytes(b"weights")
     first = weights_mark(tmp_path / "wan")
     (tmp_path / "wan" / "part.safetensors").write_bytes(b"Weights")
     assert first and weights_mark(tmp_path / "wan") != first
-    assert made(["toybox-1step"], seeds=[1])["weights"] == {"toybox-1step": weights_mark("toybox-1step")}
+    assert made(["toybox-1step"], seeds=[1])["weights"] == {
+        "toybox-1step": weights_mark("toybox-1step")
+    }
 
 
 def swept(root: Path, sweep: str, names: list[str]) -> Path:

@@ -11,7 +11,8 @@ import pytest
 from cinelab import CAMR, Director, Screenplay, load
 from cinelab.lab.reports.routing_page import RoutingView, routing_page, shots_of, write_routing_page
 from cinelab.lab.reports.routing_plots import KINDS
-from cinelab.memory.policy import Full, RandomTopK, Sink, policy_dict
+from cinelab.memory.policy import Full, RandomTopK, Sink
+from cinelab.memory.policy_registry import policy_dict
 from cinelab.script import PromptChange, Shot
 
 RABBIT = "medium shot of a blue rabbit that {} in the forest by day"
@@ -53,12 +54,12 @@ def test_prompts_cuts_and_changes_are_told(film):
     assert [shot["first"] for shot in shots] == [
         slot.index for slot in film.timeline.slots if slot.cut or slot.index == 0
     ]
-    assert [line["text"] for line in shots[2]["said"]] == [
+    assert [line["text"] for line in shots[2]["prompts"]] == [
         RABBIT.format("waits"),
         RABBIT.format("jumps") + ", recache",
         RABBIT.format("dances"),
     ]
-    assert [line["at"] for line in shots[2]["said"]] == pytest.approx([0, 0.75, 1.5])
+    assert [line["at"] for line in shots[2]["prompts"]] == pytest.approx([0, 0.75, 1.5])
     assert shots[-1]["end"] == pytest.approx(len(film.frames) / film.fps)
 
 

@@ -21,7 +21,8 @@ from writers import child_refuses
 from cinelab import Director, load
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
-from cinelab.memory.policy import CAMR, POLICIES, budget_of, name_of, policy_named
+from cinelab.memory.policy import CAMR
+from cinelab.memory.policy_registry import POLICIES, budget_of, name_of, policy_named
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import plan
 from cinelab.stream.batch import empty_memory, stream

@@ -73,6 +73,6 @@ def test_shots_that_are_not_there(session):
 
 
 def _named(name):
-    from cinelab.memory.policy import policy_named
+    from cinelab.memory.policy_registry import policy_named
 
     return policy_named(name, 6)

@@ -30,7 +30,8 @@ from cinelab.flow.rollout import (
 )
 from cinelab.flow.sampler import Sampling
 from cinelab.memory.cache import KVCache
-from cinelab.memory.policy import Policy, name_of, policy_named
+from cinelab.memory.policy import Policy
+from cinelab.memory.policy_registry import name_of, policy_named
 from cinelab.memory.store import Storage
 from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, kept_dtype
 from cinelab.readable import Readable

@@ -211,7 +211,7 @@ def plan_command(
     Without --device and --host the film is checked against this machine, with one of them against
     a machine of which only that is known.
     """
-    from cinelab.memory.policy import policy_named
+    from cinelab.memory.policy_registry import policy_named
     from cinelab.memory.store import Storage
     from cinelab.scale.acceleration import Speed
     from cinelab.zoo.footprint import footprint

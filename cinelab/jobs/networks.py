@@ -75,7 +75,7 @@ def check_start(place: str, model: Any) -> None:
         return
     weights = open_weights(place_of(place))
     report = replace(weights, config=model).report()
-    theirs = weights.source.said | {"num_layers": report.layers}
+    theirs = weights.source.stated | {"num_layers": report.layers}
     settings = to_dict(model)
     odd = next(
         (name for name in settings if theirs.get(name, settings[name]) != settings[name]), ""

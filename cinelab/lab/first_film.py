@@ -85,4 +85,4 @@ def score(film: Film) -> pd.DataFrame:
     prompts = [
         shot.changes[-1].prompt if shot.changes else shot.prompt for shot in film.screenplay.shots
     ]
-    return film_values(reader, film.frames, film.timeline, prompts, film.timings)
+    return film_values(reader, film.frames, film.timeline, prompts=prompts, timings=film.timings)

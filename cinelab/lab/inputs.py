@@ -13,7 +13,8 @@ from typing import Any
 
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
-from cinelab.memory.policy import Policy, policy_named
+from cinelab.memory.policy import Policy
+from cinelab.memory.policy_registry import policy_named
 from cinelab.metrics.external.vbench_files import DIMENSIONS
 from cinelab.metrics.video.alignment import check_backends
 from cinelab.script.screenplay import Screenplay

@@ -10,7 +10,8 @@ from typing import Any
 
 from cinelab.config import from_dict
 from cinelab.errors import CinelabError
-from cinelab.memory.policy import Policy, policy_dict, policy_from
+from cinelab.memory.policy import Policy
+from cinelab.memory.policy_registry import policy_dict, policy_from
 
 
 def policy_to_dict(policy: Policy) -> dict[str, Any]:

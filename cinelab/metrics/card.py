@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from cinelab.errors import CinelabError
-from cinelab.memory.policy import Policy, seeded
+from cinelab.memory.policy import Policy
+from cinelab.memory.policy_registry import seeded
 from cinelab.metrics.legacy import analysed
 from cinelab.metrics.metric import METRICS
 from cinelab.metrics.registered import compared_rows, try_registered
@@ -79,7 +80,7 @@ def measure_card(
         rule = seeded(policy, seed)
         count += 1
         tell(f"{count} of {of}: whole films, seed {seed}")
-        parts.append(row_table(_films(bundle, reader, rule, config, seed), seed=seed))
+        parts.append(row_table(_films(bundle, reader, rule, config=config, seed=seed), seed=seed))
         for away, reframed in absences:
             count += 1
             tell(
@@ -91,13 +92,13 @@ def measure_card(
             )
             protocol = f"away={away}" + " reframed" * reframed
             noise = seeds_of(seed, config.films)
-            rows = _recalls(bundle, reader, rule, batch, noise)
+            rows = _recalls(bundle, reader, rule, batch=batch, noise=noise)
             parts.append(row_table(rows, seed=seed, protocol=protocol))
     return pd.concat(parts, ignore_index=True)
 
 
 def _films(
-    bundle: Bundle, reader: Recogniser, policy: Policy, config: CardConfig, seed: int
+    bundle: Bundle, reader: Recogniser, policy: Policy, *, config: CardConfig, seed: int
 ) -> list[Row]:
     plans = [
         casting.cast_film(HELD_OUT + seed, i, config.latents, config.shot_latents, bundle.chunk)
@@ -141,7 +142,7 @@ def of_source(source: str, rows: Iterable[Row]) -> list[Row]:
 
 
 def _recalls(
-    bundle: Bundle, reader: Recogniser, policy: Policy, batch: Batch, noise: list[int]
+    bundle: Bundle, reader: Recogniser, policy: Policy, *, batch: Batch, noise: list[int]
 ) -> list[Row]:
     """Rows of identity, scenery and hit rate after one absence."""
     made, memory = recall(bundle, reader, batch, policy, noise)

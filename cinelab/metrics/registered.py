@@ -83,12 +83,13 @@ def _value(metric: Metric, film: int, shot: int, value: Any) -> Iterator[tuple[i
     if math.isnan(value):
         return
     low, high = metric.range or (-math.inf, math.inf)
+    value = float(value)
     if math.isinf(value) or not low <= value <= high:
         raise CinelabError(
             f"Metric {metric.name!r} gives {value:g}, outside its range {low:g} to {high:g}; "
             "correct one of the two."
         )
-    yield film, shot, float(value)
+    yield film, shot, value
 
 
 def registered_rows(frames: np.ndarray, shots: Shots, **more: Any) -> list[Row]:

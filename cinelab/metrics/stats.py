@@ -1,4 +1,4 @@
-"""Every measured number with its 95 % interval: what a score card and a table are made of.
+"""Every measured number with its 95 % interval: what a card and a table are made of.
 
 Shots of one film share a cast, a place and a drift, so they are not independent: pass `groups`
 (the film of every value) and whole films are resampled.
@@ -13,6 +13,8 @@ from statistics import NormalDist
 import numpy as np
 
 from cinelab.errors import CinelabError
+
+Numbers = Sequence[float] | np.ndarray
 
 DRAWS_AT_ONCE = 1_000_000  # bounds the memory of one batch of resamples
 
@@ -31,7 +33,7 @@ class Estimate:
 
 
 def bootstrap(
-    values: Sequence[float],
+    values: Numbers,
     groups: Sequence | None = None,
     level: float = 0.95,
     resamples: int = 2000,
@@ -48,7 +50,7 @@ def bootstrap(
     _check_level(level, resamples)
     mean = float(values.mean())
     if np.ptp(sums / counts) > 1e-12:
-        low, high = _percentiles(sums, counts, level, resamples, seed)
+        low, high = _percentiles(sums, counts, level, resamples=resamples, seed=seed)
     elif set(np.unique(values)) <= {0.0, 1.0}:
         sure = wilson(mean * len(sums), len(sums), level)
         low, high = sure.low, sure.high
@@ -58,8 +60,8 @@ def bootstrap(
 
 
 def paired_difference(
-    a: Sequence[float],
-    b: Sequence[float],
+    a: Numbers,
+    b: Numbers,
     groups: Sequence | None = None,
     level: float = 0.95,
     resamples: int = 2000,
@@ -87,7 +89,7 @@ def paired_difference(
 
 
 def nested_bootstrap(
-    values: Sequence[float],
+    values: Numbers,
     outer: Sequence,
     level: float = 0.95,
     resamples: int = 2000,
@@ -112,7 +114,7 @@ def nested_bootstrap(
     return Estimate(mean, float(low), float(high), len(values))
 
 
-def _labelled(values: Sequence[float], outer: Sequence) -> tuple[np.ndarray, list]:
+def _labelled(values: Numbers, outer: Sequence) -> tuple[np.ndarray, list]:
     values = _values("values", values)
     labels = list(outer)
     if len(labels) != len(values):
@@ -134,8 +136,8 @@ def _nested_draws(parts: list[np.ndarray], resamples: int, seed: int) -> np.ndar
 
 
 def paired_ratio(
-    a: Sequence[float],
-    b: Sequence[float],
+    a: Numbers,
+    b: Numbers,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -180,7 +182,7 @@ def wilson(successes: float, n: int, level: float = 0.95) -> Estimate:
     )
 
 
-def _percentiles(sums, counts, level: float, resamples: int, seed: int) -> tuple[float, float]:
+def _percentiles(sums, counts, level: float, *, resamples: int, seed: int) -> tuple[float, float]:
     """Interval of the mean over resampled groups, given each group's (G,) sum and count."""
     rng = np.random.default_rng(seed)
     size = len(sums)
@@ -205,7 +207,7 @@ def _totals(values: np.ndarray, groups: Sequence | None) -> tuple[np.ndarray, np
     return np.bincount(member, values), np.bincount(member).astype(float)
 
 
-def _values(name: str, values: Sequence[float]) -> np.ndarray:
+def _values(name: str, values: Numbers) -> np.ndarray:
     try:
         found = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -227,7 +229,7 @@ def _check_level(level: float, resamples: int = 1) -> None:
         raise CinelabError(f"resamples: {resamples} is too few, use 2000")
 
 
-def sign_flip(differences: Sequence[float], flips: int = 10_000, seed: int = 0) -> float:
+def sign_flip(differences: Numbers, flips: int = 10_000, seed: int = 0) -> float:
     """Two-sided p of a paired permutation test: how often random signs make a mean as far from 0.
 
     The measured signs count as one of the draws, so p is never 0. Pass one difference per
@@ -257,7 +259,7 @@ def _signs(rows: int, width: int, seed: int, start: int) -> np.ndarray:
 
 
 def one_sided(
-    values: Sequence[float],
+    values: Numbers,
     margin: float = 0.0,
     outer: Sequence | None = None,
     draws: int = 10_000,
@@ -268,8 +270,8 @@ def one_sided(
 
 
 def tails(
-    values: Sequence[float],
-    margins: Sequence[float],
+    values: Numbers,
+    margins: Numbers,
     outer: Sequence | None = None,
     draws: int = 10_000,
     seed: int = 0,
@@ -305,7 +307,7 @@ def _nested_tails(d, labels, margins, draws: int, seed: int) -> list[tuple[float
     return [(float(a + 1) / (draws + 1), float(b + 1) / (draws + 1)) for a, b in wrong]
 
 
-def holm(p: Sequence[float]) -> list[float]:
+def holm(p: Numbers) -> list[float]:
     """Holm's correction of several p values for being looked at together, in their order."""
     p = _values("p", p)
     order = np.argsort(p, kind="stable")

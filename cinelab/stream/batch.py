@@ -28,16 +28,16 @@ from cinelab.flow.rollout import (
 from cinelab.flow.sampler import Sampling
 from cinelab.latent.codec import to_uint8
 from cinelab.memory.cache import KVCache
-from cinelab.memory.policy import (
+from cinelab.memory.policy import Policy
+from cinelab.memory.policy_io import policy_from_dict
+from cinelab.memory.policy_registry import (
     BUDGET,
     BUILT_IN,
-    Policy,
     budget_of,
     name_of,
     policy_named,
     with_budget,
 )
-from cinelab.memory.policy_io import policy_from_dict
 from cinelab.memory.store import Storage
 from cinelab.readable import Readable
 from cinelab.script.timeline import Timeline

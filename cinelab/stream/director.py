@@ -22,7 +22,8 @@ from cinelab.flow.sampler import Steps
 from cinelab.latent.codec import to_tensor
 from cinelab.limits import LATENTS
 from cinelab.memory.cache import KVCache
-from cinelab.memory.policy import Policy, label_of, policy_dict
+from cinelab.memory.policy import Policy
+from cinelab.memory.policy_registry import label_of, policy_dict
 from cinelab.optional import need
 from cinelab.outputs import finish, ready_folder, together
 from cinelab.readable import Made

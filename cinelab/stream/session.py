@@ -29,7 +29,8 @@ from cinelab.errors import CinelabError
 from cinelab.files import exists, is_file, write_error, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.limits import short
-from cinelab.memory.policy import Policy, policy_dict
+from cinelab.memory.policy import Policy
+from cinelab.memory.policy_registry import policy_dict
 from cinelab.outputs import writing
 from cinelab.script.timeline import CONTINUE
 from cinelab.stream.batch import TimedChunk

@@ -7,8 +7,9 @@ from pathlib import Path
 from cinelab.config import from_dict, read_mapping
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
-from cinelab.memory.policy import BUILT_IN, Policy, budget_of, name_of
+from cinelab.memory.policy import Policy
 from cinelab.memory.policy_io import policy_from_dict
+from cinelab.memory.policy_registry import BUILT_IN, budget_of, name_of
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import plan, with_caption
 from cinelab.stream.batch import policy_for

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from cinelab.flow.sampler import Steps
-from cinelab.memory.policy import POLICIES
+from cinelab.memory.policy_registry import POLICIES
 from cinelab.script.prompts import LITTLE
 from cinelab.stream.commands import DeskState as DeskState
 from cinelab.stream.commands import policy_label

@@ -13,7 +13,8 @@ from cinelab.files import write_json
 from cinelab.lab.reports.index import CARD, NUMBERS
 from cinelab.lab.reports.number_text import interval, rounded_text
 from cinelab.lab.reports.origin import file_mark, made
-from cinelab.memory.policy import Policy, label_of, name_of
+from cinelab.memory.policy import Policy
+from cinelab.memory.policy_registry import label_of, name_of
 from cinelab.metrics.card import CardConfig, card, measure_card
 from cinelab.metrics.legacy import analysed, current_label
 from cinelab.metrics.metric import METRICS

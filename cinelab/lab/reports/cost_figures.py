@@ -63,10 +63,19 @@ def pareto_figure(cells: Cells, metric: str) -> PaperFigure | None:
         figure, grid = panel_grid(len(panels), tall=2.6)
         pointed: dict[str, list[str]] = {}
         labels = list(dict.fromkeys(table[which].map(plain_value)))
-        keys = {}
+        keys: dict[str, int] = {}
         best_of_all = set()
         for axes, (name, part) in zip(grid, panels, strict=True):
-            best = _pareto_panel(axes, part, cost, which, labels, sign, better, pointed)
+            best = _pareto_panel(
+                axes,
+                part,
+                cost,
+                which=which,
+                labels=labels,
+                sign=sign,
+                better=better,
+                pointed=pointed,
+            )
             axes.set_title(name, loc="left")
             best_of_all |= set(best["label"])
             for label in few(best["label"].tolist(), MOST_KEYS // len(panels) or 1):
@@ -88,7 +97,7 @@ def pareto_figure(cells: Cells, metric: str) -> PaperFigure | None:
         title(figure, f"{metric} against cost{and_more(left_out)}")
         figure.draw_without_rendering()  # panels have their places
         for axes, (_, part) in zip(grid, panels, strict=True):
-            _numbered(axes, part, cost, keys, sign, better)
+            _numbered(axes, part, cost, keys=keys, sign=sign, better=better)
     return PaperFigure(f"{metric} against cost", figure, True, pointed)
 
 
@@ -96,6 +105,7 @@ def _pareto_panel(
     axes: Axes,
     table: pd.DataFrame,
     cost: str,
+    *,
     which: str,
     labels: Sequence[str],
     sign: int,
@@ -113,12 +123,12 @@ def _pareto_panel(
             axes,
             part,
             part[cost],
-            part["value"],
-            "yerr",
-            labels,
-            label,
-            pointed,
-            "label",
+            y=part["value"],
+            error="yerr",
+            labels=labels,
+            label=label,
+            sentences=pointed,
+            setting="label",
             joined=False,
         )
     axes.margins(x=0.12, y=0.16)
@@ -135,7 +145,7 @@ def few(values: list, most: int) -> list:
 
 
 def _numbered(
-    axes: Axes, table: pd.DataFrame, cost: str, keys: dict[str, int], sign: int, better: str
+    axes: Axes, table: pd.DataFrame, cost: str, *, keys: dict[str, int], sign: int, better: str
 ) -> None:
     """The numbers of the points that nothing beats, inside the panel, beside their points where
     they meet neither each other nor a point."""
@@ -156,7 +166,7 @@ def _numbered(
         axes.annotate(
             str(keys[row["label"]]),
             (row[cost], row["value"]),
-            xytext=spot,
+            xytext=tuple(spot),
             textcoords="offset points",
             ha="center",
             va="center",

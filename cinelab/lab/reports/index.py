@@ -132,7 +132,7 @@ def _cell(folder: Path, files: set[str], root: Path) -> Found | None:
     done = read_done(folder / FINISHED) if FINISHED in files else {}
     parameters = done.get("parameters") or read_mapping(folder / "config.json")
     status = "done" if done else "running" if ".lock" in files else "unfinished"
-    return _found(folder, root, "cell", status, done, parameters)
+    return _found(folder, root, "cell", status=status, done=done, parameters=parameters)
 
 
 def _training(folder: Path, files: set[str], root: Path) -> Found | None:
@@ -143,9 +143,9 @@ def _training(folder: Path, files: set[str], root: Path) -> Found | None:
         folder,
         root,
         "training",
-        "done" if done else "unfinished",
-        done,
-        _flat(read_mapping(folder / "config.json")),
+        status="done" if done else "unfinished",
+        done=done,
+        parameters=_flat(read_mapping(folder / "config.json")),
     )
 
 
@@ -157,9 +157,9 @@ def _film(folder: Path, files: set[str], root: Path) -> Found | None:
         folder,
         root,
         "film",
-        "done",
-        {"seconds": _making(folder / "timings.parquet")},
-        _flat({k: v for k, v in info.items() if k != "cuts"}),
+        status="done",
+        done={"seconds": _making(folder / "timings.parquet")},
+        parameters=_flat({k: v for k, v in info.items() if k != "cuts"}),
     )
 
 
@@ -176,7 +176,7 @@ def _evaluation(folder: Path, files: set[str], root: Path) -> Found | None:
     if "rows.parquet" not in files or FINISHED in files or CELL in files:
         return None
     load_rows(folder / "rows.parquet")
-    return _found(folder, root, "evaluation", "done", {}, {})
+    return _found(folder, root, "evaluation", status="done", done={}, parameters={})
 
 
 def _card(path: Path, _: set[str], root: Path) -> Found | None:
@@ -189,10 +189,12 @@ def _card(path: Path, _: set[str], root: Path) -> Found | None:
         "policy": record["policy"].get("name"),
         "steps": record["sampling"].get("steps"),
     }
-    return _found(path, root, "card", "done", record, parameters)
+    return _found(path, root, "card", status="done", done=record, parameters=parameters)
 
 
-def _found(path: Path, root: Path, kind: str, status: str, done: dict, parameters: dict) -> Found:
+def _found(
+    path: Path, root: Path, kind: str, *, status: str, done: dict, parameters: dict
+) -> Found:
     machine = done.get("hardware") or done
     seed = parameters.get("seed")
     stamp = path.stat().st_mtime_ns
@@ -223,7 +225,7 @@ def _sweep(path: Path, root: Path) -> str:
 
 def _flat(values: dict, where: str = "") -> dict:
     """Nested settings with dotted names."""
-    flat = {}
+    flat: dict = {}
     for key, value in values.items():
         flat |= (
             _flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
@@ -279,10 +281,7 @@ def index(results: str | Path = "results") -> tuple[pd.DataFrame, pd.DataFrame]:
     )
     for name, table in (("runs", runs), ("measures", measured)):
         with suppress(CinelabError):  # it only saves time: the folder may not be ours to write to
-            write_atomic(
-                results / "index" / f"{name}-{SCHEMA}.parquet",
-                lambda path, t=table: t.to_parquet(path),
-            )
+            write_atomic(results / "index" / f"{name}-{SCHEMA}.parquet", table.to_parquet)
     return runs, measured
 
 

@@ -91,7 +91,7 @@ def shorten(cells: list, most: int = PAGE) -> None:
         if "image/jpeg" in data:
             data.pop("image/png", None)
     sizes = {number: len(json.dumps(output)) for number, output in enumerate(outputs)}
-    for number in sorted(sizes, key=sizes.get, reverse=True):
+    for number in sorted(sizes, key=sizes.__getitem__, reverse=True):
         if sum(sizes.values()) <= most:
             return
         size = f"{sizes[number] / 2**20:.1f} MiB"

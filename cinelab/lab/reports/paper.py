@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from html import escape
 from io import BytesIO
 from logging import ERROR, getLogger
 from pathlib import Path
+from typing import Any
 from warnings import catch_warnings, filterwarnings
 
 import matplotlib
@@ -31,8 +33,9 @@ QUIET = "#5d6675"
 GRID = "#e6e9ee"
 VARIABLES = {INK: "--ink", QUIET: "--quiet", GRID: "--grid"}
 MARKERS = "osD^vPX*"  # distinct without colour
+LEFT = "_left_title"  # of axes; matplotlib has no public way to it
 INCH = 96  # CSS pixels
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Noto Sans CJK JP", "Arial Unicode MS"],
     "font.size": 9,
@@ -76,7 +79,7 @@ def paper() -> Iterator[None]:
     logger = getLogger("matplotlib.font_manager")
     before = logger.level
     logger.setLevel(ERROR)  # that one of the fonts for other scripts is not here
-    with matplotlib.rc_context(STYLE), catch_warnings():
+    with matplotlib.rc_context(rc=STYLE), catch_warnings():
         filterwarnings("ignore", "Glyph .* missing from font")  # a page's own fonts have it
         try:
             yield
@@ -86,7 +89,7 @@ def paper() -> Iterator[None]:
 
 @dataclass(repr=False)
 class PaperFigure:
-    """A finished figure: `name` of its files, and the sentences where a reader points at a marker."""
+    """A finished figure: `name` of its files, and the sentences that a reader sees at a marker."""
 
     name: str
     figure: Figure
@@ -142,10 +145,10 @@ class PaperFigure:
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write <name>.svg and <name>.pdf."""
-        parts = {".svg": lambda: self.svg().encode(), ".pdf": self.pdf}
-        paths = [Path(folder) / f"{file_name(self.name)}{ending}" for ending in parts]
-        for path, content in zip(paths, parts.values(), strict=True):
-            write_atomic(path, lambda temporary, content=content: temporary.write_bytes(content()))
+        contents = {".svg": self.svg().encode(), ".pdf": self.pdf()}
+        paths = [Path(folder) / f"{file_name(self.name)}{ending}" for ending in contents]
+        for path, content in zip(paths, contents.values(), strict=True):
+            write_atomic(path, partial(Path.write_bytes, data=content))
         return paths
 
     @property
@@ -260,17 +263,17 @@ def name_levels(axes: Axes, levels: Sequence[tuple[str, float]], *, upright: boo
         [(value - low) / (high - low) for _, value in ordered], _least(axes, ordered, upright)
     )
     for (text, _), place in zip(ordered, places, strict=True):
-        beside = {"xy": (1, place), "xytext": (4, 0), "ha": "left", "va": "center"}
-        above = {"xy": (place, 1), "xytext": (0, 3), "ha": "center", "va": "bottom"}
-        spot = above if upright else beside
         axes.annotate(
             text,
+            xy=(place, 1) if upright else (1, place),
+            xytext=(0, 3) if upright else (4, 0),
+            ha="center" if upright else "left",
+            va="bottom" if upright else "center",
             xycoords="axes fraction",
             textcoords="offset points",
             fontsize=8,
             color=QUIET,
             annotation_clip=False,
-            **spot,
         )
 
 
@@ -300,14 +303,13 @@ def drawn_texts(figure: Figure) -> list[tuple[str, Bbox]]:
     """Every text that is drawn, with its box in pixels: what must not be cut or overlap."""
     with paper():
         figure.draw_without_rendering()
-    found: list[Text] = [
-        *figure.texts,
-        *filter(None, (figure._suptitle, figure._supxlabel, figure._supylabel)),
-    ]
+    # matplotlib has no public way to these
+    titles = [getattr(figure, name) for name in ("_suptitle", "_supxlabel", "_supylabel")]
+    found: list[Text] = [*figure.texts, *filter(None, titles)]
     for box in figure.legends:
         found += [*box.get_texts(), box.get_title()]
     for axes in figure.axes:
-        found += [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label, *axes.texts]
+        found += [axes.title, getattr(axes, LEFT), axes.xaxis.label, axes.yaxis.label, *axes.texts]
         found += [*_ticks(axes.xaxis, axes.get_xlim()), *_ticks(axes.yaxis, axes.get_ylim())]
     seen = {id(one): one for one in found if one.get_visible() and one.get_text().strip()}
     with paper():

@@ -101,11 +101,17 @@ def loss_curve(
         if not points:
             known = ", ".join(sorted({name for row in rows for name in row})) or "nothing"
             raise CinelabError(f"keys: {key!r} is in no row of the log, which has {known}")
-        _curve(fig, key, np.array(points, dtype=float), smooth, PALETTE[number % len(PALETTE)])
+        _curve(
+            fig,
+            key,
+            np.array(points, dtype=float),
+            smooth=smooth,
+            colour=PALETTE[number % len(PALETTE)],
+        )
     return fig
 
 
-def _curve(fig: go.Figure, name: str, points: np.ndarray, smooth: float, colour: str) -> None:
+def _curve(fig: go.Figure, name: str, points: np.ndarray, *, smooth: float, colour: str) -> None:
     """Draw (step, value) points (N, 2) twice: as they are, and averaged."""
     steps, values = points.T
     pale = {"color": colour, "width": 1}
@@ -138,12 +144,14 @@ def svg(fig: go.Figure, width: int = 820, height: int = 420) -> str:
     for trace in fig.data:
         if trace.type == "scatter" and trace.x is not None and len(trace.x):
             panels.setdefault(trace.xaxis or "x", []).append(trace)
-    parts = [_svg_panel(fig, key, traces, width, height) for key, traces in panels.items()]
+    parts = [
+        _svg_panel(fig, key, traces, width=width, height=height) for key, traces in panels.items()
+    ]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}"'
     return f'{head} font-family="sans-serif" font-size="12" fill="{QUIET}">{"".join(parts)}</svg>'
 
 
-def _svg_panel(fig: go.Figure, key: str, traces: list, width: int, height: int) -> str:
+def _svg_panel(fig: go.Figure, key: str, traces: list, *, width: int, height: int) -> str:
     """One pair of axes: a line a trace, the range at its corners, a name for every shown trace."""
     x0, x1 = fig.layout["xaxis" + key[1:]].domain or (0, 1)
     y0, y1 = fig.layout["yaxis" + key[1:]].domain or (0, 1)
@@ -206,7 +214,17 @@ def ablation_lines(
     for column, (_, panel) in enumerate(panels, 1):
         for number, name in enumerate(lines):
             rows = panel[panel[colour] == name].sort_values(x)
-            trace = _with_interval(rows, x, y, low, high, str(name), number, len(lines), table[x])
+            trace = _with_interval(
+                rows,
+                x,
+                y,
+                low=low,
+                high=high,
+                name=str(name),
+                number=number,
+                count=len(lines),
+                everything=table[x],
+            )
             fig.add_trace(trace.update(showlegend=column == 1), row=1, col=column)
         for level, label in ((upper, "upper bound"), (chance, "chance")):
             if level is not None:
@@ -218,7 +236,7 @@ def ablation_lines(
     return fig.update_xaxes(title=x).update_yaxes(title=y, row=1, col=1)
 
 
-def _with_interval(rows, x, y, low, high, name, number, count, everything) -> go.Scatter:
+def _with_interval(rows, x, y, *, low, high, name, number, count, everything) -> go.Scatter:
     """One policy's line; numeric x are nudged apart, so that error bars do not hide each other."""
     place = rows[x]
     shape = PALETTE[number % len(PALETTE)]

@@ -19,7 +19,7 @@ from cinelab.metrics.legacy import current_labels
 from cinelab.metrics.metric import METRICS
 
 MOST_SECONDS = 60  # of a question
-READ_ONLY = {
+READ_ONLY: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,
@@ -105,13 +105,13 @@ def query(
     numbers = _numbers(runs, found)
     _only_reads(question, shown)
     try:
-        return _ask(question, shown, runs, measured, found)
+        return _ask(question, shown, runs, measured=measured, found=found)
     except CinelabError as error:
         if not (numbers and isinstance(error.__cause__, _type_errors())):
             raise
         first = error
     try:
-        return _ask(question, shown, runs, measured, found.assign(**numbers))
+        return _ask(question, shown, runs, measured=measured, found=found.assign(**numbers))
     except CinelabError as error:
         if not isinstance(first.__cause__, _type_errors()[:1]):
             raise first from error
@@ -135,7 +135,7 @@ def _current(question: str, found: pd.DataFrame) -> str:
 
 
 def _ask(
-    question: str, shown: str, runs: pd.DataFrame, measured: pd.DataFrame, found: pd.DataFrame
+    question: str, shown: str, runs: pd.DataFrame, *, measured: pd.DataFrame, found: pd.DataFrame
 ) -> pd.DataFrame:
     import duckdb
 

@@ -82,22 +82,22 @@ def report(
     """
     if not sweeps:
         raise CinelabError("No sweep was named; give one or more folders, such as results/memory.")
-    for folder in filter(None, (tables, figures)):
-        ready_folder(folder)
+    for folder in (tables, figures):
+        if folder is not None:
+            ready_folder(folder)
     with writing_file(output, (".html", ".htm")):
         sections = []
         for number, sweep in enumerate(sweeps, 1):
             tell(f"{number} of {len(sweeps)}: {sweep}")
             sections.append(section(str(sweep).split(JOIN), metrics))
         page = render_report(sections, title or ", ".join(s.name for s in sections))
-        for one in sections if tables is not None else ():
-            write_tables(one.cells, Path(tables))
-            note_beside(
-                Path(tables) / one.cells.name.replace(" + ", "_"),
-                made(sweeps=one.facts, cells=one.runs.to_dict("records")),
-            )
-        for one in sections if figures is not None else ():
-            save_figures(one, Path(figures))
+        for one in sections:
+            if tables is not None:
+                write_tables(one.cells, Path(tables))
+                facts = made(sweeps=one.facts, cells=one.runs.to_dict("records"))
+                note_beside(Path(tables) / one.cells.name.replace(" + ", "_"), facts)
+            if figures is not None:
+                save_figures(one, Path(figures))
         write_text(output, page)
     return Made(output)
 
@@ -268,7 +268,7 @@ def player_cards(cells: Cells, metric: str) -> tuple[list[dict], int]:
         )
         board = cell["path"] / "storyboard.png"
         value = f"{metric} {here['value'].mean():.3f} (seed {seed})"
-        broken = []
+        broken: list[str] = []
         film = careful(film_uri, cell["path"] / "film.mp4", broken)
         still = careful(picture_uri, board, broken) if board.exists() else ""
         cards.append(

@@ -198,12 +198,12 @@ def _lines(
             axes,
             line,
             place,
-            line["value"],
-            "yerr",
-            labels,
-            label,
-            sentences,
-            x,
+            y=line["value"],
+            error="yerr",
+            labels=labels,
+            label=label,
+            sentences=sentences,
+            setting=x,
             joined=len(line) > 1,
         )
     if logarithm:
@@ -214,7 +214,7 @@ def _lines(
     _number_ticks(axes, values, to)
 
 
-def _number_ticks(axes: Axes, values: Sequence[float], to: Callable) -> None:
+def _number_ticks(axes: Axes, values: list[float], to: Callable) -> None:
     """Ticks at the numbers that were run, at fewer where they would touch."""
     span = max(to(values[-1]) - to(values[0]), 1e-9)
     kept = values[:1]
@@ -245,12 +245,12 @@ def _dots(
             axes,
             part[chosen],
             part[chosen]["value"],
-            place,
-            "xerr",
-            labels,
-            label,
-            sentences,
-            x,
+            y=place,
+            error="xerr",
+            labels=labels,
+            label=label,
+            sentences=sentences,
+            setting=x,
             joined=False,
         )
     axes.set_yticks(
@@ -270,6 +270,7 @@ def draw_series(
     axes: Axes,
     line: pd.DataFrame,
     x,
+    *,
     y,
     error: str,
     labels: Sequence[str],
@@ -286,15 +287,26 @@ def draw_series(
     colour = colours(labels, POLICIES)[label]
     gid = f"series-{len(sentences)}"
     axes.errorbar(
-        x, y, fmt="none", ecolor=colour, elinewidth=1.2, capsize=2, zorder=2, **{error: bars}
+        x,
+        y,
+        xerr=bars if error == "xerr" else None,
+        yerr=bars if error == "yerr" else None,
+        fmt="none",
+        ecolor=colour,
+        elinewidth=1.2,
+        capsize=2,
+        zorder=2,
     )
-    style = {
-        "color": colour,
-        "marker": marker_at(labels.index(label)),
-        "linestyle": "-" if joined else "none",
-        "zorder": 3,
-    }
-    axes.plot(x, y, label=shortened(label), gid=gid, **style)
+    axes.plot(
+        x,
+        y,
+        label=shortened(label),
+        gid=gid,
+        color=colour,
+        marker=marker_at(labels.index(label)),
+        linestyle="-" if joined else "none",
+        zorder=3,
+    )
     sentences[gid] = [_sentence(label, setting, row) for row in line.to_dict("records")]
 
 

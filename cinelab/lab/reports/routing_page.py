@@ -16,8 +16,9 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_text
 from cinelab.lab.reports.routing_plots import KINDS
 from cinelab.lab.reports.templates import filled_template, jpeg_uri, safe_json
-from cinelab.memory.policy import RandomTopK, label_of
+from cinelab.memory.policy import RandomTopK
 from cinelab.memory.policy_io import policy_from_dict
+from cinelab.memory.policy_registry import label_of
 from cinelab.script.timeline import Timeline
 from cinelab.stream.attention_shares import attention_shares, scores_attention
 from cinelab.stream.director import Film

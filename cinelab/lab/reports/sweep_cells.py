@@ -17,7 +17,7 @@ from cinelab.lab.reports.index import CELL, FINISHED
 from cinelab.lab.reports.withdrawn import SETTINGS, edition_of, withdrawn
 from cinelab.lab.sweeps import renamed
 from cinelab.lab.sweeps.measured import read_done, read_info, read_rows
-from cinelab.memory.policy import label_of
+from cinelab.memory.policy_registry import label_of
 from cinelab.metrics.metric import METRICS, labelled
 from cinelab.metrics.rows import COLUMNS as ROW_COLUMNS
 from cinelab.metrics.toybox.attributes import with_prompt
@@ -114,7 +114,7 @@ class Cells(Readable):
         """What stands in place of a verdict on a comparison; "" where it is judged."""
         if not (found := self.study()):
             return ""
-        names = {about.get(found[0]), about.get("against")} - {None}
+        names = {name for name in (about.get(found[0]), about.get("against")) if name is not None}
         return withdrawn(found[1], names, self.edition(names))
 
     @cached_property

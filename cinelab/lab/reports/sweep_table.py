@@ -6,6 +6,7 @@ resampled first.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -76,7 +77,7 @@ def comparisons(
     count = sum(map(len, pairs.values()))
     draws = max(DRAWS, 200 * count)  # so that the smallest p survives being corrected
     looks = [
-        _looks(cells, about, both, margin, draws)
+        _looks(cells, about, both, margin=margin, draws=draws)
         for table in pairs.values()
         for about, both in table
     ]
@@ -113,22 +114,28 @@ def _pairs(cells: Cells, metric: str, base: Any) -> list[tuple[dict, pd.DataFram
     return found
 
 
-def _looks(cells: Cells, about: dict, both: pd.DataFrame, margin: float, draws: int) -> list[Look]:
+def _looks(
+    cells: Cells, about: dict, both: pd.DataFrame, *, margin: float, draws: int
+) -> list[Look]:
     """Is the first column apart from the second, and is it level with it?"""
     one, other = (both.iloc[:, place].tolist() for place in (0, 1))
     gaps = (both.iloc[:, 0] - both.iloc[:, 1]).tolist()
-    seeds = both.index.get_level_values("seed").tolist() if cells.trained else None
+    seeds = both.index.get_level_values("seed").tolist()
     e = nested_bootstrap(gaps, seeds) if cells.trained else paired_difference(one, other)
-    apart, upper, lower = tails(gaps, (0.0, margin, -margin), seeds, draws)
-    same = {
-        "films": len(gaps),
-        "trainings": len(set(seeds)) if cells.trained else None,
-        "withdrawn": cells.withdrawn(about),
-    }
-    return [
-        Look("", e, *apart, "above", 0.0, **same),
-        Look("", e, *level_p(upper, lower), "level", margin, **same),
-    ]
+    outer = seeds if cells.trained else None
+    apart, upper, lower = tails(gaps, (0.0, margin, -margin), outer, draws)
+    above = Look(
+        "",
+        e,
+        *apart,
+        kind="above",
+        margin=0.0,
+        films=len(gaps),
+        trainings=len(set(seeds)) if cells.trained else None,
+        withdrawn=cells.withdrawn(about),
+    )
+    p_true, p_false = level_p(upper, lower)
+    return [above, replace(above, p_true=p_true, p_false=p_false, kind="level", margin=margin)]
 
 
 def _line(about: dict, apart: dict, level: dict, margin: float) -> dict:

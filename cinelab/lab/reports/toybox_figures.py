@@ -29,7 +29,7 @@ PLAIN = {
 }
 
 
-def still(seconds: float = 0.0, **attributes: str) -> np.ndarray:
+def toybox_still(seconds: float = 0.0, **attributes: str) -> np.ndarray:
     """One frame with the given attributes, plain ones for the rest: uint8 (H, W, 3)."""
     plan = casting.ShotPlan(PLAIN | attributes, "", 1, 0, 0, 0)
     return render.render_shot(plan, 1 + round(seconds * render.FPS))[0][-1]
@@ -67,7 +67,7 @@ def cast_sheet(folder: str | Path) -> Image.Image:
         (
             kind,
             [
-                still(kind=kind, pattern=pattern, accessory=accessory)
+                toybox_still(kind=kind, pattern=pattern, accessory=accessory)
                 for pattern, accessory in zip(
                     ATTRIBUTES["pattern"], ATTRIBUTES["accessory"], strict=True
                 )
@@ -76,13 +76,19 @@ def cast_sheet(folder: str | Path) -> Image.Image:
         for kind in ATTRIBUTES["kind"]
     ]
     rows += [
-        ("colour", [still(colour=value) for value in ATTRIBUTES["colour"]]),
+        ("colour", [toybox_still(colour=value) for value in ATTRIBUTES["colour"]]),
         (
             "second",
-            [still(second=value, kind="ghost", colour="green") for value in ATTRIBUTES["second"]],
+            [
+                toybox_still(second=value, kind="ghost", colour="green")
+                for value in ATTRIBUTES["second"]
+            ],
         ),
-        ("size", [still(size=value, kind="rabbit") for value in ATTRIBUTES["size"]]),
-        ("action", [still(0.6, action=value, kind="robot") for value in ATTRIBUTES["action"]]),
+        ("size", [toybox_still(size=value, kind="rabbit") for value in ATTRIBUTES["size"]]),
+        (
+            "action",
+            [toybox_still(0.6, action=value, kind="robot") for value in ATTRIBUTES["action"]],
+        ),
     ]
     return _saved(sheet(rows), folder, "cast.png")
 
@@ -94,7 +100,7 @@ def set_sheet(folder: str | Path) -> Image.Image:
         (
             time,
             [
-                still(setting=setting, time=time, landmark=mark, size="wide", side=side)
+                toybox_still(setting=setting, time=time, landmark=mark, size="wide", side=side)
                 for setting, mark, side in zip(
                     ATTRIBUTES["setting"], landmarks, ("left", "right") * 3, strict=False
                 )

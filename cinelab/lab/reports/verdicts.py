@@ -73,6 +73,7 @@ class Look:
     @property
     def side(self) -> str:
         """Where the whole interval lies: confirmed, refuted or, across a bound, undecided."""
+        assert self.estimate is not None  # only of what was measured
         low = self.estimate.low
         high = self.estimate.high
         margin = self.margin
@@ -100,7 +101,7 @@ def about_mean(
         return Look(claim, kind=kind, margin=margin, **more)
     found = bootstrap(values) if seeds is None else nested_bootstrap(values, seeds)
     trainings = None if seeds is None else len(set(seeds))
-    p = _p(values, seeds, margin, kind, draws)
+    p = _p(values, seeds, margin, kind=kind, draws=draws)
     return Look(claim, found, *p, kind, margin, len(values), trainings, **more)
 
 
@@ -110,7 +111,7 @@ def about_gap(claim: str, a: Sequence[float], b: Sequence[float], **more) -> Loo
     return replace(about_mean(claim, gaps, **more), estimate=paired_difference(a, b))
 
 
-def _p(values, seeds, margin: float, kind: str, draws: int) -> tuple[float, float]:
+def _p(values, seeds, margin: float, *, kind: str, draws: int) -> tuple[float, float]:
     """One-sided p of the claim and of its contrary."""
     (above, below), lower = tails(values, (margin, -margin), seeds, draws)
     return (above, below) if kind == "above" else level_p((above, below), lower)
@@ -144,7 +145,9 @@ def about_times(
     logs = np.log(ratios).tolist()
     look = about_mean(claim, logs, list(seeds), margin=float(np.log(margin)), **more)
     e = look.estimate
-    shown = Estimate(*(float(np.exp(edge)) for edge in (e.value, e.low, e.high)), e.n)
+    assert e is not None  # of ratios that were measured
+    value, low, high = (float(np.exp(edge)) for edge in (e.value, e.low, e.high))
+    shown = Estimate(value, low, high, e.n)
     return replace(look, estimate=shown, margin=margin)
 
 
@@ -220,4 +223,4 @@ def _count(n: float | None) -> str:
 
 def p_text(p: float | None) -> str:
     """A p as it is printed: never 0, nothing where there is none."""
-    return "" if pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "" if p is None or pd.isna(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"

@@ -18,7 +18,8 @@ from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.flow.sampler import Sampling, Steps
-from cinelab.memory.policy import Policy, label_of, policy_named, seeded
+from cinelab.memory.policy import Policy
+from cinelab.memory.policy_registry import label_of, policy_named, seeded
 from cinelab.metrics.card import HELD_OUT, compare_films, of_source, seeds_of
 from cinelab.metrics.metric import METRICS, labelled
 from cinelab.metrics.registered import listed, try_registered
@@ -107,7 +108,7 @@ def film_cell(run_dir: str | Path, setting: FilmSetting) -> FilmCell:
     rule = seeded(policy_named(setting.policy, setting.budget), setting.seed)
     sampling = setting.sampling(bundle)
     parts = []
-    first = None
+    first: tuple[np.ndarray, casting.FilmPlan] | None = None
     for start in range(0, setting.films, BATCH):
         batch = batch_of(bundle, setting, start, min(BATCH, setting.films - start))
         frames, _ = make_frames(
@@ -120,9 +121,20 @@ def film_cell(run_dir: str | Path, setting: FilmSetting) -> FilmCell:
         ]
         parts.append(row_table(numbered_from(start, found)))
         first = first or (frames[0], batch.plans[0])
+    assert first is not None  # `check` asks for two films at least
+    shown, plan = first
     rows = pd.concat(parts, ignore_index=True)
-    speed = speed_of(bundle, rule, sampling, timeline(bundle, first[1]), setting.seed)
-    board = save_cell(folder, setting, sampling, rows, speed, *first, reader.accuracy)
+    speed = speed_of(bundle, rule, sampling, line=timeline(bundle, plan), seed=setting.seed)
+    board = save_cell(
+        folder,
+        setting,
+        sampling,
+        rows=rows,
+        speed=speed,
+        frames=shown,
+        plan=plan,
+        accuracy=reader.accuracy,
+    )
     return FilmCell(rows, film_summary(rows), speed, board)
 
 
@@ -155,7 +167,7 @@ def compared_pixel_rows(frames: np.ndarray, truth: np.ndarray, batch: Batch) -> 
     return rows
 
 
-def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, line, seed: int) -> dict:
+def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, *, line, seed: int) -> dict:
     """The first film again, alone and with decoding, after a warm-up: frames per second, seconds to
     the first frame, growth over the film, MiB of the KV cache."""
     seconds = []
@@ -187,6 +199,7 @@ def save_cell(
     folder: Path,
     setting: FilmSetting,
     sampling: Sampling,
+    *,
     rows: pd.DataFrame,
     speed: dict,
     frames: np.ndarray,

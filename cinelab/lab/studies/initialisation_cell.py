@@ -24,8 +24,10 @@ Starts whose teachers' cards differ do not differ by the teacher's kind alone.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -50,6 +52,7 @@ from cinelab.metrics.toybox.attributes import (
 )
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
 from cinelab.metrics.toybox.validation import frame_rows, made_rows, seeds_for
+from cinelab.model.wan import CausalWan
 from cinelab.runs import hardware
 from cinelab.seeds import rng_at
 from cinelab.stream.batch import decode, embed, prompts_and_shots
@@ -94,6 +97,7 @@ def stage_two(
     folder: Path,
     init: str,
     seed: int,
+    *,
     store: Store,
     pairs: str | Path,
     preset: str,
@@ -121,7 +125,7 @@ def stage_two(
 
 def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[StageRun, dict]:
     """ODE regression to the end points of a teacher's pairs."""
-    made = _pairs(pairs, teacher_of(init), store, preset, changes)
+    made = _pairs(pairs, teacher_of(init) or "", store, preset=preset, changes=changes)
     recipe = {"history": HISTORIES[init], "levels": "chunk"} | changes.get("ode", {})
     stage = students.ode(folder, made, BASE, preset, seed, recipe, validate=False)
     return stage, {"pairs seconds": made.seconds, "stored bytes": made.bytes}
@@ -139,15 +143,17 @@ def _consistent(folder, init, seed, store, pairs, preset, changes) -> tuple[Stag
     recipe = changes.get("consistency", {})
     cost = {}
     if init == "consistency_equal_seconds":
-        made = _pairs(pairs, "autoregressive", store, preset, changes)
-        turns = taken_turns(folder.parent / "turns", store, made, preset, seed, changes)
+        made = _pairs(pairs, "autoregressive", store, preset=preset, changes=changes)
+        turns = taken_turns(
+            folder.parent / "turns", store, made, preset=preset, seed=seed, changes=changes
+        )
         steps = override(presets.consistency(preset), recipe).steps
         recipe = recipe | {"steps": equal_seconds(turns, steps)}
         cost = {"turns": turns}
     return students.consistency(folder, store, BASE, preset, seed, recipe, validate=False), cost
 
 
-def _pairs(folder, kind: str, store: Store, preset: str, changes: dict) -> ode_pairs.Pairs:
+def _pairs(folder, kind: str, store: Store, *, preset: str, changes: dict) -> ode_pairs.Pairs:
     """The ODE pairs of a kind of teacher; all seeds share them."""
     where = Path(folder) / kind
     more = changes.get("pairs")
@@ -161,7 +167,7 @@ def equal_seconds(turns: list[dict], steps: int) -> int:
 
 
 def taken_turns(
-    folder: Path, store: Store, made: ode_pairs.Pairs, preset: str, seed: int, changes: dict
+    folder: Path, store: Store, made: ode_pairs.Pairs, *, preset: str, seed: int, changes: dict
 ) -> list[dict]:
     """Seconds that causal ODE (pairs included) and consistency take, in ROUNDS turns.
 
@@ -171,7 +177,7 @@ def taken_turns(
     """
     if (folder / "turns.json").exists():
         return read_json(folder / "turns.json")
-    about = {"preset": preset, "seed": seed, "validate": False}
+    about: dict[str, Any] = {"preset": preset, "seed": seed, "validate": False}
     trained = (
         students.ode(folder / "ode", made, BASE, changes=changes.get("ode"), **about),
         students.consistency(
@@ -179,12 +185,14 @@ def taken_turns(
         ),
     )
     rounds, each = (1, 1) if preset == "smoke" else (ROUNDS, 2)
-    turns = list(_turns(store, made, trained, rounds, each))
+    turns = list(_turns(store, made, trained, rounds=rounds, each=each))
     write_json(folder / "turns.json", turns)
     return turns
 
 
-def _turns(store: Store, made: ode_pairs.Pairs, trained, rounds: int, each: int) -> Iterator[dict]:
+def _turns(
+    store: Store, made: ode_pairs.Pairs, trained, *, rounds: int, each: int
+) -> Iterator[dict]:
     """Seconds of the whole recipes of causal ODE and consistency, a turn at a time."""
     teacher = zoo.load(BASE).model
     config = made.config
@@ -195,14 +203,17 @@ def _turns(store: Store, made: ode_pairs.Pairs, trained, rounds: int, each: int)
         next(steps)  # the first step also sets up
     for _ in range(rounds):
         shard = _seconds(lambda: ode_pairs.trajectories(teacher, clips, config, noise))
-        ode, consistency = (
-            _seconds(lambda steps=steps: [next(steps) for _ in range(each)]) / each
-            for steps in running
-        )
+        ode, consistency = (_seconds(partial(_advance, steps, each)) / each for steps in running)
         whole = shard * config.shards + ode * trained[0].config.steps
         yield {"causal_ode": whole, "consistency": consistency * trained[1].config.steps}
     for steps in running:
         steps.close()
+
+
+def _advance(steps: Iterator, count: int) -> None:
+    """Run so many steps of a training."""
+    for _ in range(count):
+        next(steps)
 
 
 def _seconds(work: Callable[[], object]) -> float:
@@ -216,6 +227,7 @@ def teacher_rows(
     reader: Recogniser,
     kind: str,
     seed: int,
+    *,
     films: int,
     config: ode_pairs.PairsConfig,
     latents: int = 24,
@@ -274,7 +286,7 @@ def measure_student(
 ) -> pd.DataFrame:
     """Rows of held-out films and absence tests."""
     batch = encode_plans(bundle, planned(bundle, seed, films, latents))
-    rows = made_rows(bundle, reader, batch, decode(bundle, batch.latents), CAMR())
+    rows = made_rows(bundle, reader, batch, truth=decode(bundle, batch.latents), policy=CAMR())
     absences = absence_batch(bundle, HELD_OUT + seed, range(films), away)
     recalled, _ = recall(bundle, reader, absences, CAMR(), seeds_for(films))
     return row_table([*rows, *(row for row in recalled if row.metric == "identity")])
@@ -300,8 +312,10 @@ def initialisation_cell(
     changes = changes or {}
     reader = load_recogniser()
     sizes = SMOKE if preset == "smoke" else {"films": films}
-    start, cost = stage_two(folder / "stage2", init, seed, store, pairs, preset, changes)
-    parts = _card_of_teacher(reader, init, seed, preset, changes, sizes)
+    start, cost = stage_two(
+        folder / "stage2", init, seed, store=store, pairs=pairs, preset=preset, changes=changes
+    )
+    parts = _card_of_teacher(reader, init, seed, preset=preset, changes=changes, sizes=sizes)
     for steps in levels:
         sampling = students.few_steps(steps)
         bundle = replace(zoo.load(start), sampling=sampling)
@@ -313,7 +327,8 @@ def initialisation_cell(
         for _ in stage.train():
             pass
         cost[f"DMD seconds, {steps} levels"] = round(stage.run.done_info["seconds"], 1)
-        after = measure_student(replace(bundle, model=stage.averaged()), reader, seed, **sizes)
+        student = cast(CausalWan, stage.averaged())
+        after = measure_student(replace(bundle, model=student), reader, seed, **sizes)
         stages = {"before DMD": before, "after DMD": after}
         parts += [rows.assign(steps=steps, stage=name) for name, rows in stages.items()]
         print(f"{init}, {steps} levels: measured", flush=True)
@@ -324,11 +339,11 @@ def initialisation_cell(
     return rows
 
 
-def _card_of_teacher(reader, init, seed, preset, changes, sizes: dict) -> list[pd.DataFrame]:
+def _card_of_teacher(reader, init, seed, *, preset, changes, sizes: dict) -> list[pd.DataFrame]:
     """The teacher's card as one table of rows, or none where there is no teacher."""
     if not (kind := teacher_of(init)):
         return []
     config = override(presets.pairs(preset, kind), changes.get("pairs") or {})
     latents = sizes.get("latents", 24)
-    rows = teacher_rows(reader, kind, seed, sizes["films"], config, latents)
+    rows = teacher_rows(reader, kind, seed, films=sizes["films"], config=config, latents=latents)
     return [rows.assign(steps=config.steps, stage=TEACHER_STAGE)]

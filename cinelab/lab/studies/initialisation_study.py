@@ -7,6 +7,7 @@ Cells of an old edition are shown, and their claims are withdrawn (`cinelab.lab.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -235,7 +236,7 @@ def _ahead(films: pd.DataFrame) -> Iterator[Look]:
     for better, worse in ORDER:
         for steps in _levels(films):
             for metric in SHOWN[:2]:
-                yield _look(films, better, worse, "after DMD", steps, metric)
+                yield _look(films, better, worse, stage="after DMD", steps=steps, metric=metric)
 
 
 def _level(films: pd.DataFrame, margin: float) -> Iterator[Look]:
@@ -243,7 +244,15 @@ def _level(films: pd.DataFrame, margin: float) -> Iterator[Look]:
     for one in CONSISTENCY:
         for steps in _levels(films):
             for metric in SHOWN[:2]:
-                yield _look(films, one, "causal_ode", "after DMD", steps, metric, margin)
+                yield _look(
+                    films,
+                    one,
+                    "causal_ode",
+                    stage="after DMD",
+                    steps=steps,
+                    metric=metric,
+                    level=margin,
+                )
 
 
 def _teachers(films: pd.DataFrame) -> Iterator[Look]:
@@ -252,14 +261,23 @@ def _teachers(films: pd.DataFrame) -> Iterator[Look]:
     for steps in _levels(other)[:1]:
         for stage in STAGES:
             for metric in SHOWN[:2]:
-                yield _look(films, "causal_ode", "bidirectional_clean", stage, steps, metric)
+                yield _look(
+                    films,
+                    "causal_ode",
+                    "bidirectional_clean",
+                    stage=stage,
+                    steps=steps,
+                    metric=metric,
+                )
 
 
 def _sharper(films: pd.DataFrame) -> Iterator[Look]:
     """Before DMD: does regression to the bidirectional teacher blur?"""
     for other in ("bidirectional_ode", "bidirectional_clean"):
         for steps in _levels(films[films.init == other]):
-            yield _look(films, "causal_ode", other, "before DMD", steps, "sharpness")
+            yield _look(
+                films, "causal_ode", other, stage="before DMD", steps=steps, metric="sharpness"
+            )
 
 
 def _levels(films: pd.DataFrame) -> list[int]:
@@ -271,6 +289,7 @@ def _look(
     films: pd.DataFrame,
     one: str,
     other: str,
+    *,
     stage: str,
     steps: int,
     metric: str,
@@ -280,9 +299,9 @@ def _look(
 
     It says that `one` is ahead of `other`, or with `level` that both are within this margin.
     """
-    gap = paired_gap(films, one, other, stage, steps, metric)
+    gap = paired_gap(films, one, other, stage=stage, steps=steps, metric=metric)
     word = "is ahead of"
-    how = {"kind": "above", "margin": 0.0}
+    how: dict[str, Any] = {"kind": "above", "margin": 0.0}
     if level is not None:
         word = "is level with"
         how = {"kind": "level", "margin": level}
@@ -290,7 +309,7 @@ def _look(
     where = f"{stage}, {steps} levels"
     what = f"{word} {other} in {metric}"
     notes = (BASELINES.get(other, ""), _teachers_apart(films, one, other, metric))
-    about = {"note": "; ".join(filter(None, notes))}
+    about: dict[str, Any] = {"note": "; ".join(filter(None, notes))}
     if one in CONSISTENCY and other == "causal_ode":
         about["twin"] = f"{where}: {what}"
     if len(gap):
@@ -300,7 +319,7 @@ def _look(
 
 
 def paired_gap(
-    films: pd.DataFrame, one: str, other: str, stage: str, steps: int, metric: str
+    films: pd.DataFrame, one: str, other: str, *, stage: str, steps: int, metric: str
 ) -> pd.DataFrame:
     """one - other on the same films and seeds: seed, film, value, edition; maybe empty."""
     part = films[(films.stage == stage) & (films.steps == steps) & (films.metric == metric)]
@@ -320,7 +339,7 @@ def _teachers_apart(films: pd.DataFrame, one: str, other: str, metric: str) -> s
     card = films[films.stage == TEACHER_STAGE]
     metric = "looks" if metric == RECALLED else metric
     steps = card.steps.iloc[0] if len(card) else 0
-    gap = paired_gap(films, one, other, TEACHER_STAGE, steps, metric)
+    gap = paired_gap(films, one, other, stage=TEACHER_STAGE, steps=steps, metric=metric)
     if gap.empty:
         return "not the teacher's kind alone: no card of the teachers"
     found = nested_estimate(gap)

@@ -130,9 +130,11 @@ def held_out(bundle: Bundle, setting: Setting) -> Clips:
 
 def alone(clips: Clips, index: int, repeats: int = 1) -> Clips:
     """One clip K times."""
-    parts = (clips.latents, clips.text, clips.slot, clips.shot)
-    one = (part[index : index + 1] for part in parts)
-    return Clips(*(part.expand(repeats, *part.shape[1:]).contiguous() for part in one))
+
+    def times(part: Tensor) -> Tensor:
+        return part[index : index + 1].expand(repeats, *part.shape[1:]).contiguous()
+
+    return Clips(times(clips.latents), times(clips.text), times(clips.slot), times(clips.shot))
 
 
 def _field(bundle: Bundle, kind: str, clips: Clips, setting: Setting) -> Callable:
@@ -211,7 +213,7 @@ def end_points(
     future = frames >= setting.own.stop
     drawn = (~mine if case.kind == "autoregressive" else future) | (mine & torch.tensor(own))
     drawn = drawn & torch.tensor(varied)
-    clip = _clips(case, clips, index, setting, varied, past_noise)
+    clip = _clips(case, clips, index, setting=setting, varied=varied, noise=past_noise)
     fresh = torch.randn(clip.latents.shape, generator=rng_at(setting.seed, "varied", index))
     start = torch.where(drawn[None, :, None, None, None], fresh, held.noise)
     followed = _followed(case, index, level, setting).masked_fill(drawn, 0)
@@ -221,7 +223,7 @@ def end_points(
 
 
 def _clips(
-    case: Case, clips: Clips, index: int, setting: Setting, varied: bool, noise: float
+    case: Case, clips: Clips, index: int, *, setting: Setting, varied: bool, noise: float
 ) -> Clips:
     """The clip K times; an autoregressive teacher is shown another film's future each time."""
     many = alone(clips, index, setting.repeats)
@@ -301,14 +303,20 @@ def measure_cases(cases: dict[str, Case], clips: Clips, setting: Setting) -> pd.
         bundle = zoo.load(case.teacher)
         student = zoo.load(case.student) if case.student else None
         for index in range(setting.clips):
-            found = _one_clip(bundle, student, case, clips, index, setting)
+            found = _one_clip(bundle, student, case, clips=clips, index=index, setting=setting)
             rows += [(label, case.history, index, *row) for row in found]
     names = ["case", "history", "clip", "t", "past_noise", "what", "value"]
     return pd.DataFrame(rows, columns=names).assign(edition=EDITION["injectivity"])
 
 
 def _one_clip(
-    bundle: Bundle, student: Bundle | None, case: Case, clips: Clips, index: int, setting: Setting
+    bundle: Bundle,
+    student: Bundle | None,
+    case: Case,
+    *,
+    clips: Clips,
+    index: int,
+    setting: Setting,
 ) -> Iterator[tuple[float, float, str, float]]:
     """(t, past noise, what, value) of one clip."""
     held = reference(bundle, case.kind, clips, index, setting)
@@ -380,12 +388,14 @@ def with_students(
     Students learn from the films of `store`; they are measured on others (`held_out`).
     """
     return {
-        label: _with_student(Path(folder) / f"student-{n}", case, store, pairs, preset, seed)
+        label: _with_student(
+            Path(folder) / f"student-{n}", case, store, pairs=pairs, preset=preset, seed=seed
+        )
         for n, (label, case) in enumerate(cases.items())
     }
 
 
-def _with_student(folder: Path, case: Case, store: Store, pairs, preset: str, seed: int) -> Case:
+def _with_student(folder: Path, case: Case, store: Store, *, pairs, preset: str, seed: int) -> Case:
     if case.student:
         return case
     ours = case.teacher == TEACHERS[case.kind]

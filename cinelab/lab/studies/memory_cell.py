@@ -4,6 +4,7 @@ nothing else."""
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,8 @@ from cinelab.flow.sampler import Steps
 from cinelab.lab.reports.routing_plots import routing_by_shot
 from cinelab.lab.reports.toybox_figures import sheet
 from cinelab.memory.cache import KVCache
-from cinelab.memory.policy import Policy, budget_of, label_of, policy_named, seeded
+from cinelab.memory.policy import Policy
+from cinelab.memory.policy_registry import budget_of, label_of, policy_named, seeded
 from cinelab.metrics.card import HELD_OUT, of_source, seeds_of
 from cinelab.metrics.legacy import analysed
 from cinelab.metrics.metric import METRICS
@@ -50,8 +52,8 @@ class MemoryCell(Readable):
     rows: pd.DataFrame
     summary: pd.DataFrame
     batch: Batch
-    made: object  # frames of the first batch, uint8 (B, F, H, W, 3)
-    truth: object
+    made: np.ndarray  # frames of the first batch, uint8 (B, F, H, W, 3)
+    truth: np.ndarray
     routing: pd.DataFrame
 
 
@@ -86,13 +88,13 @@ def memory_cell(
     reader = load_recogniser()
     folder = Path(run_dir)
     bundle = bundle if max_distance == "trained" else replace(bundle, max_distance=None)
-    more = {"positions": positions} if positions else {}
+    more: dict[str, Any] = {"positions": positions} if positions else {}
     more |= {"score": score, "per_head": per_head, "summary": summary} if policy == "camr" else {}
     rule = seeded(policy_named(policy, budget, **more), seed)
     try_registered()
     parts = []
     held = []
-    first = None
+    first: tuple[Batch, np.ndarray, np.ndarray, pd.DataFrame] | None = None
     for start in range(0, films, BATCH):
         batch = absence_batch(
             bundle,
@@ -112,10 +114,13 @@ def memory_cell(
             known,
         )
         truth = decode(bundle, batch.latents)
-        found = recall_and_hits(reader, memory, frames, truth, batch)
+        found = recall_and_hits(reader, memory, frames, truth=truth, batch=batch)
         parts.append(row_table(numbered_from(start, found)))
         held.append(touched(memory, batch.last_shot))
         first = first or (batch, frames, truth, memory.routing_table())
+    if first is None:
+        raise CinelabError(f"films is {films}; give at least 1.")
+    routing = first[3]
     rows = pd.concat(parts, ignore_index=True)
     info = {
         "policy": label_of(policy),
@@ -138,7 +143,7 @@ def memory_cell(
         for name in ("layer", "film")
     }
     save_rows(rows.assign(**info), folder / "rows.parquet")
-    write_atomic(folder / "routing.parquet", lambda path: first[3].to_parquet(path))
+    write_atomic(folder / "routing.parquet", lambda path: routing.to_parquet(path))
     write_json(
         folder / "cell.json", info | {"recogniser": reader.accuracy, "metrics": METRICS.about()}
     )
@@ -146,7 +151,7 @@ def memory_cell(
 
 
 def recall_and_hits(
-    reader: Recogniser, memory: KVCache, frames: np.ndarray, truth: np.ndarray, batch: Batch
+    reader: Recogniser, memory: KVCache, frames: np.ndarray, *, truth: np.ndarray, batch: Batch
 ) -> list[Row]:
     """Rows of the returns of one batch: what is recalled (model, truth, chance), what registered
     metrics measure, and whether the right pages were retrieved."""

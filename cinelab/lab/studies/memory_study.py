@@ -100,7 +100,7 @@ def claims(
             f"{varied}, as rows[rows.{varied} == ...]."
         )
     looks = {
-        key: list(_looks(part, *key, margin))
+        key: list(_looks(part, key[0], key[1], margin))
         for key, part in rows.groupby(["away", "budget"])
         if set(NEEDED) <= set(part.policy)
     }
@@ -137,16 +137,18 @@ def _looks(rows: pd.DataFrame, away: int, budget: int, margin: float) -> Iterato
     full = policies["full"]
     camr = policies["camr"]
     yield about_mean(f"{at}: full attention recalls at least 0.80", full.tolist(), margin=0.80)
-    near = {"kind": "level", "margin": 0.10}
     yield about_gap(
-        f"{at}: window is level with chance", *_both(policies["window"], chance), **near
+        f"{at}: window is level with chance",
+        *_both(policies["window"], chance),
+        kind="level",
+        margin=0.10,
     )
     which = f"CAMR with {budget} of {history} chunks ({share})"
     yield about_ratio(
         f"{at}: {which} keeps 0.95 of full attention", *_both(camr, full), margin=0.95
     )
-    level = {"kind": "level", "margin": margin}
-    yield about_gap(f"{at}: {which} is level with full attention", *_both(camr, full), **level)
+    name = f"{at}: {which} is level with full attention"
+    yield about_gap(name, *_both(camr, full), kind="level", margin=margin)
     for name in ("random", "sink"):
         yield about_gap(f"{at}: {which} is ahead of {name}", *_both(camr, policies[name]))
 

@@ -8,6 +8,7 @@ measures what was made.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -49,10 +50,8 @@ def export_tasks(
         if name.startswith("absence"):
             shots = replace(shots, given=shots.shots[-1].start)
             history = render.render(plan).frames[: shots.given]
-            write_atomic(
-                path.with_suffix(".npz"),
-                lambda to, frames=history: np.savez_compressed(to, frames=frames),
-            )
+            save = partial(np.savez_compressed, frames=history)
+            write_atomic(path.with_suffix(".npz"), save)
         shots.save(path.with_name(path.name + SUFFIX))
     return len(plans)
 

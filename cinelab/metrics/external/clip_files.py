@@ -17,6 +17,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.stream import VideoStream
 
 from cinelab.errors import CinelabError
 from cinelab.files import composed
@@ -238,7 +239,8 @@ def cut_out_spans(film: DecodedVideo | Path, parts: dict[Path, Span]) -> None:
     exact = not set(film.changes) - AS_STORED
     open_parts: dict[Path, _Lossless] = {}
     try:
-        for place, frame in enumerate(film.raw() if exact else film):
+        shown: Iterable[av.VideoFrame | np.ndarray] = film.raw() if exact else film
+        for place, frame in enumerate(shown):
             for file, (first, end) in parts.items():
                 if first <= place < end:
                     part = open_parts.get(file) or open_parts.setdefault(
@@ -256,30 +258,28 @@ class _Lossless:
 
     def __init__(self, file: Path, like: av.VideoFrame | np.ndarray, fps: float):
         self.rate = nominal(fps)
-        self.exact = (
-            isinstance(like, av.VideoFrame)
-            and not (like.height % 2 or like.width % 2)
-            and like.format.name in _formats(LOSSLESS)
-        )
+        same = like if isinstance(like, av.VideoFrame) and _takes(like) else None
+        self.exact = same is not None
         if not self.exact:
             _formats(LOSSLESS_RGB)
         self.container = av.open(str(file), "w", format="mp4")
         options = {"qp": "0", "preset": "ultrafast"}
-        self.stream = self.container.add_stream(
-            LOSSLESS if self.exact else LOSSLESS_RGB, rate=self.rate, options=options
-        )
+        encoder = LOSSLESS if self.exact else LOSSLESS_RGB
+        stream = self.container.add_stream(encoder, rate=self.rate, options=options)
+        assert isinstance(stream, VideoStream)  # both encoders are of video
+        self.stream = stream
         height, width = (
             like.shape[:2] if isinstance(like, np.ndarray) else (like.height, like.width)
         )
-        self.stream.width, self.stream.height = width, height
-        self.stream.pix_fmt = like.format.name if self.exact else "rgb24"
-        if self.exact:
-            context = self.stream.codec_context
-            context.color_range = like.color_range
-            context.colorspace = like.colorspace
+        stream.width = width
+        stream.height = height
+        stream.pix_fmt = same.format.name if same else "rgb24"
+        if same:
+            stream.codec_context.color_range = same.color_range
+            stream.codec_context.colorspace = same.colorspace
 
     def add(self, frame: av.VideoFrame | np.ndarray, index: int) -> None:
-        if not self.exact:
+        if isinstance(frame, np.ndarray) or not self.exact:
             shown = frame if isinstance(frame, np.ndarray) else rgb(frame)
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(shown), format="rgb24")
         frame.pts = index
@@ -292,11 +292,17 @@ class _Lossless:
         self.container.close()
 
 
+def _takes(frame: av.VideoFrame) -> bool:
+    """Whether the encoder takes a frame as it is: even sides, and a pixel format of its own."""
+    even = not (frame.height % 2 or frame.width % 2)
+    return even and frame.format.name in _formats(LOSSLESS)
+
+
 @cache
 def _formats(encoder: str) -> frozenset[str]:
     """The pixel formats that an encoder takes."""
     try:
-        return frozenset(known.name for known in av.Codec(encoder, "w").video_formats)
+        return frozenset(known.name for known in av.Codec(encoder, "w").video_formats or ())
     except ValueError as error:
         raise CinelabError(
             f"{encoder}: is not in this build of PyAV, so no shot can be cut out without loss; "

@@ -199,7 +199,8 @@ def _follow(command: list[str], log: Path, tell: Tell) -> int:
                 time.sleep(0.05)
             _tell_new(seen, tell)
         finally:
-            process.stdin.close()
+            if process.stdin:
+                process.stdin.close()
             process.kill()  # nothing to kill unless we are interrupted
             process.wait()
     return process.returncode

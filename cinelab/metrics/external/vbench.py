@@ -1,7 +1,7 @@
 """VBench 0.1.5 on films of our own, shot by shot, from an environment of its own.
 
-What VBench itself leaves uneven is made even here and stated in `detail`: imaging quality's values a
-video are of 100, dynamic degree and human action answer yes or no, human action reads its label
+What VBench itself leaves uneven is made even here and stated in `detail`: imaging quality's values
+a video are of 100, dynamic degree and human action answer yes or no, human action reads its label
 from the file name, and files come in the order of the disk, so answers are matched by file name.
 The 16-dimension prompt suite is in vbench_suite.py.
 """
@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from cinelab.metrics.external.clip_files import FilmFile, ShotFile, lay_out
@@ -84,7 +85,12 @@ def vbench_rows(
             part = [clip for clip in clips if long == (rules.long and clip.seconds >= LONG_SECONDS)]
             blocked = waits | (_long_waits(names) if long else {})
             rows += _score(
-                part, names, blocked, scratch / ("long" if long else "short"), long, tell
+                part,
+                names,
+                blocked,
+                folder=scratch / ("long" if long else "short"),
+                long=long,
+                tell=tell,
             )
     order = {(video.run, video.clip): place for place, video in enumerate(videos)}
     return [
@@ -140,7 +146,7 @@ def _lay_out_all(
             clips += lay_out(
                 video,
                 folder,
-                lambda shot, prompt, number=number: prompt_file_name(number, shot, prompt),
+                partial(prompt_file_name, number),
                 rules.whole,
             )
         except Exception as error:
@@ -170,6 +176,7 @@ def _score(
     clips: list[ShotFile],
     names: Sequence[str],
     waits: dict[str, str],
+    *,
     folder: Path,
     long: bool,
     tell: Tell,
@@ -220,8 +227,8 @@ def ask(
 
 
 def _row(clip: ShotFile, name: str, answer: dict, backend: str) -> Row:
-    """The row of what VBench measured of one clip; a dimension that failed there, or gave nothing of
-    it, is absent."""
+    """The row of what VBench measured of one clip; a dimension that failed there, or gave nothing
+    for it, is absent."""
     version = answer["versions"]["vbench"]
     values = answer["results"].get(name, {"videos": {}})["videos"]
     if name in answer["errors"] or not _finite(values.get(clip.file.name)):

@@ -119,7 +119,8 @@ _BERT = (
     Weight(_SNAPSHOT + "config.json", _FETCH, "HF_HOME"),
     Weight(_SNAPSHOT + "model.safetensors", _FETCH, "HF_HOME"),
 )
-_GRIT_NEEDS = {"files": (_GRIT, _WORDS), "custom": False, "packages": ("detectron2",)}
+
+_BY_GRIT = Dimension((_GRIT, _WORDS), custom=False, packages=("detectron2",))
 
 DIMENSIONS = {
     "subject_consistency": Dimension(_DINO, low=0.1462, quality=True),
@@ -129,11 +130,11 @@ DIMENSIONS = {
     "dynamic_degree": Dimension((_RAFT,), quality=True, weight=0.5),
     "aesthetic_quality": Dimension((_CLIP_L, _AESTHETIC), frames=1, quality=True),
     "imaging_quality": Dimension((_MUSIQ,), frames=1, quality=True),
-    "object_class": Dimension(**_GRIT_NEEDS),
-    "multiple_objects": Dimension(**_GRIT_NEEDS),
+    "object_class": _BY_GRIT,
+    "multiple_objects": _BY_GRIT,
     "human_action": Dimension((_UMT,), frames=1),
-    "color": Dimension(**_GRIT_NEEDS),
-    "spatial_relationship": Dimension(**_GRIT_NEEDS),
+    "color": _BY_GRIT,
+    "spatial_relationship": _BY_GRIT,
     "scene": Dimension((_TAG, *_BERT), custom=False, high=0.8222),
     "appearance_style": Dimension((_CLIP_B,), custom=False, low=0.0009, high=0.2855),
     "temporal_style": Dimension(_VICLIP, frames=1, high=0.364),

@@ -118,8 +118,8 @@ def visionreward_rows(
     """A "visionreward" and an "instruction following" row a clip: every shot where spans are known,
     else the video.
 
-    `requirements` lists by clip name what is checked instead of `statements(prompt)`. What cannot run
-    is absent and says why; a damaged video is a failed row. Raises CinelabError without
+    `requirements` lists by clip name what is checked instead of `statements(prompt)`. What cannot
+    run is absent with the reason; a damaged video is a failed row. Raises CinelabError without
     VisionReward's environment.
     """
     setting = setting or RewardModel.of_machine()
@@ -146,7 +146,9 @@ def visionreward_rows(
             else {}
         )
     for number, (clip, plan) in enumerate(zip(shown, plans, strict=True)):
-        rows += _rows(clip, plan, number, answer, waits, setting, rewriting)
+        rows += _rows(
+            clip, plan, number, answer=answer, waits=waits, setting=setting, rewriting=rewriting
+        )
     return rows
 
 
@@ -285,6 +287,7 @@ def _rows(
     clip: ShotFile,
     plan: tuple[list, list],
     number: int,
+    *,
     answer: dict,
     waits: dict[str, str],
     setting: RewardModel,

@@ -82,7 +82,7 @@ def prompt_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[Row]:
     """1 where a shot shows a prompted attribute, for every shot and attribute; the action among
     them is read from the motion of several frames."""
     return [
-        _row(film, shot, name, seen[film][shot][name] == entry.attributes[name])
+        _row(film, shot, name, value=seen[film][shot][name] == entry.attributes[name])
         for film, plan in enumerate(plans)
         for shot, entry in enumerate(plan.shots)
         for name in PROMPTED
@@ -98,7 +98,7 @@ def planned_cut_rows(frames: np.ndarray, plans: Sequence[FilmPlan]) -> list[Row]
     ]
 
 
-def _row(film: int, shot: int, metric: str, value: float, protocol: str = "") -> Row:
+def _row(film: int, shot: int, metric: str, *, value: float, protocol: str = "") -> Row:
     """A row of shot `shot` (from 0) of a planned film."""
     return Row(clip_of(film), shot + 1, metric, float(value), backend=BACKEND, protocol=protocol)
 
@@ -134,7 +134,13 @@ def consistency_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[
     """1 where a character (place) that comes back looks as it did when it first appeared in this
     very film: identity (scenery) by the protocol `kept`."""
     return [
-        _row(film, shot, what, seen[film][shot][name] == seen[film][begin][name], "kept")
+        _row(
+            film,
+            shot,
+            what,
+            value=seen[film][shot][name] == seen[film][begin][name],
+            protocol="kept",
+        )
         for film, plan in enumerate(plans)
         for what, begin, shot in returns_of(plan)
         for name in LOOKS[what]
@@ -155,7 +161,7 @@ def own_chance_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[R
             known = [look for kind, look in others if kind == what]
             for name in LOOKS[what] if known else ():
                 alike = np.mean([seen[film][shot][name] == look[name] for look in known])
-                rows.append(_row(film, shot, what, alike, "kept"))
+                rows.append(_row(film, shot, what, value=alike, protocol="kept"))
     return rows
 
 
@@ -337,7 +343,13 @@ def recall_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan
     seen = read_shots(reader, frames, plans)
     looks = [(what, names, "recalled") for what, names in LOOKS.items()]
     return [
-        _row(film, len(plan.shots) - 1, metric, shown == plan.shots[-1].attributes[name], protocol)
+        _row(
+            film,
+            len(plan.shots) - 1,
+            metric,
+            value=shown == plan.shots[-1].attributes[name],
+            protocol=protocol,
+        )
         for film, plan in enumerate(plans)
         for metric, names, protocol in [*looks, ("prompt", tuple(PROMPTED), "")]
         for name in names

@@ -28,6 +28,7 @@ def film_values(
     reader: Recogniser,
     frames: np.ndarray,
     timeline: Timeline,
+    *,
     prompts: list[str],
     timings: pd.DataFrame,
 ) -> pd.DataFrame:
@@ -79,11 +80,11 @@ def returning_rows(seen: list[dict], wanted: list[dict]) -> list[Row]:
                 continue
             begin = first.setdefault(tuple(named[key] for key in keys), shot)
             for name in names if begin != shot else ():
-                rows.append(_kept(seen, name, metric, begin, shot))
+                rows.append(_kept(seen, name, metric, begin=begin, shot=shot))
     return rows
 
 
-def _kept(seen: list[dict], name: str, metric: str, begin: int, shot: int) -> Row:
+def _kept(seen: list[dict], name: str, metric: str, *, begin: int, shot: int) -> Row:
     """Whether one look of shot `shot` (from 0) is that of shot `begin`."""
     before = seen[begin][name]
     now = seen[shot][name]

@@ -212,7 +212,8 @@ def load_recogniser(name: str | Path = "toybox-recogniser") -> Recogniser:
         raise CinelabError(
             f"{folder} was taught other values of {', '.join(other)}; train the recogniser again."
         )
-    model = zoo.load_weights(Recogniser(config), folder)
+    model = Recogniser(config)
+    zoo.load_weights(model, folder)
     model.accuracy = zoo.read_part(folder, "accuracy")
     model.accuracy_codec = zoo.read_part(folder, "accuracy_codec")
     return model

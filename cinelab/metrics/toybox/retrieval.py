@@ -46,8 +46,15 @@ def hit_rows(memory: KVCache, plans: Sequence[FilmPlan], chunk: int) -> tuple[li
 
 def _hit(film: int, shot: int, value: float, source: str = "model") -> Row:
     """A row of the shot `shot` (from 0) of a planned film."""
-    about = {"backend": "toybox", "protocol": "recalled", "source": source}
-    return Row(clip_of(film), shot + 1, "hit rate", value, **about)
+    return Row(
+        clip_of(film),
+        shot + 1,
+        "hit rate",
+        value,
+        backend="toybox",
+        protocol="recalled",
+        source=source,
+    )
 
 
 def history(memory: KVCache, chunk: int, film: int) -> Tensor:

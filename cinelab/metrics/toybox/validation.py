@@ -9,6 +9,7 @@ ours: no paper of the three states how a checkpoint was chosen.
 """
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -30,6 +31,7 @@ from cinelab.metrics.toybox.attributes import (
 )
 from cinelab.metrics.toybox.recogniser import Recogniser
 from cinelab.metrics.video.appearance import appearance_rows
+from cinelab.model.wan import CausalWan
 from cinelab.stream.batch import decode
 from cinelab.world import casting
 from cinelab.zoo.bundle import Bundle
@@ -58,7 +60,7 @@ class Validator:
         self,
         bundle: Bundle,
         reader: Recogniser,
-        policy: Policy | str | None = None,
+        policy: Policy | None = None,
         config: ValidationConfig | None = None,
     ):
         self.bundle = bundle
@@ -77,8 +79,8 @@ class Validator:
         )
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        bundle = replace(self.bundle, model=model)
-        rows = made_rows(bundle, self.reader, self.films, self.truth, self.policy)
+        bundle = replace(self.bundle, model=cast(CausalWan, model))
+        rows = made_rows(bundle, self.reader, self.films, truth=self.truth, policy=self.policy)
         if self.absences:
             noise = seeds_for(self.config.recalls)
             recalled, _ = recall(bundle, self.reader, self.absences, self.policy, noise)
@@ -100,7 +102,7 @@ def validation_columns(rows: pd.DataFrame) -> dict[str, float]:
 
 
 def made_rows(
-    bundle: Bundle, reader: Recogniser, films: Batch, truth: np.ndarray, policy: Policy | str
+    bundle: Bundle, reader: Recogniser, films: Batch, *, truth: np.ndarray, policy: Policy
 ) -> list[Row]:
     """Rows of freshly made films against their truth."""
     frames, _ = make_frames(bundle, films, policy, seeds_for(len(films.plans)))

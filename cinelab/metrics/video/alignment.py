@@ -26,7 +26,7 @@ from cinelab.metrics.toybox.recogniser import AT, WINDOW, Recogniser, load_recog
 from cinelab.metrics.video.clips import Clip, foreign_words, returns, speaks_toybox, strangers
 from cinelab.metrics.video.features import AT_ONCE, Features, load_features, missing
 from cinelab.metrics.video.pixels import TAIL
-from cinelab.script.shotlist import ListedShot
+from cinelab.script.shotlist import ListedShot, ShotList
 from cinelab.stream.decoded_video import pick
 from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY, read_prompt
 
@@ -83,13 +83,15 @@ class Looks:
 
     def __init__(self):
         self.count = 0
-        self._total = 0.0
-        self._first = self._last = None
+        self._total: np.ndarray = np.zeros(())
+        self._first: np.ndarray | None = None
+        self._last: np.ndarray | None = None
         self._likeness = 0.0
 
     def add(self, looks: np.ndarray) -> None:
-        if self._first is None:
-            self._first = self._last = looks[0]
+        if self._first is None or self._last is None:
+            self._first = looks[0]
+            self._last = looks[0]
             self._total = looks[0].astype(np.float64)
             self.count = 1
             looks = looks[1:]
@@ -121,7 +123,7 @@ def feature_rows(clip: Clip, features: Features) -> Iterator[Row]:
                 clip.name, "consistency in shot", "needs at least 2 frames", features.name, number
             )
             continue
-        yield _row(clip, number, "consistency in shot", shot.steadiness, features)
+        yield _row(clip, number, "consistency in shot", value=shot.steadiness, features=features)
     if features.texts:
         yield from text_rows(clip, [shot.mean for shot in shots], features)
     means = np.stack([_unit(shot.mean) for shot in shots])
@@ -159,6 +161,8 @@ def text_rows(clip: Clip, means: Sequence[np.ndarray], features: Features) -> It
     """Mean cosine of a shot's frames (from their mean look (D,)) with its own prompt, and how it
     drifts."""
     metric = "text alignment"
+    if features.texts is None:
+        return
     if not any(shot.prompt for shot in clip.shots):
         yield absent(clip.name, metric, NO_PLAN, features.name)
         return
@@ -168,7 +172,7 @@ def text_rows(clip: Clip, means: Sequence[np.ndarray], features: Features) -> It
             yield absent(clip.name, metric, NO_PROMPT, features.name, number)
             continue
         values[number] = float(mean @ features.texts([shot.prompt])[0])
-        yield _row(clip, number, metric, values[number], features)
+        yield _row(clip, number, metric, value=values[number], features=features)
     yield from _drift(clip, values, features.name)
 
 
@@ -213,7 +217,7 @@ def _foreign(clip: Clip) -> dict[int, str]:
     beyond the prompt is read in its own words."""
     found = {}
     for number, shot in enumerate(clip.shots, 1):
-        if _shows(shot) or shot.end <= clip.planned.given:
+        if _shows(shot) or shot.end <= _given(clip):
             continue
         if not speaks_toybox(shot.prompt):
             words = ", ".join(map(repr, foreign_words(shot.prompt)))
@@ -225,13 +229,19 @@ def _foreign(clip: Clip) -> dict[int, str]:
     return found
 
 
+def _given(clip: Clip) -> int:
+    """The first frame that was to be made: what lies before it was given."""
+    return clip.planned.given if clip.planned else 0
+
+
 def _without(clip: Clip, numbers: Container[int]) -> Clip:
     """The clip with no prompt and no cast in some shots."""
     shots = tuple(
         ListedShot(shot.start, shot.end, cut=shot.cut) if number in numbers else shot
         for number, shot in enumerate(clip.shots, 1)
     )
-    return replace(clip, planned=replace(clip.planned, shots=shots))
+    planned = replace(clip.planned or ShotList(shots), shots=shots)
+    return replace(clip, planned=planned)
 
 
 def _shows(shot: ListedShot) -> dict[str, str]:
@@ -242,7 +252,7 @@ def _shows(shot: ListedShot) -> dict[str, str]:
 def _wanted(clip: Clip) -> list[dict[str, str]]:
     """What every shot was to show of what a prompt can name; nothing of those that were given."""
     return [
-        {} if shot.end <= clip.planned.given else _shows(shot) or read_prompt(shot.prompt)
+        {} if shot.end <= _given(clip) else _shows(shot) or read_prompt(shot.prompt)
         for shot in clip.shots
     ]
 
@@ -257,7 +267,7 @@ def recalled_rows(clip: Clip, seen: list[dict[str, str]]) -> Iterator[Row]:
                 for key in LOOKS[what]
                 if key in clip.shots[late].shows
             }
-            if truth and clip.shots[early].end <= clip.planned.given < clip.shots[late].end:
+            if truth and clip.shots[early].end <= _given(clip) < clip.shots[late].end:
                 value = float(np.mean([seen[late][key] == wanted for key, wanted in truth.items()]))
                 shown = ", ".join(
                     f"{key} {seen[late][key]} ({wanted})" for key, wanted in truth.items()
@@ -316,7 +326,6 @@ def across_rows(
 ) -> Iterator[Row]:
     """Every return of a character and a place against its first appearance, and the chance level,
     which is that of shots that share nobody."""
-    about = {"backend": backend, "version": version, "protocol": ACROSS}
     for what, field in KINDS.items():
         found = list(returns(clip.shots, field))
         for late, early, name in found:
@@ -326,7 +335,9 @@ def across_rows(
                 what,
                 compare(late, early, what),
                 detail=f"{name}: as in shot {early + 1}",
-                **about,
+                backend=backend,
+                version=version,
+                protocol=ACROSS,
             )
         if not found:
             named = any(getattr(shot, field) for shot in clip.shots)
@@ -336,7 +347,17 @@ def across_rows(
         if others:
             detail = f"mean of {len(others)} pairs that share none"
             value = float(np.mean(others))
-            yield Row(clip.name, WHOLE, what, value, source="chance", detail=detail, **about)
+            yield Row(
+                clip.name,
+                WHOLE,
+                what,
+                value,
+                source="chance",
+                detail=detail,
+                backend=backend,
+                version=version,
+                protocol=ACROSS,
+            )
 
 
 def _drift(clip: Clip, values: dict[int, float], backend: str) -> Iterator[Row]:
@@ -355,7 +376,7 @@ def _drift(clip: Clip, values: dict[int, float], backend: str) -> Iterator[Row]:
         )
 
 
-def _row(clip: Clip, shot: int, metric: str, value: float, features: Features) -> Row:
+def _row(clip: Clip, shot: int, metric: str, *, value: float, features: Features) -> Row:
     return Row(clip.name, shot, metric, value, backend=features.name, version=features.version)
 
 

@@ -60,9 +60,10 @@ def appearance_rows(
     true films' mean."""
     rows = []
     for name, measure in MEASURES.items():
-        whole = np.mean([measure(true, shots) for true, shots in zip(truth, spans, strict=True)])
+        each = [measure(true, shots) for true, shots in zip(truth, spans, strict=True)]
+        whole = max(float(np.mean(each)), 1e-6)
         rows += [
-            Row(clip_of(film), WHOLE, name, float(measure(made, shots) / max(whole, 1e-6)))
+            Row(clip_of(film), WHOLE, name, float(measure(made, shots) / whole))
             for film, (made, shots) in enumerate(zip(frames, spans, strict=True))
         ]
     return rows

@@ -75,7 +75,9 @@ class Clip(Readable):
     @cached_property
     def steps(self) -> np.ndarray:
         """Mean absolute change of a pixel from each frame to the next, (F - 1,) in 0..1."""
-        return self.seen.steps if "seen" in vars(self) else frame_difference(self.frames)
+        if "seen" in vars(self) or not isinstance(self.frames, np.ndarray):
+            return self.seen.steps
+        return frame_difference(self.frames)
 
     def parts(self) -> Iterator[tuple[int, ListedShot, Iterator[np.ndarray]]]:
         """(number from 1, shot, its frames (H, W, 3) one by one) of every shot, in one pass over

@@ -275,7 +275,7 @@ def match_cuts(planned: Iterable[int], detected: Iterable[int], tolerance: int =
 
 
 def _check(frames: np.ndarray) -> None:
-    shape = getattr(frames, "shape", ())
+    shape: tuple[int, ...] = getattr(frames, "shape", ())
     if getattr(frames, "dtype", None) != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
         found = f"{getattr(frames, 'dtype', type(frames).__name__)} {getattr(frames, 'shape', '')}"
         raise CinelabError(f"frames: expected uint8 (F, H, W, 3) with F >= 1, found {found}")

@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,8 +99,8 @@ def _clip() -> Features:
             lambda x: _pooled(model.get_image_features(pixel_values=x)),
             frames,
             side,
-            CLIP_MEAN,
-            CLIP_STD,
+            mean=CLIP_MEAN,
+            std=CLIP_STD,
         )
 
     @torch.inference_mode()
@@ -125,14 +126,15 @@ def _dino() -> Features:
             lambda x: model(pixel_values=x, interpolate_pos_encoding=True).last_hidden_state[:, 0],
             frames,
             side,
-            IMAGENET_MEAN,
-            IMAGENET_STD,
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
         )
 
     return Features("dino", _version(folder), images)
 
 
-def _read(kind: type, folder: Path):
+def _read(kind: Any, folder: Path) -> Any:
+    """A model of a class of transformers, which is not typed."""
     try:
         made = kind.from_pretrained(folder, local_files_only=True).eval()
     except Exception as error:
@@ -155,7 +157,7 @@ def _pooled(output) -> Tensor:
 
 @torch.inference_mode()
 def _batched(
-    look: Callable[[Tensor], Tensor], frames: np.ndarray, side: int, mean, std
+    look: Callable[[Tensor], Tensor], frames: np.ndarray, side: int, *, mean, std
 ) -> np.ndarray:
     parts = [frames[i : i + AT_ONCE] for i in range(0, len(frames), AT_ONCE)]
     return np.concatenate([_unit(look(prepare_images(part, side, mean, std))) for part in parts])

@@ -121,7 +121,8 @@ def dynamic_degree(frames: Iterable[np.ndarray], fps: float) -> float:
     rows = 1
     for one, two in pairwise(cv2.cvtColor(_shrunk(frame), cv2.COLOR_RGB2GRAY) for frame in frames):
         # (h, w, 2) pixels
-        flow = cv2.calcOpticalFlowFarneback(one, two, None, 0.5, 3, 15, 3, 5, 1.2, 0)
+        flow = np.zeros((*one.shape, 2), np.float32)
+        cv2.calcOpticalFlowFarneback(one, two, flow, 0.5, 3, 15, 3, 5, 1.2, 0)
         speed = np.sort(np.linalg.norm(flow, axis=2).ravel())
         speeds.append(speed[-max(1, int(BUSY * len(speed))) :].mean())
         rows = len(one)

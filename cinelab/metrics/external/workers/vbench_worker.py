@@ -150,6 +150,7 @@ def _long(job: dict, device, listing: str, out: str):
         spec = importlib.util.spec_from_file_location(
             "vbench2_beta_long", home / "__init__.py", submodule_search_locations=[str(home)]
         )
+        assert spec and spec.loader  # a file's spec has a loader
         module = sys.modules["vbench2_beta_long"] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     bench = sys.modules["vbench2_beta_long"].VBenchLong(device, listing, out)

@@ -75,7 +75,7 @@ def load_model(job: dict):
                 pad_token_id=PAD,
             )
         # the first new word is the answer
-        return tokenizer.decode(tokens[0, given["input_ids"].shape[1]])
+        return str(tokenizer.decode(tokens[0, given["input_ids"].shape[1]]))
 
     return answer
 
