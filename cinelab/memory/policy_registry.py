@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cinelab.config import from_kind
+from cinelab.config import from_kind, to_kind
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import (
     CAMR,
@@ -46,7 +46,7 @@ def policy_named(policy: "str | Policy | Mapping", budget: int = BUDGET, **more:
     A name of one's own (see `cinelab.registry`) or an import path stands for a class, which is
     given `budget` if it takes one, or for a function of the budget. A Policy has a budget already
     and stays as it is; a dictionary is one that `policy_dict` wrote down. `oracle`, which must be
-    told its `shots`, is for tests whose truth is known.
+    given its `shots`, is for tests whose truth is known.
     """
     if isinstance(policy, str):
         made = _of_name(policy, budget)
