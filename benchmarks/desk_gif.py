@@ -62,7 +62,7 @@ def address(folder: Path) -> str:
 
 
 def session(page):
-    """Pictures of the desk while it is directed."""
+    """Images of the desk while it is directed."""
 
     def say(text: str, key: str):
         page.locator("textarea").fill(text)

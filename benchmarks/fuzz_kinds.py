@@ -69,9 +69,9 @@ def attempt(name: str, files: Files, folder: Path) -> bool:
             warnings.simplefilter("ignore")
             KINDS[name].run(folder)
     except CinelabError as error:
-        said = str(error)
-        assert said.strip() and len(said) < MOST, (
-            f"a refusal of {len(said)} characters: {said[:300]}"
+        message = str(error)
+        assert message.strip() and len(message) < MOST, (
+            f"a refusal of {len(message)} characters: {message[:300]}"
         )
         return False
     return True
@@ -863,8 +863,8 @@ def fixed_results() -> TemporaryDirectory:
 def question(folder: Path) -> None:
     from cinelab.lab.reports.query import column_table, query, telling
 
-    asked = (folder / "question.txt").read_bytes().decode()
-    found = query(fixed_results().name, **{(folder / "how.txt").read_text(): asked})
+    question = (folder / "question.txt").read_bytes().decode()
+    found = query(fixed_results().name, **{(folder / "how.txt").read_text(): question})
     column_table(found)
     if "sweep" in found:
         telling(found)
@@ -968,19 +968,19 @@ def arguments(folder: Path) -> None:
     from cinelab.cli import commands as cli
 
     words = json.loads((folder / "words.json").read_bytes())
-    said = io.StringIO()
+    message = io.StringIO()
     (folder / "here").mkdir()
     # None: wherever sys.stdout is then
     before = sys.argv, Path.cwd(), printing.out._file, printing.err._file
     try:
         os.chdir(folder / "here")
-        sys.argv, printing.out.file, printing.err.file = ["cinelab", *words], said, said
-        with redirect_stdout(said), redirect_stderr(said):
+        sys.argv, printing.out.file, printing.err.file = ["cinelab", *words], message, message
+        with redirect_stdout(message), redirect_stderr(message):
             cli.run_command()
     except SystemExit as ended:
         assert ended.code in (0, 1, 2, None), f"exit code {ended.code}"
-        assert ended.code != 2 or len(said.getvalue()) < 2 * MOST, (
-            f"{len(said.getvalue())} characters were said"
+        assert ended.code != 2 or len(message.getvalue()) < 2 * MOST, (
+            f"{len(message.getvalue())} characters were said"
         )
     finally:
         sys.argv, here, printing.out._file, printing.err._file = before

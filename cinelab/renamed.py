@@ -588,8 +588,13 @@ NAMES: dict[str, dict[str, str]] = {
         "settled": "synchronize",
     },
     "stream.reader": {
-        "Film": "DecodedVideo",
+        "Film": "stream.decoded_video.DecodedVideo",
         "Video": "VideoReader",
+        "constant_rate": "stream.decoded_video.constant_rate",
+        "finest_rate": "stream.decoded_video.finest_rate",
+        "nominal": "stream.decoded_video.nominal",
+        "pick": "stream.decoded_video.pick",
+        "shown_at": "stream.decoded_video.shown_at",
         "turned": "display_rotation",
     },
     "stream.session": {

@@ -17,8 +17,8 @@ from cinelab.metrics.video.clips import load_clip
 from cinelab.metrics.video.evaluate import evaluate
 from cinelab.metrics.video.pixels import cut_rows
 from cinelab.script.shotlist import ListedShot, ShotList, shot_list_path
-from cinelab.stream import reader
-from cinelab.stream.reader import DecodedVideo, constant_rate, finest_rate, pick
+from cinelab.stream import decoded_video, reader
+from cinelab.stream.decoded_video import DecodedVideo, constant_rate, finest_rate, pick
 from cinelab.stream.video import read_video
 
 PLAN = "title: p\nshots:\n  - {prompt: bars, seconds: 1}\n  - {prompt: fractal, seconds: 1}\n"
@@ -87,7 +87,7 @@ def test_an_edit_list_is_no_damage(base, tmp_path):
     ffmpeg("-ss", 0.7, "-i", base, "-c", "copy", tmp_path / "trimmed.mp4")
     film = DecodedVideo(tmp_path / "trimmed.mp4")
     whole = read_video(base)[0]
-    assert film.changes == (reader.HIDDEN,) and frames_and_rate(tmp_path / "trimmed.mp4") == (
+    assert film.changes == (decoded_video.HIDDEN,) and frames_and_rate(tmp_path / "trimmed.mp4") == (
         len(film),
         12,
     )
@@ -113,7 +113,7 @@ def test_a_variable_rate_counts_in_seconds(base, tmp_path):
         tmp_path / "vfr.mp4",
     )
     film = DecodedVideo(tmp_path / "vfr.mp4")
-    assert (len(film), film.fps, film.decoded) == (23, 12, 18) and film.changes == (reader.VARIES,)
+    assert (len(film), film.fps, film.decoded) == (23, 12, 18) and film.changes == (decoded_video.VARIES,)
     (tmp_path / "plan.yaml").write_text(PLAN)
     clip = load_clip(tmp_path / "vfr.mp4", tmp_path / "plan.yaml")
     assert clip.planned.spans == [(0, 12), (12, 23)]
@@ -457,7 +457,7 @@ def test_a_metric_of_ones_own_is_handed_all_frames_or_is_absent(base, monkeypatc
     film = DecodedVideo(base, keep=0)
     (row,) = metrics.registered_clip_rows("a", film, (ListedShot(0, 24),))
     assert row.value == pytest.approx(read_video(base)[0].mean())
-    monkeypatch.setattr(reader, "free_bytes", lambda device: 0)
+    monkeypatch.setattr(decoded_video, "free_bytes", lambda device: 0)
     (row,) = metrics.registered_clip_rows("a", film, (ListedShot(0, 24),))
     assert row.status == "absent" and "GiB at once, which are not free" in row.detail
 

@@ -17,7 +17,7 @@ from cinelab.metrics.metric import METRICS, OWN, Metric
 from cinelab.metrics.rows import WHOLE, Row, absent, clip_of
 from cinelab.registry import path_of
 from cinelab.script.shotlist import ListedShot, ShotList
-from cinelab.stream.reader import DecodedVideo
+from cinelab.stream.decoded_video import DecodedVideo
 from cinelab.world import casting, render
 
 Shots = Sequence[Sequence[ListedShot]]

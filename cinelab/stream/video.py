@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
+from cinelab.stream.decoded_video import DecodedVideo
 from cinelab.stream.frames import check_frames
-from cinelab.stream.reader import DecodedVideo
 from cinelab.texts import check_regular
 
 # Tried in this order, each with the options that make it look about as good as crf 14.

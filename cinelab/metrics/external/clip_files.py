@@ -24,7 +24,7 @@ from cinelab.files import composed
 from cinelab.metrics.video.clips import Tell, find_videos, labels
 from cinelab.script.shotlist import ShotList, shot_list_path
 from cinelab.stream.colour import rgb
-from cinelab.stream.reader import HIDDEN, VARIES, DecodedVideo, nominal
+from cinelab.stream.decoded_video import HIDDEN, VARIES, DecodedVideo, nominal
 from cinelab.texts import PROMPTS, read_json
 
 Span = tuple[int, int]  # (first frame, end), end excluded

@@ -25,7 +25,7 @@ from cinelab.metrics.external.vbench_files import (
     waiting_for,
 )
 from cinelab.metrics.rows import Row, absent
-from cinelab.stream.reader import DecodedVideo
+from cinelab.stream.decoded_video import DecodedVideo
 from cinelab.stream.video import write_mp4
 from cinelab.texts import RECORD, read_json
 

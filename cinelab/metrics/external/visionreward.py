@@ -26,7 +26,7 @@ from cinelab.metrics.external.vbench_files import Missing
 from cinelab.metrics.rows import Row, absent, failed
 from cinelab.metrics.video.clips import why_failed
 from cinelab.outputs import passing_folder
-from cinelab.stream.reader import DecodedVideo, pick
+from cinelab.stream.decoded_video import DecodedVideo, pick
 from cinelab.texts import RECORD, read_json, read_text
 
 REWARD_METRICS = REWARD, FOLLOWED = ("visionreward", "instruction following")

@@ -27,7 +27,7 @@ from cinelab.metrics.video.clips import Clip, foreign_words, returns, speaks_toy
 from cinelab.metrics.video.features import AT_ONCE, Features, load_features, missing
 from cinelab.metrics.video.pixels import TAIL
 from cinelab.script.shotlist import ListedShot, ShotList
-from cinelab.stream.reader import pick
+from cinelab.stream.decoded_video import pick
 from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY, read_prompt
 
 KNOWN = ("toybox", "colour", "clip", "dino")

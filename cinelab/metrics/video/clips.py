@@ -25,7 +25,7 @@ from cinelab.readable import Readable
 from cinelab.script.prompts import split_words, unknown_words
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.shotlist import SUFFIX, ListedShot, ShotList, shot_list_path
-from cinelab.stream.reader import DecodedVideo
+from cinelab.stream.decoded_video import DecodedVideo
 from cinelab.tables import read_frame
 from cinelab.texts import HALF_PAIR, check_name
 from cinelab.world.vocab import known_words, read_prompt

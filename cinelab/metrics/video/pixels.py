@@ -19,7 +19,7 @@ from cinelab.metrics.rows import WHOLE, Row, absent
 from cinelab.metrics.video.appearance import contrast, saturation, sharpness
 from cinelab.metrics.video.clips import Clip
 from cinelab.metrics.video.cuts import frame_difference, match_cuts
-from cinelab.stream.reader import pick
+from cinelab.stream.decoded_video import pick
 
 TAIL = 0.15  # share of a film at either end that drift compares, as Helios-Bench does
 LOOKED = 16  # frames at either end that are looked at
