@@ -47,16 +47,12 @@ SHARED = {
     "main": "the entry point of a module that can be run",
     "loss": "the objective of a training stage",
     "train": "a training stage, and the command that runs one",
+    # a stage's name: its settings by preset (train.presets), and its run in a notebook (lab)
+    **dict.fromkeys(
+        ("bidirectional", "teacher_forcing", "ode", "consistency", "dmd", "codec", "recogniser"),
+        "the settings of a training, and the call that sets one up",
+    ),
 }
-# names that still stand in two modules by chance; take one out when it is unique, add none
-TWICE = set(
-    (
-        "ChunkGenerator Film Layout Made Progress Source attention bench beside bidirectional box "
-        "brief build check_fits claim clean codec consistency cut decoded dmd export filled film "
-        "film_store find kind_of ode plan recogniser requests_of run shared short split spoken "
-        "still teacher_forcing timeline_of "
-    ).split()
-)
 
 
 def sources() -> Iterator[tuple[str, str]]:
@@ -195,7 +191,7 @@ def test_a_file_is_one_idea():
 
 
 def test_a_name_stands_in_one_module():
-    found = {name: paths for name, paths in twice().items() if name not in TWICE | set(SHARED)}
+    found = {name: paths for name, paths in twice().items() if name not in SHARED}
     assert found == {}, "give each a name of its own"
 
 

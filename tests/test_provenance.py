@@ -168,7 +168,7 @@ def test_pairs_are_of_one_store_and_a_run_of_one_set_of_pairs(tmp_path):
     config = replace(ODE, pairs=presets.pairs("smoke"))
     teacher = net().requires_grad_(False)
     for name, mark in (("one", "a"), ("two", "b")):
-        list(pairs.build(tmp_path / name, config.pairs, teacher, "abc", Marked(mark)))
+        list(pairs.build_pairs(tmp_path / name, config.pairs, teacher, "abc", Marked(mark)))
     with pytest.raises(CinelabError, match="films of another content"):
         pairs.Pairs(tmp_path / "one", config.pairs, "abc", Marked("b"))
     said = read_json(tmp_path / "one" / "pairs.json")

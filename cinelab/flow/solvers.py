@@ -126,7 +126,7 @@ def ab2(velocity: Velocity, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
         yield x
 
 
-def consistency(
+def consistency_sampling(
     velocity: Velocity,
     x: Tensor,
     levels: Tensor,
@@ -148,4 +148,4 @@ def consistency(
     return x - times[final] * velocity(x, times[final])
 
 
-SOLVERS.add("consistency", consistency)
+SOLVERS.add("consistency", consistency_sampling)
