@@ -645,7 +645,7 @@ NAMES: dict[str, dict[str, str]] = {
         "follow": "train.loop.optimization_step",
     },
     "train.pairs": {
-        "build": "build_pairs",
+        "build": "integrate_pairs",
         "field_of": "teacher_velocity",
     },
     "weights.convert": {

@@ -706,7 +706,12 @@ def strangers(tmp_path_factory) -> Path:
         "-i",
         "smptebars=size=355x199:rate=25:duration=2",
     ]
-    joined = "[0:v]format=yuv444p,setsar=1[a];[1:v]trim=duration=2,format=yuv444p,setsar=1[b];[2:v]format=yuv444p,setsar=1[c];[a][b][c]concat=n=3:v=1[v]"
+    joined = (
+        "[0:v]format=yuv444p,setsar=1[a];"
+        "[1:v]trim=duration=2,format=yuv444p,setsar=1[b];"
+        "[2:v]format=yuv444p,setsar=1[c];"
+        "[a][b][c]concat=n=3:v=1[v]"
+    )
     ffmpeg(
         *shots,
         "-filter_complex",

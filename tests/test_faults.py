@@ -425,7 +425,12 @@ def fill_the_disk(place: Path) -> None:
 
 
 def test_on_a_full_disk_logs_stay_readable_and_checkpoints_whole(tmp_path):
-    code = "import sys, test_faults as t; p = t.Path(sys.argv[1]); t.small_disk(p, int(sys.argv[2])) or sys.exit(77); t.fill_the_disk(p)"
+    code = (
+        "import sys, test_faults as t\n"
+        "p = t.Path(sys.argv[1])\n"
+        "t.small_disk(p, int(sys.argv[2])) or sys.exit(77)\n"
+        "t.fill_the_disk(p)"
+    )
     found = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     ended = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), "64"], env=found, capture_output=True, text=True

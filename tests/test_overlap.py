@@ -144,6 +144,7 @@ def test_a_device_that_runs_out_of_memory_is_one_sentence(bundle, monkeypatch):
     monkeypatch.setattr(reel, "make_chunk", full)
     with pytest.raises(
         CinelabError,
-        match=r"^Chunk 1 ran out of memory on the device \(CUDA out of memory. Tried to allocate 2.00 GiB.\); keep",
+        match=r"^Chunk 1 ran out of memory on the device "
+        r"\(CUDA out of memory. Tried to allocate 2.00 GiB.\); keep",
     ):
         Director(bundle, overlap=True).render(PLAY)

@@ -288,7 +288,7 @@ def test_every_stage_with_guidance_asks_its_store_for_that_prompt(tmp_path):
     for said in ("", "blurred"):
         config = replace(presets.pairs("smoke"), bf16=False, unconditional=said)
         folder = tmp_path / f"pairs{said}"
-        list(pairs.build_pairs(folder, config, teacher, "abc", Worded()))
+        list(pairs.integrate_pairs(folder, config, teacher, "abc", Worded()))
         stage = replace(presets.consistency("smoke"), **small, unconditional=said, steps=1)
         cd = next(
             consistency.train(stage, net(), teacher, Worded(), Run(tmp_path / f"cd{said}", stage))
@@ -310,7 +310,7 @@ def test_every_stage_with_guidance_asks_its_store_for_that_prompt(tmp_path):
 
 def test_pairs_of_before_the_prompt_had_a_setting_are_still_taken(tmp_path):
     config = replace(presets.pairs("smoke"), bf16=False)
-    list(pairs.build_pairs(tmp_path, config, net(), "abc", FakeStore()))
+    list(pairs.integrate_pairs(tmp_path, config, net(), "abc", FakeStore()))
     note = json.loads((tmp_path / "pairs.json").read_text())
     del note["unconditional"], note["seal"]
     (tmp_path / "pairs.json").write_text(json.dumps(note))
