@@ -63,7 +63,9 @@ def base(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("to", "name"), [("diffusers", "x"), ("training", "x.pt")])
 def test_a_killed_conversion_is_taken_up(base, tmp_path, to, name):
-    work = lambda folder: convert_weights(base, folder / name, to)  # noqa: E731
+    def work(folder):
+        return convert_weights(base, folder / name, to)
+
     assert killed_at_every_operation(work, tmp_path, refusal="exists already", points=6) == []
 
 
@@ -256,7 +258,10 @@ def test_a_flipped_bit_in_stores_is_noticed(tmp_path):
         return store.recipe, clips.latents.tolist(), clips.text.tolist(), clips.slot.tolist()
 
     assert silent(films, tmp_path, read, sorted(path.name for path in films.iterdir()), 60) == []
-    again = lambda folder: read_arrays(folder / "00000.npz", ("a",), "build again")[0].tolist()  # noqa: E731
+
+    def again(folder):
+        return read_arrays(folder / "00000.npz", ("a",), "build again")[0].tolist()
+
     assert silent(arrays, tmp_path, again, ["00000.npz"], 30) == []
     (arrays / "00000.npz").rename(arrays / "00001.npz")
     with pytest.raises(CinelabError, match="was written as 00000.npz; build again"):

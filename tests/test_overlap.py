@@ -51,7 +51,10 @@ def test_decoding_beside_the_model_gives_the_same_bits(bundle, plain):
 @pytest.mark.parametrize("policy", [CAMR(budget=3), Full()], ids=repr)
 def test_a_fused_film_is_the_same_to_rounding(bundle, policy):
     calls = []
-    count = lambda *_: calls.append(1)
+
+    def count(*_):
+        calls.append(1)
+
     hook = bundle.model.register_forward_hook(count)
     apart = Director(bundle, policy).render(PLAY)
     alone = len(calls)

@@ -353,7 +353,10 @@ def test_the_bell_is_the_training_weight_of_wans_scheduler():
 def test_teacher_forcing_weighs_frames_by_the_bell_where_asked():
     config = replace(presets.teacher_forcing("smoke"), model=presets.SMOKE)
     clips = Fake().clips(2, 4, rng_at(0))
-    flat = lambda x, *rest: torch.zeros_like(x)
+
+    def flat(x, *rest):
+        return torch.zeros_like(x)
+
     even, bell = (
         teacher_forcing.loss(flat, clips, replace(config, weight=how), FULL_HISTORY, rng_at(1))
         for how in teacher_forcing.WEIGHTS
