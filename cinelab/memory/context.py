@@ -6,8 +6,8 @@
     BidirectionalContext     every frame attends to every frame (stage 0, and the yardstick)
     CausalContext            chunk i attends to the clean chunks that the policy retrieves, and to
                              itself
-    TeacherForcingContext    the clip twice, [clean | noisy]: clean chunks as above, a noisy chunk to
-                             the clean chunks before it and to itself
+    TeacherForcingContext    the clip twice, [clean | noisy]: clean chunks as above, a noisy chunk
+                             to the clean chunks before it and to itself
     KnownHistory             the same in two calls: the clean clip once, the noisy one at will
 
 The streaming counterpart is `cinelab.memory.cache`: the same policy makes the mask here and
