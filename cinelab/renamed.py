@@ -548,6 +548,7 @@ NAMES: dict[str, dict[str, str]] = {
         "looked": "shots_retrieved",
     },
     "stream.batch": {
+        "empty_memory": "empty_cache",
         "Timed": "TimedChunk",
         "quick": "inference_mode",
         "script_of": "prompts_and_shots",
