@@ -729,7 +729,7 @@ def test_the_pages_sweep_runs_in_processes_of_its_own(page, monkeypatch):
         set(cells.rows["policy"]) == {"camr", "my_things:LastOfShots"}
         and cells.better("colour kept") == "low"
     )
-    assert {"identity", "colour kept"} <= set(cells.metrics)
+    assert {"identity (recalled)", "colour kept"} <= set(cells.metrics)
     found = query(folder / "results", "policy = 'my_things:LastOfShots'")
     assert len(found) == 1 and "colour kept" in found
 

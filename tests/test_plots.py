@@ -218,10 +218,10 @@ def test_chunk_times_stack_in_milliseconds():
 
 
 def test_shot_by_shot_figures_name_their_axes():
-    from cinelab.lab.studies.evaluation import marks
+    from cinelab.lab.studies.evaluation import per_shot_figure
 
     rows = [("r", "a.mp4", shot, "sharpness", 0.1 * shot, "ok", "") for shot in (1, 2, 3)]
-    fig = marks(
+    fig = per_shot_figure(
         pd.DataFrame(rows, columns=["run", "clip", "shot", "metric", "value", "status", "backend"])
     )
     assert fig.layout.xaxis.title.text == "shot (from 1)" and fig.layout.yaxis.title.text == "value"

@@ -87,7 +87,7 @@ CLAIMS = (
         "The unseen decides nothing under the autoregressive teacher and up to 0.27 of a frame "
         "under the bidirectional one.",
         "the zero is the causal mask's, exact by construction and no evidence; the other teacher "
-        "was measured under another condition (a past as noisy as the frame), on clips of the "
+        "was asked under another condition (a past as noisy as the frame), on clips of the "
         "training films",
     ),
     Withdrawn(
@@ -118,7 +118,7 @@ CLAIMS = (
 WHOLE = {
     "initialisation": "its starts had unequal clips, time and noise levels "
     "(docs/results.md says what was wrong)",
-    "injectivity": "the teachers were measured under different conditions, and the students on the "
+    "injectivity": "the teachers were asked under different conditions, and the students on the "
     "clips that they were trained on (docs/results.md says what was wrong)",
 }
 

@@ -21,7 +21,8 @@ from av.video.stream import VideoStream
 
 from cinelab.errors import CinelabError
 from cinelab.files import composed
-from cinelab.metrics.video.clips import Tell, find_videos, labels
+from cinelab.metrics.video.clips import Tell, labels
+from cinelab.metrics.video.clips import find_videos as find_files
 from cinelab.script.shotlist import ShotList, shot_list_path
 from cinelab.stream.colour import rgb
 from cinelab.stream.decoded_video import HIDDEN, VARIES, DecodedVideo, nominal
@@ -100,7 +101,7 @@ def find_film_files(
     come last. `tell` hears of keys that fit no video and of what was passed over.
     """
     paths = list(map(Path, paths))
-    files = find_videos(paths, tell)
+    files = find_files(paths, tell)
     if not files:
         raise CinelabError(
             "No video: name video files, folders of them, or folders that `cinelab direct` wrote."
