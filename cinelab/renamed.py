@@ -281,7 +281,7 @@ NAMES: dict[str, dict[str, str]] = {
     "lab.reports.report_figures": {
         "front": "lab.reports.cost_figures.front",
         "pareto_figure": "lab.reports.cost_figures.pareto_figure",
-        "said": "settings_in_words",
+        "said": "lab.reports.cost_figures.settings_in_words",
     },
     "lab.reports.sweep_table": {
         "load_cells": "lab.reports.sweep_cells.load_cells",

@@ -26,7 +26,6 @@ from cinelab.lab.reports.report_figures import (
     legend_columns,
     panel_grid,
     plain_value,
-    settings_in_words,
     shortened,
     split_panels,
 )
@@ -99,6 +98,14 @@ def pareto_figure(cells: Cells, metric: str) -> PaperFigure | None:
         for axes, (_, part) in zip(grid, panels, strict=True):
             _numbered(axes, part, cost, keys=keys, sign=sign, better=better)
     return PaperFigure(f"{metric} against cost", figure, True, pointed)
+
+
+def settings_in_words(row: pd.Series) -> str:
+    """Settings in words: a name speaks for itself, a number needs the name of its setting."""
+    return ", ".join(
+        value if isinstance(value, str) else f"{name} {plain_value(value)}"
+        for name, value in row.items()
+    )
 
 
 def _pareto_panel(

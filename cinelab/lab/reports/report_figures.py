@@ -414,11 +414,3 @@ def _band(rows: pd.DataFrame) -> np.ndarray:
         line.append((place * BIN + (BIN + 1) / 2, e.value, e.low, e.high))
     found = np.array(line).T
     return np.where(np.isfinite(found), found, found[1])
-
-
-def settings_in_words(row: pd.Series) -> str:
-    """Settings in words: a name speaks for itself, a number needs the name of its setting."""
-    return ", ".join(
-        value if isinstance(value, str) else f"{name} {plain_value(value)}"
-        for name, value in row.items()
-    )
