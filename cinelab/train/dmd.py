@@ -20,7 +20,7 @@ compares with.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as fn
@@ -123,8 +123,7 @@ class DmdTraining(Readable):
                 )
 
 
-@dataclass(frozen=True)
-class RolloutDraw:
+class RolloutDraw(NamedTuple):
     """What a self-rollout draws. All processes of a step must draw alike, to make the same
     calls."""
 

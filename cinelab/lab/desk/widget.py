@@ -5,8 +5,8 @@
 Who does what, each thread on a line:
 
     notebook    receives the browser's messages (`receive_message`) and hands them on; never waits
-    engine      makes chunks and carries out commands (`cinelab.stream.live_engine.LiveEngine`);
-                puts every finished chunk into `FilmView.new_chunks`, and answers through tickets
+    engine      makes chunks and carries out commands (`cinelab.stream.live_engine`); puts every
+                finished chunk into `FilmView.new_chunks`, and answers through tickets
     sender      sends the newest frames, the view and a sign of life (`_run_sender`)
     stills      reads a frame of every take of a film that was opened again, and ends
     export      one while a film is exported (`_export_film`)
