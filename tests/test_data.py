@@ -28,6 +28,7 @@ from cinelab.errors import CinelabError
 from cinelab.jobs.job import Data
 from cinelab.latent import store as toybox_store
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig, to_tensor
+from cinelab.memory.context import HistoryPolicy
 from cinelab.metrics.video.cuts import match_cuts
 from cinelab.model.wan import CausalWan, init_toy
 from cinelab.runs import Run
@@ -330,8 +331,9 @@ def test_both_stores_train_alike(both):
     config = presets.teacher_forcing("smoke")
     model = init_toy(CausalWan(presets.SMOKE))
     model.proj_out.weight.data.normal_(std=0.02)
+    history = HistoryPolicy(config.camr)
     losses = [
-        teacher_forcing.loss(model, some, config, config.camr, rng_at(1)).item() for some in clips
+        teacher_forcing.loss(model, some, config, history, rng_at(1)).item() for some in clips
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 

@@ -152,7 +152,7 @@ def test_of_two_trainings_in_one_process_the_later_one_goes_on(tmp_path):
 
 
 def test_what_a_command_starts_may_write_where_it_does(tmp_path):
-    code = "import sys; from cinelab.outputs import claim; claim(sys.argv[1], 0)"
+    code = "import sys; from cinelab.outputs import claim_folder; claim_folder(sys.argv[1], 0)"
     command = [sys.executable, "-c", code, str(tmp_path)]
     with writing(tmp_path, lend=True):
         assert subprocess.run(command, cwd=ROOT).returncode == 0

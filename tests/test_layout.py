@@ -27,14 +27,8 @@ POSITIONAL_BOOLEANS = 54  # parameters; goal 0
 
 # files that are still longer than they should be, with the lines that they may have
 LONG_FILES = {
-    "memory/policy.py": 540,
     "outputs.py": 440,
-    "renamed.py": 700,  # a table
-    "script/screenplay.py": 460,
-    "stream/live.py": 480,
-    "stream/reader.py": 470,
-    "stream/session.py": 650,
-    "weights/sources.py": 510,
+    "renamed.py": 900,  # a table
 }
 # functions whose body is still too long
 LONG_FUNCTIONS = {

@@ -13,7 +13,7 @@ from cinelab.memory.policy import CAMR, Full
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.stream import batch as engine
 from cinelab.stream import generator as reel
-from cinelab.stream.batch import check_room, empty_memory, policy_for
+from cinelab.stream.batch import check_room, empty_cache, policy_for
 from cinelab.stream.director import Director
 from cinelab.stream.overlap import prefetch
 
@@ -124,7 +124,7 @@ def test_a_models_memory_settings_reach_its_films(bundle):
         and policy_for(kept, "full", 5) == Full()
         and policy_for(bundle, "camr", 5).summary == 3
     )
-    memory = empty_memory(kept, policy_for(kept, "camr", 5))
+    memory = empty_cache(kept, policy_for(kept, "camr", 5))
     assert (memory.storage.place, memory.storage.packing, memory.storage.slots) == (
         "host",
         "int8",

@@ -107,11 +107,11 @@ class HostKVStore:
         return self.pages[0][1].nbytes
 
 
-def host_store(slots: int) -> HostKVStore:
-    """Return an empty store whose pool holds `slots` pages on the device."""
-    if slots < 1:
-        raise CinelabError(f"storage.slots is {slots}; at least 1 page must fit on the device.")
-    return HostKVStore(PagePool(slots))
+def host_store(pages: int) -> HostKVStore:
+    """Return an empty store whose pool holds `pages` pages on the device."""
+    if pages < 1:
+        raise CinelabError(f"storage.slots is {pages}; at least 1 page must fit on the device.")
+    return HostKVStore(PagePool(pages))
 
 
 def to_host(page: Tensor) -> Tensor:

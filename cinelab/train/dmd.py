@@ -22,7 +22,7 @@ compares with.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as fn
@@ -127,8 +127,7 @@ class DmdTraining(Readable):
                 )
 
 
-@dataclass(frozen=True)
-class RolloutDraw:
+class RolloutDraw(NamedTuple):
     """What a self-rollout draws. All processes of a step must draw alike: sharded weights are
     gathered in every call of the network, so all must make the same calls."""
 

@@ -105,7 +105,7 @@ def memory_cell(
             reframed,
         )
         known = batch.last_shot * bundle.chunk
-        frames, memory = make_frames(
+        frames, cache = make_frames(
             bundle,
             batch,
             informed(rule, batch.plans),
@@ -114,10 +114,10 @@ def memory_cell(
             known,
         )
         truth = decode(bundle, batch.latents)
-        found = recall_and_hits(reader, memory, frames, truth=truth, batch=batch)
+        found = recall_and_hits(reader, cache, frames, truth=truth, batch=batch)
         parts.append(row_table(numbered_from(start, found)))
-        held.append(touched(memory, batch.last_shot))
-        first = first or (batch, frames, truth, memory.routing_table())
+        held.append(touched(cache, batch.last_shot))
+        first = first or (batch, frames, truth, cache.routing_table())
     if first is None:
         raise CinelabError(f"films is {films}; give at least 1.")
     routing = first[3]
@@ -151,12 +151,12 @@ def memory_cell(
 
 
 def recall_and_hits(
-    reader: Recogniser, memory: KVCache, frames: np.ndarray, *, truth: np.ndarray, batch: Batch
+    reader: Recogniser, cache: KVCache, frames: np.ndarray, *, truth: np.ndarray, batch: Batch
 ) -> list[Row]:
     """Rows of the returns of one batch: what is recalled (model, truth, chance), what registered
     metrics measure, and whether the right pages were retrieved."""
     plans = batch.plans
-    hits, drawn = hit_rows(memory, plans, batch.last_shot)
+    hits, drawn = hit_rows(cache, plans, batch.last_shot)
     return [
         *recall_rows(reader, frames, plans),
         *of_source("truth", recall_rows(reader, truth, plans)),
