@@ -1,9 +1,12 @@
-"""The one roll-out: training, streaming, evaluation and the benchmark make every chunk by `step`.
+"""The one roll-out: training, streaming, evaluation and the benchmark make every chunk here.
 
-    step(model, state, requests) -> (state, chunk)
+    step(model, state, requests) -> (state, chunk)        both halves, one after the other
 
     make_chunk     from noise, down the levels, attending to what the cache retrieves
     append_chunk   the clean chunk once more at t = 0: its keys and values go into the cache
+
+The live stream calls the halves itself, since it shows a chunk before it appends it, or joins the
+second half with the next chunk's first level (`cinelab.scale.fused`).
 
 With random exit steps (`exit_at`) it is the inner loop of Self Forcing's training (arXiv
 2506.08009, Algorithm 1), without them that paper's inference with a KV cache.
