@@ -1,8 +1,23 @@
 """cinelab: train, dissect and direct real-time autoregressive multi-shot video models.
 
-from cinelab import CAMR, Director, Screenplay, load
-film = Director(load("toybox-base"), policy=CAMR(budget=6),
-seed=7).render(Screenplay.load("film.yaml")) film.save("results/my_film")
+    from cinelab import CAMR, Director, Screenplay, load
+
+    director = Director(load("toybox-base"), policy=CAMR(budget=6), seed=7)
+    film = director.render(Screenplay.load("film.yaml"))
+    film.save("results/my_film")
+
+The rooms, down the columns; each imports only from those before it, and `help(cinelab.memory)`
+lists what one holds:
+
+    script    screenplays, timelines, prompts       scale     many GPUs, long histories, speed
+    world     the toybox                            zoo       models by name or folder
+    ops       attention, rotary positions           jobs      a training as one file
+    flow      path, levels, solvers, the roll-out   stream    films and sessions
+    latent    codecs, and stores of clips           metrics   what a film is worth
+    memory    KV cache, policies, contexts          bench     speed
+    model     the network                           data      videos to training clips
+    train     the stages of the training            lab       notebooks, reports, the desk
+    weights   published weights                     cli       the command line
 """
 
 from importlib import import_module

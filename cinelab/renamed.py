@@ -197,7 +197,7 @@ NAMES: dict[str, dict[str, str]] = {
         "denoise": "flow.rollout.denoise",
         "euler": "flow.solvers.euler",
         "noise_for": "flow.rollout.noise_for",
-        "refine": "flow.solvers.consistency",
+        "refine": "flow.solvers.consistency_sampling",
         "remember": "flow.rollout.append_chunk",
         "remember_and_denoise": "scale.fused.append_and_denoise",
         "rollout": "flow.rollout.rollout",
@@ -281,7 +281,7 @@ NAMES: dict[str, dict[str, str]] = {
     "lab.reports.report_figures": {
         "front": "lab.reports.cost_figures.front",
         "pareto_figure": "lab.reports.cost_figures.pareto_figure",
-        "said": "settings_in_words",
+        "said": "lab.reports.panels.settings_in_words",
     },
     "lab.reports.sweep_table": {
         "load_cells": "lab.reports.sweep_cells.load_cells",
@@ -375,6 +375,9 @@ NAMES: dict[str, dict[str, str]] = {
         "Figure": "lab.training.cell_output.LiveFigure",
         "Pace": "lab.training.progress_bar.Pace",
         "Place": "lab.training.cell_output.CellOutput",
+    },
+    "lab.training.video_data": {
+        "film_store": "encode_videos",
     },
     "memory.cache": {
         "Memory": "KVCache",
@@ -525,6 +528,9 @@ NAMES: dict[str, dict[str, str]] = {
         "table": "cost_table",
     },
     "script.screenplay": {
+        "MAX_SECONDS": "script.fields.MAX_SECONDS",
+        "MAX_SHOTS": "script.fields.MAX_SHOTS",
+        "MAX_TEXT": "script.fields.MAX_TEXT",
         "size_of": "screenplay_size",
     },
     "script.shotlist": {
@@ -545,6 +551,7 @@ NAMES: dict[str, dict[str, str]] = {
         "looked": "shots_retrieved",
     },
     "stream.batch": {
+        "empty_memory": "empty_cache",
         "Timed": "TimedChunk",
         "quick": "inference_mode",
         "script_of": "prompts_and_shots",
@@ -641,6 +648,7 @@ NAMES: dict[str, dict[str, str]] = {
         "follow": "train.loop.optimization_step",
     },
     "train.pairs": {
+        "build": "integrate_pairs",
         "field_of": "teacher_velocity",
     },
     "weights.convert": {
@@ -649,8 +657,10 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "weights.sources": {
         "Source": "WeightSource",
-        "first_line": "first_line_of",
-        "kind_of": "file_kind",
+        "Opened": "weights.tensor_files.Opened",
+        "broken": "weights.tensor_files.broken",
+        "first_line": "weights.tensor_files.first_line_of",
+        "kind_of": "weights.tensor_files.file_kind",
     },
     "world.actors": {
         "box": "actor_box",

@@ -666,7 +666,7 @@ def test_a_visit_that_is_let_go_of_is_freed(house):
             visit,
             visit.live,
             visit.live.session,
-            visit.live.session.state(0).memory,
+            visit.live.session.state(0).cache,
             visit.viewers,
         )
     ]
@@ -692,7 +692,7 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
     for _ in range(16):
         session.step()
     opened = Session.resume(tmp_path / "long", bundle)
-    recall = type(session.generator).recall
+    restore = type(session.generator).restore
     seen = []
 
     def slow(reel, *args):
@@ -700,9 +700,9 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
         time.sleep(0.1)
         Long.calls += 1
         seen.append(other.readout.chunks)
-        return recall(reel, *args)
+        return restore(reel, *args)
 
-    opened.generator.recall = lambda *args: slow(opened.generator, *args)
+    opened.generator.restore = lambda *args: slow(opened.generator, *args)
     other.send("resume").result(10)
     until(lambda: other.readout.chunks >= 2)
     again = LiveEngine(opened, pace=None, turns=turns)

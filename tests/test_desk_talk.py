@@ -100,7 +100,7 @@ def test_a_desk_that_is_closed_is_freed(tmp_path):
     made.live.send("resume").result(10)
     until(lambda live=made.live: live.readout.chunks >= 2)
     kept = [
-        weakref.ref(one) for one in (made, made.live, made.live.session, made.live.latest().memory)
+        weakref.ref(one) for one in (made, made.live, made.live.session, made.live.latest().cache)
     ]
     made.close()
     assert made.view["closed"]
@@ -580,7 +580,7 @@ def test_where_a_chunk_looked_is_what_the_routing_table_says(session):
     play(session, 5)
     session.do("cut", text=ROBOT)
     play(session, 4)
-    memory = session.state(8).memory
+    memory = session.state(8).cache
     chunk = 8
     table = memory.routing_table()
     table = table[table["chunk"] == chunk]
@@ -595,7 +595,7 @@ def test_where_a_chunk_looked_is_what_the_routing_table_says(session):
     } == pytest.approx(expected)
     assert (
         shots_retrieved(memory, 99) == {}
-        and shots_retrieved(session.generator.begin().memory, 0) == {}
+        and shots_retrieved(session.generator.begin().cache, 0) == {}
     )
 
 

@@ -92,11 +92,11 @@ def test_a_film_that_goes_on_from_a_snapshot_equals_the_uninterrupted_one(bundle
     memory = KVCache(policy, bundle.chunk, bundle.max_distance)
     whole = []
     saved = None
-    for timed in stream(bundle, [line], memory, [4], pictures=False):
+    for timed in stream(bundle, [line], memory, [4], decode=False):
         whole.append(timed.latents)
         if timed.index == 5:
             saved = memory.snapshot()
-    rest = [timed.latents for timed in stream(bundle, [line], saved, [4], pictures=False)]
+    rest = [timed.latents for timed in stream(bundle, [line], saved, [4], decode=False)]
     assert len(rest) == len(whole) - 6
     assert all(torch.equal(a, b) for a, b in zip(whole[6:], rest, strict=True))
 

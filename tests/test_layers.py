@@ -19,6 +19,7 @@ ONLY_IN = {name: {"lab", "cli"} for name in ("ipywidgets", "papermill", "plotly"
     "rich": {"printing"}
 }
 NO_TORCH = {
+    "script/fields.py",
     "script/screenplay.py",
     "script/timeline.py",
     "checksums.py",

@@ -330,8 +330,8 @@ def test_remembering_a_long_film_ends_with_the_engine(bundle, tmp_path, monkeypa
         session.step()
     again = Session.resume(tmp_path / "film", bundle)
     begun = threading.Event()
-    recall = again.generator.recall
-    again.generator.recall = lambda *args: (begun.set(), time.sleep(0.1), recall(*args))[-1]
+    restore = again.generator.restore
+    again.generator.restore = lambda *args: (begun.set(), time.sleep(0.1), restore(*args))[-1]
     live = LiveEngine(again, pace=None)
     ticket = live.call(lambda one: one.state(29))
     assert begun.wait(10)
@@ -344,7 +344,7 @@ def test_a_running_film_keeps_the_decisions_of_its_last_chunk(live):
     live.send("resume").result(10)
     until(lambda: live.readout.chunks >= 4)
     live.send("pause").result(10)
-    memory = live.latest(timeout=10).memory
+    memory = live.latest(timeout=10).cache
     assert {decision["chunk"] for decision in memory.decisions} == {
         memory.page_chunks[-1]
     } and memory.length >= 4
@@ -359,7 +359,8 @@ KILLED = """
 from cinelab import load
 from cinelab.stream.live_engine import LiveEngine
 from cinelab.stream.session import Session, Settings
-live = LiveEngine(Session.create({folder!r}, load("toybox-1step"), Settings({prompt!r}, seed=5)), pace=None)
+settings = Settings({prompt!r}, seed=5)
+live = LiveEngine(Session.create({folder!r}, load("toybox-1step"), settings), pace=None)
 live.send("resume").result()
 input()
 """

@@ -1,6 +1,8 @@
 """Every notebook: thin, without outputs, and its smoke run passes from start to end."""
 
+import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -61,6 +63,28 @@ def test_it_is_thin(path):
         line.startswith(("def ", "class ")) for cell in code for line in cell.source.splitlines()
     )
     assert defines == (path.stem in OWN), "only what shows own things defines any"
+
+
+@pytest.mark.filterwarnings("error::FutureWarning")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_names_what_it_uses_as_it_is_called_today(path):
+    modules = {}
+    for cell in nbformat.read(path, 4).cells:
+        tree = ast.parse(cell.source if cell.cell_type == "code" else "")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("cinelab"):
+                modules |= {alias.asname or alias.name: used(node, alias) for alias in node.names}
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                if node.value.id in modules:
+                    getattr(modules[node.value.id], node.attr, None)
+
+
+def used(node, alias):
+    """What an import takes from one of the package's modules. Fails where it is not there."""
+    module = import_module(node.module)
+    if hasattr(module, alias.name):
+        return getattr(module, alias.name)
+    return import_module(f"{node.module}.{alias.name}")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

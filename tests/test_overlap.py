@@ -13,7 +13,7 @@ from cinelab.memory.policy import CAMR, Full
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.stream import batch as engine
 from cinelab.stream import generator as reel
-from cinelab.stream.batch import check_room, empty_memory, policy_for
+from cinelab.stream.batch import check_room, empty_cache, policy_for
 from cinelab.stream.director import Director
 from cinelab.stream.overlap import prefetch
 
@@ -51,7 +51,10 @@ def test_decoding_beside_the_model_gives_the_same_bits(bundle, plain):
 @pytest.mark.parametrize("policy", [CAMR(budget=3), Full()], ids=repr)
 def test_a_fused_film_is_the_same_to_rounding(bundle, policy):
     calls = []
-    count = lambda *_: calls.append(1)
+
+    def count(*_):
+        calls.append(1)
+
     hook = bundle.model.register_forward_hook(count)
     apart = Director(bundle, policy).render(PLAY)
     alone = len(calls)
@@ -124,7 +127,7 @@ def test_a_models_memory_settings_reach_its_films(bundle):
         and policy_for(kept, "full", 5) == Full()
         and policy_for(bundle, "camr", 5).summary == 3
     )
-    memory = empty_memory(kept, policy_for(kept, "camr", 5))
+    memory = empty_cache(kept, policy_for(kept, "camr", 5))
     assert (memory.storage.place, memory.storage.packing, memory.storage.slots) == (
         "host",
         "int8",
@@ -144,6 +147,7 @@ def test_a_device_that_runs_out_of_memory_is_one_sentence(bundle, monkeypatch):
     monkeypatch.setattr(reel, "make_chunk", full)
     with pytest.raises(
         CinelabError,
-        match=r"^Chunk 1 ran out of memory on the device \(CUDA out of memory. Tried to allocate 2.00 GiB.\); keep",
+        match=r"^Chunk 1 ran out of memory on the device "
+        r"\(CUDA out of memory. Tried to allocate 2.00 GiB.\); keep",
     ):
         Director(bundle, overlap=True).render(PLAY)

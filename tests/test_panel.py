@@ -169,7 +169,7 @@ changes = {"steps": 60, "save_every": 5}
 stage = stages.teacher_forcing("run", "store", "smoke", None, changes=changes)
 # a browser needs seconds to show the first figure
 slowly = (time.sleep(0.25) or row for row in stage.train())
-seen = stages.watch(slowly, stage.config, sample=stage.sample)
+seen = panel.watch(slowly, stage.config, sample=stage.sample)
 """
 
 
@@ -200,7 +200,7 @@ def test_the_panel_is_one_figure_that_is_updated(browser, tmp_path_factory):
         run_all(page)
         page.wait_for_selector(".js-plotly-plot")
         page.evaluate("document.querySelector('.js-plotly-plot').dataset.mine = 'first'")
-        steps, figures, points = session_from_film(page)
+        steps, figures, points = watched(page)
         shoot(page, "panel")
         same = page.locator(".js-plotly-plot").count()
         page.close()
@@ -209,7 +209,7 @@ def test_the_panel_is_one_figure_that_is_updated(browser, tmp_path_factory):
     assert not elsewhere, "nothing may need the network"
 
 
-def session_from_film(page):
+def watched(page):
     """What a reader sees until the training is done: texts of the step, counts of figures, points
     drawn."""
     steps = set()

@@ -87,7 +87,9 @@ def test_an_edit_list_is_no_damage(base, tmp_path):
     ffmpeg("-ss", 0.7, "-i", base, "-c", "copy", tmp_path / "trimmed.mp4")
     film = DecodedVideo(tmp_path / "trimmed.mp4")
     whole = read_video(base)[0]
-    assert film.changes == (decoded_video.HIDDEN,) and frames_and_rate(tmp_path / "trimmed.mp4") == (
+    assert film.changes == (decoded_video.HIDDEN,) and frames_and_rate(
+        tmp_path / "trimmed.mp4"
+    ) == (
         len(film),
         12,
     )
@@ -113,7 +115,9 @@ def test_a_variable_rate_counts_in_seconds(base, tmp_path):
         tmp_path / "vfr.mp4",
     )
     film = DecodedVideo(tmp_path / "vfr.mp4")
-    assert (len(film), film.fps, film.decoded) == (23, 12, 18) and film.changes == (decoded_video.VARIES,)
+    assert (len(film), film.fps, film.decoded) == (23, 12, 18) and film.changes == (
+        decoded_video.VARIES,
+    )
     (tmp_path / "plan.yaml").write_text(PLAN)
     clip = load_clip(tmp_path / "vfr.mp4", tmp_path / "plan.yaml")
     assert clip.planned.spans == [(0, 12), (12, 23)]

@@ -302,10 +302,10 @@ def test_a_yaml_file_that_cannot_be_meant_is_one_sentence(tmp_path, text, said):
 def test_limits_agree_with_each_other():
     from cinelab.lab.desk.hosting import DemoLimits
     from cinelab.limits import CHUNKS, DIRECTED, LATENTS, SECONDS, SHOTS, STEPS
-    from cinelab.script import screenplay
+    from cinelab.script import fields, screenplay
 
     assert (
-        (screenplay.MAX_SHOTS, screenplay.MAX_SECONDS) == (SHOTS, SECONDS)
+        (fields.MAX_SHOTS, fields.MAX_SECONDS) == (SHOTS, SECONDS)
         and CHUNKS == LATENTS
         and 2 * DIRECTED <= SHOTS
     )

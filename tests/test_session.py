@@ -25,7 +25,7 @@ from cinelab.memory.policy import CAMR
 from cinelab.memory.policy_registry import POLICIES, budget_of, name_of, policy_named
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.timeline import plan
-from cinelab.stream.batch import empty_memory, stream
+from cinelab.stream.batch import empty_cache, stream
 from cinelab.stream.chunk_file import write_chunk
 from cinelab.stream.export import export_film, screenplay_of
 from cinelab.stream.generator import ChunkGenerator, ChunkRequest
@@ -90,7 +90,7 @@ def test_a_reel_makes_the_batch_rollouts_bits(bundle):
     whole = torch.cat(
         [
             timed.latents
-            for timed in stream(bundle, [line], empty_memory(bundle, CAMR(budget=4)), [5])
+            for timed in stream(bundle, [line], empty_cache(bundle, CAMR(budget=4)), [5])
         ],
         dim=1,
     )
@@ -111,7 +111,7 @@ def test_a_recalled_chunk_leaves_the_state_that_making_it_left(bundle):
     for index, text in enumerate([CAT, CAT, f"then {JUMP}"]):
         ask = ChunkRequest(text, recache=index == 2)
         made, timed = reel.step(made, ask)
-        again = reel.recall(again, ask, timed.latents)
+        again = reel.restore(again, ask, timed.latents)
     a, b = (reel.step(state, ChunkRequest(ROBOT, 1, cut=True))[1] for state in (made, again))
     assert torch.equal(a.latents, b.latents) and np.array_equal(a.frames, b.frames)
 
@@ -489,7 +489,7 @@ def test_one_session_writes_to_a_folder(session, bundle, monkeypatch):
 
 def test_what_a_film_attended_to_is_kept_with_its_chunks(session, bundle):
     play(session, 8)
-    was = session.state(session.desk.head).memory.routing_table()
+    was = session.state(session.desk.head).cache.routing_table()
     assert len(was) and Session.read(session.folder, bundle).routing().equals(was)
 
 

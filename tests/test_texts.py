@@ -249,20 +249,25 @@ ALLOWED = {  # file: (how often, why)
     "threads.py": (2, "the kernel's own files"),
     "runs.py": (1, "the kernel's own files"),
     "config.py": (1, "a value that we have just written"),
-    "lab/cluster.py": (1, "a value that we have just written"),
-    "lab/templates.py": (1, "the package's templates"),
-    "lab/report.py": (2, "the package's template, and a figure that we have just made"),
-    "lab/results.py": (1, "a column that we have just written"),
-    "lab/notebook.py": (1, "what nbformat has just written"),
-    "lab/sweep_server.py": (3, "pipes and files between our own two processes"),
-    "lab/reference.py": (1, "a text that came through the guard"),
-    "lab/launch.py": (1, "a log that is shown and not understood"),
-    "score/outside.py": (1, "a log that is shown and not understood"),
-    "score/workers/vbench_worker.py": (1, "runs in an environment of its own, without cinelab"),
-    "score/workers/plumbing.py": (1, "runs in an environment of its own, without cinelab"),
-    "lab/demo.py": (1, "the package's page"),
-    "lab/desk.py": (1, "the package's page"),
-    "lab/messages.py": (1, "messages have a guard of their own"),
+    "lab/sweeps/cluster.py": (1, "a value that we have just written"),
+    "lab/reports/templates.py": (1, "the package's templates"),
+    "lab/reports/query.py": (1, "a column that we have just written"),
+    "lab/sweeps/notebook.py": (1, "what nbformat has just written"),
+    "lab/sweeps/server.py": (3, "pipes and files between our own two processes"),
+    "lab/reports/reference.py": (1, "a text that came through the guard"),
+    "lab/training/launch.py": (1, "a log that is shown and not understood"),
+    "metrics/external/environments.py": (1, "a log that is shown and not understood"),
+    "metrics/external/workers/vbench_worker.py": (
+        1,
+        "runs in an environment of its own, without cinelab",
+    ),
+    "metrics/external/workers/plumbing.py": (
+        1,
+        "runs in an environment of its own, without cinelab",
+    ),
+    "lab/desk/demo.py": (1, "the package's page"),
+    "lab/desk/page.py": (2, "the package's page"),
+    "lab/desk/messages.py": (1, "messages have a guard of their own"),
     "lab/plain_notebook.py": (1, "passes on what it cannot read"),
 }
 
@@ -306,7 +311,7 @@ def test_a_pipe_a_socket_and_a_device_are_no_files(read, kind, tmp_path, monkeyp
     from cinelab.stream.reader import VideoReader
     from cinelab.stream.video import read_image
     from cinelab.tables import open_parquet
-    from cinelab.weights.sources import file_kind
+    from cinelab.weights.tensor_files import file_kind
 
     monkeypatch.chdir(tmp_path)  # the name of a socket is short
     path = Path("x.mp4")

@@ -17,7 +17,7 @@ from cinelab.lab.training import stages, students
 from cinelab.lab.wan_film import open_model
 from cinelab.memory.policy import CAMR, Full, Sink, Window
 from cinelab.memory.policy_io import policy_from_dict, policy_to_dict
-from cinelab.stream.batch import empty_memory, named_policy, policy_for
+from cinelab.stream.batch import empty_cache, named_policy, policy_for
 from cinelab.train import presets
 from cinelab.train.trained_policy import trained_under
 from cinelab.zoo import checkpoints as zoo
@@ -117,7 +117,7 @@ def test_a_notebooks_stages_export_it(tmp_path):
 
 def test_a_film_is_made_under_it_unless_something_else_is_said(tmp_path):
     student = load(checkpoint(tmp_path, policy=policy_to_dict(PACKED), max_distance=9))
-    assert Director(student).policy == PACKED and empty_memory(student, PACKED).max_distance == 9
+    assert Director(student).policy == PACKED and empty_cache(student, PACKED).max_distance == 9
     assert Director(student, Full()).policy == Full()
     # its name says no more than what it was trained under
     assert policy_for(student, "camr") == PACKED

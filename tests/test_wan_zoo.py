@@ -23,7 +23,7 @@ from cinelab.memory.policy_io import policy_to_dict
 from cinelab.script.prompts import TextEncoder
 from cinelab.script.timeline import plan
 from cinelab.script.unconditional import PUBLISHED
-from cinelab.stream.batch import embed, empty_memory, stream
+from cinelab.stream.batch import embed, empty_cache, stream
 from cinelab.stream.generator import KEPT_BYTES, ChunkGenerator
 from cinelab.stream.session import Session, Settings
 from cinelab.zoo.wan import FEW, WanSettings, load_wan, settings_of
@@ -404,7 +404,7 @@ def test_the_reach_is_a_setting(folder, tmp_path):
     path = copied(folder, tmp_path)
     assert load_wan(path, size=SIZE, device="cpu").max_distance == 20  # span - 1, as it always was
     free = load_wan(path, size=SIZE, max_distance=None, device="cpu")
-    assert free.max_distance is None and empty_memory(free, Full()).max_distance is None
+    assert free.max_distance is None and empty_cache(free, Full()).max_distance is None
     (path / "cinelab.json").write_text(json.dumps({"size": SIZE, "dtype": "fp32", "reach": None}))
     assert (
         load(path, "cpu").max_distance is None
@@ -466,16 +466,16 @@ def test_guidance_compares_with_the_published_negative_prompt_unless_told_otherw
     for name, one in (("published", bundle), ("empty", empty)):
         reel = ChunkGenerator(one)
         ask = ChunkRequest("a red cat", seed=1, policy=Full(), sampling=guided)
-        films[name] = reel.step(reel.begin(), ask, pictures=False)[1].latents
+        films[name] = reel.step(reel.begin(), ask, decode=False)[1].latents
         short = Screenplay("One", (Shot("a red cat", 0.1),), seed=1)
         streamed = next(
             stream(
                 one,
                 [plan(short, 16.0, 4, 3)],
-                empty_memory(one, Full()),
+                empty_cache(one, Full()),
                 [1],
                 guided,
-                pictures=False,
+                decode=False,
             )
         ).latents
         assert torch.equal(films[name], streamed)

@@ -43,7 +43,7 @@ def test_an_erased_shot_is_never_seen(session, policy):
         replace(state, cache=cache),
         replace(session.request(session.nodes[6]), policy=_named(policy)),
     )
-    looked = state.memory.routing_table()
+    looked = state.cache.routing_table()
     last = looked[looked["chunk"] == 6]
     assert set(last["kept_shot"]) == {1}, "only the shot in between is left to be seen"
 

@@ -21,7 +21,7 @@ from cinelab.limits import CHUNKS, check_number
 from cinelab.memory.policy import Policy
 from cinelab.metrics.stats import paired_ratio
 from cinelab.script.timeline import Slot, Timeline
-from cinelab.stream.batch import TimedChunk, empty_memory, inference_mode, stream, threads_for
+from cinelab.stream.batch import TimedChunk, empty_cache, inference_mode, stream, threads_for
 from cinelab.world.casting import caption_of_film
 from cinelab.zoo.bundle import Bundle
 
@@ -53,9 +53,9 @@ def time_chunks(
     bundle: Bundle, policy: Policy, chunks: int, sampling: Sampling | None = None
 ) -> pd.DataFrame:
     """A row a chunk: chunk, text, dit, memory, decode, total (seconds), frames."""
-    memory = empty_memory(bundle, policy)
+    cache = empty_cache(bundle, policy)
     rows = []
-    for timed in stream(bundle, [endless(bundle, chunks)], memory, [0], sampling):
+    for timed in stream(bundle, [endless(bundle, chunks)], cache, [0], sampling):
         rows.append(
             {
                 "chunk": timed.index,
@@ -91,7 +91,7 @@ def running(
     made."""
     given = torch.randn(1, start * bundle.chunk, *bundle.latent_shape)
     chunks = stream(
-        bundle, [endless(bundle, start + count)], empty_memory(bundle, policy), [0], sampling, given
+        bundle, [endless(bundle, start + count)], empty_cache(bundle, policy), [0], sampling, given
     )
     return islice(chunks, start, None)
 
@@ -134,7 +134,7 @@ def compare_speeds(
     """
     check_number("chunks", chunks, warm + 1, CHUNKS)
     films = [
-        stream(bundle, [endless(bundle, chunks)], empty_memory(bundle, policy), [0], sampling)
+        stream(bundle, [endless(bundle, chunks)], empty_cache(bundle, policy), [0], sampling)
         for bundle, sampling in contenders.values()
     ]
     time_chunks(*next(iter(contenders.values()))[:1], policy, 4)  # warm-up
@@ -171,12 +171,12 @@ def scoring_share(bundle: Bundle, policy: Policy, history: int = 200, repeats: i
     """A routed policy's scoring of `history` units by all layers, as a share of a whole chunk's
     time (both medians)."""
     shape = bundle.model.config
-    memory = empty_memory(bundle, policy)
+    cache = empty_cache(bundle, policy)
     times = []
     given = torch.randn(1, history * bundle.chunk, *bundle.latent_shape)
-    for _ in stream(bundle, [endless(bundle, history)], memory, [0], given=given, pictures=False):
+    for _ in stream(bundle, [endless(bundle, history)], cache, [0], given=given, decode=False):
         pass
-    opened = memory.open(history, memory.page_shots[:, -1])
+    opened = cache.open(history, cache.page_shots[:, -1])
     q = torch.randn(1, bundle.chunk_tokens, shape.num_attention_heads, shape.attention_head_dim)
     with inference_mode(False, threads=threads_for(bundle)):
         for _ in range(repeats):

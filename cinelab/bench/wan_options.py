@@ -94,15 +94,15 @@ def _turn(maker: Maker, units: int, fused: bool = False) -> float:
 
 def _running(maker: Maker, units: int, chunks: int, fused: bool) -> Iterator[float]:
     """Make so many chunks after `units` others; when each was made."""
-    memory = random_history(maker.bench, maker.bench.policy("camr"), units, maker.device)
+    cache = random_history(maker.bench, maker.bench.policy("camr"), units, maker.device)
     before = None
     for _ in range(chunks):
-        made, _ = maker.chunk(memory, before, wait=fused)
+        made, _ = maker.chunk(cache, before, wait=fused)
         before = made if fused else None
         yield time.perf_counter()
 
 
 def _history(setting: WanBench, units: int, device: str) -> int:
     """Bytes of keys and values that are kept of `units` chunks."""
-    memory = random_history(setting, setting.policy("camr"), 2, device)
-    return units * sum(store.page_bytes() for pair in memory.layers.values() for store in pair)
+    cache = random_history(setting, setting.policy("camr"), 2, device)
+    return units * sum(store.page_bytes() for pair in cache.layers.values() for store in pair)

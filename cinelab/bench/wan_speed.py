@@ -145,28 +145,28 @@ def random_model(config: WanConfig, device: str, dtype: torch.dtype = torch.bflo
 
 @torch.no_grad()
 def random_history(bench: WanBench, policy: Policy, units: int, device: str) -> KVCache:
-    """A memory of so many random units, in shots of eight; all but the last have been searched
+    """A KV cache of so many random pages, in shots of eight; all but the last have been searched
     before, as in a running film."""
     config = bench.config
     tokens = bench.chunk * (bench.size[0] // 16) * (bench.size[1] // 16)
     unit = torch.randn(
         1, 1, tokens, config.num_attention_heads, config.attention_head_dim, device=device
     ).to(torch.bfloat16)
-    memory = KVCache(policy, bench.chunk, 20, storage=bench.storage)
+    cache = KVCache(policy, bench.chunk, 20, storage=bench.storage)
     for index in range(config.num_layers if units else 0):
-        memory.layers[index] = bench.storage.new_store(), bench.storage.new_store()
+        cache.layers[index] = bench.storage.new_store(), bench.storage.new_store()
         for place in range(units):
             if place == units - 1 and place and getattr(policy, "summary", None):
-                memory.summary_of(index)
-            keys, values = memory.layers[index]
+                cache.summary_of(index)
+            keys, values = cache.layers[index]
             page = unit.roll(place + index, 2)
-            memory.layers[index] = keys.append(page, place), values.append(page, place)
-            memory.length = place + 1
-    memory.length = units
-    memory.frames_done = units * bench.chunk
-    memory.page_shots = torch.arange(units, device=device)[None] // 8
-    memory.page_chunks = tuple(range(units))
-    return memory
+            cache.layers[index] = keys.append(page, place), values.append(page, place)
+            cache.length = place + 1
+    cache.length = units
+    cache.frames_done = units * bench.chunk
+    cache.page_shots = torch.arange(units, device=device)[None] // 8
+    cache.page_chunks = tuple(range(units))
+    return cache
 
 
 @dataclass(frozen=True)
@@ -195,25 +195,25 @@ class Maker(Readable):
 
     @torch.no_grad()
     def chunk(
-        self, memory: KVCache, before: MadeChunk | None = None, *, wait: bool = False
+        self, cache: KVCache, before: MadeChunk | None = None, *, wait: bool = False
     ) -> tuple[MadeChunk, dict[str, float]]:
         """Return the next chunk, and the seconds of denoising and of appending it.
 
         With `wait` it is left to be appended by the call that makes the one after, which is given
         it as `before`.
         """
-        index = memory.length if before is None else before.opened.chunk + 1
+        index = cache.length if before is None else before.opened.chunk + 1
         requests = [ChunkRequest(0, index // 8)]
         synchronize(self.device)
         began = time.perf_counter()
         if before is None:
-            made = make_chunk(self.model, RolloutState(index, memory), requests)
+            made = make_chunk(self.model, RolloutState(index, cache), requests)
         else:
-            memory, made = append_and_denoise(self.model, before, requests, self.bench.sampling)
+            cache, made = append_and_denoise(self.model, before, requests, self.bench.sampling)
         synchronize(self.device)
         denoised = time.perf_counter()
         if not wait:
-            append_chunk(self.model.net, memory, made)
+            append_chunk(self.model.net, cache, made)
         synchronize(self.device)
         return made, {"dit": denoised - began, "memory": time.perf_counter() - denoised}
 
@@ -269,7 +269,7 @@ def later_chunk(maker: Maker, policy: str, units: int, decode: Decode | None) ->
     """A chunk after `units` others, the median of several."""
     bench = maker.bench
     times = []
-    memory = random_history(bench, bench.policy(policy), units, maker.device)
+    cache = random_history(bench, bench.policy(policy), units, maker.device)
     state = decode_seconds(
         decode,
         torch.zeros(1, 1, CHANNELS, bench.size[0] // SCALE, bench.size[1] // SCALE),
@@ -278,7 +278,7 @@ def later_chunk(maker: Maker, policy: str, units: int, decode: Decode | None) ->
     )[1]
     # the first one compiles, allocates and searches all of the history
     for _ in range(bench.repeats + 1):
-        made, seconds = maker.chunk(memory)
+        made, seconds = maker.chunk(cache)
         times.append(
             {cause: value * bench.scaled for cause, value in seconds.items()}
             | {"decode": decode_seconds(decode, made.latents, state, maker.device)[0]}
@@ -322,11 +322,11 @@ def overlap_rates(maker: Maker, decode: Decode, chunks: int = 8, policy: str = "
     bench = maker.bench
     rates = {}
     for label, way in (("one after the other", lambda items: items), ("at once", prefetch)):
-        memory = random_history(bench, bench.policy(policy), bench.budget, maker.device)
+        cache = random_history(bench, bench.policy(policy), bench.budget, maker.device)
         state = None
         ends = []
         with side_stream(maker.device if way is prefetch else "cpu"):
-            for made, _ in way(maker.chunk(memory) for _ in range(chunks)):
+            for made, _ in way(maker.chunk(cache) for _ in range(chunks)):
                 _, state = decode_seconds(decode, made.latents, state, maker.device)
                 ends.append(time.perf_counter())
         rates[label] = bench.chunk * STRIDE * (len(ends) - 2) / (ends[-1] - ends[1])

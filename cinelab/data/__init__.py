@@ -3,6 +3,13 @@
 for step in build("videos/", "results/store", DataConfig(), codec, encoder, fingerprints):
     print(step)
 clips = FilmStore("results/store").clips(8, 21, rng)
+
+listing             a folder or a table of videos
+cutting             their shots and captions
+layout, planning    which clip of which shot stands where, so that no latent frame is wasted
+reader              frames at the data set's rate and size
+build               encode and store, resumable, in shares;   toybox   the same for drawn films
+settings            `DataConfig`
 """
 
 from cinelab.data.build import BuildProgress, build, skipped

@@ -1,6 +1,8 @@
-"""What the network is conditioned on beside time and history: prompts, and signals a frame.
+"""What the network is conditioned on beside time and history: prompts, and controls, signals that
+each latent frame has.
 
     B films   F latent frames   S prompts, the last one unconditional   L words   E width
+    h heads   d head size
 
 A new kind of conditioning is a name in `controls`, a tensor that begins with (B, F): the data put
 it there, the network reads it there, and nothing between them knows of it.
@@ -83,6 +85,7 @@ class Condition(Readable):
             raise TypeError("picked() chooses among encoded prompts; call encoded(net) first.")
         choices = [one_hot(slot, count).to(text[0][0])[:, None] for slot in slots]  # (B, 1, S)
         picked = [(_chosen(k, choices), _chosen(v, choices)) for k, v in text]
+        # one prompt is left, number 0, and all latent frames read it
         only = torch.zeros_like(self.slot).repeat(len(slots), 1)
         controls = {
             name: x.repeat(len(slots), *[1] * (x.ndim - 1)) for name, x in self.controls.items()
@@ -119,7 +122,10 @@ def _both(one: Tensor | TextKV, other: Tensor | TextKV) -> Tensor | TextKV:
 
 
 def _chosen(part: Tensor, choices: list[Tensor]) -> Tensor:
-    """Return keys or values (B, S, L, h, d) of one prompt a film: (B len(choices), 1, L, h, d)."""
+    """Return keys or values (B, S, L, h, d) of one prompt a film: (B len(choices), 1, L, h, d).
+
+    Each choice (B, 1, S) is one-hot: a product costs less than an index whose backward scatters.
+    """
     flat = part.flatten(2)
     return torch.cat([(choice @ flat).unflatten(-1, part.shape[2:]) for choice in choices])
 

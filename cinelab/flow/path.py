@@ -1,9 +1,10 @@
-"""The straight path between data and noise. t in [0, 1]: 0 = data, 1 = noise; everywhere in
-cinelab.
+"""The straight path between data and noise (rectified flow, arXiv 2209.03003, Eq. 1, with time
+reversed). Everywhere in cinelab t is in [0, 1]: 0 = data, 1 = noise.
 
-x_t = (1 - t) x0 + t eps        v = eps - x0        x0 = x_t - t v
+    x_t = (1 - t) x0 + t eps        v = dx_t / dt = eps - x0        x0 = x_t - t v
 
-B batch   F frames   latents (B, F, C, H, W), t (B, F) or anything that broadcasts after `expand_t`
+    B batch   F latent frames   latents (B, F, C, H, W)
+    t (B, F), or any shape that broadcasts over latents after `expand_t`
 """
 
 import torch
@@ -11,34 +12,42 @@ from torch import Tensor
 
 
 def expand_t(t: Tensor, like: Tensor) -> Tensor:
-    """t (B, F) -> (B, F, 1, 1, 1), as wide as latents."""
+    """Return t (B, F) as (B, F, 1, 1, 1), in the latents' rank and dtype."""
     return t.reshape(*t.shape, *[1] * (like.ndim - t.ndim)).to(like.dtype)
 
 
 def noised(x0: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """Return x_t = (1 - t) x0 + t eps, of the shape of x0."""
     t = expand_t(t, x0)
     return (1 - t) * x0 + t * eps
 
 
 def velocity(x0: Tensor, eps: Tensor) -> Tensor:
+    """Return v = eps - x0, the constant velocity of the path; it is what the network regresses."""
     return eps - x0
 
 
 def clean(xt: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """x0 that a velocity points at."""
+    """Return x0 = x_t - t v, the clean latents that a velocity at x_t points at."""
     return xt - expand_t(t, xt) * v
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
-    """Timestep shift: t' = s t / (1 + (s - 1) t); s > 1 spends more of the path near noise."""
+    """Return shifted timesteps t' = s t / (1 + (s - 1) t); s > 1 moves them towards noise.
+
+    (Scaling Rectified Flow Transformers, arXiv 2403.03206, Eq. 23.)
+    """
     return shift * t / (1 + (shift - 1) * t)
 
 
 def guided(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance u + w (c - u); w = 1 is the conditional prediction."""
+    """Return u + w (c - u), classifier-free guidance; w = 1 is the conditional prediction.
+
+    The original (arXiv 2207.12598, Eq. 6) writes c + w' (c - u), where w' = w - 1.
+    """
     return uncond + scale * (cond - uncond)
 
 
 def draw_t(shape: tuple[int, ...], shift: float, rng: torch.Generator) -> Tensor:
-    """Uniform times, shifted; fp32 on the CPU."""
+    """Return uniform timesteps of a shape, shifted; fp32 on the CPU, as `rng` draws them."""
     return shifted(torch.rand(shape, generator=rng), shift)

@@ -1,14 +1,20 @@
-"""THE roll-out: training, streaming, evaluation and the benchmark make every chunk by `step`.
+"""The one roll-out: training, streaming, evaluation and the benchmark make every chunk here.
 
-    step(model, state, requests) -> (state, chunk)
+    step(model, state, requests) -> (state, chunk)        both halves, one after the other
 
     make_chunk     from noise, down the levels, attending to what the cache retrieves
     append_chunk   the clean chunk once more at t = 0: its keys and values go into the cache
 
+The live stream calls the halves itself, since it shows a chunk before it appends it, or joins the
+second half with the next chunk's first level (`cinelab.scale.fused`).
+
+With random exit steps (`exit_at`) it is the inner loop of Self Forcing's training (arXiv
+2506.08009, Algorithm 1), without them that paper's inference with a KV cache.
+
 The network is any callable net(x, t, condition, context) -> velocity, the cache any object with
 open(chunk, shot), record() and append() (see cinelab.memory.cache). Neither is imported.
 
-    B films   c latent frames a chunk   C channels   S prompts, the last one unconditional
+    B films   c latent frames a chunk   C channels   h, w latent size
 """
 
 import time
@@ -23,7 +29,7 @@ from cinelab.errors import CinelabError
 from cinelab.flow.condition import Condition
 from cinelab.flow.path import guided
 from cinelab.flow.sampler import Sampling
-from cinelab.flow.solvers import consistency, solve
+from cinelab.flow.solvers import consistency_sampling, solve
 from cinelab.readable import Readable
 from cinelab.seeds import rng_at
 
@@ -52,8 +58,10 @@ class ChunkRequest(Readable):
 
 @dataclass(frozen=True)
 class RolloutState(Readable):
-    """All that the next chunk depends on. `step` writes to its cache: whoever goes on from a state
-    twice hands in a snapshot."""
+    """All that the next chunk depends on.
+
+    `step` writes to the state's cache: whoever goes on from a state twice hands in a snapshot.
+    """
 
     index: int  # chunks that are finished
     cache: Any
@@ -87,8 +95,8 @@ class ChunkModel:
 
 @dataclass(frozen=True)
 class NumberedPrompts:
-    """Encodes requests whose prompt is a number: its place in `condition`, whose text is
-    encoded."""
+    """The `Encode` of requests whose prompt is a number: its place among the encoded prompts of
+    `condition`."""
 
     condition: Condition
     frames: int  # latent frames a chunk
@@ -102,7 +110,11 @@ class NumberedPrompts:
 
 def noise_for(seeds: Sequence[int], chunk: int, shape: tuple[int, ...], level: int = 0) -> Tensor:
     """Return the noise (B, *shape) of chunk number `chunk`: at its start (level 0), or to renoise
-    it to a later level. Film i's noise depends on its own seed alone."""
+    it to a later level.
+
+    Noise is addressed by (seed, chunk, level), so film i's depends on its own seed alone: it is the
+    same in any batch, order or process, and a film can be continued from any chunk.
+    """
     place: tuple = ("noise", chunk) if level == 0 else ("noise", chunk, level)
     return torch.stack([torch.randn(shape, generator=rng_at(seed, *place)) for seed in seeds])
 
@@ -119,7 +131,8 @@ def velocity_of(
     """Return v(x, t) of one chunk x (B, c, C, h, w), guided where `guidance` is not 1.
 
     The prompt is chosen once for all levels. A guided call shows each film with its prompt and
-    without: v = v_null + w (v_prompt - v_null).
+    without: v = v_null + w (v_prompt - v_null). Both halves attend to the same history, which is
+    retrieved by the first half's queries.
     """
     slot = condition.slot[:, 0]
     times = 1 if guidance == 1 else 2
@@ -145,12 +158,14 @@ def denoise(
     first: bool = False,
     exit_at: float | None = None,
 ) -> Tensor:
-    """Return one chunk (B, c, C, h, w) from its noise(level). `first` chunks of a film may have
-    levels of their own; `exit_at` as in `consistency`."""
+    """Return one chunk (B, c, C, h, w) made from noise(level), the noise of each level.
+
+    The `first` chunk of a film may have levels of its own; `exit_at` is as in `consistency_sampling`.
+    """
     sampling = sampling.filled()
     levels = sampling.levels(first=first)
     if sampling.solver == "consistency":
-        return consistency(velocity, noise(0), levels, noise, exit_at)
+        return consistency_sampling(velocity, noise(0), levels, noise, exit_at)
     return solve(velocity, noise(0), levels, str(sampling.solver), noise)
 
 
@@ -158,7 +173,7 @@ def denoise(
 class MadeChunk:
     """A chunk that is made, open in the cache and still to be appended to it."""
 
-    opened: Any
+    opened: Any  # its attention context, as the cache's open() returned it
     condition: Condition
     latents: Tensor  # (B, c, C, h, w)
 
@@ -177,10 +192,12 @@ def step(
 ) -> tuple[State, Chunk]:
     """Make the next chunk of B films, one request a film: return the state after it, and the chunk.
 
+    The cache goes on, in place, from where it was; the state is a new one.
+
     given     latents (B, c, C, h, w) that are taken as the chunk (a known history)
     clean     latents (B, c, C, h, w) that are appended to the cache in place of the chunk's own
               (teacher forcing)
-    exit_at   where a few-step chunk ends (see `consistency`)
+    exit_at   where a few-step chunk ends (see `consistency_sampling`)
 
     With gradients on, the chunk keeps the graph of its last prediction; the cache keeps none.
     """
@@ -219,10 +236,14 @@ def make_chunk(
 def append_chunk(
     net: Callable[..., Tensor], cache: Any, chunk: MadeChunk, clean: Tensor | None = None
 ) -> None:
-    """Show a chunk (or `clean` latents in its place) once at t = 0, and append its keys and values
-    to the cache."""
+    """Show a chunk, or `clean` latents in its place, once at t = 0, and append its keys and values
+    to the cache.
+
+    No gradient flows through the cache, as in Self Forcing.
+    """
     latents = chunk.latents if clean is None else clean
     context = chunk.opened.record()
+    # unguided: what is stored is what the films' own prompts made of the chunk
     words = chunk.condition.picked(chunk.condition.slot[:, 0])
     net(latents, latents.new_zeros(latents.shape[:2]), words, context)
     cache.append(context)

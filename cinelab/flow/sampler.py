@@ -18,9 +18,10 @@ __all__ = ["SOLVERS", "Sampling", "Steps", "check_solver"]
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a chunk is made from noise. The many-step model follows its flow (euler, or
-    Adams-Bashforth of second order: ab2). A few-step student predicts the clean chunk and noises it
-    afresh to the next level (consistency).
+    """How a chunk is made from noise.
+
+    A many-step model integrates its flow (`euler`, or Adams-Bashforth of second order: `ab2`). A
+    few-step student predicts the clean chunk and renoises it to the next level (`consistency`).
 
     What is None is the model's own: `Sampling(at=(1.0, 0.6, 0.3))` changes the levels of a student
     and leaves its solver, its shift and its guidance as they are. Without a model (in training, or
@@ -99,8 +100,10 @@ class Sampling:
         return replace(self, **changes)
 
     def levels(self, *, first: bool = False) -> Tensor:
-        """Return (steps + 1,) timesteps, falling to 0; `first` = those of the film's first
-        chunk."""
+        """Return the timesteps (steps + 1,) that the solver visits, shifted, from noise down to 0.
+
+        `first` = those of the film's first chunk.
+        """
         whole = self.filled()
         shift = cast(float, whole.shift)  # filled: nothing is None
         own = whole.first_steps if first else None
@@ -110,7 +113,7 @@ class Sampling:
         return shifted(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
 
     def with_steps(self, steps: int) -> "Sampling":
-        """The same with another number of evenly spaced steps."""
+        """Return the settings with another number of evenly spaced steps."""
         return replace(self, steps=steps, at=())
 
 

@@ -108,9 +108,11 @@ def euler(velocity: Velocity, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
 
 @SOLVERS.add("ab2")
 def ab2(velocity: Velocity, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
-    """Yield the states of Adams-Bashforth's method of second order, for uneven steps.
+    """Yield the states of Adams-Bashforth's method of second order, for steps of uneven length.
 
-    The first step is Euler's. One velocity a step, as with Euler.
+    x' = x + dt (v + dt / (2 dt_prev) (v - v_prev)): the velocity is extrapolated along the line
+    through its last two values. The first step is Euler's, and a step costs one velocity, as
+    Euler's does.
     """
     v_prev: Tensor | None = None
     dt_prev = 1.0
@@ -126,14 +128,15 @@ def ab2(velocity: Velocity, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
         yield x
 
 
-def consistency(
+def consistency_sampling(
     velocity: Velocity,
     x: Tensor,
     levels: Tensor,
     renoise: Renoise,
     exit_at: float | None = None,
 ) -> Tensor:
-    """Return the chunk by consistency sampling: predict it clean, renoise it, predict again.
+    """Return the chunk by multistep consistency sampling: predict it clean, renoise it, predict
+    again.
 
     `exit_at` in [0, 1) ends at that share of the levels (Self Forcing's random exit step); None is
     the last level. Only the prediction that is returned keeps its graph. (Consistency Models,
@@ -148,4 +151,4 @@ def consistency(
     return x - times[final] * velocity(x, times[final])
 
 
-SOLVERS.add("consistency", consistency)
+SOLVERS.add("consistency", consistency_sampling)

@@ -1,1 +1,10 @@
-"""The workbench: sweeps, notebook helpers and every plot."""
+"""The workbench: what notebooks and the command line call.
+
+training     a stage set up by preset, watched and exported
+sweeps       a notebook over a grid of settings, resumable
+desk         directing live, and the memory inspector
+reports      tables, figures and verdicts of what was measured
+studies      memory, initialisation, injectivity, whole films
+inputs       a notebook's inputs, checked before any work is done
+doctor       what this machine has, and what is missing for which feature
+"""

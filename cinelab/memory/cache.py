@@ -3,9 +3,13 @@
     B films   n pages so far   U tokens a page   h heads   d head size   k retrieved pages
     G heads that retrieve for themselves: h, or 1 where a layer retrieves as one
 
-A page is what is stored, retrieved and evicted together: a chunk, or a latent frame of one. Reading
-never copies the history: only the retrieved pages are gathered, from whatever store holds them
+A page is what is stored and retrieved together: a chunk, or a latent frame of one. Keys are stored
+before RoPE, so that a page can be rotated to any position when it is attended to. Reading never
+copies the history: only the retrieved pages are gathered, from whatever store holds them
 (cinelab.memory.store). A snapshot shares its stores with the cache that it was taken from.
+
+The cached counterpart of `cinelab.memory.context`; Self Forcing (arXiv 2506.08009, Algorithms 1 and
+2) rolls out with a KV cache in the same way, of rotated keys in a rolling window.
 """
 
 from dataclasses import dataclass, field, replace
@@ -47,22 +51,23 @@ class KVCache(Readable):
     # latent frames: what is farther back stands at this distance, the farthest seen in training
     max_distance: int | None = None
     storage: Storage = Storage()
-    layers: dict[int, tuple[KVStore, KVStore]] = field(default_factory=dict)
-    summaries: dict[int, Summary] = field(default_factory=dict)
+    layers: dict[int, tuple[KVStore, KVStore]] = field(default_factory=dict)  # keys, values
+    summaries: dict[int, Summary] = field(default_factory=dict)  # of every routed layer
     length: int = 0  # finished pages
     # (B, n): the shot of every page
     page_shots: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    page_chunks: tuple[int, ...] = ()
-    frames_done: int = 0
+    page_chunks: tuple[int, ...] = ()  # (n): the chunk of every page
+    frames_done: int = 0  # finished latent frames
+    # what every layer retrieved for every chunk; see `OpenChunk._route`
     decisions: tuple[dict, ...] = ()
-    # chunks, the newest, whose decisions are kept; None = those of the whole film
+    # how many of the newest chunks have their decisions stored; None = all of the film
     keep_decisions: int | None = None
     # shots whose pages are stored and never retrieved (what would be without them?)
     erased: tuple[int, ...] = ()
 
     @property
     def page_frames(self) -> int:
-        """Latent frames a page."""
+        """How many latent frames a page has."""
         return 1 if self.policy.unit == "frame" else self.chunk
 
     @property
@@ -103,12 +108,12 @@ class KVCache(Readable):
         self.page_chunks += (clean.chunk,) * pages
 
     def note(self, clean: "OpenChunk") -> None:
-        """Keep what was decided for a chunk; let go of what is older than `keep_decisions`."""
-        kept = self.decisions
+        """Store what was decided for a chunk; drop what is older than `keep_decisions`."""
+        earlier = self.decisions
         if self.keep_decisions is not None:
             oldest = clean.chunk - self.keep_decisions
-            kept = tuple(one for one in kept if one["chunk"] > oldest)
-        self.decisions = kept + tuple(clean.decided)
+            earlier = tuple(one for one in earlier if one["chunk"] > oldest)
+        self.decisions = earlier + tuple(clean.decided)
 
     def decisions_of(self, chunk: int) -> list[dict]:
         """Return what every layer retrieved at the first level of the newest finished chunk.
@@ -133,7 +138,8 @@ class KVCache(Readable):
         return self.summaries[layer]
 
     def retrieved_bytes(self) -> int:
-        """Return bytes of keys and values that the next chunk attends to, all layers and films."""
+        """Return the bytes of keys and values that the next chunk attends to, in all layers and
+        films."""
         pages = self.policy.budget_at(self.length)
         return sum(pages * store.page_bytes() for pair in self.layers.values() for store in pair)
 
@@ -160,8 +166,8 @@ class KVCache(Readable):
                 if fixed[head][place]:
                     kind = self._kind(page, decision["chunk"])
                 row = (decision["chunk"], shot, decision["layer"], head if len(picks) > 1 else -1)
-                kept = (self.page_chunks[page], int(self.page_shots[film, page]))
-                rows.append((*row, *kept, score, kind))
+                retrieved = (self.page_chunks[page], int(self.page_shots[film, page]))
+                rows.append((*row, *retrieved, score, kind))
         return rows
 
     def _kind(self, page: int, chunk: int) -> str:
@@ -201,9 +207,8 @@ class OpenChunk(Readable):
     recording: bool = False  # the clean pass: keys and values are written down
     written: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     decided: list[dict] = field(default_factory=list)
-    # the last choice (pages and which of them are fixed) and the rotations of the chunk's own
-    # frames;
-    # empty before the first layer, shared with the clean pass
+    # the last choice (pages, and which of them are pinned) and the rotations of the chunk's own
+    # frames; empty before the first layer, shared with the clean pass
     _choices: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _freqs: list[Tensor] = field(default_factory=list)
     _past: dict[int, Past] = field(default_factory=dict)
@@ -213,8 +218,8 @@ class OpenChunk(Readable):
     def record(self) -> "OpenChunk":
         """Return the context of the clean pass, which retrieves anew from its own queries.
 
-        What the denoising passes laid out is let go, so that it does not stand beside the clean
-        pass's own.
+        What the denoising passes laid out is freed, so that it does not take memory beside the
+        clean pass's own.
         """
         if not self._graph:
             self._past.clear()
@@ -238,7 +243,7 @@ class OpenChunk(Readable):
             k = self._joined((layer, "keys"), past.keys, k)
             v = self._joined((layer, "values"), past.values, v)
             if not torch.is_grad_enabled() and k.shape[0] == past.keys.shape[0]:
-                # they lie in the joined buffers now; once is enough
+                # they lie in the joined buffers now: views of these, so that they are held once
                 self._past[layer] = Past(k[:, :pages], v[:, :pages])
         return attention(q, k, v)
 
@@ -278,10 +283,11 @@ class OpenChunk(Readable):
         scores = None
         if cache.policy.routed and cache.policy.budget_at(cache.length) < cache.length:
             scores = self.scores(layer, q)
+        # chosen once where nothing competes: every layer's choice is the same
         if scores is not None or not self._choices:
             picks = choose(cache.policy, priority, scores, most)
             wide = priority.to(picks.device)[:, None].expand(-1, picks.shape[1], -1)
-            # where nothing competes, every layer's choice is the same
+            # a priority of 0 is a page that competed; any other was chosen by the policy's rule
             self._choices[:] = [(picks, wide.gather(-1, picks) != 0)]
         picks, fixed = self._choices[0]
         # only the scores of what was chosen: all of them would grow with the square of the film
@@ -305,7 +311,7 @@ class OpenChunk(Readable):
         policy = cache.policy
         summary = cache.summary_of(layer)
         # the halves of a guided call route alike: by the queries under the film's own prompt
-        q = q[: cache.films, None]
+        q = q[: cache.films, None]  # (B, 1, T, h, d)
         place = (self.chunk, layer)
         keys = cache.layers[layer][0] if summary.tokens is None else summary.pages
         if cache.erased:
@@ -329,12 +335,17 @@ class OpenChunk(Readable):
         cache = self.cache
         if not self._freqs:
             packed = cache.policy.positions == "packed"
-            start = retrieved * cache.page_frames if packed else cache.frames_done
+            start = retrieved * cache.page_frames if packed else cache.frames_done  # latent frames
             self._freqs.append(rope.freqs(start + torch.arange(cache.chunk)))
         return self._freqs[0]
 
     def _rotate(self, rope: Rope, keys: Tensor, picks: Tensor) -> Tensor:
-        """Give retrieved keys their positions: side by side (packed), or where they were."""
+        """Return retrieved keys (B, k U, h, d) rotated to their positions.
+
+        Packed, they stand side by side from 0, and the chunk behind them (CausalCine's
+        block-relative RoPE); else each stands where it was in the film, at most `max_distance`
+        before the chunk, since training has seen no larger distance.
+        """
         cache = self.cache
         size = cache.page_frames
         if cache.policy.positions == "packed":

@@ -1,14 +1,18 @@
 """Attention contexts for whole clips: what every token of a clip attends to, in one pass.
 
-    B batch   F frames   N tokens a frame   T = F N   h heads   d head size
-    n chunks   c latent frames a chunk
+    B batch   F latent frames   N tokens a frame   T = F N   h heads   d head size
+    n chunks   c latent frames a chunk   t = c N tokens a chunk
+    R query chunks: n, or 2 n of [clean | noisy]   G heads that retrieve for themselves: 1 or h
 
     BidirectionalContext     every frame attends to every frame (stage 0, and the yardstick)
     CausalContext            chunk i attends to the clean chunks that the policy retrieves, and to
                              itself
-    TeacherForcingContext    the clip twice, [clean | noisy]: clean chunks as above, a noisy chunk to
-                             the clean chunks before it and to itself
-    KnownHistory             the same in two calls: the clean clip once, the noisy one at will
+    TeacherForcingContext    the clip twice, [clean | noisy]: clean chunks as above, a noisy chunk
+                             to the clean chunks before it and to itself
+    KnownHistory             the same in two calls: the clean clip once, the noisy one many times
+
+Teacher forcing on [clean | noisy] is that of Causal Forcing (arXiv 2602.02214, stage 1) and
+CausalCine (arXiv 2605.12496); the mask under a policy is ours.
 
 The streaming counterpart is `cinelab.memory.cache`: the same policy makes the mask here and
 retrieves from the cache there, and a test holds the two equal.
@@ -59,9 +63,9 @@ class TeacherForcingContext:
 
                  clean       noisy
                  0 1 2 3     0 1 2 3
-        clean 0  #                          full memory; under another policy some of the
-              1  # #                        earlier clean chunks are left out, chunk by chunk,
-              2  # # #                      as the cache would leave them out
+        clean 0  #                          with full memory; under another policy some of
+              1  # #                        the earlier clean chunks are left out, for each
+              2  # # #                      chunk those that the cache would leave out
               3  # # # #
         noisy 0              #
               1  #             #
@@ -71,7 +75,7 @@ class TeacherForcingContext:
     `shots` (B, F), or (F,) for films cut alike, is the shot of each latent frame. With `copies=1`
     the clip is shown once, and chunk i attends to chunks j <= i of it. With `other_shots`, noisy
     chunks attend to clean chunks of other shots only: what the running shot has already shown is
-    hidden from them.
+    hidden from them, so that they must recall an earlier shot, as after a cut.
     """
 
     # Where processes share a layer's heads, this averages their scores over all heads: the heads
@@ -99,7 +103,7 @@ class TeacherForcingContext:
         self.other_shots = other_shots
         self.films = shots.shape[0] if shots.ndim == 2 else None  # None = as many as a call shows
         self.frames = frames
-        self.shots = shots.reshape(-1, frames)[:, ::chunk]
+        self.shots = shots.reshape(-1, frames)[:, ::chunk]  # (B or 1, n)
         # full memory is the same for all films
         films = self.shots[:1] if policy.sees_all else self.shots
         self._priorities = past_priorities(policy, films)
@@ -135,6 +139,7 @@ class TeacherForcingContext:
         return torch.cat([self._routed(layer, copy, keys[0]) for copy in queries], dim=2)
 
     def _retrieved_by_rule(self) -> Tensor:
+        """Return (B or 1, 1, copies n, n) of a static policy: queries and keys do not matter."""
         clean = choose_all(self.policy, self._priorities, None)  # (B or 1, 1, n, n)
         noisy = clean
         if self.other_shots:
@@ -188,7 +193,8 @@ class TeacherForcingContext:
         past = self._freqs("past", rope, torch.arange(budget * c))
         past = past.unflatten(0, (budget, 1, -1))  # (budget, 1, t, 1, d / 2)
         now = self._freqs("now", rope, budget * c + torch.arange(c))
-        # every chunk at every position: fewer rotations than retrieved chunks
+        # every chunk rotated to each of the `budget` positions: n budget rotations, where one for
+        # every retrieved chunk of every query chunk would be R budget
         placed = rope.rotate(own_k[:, None, :n], past).flatten(1, 2)
         at = picks.clamp(min=0) + n * torch.arange(budget, device=q.device)
         past_k = gather_pages(placed, at)  # (B, R, budget t, h, d)
@@ -227,11 +233,12 @@ class CausalContext(TeacherForcingContext):
 
 
 class KnownHistory(TeacherForcingContext):
-    """Teacher forcing whose clean copy is computed once, for ODEs and scores, which ask many times.
+    """Teacher forcing whose clean copy is computed once, for ODEs and scores, which call the
+    network many times on the same history.
 
         history = KnownHistory(Full(), shots, chunk)
         history.encode(net, clean, condition)
-        net(noisy, t, condition, history)        as often as wanted
+        net(noisy, t, condition, history)        any number of times
 
     Noisy calls may be wider than the clean one by a whole factor (guidance). Whether gradients flow
     through the history is the caller's choice: `encode` under `torch.no_grad()` or not.
@@ -254,6 +261,7 @@ class KnownHistory(TeacherForcingContext):
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
         """Return the heads' outputs (B, T, h, d) of the noisy copy."""
+        # unrotated keys, by which CAMR routes, rotated keys and values of the clean copy
         raw, past_k, past_v = (repeat_batch(x, q.shape[0]) for x in self.layers[layer])
         if self._mask is None or self._width != q.shape[0] or self.policy.routed:
             self._mask = self._noisy_mask(layer, q, k, raw)
@@ -322,7 +330,7 @@ class HistoryPolicy(Readable):
 
     @property
     def name(self) -> str:
-        """What a log row calls it."""
+        """The name in a row of the log."""
         return "OtherShots" if self.other_shots else type(self.policy).__name__
 
     def context(self, shots: Tensor, chunk: int) -> TeacherForcingContext:

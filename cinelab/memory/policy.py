@@ -1,11 +1,15 @@
 """Policies: which finished pages of the film a new chunk attends to, under a fixed budget.
 
-A page is what is stored, retrieved and evicted together: a whole chunk, or a single latent frame.
-A policy decides by two masks: pages that are *pinned* (always attended to), and pages that
-*compete* by relevance for what the budget leaves. Exactly `budget_at(n)` of n pages are attended
-to, always: where nothing competes, the most recent ones fill the budget.
+A page is what is stored and retrieved together: a whole chunk, or a single latent frame. A policy
+decides by two masks: pages that are *pinned* (always attended to), and pages that *compete* by
+relevance for what the budget leaves. Exactly `budget_at(n)` of n finished pages are attended to,
+always: where nothing competes, the most recent ones fill the budget. So shapes depend on n alone.
 
-    n finished pages   ... films
+    n finished pages   ... any leading dimensions, such as B films
+    R query chunks   T tokens a query chunk   U tokens a page   h heads   d head size
+
+The same object makes the masks of training (`cinelab.memory.context`) and retrieves from the cache
+in streaming (`cinelab.memory.cache`).
 """
 
 from dataclasses import dataclass, field
@@ -25,7 +29,7 @@ BLOCK = 8  # pages that are ranked together where a long history is searched in 
 
 @dataclass(frozen=True)
 class Policy:
-    """What every policy has.
+    """Which pages a chunk attends to. A subclass gives `budget_at`, and `pinned` or `priority`.
 
     positions   absolute = true distances in the film; packed = the retrieved pages stand side by
                 side before the chunk, so that no distance leaves the trained range
@@ -49,22 +53,22 @@ class Policy:
 
     @property
     def summary(self) -> int | None:
-        """Tokens a page that relevance is computed from; None = all of them."""
+        """How many pooled tokens of a page relevance is computed from; None = all, unpooled."""
         return None
 
     @property
     def candidates(self) -> int | None:
-        """Pages that are compared one by one in a long history; None = all of them."""
+        """How many pages of a long history are compared one by one; None = all of them."""
         return None
 
     @property
     def compared(self) -> int | None:
-        """Pages that are compared one by one, the budget considered; None = all of them."""
+        """How many pages are compared one by one, the budget considered; None = all of them."""
         return None
 
     @classmethod
     def of_name(cls, name: str) -> "Policy":
-        """What a setting that wants a policy makes of a name or an import path."""
+        """Return the policy of a name or an import path, where a setting wants a policy."""
         from cinelab.memory.policy_registry import policy_named  # late: it imports this module
 
         return policy_named(name)
@@ -79,7 +83,7 @@ class Policy:
             value = getattr(self, name, 0)
             if isinstance(value, (int, float)) and value < 0:
                 raise CinelabError(
-                    f"Policy {name} is {value}; it counts units and cannot be negative."
+                    f"Policy {name} is {value}; it counts pages and cannot be negative."
                 )
         self._check()
 
@@ -93,17 +97,17 @@ class Policy:
 
     @property
     def sees_all(self) -> bool:
-        """Whether every unit is always kept, whatever `priority` says: then nothing is chosen at
-        all."""
+        """Whether every page is always retrieved, whatever `priority` says: then nothing is chosen
+        at all."""
         return False
 
     def budget_at(self, count: int) -> int:
-        """How many of `count` finished units are seen."""
+        """Return how many of `count` finished pages a chunk attends to."""
         raise NotImplementedError
 
     def held_at(self, count: int, heads: int) -> int:
-        """How many of `count` finished units a layer's heads may attend to together: what must be
-        on the device at once."""
+        """Return how many of `count` finished pages a layer's heads may attend to together: so many
+        must be on the device at once."""
         return min(count, self.budget_at(count))
 
     def pinned(self, shots: Tensor, shot: Tensor) -> Tensor:
@@ -148,16 +152,16 @@ class Policy:
 
 
 def recent(shots: Tensor, window: int) -> Tensor:
-    """(..., n) True for the last `window` units."""
+    """Return bool (..., n): True for the last `window` pages of `shots` (..., n)."""
     count = shots.shape[-1]
     return (torch.arange(count, device=shots.device) >= count - window).expand(shots.shape)
 
 
 @dataclass(frozen=True)
 class Full(Policy):
-    """Everything, always. Cost grows with the film.
+    """All pages, always. The cost of a chunk grows with the film.
 
-    film  . . . . . . . .|now      seen  # # # # # # # #
+    film  . . . . . . . .|now      attended  # # # # # # # #
     """
 
     @property
@@ -224,16 +228,19 @@ class CAMR(Policy):
     """Content-aware memory routing (CausalCine, arXiv 2605.12496): a few pinned pages, and the rest
     of the budget to the most relevant history.
 
-    Relevance is how much the chunk's own queries attend to the page's keys (both unrotated): `mean`
-    compares mean query and mean key (the paper's); `mass` sums the attention that each page would
-    draw (ours). The heads of a layer retrieve together, so that a layer attends to `budget` pages
-    and no more; with `per_head` each head retrieves for itself, and a layer's heads together may
-    hold a whole film. Queries and keys are first averaged to `summary` tokens a page (None = all of
-    them). A history of more than `candidates` pages is searched in two steps: blocks of BLOCK pages
-    by their mean keys first, then the pages of the best blocks one by one, so that the search costs
-    next to nothing however long the film (None = one step).
-
         attended  . # # . . # . #      # at the end: window; the others: retrieved
+
+    Relevance is how much the chunk's own queries attend to the page's keys (both unrotated): `mean`
+    compares mean query and mean key (the paper's s(i, f)); `mass` sums the attention that each page
+    would draw (ours). The heads of a layer retrieve together, so that a layer attends to `budget`
+    pages and no more; with `per_head` each head retrieves for itself, and a layer's heads together
+    may hold a whole film. Queries and keys are first averaged to `summary` tokens a page (None =
+    all of them). A history of more than `candidates` pages is searched in two steps: blocks of
+    BLOCK pages by their mean keys first, then the pages of the best blocks one by one, so that the
+    search costs next to nothing however long the film (None = one step).
+
+    The paper's own setting, its top 5 latent frames beside a window of 3 chunks of 3, is
+    CAMR(budget=14, window=9, score="mean", summary=1, unit="frame", positions="packed").
     """
 
     budget: int = 6
@@ -242,8 +249,8 @@ class CAMR(Policy):
     window: int = 1
     score: str = "mass"
     per_head: bool = False
-    summary: int | None = 3  # tokens a unit that are searched, at most; None = all of them
-    candidates: int | None = 128  # units that are compared one by one; None = all of them
+    summary: int | None = 3  # pooled tokens a page, at most; None = all of its tokens
+    candidates: int | None = 128  # pages that are compared one by one; None = all of them
 
     def _check(self) -> None:
         if self.score not in SCORES:
@@ -255,7 +262,7 @@ class CAMR(Policy):
         if self.candidates is not None and self.candidates < 2 * BLOCK:
             raise CinelabError(
                 f"CAMR candidates is {self.candidates}; give at least {2 * BLOCK} (two blocks of "
-                "units), or None for all."
+                "pages), or None for all."
             )
         fixed = self.sink + self.shot_sink + self.window
         if fixed > self.budget:
@@ -270,7 +277,7 @@ class CAMR(Policy):
 
     @property
     def compared(self) -> int | None:
-        """Units that are compared one by one in a long history: the candidates, and always more
+        """How many pages of a long history are compared one by one: the candidates, and always more
         than the budget."""
         return None if self.candidates is None else max(self.candidates, self.budget + 2 * BLOCK)
 
@@ -312,7 +319,7 @@ class Oracle(Policy):
         count = shots.shape[-1]
         known = torch.isin(shots, torch.tensor(self.shots, dtype=shots.dtype, device=shots.device))
         newest = torch.arange(count, device=shots.device) - float(count + 1)  # -1 - count ... -2
-        # known units are 1 ... count, above all others
+        # pages of the known shots rank 1 ... count, above all others, the most recent first
         ranked = torch.where(known, newest + count + 2, newest)
         return torch.where(recent(shots, self.window), inf, ranked)
 
@@ -330,7 +337,7 @@ class RandomTopK(CAMR):
     candidates: int | None = None  # a random choice takes no search
 
     def relevance_at(self, q: Tensor, k: Tensor, place: tuple[int, ...]) -> Tensor:
-        place = place[:-1] if self.shared else place
+        place = place[:-1] if self.shared else place  # without its last number, the layer
         shape = (q.shape[0], 1, q.shape[1], k.shape[1])
         # the word addresses the draw: another one would draw other numbers
         return torch.rand(shape, generator=rng_at(self.seed, "lot", *place))
@@ -341,5 +348,5 @@ def sinks_and_window(shots: Tensor, shot: Tensor, sink: int, shot_sink: int, win
     and the last `window`."""
     index = torch.arange(shots.shape[-1], device=shots.device)
     inside = shots == shot[..., None]
-    rank = inside.cumsum(-1) - 1
+    rank = inside.cumsum(-1) - 1  # of a page within its shot, from 0
     return (index < sink) | (inside & (rank < shot_sink)) | recent(shots, window)

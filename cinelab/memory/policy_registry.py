@@ -24,7 +24,7 @@ from cinelab.memory.policy import (
 from cinelab.registry import Registry, path_of
 
 POLICIES = Registry("policy")
-BUDGET = 6  # units, where none is said
+BUDGET = 6  # pages, where none is stated
 
 for _name, _maker in {
     "full": lambda budget: Full(),
@@ -40,8 +40,8 @@ BUILT_IN = (*POLICIES, "oracle")  # the last one is in no menu
 
 
 def policy_named(policy: "str | Policy | Mapping", budget: int = BUDGET, **more: Any) -> Policy:
-    """The policy of a name that sees at most `budget` units (`full` sees all), with further
-    settings.
+    """Return the policy of a name that attends to at most `budget` pages (`full` attends to all),
+    with further settings.
 
     A name of one's own (see `cinelab.registry`) or an import path stands for a class, which is
     given `budget` if it takes one, or for a function of the budget. A Policy has a budget already
@@ -67,7 +67,7 @@ def policy_named(policy: "str | Policy | Mapping", budget: int = BUDGET, **more:
 
 def _of_name(name: str, budget: int) -> Policy:
     if name in BUILT_IN and budget < 3:
-        raise CinelabError(f"budget is {budget}; the compared policies need at least 3 units.")
+        raise CinelabError(f"budget is {budget}; the compared policies need at least 3 pages.")
     if name == "oracle":
         return Oracle(budget=budget)
     maker = POLICIES.get(name)
@@ -93,16 +93,16 @@ def _of_name(name: str, budget: int) -> Policy:
 
 
 def tried(policy: Policy) -> Policy:
-    """A policy as it is; one of a user's class is asked once, so that a mistake is a sentence
-    before any work is done."""
+    """Return a policy as it is; one of a user's class is called once, so that a mistake is a
+    sentence before any work is done."""
     if type(policy).__module__ == Policy.__module__:
         return policy
     name = name_of(policy)
     shots = torch.tensor([[0, 0, 1], [0, 1, 1]])
-    said = {
+    settings = {
         one for one, hint in type(policy).__annotations__.items() if "ClassVar" not in str(hint)
     }
-    if not is_dataclass(policy) or said - {one.name for one in fields(policy)}:
+    if not is_dataclass(policy) or settings - {one.name for one in fields(policy)}:
         raise CinelabError(
             f"Policy {name} has settings that are no fields; put @dataclass(frozen=True) above "
             "its class."
@@ -121,21 +121,21 @@ def tried(policy: Policy) -> Policy:
         ) from error
     if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
         raise CinelabError(
-            f"Policy {name}: budget_at(3) is {count!r}; return how many of 3 finished units are "
-            "seen, a whole number."
+            f"Policy {name}: budget_at(3) is {count!r}; return how many of 3 finished pages a "
+            "chunk attends to, a whole number."
         )
     if not isinstance(ranks, Tensor) or ranks.shape != shots.shape:
         found = tuple(ranks.shape) if isinstance(ranks, Tensor) else type(ranks).__name__
         raise CinelabError(
-            f"Policy {name}: priority gives {found} for 2 films of 3 units; return a number for "
-            "every unit, (2, 3)."
+            f"Policy {name}: priority gives {found} for 2 films of 3 pages; return a number for "
+            "every page, (2, 3)."
         )
     return policy
 
 
 def name_of(policy: Policy) -> str:
-    """The name `policy_named` knows a policy by: a built-in or registered one, else the import path
-    of its class."""
+    """Return the name by which `policy_named` knows a policy: a built-in or registered one, else
+    the import path of its class."""
     if type(policy) is RandomTopK:
         return "random_shared" if policy.shared else "random"
     kinds = {
@@ -150,51 +150,48 @@ def name_of(policy: Policy) -> str:
 
 
 def seeded(policy: Policy, seed: int) -> Policy:
-    """The policy with another seed, where it draws at all: every evaluation seed has random choices
-    of its own."""
-    return (
-        replace(policy, seed=seed)  # type: ignore[call-arg]  # it has the field
-        if any(part.name == "seed" for part in fields(policy))
-        else policy
-    )
+    """Return the policy with another seed, where it draws at all: every evaluation seed has random
+    choices of its own."""
+    if not any(part.name == "seed" for part in fields(policy)):
+        return policy
+    return replace(policy, seed=seed)  # type: ignore[call-arg]  # it has the field
 
 
 def label_of(policy: "str | Policy | Mapping") -> str:
-    """What tables and figures call a policy: its name, or its class with the settings that are not
-    as usual."""
+    """Return what tables and figures call a policy: its name, or its class with the settings that
+    are no defaults."""
     if isinstance(policy, str):
         return policy
     policy = policy_named(policy)
     if (name := name_of(policy)) in BUILT_IN:
         return name
     name = name.rpartition(":")[2].rpartition(".")[2]
-    own = [one for one in fields(policy) if getattr(policy, one.name) != one.default]
-    return (
-        f"{name}({', '.join(f'{one.name}={getattr(policy, one.name)}' for one in own)})"
-        if own
-        else name
-    )
+    values = {one.name: getattr(policy, one.name) for one in fields(policy)}
+    own = [one.name for one in fields(policy) if values[one.name] != one.default]
+    if not own:
+        return name
+    return f"{name}({', '.join(f'{one}={values[one]}' for one in own)})"
 
 
 def policy_dict(policy: Policy) -> dict:
-    """A policy as plain values, with its class as `name`: the bare name of a built-in one, else its
-    import path."""
+    """Return a policy as plain values, with its class as `name`: the bare name of a built-in one,
+    else its import path."""
     return to_kind(policy, Policy, "name")
 
 
 def policy_from(values: Mapping) -> Policy:
-    """What `policy_dict` wrote, or settings with their class as `kind`. Raises CinelabError where
-    the class is not there."""
+    """Return the policy that `policy_dict` wrote, or that settings with their class as `kind` give.
+    CinelabError where the class is not there."""
     key = next((key for key in ("name", "kind") if key in values), None)
     if key is None:
         raise CinelabError(
-            f"policy is {dict(values)!r:.80}; say its class as kind, such as kind: CAMR."
+            f"policy is {dict(values)!r:.80}; name its class as kind, such as kind: CAMR."
         )
     return from_kind(values, Policy, "policy", key)
 
 
 def with_budget(policy: Policy, budget: int) -> Policy:
-    """The same policy with another budget."""
+    """Return the policy with another budget, in pages."""
     if (name := name_of(policy)) in BUILT_IN and not hasattr(policy, "budget"):
         return policy_named(name, budget, positions=policy.positions, unit=policy.unit)
     if "budget" not in {one.name for one in fields(policy)}:
@@ -205,6 +202,7 @@ def with_budget(policy: Policy, budget: int) -> Policy:
 
 
 def budget_of(policy: Policy, unlimited: int = BUDGET) -> int:
-    """How many units a policy sees of a long film; `unlimited` for one that sees ever more."""
-    seen = policy.budget_at(10**9)
-    return unlimited if seen > 10**6 else seen
+    """Return how many pages of a long film a policy attends to; `unlimited` for one that attends to
+    ever more."""
+    attended = policy.budget_at(10**9)
+    return unlimited if attended > 10**6 else attended

@@ -4,8 +4,9 @@
     R query chunks   T tokens a query chunk
     G groups of heads that retrieve together: 1, or h where every head retrieves for itself
 
-CAMR's score follows CausalCine (arXiv 2605.12496), section on content-aware memory routing; mean
-pooling of un-rotated keys is its published form (`score="mean"`), attention mass is ours.
+CAMR's score follows CausalCine (arXiv 2605.12496), section on content-aware memory routing: s(i, f)
+is the mean query of chunk i times the mean unrotated key d_f of history frame f, summed over heads
+and channels (`score="mean", summary=1, unit="frame"`). Attention mass (`score="mass"`) is ours.
 
 Training (all chunks of a clip at once) and streaming (one chunk) call the same functions.
 """
@@ -33,11 +34,12 @@ def relevance(
     not yet finished, None where all are; `place` (its last number is the layer) addresses what is
     random.
     """
+    # detached: which pages are retrieved is a choice, through which no gradient flows
     own = policy.relevance_at(q.detach(), k.detach(), place)
     if own is not None:
         return own.to(q.device)
     q, k = (pool(x.detach(), policy.summary).float() for x in (q, k))
-    scores = mean_score(q, k) if policy.score == "mean" else mass_score(q, k, past)
+    scores = mean_score(q, k) if policy.score == "mean" else mass_score(q, k, past)  # (B, h, R, n)
     return scores if policy.per_head else scores.mean(1, keepdim=True)
 
 
@@ -84,23 +86,27 @@ def pool(x: Tensor, tokens: int | None) -> Tensor:
 
 
 def mean_score(q: Tensor, k: Tensor) -> Tensor:
-    """Return mean query times mean key (B, h, R, n), as MoBA and MoC route.
+    """Return mean query times mean key (B, h, R, n), as MoBA (arXiv 2502.13189) and Mixture of
+    Contexts (arXiv 2508.21058) route.
 
-    A softmax over pages is monotone and left out.
+    A softmax over pages would not change their order, and is left out. The mean over heads that
+    `relevance` takes orders pages as CausalCine's sum does.
     """
     return torch.einsum("brhd,bnhd->bhrn", q.mean(2), k.mean(2)) / sqrt(q.shape[-1])
 
 
 def mass_score(q: Tensor, k: Tensor, past: Tensor | None) -> Tensor:
     """Return the share of attention (B, h, R, n) that each page's tokens would draw, averaged over
-    the chunk's queries."""
+    the chunk's queries.
+
+    That is the softmax over all pooled keys of the history, summed over each page: unlike the mean
+    score it lets a single matching token bring its page back.
+    """
     chunks = q.shape[1]
     pages, tokens = k.shape[1:3]
-    # (B, h, R T, n U)
-    scores = (
-        q.flatten(1, 2).transpose(1, 2) @ k.flatten(1, 2).permute(0, 2, 3, 1) / sqrt(q.shape[-1])
-    )
-    scores = scores.unflatten(2, (chunks, -1))  # (B, h, R, T, n U)
+    queries = q.flatten(1, 2).transpose(1, 2)  # (B, h, R T, d)
+    keys = k.flatten(1, 2).permute(0, 2, 3, 1)  # (B, h, d, n U)
+    scores = (queries @ keys / sqrt(q.shape[-1])).unflatten(2, (chunks, -1))  # (B, h, R, T, n U)
     if past is not None:
         scores = scores.masked_fill(~past.repeat_interleave(tokens, -1)[:, None], float("-inf"))
     share = scores.softmax(-1).unflatten(-1, (pages, tokens)).sum(-1)
@@ -112,8 +118,9 @@ def choose(
 ) -> Tensor:
     """Return the retrieved pages (B, G, k) in film order, for one chunk with n finished pages.
 
-    priority (B, n) is the policy's, scores (B, G, n) take the place of its zeros, None = nothing
-    competes; at most `most` pages are there to be retrieved.
+    priority (B, n) is the policy's: +inf = pinned, 0 = competing, below 0 = the rest. Scores (B, G,
+    n) take the place of its zeros; None = nothing competes. At most `most` pages are there to be
+    retrieved.
     """
     count = min(policy.budget_at(priority.shape[-1]), priority.shape[-1])
     count = count if most is None else min(count, most)
@@ -121,6 +128,7 @@ def choose(
     if scores is not None:
         ranked = ranked.to(scores.device)
         ranked = torch.where(ranked == 0, scores, ranked)
+    # in film order, so that packed positions keep the order of time
     return ranked.topk(count, dim=-1).indices.sort(dim=-1).values
 
 
@@ -128,22 +136,21 @@ def choose_all(policy: Policy, priorities: list[Tensor], scores: Tensor | None) 
     """Return `choose` for every chunk of a clip: bool (B, G, n, n), [.., i, j] = chunk i retrieves
     finished chunk j < i.
 
-    priorities[i] (B, i) as `past_priorities` gives them; scores (B, G, n, n) or None. One unit per
-    chunk.
+    priorities[i] (B, i) as `past_priorities` gives them; scores (B, G, n, n) or None. A page is a
+    chunk here.
     """
     rows = []
     for i, priority in enumerate(priorities):
         picks = choose(policy, priority, None if scores is None else scores[:, :, i, :i])
-        seen = torch.zeros(
-            (*picks.shape[:2], len(priorities)), dtype=torch.bool, device=picks.device
-        )
-        rows.append(seen.scatter_(-1, picks, True))
+        shape = (*picks.shape[:2], len(priorities))
+        retrieved = torch.zeros(shape, dtype=torch.bool, device=picks.device)
+        rows.append(retrieved.scatter_(-1, picks, True))
     return torch.stack(rows, dim=2)
 
 
 def past_priorities(policy: Policy, shots: Tensor) -> list[Tensor]:
-    """For every chunk i of films cut as `shots` (B, n): priorities (B, i) of the units before
-    it."""
+    """Return, for every chunk i of films cut as `shots` (B, n), the priorities (B, i) of the chunks
+    before it."""
     # a policy need not know what to do with no history
     nothing = torch.zeros((shots.shape[0], 0), device=shots.device)
     return [

@@ -1,4 +1,4 @@
-"""KV stores: where the finished pages of one layer's keys, or values, are kept.
+"""KV stores: where the finished pages of one layer's keys, or values, lie.
 
     B films   n pages   U tokens a page   h heads   d head size   k retrieved pages
     G heads that retrieve for themselves: h, or 1 where a layer retrieves as one
@@ -48,9 +48,9 @@ class KVStore(Protocol):
 class Storage:
     """How a film's history is stored.
 
-    Place `host` keeps it in (pinned) host memory and `slots` pages of each layer on the device,
-    more where heads retrieve more at once. Packing `int8` or `fp8` takes a byte a number, with a
-    scale for each token and head.
+    place     device, or host: in (pinned) host memory, and `slots` pages of each layer on the
+              device, more where heads retrieve more at once
+    packing   none, or int8 or fp8: a byte a number, with a scale for each token and head
     """
 
     place: str = "device"

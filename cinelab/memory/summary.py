@@ -1,6 +1,8 @@
 """What CAMR's search reads of a layer: pooled keys of every page, and mean keys of blocks of them.
 
-B films   n pages   U tokens a page   h heads   d head size
+    B films   n pages   U tokens a page   h heads   d head size
+
+Both are computed once a page, when it is finished, so that routing never reads the whole history.
 """
 
 from dataclasses import dataclass, field

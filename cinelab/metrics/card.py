@@ -105,9 +105,9 @@ def _films(
         for i in range(config.films)
     ]
     batch = encode_plans(bundle, plans)
-    frames, memory = make_frames(bundle, batch, policy, seeds_of(seed, config.films))
+    frames, cache = make_frames(bundle, batch, policy, seeds_of(seed, config.films))
     truth = decode(bundle, batch.latents)
-    return compare_films(reader, frames, truth, batch) + touched_rows(memory)
+    return compare_films(reader, frames, truth, batch) + touched_rows(cache)
 
 
 def seeds_of(seed: int, films: int, first: int = 0) -> list[int]:
@@ -145,8 +145,8 @@ def _recalls(
     bundle: Bundle, reader: Recogniser, policy: Policy, *, batch: Batch, noise: list[int]
 ) -> list[Row]:
     """Rows of identity, scenery and hit rate after one absence."""
-    made, memory = recall(bundle, reader, batch, policy, noise)
-    hits, drawn = hit_rows(memory, batch.plans, batch.last_shot)
+    made, cache = recall(bundle, reader, batch, policy, noise)
+    hits, drawn = hit_rows(cache, batch.plans, batch.last_shot)
     true = decode(bundle, batch.latents)
     rows = [
         *made,

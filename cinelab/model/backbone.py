@@ -3,7 +3,9 @@
     @register.backbone("mine")
     class Mine(nn.Module):
         Config = MineConfig                  # a frozen dataclass: the network's shape
-        def __init__(self, config): ...      # forward, encode_text: as CausalWan's
+        def __init__(self, config): ...
+        def forward(self, x, t, condition, context): ...    # the velocity, as CausalWan's
+        def encode_text(self, text): ...                    # keys and values, as CausalWan's
 
 `Config` has in_channels, out_channels, text_dim and patch_size, by which data and codec are
 checked. A checkpoint's config.json names its backbone by `"model": {"kind": ..., ...}`: an import
@@ -25,7 +27,7 @@ WAN = "wan"
 
 
 class Backbones(Registry):
-    """The registry of backbones. Each has a class of settings of its own, which tells it."""
+    """The registry of backbones. Each has a class of settings of its own, by which it is known."""
 
     def _check(self, name: str, thing: Any) -> None:
         super()._check(name, thing)

@@ -1,10 +1,13 @@
-"""CausalWan: Wan2.1's video transformer as a plain function of named tensors.
+"""CausalWan: Wan2.1's video transformer (arXiv 2503.20314) as a plain function of named tensors.
 
 Architecture and parameter names are those of diffusers' `WanTransformer3DModel`, so that its
 checkpoints load with no map. What a token attends to is not decided here: an *attention context*
 is handed in (see `cinelab.memory.context` and `cinelab.memory.cache`), and does the attention.
 
     B films   F latent frames   N tokens a frame   T = F N   S prompts   L words   D width   h heads
+
+Each latent frame has its own timestep and reads its own prompt; nothing here knows of chunks, cuts
+or stages. What steers all other activations (norms, modulation, time) is computed in fp32.
 """
 
 import math
@@ -56,6 +59,7 @@ class WanConfig:
 
     @property
     def width(self) -> int:
+        """The width D of the tokens."""
         return self.num_attention_heads * self.attention_head_dim
 
 
@@ -64,6 +68,8 @@ WAN_14B = WanConfig()
 
 
 class TimestepEmbedding(nn.Module):
+    """Two linears around a SiLU, under diffusers' parameter names."""
+
     def __init__(self, inner: int, width: int):
         super().__init__()
         self.linear_1 = nn.Linear(inner, width)
@@ -74,6 +80,8 @@ class TimestepEmbedding(nn.Module):
 
 
 class TextProjection(nn.Module):
+    """Two linears around a GELU, under diffusers' parameter names."""
+
     def __init__(self, inner: int, width: int):
         super().__init__()
         self.linear_1 = nn.Linear(inner, width)
@@ -84,7 +92,10 @@ class TextProjection(nn.Module):
 
 
 class Conditioner(nn.Module):
-    """Time and text to model width. Time is given in [0, 1] and embedded at Wan's 0..1000."""
+    """The embeddings of time and text, at the model's width.
+
+    Time is given in [0, 1] and embedded at Wan's 0..1000.
+    """
 
     def __init__(self, config: WanConfig):
         super().__init__()
@@ -94,7 +105,7 @@ class Conditioner(nn.Module):
         self.text_embedder = TextProjection(config.text_dim, config.width)
 
     def time(self, t: Tensor) -> Tensor:
-        """Return the embedding (B, F, D) of timesteps t (B, F)."""
+        """Return the embedding (B, F, D) of timesteps t (B, F): sines and cosines, two linears."""
         half = self.freq_dim // 2
         octaves = torch.arange(half, device=t.device, dtype=torch.float32)
         rates = torch.exp(-math.log(10000.0) * octaves / half)
@@ -109,8 +120,8 @@ class Conditioner(nn.Module):
 
 
 class Attention(nn.Module):
-    """Projections with q/k RMS norm over the whole width; heads are split by the caller's
-    `heads`."""
+    """The projections of an attention, with RMS norm of q and k over the whole width, before heads
+    are split."""
 
     def __init__(self, config: WanConfig):
         super().__init__()
@@ -123,13 +134,15 @@ class Attention(nn.Module):
 
     @property
     def out(self) -> nn.Linear:
-        """The output projection, which diffusers keeps in a list."""
+        """The output projection, which diffusers has in a list."""
         return typed(nn.Linear, self.to_out[0])
 
     def query(self, x: Tensor) -> Tensor:
+        """Return normed queries (..., h, D/h) of x (..., D), unrotated."""
         return rms(self.norm_q, self.to_q(x)).unflatten(-1, (self.heads, -1))
 
     def key_value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return normed keys and values (..., h, D/h) of x (..., D), unrotated."""
         k, v = rms(self.norm_k, self.to_k(x)), self.to_v(x)
         return k.type_as(v).unflatten(-1, (self.heads, -1)), v.unflatten(-1, (self.heads, -1))
 
@@ -158,7 +171,12 @@ class Gate(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention to the frame's own prompt, feed-forward; AdaLN per frame."""
+    """Self-attention, cross-attention to the frame's own prompt, feed-forward.
+
+    Shifts, scales and gates are a latent frame's own, since each has its own timestep (adaLN, DiT,
+    arXiv 2212.09748). A block is cut in two at self-attention, which is the context's: the halves
+    can be compiled, and no context need be.
+    """
 
     def __init__(self, config: WanConfig):
         super().__init__()
@@ -180,7 +198,13 @@ class Block(nn.Module):
         text_kv: tuple[Tensor, Tensor],
         slot: Tensor,
     ) -> Tensor:
-        """Return x (B, F, N, D) after the block; modulation (B, F, 6, D), slot (B, F)."""
+        """Return x (B, F, N, D) after the block.
+
+        modulation  (B, F, 6, D), fp32: shift, scale, gate of self-attention, then of feed-forward
+        attend      unrotated q, k, v -> the heads' outputs, as the context computes them
+        text_kv     keys and values (B, S, L, h, D/h) of all prompts
+        slot        (B, F) which prompt each latent frame reads
+        """
         heads = attend(*self.pre_attention(x, modulation))
         return self.post_attention(x, heads.reshape(x.shape), modulation, text_kv, slot)
 
@@ -217,12 +241,12 @@ class Block(nn.Module):
 
 
 def rms(norm: nn.RMSNorm, x: Tensor) -> Tensor:
-    """RMS norm in the input's own precision (autocast hands in half, the weight is full)."""
+    """Return the RMS norm of x in x's own precision: autocast hands in bf16, weights are fp32."""
     return fn.rms_norm(x, norm.normalized_shape, norm.weight.type_as(x), norm.eps)
 
 
 def fp32_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    """Layer norm in full precision, whatever its weights are kept in."""
+    """Return the layer norm of x in fp32, in whatever precision its weights are stored."""
     x = x.float()
     if isinstance(norm, nn.Identity):
         return x
@@ -234,8 +258,8 @@ def fp32_norm(norm: nn.Module, x: Tensor) -> Tensor:
 
 
 def pick_prompts(part: Tensor, slot: Tensor) -> Tensor:
-    """Keys or values (B, S, L, h, d) of all prompts -> (B F, L, h, d), each frame its own by slot
-    (B, F)."""
+    """Return keys or values (B F, L, h, d) of each frame's own prompt, from those of all prompts
+    (B, S, L, h, d), by slot (B, F)."""
     if part.shape[1] == 1:
         return part.expand(-1, slot.shape[1], -1, -1, -1).flatten(0, 1)
     # a product, since indexing has a slow backward on a CPU
@@ -244,7 +268,7 @@ def pick_prompts(part: Tensor, slot: Tensor) -> Tensor:
 
 
 class CausalWan(nn.Module):
-    """The velocity of latents, under what a condition says and a context lets attend."""
+    """The network: the velocity of noisy latents under a condition, within an attention context."""
 
     def __init__(self, config: WanConfig):
         super().__init__()
@@ -275,7 +299,8 @@ class CausalWan(nn.Module):
             attend = partial(context.attend, layer, rope=rope)
             tokens = block(tokens, modulation, attend, text_kv[layer], condition.slot)
         out = self.unpatchify(tokens, time, grid)
-        # autocast's bf16 stays; weights of half precision give back the precision of the latents
+        # under autocast the velocity stays bf16; a model whose weights are bf16 returns it in the
+        # precision of the latents, which are integrated in fp32
         return out if self.patch_embedding.weight.dtype == x.dtype else out.to(x.dtype)
 
     def patchify(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
@@ -334,21 +359,21 @@ FULL_PRECISION = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3
 
 
 def kept_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
-    """What a parameter is kept in, in a model of `dtype`: what steers all the others stays in
-    fp32."""
+    """Return the precision of a parameter by its name, in a model of `dtype`: what steers all the
+    others stays in fp32."""
     return torch.float32 if any(part in FULL_PRECISION for part in name.split(".")) else dtype
 
 
 def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """The model in `dtype`, but for the few parameters that stay in full precision."""
+    """Return the model (in place) in `dtype`, but for the few parameters that stay in fp32."""
     for name, parameter in model.named_parameters():
         parameter.data = parameter.data.to(kept_dtype(name, dtype))
     return model
 
 
 def init_toy(model: CausalWan) -> CausalWan:
-    """DiT-style start for training from scratch: gates and output zero, so that every block begins
-    as identity."""
+    """Return the model (in place) with weights to train from scratch: gates and output zero, so
+    that every block begins as the identity (adaLN-Zero, DiT, arXiv 2212.09748, section 3.2)."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight)

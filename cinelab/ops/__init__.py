@@ -1,1 +1,8 @@
-"""Attention kernels behind one switch, rotary positions, tensor helpers. Knows no model."""
+"""Tensor operations that know no model: attention, rotary positions, tiles of a mask.
+
+attention   `attention`, `use_kernel`: one switch for SDPA, FlashAttention, cuDNN and Flex;
+            `AttentionContext`: what the network asks to attend for it
+rope        `Rope`: Wan2.1's rotary positions in time and space, applied late to stored keys
+tiling      `ChunkMask`: attention under a mask of chunks, tile by tile
+tensors     `gather_pages`, `repeat_batch`
+"""

@@ -4,6 +4,8 @@
     mask broadcastable to (B, h, T, S): bool, True = attended; or a bias that is added to the
     scores, -inf = not attended
 
+    B batch   T queries   S keys   h heads   d head size
+
 `use_kernel` names the kernel for all calls inside it; without it the fastest that fits is chosen.
 An `AttentionContext` is what the network is given: it decides what each token attends to.
 """
@@ -62,7 +64,11 @@ def fastest() -> str:
 
 
 class AttentionContext(Protocol):
-    """What each token of a call of the network may attend to: the context does the attention."""
+    """What each token of a call of the network may attend to: the context does the attention.
+
+    The network hands over unrotated queries, keys and values and gets the heads' outputs back. So
+    it does not know whether keys come from the same clip (training) or a KV cache (streaming).
+    """
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
         """Return the heads' outputs (B, T, h, d) from unrotated q, k, v (B, T, h, d)."""
@@ -71,7 +77,7 @@ class AttentionContext(Protocol):
 
 @contextmanager
 def use_kernel(kernel: str) -> Iterator[None]:
-    """Inside, `attention` uses this kernel (one of KERNELS) where a call names none."""
+    """Make `attention` use this kernel (one of KERNELS), inside, where a call names none."""
     before = _kernel.set(kernel)
     try:
         yield
@@ -119,14 +125,12 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _math(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q k' / sqrt(D)) v, written out."""
-    scores = (q.transpose(1, 2) * q.shape[-1] ** -0.5) @ k.permute(0, 2, 3, 1)  # (B, heads, T, S)
-    if mask is not None:
-        scores = (
-            scores.masked_fill_(~mask, float("-inf"))
-            if mask.dtype == torch.bool
-            else scores.add_(mask)
-        )
+    """Return softmax(q k' / sqrt(d)) v, written out."""
+    scores = (q.transpose(1, 2) * q.shape[-1] ** -0.5) @ k.permute(0, 2, 3, 1)  # (B, h, T, S)
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill_(~mask, float("-inf"))
+    elif mask is not None:
+        scores = scores.add_(mask)
     return (scores.softmax(-1).type_as(v) @ v.transpose(1, 2)).transpose(1, 2)
 
 
@@ -152,12 +156,12 @@ def _flash3(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     except ImportError as error:
         raise _absent("flash3", error) from error
     out = flash_attn_func(q, k, v)
-    # its versions differ in whether the log-sum comes too
+    # its versions differ in whether the scores' log-sum-exp is returned too
     return out[0] if isinstance(out, tuple) else out
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Skip blocks of the mask to which nothing attends: for long masked clips on a GPU."""
+    """Skip blocks of the mask in which nothing is attended to: for long masked clips on a GPU."""
     from torch.nn.attention.flex_attention import flex_attention
 
     if q.device.type == "cpu" and q.requires_grad and torch.is_grad_enabled():
@@ -167,7 +171,7 @@ def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         call = _compiled_flex()
     blocks = None if mask is None else _blocks(mask, q)
     with warnings.catch_warnings():
-        # on a CPU that is meant
+        # on a CPU it runs uncompiled on purpose
         warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
         return call(
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), block_mask=blocks

@@ -1,9 +1,10 @@
-"""Rotary positions in time and space, as in Wan2.1: the head is split into a time, a height and a
-width part.
+"""Rotary positions (RoPE, arXiv 2104.09864) in time and space, as in Wan2.1 (arXiv 2503.20314):
+the head is split into a time, a height and a width part.
 
-    F frames   N = h w tokens a frame   D head size, rotated as D / 2 complex numbers
+    F latent frames   N tokens a frame   h heads   D head size, rotated as D / 2 complex numbers
+    Dt head dimensions that turn with time   k U = F N tokens of retrieved pages
 
-Time positions are arguments, so a key may be kept unrotated and be given its place later.
+Time positions are arguments, so a key may be stored unrotated and be given its position later.
 """
 
 from functools import lru_cache
@@ -13,7 +14,7 @@ from torch import Tensor
 
 
 def split(head_dim: int) -> tuple[int, int, int]:
-    """Return the head dimensions of time, height and width."""
+    """Return how many head dimensions turn with time, with height and with width."""
     side = 2 * (head_dim // 6)
     return head_dim - 2 * side, side, side
 
@@ -37,7 +38,7 @@ def _space(head_dim: int, height: int, width: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def rope_for(head_dim: int, height: int, width: int, device: torch.device) -> "Rope":
-    """Return the rotation of a token grid, which keeps the frequencies that it has computed."""
+    """Return the `Rope` of a token grid; calls share it, and so the rotations it has computed."""
     return Rope(head_dim, height, width, device)
 
 
@@ -76,15 +77,15 @@ class Rope:
     def _time_of(self, frames: Tensor, last: int | None) -> Tensor:
         last = last if last is not None else int(frames.max()) if frames.numel() else 0
         if last >= len(self._time):
-            self._time = self._rotations(2 * last)
+            self._time = self._rotations(2 * last)  # twice, so that a long film seldom comes here
         return self._time[frames.to(self._time.device)]  # (..., F, Dt/2)
 
     def rotate_retrieved(self, x: Tensor, frames: Tensor, last: int | None = None) -> Tensor:
         """Return retrieved keys (B, F N, h, D) rotated to the latent frames (B or 1, h or 1, F).
 
-        The result equals `rotate` with `freqs` of those frames. Those frequencies are not laid
-        out here, since heads that retrieved different pages would each need their own. The keys
-        carry no gradient.
+        The result equals `rotate` with `freqs` of those frames. Those rotations are not laid out
+        here for every token, since heads that retrieved different pages would each need their own:
+        the time part is rotated by frame, the space part by token. The keys carry no gradient.
         """
         if not frames.shape[-1]:
             return x  # every page was erased

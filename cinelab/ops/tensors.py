@@ -28,6 +28,9 @@ def gather_pages(x: Tensor, picks: Tensor) -> Tensor:
 
 
 def repeat_batch(x: Tensor, batch: int) -> Tensor:
-    """Return x (B, ...) repeated to (batch, ...): a guided call shows each film twice."""
+    """Return x (B, ...) repeated to (batch, ...), where `batch` is a multiple of B.
+
+    A guided call shows each film twice, and both halves attend to the same history.
+    """
     times = batch // x.shape[0]
     return x if times == 1 else x.repeat(times, *[1] * (x.ndim - 1))

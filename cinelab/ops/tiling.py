@@ -5,6 +5,7 @@ clip of 21 latent frames has 32,760 tokens, twice. A tile is a few chunks of que
 chunks of keys that any of them attends to.
 
     B batch   G heads, or 1 for all   R query chunks   S key chunks   t tokens a chunk   h heads
+    d head size
 """
 
 from collections.abc import Callable
@@ -86,7 +87,8 @@ class ChunkMask:
         return torch.cat([out for _, out in sorted(outs, key=lambda piece: piece[0])], dim=1)
 
     def _biases_of(self, tokens: int, dtype: torch.dtype) -> list[tuple[Tile, Tensor]]:
-        """Every tile with its bias; made once, since all layers share a static policy's mask."""
+        """Return every tile with its bias; made once, since all layers share a static policy's
+        mask."""
         if (tokens, dtype) not in self._biases:
             tiles = self.tiles(CHUNKS if tokens < WIDE else 1)
             self._biases[tokens, dtype] = [

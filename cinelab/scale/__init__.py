@@ -1,2 +1,12 @@
-"""What makes a model large and fast: shards, sequence parallelism, compiled blocks, and what a
-training costs."""
+"""What makes a model large and fast, and changes nothing but rounding.
+
+parallel            `Parallel`, `Layout`: FSDP and micro-batches, on any number of processes
+sequence            sequence parallelism: processes trade frames for heads around attention
+checkpoints         `SharedRun`, `export`: sharded states, resumed by any number of processes
+adapters            `Lora`: low-rank adapters, in a file of their own
+host_kv             `HostKVStore`: pages in host memory, those in use on the device
+quantized_kv        `QuantizedKVStore`: keys and values of one byte a number
+fused               a chunk's clean pass and the next one's first level in one call
+acceleration        `Speed`, `accelerate`: kernels, compiled blocks, eight-bit linears
+cost                `Plan`: memory and seconds of a training, from shapes alone
+"""

@@ -22,12 +22,11 @@ the reader at the end adds only the file's lines.
 
 from __future__ import annotations
 
-import difflib
 import html
 import json
 import os
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, NoReturn
@@ -37,11 +36,27 @@ import yaml
 from cinelab.config import from_dict, from_kind, to_dict, to_kind
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
-from cinelab.limits import BUDGET, LEAST_BUDGET, SECONDS, SEED, SHOTS, STEPS, VALUES, shown_path
+from cinelab.limits import VALUES, shown_path
 from cinelab.registry import resolve
+from cinelab.script.fields import (
+    Field,
+    FieldError,
+    check_change_times,
+    check_seconds,
+    check_seed,
+    check_settings,
+    check_shots,
+    check_text,
+    checked_parts,
+    field_label,
+    guess,
+    is_policy,
+    is_sampling,
+    refuse_field,
+    short_value,
+)
 from cinelab.script.yaml_text import Dumper, yaml_sentence
 from cinelab.texts import (
-    HALF_PAIR,
     SCREENPLAY,
     Loader,
     compose,
@@ -54,27 +69,9 @@ from cinelab.texts import (
 CUTS = ("cut", "continue")
 SAMPLING = "cinelab.flow.sampler:Sampling"
 POLICY = "cinelab.memory.policy:Policy"  # opened where a policy is written with its settings
-MAX_SHOTS = SHOTS
-MAX_SECONDS = SECONDS
-MAX_TEXT = 2000  # characters in a prompt, a caption or a title
 
 # bytes and values of all `size_of` in a file, beside title and caption
 ROOM = (SCREENPLAY.most - 2**16, VALUES - 100)
-
-Field = tuple[str | int, ...]  # a place in the screenplay, such as ("shots", 2, "seconds")
-
-
-class FieldError(CinelabError):
-    """A refused value: `field` is its place below the object, `problem` the rest of the
-    sentence."""
-
-    def __init__(self, field: Field, problem: str):
-        super().__init__(field, problem)
-        self.field = field
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return f"{_label(self.field)} {self.problem}"
 
 
 @dataclass(frozen=True)
@@ -90,11 +87,11 @@ class PromptChange:
     recache: bool = False
 
     def __post_init__(self):
-        _check_seconds("at", self.at)
+        check_seconds("at", self.at)
         check_text("prompt", self.prompt, "say what happens from here on")
-        _check_settings(self)
+        check_settings(self)
         if not isinstance(self.recache, bool):
-            _refuse(("recache",), self.recache, "write true or false")
+            refuse_field(("recache",), self.recache, "write true or false")
 
 
 @dataclass(frozen=True)
@@ -112,12 +109,12 @@ class Shot:
 
     def __post_init__(self):
         check_text("prompt", self.prompt, "say what the shot shows")
-        _check_seconds("seconds", self.seconds)
+        check_seconds("seconds", self.seconds)
         if self.cut not in CUTS:
-            _refuse(("cut",), self.cut, _guess(self.cut, CUTS) or "write cut or continue")
-        _check_settings(self)
-        object.__setattr__(self, "changes", _parts("changes", self.changes, PromptChange))
-        _check_changes(self.changes, self.seconds)
+            refuse_field(("cut",), self.cut, guess(self.cut, CUTS) or "write cut or continue")
+        check_settings(self)
+        object.__setattr__(self, "changes", checked_parts("changes", self.changes, PromptChange))
+        check_change_times(self.changes, self.seconds)
 
 
 @dataclass(frozen=True)
@@ -131,9 +128,9 @@ class Screenplay:
 
     def __post_init__(self):
         check_text("title", self.title, "give the film a title")
-        object.__setattr__(self, "shots", _parts("shots", self.shots, Shot))
-        _check_shots(self.shots)
-        _check_seed(self.seed)
+        object.__setattr__(self, "shots", checked_parts("shots", self.shots, Shot))
+        check_shots(self.shots)
+        check_seed(self.seed)
         if self.caption != "":
             check_text("caption", self.caption, "write a caption or leave the field out")
 
@@ -187,147 +184,6 @@ def _values(plain: Any) -> int:
     if isinstance(plain, dict):
         return 1 + sum(1 + _values(part) for part in plain.values())
     return 1 + sum(map(_values, plain)) if isinstance(plain, list) else 1
-
-
-def _refuse(field: Field, value: Any, remedy: str) -> NoReturn:
-    raise FieldError(field, f"is {_show(value)}; {remedy}{'' if remedy.endswith('?') else '.'}")
-
-
-def check_text(field: str, value: Any, remedy: str) -> None:
-    """Refuse what no screenplay holds as a prompt, a caption or a title. Raises FieldError."""
-    if value is None or (isinstance(value, str) and not value.strip()):
-        _refuse((field,), None, remedy)
-    if not isinstance(value, str):
-        _refuse((field,), value, "write text, in quotes")
-    if len(value) > MAX_TEXT:
-        raise FieldError((field,), f"has {len(value)} characters; keep it to {MAX_TEXT} at most.")
-    if HALF_PAIR.search(value):
-        raise FieldError((field,), "holds half of a character pair; type that character again.")
-
-
-def _check_seconds(field: str, value: Any) -> None:
-    known = isinstance(value, Real) and not isinstance(value, bool)
-    if not (known and 0 < value <= MAX_SECONDS):  # not a number (nan) fails both comparisons
-        _refuse((field,), value, f"give a number of seconds above 0 and at most {MAX_SECONDS}")
-
-
-def _check_changes(changes: tuple[PromptChange, ...], seconds: float) -> None:
-    last = 0.0
-    for i, change in enumerate(changes):
-        place = ("changes", i, "at")
-        if change.at >= seconds:
-            _refuse(place, change.at, f"give a time inside its shot, below {_show(seconds)}")
-        if change.at <= last:
-            _refuse(place, change.at, f"give a time after the change before it, {_show(last)}")
-        last = change.at
-
-
-def _check_shots(shots: tuple[Shot, ...]) -> None:
-    if not shots:
-        _refuse(("shots",), None, "add at least one shot with a prompt and seconds")
-    if len(shots) > MAX_SHOTS:
-        problem = f"lists {len(shots)} shots and the limit is {MAX_SHOTS}; split the film."
-        raise FieldError(("shots",), problem)
-    if shots[0].cut == "continue":
-        _refuse(("shots", 0, "cut"), "continue", "leave it out, since nothing comes before")
-
-
-def _check_settings(part: Any) -> None:
-    if part.seed is not None:
-        _check_seed(part.seed)
-    if isinstance(part.policy, str) or _is_empty(part.policy):
-        check_text("policy", part.policy, "name a memory policy, such as camr")
-    elif part.policy is not None and not is_policy(part.policy):
-        _refuse(("policy",), part.policy, "name a memory policy, such as camr, or give a Policy")
-    if isinstance(part.steps, (list, tuple)) and part.steps:
-        object.__setattr__(part, "steps", tuple(map(float, _numbers("steps", part.steps))))
-    # a policy of one's own may keep fewer
-    least_budget = 0 if is_policy(part.policy) else LEAST_BUDGET
-    for name, least, most in (("budget", least_budget, BUDGET), ("steps", 0, STEPS)):
-        if name == "steps" and (
-            is_sampling(part.steps) or (isinstance(part.steps, tuple) and part.steps)
-        ):
-            continue
-        value = getattr(part, name)
-        if value is not None and (
-            not isinstance(value, Integral)
-            or isinstance(value, bool)
-            or not least <= int(value) <= most
-        ):
-            _refuse((name,), value, f"give a whole number of at least {least} and at most {most}")
-
-
-def _is_empty(value: Any) -> bool:
-    return value in ([], {})
-
-
-def is_policy(value: Any) -> bool:
-    """Whether a value is a memory policy, which this room does not know by class."""
-    return (
-        is_dataclass(value)
-        and callable(getattr(value, "budget_at", None))
-        and not isinstance(value, type)
-    )
-
-
-def is_sampling(value: Any) -> bool:
-    """Whether a value says how chunks are sampled, in a class that this room does not know."""
-    return (
-        is_dataclass(value)
-        and callable(getattr(value, "with_steps", None))
-        and not isinstance(value, type)
-    )
-
-
-def _numbers(field: str, values: Any) -> Any:
-    for value in values:
-        if not isinstance(value, Real) or isinstance(value, bool):
-            _refuse((field,), value, "give levels as numbers that fall, such as [1.0, 0.6, 0.3]")
-    return values
-
-
-def _check_seed(value: Any) -> None:
-    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= int(value) < SEED:
-        _refuse(("seed",), value, "give a whole number, 0 or above and below 2**63")
-
-
-def _parts(field: str, value: Any, kind: type) -> tuple:
-    """The value as a tuple of `kind`; lists are taken too. Raises FieldError."""
-    if value is None:
-        return ()
-    if not isinstance(value, (list, tuple)):
-        _refuse((field,), value, f"write a list of {field}")
-    for i, part in enumerate(value):
-        if not isinstance(part, kind):
-            _refuse((field, i), part, f"make it a {kind.__name__}")
-    return tuple(value)
-
-
-def _label(field: Field) -> str:
-    """("shots", 2, "changes", 0, "at") -> "shot 3, change 1: at"."""
-    places = [
-        f"{str(field[i - 1])[:-1]} {n + 1}" for i, n in enumerate(field) if isinstance(n, int)
-    ]
-    name = [field[-1]] if field and isinstance(field[-1], str) else []
-    return ": ".join([", ".join(places)] * bool(places) + name) or "the screenplay"
-
-
-def _show(value: Any) -> str:
-    """Return any value in short, on one line."""
-    if value is None:
-        return "empty"
-    if isinstance(value, (list, tuple, dict)):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    try:
-        text = repr(value) if isinstance(value, str) else " ".join(str(value).split())
-    except ValueError:  # Python refuses to print an int of more than 4300 digits
-        return "a huge number"
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _guess(word: Any, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(str(word).lower(), known, 1, 0.5)
-    return f"did you mean {near[0]!r}?" if near else ""
 
 
 def _plain(part: Any) -> Any:
@@ -415,18 +271,18 @@ class _Reader:
     def _fields(self, node: yaml.Node, field: Field, known: tuple[str, ...]) -> dict:
         """The mapping's nodes by key; a key that is unknown or stands there twice is refused."""
         if not isinstance(node, yaml.MappingNode):
-            _refuse(field, self._scalar(node), f"write the fields {', '.join(known)}")
+            refuse_field(field, self._scalar(node), f"write the fields {', '.join(known)}")
         found = {}
         for key_node, child in node.value:
             scalar = isinstance(key_node, yaml.ScalarNode)
             key = key_node.value if scalar else []
             line = key_node.start_mark.line + 1
             if key not in known:
-                remedy = _guess(key, known) or f"the fields are {', '.join(known)}."
-                self._fail(line, f"{_label(field)} has no field {_show(key)}; {remedy}")
+                remedy = guess(key, known) or f"the fields are {', '.join(known)}."
+                self._fail(line, f"{field_label(field)} has no field {short_value(key)}; {remedy}")
             if key in found:
                 lines = f"lines {self.lines[(*field, key)]} and {line}"
-                self._fail(line, f"{_label((*field, key))} is given twice, {lines}; keep one.")
+                self._fail(line, f"{field_label((*field, key))} is given twice, {lines}; keep one.")
             found[key] = child
             self.lines[(*field, key)] = child.start_mark.line + 1
         return found

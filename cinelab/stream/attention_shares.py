@@ -9,22 +9,21 @@ from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Policy, RandomTopK
 
 
-def shots_retrieved(memory: KVCache, chunk: int) -> dict[int, dict[int, float]]:
-    """Return {layer: {shot: share of heads}} of `chunk`, the last in the KV cache `memory`; empty
+def shots_retrieved(cache: KVCache, chunk: int) -> dict[int, dict[int, float]]:
+    """Return {layer: {shot: share of heads}} of `chunk`, the last in the KV `cache`; empty
     when it retrieved nothing."""
     shares = {
-        one["layer"]: _shares(memory, one["picks"][0].tolist())
-        for one in memory.decisions_of(chunk)
+        one["layer"]: _shares(cache, one["picks"][0].tolist()) for one in cache.decisions_of(chunk)
     }
     return dict(sorted(shares.items()))
 
 
-def _shares(memory: KVCache, picks: list[list[int]]) -> dict[int, float]:
+def _shares(cache: KVCache, picks: list[list[int]]) -> dict[int, float]:
     """Return the share of heads (or of the one choice that all heads share) that retrieve a page of
     each shot."""
     heads: defaultdict[int, int] = defaultdict(int)
     for retrieved in picks:
-        for shot in {int(memory.page_shots[0, page]) for page in retrieved}:
+        for shot in {int(cache.page_shots[0, page]) for page in retrieved}:
             heads[shot] += 1
     return {shot: heads[shot] / len(picks) for shot in sorted(heads)}
 

@@ -158,8 +158,8 @@ def named_policy(
     return (name if plain else found), units
 
 
-def empty_memory(bundle: Bundle, policy: Policy) -> KVCache:
-    """The memory of a film that has not begun."""
+def empty_cache(bundle: Bundle, policy: Policy) -> KVCache:
+    """Return the KV cache of a film that has not begun."""
     distance = cast(int | None, bundle.max_distance)  # a bundle has resolved "span"
     return KVCache(policy, bundle.chunk, distance, storage=storage_of(bundle))
 
@@ -237,16 +237,16 @@ def embed(bundle: Bundle, timelines: Sequence[Timeline]) -> Tensor:
 def stream(
     bundle: Bundle,
     timelines: Sequence[Timeline],
-    memory: KVCache,
+    cache: KVCache,
     seeds: Sequence[int],
     sampling: Sampling | None = None,
     given: Tensor | None = None,
     bf16: bool = False,
-    pictures: bool = True,
+    decode: bool = True,
 ) -> Iterator[TimedChunk]:
     """Yield the chunks of B films as they are made. `given` latents are taken as known history.
 
-    `memory` is written to; it continues a film where it left off if it is not empty.
+    `cache` is written to; it continues a film where it left off if it is not empty.
     """
     began = time.perf_counter()
     device = next(bundle.model.parameters()).device
@@ -267,7 +267,7 @@ def stream(
             device,
             bundle.sampling,
         ),
-        RolloutState(memory.length // (frames // memory.page_frames), memory),
+        RolloutState(cache.length // (frames // cache.page_frames), cache),
         requests,
         given=given,
     )
@@ -278,7 +278,7 @@ def stream(
                 return
             began = time.perf_counter()
             decoded_frames = np.empty((len(timelines), 0))
-            if pictures:
+            if decode:
                 with torch.autocast(device.type, enabled=False):
                     decoded, state = bundle.codec.decode(chunk.latents.float(), state)
                 decoded_frames = to_uint8(decoded)
@@ -296,10 +296,10 @@ def make(
     given: Tensor | None = None,
     bf16: bool = True,
 ) -> tuple[Tensor, KVCache]:
-    """All latents (B, F, C, h, w) of a batch of films, and the memory they left."""
-    memory = empty_memory(bundle, policy_for(bundle, policy))
-    made = stream(bundle, timelines, memory, seeds, sampling, given, bf16, pictures=False)
-    return torch.cat([timed.latents.float() for timed in made], dim=1), memory
+    """All latents (B, F, C, h, w) of a batch of films, and their KV cache."""
+    cache = empty_cache(bundle, policy_for(bundle, policy))
+    made = stream(bundle, timelines, cache, seeds, sampling, given, bf16, decode=False)
+    return torch.cat([timed.latents.float() for timed in made], dim=1), cache
 
 
 def decode(bundle: Bundle, latents: Tensor) -> np.ndarray:

@@ -15,7 +15,7 @@ from cinelab.flow.sampler import Sampling
 from cinelab.limits import BUDGET, LEAST_BUDGET, SEED, STEPS, check_number, short
 from cinelab.memory.policy import Policy
 from cinelab.memory.policy_registry import BUILT_IN, budget_of, name_of, policy_named, with_budget
-from cinelab.script.screenplay import check_text
+from cinelab.script.fields import check_text
 
 if TYPE_CHECKING:
     from cinelab.stream.session import Session

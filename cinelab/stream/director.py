@@ -257,12 +257,12 @@ class Director:
         latents = self._latents(generator, screenplay, line, first, kept)
         shown = generator.begin()
         beside = side_stream(generator.device.type if self.overlap else "cpu")
-        for timed, memory in prefetch(latents) if self.overlap else latents:
+        for timed, cache in prefetch(latents) if self.overlap else latents:
             began = time.perf_counter()
             with beside:  # and not around the yield: whoever reads has a stream of their own
                 shown, timed.frames = generator.decode(shown, timed.latents)
             timed.seconds["decode"] = time.perf_counter() - began
-            yield timed, memory
+            yield timed, cache
 
     def _latents(
         self,
@@ -283,13 +283,13 @@ class Director:
         for slot, request in zip(line.slots, requests, strict=True):
             if kept is not None and (found := kept.take(slot.index)):
                 latents, decisions, seconds = found
-                state = generator.recall(state, request, latents, pictures=False)
+                state = generator.restore(state, request, latents, decode=False)
                 state.cache.decisions += decisions
                 yield TimedChunk(slot.index, NO_FRAMES, latents, seconds), state.cache
                 continue
             wait = self.fused and slot.index + 1 < len(line.slots)
             state, timed = generator.step(
-                state, request, pictures=False, given=first if slot.index == 0 else None, wait=wait
+                state, request, decode=False, given=first if slot.index == 0 else None, wait=wait
             )
             if kept is not None:
                 kept.add(timed, slot.shot, state)
@@ -327,8 +327,8 @@ class Director:
         line = self.timeline(screenplay)
         frames = []
         rows = []
-        for timed, left in self._made(screenplay, line, opening, kept):
-            memory = left
+        for timed, after in self._made(screenplay, line, opening, kept):
+            cache = after
             frames.append(timed.frames[0])
             rows.append({"chunk": timed.index, **timed.seconds})
             if show:
@@ -340,7 +340,7 @@ class Director:
             self.bundle.fps,
             line,
             screenplay,
-            memory.routing_table(),
+            cache.routing_table(),
             pd.DataFrame(rows),
             self.info(screenplay),
         )

@@ -33,7 +33,7 @@ from cinelab.script.unconditional import unconditional_text
 from cinelab.stream.batch import (
     NO_FRAMES,
     TimedChunk,
-    empty_memory,
+    empty_cache,
     inference_mode,
     threads_for,
 )
@@ -60,10 +60,6 @@ class FilmState(RolloutState):
     shot_chunks: tuple[Tensor, ...] = field(default=())
     pending: MadeChunk | None = None
 
-    @property
-    def memory(self) -> KVCache:
-        return self.cache
-
     def decisions_of(self, chunk: int) -> list[dict]:
         """Return what every layer retrieved at the first level of the newest chunk."""
         if self.pending is not None and self.pending.opened.chunk == chunk:
@@ -74,15 +70,15 @@ class FilmState(RolloutState):
 class ChunkGenerator:
     """Makes chunks with one model. Holds nothing of any film but encoded prompts.
 
-    `noted` is how many chunks' routing decisions a film's cache keeps (None = all). `between` is
-    called before each chunk that is appended again, so that whoever shares the model may have it in
-    between; what it raises ends the work.
+    `keep_decisions` is how many chunks' routing decisions a film's cache records (None = all).
+    `between` is called before each chunk that is appended again, so that whoever shares the model
+    may have it in between; what it raises ends the work.
     """
 
     def __init__(self, bundle: Bundle, bf16: bool = False):
         self.bundle = bundle
         self.bf16 = bf16
-        self.noted: int | None = None
+        self.keep_decisions: int | None = None
         self.between: Callable[[], None] = _at_once
         self.device = next(bundle.model.parameters()).device
         self.model = ChunkModel(
@@ -97,13 +93,13 @@ class ChunkGenerator:
 
     def begin(self) -> FilmState:
         """Return the state of a film that has not begun."""
-        return FilmState(0, empty_memory(self.bundle, FULL))
+        return FilmState(0, empty_cache(self.bundle, FULL))
 
     def step(
         self,
         state: FilmState,
         request: ChunkRequest,
-        pictures: bool = True,
+        decode: bool = True,
         given: Tensor | None = None,
         wait: bool = False,
     ) -> tuple[FilmState, TimedChunk]:
@@ -130,7 +126,7 @@ class ChunkGenerator:
             state = self.settle(state)
         synchronize(self.device.type)
         appended = time.perf_counter()
-        state, frames = self.decode(state, latents) if pictures else (state, NO_FRAMES)
+        state, frames = self.decode(state, latents) if decode else (state, NO_FRAMES)
         seconds = {
             "text": encoded - began,
             "dit": made - encoded,
@@ -154,15 +150,15 @@ class ChunkGenerator:
             append_chunk(self.model.net, state.cache, pending)
         return replace(state, pending=None)
 
-    def recall(
-        self, state: FilmState, request: ChunkRequest, latents: Tensor, pictures: bool = True
+    def restore(
+        self, state: FilmState, request: ChunkRequest, latents: Tensor, decode: bool = True
     ) -> FilmState:
         """Return the state after a chunk that was made before: its latents are appended to the
-        cache and (with `pictures`) decoded, not made."""
+        cache and (with `decode`) decoded, not made."""
         self.between()
         latents = latents.to(self.device)
         state = self.settle(self._make(self._open(state, request), request, latents))
-        return self.decode(state, latents)[0] if pictures else state
+        return self.decode(state, latents)[0] if decode else state
 
     def decode(self, state: FilmState, latents: Tensor) -> tuple[FilmState, np.ndarray]:
         """Return the state with its decoder moved on, and the chunk's frames uint8 (1, f, H, W,
@@ -233,7 +229,7 @@ class ChunkGenerator:
         """Return a copy that may be written to, under the request's policy. A new shot notes what
         it began with."""
         policy = request.policy or state.cache.policy
-        cache = replace(state.cache.snapshot(), policy=policy, keep_decisions=self.noted)
+        cache = replace(state.cache.snapshot(), policy=policy, keep_decisions=self.keep_decisions)
         if request.cut or state.shot_cache is None:
             return replace(state, cache=cache, shot_cache=cache.snapshot(), shot_chunks=())
         if request.recache and state.shot_chunks:
@@ -243,7 +239,7 @@ class ChunkGenerator:
     def _recached(self, state: FilmState, request: ChunkRequest, cache: KVCache) -> KVCache:
         """Return the cache with the running shot's chunks appended anew, under the new prompt."""
         before = state.shot_cache or cache
-        again = replace(before.snapshot(), policy=cache.policy, keep_decisions=self.noted)
+        again = replace(before.snapshot(), policy=cache.policy, keep_decisions=self.keep_decisions)
         first = state.index - len(state.shot_chunks)
         for number, latents in enumerate(state.shot_chunks, first):
             self.between()

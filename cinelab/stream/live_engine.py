@@ -38,7 +38,7 @@ TIDY = 50  # chunks after which freed memory goes back to the system
 A_TURN = 8  # commands that one turn carries out before its chunk
 OWED = 100  # chunks at most that a film makes up for after it passed its turn on
 # chunks whose routing decisions a running film stores: those of a whole film would fill the memory
-NOTED = 1
+KEEP_DECISIONS = 1
 
 
 class LiveEngine:
@@ -67,7 +67,7 @@ class LiveEngine:
         self.pace = pace
         self.bounds = bounds
         self.ahead = ahead
-        session.generator.noted = NOTED
+        session.generator.keep_decisions = KEEP_DECISIONS
         session.generator.between = self._between
         self._listen = listen
         self._commands: queue.Queue[Task | None] = queue.Queue()
@@ -342,8 +342,8 @@ class LiveEngine:
         if self.pace:
             seconds = len(frames) / self.session.generator.bundle.fps / self.pace
             self._due = max(self._due, began - self.ahead) + seconds
-        memory = self.session.state(node.number).memory
-        self._show(LiveChunk(node.number, frames, now, node, memory))
+        cache = self.session.state(node.number).cache
+        self._show(LiveChunk(node.number, frames, now, node, cache))
         self._report_rates(now)
         if len(self.session.nodes) % TIDY == 0:
             trim_heap()

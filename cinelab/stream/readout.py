@@ -19,7 +19,7 @@ class LiveChunk(Readable):
     frames: np.ndarray
     made_at: float  # time.monotonic()
     place: Node  # where it stands in the film, and what was requested of it
-    memory: KVCache  # as the chunk left it; never written to again
+    cache: KVCache  # as the chunk left it; never written to again
 
 
 @dataclass(frozen=True)

@@ -58,10 +58,10 @@ class KeptChunks:
             return None
         return tensors["latents"], decisions_in(tensors, index, line["shot"]), line["seconds"]
 
-    def add(self, timed: TimedChunk, shot: int, memory: "KVCache | FilmState") -> None:
+    def add(self, timed: TimedChunk, shot: int, cache: "KVCache | FilmState") -> None:
         """Store a chunk that has just been made; it is on the disk afterwards. Raise CinelabError
         where it cannot be written."""
-        made = write_chunk(self._file(timed.index), timed.latents, memory.decisions_of(timed.index))
+        made = write_chunk(self._file(timed.index), timed.latents, cache.decisions_of(timed.index))
         line = {"chunk": timed.index, "shot": shot, "seconds": timed.seconds, "sum": made}
         self.log.append(line)
         self.lines.append(line)

@@ -305,7 +305,7 @@ class Session(SessionFilm):
         screenplay."""
         self._writable()
         state, timed = self.generator.step(self.state(node.parent), self.request(node))
-        decisions = state.memory.decisions_of(node.index)
+        decisions = state.cache.decisions_of(node.index)
         written = write_chunk(self._file(node.number), timed.latents, decisions)
         with self._logged(chunk_line(node, timed.seconds, written)):
             self._add(node)

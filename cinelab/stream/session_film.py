@@ -71,9 +71,9 @@ class SessionFilm(Readable):
                 f"{self.folder} was made before sessions recorded what is retrieved; replay its "
                 "log in a new folder."
             )
-        memory = self.state(path[-1] if path else None).memory
+        cache = self.state(path[-1] if path else None).cache
         return replace(
-            memory, decisions=tuple(one for part in recorded for one in part)
+            cache, decisions=tuple(one for part in recorded for one in part)
         ).routing_table()
 
     def _chunk(self, number: int) -> dict:
@@ -88,7 +88,7 @@ class SessionFilm(Readable):
         place = self.nodes[missing[0]].parent if missing else number
         state = self.generator.begin() if place is None else self._states[place]
         for one in missing:
-            state = self.generator.recall(state, self.request(self.nodes[one]), self.latents(one))
+            state = self.generator.restore(state, self.request(self.nodes[one]), self.latents(one))
         self._states.put(number, state)
         return state
 

@@ -1,1 +1,13 @@
+"""The stages of the training, each a file that reads like its algorithm box.
 
+bidirectional     stage 0: the bidirectional backbone
+teacher_forcing   stage 1: the autoregressive teacher, on [clean | noisy]
+ode, pairs        stage 2a: causal ODE initialisation, and the teacher's trajectories
+consistency       stage 2b: causal consistency distillation
+dmd               stage 3: distribution matching on the student's own roll-outs
+stage             `Stage`: what a stage is, and how one of your own is registered
+loop, optim       `Learner`, `train`; AdamW, learning rate, `Ema`
+losses, levels    losses by name; who draws a noise level of its own
+presets, sizes    the settings by name, and the numbers that several stages share
+codec             the toybox's codec;   recogniser   the reader behind its metrics
+"""

@@ -20,7 +20,7 @@ from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import Overflow, all_finite
 from cinelab.texts import check_regular, parse_json, problem, read_json
 from cinelab.weights.layouts import is_table, is_text, lora_place, module_named
-from cinelab.weights.sources import (
+from cinelab.weights.tensor_files import (
     AGAIN,
     FLOATS,
     PICKLES,

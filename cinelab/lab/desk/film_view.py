@@ -49,7 +49,7 @@ class FilmView:
 
     def note_attended(self, shown: LiveChunk) -> None:
         """Note what the chunk that is shown now attended to."""
-        self._attended = shots_retrieved(shown.memory, shown.place.index)
+        self._attended = shots_retrieved(shown.cache, shown.place.index)
 
     def values(self, now: Readout, *, closed: bool) -> dict:
         """Return the view as plain values. `now` was read before, so the tree is at least as

@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 
 from cinelab.errors import CinelabError
 from cinelab.limits import STEPS, short
-from cinelab.script.screenplay import MAX_TEXT
+from cinelab.script.fields import MAX_TEXT
 from cinelab.texts import HALF_PAIR
 
 MESSAGE = 2**16  # bytes of one message

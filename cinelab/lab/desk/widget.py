@@ -5,7 +5,7 @@
 Who does what, each thread on a line:
 
     notebook    receives the browser's messages (`receive_message`) and hands them on; never waits
-    engine      makes chunks and carries out commands (`cinelab.stream.live_engine.Live`); puts every
+    engine      makes chunks and carries out commands (`cinelab.stream.live_engine`); puts every
                 finished chunk into `FilmView.new_chunks`, and answers through tickets
     sender      sends the newest frames, the view and a sign of life (`_run_sender`)
     stills      reads a frame of every take of a film that was opened again, and ends

@@ -8,15 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
-from cinelab.lab.reports.paper import (
-    QUIET,
-    PaperFigure,
-    key,
-    legend,
-    paper,
-    title,
-)
-from cinelab.lab.reports.report_figures import (
+from cinelab.lab.reports.panels import (
     MOST_KEYS,
     NUMBERS,
     and_more,
@@ -29,6 +21,14 @@ from cinelab.lab.reports.report_figures import (
     settings_in_words,
     shortened,
     split_panels,
+)
+from cinelab.lab.reports.paper import (
+    QUIET,
+    PaperFigure,
+    key,
+    legend,
+    paper,
+    title,
 )
 from cinelab.lab.reports.sweep_table import TASKS, Cells, costs, pooled
 

@@ -270,7 +270,7 @@ def player_cards(cells: Cells, metric: str) -> tuple[list[dict], int]:
         value = f"{metric} {here['value'].mean():.3f} (seed {seed})"
         broken: list[str] = []
         film = careful(film_uri, cell["path"] / "film.mp4", broken)
-        still = careful(picture_uri, board, broken) if board.exists() else ""
+        still = careful(image_uri, board, broken) if board.exists() else ""
         cards.append(
             {"label": label, "value": "; ".join([value, *broken]), "film": film, "board": still}
         )
@@ -301,7 +301,7 @@ def film_uri(path: Path) -> str:
     return video_uri(data)
 
 
-def picture_uri(path: Path) -> str:
+def image_uri(path: Path) -> str:
     """A storyboard as JPEG, a tenth of the PNG's size."""
     with Image.open(path) as image:
         image.thumbnail((WIDEST, 10 * WIDEST))

@@ -37,7 +37,7 @@ from cinelab.metrics.toybox.recogniser import load_recogniser
 from cinelab.metrics.video.clips import Clip
 from cinelab.metrics.video.pixels import drift_rows, motion_rows
 from cinelab.readable import Readable
-from cinelab.stream.batch import empty_memory, stream
+from cinelab.stream.batch import empty_cache, stream
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
 from cinelab.world import casting
@@ -172,11 +172,11 @@ def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, *, line, seed: in
     the first frame, growth over the film, MiB of the KV cache."""
     seconds = []
     counts = []
-    for _ in stream(bundle, [line], empty_memory(bundle, rule), [seed], sampling):
+    for _ in stream(bundle, [line], empty_cache(bundle, rule), [seed], sampling):
         break  # the first call pays for what is set up once
-    memory = empty_memory(bundle, rule)
+    cache = empty_cache(bundle, rule)
     began = time.process_time()
-    for timed in stream(bundle, [line], memory, [seeds_of(seed, 1)[0]], sampling):
+    for timed in stream(bundle, [line], cache, [seeds_of(seed, 1)[0]], sampling):
         seconds.append(timed.total)
         counts.append(timed.frames.shape[1])
     spent = time.process_time() - began
@@ -188,7 +188,7 @@ def speed_of(bundle: Bundle, rule: Policy, sampling: Sampling, *, line, seed: in
         "first_frame_s": round(seconds[0], 4),
         "cpu_s_per_frame": round(spent / sum(counts), 5),
         "chunks": len(seconds),
-        "kv_mib": round(memory.retrieved_bytes() / 2**20, 2),
+        "kv_mib": round(cache.retrieved_bytes() / 2**20, 2),
         "late_over_early": round(
             float(np.median(seconds[-part:]) / np.median(seconds[WARM : WARM + part] or seconds)), 3
         ),

@@ -278,8 +278,8 @@ def make_frames(
     """Frames of the batch's films made by the model; the first `known` latent frames are the true
     ones."""
     given = batch.latents[:, :known] if known else None
-    latents, memory = make(bundle, batch.timelines, policy, seeds, sampling, given)
-    return decode(bundle, latents), memory
+    latents, cache = make(bundle, batch.timelines, policy, seeds, sampling, given)
+    return decode(bundle, latents), cache
 
 
 def absence_batch(
@@ -315,7 +315,7 @@ def recall(
     protocol `recalled`, and of `prompt`.
     """
     last = batch.plans[0].shots[-1].latents
-    frames, memory = make_frames(
+    frames, cache = make_frames(
         bundle,
         batch,
         informed(policy, batch.plans),
@@ -323,7 +323,7 @@ def recall(
         sampling,
         known=batch.latents.shape[1] - last,
     )
-    return recall_rows(reader, frames, batch.plans), memory
+    return recall_rows(reader, frames, batch.plans), cache
 
 
 def informed(policy: Policy, plans: Sequence[FilmPlan]) -> Policy:

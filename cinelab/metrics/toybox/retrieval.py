@@ -20,7 +20,7 @@ from cinelab.metrics.rows import WHOLE, Row, clip_of
 from cinelab.world.casting import FilmPlan
 
 
-def hit_rows(memory: KVCache, plans: Sequence[FilmPlan], chunk: int) -> tuple[list[Row], list[Row]]:
+def hit_rows(cache: KVCache, plans: Sequence[FilmPlan], chunk: int) -> tuple[list[Row], list[Row]]:
     """Rows of "hit rate", protocol `recalled`, for the shot that `chunk` begins, and the same by
     chance.
 
@@ -34,8 +34,8 @@ def hit_rows(memory: KVCache, plans: Sequence[FilmPlan], chunk: int) -> tuple[li
         shows = [
             shot for shot in range(last) if plan.shots[shot].character == plan.shots[last].character
         ]
-        right = torch.isin(history(memory, chunk, film), torch.tensor(shows))
-        for picks, fixed in choices(memory, chunk, film):
+        right = torch.isin(history(cache, chunk, film), torch.tensor(shows))
+        for picks, fixed in choices(cache, chunk, film):
             made += [_hit(film, last, float(right[group].any())) for group in picks]
             chance += [
                 _hit(film, last, _drawn(right, group[held], len(group)), "chance")
@@ -57,16 +57,16 @@ def _hit(film: int, shot: int, value: float, source: str = "model") -> Row:
     )
 
 
-def history(memory: KVCache, chunk: int, film: int) -> Tensor:
+def history(cache: KVCache, chunk: int, film: int) -> Tensor:
     """(n,) the shot of every unit that was finished before `chunk`."""
-    units = sum(number < chunk for number in memory.page_chunks)
-    return memory.page_shots[min(film, len(memory.page_shots) - 1), :units].cpu()
+    units = sum(number < chunk for number in cache.page_chunks)
+    return cache.page_shots[min(film, len(cache.page_shots) - 1), :units].cpu()
 
 
-def choices(memory: KVCache, chunk: int, film: int) -> Iterator[tuple[Tensor, Tensor]]:
+def choices(cache: KVCache, chunk: int, film: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Of every layer at `chunk`: the units (G, k) that a film's groups of heads attend to, and
     which of them are fixed."""
-    for decision in memory.decisions:
+    for decision in cache.decisions:
         if decision["chunk"] == chunk and not decision["clean"]:
             yield tuple(
                 part[min(film, len(part) - 1)].cpu()
@@ -85,10 +85,10 @@ def _drawn(right: Tensor, fixed: Tensor, budget: int) -> float:
     return 1.0 - comb(wrong, draws) / comb(free, draws)
 
 
-def touched_rows(memory: KVCache) -> list[Row]:
+def touched_rows(cache: KVCache) -> list[Row]:
     """Rows of what the last chunk of the films attended to, as shares of the history: one layer,
     and all layers together."""
-    found = touched(memory)
+    found = touched(cache)
     shares = {"one layer": found["layer"], "all layers": found["film"]}
     name = "share of the history"
     return [
@@ -104,7 +104,7 @@ def touched_rows(memory: KVCache) -> list[Row]:
     ]
 
 
-def touched(memory: KVCache, chunk: int | None = None) -> dict[str, float]:
+def touched(cache: KVCache, chunk: int | None = None) -> dict[str, float]:
     """How much of the film one chunk attends to (default: the last that was made), in units, mean
     over films.
 
@@ -112,15 +112,15 @@ def touched(memory: KVCache, chunk: int | None = None) -> dict[str, float]:
     layers): what must be on the device at once; `film` by all layers together: what must be stored
     at all.
     """
-    chunk = memory.page_chunks[-1] if chunk is None else chunk
-    films = len(memory.page_shots)
+    chunk = cache.page_chunks[-1] if chunk is None else chunk
+    films = len(cache.page_shots)
     layers = [
-        [set(picks.flatten().tolist()) for picks, _ in choices(memory, chunk, film)]
+        [set(picks.flatten().tolist()) for picks, _ in choices(cache, chunk, film)]
         for film in range(films)
     ]
     a_layer = [len(held) for film in layers for held in film]
     return {
-        "history": float(sum(number < chunk for number in memory.page_chunks)),
+        "history": float(sum(number < chunk for number in cache.page_chunks)),
         "layer": sum(a_layer) / max(1, len(a_layer)),
         "film": sum(len(set().union(*film)) for film in layers) / films,
     }
