@@ -60,7 +60,8 @@ app = typer.Typer(
 )
 app.add_typer(evaluation.app, name="eval")
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    # typer keeps the line breaks of a docstring in the list of commands; a help text has none
+    app.command(name, help=" ".join(str(command.__doc__).split()))(command)
 
 Modules = Annotated[
     list[str] | None,

@@ -39,8 +39,10 @@ class ChunkRequest(Readable):
     """What the next chunk of one film shows, and how it is made: chunk n shows prompt p of shot s.
 
     prompt    as the model's `encode` knows it: the text itself, or a number
+    cut       a shot begins with this chunk
     recache   show the running shot's chunks to the cache again, under the new prompt, before this
-              chunk is made (LongLive's KV re-cache); without it the cache stays as it is
+              chunk is made (LongLive's KV re-cache); `cinelab.stream.generator`, which holds those
+              chunks, does it
     policy    of the KV cache from here on; None = as it was
     sampling  None = the model's own
     controls  name -> (c, ...), a signal a latent frame (see `Condition`)
@@ -160,8 +162,7 @@ def denoise(
 ) -> Tensor:
     """Return one chunk (B, c, C, h, w) made from noise(level), the noise of each level.
 
-    The `first` chunk of a film may have levels of its own; `exit_at` is as in
-    `consistency_sampling`.
+    The `first` chunk of a film may have levels of its own; `exit_at` as in `consistency_sampling`.
     """
     sampling = sampling.filled()
     levels = sampling.levels(first=first)
@@ -219,12 +220,15 @@ def make_chunk(
     exit_at: float | None = None,
 ) -> MadeChunk:
     """Return the next chunk, made from noise, or taken as `given`, and not yet appended."""
+    request = shared(requests)
+    if request.policy is not None:
+        state.cache.policy = request.policy
     condition = model.encode(requests)
     shot = torch.tensor([one.shot for one in requests], device=model.device)
     opened = state.cache.open(state.index, shot)
     if given is not None:
         return MadeChunk(opened, condition, given)
-    sampling = (shared(requests).sampling or model.sampling).filled()
+    sampling = (request.sampling or model.sampling).filled()
     guidance = cast(float, sampling.guidance)  # filled: nothing is None
     velocity = velocity_of(model.net, condition, opened, guidance)
     noise = renoise_of(model, state.index, requests)
