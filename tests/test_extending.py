@@ -128,7 +128,10 @@ def test_modules_named_in_the_environment_are_known(tmp_path):
         "from own_things import LastOfShots\nfrom cinelab import register\n"
         "register.policy('mine')(LastOfShots)\n"
     )
-    code = "from cinelab.memory.policy import POLICIES; print('mine' in POLICIES, 'last_of_shots' in POLICIES)"
+    code = (
+        "from cinelab.memory.policy_registry import POLICIES; "
+        "print('mine' in POLICIES, 'last_of_shots' in POLICIES)"
+    )
     env = {
         "CINELAB_IMPORT": "mine",
         "CINELAB_PATH": str(HERE),
