@@ -18,9 +18,14 @@ LINEARS = ("full", "fp8", "fp8-weights", "int8-weights")
 
 @dataclass(frozen=True)
 class Speed:
-    """How a model is run. `kernel` is attention's; `linears` what the blocks' matrices are kept and
-    multiplied in: `fp8` needs a GPU that multiplies it, the `-weights` ones save memory anywhere
-    and multiply in the model's own precision."""
+    """How a model is run.
+
+    kernel     attention's, one of `cinelab.ops.attention.KERNELS`
+    compiled   whether torch compiles what a block does before and after attention
+    linears    the precision in which the blocks' matrices are stored and multiplied: `fp8` needs a
+               GPU that multiplies it, the `-weights` ones save memory anywhere and multiply in the
+               model's own precision
+    """
 
     kernel: str = "auto"
     compiled: bool = False
@@ -35,13 +40,13 @@ class Speed:
 
 
 def accelerate(model: CausalWan, speed: Speed) -> CausalWan:
-    """The same model, run as `speed` says. For inference: weights in eight bits have no
-    gradient."""
+    """Return the model (in place), run as `speed` says. For inference: weights in eight bits have
+    no gradient."""
     if not available(speed.kernel):
         raise CinelabError(
             f"Kernel {speed.kernel!r} does not run here; use 'auto', or see `cinelab doctor`."
         )
-    # probing is nothing to compile
+    # chosen before compilation: a kernel is probed by calls that torch need not compile
     chosen = speed.kernel == "auto" and speed.compiled and next(model.parameters()).is_cuda
     with_kernel(model, fastest() if chosen else speed.kernel)
     if speed.linears != "full":
@@ -74,8 +79,8 @@ def compile_blocks(model: CausalWan) -> CausalWan:
 
 
 def quantise(model: CausalWan, linears: str) -> CausalWan:
-    """The linears of all blocks in eight bits, by torchao; embeddings, norms and the output stay as
-    they are."""
+    """Return the model (in place) with the linears of all blocks in eight bits, by torchao;
+    embeddings, norms and the output stay as they are."""
     from torch.cuda import get_device_capability, is_available
 
     if linears == "fp8" and not (is_available() and get_device_capability() >= (8, 9)):

@@ -1,5 +1,5 @@
-"""Low-rank adapters (LoRA, by peft): a stage trains only them, and stores them in a small file of
-their own.
+"""Low-rank adapters (LoRA, arXiv 2106.09685, Eq. 3; by peft): a stage trains only them, and stores
+them in a small file of their own.
 
     W x  becomes  W x + alpha / r  B A x        A (r, in), B (out, r); B is zero at the start
 
@@ -31,8 +31,8 @@ from cinelab.texts import check_regular, parse_json, problem
 from cinelab.train.optim import whole
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
-PREFIX = "transformer."  # what diffusers calls the part of a pipeline that we are
-# letters of a fingerprint as it was at first, which knew so many numbers of each tensor
+PREFIX = "transformer."  # diffusers' name for the part of a pipeline that our network is
+# letters of a fingerprint of the first kind, and how many numbers of each tensor it was made of
 OLD = 16
 PROBED = 64
 
@@ -76,7 +76,8 @@ def add_lora(model: nn.Module, lora: Lora, seed: int = 0) -> nn.Module:
 
 
 def begin(state: Mapping[str, Tensor], seed: int = 0) -> Iterator[tuple[str, Tensor]]:
-    """What the adapters of a state start from: A uniform within 1 / sqrt(in), by name, B zero."""
+    """Yield the adapters of a state at their start, by name: A uniform within 1 / sqrt(in), drawn
+    by its name, and B zero."""
     for name, value in state.items():
         if ".lora_A." in name:
             uniform = 2 * torch.rand(value.shape, generator=rng_at(seed, "lora", name)) - 1
@@ -86,8 +87,8 @@ def begin(state: Mapping[str, Tensor], seed: int = 0) -> Iterator[tuple[str, Ten
 
 
 def adapters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of a model's state or averaged weights, the adapters': blocks.0.attn1.to_q.lora_A.weight and
-    so on."""
+    """Return the adapters of a model's state or averaged weights, by names such as
+    blocks.0.attn1.to_q.lora_A.weight."""
     return {
         name.replace(".default.", "."): value for name, value in state.items() if ".lora_" in name
     }
@@ -112,14 +113,14 @@ def fingerprints_of(tensors: Iterable[tuple[str, Tensor]]) -> tuple[str, str]:
 
 
 def _hashes(value: Tensor) -> tuple[bytes, bytes]:
-    """Of one tensor: hashes of its shape and numbers, rounded to bfloat16 and as they are."""
+    """Return hashes of a tensor's shape and numbers: rounded to bfloat16, and as they are."""
     full = whole(value.detach()).flatten().to("cpu")
     half = full.to(torch.bfloat16)
     head = str(tuple(value.shape)).encode()
     rounded_hash = _hash(head, half)
-    return rounded_hash, rounded_hash if torch.equal(half.to(full.dtype), full) else _hash(
-        head, full.float()
-    )
+    if torch.equal(half.to(full.dtype), full):
+        return rounded_hash, rounded_hash
+    return rounded_hash, _hash(head, full.float())
 
 
 def _hash(head: bytes, flat: Tensor) -> bytes:
@@ -145,7 +146,7 @@ def _old_fingerprint(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A weight's name before an adapter was put around it."""
+    """Return a weight's name before an adapter was put around it."""
     return name.replace(".base_layer.", ".")
 
 
@@ -218,7 +219,7 @@ def load_lora(model: nn.Module, path: str | Path) -> Lora:
 
 
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Header and tensors of a file that `save_lora` wrote."""
+    """Return the header and the tensors of a file that `save_lora` wrote."""
     check_regular(path)
     try:
         with safe_open(path, "pt") as file:
@@ -236,7 +237,7 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _lora_of(text: str, path: str | Path) -> Lora:
-    """The settings in a file's header."""
+    """Return the settings in a file's header."""
     try:
         stated = parse_json(text)
     except (ValueError, RecursionError) as error:

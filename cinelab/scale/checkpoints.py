@@ -86,11 +86,10 @@ class SharedRun(Run):
         self.parallel.once(lambda: self._tidy(keep=name))
 
     def _share(self, place: Path) -> list[Path]:
-        """The files of a state whose checksums this process makes and compares: every process has
-        its own ones."""
-        return sorted(path for path in place.iterdir() if path.is_file())[
-            self.parallel.rank :: self.parallel.world
-        ]
+        """Return the files of a state whose checksums this process makes and compares: every
+        process has its own ones."""
+        files = sorted(path for path in place.iterdir() if path.is_file())
+        return files[self.parallel.rank :: self.parallel.world]
 
     def restore(self, **parts: Any) -> None:
         """Load every part from the newest state, whoever wrote it; else leave them as they are."""
@@ -129,7 +128,7 @@ class SharedRun(Run):
 
 
 def newest(folder: Path) -> dict:
-    """Step, seconds and name of a run's newest whole state; the name is None where there is
+    """Return step, seconds and name of a run's newest whole state; the name is None where there is
     none."""
     found: list[dict[str, Any]] = [{"step": 0, "seconds": 0.0, "folder": None}]
     note = Path(folder) / "checkpoints" / "last.json"
@@ -159,8 +158,8 @@ def _check_files(place: Path, note: dict, files: Iterable[Path]) -> None:
 
 
 def weights_in(folder: str | Path, part: str = "ema") -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor, one after another, of the averaged weights (or another part) of a run's
-    newest state. Streams: about 1 GiB is in memory at a time, and no other process is needed."""
+    """Yield name and tensor, one after another, of the averaged weights (or another part) of a
+    run's newest state. About 1 GiB is in memory at a time, and no other process is needed."""
     shapes, read = _stored(Path(folder), part)
     batch: list[str] = []
     size = 0
@@ -177,8 +176,8 @@ def weights_in(folder: str | Path, part: str = "ema") -> Iterator[tuple[str, Ten
 def _stored(
     folder: Path, part: str
 ) -> tuple[dict[str, Tensor], Callable[[list[str]], dict[str, Tensor]]]:
-    """What a part of a run's newest state holds, as tensors without numbers, and how to read some
-    of it."""
+    """Return what a part of a run's newest state holds, as meta tensors by name, and a function
+    that reads some of them."""
     note = newest(folder)
     if note["folder"] is None:
         raise CinelabError(f"Run {folder} has no checkpoint yet; train first.")
@@ -223,8 +222,8 @@ def _check_part(part: str, parts: Iterable[str], place: Path) -> None:
 def export(
     folder: str | Path, path: str | Path, part: str = "ema", dtype: torch.dtype | str = "bf16"
 ) -> Path:
-    """A run's averaged weights (or another part) as one safetensors file, streamed; written whole
-    or not at all.
+    """Write a run's averaged weights (or another part) as one safetensors file, streamed; it is
+    written whole or not at all.
 
     `dtype` is fp32, bf16 or fp16. Overflow names the first weight that is not finite, or that
     `dtype` cannot hold.
@@ -287,8 +286,8 @@ def pour(
 
 
 def _tree(parts: dict[str, Any]) -> dict:
-    """The parts' states as nested dictionaries; an optimiser that has not stepped yet is given its
-    zeros to read into."""
+    """Return the parts' states as nested dictionaries; an optimizer that has not stepped yet is
+    given its zeros, so that there is something to read into."""
     for part in parts.values():
         if isinstance(part, torch.optim.Optimizer) and not part.state:
             for weight in (weight for group in part.param_groups for weight in group["params"]):
@@ -299,7 +298,7 @@ def _tree(parts: dict[str, Any]) -> dict:
 
 def _read(tree: dict, place: Path, no_dist: bool = False) -> None:
     try:
-        with warnings.catch_warnings(action="ignore"):  # that one process reads, as meant
+        with warnings.catch_warnings(action="ignore"):  # of reading in one process, as intended
             dcp.load(tree, checkpoint_id=place, no_dist=no_dist)
     except (dcp.api.CheckpointException, RuntimeError, OSError, EOFError, ValueError) as error:
         raise CinelabError(
@@ -310,7 +309,7 @@ def _read(tree: dict, place: Path, no_dist: bool = False) -> None:
 
 
 def _placed(part: Any, state: Any) -> Any:
-    """A state of whole tensors in the shape that `part` has it: my shards of them where it is
+    """Return a state of whole tensors as `part` holds it: this process's shards of them where it is
     sharded."""
     return _like(_tree({"part": part})["part"], state)
 
@@ -326,7 +325,7 @@ def _like(mine: Any, theirs: Any) -> Any:
 
 @torch.no_grad()
 def _copy(mine: Tensor, theirs: Tensor) -> None:
-    """A full tensor into a tensor, or into my shard of one."""
+    """Copy a full tensor into a tensor, or its part into this process's shard of one."""
     if isinstance(mine, DTensor):
         theirs = theirs.to(mine.dtype).to(mine.device)
         mine.copy_(distribute_tensor(theirs, mine.device_mesh, mine.placements, src_data_rank=None))

@@ -1,11 +1,12 @@
 """What a training takes, before it is begun: memory of a GPU and seconds of a step, from the shapes
 alone.
 
-What a stage shows and keeps it says itself (`cinelab.train.stage`).
+A stage states itself how it shows a clip and which networks it has (`cinelab.train.stage`).
 
-python -m cinelab.scale.cost        the tables of docs/scaling.md
+    python -m cinelab.scale.cost        the tables of docs/scaling.md
 
-D width   F frames   N tokens a frame   T = F N tokens of a clip   n chunks   c tokens of a chunk
+    D width   F latent frames   N tokens a frame   T = F N tokens of a clip   n chunks
+    c tokens of a chunk
 """
 
 from dataclasses import dataclass
@@ -20,11 +21,11 @@ GIB = 2**30
 TRAINED = 16
 AVERAGED = 4
 FROZEN = 2
-# bytes of a token and block that its backward pass needs, times D (counted: see
-# tests/test_arithmetic.py) ...
+# bytes that backward needs of a token in a block: SAVED times D and SAVED_FFN times ffn_dim
+# (counted: see tests/test_arithmetic.py)
 SAVED = 68
-SAVED_FFN = 4  # ... and times ffn_dim
-WORDS = 512
+SAVED_FFN = 4
+WORDS = 512  # words of a prompt
 
 
 @dataclass(frozen=True)
@@ -44,33 +45,33 @@ class Plan:
 
     @property
     def kind(self) -> Stage:
-        """The stage itself."""
+        """The registered stage of that name."""
         return stage_named(self.stage)
 
     @property
     def tokens(self) -> int:
-        """Tokens of one clip."""
+        """The tokens T of one clip."""
         return self.frames * self.grid[0] * self.grid[1]
 
     @property
     def shown(self) -> int:
-        """Tokens of a pass that is differentiated: the clip twice under teacher forcing."""
+        """The tokens of a pass that is differentiated: the clip twice under teacher forcing."""
         return self.tokens * (2 if self.kind.doubled else 1)
 
 
 def parameters(config: WanConfig) -> int:
-    """Weights of the model, from its true shapes."""
+    """Return the number of weights of the model, from its true shapes."""
     with torch.device("meta"):
         return sum(part.numel() for part in CausalWan(config).parameters())
 
 
 def adapter_parameters(config: WanConfig, rank: int) -> int:
-    """Weights of LoRA on all attention and feed-forward linears."""
+    """Return the number of weights of LoRA on all attention and feed-forward linears."""
     return config.num_layers * rank * (8 * 2 * config.width + 2 * (config.width + config.ffn_dim))
 
 
 def memory(plan: Plan) -> dict[str, float]:
-    """GiB on each GPU, by cause."""
+    """Return the GiB on each GPU, by cause."""
     config = plan.model
     count = parameters(plan.model)
     trained = count if plan.lora is None else adapter_parameters(config, plan.lora)
@@ -97,7 +98,8 @@ def memory(plan: Plan) -> dict[str, float]:
     if plan.kind.doubled:
         chunk = plan.tokens * plan.chunk // plan.frames
         parts["masks"] = 2.0 * chunk**2 * chunk_products(plan)
-    # keys and values of the past that every chunk of the roll-out keeps for its backward pass
+    # keys and values of the past that backward needs of every chunk of the roll-out: chunk i has
+    # joined those of i chunks before it, n (n - 1) / 2 in all
     if plan.kind.rolls_out:
         n = plan.frames // plan.chunk
         parts["history"] = 2 * 2 * config.width * layers * plan.tokens / n * (n * (n - 1) // 2)
@@ -105,17 +107,20 @@ def memory(plan: Plan) -> dict[str, float]:
 
 
 def chunk_products(plan: Plan) -> int:
-    """Products of chunk and chunk that attention makes, a layer: a strip is a clean and a noisy
-    chunk, which attend to the clean ones up to there and the noisy one; a bidirectional pass
-    attends to all."""
+    """Return how many pairs of a query chunk and a key chunk attention multiplies in a layer.
+
+    Under teacher forcing a tile is a clean and a noisy chunk, which attend to the clean chunks up
+    to there and to the noisy one (see `cinelab.ops.tiling`); a bidirectional pass attends to all.
+    """
     n = plan.frames // plan.chunk
     return sum(2 * (i + 2) for i in range(n)) if plan.kind.doubled else n * n
 
 
 def forward_flops(plan: Plan) -> float:
-    """Operations of one pass over one clip as the stage shows it."""
+    """Return the operations of one pass over one clip as the stage shows it."""
     config = plan.model
-    # multiplied with every token; the rest is words
+    # weights that multiply every token: q, k, v, o of self-attention, q, o of cross-attention, and
+    # the feed-forward; keys and values of a prompt are computed once, and left out
     linears = 6 * config.width**2 + 2 * config.width * config.ffn_dim
     chunk = plan.tokens * plan.chunk // plan.frames
     attended = chunk_products(plan) * chunk**2 + plan.shown * WORDS
@@ -123,7 +128,7 @@ def forward_flops(plan: Plan) -> float:
 
 
 def step_flops(plan: Plan) -> float:
-    """Operations of one step over all its clips, in the mean over steps."""
+    """Return the operations of one step over all its clips, in the mean over steps."""
     # a forward pass and a backward of twice its cost; one forward more where blocks are recomputed
     back = 4 if plan.activation_checkpointing else 3
     passes = plan.kind.passes(back, plan.frames // plan.chunk)
@@ -131,8 +136,8 @@ def step_flops(plan: Plan) -> float:
 
 
 def seconds(plan: Plan, tflops: float = 400.0) -> float:
-    """Seconds of a step where each GPU reaches `tflops` (400 is 40 % of the dense bf16 of an H100
-    or H200)."""
+    """Return the seconds of a step where each GPU reaches `tflops` (400 is 40 % of the dense bf16
+    of an H100 or H200)."""
     return step_flops(plan) / (plan.gpus * tflops * 1e12)
 
 
@@ -153,7 +158,7 @@ RECIPES = [
 
 
 def cost_table() -> str:
-    """Memory and time of the recipes, as Markdown."""
+    """Return memory and time of the recipes, as Markdown."""
     lines = [
         "| model | trains | stage | GPUs | sequence | states GiB | gathered | activations | "
         "masks, history | all GiB | s a step |",

@@ -1,7 +1,7 @@
 """Clean pass and first level in one call of the network: [clean chunk i | noisy chunk i + 1].
 
-Law: equal to one after the other, to rounding. A film of few levels saves one call a chunk. Guided
-calls show each film twice and are not fused.
+Law: equal to one after the other, to rounding. It saves one call of the network a chunk, which
+matters for a student of few levels. Guided calls show each film twice and are not fused.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,13 +20,17 @@ from cinelab.ops.rope import Rope
 
 @dataclass(frozen=True)
 class FusedContext:
-    """The clean chunk attends to the cache and is appended to it; the noisy one then attends to the
-    cache including it. Both happen layer by layer, within one call."""
+    """The attention context of [clean chunk i | noisy chunk i + 1].
+
+    The clean chunk attends to the cache and is appended to it; the noisy one then attends to the
+    cache including it. Both happen layer by layer, within one call.
+    """
 
     clean: OpenChunk
     noisy: OpenChunk
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
+        """Return the heads' outputs (B, 2 T, h, d) from unrotated q, k, v (B, 2 T, h, d)."""
         (clean_q, q), (clean_k, k), (clean_v, v) = (x.chunk(2, dim=1) for x in (q, k, v))
         clean = self.clean.attend(layer, clean_q, clean_k, clean_v, rope)
         self.noisy.cache.layers[layer] = self.clean.cache.extended(layer, self.clean)
@@ -61,7 +65,7 @@ def append_and_denoise(
 
 
 class _FirstLevelFused:
-    """v(x, t) of a chunk, whose first call shows the clean chunk before it as well."""
+    """The velocity v(x, t) of a chunk, whose first call shows the clean chunk before it as well."""
 
     def __init__(
         self,

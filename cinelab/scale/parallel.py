@@ -5,7 +5,7 @@ A step's batch is made of micro-batches, each drawn by its own number. The proce
 and average the gradients, so that a step is the same in any number of processes, and a smaller
 machine does more of them one after another.
 
-    parallel = Parallel.join(Layout(micro_batches=8))   under torchrun; one process is `here`
+    parallel = Parallel.join(Layout(micro_batches=8))   under torchrun; `here` is one process
     model = parallel.shard(model)                       torch FSDP2: every block, then the rest
 """
 
@@ -35,7 +35,7 @@ from cinelab.errors import CinelabError
 from cinelab.readable import Readable
 from cinelab.scale.sequence import Sequence as SequenceGroup
 
-# keys and values, which nobody changes in place
+# the views are keys and values, which nothing changes in place
 warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")
 
 
@@ -91,12 +91,13 @@ class Parallel(Readable):
 
     @classmethod
     def here(cls, layout: Layout = Layout(), device: str = "cpu") -> "Parallel":
-        """This process alone."""
+        """Return this process alone."""
         return cls(device=device, layout=layout)
 
     @classmethod
     def join(cls, layout: Layout = Layout()) -> "Parallel":
-        """One of torchrun's processes: NCCL where there are GPUs, gloo where there are none."""
+        """Return one of torchrun's processes: NCCL where there are GPUs, gloo where there are
+        none."""
         cuda = torch.cuda.is_available()
         world = int(os.environ.get("WORLD_SIZE", 1))
         if cuda:
@@ -111,7 +112,7 @@ class Parallel(Readable):
         return cls(rank, world, device, layout, mesh, _team(rank, world, layout.sequence))
 
     def with_layout(self, layout: Layout) -> "Parallel":
-        """The same processes, dividing their work in another way."""
+        """Return the same processes, dividing their work in another way."""
         return replace(self, layout=layout, group=_team(self.rank, self.world, layout.sequence))
 
     def leave(self) -> None:
@@ -136,8 +137,8 @@ class Parallel(Readable):
         return range(first, self.layout.micro_batches, self.teams)
 
     def shard(self, model: Any, *, bf16: bool = True) -> Any:
-        """`model` (a backbone with `blocks`, in place) on this process's device, sharded over all
-        processes, computing as the layout says.
+        """Return `model` (a backbone with `blocks`, in place) on this process's device, sharded
+        over all processes, computing as the layout says.
 
         On GPUs weights are gathered as bf16 and gradients reduced in fp32 if `bf16`; on a CPU
         autocast does the rounding.
@@ -171,7 +172,7 @@ class Parallel(Readable):
             model.set_requires_gradient_sync(last or not self.layout.defer)
 
     def mean(self, values: Sequence[float]) -> list[float]:
-        """The mean over all processes of some numbers."""
+        """Return the mean over all processes of each of some numbers."""
         if self.world == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64)
@@ -179,8 +180,8 @@ class Parallel(Readable):
         return (sums / self.world).tolist()
 
     def mean_of_columns(self, columns: Sequence[dict]) -> dict:
-        """The columns of all micro-batches as one row: floats as their mean, the rest as it is in
-        the first."""
+        """Return the columns of all micro-batches as one row: floats as their mean, the rest as it
+        is in the first."""
         row = dict(columns[0])
         names = [name for name, value in row.items() if isinstance(value, float)]
         means = self.mean([sum(one[name] for one in columns) / len(columns) for name in names])
@@ -217,8 +218,8 @@ class Parallel(Readable):
         return [answer for answer, _ in answers]
 
     def listen(self) -> None:
-        """From now on SIGTERM and SIGINT end the training with a save, and so does the end of the
-        process that started it, where that gave this one a pipe (see
+        """Let SIGTERM and SIGINT end the training with a save from now on, and the end of the
+        process that started it too, where that gave this one a pipe (see
         `cinelab.lab.training.launch`)."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda got, _: self.stops.append(got))

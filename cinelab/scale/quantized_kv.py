@@ -1,5 +1,6 @@
-"""KV store of one byte a number. Law: off by half a step of the scale at most (int8), or by 1/16 of
-the number (fp8).
+"""KV store of one byte a number.
+
+Law: a number is off by half a step of its scale at most (int8), or by 1/16 of itself (fp8, e4m3).
 
     B films   n pages   U tokens a page   h heads   d head size   k retrieved pages
 """

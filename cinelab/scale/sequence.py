@@ -1,11 +1,11 @@
 """Sequence parallelism: processes share the frames of one clip, and trade frames for heads around
-attention (Ulysses).
+attention (DeepSpeed Ulysses, arXiv 2309.14509).
 
-    P processes   F frames, mine f   T = F N tokens, mine T'   h heads
+    P processes   F latent frames, f of this process   T = F N tokens, T' of this process   h heads
 
-    outside attention   (B, T', h, d)   all heads of my frames
-    inside attention    (B, T, h/P, d)  my heads of all frames: contexts and masks hold the whole
-                                        clip, as in one process
+    outside attention   (B, T', h, d)   all heads of this process's frames
+    inside attention    (B, T, h/P, d)  this process's heads of all frames: contexts and masks hold
+                                        the whole clip, as in one process
 
 Every process of the group is given the whole clip and gets the whole velocity back, so losses need
 not know. The gradient of the velocity is multiplied by P on its way in: each process carries its
@@ -52,7 +52,7 @@ class Sequence(Readable):
         model.forward = shared
 
     def share(self, frames: int) -> "Share":
-        """Who has which of a clip's frames: as even as they go."""
+        """Return how many of a clip's frames each process has, as even as they go."""
         if frames < self.size:
             raise CinelabError(
                 f"A clip of {frames} frames cannot be shared by {self.size} processes; "
@@ -72,31 +72,33 @@ class Share(Readable):
 
     @property
     def me(self) -> int:
+        """The rank of this process in the group."""
         return dist.get_rank(self.group)
 
     def mine(self, x: Tensor) -> Tensor:
-        """My frames of x (B, F, ...)."""
+        """Return this process's frames of x (B, F, ...)."""
         return x.split(self.counts, dim=1)[self.me]
 
     def whole(self, x: Tensor) -> Tensor:
-        """All frames (B, F, ...) from everybody's own (B, f, ...)."""
+        """Return all frames (B, F, ...) from every process's own (B, f, ...)."""
         return _Gather.apply(x.transpose(0, 1), self.counts, self.group).transpose(0, 1)
 
     def around(self, context: AttentionContext) -> "SharedContext":
-        """Return a context for callers who have some frames of all heads."""
+        """Return `context` for callers who have all heads of some frames."""
         if hasattr(context, "average_scores"):  # it retrieves: a layer's heads choose together
             context.average_scores = self.average
         return SharedContext(context, self)
 
     def average(self, scores: Tensor) -> Tensor:
-        """What all heads say together, from the mean over each process's own: where a layer's heads
-        choose as one."""
+        """Return scores averaged over all heads, from the mean over each process's own: the heads
+        of a layer choose as one."""
         whole = scores.contiguous().clone()
         dist.all_reduce(whole, group=self.group)
         return whole / len(self.counts)
 
     def heads(self, x: Tensor) -> Tensor:
-        """(B, T', h, d) -> (B, T, h/P, d)."""
+        """Return this process's heads of all frames (B, T, h/P, d), from all heads of its frames
+        (B, T', h, d)."""
         size = len(self.counts)
         own = x.shape[1]
         # tokens of each process
@@ -105,10 +107,9 @@ class Share(Readable):
         return _Exchange.apply(split, [own] * size, takes, self.group).transpose(0, 1)
 
     def tokens(self, x: Tensor) -> Tensor:
-        """(B, T, h/P, d) -> (B, T', h, d): the way back."""
-        # tokens a frame
+        """Return all heads of this process's frames (B, T', h, d): `heads` undone."""
         size = len(self.counts)
-        each = x.shape[1] // sum(self.counts)
+        each = x.shape[1] // sum(self.counts)  # tokens a frame
         gives = [each * count for count in self.counts]
         # (P T', B, h/P, d)
         parts = _Exchange.apply(x.transpose(0, 1), gives, [gives[self.me]] * size, self.group)
@@ -123,13 +124,14 @@ class SharedContext:
     share: Share
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
-        """Return the outputs (B, T', h, d) of my frames from unrotated q, k, v of my frames."""
+        """Return the outputs (B, T', h, d) of this process's frames from its unrotated q, k, v."""
         q, k, v = (self.share.heads(x) for x in (q, k, v))
         return self.share.tokens(self.context.attend(layer, q, k, v, rope=rope))
 
 
 def _exchange(x: Tensor, give: list[int], take: list[int], group: Any) -> Tensor:
-    """Rows of x (sum of give, ...) to every process, rows (sum of take, ...) from every process."""
+    """Send `give` rows of x (sum of give, ...) to each process in turn, and return the `take` rows
+    (sum of take, ...) that each has sent."""
     out = x.new_empty((sum(take), *x.shape[1:]))
     dist.all_to_all_single(out, x.contiguous(), take, give, group=group)
     return out
@@ -149,8 +151,8 @@ class _Exchange(torch.autograd.Function):
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all processes, in order; each takes its own rows' gradient back, times their
-    number."""
+    """Rows of all processes, in order. Backward takes the gradient of this process's own rows,
+    times the number of processes (see the head of the file)."""
 
     @staticmethod
     def forward(ctx, x: Tensor, counts: list[int], group: Any) -> Tensor:

@@ -4,6 +4,8 @@ where Wan2.1 (arXiv 2503.20314) stands in the papers.
     t ~ shifted uniform, one a clip;  x_t = (1 - t) x0 + t eps
     loss = || net(x_t, t) - (eps - x0) ||^2           the velocity of rectified flow
 
+    B clips   F latent frames   C channels   h, w latent size
+
 Every frame attends to every frame, and to the prompt of its own shot: CausalCine (arXiv 2605.12496)
 does the same by cross-attention per shot. Lengths, shares and rates are the toybox's own; at Wan's
 size the stage starts from Wan's weights, and the batch and rate of Self Forcing's public code are
@@ -32,6 +34,8 @@ from cinelab.train.stage import Networks, Stage, stage
 
 @dataclass(frozen=True)
 class BidirectionalTraining(Readable):
+    """The settings of stage 0."""
+
     model: WanConfig
     optim: Optim = field(default_factory=Optim)
     loss: str = "mse"  # a registered name or an import path (see train.losses)
@@ -50,7 +54,7 @@ class BidirectionalTraining(Readable):
 
 
 def draw_clip_length(config: BidirectionalTraining, step: int, rng: torch.Generator) -> int:
-    """Images first; after that every length is as likely."""
+    """Return the latent frames of a step's clips: images first; later every length is as likely."""
     if step < config.images_until * config.steps:
         return config.lengths[0]
     return config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]
@@ -59,7 +63,7 @@ def draw_clip_length(config: BidirectionalTraining, step: int, rng: torch.Genera
 def loss(
     model: CausalWan, clips: Clips, config: BidirectionalTraining, rng: torch.Generator
 ) -> Tensor:
-    """Return the error of the velocity of noised clips, one timestep a clip."""
+    """Return the error of the velocity of noised clips (B, F, C, h, w), one timestep a clip."""
     x0 = clips.latents
     batch, frames = x0.shape[:2]
     t = path.draw_t((batch, 1), config.shift, rng).expand(-1, frames).to(x0.device)

@@ -20,6 +20,8 @@ from cinelab.world import casting, render
 
 @dataclass(frozen=True)
 class CodecTraining(Readable):
+    """The settings of the codec's training."""
+
     codec: ToyCodecConfig = field(default_factory=ToyCodecConfig)
     optim: Optim = field(default_factory=lambda: Optim(lr=2e-3, ema=0.995))
     steps: int = 3200
@@ -33,7 +35,7 @@ class CodecTraining(Readable):
 
 
 def clip(seed: int, index: int, latents: int) -> np.ndarray:
-    """A short clip with a cut in it more often than not: uint8 (F, H, W, 3)."""
+    """Return a short clip, with a cut in it more often than not: uint8 (F, H, W, 3)."""
     return render.render(casting.cast_film(seed, index, latents, (1, latents))).frames
 
 
@@ -50,7 +52,11 @@ def render_clips(
 
 
 def loss(model: ToyCodec, frames: Tensor, noise: float, rng: torch.Generator) -> Tensor:
-    """Reconstruction error of frames (B, F, 3, H, W)."""
+    """Return the reconstruction error of frames (B, F, 3, H, W): absolute plus 4 times squared.
+
+    A codec decodes `stride` frames from every latent frame, of which a clip's first one holds one
+    frame only: the target repeats it.
+    """
     latents = model.encode(frames)
     latents = latents + noise * torch.randn(latents.shape, generator=rng)
     decoded, _ = model.decode_groups(latents)
@@ -83,8 +89,8 @@ def train(config: CodecTraining, run: Run, clips: np.ndarray) -> Iterator[dict]:
 
 @torch.no_grad()
 def psnr(model: ToyCodec, clips: np.ndarray) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each clip, through encode and streaming decode;
-    (clips,)."""
+    """Return the peak signal-to-noise ratio (clips,) in dB of each clip, encoded and decoded as in
+    streaming."""
     model.eval()
     values = []
     for one in clips:

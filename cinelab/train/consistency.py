@@ -1,9 +1,12 @@
-"""Stage 2b: causal consistency distillation (Causal Forcing++, arXiv 2605.15141). No stored pairs:
-one teacher step, taken online.
+"""Stage 2b: causal consistency distillation (Causal Forcing++, arXiv 2605.15141, stage 2b; the loss
+is that of Consistency Models, arXiv 2303.01469, Algorithm 2). No stored pairs: one teacher step,
+taken online.
 
     draw a clean clip, a level t_n of the grid a chunk, noise;         x_n = (1 - t_n) x0 + t_n eps
     the teacher takes one guided ODE step with the clean history:      x_m,  t_m the next level down
     loss = || student(x_n, t_n) - EMA student(x_m, t_m) ||^2           both predict the clean chunk
+
+    B clips   F latent frames   N intervals of the grid   C channels   h, w latent size
 
 At t = 0 the prediction x - t v is x itself: the boundary condition holds by construction. Chunks
 draw their levels apart, since given the clean history each is its own sample; `levels="clip"` draws
@@ -49,6 +52,8 @@ from cinelab.train.stage import STUDENT, TEACHER, Networks, Role, Stage, stage
 
 @dataclass(frozen=True)
 class ConsistencyTraining(Readable):
+    """The settings of stage 2b."""
+
     model: WanConfig
     optim: Optim = field(default_factory=lambda: Optim(ema=0.99))
     # teacher steps from noise to data, over equal parts of the training
@@ -93,9 +98,10 @@ class ConsistencyTraining(Readable):
 
 
 def grid_at(config: ConsistencyTraining, step: int) -> Tensor:
-    """(N + 1,) levels from 1 to 0 at a step of the training: coarse first, which is quick to
-    learn."""
-    count = config.grid[min(len(config.grid) - 1, step * len(config.grid) // config.steps)]
+    """Return the levels (N + 1,) from 1 to 0 at a step of the training: coarse first, which is
+    quick to learn."""
+    parts = len(config.grid)
+    count = config.grid[min(parts - 1, step * parts // config.steps)]
     return path.shifted(torch.linspace(1, 0, count + 1), config.shift)
 
 
@@ -124,8 +130,12 @@ def loss(
     history: HistoryPolicy,
     rng: torch.Generator,
 ) -> Tensor:
-    """Return the mean squared distance between the predictions at adjacent levels of `grid`
-    (N + 1,). `target` holds the averaged weights."""
+    """Return the mean squared distance between the clean predictions (B, F, C, h, w) at adjacent
+    levels of `grid` (N + 1,).
+
+    `target` holds the student's averaged weights. Student, average and teacher attend to the same
+    true history, under the same policy.
+    """
     x0 = clips.latents
     intervals = len(grid) - 1 if config.last_interval else len(grid) - 2
     level = drawn(intervals, len(x0), config.frames, config.chunk, config.levels, rng)  # (B, F)

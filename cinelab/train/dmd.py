@@ -9,6 +9,8 @@ stage 3).
                  fixed gradient on x
     critic       flow matching on the student's clips, several updates for one of the student
 
+    B clips   F latent frames   C channels   h, w latent size
+
 The real score is the teacher's guided prediction, the fake score the critic's: both bidirectional
 (the papers), or both autoregressive, given the clip's own clean past. CausalCine adds an
 adversarial head on the critic's features, which is not here.
@@ -57,6 +59,8 @@ HISTORIES = ("self", "truth")
 
 @dataclass(frozen=True)
 class DmdTraining(Readable):
+    """The settings of stage 3."""
+
     model: WanConfig
     # the student's levels
     sampling: Sampling = field(default_factory=lambda: Sampling(2, "consistency", guidance=1.0))
@@ -81,7 +85,7 @@ class DmdTraining(Readable):
     lengths: tuple[int, ...] = (12,)  # latent frames of a roll-out, each as likely
     known: float = 0.0  # share of the roll-outs that continue a true clip (its first half is given)
     chunk: int = 1  # latent frames a chunk
-    # latent frames: the cache holds what is farther back at this distance
+    # latent frames: what is farther back stands at this distance (see `KVCache`)
     max_distance: int | None = field(default=23, metadata={"was": "reach"})
     seed: int = 0
     save_every: int = 50
@@ -90,7 +94,7 @@ class DmdTraining(Readable):
 
     def __post_init__(self) -> None:
         loss_name(self.loss)
-        # so that the run's config.json says all of it
+        # filled in here, so that the run's config.json has all of it
         object.__setattr__(self, "sampling", self.sampling.filled())
         if self.sampling.solver != "consistency":
             raise CinelabError(
@@ -124,14 +128,15 @@ class DmdTraining(Readable):
 
 
 class RolloutDraw(NamedTuple):
-    """What a self-rollout draws. All processes of a step must draw alike, to make the same
-    calls."""
+    """What a self-rollout draws. All processes of a step must draw alike: sharded weights are
+    gathered in every call of the network, so all must make the same calls."""
 
     known: float  # below config.known, the roll-out continues a true beginning
     exit_at: float  # in [0, 1): the share of the levels at which chunks end (random exit step)
 
     @classmethod
     def of(cls, rng: torch.Generator) -> "RolloutDraw":
+        """Return the draws of a generator."""
         known, exit_at = torch.rand(2, generator=rng).tolist()
         return cls(known, exit_at)
 
@@ -159,7 +164,7 @@ def self_rollout(
     chunks = rollout(
         ChunkModel(model, prompts, shape, device, config.sampling),
         RolloutState(0, KVCache(config.policy, config.chunk, config.max_distance)),
-        requests_of(clips, seeds, config.chunk),
+        clip_requests(clips, seeds, config.chunk),
         given=clips.latents[:, :half] if continued else None,
         clean=clips.latents if config.history == "truth" else None,
         exit_at=draw.exit_at,
@@ -168,7 +173,7 @@ def self_rollout(
     return sample, torch.arange(frames) >= (half if continued else 0)
 
 
-def requests_of(clips: Clips, seeds: Sequence[int], chunk: int) -> list[list[ChunkRequest]]:
+def clip_requests(clips: Clips, seeds: Sequence[int], chunk: int) -> list[list[ChunkRequest]]:
     """Return what every chunk of a batch of clips shows, one request a clip."""
     slots = clips.slot[:, ::chunk].tolist()
     shots = clips.shot[:, ::chunk].tolist()
@@ -192,9 +197,11 @@ def score_velocity(
     config: DmdTraining,
     guidance: float = 1,
 ) -> Tensor:
-    """Return a score function's velocity at x, t (B, F), which says the same as its score.
+    """Return a score network's velocity at x (B, F, C, h, w), t (B, F). Its score is
+    -(x + (1 - t) v) / t, so that the two say the same.
 
-    It attends to all noisy frames of the sample, or to the sample's (or the true) clean past.
+    A bidirectional one attends to all noisy frames, an autoregressive one to the clean past: the
+    sample's own, or the true one.
     """
     past = replace(clips, latents=sample) if config.history == "self" else clips
     return teacher_velocity(net, past, config.score, guidance, config.chunk)(x, t)
@@ -222,13 +229,13 @@ def direction(
     x, t, _ = noised_at_random(sample, config, rng)
     real_x0 = path.clean(x, score_velocity(real, sample, x, t, clips, config, config.guidance), t)
     fake_x0 = path.clean(x, score_velocity(fake, sample, x, t, clips, config), t)
-    gap = fake_x0 - real_x0
+    gap = fake_x0 - real_x0  # (B, F, C, h, w)
     if not torch.isfinite(gap).all():
         raise CinelabError(
             "The critic's score is not finite any more; lower critic.lr and resume from the last "
             "save."
         )
-    size = (sample - real_x0).abs().mean(dim=(1, 2, 3, 4), keepdim=True)
+    size = (sample - real_x0).abs().mean(dim=(1, 2, 3, 4), keepdim=True)  # one a clip
     return gap / size.clamp(min=1e-6), gap.abs().mean(dim=(2, 3, 4)) / size.flatten()[:, None]
 
 
@@ -241,8 +248,11 @@ def student_loss(
     rng: torch.Generator,
     draw: RolloutDraw | None = None,
 ) -> tuple[Tensor, dict]:
-    """Return half the squared distance to sample - gradient, whose gradient is that gradient; and
-    how far the scores are apart."""
+    """Return half the squared distance to the fixed target (sample - gradient), whose gradient on
+    the sample is that gradient; and how far the scores are apart (`gap`, for the log).
+
+    Only frames that the student made itself count, not those of a true beginning.
+    """
     sample, own = self_rollout(model, clips, config, rng, draw)
     gradient, gap = direction(sample.detach(), clips, real, fake, config, rng)
     goal = (sample - gradient).detach()
@@ -258,7 +268,10 @@ def critic_loss(
     rng: torch.Generator,
     draw: RolloutDraw | None = None,
 ) -> Tensor:
-    """Return the flow matching error of the fake score on what the student makes."""
+    """Return the flow matching error of the fake score on what the student makes.
+
+    The student's roll-out is without gradient here; the frames that it made itself count.
+    """
     with torch.no_grad():
         sample, own = self_rollout(student, clips, config, rng, draw)
     x, t, eps = noised_at_random(sample, config, rng)

@@ -17,7 +17,8 @@ def check_drawn(levels: str) -> None:
 def drawn(
     count: int, batch: int, frames: int, chunk: int, levels: str, rng: torch.Generator
 ) -> Tensor:
-    """Return uniform numbers below `count` (B, F): one a chunk of `chunk` frames, or one a clip."""
+    """Return uniform integers (B, F) below `count`, numbers of levels: one a chunk of `chunk`
+    latent frames, or one a clip."""
     size = chunk if levels == "chunk" else frames
     numbers = torch.randint(count, (batch, frames // size), generator=rng)
     return numbers.repeat_interleave(size, 1)

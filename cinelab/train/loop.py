@@ -1,8 +1,8 @@
 """The one training loop: a stage gives it its learners and gets a logged run back that resumes.
 
-A stage has one learner (a network and the loss it descends) or, in a game such as DMD, several that
-take turns. `optimization_step` is one step in time order: forward and backward of every
-micro-batch, clip, set the rate, step, EMA.
+A stage has one learner (a network and the loss it descends) or, where two networks train each
+other as in DMD, several that take turns. `optimization_step` is one step in time order: forward and
+backward of every micro-batch, clip, set the rate, step, EMA.
 
 The loop knows nothing of how a step is shared out: that is a `Processes`, this process alone
 (`OneProcess`) or one among many (`cinelab.scale.parallel.Parallel`).
@@ -45,7 +45,7 @@ class Processes(Protocol):
 
     @property
     def world(self) -> int:
-        """The number of processes."""
+        """How many processes there are."""
 
     @property
     def micro_batches(self) -> Sequence[int]:
@@ -55,7 +55,7 @@ class Processes(Protocol):
         """Prepare `model` for a micro-batch, `last` if it is this process's last of the step."""
 
     def mean_of_columns(self, columns: Sequence[Columns]) -> Columns:
-        """The columns of all micro-batches, in all processes, as one row."""
+        """Return the columns of all micro-batches, in all processes, as one row."""
 
     def stop_requested(self) -> bool:
         """Whether the training is to save and end; the same answer in all processes."""
@@ -68,14 +68,14 @@ class OneProcess:
     micro_batches = (0,)
 
     def before_backward(self, model: nn.Module, *, last: bool) -> None:
-        """There is nothing to prepare."""
+        """Prepare nothing."""
 
     def mean_of_columns(self, columns: Sequence[Columns]) -> Columns:
-        """The columns of the one micro-batch."""
+        """Return the columns of the one micro-batch."""
         return dict(columns[0])
 
     def stop_requested(self) -> bool:
-        """Nobody can request it but by an interrupt."""
+        """Return False: one process is stopped by an interrupt only."""
         return False
 
 
@@ -123,7 +123,7 @@ class Learner:
 
     @property
     def average(self) -> Ema:
-        """The averaged copy. CinelabError where the learner has none."""
+        """The averaged copy of the weights. CinelabError where the learner has none."""
         if self.ema is None:
             raise CinelabError(
                 f"The learner {self.name!r} has no averaged copy; make it with averaged=True."
@@ -131,8 +131,8 @@ class Learner:
         return self.ema
 
     def rng(self, seed: int, step: int) -> torch.Generator:
-        """The generator of a step, addressed by seed, learner and step: a resumed run draws the
-        numbers of one that was never interrupted."""
+        """Return the generator of a step, addressed by seed, learner and step: a resumed run draws
+        the numbers of one that was never interrupted."""
         address = (*self.address, self.name) if self.name else self.address
         return rng_at(seed, *address, step)
 
@@ -167,7 +167,7 @@ def _steps(
         # Validated before the step, so that a run's first row measures what it starts from.
         if validator and step % config.validate_every == 0:
             row |= _validate(validator, learners[0], run, step)
-        # In the order given: in a game, the student moves before its critic.
+        # In the order given: DMD's student moves before its critic.
         for learner in learners:
             if step % learner.every == 0:
                 row |= optimization_step(learner, step, config, processes)
@@ -184,8 +184,8 @@ def _steps(
 
 
 def optimization_step(learner: Learner, step: int, config: Any, processes: Processes) -> Columns:
-    """One step of a learner; returns its columns of the log. A loss or gradient that is not finite
-    is a CinelabError with the step."""
+    """Take one step of a learner and return its columns of the log. A loss or gradient that is not
+    finite is a CinelabError with the step."""
     model = learner.model
     device = next(model.parameters()).device.type
     numbers = processes.micro_batches
@@ -217,8 +217,8 @@ def optimization_step(learner: Learner, step: int, config: Any, processes: Proce
 
 
 def _validate(validator: Validator, learner: Learner, run: Run, step: int) -> Columns:
-    """The validation metrics of the averaged weights, which are saved where none before scored
-    better."""
+    """Return the validation metrics of the averaged weights, which are saved where none before
+    scored better."""
     metrics = validator(averaged(learner))
     best = max((row["score"] for row in run.rows if "score" in row), default=float("-inf"))
     if "score" in metrics and metrics["score"] > best:
@@ -227,7 +227,7 @@ def _validate(validator: Validator, learner: Learner, run: Run, step: int) -> Co
 
 
 def averaged(learner: Learner) -> nn.Module:
-    """A copy of the learner's network with its averaged weights."""
+    """Return a copy of the learner's network with its averaged weights."""
     model = deepcopy(learner.model).eval().requires_grad_(False)
     model.load_state_dict(learner.average.values, strict=False)  # frozen weights are not averaged
     return model

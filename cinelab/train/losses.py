@@ -12,7 +12,7 @@ out. The answer is one number, or a tensor that begins with (B, F) and is averag
     dmd                              the student's clip and where the gradient sends it (t = 0); the
                                      critic's loss stays `mse`
 
-A stage's settings hold the name (`loss`), so a run's config.json says what it descended.
+A stage's settings hold the name (`loss`), so a run's config.json states which loss it descended.
 """
 
 import inspect
@@ -30,12 +30,12 @@ LOSSES = Registry("loss")
 
 @LOSSES.add("mse")
 def mse(pred: Tensor, target: Tensor) -> Tensor:
-    """The squared error of every number."""
+    """Return the squared error of every number, of pred's shape."""
     return fn.mse_loss(pred, target, reduction="none")
 
 
 def loss_name(loss: str | Callable) -> str:
-    """The name by which settings hold a loss: a name or import path as it is, a function's
+    """Return the name by which settings hold a loss: a name or import path as it is, a function's
     registered name or path."""
     if isinstance(loss, str):
         LOSSES.get(loss)
@@ -57,14 +57,15 @@ def _at(path: str) -> Any:
 
 
 def with_loss(changes: dict | None, loss: str | Callable | None) -> dict:
-    """A stage's changes with the loss that was given beside them."""
+    """Return a stage's changes with the loss that was given beside them."""
     return (changes or {}) | ({} if loss is None else {"loss": loss_name(loss)})
 
 
 def error(
     name: str, pred: Tensor, target: Tensor, t: Tensor | None = None, weight: Tensor | None = None
 ) -> Tensor:
-    """The loss of that name as one number; pred and target (B, F, C, h, w), t (B, F), None = 0.
+    """Return the loss of that name as one number; pred and target (B, F, C, h, w), t (B, F), None =
+    0.
 
     `weight` (B, F) weighs the frames, by their levels.
     """

@@ -4,6 +4,8 @@ to its end point (Causal Forcing, arXiv 2602.02214, stage 2a; CausalCine's initi
     draw a stored level t_k a chunk, x = state at t_k of the pairs
     loss = || (x - t_k v(x, t_k)) - end ||^2             the student's clean prediction
 
+    B clips   F latent frames   K stored levels   C channels   h, w latent size
+
     pairs of the        history  what the student attends to      source
     autoregressive      truth    the clean clip, as its teacher   Causal Forcing, stage 2a
     bidirectional       noisy    the stored states of the past    Self Forcing and CausVid
@@ -56,6 +58,8 @@ HISTORIES = ("truth", "clean", "noisy")
 
 @dataclass(frozen=True)
 class OdeTraining(Readable):
+    """The settings of stage 2a."""
+
     model: WanConfig
     pairs: PairsConfig = field(default_factory=PairsConfig)
     optim: Optim = field(default_factory=Optim)
@@ -99,7 +103,8 @@ def jump(
     batch, frames = level.shape
     chunk = config.pairs.chunk
     t = config.pairs.times().float()[level].to(states.device)
-    x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]  # (B, F, C, h, w)
+    # each frame's state at its own level: (B, F, C, h, w)
+    x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]
     if config.history == "noisy":
         noisy = CausalContext(history.policy, clips.shot, chunk)
         v = model(x, t, clips.condition, noisy)

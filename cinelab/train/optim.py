@@ -54,13 +54,12 @@ def adamw(model: nn.Module, config: Optim) -> torch.optim.AdamW:
 
 
 def rate(config: Optim, step: int, steps: int) -> float:
-    """Return the learning rate of `step` out of `steps`."""
+    """Return the learning rate of `step` out of `steps`: linear warm-up, then a half cosine."""
     if step < config.warmup:
         return config.lr * (step + 1) / config.warmup
     progress = (step - config.warmup) / max(1, steps - config.warmup)
-    return config.lr * (
-        config.floor + (1 - config.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    )
+    cosine = 1 + math.cos(math.pi * min(1.0, progress))  # from 2 to 0
+    return config.lr * (config.floor + (1 - config.floor) * 0.5 * cosine)
 
 
 def require_finite(what: str, value: float, step: int, name: str = "") -> None:
@@ -75,7 +74,7 @@ def require_finite(what: str, value: float, step: int, name: str = "") -> None:
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, clip: float) -> float:
-    """Scale the gradients of all weights together to a norm of at most `clip`; returns the norm
+    """Scale the gradients of all weights together to a norm of at most `clip`, and return the norm
     before."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     return float(whole(torch.nn.utils.clip_grad_norm_(weights, clip)))
@@ -92,18 +91,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def whole(x: Tensor) -> Tensor:
-    """A tensor whose shards lie in several processes, gathered; any other as it is."""
+    """Return a tensor whose shards lie in several processes, gathered; any other as it is."""
     return x.full_tensor() if hasattr(x, "full_tensor") else x
 
 
 def local(x: Tensor) -> Tensor:
-    """This process's shard of such a tensor; any other as it is."""
+    """Return this process's shard of such a tensor; any other as it is."""
     return x.to_local() if hasattr(x, "to_local") else x
 
 
 class Ema:
-    """An exponential moving average of a model's weights (but frozen ones) and buffers; its
-    settings are `Optim`'s."""
+    """An exponential moving average of a model's weights, frozen ones apart, and buffers.
+
+    a <- d a + (1 - d) w after every step; `Optim` says what the settings mean.
+    """
 
     def __init__(self, model: nn.Module, decay: float, *, warm: bool = True, start: int = 0):
         self.decay = decay
@@ -119,7 +120,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int | None = None) -> None:
-        """Average the weights after `step` of the training in; None stands for a step at which
+        """Take in the model's weights after `step` of the training; None stands for a step at which
         averaging has begun."""
         self.count += 1
         decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.warm else self.decay
@@ -130,14 +131,14 @@ class Ema:
         torch._foreach_lerp_([a for a, _ in floats], [b for _, b in floats], 1 - decay)
 
     def pairs(self, model: nn.Module) -> list[tuple[Tensor, Tensor]]:
-        """Return averaged value and the model's own, for all that is averaged."""
+        """Return the averaged value and the model's own, for all that is averaged."""
         state = model.state_dict()
         return [(value, state[name]) for name, value in self.values.items()]
 
     @contextmanager
     def applied_to(self, model: nn.Module) -> Iterator[None]:
-        """Inside, `model` has the averaged weights. For passes without gradient; no copy of all
-        weights is made."""
+        """Give `model` the averaged weights, inside. For passes without gradient: weights and
+        averages are swapped in place, one at a time, so that no copy of all of them is made."""
         self._swap(model)
         try:
             yield

@@ -78,14 +78,16 @@ class PairsConfig(Readable):
 
     @property
     def sampling(self) -> Sampling:
+        """How the teacher's ODE is integrated."""
         return Sampling(self.steps, self.solver, self.guidance, self.shift)
 
     @property
     def shards(self) -> int:
+        """How many shards the clips fill; the last one is a whole batch too."""
         return -(-self.clips // self.batch)
 
     def times(self) -> Tensor:
-        """The noise levels (K,) of the stored states, after the shift."""
+        """Return the timesteps (K,) of the stored states, after the shift."""
         return path.shifted(torch.tensor(self.levels, dtype=torch.float64), self.shift)
 
 
@@ -137,15 +139,15 @@ def trajectories(
     """Return states at the stored levels (B, K, F, C, h, w) and end points (B, F, C, h, w) from
     `noise` (B, F, C, h, w)."""
     with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.bf16):
-        field = teacher_velocity(net, clips, config.teacher, config.guidance, config.chunk)
-        states = [
-            state for state, _ in trajectory(field, noise, config.sampling.levels(), config.solver)
-        ]
+        velocity = teacher_velocity(net, clips, config.teacher, config.guidance, config.chunk)
+        levels = config.sampling.levels()
+        states = [state for state, _ in trajectory(velocity, noise, levels, config.solver)]
+    # before the shift the steps are even, so a level's state is found by its share of the steps
     stored = [states[round((1 - level) * config.steps)] for level in config.levels]
     return torch.stack(stored, dim=1), states[-1]
 
 
-def build(
+def integrate_pairs(
     folder: str | Path, config: PairsConfig, net: Any, teacher: str, store: Store
 ) -> Iterator[int]:
     """Integrate the missing shards; yields the clips done. Resumable, and alone in the folder.
@@ -178,8 +180,8 @@ def _build(
 
 
 def claim(folder: Path, config: PairsConfig, teacher: str, store: Store) -> None:
-    """Pairs belong to one teacher, one recipe and one film store; another one's are refused by
-    name."""
+    """Write down whose pairs a folder holds: they belong to one teacher, one recipe and one film
+    store. CinelabError names what is another one's."""
     place = Path(folder) / "pairs.json"
     data = data_of(store)
     mine = asdict(config) | {
@@ -220,8 +222,8 @@ class Pairs:
             )
 
     def about(self) -> dict:
-        """Where the pairs lie, and a mark of them and of the films that they were made from (see
-        `train.provenance`)."""
+        """Return where the pairs lie, and a mark of them and of the films that they were made from
+        (see `train.provenance`)."""
         digest = hashlib.blake2b((self.folder / "pairs.json").read_bytes(), digest_size=8)
         for shard in range(self.config.shards):
             for array in self._read(shard, "states", "end"):

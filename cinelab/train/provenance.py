@@ -1,8 +1,10 @@
 """Which data a run is trained on: where they lie, and a mark of their content that a copy or a move
 does not change.
 
-draws_from(run, store, config.model)    refuses latents that the model does not take, and other data
-                                        than the run has had
+    draws_from(run, store, config.model)    refuses latents that the model does not take, and
+                                            other data than the run has had
+
+A mark is a hash of what is drawn from: tensors, or the checksums of shards.
 """
 
 import hashlib
@@ -61,8 +63,8 @@ def check_fits(store: Any, model: Any) -> None:
 
 
 def data_of(store: Any) -> dict | None:
-    """Place, number of films, mark and recipe of what a stage draws from; None for an object that
-    lies nowhere.
+    """Return place, number of films, mark and recipe of what a stage draws from; None for an object
+    that lies nowhere on disk.
 
     A store of one's own may have `about()`, a dictionary with a `mark` of its content; else the
     files of its `folder` are marked.
@@ -88,7 +90,7 @@ def data_of(store: Any) -> dict | None:
 
 
 def files_of(folder: str | Path | None) -> dict | None:
-    """Place and mark of whatever files a folder holds; None where there is no folder."""
+    """Return place and mark of whatever files a folder holds; None where there is no folder."""
     if folder is None or not Path(folder).is_dir():
         return None
     return {
@@ -114,7 +116,7 @@ def _of_tensors(tensors: Iterable[Tensor]) -> str:
 
 
 def _of_films(store: FilmStore) -> str:
-    """Of the checksums and captions of the shards that are drawn from."""
+    """Return the mark of the checksums and captions of the shards that are drawn from."""
     used = {film.shard for film in store.films}
     drawn = {name: about for name, about in shards(store.folder).items() if name in used}
     text = json.dumps([store.recipe, drawn], sort_keys=True)

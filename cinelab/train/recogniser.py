@@ -52,6 +52,8 @@ class Degradation:
 
 @dataclass(frozen=True)
 class RecogniserTraining(Readable):
+    """The settings of the recogniser's training."""
+
     optim: Optim = field(default_factory=lambda: Optim(lr=2e-3, ema=0.995))
     degradation: Degradation = field(default_factory=Degradation, metadata={"was": "soil"})
     steps: int = 1800
@@ -86,13 +88,13 @@ class LabelledShots(Readable):
 
 
 def label(attributes: dict[str, str]) -> list[int]:
-    """The place of each value in ATTRIBUTES, (A,)."""
+    """Return the number of each attribute's value in ATTRIBUTES, (A,)."""
     return [values.index(attributes[name]) for name, values in ATTRIBUTES.items()]
 
 
 def shot(seed: int, index: int, frames: int) -> tuple[np.ndarray, dict[str, str]]:
-    """A random single shot, uint8 (frames, H, W, 3), and its attributes; every second one goes on
-    from another."""
+    """Return a random single shot, uint8 (frames, H, W, 3), and its attributes; every second one
+    goes on from another."""
     rng = casting.rng_for(seed, index)
     (character,), (place,) = casting.hire(rng, 1), casting.scout(rng, 1)
     plan = casting.shoot(
@@ -103,14 +105,14 @@ def shot(seed: int, index: int, frames: int) -> tuple[np.ndarray, dict[str, str]
 
 
 def shots(seed: int, count: int, frames: int) -> Iterator[tuple[np.ndarray, dict[str, str]]]:
-    """`count` random shots, one by one: about a millisecond a frame."""
+    """Return an iterator over `count` random shots; one takes about a millisecond a frame."""
     return (shot(seed, index, frames) for index in range(count))
 
 
 def rendered(
     seed: int, count: int, frames: int, *, progress: Callable[[int], None] = lambda done: None
 ) -> LabelledShots:
-    """`count` random shots, the same for the same seed. `progress` is called with the number
+    """Return `count` random shots, the same for the same seed. `progress` is called with the number
     rendered so far."""
     rendered_frames = np.empty((count, frames, render.HEIGHT, render.WIDTH, 3), np.uint8)
     labels = np.empty((count, len(ATTRIBUTES)), np.int64)
@@ -123,7 +125,7 @@ def rendered(
 
 @torch.inference_mode()
 def through(codec: Codec, frames: np.ndarray, at_once: int = 16) -> np.ndarray:
-    """Clips (n, F, H, W, 3) encoded and decoded once, same shape."""
+    """Return clips (n, F, H, W, 3) encoded and decoded once, of the same shape."""
     coded = np.empty_like(frames)
     for i in range(0, len(frames), at_once):
         with torch.autocast("cpu", torch.bfloat16):
@@ -166,7 +168,7 @@ def _file_mark(config: RecogniserTraining, mark: str | None) -> str:
 def batch(
     config: RecogniserTraining, clips: LabelledShots, width: int, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Windows (batch, width, 3, H, W) in [-1, 1], degraded, and labels (batch, A)."""
+    """Return windows (batch, width, 3, H, W) in [-1, 1], degraded, and labels (batch, A)."""
     draw = np.random.default_rng(int(torch.randint(2**62, (), generator=rng)))
     picks = draw.integers(len(clips), size=config.batch)
     cut = np.stack([window(clips.frames[pick], width, config.degradation, draw) for pick in picks])
@@ -176,8 +178,8 @@ def batch(
 def window(
     clip: np.ndarray, width: int, degradation: Degradation, draw: np.random.Generator
 ) -> np.ndarray:
-    """A random window of a clip (F, H, W, 3), moved by a pixel or so; at times its end stands
-    still."""
+    """Return a random window of a clip (F, H, W, 3), moved by `shift` pixels at most; at times
+    only its first frames differ, as in a short shot."""
     keep = draw.integers(3, width) if draw.random() < degradation.cut_short else width
     start = draw.integers(0, len(clip) - width, endpoint=True)
     times = start + np.minimum(np.arange(width), keep - 1)
@@ -190,7 +192,8 @@ def window(
 
 
 def degraded(frames: Tensor, degradation: Degradation, rng: torch.Generator) -> Tensor:
-    """Blur, light, contrast and noise for a share of the windows (B, T, 3, H, W)."""
+    """Return windows (B, T, 3, H, W), a share of them blurred, in another light and contrast, with
+    noise."""
     dirty = torch.rand(len(frames), generator=rng) < degradation.share
 
     def strength(most: float, least: float = 0.0) -> Tensor:
@@ -206,7 +209,8 @@ def degraded(frames: Tensor, degradation: Degradation, rng: torch.Generator) -> 
 
 
 def blurred(frames: Tensor, weight: Tensor) -> Tensor:
-    """Each pixel gives `weight` (B, 1, 1, 1, 1) to either neighbour, first in x, then in y."""
+    """Return blurred frames: each pixel gives `weight` (B, 1, 1, 1, 1) to either neighbour, first
+    in x, then in y."""
     batch = len(frames)
     for axis, pad in ((-1, (1, 1, 0, 0)), (-2, (0, 0, 1, 1))):
         padded = fn.pad(frames.flatten(0, 1), pad, "replicate")
@@ -217,8 +221,8 @@ def blurred(frames: Tensor, weight: Tensor) -> Tensor:
 
 
 def loss(model: nn.Module, frames: Tensor, labels: Tensor) -> tuple[Tensor, dict]:
-    """Sum of the cross-entropies of all attributes; and the share of the batch that is read
-    right."""
+    """Return the sum of the cross-entropies of all attributes, and the share of the batch that is
+    read right."""
     logits = model(frames)
     terms = [
         fn.cross_entropy(logits[name].float(), labels[:, i]) for i, name in enumerate(ATTRIBUTES)

@@ -62,7 +62,8 @@ STUDENT = Role("student")
 
 
 class Stage:
-    """A stage. A new one gives `config`, `presets` and `learners`; the rest has defaults."""
+    """A stage of the training. One of your own gives `config`, `presets` and `learners`; the rest
+    has defaults."""
 
     config: type  # of its settings: a frozen dataclass with model, optim, steps, seed, bf16, ...
     roles: tuple[Role, ...] = (STUDENT,)  # the first is what is exported
@@ -95,8 +96,7 @@ class Stage:
 
     def fitted(self, config: Any, changes: Mapping[str, Any], init: Any, teacher: Any) -> Any:
         """Return the settings fitted to the checkpoints that the networks begin with, each of which
-        has span and max_distance (None: from scratch). `changes` were made by the user, and
-        stay."""
+        has span and max_distance (None: from scratch). What the user set, `changes`, stays."""
         return config
 
     def train(
@@ -121,8 +121,8 @@ class Stage:
     # What the result is: the entries of its config.json.
 
     def sampling(self, config: Any, many_steps: Sampling) -> Sampling:
-        """Return how the result is sampled; `many_steps` is how a model that is no few-step
-        student is."""
+        """Return how the result is sampled; `many_steps` is the sampling of a model that is no
+        few-step student."""
         return replace(many_steps, shift=getattr(config, "shift", many_steps.shift))
 
     def chunk(self, config: Any) -> int:

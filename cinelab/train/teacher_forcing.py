@@ -6,6 +6,8 @@ tuning).
     clean chunk i attends to clean chunks up to i, noisy chunk i to those before i and to itself
     loss = w(t) || net([x0 | x_t])_noisy - (eps - x0) ||^2
 
+    B clips   F latent frames   C channels   h, w latent size
+
 Each chunk has a timestep of its own, as in Causal Forcing; CausalCine draws one a clip, which comes
 to the same where noisy chunks do not attend to each other. A share of the steps routes the history
 with CAMR, so that training meets the memory of streaming: CausalCine routes in all steps. Another
@@ -46,6 +48,8 @@ ROUTED_FROM = 0.321
 
 @dataclass(frozen=True)
 class TeacherForcingTraining(Readable):
+    """The settings of stage 1."""
+
     model: WanConfig
     optim: Optim = field(default_factory=Optim)
     camr: Policy = field(default_factory=CAMR)
@@ -80,10 +84,9 @@ class TeacherForcingTraining(Readable):
 
 
 def clip_length(config: TeacherForcingTraining, step: int) -> int:
-    """The curriculum's length at a step."""
-    return config.curriculum[
-        min(len(config.curriculum) - 1, step * len(config.curriculum) // config.steps)
-    ]
+    """Return the latent frames of a step's clips, by the curriculum."""
+    parts = len(config.curriculum)
+    return config.curriculum[min(parts - 1, step * parts // config.steps)]
 
 
 def history_at(config: TeacherForcingTraining, step: int) -> HistoryPolicy:
@@ -119,7 +122,8 @@ def loss(
     history: HistoryPolicy,
     rng: torch.Generator,
 ) -> Tensor:
-    """Return the error of the noisy copy's velocity, every frame weighted by its timestep.
+    """Return the error of the noisy copy's velocity (B, F, C, h, w), every frame weighted by its
+    timestep.
 
     Each chunk has a timestep of its own.
     """
