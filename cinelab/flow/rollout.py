@@ -160,7 +160,8 @@ def denoise(
 ) -> Tensor:
     """Return one chunk (B, c, C, h, w) made from noise(level), the noise of each level.
 
-    The `first` chunk of a film may have levels of its own; `exit_at` is as in `consistency_sampling`.
+    The `first` chunk of a film may have levels of its own; `exit_at` is as in
+    `consistency_sampling`.
     """
     sampling = sampling.filled()
     levels = sampling.levels(first=first)
