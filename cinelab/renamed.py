@@ -392,6 +392,8 @@ NAMES: dict[str, dict[str, str]] = {
         "sight_by_lot": "sample_history_policy",
     },
     "memory.policy": {
+        "BUILT_IN": "memory.policy_registry.BUILT_IN",
+        "POLICIES": "memory.policy_registry.POLICIES",
         "budget_of": "memory.policy_registry.budget_of",
         "label_of": "memory.policy_registry.label_of",
         "name_of": "memory.policy_registry.name_of",
@@ -424,6 +426,7 @@ NAMES: dict[str, dict[str, str]] = {
         "Clip": "ShotFile",
         "Video": "FilmFile",
         "cut": "cut_out_spans",
+        "find_videos": "find_film_files",
         "in_pictures": "spans_as_shown",
         "measure": "frames_and_rate",
     },
