@@ -33,7 +33,7 @@ from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.script.unconditional import NAME as PUBLISHED
 from cinelab.seeds import fork_rng
-from cinelab.train.levels import check_drawn, drawn
+from cinelab.train.levels import check_drawn, draw_levels
 from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Ema, Optim
@@ -138,7 +138,9 @@ def loss(
     """
     x0 = clips.latents
     intervals = len(grid) - 1 if config.last_interval else len(grid) - 2
-    level = drawn(intervals, len(x0), config.frames, config.chunk, config.levels, rng)  # (B, F)
+    level = draw_levels(
+        intervals, len(x0), config.frames, config.chunk, config.levels, rng
+    )  # (B, F)
     t, t_next = (grid[at].to(x0.device) for at in (level, level + 1))
     x = path.noised(x0, torch.randn(x0.shape, generator=rng).to(x0.device), t)
     with torch.no_grad():

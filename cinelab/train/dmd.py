@@ -218,7 +218,7 @@ def noised_at_random(
 
 
 @torch.no_grad()
-def direction(
+def dmd_gradient(
     sample: Tensor, clips: Clips, real: Any, fake: Any, config: DmdTraining, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return the distribution-matching gradient on a sample (B, F, C, h, w), and the distance of
@@ -254,7 +254,7 @@ def student_loss(
     Only frames that the student made itself count, not those of a true beginning.
     """
     sample, own = self_rollout(model, clips, config, rng, draw)
-    gradient, gap = direction(sample.detach(), clips, real, fake, config, rng)
+    gradient, gap = dmd_gradient(sample.detach(), clips, real, fake, config, rng)
     goal = (sample - gradient).detach()
     loss = 0.5 * error(config.loss, sample[:, own], goal[:, own])
     return loss, {"gap": round(gap[:, own].mean().item(), 4)}

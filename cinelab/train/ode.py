@@ -45,7 +45,7 @@ from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import fork_rng
-from cinelab.train.levels import check_drawn, drawn
+from cinelab.train.levels import check_drawn, draw_levels
 from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
@@ -89,7 +89,7 @@ class OdeTraining(Readable):
             )
 
 
-def jump(
+def predicted_end(
     model: CausalWan,
     clips: Clips,
     states: Tensor,
@@ -127,9 +127,11 @@ def loss(
     """Return the mean squared distance of the student's clean prediction from the end point
     (B, F, C, h, w)."""
     batch, stored, frames = states.shape[:3]
-    level = drawn(stored, batch, frames, config.pairs.chunk, config.levels, rng)
+    level = draw_levels(stored, batch, frames, config.pairs.chunk, config.levels, rng)
     t = config.pairs.times().float()[level].to(end.device)
-    return error(config.loss, jump(model, clips, states, end, level, config, history), end, t)
+    return error(
+        config.loss, predicted_end(model, clips, states, end, level, config, history), end, t
+    )
 
 
 def pairs_presets(teacher: str, seed: int) -> dict[str, PairsConfig]:
