@@ -112,7 +112,9 @@ shots:
     seconds: 3
     cut: continue
     budget: 5
-    changes: [{at: 1, prompt: it jumps, seed: 8, steps: 4, recache: true}, {at: 2, prompt: x, policy: full, steps: {steps: 4, solver: euler}}]
+    changes:
+      - {at: 1, prompt: it jumps, seed: 8, steps: 4, recache: true}
+      - {at: 2, prompt: x, policy: full, steps: {steps: 4, solver: euler}}
 """
 ]
 SWEEPS = [path.read_bytes() for path in sorted((ROOT / "experiments").glob("*.yaml"))]
@@ -121,13 +123,17 @@ JOBS = [
 run: r
 store: {kind: noise, path: 6x8x24}
 preset: smoke
-changes: {loss: mse, camr: {kind: CAMR, budget: 4}, camr_share: 1.0, steps: 2, optim.lr: 1e-3, model.num_layers: 2}
+changes:
+  {loss: mse, camr: {kind: CAMR, budget: 4}, camr_share: 1.0, steps: 2, optim.lr: 1e-3,
+   model.num_layers: 2}
 layout: {parts: 2, recompute: true}
 export: out
 export_dtype: bf16
 """,
-    b"""{"stage": "dmd", "run": "r", "store": {"kind": "toybox", "path": "s", "begin": "film"}, "teacher": "toybox-base", "init": "toybox-4step",
- "lora": {"rank": 4, "alpha": 8.0, "targets": ["to_q"]}, "changes": {"lengths": [12], "chunk": 3, "sampling.steps": 2}, "seed": 3}""",
+    b"""{"stage": "dmd", "run": "r", "store": {"kind": "toybox", "path": "s", "begin": "film"},
+ "teacher": "toybox-base", "init": "toybox-4step",
+ "lora": {"rank": 4, "alpha": 8.0, "targets": ["to_q"]},
+ "changes": {"lengths": [12], "chunk": 3, "sampling.steps": 2}, "seed": 3}""",
 ]
 
 

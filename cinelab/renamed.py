@@ -197,7 +197,7 @@ NAMES: dict[str, dict[str, str]] = {
         "denoise": "flow.rollout.denoise",
         "euler": "flow.solvers.euler",
         "noise_for": "flow.rollout.noise_for",
-        "refine": "flow.solvers.consistency",
+        "refine": "flow.solvers.consistency_sampling",
         "remember": "flow.rollout.append_chunk",
         "remember_and_denoise": "scale.fused.append_and_denoise",
         "rollout": "flow.rollout.rollout",
@@ -375,6 +375,9 @@ NAMES: dict[str, dict[str, str]] = {
         "Figure": "lab.training.cell_output.LiveFigure",
         "Pace": "lab.training.progress_bar.Pace",
         "Place": "lab.training.cell_output.CellOutput",
+    },
+    "lab.training.video_data": {
+        "film_store": "encode_videos",
     },
     "memory.cache": {
         "Memory": "KVCache",
@@ -657,6 +660,7 @@ NAMES: dict[str, dict[str, str]] = {
         "follow": "train.loop.optimization_step",
     },
     "train.pairs": {
+        "build": "integrate_pairs",
         "field_of": "teacher_velocity",
     },
     "weights.convert": {

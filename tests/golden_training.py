@@ -108,7 +108,7 @@ def split_steps(folder: Path) -> Results:
 def ode_steps(teacher_kind: str, folder: Path) -> Results:
     def start(config, run):
         store = RandomClips()
-        for _ in pairs.build(folder / "pairs", config.pairs, teacher(), "teacher", store):
+        for _ in pairs.integrate_pairs(folder / "pairs", config.pairs, teacher(), "teacher", store):
             pass
         made = pairs.Pairs(folder / "pairs", config.pairs, "teacher", store)
         return ode.train(config, network(), made, run)

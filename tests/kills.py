@@ -41,8 +41,10 @@ def killed_at_every_operation(
 
     seen     what is compared of a folder; default: `contents`
     before   makes what lies in each folder beforehand
-    refusal  part of a sentence (a CinelabError) that the second run may say where all is there already
-    points   how many n are tried, spread evenly from the first to the last; None, or $CINELAB_EVERY_KILL set to anything = all
+    refusal  part of a sentence (a CinelabError) that the second run may say where all is there
+             already
+    points   how many n are tried, spread evenly from the first to the last; None, or
+             $CINELAB_EVERY_KILL set to anything = all
     """
     seen = seen or contents
     # imports, once for all forks, what torch and others import when they first need it

@@ -76,7 +76,7 @@ def films(model, speeds, policy):
         (1, *clips.latents.shape[2:]),
         sampling=Sampling(2, "consistency", 1.0),
     )
-    requests = dmd.requests_of(clips, [3, 4], 1)
+    requests = dmd.clip_requests(clips, [3, 4], 1)
     chunks = rollout(maker, RolloutState(0, KVCache(policy, 1)), requests)
     return torch.cat([chunk.latents for chunk in chunks], 1)
 

@@ -708,7 +708,12 @@ def strangers(tmp_path_factory) -> Path:
         "-i",
         "smptebars=size=355x199:rate=25:duration=2",
     ]
-    joined = "[0:v]format=yuv444p,setsar=1[a];[1:v]trim=duration=2,format=yuv444p,setsar=1[b];[2:v]format=yuv444p,setsar=1[c];[a][b][c]concat=n=3:v=1[v]"
+    joined = (
+        "[0:v]format=yuv444p,setsar=1[a];"
+        "[1:v]trim=duration=2,format=yuv444p,setsar=1[b];"
+        "[2:v]format=yuv444p,setsar=1[c];"
+        "[a][b][c]concat=n=3:v=1[v]"
+    )
     ffmpeg(
         *shots,
         "-filter_complex",
@@ -892,9 +897,10 @@ def test_a_build_that_is_killed_at_a_file_operation_goes_on(small, tmp_path):
     videos.mkdir()
     for name in ("0.mp4", "0.txt", "1.mp4", "1.txt"):
         shutil.copy2(small / name, videos / name)
-    work = lambda folder: make(
-        videos, folder / "store", replace(TOY, group=1, shard_mib=1), codec, encoder
-    )  # noqa: E731
+
+    def work(folder):
+        return make(videos, folder / "store", replace(TOY, group=1, shard_mib=1), codec, encoder)
+
     assert killed_at_every_operation(work, tmp_path, points=4) == []
 
 
@@ -977,7 +983,10 @@ def test_new_videos_are_added_and_changed_ones_made_again(small, tmp_path):
     videos = tmp_path / "v"
     store = tmp_path / "s"
     shutil.copytree(small, videos)
-    made = lambda: make(videos, store, replace(TOY, group=2))
+
+    def made():
+        return make(videos, store, replace(TOY, group=2))
+
     made()
     before = contents(store)
     write(videos / "1b.mp4", colours(20))

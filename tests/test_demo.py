@@ -692,7 +692,7 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
     for _ in range(16):
         session.step()
     opened = Session.resume(tmp_path / "long", bundle)
-    recall = type(session.generator).recall
+    restore = type(session.generator).restore
     seen = []
 
     def slow(reel, *args):
@@ -700,7 +700,7 @@ def test_opening_a_long_film_lets_the_others_go_on(bundle, tmp_path):
         time.sleep(0.1)
         Long.calls += 1
         seen.append(other.readout.chunks)
-        return recall(reel, *args)
+        return restore(reel, *args)
 
     opened.generator.restore = lambda *args: slow(opened.generator, *args)
     other.send("resume").result(10)

@@ -128,7 +128,10 @@ def test_modules_named_in_the_environment_are_known(tmp_path):
         "from own_things import LastOfShots\nfrom cinelab import register\n"
         "register.policy('mine')(LastOfShots)\n"
     )
-    code = "from cinelab.memory.policy import POLICIES; print('mine' in POLICIES, 'last_of_shots' in POLICIES)"
+    code = (
+        "from cinelab.memory.policy_registry import POLICIES\n"
+        "print('mine' in POLICIES, 'last_of_shots' in POLICIES)"
+    )
     env = {
         "CINELAB_IMPORT": "mine",
         "CINELAB_PATH": str(HERE),
@@ -771,7 +774,12 @@ def test_a_trainings_file_names_own_things(tmp_path):
 stage: teacher_forcing
 run: {tmp_path / "run"}
 store: {{kind: noise, path: 6x8x24}}
-changes: {{loss: "own_things:plain_l1", camr: {{kind: "own_things:LastOfShots", budget: 2}}, camr_share: 1.0, routed_from: 0.0, steps: 2}}
+changes:
+  loss: "own_things:plain_l1"
+  camr: {{kind: "own_things:LastOfShots", budget: 2}}
+  camr_share: 1.0
+  routed_from: 0.0
+  steps: 2
 """)
     rows = list(worker.train(load_job(tmp_path / "run.yaml"), Parallel.here(Layout())))
     assert [row["policy"] for row in rows] == ["LastOfShots"] * 2

@@ -63,7 +63,9 @@ def base(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("to", "name"), [("diffusers", "x"), ("training", "x.pt")])
 def test_a_killed_conversion_is_taken_up(base, tmp_path, to, name):
-    work = lambda folder: convert_weights(base, folder / name, to)  # noqa: E731
+    def work(folder):
+        return convert_weights(base, folder / name, to)
+
     assert killed_at_every_operation(work, tmp_path, refusal="exists already", points=6) == []
 
 
@@ -256,7 +258,10 @@ def test_a_flipped_bit_in_stores_is_noticed(tmp_path):
         return store.recipe, clips.latents.tolist(), clips.text.tolist(), clips.slot.tolist()
 
     assert silent(films, tmp_path, read, sorted(path.name for path in films.iterdir()), 60) == []
-    again = lambda folder: read_arrays(folder / "00000.npz", ("a",), "build again")[0].tolist()  # noqa: E731
+
+    def again(folder):
+        return read_arrays(folder / "00000.npz", ("a",), "build again")[0].tolist()
+
     assert silent(arrays, tmp_path, again, ["00000.npz"], 30) == []
     (arrays / "00000.npz").rename(arrays / "00001.npz")
     with pytest.raises(CinelabError, match="was written as 00000.npz; build again"):
@@ -425,7 +430,12 @@ def fill_the_disk(place: Path) -> None:
 
 
 def test_on_a_full_disk_logs_stay_readable_and_checkpoints_whole(tmp_path):
-    code = "import sys, test_faults as t; p = t.Path(sys.argv[1]); t.small_disk(p, int(sys.argv[2])) or sys.exit(77); t.fill_the_disk(p)"
+    code = (
+        "import sys, test_faults as t\n"
+        "p = t.Path(sys.argv[1])\n"
+        "t.small_disk(p, int(sys.argv[2])) or sys.exit(77)\n"
+        "t.fill_the_disk(p)"
+    )
     found = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     ended = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path), "64"], env=found, capture_output=True, text=True

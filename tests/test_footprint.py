@@ -120,7 +120,8 @@ def test_what_cannot_fit_is_refused_with_the_numbers():
     need = footprint(WAN_14B, FilmSpec(chunks=200))
     with pytest.raises(
         CinelabError,
-        match=r"needs \d+\.\d GiB on the device .*most of it is stored: keep the history in host memory",
+        match=r"needs \d+\.\d GiB on the device .*most of it is stored: "
+        "keep the history in host memory",
     ):
         check_memory(need, 80 * GIB, 500 * GIB, "The film")
     host = footprint(WAN_14B, FilmSpec(chunks=200, place="host"))

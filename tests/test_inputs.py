@@ -15,7 +15,12 @@ from cinelab.lab import inputs
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-WORK = ("stage.watch(", "build(", "film_store(", "render(")  # what only comes after the checks
+WORK = (
+    "stage.watch(",
+    "film_store(",
+    "encode_videos(",
+    "render(",
+)  # what only comes after the checks
 NAMES = [path.stem for path in NOTEBOOKS]
 
 

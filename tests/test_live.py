@@ -359,7 +359,8 @@ KILLED = """
 from cinelab import load
 from cinelab.stream.live_engine import LiveEngine
 from cinelab.stream.session import Session, Settings
-live = LiveEngine(Session.create({folder!r}, load("toybox-1step"), Settings({prompt!r}, seed=5)), pace=None)
+settings = Settings({prompt!r}, seed=5)
+live = LiveEngine(Session.create({folder!r}, load("toybox-1step"), settings), pace=None)
 live.send("resume").result()
 input()
 """

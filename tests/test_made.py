@@ -32,12 +32,15 @@ from cinelab.lab.sweeps.sweep import made_cells, record, recorded
 
 def checkout(folder: Path) -> Path:
     """A git checkout with one commit."""
-    run = lambda *words: subprocess.run(
-        ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-    )
+
+    def run(*words):
+        return subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *words],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+        )
+
     folder.mkdir()
     (folder / "file").write_text("one")
     run("init")

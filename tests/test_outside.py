@@ -168,7 +168,12 @@ def test_a_list_that_cannot_be_read_is_named(tmp_path, text):
 
 
 def test_the_answer_comes_back_and_marked_lines_are_told(tmp_path):
-    code = "def work(job):\n    report_line('half way'); print('not for you')\n    return {'sum': sum(job['numbers'])}\nrun_worker_job(work)"
+    code = (
+        "def work(job):\n"
+        "    report_line('half way'); print('not for you')\n"
+        "    return {'sum': sum(job['numbers'])}\n"
+        "run_worker_job(work)"
+    )
     tool = tool_of(tmp_path, code)
     told = []
     make(tool)
@@ -207,14 +212,21 @@ def test_progress_bars_do_not_hide_the_last_line(tmp_path):
 
 @pytest.mark.skipif(os.name == "nt", reason="kills a process the POSIX way")
 def test_a_worker_ends_when_we_are_killed(tmp_path):
-    code = "import os, time\ndef work(job):\n    open(job['file'], 'w').write(str(os.getpid()))\n    time.sleep(600)\nrun_worker_job(work)"
+    code = (
+        "import os, time\n"
+        "def work(job):\n"
+        "    open(job['file'], 'w').write(str(os.getpid()))\n"
+        "    time.sleep(600)\n"
+        "run_worker_job(work)"
+    )
     tool = tool_of(tmp_path, code)
     file = tmp_path / "pid"
     make(tool)
     script = f"""
 from pathlib import Path
 from cinelab.metrics.external.environments import Tool, run_worker
-run_worker(Tool("tiny", Path({str(tool.environment)!r}), Path({str(tool.worker)!r}), ""), {{"file": {str(file)!r}}})
+tool = Tool("tiny", Path({str(tool.environment)!r}), Path({str(tool.worker)!r}), "")
+run_worker(tool, {{"file": {str(file)!r}}})
 """
     caller = subprocess.Popen(
         [sys.executable, "-c", script], cwd=ROOT, env=os.environ | {"TMPDIR": str(tmp_path)}

@@ -51,7 +51,10 @@ def test_decoding_beside_the_model_gives_the_same_bits(bundle, plain):
 @pytest.mark.parametrize("policy", [CAMR(budget=3), Full()], ids=repr)
 def test_a_fused_film_is_the_same_to_rounding(bundle, policy):
     calls = []
-    count = lambda *_: calls.append(1)
+
+    def count(*_):
+        calls.append(1)
+
     hook = bundle.model.register_forward_hook(count)
     apart = Director(bundle, policy).render(PLAY)
     alone = len(calls)
@@ -144,6 +147,7 @@ def test_a_device_that_runs_out_of_memory_is_one_sentence(bundle, monkeypatch):
     monkeypatch.setattr(reel, "make_chunk", full)
     with pytest.raises(
         CinelabError,
-        match=r"^Chunk 1 ran out of memory on the device \(CUDA out of memory. Tried to allocate 2.00 GiB.\); keep",
+        match=r"^Chunk 1 ran out of memory on the device "
+        r"\(CUDA out of memory. Tried to allocate 2.00 GiB.\); keep",
     ):
         Director(bundle, overlap=True).render(PLAY)

@@ -59,11 +59,11 @@ def test_a_changed_cell_is_a_change_and_what_is_no_notebook_stays():
 
 @pytest.mark.parametrize("python", [sys.executable, "gone/python", None])
 def test_git_sees_no_change_where_the_filter_is_and_an_ordinary_one_where_not(tmp_path, python):
-    git = lambda *words: (
-        subprocess.run(
+    def git(*words):
+        return subprocess.run(
             ["git", *words], cwd=tmp_path, env=env, check=True, capture_output=True, text=True
         ).stdout
-    )  # noqa: E731
+
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "GIT_CONFIG_NOSYSTEM": "1"}
     for name in (
         ".gitattributes",

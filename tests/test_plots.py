@@ -162,9 +162,9 @@ def test_ablation_over_names_is_not_nudged():
 
 
 def test_a_legend_names_only_the_kinds_that_a_film_has():
-    names = lambda table: [
-        trace.name for trace in routing_map(table).data if trace.type == "scatter"
-    ]
+    def names(table):
+        return [trace.name for trace in routing_map(table).data if trace.type == "scatter"]
+
     assert names(routing()) == ["sink", "window", "routed"]
     assert names(routing()[lambda table: table["kind"] != "sink"]) == ["window", "routed"]
 

@@ -34,7 +34,11 @@ from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.wan import load_wan
 
 CAPTION = "a red cat waves"
-FILM = "title: One\nseed: 4\nshots:\n  - {prompt: a red cat that waves in the meadow by day, seconds: 0.5}\n"
+FILM = """title: One
+seed: 4
+shots:
+  - {prompt: a red cat that waves in the meadow by day, seconds: 0.5}
+"""
 
 
 def films_of(folder: Path, seed: int = 0, films: int = 2, **recipe) -> Path:
@@ -113,7 +117,8 @@ def test_a_run_goes_on_with_its_own_data_only(tmp_path):
     for count in (2, 3):  # done, and to go on
         with pytest.raises(
             CinelabError,
-            match=r"was trained on .*one \(2 films, mark .*other \(2 films, mark .* has another content",
+            match=r"was trained on .*one \(2 films, mark .*other \(2 films, mark .* "
+            "has another content",
         ):
             train(steps(path, count, store={"kind": "films", "path": str(other)}))
     moved = one.rename(tmp_path / "moved")
@@ -168,7 +173,7 @@ def test_pairs_are_of_one_store_and_a_run_of_one_set_of_pairs(tmp_path):
     config = replace(ODE, pairs=presets.pairs("smoke"))
     teacher = net().requires_grad_(False)
     for name, mark in (("one", "a"), ("two", "b")):
-        list(pairs.build(tmp_path / name, config.pairs, teacher, "abc", Marked(mark)))
+        list(pairs.integrate_pairs(tmp_path / name, config.pairs, teacher, "abc", Marked(mark)))
     with pytest.raises(CinelabError, match="films of another content"):
         pairs.Pairs(tmp_path / "one", config.pairs, "abc", Marked("b"))
     said = read_json(tmp_path / "one" / "pairs.json")

@@ -288,7 +288,7 @@ def test_every_stage_with_guidance_asks_its_store_for_that_prompt(tmp_path):
     for said in ("", "blurred"):
         config = replace(presets.pairs("smoke"), bf16=False, unconditional=said)
         folder = tmp_path / f"pairs{said}"
-        list(pairs.build(folder, config, teacher, "abc", Worded()))
+        list(pairs.integrate_pairs(folder, config, teacher, "abc", Worded()))
         stage = replace(presets.consistency("smoke"), **small, unconditional=said, steps=1)
         cd = next(
             consistency.train(stage, net(), teacher, Worded(), Run(tmp_path / f"cd{said}", stage))
@@ -310,7 +310,7 @@ def test_every_stage_with_guidance_asks_its_store_for_that_prompt(tmp_path):
 
 def test_pairs_of_before_the_prompt_had_a_setting_are_still_taken(tmp_path):
     config = replace(presets.pairs("smoke"), bf16=False)
-    list(pairs.build(tmp_path, config, net(), "abc", FakeStore()))
+    list(pairs.integrate_pairs(tmp_path, config, net(), "abc", FakeStore()))
     note = json.loads((tmp_path / "pairs.json").read_text())
     del note["unconditional"], note["seal"]
     (tmp_path / "pairs.json").write_text(json.dumps(note))
@@ -353,7 +353,10 @@ def test_the_bell_is_the_training_weight_of_wans_scheduler():
 def test_teacher_forcing_weighs_frames_by_the_bell_where_asked():
     config = replace(presets.teacher_forcing("smoke"), model=presets.SMOKE)
     clips = Fake().clips(2, 4, rng_at(0))
-    flat = lambda x, *rest: torch.zeros_like(x)
+
+    def flat(x, *rest):
+        return torch.zeros_like(x)
+
     even, bell = (
         teacher_forcing.loss(flat, clips, replace(config, weight=how), FULL_HISTORY, rng_at(1))
         for how in teacher_forcing.WEIGHTS

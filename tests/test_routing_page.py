@@ -16,11 +16,16 @@ from cinelab.memory.policy_registry import policy_dict
 from cinelab.script import PromptChange, Shot
 
 RABBIT = "medium shot of a blue rabbit that {} in the forest by day"
-PLAY = Screenplay("Twins </script> & <b>", (
-    Shot(RABBIT.format("waves"), 1.5), Shot("close up of a red ghost that dances in the city at "
-                                            "night", 1),
-    Shot(RABBIT.format("waits"), 1.5, changes=(PromptChange(0.75, RABBIT.format("jumps"), recache=True),)),
-    Shot(RABBIT.format("dances"), 0.5, "continue")))  # fmt: skip
+JUMPS = PromptChange(0.75, RABBIT.format("jumps"), recache=True)
+PLAY = Screenplay(
+    "Twins </script> & <b>",
+    (
+        Shot(RABBIT.format("waves"), 1.5),
+        Shot("close up of a red ghost that dances in the city at night", 1),
+        Shot(RABBIT.format("waits"), 1.5, changes=(JUMPS,)),
+        Shot(RABBIT.format("dances"), 0.5, "continue"),
+    ),
+)
 
 
 @pytest.fixture(scope="module")

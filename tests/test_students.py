@@ -89,7 +89,7 @@ def test_only_the_exit_level_keeps_its_graph():
     rolled = rollout(
         ChunkModel(counted, table, (1, 24, 6, 8), sampling=sampling),
         RolloutState(0, KVCache(Full(), 1)),
-        dmd.requests_of(clips, [0], 1),
+        dmd.clip_requests(clips, [0], 1),
         exit_at=0.6,
     )
     first, second, _ = (chunk.latents for chunk in rolled)
@@ -150,12 +150,14 @@ def test_causal_pairs_are_what_streaming_the_teacher_with_the_true_history_makes
 
 
 def build_pairs(folder, config, mark="abc"):
-    return list(pairs.build(folder, config, net().requires_grad_(False), mark, FakeStore()))
+    return list(
+        pairs.integrate_pairs(folder, config, net().requires_grad_(False), mark, FakeStore())
+    )
 
 
 def test_pairs_are_resumable_and_belong_to_one_teacher(tmp_path):
     config = presets.pairs("smoke")
-    unfinished = pairs.build(tmp_path, config, net(), "abc", FakeStore())
+    unfinished = pairs.integrate_pairs(tmp_path, config, net(), "abc", FakeStore())
     next(unfinished)
     unfinished.close()
     with pytest.raises(
@@ -282,7 +284,7 @@ def start(kind, folder, tmp_path, validate=None):
     if kind == "dmd":
         return dmd.train(DMD, net(), teacher, net(2), store, Run(folder, DMD), validate)
     config = ODE if kind == "ode" else BIDIRECTIONAL
-    list(pairs.build(tmp_path / "pairs", config.pairs, teacher, "abc", store))
+    list(pairs.integrate_pairs(tmp_path / "pairs", config.pairs, teacher, "abc", store))
     return ode.train(
         config,
         net(),

@@ -257,8 +257,14 @@ ALLOWED = {  # file: (how often, why)
     "lab/reports/reference.py": (1, "a text that came through the guard"),
     "lab/training/launch.py": (1, "a log that is shown and not understood"),
     "metrics/external/environments.py": (1, "a log that is shown and not understood"),
-    "metrics/external/workers/vbench_worker.py": (1, "runs in an environment of its own, without cinelab"),
-    "metrics/external/workers/plumbing.py": (1, "runs in an environment of its own, without cinelab"),
+    "metrics/external/workers/vbench_worker.py": (
+        1,
+        "runs in an environment of its own, without cinelab",
+    ),
+    "metrics/external/workers/plumbing.py": (
+        1,
+        "runs in an environment of its own, without cinelab",
+    ),
     "lab/desk/demo.py": (1, "the package's page"),
     "lab/desk/page.py": (2, "the package's page"),
     "lab/desk/messages.py": (1, "messages have a guard of their own"),

@@ -22,7 +22,8 @@ import json, os, sys
 import cinelab
 from cinelab import threads
 names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "CINELAB_CORES")
-print(json.dumps([threads.late, threads.own("OMP_NUM_THREADS"), "torch" in sys.modules, *map(os.environ.get, names)]))
+own = threads.own("OMP_NUM_THREADS")
+print(json.dumps([threads.late, own, "torch" in sys.modules, *map(os.environ.get, names)]))
 """
 # A film's seconds of the cores by torch's threads and by one, in turns; and how often threads slept
 # in a thousand products,
@@ -101,8 +102,14 @@ def test_a_torch_that_was_there_first_is_said_and_nothing_is_pretended():
 def test_a_process_beside_others_has_its_share_which_is_no_choice_of_the_users():
     """And whoever is started by it may be given another."""
     assert told(CINELAB_CORES="1")[1:4] == [None, False, "1"]
-    inherited = "print(json.dumps([threads.shared(2)['OMP_NUM_THREADS'], threads.shared(2)['CINELAB_CORES']]))"
-    code = f"import os; os.sched_getaffinity = lambda _: range(8)\nfrom cinelab import threads; import json; threads.quota = lambda: None; {inherited}"
+    code = """
+import json, os
+os.sched_getaffinity = lambda _: range(8)
+from cinelab import threads
+threads.quota = lambda: None
+shared = threads.shared_cores(2)
+print(json.dumps([shared['OMP_NUM_THREADS'], shared['CINELAB_CORES']]))
+"""
     assert python(code) == ["4", "4"]
     assert python(code.replace("'CINELAB_CORES'", "'PATH'"), OMP_NUM_THREADS="3", PATH="p") == [
         "3",

@@ -58,7 +58,9 @@ sys.path.insert(0, {workers!r})
 import vbench_worker
 library = vbench_worker._import_torchvision()
 from vbench import VBench
-VBench("cpu", "", {out!r}).evaluate({videos!r}, "x", dimension_list=["temporal_flickering"], mode="custom_input")
+VBench("cpu", "", {out!r}).evaluate(
+    {videos!r}, "x", dimension_list=["temporal_flickering"], mode="custom_input"
+)
 """
 
 
@@ -310,12 +312,23 @@ def test_no_total_of_fewer_dimensions():
 ANSWER = """
 import json, sys
 job = json.loads(open(sys.argv[1]).read())
-results = {name: {"average": 0.5, "videos": {file: 0.25 + 50 * (name == "imaging_quality") for file in files}}
-           for name, files in job["dimensions"].items() if name != "motion_smoothness"}
+results = {
+    name: {
+        "average": 0.5,
+        "videos": {file: 0.25 + 50 * (name == "imaging_quality") for file in files},
+    }
+    for name, files in job["dimensions"].items()
+    if name != "motion_smoothness"
+}
 for found in results.values():
     found["videos"] = dict(reversed(found["videos"].items()))
-open(sys.argv[2], "w").write(json.dumps({"results": results, "errors": {"motion_smoothness": "RuntimeError: no memory"},
-    "versions": {"vbench": "0.1.5", "torch": "2", "transformers": "4"}, "device": "cpu"}))
+answer = {
+    "results": results,
+    "errors": {"motion_smoothness": "RuntimeError: no memory"},
+    "versions": {"vbench": "0.1.5", "torch": "2", "transformers": "4"},
+    "device": "cpu",
+}
+open(sys.argv[2], "w").write(json.dumps(answer))
 """
 ENTRIES = [
     {"prompt_en": "a dog", "dimension": ["temporal_flickering"]},

@@ -515,9 +515,9 @@ def test_weights_are_compared_with_what_their_config_says(state, tmp_path, said,
 
 
 def test_lightnings_networks_are_parts(state, tmp_path):
-    prefixed = lambda prefix, shift: {
-        f"{prefix}.model.{name}": value + shift for name, value in state.items()
-    }
+    def prefixed(prefix, shift):
+        return {f"{prefix}.model.{name}": value + shift for name, value in state.items()}
+
     networks = prefixed("generator", 1) | prefixed("generator_ema", 0) | prefixed("critic", 2)
     config = json.dumps(original_config(CONFIG) | {"text_dim": CONFIG.text_dim})
     (tmp_path / "config.json").write_text(config)

@@ -5,8 +5,9 @@ any download.
 
     model_index.json
     scheduler/scheduler_config.json
-    text_encoder/  config.json, model-0000i-of-0000n.safetensors, its index     only `shared.weight`, as published
-    tokenizer/     tokenizer.json, tokenizer_config.json                          letters and a few words, </s> at the end
+    text_encoder/  config.json, model-0000i-of-0000n.safetensors, its index; only `shared.weight`,
+                   as published
+    tokenizer/     tokenizer.json, tokenizer_config.json; letters and a few words, </s> at the end
     transformer/   config.json, diffusion_pytorch_model*.safetensors (its index)
     vae/           config.json, diffusion_pytorch_model.safetensors
 
@@ -20,7 +21,10 @@ from pathlib import Path
 
 import torch
 
-WORDS = "a the of in at and then shot wide medium close red blue cat robot waves walks dances beach city meadow night day".split()
+WORDS = (
+    "a the of in at and then shot wide medium close red blue cat robot waves walks dances beach "
+    "city meadow night day"
+).split()
 TEXT_DIM = 32
 TRANSFORMER = {
     "num_attention_heads": 2,

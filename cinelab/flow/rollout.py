@@ -29,7 +29,7 @@ from cinelab.errors import CinelabError
 from cinelab.flow.condition import Condition
 from cinelab.flow.path import guided
 from cinelab.flow.sampler import Sampling
-from cinelab.flow.solvers import consistency, solve
+from cinelab.flow.solvers import consistency_sampling, solve
 from cinelab.readable import Readable
 from cinelab.seeds import rng_at
 
@@ -160,12 +160,12 @@ def denoise(
 ) -> Tensor:
     """Return one chunk (B, c, C, h, w) made from noise(level), the noise of each level.
 
-    The `first` chunk of a film may have levels of its own; `exit_at` is as in `consistency`.
+    The `first` chunk of a film may have levels of its own; `exit_at` is as in `consistency_sampling`.
     """
     sampling = sampling.filled()
     levels = sampling.levels(first=first)
     if sampling.solver == "consistency":
-        return consistency(velocity, noise(0), levels, noise, exit_at)
+        return consistency_sampling(velocity, noise(0), levels, noise, exit_at)
     return solve(velocity, noise(0), levels, str(sampling.solver), noise)
 
 
@@ -197,7 +197,7 @@ def step(
     given     latents (B, c, C, h, w) that are taken as the chunk (a known history)
     clean     latents (B, c, C, h, w) that are appended to the cache in place of the chunk's own
               (teacher forcing)
-    exit_at   where a few-step chunk ends (see `consistency`)
+    exit_at   where a few-step chunk ends (see `consistency_sampling`)
 
     With gradients on, the chunk keeps the graph of its last prediction; the cache keeps none.
     """

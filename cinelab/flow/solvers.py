@@ -128,7 +128,7 @@ def ab2(velocity: Velocity, x: Tensor, levels: Tensor) -> Iterator[Tensor]:
         yield x
 
 
-def consistency(
+def consistency_sampling(
     velocity: Velocity,
     x: Tensor,
     levels: Tensor,
@@ -151,4 +151,4 @@ def consistency(
     return x - times[final] * velocity(x, times[final])
 
 
-SOLVERS.add("consistency", consistency)
+SOLVERS.add("consistency", consistency_sampling)

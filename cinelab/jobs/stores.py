@@ -15,8 +15,7 @@ from cinelab.jobs.job import KINDS, Data, Job
 from cinelab.jobs.networks import fingerprint_at
 from cinelab.latent.store import Clips, Store, unconditional_words
 from cinelab.seeds import rng_at
-from cinelab.train.pairs import Pairs
-from cinelab.train.pairs import build as integrate
+from cinelab.train.pairs import Pairs, integrate_pairs
 from cinelab.train.provenance import data_of, files_of
 from cinelab.zoo import checkpoints as zoo
 
@@ -138,6 +137,8 @@ def pairs_of(job: Job, config: Any, store: Any, teacher: Callable[[], Any]) -> P
     network, which is given back when they are there."""
     folder = pairs_folder(job)
     if not all((folder / f"{shard:05d}.npz").exists() for shard in range(config.pairs.shards)):
-        for _ in integrate(folder, config.pairs, teacher(), fingerprint_at(job.teacher), store):
+        for _ in integrate_pairs(
+            folder, config.pairs, teacher(), fingerprint_at(job.teacher), store
+        ):
             pass
     return open_pairs(job, config, store)

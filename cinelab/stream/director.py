@@ -327,7 +327,8 @@ class Director:
         line = self.timeline(screenplay)
         frames = []
         rows = []
-        for timed, cache in self._made(screenplay, line, opening, kept):
+        for timed, after in self._made(screenplay, line, opening, kept):
+            cache = after
             frames.append(timed.frames[0])
             rows.append({"chunk": timed.index, **timed.seconds})
             if show:

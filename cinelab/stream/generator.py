@@ -70,9 +70,9 @@ class FilmState(RolloutState):
 class ChunkGenerator:
     """Makes chunks with one model. Holds nothing of any film but encoded prompts.
 
-    `keep_decisions` is how many chunks' routing decisions a film's cache keeps (None = all). `between` is
-    called before each chunk that is appended again, so that whoever shares the model may have it in
-    between; what it raises ends the work.
+    `keep_decisions` is how many chunks' routing decisions a film's cache records (None = all).
+    `between` is called before each chunk that is appended again, so that whoever shares the model
+    may have it in between; what it raises ends the work.
     """
 
     def __init__(self, bundle: Bundle, bf16: bool = False):

@@ -164,7 +164,7 @@ def self_rollout(
     chunks = rollout(
         ChunkModel(model, prompts, shape, device, config.sampling),
         RolloutState(0, KVCache(config.policy, config.chunk, config.max_distance)),
-        requests_of(clips, seeds, config.chunk),
+        clip_requests(clips, seeds, config.chunk),
         given=clips.latents[:, :half] if continued else None,
         clean=clips.latents if config.history == "truth" else None,
         exit_at=draw.exit_at,
@@ -173,7 +173,7 @@ def self_rollout(
     return sample, torch.arange(frames) >= (half if continued else 0)
 
 
-def requests_of(clips: Clips, seeds: Sequence[int], chunk: int) -> list[list[ChunkRequest]]:
+def clip_requests(clips: Clips, seeds: Sequence[int], chunk: int) -> list[list[ChunkRequest]]:
     """Return what every chunk of a batch of clips shows, one request a clip."""
     slots = clips.slot[:, ::chunk].tolist()
     shots = clips.shot[:, ::chunk].tolist()

@@ -147,7 +147,7 @@ def trajectories(
     return torch.stack(stored, dim=1), states[-1]
 
 
-def build(
+def integrate_pairs(
     folder: str | Path, config: PairsConfig, net: Any, teacher: str, store: Store
 ) -> Iterator[int]:
     """Integrate the missing shards; yields the clips done. Resumable, and alone in the folder.

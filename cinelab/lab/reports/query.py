@@ -71,7 +71,10 @@ def _mixed(values: pd.DataFrame) -> list[str]:
 def _numbers(runs: pd.DataFrame, found: pd.DataFrame) -> dict[str, pd.Series]:
     """Of the columns of `wide` that hold numbers and texts, the numbers."""
     values = _values(runs)
-    number = lambda value: value if type(value) in (int, float) else None  # noqa: E731
+
+    def number(value: object) -> object:
+        return value if type(value) in (int, float) else None
+
     numbers = {
         name: values[name].map(number).astype(float) for name in _mixed(values) if name in found
     }

@@ -219,7 +219,9 @@ def _levels_of(part: pd.DataFrame) -> list[tuple[str, float]]:
 
 
 def _alike(one: list[tuple[str, float]], other: list[tuple[str, float]]) -> bool:
-    near = lambda a, b: a[0] == b[0] and abs(a[1] - b[1]) < 0.02
+    def near(a: tuple[str, float], b: tuple[str, float]) -> bool:
+        return a[0] == b[0] and abs(a[1] - b[1]) < 0.02
+
     return len(one) == len(other) and all(near(a, b) for a, b in zip(one, other, strict=True))
 
 

@@ -98,6 +98,33 @@ def init_table(rows: pd.DataFrame) -> pd.DataFrame:
     return table.sort_values(names[:4], key=place, ignore_index=True)
 
 
+def _points(
+    part: pd.DataFrame, names: list[str], levels: list[int], *, stage: str
+) -> Iterator[go.Scatter]:
+    """Yield the means and intervals of each initialisation by levels."""
+    for number, init in enumerate(names):
+        mine = part[part.init == init]
+        # side by side, so that intervals do not hide each other
+        aside = 0.13 * (number - (len(names) - 1) / 2)
+        color = PALETTE[INITS.index(init) % len(PALETTE)]
+        yield go.Scatter(
+            x=[levels.index(steps) + aside for steps in mine.steps],
+            y=mine.value,
+            name=init,
+            legendgroup=init,
+            mode="markers",
+            marker={"color": color, "size": 10, "symbol": number},
+            error_y={
+                "array": mine.high - mine.value,
+                "arrayminus": mine.value - mine.low,
+                "thickness": 2,
+                "width": 4,
+            },
+            customdata=mine.steps,
+            hovertemplate=f"{init}, %{{customdata}} levels: %{{y:.3f}}<extra>{stage}</extra>",
+        )
+
+
 def init_points(rows: pd.DataFrame) -> go.Figure:
     """Mean and interval of every initialisation by levels: before DMD above, after DMD below.
 
@@ -118,35 +145,8 @@ def init_points(rows: pd.DataFrame) -> go.Figure:
     for row, stage in enumerate(STAGES, 1):
         for column, metric in enumerate(SHOWN, 1):
             part = table[(table.metric == metric) & (table.stage == stage)]
-            for number, init in enumerate(names):
-                mine = part[part.init == init]
-                aside = 0.13 * (
-                    number - (len(names) - 1) / 2
-                )  # side by side, so that intervals do not hide each other
-                fig.add_scatter(
-                    x=[levels.index(steps) + aside for steps in mine.steps],
-                    y=mine.value,
-                    name=init,
-                    legendgroup=init,
-                    mode="markers",
-                    showlegend=(row, column) == (1, 1),
-                    row=row,
-                    col=column,
-                    marker={
-                        "color": PALETTE[INITS.index(init) % len(PALETTE)],
-                        "size": 10,
-                        "symbol": number,
-                    },
-                    error_y={
-                        "array": mine.high - mine.value,
-                        "arrayminus": mine.value - mine.low,
-                        "thickness": 2,
-                        "width": 4,
-                    },
-                    customdata=mine.steps,
-                    hovertemplate=f"{init}, %{{customdata}} levels: "
-                    f"%{{y:.3f}}<extra>{stage}</extra>",
-                )
+            for points in _points(part, names, levels, stage=stage):
+                fig.add_trace(points.update(showlegend=(row, column) == (1, 1)), row, column)
             whole = table[table.metric == metric]
             ends = [whole.low.min(), whole.high.max()]
             if METRICS.of(metric).relative:

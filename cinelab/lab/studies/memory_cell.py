@@ -1,7 +1,7 @@
 """The memory ablation: one policy at one budget and absence, measured on films that differ in
 nothing else."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
 from cinelab.metrics.toybox.retrieval import hit_rows, touched
 from cinelab.readable import Readable
 from cinelab.world.casting import FilmPlan
+from cinelab.zoo.bundle import Bundle
 from cinelab.zoo.checkpoints import load
 
 BATCH = 32  # films made at once
@@ -95,24 +96,17 @@ def memory_cell(
     parts = []
     held = []
     first: tuple[Batch, np.ndarray, np.ndarray, pd.DataFrame] | None = None
-    for start in range(0, films, BATCH):
-        batch = absence_batch(
-            bundle,
-            HELD_OUT + seed,
-            range(start, min(start + BATCH, films)),
-            away,
-            shot_latents,
-            reframed,
-        )
-        known = batch.last_shot * bundle.chunk
-        frames, cache = make_frames(
-            bundle,
-            batch,
-            informed(rule, batch.plans),
-            seeds_of(seed, len(batch.plans), start),
-            bundle.levels(steps),
-            known,
-        )
+    batches = absence_films(
+        bundle,
+        rule,
+        away=away,
+        seed=seed,
+        films=films,
+        steps=steps,
+        shot_latents=shot_latents,
+        reframed=reframed,
+    )
+    for start, batch, frames, cache in batches:
         truth = decode(bundle, batch.latents)
         found = recall_and_hits(reader, cache, frames, truth=truth, batch=batch)
         parts.append(row_table(numbered_from(start, found)))
@@ -148,6 +142,34 @@ def memory_cell(
         folder / "cell.json", info | {"recogniser": reader.accuracy, "metrics": METRICS.about()}
     )
     return MemoryCell(rows, summarise(rows), *first)
+
+
+def absence_films(
+    bundle: Bundle,
+    policy: Policy,
+    *,
+    away: int,
+    seed: int,
+    films: int,
+    steps: Steps,
+    shot_latents: int,
+    reframed: bool,
+) -> Iterator[tuple[int, Batch, np.ndarray, KVCache]]:
+    """Make the last shots of `films` absence tests, `BATCH` at a time; yield each batch's first
+    number, its plans, its frames uint8 (B, F, H, W, 3) and its KV cache."""
+    for start in range(0, films, BATCH):
+        numbers = range(start, min(start + BATCH, films))
+        batch = absence_batch(bundle, HELD_OUT + seed, numbers, away, shot_latents, reframed)
+        known = batch.last_shot * bundle.chunk
+        frames, cache = make_frames(
+            bundle,
+            batch,
+            informed(policy, batch.plans),
+            seeds_of(seed, len(batch.plans), start),
+            bundle.levels(steps),
+            known,
+        )
+        yield start, batch, frames, cache
 
 
 def recall_and_hits(

@@ -51,7 +51,9 @@ class PairsPlan:
         bundle = zoo.load(self.teacher)
         mark = zoo.fingerprint(self.teacher)
         with counted(self.config.clips, "clips") as tell:
-            for done in ode_pairs.build(self.folder, self.config, bundle.model, mark, store):
+            for done in ode_pairs.integrate_pairs(
+                self.folder, self.config, bundle.model, mark, store
+            ):
                 tell(done)
         return ode_pairs.Pairs(self.folder, self.config, mark, store)
 

@@ -80,7 +80,7 @@ def sample_videos(folder: str | Path, films: int = 3, latents: int = 24, seed: i
     return folder
 
 
-def film_store(
+def encode_videos(
     videos: str | Path, folder: str | Path, config: DataConfig, parts: Parts
 ) -> FilmStore:
     """Encode the videos of a folder or table once, under a bar with the time left; a build that was
