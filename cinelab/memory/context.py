@@ -255,7 +255,7 @@ class KnownHistory(TeacherForcingContext):
         self._width = 0
 
     def encode(self, net: Callable[..., Tensor], clean: Tensor, condition: Any) -> None:
-        """Store keys and values of the clean clip (B, F, C, h, w), in all layers."""
+        """Store keys and values of the clean clip (B, F, C, H, W), in all layers."""
         recording = _RecordingContext(self.policy, self._frame_shots, self.chunk, self.layers)
         net(clean, clean.new_zeros(clean.shape[:2]), condition, recording)
 
