@@ -27,7 +27,7 @@ from cinelab.jobs.stores import open_store
 from cinelab.lab.training import stages
 from cinelab.model.wan import CausalWan
 from cinelab.scale.adapters import Lora
-from cinelab.scale.checkpoints import SharedRun, export, newest, load_tensors
+from cinelab.scale.checkpoints import SharedRun, export, load_tensors, newest
 from cinelab.scale.parallel import Layout, Parallel
 from cinelab.train import presets
 from cinelab.zoo import checkpoints as zoo
