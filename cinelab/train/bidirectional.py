@@ -42,7 +42,7 @@ class BidirectionalTraining(Readable):
     steps: int = 2000
     frames_per_batch: int = 256  # latent frames over all clips of a batch
     lengths: tuple[int, ...] = (1, 2, 4, 8)  # clip lengths in latent frames, from images on
-    images_until: float = 0.3  # share of the training that sees images only
+    images_until: float = 0.3  # share of the training with images only
     drop_text: float = 0.1
     shift: float = 2.0
     seed: int = 0
