@@ -392,6 +392,8 @@ NAMES: dict[str, dict[str, str]] = {
         "sight_by_lot": "sample_history_policy",
     },
     "memory.policy": {
+        "BUILT_IN": "memory.policy_registry.BUILT_IN",
+        "POLICIES": "memory.policy_registry.POLICIES",
         "budget_of": "memory.policy_registry.budget_of",
         "label_of": "memory.policy_registry.label_of",
         "name_of": "memory.policy_registry.name_of",
@@ -399,7 +401,7 @@ NAMES: dict[str, dict[str, str]] = {
         "policy_from": "memory.policy_registry.policy_from",
         "policy_named": "memory.policy_registry.policy_named",
         "seeded": "memory.policy_registry.seeded",
-        "tried": "memory.policy_registry.tried",
+        "tried": "memory.policy_registry.checked_policy",
         "with_budget": "memory.policy_registry.with_budget",
         "keep_only": "sinks_and_window",
         "kept": "sinks_and_window",
@@ -424,6 +426,7 @@ NAMES: dict[str, dict[str, str]] = {
         "Clip": "ShotFile",
         "Video": "FilmFile",
         "cut": "cut_out_spans",
+        "find_videos": "find_film_files",
         "in_pictures": "spans_as_shown",
         "measure": "frames_and_rate",
     },
@@ -505,6 +508,7 @@ NAMES: dict[str, dict[str, str]] = {
     "model.wan": {
         "Sight": "ops.attention.AttentionContext",
         "attend": "ops.attention.AttentionContext",
+        "kept_dtype": "parameter_dtype",
     },
     "outputs": {
         "claim": "claim_folder",
@@ -519,9 +523,13 @@ NAMES: dict[str, dict[str, str]] = {
         "hasten": "accelerate",
     },
     "scale.adapters": {
+        "begin": "initial_adapters",
         "mark": "fingerprint_of",
         "marks": "fingerprints_of",
         "plain": "plain_name",
+    },
+    "scale.checkpoints": {
+        "pour": "load_tensors",
     },
     "scale.cost": {
         "pairs": "chunk_products",
@@ -638,10 +646,17 @@ NAMES: dict[str, dict[str, str]] = {
         "pool": "render_clips",
     },
     "train.dmd": {
+        "direction": "dmd_gradient",
         "score": "score_velocity",
+    },
+    "train.levels": {
+        "drawn": "draw_levels",
     },
     "train.loop": {
         "Exam": "Validator",
+    },
+    "train.ode": {
+        "jump": "predicted_end",
     },
     "train.optim": {
         "descend": "train.loop.optimization_step",
@@ -681,6 +696,7 @@ NAMES: dict[str, dict[str, str]] = {
         "measure": "measure_accuracy",
         "pool": "labelled_shots",
         "soiled": "degraded",
+        "through": "reconstructed",
     },
     "train.teacher_forcing": {
         "sight_at": "history_at",

@@ -33,14 +33,14 @@ for stage, name, others in stages:
 """
 FILMS = """
 from cinelab import CAMR, Director, Screenplay, Shot, load
-from cinelab.metrics.toybox.film import plain_scores
+from cinelab.metrics.toybox.film import plain_values
 
 play = Screenplay("Two", (Shot("a red cat waves in the meadow by day", 0.5),
                           Shot("a blue robot jumps in the city at night", 0.5)))
 director = Director(load("toybox-2step"), policy=CAMR(budget=3))
 film = director.render(play)
 film.save("film")
-print(len(plain_scores(film.frames, film.timeline, film.timings)))
+print(len(plain_values(film.frames, film.timeline, film.timings)))
 """
 
 

@@ -17,7 +17,7 @@ from cinelab.data import listing
 from cinelab.data.cutting import find_shots
 from cinelab.data.settings import DataConfig
 from cinelab.errors import CinelabError
-from cinelab.metrics.external import clip_files as excerpts
+from cinelab.metrics.external import clip_files
 from cinelab.metrics.external.clip_files import assign, read_prompts
 from cinelab.metrics.rows import absent, failed, row_table
 from cinelab.metrics.video.alignment import toybox_rows
@@ -105,7 +105,7 @@ def test_two_takes_of_one_name_are_two_clips_and_both_are_measured(tmp_path, fil
     rows = evaluate([tmp_path], ("colour",))
     assert len(rows[["run", "clip"]].drop_duplicates()) == 3
     assert clip_digest(rows).set_index("metric").loc["frames", ["clips", "n"]].tolist() == [3, 3]
-    videos = excerpts.find_videos([tmp_path])
+    videos = clip_files.find_film_files([tmp_path])
     assert len({(video.run, video.clip) for video in videos}) == 3
 
 
@@ -214,9 +214,9 @@ def test_accents_are_matched_however_they_are_composed(tmp_path, film):
     ShotList((ListedShot(0, 23),)).save(tmp_path / unicodedata.normalize("NFC", "café.shots.json"))
     assert load_clip(tmp_path / composed).planned is not None
     assert (
-        excerpts.find_videos([tmp_path], prompts={unicodedata.normalize("NFC", "café.mp4"): "x"})[
-            0
-        ].prompt
+        clip_files.find_film_files(
+            [tmp_path], prompts={unicodedata.normalize("NFC", "café.mp4"): "x"}
+        )[0].prompt
         == "x"
     )
 
@@ -231,7 +231,7 @@ def test_keys_of_a_prompt_table_fit_one_video_or_are_named(tmp_path, film, capsy
     prompts = {"a/0001.mp4": "A person is running", "typo.mp4": "x", "b/0001": "y", "take": "z"}
     found = {
         video.path.parent.name: video.prompt
-        for video in excerpts.find_videos([tmp_path], prompts=prompts)
+        for video in clip_files.find_film_files([tmp_path], prompts=prompts)
     }
     assert (
         found == {"a": "A person is running", "b": "y", "take": "z"}
@@ -293,7 +293,10 @@ def test_an_unknown_word_leaves_out_its_shot_and_the_table_says_so(film):
         3,
     }
     # shot 2 is nobody's
-    assert [row.shot for row in rows if row.metric == "identity across shots"] == [3]
+    identity = [
+        row.shot for row in rows if (row.metric, row.protocol) == ("identity", "across_shots")
+    ]
+    assert identity == [3]
     found = unmeasured(row_table(rows)).set_index("why")
     assert found.loc[said[2], ["clips", "of", "shots"]].tolist() == [1, 1, 1]
 

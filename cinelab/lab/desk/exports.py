@@ -26,7 +26,7 @@ def new_export_folder(folder: Path) -> Path:
         except OSError as error:
             raise CinelabError(
                 f"{folder} cannot be written to ({error.strerror}); the film is safe, and "
-                "cinelab.stream.export.export(film.live.session, another_folder) writes it "
+                "cinelab.stream.export.export_film(film.live.session, another_folder) writes it "
                 "elsewhere."
             ) from error
         return place

@@ -2,8 +2,8 @@
 
 Two tables. **runs**: a row a run (path, kind, sweep, name, status, seed, parameters, seconds,
 memory, git, hardware). **measures**: a row for every run and metric (path, metric, value, low,
-high, n), the metric as a label (`cinelab.metrics.metric.label`). `cinelab.lab.reports.query` asks
-them.
+high, n), the metric as a label (`cinelab.metrics.metric.metric_label`). `cinelab.lab.reports.query`
+asks them.
 """
 
 import os
