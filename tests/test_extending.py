@@ -240,7 +240,7 @@ def test_a_screenplay_may_hold_policies(own, bundle, tmp_path):
     path = play.save(tmp_path / "play.yaml")
     assert Screenplay.load(path) == play
     film = Director(bundle).render(play)
-    session = session_from_screenplay(play, tmp_path / "s", bundle, Settings(seed=2))
+    session = session_from_screenplay(play, tmp_path / "s", bundle, settings=Settings(seed=2))
     assert [type(session.request(node).policy).__name__ for node in session.nodes.values()] == [
         "LastOfShots",
         "Window",
@@ -666,7 +666,7 @@ def test_a_later_shot_that_cannot_be_made_is_refused_before_the_first(bundle, tm
         with pytest.raises(CinelabError, match=words):
             next(Director(bundle).stream(play))
         with pytest.raises(CinelabError, match=words):
-            session_from_screenplay(play, tmp_path / "s", bundle, Settings())
+            session_from_screenplay(play, tmp_path / "s", bundle, settings=Settings())
     assert not (tmp_path / "s").exists()
 
 
