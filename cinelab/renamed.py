@@ -401,7 +401,7 @@ NAMES: dict[str, dict[str, str]] = {
         "policy_from": "memory.policy_registry.policy_from",
         "policy_named": "memory.policy_registry.policy_named",
         "seeded": "memory.policy_registry.seeded",
-        "tried": "memory.policy_registry.tried",
+        "tried": "memory.policy_registry.checked_policy",
         "with_budget": "memory.policy_registry.with_budget",
         "keep_only": "sinks_and_window",
         "kept": "sinks_and_window",
@@ -508,6 +508,7 @@ NAMES: dict[str, dict[str, str]] = {
     "model.wan": {
         "Sight": "ops.attention.AttentionContext",
         "attend": "ops.attention.AttentionContext",
+        "kept_dtype": "parameter_dtype",
     },
     "outputs": {
         "claim": "claim_folder",
@@ -522,9 +523,13 @@ NAMES: dict[str, dict[str, str]] = {
         "hasten": "accelerate",
     },
     "scale.adapters": {
+        "begin": "initial_adapters",
         "mark": "fingerprint_of",
         "marks": "fingerprints_of",
         "plain": "plain_name",
+    },
+    "scale.checkpoints": {
+        "pour": "load_tensors",
     },
     "scale.cost": {
         "pairs": "chunk_products",
@@ -641,10 +646,17 @@ NAMES: dict[str, dict[str, str]] = {
         "pool": "render_clips",
     },
     "train.dmd": {
+        "direction": "dmd_gradient",
         "score": "score_velocity",
+    },
+    "train.levels": {
+        "drawn": "draw_levels",
     },
     "train.loop": {
         "Exam": "Validator",
+    },
+    "train.ode": {
+        "jump": "predicted_end",
     },
     "train.optim": {
         "descend": "train.loop.optimization_step",
@@ -684,6 +696,7 @@ NAMES: dict[str, dict[str, str]] = {
         "measure": "measure_accuracy",
         "pool": "labelled_shots",
         "soiled": "degraded",
+        "through": "reconstructed",
     },
     "train.teacher_forcing": {
         "sight_at": "history_at",

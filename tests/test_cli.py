@@ -267,6 +267,24 @@ def test_evaluation_and_results_refuse_in_one_sentence(words, said):
     )
 
 
+def test_the_shipped_cards_are_compared_from_any_folder(tmp_path):
+    """The cards that go with the package are read where the folder of the user has none."""
+    done = cinelab("compare", "toybox-base", "toybox-2step", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == cinelab("compare", "toybox-base", "toybox-2step").stdout
+    named = cinelab("compare", "toybox-base", "--folder", "cards", cwd=tmp_path)
+    assert named.returncode == 2 and "cinelab score toybox-base" in named.stderr
+
+
+def test_a_paragraph_of_a_help_text_has_no_line_break():
+    """typer would keep the breaks of a docstring in the list of commands."""
+    for app in (cli.app, cli.evaluation.app):
+        helps = {command.name: command.help for command in app.registered_commands}
+        assert helps
+        for name, text in helps.items():
+            assert text and "\n" not in text.replace("\n\n", ""), name
+
+
 def test_a_question_about_no_column_is_one_sentence(tmp_path):
     done = cinelab("results", "polcy = 1", "--folder", str(tmp_path))
     assert done.returncode == 2 and "polcy" in done.stderr and "--columns" in done.stderr

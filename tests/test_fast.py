@@ -9,7 +9,7 @@ import torch
 from cinelab.errors import CinelabError
 from cinelab.flow.condition import Condition
 from cinelab.memory.context import BidirectionalContext
-from cinelab.model.wan import FULL_PRECISION, CausalWan, WanConfig, cast, kept_dtype
+from cinelab.model.wan import FULL_PRECISION, CausalWan, WanConfig, cast, parameter_dtype
 from cinelab.ops.attention import KERNELS, attention, available
 from cinelab.scale.acceleration import Speed, accelerate
 
@@ -100,7 +100,7 @@ def test_half_precision_keeps_what_steers_in_full():
         "blocks.0.attn1.norm_q.weight" not in kept
         and "condition_embedder.time_proj.weight" not in kept
     )
-    assert kept_dtype("blocks.0.ffn.net.2.weight", torch.bfloat16) == torch.bfloat16
+    assert parameter_dtype("blocks.0.ffn.net.2.weight", torch.bfloat16) == torch.bfloat16
     plain = velocity(model())
     rough = velocity(half, torch.bfloat16)
     assert rough.dtype == torch.bfloat16 and 0 < (plain - rough).abs().mean() / plain.std() < 0.02

@@ -1,6 +1,8 @@
 """What would break science in the memory: streaming equals the masked pass, routing everything
 equals full."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -507,3 +509,15 @@ def test_what_a_chunk_laid_out_is_let_go_before_its_clean_pass():
     assert opened._buffers
     assert opened.record().decided is opened.decided
     assert not opened._buffers and not opened._past
+
+
+@torch.no_grad()
+def test_a_request_changes_the_policy_from_its_chunk_on():
+    model, x, prompts, shot, _ = scene()
+    maker = chunk_model(model, model, x, prompts, sampling=Sampling(2, "consistency", 1.0))
+    wanted = requests(shot, shot, [5, 6])
+    wanted[4] = [replace(one, policy=Window(window=1)) for one in wanted[4]]
+    cache = KVCache(Full(), 1)
+    list(rollout(maker, RolloutState(0, cache), wanted))
+    kept = cache.routing_table().groupby("chunk").kept_chunk.nunique()
+    assert kept.loc[3] == 3 and kept.loc[4] == kept.loc[6] == 1

@@ -27,7 +27,7 @@ from cinelab.jobs.stores import open_store
 from cinelab.lab.training import stages
 from cinelab.model.wan import CausalWan
 from cinelab.scale.adapters import Lora
-from cinelab.scale.checkpoints import SharedRun, export, newest, pour
+from cinelab.scale.checkpoints import SharedRun, export, load_tensors, newest
 from cinelab.scale.parallel import Layout, Parallel
 from cinelab.train import presets
 from cinelab.zoo import checkpoints as zoo
@@ -336,7 +336,7 @@ def test_a_torn_state_is_refused_and_a_wrong_model_named(two, tmp_path):
         run = SharedRun(tmp_path / "run", processes.TF, parallel)
         run.restore(model=processes.model(parallel))
     with pytest.raises(CinelabError, match="1 unknown or of another shape.*first: extra"):
-        pour(
+        load_tensors(
             processes.model(parallel),
             iter([*processes.model(parallel).state_dict().items(), ("extra", torch.zeros(1))]),
             "here",

@@ -222,9 +222,9 @@ def test_equal_scores_pull_nowhere(score):
     judge = net()
     clips = Fake().clips(2, 4, rng_at(4))
     config = replace(DMD, score=score, guidance=1.0)
-    gradient, gap = dmd.direction(clips.latents, clips, judge, judge, config, rng_at(0))
+    gradient, gap = dmd.dmd_gradient(clips.latents, clips, judge, judge, config, rng_at(0))
     assert not gradient.any() and not gap.any()
-    other, _ = dmd.direction(clips.latents, clips, judge, net(1), config, rng_at(0))
+    other, _ = dmd.dmd_gradient(clips.latents, clips, judge, net(1), config, rng_at(0))
     assert other.abs().mean() > 1e-3
 
 
@@ -235,7 +235,7 @@ def test_the_loss_has_exactly_the_matching_gradient():
     loss, _ = dmd.student_loss(student, clips, net(1), net(2), DMD, rng_at(6))
     rng = rng_at(6)
     dmd.self_rollout(student, clips, DMD, rng)
-    gradient, _ = dmd.direction(sample.detach(), clips, net(1), net(2), DMD, rng)
+    gradient, _ = dmd.dmd_gradient(sample.detach(), clips, net(1), net(2), DMD, rng)
     weights = list(student.parameters())
     ours = torch.autograd.grad(loss, weights, allow_unused=True)
     theirs = torch.autograd.grad(
@@ -263,7 +263,7 @@ def test_score_distillation_remembers_the_truth():
     far = replace(clips, latents=clips.latents.flip(0))  # another past, the same prompts and noise
     other, _ = dmd.self_rollout(network, far, config, rng_at(0))
     assert torch.equal(made[:, 0], other[:, 0]) and not torch.equal(made[:, 1], other[:, 1])
-    gradient, _ = dmd.direction(
+    gradient, _ = dmd.dmd_gradient(
         made.detach(), clips, net(1), net(1), replace(config, guidance=1.0), rng_at(0)
     )
     assert not gradient.any()

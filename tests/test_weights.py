@@ -22,7 +22,7 @@ from cinelab.cli import commands as cli
 from cinelab.errors import CinelabError
 from cinelab.flow.condition import Condition
 from cinelab.memory.context import BidirectionalContext
-from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, kept_dtype
+from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, parameter_dtype
 from cinelab.weights import convert as converting
 from cinelab.weights.convert import convert_weights
 from cinelab.weights.layouts import bare, from_ours, from_wan
@@ -296,7 +296,9 @@ def test_dtypes(shelf, state):
     assert (
         whole
         == {
-            name for name in fresh.state_dict() if kept_dtype(name, torch.bfloat16) == torch.float32
+            name
+            for name in fresh.state_dict()
+            if parameter_dtype(name, torch.bfloat16) == torch.float32
         }
         and len(whole) == 14
     )

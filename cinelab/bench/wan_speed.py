@@ -33,7 +33,7 @@ from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Policy
 from cinelab.memory.policy_registry import name_of, policy_named
 from cinelab.memory.store import Storage
-from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, kept_dtype
+from cinelab.model.wan import WAN_1_3B, WAN_14B, CausalWan, WanConfig, parameter_dtype
 from cinelab.readable import Readable
 from cinelab.runs import hardware
 from cinelab.scale.acceleration import Speed, accelerate
@@ -135,7 +135,7 @@ def random_model(config: WanConfig, device: str, dtype: torch.dtype = torch.bflo
     with torch.device("meta"):
         model = CausalWan(config)
     for name, part in list(model.named_parameters()):
-        values = torch.empty(part.shape, dtype=kept_dtype(name, dtype), device=device).normal_(
+        values = torch.empty(part.shape, dtype=parameter_dtype(name, dtype), device=device).normal_(
             0, 0.02
         )
         owner, _, leaf = name.rpartition(".")

@@ -62,12 +62,23 @@ app.add_typer(evaluation.app, name="eval")
 for name, command in COMMANDS.items():
     app.command(name)(command)
 
+
+def _flowing(text: str | None) -> str:
+    """Return a docstring with every paragraph on one line: typer keeps line breaks in the list of
+    commands, which shows the first paragraph."""
+    paragraphs = (text or "").split("\n\n")
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+
+
+for registered in (*app.registered_commands, *evaluation.app.registered_commands):
+    registered.help = _flowing(registered.callback.__doc__)
+
 Modules = Annotated[
     list[str] | None,
     typer.Option(
         "--import",
-        help="a module of your own whose policies, metrics, losses and solvers become known by "
-        "name; repeat for more",
+        help="a module of your own whose policies, metrics, stages, losses, solvers, codecs and "
+        "backbones become known by name; repeat for more",
     ),
 ]
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cinelab.assets import local_or_asset
 from cinelab.cli.options import (
     OwnBudget,
     Policy,
@@ -22,6 +23,7 @@ from cinelab.progress import SHORT, progress
 if TYPE_CHECKING:
     import pandas as pd
 
+REFERENCE = Path("results/reference")
 SHOWN = 60  # rows of a table that are printed
 
 ModelName = Annotated[str, typer.Argument(help="shipped name, folder or weights file")]
@@ -37,7 +39,7 @@ def score_command(
     *,
     policy: Policy = None,
     budget: OwnBudget = None,
-    output: CardFolder = Path("results/reference"),
+    output: CardFolder = REFERENCE,
 ):
     """Score a model of the toybox on test films: every metric with interval, chance and upper
     bound, printed and saved as a card."""
@@ -63,13 +65,15 @@ ComparisonFile = Annotated[
 
 def compare_command(
     names: CardNames,
-    folder: CardsFolder = Path("results/reference"),
+    folder: CardsFolder = REFERENCE,
     output: ComparisonFile = None,
 ):
     """Score cards side by side: values, intervals, and each model against the first one on the same
     films."""
     from cinelab.lab.reports import cards
 
+    if folder == REFERENCE:
+        folder = local_or_asset(folder.as_posix())  # the shipped cards, where none is here
     with writing_file(output, (".csv", ".md")):
         rows = cards.compare_cards(names, folder)
         if output:
@@ -139,7 +143,8 @@ def results_command(
         if output:
             runs_query.save_answer(found, output)
     print_table(table)
-    say((f"{len(found)} rows ", "dim"), (str(output or ""), "bold green"))
+    rows = "1 row" if len(found) == 1 else f"{len(found)} rows"
+    say((f"{rows} ", "dim"), (str(output or ""), "bold green"))
 
 
 def print_table(rows: "pd.DataFrame", most: int = SHOWN) -> None:

@@ -140,7 +140,7 @@ def given_history(
     *,
     past_condition: Condition | None = None,
 ) -> Tensor:
-    """Return the velocity of noisy x (B, F, C, h, w) at t (B, F) given the clean `past` beside it.
+    """Return the velocity of noisy x (B, F, C, H, W) at t (B, F) given the clean `past` beside it.
 
     One call of [clean | noisy] (teacher forcing): the clean copy stands at t = 0. `past_condition`
     is the clean copy's, where it differs from the noisy one's.

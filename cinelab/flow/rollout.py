@@ -14,7 +14,7 @@ With random exit steps (`exit_at`) it is the inner loop of Self Forcing's traini
 The network is any callable net(x, t, condition, context) -> velocity, the cache any object with
 open(chunk, shot), record() and append() (see cinelab.memory.cache). Neither is imported.
 
-    B films   c latent frames a chunk   C channels   h, w latent size
+    B films   c latent frames a chunk   C channels   H, W latent size
 """
 
 import time
@@ -39,8 +39,10 @@ class ChunkRequest(Readable):
     """What the next chunk of one film shows, and how it is made: chunk n shows prompt p of shot s.
 
     prompt    as the model's `encode` knows it: the text itself, or a number
+    cut       a shot begins with this chunk
     recache   show the running shot's chunks to the cache again, under the new prompt, before this
-              chunk is made (LongLive's KV re-cache); without it the cache stays as it is
+              chunk is made (LongLive's KV re-cache); `cinelab.stream.generator`, which holds those
+              chunks, does it
     policy    of the KV cache from here on; None = as it was
     sampling  None = the model's own
     controls  name -> (c, ...), a signal a latent frame (see `Condition`)
@@ -69,7 +71,7 @@ class RolloutState(Readable):
 
 @dataclass
 class Chunk(Readable):
-    """One finished chunk of latents (B, c, C, h, w), and where the time went (seconds by cause)."""
+    """One finished chunk of latents (B, c, C, H, W), and where the time went (seconds by cause)."""
 
     index: int
     latents: Tensor
@@ -88,7 +90,7 @@ class ChunkModel:
 
     net: Callable[..., Tensor]
     encode: Encode
-    shape: tuple[int, ...]  # (c, C, h, w) of a chunk
+    shape: tuple[int, ...]  # (c, C, H, W) of a chunk
     device: torch.device | str = "cpu"
     sampling: Sampling = Sampling()  # where a request names none
 
@@ -128,7 +130,7 @@ def stacked_controls(requests: Sequence[ChunkRequest]) -> dict[str, Tensor]:
 def velocity_of(
     net: Callable[..., Tensor], condition: Condition, context: Any, guidance: float
 ) -> Callable[[Tensor, float], Tensor]:
-    """Return v(x, t) of one chunk x (B, c, C, h, w), guided where `guidance` is not 1.
+    """Return v(x, t) of one chunk x (B, c, C, H, W), guided where `guidance` is not 1.
 
     The prompt is chosen once for all levels. A guided call shows each film with its prompt and
     without: v = v_null + w (v_prompt - v_null). Both halves attend to the same history, which is
@@ -158,10 +160,9 @@ def denoise(
     first: bool = False,
     exit_at: float | None = None,
 ) -> Tensor:
-    """Return one chunk (B, c, C, h, w) made from noise(level), the noise of each level.
+    """Return one chunk (B, c, C, H, W) made from noise(level), the noise of each level.
 
-    The `first` chunk of a film may have levels of its own; `exit_at` is as in
-    `consistency_sampling`.
+    The `first` chunk of a film may have levels of its own; `exit_at` as in `consistency_sampling`.
     """
     sampling = sampling.filled()
     levels = sampling.levels(first=first)
@@ -176,7 +177,7 @@ class MadeChunk:
 
     opened: Any  # its attention context, as the cache's open() returned it
     condition: Condition
-    latents: Tensor  # (B, c, C, h, w)
+    latents: Tensor  # (B, c, C, H, W)
 
 
 State = TypeVar("State", bound=RolloutState)
@@ -195,8 +196,8 @@ def step(
 
     The cache goes on, in place, from where it was; the state is a new one.
 
-    given     latents (B, c, C, h, w) that are taken as the chunk (a known history)
-    clean     latents (B, c, C, h, w) that are appended to the cache in place of the chunk's own
+    given     latents (B, c, C, H, W) that are taken as the chunk (a known history)
+    clean     latents (B, c, C, H, W) that are appended to the cache in place of the chunk's own
               (teacher forcing)
     exit_at   where a few-step chunk ends (see `consistency_sampling`)
 
@@ -219,12 +220,15 @@ def make_chunk(
     exit_at: float | None = None,
 ) -> MadeChunk:
     """Return the next chunk, made from noise, or taken as `given`, and not yet appended."""
+    request = shared(requests)
+    if request.policy is not None:
+        state.cache.policy = request.policy
     condition = model.encode(requests)
     shot = torch.tensor([one.shot for one in requests], device=model.device)
     opened = state.cache.open(state.index, shot)
     if given is not None:
         return MadeChunk(opened, condition, given)
-    sampling = (shared(requests).sampling or model.sampling).filled()
+    sampling = (request.sampling or model.sampling).filled()
     guidance = cast(float, sampling.guidance)  # filled: nothing is None
     velocity = velocity_of(model.net, condition, opened, guidance)
     noise = renoise_of(model, state.index, requests)
@@ -253,7 +257,7 @@ def append_chunk(
 def renoise_of(
     model: ChunkModel, chunk: int, requests: Sequence[ChunkRequest]
 ) -> Callable[[int], Tensor]:
-    """Return level -> noise (B, c, C, h, w) on the model's device, each film from its own seed."""
+    """Return level -> noise (B, c, C, H, W) on the model's device, each film from its own seed."""
     seeds = [one.seed for one in requests]
 
     def noise(level: int) -> Tensor:
@@ -286,7 +290,7 @@ def rollout(
     """Yield the chunks of B films one after another; requests[n] are chunk n's, one a film.
 
     Chunks before the state's index are skipped. `given` and `clean` are latents from the films'
-    beginning, (B, frames, C, h, w), each as in `step`; `given` may end before the films do.
+    beginning, (B, frames, C, H, W), each as in `step`; `given` may end before the films do.
     """
     frames = model.shape[0]
     for index in range(state.index, len(requests)):

@@ -14,9 +14,9 @@ from cinelab.errors import CinelabError
 from cinelab.jobs.job import RANDOM, Job
 from cinelab.latent.checkpoint import read_weights
 from cinelab.model.backbone import build_backbone, initialised, is_wan_config
-from cinelab.model.wan import kept_dtype
-from cinelab.scale.adapters import add_lora, begin, fingerprint_of
-from cinelab.scale.checkpoints import pour
+from cinelab.model.wan import parameter_dtype
+from cinelab.scale.adapters import add_lora, fingerprint_of, initial_adapters
+from cinelab.scale.checkpoints import load_tensors
 from cinelab.scale.parallel import Parallel
 from cinelab.weights.load import open_weights
 from cinelab.zoo import checkpoints as zoo
@@ -33,16 +33,18 @@ def network(
             add_lora(model, job.lora)
     for name, weight in model.named_parameters():
         if not weight.requires_grad and config.bf16 and parallel.device != "cpu":
-            weight.data = weight.data.to(kept_dtype(name, torch.bfloat16))
+            weight.data = weight.data.to(parameter_dtype(name, torch.bfloat16))
     model = parallel.shard(model, bf16=config.bf16).to_empty(device=parallel.device)
     if place == RANDOM:
         return scatter(model, job.seed + parallel.rank)
-    pour(
+    load_tensors(
         model,
         fresh(config.model, job.seed) if place is None else weights_of(place, config.model),
         place or "made here",
     )
-    return pour(model, begin(model.state_dict(), job.seed), "adapters", partly=True)
+    return load_tensors(
+        model, initial_adapters(model.state_dict(), job.seed), "adapters", partly=True
+    )
 
 
 @torch.no_grad()

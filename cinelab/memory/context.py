@@ -183,9 +183,9 @@ class TeacherForcingContext:
         n = retrieved.shape[-1]
         heads = q.shape[2]
         budget = self.policy.budget_at(n - 1)
-        kept, picks = retrieved.to(torch.int8).topk(budget, dim=-1)
+        filled, picks = retrieved.to(torch.int8).topk(budget, dim=-1)
         # topk keeps no order among equals: sort by film order; -1 = nothing yet
-        picks = torch.where(kept.bool(), picks, -1).sort(dim=-1).values  # (B, G, R, budget)
+        picks = torch.where(filled.bool(), picks, -1).sort(dim=-1).values  # (B, G, R, budget)
         queries, own_k, own_v = (
             rearrange(x, "b (r t) h d -> b r t h d", r=self.copies * n) for x in (q, k, v)
         )
@@ -255,7 +255,7 @@ class KnownHistory(TeacherForcingContext):
         self._width = 0
 
     def encode(self, net: Callable[..., Tensor], clean: Tensor, condition: Any) -> None:
-        """Store keys and values of the clean clip (B, F, C, h, w), in all layers."""
+        """Store keys and values of the clean clip (B, F, C, H, W), in all layers."""
         recording = _RecordingContext(self.policy, self._frame_shots, self.chunk, self.layers)
         net(clean, clean.new_zeros(clean.shape[:2]), condition, recording)
 

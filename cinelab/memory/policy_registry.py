@@ -62,7 +62,7 @@ def policy_named(policy: "str | Policy | Mapping", budget: int = BUDGET, **more:
         raise CinelabError(
             f"Policy {name_of(made)} has no {odd[0]!r}; leave it out, or give it that field."
         )
-    return tried(replace(made, **more) if more else made)
+    return checked_policy(replace(made, **more) if more else made)
 
 
 def _of_name(name: str, budget: int) -> Policy:
@@ -92,7 +92,7 @@ def _of_name(name: str, budget: int) -> Policy:
     return maker(budget) if takes else maker()
 
 
-def tried(policy: Policy) -> Policy:
+def checked_policy(policy: Policy) -> Policy:
     """Return a policy as it is; one of a user's class is called once, so that a mistake is a
     sentence before any work is done."""
     if type(policy).__module__ == Policy.__module__:

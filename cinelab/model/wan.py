@@ -358,7 +358,7 @@ class CausalWan(nn.Module):
 FULL_PRECISION = ("time_embedder", "scale_shift_table", "norm1", "norm2", "norm3")
 
 
-def kept_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+def parameter_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
     """Return the precision of a parameter by its name, in a model of `dtype`: what steers all the
     others stays in fp32."""
     return torch.float32 if any(part in FULL_PRECISION for part in name.split(".")) else dtype
@@ -367,7 +367,7 @@ def kept_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
 def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Return the model (in place) in `dtype`, but for the few parameters that stay in fp32."""
     for name, parameter in model.named_parameters():
-        parameter.data = parameter.data.to(kept_dtype(name, dtype))
+        parameter.data = parameter.data.to(parameter_dtype(name, dtype))
     return model
 
 

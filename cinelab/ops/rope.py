@@ -26,7 +26,7 @@ def _frequencies(dim: int, theta: float = 10000.0) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _space(head_dim: int, height: int, width: int) -> Tensor:
-    """Return complex (h w, D/2 - time part): each token's rotation by its place in the frame."""
+    """Return complex (N, (D - Dt) / 2): each token's rotation by its place in the frame."""
     _, rows, columns = split(head_dim)
     y = torch.outer(torch.arange(height, dtype=torch.float64), _frequencies(rows))
     x = torch.outer(torch.arange(width, dtype=torch.float64), _frequencies(columns))

@@ -25,7 +25,7 @@ from cinelab.config import from_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
 from cinelab.latent.checkpoint import as_dtype
-from cinelab.scale.checkpoints import pour
+from cinelab.scale.checkpoints import load_tensors
 from cinelab.seeds import rng_at
 from cinelab.texts import check_regular, parse_json, problem
 from cinelab.train.optim import whole
@@ -71,11 +71,11 @@ def add_lora(model: nn.Module, lora: Lora, seed: int = 0) -> nn.Module:
     settings: dict[str, Any] = {"r": lora.rank, "lora_alpha": lora.alpha}
     config = LoraConfig(**settings, target_modules=list(lora.targets))
     inject_adapter_in_model(config, model)
-    pour(model, begin(model.state_dict(), seed), "adapters", partly=True)
+    load_tensors(model, initial_adapters(model.state_dict(), seed), "adapters", partly=True)
     return model
 
 
-def begin(state: Mapping[str, Tensor], seed: int = 0) -> Iterator[tuple[str, Tensor]]:
+def initial_adapters(state: Mapping[str, Tensor], seed: int = 0) -> Iterator[tuple[str, Tensor]]:
     """Yield the adapters of a state at their start, by name: A uniform within 1 / sqrt(in), drawn
     by its name, and B zero."""
     for name, value in state.items():

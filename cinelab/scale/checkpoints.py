@@ -256,7 +256,7 @@ def export(
     return Path(path)
 
 
-def pour(
+def load_tensors(
     model: nn.Module, tensors: Iterator[tuple[str, Tensor]], where: str | Path, partly: bool = False
 ) -> nn.Module:
     """Fill `model`, sharded or not, from full tensors one after another: all of its weights

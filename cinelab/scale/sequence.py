@@ -36,7 +36,8 @@ class Sequence(Readable):
 
     def join(self, model: nn.Module) -> None:
         """Let `model` (a CausalWan) share its clips with the group: its forward pass is wrapped."""
-        heads: int = model.config.num_attention_heads  # type: ignore[union-attr, assignment]  # torch
+        config: Any = model.config  # torch types it as a tensor or a module
+        heads: int = config.num_attention_heads
         if heads % self.size:
             raise CinelabError(
                 f"layout.sequence is {self.size}, which does not divide the model's {heads} heads; "
@@ -46,8 +47,8 @@ class Sequence(Readable):
 
         def shared(x: Tensor, t: Tensor, condition: Condition, context: AttentionContext) -> Tensor:
             share = self.share(x.shape[1])
-            own = condition.over_frames(share.mine)
-            return share.whole(forward(share.mine(x), share.mine(t), own, share.around(context)))
+            own = condition.over_frames(share.own)
+            return share.whole(forward(share.own(x), share.own(t), own, share.around(context)))
 
         model.forward = shared
 
@@ -71,13 +72,13 @@ class Share(Readable):
     counts: list[int]
 
     @property
-    def me(self) -> int:
+    def rank(self) -> int:
         """The rank of this process in the group."""
         return dist.get_rank(self.group)
 
-    def mine(self, x: Tensor) -> Tensor:
+    def own(self, x: Tensor) -> Tensor:
         """Return this process's frames of x (B, F, ...)."""
-        return x.split(self.counts, dim=1)[self.me]
+        return x.split(self.counts, dim=1)[self.rank]
 
     def whole(self, x: Tensor) -> Tensor:
         """Return all frames (B, F, ...) from every process's own (B, f, ...)."""
@@ -102,7 +103,7 @@ class Share(Readable):
         size = len(self.counts)
         own = x.shape[1]
         # tokens of each process
-        takes = [own // self.counts[self.me] * count for count in self.counts]
+        takes = [own // self.counts[self.rank] * count for count in self.counts]
         split = x.unflatten(2, (size, -1)).permute(2, 1, 0, 3, 4).flatten(0, 1)  # (P T', B, h/P, d)
         return _Exchange.apply(split, [own] * size, takes, self.group).transpose(0, 1)
 
@@ -112,7 +113,7 @@ class Share(Readable):
         each = x.shape[1] // sum(self.counts)  # tokens a frame
         gives = [each * count for count in self.counts]
         # (P T', B, h/P, d)
-        parts = _Exchange.apply(x.transpose(0, 1), gives, [gives[self.me]] * size, self.group)
+        parts = _Exchange.apply(x.transpose(0, 1), gives, [gives[self.rank]] * size, self.group)
         return parts.unflatten(0, (size, -1)).permute(2, 1, 0, 3, 4).flatten(2, 3)
 
 

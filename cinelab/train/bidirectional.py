@@ -4,7 +4,7 @@ where Wan2.1 (arXiv 2503.20314) stands in the papers.
     t ~ shifted uniform, one a clip;  x_t = (1 - t) x0 + t eps
     loss = || net(x_t, t) - (eps - x0) ||^2           the velocity of rectified flow
 
-    B clips   F latent frames   C channels   h, w latent size
+    B clips   F latent frames   C channels   H, W latent size
 
 Every frame attends to every frame, and to the prompt of its own shot: CausalCine (arXiv 2605.12496)
 does the same by cross-attention per shot. Lengths, shares and rates are the toybox's own; at Wan's
@@ -42,7 +42,7 @@ class BidirectionalTraining(Readable):
     steps: int = 2000
     frames_per_batch: int = 256  # latent frames over all clips of a batch
     lengths: tuple[int, ...] = (1, 2, 4, 8)  # clip lengths in latent frames, from images on
-    images_until: float = 0.3  # share of the training that sees images only
+    images_until: float = 0.3  # share of the training with images only
     drop_text: float = 0.1
     shift: float = 2.0
     seed: int = 0
@@ -63,7 +63,7 @@ def draw_clip_length(config: BidirectionalTraining, step: int, rng: torch.Genera
 def loss(
     model: CausalWan, clips: Clips, config: BidirectionalTraining, rng: torch.Generator
 ) -> Tensor:
-    """Return the error of the velocity of noised clips (B, F, C, h, w), one timestep a clip."""
+    """Return the error of the velocity of noised clips (B, F, C, H, W), one timestep a clip."""
     x0 = clips.latents
     batch, frames = x0.shape[:2]
     t = path.draw_t((batch, 1), config.shift, rng).expand(-1, frames).to(x0.device)

@@ -6,7 +6,7 @@ taken online.
     the teacher takes one guided ODE step with the clean history:      x_m,  t_m the next level down
     loss = || student(x_n, t_n) - EMA student(x_m, t_m) ||^2           both predict the clean chunk
 
-    B clips   F latent frames   N intervals of the grid   C channels   h, w latent size
+    B clips   F latent frames   N intervals of the grid   C channels   H, W latent size
 
 At t = 0 the prediction x - t v is x itself: the boundary condition holds by construction. Chunks
 draw their levels apart, since given the clean history each is its own sample; `levels="clip"` draws
@@ -33,7 +33,7 @@ from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.script.unconditional import NAME as PUBLISHED
 from cinelab.seeds import fork_rng
-from cinelab.train.levels import check_drawn, drawn
+from cinelab.train.levels import check_drawn, draw_levels
 from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Ema, Optim
@@ -113,7 +113,7 @@ def predict(
     chunk: int,
     history: HistoryPolicy = FULL_HISTORY,
 ) -> Tensor:
-    """Return the clean clip that `net` predicts from x (B, F, C, h, w) at t (B, F), given the true
+    """Return the clean clip that `net` predicts from x (B, F, C, H, W) at t (B, F), given the true
     history."""
     context = history.context(clips.shot, chunk)
     v = given_history(net, clips.latents, x, t, clips.condition, context)
@@ -130,7 +130,7 @@ def loss(
     history: HistoryPolicy,
     rng: torch.Generator,
 ) -> Tensor:
-    """Return the mean squared distance between the clean predictions (B, F, C, h, w) at adjacent
+    """Return the mean squared distance between the clean predictions (B, F, C, H, W) at adjacent
     levels of `grid` (N + 1,).
 
     `target` holds the student's averaged weights. Student, average and teacher attend to the same
@@ -138,7 +138,9 @@ def loss(
     """
     x0 = clips.latents
     intervals = len(grid) - 1 if config.last_interval else len(grid) - 2
-    level = drawn(intervals, len(x0), config.frames, config.chunk, config.levels, rng)  # (B, F)
+    level = draw_levels(
+        intervals, len(x0), config.frames, config.chunk, config.levels, rng
+    )  # (B, F)
     t, t_next = (grid[at].to(x0.device) for at in (level, level + 1))
     x = path.noised(x0, torch.randn(x0.shape, generator=rng).to(x0.device), t)
     with torch.no_grad():

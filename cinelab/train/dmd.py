@@ -9,7 +9,7 @@ stage 3).
                  fixed gradient on x
     critic       flow matching on the student's clips, several updates for one of the student
 
-    B clips   F latent frames   C channels   h, w latent size
+    B clips   F latent frames   C channels   H, W latent size
 
 The real score is the teacher's guided prediction, the fake score the critic's: both bidirectional
 (the papers), or both autoregressive, given the clip's own clean past. CausalCine adds an
@@ -148,7 +148,7 @@ def self_rollout(
     rng: torch.Generator,
     draw: RolloutDraw | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the student's own clips (B, F, C, h, w), and which frames (F,) it made itself.
+    """Return the student's own clips (B, F, C, H, W), and which frames (F,) it made itself.
 
     The cuts, prompts and controls are the clips'. (Self Forcing, Algorithm 1: random exit step, the
     graph of each chunk's last prediction alone.)
@@ -197,7 +197,7 @@ def score_velocity(
     config: DmdTraining,
     guidance: float = 1,
 ) -> Tensor:
-    """Return a score network's velocity at x (B, F, C, h, w), t (B, F). Its score is
+    """Return a score network's velocity at x (B, F, C, H, W), t (B, F). Its score is
     -(x + (1 - t) v) / t, so that the two say the same.
 
     A bidirectional one attends to all noisy frames, an autoregressive one to the clean past: the
@@ -218,10 +218,10 @@ def noised_at_random(
 
 
 @torch.no_grad()
-def direction(
+def dmd_gradient(
     sample: Tensor, clips: Clips, real: Any, fake: Any, config: DmdTraining, rng: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return the distribution-matching gradient on a sample (B, F, C, h, w), and the distance of
+    """Return the distribution-matching gradient on a sample (B, F, C, H, W), and the distance of
     the two scores (B, F): zero where they agree.
 
     DMD, Eq. 7 and 8 (arXiv 2311.18828): (fake x0 - real x0), normalised by mean |sample - real x0|.
@@ -229,7 +229,7 @@ def direction(
     x, t, _ = noised_at_random(sample, config, rng)
     real_x0 = path.clean(x, score_velocity(real, sample, x, t, clips, config, config.guidance), t)
     fake_x0 = path.clean(x, score_velocity(fake, sample, x, t, clips, config), t)
-    gap = fake_x0 - real_x0  # (B, F, C, h, w)
+    gap = fake_x0 - real_x0  # (B, F, C, H, W)
     if not torch.isfinite(gap).all():
         raise CinelabError(
             "The critic's score is not finite any more; lower critic.lr and resume from the last "
@@ -254,7 +254,7 @@ def student_loss(
     Only frames that the student made itself count, not those of a true beginning.
     """
     sample, own = self_rollout(model, clips, config, rng, draw)
-    gradient, gap = direction(sample.detach(), clips, real, fake, config, rng)
+    gradient, gap = dmd_gradient(sample.detach(), clips, real, fake, config, rng)
     goal = (sample - gradient).detach()
     loss = 0.5 * error(config.loss, sample[:, own], goal[:, own])
     return loss, {"gap": round(gap[:, own].mean().item(), 4)}

@@ -14,7 +14,7 @@ def check_drawn(levels: str) -> None:
         raise CinelabError(f"levels is {levels!r}; use one of {', '.join(LEVELS)}.")
 
 
-def drawn(
+def draw_levels(
     count: int, batch: int, frames: int, chunk: int, levels: str, rng: torch.Generator
 ) -> Tensor:
     """Return uniform integers (B, F) below `count`, numbers of levels: one a chunk of `chunk`

@@ -4,7 +4,7 @@
     def huber(pred, target, t):
         return torch.nn.functional.huber_loss(pred, target, reduction="none")
 
-Both are (B, F, C, h, w), `t` (B, F) is each frame's level; a loss that does not need it leaves it
+Both are (B, F, C, H, W), `t` (B, F) is each frame's level; a loss that does not need it leaves it
 out. The answer is one number, or a tensor that begins with (B, F) and is averaged by the stage.
 
     bidirectional, teacher_forcing   velocities
@@ -64,7 +64,7 @@ def with_loss(changes: dict | None, loss: str | Callable | None) -> dict:
 def error(
     name: str, pred: Tensor, target: Tensor, t: Tensor | None = None, weight: Tensor | None = None
 ) -> Tensor:
-    """Return the loss of that name as one number; pred and target (B, F, C, h, w), t (B, F), None =
+    """Return the loss of that name as one number; pred and target (B, F, C, H, W), t (B, F), None =
     0.
 
     `weight` (B, F) weighs the frames, by their levels.

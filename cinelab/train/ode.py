@@ -4,7 +4,7 @@ to its end point (Causal Forcing, arXiv 2602.02214, stage 2a; CausalCine's initi
     draw a stored level t_k a chunk, x = state at t_k of the pairs
     loss = || (x - t_k v(x, t_k)) - end ||^2             the student's clean prediction
 
-    B clips   F latent frames   K stored levels   C channels   h, w latent size
+    B clips   F latent frames   K stored levels   C channels   H, W latent size
 
     pairs of the        history  what the student attends to      source
     autoregressive      truth    the clean clip, as its teacher   Causal Forcing, stage 2a
@@ -45,7 +45,7 @@ from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import fork_rng
-from cinelab.train.levels import check_drawn, drawn
+from cinelab.train.levels import check_drawn, draw_levels
 from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
@@ -89,7 +89,7 @@ class OdeTraining(Readable):
             )
 
 
-def jump(
+def predicted_end(
     model: CausalWan,
     clips: Clips,
     states: Tensor,
@@ -98,12 +98,12 @@ def jump(
     config: OdeTraining,
     history: HistoryPolicy = FULL_HISTORY,
 ) -> Tensor:
-    """Return the student's clean prediction (B, F, C, h, w) from states (B, K, F, C, h, w) at the
+    """Return the student's clean prediction (B, F, C, H, W) from states (B, K, F, C, H, W) at the
     stored level number `level` (B, F)."""
     batch, frames = level.shape
     chunk = config.pairs.chunk
     t = config.pairs.times().float()[level].to(states.device)
-    # each frame's state at its own level: (B, F, C, h, w)
+    # each frame's state at its own level: (B, F, C, H, W)
     x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]
     if config.history == "noisy":
         noisy = CausalContext(history.policy, clips.shot, chunk)
@@ -125,11 +125,13 @@ def loss(
     history: HistoryPolicy = FULL_HISTORY,
 ) -> Tensor:
     """Return the mean squared distance of the student's clean prediction from the end point
-    (B, F, C, h, w)."""
+    (B, F, C, H, W)."""
     batch, stored, frames = states.shape[:3]
-    level = drawn(stored, batch, frames, config.pairs.chunk, config.levels, rng)
+    level = draw_levels(stored, batch, frames, config.pairs.chunk, config.levels, rng)
     t = config.pairs.times().float()[level].to(end.device)
-    return error(config.loss, jump(model, clips, states, end, level, config, history), end, t)
+    return error(
+        config.loss, predicted_end(model, clips, states, end, level, config, history), end, t
+    )
 
 
 def pairs_presets(teacher: str, seed: int) -> dict[str, PairsConfig]:

@@ -1,6 +1,6 @@
 """ODE pairs on disk: where the teacher's probability-flow ODE takes noise, stored at a few levels.
 
-    B clips   F frames   K stored levels   states (B, K, F, C, h, w)   end (B, F, C, h, w)
+    B clips   F frames   K stored levels   states (B, K, F, C, H, W)   end (B, F, C, H, W)
 
     autoregressive   every chunk follows its own ODE given the clean ground-truth chunks before it
                      (Causal Forcing, stage 2a); the keys and values of the clean half are computed
@@ -105,7 +105,7 @@ def teacher_velocity(
     chunk: int,
     history: HistoryPolicy = FULL_HISTORY,
 ) -> Callable[[Tensor, float | Tensor], Tensor]:
-    """Return the teacher's guided velocity v(x, t) for these clips: x (B, F, C, h, w), t a number
+    """Return the teacher's guided velocity v(x, t) for these clips: x (B, F, C, H, W), t a number
     or (B, F).
 
     An autoregressive teacher is given the clips' own latents as its past, under `history`.
@@ -136,8 +136,8 @@ def teacher_velocity(
 def trajectories(
     net: Any, clips: Clips, config: PairsConfig, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return states at the stored levels (B, K, F, C, h, w) and end points (B, F, C, h, w) from
-    `noise` (B, F, C, h, w)."""
+    """Return states at the stored levels (B, K, F, C, H, W) and end points (B, F, C, H, W) from
+    `noise` (B, F, C, H, W)."""
     with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.bf16):
         velocity = teacher_velocity(net, clips, config.teacher, config.guidance, config.chunk)
         levels = config.sampling.levels()

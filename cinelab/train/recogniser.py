@@ -124,7 +124,7 @@ def rendered(
 
 
 @torch.inference_mode()
-def through(codec: Codec, frames: np.ndarray, at_once: int = 16) -> np.ndarray:
+def reconstructed(codec: Codec, frames: np.ndarray, at_once: int = 16) -> np.ndarray:
     """Return clips (n, F, H, W, 3) encoded and decoded once, of the same shape."""
     coded = np.empty_like(frames)
     for i in range(0, len(frames), at_once):
@@ -153,7 +153,7 @@ def labelled_shots(
         return LabelledShots(*arrays)
     clips = rendered(config.seed, config.clips, config.frames, progress=progress)
     if codec is not None and (some := round(config.clips * config.codec_share)):
-        clips.frames[:some] = through(codec, clips.frames[:some])
+        clips.frames[:some] = reconstructed(codec, clips.frames[:some])
     write_arrays(path, {"frames": clips.frames, "labels": clips.labels})
     return clips
 
@@ -258,7 +258,7 @@ def accuracy(
     """Return the share of `count` fresh shots whose attribute is read right, in a random window of
     each, by attribute; coded and decoded where there is a codec."""
     clips = rendered(seed, count, frames)
-    shown = through(codec, clips.frames) if codec else clips.frames
+    shown = reconstructed(codec, clips.frames) if codec else clips.frames
     draw = np.random.default_rng(seed)
     clean = Degradation(shift=0, cut_short=0.0)
     cut = np.stack([window(clip, model.config.frames, clean, draw) for clip in shown])

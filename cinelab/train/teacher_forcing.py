@@ -6,7 +6,7 @@ tuning).
     clean chunk i attends to clean chunks up to i, noisy chunk i to those before i and to itself
     loss = w(t) || net([x0 | x_t])_noisy - (eps - x0) ||^2
 
-    B clips   F latent frames   C channels   h, w latent size
+    B clips   F latent frames   C channels   H, W latent size
 
 Each chunk has a timestep of its own, as in Causal Forcing; CausalCine draws one a clip, which comes
 to the same where noisy chunks do not attend to each other. A share of the steps routes the history
@@ -122,7 +122,7 @@ def loss(
     history: HistoryPolicy,
     rng: torch.Generator,
 ) -> Tensor:
-    """Return the error of the noisy copy's velocity (B, F, C, h, w), every frame weighted by its
+    """Return the error of the noisy copy's velocity (B, F, C, H, W), every frame weighted by its
     timestep.
 
     Each chunk has a timestep of its own.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cinelab.config import from_dict
 from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import Overflow, as_dtype
-from cinelab.model.wan import CausalWan, WanConfig, kept_dtype
+from cinelab.model.wan import CausalWan, WanConfig, parameter_dtype
 from cinelab.weights.layouts import from_ours
 from cinelab.weights.lora import Adapter, Factors, pair, read_lora
 from cinelab.weights.sources import WeightSource, open_source
@@ -96,7 +96,7 @@ class Report:
 class Weights:
     """A source ready to be read: its size, the LoRA to merge, and the dtype to give (None = as
     stored). `to_run` leaves what steers the model in fp32, whatever the dtype (see
-    `model.wan.kept_dtype`)."""
+    `model.wan.parameter_dtype`)."""
 
     source: WeightSource
     config: WanConfig
@@ -108,7 +108,7 @@ class Weights:
     def made(self, name: str) -> torch.dtype:
         if self.dtype is None:
             return self.source.dtype(name)
-        return kept_dtype(name, self.dtype) if self.to_run else self.dtype
+        return parameter_dtype(name, self.dtype) if self.to_run else self.dtype
 
     def exact(self, name: str) -> Tensor:
         """One tensor before it is rounded to its dtype: the file's own, or in float32 with its LoRA

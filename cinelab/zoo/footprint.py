@@ -11,7 +11,7 @@ import psutil
 import torch
 
 from cinelab.errors import CinelabError
-from cinelab.model.wan import CausalWan, WanConfig, kept_dtype
+from cinelab.model.wan import CausalWan, WanConfig, parameter_dtype
 
 GIB = 2**30
 # pages that share a mean key beside their summaries (memory.policy.BLOCK, which this room does not
@@ -127,7 +127,7 @@ def weight_bytes(config: WanConfig, linears: str = "full", bits: int = 16) -> in
     total = 0
     for name, part in model.named_parameters():
         packed = linears != "full" and name.startswith("blocks.") and part.ndim == 2
-        total += part.numel() * (1 if packed else kept_dtype(name, dtype).itemsize)
+        total += part.numel() * (1 if packed else parameter_dtype(name, dtype).itemsize)
     return total
 
 

@@ -46,7 +46,7 @@ from cinelab.metrics.video.appearance import sharpness
 from cinelab.readable import Readable
 from cinelab.seeds import rng_at
 from cinelab.stream.batch import decode
-from cinelab.train.ode import OdeTraining, jump
+from cinelab.train.ode import OdeTraining, predicted_end
 from cinelab.train.pairs import PairsConfig, teacher_velocity
 from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.bundle import Bundle
@@ -276,7 +276,7 @@ def student_end(
     pairs = replace(setting.pairs, teacher=case.kind)
     config = OdeTraining(model=bundle.model.config, pairs=pairs, history=case.history)
     numbers = seen_levels(setting, index, level)
-    made = jump(bundle.model, alone(clips, index), held.states, held.end, numbers, config)
+    made = predicted_end(bundle.model, alone(clips, index), held.states, held.end, numbers, config)
     return made[:, setting.own.start : setting.own.stop]
 
 

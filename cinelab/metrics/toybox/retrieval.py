@@ -2,11 +2,11 @@
 touched.
 
 The KV cache's decisions are read (see `cinelab.memory.cache.KVCache`): per chunk and layer, the
-units of the history that each group of heads attends to; there is one group where a layer's heads
+pages of the history that each group of heads attends to; there is one group where a layer's heads
 choose together. The measures are ours: CausalCine (arXiv:2605.12496) shows what its CAMR retrieves
 as figures.
 
-    B films   n units of the history   G groups of heads   k units retrieved
+    B films   n pages of the history   G groups of heads   k pages retrieved
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,8 +24,8 @@ def hit_rows(cache: KVCache, plans: Sequence[FilmPlan], chunk: int) -> tuple[lis
     """Rows of "hit rate", protocol `recalled`, for the shot that `chunk` begins, and the same by
     chance.
 
-    A hit: the units that a group of heads attends to hold one that shows the returning character.
-    By chance the units beyond the fixed ones (window, sinks) are drawn at random.
+    A hit: the pages that a group of heads attends to hold one that shows the returning character.
+    By chance the pages beyond the fixed ones (window, sinks) are drawn at random.
     """
     made = []
     chance = []
@@ -59,12 +59,12 @@ def _hit(film: int, shot: int, value: float, source: str = "model") -> Row:
 
 def history(cache: KVCache, chunk: int, film: int) -> Tensor:
     """(n,) the shot of every unit that was finished before `chunk`."""
-    units = sum(number < chunk for number in cache.page_chunks)
-    return cache.page_shots[min(film, len(cache.page_shots) - 1), :units].cpu()
+    pages = sum(number < chunk for number in cache.page_chunks)
+    return cache.page_shots[min(film, len(cache.page_shots) - 1), :pages].cpu()
 
 
 def choices(cache: KVCache, chunk: int, film: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Of every layer at `chunk`: the units (G, k) that a film's groups of heads attend to, and
+    """Of every layer at `chunk`: the pages (G, k) that a film's groups of heads attend to, and
     which of them are fixed."""
     for decision in cache.decisions:
         if decision["chunk"] == chunk and not decision["clean"]:
@@ -75,7 +75,7 @@ def choices(cache: KVCache, chunk: int, film: int) -> Iterator[tuple[Tensor, Ten
 
 
 def _drawn(right: Tensor, fixed: Tensor, budget: int) -> float:
-    """The chance that `budget` units hold a right one, if all but the `fixed` ones are drawn
+    """The chance that `budget` pages hold a right one, if all but the `fixed` ones are drawn
     without replacement."""
     if right[fixed].any():
         return 1.0
@@ -105,10 +105,10 @@ def touched_rows(cache: KVCache) -> list[Row]:
 
 
 def touched(cache: KVCache, chunk: int | None = None) -> dict[str, float]:
-    """How much of the film one chunk attends to (default: the last that was made), in units, mean
+    """How much of the film one chunk attends to (default: the last that was made), in pages, mean
     over films.
 
-    `history` units there are; `layer` of them are held by one layer's heads together (mean over
+    `history` pages there are; `layer` of them are held by one layer's heads together (mean over
     layers): what must be on the device at once; `film` by all layers together: what must be stored
     at all.
     """
