@@ -299,7 +299,7 @@ def test_the_list_of_withdrawn_claims():
 
 def test_equal_seconds_are_what_the_cell_trains_for(tmp_path, monkeypatch):
     asked = {}
-    monkeypatch.setattr(initialisation, "_pairs", lambda *_: None)
+    monkeypatch.setattr(initialisation, "_pairs", lambda *_, **__: None)
     monkeypatch.setattr(initialisation.students, "consistency", lambda *a, **k: asked.update(a[5]))
     (tmp_path / "turns").mkdir()
     (tmp_path / "turns" / "turns.json").write_text(
@@ -329,7 +329,7 @@ def test_the_study_gives_every_start_as_many_clips():
 def test_the_baseline_has_a_level_a_chunk(tmp_path, monkeypatch):
     asked = {}
     pairs = SimpleNamespace(seconds=1.0, bytes=2)
-    monkeypatch.setattr(initialisation, "_pairs", lambda *_: pairs)
+    monkeypatch.setattr(initialisation, "_pairs", lambda *_, **__: pairs)
     monkeypatch.setattr(initialisation.students, "ode", lambda *a, **k: asked.update(a[5]))
     initialisation._regressed(
         tmp_path, "bidirectional_ode", 0, None, "", "toy", {"ode": {"steps": 120}}

@@ -72,7 +72,7 @@ def test_where_no_line_moves_there_is_one_a_stage_and_one_every_ten_seconds(cloc
     with progress.progress("loading") as show:
         show.clock = clock
         show.began = 0.0
-        show.said = None
+        show.shown = None
         show.stage("making the film")
         count(show, clock, 40, seconds=0.5)
         show.stage("scoring")
