@@ -309,8 +309,7 @@ def test_dtypes(shelf, state):
     out = fresh(
         torch.randn(1, 2, 4, 4, 4).bfloat16(),
         torch.rand(1, 2),
-        torch.randn(1, 1, 5, 32).bfloat16(),
-        torch.zeros(1, 2, dtype=torch.long),
+        Condition(torch.randn(1, 1, 5, 32).bfloat16(), torch.zeros(1, 2, dtype=torch.long)),
         BidirectionalContext(frames),
     )
     assert out.dtype == torch.bfloat16 and out.isfinite().all()
