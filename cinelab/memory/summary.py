@@ -13,10 +13,11 @@ from torch import Tensor
 from cinelab.memory.policy import BLOCK
 from cinelab.memory.routing import pool
 from cinelab.memory.store import DeviceKVStore, KVStore
+from cinelab.readable import Readable
 
 
 @dataclass(frozen=True)
-class Summary:
+class Summary(Readable):
     """Pooled keys of a layer's first `done` pages, and the mean key of every BLOCK pages.
 
     Snapshots share what they have in common, as KV stores do.

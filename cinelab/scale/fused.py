@@ -16,10 +16,11 @@ from cinelab.flow.rollout import ChunkModel, ChunkRequest, MadeChunk, denoise, r
 from cinelab.flow.sampler import Sampling
 from cinelab.memory.cache import KVCache, OpenChunk
 from cinelab.ops.rope import Rope
+from cinelab.readable import Readable
 
 
 @dataclass(frozen=True)
-class FusedContext:
+class FusedContext(Readable):
     """The attention context of [clean chunk i | noisy chunk i + 1].
 
     The clean chunk attends to the cache and is appended to it; the noisy one then attends to the

@@ -118,7 +118,7 @@ class Share(Readable):
 
 
 @dataclass(frozen=True)
-class SharedContext:
+class SharedContext(Readable):
     """Attention over the whole clip, by heads, around another context."""
 
     context: AttentionContext

@@ -128,7 +128,7 @@ class Cluster:
             return ""
         ids = " ".join(job.job_id for job in self._jobs.values())
         end = f"{'kill' if self.engine == 'local' else 'scancel'} {ids}"
-        return f"Jobs that go on: {ids}; the same command follows them again, `{end}` ends them."
+        return f"Jobs that go on: {ids}; the same command takes them up again, `{end}` ends them."
 
     def _submit(self, cell: SweepCell, folder: Path) -> Any:
         logs = (
