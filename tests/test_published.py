@@ -234,7 +234,7 @@ def test_the_distribution_matching_gradient_is_the_papers():
     fake = net(2)
     clips = Fake().clips(2, 4, rng_at(0))
     sample = torch.randn(clips.latents.shape, generator=rng_at(2))
-    gradient, _ = dmd.direction(sample, clips, real, fake, config, rng_at(1))
+    gradient, _ = dmd.dmd_gradient(sample, clips, real, fake, config, rng_at(1))
     rng = rng_at(1)
     u = torch.rand((2, 1), generator=rng)
     t = (5 * u / (1 + 4 * u)).clamp(0.02, 0.98).expand(2, 4)

@@ -85,7 +85,7 @@ class Encode(Protocol):
 
 
 @dataclass(frozen=True)
-class ChunkModel:
+class ChunkModel(Readable):
     """A network that makes chunks, and what it needs to know of a request."""
 
     net: Callable[..., Tensor]
@@ -172,7 +172,7 @@ def denoise(
 
 
 @dataclass(frozen=True)
-class MadeChunk:
+class MadeChunk(Readable):
     """A chunk that is made, open in the cache and still to be appended to it."""
 
     opened: Any  # its attention context, as the cache's open() returned it

@@ -182,7 +182,7 @@ def _of_film(part: Tensor, film: int) -> list:
 
 
 @dataclass
-class Past:
+class Past(Readable):
     """What a layer of the open chunk retrieved: rotated keys and values (B, k U, h, d)."""
 
     keys: Tensor

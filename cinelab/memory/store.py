@@ -15,6 +15,7 @@ from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.ops.tensors import gather_pages
+from cinelab.readable import Readable
 from cinelab.registry import resolve
 
 PLACES = ("device", "host")
@@ -79,7 +80,7 @@ class Storage:
 
 
 @dataclass(eq=False)
-class DeviceKVStore:
+class DeviceKVStore(Readable):
     """A growing buffer of pages along dim 1, on the device where they were made.
 
     Several caches may share it up to their own lengths: whoever writes past what others have

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cinelab.ops.attention import attention
+from cinelab.readable import Readable
 
 CHUNKS = 8  # query chunks that are computed together
 # tokens a chunk from which on each chunk is a tile of its own: a wider mask would not fit
@@ -64,7 +65,7 @@ def noisy_tiles(count: int) -> Tiles:
 
 
 @dataclass
-class ChunkMask:
+class ChunkMask(Readable):
     """Which chunk of queries attends to which chunk of keys: `allowed` bool (B or 1, G, R, S)."""
 
     allowed: Tensor
