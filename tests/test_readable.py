@@ -17,7 +17,7 @@ from cinelab.train import presets
 from cinelab.zoo.wan import WanSettings
 
 PLAY = Screenplay("One", [Shot("wide shot of a red cat that waves in the forest by day", 0.5)])
-HEAVY = re.compile(r"\b(Tensor|ndarray|DataFrame|Module|CausalWan|Codec|Bundle|Memory|Batch)\b")
+HEAVY = re.compile(r"\b(Tensor|ndarray|DataFrame|Module|CausalWan|Codec|Bundle|KVCache|Batch)\b")
 
 
 def test_a_chunk_a_bundle_and_a_director_are_short():
