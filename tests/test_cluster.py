@@ -200,7 +200,7 @@ def test_jobs_outlive_their_driver_and_are_taken_up(how):
     if how == signal.SIGINT:
         ids = f"{jobs[0].pid} {jobs[1].pid}"
         words = (
-            f"Jobs that go on: {ids}; the same command follows them again, `kill {ids}` ends them"
+            f"Jobs that go on: {ids}; the same command takes them up again, `kill {ids}` ends them"
         )
         assert words in Path("printed.txt").read_text()
     assert not began(third) and all(job.is_running() for job in jobs)
@@ -275,7 +275,7 @@ def test_slurms_jobs_are_taken_up_while_slurm_knows_them(slurm):
     first.start(cell, cell.folder())
     assert (
         first.close()
-        == "Jobs that go on: 71; the same command follows them again, `scancel 71` ends them."
+        == "Jobs that go on: 71; the same command takes them up again, `scancel 71` ends them."
     )
     for state in ("PENDING", "CONFIGURING", "SUSPENDED"):
         Path("state").write_text(state)
