@@ -54,10 +54,6 @@ class Condition(Readable):
         """Return the condition under the unconditional prompt. Controls stay as they are."""
         return replace(self, slot=torch.full_like(self.slot, self.prompts - 1))
 
-    def twice(self) -> "Condition":
-        """Return the condition of [clean | noisy]: each latent frame stands there twice."""
-        return self.then(self)
-
     def then(self, other: "Condition") -> "Condition":
         """Return this condition followed in time by another one with the same prompts."""
         slot = torch.cat([self.slot, other.slot], dim=1)
@@ -69,7 +65,7 @@ class Condition(Readable):
     def guided(self) -> "Condition":
         """Return the condition of a guided call: all films with their prompts, then without."""
         null = self.null()
-        text = _both(self.text, self.text)
+        text = _for_two(self.text)
         controls = {name: torch.cat([x, x]) for name, x in self.controls.items()}
         return Condition(text, torch.cat([self.slot, null.slot]), controls)
 
@@ -111,14 +107,11 @@ class Condition(Readable):
         return replace(self, slot=change(self.slot), controls=controls)
 
 
-def _both(one: Tensor | TextKV, other: Tensor | TextKV) -> Tensor | TextKV:
-    """Return the prompts of two batches as one."""
-    if isinstance(one, Tensor) and isinstance(other, Tensor):
-        return torch.cat([one, other])
-    return [
-        (torch.cat([k, other_k]), torch.cat([v, other_v]))
-        for (k, v), (other_k, other_v) in zip(one, other, strict=True)
-    ]
+def _for_two(text: Tensor | TextKV) -> Tensor | TextKV:
+    """Return the prompts of a batch that is shown twice."""
+    if isinstance(text, Tensor):
+        return torch.cat([text, text])
+    return [(torch.cat([k, k]), torch.cat([v, v])) for k, v in text]
 
 
 def _chosen(part: Tensor, choices: list[Tensor]) -> Tensor:

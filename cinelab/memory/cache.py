@@ -251,7 +251,6 @@ class OpenChunk(Readable):
         """Return rotated keys and values of the pages that the policy retrieves for a layer."""
         cache = self.cache
         if cache.length == 0 or cache.policy.budget_at(cache.length) == 0:
-            self._own_freqs(rope, 0)
             nothing = q[:, :0]
             return Past(nothing, nothing)
         picks = self._route(layer, q)  # (B or 1, G, k)

@@ -13,7 +13,6 @@ from itertools import count
 import torch
 from torch import Tensor
 
-from cinelab.errors import CinelabError
 from cinelab.memory.store import refuse_gradients
 from cinelab.ops.tensors import gather_pages
 
@@ -109,8 +108,6 @@ class HostKVStore:
 
 def host_store(pages: int) -> HostKVStore:
     """Return an empty store whose pool holds `pages` pages on the device."""
-    if pages < 1:
-        raise CinelabError(f"storage.slots is {pages}; at least 1 page must fit on the device.")
     return HostKVStore(PagePool(pages))
 
 
