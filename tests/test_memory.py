@@ -18,8 +18,7 @@ from cinelab.flow.rollout import (
     rollout,
 )
 from cinelab.flow.sampler import Sampling
-from cinelab.memory import cache as cache_module
-from cinelab.memory import routing
+from cinelab.memory import open_chunk, routing
 from cinelab.memory.cache import KVCache
 from cinelab.memory.context import (
     BidirectionalContext,
@@ -520,7 +519,7 @@ def test_a_clean_pass_lays_out_where_the_denoising_passes_did():
 def attended(model, cache, chunk, x, prompts, shot, t=1.0):
     """The velocity of a chunk opened in `cache`, and the keys that layer 0 attended to."""
     seen = []
-    plain = cache_module.attention
+    plain = open_chunk.attention
 
     def watched(q, k, v):
         seen.append(k)
@@ -528,7 +527,7 @@ def attended(model, cache, chunk, x, prompts, shot, t=1.0):
 
     opened = cache.open(chunk, shot)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cache_module, "attention", watched)
+        patch.setattr(open_chunk, "attention", watched)
         out = model(x, torch.full((2, 1), t), Condition(prompts, shot[:, None]), opened)
     return out, seen[0]
 

@@ -14,7 +14,8 @@ from cinelab.errors import CinelabError
 from cinelab.flow.condition import Condition
 from cinelab.flow.rollout import ChunkModel, ChunkRequest, MadeChunk, denoise, renoise_of
 from cinelab.flow.sampler import Sampling
-from cinelab.memory.cache import KVCache, OpenChunk
+from cinelab.memory.cache import KVCache
+from cinelab.memory.open_chunk import OpenChunk
 from cinelab.ops.rope import Rope
 from cinelab.readable import Readable
 
