@@ -156,12 +156,12 @@ def random_history(bench: WanBench, policy: Policy, units: int, device: str) -> 
     for index in range(config.num_layers if units else 0):
         cache.layers[index] = bench.storage.new_store(), bench.storage.new_store()
         for place in range(units):
-            if place == units - 1 and place and getattr(policy, "summary", None):
-                cache.summary_of(index)
             keys, values = cache.layers[index]
             page = unit.roll(place + index, 2)
             cache.layers[index] = keys.append(page, place), values.append(page, place)
             cache.length = place + 1
+        if getattr(policy, "summary", None):
+            cache.summary_of(index)
     cache.length = units
     cache.frames_done = units * bench.chunk
     cache.page_shots = torch.arange(units)[None] // 8

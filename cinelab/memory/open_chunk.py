@@ -176,6 +176,7 @@ class OpenChunk(Readable):
         if not self._turns:
             self._turns.append(self._turns_by_page(rope, picks.shape[-1]))
         turns = self._turns[0]
+        picks = to_device(picks, turns.device)
         ranks = torch.arange(len(turns), device=picks.device)  # one, or each its own
         rope.move_(keys, turns[ranks, picks].flatten(2, 3))  # of (B or 1, G, F, Dt/2, 2)
 

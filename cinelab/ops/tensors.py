@@ -43,7 +43,7 @@ def _into(out: Tensor | None, pages: Tensor) -> Tensor:
 def _widest(x: Tensor) -> torch.dtype:
     """Return in which numbers the rows of x (..., d) are copied: on a GPU of eight bytes where
     they can be, since few large numbers are copied faster than many small ones."""
-    fits = x.is_cuda and x.is_contiguous() and x.shape[-1] * x.element_size() % 8 == 0
+    fits = x.device.type != "cpu" and x.is_contiguous() and x.shape[-1] * x.element_size() % 8 == 0
     return torch.int64 if fits and not x.requires_grad else x.dtype
 
 
