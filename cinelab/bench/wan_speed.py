@@ -145,8 +145,8 @@ def random_model(config: WanConfig, device: str, dtype: torch.dtype = torch.bflo
 
 @torch.no_grad()
 def random_history(bench: WanBench, policy: Policy, units: int, device: str) -> KVCache:
-    """A KV cache of so many random pages, in shots of eight; all but the last have been searched
-    before, as in a running film."""
+    """A KV cache of so many random pages, in shots of eight, all of them pooled for the search, as
+    in a running film."""
     config = bench.config
     tokens = bench.chunk * (bench.size[0] // 16) * (bench.size[1] // 16)
     unit = torch.randn(
