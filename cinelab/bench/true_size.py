@@ -17,7 +17,7 @@ from torch import Tensor
 from cinelab.bench.wan_speed import CHANNELS, MODELS, SCALE, Maker, WanBench, random_history
 from cinelab.scale.ledger import Counts, Trace
 from cinelab.scale.ledger_memory import LiveBytes
-from cinelab.scale.ledger_mode import Recording
+from cinelab.scale.ledger_mode import Recording, counted_compilation
 
 DEVICE = "meta"
 DECODERS = ("none", "vae", "taehv")
@@ -51,8 +51,10 @@ def chunk_trace(bench: WanBench, policy: str, history: int, *, made: int = 0) ->
 
 
 def meta_maker(bench: WanBench) -> Maker:
-    """Return a maker of chunks on `meta`, where SDPA stands for every fused kernel."""
-    return Maker.of(replace(bench, speed=replace(bench.speed, kernel="sdpa")), DEVICE)
+    """Return a maker of chunks on `meta`, where SDPA stands for every fused kernel, and what is
+    compiled is counted as if it were."""
+    with counted_compilation():
+        return Maker.of(replace(bench, speed=replace(bench.speed, kernel="sdpa")), DEVICE)
 
 
 def first_chunk_counts(bench: WanBench) -> Counts:

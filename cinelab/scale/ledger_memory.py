@@ -7,7 +7,7 @@ neither is what the allocator holds unused.
 
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -36,9 +36,9 @@ class LiveBytes:
         finally:
             self.cause = before
 
-    def see(self, leaves: list[Any], cause: str) -> None:
+    def see(self, leaves: Iterable[Any], cause: str) -> None:
         """Count the storages of new tensors under the cause in force, or else under `cause`."""
-        for x in on_device(leaves):
+        for x in on_device(list(leaves)):
             storage = _storage(x)
             if storage in self._known:
                 continue

@@ -9,9 +9,12 @@ Tensors on `meta` stand for a GPU's, tensors on the CPU are the host's. Where th
 number back from the GPU, the recording hands it zeros and counts that the host waited.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import wraps
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as fn
@@ -21,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from cinelab.scale.ledger_fusion import Region
 from cinelab.scale.ledger_memory import LiveBytes
 from cinelab.scale.ledger_ops import (
     Op,
@@ -49,6 +53,7 @@ class Recording:
         self.memory = memory
         self.numbers: dict[Op, int] = {}
         self.events: list[int] = []
+        self._region: Region | None = None
         self._stack = ExitStack()
 
     @property
@@ -56,11 +61,38 @@ class Recording:
         """The operations that differ from each other, in the order of their first use."""
         return tuple(self.numbers)
 
-    def add(self, op: Op) -> None:
-        """Write down one operation."""
-        self.events.append(self.numbers.setdefault(op, len(self.numbers)))
+    def add(self, op: Op, reads: Iterable[Tensor] = (), writes: Iterable[Tensor] = ()) -> None:
+        """Write down one operation; inside a compiled function, with the tensors that it reads and
+        writes."""
+        if self._region is not None:
+            self._region.add(op, reads, writes)
+        else:
+            self.events.append(self.numbers.setdefault(op, len(self.numbers)))
+
+    def see(self, tensors: Iterable[Any], cause: str) -> None:
+        """Follow the storages of new tensors; what a compiled function makes on its way lies
+        nowhere."""
+        if self.memory is not None and self._region is None:
+            self.memory.see(tensors, cause)
+
+    def compiled(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run a function, and write down the kernels that torch.compile would make of it."""
+        if self._region is not None:
+            return function(*args, **kwargs)
+        region = Region()
+        self._region = region
+        try:
+            with patch.object(torch.compiler, "is_compiling", lambda: True):
+                out = function(*args, **kwargs)
+        finally:
+            self._region = None
+        for op in region.fused(out):
+            self.add(op)
+        self.see(tree_leaves(out), "activations")
+        return out
 
     def __enter__(self) -> "Recording":
+        self._stack.enter_context(_named(self))
         self._stack.enter_context(config.patch(meta_nonzero_assume_all_nonzero=True))
         self._stack.enter_context(_Calls(self))
         self._stack.enter_context(_Operators(self))
@@ -68,6 +100,37 @@ class Recording:
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
+
+
+_recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
+
+
+@contextmanager
+def _named(recording: Recording) -> Iterator[None]:
+    """Make this the recording that compiled functions find."""
+    before = _recording.set(recording)
+    try:
+        yield
+    finally:
+        _recording.reset(before)
+
+
+@contextmanager
+def counted_compilation() -> Iterator[None]:
+    """Let torch.compile, inside, return functions that a recording counts as compiled ones."""
+
+    def stand_in(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            recording = _recording.get()
+            if recording is None:
+                return function(*args, **kwargs)
+            return recording.compiled(function, args, kwargs)
+
+        return call
+
+    with patch.object(torch, "compile", stand_in):
+        yield
 
 
 class _Calls(TorchFunctionMode):
@@ -118,8 +181,7 @@ class _Operators(TorchDispatchMode):
         made = tree_leaves(out)
         if on_device(made):
             self._write_down(func, args, kwargs, out)
-        if self.recording.memory is not None:
-            self.recording.memory.see(made, CAUSES.get(op_kind(name), "activations"))
+        self.recording.see(made, CAUSES.get(op_kind(name), "activations"))
         return out
 
     def _write_down(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
@@ -136,7 +198,8 @@ class _Operators(TorchDispatchMode):
             self.recording.add(download("nonzero", 8))
         copied = hosts and func._schema.name in ("aten::_to_copy", "aten::copy_")
         if not copied and (op := op_of(func, args, kwargs, out)):
-            self.recording.add(op)
+            ins = on_device(tree_leaves((args, kwargs)))
+            self.recording.add(op, ins, on_device(tree_leaves(out)))
 
     def _crossing(self, name: str, args: Any, kwargs: Any) -> Tensor | None:
         """Return a copy on the host of a tensor on the GPU, or None where that is not asked."""
@@ -205,8 +268,9 @@ class _Attention(torch.autograd.Function):
         ctx.recording = recording
         ctx.cross = k.shape[2] == recording.words
         ctx.save_for_backward(q, k, v)
-        recording.add(attention_op(q, k, v, cross=ctx.cross))
-        return torch.empty_like(q)
+        out = torch.empty_like(q)
+        recording.add(attention_op(q, k, v, cross=ctx.cross), (q, k, v), (out,))
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -223,8 +287,9 @@ class _RmsNorm(torch.autograd.Function):
         ctx.recording = recording
         ctx.weight = weight
         ctx.save_for_backward(x)
-        recording.add(norm_op(x))
-        return torch.empty_like(x)
+        out = torch.empty_like(x)
+        recording.add(norm_op(x), (x,), (out,))
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
