@@ -19,7 +19,16 @@ from typing import Any
 
 from cinelab.errors import CinelabError
 from cinelab.readable import Readable
-from cinelab.scale.ceilings import CONVOLUTION, EAGER_LAUNCH, FLOOR, GAP, WAIT, Card
+from cinelab.scale.ceilings import (
+    COMPILED_LAUNCH,
+    CONVOLUTION,
+    EAGER_LAUNCH,
+    FLOOR,
+    GAP,
+    GRAPH_LAUNCH,
+    WAIT,
+    Card,
+)
 from cinelab.scale.ledger_ops import KINDS, Op
 
 
@@ -84,6 +93,28 @@ class Counts(Readable):
 
 
 @dataclass(frozen=True)
+class Way(Readable):
+    """How a run is launched and multiplied, where that changes what is reached and not what is
+    counted.
+
+    eager       seconds in which the host launches one kernel
+    compiled    the same of a kernel that torch.compile made or placed
+    attention8  queries and keys are multiplied in eight bits
+    products8   the blocks' linears are multiplied in fp8
+    """
+
+    eager: float = EAGER_LAUNCH
+    compiled: float = COMPILED_LAUNCH
+    attention8: bool = False
+    products8: bool = False
+
+
+PLAIN = Way()
+# CUDA graphs replay the launches of a pass
+GRAPHS = Way(GRAPH_LAUNCH, GRAPH_LAUNCH)
+
+
+@dataclass(frozen=True)
 class Line(Readable):
     """What one kind of operation costs. `bound` is what most of its seconds wait for: compute,
     memory, or launches."""
@@ -124,23 +155,23 @@ class Prediction(Readable):
         return max(spent, key=lambda bound: spent[bound])
 
 
-def predict_seconds(counts: Counts, card: Card, launch: float = EAGER_LAUNCH) -> Prediction:
-    """Return the predicted seconds of a run on a card; `launch` is the host's seconds a launch."""
+def predict_seconds(counts: Counts, card: Card, way: Way = PLAIN) -> Prediction:
+    """Return the predicted seconds of a run on a card."""
     tally = counts.tally()
-    lines = [line_of(kind, tally, card) for kind in KINDS]
-    clock = clock_of(counts.shallow, card, launch)
+    lines = [line_of(kind, tally, card, way) for kind in KINDS]
+    clock = clock_of(counts.shallow, card, way)
     if counts.deep is not None:
-        clock += (counts.layers - 2) * (clock_of(counts.deep, card, launch) - clock)
+        clock += (counts.layers - 2) * (clock_of(counts.deep, card, way) - clock)
     found = tuple(line for line in lines if line.launches)
     return Prediction(card.name, found, sum(line.seconds for line in found), clock)
 
 
-def line_of(kind: str, tally: Mapping[Op, int], card: Card) -> Line:
+def line_of(kind: str, tally: Mapping[Op, int], card: Card, way: Way = PLAIN) -> Line:
     """Return the cost of all operations of one kind."""
     ops = {op: count for op, count in tally.items() if op.kind == kind}
     spent: dict[str, float] = defaultdict(float)
     for op, count in ops.items():
-        seconds, bound = time_of(op, card)
+        seconds, bound = time_of(op, card, way)
         spent[bound] += seconds * count
     return Line(
         kind,
@@ -152,10 +183,10 @@ def line_of(kind: str, tally: Mapping[Op, int], card: Card) -> Line:
     )
 
 
-def time_of(op: Op, card: Card) -> tuple[float, str]:
+def time_of(op: Op, card: Card, way: Way = PLAIN) -> tuple[float, str]:
     """Return the seconds of one operation on a card, and what bounds it."""
     limits = {
-        "compute": op.flops / arithmetic_of(op, card) if op.flops else 0.0,
+        "compute": op.flops / arithmetic_of(op, card, way) if op.flops else 0.0,
         "memory": op.bytes / bandwidth_of(op, card),
         "launches": op.launches * FLOOR,
         "PCIe": op.crossing / card.pcie,
@@ -164,14 +195,16 @@ def time_of(op: Op, card: Card) -> tuple[float, str]:
     return limits[bound], bound
 
 
-def arithmetic_of(op: Op, card: Card) -> float:
+def arithmetic_of(op: Op, card: Card, way: Way = PLAIN) -> float:
     """Return the operations a second that one product or attention reaches."""
+    eight = "float8" in op.precision or "int8" in op.precision
     if "attention" in op.kind:
-        ceiling = card.attention8 if "8" in op.precision else card.attention
+        ceiling = card.attention8 if eight or way.attention8 else card.attention
     elif op.precision == "float32":
         ceiling = card.matmul32
     else:
-        ceiling = card.matmul8 if "8" in op.precision else card.matmul
+        linear = op.name == "addmm" and way.products8
+        ceiling = card.matmul8 if eight or linear else card.matmul
     if "convolution" in op.name:
         ceiling *= CONVOLUTION
     waves = op.tiles / card.multiprocessors
@@ -186,14 +219,14 @@ def bandwidth_of(op: Op, card: Card) -> float:
     return card.bandwidth if whole else card.pointwise
 
 
-def clock_of(trace: Trace, card: Card, launch: float = EAGER_LAUNCH) -> float:
+def clock_of(trace: Trace, card: Card, way: Way = PLAIN) -> float:
     """Return the seconds from the first launch of a run to its last result, in order."""
-    times = [time_of(op, card)[0] + GAP * op.launches for op in trace.ops]
+    times = [time_of(op, card, way)[0] + GAP * op.launches for op in trace.ops]
     host = 0.0
     gpu = 0.0
     for event in trace.events:
         op = trace.ops[event]
-        host += launch * max(op.launches, 1)
+        host += (way.compiled if op.compiled else way.eager) * max(op.launches, 1)
         gpu = max(gpu, host) + times[event]
         if op.waits:
             host = max(host, gpu) + WAIT
@@ -247,6 +280,6 @@ def _op_of_line(line: str) -> Op:
         name: type(default)(int(word))
         if isinstance(default, int)
         else word.replace("-", " ").strip()
-        for (name, default), word in zip(FIELDS, line.split(), strict=True)
+        for (name, default), word in zip(FIELDS, line.split(), strict=False)
     }
     return Op(**values)

@@ -9,7 +9,7 @@ no kernel of its own between them, are one kernel.
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -119,7 +119,7 @@ class Region:
 def _kernel(members: Sequence[Node], used: set[Place]) -> Op:
     """Return the one operation that a group of nodes is."""
     if members[0].alone:
-        return members[0].op
+        return replace(members[0].op, compiled=True)
     own = {_place(x): x for node in members for x in node.writes}
     sources: dict[Place, int] = defaultdict(int)
     for node in members:
@@ -128,7 +128,8 @@ def _kernel(members: Sequence[Node], used: set[Place]) -> Op:
     read = sum(size for place, size in sources.items() if place not in own)
     written = sum(tensor_bytes(x) for place, x in own.items() if place in used)
     precision = precision_of(list(own.values()))
-    return Op("elementwise", "fused", precision, read=read, written=written, launches=1)
+    size = {"read": read, "written": written}
+    return Op("elementwise", "fused", precision, **size, launches=1, compiled=True)
 
 
 def _read(sources: dict[Place, int], x: Tensor) -> None:

@@ -58,6 +58,7 @@ class Op:
     scattered  whether rows are read or written out of order
     crossing   bytes that cross PCIe; `to_host` says in which direction
     waits      whether the host waits until the GPU has done all that was asked of it
+    compiled   whether torch.compile launches it
     """
 
     kind: str
@@ -72,6 +73,7 @@ class Op:
     crossing: int = 0
     to_host: bool = False
     waits: bool = False
+    compiled: bool = False
 
     @property
     def bytes(self) -> int:
