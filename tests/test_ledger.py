@@ -1,6 +1,7 @@
 """The ledger: counts of a run on `meta` tensors are exact, and its times are what was measured."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -8,10 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from torch.nn import functional as fn
+from typer.testing import CliRunner
 
 from cinelab.bench.true_size import chunk_counts, chunk_trace, peak_bytes, traced
 from cinelab.bench.wan_speed import WanBench
+from cinelab.cli.commands import app
 from cinelab.errors import CinelabError
+from cinelab.model.wan import Block
+from cinelab.model.wan import cast as half_precision
 from cinelab.scale.ceilings import CARDS, H100, card_named
 from cinelab.scale.ledger import (
     Counts,
@@ -23,7 +28,7 @@ from cinelab.scale.ledger import (
     time_of,
 )
 from cinelab.scale.ledger_memory import LiveBytes
-from cinelab.scale.ledger_mode import Recording
+from cinelab.scale.ledger_mode import Recording, counted_compilation
 from cinelab.scale.ledger_ops import Op
 
 RECORD = json.loads(
@@ -168,6 +173,87 @@ def test_the_history_lies_in_memory_once():
     peak = peak_bytes(SMALL, "window", 20)
     page = 2 * SMALL.config.num_layers * 48 * 256 * 2  # keys and values of 48 tokens, in bfloat16
     assert 20 * page <= peak["history"] <= 40 * page  # with what the store grows by
+
+
+def test_what_is_compiled_is_counted_as_inductor_fuses_it():
+    """The kernels are those that inductor generates for the two halves of a block (read off its
+    code for a CPU): norms with what is made of them, products and attention alone."""
+    block = half_precision(Block(SMALL.config), torch.bfloat16).to("meta")
+    x = torch.empty(1, 3, 16, 256, dtype=torch.bfloat16, device="meta")
+    modulation = torch.empty(1, 3, 6, 256, device="meta")
+    words = tuple(
+        torch.empty(1, 1, 32, 4, 64, dtype=torch.bfloat16, device="meta") for _ in range(2)
+    )
+    slot = torch.zeros(1, 3, dtype=torch.long, device="meta")
+    with counted_compilation():
+        before = torch.compile(block.pre_attention)
+        after = torch.compile(block.post_attention)
+    made = traced(lambda: before(x, modulation), 32)
+    kernels = Counter(op.name for op in map(made.ops.__getitem__, made.events))
+    assert kernels == {"addmm": 3, "fused": 3}
+    made = traced(lambda: after(x, x, modulation, words, slot), 32)
+    kernels = Counter(op.name for op in map(made.ops.__getitem__, made.events))
+    assert kernels == {"addmm": 5, "fused": 5, "attention": 1}
+    (norm, *_) = [op for op in made.ops if op.name == "fused"]
+    assert norm.written <= 2 * x.nbytes  # what lies between is nowhere
+    assert all(op.compiled for op in made.ops)
+
+
+def test_a_compiled_function_reads_and_writes_each_tensor_once():
+    x = torch.empty(8, 32, device="meta")
+    y = torch.empty(8, 32, device="meta")
+    with counted_compilation():
+        function = torch.compile(lambda x, y: ((x + y).exp() * x).softmax(-1) + y)
+    (op,) = traced(lambda: function(x, y)).ops
+    assert (op.read, op.written, op.launches) == (x.nbytes + y.nbytes, x.nbytes, 1)
+
+
+# What a chunk of Wan 1.3B after 20 others may cost on a GPU; the limits may only fall.
+BUDGETS = {  # waits, copies to the GPU, launches, GB
+    "camr": (2, 70, 10_700, 415),
+    "window": (2, 10, 7_400, 370),
+}
+
+
+@pytest.mark.parametrize("policy", BUDGETS)
+def test_a_chunk_stays_within_its_budget(policy):
+    waits, uploads, launches, moved = BUDGETS[policy]
+    counts = chunk_counts(WanBench(), policy, 20)
+    assert counts.waits <= waits
+    assert counts.uploads <= uploads
+    assert counts.launches <= launches
+    assert counts.moved <= moved * 10**9
+
+
+def test_the_command_prints_what_a_chunk_costs(tmp_path):
+    path = tmp_path / "ledger.json"
+    words = ["ledger", "--model", "small", "--mode", "frame-1step", "--size", "64x64"]
+    ended = CliRunner().invoke(app, [*words, "--history", "4", "-o", str(path)])
+    assert ended.exit_code == 0, ended.output
+    assert "self attention" in ended.output
+    assert "not measured" in ended.output
+    record = json.loads(path.read_text())
+    assert set(record["cards"]) == set(CARDS)
+    assert record["clock"] >= record["busy"] >= record["floor"] > 0
+    assert counts_from_dict(record["counts"]).launches == record["launches"]
+
+
+@pytest.mark.parametrize(
+    "words, sentence",
+    [
+        (["--model", "wan-2"], "model is 'wan-2'; use one of"),
+        (["--card", "A100"], "Card 'A100' is unknown; use one of H100"),
+        (["--speed", "slow"], "speed is 'slow'; use one of exact"),
+        (["--decoder", "jpeg"], "decoder is 'jpeg'; use one of none"),
+        (["--policy", "all"], "all"),
+        (["--size", "480"], "--size is '480'"),
+        (["-o", "x.txt"], "must end in .json"),
+    ],
+)
+def test_a_wrong_name_is_refused_before_any_work(words, sentence):
+    ended = CliRunner().invoke(app, ["ledger", *words])
+    assert isinstance(ended.exception, CinelabError)
+    assert sentence in str(ended.exception)
 
 
 def test_cards_are_known_by_their_names():

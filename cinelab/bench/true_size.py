@@ -71,10 +71,15 @@ def first_chunk_trace(bench: WanBench) -> Trace:
     return traced(lambda: maker.chunk(cache, wait=True), bench.words)
 
 
-def decode_counts(decoder: str, frames: int = 3, size: tuple[int, int] = (480, 832)) -> Counts:
-    """Return the counts of decoding so many latent frames in the middle of a film, in bfloat16."""
+def decode_counts(
+    decoder: str, frames: int = 3, size: tuple[int, int] = (480, 832), *, first: bool = False
+) -> Counts:
+    """Return the counts of decoding so many latent frames in the middle of a film, or at its
+    beginning where they are its `first`, in bfloat16."""
     codec = _codec(decoder)
     latents = _latents(frames, size)
+    if first:
+        return Counts(traced(lambda: codec.decode(latents, None)))
     with torch.no_grad():
         _, state = codec.decode(latents[:, :1], None)
     return Counts(traced(lambda: codec.decode(latents, state)))

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from cinelab.readable import Readable
 from cinelab.scale.ledger_ops import Op, on_device, precision_of, tensor_bytes
 
 ALONE = ("self attention", "cross attention", "product", "host", "other")
@@ -23,7 +24,7 @@ Place = int  # a storage
 
 
 @dataclass(eq=False)
-class Node:
+class TracedOp(Readable):
     """One operation with the tensors that it reads and writes."""
 
     op: Op
@@ -42,11 +43,11 @@ class Region:
     """
 
     def __init__(self) -> None:
-        self.nodes: list[Node] = []
+        self.nodes: list[TracedOp] = []
 
     def add(self, op: Op, reads: Iterable[Tensor], writes: Iterable[Tensor]) -> None:
         """Take in the next operation."""
-        self.nodes.append(Node(op, list(reads), list(writes), alone=op.kind in ALONE))
+        self.nodes.append(TracedOp(op, list(reads), list(writes), alone=op.kind in ALONE))
 
     def fused(self, out: Any) -> list[Op]:
         """Return the kernels of the function, whose result is `out`."""
@@ -57,7 +58,7 @@ class Region:
         used = self._used(groups, on_device(tree_leaves(out)))
         return [_kernel(members, used) for members in groups]
 
-    def _makers(self) -> dict[Place, Node]:
+    def _makers(self) -> dict[Place, TracedOp]:
         """Return which operation made each storage; of several that wrote to it, the last."""
         return {_place(x): node for node in self.nodes for x in node.writes}
 
@@ -76,7 +77,7 @@ class Region:
             made |= written
         return found
 
-    def _trace(self, makers: dict[Place, Node], stored: set[Place]) -> None:
+    def _trace(self, makers: dict[Place, TracedOp], stored: set[Place]) -> None:
         """Find each node's depth, and what it reads of memory."""
         for node in self.nodes:
             for x in node.reads:
@@ -90,9 +91,9 @@ class Region:
                     node.sources |= before.sources
             node.depth += node.alone
 
-    def _groups(self, makers: dict[Place, Node], stored: set[Place]) -> list[list[Node]]:
+    def _groups(self, makers: dict[Place, TracedOp], stored: set[Place]) -> list[list[TracedOp]]:
         """Return the nodes that write to memory, those of one kernel together."""
-        groups: list[list[Node]] = []
+        groups: list[list[TracedOp]] = []
         for node in self.nodes:
             if not any(_place(x) in stored for x in node.writes):
                 continue
@@ -107,7 +108,7 @@ class Region:
             groups.append([one for group in joined for one in group] + [node])
         return groups
 
-    def _used(self, groups: list[list[Node]], results: Sequence[Tensor]) -> set[Place]:
+    def _used(self, groups: list[list[TracedOp]], results: Sequence[Tensor]) -> set[Place]:
         """Return the storages that somebody reads after the kernel that writes them."""
         found = {_place(x) for x in results}
         for group in groups:
@@ -116,7 +117,7 @@ class Region:
         return found
 
 
-def _kernel(members: Sequence[Node], used: set[Place]) -> Op:
+def _kernel(members: Sequence[TracedOp], used: set[Place]) -> Op:
     """Return the one operation that a group of nodes is."""
     if members[0].alone:
         return replace(members[0].op, compiled=True)
@@ -128,8 +129,8 @@ def _kernel(members: Sequence[Node], used: set[Place]) -> Op:
     read = sum(size for place, size in sources.items() if place not in own)
     written = sum(tensor_bytes(x) for place, x in own.items() if place in used)
     precision = precision_of(list(own.values()))
-    size = {"read": read, "written": written}
-    return Op("elementwise", "fused", precision, **size, launches=1, compiled=True)
+    traffic = {"read": read, "written": written}
+    return Op("elementwise", "fused", precision, **traffic, launches=1, compiled=True)
 
 
 def _read(sources: dict[Place, int], x: Tensor) -> None:
@@ -140,4 +141,3 @@ def _read(sources: dict[Place, int], x: Tensor) -> None:
 
 def _place(x: Tensor) -> Place:
     return x.untyped_storage()._cdata
-

@@ -9,10 +9,13 @@ Tensors on `meta` stand for a GPU's, tensors on the CPU are the host's. Where th
 number back from the GPU, the recording hands it zeros and counts that the host waited.
 """
 
+import traceback
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import wraps
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -38,7 +41,8 @@ from cinelab.scale.ledger_ops import (
 )
 
 # the cause of what an operator of these kinds makes; of all others it is activations
-CAUSES = {"gather": "laid out for attention", "concatenation": "laid out for attention"}
+CAUSES = {"gather": "laid out", "concatenation": "laid out"}
+RESERVING = ("empty", "new_empty")  # buffers, which something is laid out in
 
 
 class Recording:
@@ -53,6 +57,7 @@ class Recording:
         self.memory = memory
         self.numbers: dict[Op, int] = {}
         self.events: list[int] = []
+        self.waited: Counter[str] = Counter()  # where the host waited: file and line
         self._region: Region | None = None
         self._stack = ExitStack()
 
@@ -64,6 +69,8 @@ class Recording:
     def add(self, op: Op, reads: Iterable[Tensor] = (), writes: Iterable[Tensor] = ()) -> None:
         """Write down one operation; inside a compiled function, with the tensors that it reads and
         writes."""
+        if op.waits:
+            self.waited[_caller()] += 1
         if self._region is not None:
             self._region.add(op, reads, writes)
         else:
@@ -93,13 +100,21 @@ class Recording:
 
     def __enter__(self) -> "Recording":
         self._stack.enter_context(_named(self))
-        self._stack.enter_context(config.patch(meta_nonzero_assume_all_nonzero=True))
+        self._stack.enter_context(patch.object(config, "meta_nonzero_assume_all_nonzero", True))
         self._stack.enter_context(_Calls(self))
         self._stack.enter_context(_Operators(self))
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._stack.close()
+
+
+def _caller() -> str:
+    """Return the line of the package that runs, outside of the ledger itself."""
+    frames = reversed(traceback.extract_stack())
+    own = (f for f in frames if "cinelab" in f.filename and "/ledger_" not in f.filename)
+    found = next(own, None)
+    return f"{Path(found.filename).name}:{found.lineno}" if found else "outside"
 
 
 _recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
@@ -181,7 +196,8 @@ class _Operators(TorchDispatchMode):
         made = tree_leaves(out)
         if on_device(made):
             self._write_down(func, args, kwargs, out)
-        self.recording.see(made, CAUSES.get(op_kind(name), "activations"))
+        cause = "laid out" if name in RESERVING else CAUSES.get(op_kind(name), "activations")
+        self.recording.see(made, cause)
         return out
 
     def _write_down(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
