@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from cinelab.bench.wan_speed import CHANNELS, MODELS, SCALE, Maker, WanBench, random_history
+from cinelab.scale.acceleration import compile_blocks
 from cinelab.scale.ledger import Counts, Trace
 from cinelab.scale.ledger_memory import LiveBytes
 from cinelab.scale.ledger_mode import Recording, counted_compilation
@@ -54,7 +55,11 @@ def meta_maker(bench: WanBench) -> Maker:
     """Return a maker of chunks on `meta`, where SDPA stands for every fused kernel, and what is
     compiled is counted as if it were."""
     with counted_compilation():
-        return Maker.of(replace(bench, speed=replace(bench.speed, kernel="sdpa")), DEVICE)
+        maker = Maker.of(replace(bench, speed=replace(bench.speed, kernel="sdpa")), DEVICE)
+        net: Any = maker.model.net
+        if bench.speed.compiled and "pre_attention" not in vars(net.blocks[0]):
+            compile_blocks(net)  # a model on `meta` is not compiled when it is accelerated
+        return maker
 
 
 def first_chunk_counts(bench: WanBench) -> Counts:

@@ -129,8 +129,8 @@ def _kernel(members: Sequence[TracedOp], used: set[Place]) -> Op:
     read = sum(size for place, size in sources.items() if place not in own)
     written = sum(tensor_bytes(x) for place, x in own.items() if place in used)
     precision = precision_of(list(own.values()))
-    traffic = {"read": read, "written": written}
-    return Op("elementwise", "fused", precision, **traffic, launches=1, compiled=True)
+    fused = Op("elementwise", "fused", precision, launches=1, compiled=True)
+    return replace(fused, read=read, written=written)
 
 
 def _read(sources: dict[Place, int], x: Tensor) -> None:
