@@ -51,10 +51,9 @@ def _widest(x: Tensor) -> torch.dtype:
 def to_device(x: Tensor, device: torch.device | str) -> Tensor:
     """Return x on a device. From the host to a GPU nothing waits: neither the host for the copy,
     nor the copy for the GPU's running work."""
-    kind = torch.device(device).type
-    if x.device.type != "cpu" or kind == "cpu":
-        return x.to(device)
-    return (x.pin_memory() if kind == "cuda" else x).to(device, non_blocking=True)
+    if x.device.type == "cpu" and torch.device(device).type == "cuda":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=x.device.type == "cpu")
 
 
 def repeat_batch(x: Tensor, batch: int) -> Tensor:

@@ -221,9 +221,13 @@ def arithmetic_of(op: Op, card: Card, way: Way = PLAIN) -> float:
 def bandwidth_of(op: Op, card: Card) -> float:
     """Return the bytes a second that one operation reaches."""
     if op.scattered:
-        return card.scattered
+        # measured of numbers of two bytes; wider ones take no more instructions each
+        return min(card.bandwidth, card.scattered * WIDTHS.get(op.precision, 2) / 2)
     whole = op.flops or op.name == "fused" or op.kind in ("concatenation", "host")
     return card.bandwidth if whole else card.pointwise
+
+
+WIDTHS = {"float32": 4, "int32": 4, "float64": 8, "int64": 8, "complex64": 8}
 
 
 def clock_of(trace: Trace, card: Card, way: Way = PLAIN) -> float:
