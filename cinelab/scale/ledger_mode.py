@@ -213,7 +213,7 @@ class _Operators(TorchDispatchMode):
         if func._schema.name in ("aten::index", "aten::index_put_") and _by_mask(args[1]):
             self.recording.add(download("nonzero", 8))
         copied = hosts and func._schema.name in ("aten::_to_copy", "aten::copy_")
-        if not copied and (op := op_of(func, args, kwargs, out)):
+        if not copied and (op := op_of(func, args, kwargs, out, words=self.recording.words)):
             ins = on_device(tree_leaves((args, kwargs)))
             self.recording.add(op, ins, on_device(tree_leaves(out)))
 
@@ -282,16 +282,16 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         q, k, v, recording = inputs
         ctx.recording = recording
-        ctx.cross = k.shape[2] == recording.words
         ctx.save_for_backward(q, k, v)
         out = torch.empty_like(q)
-        recording.add(attention_op(q, k, v, cross=ctx.cross), (q, k, v), (out,))
+        recording.add(attention_op(q, k, v, words=recording.words), (q, k, v), (out,))
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         q, k, v = ctx.saved_tensors
-        ctx.recording.add(attention_op(q, k, v, cross=ctx.cross, backward=True))
+        words = ctx.recording.words
+        ctx.recording.add(attention_op(q, k, v, words=words, backward=True))
         return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), None
 
 

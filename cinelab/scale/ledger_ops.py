@@ -6,7 +6,7 @@ The shapes alone decide, so tensors on the `meta` device are enough. A view cost
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -42,6 +42,8 @@ FREE = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided"
 FREE |= {"lift_fresh", "_unsafe_view", "_reshape_alias", "resize_", "set_", "is_same_size"}
 # kernels of an operation that torch launches several for: copies of the operands, fills
 SEVERAL = {"topk": 2, "sort": 3, "cumsum": 1, "_adaptive_avg_pool2d": 2, "convolution_backward": 3}
+# attention (B, T, h, d) in eight bits, by packages: the operator, and in what it multiplies
+EIGHT_BITS = {"cinelab::sage_attention": "int8", "cinelab::flash3_fp8_attention": "float8_e4m3fn"}
 # what an operation that writes into an argument does not read of it
 OVERWRITING = {"copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_"}
 
@@ -90,11 +92,14 @@ def tensor_bytes(x: Tensor) -> int:
     return count * x.element_size()
 
 
-def op_of(func: Any, args: Any, kwargs: Any, out: Any) -> Op | None:
-    """Return what an operator of torch costs; None for a view, or one that launches nothing."""
+def op_of(func: Any, args: Any, kwargs: Any, out: Any, *, words: int = 0) -> Op | None:
+    """Return what an operator of torch costs; None for a view, or one that launches nothing. A
+    prompt has `words` keys."""
     name = func._schema.name.removeprefix("aten::")
     if func.is_view or name in FREE:
         return None
+    if name.startswith("_scaled_dot_product_") or name in EIGHT_BITS:
+        return _attention_of(name, args, words)
     ins = on_device(tree_leaves((args, kwargs)))
     outs = on_device(tree_leaves(out))
     if not any(x.numel() for x in (*ins, *outs)):
@@ -117,6 +122,16 @@ def op_of(func: Any, args: Any, kwargs: Any, out: Any) -> Op | None:
         tiles_of(outs[0]) if name in PRODUCTS and outs else 0,
         op_kind(name) == "gather" or name == "cat" and not all(map(Tensor.is_contiguous, ins)),
     )
+
+
+def _attention_of(name: str, args: Any, words: int) -> Op:
+    """Return a fused attention that is an operator of its own: torch's, or one in eight bits."""
+    if name in EIGHT_BITS:
+        q, k, v = (x.transpose(1, 2) for x in args[:3])
+        return replace(attention_op(q, k, v, words=words), precision=EIGHT_BITS[name])
+    backward = name.endswith("_backward")
+    q, k, v = args[1:4] if backward else args[:3]
+    return attention_op(q, k, v, words=words, backward=backward)
 
 
 def op_kind(name: str) -> str:
@@ -163,14 +178,15 @@ def on_device(leaves: Sequence[Any]) -> list[Tensor]:
     return [x for x in leaves if isinstance(x, Tensor) and x.is_meta]
 
 
-def attention_op(q: Tensor, k: Tensor, v: Tensor, *, cross: bool, backward: bool = False) -> Op:
+def attention_op(q: Tensor, k: Tensor, v: Tensor, *, words: int, backward: bool = False) -> Op:
     """Return one fused attention of q (B, h, T, d) over k, v (B, h, S, d), or its backward, which
-    multiplies five times where forward multiplies twice."""
+    multiplies five times where forward multiplies twice; it is cross-attention where the keys are the `words` of a
+    prompt."""
     batch, heads, queries, size = q.shape
     forward = 4 * batch * heads * queries * k.shape[2] * size
     inputs = sum(map(tensor_bytes, (q, k, v)))
     return Op(
-        "cross attention" if cross else "self attention",
+        "cross attention" if k.shape[2] == words else "self attention",
         "attention backward" if backward else "attention",
         precision_of([q]),
         forward * 5 // 2 if backward else forward,
