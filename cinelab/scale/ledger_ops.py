@@ -180,8 +180,10 @@ def on_device(leaves: Sequence[Any]) -> list[Tensor]:
 
 def attention_op(q: Tensor, k: Tensor, v: Tensor, *, words: int, backward: bool = False) -> Op:
     """Return one fused attention of q (B, h, T, d) over k, v (B, h, S, d), or its backward, which
-    multiplies five times where forward multiplies twice; it is cross-attention where the keys are the `words` of a
-    prompt."""
+    multiplies five times where forward multiplies twice.
+
+    It is cross-attention where the keys are the `words` of a prompt.
+    """
     batch, heads, queries, size = q.shape
     forward = 4 * batch * heads * queries * k.shape[2] * size
     inputs = sum(map(tensor_bytes, (q, k, v)))
