@@ -100,6 +100,8 @@ class Recording:
 
     def __enter__(self) -> "Recording":
         self._stack.enter_context(_named(self))
+        # some functions are compiled when they are first called
+        self._stack.enter_context(counted_compilation())
         self._stack.enter_context(patch.object(config, "meta_nonzero_assume_all_nonzero", True))
         self._stack.enter_context(_Calls(self))
         self._stack.enter_context(_Operators(self))
