@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as fn
 from typer.testing import CliRunner
 
+from cinelab.bench.training_size import step_trace
 from cinelab.bench.true_size import chunk_counts, chunk_trace, peak_bytes, traced
 from cinelab.bench.wan_speed import WanBench
 from cinelab.cli.commands import app
@@ -262,3 +263,14 @@ def test_cards_are_known_by_their_names():
     assert card_named("h100").measured
     with pytest.raises(CinelabError, match="H200, B200"):
         card_named("A100")
+
+
+def test_a_training_step_is_counted_by_the_loop_itself():
+    trace = step_trace(2, 8, layers=1)
+    names = {op.name for op in trace.ops}
+    assert {"attention", "attention backward", "_foreach_lerp_"} <= names
+    products = [op for op in map(trace.ops.__getitem__, trace.events) if op.kind == "product"]
+    halves = [op for op in products if op.precision == "bfloat16"]
+    assert len(halves) > 0.8 * len(products)  # autocast
+    waits = [op for op in map(trace.ops.__getitem__, trace.events) if op.waits]
+    assert 0 < len(waits) < 10

@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.fx.experimental import _config as config
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from cinelab.scale.ledger_fusion import Region
 from cinelab.scale.ledger_memory import LiveBytes
@@ -45,6 +46,18 @@ CAUSES = {"gather": "laid out", "concatenation": "laid out"}
 RESERVING = ("empty", "new_empty")  # buffers, which something is laid out in
 
 
+# what autocast computes in bfloat16
+AUTOCAST: tuple[Callable[..., Any], ...] = (
+    fn.linear,
+    fn.scaled_dot_product_attention,
+    torch.matmul,
+    torch.bmm,
+    torch.einsum,
+    torch.Tensor.matmul,
+    torch.Tensor.__matmul__,
+)
+
+
 class Recording:
     """The operations of all that runs inside, in order: `events` are numbers of `ops`.
 
@@ -58,6 +71,8 @@ class Recording:
         self.numbers: dict[Op, int] = {}
         self.events: list[int] = []
         self.waited: Counter[str] = Counter()  # where the host waited: file and line
+        self.half = False  # autocast is on
+        self._halves = WeakTensorKeyDictionary()  # of weights
         self._region: Region | None = None
         self._stack = ExitStack()
 
@@ -75,6 +90,28 @@ class Recording:
             self._region.add(op, reads, writes)
         else:
             self.events.append(self.numbers.setdefault(op, len(self.numbers)))
+
+    def cast(self, x: Any) -> Any:
+        """Return a tensor in bfloat16, as autocast hands it to a product; of weights the copy is
+        made once."""
+        if not (isinstance(x, Tensor) and x.is_meta and x.dtype == torch.float32):
+            return x
+        if not (x.is_leaf and x.requires_grad):
+            return x.to(torch.bfloat16)
+        if x not in self._halves:
+            self._halves[x] = x.to(torch.bfloat16)
+        return self._halves[x]
+
+    @contextmanager
+    def autocast(self, device: str, *settings: Any, enabled: bool = True, **more: Any) -> Iterator:
+        """Stand in for torch.autocast, which knows no `meta` tensors."""
+        before = self.half
+        self.half = enabled
+        try:
+            yield
+        finally:
+            self.half = before
+            self._halves.clear()
 
     def see(self, tensors: Iterable[Any], cause: str) -> None:
         """Follow the storages of new tensors; what a compiled function makes on its way lies
@@ -102,6 +139,7 @@ class Recording:
         self._stack.enter_context(_named(self))
         # some functions are compiled when they are first called
         self._stack.enter_context(counted_compilation())
+        self._stack.enter_context(patch.object(torch, "autocast", self.autocast))
         self._stack.enter_context(patch.object(config, "meta_nonzero_assume_all_nonzero", True))
         self._stack.enter_context(_Calls(self))
         self._stack.enter_context(_Operators(self))
@@ -167,6 +205,8 @@ class _Calls(TorchFunctionMode):
             return made
         if not args or not isinstance(args[0], Tensor) or not args[0].is_meta:
             return func(*args, **kwargs)
+        if self.recording.half and func in AUTOCAST:
+            args, kwargs = tree_map(self.recording.cast, (args, kwargs))
         if func is fn.scaled_dot_product_attention:
             return _Attention.apply(*args[:3], self.recording)
         if func in (fn.rms_norm, torch.rms_norm):
@@ -196,7 +236,7 @@ class _Operators(TorchDispatchMode):
                 return copied
         out = func(*args, **kwargs)
         made = tree_leaves(out)
-        if on_device(made):
+        if on_device(made) or (out is None and on_device(tree_leaves(args))):
             self._write_down(func, args, kwargs, out)
         cause = "laid out" if name in RESERVING else CAUSES.get(op_kind(name), "activations")
         self.recording.see(made, cause)
@@ -217,7 +257,7 @@ class _Operators(TorchDispatchMode):
         copied = hosts and func._schema.name in ("aten::_to_copy", "aten::copy_")
         if not copied and (op := op_of(func, args, kwargs, out, words=self.recording.words)):
             ins = on_device(tree_leaves((args, kwargs)))
-            self.recording.add(op, ins, on_device(tree_leaves(out)))
+            self.recording.add(op, ins, on_device(tree_leaves(args[0] if out is None else out)))
 
     def _crossing(self, name: str, args: Any, kwargs: Any) -> Tensor | None:
         """Return a copy on the host of a tensor on the GPU, or None where that is not asked."""

@@ -28,9 +28,18 @@ KINDS = (
 )
 PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "_scaled_mm", "convolution", "convolution_backward"}
 GATHERS = {"index", "index_select", "gather", "embedding", "index_put_", "index_put", "index_copy_"}
-GATHERS |= {"scatter", "scatter_", "index_add", "slice_backward", "select_backward"}
+GATHERS |= {"scatter", "scatter_", "index_add"}
 CONCATENATIONS = {"cat", "stack"}
-COPIES = {"_to_copy", "clone", "copy_", "copy", "repeat", "_foreach_copy_"}
+COPIES = {
+    "_to_copy",
+    "clone",
+    "copy_",
+    "copy",
+    "repeat",
+    "_foreach_copy_",
+    "slice_backward",
+    "select_backward",
+}
 NORMS = {"native_layer_norm", "native_layer_norm_backward", "_fused_rms_norm", "native_group_norm"}
 NORMS |= {"rms_norm", "rms_norm_backward", "_fused_rms_norm_backward"}
 REDUCTIONS = {"sum", "mean", "amax", "amin", "max", "min", "topk", "sort", "_softmax", "cumsum"}
@@ -41,9 +50,18 @@ OTHERS = {"randn", "rand", "normal_", "bernoulli_", "uniform_", "_fused_adamw_"}
 FREE = {"empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "detach", "alias"}
 FREE |= {"lift_fresh", "_unsafe_view", "_reshape_alias", "resize_", "set_", "is_same_size"}
 # kernels of an operation that torch launches several for: copies of the operands, fills
-SEVERAL = {"topk": 2, "sort": 3, "cumsum": 1, "_adaptive_avg_pool2d": 2, "convolution_backward": 3}
+SEVERAL = {
+    "slice_backward": 2,
+    "select_backward": 2,
+    "topk": 2,
+    "sort": 3,
+    "cumsum": 1,
+    "_adaptive_avg_pool2d": 2,
+    "convolution_backward": 3,
+}
 # attention (B, T, h, d) in eight bits, by packages: the operator, and in what it multiplies
 EIGHT_BITS = {"cinelab::sage_attention": "int8", "cinelab::flash3_fp8_attention": "float8_e4m3fn"}
+SPLIT = 16_384
 # what an operation that writes into an argument does not read of it
 OVERWRITING = {"copy_", "fill_", "zero_", "normal_", "uniform_", "bernoulli_"}
 
@@ -101,7 +119,8 @@ def op_of(func: Any, args: Any, kwargs: Any, out: Any, *, words: int = 0) -> Op 
     if name.startswith("_scaled_dot_product_") or name in EIGHT_BITS:
         return _attention_of(name, args, words)
     ins = on_device(tree_leaves((args, kwargs)))
-    outs = on_device(tree_leaves(out))
+    # what works on lists of tensors in place returns nothing
+    outs = on_device(tree_leaves(args[0] if out is None else out))
     if not any(x.numel() for x in (*ins, *outs)):
         return None
     changed = [x for x in outs if any(x is one for one in ins)]
@@ -119,7 +138,7 @@ def op_of(func: Any, args: Any, kwargs: Any, out: Any, *, words: int = 0) -> Op 
         read,
         written,
         SEVERAL.get(name, 1),
-        tiles_of(outs[0]) if name in PRODUCTS and outs else 0,
+        tiles_of(outs[0], ins) if name in PRODUCTS and outs else 0,
         op_kind(name) == "gather" or name == "cat" and not all(map(Tensor.is_contiguous, ins)),
     )
 
@@ -154,16 +173,20 @@ def flops_of(func: Any, args: Any, kwargs: Any, out: Any) -> int:
     return int(formula(*args, **kwargs, out_val=out)) if formula else 0
 
 
-def tiles_of(out: Tensor) -> int:
+def tiles_of(out: Tensor, ins: Sequence[Tensor]) -> int:
     """Return how many tiles of 128 x 128 cover a product's output (..., rows, columns), or a
-    convolution's (B, channels, ...)."""
+    convolution's (B, channels, ...).
+
+    A product whose sums are longer than SPLIT, such as a weight's gradient, is cut along them too.
+    """
     if out.ndim > 3:
         rows = out.numel() // out.shape[1]
         columns = out.shape[1]
         batches = 1
     else:
         rows, columns = out.shape[-2:]
-        batches = out.numel() // (rows * columns)
+        summed = ins[-2].shape[-1]  # of the first of the two factors
+        batches = out.numel() // (rows * columns) * max(1, summed // SPLIT)
     return batches * -(-rows // 128) * -(-columns // 128)
 
 
