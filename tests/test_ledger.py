@@ -29,7 +29,7 @@ from cinelab.scale.ledger import (
     time_of,
 )
 from cinelab.scale.ledger_memory import LiveBytes
-from cinelab.scale.ledger_mode import Recording, counted_compilation
+from cinelab.scale.ledger_mode import OpRecording, counted_compilation
 from cinelab.scale.ledger_ops import Op
 
 RECORD = json.loads(
@@ -118,7 +118,7 @@ def test_a_training_step_counts_backward():
     x = torch.empty(2, 8, 32, device="meta")
     weight = torch.empty(64, 32, device="meta", requires_grad=True)
     q = torch.empty(1, 2, 8, 16, device="meta", requires_grad=True)
-    with Recording() as recording:
+    with OpRecording() as recording:
         out = fn.linear(x, weight).square().mean()
         (out + fn.scaled_dot_product_attention(q, q, q).sum()).backward()
     trace = Trace(recording.ops, tuple(recording.events))
@@ -157,7 +157,7 @@ def test_counts_go_through_a_file():
 
 def test_live_bytes_are_those_of_tensors_that_are_held():
     memory = LiveBytes()
-    with Recording(memory=memory):
+    with OpRecording(memory=memory):
         with memory.because("held"):
             held = torch.empty(100, device="meta")
         for _ in range(3):

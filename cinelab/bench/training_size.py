@@ -13,7 +13,7 @@ from cinelab.latent.store import Clips
 from cinelab.memory.context import FULL_HISTORY
 from cinelab.model.wan import CausalWan
 from cinelab.scale.ledger import Counts, Trace
-from cinelab.scale.ledger_mode import Recording
+from cinelab.scale.ledger_mode import OpRecording
 from cinelab.train import teacher_forcing
 from cinelab.train.loop import Learner, OneProcess, optimization_step
 from cinelab.train.stage import stage_named
@@ -45,7 +45,7 @@ def step_trace(clips: int, frames: int, *, layers: int) -> Trace:
     learner = Learner(model, loss, config.optim)
     for group in learner.optimizer.param_groups:
         group.update(foreach=True, fused=False)  # as on a GPU
-    with Recording(WORDS) as recording:
+    with OpRecording(WORDS) as recording:
         optimization_step(learner, 0, config, OneProcess())
         recording.events.clear()
         optimization_step(learner, 1, config, OneProcess())

@@ -18,7 +18,7 @@ from cinelab.bench.wan_speed import CHANNELS, MODELS, SCALE, Maker, WanBench, ra
 from cinelab.scale.acceleration import compile_blocks
 from cinelab.scale.ledger import Counts, Trace
 from cinelab.scale.ledger_memory import LiveBytes
-from cinelab.scale.ledger_mode import Recording, counted_compilation
+from cinelab.scale.ledger_mode import OpRecording, counted_compilation
 
 DEVICE = "meta"
 DECODERS = ("none", "vae", "taehv")
@@ -26,7 +26,7 @@ DECODERS = ("none", "vae", "taehv")
 
 def traced(run: Callable[[], object], words: int = 512) -> Trace:
     """Return the trace of a run; keys of `words` tokens are a prompt's."""
-    with torch.no_grad(), Recording(words) as recording:
+    with torch.no_grad(), OpRecording(words) as recording:
         run()
     return Trace(recording.ops, tuple(recording.events))
 
@@ -120,7 +120,7 @@ def _peaks(
 ) -> tuple[Counter[str], Counter[str]]:
     """Return the most bytes by cause of the chunk, and of decoding it."""
     memory = LiveBytes()
-    with torch.no_grad(), Recording(bench.words, memory):
+    with torch.no_grad(), OpRecording(bench.words, memory):
         with memory.because("weights"):
             maker = meta_maker(bench)
         with memory.because("history"):

@@ -1,7 +1,7 @@
 """Recording: real code runs on `meta` tensors, which have shapes and no numbers, and every
 operation is written down as a GPU would have it.
 
-    with Recording() as recording:
+    with OpRecording() as recording:
         net(x, t, condition, context)
     recording.ops, recording.events
 
@@ -58,7 +58,7 @@ AUTOCAST: tuple[Callable[..., Any], ...] = (
 )
 
 
-class Recording:
+class OpRecording:
     """The operations of all that runs inside, in order: `events` are numbers of `ops`.
 
     words    keys of a call that is cross-attention: those of a prompt
@@ -135,7 +135,7 @@ class Recording:
         self.see(tree_leaves(out), "activations")
         return out
 
-    def __enter__(self) -> "Recording":
+    def __enter__(self) -> "OpRecording":
         self._stack.enter_context(_named(self))
         # some functions are compiled when they are first called
         self._stack.enter_context(counted_compilation())
@@ -157,11 +157,11 @@ def _caller() -> str:
     return f"{Path(found.filename).name}:{found.lineno}" if found else "outside"
 
 
-_recording: ContextVar[Recording | None] = ContextVar("recording", default=None)
+_recording: ContextVar[OpRecording | None] = ContextVar("recording", default=None)
 
 
 @contextmanager
-def _named(recording: Recording) -> Iterator[None]:
+def _named(recording: OpRecording) -> Iterator[None]:
     """Make this the recording that compiled functions find."""
     before = _recording.set(recording)
     try:
@@ -191,7 +191,7 @@ def counted_compilation() -> Iterator[None]:
 class _Calls(TorchFunctionMode):
     """Functions of torch that are one kernel on a GPU and several operators on `meta`."""
 
-    def __init__(self, recording: Recording):
+    def __init__(self, recording: OpRecording):
         super().__init__()
         self.recording = recording
 
@@ -218,7 +218,7 @@ class _Calls(TorchFunctionMode):
 class _Operators(TorchDispatchMode):
     """Every operator that reaches a device."""
 
-    def __init__(self, recording: Recording):
+    def __init__(self, recording: OpRecording):
         super().__init__()
         self.recording = recording
 
@@ -282,27 +282,27 @@ def _flag(func: Any, args: Any) -> bool:
     return bool(func._schema.name == "aten::copy_" and len(args) > 2 and args[2])
 
 
-def _scalar(recording: Recording, args: Any, kwargs: Any) -> float | int | bool:
+def _scalar(recording: OpRecording, args: Any, kwargs: Any) -> float | int | bool:
     """Answer `.item()`, `int(x)`, `bool(x)`: the host waits for one number."""
     x = args[0]
     recording.add(download("item", x.element_size()))
     return x.dtype.is_floating_point and 0.0 or (False if x.dtype == torch.bool else 0)
 
 
-def _same(recording: Recording, args: Any, kwargs: Any) -> bool:
+def _same(recording: OpRecording, args: Any, kwargs: Any) -> bool:
     """Answer `torch.equal`."""
     recording.add(download("equal", 1))
     return True
 
 
-def _all_of(recording: Recording, args: Any, kwargs: Any) -> Any:
+def _all_of(recording: OpRecording, args: Any, kwargs: Any) -> Any:
     """Answer `nonzero` and a boolean index: as if all were True."""
     x = args[0]
     recording.add(download("nonzero", 8))
     return torch.empty((x.numel(), x.ndim), dtype=torch.long, device="meta")
 
 
-def _all_differ(recording: Recording, args: Any, kwargs: Any) -> Any:
+def _all_differ(recording: OpRecording, args: Any, kwargs: Any) -> Any:
     """Answer `unique`: as if all differed."""
     x = args[0]
     recording.add(download("unique", 8))
@@ -341,7 +341,7 @@ class _RmsNorm(torch.autograd.Function):
     """RMS norm on `meta`: one kernel, as on a GPU."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor | None, recording: Recording) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, recording: OpRecording) -> Tensor:
         ctx.recording = recording
         ctx.weight = weight
         ctx.save_for_backward(x)
