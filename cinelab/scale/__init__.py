@@ -8,5 +8,7 @@ host_kv             `HostKVStore`: pages in host memory, those in use on the dev
 quantized_kv        `QuantizedKVStore`: keys and values of one byte a number
 fused               a chunk's clean pass and the next one's first level in one call
 acceleration        `Speed`, `accelerate`: kernels, compiled blocks, eight-bit linears
+ledger              `predict_seconds`: what a run costs a GPU, counted on `meta` tensors
+ceilings            `Card`: what five cards can do at most, each figure with its source
 cost                `Plan`: memory and seconds of a training, from shapes alone
 """
