@@ -30,6 +30,7 @@ from cinelab.ops.attention import (
 )
 from cinelab.ops.rope import Rope
 from cinelab.scale.fp8_linears import Fp8Linear, check_sides
+from cinelab.scale.graphs import replay_levels
 
 LINEARS = ("full", "fp8", "fp8-weights", "int8-weights")
 FALLBACKS = ("none", "exact")
@@ -46,7 +47,9 @@ class Speed:
     linears    the blocks' matrices; exact: `full`. Fast: `fp8` rounds weights and inputs, on a GPU
                that multiplies fp8, and needs `compiled`; the `-weights` ones save memory anywhere
                and multiply in the model's own precision
-    graphs     exact: the later levels of a chunk are replayed as one CUDA graph
+    graphs     exact: the later levels of a chunk are replayed as one CUDA graph, where the policy
+               retrieves (see `cinelab.scale.graphs`); off by default, since it has not run on a
+               GPU yet
     fused_qkv  fast: queries, keys and values of self-attention by one product
     fallback   `exact` runs the model as exact where this way fails to build; `none` refuses
     """
@@ -134,6 +137,8 @@ def accelerate(model: CausalWan, speed: Speed) -> CausalWan:
         quantise(model, speed.linears)
     if speed.compiled and not meta:
         compile_blocks(model, fallback=speed.fallback == "exact")
+    if speed.graphs and not meta:
+        replay_levels(model)
     cast(Any, model).speed = speed
     return model
 
@@ -147,6 +152,10 @@ def check_speed(model: CausalWan, speed: Speed) -> None:
         raise CinelabError(
             f"Kernel {speed.kernel!r} does not run here, for it needs {remedy}; use 'auto', or see "
             "`cinelab doctor`."
+        )
+    if speed.graphs and not next(model.parameters()).is_cuda:
+        raise CinelabError(
+            "speed.graphs replays CUDA graphs, and the model is not on a GPU; leave it out."
         )
     if speed.linears == "fp8":
         _check_fp8(model)
