@@ -160,7 +160,7 @@ def load_wan(
     config = config_of(source, settings.part)
     video_codec = _codec(folder, settings, precision)
     text = _encoder(folder, settings, device, precision)
-    _check_parts(config, video_codec, text, source, folder)
+    _check_parts(config, video_codec, text, source, folder=folder)
     _check_device(config, settings, device, source)
     model, used = _transformer(config, settings, source, device)
     stated = to_dict(settings) | {"folder": str(folder), "model": to_dict(config), "part": used}
@@ -359,7 +359,7 @@ def _encoder(folder: Path, settings: WanSettings, device: str, dtype: torch.dtyp
 
 
 def _check_parts(
-    config: WanConfig, codec: VideoCodec, text: Umt5Encoder, source: Path, folder: Path
+    config: WanConfig, codec: VideoCodec, text: Umt5Encoder, source: Path, *, folder: Path
 ) -> None:
     """Refuse parts of different models."""
     if (config.in_channels, config.out_channels) != (codec.channels, codec.channels):
