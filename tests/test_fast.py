@@ -155,6 +155,32 @@ def test_what_cannot_be_compiled_is_one_sentence_and_falls_back_only_where_it_ma
     assert torch.equal(made, velocity(model()))
 
 
+def test_more_shapes_than_torch_compiles_by_itself_are_compiled(monkeypatch):
+    shapes = []
+
+    def backend(graph, inputs):
+        shapes.append(inputs[0].shape)
+        return graph.forward
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **more: compiler(f, backend=backend, **more))
+    double = Compiled(lambda x: x * 2)
+    for count in (*range(2, 14), 3):
+        assert torch.equal(double(torch.ones(count)), torch.full((count,), 2.0))
+    assert len(shapes) == 12
+
+
+@pytest.mark.parametrize("kernel", ["cudnn", "flash", "flash3"])
+def test_a_kernel_that_cannot_be_traced_is_sdpa_inside_what_is_compiled(kernel):
+    q, k, v = qkv()
+
+    def attend(q, k, v):
+        return attention(q, k, v, None, kernel)
+
+    compiled = torch.compile(attend, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(q, k, v), attention(q, k, v, None, "sdpa"))
+
+
 def test_an_error_of_the_function_itself_is_no_failure_to_build():
     def full(x):
         raise torch.OutOfMemoryError("no room")

@@ -33,6 +33,8 @@ FASTEST = ("flash3", "flash", "cudnn", "sdpa")  # in the order in which they are
 # in the order in which `eight-bits` tries them: e4m3 throughout on Hopper, int8 scores elsewhere
 EIGHT_BITS = ("flash3-fp8", "sage")
 KERNELS = ("auto", "sdpa", "math", "cudnn", "flash", "flash3", "flex", "eight-bits", *EIGHT_BITS)
+# exact kernels that torch.compile cannot look into: inside what it compiles SDPA takes their place
+OPAQUE = ("flash3", "flash", "cudnn")
 MASKLESS = ("flash", "flash3", *EIGHT_BITS)
 REMEDY = {
     "cudnn": "a CUDA GPU of Ampere or newer with cuDNN",
@@ -144,13 +146,15 @@ def _chosen(kernel: str, q: Tensor, k: Tensor, mask: Tensor | None) -> str:
     """Return the kernel of one call, from shapes, device and precision alone: nothing waits."""
     if kernel in ("eight-bits", *EIGHT_BITS) and k.shape[1] <= SMALL:
         return "sdpa"  # a prompt's words: to quantize them would cost more than it saves
+    if kernel in OPAQUE and torch.compiler.is_compiling():
+        return "sdpa"  # of a prompt's few words, or of a training step compiled whole
     if kernel == "eight-bits":
         return fastest_in_eight_bits() if not q.is_meta else EIGHT_BITS[0]
     if kernel != "auto":
         return kernel
     if q.device.type == "cpu":
         return "math" if k.shape[1] <= SMALL else "sdpa"
-    if q.is_meta or mask is not None or q.dtype == torch.float32:
+    if q.is_meta or mask is not None or q.dtype == torch.float32 or torch.compiler.is_compiling():
         return "sdpa"
     return fastest()
 

@@ -34,6 +34,7 @@ from cinelab.scale.graphs import replay_levels
 
 LINEARS = ("full", "fp8", "fp8-weights", "int8-weights")
 FALLBACKS = ("none", "exact")
+SHAPES = 64  # that one function is compiled for
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class Compiled:
 
     def __call__(self, *args: Any) -> Any:
         try:
-            return self.call(*args)
+            return self._compiled(*args)
         except RuntimeError as error:
             if not build_failed(error):
                 raise
@@ -211,6 +212,17 @@ class Compiled:
             warnings.warn(f"{sentence} It runs uncompiled, as fallback says.", stacklevel=2)
             self.call = self.plain
             return self.plain(*args)
+
+    def _compiled(self, *args: Any) -> Any:
+        """Call the compiled function. Torch compiles at most eight shapes of one function, of all
+        models in a process together; a demo or a benchmark meets more."""
+        try:
+            return self.call(*args)
+        except RuntimeError as error:
+            if type(error).__name__ != "FailOnRecompileLimitHit":
+                raise
+            with torch._dynamo.config.patch(recompile_limit=SHAPES):
+                return self.call(*args)
 
 
 def build_failed(error: BaseException) -> bool:
