@@ -132,13 +132,24 @@ def open_pairs(job: Job, config: Any, store: Any) -> Pairs:
     return Pairs(pairs_folder(job), config.pairs, fingerprint_at(job.teacher), store)
 
 
-def pairs_of(job: Job, config: Any, store: Any, teacher: Callable[[], Any]) -> Pairs:
+def pairs_of(
+    job: Job,
+    config: Any,
+    store: Any,
+    *,
+    teacher: Callable[[], Any],
+    time_is_up: Callable[[], bool] = lambda: False,
+) -> Pairs:
     """Return the pairs of a job, integrated where they are missing; `teacher` makes the frozen
-    network, which is given back when they are there."""
+    network, which is given back when they are there. CinelabError where the time is up before."""
     folder = pairs_folder(job)
     if not all((folder / f"{shard:05d}.npz").exists() for shard in range(config.pairs.shards)):
-        for _ in integrate_pairs(
+        for clips in integrate_pairs(
             folder, config.pairs, teacher(), fingerprint_at(job.teacher), store
         ):
-            pass
+            if clips < config.pairs.clips and time_is_up():
+                raise CinelabError(
+                    f"The time was up when {clips} of {config.pairs.clips} clips of ODE pairs were "
+                    f"integrated; what is in {folder} is kept: start again, or give more minutes."
+                )
     return open_pairs(job, config, store)

@@ -28,8 +28,9 @@ from cinelab.checksums import checksum, read_sealed, write_sealed
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
 from cinelab.latent.checkpoint import as_dtype
-from cinelab.runs import Run, read_state, take_threads, whole_part
+from cinelab.runs import Run, take_threads
 from cinelab.scale.parallel import Parallel
+from cinelab.states import read_state, whole_part
 from cinelab.weights.load import dtype_of
 
 AT_ONCE = 2**30  # bytes that are read together

@@ -234,7 +234,11 @@ class Parallel(Readable):
 
     def stop_requested(self) -> bool:
         """Whether any process has had a signal to end; the same answer in all."""
-        return self.mean([float(bool(self.stops))])[0] > 0
+        return self.any(bool(self.stops))
+
+    def any(self, flag: bool, /) -> bool:
+        """Whether the flag is set in any process; the same answer in all."""
+        return self.mean([float(flag)])[0] > 0
 
 
 def _team(rank: int, world: int, size: int) -> Any:

@@ -28,6 +28,7 @@ from cinelab.train.optim import (
     require_finite,
     set_learning_rate,
 )
+from cinelab.train.time_limit import SAVE, STEP, VALIDATION, TimeLimit
 
 Columns = dict[str, Any]  # of one row of the log
 # (model, step, number of the micro-batch, rng) -> the scalar to descend, further columns
@@ -60,6 +61,9 @@ class Processes(Protocol):
     def stop_requested(self) -> bool:
         """Whether the training is to save and end; the same answer in all processes."""
 
+    def any(self, flag: bool, /) -> bool:
+        """Whether the flag is set in any process; the same answer in all."""
+
 
 class OneProcess:
     """This process alone, with one micro-batch a step."""
@@ -77,6 +81,10 @@ class OneProcess:
     def stop_requested(self) -> bool:
         """Return False: one process is stopped by an interrupt only."""
         return False
+
+    def any(self, flag: bool, /) -> bool:
+        """Return the one process's flag."""
+        return flag
 
 
 class Learner:
@@ -146,7 +154,9 @@ def train(
     `config` has steps, seed, save_every and bf16, and validate_every where there is a `validator`:
     the first learner's averaged weights are validated before the first step, then every
     `validate_every` steps and after the last. The best ones by "score" are in checkpoints/best.pt;
-    the state after the last save is in checkpoints/last.pt.
+    the state after the last save is in checkpoints/last.pt. The last step is the one at which
+    `run.time_limit` is up, if there is one: the run then ends as one of fewer steps, and goes on
+    when it is called again.
     """
     try:
         yield from _steps(learners, config, run, validator)
@@ -158,27 +168,33 @@ def _steps(
     learners: Sequence[Learner], config: Any, run: Run, validator: Validator | None
 ) -> Iterator[Columns]:
     processes: Processes = run.parallel or OneProcess()
+    limit: TimeLimit = run.time_limit or TimeLimit(None)
     parts = {name: part for learner in learners for name, part in learner.parts.items()}
     run.restore(**parts)
     for step in range(run.step, config.steps):
         began = time.perf_counter()
-        last = step + 1 == config.steps
         row: Columns = {}
         # Validated before the step, so that a run's first row measures what it starts from.
         if validator and step % config.validate_every == 0:
-            row |= _validate(validator, learners[0], run, step)
-        # In the order given: DMD's student moves before its critic.
-        for learner in learners:
-            if step % learner.every == 0:
-                row |= optimization_step(learner, step, config, processes)
+            with limit.timing(VALIDATION):
+                row |= _validate(validator, learners[0], run, step)
+        with limit.timing(STEP):
+            # In the order given: DMD's student moves before its critic.
+            for learner in learners:
+                if step % learner.every == 0:
+                    row |= optimization_step(learner, step, config, processes)
+        last = step + 1 == config.steps or processes.any(limit.is_up())
         if validator and last:
             row |= _validate(validator, learners[0], run, step + 1)
         row = run.log(step=step, **row, seconds=round(time.perf_counter() - began, 4))
         stop = processes.stop_requested()
         if (step + 1) % config.save_every == 0 or last or stop:
-            run.save(step + 1, **parts)
+            with limit.timing(SAVE):
+                run.save(step + 1, **parts)
         yield row
-        if stop and not last:
+        if last:
+            break
+        if stop:
             return
     run.finish()
 
