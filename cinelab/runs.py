@@ -30,7 +30,8 @@ from cinelab.threads import TRAINING
 
 DATA = dict[str, Any] | None  # what a run says of its data
 # settings a resumed run may change
-MAY_CHANGE = ("steps", "save_every", "validate_every", "threads", "device")
+MAY_CHANGE = ("steps", "save_every", "validate_every", "threads", "device", "draws", "compiled")
+NOTED = ("data", "drawn_at")  # what a run's config.json says beside its settings
 CONDITIONS = "conditions"  # a file of a run, and a part of its done.json
 # these too, after a run that diverged; changes.jsonl says what was changed where
 MAY_TUNE = ("optim", "critic")
@@ -171,7 +172,7 @@ class Run:
                     f"Run {self.folder} was started with {key}={old.get(key)!r}, not {new[key]!r}; "
                     "use the old setting to resume it, or another run folder."
                 )
-        write_json(path, ({"data": old["data"]} if "data" in old else {}) | new)
+        write_json(path, {name: old[name] for name in NOTED if name in old} | new)
 
     @property
     def data(self) -> dict | None:
@@ -196,6 +197,24 @@ class Run:
                 self.folder / "config.json",
                 read_mapping(self.folder / "config.json") | {"data": data},
             )
+
+    def draws_at(self, wanted: str, here: str) -> str:
+        """Return where this run draws its random numbers, and note it: where it began to, else as
+        `wanted`, else (auto) `here`. Raises CinelabError where it began elsewhere than is
+        wanted."""
+        path = self.folder / "config.json"
+        noted = read_mapping(path)
+        # a run of before it was noted drew on the host
+        began = noted.get("drawn_at", "host") if self.step else None
+        if began is not None and wanted not in ("auto", began):
+            raise CinelabError(
+                f"Run {self.folder} has drawn its random numbers on the {began} so far, and draws "
+                f"is {wanted!r}; set it to 'auto' to go on as it began, or name another run folder."
+            )
+        place = began or (here if wanted == "auto" else wanted)
+        with writing(self.folder, AT_ONCE, again=True):
+            write_json(path, noted | {"drawn_at": place})
+        return place
 
     @property
     def conditions(self) -> dict:

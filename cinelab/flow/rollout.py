@@ -93,6 +93,8 @@ class ChunkModel(Readable):
     shape: tuple[int, ...]  # (c, C, H, W) of a chunk
     device: torch.device | str = "cpu"
     sampling: Sampling = Sampling()  # where a request names none
+    # (seeds, chunk, shape, level) -> noise, in place of `noise_for`
+    noise: Callable[..., Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,7 @@ def renoise_of(
     seeds = [one.seed for one in requests]
 
     def noise(level: int) -> Tensor:
-        return noise_for(seeds, chunk, model.shape, level).to(model.device)
+        return (model.noise or noise_for)(seeds, chunk, model.shape, level).to(model.device)
 
     return noise
 

@@ -56,6 +56,10 @@ class SharedRun(Run):
     def trains_on(self, data: dict | None) -> None:
         self.parallel.once(lambda: super(SharedRun, self).trains_on(data))
 
+    def draws_at(self, wanted: str, here: str) -> str:
+        place: str = self.parallel.once(lambda: super(SharedRun, self).draws_at(wanted, here))
+        return place
+
     def claim(self) -> None:
         self.parallel.once(super().claim)
 

@@ -22,9 +22,9 @@ from cinelab.flow import path
 from cinelab.latent.store import Clips, Store, dropped
 from cinelab.memory.context import BidirectionalContext
 from cinelab.model.wan import CausalWan, WanConfig
-from cinelab.readable import Readable
 from cinelab.runs import Run
-from cinelab.seeds import fork_rng, rng_at
+from cinelab.seeds import fork_rng, normal, rng_at
+from cinelab.train.computing import Computing
 from cinelab.train.loop import Columns, Learner
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
@@ -33,7 +33,7 @@ from cinelab.train.stage import Networks, Stage, stage
 
 
 @dataclass(frozen=True)
-class BidirectionalTraining(Readable):
+class BidirectionalTraining(Computing):
     """The settings of stage 0."""
 
     model: WanConfig
@@ -50,6 +50,7 @@ class BidirectionalTraining(Readable):
     bf16: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         loss_name(self.loss)
 
 
@@ -66,8 +67,8 @@ def loss(
     """Return the error of the velocity of noised clips (B, F, C, H, W), one timestep a clip."""
     x0 = clips.latents
     batch, frames = x0.shape[:2]
-    t = path.draw_t((batch, 1), config.shift, rng).expand(-1, frames).to(x0.device)
-    eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+    t = path.draw_t((batch, 1), config.shift, rng, x0.device).expand(-1, frames)
+    eps = normal(x0.shape, rng, x0.device)
     condition = replace(clips.condition, slot=dropped(clips, config.drop_text, rng))
     context = BidirectionalContext(torch.arange(frames))
     pred = model(path.noised(x0, eps, t), t, condition, context)

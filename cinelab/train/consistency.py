@@ -29,10 +29,10 @@ from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.context import FULL_HISTORY, HistoryPolicy, sample_history_policy
 from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.wan import CausalWan, WanConfig
-from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.script.unconditional import NAME as PUBLISHED
-from cinelab.seeds import fork_rng
+from cinelab.seeds import fork_rng, normal
+from cinelab.train.computing import Computing
 from cinelab.train.levels import check_drawn, draw_levels
 from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
@@ -51,7 +51,7 @@ from cinelab.train.stage import STUDENT, TEACHER, Networks, Role, Stage, stage
 
 
 @dataclass(frozen=True)
-class ConsistencyTraining(Readable):
+class ConsistencyTraining(Computing):
     """The settings of stage 2b."""
 
     model: WanConfig
@@ -81,6 +81,7 @@ class ConsistencyTraining(Readable):
     bf16: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         loss_name(self.loss)
         if not self.grid or any(n < 1 for n in self.grid):
             raise CinelabError(
@@ -138,11 +139,12 @@ def loss(
     """
     x0 = clips.latents
     intervals = len(grid) - 1 if config.last_interval else len(grid) - 2
-    level = draw_levels(
-        intervals, len(x0), config.frames, config.chunk, config.levels, rng
-    )  # (B, F)
-    t, t_next = (grid[at].to(x0.device) for at in (level, level + 1))
-    x = path.noised(x0, torch.randn(x0.shape, generator=rng).to(x0.device), t)
+    grid = grid.to(x0.device, non_blocking=True)
+    shape = (len(x0), config.frames)
+    level = draw_levels(intervals, shape, config.chunk, levels=config.levels, rng=rng, on=x0)
+    t = grid[level]  # (B, F)
+    t_next = grid[level + 1]
+    x = path.noised(x0, normal(x0.shape, rng, x0.device), t)
     with torch.no_grad():
         teacher_v = teacher_velocity(
             teacher, clips, "autoregressive", config.guidance, config.chunk, history

@@ -42,9 +42,9 @@ from cinelab.memory.context import (
 )
 from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.wan import CausalWan, WanConfig
-from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import fork_rng
+from cinelab.train.computing import Computing
 from cinelab.train.levels import check_drawn, draw_levels
 from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
@@ -57,7 +57,7 @@ HISTORIES = ("truth", "clean", "noisy")
 
 
 @dataclass(frozen=True)
-class OdeTraining(Readable):
+class OdeTraining(Computing):
     """The settings of stage 2a."""
 
     model: WanConfig
@@ -78,6 +78,7 @@ class OdeTraining(Readable):
     bf16: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         loss_name(self.loss)
         if self.history not in HISTORIES:
             raise CinelabError(f"history is {self.history!r}; use one of {', '.join(HISTORIES)}.")
@@ -102,9 +103,10 @@ def predicted_end(
     stored level number `level` (B, F)."""
     batch, frames = level.shape
     chunk = config.pairs.chunk
-    t = config.pairs.times().float()[level].to(states.device)
+    t = _times(config, states)[level]
     # each frame's state at its own level: (B, F, C, H, W)
-    x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]
+    rows = torch.arange(batch, device=level.device)[:, None]
+    x = states[rows, level, torch.arange(frames, device=level.device)]
     if config.history == "noisy":
         noisy = CausalContext(history.policy, clips.shot, chunk)
         v = model(x, t, clips.condition, noisy)
@@ -127,11 +129,17 @@ def loss(
     """Return the mean squared distance of the student's clean prediction from the end point
     (B, F, C, H, W)."""
     batch, stored, frames = states.shape[:3]
-    level = draw_levels(stored, batch, frames, config.pairs.chunk, config.levels, rng)
-    t = config.pairs.times().float()[level].to(end.device)
+    shape = (batch, frames)
+    level = draw_levels(stored, shape, config.pairs.chunk, levels=config.levels, rng=rng, on=end)
+    t = _times(config, end)[level]
     return error(
         config.loss, predicted_end(model, clips, states, end, level, config, history), end, t
     )
+
+
+def _times(config: OdeTraining, like: Tensor) -> Tensor:
+    """Return the timesteps (K,) of the stored states, fp32, on the device of a tensor."""
+    return config.pairs.times().float().to(like.device, non_blocking=True)
 
 
 def pairs_presets(teacher: str, seed: int) -> dict[str, PairsConfig]:
