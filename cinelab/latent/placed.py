@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cinelab.latent.store import Clips, sent
+from cinelab.latent.store import Clips
+from cinelab.ops.tensors import to_device
 
 
 class PlacedClips:
@@ -31,13 +32,13 @@ class PlacedClips:
     def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
         """Return `count` clips of `frames` latent frames on the device."""
         clips: Clips = self.store.clips(count, frames, rng)
-        parts = {name: sent(getattr(clips, name), self.device) for name in PARTS}
-        controls = {name: sent(x, self.device) for name, x in clips.controls.items()}
+        parts = {name: to_device(getattr(clips, name), self.device) for name in PARTS}
+        controls = {name: to_device(x, self.device) for name, x in clips.controls.items()}
         return replace(clips, **parts, controls=controls)
 
     def text(self, caption: str) -> Tensor:
         """Return the words (L, E) of a caption on the device."""
-        return sent(self.store.text(caption), self.device)
+        return to_device(self.store.text(caption), self.device)
 
 
 PARTS = ("latents", "text", "slot", "shot")

@@ -20,6 +20,7 @@ from torch import Tensor
 from cinelab.checksums import read_arrays, read_sealed
 from cinelab.errors import CinelabError
 from cinelab.flow.condition import Condition
+from cinelab.ops.tensors import to_device
 from cinelab.readable import Readable
 from cinelab.script.prompts import WordEncoder
 from cinelab.script.unconditional import unconditional_text
@@ -182,21 +183,21 @@ class Store:
         first = slot[:, :1]
         used = self._used(slot - first, frames)
         prompts = (first + torch.arange(used)).clamp(max=self.words.shape[1] - 1)  # (B, used)
-        text = self.embed(sent(self.words[rows, prompts], self.device))
+        text = self.embed(to_device(self.words[rows, prompts], self.device))
         empty = torch.zeros_like(text[:, :1])
         return Clips(
             self._latents(rows, columns).float(),
             torch.cat([text, empty], 1),
-            sent(slot - first, self.device),
-            sent(shot - shot[:, :1], self.device),
+            to_device(slot - first, self.device),
+            to_device(shot - shot[:, :1], self.device),
         )
 
     def _latents(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Return the latents (B, F, C, h, w) of films `rows` (B, 1) at frames `columns` (B, F), on
         the device, in half precision."""
         where = self.latents.device
-        gathered = self.latents[sent(rows, where), sent(columns, where)]
-        return sent(gathered, self.device)
+        gathered = self.latents[to_device(rows, where), to_device(columns, where)]
+        return to_device(gathered, self.device)
 
     def _used(self, relative: Tensor, frames: int) -> int:
         """Return how many prompts clips are given whose frames read the prompts `relative` (B, F).
@@ -219,15 +220,6 @@ class Store:
         """Embed word numbers (..., L), -1 = none, as (..., L, E)."""
         known = (words >= 0)[..., None]
         return (self._codes[words.long().clamp(min=0)] + self._places) * known
-
-
-def sent(x: Tensor, device: torch.device | str) -> Tensor:
-    """Return a tensor on a device. To a GPU it goes by pinned memory, so that nobody waits for
-    it."""
-    device = torch.device(device)
-    if device.type != "cuda" or x.is_cuda:
-        return x.to(device)
-    return x.pin_memory().to(device, non_blocking=True)
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

@@ -10,6 +10,7 @@ import torch.nn.functional as fn
 from torch import Tensor
 
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig, to_tensor
+from cinelab.ops.tensors import to_device
 from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import integers, normal
@@ -81,7 +82,7 @@ def train(config: CodecTraining, run: Run, clips: np.ndarray) -> Iterator[dict]:
         model: ToyCodec, step: int, micro_batch: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
         picks = integers(len(clips), (config.batch,), rng).numpy()
-        frames = to_tensor(clips[picks]).to(next(model.parameters()).device, non_blocking=True)
+        frames = to_device(to_tensor(clips[picks]), next(model.parameters()).device)
         return loss(model, frames, config.noise, rng), {}
 
     torch.manual_seed(config.seed)

@@ -29,6 +29,7 @@ from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.context import FULL_HISTORY, HistoryPolicy, sample_history_policy
 from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.ops.tensors import to_device
 from cinelab.runs import Run
 from cinelab.script.unconditional import NAME as PUBLISHED
 from cinelab.seeds import fork_rng, normal
@@ -139,7 +140,7 @@ def loss(
     """
     x0 = clips.latents
     intervals = len(grid) - 1 if config.last_interval else len(grid) - 2
-    grid = grid.to(x0.device, non_blocking=True)
+    grid = to_device(grid, x0.device)
     shape = (len(x0), config.frames)
     level = draw_levels(intervals, shape, config.chunk, levels=config.levels, rng=rng, on=x0)
     t = grid[level]  # (B, F)

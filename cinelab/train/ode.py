@@ -42,6 +42,7 @@ from cinelab.memory.context import (
 )
 from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.wan import CausalWan, WanConfig
+from cinelab.ops.tensors import to_device
 from cinelab.runs import Run
 from cinelab.seeds import fork_rng
 from cinelab.train.computing import Computing
@@ -139,7 +140,7 @@ def loss(
 
 def _times(config: OdeTraining, like: Tensor) -> Tensor:
     """Return the timesteps (K,) of the stored states, fp32, on the device of a tensor."""
-    return config.pairs.times().float().to(like.device, non_blocking=True)
+    return to_device(config.pairs.times().float(), like.device)
 
 
 def pairs_presets(teacher: str, seed: int) -> dict[str, PairsConfig]:

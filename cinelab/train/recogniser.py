@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from cinelab.checksums import read_arrays, write_arrays
 from cinelab.errors import CinelabError
 from cinelab.latent.codec import Codec, to_tensor, to_uint8
+from cinelab.ops.tensors import to_device
 from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import fork_rng
@@ -245,7 +246,7 @@ def train(
     ) -> tuple[Tensor, Columns]:
         frames, labels = batch(config, clips, model.config.frames, fork_rng(rng, micro_batch))
         device = next(model.parameters()).device
-        on = (x.to(device, non_blocking=True) for x in (frames, labels))
+        on = (to_device(x, device) for x in (frames, labels))
         return loss(model, *on)
 
     return run_loop([Learner(model, stage_loss, config.optim)], config, run)
