@@ -20,6 +20,8 @@ from cinelab.latent.placed import PlacedClips, placed
 from cinelab.latent.store import Store, StoreConfig
 from cinelab.memory.context import FULL_HISTORY, HistoryPolicy
 from cinelab.memory.policy import CAMR, Full
+from cinelab.memory.routing import choose_all, choose_together, past_priorities
+from cinelab.ops.tiling import ChunkMask, causal_tiles
 from cinelab.runs import Run
 from cinelab.seeds import CounterGenerator, rng_at
 from cinelab.train import bidirectional, consistency, dmd, loop, ode, presets, teacher_forcing
@@ -151,6 +153,34 @@ def test_other_stores_are_sent_clip_by_clip(store):
     kinds = {x.device.type for x in (clips.latents, clips.text, clips.slot, clips.shot)}
     assert kinds == {"meta"} and placed(Fake(), "cpu").__class__ is Fake
     assert placed(PlacedClips(store, "meta"), "meta").recipe == store.recipe
+
+
+# What a GPU computes together and a CPU one after another
+
+
+@pytest.mark.parametrize("policy", [CAMR(budget=3), CAMR(budget=4, sink=1, shot_sink=1)])
+def test_all_chunks_choose_together_as_one_by_one(policy):
+    shots = torch.tensor([[0, 0, 1, 1, 2, 0, 0], [0, 1, 1, 1, 2, 3, 3]])
+    priorities = past_priorities(policy, shots)
+    scores = torch.rand(2, 3, 7, 7, generator=rng_at(4))
+    together = choose_together(policy, priorities, scores)
+    assert torch.equal(together, choose_all(policy, priorities, scores))
+
+
+def test_few_tokens_are_one_tile_on_a_device_and_attend_to_the_same(monkeypatch):
+    n = 10
+    allowed = torch.ones(n, n, dtype=torch.bool).tril()
+    clean = torch.cat([allowed, torch.zeros_like(allowed)], dim=1)
+    own = torch.cat([torch.zeros_like(allowed), torch.eye(n, dtype=torch.bool)], dim=1)
+    noisy = torch.cat([allowed & ~torch.eye(n, dtype=torch.bool), own[:, n:]], dim=1)
+    mask = torch.cat([clean, noisy])[None, None]
+    q, k, v = (torch.randn(2, 2 * n * 3, 2, 8, generator=rng_at(i)) for i in range(3))
+    tiles = ChunkMask(mask, causal_tiles(n, 2))
+    assert len(tiles._biases_of(3, q.dtype)) == 2
+    assert len(ChunkMask(mask.to("meta"), causal_tiles(n, 2))._biases_of(3, q.dtype)) == 1
+    monkeypatch.setattr(ChunkMask, "_chunks_a_tile", lambda self, tokens: 2 * n)
+    whole = ChunkMask(mask, causal_tiles(n, 2))
+    torch.testing.assert_close(whole.attend(q, k, v), tiles.attend(q, k, v))
 
 
 # Columns that are read one step late
