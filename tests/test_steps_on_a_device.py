@@ -235,6 +235,43 @@ def test_a_loss_that_is_not_finite_is_told_with_its_step_though_read_late(tmp_pa
     assert state["step"] == 2 and state["parts"]["model"]["proj_out.weight"].isfinite().all()
 
 
+def test_too_little_memory_is_one_sentence_and_the_last_save_stays(tmp_path):
+    config = replace(CONFIG, steps=9, save_every=2)
+
+    def loss(net, step, micro_batch, rng):
+        if step == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+        return net.proj_out.weight.square().sum(), {}
+
+    run = Run(tmp_path, config)
+    with pytest.raises(CinelabError, match="^Step 3 needs more memory.*20.00 GiB.*from step 2, or"):
+        list(train([Learner(model(), loss, config.optim)], config, run))
+    assert torch.load(tmp_path / "checkpoints" / "last.pt", weights_only=True)["step"] == 2
+
+
+# Settings of one H100
+
+
+@pytest.mark.parametrize("name", ["bidirectional", "teacher_forcing", "ode", "consistency", "dmd"])
+def test_every_stage_has_a_preset_of_one_h100_with_the_toyboxs_network(name):
+    toy, h100 = (getattr(presets, name)(preset, seed=3) for preset in ("toy", "h100"))
+    assert h100.model == toy.model and h100.seed == 3 and h100.steps > toy.steps
+    stage = stage_named(name)
+    assert stage.span(h100) <= presets.store("h100").latents
+
+
+def test_what_is_rendered_for_an_h100_is_more():
+    for name in ("store", "codec", "recogniser", "pairs"):
+        toy, h100 = (getattr(presets, name)(preset) for preset in ("toy", "h100"))
+        count = "films" if name == "store" else "clips"
+        assert getattr(h100, count) > getattr(toy, count)
+
+
+def test_clips_that_are_longer_than_the_films_are_refused(store):
+    with pytest.raises(CinelabError, match="films of 8 latent frames, and clips of 9 were asked"):
+        store.clips(1, 9, rng_at(0))
+
+
 # Compiled blocks
 
 

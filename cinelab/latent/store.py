@@ -172,6 +172,11 @@ class Store:
 
     def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
         """Draw `count` clips of `frames` latent frames from random films."""
+        if frames > (longest := self.latents.shape[1]):
+            raise CinelabError(
+                f"Store {self.folder} has films of {longest} latent frames, and clips of {frames} "
+                f"were asked for; ask for at most {longest}, or build it from longer films."
+            )
         films = integers(len(self), (count,), rng)
         starts = torch.zeros(count, dtype=torch.long)
         if self.begin == "anywhere":

@@ -28,7 +28,7 @@ from cinelab.train.computing import Computing
 from cinelab.train.loop import Columns, Learner
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
-from cinelab.train.sizes import PAPERS, SMOKE, SPAN, TOY, wan_presets
+from cinelab.train.sizes import FRAMES_A_STEP, H100_OPTIM, PAPERS, SMOKE, SPAN, TOY, wan_presets
 from cinelab.train.stage import Networks, Stage, stage
 
 
@@ -87,6 +87,14 @@ class Bidirectional(Stage):
             model=TOY, steps=1700, optim=Optim(lr=1e-3, ema=0.998), seed=seed
         )
         smoke = replace(toy, model=SMOKE, steps=4, frames_per_batch=16, save_every=2)
+        h100 = replace(
+            toy,
+            optim=replace(H100_OPTIM, lr=1e-3),
+            steps=5000,
+            frames_per_batch=FRAMES_A_STEP,
+            lengths=(1, 4, 12, 24),
+            images_until=0.1,
+        )
         large = wan_presets(
             toy,
             optim=PAPERS,
@@ -96,7 +104,7 @@ class Bidirectional(Stage):
             images_until=0.0,
             shift=5.0,
         )
-        return {"smoke": smoke, "toy": toy, **large}
+        return {"smoke": smoke, "toy": toy, "h100": h100, **large}
 
     def learners(
         self, config: BidirectionalTraining, data: Store, networks: Networks

@@ -41,6 +41,7 @@ from cinelab.train.optim import Ema, Optim
 from cinelab.train.pairs import teacher_velocity
 from cinelab.train.sizes import (
     CHUNK,
+    H100_STUDENT,
     PAPERS,
     SPAN,
     STUDENT_OPTIM,
@@ -172,6 +173,9 @@ class ConsistencyDistillation(Stage):
         smoke = replace(
             toy, steps=3, batch=1, frames=4, grid=(2, 4), save_every=2, validate_every=2
         )
+        h100 = replace(
+            toy, optim=H100_STUDENT, grid=(8, 16, 32), steps=2000, batch=64, validate_every=250
+        )
         large = wan_presets(
             toy,
             {"camr": WAN_CAMR, "camr_share": toy.camr_share},
@@ -190,7 +194,7 @@ class ConsistencyDistillation(Stage):
             chunk=CHUNK,
             save_every=100,
         )
-        return {"smoke": smoke, "toy": toy, **large}
+        return {"smoke": smoke, "toy": toy, "h100": h100, **large}
 
     def learners(
         self, config: ConsistencyTraining, data: Store, networks: Networks

@@ -249,6 +249,15 @@ class DistributionMatching(Stage):
             save_every=2,
             validate_every=2,
         )
+        h100 = replace(
+            toy,
+            optim=replace(toy.optim, ema=0.98, warmup=20),
+            steps=600,
+            batch=64,
+            critic_updates=5,
+            save_every=50,
+            validate_every=100,
+        )
         large = wan_presets(
             toy,
             {"policy": WAN_CAMR},
@@ -267,7 +276,7 @@ class DistributionMatching(Stage):
             chunk=CHUNK,
             max_distance=SPAN - 1,
         )
-        return {"smoke": smoke, "toy": toy, **large}
+        return {"smoke": smoke, "toy": toy, "h100": h100, **large}
 
     def learners(self, config: DmdTraining, data: Store, networks: Networks) -> list[Learner]:
         model = networks["student"]

@@ -10,6 +10,7 @@ The loop knows nothing of how a step is shared out: that is a `Processes`, this 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cinelab.errors import CinelabError
+from cinelab.limits import short
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
 from cinelab.train.compiled import with_compiled_blocks
@@ -190,7 +192,8 @@ def _steps(
             # In the order given: DMD's student moves before its critic.
             for learner in learners:
                 if step % learner.every == 0:
-                    columns |= optimization_step(learner, step, config, how)
+                    with memory_for(step, run):
+                        columns |= optimization_step(learner, step, config, how)
             log.add(step, began, columns)
             log.wait()
         last = step + 1 == config.steps or processes.any(limit.is_up())
@@ -232,6 +235,20 @@ class Launching:
         kind = generator_kind(config, run, device)
         # many processes average a step's numbers on the host, so that they wait for them anyway
         return cls(processes, kind, device == "cuda" and processes.world == 1)
+
+
+@contextmanager
+def memory_for(step: int, run: Run) -> Iterator[None]:
+    """Turn a GPU's lack of memory, inside, into a CinelabError that says how a step needs less."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        saved = f"goes on from step {run.step}" if run.step else "has saved nothing yet"
+        raise CinelabError(
+            f"Step {step} needs more memory than the GPU has ({short(str(error), 120)}); set "
+            f"layout.activation_checkpointing to true and start again, which {saved}, or begin "
+            "another run with half the clips a batch and twice layout.micro_batches."
+        ) from error
 
 
 def device_kind(model: nn.Module) -> str:

@@ -51,7 +51,7 @@ from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import Pairs, PairsConfig
-from cinelab.train.sizes import STUDENT_OPTIM, TOY
+from cinelab.train.sizes import H100_STUDENT, STUDENT_OPTIM, TOY
 from cinelab.train.stage import PAIRS, Networks, Stage, stage
 
 HISTORIES = ("truth", "clean", "noisy")
@@ -146,7 +146,8 @@ def _times(config: OdeTraining, like: Tensor) -> Tensor:
 def pairs_presets(teacher: str, seed: int) -> dict[str, PairsConfig]:
     """Return the named settings of a kind of teacher's ODE pairs."""
     toy = PairsConfig(teacher=teacher, seed=seed)
-    return {"smoke": replace(toy, steps=4, clips=2, frames=4, batch=1), "toy": toy}
+    smoke = replace(toy, steps=4, clips=2, frames=4, batch=1)
+    return {"smoke": smoke, "toy": toy, "h100": replace(toy, clips=2048, batch=64)}
 
 
 def ode_presets(teacher: str, seed: int) -> dict[str, OdeTraining]:
@@ -161,7 +162,10 @@ def ode_presets(teacher: str, seed: int) -> dict[str, OdeTraining]:
         seed=seed,
     )
     smoke = replace(toy, pairs=pairs["smoke"], steps=3, save_every=2, validate_every=2)
-    return {"smoke": smoke, "toy": toy}
+    h100 = replace(
+        toy, pairs=pairs["h100"], optim=H100_STUDENT, steps=1000, save_every=200, validate_every=200
+    )
+    return {"smoke": smoke, "toy": toy, "h100": h100}
 
 
 @stage("ode")

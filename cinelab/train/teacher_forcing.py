@@ -35,7 +35,17 @@ from cinelab.train.computing import Computing
 from cinelab.train.loop import Columns, Learner
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
-from cinelab.train.sizes import CHUNK, PAPERS, SMOKE, SPAN, TOY, WAN_CAMR, wan_presets
+from cinelab.train.sizes import (
+    CHUNK,
+    FRAMES_A_STEP,
+    H100_OPTIM,
+    PAPERS,
+    SMOKE,
+    SPAN,
+    TOY,
+    WAN_CAMR,
+    wan_presets,
+)
 from cinelab.train.stage import Networks, Stage, stage
 
 WEIGHTS = ("even", "bell")
@@ -172,6 +182,14 @@ class TeacherForcing(Stage):
             other_shots_share=0.5,
             save_every=2,
         )
+        h100 = replace(
+            toy,
+            optim=H100_OPTIM,
+            steps=6000,
+            frames_per_batch=FRAMES_A_STEP,
+            curriculum=(12, 24, 36, 24, 12, 36, 24, 36),
+            save_every=200,
+        )
         large = wan_presets(
             toy,
             {"camr": WAN_CAMR, "camr_share": toy.camr_share},
@@ -186,7 +204,7 @@ class TeacherForcing(Stage):
             weight="bell",
             shift=5.0,
         )
-        return {"smoke": smoke, "toy": toy, **large}
+        return {"smoke": smoke, "toy": toy, "h100": h100, **large}
 
     def learners(
         self, config: TeacherForcingTraining, data: Store, networks: Networks
