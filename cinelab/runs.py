@@ -295,7 +295,8 @@ class Run:
         self._check_writer()
         data = {"data": self.data} if self.data else {}
         data |= {CONDITIONS: self.conditions or conditions()}
-        data |= {"planned": self.config.steps} if self.step < self.config.steps else {}
+        planned = getattr(self.config, "steps", self.step)
+        data |= {"planned": planned} if self.step < planned else {}
         write_json(
             self.folder / "done.json",
             {"steps": self.step, "seconds": round(self.wall, 1), **hardware(), **data},

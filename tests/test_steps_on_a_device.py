@@ -24,7 +24,16 @@ from cinelab.memory.routing import choose_all, choose_together, past_priorities
 from cinelab.ops.tiling import ChunkMask, causal_tiles
 from cinelab.runs import Run
 from cinelab.seeds import CounterGenerator, rng_at
-from cinelab.train import bidirectional, consistency, dmd, loop, ode, presets, teacher_forcing
+from cinelab.train import (
+    bidirectional,
+    computing,
+    consistency,
+    dmd,
+    loop,
+    ode,
+    presets,
+    teacher_forcing,
+)
 from cinelab.train.compiled import with_compiled_blocks
 from cinelab.train.loop import Learner, train
 from cinelab.train.optim import Ema
@@ -303,6 +312,15 @@ def test_a_copy_of_a_compiled_network_computes_with_its_own_weights():
     other = deepcopy(net)
     assert other.blocks[0].pre_attention.__self__ is other.blocks[0]
     assert net.state_dict().keys() == model().state_dict().keys()
+
+
+def test_a_long_training_on_one_gpu_is_compiled(monkeypatch):
+    monkeypatch.setattr(computing, "find_spec", lambda name: name == "triton")
+    long = replace(CONFIG, steps=2000)
+    assert computing.is_compiled(long, "cuda") and not computing.is_compiled(CONFIG, "cuda")
+    assert not computing.is_compiled(long, "cpu") and not computing.is_compiled(long, "cuda", 8)
+    assert computing.is_compiled(replace(CONFIG, compiled=True), "cpu")
+    assert not computing.is_compiled(replace(long, compiled=False), "cuda")
 
 
 def test_what_cannot_be_compiled_is_one_sentence():

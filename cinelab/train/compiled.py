@@ -1,8 +1,9 @@
 """A network's blocks compiled for training: what a block does before and after self-attention, each
 as one graph forward and one backward. Attention itself is the context's.
 
-All blocks share their code, so it is compiled once for every shape of a batch: a curriculum of
-three clip lengths compiles three times. `cinelab.scale.acceleration` does the like for films.
+All blocks share their code, so it is compiled once for the first shape of a batch, and once more,
+for any number of clips and latent frames, when another shape comes. `cinelab.scale.acceleration`
+does the like for films.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,7 @@ COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "triton")
 
 
 def with_compiled_blocks(model: nn.Module, backend: str = "inductor") -> nn.Module:
-    """Return the network (in place) with its blocks' halves compiled, static in their shapes.
+    """Return the network (in place) with its blocks' halves compiled.
 
     A compiled half stays a method of its block, so that a copy of the network computes with the
     copy's weights. A network without such blocks is returned as it is.
@@ -37,7 +38,7 @@ def with_compiled_blocks(model: nn.Module, backend: str = "inductor") -> nn.Modu
 
 def _compiled(half: Callable, backend: str) -> Callable:
     """Return a function compiled when it is first called. CinelabError where it cannot be."""
-    made = torch.compile(half, backend=backend, dynamic=False)
+    made = torch.compile(half, backend=backend)
 
     @wraps(half)
     def called(*inputs: Any) -> Any:

@@ -4,7 +4,7 @@ drawn, and whether the network's blocks are compiled.
     draws      auto     as the run began; a new one on the device of a GPU, else on the host
                host     by torch's generator on the CPU, and moved
                device   by the counter-based generator (see `cinelab.seeds`) where they are used
-    compiled   auto     on a GPU, where torch can compile for it
+    compiled   auto     on one GPU, where torch can compile for it, and the training is long enough
                true, false
 """
 
@@ -22,6 +22,9 @@ from cinelab.seeds import CounterGenerator
 AUTO = "auto"
 HOST = "host"
 DEVICE = "device"
+# steps from which on compiling is worth it: it takes about a minute, and shortens a step by some
+# tens of milliseconds
+LONG = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +52,11 @@ def generator_kind(config: Any, run: Run, device: str) -> type[torch.Generator]:
     return CounterGenerator if place == DEVICE else torch.Generator
 
 
-def is_compiled(config: Any, device: str) -> bool:
-    """Return whether the network of a training on a kind of device is compiled. Torch compiles for
-    a GPU by Triton."""
+def is_compiled(config: Any, device: str, processes: int = 1) -> bool:
+    """Return whether the networks of a training on a kind of device are compiled. For a GPU torch
+    compiles by Triton; weights that several processes hold together are left as they are."""
     wanted = getattr(config, "compiled", False)
-    return device == "cuda" and find_spec("triton") is not None if wanted == AUTO else bool(wanted)
+    if wanted != AUTO:
+        return bool(wanted)
+    worth = config.steps >= LONG and processes == 1
+    return worth and device == "cuda" and find_spec("triton") is not None

@@ -22,8 +22,7 @@ from cinelab.errors import CinelabError
 from cinelab.limits import short
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
-from cinelab.train.compiled import with_compiled_blocks
-from cinelab.train.computing import generator_kind, is_compiled
+from cinelab.train.computing import generator_kind
 from cinelab.train.optim import (
     Ema,
     Optim,
@@ -228,10 +227,8 @@ class Launching:
 
     @classmethod
     def of(cls, config: Any, run: Run, model: nn.Module, processes: Processes) -> "Launching":
-        """Return how a run's steps are computed, and prepare the network for it."""
+        """Return how a run's steps are computed on the device that a network is on."""
         device = device_kind(model)
-        if is_compiled(config, device):
-            with_compiled_blocks(model)
         kind = generator_kind(config, run, device)
         # many processes average a step's numbers on the host, so that they wait for them anyway
         return cls(processes, kind, device == "cuda" and processes.world == 1)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from cinelab.readable import Readable
 from cinelab.train.optim import require_finite
 
 Row = dict[str, Any]  # columns of a row of the log
@@ -37,7 +38,7 @@ def read_columns(columns: Row) -> Row:
 
 
 @dataclass(frozen=True)
-class LaunchedStep:
+class LaunchedStep(Readable):
     """A step whose numbers are under way to the host: its columns, in their order."""
 
     step: int
