@@ -10,7 +10,6 @@ the bits of one that was never interrupted; under others there is a warning.
 """
 
 import os
-import platform
 import time
 import warnings
 import weakref
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from cinelab.checksums import checksum_of
 from cinelab.config import mapping, read_mapping, renamed, to_dict
+from cinelab.devices import device_name, hardware_name
 from cinelab.errors import CinelabError
 from cinelab.files import append_line, read_lines, to_json, write_atomic, write_json, write_text
 from cinelab.limits import short
@@ -40,20 +40,14 @@ CONDITIONS = "conditions"  # a file of a run, and a part of its done.json
 MAY_TUNE = ("optim", "critic")
 
 
-def hardware() -> dict:
-    """What a measured figure has to be read beside: processor or GPU, cores, torch."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"device": gpu or _processor(), "cores": os.cpu_count(), "torch": torch.__version__}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+def hardware(device: str | torch.device | None = None) -> dict:
+    """What a measured figure has to be read beside: processor or GPU (that of `device`; None: of
+    the chosen one), cores, torch."""
+    return {
+        "device": hardware_name(device),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+    }
 
 
 def take_threads() -> None:
@@ -62,13 +56,14 @@ def take_threads() -> None:
         torch.set_num_threads(int(chosen))
 
 
-def conditions() -> dict:
-    """What the bits of a training depend on beside its settings and data."""
+def conditions(device: str | torch.device | None = None) -> dict:
+    """What the bits of a training on `device` (None: the chosen one) depend on beside its settings
+    and data."""
     return {
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": device_name(device),
     }
 
 

@@ -16,6 +16,9 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
         "CINELAB_CORES", str(max(1, cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
     )
 
+# The same everywhere: a machine's GPU is for the tests that ask for it (the fixture `gpu`).
+os.environ["CINELAB_DEVICE"] = "cpu"
+
 from cinelab import threads  # noqa: E402
 
 FLAGS = (

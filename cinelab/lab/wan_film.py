@@ -49,7 +49,7 @@ def room(
         for what, gib, where in need.lines()
         if gib
     ]
-    free = free_bytes(next(bundle.model.parameters()).device) / 2**30
+    free = free_bytes(bundle.device) / 2**30
     return pd.DataFrame([*rows, {"what": "free now", "GiB": round(free, 3), "where": "device"}])
 
 
