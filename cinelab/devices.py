@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING
 
 from cinelab.errors import CinelabError
 
-if TYPE_CHECKING:  # torch takes a second, and a sweep's server only counts GPUs
+if TYPE_CHECKING:  # torch takes a second to import
     import torch
 
 VARIABLE = "CINELAB_DEVICE"
-VISIBLE = "CUDA_VISIBLE_DEVICES"  # of CUDA: the gpus that a process may use, with commas
+VISIBLE = "CUDA_VISIBLE_DEVICES"  # of CUDA: the GPUs that a process may use, with commas
 AUTO = "auto"
+# where the drivers of GPUs are seen without asking them (NVIDIA's, AMD's)
+DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 KNOWN = 'use "auto", "cpu", "cuda" or "cuda:<number>"'
 
 
@@ -48,12 +50,25 @@ def chosen_device(asked: "str | torch.device | None" = None) -> str:
 
 def device_choice(asked: "str | torch.device | None" = None) -> DeviceChoice:
     """Return the device to compute on, and why. Errors as in `chosen_device`."""
-    named = os.environ.get(VARIABLE, "").strip() if asked is None else str(asked)
+    named = _variable() if asked is None else str(asked)
     source = f"{VARIABLE}={named}" if asked is None else f"device {named!r}"
-    if named and named != AUTO:
+    if named != AUTO:
         return DeviceChoice(_checked(named, source), f"{source} names it")
     lacks = why_no_gpu()
     return DeviceChoice("cpu", lacks) if lacks else DeviceChoice("cuda", "a GPU is there and works")
+
+
+def device_of_rank(local_rank: int) -> str:
+    """Return the device of one of several processes that train together: a GPU each, else the
+    CPU. Errors as in `chosen_device`."""
+    named = _variable()
+    if named not in (AUTO, "cuda") or (named == AUTO and _absence()):
+        return chosen_device()
+    return chosen_device(f"cuda:{local_rank}")
+
+
+def _variable() -> str:
+    return os.environ.get(VARIABLE, "").strip() or AUTO
 
 
 def _checked(named: str, source: str) -> str:
@@ -80,14 +95,8 @@ def why_no_gpu(index: int | None = None) -> str:
     nothing does. A small sum is computed to know."""
     import torch
 
-    if torch.version.cuda is None and torch.version.hip is None and not torch.cuda.is_available():
-        return "this torch is built for the CPU alone"
-    with warnings.catch_warnings(record=True) as raised:  # torch warns of a driver that is too old
-        warnings.simplefilter("always")
-        there = torch.cuda.is_available()
-    if not there:
-        lines = [_line(one.message) for one in raised]
-        return next((text for text in lines if "driver" in text), "torch finds no GPU")
+    if lacks := _absence():
+        return lacks
     count = torch.cuda.device_count()
     if index is not None and index >= count:
         return f"the GPUs here are {', '.join(f'cuda:{i}' for i in range(count))}"
@@ -96,6 +105,22 @@ def why_no_gpu(index: int | None = None) -> str:
     except (RuntimeError, AssertionError) as error:
         return f"a GPU is there and does not compute ({_line(error)})"
     return ""
+
+
+@cache
+def _absence() -> str:
+    """Return in words why torch finds no GPU, "" where it finds one. No GPU is touched."""
+    import torch
+
+    with warnings.catch_warnings(record=True) as raised:  # torch warns of a driver that is too old
+        warnings.simplefilter("always")
+        there = torch.cuda.is_available()
+    if there:
+        return ""
+    if torch.version.cuda is None and torch.version.hip is None:
+        return "this torch is built for the CPU alone"
+    lines = [_line(one.message) for one in raised]
+    return next((text for text in lines if "driver" in text), "torch finds no GPU")
 
 
 def _line(problem: object) -> str:
@@ -148,25 +173,38 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def gpu_of_worker(number: int, gpus: list[str]) -> dict[str, str]:
-    """Return what the environment of a worker says that has a GPU of its own: its turn of
-    `gpus`, which several share where there are fewer. {} where there is none."""
-    if not gpus:
-        return {}
-    # its GPU is the only one that it knows, and so has no number
-    return {VISIBLE: gpus[number % len(gpus)], VARIABLE: "cuda"}
-
-
 def visible_gpus() -> list[str]:
     """Return the GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them; none where
-    the chosen device is not a GPU. No GPU is touched."""
+    the chosen device is not one. No GPU is touched, and torch is imported only beside a driver."""
+    named = _variable()
+    if not (named == AUTO or named.startswith("cuda")) or not any(map(os.path.exists, DRIVERS)):
+        return []
     import torch
 
-    named = os.environ.get(VARIABLE, "").strip() or AUTO
-    if named != AUTO and not named.startswith("cuda"):
-        return []
-    count = torch.cuda.device_count()  # asks the driver, and begins nothing on a GPU
+    count = torch.cuda.device_count()
     stated = [one.strip() for one in os.environ.get(VISIBLE, "").split(",") if one.strip()]
     gpus = (stated or [str(number) for number in range(count)])[:count]
     index = named.partition(":")[2]
     return [gpus[int(index)]] if index.isdigit() and int(index) < len(gpus) else gpus
+
+
+class SharedGpus:
+    """Which GPU each of several workers has: one of its own, shared where there are fewer."""
+
+    def __init__(self, gpus: list[str]):
+        self._gpus = gpus
+        self._taken: dict[int, str] = {}  # by worker
+
+    def take(self, worker: int) -> dict[str, str]:
+        """Return what the environment of a worker that begins says of its GPU: the one that the
+        fewest others have. {} where there is none."""
+        if not self._gpus:
+            return {}
+        taken = list(self._taken.values())
+        self._taken[worker] = min(self._gpus, key=taken.count)
+        # it is the only one that the worker knows, and so has no number there
+        return {VISIBLE: self._taken[worker], VARIABLE: "cuda"}
+
+    def give_back(self, worker: int) -> None:
+        """Note that a worker has ended."""
+        self._taken.pop(worker, None)

@@ -192,6 +192,8 @@ class Run:
 
     # the processes that train it together, if there are several (see train.checkpoint)
     parallel: Any = None
+    # where it is trained; None = on the chosen device
+    device: str | None = None
 
     def __init__(self, folder: str | Path, config: Any):
         self.folder = Path(folder)
@@ -297,7 +299,7 @@ class Run:
     def _note_conditions(self, resumed: bool, processes: int = 1) -> None:
         """Note what the bits depend on; say it where a run goes on under other conditions than it
         has had so far."""
-        now = conditions() | {"processes": processes}
+        now = conditions(self.device) | {"processes": processes}
         old = self.conditions
         if resumed and (odd := [name for name in now if old.get(name, now[name]) != now[name]]):
             what = ", ".join(f"{name} {old[name]} (now {now[name]})" for name in odd)
@@ -365,10 +367,10 @@ class Run:
     def finish(self) -> None:
         self._check_writer()
         data = {"data": self.data} if self.data else {}
-        data |= {CONDITIONS: self.conditions or conditions()}
+        data |= {CONDITIONS: self.conditions or conditions(self.device)}
         write_json(
             self.folder / "done.json",
-            {"steps": self.step, "seconds": round(self.wall, 1), **hardware(), **data},
+            {"steps": self.step, "seconds": round(self.wall, 1), **hardware(self.device), **data},
         )
         self.leave()
 

@@ -14,8 +14,9 @@ import torch.utils.backend_registration as backends
 from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "pretend"
-# operations that take tensors of two devices, and one that reads a CPU's index on any
-BRIDGES = {"copy_", "_to_copy", "set_"}
+BRIDGES = {"copy_", "_to_copy", "set_"}  # operations that take tensors of two devices
+# these take indices of the CPU, which CUDA copies while the host waits
+INDEXED = {"index", "index_put", "index_put_", "_index_put_impl_"}
 # what autocast computes in half precision
 HALF = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "conv3d")
 synchronisations: list[str] = []
@@ -49,6 +50,15 @@ class PretendTensor(torch.Tensor):
         synchronisations.append("tolist")
         return self.inner.tolist()
 
+    def __reduce_ex__(self, protocol: int) -> Any:
+        return self.inner.__reduce_ex__(protocol)  # as a file's tensor that is read on the CPU
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return super().__getitem__(_placed(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(_placed(index), value)
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return compute(func, args, kwargs or {})
@@ -59,6 +69,13 @@ class Module(backends._DummyBackendModule):
 
     def get_amp_supported_dtype(self) -> list[torch.dtype]:
         return [torch.bfloat16, torch.float16]
+
+
+def _placed(index: Any) -> Any:
+    """An index whose lists are tensors of the device: torch moves them past the dispatcher."""
+    if isinstance(index, tuple):
+        return tuple(map(_placed, index))
+    return torch.tensor(index).to(NAME) if isinstance(index, list) else index
 
 
 def install() -> None:
@@ -130,7 +147,9 @@ def _refuse_mixture(name: str, leaves: list, ours: list) -> None:
         for x in leaves
         if isinstance(x, torch.Tensor) and not isinstance(x, PretendTensor) and x.dim()
     ]
-    if ours and others and name not in BRIDGES:
+    if ours and others and name in INDEXED and isinstance(leaves[0], PretendTensor):
+        synchronisations.append(f"{name} by the host's numbers")
+    elif ours and others and name not in BRIDGES:
         shapes = ", ".join(str(tuple(x.shape)) for x in others)
         raise RuntimeError(
             f"Expected all tensors to be on the same device: {name} has {shapes} of the CPU "

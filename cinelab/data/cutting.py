@@ -13,6 +13,7 @@ import torch
 from cinelab.data.layout import VideoShot
 from cinelab.data.listing import ListedVideo
 from cinelab.data.settings import DataConfig
+from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import check_finite
 from cinelab.metrics.video.cuts import CutDetector, SceneDetect, cuts_among, frame_change
@@ -80,7 +81,7 @@ class TransNet:
             ) from error
         self._net = TransNetV2().eval()
         self._frames: list[np.ndarray] = []
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(chosen_device())
         check_regular(weights)
         try:
             self._net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))

@@ -113,7 +113,7 @@ def save_checkpoint(
     """Write weights (floats as `dtype`) and config, both or none. Overflow where `dtype` cannot
     hold a weight."""
     state = {
-        name: as_dtype(value, dtype, f"{folder}: {name}").contiguous()
+        name: as_dtype(value, dtype, f"{folder}: {name}").cpu().contiguous()
         for name, value in module.state_dict().items()
     }
     with together(folder, CONFIG) as scratch:
