@@ -62,7 +62,7 @@ def device_of_rank(local_rank: int) -> str:
     """Return the device of one of several processes that train together: a GPU each, else the
     CPU. Errors as in `chosen_device`."""
     named = _variable()
-    if named not in (AUTO, "cuda") or (named == AUTO and _absence()):
+    if named not in (AUTO, "cuda") or (named == AUTO and _absence(None)):
         return chosen_device()
     return chosen_device(f"cuda:{local_rank}")
 
@@ -75,10 +75,7 @@ def _checked(named: str, source: str) -> str:
     """Return the name of a device that computes. Raise CinelabError for any other."""
     import torch
 
-    try:
-        device = torch.device(named)
-    except RuntimeError as error:
-        raise CinelabError(f"{source} is no device; {KNOWN}.") from error
+    device = _parsed(named, source)
     if device.type == "cuda" and (lacks := why_no_gpu(device.index)):
         raise CinelabError(f"{source} cannot be used: {lacks}; use cpu, or auto.")
     if device.type not in ("cpu", "meta", "cuda"):
@@ -89,17 +86,28 @@ def _checked(named: str, source: str) -> str:
     return str(device)
 
 
+def _parsed(named: str, source: str) -> "torch.device":
+    """Return a device by its name. Raise CinelabError for what is none, and for a GPU that is not
+    there."""
+    import torch
+
+    try:
+        device = torch.device(named)
+    except RuntimeError as error:
+        raise CinelabError(f"{source} is no device; {KNOWN}.") from error
+    if device.type == "cuda" and (lacks := _absence(device.index)):
+        raise CinelabError(f"{source} cannot be used: {lacks}; use cpu, or auto.")
+    return device
+
+
 @cache
 def why_no_gpu(index: int | None = None) -> str:
     """Return in words what keeps torch from computing on a GPU (None: the current one), "" where
     nothing does. A small sum is computed to know."""
     import torch
 
-    if lacks := _absence():
+    if lacks := _absence(index):
         return lacks
-    count = torch.cuda.device_count()
-    if index is not None and index >= count:
-        return f"the GPUs here are {', '.join(f'cuda:{i}' for i in range(count))}"
     try:
         torch.ones(2, device="cuda" if index is None else f"cuda:{index}").sum().item()
     except (RuntimeError, AssertionError) as error:
@@ -108,15 +116,18 @@ def why_no_gpu(index: int | None = None) -> str:
 
 
 @cache
-def _absence() -> str:
-    """Return in words why torch finds no GPU, "" where it finds one. No GPU is touched."""
+def _absence(index: int | None) -> str:
+    """Return in words why torch finds no GPU (of that number), "" where it finds one. No GPU is
+    touched."""
     import torch
 
     with warnings.catch_warnings(record=True) as raised:  # torch warns of a driver that is too old
         warnings.simplefilter("always")
         there = torch.cuda.is_available()
     if there:
-        return ""
+        count = torch.cuda.device_count()
+        gpus = ", ".join(f"cuda:{number}" for number in range(count))
+        return f"the GPUs here are {gpus}" if index is not None and index >= count else ""
     if torch.version.cuda is None and torch.version.hip is None:
         return "this torch is built for the CPU alone"
     lines = [_line(one.message) for one in raised]
@@ -132,12 +143,15 @@ def _line(problem: object) -> str:
 @contextmanager
 def device_of_process(asked: str | None) -> Iterator[None]:
     """Make `asked` the device of this process and of those that it starts, inside; None changes
-    nothing. Errors as in `chosen_device`."""
+    nothing. Raise CinelabError for what is no device, and for a GPU that is not there; whether it
+    computes is seen by whoever computes on it, so that a process that only starts others leaves
+    the GPU alone."""
     if asked is None:
         yield
         return
     before = os.environ.get(VARIABLE)
-    chosen_device(asked)  # refused before any work
+    if asked not in (AUTO, "cpu"):
+        _parsed(asked, f"device {asked!r}")
     os.environ[VARIABLE] = asked
     try:
         yield

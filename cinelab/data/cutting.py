@@ -1,12 +1,13 @@
 """The shots of a video and their captions: as its author lists them, or as a detector finds
 them."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import av
 import numpy as np
 import torch
 
@@ -17,11 +18,17 @@ from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import check_finite
 from cinelab.metrics.video.cuts import CutDetector, SceneDetect, cuts_among, frame_change
+from cinelab.optional import Later
 from cinelab.readable import Readable
 from cinelab.script.shotlist import shot_list_path
 from cinelab.stream.colour import rgb
 from cinelab.stream.reader import VideoReader
 from cinelab.texts import check_regular
+
+if TYPE_CHECKING:
+    import av
+else:
+    av = Later("av", extra="lab", what="Reading and writing videos")
 
 SMALL_ROWS = 64  # height of the frames that a detector gets
 STRIP = 64  # frames whose changes are computed together

@@ -75,7 +75,7 @@ def make_film(
     first     an image file that the film begins with (frame-wise models)
     """
     folder = require_new_folder(folder)
-    overlap = next(bundle.model.parameters()).is_cuda if overlap is None else overlap
+    overlap = bundle.device.type == "cuda" if overlap is None else overlap
     director = Director(
         bundle,
         policy_for(bundle, policy, budget),
