@@ -94,6 +94,7 @@ def install() -> None:
     # these two leave the dispatcher aside
     torch.tensor = _made_and_moved(torch.tensor)
     torch.as_tensor = _made_and_moved(torch.as_tensor)
+    torch.empty = _unpinned(torch.empty)
 
 
 def _made_and_moved(make: Any) -> Any:
@@ -103,6 +104,11 @@ def _made_and_moved(make: Any) -> Any:
         return found.to(device) if pretended else found
 
     return call
+
+
+def _unpinned(make: Any) -> Any:
+    """Without a GPU no memory is pinned."""
+    return lambda *args, pin_memory=False, **kwargs: make(*args, **kwargs)
 
 
 def in_half(packet: Any) -> Any:

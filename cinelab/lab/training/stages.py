@@ -98,7 +98,7 @@ def train_stage(
             settings = SMOKE_VALIDATION if preset == "smoke" else None
             reader = load_recogniser(device=device)
             validator = Validator(bundle, reader, policy_of(config), settings)
-        data = on_device(getattr(store, "made", opened(store, preset)), device)
+        data = placed_data(getattr(store, "made", opened(store, preset)), device)
         return stage.train(config, data, networks, run=run, validator=validator)
 
     def film(trained: Any, step: int) -> Sample:
@@ -202,12 +202,12 @@ def placed_run(folder: str | Path, config: Any, device: str) -> Run:
     return run
 
 
-def on_device(data: Any, device: str) -> Any:
+def placed_data(data: Any, device: str) -> Any:
     """Return a store, or pairs, whose clips are given out on a device: on the CPU the store
     itself."""
     if isinstance(data, Pairs):
         placed = copy(data)
-        placed.store = on_device(data.store, device)
+        placed.store = placed_data(data.store, device)
         return placed
     store = data.store if isinstance(data, Placed) else data
     return store if device == "cpu" else Placed(store, device, str(getattr(store, "folder", "")))
