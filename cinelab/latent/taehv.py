@@ -221,7 +221,7 @@ class TinyCodec(nn.Module):
         """
         if latents.shape[2] != self.channels:
             raise CinelabError(
-                f"Latents {tuple(latents.shape)} do not fit: expected (B, N, {self.channels}, h, w)."
+                f"Latents {tuple(latents.shape)} do not fit: wanted (B, N, {self.channels}, h, w)."
             )
         parts = []
         for latent in latents.to(self.dtype).split(1, dim=1):

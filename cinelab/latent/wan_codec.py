@@ -10,7 +10,6 @@ that any number of films and branches share one codec.
 """
 
 from collections.abc import Callable, Sequence
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +135,7 @@ class WanCodec(nn.Module):
         """
         if latents.shape[2] != self.channels:
             raise CinelabError(
-                f"Latents {tuple(latents.shape)} do not fit: expected (B, N, {self.channels}, h, w)."
+                f"Latents {tuple(latents.shape)} do not fit: wanted (B, N, {self.channels}, h, w)."
             )
         decoder = self._compiled or self.vae.decoder
         parts = []
