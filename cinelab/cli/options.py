@@ -4,11 +4,14 @@ The bounds are those of `cinelab.limits`, which files, notebooks and sessions ob
 outside them is refused before any work is done.
 """
 
+import inspect
 from collections.abc import Callable
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
 
+from cinelab.devices import device_of_process
 from cinelab.errors import CinelabError
 from cinelab.limits import (
     BUDGET,
@@ -98,6 +101,31 @@ Speed = Annotated[
 Fallback = Annotated[
     bool, typer.Option(help="run as exact, with a warning, where --speed cannot be had")
 ]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, cpu, cuda or cuda:1; default: $CINELAB_DEVICE, else auto: a GPU where one is"
+    ),
+]
+
+
+def on_device(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option --device: all that it does and starts computes there."""
+
+    @wraps(command)
+    def run(*args: Any, device: str | None = None, **given: Any) -> None:
+        with device_of_process(device):
+            command(*args, **given)
+
+    signature = inspect.signature(command)
+    option = inspect.Parameter(
+        "device", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Device
+    )
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]  # typer reads it
+        parameters=[*signature.parameters.values(), option]
+    )
+    run.__annotations__ = command.__annotations__ | {"device": Device}
+    return run
 
 
 def levels_of(text: str | None) -> int | tuple[float, ...] | None:

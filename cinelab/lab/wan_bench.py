@@ -9,6 +9,7 @@ import torch
 
 from cinelab.bench.wan_options import measure_options
 from cinelab.bench.wan_speed import WanBench, measure_chunks, overhead
+from cinelab.devices import chosen_device
 from cinelab.files import plain_json, write_json
 from cinelab.lab.reports.plots import PALETTE, TEMPLATE
 from cinelab.memory.store import Storage
@@ -47,7 +48,7 @@ def bench(
 ) -> tuple[WanBench, pd.DataFrame]:
     """Return the settings and a row for every policy and length of history, measured on the GPU
     where there is one. `kernel`, `linears` and `compiled` go before what `speed` names."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device()
     setting = WanBench(
         model,
         mode,
@@ -71,7 +72,7 @@ def _print_line(text: str) -> None:
 
 def options_table(setting: WanBench) -> pd.DataFrame:
     """Measure every option for speed and memory against the plain way, in one run."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device()
     table = measure_options(setting, device, max(setting.history), _print_line)
     return table[
         ["option", "way", "times as fast", "chunk s", "plain s", "history MiB", "peak GiB"]
@@ -86,7 +87,7 @@ def random_codec(device: str, *, small: bool = False, compiled: bool = False) ->
     from cinelab.latent.wan_codec import WanCodec
 
     vae = AutoencoderKLWan(base_dim=8, num_res_blocks=1) if small else AutoencoderKLWan()
-    gpu = device == "cuda"
+    gpu = device.startswith("cuda")
     codec = WanCodec(cast(torch.nn.Module, vae), torch.bfloat16 if gpu else torch.float32)
     codec = codec.to(device).channels_last() if gpu else codec
     return codec.compiled_decoder() if compiled else codec

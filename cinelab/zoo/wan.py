@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from cinelab.config import override, read_mapping, renamed, to_dict
+from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.files import glance
 from cinelab.flow.sampler import Sampling
@@ -142,7 +143,7 @@ def load_wan(
     linears="fp8". An argument goes before `cinelab.json`, that before what the config.json beside
     the weights states of their training (chunk, span, sampling, policy, max_distance), and that
     before `WanSettings`. None is "not given", but for `max_distance`, where it is no limit.
-    `device` None is a GPU where there is one. The text encoder is read when a prompt is first
+    `device` is as in `load`. The text encoder is read when a prompt is first
     encoded. Raise CinelabError where a part is absent, broken or of another model.
     """
     folder = wan_folder(folder)
@@ -154,7 +155,7 @@ def load_wan(
         "prompt_cache": _absolute(prompt_cache),
     } | more
     settings = _settled(folder, given)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device(device)
     precision = _precision(settings)
     source = folder / settings.weights if settings.weights else folder
     config = config_of(source, settings.part)
@@ -253,7 +254,7 @@ def load_parts(
     settings = override(
         settings_of(folder), {name: value for name, value in given.items() if value is not None}
     )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device(device)
     precision = _precision(settings)
     return (
         _codec(folder, settings, precision).to(device),
