@@ -15,7 +15,7 @@ from cinelab.model.wan import CausalWan
 from cinelab.scale.ledger import Counts, Trace
 from cinelab.scale.ledger_mode import OpRecording
 from cinelab.train import teacher_forcing
-from cinelab.train.loop import Learner, OneProcess, optimization_step
+from cinelab.train.loop import Launching, Learner, OneProcess, optimization_step
 from cinelab.train.stage import stage_named
 
 GRID = (6, 8)  # of the toybox's latents
@@ -45,10 +45,11 @@ def step_trace(clips: int, frames: int, *, layers: int) -> Trace:
     learner = Learner(model, loss, config.optim)
     for group in learner.optimizer.param_groups:
         group.update(foreach=True, fused=False)  # as on a GPU
+    how = Launching(OneProcess(), late=True)
     with OpRecording(WORDS) as recording:
-        optimization_step(learner, 0, config, OneProcess())
+        optimization_step(learner, 0, config, how)
         recording.events.clear()
-        optimization_step(learner, 1, config, OneProcess())
+        optimization_step(learner, 1, config, how)
     return Trace(recording.ops, tuple(recording.events))
 
 
