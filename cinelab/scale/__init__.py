@@ -10,5 +10,8 @@ fused               a chunk's clean pass and the next one's first level in one c
 acceleration        `Speed`, `accelerate`: kernels, compiled blocks, eight-bit linears
 ledger              `predict_seconds`: what a run costs a GPU, counted on `meta` tensors
 ceilings            `Card`: what five cards can do at most, each figure with its source
+acceleration        `Speed`, `SPEEDS`, `accelerate`: exact and fast ways to run the same model
+fp8_linears         linears whose weights and inputs are multiplied in fp8
+graphs              the later levels of a chunk replayed as one CUDA graph
 cost                `Plan`: memory and seconds of a training, from shapes alone
 """
