@@ -199,7 +199,7 @@ class Compiled:
     def __call__(self, *args: Any) -> Any:
         try:
             return self._compiled(*args)
-        except Exception as error:  # the compiler raises many kinds
+        except RuntimeError as error:
             if not build_failed(error):
                 raise
             lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -218,7 +218,7 @@ class Compiled:
         models in a process together; a demo or a benchmark meets more."""
         try:
             return self.call(*args)
-        except Exception as error:
+        except RuntimeError as error:
             if type(error).__name__ != "FailOnRecompileLimitHit":
                 raise
             with torch._dynamo.config.patch(recompile_limit=SHAPES):
