@@ -14,6 +14,7 @@ from cinelab.lab.reports.sweep_cells import load_cells
 from cinelab.lab.reports.sweep_table import pooled
 from cinelab.lab.studies.film_cell import FilmSetting, film_cell, listed
 from cinelab.memory.cache import KVCache
+from cinelab.memory.open_chunk import Written
 from cinelab.memory.policy import Full, Window
 from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.toybox.attributes import with_prompt
@@ -90,7 +91,7 @@ def test_retrieved_bytes_grow_with_full_attention_only():
         memory = KVCache(policy, 1, 8)
         for chunk in range(5):
             clean = memory.open(chunk, torch.zeros(1, dtype=torch.long)).record()
-            clean.written[0] = (torch.zeros(1, 4, 2, 8), torch.zeros(1, 4, 2, 8))
+            clean.written[0] = Written(torch.zeros(1, 4, 2, 8), torch.zeros(1, 4, 2, 8), None)
             memory.append(clean)
         assert memory.retrieved_bytes() == wanted * 2 * 4 * 2 * 8 * 4
 

@@ -18,7 +18,7 @@ from cinelab.flow.rollout import (
     rollout,
 )
 from cinelab.flow.sampler import Sampling
-from cinelab.memory import routing
+from cinelab.memory import open_chunk, routing
 from cinelab.memory.cache import KVCache
 from cinelab.memory.context import (
     BidirectionalContext,
@@ -27,9 +27,10 @@ from cinelab.memory.context import (
     TeacherForcingContext,
 )
 from cinelab.memory.policy import CAMR, Full, Oracle, RandomTopK, ShotSink, Sink, Window
-from cinelab.memory.store import Storage
+from cinelab.memory.store import DeviceKVStore, Storage
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.ops import tiling
+from cinelab.ops.rope import Rope
 from cinelab.scale.fused import append_and_denoise
 
 CONFIG = WanConfig(
@@ -499,16 +500,130 @@ def test_a_clip_longer_than_the_candidates_is_refused_in_training():
 
 
 @torch.no_grad()
-def test_what_a_chunk_laid_out_is_let_go_before_its_clean_pass():
-    """Keys and values that are laid out for denoising do not stand beside those of the clean
-    pass."""
+def test_a_clean_pass_lays_out_where_the_denoising_passes_did():
+    """What is gathered for a layer stands in memory once, for all passes of a chunk."""
     model, x, prompts, shot, _ = scene()
     _, cache = stream(model, x, prompts, shot, 1, CAMR(budget=3))
     opened = cache.open(7, shot[:, -1])
-    model(x[:, :1], torch.ones(2, 1), Condition(prompts, shot[:, -1:]), opened)
-    assert opened._buffers
-    assert opened.record().decided is opened.decided
-    assert not opened._buffers and not opened._past
+    condition = Condition(prompts, shot[:, -1:])
+    model(x[:, :1], torch.ones(2, 1), condition, opened)
+    before = {place: buffer.data_ptr() for place, buffer in opened._buffers.items()}
+    clean = opened.record()
+    assert clean.decided is opened.decided and not clean._past
+    model(x[:, :1], torch.zeros(2, 1), condition, clean)
+    assert before and before == {
+        place: buffer.data_ptr() for place, buffer in clean._buffers.items()
+    }
+
+
+def attended(model, cache, chunk, x, prompts, shot, t=1.0):
+    """The velocity of a chunk opened in `cache`, and the keys that layer 0 attended to."""
+    seen = []
+    plain = open_chunk.attention
+
+    def watched(q, k, v):
+        seen.append(k)
+        return plain(q, k, v)
+
+    opened = cache.open(chunk, shot)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(open_chunk, "attention", watched)
+        out = model(x, torch.full((2, 1), t), Condition(prompts, shot[:, None]), opened)
+    return out, seen[0]
+
+
+@pytest.mark.parametrize("policy", [Full(), Window(window=3), CAMR(budget=7)], ids=repr)
+@torch.no_grad()
+def test_consecutive_pages_are_attended_to_where_they_are_stored(policy):
+    """No second copy of the history: the attended keys are the store's own memory."""
+    model, x, prompts, shot, _ = scene()
+    _, cache = stream(model, x, prompts, shot, 1, policy)
+    out, keys = attended(model, cache, 7, x[:, :1], prompts, shot[:, -1])
+    buffer = cache.layers[0][0].buffer
+    assert keys.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
+    pages = policy.budget_at(7)
+    assert keys.shape[1] == (pages + 1) * 6
+    assert torch.equal(keys[:, :-6], buffer[:, 7 - pages : 7].flatten(1, 2))
+    # the same through a store that cannot be attended to in place
+    apart = cache.snapshot()
+    apart.layers = {layer: tuple(map(Apart, pair)) for layer, pair in cache.layers.items()}
+    assert torch.equal(out, attended(model, apart, 7, x[:, :1], prompts, shot[:, -1])[0])
+
+
+class Apart(DeviceKVStore):
+    """A store whose pages must be gathered."""
+
+    def __init__(self, store):
+        super().__init__(store.buffer, store.used)
+
+    def view(self, first, length):
+        return None
+
+
+@pytest.mark.parametrize("policy", [Full(), Sink(sink=1, window=2), CAMR(budget=3)], ids=repr)
+@torch.no_grad()
+def test_two_chunks_that_are_open_at_once_do_not_disturb_each_other(policy):
+    """Both draft their keys behind the same stored pages."""
+    model, x, prompts, shot, _ = scene()
+    _, cache = stream(model, x, prompts, shot, 1, policy)
+    condition = Condition(prompts, shot[:, -1:])
+    one, other = (cache.snapshot().open(7, shot[:, -1]) for _ in range(2))
+    noise, noise_2 = x[:, :1], x[:, 1:2]
+    t = torch.ones(2, 1)
+
+    def alone(noise):
+        opened = cache.snapshot().open(7, shot[:, -1])
+        model(noise, t, condition, opened)
+        made = model(noise / 2, t / 2, condition, opened)
+        clean = opened.record()
+        return made, model(noise / 3, 0 * t, condition, clean), clean
+
+    wanted, wanted_2 = alone(noise), alone(noise_2)
+    model(noise, t, condition, one)
+    model(noise_2, t, condition, other)
+    assert torch.equal(model(noise / 2, t / 2, condition, one), wanted[0])
+    assert torch.equal(model(noise_2 / 2, t / 2, condition, other), wanted_2[0])
+    cleans = one.record(), other.record()
+    assert torch.equal(model(noise / 3, 0 * t, condition, cleans[0]), wanted[1])
+    assert torch.equal(model(noise_2 / 3, 0 * t, condition, cleans[1]), wanted_2[1])
+    for clean, (_, _, expected) in zip(cleans, (wanted, wanted_2), strict=True):
+        clean.cache.append(clean)
+        for layer, (keys, values) in clean.cache.layers.items():
+            assert torch.equal(keys.all(8)[:, 7], expected.written[layer].keys)
+            assert torch.equal(values.all(8)[:, 7], expected.written[layer].values)
+            assert torch.equal(keys.all(7), cache.layers[layer][0].all(7))
+
+
+@torch.no_grad()
+def test_stored_keys_are_rotated_once_and_can_be_turned_back():
+    """Under every placing of positions the store holds keys at their true places in the film."""
+    model, x, prompts, shot, _ = scene()
+    caches = [
+        stream(model, x, prompts, shot, 1, Window(window=0, positions=positions))[1]
+        for positions in ("absolute", "packed")
+    ]
+    raw = caches[0].unrotated(0, torch.arange(7)[None])
+    rope = caches[0].rope
+    for cache in caches:  # of the first layer, whose keys no history has changed
+        stored = cache.layers[0][0].all(7)
+        again = rope.rotate(raw.flatten(1, 2), rope.freqs_from(0, 7))
+        assert torch.allclose(stored.flatten(1, 2), again, atol=1e-5)
+    assert torch.equal(caches[0].layers[0][0].all(7), caches[1].layers[0][0].all(7))
+
+
+def test_a_moved_key_is_the_one_that_was_rotated_there():
+    torch.manual_seed(0)
+    rope = Rope(24, 2, 3)
+    x = torch.randn(2, 4 * 6, 3, 24)
+    at = torch.tensor([5, 9, 30, 31])
+    to = torch.tensor([5, 12, 2, 31])
+    keys = rope.rotate(x, rope.freqs(at))
+    before = keys.clone()
+    rope.move_(keys, (to - at)[None, None], 40)
+    assert torch.allclose(keys, rope.rotate(x, rope.freqs(to)), atol=1e-5)
+    still = [slice(0, 6), slice(18, 24)]  # moved by 0: the same bits
+    assert all(torch.equal(keys[:, part], before[:, part]) for part in still)
+    assert torch.equal(rope.freqs_from(5, 3), rope.freqs(torch.arange(5, 8)))
 
 
 @torch.no_grad()

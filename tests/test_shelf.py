@@ -151,7 +151,7 @@ def test_the_summaries_catch_up_when_the_policy_changes_and_forks_keep_their_own
         opened = one.open(7, shot[:, -1])
         model(x[:, :1], torch.ones(2, 1), Condition(text, shot[:, -1:]), opened)
         kept = one.summaries[0]
-        keys = one.layers[0][0].all(7)
+        keys = one.unrotated(0, torch.arange(7)[None])
         assert (kept.done, kept.tokens) == (7, tokens) and torch.allclose(
             kept.pages.all(7), pool(keys, tokens)
         )

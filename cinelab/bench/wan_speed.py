@@ -164,7 +164,7 @@ def random_history(bench: WanBench, policy: Policy, units: int, device: str) -> 
             cache.length = place + 1
     cache.length = units
     cache.frames_done = units * bench.chunk
-    cache.page_shots = torch.arange(units, device=device)[None] // 8
+    cache.page_shots = torch.arange(units)[None] // 8
     cache.page_chunks = tuple(range(units))
     return cache
 

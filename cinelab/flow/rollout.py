@@ -30,6 +30,7 @@ from cinelab.flow.condition import Condition
 from cinelab.flow.path import guided
 from cinelab.flow.sampler import Sampling
 from cinelab.flow.solvers import consistency_sampling, solve
+from cinelab.ops.tensors import to_device
 from cinelab.readable import Readable
 from cinelab.seeds import rng_at
 
@@ -105,7 +106,7 @@ class NumberedPrompts(Readable):
 
     def __call__(self, requests: Sequence[ChunkRequest]) -> Condition:
         numbers = [int(one.prompt) for one in requests]
-        slot = torch.tensor(numbers, device=self.condition.slot.device)[:, None]
+        slot = to_device(torch.tensor(numbers), self.condition.slot.device)[:, None]
         controls = stacked_controls(requests)
         return replace(self.condition, slot=slot.expand(-1, self.frames), controls=controls)
 
@@ -224,7 +225,7 @@ def make_chunk(
     if request.policy is not None:
         state.cache.policy = request.policy
     condition = model.encode(requests)
-    shot = torch.tensor([one.shot for one in requests], device=model.device)
+    shot = torch.tensor([one.shot for one in requests])
     opened = state.cache.open(state.index, shot)
     if given is not None:
         return MadeChunk(opened, condition, given)
@@ -261,7 +262,7 @@ def renoise_of(
     seeds = [one.seed for one in requests]
 
     def noise(level: int) -> Tensor:
-        return noise_for(seeds, chunk, model.shape, level).to(model.device)
+        return to_device(noise_for(seeds, chunk, model.shape, level), model.device)
 
     return noise
 

@@ -5,7 +5,8 @@ policy            `Policy` and those at hand: `Full`, `Window`, `Sink`, `ShotSin
 routing           `relevance` of pages to a chunk's queries, and the `choose` under a budget
 context           `BidirectionalContext`, `CausalContext`, `TeacherForcingContext`,
                   `KnownHistory`: a whole clip in one pass
-cache             `KVCache`, `OpenChunk`: one chunk after another
+cache             `KVCache`: one chunk after another
+open_chunk        `OpenChunk`: what the chunk being made attends to
 store             `KVStore`: where keys and values lie; `Storage` chooses one
 summary           `Summary`: the pooled keys that a long history is searched by
 policy_registry   `policy_named`: policies by name, budget and settings

@@ -1,6 +1,6 @@
 """KV stores: where the finished pages of one layer's keys, or values, lie.
 
-    B films   n pages   U tokens a page   h heads   d head size   k retrieved pages
+    B films   n pages   m new pages   U tokens a page   h heads   d head size   k retrieved pages
     G heads that retrieve for themselves: h, or 1 where a layer retrieves as one
 
 A store is never changed for those who hold it: `append` after the first `length` pages returns the
@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
-from cinelab.ops.tensors import gather_pages
+from cinelab.ops.tensors import gather_pages, to_device
 from cinelab.readable import Readable
 from cinelab.registry import resolve
 
 PLACES = ("device", "host")
 PACKINGS = ("none", "int8", "fp8")
+LITTLE = 4 * 2**20  # bytes: a buffer of small pages grows by up to 16 of them
 # where the stores live that serve large models; named, not imported: the method runs without them
 HOST_STORE = "cinelab.scale.host_kv:host_store"
 QUANTIZED_STORE = "cinelab.scale.quantized_kv:QuantizedKVStore"
@@ -32,8 +33,25 @@ class KVStore(Protocol):
         """Return the store with pages (B, m, U, h, d) after its first `length`."""
         ...
 
-    def take(self, picks: Tensor, length: int) -> Tensor:
-        """Return the picked pages (B, k U, h, d); picks (B or 1, G, k)."""
+    def take(self, picks: Tensor, length: int, out: Tensor | None = None) -> Tensor:
+        """Return the picked pages (B, k U, h, d), in `out` where it is given; picks (B or 1, G, k)
+        on the host or on the device."""
+        ...
+
+    def view(self, first: int, length: int) -> Tensor | None:
+        """Return pages `first` up to `length` (B, length - first, U, h, d) where they are stored;
+        None where they cannot be attended to there."""
+        ...
+
+    def with_room(self, length: int, like: Tensor) -> tuple["KVStore", Tensor]:
+        """Return the store and its buffer (B, at least length + m, U, h, d), in which pages like
+        these (B, m, U, h, d) may be drafted after the first `length`, until they are appended.
+        Only of a store that has a `view`."""
+        ...
+
+    def expect(self, picks: Tensor, length: int) -> None:
+        """Hear which pages (B or 1, G, k) will probably be taken next: a store that must bring them
+        to the device may begin."""
         ...
 
     def all(self, length: int) -> Tensor:
@@ -92,36 +110,47 @@ class DeviceKVStore(Readable):
     used: int = 0
 
     def append(self, pages: Tensor, length: int) -> "DeviceKVStore":
-        new = length + pages.shape[1]
-        if self.used == 0 or length != self.used:
-            return DeviceKVStore(self._grown(pages, length, new), new)
-        if new > self.buffer.shape[1]:
-            self.buffer = self._grown(pages, length, new)
-        else:
-            self.buffer[:, length:new] = pages
-        self.used = new
-        return self
+        store, buffer = self.with_room(length, pages)
+        store.used = length + pages.shape[1]
+        buffer[:, length : store.used] = pages
+        return store
 
-    def _grown(self, pages: Tensor, length: int, new: int) -> Tensor:
-        """Return a larger buffer with the first `length` pages and the new ones."""
-        # a quarter more: twice would not fit beside a large model
-        room = new + max(16, length // 4)
-        buffer = pages.new_empty((pages.shape[0], room, *pages.shape[2:]))
+    def with_room(self, length: int, like: Tensor) -> tuple["DeviceKVStore", Tensor]:
+        new = length + like.shape[1]
+        if self.used == 0 or length != self.used:
+            return (made := DeviceKVStore(self._grown(length, new, like), length)), made.buffer
+        if new > self.buffer.shape[1]:
+            self.buffer = self._grown(length, new, like)
+        return self, self.buffer
+
+    def _grown(self, length: int, new: int, like: Tensor) -> Tensor:
+        """Return a larger buffer with the first `length` pages, and room for `new` and a few."""
+        # A quarter more: twice would not fit beside a large model, nor would many large pages
+        # that a short film never fills.
+        more = max(min(16, LITTLE // like[:, :1].nbytes), length // 4, 1)
+        buffer = like.new_empty((like.shape[0], new + more, *like.shape[2:]))
         if length:
             buffer[:, :length] = self.buffer[:, :length]
-        buffer[:, length:new] = pages
         return buffer
 
-    def take(self, picks: Tensor, length: int) -> Tensor:
+    def take(self, picks: Tensor, length: int, out: Tensor | None = None) -> Tensor:
         # from the whole buffer: the first `length` pages of several films would have to be copied
         # before they could be picked from
-        return gather_pages(self.buffer, picks.to(self.buffer.device)[:, :, None])[:, 0]
+        return gather_pages(self.buffer, to_device(picks, self.buffer.device)[:, :, None], out)[
+            :, 0
+        ]
 
     def all(self, length: int) -> Tensor:
         return self.buffer[:, :length]
 
+    def view(self, first: int, length: int) -> Tensor | None:
+        return self.buffer[:, first:length]
+
     def page_bytes(self) -> int:
         return self.buffer[:, :1].nbytes
+
+    def expect(self, picks: Tensor, length: int) -> None:
+        """Hear nothing: every page is on the device."""
 
 
 def refuse_gradients(setting: str, remedy: str, pages: Tensor | None = None) -> None:

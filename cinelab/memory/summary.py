@@ -5,9 +5,9 @@
 Both are computed once a page, when it is finished, so that routing never reads the whole history.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
-import torch
 from torch import Tensor
 
 from cinelab.memory.policy import BLOCK
@@ -29,25 +29,25 @@ class Summary(Readable):
     blocks: KVStore = field(default_factory=DeviceKVStore)
     whole: int = 0  # finished blocks
 
-    def until(self, length: int, keys: KVStore, *, blocked: bool) -> "Summary":
+    def until(self, length: int, keys: Callable[[int, int], Tensor], *, blocked: bool) -> "Summary":
         """Return the summary of all pages up to `length`: the new ones, or, where the policy has
-        just changed, all of them."""
-        pages = self.pages
-        blocks = self.blocks
+        just changed, all of them. keys(first, count) are unrotated, (B, count, U, h, d)."""
+        made = self
         for page in range(self.done if self.tokens is not None else length, length):
-            pages = pages.append(pool(_pages(keys, page, 1, length), self.tokens), page)
+            made = made.extended(keys(page, 1))
         whole = length // BLOCK if blocked else self.whole
+        blocks = self.blocks
         for block in range(self.whole, whole):
             first = block * BLOCK
             if self.tokens is None:
-                part = _pages(keys, first, BLOCK, length)
+                part = keys(first, BLOCK)
             else:
-                part = pages.all(length)[:, first : first + BLOCK]
+                part = made.pages.all(length)[:, first : first + BLOCK]
             blocks = blocks.append(part.float().mean((1, 2))[:, None, None], block)
-        return Summary(self.tokens, pages, length, blocks, whole)
+        return Summary(self.tokens, made.pages, length, blocks, whole)
 
-
-def _pages(keys: KVStore, first: int, count: int, length: int) -> Tensor:
-    """Return keys (B, count, U, h, d) of pages `first`, first + 1, ..."""
-    picks = torch.arange(first, first + count)[None, None]
-    return keys.take(picks, length).unflatten(1, (count, -1))
+    def extended(self, pooled: Tensor) -> "Summary":
+        """Return the summary with further pages of unrotated keys (B, m, U, h, d), which may be
+        pooled already."""
+        pages = self.pages.append(pool(pooled, self.tokens), self.done)
+        return replace(self, pages=pages, done=self.done + pooled.shape[1])

@@ -4,5 +4,5 @@ attention   `attention`, `use_kernel`: one switch for SDPA, FlashAttention, cuDN
             `AttentionContext`: what the network asks to attend for it
 rope        `Rope`: Wan2.1's rotary positions in time and space, applied late to stored keys
 tiling      `ChunkMask`: attention under a mask of chunks, tile by tile
-tensors     `gather_pages`, `repeat_batch`
+tensors     `gather_pages`, `repeat_batch`, `to_device`
 """

@@ -1,16 +1,19 @@
 """Rotary positions (RoPE, arXiv 2104.09864) in time and space, as in Wan2.1 (arXiv 2503.20314):
 the head is split into a time, a height and a width part.
 
-    F latent frames   N tokens a frame   h heads   D head size, rotated as D / 2 complex numbers
-    Dt head dimensions that turn with time   k U = F N tokens of retrieved pages
+    F latent frames   N tokens a frame   h heads   D head size, rotated in D / 2 pairs
+    Dt head dimensions that turn with time
 
-Time positions are arguments, so a key may be stored unrotated and be given its position later.
+A key is rotated once, at its place in the film. Where that place is too far away to be attended to
+(or places are packed side by side), it is moved in time: rotations add up.
 """
 
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from cinelab.ops.tensors import to_device
 
 
 def split(head_dim: int) -> tuple[int, int, int]:
@@ -45,7 +48,7 @@ def rope_for(head_dim: int, height: int, width: int, device: torch.device) -> "R
 class Rope:
     """Rotary positions of one token grid (Wan2.1's 3D RoPE).
 
-    `freqs` computes the complex rotations of some latent frames, `rotate` applies them.
+    `freqs` computes the rotations of some latent frames, `rotate` applies them.
     """
 
     def __init__(self, head_dim: int, height: int, width: int, device: torch.device | str = "cpu"):
@@ -63,45 +66,64 @@ class Rope:
         return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(self.space.device)
 
     def freqs(self, frames: Tensor, last: int | None = None) -> Tensor:
-        """Return complex rotations (..., F N, 1, D/2) of latent frames (..., F), each at least 0.
+        """Return rotations (..., F N, 1, D/2, 2) of latent frames (..., F), each at least 0: the
+        cosine and the sine of every pair of head dimensions.
 
         A caller who knows that no frame is beyond `last` gives it: reading the largest back from
         a GPU would wait for the GPU.
         """
-        time = self._time_of(frames, last)[..., None, :]  # (..., F, 1, Dt/2)
+        return self._of_tokens(self._time_of(frames, last))
+
+    def freqs_from(self, first: int, count: int) -> Tensor:
+        """Return `freqs` of `count` consecutive latent frames, the first of which is `first`."""
+        return self._of_tokens(self._table(first + count)[first : first + count])
+
+    def _of_tokens(self, time: Tensor) -> Tensor:
+        """Return rotations (..., F N, 1, D/2, 2) from those in time (..., F, Dt/2)."""
+        time = time[..., None, :]  # (..., F, 1, Dt/2)
         tokens = self.space.shape[0]
         lead = time.shape[:-2]
         both = torch.cat([time.expand(*lead, tokens, -1), self.space.expand(*lead, -1, -1)], dim=-1)
-        return both.flatten(-3, -2)[..., None, :]  # (..., F N, 1, D/2)
+        # (..., F N, 1, D/2, 2)
+        return torch.view_as_real(both.flatten(-3, -2)[..., None, :])
+
+    def _table(self, frames: int) -> Tensor:
+        """Return complex rotations (at least `frames`, Dt/2) of latent frames 0, 1, 2, ..."""
+        if frames > len(self._time):
+            self._time = self._rotations(2 * frames)  # so that a long film seldom comes here
+        return self._time
 
     def _time_of(self, frames: Tensor, last: int | None) -> Tensor:
         last = last if last is not None else int(frames.max()) if frames.numel() else 0
-        if last >= len(self._time):
-            self._time = self._rotations(2 * last)  # twice, so that a long film seldom comes here
-        return self._time[frames.to(self._time.device)]  # (..., F, Dt/2)
+        table = self._table(last + 1)
+        return table[to_device(frames, table.device)]  # (..., F, Dt/2)
 
-    def rotate_retrieved(self, x: Tensor, frames: Tensor, last: int | None = None) -> Tensor:
-        """Return retrieved keys (B, F N, h, D) rotated to the latent frames (B or 1, h or 1, F).
+    def move_(self, x: Tensor, by: Tensor, most: int) -> None:
+        """Move rotated keys x (B, F N, h, D) of retrieved pages, in place, by so many latent
+        frames in time: `by` (B or 1, h or 1, F), between -most and most.
 
-        The result equals `rotate` with `freqs` of those frames. Those rotations are not laid out
-        here for every token, since heads that retrieved different pages would each need their own:
-        the time part is rotated by frame, the space part by token. The keys carry no gradient.
+        They then equal keys that were rotated at the new place at once, to rounding, and are
+        unchanged to the bit where `by` is 0. Only the part of a head that turns with time is
+        computed. The keys carry no gradient.
         """
-        if not frames.shape[-1]:
-            return x  # every page was erased
-        time = self._time_of(frames, last).movedim(1, 2)[:, :, None]  # (B, F, 1, h, Dt/2)
-        # (B, F, N, h, D/2)
-        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2))).unflatten(
-            1, (frames.shape[-1], -1)
-        )
-        out = torch.empty_like(pairs)
-        part = time.shape[-1]
-        torch.mul(pairs[..., :part], time, out=out[..., :part])
-        torch.mul(pairs[..., part:], self.space[:, None], out=out[..., part:])
-        return torch.view_as_real(out).flatten(-2).flatten(1, 2).type_as(x)
+        turns = self._time_of(by.abs(), most)  # (B, G, F, Dt/2)
+        turns = torch.where(to_device(by, turns.device)[..., None] < 0, turns.conj(), turns)
+        turns = torch.view_as_real(turns.resolve_conj()).movedim(1, 2)[:, :, None]
+        part = x.unflatten(1, (by.shape[-1], -1))[..., : split(self.head_dim)[0]]
+        part.copy_(self.rotate(part, turns))
 
-    @staticmethod
-    def rotate(x: Tensor, freqs: Tensor) -> Tensor:
+    def rotate(self, x: Tensor, freqs: Tensor) -> Tensor:
         """Return queries or keys (..., F N, h, D) rotated by `freqs`, which broadcast over them."""
-        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * freqs).flatten(-2).type_as(x)
+        pairs = x.float().unflatten(-1, (-1, 2))
+        if torch.compiler.is_compiling():  # which fuses real arithmetic, and no complex numbers
+            (a, b), (cos, sin) = pairs.unbind(-1), freqs.unbind(-1)
+            rotated = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
+        else:  # the same products and sums, four times as fast on a CPU
+            rotated = torch.view_as_real(
+                torch.view_as_complex(pairs) * torch.view_as_complex(freqs)
+            )
+        return rotated.flatten(-2).type_as(x)
+
+    def rotated_back(self, x: Tensor, freqs: Tensor) -> Tensor:
+        """Return what `rotate` made x (..., F N, h, D) of, to rounding."""
+        return self.rotate(x, torch.stack([freqs[..., 0], -freqs[..., 1]], dim=-1))

@@ -14,7 +14,8 @@ from cinelab.errors import CinelabError
 from cinelab.flow.condition import Condition
 from cinelab.flow.rollout import ChunkModel, ChunkRequest, MadeChunk, denoise, renoise_of
 from cinelab.flow.sampler import Sampling
-from cinelab.memory.cache import KVCache, OpenChunk
+from cinelab.memory.cache import KVCache
+from cinelab.memory.open_chunk import OpenChunk
 from cinelab.ops.rope import Rope
 from cinelab.readable import Readable
 
@@ -34,7 +35,7 @@ class FusedContext(Readable):
         """Return the heads' outputs (B, 2 T, h, d) from unrotated q, k, v (B, 2 T, h, d)."""
         (clean_q, q), (clean_k, k), (clean_v, v) = (x.chunk(2, dim=1) for x in (q, k, v))
         clean = self.clean.attend(layer, clean_q, clean_k, clean_v, rope)
-        self.noisy.cache.layers[layer] = self.clean.cache.extended(layer, self.clean)
+        self.noisy.cache.store(layer, self.clean)
         return torch.cat([clean, self.noisy.attend(layer, q, k, v, rope)], dim=1)
 
 
@@ -57,7 +58,7 @@ def append_and_denoise(
         cache.policy = requests[0].policy
     cache.count(clean)
     index = clean.chunk + 1
-    shot = torch.tensor([one.shot for one in requests], device=model.device)
+    shot = torch.tensor([one.shot for one in requests])
     opened = cache.open(index, shot)
     condition = model.encode(requests)
     velocity = _FirstLevelFused(model.net, pending, clean, opened, condition)

@@ -87,7 +87,7 @@ class HostKVStore:
         new = tuple((self.pool.put(page), to_host(page)) for page in pages.unbind(1))
         return HostKVStore(self.pool, self.pages[:length] + new)
 
-    def take(self, picks: Tensor, length: int) -> Tensor:
+    def take(self, picks: Tensor, length: int, out: Tensor | None = None) -> Tensor:
         # under activation checkpointing, backward would find another page at the same place
         refuse_gradients("place 'host'", "use 'device'")
         # the one thing that is read back from the device
@@ -96,11 +96,17 @@ class HostKVStore:
         where = torch.zeros(length, dtype=torch.long)
         where = where.index_copy_(0, torch.tensor(wanted), places.long()).to(picks.device)
         buffer = self.pool.buffer
-        return gather_pages(buffer, where[picks].to(buffer.device)[:, :, None])[:, 0]
+        return gather_pages(buffer, where[picks].to(buffer.device)[:, :, None], out)[:, 0]
 
     def all(self, length: int) -> Tensor:
         tokens = self.pages[0][1].shape[1]
         return self.take(torch.arange(length)[None, None], length).unflatten(1, (length, tokens))
+
+    def view(self, first: int, length: int) -> None:
+        """Return None: pages are brought elsewhere to be attended to."""
+
+    def expect(self, picks: Tensor, length: int) -> None:
+        """Hear nothing yet."""
 
     def page_bytes(self) -> int:
         return self.pages[0][1].nbytes

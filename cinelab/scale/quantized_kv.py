@@ -42,13 +42,20 @@ class QuantizedKVStore:
             dtype=pages.dtype,
         )
 
-    def take(self, picks: Tensor, length: int) -> Tensor:
+    def take(self, picks: Tensor, length: int, out: Tensor | None = None) -> Tensor:
         numbers = self.numbers.take(picks, length)
-        return dequantize(numbers, self.scales.take(picks, length), self.packing, self.dtype)
+        made = dequantize(numbers, self.scales.take(picks, length), self.packing, self.dtype)
+        return made if out is None else out.copy_(made)
 
     def all(self, length: int) -> Tensor:
         numbers = self.numbers.all(length)
         return dequantize(numbers, self.scales.all(length), self.packing, self.dtype)
+
+    def view(self, first: int, length: int) -> None:
+        """Return None: pages are brought elsewhere to be attended to."""
+
+    def expect(self, picks: Tensor, length: int) -> None:
+        """Hear nothing yet."""
 
     def page_bytes(self) -> int:
         return self.numbers.page_bytes() + self.scales.page_bytes()

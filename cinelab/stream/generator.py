@@ -6,7 +6,6 @@ nothing, going on from one twice gives two takes. Every chunk is made by `cinela
 in the batch roll-out (cinelab.stream.batch) and in training.
 """
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,7 +36,7 @@ from cinelab.stream.batch import (
     inference_mode,
     threads_for,
 )
-from cinelab.stream.overlap import explain_oom, synchronize
+from cinelab.stream.overlap import Stopwatch, explain_oom
 from cinelab.zoo.bundle import Bundle
 
 # encoded prompts that stay at hand, and how much they may hold (one of Wan's: 0.2 GB at 1.3B)
@@ -108,32 +107,38 @@ class ChunkGenerator:
         `given` latents (1, c, C, h, w) are taken as the chunk. With `wait` it is appended to the
         cache together with the next step's first level, where that is exact.
         """
-        began = time.perf_counter()
+        with explain_oom(f"Chunk {state.index + 1}"):
+            return self._step(state, request, given, decode=decode, wait=wait)
+
+    def _step(
+        self,
+        state: FilmState,
+        request: ChunkRequest,
+        given: Tensor | None,
+        *,
+        decode: bool,
+        wait: bool,
+    ) -> tuple[FilmState, TimedChunk]:
+        watch = Stopwatch(self.device)
         self.prompts(request.prompt)
         fused = self._fuses(state, request, given)
         if not fused:
             state = self._open(self.settle(state), request)
-        encoded = time.perf_counter()
-        with self._inference(), explain_oom(f"Chunk {state.index + 1}"):
+        watch.lap("text")
+        with self._inference():
             if fused:
                 state = self._append_and_make(state, request)
             else:
                 state = self._make(state, request, given)
-            synchronize(self.device.type)
+        watch.lap("dit")
         latents = state.shot_chunks[-1]
-        made = time.perf_counter()
         if not wait:
             state = self.settle(state)
-        synchronize(self.device.type)
-        appended = time.perf_counter()
+        watch.lap("memory")
         state, frames = self.decode(state, latents) if decode else (state, NO_FRAMES)
-        seconds = {
-            "text": encoded - began,
-            "dit": made - encoded,
-            "memory": appended - made,
-            "decode": time.perf_counter() - appended,
-        }
-        return state, TimedChunk(state.index - 1, frames, latents, seconds)
+        watch.lap("decode")
+        # the one wait of a step: another stream may read what it returns
+        return state, TimedChunk(state.index - 1, frames, latents, watch.seconds())
 
     def encode(self, requests: Sequence[ChunkRequest]) -> Condition:
         """Return the encoded condition (1, c) of one film's request."""

@@ -3,9 +3,10 @@ GPU."""
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -64,6 +65,40 @@ def explain_oom(what: str) -> Iterator[None]:
             "history in host memory (place host), pack it (packing fp8), or lower the budget, the "
             "chunk or the size."
         ) from error
+
+
+class Stopwatch:
+    """Seconds by cause of work on a device: laps are noted on the device's own clock, and read once
+    at the end, so that measuring does not wait in between."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.causes: list[str] = []
+        self.times: list[Any] = [self._now()]
+
+    def lap(self, cause: str) -> None:
+        """End a lap: what was begun since the last one, or since the start, counts as `cause`."""
+        self.causes.append(cause)
+        self.times.append(self._now())
+
+    def seconds(self) -> dict[str, float]:
+        """Wait until all laps have ended; return their seconds."""
+        if self.device.type == "cuda":
+            self.times[-1].synchronize()
+        pairs = zip(self.times, self.times[1:], strict=False)
+        return dict(zip(self.causes, (self._between(*pair) for pair in pairs), strict=True))
+
+    def _now(self) -> Any:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _between(self, earlier: Any, later: Any) -> float:
+        if self.device.type != "cuda":
+            return later - earlier
+        return earlier.elapsed_time(later) / 1000
 
 
 def side_stream(device: str):

@@ -1,0 +1,333 @@
+"""The chunk being made: an attention context over what its film's KV cache retrieves, and itself.
+
+    B films   n finished pages   m pages of a chunk   U tokens a page   T tokens of a chunk
+    h heads   d head size   k retrieved pages   B' films of a call: B, or 2 B where it is guided
+G heads that retrieve for themselves: h, or 1 where a layer retrieves as one
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
+
+import torch
+from torch import Tensor
+
+from cinelab.memory.routing import choose, pool, relevance, searched_in_two_steps
+from cinelab.ops.attention import attention
+from cinelab.ops.rope import Rope
+from cinelab.ops.tensors import repeat_batch, to_device
+from cinelab.readable import Readable
+
+if TYPE_CHECKING:
+    from cinelab.memory.cache import KVCache
+
+ERASED = -1e9  # the priority of an erased page, below all others
+KV = ("keys", "values")
+
+
+@dataclass(frozen=True)
+class Written(Readable):
+    """What a clean pass made of a layer's chunk: rotated keys and values (B, T, h, d), and its
+    pooled unrotated keys (B, m, U', h, d) where the policy searches such."""
+
+    keys: Tensor
+    values: Tensor
+    pooled: Tensor | None
+
+
+@dataclass(frozen=True)
+class Past(Readable):
+    """What a layer of the open chunk retrieved.
+
+    keys    (B, k U, h, d), rotated to where they are attended to
+    values  (B, k U, h, d)
+    first   the pages from this one on, where they are stored; None: pages that were gathered
+    joined  they lie in the buffers of the open chunk, which have room for its own behind them
+    """
+
+    keys: Tensor
+    values: Tensor
+    first: int | None = None
+    joined: bool = False
+
+
+@dataclass
+class OpenChunk(Readable):
+    """The chunk being made: an attention context over the retrieved pages and the chunk itself.
+
+        cache   . # # . . # . # |now        # retrieved by the policy
+        now attends to            # # # # + itself
+
+    One object serves all denoising passes of a chunk, so that a block that is computed again in
+    backward (activation checkpointing) attends to what it attended to before, even where later
+    chunks have been appended since.
+    """
+
+    cache: "KVCache"
+    chunk: int
+    shot: Tensor  # (B,), on the host
+    recording: bool = False  # the clean pass: keys and values are written down
+    written: dict[int, Written] = field(default_factory=dict)
+    decided: list[dict] = field(default_factory=list)
+    # the last choice (pages, and which of them are pinned) and the rotations of the chunk's own
+    # frames; empty before the first layer, shared with the clean pass
+    _choices: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    _freqs: list[Tensor] = field(default_factory=list)
+    _past: dict[int, Past] = field(default_factory=dict)
+    # of every layer, keys and values: the retrieved ones with the chunk's own behind them
+    _buffers: dict[tuple, Tensor] = field(default_factory=dict)
+    _graph: bool = False  # a pass with gradients may come back to what was retrieved
+    _moved_priority: Tensor | None = None
+
+    def record(self) -> "OpenChunk":
+        """Return the context of the clean pass, which retrieves anew from its own queries.
+
+        It lays out what it retrieves in the memory of what the denoising passes had laid out.
+        """
+        past: dict[int, Past] = {}
+        if not self._graph and not self.routed:  # then the choice is the same
+            films = self.cache.films
+            past = {layer: one for layer, one in self._past.items() if len(one.keys) == films}
+        buffers = {} if self._graph else self._buffers
+        shared = (self.decided, self._choices, self._freqs)
+        return OpenChunk(self.cache, self.chunk, self.shot, True, {}, *shared, past, buffers)
+
+    @cached_property
+    def routed(self) -> bool:
+        """Whether pages compete for the budget: then every layer and pass chooses for itself."""
+        cache = self.cache
+        return cache.policy.routed and cache.policy.budget_at(cache.length) < cache.length
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
+        """Return the heads' outputs (B, T, h, d) from unrotated q, k, v (B, T, h, d)."""
+        self._graph |= torch.is_grad_enabled()
+        self.cache.rope = rope
+        if layer not in self._past:
+            self._past[layer] = self._retrieve(layer, q, rope)
+        freqs = self._own_freqs(rope)
+        rotated = rope.rotate(k, freqs)
+        if self.recording:
+            self.written[layer] = self._written(k.detach(), rotated.detach(), v.detach(), rope)
+        keys, values = self._with_own(layer, rotated, v)
+        return attention(rope.rotate(q, freqs), keys, values)
+
+    def _written(self, k: Tensor, rotated: Tensor, v: Tensor, rope: Rope) -> Written:
+        """Return what is stored of a layer's unrotated keys k and values v."""
+        cache = self.cache
+        if cache.policy.positions == "packed":  # the chunk was attended to at another place
+            rotated = rope.rotate(k, rope.freqs_from(cache.frames_done, cache.chunk))
+        tokens = cache.policy.summary if cache.policy.routed else None
+        pooled = None if tokens is None else pool(cache.paged(k), tokens)
+        return Written(rotated, v, pooled)
+
+    def _retrieve(self, layer: int, q: Tensor, rope: Rope) -> Past:
+        """Return rotated keys and values of the pages that the policy retrieves for a layer."""
+        cache = self.cache
+        if cache.length == 0 or cache.policy.budget_at(cache.length) == 0:
+            nothing = q[:, :0]
+            return Past(nothing, nothing)
+        picks = self._route(layer, q)  # (B or 1, G, k)
+        return self._stored(layer, picks) or self._gathered(layer, picks, q, rope)
+
+    def _stored(self, layer: int, picks: Tensor) -> Past | None:
+        """Return consecutive pages where they are stored; None where they must be gathered."""
+        first = None if self.routed else self._first_of_consecutive(picks)
+        if first is None or self._moved(first):
+            return None
+        views = [store.view(first, self.cache.length) for store in self.cache.layers[layer]]
+        keys, values = (None if view is None else view.flatten(1, 2) for view in views)
+        return None if keys is None or values is None else Past(keys, values, first)
+
+    def _gathered(self, layer: int, picks: Tensor, q: Tensor, rope: Rope) -> Past:
+        """Return a copy of retrieved pages; in the buffers, where a call shows each film once."""
+        cache = self.cache
+        stores = cache.layers[layer]
+        joined = not torch.is_grad_enabled() and q.shape[0] == cache.films
+        tokens = picks.shape[-1] * (q.shape[1] * cache.page_frames // cache.chunk)
+        room = [self._buffer(layer, name, tokens, q)[:, :tokens] if joined else None for name in KV]
+        keys, values = (
+            store.take(picks, cache.length, out) for store, out in zip(stores, room, strict=True)
+        )
+        if self._moved(0 if self.routed else int(picks.min())):
+            self._move(rope, keys, picks)
+        return Past(keys, values, None, joined)
+
+    def _first_of_consecutive(self, picks: Tensor) -> int | None:
+        """Return the first of pages (B or 1, G, k) that are the same of all films and heads and
+        end with the newest; None where they are not. The picks are on the host."""
+        first = self.cache.length - picks.shape[-1]
+        return first if bool((picks == torch.arange(first, self.cache.length)).all()) else None
+
+    def _moved(self, oldest: int) -> bool:
+        """Whether pages from number `oldest` on stand elsewhere than in the film when they are
+        attended to."""
+        cache = self.cache
+        if cache.policy.positions == "packed":
+            return True
+        distance = cache.frames_done - oldest * cache.page_frames
+        return cache.max_distance is not None and distance > cache.max_distance
+
+    def _move(self, rope: Rope, keys: Tensor, picks: Tensor) -> None:
+        """Move retrieved keys (B, k U, h, d), in place, from their places in the film to where they
+        are attended to.
+
+        Packed, they stand side by side from 0, and the chunk behind them (CausalCine's
+        block-relative RoPE); else at most `max_distance` before the chunk, since training has seen
+        no larger distance.
+        """
+        cache = self.cache
+        size = cache.page_frames
+        inside = torch.arange(size, device=picks.device)
+        frames = (picks[..., None] * size + inside).flatten(-2)  # (B, G, k size)
+        if cache.policy.positions == "packed":
+            target = torch.arange(frames.shape[-1], device=picks.device)
+        else:
+            target = frames.clamp(min=cache.frames_done - cast(int, cache.max_distance))
+        rope.move_(keys, target - frames, max(cache.frames_done, frames.shape[-1]))
+
+    @cached_property
+    def _priority(self) -> tuple[Tensor, int]:
+        """The policy's priorities (B, n), the same for every layer, and how many pages compete."""
+        cache = self.cache
+        shots = cache.page_shots
+        priority = cache.policy.priority(shots, self.shot)
+        if not cache.erased:
+            return priority, cache.length
+        erased = torch.isin(shots, torch.tensor(cache.erased, device=shots.device))
+        return priority.masked_fill(erased, ERASED), cache.length - int(erased[0].sum())
+
+    def _route(self, layer: int, q: Tensor) -> Tensor:
+        """Return the pages (B or 1, G, k) that a layer retrieves, and write the decision down."""
+        cache = self.cache
+        priority, most = self._priority
+        scores = None
+        if self.routed:
+            scores = self.scores(layer, q)
+        # chosen once where nothing competes: every layer's choice is the same
+        if scores is not None or not self._choices:
+            if scores is not None:
+                priority = self._priority_there(scores.device)
+            picks = choose(cache.policy, priority, scores, most)
+            wide = priority[:, None].expand(-1, picks.shape[1], -1)
+            # a priority of 0 is a page that competed; any other was chosen by the policy's rule
+            self._choices[:] = [(picks, wide.gather(-1, picks) != 0)]
+        picks, fixed = self._choices[0]
+        # only the scores of what was chosen: all of them would grow with the square of the film
+        noted = None if scores is None else scores.gather(-1, picks)
+        self.decided.append(
+            {
+                "chunk": self.chunk,
+                "shot": self.shot,
+                "layer": layer,
+                "clean": self.recording,
+                "picks": picks,
+                "scores": noted,
+                "fixed": fixed,
+            }
+        )
+        return picks
+
+    def _priority_there(self, device: torch.device) -> Tensor:
+        """Return the policy's priorities (B, n) on a device, copied there once a pass."""
+        if self._moved_priority is None:
+            self._moved_priority = to_device(self._priority[0], device)
+        return self._moved_priority
+
+    def picks_of(self, layer: int) -> Tensor:
+        """Return the pages (B or 1, G, k) that a layer retrieved last."""
+        return next(one["picks"] for one in reversed(self.decided) if one["layer"] == layer)
+
+    def scores(self, layer: int, q: Tensor) -> Tensor:
+        """Return the relevance (B, G, n) of all finished pages to this chunk's queries."""
+        cache = self.cache
+        policy = cache.policy
+        summary = cache.summary_of(layer)
+        # the halves of a guided call route alike: by the queries under the film's own prompt
+        q = q[: cache.films, None]  # (B, 1, T, h, d)
+        place = (self.chunk, layer)
+        count = cache.length
+
+        def keys_of(pages: Tensor) -> Tensor:
+            if summary.tokens is None:
+                return cache.unrotated(layer, pages)
+            taken = summary.pages.take(pages[:, None], count)
+            return taken.unflatten(1, (pages.shape[1], -1))
+
+        def all_keys() -> Tensor:
+            if summary.tokens is None:
+                return cache.unrotated(layer, torch.arange(count)[None])
+            return summary.pages.all(count)
+
+        if cache.erased:
+            # an erased page neither competes nor speaks for its block: compare one by one
+            there = to_device(self._priority[0][:1] != ERASED, q.device)
+            return relevance(policy, q, all_keys(), there, place)[:, :, 0]
+        most = getattr(policy, "compared", None)
+        if most is None or count <= most:
+            return relevance(policy, q, all_keys(), None, place)[:, :, 0]
+        blocks = summary.blocks.all(summary.whole)
+        found = searched_in_two_steps(policy, q, keys_of, cache.length, blocks=blocks, place=place)
+        return found[:, :, 0]
+
+    def _own_freqs(self, rope: Rope) -> Tensor:
+        """Return the rotations of the chunk's own frames, the same for every layer and level."""
+        cache = self.cache
+        if not self._freqs:
+            start = cache.frames_done
+            if cache.policy.positions == "packed":
+                retrieved = self._choices[0][0].shape[-1] if self._choices else 0
+                start = retrieved * cache.page_frames
+            self._freqs.append(rope.freqs_from(start, cache.chunk))
+        return self._freqs[0]
+
+    def _with_own(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return retrieved keys and values with the chunk's own (B', T, h, d) behind them."""
+        past = self._past[layer]
+        if not past.keys.shape[1]:
+            return k, v
+        if torch.is_grad_enabled():  # nothing is written in place
+            return (
+                torch.cat([repeat_batch(past.keys, len(k)), k], dim=1),
+                torch.cat([repeat_batch(past.values, len(v)), v], dim=1),
+            )
+        if past.first is not None and len(k) == self.cache.films:
+            return self._in_store(layer, past.first, k, v)
+        if not past.joined:
+            past = self._past[layer] = self._join(layer, past, k)
+        own = past.keys.shape[1]
+        keys, values = (self._buffers[layer, name] for name in KV)
+        keys[:, own:] = k
+        values[:, own:] = v
+        return keys, values
+
+    def _in_store(self, layer: int, first: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return stored keys and values from page `first` on, with the chunk's own (B, T, h, d)
+        drafted behind them."""
+        cache = self.cache
+        length = cache.length
+        keys, values = cache.layers[layer]
+        draft = cache.paged(k)
+        end = length + draft.shape[1]
+        keys, all_keys = keys.with_room(length, draft)
+        values, all_values = values.with_room(length, draft)
+        cache.layers[layer] = (keys, values)
+        all_keys[:, length:end] = draft
+        all_values[:, length:end] = cache.paged(v)
+        return all_keys[:, first:end].flatten(1, 2), all_values[:, first:end].flatten(1, 2)
+
+    def _join(self, layer: int, past: Past, own: Tensor) -> Past:
+        """Return what was retrieved, laid into the buffers for the films of a call (B', ...)."""
+        tokens = past.keys.shape[1]
+        keys, values = (self._buffer(layer, name, tokens, own)[:, :tokens] for name in KV)
+        keys.copy_(repeat_batch(past.keys, len(own)))
+        values.copy_(repeat_batch(past.values, len(own)))
+        return Past(keys, values, None, joined=True)
+
+    def _buffer(self, layer: int, name: str, tokens: int, own: Tensor) -> Tensor:
+        """Return a layer's buffer (B', tokens + T, h, d) of keys or of values, for so many tokens
+        and the chunk's own (B', T, h, d) behind them. All passes of the chunk share it."""
+        shape = (own.shape[0], tokens + own.shape[1], *own.shape[2:])
+        old = self._buffers.get((layer, name))
+        if old is None or old.shape != shape or old.dtype != own.dtype:
+            self._buffers[layer, name] = own.new_empty(shape)
+        return self._buffers[layer, name]
