@@ -19,5 +19,5 @@ profiling     the kernels of a chunk
 marked_tests  the tests marked gpu
 
 jobs          the files of the training queue;  training: runs them;  toy_films: renders their films
-predictions   the ledger's figures;  summary, archive: what comes back
+predictions   the ledger's figures (ledger_figures);  summary, archive: what comes back
 """

@@ -43,7 +43,12 @@ def products(task: Task) -> None:
         a = _random(task, rows, inner)
         b = _random(task, inner, columns)
         spent = seconds(lambda a=a, b=b: a @ b, task.device)
-        task.rows.note(name, _rate(rows, inner, columns, spent), "TFLOP/s", ceiling=_kind(name))
+        task.rows.note(
+            name,
+            _rate(rows, inner, columns, spent),
+            "TFLOP/s",
+            asks={"product": [rows, inner, columns]},
+        )
 
 
 def eight_bit_products(task: Task) -> None:
@@ -58,7 +63,7 @@ def eight_bit_products(task: Task) -> None:
 
     spent = seconds(call, task.device)
     name = f"product {side}^3 fp8"
-    task.rows.note(name, _rate(side, side, side, spent), "TFLOP/s", ceiling="fp8")
+    task.rows.note(name, _rate(side, side, side, spent), "TFLOP/s", asks=_of("fp8"))
 
 
 def backends(task: Task) -> None:
@@ -97,7 +102,7 @@ def copies(task: Task) -> None:
     target = torch.empty_like(source)
     spent = seconds(lambda: target.copy_(source), task.device)
     task.rows.note(
-        "copy on the device", 2 * source.nbytes / spent / 1e12, "TB/s", ceiling="bandwidth"
+        "copy on the device", 2 * source.nbytes / spent / 1e12, "TB/s", asks=_of("bandwidth")
     )
     pinned = torch.empty(task.sizes.copied // 4, dtype=torch.uint8)
     pinned = pinned.pin_memory() if task.device == "cuda" else pinned
@@ -107,7 +112,7 @@ def copies(task: Task) -> None:
         ("device to pinned host", lambda: pinned.copy_(part, non_blocking=True)),
     ):
         spent = seconds(call, task.device, repeats=5)
-        task.rows.note(name, pinned.nbytes / spent / 1e9, "GB/s", ceiling="pcie")
+        task.rows.note(name, pinned.nbytes / spent / 1e9, "GB/s", asks=_of("pcie"))
 
 
 def host_costs(task: Task) -> None:
@@ -126,21 +131,22 @@ def host_costs(task: Task) -> None:
     issued = time.perf_counter() - began
     _wait(task)
     done = time.perf_counter() - began
-    task.rows.note("launch, by the host", 1e6 * issued / count, "us", ceiling="host launch")
-    task.rows.note("launch, to its end", 1e6 * done / count, "us", ceiling="launch gap")
+    task.rows.note("launch, by the host", 1e6 * issued / count, "us", asks=_of("host launch"))
+    task.rows.note("launch, to its end", 1e6 * done / count, "us", asks=_of("launch gap"))
     began = time.perf_counter()
     for _ in range(count):
         x.add_(1)
         float(x[0])
     spent = time.perf_counter() - began
-    task.rows.note("value read back", 1e6 * spent / count, "us", ceiling="synchronisation")
+    task.rows.note("value read back", 1e6 * spent / count, "us", asks=_of("synchronisation"))
 
 
 def _attention_rate(task: Task, name: str, call: Callable[[], Tensor]) -> None:
     sizes = task.sizes
     work = 4 * sizes.tokens * sizes.keys * sizes.heads * sizes.head_dim
     spent = seconds(call, task.device, repeats=10)
-    task.rows.note(name, work / spent / 1e12, "TFLOP/s", ceiling="attention", ms=1000 * spent)
+    about = {"attention": [sizes.tokens, sizes.keys, sizes.heads, sizes.head_dim]}
+    task.rows.note(name, work / spent / 1e12, "TFLOP/s", asks=about, ms=1000 * spent)
 
 
 def _heads(task: Task) -> tuple[Tensor, Tensor, Tensor]:
@@ -158,8 +164,8 @@ def _rate(rows: int, inner: int, columns: int, spent: float) -> float:
     return 2 * rows * inner * columns / spent / 1e12
 
 
-def _kind(name: str) -> str:
-    return "bf16" if name.startswith("product") else "feed-forward"
+def _of(ceiling: str) -> dict:
+    return {"ceiling": ceiling}
 
 
 def _wait(task: Task) -> None:

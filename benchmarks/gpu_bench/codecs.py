@@ -23,6 +23,6 @@ def taehv(device: str, dtype: torch.dtype) -> TinyCodec:
 
 def decoders(device: str, *, small: bool = False) -> dict[str, Any]:
     """Return both, in bf16 on a GPU."""
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
     size = {"base_dim": 8, "num_res_blocks": 1} if small else {}
     return {"vae": wan_vae(device, dtype, **size), "taehv": taehv(device, dtype)}

@@ -27,7 +27,7 @@ from cinelab.zoo import checkpoints as zoo
 
 KEEPS = ("weights", "log", "card")
 OTHER = "job:"  # before the name of another job of the queue
-MOST_SECONDS = 24 * 3600.0
+MOST = 10**9
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class QueuedJob:
             raise CinelabError("give either steps or minutes, and not both.")
         for name in ("steps", "minutes", "expected_seconds"):
             value = getattr(self, name)
-            if value is not None and not 0 < value <= 10**9:
+            if value is not None and not 0 < value <= MOST:
                 raise CinelabError(f"{name} is {value}; more than 0 is expected.")
         if odd := [one for one in self.keeps if one not in KEEPS]:
             raise CinelabError(f"keeps has {odd[0]!r}; use some of {', '.join(KEEPS)}.")

@@ -8,13 +8,16 @@ A store that a training has begun on stays as it is: FOLDER.frozen says so.
 import argparse
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from subprocess import Popen
 
 from benchmarks.gpu_bench import processes
 from benchmarks.gpu_bench.jobs import Films
+from benchmarks.gpu_bench.machine import ROOT
 from cinelab.files import SCRATCH, write_text
 
 FREE = 6  # cores that the sections keep
@@ -86,9 +89,18 @@ def frozen(folder: Path) -> Path:
     return folder.with_name(folder.name + ".frozen")
 
 
+def builder() -> Callable[..., Iterator[int]]:
+    """Return `cinelab.data.toybox.build_toybox`. Its file is read by itself: the package around it
+    opens videos, for which a bare machine has no readers."""
+    spec = spec_from_file_location("toybox_films", ROOT / "cinelab" / "data" / "toybox.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.build_toybox
+
+
 def main() -> None:
     """Build one share of a store."""
-    from cinelab.data.toybox import build_toybox
     from cinelab.zoo import checkpoints as zoo
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -101,9 +113,7 @@ def main() -> None:
     codec = zoo.load_codec()
     mark = zoo.fingerprint(zoo.CODEC)
     with suppress(KeyboardInterrupt):
-        for done in build_toybox(
-            options.folder, config, codec, zoo.toy_encoder(), mark, (mine, of)
-        ):
+        for done in builder()(options.folder, config, codec, zoo.toy_encoder(), mark, (mine, of)):
             print(done, flush=True)
 
 
