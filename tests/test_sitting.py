@@ -346,8 +346,7 @@ def test_everything_is_rehearsed_without_video_and_notebook_packages(tmp_path):
     assert ended.pop("official") == "left out"
     assert ended == dict.fromkeys(ended, "done") and len(ended) == len(SECTIONS) - 1
     assert not [row for row in record["rows"] if row.get("ok") is False]
-    failed = {row["name"] for row in record["rows"] if row.get("refused") is False}
-    assert failed <= {"SDPA cuDNN", "SDPA memory-efficient"}
+    assert not [row for row in record["rows"] if row.get("refused") is False]
     assert len(record["rows"]) > 100
     packed = archive.names_in(sorted((tmp_path / "out").glob("*.tar.gz")))
     assert "training/rehearsal/result/weights.safetensors" in packed

@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.gpu_bench.clock import seconds
 from benchmarks.gpu_bench.one import Task
+from cinelab.errors import CinelabError
 from cinelab.ops.attention import KERNELS, attention
 
 BACKENDS = {
@@ -77,8 +78,11 @@ def backends(task: Task) -> None:
         def chosen(backend: SDPBackend | None = backend) -> Tensor:
             if backend is None:
                 return call()
-            with sdpa_kernel(backend):
-                return call()
+            try:
+                with sdpa_kernel(backend):
+                    return call()
+            except RuntimeError as error:
+                raise CinelabError(f"SDPA has no such backend here ({error}).") from error
 
         with task.rows.trying(f"SDPA {name}"):
             _attention_rate(task, f"SDPA {name}", chosen)

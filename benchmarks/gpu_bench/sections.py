@@ -57,9 +57,9 @@ SECTIONS = (
         quiet=True,
         needs="official",
     ),
-    Section("profile", ("profiling",), 35, 80, "top kernels, launches, waits; exact and compiled"),
+    Section("profile", ("profiling",), 50, 100, "top kernels, launches, waits; exact and compiled"),
     Section(
-        "options", ("options",), 110, 200, "exact, compiled, fast; linears, histories, kernels"
+        "options", ("options",), 170, 260, "exact, compiled, fast; linears, histories, kernels"
     ),
     Section("large", ("large",), 40, 90, "14B: what fits, and its chunk"),
     Section("tests", ("marked_tests",), 60, 150, "pytest -m gpu"),

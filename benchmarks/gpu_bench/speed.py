@@ -30,9 +30,9 @@ def run(task: Task) -> None:
     for bench in (task.sizes.chunkwise, task.sizes.framewise):
         with task.rows.trying(f"{bench.model} {bench.mode}"):
             maker = Maker.of(bench, task.device)
-            for policy in bench.policies:
-                for history in bench.history:
-                    chunk(task, maker, policy, history)
+            for history in bench.history:
+                times = {name: chunk(task, maker, name, history) for name in bench.policies}
+                overhead(task, bench, history, times)
             decoded(task, maker)
             del maker
     with task.rows.trying("late chunks"):
@@ -40,21 +40,36 @@ def run(task: Task) -> None:
 
 
 def chunk(
-    task: Task, maker: Maker, policy: str, history: int, *, mode: str = "exact", what: str = ""
+    task: Task,
+    maker: Maker,
+    policy: str,
+    history: int,
+    *,
+    mode: str = "exact",
+    wanted: float | None = None,
 ) -> float | None:
     """Record and return the seconds of a chunk after `history` others, or a sentence where it does
     not fit."""
     bench = maker.bench
     layers = "" if bench.scaled == 1 else f", {bench.config.num_layers} layers scaled up"
-    name = what or f"{bench.model} {bench.mode} {policy}, {history} before, {mode}{layers}"
+    name = f"{bench.model} {bench.mode} {policy}, {history} before, {mode}{layers}"
     with task.rows.trying(name):
         require_room(bench, history, policy, task.device, name)
         row = later_chunk(maker, policy, history, None)
         more: dict[str, Any] = {key: row[key] for key in ("dit s", "memory s", "peak GiB")}
         more["planned GiB"] = row["planned GiB"]
-        task.rows.note(name, row["chunk s"], "s", asks=asks(bench, policy, history, mode), **more)
+        about = asks(bench, policy, history, mode)
+        task.rows.note(name, row["chunk s"], "s", asks=about, wanted=wanted, **more)
         return row["chunk s"]
     return None
+
+
+def overhead(task: Task, bench: WanBench, history: int, times: dict) -> None:
+    """Record what CAMR's choice costs over a window with as much in view."""
+    if times.get("camr") and times.get("window"):
+        percent = 100 * (times["camr"] / times["window"] - 1)
+        name = f"{bench.mode}, {history} before: camr over window"
+        task.rows.note(name, percent, "percent", wanted=3)
 
 
 def require_room(bench: WanBench, history: int, policy: str, device: str, what: str) -> None:
