@@ -619,7 +619,7 @@ def test_a_moved_key_is_the_one_that_was_rotated_there():
     to = torch.tensor([5, 12, 2, 31])
     keys = rope.rotate(x, rope.freqs(at))
     before = keys.clone()
-    rope.move_(keys, (to - at)[None, None], 40)
+    rope.move_(keys, rope.turns(to - at)[None, None])
     assert torch.allclose(keys, rope.rotate(x, rope.freqs(to)), atol=1e-5)
     still = [slice(0, 6), slice(18, 24)]  # moved by 0: the same bits
     assert all(torch.equal(keys[:, part], before[:, part]) for part in still)

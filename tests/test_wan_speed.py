@@ -58,9 +58,9 @@ def test_layers_that_stand_for_more_are_scaled():
 def test_a_filled_history_is_like_one_that_was_made():
     memory = random_history(SMALL, SMALL.policy("camr"), 5, "cpu")
     assert memory.length == memory.frames_done == 5 and memory.page_shots.shape == (1, 5)
-    assert (memory.summaries[0].done, memory.summaries[0].tokens) == (4, 2)
+    assert (memory.summaries[0].done, memory.summaries[0].tokens) == (5, 2)
     Maker.of(SMALL, "cpu").chunk(memory)
-    assert memory.length == 6 and memory.summaries[0].done == 5
+    assert memory.length == 6 and memory.summaries[0].done == 6
 
 
 def test_a_random_model_is_kept_as_a_published_one():

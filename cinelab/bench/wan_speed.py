@@ -145,8 +145,8 @@ def random_model(config: WanConfig, device: str, dtype: torch.dtype = torch.bflo
 
 @torch.no_grad()
 def random_history(bench: WanBench, policy: Policy, units: int, device: str) -> KVCache:
-    """A KV cache of so many random pages, in shots of eight; all but the last have been searched
-    before, as in a running film."""
+    """A KV cache of so many random pages, in shots of eight, all of them pooled for the search, as
+    in a running film."""
     config = bench.config
     tokens = bench.chunk * (bench.size[0] // 16) * (bench.size[1] // 16)
     unit = torch.randn(
@@ -156,12 +156,12 @@ def random_history(bench: WanBench, policy: Policy, units: int, device: str) -> 
     for index in range(config.num_layers if units else 0):
         cache.layers[index] = bench.storage.new_store(), bench.storage.new_store()
         for place in range(units):
-            if place == units - 1 and place and getattr(policy, "summary", None):
-                cache.summary_of(index)
             keys, values = cache.layers[index]
             page = unit.roll(place + index, 2)
             cache.layers[index] = keys.append(page, place), values.append(page, place)
             cache.length = place + 1
+        if getattr(policy, "summary", None):
+            cache.summary_of(index)
     cache.length = units
     cache.frames_done = units * bench.chunk
     cache.page_shots = torch.arange(units)[None] // 8

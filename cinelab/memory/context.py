@@ -198,7 +198,7 @@ class TeacherForcingContext:
         placed = rope.rotate(own_k[:, None, :n], past).flatten(1, 2)
         at = picks.clamp(min=0) + n * torch.arange(budget, device=q.device)
         past_k = gather_pages(placed, at)  # (B, R, budget t, h, d)
-        past_v = gather_pages(own_v[:, :n], picks)
+        past_v = gather_pages(own_v[:, :n], picks.clamp(min=0))
         k = torch.cat([past_k, rope.rotate(own_k, now)], dim=2)
         v = torch.cat([past_v, own_v], dim=2)
         mask = self._packed_mask(picks, q.shape[0], heads, own_k.shape[2])

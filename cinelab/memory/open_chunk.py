@@ -73,6 +73,8 @@ class OpenChunk(Readable):
     # frames; empty before the first layer, shared with the clean pass
     _choices: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     _freqs: list[Tensor] = field(default_factory=list)
+    # the rotations that move stored pages, where any is moved
+    _turns: list[Tensor] = field(default_factory=list)
     _past: dict[int, Past] = field(default_factory=dict)
     # of every layer, keys and values: the retrieved ones with the chunk's own behind them
     _buffers: dict[tuple, Tensor] = field(default_factory=dict)
@@ -80,16 +82,17 @@ class OpenChunk(Readable):
     _moved_priority: Tensor | None = None
 
     def record(self) -> "OpenChunk":
-        """Return the context of the clean pass, which retrieves anew from its own queries.
+        """Return the context of the clean pass.
 
-        It lays out what it retrieves in the memory of what the denoising passes had laid out.
+        Where pages compete it retrieves anew from its own queries, into the memory of what the
+        denoising passes had laid out; else, and where the policy says so, it attends to the same.
         """
         past: dict[int, Past] = {}
-        if not self._graph and not self.routed:  # then the choice is the same
+        if not self._graph and (not self.routed or self.cache.policy.reuse_choice):
             films = self.cache.films
             past = {layer: one for layer, one in self._past.items() if len(one.keys) == films}
         buffers = {} if self._graph else self._buffers
-        shared = (self.decided, self._choices, self._freqs)
+        shared = (self.decided, self._choices, self._freqs, self._turns)
         return OpenChunk(self.cache, self.chunk, self.shot, True, {}, *shared, past, buffers)
 
     @cached_property
@@ -169,21 +172,30 @@ class OpenChunk(Readable):
 
     def _move(self, rope: Rope, keys: Tensor, picks: Tensor) -> None:
         """Move retrieved keys (B, k U, h, d), in place, from their places in the film to where they
-        are attended to.
+        are attended to."""
+        if not self._turns:
+            self._turns.append(self._turns_by_page(rope, picks.shape[-1]))
+        turns = self._turns[0]
+        picks = to_device(picks, turns.device)
+        ranks = torch.arange(len(turns), device=picks.device)  # one, or each its own
+        rope.move_(keys, turns[ranks, picks].flatten(2, 3))  # of (B or 1, G, F, Dt/2, 2)
 
-        Packed, they stand side by side from 0, and the chunk behind them (CausalCine's
-        block-relative RoPE); else at most `max_distance` before the chunk, since training has seen
-        no larger distance.
+    def _turns_by_page(self, rope: Rope, retrieved: int) -> Tensor:
+        """Return the rotations (R, n, f, Dt/2, 2) that move the f frames of each stored page to
+        where they are attended to, the same for every layer.
+
+        Packed, pages stand side by side from 0, and the chunk behind them (CausalCine's
+        block-relative RoPE): R is their number, since a page stands where its rank puts it. Else
+        R is 1: at most `max_distance` before the chunk, since training has seen no larger distance.
         """
         cache = self.cache
         size = cache.page_frames
-        inside = torch.arange(size, device=picks.device)
-        frames = (picks[..., None] * size + inside).flatten(-2)  # (B, G, k size)
+        frames = torch.arange(cache.frames_done).view(1, -1, size)
         if cache.policy.positions == "packed":
-            target = torch.arange(frames.shape[-1], device=picks.device)
+            target = torch.arange(retrieved * size).view(-1, 1, size)
         else:
             target = frames.clamp(min=cache.frames_done - cast(int, cache.max_distance))
-        rope.move_(keys, target - frames, max(cache.frames_done, frames.shape[-1]))
+        return rope.turns(target - frames)
 
     @cached_property
     def _priority(self) -> tuple[Tensor, int]:
@@ -290,7 +302,8 @@ class OpenChunk(Readable):
                 torch.cat([repeat_batch(past.keys, len(k)), k], dim=1),
                 torch.cat([repeat_batch(past.values, len(v)), v], dim=1),
             )
-        if past.first is not None and len(k) == self.cache.films:
+        alike = len(k) == self.cache.films and k.dtype == past.keys.dtype
+        if past.first is not None and alike:
             return self._in_store(layer, past.first, k, v)
         if not past.joined:
             past = self._past[layer] = self._join(layer, past, k)

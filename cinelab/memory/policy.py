@@ -66,6 +66,12 @@ class Policy:
         """How many pages are compared one by one, the budget considered; None = all of them."""
         return None
 
+    @property
+    def reuse_choice(self) -> bool:
+        """Whether a chunk's clean pass attends to what its first level retrieved, where pages
+        compete; else it retrieves anew by its own queries."""
+        return False
+
     @classmethod
     def of_name(cls, name: str) -> "Policy":
         """Return the policy of a name or an import path, where a setting wants a policy."""
@@ -251,6 +257,9 @@ class CAMR(Policy):
     per_head: bool = False
     summary: int | None = 3  # pooled tokens a page, at most; None = all of its tokens
     candidates: int | None = 128  # pages that are compared one by one; None = all of them
+    # the clean pass attends to what the chunk's first level retrieved: nothing is gathered twice.
+    # In training clean chunks retrieve by their own queries in either case.
+    reuse_choice: bool = False
 
     def _check(self) -> None:
         if self.score not in SCORES:

@@ -98,19 +98,23 @@ class Rope:
         table = self._table(last + 1)
         return table[to_device(frames, table.device)]  # (..., F, Dt/2)
 
-    def move_(self, x: Tensor, by: Tensor, most: int) -> None:
-        """Move rotated keys x (B, F N, h, D) of retrieved pages, in place, by so many latent
-        frames in time: `by` (B or 1, h or 1, F), between -most and most.
+    def turns(self, by: Tensor) -> Tensor:
+        """Return the rotations in time (..., Dt/2, 2) by so many latent frames (...), which may be
+        below 0; `by` is on the host."""
+        turns = self._time_of(by.abs(), int(by.abs().max()))
+        back = to_device(by, turns.device)[..., None] < 0
+        return torch.view_as_real(torch.where(back, turns.conj(), turns).resolve_conj())
+
+    def move_(self, x: Tensor, turns: Tensor) -> None:
+        """Move rotated keys x (B, F N, h, D) in time, in place, by `turns` (B or 1, h or 1, F,
+        Dt/2, 2).
 
         They then equal keys that were rotated at the new place at once, to rounding, and are
-        unchanged to the bit where `by` is 0. Only the part of a head that turns with time is
-        computed. The keys carry no gradient.
+        unchanged to the bit where they are moved by 0. Only the part of a head that turns with
+        time is computed. The keys carry no gradient.
         """
-        turns = self._time_of(by.abs(), most)  # (B, G, F, Dt/2)
-        turns = torch.where(to_device(by, turns.device)[..., None] < 0, turns.conj(), turns)
-        turns = torch.view_as_real(turns.resolve_conj()).movedim(1, 2)[:, :, None]
-        part = x.unflatten(1, (by.shape[-1], -1))[..., : split(self.head_dim)[0]]
-        part.copy_(self.rotate(part, turns))
+        part = x.unflatten(1, (turns.shape[2], -1))[..., : split(self.head_dim)[0]]
+        part.copy_(self.rotate(part, turns.movedim(1, 2)[:, :, None]))
 
     def rotate(self, x: Tensor, freqs: Tensor) -> Tensor:
         """Return queries or keys (..., F N, h, D) rotated by `freqs`, which broadcast over them."""

@@ -11,19 +11,18 @@ from torch import Tensor
 def gather_pages(x: Tensor, picks: Tensor, out: Tensor | None = None) -> Tensor:
     """Return the picked pages of x (B, n, U, h, d), side by side: (B, R, k U, h, d).
 
-    picks (B or 1, G, R, k) holds page numbers; G is 1, or h where every head picks for itself. A
-    pick of -1 fetches page 0, which the caller masks. They are written into `out` (B, k U, h, d)
-    where it is given and R is 1.
+    picks (B or 1, G, R, k) holds page numbers; G is 1, or h where every head picks for itself. They
+    are written into `out` (B, k U, h, d) where it is given and R is 1.
     """
     batch, _, _, heads, _ = x.shape
-    picks = picks.clamp(min=0)
     if picks.shape[1] != 1:
         rows = torch.arange(batch, device=x.device)[:, None, None, None]
         columns = torch.arange(heads, device=x.device)[None, :, None, None]
         pages = x.transpose(2, 3).transpose(1, 2)[rows, columns, picks]  # (B, h, R, k, U, d)
         return _into(out, rearrange(pages, "b h r k t d -> b r (k t) h d"))
-    first = torch.arange(batch, device=x.device)[:, None, None] * x.shape[1]
-    rows = first + picks[:, 0]  # (B, R, k)
+    rows = picks[:, 0]  # (B or 1, R, k)
+    if batch > 1:
+        rows = rows + torch.arange(batch, device=x.device)[:, None, None] * x.shape[1]
     kind = _widest(x)
     flat = x.flatten(0, 1).view(kind)
     if out is not None and out.is_contiguous() and out.dtype == x.dtype:
@@ -44,7 +43,7 @@ def _into(out: Tensor | None, pages: Tensor) -> Tensor:
 def _widest(x: Tensor) -> torch.dtype:
     """Return in which numbers the rows of x (..., d) are copied: on a GPU of eight bytes where
     they can be, since few large numbers are copied faster than many small ones."""
-    fits = x.is_cuda and x.is_contiguous() and x.shape[-1] * x.element_size() % 8 == 0
+    fits = x.device.type != "cpu" and x.is_contiguous() and x.shape[-1] * x.element_size() % 8 == 0
     return torch.int64 if fits and not x.requires_grad else x.dtype
 
 
@@ -52,8 +51,8 @@ def to_device(x: Tensor, device: torch.device | str) -> Tensor:
     """Return x on a device. From the host to a GPU nothing waits: neither the host for the copy,
     nor the copy for the GPU's running work."""
     if x.device.type == "cpu" and torch.device(device).type == "cuda":
-        return x.pin_memory().to(device, non_blocking=True)
-    return x.to(device)
+        x = x.pin_memory()
+    return x.to(device, non_blocking=x.device.type == "cpu")
 
 
 def repeat_batch(x: Tensor, batch: int) -> Tensor:
