@@ -6,15 +6,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_bench.codecs import decoders
 from benchmarks.gpu_bench.sizes import TRUE
-from benchmarks.gpu_bench.speeds import speeds
+from benchmarks.gpu_bench.speeds import PARTLY_FAST
 from cinelab.bench import true_size
-from cinelab.bench.wan_speed import CHANNELS, MODES, STRIDE, WanBench
+from cinelab.bench.ledger_report import RUNS, LedgerReport
+from cinelab.bench.wan_speed import WanBench
 from cinelab.ops.attention import attention
 from cinelab.scale import ceilings
 from cinelab.scale.ceilings import Card, card_named
-from cinelab.scale.ledger import Counts, Prediction, predict_seconds
+from cinelab.scale.ledger import Counts, Way, predict_seconds
 
 CEILINGS: dict[str, Callable[[Card], float]] = {
     "fp8": lambda card: card.matmul8 / 1e12,
@@ -24,6 +24,7 @@ CEILINGS: dict[str, Callable[[Card], float]] = {
     "launch gap": lambda card: 1e6 * ceilings.GAP,
     "synchronisation": lambda card: 1e6 * ceilings.WAIT,
 }
+WAYS = {PARTLY_FAST: Way(products8=True)}
 
 
 def figure(asks: dict, card: str) -> float:
@@ -33,23 +34,45 @@ def figure(asks: dict, card: str) -> float:
         return CEILINGS[asks["ceiling"]](known)
     if "product" in asks or "attention" in asks:
         return reached(asks, known)
-    if asks.get("alone"):
-        return decoding(asks["decoder"], MODES[asks["mode"]][0], known)
-    if asks.get("first"):
-        found = predicted(true_size.first_chunk_counts(bench_of(asks)), asks["speed"], known)
-        return found.clock + first_decoding(asks["decoder"], known)
-    counts = chunk_counts(
+    report = report_of(
         asks["model"],
         asks["mode"],
-        policy=asks["policy"],
-        budget=asks["budget"],
-        history=asks["history"],
-        speed=asks["speed"],
+        known,
+        policy=asks.get("policy", "camr"),
+        budget=asks.get("budget", 6),
+        history=asks.get("history", 0),
+        speed=asks.get("speed", "exact"),
+        decoder=asks.get("decoder", "none"),
     )
+    if asks.get("alone"):
+        return predict_seconds(report.decoding, known).clock
+    if asks.get("first"):
+        return report.first_seconds
+    way = WAYS.get(asks["speed"], report.way)
     if "of" in asks:
-        return counted(counts, asks["of"], predicted(counts, asks["speed"], known))
-    chunk = predicted(counts, asks["speed"], known).clock
-    return rate(asks, chunk, known) if "decoder" in asks else chunk
+        return counted(report.counts, asks["of"], known, way)
+    if "decoder" in asks:
+        rates = report.rates(known, way)
+        return rates["decoding beside" if asks["beside"] else "with decoding"]
+    return predict_seconds(report.counts, known, way).clock
+
+
+@lru_cache(maxsize=256)
+def report_of(
+    model: str,
+    mode: str,
+    card: Card,
+    *,
+    policy: str,
+    budget: int,
+    history: int,
+    speed: str,
+    decoder: str,
+) -> LedgerReport:
+    """Return the ledger of a chunk at the size that was measured."""
+    bench = WanBench(model, mode, TRUE.chunkwise.size, budget=budget)
+    named = speed if speed in RUNS else "compiled"
+    return LedgerReport(bench, card, policy, history, named, decoder)
 
 
 def reached(asks: dict, card: Card) -> float:
@@ -69,55 +92,11 @@ def _empty(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.bfloat16, device="meta")
 
 
-def rate(asks: dict, chunk: float, card: Card) -> float:
-    """Return frames a second with the decoder after or beside the chunk."""
-    frames = MODES[asks["mode"]][0]
-    decode = decoding(asks["decoder"], frames, card)
-    return frames * STRIDE / (max(chunk, decode) if asks["beside"] else chunk + decode)
-
-
-def counted(counts: Counts, what: str, prediction: Prediction) -> float:
+def counted(counts: Counts, what: str, card: Card, way: Way) -> float:
     """Return a figure of a chunk's profile."""
     return {
         "kernel launches": counts.launches,
-        "kernels": 1000 * prediction.busy,
+        "kernels": 1000 * predict_seconds(counts, card, way).busy,
         "host synchronisations": counts.waits,
         "copies": counts.uploads,
     }[what]
-
-
-@lru_cache(maxsize=64)
-def chunk_counts(
-    model: str, mode: str, *, policy: str, budget: int, history: int, speed: str
-) -> Counts:
-    """Return the counts of a chunk within a film whose chunks are made one after another."""
-    settings = {"model": model, "mode": mode, "budget": budget, "speed": speed}
-    return true_size.chunk_counts(bench_of(settings), policy, history, made=1)
-
-
-def bench_of(asks: dict) -> WanBench:
-    """Return what a row was measured with."""
-    size = TRUE.chunkwise.size
-    speed = speeds()[asks["speed"]]
-    return WanBench(asks["model"], asks["mode"], size, budget=asks["budget"], speed=speed)
-
-
-def predicted(counts: Counts, speed: str, card: Card) -> Prediction:
-    """Return the prediction of counts; compiled regions cost the host less a launch."""
-    launch = ceilings.EAGER_LAUNCH if speed == "exact" else ceilings.COMPILED_LAUNCH
-    return predict_seconds(counts, card, launch)
-
-
-@lru_cache(maxsize=16)
-def first_decoding(decoder: str, card: Card) -> float:
-    """Return the seconds of decoding a film's first latent frame."""
-    with torch.device("meta"):
-        codec = decoders("meta")[decoder]
-    latent = _empty(1, 1, CHANNELS, TRUE.latent[0], TRUE.latent[1]).float()
-    return predict_seconds(Counts(true_size.traced(lambda: codec.decode(latent, None))), card).clock
-
-
-@lru_cache(maxsize=16)
-def decoding(decoder: str, frames: int, card: Card) -> float:
-    """Return the seconds of decoding so many latent frames in the middle of a film."""
-    return predict_seconds(true_size.decode_counts(decoder, frames), card).clock

@@ -29,7 +29,13 @@ def run(task: Task) -> None:
             again = film(bundle, "camr", task, bf16=True)
             exact = exact or first
             for what, other in (("twice", again), ("against exact", exact)):
-                apart(task, f"noise floor, {name}: {what}", other, first, MOST[name][what])
+                apart(
+                    task,
+                    f"noise floor, {name}: {what}",
+                    other,
+                    first,
+                    MOST[name.partition(",")[0]][what],
+                )
 
 
 def apart(task: Task, name: str, one: Made, other: Made, most: float) -> None:

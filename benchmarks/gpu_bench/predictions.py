@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.gpu_bench.record import sentence
 from cinelab.files import append_line, read_lines
 
-LEDGER = "cinelab.scale.ledger"
+LEDGER = "cinelab.bench.ledger_report"
 NONE = "no prediction"
 FILE = "predictions.jsonl"
 

@@ -62,6 +62,7 @@ class Sitting:
             for slot in self.slots:
                 self._one(slot, end)
                 self._write()
+                self._predict()
         except KeyboardInterrupt:
             self.say("interrupted: what is there is packed")
         finally:
@@ -135,7 +136,7 @@ class Sitting:
         self.say(f"{section.name}: {state}" + (f", {why}" if why else ""))
 
     def _write(self) -> None:
-        """Write state, summary and archive of what is there, and have new figures predicted."""
+        """Write state, summary and archive of what is there."""
         settings = self.settings
         write_json(settings.work / "state.json", {"sections": list(self.outcomes.values())})
         summed = list(self.outcomes.values())
@@ -144,9 +145,11 @@ class Sitting:
         parts, left_out = pack(settings.work, settings.folder)
         if left_out:
             self.say(f"{len(left_out)} files did not fit into the archive: {left_out[0]}, ...")
-        self._predict()
 
     def _predict(self) -> None:
+        """Have the ledger predict what was measured since; a rehearsal's figures are no card's."""
+        if self.settings.rehearsed:
+            return
         busy = self.predictor is not None and self.predictor.poll() is None
         if busy or not predictions.missing(self.settings.work, rows_of(self.settings.work)):
             return

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.gpu_bench import processes, toy_films
 from benchmarks.gpu_bench.jobs import QueuedJob, found, read_queue
 from benchmarks.gpu_bench.one import Task
-from cinelab.config import to_dict
+from cinelab.config import field_names, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import read_lines, write_json
 from cinelab.jobs.job import Job, load_job
@@ -83,21 +83,24 @@ def work(description: Path, log: Path, left: float) -> str:
     """Run the worker on a description; it is asked to save where its time is up. Return how it
     ended."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    room = max(left - SAVING, 5.0)
     command = [sys.executable, "-m", "cinelab.jobs.worker", str(description)]
+    if "minutes" in field_names(Job):
+        command += ["--minutes", f"{room / 60:.3f}"]
     with open(log, "a") as output:
         worker = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
-        code = worker.wait(max(left - SAVING, 5.0))
+        code = worker.wait(room + SAVING / 2)
     except subprocess.TimeoutExpired:
         worker.send_signal(signal.SIGTERM)
         try:
-            worker.wait(SAVING)
+            worker.wait(SAVING / 2)
         except subprocess.TimeoutExpired:
             worker.kill()
         return STOPPED
     if code:
         raise CinelabError(f"the worker ended with {code}: {processes.tail(log)}")
-    return "done"
+    return "ended by itself"
 
 
 def deliver(job: Job) -> None:
