@@ -23,9 +23,13 @@ from benchmarks.gpu_bench.record import Recorder
 from benchmarks.gpu_bench.schedule import LEAST, RESERVE, plan_text, planned
 from benchmarks.gpu_bench.sections import SECTIONS, TRAINING, Section, section_named
 from benchmarks.gpu_bench.sizes import TINY
-from benchmarks.gpu_bench.training import described
+from benchmarks.gpu_bench.training import deliver, described
 from cinelab.errors import CinelabError
 from cinelab.files import read_lines
+from cinelab.jobs.worker import train
+from cinelab.scale.parallel import Parallel
+from cinelab.zoo import checkpoints as zoo
+from cinelab.zoo.checkpoints import load
 
 ROOT = Path(__file__).parents[1]
 ABSENT = ("av", "scenedetect", "papermill", "jupyterlab", "ipywidgets")
@@ -144,6 +148,29 @@ def test_a_job_has_as_many_steps_as_there_is_time_for(tmp_path):
     assert described(task, queued, tmp_path, 37.0).config.steps == 50
     with pytest.raises(CinelabError, match="job one needs 50 s and 15 s are left"):
         described(task, queued, tmp_path, 15.0)
+
+
+def test_a_job_that_was_stopped_keeps_the_weights_of_its_last_checkpoint(tmp_path):
+    store = tmp_path / "films-2-40000-24-6"
+    build = toy_films.builder()(
+        store,
+        Films(films=4, latents=8, shard=4).config,
+        zoo.load_codec(),
+        zoo.toy_encoder(),
+        zoo.fingerprint(zoo.CODEC),
+    )
+    assert list(build) == [4]
+    (tmp_path / "one.yaml").write_text(JOB.replace("toybox-base", "random\npreset: smoke"))
+    (queued,) = read_queue(tmp_path)
+    job = queued.job(tmp_path, start="random")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_available", lambda: False)
+        rows = train(job, Parallel.join(job.layout))
+        assert [next(rows)["step"] for _ in range(3)] == [0, 1, 2]
+        rows.close()
+    deliver(job)
+    assert load(job.export).chunk == 1
+    assert json.loads((Path(job.export) / "config.json").read_text())["stopped"] is True
 
 
 def test_an_error_is_a_row_and_the_rest_goes_on(tmp_path):
@@ -281,7 +308,7 @@ def test_films_are_rendered_beside_and_the_store_stays_when_a_training_has_begun
     assert toy_films.freeze(folder) == 2
     made.begin(tmp_path / "log")
     assert made.running == []
-    assert toy_films.builders_for(16) == 10 and toy_films.builders_for(2) == 0
+    assert toy_films.builders_for(16) == 10 and toy_films.builders_for(2) == 1
 
 
 STAND_IN = '''

@@ -3,9 +3,12 @@
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from benchmarks.gpu_bench.machine import ROOT
 
@@ -38,13 +41,27 @@ def path() -> str:
 
 
 def stop(process: subprocess.Popen, *, gently: signal.Signals = signal.SIGTERM) -> None:
-    """End a group: a request, then, if it does not heed it, force. What it started ends with it."""
+    """End a group: a request, then, if it does not heed it, force. What it started is given the
+    same time: a training saves when it is asked to end."""
     if process.poll() is None:
         send(process, gently)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
+        end = time.monotonic() + PATIENCE
+        while time.monotonic() < end and (process.poll() is None or works(process.pid)):
+            time.sleep(0.05)
     send(process, signal.SIGKILL)
     process.wait()
+
+
+def works(group: int) -> bool:
+    """Whether a process of a group is running."""
+    return any(_in(one, group) for one in psutil.process_iter())
+
+
+def _in(process: psutil.Process, group: int) -> bool:
+    with suppress(ProcessLookupError, PermissionError, psutil.Error):
+        running = process.status() != psutil.STATUS_ZOMBIE
+        return running and os.getpgid(process.pid) == group
+    return False
 
 
 def send(process: subprocess.Popen, number: signal.Signals) -> None:

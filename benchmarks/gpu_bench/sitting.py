@@ -72,7 +72,8 @@ class Sitting:
 
     def _one(self, slot: Slot, end: float) -> None:
         section = slot.section
-        if self.outcomes.get(section.name, {}).get("state") == DONE:
+        done = self.outcomes.get(section.name, {}).get("state") == DONE
+        if done and section.name != TRAINING:  # whose jobs know themselves what is left of them
             return self.say(f"{section.name}: done before")
         if slot.left_out:
             return self._note(section, "left out", slot.left_out)
@@ -82,7 +83,8 @@ class Sitting:
             why = f"it needs {slot.expected:.0f} s and {max(left, 0):.0f} s were left"
             return self._note(section, "left out", why)
         if section.name == TRAINING:
-            self._films_are_ready()
+            self._wait_for_films(left)
+            left = end - time.monotonic() - RESERVE * (not self.settings.rehearsed)
         limit = min(slot.limit, left) if not self.settings.rehearsed else slot.limit
         self._measure(section, limit)
 
@@ -163,7 +165,7 @@ class Sitting:
     def _render_films(self) -> None:
         """Begin the training films beside the sections, where cores are free."""
         trains = any(slot.section.name == TRAINING and not slot.left_out for slot in self.slots)
-        if not trains or self.outcomes.get(TRAINING, {}).get("state") == DONE:
+        if not trains:
             return
         count = 1 if self.settings.rehearsed else toy_films.builders_for(cores())
         films = self.jobs[0].store
@@ -171,13 +173,22 @@ class Sitting:
         self.builders = toy_films.Builders(folder, films, count)
         self.builders.begin(self.settings.work / "logs" / "films.log")
 
-    def _films_are_ready(self) -> None:
-        """End the rendering of films; in a rehearsal wait for the few that are needed."""
-        if self.builders is None:
+    def _wait_for_films(self, left: float) -> None:
+        """Wait until there are enough films, on all cores, and end their rendering."""
+        made = self.builders
+        if made is None or not made.running:
             return
-        while self.settings.rehearsed and not self.builders.done:
+        rehearsed = self.settings.rehearsed
+        until = time.monotonic() + (120 if rehearsed else left * toy_films.SHARE)
+        if toy_films.films_in(made.folder, made.films) < toy_films.ENOUGH and not rehearsed:
+            made.end()
+            made.count = cores()
+            made.begin(self.settings.work / "logs" / "films.log")
+        while not made.done and time.monotonic() < until:
+            if toy_films.films_in(made.folder, made.films) >= toy_films.ENOUGH:
+                break
             time.sleep(0.1)
-        self.builders.end()
+        made.end()
 
     def _end_all(self) -> None:
         if self.running is not None:

@@ -21,6 +21,8 @@ from benchmarks.gpu_bench.machine import ROOT
 from cinelab.files import SCRATCH, write_text
 
 FREE = 6  # cores that the sections keep
+ENOUGH = 10_000  # films that a training waits for: 4,000, shown ten times, held recall back
+SHARE = 0.3  # of the time that is left, which it waits at most
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -70,15 +72,20 @@ class Builders:
 
 
 def builders_for(cores: int) -> int:
-    """Return how many processes build beside the sections: none where no core is free."""
-    return max(0, cores - FREE)
+    """Return how many processes build beside the sections."""
+    return max(1, cores - FREE)
+
+
+def films_in(folder: Path, films: Films) -> int:
+    """Return how many films of a store are written."""
+    return films.shard * len(list(folder.glob("[0-9]*.npz")))
 
 
 def freeze(folder: Path) -> int:
     """Remove what was half written, note that the store stays as it is, and return its films."""
     for path in folder.glob(f"{SCRATCH}*"):
         path.unlink(missing_ok=True)
-    shards = len(list(folder.glob("*.npz")))
+    shards = len(list(folder.glob("[0-9]*.npz")))
     if shards:
         write_text(frozen(folder), f"{shards} shards\n")
     return shards

@@ -1,11 +1,11 @@
 """The training queue with the time that is left: each job by `cinelab.jobs.worker`, resumable, best
 first. A job that its limit cuts keeps the averaged weights of its last checkpoint."""
 
-import json
 import signal
 import subprocess
 import sys
 import time
+from math import inf
 from pathlib import Path
 
 from benchmarks.gpu_bench import processes, toy_films
@@ -44,7 +44,8 @@ def one_job(task: Task, queued: QueuedJob, folder: Path, left: float) -> None:
     write_json(description, to_dict(job))
     began = time.monotonic()
     log = task.work / "logs" / f"job-{queued.name}.log"
-    ended = work(description, log, left)
+    minutes = inf if queued.minutes is None else queued.minutes
+    ended = work(description, log, min(left, 60 * minutes + SAVING))
     rows = read_lines(Path(job.run) / "log.jsonl")
     if not (Path(job.export) / "config.json").exists():
         deliver(job)
@@ -105,16 +106,15 @@ def work(description: Path, log: Path, left: float) -> str:
 
 def deliver(job: Job) -> None:
     """Write the averaged weights of a run that was stopped, and what they are."""
-    from cinelab.jobs.worker import recipe_of_toybox, result_entries
-    from cinelab.runs import Run
+    from cinelab.jobs.worker import result_entries
     from cinelab.scale.checkpoints import export
+    from cinelab.world.render import FPS, HEIGHT, WIDTH
     from cinelab.zoo import checkpoints as zoo
 
     folder = Path(job.export or job.run)
-    config = job.config
     export(job.run, folder / zoo.WEIGHTS, dtype=job.export_dtype or "bf16")
-    entries = result_entries(job, config, recipe_of_toybox(job, Run))
-    write_json(folder / zoo.CONFIG, json.loads(json.dumps(entries)) | {"stopped": True})
+    toybox = {"fps": FPS, "size": (HEIGHT, WIDTH)}
+    write_json(folder / zoo.CONFIG, result_entries(job, job.config, toybox) | {"stopped": True})
 
 
 def score(run: Path, seconds: float) -> None:
