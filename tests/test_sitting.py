@@ -134,6 +134,8 @@ def test_a_job_starts_from_the_first_place_that_is_there(tmp_path):
     there.mkdir(parents=True)
     (there / "weights.safetensors").write_bytes(b"")
     wanted = ["job:one", "mine", "toybox-base"]
+    assert found(wanted, tmp_path, tmp_path / "starts") == str(there / "weights.safetensors")
+    (there / "config.json").write_text("{}")
     assert found(wanted, tmp_path, tmp_path / "starts") == str(there)
     assert found(wanted, tmp_path, None) == "toybox-base"
     with pytest.raises(CinelabError, match="give --starts FOLDER"):

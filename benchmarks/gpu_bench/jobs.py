@@ -172,7 +172,8 @@ def found(value: str | list[str] | None, work: Path, starts: Path | None) -> str
         else:
             near = [Path(place)] + ([starts / place] if starts else [])
         if there := next((one for one in near if (one / zoo.WEIGHTS).is_file()), None):
-            return str(there)
+            # a run's folder may hold the weights alone: then they are named themselves
+            return str(there if (there / zoo.CONFIG).is_file() else there / zoo.WEIGHTS)
         if place in zoo.shipped():
             return place
     if value is None:

@@ -57,7 +57,7 @@ def one_job(task: Task, queued: QueuedJob, folder: Path, left: float) -> None:
         of=job.config.steps,
         seconds=time.monotonic() - began,
         films=films * queued.store.shard,
-        loss=rows[-1].get("loss") if rows else None,
+        last=rows[-1] if rows else None,
         start=job.init,
     )
 
