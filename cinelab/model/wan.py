@@ -235,8 +235,12 @@ class Block(nn.Module):
         return (x + self.ffn(y) * c_gate).type_as(x)
 
     def _cross_attention(self, y: Tensor, text_kv: tuple[Tensor, Tensor], slot: Tensor) -> Tensor:
-        k, v = (pick_prompts(part, slot) for part in text_kv)  # (B F, L, h, D/h)
-        q = self.attn2.query(y.flatten(0, 1)).type_as(v)  # (B F, N, h, D/h)
+        k, v = text_kv
+        if k.shape[1] == 1:  # one prompt, which all latent frames of a film read
+            k, v, tokens = k[:, 0], v[:, 0], y.flatten(1, 2)
+        else:  # each latent frame reads its own, as if it were a film of one frame
+            k, v, tokens = pick_prompts(k, slot), pick_prompts(v, slot), y.flatten(0, 1)
+        q = self.attn2.query(tokens).type_as(v)
         return self.attn2.out(attention(q, k, v).flatten(-2)).reshape(y.shape)
 
 
@@ -260,8 +264,6 @@ def fp32_norm(norm: nn.Module, x: Tensor) -> Tensor:
 def pick_prompts(part: Tensor, slot: Tensor) -> Tensor:
     """Return keys or values (B F, L, h, d) of each frame's own prompt, from those of all prompts
     (B, S, L, h, d), by slot (B, F)."""
-    if part.shape[1] == 1:
-        return part.expand(-1, slot.shape[1], -1, -1, -1).flatten(0, 1)
     # a product, since indexing has a slow backward on a CPU
     choice = fn.one_hot(slot, part.shape[1]).type_as(part)
     return (choice @ part.flatten(2)).unflatten(-1, part.shape[2:]).flatten(0, 1)
