@@ -126,7 +126,8 @@ class Sitting:
 
     def _environment(self) -> dict[str, str]:
         # a rehearsal compiles nothing: that would take minutes on a CPU and show nothing
-        return {"TORCHDYNAMO_DISABLE": "1"} if self.settings.rehearsed else {}
+        alone = {"TORCHDYNAMO_DISABLE": "1", "CINELAB_DEVICE": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+        return alone if self.settings.rehearsed else {}
 
     def _note(self, section: Section, state: str, why: str, seconds: float | None = None) -> None:
         self.outcomes[section.name] = {
