@@ -23,6 +23,7 @@ from benchmarks.gpu_bench.record import Recorder
 from benchmarks.gpu_bench.schedule import LEAST, RESERVE, plan_text, planned
 from benchmarks.gpu_bench.sections import SECTIONS, TRAINING, Section, section_named
 from benchmarks.gpu_bench.sizes import TINY
+from benchmarks.gpu_bench.speeds import PARTLY_FAST
 from benchmarks.gpu_bench.training import deliver, described
 from cinelab.errors import CinelabError
 from cinelab.files import read_lines
@@ -311,6 +312,29 @@ def test_films_are_rendered_beside_and_the_store_stays_when_a_training_has_begun
     made.begin(tmp_path / "log")
     assert made.running == []
     assert toy_films.builders_for(16) == 10 and toy_films.builders_for(2) == 1
+
+
+def test_the_ledger_predicts_every_kind_of_figure():
+    pytest.importorskip("cinelab.bench.ledger_report")
+    from benchmarks.gpu_bench.ledger_figures import CEILINGS, figure
+
+    chunk = {"model": "small", "mode": "frame-2step", "policy": "camr", "budget": 3, "history": 4}
+    sped = [chunk | {"speed": name} for name in ("exact", "compiled", PARTLY_FAST)]
+    exact = sped[0]
+    asked = [
+        *({"ceiling": name} for name in CEILINGS),
+        {"product": [64, 64, 128]},
+        {"attention": [64, 128, 2, 32]},
+        *sped,
+        exact | {"decoder": "taehv", "beside": True},
+        exact | {"decoder": "taehv", "beside": False},
+        exact | {"decoder": "taehv", "first": True},
+        {"model": "small", "mode": "frame-2step", "decoder": "taehv", "alone": True},
+        exact | {"of": "kernel launches"},
+        exact | {"of": "kernels"},
+    ]
+    assert all(figure(one, "H100") > 0 for one in asked)
+    assert figure(exact | {"of": "host synchronisations"}, "H100") >= 0
 
 
 STAND_IN = '''

@@ -12,6 +12,7 @@ from benchmarks.gpu_bench.speeds import speeds
 from cinelab.bench.wan_speed import Maker, random_history
 
 TOP = 25
+WARM = 2
 LAUNCHES = ("cudaLaunchKernel", "cudaLaunchKernelExC", "cuLaunchKernel", "cuLaunchKernelEx")
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 COPIES = ("cudaMemcpyAsync", "cudaMemcpy")
@@ -26,11 +27,11 @@ def run(task: Task) -> None:
 
 
 def one_chunk(task: Task, maker: Maker, mode: str) -> None:
-    """Profile a chunk, after two others that compile and allocate."""
+    """Profile a chunk, after two others that compile and allocate and are among those before."""
     bench = maker.bench
     history = bench.history[0]
-    cache = random_history(bench, bench.policy("camr"), history, maker.device)
-    for _ in range(2):
+    cache = random_history(bench, bench.policy("camr"), history - WARM, maker.device)
+    for _ in range(WARM):
         maker.chunk(cache)
     kinds = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (task.device == "cuda")
     with profile(activities=kinds) as found:

@@ -55,7 +55,8 @@ def chunk(
     name = f"{bench.model} {bench.mode} {policy}, {history} before, {mode}{layers}"
     with task.rows.trying(name):
         require_room(bench, history, policy, task.device, name)
-        row = later_chunk(maker, policy, history, None)
+        # every chunk that is timed is appended: the median one has `history` others before it
+        row = later_chunk(maker, policy, max(0, history - (bench.repeats + 1) // 2), None)
         more: dict[str, Any] = {key: row[key] for key in ("dit s", "memory s", "peak GiB")}
         more["planned GiB"] = row["planned GiB"]
         about = asks(bench, policy, history, mode)
