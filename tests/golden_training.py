@@ -9,15 +9,17 @@ import torch
 from fingerprints import numbers_of_rows
 
 from cinelab.data.toybox import build_toybox
+from cinelab.devices import chosen_device
 from cinelab.latent.store import Clips, Store, StoreConfig
 from cinelab.memory.policy import CAMR
 from cinelab.metrics.toybox.recogniser import Recogniser
 from cinelab.model.wan import CausalWan, init_toy
-from cinelab.runs import Run, read_state
+from cinelab.runs import Run
 from cinelab.scale.adapters import Lora, add_lora
 from cinelab.scale.checkpoints import SharedRun
 from cinelab.scale.parallel import Layout, Parallel
 from cinelab.seeds import rng_at
+from cinelab.states import read_state
 from cinelab.train import (
     bidirectional,
     codec,
@@ -44,7 +46,7 @@ class RandomClips:
         text = torch.randn(count, 4, 24, 64, generator=rng)
         text[:, -1] = 0
         latents = torch.randn(count, frames, 24, 6, 8, generator=rng)
-        return Clips(latents, text, slot.clamp(max=2), slot)
+        return Clips(latents, text, slot.clamp(max=2), slot).to(chosen_device())
 
 
 def network(seed: int = 0) -> CausalWan:
@@ -55,7 +57,7 @@ def network(seed: int = 0) -> CausalWan:
     with torch.no_grad():
         for weight in made.parameters():
             weight.add_(0.05 * torch.randn(weight.shape, generator=rng))
-    return made
+    return made.to(chosen_device())
 
 
 def teacher() -> CausalWan:
@@ -137,7 +139,7 @@ def dmd_steps(changes: dict, folder: Path) -> Results:
 
 def codec_steps(folder: Path) -> Results:
     def start(config, run):
-        return codec.train(config, run, codec.render_clips(config))
+        return codec.train(config, run, codec.render_clips(config), device=chosen_device())
 
     return three_steps(presets.codec("smoke"), start, folder)
 
@@ -148,7 +150,7 @@ def recogniser_steps(folder: Path) -> Results:
         codec = load_codec(config.codec)
         mark = fingerprint(config.codec)
         clips = recogniser.labelled_shots(config, run.folder, codec, mark=mark)
-        return recogniser.train(config, Recogniser(), clips, run)
+        return recogniser.train(config, Recogniser().to(chosen_device()), clips, run)
 
     return three_steps(presets.recogniser("smoke"), start, folder)
 

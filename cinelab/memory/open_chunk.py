@@ -51,6 +51,15 @@ class Past(Readable):
     joined: bool = False
 
 
+@dataclass(frozen=True)
+class LaidOut(Readable):
+    """What the later passes of a chunk read and write: for every layer its keys and values
+    (B', k U + T, h, d), retrieved ones first, and the rotations of the chunk's own frames."""
+
+    buffers: dict[int, tuple[Tensor, Tensor]]
+    freqs: Tensor
+
+
 @dataclass
 class OpenChunk(Readable):
     """The chunk being made: an attention context over the retrieved pages and the chunk itself.
@@ -100,6 +109,24 @@ class OpenChunk(Readable):
         """Whether pages compete for the budget: then every layer and pass chooses for itself."""
         cache = self.cache
         return cache.policy.routed and cache.policy.budget_at(cache.length) < cache.length
+
+    def laid_out(self) -> LaidOut | None:
+        """Return what all layers have laid out for the chunk's later passes; None before the first
+        pass, with gradients, and where pages are attended to in the store."""
+        if self._graph or not all(past.joined for past in self._past.values()) or not self._past:
+            return None
+        buffers = {
+            layer: (self._buffers[layer, "keys"], self._buffers[layer, "values"])
+            for layer in self._past
+        }
+        return LaidOut(buffers, self._freqs[0])
+
+    def lay_out_in(self, memory: LaidOut) -> None:
+        """Lay out what the first pass retrieves in the memory of a finished chunk, where it is of
+        the same shape."""
+        for layer, pair in memory.buffers.items():
+            for name, buffer in zip(KV, pair, strict=True):
+                self._buffers[layer, name] = buffer
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
         """Return the heads' outputs (B, T, h, d) from unrotated q, k, v (B, T, h, d)."""
