@@ -17,7 +17,7 @@ import cinelab  # noqa: E402, F401 - first, so that torch's threads sleep while 
 
 # isort: split
 from benchmarks.gpu_bench.jobs import read_queue  # noqa: E402
-from benchmarks.gpu_bench.machine import machine, require_gpu  # noqa: E402
+from benchmarks.gpu_bench.machine import machine, machine_with_gpu  # noqa: E402
 from benchmarks.gpu_bench.official import checked  # noqa: E402
 from benchmarks.gpu_bench.schedule import chosen, plan_text, planned  # noqa: E402
 from benchmarks.gpu_bench.sections import SECTIONS, TRAINING  # noqa: E402
@@ -73,8 +73,7 @@ def sit(options: argparse.Namespace) -> int:
     print(plan, flush=True)
     if options.plan:
         return 0
-    if not options.rehearse:
-        require_gpu()
+    facts = machine() if options.rehearse else machine_with_gpu()
     work = options.work or options.output.with_name(options.output.name + "-work")
     settings = Settings(
         seconds,
@@ -85,7 +84,7 @@ def sit(options: argparse.Namespace) -> int:
         queue,
         options.starts,
     )
-    sitting = Sitting(settings, machine(), slots, plan, jobs, _say)
+    sitting = Sitting(settings, facts, slots, plan, jobs, _say)
     sitting.run()
     print(f"{settings.folder / 'summary.md'}", flush=True)
     return 0

@@ -19,6 +19,7 @@ import torch
 from benchmarks import gpu
 from benchmarks.gpu_bench import archive, official, sitting, toy_films
 from benchmarks.gpu_bench.jobs import Films, found, read_queue
+from benchmarks.gpu_bench.ledger_figures import CEILINGS, figure
 from benchmarks.gpu_bench.record import Recorder
 from benchmarks.gpu_bench.schedule import LEAST, RESERVE, plan_text, planned
 from benchmarks.gpu_bench.sections import SECTIONS, TRAINING, Section, section_named
@@ -91,7 +92,7 @@ def test_the_official_model_is_measured_only_where_its_checkout_is_given():
     ],
 )
 def test_what_cannot_begin_is_one_sentence(words, sentence, capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert gpu.main(words) == 2
     said = capsys.readouterr().err
     assert sentence in said and said.count("\n") == 1
@@ -315,9 +316,6 @@ def test_films_are_rendered_beside_and_the_store_stays_when_a_training_has_begun
 
 
 def test_the_ledger_predicts_every_kind_of_figure():
-    pytest.importorskip("cinelab.bench.ledger_report")
-    from benchmarks.gpu_bench.ledger_figures import CEILINGS, figure
-
     chunk = {"model": "small", "mode": "frame-2step", "policy": "camr", "budget": 3, "history": 4}
     sped = [chunk | {"speed": name} for name in ("exact", "compiled", PARTLY_FAST)]
     exact = sped[0]

@@ -21,8 +21,15 @@ def taehv(device: str, dtype: torch.dtype) -> TinyCodec:
     return TinyCodec().eval().requires_grad_(False).to(device, dtype)
 
 
-def decoders(device: str, *, small: bool = False) -> dict[str, Any]:
-    """Return both, in bf16 on a GPU."""
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+def decoders(device: str, *, small: bool = False, compiled: bool = False) -> dict[str, Any]:
+    """Return both as films have them: on a GPU in bf16, channels last; and compiled, in turn, for
+    the modes that compile."""
+    gpu = device == "cuda"
+    dtype = torch.bfloat16 if gpu else torch.float32
     size = {"base_dim": 8, "num_res_blocks": 1} if small else {}
-    return {"vae": wan_vae(device, dtype, **size), "taehv": taehv(device, dtype)}
+    found: dict[str, Any] = {"vae": wan_vae(device, dtype, **size), "taehv": taehv(device, dtype)}
+    if gpu:
+        found = {name: codec.channels_last() for name, codec in found.items()}
+    if compiled:
+        found = {name: codec.compiled_decoder() for name, codec in found.items()}
+    return found

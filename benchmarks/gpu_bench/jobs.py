@@ -3,7 +3,7 @@
 name: stage1-longer
 why: what is expected of it
 stage: teacher_forcing
-preset: toy
+preset: h100
 changes: {optim.lr: 8.0e-4}
 start: [stage1-h100, toybox-base]   # the first that is there; job:NAME is a job before this one
 teacher: job:stage1-longer          # of stages that have one

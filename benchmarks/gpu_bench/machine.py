@@ -1,30 +1,36 @@
 """What the figures have to be read beside: the device, its driver, torch, the code's revision."""
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
+from cinelab.devices import why_no_gpu
 from cinelab.errors import CinelabError
+from cinelab.files import to_json
 from cinelab.runs import hardware
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("diffusers", "torchao", "flash-attn", "sageattention", "triton", "av", "pytest")
-REHEARSE = "or add --rehearse to run everything on the CPU at tiny sizes"
+REHEARSE = "mend that, or add --rehearse to run everything on the CPU at tiny sizes"
 
 
 def machine() -> dict:
-    """Return the device, driver, torch, cores, packages and revision of this sitting."""
+    """Return the device, driver, torch, cores, packages and revision of this sitting, and in words
+    what keeps torch from a GPU (`lacks`, "" where nothing does)."""
     found = hardware() | {
         "python": platform.python_version(),
         "revision": revision(),
         "packages": {name: _version(name) for name in PACKAGES},
+        "lacks": why_no_gpu(),
     }
-    if torch.cuda.is_available():
+    if not found["lacks"]:
         found |= {
             "driver": _driver(),
             "CUDA": torch.version.cuda,
@@ -34,18 +40,18 @@ def machine() -> dict:
     return found
 
 
-def require_gpu() -> None:
-    """Raise CinelabError where no GPU can be used."""
-    if torch.cuda.is_available():
-        return
-    if torch.version.cuda is None:
-        why = f"torch {torch.__version__} is a build without CUDA; install a build with CUDA"
-    else:
-        why = (
-            f"torch {torch.__version__} was built for CUDA {torch.version.cuda}, and no device "
-            "answers; check `nvidia-smi` and the driver"
-        )
-    raise CinelabError(f"No GPU is usable here: {why}, {REHEARSE}.")
+def machine_with_gpu() -> dict:
+    """Return what `machine` does, asked of a process that ends again: whoever asks a GPU holds
+    some of its memory. Raise CinelabError where no GPU can be used."""
+    done = subprocess.run(
+        [sys.executable, "-m", __name__], cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise CinelabError(f"The machine cannot be described: {done.stderr.strip()[-300:]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    if lacks := found["lacks"].rstrip("."):
+        raise CinelabError(f"No GPU is used here: {lacks}; {REHEARSE}.")
+    return found
 
 
 def revision() -> str:
@@ -83,3 +89,7 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+if __name__ == "__main__":
+    print(to_json(machine()))

@@ -6,7 +6,8 @@ import torch
 from benchmarks.gpu_bench.films import MODEL, Made, film
 from benchmarks.gpu_bench.one import Task
 from benchmarks.gpu_bench.speeds import speeds
-from cinelab.scale.acceleration import accelerate
+from cinelab.bench.noise import MadeFilm, difference
+from cinelab.zoo.accelerated import at_speed
 from cinelab.zoo.checkpoints import load
 
 # the largest difference that is allowed: fast films are other films where a choice of pages flips
@@ -19,35 +20,24 @@ MOST = {
 
 @torch.no_grad()
 def run(task: Task) -> None:
-    """Record largest and mean differences of latents and frames."""
+    """Record largest and mean differences of latents and frames, and SSIM."""
     exact = None
     for name, speed in speeds().items():
         with task.rows.trying(f"noise floor, {name}"):
-            bundle = load(MODEL, task.device)
-            accelerate(bundle.model, speed)
+            bundle = at_speed(load(MODEL, task.device), speed)
             first = film(bundle, "camr", task, bf16=True)
             again = film(bundle, "camr", task, bf16=True)
             exact = exact or first
             for what, other in (("twice", again), ("against exact", exact)):
-                apart(
-                    task,
-                    f"noise floor, {name}: {what}",
-                    other,
-                    first,
-                    MOST[name.partition(",")[0]][what],
-                )
+                most = MOST[name.partition(",")[0]][what]
+                apart(task, f"noise floor, {name}: {what}", other, first, most=most)
 
 
-def apart(task: Task, name: str, one: Made, other: Made, most: float) -> None:
-    """Record how far two films are apart, in latents (whose deviation is about 1) and in levels
-    of 255."""
-    gap = (one.latents - other.latents).abs()
-    frames = np.abs(one.frames.astype(int) - other.frames)
-    task.rows.check(
-        name,
-        gap.max().item(),
-        most,
-        mean=gap.mean().item(),
-        levels=int(frames.max()),
-        mean_levels=float(frames.mean()),
-    )
+def apart(task: Task, name: str, one: Made, other: Made, *, most: float) -> None:
+    """Record how far two films are apart (`cinelab.bench.noise.difference`)."""
+    found = difference(_film(one), _film(other))
+    task.rows.check(name, found.pop("latents, max"), most, **found)
+
+
+def _film(made: Made) -> MadeFilm:
+    return MadeFilm(made.latents, torch.from_numpy(np.ascontiguousarray(made.frames)))

@@ -59,7 +59,8 @@ def other_levels(maker: Maker, levels: str) -> Maker:
 def rates(task: Task, maker: Maker, mode: str) -> None:
     """Record frames a second of a running film with each decoder beside it."""
     bench = maker.bench
-    for name, codec in decoders(task.device, small=task.rehearsed).items():
+    compiled = bench.speed.compiled
+    for name, codec in decoders(task.device, small=task.rehearsed, compiled=compiled).items():
         label = f"{bench.mode} camr, {3 * (PAPER + 1)} latent frames in view, {mode}, {name}"
         with task.rows.trying(label):
             found = overlap_rates(maker, codec.decode)["at once"]

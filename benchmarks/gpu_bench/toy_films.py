@@ -23,7 +23,7 @@ from cinelab.files import SCRATCH, write_text
 FREE = 6  # cores that the sections keep
 ENOUGH = 10_000  # films that a training waits for: 4,000, shown ten times, held recall back
 SHARE = 0.3  # of the time that is left, which it waits at most
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "CINELAB_DEVICE": "cpu"}
 
 
 @dataclass

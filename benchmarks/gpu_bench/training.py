@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.gpu_bench import processes, toy_films
 from benchmarks.gpu_bench.jobs import QueuedJob, found, read_queue
 from benchmarks.gpu_bench.one import Task
-from cinelab.config import field_names, to_dict
+from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import read_lines, write_json
 from cinelab.jobs.job import Job, load_job
@@ -86,8 +86,7 @@ def work(description: Path, log: Path, left: float) -> str:
     log.parent.mkdir(parents=True, exist_ok=True)
     room = max(left - SAVING, 5.0)
     command = [sys.executable, "-m", "cinelab.jobs.worker", str(description)]
-    if "minutes" in field_names(Job):
-        command += ["--minutes", f"{room / 60:.3f}"]
+    command += ["--minutes", f"{room / 60:.3f}"]
     with open(log, "a") as output:
         worker = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
     try:
