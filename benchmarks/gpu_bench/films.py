@@ -47,10 +47,12 @@ def run(task: Task) -> None:
             on_both(task, reference, bundle, policy)
     plain = film(bundle, "camr", task)
     checks: dict[str, Callable[[], None]] = {
-        "film, overlap": lambda: compare(task, plain, bundle, "decoded beside", 0.0, overlap=True),
-        "film, fused": lambda: compare(task, plain, bundle, "fused", ROUNDING, fused=True),
+        "film, overlap": lambda: compare(
+            task, plain, bundle, "decoded beside", most=0.0, overlap=True
+        ),
+        "film, fused": lambda: compare(task, plain, bundle, "fused", most=ROUNDING, fused=True),
         "films, histories": lambda: histories(task, plain, bundle),
-        "film, bf16": lambda: compare(task, plain, bundle, "bf16", 1.0, bf16=True),
+        "film, bf16": lambda: compare(task, plain, bundle, "bf16", most=1.0, bf16=True),
     }
     for name, check in checks.items():
         with task.rows.trying(name):
@@ -61,15 +63,15 @@ def on_both(task: Task, reference: Bundle, bundle: Bundle, policy: str) -> None:
     """Compare CPU and device in fp32, and the device with itself to the bit."""
     first = film(bundle, policy, task)
     again = film(bundle, policy, task)
-    note(task, f"film, {policy}: twice, exact", first, again, 0.0)
+    note(task, f"film, {policy}: twice, exact", first, again, most=0.0)
     note(
         task, f"film, {policy}: CPU against device", film(reference, policy, task), first, ROUNDING
     )
 
 
-def compare(task: Task, plain: Made, bundle: Bundle, what: str, most: float, **how: Any) -> None:
+def compare(task: Task, plain: Made, bundle: Bundle, what: str, *, most: float, **how: Any) -> None:
     """Compare a film made in another way with the plain one."""
-    note(task, f"film, camr: {what}", plain, film(bundle, "camr", task, **how), most)
+    note(task, f"film, camr: {what}", plain, film(bundle, "camr", task, **how), most=most)
 
 
 def histories(task: Task, plain: Made, bundle: Bundle) -> None:
@@ -77,7 +79,7 @@ def histories(task: Task, plain: Made, bundle: Bundle) -> None:
     for name, (memory, most) in HISTORIES.items():
         with task.rows.trying(f"film, history {name}"):
             stored = replace(bundle, memory=memory)
-            compare(task, plain, stored, f"history {name}", most)
+            compare(task, plain, stored, f"history {name}", most=most)
 
 
 def film(bundle: Bundle, policy: str | Policy, task: Task, **how: Any) -> Made:
@@ -98,7 +100,7 @@ def screenplay(task: Task) -> Screenplay:
     return Screenplay("Two", shots, seed=4)
 
 
-def note(task: Task, name: str, one: Made, other: Made, most: float) -> None:
+def note(task: Task, name: str, one: Made, other: Made, *, most: float) -> None:
     """Record how far two films are apart: the largest and mean difference of latents, and the
     largest of frames (of 255)."""
     gap = (one.latents - other.latents).abs()

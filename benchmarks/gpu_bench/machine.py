@@ -56,9 +56,9 @@ def machine_with_gpu() -> dict:
 
 def revision() -> str:
     """Return the commit; where there is no repository, a hash of the sources."""
-    commit = _said(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"])
+    commit = _output(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"])
     if commit:
-        changed = _said(["git", "-C", str(ROOT), "status", "--porcelain", "-uno"])
+        changed = _output(["git", "-C", str(ROOT), "status", "--porcelain", "-uno"])
         return commit + (" with changes" if changed else "")
     digest = hashlib.blake2b(digest_size=6)
     for path in sorted((ROOT / "cinelab").rglob("*.py")):
@@ -73,10 +73,10 @@ def cores() -> int:
 
 def _driver() -> str:
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    return _said(query).partition("\n")[0]
+    return _output(query).partition("\n")[0]
 
 
-def _said(command: list[str]) -> str:
+def _output(command: list[str]) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired):

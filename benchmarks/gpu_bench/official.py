@@ -2,8 +2,8 @@
 turns with ours: the same shapes, the same attention kernel, one process.
 
 A chunk is one call a level and one at t = 0, over a KV cache that holds the keys of a clip of 21
-latent frames with the chunk's own. Their cross-attention asks for flash-attn; both models are given
-cuDNN's attention through SDPA instead.
+latent frames with the chunk's own. Their cross-attention asks for flash-attn; so that both models
+run the same kernel, theirs is given the one switch of ours (`cinelab.ops.attention`).
 """
 
 import sys
@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from benchmarks.gpu_bench.clock import seconds
 from benchmarks.gpu_bench.one import Task
 from benchmarks.gpu_bench.speed import asks
 from cinelab.bench.wan_speed import CHANNELS, Maker, random_history
 from cinelab.errors import CinelabError
+from cinelab.ops.attention import attention
 
 MODULE = Path("wan") / "modules" / "causal_model.py"
 CLASS = "CausalWanModel"
@@ -99,7 +99,7 @@ def their_model(task: Task) -> Any:
     """Return their model at our size, with random weights in bf16 on the device."""
     module = import_module("wan.modules.causal_model")
     for name in ("wan.modules.attention", "wan.modules.model", "wan.modules.causal_model"):
-        _use_sdpa(sys.modules[name])
+        _use_our_switch(sys.modules[name])
     config = task.sizes.chunkwise.config
     with torch.device(task.device):
         model = getattr(module, CLASS)(
@@ -117,16 +117,15 @@ def their_model(task: Task) -> Any:
     return model.to(torch.bfloat16).eval().requires_grad_(False)
 
 
-def sdpa(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
+def whole_attention(q: Tensor, k: Tensor, v: Tensor, *_: Any, **__: Any) -> Tensor:
     """Return attention (B, T, h, d) over whole keys, as their functions of that name do."""
-    heads = (x.transpose(1, 2) for x in (q, k, v))
-    return scaled_dot_product_attention(*heads).transpose(1, 2).contiguous()
+    return attention(q, k, v).contiguous()
 
 
-def _use_sdpa(module: ModuleType) -> None:
+def _use_our_switch(module: ModuleType) -> None:
     for name in ("attention", "flash_attention"):
         if callable(getattr(module, name, None)):
-            setattr(module, name, sdpa)
+            setattr(module, name, whole_attention)
 
 
 def _kv(batch: int, length: int, heads: tuple[int, int], end: int, **numbers: Any) -> dict:

@@ -60,7 +60,7 @@ def complete(work: Path, rows: Iterable[dict], card: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Count what the rows of a folder ask for."""
+    """Predict the figures of a folder."""
     from benchmarks.gpu_bench.summary import rows_of
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])

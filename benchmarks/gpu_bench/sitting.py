@@ -144,7 +144,7 @@ class Sitting:
         write_json(settings.work / "state.json", {"sections": list(self.outcomes.values())})
         summed = list(self.outcomes.values())
         settings.folder.mkdir(parents=True, exist_ok=True)
-        write_summary(settings.work, settings.folder, self.machine, summed, self.plan)
+        write_summary(settings.work, settings.folder, self.machine, outcomes=summed, plan=self.plan)
         parts, left_out = pack(settings.work, settings.folder)
         if left_out:
             self.say(f"{len(left_out)} files did not fit into the archive: {left_out[0]}, ...")

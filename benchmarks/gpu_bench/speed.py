@@ -54,7 +54,7 @@ def chunk(
     layers = "" if bench.scaled == 1 else f", {bench.config.num_layers} layers scaled up"
     name = f"{bench.model} {bench.mode} {policy}, {history} before, {mode}{layers}"
     with task.rows.trying(name):
-        require_room(bench, history, policy, task.device, name)
+        require_room(bench, history, policy, device=task.device, what=name)
         # every chunk that is timed is appended: the median one has `history` others before it
         row = later_chunk(maker, policy, max(0, history - (bench.repeats + 1) // 2), None)
         more: dict[str, Any] = {key: row[key] for key in ("dit s", "memory s", "peak GiB")}
@@ -73,7 +73,7 @@ def overhead(task: Task, bench: WanBench, history: int, times: dict) -> None:
         task.rows.note(name, percent, "percent", wanted=3)
 
 
-def require_room(bench: WanBench, history: int, policy: str, device: str, what: str) -> None:
+def require_room(bench: WanBench, history: int, policy: str, *, device: str, what: str) -> None:
     """Raise CinelabError with the numbers where the plan says that a chunk does not fit. The
     model's weights are there already."""
     need = replace(bench.need(history + bench.repeats + 1, policy), weights=0)

@@ -18,7 +18,7 @@ def rows_of(work: Path) -> list[dict]:
 
 
 def write_summary(
-    work: Path, folder: Path, machine: dict, outcomes: Sequence[dict], plan: str
+    work: Path, folder: Path, machine: dict, *, outcomes: Sequence[dict], plan: str
 ) -> None:
     """Write both files to `folder` from what is in `work`."""
     known = predictions.read(work)
