@@ -40,6 +40,7 @@ RATE = 1000  # frames per second
 LARGE = 10**6  # widths, dimensions and other sizes of a network, of a batch
 LAYERS = 200
 TRAINED = 10**9  # steps of a training, films and clips of its data
+MINUTES = (0.01, 10**6)  # that a training may take
 
 # What a setting of a file or notebook may be, by its name, whatever group of settings it stands in:
 # (least, most).
@@ -141,6 +142,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "first_steps": (1, STEPS),
     "seeds": (0, SEED - 1),
     "fps": (1e-3, RATE),
+    "minutes": MINUTES,
     "seed": (0, SEED - 1),
 }
 

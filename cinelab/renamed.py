@@ -639,6 +639,9 @@ NAMES: dict[str, dict[str, str]] = {
         "shared": "shared_cores",
         "waiting": "wait_policy",
     },
+    "runs": {
+        "whole_part": "states.whole_part",
+    },
     "train.bidirectional": {
         "clip_length": "draw_clip_length",
     },
@@ -646,6 +649,7 @@ NAMES: dict[str, dict[str, str]] = {
         "pool": "render_clips",
     },
     "train.dmd": {
+        "clip_requests": "train.self_rollout.clip_requests",
         "direction": "dmd_gradient",
         "score": "score_velocity",
     },

@@ -13,28 +13,25 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from cinelab.checksums import checksum_of
 from cinelab.config import mapping, read_mapping, renamed, to_dict
 from cinelab.devices import device_name, hardware_name
 from cinelab.errors import CinelabError
 from cinelab.files import append_line, read_lines, to_json, write_atomic, write_json, write_text
 from cinelab.limits import short
 from cinelab.outputs import AT_ONCE, Claim, claim_folder, writing
-from cinelab.texts import check_regular
+from cinelab.states import part_of, read_state, save_pickle, sealed_state
 from cinelab.threads import TRAINING
 
 DATA = dict[str, Any] | None  # what a run says of its data
 # settings a resumed run may change
-MAY_CHANGE = ("steps", "save_every", "validate_every", "threads", "device")
-CHECKS = "blake2b"  # in a checkpoint: digests of its tensors by place, and at "" of all else
+MAY_CHANGE = ("steps", "save_every", "validate_every", "threads", "device", "draws", "compiled")
+NOTED = ("data", "drawn_at")  # what a run's config.json says beside its settings
 CONDITIONS = "conditions"  # a file of a run, and a part of its done.json
 # these too, after a run that diverged; changes.jsonl says what was changed where
 MAY_TUNE = ("optim", "critic")
@@ -67,106 +64,6 @@ def conditions(device: str | torch.device | None = None) -> dict:
     }
 
 
-def save_pickle(value: Any, path: Path) -> None:
-    """torch.save whose bytes do not depend on the file's name, which torch writes into the file
-    that it names itself."""
-    with open(path, "wb") as file:
-        torch.save(value, file)
-
-
-def read_state(path: Path, mapped: bool = False) -> dict:
-    """What `Run.save` wrote; `mapped` = its tensors stay on the disk until they are used, and
-    `whole_part` checks them then."""
-    check_regular(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:
-        raise CinelabError(
-            f"Checkpoint {path} cannot be read ({type(error).__name__}); {_remedy(path)}"
-        ) from error
-    state = mapping(state, f"Checkpoint {path}", _remedy(path).rstrip("."), step=int, parts=dict)
-    if CHECKS in state and dict(state[CHECKS]).get("") != _digest_of_rest(state):
-        raise CinelabError(
-            f"Checkpoint {path} has changed since it was written (its step, names or numbers); "
-            f"{_remedy(path)}"
-        )
-    if not mapped:
-        for name in state["parts"]:
-            whole_part(state, name, path)
-    return state
-
-
-def part_of(state: dict, name: str, path: Path) -> Any:
-    """A part of what `read_state` returned. Raises CinelabError where the checkpoint has none of
-    that name."""
-    if name not in state["parts"]:
-        raise CinelabError(
-            f"Checkpoint {path} holds no {name!r} ({short(list(state['parts']))}); {_remedy(path)}"
-        )
-    return state["parts"][name]
-
-
-def whole_part(state: dict, name: str, path: Path) -> Any:
-    """A part of a state, after every tensor of it was compared with its checksum. States of before
-    there were any pass."""
-    known = state.get(CHECKS) or {}
-    for place, tensor in _tensors(part_of(state, name, path), name) if known else ():
-        if known.get(place) != _digest(tensor):
-            raise CinelabError(
-                f"Checkpoint {path} has changed since it was written: {place} is another tensor; "
-                f"{_remedy(path)}"
-            )
-    return part_of(state, name, path)
-
-
-def sealed_state(state: dict) -> dict:
-    """A state with the checksums of its tensors, and of all else in it."""
-    found = {
-        place: _digest(tensor)
-        for name, part in state["parts"].items()
-        for place, tensor in _tensors(part, name)
-    }
-    return state | {CHECKS: found | {"": _digest_of_rest(state)}}
-
-
-def _tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor in nested dictionaries and lists, by its place."""
-    if isinstance(value, Tensor):
-        yield place, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _tensors(item, f"{place}/{key}")
-    elif isinstance(value, (list, tuple)):
-        for key, item in enumerate(value):
-            yield from _tensors(item, f"{place}/{key}")
-
-
-def _digest(tensor: Tensor) -> str:
-    flat = tensor.detach().cpu().contiguous().flatten()
-    kind = f"{tensor.dtype} {tuple(tensor.shape)}"
-    return checksum_of(kind.encode(), flat.view(torch.uint8).numpy().data)
-
-
-def _digest_of_rest(state: dict) -> str:
-    """Of all that is no tensor: names, steps, settings of an optimiser."""
-    text = repr(_plain({key: value for key, value in state.items() if key != CHECKS}))
-    return checksum_of(text.encode())
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return ""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _remedy(path: Path) -> str:
-    best = path.parent / "best.pt"
-    other = f", begin another run from {best}" if path.name != best.name and best.exists() else ""
-    return f"copy it again{other}, or remove it to start this run afresh."
-
-
 def with_defaults(config: Any, old: Any) -> Any:
     """Return an older run's settings with those it did not know yet, at their defaults.
 
@@ -192,6 +89,8 @@ class Run:
 
     # the processes that train it together, if there are several (see train.checkpoint)
     parallel: Any = None
+    # the minutes that this sitting may take, if they are limited (see train.time_limit)
+    time_limit: Any = None
     # where it is trained; None = on the chosen device
     device: str | None = None
 
@@ -207,6 +106,12 @@ class Run:
     @property
     def done(self) -> bool:
         return (self.folder / "done.json").exists() and self.done_info["steps"] >= self.config.steps
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is done, or ended at the step where it stands because its time was up."""
+        there = (self.folder / "done.json").exists()
+        return self.done or (there and self.done_info["steps"] == self.step > 0)
 
     @property
     def done_info(self) -> dict:
@@ -264,7 +169,7 @@ class Run:
                     f"Run {self.folder} was started with {key}={old.get(key)!r}, not {new[key]!r}; "
                     "use the old setting to resume it, or another run folder."
                 )
-        write_json(path, ({"data": old["data"]} if "data" in old else {}) | new)
+        write_json(path, {name: old[name] for name in NOTED if name in old} | new)
 
     @property
     def data(self) -> dict | None:
@@ -289,6 +194,24 @@ class Run:
                 self.folder / "config.json",
                 read_mapping(self.folder / "config.json") | {"data": data},
             )
+
+    def draws_at(self, wanted: str, here: str) -> str:
+        """Return where this run draws its random numbers, and note it: where it began to, else as
+        `wanted`, else (auto) `here`. Raises CinelabError where it began elsewhere than is
+        wanted."""
+        path = self.folder / "config.json"
+        noted = read_mapping(path)
+        # a run of before it was noted drew on the host
+        began = noted.get("drawn_at", "host") if self.step else None
+        if began is not None and wanted not in ("auto", began):
+            raise CinelabError(
+                f"Run {self.folder} has drawn its random numbers on the {began} so far, and draws "
+                f"is {wanted!r}; set it to 'auto' to go on as it began, or name another run folder."
+            )
+        place = began or (here if wanted == "auto" else wanted)
+        with writing(self.folder, AT_ONCE, again=True):
+            write_json(path, noted | {"drawn_at": place})
+        return place
 
     @property
     def conditions(self) -> dict:
@@ -365,9 +288,12 @@ class Run:
         return row
 
     def finish(self) -> None:
+        """Write done.json: of all steps, or of those taken and how many were planned."""
         self._check_writer()
-        data = {"data": self.data} if self.data else {}
+        data: dict[str, Any] = {"data": self.data} if self.data else {}
         data |= {CONDITIONS: self.conditions or conditions(self.device)}
+        planned = getattr(self.config, "steps", self.step)
+        data |= {"planned": planned} if self.step < planned else {}
         write_json(
             self.folder / "done.json",
             {"steps": self.step, "seconds": round(self.wall, 1), **hardware(self.device), **data},

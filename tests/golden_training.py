@@ -14,11 +14,12 @@ from cinelab.latent.store import Clips, Store, StoreConfig
 from cinelab.memory.policy import CAMR
 from cinelab.metrics.toybox.recogniser import Recogniser
 from cinelab.model.wan import CausalWan, init_toy
-from cinelab.runs import Run, read_state
+from cinelab.runs import Run
 from cinelab.scale.adapters import Lora, add_lora
 from cinelab.scale.checkpoints import SharedRun
 from cinelab.scale.parallel import Layout, Parallel
 from cinelab.seeds import rng_at
+from cinelab.states import read_state
 from cinelab.train import (
     bidirectional,
     codec,

@@ -17,7 +17,14 @@ from cinelab.memory.policy import CAMR, Full
 from cinelab.model.wan import CausalWan, init_toy
 from cinelab.runs import Run
 from cinelab.stream.generator import ChunkGenerator
-from cinelab.train import bidirectional, consistency, dmd, presets, teacher_forcing
+from cinelab.train import (
+    bidirectional,
+    consistency,
+    dmd,
+    presets,
+    self_rollout,
+    teacher_forcing,
+)
 from cinelab.zoo.checkpoints import load
 
 FILMS, FRAMES = 2, 6
@@ -76,7 +83,7 @@ def films(model, speeds, policy):
         (1, *clips.latents.shape[2:]),
         sampling=Sampling(2, "consistency", 1.0),
     )
-    requests = dmd.clip_requests(clips, [3, 4], 1)
+    requests = self_rollout.clip_requests(clips, [3, 4], 1)
     chunks = rollout(maker, RolloutState(0, KVCache(policy, 1)), requests)
     return torch.cat([chunk.latents for chunk in chunks], 1)
 

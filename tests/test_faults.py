@@ -31,7 +31,8 @@ from cinelab.jobs.job import Job
 from cinelab.latent import store as toybox_store
 from cinelab.latent.clips import FilmStore, text_key, write_shard
 from cinelab.outputs import passing_folder, writing
-from cinelab.runs import Run, conditions, read_state
+from cinelab.runs import Run, conditions
+from cinelab.states import read_state
 from cinelab.threads import TRAINING
 from cinelab.train import presets, teacher_forcing
 from cinelab.weights.convert import convert_weights

@@ -23,9 +23,10 @@ from cinelab.jobs.job import load_job
 from cinelab.lab.training.run import StageRun
 from cinelab.latent.clips import text_key, write_shard
 from cinelab.latent.store import Store
-from cinelab.runs import Run, sealed_state
+from cinelab.runs import Run
 from cinelab.scale.checkpoints import export
 from cinelab.scale.parallel import Parallel
+from cinelab.states import sealed_state
 from cinelab.texts import read_json
 from cinelab.train import consistency, dmd, ode, pairs, presets, teacher_forcing
 from cinelab.train.provenance import check_fits, data_of

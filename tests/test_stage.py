@@ -18,9 +18,9 @@ from cinelab.jobs import worker
 from cinelab.jobs.job import Data, Job, load_job
 from cinelab.lab.training import launch, stages, students
 from cinelab.model.backbone import build_backbone, model_from_dict, model_to_dict
-from cinelab.runs import read_state
 from cinelab.scale.cost import Plan, memory, step_flops
 from cinelab.scale.parallel import Layout, Parallel
+from cinelab.states import read_state
 from cinelab.train import presets
 from cinelab.train.loop import OneProcess
 from cinelab.train.stage import STAGES, Stage, stage_named

@@ -27,7 +27,7 @@ from cinelab.memory.policy import CAMR, Full
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
 from cinelab.stream.batch import embed, make, requests_of_films
-from cinelab.train import consistency, dmd, ode, pairs, presets
+from cinelab.train import consistency, dmd, ode, pairs, presets, self_rollout
 from cinelab.train.optim import Ema
 from cinelab.world.casting import absence, plan_timeline
 from cinelab.zoo.checkpoints import load
@@ -89,7 +89,7 @@ def test_only_the_exit_level_keeps_its_graph():
     rolled = rollout(
         ChunkModel(counted, table, (1, 24, 6, 8), sampling=sampling),
         RolloutState(0, KVCache(Full(), 1)),
-        dmd.clip_requests(clips, [0], 1),
+        self_rollout.clip_requests(clips, [0], 1),
         exit_at=0.6,
     )
     first, second, _ = (chunk.latents for chunk in rolled)
@@ -231,10 +231,10 @@ def test_equal_scores_pull_nowhere(score):
 def test_the_loss_has_exactly_the_matching_gradient():
     student = net()
     clips = Fake().clips(2, 4, rng_at(5))
-    sample, _ = dmd.self_rollout(student, clips, DMD, rng_at(6))
+    sample, _ = self_rollout.self_rollout(student, clips, DMD, rng_at(6))
     loss, _ = dmd.student_loss(student, clips, net(1), net(2), DMD, rng_at(6))
     rng = rng_at(6)
-    dmd.self_rollout(student, clips, DMD, rng)
+    self_rollout.self_rollout(student, clips, DMD, rng)
     gradient, _ = dmd.dmd_gradient(sample.detach(), clips, net(1), net(2), DMD, rng)
     weights = list(student.parameters())
     ours = torch.autograd.grad(loss, weights, allow_unused=True)
@@ -247,7 +247,7 @@ def test_the_loss_has_exactly_the_matching_gradient():
 
 def test_a_known_beginning_is_kept_and_not_judged():
     clips = Fake().clips(2, 6, rng_at(7))
-    made, own = dmd.self_rollout(net(), clips, replace(DMD, known=1.0), rng_at(0))
+    made, own = self_rollout.self_rollout(net(), clips, replace(DMD, known=1.0), rng_at(0))
     assert own.tolist() == 3 * [False] + 3 * [True]
     assert torch.equal(made[:, :3], clips.latents[:, :3]) and not torch.equal(
         made[:, 3:], clips.latents[:, 3:]
@@ -258,10 +258,10 @@ def test_score_distillation_remembers_the_truth():
     config = replace(DMD, history="truth", score="autoregressive")
     clips = Fake().clips(2, 4, rng_at(8))
     network = net()
-    made, own = dmd.self_rollout(network, clips, config, rng_at(0))
+    made, own = self_rollout.self_rollout(network, clips, config, rng_at(0))
     assert own.all() and not torch.equal(made[:, 0], clips.latents[:, 0])
     far = replace(clips, latents=clips.latents.flip(0))  # another past, the same prompts and noise
-    other, _ = dmd.self_rollout(network, far, config, rng_at(0))
+    other, _ = self_rollout.self_rollout(network, far, config, rng_at(0))
     assert torch.equal(made[:, 0], other[:, 0]) and not torch.equal(made[:, 1], other[:, 1])
     gradient, _ = dmd.dmd_gradient(
         made.detach(), clips, net(1), net(1), replace(config, guidance=1.0), rng_at(0)

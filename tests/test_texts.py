@@ -306,7 +306,7 @@ def test_every_file_is_read_through_the_guard():
 def test_a_pipe_a_socket_and_a_device_are_no_files(read, kind, tmp_path, monkeypatch):
     from cinelab.checksums import checksum, read_arrays
     from cinelab.latent.checkpoint import read_weights
-    from cinelab.runs import read_state
+    from cinelab.states import read_state
     from cinelab.stream.chunk_file import read_chunk
     from cinelab.stream.reader import VideoReader
     from cinelab.stream.video import read_image

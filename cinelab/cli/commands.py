@@ -15,6 +15,7 @@ import typer
 from cinelab.cli import (
     evaluation,
     films,
+    ledger,
     machine,
     notebooks,
     results,
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable] = {
     "sweep": sweeps.sweep_command,
     "bench": speed.bench_command,
     "race": speed.race_command,
+    "ledger": ledger.ledger_command,
     "results": results.results_command,
     "report": results.report_command,
     "demo": films.demo_command,

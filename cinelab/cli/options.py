@@ -69,6 +69,13 @@ def _steps_callback(value: str | None) -> str | None:
     return value
 
 
+def _speed_callback(value: str | None) -> str | None:
+    known = ("exact", "compiled", "fast")  # those of scale.acceleration, which would import torch
+    if value is not None and value not in known:
+        raise CinelabError(f"--speed is {value[:60]!r}; use one of {', '.join(known)}.")
+    return value
+
+
 Budget = Annotated[int, budget_option()]
 OwnBudget = Annotated[int | None, budget_option(f"{ATTENDED}; default: as in training, else 6")]
 Policy = Annotated[str | None, typer.Option(help=f"{POLICIES}; default: as in training, else camr")]
@@ -83,6 +90,17 @@ Steps = Annotated[
 ]
 
 
+Speed = Annotated[
+    str | None,
+    typer.Option(
+        help="exact, compiled (the model's precision, torch.compile) or fast (that, with linears "
+        "and attention in eight bits); default: the model folder's cinelab.json, else exact",
+        callback=_speed_callback,
+    ),
+]
+Fallback = Annotated[
+    bool, typer.Option(help="run as exact, with a warning, where --speed cannot be had")
+]
 Device = Annotated[
     str | None,
     typer.Option(

@@ -1,6 +1,7 @@
 """`cinelab train` and `clips`: a training stage from one file, and videos encoded for it."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 from cinelab.cli.options import number_option
 from cinelab.errors import CinelabError
 from cinelab.files import to_json
-from cinelab.limits import WORKERS, short
+from cinelab.limits import MINUTES, WORKERS, short
 from cinelab.printing import say
 from cinelab.progress import progress
 
@@ -24,22 +25,35 @@ Processes = Annotated[
     int, number_option("processes that share the work, one a GPU of this machine", 1, WORKERS)
 ]
 Every = Annotated[int, number_option("steps between two lines", 1, 10**9)]
+Minutes = Annotated[
+    float | None,
+    number_option(
+        "of this sitting: when they are up, the training saves, exports and ends; default: the "
+        "file's, else no end",
+        *MINUTES,
+        whole=False,
+    ),
+]
 
 
-def train_command(run: RunFile, processes: Processes = 1, every: Every = 10):
-    """Train a stage from one file, sharded over this machine's GPUs; a run that is interrupted
-    saves, and the same command continues it."""
+def train_command(
+    run: RunFile, processes: Processes = 1, every: Every = 10, *, minutes: Minutes = None
+):
+    """Train a stage from one file, sharded over this machine's GPUs; a run that is interrupted, or
+    whose minutes are up, saves, and the same command continues it."""
     from cinelab.jobs.job import load_job
     from cinelab.lab.training import launch
     from cinelab.lab.training.panel import watch
 
     job = load_job(run)
+    job = job if minutes is None else replace(job, minutes=minutes)
     plural = "es" * (processes > 1)
     say((f"starting {processes} process{plural}; the log is {job.run}/log.jsonl", "dim"))
     rows = watch(launch.train(job, processes), job.config, every=every)
+    of = f" of {job.config.steps}" if len(rows) < job.config.steps else ""
     say(
         (job.run, "bold green"),
-        f": {len(rows)} steps" + (f", weights in {job.export}" if job.export else ""),
+        f": {len(rows)}{of} steps" + (f", weights in {job.export}" if job.export else ""),
     )
     if job.export and (Path(job.export) / "config.json").exists():
         say(("next:", "dim"))

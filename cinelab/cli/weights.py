@@ -222,7 +222,7 @@ def plan_command(
             f"at most {LATENTS}."
         )
     storage = Storage(place, packing)
-    Speed(linears=linears)  # refuses unknown names
+    Speed(linears=linears, compiled=True)  # refuses unknown names
     rule = policy_named(policy, budget)
     config = _model_config(model)
     film = _planned_film(

@@ -10,6 +10,8 @@ reversed). Everywhere in cinelab t is in [0, 1]: 0 = data, 1 = noise.
 import torch
 from torch import Tensor
 
+from cinelab.seeds import uniform
+
 
 def expand_t(t: Tensor, like: Tensor) -> Tensor:
     """Return t (B, F) as (B, F, 1, 1, 1), in the latents' rank and dtype."""
@@ -48,6 +50,11 @@ def guided(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     return uncond + scale * (cond - uncond)
 
 
-def draw_t(shape: tuple[int, ...], shift: float, rng: torch.Generator) -> Tensor:
-    """Return uniform timesteps of a shape, shifted; fp32 on the CPU, as `rng` draws them."""
-    return shifted(torch.rand(shape, generator=rng), shift)
+def draw_t(
+    shape: tuple[int, ...],
+    shift: float,
+    rng: torch.Generator,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Return uniform timesteps of a shape, shifted; fp32, on a device, as `rng` draws them."""
+    return shifted(uniform(shape, rng, device), shift)

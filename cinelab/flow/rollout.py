@@ -94,6 +94,8 @@ class ChunkModel(Readable):
     shape: tuple[int, ...]  # (c, C, H, W) of a chunk
     device: torch.device | str = "cpu"
     sampling: Sampling = Sampling()  # where a request names none
+    # (seeds, chunk, shape, level) -> noise, in place of `noise_for`
+    noise: Callable[..., Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,8 @@ def renoise_of(
     seeds = [one.seed for one in requests]
 
     def noise(level: int) -> Tensor:
-        return to_device(noise_for(seeds, chunk, model.shape, level), model.device)
+        made = (model.noise or noise_for)(seeds, chunk, model.shape, level)
+        return to_device(made, model.device)
 
     return noise
 

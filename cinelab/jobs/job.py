@@ -73,6 +73,9 @@ class Job(Readable):
     # of the result: fp32, bf16, fp16; None: bf16 for whole weights, fp32 for adapters
     export_dtype: str | None = None
     seed: int = 0
+    # of a sitting: when they are up the training validates, saves and exports, and ends; started
+    # again it goes on
+    minutes: float | None = None
 
     def __post_init__(self):
         stage = stage_named(self.stage)

@@ -2,7 +2,6 @@
 are missing."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.jobs.job import KINDS, Data, Job
 from cinelab.jobs.networks import fingerprint_at
+from cinelab.latent.placed import PlacedClips, placed
 from cinelab.latent.store import Clips, Store, unconditional_words
 from cinelab.seeds import rng_at
 from cinelab.train.pairs import Pairs, integrate_pairs
@@ -57,36 +57,28 @@ def _begin(data: Data) -> dict:
     return {} if data.begin is None else {"begin": data.begin}
 
 
-class Placed:
-    """A store whose clips are given out on a device."""
+class Placed(PlacedClips):
+    """A job's store: its clips on a device, and which data they are, of a store of any kind."""
 
     def __init__(self, store: Any, device: str, path: str):
-        self.store = store
-        self.device = device
+        super().__init__(placed(store, device), device)
+        self.whole = store
         self.folder = path
 
     def about(self) -> dict | None:
         """Which data these are (see `train.provenance`): what the store states, else the files of
         its folder."""
-        return data_of(self.store) or files_of(self.folder)
+        return data_of(self.whole) or files_of(self.folder)
 
     @property
     def recipe(self) -> dict:
         """What the store was built with."""
-        return getattr(self.store, "recipe", {})
+        return getattr(self.whole, "recipe", {})
 
-    def text(self, caption: str) -> Tensor:
-        """Return the words (L, E) of a caption."""
-        return self.store.text(caption).to(self.device)
-
-    def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
-        clips = self.store.clips(count, frames, rng)
-        parts = {
-            name: getattr(clips, name).to(self.device)
-            for name in ("latents", "text", "slot", "shot")
-        }
-        controls = {name: x.to(self.device) for name, x in clips.controls.items()}
-        return replace(clips, **parts, controls=controls)
+    def placed(self, device: torch.device | str) -> "Placed":
+        """Return it on a device: it is on its own already, or is placed anew."""
+        same = torch.device(device) == torch.device(self.device)
+        return self if same else Placed(self.whole, str(device), self.folder)
 
 
 class Noise:
@@ -132,13 +124,24 @@ def open_pairs(job: Job, config: Any, store: Any) -> Pairs:
     return Pairs(pairs_folder(job), config.pairs, fingerprint_at(job.teacher), store)
 
 
-def pairs_of(job: Job, config: Any, store: Any, teacher: Callable[[], Any]) -> Pairs:
+def pairs_of(
+    job: Job,
+    config: Any,
+    store: Any,
+    *,
+    teacher: Callable[[], Any],
+    time_is_up: Callable[[], bool] = lambda: False,
+) -> Pairs:
     """Return the pairs of a job, integrated where they are missing; `teacher` makes the frozen
-    network, which is given back when they are there."""
+    network, which is given back when they are there. CinelabError where the time is up before."""
     folder = pairs_folder(job)
     if not all((folder / f"{shard:05d}.npz").exists() for shard in range(config.pairs.shards)):
-        for _ in integrate_pairs(
+        for clips in integrate_pairs(
             folder, config.pairs, teacher(), fingerprint_at(job.teacher), store
         ):
-            pass
+            if clips < config.pairs.clips and time_is_up():
+                raise CinelabError(
+                    f"The time was up when {clips} of {config.pairs.clips} clips of ODE pairs were "
+                    f"integrated; what is in {folder} is kept: start again, or give more minutes."
+                )
     return open_pairs(job, config, store)

@@ -8,6 +8,7 @@ cinelab.jobs.worker run.yaml` is one process.
 
 import os
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -29,22 +30,25 @@ from cinelab.scale.adapters import Lora, fingerprints_of, save_lora
 from cinelab.scale.checkpoints import SharedRun, export, weights_in
 from cinelab.scale.parallel import Parallel
 from cinelab.train.stage import PAIRS, stage_named
+from cinelab.train.time_limit import TimeLimit
 from cinelab.weights.load import DTYPES, open_weights
 from cinelab.world.render import FPS, HEIGHT, WIDTH
 from cinelab.zoo import checkpoints as zoo
 
 
-def train(job: Job, parallel: Parallel) -> Iterator[dict]:
-    """Yield one log row per step; resumes. Every process yields the same rows."""
+def train(job: Job, parallel: Parallel, limit: TimeLimit | None = None) -> Iterator[dict]:
+    """Yield one log row per step; resumes. Every process yields the same rows. The `limit` is of
+    this sitting; None: the job's minutes from now on."""
     stage = stage_named(job.stage)
     config = job.config
     stage.check(config, processes=parallel.world)
     run = SharedRun(job.run, config, parallel, job_entries(job) | {"lora": lora_of(job)})
+    run.time_limit = limit or TimeLimit(job.minutes)
     if not run.done:
         for place in (job.init, job.teacher):
             if place not in (None, RANDOM):
                 check_start(place, config.model)
-        data = open_data(job, config, parallel)
+        data = open_data(job, config, parallel, limit=run.time_limit)
         if stage.draws_from != PAIRS:
             # the stage does so again, when the networks are there: large ones take a while
             stage.note_data(run, data, config)
@@ -57,7 +61,7 @@ def train(job: Job, parallel: Parallel) -> Iterator[dict]:
         yield from stage.train(config, data, networks, run=run)
     else:
         check_data(job, config, run)
-    if run.done and job.export is not None:
+    if run.ended and job.export is not None:
         parallel.once(lambda: deliver(job, config, run))
 
 
@@ -77,13 +81,14 @@ def lora_of(job: Job) -> dict | None:
     return to_dict(job.lora) if job.lora else None
 
 
-def open_data(job: Job, config: Any, parallel: Parallel) -> Any:
-    """Return what the stage of a job draws from: its store, or the ODE pairs made of it."""
+def open_data(job: Job, config: Any, parallel: Parallel, *, limit: TimeLimit) -> Any:
+    """Return what the stage of a job draws from: its store, or the ODE pairs made of it within the
+    time."""
     store = open_store(job.store, config, parallel.device)
     if stage_named(job.stage).draws_from != PAIRS:
         return store
     teacher = partial(network, job, config, parallel, job.teacher, frozen=True)
-    return pairs_of(job, config, store, teacher)
+    return pairs_of(job, config, store, teacher=teacher, time_is_up=limit.is_up)
 
 
 def check_data(job: Job, config: Any, run: SharedRun) -> None:
@@ -189,24 +194,32 @@ def as_line(row: dict) -> str:
     return f"step {row['step'] + 1}: " + ", ".join(numbers)
 
 
-def main(path: str) -> int:
-    """Train what the file says; returns the exit code: 0 done or stopped by a signal, 2 with a
-    sentence."""
+def outcome_line(job: Job, steps: int, *, stopped: bool) -> str:
+    """Return how a sitting ended that stands at so many steps, as a line."""
+    if stopped:
+        return "stopped: saved, start it again to go on"
+    if steps < job.config.steps:
+        where = f"after {steps} of {job.config.steps} steps: {job.export or job.run}"
+        return f"time is up {where}; start it again to go on"
+    return f"done: {job.export or job.run}"
+
+
+def main(path: str, minutes: float | None = None) -> int:
+    """Train what the file says, for so many minutes (None: what it says); returns the exit code: 0
+    done or stopped by a signal or the time, 2 with a sentence."""
     parallel = None
     try:
         job = load_job(path)
+        limit = TimeLimit(job.minutes if minutes is None else minutes)
         parallel = Parallel.join(job.layout)
         parallel.listen()
-        for row in train(job, parallel):
+        steps = job.config.steps
+        for row in train(job, parallel, limit):
+            steps = row["step"] + 1
             if parallel.first:
                 print(as_line(row), flush=True)
         if parallel.first:
-            print(
-                "stopped: saved, start it again to go on"
-                if parallel.stops
-                else f"done: {job.export or job.run}",
-                flush=True,
-            )
+            print(outcome_line(job, steps, stopped=bool(parallel.stops)), flush=True)
         return 0
     except CinelabError as error:
         if os.environ.get("RANK", "0") == "0":
@@ -217,10 +230,20 @@ def main(path: str) -> int:
             parallel.leave()
 
 
+def arguments(given: list[str]) -> Namespace:
+    """Return the command's arguments: the file, and the minutes of this sitting."""
+    parser = ArgumentParser(
+        prog="torchrun --standalone --nproc-per-node N -m cinelab.jobs.worker",
+        description="Train what RUN.yaml says; started again, it goes on.",
+    )
+    parser.add_argument("run", metavar="RUN.yaml")
+    parser.add_argument("--minutes", type=float, help="end, saved and exported, when they are up")
+    return parser.parse_args(given)
+
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: torchrun --standalone --nproc-per-node N -m cinelab.jobs.worker RUN.yaml")
-    if code := main(sys.argv[1]):
+    asked = arguments(sys.argv[1:])
+    if code := main(asked.run, asked.minutes):
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()

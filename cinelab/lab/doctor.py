@@ -23,6 +23,8 @@ KERNELS = {
     "flash": "faster attention on a GPU",
     "flash3": "the fastest attention on a Hopper GPU",
     "flex": "masked attention in training",
+    "flash3-fp8": "attention in eight bits on a Hopper GPU",
+    "sage": "attention in eight bits on a GPU",
 }
 WATCHED = 0.3  # seconds that the machine's other work is watched
 

@@ -7,6 +7,7 @@ generator, so a resumed run needs no loader state.
 """
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -19,12 +20,16 @@ from torch import Tensor
 from cinelab.checksums import read_arrays, read_sealed
 from cinelab.errors import CinelabError
 from cinelab.flow.condition import Condition
+from cinelab.ops.tensors import to_device
 from cinelab.readable import Readable
 from cinelab.script.prompts import WordEncoder
 from cinelab.script.unconditional import unconditional_text
+from cinelab.seeds import integers, uniform
 
 ARRAYS = ("latents", "words", "slot", "shot")
 AGAIN = "remove it and build the store again"
+# of a device's free memory, at most, is taken by the latents of a store
+MOST = 0.3
 # where clips of a store begin: with their films, or at any latent frame
 BEGINS = ("film", "anywhere")
 # names of version 0.1 -> functions of `cinelab.data.toybox`
@@ -93,7 +98,7 @@ def check_begin(begin: str) -> str:
 def dropped(clips: Clips, share: float, rng: torch.Generator) -> Tensor:
     """Return the prompt index of each latent frame (B, F): that of the empty prompt for a `share`
     of the clips, so that guidance is trained."""
-    lost = (torch.rand(len(clips.slot), 1, generator=rng) < share).to(clips.slot.device)
+    lost = uniform((len(clips.slot), 1), rng, clips.slot.device) < share
     return torch.where(lost, clips.null, clips.slot)
 
 
@@ -149,31 +154,78 @@ class Store:
         rows = encoder.codes[self.words.long().clamp(min=0)[:1]]  # probes the vocabulary early
         assert rows.shape[-1] == encoder.width and place.numel() == self.words.shape[-1]
         self.encoder = encoder
+        self.device = torch.device("cpu")
+        self._codes = encoder.codes
+        self._places = encoder.places
+        self._prompts: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.latents)
 
+    def placed(self, device: torch.device | str) -> "Store":
+        """Return the store with its clips given out on a device.
+
+        Its latents lie there, unless they would take more than a share MOST of what is free: then a
+        clip's are gathered in pinned memory and sent while the device computes. What clips are made
+        of besides is small, and stays with the host, which therefore need not wait for the device.
+        """
+        device = torch.device(device)
+        if device == self.device:
+            return self
+        there = copy(self)
+        there.device = device
+        there._codes = self.encoder.codes.to(device)
+        there._places = self.encoder.places.to(device)
+        if device.type != "cuda" or self.latents.nbytes < MOST * torch.cuda.mem_get_info(device)[0]:
+            there.latents = self.latents.to(device)
+        return there
+
     def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
         """Draw `count` clips of `frames` latent frames from random films."""
-        films = torch.randint(len(self), (count,), generator=rng)
+        if frames > (longest := self.latents.shape[1]):
+            raise CinelabError(
+                f"Store {self.folder} has films of {longest} latent frames, and clips of {frames} "
+                f"were asked for; ask for at most {longest}, or build it from longer films."
+            )
+        films = integers(len(self), (count,), rng)
         starts = torch.zeros(count, dtype=torch.long)
         if self.begin == "anywhere":
-            starts = torch.randint(self.latents.shape[1] - frames + 1, (count,), generator=rng)
+            starts = integers(self.latents.shape[1] - frames + 1, (count,), rng)
         rows = films[:, None]
         columns = starts[:, None] + torch.arange(frames)
         slot = self.slot[rows, columns].long()
         shot = self.shot[rows, columns].long()
         first = slot[:, :1]
-        used = int((slot - first).max()) + 1
+        used = self._used(slot - first, frames)
         prompts = (first + torch.arange(used)).clamp(max=self.words.shape[1] - 1)  # (B, used)
-        text = self.embed(self.words[rows, prompts])
+        text = self.embed(to_device(self.words[rows, prompts], self.device))
         empty = torch.zeros_like(text[:, :1])
         return Clips(
-            self.latents[rows, columns].float(),
+            self._latents(rows, columns).float(),
             torch.cat([text, empty], 1),
-            slot - first,
-            shot - shot[:, :1],
+            to_device(slot - first, self.device),
+            to_device(shot - shot[:, :1], self.device),
         )
+
+    def _latents(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """Return the latents (B, F, C, h, w) of films `rows` (B, 1) at frames `columns` (B, F), on
+        the device, in half precision."""
+        where = self.latents.device
+        gathered = self.latents[to_device(rows, where), to_device(columns, where)]
+        return to_device(gathered, self.device)
+
+    def _used(self, relative: Tensor, frames: int) -> int:
+        """Return how many prompts clips are given whose frames read the prompts `relative` (B, F).
+
+        On a device that is as many as any clip of so many frames of the store has, so that all
+        batches have one shape, for which the network is compiled once.
+        """
+        if self.device.type == "cpu":
+            return int(relative.max()) + 1
+        if frames not in self._prompts:
+            windows = self.slot.unfold(1, frames, 1)  # (n, windows, F)
+            self._prompts[frames] = int((windows.amax(-1) - windows[..., 0]).max()) + 1
+        return self._prompts[frames]
 
     def text(self, caption: str) -> Tensor:
         """Return the words (L, E) of a caption."""
@@ -182,7 +234,7 @@ class Store:
     def embed(self, words: Tensor) -> Tensor:
         """Embed word numbers (..., L), -1 = none, as (..., L, E)."""
         known = (words >= 0)[..., None]
-        return (self.encoder.codes[words.long().clamp(min=0)] + self.encoder.places) * known
+        return (self._codes[words.long().clamp(min=0)] + self._places) * known
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ Training (all chunks of a clip at once) and streaming (one chunk) call the same 
 """
 
 from collections.abc import Callable
-from math import sqrt
+from math import inf, sqrt
 
 import torch
 import torch.nn.functional as fn
@@ -20,6 +20,7 @@ from einops import rearrange
 from torch import Tensor
 
 from cinelab.memory.policy import BLOCK, Policy
+from cinelab.ops.tensors import to_device
 
 # the score of a page that the search passed over: below every other, above an erased page's
 UNSEARCHED = -1e6
@@ -139,8 +140,10 @@ def choose_all(policy: Policy, priorities: list[Tensor], scores: Tensor | None) 
     finished chunk j < i.
 
     priorities[i] (B, i) as `past_priorities` gives them; scores (B, G, n, n) or None. A page is a
-    chunk here.
+    chunk here. A GPU chooses for all chunks together.
     """
+    if scores is not None and scores.device.type != "cpu":
+        return choose_together(policy, priorities, scores)
     rows = []
     for i, priority in enumerate(priorities):
         picks = choose(policy, priority, None if scores is None else scores[:, :, i, :i])
@@ -148,6 +151,20 @@ def choose_all(policy: Policy, priorities: list[Tensor], scores: Tensor | None) 
         retrieved = torch.zeros(shape, dtype=torch.bool, device=picks.device)
         rows.append(retrieved.scatter_(-1, picks, True))
     return torch.stack(rows, dim=2)
+
+
+def choose_together(policy: Policy, priorities: list[Tensor], scores: Tensor) -> Tensor:
+    """Return `choose_all` in one search: what is not yet finished ranks below all else."""
+    count = len(priorities)
+    wanted = torch.tensor([min(policy.budget_at(i), i) for i in range(count)])
+    padded = [fn.pad(one, (0, count - i), value=-inf) for i, one in enumerate(priorities)]
+    ranked = torch.stack(padded, dim=1)[:, None].to(scores.device)  # (B, 1, n, n)
+    ranked = torch.where(ranked == 0, scores, ranked)
+    most = int(wanted.max())
+    best = ranked.topk(most, dim=-1).indices  # (B, G, n, most), the best first
+    kept = to_device(torch.arange(most) < wanted[:, None], scores.device)
+    retrieved = torch.zeros(ranked.shape, dtype=torch.bool, device=scores.device)
+    return retrieved.scatter_(-1, best, kept.expand(best.shape))
 
 
 def past_priorities(policy: Policy, shots: Tensor) -> list[Tensor]:

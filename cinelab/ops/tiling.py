@@ -20,6 +20,9 @@ from cinelab.readable import Readable
 CHUNKS = 8  # query chunks that are computed together
 # tokens a chunk from which on each chunk is a tile of its own: a wider mask would not fit
 WIDE = 1024
+# tokens of queries up to which a GPU computes all chunks together: there the slices of a tile, and
+# the gradients of slices, move more bytes than the attention that tiles save
+SMALL = 2048
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,18 @@ class ChunkMask(Readable):
         """Return every tile with its bias; made once, since all layers share a static policy's
         mask."""
         if (tokens, dtype) not in self._biases:
-            tiles = self.tiles(CHUNKS if tokens < WIDE else 1)
+            tiles = self.tiles(self._chunks_a_tile(tokens))
             self._biases[tokens, dtype] = [
                 (tile, token_bias(self._part(tile), tokens, dtype)) for tile in tiles
             ]
         return self._biases[tokens, dtype]
+
+    def _chunks_a_tile(self, tokens: int) -> int:
+        """Return how many query chunks of so many tokens are computed together."""
+        chunks = self.allowed.shape[2]
+        if self.allowed.device.type != "cpu" and chunks * tokens <= SMALL:
+            return chunks
+        return CHUNKS if tokens < WIDE else 1
 
     def _part(self, tile: Tile) -> Tensor:
         rows = torch.cat([self.allowed[:, :, part] for part in tile.rows], dim=2)

@@ -28,8 +28,9 @@ from cinelab.checksums import checksum, read_sealed, write_sealed
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
 from cinelab.latent.checkpoint import as_dtype
-from cinelab.runs import Run, read_state, take_threads, whole_part
+from cinelab.runs import Run, take_threads
 from cinelab.scale.parallel import Parallel
+from cinelab.states import read_state, whole_part
 from cinelab.weights.load import dtype_of
 
 AT_ONCE = 2**30  # bytes that are read together
@@ -55,6 +56,10 @@ class SharedRun(Run):
 
     def trains_on(self, data: dict | None) -> None:
         self.parallel.once(lambda: super(SharedRun, self).trains_on(data))
+
+    def draws_at(self, wanted: str, here: str) -> str:
+        place: str = self.parallel.once(lambda: super(SharedRun, self).draws_at(wanted, here))
+        return place
 
     def claim(self) -> None:
         self.parallel.once(super().claim)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
     FSDPModule,
@@ -185,7 +185,8 @@ class Parallel(Readable):
         """Return the columns of all micro-batches as one row: floats as their mean, the rest as it
         is in the first."""
         row = dict(columns[0])
-        names = [name for name, value in row.items() if isinstance(value, float)]
+        # one process may have left them on its device, as tensors
+        names = [name for name, value in row.items() if isinstance(value, float | Tensor)]
         means = self.mean([sum(one[name] for one in columns) / len(columns) for name in names])
         return row | dict(zip(names, means, strict=True))
 
@@ -236,7 +237,11 @@ class Parallel(Readable):
 
     def stop_requested(self) -> bool:
         """Whether any process has had a signal to end; the same answer in all."""
-        return self.mean([float(bool(self.stops))])[0] > 0
+        return self.any(bool(self.stops))
+
+    def any(self, flag: bool, /) -> bool:
+        """Whether the flag is set in any process; the same answer in all."""
+        return self.mean([float(flag)])[0] > 0
 
 
 def _team(rank: int, world: int, size: int) -> Any:

@@ -28,6 +28,7 @@ from cinelab.memory.policy_registry import label_of, policy_dict
 from cinelab.optional import need
 from cinelab.outputs import finish, ready_folder, together
 from cinelab.readable import Made
+from cinelab.scale.acceleration import speed_record
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
@@ -389,6 +390,7 @@ class Director:
             "sampling": to_dict(self.sampling),
             "fps": self.bundle.fps,
             "bf16": self.bf16,
+            **speed_record(self.bundle.model),
             # bits depend on it; noise does not, so a film is the same everywhere to rounding
             "device": device_name(self.bundle.device),
         }

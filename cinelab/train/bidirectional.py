@@ -22,18 +22,18 @@ from cinelab.flow import path
 from cinelab.latent.store import Clips, Store, dropped
 from cinelab.memory.context import BidirectionalContext
 from cinelab.model.wan import CausalWan, WanConfig
-from cinelab.readable import Readable
 from cinelab.runs import Run
-from cinelab.seeds import fork_rng, rng_at
+from cinelab.seeds import fork_rng, normal, rng_at
+from cinelab.train.computing import Computing
 from cinelab.train.loop import Columns, Learner
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
-from cinelab.train.sizes import PAPERS, SMOKE, SPAN, TOY, wan_presets
+from cinelab.train.sizes import FRAMES_A_STEP, H100_OPTIM, PAPERS, SMOKE, SPAN, TOY, wan_presets
 from cinelab.train.stage import Networks, Stage, stage
 
 
 @dataclass(frozen=True)
-class BidirectionalTraining(Readable):
+class BidirectionalTraining(Computing):
     """The settings of stage 0."""
 
     model: WanConfig
@@ -50,6 +50,7 @@ class BidirectionalTraining(Readable):
     bf16: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         loss_name(self.loss)
 
 
@@ -66,8 +67,8 @@ def loss(
     """Return the error of the velocity of noised clips (B, F, C, H, W), one timestep a clip."""
     x0 = clips.latents
     batch, frames = x0.shape[:2]
-    t = path.draw_t((batch, 1), config.shift, rng).expand(-1, frames).to(x0.device)
-    eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+    t = path.draw_t((batch, 1), config.shift, rng, x0.device).expand(-1, frames)
+    eps = normal(x0.shape, rng, x0.device)
     condition = replace(clips.condition, slot=dropped(clips, config.drop_text, rng))
     context = BidirectionalContext(torch.arange(frames))
     pred = model(path.noised(x0, eps, t), t, condition, context)
@@ -86,6 +87,14 @@ class Bidirectional(Stage):
             model=TOY, steps=1700, optim=Optim(lr=1e-3, ema=0.998), seed=seed
         )
         smoke = replace(toy, model=SMOKE, steps=4, frames_per_batch=16, save_every=2)
+        h100 = replace(
+            toy,
+            optim=replace(H100_OPTIM, lr=1e-3),
+            steps=5000,
+            frames_per_batch=FRAMES_A_STEP,
+            lengths=(1, 4, 12, 24),
+            images_until=0.1,
+        )
         large = wan_presets(
             toy,
             optim=PAPERS,
@@ -95,7 +104,7 @@ class Bidirectional(Stage):
             images_until=0.0,
             shift=5.0,
         )
-        return {"smoke": smoke, "toy": toy, **large}
+        return {"smoke": smoke, "toy": toy, "h100": h100, **large}
 
     def learners(
         self, config: BidirectionalTraining, data: Store, networks: Networks

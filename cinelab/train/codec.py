@@ -10,8 +10,10 @@ import torch.nn.functional as fn
 from torch import Tensor
 
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig, device_of, to_tensor
+from cinelab.ops.tensors import to_device
 from cinelab.readable import Readable
 from cinelab.runs import Run
+from cinelab.seeds import integers, normal
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
@@ -58,7 +60,7 @@ def loss(model: ToyCodec, frames: Tensor, noise: float, rng: torch.Generator) ->
     frame only: the target repeats it.
     """
     latents = model.encode(frames)
-    latents = latents + noise * torch.randn(latents.shape, generator=rng).to(latents.device)
+    latents = latents + noise * normal(latents.shape, rng, latents.device)
     decoded, _ = model.decode_groups(latents)
     target = torch.cat([frames[:, :1].expand(-1, model.stride - 1, -1, -1, -1), frames], dim=1)
     error = decoded.float() - target
@@ -81,8 +83,9 @@ def train(
     def stage_loss(
         model: ToyCodec, step: int, micro_batch: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
-        picks = torch.randint(len(clips), (config.batch,), generator=rng).numpy()
-        return loss(model, to_tensor(clips[picks]).to(device), config.noise, rng), {}
+        picks = integers(len(clips), (config.batch,), rng).numpy()
+        frames = to_device(to_tensor(clips[picks]), device)
+        return loss(model, frames, config.noise, rng), {}
 
     torch.manual_seed(config.seed)
     model = ToyCodec(config.codec).train().to(device)

@@ -29,10 +29,11 @@ from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.memory.context import FULL_HISTORY, HistoryPolicy, sample_history_policy
 from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.wan import CausalWan, WanConfig
-from cinelab.readable import Readable
+from cinelab.ops.tensors import to_device
 from cinelab.runs import Run
 from cinelab.script.unconditional import NAME as PUBLISHED
-from cinelab.seeds import fork_rng
+from cinelab.seeds import fork_rng, normal
+from cinelab.train.computing import Computing
 from cinelab.train.levels import check_drawn, draw_levels
 from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
@@ -40,6 +41,7 @@ from cinelab.train.optim import Ema, Optim
 from cinelab.train.pairs import teacher_velocity
 from cinelab.train.sizes import (
     CHUNK,
+    H100_STUDENT,
     PAPERS,
     SPAN,
     STUDENT_OPTIM,
@@ -51,7 +53,7 @@ from cinelab.train.stage import STUDENT, TEACHER, Networks, Role, Stage, stage
 
 
 @dataclass(frozen=True)
-class ConsistencyTraining(Readable):
+class ConsistencyTraining(Computing):
     """The settings of stage 2b."""
 
     model: WanConfig
@@ -81,6 +83,7 @@ class ConsistencyTraining(Readable):
     bf16: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         loss_name(self.loss)
         if not self.grid or any(n < 1 for n in self.grid):
             raise CinelabError(
@@ -138,11 +141,12 @@ def loss(
     """
     x0 = clips.latents
     intervals = len(grid) - 1 if config.last_interval else len(grid) - 2
-    level = draw_levels(
-        intervals, len(x0), config.frames, config.chunk, config.levels, rng
-    )  # (B, F)
-    t, t_next = (grid[at].to(x0.device) for at in (level, level + 1))
-    x = path.noised(x0, torch.randn(x0.shape, generator=rng).to(x0.device), t)
+    grid = to_device(grid, x0.device)
+    shape = (len(x0), config.frames)
+    level = draw_levels(intervals, shape, config.chunk, levels=config.levels, rng=rng, on=x0)
+    t = grid[level]  # (B, F)
+    t_next = grid[level + 1]
+    x = path.noised(x0, normal(x0.shape, rng, x0.device), t)
     with torch.no_grad():
         teacher_v = teacher_velocity(
             teacher, clips, "autoregressive", config.guidance, config.chunk, history
@@ -169,6 +173,9 @@ class ConsistencyDistillation(Stage):
         smoke = replace(
             toy, steps=3, batch=1, frames=4, grid=(2, 4), save_every=2, validate_every=2
         )
+        h100 = replace(
+            toy, optim=H100_STUDENT, grid=(8, 16, 32), steps=2000, batch=64, validate_every=250
+        )
         large = wan_presets(
             toy,
             {"camr": WAN_CAMR, "camr_share": toy.camr_share},
@@ -187,7 +194,7 @@ class ConsistencyDistillation(Stage):
             chunk=CHUNK,
             save_every=100,
         )
-        return {"smoke": smoke, "toy": toy, **large}
+        return {"smoke": smoke, "toy": toy, "h100": h100, **large}
 
     def learners(
         self, config: ConsistencyTraining, data: Store, networks: Networks

@@ -20,9 +20,9 @@ scores are given the same: causal score distillation, an initialisation that Cau
 compares with.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as fn
@@ -30,27 +30,20 @@ from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.flow import path
-from cinelab.flow.rollout import (
-    ChunkModel,
-    ChunkRequest,
-    NumberedPrompts,
-    RolloutState,
-    rollout,
-)
 from cinelab.flow.sampler import Sampling
 from cinelab.latent.store import Clips, Store, compared_with
-from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import CAMR, FULL, Policy
 from cinelab.model.wan import CausalWan, WanConfig
-from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.script.unconditional import NAME as PUBLISHED
-from cinelab.seeds import fork_rng, rng_at
+from cinelab.seeds import fork_rng, integers, normal, rng_at
+from cinelab.train.computing import Computing
 from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import TEACHERS, teacher_velocity
 from cinelab.train.precision import prime_autocast
+from cinelab.train.self_rollout import RolloutDraw, self_rollout
 from cinelab.train.sizes import CHUNK, PAPERS, SPAN, TOY, WAN_CAMR, wan_presets
 from cinelab.train.stage import STUDENT, TEACHER, Networks, Role, Stage, stage
 
@@ -58,7 +51,7 @@ HISTORIES = ("self", "truth")
 
 
 @dataclass(frozen=True)
-class DmdTraining(Readable):
+class DmdTraining(Computing):
     """The settings of stage 3."""
 
     model: WanConfig
@@ -93,6 +86,7 @@ class DmdTraining(Readable):
     bf16: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         loss_name(self.loss)
         # filled in here, so that the run's config.json has all of it
         object.__setattr__(self, "sampling", self.sampling.filled())
@@ -127,67 +121,6 @@ class DmdTraining(Readable):
                 )
 
 
-class RolloutDraw(NamedTuple):
-    """What a self-rollout draws. All processes of a step must draw alike: sharded weights are
-    gathered in every call of the network, so all must make the same calls."""
-
-    known: float  # below config.known, the roll-out continues a true beginning
-    exit_at: float  # in [0, 1): the share of the levels at which chunks end (random exit step)
-
-    @classmethod
-    def of(cls, rng: torch.Generator) -> "RolloutDraw":
-        """Return the draws of a generator."""
-        known, exit_at = torch.rand(2, generator=rng).tolist()
-        return cls(known, exit_at)
-
-
-def self_rollout(
-    model: CausalWan,
-    clips: Clips,
-    config: DmdTraining,
-    rng: torch.Generator,
-    draw: RolloutDraw | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the student's own clips (B, F, C, H, W), and which frames (F,) it made itself.
-
-    The cuts, prompts and controls are the clips'. (Self Forcing, Algorithm 1: random exit step, the
-    graph of each chunk's last prediction alone.)
-    """
-    batch, frames, *latent = clips.latents.shape
-    draw = draw or RolloutDraw.of(rng)
-    half = frames // 2 // config.chunk * config.chunk
-    continued = draw.known < config.known
-    seeds = torch.randint(2**40, (batch,), generator=rng).tolist()
-    prompts = NumberedPrompts(clips.condition.encoded(model), config.chunk)
-    shape = (config.chunk, *latent)
-    device = clips.latents.device
-    chunks = rollout(
-        ChunkModel(model, prompts, shape, device, config.sampling),
-        RolloutState(0, KVCache(config.policy, config.chunk, config.max_distance)),
-        clip_requests(clips, seeds, config.chunk),
-        given=clips.latents[:, :half] if continued else None,
-        clean=clips.latents if config.history == "truth" else None,
-        exit_at=draw.exit_at,
-    )
-    sample = torch.cat([chunk.latents.float() for chunk in chunks], dim=1)
-    return sample, torch.arange(frames) >= (half if continued else 0)
-
-
-def clip_requests(clips: Clips, seeds: Sequence[int], chunk: int) -> list[list[ChunkRequest]]:
-    """Return what every chunk of a batch of clips shows, one request a clip."""
-    slots = clips.slot[:, ::chunk].tolist()
-    shots = clips.shot[:, ::chunk].tolist()
-
-    def request(clip: int, number: int) -> ChunkRequest:
-        part = slice(number * chunk, (number + 1) * chunk)
-        controls = {name: x[clip, part] for name, x in clips.controls.items()}
-        return ChunkRequest(
-            slots[clip][number], shots[clip][number], seed=seeds[clip], controls=controls
-        )
-
-    return [[request(clip, n) for clip in range(len(seeds))] for n in range(len(slots[0]))]
-
-
 def score_velocity(
     net: Any,
     sample: Tensor,
@@ -211,9 +144,9 @@ def noised_at_random(
     sample: Tensor, config: DmdTraining, rng: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return noised x, its timesteps t (B, F), one a clip, and the noise."""
-    t = path.draw_t((sample.shape[0], 1), config.shift, rng).clamp(*config.t_range)
-    t = t.expand(-1, sample.shape[1]).to(sample.device)
-    eps = torch.randn(sample.shape, generator=rng).to(sample.device)
+    t = path.draw_t((sample.shape[0], 1), config.shift, rng, sample.device).clamp(*config.t_range)
+    t = t.expand(-1, sample.shape[1])
+    eps = normal(sample.shape, rng, sample.device)
     return path.noised(sample, eps, t), t, eps
 
 
@@ -230,7 +163,8 @@ def dmd_gradient(
     real_x0 = path.clean(x, score_velocity(real, sample, x, t, clips, config, config.guidance), t)
     fake_x0 = path.clean(x, score_velocity(fake, sample, x, t, clips, config), t)
     gap = fake_x0 - real_x0  # (B, F, C, H, W)
-    if not torch.isfinite(gap).all():
+    # a GPU is not waited for: there the loss is found not to be finite when it is read
+    if not gap.is_cuda and not torch.isfinite(gap).all():
         raise CinelabError(
             "The critic's score is not finite any more; lower critic.lr and resume from the last "
             "save."
@@ -257,7 +191,7 @@ def student_loss(
     gradient, gap = dmd_gradient(sample.detach(), clips, real, fake, config, rng)
     goal = (sample - gradient).detach()
     loss = 0.5 * error(config.loss, sample[:, own], goal[:, own])
-    return loss, {"gap": round(gap[:, own].mean().item(), 4)}
+    return loss, {"gap": gap[:, own].mean().detach()}
 
 
 def critic_loss(
@@ -315,6 +249,15 @@ class DistributionMatching(Stage):
             save_every=2,
             validate_every=2,
         )
+        h100 = replace(
+            toy,
+            optim=replace(toy.optim, ema=0.98, warmup=20),
+            steps=600,
+            batch=64,
+            critic_updates=5,
+            save_every=50,
+            validate_every=100,
+        )
         large = wan_presets(
             toy,
             {"policy": WAN_CAMR},
@@ -333,17 +276,17 @@ class DistributionMatching(Stage):
             chunk=CHUNK,
             max_distance=SPAN - 1,
         )
-        return {"smoke": smoke, "toy": toy, **large}
+        return {"smoke": smoke, "toy": toy, "h100": h100, **large}
 
     def learners(self, config: DmdTraining, data: Store, networks: Networks) -> list[Learner]:
         model = networks["student"]
         real = networks["teacher"]
         fake = networks["critic"]
 
-        def clips_at(step: int, micro_batch: int, who: str) -> Clips:
-            rng = rng_at(config.seed, "clips", who, step)
+        def clips_at(step: int, micro_batch: int, who: str, kind: type[torch.Generator]) -> Clips:
+            rng = rng_at(config.seed, "clips", who, step, kind=kind)
             # the same length in all micro-batches, whose processes must make the same calls
-            frames = config.lengths[int(torch.randint(len(config.lengths), (), generator=rng))]
+            frames = config.lengths[int(integers(len(config.lengths), (), rng))]
             clips = data.clips(config.batch, frames, fork_rng(rng, micro_batch))
             return compared_with(clips, data, config.unconditional)
 
@@ -351,7 +294,7 @@ class DistributionMatching(Stage):
             model: CausalWan, step: int, micro_batch: int, rng: torch.Generator
         ) -> tuple[Tensor, Columns]:
             draw = RolloutDraw.of(rng)  # before the fork: alike in all micro-batches
-            clips = clips_at(step, micro_batch, "student")
+            clips = clips_at(step, micro_batch, "student", type(rng))
             prime_autocast(model, clips)
             return student_loss(model, clips, real, fake, config, fork_rng(rng, micro_batch), draw)
 
@@ -359,7 +302,7 @@ class DistributionMatching(Stage):
             fake: CausalWan, step: int, micro_batch: int, rng: torch.Generator
         ) -> tuple[Tensor, Columns]:
             draw = RolloutDraw.of(rng)
-            clips = clips_at(step, micro_batch, "critic")
+            clips = clips_at(step, micro_batch, "critic", type(rng))
             forked = fork_rng(rng, micro_batch)
             return critic_loss(fake, model, clips, config, forked, draw), {}
 

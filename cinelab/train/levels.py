@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
+from cinelab.seeds import integers
 
 LEVELS = ("chunk", "clip")
 
@@ -15,10 +16,16 @@ def check_drawn(levels: str) -> None:
 
 
 def draw_levels(
-    count: int, batch: int, frames: int, chunk: int, levels: str, rng: torch.Generator
+    count: int,
+    shape: tuple[int, int],
+    chunk: int,
+    *,
+    levels: str,
+    rng: torch.Generator,
+    on: Tensor,
 ) -> Tensor:
-    """Return uniform integers (B, F) below `count`, numbers of levels: one a chunk of `chunk`
-    latent frames, or one a clip."""
+    """Return uniform integers (B, F) = `shape` below `count`, numbers of levels: one a chunk of
+    `chunk` latent frames, or one a clip. They are on the device of the tensor `on`."""
+    batch, frames = shape
     size = chunk if levels == "chunk" else frames
-    numbers = torch.randint(count, (batch, frames // size), generator=rng)
-    return numbers.repeat_interleave(size, 1)
+    return integers(count, (batch, frames // size), rng, on.device).repeat_interleave(size, 1)

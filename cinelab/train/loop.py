@@ -10,15 +10,19 @@ The loop knows nothing of how a step is shared out: that is a `Processes`, this 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from cinelab.errors import CinelabError
+from cinelab.limits import short
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
+from cinelab.train.computing import generator_kind
 from cinelab.train.optim import (
     Ema,
     Optim,
@@ -28,6 +32,8 @@ from cinelab.train.optim import (
     require_finite,
     set_learning_rate,
 )
+from cinelab.train.step_log import StepLog, read_columns
+from cinelab.train.time_limit import SAVE, STEP, VALIDATION, TimeLimit
 
 Columns = dict[str, Any]  # of one row of the log
 # (model, step, number of the micro-batch, rng) -> the scalar to descend, further columns
@@ -60,6 +66,9 @@ class Processes(Protocol):
     def stop_requested(self) -> bool:
         """Whether the training is to save and end; the same answer in all processes."""
 
+    def any(self, flag: bool, /) -> bool:
+        """Whether the flag is set in any process; the same answer in all."""
+
 
 class OneProcess:
     """This process alone, with one micro-batch a step."""
@@ -77,6 +86,10 @@ class OneProcess:
     def stop_requested(self) -> bool:
         """Return False: one process is stopped by an interrupt only."""
         return False
+
+    def any(self, flag: bool, /) -> bool:
+        """Return the one process's flag."""
+        return flag
 
 
 class Learner:
@@ -130,11 +143,13 @@ class Learner:
             )
         return self.ema
 
-    def rng(self, seed: int, step: int) -> torch.Generator:
+    def rng(
+        self, seed: int, step: int, kind: type[torch.Generator] = torch.Generator
+    ) -> torch.Generator:
         """Return the generator of a step, addressed by seed, learner and step: a resumed run draws
         the numbers of one that was never interrupted."""
         address = (*self.address, self.name) if self.name else self.address
-        return rng_at(seed, *address, step)
+        return rng_at(seed, *address, step, kind=kind)
 
 
 def train(
@@ -146,7 +161,9 @@ def train(
     `config` has steps, seed, save_every and bf16, and validate_every where there is a `validator`:
     the first learner's averaged weights are validated before the first step, then every
     `validate_every` steps and after the last. The best ones by "score" are in checkpoints/best.pt;
-    the state after the last save is in checkpoints/last.pt.
+    the state after the last save is in checkpoints/last.pt. The last step is the one at which
+    `run.time_limit` is up, if there is one: the run then ends as one of fewer steps, and goes on
+    when it is called again.
     """
     try:
         yield from _steps(learners, config, run, validator)
@@ -158,56 +175,118 @@ def _steps(
     learners: Sequence[Learner], config: Any, run: Run, validator: Validator | None
 ) -> Iterator[Columns]:
     processes: Processes = run.parallel or OneProcess()
+    limit: TimeLimit = run.time_limit or TimeLimit(None)
     parts = {name: part for learner in learners for name, part in learner.parts.items()}
     run.restore(**parts)
+    how = Launching.of(config, run, learners[0].model, processes)
+    log = StepLog(learners, how.late)
     for step in range(run.step, config.steps):
         began = time.perf_counter()
-        last = step + 1 == config.steps
-        row: Columns = {}
+        columns: Columns = {}
         # Validated before the step, so that a run's first row measures what it starts from.
         if validator and step % config.validate_every == 0:
-            row |= _validate(validator, learners[0], run, step)
-        # In the order given: DMD's student moves before its critic.
-        for learner in learners:
-            if step % learner.every == 0:
-                row |= optimization_step(learner, step, config, processes)
-        if validator and last:
-            row |= _validate(validator, learners[0], run, step + 1)
-        row = run.log(step=step, **row, seconds=round(time.perf_counter() - began, 4))
+            with limit.timing(VALIDATION):
+                columns |= _validate(validator, learners[0], run, step)
+        with limit.timing(STEP):
+            # In the order given: DMD's student moves before its critic.
+            for learner in learners:
+                if step % learner.every == 0:
+                    with memory_for(step, run):
+                        columns |= optimization_step(learner, step, config, how)
+            log.add(step, began, columns)
+            log.wait()
+        last = step + 1 == config.steps or processes.any(limit.is_up())
         stop = processes.stop_requested()
-        if (step + 1) % config.save_every == 0 or last or stop:
-            run.save(step + 1, **parts)
-        yield row
-        if stop and not last:
+        saved = (step + 1) % config.save_every == 0 or last or stop
+        # What is saved or validated is known to be finite.
+        known = saved or bool(validator and (step + 1) % config.validate_every == 0)
+        rows = []
+        for row in log.due(everything=known):
+            if validator and last and row["step"] == step:
+                row |= _validate(validator, learners[0], run, step + 1)
+            rows.append(run.log(**row))
+        if saved:
+            with limit.timing(SAVE):
+                run.save(step + 1, **parts)
+        yield from rows
+        if last:
+            break
+        if stop:
             return
     run.finish()
 
 
-def optimization_step(learner: Learner, step: int, config: Any, processes: Processes) -> Columns:
+@dataclass(frozen=True)
+class Launching:
+    """How a training's steps are computed on its device."""
+
+    processes: Processes
+    kind: type[torch.Generator] = torch.Generator  # what random numbers are drawn by
+    # numbers of a step are left on the device, for a log that reads them later
+    late: bool = False
+
+    @classmethod
+    def of(cls, config: Any, run: Run, model: nn.Module, processes: Processes) -> "Launching":
+        """Return how a run's steps are computed on the device that a network is on."""
+        device = device_kind(model)
+        kind = generator_kind(config, run, device)
+        # many processes average a step's numbers on the host, so that they wait for them anyway
+        return cls(processes, kind, device == "cuda" and processes.world == 1)
+
+
+@contextmanager
+def memory_for(step: int, run: Run) -> Iterator[None]:
+    """Turn a GPU's lack of memory, inside, into a CinelabError that says how a step needs less."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        saved = f"goes on from step {run.step}" if run.step else "has saved nothing yet"
+        raise CinelabError(
+            f"Step {step} needs more memory than the GPU has ({short(str(error), 120)}); set "
+            f"layout.activation_checkpointing to true and start again, which {saved}, or begin "
+            "another run with half the clips a batch and twice layout.micro_batches."
+        ) from error
+
+
+def device_kind(model: nn.Module) -> str:
+    """Return the kind of device that a network is on, such as cuda."""
+    return next(model.parameters()).device.type
+
+
+def optimization_step(learner: Learner, step: int, config: Any, how: Launching) -> Columns:
     """Take one step of a learner and return its columns of the log. A loss or gradient that is not
-    finite is a CinelabError with the step."""
+    finite is a CinelabError with the step, unless the columns are read later."""
     model = learner.model
-    device = next(model.parameters()).device.type
-    numbers = processes.micro_batches
+    numbers = how.processes.micro_batches
     learner.optimizer.zero_grad(set_to_none=True)
     columns = []
     for number in numbers:  # gradient accumulation
-        processes.before_backward(model, last=number == numbers[-1])
-        rng = learner.rng(config.seed, step)  # alike for every micro-batch; the loss forks it
+        how.processes.before_backward(model, last=number == numbers[-1])
+        # alike for every micro-batch; the loss forks it
+        rng = learner.rng(config.seed, step, how.kind)
         # Sharded weights are gathered anew for every pass, so their casts must not be cached.
         with torch.autocast(
-            device, torch.bfloat16, enabled=config.bf16, cache_enabled=processes.world == 1
+            device_kind(model),
+            torch.bfloat16,
+            enabled=config.bf16,
+            cache_enabled=how.processes.world == 1,
         ):
             loss, further = learner.loss(model, step, number, rng)
         # Divided before the backward pass: the accumulated gradient is the mean over micro-batches.
         (loss / len(numbers)).backward()
         # The norm's place in the row stands before the loss's own columns.
-        columns.append({"loss": loss.item(), "grad_norm": 0.0, **further})
-    row = processes.mean_of_columns(columns)
+        if how.late:
+            columns.append({"loss": loss.detach(), "grad_norm": 0.0, **further})
+        else:
+            columns.append({"loss": loss.item(), "grad_norm": 0.0, **read_columns(further)})
+    row = how.processes.mean_of_columns(columns)
     # Checked and clipped before the weights change, so that the last save is still sound.
-    require_finite("loss", row["loss"], step, learner.name)
-    row["grad_norm"] = clip_gradients(learner.optimizer, learner.optim.clip)
-    require_finite("gradient", row["grad_norm"], step, learner.name)
+    if not how.late:
+        require_finite("loss", row["loss"], step, learner.name)
+    norm = clip_gradients(learner.optimizer, learner.optim.clip)
+    row["grad_norm"] = norm if how.late else float(norm)
+    if not how.late:
+        require_finite("gradient", row["grad_norm"], step, learner.name)
     # The rate is a function of the step alone, so it needs no state to resume from.
     set_learning_rate(learner.optimizer, rate(learner.optim, step, config.steps))
     learner.optimizer.step()

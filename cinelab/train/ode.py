@@ -42,22 +42,23 @@ from cinelab.memory.context import (
 )
 from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.wan import CausalWan, WanConfig
-from cinelab.readable import Readable
+from cinelab.ops.tensors import to_device
 from cinelab.runs import Run
 from cinelab.seeds import fork_rng
+from cinelab.train.computing import Computing
 from cinelab.train.levels import check_drawn, draw_levels
 from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import Pairs, PairsConfig
-from cinelab.train.sizes import STUDENT_OPTIM, TOY
+from cinelab.train.sizes import H100_STUDENT, STUDENT_OPTIM, TOY
 from cinelab.train.stage import PAIRS, Networks, Stage, stage
 
 HISTORIES = ("truth", "clean", "noisy")
 
 
 @dataclass(frozen=True)
-class OdeTraining(Readable):
+class OdeTraining(Computing):
     """The settings of stage 2a."""
 
     model: WanConfig
@@ -78,6 +79,7 @@ class OdeTraining(Readable):
     bf16: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         loss_name(self.loss)
         if self.history not in HISTORIES:
             raise CinelabError(f"history is {self.history!r}; use one of {', '.join(HISTORIES)}.")
@@ -102,9 +104,10 @@ def predicted_end(
     stored level number `level` (B, F)."""
     batch, frames = level.shape
     chunk = config.pairs.chunk
-    t = config.pairs.times().float()[level].to(states.device)
+    t = _times(config, states)[level]
     # each frame's state at its own level: (B, F, C, H, W)
-    x = states[torch.arange(batch)[:, None], level, torch.arange(frames)]
+    rows = torch.arange(batch, device=level.device)[:, None]
+    x = states[rows, level, torch.arange(frames, device=level.device)]
     if config.history == "noisy":
         noisy = CausalContext(history.policy, clips.shot, chunk)
         v = model(x, t, clips.condition, noisy)
@@ -127,17 +130,24 @@ def loss(
     """Return the mean squared distance of the student's clean prediction from the end point
     (B, F, C, H, W)."""
     batch, stored, frames = states.shape[:3]
-    level = draw_levels(stored, batch, frames, config.pairs.chunk, config.levels, rng)
-    t = config.pairs.times().float()[level].to(end.device)
+    shape = (batch, frames)
+    level = draw_levels(stored, shape, config.pairs.chunk, levels=config.levels, rng=rng, on=end)
+    t = _times(config, end)[level]
     return error(
         config.loss, predicted_end(model, clips, states, end, level, config, history), end, t
     )
 
 
+def _times(config: OdeTraining, like: Tensor) -> Tensor:
+    """Return the timesteps (K,) of the stored states, fp32, on the device of a tensor."""
+    return to_device(config.pairs.times().float(), like.device)
+
+
 def pairs_presets(teacher: str, seed: int) -> dict[str, PairsConfig]:
     """Return the named settings of a kind of teacher's ODE pairs."""
     toy = PairsConfig(teacher=teacher, seed=seed)
-    return {"smoke": replace(toy, steps=4, clips=2, frames=4, batch=1), "toy": toy}
+    smoke = replace(toy, steps=4, clips=2, frames=4, batch=1)
+    return {"smoke": smoke, "toy": toy, "h100": replace(toy, clips=2048, batch=64)}
 
 
 def ode_presets(teacher: str, seed: int) -> dict[str, OdeTraining]:
@@ -152,7 +162,10 @@ def ode_presets(teacher: str, seed: int) -> dict[str, OdeTraining]:
         seed=seed,
     )
     smoke = replace(toy, pairs=pairs["smoke"], steps=3, save_every=2, validate_every=2)
-    return {"smoke": smoke, "toy": toy}
+    h100 = replace(
+        toy, pairs=pairs["h100"], optim=H100_STUDENT, steps=1000, save_every=200, validate_every=200
+    )
+    return {"smoke": smoke, "toy": toy, "h100": h100}
 
 
 @stage("ode")

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,20 @@ def adamw(model: nn.Module, config: Optim) -> torch.optim.AdamW:
         {"params": [p for p in params if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+    # one kernel for all weights, where all are on a GPU
+    fused = True if params and all(p.is_cuda for p in params) else None
+    return OwnKernelAdamW(groups, lr=config.lr, betas=config.betas, fused=fused)
+
+
+class OwnKernelAdamW(torch.optim.AdamW):
+    """AdamW whose kernel is that of the device it is on, not of the one where its state was
+    saved."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state, of the same groups of weights."""
+        mine = [{"fused": group["fused"]} for group in self.param_groups]
+        groups = [saved | own for saved, own in zip(state_dict["param_groups"], mine, strict=True)]
+        super().load_state_dict(state_dict | {"param_groups": groups})
 
 
 def rate(config: Optim, step: int, steps: int) -> float:
@@ -73,11 +87,11 @@ def require_finite(what: str, value: float, step: int, name: str = "") -> None:
         )
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, clip: float) -> float:
+def clip_gradients(optimizer: torch.optim.Optimizer, clip: float) -> Tensor:
     """Scale the gradients of all weights together to a norm of at most `clip`, and return the norm
-    before."""
+    before, a tensor of one number that nothing has waited for."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-    return float(whole(torch.nn.utils.clip_grad_norm_(weights, clip)))
+    return whole(torch.nn.utils.clip_grad_norm_(weights, clip))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

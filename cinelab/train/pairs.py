@@ -14,6 +14,7 @@ trajectories are stored.
 
 import hashlib
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
@@ -28,6 +29,7 @@ from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.flow.sampler import Sampling
 from cinelab.flow.solvers import check_solver, trajectory
+from cinelab.latent.placed import placed
 from cinelab.latent.store import Clips, Store, compared_with
 from cinelab.limits import check_levels
 from cinelab.memory.context import FULL_HISTORY, BidirectionalContext, HistoryPolicy
@@ -220,6 +222,12 @@ class Pairs:
                 f"missing (first: {self._place(missing[0]).name}); build them again, what is "
                 "there is kept."
             )
+
+    def placed(self, device: torch.device | str) -> "Pairs":
+        """Return the same pairs, given out on a device."""
+        there = copy(self)
+        there.store = placed(self.store, device)
+        return there
 
     def about(self) -> dict:
         """Return where the pairs lie, and a mark of them and of the films that they were made from

@@ -11,6 +11,7 @@ from cinelab.train.codec import CodecTraining
 from cinelab.train.consistency import ConsistencyDistillation, ConsistencyTraining
 from cinelab.train.dmd import DistributionMatching, DmdTraining
 from cinelab.train.ode import OdeTraining, ode_presets, pairs_presets
+from cinelab.train.optim import Optim
 from cinelab.train.pairs import PairsConfig
 from cinelab.train.recogniser import RecogniserTraining
 from cinelab.train.sizes import SMOKE, TOY, WAN, WAN_CAMR
@@ -53,7 +54,9 @@ def pairs(preset: str, teacher: str = "autoregressive", seed: int = 0) -> PairsC
 def store(preset: str, seed: int = 2) -> StoreConfig:
     """Return settings of the training films of the toybox."""
     smoke = StoreConfig(seed=seed, films=8, latents=8, shard=4)
-    return pick_preset({"smoke": smoke, "toy": StoreConfig(seed=seed)}, preset)
+    # of clips up to 36 latent frames, in shots that last long enough to see how something moves
+    h100 = StoreConfig(seed=seed, films=24_000, latents=36, longest=8, shard=100)
+    return pick_preset({"smoke": smoke, "toy": StoreConfig(seed=seed), "h100": h100}, preset)
 
 
 def codec(preset: str, seed: int = 0) -> CodecTraining:
@@ -61,10 +64,18 @@ def codec(preset: str, seed: int = 0) -> CodecTraining:
     smoke = CodecTraining(
         codec=ToyCodecConfig(width=16, deep=16), steps=4, batch=2, clips=6, seed=seed, save_every=2
     )
-    return pick_preset({"smoke": smoke, "toy": CodecTraining(seed=seed)}, preset)
+    h100 = CodecTraining(
+        optim=Optim(lr=2e-3, warmup=200, ema=0.999), steps=6000, batch=128, clips=20_000, seed=seed
+    )
+    toy = CodecTraining(seed=seed)
+    return pick_preset({"smoke": smoke, "toy": toy, "h100": h100}, preset)
 
 
 def recogniser(preset: str, seed: int = 0) -> RecogniserTraining:
     """Return settings of the recogniser's training."""
     smoke = RecogniserTraining(steps=4, batch=8, clips=16, held_out=8, save_every=2, seed=seed)
-    return pick_preset({"smoke": smoke, "toy": RecogniserTraining(seed=seed)}, preset)
+    h100 = RecogniserTraining(
+        optim=Optim(lr=2e-3, warmup=200, ema=0.999), steps=4000, batch=256, clips=24_000, seed=seed
+    )
+    toy = RecogniserTraining(seed=seed)
+    return pick_preset({"smoke": smoke, "toy": toy, "h100": h100}, preset)

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from cinelab.checksums import read_arrays, write_arrays
 from cinelab.errors import CinelabError
 from cinelab.latent.codec import Codec, device_of, encoded, to_tensor, to_uint8
+from cinelab.ops.tensors import to_device
 from cinelab.readable import Readable
 from cinelab.runs import Run
 from cinelab.seeds import fork_rng
+from cinelab.train.computing import Computing
 from cinelab.train.loop import Columns, Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
@@ -51,7 +53,7 @@ class Degradation:
 
 
 @dataclass(frozen=True)
-class RecogniserTraining(Readable):
+class RecogniserTraining(Computing):
     """The settings of the recogniser's training."""
 
     optim: Optim = field(default_factory=lambda: Optim(lr=2e-3, ema=0.995))
@@ -68,6 +70,7 @@ class RecogniserTraining(Readable):
     bf16: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.frames - 1) % render.STRIDE:
             raise CinelabError(
                 f"frames {self.frames} do not fit 1 + {render.STRIDE} k, which the codec needs."
@@ -230,7 +233,7 @@ def loss(model: nn.Module, frames: Tensor, labels: Tensor) -> tuple[Tensor, dict
     right = [
         (logits[name].argmax(1) == labels[:, i]).float().mean() for i, name in enumerate(ATTRIBUTES)
     ]
-    return torch.stack(terms).sum(), {"right": round(torch.stack(right).mean().item(), 4)}
+    return torch.stack(terms).sum(), {"right": torch.stack(right).mean()}
 
 
 def train(
@@ -243,7 +246,8 @@ def train(
     ) -> tuple[Tensor, Columns]:
         frames, labels = batch(config, clips, model.config.frames, fork_rng(rng, micro_batch))
         device = next(model.parameters()).device
-        return loss(model, frames.to(device), labels.to(device))
+        on = (to_device(x, device) for x in (frames, labels))
+        return loss(model, *on)
 
     return run_loop([Learner(model, stage_loss, config.optim)], config, run)
 

@@ -1,11 +1,22 @@
 """Numbers that the presets of several stages share.
 
     smoke                       runs in seconds
-    toy                         what the toybox's checkpoints are trained with
+    toy                         what the toybox's checkpoints are trained with, on two CPU cores
+    h100                        the same networks on one GPU of 80 GB: see below
     wan-1.3b, wan-14b           Wan2.1 with full attention: the numbers of Self Forcing's and Causal
                                 Forcing's public code
     wan-1.3b-camr, ...          the same numbers with memory routing, as films of these students are
                                 made
+
+h100: a first training of stage 1 on an H100 (1,154 steps of 256 clips of 24 latent frames at 0.25 s
+and 21.4 GiB, a rate of 1.5e-3, an average over the last 100 steps) gained recall and kind, which
+are learnt by seeing more films, and lost motion. So these presets take 6,144 latent frames a step,
+which is where a step is bound by the card and not by its launches: a larger batch would fit, and
+would make steps fewer and no clip cheaper. They take several times more steps, at the toy presets'
+rates, which were found at 192 to 256 frames a step and are not scaled up; warm up for longer; decay
+to a tenth and not to a twentieth; average over the last sixth of the training; and mix clip lengths
+from the beginning, up to 36 latent frames in stage 1, so that five shots lie between two of a
+place. The students' clips stay at 24, the span of the shipped teachers.
 
 docs/scaling.md lists every number of the Wan presets beside theirs. Their batch is 64 clips:
 `batch` is what one micro-batch holds, the run's layout says how many of these a step has.
@@ -29,6 +40,10 @@ TOY = WanConfig(
 )
 SMOKE = replace(TOY, num_attention_heads=2, num_layers=2, ffn_dim=96)
 STUDENT_OPTIM = Optim(lr=2e-4, warmup=20, ema=0.99)  # of the toybox's stage 2
+# latent frames a step on an H100: 256 clips of 24
+FRAMES_A_STEP = 6144
+H100_OPTIM = Optim(lr=8e-4, floor=0.1, warmup=200, ema=0.999)
+H100_STUDENT = Optim(lr=2e-4, floor=0.1, warmup=50, ema=0.995)
 # The papers': a constant rate, a gradient clip of 10, and an average at its full decay from the
 # first step.
 PAPERS = Optim(

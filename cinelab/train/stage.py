@@ -26,8 +26,11 @@ from typing import Any, TypeVar
 
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
+from cinelab.latent.placed import placed
 from cinelab.registry import Registry
 from cinelab.runs import Run
+from cinelab.train.compiled import with_compiled_blocks
+from cinelab.train.computing import is_compiled
 from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.loop import train as run_loop
 from cinelab.train.provenance import check_fits, data_of
@@ -108,9 +111,14 @@ class Stage:
         run: Run,
         validator: Validator | None = None,
     ) -> Iterator[Columns]:
-        """Yield one log row per step; resumes."""
+        """Yield one log row per step; resumes. Clips are drawn where the first network is."""
         self.note_data(run, data, config)
-        return run_loop(self.learners(config, data, networks), config, run, validator)
+        device = next(networks[self.roles[0].name].parameters()).device
+        if is_compiled(config, device.type, run.parallel.world if run.parallel else 1):
+            for network in networks.values():
+                with_compiled_blocks(network)
+        learners = self.learners(config, placed(data, device), networks)
+        return run_loop(learners, config, run, validator)
 
     def note_data(self, run: Run, data: Any, config: Any) -> None:
         """Note in the run what it draws from. CinelabError where the data do not fit the model, or

@@ -29,13 +29,23 @@ from cinelab.latent.store import Clips, Store, dropped
 from cinelab.memory.context import FULL_HISTORY, HistoryPolicy, sample_history_policy
 from cinelab.memory.policy import CAMR, Policy
 from cinelab.model.wan import CausalWan, WanConfig
-from cinelab.readable import Readable
 from cinelab.runs import Run
-from cinelab.seeds import fork_rng
+from cinelab.seeds import fork_rng, normal
+from cinelab.train.computing import Computing
 from cinelab.train.loop import Columns, Learner
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
-from cinelab.train.sizes import CHUNK, PAPERS, SMOKE, SPAN, TOY, WAN_CAMR, wan_presets
+from cinelab.train.sizes import (
+    CHUNK,
+    FRAMES_A_STEP,
+    H100_OPTIM,
+    PAPERS,
+    SMOKE,
+    SPAN,
+    TOY,
+    WAN_CAMR,
+    wan_presets,
+)
 from cinelab.train.stage import Networks, Stage, stage
 
 WEIGHTS = ("even", "bell")
@@ -47,7 +57,7 @@ ROUTED_FROM = 0.321
 
 
 @dataclass(frozen=True)
-class TeacherForcingTraining(Readable):
+class TeacherForcingTraining(Computing):
     """The settings of stage 1."""
 
     model: WanConfig
@@ -72,6 +82,7 @@ class TeacherForcingTraining(Readable):
     bf16: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         loss_name(self.loss)
         if self.weight not in WEIGHTS:
             raise CinelabError(f"weight is {self.weight!r}; use one of {', '.join(WEIGHTS)}.")
@@ -129,9 +140,9 @@ def loss(
     """
     x0 = clips.latents
     batch, frames = x0.shape[:2]
-    t = path.draw_t((batch, frames // config.chunk), config.shift, rng)
-    t = t.repeat_interleave(config.chunk, 1).to(x0.device)  # (B, F)
-    eps = torch.randn(x0.shape, generator=rng).to(x0.device)
+    t = path.draw_t((batch, frames // config.chunk), config.shift, rng, x0.device)
+    t = t.repeat_interleave(config.chunk, 1)  # (B, F)
+    eps = normal(x0.shape, rng, x0.device)
     # the history always knows its prompts, the noisy copy may have lost them
     condition = replace(clips.condition, slot=dropped(clips, config.drop_text, rng))
     context = history.context(clips.shot, config.chunk)
@@ -171,6 +182,14 @@ class TeacherForcing(Stage):
             other_shots_share=0.5,
             save_every=2,
         )
+        h100 = replace(
+            toy,
+            optim=H100_OPTIM,
+            steps=6000,
+            frames_per_batch=FRAMES_A_STEP,
+            curriculum=(12, 24, 36, 24, 12, 36, 24, 36),
+            save_every=200,
+        )
         large = wan_presets(
             toy,
             {"camr": WAN_CAMR, "camr_share": toy.camr_share},
@@ -185,7 +204,7 @@ class TeacherForcing(Stage):
             weight="bell",
             shift=5.0,
         )
-        return {"smoke": smoke, "toy": toy, **large}
+        return {"smoke": smoke, "toy": toy, "h100": h100, **large}
 
     def learners(
         self, config: TeacherForcingTraining, data: Store, networks: Networks

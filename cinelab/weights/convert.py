@@ -36,7 +36,7 @@ from cinelab.outputs import (
     together,
     writing_set,
 )
-from cinelab.runs import save_pickle
+from cinelab.states import save_pickle
 from cinelab.weights.layouts import DIFFUSERS, LAYOUTS, TRAINING, WAN, from_ours
 from cinelab.weights.load import (
     HEAD,

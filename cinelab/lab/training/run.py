@@ -18,7 +18,9 @@ from cinelab.lab.training.panel import watch
 from cinelab.lab.training.samples import Sample
 from cinelab.latent.checkpoint import as_dtype
 from cinelab.readable import Made, Readable
-from cinelab.runs import Run, read_state
+from cinelab.runs import Run
+from cinelab.states import read_state
+from cinelab.train.time_limit import TimeLimit
 from cinelab.weights.load import DTYPES, dtype_of
 from cinelab.zoo import checkpoints as zoo
 
@@ -36,21 +38,26 @@ class StageRun(Readable):
     # a sample by a model with the weights saved at a step
     film: Callable[[nn.Module, int], Sample] | None = None
 
-    def train(self) -> Iterator[dict]:
-        """Train (or resume, or do nothing if done); yields a row a step."""
+    def train(self, minutes: float | None = None) -> Iterator[dict]:
+        """Train (or resume, or do nothing if done); yields a row a step. When the `minutes` are up
+        the training is validated and saved, and ends: it can be exported, and goes on when it is
+        called again (None: to its last step)."""
         if not self.run.done:
+            self.run.time_limit = TimeLimit(minutes)
             yield from self.rows()
 
     def watch(
         self,
         draw: Callable[[list[dict]], go.Figure] = loss_curve,
         alarms: Callable[[list[dict]], list[str]] = lambda rows: [],
+        *,
+        minutes: float | None = None,
     ) -> list[dict]:
-        """Train under a live panel (see `lab.training.panel`); returns the whole log, that of
-        earlier sessions included."""
+        """Train under a live panel (see `lab.training.panel`), for so many minutes; returns the
+        whole log, that of earlier sessions included."""
         sample = self.sample if self.film else None
         return watch(
-            self.train(),
+            self.train(minutes),
             self.config,
             draw=draw,
             alarms=alarms,

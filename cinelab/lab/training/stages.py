@@ -289,13 +289,14 @@ def film_store(
 
 
 def opened(store: Any, preset: str) -> Any:
-    """Return a store as it is, or the one in a folder, made there where it is missing. A preset of
-    one's own takes whatever films there are, else the toybox's."""
+    """Return a store as it is, or the one in a folder, made there where it is missing. Presets but
+    smoke and toy take whatever films there are; where there are none, a preset of one's own takes
+    the toybox's."""
     if not isinstance(store, (str, Path)):
         return store
     if preset not in ("smoke", "toy") and (Path(store) / "store.json").exists():
         return Store(Path(store), zoo.toy_encoder())
-    return film_store(store, "smoke" if preset == "smoke" else "toy")
+    return film_store(store, preset if preset in ("smoke", "h100") else "toy")
 
 
 def bidirectional(

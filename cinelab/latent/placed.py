@@ -1,0 +1,52 @@
+"""Clips where they are trained on: gathered on the device that holds their store, or sent there
+while it still computes.
+
+    B clips   F latent frames
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cinelab.latent.store import Clips
+from cinelab.ops.tensors import to_device
+
+
+class PlacedClips:
+    """A store of any kind whose clips are given out on a device; all else is the store's."""
+
+    def __init__(self, store: Any, device: torch.device | str):
+        self.store = store
+        self.device = device
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "store":  # not there yet, in a copy that is being made
+            raise AttributeError(name)
+        return getattr(self.store, name)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
+        """Return `count` clips of `frames` latent frames on the device."""
+        clips: Clips = self.store.clips(count, frames, rng)
+        parts = {name: to_device(getattr(clips, name), self.device) for name in PARTS}
+        controls = {name: to_device(x, self.device) for name, x in clips.controls.items()}
+        return replace(clips, **parts, controls=controls)
+
+    def text(self, caption: str) -> Tensor:
+        """Return the words (L, E) of a caption on the device."""
+        return to_device(self.store.text(caption), self.device)
+
+
+PARTS = ("latents", "text", "slot", "shot")
+
+
+def placed(data: Any, device: torch.device | str) -> Any:
+    """Return data whose clips are given out on a device: placed in their own way (`placed`), where
+    they have one, else sent clip by clip."""
+    if hasattr(data, "placed"):
+        return data.placed(device)
+    return data if torch.device(device).type == "cpu" else PlacedClips(data, device)
