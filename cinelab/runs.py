@@ -295,7 +295,7 @@ class Run:
         self._check_writer()
         data = {"data": self.data} if self.data else {}
         data |= {CONDITIONS: self.conditions or conditions()}
-        planned = getattr(self.config, "steps", self.step)
+        planned: Any = getattr(self.config, "steps", self.step)
         data |= {"planned": planned} if self.step < planned else {}
         write_json(
             self.folder / "done.json",
