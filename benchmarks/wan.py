@@ -8,6 +8,7 @@ repeats, or --model small.
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import cinelab  # noqa: F401 - first, so that torch's threads sleep while they wait
@@ -29,7 +30,9 @@ from cinelab.files import plain_json, write_json
 from cinelab.lab.wan_bench import random_codec
 from cinelab.memory.store import PACKINGS, PLACES, Storage
 from cinelab.ops.attention import KERNELS
-from cinelab.scale.acceleration import LINEARS, Speed
+from cinelab.scale.acceleration import FALLBACKS, LINEARS, SPEEDS, speed_named
+
+SPEED_OPTIONS = ("kernel", "compiled", "linears", "graphs", "fallback")
 
 
 def main() -> None:
@@ -46,9 +49,14 @@ def main() -> None:
     parser.add_argument("--history", type=int, nargs="+", default=[5, 50, 200])
     parser.add_argument("--budget", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--speed", choices=SPEEDS, default="exact", help="what stands below goes before it"
+    )
     parser.add_argument("--kernel", choices=KERNELS, default="auto")
     parser.add_argument("--linears", choices=LINEARS, default="full")
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--graphs", action="store_true", help="replay later levels as CUDA graphs")
+    parser.add_argument("--fallback", choices=FALLBACKS, default="none")
     parser.add_argument("--place", choices=PLACES, default="device")
     parser.add_argument("--packing", choices=PACKINGS, default="none")
     parser.add_argument(
@@ -71,7 +79,10 @@ def main() -> None:
         options.budget,
         history=tuple(options.history),
         repeats=options.repeats,
-        speed=Speed(options.kernel, options.compiled, options.linears),
+        speed=speed_named(
+            options.speed,
+            **{name: getattr(options, name) for name in SPEED_OPTIONS},
+        ),
         storage=Storage(options.place, options.packing),
     )
     if options.options:
@@ -82,9 +93,15 @@ def main() -> None:
         if options.output:
             write_json(options.output, plain_json({"rows": table.to_dict("records")}))
         return
-    decode = random_codec(device).decode if options.decoder == "vae" else None
+    decode = None
+    if options.decoder == "vae":
+        decode = random_codec(device, compiled=bench.speed.compiled).decode
     table = measure_chunks(bench, device, decode, lambda text: print(text, flush=True))
-    record = {"rows": table.to_dict("records"), "overhead": overhead(table).to_dict("index")}
+    record = {
+        "speed": {"mode": bench.speed.mode, **asdict(bench.speed)},
+        "rows": table.to_dict("records"),
+        "overhead": overhead(table).to_dict("index"),
+    }
     if decode:
         record["decoded"] = overlap_rates(Maker.of(bench, device), decode)
     print(table.drop(columns=["device", "cores", "torch"]).round(4).to_string(index=False))

@@ -7,6 +7,7 @@
 
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from cinelab.errors import CinelabError
 
@@ -60,6 +61,18 @@ def need(module: str, *, extra: str, what: str) -> ModuleType:
         if error.name != module.partition(".")[0]:
             raise
         raise MissingExtra(_sentence(what, error.name, extra)) from error
+
+
+class Later:
+    """A module of an extra that is imported when something of it is first used, and then refused
+    in one sentence where it is not installed: so that what does not need it works without."""
+
+    def __init__(self, module: str, *, extra: str, what: str):
+        """Arguments as in `need`."""
+        self._given = {"module": module, "extra": extra, "what": what}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(need(**self._given), name)
 
 
 def missing_extra(error: ModuleNotFoundError) -> str | None:

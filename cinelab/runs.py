@@ -10,7 +10,6 @@ the bits of one that was never interrupted; under others there is a warning.
 """
 
 import os
-import platform
 import time
 import warnings
 import weakref
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 
 from cinelab.config import mapping, read_mapping, renamed, to_dict
+from cinelab.devices import device_name, hardware_name
 from cinelab.errors import CinelabError
 from cinelab.files import append_line, read_lines, to_json, write_atomic, write_json, write_text
 from cinelab.limits import short
@@ -37,20 +37,14 @@ CONDITIONS = "conditions"  # a file of a run, and a part of its done.json
 MAY_TUNE = ("optim", "critic")
 
 
-def hardware() -> dict:
-    """What a measured figure has to be read beside: processor or GPU, cores, torch."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"device": gpu or _processor(), "cores": os.cpu_count(), "torch": torch.__version__}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+def hardware(device: str | torch.device | None = None) -> dict:
+    """What a measured figure has to be read beside: processor or GPU (that of `device`; None: of
+    the chosen one), cores, torch."""
+    return {
+        "device": hardware_name(device),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+    }
 
 
 def take_threads() -> None:
@@ -59,13 +53,14 @@ def take_threads() -> None:
         torch.set_num_threads(int(chosen))
 
 
-def conditions() -> dict:
-    """What the bits of a training depend on beside its settings and data."""
+def conditions(device: str | torch.device | None = None) -> dict:
+    """What the bits of a training on `device` (None: the chosen one) depend on beside its settings
+    and data."""
     return {
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": device_name(device),
     }
 
 
@@ -96,6 +91,8 @@ class Run:
     parallel: Any = None
     # the minutes that this sitting may take, if they are limited (see train.time_limit)
     time_limit: Any = None
+    # where it is trained; None = on the chosen device
+    device: str | None = None
 
     def __init__(self, folder: str | Path, config: Any):
         self.folder = Path(folder)
@@ -225,7 +222,7 @@ class Run:
     def _note_conditions(self, resumed: bool, processes: int = 1) -> None:
         """Note what the bits depend on; say it where a run goes on under other conditions than it
         has had so far."""
-        now = conditions() | {"processes": processes}
+        now = conditions(self.device) | {"processes": processes}
         old = self.conditions
         if resumed and (odd := [name for name in now if old.get(name, now[name]) != now[name]]):
             what = ", ".join(f"{name} {old[name]} (now {now[name]})" for name in odd)
@@ -293,13 +290,13 @@ class Run:
     def finish(self) -> None:
         """Write done.json: of all steps, or of those taken and how many were planned."""
         self._check_writer()
-        data = {"data": self.data} if self.data else {}
-        data |= {CONDITIONS: self.conditions or conditions()}
-        planned: Any = getattr(self.config, "steps", self.step)
+        data: dict[str, Any] = {"data": self.data} if self.data else {}
+        data |= {CONDITIONS: self.conditions or conditions(self.device)}
+        planned = getattr(self.config, "steps", self.step)
         data |= {"planned": planned} if self.step < planned else {}
         write_json(
             self.folder / "done.json",
-            {"steps": self.step, "seconds": round(self.wall, 1), **hardware(), **data},
+            {"steps": self.step, "seconds": round(self.wall, 1), **hardware(self.device), **data},
         )
         self.leave()
 

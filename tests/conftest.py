@@ -6,7 +6,11 @@ import shutil
 import signal
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
+
+try:
+    from xdist.scheduler import LoadScopeScheduling
+except ImportError:  # one process, as on a machine where nothing is installed for the tests
+    LoadScopeScheduling = object
 
 # A worker has its share of the cores. Said before cinelab is imported, and that before any test
 # imports torch, which reads it.
@@ -16,7 +20,14 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
         "CINELAB_CORES", str(max(1, cores // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])))
     )
 
+# The same everywhere: a machine's GPU is for the tests that ask for it (the fixture `gpu`).
+os.environ["CINELAB_DEVICE"] = "cpu"
+# "pretend": the tests of a GPU are rehearsed on the CPU, on a device of tests/pretend.py
+GPU = os.environ.get("CINELAB_TEST_GPU", "cuda")
+NO_GPU = "needs a GPU"
+
 from cinelab import threads  # noqa: E402
+from cinelab.devices import why_no_gpu  # noqa: E402
 
 FLAGS = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -52,6 +63,55 @@ def pytest_xdist_make_scheduler(config, log):
 def pytest_xdist_auto_num_workers(config):
     """`-n auto`: a worker for each core that we may use."""
     return min(threads.cores(), MOST)
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the tests that are marked `gpu` where there is none. Nothing else asks for one."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    if GPU == "pretend":
+        import pretend
+
+        pretend.install()
+    elif why := why_no_gpu():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=f"{NO_GPU}: {why}"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """State how many tests did not run for want of a GPU."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    count = sum(NO_GPU in str(report.longrepr) for report in skipped)
+    if count:
+        terminalreporter.section("NO GPU", sep="=", yellow=True, bold=True)
+        terminalreporter.line(
+            f"{count} test{'s need' if count > 1 else ' needs'} a GPU and did not run; on a "
+            "machine with one: pytest -m gpu",
+            yellow=True,
+        )
+
+
+@pytest.fixture
+def device():
+    """The device of a test that is the same on all of them: the CPU."""
+    return "cpu"
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """The GPU of a test that is marked `gpu`: all that names no device computes on it. In the
+    rehearsal it is the pretended one."""
+    monkeypatch.setenv("CINELAB_DEVICE", GPU)
+    return GPU
+
+
+@pytest.fixture
+def cuda(gpu):
+    """A GPU that is no pretended one, for what only a real one can show."""
+    if gpu == "pretend":
+        pytest.skip(f"{NO_GPU}, and no pretended one")
+    return gpu
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import torch
 from fingerprints import numbers_of_rows
 
 from cinelab.data.toybox import build_toybox
+from cinelab.devices import chosen_device
 from cinelab.latent.store import Clips, Store, StoreConfig
 from cinelab.memory.policy import CAMR
 from cinelab.metrics.toybox.recogniser import Recogniser
@@ -45,7 +46,7 @@ class RandomClips:
         text = torch.randn(count, 4, 24, 64, generator=rng)
         text[:, -1] = 0
         latents = torch.randn(count, frames, 24, 6, 8, generator=rng)
-        return Clips(latents, text, slot.clamp(max=2), slot)
+        return Clips(latents, text, slot.clamp(max=2), slot).to(chosen_device())
 
 
 def network(seed: int = 0) -> CausalWan:
@@ -56,7 +57,7 @@ def network(seed: int = 0) -> CausalWan:
     with torch.no_grad():
         for weight in made.parameters():
             weight.add_(0.05 * torch.randn(weight.shape, generator=rng))
-    return made
+    return made.to(chosen_device())
 
 
 def teacher() -> CausalWan:
@@ -140,7 +141,7 @@ def dmd_steps(changes: dict, folder: Path) -> Results:
 
 def codec_steps(folder: Path) -> Results:
     def start(config, run):
-        return codec.train(config, run, codec.render_clips(config))
+        return codec.train(config, run, codec.render_clips(config), device=chosen_device())
 
     return three_steps(presets.codec("smoke"), start, folder)
 
@@ -151,7 +152,7 @@ def recogniser_steps(folder: Path) -> Results:
         codec = load_codec(config.codec)
         mark = fingerprint(config.codec)
         clips = recogniser.labelled_shots(config, run.folder, codec, mark=mark)
-        return recogniser.train(config, Recogniser(), clips, run)
+        return recogniser.train(config, Recogniser().to(chosen_device()), clips, run)
 
     return three_steps(presets.recogniser("smoke"), start, folder)
 

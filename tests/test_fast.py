@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,8 +11,18 @@ from cinelab.errors import CinelabError
 from cinelab.flow.condition import Condition
 from cinelab.memory.context import BidirectionalContext
 from cinelab.model.wan import FULL_PRECISION, CausalWan, WanConfig, cast, parameter_dtype
-from cinelab.ops.attention import KERNELS, attention, available
-from cinelab.scale.acceleration import Speed, accelerate
+from cinelab.ops.attention import attention, available
+from cinelab.scale.acceleration import (
+    SPEEDS,
+    Compiled,
+    Speed,
+    accelerate,
+    fuse_qkv,
+    quantise,
+    speed_named,
+    speed_record,
+)
+from cinelab.scale.fp8_linears import Fp8Linear
 
 CONFIG = WanConfig(
     num_attention_heads=4, attention_head_dim=32, num_layers=2, ffn_dim=256, text_dim=32
@@ -41,20 +52,21 @@ def model(dtype=torch.float32):
     return cast(CausalWan(CONFIG), dtype).eval().requires_grad_(False)
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_every_kernel_that_runs_here_is_the_formula(kernel):
-    if not available(kernel):
-        pytest.skip(f"{kernel} does not run on this machine")
+# those that take tensors of a CPU; tests/gpu/test_gpu_kernels.py tries those of a GPU
+ON_A_CPU = ("auto", "sdpa", "math", "flex")
+
+
+@pytest.mark.parametrize("kernel", ON_A_CPU)
+def test_every_kernel_of_a_cpu_is_the_formula(kernel):
     q, k, v = qkv()
     seen = torch.rand(1, 3, 40, 70, generator=torch.manual_seed(2)) > 0.3
     bias = torch.zeros(seen.shape).masked_fill(~seen, float("-inf"))
     plain = attention(q, k, v, None, "math")
     assert torch.allclose(attention(q, k, v, None, kernel), plain, atol=1e-5)
-    if kernel not in ("flash", "flash3"):
-        masked = attention(q, k, v, seen, "math")
-        assert not torch.allclose(masked, plain, atol=1e-2)
-        for mask in (seen, bias, bias):
-            assert torch.allclose(attention(q, k, v, mask, kernel), masked, atol=1e-5)
+    masked = attention(q, k, v, seen, "math")
+    assert not torch.allclose(masked, plain, atol=1e-2)
+    for mask in (seen, bias, bias):
+        assert torch.allclose(attention(q, k, v, mask, kernel), masked, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +95,129 @@ def test_flex_refuses_gradients_on_a_cpu_and_flash_refuses_masks():
 
 
 @pytest.mark.slow
-def test_compiled_blocks_are_the_plain_ones():
+def test_compiled_halves_are_the_plain_ones_in_few_kernels():
+    """Two kernels and a product before attention, one for the rotation; five, five products and
+    the cross-attention after it. `fullgraph` refuses a break."""
+    from torch._inductor.utils import run_and_get_code
+
     plain = velocity(model())
-    assert torch.allclose(velocity(accelerate(model(), Speed(compiled=True))), plain, atol=1e-5)
+    fast = accelerate(model(), replace(SPEEDS["compiled"], kernel="sdpa"))
+    with torch._inductor.config.patch(fx_graph_cache=False):
+        made, codes = run_and_get_code(velocity, fast)
+    assert torch.allclose(made, plain, atol=1e-5)
+    assert torch.equal(velocity(fast), made)
+    assert len(codes) == 3, "all blocks share the programs"
+    before, rotation, after = (code.count("async_compile.cpp") for code in codes)
+    assert before <= 2 and rotation <= 1 and after <= 5
+
+
+@pytest.mark.parametrize("change", [{}, {"fused_qkv": True}])
+def test_a_block_is_traced_whole_once_for_all_blocks(monkeypatch, change):
+    traced = []
+
+    def backend(graph, inputs):
+        traced.append(graph)
+        return graph.forward
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **more: compiler(f, backend=backend, **more))
+    plain = velocity(model())
+    assert torch.allclose(velocity(accelerate(model(), Speed(compiled=True, **change))), plain)
+    assert len(traced) == 3, "before attention, the rotation, after attention"
+
+
+def test_one_product_leaves_the_state_dict_as_it_was():
+    plain = model()
+    fused = accelerate(model(), Speed(fused_qkv=True))
+    assert torch.allclose(velocity(fused), velocity(plain), atol=1e-6)
+    before = plain.state_dict()
+    after = fused.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    attention = fused.blocks[0].attn1
+    assert attention.to_q.weight.data_ptr() == attention.to_qkv.weight.data_ptr()
+
+
+def broken_compiler(graph, inputs):
+    raise RuntimeError("ptxas: this driver is too old")
+
+
+def test_what_cannot_be_compiled_is_one_sentence_and_falls_back_only_where_it_may(monkeypatch):
+    compiler = torch.compile
+    broken = lambda f, **more: compiler(f, backend=broken_compiler, **more)  # noqa: E731
+    monkeypatch.setattr(torch, "compile", broken)
+    with pytest.raises(CinelabError, match="could not compile.*use speed 'exact'"):
+        velocity(accelerate(model(), Speed(compiled=True)))
+    with pytest.warns(UserWarning, match="runs uncompiled, as fallback says"):
+        made = velocity(accelerate(model(), Speed(compiled=True, fallback="exact")))
+    assert torch.equal(made, velocity(model()))
+
+
+def test_more_shapes_than_torch_compiles_by_itself_are_compiled(monkeypatch):
+    shapes = []
+
+    def backend(graph, inputs):
+        shapes.append(inputs[0].shape)
+        return graph.forward
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **more: compiler(f, backend=backend, **more))
+    double = Compiled(lambda x: x * 2)
+    for count in (*range(2, 14), 3):
+        assert torch.equal(double(torch.ones(count)), torch.full((count,), 2.0))
+    assert len(shapes) == 12
+
+
+@pytest.mark.parametrize("kernel", ["cudnn", "flash", "flash3"])
+def test_a_kernel_that_cannot_be_traced_is_sdpa_inside_what_is_compiled(kernel):
+    q, k, v = qkv()
+
+    def attend(q, k, v):
+        return attention(q, k, v, None, kernel)
+
+    compiled = torch.compile(attend, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(q, k, v), attention(q, k, v, None, "sdpa"))
+
+
+def test_an_error_of_the_function_itself_is_no_failure_to_build():
+    def full(x):
+        raise torch.OutOfMemoryError("no room")
+
+    compiled = Compiled(full, fallback=True)
+    compiled.call = full
+    with pytest.raises(torch.OutOfMemoryError):
+        compiled(torch.zeros(1))
+
+
+def test_what_does_not_run_here_falls_back_only_where_it_may():
+    if available("eight-bits"):
+        pytest.skip("kernels in eight bits run on this machine")
+    with pytest.raises(CinelabError, match="sageattention"):
+        accelerate(model(), SPEEDS["fast"])
+    with pytest.warns(UserWarning, match="runs as exact"):
+        same = accelerate(model(), replace(SPEEDS["fast"], fallback="exact"))
+    assert torch.equal(velocity(same), velocity(model())) and speed_record(same) == {}
+
+
+def test_every_way_says_whether_it_is_exact_or_fast():
+    assert {name: speed.mode for name, speed in SPEEDS.items()} == {
+        "exact": "exact",
+        "compiled": "fast",
+        "fast": "fast",
+    }
+    assert Speed("cudnn").mode == Speed(graphs=True).mode == "exact"
+    assert Speed("sage").mode == Speed(linears="int8-weights").mode == "fast"
+    record = speed_record(accelerate(model(), Speed(fused_qkv=True)))
+    assert record["speed"]["mode"] == "fast" and record["speed"]["fused_qkv"]
+
+
+def test_a_named_way_takes_changes():
+    assert speed_named("fast", kernel="sdpa", compiled=False) == replace(
+        SPEEDS["fast"], kernel="sdpa"
+    )
+    assert not speed_named("compiled", linears="int8-weights").fused_qkv
+    with pytest.raises(CinelabError, match="speed is 'quick'; use one of exact, compiled, fast"):
+        speed_named("quick")
 
 
 def test_half_precision_keeps_what_steers_in_full():
@@ -119,7 +251,7 @@ def test_eight_bits_without_torchao_or_a_gpu_are_one_sentence(monkeypatch):
         accelerate(model(), Speed(linears="fp8-weights"))
     if not torch.cuda.is_available():
         with pytest.raises(CinelabError, match="compute capability 8.9"):
-            accelerate(model(), Speed(linears="fp8"))
+            accelerate(model(), Speed(linears="fp8", compiled=True))
 
 
 @pytest.mark.parametrize("linears", ["fp8-weights", "int8-weights"])
@@ -133,9 +265,36 @@ def test_eight_bit_weights_are_nearly_the_model(linears):
     assert 0 < (half - rough).abs().mean() / half.std() < 0.03
 
 
+@torch.no_grad()
+def test_fp8_linears_are_nearly_the_model():
+    half = model(torch.bfloat16)
+    rough = quantise(fuse_qkv(model(torch.bfloat16)), "fp8")
+    plain = velocity(half, torch.bfloat16).float()
+    error = (plain - velocity(rough, torch.bfloat16).float()).abs().mean() / plain.std()
+    assert 0 < error < 0.05
+    linear = half.blocks[0].ffn.net[2]
+    x = torch.randn(2, 3, 256).to(torch.bfloat16)
+    rounded = Fp8Linear(linear)
+    assert rounded.weight.dtype == torch.float8_e4m3fn
+    assert (rounded(x) - linear(x)).abs().max() < 0.1 * linear(x).abs().max()
+    with pytest.raises(CinelabError, match="cannot be saved"):
+        rough.state_dict()
+
+
+def test_fp8_linears_run_on_meta_tensors_as_one_product():
+    rounded = Fp8Linear(torch.nn.Linear(32, 64, device="meta", dtype=torch.bfloat16))
+    x = torch.empty(2, 3, 32, device="meta", dtype=torch.bfloat16)
+    assert rounded(x).shape == (2, 3, 64)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"kernel": "fast"}, "speed.kernel is 'fast'"), ({"linears": "fp4"}, "fp8-weights")],
+    [
+        ({"kernel": "fast"}, "speed.kernel is 'fast'"),
+        ({"linears": "fp4"}, "fp8-weights"),
+        ({"linears": "fp8"}, "without compiled"),
+        ({"fallback": "fast"}, "none, exact"),
+    ],
 )
 def test_bad_speed_is_one_sentence(settings, said):
     with pytest.raises(CinelabError, match=said):

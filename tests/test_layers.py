@@ -7,9 +7,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "cinelab"
 ROOMS = (
-    "threads readable errors renamed optional assets limits texts tables files outputs printing "
-    "progress registry config checksums seeds states runs script world ops flow latent memory "
-    "model train weights scale zoo jobs stream metrics bench data lab cli __main__"
+    "threads readable errors renamed optional devices assets limits texts tables files outputs "
+    "printing progress registry config checksums seeds states runs script world ops flow latent "
+    "memory model train weights scale zoo jobs stream metrics bench data lab cli __main__"
 ).split()
 FORBIDDEN = {"model": {"memory"}}  # beyond the order, which keeps `flow` and `memory` from `model`
 # The method says nothing of how it is spread over machines or made small: that is `scale`'s.

@@ -1,6 +1,7 @@
 """Wan's VAE and the tiny decoder: streaming is the full decode, states are values, files that do
 not fit are refused."""
 
+import copy
 import json
 
 import pytest
@@ -59,6 +60,49 @@ def test_streaming_decode_equals_full_decode_bitwise(codec, tiny, name, split):
         parts.append(pictures)
     assert whole.shape == (2, 13, 3, 32, 48) and whole.std() > 0.05 and whole.abs().max() <= 1
     assert torch.equal(torch.cat(parts, dim=1), whole)
+
+
+@pytest.mark.parametrize("name", ["wan", "tiny"])
+def test_channels_last_is_the_same_decode(folder, tiny, name):
+    codec = either(WanCodec.load(folder), copy.deepcopy(tiny), name)
+    latents = torch.randn(2, 3, 16, 4, 6, generator=torch.manual_seed(2))
+    plain, _ = codec.decode(latents)
+    assert torch.allclose(codec.channels_last().decode(latents)[0], plain, atol=1e-4)
+    weights = [weight for weight in codec.parameters() if weight.dim() == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """What torch.compile traces, whole; each program is then run as it was traced."""
+    programs = []
+
+    def backend(graph, inputs):
+        programs.append(graph)
+        return graph.forward
+
+    compiler = torch.compile
+    whole = {"backend": backend, "fullgraph": True}
+    monkeypatch.setattr(torch, "compile", lambda f, **more: compiler(f, **whole, **more))
+    return programs
+
+
+@pytest.mark.slow
+def test_a_compiled_decoder_is_one_program_for_first_second_and_later_latents(folder, traced):
+    codec = WanCodec.load(folder)
+    latents = torch.randn(1, 4, 16, 4, 6, generator=torch.manual_seed(2))
+    plain, _ = codec.decode(latents)
+    assert torch.equal(codec.compiled_decoder().decode(latents)[0], plain)
+    assert len(traced) == 3
+
+
+def test_a_compiled_tiny_decoder_is_one_program_for_the_first_and_later_latents(tiny, traced):
+    codec = copy.deepcopy(tiny)
+    codec.decoder = codec.decoder[:10]  # all kinds of layers
+    latents = torch.randn(1, 3, 16, 4, 6, generator=torch.manual_seed(2))
+    plain, _ = codec.decode(latents)
+    assert torch.equal(codec.compiled_decoder().decode(latents)[0], plain)
+    assert len(traced) == 2
 
 
 def test_decode_and_encode_equal_diffusers(codec):

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cinelab.bench.wan_options import measure_options, options
+from cinelab.bench.wan_options import measure_options, options, speed_options
 from cinelab.bench.wan_speed import (
     Maker,
     WanBench,
@@ -94,6 +94,11 @@ def test_every_option_has_its_line(monkeypatch):
     }
     monkeypatch.setattr("cinelab.bench.wan_options.options", lambda bench: few)
     table = measure_options(SMALL, units=4).set_index("option")
+    assert table["way"].to_dict() == {
+        "history in host memory": "exact",
+        "history int8": "fast",
+        "clean pass fused": "exact",
+    }
     assert (table["times as fast"] > 0).all() and (
         table["times as fast"] - table["plain s"] / table["chunk s"]
     ).abs().max() < 1e-9
@@ -104,6 +109,15 @@ def test_every_option_has_its_line(monkeypatch):
     assert (
         few["history in host memory"].storage == Storage("host")
         and few["history int8"].speed == Speed()
+    )
+
+
+def test_every_option_says_whether_it_is_exact_or_fast():
+    found = {name: speed.mode for name, speed in speed_options(Speed()).items()}
+    exact = {name for name, mode in found.items() if mode == "exact"}
+    assert exact == {"kernel sdpa", "kernel cudnn", "kernel flash", "kernel flash3", "graphs"}
+    assert {"kernel sage", "compiled blocks", "compiled blocks, linears fp8", "speed fast"} <= set(
+        found
     )
 
 

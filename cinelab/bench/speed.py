@@ -89,7 +89,7 @@ def running(
 ) -> Iterator[TimedChunk]:
     """Chunks start .. start + count of a film whose earlier chunks are only remembered, not
     made."""
-    given = torch.randn(1, start * bundle.chunk, *bundle.latent_shape)
+    given = torch.randn(1, start * bundle.chunk, *bundle.latent_shape).to(bundle.device)
     chunks = stream(
         bundle, [endless(bundle, start + count)], empty_cache(bundle, policy), [0], sampling, given
     )
@@ -173,12 +173,13 @@ def scoring_share(bundle: Bundle, policy: Policy, history: int = 200, repeats: i
     shape = bundle.model.config
     cache = empty_cache(bundle, policy)
     times = []
-    given = torch.randn(1, history * bundle.chunk, *bundle.latent_shape)
+    given = torch.randn(1, history * bundle.chunk, *bundle.latent_shape).to(bundle.device)
     for _ in stream(bundle, [endless(bundle, history)], cache, [0], given=given, decode=False):
         pass
     opened = cache.open(history, cache.page_shots[:, -1])
     q = torch.randn(1, bundle.chunk_tokens, shape.num_attention_heads, shape.attention_head_dim)
-    with inference_mode(False, threads=threads_for(bundle)):
+    q = q.to(bundle.device)
+    with inference_mode(False, bundle.device, threads_for(bundle)):
         for _ in range(repeats):
             began = time.perf_counter()
             # once for the noisy chunk, once for the clean one

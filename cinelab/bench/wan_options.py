@@ -1,5 +1,5 @@
 """What each option for speed or memory does to a chunk, all in one run: its time over the plain
-way's, and the memory it takes.
+way's, the memory it takes, and whether it is exact or fast (`cinelab.scale.acceleration`).
 
 Every option has its turn between two of the plain way, so that a machine that slows down does not
 speak for or against it.
@@ -16,35 +16,62 @@ import torch
 
 from cinelab.bench.wan_speed import Maker, WanBench, memory_of, random_history
 from cinelab.memory.store import Storage
-from cinelab.ops.attention import FASTEST, available
+from cinelab.ops.attention import EIGHT_BITS, FASTEST, available
 from cinelab.runs import hardware
-from cinelab.scale.acceleration import Speed
+from cinelab.scale.acceleration import SPEEDS, Speed
+
+FUSED = "clean pass fused"
 
 
 def options(bench: WanBench) -> dict[str, WanBench]:
-    """What can be tried on this machine."""
-    speed = bench.speed
+    """Return what can be tried on this machine, each by its name."""
     found = {
-        f"kernel {name}": replace(bench, speed=replace(speed, kernel=name))
-        for name in FASTEST
-        if available(name)
+        name: replace(bench, speed=speed)
+        for name, speed in speed_options(bench.speed).items()
+        if runs_here(speed)
     }
-    found["compiled blocks"] = replace(bench, speed=replace(speed, compiled=True))
-    if importlib.util.find_spec("torchao"):
-        kinds = ["fp8-weights", "int8-weights"] + ["fp8"] * (
-            torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 9)
-        )
-        found |= {
-            f"linears {kind}": replace(bench, speed=replace(speed, linears=kind)) for kind in kinds
-        }
     found["history in host memory"] = replace(bench, storage=Storage("host"))
     found |= {
         f"history {kind}": replace(bench, storage=Storage(packing=kind)) for kind in ("int8", "fp8")
     }
     return found | {
         "history fp8 in host memory": replace(bench, storage=Storage("host", "fp8")),
-        "clean pass fused": bench,
+        FUSED: bench,
     }
+
+
+def speed_options(plain: Speed) -> dict[str, Speed]:
+    """Return every way to run the model that is compared, by its name."""
+    compiled = replace(plain, compiled=True)
+    return {
+        **{f"kernel {name}": replace(plain, kernel=name) for name in (*FASTEST, *EIGHT_BITS)},
+        "graphs": replace(plain, graphs=True),
+        "one product for q, k, v": replace(plain, fused_qkv=True),
+        "compiled blocks": compiled,
+        "compiled blocks, graphs": replace(compiled, graphs=True),
+        "compiled blocks, linears fp8": replace(compiled, linears="fp8"),
+        **{
+            f"linears {kind}": replace(plain, linears=kind)
+            for kind in ("fp8-weights", "int8-weights")
+        },
+        **{f"speed {name}": speed for name, speed in SPEEDS.items() if name != "exact"},
+    }
+
+
+def runs_here(speed: Speed) -> bool:
+    """Return whether this machine runs a model so: its kernel, its GPU, its packages."""
+    gpu = torch.cuda.is_available()
+    if not available(speed.kernel) or (speed.graphs and not gpu):
+        return False
+    if speed.linears == "fp8":
+        return gpu and torch.cuda.get_device_capability() >= (8, 9)
+    return speed.linears == "full" or importlib.util.find_spec("torchao") is not None
+
+
+def way_of(setting: WanBench) -> str:
+    """Return whether a setting is exact or fast: a packed history is rounded, one in host memory is
+    not."""
+    return "fast" if setting.storage.packing != "none" else setting.speed.mode
 
 
 def measure_options(
@@ -62,11 +89,12 @@ def measure_options(
         maker = (
             replace(plain, bench=setting) if setting.speed == Speed() else Maker.of(setting, device)
         )
-        spent = _turn(maker, units, fused=name == "clean pass fused")
+        spent = _turn(maker, units, fused=name == FUSED)
         after = _turn(plain, units)
         rows.append(
             {
                 "option": name,
+                "way": way_of(setting),
                 "chunk s": spent,
                 "plain s": (before + after) / 2,
                 "times as fast": (before + after) / 2 / spent,

@@ -266,7 +266,11 @@ def first_chunk(maker: Maker, decode: Decode | None) -> dict:
 
 
 def later_chunk(maker: Maker, policy: str, units: int, decode: Decode | None) -> dict:
-    """A chunk after `units` others, the median of several."""
+    """A chunk after `units` others, the median of several.
+
+    `frames/s` is end to end, decoding after the model; decoding beside the model is at best as fast
+    as the slower of both, which is what its column says. `overlap_rates` measures it.
+    """
     bench = maker.bench
     times = []
     cache = random_history(bench, bench.policy(policy), units, maker.device)
@@ -296,6 +300,7 @@ def later_chunk(maker: Maker, policy: str, units: int, decode: Decode | None) ->
         "memory s": mid["memory"],
         "decode s": mid["decode"],
         "chunk s": chunk,
+        "frames/s, not decoded": frames / chunk,
         "frames/s": frames / (chunk + mid["decode"]),
         "frames/s, decode beside": frames / max(chunk, mid["decode"]),
         "planned GiB": bench.need(units, policy).device / GIB,

@@ -15,6 +15,7 @@ import typer
 from cinelab.cli import (
     evaluation,
     films,
+    ledger,
     machine,
     notebooks,
     results,
@@ -23,7 +24,7 @@ from cinelab.cli import (
     train,
     weights,
 )
-from cinelab.cli.options import EXIT_CODES
+from cinelab.cli.options import EXIT_CODES, on_device
 from cinelab.errors import CinelabError, brief, reason
 from cinelab.files import REMEDIES
 from cinelab.limits import shown_path
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Callable] = {
     "sweep": sweeps.sweep_command,
     "bench": speed.bench_command,
     "race": speed.race_command,
+    "ledger": ledger.ledger_command,
     "results": results.results_command,
     "report": results.report_command,
     "demo": films.demo_command,
@@ -51,6 +53,11 @@ COMMANDS: dict[str, Callable] = {
     "convert": weights.convert_command,
 }
 
+# those that take --device
+COMPUTING = {
+    *("film", "direct", "demo", "lab", "score", "sweep", "bench", "race", "train", "clips"),
+}
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -60,7 +67,7 @@ app = typer.Typer(
 )
 app.add_typer(evaluation.app, name="eval")
 for name, command in COMMANDS.items():
-    app.command(name)(command)
+    app.command(name)(on_device(command) if name in COMPUTING else command)
 
 
 def _flowing(text: str | None) -> str:

@@ -12,6 +12,7 @@ from cinelab.cli.options import (
     EXIT_CODES,
     comma_names,
     number_option,
+    on_device,
     output_option,
     seed_list,
 )
@@ -79,6 +80,7 @@ ScoreSuite = Annotated[
 
 
 @app.command("videos")
+@on_device
 def videos_command(
     paths: Paths,
     backends: Backends = "toybox,colour,clip,dino",
@@ -152,6 +154,7 @@ def _show_scores(rows: "pd.DataFrame") -> None:
 
 
 @app.command("tasks")
+@on_device
 def tasks_command(folder: TasksFolder, seeds: Seeds = "0,1,2", films: Films = 32):
     """Write the toybox benchmark's tasks as files, for any model to answer; see
     docs/benchmark.md."""

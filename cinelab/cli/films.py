@@ -7,10 +7,12 @@ import typer
 
 from cinelab.assets import local_or_asset
 from cinelab.cli.options import (
+    Fallback,
     Model,
     OwnBudget,
     Policy,
     Seed,
+    Speed,
     Steps,
     levels_of,
     number_option,
@@ -125,6 +127,8 @@ def direct_command(
     budget: OwnBudget = None,
     seed: Seed = None,
     steps: Steps = None,
+    speed: Speed = None,
+    fallback: Fallback = False,
 ):
     """Make the film of one screenplay: film.mp4, storyboard.png, the page of the chunks that were
     retrieved from the KV cache, and the scores."""
@@ -144,6 +148,8 @@ def direct_command(
                 budget=budget,
                 seed=seed,
                 steps=levels_of(steps),
+                speed=speed,
+                fallback=fallback,
                 progress=lambda done, of: show.at(done, of, "chunk"),
                 stage=lambda text: show.stage(f"{play.title}: {text}"),
             )

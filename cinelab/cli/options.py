@@ -4,11 +4,14 @@ The bounds are those of `cinelab.limits`, which files, notebooks and sessions ob
 outside them is refused before any work is done.
 """
 
+import inspect
 from collections.abc import Callable
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
 
+from cinelab.devices import device_of_process
 from cinelab.errors import CinelabError
 from cinelab.limits import (
     BUDGET,
@@ -66,6 +69,13 @@ def _steps_callback(value: str | None) -> str | None:
     return value
 
 
+def _speed_callback(value: str | None) -> str | None:
+    known = ("exact", "compiled", "fast")  # those of scale.acceleration, which would import torch
+    if value is not None and value not in known:
+        raise CinelabError(f"--speed is {value[:60]!r}; use one of {', '.join(known)}.")
+    return value
+
+
 Budget = Annotated[int, budget_option()]
 OwnBudget = Annotated[int | None, budget_option(f"{ATTENDED}; default: as in training, else 6")]
 Policy = Annotated[str | None, typer.Option(help=f"{POLICIES}; default: as in training, else camr")]
@@ -78,6 +88,44 @@ Steps = Annotated[
         callback=_steps_callback,
     ),
 ]
+
+
+Speed = Annotated[
+    str | None,
+    typer.Option(
+        help="exact, compiled (the model's precision, torch.compile) or fast (that, with linears "
+        "and attention in eight bits); default: the model folder's cinelab.json, else exact",
+        callback=_speed_callback,
+    ),
+]
+Fallback = Annotated[
+    bool, typer.Option(help="run as exact, with a warning, where --speed cannot be had")
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="auto, cpu, cuda or cuda:1; default: $CINELAB_DEVICE, else auto: a GPU where one is"
+    ),
+]
+
+
+def on_device(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the option --device: all that it does and starts computes there."""
+
+    @wraps(command)
+    def run(*args: Any, device: str | None = None, **given: Any) -> None:
+        with device_of_process(device):
+            command(*args, **given)
+
+    signature = inspect.signature(command)
+    option = inspect.Parameter(
+        "device", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Device
+    )
+    run.__signature__ = signature.replace(  # type: ignore[attr-defined]  # typer reads it
+        parameters=[*signature.parameters.values(), option]
+    )
+    run.__annotations__ = command.__annotations__ | {"device": Device}
+    return run
 
 
 def levels_of(text: str | None) -> int | tuple[float, ...] | None:

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cinelab.cli.options import Budget, Model, Steps, levels_of, number_option, output_option
+from cinelab.cli.options import (
+    Budget,
+    Fallback,
+    Model,
+    Speed,
+    Steps,
+    levels_of,
+    number_option,
+    output_option,
+)
 from cinelab.limits import CHUNKS, STEPS
 from cinelab.outputs import writing_file
 from cinelab.printing import say, show_table
@@ -23,6 +32,9 @@ TimedChunks = Annotated[int, number_option("chunks that a policy is timed on", L
 Until = Annotated[
     int, number_option("chunk whose cost is compared with chunk 20", LEAST_LATE, CHUNKS)
 ]
+Noise = Annotated[
+    bool, typer.Option("--noise", help="compare films at --speed with exact ones, in place of time")
+]
 RecordFile = Annotated[Path, output_option("a .json file")]
 
 
@@ -33,19 +45,28 @@ def bench_command(
     *,
     budget: Budget = 6,
     steps: Steps = None,
+    speed: Speed = None,
+    fallback: Fallback = False,
+    noise: Noise = False,
     output: RecordFile = Path("results/bench.json"),
 ):
     """One model's speed under four memory policies: frames per second, first frame, where the time
-    goes, growth with the film."""
+    goes, growth with the film.
+
+    With --noise, how far films at --speed are from exact ones, and from themselves, instead.
+    """
     from cinelab.bench.speed import benchmark
     from cinelab.config import to_dict
     from cinelab.files import write_json
     from cinelab.lab.reports.origin import made
     from cinelab.runs import hardware
-    from cinelab.zoo.checkpoints import load
+    from cinelab.scale.acceleration import speed_record
+    from cinelab.zoo.accelerated import load_at_speed
 
+    if noise:
+        return _bench_noise(model, chunks, budget, steps=steps, speed=speed, output=output)
     with writing_file(output, (".json",)), progress(f"timing {model}", often=1) as show:
-        bundle = load(model)
+        bundle = load_at_speed(model, speed, fallback=fallback)
         bundle.sampling = bundle.levels(levels_of(steps))
         rows = benchmark(bundle, _compared_policies(budget), chunks, until, show)
         record = {
@@ -54,12 +75,50 @@ def bench_command(
             "budget": budget,
             "chunks": chunks,
             "until": until,
+            **speed_record(bundle.model),
             **hardware(),
             "made": made([model]),
             "rows": rows.to_dict("records"),
         }
         write_json(output, record)
     _show_bench(record, f"{model} on {record['device']}, {record['cores']} cores")
+    say((str(output), "bold green"))
+
+
+def _bench_noise(
+    model: str, chunks: int, budget: int, *, steps: str | None, speed: str | None, output: Path
+) -> None:
+    """Measure the noise floor of a speed (default: compiled) under CAMR, print and write it."""
+    from dataclasses import asdict
+
+    from cinelab.bench.noise import noise_floor
+    from cinelab.config import to_dict
+    from cinelab.files import write_json
+    from cinelab.lab.reports.origin import made
+    from cinelab.memory.policy import CAMR
+    from cinelab.runs import hardware
+    from cinelab.scale.acceleration import speed_named
+    from cinelab.zoo.accelerated import load_at_speed
+
+    speed = speed or "compiled"
+    with writing_file(output, (".json",)), progress(f"comparing films of {model}") as show:
+        bundle = load_at_speed(model, "exact")
+        bundle.sampling = bundle.levels(levels_of(steps))
+        way = speed_named(speed)
+        rows = noise_floor(bundle, way, CAMR(budget=budget), chunks=chunks, tell=show.stage)
+        record = {
+            "model": model,
+            "sampling": to_dict(bundle.sampling),
+            "budget": budget,
+            "chunks": chunks,
+            "speed": {"name": speed, "mode": way.mode, **asdict(way)},
+            **hardware(),
+            "made": made([model]),
+            "noise": rows.to_dict("records"),
+        }
+        write_json(output, record)
+    lines = [[row[0], *(f"{value:.4g}" for value in row[1:])] for row in rows.values.tolist()]
+    show_table(list(rows.columns), lines, f"{model} at speed {speed} on {record['device']}")
     say((str(output), "bold green"))
 
 

@@ -222,7 +222,7 @@ def plan_command(
             f"at most {LATENTS}."
         )
     storage = Storage(place, packing)
-    Speed(linears=linears)  # refuses unknown names
+    Speed(linears=linears, compiled=True)  # refuses unknown names
     rule = policy_named(policy, budget)
     config = _model_config(model)
     film = _planned_film(
@@ -278,12 +278,11 @@ def _planned_film(
 
 def _check_room(need: "Footprint", stated: dict[str, float | None]) -> None:
     """Refuse a film that does not fit the memory `stated` in GiB, else that of this machine."""
-    import torch
-
+    from cinelab.devices import chosen_device
     from cinelab.zoo.footprint import check_memory, free_bytes
 
     free = {
-        "device": free_bytes("cuda" if torch.cuda.is_available() else "cpu"),
+        "device": free_bytes(chosen_device()),
         "host": free_bytes("cpu"),
     }
     given = {name: int(gib * GIB) for name, gib in stated.items() if gib is not None}

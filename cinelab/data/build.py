@@ -27,7 +27,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_text
 from cinelab.latent.checkpoint import Overflow, all_finite
 from cinelab.latent.clips import NULL, RECIPE, fault, shards, text_key, write_shard
-from cinelab.latent.codec import Codec, to_tensor
+from cinelab.latent.codec import Codec, device_of, to_tensor
 from cinelab.metrics.video.clips import why_failed
 from cinelab.outputs import writing_share
 from cinelab.script.prompts import TextEncoder
@@ -90,11 +90,6 @@ def build(
             if number % part[1] == part[0]:
                 yield builder.make(number, group)
         _write_skipped(Path(folder))  # a kill may have come between the last record and this
-
-
-def device_of(codec: Codec) -> torch.device:
-    """Return the device that a codec computes on."""
-    return next(codec.parameters()).device if isinstance(codec, nn.Module) else torch.device("cpu")
 
 
 def skipped(folder: str | Path) -> list[dict]:

@@ -1,26 +1,34 @@
 """The shots of a video and their captions: as its author lists them, or as a detector finds
 them."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import av
 import numpy as np
 import torch
 
 from cinelab.data.layout import VideoShot
 from cinelab.data.listing import ListedVideo
 from cinelab.data.settings import DataConfig
+from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import check_finite
 from cinelab.metrics.video.cuts import CutDetector, SceneDetect, cuts_among, frame_change
+from cinelab.optional import Later
 from cinelab.readable import Readable
 from cinelab.script.shotlist import shot_list_path
 from cinelab.stream.colour import rgb
 from cinelab.stream.reader import VideoReader
 from cinelab.texts import check_regular
+
+if TYPE_CHECKING:
+    import av
+else:
+    av = Later("av", extra="lab", what="Reading and writing videos")
 
 SMALL_ROWS = 64  # height of the frames that a detector gets
 STRIP = 64  # frames whose changes are computed together
@@ -80,7 +88,7 @@ class TransNet:
             ) from error
         self._net = TransNetV2().eval()
         self._frames: list[np.ndarray] = []
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = torch.device(chosen_device())
         check_regular(weights)
         try:
             self._net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))

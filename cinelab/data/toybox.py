@@ -12,7 +12,7 @@ import torch
 
 from cinelab.checksums import read_sealed, write_arrays, write_sealed
 from cinelab.errors import CinelabError
-from cinelab.latent.codec import ToyCodec, to_tensor
+from cinelab.latent.codec import ToyCodec, device_of, encoded
 from cinelab.latent.store import AGAIN, StoreConfig
 from cinelab.outputs import writing_share
 from cinelab.script.prompts import WordEncoder, split_words
@@ -26,14 +26,14 @@ def film_arrays(
     plan = casting.cast_film(
         config.seed, index, config.latents, (config.shortest, config.longest), config.grain
     )
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        latents = codec.encode(to_tensor(render.render(plan).frames)[None])[0]
+    with torch.autocast(device_of(codec).type, torch.bfloat16):
+        latents = encoded(codec, render.render(plan).frames[None])[0]
     words = np.full((prompts_per_film(config), encoder.length), -1, np.int16)
     for row, shot in enumerate(plan.shots):
         ids = encoder.ids(split_words(shot.caption))
         words[row, : len(ids)] = ids
     return {
-        "latents": latents.to(torch.float16).numpy(),
+        "latents": latents.to(torch.float16).cpu().numpy(),
         "words": words,
         "slot": np.array(plan.prompt_of_latent, np.int16),
         "shot": np.array(plan.shot_of_latent, np.int16),

@@ -9,7 +9,8 @@ import psutil
 import torch
 
 from cinelab import threads
-from cinelab.errors import reason
+from cinelab.devices import VARIABLE, device_choice, device_name
+from cinelab.errors import CinelabError, reason
 from cinelab.metrics.external.environments import TOOLS, folder, ready
 from cinelab.ops.attention import REMEDY, available
 from cinelab.optional import EXTRA_OF
@@ -22,6 +23,8 @@ KERNELS = {
     "flash": "faster attention on a GPU",
     "flash3": "the fastest attention on a Hopper GPU",
     "flex": "masked attention in training",
+    "flash3-fp8": "attention in eight bits on a Hopper GPU",
+    "sage": "attention in eight bits on a GPU",
 }
 WATCHED = 0.3  # seconds that the machine's other work is watched
 
@@ -42,7 +45,7 @@ def examine() -> list[Finding]:
         _torch(),
         _threads(),
         _others(),
-        _gpu(),
+        _device(),
         *(_kernel(name, what) for name, what in KERNELS.items()),
         _encoder(),
         *_checkpoints(),
@@ -54,7 +57,7 @@ def examine() -> list[Finding]:
 
 
 def _torch() -> Finding:
-    here = hardware()
+    here = hardware("cpu")
     return Finding("torch", True, f"{here['torch']} on {here['device']}, {here['cores']} cores")
 
 
@@ -117,11 +120,19 @@ def _name(process: psutil.Process) -> str:
         return "one that has ended"
 
 
-def _gpu() -> Finding:
-    if torch.cuda.is_available():
-        size = torch.cuda.get_device_properties(0).total_memory / 2**30
-        return Finding("GPU", True, f"{torch.cuda.get_device_name()}, {size:.0f} GiB")
-    return Finding("GPU", None, "none", "the toybox needs none; Wan-sized models do")
+def _device() -> Finding:
+    """The device that everything computes on, and why it is this one."""
+    try:
+        choice = device_choice()
+    except CinelabError as error:
+        return Finding("device", False, str(error), f"correct {VARIABLE}, or leave it out")
+    if not choice.device.startswith("cuda"):
+        slow = "the toybox needs no GPU; Wan-sized models do"
+        return Finding("device", None, f"{choice.device}: {choice.why}", slow)
+    where = torch.device(choice.device)
+    size = torch.cuda.get_device_properties(where).total_memory / 2**30
+    named = f"{device_name(where)}, {size:.0f} GiB"
+    return Finding("device", True, f"{choice.device}: {choice.why} ({named})")
 
 
 def _kernel(name: str, what: str) -> Finding:

@@ -15,7 +15,7 @@ from cinelab.outputs import finish, ready_folder
 from cinelab.script.screenplay import Screenplay
 from cinelab.stream.batch import policy_for
 from cinelab.stream.director import MARK, Director, Film, require_new_folder, saved_as
-from cinelab.zoo.checkpoints import load
+from cinelab.zoo.accelerated import load_at_speed
 
 
 def director_for(
@@ -25,10 +25,13 @@ def director_for(
     *,
     seed: int | None = None,
     steps: Steps = None,
+    speed: str | None = None,
+    fallback: bool = False,
 ) -> Director:
     """Return a director from plain values, as a notebook or the command line has them. Without a
-    policy it has the model's own (see `policy_for`)."""
-    bundle = load(model)
+    policy it has the model's own (see `policy_for`), and it runs the model at the `speed` named
+    (see `load_at_speed`)."""
+    bundle = load_at_speed(model, speed, fallback=fallback)
     return Director(bundle, policy_for(bundle, policy, budget), seed, bundle.levels(steps))
 
 
@@ -41,6 +44,8 @@ def direct_film(
     budget: int | None = None,
     seed: int | None = None,
     steps: Steps = None,
+    speed: str | None = None,
+    fallback: bool = False,
     progress: Callable[[int, int], None] | None = None,
     stage: Callable[[str], None] = lambda text: None,
 ) -> Path:
@@ -52,7 +57,9 @@ def direct_film(
     begins.
     """
     folder = ready_folder(folder)
-    director = director_for(model, policy, budget, seed=seed, steps=steps)
+    director = director_for(
+        model, policy, budget, seed=seed, steps=steps, speed=speed, fallback=fallback
+    )
     if finish(folder, MARK) and saved_as(folder, play, director):
         return folder
     require_new_folder(folder)

@@ -9,10 +9,11 @@ import torch
 
 from cinelab.bench.wan_options import measure_options
 from cinelab.bench.wan_speed import WanBench, measure_chunks, overhead
+from cinelab.devices import chosen_device
 from cinelab.files import plain_json, write_json
 from cinelab.lab.reports.plots import PALETTE, TEMPLATE
 from cinelab.memory.store import Storage
-from cinelab.scale.acceleration import Speed
+from cinelab.scale.acceleration import speed_named
 
 if TYPE_CHECKING:
     from cinelab.latent.wan_codec import WanCodec
@@ -36,6 +37,7 @@ def bench(
     budget: int = 6,
     repeats: int = 5,
     layers: int | None = None,
+    speed: str = "exact",
     kernel: str = "auto",
     linears: str = "full",
     compiled: bool = False,
@@ -45,8 +47,8 @@ def bench(
     smoke: bool = False,
 ) -> tuple[WanBench, pd.DataFrame]:
     """Return the settings and a row for every policy and length of history, measured on the GPU
-    where there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    where there is one. `kernel`, `linears` and `compiled` go before what `speed` names."""
+    device = chosen_device()
     setting = WanBench(
         model,
         mode,
@@ -56,10 +58,11 @@ def bench(
         budget,
         history=tuple(history),
         repeats=repeats,
-        speed=Speed(kernel, compiled, linears),
+        speed=speed_named(speed, kernel=kernel, compiled=compiled, linears=linears),
         storage=Storage(place, packing),
     )
-    decode = random_codec(device, small=smoke).decode if decoder else None
+    codec = random_codec(device, small=smoke, compiled=setting.speed.compiled) if decoder else None
+    decode = codec.decode if codec else None
     return setting, measure_chunks(setting, device, decode, _print_line)
 
 
@@ -69,23 +72,25 @@ def _print_line(text: str) -> None:
 
 def options_table(setting: WanBench) -> pd.DataFrame:
     """Measure every option for speed and memory against the plain way, in one run."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = chosen_device()
     table = measure_options(setting, device, max(setting.history), _print_line)
     return table[
-        ["option", "times as fast", "chunk s", "plain s", "history MiB", "peak GiB"]
+        ["option", "way", "times as fast", "chunk s", "plain s", "history MiB", "peak GiB"]
     ].round(3)
 
 
-def random_codec(device: str, *, small: bool = False) -> "WanCodec":
-    """Return Wan2.1's video autoencoder with random weights, at its true size or a small one."""
+def random_codec(device: str, *, small: bool = False, compiled: bool = False) -> "WanCodec":
+    """Return Wan2.1's video autoencoder with random weights, at its true size or a small one, laid
+    out as films have it on the device, and compiled where wanted."""
     from diffusers import AutoencoderKLWan
 
     from cinelab.latent.wan_codec import WanCodec
 
     vae = AutoencoderKLWan(base_dim=8, num_res_blocks=1) if small else AutoencoderKLWan()
-    return WanCodec(
-        cast(torch.nn.Module, vae), torch.bfloat16 if device == "cuda" else torch.float32
-    ).to(device)
+    gpu = device.startswith("cuda")
+    codec = WanCodec(cast(torch.nn.Module, vae), torch.bfloat16 if gpu else torch.float32)
+    codec = codec.to(device).channels_last() if gpu else codec
+    return codec.compiled_decoder() if compiled else codec
 
 
 def plan_table(setting: WanBench) -> pd.DataFrame:

@@ -21,6 +21,7 @@ BENCH = (
     "budget",
     "repeats",
     "layers",
+    "speed",
     "kernel",
     "linears",
     "compiled",

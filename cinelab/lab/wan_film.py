@@ -49,7 +49,7 @@ def room(
         for what, gib, where in need.lines()
         if gib
     ]
-    free = free_bytes(next(bundle.model.parameters()).device) / 2**30
+    free = free_bytes(bundle.device) / 2**30
     return pd.DataFrame([*rows, {"what": "free now", "GiB": round(free, 3), "where": "device"}])
 
 
@@ -75,7 +75,7 @@ def make_film(
     first     an image file that the film begins with (frame-wise models)
     """
     folder = require_new_folder(folder)
-    overlap = next(bundle.model.parameters()).is_cuda if overlap is None else overlap
+    overlap = bundle.device.type == "cuda" if overlap is None else overlap
     director = Director(
         bundle,
         policy_for(bundle, policy, budget),

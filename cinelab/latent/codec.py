@@ -157,6 +157,17 @@ class ToyCodec(nn.Module):
         return rearrange(x, "(b n) (s c) h w -> b (n s) c h w", b=batch, s=self.stride), state
 
 
+def device_of(codec: Codec) -> torch.device:
+    """Return the device that a codec computes on."""
+    return next(codec.parameters()).device if isinstance(codec, nn.Module) else torch.device("cpu")
+
+
+@torch.no_grad()
+def encoded(codec: Codec, frames: Any) -> Tensor:
+    """Return the latents (B, N, C, h, w) of frames uint8 (B, F, H, W, 3), on the codec's device."""
+    return codec.encode(to_tensor(frames).to(device_of(codec)))
+
+
 def state_to(state: DecoderState, device: torch.device | str) -> DecoderState:
     """Return a decoder's state on another device; itself where it is there already."""
     if isinstance(state, tuple):

@@ -77,6 +77,16 @@ class Clips(Readable):
     def null(self) -> int:
         return self.text.shape[1] - 1
 
+    def to(self, device: torch.device | str) -> "Clips":
+        """Return the clips on a device."""
+        return Clips(
+            self.latents.to(device),
+            self.text.to(device),
+            self.slot.to(device),
+            self.shot.to(device),
+            {name: x.to(device) for name, x in self.controls.items()},
+        )
+
 
 def check_begin(begin: str) -> str:
     """Return where clips begin, a setting `begin`, or raise CinelabError."""

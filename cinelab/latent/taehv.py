@@ -42,9 +42,15 @@ class MemBlock(nn.Module):
 
     def forward(self, x: Tensor, last: Tensor | None) -> Tensor:
         """(B, T, c, x, y), and the frame before them or None at the beginning -> same shape."""
-        first = torch.zeros_like(x[:, 0]) if last is None else last
-        before = torch.cat([first[:, None], x[:, :-1]], dim=1)
-        return fn.relu(frames_through(self.conv, torch.cat([x, before], dim=2)) + x)
+        films, frames, width = x.shape[:3]
+        shape = (films * frames, 2 * width, *x.shape[3:])
+        # written once, in the layout that the convolution reads
+        pairs = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=layout_of(self))
+        both = pairs.unflatten(0, (films, frames))
+        both[:, :, :width] = x
+        both[:, 1:, width:] = x[:, :-1]
+        both[:, 0, width:] = 0 if last is None else last
+        return fn.relu(self.conv(pairs).unflatten(0, (films, frames)) + x)
 
 
 class TPool(nn.Module):
@@ -84,6 +90,13 @@ class Frames(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return frames_through(self.function, x)
+
+
+def layout_of(part: nn.Module) -> torch.memory_format:
+    """Return how a part's weights are laid out: channels last, or as torch does."""
+    weight = next(part.parameters())
+    last = not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
 
 
 def frames_through(layer, x: Tensor) -> Tensor:
@@ -142,6 +155,7 @@ class TinyCodec(nn.Module):
         super().__init__()
         self.encoder: nn.ModuleList | None = encoder()
         self.decoder = decoder()
+        self._run = run_layers
 
     @classmethod
     def load(cls, path: str | Path, dtype: torch.dtype = torch.float32) -> "TinyCodec":
@@ -163,6 +177,20 @@ class TinyCodec(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return next(self.decoder.parameters()).dtype
+
+    def channels_last(self) -> "TinyCodec":
+        """Lay out weights, and so all activations, with their channels last, which a GPU's
+        convolutions read in place: the same frames to rounding."""
+        for weight in self.parameters():
+            if weight.dim() == 4:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        return self
+
+    def compiled_decoder(self) -> "TinyCodec":
+        """Compile the decoder, once for the film's first latent and once for all others: the same
+        frames to rounding, so fast and not exact."""
+        self._run = torch.compile(run_layers, dynamic=False)
+        return self
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, 1 + 4n, 3, H, W) in [-1, 1] -> latents (B, 1 + n, C, h, w).
@@ -197,7 +225,7 @@ class TinyCodec(nn.Module):
             )
         parts = []
         for latent in latents.to(self.dtype).split(1, dim=1):
-            frames, after = run_layers(self.decoder, latent, state)
+            frames, after = self._run(self.decoder, latent, state)
             parts.append(frames[:, -1:] if state is None else frames)
             state = after
         return torch.cat(parts, dim=1).clamp(0, 1) * 2 - 1, state

@@ -9,7 +9,7 @@ time. Here the past is a value that goes in and comes out, a tuple with an entry
 that any number of films and branches share one codec.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class WanCodec(nn.Module):
                 torch.tensor(values, dtype=torch.float32).view(1, -1, 1, 1, 1),
                 persistent=False,
             )
+        self._layout = torch.preserve_format
+        self._compiled: Callable[..., Tensor] | None = None
         self._pasts = {part: _count(getattr(vae, part)) for part in ("encoder", "decoder")}
 
     @classmethod
@@ -78,6 +80,22 @@ class WanCodec(nn.Module):
         fill(made.vae, read_weights(folder / VAE_WEIGHTS), folder / VAE_WEIGHTS, assign=True)
         return made.eval()
 
+    def channels_last(self) -> "WanCodec":
+        """Lay out weights, and so all activations, with their channels last, which a GPU's
+        convolutions read in place: the same frames to rounding."""
+        self._layout = torch.channels_last_3d
+        layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+        for weight in self.vae.parameters():
+            if weight.dim() in layouts:
+                weight.data = weight.data.contiguous(memory_format=layouts[weight.dim()])
+        return self
+
+    def compiled_decoder(self) -> "WanCodec":
+        """Compile the decoder, once for the film's first latent, its second and all others: the
+        same frames to rounding, so fast and not exact."""
+        self._compiled = torch.compile(self.vae.decoder.forward, dynamic=False)
+        return self
+
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, 1 + 4n, 3, H, W) in [-1, 1] -> latents (B, 1 + n, C, h, w), near zero mean and
         unit variance."""
@@ -100,7 +118,8 @@ class WanCodec(nn.Module):
             [1] * first + [self.stride] * ((count - first) // self.stride), dim=1
         ):
             past = list(state) if state is not None else [None] * self._pasts["encoder"]
-            x = rearrange(group, "b f c h w -> b c f h w").to(self.dtype)
+            x = rearrange(group, "b f c h w -> b c f h w")
+            x = x.to(self.dtype, memory_format=self._layout)
             parts.append(self.vae.quant_conv(self.vae.encoder(x, feat_cache=past, feat_idx=[0])))
             state = tuple(past)
         # the other half is the deviation of a sample
@@ -118,14 +137,14 @@ class WanCodec(nn.Module):
             raise CinelabError(
                 f"Latents {tuple(latents.shape)} do not fit: wanted (B, N, {self.channels}, h, w)."
             )
+        decoder = self._compiled or self.vae.decoder
         parts = []
         for latent in latents.split(1, dim=1):
             z = rearrange(latent, "b n c h w -> b c n h w").float() * self.deviation + self.mean
             past = list(state) if state is not None else [None] * self._pasts["decoder"]
-            x = self.vae.post_quant_conv(z.to(self.dtype))
-            parts.append(
-                self.vae.decoder(x, feat_cache=past, feat_idx=[0], first_chunk=state is None)
-            )
+            z = z.to(self.dtype, memory_format=self._layout)
+            x = self.vae.post_quant_conv(z)
+            parts.append(decoder(x, feat_cache=past, feat_idx=[0], first_chunk=state is None))
             state = tuple(past)
         return rearrange(torch.cat(parts, dim=2).clamp(-1, 1), "b c f h w -> b f c h w"), state
 

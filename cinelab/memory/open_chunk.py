@@ -51,6 +51,15 @@ class Past(Readable):
     joined: bool = False
 
 
+@dataclass(frozen=True)
+class LaidOut(Readable):
+    """What the later passes of a chunk read and write: for every layer its keys and values
+    (B', k U + T, h, d), retrieved ones first, and the rotations of the chunk's own frames."""
+
+    buffers: dict[int, tuple[Tensor, Tensor]]
+    freqs: Tensor
+
+
 @dataclass
 class OpenChunk(Readable):
     """The chunk being made: an attention context over the retrieved pages and the chunk itself.
@@ -101,6 +110,24 @@ class OpenChunk(Readable):
         cache = self.cache
         return cache.policy.routed and cache.policy.budget_at(cache.length) < cache.length
 
+    def laid_out(self) -> LaidOut | None:
+        """Return what all layers have laid out for the chunk's later passes; None before the first
+        pass, with gradients, and where pages are attended to in the store."""
+        if self._graph or not all(past.joined for past in self._past.values()) or not self._past:
+            return None
+        buffers = {
+            layer: (self._buffers[layer, "keys"], self._buffers[layer, "values"])
+            for layer in self._past
+        }
+        return LaidOut(buffers, self._freqs[0])
+
+    def lay_out_in(self, memory: LaidOut) -> None:
+        """Lay out what the first pass retrieves in the memory of a finished chunk, where it is of
+        the same shape."""
+        for layer, pair in memory.buffers.items():
+            for name, buffer in zip(KV, pair, strict=True):
+                self._buffers[layer, name] = buffer
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
         """Return the heads' outputs (B, T, h, d) from unrotated q, k, v (B, T, h, d)."""
         self._graph |= torch.is_grad_enabled()
@@ -108,10 +135,16 @@ class OpenChunk(Readable):
         if layer not in self._past:
             self._past[layer] = self._retrieve(layer, q, rope)
         freqs = self._own_freqs(rope)
-        rotated = rope.rotate(k, freqs)
-        if self.recording:
-            self.written[layer] = self._written(k.detach(), rotated.detach(), v.detach(), rope)
-        keys, values = self._with_own(layer, rotated, v)
+        past = self._past[layer]
+        if torch.is_grad_enabled() or self.recording or not past.keys.shape[1]:
+            rotated = rope.rotate(k, freqs)
+            if self.recording:
+                self.written[layer] = self._written(k.detach(), rotated.detach(), v.detach(), rope)
+            keys, values = self._with_own(layer, rotated, v)
+        else:
+            keys, values, own = self._room_for(layer, k)
+            rope.rotate_into(k, freqs, keys[:, own:])
+            values[:, own:] = v
         return attention(rope.rotate(q, freqs), keys, values)
 
     def _written(self, k: Tensor, rotated: Tensor, v: Tensor, rope: Rope) -> Written:
@@ -302,30 +335,34 @@ class OpenChunk(Readable):
                 torch.cat([repeat_batch(past.keys, len(k)), k], dim=1),
                 torch.cat([repeat_batch(past.values, len(v)), v], dim=1),
             )
-        alike = len(k) == self.cache.films and k.dtype == past.keys.dtype
-        if past.first is not None and alike:
-            return self._in_store(layer, past.first, k, v)
-        if not past.joined:
-            past = self._past[layer] = self._join(layer, past, k)
-        own = past.keys.shape[1]
-        keys, values = (self._buffers[layer, name] for name in KV)
+        keys, values, own = self._room_for(layer, k)
         keys[:, own:] = k
         values[:, own:] = v
         return keys, values
 
-    def _in_store(self, layer: int, first: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Return stored keys and values from page `first` on, with the chunk's own (B, T, h, d)
-        drafted behind them."""
+    def _room_for(self, layer: int, k: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Return retrieved keys and values (B', S, h, d) with room for the chunk's own (like k, B',
+        T, h, d) from token number S - T on, which is returned too."""
+        past = self._past[layer]
+        alike = len(k) == self.cache.films and k.dtype == past.keys.dtype
+        if past.first is not None and alike:
+            keys, values = self._room_in_store(layer, past.first, k)
+        else:
+            if not past.joined:
+                self._past[layer] = self._join(layer, past, k)
+            keys, values = (self._buffers[layer, name] for name in KV)
+        return keys, values, keys.shape[1] - k.shape[1]
+
+    def _room_in_store(self, layer: int, first: int, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Return stored keys and values from page `first` on, with room behind them, where the
+        chunk's own are drafted."""
         cache = self.cache
-        length = cache.length
-        keys, values = cache.layers[layer]
         draft = cache.paged(k)
-        end = length + draft.shape[1]
-        keys, all_keys = keys.with_room(length, draft)
-        values, all_values = values.with_room(length, draft)
+        end = cache.length + draft.shape[1]
+        keys, values = cache.layers[layer]
+        keys, all_keys = keys.with_room(cache.length, draft)
+        values, all_values = values.with_room(cache.length, draft)
         cache.layers[layer] = (keys, values)
-        all_keys[:, length:end] = draft
-        all_values[:, length:end] = cache.paged(v)
         return all_keys[:, first:end].flatten(1, 2), all_values[:, first:end].flatten(1, 2)
 
     def _join(self, layer: int, past: Past, own: Tensor) -> Past:

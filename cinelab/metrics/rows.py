@@ -22,12 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
+from cinelab.optional import Later
 from cinelab.tables import read_arrow, reading
+
+pa = Later("pyarrow", extra="lab", what="Writing a table of rows")
+pq = Later("pyarrow.parquet", extra="lab", what="Writing a table of rows")
 
 SCHEMA = (
     2  # raised when a column changes its meaning; older tables are brought up to date or refused

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from cinelab.errors import CinelabError
 from cinelab.flow.condition import Condition, TextKV
 from cinelab.ops.attention import AttentionContext, attention
-from cinelab.ops.rope import rope_for
+from cinelab.ops.rope import Rope, rope_for
 
 # unrotated q, k, v, each (B, T, h, D/h) -> the heads' outputs, like q
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -137,6 +137,11 @@ class Attention(nn.Module):
         """The output projection, which diffusers has in a list."""
         return typed(nn.Linear, self.to_out[0])
 
+    def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return normed queries and keys, and values (..., h, D/h) of x (..., D), unrotated."""
+        k, v = self.key_value(x)
+        return self.query(x).type_as(v), k, v
+
     def query(self, x: Tensor) -> Tensor:
         """Return normed queries (..., h, D/h) of x (..., D), unrotated."""
         return rms(self.norm_q, self.to_q(x)).unflatten(-1, (self.heads, -1))
@@ -216,8 +221,7 @@ class Block(nn.Module):
         """Return unrotated queries, keys and values (B, T, h, D/h) of self-attention."""
         shift, scale = (self.scale_shift_table + modulation)[:, :, :2, None].unbind(2)
         y = (fp32_norm(self.norm1, x) * (1 + scale) + shift).type_as(x).flatten(1, 2)  # (B, T, D)
-        k, v = self.attn1.key_value(y)
-        return self.attn1.query(y).type_as(v), k, v
+        return self.attn1.query_key_value(y)
 
     def post_attention(
         self,
@@ -235,8 +239,12 @@ class Block(nn.Module):
         return (x + self.ffn(y) * c_gate).type_as(x)
 
     def _cross_attention(self, y: Tensor, text_kv: tuple[Tensor, Tensor], slot: Tensor) -> Tensor:
-        k, v = (pick_prompts(part, slot) for part in text_kv)  # (B F, L, h, D/h)
-        q = self.attn2.query(y.flatten(0, 1)).type_as(v)  # (B F, N, h, D/h)
+        k, v = text_kv
+        if k.shape[1] == 1:  # one prompt, which all latent frames of a film read
+            k, v, tokens = k[:, 0], v[:, 0], y.flatten(1, 2)
+        else:  # each latent frame reads its own, as if it were a film of one frame
+            k, v, tokens = pick_prompts(k, slot), pick_prompts(v, slot), y.flatten(0, 1)
+        q = self.attn2.query(tokens).type_as(v)
         return self.attn2.out(attention(q, k, v).flatten(-2)).reshape(y.shape)
 
 
@@ -260,8 +268,6 @@ def fp32_norm(norm: nn.Module, x: Tensor) -> Tensor:
 def pick_prompts(part: Tensor, slot: Tensor) -> Tensor:
     """Return keys or values (B F, L, h, d) of each frame's own prompt, from those of all prompts
     (B, S, L, h, d), by slot (B, F)."""
-    if part.shape[1] == 1:
-        return part.expand(-1, slot.shape[1], -1, -1, -1).flatten(0, 1)
     # a product, since indexing has a slow backward on a CPU
     choice = fn.one_hot(slot, part.shape[1]).type_as(part)
     return (choice @ part.flatten(2)).unflatten(-1, part.shape[2:]).flatten(0, 1)
@@ -294,7 +300,7 @@ class CausalWan(nn.Module):
         tokens, grid = self.patchify(x)
         time, modulation = self.time_embedding(t, condition)
         text_kv = self.text_kv(condition)
-        rope = rope_for(self.config.attention_head_dim, *grid, x.device)
+        rope = self.rope(grid, x.device)
         for layer, block in enumerate(self.blocks):
             attend = partial(context.attend, layer, rope=rope)
             tokens = block(tokens, modulation, attend, text_kv[layer], condition.slot)
@@ -311,6 +317,10 @@ class CausalWan(nn.Module):
         patches = rearrange(x, "b f c (h p) (w q) -> b f (h w) (c p q)", p=rows, q=columns)
         # the weights may be of half the precision of the latents
         return fn.linear(patches.to(patch.dtype), patch, self.patch_embedding.bias), grid
+
+    def rope(self, grid: tuple[int, int], device: torch.device) -> Rope:
+        """Return the rotary positions of a grid of tokens, rows and columns."""
+        return rope_for(self.config.attention_head_dim, *grid, device)
 
     def time_embedding(self, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
         """Return the embedding (B, F, D) and the block modulation (B, F, 6, D) of t (B, F).

@@ -128,6 +128,10 @@ class Rope:
             )
         return rotated.flatten(-2).type_as(x)
 
+    def rotate_into(self, x: Tensor, freqs: Tensor, out: Tensor) -> None:
+        """Write what `rotate` returns into `out`, of the shape of x."""
+        out.copy_(self.rotate(x, freqs))
+
     def rotated_back(self, x: Tensor, freqs: Tensor) -> Tensor:
         """Return what `rotate` made x (..., F N, h, D) of, to rounding."""
         return self.rotate(x, torch.stack([freqs[..., 0], -freqs[..., 1]], dim=-1))

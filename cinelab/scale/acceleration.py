@@ -1,57 +1,170 @@
-"""Faster ways to run the same model: compiled blocks, linears in eight bits. Each changes rounding
-only, and by how much is tested."""
+"""Faster ways to run the same model, each named by `Speed` and each either exact or fast.
 
+    exact   the model's own precision by eager kernels: the same bits from run to run
+    fast    compiled, or in eight bits: rounded otherwise; `cinelab bench --noise` measures how far
+            its films are from exact ones
+
+`SPEEDS` has three ways by name: `exact`, `compiled` (the model's precision, what a block does
+around attention compiled whole) and `fast` (that, with linears and attention in eight bits).
+"""
+
+import copy
 import functools
+import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from cinelab.errors import CinelabError
-from cinelab.model.wan import CausalWan
-from cinelab.ops.attention import KERNELS, available, fastest, use_kernel
+from cinelab.model.wan import Attention, CausalWan, rms
+from cinelab.ops.attention import (
+    EIGHT_BITS,
+    KERNELS,
+    REMEDY,
+    available,
+    fastest,
+    use_kernel,
+)
+from cinelab.ops.rope import Rope
+from cinelab.scale.fp8_linears import Fp8Linear, check_sides
+from cinelab.scale.graphs import replay_levels
 
 LINEARS = ("full", "fp8", "fp8-weights", "int8-weights")
+FALLBACKS = ("none", "exact")
+SHAPES = 64  # that one function is compiled for
 
 
 @dataclass(frozen=True)
 class Speed:
     """How a model is run.
 
-    kernel     attention's, one of `cinelab.ops.attention.KERNELS`
-    compiled   whether torch compiles what a block does before and after attention
-    linears    the precision in which the blocks' matrices are stored and multiplied: `fp8` needs a
-               GPU that multiplies it, the `-weights` ones save memory anywhere and multiply in the
-               model's own precision
+    kernel     attention's, one of `cinelab.ops.attention.KERNELS`: exact, but for `eight-bits`,
+               `flash3-fp8` and `sage`, which are fast
+    compiled   fast: torch compiles what a block does before and after attention, and the rotation
+               of queries and keys, for the shapes that come
+    linears    the blocks' matrices; exact: `full`. Fast: `fp8` rounds weights and inputs, on a GPU
+               that multiplies fp8, and needs `compiled`; the `-weights` ones save memory anywhere
+               and multiply in the model's own precision
+    graphs     exact: the later levels of a chunk are replayed as one CUDA graph, where the policy
+               retrieves (see `cinelab.scale.graphs`); off by default, since it has not run on a
+               GPU yet
+    fused_qkv  fast: queries, keys and values of self-attention by one product
+    fallback   `exact` runs the model as exact where this way fails to build; `none` refuses
     """
 
     kernel: str = "auto"
     compiled: bool = False
     linears: str = "full"
+    graphs: bool = False
+    fused_qkv: bool = False
+    fallback: str = "none"
 
     def __post_init__(self):
-        for name, known in (("kernel", KERNELS), ("linears", LINEARS)):
-            if getattr(self, name) not in known:
+        known = {"kernel": KERNELS, "linears": LINEARS, "fallback": FALLBACKS}
+        for name, values in known.items():
+            if getattr(self, name) not in values:
                 raise CinelabError(
-                    f"speed.{name} is {getattr(self, name)!r}; use one of {', '.join(known)}."
+                    f"speed.{name} is {getattr(self, name)!r}; use one of {', '.join(values)}."
                 )
+        if self.linears == "fp8" and not self.compiled:
+            raise CinelabError(
+                "speed.linears is 'fp8' without compiled, which was measured 0.67 times as fast as "
+                "'full' on an H200; set compiled too, or use 'fp8-weights' to save memory."
+            )
+
+    @property
+    def mode(self) -> str:
+        """Whether films are `exact` or `fast`."""
+        fast = self.compiled or self.fused_qkv or self.linears != "full"
+        return "fast" if fast or self.kernel in ("eight-bits", *EIGHT_BITS) else "exact"
+
+
+SPEEDS = {
+    "exact": Speed(),
+    "compiled": Speed(compiled=True, fused_qkv=True),
+    "fast": Speed("eight-bits", True, "fp8", fused_qkv=True),
+}
+
+
+def speed_named(name: str, **changes: Any) -> Speed:
+    """Return the way of SPEEDS under this name, with whatever of `changes` differs from a `Speed`'s
+    defaults. Raise CinelabError for another name."""
+    if name not in SPEEDS:
+        raise CinelabError(f"speed is {name!r}; use one of {', '.join(SPEEDS)}.")
+    plain = asdict(Speed())
+    own = {key: value for key, value in changes.items() if value != plain[key]}
+    if own.get("linears", "full") not in ("full", "fp8"):
+        own.setdefault("fused_qkv", False)  # torchao stores each linear on its own
+    return replace(SPEEDS[name], **own)
+
+
+def running_speed(model: nn.Module) -> Speed:
+    """Return how a model is run: what `accelerate` made of it, or the plain way."""
+    return cast(Speed, getattr(model, "speed", Speed()))
+
+
+def speed_record(model: nn.Module) -> dict[str, Any]:
+    """Return what the record of a film says of how it was made: {} where that was the plain way,
+    else `speed` with the settings and their mode."""
+    speed = running_speed(model)
+    return {} if speed == Speed() else {"speed": {"mode": speed.mode, **asdict(speed)}}
 
 
 def accelerate(model: CausalWan, speed: Speed) -> CausalWan:
     """Return the model (in place), run as `speed` says. For inference: weights in eight bits have
-    no gradient."""
-    if not available(speed.kernel):
-        raise CinelabError(
-            f"Kernel {speed.kernel!r} does not run here; use 'auto', or see `cinelab doctor`."
-        )
+    no gradient.
+
+    Where it cannot be run so, raise CinelabError; with `speed.fallback` exact, warn and leave the
+    model as it is. A model on meta tensors takes every way but compilation, so that it can be
+    counted.
+    """
+    try:
+        check_speed(model, speed)
+    except CinelabError as error:
+        if speed.fallback != "exact":
+            raise
+        warnings.warn(f"{error} The model runs as exact, as fallback says.", stacklevel=2)
+        return model
+    meta = next(model.parameters()).is_meta
     # chosen before compilation: a kernel is probed by calls that torch need not compile
     chosen = speed.kernel == "auto" and speed.compiled and next(model.parameters()).is_cuda
     with_kernel(model, fastest() if chosen else speed.kernel)
+    if speed.fused_qkv:
+        fuse_qkv(model)
     if speed.linears != "full":
         quantise(model, speed.linears)
-    return compile_blocks(model) if speed.compiled else model
+    if speed.compiled and not meta:
+        compile_blocks(model, fallback=speed.fallback == "exact")
+    if speed.graphs and not meta:
+        replay_levels(model)
+    cast(Any, model).speed = speed
+    return model
+
+
+def check_speed(model: CausalWan, speed: Speed) -> None:
+    """Raise CinelabError where this machine or this model cannot be run so."""
+    if next(model.parameters()).is_meta:
+        return
+    if not available(speed.kernel):
+        remedy = REMEDY[speed.kernel]
+        raise CinelabError(
+            f"Kernel {speed.kernel!r} does not run here, for it needs {remedy}; use 'auto', or see "
+            "`cinelab doctor`."
+        )
+    if speed.graphs and not next(model.parameters()).is_cuda:
+        raise CinelabError(
+            "speed.graphs replays CUDA graphs, and the model is not on a GPU; leave it out."
+        )
+    if speed.linears == "fp8":
+        _check_fp8(model)
+    elif speed.linears != "full":
+        _torchao(speed.linears)
+    if speed.fused_qkv:
+        for block in cast(Iterable[Any], model.blocks):
+            _check_plain_linears(block.attn1)
 
 
 def with_kernel(model: nn.Module, kernel: str) -> nn.Module:
@@ -67,31 +180,182 @@ def with_kernel(model: nn.Module, kernel: str) -> nn.Module:
     return model
 
 
-def compile_blocks(model: CausalWan) -> CausalWan:
-    """Compile what a block does before and after attention; attention itself is the context's.
+class Compiled:
+    """A function that torch compiles at its first call: whole and for each shape that comes, or,
+    not `static`, for all.
+
+    Where it fails to build, raise CinelabError; with `fallback`, warn and call the plain function
+    from then on.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], *, fallback: bool = False, static: bool = True
+    ):
+        self.plain = function
+        self.fallback = fallback
+        shapes: dict[str, Any] = {"dynamic": False, "fullgraph": True} if static else {}
+        self.call = torch.compile(function, **shapes)
+
+    def __call__(self, *args: Any) -> Any:
+        try:
+            return self._compiled(*args)
+        except RuntimeError as error:
+            if not build_failed(error):
+                raise
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            sentence = (
+                f"torch could not compile this model here ({lines[0][:160]}); use speed 'exact', "
+                "or a newer driver, compiler or torch."
+            )
+            if not self.fallback:
+                raise CinelabError(sentence) from error
+            warnings.warn(f"{sentence} It runs uncompiled, as fallback says.", stacklevel=2)
+            self.call = self.plain
+            return self.plain(*args)
+
+    def _compiled(self, *args: Any) -> Any:
+        """Call the compiled function. Torch compiles at most eight shapes of one function, of all
+        models in a process together; a demo or a benchmark meets more."""
+        try:
+            return self.call(*args)
+        except RuntimeError as error:
+            if type(error).__name__ != "FailOnRecompileLimitHit":
+                raise
+            with torch._dynamo.config.patch(recompile_limit=SHAPES):
+                return self.call(*args)
+
+
+def build_failed(error: BaseException) -> bool:
+    """Return whether an error is the compiler's or the driver's, and not the function's own."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return isinstance(error, TorchDynamoException) or "Triton Error" in str(error)
+
+
+def compile_blocks(model: CausalWan, *, fallback: bool = False) -> CausalWan:
+    """Compile what a block does before and after attention, and the rotation of queries and keys;
+    attention itself is the context's.
 
     All blocks share their code, so that it is compiled once for every shape.
     """
     for block in cast(Iterable[Any], model.blocks):
-        block.pre_attention = torch.compile(block.pre_attention)
-        block.post_attention = torch.compile(block.post_attention)
+        block.pre_attention = Compiled(block.pre_attention, fallback=fallback)
+        block.post_attention = Compiled(block.post_attention, fallback=fallback)
+    rope = model.rope
+
+    @functools.cache
+    def compiled_rope(grid: tuple[int, int], device: torch.device) -> Rope:
+        found: Any = copy.copy(rope(grid, device))
+        # retrieved keys come in every length until the budget is filled
+        found.rotate = Compiled(found.rotate, fallback=fallback, static=False)
+        return cast(Rope, found)
+
+    cast(Any, model).rope = compiled_rope
     return model
 
 
-def quantise(model: CausalWan, linears: str) -> CausalWan:
-    """Return the model (in place) with the linears of all blocks in eight bits, by torchao;
-    embeddings, norms and the output stay as they are."""
-    from torch.cuda import get_device_capability, is_available
+class FusedAttention(Attention):
+    """An attention whose queries, keys and values come of one product.
 
-    if linears == "fp8" and not (is_available() and get_device_capability() >= (8, 9)):
+    The three linears' weights are views of the product's, so the state dict stays as it was.
+    """
+
+    to_qkv: nn.Module
+
+    def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self.to_qkv(x).chunk(3, dim=-1)
+        q = rms(self.norm_q, q).type_as(v)
+        k = rms(self.norm_k, k).type_as(v)
+        heads = (self.heads, -1)
+        return q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
+
+
+class OneProduct(nn.Module):
+    """Several linears of one input as a single product; its buffers are in no state dict."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, linears: Iterable[nn.Linear]):
+        super().__init__()
+        parts = list(linears)
+        for name in ("weight", "bias"):
+            whole = torch.cat([getattr(part, name).detach() for part in parts])
+            self.register_buffer(name, whole, persistent=False)
+            for part, rows in zip(parts, whole.chunk(len(parts)), strict=True):
+                getattr(part, name).data = rows
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+def fuse_qkv(model: CausalWan) -> CausalWan:
+    """Return the model (in place) with queries, keys and values of self-attention by one product;
+    cross-attention's keys and values are computed once a prompt and stay as they are."""
+    for block in cast(Iterable[Any], model.blocks):
+        attention = block.attn1
+        _check_plain_linears(attention)
+        attention.to_qkv = OneProduct([attention.to_q, attention.to_k, attention.to_v])
+        attention.__class__ = FusedAttention
+    return model
+
+
+def _check_plain_linears(attention: Attention) -> None:
+    """Refuse to join what is no linear, or trained."""
+    for name in ("to_q", "to_k", "to_v"):
+        part = getattr(attention, name)
+        if type(part) is not nn.Linear or part.bias is None:
+            raise CinelabError(
+                f"speed.fused_qkv joins linears, and {name} is a {type(part).__name__}; merge "
+                "adapters first (`cinelab convert --lora`), or leave it out."
+            )
+
+
+def quantise(model: CausalWan, linears: str) -> CausalWan:
+    """Return the model (in place) with the linears of all blocks in eight bits; embeddings, norms
+    and the output stay as they are. Its state dict can be taken no more."""
+    if linears == "fp8":
+        for block in cast(Iterable[nn.Module], model.blocks):
+            _to_fp8(block)
+    else:
+        quantize, config = _torchao(linears)
+        quantize(model.blocks, config(), filter_fn=lambda part, name: isinstance(part, nn.Linear))
+    model.register_state_dict_pre_hook(_refuse_to_save)
+    return model
+
+
+def _to_fp8(part: nn.Module) -> None:
+    """Put linears in fp8 in the place of all linears below `part`; what a joint product has
+    replaced is freed."""
+    for name, child in list(part.named_children()):
+        if isinstance(child, nn.Linear | OneProduct):
+            setattr(part, name, Fp8Linear(child))
+        else:
+            _to_fp8(child)
+    if isinstance(part, FusedAttention):
+        del part.to_q, part.to_k, part.to_v
+
+
+def _refuse_to_save(*_: Any) -> None:
+    raise CinelabError(
+        "This model's linears were rounded to eight bits for inference, and its weights cannot be "
+        "saved; save the model that it was made from."
+    )
+
+
+def _check_fp8(model: CausalWan) -> None:
+    from torch.cuda import get_device_capability
+
+    weight = next(model.parameters())
+    if weight.is_cuda and get_device_capability(weight.device) < (8, 9) or not weight.is_cuda:
         raise CinelabError(
             "speed.linears is 'fp8', which needs a GPU of compute capability 8.9 or newer (Ada, "
             "Hopper, Blackwell); "
             "use 'fp8-weights' to save memory alone."
         )
-    quantize, config = _torchao(linears)
-    quantize(model.blocks, config(), filter_fn=lambda module, name: isinstance(module, nn.Linear))
-    return model
+    for name, part in model.blocks.named_modules():
+        if isinstance(part, nn.Linear):
+            check_sides(f"blocks.{name}", part)
 
 
 def _torchao(linears: str) -> tuple[Callable, Callable]:
@@ -101,9 +365,5 @@ def _torchao(linears: str) -> tuple[Callable, Callable]:
         raise CinelabError(
             f"speed.linears is {linears!r}, which needs torchao: pip install 'cinelab[fp8]'."
         ) from error
-    configs = {
-        "fp8": lambda: ao.Float8DynamicActivationFloat8WeightConfig(granularity=ao.PerRow()),
-        "fp8-weights": ao.Float8WeightOnlyConfig,
-        "int8-weights": ao.Int8WeightOnlyConfig,
-    }
+    configs = {"fp8-weights": ao.Float8WeightOnlyConfig, "int8-weights": ao.Int8WeightOnlyConfig}
     return ao.quantize_, configs[linears]

@@ -47,6 +47,7 @@ class SharedRun(Run):
         """`about` is stored with the settings, and refused like them where it is another on
         resume."""
         self.parallel = parallel
+        self.device = parallel.device
         self.about = about or {}
         super().__init__(folder, config)
 

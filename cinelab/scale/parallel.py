@@ -31,6 +31,7 @@ from torch.distributed.fsdp import (
 )
 from torch.utils.checkpoint import checkpoint
 
+from cinelab.devices import chosen_device, device_of_rank
 from cinelab.errors import CinelabError
 from cinelab.readable import Readable
 from cinelab.scale.sequence import Sequence as SequenceGroup
@@ -98,11 +99,12 @@ class Parallel(Readable):
     def join(cls, layout: Layout = Layout()) -> "Parallel":
         """Return one of torchrun's processes: NCCL where there are GPUs, gloo where there are
         none."""
-        cuda = torch.cuda.is_available()
         world = int(os.environ.get("WORLD_SIZE", 1))
-        if cuda:
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
-        device = f"cuda:{torch.cuda.current_device()}" if cuda else "cpu"
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        device = chosen_device() if world == 1 else device_of_rank(local)
+        cuda = device.startswith("cuda")
+        if cuda and world > 1:
+            torch.cuda.set_device(device)
         if world == 1:
             return cls.here(layout, device)
         rank = int(os.environ["RANK"])

@@ -245,7 +245,7 @@ class Umt5Encoder:
             )
             del model
             gc.collect()
-            if torch.cuda.is_available():
+            if torch.device(self.device).type == "cuda":
                 torch.cuda.empty_cache()
         for text, encoded in made.items():
             self._store(text, encoded)

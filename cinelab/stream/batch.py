@@ -305,4 +305,4 @@ def make(
 def decode(bundle: Bundle, latents: Tensor) -> np.ndarray:
     """Latents (B, F, C, h, w) -> uint8 frames (B, pixel frames, H, W, 3)."""
     with inference_mode(False, latents.device, threads_for(bundle)):
-        return to_uint8(bundle.codec.decode(latents)[0])
+        return to_uint8(bundle.codec.decode(latents.to(bundle.device))[0])

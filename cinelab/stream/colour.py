@@ -5,12 +5,22 @@ what is brighter is compressed into the codes above it. Codings that cannot be c
 never guessed.
 """
 
+from __future__ import annotations
+
 from functools import cache
 from threading import get_ident
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
-from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
+
+from cinelab.optional import Later
+
+if TYPE_CHECKING:
+    import av
+    from av.video import reformatter
+else:
+    av = Later("av", extra="lab", what="Reading and writing videos")
+    reformatter = Later("av.video.reformatter", extra="lab", what="Reading and writing videos")
 
 # BT.709, FCC, BT.470BG, SMPTE 170M, SMPTE 240M, BT.2020: what swscale converts
 MATRICES = (1, 4, 5, 6, 7, 9)
@@ -58,9 +68,9 @@ def unreadable(frame: av.VideoFrame) -> str:
 def _converted(frame: av.VideoFrame, size: tuple[int, int] | None, form: str) -> np.ndarray:
     height, width = size or (frame.height, frame.width)
     shrinks = height < frame.height or width < frame.width
-    known = frame.colorspace if frame.colorspace in MATRICES else Colorspace.ITU709
-    flags = Interpolation.AREA if shrinks else Interpolation.BICUBIC
-    flags |= Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+    known = frame.colorspace if frame.colorspace in MATRICES else reformatter.Colorspace.ITU709
+    flags = reformatter.Interpolation.AREA if shrinks else reformatter.Interpolation.BICUBIC
+    flags |= reformatter.Interpolation.ACCURATE_RND | reformatter.Interpolation.FULL_CHR_H_INT
     made = _reformatter().reformat(
         frame, width, height, form, src_colorspace=known, interpolation=flags, threads=1
     )
@@ -68,11 +78,11 @@ def _converted(frame: av.VideoFrame, size: tuple[int, int] | None, form: str) ->
 
 
 @cache
-def _reformatter_of(thread: int) -> VideoReformatter:
-    return VideoReformatter()
+def _reformatter_of(thread: int) -> reformatter.VideoReformatter:
+    return reformatter.VideoReformatter()
 
 
-def _reformatter() -> VideoReformatter:
+def _reformatter() -> reformatter.VideoReformatter:
     """One for all frames of a thread: a frame's own would start threads of its own and keep them as
     long as the frame."""
     return _reformatter_of(get_ident())

@@ -1,19 +1,27 @@
 """A whole video at a constant rate, decoded again in every pass (see `cinelab.stream.reader` for
 what an output frame is)."""
 
+from __future__ import annotations
+
 import math
 from array import array
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
 
 from cinelab.errors import CinelabError
+from cinelab.optional import Later
 from cinelab.stream.colour import HLG, PQ
 from cinelab.stream.reader import SLACK, TINY, VideoReader, display_rotation, fitted, upright
 from cinelab.zoo.footprint import free_bytes
+
+if TYPE_CHECKING:
+    import av
+else:
+    av = Later("av", extra="lab", what="Reading and writing videos")
 
 # bytes of frames that a DecodedVideo stores between its passes; a longer one is decoded again
 STORED = 2**28

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from cinelab.checksums import checksum_of
 from cinelab.config import read_mapping, to_dict
+from cinelab.devices import chosen_device, device_name
 from cinelab.errors import CinelabError
 from cinelab.files import plain_json, write_atomic, write_json
 from cinelab.flow.sampler import Steps
@@ -27,6 +28,7 @@ from cinelab.memory.policy_registry import label_of, policy_dict
 from cinelab.optional import need
 from cinelab.outputs import finish, ready_folder, together
 from cinelab.readable import Made
+from cinelab.scale.acceleration import speed_record
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
@@ -126,7 +128,8 @@ def require_new_folder(folder: str | Path) -> Path:
 
 def saved_as(folder: Path, screenplay: Screenplay, director: "Director") -> bool:
     """Whether the film in `folder` is what `director` makes of `screenplay`."""
-    written = read_mapping(folder / MARK)
+    # films of earlier versions were made on a CPU
+    written = {"device": "cpu"} | read_mapping(folder / MARK)
     wanted = plain_json(director.info(screenplay))
     return {key: written.get(key) for key in wanted} == wanted and Screenplay.load(
         folder / "screenplay.yaml"
@@ -164,6 +167,18 @@ def requests_of(line: Timeline, request: ChunkRequest, bundle: Bundle) -> list[C
     return requests
 
 
+def _placed(model: Bundle | str | Path, device: str | None) -> Bundle:
+    """Return a model, loaded where it is named. Refuse another device than a bundle's own."""
+    if not isinstance(model, Bundle):
+        return load(model, device)
+    if device is not None and torch.device(chosen_device(device)).type != model.device.type:
+        raise CinelabError(
+            f"device is {device!r}, and the model {model.name} is on {model.device}; load it there "
+            f"with load(..., device={device!r})."
+        )
+    return model
+
+
 class Director:
     """Makes films with one model under one policy, given as an object or by name. `seed=None` takes
     the screenplay's seed, `policy=None` the policy that the model was trained under (CAMR where its
@@ -172,6 +187,9 @@ class Director:
     With `overlap` a chunk is decoded while the next one is made (the same bits); with `fused` it is
     appended to the KV cache in the call that makes the next one's first level, where that is exact:
     in a few-step student, within a shot (the same to rounding).
+
+    `device` is where a model that is named is loaded (see `cinelab.load`); a bundle stays where it
+    is.
     """
 
     def __init__(
@@ -183,8 +201,10 @@ class Director:
         bf16: bool = False,
         overlap: bool = False,
         fused: bool = False,
+        *,
+        device: str | None = None,
     ):
-        self.bundle = model if isinstance(model, Bundle) else load(model)
+        self.bundle = _placed(model, device)
         self.policy = policy_for(self.bundle, policy)
         self.seed = seed
         self.sampling = self.bundle.levels(sampling)
@@ -240,9 +260,7 @@ class Director:
                 "to the film's size."
             )
         with torch.no_grad():
-            return bundle.codec.encode(
-                to_tensor(frame[None])[None].to(next(bundle.model.parameters()).device)
-            )
+            return bundle.codec.encode(to_tensor(frame[None])[None].to(bundle.device))
 
     def _made(
         self,
@@ -352,7 +370,10 @@ class Director:
         """All that makes the film's bits, as plain values; `opening` are the latents that it begins
         with."""
         begins = None if opening is None else checksum_of(opening.float().cpu().numpy().tobytes())
-        return self.info(screenplay) | {
+        info = self.info(screenplay)
+        if info["device"] == "cpu":  # which chunks that earlier versions stored do not name
+            del info["device"]
+        return info | {
             "weights": self.bundle.fingerprint,
             "screenplay": screenplay.to_yaml(),
             "fused": self.fused,
@@ -369,4 +390,7 @@ class Director:
             "sampling": to_dict(self.sampling),
             "fps": self.bundle.fps,
             "bf16": self.bf16,
+            **speed_record(self.bundle.model),
+            # bits depend on it; noise does not, so a film is the same everywhere to rounding
+            "device": device_name(self.bundle.device),
         }

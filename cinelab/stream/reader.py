@@ -9,6 +9,8 @@ what the screen shows at k / fps seconds after the first frame: the decoded fram
 time stamp, of those that have begun by half an output frame later. So a frame that lasts (variable
 frame rate) is repeated until the next one, and a fast video is thinned."""
 
+from __future__ import annotations
+
 import gc
 import math
 import os
@@ -16,14 +18,19 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 
 from cinelab.errors import CinelabError, reason
+from cinelab.optional import Later
 from cinelab.stream.colour import rgb, unreadable
 from cinelab.texts import check_regular
+
+if TYPE_CHECKING:
+    import av
+else:
+    av = Later("av", extra="lab", what="Reading and writing videos")
 
 SLACK = 0.25  # of an output frame: what ends sooner after the last one gets no other
 TINY = 1e-6  # seconds

@@ -44,7 +44,9 @@ from cinelab.stream.session_entries import (
     Node,
     Record,
     chunk_line,
+    device_entry,
     read_record,
+    warn_of_device,
 )
 from cinelab.stream.session_film import SessionFilm
 from cinelab.stream.session_limits import ScreenplaySize, check_length
@@ -102,7 +104,7 @@ class Session(SessionFilm):
             "weights": bundle.fingerprint,
             "bf16": bf16,
             "settings": to_dict(settings),
-        }
+        } | device_entry(bundle)
         with ExitStack() as lock:
             _take_lock(folder, lock)
             if (folder / "session.json").exists():
@@ -131,6 +133,7 @@ class Session(SessionFilm):
         with ExitStack() as lock:
             _take_lock(folder, lock)
             session = cls._of(folder, record, bundle)
+            warn_of_device(folder, record, bundle)
             session._log.mend()
             session._replay(record)
             session._put_aside()

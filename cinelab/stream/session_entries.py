@@ -4,15 +4,18 @@ The keys on the disk are those of schema 2: a chunk's settings stand there as `s
 as `text`.
 """
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cinelab.checksums import without
 from cinelab.config import former_names, read_as, to_dict
+from cinelab.devices import device_name
 from cinelab.errors import CinelabError
 from cinelab.stream.commands import Settings
 from cinelab.stream.session_log import start_of
 from cinelab.texts import read_json
+from cinelab.zoo.bundle import Bundle
 
 # 1 had neither hashes nor checksums
 SCHEMA = 2
@@ -43,6 +46,7 @@ class Record:
     bf16: bool
     settings: Settings
     sum: str | None = None  # of the others
+    device: str = "cpu"  # that its first chunks were made on
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,19 @@ def read_record(folder: Path) -> Record:
             f"{path} has changed since it was written (its checksum differs); restore it."
         )
     return record
+
+
+def device_entry(bundle: Bundle) -> dict[str, str]:
+    """Return what session.json says of the device: nothing of a CPU."""
+    name = device_name(bundle.device)
+    return {} if name == "cpu" else {"device": name}
+
+
+def warn_of_device(folder: Path, record: Record, bundle: Bundle) -> None:
+    """Warn where a session goes on elsewhere: the next chunk is the same to rounding only."""
+    if record.device != (here := device_name(bundle.device)):
+        warnings.warn(
+            f"{folder} was begun on {record.device} (now {here}): it goes on, and its next chunks "
+            "will not have the bits that they would have had there.",
+            stacklevel=3,
+        )

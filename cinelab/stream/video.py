@@ -1,20 +1,29 @@
 """Films to mp4 and back. Frames are uint8 (F, H, W, 3) RGB everywhere in the package."""
 
+from __future__ import annotations
+
 import math
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from PIL import Image, ImageOps
 
 from cinelab.errors import CinelabError
 from cinelab.files import replacing
+from cinelab.optional import Later
 from cinelab.stream.decoded_video import DecodedVideo
 from cinelab.stream.frames import check_frames
 from cinelab.texts import check_regular
+
+if TYPE_CHECKING:
+    import av
+    from av.video import reformatter
+else:
+    av = Later("av", extra="lab", what="Reading and writing videos")
+    reformatter = Later("av.video.reformatter", extra="lab", what="Reading and writing videos")
 
 # Tried in this order, each with the options that make it look about as good as crf 14.
 ENCODERS = {
@@ -90,7 +99,7 @@ class VideoWriter:
         self.count = 0
         self._options = SMALL if small else ENCODERS
 
-    def __enter__(self) -> "VideoWriter":
+    def __enter__(self) -> VideoWriter:
         encoder = pick_encoder()
         self._replacing = replacing(self.path)
         temporary = self._replacing.__enter__()
@@ -111,7 +120,7 @@ class VideoWriter:
         # Untagged colours are guessed by players: say what they are (1 = BT.709).
         context = stream.codec_context
         context.colorspace = context.color_primaries = context.color_trc = 1
-        context.color_range = ColorRange.MPEG
+        context.color_range = reformatter.ColorRange.MPEG
         self._stream = stream
 
     def add(self, frames: np.ndarray) -> None:
@@ -131,9 +140,10 @@ class VideoWriter:
             width=self._stream.width,
             height=self._stream.height,
             format="yuv420p",
-            dst_colorspace=Colorspace.ITU709,
-            dst_color_range=ColorRange.MPEG,
-            interpolation=Interpolation.LANCZOS | Interpolation.ACCURATE_RND,
+            dst_colorspace=reformatter.Colorspace.ITU709,
+            dst_color_range=reformatter.ColorRange.MPEG,
+            interpolation=reformatter.Interpolation.LANCZOS
+            | reformatter.Interpolation.ACCURATE_RND,
         )
 
     def __exit__(self, kind, error, trace) -> None:

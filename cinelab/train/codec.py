@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor
 
-from cinelab.latent.codec import ToyCodec, ToyCodecConfig, to_tensor
+from cinelab.latent.codec import ToyCodec, ToyCodecConfig, device_of, to_tensor
 from cinelab.ops.tensors import to_device
 from cinelab.readable import Readable
 from cinelab.runs import Run
@@ -75,18 +75,20 @@ class CodecLearner(Learner):
     optimizer_part = "optimizer"
 
 
-def train(config: CodecTraining, run: Run, clips: np.ndarray) -> Iterator[dict]:
-    """Yield one log row per step; resumes. `clips` is uint8 (clips, F, H, W, 3)."""
+def train(
+    config: CodecTraining, run: Run, clips: np.ndarray, *, device: str = "cpu"
+) -> Iterator[dict]:
+    """Yield one log row per step on `device`; resumes. `clips` is uint8 (clips, F, H, W, 3)."""
 
     def stage_loss(
         model: ToyCodec, step: int, micro_batch: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
         picks = integers(len(clips), (config.batch,), rng).numpy()
-        frames = to_device(to_tensor(clips[picks]), next(model.parameters()).device)
+        frames = to_device(to_tensor(clips[picks]), device)
         return loss(model, frames, config.noise, rng), {}
 
     torch.manual_seed(config.seed)
-    model = ToyCodec(config.codec).train()
+    model = ToyCodec(config.codec).train().to(device)
     return run_loop([CodecLearner(model, stage_loss, config.optim)], config, run)
 
 
@@ -97,8 +99,8 @@ def psnr(model: ToyCodec, clips: np.ndarray) -> Tensor:
     model.eval()
     values = []
     for one in clips:
-        frames = to_tensor(one)[None]
+        frames = to_tensor(one)[None].to(device_of(model))
         decoded, _ = model.decode(model.encode(frames))
         mse = fn.mse_loss((decoded + 1) / 2, (frames + 1) / 2)
         values.append(-10 * torch.log10(mse))
-    return torch.stack(values)
+    return torch.stack(values).cpu()

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cinelab.checksums import read_arrays, write_arrays
 from cinelab.errors import CinelabError
-from cinelab.latent.codec import Codec, to_tensor, to_uint8
+from cinelab.latent.codec import Codec, device_of, encoded, to_tensor, to_uint8
 from cinelab.ops.tensors import to_device
 from cinelab.readable import Readable
 from cinelab.runs import Run
@@ -131,8 +131,8 @@ def reconstructed(codec: Codec, frames: np.ndarray, at_once: int = 16) -> np.nda
     """Return clips (n, F, H, W, 3) encoded and decoded once, of the same shape."""
     coded = np.empty_like(frames)
     for i in range(0, len(frames), at_once):
-        with torch.autocast("cpu", torch.bfloat16):
-            decoded, _ = codec.decode(codec.encode(to_tensor(frames[i : i + at_once])))
+        with torch.autocast(device_of(codec).type, torch.bfloat16):
+            decoded, _ = codec.decode(encoded(codec, frames[i : i + at_once]))
         coded[i : i + at_once] = to_uint8(decoded)
     return coded
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from cinelab.config import from_dict
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling, Steps
@@ -50,6 +52,11 @@ class Bundle(Readable):
         if self.max_distance == SPAN:  # the largest distance that occurs in training
             self.max_distance = self.span - 1
         check_max_distance(self.max_distance, self.name)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return next(self.model.parameters()).device
 
     @cached_property
     def fingerprint(self) -> str:

@@ -18,6 +18,7 @@ from torch import nn
 
 from cinelab.checksums import changed, check_unchanged, checksum, write_checksums
 from cinelab.config import from_dict, mapping, read_mapping, to_dict
+from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
@@ -112,7 +113,7 @@ def save_checkpoint(
     """Write weights (floats as `dtype`) and config, both or none. Overflow where `dtype` cannot
     hold a weight."""
     state = {
-        name: as_dtype(value, dtype, f"{folder}: {name}").contiguous()
+        name: as_dtype(value, dtype, f"{folder}: {name}").cpu().contiguous()
         for name, value in module.state_dict().items()
     }
     with together(folder, CONFIG) as scratch:
@@ -126,10 +127,12 @@ def fingerprint(folder: str | Path) -> str:
     return checksum(find(folder) / WEIGHTS, size=8)
 
 
-def load_codec(name: str | Path = CODEC) -> ToyCodec:
+def load_codec(name: str | Path = CODEC, device: str | None = None) -> ToyCodec:
+    """Return a codec by name or folder on `device` (None: the chosen one)."""
+    device = chosen_device(device)
     folder = find(name)
     config = from_dict(ToyCodecConfig, read_part(folder, "codec"))
-    return load_weights(ToyCodec(config), folder)
+    return load_weights(ToyCodec(config), folder).to(device)
 
 
 def load_weights(
@@ -197,14 +200,15 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
     """Return a ready model by shipped name, folder or file; also a folder of Wan's published
     weights (see `zoo.wan.load_wan`).
 
-    `device` None is the CPU for the toybox, a GPU for Wan where there is one.
+    `device` is "auto", "cpu", "cuda" or "cuda:1"; None is what CINELAB_DEVICE says, else auto: a
+    GPU where one is there and works. Raise CinelabError for a device that is not there.
     """
     if is_wan(Path(name)):
         from cinelab.zoo.wan import load_wan  # here, so that the toybox loads without diffusers
 
         return load_wan(name, device=device)
+    device = chosen_device(device)
     folder = find(name)
-    device = device or "cpu"
     config = {key: read_part(folder, key) for key in WHOLE} | read_mapping(folder / CONFIG)
     if odd := next((key for key, kind in WHOLE.items() if not isinstance(config[key], kind)), None):
         raise CinelabError(
@@ -216,7 +220,7 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
         text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text), families()
     )
     model = _transformer(model_from_dict(config["model"]), folder)
-    codec = _codec_of(config["codec"], folder)
+    codec = _codec_of(config["codec"], folder, device)
     _check_parts(model.config, codec, encoder, config, folder)
     return Bundle(
         folder.name,
@@ -235,13 +239,13 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
     )
 
 
-def _codec_of(entry: str | dict, folder: Path) -> Codec:
+def _codec_of(entry: str | dict, folder: Path, device: str) -> Codec:
     """Return the codec that a folder's config.json names: a registered class, or a checkpoint, a
     neighbour of the folder first."""
     if isinstance(entry, dict) or is_registered(entry):
         return build_codec(entry, f"{folder / CONFIG}: ")
     near = folder.parent / entry
-    return load_codec(near if (near / CONFIG).exists() else entry)
+    return load_codec(near if (near / CONFIG).exists() else entry, device)
 
 
 def _transformer(config: WanConfig, folder: Path) -> CausalWan:

@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from cinelab.config import override, read_mapping, renamed, to_dict
+from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.files import glance
 from cinelab.flow.sampler import Sampling
@@ -26,14 +27,12 @@ from cinelab.latent.wan_codec import WanCodec, check_size
 from cinelab.limits import short
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.readable import Readable
+from cinelab.scale.acceleration import Speed, accelerate, running_speed, speed_named
 from cinelab.script.umt5 import Umt5Encoder
 from cinelab.texts import read_json
 from cinelab.weights.load import DTYPES, config_of, dtype_name, load_into
 from cinelab.zoo.bundle import CONFIG, SPAN, Bundle, check_max_distance
 from cinelab.zoo.footprint import check_weight_memory, free_bytes
-
-if TYPE_CHECKING:
-    from cinelab.scale.acceleration import Speed
 
 SETTINGS = "cinelab.json"
 TINY = "tiny:"  # before the file of a tiny codec
@@ -73,8 +72,13 @@ class WanSettings(Readable):
     # the memory policy of its training, as in config.json: {"name": "CAMR", "budget": 6, ...}
     policy: dict | None = None
     fps: float = 16.0
+    # how the transformer is run: exact, compiled or fast (see scale.acceleration). What stands at
+    # another value than its default in `kernel` or below goes before it
+    speed: str = "exact"
     compiled: bool = False  # compile the blocks: slow to begin, faster after
     linears: str = "full"  # full, fp8, fp8-weights, int8-weights
+    graphs: bool = False  # replay a chunk's later levels as one CUDA graph
+    fallback: str = "none"  # "exact": run as exact, with a warning, where `speed` cannot be had
     # where the KV cache is stored: device, or host (memory), with `slots` pages a layer on the
     # device
     place: str = "device"
@@ -95,8 +99,7 @@ class WanSettings(Readable):
                 raise CinelabError(
                     f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}."
                 )
-        if self.accelerated:
-            self.speed()
+        _ = self.running
         check_max_distance(self.max_distance, "a Wan folder")
         if self.codec != "vae" and not (self.codec.startswith(TINY) and self.codec != TINY):
             raise CinelabError(
@@ -110,15 +113,16 @@ class WanSettings(Readable):
             )
 
     @property
-    def accelerated(self) -> bool:
-        """Whether the transformer is run in another way than the plain one."""
-        return (self.kernel, self.compiled, self.linears) != ("auto", False, "full")
-
-    def speed(self) -> "Speed":
-        """Return how the transformer is run. Refuse unknown kernels and linears."""
-        from cinelab.scale.acceleration import Speed  # only where acceleration is requested
-
-        return Speed(self.kernel, self.compiled, self.linears)
+    def running(self) -> Speed:
+        """How the transformer is run. Refuse unknown names."""
+        return speed_named(
+            self.speed,
+            kernel=self.kernel,
+            compiled=self.compiled,
+            linears=self.linears,
+            graphs=self.graphs,
+            fallback=self.fallback,
+        )
 
 
 def load_wan(
@@ -139,7 +143,7 @@ def load_wan(
     linears="fp8". An argument goes before `cinelab.json`, that before what the config.json beside
     the weights states of their training (chunk, span, sampling, policy, max_distance), and that
     before `WanSettings`. None is "not given", but for `max_distance`, where it is no limit.
-    `device` None is a GPU where there is one. The text encoder is read when a prompt is first
+    `device` is as in `load`. The text encoder is read when a prompt is first
     encoded. Raise CinelabError where a part is absent, broken or of another model.
     """
     folder = wan_folder(folder)
@@ -151,20 +155,20 @@ def load_wan(
         "prompt_cache": _absolute(prompt_cache),
     } | more
     settings = _settled(folder, given)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device(device)
     precision = _precision(settings)
     source = folder / settings.weights if settings.weights else folder
     config = config_of(source, settings.part)
     video_codec = _codec(folder, settings, precision)
     text = _encoder(folder, settings, device, precision)
-    _check_parts(config, video_codec, text, source, folder)
+    _check_parts(config, video_codec, text, source, folder=folder)
     _check_device(config, settings, device, source)
     model, used = _transformer(config, settings, source, device)
     stated = to_dict(settings) | {"folder": str(folder), "model": to_dict(config), "part": used}
     return Bundle(
         str(folder),
         model,
-        _on_device(video_codec, device, source),
+        _on_device(video_codec, device, source, compiled=running_speed(model).compiled),
         text,
         settings.sampling.filled(FEW),
         settings.chunk,
@@ -201,7 +205,7 @@ def _check_device(config: WanConfig, settings: WanSettings, device: str, source:
             "dtype is 'fp16' on a CPU, where it is a hundred times slower than fp32; use bf16."
         )
     if device.startswith("cuda"):
-        check_weight_memory(config, settings.linears, free_bytes(device), str(source))
+        check_weight_memory(config, settings.running.linears, free_bytes(device), str(source))
 
 
 def _transformer(
@@ -214,16 +218,19 @@ def _transformer(
     with _explain_room(source, device):
         report = load_into(model, source, _precision(settings), settings.part, device=device)
         model = model.eval().requires_grad_(False)
-        if settings.accelerated:
-            from cinelab.scale.acceleration import accelerate
-
-            model = accelerate(model, settings.speed())
+        if settings.running != Speed():
+            model = accelerate(model, settings.running)
     return model, report.part
 
 
-def _on_device(codec: VideoCodec, device: str, source: Path) -> VideoCodec:
+def _on_device(
+    codec: VideoCodec, device: str, source: Path, *, compiled: bool = False
+) -> VideoCodec:
     with _explain_room(source, device):
-        return codec.to(device)
+        codec = codec.to(device)
+        if device.startswith("cuda"):
+            codec.channels_last()
+    return codec.compiled_decoder() if compiled else codec
 
 
 @contextmanager
@@ -247,7 +254,7 @@ def load_parts(
     settings = override(
         settings_of(folder), {name: value for name, value in given.items() if value is not None}
     )
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = chosen_device(device)
     precision = _precision(settings)
     return (
         _codec(folder, settings, precision).to(device),
@@ -353,7 +360,7 @@ def _encoder(folder: Path, settings: WanSettings, device: str, dtype: torch.dtyp
 
 
 def _check_parts(
-    config: WanConfig, codec: VideoCodec, text: Umt5Encoder, source: Path, folder: Path
+    config: WanConfig, codec: VideoCodec, text: Umt5Encoder, source: Path, *, folder: Path
 ) -> None:
     """Refuse parts of different models."""
     if (config.in_channels, config.out_channels) != (codec.channels, codec.channels):

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from cinelab.latent.codec import ToyCodec, to_tensor, to_uint8
+from cinelab.latent.codec import ToyCodec, encoded, to_uint8
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.world import casting, render
 from cinelab.world.vocab import ATTRIBUTES
@@ -124,6 +124,6 @@ def before_after(codec: ToyCodec, clips: np.ndarray) -> Image.Image:
     """Clips (n, F, H, W, 3) above what comes back from the codec."""
     rows = []
     for number, clip in enumerate(clips, 1):
-        back = to_uint8(codec.decode(codec.encode(to_tensor(clip)[None]))[0])[0]
+        back = to_uint8(codec.decode(encoded(codec, clip[None]))[0])[0]
         rows += [(f"clip {number}", list(clip[:6])), ("codec", list(back[:6]))]
     return sheet(rows)

@@ -194,15 +194,16 @@ def _turns(
     store: Store, made: ode_pairs.Pairs, trained, *, rounds: int, each: int
 ) -> Iterator[dict]:
     """Seconds of the whole recipes of causal ODE and consistency, a turn at a time."""
-    teacher = zoo.load(BASE).model
+    teacher = zoo.load(BASE)
     config = made.config
-    clips = ode_pairs.clips_of(config, store, 0)
-    noise = torch.randn(clips.latents.shape, generator=rng_at(config.seed, "turn"))
+    clips = ode_pairs.clips_of(config, store, 0).to(teacher.device)
+    rng = rng_at(config.seed, "turn")
+    noise = torch.randn(clips.latents.shape, generator=rng).to(clips.latents.device)
     running = [stage.train() for stage in trained]
     for steps in running:
         next(steps)  # the first step also sets up
     for _ in range(rounds):
-        shard = _seconds(lambda: ode_pairs.trajectories(teacher, clips, config, noise))
+        shard = _seconds(lambda: ode_pairs.trajectories(teacher.model, clips, config, noise))
         ode, consistency = (_seconds(partial(_advance, steps, each)) / each for steps in running)
         whole = shard * config.shards + ode * trained[0].config.steps
         yield {"causal_ode": whole, "consistency": consistency * trained[1].config.steps}
@@ -241,7 +242,8 @@ def teacher_rows(
     batch = encode_plans(bundle, planned(bundle, seed, films, latents))
     clips = film_clips(bundle, batch)
     ends = []
-    noise = torch.randn(batch.latents.shape, generator=rng_at(seed, "teacher's noise"))
+    rng = rng_at(seed, "teacher's noise")
+    noise = torch.randn(batch.latents.shape, generator=rng).to(batch.latents.device)
     for start in range(0, films, config.batch):
         some = slice(start, start + config.batch)
         part = Clips(clips.latents[some], clips.text[some], clips.slot[some], clips.shot[some])
@@ -261,7 +263,7 @@ def film_clips(bundle: Bundle, films: Batch) -> Clips:
     """Encoded films as training clips."""
     text = embed(bundle, films.timelines)
     slot, shot = prompts_and_shots(films.timelines)
-    return Clips(films.latents, text, slot, shot)
+    return Clips(films.latents, text, slot, shot).to(bundle.device)
 
 
 def looks(reader: Recogniser, frames: np.ndarray, films: Batch) -> list[Row]:

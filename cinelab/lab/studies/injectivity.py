@@ -137,6 +137,11 @@ def alone(clips: Clips, index: int, repeats: int = 1) -> Clips:
     return Clips(times(clips.latents), times(clips.text), times(clips.slot), times(clips.shot))
 
 
+def noise_like(x: Tensor, seed: int, *address: int | str) -> Tensor:
+    """Noise of a tensor's shape on its device, drawn on the CPU from a place of its own."""
+    return torch.randn(x.shape, generator=rng_at(seed, *address)).to(x.device)
+
+
 def _field(bundle: Bundle, kind: str, clips: Clips, setting: Setting) -> Callable:
     """The teacher's guided velocity, in full precision, that zero can be zero."""
     velocity = teacher_velocity(
@@ -144,7 +149,7 @@ def _field(bundle: Bundle, kind: str, clips: Clips, setting: Setting) -> Callabl
     )
 
     def precise(x: Tensor, t: float) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=False):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=False):
             return velocity(x, t)
 
     return precise
@@ -156,7 +161,7 @@ def reference(bundle: Bundle, kind: str, clips: Clips, index: int, setting: Sett
     clip = alone(clips, index)
     config = setting.pairs
     velocities = []
-    noise = torch.randn(clip.latents.shape, generator=rng_at(setting.seed, "fixed", index))
+    noise = noise_like(clip.latents, setting.seed, "fixed", index)
     velocity = _field(bundle, kind, clip, setting)
 
     def recorded(x: Tensor, t: float) -> Tensor:
@@ -214,9 +219,10 @@ def end_points(
     drawn = (~mine if case.kind == "autoregressive" else future) | (mine & torch.tensor(own))
     drawn = drawn & torch.tensor(varied)
     clip = _clips(case, clips, index, setting=setting, varied=varied, noise=past_noise)
-    fresh = torch.randn(clip.latents.shape, generator=rng_at(setting.seed, "varied", index))
+    fresh = noise_like(clip.latents, setting.seed, "varied", index)
+    drawn = drawn.to(fresh.device)
     start = torch.where(drawn[None, :, None, None, None], fresh, held.noise)
-    followed = _followed(case, index, level, setting).masked_fill(drawn, 0)
+    followed = _followed(case, index, level, setting).to(fresh.device).masked_fill(drawn, 0)
     velocity = _holding(_field(bundle, case.kind, clip, setting), held, followed)
     ends = solve(velocity, start, config.sampling.levels(), config.solver)
     return ends[:, setting.own.start : setting.own.stop]
@@ -233,8 +239,8 @@ def _clips(
     shown = many.latents.clone()
     others = [(index + 1 + k) % len(clips.latents) for k in range(setting.repeats)]
     shown[:, own.stop :] = clips.latents[others, own.stop :]
-    noise_drawn = torch.randn(shown.shape, generator=rng_at(setting.seed, "past noise", index))
-    noised = path.noised(shown, noise_drawn, torch.full(shown.shape[:2], noise))
+    noise_drawn = noise_like(shown, setting.seed, "past noise", index)
+    noised = path.noised(shown, noise_drawn, shown.new_full(shown.shape[:2], noise))
     shown[:, : own.start] = noised[:, : own.start]
     return replace(many, latents=shown)
 

@@ -24,6 +24,7 @@ from typing import Any
 import psutil
 
 from cinelab.config import read_mapping
+from cinelab.devices import VISIBLE, SharedGpus, visible_gpus
 from cinelab.errors import CinelabError
 from cinelab.files import to_json, write_json
 from cinelab.lab.sweeps.cell import CellResult, run_cell
@@ -89,6 +90,8 @@ class Cluster:
         self._jobs: dict[int, Any] = {}
         self._refused: list[tuple[int, CellResult]] = []
         self._count = 0
+        # of a cluster's jobs, slurm says which GPUs they have
+        self._gpus = SharedGpus(visible_gpus() if engine == "local" else [])
 
     def already_runs(self, cell: SweepCell, folder: Path) -> bool:
         """Whether a job of an earlier driver still runs `cell`, or waits to."""
@@ -112,6 +115,8 @@ class Cluster:
             return refused
         time.sleep(POLL[self.engine])
         ended = [number for number, job in self._jobs.items() if not self._runs(job)]
+        for number in ended:
+            self._gpus.give_back(number)
         return [(number, _job_result(self._jobs.pop(number), self.engine)) for number in ended]
 
     def memory(self, number: int) -> float | None:
@@ -162,8 +167,8 @@ class Cluster:
         # where a user's own modules are
         chosen |= elsewhere(dict(os.environ)) | {IMPORT: os.environ.get(IMPORT)}
         if self.engine == "local":
-            chosen["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES")
-        return chosen
+            chosen[VISIBLE] = os.environ.get(VISIBLE)
+        return chosen | self._gpus.take(self._count)
 
     def _living_job(self, folder: Path) -> Any:
         """Return the job that job.json describes, if it waits or runs."""

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from cinelab.devices import SharedGpus, visible_gpus
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.lab.sweeps.cell import CellResult, end_with, run_cell
@@ -48,6 +49,7 @@ class LocalServer:
         self._to_server = self._server.stdin
         self._from_server = self._server.stdout
         self._resources = ExitStack()
+        self._gpus = SharedGpus(visible_gpus())
         self._results = self._resources.enter_context(passing_folder("sweep"))
         self._pids: dict[int, int] = {}
         self._count = 0
@@ -60,6 +62,7 @@ class LocalServer:
     def start(self, cell: SweepCell, folder: Path) -> int:
         self._count += 1
         job = [self._count, *astuple(cell), folder.absolute(), self._result_file(self._count)]
+        job.append(self._gpus.take(self._count))
         with suppress(BrokenPipeError):  # `finished` reports what happened to the server
             _write(self._to_server.fileno(), json.dumps(job, default=str))
         return self._count
@@ -80,6 +83,7 @@ class LocalServer:
 
     def _result(self, number: int, code: int) -> CellResult:
         self._pids.pop(number, None)
+        self._gpus.give_back(number)
         file = self._result_file(number)
         if file.exists():
             status, why = json.loads(file.read_text())
@@ -169,7 +173,8 @@ def _run_job(job: list) -> None:
     with open(os.devnull, "r+b", buffering=0) as null:
         os.dup2(null.fileno(), 0)
         os.dup2(null.fileno(), 1)
-    _, sweep, name, notebook, parameters, threads, folder, result = job
+    _, sweep, name, notebook, parameters, threads, folder, result, environment = job
+    os.environ.update(environment)  # its GPU; nothing has imported torch yet
     cell = SweepCell(sweep, name, Path(notebook), parameters, threads)
     write_json(result, run_cell(cell, Path(folder), Path(result).parent))
 

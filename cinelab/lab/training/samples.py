@@ -12,7 +12,7 @@ from cinelab.flow.rollout import noise_for
 from cinelab.flow.sampler import Sampling
 from cinelab.flow.solvers import solve
 from cinelab.lab.reports.toybox_figures import sheet
-from cinelab.latent.codec import Codec, to_tensor, to_uint8
+from cinelab.latent.codec import Codec, encoded, to_uint8
 from cinelab.latent.store import Clips
 from cinelab.memory.policy import Policy
 from cinelab.metrics.card import HELD_OUT
@@ -81,7 +81,7 @@ def held_out_clip(bundle: Bundle, step: int, frames: int = 4, index: int = 0) ->
 @torch.no_grad()
 def through_codec(codec: Codec, clip: np.ndarray, step: int) -> Sample:
     """Show a clip uint8 (F, H, W, 3) beside its reconstruction by a codec."""
-    back = to_uint8(codec.decode(codec.encode(to_tensor(clip)[None]))[0])[0]
+    back = to_uint8(codec.decode(encoded(codec, clip[None]))[0])[0]
     return Sample(
         step,
         np.concatenate([clip, back], axis=2),
@@ -103,16 +103,18 @@ def bidirectional_clips(
     guidance = sampling.guidance
     solver = sampling.solver
     assert guidance is not None and solver is not None  # a bundle's sampling is complete
-    with inference_mode(True):
+    with inference_mode(True, bundle.device):
         text = bundle.encoder.encode(captions)[:, None]
         compared = bundle.encoder.encode([unconditional_text(bundle.unconditional)]).expand_as(
             text[:, 0]
         )
         noise = noise_for(seeds, 0, (frames, *bundle.latent_shape))
         slot = torch.zeros(len(captions), frames, dtype=torch.long)
-        clips = Clips(noise, torch.cat([text, compared[:, None]], dim=1), slot, slot)
+        clips = Clips(noise, torch.cat([text, compared[:, None]], dim=1), slot, slot).to(
+            bundle.device
+        )
         field = teacher_velocity(bundle.model, clips, "bidirectional", guidance, chunk=1)
-        return solve(field, noise, sampling.levels(), solver)
+        return solve(field, clips.latents, sampling.levels(), solver)
 
 
 def sample_clips(checkpoint: str | Path, clips: int = 4, frames: int = 4) -> Image.Image:

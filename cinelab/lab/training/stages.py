@@ -14,7 +14,7 @@ folder is made and opened when the training begins.
 """
 
 from collections.abc import Callable, Iterator
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,8 +24,10 @@ import torch
 
 from cinelab.config import override, to_dict
 from cinelab.data.toybox import build_toybox
+from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
+from cinelab.jobs.stores import Placed
 from cinelab.lab.training import samples
 from cinelab.lab.training.panel import counted
 from cinelab.lab.training.run import StageRun
@@ -42,6 +44,7 @@ from cinelab.train import codec as codec_stage
 from cinelab.train import presets
 from cinelab.train import recogniser as reader_stage
 from cinelab.train.losses import with_loss
+from cinelab.train.pairs import Pairs
 from cinelab.train.stage import INIT, TEACHER, Role, Stage, stage_named
 from cinelab.train.trained_policy import policy_of
 from cinelab.world.render import FPS, HEIGHT, WIDTH
@@ -64,8 +67,10 @@ def train_stage(
     loss: str | Callable | None = None,
     sampling: Sampling | None = None,
     validate: bool = True,
+    device: str | None = None,
 ) -> StageRun:
-    """Set up the training of a registered stage, or of one named by its import path.
+    """Set up the training of a registered stage, or of one named by its import path, on `device`
+    (None: the chosen one, see `cinelab.devices`).
 
     `store` is a store or its folder; of a stage that draws ODE pairs, these pairs or their plan.
     `init` and `teacher` are checkpoints (None: from scratch). `sampling` is how the result is
@@ -74,11 +79,14 @@ def train_stage(
     """
     stage = stage_named(name)
     config = override(stage.preset(preset, seed), with_loss(changes, loss))
-    starts = _starts(stage, config, {INIT: init, TEACHER: teacher})
+    device = chosen_device(device)
+    starts = _starts(stage, config, {INIT: init, TEACHER: teacher}, device)
     config = stage.fitted(config, changes or {}, starts[INIT], starts[TEACHER])
     torch.manual_seed(seed)
-    run = Run(run_dir, config)
-    networks = {role.name: _network(role, config, starts[role.start]) for role in stage.roles}
+    run = placed_run(run_dir, config, device)
+    networks = {
+        role.name: _network(role, config, starts[role.start]).to(device) for role in stage.roles
+    }
     model = networks[stage.roles[0].name]
     bundle = _result(stage, config, model, starts[INIT], sampling)
     about = {"stage": name, "init": init and str(init)}
@@ -88,8 +96,9 @@ def train_stage(
         validator = None
         if validate and stage.validated:
             settings = SMOKE_VALIDATION if preset == "smoke" else None
-            validator = Validator(bundle, load_recogniser(), policy_of(config), settings)
-        data = getattr(store, "made", opened(store, preset))
+            reader = load_recogniser(device=device)
+            validator = Validator(bundle, reader, policy_of(config), settings)
+        data = placed_data(getattr(store, "made", opened(store, preset)), device)
         return stage.train(config, data, networks, run=run, validator=validator)
 
     def film(trained: Any, step: int) -> Sample:
@@ -122,14 +131,14 @@ def _description(config: Any, bundle: Bundle, entries: dict) -> dict:
 
 
 def _starts(
-    stage: Stage, config: Any, places: dict[str, str | Path | None]
+    stage: Stage, config: Any, places: dict[str, str | Path | None], device: str
 ) -> dict[str, Bundle | None]:
     """Return the checkpoints that the networks of a stage begin with; None is from scratch."""
     titles = {role.start: role.title for role in stage.roles}
     starts: dict[str, Bundle | None] = {INIT: None, TEACHER: None}
     for start, place in places.items():
         if place is not None and start in titles:
-            starts[start] = fitting(place, config.model, titles[start])
+            starts[start] = fitting(place, config.model, titles[start], device=device)
         elif start == TEACHER and start in titles:
             raise CinelabError(f"Stage {stage.name} needs a teacher; name a checkpoint.")
     return starts
@@ -155,7 +164,7 @@ def _result(
     return Bundle(
         "sample",
         model,
-        start.codec if start else zoo.load_codec(),
+        start.codec if start else zoo.load_codec(device=str(next(model.parameters()).device)),
         start.encoder if start else zoo.toy_encoder(),
         sampling,
         chunk,
@@ -167,10 +176,10 @@ def _result(
     )
 
 
-def fitting(name: str | Path, model: Any, role: str) -> Bundle:
+def fitting(name: str | Path, model: Any, role: str, *, device: str | None = None) -> Bundle:
     """Load a checkpoint that is to teach or start a student of shape `model`. CinelabError where
     its shape is another."""
-    bundle = zoo.load(name)
+    bundle = zoo.load(name, device)
     theirs = model_to_dict(bundle.model.config)
     ours = model_to_dict(model)
     if odd := [key for key in ours if ours[key] != theirs.get(key)]:
@@ -186,18 +195,42 @@ def trainable(model: Any) -> Any:
     return deepcopy(model).requires_grad_(True).train()
 
 
+def placed_run(folder: str | Path, config: Any, device: str) -> Run:
+    """Return the run of a training on a device, which its conditions name."""
+    run = Run(folder, config)
+    run.device = device
+    return run
+
+
+def placed_data(data: Any, device: str) -> Any:
+    """Return a store, or pairs, whose clips are given out on a device: on the CPU the store
+    itself."""
+    if isinstance(data, Pairs):
+        placed = copy(data)
+        placed.store = placed_data(data.store, device)
+        return placed
+    store = data.store if isinstance(data, Placed) else data
+    return store if device == "cpu" else Placed(store, device, str(getattr(store, "folder", "")))
+
+
 def codec(
-    run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None
+    run_dir: str | Path,
+    preset: str = "toy",
+    seed: int = 0,
+    *,
+    changes: dict | None = None,
+    device: str | None = None,
 ) -> StageRun:
     """The toy codec's training."""
     config = override(presets.codec(preset, seed), changes or {})
-    run = Run(run_dir, config)
-    model = ToyCodec(config.codec)
+    device = chosen_device(device)
+    run = placed_run(run_dir, config, device)
+    model = ToyCodec(config.codec).to(device)
 
     def rows() -> Iterator[dict]:
         with counted(config.clips, "clips") as tell:
             clips = codec_stage.render_clips(config, tell)
-        return codec_stage.train(config, run, clips)
+        return codec_stage.train(config, run, clips, device=device)
 
     def film(model: Any, step: int) -> Sample:
         return samples.through_codec(model, codec_stage.clip(HELD_OUT, 0, 8), step)
@@ -206,14 +239,20 @@ def codec(
 
 
 def recogniser(
-    run_dir: str | Path, preset: str = "toy", seed: int = 0, changes: dict | None = None
+    run_dir: str | Path,
+    preset: str = "toy",
+    seed: int = 0,
+    *,
+    changes: dict | None = None,
+    device: str | None = None,
 ) -> StageRun:
     """The reader behind the scores; its checkpoint says how well it reads held-out shots."""
     config = override(presets.recogniser(preset, seed), changes or {})
+    device = chosen_device(device)
     torch.manual_seed(seed)
-    run = Run(run_dir, config)
-    model = Recogniser()
-    codec = zoo.load_codec(config.codec) if config.codec else None
+    run = placed_run(run_dir, config, device)
+    model = Recogniser().to(device)
+    codec = zoo.load_codec(config.codec, device) if config.codec else None
     mark = zoo.fingerprint(config.codec) if config.codec else None
 
     def rows() -> Iterator[dict]:

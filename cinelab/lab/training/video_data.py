@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 
 from cinelab.data import DataConfig, FilmStore, build, skipped
-from cinelab.data.build import device_of
 from cinelab.data.planning import value_digest
 from cinelab.files import glance, write_atomic, write_text
 from cinelab.lab.training.panel import counted
-from cinelab.latent.codec import Codec, to_uint8
+from cinelab.latent.codec import Codec, device_of, to_uint8
 from cinelab.script.prompts import TextEncoder
 from cinelab.stream.storyboard import storyboard
 from cinelab.stream.video import write_mp4

@@ -8,25 +8,32 @@ in part, of high dynamic range) is written as our own reader shows it, the whole
 shots and film agree.
 """
 
+from __future__ import annotations
+
 import os
 import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import av
 import numpy as np
-from av.video.stream import VideoStream
 
 from cinelab.errors import CinelabError
 from cinelab.files import composed
 from cinelab.metrics.video.clips import Tell, labels
 from cinelab.metrics.video.clips import find_videos as find_files
+from cinelab.optional import Later
 from cinelab.script.shotlist import ShotList, shot_list_path
 from cinelab.stream.colour import rgb
 from cinelab.stream.decoded_video import HIDDEN, VARIES, DecodedVideo, nominal
 from cinelab.texts import PROMPTS, read_json
+
+if TYPE_CHECKING:
+    import av
+else:
+    av = Later("av", extra="lab", what="Reading and writing videos")
 
 Span = tuple[int, int]  # (first frame, end), end excluded
 LOSSLESS = "libx264"
@@ -267,7 +274,7 @@ class _Lossless:
         options = {"qp": "0", "preset": "ultrafast"}
         encoder = LOSSLESS if self.exact else LOSSLESS_RGB
         stream = self.container.add_stream(encoder, rate=self.rate, options=options)
-        assert isinstance(stream, VideoStream)  # both encoders are of video
+        assert isinstance(stream, av.VideoStream)  # both encoders are of video
         self.stream = stream
         height, width = (
             like.shape[:2] if isinstance(like, np.ndarray) else (like.height, like.width)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from cinelab.config import read_mapping
+from cinelab.devices import chosen_device, device_choice
 from cinelab.errors import CinelabError
 from cinelab.files import expanded
 from cinelab.metrics.external.clip_files import FilmFile, ShotFile, each_clip, spans_as_shown
@@ -101,7 +102,7 @@ def preflight_reward(setting: RewardModel | None = None) -> list[Missing]:
             Missing(
                 Path("/dev/nvidia0"),
                 REWARD_METRICS,
-                "a CUDA device; torch sees none on this machine",
+                f"a CUDA device; here it is {device_choice().device}: {device_choice().why}",
             )
         )
     return found
@@ -363,6 +364,4 @@ def _lacking_weights(folder: Path) -> list[str]:
 
 
 def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
+    return chosen_device().startswith("cuda")

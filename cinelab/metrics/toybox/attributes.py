@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from cinelab.flow.sampler import Sampling
-from cinelab.latent.codec import to_tensor
+from cinelab.latent.codec import encoded
 from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Oracle, Policy
 from cinelab.metrics.registered import listed
@@ -61,8 +61,7 @@ class Batch(Readable):
 def encode_plans(bundle: Bundle, plans: Sequence[FilmPlan]) -> Batch:
     """Render and encode planned films of equal length."""
     frames = np.stack([render.render(plan).frames for plan in plans])
-    with torch.no_grad():
-        latents = torch.cat([bundle.codec.encode(to_tensor(one)[None]) for one in frames])
+    latents = torch.cat([encoded(bundle.codec, one[None]) for one in frames])
     return Batch(list(plans), latents, bundle.chunk)
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cinelab.config import from_dict, to_dict
+from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.latent.codec import to_tensor
 from cinelab.world.vocab import ATTRIBUTES
@@ -197,9 +198,12 @@ def places_in(span: tuple[int, int], count: int, width: int, share: float) -> np
     return np.minimum(first + np.arange(width), stop - 1)
 
 
-def load_recogniser(name: str | Path = "toybox-recogniser") -> Recogniser:
-    """A shipped recogniser, or one in a folder; refused when it was taught other attributes than
-    ours."""
+def load_recogniser(
+    name: str | Path = "toybox-recogniser", device: str | None = None
+) -> Recogniser:
+    """A shipped recogniser, or one in a folder, on `device` (None: the chosen one); refused when it
+    was taught other attributes than ours."""
+    device = chosen_device(device)
     folder = zoo.find(name)
     config = from_dict(RecogniserConfig, zoo.read_part(folder, "recogniser"))
     taught = {name: tuple(values) for name, values in zoo.read_part(folder, "attributes").items()}
@@ -216,4 +220,4 @@ def load_recogniser(name: str | Path = "toybox-recogniser") -> Recogniser:
     zoo.load_weights(model, folder)
     model.accuracy = zoo.read_part(folder, "accuracy")
     model.accuracy_codec = zoo.read_part(folder, "accuracy_codec")
-    return model
+    return model.to(device)

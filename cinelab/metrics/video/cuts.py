@@ -9,15 +9,19 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from scenedetect import FrameTimecode
-from scenedetect.detector import FlashFilter
-from scenedetect.detectors import AdaptiveDetector, ContentDetector
 
 from cinelab.errors import CinelabError
+from cinelab.optional import Later
 from cinelab.readable import Readable
+
+if TYPE_CHECKING:
+    import scenedetect
+else:
+    scenedetect = Later("scenedetect", extra="lab", what="The second cut detector")
 
 COLOUR_LEVELS = 5  # per channel: 125 soft colour bins
 LOOK_ROWS = 64  # larger frames are shrunk to about this height before colours are counted
@@ -207,18 +211,19 @@ class SceneDetect:
         return sorted({cut for cut in self._found if 0 < cut < self._count})
 
     def _judge(self, bgr: np.ndarray, number: int) -> None:
-        self._found += [
-            cut.frame_num
-            for cut in self._detector.process_frame(FrameTimecode(number, self._fps), bgr)
-        ]
+        time = scenedetect.FrameTimecode(number, self._fps)
+        self._found += [cut.frame_num for cut in self._detector.process_frame(time, bgr)]
 
 
-def _scenedetect(kind: str, least_shot: int) -> ContentDetector:
+def _scenedetect(kind: str, least_shot: int) -> "scenedetect.ContentDetector":
     if kind == "adaptive":
-        return AdaptiveDetector(adaptive_threshold=2.0, window_width=3, min_scene_len=least_shot)
+        return scenedetect.AdaptiveDetector(
+            adaptive_threshold=2.0, window_width=3, min_scene_len=least_shot
+        )
     if kind == "content":
-        keep_first = FlashFilter.Mode.SUPPRESS  # the default merges cuts and reports the last
-        return ContentDetector(min_scene_len=least_shot, filter_mode=keep_first)
+        # the default merges cuts and reports the last
+        keep_first = scenedetect.detector.FlashFilter.Mode.SUPPRESS
+        return scenedetect.ContentDetector(min_scene_len=least_shot, filter_mode=keep_first)
     raise CinelabError(f"kind: {kind!r} is not a detector, use 'adaptive' or 'content'")
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cinelab.config import read_mapping
+from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.files import kept_in
 from cinelab.latent.checkpoint import check_finite
@@ -109,7 +110,7 @@ def _clip() -> Features:
         words = tokens(
             list(prompts), padding=True, truncation=True, max_length=most, return_tensors="pt"
         )
-        return _unit(_pooled(model.get_text_features(**words)))
+        return _unit(_pooled(model.get_text_features(**words.to(model.device))))
 
     return Features("clip", _version(folder), images, texts)
 
@@ -142,7 +143,7 @@ def _read(kind: Any, folder: Path) -> Any:
             f"Weights in {folder} cannot be read ({str(error).strip().splitlines()[0]}); "
             "fetch them again."
         ) from error
-    return check_finite(made, f"in {folder}", "fetch them again")
+    return check_finite(made, f"in {folder}", "fetch them again").to(chosen_device())
 
 
 def _version(folder: Path) -> str:
@@ -160,7 +161,8 @@ def _batched(
     look: Callable[[Tensor], Tensor], frames: np.ndarray, side: int, *, mean, std
 ) -> np.ndarray:
     parts = [frames[i : i + AT_ONCE] for i in range(0, len(frames), AT_ONCE)]
-    return np.concatenate([_unit(look(prepare_images(part, side, mean, std))) for part in parts])
+    images = (prepare_images(part, side, mean, std) for part in parts)
+    return np.concatenate([_unit(look(x.to(chosen_device()))) for x in images])
 
 
 def prepare_images(frames: np.ndarray, side: int, mean, std) -> Tensor:

@@ -28,7 +28,9 @@ def measure_dimensions(job: dict) -> dict:
     import transformers
     import vbench
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    named = os.environ.get("CINELAB_DEVICE", "auto")  # as in cinelab.devices, which is not here
+    there = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(there if named in ("", "auto") else named)
     results = {}
     errors = {}
     for dimension, files in job["dimensions"].items():

@@ -1,0 +1,201 @@
+"""The ledger of a chunk as tables: what it costs by kind, what bounds it, what each option changes,
+and how fast each card would be. All of it is predicted; nothing is measured here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from cinelab.bench.true_size import (
+    DECODERS,
+    chunk_counts,
+    decode_counts,
+    first_chunk_counts,
+    peak_bytes,
+)
+from cinelab.bench.wan_speed import STRIDE, WanBench
+from cinelab.config import to_dict
+from cinelab.errors import CinelabError
+from cinelab.memory.store import Storage
+from cinelab.readable import Readable
+from cinelab.scale.acceleration import Speed
+from cinelab.scale.ceilings import CARDS, Card
+from cinelab.scale.ledger import (
+    GRAPHS,
+    PLAIN,
+    Counts,
+    Prediction,
+    Way,
+    counts_to_dict,
+    floor_seconds,
+    predict_seconds,
+)
+
+# the name of a way to run, the settings that change what is counted, and those that change ceilings
+RUNS: dict[str, tuple[Speed, Way]] = {
+    "exact": (Speed(), PLAIN),
+    "compiled": (Speed(compiled=True), PLAIN),
+    "fast": (Speed(compiled=True), Way(attention8=True, products8=True)),
+}
+
+
+@dataclass(frozen=True)
+class LedgerReport(Readable):
+    """What a chunk after `history` others costs on a card, its clean pass included.
+
+    bench    model, mode, size and budget
+    speed    exact, compiled or fast
+    decoder  none, vae or taehv
+    """
+
+    bench: WanBench
+    card: Card
+    policy: str = "camr"
+    history: int = 6
+    speed: str = "exact"
+    decoder: str = "none"
+
+    def __post_init__(self) -> None:
+        for name, known in (("speed", RUNS), ("decoder", DECODERS)):
+            if getattr(self, name) not in known:
+                raise CinelabError(
+                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}."
+                )
+        self.bench.policy(self.policy)  # a name that nobody knows is refused before any work
+
+    @property
+    def way(self) -> Way:
+        """The ceilings of its speed."""
+        return RUNS[self.speed][1]
+
+    @property
+    def sped(self) -> WanBench:
+        """The bench, run at its speed."""
+        return replace(self.bench, speed=RUNS[self.speed][0])
+
+    @cached_property
+    def counts(self) -> Counts:
+        """What the chunk costs."""
+        return chunk_counts(self.sped, self.policy, self.history)
+
+    @cached_property
+    def decoding(self) -> Counts | None:
+        """What decoding the chunk costs."""
+        if self.decoder == "none":
+            return None
+        return decode_counts(self.decoder, self.bench.chunk, self.bench.size)
+
+    @cached_property
+    def first_seconds(self) -> float:
+        """Seconds to the film's first frame."""
+        found = predict_seconds(first_chunk_counts(self.sped), self.card, self.way).clock
+        if self.decoder == "none":
+            return found
+        first = decode_counts(self.decoder, 1, self.bench.size, first=True)
+        return found + predict_seconds(first, self.card).clock
+
+    @cached_property
+    def peak(self) -> dict[str, int]:
+        """The most bytes on the GPU, by cause."""
+        return peak_bytes(self.sped, self.policy, self.history, decoder=self.decoder)
+
+    @cached_property
+    def floor(self) -> float:
+        """Seconds of attention, products and fused elementwise work at their ceilings, back to back
+        and without anything else."""
+        counts = self.counts
+        if self.speed == "exact":
+            compiled = replace(self.bench, speed=Speed(compiled=True))
+            counts = chunk_counts(compiled, self.policy, self.history)
+        return floor_seconds(counts, self.card, self.way)
+
+    def on(self, card: Card) -> Prediction:
+        """Return the prediction for a card."""
+        return predict_seconds(self.counts, card, self.way)
+
+    def rates(self, card: Card, way: Way | None = None) -> dict[str, float]:
+        """Return frames per second on a card: without decoding, decoded after each chunk, and
+        decoded beside the next one, which fills the GPU's gaps and no more."""
+        frames = self.bench.chunk * STRIDE
+        chunk = predict_seconds(self.counts, card, way or self.way)
+        rates = {"frames/s": frames / chunk.clock}
+        if self.decoding is not None:
+            decoding = predict_seconds(self.decoding, card)
+            rates["with decoding"] = frames / (chunk.clock + decoding.clock)
+            together = max(chunk.clock, decoding.clock, chunk.busy + decoding.busy)
+            rates["decoding beside"] = frames / together
+        return rates
+
+    def record(self) -> dict[str, Any]:
+        """Return the report as plain values, with the counts that it was made of."""
+        found = self.on(self.card)
+        return {
+            "what": "predicted by counting, not measured",
+            "card": self.card.name,
+            "policy": self.policy,
+            "history": self.history,
+            "speed": self.speed,
+            "decoder": self.decoder,
+            "bench": to_dict(self.bench),
+            "lines": [to_dict(line) for line in found.lines],
+            "busy": found.busy,
+            "clock": found.clock,
+            "bound": found.bound,
+            "floor": self.floor,
+            "first chunk": self.first_seconds,
+            "launches": self.counts.launches,
+            "waits": self.counts.waits,
+            "uploads": self.counts.uploads,
+            "peak": self.peak,
+            "cards": {name: self.rates(card) for name, card in CARDS.items()},
+            "counts": counts_to_dict(self.counts),
+        }
+
+
+def compare_options(report: LedgerReport) -> Iterator[dict[str, Any]]:
+    """Yield a row for every way to run the same chunk: launches, GB moved, milliseconds, and how
+    many times as fast it is as the exact one."""
+    exact = replace(report, speed="exact")
+    compiled = replace(report, speed="compiled")
+    base = exact.on(report.card).clock
+    for name, made, way in (
+        ("exact", exact, PLAIN),
+        ("compiled", compiled, PLAIN),
+        ("compiled, CUDA graphs", compiled, GRAPHS),
+        ("compiled, linears in fp8", compiled, replace(PLAIN, products8=True)),
+        ("compiled, attention in eight bits", compiled, replace(PLAIN, attention8=True)),
+        ("fast, CUDA graphs", compiled, replace(GRAPHS, products8=True, attention8=True)),
+        ("exact, history int8", _stored(exact, "int8"), PLAIN),
+        *((f"exact, {policy}", replace(exact, policy=policy), PLAIN) for policy in POLICIES),
+    ):
+        found = predict_seconds(made.counts, report.card, way)
+        yield _option_row(name, made.counts, found.clock, base)
+    over = max(base, host_seconds(report.bench, report.card))
+    yield _option_row("exact, history in host memory, one page new", exact.counts, over, base)
+
+
+POLICIES = ("window", "full")
+
+
+def _stored(report: LedgerReport, packing: str) -> LedgerReport:
+    return replace(report, bench=replace(report.bench, storage=Storage(packing=packing)))
+
+
+def _option_row(name: str, counts: Counts, clock: float, base: float) -> dict[str, Any]:
+    return {
+        "way": name,
+        "launches": counts.launches,
+        "waits": counts.waits,
+        "GB": counts.moved / 1e9,
+        "ms": 1e3 * clock,
+        "times as fast": base / clock,
+    }
+
+
+def host_seconds(bench: WanBench, card: Card) -> float:
+    """Return the seconds in which one page of every layer comes from host memory, keys and
+    values in bfloat16: beside a chunk, if it takes no longer than the chunk."""
+    config = replace(bench, layers=None).config
+    tokens = bench.chunk * bench.size[0] // 16 * bench.size[1] // 16
+    return 4 * tokens * config.width * config.num_layers / card.pcie
