@@ -95,9 +95,9 @@ def _tensors(value: Any, place: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _digest(tensor: Tensor) -> str:
-    flat = tensor.detach().cpu().contiguous().flatten()
+    flat = tensor.detach().contiguous().flatten().view(torch.uint8)
     kind = f"{tensor.dtype} {tuple(tensor.shape)}"
-    return checksum_of(kind.encode(), flat.view(torch.uint8).numpy().data)
+    return checksum_of(kind.encode(), flat.cpu().numpy().data)
 
 
 def _digest_of_rest(state: dict) -> str:

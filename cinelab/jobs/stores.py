@@ -12,7 +12,7 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.jobs.job import KINDS, Data, Job
 from cinelab.jobs.networks import fingerprint_at
-from cinelab.latent.placed import PlacedClips, placed
+from cinelab.latent.placed import PlacedClips
 from cinelab.latent.store import Clips, Store, unconditional_words
 from cinelab.seeds import rng_at
 from cinelab.train.pairs import Pairs, integrate_pairs
@@ -61,24 +61,23 @@ class Placed(PlacedClips):
     """A job's store: its clips on a device, and which data they are, of a store of any kind."""
 
     def __init__(self, store: Any, device: str, path: str):
-        super().__init__(placed(store, device), device)
-        self.whole = store
+        super().__init__(store, device)
         self.folder = path
 
     def about(self) -> dict | None:
         """Which data these are (see `train.provenance`): what the store states, else the files of
         its folder."""
-        return data_of(self.whole) or files_of(self.folder)
+        return data_of(self.store) or files_of(self.folder)
 
     @property
     def recipe(self) -> dict:
         """What the store was built with."""
-        return getattr(self.whole, "recipe", {})
+        return getattr(self.store, "recipe", {})
 
     def placed(self, device: torch.device | str) -> "Placed":
         """Return it on a device: it is on its own already, or is placed anew."""
         same = torch.device(device) == torch.device(self.device)
-        return self if same else Placed(self.whole, str(device), self.folder)
+        return self if same else Placed(self.store, str(device), self.folder)
 
 
 class Noise:

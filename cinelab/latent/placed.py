@@ -13,6 +13,8 @@ from torch import Tensor
 from cinelab.latent.store import Clips
 from cinelab.ops.tensors import to_device
 
+PARTS = ("latents", "text", "slot", "shot")
+
 
 class PlacedClips:
     """A store of any kind whose clips are given out on a device; all else is the store's."""
@@ -20,6 +22,7 @@ class PlacedClips:
     def __init__(self, store: Any, device: torch.device | str):
         self.store = store
         self.device = device
+        self.drawn_from = store.placed(device) if hasattr(store, "placed") else store
 
     def __getattr__(self, name: str) -> Any:
         if name == "store":  # not there yet, in a copy that is being made
@@ -31,7 +34,7 @@ class PlacedClips:
 
     def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
         """Return `count` clips of `frames` latent frames on the device."""
-        clips: Clips = self.store.clips(count, frames, rng)
+        clips: Clips = self.drawn_from.clips(count, frames, rng)
         parts = {name: to_device(getattr(clips, name), self.device) for name in PARTS}
         controls = {name: to_device(x, self.device) for name, x in clips.controls.items()}
         return replace(clips, **parts, controls=controls)
@@ -39,9 +42,6 @@ class PlacedClips:
     def text(self, caption: str) -> Tensor:
         """Return the words (L, E) of a caption on the device."""
         return to_device(self.store.text(caption), self.device)
-
-
-PARTS = ("latents", "text", "slot", "shot")
 
 
 def placed(data: Any, device: torch.device | str) -> Any:
