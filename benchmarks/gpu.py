@@ -29,7 +29,8 @@ TINY_QUEUE = Path(__file__).parent / "gpu_bench" / "tiny_queue"
 
 
 def main(words: list[str] | None = None) -> int:
-    """Run a sitting; the exit code is 2 with a sentence where it cannot begin."""
+    """Run a sitting. The exit code is 1 where a check does not hold or anything failed, 2 with a
+    sentence where it cannot begin."""
     options = arguments(words)
     try:
         return sit(options)
@@ -87,7 +88,7 @@ def sit(options: argparse.Namespace) -> int:
     sitting = Sitting(settings, facts, slots, plan, jobs, _say)
     sitting.run()
     print(f"{settings.folder / 'summary.md'}", flush=True)
-    return 0
+    return 0 if sitting.holds else 1
 
 
 def _say(text: str) -> None:

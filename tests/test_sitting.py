@@ -12,12 +12,21 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import psutil
 import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.gpu_bench import archive, official, sitting, toy_films
+from benchmarks.gpu_bench import (
+    archive,
+    films,
+    kernels,
+    official,
+    sitting,
+    summary,
+    toy_films,
+)
 from benchmarks.gpu_bench.jobs import Films, found, read_queue
 from benchmarks.gpu_bench.ledger_figures import CEILINGS, figure
 from benchmarks.gpu_bench.record import Recorder
@@ -29,6 +38,7 @@ from benchmarks.gpu_bench.training import deliver, described
 from cinelab.errors import CinelabError
 from cinelab.files import read_lines
 from cinelab.jobs.worker import train
+from cinelab.ops import attention
 from cinelab.scale.parallel import Parallel
 from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.checkpoints import load
@@ -401,3 +411,35 @@ def test_everything_is_rehearsed_without_video_and_notebook_packages(tmp_path):
     assert len(record["rows"]) > 100
     packed = archive.names_in(sorted((tmp_path / "out").glob("*.tar.gz")))
     assert "training/rehearsal/result/weights.safetensors" in packed
+
+
+def test_films_of_both_devices_are_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(films, "film", lambda *_: films.Made(torch.zeros(2), np.zeros(2)))
+    rows = Recorder(tmp_path / "rows.jsonl", "correctness")
+    films.on_both(SimpleNamespace(rows=rows), "CPU", "GPU", "camr")
+    found = {row["name"]: row["ok"] for row in read_lines(rows.path)}
+    assert found == {"film, camr: twice, exact": True, "film, camr: CPU against device": True}
+
+
+def test_kernels_in_eight_bits_are_tried_where_they_are_used():
+    assert kernels.KEYS > attention.SMALL
+
+
+@pytest.mark.parametrize(
+    ("row", "state", "holds", "text"),
+    [
+        ({"ok": True}, "done", True, "1 figures"),
+        ({"ok": True}, "failed", False, "1 figures"),
+        ({"ok": False}, "done", False, "1 figures"),
+        ({"error": "why", "refused": True}, "done", True, "0 figures, 1 refused"),
+        ({"error": "why", "refused": False}, "done", False, "0 figures, 1 failed"),
+    ],
+)
+def test_a_sitting_in_which_something_failed_says_so(row, state, holds, text):
+    assert summary.all_hold([row], [{"state": state}]) is holds
+    assert sitting.figures_in([row]) == text
+
+
+def test_the_schedule_fits_a_terminal():
+    text = plan_text(planned(SECTIONS, 780.0, {}), 780.0)
+    assert max(map(len, text.splitlines())) <= 80

@@ -1,5 +1,6 @@
 """Which sections fit into the minutes, in their order of worth."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ from benchmarks.gpu_bench.sections import SECTIONS, TRAINING, Section, section_n
 from cinelab.errors import CinelabError
 
 RESERVE = 15.0  # seconds for the summary and the archive
+WIDTH = 80  # characters of the printed schedule
 LEAST = 60.0  # seconds of training below which no job is begun
 
 
@@ -78,10 +80,10 @@ def plan_text(slots: Sequence[Slot], seconds: float) -> str:
             numbers = f"{slot.expected:.0f}", f"{slot.limit:.0f}"
             rows.append((slot.section.name, *numbers, slot.section.writes))
     wide = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        f"{name:<{wide[0]}}  {expected:>{wide[1]}}  {limit:>{wide[2]}}  {writes}"
-        for name, expected, limit, writes in rows
-    ]
+    lines = []
+    for name, expected, limit, writes in rows:
+        head = f"{name:<{wide[0]}}  {expected:>{wide[1]}}  {limit:>{wide[2]}}  "
+        lines += textwrap.wrap(head + writes, WIDTH, subsequent_indent=" " * len(head))
     used = sum(slot.expected for slot in slots if not slot.left_out)
     out = [slot.section.name for slot in slots if slot.left_out]
     fits = f"{used:.0f} of {seconds:.0f} s are planned, {RESERVE:.0f} s are for the archive"

@@ -16,11 +16,12 @@ from benchmarks.gpu_bench.jobs import QueuedJob
 from benchmarks.gpu_bench.machine import cores
 from benchmarks.gpu_bench.schedule import LEAST, RESERVE, Slot
 from benchmarks.gpu_bench.sections import TRAINING, Section
-from benchmarks.gpu_bench.summary import rows_of, write_summary
+from benchmarks.gpu_bench.summary import all_hold, not_measured, rows_of, write_summary
 from cinelab.config import read_mapping
 from cinelab.files import read_lines, write_json
 
 DONE = "done"
+OFTEN = 15.0  # seconds after which a section that runs says how far it is
 CARDS = ("H200", "H100", "B200", "5090", "4090")  # as the ledger calls them
 
 
@@ -70,6 +71,11 @@ class Sitting:
             self._end_all()
             self._write()
 
+    @property
+    def holds(self) -> bool:
+        """Whether every check holds and nothing failed."""
+        return all_hold(rows_of(self.settings.work), list(self.outcomes.values()))
+
     def _one(self, slot: Slot, end: float) -> None:
         section = slot.section
         done = self.outcomes.get(section.name, {}).get("state") == DONE
@@ -91,7 +97,7 @@ class Sitting:
     def _measure(self, section: Section, limit: float) -> None:
         """Run a section's process until it ends or its limit comes."""
         self.say(f"{section.name}: at most {limit:.0f} s")
-        rows = self.settings.work / "rows" / f"{section.name}.jsonl"
+        rows = self._rows(section)
         rows.parent.mkdir(parents=True, exist_ok=True)
         rows.unlink(missing_ok=True)
         log = self.settings.work / "logs" / f"{section.name}.log"
@@ -100,7 +106,7 @@ class Sitting:
         began = time.monotonic()
         self.running = processes.start(self._command(section, limit), log, self._environment())
         try:
-            code = self.running.wait(limit)
+            code = self._ended(section, limit, rows)
             state = DONE if code == 0 else "failed"
             why = "" if code == 0 else f"exit code {code}: {processes.tail(log)}"
         except TimeoutExpired:
@@ -113,6 +119,20 @@ class Sitting:
                 self.builders.resume()
         self._note(section, state, why, time.monotonic() - began)
 
+    def _ended(self, section: Section, limit: float, rows: Path) -> int:
+        """Return the exit code of the running process, saying now and then how far it is. Raises
+        TimeoutExpired after `limit` seconds."""
+        began = time.monotonic()
+        while True:
+            left = limit - (time.monotonic() - began)
+            try:
+                return self.running.wait(min(left, OFTEN))
+            except TimeoutExpired:
+                if left <= OFTEN:
+                    raise
+            spent = time.monotonic() - began
+            self.say(f"{section.name}: {figures_in(read_lines(rows))} after {spent:.0f} s")
+
     def _command(self, section: Section, limit: float) -> list[str]:
         settings = self.settings
         module = "benchmarks.gpu_bench.one"
@@ -123,6 +143,9 @@ class Sitting:
             if value := getattr(settings, name):
                 words += [f"--{name}", str(Path(value).resolve())]
         return words
+
+    def _rows(self, section: Section) -> Path:
+        return self.settings.work / "rows" / f"{section.name}.jsonl"
 
     def _environment(self) -> dict[str, str]:
         # a rehearsal compiles nothing: that would take minutes on a CPU and show nothing
@@ -136,7 +159,8 @@ class Sitting:
             "seconds": seconds,
             "why": why,
         }
-        self.say(f"{section.name}: {state}" + (f", {why}" if why else ""))
+        ran = figures_in(read_lines(self._rows(section))) if seconds is not None else ""
+        self.say(", ".join(filter(None, [f"{section.name}: {state}", ran, why])))
 
     def _write(self) -> None:
         """Write state, summary and archive of what is there."""
@@ -209,10 +233,9 @@ def earlier(work: Path) -> dict[str, dict]:
     return {one["name"]: one for one in found}
 
 
-def errors_of(work: Path, section: str) -> list[str]:
-    """Return the errors that a section has recorded."""
-    rows = read_lines(work / "rows" / f"{section}.jsonl")
-    return [row["error"] for row in rows if row.get("error")]
+def figures_in(rows: Sequence[dict]) -> str:
+    """Return how many figures these rows are: "43 figures, 1 failed, 9 refused"."""
+    return f"{sum(not row.get('error') for row in rows)} figures{not_measured(rows)}"
 
 
 def _interrupt(number: int, frame: object) -> None:

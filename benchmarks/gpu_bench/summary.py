@@ -50,17 +50,31 @@ def failures(rows: Sequence[dict]) -> str:
     wrong = [row for row in rows if row.get("ok") is False]
     errors = sorted((row for row in rows if row.get("error")), key=lambda row: bool(row["refused"]))
     checks = sum("ok" in row for row in rows)
-    lines = [f"## Checks: {checks - len(wrong)} of {checks} hold"]
+    lines = [f"## Checks: {checks - len(wrong)} of {checks} hold{not_measured(rows)}", ""]
     lines += [
         f"- {row['name']}: {shown(row['value'])}, at most {shown(row.get('wanted'))} is expected"
         f"{', failed: ' + ', '.join(row['failed']) if row.get('failed') else ''}"
         for row in wrong
     ]
     lines += [
-        f"- {'refused' if row['refused'] else 'failed'}, {row['name']}: {row['error']}"
+        f"- {'refused' if row['refused'] else 'failed'}, {row['section']}, {row['name']}: "
+        f"{row['error']}"
         for row in errors
     ]
     return "\n".join(lines)
+
+
+def not_measured(rows: Sequence[dict]) -> str:
+    """Return how many figures there are not, as the end of a sentence: ", 1 failed, 9 refused"."""
+    refused = sum(bool(row["refused"]) for row in rows if row.get("error"))
+    failed = sum(not row["refused"] for row in rows if row.get("error"))
+    return f", {failed} failed" * (failed > 0) + f", {refused} refused" * (refused > 0)
+
+
+def all_hold(rows: Sequence[dict], outcomes: Sequence[dict]) -> bool:
+    """Whether every check holds and nothing failed; what was refused or cut does not count."""
+    wrong = any(row.get("ok") is False or row.get("refused") is False for row in rows)
+    return not wrong and all(one["state"] != "failed" for one in outcomes)
 
 
 def sections(outcomes: Sequence[dict]) -> str:
