@@ -307,6 +307,8 @@ def test_a_question_about_no_column_is_one_sentence(tmp_path):
         (["--device", "80", "--host", "500"], 2, "keep the history in host memory"),
         (["--policy", "full", "--device", "140", "--host", "500"], 2, "most of it is stored"),
         (["--model", "wan-14b", "--chunks", "7", "--device", "80"], 0, "41.3 GiB too much"),
+        (["--place", "host", "--slots", "8", "--device", "24"], 0, "RTX 4090 │ 22.1 │ fits"),
+        (["--place", "host", "--device", "24"], 0, "0.1 GiB too much"),
         (["--codec", "cinepak"], 2, "'cinepak'; use"),
         (["--size", "480x830"], 2, "multiples of 16"),
         (["--size", "big"], 2, "height x width"),

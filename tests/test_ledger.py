@@ -11,10 +11,12 @@ import torch
 from torch.nn import functional as fn
 from typer.testing import CliRunner
 
+from cinelab.bench import ledger_report
 from cinelab.bench.training_size import step_trace
 from cinelab.bench.true_size import chunk_counts, chunk_trace, peak_bytes, traced
 from cinelab.bench.wan_speed import WanBench
 from cinelab.cli.commands import app
+from cinelab.cli.ledger import memory_lines
 from cinelab.errors import CinelabError
 from cinelab.model.wan import Block
 from cinelab.model.wan import cast as half_precision
@@ -32,6 +34,7 @@ from cinelab.scale.ledger import (
 from cinelab.scale.ledger_memory import LiveBytes
 from cinelab.scale.ledger_mode import OpRecording, counted_compilation
 from cinelab.scale.ledger_ops import Op
+from cinelab.zoo.codec_footprint import codec_footprint
 
 RECORD = json.loads(
     (Path(__file__).parents[1] / "results" / "reference" / "ledger_0.2.0.json").read_text()
@@ -242,6 +245,36 @@ def test_the_command_prints_what_a_chunk_costs(tmp_path):
     assert set(record["cards"]) == set(CARDS)
     assert record["clock"] >= record["busy"] >= record["floor"] > 0
     assert counts_from_dict(record["counts"]).launches == record["launches"]
+
+
+def test_options_are_compared_in_a_table_that_fits_a_terminal(tmp_path, monkeypatch):
+    path = tmp_path / "ledger.json"
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(ledger_report, "OPTIONS", ledger_report.OPTIONS[:1])
+    words = ["ledger", "--model", "small", "--mode", "frame-1step", "--size", "64x64"]
+    ended = CliRunner().invoke(app, [*words, "--budget", "3", "--compare", "-o", str(path)])
+    assert ended.exit_code == 0, ended.output
+    assert max(map(len, ended.output.splitlines())) <= 80
+    rows = {row["way"]: row for row in json.loads(path.read_text())["options"]}
+    assert rows["exact"]["times as fast"] == 1.0
+    assert rows["exact, reuse_choice"]["launches"] < rows["exact"]["launches"]
+    host = rows["exact, history in host memory"]
+    assert host["waits"] == rows["exact"]["waits"] + 2 * SMALL.config.num_layers
+    assert host["ms"] > rows["exact"]["ms"]
+
+
+def test_what_a_card_does_not_hold_is_said():
+    assert memory_lines({"history": 2**37}, H100)[0] == "128.0 GiB at most, more than the H100 has:"
+    assert memory_lines({"history": 2**33, "weights": 2**32}, H100) == [
+        "12.0 GiB at most:",
+        "history 8.0, weights 4.0",
+    ]
+
+
+def test_the_decoders_past_is_that_of_a_film_under_way():
+    bench = replace(SMALL, size=(96, 96))
+    past = peak_bytes(bench, "window", 2, decoder="vae")["decoder's past"]
+    assert past == pytest.approx(codec_footprint("vae", bench.size, 3, number=2).state, rel=0.02)
 
 
 @pytest.mark.parametrize(

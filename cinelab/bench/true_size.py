@@ -131,7 +131,9 @@ def _peaks(
             codec = None if decoder == "none" else _codec(decoder)
         if codec is not None:
             with memory.because("decoder's past"):
+                # one latent frame after the first, as only then it is as large as it gets
                 _, past = codec.decode(_latents(1, bench.size), None)
+                _, past = codec.decode(_latents(1, bench.size), past)
         memory.forget_peak()
         made, _ = maker.chunk(cache)
         chunk = memory.most

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
+from typing import Any
 
 import pandas as pd
 import torch
@@ -73,6 +74,7 @@ class WanBench(Readable):
     policies: tuple[str, ...] = ("camr", "window", "sink", "full")
     budget: int = 6
     summary: int = 30
+    reuse_choice: bool = False  # of CAMR: the clean pass attends to what the first level retrieved
     history: tuple[int, ...] = (5, 50, 200)
     repeats: int = 5
     words: int = 512  # of a prompt
@@ -112,7 +114,9 @@ class WanBench(Readable):
         return MODES[self.mode][1]
 
     def policy(self, name: str) -> Policy:
-        more = {"summary": self.summary} if name == "camr" else {}
+        more: dict[str, Any] = {}
+        if name == "camr":
+            more = {"summary": self.summary, "reuse_choice": self.reuse_choice}
         return policy_named(name, self.budget, **more)
 
     def need(

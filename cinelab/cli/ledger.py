@@ -1,5 +1,6 @@
 """`cinelab ledger`: what a chunk costs a GPU, and how fast five cards would be, without a GPU."""
 
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +20,11 @@ from cinelab.progress import SHORT, progress
 
 if TYPE_CHECKING:
     from cinelab.bench.ledger_report import LedgerReport
+    from cinelab.scale.ceilings import Card
     from cinelab.scale.ledger import Prediction
 
 GIB = 2**30
+WIDTH = 65  # characters of a line beside its name
 
 WanName = Annotated[str, typer.Option(help="wan-1.3b or wan-14b")]
 Mode = Annotated[str, typer.Option(help="chunk-4step, chunk-2step, frame-2step or frame-1step")]
@@ -61,13 +64,14 @@ def ledger_command(
     report = LedgerReport(bench, card_named(card), policy, history, speed, decoder)
     if output is not None and output.suffix != ".json":
         raise CinelabError(f"--output is {output}; its name must end in .json.")
-    with progress("counting", SHORT):
+    with progress("counting a chunk", SHORT):
         record = report.record()
-        options = list(compare_options(report)) if compare else []
     _show_lines(report, report.on(report.card))
     _show_totals(report, record)
     if compare:
-        _show_options(report, options)
+        with progress("counting the options", SHORT) as show:
+            record["options"] = list(compare_options(report, show))
+        _show_options(report, record["options"])
         _show_cards(record)
     say(("Predicted by counting at a card's ceilings, not measured; see docs/ledger.md.", "dim"))
     if output is not None:
@@ -84,7 +88,7 @@ def _show_lines(report: "LedgerReport", found: "Prediction") -> None:
             f"{line.launches:,}",
             f"{line.flops / 1e12:.2f}" if line.flops else "",
             f"{line.bytes / 1e9:.1f}",
-            f"{1e3 * line.seconds:.1f}",
+            f"{1e3 * line.seconds:,.1f}",
             line.bound,
         ]
         for line in found.lines
@@ -97,35 +101,48 @@ def _show_lines(report: "LedgerReport", found: "Prediction") -> None:
 
 
 def _show_totals(report: "LedgerReport", record: dict) -> None:
-    """Print the clock, the roofline, the floor, the crossings, memory and the rates."""
+    """Print the clock, the roofline, the floor, the crossings, memory and frames per second."""
     counts = report.counts
     card = report.card
     ridge = card.matmul / card.bandwidth
     flops = counts.flops
-    rates = "; ".join(f"{name} {rate:.1f}" for name, rate in record["cards"][card.name].items())
-    peak = ", ".join(f"{cause} {size / GIB:.1f}" for cause, size in record["peak"].items())
+    rate, *decoded = record["cards"][card.name].items()
+    rates = "; ".join([f"{rate[1]:.1f}", *(f"{value:.1f} {name}" for name, value in decoded)])
+    most, *causes = memory_lines(record["peak"], card)
     for name, text in (
         (
             "clock",
-            f"{1e3 * record['clock']:.0f} ms, of which the GPU works "
-            f"{1e3 * record['busy']:.0f}; bound by {record['bound']}",
+            f"{1e3 * record['clock']:,.0f} ms, of which the GPU works "
+            f"{1e3 * record['busy']:,.0f}; bound by {record['bound']}",
         ),
         (
             "roofline",
-            f"{flops / counts.moved:.0f} FLOP a byte where the ridge is {ridge:.0f}; "
+            f"{flops / counts.moved:,.0f} FLOP a byte where the ridge is {ridge:.0f}; "
             f"{flops / record['clock'] / 1e12:.0f} TFLOP/s",
         ),
-        ("floor", f"{1e3 * record['floor']:.0f} ms: attention, products and fused elementwise"),
+        ("floor", f"{1e3 * record['floor']:,.0f} ms: attention, products and fused elementwise"),
         (
             "host",
             f"{record['waits']} waits, {record['uploads']} copies to the GPU, "
             f"{record['launches']:,} launches",
         ),
         ("first chunk", f"{record['first chunk']:.3f} s"),
-        ("memory", f"{sum(record['peak'].values()) / GIB:.1f} GiB at most: {peak}"),
-        ("rates", rates),
+        ("memory", most),
+        *(("", line) for line in causes),
+        ("frames/s", rates),
     ):
         say((f"{name.rjust(11)}  ", "bold"), text)
+
+
+def memory_lines(peak: dict[str, int], card: "Card") -> list[str]:
+    """Return the most bytes at once in GiB, whether a card has them, and on lines of their own the
+    bytes by cause."""
+    from cinelab.zoo.footprint import usable
+
+    most = sum(peak.values())
+    over = f", more than the {card.name} has" if most > usable(int(card.memory)) else ""
+    causes = ", ".join(f"{cause} {size / GIB:.1f}" for cause, size in peak.items())
+    return [f"{most / GIB:.1f} GiB at most{over}:", *textwrap.wrap(causes, WIDTH)]
 
 
 def _show_options(report: "LedgerReport", options: list[dict]) -> None:
@@ -136,7 +153,7 @@ def _show_options(report: "LedgerReport", options: list[dict]) -> None:
             f"{row['launches']:,}",
             str(row["waits"]),
             f"{row['GB']:.0f}",
-            f"{row['ms']:.0f}",
+            f"{row['ms']:,.0f}",
             f"{row['times as fast']:.2f}",
         ]
         for row in options
@@ -146,9 +163,11 @@ def _show_options(report: "LedgerReport", options: list[dict]) -> None:
 
 
 def _show_cards(record: dict) -> None:
-    """Print a row a card."""
+    """Print frames per second, a row a card."""
     names = list(next(iter(record["cards"].values())))
     rows = [
         [card, *(f"{rates[name]:.1f}" for name in names)] for card, rates in record["cards"].items()
     ]
-    show_table(["card", *names], rows, f"Five cards, {record['speed']}: predicted")
+    show_table(
+        ["card", *names], rows, f"Five cards, {record['speed']}, frames per second: predicted"
+    )

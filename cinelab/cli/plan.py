@@ -1,5 +1,6 @@
 """`cinelab plan`: the memory of a film, and the cards that it fits."""
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,17 +19,17 @@ TRAINED = 21  # latent frames of the clips that the published models were traine
 POOLED = 30  # tokens a page that are searched in films of Wan (zoo.wan.WanSettings.summary)
 CAUSES = {
     "weights": "the network",
-    "codec": "the weights of the codec",
-    "encoder": "the text encoder, before the film and then freed",
+    "codec": "the codec's weights",
+    "encoder": "the text encoder, freed before the film",
     "prompts": "encoded prompts",
-    "stored": "the KV cache of all chunks, with the room that it grows ahead",
-    "slots": "its pages on the device",
-    "summaries": "what retrieval searches",
+    "stored": "the KV store, with its room to grow",
+    "slots": "pages of the KV store on the device",
+    "summaries": "pooled keys that retrieval searches",
     "decoder": "the past of the codec's decoder",
-    "attended": "a copy of the pages that a chunk attends to, while it is made",
-    "recorded": "keys and values of the clean pass, until they are stored",
+    "attended": "retrieved pages, gathered for a chunk",
+    "recorded": "keys and values of the clean pass",
     "activations": "what a pass of the network computes",
-    "decoding": "what decoding a chunk computes, while it is decoded",
+    "decoding": "what decoding a chunk computes",
 }
 
 PlannedModel = Annotated[str, typer.Option(help="wan-1.3b, wan-14b, or weights in any layout")]
@@ -40,6 +41,12 @@ PlannedPolicy = Annotated[
 ]
 PlannedBudget = Annotated[int, budget_option()]
 Place = Annotated[str, typer.Option(help="where the KV cache is stored: device or host")]
+Slots = Annotated[
+    int,
+    number_option(
+        "pages a layer on the device, where the KV cache is stored in host memory", 1, CHUNKS
+    ),
+]
 Packing = Annotated[str, typer.Option(help="how the KV cache is stored: none, int8 or fp8")]
 Linears = Annotated[
     str,
@@ -73,6 +80,7 @@ def plan_command(
     budget: PlannedBudget = 6,
     place: Place = "device",
     packing: Packing = "none",
+    slots: Slots = 12,
     linears: Linears = "full",
     codec: Codec = "vae",
     overlap: Overlap = False,
@@ -102,7 +110,7 @@ def plan_command(
     config = _model_config(model)
     film = film_spec(
         rule,
-        Storage(place, packing),
+        Storage(place, packing, slots),
         config,
         max_distance=TRAINED - 1,
         size=frame_size(size),
@@ -135,7 +143,7 @@ def _show_cards(need: "Footprint") -> None:
     rooms = {name: usable(int(card.memory)) for name, card in CARDS.items()}
     rows = []
     for name, room in rooms.items():
-        over = (need.device - room) / GIB
+        over = math.ceil(10 * (need.device - room) / GIB) / 10  # never "0.0 GiB too much"
         rows.append([name, f"{room / GIB:.1f}", f"{over:.1f} GiB too much" if over > 0 else "fits"])
     show_table(["card", "usable GiB", f"{need.device / GIB:.1f} GiB"], rows, "On a card by itself")
     small = [room for room in rooms.values() if room < need.device]

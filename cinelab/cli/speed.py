@@ -117,9 +117,15 @@ def _bench_noise(
             "noise": rows.to_dict("records"),
         }
         write_json(output, record)
-    lines = [[row[0], *(f"{value:.4g}" for value in row[1:])] for row in rows.values.tolist()]
-    show_table(list(rows.columns), lines, f"{model} at speed {speed} on {record['device']}")
+    _show_noise(rows, f"{model} at speed {speed} (a {way.mode} one) on {record['device']}")
     say((str(output), "bold green"))
+
+
+def _show_noise(rows: "pd.DataFrame", title: str) -> None:
+    """Print a column a comparison, a row a figure."""
+    pairs, *figures = rows.items()
+    lines = [[name, *(f"{value:.4g}" for value in values)] for name, values in figures]
+    show_table(["", *pairs[1]], lines, title)
 
 
 def _compared_policies(budget: int) -> dict:

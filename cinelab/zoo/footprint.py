@@ -327,7 +327,8 @@ REMEDIES = {
     "take a larger device",
     "attended": "lower the policy's budget or the chunk",
     "stored": f'keep the history in host memory (--place host, in Python place="host") or {PACK}',
-    "slots": "lower slots",
+    "slots": "keep fewer pages of the history on the device, at the least the policy's budget "
+    "(--slots, in Python slots=)",
     "summaries": "lower the policy's summary",
     "activations": "lower the size or the chunk",
     "recorded": "lower the size or the chunk",
