@@ -72,7 +72,7 @@ class WanBench(Readable):
     layers: int | None = None
     policies: tuple[str, ...] = ("camr", "window", "sink", "full")
     budget: int = 6
-    summary: int = 32
+    summary: int = 30
     history: tuple[int, ...] = (5, 50, 200)
     repeats: int = 5
     words: int = 512  # of a prompt

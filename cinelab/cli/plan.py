@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 GIB = 2**30
 ANY = 2**62  # bytes: room for anything
 TRAINED = 21  # latent frames of the clips that the published models were trained on
-POOLED = 32  # tokens a page that are searched in films of Wan (zoo.wan.WanSettings.summary)
+POOLED = 30  # tokens a page that are searched in films of Wan (zoo.wan.WanSettings.summary)
 CAUSES = {
     "weights": "the network",
     "codec": "the weights of the codec",

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from cinelab.readable import Readable
-from cinelab.scale.ledger_ops import Op, on_device, precision_of, tensor_bytes
+from cinelab.scale.ledger_ops import Op, gpu_tensors, precision_of, tensor_bytes
 
 ALONE = ("self attention", "cross attention", "product", "host", "other")
 REDUCING = ("norm", "reduction")
@@ -52,10 +52,10 @@ class Region:
     def fused(self, out: Any) -> list[Op]:
         """Return the kernels of the function, whose result is `out`."""
         makers = self._makers()
-        stored = self._stored(on_device(tree_leaves(out)))
+        stored = self._stored(gpu_tensors(tree_leaves(out)))
         self._trace(makers, stored)
         groups = self._groups(makers, stored)
-        used = self._used(groups, on_device(tree_leaves(out)))
+        used = self._used(groups, gpu_tensors(tree_leaves(out)))
         return [_kernel(members, used) for members in groups]
 
     def _makers(self) -> dict[Place, TracedOp]:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, UntypedStorage
 from torch.utils.weak import WeakIdKeyDictionary
 
-from cinelab.scale.ledger_ops import on_device
+from cinelab.scale.ledger_ops import gpu_tensors
 
 
 class LiveBytes:
@@ -38,7 +38,7 @@ class LiveBytes:
 
     def see(self, leaves: Iterable[Any], cause: str) -> None:
         """Count the storages of new tensors under the cause in force, or else under `cause`."""
-        for x in on_device(list(leaves)):
+        for x in gpu_tensors(list(leaves)):
             storage = _storage(x)
             if storage in self._known:
                 continue

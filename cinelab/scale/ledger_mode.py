@@ -34,8 +34,8 @@ from cinelab.scale.ledger_ops import (
     Op,
     attention_op,
     download,
+    gpu_tensors,
     norm_op,
-    on_device,
     op_kind,
     op_of,
     upload,
@@ -228,7 +228,7 @@ class _Operators(TorchDispatchMode):
             kwargs["pin_memory"] = False  # there is no GPU to pin memory for
         name = func._schema.name.removeprefix("aten::")
         answer = READ_BACK.get(name)
-        if answer and on_device(tree_leaves(args)):
+        if answer and gpu_tensors(tree_leaves(args)):
             return answer(self.recording, args, kwargs)
         if name in ("_to_copy", "copy_"):
             copied = self._crossing(name, args, kwargs)
@@ -236,7 +236,7 @@ class _Operators(TorchDispatchMode):
                 return copied
         out = func(*args, **kwargs)
         made = tree_leaves(out)
-        if on_device(made) or (out is None and on_device(tree_leaves(args))):
+        if gpu_tensors(made) or (out is None and gpu_tensors(tree_leaves(args))):
             self._write_down(func, args, kwargs, out)
         cause = "laid out" if name in RESERVING else CAUSES.get(op_kind(name), "activations")
         self.recording.see(made, cause)
@@ -256,8 +256,8 @@ class _Operators(TorchDispatchMode):
             self.recording.add(download("nonzero", 8))
         copied = hosts and func._schema.name in ("aten::_to_copy", "aten::copy_")
         if not copied and (op := op_of(func, args, kwargs, out, words=self.recording.words)):
-            ins = on_device(tree_leaves((args, kwargs)))
-            self.recording.add(op, ins, on_device(tree_leaves(args[0] if out is None else out)))
+            ins = gpu_tensors(tree_leaves((args, kwargs)))
+            self.recording.add(op, ins, gpu_tensors(tree_leaves(args[0] if out is None else out)))
 
     def _crossing(self, name: str, args: Any, kwargs: Any) -> Tensor | None:
         """Return a copy on the host of a tensor on the GPU, or None where that is not asked."""
@@ -274,7 +274,7 @@ class _Operators(TorchDispatchMode):
 
 def _by_mask(indices: Any) -> bool:
     """Return whether an index is a mask on the GPU, whose True values the host must count."""
-    return any(x.dtype == torch.bool for x in on_device(list(indices)))
+    return any(x.dtype == torch.bool for x in gpu_tensors(list(indices)))
 
 
 def _flag(func: Any, args: Any) -> bool:

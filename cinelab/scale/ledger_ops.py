@@ -127,9 +127,9 @@ def op_of(func: Any, args: Any, kwargs: Any, out: Any, *, words: int = 0) -> Op 
         return None
     if name.startswith("_scaled_dot_product_") or name in EIGHT_BITS:
         return _attention_of(name, args, words)
-    ins = on_device(tree_leaves((args, kwargs)))
+    ins = gpu_tensors(tree_leaves((args, kwargs)))
     # what works on lists of tensors in place returns nothing
-    outs = on_device(tree_leaves(args[0] if out is None else out))
+    outs = gpu_tensors(tree_leaves(args[0] if out is None else out))
     if not any(x.numel() for x in (*ins, *outs)):
         return None
     changed = [x for x in outs if any(x is one for one in ins)]
@@ -205,7 +205,7 @@ def precision_of(tensors: Sequence[Tensor]) -> str:
     return str(largest.dtype).removeprefix("torch.")
 
 
-def on_device(leaves: Sequence[Any]) -> list[Tensor]:
+def gpu_tensors(leaves: Sequence[Any]) -> list[Tensor]:
     """Return the tensors that stand for a GPU's."""
     return [x for x in leaves if isinstance(x, Tensor) and x.is_meta]
 

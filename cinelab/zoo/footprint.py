@@ -40,7 +40,7 @@ class FilmSpec(Readable):
     chunk: int = 3  # latent frames
     # pages that a chunk retrieves (the policy's budget; the whole film under full attention)
     seen: int = 6
-    summary: int | None = 32  # pooled tokens a page; None where every key is searched
+    summary: int | None = 30  # pooled tokens a page; None where every key is searched
     place: str = "device"  # of the KV store: device or host
     packing: str = "none"  # int8 and fp8 take a byte a number
     slots: int = 12  # pages a layer on the device, where the KV store is in host memory

@@ -85,7 +85,7 @@ class WanSettings(Readable):
     packing: str = "none"  # of the KV cache: none, int8, fp8
     slots: int = 12
     # pooled tokens a page that routing searches, where `policy` is not the one of the film
-    summary: int = 32
+    summary: int = 30
 
     def __post_init__(self):
         check_size(self.size)
