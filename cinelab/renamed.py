@@ -416,7 +416,7 @@ NAMES: dict[str, dict[str, str]] = {
         "Shelf": "DeviceKVStore",
         "Slots": "scale.host_kv.PagePool",
         "pack": "scale.quantized_kv.quantize",
-        "to_host": "scale.host_kv.to_host",
+        "to_host": "scale.host_kv.HostMemory",
         "unpack": "scale.quantized_kv.dequantize",
     },
     "metrics.card": {

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.utils.backend_registration as backends
+from torch.utils._device import _device_constructors
 from torch.utils._pytree import tree_leaves, tree_map
 
 NAME = "pretend"
@@ -91,6 +92,8 @@ def install() -> None:
         packet = getattr(torch.ops.aten, name)
         aten.impl(name, in_half(packet), "AutocastPrivateUse1")
     _registered.extend([every, aten])
+    # what `with torch.device(...)` places is looked up once, by the functions that they are now
+    _device_constructors()
     # these two leave the dispatcher aside
     torch.tensor = _made_and_moved(torch.tensor)
     torch.as_tensor = _made_and_moved(torch.as_tensor)

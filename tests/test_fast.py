@@ -22,6 +22,7 @@ from cinelab.scale.acceleration import (
     speed_named,
     speed_record,
 )
+from cinelab.scale.epilogues import fuse_gelu
 from cinelab.scale.fp8_linears import Fp8Linear
 
 CONFIG = WanConfig(
@@ -299,3 +300,21 @@ def test_fp8_linears_run_on_meta_tensors_as_one_product():
 def test_bad_speed_is_one_sentence(settings, said):
     with pytest.raises(CinelabError, match=said):
         Speed(**settings)
+
+
+def test_gelu_in_the_epilogue_is_the_gelu_after_the_product():
+    """To rounding, with the state dict as it was; and torch.compile leaves it one operator."""
+    net = fuse_gelu(model())
+    plain = model()
+    assert net.state_dict().keys() == plain.state_dict().keys()
+    assert torch.allclose(velocity(net), velocity(plain), atol=1e-6)
+    gate = net.blocks[0].ffn.net[0]
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append([str(node.target) for node in graph.graph.nodes])
+        return graph
+
+    torch.compile(gate, backend=backend, fullgraph=True)(torch.randn(1, 2, 3, 128))
+    assert sum("linear_gelu" in name for name in graphs[0]) == 1
+    assert not any("gelu" in name and "linear" not in name for name in graphs[0])

@@ -81,6 +81,30 @@ def test_a_command_without_its_extra_ends_in_one_sentence(words, tmp_path):
     assert last.startswith("Error: ") and "pip install 'cinelab[lab]'" in last
 
 
+BARE = {"av", "scenedetect", "papermill", "jupyterlab", "nbclient", "nbformat", "ipykernel"}
+TRAIN = """
+import numpy
+import cinelab.bench.wan_speed, cinelab.jobs.worker, cinelab.metrics.card
+from cinelab.lab.training import stages
+changes = {"steps": 1, "save_every": 1}
+stage = stages.bidirectional("run", "store", "smoke", changes=changes)
+print(len(list(stage.train())), stage.export("made").name)
+from cinelab.stream.video import write_mp4
+try:
+    write_mp4("film.mp4", numpy.zeros((2, 16, 16, 3), "uint8"), 8)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_scores_and_trainings_need_no_video_codecs_and_no_jupyter(tmp_path):
+    done = without(BARE, TRAIN, tmp_path)
+    assert done.returncode == 0, done.stderr
+    made, refused = done.stdout.splitlines()[-2:]
+    assert made == "1 made"
+    assert refused.startswith("MissingExtra Reading and writing videos needs av, ")
+
+
 def test_the_help_needs_no_extra(tmp_path):
     done = without(EXTRA_OF, COMMAND.format(words=["--help"]), tmp_path)
     assert done.returncode == 0, done.stderr

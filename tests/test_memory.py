@@ -636,3 +636,20 @@ def test_a_request_changes_the_policy_from_its_chunk_on():
     list(rollout(maker, RolloutState(0, cache), wanted))
     kept = cache.routing_table().groupby("chunk").kept_chunk.nunique()
     assert kept.loc[3] == 3 and kept.loc[4] == kept.loc[6] == 1
+
+
+@torch.no_grad()
+def test_an_open_chunk_holds_no_store_twice_and_nothing_once_it_is_stored():
+    model, x, prompts, shot, _ = scene(1, batch=1)
+    _, cache = stream(model, x, prompts[:1], shot[:1], 1, Full())
+    condition = Condition(prompts[:1], shot[:1, -1:]).encoded(model)
+    opened = cache.open(7, shot[:1, -1])
+    for store in cache.layers[0]:
+        store.buffer = store.buffer[:, :7].clone()  # full: the chunk's own draft makes it grow
+    model(x[:, :1], torch.ones(1, 1), condition, opened)
+    held = opened._past[0].keys.untyped_storage().data_ptr()
+    assert held == cache.layers[0][0].buffer.untyped_storage().data_ptr()
+    clean = opened.record()
+    model(x[:, :1], torch.zeros(1, 1), condition, clean)
+    cache.append(clean)
+    assert not (opened._past or opened._buffers or clean._past or clean._buffers or clean.written)

@@ -151,3 +151,32 @@ def test_a_device_that_runs_out_of_memory_is_one_sentence(bundle, monkeypatch):
         r"\(CUDA out of memory. Tried to allocate 2.00 GiB.\); keep",
     ):
         Director(bundle, overlap=True).render(PLAY)
+
+
+def test_a_film_that_ran_out_of_memory_goes_on_where_it_was(bundle, monkeypatch, tmp_path):
+    whole = Director(bundle).render(PLAY).frames
+    make = reel.make_chunk
+
+    def full_at_the_third(model, state, requests, **more):
+        if state.index == 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        made.append(state.index)
+        return make(model, state, requests, **more)
+
+    made = []
+    monkeypatch.setattr(reel, "make_chunk", full_at_the_third)
+    said = "^Chunk 3 ran out of memory on the device .*; the 2 chunks that are finished are on the"
+    with pytest.raises(CinelabError, match=said):
+        Director(bundle).render(PLAY, keep=tmp_path / "film")
+    assert made == [0, 1]
+    monkeypatch.setattr(reel, "make_chunk", make)
+    assert (Director(bundle).render(PLAY, keep=tmp_path / "film").frames == whole).all()
+
+
+def test_decoding_that_runs_out_of_memory_is_one_sentence(bundle, monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(bundle.codec, "decode", full)
+    with pytest.raises(CinelabError, match="^Decoding chunk 1 ran out of memory on the device"):
+        Director(bundle).render(PLAY)

@@ -19,7 +19,7 @@ from cinelab.config import to_dict
 from cinelab.errors import CinelabError
 from cinelab.memory.store import Storage
 from cinelab.readable import Readable
-from cinelab.scale.acceleration import Speed
+from cinelab.scale.acceleration import SPEEDS, Speed, speed_named
 from cinelab.scale.ceilings import CARDS, Card
 from cinelab.scale.ledger import (
     GRAPHS,
@@ -33,11 +33,7 @@ from cinelab.scale.ledger import (
 )
 
 # the name of a way to run, the settings that change what is counted, and those that change ceilings
-RUNS: dict[str, tuple[Speed, Way]] = {
-    "exact": (Speed(), PLAIN),
-    "compiled": (Speed(compiled=True), PLAIN),
-    "fast": (Speed(compiled=True), Way(attention8=True, products8=True)),
-}
+RUNS: dict[str, tuple[Speed, Way]] = {name: (speed, PLAIN) for name, speed in SPEEDS.items()}
 
 
 @dataclass(frozen=True)
@@ -106,7 +102,7 @@ class LedgerReport(Readable):
         and without anything else."""
         counts = self.counts
         if self.speed == "exact":
-            compiled = replace(self.bench, speed=Speed(compiled=True))
+            compiled = replace(self.bench, speed=SPEEDS["compiled"])
             counts = chunk_counts(compiled, self.policy, self.history)
         return floor_seconds(counts, self.card, self.way)
 
@@ -157,25 +153,30 @@ def compare_options(report: LedgerReport) -> Iterator[dict[str, Any]]:
     """Yield a row for every way to run the same chunk: launches, GB moved, milliseconds, and how
     many times as fast it is as the exact one."""
     exact = replace(report, speed="exact")
-    compiled = replace(report, speed="compiled")
     base = exact.on(report.card).clock
-    for name, made, way in (
-        ("exact", exact, PLAIN),
-        ("compiled", compiled, PLAIN),
-        ("compiled, CUDA graphs", compiled, GRAPHS),
-        ("compiled, linears in fp8", compiled, replace(PLAIN, products8=True)),
-        ("compiled, attention in eight bits", compiled, replace(PLAIN, attention8=True)),
-        ("fast, CUDA graphs", compiled, replace(GRAPHS, products8=True, attention8=True)),
-        ("exact, history int8", _stored(exact, "int8"), PLAIN),
-        *((f"exact, {policy}", replace(exact, policy=policy), PLAIN) for policy in POLICIES),
+    for name, speed, way in OPTIONS:
+        bench = replace(report.bench, speed=speed)
+        counts = chunk_counts(bench, report.policy, report.history)
+        yield _option_row(name, counts, predict_seconds(counts, report.card, way).clock, base)
+    for name, made in (
+        ("exact, history int8", _stored(exact, "int8")),
+        *((f"exact, {policy}", replace(exact, policy=policy)) for policy in POLICIES),
     ):
-        found = predict_seconds(made.counts, report.card, way)
-        yield _option_row(name, made.counts, found.clock, base)
+        yield _option_row(name, made.counts, made.on(report.card).clock, base)
     over = max(base, host_seconds(report.bench, report.card))
     yield _option_row("exact, history in host memory, one page new", exact.counts, over, base)
 
 
 POLICIES = ("window", "full")
+OPTIONS: tuple[tuple[str, Speed, Way], ...] = (
+    ("exact", SPEEDS["exact"], PLAIN),
+    ("compiled", SPEEDS["compiled"], PLAIN),
+    ("compiled, CUDA graphs", SPEEDS["compiled"], GRAPHS),
+    ("compiled, linears in fp8", speed_named("compiled", linears="fp8"), PLAIN),
+    ("compiled, attention in eight bits", speed_named("compiled", kernel="eight-bits"), PLAIN),
+    ("fast", SPEEDS["fast"], PLAIN),
+    ("fast, CUDA graphs", SPEEDS["fast"], GRAPHS),
+)
 
 
 def _stored(report: LedgerReport, packing: str) -> LedgerReport:

@@ -7,14 +7,17 @@ Runs of two and of three layers are traced and scaled to all (`cinelab.scale.led
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
 from cinelab.bench.wan_speed import CHANNELS, MODELS, SCALE, Maker, WanBench, random_history
+from cinelab.memory.store import DeviceKVStore
 from cinelab.scale.acceleration import compile_blocks
 from cinelab.scale.ledger import Counts, Trace
 from cinelab.scale.ledger_memory import LiveBytes
@@ -52,13 +55,12 @@ def chunk_trace(bench: WanBench, policy: str, history: int, *, made: int = 0) ->
 
 
 def meta_maker(bench: WanBench) -> Maker:
-    """Return a maker of chunks on `meta`, where SDPA stands for every fused kernel, and what is
-    compiled is counted as if it were."""
+    """Return a maker of chunks on `meta`; what is compiled is counted as if it were."""
     with counted_compilation():
-        maker = Maker.of(replace(bench, speed=replace(bench.speed, kernel="sdpa")), DEVICE)
+        maker = Maker.of(bench, DEVICE)
         net: Any = maker.model.net
-        if bench.speed.compiled and "pre_attention" not in vars(net.blocks[0]):
-            compile_blocks(net)  # a model on `meta` is not compiled when it is accelerated
+        if bench.speed.compiled:
+            compile_blocks(net)  # a model on `meta` is not compiled by `accelerate`
         return maker
 
 
@@ -120,7 +122,7 @@ def _peaks(
 ) -> tuple[Counter[str], Counter[str]]:
     """Return the most bytes by cause of the chunk, and of decoding it."""
     memory = LiveBytes()
-    with torch.no_grad(), OpRecording(bench.words, memory):
+    with torch.no_grad(), OpRecording(bench.words, memory), _grown_history(memory):
         with memory.because("weights"):
             maker = meta_maker(bench)
         with memory.because("history"):
@@ -140,6 +142,19 @@ def _peaks(
             with memory.because("decoding"):
                 codec.decode(latents, past)
     return chunk, memory.most
+
+
+@contextmanager
+def _grown_history(memory: LiveBytes) -> Iterator[None]:
+    """Count what a KV store grows by as history, whoever makes it grow."""
+    grow = DeviceKVStore.with_room
+
+    def with_room(*args: Any) -> Any:
+        with memory.because("history"):
+            return grow(*args)
+
+    with patch.object(DeviceKVStore, "with_room", with_room):
+        yield
 
 
 def _latents(frames: int, size: tuple[int, int]) -> Tensor:

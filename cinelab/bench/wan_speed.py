@@ -39,7 +39,8 @@ from cinelab.runs import hardware
 from cinelab.scale.acceleration import Speed, accelerate
 from cinelab.scale.fused import append_and_denoise
 from cinelab.stream.overlap import prefetch, side_stream, synchronize
-from cinelab.zoo.footprint import GIB, FilmSpec, Footprint, footprint
+from cinelab.zoo.codec_footprint import codec_kind
+from cinelab.zoo.footprint import GIB, Footprint, film_spec, footprint, require_room
 
 MODELS = {
     "wan-1.3b": WAN_1_3B,
@@ -50,6 +51,7 @@ FPS = 16
 STRIDE = 4
 SCALE = 8
 CHANNELS = 16
+MAX_DISTANCE = 20  # latent frames, of models trained on 21
 MODES = {  # latent frames a chunk, and its levels
     "chunk-4step": (3, Sampling(4, "consistency", 1.0, 5.0, (1.0, 0.75, 0.5, 0.25))),
     "chunk-2step": (3, Sampling(2, "consistency", 1.0, 5.0, (1.0, 0.5), first_steps=4)),
@@ -113,19 +115,25 @@ class WanBench(Readable):
         more = {"summary": self.summary} if name == "camr" else {}
         return policy_named(name, self.budget, **more)
 
-    def need(self, history: int, policy: str) -> Footprint:
-        """The arithmetic of one cell."""
-        rule = self.policy(policy)
-        film = FilmSpec(
-            self.size,
-            history,
-            self.chunk,
-            rule.budget_at(history),
-            rule.summary,
-            self.storage.place,
-            self.storage.packing,
-            self.storage.slots,
-            self.speed.linears,
+    def need(
+        self, history: int, policy: str, codec: str = "none", *, overlap: bool = False
+    ) -> Footprint:
+        """Return what a chunk after `history` others takes, decoded by a codec (vae, tiny, none)
+        after it or, with `overlap`, beside it."""
+        film = film_spec(
+            self.policy(policy),
+            self.storage,
+            self.config,
+            max_distance=MAX_DISTANCE,
+            size=self.size,
+            chunks=history + 1,
+            chunk=self.chunk,
+            linears=self.speed.linears,
+            codec=codec,
+            overlap=overlap,
+            graphs=self.speed.graphs,
+            prompts=2,
+            words=self.words,
         )
         return footprint(self.config, film)
 
@@ -152,9 +160,10 @@ def random_history(bench: WanBench, policy: Policy, units: int, device: str) -> 
     unit = torch.randn(
         1, 1, tokens, config.num_attention_heads, config.attention_head_dim, device=device
     ).to(torch.bfloat16)
-    cache = KVCache(policy, bench.chunk, 20, storage=bench.storage)
+    storage = replace(bench.storage, compiled=bench.speed.compiled)
+    cache = KVCache(policy, bench.chunk, MAX_DISTANCE, storage=storage)
     for index in range(config.num_layers if units else 0):
-        cache.layers[index] = bench.storage.new_store(), bench.storage.new_store()
+        cache.layers[index] = storage.new_store(), storage.new_store()
         for place in range(units):
             keys, values = cache.layers[index]
             page = unit.roll(place + index, 2)
@@ -226,6 +235,7 @@ def measure_chunks(
 ) -> pd.DataFrame:
     """A row a policy and history: chunk seconds, frames per second, memory. `decode(latents,
     state)` is timed apart and beside."""
+    ask_for_room(bench, device, decode)
     maker = Maker.of(bench, device)
     rows = [first_chunk(maker, decode)]
     for policy in bench.policies:
@@ -236,6 +246,16 @@ def measure_chunks(
                 f"{rows[-1]['frames/s']:.1f} frames/s"
             )
     return pd.DataFrame(rows).assign(**hardware())
+
+
+def ask_for_room(bench: WanBench, device: str, decode: Decode | None) -> None:
+    """Raise CinelabError, with the numbers, where a chunk that is to be measured does not fit."""
+    codec = codec_kind(getattr(decode, "__self__", None))
+    for policy in bench.policies:
+        for units in bench.history:
+            # every repetition is appended to the same film
+            need = bench.need(units + bench.repeats, policy, codec)
+            require_room(need, f"{bench.model} after {units} chunks under {policy}", device)
 
 
 def first_chunk(maker: Maker, decode: Decode | None) -> dict:

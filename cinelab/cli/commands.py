@@ -18,6 +18,7 @@ from cinelab.cli import (
     ledger,
     machine,
     notebooks,
+    plan,
     results,
     speed,
     sweeps,
@@ -49,7 +50,7 @@ COMMANDS: dict[str, Callable] = {
     "doctor": machine.doctor_command,
     "train": train.train_command,
     "clips": train.clips_command,
-    "plan": weights.plan_command,
+    "plan": plan.plan_command,
     "convert": weights.convert_command,
 }
 

@@ -1,33 +1,21 @@
-"""`cinelab convert` and `plan`: Wan's weights in three layouts, and the memory of a film."""
+"""`cinelab convert`: Wan's weights in three layouts."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cinelab.cli.options import budget_option, frame_size, number_option
+from cinelab.cli.options import number_option
 from cinelab.cli.train import weights_line
 from cinelab.errors import CinelabError
-from cinelab.limits import CHUNKS, LATENTS
 from cinelab.printing import say, show_table
 from cinelab.progress import SHORT, progress
 
 if TYPE_CHECKING:
-    from cinelab.memory.policy import Policy
     from cinelab.weights.load import Report
-    from cinelab.zoo.footprint import FilmSpec, Footprint
 
 SHOWN = 12  # keys of a kind that are printed without --keys
 GIB = 2**30
-ANY = 2**62  # bytes: room for anything
-CAUSES = {
-    "weights": "the model",
-    "attended": "keys and values that a chunk attends to",
-    "stored": "the KV cache of all chunks",
-    "slots": "its pages on the device",
-    "summaries": "what retrieval searches",
-    "activations": "what a step computes",
-}
 
 Source = Annotated[
     Path,
@@ -161,139 +149,3 @@ def _report_names(report: "Report", *, keys: bool) -> dict[str, list[str]]:
         "unexpected": list(report.unexpected),
         "other shape": shapes,
     }
-
-
-PlannedModel = Annotated[str, typer.Option(help="wan-1.3b, wan-14b, or weights in any layout")]
-Chunks = Annotated[int, number_option("chunks of the film", 1, CHUNKS)]
-ChunkFrames = Annotated[int, number_option("latent frames a chunk", 1, LATENTS)]
-Size = Annotated[str, typer.Option(help="height x width in pixels")]
-PlannedPolicy = Annotated[
-    str, typer.Option(help="camr, window, sink, shot_sink, full, or your own as module:Name")
-]
-PlannedBudget = Annotated[int, budget_option()]
-Place = Annotated[str, typer.Option(help="where the KV cache is stored: device or host")]
-Packing = Annotated[str, typer.Option(help="how the KV cache is stored: none, int8 or fp8")]
-Linears = Annotated[
-    str,
-    typer.Option(help="numbers of the linear layers: full, fp8, fp8-weights or int8-weights"),
-]
-DeviceGib = Annotated[
-    float | None,
-    number_option(
-        "GiB of the GPU of another machine; without --device and --host: what is free here",
-        0,
-        1e6,
-        whole=False,
-    ),
-]
-HostGib = Annotated[
-    float | None, number_option("GiB of main memory of another machine", 0, 1e6, whole=False)
-]
-
-
-def plan_command(
-    model: PlannedModel = "wan-1.3b",
-    chunks: Chunks = 200,
-    chunk: ChunkFrames = 3,
-    *,
-    size: Size = "480x832",
-    policy: PlannedPolicy = "camr",
-    budget: PlannedBudget = 6,
-    place: Place = "device",
-    packing: Packing = "none",
-    linears: Linears = "full",
-    device: DeviceGib = None,
-    host: HostGib = None,
-):
-    """What a film takes, in GiB by cause, before any weights are loaded; refuses what cannot fit,
-    with the numbers.
-
-    Without --device and --host the film is checked against this machine, with one of them against
-    a machine of which only that is known.
-    """
-    from cinelab.memory.policy_registry import policy_named
-    from cinelab.memory.store import Storage
-    from cinelab.scale.acceleration import Speed
-    from cinelab.zoo.footprint import footprint
-
-    if chunks * chunk > LATENTS:
-        raise CinelabError(
-            f"--chunks {chunks} of --chunk {chunk} are {chunks * chunk} latent frames; a film has "
-            f"at most {LATENTS}."
-        )
-    storage = Storage(place, packing)
-    Speed(linears=linears, compiled=True)  # refuses unknown names
-    rule = policy_named(policy, budget)
-    config = _model_config(model)
-    film = _planned_film(
-        frame_size(size),
-        chunks,
-        chunk,
-        rule=rule,
-        storage=storage,
-        linears=linears,
-        heads=config.num_attention_heads,
-    )
-    need = footprint(config, film)
-    show_table(
-        ["what", "GiB", "where", "which is"],
-        [[what, f"{gib:.2f}", where, CAUSES.get(what, "")] for what, gib, where in need.lines()],
-        f"{chunks} chunks of {chunk} latent frames at {size} under {policy}",
-    )
-    _check_room(need, {"device": device, "host": host})
-
-
-def _model_config(model: str):
-    from cinelab.model.wan import WAN_1_3B, WAN_14B
-    from cinelab.weights.load import config_of
-
-    return {"wan-1.3b": WAN_1_3B, "wan-14b": WAN_14B}.get(model) or config_of(model)
-
-
-def _planned_film(
-    size: tuple[int, int],
-    chunks: int,
-    chunk: int,
-    *,
-    rule: "Policy",
-    storage,
-    linears: str,
-    heads: int,
-) -> "FilmSpec":
-    from cinelab.zoo.footprint import FilmSpec
-
-    return FilmSpec(
-        size=size,
-        chunks=chunks,
-        chunk=chunk,
-        seen=rule.budget_at(chunks),
-        summary=(rule.summary or 32) if rule.routed else None,
-        place=storage.place,
-        packing=storage.packing,
-        slots=storage.slots,
-        linears=linears,
-        held=rule.held_at(chunks, heads),
-    )
-
-
-def _check_room(need: "Footprint", stated: dict[str, float | None]) -> None:
-    """Refuse a film that does not fit the memory `stated` in GiB, else that of this machine."""
-    from cinelab.devices import chosen_device
-    from cinelab.zoo.footprint import check_memory, free_bytes
-
-    free = {
-        "device": free_bytes(chosen_device()),
-        "host": free_bytes("cpu"),
-    }
-    given = {name: int(gib * GIB) for name, gib in stated.items() if gib is not None}
-    # where another machine is described, only what is stated of it can refuse
-    room = {name: given.get(name, ANY if given else free[name]) for name in free}
-    check_memory(need, room["device"], room["host"], "This film")
-    on = " and ".join(f"{gib / GIB:g} GiB of {name} memory" for name, gib in given.items())
-    say((f"It fits {on}." if on else "It fits here.", "bold green"))
-    for name, takes in (("device", need.device), ("host", need.stored * need.host)):
-        if given and name not in given and takes:
-            say(
-                f"Of {name} memory it takes {takes / GIB:.1f} GiB ({free[name] / GIB:.1f} GiB are "
-                f"free here; --{name} GIB states how much another machine has)."
-            )

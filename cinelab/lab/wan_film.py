@@ -42,8 +42,15 @@ def room(
 ) -> pd.DataFrame:
     """Return what the film will take beside the weights, and what is free: GiB by cause."""
     director = Director(bundle, policy_for(bundle, policy, budget))
-    chunks = len(director.timeline(play).slots)
-    need = film_footprint(bundle, director.policy, chunks, bundle.sampling.guidance != 1)
+    line = director.timeline(play)
+    need = film_footprint(
+        bundle,
+        director.policy,
+        len(line.slots),
+        bundle.sampling.guidance != 1,
+        overlap=True,
+        prompts=len(line.prompts) + 1,
+    )
     rows = [
         {"what": what, "GiB": round(gib, 3), "where": where}
         for what, gib, where in need.lines()

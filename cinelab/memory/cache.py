@@ -89,6 +89,7 @@ class KVCache(Readable):
             self.store(layer, clean)
         self.count(clean)
         self.note(clean)
+        clean.close()
 
     def store(self, layer: int, clean: OpenChunk) -> None:
         """Store what a clean pass wrote down of a layer, behind the pages that it could attend

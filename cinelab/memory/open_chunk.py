@@ -101,8 +101,17 @@ class OpenChunk(Readable):
             films = self.cache.films
             past = {layer: one for layer, one in self._past.items() if len(one.keys) == films}
         buffers = {} if self._graph else self._buffers
+        if not self._graph:
+            self._past = past  # so that nothing of it outlives `close`
         shared = (self.decided, self._choices, self._freqs, self._turns)
         return OpenChunk(self.cache, self.chunk, self.shot, True, {}, *shared, past, buffers)
+
+    def close(self) -> None:
+        """Let go of what was laid out and written down, once it is stored: nothing attends to it
+        any more, but for a backward pass that comes back to it."""
+        if not self._graph:
+            for held in (self._past, self._buffers, self.written):
+                held.clear()
 
     @cached_property
     def routed(self) -> bool:
@@ -363,7 +372,11 @@ class OpenChunk(Readable):
         keys, all_keys = keys.with_room(cache.length, draft)
         values, all_values = values.with_room(cache.length, draft)
         cache.layers[layer] = (keys, values)
-        return all_keys[:, first:end].flatten(1, 2), all_values[:, first:end].flatten(1, 2)
+        k, v = (buffer[:, first:end].flatten(1, 2) for buffer in (all_keys, all_values))
+        own = (cache.length - first) * draft.shape[2]  # where the chunk's own tokens begin
+        # a store that has grown is not held twice: nothing refers to its old buffer
+        self._past[layer] = Past(k[:, :own], v[:, :own], first)
+        return k, v
 
     def _join(self, layer: int, past: Past, own: Tensor) -> Past:
         """Return what was retrieved, laid into the buffers for the films of a call (B', ...)."""

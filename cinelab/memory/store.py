@@ -8,7 +8,8 @@ store that has them. Snapshots of a cache share what they have in common.
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ PLACES = ("device", "host")
 PACKINGS = ("none", "int8", "fp8")
 LITTLE = 4 * 2**20  # bytes: a buffer of small pages grows by up to 16 of them
 # where the stores live that serve large models; named, not imported: the method runs without them
-HOST_STORE = "cinelab.scale.host_kv:host_store"
+HOST_MEMORY = "cinelab.scale.host_kv:HostMemory"
 QUANTIZED_STORE = "cinelab.scale.quantized_kv:QuantizedKVStore"
 
 
@@ -70,11 +71,13 @@ class Storage:
     place     device, or host: in (pinned) host memory, and `slots` pages of each layer on the
               device, more where heads retrieve more at once
     packing   none, or int8 or fp8: a byte a number, with a scale for each token and head
+    compiled  packed pages are gathered and dequantised by one compiled kernel, on a GPU
     """
 
     place: str = "device"
     packing: str = "none"
     slots: int = 12
+    compiled: bool = False
 
     def __post_init__(self) -> None:
         for name, known in (("place", PLACES), ("packing", PACKINGS)):
@@ -91,10 +94,16 @@ class Storage:
         """Return an empty store with these settings."""
         if self.packing == "none":
             return self._plain_store()
-        return resolve(QUANTIZED_STORE)(self.packing, self._plain_store(), self._plain_store())
+        numbers, scales = (self._plain_store() for _ in range(2))
+        return resolve(QUANTIZED_STORE)(self.packing, numbers, scales, compiled=self.compiled)
 
     def _plain_store(self) -> KVStore:
-        return DeviceKVStore() if self.place == "device" else resolve(HOST_STORE)(self.slots)
+        return DeviceKVStore() if self.place == "device" else self._host_memory.new_store()
+
+    @cached_property
+    def _host_memory(self) -> Any:
+        """What the stores of a film share where they lie in host memory."""
+        return resolve(HOST_MEMORY)(self.slots)
 
 
 @dataclass(eq=False)
@@ -125,10 +134,8 @@ class DeviceKVStore(Readable):
 
     def _grown(self, length: int, new: int, like: Tensor) -> Tensor:
         """Return a larger buffer with the first `length` pages, and room for `new` and a few."""
-        # A quarter more: twice would not fit beside a large model, nor would many large pages
-        # that a short film never fills.
-        more = max(min(16, LITTLE // like[:, :1].nbytes), length // 4, 1)
-        buffer = like.new_empty((like.shape[0], new + more, *like.shape[2:]))
+        room = new + grown_ahead(length, like[:, :1].nbytes)
+        buffer = like.new_empty((like.shape[0], room, *like.shape[2:]))
         if length:
             buffer[:, :length] = self.buffer[:, :length]
         return buffer
@@ -151,6 +158,15 @@ class DeviceKVStore(Readable):
 
     def expect(self, picks: Tensor, length: int) -> None:
         """Hear nothing: every page is on the device."""
+
+
+def grown_ahead(length: int, page: int) -> int:
+    """Return for how many further pages, of so many bytes, a buffer of `length` pages grows.
+
+    A quarter more: twice would not fit beside a large model, nor would many large pages that a
+    short film never fills.
+    """
+    return max(min(16, LITTLE // page), length // 4, 1)
 
 
 def refuse_gradients(setting: str, remedy: str, pages: Tensor | None = None) -> None:

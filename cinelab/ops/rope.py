@@ -118,20 +118,23 @@ class Rope:
 
     def rotate(self, x: Tensor, freqs: Tensor) -> Tensor:
         """Return queries or keys (..., F N, h, D) rotated by `freqs`, which broadcast over them."""
-        pairs = x.float().unflatten(-1, (-1, 2))
-        if torch.compiler.is_compiling():  # which fuses real arithmetic, and no complex numbers
-            (a, b), (cos, sin) = pairs.unbind(-1), freqs.unbind(-1)
-            rotated = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
-        else:  # the same products and sums, four times as fast on a CPU
-            rotated = torch.view_as_real(
-                torch.view_as_complex(pairs) * torch.view_as_complex(freqs)
-            )
-        return rotated.flatten(-2).type_as(x)
+        return rotated(x, freqs)
 
     def rotate_into(self, x: Tensor, freqs: Tensor, out: Tensor) -> None:
         """Write what `rotate` returns into `out`, of the shape of x."""
-        out.copy_(self.rotate(x, freqs))
+        out.copy_(rotated(x, freqs))
 
     def rotated_back(self, x: Tensor, freqs: Tensor) -> Tensor:
         """Return what `rotate` made x (..., F N, h, D) of, to rounding."""
         return self.rotate(x, torch.stack([freqs[..., 0], -freqs[..., 1]], dim=-1))
+
+
+def rotated(x: Tensor, freqs: Tensor) -> Tensor:
+    """Return x (..., F N, h, D) rotated by `freqs` (see `Rope.rotate`)."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # which fuses real arithmetic, and no complex numbers
+        (a, b), (cos, sin) = pairs.unbind(-1), freqs.unbind(-1)
+        turned = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    else:  # the same products and sums, four times as fast on a CPU
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(freqs))
+    return turned.flatten(-2).type_as(x)

@@ -29,6 +29,7 @@ from cinelab.ops.attention import (
     use_kernel,
 )
 from cinelab.ops.rope import Rope
+from cinelab.scale.epilogues import fuse_gelu
 from cinelab.scale.fp8_linears import Fp8Linear, check_sides
 from cinelab.scale.graphs import replay_levels
 
@@ -199,7 +200,7 @@ class Compiled:
     def __call__(self, *args: Any) -> Any:
         try:
             return self._compiled(*args)
-        except RuntimeError as error:
+        except Exception as error:  # the compiler raises many kinds
             if not build_failed(error):
                 raise
             lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -218,7 +219,7 @@ class Compiled:
         models in a process together; a demo or a benchmark meets more."""
         try:
             return self.call(*args)
-        except RuntimeError as error:
+        except Exception as error:
             if type(error).__name__ != "FailOnRecompileLimitHit":
                 raise
             with torch._dynamo.config.patch(recompile_limit=SHAPES):
@@ -234,10 +235,11 @@ def build_failed(error: BaseException) -> bool:
 
 def compile_blocks(model: CausalWan, *, fallback: bool = False) -> CausalWan:
     """Compile what a block does before and after attention, and the rotation of queries and keys;
-    attention itself is the context's.
+    attention itself is the context's, and the feed-forward's GELU its product's epilogue.
 
     All blocks share their code, so that it is compiled once for every shape.
     """
+    fuse_gelu(model)
     for block in cast(Iterable[Any], model.blocks):
         block.pre_attention = Compiled(block.pre_attention, fallback=fallback)
         block.post_attention = Compiled(block.post_attention, fallback=fallback)
@@ -248,6 +250,7 @@ def compile_blocks(model: CausalWan, *, fallback: bool = False) -> CausalWan:
         found: Any = copy.copy(rope(grid, device))
         # retrieved keys come in every length until the budget is filled
         found.rotate = Compiled(found.rotate, fallback=fallback, static=False)
+        found.rotate_into = Compiled(found.rotate_into, fallback=fallback, static=False)
         return cast(Rope, found)
 
     cast(Any, model).rope = compiled_rope

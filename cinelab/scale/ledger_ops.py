@@ -26,7 +26,16 @@ KINDS = (
     "host",
     "other",
 )
-PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "_scaled_mm", "convolution", "convolution_backward"}
+PRODUCTS = {
+    "cinelab::linear_gelu",
+    "mm",
+    "addmm",
+    "bmm",
+    "baddbmm",
+    "_scaled_mm",
+    "convolution",
+    "convolution_backward",
+}
 GATHERS = {"index", "index_select", "gather", "embedding", "index_put_", "index_put", "index_copy_"}
 GATHERS |= {"scatter", "scatter_", "index_add"}
 CONCATENATIONS = {"cat", "stack"}

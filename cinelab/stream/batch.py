@@ -40,11 +40,13 @@ from cinelab.memory.policy_registry import (
 )
 from cinelab.memory.store import Storage
 from cinelab.readable import Readable
+from cinelab.scale.acceleration import running_speed
 from cinelab.script.timeline import Timeline
 from cinelab.script.unconditional import unconditional_text
 from cinelab.threads import NUMBER, cores, own
 from cinelab.zoo.bundle import Bundle
-from cinelab.zoo.footprint import FilmSpec, Footprint, check_memory, footprint, free_bytes
+from cinelab.zoo.codec_footprint import codec_kind
+from cinelab.zoo.footprint import Footprint, check_memory, film_spec, footprint, free_bytes
 
 SMALL = 500e6  # multiplications of a call of the model that keep one thread busy
 
@@ -100,8 +102,10 @@ def threads_for(bundle: Bundle) -> int | None:
 
 
 def storage_of(bundle: Bundle) -> Storage:
-    """Where the films of a model keep their history."""
-    return Storage(**{name: value for name, value in bundle.memory.items() if name != "summary"})
+    """Return where the films of a model keep their history; a compiled model unpacks a packed one
+    by a compiled kernel."""
+    stated = {name: value for name, value in bundle.memory.items() if name != "summary"}
+    return Storage(**{"compiled": running_speed(bundle.model).compiled} | stated)
 
 
 def trained_policy(bundle: Bundle) -> Policy | None:
@@ -164,37 +168,50 @@ def empty_cache(bundle: Bundle, policy: Policy) -> KVCache:
     return KVCache(policy, bundle.chunk, distance, storage=storage_of(bundle))
 
 
-def film_footprint(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False) -> Footprint:
-    """What a film of so many chunks takes beside the weights, which are there already."""
-    storage = storage_of(bundle)
-    held = policy.held_at(chunks, bundle.model.config.num_attention_heads)
-    film = FilmSpec(
-        bundle.size,
-        chunks,
-        bundle.chunk,
-        policy.budget_at(chunks),
-        getattr(policy, "summary", None),
-        storage.place,
-        storage.packing,
-        storage.slots,
+def film_footprint(
+    bundle: Bundle,
+    policy: Policy,
+    chunks: int,
+    guided: bool = False,
+    *,
+    overlap: bool = False,
+    prompts: int = 1,
+) -> Footprint:
+    """Return what a film of so many chunks and prompts takes beside the weights, which are there
+    already. With `overlap` it is decoded while it is made."""
+    film = film_spec(
+        policy,
+        storage_of(bundle),
+        bundle.model.config,
+        max_distance=cast(int | None, bundle.max_distance),
+        size=bundle.size,
+        chunks=chunks,
+        chunk=bundle.chunk,
         guided=guided,
         scale=bundle.codec.scale,
-        held=held,
+        codec=codec_kind(bundle.codec),
+        overlap=overlap,
+        graphs=running_speed(bundle.model).graphs,
+        prompts=prompts,
     )
     full = bundle.model.patch_embedding.weight.dtype == torch.float32
     return footprint(bundle.model.config, film, 32 if full else 16, loaded=True)
 
 
-def check_room(bundle: Bundle, policy: Policy, chunks: int, guided: bool = False) -> Footprint:
+def check_room(
+    bundle: Bundle,
+    policy: Policy,
+    chunks: int,
+    guided: bool = False,
+    *,
+    overlap: bool = False,
+    prompts: int = 1,
+) -> Footprint:
     """Refuse a film that cannot fit in what is free now. Raises CinelabError with the numbers."""
-    need = film_footprint(bundle, policy, chunks, guided)
+    need = film_footprint(bundle, policy, chunks, guided, overlap=overlap, prompts=prompts)
     device = next(bundle.model.parameters()).device
-    check_memory(
-        need,
-        free_bytes(device),
-        free_bytes("cpu"),
-        f"A film of {chunks} chunks under {name_of(policy)}",
-    )
+    what = f"A film of {chunks} chunks under {name_of(policy)}"
+    check_memory(need, free_bytes(device), free_bytes("cpu"), what)
     return need
 
 

@@ -36,7 +36,7 @@ from cinelab.script.unconditional import unconditional_text
 from cinelab.stream.batch import NO_FRAMES, TimedChunk, check_room, policy_after, policy_for
 from cinelab.stream.display import film_html, film_line, shot_lines
 from cinelab.stream.generator import ChunkGenerator, ChunkRequest
-from cinelab.stream.overlap import prefetch, side_stream
+from cinelab.stream.overlap import DeviceFull, explain_oom, prefetch, side_stream
 from cinelab.stream.resume import KeptChunks, forget, keeping
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.zoo.bundle import Bundle
@@ -270,14 +270,22 @@ class Director:
         kept: KeptChunks | None = None,
     ) -> Iterator[tuple[TimedChunk, KVCache]]:
         """Yield chunks with their frames, and the KV cache after each."""
-        check_room(self.bundle, self.policy, len(line.slots), self.sampling.guidance != 1)
+        check_room(
+            self.bundle,
+            self.policy,
+            len(line.slots),
+            self.sampling.guidance != 1,
+            overlap=self.overlap or self.fused,  # a pending chunk holds what it attended to
+            prompts=len(line.prompts) + 1,
+        )
         generator = ChunkGenerator(self.bundle, self.bf16)
         latents = self._latents(generator, screenplay, line, first, kept)
         shown = generator.begin()
         beside = side_stream(generator.device.type if self.overlap else "cpu")
         for timed, cache in prefetch(latents) if self.overlap else latents:
             began = time.perf_counter()
-            with beside:  # and not around the yield: whoever reads has a stream of their own
+            # and not around the yield: whoever reads has a stream of their own
+            with beside, explain_oom(f"Decoding chunk {timed.index + 1}"):
                 shown, timed.frames = generator.decode(shown, timed.latents)
             timed.seconds["decode"] = time.perf_counter() - began
             yield timed, cache
@@ -332,7 +340,15 @@ class Director:
         if keep is None:
             return self._film(screenplay, opening, None, progress, show)
         with keeping(keep, self.identity(screenplay, opening)) as kept:
-            return self._film(screenplay, opening, kept, progress, show)
+            try:
+                return self._film(screenplay, opening, kept, progress, show)
+            except DeviceFull as error:
+                if not len(kept):
+                    raise
+                raise DeviceFull(
+                    f"{str(error).rstrip('.')}; the {len(kept)} chunks that are finished are on "
+                    "the disk, and the same film goes on from them."
+                ) from error
 
     def _film(
         self,
@@ -373,12 +389,18 @@ class Director:
         info = self.info(screenplay)
         if info["device"] == "cpu":  # which chunks that earlier versions stored do not name
             del info["device"]
-        return info | {
-            "weights": self.bundle.fingerprint,
-            "screenplay": screenplay.to_yaml(),
-            "fused": self.fused,
-            "opening": begins,
-        }
+        packing = self.bundle.memory.get("packing", "none")
+        packed = {} if packing == "none" else {"packing": packing}
+        return (
+            info
+            | packed
+            | {
+                "weights": self.bundle.fingerprint,
+                "screenplay": screenplay.to_yaml(),
+                "fused": self.fused,
+                "opening": begins,
+            }
+        )
 
     def info(self, screenplay: Screenplay) -> dict:
         """What film.json says of the film before it is made."""

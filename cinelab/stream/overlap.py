@@ -54,13 +54,17 @@ def prefetch(items: Iterator[Item], room: int = 1) -> Iterator[Item]:
         thread.join()
 
 
+class DeviceFull(CinelabError):
+    """A device ran out of memory while a film was made."""
+
+
 @contextmanager
 def explain_oom(what: str) -> Iterator[None]:
     """Turn an error of a device that runs out of memory into one sentence."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise CinelabError(
+        raise DeviceFull(
             f"{what} ran out of memory on the device ({str(error).splitlines()[0]}); keep the "
             "history in host memory (place host), pack it (packing fp8), or lower the budget, the "
             "chunk or the size."

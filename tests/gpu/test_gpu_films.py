@@ -160,6 +160,15 @@ def test_a_waiting_host_is_counted(gpu):
     assert waits(gpu, lambda: x.sum().item()) >= 1
 
 
+def test_a_gpu_refuses_what_is_on_the_cpu(gpu):
+    x = torch.ones(3, device=gpu)
+    assert (x @ x + 1).cpu().tolist() == 4.0
+    with pytest.raises(RuntimeError, match="same device"):
+        x + torch.ones(3)
+    with pytest.raises((RuntimeError, TypeError)):
+        x.numpy()
+
+
 def test_the_memory_of_a_film_is_the_gpus(cuda):
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
