@@ -64,8 +64,13 @@ def on_both(task: Task, reference: Bundle, bundle: Bundle, policy: str) -> None:
     first = film(bundle, policy, task)
     again = film(bundle, policy, task)
     note(task, f"film, {policy}: twice, exact", first, again, most=0.0)
-    host = film(reference, policy, task)
-    note(task, f"film, {policy}: CPU against device", host, first, most=ROUNDING)
+    note(
+        task,
+        f"film, {policy}: CPU against device",
+        film(reference, policy, task),
+        first,
+        most=ROUNDING,
+    )
 
 
 def compare(task: Task, plain: Made, bundle: Bundle, what: str, *, most: float, **how: Any) -> None:

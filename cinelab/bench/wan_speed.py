@@ -364,7 +364,9 @@ def overlap_rates(maker: Maker, decode: Decode, chunks: int = 8, policy: str = "
 
 def memory_of(device: str) -> dict:
     """The most that was in use so far."""
-    gib = torch.cuda.max_memory_allocated() / GIB if device == "cuda" else peak_memory_gib()
+    gib = (
+        torch.cuda.max_memory_allocated() / GIB if device.startswith("cuda") else peak_memory_gib()
+    )
     return {"peak GiB": round(gib, 2)}
 
 
