@@ -36,9 +36,8 @@ from cinelab.scale.ledger_mode import OpRecording, counted_compilation
 from cinelab.scale.ledger_ops import Op
 from cinelab.zoo.codec_footprint import codec_footprint
 
-RECORD = json.loads(
-    (Path(__file__).parents[1] / "results" / "reference" / "ledger_0.2.0.json").read_text()
-)
+ROOT = Path(__file__).parents[1]
+RECORD = json.loads((ROOT / "results" / "reference" / "ledger_0.2.0.json").read_text())
 GROUPS = {  # the kinds that a measured profile has put together
     "attention": ("self attention", "cross attention"),
     "products": ("product",),
@@ -231,7 +230,35 @@ def test_a_chunk_stays_within_its_budget(policy, speed):
     assert counts.uploads <= uploads
     assert counts.launches <= launches
     assert counts.moved <= moved * 10**9
-    assert 1000 * predict_seconds(counts, H100).clock <= milliseconds
+    predicted = 1000 * predict_seconds(counts, H100).clock
+    assert predicted <= milliseconds
+    assert documented().get((policy, speed), predicted) == pytest.approx(predicted, abs=2)
+
+
+@cache
+def documented() -> dict[tuple[str, str], int]:
+    """Milliseconds by policy and speed as docs/ledger.md has them, after 20 chunks."""
+    lines = (ROOT / "docs" / "ledger.md").read_text().splitlines()
+    heads = {"camr": "| CAMR, 6 chunks of history |", "window": "| window of 6 |"}
+    found = {}
+    for policy, head in heads.items():
+        (line,) = [line for line in lines if line.startswith(head)]
+        found |= {
+            (policy, speed): int(text)
+            for speed, text in zip(SPEEDS, line.split("|")[3:6], strict=True)
+        }
+    return found
+
+
+def test_pages_that_name_the_prediction_agree():
+    figures = [documented()["camr", speed] for speed in ("exact", "compiled", "fast")]
+    exact, compiled, fast = figures
+    sentence = f"{exact} ms, compiled {compiled} ms, fast {fast} ms"
+    for page in ("README.md", "docs/wan.md"):
+        text = " ".join((ROOT / page).read_text().split())
+        assert sentence in text
+    sitting = (ROOT / "docs" / "gpu.md").read_text().split()
+    assert {f"0.{figure}" for figure in figures} <= set(sitting)
 
 
 def test_the_command_prints_what_a_chunk_costs(tmp_path):
