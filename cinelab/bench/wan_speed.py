@@ -112,7 +112,8 @@ class WanBench(Readable):
         return MODES[self.mode][1]
 
     def policy(self, name: str) -> Policy:
-        more = {"summary": self.summary} if name == "camr" else {}
+        # as films of Wan have it (zoo.wan.WanSettings)
+        more = {"summary": self.summary, "reuse_choice": True} if name == "camr" else {}
         return policy_named(name, self.budget, **more)
 
     def need(
