@@ -183,10 +183,10 @@ OPTIONS: tuple[tuple[str, Speed, Way], ...] = (
 
 def _other_settings(exact: LedgerReport) -> Iterator[tuple[str, LedgerReport]]:
     """Yield what the exact chunk may have otherwise: what it attends to, and how that is stored."""
-    if _choosing_passes(exact) == 2:
+    if _choosing_passes(exact) == 1:
         yield (
-            "exact, reuse_choice",
-            replace(exact, bench=replace(exact.bench, reuse_choice=True)),
+            "exact, clean pass chooses anew",
+            replace(exact, bench=replace(exact.bench, reuse_choice=False)),
         )
     for policy in POLICIES:
         if policy != exact.policy:

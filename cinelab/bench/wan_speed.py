@@ -74,7 +74,8 @@ class WanBench(Readable):
     policies: tuple[str, ...] = ("camr", "window", "sink", "full")
     budget: int = 6
     summary: int = 30
-    reuse_choice: bool = False  # of CAMR: the clean pass attends to what the first level retrieved
+    # of CAMR, as films of Wan have it (zoo.wan.WanSettings)
+    reuse_choice: bool = True
     history: tuple[int, ...] = (5, 50, 200)
     repeats: int = 5
     words: int = 512  # of a prompt
