@@ -55,8 +55,8 @@ OPTION_COLUMNS = {
     "times as fast": "times as fast",
     "chunk s": "chunk s",
     "plain s": "plain s",
-    "history MiB": "history MiB",
-    "peak GiB": "peak GiB",
+    "history MiB": "MiB",
+    "peak GiB": "GiB",
 }
 SPEED_OPTIONS = ("kernel", "compiled", "linears", "graphs", "fallback")
 
