@@ -40,11 +40,11 @@ from cinelab.scale.acceleration import FALLBACKS, LINEARS, SPEEDS, speed_named
 CHUNK_COLUMNS = {
     "policy": "policy",
     "history": "after",
-    "first frame s": "first s",
+    "first frame s": "first",
     "chunk s": "chunk s",
-    "dit s": "levels s",
-    "memory s": "clean s",
-    "decode s": "decode s",
+    "dit s": "levels",
+    "memory s": "clean",
+    "decode s": "decode",
     "frames/s": "frames/s",
     "frames/s, decode beside": "beside",
     "peak GiB": "GiB",
@@ -52,7 +52,7 @@ CHUNK_COLUMNS = {
 OPTION_COLUMNS = {
     "option": "option",
     "way": "way",
-    "times as fast": "times as fast",
+    "times as fast": "times",
     "chunk s": "chunk s",
     "plain s": "plain s",
     "history MiB": "MiB",
@@ -130,7 +130,7 @@ def measure(options: argparse.Namespace) -> None:
         table = measure_options(
             bench, device, max(options.history), lambda text: print(text, flush=True)
         )
-        show_rows(table, OPTION_COLUMNS, f"{bench.model}, {bench.mode}, on {device}")
+        show_rows(table, OPTION_COLUMNS, f"{bench.model}, {bench.mode}, on {device}, times as fast")
         if options.output:
             write_json(options.output, plain_json({"rows": table.to_dict("records")}))
         return
@@ -145,7 +145,7 @@ def measure(options: argparse.Namespace) -> None:
     }
     if decode:
         record["decoded"] = overlap_rates(Maker.of(bench, device), decode)
-    show_rows(table, CHUNK_COLUMNS, f"{bench.model}, {bench.mode}, on {device}")
+    show_rows(table, CHUNK_COLUMNS, f"{bench.model}, {bench.mode}, on {device}, seconds")
     for policy, figures in record["overhead"].items():
         for name, figure in figures.items():
             if figure == figure:  # a window has no overhead over itself
@@ -166,7 +166,7 @@ def show_rows(table: pd.DataFrame, columns: dict[str, str], title: str) -> None:
 def shown(value: object) -> str:
     """Return a figure to three places; "" for what was not measured."""
     if isinstance(value, float):
-        return "" if value != value else f"{value:.3g}"
+        return "" if value != value else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
     return str(value)
 
 
