@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from benchmarks import gpu
-from benchmarks.gpu_bench import archive, official, sitting, toy_films
+from benchmarks.gpu_bench import archive, films, official, sitting, toy_films
 from benchmarks.gpu_bench.jobs import Films, found, read_queue
 from benchmarks.gpu_bench.ledger_figures import CEILINGS, figure
 from benchmarks.gpu_bench.record import Recorder
@@ -296,6 +296,13 @@ def test_parts_are_small_and_whole_and_what_is_left_out_is_named(tmp_path):
         (work / "logs" / f"{number:02d}.log").write_bytes(os.urandom(limit // 2 - 2**16))
     parts, left_out = archive.pack(work, tmp_path, limit)
     assert len(parts) == archive.PARTS and left_out and left_out[0].startswith("logs/")
+
+
+def test_the_films_of_a_sitting_are_a_screenplay():
+    """A rehearsal's are others, so that only a GPU would meet them."""
+    play = films.screenplay(SimpleNamespace(rehearsed=False))
+    changes = [change for shot in play.shots for change in shot.changes]
+    assert {change.recache for change in changes} == {True, False}
 
 
 def test_films_are_rendered_beside_and_the_store_stays_when_a_training_has_begun(tmp_path):
