@@ -309,6 +309,13 @@ def test_gelu_in_the_epilogue_is_the_gelu_after_the_product():
     assert net.state_dict().keys() == plain.state_dict().keys()
     assert torch.allclose(velocity(net), velocity(plain), atol=1e-6)
     gate = net.blocks[0].ffn.net[0]
+    x = torch.randn(1, 2, 3, 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        for given in (x, x.bfloat16()):
+            made = gate(given)
+            wanted = plain.blocks[0].ffn.net[0](given)
+            assert made.dtype == wanted.dtype == torch.bfloat16
+            assert torch.allclose(made.float(), wanted.float(), atol=0.02)
     graphs = []
 
     def backend(graph, inputs):
