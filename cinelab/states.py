@@ -27,7 +27,7 @@ def save_pickle(value: Any, path: Path) -> None:
         torch.save(value, file)
 
 
-def read_state(path: Path, mapped: bool = False) -> dict:
+def read_state(path: Path, *, mapped: bool = False) -> dict:
     """What `Run.save` wrote; `mapped` = its tensors stay on the disk until they are used, and
     `whole_part` checks them then."""
     check_regular(path)

@@ -12,9 +12,9 @@ from cinelab.flow.condition import Condition
 from cinelab.memory.context import BidirectionalContext
 from cinelab.model.wan import FULL_PRECISION, CausalWan, WanConfig, cast, parameter_dtype
 from cinelab.ops.attention import attention, available
+from cinelab.ops.compiling import Compiled
 from cinelab.scale.acceleration import (
     SPEEDS,
-    Compiled,
     Speed,
     accelerate,
     fuse_qkv,
@@ -163,7 +163,7 @@ def test_more_shapes_than_torch_compiles_by_itself_are_compiled(monkeypatch):
 
     compiler = torch.compile
     monkeypatch.setattr(torch, "compile", lambda f, **more: compiler(f, backend=backend, **more))
-    double = Compiled(lambda x: x * 2)
+    double = Compiled(lambda x: x * 2, remedy="", dynamic=False, fullgraph=True)
     for count in (*range(2, 14), 3):
         assert torch.equal(double(torch.ones(count)), torch.full((count,), 2.0))
     assert len(shapes) == 12
@@ -184,7 +184,7 @@ def test_an_error_of_the_function_itself_is_no_failure_to_build():
     def full(x):
         raise torch.OutOfMemoryError("no room")
 
-    compiled = Compiled(full, fallback=True)
+    compiled = Compiled(full, remedy="", fallback=True)
     compiled.call = full
     with pytest.raises(torch.OutOfMemoryError):
         compiled(torch.zeros(1))
@@ -309,6 +309,13 @@ def test_gelu_in_the_epilogue_is_the_gelu_after_the_product():
     assert net.state_dict().keys() == plain.state_dict().keys()
     assert torch.allclose(velocity(net), velocity(plain), atol=1e-6)
     gate = net.blocks[0].ffn.net[0]
+    x = torch.randn(1, 2, 3, 128)
+    with torch.autocast("cpu", torch.bfloat16):
+        for given in (x, x.bfloat16()):
+            made = gate(given)
+            wanted = plain.blocks[0].ffn.net[0](given)
+            assert made.dtype == wanted.dtype == torch.bfloat16
+            assert torch.allclose(made.float(), wanted.float(), atol=0.02)
     graphs = []
 
     def backend(graph, inputs):

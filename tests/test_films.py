@@ -14,7 +14,7 @@ from cinelab.lab.reports.sweep_cells import load_cells
 from cinelab.lab.reports.sweep_table import pooled
 from cinelab.lab.studies.film_cell import FilmSetting, film_cell, listed
 from cinelab.memory.cache import KVCache
-from cinelab.memory.open_chunk import Written
+from cinelab.memory.passes import Written
 from cinelab.memory.policy import Full, Window
 from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.toybox.attributes import with_prompt

@@ -24,8 +24,8 @@ from cinelab.scale.acceleration import SPEEDS
 from cinelab.scale.ceilings import CARDS, H100, card_named
 from cinelab.scale.ledger import (
     Counts,
+    LaunchTimes,
     Trace,
-    Way,
     counts_from_dict,
     counts_to_dict,
     predict_seconds,
@@ -144,10 +144,10 @@ def test_a_gpu_that_waits_for_the_host_shows_on_the_clock():
     wait = Op("host", "item", launches=1, waits=True)
     free = Counts(Trace((kernel, wait), (0, 0, 0, 0)))
     bound = Counts(Trace((kernel, wait), (0, 1, 0, 1, 0, 1, 0, 1)))
-    assert predict_seconds(free, H100, Way(1e-5)).clock == pytest.approx(
+    assert predict_seconds(free, H100, LaunchTimes(1e-5)).clock == pytest.approx(
         predict_seconds(free, H100).busy, rel=0.1
     )
-    found = predict_seconds(bound, H100, Way(1e-3))
+    found = predict_seconds(bound, H100, LaunchTimes(1e-3))
     assert found.clock > found.busy + 3e-3
 
 

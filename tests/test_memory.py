@@ -509,7 +509,7 @@ def test_a_clean_pass_lays_out_where_the_denoising_passes_did():
     model(x[:, :1], torch.ones(2, 1), condition, opened)
     before = {place: buffer.data_ptr() for place, buffer in opened._buffers.items()}
     clean = opened.record()
-    assert clean.decided is opened.decided and not clean._past
+    assert clean.decided is opened.decided and not clean._retrieved
     model(x[:, :1], torch.zeros(2, 1), condition, clean)
     assert before and before == {
         place: buffer.data_ptr() for place, buffer in clean._buffers.items()
@@ -678,9 +678,11 @@ def test_an_open_chunk_holds_no_store_twice_and_nothing_once_it_is_stored():
     for store in cache.layers[0]:
         store.buffer = store.buffer[:, :7].clone()  # full: the chunk's own draft makes it grow
     model(x[:, :1], torch.ones(1, 1), condition, opened)
-    held = opened._past[0].keys.untyped_storage().data_ptr()
+    held = opened._retrieved[0].keys.untyped_storage().data_ptr()
     assert held == cache.layers[0][0].buffer.untyped_storage().data_ptr()
     clean = opened.record()
     model(x[:, :1], torch.zeros(1, 1), condition, clean)
     cache.append(clean)
-    assert not (opened._past or opened._buffers or clean._past or clean._buffers or clean.written)
+    assert not (
+        opened._retrieved or opened._buffers or clean._retrieved or clean._buffers or clean.written
+    )

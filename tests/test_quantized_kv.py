@@ -38,6 +38,6 @@ def test_the_compiled_gather_is_the_plain_one():
             picks,
             packing="int8",
             dtype=torch.float32,
-            backend="aot_eager",
+            backend="eager",
         )
         assert torch.equal(found, store.take(picks, 5))

@@ -308,6 +308,13 @@ def test_parts_are_small_and_whole_and_what_is_left_out_is_named(tmp_path):
     assert len(parts) == archive.PARTS and left_out and left_out[0].startswith("logs/")
 
 
+def test_the_films_of_a_sitting_are_a_screenplay():
+    """A rehearsal's are others, so that only a GPU would meet them."""
+    play = films.screenplay(SimpleNamespace(rehearsed=False))
+    changes = [change for shot in play.shots for change in shot.changes]
+    assert {change.recache for change in changes} == {True, False}
+
+
 def test_films_are_rendered_beside_and_the_store_stays_when_a_training_has_begun(tmp_path):
     folder = tmp_path / "films"
     made = toy_films.Builders(folder, Films(films=4, latents=8, shard=2), 1)

@@ -333,5 +333,5 @@ def test_what_cannot_be_compiled_is_one_sentence():
     torch._dynamo.reset()
     net = with_compiled_blocks(model(), broken)
     clips = Fake().clips(1, 2, rng_at(0))
-    with pytest.raises(CinelabError, match="^torch cannot compile the network's blocks here"):
+    with pytest.raises(CinelabError, match="could not compile.*set compiled to false"):
         teacher_forcing.loss(net, clips, CONFIG, FULL_HISTORY, rng_at(1))

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ def products(task: Task) -> None:
     for name, (rows, inner, columns) in shapes.items():
         a = _random(task, rows, inner)
         b = _random(task, inner, columns)
-        spent = seconds(lambda a=a, b=b: a @ b, task.device)
+        spent = seconds(partial(torch.matmul, a, b), task.device)
         task.rows.note(
             name,
             _rate(rows, inner, columns, spent),
@@ -95,9 +96,8 @@ def own_kernels(task: Task) -> None:
         if kernel in ("math", "flex"):
             continue  # the scores of one would take 3.7 GB, the other is for masks and compiles
         with task.rows.trying(f"kernel {kernel}"):
-            _attention_rate(
-                task, f"kernel {kernel}", lambda kernel=kernel: attention(q, k, v, None, kernel)
-            )
+            call = partial(attention, q, k, v, None, kernel)
+            _attention_rate(task, f"kernel {kernel}", call)
 
 
 def copies(task: Task) -> None:

@@ -3,13 +3,12 @@ one."""
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.gpu_bench.one import Task
+from cinelab.bench.noise import MadeFilm, difference
 from cinelab.memory.policy import Policy
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.stream.batch import policy_for
@@ -29,13 +28,6 @@ HISTORIES = {
     "in fp8": ({"packing": "fp8"}, 2.0),
     "in fp8 in host memory": ({"place": "host", "packing": "fp8"}, 2.0),
 }
-
-
-class Made(NamedTuple):
-    """A film's latents (F, C, h, w) and frames uint8 (f, H, W, 3)."""
-
-    latents: Tensor
-    frames: np.ndarray
 
 
 def run(task: Task) -> None:
@@ -73,12 +65,14 @@ def on_both(task: Task, reference: Bundle, bundle: Bundle, policy: str) -> None:
     )
 
 
-def compare(task: Task, plain: Made, bundle: Bundle, what: str, *, most: float, **how: Any) -> None:
+def compare(
+    task: Task, plain: MadeFilm, bundle: Bundle, what: str, *, most: float, **how: Any
+) -> None:
     """Compare a film made in another way with the plain one."""
     note(task, f"film, camr: {what}", plain, film(bundle, "camr", task, **how), most=most)
 
 
-def histories(task: Task, plain: Made, bundle: Bundle) -> None:
+def histories(task: Task, plain: MadeFilm, bundle: Bundle) -> None:
     """Compare films whose history is stored in other ways."""
     for name, (memory, most) in HISTORIES.items():
         with task.rows.trying(f"film, history {name}"):
@@ -86,12 +80,12 @@ def histories(task: Task, plain: Made, bundle: Bundle) -> None:
             compare(task, plain, stored, f"history {name}", most=most)
 
 
-def film(bundle: Bundle, policy: str | Policy, task: Task, **how: Any) -> Made:
+def film(bundle: Bundle, policy: str | Policy, task: Task, **how: Any) -> MadeFilm:
     """Return a film of three shots with a change and a re-cache (one shot in a rehearsal)."""
     rule = policy_for(bundle, policy, 3 if policy == "camr" else None)
     chunks = list(Director(bundle, rule, **how).stream(screenplay(task)))
     latents = torch.cat([one.latents[0].float().cpu() for one in chunks])
-    return Made(latents, np.concatenate([one.frames[0] for one in chunks]))
+    return MadeFilm(latents, torch.cat([torch.from_numpy(one.frames[0]) for one in chunks]))
 
 
 def screenplay(task: Task) -> Screenplay:
@@ -100,13 +94,15 @@ def screenplay(task: Task) -> Screenplay:
         return Screenplay("Two", (Shot(CAT, SECONDS), Shot(ROBOT, SECONDS)), seed=4)
     change = PromptChange(0.5, CAT.replace("waves", "jumps"))
     recache = PromptChange(0.5, CAT, recache=True)
-    shots = (Shot(CAT, 1.0, changes=(change,)), Shot(ROBOT, 0.75), Shot(CAT, 0.75, (recache,)))
+    shots = (
+        Shot(CAT, 1.0, changes=(change,)),
+        Shot(ROBOT, 0.75),
+        Shot(CAT, 0.75, changes=(recache,)),
+    )
     return Screenplay("Two", shots, seed=4)
 
 
-def note(task: Task, name: str, one: Made, other: Made, *, most: float) -> None:
-    """Record how far two films are apart: the largest and mean difference of latents, and the
-    largest of frames (of 255)."""
-    gap = (one.latents - other.latents).abs()
-    levels = np.abs(one.frames.astype(int) - other.frames).max()
-    task.rows.check(name, gap.max().item(), most, mean=gap.mean().item(), levels=int(levels))
+def note(task: Task, name: str, one: MadeFilm, other: MadeFilm, *, most: float) -> None:
+    """Record how far two films are apart (`cinelab.bench.noise.difference`)."""
+    found = difference(one, other)
+    task.rows.check(name, found.pop("latents, max"), most, **found)

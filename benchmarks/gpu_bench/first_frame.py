@@ -29,6 +29,6 @@ def first(maker: Maker, bench: WanBench, codec, device: str) -> float:
     """Return the seconds of a first chunk's denoising and of decoding its first latent frame."""
     cache = random_history(bench, bench.policy("camr"), 0, device)
     began = time.perf_counter()
-    made, spent = maker.chunk(cache, wait=True)
+    made, _ = maker.chunk(cache, wait=True)
     decode_seconds(codec.decode, made.latents[:, :1], None, device)
     return time.perf_counter() - began

@@ -161,7 +161,7 @@ def places(value: str | list[str] | None) -> list[str]:
     return [] if value is None else [value] if isinstance(value, str) else value
 
 
-def found(value: str | list[str] | None, work: Path, starts: Path | None) -> str | None:
+def found(value: str | list[str], work: Path, starts: Path | None) -> str:
     """Return the first of the places where weights lie: a job's result, a checkpoint below
     `starts`, a path, or a shipped checkpoint. CinelabError where none is there."""
     for place in places(value):
@@ -176,8 +176,6 @@ def found(value: str | list[str] | None, work: Path, starts: Path | None) -> str
             return str(there if (there / zoo.CONFIG).is_file() else there / zoo.WEIGHTS)
         if place in zoo.shipped():
             return place
-    if value is None:
-        return None
     raise CinelabError(
         f"none of {', '.join(places(value))} is there; give --starts FOLDER, where its checkpoints "
         "lie."

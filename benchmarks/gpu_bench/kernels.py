@@ -35,9 +35,9 @@ def one_kernel(task: Task, kernel: str, dtype: torch.dtype, *, masked: bool) -> 
     q, k, v = (_numbers(place, length) for place, length in enumerate((QUERIES, KEYS, KEYS)))
     mask = _numbers(3, KEYS)[:, None, None, :, 0, 0] > -0.5 if masked else None
     wanted = attention(q, k, v, mask, "math")
-    there = (x.to(task.device, dtype) for x in (q, k, v))
+    q, k, v = (x.to(task.device, dtype) for x in (q, k, v))
     mask = None if mask is None else mask.to(task.device)
-    found = attention(*there, mask, kernel).float().cpu()
+    found = attention(q, k, v, mask, kernel).float().cpu()
     most = EIGHT_BITS if kernel in ("sage", "flash3-fp8", "eight-bits") else MOST[dtype]
     name = f"kernel {kernel}, {str(dtype)[6:]}{', masked' * masked}"
     task.rows.check(name, (found - wanted).abs().max().item(), most)

@@ -6,7 +6,7 @@ from benchmarks.gpu_bench.one import Task
 from benchmarks.gpu_bench.speed import chunk
 from cinelab.bench.wan_speed import Maker
 from cinelab.errors import CinelabError
-from cinelab.zoo.footprint import check_memory, free_bytes
+from cinelab.zoo.footprint import require_room
 
 
 def run(task: Task) -> None:
@@ -16,7 +16,7 @@ def run(task: Task) -> None:
     try:
         for policy in bench.policies:
             need = bench.need(history + bench.repeats + 1, policy)
-            check_memory(need, free_bytes(task.device), free_bytes("cpu"), bench.model)
+            require_room(need, bench.model, task.device)
     except CinelabError as error:
         task.rows.note(f"{bench.model}, {history} before", None, error=str(error), refused=True)
         bench = replace(bench, layers=max(1, bench.config.num_layers // 4))

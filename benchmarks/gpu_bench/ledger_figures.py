@@ -1,6 +1,7 @@
 """What the ledger says of a measured figure, in the figure's own unit."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -9,12 +10,13 @@ from torch import Tensor
 from benchmarks.gpu_bench.sizes import TRUE
 from benchmarks.gpu_bench.speeds import PARTLY_FAST
 from cinelab.bench import true_size
-from cinelab.bench.ledger_report import RUNS, LedgerReport
+from cinelab.bench.ledger_report import LedgerReport
 from cinelab.bench.wan_speed import WanBench
 from cinelab.ops.attention import attention
 from cinelab.scale import ceilings
+from cinelab.scale.acceleration import SPEEDS
 from cinelab.scale.ceilings import Card, card_named
-from cinelab.scale.ledger import Counts, Way, predict_seconds
+from cinelab.scale.ledger import Counts, predict_seconds
 
 CEILINGS: dict[str, Callable[[Card], float]] = {
     "fp8": lambda card: card.matmul8 / 1e12,
@@ -24,7 +26,7 @@ CEILINGS: dict[str, Callable[[Card], float]] = {
     "launch gap": lambda card: 1e6 * ceilings.GAP,
     "synchronisation": lambda card: 1e6 * ceilings.WAIT,
 }
-WAYS = {PARTLY_FAST: Way(products8=True)}
+PREDICTED = SPEEDS | {PARTLY_FAST: replace(SPEEDS["fast"], kernel="auto")}
 
 
 def figure(asks: dict, card: str) -> float:
@@ -44,17 +46,16 @@ def figure(asks: dict, card: str) -> float:
         speed=asks.get("speed", "exact"),
         decoder=asks.get("decoder", "none"),
     )
-    if asks.get("alone"):
+    if asks.get("alone") and report.decoding is not None:
         return predict_seconds(report.decoding, known).clock
     if asks.get("first"):
         return report.first_seconds
-    way = WAYS.get(asks["speed"], report.way)
     if "of" in asks:
-        return counted(report.counts, asks["of"], known, way)
+        return counted(report.counts, asks["of"], known)
     if "decoder" in asks:
-        rates = report.rates(known, way)
+        rates = report.rates(known)
         return rates["decoding beside" if asks["beside"] else "with decoding"]
-    return predict_seconds(report.counts, known, way).clock
+    return report.on(known).clock
 
 
 @lru_cache(maxsize=256)
@@ -70,9 +71,9 @@ def report_of(
     decoder: str,
 ) -> LedgerReport:
     """Return the ledger of a chunk at the size that was measured."""
-    bench = WanBench(model, mode, TRUE.chunkwise.size, budget=budget)
-    named = speed if speed in RUNS else "compiled"
-    return LedgerReport(bench, card, policy, history, named, decoder)
+    size = TRUE.chunkwise.size
+    bench = WanBench(model, mode, size, budget=budget, speed=PREDICTED[speed])
+    return LedgerReport(bench, card, policy, history, decoder)
 
 
 def reached(asks: dict, card: Card) -> float:
@@ -92,11 +93,11 @@ def _empty(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.bfloat16, device="meta")
 
 
-def counted(counts: Counts, what: str, card: Card, way: Way) -> float:
+def counted(counts: Counts, what: str, card: Card) -> float:
     """Return a figure of a chunk's profile."""
     return {
         "kernel launches": counts.launches,
-        "kernels": 1000 * predict_seconds(counts, card, way).busy,
+        "kernels": 1000 * predict_seconds(counts, card).busy,
         "host synchronisations": counts.waits,
         "copies": counts.uploads,
     }[what]

@@ -1,12 +1,10 @@
 """The noise floor of each mode: the same film and seed twice, and against exact."""
 
-import numpy as np
 import torch
 
-from benchmarks.gpu_bench.films import MODEL, Made, film
+from benchmarks.gpu_bench.films import MODEL, film, note
 from benchmarks.gpu_bench.one import Task
 from benchmarks.gpu_bench.speeds import speeds
-from cinelab.bench.noise import MadeFilm, difference
 from cinelab.zoo.accelerated import at_speed
 from cinelab.zoo.checkpoints import load
 
@@ -30,14 +28,4 @@ def run(task: Task) -> None:
             exact = exact or first
             for what, other in (("twice", again), ("against exact", exact)):
                 most = MOST[name.partition(",")[0]][what]
-                apart(task, f"noise floor, {name}: {what}", other, first, most=most)
-
-
-def apart(task: Task, name: str, one: Made, other: Made, *, most: float) -> None:
-    """Record how far two films are apart (`cinelab.bench.noise.difference`)."""
-    found = difference(_film(one), _film(other))
-    task.rows.check(name, found.pop("latents, max"), most, **found)
-
-
-def _film(made: Made) -> MadeFilm:
-    return MadeFilm(made.latents, torch.from_numpy(np.ascontiguousarray(made.frames)))
+                note(task, f"noise floor, {name}: {what}", other, first, most=most)

@@ -63,18 +63,17 @@ def checked(path: Path | None) -> Path:
 
 def their_chunk(task: Task) -> Callable[[], None]:
     """Return a call that makes one chunk with their model."""
-    sizes = task.sizes
-    bench = sizes.chunkwise
+    bench = task.sizes.chunkwise
     config = bench.config
     model = their_model(task)
-    rows, columns = sizes.latent
-    tokens = rows * columns // 4  # of a latent frame
+    channels, rows, columns = bench.latent
+    tokens = bench.tokens // bench.chunk  # of a latent frame
     start = (FRAMES - bench.chunk) * tokens
     heads = (config.num_attention_heads, config.attention_head_dim)
-    numbers = {"device": task.device, "dtype": torch.bfloat16}
+    numbers: dict[str, Any] = {"device": task.device, "dtype": torch.bfloat16}
     caches = [_kv(1, FRAMES * tokens, heads, start, **numbers) for _ in range(config.num_layers)]
     crossed = [_crossed(bench.words, heads, **numbers) for _ in range(config.num_layers)]
-    x = torch.randn(1, CHANNELS, bench.chunk, rows, columns, **numbers)
+    x = torch.randn(1, channels, bench.chunk, rows, columns, **numbers)
     words = [torch.randn(bench.words, config.text_dim, **numbers)]
     levels = [1000.0 * t for t in bench.sampling.filled().at or ()] + [0.0]
 

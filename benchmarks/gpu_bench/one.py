@@ -4,6 +4,7 @@ Its rows go to FOLDER/rows/NAME.jsonl, what it prints to FOLDER/logs/NAME.log.
 """
 
 import argparse
+import gc
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -62,8 +63,12 @@ def main() -> int:
     task = task_of(parser.parse_args())
     torch.manual_seed(0)
     try:
-        for module in section_named(task.rows.section).modules:
-            import_module(f"benchmarks.gpu_bench.{module}").run(task)
+        names = section_named(task.rows.section).modules
+        modules = [import_module(f"benchmarks.gpu_bench.{name}") for name in names]
+        for module in modules:
+            gc.collect()
+            gc.freeze()  # what is imported stays, so that `record.release` looks through little
+            module.run(task)
     except CinelabError as error:
         task.rows.failed(task.rows.section, error)
         print(f"cinelab: {sentence(error)}", flush=True)

@@ -25,12 +25,6 @@ class Sizes:
     films: int  # of a correctness check
     film_chunks: int
 
-    @property
-    def latent(self) -> tuple[int, int]:
-        """Rows and columns of a latent frame."""
-        height, width = self.chunkwise.size
-        return height // 8, width // 8
-
 
 TRUE = Sizes(
     chunkwise=WanBench(policies=("camr", "window", "sink", "full"), history=(6, 20), repeats=3),

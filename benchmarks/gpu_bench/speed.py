@@ -13,7 +13,6 @@ import torch
 from benchmarks.gpu_bench.codecs import decoders
 from benchmarks.gpu_bench.one import Task
 from cinelab.bench.wan_speed import (
-    CHANNELS,
     STRIDE,
     Maker,
     WanBench,
@@ -22,7 +21,7 @@ from cinelab.bench.wan_speed import (
     overlap_rates,
 )
 from cinelab.memory.policy_registry import name_of
-from cinelab.zoo.footprint import check_memory, free_bytes
+from cinelab.zoo import footprint
 
 
 def run(task: Task) -> None:
@@ -54,7 +53,7 @@ def chunk(
     layers = "" if bench.scaled == 1 else f", {bench.config.num_layers} layers scaled up"
     name = f"{bench.model} {bench.mode} {policy}, {history} before, {mode}{layers}"
     with task.rows.trying(name):
-        require_room(bench, history, policy, device=task.device, what=name)
+        check_room(bench, history, policy, device=task.device, what=name)
         # every chunk that is timed is appended: the median one has `history` others before it
         row = later_chunk(maker, policy, max(0, history - (bench.repeats + 1) // 2), None)
         more: dict[str, Any] = {key: row[key] for key in ("dit s", "memory s", "peak GiB")}
@@ -73,11 +72,11 @@ def overhead(task: Task, bench: WanBench, history: int, times: dict) -> None:
         task.rows.note(name, percent, "percent", wanted=3)
 
 
-def require_room(bench: WanBench, history: int, policy: str, *, device: str, what: str) -> None:
+def check_room(bench: WanBench, history: int, policy: str, *, device: str, what: str) -> None:
     """Raise CinelabError with the numbers where the plan says that a chunk does not fit. The
     model's weights are there already."""
     need = replace(bench.need(history + bench.repeats + 1, policy), weights=0)
-    check_memory(need, free_bytes(device), free_bytes("cpu"), what)
+    footprint.require_room(need, what, device)
 
 
 def asks(bench: WanBench, policy: str, history: int, mode: str) -> dict:
@@ -100,9 +99,10 @@ def late(task: Task) -> None:
     early, last = sizes.late
     for policy in ("camr", "window", "sink"):
         times = [chunk(task, maker, policy, history) for history in (early, last)]
-        if None not in times:
+        before, after = times
+        if before and after:
             name = f"{policy}: chunk {last} over chunk {early}"
-            task.rows.note(name, times[1] / times[0], "times", wanted=1.03)
+            task.rows.note(name, after / before, "times", wanted=1.03)
 
 
 def decoded(task: Task, maker: Maker) -> None:
@@ -123,8 +123,7 @@ def decoded(task: Task, maker: Maker) -> None:
 def apart(task: Task, bench: WanBench, name: str, codec: Any) -> None:
     """Record the seconds of decoding a chunk within a film, and those of the film's first latent
     frame."""
-    shape = (1, bench.chunk, CHANNELS, *task.sizes.latent)
-    latents = torch.randn(shape, device=task.device)
+    latents = torch.randn(1, bench.chunk, *bench.latent, device=task.device)
     firsts = [decode_seconds(codec.decode, latents[:, :1], None, task.device) for _ in range(3)]
     state = firsts[-1][1]
     times = [decode_seconds(codec.decode, latents, state, task.device)[0] for _ in range(4)]

@@ -47,6 +47,7 @@ def one_job(task: Task, queued: QueuedJob, folder: Path, left: float) -> None:
     minutes = inf if queued.minutes is None else queued.minutes
     ended = work(description, log, min(left, 60 * minutes + SAVING))
     rows = read_lines(Path(job.run) / "log.jsonl")
+    assert job.export is not None  # every job of a queue has one
     if not (Path(job.export) / "config.json").exists():
         deliver(job)
     task.rows.note(
@@ -71,7 +72,7 @@ def described(task: Task, queued: QueuedJob, folder: Path, left: float) -> Job:
             f"job {queued.name} needs {queued.expected_seconds:.0f} s and {left:.0f} s are left."
         )
     start = found(queued.start, folder, task.starts)
-    teacher = found(queued.teacher, folder, task.starts)
+    teacher = found(queued.teacher, folder, task.starts) if queued.teacher else None
     job = queued.job(folder, start=start, teacher=teacher)
     if share == 1.0 or queued.steps is None:
         return job

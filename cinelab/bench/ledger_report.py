@@ -25,23 +25,19 @@ from cinelab.scale.ledger import (
     GRAPHS,
     PLAIN,
     Counts,
+    LaunchTimes,
     Prediction,
-    Way,
     counts_to_dict,
     floor_seconds,
     predict_seconds,
 )
-
-# the name of a way to run, the settings that change what is counted, and those that change ceilings
-RUNS: dict[str, tuple[Speed, Way]] = {name: (speed, PLAIN) for name, speed in SPEEDS.items()}
 
 
 @dataclass(frozen=True)
 class LedgerReport(Readable):
     """What a chunk after `history` others costs on a card, its clean pass included.
 
-    bench    model, mode, size and budget
-    speed    exact, compiled or fast
+    bench    model, mode, size, budget and speed
     decoder  none, vae or taehv
     """
 
@@ -49,31 +45,22 @@ class LedgerReport(Readable):
     card: Card
     policy: str = "camr"
     history: int = 6
-    speed: str = "exact"
     decoder: str = "none"
 
     def __post_init__(self) -> None:
-        for name, known in (("speed", RUNS), ("decoder", DECODERS)):
-            if getattr(self, name) not in known:
-                raise CinelabError(
-                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(known)}."
-                )
+        if self.decoder not in DECODERS:
+            raise CinelabError(f"decoder is {self.decoder!r}; use one of {', '.join(DECODERS)}.")
         self.bench.policy(self.policy)  # a name that nobody knows is refused before any work
 
     @property
-    def way(self) -> Way:
-        """The ceilings of its speed."""
-        return RUNS[self.speed][1]
-
-    @property
-    def sped(self) -> WanBench:
-        """The bench, run at its speed."""
-        return replace(self.bench, speed=RUNS[self.speed][0])
+    def speed(self) -> str:
+        """The name of the bench's speed in SPEEDS; its own settings have none."""
+        return next((name for name, one in SPEEDS.items() if one == self.bench.speed), "own")
 
     @cached_property
     def counts(self) -> Counts:
         """What the chunk costs."""
-        return chunk_counts(self.sped, self.policy, self.history)
+        return chunk_counts(self.bench, self.policy, self.history)
 
     @cached_property
     def decoding(self) -> Counts | None:
@@ -85,7 +72,7 @@ class LedgerReport(Readable):
     @cached_property
     def first_seconds(self) -> float:
         """Seconds to the film's first frame."""
-        found = predict_seconds(first_chunk_counts(self.sped), self.card, self.way).clock
+        found = predict_seconds(first_chunk_counts(self.bench), self.card).clock
         if self.decoder == "none":
             return found
         first = decode_counts(self.decoder, 1, self.bench.size, first=True)
@@ -94,27 +81,30 @@ class LedgerReport(Readable):
     @cached_property
     def peak(self) -> dict[str, int]:
         """The most bytes on the GPU, by cause."""
-        return peak_bytes(self.sped, self.policy, self.history, decoder=self.decoder)
+        return peak_bytes(self.bench, self.policy, self.history, decoder=self.decoder)
 
     @cached_property
     def floor(self) -> float:
         """Seconds of attention, products and fused elementwise work at their ceilings, back to back
         and without anything else."""
         counts = self.counts
-        if self.speed == "exact":
-            compiled = replace(self.bench, speed=SPEEDS["compiled"])
-            counts = chunk_counts(compiled, self.policy, self.history)
-        return floor_seconds(counts, self.card, self.way)
+        if not self.bench.speed.compiled:
+            counts = self.at(SPEEDS["compiled"]).counts
+        return floor_seconds(counts, self.card)
+
+    def at(self, speed: Speed) -> "LedgerReport":
+        """Return the report of the same chunk at another speed."""
+        return replace(self, bench=replace(self.bench, speed=speed))
 
     def on(self, card: Card) -> Prediction:
         """Return the prediction for a card."""
-        return predict_seconds(self.counts, card, self.way)
+        return predict_seconds(self.counts, card)
 
-    def rates(self, card: Card, way: Way | None = None) -> dict[str, float]:
+    def rates(self, card: Card) -> dict[str, float]:
         """Return frames per second on a card: without decoding, decoded after each chunk, and
         decoded beside the next one, which fills the GPU's gaps and no more."""
         frames = self.bench.chunk * STRIDE
-        chunk = predict_seconds(self.counts, card, way or self.way)
+        chunk = self.on(card)
         rates = {"frames/s": frames / chunk.clock}
         if self.decoding is not None:
             decoding = predict_seconds(self.decoding, card)
@@ -154,15 +144,15 @@ def compare_options(
 ) -> Iterator[dict[str, Any]]:
     """Yield a row for every way to run the same chunk: launches, waits of the host, GB moved,
     milliseconds, and how many times as fast it is as the exact one."""
-    exact = replace(report, speed="exact")
+    exact = report.at(SPEEDS["exact"])
     base = exact.on(report.card).clock
     others = dict(_other_settings(exact))
     total = len(OPTIONS) + len(others) + 1
-    for number, (name, speed, way) in enumerate(OPTIONS, 1):
+    for number, (name, speed, launched) in enumerate(OPTIONS, 1):
         tell(f"{number} of {total}: {name}")
-        bench = replace(report.bench, speed=speed)
-        counts = chunk_counts(bench, report.policy, report.history)
-        yield _option_row(name, counts, predict_seconds(counts, report.card, way).clock, base)
+        counts = report.at(speed).counts
+        clock = predict_seconds(counts, report.card, launched).clock
+        yield _option_row(name, counts, clock, base)
     for number, (name, made) in enumerate(others.items(), len(OPTIONS) + 1):
         tell(f"{number} of {total}: {name}")
         yield _option_row(name, made.counts, made.on(report.card).clock, base)
@@ -170,7 +160,7 @@ def compare_options(
 
 
 POLICIES = ("window", "full")
-OPTIONS: tuple[tuple[str, Speed, Way], ...] = (
+OPTIONS: tuple[tuple[str, Speed, LaunchTimes], ...] = (
     ("exact", SPEEDS["exact"], PLAIN),
     ("compiled", SPEEDS["compiled"], PLAIN),
     ("compiled, CUDA graphs", SPEEDS["compiled"], GRAPHS),
@@ -229,5 +219,4 @@ def host_seconds(bench: WanBench, card: Card) -> float:
     """Return the seconds in which one page of every layer comes from host memory, keys and
     values in bfloat16."""
     config = replace(bench, layers=None).config
-    tokens = bench.chunk * bench.size[0] // 16 * bench.size[1] // 16
-    return 4 * tokens * config.width * config.num_layers / card.pcie
+    return 4 * bench.tokens * config.width * config.num_layers / card.pcie

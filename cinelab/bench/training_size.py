@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from cinelab.bench.true_size import DEVICE
+from cinelab.bench.true_size import DEVICE, shallow_and_deep
 from cinelab.latent.store import Clips
 from cinelab.memory.context import FULL_HISTORY
 from cinelab.model.wan import CausalWan
@@ -27,8 +27,7 @@ def step_counts(clips: int, frames: int) -> Counts:
     """Return the counts of one step on so many clips of so many latent frames, in bfloat16 by
     autocast, with full memory."""
     layers = stage_named("teacher_forcing").preset("toy").model.num_layers
-    _, shallow, deep = (step_trace(clips, frames, layers=few) for few in (1, 2, 3))
-    return Counts(shallow, deep, layers)
+    return Counts(*shallow_and_deep(lambda few: step_trace(clips, frames, layers=few)), layers)
 
 
 def step_trace(clips: int, frames: int, *, layers: int) -> Trace:

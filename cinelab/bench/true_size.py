@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from cinelab.bench.wan_speed import CHANNELS, MODELS, SCALE, Maker, WanBench, random_history
+from cinelab.bench.wan_speed import CHANNELS, SCALE, Maker, WanBench, random_history
 from cinelab.memory.store import DeviceKVStore
 from cinelab.scale.acceleration import compile_blocks
 from cinelab.scale.ledger import Counts, Trace
@@ -25,6 +25,8 @@ from cinelab.scale.ledger_mode import OpRecording, counted_compilation
 
 DEVICE = "meta"
 DECODERS = ("none", "vae", "taehv")
+DECODING = ("decoder", "decoder's past", "decoding")  # causes of a decoder's bytes
+Found = TypeVar("Found")
 
 
 def traced(run: Callable[[], object], words: int = 512) -> Trace:
@@ -37,12 +39,17 @@ def traced(run: Callable[[], object], words: int = 512) -> Trace:
 def chunk_counts(bench: WanBench, policy: str, history: int, *, made: int = 0) -> Counts:
     """Return the counts of one chunk, its clean pass included, after `history` others that are
     not made and `made` ones that are."""
-    # rotations of RoPE are computed once a process: not by the chunk that is counted
-    _, shallow, deep = (
-        chunk_trace(replace(bench, layers=layers), policy, history, made=made)
-        for layers in (1, 2, 3)
-    )
-    return Counts(shallow, deep, bench.layers or MODELS[bench.model].num_layers)
+
+    def run(layers: int) -> Trace:
+        return chunk_trace(replace(bench, layers=layers), policy, history, made=made)
+
+    return Counts(*shallow_and_deep(run), bench.config.num_layers)
+
+
+def shallow_and_deep(run: Callable[[int], Found]) -> tuple[Found, Found]:
+    """Return what a run with two layers gives, and with three."""
+    run(1)  # what is computed once a process, such as RoPE's rotations, is not counted
+    return run(2), run(3)
 
 
 def chunk_trace(bench: WanBench, policy: str, history: int, *, made: int = 0) -> Trace:
@@ -67,8 +74,8 @@ def meta_maker(bench: WanBench) -> Maker:
 def first_chunk_counts(bench: WanBench) -> Counts:
     """Return the counts of a film's first chunk up to its latents, which is shown before its clean
     pass."""
-    _, shallow, deep = (first_chunk_trace(replace(bench, layers=layers)) for layers in (1, 2, 3))
-    return Counts(shallow, deep, bench.layers or MODELS[bench.model].num_layers)
+    found = shallow_and_deep(lambda layers: first_chunk_trace(replace(bench, layers=layers)))
+    return Counts(*found, bench.config.num_layers)
 
 
 def first_chunk_trace(bench: WanBench) -> Trace:
@@ -100,10 +107,10 @@ def peak_bytes(
 
     The decoder works after the chunk, or with `beside` at the same time.
     """
-    _, shallow, deep = (
-        _peaks(replace(bench, layers=layers), policy, history, decoder) for layers in (1, 2, 3)
+    shallow, deep = shallow_and_deep(
+        lambda layers: _peaks(replace(bench, layers=layers), policy, history, decoder)
     )
-    more = (bench.layers or MODELS[bench.model].num_layers) - 2
+    more = bench.config.num_layers - 2
     chunk, decoding = (
         {cause: few[cause] + more * (many[cause] - few[cause]) for cause in many}
         for few, many in zip(shallow, deep, strict=True)
@@ -112,9 +119,6 @@ def peak_bytes(
     if beside:
         return chunk | own
     return max(chunk, decoding, key=lambda peak: sum(peak.values()))
-
-
-DECODING = ("decoder", "decoder's past", "decoding")
 
 
 def _peaks(

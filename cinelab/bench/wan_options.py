@@ -109,10 +109,10 @@ def measure_options(
     )
 
 
-def _turn(maker: Maker, units: int, fused: bool = False) -> float:
+def _turn(maker: Maker, units: int, *, fused: bool = False) -> float:
     """Median seconds of a chunk, the first two left out: they compile and allocate."""
     ends = [0.0]
-    for end in _running(maker, units, maker.bench.repeats + 2, fused):
+    for end in _running(maker, units, maker.bench.repeats + 2, fused=fused):
         ends.append(end)
     return (
         median(later - earlier for earlier, later in zip(ends[2:], ends[3:], strict=False))
@@ -120,7 +120,7 @@ def _turn(maker: Maker, units: int, fused: bool = False) -> float:
     )
 
 
-def _running(maker: Maker, units: int, chunks: int, fused: bool) -> Iterator[float]:
+def _running(maker: Maker, units: int, chunks: int, *, fused: bool) -> Iterator[float]:
     """Make so many chunks after `units` others; when each was made."""
     cache = random_history(maker.bench, maker.bench.policy("camr"), units, maker.device)
     before = None

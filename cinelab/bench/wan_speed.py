@@ -114,6 +114,17 @@ class WanBench(Readable):
     def sampling(self) -> Sampling:
         return MODES[self.mode][1]
 
+    @property
+    def latent(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of a latent frame."""
+        return CHANNELS, self.size[0] // SCALE, self.size[1] // SCALE
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of a chunk; one has 2 x 2 latent cells."""
+        _, rows, columns = self.latent
+        return self.chunk * (rows // 2) * (columns // 2)
+
     def policy(self, name: str) -> Policy:
         more: dict[str, Any] = {}
         if name == "camr":
@@ -161,10 +172,8 @@ def random_history(bench: WanBench, policy: Policy, units: int, device: str) -> 
     """A KV cache of so many random pages, in shots of eight, all of them pooled for the search, as
     in a running film."""
     config = bench.config
-    tokens = bench.chunk * (bench.size[0] // 16) * (bench.size[1] // 16)
-    unit = torch.randn(
-        1, 1, tokens, config.num_attention_heads, config.attention_head_dim, device=device
-    ).to(torch.bfloat16)
+    shape = (1, 1, bench.tokens, config.num_attention_heads, config.attention_head_dim)
+    unit = torch.randn(shape, device=device).to(torch.bfloat16)
     storage = replace(bench.storage, compiled=bench.speed.compiled)
     cache = KVCache(policy, bench.chunk, MAX_DISTANCE, storage=storage)
     for index in range(config.num_layers if units else 0):
@@ -200,7 +209,7 @@ class Maker(Readable):
         text = torch.randn(shape, device=device).to(torch.bfloat16)
         slot = torch.zeros(1, bench.chunk, dtype=torch.long, device=device)
         condition = Condition(text, slot).encoded(net)
-        latent = (bench.chunk, CHANNELS, bench.size[0] // SCALE, bench.size[1] // SCALE)
+        latent = (bench.chunk, *bench.latent)
 
         def encode(requests: Sequence[ChunkRequest]) -> Condition:
             return condition
@@ -299,12 +308,7 @@ def later_chunk(maker: Maker, policy: str, units: int, decode: Decode | None) ->
     bench = maker.bench
     times = []
     cache = random_history(bench, bench.policy(policy), units, maker.device)
-    state = decode_seconds(
-        decode,
-        torch.zeros(1, 1, CHANNELS, bench.size[0] // SCALE, bench.size[1] // SCALE),
-        None,
-        maker.device,
-    )[1]
+    _, state = decode_seconds(decode, torch.zeros(1, 1, *bench.latent), None, maker.device)
     # the first one compiles, allocates and searches all of the history
     for _ in range(bench.repeats + 1):
         made, seconds = maker.chunk(cache)

@@ -58,10 +58,11 @@ def ledger_command(
     from cinelab.bench.wan_speed import WanBench
     from cinelab.files import write_json
     from cinelab.outputs import writing_file
+    from cinelab.scale.acceleration import speed_named
     from cinelab.scale.ceilings import card_named
 
-    bench = WanBench(model, mode, frame_size(size), budget=budget)
-    report = LedgerReport(bench, card_named(card), policy, history, speed, decoder)
+    bench = WanBench(model, mode, frame_size(size), budget=budget, speed=speed_named(speed))
+    report = LedgerReport(bench, card_named(card), policy, history, decoder)
     if output is not None and output.suffix != ".json":
         raise CinelabError(f"--output is {output}; its name must end in .json.")
     with progress("counting a chunk", SHORT):

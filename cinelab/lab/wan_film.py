@@ -47,7 +47,7 @@ def room(
         bundle,
         director.policy,
         len(line.slots),
-        bundle.sampling.guidance != 1,
+        guided=bundle.sampling.guidance != 1,
         overlap=True,
         prompts=len(line.prompts) + 1,
     )

@@ -21,6 +21,7 @@ from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import fill, on_meta, read_weights
 from cinelab.latent.codec import DecoderState
 from cinelab.latent.wan_codec import check_size
+from cinelab.ops.compiling import UNCOMPILED, Compiled
 from cinelab.texts import check_regular
 
 CHANNELS = 16
@@ -189,7 +190,7 @@ class TinyCodec(nn.Module):
     def compiled_decoder(self) -> "TinyCodec":
         """Compile the decoder, once for the film's first latent and once for all others: the same
         frames to rounding, so fast and not exact."""
-        self._run = torch.compile(run_layers, dynamic=False)
+        self._run = Compiled(run_layers, remedy=UNCOMPILED, dynamic=False)
         return self
 
     def encode(self, frames: Tensor) -> Tensor:

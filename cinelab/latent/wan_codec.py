@@ -21,6 +21,7 @@ from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.latent.checkpoint import fill, on_meta, read_weights
 from cinelab.latent.codec import DecoderState
+from cinelab.ops.compiling import UNCOMPILED, Compiled
 
 GRAIN = 16  # pixels: eight a latent cell, two cells a token
 VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -93,7 +94,8 @@ class WanCodec(nn.Module):
     def compiled_decoder(self) -> "WanCodec":
         """Compile the decoder, once for the film's first latent, its second and all others: the
         same frames to rounding, so fast and not exact."""
-        self._compiled = torch.compile(self.vae.decoder.forward, dynamic=False)
+        forward = self.vae.decoder.forward
+        self._compiled = Compiled(forward, remedy=UNCOMPILED, dynamic=False)
         return self
 
     def encode(self, frames: Tensor) -> Tensor:

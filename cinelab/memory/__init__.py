@@ -7,6 +7,7 @@ context           `BidirectionalContext`, `CausalContext`, `TeacherForcingContex
                   `KnownHistory`: a whole clip in one pass
 cache             `KVCache`: one chunk after another
 open_chunk        `OpenChunk`: what the chunk being made attends to
+passes            what the passes of that chunk hand on to each other
 store             `KVStore`: where keys and values lie; `Storage` chooses one
 summary           `Summary`: the pooled keys that a long history is searched by
 policy_registry   `policy_named`: policies by name, budget and settings

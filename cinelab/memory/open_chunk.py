@@ -1,7 +1,7 @@
 """The chunk being made: an attention context over what its film's KV cache retrieves, and itself.
 
-    B films   n finished pages   m pages of a chunk   U tokens a page   T tokens of a chunk
-    h heads   d head size   k retrieved pages   B' films of a call: B, or 2 B where it is guided
+B films   n finished pages   m pages of a chunk   U tokens a page   T tokens of a chunk
+h heads   d head size   k retrieved pages   B' films of a call: B, or 2 B where it is guided
 G heads that retrieve for themselves: h, or 1 where a layer retrieves as one
 """
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor
 
+from cinelab.memory.passes import KV, LaidOut, PassesShare, Retrieved, Written
 from cinelab.memory.routing import choose, pool, relevance, searched_in_two_steps
 from cinelab.ops.attention import attention
 from cinelab.ops.rope import Rope
@@ -22,42 +23,6 @@ if TYPE_CHECKING:
     from cinelab.memory.cache import KVCache
 
 ERASED = -1e9  # the priority of an erased page, below all others
-KV = ("keys", "values")
-
-
-@dataclass(frozen=True)
-class Written(Readable):
-    """What a clean pass made of a layer's chunk: rotated keys and values (B, T, h, d), and its
-    pooled unrotated keys (B, m, U', h, d) where the policy searches such."""
-
-    keys: Tensor
-    values: Tensor
-    pooled: Tensor | None
-
-
-@dataclass(frozen=True)
-class Past(Readable):
-    """What a layer of the open chunk retrieved.
-
-    keys    (B, k U, h, d), rotated to where they are attended to
-    values  (B, k U, h, d)
-    first   the pages from this one on, where they are stored; None: pages that were gathered
-    joined  they lie in the buffers of the open chunk, which have room for its own behind them
-    """
-
-    keys: Tensor
-    values: Tensor
-    first: int | None = None
-    joined: bool = False
-
-
-@dataclass(frozen=True)
-class LaidOut(Readable):
-    """What the later passes of a chunk read and write: for every layer its keys and values
-    (B', k U + T, h, d), retrieved ones first, and the rotations of the chunk's own frames."""
-
-    buffers: dict[int, tuple[Tensor, Tensor]]
-    freqs: Tensor
 
 
 @dataclass
@@ -78,17 +43,12 @@ class OpenChunk(Readable):
     recording: bool = False  # the clean pass: keys and values are written down
     written: dict[int, Written] = field(default_factory=dict)
     decided: list[dict] = field(default_factory=list)
-    # the last choice (pages, and which of them are pinned) and the rotations of the chunk's own
-    # frames; empty before the first layer, shared with the clean pass
-    _choices: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    _freqs: list[Tensor] = field(default_factory=list)
-    # the rotations that move stored pages, where any is moved
-    _turns: list[Tensor] = field(default_factory=list)
-    _past: dict[int, Past] = field(default_factory=dict)
+    _shared: PassesShare = field(default_factory=PassesShare)
+    _retrieved: dict[int, Retrieved] = field(default_factory=dict)
     # of every layer, keys and values: the retrieved ones with the chunk's own behind them
     _buffers: dict[tuple, Tensor] = field(default_factory=dict)
-    _graph: bool = False  # a pass with gradients may come back to what was retrieved
-    _moved_priority: Tensor | None = None
+    _with_gradients: bool = False  # a pass with gradients may come back to what was retrieved
+    _priority_on_device: Tensor | None = None
 
     def record(self) -> "OpenChunk":
         """Return the context of the clean pass.
@@ -96,21 +56,31 @@ class OpenChunk(Readable):
         Where pages compete it retrieves anew from its own queries, into the memory of what the
         denoising passes had laid out; else, and where the policy says so, it attends to the same.
         """
-        past: dict[int, Past] = {}
-        if not self._graph and (not self.routed or self.cache.policy.reuse_choice):
+        retrieved: dict[int, Retrieved] = {}
+        if not self._with_gradients and (not self.routed or self.cache.policy.reuse_choice):
             films = self.cache.films
-            past = {layer: one for layer, one in self._past.items() if len(one.keys) == films}
-        buffers = {} if self._graph else self._buffers
-        if not self._graph:
-            self._past = past  # so that nothing of it outlives `close`
-        shared = (self.decided, self._choices, self._freqs, self._turns)
-        return OpenChunk(self.cache, self.chunk, self.shot, True, {}, *shared, past, buffers)
+            retrieved = {
+                layer: one for layer, one in self._retrieved.items() if len(one.keys) == films
+            }
+        buffers = {} if self._with_gradients else self._buffers
+        if not self._with_gradients:
+            self._retrieved = retrieved  # so that nothing of it outlives `close`
+        return OpenChunk(
+            self.cache,
+            self.chunk,
+            self.shot,
+            recording=True,
+            decided=self.decided,
+            _shared=self._shared,
+            _retrieved=retrieved,
+            _buffers=buffers,
+        )
 
     def close(self) -> None:
         """Let go of what was laid out and written down, once it is stored: nothing attends to it
         any more, but for a backward pass that comes back to it."""
-        if not self._graph:
-            for held in (self._past, self._buffers, self.written):
+        if not self._with_gradients:
+            for held in (self._retrieved, self._buffers, self.written):
                 held.clear()
 
     @cached_property
@@ -122,13 +92,14 @@ class OpenChunk(Readable):
     def laid_out(self) -> LaidOut | None:
         """Return what all layers have laid out for the chunk's later passes; None before the first
         pass, with gradients, and where pages are attended to in the store."""
-        if self._graph or not all(past.joined for past in self._past.values()) or not self._past:
+        retrieved = self._retrieved.values()
+        if self._with_gradients or not retrieved or not all(one.joined for one in retrieved):
             return None
         buffers = {
             layer: (self._buffers[layer, "keys"], self._buffers[layer, "values"])
-            for layer in self._past
+            for layer in self._retrieved
         }
-        return LaidOut(buffers, self._freqs[0])
+        return LaidOut(buffers, cast(Tensor, self._shared.freqs))
 
     def lay_out_in(self, memory: LaidOut) -> None:
         """Lay out what the first pass retrieves in the memory of a finished chunk, where it is of
@@ -139,13 +110,13 @@ class OpenChunk(Readable):
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
         """Return the heads' outputs (B, T, h, d) from unrotated q, k, v (B, T, h, d)."""
-        self._graph |= torch.is_grad_enabled()
+        self._with_gradients |= torch.is_grad_enabled()
         self.cache.rope = rope
-        if layer not in self._past:
-            self._past[layer] = self._retrieve(layer, q, rope)
+        if layer not in self._retrieved:
+            self._retrieved[layer] = self._retrieve(layer, q, rope)
         freqs = self._own_freqs(rope)
-        past = self._past[layer]
-        if torch.is_grad_enabled() or self.recording or not past.keys.shape[1]:
+        retrieved = self._retrieved[layer]
+        if torch.is_grad_enabled() or self.recording or not retrieved.keys.shape[1]:
             rotated = rope.rotate(k, freqs)
             if self.recording:
                 self.written[layer] = self._written(k.detach(), rotated.detach(), v.detach(), rope)
@@ -165,25 +136,25 @@ class OpenChunk(Readable):
         pooled = None if tokens is None else pool(cache.paged(k), tokens)
         return Written(rotated, v, pooled)
 
-    def _retrieve(self, layer: int, q: Tensor, rope: Rope) -> Past:
+    def _retrieve(self, layer: int, q: Tensor, rope: Rope) -> Retrieved:
         """Return rotated keys and values of the pages that the policy retrieves for a layer."""
         cache = self.cache
         if cache.length == 0 or cache.policy.budget_at(cache.length) == 0:
             nothing = q[:, :0]
-            return Past(nothing, nothing)
+            return Retrieved(nothing, nothing)
         picks = self._route(layer, q)  # (B or 1, G, k)
         return self._stored(layer, picks) or self._gathered(layer, picks, q, rope)
 
-    def _stored(self, layer: int, picks: Tensor) -> Past | None:
+    def _stored(self, layer: int, picks: Tensor) -> Retrieved | None:
         """Return consecutive pages where they are stored; None where they must be gathered."""
         first = None if self.routed else self._first_of_consecutive(picks)
-        if first is None or self._moved(first):
+        if first is None or self._stands_elsewhere(first):
             return None
         views = [store.view(first, self.cache.length) for store in self.cache.layers[layer]]
         keys, values = (None if view is None else view.flatten(1, 2) for view in views)
-        return None if keys is None or values is None else Past(keys, values, first)
+        return None if keys is None or values is None else Retrieved(keys, values, first)
 
-    def _gathered(self, layer: int, picks: Tensor, q: Tensor, rope: Rope) -> Past:
+    def _gathered(self, layer: int, picks: Tensor, q: Tensor, rope: Rope) -> Retrieved:
         """Return a copy of retrieved pages; in the buffers, where a call shows each film once."""
         cache = self.cache
         stores = cache.layers[layer]
@@ -193,9 +164,9 @@ class OpenChunk(Readable):
         keys, values = (
             store.take(picks, cache.length, out) for store, out in zip(stores, room, strict=True)
         )
-        if self._moved(0 if self.routed else int(picks.min())):
+        if self._stands_elsewhere(0 if self.routed else int(picks.min())):
             self._move(rope, keys, picks)
-        return Past(keys, values, None, joined)
+        return Retrieved(keys, values, None, joined)
 
     def _first_of_consecutive(self, picks: Tensor) -> int | None:
         """Return the first of pages (B or 1, G, k) that are the same of all films and heads and
@@ -203,7 +174,7 @@ class OpenChunk(Readable):
         first = self.cache.length - picks.shape[-1]
         return first if bool((picks == torch.arange(first, self.cache.length)).all()) else None
 
-    def _moved(self, oldest: int) -> bool:
+    def _stands_elsewhere(self, oldest: int) -> bool:
         """Whether pages from number `oldest` on stand elsewhere than in the film when they are
         attended to."""
         cache = self.cache
@@ -215,9 +186,9 @@ class OpenChunk(Readable):
     def _move(self, rope: Rope, keys: Tensor, picks: Tensor) -> None:
         """Move retrieved keys (B, k U, h, d), in place, from their places in the film to where they
         are attended to."""
-        if not self._turns:
-            self._turns.append(self._turns_by_page(rope, picks.shape[-1]))
-        turns = self._turns[0]
+        turns = self._shared.turns
+        if turns is None:
+            turns = self._shared.turns = self._turns_by_page(rope, picks.shape[-1])
         picks = to_device(picks, turns.device)
         if len(turns) == 1:
             turned = turns[0][picks]
@@ -225,7 +196,7 @@ class OpenChunk(Readable):
             turned = turns[torch.arange(len(turns), device=picks.device), picks]
         rope.move_(keys, turned.flatten(2, 3))  # of (B or 1, G, F, Dt/2, 2)
 
-    def _turns_by_page(self, rope: Rope, retrieved: int) -> Tensor:
+    def _turns_by_page(self, rope: Rope, count: int) -> Tensor:
         """Return the rotations (R, n, f, Dt/2, 2) that move the f frames of each stored page to
         where they are attended to, the same for every layer.
 
@@ -237,7 +208,7 @@ class OpenChunk(Readable):
         size = cache.page_frames
         frames = torch.arange(cache.frames_done).view(1, -1, size)
         if cache.policy.positions == "packed":
-            target = torch.arange(retrieved * size).view(-1, 1, size)
+            target = torch.arange(count * size).view(-1, 1, size)
         else:
             target = frames.clamp(min=cache.frames_done - cast(int, cache.max_distance))
         return rope.turns(target - frames)
@@ -261,14 +232,14 @@ class OpenChunk(Readable):
         if self.routed:
             scores = self.scores(layer, q)
         # chosen once where nothing competes: every layer's choice is the same
-        if scores is not None or not self._choices:
+        if scores is not None or self._shared.choice is None:
             if scores is not None:
                 priority = self._priority_there(scores.device)
             picks = choose(cache.policy, priority, scores, most)
             wide = priority[:, None].expand(-1, picks.shape[1], -1)
             # a priority of 0 is a page that competed; any other was chosen by the policy's rule
-            self._choices[:] = [(picks, wide.gather(-1, picks) != 0)]
-        picks, fixed = self._choices[0]
+            self._shared.choice = (picks, wide.gather(-1, picks) != 0)
+        picks, fixed = self._shared.choice
         # only the scores of what was chosen: all of them would grow with the square of the film
         noted = None if scores is None else scores.gather(-1, picks)
         self.decided.append(
@@ -286,9 +257,9 @@ class OpenChunk(Readable):
 
     def _priority_there(self, device: torch.device) -> Tensor:
         """Return the policy's priorities (B, n) on a device, copied there once a pass."""
-        if self._moved_priority is None:
-            self._moved_priority = to_device(self._priority[0], device)
-        return self._moved_priority
+        if self._priority_on_device is None:
+            self._priority_on_device = to_device(self._priority[0], device)
+        return self._priority_on_device
 
     def picks_of(self, layer: int) -> Tensor:
         """Return the pages (B or 1, G, k) that a layer retrieved last."""
@@ -329,23 +300,24 @@ class OpenChunk(Readable):
     def _own_freqs(self, rope: Rope) -> Tensor:
         """Return the rotations of the chunk's own frames, the same for every layer and level."""
         cache = self.cache
-        if not self._freqs:
+        shared = self._shared
+        if shared.freqs is None:
             start = cache.frames_done
             if cache.policy.positions == "packed":
-                retrieved = self._choices[0][0].shape[-1] if self._choices else 0
-                start = retrieved * cache.page_frames
-            self._freqs.append(rope.freqs_from(start, cache.chunk))
-        return self._freqs[0]
+                count = 0 if shared.choice is None else shared.choice[0].shape[-1]
+                start = count * cache.page_frames
+            shared.freqs = rope.freqs_from(start, cache.chunk)
+        return shared.freqs
 
     def _with_own(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Return retrieved keys and values with the chunk's own (B', T, h, d) behind them."""
-        past = self._past[layer]
-        if not past.keys.shape[1]:
+        retrieved = self._retrieved[layer]
+        if not retrieved.keys.shape[1]:
             return k, v
         if torch.is_grad_enabled():  # nothing is written in place
             return (
-                torch.cat([repeat_batch(past.keys, len(k)), k], dim=1),
-                torch.cat([repeat_batch(past.values, len(v)), v], dim=1),
+                torch.cat([repeat_batch(retrieved.keys, len(k)), k], dim=1),
+                torch.cat([repeat_batch(retrieved.values, len(v)), v], dim=1),
             )
         keys, values, own = self._room_for(layer, k)
         keys[:, own:] = k
@@ -355,13 +327,13 @@ class OpenChunk(Readable):
     def _room_for(self, layer: int, k: Tensor) -> tuple[Tensor, Tensor, int]:
         """Return retrieved keys and values (B', S, h, d) with room for the chunk's own (like k, B',
         T, h, d) from token number S - T on, which is returned too."""
-        past = self._past[layer]
-        alike = len(k) == self.cache.films and k.dtype == past.keys.dtype
-        if past.first is not None and alike:
-            keys, values = self._room_in_store(layer, past.first, k)
+        retrieved = self._retrieved[layer]
+        alike = len(k) == self.cache.films and k.dtype == retrieved.keys.dtype
+        if retrieved.first is not None and alike:
+            keys, values = self._room_in_store(layer, retrieved.first, k)
         else:
-            if not past.joined:
-                self._past[layer] = self._join(layer, past, k)
+            if not retrieved.joined:
+                self._retrieved[layer] = self._join(layer, retrieved, k)
             keys, values = (self._buffers[layer, name] for name in KV)
         return keys, values, keys.shape[1] - k.shape[1]
 
@@ -378,16 +350,16 @@ class OpenChunk(Readable):
         k, v = (buffer[:, first:end].flatten(1, 2) for buffer in (all_keys, all_values))
         own = (cache.length - first) * draft.shape[2]  # where the chunk's own tokens begin
         # a store that has grown is not held twice: nothing refers to its old buffer
-        self._past[layer] = Past(k[:, :own], v[:, :own], first)
+        self._retrieved[layer] = Retrieved(k[:, :own], v[:, :own], first)
         return k, v
 
-    def _join(self, layer: int, past: Past, own: Tensor) -> Past:
+    def _join(self, layer: int, retrieved: Retrieved, own: Tensor) -> Retrieved:
         """Return what was retrieved, laid into the buffers for the films of a call (B', ...)."""
-        tokens = past.keys.shape[1]
+        tokens = retrieved.keys.shape[1]
         keys, values = (self._buffer(layer, name, tokens, own)[:, :tokens] for name in KV)
-        keys.copy_(repeat_batch(past.keys, len(own)))
-        values.copy_(repeat_batch(past.values, len(own)))
-        return Past(keys, values, None, joined=True)
+        keys.copy_(repeat_batch(retrieved.keys, len(own)))
+        values.copy_(repeat_batch(retrieved.values, len(own)))
+        return Retrieved(keys, values, None, joined=True)
 
     def _buffer(self, layer: int, name: str, tokens: int, own: Tensor) -> Tensor:
         """Return a layer's buffer (B', tokens + T, h, d) of keys or of values, for so many tokens

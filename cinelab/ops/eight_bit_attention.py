@@ -12,6 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from cinelab.ops.compiling import Compiled
+
 E4M3 = torch.float8_e4m3fn
 
 
@@ -55,7 +57,7 @@ def quantize_heads(x: Tensor) -> tuple[Tensor, Tensor]:
 def _quantized() -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """Return `quantize_heads` compiled, which reads keys and values twice and else seven times; for
     any length, since a film's history grows."""
-    return torch.compile(quantize_heads, dynamic=True)
+    return Compiled(quantize_heads, remedy="use kernel 'auto'", dynamic=True)
 
 
 OPERATIONS = {"sage": sage_attention, "flash3-fp8": flash3_fp8_attention}

@@ -28,6 +28,7 @@ from cinelab.ops.attention import (
     fastest,
     use_kernel,
 )
+from cinelab.ops.compiling import UNCOMPILED, Compiled
 from cinelab.ops.rope import Rope
 from cinelab.scale.epilogues import fuse_gelu
 from cinelab.scale.fp8_linears import Fp8Linear, check_sides
@@ -35,7 +36,6 @@ from cinelab.scale.graphs import replay_levels
 
 LINEARS = ("full", "fp8", "fp8-weights", "int8-weights")
 FALLBACKS = ("none", "exact")
-SHAPES = 64  # that one function is compiled for
 
 
 @dataclass(frozen=True)
@@ -181,58 +181,6 @@ def with_kernel(model: nn.Module, kernel: str) -> nn.Module:
     return model
 
 
-class Compiled:
-    """A function that torch compiles at its first call: whole and for each shape that comes, or,
-    not `static`, for all.
-
-    Where it fails to build, raise CinelabError; with `fallback`, warn and call the plain function
-    from then on.
-    """
-
-    def __init__(
-        self, function: Callable[..., Any], *, fallback: bool = False, static: bool = True
-    ):
-        self.plain = function
-        self.fallback = fallback
-        shapes: dict[str, Any] = {"dynamic": False, "fullgraph": True} if static else {}
-        self.call = torch.compile(function, **shapes)
-
-    def __call__(self, *args: Any) -> Any:
-        try:
-            return self._compiled(*args)
-        except Exception as error:  # the compiler raises many kinds
-            if not build_failed(error):
-                raise
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            sentence = (
-                f"torch could not compile this model here ({lines[0][:160]}); use speed 'exact', "
-                "or a newer driver, compiler or torch."
-            )
-            if not self.fallback:
-                raise CinelabError(sentence) from error
-            warnings.warn(f"{sentence} It runs uncompiled, as fallback says.", stacklevel=2)
-            self.call = self.plain
-            return self.plain(*args)
-
-    def _compiled(self, *args: Any) -> Any:
-        """Call the compiled function. Torch compiles at most eight shapes of one function, of all
-        models in a process together; a demo or a benchmark meets more."""
-        try:
-            return self.call(*args)
-        except Exception as error:
-            if type(error).__name__ != "FailOnRecompileLimitHit":
-                raise
-            with torch._dynamo.config.patch(recompile_limit=SHAPES):
-                return self.call(*args)
-
-
-def build_failed(error: BaseException) -> bool:
-    """Return whether an error is the compiler's or the driver's, and not the function's own."""
-    from torch._dynamo.exc import TorchDynamoException
-
-    return isinstance(error, TorchDynamoException) or "Triton Error" in str(error)
-
-
 def compile_blocks(model: CausalWan, *, fallback: bool = False) -> CausalWan:
     """Compile what a block does before and after attention, and the rotation of queries and keys;
     attention itself is the context's, and the feed-forward's GELU its product's epilogue.
@@ -240,17 +188,19 @@ def compile_blocks(model: CausalWan, *, fallback: bool = False) -> CausalWan:
     All blocks share their code, so that it is compiled once for every shape.
     """
     fuse_gelu(model)
+    how: dict[str, Any] = {"remedy": UNCOMPILED, "fallback": fallback}
     for block in cast(Iterable[Any], model.blocks):
-        block.pre_attention = Compiled(block.pre_attention, fallback=fallback)
-        block.post_attention = Compiled(block.post_attention, fallback=fallback)
+        for name in ("pre_attention", "post_attention"):
+            half = Compiled(getattr(block, name), dynamic=False, fullgraph=True, **how)
+            setattr(block, name, half)
     rope = model.rope
 
     @functools.cache
     def compiled_rope(grid: tuple[int, int], device: torch.device) -> Rope:
         found: Any = copy.copy(rope(grid, device))
         # retrieved keys come in every length until the budget is filled
-        found.rotate = Compiled(found.rotate, fallback=fallback, static=False)
-        found.rotate_into = Compiled(found.rotate_into, fallback=fallback, static=False)
+        found.rotate = Compiled(found.rotate, **how)
+        found.rotate_into = Compiled(found.rotate_into, **how)
         return cast(Rope, found)
 
     cast(Any, model).rope = compiled_rope

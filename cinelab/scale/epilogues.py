@@ -31,6 +31,11 @@ def _(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], weight.shape[0])
 
 
+# under autocast it multiplies what a linear would
+for _device in ("cpu", "cuda"):
+    linear_gelu.register_autocast(_device, torch.bfloat16)
+
+
 @register_flop_formula(torch.ops.cinelab.linear_gelu)
 def _(x: torch.Size, weight: torch.Size, *_: torch.Size, **__: object) -> int:
     return 2 * x.numel() * weight[0]

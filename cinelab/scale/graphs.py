@@ -23,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from cinelab.flow.condition import Condition, TextKV
-from cinelab.memory.open_chunk import LaidOut, OpenChunk
+from cinelab.memory.open_chunk import OpenChunk
+from cinelab.memory.passes import LaidOut
 from cinelab.ops.attention import AttentionContext, attention
 from cinelab.ops.rope import Rope
 from cinelab.readable import Readable

@@ -93,25 +93,20 @@ class Counts(Readable):
 
 
 @dataclass(frozen=True)
-class Way(Readable):
-    """How a run is launched and multiplied, where that changes what is reached and not what is
-    counted.
+class LaunchTimes(Readable):
+    """Seconds in which the host launches one kernel.
 
-    eager       seconds in which the host launches one kernel
-    compiled    the same of a kernel that torch.compile made or placed
-    attention8  queries and keys are multiplied in eight bits
-    products8   the blocks' linears are multiplied in fp8
+    eager     from Python
+    compiled  of a function that torch.compile made
     """
 
     eager: float = EAGER_LAUNCH
     compiled: float = COMPILED_LAUNCH
-    attention8: bool = False
-    products8: bool = False
 
 
-PLAIN = Way()
+PLAIN = LaunchTimes()
 # CUDA graphs replay the launches of a pass
-GRAPHS = Way(GRAPH_LAUNCH, GRAPH_LAUNCH)
+GRAPHS = LaunchTimes(GRAPH_LAUNCH, GRAPH_LAUNCH)
 
 
 @dataclass(frozen=True)
@@ -155,30 +150,30 @@ class Prediction(Readable):
         return max(spent, key=lambda bound: spent[bound])
 
 
-def predict_seconds(counts: Counts, card: Card, way: Way = PLAIN) -> Prediction:
-    """Return the predicted seconds of a run on a card."""
+def predict_seconds(counts: Counts, card: Card, launched: LaunchTimes = PLAIN) -> Prediction:
+    """Return the predicted seconds of a run on a card, `launched` in these times."""
     tally = counts.tally()
-    lines = [line_of(kind, tally, card, way) for kind in KINDS]
-    clock = clock_of(counts.shallow, card, way)
+    lines = [line_of(kind, tally, card) for kind in KINDS]
+    clock = clock_of(counts.shallow, card, launched)
     if counts.deep is not None:
-        clock += (counts.layers - 2) * (clock_of(counts.deep, card, way) - clock)
+        clock += (counts.layers - 2) * (clock_of(counts.deep, card, launched) - clock)
     found = tuple(line for line in lines if line.launches)
     return Prediction(card.name, found, sum(line.seconds for line in found), clock)
 
 
-def floor_seconds(counts: Counts, card: Card, way: Way = PLAIN) -> float:
+def floor_seconds(counts: Counts, card: Card) -> float:
     """Return the seconds of attention, products and fused elementwise work at their ceilings, back
     to back: what no other arrangement of the same work can beat."""
     kept = {op: n for op, n in counts.tally().items() if op.flops or op.name == "fused"}
-    return sum(n * time_of(op, card, way)[0] for op, n in kept.items())
+    return sum(n * time_of(op, card)[0] for op, n in kept.items())
 
 
-def line_of(kind: str, tally: Mapping[Op, int], card: Card, way: Way = PLAIN) -> Line:
+def line_of(kind: str, tally: Mapping[Op, int], card: Card) -> Line:
     """Return the cost of all operations of one kind."""
     ops = {op: count for op, count in tally.items() if op.kind == kind}
     spent: dict[str, float] = defaultdict(float)
     for op, count in ops.items():
-        seconds, bound = time_of(op, card, way)
+        seconds, bound = time_of(op, card)
         spent[bound] += seconds * count
     return Line(
         kind,
@@ -190,10 +185,10 @@ def line_of(kind: str, tally: Mapping[Op, int], card: Card, way: Way = PLAIN) ->
     )
 
 
-def time_of(op: Op, card: Card, way: Way = PLAIN) -> tuple[float, str]:
+def time_of(op: Op, card: Card) -> tuple[float, str]:
     """Return the seconds of one operation on a card, and what bounds it."""
     limits = {
-        "compute": op.flops / arithmetic_of(op, card, way) if op.flops else 0.0,
+        "compute": op.flops / arithmetic_of(op, card) if op.flops else 0.0,
         "memory": op.bytes / bandwidth_of(op, card),
         "launches": op.launches * FLOOR,
         "PCIe": op.crossing / card.pcie,
@@ -202,16 +197,15 @@ def time_of(op: Op, card: Card, way: Way = PLAIN) -> tuple[float, str]:
     return limits[bound], bound
 
 
-def arithmetic_of(op: Op, card: Card, way: Way = PLAIN) -> float:
+def arithmetic_of(op: Op, card: Card) -> float:
     """Return the operations a second that one product or attention reaches."""
     eight = "float8" in op.precision or "int8" in op.precision
     if "attention" in op.kind:
-        ceiling = card.attention8 if eight or way.attention8 else card.attention
+        ceiling = card.attention8 if eight else card.attention
     elif op.precision == "float32":
         ceiling = card.matmul32
     else:
-        linear = op.name == "addmm" and way.products8
-        ceiling = card.matmul8 if eight or linear else card.matmul
+        ceiling = card.matmul8 if eight else card.matmul
     if "convolution" in op.name:
         ceiling *= CONVOLUTION
     waves = op.tiles / card.multiprocessors
@@ -230,14 +224,14 @@ def bandwidth_of(op: Op, card: Card) -> float:
 WIDTHS = {"float32": 4, "int32": 4, "float64": 8, "int64": 8, "complex64": 8}
 
 
-def clock_of(trace: Trace, card: Card, way: Way = PLAIN) -> float:
+def clock_of(trace: Trace, card: Card, launched: LaunchTimes = PLAIN) -> float:
     """Return the seconds from the first launch of a run to its last result, in order."""
-    times = [time_of(op, card, way)[0] + GAP * op.launches for op in trace.ops]
+    times = [time_of(op, card)[0] + GAP * op.launches for op in trace.ops]
     host = 0.0
     gpu = 0.0
     for event in trace.events:
         op = trace.ops[event]
-        host += (way.compiled if op.compiled else way.eager) * max(op.launches, 1)
+        host += (launched.compiled if op.compiled else launched.eager) * max(op.launches, 1)
         gpu = max(gpu, host) + times[event]
         if op.waits:
             host = max(host, gpu) + WAIT

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor, UntypedStorage
 from torch.utils.weak import WeakIdKeyDictionary
 
 from cinelab.scale.ledger_ops import gpu_tensors
@@ -39,7 +38,7 @@ class LiveBytes:
     def see(self, leaves: Iterable[Any], cause: str) -> None:
         """Count the storages of new tensors under the cause in force, or else under `cause`."""
         for x in gpu_tensors(list(leaves)):
-            storage = _storage(x)
+            storage = x.untyped_storage()
             if storage in self._known:
                 continue
             self._known[storage] = True
@@ -59,7 +58,3 @@ class LiveBytes:
     def _mark(self) -> None:
         if self.live.total() > self.most.total():
             self.most = Counter(self.live)
-
-
-def _storage(x: Tensor) -> UntypedStorage:
-    return x.untyped_storage()

@@ -249,7 +249,7 @@ class _Operators(TorchDispatchMode):
             for x in tree_leaves((args, kwargs))
             if isinstance(x, Tensor) and not x.is_meta and x.ndim
         ]
-        waits = not (kwargs.get("non_blocking") or _flag(func, args))
+        waits = not _non_blocking(func._schema.name.removeprefix("aten::"), args, kwargs)
         for x in hosts:
             self.recording.add(upload(x, waits=waits))
         if func._schema.name in ("aten::index", "aten::index_put_") and _by_mask(args[1]):
@@ -265,7 +265,7 @@ class _Operators(TorchDispatchMode):
         target = kwargs.get("device") if name == "_to_copy" else args[0].device
         if not source.is_meta or target is None or torch.device(target).type == "meta":
             return None
-        waits = not (kwargs.get("non_blocking") or (name == "copy_" and args[2:3] == (True,)))
+        waits = not _non_blocking(name, args, kwargs)
         self.recording.add(download("download", source.nbytes, waits=waits))
         if name == "copy_":
             return args[0]
@@ -277,16 +277,16 @@ def _by_mask(indices: Any) -> bool:
     return any(x.dtype == torch.bool for x in gpu_tensors(list(indices)))
 
 
-def _flag(func: Any, args: Any) -> bool:
-    """Return `non_blocking` of a copy whose arguments were given by position."""
-    return bool(func._schema.name == "aten::copy_" and len(args) > 2 and args[2])
+def _non_blocking(name: str, args: Any, kwargs: Any) -> bool:
+    """Return whether a copy does not make the host wait, said by name or, in `copy_`, by place."""
+    return bool(kwargs.get("non_blocking") or (name == "copy_" and args[2:3] == (True,)))
 
 
 def _scalar(recording: OpRecording, args: Any, kwargs: Any) -> float | int | bool:
     """Answer `.item()`, `int(x)`, `bool(x)`: the host waits for one number."""
     x = args[0]
     recording.add(download("item", x.element_size()))
-    return x.dtype.is_floating_point and 0.0 or (False if x.dtype == torch.bool else 0)
+    return torch.zeros((), dtype=x.dtype).item()
 
 
 def _same(recording: OpRecording, args: Any, kwargs: Any) -> bool:

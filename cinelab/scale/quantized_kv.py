@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from cinelab.memory.store import DeviceKVStore, KVStore, refuse_gradients
+from cinelab.ops.compiling import UNCOMPILED, Compiled
 from cinelab.ops.tensors import to_device
 
 LARGEST = {"int8": 127.0, "fp8": 448.0}
@@ -155,4 +156,4 @@ def _gather_dequantized(
 @cache
 def _compiled(backend: str) -> Callable[..., None]:
     # one compilation for any number of stored and of picked pages
-    return torch.compile(_gather_dequantized, dynamic=True, backend=backend)
+    return Compiled(_gather_dequantized, remedy=UNCOMPILED, dynamic=True, backend=backend)

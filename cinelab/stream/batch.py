@@ -173,8 +173,8 @@ def film_footprint(
     bundle: Bundle,
     policy: Policy,
     chunks: int,
-    guided: bool = False,
     *,
+    guided: bool = False,
     overlap: bool = False,
     prompts: int = 1,
 ) -> Footprint:
@@ -203,13 +203,13 @@ def check_room(
     bundle: Bundle,
     policy: Policy,
     chunks: int,
-    guided: bool = False,
     *,
+    guided: bool = False,
     overlap: bool = False,
     prompts: int = 1,
 ) -> Footprint:
     """Refuse a film that cannot fit in what is free now. Raises CinelabError with the numbers."""
-    need = film_footprint(bundle, policy, chunks, guided, overlap=overlap, prompts=prompts)
+    need = film_footprint(bundle, policy, chunks, guided=guided, overlap=overlap, prompts=prompts)
     device = next(bundle.model.parameters()).device
     what = f"A film of {chunks} chunks under {name_of(policy)}"
     check_memory(need, free_bytes(device), free_bytes("cpu"), what)

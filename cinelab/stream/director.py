@@ -274,7 +274,7 @@ class Director:
             self.bundle,
             self.policy,
             len(line.slots),
-            self.sampling.guidance != 1,
+            guided=self.sampling.guidance != 1,
             overlap=self.overlap or self.fused,  # a pending chunk holds what it attended to
             prompts=len(line.prompts) + 1,
         )
