@@ -168,10 +168,12 @@ class OpenChunk(Readable):
     def _retrieve(self, layer: int, q: Tensor, rope: Rope) -> Past:
         """Return rotated keys and values of the pages that the policy retrieves for a layer."""
         cache = self.cache
+        nothing = Past(q[:, :0], q[:, :0])
         if cache.length == 0 or cache.policy.budget_at(cache.length) == 0:
-            nothing = q[:, :0]
-            return Past(nothing, nothing)
+            return nothing
         picks = self._route(layer, q)  # (B or 1, G, k)
+        if not picks.shape[-1]:  # every page is erased
+            return nothing
         return self._stored(layer, picks) or self._gathered(layer, picks, q, rope)
 
     def _stored(self, layer: int, picks: Tensor) -> Past | None:
@@ -357,7 +359,7 @@ class OpenChunk(Readable):
         if past.first is not None and alike:
             keys, values = self._room_in_store(layer, past.first, k)
         else:
-            if not past.joined:
+            if not past.joined or len(past.keys) != len(k):  # or the call before was of other width
                 self._past[layer] = self._join(layer, past, k)
             keys, values = (self._buffers[layer, name] for name in KV)
         return keys, values, keys.shape[1] - k.shape[1]
@@ -382,8 +384,8 @@ class OpenChunk(Readable):
         """Return what was retrieved, laid into the buffers for the films of a call (B', ...)."""
         tokens = past.keys.shape[1]
         keys, values = (self._buffer(layer, name, tokens, own)[:, :tokens] for name in KV)
-        keys.copy_(repeat_batch(past.keys, len(own)))
-        values.copy_(repeat_batch(past.values, len(own)))
+        for there, pages in ((keys, past.keys), (values, past.values)):
+            there.copy_(repeat_batch(pages[: len(own)], len(own)))
         return Past(keys, values, None, joined=True)
 
     def _buffer(self, layer: int, name: str, tokens: int, own: Tensor) -> Tensor:
