@@ -14,13 +14,16 @@ from benchmarks.gpu_bench import predictions, processes, toy_films
 from benchmarks.gpu_bench.archive import pack
 from benchmarks.gpu_bench.jobs import QueuedJob
 from benchmarks.gpu_bench.machine import cores
+from benchmarks.gpu_bench.record import sentence
 from benchmarks.gpu_bench.schedule import LEAST, RESERVE, Slot
 from benchmarks.gpu_bench.sections import TRAINING, Section
 from benchmarks.gpu_bench.summary import rows_of, write_summary
 from cinelab.config import read_mapping
+from cinelab.errors import CinelabError
 from cinelab.files import read_lines, write_json
 
 DONE = "done"
+STOPS = (signal.SIGINT, signal.SIGTERM)
 CARDS = ("H200", "H100", "B200", "5090", "4090")  # as the ledger calls them
 
 
@@ -56,7 +59,8 @@ class Sitting:
         """Run the sections. Whatever ends it early, what is there is summed up and packed."""
         end = time.monotonic() + self.settings.seconds
         self.outcomes = earlier(self.settings.work)
-        previous = signal.signal(signal.SIGTERM, _interrupt)
+        previous = {one: signal.getsignal(one) for one in STOPS}
+        signal.signal(signal.SIGTERM, _interrupt)
         try:
             self._render_films()
             for slot in self.slots:
@@ -66,9 +70,12 @@ class Sitting:
         except KeyboardInterrupt:
             self.say("interrupted: what is there is packed")
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for one in STOPS:  # who is impatient must not lose what was measured
+                signal.signal(one, signal.SIG_IGN)
             self._end_all()
             self._write()
+            for one, handler in previous.items():
+                signal.signal(one, handler)
 
     def _one(self, slot: Slot, end: float) -> None:
         section = slot.section
@@ -101,8 +108,7 @@ class Sitting:
         self.running = processes.start(self._command(section, limit), log, self._environment())
         try:
             code = self.running.wait(limit)
-            state = DONE if code == 0 else "failed"
-            why = "" if code == 0 else f"exit code {code}: {processes.tail(log)}"
+            state, why = ended(code, rows, log)
         except TimeoutExpired:
             state = "cut"
             why = f"its limit of {limit:.0f} s came; what it had written counts"
@@ -139,7 +145,14 @@ class Sitting:
         self.say(f"{section.name}: {state}" + (f", {why}" if why else ""))
 
     def _write(self) -> None:
-        """Write state, summary and archive of what is there."""
+        """Write state, summary and archive of what is there. Where that fails, such as on a full
+        disk, it is said, and the sections go on."""
+        try:
+            self._sum_up()
+        except (CinelabError, OSError) as error:
+            self.say(f"the summary or the archive is not written yet: {sentence(error)}")
+
+    def _sum_up(self) -> None:
         settings = self.settings
         write_json(settings.work / "state.json", {"sections": list(self.outcomes.values())})
         summed = list(self.outcomes.values())
@@ -207,6 +220,15 @@ def earlier(work: Path) -> dict[str, dict]:
     path = work / "state.json"
     found = read_mapping(path).get("sections", []) if path.exists() else []
     return {one["name"]: one for one in found}
+
+
+def ended(code: int, rows: Path, log: Path) -> tuple[str, str]:
+    """Return the state of a section whose process ended by itself, and what is to say of it."""
+    if code:
+        how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
+        return "failed", f"{how}: {processes.tail(log)}"
+    wrote = rows.exists() and rows.stat().st_size > 0
+    return (DONE, "") if wrote else ("failed", f"no figure: {processes.tail(log)}")
 
 
 def errors_of(work: Path, section: str) -> list[str]:
