@@ -76,6 +76,8 @@ def _checked(named: str, source: str) -> str:
     import torch
 
     device = _parsed(named, source)
+    if device.type == "meta" and source.startswith(VARIABLE):
+        raise CinelabError(f"{source} names no device that computes; {KNOWN}.")
     if device.type == "cuda" and (lacks := why_no_gpu(device.index)):
         raise CinelabError(f"{source} cannot be used: {lacks}; use cpu, or auto.")
     if device.type not in ("cpu", "meta", "cuda"):
@@ -83,7 +85,7 @@ def _checked(named: str, source: str) -> str:
             torch.zeros(1, device=device)
         except (RuntimeError, NotImplementedError, AssertionError) as error:
             raise CinelabError(f"{source} cannot be used: {_line(error)}; {KNOWN}.") from error
-    return str(device)
+    return "cpu" if device.type == "cpu" else str(device)
 
 
 def _parsed(named: str, source: str) -> "torch.device":
@@ -150,8 +152,8 @@ def device_of_process(asked: str | None) -> Iterator[None]:
         yield
         return
     before = os.environ.get(VARIABLE)
-    if asked not in (AUTO, "cpu"):
-        _parsed(asked, f"device {asked!r}")
+    if asked not in (AUTO, "cpu") and _parsed(asked, f"device {asked!r}").type == "meta":
+        raise CinelabError(f"device {asked!r} names no device that computes; {KNOWN}.")
     os.environ[VARIABLE] = asked
     try:
         yield
