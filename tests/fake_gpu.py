@@ -13,6 +13,9 @@ FOUND = {
     "current_device": lambda: 0,
     "get_device_name": lambda *_: "A GPU that is not there",
     "get_device_capability": lambda *_: (9, 0),
+    # the compiler keeps the generator's state while it traces
+    "get_rng_state": lambda *_: torch.get_rng_state(),
+    "set_rng_state": lambda *_: None,
 }
 for name, answer in FOUND.items():
     setattr(torch.cuda, name, answer)

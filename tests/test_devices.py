@@ -39,7 +39,7 @@ ASK = {
 # numbers and weights that are on the CPU, whatever the model is on
 ON_THE_CPU = {
     "latent/clips.py",
-    "runs.py",
+    "states.py",
     "scale/adapters.py",
     "scale/checkpoints.py",
     "train/codec.py",

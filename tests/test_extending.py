@@ -565,6 +565,7 @@ def test_a_stage_takes_policy_and_loss_from_the_notebook(own, tmp_path):
     assert {row["policy"] for row in stage.train()} == {"LastOfShots"}
     told = json.loads((tmp_path / "config.json").read_text())
     assert told["loss"] == "huber" and told["camr"]["kind"] == "own_things:LastOfShots"
+    assert told.pop("drawn_at") == "host"  # beside the settings (see cinelab.runs.NOTED)
     assert from_dict(type(stage.config), told) == stage.config
 
 

@@ -516,6 +516,37 @@ def test_a_clean_pass_lays_out_where_the_denoising_passes_did():
     }
 
 
+@torch.no_grad()
+def test_a_reused_choice_is_the_first_levels():
+    """The clean pass attends to the pages that level 1 retrieved, and decides nothing; where no
+    level came before it, it retrieves by its own queries."""
+    model, x, prompts, shot, _ = scene()
+    policy = CAMR(budget=3, window=1)
+    caches = [
+        stream(model, x, prompts, shot, 1, replace(policy, reuse_choice=reuse))[1]
+        for reuse in (False, True)
+    ]
+    assert torch.equal(*(cache.layers[1][0].all(7) for cache in caches))
+    condition = Condition(prompts, shot[:, -1:])
+    cleans = []
+    for cache in caches:
+        opened = cache.open(7, shot[:, -1])
+        model(4 * x[:, :1], torch.ones(2, 1), condition, opened)
+        cleans.append(opened.record())
+        model(x[:, 1:2], torch.zeros(2, 1), condition, cleans[-1])
+    anew, reused = cleans
+    assert sum(one["clean"] for one in anew.decided) == CONFIG.num_layers
+    assert not any(one["clean"] for one in reused.decided)
+    layers = range(CONFIG.num_layers)
+    assert all(torch.equal(reused.picks_of(layer), first_picks(anew, layer)) for layer in layers)
+    assert any(not torch.equal(anew.picks_of(layer), first_picks(anew, layer)) for layer in layers)
+
+
+def first_picks(opened, layer):
+    """The pages that a layer retrieved at the first level."""
+    return next(one["picks"] for one in opened.decided if one["layer"] == layer)
+
+
 def attended(model, cache, chunk, x, prompts, shot, t=1.0):
     """The velocity of a chunk opened in `cache`, and the keys that layer 0 attended to."""
     seen = []

@@ -37,6 +37,7 @@ from cinelab.train import (
 from cinelab.train.compiled import with_compiled_blocks
 from cinelab.train.loop import Learner, train
 from cinelab.train.optim import Ema
+from cinelab.train.provenance import data_of
 from cinelab.train.stage import stage_named
 from cinelab.zoo.checkpoints import toy_encoder
 
@@ -161,7 +162,9 @@ def test_other_stores_are_sent_clip_by_clip(store):
     clips = there.clips(2, 3, rng_at(0))
     kinds = {x.device.type for x in (clips.latents, clips.text, clips.slot, clips.shot)}
     assert kinds == {"meta"} and placed(Fake(), "cpu").__class__ is Fake
-    assert placed(PlacedClips(store, "meta"), "meta").recipe == store.recipe
+    wrapped = PlacedClips(store, "meta")
+    assert wrapped.recipe == store.recipe and len(wrapped) == len(store)
+    assert data_of(wrapped) == data_of(store) and placed(wrapped, "meta").recipe == store.recipe
 
 
 # What a GPU computes together and a CPU one after another

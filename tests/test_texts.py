@@ -247,7 +247,7 @@ ALLOWED = {  # file: (how often, why)
     "texts.py": (1, "the guard"),
     "tables.py": (1, "the guard"),
     "threads.py": (2, "the kernel's own files"),
-    "runs.py": (1, "the kernel's own files"),
+    "devices.py": (1, "the kernel's own files"),
     "config.py": (1, "a value that we have just written"),
     "lab/sweeps/cluster.py": (1, "a value that we have just written"),
     "lab/reports/templates.py": (1, "the package's templates"),

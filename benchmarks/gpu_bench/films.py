@@ -65,7 +65,11 @@ def on_both(task: Task, reference: Bundle, bundle: Bundle, policy: str) -> None:
     again = film(bundle, policy, task)
     note(task, f"film, {policy}: twice, exact", first, again, most=0.0)
     note(
-        task, f"film, {policy}: CPU against device", film(reference, policy, task), first, ROUNDING
+        task,
+        f"film, {policy}: CPU against device",
+        film(reference, policy, task),
+        first,
+        most=ROUNDING,
     )
 
 

@@ -112,7 +112,8 @@ class WanBench(Readable):
         return MODES[self.mode][1]
 
     def policy(self, name: str) -> Policy:
-        more = {"summary": self.summary} if name == "camr" else {}
+        # as films of Wan have it (zoo.wan.WanSettings)
+        more = {"summary": self.summary, "reuse_choice": True} if name == "camr" else {}
         return policy_named(name, self.budget, **more)
 
     def need(
@@ -360,7 +361,9 @@ def overlap_rates(maker: Maker, decode: Decode, chunks: int = 8, policy: str = "
 
 def memory_of(device: str) -> dict:
     """The most that was in use so far."""
-    gib = torch.cuda.max_memory_allocated() / GIB if device == "cuda" else peak_memory_gib()
+    gib = (
+        torch.cuda.max_memory_allocated() / GIB if device.startswith("cuda") else peak_memory_gib()
+    )
     return {"peak GiB": round(gib, 2)}
 
 

@@ -221,8 +221,11 @@ class OpenChunk(Readable):
             self._turns.append(self._turns_by_page(rope, picks.shape[-1]))
         turns = self._turns[0]
         picks = to_device(picks, turns.device)
-        ranks = torch.arange(len(turns), device=picks.device)  # one, or each its own
-        rope.move_(keys, turns[ranks, picks].flatten(2, 3))  # of (B or 1, G, F, Dt/2, 2)
+        if len(turns) == 1:
+            turned = turns[0][picks]
+        else:
+            turned = turns[torch.arange(len(turns), device=picks.device), picks]
+        rope.move_(keys, turned.flatten(2, 3))  # of (B or 1, G, F, Dt/2, 2)
 
     def _turns_by_page(self, rope: Rope, retrieved: int) -> Tensor:
         """Return the rotations (R, n, f, Dt/2, 2) that move the f frames of each stored page to

@@ -113,7 +113,9 @@ def mass_score(q: Tensor, k: Tensor, past: Tensor | None) -> Tensor:
     if past is not None:
         scores = scores.masked_fill(~past.repeat_interleave(tokens, -1)[:, None], float("-inf"))
     share = scores.softmax(-1).unflatten(-1, (pages, tokens)).sum(-1)
-    return share.nan_to_num(0.0).mean(3)  # a chunk without history has no mass to share
+    if past is not None:
+        share = share.nan_to_num(0.0)  # a chunk without history has no mass to share
+    return share.mean(3)
 
 
 def choose(

@@ -63,7 +63,8 @@ class Rope:
         angle = torch.outer(
             torch.arange(frames, dtype=torch.float64), _frequencies(split(self.head_dim)[0])
         )
-        return torch.polar(torch.ones_like(angle), angle).to(torch.complex64).to(self.space.device)
+        table = torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
+        return to_device(table, self.space.device)
 
     def freqs(self, frames: Tensor, last: int | None = None) -> Tensor:
         """Return rotations (..., F N, 1, D/2, 2) of latent frames (..., F), each at least 0: the

@@ -51,6 +51,8 @@ from cinelab.zoo.footprint import Footprint, check_memory, film_spec, footprint,
 SMALL = 500e6  # multiplications of a call of the model that keep one thread busy
 
 
+# what a bundle may state of the policy beside its storage
+OF_CAMR = ("summary", "reuse_choice")
 NO_FRAMES = np.empty((1, 0, 0, 0, 3), np.uint8)  # of a chunk that was not decoded
 
 
@@ -104,7 +106,7 @@ def threads_for(bundle: Bundle) -> int | None:
 def storage_of(bundle: Bundle) -> Storage:
     """Return where the films of a model keep their history; a compiled model unpacks a packed one
     by a compiled kernel."""
-    stated = {name: value for name, value in bundle.memory.items() if name != "summary"}
+    stated = {name: value for name, value in bundle.memory.items() if name not in OF_CAMR}
     return Storage(**{"compiled": running_speed(bundle.model).compiled} | stated)
 
 
@@ -133,10 +135,9 @@ def policy_for(
     if trained is not None and policy in (None, name_of(trained)):
         return trained if budget in (None, budget_of(trained)) else with_budget(trained, budget)
     found = policy_named(policy or "camr", BUDGET if budget is None else budget)
-    if not found.routed or "summary" not in field_names(type(found)):
-        return found
-    summary = bundle.memory.get("summary", found.summary)
-    return replace(found, summary=summary)  # type: ignore[call-arg]  # it has the field
+    own = field_names(type(found)) if found.routed else ()
+    stated = {name: bundle.memory[name] for name in OF_CAMR if name in bundle.memory}
+    return replace(found, **{name: value for name, value in stated.items() if name in own})
 
 
 def policy_after(

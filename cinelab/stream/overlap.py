@@ -105,13 +105,17 @@ class Stopwatch:
         return earlier.elapsed_time(later) / 1000
 
 
+def _is_gpu(device: str) -> bool:
+    return torch.device(device).type == "cuda"  # "cuda:1" too
+
+
 def side_stream(device: str):
     """Return a stream of its own for what runs beside the model; no stream on a CPU."""
-    return torch.cuda.stream(torch.cuda.Stream()) if device == "cuda" else nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device)) if _is_gpu(device) else nullcontext()
 
 
 def synchronize(device: str) -> None:
     """Wait until this thread's stream has finished, so that another stream may read its results and
     a clock be stopped."""
-    if device == "cuda":
+    if _is_gpu(device):
         torch.cuda.current_stream().synchronize()

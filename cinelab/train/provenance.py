@@ -20,6 +20,7 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.files import glance
 from cinelab.latent.clips import FilmStore, shards
+from cinelab.latent.placed import PlacedClips
 from cinelab.latent.store import Store
 from cinelab.runs import Run
 
@@ -69,6 +70,8 @@ def data_of(store: Any) -> dict | None:
     A store of one's own may have `about()`, a dictionary with a `mark` of its content; else the
     files of its `folder` are marked.
     """
+    if type(store) is PlacedClips:
+        return data_of(store.store)
     if hasattr(store, "about"):
         about: dict | None = store.about()
         return about

@@ -56,7 +56,7 @@ CHUNK = 3
 # Of at most 6 chunks before the last, by pooled keys, at their true distances, as films are made.
 # 30 bands a page divide its tokens, a chunk's and a latent frame's: one kernel pools them.
 # One choice a layer: a mask of the clip's 65,520 tokens squared a head would not fit.
-WAN_CAMR = CAMR(budget=4, per_head=False, summary=30)
+WAN_CAMR = CAMR(budget=4, per_head=False, summary=30, reuse_choice=True)
 
 
 def wan_presets(config: Any, routed: dict | None = None, **changes: Any) -> dict[str, Any]:

@@ -38,7 +38,8 @@ class Bundle(Readable):
     size: tuple[int, int]  # height, width in pixels
     config: dict  # as stored
     hash_weights: Callable[[], str]  # computes the fingerprint of the model's weights
-    # how the KV cache of its films is stored: place, packing, slots, summary (see memory.store)
+    # how the KV cache of its films is stored: place, packing, slots (see memory.store); and how
+    # CAMR reads it where a film names no other way: summary, reuse_choice
     memory: dict = field(default_factory=dict)
     # the memory policy that it was trained under, as memory.policy_io reads it; None = not stated
     policy: dict | None = None

@@ -40,6 +40,8 @@ ENCODERS = ("free", "keep", "offload")
 # of the KV cache's storage, as in memory.store
 PLACES = ("device", "host")
 PACKINGS = ("none", "int8", "fp8")
+# what a bundle says of its films' KV cache and of the policy that reads it
+KV_SETTINGS = ("place", "packing", "slots", "summary", "reuse_choice")
 # of the published 4-step students
 FEW = Sampling(4, "consistency", guidance=1.0, shift=5.0, at=(1.0, 0.75, 0.5, 0.25))
 
@@ -86,6 +88,8 @@ class WanSettings(Readable):
     slots: int = 12
     # pooled tokens a page that routing searches, where `policy` is not the one of the film
     summary: int = 30
+    # under CAMR a chunk's clean pass attends to what its first level retrieved
+    reuse_choice: bool = True
 
     def __post_init__(self):
         check_size(self.size)
@@ -177,7 +181,7 @@ def load_wan(
         settings.size,
         stated,
         lambda: glance(_weight_files(source)),
-        {name: getattr(settings, name) for name in ("place", "packing", "slots", "summary")},
+        {name: getattr(settings, name) for name in KV_SETTINGS},
         settings.policy,
         settings.max_distance,
         settings.unconditional,

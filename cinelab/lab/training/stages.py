@@ -14,7 +14,7 @@ folder is made and opened when the training begins.
 """
 
 from collections.abc import Callable, Iterator
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,6 @@ from cinelab.data.toybox import build_toybox
 from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
-from cinelab.jobs.stores import Placed
 from cinelab.lab.training import samples
 from cinelab.lab.training.panel import counted
 from cinelab.lab.training.run import StageRun
@@ -44,7 +43,6 @@ from cinelab.train import codec as codec_stage
 from cinelab.train import presets
 from cinelab.train import recogniser as reader_stage
 from cinelab.train.losses import with_loss
-from cinelab.train.pairs import Pairs
 from cinelab.train.stage import INIT, TEACHER, Role, Stage, stage_named
 from cinelab.train.trained_policy import policy_of
 from cinelab.world.render import FPS, HEIGHT, WIDTH
@@ -98,7 +96,7 @@ def train_stage(
             settings = SMOKE_VALIDATION if preset == "smoke" else None
             reader = load_recogniser(device=device)
             validator = Validator(bundle, reader, policy_of(config), settings)
-        data = placed_data(getattr(store, "made", opened(store, preset)), device)
+        data = getattr(store, "made", opened(store, preset))
         return stage.train(config, data, networks, run=run, validator=validator)
 
     def film(trained: Any, step: int) -> Sample:
@@ -200,17 +198,6 @@ def placed_run(folder: str | Path, config: Any, device: str) -> Run:
     run = Run(folder, config)
     run.device = device
     return run
-
-
-def placed_data(data: Any, device: str) -> Any:
-    """Return a store, or pairs, whose clips are given out on a device: on the CPU the store
-    itself."""
-    if isinstance(data, Pairs):
-        placed = copy(data)
-        placed.store = placed_data(data.store, device)
-        return placed
-    store = data.store if isinstance(data, Placed) else data
-    return store if device == "cpu" else Placed(store, device, str(getattr(store, "folder", "")))
 
 
 def codec(

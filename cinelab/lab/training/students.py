@@ -19,7 +19,8 @@ from cinelab.files import write_text
 from cinelab.flow.sampler import Sampling
 from cinelab.lab.training.panel import counted
 from cinelab.lab.training.run import StageRun
-from cinelab.lab.training.stages import fitting, opened, placed_data, train_stage
+from cinelab.lab.training.stages import fitting, opened, train_stage
+from cinelab.latent.placed import placed
 from cinelab.latent.store import Store
 from cinelab.texts import LINES, read_text
 from cinelab.train import pairs as ode_pairs
@@ -48,7 +49,7 @@ class PairsPlan:
     def made(self) -> ode_pairs.Pairs:
         """The pairs, integrated under a bar where they are missing."""
         bundle = zoo.load(self.teacher)
-        store = placed_data(opened(self.store, self.preset), str(bundle.device))
+        store = placed(opened(self.store, self.preset), bundle.device)
         mark = zoo.fingerprint(self.teacher)
         with counted(self.config.clips, "clips") as tell:
             for done in ode_pairs.integrate_pairs(
