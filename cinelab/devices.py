@@ -144,16 +144,18 @@ def _line(problem: object) -> str:
 
 @contextmanager
 def device_of_process(asked: str | None) -> Iterator[None]:
-    """Make `asked` the device of this process and of those that it starts, inside; None changes
-    nothing. Raise CinelabError for what is no device, and for a GPU that is not there; whether it
-    computes is seen by whoever computes on it, so that a process that only starts others leaves
-    the GPU alone."""
+    """Make `asked` the device of this process and of those that it starts, inside; None is what
+    CINELAB_DEVICE names, and changes nothing. Raise CinelabError for what is no device, and for a
+    GPU that is not there; whether it computes is seen by whoever computes on it, so that a process
+    that only starts others leaves the GPU alone."""
+    named = _variable() if asked is None else asked
+    source = f"{VARIABLE}={named}" if asked is None else f"device {named!r}"
+    if named not in (AUTO, "cpu") and _parsed(named, source).type == "meta":
+        raise CinelabError(f"{source} names no device that computes; {KNOWN}.")
     if asked is None:
         yield
         return
     before = os.environ.get(VARIABLE)
-    if asked not in (AUTO, "cpu") and _parsed(asked, f"device {asked!r}").type == "meta":
-        raise CinelabError(f"device {asked!r} names no device that computes; {KNOWN}.")
     os.environ[VARIABLE] = asked
     try:
         yield

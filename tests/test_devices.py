@@ -134,6 +134,10 @@ def test_meta_tensors_are_for_calls_that_count_and_not_for_users(monkeypatch):
     with pytest.raises(CinelabError, match="device 'meta' names no device that computes"):
         with device_of_process("meta"):
             pass
+    monkeypatch.setenv("CINELAB_DEVICE", "gpu")  # before a sweep fails cell by cell
+    with pytest.raises(CinelabError, match="CINELAB_DEVICE=gpu is no device"):
+        with device_of_process(None):
+            pass
 
 
 def test_a_gpu_that_is_not_there_is_one_sentence(no_gpu, monkeypatch):
