@@ -248,12 +248,12 @@ def plays(examples):
     return drawn
 
 
-@plays(9)
+@plays(24)
 def test_any_policy_attends_to_its_own_branch_where_it_should(data):
     run_play(data, Storage())
 
 
-@plays(5)
+@plays(12)
 def test_so_do_histories_in_host_memory_with_a_small_ring(data):
     run_play(data, Storage(place="host", slots=data.draw(st.integers(1, 4))))
 
