@@ -23,6 +23,7 @@ from benchmarks.gpu_bench.schedule import chosen, plan_text, planned  # noqa: E4
 from benchmarks.gpu_bench.sections import SECTIONS, TRAINING  # noqa: E402
 from benchmarks.gpu_bench.sitting import Settings, Sitting  # noqa: E402
 from cinelab.errors import CinelabError  # noqa: E402
+from cinelab.outputs import AT_ONCE, ready_folder, writing  # noqa: E402
 
 MOST = 24 * 60  # minutes
 TINY_QUEUE = Path(__file__).parent / "gpu_bench" / "tiny_queue"
@@ -86,7 +87,9 @@ def sit(options: argparse.Namespace) -> int:
         options.starts,
     )
     sitting = Sitting(settings, facts, slots, plan, jobs, _say)
-    sitting.run()
+    ready_folder(settings.folder)
+    with writing(settings.work, AT_ONCE):
+        sitting.run()
     print(f"{settings.folder / 'summary.md'}", flush=True)
     return 0 if sitting.holds else 1
 

@@ -76,6 +76,8 @@ def _checked(named: str, source: str) -> str:
     import torch
 
     device = _parsed(named, source)
+    if device.type == "meta" and source.startswith(VARIABLE):
+        raise CinelabError(f"{source} names no device that computes; {KNOWN}.")
     if device.type == "cuda" and (lacks := why_no_gpu(device.index)):
         raise CinelabError(f"{source} cannot be used: {lacks}; use cpu, or auto.")
     if device.type not in ("cpu", "meta", "cuda"):
@@ -83,7 +85,7 @@ def _checked(named: str, source: str) -> str:
             torch.zeros(1, device=device)
         except (RuntimeError, NotImplementedError, AssertionError) as error:
             raise CinelabError(f"{source} cannot be used: {_line(error)}; {KNOWN}.") from error
-    return str(device)
+    return "cpu" if device.type == "cpu" else str(device)
 
 
 def _parsed(named: str, source: str) -> "torch.device":
@@ -142,16 +144,18 @@ def _line(problem: object) -> str:
 
 @contextmanager
 def device_of_process(asked: str | None) -> Iterator[None]:
-    """Make `asked` the device of this process and of those that it starts, inside; None changes
-    nothing. Raise CinelabError for what is no device, and for a GPU that is not there; whether it
-    computes is seen by whoever computes on it, so that a process that only starts others leaves
-    the GPU alone."""
+    """Make `asked` the device of this process and of those that it starts, inside; None is what
+    CINELAB_DEVICE names, and changes nothing. Raise CinelabError for what is no device, and for a
+    GPU that is not there; whether it computes is seen by whoever computes on it, so that a process
+    that only starts others leaves the GPU alone."""
+    named = _variable() if asked is None else asked
+    source = f"{VARIABLE}={named}" if asked is None else f"device {named!r}"
+    if named not in (AUTO, "cpu") and _parsed(named, source).type == "meta":
+        raise CinelabError(f"{source} names no device that computes; {KNOWN}.")
     if asked is None:
         yield
         return
     before = os.environ.get(VARIABLE)
-    if asked not in (AUTO, "cpu"):
-        _parsed(asked, f"device {asked!r}")
     os.environ[VARIABLE] = asked
     try:
         yield

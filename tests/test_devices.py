@@ -123,6 +123,23 @@ def test_a_device_that_is_none_is_one_sentence(gpus, name, sentence):
     assert "\n" not in str(raised.value)
 
 
+def test_meta_tensors_are_for_calls_that_count_and_not_for_users(monkeypatch):
+    assert chosen_device("meta") == "meta"
+    assert chosen_device("cpu:3") == "cpu"
+    monkeypatch.setenv("CINELAB_DEVICE", "meta")
+    with pytest.raises(
+        CinelabError, match="CINELAB_DEVICE=meta names no device that computes; use"
+    ):
+        chosen_device()
+    with pytest.raises(CinelabError, match="device 'meta' names no device that computes"):
+        with device_of_process("meta"):
+            pass
+    monkeypatch.setenv("CINELAB_DEVICE", "gpu")  # before a sweep fails cell by cell
+    with pytest.raises(CinelabError, match="CINELAB_DEVICE=gpu is no device"):
+        with device_of_process(None):
+            pass
+
+
 def test_a_gpu_that_is_not_there_is_one_sentence(no_gpu, monkeypatch):
     with pytest.raises(CinelabError, match="^device 'cuda' cannot be used: .*; use cpu, or auto.$"):
         load("toybox-1step", device="cuda")
@@ -250,6 +267,7 @@ def test_beside_a_gpu_the_suite_stays_on_the_cpu():
         if named.search(path.read_text()) and path.name != Path(__file__).name
     ]
     assert {"tests/test_fast.py", "tests/test_overlap.py", "tests/test_wan_speed.py"} <= set(files)
-    few = "(kernel or gives_the_same_bits or has_its_line) and not flex"  # it asks CUDA's generator
+    # these ask CUDA's generator, and torch's compiler its device
+    few = "(kernel or gives_the_same_bits or has_its_line) and not flex and not traced"
     said = run_tests("-p", "fake_gpu", *files, "-m", "not slow", "-k", few)
     assert " passed" in said

@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -22,6 +23,7 @@ from cinelab.scale.acceleration import (
     speed_named,
     speed_record,
 )
+from cinelab.scale.adapters import Lora, add_lora
 from cinelab.scale.epilogues import fuse_gelu
 from cinelab.scale.fp8_linears import Fp8Linear
 
@@ -125,6 +127,41 @@ def test_a_block_is_traced_whole_once_for_all_blocks(monkeypatch, change):
     plain = velocity(model())
     assert torch.allclose(velocity(accelerate(model(), Speed(compiled=True, **change))), plain)
     assert len(traced) == 3, "before attention, the rotation, after attention"
+
+
+@pytest.mark.parametrize("change", [{}, {"fused_qkv": True}, {"compiled": True}], ids=str)
+@torch.no_grad()
+def test_a_copied_moved_or_reloaded_model_computes_with_its_own_weights(change, monkeypatch):
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **more: compiler(f, backend="eager", **more))
+    plain = model()
+    other = model()
+    for weight in other.parameters():
+        weight.mul_(0.9)
+    wanted, wanted_other = velocity(plain), velocity(other)
+    fast = accelerate(model(), Speed(**change))
+    copied = deepcopy(fast)
+    copied.load_state_dict(other.state_dict())
+    assert torch.allclose(velocity(copied), wanted_other, atol=1e-6)
+    assert torch.allclose(velocity(fast), wanted, atol=1e-6)
+    copied.load_state_dict(plain.state_dict(), assign=True)
+    assert torch.allclose(velocity(copied), wanted, atol=1e-6)
+    copied.double().float().load_state_dict(other.state_dict())
+    assert torch.allclose(velocity(copied), wanted_other, atol=1e-6)
+    if change.get("fused_qkv"):
+        attention = copied.blocks[0].attn1
+        assert (
+            attention.to_q.weight.untyped_storage().data_ptr()
+            == attention.to_qkv.weight.untyped_storage().data_ptr()
+        )
+
+
+def test_an_accelerated_model_is_neither_accelerated_otherwise_nor_given_adapters():
+    fused = accelerate(model(), Speed(fused_qkv=True))
+    with pytest.raises(CinelabError, match="already runs at another speed .* load it again"):
+        accelerate(fused, Speed())
+    with pytest.raises(CinelabError, match="load it without a speed"):
+        add_lora(fused, Lora())
 
 
 def test_one_product_leaves_the_state_dict_as_it_was():

@@ -1,6 +1,7 @@
 """`benchmarks/gpu.py`: its schedule, its processes, what comes back and its queue, all rehearsed on
 the CPU."""
 
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import tarfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -39,6 +41,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import read_lines
 from cinelab.jobs.worker import train
 from cinelab.ops import attention
+from cinelab.outputs import writing
 from cinelab.scale.parallel import Parallel
 from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.checkpoints import load
@@ -119,9 +122,17 @@ def test_the_shipped_queue_can_be_read():
     assert all(one.why and one.expected_seconds > 0 for one in jobs)
 
 
+def test_two_jobs_of_one_name_are_refused(tmp_path):
+    for name in ("10-a.yaml", "20-b.yaml"):
+        (tmp_path / name).write_text(JOB)
+    with pytest.raises(CinelabError, match="20-b.yaml: name 'one' is that of a job before it"):
+        read_queue(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        (("start: toybox-base", "start: []"), "start is empty"),
         (("stage: teacher_forcing", "stage: teacher_forcin"), "did you mean"),
         (("steps: 100", "step: 100"), "step"),
         (("why: because\n", ""), "does not say why; add it"),
@@ -234,6 +245,13 @@ time.sleep(60)
 """
 
 
+ROW = """
+from pathlib import Path
+row = '{{"section": "ceilings", "name": "a", "value": 1.0, "unit": "s"}}\\n'
+(Path({work!r}) / "rows" / "ceilings.jsonl").write_text(row)
+"""
+
+
 def waited_for(path, seconds=20.0):
     end = time.monotonic() + seconds
     while not path.exists() or not path.read_text():
@@ -277,10 +295,80 @@ def test_a_section_that_fails_says_how_and_an_interrupt_packs_what_is_there(tmp_
 
 
 def test_a_section_that_is_done_is_not_run_again(tmp_path):
-    one_sitting(tmp_path, "pass", 20.0).run()
+    one_sitting(tmp_path, ROW.format(work=str(tmp_path / "work")), 20.0).run()
     again = one_sitting(tmp_path, "raise SystemExit(1)", 20.0)
     again.run()
     assert again.outcomes["ceilings"]["state"] == "done"
+
+
+def test_a_section_without_a_figure_has_failed_and_one_that_is_killed_says_so(tmp_path):
+    made = one_sitting(tmp_path, "print('nothing')", 20.0)
+    made.run()
+    assert made.outcomes["ceilings"]["state"] == "failed"
+    assert made.outcomes["ceilings"]["why"] == "no figure: nothing"
+    made = one_sitting(tmp_path, "import os; os.kill(os.getpid(), 9)", 20.0)
+    made.run()  # as the system ends what is out of memory
+    assert made.outcomes["ceilings"]["why"].startswith("SIGKILL: ")
+
+
+def test_a_full_disk_costs_no_section_and_no_earlier_archive(tmp_path, monkeypatch):
+    one_sitting(tmp_path, ROW.format(work=str(tmp_path / "work")), 20.0).run()
+    before = (tmp_path / "out" / "results-1.tar.gz").read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    again = one_sitting(tmp_path, "pass", 20.0)
+    monkeypatch.setattr(archive._Part, "finished", full)
+    notes = []
+    again.say = notes.append
+    again.slots = [*again.slots, replace(again.slots[0], section=section_named("large"))]
+    again.run()
+    assert list(again.outcomes) == ["ceilings", "large"]
+    assert any("is not written yet" in note and "No space left" in note for note in notes)
+    assert (tmp_path / "out" / "results-1.tar.gz").read_bytes() == before
+
+
+def test_a_second_interrupt_does_not_lose_the_archive(tmp_path, monkeypatch):
+    made = one_sitting(tmp_path, CHILD.format(work=str(tmp_path / "work")), 30.0)
+    ends = made._end_all
+
+    def impatient():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        ends()
+
+    monkeypatch.setattr(made, "_end_all", impatient)
+    threading.Thread(target=terminated_after, args=[tmp_path / "work" / "pid"]).start()
+    before = signal.getsignal(signal.SIGINT)
+    made.run()
+    assert "rows/ceilings.jsonl" in archive.names_in([tmp_path / "out" / "results-1.tar.gz"])
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_one_sitting_writes_in_a_folder(tmp_path, capsys):
+    words = ["--rehearse", "--only", "ceilings", "--work", str(tmp_path / "work")]
+    with writing(tmp_path / "work"):
+        held = subprocess.run(
+            [sys.executable, "benchmarks/gpu.py", *words, "-o", str(tmp_path / "out")],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+    assert held.returncode == 2 and held.stderr.count("\n") == 1, held.stderr
+    assert str(tmp_path / "work") in held.stderr
+    (tmp_path / "file").write_text("")
+    assert gpu.main([*words, "-o", str(tmp_path / "file" / "out")]) == 2
+    assert capsys.readouterr().err.startswith("cinelab: Output ")
+
+
+def test_parts_are_small_where_much_is_small_and_packed_already(tmp_path):
+    folder = tmp_path / "work" / "training" / "a" / "result"
+    folder.mkdir(parents=True)
+    for number in range(60):
+        (folder / f"{number:02d}.safetensors").write_bytes(os.urandom(2**14))
+    parts, _ = archive.pack(tmp_path / "work", tmp_path, 2**18)
+    assert len(parts) > 3 and all(part.stat().st_size <= 2**18 for part in parts)
 
 
 def test_parts_are_small_and_whole_and_what_is_left_out_is_named(tmp_path):

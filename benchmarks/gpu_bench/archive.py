@@ -8,7 +8,10 @@ import gzip
 import io
 import tarfile
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
+
+from cinelab.files import write_atomic
 
 LIMIT = 16 * 2**20  # bytes of a part
 PARTS = 6
@@ -32,8 +35,6 @@ NAME = "results"
 def pack(work: Path, folder: Path, limit: int = LIMIT) -> tuple[list[Path], list[str]]:
     """Write results-1.tar.gz, ... to `folder`; return them, and the names of what was left out."""
     folder.mkdir(parents=True, exist_ok=True)
-    for old in folder.glob(f"{NAME}-*.tar.gz"):
-        old.unlink()
     parts: list[_Part] = [_Part()]
     left_out = []
     for name, data in pieces(work, limit):
@@ -46,8 +47,11 @@ def pack(work: Path, folder: Path, limit: int = LIMIT) -> tuple[list[Path], list
     written = []
     for number, part in enumerate(parts, 1):
         path = folder / f"{NAME}-{number}.tar.gz"
-        path.write_bytes(part.finished())
+        packed = part.finished()
+        write_atomic(path, partial(_write, packed))
         written.append(path)
+    for old in set(folder.glob(f"{NAME}-*.tar.gz")) - set(written):
+        old.unlink()
     return written, left_out
 
 
@@ -81,10 +85,12 @@ class _Part:
 
     def __init__(self) -> None:
         self.buffer = io.BytesIO()
-        self.archive = tarfile.open(fileobj=self.buffer, mode="w:gz", compresslevel=6)
+        self.packed = gzip.GzipFile(fileobj=self.buffer, mode="wb", compresslevel=6)
+        self.archive = tarfile.open(fileobj=self.packed, mode="w")
 
     def takes(self, data: bytes, limit: int) -> bool:
         """Whether a file still fits, were it not compressed at all."""
+        self.packed.flush()  # else it holds back what would be too much later
         return self.buffer.tell() + len(data) + ROOM <= limit or not self.archive.getmembers()
 
     def add(self, name: str, data: bytes) -> None:
@@ -96,6 +102,7 @@ class _Part:
     def finished(self) -> bytes:
         """Return the archive's bytes."""
         self.archive.close()
+        self.packed.close()
         return self.buffer.getvalue()
 
 
@@ -106,3 +113,7 @@ def names_in(paths: Sequence[Path]) -> list[str]:
         with tarfile.open(path) as archive:
             found += archive.getnames()
     return found
+
+
+def _write(packed: bytes, path: Path) -> None:
+    path.write_bytes(packed)

@@ -94,6 +94,8 @@ class QueuedJob:
             value = getattr(self, name)
             if value is not None and not 0 < value <= MOST:
                 raise CinelabError(f"{name} is {value}; more than 0 is expected.")
+        if not places(self.start):
+            raise CinelabError("start is empty; name a checkpoint, or random.")
         if odd := [one for one in self.keeps if one not in KEEPS]:
             raise CinelabError(f"keeps has {odd[0]!r}; use some of {', '.join(KEEPS)}.")
         self.job(Path("."), start=zoo.CODEC, teacher=zoo.CODEC if self.teacher else None)
@@ -132,6 +134,11 @@ def read_queue(folder: Path) -> list[QueuedJob]:
     jobs = [_read(path) for path in paths]
     names = [one.name for one in jobs]
     for place, one in enumerate(jobs):
+        if one.name in names[:place]:
+            raise CinelabError(
+                f"{shown_path(paths[place])}: name {one.name!r} is that of a job before it; give "
+                "it another one, since it names the job's folder."
+            )
         for wanted in (*places(one.start), *places(one.teacher)):
             if wanted.startswith(OTHER) and wanted[len(OTHER) :] not in names[:place]:
                 raise CinelabError(

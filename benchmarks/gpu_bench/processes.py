@@ -49,7 +49,8 @@ def stop(process: subprocess.Popen, *, gently: signal.Signals = signal.SIGTERM) 
         while time.monotonic() < end and (process.poll() is None or works(process.pid)):
             time.sleep(0.05)
     send(process, signal.SIGKILL)
-    process.wait()
+    with suppress(subprocess.TimeoutExpired):  # a driver that hangs may keep even a killed one
+        process.wait(PATIENCE)
 
 
 def works(group: int) -> bool:

@@ -14,14 +14,17 @@ from benchmarks.gpu_bench import predictions, processes, toy_films
 from benchmarks.gpu_bench.archive import pack
 from benchmarks.gpu_bench.jobs import QueuedJob
 from benchmarks.gpu_bench.machine import cores
+from benchmarks.gpu_bench.record import sentence
 from benchmarks.gpu_bench.schedule import LEAST, RESERVE, Slot
 from benchmarks.gpu_bench.sections import TRAINING, Section
 from benchmarks.gpu_bench.summary import all_hold, not_measured, rows_of, write_summary
 from cinelab.config import read_mapping
+from cinelab.errors import CinelabError
 from cinelab.files import read_lines, write_json
 
 DONE = "done"
 OFTEN = 15.0  # seconds after which a section that runs says how far it is
+STOPS = (signal.SIGINT, signal.SIGTERM)
 CARDS = ("H200", "H100", "B200", "5090", "4090")  # as the ledger calls them
 
 
@@ -57,7 +60,8 @@ class Sitting:
         """Run the sections. Whatever ends it early, what is there is summed up and packed."""
         end = time.monotonic() + self.settings.seconds
         self.outcomes = earlier(self.settings.work)
-        previous = signal.signal(signal.SIGTERM, _interrupt)
+        previous = {one: signal.getsignal(one) for one in STOPS}
+        signal.signal(signal.SIGTERM, _interrupt)
         try:
             self._render_films()
             for slot in self.slots:
@@ -67,9 +71,12 @@ class Sitting:
         except KeyboardInterrupt:
             self.say("interrupted: what is there is packed")
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            for one in STOPS:  # who is impatient must not lose what was measured
+                signal.signal(one, signal.SIG_IGN)
             self._end_all()
             self._write()
+            for one, handler in previous.items():
+                signal.signal(one, handler)
 
     @property
     def holds(self) -> bool:
@@ -106,9 +113,8 @@ class Sitting:
         began = time.monotonic()
         self.running = processes.start(self._command(section, limit), log, self._environment())
         try:
-            code = self._ended(section, limit, rows)
-            state = DONE if code == 0 else "failed"
-            why = "" if code == 0 else f"exit code {code}: {processes.tail(log)}"
+            code = self._ended(self.running, section, limit, rows)
+            state, why = ended(code, rows, log)
         except TimeoutExpired:
             state = "cut"
             why = f"its limit of {limit:.0f} s came; what it had written counts"
@@ -119,14 +125,14 @@ class Sitting:
                 self.builders.resume()
         self._note(section, state, why, time.monotonic() - began)
 
-    def _ended(self, section: Section, limit: float, rows: Path) -> int:
+    def _ended(self, running: "Popen[bytes]", section: Section, limit: float, rows: Path) -> int:
         """Return the exit code of the running process, saying now and then how far it is. Raises
         TimeoutExpired after `limit` seconds."""
         began = time.monotonic()
         while True:
             left = limit - (time.monotonic() - began)
             try:
-                return self.running.wait(min(left, OFTEN))
+                return running.wait(min(left, OFTEN))
             except TimeoutExpired:
                 if left <= OFTEN:
                     raise
@@ -163,7 +169,14 @@ class Sitting:
         self.say(", ".join(filter(None, [f"{section.name}: {state}", ran, why])))
 
     def _write(self) -> None:
-        """Write state, summary and archive of what is there."""
+        """Write state, summary and archive of what is there. Where that fails, such as on a full
+        disk, it is said, and the sections go on."""
+        try:
+            self._sum_up()
+        except (CinelabError, OSError) as error:
+            self.say(f"the summary or the archive is not written yet: {sentence(error)}")
+
+    def _sum_up(self) -> None:
         settings = self.settings
         write_json(settings.work / "state.json", {"sections": list(self.outcomes.values())})
         summed = list(self.outcomes.values())
@@ -236,6 +249,15 @@ def earlier(work: Path) -> dict[str, dict]:
 def figures_in(rows: Sequence[dict]) -> str:
     """Return how many figures these rows are: "43 figures, 1 failed, 9 refused"."""
     return f"{sum(not row.get('error') for row in rows)} figures{not_measured(rows)}"
+
+
+def ended(code: int, rows: Path, log: Path) -> tuple[str, str]:
+    """Return the state of a section whose process ended by itself, and what is to say of it."""
+    if code:
+        how = f"exit code {code}" if code > 0 else signal.Signals(-code).name
+        return "failed", f"{how}: {processes.tail(log)}"
+    wrote = rows.exists() and rows.stat().st_size > 0
+    return (DONE, "") if wrote else ("failed", f"no figure: {processes.tail(log)}")
 
 
 def _interrupt(number: int, frame: object) -> None:

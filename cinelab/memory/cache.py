@@ -23,7 +23,7 @@ from torch import Tensor
 
 from cinelab.errors import CinelabError
 from cinelab.memory.open_chunk import OpenChunk
-from cinelab.memory.policy import Policy
+from cinelab.memory.policy import UNITS, Policy
 from cinelab.memory.store import KVStore, Storage
 from cinelab.memory.summary import Summary
 from cinelab.ops.rope import Rope
@@ -75,7 +75,14 @@ class KVCache(Readable):
         return self.page_shots.shape[0]
 
     def open(self, chunk: int, shot: Tensor) -> OpenChunk:
-        """Return the context of chunk number `chunk`; `shot` (B,) is the shot each film is in."""
+        """Return the context of chunk number `chunk`; `shot` (B,) is the shot each film is in.
+        CinelabError where the policy has another unit than the stored pages."""
+        if self.length * self.page_frames != self.frames_done:
+            stored = next(unit for unit in UNITS if unit != self.policy.unit)
+            raise CinelabError(
+                f"The policy's unit is {self.policy.unit!r}, and this film is stored in pages of "
+                f"unit {stored!r}; keep unit={stored!r}, or begin another film."
+            )
         return OpenChunk(self, chunk, shot.cpu())
 
     def append(self, clean: OpenChunk) -> None:

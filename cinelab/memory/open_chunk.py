@@ -140,9 +140,10 @@ class OpenChunk(Readable):
         """Return rotated keys and values of the pages that the policy retrieves for a layer."""
         cache = self.cache
         if cache.length == 0 or cache.policy.budget_at(cache.length) == 0:
-            nothing = q[:, :0]
-            return Retrieved(nothing, nothing)
+            return Retrieved(q[:, :0], q[:, :0])
         picks = self._route(layer, q)  # (B or 1, G, k)
+        if not picks.shape[-1]:  # every page is erased
+            return Retrieved(q[:, :0], q[:, :0])
         return self._stored(layer, picks) or self._gathered(layer, picks, q, rope)
 
     def _stored(self, layer: int, picks: Tensor) -> Retrieved | None:
@@ -332,7 +333,8 @@ class OpenChunk(Readable):
         if retrieved.first is not None and alike:
             keys, values = self._room_in_store(layer, retrieved.first, k)
         else:
-            if not retrieved.joined:
+            # or the call before was of another width
+            if not retrieved.joined or len(retrieved.keys) != len(k):
                 self._retrieved[layer] = self._join(layer, retrieved, k)
             keys, values = (self._buffers[layer, name] for name in KV)
         return keys, values, keys.shape[1] - k.shape[1]
@@ -357,8 +359,8 @@ class OpenChunk(Readable):
         """Return what was retrieved, laid into the buffers for the films of a call (B', ...)."""
         tokens = retrieved.keys.shape[1]
         keys, values = (self._buffer(layer, name, tokens, own)[:, :tokens] for name in KV)
-        keys.copy_(repeat_batch(retrieved.keys, len(own)))
-        values.copy_(repeat_batch(retrieved.values, len(own)))
+        for there, pages in ((keys, retrieved.keys), (values, retrieved.values)):
+            there.copy_(repeat_batch(pages[: len(own)], len(own)))
         return Retrieved(keys, values, None, joined=True)
 
     def _buffer(self, layer: int, name: str, tokens: int, own: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Functions that torch compiles, for films and for trainings: where the compiler fails, one
 sentence says so, and what may run instead."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +33,13 @@ class Compiled:
         self.plain = function
         self.remedy = remedy
         self.fallback = fallback
+        self.options = options
         self.call = torch.compile(function, **options)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Compiled":
+        """Return what compiles the copied object's own function."""
+        function = copy.deepcopy(self.plain, memo)
+        return Compiled(function, remedy=self.remedy, fallback=self.fallback, **self.options)
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         try:

@@ -13,6 +13,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from types import MethodType
 from typing import Any, cast
 
 import torch
@@ -122,6 +123,14 @@ def accelerate(model: CausalWan, speed: Speed) -> CausalWan:
     model as it is. A model on meta tensors takes every way but compilation, so that it can be
     counted.
     """
+    before = running_speed(model)
+    if before == speed != Speed():
+        return model
+    if before != Speed():
+        raise CinelabError(
+            f"This model already runs at another speed ({before}); load it again to run it at "
+            f"{speed}."
+        )
     try:
         check_speed(model, speed)
     except CinelabError as error:
@@ -170,14 +179,14 @@ def check_speed(model: CausalWan, speed: Speed) -> None:
 
 def with_kernel(model: nn.Module, kernel: str) -> nn.Module:
     """Return the model with its forward pass under one attention kernel."""
-    forward = model.forward
+    forward = cast(MethodType, model.forward).__func__
 
     @functools.wraps(forward)
-    def under_kernel(*args: Any, **kwargs: Any) -> Tensor:
+    def under_kernel(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
         with use_kernel(kernel):
-            return forward(*args, **kwargs)
+            return cast(Tensor, forward(self, *args, **kwargs))
 
-    model.forward = under_kernel
+    model.forward = MethodType(under_kernel, model)  # which a copy of the model binds to itself
     return model
 
 
@@ -210,10 +219,25 @@ def compile_blocks(model: CausalWan, *, fallback: bool = False) -> CausalWan:
 class FusedAttention(Attention):
     """An attention whose queries, keys and values come of one product.
 
-    The three linears' weights are views of the product's, so the state dict stays as it was.
+    The three linears' weights are views of the product's, so the state dict stays as it was. They
+    are joined anew where they are moved, copied or loaded as tensors of their own.
     """
 
     to_qkv: nn.Module
+
+    def join(self, *_: Any) -> None:
+        """Make the product of the three linears' weights, unless eight bits have replaced it."""
+        if hasattr(self, "to_q"):
+            self.to_qkv = OneProduct([self.to_q, self.to_k, self.to_v])
+
+    def _apply(self, *args: Any, **given: Any) -> "FusedAttention":
+        super()._apply(*args, **given)
+        self.join()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.join()
 
     def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.to_qkv(x).chunk(3, dim=-1)
@@ -248,8 +272,9 @@ def fuse_qkv(model: CausalWan) -> CausalWan:
     for block in cast(Iterable[Any], model.blocks):
         attention = block.attn1
         _check_plain_linears(attention)
-        attention.to_qkv = OneProduct([attention.to_q, attention.to_k, attention.to_v])
         attention.__class__ = FusedAttention
+        attention.join()
+        attention.register_load_state_dict_post_hook(FusedAttention.join)
     return model
 
 

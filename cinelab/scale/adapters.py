@@ -59,6 +59,11 @@ def add_lora(model: nn.Module, lora: Lora, seed: int = 0) -> nn.Module:
     trained."""
     from peft import LoraConfig, inject_adapter_in_model
 
+    if hasattr(model, "speed"):
+        raise CinelabError(
+            "Adapters are given to a model that was accelerated, which would pass them by; load it "
+            "without a speed, and accelerate what they are merged into."
+        )
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if idle := [
         end for end in lora.targets if not any(name.endswith(f".{end}") for name in linears)
