@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import psutil
 import pytest
 import torch
@@ -509,7 +508,8 @@ def test_everything_is_rehearsed_without_video_and_notebook_packages(tmp_path):
 
 
 def test_films_of_both_devices_are_compared(tmp_path, monkeypatch):
-    monkeypatch.setattr(films, "film", lambda *_: films.Made(torch.zeros(2), np.zeros(2)))
+    made = films.MadeFilm(torch.zeros(2, 1, 1, 1), torch.zeros(2, 16, 16, 3, dtype=torch.uint8))
+    monkeypatch.setattr(films, "film", lambda *_: made)
     rows = Recorder(tmp_path / "rows.jsonl", "correctness")
     films.on_both(SimpleNamespace(rows=rows), "CPU", "GPU", "camr")
     found = {row["name"]: row["ok"] for row in read_lines(rows.path)}
