@@ -5,6 +5,8 @@ sequence            sequence parallelism: processes trade frames for heads aroun
 checkpoints         `SharedRun`, `export`: sharded states, resumed by any number of processes
 adapters            `Lora`: low-rank adapters, in a file of their own
 host_kv             `HostKVStore`: pages in host memory, those in use on the device
+host_blocks         `HostBlocks`: host memory that is pinned in large blocks, ahead of its use
+streams             `Streams`: copies in and out beside the computation
 quantized_kv        `QuantizedKVStore`: keys and values of one byte a number
 fused               a chunk's clean pass and the next one's first level in one call
 acceleration        `Speed`, `SPEEDS`, `accelerate`: exact and fast ways to run the same model
