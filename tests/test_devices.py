@@ -49,7 +49,7 @@ ON_THE_CPU = {
 }
 REHEARSED = (
     "fp32_is_the_cpus[camr] or chunk_at_most[camr] or waiting_host or coded_and_read "
-    "or in_fp32_have_the_cpus_losses[teacher-forcing-fp32] or refuses or compiled_blocks"
+    "or in_fp32_have_the_cpus_losses[teacher-forcing-fp32] or refuses or compiled_blocks_are"
 )
 
 
