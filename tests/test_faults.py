@@ -336,7 +336,8 @@ def test_a_run_says_under_which_conditions_it_goes_on(tmp_path, monkeypatch):
         "processes": 1
     }
     monkeypatch.setattr(
-        "cinelab.runs.conditions", lambda: conditions() | {"threads": 7, "instructions": "other"}
+        "cinelab.runs.conditions",
+        lambda device: conditions(device) | {"threads": 7, "instructions": "other"},
     )
     with pytest.warns(
         UserWarning,

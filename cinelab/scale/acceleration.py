@@ -36,6 +36,7 @@ from cinelab.scale.fp8_linears import Fp8Linear, check_sides
 from cinelab.scale.graphs import replay_levels
 
 LINEARS = ("full", "fp8", "fp8-weights", "int8-weights")
+RUN_AS = "accelerated_as"  # the attribute of a model that holds its `Speed`
 FALLBACKS = ("none", "exact")
 
 
@@ -105,7 +106,7 @@ def speed_named(name: str, **changes: Any) -> Speed:
 
 def running_speed(model: nn.Module) -> Speed:
     """Return how a model is run: what `accelerate` made of it, or the plain way."""
-    return cast(Speed, getattr(model, "speed", Speed()))
+    return getattr(model, RUN_AS, Speed())
 
 
 def speed_record(model: nn.Module) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def accelerate(model: CausalWan, speed: Speed) -> CausalWan:
         compile_blocks(model, fallback=speed.fallback == "exact")
     if speed.graphs and not meta:
         replay_levels(model)
-    cast(Any, model).speed = speed
+    setattr(model, RUN_AS, speed)
     return model
 
 

@@ -25,6 +25,7 @@ from cinelab.config import from_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic
 from cinelab.latent.checkpoint import as_dtype
+from cinelab.scale.acceleration import Speed, running_speed
 from cinelab.scale.checkpoints import load_tensors
 from cinelab.seeds import rng_at
 from cinelab.texts import check_regular, parse_json, problem
@@ -59,7 +60,7 @@ def add_lora(model: nn.Module, lora: Lora, seed: int = 0) -> nn.Module:
     trained."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    if hasattr(model, "speed"):
+    if running_speed(model) != Speed():
         raise CinelabError(
             "Adapters are given to a model that was accelerated, which would pass them by; load it "
             "without a speed, and accelerate what they are merged into."

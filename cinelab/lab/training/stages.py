@@ -204,8 +204,8 @@ def codec(
     run_dir: str | Path,
     preset: str = "toy",
     seed: int = 0,
-    *,
     changes: dict | None = None,
+    *,
     device: str | None = None,
 ) -> StageRun:
     """The toy codec's training."""
@@ -229,8 +229,8 @@ def recogniser(
     run_dir: str | Path,
     preset: str = "toy",
     seed: int = 0,
-    *,
     changes: dict | None = None,
+    *,
     device: str | None = None,
 ) -> StageRun:
     """The reader behind the scores; its checkpoint says how well it reads held-out shots."""
