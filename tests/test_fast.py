@@ -13,7 +13,7 @@ from cinelab.flow.condition import Condition
 from cinelab.memory.context import BidirectionalContext
 from cinelab.model.wan import FULL_PRECISION, CausalWan, WanConfig, cast, parameter_dtype
 from cinelab.ops.attention import attention, available
-from cinelab.ops.compiling import Compiled
+from cinelab.ops.compiling import Compiled, speed_record
 from cinelab.scale.acceleration import (
     SPEEDS,
     Speed,
@@ -21,7 +21,6 @@ from cinelab.scale.acceleration import (
     fuse_qkv,
     quantise,
     speed_named,
-    speed_record,
 )
 from cinelab.scale.adapters import Lora, add_lora
 from cinelab.scale.epilogues import fuse_gelu

@@ -59,8 +59,8 @@ def bench_command(
     from cinelab.config import to_dict
     from cinelab.files import write_json
     from cinelab.lab.reports.origin import made
+    from cinelab.ops.compiling import speed_record
     from cinelab.runs import hardware
-    from cinelab.scale.acceleration import speed_record
     from cinelab.zoo.accelerated import load_at_speed
 
     if noise:

@@ -4,13 +4,16 @@ sentence says so, and what may run instead."""
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 import torch
+from torch import nn
 
 from cinelab.errors import CinelabError
 
 UNCOMPILED = "use speed 'exact', or a newer driver, compiler or torch"  # a film's remedy
+RUN_AS = "accelerated_as"  # the attribute of a network that holds its speed
 SHAPES = 64  # that one function is compiled for
 COMPILERS = ("torch._dynamo", "torch._inductor", "torch._functorch", "triton")
 
@@ -73,3 +76,18 @@ class Compiled:
 def build_failed(error: BaseException) -> bool:
     """Return whether an error is the compiler's or the driver's, and not the function's own."""
     return type(error).__module__.startswith(COMPILERS) or "Triton Error" in str(error)
+
+
+def run_as(model: nn.Module) -> Any:
+    """Return the `Speed` that a network was accelerated to (`cinelab.scale.acceleration`), None
+    where it is run as it is."""
+    return getattr(model, RUN_AS, None)
+
+
+def speed_record(model: nn.Module) -> dict[str, Any]:
+    """Return what the record of a film says of how it was made: {} where that was the plain way,
+    else `speed` with the settings and their mode."""
+    speed = run_as(model)
+    if speed is None or speed == type(speed)():
+        return {}
+    return {"speed": {"mode": speed.mode, **asdict(speed)}}

@@ -29,14 +29,13 @@ from cinelab.ops.attention import (
     fastest,
     use_kernel,
 )
-from cinelab.ops.compiling import UNCOMPILED, Compiled
+from cinelab.ops.compiling import RUN_AS, UNCOMPILED, Compiled, run_as
 from cinelab.ops.rope import Rope
 from cinelab.scale.epilogues import fuse_gelu
 from cinelab.scale.fp8_linears import Fp8Linear, check_sides
 from cinelab.scale.graphs import replay_levels
 
 LINEARS = ("full", "fp8", "fp8-weights", "int8-weights")
-RUN_AS = "accelerated_as"  # the attribute of a model that holds its `Speed`
 FALLBACKS = ("none", "exact")
 
 
@@ -106,14 +105,7 @@ def speed_named(name: str, **changes: Any) -> Speed:
 
 def running_speed(model: nn.Module) -> Speed:
     """Return how a model is run: what `accelerate` made of it, or the plain way."""
-    return getattr(model, RUN_AS, Speed())
-
-
-def speed_record(model: nn.Module) -> dict[str, Any]:
-    """Return what the record of a film says of how it was made: {} where that was the plain way,
-    else `speed` with the settings and their mode."""
-    speed = running_speed(model)
-    return {} if speed == Speed() else {"speed": {"mode": speed.mode, **asdict(speed)}}
+    return run_as(model) or Speed()
 
 
 def accelerate(model: CausalWan, speed: Speed) -> CausalWan:

@@ -39,8 +39,8 @@ from cinelab.memory.policy_registry import (
     with_budget,
 )
 from cinelab.memory.store import Storage
+from cinelab.ops.compiling import run_as
 from cinelab.readable import Readable
-from cinelab.scale.acceleration import running_speed
 from cinelab.script.timeline import Timeline
 from cinelab.script.unconditional import unconditional_text
 from cinelab.threads import NUMBER, cores, own
@@ -107,7 +107,8 @@ def storage_of(bundle: Bundle) -> Storage:
     """Return where the films of a model keep their history; a compiled model unpacks a packed one
     by a compiled kernel."""
     stated = {name: value for name, value in bundle.memory.items() if name not in OF_CAMR}
-    return Storage(**{"compiled": running_speed(bundle.model).compiled} | stated)
+    speed = run_as(bundle.model)
+    return Storage(**{"compiled": speed is not None and speed.compiled} | stated)
 
 
 def trained_policy(bundle: Bundle) -> Policy | None:
@@ -180,6 +181,7 @@ def film_footprint(
 ) -> Footprint:
     """Return what a film of so many chunks and prompts takes beside the weights, which are there
     already. With `overlap` it is decoded while it is made."""
+    speed = run_as(bundle.model)
     film = film_spec(
         policy,
         storage_of(bundle),
@@ -192,7 +194,7 @@ def film_footprint(
         scale=bundle.codec.scale,
         codec=codec_kind(bundle.codec),
         overlap=overlap,
-        graphs=running_speed(bundle.model).graphs,
+        graphs=speed is not None and speed.graphs,
         prompts=prompts,
     )
     full = bundle.model.patch_embedding.weight.dtype == torch.float32

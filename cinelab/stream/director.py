@@ -25,10 +25,10 @@ from cinelab.limits import LATENTS
 from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Policy
 from cinelab.memory.policy_registry import label_of, policy_dict
+from cinelab.ops.compiling import speed_record
 from cinelab.optional import need
 from cinelab.outputs import finish, ready_folder, together
 from cinelab.readable import Made
-from cinelab.scale.acceleration import speed_record
 from cinelab.script.screenplay import PromptChange, Screenplay, Shot
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline, plan
