@@ -254,7 +254,7 @@ def run_tests(*words: str, **environment: str) -> str:
 def test_the_tests_of_a_gpu_pass_on_a_pretended_one():
     said = run_tests("tests/gpu", "-k", REHEARSED, CINELAB_TEST_GPU="pretend")
     assert "6 passed, 1 skipped" in said
-    assert "2 tests need a GPU and did not run" in said, "what only a real one shows is counted"
+    assert "1 test needs a GPU and did not run" in said, "what only a real one shows is counted"
 
 
 def test_beside_a_gpu_the_suite_stays_on_the_cpu():
