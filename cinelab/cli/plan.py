@@ -100,11 +100,7 @@ def plan_command(
     from cinelab.scale.acceleration import Speed
     from cinelab.zoo.footprint import film_spec, footprint
 
-    if chunks * chunk > LATENTS:
-        raise CinelabError(
-            f"--chunks {chunks} of --chunk {chunk} are {chunks * chunk} latent frames; a film has "
-            f"at most {LATENTS}."
-        )
+    _check_length(chunks, chunk)
     Speed(linears=linears, compiled=True)  # refuses unknown names
     rule = policy_named(policy, budget)
     config = _model_config(model)
@@ -132,6 +128,15 @@ def plan_command(
     )
     _show_cards(need)
     _check_room(need, {"device": device, "host": host})
+
+
+def _check_length(chunks: int, chunk: int) -> None:
+    """Refuse a film of more latent frames than any may have."""
+    if chunks * chunk > LATENTS:
+        raise CinelabError(
+            f"--chunks {chunks} of --chunk {chunk} are {chunks * chunk} latent frames; a film has "
+            f"at most {LATENTS}."
+        )
 
 
 def _show_cards(need: "Footprint") -> None:

@@ -107,8 +107,9 @@ class KVCache(Readable):
         keys = keys.append(self.paged(written.keys), length)
         values = values.append(self.paged(written.values), length)
         self.layers[layer] = (keys, values)
-        if written.pooled is not None and self._summary(layer).done == length:
-            self.summaries[layer] = self._summary(layer).extended(written.pooled)
+        summary = self._summary(layer)
+        if written.pooled is not None and summary.done == length:
+            self.summaries[layer] = summary.extended(written.pooled)
         if clean.routed:  # the next chunk probably retrieves much of what this one did
             picks = clean.picks_of(layer)
             keys.expect(picks, length)

@@ -139,11 +139,12 @@ class OpenChunk(Readable):
     def _retrieve(self, layer: int, q: Tensor, rope: Rope) -> Retrieved:
         """Return rotated keys and values of the pages that the policy retrieves for a layer."""
         cache = self.cache
+        nothing = Retrieved(q[:, :0], q[:, :0])
         if cache.length == 0 or cache.policy.budget_at(cache.length) == 0:
-            return Retrieved(q[:, :0], q[:, :0])
+            return nothing
         picks = self._route(layer, q)  # (B or 1, G, k)
         if not picks.shape[-1]:  # every page is erased
-            return Retrieved(q[:, :0], q[:, :0])
+            return nothing
         return self._stored(layer, picks) or self._gathered(layer, picks, q, rope)
 
     def _stored(self, layer: int, picks: Tensor) -> Retrieved | None:

@@ -139,8 +139,15 @@ class Attention(nn.Module):
 
     def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return normed queries and keys, and values (..., h, D/h) of x (..., D), unrotated."""
-        k, v = self.key_value(x)
-        return self.query(x).type_as(v), k, v
+        k, v = self.to_k(x), self.to_v(x)
+        return self.normed_heads(self.to_q(x), k, v)
+
+    def normed_heads(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return projections (..., D) with q and k normed, cut into heads (..., h, D/h)."""
+        heads = (self.heads, -1)
+        q = rms(self.norm_q, q).type_as(v)
+        k = rms(self.norm_k, k).type_as(v)
+        return q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
 
     def query(self, x: Tensor) -> Tensor:
         """Return normed queries (..., h, D/h) of x (..., D), unrotated."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from cinelab.errors import CinelabError
-from cinelab.model.wan import Attention, CausalWan, rms
+from cinelab.model.wan import Attention, CausalWan
 from cinelab.ops.attention import (
     EIGHT_BITS,
     KERNELS,
@@ -233,11 +233,7 @@ class FusedAttention(Attention):
         self.join()
 
     def query_key_value(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        q, k, v = self.to_qkv(x).chunk(3, dim=-1)
-        q = rms(self.norm_q, q).type_as(v)
-        k = rms(self.norm_k, k).type_as(v)
-        heads = (self.heads, -1)
-        return q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
+        return self.normed_heads(*self.to_qkv(x).chunk(3, dim=-1))
 
 
 class OneProduct(nn.Module):
@@ -318,7 +314,7 @@ def _check_fp8(model: CausalWan) -> None:
     from torch.cuda import get_device_capability
 
     weight = next(model.parameters())
-    if weight.is_cuda and get_device_capability(weight.device) < (8, 9) or not weight.is_cuda:
+    if not weight.is_cuda or get_device_capability(weight.device) < (8, 9):
         raise CinelabError(
             "speed.linears is 'fp8', which needs a GPU of compute capability 8.9 or newer (Ada, "
             "Hopper, Blackwell); "
