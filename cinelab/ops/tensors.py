@@ -24,12 +24,14 @@ def gather_pages(x: Tensor, picks: Tensor, out: Tensor | None = None) -> Tensor:
     if batch > 1:
         rows = rows + torch.arange(batch, device=x.device)[:, None, None] * x.shape[1]
     kind = _widest(x)
-    flat = x.flatten(0, 1).view(kind)
+    # a view as another number has no gradient, not even as the same one
+    flat = x.flatten(0, 1) if kind == x.dtype else x.flatten(0, 1).view(kind)
     if out is not None and out.is_contiguous() and out.dtype == x.dtype:
         there = out.view(kind).unflatten(1, (picks.shape[-1], -1)).flatten(0, 1)
         torch.index_select(flat, 0, rows.flatten(), out=there)
         return out[:, None]
-    pages = flat.index_select(0, rows.flatten()).view(x.dtype)
+    pages = flat.index_select(0, rows.flatten())
+    pages = pages if kind == x.dtype else pages.view(x.dtype)
     return _into(out, pages.unflatten(0, rows.shape).flatten(2, 3))
 
 
