@@ -26,7 +26,7 @@ from cinelab.memory.context import (
     KnownHistory,
     TeacherForcingContext,
 )
-from cinelab.memory.policy import CAMR, Full, Oracle, RandomTopK, ShotSink, Sink, Window
+from cinelab.memory.policy import CAMR, CausalCine, Full, Oracle, RandomTopK, ShotSink, Sink, Window
 from cinelab.memory.store import DeviceKVStore, Storage
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.ops import tiling
@@ -320,7 +320,16 @@ def test_history_beyond_the_reach_stands_at_the_reach():
 
 @pytest.mark.parametrize(
     "policy",
-    [Full(), Sink(sink=1, window=1), CAMR(budget=3), CAMR(budget=3, per_head=False, score="mean")],
+    [
+        Full(),
+        Sink(sink=1, window=1),
+        CAMR(budget=3),
+        CAMR(budget=3, per_head=False, score="mean"),
+        CAMR(budget=3, positions="packed"),
+        CAMR(budget=3, unit="frame", per_head=True),
+        CausalCine(budget=4, window=2),
+        Window(window=3, unit="frame", positions="packed"),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("chunk", [1, 2])
@@ -364,11 +373,6 @@ def test_a_known_history_may_hide_the_running_shot():
     torch.testing.assert_close(
         model(noisy, t, Condition(prompts, shot), history), twice, atol=1e-5, rtol=1e-4
     )
-
-
-def test_a_known_history_refuses_packed_positions():
-    with pytest.raises(CinelabError, match="positions='absolute'"):
-        KnownHistory(CAMR(positions="packed"), torch.zeros(1, 4), 1)
 
 
 @pytest.mark.parametrize("chunk", [1, 2])

@@ -1,10 +1,11 @@
 """What a chunk attends to of the film so far, in training and in streaming.
 
 policy            `Policy` and those at hand: `Full`, `Window`, `Sink`, `ShotSink`, `CAMR`,
-                  `RandomTopK`, `Oracle`
+                  `CausalCine`, `RandomTopK`, `Oracle`
 routing           `relevance` of pages to a chunk's queries, and the `choose` under a budget
 context           `BidirectionalContext`, `CausalContext`, `TeacherForcingContext`,
                   `KnownHistory`: a whole clip in one pass
+packed            attention of whole clips with packed positions
 cache             `KVCache`: one chunk after another
 open_chunk        `OpenChunk`: what the chunk being made attends to
 passes            what the passes of that chunk hand on to each other

@@ -204,7 +204,9 @@ class KVCache(Readable):
             for place, page in enumerate(pages):
                 score = float("nan") if scores is None else scores[head][place]
                 kind = "routed"
-                if fixed[head][place]:
+                if not self.policy.routed_in(decision["layer"]) and self.policy.routed:
+                    kind = "window"
+                elif fixed[head][place]:
                     kind = self._kind(page, decision["chunk"])
                 row = (decision["chunk"], shot, decision["layer"], head if len(picks) > 1 else -1)
                 retrieved = (self.page_chunks[page], int(self.page_shots[film, page]))

@@ -2,6 +2,7 @@
 
     B batch   F latent frames   N tokens a frame   T = F N   h heads   d head size
     n chunks   c latent frames a chunk   t = c N tokens a chunk
+    p pages a chunk: 1, or c where a page is a latent frame   m = n p pages of a clip
     R query chunks: n, or 2 n of [clean | noisy]   G heads that retrieve for themselves: 1 or h
 
     BidirectionalContext     every frame attends to every frame (stage 0, and the yardstick)
@@ -10,6 +11,9 @@
     TeacherForcingContext    the clip twice, [clean | noisy]: clean chunks as above, a noisy chunk
                              to the clean chunks before it and to itself
     KnownHistory             the same in two calls: the clean clip once, the noisy one many times
+
+A page is a whole chunk or a latent frame of one; chunk i may retrieve the pages of chunks before
+it, and makes one choice for all its frames.
 
 Teacher forcing on [clean | noisy] is that of Causal Forcing (arXiv 2602.02214, stage 1) and
 CausalCine (arXiv 2605.12496); the mask under a policy is ours.
@@ -23,15 +27,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from cinelab.errors import CinelabError
+from cinelab.memory.packed import QKV, attend_packed
 from cinelab.memory.policy import FULL, Full, Policy
 from cinelab.memory.routing import choose_all, past_priorities, relevance
 from cinelab.ops.attention import attention
 from cinelab.ops.rope import Rope
-from cinelab.ops.tensors import gather_pages, repeat_batch
+from cinelab.ops.tensors import repeat_batch
 from cinelab.ops.tiling import ChunkMask, causal_tiles, noisy_tiles
 from cinelab.readable import Readable
 from cinelab.seeds import rng_at
@@ -103,10 +107,11 @@ class TeacherForcingContext:
         self.other_shots = other_shots
         self.films = shots.shape[0] if shots.ndim == 2 else None  # None = as many as a call shows
         self.frames = frames
+        self.pages = pages_of(policy, chunk)  # of a chunk
         self.shots = shots.reshape(-1, frames)[:, ::chunk]  # (B or 1, n)
         # full memory is the same for all films
         films = self.shots[:1] if policy.sees_all else self.shots
-        self._priorities = past_priorities(policy, films)
+        self._priorities = past_priorities(policy, films, self.pages)
         self._freqs_of: dict[str, Tensor] = {}
         self._fixed: Tensor | None = None  # what a static policy retrieves
         self._mask: ChunkMask | None = None
@@ -116,10 +121,16 @@ class TeacherForcingContext:
         """How many chunks the clip has."""
         return self.frames // self.chunk
 
+    @property
+    def packed(self) -> bool:
+        """Whether retrieved pages stand side by side before their chunk; with full memory that is
+        where they stand in any case."""
+        return self.policy.positions == "packed" and not self.policy.sees_all
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
         """Return the heads' outputs (B, T, h, d) from unrotated q, k, v (B, T, h, d)."""
-        if self.policy.positions == "packed" and not self.policy.sees_all:
-            return self._attend_packed(layer, q, k, v, rope)
+        if self.packed:
+            return self._attend_packed(self._retrieved(layer, q, k), (q, k, v), (k, v), rope)
         mask = self._mask_of(layer, q, k)
         freqs = self._freqs("all", rope, torch.arange(self.frames).repeat(self.copies))
         return mask.attend(rope.rotate(q, freqs), rope.rotate(k, freqs), v)
@@ -130,7 +141,7 @@ class TeacherForcingContext:
         return self._mask
 
     def _retrieved(self, layer: int, q: Tensor, k: Tensor) -> Tensor:
-        """Return (B or 1, G, copies n, n): which clean chunk each query chunk retrieves."""
+        """Return (B or 1, G, copies n, m): which clean page each query chunk retrieves."""
         if not self.policy.routed:
             if self._fixed is None:
                 self._fixed = self._retrieved_by_rule()
@@ -139,8 +150,9 @@ class TeacherForcingContext:
         return torch.cat([self._routed(layer, copy, keys[0]) for copy in queries], dim=2)
 
     def _retrieved_by_rule(self) -> Tensor:
-        """Return (B or 1, 1, copies n, n) of a static policy: queries and keys do not matter."""
-        clean = choose_all(self.policy, self._priorities, None)  # (B or 1, 1, n, n)
+        """Return (B or 1, 1, copies n, m) of a static policy: queries and keys do not matter."""
+        # (B or 1, 1, n, m)
+        clean = choose_all(self.policy, self._priorities, None, self.pages)
         noisy = clean
         if self.other_shots:
             other = (self.shots[:, :, None] != self.shots[:, None])[:, None]
@@ -149,7 +161,7 @@ class TeacherForcingContext:
         return torch.cat([clean, noisy][: self.copies], dim=2)
 
     def _routed(self, layer: int, q: Tensor, k: Tensor) -> Tensor:
-        """Return (B, G, n, n): which clean chunk each chunk of one copy of the clip retrieves.
+        """Return (B, G, n, m): which clean page each chunk of one copy of the clip retrieves.
 
         A call wider than the films is a guided one, with their prompts and then without. All its
         parts retrieve what the first one's queries are relevant to, as in streaming.
@@ -157,60 +169,53 @@ class TeacherForcingContext:
         n = self.chunks
         films = self.films or q.shape[0]
         past = torch.ones(n, n, dtype=torch.bool, device=q.device).tril(-1)
-        queries, keys = (rearrange(x[:films], "b (n t) h d -> b n t h d", n=n) for x in (q, k))
+        past = self._of_pages(past, -1)
+        queries = q[:films].unflatten(1, (n, -1))
+        keys = k[:films].unflatten(1, (n * self.pages, -1))
         priorities = [repeat_batch(one, films) for one in self._priorities]
         scores = relevance(self.policy, queries, keys, past, (layer,))
         if self.average_scores is not None and scores.shape[1] == 1:
             scores = self.average_scores(scores)  # this process holds the mean of its own heads
-        return repeat_batch(choose_all(self.policy, priorities, scores), q.shape[0])
+        return repeat_batch(choose_all(self.policy, priorities, scores, self.pages), q.shape[0])
 
     def _chunk_mask(self, retrieved: Tensor) -> ChunkMask:
-        """Return the mask of [clean | noisy]: the retrieved clean chunks, and each chunk itself."""
+        """Return the mask of [clean | noisy]: the retrieved clean pages, and each chunk itself."""
         n = self.chunks
         own = torch.eye(self.copies * n, dtype=torch.bool, device=retrieved.device)
         past = retrieved
         if self.copies == 2:
             past = torch.cat([retrieved, torch.zeros_like(retrieved)], dim=-1)
-        return ChunkMask(past | own, causal_tiles(n, self.copies))
+        allowed = self._of_pages(past | self._of_pages(own, -1), -2)
+        return ChunkMask(allowed, causal_tiles(n, self.copies, self.pages))
 
-    def _attend_packed(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
-        """Attend with packed positions: each chunk's retrieved chunks stand side by side before it.
+    def _of_pages(self, chunks: Tensor, dim: int) -> Tensor:
+        """Return what is said of every chunk along a dimension as said of its pages."""
+        return chunks if self.pages == 1 else chunks.repeat_interleave(self.pages, dim)
 
-        The mask is no longer one for the clip, since a key's position differs from query chunk to
-        query chunk: keys and values are gathered for each query chunk (R of them).
+    def _attend_packed(
+        self, retrieved: Tensor, own: QKV, clean: tuple[Tensor, Tensor], rope: Rope
+    ) -> Tensor:
+        """Return the outputs (B, R t, h, d) with packed positions (see `memory.packed`).
+
+        retrieved (B or 1, G, R, m); `own` are unrotated queries, keys and values (B, R t, h, d),
+        `clean` the keys and values (B, at least m U, h, d) of what begins with the clean clip.
         """
-        retrieved = self._retrieved(layer, q, k)  # (B, G, R, n)
-        n = retrieved.shape[-1]
-        heads = q.shape[2]
-        budget = self.policy.budget_at(n - 1)
-        filled, picks = retrieved.to(torch.int8).topk(budget, dim=-1)
-        # topk keeps no order among equals: sort by film order; -1 = nothing yet
-        picks = torch.where(filled.bool(), picks, -1).sort(dim=-1).values  # (B, G, R, budget)
-        queries, own_k, own_v = (
-            rearrange(x, "b (r t) h d -> b r t h d", r=self.copies * n) for x in (q, k, v)
-        )
-        c = self.chunk
-        past = self._freqs("past", rope, torch.arange(budget * c))
-        past = past.unflatten(0, (budget, 1, -1))  # (budget, 1, t, 1, d / 2)
-        now = self._freqs("now", rope, budget * c + torch.arange(c))
-        # every chunk rotated to each of the `budget` positions: n budget rotations, where one for
-        # every retrieved chunk of every query chunk would be R budget
-        placed = rope.rotate(own_k[:, None, :n], past).flatten(1, 2)
-        at = picks.clamp(min=0) + n * torch.arange(budget, device=q.device)
-        past_k = gather_pages(placed, at)  # (B, R, budget t, h, d)
-        past_v = gather_pages(own_v[:, :n], picks.clamp(min=0))
-        k = torch.cat([past_k, rope.rotate(own_k, now)], dim=2)
-        v = torch.cat([past_v, own_v], dim=2)
-        mask = self._packed_mask(picks, q.shape[0], heads, own_k.shape[2])
-        rotated = rope.rotate(queries, now).flatten(0, 1)
-        return attention(rotated, k.flatten(0, 1), v.flatten(0, 1), mask).reshape(q.shape)
-
-    def _packed_mask(self, picks: Tensor, batch: int, heads: int, tokens: int) -> Tensor:
-        """Return (B R, h, 1, S): the retrieved chunks that are there, and the chunk's own
-        tokens."""
-        there = (picks >= 0).expand(batch, heads, -1, -1).repeat_interleave(tokens, -1)
-        own = there.new_ones(*there.shape[:3], tokens)
-        return rearrange(torch.cat([there, own], dim=-1), "b h r s -> (b r) h 1 s")
+        chunks, count = retrieved.shape[-2:]
+        size = self.chunk // self.pages  # latent frames of a page
+        tokens = own[0].shape[1] // chunks // self.pages
+        budget = self.policy.budget_at(count - self.pages)
+        past = self._freqs("past", rope, torch.arange(budget * size))
+        now = self._freqs("now", rope, budget * size + torch.arange(self.chunk))
+        history = (x[:, : count * tokens].unflatten(1, (count, tokens)) for x in clean)
+        q, k, v = (x.unflatten(1, (chunks, -1)) for x in own)
+        return attend_packed(
+            retrieved,
+            (q, k, v),
+            (next(history), next(history)),
+            budget=budget,
+            freqs=(past.unflatten(0, (budget, 1, -1)), now),
+            rope=rope,
+        ).flatten(1, 2)
 
     def _freqs(self, name: str, rope: Rope, frames: Tensor) -> Tensor:
         if name not in self._freqs_of:
@@ -246,10 +251,6 @@ class KnownHistory(TeacherForcingContext):
 
     def __init__(self, policy: Policy, shots: Tensor, chunk: int, *, other_shots: bool = False):
         super().__init__(policy, shots, chunk, other_shots=other_shots)
-        if policy.positions == "packed" and not policy.sees_all:
-            raise CinelabError(
-                "KnownHistory keeps true positions; use a policy with positions='absolute'."
-            )
         self.layers: History = {}
         self._frame_shots = shots
         self._width = 0
@@ -263,6 +264,9 @@ class KnownHistory(TeacherForcingContext):
         """Return the heads' outputs (B, T, h, d) of the noisy copy."""
         # unrotated keys, by which CAMR routes, rotated keys and values of the clean copy
         raw, past_k, past_v = (repeat_batch(x, q.shape[0]) for x in self.layers[layer])
+        if self.packed:
+            retrieved = self._retrieved_by_noisy(layer, q, k, raw)
+            return self._attend_packed(retrieved, (q, k, v), (raw, past_v), rope)
         if self._mask is None or self._width != q.shape[0] or self.policy.routed:
             self._mask = self._noisy_mask(layer, q, k, raw)
             self._width = q.shape[0]
@@ -272,17 +276,19 @@ class KnownHistory(TeacherForcingContext):
         return self._mask.attend(rope.rotate(q, freqs), k, v)
 
     def _noisy_mask(self, layer: int, q: Tensor, k: Tensor, raw: Tensor) -> ChunkMask:
-        """Return the mask (B or 1, G, n, 2 n) of the noisy copy over [clean | noisy]."""
+        """Return the mask (B or 1, G, m, 2 m) of the noisy copy over [clean | noisy]."""
         n = self.chunks
+        retrieved = self._retrieved_by_noisy(layer, q, k, raw)
+        own = self._of_pages(torch.eye(n, dtype=torch.bool, device=q.device), -1)
+        allowed = torch.cat([retrieved, own.expand(retrieved.shape)], dim=-1)
+        return ChunkMask(self._of_pages(allowed, -2), noisy_tiles(n, self.pages))
+
+    def _retrieved_by_noisy(self, layer: int, q: Tensor, k: Tensor, raw: Tensor) -> Tensor:
+        """Return (B or 1, G, n, m): which clean page each noisy chunk retrieves."""
         if self.policy.routed:
-            retrieved = self._routed(layer, q, raw)
-        else:
-            retrieved = self._retrieved(layer, q, k)[:, :, n:]
-        own = torch.eye(n, dtype=torch.bool, device=q.device).expand(retrieved.shape)
-        allowed = torch.cat([retrieved, own], dim=-1)
-        if allowed.shape[0] != 1:
-            allowed = repeat_batch(allowed, q.shape[0])
-        return ChunkMask(allowed, noisy_tiles(n))
+            return self._routed(layer, q, raw)
+        retrieved = self._retrieved(layer, q, k)[:, :, self.chunks :]
+        return retrieved if len(retrieved) == 1 else repeat_batch(retrieved, q.shape[0])
 
 
 class _RecordingContext(CausalContext):
@@ -293,11 +299,19 @@ class _RecordingContext(CausalContext):
         self._layers = layers
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, rope: Rope) -> Tensor:
+        if self.packed:  # a key is rotated anew for every chunk that retrieves it
+            self._layers[layer] = (k, k, v)
+            return super().attend(layer, q, k, v, rope)
         mask = self._mask_of(layer, q, k)
         freqs = self._freqs("all", rope, torch.arange(self.frames))
         rotated = rope.rotate(k, freqs)
         self._layers[layer] = (k, rotated, v)
         return mask.attend(rope.rotate(q, freqs), rotated, v)
+
+
+def pages_of(policy: Policy, chunk: int) -> int:
+    """Return how many pages a chunk of `chunk` latent frames is stored as."""
+    return chunk if policy.unit == "frame" else 1
 
 
 def _check_clip(policy: Policy, frames: int, chunk: int) -> None:
@@ -307,15 +321,11 @@ def _check_clip(policy: Policy, frames: int, chunk: int) -> None:
             f"A clip of {frames} latent frames does not divide into chunks of {chunk}; "
             "change the clip length or the chunk."
         )
-    if policy.unit != "chunk" and chunk > 1:
-        raise CinelabError(
-            "Policy unit 'frame' with chunks of several frames is for streaming; "
-            "train with unit 'chunk'."
-        )
     most = getattr(policy, "compared", None)
-    if most is not None and frames // chunk > most:
+    pages = frames // chunk * pages_of(policy, chunk)
+    if most is not None and pages > most:
         raise CinelabError(
-            f"A clip of {frames // chunk} chunks is longer than the {most} candidates that "
+            f"A clip of {pages} {policy.unit}s is longer than the {most} candidates that "
             f"{type(policy).__name__} compares one by one, as training does; "
             "give the policy candidates=None."
         )

@@ -240,7 +240,10 @@ class OpenChunk(Readable):
             picks = choose(cache.policy, priority, scores, most)
             wide = priority[:, None].expand(-1, picks.shape[1], -1)
             # a priority of 0 is a page that competed; any other was chosen by the policy's rule
-            self._shared.choice = (picks, wide.gather(-1, picks) != 0)
+            by_rule = wide.gather(-1, picks) != 0
+            if scores is not None and not cache.policy.routed_in(layer):
+                by_rule = torch.ones_like(by_rule)
+            self._shared.choice = (picks, by_rule)
         picks, fixed = self._shared.choice
         # only the scores of what was chosen: all of them would grow with the square of the film
         noted = None if scores is None else scores.gather(-1, picks)
@@ -271,6 +274,10 @@ class OpenChunk(Readable):
         """Return the relevance (B, G, n) of all finished pages to this chunk's queries."""
         cache = self.cache
         policy = cache.policy
+        if not policy.routed_in(layer):  # nothing is searched: the most recent pages win
+            films = q[: cache.films, None]
+            unread = films.new_empty(len(films), cache.length, 0)
+            return relevance(policy, films, unread, None, (self.chunk, layer))[:, :, 0]
         summary = cache.summary_of(layer)
         # the halves of a guided call route alike: by the queries under the film's own prompt
         q = q[: cache.films, None]  # (B, 1, T, h, d)

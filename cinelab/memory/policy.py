@@ -24,6 +24,7 @@ from cinelab.seeds import rng_at
 POSITIONS = ("absolute", "packed")
 UNITS = ("chunk", "frame")
 SCORES = ("mean", "mass")
+SHOWN = ("who", "where")  # what a store may say of every latent frame beside its shot
 BLOCK = 8  # pages that are ranked together where a long history is searched in two steps
 
 
@@ -65,6 +66,15 @@ class Policy:
     def compared(self) -> int | None:
         """How many pages are compared one by one, the budget considered; None = all of them."""
         return None
+
+    @property
+    def routed_layers(self) -> tuple[int, ...] | None:
+        """The layers, from 0, in which pages compete by relevance; None = in all of them."""
+        return None
+
+    def routed_in(self, layer: int) -> bool:
+        """Whether pages compete by relevance in a layer; elsewhere the most recent ones win."""
+        return self.routed and (self.routed_layers is None or layer in self.routed_layers)
 
     @property
     def reuse_choice(self) -> bool:
@@ -245,8 +255,8 @@ class CAMR(Policy):
     BLOCK pages by their mean keys first, then the pages of the best blocks one by one, so that the
     search costs next to nothing however long the film (None = one step).
 
-    The paper's own setting, its top 5 latent frames beside a window of 3 chunks of 3, is
-    CAMR(budget=14, window=9, score="mean", summary=1, unit="frame", positions="packed").
+    With `routed_layers` only these layers retrieve by relevance. The others attend to as many
+    pages, the pinned and the most recent ones, so that every layer still attends to the budget.
     """
 
     budget: int = 6
@@ -257,6 +267,8 @@ class CAMR(Policy):
     per_head: bool = False
     summary: int | None = 3  # pooled tokens a page, at most; None = all of its tokens
     candidates: int | None = 128  # pages that are compared one by one; None = all of them
+    # layers, from 0, that retrieve by relevance; None = all of them
+    routed_layers: tuple[int, ...] | None = None
     # the clean pass attends to what the chunk's first level retrieved: nothing is gathered twice.
     # In training clean chunks retrieve by their own queries in either case.
     reuse_choice: bool = False
@@ -272,6 +284,10 @@ class CAMR(Policy):
             raise CinelabError(
                 f"CAMR candidates is {self.candidates}; give at least {2 * BLOCK} (two blocks of "
                 "pages), or None for all."
+            )
+        if any(layer < 0 for layer in self.routed_layers or ()):
+            raise CinelabError(
+                f"CAMR routed_layers is {self.routed_layers}; it counts layers from 0."
             )
         fixed = self.sink + self.shot_sink + self.window
         if fixed > self.budget:
@@ -302,19 +318,45 @@ class CAMR(Policy):
 
 
 @dataclass(frozen=True)
-class Oracle(Policy):
-    """The upper bound of retrieval: the pages of the shots that are known to matter (`shots`,
-    counted from 0), and a window.
+class CausalCine(CAMR):
+    """CAMR as CausalCine publishes it (arXiv 2605.12496), in latent frames: the 5 most relevant of
+    the film, and the last 9 (its window of 3 chunks of 3). There is no sink.
 
-    What the budget leaves goes to the most recent others. Only a test knows the shots: those that
-    truly show what returns.
+    A frame's relevance is its mean key times the chunk's mean query, summed over heads: one choice
+    a layer, for the whole chunk. What is retrieved always stands packed, so that with a chunk of 3
+    the places in time are 0 to 4, 5 to 13, and 14 to 16. All frames are compared one by one.
+    """
+
+    budget: int = 14
+    window: int = 9
+    score: str = "mean"
+    summary: int | None = 1
+    candidates: int | None = None
+    positions: str = field(default="packed", kw_only=True)
+    unit: str = field(default="frame", kw_only=True)
+
+
+@dataclass(frozen=True)
+class Oracle(Policy):
+    """The upper bound of retrieval: the pages that are known to matter, and a window. What the
+    budget leaves goes to the most recent others.
+
+    In a test those are the pages of `shots`, counted from 0, which truly show what returns. A
+    training is given the numbers of what every latent frame shows in place of its shot, and `shown`
+    says which numbers: "who" = the character, "where" = the place. Then the pages that matter are
+    those of the running chunk's own number.
     """
 
     budget: int = 6
     window: int = 1
     shots: tuple[int, ...] = ()
+    shown: str | None = None
 
     def _check(self) -> None:
+        if self.shown not in (None, *SHOWN):
+            raise CinelabError(
+                f"Oracle shown is {self.shown!r}; use one of {', '.join(SHOWN)}, or None."
+            )
         if self.window > self.budget:
             raise CinelabError(
                 f"Oracle budget is {self.budget} but the window alone takes {self.window}; raise "
@@ -326,7 +368,9 @@ class Oracle(Policy):
 
     def priority(self, shots: Tensor, shot: Tensor) -> Tensor:
         count = shots.shape[-1]
-        known = torch.isin(shots, torch.tensor(self.shots, dtype=shots.dtype, device=shots.device))
+        known = shots == shot[..., None]
+        if self.shown is None:
+            known = torch.isin(shots, shots.new_tensor(self.shots))
         newest = torch.arange(count, device=shots.device) - float(count + 1)  # -1 - count ... -2
         # pages of the known shots rank 1 ... count, above all others, the most recent first
         ranked = torch.where(known, newest + count + 2, newest)

@@ -13,6 +13,7 @@ from cinelab.config import from_kind, to_kind
 from cinelab.errors import CinelabError
 from cinelab.memory.policy import (
     CAMR,
+    CausalCine,
     Full,
     Oracle,
     Policy,
@@ -32,6 +33,9 @@ for _name, _maker in {
     "sink": lambda budget: Sink(sink=1, window=budget - 1),
     "shot_sink": lambda budget: ShotSink(sink=1, shot_sink=1, window=budget - 2),
     "camr": lambda budget: CAMR(budget=budget),
+    "causalcine": lambda budget: (
+        CausalCine()
+    ),  # the paper's own 14 latent frames, whatever is asked
     "random": lambda budget: RandomTopK(budget=budget),
     "random_shared": lambda budget: RandomTopK(budget=budget, shared=True),
 }.items():
@@ -40,8 +44,8 @@ BUILT_IN = (*POLICIES, "oracle")  # the last one is in no menu
 
 
 def policy_named(policy: "str | Policy | Mapping", budget: int = BUDGET, **more: Any) -> Policy:
-    """Return the policy of a name that attends to at most `budget` pages (`full` attends to all),
-    with further settings.
+    """Return the policy of a name that attends to at most `budget` pages (`full` attends to all,
+    and `causalcine` to the paper's 14 latent frames), with further settings.
 
     A name of one's own (see `cinelab.registry`) or an import path stands for a class, which is
     given `budget` if it takes one, or for a function of the budget. A Policy has a budget already
@@ -144,6 +148,7 @@ def name_of(policy: Policy) -> str:
         Sink: "sink",
         ShotSink: "shot_sink",
         CAMR: "camr",
+        CausalCine: "causalcine",
         Oracle: "oracle",
     }
     return kinds.get(type(policy)) or POLICIES.name_of(type(policy))

@@ -33,8 +33,11 @@ def relevance(
 
     q (B, R, T, h, d) and k (B, n, U, h, d) are unrotated. `past` (R, n) is False where a page is
     not yet finished, None where all are; `place` (its last number is the layer) addresses what is
-    random.
+    random. In a layer that does not route, the most recent pages are the most relevant.
     """
+    if place and not policy.routed_in(place[-1]):
+        newest = torch.arange(k.shape[1], device=q.device, dtype=torch.float32)
+        return newest.expand(len(q), 1, q.shape[1], -1)
     # detached: which pages are retrieved is a choice, through which no gradient flows
     own = policy.relevance_at(q.detach(), k.detach(), place)
     if own is not None:
@@ -137,19 +140,21 @@ def choose(
     return ranked.topk(count, dim=-1).indices.sort(dim=-1).values
 
 
-def choose_all(policy: Policy, priorities: list[Tensor], scores: Tensor | None) -> Tensor:
-    """Return `choose` for every chunk of a clip: bool (B, G, n, n), [.., i, j] = chunk i retrieves
-    finished chunk j < i.
+def choose_all(
+    policy: Policy, priorities: list[Tensor], scores: Tensor | None, pages: int = 1
+) -> Tensor:
+    """Return `choose` for every chunk of a clip: bool (B, G, R, m), [.., i, j] = chunk i retrieves
+    page j of an earlier chunk; m = R `pages`.
 
-    priorities[i] (B, i) as `past_priorities` gives them; scores (B, G, n, n) or None. A page is a
-    chunk here. A GPU chooses for all chunks together.
+    priorities[i] (B, i pages) as `past_priorities` gives them; scores (B, G, R, m) or None. A GPU
+    chooses for all chunks together.
     """
     if scores is not None and scores.device.type != "cpu":
         return choose_together(policy, priorities, scores)
     rows = []
     for i, priority in enumerate(priorities):
-        picks = choose(policy, priority, None if scores is None else scores[:, :, i, :i])
-        shape = (*picks.shape[:2], len(priorities))
+        picks = choose(policy, priority, None if scores is None else scores[:, :, i, : i * pages])
+        shape = (*picks.shape[:2], len(priorities) * pages)
         retrieved = torch.zeros(shape, dtype=torch.bool, device=picks.device)
         rows.append(retrieved.scatter_(-1, picks, True))
     return torch.stack(rows, dim=2)
@@ -157,23 +162,26 @@ def choose_all(policy: Policy, priorities: list[Tensor], scores: Tensor | None) 
 
 def choose_together(policy: Policy, priorities: list[Tensor], scores: Tensor) -> Tensor:
     """Return `choose_all` in one search: what is not yet finished ranks below all else."""
-    count = len(priorities)
-    wanted = torch.tensor([min(policy.budget_at(i), i) for i in range(count)])
-    padded = [fn.pad(one, (0, count - i), value=-inf) for i, one in enumerate(priorities)]
-    ranked = torch.stack(padded, dim=1)[:, None].to(scores.device)  # (B, 1, n, n)
+    count = scores.shape[-1]
+    finished = [one.shape[-1] for one in priorities]
+    wanted = torch.tensor([min(policy.budget_at(n), n) for n in finished])
+    padded = [fn.pad(one, (0, count - one.shape[-1]), value=-inf) for one in priorities]
+    ranked = torch.stack(padded, dim=1)[:, None].to(scores.device)  # (B, 1, R, m)
     ranked = torch.where(ranked == 0, scores, ranked)
     most = int(wanted.max())
-    best = ranked.topk(most, dim=-1).indices  # (B, G, n, most), the best first
+    best = ranked.topk(most, dim=-1).indices  # (B, G, R, most), the best first
     kept = to_device(torch.arange(most) < wanted[:, None], scores.device)
     retrieved = torch.zeros(ranked.shape, dtype=torch.bool, device=scores.device)
     return retrieved.scatter_(-1, best, kept.expand(best.shape))
 
 
-def past_priorities(policy: Policy, shots: Tensor) -> list[Tensor]:
-    """Return, for every chunk i of films cut as `shots` (B, n), the priorities (B, i) of the chunks
-    before it."""
+def past_priorities(policy: Policy, shots: Tensor, pages: int = 1) -> list[Tensor]:
+    """Return, for every chunk i of films cut as `shots` (B, n), the priorities (B, i pages) of the
+    pages of the chunks before it; a chunk has `pages` of them, all of its shot."""
     # a policy need not know what to do with no history
     nothing = torch.zeros((shots.shape[0], 0), device=shots.device)
+    of_pages = shots.repeat_interleave(pages, 1)
     return [
-        policy.priority(shots[:, :i], shots[:, i]) if i else nothing for i in range(shots.shape[1])
+        policy.priority(of_pages[:, : i * pages], shots[:, i]) if i else nothing
+        for i in range(shots.shape[1])
     ]

@@ -8,7 +8,7 @@ chunks of keys that any of them attends to.
     d head size
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -36,40 +36,52 @@ class Tile:
 Tiles = Callable[[int], list[Tile]]  # chunks a tile -> the tiles that cover all queries
 
 
-def causal_tiles(count: int, copies: int) -> Tiles:
-    """Return the tiles of a clip of `count` chunks, shown once, or twice as [clean | noisy].
+def causal_tiles(count: int, copies: int, pages: int = 1) -> Tiles:
+    """Return the tiles of a clip of `count` chunks of `pages` pages, shown once, or twice as
+    [clean | noisy].
 
     clean i   attends to clean j <= i          noisy i   attends to clean j < i, and to noisy i
     """
+    whole = count * pages
 
     def tiles(size: int) -> list[Tile]:
         made = []
-        for first in range(0, count, size):
-            last = min(first + size, count)
-            rows = [slice(first + copy * count, last + copy * count) for copy in range(copies)]
+        for first, last in _groups(count, size, pages):
+            rows = [slice(first + copy * whole, last + copy * whole) for copy in range(copies)]
             made.append(Tile(tuple(rows), (slice(0, last), *rows[1:])))
         return made
 
     return tiles
 
 
-def noisy_tiles(count: int) -> Tiles:
-    """Return the tiles of `count` noisy chunks whose keys are [clean | noisy]."""
+def noisy_tiles(count: int, pages: int = 1) -> Tiles:
+    """Return the tiles of `count` noisy chunks of `pages` pages whose keys are [clean | noisy]."""
+    whole = count * pages
 
     def tiles(size: int) -> list[Tile]:
         made = []
-        for first in range(0, count, size):
-            last = min(first + size, count)
-            columns = (slice(0, last), slice(count + first, count + last))
+        for first, last in _groups(count, size, pages):
+            columns = (slice(0, last), slice(whole + first, whole + last))
             made.append(Tile((slice(first, last),), columns))
         return made
 
     return tiles
 
 
+def _groups(count: int, size: int, pages: int) -> Iterator[tuple[int, int]]:
+    """Yield the first page and the end of groups of whole chunks, of about `size` pages each: a
+    chunk is never cut, since its pages attend to each other."""
+    step = max(1, size // pages)
+    for first in range(0, count, step):
+        yield first * pages, min(first + step, count) * pages
+
+
 @dataclass
 class ChunkMask(Readable):
-    """Which chunk of queries attends to which chunk of keys: `allowed` bool (B or 1, G, R, S)."""
+    """Which chunk of queries attends to which chunk of keys: `allowed` bool (B or 1, G, R, S).
+
+    Where a chunk is retrieved in pages, rows and columns are pages, and t the tokens of one.
+    """
 
     allowed: Tensor
     tiles: Tiles
