@@ -32,6 +32,7 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.memory.packed import QKV, attend_packed
 from cinelab.memory.policy import FULL, Full, Policy
+from cinelab.memory.policy_registry import seeded
 from cinelab.memory.routing import choose_all, past_priorities, relevance
 from cinelab.ops.attention import attention
 from cinelab.ops.rope import Rope
@@ -360,7 +361,9 @@ def sample_history_policy(
 ) -> HistoryPolicy:
     """Return what a training step attends to: CAMR in a share of the steps, other shots only in
     another share, full memory in the rest."""
-    draw = torch.rand((), generator=rng_at(seed, "policy", step))
+    rng = rng_at(seed, "policy", step)
+    draw = torch.rand((), generator=rng)
     if draw < camr_share:
-        return HistoryPolicy(camr)
+        # a random control draws anew in every step
+        return HistoryPolicy(seeded(camr, int(torch.randint(2**31, (), generator=rng))))
     return HistoryPolicy(FULL, bool(draw < camr_share + other_shots_share))

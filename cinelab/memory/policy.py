@@ -77,6 +77,11 @@ class Policy:
         return self.routed and (self.routed_layers is None or layer in self.routed_layers)
 
     @property
+    def shown(self) -> str | None:
+        """Which numbers a training gives in place of shots: "who" or "where"; None = the shots."""
+        return None
+
+    @property
     def reuse_choice(self) -> bool:
         """Whether a chunk's clean pass attends to what its first level retrieved, where pages
         compete; else it retrieves anew by its own queries."""

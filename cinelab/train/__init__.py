@@ -8,6 +8,7 @@ dmd               stage 3: distribution matching on the student's own roll-outs
 stage             `Stage`: what a stage is, and how one of your own is registered
 loop, optim       `Learner`, `train`; AdamW, learning rate, `Ema`
 losses, levels    losses by name; who draws a noise level of its own
+shown             what a policy is given of each latent frame: its shot, or what it shows
 presets, sizes    the settings by name, and the numbers that several stages share
 codec             the toybox's codec;   recogniser   the reader behind its metrics
 """

@@ -39,6 +39,7 @@ from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Ema, Optim
 from cinelab.train.pairs import teacher_velocity
+from cinelab.train.shown import numbers_of
 from cinelab.train.sizes import (
     CHUNK,
     H100_STUDENT,
@@ -118,7 +119,7 @@ def predict(
 ) -> Tensor:
     """Return the clean clip that `net` predicts from x (B, F, C, H, W) at t (B, F), given the true
     history."""
-    context = history.context(clips.shot, chunk)
+    context = history.context(numbers_of(clips, history.policy), chunk)
     v = given_history(net, clips.latents, x, t, clips.condition, context)
     return path.clean(x, v.float(), t)
 

@@ -51,6 +51,7 @@ from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import Pairs, PairsConfig
+from cinelab.train.shown import numbers_of
 from cinelab.train.sizes import H100_STUDENT, STUDENT_OPTIM, TOY
 from cinelab.train.stage import PAIRS, Networks, Stage, stage
 
@@ -113,7 +114,7 @@ def predicted_end(
         v = model(x, t, clips.condition, noisy)
     else:
         past = clips.latents if config.history == "truth" else end
-        context = history.context(clips.shot, chunk)
+        context = history.context(numbers_of(clips, history.policy), chunk)
         v = given_history(model, past, x, t, clips.condition, context)
     return path.clean(x, v.float(), t)
 

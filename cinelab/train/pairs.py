@@ -38,6 +38,7 @@ from cinelab.outputs import AT_ONCE, writing
 from cinelab.readable import Readable
 from cinelab.seeds import rng_at
 from cinelab.train.provenance import data_of
+from cinelab.train.shown import numbers_of
 
 AGAIN = "remove it and build the pairs again, the others stay"
 TEACHERS = ("autoregressive", "bidirectional")
@@ -117,7 +118,7 @@ def teacher_velocity(
     frames = clips.slot.shape[1]
     context: AttentionContext = BidirectionalContext(torch.arange(frames))
     if teacher == "autoregressive":
-        known = history.known(clips.shot, chunk)
+        known = history.known(numbers_of(clips, history.policy), chunk)
         known.encode(net, clips.latents, condition)
         context = known
     both = condition if guidance == 1 else condition.guided()

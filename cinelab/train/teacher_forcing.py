@@ -8,11 +8,12 @@ tuning).
 
     B clips   F latent frames   C channels   H, W latent size
 
-Each chunk has a timestep of its own, as in Causal Forcing; CausalCine draws one a clip, which comes
-to the same where noisy chunks do not attend to each other. A share of the steps routes the history
-with CAMR, so that training meets the memory of streaming: CausalCine routes in all steps. Another
-share hides what the running shot has already shown, so that a chunk which could copy its neighbour
-must recall an earlier shot, as after a cut; this is ours.
+Each chunk has a timestep of its own, as in Causal Forcing; CausalCine draws one a clip
+(`levels="clip"`), which has the same expectation where noisy chunks do not attend to each other. A
+share of the steps routes the history with CAMR, so that training meets the memory of streaming:
+CausalCine routes in all steps (preset `causalcine`). Another share hides what the running shot has
+already shown, so that a chunk which could copy its neighbour must recall an earlier shot, as after
+a cut; this is ours.
 """
 
 from collections.abc import Iterator
@@ -27,14 +28,16 @@ from cinelab.flow import path
 from cinelab.flow.condition import given_history
 from cinelab.latent.store import Clips, Store, dropped
 from cinelab.memory.context import FULL_HISTORY, HistoryPolicy, sample_history_policy
-from cinelab.memory.policy import CAMR, Policy
+from cinelab.memory.policy import CAMR, CausalCine, Policy
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.runs import Run
 from cinelab.seeds import fork_rng, normal
 from cinelab.train.computing import Computing
+from cinelab.train.levels import check_drawn
 from cinelab.train.loop import Columns, Learner
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
+from cinelab.train.shown import numbers_of
 from cinelab.train.sizes import (
     CHUNK,
     FRAMES_A_STEP,
@@ -76,6 +79,8 @@ class TeacherForcingTraining(Computing):
     drop_text: float = 0.1
     # of the noise levels in the loss: even, or a bell around t = 0.5 (Wan's, the papers')
     weight: str = "even"
+    # what draws a timestep of its own: a chunk, or a clip (CausalCine)
+    levels: str = "chunk"
     shift: float = 2.0
     seed: int = 0
     save_every: int = 100
@@ -84,6 +89,7 @@ class TeacherForcingTraining(Computing):
     def __post_init__(self) -> None:
         super().__post_init__()
         loss_name(self.loss)
+        check_drawn(self.levels)
         if self.weight not in WEIGHTS:
             raise CinelabError(f"weight is {self.weight!r}; use one of {', '.join(WEIGHTS)}.")
         for frames in self.curriculum:
@@ -136,16 +142,17 @@ def loss(
     """Return the error of the noisy copy's velocity (B, F, C, H, W), every frame weighted by its
     timestep.
 
-    Each chunk has a timestep of its own.
+    Each chunk, or each clip, has a timestep of its own.
     """
     x0 = clips.latents
     batch, frames = x0.shape[:2]
-    t = path.draw_t((batch, frames // config.chunk), config.shift, rng, x0.device)
-    t = t.repeat_interleave(config.chunk, 1)  # (B, F)
+    size = config.chunk if config.levels == "chunk" else frames
+    t = path.draw_t((batch, frames // size), config.shift, rng, x0.device)
+    t = t.repeat_interleave(size, 1)  # (B, F)
     eps = normal(x0.shape, rng, x0.device)
     # the history always knows its prompts, the noisy copy may have lost them
     condition = replace(clips.condition, slot=dropped(clips, config.drop_text, rng))
-    context = history.context(clips.shot, config.chunk)
+    context = history.context(numbers_of(clips, history.policy), config.chunk)
     pred = given_history(
         model,
         x0,
@@ -182,6 +189,17 @@ class TeacherForcing(Stage):
             other_shots_share=0.5,
             save_every=2,
         )
+        # as published: chunks of 3, routed in all steps, one timestep a clip
+        causalcine = replace(
+            toy,
+            chunk=CHUNK,
+            curriculum=(24,),
+            camr=CausalCine(),
+            camr_share=1.0,
+            other_shots_share=0.0,
+            routed_from=0.0,
+            levels="clip",
+        )
         h100 = replace(
             toy,
             optim=H100_OPTIM,
@@ -204,7 +222,7 @@ class TeacherForcing(Stage):
             weight="bell",
             shift=5.0,
         )
-        return {"smoke": smoke, "toy": toy, "h100": h100, **large}
+        return {"smoke": smoke, "toy": toy, "causalcine": causalcine, "h100": h100, **large}
 
     def learners(
         self, config: TeacherForcingTraining, data: Store, networks: Networks
