@@ -57,6 +57,7 @@ def policies(draw, unit):
         per_head=draw(st.booleans()),
         summary=draw(st.sampled_from([None, 1, 3])),
         candidates=draw(st.sampled_from([None, 2 * BLOCK])),
+        routed_layers=draw(st.sampled_from([None, None, (), (1,)])),
         **common,
     )
 
@@ -141,7 +142,7 @@ def worth(branch, layer, q, picks, shot):
         place = (branch.chunk, layer)
         q = q[: cache.films, None]
         most = policy.compared
-        if cache.erased or most is None or count <= most:
+        if not policy.routed_in(layer) or cache.erased or most is None or count <= most:
             scores = relevance(policy, q, pooled, ~gone[:1], place)
         else:
             whole = count // BLOCK

@@ -35,7 +35,7 @@ from cinelab.metrics.toybox.attributes import (
     shuffled,
 )
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
-from cinelab.metrics.toybox.retrieval import hit_rows, touched
+from cinelab.metrics.toybox.retrieval import retrieval_rows, touched
 from cinelab.readable import Readable
 from cinelab.world.casting import FilmPlan
 from cinelab.zoo.bundle import Bundle
@@ -176,16 +176,14 @@ def recall_and_hits(
     reader: Recogniser, cache: KVCache, frames: np.ndarray, *, truth: np.ndarray, batch: Batch
 ) -> list[Row]:
     """Rows of the returns of one batch: what is recalled (model, truth, chance), what registered
-    metrics measure, and whether the right pages were retrieved."""
+    metrics measure, and which of the retrieved pages were right."""
     plans = batch.plans
-    hits, drawn = hit_rows(cache, plans, batch.last_shot)
     return [
         *recall_rows(reader, frames, plans),
         *of_source("truth", recall_rows(reader, truth, plans)),
         *of_source("chance", recall_rows(reader, truth, shuffled(plans))),
         *last_shots(compared_rows(frames, truth, plans), plans),
-        *hits,
-        *drawn,
+        *retrieval_rows(cache, plans, batch.last_shot),
     ]
 
 

@@ -14,6 +14,7 @@ from cinelab.lab.studies.memory_cell import summarise
 from cinelab.lab.sweeps.measured import read_rows
 from cinelab.metrics.legacy import analysed, current_labels
 from cinelab.metrics.rows import COLUMNS
+from cinelab.tables import read_frame
 
 BY = ("policy", "budget", "away")
 NO_SETTING = (*COLUMNS, "seed")  # columns that are measured, or say what was
@@ -32,6 +33,17 @@ def sweep_rows(folder: str | Path, *more: str | Path) -> pd.DataFrame:
         )
     paths += [path for other in more for path in sorted(Path(other).glob("*/rows.parquet"))]
     return analysed(pd.concat([read_rows(path) for path in paths], ignore_index=True))
+
+
+def sweep_layers(folder: str | Path) -> pd.DataFrame:
+    """What every layer retrieved in all cells below `folder` that record it (notebook 24)."""
+    paths = sorted(Path(folder).glob("*/layers.parquet"))
+    if not paths:
+        raise CinelabError(
+            f"{folder} holds no layers.parquet; it is written by cells of notebook 24."
+        )
+    again = "run its cell again"
+    return pd.concat([read_frame(path, again) for path in paths], ignore_index=True)
 
 
 def keep_raw_rows(rows: pd.DataFrame, path: str | Path) -> Path:

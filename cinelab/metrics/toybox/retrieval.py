@@ -137,7 +137,7 @@ def _precisions(
         return None, None
     free = torch.ones(len(right), dtype=torch.bool)
     free[fixed] = False
-    return float(right[drawn].float().mean()), float(right[free].float().mean())
+    return float(right[drawn].double().mean()), float(right[free].double().mean())
 
 
 def _drawn(right: Tensor, fixed: Tensor, budget: int) -> float:
