@@ -589,7 +589,8 @@ def test_folders_that_are_no_session_of_ours(session, bundle, tmp_path):
 @pytest.mark.parametrize("name", list(POLICIES))
 def test_a_policy_knows_its_name_and_budget(name):
     policy = policy_named(name, 7)
-    assert name_of(policy) == name and budget_of(policy) == (6 if name == "full" else 7)
+    budget = {"full": 6, "causalcine": 14}.get(name, 7)
+    assert name_of(policy) == name and budget_of(policy) == budget
 
 
 def test_few_states_are_kept_and_those_that_shots_began_from_longest(session):

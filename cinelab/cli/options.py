@@ -29,7 +29,7 @@ EXIT_CODES = (
     "missing, and what was made stays; 2 bad input, refused in one sentence before any work; 130 "
     "stopped by Ctrl-C."
 )
-POLICIES = "camr, full, window, sink, ..., or your own as module:Name"
+POLICIES = "camr, causalcine, full, window, sink, ..., or your own as module:Name"
 ATTENDED = "history chunks that a chunk attends to"
 
 

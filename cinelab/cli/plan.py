@@ -95,7 +95,7 @@ def plan_command(
     """
     from dataclasses import replace
 
-    from cinelab.memory.policy_registry import BUILT_IN, policy_named
+    from cinelab.memory.policy_registry import BUILT_IN, PUBLISHED, policy_named
     from cinelab.memory.store import Storage
     from cinelab.scale.acceleration import Speed
     from cinelab.zoo.footprint import film_spec, footprint
@@ -118,7 +118,7 @@ def plan_command(
         prompts=2,
         encoder="free",
     )
-    if film.summary and policy in BUILT_IN:
+    if film.summary and policy in BUILT_IN and policy not in PUBLISHED:
         film = replace(film, summary=POOLED)
     need = footprint(config, film)
     show_table(

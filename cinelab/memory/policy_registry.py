@@ -40,6 +40,8 @@ for _name, _maker in {
     "random_shared": lambda budget: RandomTopK(budget=budget, shared=True),
 }.items():
     POLICIES.add(_name, _maker)
+# whose settings are a paper's: neither a budget beside the name nor a model changes them
+PUBLISHED = ("causalcine",)
 BUILT_IN = (*POLICIES, "oracle")  # the last one is in no menu
 
 

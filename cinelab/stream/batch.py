@@ -33,6 +33,7 @@ from cinelab.memory.policy_io import policy_from_dict
 from cinelab.memory.policy_registry import (
     BUDGET,
     BUILT_IN,
+    PUBLISHED,
     budget_of,
     name_of,
     policy_named,
@@ -134,9 +135,10 @@ def policy_for(
         return policy_named(policy)
     trained = trained_policy(bundle)
     if trained is not None and policy in (None, name_of(trained)):
-        return trained if budget in (None, budget_of(trained)) else with_budget(trained, budget)
+        fixed = policy in PUBLISHED or budget in (None, budget_of(trained))
+        return trained if fixed else with_budget(trained, cast(int, budget))
     found = policy_named(policy or "camr", BUDGET if budget is None else budget)
-    own = field_names(type(found)) if found.routed else ()
+    own = field_names(type(found)) if found.routed and policy not in PUBLISHED else ()
     stated = {name: bundle.memory[name] for name in OF_CAMR if name in bundle.memory}
     return replace(found, **{name: value for name, value in stated.items() if name in own})
 
