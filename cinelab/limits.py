@@ -115,6 +115,7 @@ RANGES: dict[str, tuple[float, float]] = {
         (0, TRAINED),
     ),
     **dict.fromkeys(("budget", "sink", "shot_sink", "window"), (0, BUDGET)),
+    "routed_layers": (0, LAYERS - 1),  # numbers of layers, from 0
     **dict.fromkeys(
         (
             "camr_share",
