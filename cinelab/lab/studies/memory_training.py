@@ -299,7 +299,7 @@ def _absences(
     """Yield the first film of a batch of absence tests, its rows and what its layers retrieved."""
     # a test states the shots that show what returns
     rule = replace(policy, shown=None) if isinstance(policy, Oracle) else policy
-    tests = {"away": away, "seed": seed, "films": how.films, "steps": how.steps}
+    tests: dict[str, Any] = {"away": away, "seed": seed, "films": how.films, "steps": how.steps}
     made = absence_films(bundle, rule, shot_latents=how.shot, reframed=False, **tests)
     for start, batch, frames, cache in made:
         truth = decode(bundle, batch.latents)
