@@ -37,7 +37,15 @@ def film_arrays(
         "words": words,
         "slot": np.array(plan.prompt_of_latent, np.int16),
         "shot": np.array(plan.shot_of_latent, np.int16),
+        "who": of_latents(plan, "character"),
+        "where": of_latents(plan, "place"),
     }
+
+
+def of_latents(plan: casting.FilmPlan, name: str) -> np.ndarray:
+    """Return a number that a plan gives each of its shots, for every latent frame (F,)."""
+    counts = [shot.latents for shot in plan.shots]
+    return np.repeat([getattr(shot, name) for shot in plan.shots], counts).astype(np.int16)
 
 
 def prompts_per_film(config: StoreConfig) -> int:
@@ -73,22 +81,33 @@ def _build(
     part: tuple[int, int],
     tell: Callable[[int], None],
 ) -> Iterator[int]:
-    _claim(folder, config, fingerprint)
+    claim_store(folder, config, fingerprint)
     codec.eval()
-    for start in range(0, config.films, config.shard):
-        path = folder / f"{start:06d}.npz"
-        if (start // config.shard) % part[1] != part[0] or path.exists():
-            continue
+    for indices in missing_shards(folder, config, part):
         films = []
-        for index in range(start, min(start + config.shard, config.films)):
+        for index in indices:
             films.append(film_arrays(config, index, codec, encoder))
             tell(index + 1)
         arrays = {key: np.stack([film[key] for film in films]) for key in films[0]}
-        write_arrays(path, arrays)
-        yield start + len(films)
+        write_arrays(shard_path(folder, indices), arrays)
+        yield indices.stop
 
 
-def _claim(folder: Path, config: StoreConfig, fingerprint: str) -> None:
+def missing_shards(
+    folder: Path, config: StoreConfig, part: tuple[int, int] = (0, 1)
+) -> list[range]:
+    """Return the films of every shard of share `part` = (mine, of how many) that is not there."""
+    starts = range(0, config.films, config.shard)[part[0] :: part[1]]
+    shards = [range(start, min(start + config.shard, config.films)) for start in starts]
+    return [films for films in shards if not shard_path(folder, films).exists()]
+
+
+def shard_path(folder: Path, films: range) -> Path:
+    """Return the file of a shard: it is named by its first film."""
+    return folder / f"{films.start:06d}.npz"
+
+
+def claim_store(folder: Path, config: StoreConfig, fingerprint: str) -> None:
     """Write store.json. Refuse a store of another codec or another recipe."""
     path = folder / "store.json"
     mine = asdict(config) | {"codec": fingerprint}

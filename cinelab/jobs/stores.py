@@ -12,6 +12,7 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.jobs.job import KINDS, Data, Job
 from cinelab.jobs.networks import fingerprint_at
+from cinelab.latent.mixed import MixedStore
 from cinelab.latent.placed import PlacedClips
 from cinelab.latent.store import Clips, Store, unconditional_words
 from cinelab.seeds import rng_at
@@ -39,6 +40,9 @@ def _opened(data: Data, config: Any) -> Any:
         raise CinelabError(
             f"Store {data.path} is not there; build it first, or correct store.path."
         )
+    if data.also:
+        shares = {data.path: 1 - sum(data.also.values())} | data.also
+        return MixedStore(shares, zoo.toy_encoder(), **_begin(data))
     if data.kind == "toybox":
         return Store(Path(data.path), zoo.toy_encoder(), **_begin(data))
     module, _, name = KINDS.get(data.kind, data.kind).partition(":")

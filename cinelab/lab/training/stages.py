@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from cinelab.config import override, to_dict
-from cinelab.data.toybox import build_toybox
+from cinelab.data.toybox_jobs import build_at_once
 from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
@@ -257,22 +257,16 @@ def film_store(
     preset: str = "toy",
     codec_name: str = "toybox-codec",
     tell: Callable[[int], None] | None = None,
+    *,
+    jobs: int | None = None,
+    changes: dict | None = None,
 ) -> Store:
-    """Render and encode the training films once; finished shards are not made again. `tell` is
-    called with the number of films done (None: a bar)."""
-    encoder = zoo.toy_encoder()
-    config = presets.store(preset)
+    """Render and encode the training films once, with `jobs` processes (None: one a core); finished
+    shards are not made again. `tell` is called with the number of films done (None: a bar)."""
+    config = override(presets.store(preset), changes or {})
     with counted(config.films, "films") as bar:
-        for _ in build_toybox(
-            Path(folder),
-            config,
-            zoo.load_codec(codec_name),
-            encoder,
-            zoo.fingerprint(codec_name),
-            tell=tell or bar,
-        ):
-            pass
-    return Store(Path(folder), encoder)
+        build_at_once(folder, config, codec_name, jobs=jobs, tell=tell or bar)
+    return Store(Path(folder), zoo.toy_encoder())
 
 
 def opened(store: Any, preset: str) -> Any:
