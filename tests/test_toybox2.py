@@ -9,6 +9,7 @@ import pytest
 from cinelab.errors import CinelabError
 from cinelab.world.toybox2 import casting, filming, sets, state, words
 from cinelab.world.toybox2.state import Camera, CameraAction, Figure, Looks, Place, State, advance
+from cinelab.world.worlds import world_named
 
 FILMS = [casting.cast_film(5, index, 36) for index in range(40)]
 LOOKS = Looks("cat", "red", "dots", "hat", "white")
@@ -79,6 +80,14 @@ def test_a_film_shows_its_states():
     assert np.array_equal(film.frames[0], filming.draw(first))
     assert film.frames.shape == (2 * 36 - 1, state.HEIGHT, state.WIDTH, 3)
     assert film.boxes.shape == (71, 4) and (film.boxes[:, 3] > film.boxes[:, 1]).all()
+
+
+def test_a_shot_of_attributes_alone_is_drawn():
+    world = world_named("toybox-2")
+    alone = world.render(world.shot_of({"kind": "bear"}, 2)).frames
+    two = world.shot_of({"kind": "bear", "partner kind": "cat", "partner colour": "blue"}, 2)
+    assert alone.shape == (3, *world.size, 3)
+    assert not np.array_equal(alone, world.render(two).frames)
 
 
 def test_nobody_leaves_the_frame_of_a_film():

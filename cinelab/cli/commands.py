@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from cinelab.cli import (
+    data,
     evaluation,
     films,
     ledger,
@@ -67,6 +68,7 @@ app = typer.Typer(
     help="Train, dissect and direct real-time autoregressive multi-shot video models.",
 )
 app.add_typer(evaluation.app, name="eval")
+app.add_typer(data.app, name="data")
 for name, command in COMMANDS.items():
     app.command(name)(on_device(command) if name in COMPUTING else command)
 
@@ -78,7 +80,11 @@ def _flowing(text: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-for registered in (*app.registered_commands, *evaluation.app.registered_commands):
+for registered in (
+    *app.registered_commands,
+    *evaluation.app.registered_commands,
+    *data.app.registered_commands,
+):
     registered.help = _flowing(registered.callback.__doc__)
 
 Modules = Annotated[

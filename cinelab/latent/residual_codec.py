@@ -31,7 +31,7 @@ GROUPS = 8  # of channels, normalised together
 class ResidualCodecConfig:
     """The size of the codec."""
 
-    channels: int = 32  # of the latent
+    channels: int = 48  # of the latent
     fine: int = 48  # features at a quarter of the frames' resolution, in the decoder
     width: int = 96  # at an eighth
     deep: int = 192  # at the latent's
@@ -128,7 +128,7 @@ def repeated(x: Tensor, channels: int) -> Tensor:
 
 
 class ResidualCodec(nn.Module):
-    """16x16 in space, 2x in time; about 5.6 M parameters with 32 channels. Latents have zero mean
+    """16x16 in space, 2x in time; about 5.6 M parameters. Latents have zero mean
     and unit variance."""
 
     scale = CELL

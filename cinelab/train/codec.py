@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as fn
 from torch import Tensor
 
-from cinelab.latent.codec import ToyCodec, ToyCodecConfig, device_of, to_tensor
+from cinelab.latent.codec import ToyCodecConfig, device_of, to_tensor
+from cinelab.latent.codecs import made_codec
+from cinelab.latent.residual_codec import ResidualCodecConfig
 from cinelab.ops.tensors import to_device
 from cinelab.readable import Readable
 from cinelab.runs import Run
@@ -65,6 +67,13 @@ def render_clips(
         clips.append(clip(config.seed, index, config.latents, config.world))
         progress(index + 1)
     return np.stack(clips)
+
+
+@dataclass(frozen=True)
+class ResidualCodecTraining(CodecTraining):
+    """The settings of the training of Toybox 2's codec."""
+
+    codec: ResidualCodecConfig = field(default_factory=ResidualCodecConfig)  # type: ignore[assignment]
 
 
 # frames (X, 3, H, W) in [-1, 1] -> maps of features (X, c, y, x)
@@ -122,29 +131,26 @@ def train(
     run: Run,
     clips: np.ndarray,
     *,
-    model: Any = None,
     maps: FeatureMaps | None = None,
     device: str = "cpu",
 ) -> Iterator[dict]:
-    """Yield one log row per step on `device`; resumes. `clips` is uint8 (clips, F, H, W, 3).
-
-    `model` is what is trained (None: made by the settings), `maps` the features of the judge.
-    """
+    """Yield one log row per step on `device`; resumes. `clips` is uint8 (clips, F, H, W, 3), `maps`
+    the features of the judge, where there is one."""
 
     def stage_loss(
-        model: ToyCodec, step: int, micro_batch: int, rng: torch.Generator
+        model: Any, step: int, micro_batch: int, rng: torch.Generator
     ) -> tuple[Tensor, dict]:
         picks = integers(len(clips), (config.batch,), rng).numpy()
         frames = to_device(to_tensor(clips[picks]), device)
         return loss(model, frames, config, rng, maps), {}
 
     torch.manual_seed(config.seed)
-    model = (ToyCodec(config.codec) if model is None else model).train().to(device)
+    model = made_codec(config.codec).train().to(device)
     return run_loop([CodecLearner(model, stage_loss, config.optim)], config, run)
 
 
 @torch.no_grad()
-def psnr(model: ToyCodec, clips: np.ndarray) -> Tensor:
+def psnr(model: Any, clips: np.ndarray) -> Tensor:
     """Return the peak signal-to-noise ratio (clips,) in dB of each clip, encoded and decoded as in
     streaming."""
     model.eval()

@@ -56,7 +56,7 @@ def hidden_matrices(model: nn.Module) -> dict[str, Tensor]:
     (`hidden_matrices`), else those of its blocks. CinelabError where there are none."""
     named = getattr(model, "hidden_matrices", None)
     names = set(named()) if named else None
-    found = {
+    found: dict[str, Tensor] = {
         name: weight
         for name, weight in model.named_parameters()
         if weight.requires_grad

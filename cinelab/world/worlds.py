@@ -51,6 +51,7 @@ class World:
     where: tuple[str, ...] = ("setting",)
     moving: tuple[str, ...] = ("action", "camera")
     plain: Mapping[str, str] = {}
+    prompt_words: int = 24  # of a prompt, at most, that a model of it reads
     codec: str = ""
     recogniser: str = ""
 
@@ -162,7 +163,7 @@ def check_stated(name: str, thing: Any) -> None:
         )
 
 
-WORLDS = Worlds("world", ("cinelab.world.toybox1.world",))
+WORLDS = Worlds("world", ("cinelab.world.toybox1.world", "cinelab.world.toybox2.world"))
 
 
 def world_named(name: "str | World | None" = None) -> World:

@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from cinelab.config import override, to_dict
-from cinelab.data.toybox import build_toybox
+from cinelab.config import override
+from cinelab.data.toybox_jobs import build_at_once
 from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
@@ -31,7 +31,7 @@ from cinelab.lab.training import samples
 from cinelab.lab.training.panel import counted
 from cinelab.lab.training.run import StageRun
 from cinelab.lab.training.samples import Sample
-from cinelab.latent.codec import ToyCodec
+from cinelab.latent.codecs import codec_entry, made_codec
 from cinelab.latent.store import Store, world_of_store
 from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
@@ -263,18 +263,20 @@ def codec(
     config = override(presets.codec(preset, seed, world), changes or {})
     device = chosen_device(device)
     run = placed_run(run_dir, config, device)
-    model = ToyCodec(config.codec).to(device)
+    model = made_codec(config.codec).to(device)
+    judge = load_recogniser(config.judge, device, world=config.world) if config.judge else None
 
     def rows() -> Iterator[dict]:
         with counted(config.clips, "clips") as tell:
             clips = codec_stage.render_clips(config, tell)
-        return codec_stage.train(config, run, clips, device=device)
+        maps = judge.requires_grad_(False).feature_maps if judge else None
+        return codec_stage.train(config, run, clips, maps=maps, device=device)
 
     def film(model: Any, step: int) -> Sample:
         clip = codec_stage.clip(HELD_OUT, 0, 8, config.world)
         return samples.through_codec(model, clip, step, fps=world_named(config.world).fps)
 
-    about = {"codec": to_dict(config.codec), WORLD: config.world}
+    about = {"codec": codec_entry(config.codec), WORLD: config.world}
     return StageRun(config, run, model, rows, lambda: about, film)
 
 
@@ -313,24 +315,17 @@ def film_store(
     tell: Callable[[int], None] | None = None,
     *,
     world: str = DEFAULT,
+    jobs: int | None = None,
+    changes: dict | None = None,
 ) -> Store:
-    """Render and encode the training films of a world once, with its codec unless another is named;
-    finished shards are not made again. `tell` is called with the number of films done (None: a
-    bar)."""
-    encoder = zoo.toy_encoder(world=world)
+    """Render and encode the training films of a world once, with its codec unless another is named
+    and with `jobs` processes (None: one a core); finished shards are not made again. `tell` is
+    called with the number of films done (None: a bar)."""
     codec_name = codec_name or world_named(world).codec
-    config = presets.store(preset, world=world)
+    config = override(presets.store(preset, world=world), changes or {})
     with counted(config.films, "films") as bar:
-        for _ in build_toybox(
-            Path(folder),
-            config,
-            zoo.load_codec(codec_name),
-            encoder,
-            zoo.fingerprint(codec_name),
-            tell=tell or bar,
-        ):
-            pass
-    return Store(Path(folder), encoder)
+        build_at_once(folder, config, codec_name, jobs=jobs, tell=tell or bar)
+    return Store(Path(folder), zoo.toy_encoder(world=world))
 
 
 def opened(store: Any, preset: str, world: str | None = None) -> Any:

@@ -26,6 +26,7 @@ from cinelab.world.worlds import WORLD, World, check_same_world, world_named
 from cinelab.zoo import checkpoints as zoo
 
 WINDOW = 6  # frames
+ROWS = 24  # of the first features
 SPREAD = 4.0  # changes between frames are small; this brings them to the size of frames
 AT_ONCE = 256  # windows read together
 AT = {"first": 0.0, "middle": 0.5, "last": 1.0}  # where in a shot its window lies
@@ -55,6 +56,15 @@ class RecogniserConfig:
             raise CinelabError(
                 f"size {self.size} must be a multiple of {self.place} pixels in both axes."
             )
+
+    @classmethod
+    def of(cls, size: tuple[int, int]) -> "RecogniserConfig":
+        """Return the settings for frames of a size (height, width): larger ones are folded more,
+        into more channels."""
+        fold = size[0] // ROWS
+        if fold <= 2:
+            return cls(size=size)
+        return cls(size=size, fold=fold, look=(48, 96, 128), motion=(32, 64, 96))
 
     @property
     def place(self) -> int:
@@ -118,7 +128,7 @@ class Recogniser(nn.Module):
     def __init__(self, config: RecogniserConfig | None = None, world: str | World | None = None):
         super().__init__()
         self.world = world_named(world)
-        self.config = config = config or RecogniserConfig(size=self.world.size)
+        self.config = config = config or RecogniserConfig.of(self.world.size)
         self.accuracy: dict[str, float] = {}  # attribute -> share read right on held-out renders
         self.accuracy_codec: dict[str, float] = {}  # the same after encoding and decoding them
         self.look = Trunk(3, config.look, config)

@@ -5,7 +5,7 @@ characters and places come back after shots without them (A-B-A, A-B-C-A, ...), 
 of another.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import exp, log
 from random import Random
 
@@ -45,6 +45,17 @@ class Toybox2Shot(ShotPlan):
     mirrored: bool = False  # the partner stands to the left of the first
     partner_looks: tuple[str, ...] = ()  # the partner's identity
     held: int = 0  # latent frames since its cut, of what went before without one
+
+
+def composed(shot: ShotPlan) -> Toybox2Shot:
+    """Return a shot plan with a composition: its own, or where it has none the plainest one, with a
+    partner in the first of all looks where its attributes name one."""
+    if isinstance(shot, Toybox2Shot):
+        return shot
+    given = {field.name: getattr(shot, field.name) for field in fields(shot)}
+    alone = shot.attributes.get("partner kind", NONE) == NONE
+    looks = () if alone else tuple(UNPROMPTED[name][0] for name in IDENTITY)
+    return Toybox2Shot(**given, partner=None if alone else 1, partner_looks=looks)
 
 
 def hire(rng: Random, count: int) -> list[dict[str, str]]:
@@ -248,16 +259,17 @@ def absence(
     rng = rng_for(seed, index, away)
     (hero, *others), (home, *elsewhere) = hire(rng, 4), scout(rng, 3)
     time = rng.choice(PROMPTED["time"])
-    plain = {"camera": "static", "action": "stand"}
 
     def extra() -> Toybox2Shot:
         who = rng.randrange(len(others))
         where = rng.randrange(len(elsewhere))
         return shoot(rng, others[who], elsewhere[where], (1 + who, 1 + where), time, shot_latents)
 
-    sizes = rng.sample(("wide", "medium"), 2)
+    sizes = rng.sample(WIDE_ENOUGH, 2)
     first, again = (
-        shoot(rng, hero, home, (0, 0), time, shot_latents, size=size, **plain)
+        shoot(
+            rng, hero, home, (0, 0), time, shot_latents, size=size, camera="static", action="stand"
+        )
         for size in (sizes[0], sizes[int(reframed)])
     )
     shots = (extra(), first, *(extra() for _ in range(away)), again)

@@ -10,7 +10,7 @@ import numpy as np
 
 from cinelab.readable import Readable
 from cinelab.world.plans import FilmPlan, Rendered, frames_of
-from cinelab.world.toybox2.casting import Toybox2Shot
+from cinelab.world.toybox2.casting import Toybox2Shot, composed
 from cinelab.world.toybox2.drawing import SS, Light, Pen, dimmed
 from cinelab.world.toybox2.figures import draw_figure, pose_of
 from cinelab.world.toybox2.sets import HORIZON, light_of, panorama, view
@@ -182,7 +182,7 @@ def film(state: State, camera: str, count: int) -> FilmedShot:
 def render(plan: FilmPlan) -> Rendered:
     """Draw a whole film."""
     parts: list[FilmedShot] = []
-    for number, shot in enumerate(plan.shots):
+    for number, shot in enumerate(map(composed, plan.shots)):
         count = frames_of(shot.latents, STRIDE, first=number == 0)
         state = going_on(shot, parts[-1].after) if shot.continues else opening(shot)
         parts.append(film(state, shot.attributes["camera"], count))

@@ -26,6 +26,7 @@ class Toybox2(World):
     identity = words.IDENTITY
     scenery = words.SCENERY
     plain = words.PLAIN
+    prompt_words = 32
     codec = "toybox2-codec"
     recogniser = "toybox2-recogniser"
 
