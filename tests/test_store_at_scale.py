@@ -18,7 +18,7 @@ from cinelab.script.prompts import WordEncoder, WordEncoderConfig
 from cinelab.seeds import CounterGenerator, rng_at
 from cinelab.train import provenance
 from cinelab.train.provenance import data_of
-from cinelab.world import casting
+from cinelab.world.toybox1 import casting
 from cinelab.zoo import checkpoints as zoo
 
 ENCODER = WordEncoder(("a", "b"), WordEncoderConfig())
