@@ -66,6 +66,8 @@ def train_stage(
     sampling: Sampling | None = None,
     validate: bool = True,
     device: str | None = None,
+    codec: str | Path | None = None,
+    reader: str | Path | None = None,
 ) -> StageRun:
     """Set up the training of a registered stage, or of one named by its import path, on `device`
     (None: the chosen one, see `cinelab.devices`).
@@ -73,7 +75,9 @@ def train_stage(
     `store` is a store or its folder; of a stage that draws ODE pairs, these pairs or their plan.
     `init` and `teacher` are checkpoints (None: from scratch). `sampling` is how the result is
     sampled, where that is not what the stage says. `validate`: whether a stage that is validated
-    (every `validate_every` steps) exports its best weights, and not its last.
+    (every `validate_every` steps) exports its best weights, and not its last. `codec` is the one
+    that a result has which begins with no checkpoint, `reader` the recogniser that validates (None:
+    the shipped ones); the result is to lie beside a codec that is named by its folder.
     """
     stage = stage_named(name)
     config = override(stage.preset(preset, seed), with_loss(changes, loss))
@@ -86,7 +90,7 @@ def train_stage(
         role.name: _network(role, config, starts[role.start]).to(device) for role in stage.roles
     }
     model = networks[stage.roles[0].name]
-    bundle = _result(stage, config, model, starts[INIT], sampling)
+    bundle = _result(stage, config, model, starts[INIT], sampling=sampling, codec=codec)
     about = {"stage": name, "init": init and str(init)}
     about |= {"teacher": str(teacher)} if teacher is not None else {}
 
@@ -94,8 +98,8 @@ def train_stage(
         validator = None
         if validate and stage.validated:
             settings = SMOKE_VALIDATION if preset == "smoke" else None
-            reader = load_recogniser(device=device)
-            validator = Validator(bundle, reader, policy_of(config), settings)
+            judge = load_recogniser(reader or "toybox-recogniser", device)
+            validator = Validator(bundle, judge, policy_of(config), settings)
         data = getattr(store, "made", opened(store, preset))
         return stage.train(config, data, networks, run=run, validator=validator)
 
@@ -150,7 +154,13 @@ def _network(role: Role, config: Any, start: Bundle | None) -> Any:
 
 
 def _result(
-    stage: Stage, config: Any, model: Any, start: Bundle | None, sampling: Sampling | None
+    stage: Stage,
+    config: Any,
+    model: Any,
+    start: Bundle | None,
+    *,
+    sampling: Sampling | None,
+    codec: str | Path | None,
 ) -> Bundle:
     """Return what the stage makes of its first network, to sample it: the other parts are those of
     the checkpoint it begins with, else the toybox's."""
@@ -162,14 +172,16 @@ def _result(
     return Bundle(
         "sample",
         model,
-        start.codec if start else zoo.load_codec(device=str(next(model.parameters()).device)),
+        start.codec
+        if start
+        else zoo.load_codec(codec or zoo.CODEC, str(next(model.parameters()).device)),
         start.encoder if start else zoo.toy_encoder(),
         sampling,
         chunk,
         stage.span(config),
         start.fps if start else FPS,
         start.size if start else (HEIGHT, WIDTH),
-        {"codec": start.config["codec"] if start else zoo.CODEC},
+        {"codec": start.config["codec"] if start else Path(codec or zoo.CODEC).name},
         lambda: "",
     )
 
