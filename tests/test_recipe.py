@@ -106,15 +106,17 @@ def test_a_recipe_that_is_stopped_saves_and_goes_on(made, tmp_path):
     for name in ("base", "runs/base"):
         shutil.rmtree(folder / name)
     (folder / "steps" / "base.json").unlink()
-    step = read_recipe(made[1])[2]
-    sitting = Sitting()
-    training = running.training_of(folder, step, "smoke")
-    sitting.training = training
-    for row in training.train():
+    longer = FILES | {"30-stage1": FILES["30-stage1"].replace("steps: 2", "steps: 4")}
+    files = write_files(tmp_path / "files", longer)
+    step = read_recipe(files)[2]
+    sitting = Sitting(training=running.training_of(folder, step, "smoke"))
+    rows = []
+    for row in sitting.training.train():
+        rows.append(row)
         sitting.end()
-    assert row["step"] == 0 and sitting.ending and not training.run.done
-    assert "50% done" in plan_lines(folder, "smoke", [step])[0]
-    assert run_recipe(folder, "smoke", made[1], tell=lambda text: None)
+    assert len(rows) == 2 and sitting.ending and not sitting.training.run.done
+    assert plan_lines(folder, "smoke", [step])[0][-1] == "50% done"
+    assert run_recipe(folder, "smoke", files, tell=lambda text: None)
 
 
 def test_sigterm_ends_a_step_that_is_no_training_at_once():

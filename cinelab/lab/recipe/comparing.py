@@ -115,11 +115,11 @@ def _beside(metric: str, new: np.ndarray, old: np.ndarray, p: float) -> Compared
         change.high,
         p,
         len(new),
-        verdict(METRICS.of(metric).better, change.value, p),
+        verdict_of_change(METRICS.of(metric).better, change.value, p),
     )
 
 
-def verdict(better: str | None, change: float, p: float) -> str:
+def verdict_of_change(better: str | None, change: float, p: float) -> str:
     """Return what a difference says, by which way is better ("high", "low"; None = neither)."""
     if better is None or not p < LEVEL or change == 0:
         return UNDECIDED
