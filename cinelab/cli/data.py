@@ -26,7 +26,12 @@ Jobs = Annotated[
     int | None, number_option("processes, one thread each; default: one a core", 1, WORKERS)
 ]
 Preset = Annotated[str, typer.Option(help="smoke, toy or h100")]
-CodecName = Annotated[str, typer.Option(help="shipped name or folder of the codec")]
+CodecName = Annotated[
+    str | None, typer.Option(help="shipped name or folder of the codec; default: the world's")
+]
+WorldName = Annotated[
+    str | None, typer.Option("--world", help="the made world of the films; default: the newest")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option("--set", help="a field of StoreConfig, such as longest=8; repeat for more"),
@@ -42,7 +47,8 @@ def toybox_command(
     *,
     jobs: Jobs = None,
     preset: Preset = "toy",
-    codec: CodecName = "toybox-codec",
+    codec: CodecName = None,
+    world: WorldName = None,
     setting: Settings = None,
 ):
     """Render and encode the toybox's training films on all cores, once; a build that was stopped
@@ -51,15 +57,16 @@ def toybox_command(
     from cinelab.data.toybox_jobs import build_at_once
     from cinelab.script.yaml_text import parse_settings
     from cinelab.train import presets
+    from cinelab.world.worlds import DEFAULT, world_named
 
     given = {"films": films, "latents": latents}
     changes = parse_settings(setting or []) | {k: v for k, v in given.items() if v is not None}
-    config = override(presets.store(preset), changes)
+    config = override(presets.store(preset, world=world or DEFAULT), changes)
     with progress("rendering and encoding") as show:
         build_at_once(
             folder,
             config,
-            codec,
+            codec or world_named(world).codec,
             jobs=jobs,
             tell=lambda done: show.at(done, config.films, "film"),
         )

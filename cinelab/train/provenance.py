@@ -28,7 +28,7 @@ from cinelab.runs import Run
 
 HASHED = 2**30  # bytes of latents that are read for a mark
 # entries of a recipe, noted beside the mark
-NAMED = ("fps", "size", "chunk", "codec", "encoder", "channels", "width", "words")
+NAMED = ("fps", "size", "chunk", "codec", "encoder", "channels", "width", "words", "world")
 
 
 def draws_from(run: Run, store: Any, model: Any) -> None:

@@ -27,9 +27,10 @@ from cinelab.lab.recipe.steps import OWN, STORE, RecipeStep, check_preset, place
 from cinelab.lab.training import stages, students
 from cinelab.lab.training.run import StageRun
 from cinelab.latent.mixed import MixedStore
-from cinelab.latent.store import Store
+from cinelab.latent.store import Store, world_of_store
 from cinelab.outputs import AT_ONCE, writing
 from cinelab.runs import log_rows
+from cinelab.world.worlds import world_named
 from cinelab.zoo import checkpoints as zoo
 
 GIB = 2**30
@@ -189,8 +190,9 @@ def run_step(
 ) -> bool:
     """Make what a step makes; whether it is done."""
     if step.stage == STORE:
-        codec = place_in(folder, step.codec or zoo.CODEC)
-        build_at_once(folder / step.name, step.config(preset, folder), codec, jobs=jobs)
+        config = step.config(preset, folder)
+        codec = place_in(folder, step.codec or world_named(config.world).codec)
+        build_at_once(folder / step.name, config, codec, jobs=jobs)
         return True
     training = training_of(folder, step, preset)
     sitting.training = training
@@ -229,7 +231,7 @@ def _store_of(folder: Path, step: RecipeStep) -> Store | MixedStore:
     """Return what a step draws its clips from."""
     if step.store is None:
         raise CinelabError(f"Step {step.name} names no store; add store: and a step's name.")
-    encoder = zoo.toy_encoder()
+    encoder = zoo.toy_encoder(world=world_of_store(folder / step.store))
     if not step.also:
         return Store(folder / step.store, encoder)
     shares = {str(folder / step.store): 1 - sum(step.also.values())}
