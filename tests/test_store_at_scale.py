@@ -18,7 +18,7 @@ from cinelab.script.prompts import WordEncoder, WordEncoderConfig
 from cinelab.seeds import CounterGenerator, rng_at
 from cinelab.train import provenance
 from cinelab.train.provenance import data_of
-from cinelab.world.toybox1 import casting
+from cinelab.world.worlds import world_named
 from cinelab.zoo import checkpoints as zoo
 
 ENCODER = WordEncoder(("a", "b"), WordEncoderConfig())
@@ -148,7 +148,7 @@ def test_a_job_names_further_stores_and_their_shares(tmp_path):
 
 
 def test_character_and_place_of_latent_frames_are_the_plans():
-    plan = casting.cast_film(2, 0, 24)
+    plan = world_named().cast_film(2, 0, 24)
     who = of_latents(plan, "character")
     assert len(who) == 24
     changes = [i for i in range(1, 24) if plan.shot_of_latent[i] != plan.shot_of_latent[i - 1]]

@@ -20,6 +20,7 @@ from cinelab.cli import (
     machine,
     notebooks,
     plan,
+    recipe,
     results,
     speed,
     sweeps,
@@ -51,13 +52,27 @@ COMMANDS: dict[str, Callable] = {
     "doctor": machine.doctor_command,
     "train": train.train_command,
     "clips": train.clips_command,
+    "recipe": recipe.recipe_command,
+    "adopt": recipe.adopt_command,
     "plan": plan.plan_command,
     "convert": weights.convert_command,
 }
 
 # those that take --device
 COMPUTING = {
-    *("film", "direct", "demo", "lab", "score", "sweep", "bench", "race", "train", "clips"),
+    *(
+        "film",
+        "direct",
+        "demo",
+        "lab",
+        "score",
+        "sweep",
+        "bench",
+        "race",
+        "train",
+        "clips",
+        "recipe",
+    ),
 }
 
 app = typer.Typer(

@@ -25,6 +25,7 @@ from cinelab.files import to_json
 from cinelab.latent.store import StoreConfig
 from cinelab.limits import WORKERS, check_number
 from cinelab.threads import cores, limited
+from cinelab.world.worlds import world_named
 from cinelab.zoo import checkpoints as zoo
 
 WORTH = 32  # films to make; for fewer a process of its own does not pay
@@ -57,10 +58,15 @@ def build_at_once(
         tell(next(numbers))
 
     made()
-    if missing <= WORTH or jobs == 1:
+    if missing <= WORTH or jobs == 1 or not _known_elsewhere(config):
         _build_share(folder, config, codec, share=(0, 1), made=made)
     else:
         _build_shares(folder, config, codec, jobs=min(jobs, -(-missing // WORTH)), made=made)
+
+
+def _known_elsewhere(config: StoreConfig) -> bool:
+    """Whether another process finds the world of a store: one of a notebook's cell it does not."""
+    return type(world_named(config.world)).__module__ != "__main__"
 
 
 def _build_share(

@@ -55,6 +55,11 @@ class MixedStore:
         """Return what the first store was built with."""
         return self.stores[0].recipe
 
+    @property
+    def world(self) -> str:
+        """Return the name of the world of their films."""
+        return self.stores[0].world
+
     def placed(self, device: torch.device | str) -> "MixedStore":
         """Return it with the clips of all its stores given out on a device."""
         there = copy(self)
