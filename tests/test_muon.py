@@ -54,7 +54,7 @@ def test_one_rate_for_both():
 
 
 def test_a_network_names_its_own_matrices():
-    codec = ResidualCodec(ResidualCodecConfig(8, 8, 16, 16, 1))
+    codec = ResidualCodec(ResidualCodecConfig(channels=8, fine=8, width=16, deep=16, blocks=1))
     names = set(hidden_matrices(codec))
     assert "deep.0.body.2.weight" in names
     assert not any(name.startswith(("stem.0.", "head.4.", "from_latent.")) for name in names)

@@ -7,7 +7,7 @@ from cinelab.latent.residual_codec import CELL, ResidualCodec, ResidualCodecConf
 from cinelab.seeds import rng_at
 from cinelab.train.codec import CodecTraining, feature_distance, loss
 
-SMALL = ResidualCodecConfig(channels=8, fine=8, width=16, deep=32, blocks=1)
+SMALL = ResidualCodecConfig(channels=8, fine=8, width=16, deep=32, blocks=1, deep_blocks=1)
 
 
 @pytest.fixture(scope="module")

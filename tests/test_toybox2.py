@@ -8,11 +8,19 @@ import pytest
 
 from cinelab.errors import CinelabError
 from cinelab.world.toybox2 import casting, filming, sets, state, words
-from cinelab.world.toybox2.state import Camera, CameraAction, Figure, Looks, Place, State, advance
+from cinelab.world.toybox2.state import (
+    Appearance,
+    Camera,
+    CameraAction,
+    Figure,
+    Place,
+    State,
+    advance,
+)
 from cinelab.world.worlds import world_named
 
 FILMS = [casting.cast_film(5, index, 36) for index in range(40)]
-LOOKS = Looks("cat", "red", "dots", "hat", "white")
+LOOKS = Appearance("cat", "red", "dots", "hat", "white")
 PLACE = Place("meadow", "house", "left", 3)
 SCENE = State(PLACE, "day", "wide", figures=(Figure(LOOKS),))
 
@@ -102,7 +110,7 @@ def test_shots_last_one_to_twelve_seconds():
     plans = [casting.cast_film(6, index, 96) for index in range(300)]
     shots = [shot for plan in plans for shot in plan.shots]
     lengths = np.array([shot.latents for shot in shots])
-    assert casting.SHOTS == (4, 48) and casting.seconds(4) == 1 and casting.seconds(48) == 12
+    assert casting.SHOTS == (4, 48) and casting.seconds_of(4) == 1 and casting.seconds_of(48) == 12
     assert lengths.max() > 40 and np.mean(lengths < 4) < 0.02
     assert 0.3 < np.mean(lengths <= 8) < 0.8, "quick shots are many"
     assert max(shot.latents + shot.held for shot in shots) <= casting.SHOTS[1]

@@ -31,11 +31,12 @@ GROUPS = 8  # of channels, normalised together
 class ResidualCodecConfig:
     """The size of the codec."""
 
-    channels: int = 48  # of the latent
+    channels: int = 32  # of the latent
     fine: int = 48  # features at a quarter of the frames' resolution, in the decoder
     width: int = 96  # at an eighth
     deep: int = 192  # at the latent's
     blocks: int = 2  # residual blocks at an eighth, in encoder and decoder
+    deep_blocks: int = 4  # at the latent's, in the decoder
     stride: int = 2  # frames a latent frame
 
 
@@ -58,7 +59,7 @@ class Conv(nn.Module):
         return fn.conv2d(x, self.weight.view(self.shape), self.bias, self.step, self.pad)
 
 
-class Residual(nn.Module):
+class ConvBlock(nn.Module):
     """Norm, SiLU, 3x3 convolution, twice, added to the input. (X, c, y, x) -> same."""
 
     def __init__(self, width: int):
@@ -76,7 +77,7 @@ class Residual(nn.Module):
         return x + self.body(x)
 
 
-class Lookback(nn.Module):
+class PastConv(nn.Module):
     """A causal convolution of two in time: each latent frame reads itself and the one before it."""
 
     def __init__(self, width: int):
@@ -102,7 +103,7 @@ class Narrow(nn.Module):
         self.conv = Conv(inner, outer, 4, step=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x) + averaged(fn.pixel_unshuffle(x, 2), self.outer)
+        return self.conv(x) + mean_channels(fn.pixel_unshuffle(x, 2), self.outer)
 
 
 class Widen(nn.Module):
@@ -114,21 +115,21 @@ class Widen(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)
-        return fn.pixel_shuffle(y + repeated(x, y.shape[1]), 2)
+        return fn.pixel_shuffle(y + repeat_channels(x, y.shape[1]), 2)
 
 
-def averaged(x: Tensor, channels: int) -> Tensor:
+def mean_channels(x: Tensor, channels: int) -> Tensor:
     """Return (X, channels, y, x): the means of groups of neighbouring channels."""
     return x.unflatten(1, (channels, -1)).mean(2)
 
 
-def repeated(x: Tensor, channels: int) -> Tensor:
+def repeat_channels(x: Tensor, channels: int) -> Tensor:
     """Return (X, channels, y, x): each channel so many times, one after another."""
     return x.repeat_interleave(channels // x.shape[1], 1)
 
 
 class ResidualCodec(nn.Module):
-    """16x16 in space, 2x in time; about 5.6 M parameters. Latents have zero mean
+    """16x16 in space, 2x in time; about 6.9 M parameters. Latents have zero mean
     and unit variance."""
 
     scale = CELL
@@ -142,24 +143,26 @@ class ResidualCodec(nn.Module):
         deep = config.deep
         pixels = 3 * 64 * config.stride
         self.stem = nn.Sequential(
-            Conv(pixels, width), *(Residual(width) for _ in range(config.blocks))
+            Conv(pixels, width), *(ConvBlock(width) for _ in range(config.blocks))
         )
-        self.down = nn.Sequential(Narrow(width, deep), Residual(deep))
-        self.encode_past = Lookback(deep)
-        self.after_past = Residual(deep)
+        self.down = nn.Sequential(Narrow(width, deep), ConvBlock(deep))
+        self.encode_past = PastConv(deep)
+        self.after_past = ConvBlock(deep)
         self.to_latent = nn.Sequential(
             nn.GroupNorm(GROUPS, deep), nn.SiLU(), Conv(deep, config.channels, 1)
         )
         self.whiten = nn.BatchNorm2d(config.channels, affine=False, momentum=0.02)
         self.from_latent = Conv(config.channels, deep)
-        self.decode_past = Lookback(deep)
-        self.deep = nn.Sequential(Residual(deep), Residual(deep), Widen(deep, width))
+        self.decode_past = PastConv(deep)
+        self.deep = nn.Sequential(
+            *(ConvBlock(deep) for _ in range(config.deep_blocks)), Widen(deep, width)
+        )
         self.middle = nn.Sequential(
-            *(Residual(width) for _ in range(config.blocks)), Widen(width, config.fine)
+            *(ConvBlock(width) for _ in range(config.blocks)), Widen(width, config.fine)
         )
         self.head = nn.Sequential(
-            Residual(config.fine),
-            Residual(config.fine),
+            ConvBlock(config.fine),
+            ConvBlock(config.fine),
             nn.GroupNorm(GROUPS, config.fine),
             nn.SiLU(),
             Conv(config.fine, 3 * 16 * config.stride),
@@ -188,7 +191,7 @@ class ResidualCodec(nn.Module):
         x = self.down(self.stem(fn.pixel_unshuffle(groups, 8)))
         x, _ = self.encode_past(x.unflatten(0, (batch, -1)), None)
         x = self.after_past(x.flatten(0, 1))
-        latents = self.to_latent(x) + averaged(x, self.channels)
+        latents = self.to_latent(x) + mean_channels(x, self.channels)
         return self.whiten(latents).unflatten(0, (batch, -1))
 
     def decode(self, latents: Tensor, state: DecoderState = None) -> tuple[Tensor, DecoderState]:
@@ -209,7 +212,7 @@ class ResidualCodec(nn.Module):
         are a still)."""
         batch = latents.shape[0]
         flat = latents.flatten(0, 1)
-        x = self.from_latent(flat) + repeated(flat, self.config.deep)
+        x = self.from_latent(flat) + repeat_channels(flat, self.config.deep)
         x, state = self.decode_past(x.unflatten(0, (batch, -1)), state)
         x = self.head(self.middle(self.deep(x.flatten(0, 1))))
         return rearrange(x, "(b n) (s c) h w -> b (n s) c h w", b=batch, s=self.stride), state

@@ -51,10 +51,8 @@ class CodecTraining(Readable):
 
 
 def clip(seed: int, index: int, latents: int, world: str | None = None) -> np.ndarray:
-    """Return a short clip of a world (None: the default one), with a cut in it more often than not:
-    uint8 (F, H, W, 3)."""
-    drawn = world_named(world)
-    return drawn.render(drawn.cast_film(seed, index, latents, shot_latents=(1, latents))).frames
+    """Return a short clip of a world (None: the default one): uint8 (F, H, W, 3)."""
+    return world_named(world).random_clip(seed, index, latents)
 
 
 def render_clips(

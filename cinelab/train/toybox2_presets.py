@@ -37,7 +37,7 @@ def codec_presets(seed: int) -> dict[str, ResidualCodecTraining]:
         save_every=100,
         world=NAME,
     )
-    small = ResidualCodecConfig(channels=8, fine=8, width=16, deep=16, blocks=1)
+    small = ResidualCodecConfig(channels=8, fine=8, width=16, deep=16, blocks=1, deep_blocks=1)
     return {
         "smoke": replace(toy, codec=small, steps=4, batch=2, clips=6, save_every=2),
         "toy": toy,

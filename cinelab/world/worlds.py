@@ -125,6 +125,11 @@ class World:
         plan = self.cast_film(seed, index, latents, shot_latents=(latents, latents))
         return self.render(plan).frames[:frames], plan.shots[0].attributes
 
+    def random_clip(self, seed: int, index: int, latents: int) -> np.ndarray:
+        """Return a short clip, uint8 (F, H, W, 3), as the codec learns from: with a cut more often
+        than not."""
+        return self.render(self.cast_film(seed, index, latents, shot_latents=(1, latents))).frames
+
     def timeline(self, plan: FilmPlan, chunk: int = 1) -> Timeline:
         """Return a plan as a timeline that the director can make: one entry a shot plan."""
         return plan_timeline(plan, self.fps, self.stride, chunk)

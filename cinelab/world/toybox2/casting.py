@@ -47,7 +47,7 @@ class Toybox2Shot(ShotPlan):
     held: int = 0  # latent frames since its cut, of what went before without one
 
 
-def composed(shot: ShotPlan) -> Toybox2Shot:
+def with_composition(shot: ShotPlan) -> Toybox2Shot:
     """Return a shot plan with a composition: its own, or where it has none the plainest one, with a
     partner in the first of all looks where its attributes name one."""
     if isinstance(shot, Toybox2Shot):
@@ -92,9 +92,9 @@ def shoot(
     character: dict,
     place: dict,
     numbers: tuple[int, int],
+    *,
     time: str,
     latents: int,
-    *,
     partner: tuple[int, dict] | None = None,
     **fixed: str,
 ) -> Toybox2Shot:
@@ -133,7 +133,7 @@ def cameras_for(latents: int) -> list[str]:
 
 
 def cast_film(
-    seed: int, index: int, latents: int, shot_latents: tuple[int, int] = SHOTS, grain: int = 1
+    seed: int, index: int, latents: int, *, shot_latents: tuple[int, int] = SHOTS, grain: int = 1
 ) -> FilmPlan:
     """Return film `index`: shots of `shot_latents` (low, high) latent frames that fill exactly
     `latents`.
@@ -184,7 +184,15 @@ def next_shot(
     if others and rng.random() < TWO:
         number = rng.choice(others)
         partner = (number, cast[number])
-    return shoot(rng, cast[who], places[where], (who, where), moment, latents, partner=partner)
+    return shoot(
+        rng,
+        cast[who],
+        places[where],
+        (who, where),
+        time=moment,
+        latents=latents,
+        partner=partner,
+    )
 
 
 def go_on(rng: Random, before: Toybox2Shot, latents: int) -> Toybox2Shot | None:
@@ -219,8 +227,8 @@ def go_back(
         cast[setup.character],
         places[setup.place],
         (setup.character, setup.place),
-        kept["time"],
-        latents,
+        time=kept["time"],
+        latents=latents,
         partner=partner,
         size=kept["size"],
     )
@@ -247,7 +255,7 @@ def even_in_logarithm(rng: Random, low: float, high: float) -> float:
 
 
 def absence(
-    seed: int, index: int, away: int, shot_latents: int = 4, reframed: bool = False
+    seed: int, index: int, away: int, *, shot_latents: int = 4, reframed: bool = False
 ) -> FilmPlan:
     """Return the memory test: an opening shot, A at home, `away` shots without A or its home, then
     A at home again.
@@ -263,12 +271,21 @@ def absence(
     def extra() -> Toybox2Shot:
         who = rng.randrange(len(others))
         where = rng.randrange(len(elsewhere))
-        return shoot(rng, others[who], elsewhere[where], (1 + who, 1 + where), time, shot_latents)
+        numbers = (1 + who, 1 + where)
+        return shoot(rng, others[who], elsewhere[where], numbers, time=time, latents=shot_latents)
 
     sizes = rng.sample(WIDE_ENOUGH, 2)
     first, again = (
         shoot(
-            rng, hero, home, (0, 0), time, shot_latents, size=size, camera="static", action="stand"
+            rng,
+            hero,
+            home,
+            (0, 0),
+            time=time,
+            latents=shot_latents,
+            size=size,
+            camera="static",
+            action="stand",
         )
         for size in (sizes[0], sizes[int(reframed)])
     )
@@ -276,6 +293,6 @@ def absence(
     return FilmPlan(shots, (seed, index, away), NAME)
 
 
-def seconds(latents: int) -> float:
+def seconds_of(latents: int) -> float:
     """Return how long so many latent frames last."""
     return latents * STRIDE / FPS

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import pi, sin
 
 from cinelab.world.toybox2.drawing import Colour, Light, Pen, Point, dimmed, tint
-from cinelab.world.toybox2.state import FPS, WAY, Looks
+from cinelab.world.toybox2.state import FPS, WAY, Appearance
 
 COLOURS: dict[str, Colour] = {
     "red": (214, 48, 49),
@@ -78,7 +78,7 @@ class Paint:
     pale: Colour  # of eyes and screens
 
     @classmethod
-    def of(cls, looks: Looks, light: Light) -> "Paint":
+    def of(cls, looks: Appearance, light: Light) -> "Paint":
         """Return the colours of a character under a light."""
         main = COLOURS[looks.colour]
         return cls(
@@ -92,7 +92,7 @@ class Paint:
         )
 
 
-def draw_figure(pen: Pen, looks: Looks, pose: Pose, light: Light) -> None:
+def draw_figure(pen: Pen, looks: Appearance, pose: Pose, light: Light) -> None:
     """Draw a character in a pose."""
     paint = Paint.of(looks, light)
     if looks.accessory == "balloon":

@@ -10,7 +10,7 @@ import numpy as np
 
 from cinelab.readable import Readable
 from cinelab.world.plans import FilmPlan, Rendered, frames_of
-from cinelab.world.toybox2.casting import Toybox2Shot, composed
+from cinelab.world.toybox2.casting import Toybox2Shot, with_composition
 from cinelab.world.toybox2.drawing import SS, Light, Pen, dimmed
 from cinelab.world.toybox2.figures import draw_figure, pose_of
 from cinelab.world.toybox2.sets import HORIZON, light_of, panorama, view
@@ -23,9 +23,9 @@ from cinelab.world.toybox2.state import (
     UNIT,
     WAY,
     WIDTH,
+    Appearance,
     Camera,
     Figure,
-    Looks,
     Place,
     State,
     advance,
@@ -39,6 +39,7 @@ FEET = {"wide": 0.88, "medium": 1.0, "close": 1.14}
 RISE = 0.07  # of the feet of who stands behind, in frame heights at a wide shot's scale
 BEHIND = 0.8  # its scale
 APART = (0.75, 1.05)  # how far to their sides the first and its partner stand, in units
+BLUR = 0.7  # of the lens, pixels
 SHADOW = 0.82  # light on the ground under a figure
 # the figure's reach in its own units
 TALL = 2.8
@@ -53,8 +54,9 @@ def draw(state: State) -> np.ndarray:
     light = dimmed(light_of(state.time), 0.4, 0.6)  # faces stay readable at night
     for figure in sorted(state.figures, key=lambda figure: not figure.behind):
         draw_in_place(canvas, state, figure, light)
-    small: np.ndarray = cv2.resize(canvas, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
-    return small
+    small = cv2.resize(canvas, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA)
+    lens: np.ndarray = cv2.GaussianBlur(small, (5, 5), BLUR)
+    return lens
 
 
 def draw_in_place(canvas: np.ndarray, state: State, figure: Figure, light: Light) -> None:
@@ -116,14 +118,14 @@ class FilmedShot(Readable):
     after: State
 
 
-def looks_of(shot: Toybox2Shot) -> list[Looks]:
+def looks_of(shot: Toybox2Shot) -> list[Appearance]:
     """Return what the first figure of a shot looks like, and its partner where it has one."""
     attributes = shot.attributes
-    first = Looks(attributes["kind"], attributes["colour"], *(attributes[n] for n in IDENTITY))
+    first = Appearance(attributes["kind"], attributes["colour"], *(attributes[n] for n in IDENTITY))
     if shot.partner is None:
         return [first]
     colour, kind = (attributes[name] for name in PARTNER)
-    return [first, Looks(kind, colour, *shot.partner_looks)]
+    return [first, Appearance(kind, colour, *shot.partner_looks)]
 
 
 def opening(shot: Toybox2Shot) -> State:
@@ -179,10 +181,29 @@ def film(state: State, camera: str, count: int) -> FilmedShot:
     return FilmedShot(frames, boxes, state)
 
 
+def excerpt(plan: FilmPlan, start: int, stop: int) -> np.ndarray:
+    """Return the frames from `start` to `stop` of a film, uint8 (stop - start, H, W, 3); what lies
+    before is not drawn."""
+    frames: list[np.ndarray] = []
+    now: State | None = None
+    at = 0
+    for number, shot in enumerate(map(with_composition, plan.shots)):
+        now = going_on(shot, now) if shot.continues and now is not None else opening(shot)
+        move = camera_action(shot.attributes["camera"])
+        for _ in range(frames_of(shot.latents, STRIDE, first=number == 0)):
+            if start <= at < stop:
+                frames.append(draw(now))
+            now = advance(now, move)
+            at += 1
+        if at >= stop:
+            break
+    return np.stack(frames)
+
+
 def render(plan: FilmPlan) -> Rendered:
     """Draw a whole film."""
     parts: list[FilmedShot] = []
-    for number, shot in enumerate(map(composed, plan.shots)):
+    for number, shot in enumerate(map(with_composition, plan.shots)):
         count = frames_of(shot.latents, STRIDE, first=number == 0)
         state = going_on(shot, parts[-1].after) if shot.continues else opening(shot)
         parts.append(film(state, shot.attributes["camera"], count))

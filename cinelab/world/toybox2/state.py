@@ -32,7 +32,7 @@ WAY = {"walk left": -1, "walk right": 1}
 
 
 @dataclass(frozen=True)
-class Looks:
+class Appearance:
     """What a character looks like, always."""
 
     kind: str
@@ -46,7 +46,7 @@ class Looks:
 class Figure:
     """A character in a place: where it is, what it does, and for how many ticks."""
 
-    looks: Looks
+    looks: Appearance
     x: float = 0.0
     action: str = "stand"
     ticks: int = 0
