@@ -13,7 +13,7 @@ Settings, checkpoints and the run's folder are checked when a stage is set up; a
 folder is made and opened when the training begins.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from cinelab.config import override, to_dict
-from cinelab.data.toybox import build_toybox
+from cinelab.config import override
+from cinelab.data.toybox_jobs import build_at_once
 from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
@@ -31,8 +31,8 @@ from cinelab.lab.training import samples
 from cinelab.lab.training.panel import counted
 from cinelab.lab.training.run import StageRun
 from cinelab.lab.training.samples import Sample
-from cinelab.latent.codec import ToyCodec
-from cinelab.latent.store import Store
+from cinelab.latent.codecs import codec_entry, made_codec
+from cinelab.latent.store import Store, world_of_store
 from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
 from cinelab.metrics.toybox.validation import ValidationConfig, Validator
@@ -45,7 +45,7 @@ from cinelab.train import recogniser as reader_stage
 from cinelab.train.losses import with_loss
 from cinelab.train.stage import INIT, TEACHER, Role, Stage, stage_named
 from cinelab.train.trained_policy import policy_of
-from cinelab.world.render import FPS, HEIGHT, WIDTH
+from cinelab.world.worlds import DEFAULT, WORLD, check_same_world, world_named
 from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.bundle import Bundle
 
@@ -66,6 +66,8 @@ def train_stage(
     sampling: Sampling | None = None,
     validate: bool = True,
     device: str | None = None,
+    codec: str | Path | None = None,
+    reader: str | Path | None = None,
 ) -> StageRun:
     """Set up the training of a registered stage, or of one named by its import path, on `device`
     (None: the chosen one, see `cinelab.devices`).
@@ -73,7 +75,9 @@ def train_stage(
     `store` is a store or its folder; of a stage that draws ODE pairs, these pairs or their plan.
     `init` and `teacher` are checkpoints (None: from scratch). `sampling` is how the result is
     sampled, where that is not what the stage says. `validate`: whether a stage that is validated
-    (every `validate_every` steps) exports its best weights, and not its last.
+    (every `validate_every` steps) exports its best weights, and not its last. `codec` is the one
+    that a result has which begins with no checkpoint, `reader` the recogniser that validates (None:
+    the shipped ones); the result is to lie beside a codec that is named by its folder.
     """
     stage = stage_named(name)
     config = override(stage.preset(preset, seed), with_loss(changes, loss))
@@ -86,7 +90,9 @@ def train_stage(
         role.name: _network(role, config, starts[role.start]).to(device) for role in stage.roles
     }
     model = networks[stage.roles[0].name]
-    bundle = _result(stage, config, model, starts[INIT], sampling)
+    world = _world_to_train(starts, store)
+    own = None if codec is None else Path(codec)
+    bundle = _result(stage, config, model, starts[INIT], sampling=sampling, world=world, codec=own)
     about = {"stage": name, "init": init and str(init)}
     about |= {"teacher": str(teacher)} if teacher is not None else {}
 
@@ -94,9 +100,9 @@ def train_stage(
         validator = None
         if validate and stage.validated:
             settings = SMOKE_VALIDATION if preset == "smoke" else None
-            reader = load_recogniser(device=device)
-            validator = Validator(bundle, reader, policy_of(config), settings)
-        data = getattr(store, "made", opened(store, preset))
+            judge = load_recogniser(reader, device, world=bundle.world)
+            validator = Validator(bundle, judge, policy_of(config), settings)
+        data = getattr(store, "made", opened(store, preset, bundle.world_name))
         return stage.train(config, data, networks, run=run, validator=validator)
 
     def film(trained: Any, step: int) -> Sample:
@@ -124,7 +130,48 @@ def _description(config: Any, bundle: Bundle, entries: dict) -> dict:
         bundle.span,
         bundle.fps,
         bundle.size,
+        world=bundle.world.name,
         **entries,
+    )
+
+
+def _world_to_train(starts: Mapping[str, Bundle | None], store: Any) -> str | None:
+    """Return the name of the world that a training is of: that of the checkpoints that it begins
+    with, else that of its store, else the default one; None for a model of other videos.
+    CinelabError where these are of several."""
+    bundles = [start for start in starts.values() if start is not None]
+    for bundle in bundles[1:]:
+        check_same_world(
+            str(bundle.world_name),
+            str(bundles[0].world_name),
+            what=bundle.name,
+            whose=bundles[0].name,
+            remedy="give checkpoints of one world",
+        )
+    own = bundles[0].world_name if bundles else None
+    stored = stored_world(getattr(store, "store", store))
+    if bundles and stored is not None:
+        check_store(store, stored, own)
+    return own if bundles else stored or DEFAULT
+
+
+def stored_world(store: Any) -> str | None:
+    """Return the name of the world of a store or of the one in a folder; None where it is of other
+    videos, or not there yet."""
+    if isinstance(store, (str, Path)):
+        return world_of_store(store)
+    return getattr(store, "world", None)
+
+
+def check_store(store: Any, found: str, expected: str | None) -> None:
+    """Raise CinelabError for a store of another world than that of the model to train on it."""
+    where = store if isinstance(store, (str, Path)) else getattr(store, "folder", "of the films")
+    check_same_world(
+        found,
+        str(expected),
+        what=f"Store {where}",
+        whose="the model",
+        remedy="name a store of the model's world, or another folder, where one is built",
     )
 
 
@@ -150,26 +197,38 @@ def _network(role: Role, config: Any, start: Bundle | None) -> Any:
 
 
 def _result(
-    stage: Stage, config: Any, model: Any, start: Bundle | None, sampling: Sampling | None
+    stage: Stage,
+    config: Any,
+    model: Any,
+    start: Bundle | None,
+    *,
+    sampling: Sampling | None,
+    world: str | None,
+    codec: Path | None,
 ) -> Bundle:
     """Return what the stage makes of its first network, to sample it: the other parts are those of
-    the checkpoint it begins with, else the toybox's."""
+    the checkpoint it begins with, else those of its world."""
     sampling = sampling or stage.sampling(config, Sampling())
     chunk = stage.chunk(config)
     if start is not None and stage.needs_teacher:
         # distilled: the student keeps the span, and so the distances, of what it begins with
         return replace(start, sampling=sampling, chunk=chunk)
+    drawn = world_named(world)
+    device = str(next(model.parameters()).device)
     return Bundle(
         "sample",
         model,
-        start.codec if start else zoo.load_codec(device=str(next(model.parameters()).device)),
-        start.encoder if start else zoo.toy_encoder(),
+        start.codec if start else zoo.load_codec(codec or drawn.codec, device),
+        start.encoder if start else zoo.toy_encoder(world=drawn),
         sampling,
         chunk,
         stage.span(config),
-        start.fps if start else FPS,
-        start.size if start else (HEIGHT, WIDTH),
-        {"codec": start.config["codec"] if start else zoo.CODEC},
+        start.fps if start else drawn.fps,
+        start.size if start else drawn.size,
+        {
+            "codec": start.config["codec"] if start else codec.name if codec else drawn.codec,
+            WORLD: world,
+        },
         lambda: "",
     )
 
@@ -206,23 +265,28 @@ def codec(
     seed: int = 0,
     changes: dict | None = None,
     *,
+    world: str = DEFAULT,
     device: str | None = None,
 ) -> StageRun:
-    """The toy codec's training."""
-    config = override(presets.codec(preset, seed), changes or {})
+    """The training of a world's codec."""
+    config = override(presets.codec(preset, seed, world), changes or {})
     device = chosen_device(device)
     run = placed_run(run_dir, config, device)
-    model = ToyCodec(config.codec).to(device)
+    model = made_codec(config.codec).to(device)
+    judge = load_recogniser(config.judge, device, world=config.world) if config.judge else None
 
     def rows() -> Iterator[dict]:
         with counted(config.clips, "clips") as tell:
             clips = codec_stage.render_clips(config, tell)
-        return codec_stage.train(config, run, clips, device=device)
+        maps = judge.requires_grad_(False).feature_maps if judge else None
+        return codec_stage.train(config, run, clips, maps=maps, device=device)
 
     def film(model: Any, step: int) -> Sample:
-        return samples.through_codec(model, codec_stage.clip(HELD_OUT, 0, 8), step)
+        clip = codec_stage.clip(HELD_OUT, 0, 8, config.world)
+        return samples.through_codec(model, clip, step, fps=world_named(config.world).fps)
 
-    return StageRun(config, run, model, rows, lambda: {"codec": to_dict(config.codec)}, film)
+    about = {"codec": codec_entry(config.codec), WORLD: config.world}
+    return StageRun(config, run, model, rows, lambda: about, film)
 
 
 def recogniser(
@@ -231,14 +295,15 @@ def recogniser(
     seed: int = 0,
     changes: dict | None = None,
     *,
+    world: str = DEFAULT,
     device: str | None = None,
 ) -> StageRun:
     """The reader behind the scores; its checkpoint says how well it reads held-out shots."""
-    config = override(presets.recogniser(preset, seed), changes or {})
+    config = override(presets.recogniser(preset, seed, world), changes or {})
     device = chosen_device(device)
     torch.manual_seed(seed)
     run = placed_run(run_dir, config, device)
-    model = Recogniser().to(device)
+    model = Recogniser(world=config.world).to(device)
     codec = zoo.load_codec(config.codec, device) if config.codec else None
     mark = zoo.fingerprint(config.codec) if config.codec else None
 
@@ -255,35 +320,37 @@ def recogniser(
 def film_store(
     folder: str | Path,
     preset: str = "toy",
-    codec_name: str = "toybox-codec",
+    codec_name: str | None = None,
     tell: Callable[[int], None] | None = None,
+    *,
+    jobs: int | None = None,
+    changes: dict | None = None,
+    world: str = DEFAULT,
 ) -> Store:
-    """Render and encode the training films once; finished shards are not made again. `tell` is
-    called with the number of films done (None: a bar)."""
-    encoder = zoo.toy_encoder()
-    config = presets.store(preset)
+    """Render and encode the training films of a world once, with its codec unless another is named,
+    by `jobs` processes (None: one a core); finished shards are not made again. `tell` is called
+    with the number of films done (None: a bar)."""
+    codec_name = codec_name or world_named(world).codec
+    config = override(presets.store(preset, world=world), changes or {})
     with counted(config.films, "films") as bar:
-        for _ in build_toybox(
-            Path(folder),
-            config,
-            zoo.load_codec(codec_name),
-            encoder,
-            zoo.fingerprint(codec_name),
-            tell=tell or bar,
-        ):
-            pass
-    return Store(Path(folder), encoder)
+        build_at_once(folder, config, codec_name, jobs=jobs, tell=tell or bar)
+    return Store(Path(folder), zoo.toy_encoder(world=world))
 
 
-def opened(store: Any, preset: str) -> Any:
-    """Return a store as it is, or the one in a folder, made there where it is missing. Presets but
-    smoke and toy take whatever films there are; where there are none, a preset of one's own takes
-    the toybox's."""
+def opened(store: Any, preset: str, world: str | None = None) -> Any:
+    """Return a store as it is, or the one in a folder, made there where it is missing, of `world`
+    (None: the default one). Presets but smoke and toy take whatever films there are; where there
+    are none, a preset of one's own takes the toybox's. CinelabError for a store of another
+    world."""
+    found = stored_world(store)
+    if found is not None and world is not None:
+        check_store(store, found, world)
     if not isinstance(store, (str, Path)):
         return store
+    world = found or world or DEFAULT
     if preset not in ("smoke", "toy") and (Path(store) / "store.json").exists():
-        return Store(Path(store), zoo.toy_encoder())
-    return film_store(store, preset if preset in ("smoke", "h100") else "toy")
+        return Store(Path(store), zoo.toy_encoder(world=world))
+    return film_store(store, preset if preset in ("smoke", "h100") else "toy", world=world)
 
 
 def bidirectional(

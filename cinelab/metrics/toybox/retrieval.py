@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cinelab.memory.cache import KVCache
 from cinelab.metrics.rows import WHOLE, Row, clip_of
-from cinelab.world.casting import FilmPlan
+from cinelab.world.plans import FilmPlan
 
 
 @dataclass(frozen=True)
