@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cinelab.config import to_dict
+from cinelab.checksums import read_sealed
+from cinelab.config import override, to_dict
 from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Steps
@@ -32,6 +33,7 @@ from cinelab.lab.studies.film_cell import BATCH, FilmSetting, batch_of
 from cinelab.lab.studies.memory_cell import absence_films, recall_and_hits
 from cinelab.lab.training import stages
 from cinelab.lab.training.run import StageRun
+from cinelab.latent.store import AGAIN as STORE_AGAIN
 from cinelab.memory.policy import CAMR, FULL, CausalCine, Oracle, Policy, RandomTopK, Window
 from cinelab.memory.policy_registry import policy_dict, seeded
 from cinelab.metrics.card import compare_films, seeds_of
@@ -45,9 +47,11 @@ from cinelab.script.timeline import Timeline
 from cinelab.stream.batch import make
 from cinelab.tables import read_frame
 from cinelab.texts import read_json
-from cinelab.world.casting import FilmPlan
+from cinelab.train import presets
+from cinelab.world.plans import FilmPlan
+from cinelab.world.worlds import DEFAULT
 from cinelab.zoo.bundle import Bundle
-from cinelab.zoo.checkpoints import load
+from cinelab.zoo.checkpoints import load, world_in
 
 FRAMES: dict[str, Any] = {"unit": "frame", "positions": "packed"}
 MEMORIES: dict[str, Policy] = {
@@ -85,6 +89,7 @@ class Measured(Readable):
     swept      the absence of the other variants; None leaves these out
     shot       latent frames of a shot of an absence test
     latents    of a whole film
+    steps      sampling steps; None takes the model's
     """
 
     films: int = 64
@@ -119,10 +124,30 @@ def base_training(
     preset: str = "causalcine",
     changes: dict | None = None,
 ) -> StageRun:
-    """Set up the training of a base model under a memory, which goes on if it has begun."""
-    same = TRAINED_ALIKE | (SMOKE if preset == "smoke" else {}) | (changes or {})
+    """Set up the training of a base model under a memory, of the size of what it starts from; it
+    goes on if it has begun."""
+    start = {"model": load(init).model.config} if init else {}
+    same = TRAINED_ALIKE | start | (SMOKE if preset == "smoke" else {}) | (changes or {})
     recipe = same | {"camr": memory_named(memory)}
-    return stages.teacher_forcing(folder, store, preset, init, seed, recipe)
+    films = chunked_store(store, preset=preset, init=init, chunk=same["chunk"])
+    return stages.teacher_forcing(folder, films, preset, init, seed, recipe)
+
+
+def chunked_store(store: Any, *, preset: str, init: str | None, chunk: int) -> Any:
+    """Return a store as it is; one of a folder is built there, of the start's world and in shots of
+    whole chunks, where there is none, and a build that was stopped is finished."""
+    if not isinstance(store, (str, Path)):
+        return store
+    kind = preset if preset in ("smoke", "h100") else "toy"
+    changes = {"grain": chunk}
+    world = str(world_in(init)) if init else DEFAULT
+    recipe = Path(store) / "store.json"
+    if recipe.exists():
+        stored = read_sealed(recipe, STORE_AGAIN)
+        wanted = to_dict(override(presets.store(kind, world=world), changes))
+        if any(stored.get(name) != value for name, value in wanted.items()):
+            return store  # somebody's own, and whole
+    return stages.film_store(store, kind, changes=changes, world=world)
 
 
 def trained(stage: StageRun) -> float:
@@ -224,7 +249,7 @@ def measure_base(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure a base under its own memory and its variants, part by part: its rows, and what every
     layer retrieved. A part that is there is not measured again."""
-    reader = load_recogniser()
+    reader = load_recogniser(world=bundle.world)
     own = memory_named(memory)
     plan = list(_parts(own, bundle, how))
     _same_measurements(folder / "measured.json", how)
