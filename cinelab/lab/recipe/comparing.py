@@ -7,18 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from cinelab.config import read_mapping
 from cinelab.lab.recipe.checking import Checked
 from cinelab.lab.reports.cards import films_of_card, score_card
+from cinelab.latent.codec import encoded, to_uint8
+from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.metric import METRICS
 from cinelab.metrics.stats import bootstrap, holm, paired_difference, sign_flip
 from cinelab.readable import Readable
+from cinelab.world.worlds import world_named
 from cinelab.zoo import checkpoints as zoo
 
 BETTER = "better"
 WORSE = "worse"
 UNDECIDED = "undecided"
+PSNR = "psnr"  # of a codec
+CLIP = 8  # latent frames of a film that a codec is judged by
 LEVEL = 0.05  # of the corrected p below which a difference is stated
 
 
@@ -50,6 +56,8 @@ def compare_with_shipped(
     `folder`; a card that is there already is not made again."""
     if one.kind == "recogniser":
         return _accuracies(one)
+    if one.kind == "codec":
+        return _sharpness(one, seeds, films)
     if not one.films:
         return []
     ours = _films(one.returned.folder, folder / "new", seeds, films=films, tell=tell)
@@ -60,6 +68,31 @@ def compare_with_shipped(
         else None
     )
     return verdicts_of(ours, theirs)
+
+
+def _sharpness(one: Checked, seeds: tuple[int, ...], films: int) -> list[Compared]:
+    """Return how near decoded held-out films are to the drawn ones, in dB."""
+    ours = psnr_of_films(one.returned.folder, seeds, films)
+    shipped = one.name in zoo.shipped() and _same_world(one)
+    return verdicts_of(ours, psnr_of_films(zoo.find(one.name), seeds, films) if shipped else None)
+
+
+@torch.no_grad()
+def psnr_of_films(place: Path, seeds: tuple[int, ...], films: int) -> pd.Series:
+    """Return the peak signal-to-noise ratio of a codec on films of one shot or two, in dB, by
+    (metric, seed, clip)."""
+    codec = zoo.load_codec(place)
+    world = world_named(zoo.world_in(place))
+    values = {}
+    for seed in seeds:
+        for index in range(films):
+            plan = world.cast_film(HELD_OUT + seed, index, CLIP, shot_latents=(CLIP // 2, CLIP))
+            frames = world.render(plan).frames
+            decoded = to_uint8(codec.decode(encoded(codec, frames[None]))[0][0])
+            square = np.square(decoded.astype(np.float64) - frames).mean()
+            values[PSNR, seed, index] = float(10 * np.log10(255**2 / max(square, 1e-9)))
+    index = pd.MultiIndex.from_tuples(values, names=["metric", "seed", "clip"])
+    return pd.Series(list(values.values()), index)
 
 
 def _same_world(one: Checked) -> bool:
@@ -111,6 +144,7 @@ def _alone(metric: str, films: pd.Series) -> Compared:
 
 def _beside(metric: str, new: np.ndarray, old: np.ndarray, p: float) -> Compared:
     change = paired_difference(new.tolist(), old.tolist())
+    better = "high" if metric == PSNR else METRICS.of(metric).better
     return Compared(
         metric,
         float(new.mean()),
@@ -120,7 +154,7 @@ def _beside(metric: str, new: np.ndarray, old: np.ndarray, p: float) -> Compared
         change.high,
         p,
         len(new),
-        verdict_of_change(METRICS.of(metric).better, change.value, p),
+        verdict_of_change(better, change.value, p),
     )
 
 
