@@ -18,7 +18,7 @@ from cinelab.files import write_json
 from cinelab.lab.recipe import adopt as adopting
 from cinelab.lab.recipe import comparing, records, running
 from cinelab.lab.recipe.adopt import adopt, check_together
-from cinelab.lab.recipe.checking import check_returned, nearest_preset
+from cinelab.lab.recipe.checking import Checked, check_returned, nearest_preset
 from cinelab.lab.recipe.comparing import BETTER, UNDECIDED, WORSE, verdicts_of
 from cinelab.lab.recipe.returned import Returned, ancestors, codec_in, returned
 from cinelab.lab.recipe.running import Sitting, check_machine, hours_left, plan_lines, run_recipe
@@ -342,3 +342,14 @@ def test_a_codec_is_judged_by_how_near_it_decodes_the_same_films(tmp_path):
     ours = comparing.psnr_of_films(zoo.SHIPPED / "toybox-codec", (0,), 2)
     assert len(ours) == 2 and ours.min() > 20
     assert comparing.psnr_of_films(copied, (0,), 2).equals(ours)
+
+
+def test_two_recognisers_differ_where_their_intervals_lie_apart(tmp_path):
+    kind = {"accuracy": {"kind": 0.5, "size": 0.984}}
+    other = changed_copy(zoo.SHIPPED / "toybox-recogniser", tmp_path / "other", **kind)
+    found = Returned("toybox-recogniser", other)
+    one = Checked(found, "recogniser", "toybox-recogniser", "toy")
+    rows = comparing.compare_with_shipped(one, tmp_path, seeds=(0,), films=2)
+    said = {row.metric: row.verdict for row in rows}
+    assert said["accuracy kind"] == WORSE and said["accuracy size"] == UNDECIDED
+    assert said["accuracy_codec kind"] == UNDECIDED

@@ -16,7 +16,7 @@ from cinelab.checksums import write_checksums
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
-from cinelab.lab.recipe.checking import MODEL, Checked, check_returned
+from cinelab.lab.recipe.checking import MODEL, Checked, check_returned, without_places
 from cinelab.lab.recipe.comparing import as_rows, compare_with_shipped
 from cinelab.lab.recipe.returned import Returned, returned
 from cinelab.lab.reports.origin import made
@@ -172,17 +172,6 @@ def install_one(one: Checked) -> Path:
         # what the old training left: its log, its card
         (target / name).unlink(missing_ok=True)
     return target
-
-
-def without_places(value: Any) -> Any:
-    """Return settings in which paths are the names at their ends: where a training lay says nothing
-    of what it is."""
-    if isinstance(value, dict):
-        return {key: without_places(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_places(item) for item in value]
-    is_path = isinstance(value, str) and "/" in value and " " not in value
-    return Path(value).name if is_path else value
 
 
 def report_lines(report: dict[str, Any]) -> list[list[str]]:

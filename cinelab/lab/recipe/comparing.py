@@ -15,7 +15,7 @@ from cinelab.lab.reports.cards import films_of_card, score_card
 from cinelab.latent.codec import encoded, to_uint8
 from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.metric import METRICS
-from cinelab.metrics.stats import bootstrap, holm, paired_difference, sign_flip
+from cinelab.metrics.stats import Estimate, bootstrap, holm, paired_difference, sign_flip, wilson
 from cinelab.readable import Readable
 from cinelab.world.worlds import world_named
 from cinelab.zoo import checkpoints as zoo
@@ -166,18 +166,31 @@ def verdict_of_change(better: str | None, change: float, p: float) -> str:
 
 
 def _accuracies(one: Checked) -> list[Compared]:
-    """Return how well a recogniser reads each attribute, by what both measured of themselves."""
+    """Return how well a recogniser reads each attribute, by what both measured of themselves on
+    held-out shots."""
     ours = read_mapping(one.returned.folder / zoo.CONFIG)
     theirs = read_mapping(zoo.find(one.name) / zoo.CONFIG) if one.name in zoo.shipped() else {}
-    rows = []
-    for group in ("accuracy", "accuracy_codec"):
-        for name, value in (ours.get(group) or {}).items():
-            old = (theirs.get(group) or {}).get(name)
-            change = None if old is None else value - old
-            rows.append(
-                Compared(f"{group} {name}", value, old, change, None, None, None, 0, UNDECIDED)
-            )
-    return rows
+    return [
+        _accuracy(f"{group} {name}", _read_rate(ours, group, name), _read_rate(theirs, group, name))
+        for group in ("accuracy", "accuracy_codec")
+        for name in ours.get(group) or {}
+    ]
+
+
+def _read_rate(config: dict, group: str, name: str) -> Estimate | None:
+    """Return how often a recogniser reads an attribute, with Wilson's interval."""
+    value = (config.get(group) or {}).get(name)
+    shots = (config.get("training") or {}).get("held_out", 0)
+    return None if value is None or not shots else wilson(value * shots, shots)
+
+
+def _accuracy(name: str, new: Estimate | None, old: Estimate | None) -> Compared:
+    """Return two rates side by side: they differ where their intervals lie apart."""
+    value = new.value if new else float("nan")
+    if new is None or old is None:
+        return Compared(name, value, None, None, None, None, None, new.n if new else 0, UNDECIDED)
+    said = BETTER if new.low > old.high else WORSE if new.high < old.low else UNDECIDED
+    return Compared(name, value, old.value, value - old.value, None, None, None, new.n, said)
 
 
 def as_rows(compared: list[Compared]) -> list[dict]:
