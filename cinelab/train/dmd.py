@@ -225,6 +225,7 @@ class DistributionMatching(Stage):
     )
     validated = True
     rolls_out = True
+    full_precision = True
 
     def presets(self, seed: int) -> dict[str, DmdTraining]:
         toy = DmdTraining(

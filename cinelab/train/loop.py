@@ -23,6 +23,7 @@ from cinelab.limits import short
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
 from cinelab.train.computing import generator_kind
+from cinelab.train.moved import MovedWeights
 from cinelab.train.optim import (
     Ema,
     Optim,
@@ -121,6 +122,7 @@ class Learner:
         self.every = every
         self.name = name
         self.prefix = name and f"{name}_"
+        self.moved = MovedWeights(model)
         self.optimizer = adamw(model, optim)
         self.ema = (
             Ema(model, optim.ema, warm=optim.ema_warm, start=optim.ema_from) if averaged else None
@@ -187,6 +189,7 @@ def _steps(
         if validator and step % config.validate_every == 0:
             with limit.timing(VALIDATION):
                 columns |= _validate(validator, learners[0], run, step)
+                columns |= moved_columns(learners, step, processes)
         with limit.timing(STEP):
             # In the order given: DMD's student moves before its critic.
             for learner in learners:
@@ -204,10 +207,12 @@ def _steps(
         for row in log.due(everything=known):
             if validator and last and row["step"] == step:
                 row |= _validate(validator, learners[0], run, step + 1)
+                row |= moved_columns(learners, step + 1, processes)
             rows.append(run.log(**row))
         if saved:
             with limit.timing(SAVE):
                 run.save(step + 1, **parts)
+            moved_columns(learners, step + 1, processes)  # for its warning
         yield from rows
         if last:
             break
@@ -303,6 +308,21 @@ def _validate(validator: Validator, learner: Learner, run: Run, step: int) -> Co
     if "score" in metrics and metrics["score"] > best:
         run.save_best(step, metrics["score"], ema=learner.ema)
     return metrics
+
+
+def moved_columns(learners: Sequence[Learner], step: int, processes: Processes) -> Columns:
+    """Return the share of each learner's weights that differ from the run's beginning, after `step`
+    steps; and warn where they stand still (see `cinelab.train.moved`)."""
+    columns = {}
+    for learner in learners:
+        moved, sampled = learner.moved.counts()
+        # a process may hold a part of the weights
+        sums = processes.mean_of_columns([{"moved": float(moved), "of": float(sampled)}])
+        share = sums["moved"] / max(sums["of"], 1e-9)
+        updates = -(-step // learner.every)
+        learner.moved.warn_where_still(share, learner.name or "network", learner.optim, updates)
+        columns[f"{learner.prefix}moved"] = round(share, 4)
+    return columns
 
 
 def averaged(learner: Learner) -> nn.Module:
