@@ -9,7 +9,7 @@ The loop knows nothing of how a step is shared out: that is a `Processes`, this 
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -100,7 +100,9 @@ class Learner:
     `loss(model, step, micro_batch, rng)` returns the scalar to descend and further columns for the
     log. All micro-batches of a step get a generator in the same state: what they must draw alike
     they draw from it, and what is their own from `fork_rng(rng, micro_batch)`. Learners but the
-    first have a name, which their columns and their parts of a checkpoint begin with.
+    first have a name, which their columns and their parts of a checkpoint begin with. `heads` are
+    further modules that learn by the same loss and optimizer, by name, at `head_rate` times the
+    rate; they are not averaged.
     """
 
     address: tuple[str, ...] = ("step",)  # of the random numbers of a step
@@ -115,8 +117,11 @@ class Learner:
         name: str = "",
         every: int = 1,
         averaged: bool = True,
+        heads: Mapping[str, nn.Module] | None = None,
+        head_rate: float = 1.0,
     ):
         self.model = model
+        self.heads = dict(heads or {})
         self.loss = loss
         self.optim = optim
         self.every = every
@@ -124,6 +129,9 @@ class Learner:
         self.prefix = name and f"{name}_"
         self.moved = MovedWeights(model)
         self.optimizer = adamw(model, optim)
+        for head in self.heads.values():
+            for group in adamw(head, optim).param_groups:
+                self.optimizer.add_param_group(group | {"times": head_rate})
         self.ema = (
             Ema(model, optim.ema, warm=optim.ema_warm, start=optim.ema_from) if averaged else None
         )
@@ -134,6 +142,7 @@ class Learner:
         parts: dict[str, Any] = {"model": self.model, self.optimizer_part: self.optimizer}
         if self.ema:
             parts["ema"] = self.ema
+        parts |= self.heads
         return {self.prefix + name: part for name, part in parts.items()}
 
     @property
