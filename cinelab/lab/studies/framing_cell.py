@@ -110,7 +110,9 @@ def framing_cell(
     tables = [load_rows(path) for path in sorted(parts.glob("*.parquet"))]
     rows = pd.concat(tables, ignore_index=True).assign(head=head, seed=seed)
     save_rows(rows, folder / "rows.parquet")
-    error = locating_error(true_films(HELD_OUT + seed, 2 if preset == "smoke" else READ))
+    error = locating_error(
+        true_films(bundle.world, HELD_OUT + seed, 2 if preset == "smoke" else READ)
+    )
     about = {
         "head": head,
         "seed": seed,
