@@ -31,6 +31,10 @@ class MuonAdamW:
         """The groups of both, whose settings may be set."""
         return [*self.muon.param_groups, *self.rest.param_groups]
 
+    def add_param_group(self, group: dict[str, Any]) -> None:
+        """Take in further weights, which the given optimizer steps."""
+        self.rest.add_param_group(group)
+
     def zero_grad(self, *, set_to_none: bool = True) -> None:
         """Forget the gradients."""
         self.muon.zero_grad(set_to_none)
