@@ -110,6 +110,9 @@ RANGES: dict[str, tuple[float, float]] = {
             "frame",
             "away",
             "reframed_away",
+            "in_span",
+            "pairs",
+            "held",
             "history",
         ),
         (0, TRAINED),
@@ -142,6 +145,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "first_steps": (1, STEPS),
     "seeds": (0, SEED - 1),
     "fps": (1e-3, RATE),
+    "held_seconds": (4, SECONDS),
     "minutes": MINUTES,
     "seed": (0, SEED - 1),
 }

@@ -20,10 +20,15 @@ VBENCH = "Huang et al., VBench, arXiv:2311.17982, section 3"
 LONG = "Helios-Bench: the last 15 % of a film against its first; the share is theirs"
 OURS = "ours; needs the toybox's plan, so that the answer is exact"
 ACROSS = "HoloCine, arXiv:2510.20822 (inter-shot consistency); exact reading in place of features"
+SURVEY = "The Past Frames the Future, arXiv:2609.28466 (its standard of evidence); protocol ours"
+SCA = "HoloCine, arXiv:2510.20822; CausalCine, arXiv:2605.12496; penalty (a shot's length) inferred"
 CUTS = "HoloCine, arXiv:2510.20822 (shot cut accuracy); tolerance of 1 frame inferred"
 DMD = "ours; what distribution matching loses first (motion), or exaggerates (colour, contrast)"
 
-ABSENCES = ("recalled", "kept", "across_shots", "away=1", "away=3", "away=5", "away=3 reframed")
+AWAY = ("away=1", "away=3", "away=5", "away=9 in span")
+ABSENCES = ("recalled", "kept", "across_shots", *AWAY, "away=3 reframed", "held")
+CHANGES = ("", " erased", " others erased")
+SECONDS = ("", "second=2", "second=4", "second=8")
 SHARE = (0.0, 1.0)
 OTHER_FILM = "another film's plan"
 OTHER_CHARACTERS = "looks of other films' characters, or of shots that share nobody"
@@ -44,7 +49,7 @@ def _across(**more: Any) -> dict[str, Any]:
 
 def _excess() -> dict[str, Any]:
     """The share of kept looks less its chance in the very films that were made."""
-    about = {"range": (-1.0, 1.0), "backend": "toybox", "protocols": ("kept",), "compared": True}
+    about = {"range": (-1.0, 1.0), "backend": "toybox", "protocols": ("kept",), "headline": True}
     return {**about, "chance": "0", "source": "ours; a collapsed model keeps all and has 0 here"}
 
 
@@ -52,6 +57,28 @@ def _diversity() -> dict[str, Any]:
     """How varied first appearances are: 1 less the probability of a collision."""
     about = {"range": SHARE, "backend": "toybox", "compared": True, "upper": "the true films"}
     return {**about, "source": "ours; Simpson's index over the looks of different films"}
+
+
+def _relative_diversity() -> dict[str, Any]:
+    """Diversity as a share of the true films' mean, so that 1 is right."""
+    about = {"better": None, "unit": RELATIVE, "backend": "toybox", "upper": "1", "headline": True}
+    return {
+        **about,
+        "chance": "0 of a model that draws all alike",
+        "source": _diversity()["source"],
+    }
+
+
+def _survey(**more: Any) -> dict[str, Any]:
+    """What a memory claim stands on, after each absence."""
+    about = {"range": SHARE, "backend": "toybox", "protocols": AWAY, "source": SURVEY}
+    return {**about, "upper": "1", **more}
+
+
+def _held() -> dict[str, Any]:
+    """A look of the last whole second of a held shot over that of its first."""
+    about = {"better": None, "unit": "last second over first", "backend": "pixels", "upper": "1"}
+    return {**about, "protocols": SECONDS, "source": "ours; a shot is compared with itself alone"}
 
 
 def _relative(**more: Any) -> dict[str, Any]:
@@ -105,6 +132,24 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         headline=True,
         validation="selects",
     ),
+    "SCA": {
+        "unit": "exp(-NSD)",
+        "range": SHARE,
+        "backend": "frame difference",
+        "protocols": ("", "no cuts", "even cuts"),
+        "chance": "a film without cuts, or with evenly spread ones, whichever is higher",
+        "upper": "the true film",
+        "headline": True,
+        "source": SCA,
+    },
+    "paired histories": _survey(
+        protocols=tuple(f"{away}{change}" for change in CHANGES for away in AWAY),
+        chance="1/2, exactly, of whatever ignores the history",
+        upper="the true films",
+        headline=True,
+    ),
+    "information gap": _survey(),
+    "precondition": _survey(upper="the recogniser's own accuracy"),
     "hit rate": {
         "range": SHARE,
         "backend": "toybox",
@@ -117,6 +162,12 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "scenery above chance": _excess(),
     "diversity of identity": _diversity(),
     "diversity of scenery": _diversity(),
+    "relative diversity of identity": _relative_diversity(),
+    "relative diversity of scenery": _relative_diversity(),
+    "held sharpness": {**_held(), "headline": True},
+    "held motion": _held(),
+    "held saturation": _held(),
+    "held contrast": _held(),
     "sharpness": _relative(headline=True),
     "motion": _relative(headline=True, validation="selects"),
     "saturation": _relative(headline=True),

@@ -22,6 +22,7 @@ import numpy as np
 from cinelab.errors import CinelabError
 from cinelab.metrics.rows import WHOLE, Row, absent
 from cinelab.metrics.toybox.film import shown_rows
+from cinelab.metrics.toybox.paired_histories import PROTOCOL, pair_clip_rows
 from cinelab.metrics.toybox.recogniser import AT, WINDOW, Recogniser, load_recogniser, places_in
 from cinelab.metrics.video.clips import Clip, foreign_words, returns, speaks_toybox, strangers
 from cinelab.metrics.video.features import AT_ONCE, Features, load_features, missing
@@ -43,7 +44,8 @@ NO_PROMPT = "the shot has no prompt: give it one in <video>.shots.json"
 
 
 @cache
-def _recogniser() -> Recogniser:
+def shared_recogniser() -> Recogniser:
+    """Return the recogniser that reads all videos of a run."""
     return load_recogniser()
 
 
@@ -201,7 +203,8 @@ def toybox_rows(clip: Clip) -> Iterator[Row]:
         yield from rows
         yield Row(clip.name, number, "text alignment", values[number], backend="toybox")
     yield from _drift(clip, values, "toybox")
-    yield from recalled_rows(known, seen)
+    pair = list(pair_clip_rows(clip.name, known.shots, seen))
+    yield from pair or recalled_rows(known, seen)
     yield from across_rows(
         known,
         "toybox",
@@ -278,7 +281,7 @@ def recalled_rows(clip: Clip, seen: list[dict[str, str]]) -> Iterator[Row]:
                     what,
                     value,
                     backend="toybox",
-                    protocol=RECALLED,
+                    protocol=clip.shots[late].shows.get(PROTOCOL, RECALLED),
                     detail=f"{name}: {shown}",
                 )
 
@@ -293,7 +296,7 @@ def _not_toybox(clip: Clip) -> str:
             else ("no prompt is in the toybox's words; use clip instead")
         )
     height, width = clip.frames.shape[1:3]
-    wanted = _recogniser().config.size
+    wanted = shared_recogniser().config.size
     if height * wanted[1] != width * wanted[0] or height < wanted[0]:
         return (
             f"the frames are {width}x{height}; the recogniser reads {wanted[1]}x{wanted[0]} or "
@@ -305,7 +308,7 @@ def _not_toybox(clip: Clip) -> str:
 def _read_shots(clip: Clip) -> list[dict[str, str]]:
     """What the recogniser sees in every shot; a film that was enlarged for viewing is brought back
     to its own size."""
-    height, width = _recogniser().config.size
+    height, width = shared_recogniser().config.size
     # (shots, WINDOW)
     places = np.stack(
         [places_in(shot.span, len(clip.frames), WINDOW, AT["last"]) for shot in clip.shots]
@@ -316,7 +319,7 @@ def _read_shots(clip: Clip) -> list[dict[str, str]]:
         else cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
         for number, frame in pick(clip.frames, places.ravel())
     }
-    return _recogniser().names(
+    return shared_recogniser().names(
         np.stack([np.stack([small[number] for number in window]) for window in places])
     )
 

@@ -10,11 +10,13 @@ from typing import Any
 import pandas as pd
 
 from cinelab.errors import CinelabError
+from cinelab.metrics.memory_card import memory_card
 from cinelab.metrics.metric import labelled
 from cinelab.metrics.registered import registered_clip_rows
 from cinelab.metrics.rows import Row, failed, row_table
 from cinelab.metrics.stats import bootstrap
-from cinelab.metrics.video.alignment import KNOWN, alignment_rows, check_backends
+from cinelab.metrics.toybox.paired_histories import PAIRS
+from cinelab.metrics.video.alignment import KNOWN, alignment_rows, check_backends, shared_recogniser
 from cinelab.metrics.video.clips import (
     Clip,
     find_videos,
@@ -27,6 +29,7 @@ from cinelab.metrics.video.pixels import pixel_rows
 from cinelab.outputs import half_saved, unfinished
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.shotlist import ShotList
+from cinelab.world.vocab import IDENTITY
 
 
 def evaluate(
@@ -97,6 +100,14 @@ def clip_digest(rows: pd.DataFrame) -> pd.DataFrame:
         found.append(line | ({"chance": chance.value.mean()} if len(chance) else {}))
     columns = [*keys, "clips", "value", "low", "high", "n", "chance", "absent"]
     return pd.DataFrame(found).reindex(columns=columns).astype({"n": "Int64"})
+
+
+def boxes_of_videos(rows: pd.DataFrame) -> dict[str, dict[str, dict]]:
+    """Return the boxes that each claim of memory passes, judged from the videos alone (see
+    `cinelab.metrics.memory_card`); empty where no video is one of a pair."""
+    if PAIRS not in set(rows["metric"]):
+        return {}
+    return memory_card(rows, shared_recogniser().accuracy_codec, IDENTITY)
 
 
 def facts(rows: pd.DataFrame) -> dict[str, tuple[float, float]]:
