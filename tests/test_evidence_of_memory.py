@@ -5,16 +5,20 @@ from itertools import pairwise
 from math import exp
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from cinelab import CAMR, load
 from cinelab.errors import CinelabError
+from cinelab.lab.reports.memory_boxes import box_table
+from cinelab.lab.reports.sweep_cells import Cells
 from cinelab.lab.studies.tasks import answer_tasks, export_tasks, tasks_of
 from cinelab.latent.codec import to_uint8
 from cinelab.memory.policy import Full, Window
 from cinelab.metrics.card import CardConfig, absences_of, relative_diversity_rows
 from cinelab.metrics.memory_card import BOXES, box_lines, memory_card, verdict_of
+from cinelab.metrics.metric import labelled
 from cinelab.metrics.rows import Row, row_table
 from cinelab.metrics.toybox.attributes import diversity_rows, make_frames
 from cinelab.metrics.toybox.held_films import held_latents, held_plans
@@ -278,6 +282,20 @@ def test_what_needs_the_cache_is_open_and_never_passed():
         assert card[name]["state"] == "not measured" and card[name]["needs"] == "needs the cache"
     assert card["pair"]["state"] == "passed" and verdict_of(card) == "not shown"
     assert memory_card(rows[rows.metric == GAP], READS, READS) == {}
+
+
+def test_a_report_has_the_boxes_of_every_setting():
+    rows = pd.concat(
+        [
+            labelled(evidence_rows(**RIGHT)).assign(policy="camr"),
+            labelled(evidence_rows(**RIGHT | {"follow": (1, 0)})).assign(policy="window"),
+        ]
+    )
+    table = pd.DataFrame({"info": [{"recogniser": READS}]})
+    found = box_table(Cells((), table, rows, ["policy"], trained=False)).set_index("policy")
+    assert found["memory"].tolist() == ["shown", "not shown"]
+    assert found.loc["window", "pair"].startswith("failed 0.500")
+    assert box_table(Cells((), table, rows[:0], ["policy"], trained=False)).empty
 
 
 # The tasks as files

@@ -121,6 +121,8 @@ VBENCH_DIMENSIONS = (
 VISIONREWARD = "Xu et al., VisionReward, arXiv:2412.21059, section 3"
 
 CATALOGUE: dict[str, dict[str, Any]] = {
+    "identity above chance": _excess(),
+    "scenery above chance": _excess(),
     "identity": _across(validation="selects"),
     "prompt": _prompted(headline=True, validation="selects"),
     "scenery": _across(),
@@ -158,8 +160,6 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "compared": True,
         "source": "ours; whether a retrieved page shows the character that returns",
     },
-    "identity above chance": _excess(),
-    "scenery above chance": _excess(),
     "diversity of identity": _diversity(),
     "diversity of scenery": _diversity(),
     "relative diversity of identity": _relative_diversity(),
