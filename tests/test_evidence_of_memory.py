@@ -39,9 +39,10 @@ from cinelab.metrics.video.cut_timing import cut_error, floors, shot_cut_accurac
 from cinelab.metrics.video.evaluate import boxes_of_videos, evaluate
 from cinelab.metrics.video.held_shot import held_rows
 from cinelab.script.shotlist import ListedShot, ShotList
-from cinelab.world import casting, render
+from cinelab.world.worlds import world_named
 
-READS = {"pattern": 0.99, "accessory": 0.99, "second": 0.99}
+WORLD = world_named()
+READS = dict.fromkeys(WORLD.identity, 0.99)
 
 
 @pytest.fixture(scope="module")
@@ -99,10 +100,10 @@ def test_the_matching_is_the_one_with_the_least_error():
 
 def test_a_pair_differs_in_one_look_of_the_character_that_returns_and_in_nothing_else():
     for number in range(6):
-        (one, other), (fact, _) = paired_plans(casting.absence(60_010, number, 2), number)
+        (one, other), (fact, _) = paired_plans(WORLD.absence(60_010, number, 2), number)
         assert [shot.caption for shot in one.shots] == [shot.caption for shot in other.shots]
-        before = render.render(one)
-        after = render.render(other)
+        before = WORLD.render(one)
+        after = WORLD.render(other)
         shows = np.array(
             [one.shots[shot].character == one.shots[-1].character for shot in before.shot_of_frame]
         )
@@ -119,7 +120,7 @@ def test_a_pair_differs_in_one_look_of_the_character_that_returns_and_in_nothing
 
 @pytest.mark.parametrize("always", ["hat", "crown", "scarf"])
 def test_whoever_ignores_the_history_has_exactly_one_half(always):
-    _, facts = paired_plans(casting.absence(60_011, 0, 1), 1)
+    _, facts = paired_plans(WORLD.absence(60_011, 0, 1), 1)
     assert facts[0].name == "accessory"
     rows = follow_rows([{"accessory": always}] * 2, facts, "away=1")
     assert sum(row.value for row in rows) / 2 == 0.5
@@ -196,17 +197,17 @@ def test_a_shot_that_melts_is_seen_and_one_that_freezes_moves_no_more():
 
 
 def test_a_held_film_is_one_shot_in_which_nobody_leaves():
-    plans = held_plans(60_014, 3, held_latents(6, 2))
+    plans = held_plans(WORLD, 60_014, 3, held_latents(WORLD, 6, 2))
     assert [len(plan.shots) for plan in plans] == [1] * 3
     assert all(plan.shots[0].attributes["camera"] == "static" for plan in plans)
-    assert len(render.render(plans[0]).frames) >= 6 * render.FPS
+    assert len(WORLD.render(plans[0]).frames) >= 6 * WORLD.fps
 
 
 # Diversity against the truth's
 
 
 def test_drawing_all_alike_has_no_share_of_the_truths_diversity():
-    plans = [casting.cast_film(60_015, index, 12, (3, 3)) for index in range(4)]
+    plans = [WORLD.cast_film(60_015, index, 12, shot_latents=(3, 3)) for index in range(4)]
     true = diversity_rows([[shot.attributes for shot in plan.shots] for plan in plans], plans)
     alike = dict(plans[0].shots[0].attributes)
     made = diversity_rows([[alike] * len(plan.shots) for plan in plans], plans)
@@ -269,7 +270,7 @@ def test_each_box_fails_by_itself(box, wrong):
 
 
 def test_a_bad_reader_and_few_pairs_are_said():
-    assert states(evidence_rows(**RIGHT), READS | {"second": 0.7})["reader"] == "failed"
+    assert states(evidence_rows(**RIGHT), READS | {WORLD.identity[-1]: 0.7})["reader"] == "failed"
     assert states(evidence_rows(**RIGHT), {})["reader"] == "not measured"
     assert states(evidence_rows(**RIGHT, pairs=2))["pair"] == "undecided"
 
@@ -309,7 +310,7 @@ def test_pairs_are_judged_from_files(tmp_path):
     def alike(plan, given):
         """The first film's frames for both: a model that ignores its history."""
         first = tasks_of(config)[names[0]].plan
-        return np.concatenate([given, render.render(first).frames[len(given) :]])
+        return np.concatenate([given, WORLD.render(first).frames[len(given) :]])
 
     answer_tasks(tmp_path, alike, config, 8.0, names)
     rows = evaluate([tmp_path / "paired"], ("toybox",))

@@ -39,8 +39,7 @@ from cinelab.metrics.video.appearance import appearance_rows
 from cinelab.metrics.video.held_shot import HELD
 from cinelab.metrics.video.pixels import TIMING, floor_rows
 from cinelab.runs import hardware
-from cinelab.world import casting
-from cinelab.world.casting import FilmPlan
+from cinelab.world.plans import FilmPlan
 from cinelab.zoo.bundle import Bundle
 
 HELD_OUT = 50_000  # seeds from here on are never trained on
@@ -133,7 +132,7 @@ def measure_card(
 ) -> pd.DataFrame:
     """Rows of all films of all seeds, with a column `seed`; `tell` is called with "3 of 15: what"
     as each part begins."""
-    try_registered()
+    try_registered(bundle.world)
     parts = [
         (seed, what, measure)
         for seed in config.seeds
@@ -168,7 +167,13 @@ def _films(
     bundle: Bundle, reader: Recogniser, policy: Policy, *, config: CardConfig, seed: int
 ) -> list[Row]:
     plans = [
-        casting.cast_film(HELD_OUT + seed, i, config.latents, config.shot_latents, bundle.chunk)
+        bundle.world.cast_film(
+            HELD_OUT + seed,
+            i,
+            config.latents,
+            shot_latents=config.shot_latents,
+            grain=bundle.chunk,
+        )
         for i in range(config.films)
     ]
     batch = encode_plans(bundle, plans)

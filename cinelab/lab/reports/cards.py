@@ -27,7 +27,6 @@ from cinelab.outputs import half_saved, ready_folder, together, writing_set
 from cinelab.printing import out, say, show_table
 from cinelab.stream.batch import policy_for
 from cinelab.tables import read_frame
-from cinelab.world.vocab import IDENTITY
 from cinelab.zoo.checkpoints import find, load, read_part
 
 
@@ -49,7 +48,7 @@ def score_card(
     config = CardConfig(seeds=seeds, films=films)
     ready_folder(output)
     bundle = load(name)
-    reader = load_recogniser()
+    reader = load_recogniser(world=bundle.world)
     rule = policy_for(bundle, policy, budget)
     policy_label = label_of(rule if policy is None else policy)
     label = find(name).name + (
@@ -65,7 +64,7 @@ def score_card(
             sampling=to_dict(bundle.sampling),
             config=to_dict(config),
             recogniser=reader.accuracy,
-            memory=memory_card(rows, reader.accuracy_codec, IDENTITY),
+            memory=memory_card(rows, reader.accuracy_codec, bundle.world.identity),
             made=made([find(name)], seeds=list(seeds), films=films),
         )
         with together(output, path.name, again=True) as scratch:

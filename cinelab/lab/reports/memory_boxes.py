@@ -6,7 +6,7 @@ from cinelab.lab.reports.sweep_cells import Cells
 from cinelab.metrics.memory_card import BOXES, box_lines, memory_card
 from cinelab.metrics.metric import LABEL, metric_of
 from cinelab.metrics.toybox.paired_histories import PAIRS
-from cinelab.world.vocab import IDENTITY
+from cinelab.world.worlds import WORLDS, world_named
 
 TITLE = "Five boxes of memory"
 
@@ -18,11 +18,12 @@ def box_table(cells: Cells) -> pd.DataFrame:
     if rows.empty:
         return pd.DataFrame()
     accuracy = next((one["recogniser"] for one in cells.table["info"] if "recogniser" in one), {})
+    names = {name for world in WORLDS for name in world_named(world).identity}
     groups = cells.rows.groupby(cells.varied, sort=False) if cells.varied else [((), cells.rows)]
     found = []
     for key, part in groups:
         setting = dict(zip(cells.varied, key, strict=True))
-        lines = box_lines(memory_card(with_protocols(part), accuracy, IDENTITY))
+        lines = box_lines(memory_card(with_protocols(part), accuracy, names))
         found += [
             setting | dict(zip(("claim", "memory", *BOXES), line, strict=True)) for line in lines
         ]

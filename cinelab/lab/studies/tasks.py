@@ -25,8 +25,8 @@ from cinelab.metrics.toybox.paired_histories import PROTOCOL, Fact, listed_fact,
 from cinelab.readable import Readable
 from cinelab.script.shotlist import SUFFIX, ShotList
 from cinelab.stream.video import write_mp4
-from cinelab.world import casting, render
-from cinelab.world.casting import FilmPlan
+from cinelab.world.plans import FilmPlan
+from cinelab.world.worlds import World, world_named, world_of
 
 
 @dataclass(frozen=True)
@@ -57,34 +57,37 @@ def _named(shots: ShotList, protocol: str) -> ShotList:
     return replace(shots, shots=(*before, replace(last, shows=last.shows | {PROTOCOL: protocol})))
 
 
-def tasks_of(config: CardConfig) -> dict[str, Task]:
-    """Return name -> task of every task; the very films of `cinelab score`. In span is what is as
-    long as the films."""
+def tasks_of(config: CardConfig, world: str | None = None) -> dict[str, Task]:
+    """Return name -> task of every task of a world (None: the default one); the very films of
+    `cinelab score`. In span is what is as long as the films."""
+    drawn = world_named(world)
     return {
         name: task
         for seed in config.seeds
-        for name, task in (*_whole(config, seed), *_returns(config, seed))
+        for name, task in (*_whole(drawn, config, seed), *_returns(drawn, config, seed))
     }
 
 
-def _whole(config: CardConfig, seed: int) -> Iterator[tuple[str, Task]]:
+def _whole(world: World, config: CardConfig, seed: int) -> Iterator[tuple[str, Task]]:
     """Yield the films that are made from start to end."""
     for film in range(config.films):
-        plan = casting.cast_film(HELD_OUT + seed, film, config.latents, config.shot_latents)
+        plan = world.cast_film(
+            HELD_OUT + seed, film, config.latents, shot_latents=config.shot_latents
+        )
         yield f"films/s{seed}-f{film:02d}", Task(plan)
-    latents = held_latents(config.held_seconds, 1)
-    for film, plan in enumerate(held_plans(HELD_OUT + seed, config.held_films, latents)):
+    latents = held_latents(world, config.held_seconds, 1)
+    for film, plan in enumerate(held_plans(world, HELD_OUT + seed, config.held_films, latents)):
         yield f"held/s{seed}-f{film:02d}", Task(plan)
 
 
-def _returns(config: CardConfig, seed: int) -> Iterator[tuple[str, Task]]:
+def _returns(world: World, config: CardConfig, seed: int) -> Iterator[tuple[str, Task]]:
     """Yield the films of which the last shot is made."""
     for absence in absences_of(config, config.latents, 1):
         if absence.reframed:
             continue
         name = f"a{absence.away}{'-in-span' * absence.in_span}-s{seed}"
         plans = [
-            casting.absence(HELD_OUT + seed, film, absence.away, absence.shot_latents)
+            world.absence(HELD_OUT + seed, film, absence.away, shot_latents=absence.shot_latents)
             for film in range(max(config.films, config.paired))
         ]
         for film, plan in enumerate(plans[: config.films]):
@@ -94,22 +97,26 @@ def _returns(config: CardConfig, seed: int) -> Iterator[tuple[str, Task]]:
                 yield f"paired/{name}-f{film:02d}-{half}", Task(one, absence, fact)
 
 
-def task_plans(config: CardConfig) -> dict[str, FilmPlan]:
-    """Name -> plan of every task."""
-    return {name: task.plan for name, task in tasks_of(config).items()}
+def task_plans(config: CardConfig, world: str | None = None) -> dict[str, FilmPlan]:
+    """Name -> plan of every task of a world (None: the default one)."""
+    return {name: task.plan for name, task in tasks_of(config, world).items()}
 
 
 def export_tasks(
-    folder: str | Path, config: CardConfig, tell: Callable[[str], None] = lambda text: None
+    folder: str | Path,
+    config: CardConfig,
+    tell: Callable[[str], None] = lambda text: None,
+    *,
+    world: str | None = None,
 ) -> int:
     """Write every task; returns how many. What is there already is written again, alike."""
-    tasks = tasks_of(config)
+    tasks = tasks_of(config, world)
     for number, (name, task) in enumerate(tasks.items(), 1):
         tell(f"{number} of {len(tasks)}: {name}")
         shots = task.shots
         path = Path(folder) / name
         if shots.given:
-            history = render.render(task.plan).frames[: shots.given]
+            history = world_of(task.plan).render(task.plan).frames[: shots.given]
             save = partial(np.savez_compressed, frames=history)
             write_atomic(path.with_suffix(".npz"), save)
         shots.save(path.with_name(path.name + SUFFIX))
@@ -120,12 +127,14 @@ def answer_tasks(
     folder: str | Path,
     make: Callable[[FilmPlan, np.ndarray | None], np.ndarray],
     config: CardConfig,
-    fps: float,
+    fps: float | None = None,
     names: Sequence[str] | None = None,
+    *,
+    world: str | None = None,
 ) -> None:
     """Fill a task folder: `make(plan, history)` returns a film's frames uint8 (F, H, W, 3). What
     was made already is kept."""
-    for name, plan in task_plans(config).items():
+    for name, plan in task_plans(config, world).items():
         video = Path(folder) / f"{name}.mp4"
         if video.exists() or (names and name not in names):
             continue
@@ -135,4 +144,4 @@ def answer_tasks(
             if history.exists()
             else None
         )
-        write_mp4(video, make(plan, given), fps)
+        write_mp4(video, make(plan, given), fps or world_of(plan).fps)

@@ -28,18 +28,16 @@ from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Policy
 from cinelab.metrics.registered import listed
 from cinelab.metrics.rows import WHOLE, Row, clip_of
-from cinelab.metrics.toybox.attributes import BACKEND, FPS, STRIDE, Batch, encode_plans, informed
+from cinelab.metrics.toybox.attributes import BACKEND, Batch, encode_plans, informed
 from cinelab.metrics.toybox.recogniser import Recogniser, windows
 from cinelab.metrics.toybox.retrieval import choices, history
 from cinelab.readable import Readable
 from cinelab.script.shotlist import ListedShot, ShotList
 from cinelab.stream.batch import empty_cache, inference_mode, policy_for, stream, threads_for
-from cinelab.world import casting
-from cinelab.world.casting import FilmPlan, plan_timeline
-from cinelab.world.vocab import IDENTITY, UNPROMPTED
+from cinelab.world.plans import FilmPlan
+from cinelab.world.worlds import World, world_of
 from cinelab.zoo.bundle import Bundle
 
-WHO = ("kind", "colour")  # by which a prompt means a character
 PAIRS = "paired histories"
 GAP = "information gap"
 PRECONDITION = "precondition"
@@ -78,10 +76,12 @@ def paired_plans(plan: FilmPlan, number: int) -> tuple[list[FilmPlan], list[Fact
 
     Which attribute differs, and how, is addressed by the pair's number.
     """
-    name = IDENTITY[number % len(IDENTITY)]
-    values = UNPROMPTED[name]
+    world = world_of(plan)
+    names = [name for name in world.identity if len(world.unprompted[name]) > 1]
+    name = names[number % len(names)]
+    values = world.unprompted[name]
     own = plan.shots[-1].attributes[name]
-    step = 1 + number // len(IDENTITY) % (len(values) - 1)
+    step = 1 + number // len(names) % (len(values) - 1)
     other = values[(values.index(own) + step) % len(values)]
     who = plan.shots[-1].character
     shots = tuple(
@@ -98,7 +98,8 @@ def paired_batch(
     plans: list[FilmPlan] = []
     facts: list[Fact] = []
     for number in pairs:
-        both, found = paired_plans(casting.absence(seed, number, away, shot_latents), number)
+        plan = bundle.world.absence(seed, number, away, shot_latents=shot_latents)
+        both, found = paired_plans(plan, number)
         plans += both
         facts += found
     return Paired(encode_plans(bundle, plans), tuple(facts))
@@ -218,13 +219,14 @@ def _precondition_rows(
 ) -> Iterator[Row]:
     """Rows of `shown_and_gone`, read from the true frames before the last shots."""
     plans = paired.batch.plans
-    spans = [plan_timeline(plan, FPS, STRIDE).entry_spans[:-1] for plan in plans]
+    spans = [world_of(plan).timeline(plan).entry_spans[:-1] for plan in plans]
     every = [windows(film, where) for film, where in zip(before, spans, strict=True)]
     names = reader.names(np.concatenate(every))
     ends = np.cumsum([0, *map(len, spans)])
     for film, (plan, fact) in enumerate(zip(plans, paired.facts, strict=True)):
         seen = names[ends[film] : ends[film + 1]]
-        value = shown_and_gone(seen, evidence(plan), fact, plan.shots[-1].attributes)
+        who = {name: plan.shots[-1].attributes[name] for name in world_of(plan).who}
+        value = shown_and_gone(seen, evidence(plan), fact, who)
         yield _row(film // 2, PRECONDITION, value, protocol=protocol)
 
 
@@ -238,7 +240,11 @@ def listed_fact(plan: FilmPlan, fact: Fact, protocol: str) -> ShotList:
 
 
 def pair_clip_rows(
-    name: str, shots: Sequence[ListedShot], seen: Sequence[dict[str, str]]
+    name: str,
+    shots: Sequence[ListedShot],
+    seen: Sequence[dict[str, str]],
+    *,
+    world: World,
 ) -> Iterator[Row]:
     """Rows of one video of a pair from its shot list (see `listed_fact`) and what is seen in each
     shot; none of any other video. The clip is the pair, the video's name without its last part."""
@@ -257,7 +263,8 @@ def pair_clip_rows(
         ]
         pair = name.rpartition("-")[0] or name
         found = fact.followed(seen[-1])
-        shown = shown_and_gone(seen[:-1], bearing, fact, last.shows)
+        who = {name: last.shows[name] for name in world.who}
+        shown = shown_and_gone(seen[:-1], bearing, fact, who)
         yield Row(pair, len(shots), PAIRS, found, backend=BACKEND, protocol=protocol)
         yield Row(pair, WHOLE, PRECONDITION, shown, backend=BACKEND, protocol=protocol)
         yield Row(pair, len(shots), PAIRS, 0.5, backend=BACKEND, protocol=protocol, source="chance")
@@ -267,10 +274,11 @@ def shown_and_gone(
     seen: Sequence[dict[str, str]], bearing: Sequence[int], fact: Fact, who: Mapping[str, str]
 ) -> float:
     """Return 1 where a history (what is seen in each shot) shows the fact in the shots `bearing`
-    it, and somebody of another kind or colour than `who` in all others; else 0."""
+    it, and somebody else than `who` (the attributes by which a prompt means its bearer) in all
+    others; else 0."""
     shown = all(seen[shot][fact.name] == fact.own for shot in bearing)
     others = [one for shot, one in enumerate(seen) if shot not in bearing]
-    gone = all(any(one[name] != who[name] for name in WHO) for one in others)
+    gone = all(any(one[name] != value for name, value in who.items()) for one in others)
     return float(shown and gone)
 
 

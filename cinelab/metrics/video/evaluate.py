@@ -29,7 +29,7 @@ from cinelab.metrics.video.pixels import pixel_rows
 from cinelab.outputs import half_saved, unfinished
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.shotlist import ShotList
-from cinelab.world.vocab import IDENTITY
+from cinelab.world.worlds import world_named
 
 
 def evaluate(
@@ -38,8 +38,11 @@ def evaluate(
     tolerance: int = 1,
     plan: Path | None = None,
     tell: Callable[[str], None] = lambda text: None,
+    *,
+    world: str | None = None,
 ) -> pd.DataFrame:
-    """Rows of every video below `paths`. `plan` is the shot list or screenplay of a single video.
+    """Rows of every video below `paths`. `plan` is the shot list or screenplay of a single video;
+    `world` is the made world in whose words prompts are, where a shot list names none.
 
     Whatever one video raises, memory that does not suffice among it, is its own failed row.
     """
@@ -52,6 +55,7 @@ def evaluate(
     if plan:  # one that cannot be read is refused before anything is measured
         (ShotList if is_shot_list(plan) else Screenplay).load(plan)
     check_backends(backends)
+    world_named(world)  # an unknown one is refused before anything is measured
     rows: list[Row] = []
     for number, (video, name) in enumerate(labels(videos).items(), 1):
         tell(f"{number} of {len(videos)}: {video}")
@@ -61,7 +65,7 @@ def evaluate(
                     f"{video.parent} holds a half-saved film; run the `cinelab direct` that was "
                     "making it again."
                 )
-            rows += clip_rows(load_clip(video, plan, name), backends, tolerance)
+            rows += clip_rows(load_clip(video, plan, name, world=world), backends, tolerance)
         except Exception as error:
             rows.append(failed(name, why_failed(video, error), run=str(video.parent)))
         gc.collect()  # decoders and their frames refer to each other
@@ -102,12 +106,13 @@ def clip_digest(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found).reindex(columns=columns).astype({"n": "Int64"})
 
 
-def boxes_of_videos(rows: pd.DataFrame) -> dict[str, dict[str, dict]]:
-    """Return the boxes that each claim of memory passes, judged from the videos alone (see
-    `cinelab.metrics.memory_card`); empty where no video is one of a pair."""
+def boxes_of_videos(rows: pd.DataFrame, world: str | None = None) -> dict[str, dict[str, dict]]:
+    """Return the boxes that each claim of memory passes, judged from the videos of a world alone
+    (see `cinelab.metrics.memory_card`); empty where no video is one of a pair."""
     if PAIRS not in set(rows["metric"]):
         return {}
-    return memory_card(rows, shared_recogniser().accuracy_codec, IDENTITY)
+    drawn = world_named(world)
+    return memory_card(rows, shared_recogniser(drawn).accuracy_codec, drawn.identity)
 
 
 def facts(rows: pd.DataFrame) -> dict[str, tuple[float, float]]:
