@@ -89,6 +89,7 @@ RANGES: dict[str, tuple[float, float]] = {
             "micro_batches",
             "sequence",
             "shot_latents",
+            "absence_latents",
             "repeats",
             "words",
             "gpus",

@@ -43,7 +43,6 @@ from cinelab.world.plans import FilmPlan
 from cinelab.zoo.bundle import Bundle
 
 HELD_OUT = 50_000  # seeds from here on are never trained on
-SHOT = 3  # latent frames a shot of an absence
 BESIDE = 3  # shots of an absence beside those without A: the opening, A, and A again
 DIVERSITIES = ("diversity of identity", "diversity of scenery")
 
@@ -63,6 +62,7 @@ class CardConfig:
     latents: int = 24  # latent frames a film
     shot_latents: tuple[int, int] = (3, 6)
     away: tuple[int, ...] = (1, 3, 5)
+    absence_latents: int = 3  # latent frames a shot of an absence, in whole chunks
     reframed_away: int = 3
     in_span: tuple[int, ...] = (9,)
     pairs: int | None = None
@@ -114,12 +114,13 @@ class Absence:
 def absences_of(config: CardConfig, span: int, chunk: int) -> list[Absence]:
     """Return the absences that a card tests a model at that was trained on `span` latent frames;
     those in span that its chunks cannot fit are left out."""
-    found = [Absence(away, SHOT) for away in config.away]
-    found.append(Absence(config.reframed_away, SHOT, reframed=True))
+    usual = -(-config.absence_latents // chunk) * chunk
+    found = [Absence(away, usual) for away in config.away]
+    found.append(Absence(config.reframed_away, usual, reframed=True))
     for away in config.in_span:
         longest = span // (away + BESIDE) // chunk * chunk
         if longest:
-            found.append(Absence(away, min(-(-SHOT // chunk) * chunk, longest), in_span=True))
+            found.append(Absence(away, min(usual, longest), in_span=True))
     return found
 
 
