@@ -218,7 +218,9 @@ def relative_diversity_rows(made: Iterable[Row], true: Iterable[Row]) -> list[Ro
     for name in DIVERSITIES:
         whole = np.mean([row.value for row in true if row.metric == name] or [np.nan])
         mine = (row for row in made if row.metric == name and whole > 0)
-        rows += [replace(row, metric=f"relative {name}", value=row.value / whole) for row in mine]
+        rows += [
+            replace(row, metric=f"relative {name}", value=float(row.value / whole)) for row in mine
+        ]
     return rows
 
 

@@ -17,7 +17,8 @@ def box_table(cells: Cells) -> pd.DataFrame:
     rows = cells.rows[cells.rows["metric"].str.startswith(PAIRS)]
     if rows.empty:
         return pd.DataFrame()
-    accuracy = next((one["recogniser"] for one in cells.table["info"] if "recogniser" in one), {})
+    stated = [one["recogniser"] for one in cells.table["info"] if "recogniser" in one]
+    accuracy = stated[0] if stated else {}
     names = {name for world in WORLDS for name in world_named(world).identity}
     groups = cells.rows.groupby(cells.varied, sort=False) if cells.varied else [((), cells.rows)]
     found = []
