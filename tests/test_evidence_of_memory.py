@@ -28,10 +28,10 @@ from cinelab.metrics.toybox.paired_histories import (
     PRECONDITION,
     cache_of_histories,
     follow_rows,
+    made_again,
     paired_batch,
     paired_plans,
     paired_rows,
-    returned,
 )
 from cinelab.metrics.toybox.recogniser import load_recogniser
 from cinelab.metrics.video.clips import Clip
@@ -149,8 +149,8 @@ def test_a_return_from_a_copied_cache_is_the_film_in_one_piece_to_the_bit(bundle
     batch = paired_batch(bundle, 60_013, range(1), away=1, shot_latents=1).batch
     cache = cache_of_histories(bundle, batch, CAMR(budget=3), [5, 5])
     length = cache.length
-    _, latents = returned(bundle, batch, cache, seeds=[5, 5])
-    _, again = returned(bundle, batch, cache, seeds=[5, 5])
+    _, latents = made_again(bundle, batch, cache, seeds=[5, 5])
+    _, again = made_again(bundle, batch, cache, seeds=[5, 5])
     assert torch.equal(latents, again) and cache.length == length
     whole, _ = make_frames(bundle, batch, CAMR(budget=3), [5, 5], known=batch.last_shot)
     known = batch.latents[:, : batch.last_shot]

@@ -132,7 +132,7 @@ def paired_rows(
     before, true, state = _decoded_truth(bundle, batch)
     rows = follow_rows(_last_shots(reader, true), paired.facts, protocol, "truth")
     for change, erased in changes.items():
-        after, latents = returned(bundle, batch, cache, seeds=noise, erased=erased)
+        after, latents = made_again(bundle, batch, cache, seeds=noise, erased=erased)
         with inference_mode(False, latents.device, threads_for(bundle)):
             frames = to_uint8(bundle.codec.decode(latents, state)[0])
         rows += follow_rows(
@@ -155,7 +155,7 @@ def cache_of_histories(
     return cache
 
 
-def returned(
+def made_again(
     bundle: Bundle,
     batch: Batch,
     cache: KVCache,

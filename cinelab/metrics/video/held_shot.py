@@ -33,7 +33,7 @@ def held_rows(clip: Clip) -> Iterator[Row]:
     for number, shot, frames in clip.parts():
         if shot.end - shot.start < HELD * clip.fps:
             continue
-        for metric, curve in seconds_of(frames, clip.fps).items():
+        for metric, curve in looks_by_second(frames, clip.fps).items():
             relative = over_first(curve)
             last = len(relative)
             yield Row(clip.name, number, metric, float(relative[-1]), detail=f"second {last}")
@@ -43,7 +43,7 @@ def held_rows(clip: Clip) -> Iterator[Row]:
                     yield Row(clip.name, number, metric, value, protocol=f"second={second}")
 
 
-def seconds_of(frames: Iterable[np.ndarray], fps: float) -> dict[str, np.ndarray]:
+def looks_by_second(frames: Iterable[np.ndarray], fps: float) -> dict[str, np.ndarray]:
     """Return metric -> its mean in every whole second (S,) of a shot; frames uint8 (H, W, 3)."""
     looks = []
     steps = [np.nan]  # of the first frame there is no change yet
