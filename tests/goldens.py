@@ -255,14 +255,22 @@ SESSIONS = {
 
 
 # what joined them after they were recorded
-JOINED = ("framing offset", "framing drift", "at the edge")
+JOINED = (
+    "framing offset",
+    "framing drift",
+    "at the edge",
+    "SCA",
+    "relative diversity of identity",
+    "relative diversity of scenery",
+)
 LOGGED = (*JOINED, "identity above chance", "diversity of identity")
 
 
 def card_scores(name: str, folder: Path) -> Results:
     """Return every value of a small score card, sorted."""
+    few = {"in_span": (), "pairs": 0, "held": 0}  # what joined the card after it was recorded
     config = CardConfig(
-        seeds=(0,), films=2, latents=6, shot_latents=(2, 3), away=(1,), reframed_away=1
+        seeds=(0,), films=2, latents=6, shot_latents=(2, 3), away=(1,), reframed_away=1, **few
     )
     rows = measure_card(checkpoint(name), load_recogniser(), CAMR(budget=3), config)
     rows = rows[~rows["metric"].isin(JOINED)]

@@ -126,7 +126,7 @@ def test_a_small_card_is_complete_and_plain_json(bundle, reader, capsys):
         inference_mode,
         reader,
         CAMR(budget=4),
-        CardConfig(seeds=(0,), films=2, latents=8, away=(1,)),
+        CardConfig(seeds=(0,), films=2, latents=8, away=(1,), pairs=0, held=0),
     )
     record = json.loads(
         json.dumps(card(rows, model="x", recogniser=reader.accuracy), allow_nan=False)
@@ -138,6 +138,8 @@ def test_a_small_card_is_complete_and_plain_json(bundle, reader, capsys):
         "identity (away=1)",
         "scenery (away=1)",
         "identity (away=3 reframed)",
+        "identity (away=9 in span)",
+        "SCA",
         "drift",
     ):
         assert set(record["metrics"][metric]) == {"value", "low", "high", "n", "chance", "upper"}

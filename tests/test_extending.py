@@ -433,7 +433,9 @@ def test_a_metric_that_answers_wrongly_is_one_sentence(answer, words):
 
 
 def test_own_metrics_are_in_films_evaluations_and_cards(own, bundle, tmp_path, monkeypatch):
-    small = partial(CardConfig, latents=6, shot_latents=(3, 3), away=(1,), reframed_away=1)
+    small = partial(
+        CardConfig, latents=6, shot_latents=(3, 3), away=(1,), reframed_away=1, in_span=(), held=0
+    )
     monkeypatch.setattr("cinelab.lab.reports.cards.CardConfig", small)
     film = Director(bundle).render(PLAY)
     scores = plain_values(film.frames, film.timeline, film.timings)

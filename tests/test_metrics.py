@@ -29,6 +29,7 @@ from cinelab.stream.video import read_video, write_mp4
 from cinelab.world.worlds import world_named, world_of
 
 FPS = 8.0
+ALONE = {"in_span": (), "pairs": 0, "held": 0}  # films and absences alone
 
 
 def other_film(index):
@@ -169,7 +170,7 @@ def test_steadiness_is_one_for_equal_looks():
 
 
 def test_true_toybox_films_score_as_truth_and_a_history_is_no_answer(tmp_path):
-    config = CardConfig(seeds=(0,), films=2, away=(1,))
+    config = CardConfig(seeds=(0,), films=2, away=(1,), **ALONE)
     assert export_tasks(tmp_path, config) == 4
     answer_tasks(tmp_path, lambda film, given: world_of(film).render(film).frames, config, FPS)
     rows = evaluate([tmp_path], ("toybox",))
@@ -182,7 +183,7 @@ def test_true_toybox_films_score_as_truth_and_a_history_is_no_answer(tmp_path):
 
 
 def test_another_films_pictures_score_low(tmp_path):
-    config = CardConfig(seeds=(0,), films=3, away=())
+    config = CardConfig(seeds=(0,), films=3, away=(), **ALONE)
     export_tasks(tmp_path, config)
     answer_tasks(
         tmp_path,
@@ -227,7 +228,7 @@ def test_broken_videos_are_rows_and_the_others_are_measured(tmp_path):
 @pytest.mark.parametrize("size", [(96, 128), (384, 512)])
 def test_enlarged_toybox_films_are_read(tmp_path, size):
     film = world_named().cast_film(50_000, 0, 12)
-    config = CardConfig(seeds=(0,), films=2, away=())
+    config = CardConfig(seeds=(0,), films=2, away=(), **ALONE)
     export_tasks(tmp_path, config)
     from cinelab.lab.studies.film_cell import listed
 

@@ -26,7 +26,16 @@ from cinelab.metrics.video.evaluate import evaluate
 from cinelab.tables import read_frame
 
 SHIPPED = Path(__file__).parents[1] / "results" / "reference"
-SMALL = CardConfig(seeds=(0,), films=2, latents=6, shot_latents=(2, 3), away=(1,), reframed_away=1)
+SMALL = CardConfig(
+    seeds=(0,),
+    films=2,
+    latents=6,
+    shot_latents=(2, 3),
+    away=(1,),
+    reframed_away=1,
+    in_span=(),
+    held_seconds=4,
+)
 PLAY = Screenplay("two shots", (Shot("a red cat waves in the meadow by day", 0.75),) * 2, seed=1)
 
 
@@ -100,7 +109,7 @@ def test_every_evaluation_writes_the_row_and_names_listed_metrics(bundle, cell):
         assert set(rows["source"]) == {"model", "truth", "chance"}
         assert rows["shot"].min() == 0
     protocols = set(measured[measured["metric"] == "identity"]["protocol"])
-    assert protocols == {"kept", "away=1", "away=1 reframed"}
+    assert protocols == {"kept", "away=1", "away=1 reframed", "held"}
 
 
 def test_every_metric_states_where_it_comes_from():

@@ -102,8 +102,9 @@ def videos_command(
 
     A video that cannot be read is named, the others are scored, and the exit code is 1.
     """
+    from cinelab.lab.reports.cards import print_memory
     from cinelab.metrics.rows import save_rows
-    from cinelab.metrics.video.evaluate import evaluate, unmeasured
+    from cinelab.metrics.video.evaluate import boxes_of_videos, evaluate, unmeasured
 
     with writing_file(output, PARQUET), progress("measuring videos") as show:
         names = comma_names(backends, "--backends")
@@ -112,6 +113,7 @@ def videos_command(
             save_rows(rows, output)
     _show_facts(rows)
     _show_scores(rows)
+    print_memory(boxes_of_videos(rows, world))
     _show_unmeasured(unmeasured(rows))
     finish_table(rows, output)
 

@@ -20,11 +20,16 @@ VBENCH = "Huang et al., VBench, arXiv:2311.17982, section 3"
 LONG = "Helios-Bench: the last 15 % of a film against its first; the share is theirs"
 OURS = "ours; needs the toybox's plan, so that the answer is exact"
 ACROSS = "HoloCine, arXiv:2510.20822 (inter-shot consistency); exact reading in place of features"
+SURVEY = "The Past Frames the Future, arXiv:2609.28466 (its standard of evidence); protocol ours"
+SCA = "HoloCine, arXiv:2510.20822; CausalCine, arXiv:2605.12496; penalty (a shot's length) inferred"
 CUTS = "HoloCine, arXiv:2510.20822 (shot cut accuracy); tolerance of 1 frame inferred"
 FRAMING = "ours; CausalCine, arXiv:2605.12496, shows figures at the frame's edge without its head"
 DMD = "ours; what distribution matching loses first (motion), or exaggerates (colour, contrast)"
 
-ABSENCES = ("recalled", "kept", "across_shots", "away=1", "away=3", "away=5", "away=3 reframed")
+AWAY = ("away=1", "away=3", "away=5", "away=9 in span")
+ABSENCES = ("recalled", "kept", "across_shots", *AWAY, "away=3 reframed", "held")
+CHANGES = ("", " erased", " others erased")
+SECONDS = ("", "second=2", "second=4", "second=8")
 SHARE = (0.0, 1.0)
 OTHER_FILM = "another film's plan"
 OTHER_CHARACTERS = "looks of other films' characters, or of shots that share nobody"
@@ -47,7 +52,7 @@ def _across(**more: Any) -> dict[str, Any]:
 
 def _excess(**more: Any) -> dict[str, Any]:
     """The share of kept looks less its chance in the very films that were made."""
-    about = {"range": (-1.0, 1.0), "backend": "toybox", "protocols": ("kept",), "compared": True}
+    about = {"range": (-1.0, 1.0), "backend": "toybox", "protocols": ("kept",), "headline": True}
     source = "ours; a collapsed model keeps all and has 0 here"
     return {**about, "chance": "0", "source": source, **more}
 
@@ -63,6 +68,28 @@ def _framing(**more: Any) -> dict[str, Any]:
     about = {"better": "low", "backend": "toybox", "upper": "the true films", "source": FRAMING}
     shown = {"unit": "frame widths", "validation": "column", "compared": True}
     return {**about, **shown, **more}
+
+
+def _relative_diversity() -> dict[str, Any]:
+    """Diversity as a share of the true films' mean, so that 1 is right."""
+    about = {"better": None, "unit": RELATIVE, "backend": "toybox", "upper": "1", "headline": True}
+    return {
+        **about,
+        "chance": "0 of a model that draws all alike",
+        "source": _diversity()["source"],
+    }
+
+
+def _survey(**more: Any) -> dict[str, Any]:
+    """What a memory claim stands on, after each absence."""
+    about = {"range": SHARE, "backend": "toybox", "protocols": AWAY, "source": SURVEY}
+    return {**about, "upper": "1", **more}
+
+
+def _held() -> dict[str, Any]:
+    """A look of the last whole second of a held shot over that of its first."""
+    about = {"better": None, "unit": "last second over first", "backend": "pixels", "upper": "1"}
+    return {**about, "protocols": SECONDS, "source": "ours; a shot is compared with itself alone"}
 
 
 def _relative(**more: Any) -> dict[str, Any]:
@@ -105,6 +132,8 @@ VBENCH_DIMENSIONS = (
 VISIONREWARD = "Xu et al., VisionReward, arXiv:2412.21059, section 3"
 
 CATALOGUE: dict[str, dict[str, Any]] = {
+    "identity above chance": _excess(validation="column"),
+    "scenery above chance": _excess(),
     "identity": _across(validation="selects"),
     "prompt": prompted_metric(headline=True, validation="selects"),
     "scenery": _across(),
@@ -116,6 +145,24 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         headline=True,
         validation="selects",
     ),
+    "SCA": {
+        "unit": "exp(-NSD)",
+        "range": SHARE,
+        "backend": "frame difference",
+        "protocols": ("", "no cuts", "even cuts"),
+        "chance": "a film without cuts, or with evenly spread ones, whichever is higher",
+        "upper": "the true film",
+        "headline": True,
+        "source": SCA,
+    },
+    "paired histories": _survey(
+        protocols=tuple(f"{away}{change}" for change in CHANGES for away in AWAY),
+        chance="1/2, exactly, of whatever ignores the history",
+        upper="the true films",
+        headline=True,
+    ),
+    "information gap": _survey(),
+    "precondition": _survey(upper="the recogniser's own accuracy"),
     "hit rate": {
         "range": SHARE,
         "backend": "toybox",
@@ -124,8 +171,6 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "compared": True,
         "source": "ours; whether a retrieved page shows the character that returns",
     },
-    "identity above chance": _excess(validation="column"),
-    "scenery above chance": _excess(),
     "diversity of identity": _diversity(validation="column"),
     "diversity of scenery": _diversity(),
     "framing offset": _framing(range=(0.0, 0.5), chance="1/4, of a figure that stands anywhere"),
@@ -136,6 +181,12 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         chance="0",
     ),
     "at the edge": _framing(unit="", range=SHARE, chance="1/3, of a figure that stands anywhere"),
+    "relative diversity of identity": _relative_diversity(),
+    "relative diversity of scenery": _relative_diversity(),
+    "held sharpness": {**_held(), "headline": True},
+    "held motion": _held(),
+    "held saturation": _held(),
+    "held contrast": _held(),
     "sharpness": _relative(headline=True),
     "motion": _relative(headline=True, validation="selects"),
     "saturation": _relative(headline=True),

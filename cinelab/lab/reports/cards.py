@@ -17,6 +17,7 @@ from cinelab.memory.policy import Policy
 from cinelab.memory.policy_registry import label_of, name_of
 from cinelab.metrics.card import CardConfig, card, measure_card
 from cinelab.metrics.legacy import analysed, current_label
+from cinelab.metrics.memory_card import BOXES, box_lines, memory_card
 from cinelab.metrics.metric import METRICS
 from cinelab.metrics.rows import save_rows
 from cinelab.metrics.stats import bootstrap, paired_difference, paired_ratio
@@ -63,6 +64,7 @@ def score_card(
             sampling=to_dict(bundle.sampling),
             config=to_dict(config),
             recogniser=reader.accuracy,
+            memory=memory_card(rows, reader.accuracy_codec, bundle.world.identity),
             made=made([find(name)], seeds=list(seeds), films=films),
         )
         with together(output, path.name, again=True) as scratch:
@@ -115,6 +117,7 @@ def print_card(record: dict, console=out) -> None:
         str(record["model"]),
         console,
     )
+    print_memory(record.get("memory") or {}, console)
     if not record["recogniser"]:
         return
     worst = min(record["recogniser"].items(), key=lambda item: item[1])
@@ -122,6 +125,13 @@ def print_card(record: dict, console=out) -> None:
         (f"The recogniser's own held-out accuracy: worst {worst[0]} {worst[1]:.3f}.", "dim"),
         to=console,
     )
+
+
+def print_memory(memory: dict, console=out) -> None:
+    """The boxes that each claim of memory passes, fails or leaves open; nothing where none was
+    made."""
+    if memory:
+        show_table(["memory", "", *BOXES], box_lines(memory), "five boxes", console)
 
 
 def _text(value: float | None) -> str:
@@ -284,6 +294,9 @@ BENCHMARK = (
     "scenery above chance (kept)",
     "diversity of identity",
     "diversity of scenery",
+    "paired histories (away=5)",
+    "SCA",
+    "held sharpness",
 )
 
 

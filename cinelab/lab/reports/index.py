@@ -39,6 +39,7 @@ CARD = {
     "sampling": dict,
     "metrics": dict[str, dict],
     "own": dict | None,
+    "memory": dict[str, dict] | None,
 }
 # and of a metric; null: no bound
 NUMBERS = {"value": float, "low": float | None, "high": float | None, "n": int}

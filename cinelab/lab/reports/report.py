@@ -19,6 +19,7 @@ from cinelab import __version__
 from cinelab.errors import CinelabError
 from cinelab.files import write_text
 from cinelab.lab.reports.cost_figures import pareto_figure
+from cinelab.lab.reports.memory_boxes import TITLE, box_table
 from cinelab.lab.reports.number_text import csv_text, interval, rounded_text, text_of
 from cinelab.lab.reports.origin import made, note_beside
 from cinelab.lab.reports.paper import PaperFigure, file_name
@@ -155,6 +156,8 @@ def section(folders: list[str], metrics: Sequence[str] | None = None) -> Section
     tables = {"Pooled over seeds": wide_table(cells, table, shown)}
     pairs = {metric: paired for metric, paired in comparisons(cells, shown).items() if len(paired)}
     tables |= {f"{metric}, paired": paired for metric, paired in pairs.items()}
+    if len(boxes := box_table(cells)):
+        tables[TITLE] = boxes
     if len(price := costs(cells)):
         tables["Cost"] = price
     anchor = "s-" + "-".join(folder.name for folder in cells.folders)

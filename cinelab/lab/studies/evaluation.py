@@ -71,7 +71,7 @@ def _visionreward(films: list, rewriting: str, tell: Callable) -> list:
 def sample_tasks(folder: str | Path, films: int = 2) -> Path:
     """A few tasks of the toybox with their true answers: something to evaluate where nothing has
     been made yet."""
-    config = CardConfig(seeds=(0,), films=films, away=(1,))
+    config = CardConfig(seeds=(0,), films=films, away=(1,), in_span=(), held=0)
     export_tasks(folder, config)
     answer_tasks(folder, lambda plan, given: world_of(plan).render(plan).frames, config)
     return Path(folder)

@@ -22,6 +22,7 @@ import numpy as np
 from cinelab.errors import CinelabError
 from cinelab.metrics.rows import WHOLE, Row, absent
 from cinelab.metrics.toybox.film import shown_rows
+from cinelab.metrics.toybox.paired_histories import PROTOCOL, pair_clip_rows
 from cinelab.metrics.toybox.recogniser import AT, WINDOW, Recogniser, load_recogniser, places_in
 from cinelab.metrics.video.clips import Clip, foreign_words, returns, speaks_toybox, strangers
 from cinelab.metrics.video.features import AT_ONCE, Features, load_features, missing
@@ -42,7 +43,8 @@ NO_PROMPT = "the shot has no prompt: give it one in <video>.shots.json"
 
 
 @cache
-def _recogniser(world: World) -> Recogniser:
+def shared_recogniser(world: World) -> Recogniser:
+    """Return the recogniser that reads all videos of a world."""
     return load_recogniser(world=world)
 
 
@@ -200,7 +202,8 @@ def toybox_rows(clip: Clip) -> Iterator[Row]:
         yield from rows
         yield Row(clip.name, number, "text alignment", values[number], backend="toybox")
     yield from _drift(clip, values, "toybox")
-    yield from recalled_rows(known, seen)
+    pair = list(pair_clip_rows(clip.name, known.shots, seen, world=clip.world))
+    yield from pair or recalled_rows(known, seen)
     yield from across_rows(
         known,
         "toybox",
@@ -279,7 +282,7 @@ def recalled_rows(clip: Clip, seen: list[dict[str, str]]) -> Iterator[Row]:
                     what,
                     value,
                     backend="toybox",
-                    protocol=RECALLED,
+                    protocol=clip.shots[late].shows.get(PROTOCOL, RECALLED),
                     detail=f"{name}: {shown}",
                 )
 
@@ -309,7 +312,7 @@ def _not_toybox(clip: Clip) -> str:
 def _read_shots(clip: Clip) -> list[dict[str, str]]:
     """What the recogniser sees in every shot; a film that was enlarged for viewing is brought back
     to its own size."""
-    reader = _recogniser(clip.world)
+    reader = shared_recogniser(clip.world)
     height, width = reader.config.size
     # (shots, WINDOW)
     places = np.stack(

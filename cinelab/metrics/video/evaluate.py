@@ -10,11 +10,13 @@ from typing import Any
 import pandas as pd
 
 from cinelab.errors import CinelabError
+from cinelab.metrics.memory_card import memory_card
 from cinelab.metrics.metric import labelled
 from cinelab.metrics.registered import registered_clip_rows
 from cinelab.metrics.rows import Row, failed, row_table
 from cinelab.metrics.stats import bootstrap
-from cinelab.metrics.video.alignment import KNOWN, alignment_rows, check_backends
+from cinelab.metrics.toybox.paired_histories import PAIRS
+from cinelab.metrics.video.alignment import KNOWN, alignment_rows, check_backends, shared_recogniser
 from cinelab.metrics.video.clips import (
     Clip,
     find_videos,
@@ -102,6 +104,15 @@ def clip_digest(rows: pd.DataFrame) -> pd.DataFrame:
         found.append(line | ({"chance": chance.value.mean()} if len(chance) else {}))
     columns = [*keys, "clips", "value", "low", "high", "n", "chance", "absent"]
     return pd.DataFrame(found).reindex(columns=columns).astype({"n": "Int64"})
+
+
+def boxes_of_videos(rows: pd.DataFrame, world: str | None = None) -> dict[str, dict[str, dict]]:
+    """Return the boxes that each claim of memory passes, judged from the videos of a world alone
+    (see `cinelab.metrics.memory_card`); empty where no video is one of a pair."""
+    if PAIRS not in set(rows["metric"]):
+        return {}
+    drawn = world_named(world)
+    return memory_card(rows, shared_recogniser(drawn).accuracy_codec, drawn.identity)
 
 
 def facts(rows: pd.DataFrame) -> dict[str, tuple[float, float]]:

@@ -7,7 +7,7 @@ section 3), drift Helios-Bench, and the discontinuity at chunks Forcing-KV; both
 or frame differences that need no weights.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -18,7 +18,9 @@ import pandas as pd
 from cinelab.metrics.rows import WHOLE, Row, absent
 from cinelab.metrics.video.appearance import contrast, saturation, sharpness
 from cinelab.metrics.video.clips import Clip
+from cinelab.metrics.video.cut_timing import floors, shot_cut_accuracy
 from cinelab.metrics.video.cuts import frame_difference, match_cuts
+from cinelab.metrics.video.held_shot import held_rows
 from cinelab.stream.decoded_video import pick
 
 TAIL = 0.15  # share of a film at either end that drift compares, as Helios-Bench does
@@ -27,6 +29,7 @@ FLOW_ROWS = 128  # larger frames are shrunk to about this height before flow is 
 # share of the pixels, the fastest ones, that dynamic degree is the mean of, as VBench does
 BUSY = 0.05
 ACCURACY = "cut accuracy"
+TIMING = "SCA"
 ONE_FRAME = "needs at least 2 frames"
 
 LOOKS: dict[str, Callable[[np.ndarray], float]] = {
@@ -40,14 +43,17 @@ LOOKS: dict[str, Callable[[np.ndarray], float]] = {
 def pixel_rows(clip: Clip, tolerance: int = 1) -> Iterator[Row]:
     """Every row that needs no network and no words."""
     yield from cut_rows(clip, tolerance)
+    if clip.planned is not None and len(clip.frames) > 1:
+        yield from floor_rows(clip.name, clip.planned.cuts, len(clip.frames))
     yield from motion_rows(clip)
     yield from seam_rows(clip)
     yield from drift_rows(clip)
+    yield from held_rows(clip)
     yield from file_rows(clip)
 
 
 def cut_rows(clip: Clip, tolerance: int = 1) -> Iterator[Row]:
-    """Planned against seen cuts, by two detectors: accuracy, F1, missed, spurious."""
+    """Planned against seen cuts, by two detectors: accuracy, SCA, F1, missed, spurious."""
     if len(clip.frames) < 2:
         yield absent(clip.name, ACCURACY, ONE_FRAME, "frame difference")
         return
@@ -67,6 +73,7 @@ def cut_rows(clip: Clip, tolerance: int = 1) -> Iterator[Row]:
         detail = f"planned {clip.planned.cuts}, {seen}, tolerance {tolerance}"
         values = {
             ACCURACY: match.accuracy,
+            TIMING: shot_cut_accuracy(clip.planned.cuts, cuts, len(clip.frames)),
             "cut F1": match.f1,
             "missed cuts": match.missed,
             "spurious cuts": match.spurious,
@@ -77,7 +84,17 @@ def cut_rows(clip: Clip, tolerance: int = 1) -> Iterator[Row]:
 
 def accuracy_rows(clip: Clip) -> list[Row]:
     """The rows of `cut_rows` that state how accurate the cuts of a clip with a shot list are."""
-    return [row for row in cut_rows(clip) if row.metric == ACCURACY]
+    return [row for row in cut_rows(clip) if row.metric in (ACCURACY, TIMING)]
+
+
+def floor_rows(clip: str, cuts: Sequence[int], frames: int) -> list[Row]:
+    """Rows of what SCA comes to without listening, by protocol, and of the higher one as chance."""
+    found = floors(cuts, frames)
+    backend = "frame difference"
+    return [
+        *(Row(clip, WHOLE, TIMING, x, protocol=name, backend=backend) for name, x in found.items()),
+        Row(clip, WHOLE, TIMING, max(found.values()), source="chance", backend=backend),
+    ]
 
 
 def motion_rows(clip: Clip) -> Iterator[Row]:
