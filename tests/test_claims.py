@@ -23,6 +23,7 @@ from cinelab.lab.reports.verdicts import (
     verdict,
 )
 from cinelab.lab.studies import initialisation_cell as initialisation
+from cinelab.lab.studies import initialisation_starts as starts
 from cinelab.lab.studies import initialisation_study as claims
 from cinelab.lab.studies.initialisation_cell import TEACHER_STAGE
 from cinelab.lab.studies.memory_study import sweep_rows
@@ -280,8 +281,8 @@ def test_equal_seconds_come_from_turns():
         {"causal_ode": 277.0, "consistency": 309.0},
         {"causal_ode": 270.0, "consistency": 300.0},
     ]
-    assert initialisation.equal_seconds(turns, 120) == 108
-    assert initialisation.equal_seconds([{"causal_ode": 1.0, "consistency": 900.0}], 3) == 1
+    assert starts.equal_seconds(turns, 120) == 108
+    assert starts.equal_seconds([{"causal_ode": 1.0, "consistency": 900.0}], 3) == 1
 
 
 def test_the_list_of_withdrawn_claims():
@@ -297,21 +298,25 @@ def test_the_list_of_withdrawn_claims():
     assert len(withdrawn.withdrawn_table("injectivity")) == 3
 
 
+def plan(init, changes, **more):
+    return starts.CellPlan(init, 0, None, "", "toy", changes, **more)
+
+
 def test_equal_seconds_are_what_the_cell_trains_for(tmp_path, monkeypatch):
     asked = {}
-    monkeypatch.setattr(initialisation, "_pairs", lambda *_, **__: None)
-    monkeypatch.setattr(initialisation.students, "consistency", lambda *a, **k: asked.update(a[5]))
+    monkeypatch.setattr(starts, "pairs_of", lambda *_, **__: None)
+    monkeypatch.setattr(starts.students, "consistency", lambda *a, **k: asked.update(a[5]))
     (tmp_path / "turns").mkdir()
     (tmp_path / "turns" / "turns.json").write_text(
         json.dumps([{"causal_ode": 90.0, "consistency": 100.0}])
     )
     recipe = {"consistency": {"steps": 120, "batch": 8}}
-    initialisation._consistent(
-        tmp_path / "stage2", "consistency_equal_seconds", 0, None, "", "toy", recipe
-    )
+    starts._consistent(tmp_path / "stage2", plan("consistency_equal_seconds", recipe))
     assert asked == {"steps": 108, "batch": 8}
-    initialisation._consistent(tmp_path / "stage2", "consistency", 0, None, "", "toy", recipe)
+    starts._consistent(tmp_path / "stage2", plan("consistency", recipe))
     assert asked == {"steps": 120, "batch": 8}
+    starts._consistent(tmp_path / "stage2", plan("consistency", recipe, stage2_steps=480))
+    assert asked == {"steps": 480, "batch": 8}
 
 
 def test_the_study_gives_every_start_as_many_clips():
@@ -329,11 +334,9 @@ def test_the_study_gives_every_start_as_many_clips():
 def test_the_baseline_has_a_level_a_chunk(tmp_path, monkeypatch):
     asked = {}
     pairs = SimpleNamespace(seconds=1.0, bytes=2)
-    monkeypatch.setattr(initialisation, "_pairs", lambda *_, **__: pairs)
-    monkeypatch.setattr(initialisation.students, "ode", lambda *a, **k: asked.update(a[5]))
-    initialisation._regressed(
-        tmp_path, "bidirectional_ode", 0, None, "", "toy", {"ode": {"steps": 120}}
-    )
+    monkeypatch.setattr(starts, "pairs_of", lambda *_, **__: pairs)
+    monkeypatch.setattr(starts.students, "ode", lambda *a, **k: asked.update(a[5]))
+    starts._regressed(tmp_path, plan("bidirectional_ode", {"ode": {"steps": 120}}))
     assert asked == {"history": "noisy", "levels": "chunk", "steps": 120}
 
 
@@ -342,7 +345,7 @@ def test_a_teachers_card_is_of_its_end_points():
     from cinelab.train import presets
 
     rows = initialisation.teacher_rows(
-        load_recogniser(), "autoregressive", 0, films=2, config=presets.pairs("smoke"), latents=6
+        load_recogniser(), "toybox-base", 0, films=2, config=presets.pairs("smoke"), latents=6
     )
     means = rows.groupby("metric").value.mean()
     assert {"prompt", "action", "camera", "kind", "looks", "sharpness"} <= set(means.index)

@@ -37,7 +37,8 @@ from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.flow.solvers import solve, trajectory
 from cinelab.lab.reports.withdrawn import EDITION
-from cinelab.lab.studies.initialisation_cell import TEACHERS, film_clips, planned
+from cinelab.lab.studies.initialisation_cell import film_clips, planned
+from cinelab.lab.studies.teachers import SHIPPED
 from cinelab.lab.training.students import build_pairs, ode
 from cinelab.latent.store import Clips, Store
 from cinelab.metrics.stats import bootstrap, paired_ratio
@@ -404,7 +405,7 @@ def with_students(
 def _with_student(folder: Path, case: Case, store: Store, *, pairs, preset: str, seed: int) -> Case:
     if case.student:
         return case
-    ours = case.teacher == TEACHERS[case.kind]
+    ours = case.teacher == SHIPPED.get(case.kind)
     where = Path(pairs) / (case.kind if ours else f"{case.kind}-{Path(case.teacher).name}")
     made = build_pairs(where, store, case.teacher, preset, case.kind)
     recipe = {"history": case.history}
