@@ -14,6 +14,7 @@ import typer
 
 from cinelab.cli import (
     evaluation,
+    evidence,
     films,
     ledger,
     machine,
@@ -45,6 +46,7 @@ COMMANDS: dict[str, Callable] = {
     "ledger": ledger.ledger_command,
     "results": results.results_command,
     "report": results.report_command,
+    "evidence": evidence.evidence_command,
     "demo": films.demo_command,
     "lab": notebooks.lab_command,
     "doctor": machine.doctor_command,
@@ -56,7 +58,8 @@ COMMANDS: dict[str, Callable] = {
 
 # those that take --device
 COMPUTING = {
-    *("film", "direct", "demo", "lab", "score", "sweep", "bench", "race", "train", "clips"),
+    *("film", "direct", "demo", "lab", "score", "sweep", "evidence", "bench", "race", "train"),
+    "clips",
 }
 
 app = typer.Typer(

@@ -84,12 +84,16 @@ def _states(
 ) -> Iterator[Tensor]:
     """Yield the states of one ODE whose first `known` frames are the truth at t = 0."""
     given = torch.arange(truth.shape[1], device=truth.device) < known
-    held = given[None, :, None, None, None]
-
-    def beside_the_truth(x: Tensor, t: float) -> Tensor:
-        times = torch.full(given.shape, float(t), device=x.device).masked_fill(given, 0.0)
-        return velocity(x, times).masked_fill(held, 0.0)
-
-    start = torch.where(held, truth, noise)
-    for state, _ in trajectory(beside_the_truth, start, levels, solver):
+    start = torch.where(given[None, :, None, None, None], truth, noise)
+    for state, _ in trajectory(beside_the_truth(velocity, given), start, levels, solver):
         yield state
+
+
+def beside_the_truth(velocity: Velocity, given: Tensor) -> Velocity:
+    """Return the velocity v(x, t) under which the frames `given` (F,) stand still at t = 0."""
+
+    def held(x: Tensor, t: float | Tensor) -> Tensor:
+        times = torch.full(given.shape, float(t), device=x.device).masked_fill(given, 0.0)
+        return velocity(x, times).masked_fill(given[None, :, None, None, None], 0.0)
+
+    return held

@@ -192,7 +192,8 @@ def initialisation_cell(
         bundle = replace(zoo.load(start), sampling=students.few_steps(steps))
         before = measure_student(bundle, reader, seed, **sizes)
         parts.append(before.assign(steps=steps, stage=BEFORE, updates=0))
-        for count in checked_updates(updates) or [None]:
+        counts: list[int | None] = [*checked_updates(updates)]
+        for count in counts or [None]:
             stage = _dmd(folder / f"dmd-{steps}", plan, start, steps, count)
             for _ in stage.train():
                 pass

@@ -26,10 +26,10 @@ from cinelab.lab.studies.initialisation_study import (
     STAGES,
     Budget,
     budgets,
-    compared,
     init_table,
     per_film,
-    with_budget,
+    start_look,
+    stated_budget,
 )
 from cinelab.metrics.legacy import analysed, modern_columns
 
@@ -51,7 +51,7 @@ def _converge(films: pd.DataFrame, margin: float) -> Iterator[Look]:
         for one, other in combinations(_starts(films), 2):
             for metric in SHOWN[:2]:
                 about: dict[str, Any] = {"stage": AFTER, "at": at, "metric": metric}
-                yield compared(films, one, other, **about, level=margin)
+                yield start_look(films, one, other, **about, level=margin)
 
 
 def _moving(films: pd.DataFrame) -> Iterator[Look]:
@@ -112,7 +112,7 @@ def course_figure(rows: pd.DataFrame, steps: int | None = None) -> go.Figure:
 
     `steps` are the student's levels (None: the fewest measured).
     """
-    table = with_budget(modern_columns(rows)) if "low" in rows else init_table(rows)
+    table = stated_budget(modern_columns(rows)) if "low" in rows else init_table(rows)
     table = table[table.stage.isin(STAGES)]
     steps = int(table.steps.min()) if steps is None else steps
     table = table[table.steps == steps].sort_values("updates")

@@ -153,7 +153,7 @@ def stage_two(folder: Path, plan: CellPlan) -> tuple[str | Path, dict]:
 
 def _regressed(folder: Path, plan: CellPlan) -> tuple[StageRun, dict]:
     """ODE regression to the end points of a teacher's pairs."""
-    made = pairs_of(plan, teacher_of(plan.init) or "")
+    made = cell_pairs(plan, teacher_of(plan.init) or "")
     recipe = {"history": HISTORIES[plan.init], "levels": "chunk"} | plan.recipe("ode")
     about = (plan.base, plan.preset, plan.seed, recipe)
     stage = students.ode(folder, made, *about, validate=False)
@@ -173,7 +173,7 @@ def _consistent(folder: Path, plan: CellPlan) -> tuple[StageRun, dict]:
     recipe = plan.recipe("consistency")
     cost = {}
     if plan.init == "consistency_equal_seconds":
-        turns = taken_turns(folder.parent / "turns", plan, pairs_of(plan, AUTOREGRESSIVE))
+        turns = taken_turns(folder.parent / "turns", plan, cell_pairs(plan, AUTOREGRESSIVE))
         steps = override(presets.consistency(plan.preset), recipe).steps
         recipe = recipe | {"steps": equal_seconds(turns, steps)}
         cost = {"turns": turns}
@@ -181,7 +181,7 @@ def _consistent(folder: Path, plan: CellPlan) -> tuple[StageRun, dict]:
     return students.consistency(folder, *about, validate=False), cost
 
 
-def pairs_of(plan: CellPlan, kind: str) -> ode_pairs.Pairs:
+def cell_pairs(plan: CellPlan, kind: str) -> ode_pairs.Pairs:
     """The ODE pairs of a kind of teacher. Cells with one teacher and one recipe share them."""
     teacher = plan.teachers.of(kind, plan.seed)
     more = plan.changes.get("pairs")

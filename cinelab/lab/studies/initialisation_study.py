@@ -8,19 +8,17 @@ shown, and their claims are withdrawn (`cinelab.lab.reports.withdrawn`).
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from cinelab.config import read_mapping
-from cinelab.errors import CinelabError
 from cinelab.lab.reports.plots import PALETTE, QUIET, TEMPLATE
-from cinelab.lab.reports.verdicts import LEVEL, Look, about_mean, about_times, judged
-from cinelab.lab.reports.withdrawn import EDITION, edition_of, with_edition, withdrawn
+from cinelab.lab.reports.verdicts import LEVEL, Look, about_mean, judged
+from cinelab.lab.reports.withdrawn import with_edition, withdrawn
 from cinelab.lab.studies.initialisation_cell import AFTER, BEFORE, TEACHER_STAGE
+from cinelab.lab.studies.initialisation_costs import STUDY, cheaper
 from cinelab.lab.studies.initialisation_starts import CONSISTENCIES, INITS, teacher_of
 from cinelab.metrics.legacy import analysed, modern_columns
 from cinelab.metrics.metric import METRICS
@@ -47,7 +45,6 @@ MEASURED = (
 SHOWN = ("prompt", RECALLED, "motion", "sharpness")
 STAGES = (BEFORE, AFTER)
 BUDGET = {"trained": 120, "updates": 15}  # of cells that do not state theirs
-STUDY = "initialisation"
 ORDER = [
     ("consistency", "causal_ode"),
     ("consistency_equal_seconds", "causal_ode"),
@@ -61,7 +58,6 @@ BASELINES = {
     TRUE_PAST: "a control: the same past and number of chunks, and the noisy future beside them",
 }
 UNTRAINED = ("none", "score")  # starts that have no steps of stage 2 to vary
-CHEAPER = 3.0  # times that causal ODE is to take, for "about a quarter"
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ class Budget:
         return ", ".join([f"{self.steps} levels", *(more[name] for name in self.named)])
 
 
-def with_budget(rows: pd.DataFrame) -> pd.DataFrame:
+def stated_budget(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows with their columns `trained` (steps of stage 2) and `updates` (of DMD's student), which
     older rows do not have."""
     unstated = {
@@ -96,7 +92,7 @@ def per_film(rows: pd.DataFrame) -> pd.DataFrame:
     keys = ["init", "stage", "steps", "trained", "updates", "metric", "seed", "film"]
     rows = analysed(rows).rename(columns={"clip": "film"})
     rows = rows[rows.source == "model"] if "source" in rows else rows
-    rows = with_budget(with_edition(rows[rows.metric.isin(MEASURED)]))
+    rows = stated_budget(with_edition(rows[rows.metric.isin(MEASURED)]))
     films = rows.groupby(keys, as_index=False)
     return films.agg(value=("value", "mean"), edition=("edition", "min"))
 
@@ -208,63 +204,6 @@ def init_points(rows: pd.DataFrame) -> go.Figure:
     )
 
 
-def init_cells(*sweeps: str | Path) -> pd.DataFrame:
-    """What every finished cell records (cell.json): a row a cell, by start and seed."""
-    paths = [path for sweep in sweeps for path in sorted(Path(sweep).glob("*/cell.json"))]
-    if not paths:
-        raise CinelabError(
-            f"{sweeps[0]} holds no finished cell; run `cinelab sweep "
-            "experiments/initialisation.yaml` first."
-        )
-    cells = pd.DataFrame(
-        [
-            read_mapping(path, init=str, seed=int, edition=float | None, protocol=float | None)
-            for path in paths
-        ]
-    )
-    order = cells["init"].map(lambda name: INITS.index(name) if name in INITS else len(INITS))
-    return (
-        with_edition(cells)
-        .assign(order=order)
-        .sort_values(["order", "seed"], ignore_index=True)
-        .drop(columns="order")
-    )
-
-
-def init_costs(cells: pd.DataFrame) -> pd.DataFrame:
-    """What each initialisation took: means over its trainings, how many these are, and what they
-    share.
-
-    Seconds are of one machine at one hour, whatever else ran on it; `init_turns` compares.
-    """
-    numbers = [c for c in cells if "seconds" in c or "bytes" in c or c == "clips seen"]
-    costs = cells.groupby("init", sort=False)[numbers].mean()
-    costs.insert(0, "seconds before DMD", costs["stage 2 seconds"] + costs["pairs seconds"])
-    counts = cells.groupby("init", sort=False).agg(
-        trainings=("seed", "nunique"), edition=("edition", "min")
-    )
-    shared = cells["shared"] if "shared" in cells else pd.Series(None, cells.index)
-    common = shared.map(_together).groupby(cells["init"], sort=False).first()
-    return costs.round(1).join(counts).join(common.rename("shared")).reset_index()
-
-
-def _together(shared: list[str] | None) -> str:
-    return "not recorded" if not isinstance(shared, list) else ", ".join(shared) or "nothing"
-
-
-def init_turns(cells: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of causal ODE (pairs included) and of consistency at equal clips, measured by turns.
-
-    A row a turn: seed, edition, causal_ode, consistency, ratio. Cells without turns give none.
-    """
-    rows = []
-    for cell in cells.to_dict("records"):
-        for turn in cell["turns"] if isinstance(cell.get("turns"), list) else ():
-            rows.append((cell["seed"], cell["edition"], turn["causal_ode"], turn["consistency"]))
-    turns = pd.DataFrame(rows, columns=["seed", "edition", "causal_ode", "consistency"])
-    return turns.assign(ratio=turns.causal_ode / turns.consistency)
-
-
 def init_claims(rows: pd.DataFrame, cells: pd.DataFrame, margin: float = LEVEL) -> pd.DataFrame:
     """Each claim of the papers with its verdict (`cinelab.lab.reports.verdicts`); `margin` is that
     of "level".
@@ -274,7 +213,8 @@ def init_claims(rows: pd.DataFrame, cells: pd.DataFrame, margin: float = LEVEL) 
     """
     films = per_film(rows)
     looks = [*_ahead(films), *_level(films, margin), *_teachers(films), *_sharper(films)]
-    return judged([*looks, *_as_good(films, margin), _cheaper(cells)])
+    looks += [*_moves(films), *_covers(films), *_as_good(films, margin)]
+    return judged([*looks, cheaper(cells)])
 
 
 def budgets(films: pd.DataFrame, stage: str, init: str | None = None) -> list[Budget]:
@@ -285,7 +225,8 @@ def budgets(films: pd.DataFrame, stage: str, init: str | None = None) -> list[Bu
     part = films[(films.stage == stage) & (films.init == init if init else True)]
     trained = part[~part.init.isin(UNTRAINED)]
     found = (trained if len(trained) else part)[keys].drop_duplicates().sort_values(keys)
-    return [Budget(*map(int, key), named) for key in found.itertuples(index=False)]
+    rows = found.astype(int).itertuples(index=False, name=None)
+    return [Budget(steps, trained, updates, named) for steps, trained, updates in rows]
 
 
 def _ahead(films: pd.DataFrame) -> Iterator[Look]:
@@ -293,7 +234,7 @@ def _ahead(films: pd.DataFrame) -> Iterator[Look]:
     for better, worse in ORDER:
         for at in budgets(films, AFTER):
             for metric in SHOWN[:2]:
-                yield compared(films, better, worse, stage=AFTER, at=at, metric=metric)
+                yield start_look(films, better, worse, stage=AFTER, at=at, metric=metric)
 
 
 def _level(films: pd.DataFrame, margin: float) -> Iterator[Look]:
@@ -302,7 +243,7 @@ def _level(films: pd.DataFrame, margin: float) -> Iterator[Look]:
         for at in budgets(films, AFTER):
             for metric in SHOWN[:2]:
                 about: dict[str, Any] = {"stage": AFTER, "at": at, "metric": metric}
-                yield compared(films, one, "causal_ode", **about, level=margin)
+                yield start_look(films, one, "causal_ode", **about, level=margin)
 
 
 def _teachers(films: pd.DataFrame) -> Iterator[Look]:
@@ -311,24 +252,38 @@ def _teachers(films: pd.DataFrame) -> Iterator[Look]:
         for stage in STAGES:
             for at in budgets(films, stage, other)[:1]:
                 for metric in SHOWN[:2]:
-                    yield compared(films, "causal_ode", other, stage=stage, at=at, metric=metric)
+                    yield start_look(films, "causal_ode", other, stage=stage, at=at, metric=metric)
 
 
 def _sharper(films: pd.DataFrame) -> Iterator[Look]:
     """Before DMD: does regression to the bidirectional teacher blur?"""
     for other in ("bidirectional_ode", "bidirectional_clean", TRUE_PAST):
         for at in budgets(films, BEFORE, other):
-            yield compared(films, "causal_ode", other, stage=BEFORE, at=at, metric="sharpness")
+            yield start_look(films, "causal_ode", other, stage=BEFORE, at=at, metric="sharpness")
+
+
+def _moves(films: pd.DataFrame) -> Iterator[Look]:
+    """After DMD: does a student of the autoregressive teacher move more?"""
+    for at in budgets(films, AFTER):
+        about: dict[str, Any] = {"stage": AFTER, "at": at, "metric": "motion"}
+        yield start_look(films, "causal_ode", "bidirectional_ode", **about)
+
+
+def _covers(films: pd.DataFrame) -> Iterator[Look]:
+    """Before DMD: is consistency more varied than score distillation?"""
+    for at in budgets(films, BEFORE, "score")[:1]:
+        about: dict[str, Any] = {"stage": BEFORE, "metric": "diversity of identity"}
+        yield start_look(films, "consistency", "score", at=at, **about)
 
 
 def _as_good(films: pd.DataFrame, margin: float) -> Iterator[Look]:
     """The precondition of the control: does its teacher follow prompts as the other one does?"""
     for at in budgets(films, TEACHER_STAGE, TRUE_PAST):
         about: dict[str, Any] = {"stage": TEACHER_STAGE, "at": at, "metric": "prompt"}
-        yield compared(films, "causal_ode", TRUE_PAST, **about, level=margin)
+        yield start_look(films, "causal_ode", TRUE_PAST, **about, level=margin)
 
 
-def compared(
+def start_look(
     films: pd.DataFrame,
     one: str,
     other: str,
@@ -390,24 +345,3 @@ def _teachers_apart(films: pd.DataFrame, one: str, other: str, metric: str) -> s
         return "not the teacher's kind alone: no card of the teachers"
     found = nested_estimate(gap)
     return f"not the teacher's kind alone: the teachers' own {metric} differs by {found}"
-
-
-def _cheaper(cells: pd.DataFrame) -> Look:
-    """Does consistency cost about a quarter of causal ODE's time?"""
-    claim = f"causal_ode takes {CHEAPER:g} times consistency's seconds or more, at equal clips"
-    turns = init_turns(cells)
-    turns = _unlike(cells) if turns.empty else turns
-    old = withdrawn(STUDY, ("cost",), edition_of(turns)) if len(turns) else ""
-    ratios = turns.ratio.tolist()
-    seeds = turns.seed.tolist()
-    return about_times(claim, ratios, seeds, margin=CHEAPER, withdrawn=old)
-
-
-def _unlike(cells: pd.DataFrame) -> pd.DataFrame:
-    """Ratios of seconds by seed as old cells have them: at unequal clips, and not by turns."""
-    old = cells[cells.edition < EDITION[STUDY]]
-    whole = old.assign(whole=old["stage 2 seconds"] + old["pairs seconds"])
-    table = whole.pivot_table(index="seed", columns="init", values="whole")
-    table = table.reindex(columns=["causal_ode", "consistency"]).dropna()
-    ratio = table.causal_ode / table.consistency
-    return pd.DataFrame({"ratio": ratio, "edition": 1.0}).reset_index(names="seed")
