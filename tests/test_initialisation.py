@@ -11,7 +11,11 @@ from cinelab.errors import CinelabError
 from cinelab.lab.studies import initialisation_costs as costs
 from cinelab.lab.studies import initialisation_course as course
 from cinelab.lab.studies import initialisation_study as study
-from cinelab.lab.studies.initialisation_cell import checked_updates, initialisation_cell
+from cinelab.lab.studies.initialisation_cell import (
+    checked_updates,
+    initialisation_cell,
+    measured_once,
+)
 from cinelab.lab.studies.initialisation_starts import INITS, CellPlan, teacher_of
 from cinelab.lab.studies.initialisation_study import Budget
 from cinelab.lab.studies.injectivity_claims import injectivity_claims
@@ -43,11 +47,12 @@ def test_a_cell_measures_one_run_of_dmd_after_each_number_of_updates(tmp_path):
     assert set(rows.trained) == {2} and len(list((tmp_path / "pairs").glob("*/pairs.json"))) == 1
     made = rows[(rows.source == "model") & (rows.stage == "after DMD")].metric.unique()
     assert {"motion", "diversity of identity", "identity", "prompt"} <= set(made)
-    log = log_rows(tmp_path / "cell" / "dmd-1")
-    assert [row["step"] for row in log] == list(range(len(log))) and len(log) == 4  # one run
+    assert len(log_rows(tmp_path / "cell" / "dmd-1")) == 4  # one run, which went on
     record = read_json(tmp_path / "cell" / "cell.json")
     assert "base model" in record["shared"] and record["trained"] == 2
     assert set(study.init_table(rows).updates) == {0, 1, 2}
+    again = measured_once(tmp_path / "cell" / "dmd-1" / "after-1.parquet", None)
+    assert set(again.updates) == {1}  # the run stands at 2: it is not measured as if it were 1
 
 
 def test_teachers_may_be_one_a_seed():

@@ -11,8 +11,9 @@ the end points of the teacher's ODE reach on the very films that the students ar
 Starts whose teachers' cards differ do not differ by the teacher's kind alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -20,14 +21,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cinelab.config import override
+from cinelab.config import override, read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.lab.reports.withdrawn import EDITION
 from cinelab.lab.studies.initialisation_starts import CellPlan, stage_two, teacher_of
 from cinelab.lab.studies.teachers import Teachers
 from cinelab.lab.training import students
-from cinelab.lab.training.run import StageRun
 from cinelab.latent.store import Clips, Store
 from cinelab.memory.policy import CAMR
 from cinelab.metrics.card import HELD_OUT, of_source
@@ -50,6 +50,7 @@ from cinelab.model.wan import CausalWan
 from cinelab.runs import hardware
 from cinelab.seeds import rng_at
 from cinelab.stream.batch import decode, embed, prompts_and_shots
+from cinelab.tables import read_frame
 from cinelab.train import pairs as ode_pairs
 from cinelab.train import presets
 from cinelab.world import casting
@@ -128,7 +129,8 @@ def looks(reader: Recogniser, frames: np.ndarray, films: Batch) -> list[Row]:
 def measure_student(
     bundle: Bundle, reader: Recogniser, seed: int, films: int, latents: int = 24, away: int = 3
 ) -> pd.DataFrame:
-    """Rows of held-out films and absence tests. `diversity` also has rows of the truth."""
+    """Rows of held-out films and absence tests. `diversity` also has rows of the truth. The columns
+    `steps` (levels) and `updates` (0) say of what."""
     batch = encode_plans(bundle, planned(bundle, seed, films, latents))
     truth = decode(bundle, batch.latents)
     frames, _ = make_frames(bundle, batch, CAMR(), seeds_for(films))
@@ -139,7 +141,7 @@ def measure_student(
         *unprompted_rows(reader, frames, truth, batch),
         *(row for row in recalled if row.metric == "identity"),
     ]
-    return row_table(rows)
+    return row_table(rows).assign(steps=bundle.sampling.steps, updates=0)
 
 
 def unprompted_rows(
@@ -189,20 +191,19 @@ def initialisation_cell(
     start, cost = stage_two(folder / "stage2", plan)
     parts = _card_of_teacher(reader, plan, sizes)
     for steps in levels:
+        where = folder / f"dmd-{steps}"
         bundle = replace(zoo.load(start), sampling=students.few_steps(steps))
-        before = measure_student(bundle, reader, seed, **sizes)
-        parts.append(before.assign(steps=steps, stage=BEFORE, updates=0))
+        measure = partial(measure_student, reader=reader, seed=seed, **sizes)
+        before = partial(measure, bundle)
+        parts.append(measured_once(where / "before.parquet", before).assign(stage=BEFORE))
         counts: list[int | None] = [*checked_updates(updates)]
         for count in counts or [None]:
-            stage = _dmd(folder / f"dmd-{steps}", plan, start, steps, count)
-            for _ in stage.train():
-                pass
-            cost[f"DMD seconds, {steps} levels"] = round(stage.run.done_info["seconds"], 1)
-            student = cast(CausalWan, stage.averaged())
-            after = measure_student(replace(bundle, model=student), reader, seed, **sizes)
-            made = -(-stage.config.steps // stage.config.critic_updates)
-            parts.append(after.assign(steps=steps, stage=AFTER, updates=made))
-            print(f"{init}, {steps} levels, {made} updates: measured", flush=True)
+            after = partial(_after, where, plan, bundle, start=start, updates=count, how=measure)
+            rows = measured_once(where / f"after-{count or 'all'}.parquet", after)
+            parts.append(rows.assign(stage=AFTER))
+            print(f"{init}, {steps} levels, {count or 'all'} updates: measured", flush=True)
+        seconds = read_mapping(where / "done.json", seconds=float)["seconds"]
+        cost[f"DMD seconds, {steps} levels"] = round(seconds, 1)
     about = {"init": init, "seed": seed, "edition": EDITION["initialisation"]}
     about |= {"trained": plan.nominal_steps}
     rows = pd.concat(parts, ignore_index=True).assign(**about)
@@ -219,21 +220,40 @@ def checked_updates(updates: Sequence[int]) -> list[int]:
     return sorted(set(updates))
 
 
-def _dmd(
-    folder: Path, plan: CellPlan, start: str | Path, levels: int, updates: int | None
-) -> StageRun:
-    """The DMD of a start for so many updates of the student; None: as `changes` have it.
+def measured_once(path: Path, measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Rows as they were measured before, else measured now: a run that has gone on cannot be
+    measured again where it stood."""
+    if not path.exists():
+        save_rows(measure(), path)
+    return read_frame(path, "remove the cell's folder and run it again")
+
+
+def _after(
+    folder: Path,
+    plan: CellPlan,
+    bundle: Bundle,
+    *,
+    start: str | Path,
+    updates: int | None,
+    how: Callable[[Bundle], pd.DataFrame],
+) -> pd.DataFrame:
+    """Rows of the averaged student after so many updates of its own; None: as `changes` have it.
 
     A call with more updates continues the run of an earlier one. For that the rates must not depend
     on where the run ends, so they are constant.
     """
-    recipe = plan.recipe("dmd") | {"sampling": students.few_steps(levels)}
+    recipe = plan.recipe("dmd") | {"sampling": bundle.sampling}
     if updates is not None:
         config = override(presets.dmd(plan.preset), recipe)
         recipe |= {"optim.floor": 1.0, "critic.floor": 1.0}
         recipe |= {"steps": updates * config.critic_updates}
     about = (plan.real, plan.preset, plan.seed, recipe)
-    return students.dmd(folder, plan.store, start, *about, validate=False)
+    stage = students.dmd(folder, plan.store, start, *about, validate=False)
+    for _ in stage.train():
+        pass
+    made = -(-stage.config.steps // stage.config.critic_updates)
+    student = cast(CausalWan, stage.averaged())
+    return how(replace(bundle, model=student)).assign(updates=made)
 
 
 def _card_of_teacher(reader: Recogniser, plan: CellPlan, sizes: dict) -> list[pd.DataFrame]:
