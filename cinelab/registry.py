@@ -1,5 +1,5 @@
 """Names for things that users add: policies, metrics, losses, solvers, training stages,
-backbones, codecs.
+backbones, codecs, worlds.
 
     from cinelab import register
 
@@ -35,6 +35,7 @@ HOMES = {
     "stage": "cinelab.train.stage:STAGES",
     "backbone": "cinelab.model.backbone:BACKBONES",
     "codec": "cinelab.latent.codecs:CODECS",
+    "world": "cinelab.world.worlds:WORLDS",
 }
 _imported: set[str] = set()
 

@@ -23,6 +23,7 @@ from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
 from cinelab.texts import read_json
 from cinelab.train import presets
 from cinelab.train.true_past import TRUE_PAST
+from cinelab.zoo import checkpoints as zoo
 
 CHOSEN_ON = 20_000  # added to the held-out seeds: no card and no student is measured on these films
 RECIPE = {"true_past": 0.9, "images_until": 0.0, "optim.floor": 1.0, "optim.lr": 2e-4}
@@ -77,7 +78,7 @@ def train_until_level(
     """
     folder = Path(run_dir)
     record = folder / FILE
-    reader = load_recogniser()
+    reader = load_recogniser(world=zoo.world_in(against))
     found: list[dict] = read_json(record) if record.exists() else []
     goal = found[0]["against"] if found else rounds.prompt(reader, against, "autoregressive")
     while len(found) < rounds.most and not (found and found[-1]["level"]):
