@@ -197,7 +197,7 @@ def initialisation_cell(
     for steps in levels:
         where = folder / f"dmd-{steps}"
         bundle = replace(zoo.load(start), sampling=students.few_steps(steps))
-        measure = partial(measure_student, reader=reader, seed=seed, **sizes)
+        measure = partial(_measured, reader, seed, sizes)
         before = partial(measure, bundle)
         parts.append(measured_once(where / "before.parquet", before).assign(stage=BEFORE))
         counts: list[int | None] = [*checked_updates(updates)]
@@ -215,6 +215,11 @@ def initialisation_cell(
     shared = plan.teachers.in_common(plan.kinds)
     write_json(folder / "cell.json", {**about, "shared": shared, **cost, **hardware()})
     return rows
+
+
+def _measured(reader: Recogniser, seed: int, sizes: dict[str, int], bundle: Bundle) -> pd.DataFrame:
+    """Rows of a student on so many films."""
+    return measure_student(bundle, reader, seed, **sizes)
 
 
 def checked_updates(updates: Sequence[int]) -> list[int]:

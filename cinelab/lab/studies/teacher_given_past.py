@@ -93,7 +93,8 @@ def train_until_level(
 
 def _trained(folder: Path, store: Store, rounds: Rounds, *, init: str | Path, steps: int) -> Path:
     """The checkpoint after so many steps; a later call continues the run."""
-    recipe = RECIPE | rounds.changes | {"steps": steps}
+    model = zoo.load(init).model.config  # of the checkpoint that it goes on from
+    recipe = RECIPE | rounds.changes | {"steps": steps, "model": model}
     run = stages.bidirectional(folder / "run", store, rounds.preset, str(init), rounds.seed, recipe)
     for _ in run.train():
         pass
