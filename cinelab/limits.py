@@ -69,6 +69,11 @@ RANGES: dict[str, tuple[float, float]] = {
             "channels",
             "width",
             "deep",
+            "judged",
+            "fold",
+            "fine",
+            "blocks",
+            "deep_blocks",
             "stride",
             "attention_head_dim",
             "ffn_dim",
@@ -138,7 +143,8 @@ RANGES: dict[str, tuple[float, float]] = {
         (0, 1),
     ),
     **dict.fromkeys(
-        ("guidance", "shift", "lr", "weight_decay", "clip", "alpha", "noise"), (0, LARGE)
+        ("guidance", "shift", "lr", "weight_decay", "clip", "alpha", "noise", "perceptual"),
+        (0, LARGE),
     ),
     "size": (1, SIDE),
     "first_steps": (1, STEPS),

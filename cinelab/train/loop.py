@@ -26,8 +26,8 @@ from cinelab.train.computing import generator_kind
 from cinelab.train.optim import (
     Ema,
     Optim,
-    adamw,
     clip_gradients,
+    optimizer_of,
     rate,
     require_finite,
     set_learning_rate,
@@ -121,7 +121,7 @@ class Learner:
         self.every = every
         self.name = name
         self.prefix = name and f"{name}_"
-        self.optimizer = adamw(model, optim)
+        self.optimizer = optimizer_of(model, optim)
         self.ema = (
             Ema(model, optim.ema, warm=optim.ema_warm, start=optim.ema_from) if averaged else None
         )

@@ -232,7 +232,7 @@ def write_pages(root: str | Path = ".", pages: Sequence[str] = PAGES) -> list[Pa
     if missing := [page for page in pages if not (root / page).is_file()]:
         raise CinelabError(f"{missing[0]} is not here; run `cinelab evidence` in a checkout.")
     texts = {
-        root / page: with_tables((root / page).read_text("utf-8"), reference) for page in PAGES
+        root / page: with_tables((root / page).read_text("utf-8"), reference) for page in pages
     }
     texts[root / claims_page.PAGE] = claims_page.claims_markdown(reference)
     changed = [path for path, text in texts.items() if _old(path) != text]
