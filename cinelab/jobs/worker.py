@@ -147,12 +147,12 @@ def recipe_of_toybox(job: Job, run: SharedRun) -> dict | None:
     made them."""
     recipe = ((run.data or {}).get("recipe")) or _recipe_beside(job.store.path)
     if job.store.kind == "toybox":
-        own = world_named(named_in(recipe))
-        return {"fps": own.fps, "size": own.size, WORLD: own.name}
-    world = next((one for one in map(world_named, WORLDS) if _encoded_by(one, recipe)), None)
-    if world is None:
-        return None
-    return {"fps": recipe["fps"], "size": tuple(recipe["size"]), WORLD: world.name}
+        world = world_named(named_in(recipe))
+        return {"fps": world.fps, "size": world.size, WORLD: world.name}
+    for world in map(world_named, WORLDS):
+        if _encoded_by(world, recipe):
+            return {"fps": recipe["fps"], "size": tuple(recipe["size"]), WORLD: world.name}
+    return None
 
 
 def _encoded_by(world: World, recipe: dict) -> bool:

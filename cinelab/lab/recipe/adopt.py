@@ -16,7 +16,7 @@ from cinelab.checksums import write_checksums
 from cinelab.config import read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
-from cinelab.lab.recipe.checking import MODEL, Checked, check_returned
+from cinelab.lab.recipe.checking import MODEL, Checked, check_returned, without_places
 from cinelab.lab.recipe.comparing import as_rows, compare_with_shipped
 from cinelab.lab.recipe.returned import Returned, returned
 from cinelab.lab.reports.origin import made
@@ -25,7 +25,8 @@ from cinelab.zoo import checkpoints as zoo
 
 REPORT = "adopted.json"
 # beside weights and settings, what is installed of a checkpoint
-BESIDE = ("log.jsonl", "lora.safetensors")
+BESIDE = ("log.jsonl",)
+SPARE = 1.5  # times the bytes to be installed that have to be free
 
 
 def adopt(
@@ -65,6 +66,7 @@ def adopt(
         if install:
             _refuse_parts(rows)
             check_together(sound)
+            check_disk(sound)
             report["installed"] = [str(install_one(one)) for one in sound]
             write_json(output / REPORT, report)
     return report
@@ -135,6 +137,17 @@ def check_together(sound: list[Checked]) -> None:
             )
 
 
+def check_disk(sound: list[Checked]) -> None:
+    """Raise CinelabError where the disk does not hold the new files beside the old ones."""
+    needed = sum((one.returned.folder / zoo.WEIGHTS).stat().st_size for one in sound)
+    free = shutil.disk_usage(zoo.SHIPPED).free
+    if free < SPARE * needed:
+        raise CinelabError(
+            f"{needed / 2**20:.0f} MiB are to be installed in {zoo.SHIPPED}, and "
+            f"{free / 2**20:.0f} MiB are free there; free some space."
+        )
+
+
 def _codec_of(name: str) -> str | None:
     entry = read_mapping(zoo.SHIPPED / name / zoo.CONFIG).get("codec")
     return entry if isinstance(entry, str) else None
@@ -151,7 +164,8 @@ def install_one(one: Checked) -> Path:
     with together(target, zoo.CONFIG) as scratch:
         for name in (zoo.WEIGHTS, *beside):
             shutil.copyfile(source / name, scratch / name)
-        write_json(scratch / zoo.CONFIG, config | {"lineage": one.returned.lineage})
+        stated = config | {"lineage": one.returned.lineage}
+        write_json(scratch / zoo.CONFIG, without_places(stated))
         write_checksums(scratch, (zoo.WEIGHTS, zoo.CONFIG))
         new = {path.name for path in scratch.iterdir()}
     for name in before - new:

@@ -117,7 +117,7 @@ def name_for(found: Returned, config: dict, kind: str) -> str:
 def nearest_preset(config: dict, kind: str) -> tuple[str, dict[str, tuple[Any, Any]]]:
     """Return the preset that a training's settings are nearest to, and where they differ: setting
     -> (preset's, theirs). ("", {}) where nothing is known of its stage."""
-    theirs = flat(config.get("training") or {})
+    theirs = flat(without_places(config.get("training") or {}))
     known = _known_presets(config.get("stage") if kind == MODEL else kind)
     if not theirs or not known:
         return "", {}
@@ -147,3 +147,14 @@ def flat(values: dict, before: str = "") -> dict[str, Any]:
             flat(value, f"{before}{key}.") if isinstance(value, dict) else {before + key: value}
         )
     return found
+
+
+def without_places(value: Any) -> Any:
+    """Return settings in which paths are the names at their ends: where a training lay says nothing
+    of what it is."""
+    if isinstance(value, dict):
+        return {key: without_places(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_places(item) for item in value]
+    is_path = isinstance(value, str) and "/" in value and " " not in value
+    return Path(value).name if is_path else value

@@ -7,18 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from cinelab.config import read_mapping
 from cinelab.lab.recipe.checking import Checked
 from cinelab.lab.reports.cards import films_of_card, score_card
+from cinelab.latent.codec import encoded, to_uint8
+from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.metric import METRICS
-from cinelab.metrics.stats import bootstrap, holm, paired_difference, sign_flip
+from cinelab.metrics.stats import Estimate, bootstrap, holm, paired_difference, sign_flip, wilson
 from cinelab.readable import Readable
+from cinelab.world.worlds import world_named
 from cinelab.zoo import checkpoints as zoo
 
 BETTER = "better"
 WORSE = "worse"
 UNDECIDED = "undecided"
+PSNR = "psnr"  # of a codec
+CLIP = 8  # latent frames of a film that a codec is judged by
 LEVEL = 0.05  # of the corrected p below which a difference is stated
 
 
@@ -50,6 +56,8 @@ def compare_with_shipped(
     `folder`; a card that is there already is not made again."""
     if one.kind == "recogniser":
         return _accuracies(one)
+    if one.kind == "codec":
+        return _sharpness(one, seeds, films)
     if not one.films:
         return []
     ours = _films(one.returned.folder, folder / "new", seeds, films=films, tell=tell)
@@ -60,6 +68,31 @@ def compare_with_shipped(
         else None
     )
     return verdicts_of(ours, theirs)
+
+
+def _sharpness(one: Checked, seeds: tuple[int, ...], films: int) -> list[Compared]:
+    """Return how near decoded held-out films are to the drawn ones, in dB."""
+    ours = psnr_of_films(one.returned.folder, seeds, films)
+    shipped = one.name in zoo.shipped() and _same_world(one)
+    return verdicts_of(ours, psnr_of_films(zoo.find(one.name), seeds, films) if shipped else None)
+
+
+@torch.no_grad()
+def psnr_of_films(place: Path, seeds: tuple[int, ...], films: int) -> pd.Series:
+    """Return the peak signal-to-noise ratio of a codec on films of one shot or two, in dB, by
+    (metric, seed, clip)."""
+    codec = zoo.load_codec(place)
+    world = world_named(zoo.world_in(place))
+    values = {}
+    for seed in seeds:
+        for index in range(films):
+            plan = world.cast_film(HELD_OUT + seed, index, CLIP, shot_latents=(CLIP // 2, CLIP))
+            frames = world.render(plan).frames
+            decoded = to_uint8(codec.decode(encoded(codec, frames[None]))[0][0])
+            square = np.square(decoded.astype(np.float64) - frames).mean()
+            values[PSNR, seed, index] = float(10 * np.log10(255**2 / max(square, 1e-9)))
+    index = pd.MultiIndex.from_tuples(values, names=["metric", "seed", "clip"])
+    return pd.Series(list(values.values()), index)
 
 
 def _same_world(one: Checked) -> bool:
@@ -111,6 +144,7 @@ def _alone(metric: str, films: pd.Series) -> Compared:
 
 def _beside(metric: str, new: np.ndarray, old: np.ndarray, p: float) -> Compared:
     change = paired_difference(new.tolist(), old.tolist())
+    better = "high" if metric == PSNR else METRICS.of(metric).better
     return Compared(
         metric,
         float(new.mean()),
@@ -120,7 +154,7 @@ def _beside(metric: str, new: np.ndarray, old: np.ndarray, p: float) -> Compared
         change.high,
         p,
         len(new),
-        verdict_of_change(METRICS.of(metric).better, change.value, p),
+        verdict_of_change(better, change.value, p),
     )
 
 
@@ -132,18 +166,31 @@ def verdict_of_change(better: str | None, change: float, p: float) -> str:
 
 
 def _accuracies(one: Checked) -> list[Compared]:
-    """Return how well a recogniser reads each attribute, by what both measured of themselves."""
+    """Return how well a recogniser reads each attribute, by what both measured of themselves on
+    held-out shots."""
     ours = read_mapping(one.returned.folder / zoo.CONFIG)
     theirs = read_mapping(zoo.find(one.name) / zoo.CONFIG) if one.name in zoo.shipped() else {}
-    rows = []
-    for group in ("accuracy", "accuracy_codec"):
-        for name, value in (ours.get(group) or {}).items():
-            old = (theirs.get(group) or {}).get(name)
-            change = None if old is None else value - old
-            rows.append(
-                Compared(f"{group} {name}", value, old, change, None, None, None, 0, UNDECIDED)
-            )
-    return rows
+    return [
+        _accuracy(f"{group} {name}", _read_rate(ours, group, name), _read_rate(theirs, group, name))
+        for group in ("accuracy", "accuracy_codec")
+        for name in ours.get(group) or {}
+    ]
+
+
+def _read_rate(config: dict, group: str, name: str) -> Estimate | None:
+    """Return how often a recogniser reads an attribute, with Wilson's interval."""
+    value = (config.get(group) or {}).get(name)
+    shots = (config.get("training") or {}).get("held_out", 0)
+    return None if value is None or not shots else wilson(value * shots, shots)
+
+
+def _accuracy(name: str, new: Estimate | None, old: Estimate | None) -> Compared:
+    """Return two rates side by side: they differ where their intervals lie apart."""
+    value = new.value if new else float("nan")
+    if new is None or old is None:
+        return Compared(name, value, None, None, None, None, None, new.n if new else 0, UNDECIDED)
+    said = BETTER if new.low > old.high else WORSE if new.high < old.low else UNDECIDED
+    return Compared(name, value, old.value, value - old.value, None, None, None, new.n, said)
 
 
 def as_rows(compared: list[Compared]) -> list[dict]:

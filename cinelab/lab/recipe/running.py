@@ -30,7 +30,7 @@ from cinelab.latent.mixed import MixedStore
 from cinelab.latent.store import Store, world_of_store
 from cinelab.outputs import AT_ONCE, writing
 from cinelab.runs import log_rows
-from cinelab.world.worlds import world_named
+from cinelab.world.worlds import DEFAULT, world_named
 from cinelab.zoo import checkpoints as zoo
 
 GIB = 2**30
@@ -211,7 +211,8 @@ def training_of(folder: Path, step: RecipeStep, preset: str) -> StageRun:
     run = folder / RUNS / step.name
     changes = step.changed(preset, folder)
     if step.stage in OWN:
-        return getattr(stages, step.stage)(run, preset, step.seed, changes)
+        world = step.world or DEFAULT
+        return getattr(stages, step.stage)(run, preset, step.seed, changes, world=world)
     return stages.train_stage(
         step.stage,
         run,

@@ -10,6 +10,7 @@ store: films                    # a step before it
 also: {longer-films: 0.2}       # further stores, and the share of the clips that each gives
 changes: {optim.lr: 3.0e-4}     # of the preset, whichever it is; "step:NAME" is that step's result
 presets: {h100: {steps: 900}}   # further changes, by preset
+world: toybox-2                 # of a store, codec or recogniser
 levels: 4                       # of a student, where its stage's settings do not state it
 hours: {toy: 1.2, h100: 0.07}   # that it is expected to take
 """
@@ -25,6 +26,7 @@ from cinelab.readable import Readable
 from cinelab.texts import JOB, read_yaml
 from cinelab.train import presets
 from cinelab.train.stage import stage_named
+from cinelab.world.worlds import DEFAULT
 from cinelab.zoo import checkpoints as zoo
 
 PRESETS = ("smoke", "toy", "h100")
@@ -53,6 +55,9 @@ class RecipeStep(Readable):
     presets: dict[str, dict] = field(default_factory=dict)
     seed: int = 0
     levels: int | None = None  # of a student, where its stage's settings do not say it
+    # the made world of a store, codec or recogniser; None: the default one. A film model is of its
+    # store's.
+    world: str | None = None
 
     def __post_init__(self):
         if not self.name.replace("-", "").isalnum():
@@ -94,7 +99,8 @@ class RecipeStep(Readable):
         """Return the settings of the step. Raises CinelabError where a change is wrong."""
         changes = self.changed(preset, folder)
         if self.stage == STORE or self.stage in OWN:
-            return override(getattr(presets, self.stage)(preset), changes)
+            made = getattr(presets, self.stage)(preset, world=self.world or DEFAULT)
+            return override(made, changes)
         return override(stage_named(self.stage).preset(preset, self.seed), changes)
 
 
