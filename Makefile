@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	$$p -c '$(IN_RANGE)' 2>/dev/null && echo $$p && exit; done; echo python3)
 
 .DEFAULT_GOAL := help
-.PHONY: help film test lint types docs wheel lab pages vbench bench clean filter
+.PHONY: help film test lint types docs wheel lab pages evidence vbench bench clean filter
 
 help: ## this list
 	@echo "cinelab, a workbench for autoregressive multi-shot video models"
@@ -43,6 +43,9 @@ lab: $(READY) filter ## open JupyterLab on the notebooks
 
 pages: $(READY) ## run the tour and two more notebooks into pages for a browser, results/pages
 	@$(PY) -m cinelab.lab.reports.pages
+
+evidence: $(READY) ## measure everything behind the pages, and write their tables; resumable
+	@$(VENV)/bin/cinelab evidence $(if $(ONLY),--only $(ONLY))
 
 vbench: $(READY) ## set VBench up in an environment of its own (about 2 GB)
 	@$(VENV)/bin/cinelab eval setup vbench

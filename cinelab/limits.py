@@ -110,6 +110,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         (
             "warmup",
+            "counted",
             "max_distance",
             "recalls",
             "ema_from",
@@ -133,6 +134,7 @@ RANGES: dict[str, tuple[float, float]] = {
             "images_until",
             "drop_text",
             "known",
+            "true_past",
             "ema",
             "floor",
             "betas",

@@ -307,15 +307,25 @@ NAMES: dict[str, dict[str, str]] = {
         "summarise": "film_summary",
     },
     "lab.studies.initialisation_cell": {
+        "HISTORIES": "lab.studies.initialisation_starts.HISTORIES",
+        "INITS": "lab.studies.initialisation_starts.INITS",
+        "check_changes": "lab.studies.initialisation_starts.check_changes",
+        "equal_seconds": "lab.studies.initialisation_starts.equal_seconds",
+        "taken_turns": "lab.studies.initialisation_starts.taken_turns",
+        "TEACHERS": "lab.studies.teachers.SHIPPED",
         "clips_of": "film_clips",
         "judge": "measure_student",
         "teacher_marks": "teacher_rows",
     },
     "lab.studies.initialisation_study": {
+        "init_cells": "lab.studies.initialisation_costs.init_cells",
+        "init_costs": "lab.studies.initialisation_costs.init_costs",
+        "init_turns": "lab.studies.initialisation_costs.init_turns",
         "difference": "paired_gap",
         "estimate": "nested_estimate",
     },
     "lab.studies.injectivity": {
+        "with_students": "lab.studies.injectivity_students.with_students",
         "blur_figure": "lab.studies.injectivity_figures.blur_figure",
         "error_figure": "lab.studies.injectivity_figures.error_figure",
         "measure": "measure_cases",
@@ -731,6 +741,7 @@ NAMES: dict[str, dict[str, str]] = {
 # moved names that take other arguments now, and are therefore no aliases
 CHANGED = {
     "flow.sampler": ("Chunk", "denoise", "noise_for", "rollout"),
+    "lab.studies.initialisation_cell": ("taken_turns",),
 }
 
 

@@ -8,7 +8,8 @@ import pandas as pd
 
 from cinelab.files import write_json
 from cinelab.lab.reports.withdrawn import EDITION
-from cinelab.lab.studies.initialisation_study import CONSISTENCY, MEASURED, STAGES, STUDY
+from cinelab.lab.studies.initialisation_costs import STUDY
+from cinelab.lab.studies.initialisation_study import CONSISTENCY, MEASURED, STAGES
 from cinelab.metrics.rows import clip_of, save_rows
 
 INITS = ("none", "bidirectional_ode", "causal_ode", *CONSISTENCY)

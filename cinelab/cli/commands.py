@@ -15,6 +15,7 @@ import typer
 from cinelab.cli import (
     data,
     evaluation,
+    evidence,
     films,
     ledger,
     machine,
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Callable] = {
     "ledger": ledger.ledger_command,
     "results": results.results_command,
     "report": results.report_command,
+    "evidence": evidence.evidence_command,
     "demo": films.demo_command,
     "lab": notebooks.lab_command,
     "doctor": machine.doctor_command,
@@ -67,6 +69,7 @@ COMPUTING = {
         "lab",
         "score",
         "sweep",
+        "evidence",
         "bench",
         "race",
         "train",

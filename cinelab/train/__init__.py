@@ -3,6 +3,7 @@
 bidirectional     stage 0: the bidirectional backbone
 teacher_forcing   stage 1: the autoregressive teacher, on [clean | noisy]
 ode, pairs        stage 2a: causal ODE initialisation, and the teacher's trajectories
+true_past         a bidirectional teacher that is given the true past, a control of stage 2a
 consistency       stage 2b: causal consistency distillation
 dmd               stage 3: distribution matching on the student's own roll-outs
 gan               the adversarial head of stage 3, on the critic's features

@@ -30,6 +30,7 @@ from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.sizes import FRAMES_A_STEP, H100_OPTIM, PAPERS, SMOKE, SPAN, TOY, wan_presets
 from cinelab.train.stage import Networks, Stage, stage
+from cinelab.train.true_past import draw_true_past, mean_over
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class BidirectionalTraining(Computing):
     lengths: tuple[int, ...] = (1, 2, 4, 8)  # clip lengths in latent frames, from images on
     images_until: float = 0.3  # share of the training with images only
     drop_text: float = 0.1
+    # of the clips: their first frames, of random number, are given as the truth at t = 0 (a control
+    # of the initialisation study: `train.true_past`)
+    true_past: float = 0.0
     shift: float = 2.0
     seed: int = 0
     save_every: int = 200
@@ -64,15 +68,21 @@ def draw_clip_length(config: BidirectionalTraining, step: int, rng: torch.Genera
 def loss(
     model: CausalWan, clips: Clips, config: BidirectionalTraining, rng: torch.Generator
 ) -> Tensor:
-    """Return the error of the velocity of noised clips (B, F, C, H, W), one timestep a clip."""
+    """Return the error of the velocity of noised clips (B, F, C, H, W), one timestep a clip; frames
+    that are given as the truth stand at t = 0 and have no loss."""
     x0 = clips.latents
     batch, frames = x0.shape[:2]
     t = path.draw_t((batch, 1), config.shift, rng, x0.device).expand(-1, frames)
     eps = normal(x0.shape, rng, x0.device)
     condition = replace(clips.condition, slot=dropped(clips, config.drop_text, rng))
+    weight = None
+    if config.true_past:
+        known = draw_true_past((batch, frames), config.true_past, rng, x0.device)
+        t = t.masked_fill(known, 0.0)
+        weight = mean_over(~known)
     context = BidirectionalContext(torch.arange(frames))
     pred = model(path.noised(x0, eps, t), t, condition, context)
-    return error(config.loss, pred.float(), path.velocity(x0, eps), t)
+    return error(config.loss, pred.float(), path.velocity(x0, eps), t, weight)
 
 
 @stage("bidirectional")

@@ -10,6 +10,8 @@ to its end point (Causal Forcing, arXiv 2602.02214, stage 2a; CausalCine's initi
     autoregressive      truth    the clean clip, as its teacher   Causal Forcing, stage 2a
     bidirectional       noisy    the stored states of the past    Self Forcing and CausVid
     bidirectional       clean    the end points of the past       ours, a control
+    bidirectional_true_past
+                        truth    the clean clip, as its teacher   ours, a control
 
 Each chunk is at a stored level of its own (`levels="chunk"`), so that with a noisy history the
 student meets pasts that are less noisy than the chunk, and more, as in Self Forcing (arXiv
@@ -50,10 +52,11 @@ from cinelab.train.levels import check_drawn, draw_levels
 from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
-from cinelab.train.pairs import Pairs, PairsConfig
+from cinelab.train.pairs import GIVEN_TRUTH, Pairs, PairsConfig, counted_frames
 from cinelab.train.shown import numbers_of
 from cinelab.train.sizes import H100_STUDENT, STUDENT_OPTIM, TOY
 from cinelab.train.stage import PAIRS, Networks, Stage, stage
+from cinelab.train.true_past import mean_over
 
 HISTORIES = ("truth", "clean", "noisy")
 
@@ -85,10 +88,11 @@ class OdeTraining(Computing):
         if self.history not in HISTORIES:
             raise CinelabError(f"history is {self.history!r}; use one of {', '.join(HISTORIES)}.")
         check_drawn(self.levels)
-        if (self.pairs.teacher == "autoregressive") != (self.history == "truth"):
+        if (self.pairs.teacher in GIVEN_TRUTH) != (self.history == "truth"):
             raise CinelabError(
                 f"history is {self.history!r} with pairs of the {self.pairs.teacher} teacher; "
-                "autoregressive goes with 'truth', bidirectional with 'noisy' or 'clean'."
+                "autoregressive and bidirectional_true_past go with 'truth', bidirectional with "
+                "'noisy' or 'clean'."
             )
 
 
@@ -127,16 +131,18 @@ def loss(
     config: OdeTraining,
     rng: torch.Generator,
     history: HistoryPolicy = FULL_HISTORY,
+    *,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """Return the mean squared distance of the student's clean prediction from the end point
-    (B, F, C, H, W)."""
+    (B, F, C, H, W), over the frames that are `counted` (F,); None stands for all."""
     batch, stored, frames = states.shape[:3]
     shape = (batch, frames)
     level = draw_levels(stored, shape, config.pairs.chunk, levels=config.levels, rng=rng, on=end)
     t = _times(config, end)[level]
-    return error(
-        config.loss, predicted_end(model, clips, states, end, level, config, history), end, t
-    )
+    weight = None if counted is None else mean_over(counted.to(end.device).expand(shape))
+    made = predicted_end(model, clips, states, end, level, config, history)
+    return error(config.loss, made, end, t, weight)
 
 
 def _times(config: OdeTraining, like: Tensor) -> Tensor:
@@ -157,7 +163,7 @@ def ode_presets(teacher: str, seed: int) -> dict[str, OdeTraining]:
     toy = OdeTraining(
         model=TOY,
         pairs=pairs["toy"],
-        history="truth" if teacher == "autoregressive" else "noisy",
+        history="truth" if teacher in GIVEN_TRUTH else "noisy",
         optim=STUDENT_OPTIM,
         steps=240,
         seed=seed,
@@ -189,8 +195,11 @@ class OdeInitialisation(Stage):
             history = sample_history_policy(
                 config.seed, step, config.camr, camr_share=config.camr_share
             )
-            clips, states, end = data.batch(rng)
-            return loss(model, clips, states, end, config, rng, history), {"policy": history.name}
+            shard = data.draw(rng)
+            counted = counted_frames(config.pairs, shard)
+            clips, states, end = data.shard(shard)
+            found = loss(model, clips, states, end, config, rng, history, counted=counted)
+            return found, {"policy": history.name}
 
         return [Learner(networks["student"], stage_loss, config.optim)]
 

@@ -7,6 +7,9 @@
                      once a clip
     bidirectional    the whole clip follows one ODE, every frame driven by all others (CausVid, Self
                      Forcing)
+    bidirectional_true_past
+                     every chunk follows an ODE of its own together with all later frames, given the
+                     clean ground-truth frames before it (ours, a control: see `train.true_past`)
 
 A shard is one training batch. Its clips are drawn anew from the film store, so that only the
 trajectories are stored.
@@ -39,9 +42,12 @@ from cinelab.readable import Readable
 from cinelab.seeds import rng_at
 from cinelab.train.provenance import data_of
 from cinelab.train.shown import numbers_of
+from cinelab.train.true_past import TRUE_PAST, counted_chunks, true_past_states
 
 AGAIN = "remove it and build the pairs again, the others stay"
 TEACHERS = ("autoregressive", "bidirectional")
+KINDS = (*TEACHERS, TRUE_PAST)  # whose pairs may be integrated
+GIVEN_TRUTH = ("autoregressive", TRUE_PAST)  # those that are given the clip's own past
 
 
 @dataclass(frozen=True)
@@ -59,13 +65,15 @@ class PairsConfig(Readable):
     clips: int = 192
     frames: int = 24  # latent frames a clip
     chunk: int = 1  # latent frames a chunk
+    # chunks of a clip that are regressed on, drawn at random for each shard; 0 = all of them
+    counted: int = 0
     batch: int = 8  # clips a shard
     seed: int = 0
     bf16: bool = True
 
     def __post_init__(self) -> None:
-        if self.teacher not in TEACHERS:
-            raise CinelabError(f"teacher is {self.teacher!r}; use one of {', '.join(TEACHERS)}.")
+        if self.teacher not in KINDS:
+            raise CinelabError(f"teacher is {self.teacher!r}; use one of {', '.join(KINDS)}.")
         check_levels(self.levels, "levels")
         check_solver(self.solver, states=True)
         for level in self.levels:
@@ -78,6 +86,21 @@ class PairsConfig(Readable):
             raise CinelabError(
                 f"frames is {self.frames}, which chunk={self.chunk} does not divide."
             )
+        if not 0 <= self.counted <= self.chunks:
+            raise CinelabError(
+                f"counted is {self.counted}, but a clip has {self.chunks} chunks; give at most "
+                "that, or 0 for all."
+            )
+        if self.counted and self.teacher == "bidirectional":
+            raise CinelabError(
+                f"counted is {self.counted} with pairs of the bidirectional teacher, whose clips "
+                "follow one ODE; use 0."
+            )
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of a clip."""
+        return self.frames // self.chunk
 
     @property
     def sampling(self) -> Sampling:
@@ -92,6 +115,16 @@ class PairsConfig(Readable):
     def times(self) -> Tensor:
         """Return the timesteps (K,) of the stored states, after the shift."""
         return path.shifted(torch.tensor(self.levels, dtype=torch.float64), self.shift)
+
+
+def counted_frames(config: PairsConfig, shard: int) -> Tensor | None:
+    """Return which frames (F,) of a shard's clips are regressed on; None where all are."""
+    if not config.counted:
+        return None
+    numbers = counted_chunks(config.chunks, config.counted, config.seed, shard)
+    chunks = torch.zeros(config.chunks, dtype=torch.bool)
+    chunks[numbers] = True
+    return chunks.repeat_interleave(config.chunk)
 
 
 def clips_of(config: PairsConfig, store: Store, shard: int) -> Clips:
@@ -137,14 +170,27 @@ def teacher_velocity(
 
 @torch.no_grad()
 def trajectories(
-    net: Any, clips: Clips, config: PairsConfig, noise: Tensor
+    net: Any, clips: Clips, config: PairsConfig, noise: Tensor, *, shard: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Return states at the stored levels (B, K, F, C, H, W) and end points (B, F, C, H, W) from
-    `noise` (B, F, C, H, W)."""
+    `noise` (B, F, C, H, W). `shard` is the number of the shard, which decides what counts."""
     with torch.autocast(noise.device.type, torch.bfloat16, enabled=config.bf16):
         velocity = teacher_velocity(net, clips, config.teacher, config.guidance, config.chunk)
         levels = config.sampling.levels()
-        states = [state for state, _ in trajectory(velocity, noise, levels, config.solver)]
+        if config.teacher == TRUE_PAST:
+            chunks = counted_chunks(config.chunks, config.counted, config.seed, shard)
+            truth = clips.latents.to(noise.dtype)
+            states = true_past_states(
+                velocity,
+                truth,
+                noise,
+                levels=levels,
+                solver=config.solver,
+                chunks=chunks,
+                chunk=config.chunk,
+            )
+        else:
+            states = [state for state, _ in trajectory(velocity, noise, levels, config.solver)]
     # before the shift the steps are even, so a level's state is found by its share of the steps
     stored = [states[round((1 - level) * config.steps)] for level in config.levels]
     return torch.stack(stored, dim=1), states[-1]
@@ -172,7 +218,7 @@ def _build(
         # drawn on the CPU, so that the pairs are the same wherever they are integrated
         rng = rng_at(config.seed, "pairs noise", shard)
         noise = torch.randn(clips.latents.shape, generator=rng).to(clips.latents.device)
-        states, end = trajectories(net, clips, config, noise)
+        states, end = trajectories(net, clips, config, noise, shard=shard)
         arrays = {
             "states": states.half().cpu().numpy(),
             "end": end.half().cpu().numpy(),
@@ -193,8 +239,8 @@ def claim(folder: Path, config: PairsConfig, teacher: str, store: Store) -> None
         "films": store.recipe,
     }
     mine |= {"data": data["mark"]} if data else {}
-    # what older pairs do not say: they compared with the empty prompt
-    before = {"unconditional": "", "data": mine.get("data")}
+    # what older pairs do not say: they compared with the empty prompt, and every chunk counts
+    before = {"unconditional": "", "counted": 0, "data": mine.get("data")}
     if place.exists() and (old := before | read_sealed(place, AGAIN)) != {"data": None} | mine:
         key = next(k for k in mine if mine[k] != old.get(k))
         what = {"fingerprint": "another teacher", "data": "films of another content"}.get(
@@ -258,7 +304,11 @@ class Pairs:
 
     def batch(self, rng: torch.Generator) -> tuple[Clips, Tensor, Tensor]:
         """Return clips, states and end points of a random shard."""
-        return self.shard(int(torch.randint(self.config.shards, (), generator=rng)))
+        return self.shard(self.draw(rng))
+
+    def draw(self, rng: torch.Generator) -> int:
+        """Return the number of a random shard."""
+        return int(torch.randint(self.config.shards, (), generator=rng))
 
     def shard(self, shard: int) -> tuple[Clips, Tensor, Tensor]:
         """Return clips, states and end points of one shard."""

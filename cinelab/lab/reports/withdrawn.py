@@ -117,9 +117,9 @@ CLAIMS = (
 )
 WHOLE = {
     "initialisation": "its starts had unequal clips, time and noise levels "
-    "(docs/results.md says what was wrong)",
+    "(docs/withdrawn.md says what was wrong)",
     "injectivity": "the teachers were asked under different conditions, and the students on the "
-    "clips that they were trained on (docs/results.md says what was wrong)",
+    "clips that they were trained on (docs/withdrawn.md says what was wrong)",
 }
 
 

@@ -2,61 +2,55 @@
 
 Everything else is fixed: base model, films, the number of DMD updates, the real score, the critic's
 start, the levels, and the weights that are measured (the last average; no validation picks lucky
-ones). The seed moves stage 2, DMD and the films.
-
-    none                  the autoregressive base model itself
-    bidirectional_ode     ODE pairs of the bidirectional teacher, noisy history, a level a chunk
-                          (Self Forcing, CausVid)
-    bidirectional_clean   the same pairs, the past's end points as history (no paper's); differs
-                          from causal_ode by the teacher, by that teacher's quality, and by a
-                          history that was made instead of true
-    causal_ode            ODE pairs of the autoregressive teacher, true history (Causal Forcing)
-    consistency           causal consistency distillation (Causal Forcing++)
-    consistency_equal_seconds
-                          the same for as many steps as take causal_ode's seconds, pairs included
-    score                 causal score distillation: DMD by autoregressive scores under the true
-                          history, at 4 levels
+ones). The seed moves stage 2, DMD and the films; and, where `teachers` lists one a seed, base model
+and teachers too (`cinelab.lab.studies.teachers`). The starts are those of
+`cinelab.lab.studies.initialisation_starts`.
 
 A cell also holds the card of the teacher that its initialisation learnt from (TEACHER_STAGE): what
 the end points of the teacher's ODE reach on the very films that the students are measured on.
 Starts whose teachers' cards differ do not differ by the teacher's kind alone.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from time import perf_counter
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
 
-from cinelab.config import override
+from cinelab.config import override, read_mapping
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
 from cinelab.lab.reports.withdrawn import EDITION
+from cinelab.lab.studies.initialisation_starts import CellPlan, stage_two, teacher_of
+from cinelab.lab.studies.teachers import Teachers
 from cinelab.lab.training import students
-from cinelab.lab.training.run import StageRun
 from cinelab.latent.store import Clips, Store
 from cinelab.memory.policy import CAMR
-from cinelab.metrics.card import HELD_OUT
+from cinelab.metrics.card import HELD_OUT, of_source
 from cinelab.metrics.rows import Row, clip_of, row_table, save_rows
 from cinelab.metrics.toybox.attributes import (
     Batch,
+    above_chance_rows,
     absence_batch,
+    consistency_rows,
+    diversity_rows,
     encode_plans,
+    make_frames,
+    own_chance_rows,
     read_shots,
     recall,
 )
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
-from cinelab.metrics.toybox.validation import frame_rows, made_rows, seeds_for
+from cinelab.metrics.toybox.validation import frame_rows, seeds_for
 from cinelab.model.wan import CausalWan
 from cinelab.runs import hardware
 from cinelab.seeds import rng_at
 from cinelab.stream.batch import decode, embed, prompts_and_shots
-from cinelab.texts import read_json
+from cinelab.tables import read_frame
 from cinelab.train import pairs as ode_pairs
 from cinelab.train import presets
 from cinelab.world.plans import FilmPlan
@@ -64,169 +58,16 @@ from cinelab.world.worlds import world_of
 from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.bundle import Bundle
 
-CONSISTENCIES = ("consistency", "consistency_equal_seconds")
-INITS = ("none", "bidirectional_ode", "bidirectional_clean", "causal_ode", *CONSISTENCIES, "score")
-HISTORIES = {"causal_ode": "truth", "bidirectional_ode": "noisy", "bidirectional_clean": "clean"}
-TEACHERS = {"autoregressive": "toybox-base", "bidirectional": "toybox-bidirectional-24"}
-BASE = TEACHERS["autoregressive"]
 TEACHER_STAGE = "the teacher"
-SHARED = ("base model", "one teacher of each kind", "ODE pairs", "real score", "critic's start")
 SMOKE = {"films": 2, "latents": 6, "away": 1}
-ROUNDS = 5  # turns in which seconds are measured
-
-
-def check_changes(changes: dict, preset: str = "toy") -> None:
-    """Refuse changes by stage that a cell could only refuse hours later: unknown stages and
-    settings."""
-    makers = {name: getattr(presets, name) for name in ("ode", "consistency", "pairs", "dmd")}
-    makers["score"] = presets.dmd
-    for stage, settings in changes.items():
-        if stage not in makers:
-            raise CinelabError(f"changes has {stage!r}; its stages are {', '.join(makers)}.")
-        override(makers[stage](preset), settings)
-
-
-def teacher_of(init: str) -> str | None:
-    """The kind of teacher that an initialisation learns from; None where it learns from none."""
-    if init in (*CONSISTENCIES, "causal_ode", "score"):
-        return "autoregressive"
-    return "bidirectional" if init in HISTORIES else None
-
-
-def stage_two(
-    folder: Path,
-    init: str,
-    seed: int,
-    *,
-    store: Store,
-    pairs: str | Path,
-    preset: str,
-    changes: dict,
-) -> tuple[str | Path, dict]:
-    """The checkpoint that DMD starts from, and what it cost.
-
-    The cost has `stage 2 seconds`, `pairs seconds`, `stored bytes`, `clips seen` and, at equal
-    seconds, the `turns` that these were measured by.
-    """
-    if init not in INITS:
-        raise CinelabError(f"init is {init!r}; use one of {', '.join(INITS)}.")
-    nothing = {"stage 2 seconds": 0.0, "clips seen": 0, "pairs seconds": 0.0, "stored bytes": 0}
-    if init == "none":
-        return BASE, nothing
-    make = _regressed if init in HISTORIES else _scored if init == "score" else _consistent
-    stage, cost = make(folder, init, seed, store, pairs, preset, changes)
-    for _ in stage.train():
-        pass
-    clips = stage.config.pairs.batch if init in HISTORIES else stage.config.batch
-    seen = {"clips seen": clips * stage.config.steps}
-    took = {"stage 2 seconds": stage.run.done_info["seconds"]}
-    return stage.export(folder / "checkpoint"), nothing | cost | seen | took
-
-
-def _regressed(folder, init, seed, store, pairs, preset, changes) -> tuple[StageRun, dict]:
-    """ODE regression to the end points of a teacher's pairs."""
-    made = _pairs(pairs, teacher_of(init) or "", store, preset=preset, changes=changes)
-    recipe = {"history": HISTORIES[init], "levels": "chunk"} | changes.get("ode", {})
-    stage = students.ode(folder, made, BASE, preset, seed, recipe, validate=False)
-    return stage, {"pairs seconds": made.seconds, "stored bytes": made.bytes}
-
-
-def _scored(folder, init, seed, store, pairs, preset, changes) -> tuple[StageRun, dict]:
-    """DMD under the true history, by autoregressive scores, at 4 levels."""
-    recipe = {"known": 0.0, "score": "autoregressive", "history": "truth"}
-    recipe |= {"sampling": students.few_steps(4)} | changes.get("score", {})
-    return students.dmd(folder, store, BASE, BASE, preset, seed, recipe, validate=False), {}
-
-
-def _consistent(folder, init, seed, store, pairs, preset, changes) -> tuple[StageRun, dict]:
-    """Consistency distillation, for its own number of steps or for causal ODE's seconds."""
-    recipe = changes.get("consistency", {})
-    cost = {}
-    if init == "consistency_equal_seconds":
-        made = _pairs(pairs, "autoregressive", store, preset=preset, changes=changes)
-        turns = taken_turns(
-            folder.parent / "turns", store, made, preset=preset, seed=seed, changes=changes
-        )
-        steps = override(presets.consistency(preset), recipe).steps
-        recipe = recipe | {"steps": equal_seconds(turns, steps)}
-        cost = {"turns": turns}
-    return students.consistency(folder, store, BASE, preset, seed, recipe, validate=False), cost
-
-
-def _pairs(folder, kind: str, store: Store, *, preset: str, changes: dict) -> ode_pairs.Pairs:
-    """The ODE pairs of a kind of teacher; all seeds share them."""
-    where = Path(folder) / kind
-    more = changes.get("pairs")
-    return students.build_pairs(where, store, TEACHERS[kind], preset, kind, more)
-
-
-def equal_seconds(turns: list[dict], steps: int) -> int:
-    """Steps of consistency in causal ODE's seconds, where `steps` take what `turns` measured."""
-    ratio = sum(turn["causal_ode"] for turn in turns) / sum(turn["consistency"] for turn in turns)
-    return max(1, round(steps * ratio))
-
-
-def taken_turns(
-    folder: Path, store: Store, made: ode_pairs.Pairs, *, preset: str, seed: int, changes: dict
-) -> list[dict]:
-    """Seconds that causal ODE (pairs included) and consistency take, in ROUNDS turns.
-
-    In a turn a shard of pairs, a few ODE steps and a few consistency steps run one after the other,
-    and each is scaled to its whole recipe: both meet the same machine, and the turns' spread is the
-    noise of timing. Kept in turns.json, so that a cell that is resumed trains as many steps.
-    """
-    if (folder / "turns.json").exists():
-        return read_json(folder / "turns.json")
-    about: dict[str, Any] = {"preset": preset, "seed": seed, "validate": False}
-    trained = (
-        students.ode(folder / "ode", made, BASE, changes=changes.get("ode"), **about),
-        students.consistency(
-            folder / "consistency", store, BASE, changes=changes.get("consistency"), **about
-        ),
-    )
-    rounds, each = (1, 1) if preset == "smoke" else (ROUNDS, 2)
-    turns = list(_turns(store, made, trained, rounds=rounds, each=each))
-    write_json(folder / "turns.json", turns)
-    return turns
-
-
-def _turns(
-    store: Store, made: ode_pairs.Pairs, trained, *, rounds: int, each: int
-) -> Iterator[dict]:
-    """Seconds of the whole recipes of causal ODE and consistency, a turn at a time."""
-    teacher = zoo.load(BASE)
-    config = made.config
-    clips = ode_pairs.clips_of(config, store, 0).to(teacher.device)
-    rng = rng_at(config.seed, "turn")
-    noise = torch.randn(clips.latents.shape, generator=rng).to(clips.latents.device)
-    running = [stage.train() for stage in trained]
-    for steps in running:
-        next(steps)  # the first step also sets up
-    for _ in range(rounds):
-        shard = _seconds(lambda: ode_pairs.trajectories(teacher.model, clips, config, noise))
-        ode, consistency = (_seconds(partial(_advance, steps, each)) / each for steps in running)
-        whole = shard * config.shards + ode * trained[0].config.steps
-        yield {"causal_ode": whole, "consistency": consistency * trained[1].config.steps}
-    for steps in running:
-        steps.close()
-
-
-def _advance(steps: Iterator, count: int) -> None:
-    """Run so many steps of a training."""
-    for _ in range(count):
-        next(steps)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = perf_counter()
-    work()
-    return perf_counter() - began
+BEFORE = "before DMD"
+AFTER = "after DMD"
 
 
 @torch.no_grad()
 def teacher_rows(
     reader: Recogniser,
-    kind: str,
+    teacher: str | Path,
     seed: int,
     *,
     films: int,
@@ -235,10 +76,12 @@ def teacher_rows(
 ) -> pd.DataFrame:
     """Rows of a teacher's end points on the films that its students are measured on.
 
-    They are made as the pairs of `config` are. The metric `looks` states whether what no prompt
-    names is as in the true film, where a teacher that is given the true past can read it.
+    They are made as the pairs of `config` are, with every chunk counted. The metric `looks` states
+    whether what no prompt names is as in the true film, where a teacher that is given the true past
+    can read it.
     """
-    bundle = zoo.load(TEACHERS[kind])
+    bundle = zoo.load(teacher)
+    config = replace(config, counted=0, frames=latents)
     batch = encode_plans(bundle, planned(bundle, seed, films, latents))
     clips = film_clips(bundle, batch)
     ends = []
@@ -290,12 +133,34 @@ def looks(reader: Recogniser, frames: np.ndarray, films: Batch) -> list[Row]:
 def measure_student(
     bundle: Bundle, reader: Recogniser, seed: int, films: int, latents: int = 24, away: int = 3
 ) -> pd.DataFrame:
-    """Rows of held-out films and absence tests."""
+    """Rows of held-out films and absence tests. `diversity` also has rows of the truth. The columns
+    `steps` (levels) and `updates` (0) say of what."""
     batch = encode_plans(bundle, planned(bundle, seed, films, latents))
-    rows = made_rows(bundle, reader, batch, truth=decode(bundle, batch.latents), policy=CAMR())
+    truth = decode(bundle, batch.latents)
+    frames, _ = make_frames(bundle, batch, CAMR(), seeds_for(films))
     absences = absence_batch(bundle, HELD_OUT + seed, range(films), away)
     recalled, _ = recall(bundle, reader, absences, CAMR(), seeds_for(films))
-    return row_table([*rows, *(row for row in recalled if row.metric == "identity")])
+    rows = [
+        *frame_rows(reader, frames, batch, truth),
+        *unprompted_rows(reader, frames, truth, batch),
+        *(row for row in recalled if row.metric == "identity"),
+    ]
+    return row_table(rows).assign(steps=bundle.sampling.steps, updates=0)
+
+
+def unprompted_rows(
+    reader: Recogniser, frames: np.ndarray, truth: np.ndarray, films: Batch
+) -> list[Row]:
+    """Rows of looks that no prompt names: kept above the films' own chance, and their diversity
+    (of the truth too). A collapsed model keeps everything, and has 0 and little of these."""
+    seen = read_shots(reader, frames, films.plans)
+    shown = read_shots(reader, truth, films.plans)
+    kept = consistency_rows(seen, films.plans)
+    return [
+        *above_chance_rows(kept, own_chance_rows(seen, films.plans)),
+        *diversity_rows(seen, films.plans),
+        *of_source("truth", diversity_rows(shown, films.plans)),
+    ]
 
 
 def initialisation_cell(
@@ -308,48 +173,103 @@ def initialisation_cell(
     films: int = 32,
     preset: str = "toy",
     changes: dict | None = None,
+    *,
+    teachers: dict | None = None,
+    stage2_steps: int | None = None,
+    updates: Sequence[int] = (),
 ) -> pd.DataFrame:
     """Measure one initialisation before and after DMD at every number of levels.
 
     `changes` are dotted overrides by stage: {"ode": {...}, "consistency": {...}, "pairs": {...},
-    "dmd": {...}}. Writes rows.parquet and cell.json and returns the rows.
+    "dmd": {...}}. `teachers` names checkpoints by kind (`Teachers`), `stage2_steps` the steps of
+    ODE and consistency. With `updates` the student is measured after each of so many updates of
+    its own, on one DMD run at constant rates; without, after the run that `changes` describe.
+    Writes rows.parquet and cell.json and returns the rows.
     """
     folder = Path(run_dir)
-    changes = changes or {}
-    reader = load_recogniser(world=zoo.world_in(BASE))
-    sizes = SMOKE if preset == "smoke" else {"films": films}
-    start, cost = stage_two(
-        folder / "stage2", init, seed, store=store, pairs=pairs, preset=preset, changes=changes
+    plan = CellPlan(
+        init, seed, store, pairs, preset, changes or {}, Teachers(teachers or {}), stage2_steps
     )
-    parts = _card_of_teacher(reader, init, seed, preset=preset, changes=changes, sizes=sizes)
+    reader = load_recogniser(world=zoo.world_in(plan.base))
+    sizes = SMOKE if preset == "smoke" else {"films": films}
+    start, cost = stage_two(folder / "stage2", plan)
+    parts = _card_of_teacher(reader, plan, sizes)
     for steps in levels:
-        sampling = students.few_steps(steps)
-        bundle = replace(zoo.load(start), sampling=sampling)
-        before = measure_student(bundle, reader, seed, **sizes)
-        recipe = changes.get("dmd", {}) | {"sampling": sampling}
-        real = TEACHERS["bidirectional"]
         where = folder / f"dmd-{steps}"
-        stage = students.dmd(where, store, start, real, preset, seed, recipe, validate=False)
-        for _ in stage.train():
-            pass
-        cost[f"DMD seconds, {steps} levels"] = round(stage.run.done_info["seconds"], 1)
-        student = cast(CausalWan, stage.averaged())
-        after = measure_student(replace(bundle, model=student), reader, seed, **sizes)
-        stages = {"before DMD": before, "after DMD": after}
-        parts += [rows.assign(steps=steps, stage=name) for name, rows in stages.items()]
-        print(f"{init}, {steps} levels: measured", flush=True)
+        bundle = replace(zoo.load(start), sampling=students.few_steps(steps))
+        measure = partial(_measured, reader, seed, sizes)
+        before = partial(measure, bundle)
+        parts.append(measured_once(where / "before.parquet", before).assign(stage=BEFORE))
+        counts: list[int | None] = [*checked_updates(updates)]
+        for count in counts or [None]:
+            after = partial(_after, where, plan, bundle, start=start, updates=count, how=measure)
+            rows = measured_once(where / f"after-{count or 'all'}.parquet", after)
+            parts.append(rows.assign(stage=AFTER))
+            print(f"{init}, {steps} levels, {count or 'all'} updates: measured", flush=True)
+        seconds = read_mapping(where / "done.json", seconds=float)["seconds"]
+        cost[f"DMD seconds, {steps} levels"] = round(seconds, 1)
     about = {"init": init, "seed": seed, "edition": EDITION["initialisation"]}
+    about |= {"trained": plan.nominal_steps}
     rows = pd.concat(parts, ignore_index=True).assign(**about)
     save_rows(rows, folder / "rows.parquet")
-    write_json(folder / "cell.json", {**about, "shared": list(SHARED), **cost, **hardware()})
+    shared = plan.teachers.in_common(plan.kinds)
+    write_json(folder / "cell.json", {**about, "shared": shared, **cost, **hardware()})
     return rows
 
 
-def _card_of_teacher(reader, init, seed, *, preset, changes, sizes: dict) -> list[pd.DataFrame]:
+def _measured(reader: Recogniser, seed: int, sizes: dict[str, int], bundle: Bundle) -> pd.DataFrame:
+    """Rows of a student on so many films."""
+    return measure_student(bundle, reader, seed, **sizes)
+
+
+def checked_updates(updates: Sequence[int]) -> list[int]:
+    """The numbers of the student's updates after which it is measured, in order."""
+    if any(type(count) is not int or count < 1 for count in updates):
+        raise CinelabError(f"updates is {list(updates)}; give whole numbers of at least 1.")
+    return sorted(set(updates))
+
+
+def measured_once(path: Path, measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    """Rows as they were measured before, else measured now: a run that has gone on cannot be
+    measured again where it stood."""
+    if not path.exists():
+        save_rows(measure(), path)
+    return read_frame(path, "remove the cell's folder and run it again")
+
+
+def _after(
+    folder: Path,
+    plan: CellPlan,
+    bundle: Bundle,
+    *,
+    start: str | Path,
+    updates: int | None,
+    how: Callable[[Bundle], pd.DataFrame],
+) -> pd.DataFrame:
+    """Rows of the averaged student after so many updates of its own; None: as `changes` have it.
+
+    A call with more updates continues the run of an earlier one. For that the rates must not depend
+    on where the run ends, so they are constant.
+    """
+    recipe = plan.recipe("dmd") | {"sampling": bundle.sampling}
+    if updates is not None:
+        config = override(presets.dmd(plan.preset), recipe)
+        recipe |= {"optim.floor": 1.0, "critic.floor": 1.0}
+        recipe |= {"steps": updates * config.critic_updates}
+    about = (plan.real, plan.preset, plan.seed, recipe)
+    stage = students.dmd(folder, plan.store, start, *about, validate=False)
+    for _ in stage.train():
+        pass
+    made = -(-stage.config.steps // stage.config.critic_updates)
+    student = cast(CausalWan, stage.averaged())
+    return how(replace(bundle, model=student)).assign(updates=made)
+
+
+def _card_of_teacher(reader: Recogniser, plan: CellPlan, sizes: dict) -> list[pd.DataFrame]:
     """The teacher's card as one table of rows, or none where there is no teacher."""
-    if not (kind := teacher_of(init)):
+    if not (kind := teacher_of(plan.init)):
         return []
-    config = override(presets.pairs(preset, kind), changes.get("pairs") or {})
-    latents = sizes.get("latents", 24)
-    rows = teacher_rows(reader, kind, seed, films=sizes["films"], config=config, latents=latents)
-    return [rows.assign(steps=config.steps, stage=TEACHER_STAGE)]
+    config = override(presets.pairs(plan.preset, kind), plan.changes.get("pairs") or {})
+    about = {"films": sizes["films"], "latents": sizes.get("latents", 24), "config": config}
+    rows = teacher_rows(reader, plan.teachers.of(kind, plan.seed), plan.seed, **about)
+    return [rows.assign(steps=config.steps, stage=TEACHER_STAGE, updates=0)]

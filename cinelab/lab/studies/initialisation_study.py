@@ -1,27 +1,29 @@
 """The initialisation sweep as a whole: its table, its figure, its costs, and claims with verdicts.
 
-The seeds of a sweep are trainings, and are resampled first. They share what `SHARED` lists, so an
-interval says what another training of the student would give, not what another teacher would.
-Cells of an old edition are shown, and their claims are withdrawn (`cinelab.lab.reports.withdrawn`).
+The seeds of a sweep are trainings, and are resampled first. What they share stands in their
+cell.json (`shared`): where base model and teachers are among it, an interval says what another
+training of the student would give, not what another teacher would. Cells of an old edition are
+shown, and their claims are withdrawn (`cinelab.lab.reports.withdrawn`).
 """
 
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from cinelab.config import read_mapping
-from cinelab.errors import CinelabError
 from cinelab.lab.reports.plots import PALETTE, QUIET, TEMPLATE
-from cinelab.lab.reports.verdicts import LEVEL, Look, about_mean, about_times, judged
-from cinelab.lab.reports.withdrawn import EDITION, edition_of, with_edition, withdrawn
-from cinelab.lab.studies.initialisation_cell import INITS, TEACHER_STAGE, teacher_of
+from cinelab.lab.reports.verdicts import LEVEL, Look, about_mean, judged
+from cinelab.lab.reports.withdrawn import with_edition, withdrawn
+from cinelab.lab.studies.initialisation_cell import AFTER, BEFORE, TEACHER_STAGE
+from cinelab.lab.studies.initialisation_costs import STUDY, cheaper
+from cinelab.lab.studies.initialisation_starts import CONSISTENCIES, INITS, teacher_of
 from cinelab.metrics.legacy import analysed, modern_columns
 from cinelab.metrics.metric import METRICS
 from cinelab.metrics.stats import Estimate, nested_bootstrap
+from cinelab.train.true_past import TRUE_PAST
 
 RECALLED = "identity (recalled)"
 MEASURED = (
@@ -35,29 +37,62 @@ MEASURED = (
     "motion",
     "sharpness",
     "contrast",
+    "identity above chance (kept)",
+    "scenery above chance (kept)",
+    "diversity of identity",
+    "diversity of scenery",
 )
 SHOWN = ("prompt", RECALLED, "motion", "sharpness")
-STAGES = ("before DMD", "after DMD")
-STUDY = "initialisation"
+STAGES = (BEFORE, AFTER)
+BUDGET = {"trained": 120, "updates": 15}  # of cells that do not state theirs
 ORDER = [
     ("consistency", "causal_ode"),
     ("consistency_equal_seconds", "causal_ode"),
     ("causal_ode", "bidirectional_ode"),
     ("consistency", "none"),
 ]
-CONSISTENCY = {"consistency": "equal clips", "consistency_equal_seconds": "equal seconds"}
+CONSISTENCY = dict(zip(CONSISTENCIES, ("equal clips", "equal seconds"), strict=True))
 BASELINES = {
     "bidirectional_ode": "Self Forcing's baseline: a noisy history, a level a chunk",
     "bidirectional_clean": "no paper's baseline: the end points of the past as history",
+    TRUE_PAST: "a control: the same past and number of chunks, and the noisy future beside them",
 }
-CHEAPER = 3.0  # times that causal ODE is to take, for "about a quarter"
+UNTRAINED = ("none", "score")  # starts that have no steps of stage 2 to vary
+
+
+@dataclass(frozen=True)
+class Budget:
+    """At what two starts are compared: levels, steps of stage 2, and updates of DMD's student.
+    The text names those of which a table has several."""
+
+    steps: int
+    trained: int
+    updates: int
+    named: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        more = {"trained": f"{self.trained} steps", "updates": f"{self.updates} updates"}
+        return ", ".join([f"{self.steps} levels", *(more[name] for name in self.named)])
+
+
+def stated_budget(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with their columns `trained` (steps of stage 2) and `updates` (of DMD's student), which
+    older rows do not have."""
+    unstated = {
+        "trained": pd.Series(BUDGET["trained"], rows.index),
+        "updates": (rows["stage"] == AFTER) * BUDGET["updates"],
+    }
+    given = {name: rows[name].fillna(unstated[name]) for name in BUDGET if name in rows}
+    return rows.assign(**(unstated | given))
 
 
 def per_film(rows: pd.DataFrame) -> pd.DataFrame:
-    """One value a film: init, stage, steps, metric, seed, film, value, and the oldest edition."""
-    keys = ["init", "stage", "steps", "metric", "seed", "film"]
+    """One value a film: init, stage, steps, trained, updates, metric, seed, film, value, and the
+    oldest edition. Rows of the truth are left out."""
+    keys = ["init", "stage", "steps", "trained", "updates", "metric", "seed", "film"]
     rows = analysed(rows).rename(columns={"clip": "film"})
-    rows = with_edition(rows[rows.metric.isin(MEASURED)])
+    rows = rows[rows.source == "model"] if "source" in rows else rows
+    rows = stated_budget(with_edition(rows[rows.metric.isin(MEASURED)]))
     films = rows.groupby(keys, as_index=False)
     return films.agg(value=("value", "mean"), edition=("edition", "min"))
 
@@ -68,34 +103,25 @@ def nested_estimate(films: pd.DataFrame) -> Estimate:
 
 
 def init_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """metric, stage, steps, init, value, low, high, n (films), trainings, edition.
+    """metric, stage, steps, trained, updates, init, value, low, high, n (films), trainings,
+    edition.
 
     The stage TEACHER_STAGE is the card of the teacher whose pairs or steps an initialisation learnt
     from, on the films that its students are measured on.
     """
     found = []
-    for key, films in per_film(rows).groupby(["metric", "stage", "steps", "init"]):
+    keys = ["metric", "stage", "steps", "trained", "updates", "init"]
+    for key, films in per_film(rows).groupby(keys):
         e = nested_estimate(films)
         found.append((*key, e.value, e.low, e.high, e.n, films.seed.nunique(), films.edition.min()))
-    names = [
-        "metric",
-        "stage",
-        "steps",
-        "init",
-        "value",
-        "low",
-        "high",
-        "n",
-        "trainings",
-        "edition",
-    ]
+    names = [*keys, "value", "low", "high", "n", "trainings", "edition"]
     table = pd.DataFrame(found, columns=names).round(4)
     ranks = {"metric": MEASURED, "stage": (TEACHER_STAGE, *STAGES), "init": INITS}
 
     def place(column: pd.Series) -> pd.Series:
         return column.map(ranks[column.name].index) if column.name in ranks else column
 
-    return table.sort_values(names[:4], key=place, ignore_index=True)
+    return table.sort_values(keys, key=place, ignore_index=True)
 
 
 def _points(
@@ -125,13 +151,22 @@ def _points(
         )
 
 
+def _largest(table: pd.DataFrame) -> pd.DataFrame:
+    """Of each start, stage and level, what the most steps and updates gave."""
+    budget = [name for name in BUDGET if name in table]
+    if not budget:
+        return table
+    last = table.sort_values(budget)
+    return last.drop_duplicates(["metric", "stage", "steps", "init"], keep="last").sort_index()
+
+
 def init_points(rows: pd.DataFrame) -> go.Figure:
     """Mean and interval of every initialisation by levels: before DMD above, after DMD below.
 
     `rows` are a sweep's, or already its table.
     """
     table = modern_columns(rows) if "low" in rows else init_table(rows)
-    table = table[table.stage.isin(STAGES)]
+    table = _largest(table[table.stage.isin(STAGES)])
     names = [name for name in INITS if name in set(table.init)]
     levels = sorted(table.steps.unique())
     fig = make_subplots(
@@ -169,56 +204,6 @@ def init_points(rows: pd.DataFrame) -> go.Figure:
     )
 
 
-def init_cells(*sweeps: str | Path) -> pd.DataFrame:
-    """What every finished cell records (cell.json): a row a cell, by start and seed."""
-    paths = [path for sweep in sweeps for path in sorted(Path(sweep).glob("*/cell.json"))]
-    if not paths:
-        raise CinelabError(
-            f"{sweeps[0]} holds no finished cell; run `cinelab sweep "
-            "experiments/initialisation.yaml` first."
-        )
-    cells = pd.DataFrame(
-        [
-            read_mapping(path, init=str, seed=int, edition=float | None, protocol=float | None)
-            for path in paths
-        ]
-    )
-    order = cells["init"].map(lambda name: INITS.index(name) if name in INITS else len(INITS))
-    return (
-        with_edition(cells)
-        .assign(order=order)
-        .sort_values(["order", "seed"], ignore_index=True)
-        .drop(columns="order")
-    )
-
-
-def init_costs(cells: pd.DataFrame) -> pd.DataFrame:
-    """What each initialisation took: means over its trainings, and how many these are.
-
-    Seconds are of one machine at one hour, whatever else ran on it; `init_turns` compares.
-    """
-    numbers = [c for c in cells if "seconds" in c or "bytes" in c or c == "clips seen"]
-    costs = cells.groupby("init", sort=False)[numbers].mean()
-    costs.insert(0, "seconds before DMD", costs["stage 2 seconds"] + costs["pairs seconds"])
-    counts = cells.groupby("init", sort=False).agg(
-        trainings=("seed", "nunique"), edition=("edition", "min")
-    )
-    return costs.round(1).join(counts).reset_index()
-
-
-def init_turns(cells: pd.DataFrame) -> pd.DataFrame:
-    """Seconds of causal ODE (pairs included) and of consistency at equal clips, measured by turns.
-
-    A row a turn: seed, edition, causal_ode, consistency, ratio. Cells without turns give none.
-    """
-    rows = []
-    for cell in cells.to_dict("records"):
-        for turn in cell["turns"] if isinstance(cell.get("turns"), list) else ():
-            rows.append((cell["seed"], cell["edition"], turn["causal_ode"], turn["consistency"]))
-    turns = pd.DataFrame(rows, columns=["seed", "edition", "causal_ode", "consistency"])
-    return turns.assign(ratio=turns.causal_ode / turns.consistency)
-
-
 def init_claims(rows: pd.DataFrame, cells: pd.DataFrame, margin: float = LEVEL) -> pd.DataFrame:
     """Each claim of the papers with its verdict (`cinelab.lab.reports.verdicts`); `margin` is that
     of "level".
@@ -228,70 +213,83 @@ def init_claims(rows: pd.DataFrame, cells: pd.DataFrame, margin: float = LEVEL) 
     """
     films = per_film(rows)
     looks = [*_ahead(films), *_level(films, margin), *_teachers(films), *_sharper(films)]
-    return judged([*looks, _cheaper(cells)])
+    looks += [*_moves(films), *_covers(films), *_as_good(films, margin)]
+    return judged([*looks, cheaper(cells)])
+
+
+def budgets(films: pd.DataFrame, stage: str, init: str | None = None) -> list[Budget]:
+    """The budgets at which a stage was measured, of one start or of all."""
+    keys = ["steps", *BUDGET]
+    students = films[films.stage.isin(STAGES) & ~films.init.isin(UNTRAINED)]
+    named = tuple(name for name in BUDGET if students[students.stage == stage][name].nunique() > 1)
+    part = films[(films.stage == stage) & (films.init == init if init else True)]
+    trained = part[~part.init.isin(UNTRAINED)]
+    found = (trained if len(trained) else part)[keys].drop_duplicates().sort_values(keys)
+    rows = found.astype(int).itertuples(index=False, name=None)
+    return [Budget(steps, trained, updates, named) for steps, trained, updates in rows]
 
 
 def _ahead(films: pd.DataFrame) -> Iterator[Look]:
     """After DMD: is one start ahead of another?"""
     for better, worse in ORDER:
-        for steps in _levels(films):
+        for at in budgets(films, AFTER):
             for metric in SHOWN[:2]:
-                yield _look(films, better, worse, stage="after DMD", steps=steps, metric=metric)
+                yield start_look(films, better, worse, stage=AFTER, at=at, metric=metric)
 
 
 def _level(films: pd.DataFrame, margin: float) -> Iterator[Look]:
     """After DMD: is consistency level with causal ODE?"""
     for one in CONSISTENCY:
-        for steps in _levels(films):
+        for at in budgets(films, AFTER):
             for metric in SHOWN[:2]:
-                yield _look(
-                    films,
-                    one,
-                    "causal_ode",
-                    stage="after DMD",
-                    steps=steps,
-                    metric=metric,
-                    level=margin,
-                )
+                about: dict[str, Any] = {"stage": AFTER, "at": at, "metric": metric}
+                yield start_look(films, one, "causal_ode", **about, level=margin)
 
 
 def _teachers(films: pd.DataFrame) -> Iterator[Look]:
     """Before and after DMD: does the teacher's kind matter, under clean histories?"""
-    other = films[films.init == "bidirectional_clean"]
-    for steps in _levels(other)[:1]:
+    for other in ("bidirectional_clean", TRUE_PAST):
         for stage in STAGES:
-            for metric in SHOWN[:2]:
-                yield _look(
-                    films,
-                    "causal_ode",
-                    "bidirectional_clean",
-                    stage=stage,
-                    steps=steps,
-                    metric=metric,
-                )
+            for at in budgets(films, stage, other)[:1]:
+                for metric in SHOWN[:2]:
+                    yield start_look(films, "causal_ode", other, stage=stage, at=at, metric=metric)
 
 
 def _sharper(films: pd.DataFrame) -> Iterator[Look]:
     """Before DMD: does regression to the bidirectional teacher blur?"""
-    for other in ("bidirectional_ode", "bidirectional_clean"):
-        for steps in _levels(films[films.init == other]):
-            yield _look(
-                films, "causal_ode", other, stage="before DMD", steps=steps, metric="sharpness"
-            )
+    for other in ("bidirectional_ode", "bidirectional_clean", TRUE_PAST):
+        for at in budgets(films, BEFORE, other):
+            yield start_look(films, "causal_ode", other, stage=BEFORE, at=at, metric="sharpness")
 
 
-def _levels(films: pd.DataFrame) -> list[int]:
-    """Levels of the students."""
-    return sorted(films[films.stage.isin(STAGES)].steps.unique().tolist())
+def _moves(films: pd.DataFrame) -> Iterator[Look]:
+    """After DMD: does a student of the autoregressive teacher move more?"""
+    for at in budgets(films, AFTER):
+        about: dict[str, Any] = {"stage": AFTER, "at": at, "metric": "motion"}
+        yield start_look(films, "causal_ode", "bidirectional_ode", **about)
 
 
-def _look(
+def _covers(films: pd.DataFrame) -> Iterator[Look]:
+    """Before DMD: is consistency more varied than score distillation?"""
+    for at in budgets(films, BEFORE, "score")[:1]:
+        about: dict[str, Any] = {"stage": BEFORE, "metric": "diversity of identity"}
+        yield start_look(films, "consistency", "score", at=at, **about)
+
+
+def _as_good(films: pd.DataFrame, margin: float) -> Iterator[Look]:
+    """The precondition of the control: does its teacher follow prompts as the other one does?"""
+    for at in budgets(films, TEACHER_STAGE, TRUE_PAST):
+        about: dict[str, Any] = {"stage": TEACHER_STAGE, "at": at, "metric": "prompt"}
+        yield start_look(films, "causal_ode", TRUE_PAST, **about, level=margin)
+
+
+def start_look(
     films: pd.DataFrame,
     one: str,
     other: str,
     *,
     stage: str,
-    steps: int,
+    at: Budget,
     metric: str,
     level: float | None = None,
 ) -> Look:
@@ -299,17 +297,17 @@ def _look(
 
     It says that `one` is ahead of `other`, or with `level` that both are within this margin.
     """
-    gap = paired_gap(films, one, other, stage=stage, steps=steps, metric=metric)
+    gap = paired_gap(films, one, other, stage=stage, at=at, metric=metric)
     word = "is ahead of"
     how: dict[str, Any] = {"kind": "above", "margin": 0.0}
     if level is not None:
         word = "is level with"
         how = {"kind": "level", "margin": level}
     named = f"consistency ({CONSISTENCY[one]})" if one in CONSISTENCY else one
-    where = f"{stage}, {steps} levels"
+    where = f"{stage}, {at}"
     what = f"{word} {other} in {metric}"
-    notes = (BASELINES.get(other, ""), _teachers_apart(films, one, other, metric))
-    about: dict[str, Any] = {"note": "; ".join(filter(None, notes))}
+    apart = "" if stage == TEACHER_STAGE else _teachers_apart(films, one, other, metric)
+    about: dict[str, Any] = {"note": "; ".join(filter(None, (BASELINES.get(other, ""), apart)))}
     if one in CONSISTENCY and other == "causal_ode":
         about["twin"] = f"{where}: {what}"
     if len(gap):
@@ -319,10 +317,12 @@ def _look(
 
 
 def paired_gap(
-    films: pd.DataFrame, one: str, other: str, *, stage: str, steps: int, metric: str
+    films: pd.DataFrame, one: str, other: str, *, stage: str, at: Budget, metric: str
 ) -> pd.DataFrame:
     """one - other on the same films and seeds: seed, film, value, edition; maybe empty."""
-    part = films[(films.stage == stage) & (films.steps == steps) & (films.metric == metric)]
+    part = films[(films.stage == stage) & (films.steps == at.steps) & (films.metric == metric)]
+    part = part[part.updates == at.updates]
+    part = part[(part.trained == at.trained) | part.init.isin(UNTRAINED)]
     sides = [part[part.init == name].set_index(["seed", "film"]) for name in (one, other)]
     gap = (sides[0].value - sides[1].value).dropna()
     old = pd.concat([side.edition.reindex(gap.index) for side in sides], axis=1).min(axis=1)
@@ -334,34 +334,14 @@ def _teachers_apart(films: pd.DataFrame, one: str, other: str, metric: str) -> s
 
     End points recall the looks of the past that they were given.
     """
-    if {teacher_of(one), teacher_of(other)} != {"autoregressive", "bidirectional"}:
+    kinds = {teacher_of(one), teacher_of(other)}
+    if None in kinds or len(kinds) == 1:
         return ""
-    card = films[films.stage == TEACHER_STAGE]
     metric = "looks" if metric == RECALLED else metric
-    steps = card.steps.iloc[0] if len(card) else 0
-    gap = paired_gap(films, one, other, stage=TEACHER_STAGE, steps=steps, metric=metric)
+    cards = budgets(films, TEACHER_STAGE, other)
+    about = {"stage": TEACHER_STAGE, "metric": metric}
+    gap = paired_gap(films, one, other, at=cards[0], **about) if cards else films[:0]
     if gap.empty:
         return "not the teacher's kind alone: no card of the teachers"
     found = nested_estimate(gap)
     return f"not the teacher's kind alone: the teachers' own {metric} differs by {found}"
-
-
-def _cheaper(cells: pd.DataFrame) -> Look:
-    """Does consistency cost about a quarter of causal ODE's time?"""
-    claim = f"causal_ode takes {CHEAPER:g} times consistency's seconds or more, at equal clips"
-    turns = init_turns(cells)
-    turns = _unlike(cells) if turns.empty else turns
-    old = withdrawn(STUDY, ("cost",), edition_of(turns)) if len(turns) else ""
-    ratios = turns.ratio.tolist()
-    seeds = turns.seed.tolist()
-    return about_times(claim, ratios, seeds, margin=CHEAPER, withdrawn=old)
-
-
-def _unlike(cells: pd.DataFrame) -> pd.DataFrame:
-    """Ratios of seconds by seed as old cells have them: at unequal clips, and not by turns."""
-    old = cells[cells.edition < EDITION[STUDY]]
-    whole = old.assign(whole=old["stage 2 seconds"] + old["pairs seconds"])
-    table = whole.pivot_table(index="seed", columns="init", values="whole")
-    table = table.reindex(columns=["causal_ode", "consistency"]).dropna()
-    ratio = table.causal_ode / table.consistency
-    return pd.DataFrame({"ratio": ratio, "edition": 1.0}).reset_index(names="seed")

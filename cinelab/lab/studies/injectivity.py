@@ -11,6 +11,7 @@ is integrated, as its pairs were, each time.
     bidirectional   noisy    the states of the past at levels of    the future frames' noise
                              their own, one a chunk
     bidirectional   clean    the end points of the past             the future frames' noise
+    given the past  future   the true, clean past, as its own       the future frames' noise
 
 That the autoregressive teacher's variance is exactly zero is no finding: its causal mask hides what
 is drawn again, by construction. The row tests the code. What can be a finding is the other rows, as
@@ -20,6 +21,9 @@ a share of the squared error that the student of that teacher makes on the same 
 A held state is one of a reference trajectory from noise to data: a frame follows the reference down
 to the level where the student sees it, then goes its own way with the others. For the bidirectional
 teacher that approximates a draw of the future given what is held.
+
+The last row is of a bidirectional teacher that is given the true past (`cinelab.train.true_past`):
+its student sees what the autoregressive teacher's does, and only the future is added.
 
     K repeats (the batch)   F frames   L kept levels   u the frame that is looked at
 """
@@ -37,9 +41,8 @@ from cinelab.errors import CinelabError
 from cinelab.flow import path
 from cinelab.flow.solvers import solve, trajectory
 from cinelab.lab.reports.withdrawn import EDITION
-from cinelab.lab.studies.initialisation_cell import TEACHERS, film_clips, planned
-from cinelab.lab.training.students import build_pairs, ode
-from cinelab.latent.store import Clips, Store
+from cinelab.lab.studies.initialisation_cell import film_clips, planned
+from cinelab.latent.store import Clips
 from cinelab.metrics.stats import bootstrap, paired_ratio
 from cinelab.metrics.toybox.attributes import encode_plans
 from cinelab.metrics.video.appearance import sharpness
@@ -47,14 +50,20 @@ from cinelab.readable import Readable
 from cinelab.seeds import rng_at
 from cinelab.stream.batch import decode
 from cinelab.train.ode import OdeTraining, predicted_end
-from cinelab.train.pairs import PairsConfig, teacher_velocity
+from cinelab.train.pairs import GIVEN_TRUTH, PairsConfig, teacher_velocity
+from cinelab.train.true_past import TRUE_PAST, beside_the_truth
 from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.bundle import Bundle
 
 UNSEEN = (
     10_000  # added to the held-out seeds, so that no card and no student is measured on these films
 )
-HISTORIES = {"truth": "autoregressive", "noisy": "bidirectional", "clean": "bidirectional"}
+HISTORIES = {
+    "truth": "autoregressive",
+    "noisy": "bidirectional",
+    "clean": "bidirectional",
+    "future": TRUE_PAST,
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,11 @@ class Case:
     @property
     def kind(self) -> str:
         return HISTORIES[self.history]
+
+    @property
+    def given(self) -> str:
+        """The past that the student is given: truth, noisy or clean."""
+        return "truth" if self.kind in GIVEN_TRUTH else self.history
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,11 @@ class Setting:
         """The frames of u's chunk: they are at one level, and see each other."""
         start = self.frame // self.pairs.chunk * self.pairs.chunk
         return range(start, start + self.pairs.chunk)
+
+    @property
+    def known(self) -> Tensor:
+        """Which frames (F,) stand before u's chunk."""
+        return torch.arange(self.pairs.frames) < self.own.start
 
 
 SMOKE = Setting(
@@ -143,16 +162,19 @@ def noise_like(x: Tensor, seed: int, *address: int | str) -> Tensor:
 
 
 def _field(bundle: Bundle, kind: str, clips: Clips, setting: Setting) -> Callable:
-    """The teacher's guided velocity, in full precision, that zero can be zero."""
+    """The teacher's guided velocity, in full precision, that zero can be zero. One that is given
+    the true past has it before u's chunk."""
     velocity = teacher_velocity(
         bundle.model, clips, kind, setting.pairs.guidance, setting.pairs.chunk
     )
 
-    def precise(x: Tensor, t: float) -> Tensor:
+    def precise(x: Tensor, t: float | Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=False):
             return velocity(x, t)
 
-    return precise
+    if kind != TRUE_PAST:
+        return precise
+    return beside_the_truth(precise, setting.known.to(clips.latents.device))
 
 
 @torch.no_grad()
@@ -162,6 +184,8 @@ def reference(bundle: Bundle, kind: str, clips: Clips, index: int, setting: Sett
     config = setting.pairs
     velocities = []
     noise = noise_like(clip.latents, setting.seed, "fixed", index)
+    if kind == TRUE_PAST:
+        noise[:, : setting.own.start] = clip.latents[:, : setting.own.start]
     velocity = _field(bundle, kind, clip, setting)
 
     def recorded(x: Tensor, t: float) -> Tensor:
@@ -234,7 +258,7 @@ def _clips(
     """The clip K times; an autoregressive teacher is shown another film's future each time."""
     many = alone(clips, index, setting.repeats)
     own = setting.own
-    if case.kind == "bidirectional" or not varied:
+    if case.kind != "autoregressive" or not varied:
         return many
     shown = many.latents.clone()
     others = [(index + 1 + k) % len(clips.latents) for k in range(setting.repeats)]
@@ -280,7 +304,7 @@ def student_end(
 ) -> Tensor:
     """What the student makes of u's chunk (1, c, C, h, w) from what it sees of the reference."""
     pairs = replace(setting.pairs, teacher=case.kind)
-    config = OdeTraining(model=bundle.model.config, pairs=pairs, history=case.history)
+    config = OdeTraining(model=bundle.model.config, pairs=pairs, history=case.given)
     numbers = seen_levels(setting, index, level)
     made = predicted_end(bundle.model, alone(clips, index), held.states, held.end, numbers, config)
     return made[:, setting.own.start : setting.own.stop]
@@ -379,36 +403,3 @@ def share_of_error(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         found, columns=["case", "t", "variance", "squared error", "value", "low", "high", "n"]
     )
-
-
-def with_students(
-    folder: str | Path,
-    cases: dict[str, Case],
-    store: Store,
-    pairs: str | Path,
-    preset: str,
-    seed: int,
-) -> dict[str, Case]:
-    """The cases, each with a student: one trained here on its teacher's pairs where it has none.
-
-    Students learn from the films of `store`; they are measured on others (`held_out`).
-    """
-    return {
-        label: _with_student(
-            Path(folder) / f"student-{n}", case, store, pairs=pairs, preset=preset, seed=seed
-        )
-        for n, (label, case) in enumerate(cases.items())
-    }
-
-
-def _with_student(folder: Path, case: Case, store: Store, *, pairs, preset: str, seed: int) -> Case:
-    if case.student:
-        return case
-    ours = case.teacher == TEACHERS[case.kind]
-    where = Path(pairs) / (case.kind if ours else f"{case.kind}-{Path(case.teacher).name}")
-    made = build_pairs(where, store, case.teacher, preset, case.kind)
-    recipe = {"history": case.history}
-    stage = ode(folder, made, preset=preset, seed=seed, changes=recipe, validate=False)
-    for _ in stage.train():
-        pass
-    return replace(case, student=stage.export(folder / "checkpoint"))

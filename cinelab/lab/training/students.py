@@ -99,7 +99,7 @@ def ode(
 ) -> StageRun:
     """Set up stage 2a (or its bidirectional baseline): regress to the end points of `pairs`. The
     student is sampled with `steps` levels."""
-    causal = pairs.config.teacher == "autoregressive"
+    given_truth = pairs.config.teacher in ode_pairs.GIVEN_TRUTH
     own = {name: value for name, value in (changes or {}).items() if name.split(".")[0] != "pairs"}
     return train_stage(
         "ode",
@@ -108,7 +108,7 @@ def ode(
         preset=preset,
         init=init,
         seed=seed,
-        changes={"pairs": pairs.config, "history": "truth" if causal else "noisy"} | own,
+        changes={"pairs": pairs.config, "history": "truth" if given_truth else "noisy"} | own,
         loss=loss,
         sampling=few_steps(steps),
         validate=validate,
