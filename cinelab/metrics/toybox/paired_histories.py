@@ -209,7 +209,7 @@ def gap_rows(cache: KVCache, batch: Batch, protocol: str) -> list[Row]:
         shots = history(cache, batch.last_shot, film)
         held = torch.isin(shots, torch.tensor(evidence(plan)))
         picked = choices(cache, batch.last_shot, film)
-        fixed = [held[picks[sure]].any() for picks, sure in picked]
+        fixed = [held[picks[sure]].any() for _, picks, sure in picked]
         rows.append(_row(film // 2, GAP, float(not any(fixed)), protocol=protocol))
     return rows
 
