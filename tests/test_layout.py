@@ -24,7 +24,7 @@ NO_CODE = {
 LINES_OF_A_FILE = 420
 LINES_OF_A_FUNCTION = 60  # of its body, docstring and signature left out
 POSITIONAL = 3  # parameters, self left out; further ones are keyword-only
-MANY_POSITIONAL = 142  # functions with more than POSITIONAL + 1; goal 0
+MANY_POSITIONAL = 139  # functions with more than POSITIONAL + 1; goal 0
 POSITIONAL_BOOLEANS = 44  # parameters; goal 0
 
 # files that are still longer than they should be, with the lines that they may have

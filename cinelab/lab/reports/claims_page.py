@@ -17,6 +17,7 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_text
 from cinelab.lab.reports.number_text import interval, rounded_text
 from cinelab.lab.reports.paper_claims import CLAIMS_OF_PAPERS, PAPERS, PaperClaim, Source
+from cinelab.lab.reports.reference import table_of
 from cinelab.lab.reports.verdicts import (
     CONFIRMED,
     NOT_MEASURED,
@@ -54,7 +55,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedClaim:
     """A claim with its looks, as rows of COLUMNS, and its verdict."""
 
     claim: PaperClaim
@@ -64,7 +65,7 @@ class Judged:
 
 def judged_claims(
     folder: str | Path = REFERENCE, claims: Sequence[PaperClaim] = CLAIMS_OF_PAPERS
-) -> list[Judged]:
+) -> list[JudgedClaim]:
     """Every claim with its verdict, from the tables in `folder`."""
     folder = Path(folder)
     found = [[(source, _looks(folder, source)) for source in one.looks] for one in claims]
@@ -77,14 +78,14 @@ def judged_claims(
             for source, looks in sources
             for look in looks
         ]
-        table.append(Judged(claim, rows, _together(claim, [row["verdict"] for row in rows])))
+        table.append(JudgedClaim(claim, rows, _together(claim, [row["verdict"] for row in rows])))
     return table
 
 
 def _looks(folder: Path, source: Source) -> list[Look]:
     """The looks of a source; one that was not measured where its table or row is not there."""
     path = folder / source.table
-    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["claim"])
+    table = table_of(path) if path.exists() else pd.DataFrame(columns=["claim"])
     rows = table[table["claim"].str.contains(source.contains, regex=False)] if len(table) else table
     return [_look(row) for row in rows.to_dict("records")] or [Look(source.contains)]
 
@@ -190,7 +191,7 @@ def claims_markdown(folder: str | Path = REFERENCE) -> str:
     return "\n".join(parts)
 
 
-def _summary(table: Sequence[Judged]) -> str:
+def _summary(table: Sequence[JudgedClaim]) -> str:
     """A line a claim."""
     lines = ["| paper | where | claim | verdict |", "|---|---|---|---|"]
     for one in table:
@@ -200,7 +201,7 @@ def _summary(table: Sequence[Judged]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _section(one: Judged) -> str:
+def _section(one: JudgedClaim) -> str:
     """A claim with what would refute it, and its looks."""
     claim = one.claim
     lines = [f"**{claim.states}** ({claim.where})\n", f"Refuted by {claim.refuted_by}.", ""]

@@ -27,9 +27,10 @@ from cinelab.config import from_dict, read_mapping
 from cinelab.errors import CinelabError, Failed
 from cinelab.files import write_json, write_text
 from cinelab.lab.reports.page_tables import PAGES, with_tables
+from cinelab.lab.reports.reference import table_of
 from cinelab.lab.sweeps.grid import expand, load_sweep
 from cinelab.lab.sweeps.measured import read_done
-from cinelab.texts import SWEEP, read_yaml
+from cinelab.texts import RECORD, SWEEP, read_text, read_yaml
 
 ITEMS = "experiments/evidence/items.yaml"
 REFERENCE = Path("results/reference")
@@ -121,7 +122,7 @@ def _minutes(item: Item, results: Path, records: Sequence[Path]) -> tuple[float,
         return mean(found) / 60, f"{len(found)} cells here"
     path = results / "reference" / TIMES
     if path.exists():
-        times = pd.read_csv(path).set_index("item")
+        times = table_of(path).set_index("item")
         if item.name in times.index:
             row = times.loc[item.name]
             return float(row["seconds"]) / 60, f"on {row['device']}"
@@ -213,7 +214,7 @@ def _note_time(plan: ItemPlan, results: Path) -> None:
     if plan.measured == "stated":
         return
     path = results / "reference" / TIMES
-    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["item"])
+    table = table_of(path) if path.exists() else pd.DataFrame(columns=["item"])
     row = {"item": plan.item.name, "seconds": round(plan.minutes * 60, 1), "cells": plan.cells}
     row |= {"device": hardware()["device"]}
     rest = table[table["item"] != plan.item.name]
@@ -231,9 +232,7 @@ def write_pages(root: str | Path = ".", pages: Sequence[str] = PAGES) -> list[Pa
     reference = root / REFERENCE
     if missing := [page for page in pages if not (root / page).is_file()]:
         raise CinelabError(f"{missing[0]} is not here; run `cinelab evidence` in a checkout.")
-    texts = {
-        root / page: with_tables((root / page).read_text("utf-8"), reference) for page in pages
-    }
+    texts = {root / page: with_tables(read_text(root / page, RECORD), reference) for page in pages}
     texts[root / claims_page.PAGE] = claims_page.claims_markdown(reference)
     changed = [path for path, text in texts.items() if _old(path) != text]
     for path in changed:
@@ -242,4 +241,4 @@ def write_pages(root: str | Path = ".", pages: Sequence[str] = PAGES) -> list[Pa
 
 
 def _old(path: Path) -> str:
-    return path.read_text("utf-8") if path.exists() else ""
+    return read_text(path, RECORD) if path.exists() else ""

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from cinelab.files import write_atomic
 from cinelab.lab.reports.paper import PaperFigure, paper
 from cinelab.lab.reports.plots import PALETTE
+from cinelab.lab.reports.reference import table_of
 from cinelab.metrics.legacy import modern_columns
 
 RECALLED = "identity (recalled)"
@@ -19,7 +19,7 @@ DRAWN = ("full", "camr", "oracle", "random", "sink", "window")
 
 def memory_figure(reference: Path) -> PaperFigure:
     """Recall over the shots away, a line a policy, with 95 % intervals; chance and the truth."""
-    table = modern_columns(pd.read_csv(reference / "memory.csv"))
+    table = modern_columns(table_of(reference / "memory.csv"))
     table = table[table["metric"] == RECALLED]
     with paper():
         figure = Figure(figsize=(6.2, 3.4), layout="constrained")

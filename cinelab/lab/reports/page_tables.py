@@ -9,7 +9,6 @@ does it to `PAGES`, and a test holds that they are what the tables say. `unsourc
 numbers with an interval that stand outside of blocks and in no table of results/reference.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -21,9 +20,11 @@ import pandas as pd
 from cinelab.errors import CinelabError
 from cinelab.lab.reports import cards
 from cinelab.lab.reports.number_text import interval, rounded_text
+from cinelab.lab.reports.reference import table_of
 from cinelab.lab.reports.verdicts import p_text
 from cinelab.lab.reports.withdrawn import withdrawn_table
 from cinelab.metrics.legacy import modern_columns
+from cinelab.texts import read_json
 
 BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- /table -->)", re.S)
 MEASURED = re.compile(r"([-+]?\d*\.\d{2,3}) \[([-+]?\d*\.\d{2,3}), ([-+]?\d*\.\d{2,3})\]")
@@ -101,14 +102,14 @@ def _sourced(reference: Path) -> Iterator[tuple[float, ...]]:
     columns = [("value", "low", "high"), ("difference", "low", "high")]
     columns += [("share", "share low", "share high"), ("minus", "minus low", "minus high")]
     for path in reference.rglob("*.csv"):
-        table = pd.read_csv(path)
+        table = table_of(path)
         for names in columns:
             if set(names) <= set(table):
                 for numbers in table[list(names)].dropna().itertuples(index=False):
                     yield _key(*numbers)
                     yield _key(numbers[0], numbers[2], numbers[1])
     for path in reference.glob("*.json"):
-        card = json.loads(path.read_text(encoding="utf-8"))
+        card = read_json(path)
         for row in card.get("metrics", {}).values() if isinstance(card, dict) else ():
             if row.get("low") is not None:
                 yield _key(row["value"], row["low"], row["high"])
@@ -118,7 +119,7 @@ def _table(reference: Path, name: str) -> pd.DataFrame:
     path = reference / name
     if not path.exists():
         raise CinelabError(f"{path} is not here; make it with `cinelab evidence`.")
-    return modern_columns(pd.read_csv(path))
+    return modern_columns(table_of(path))
 
 
 def _cell(row: pd.Series, value: str = "value") -> str:
@@ -149,7 +150,7 @@ def _made(
 def _films(reference: Path, name: str, setting: str) -> str:
     """The headline metrics of whole films by a setting, and frames a CPU second."""
     table = _table(reference, f"experiments/{name}.csv")
-    costs = pd.read_csv(reference / f"experiments/{name}_cost.csv").set_index(setting)
+    costs = table_of(reference / f"experiments/{name}_cost.csv").set_index(setting)
     speed = next((column for column in costs if column.endswith("CPU second")), None)
     lines = []
     for value, part in table.groupby(setting, sort=False):
@@ -198,7 +199,7 @@ def _card(reference: Path, name: str) -> str:
 
 def _claims(reference: Path, name: str) -> str:
     """A table of claims."""
-    table = pd.read_csv(reference / name)
+    table = table_of(reference / name)
     lines = [
         {
             "claim": row["claim"],
@@ -216,7 +217,7 @@ def _claims(reference: Path, name: str) -> str:
 
 def _speed(reference: Path) -> str:
     """What `cinelab bench` measured, a column a policy."""
-    rows = json.loads((reference / "bench.json").read_text(encoding="utf-8"))["rows"]
+    rows = read_json(reference / "bench.json")["rows"]
     table = pd.DataFrame(rows).set_index("policy").T
     table = table.drop(index="text %", errors="ignore").astype(object)
     table = table.where(table.notna(), "").rename_axis("").reset_index()
@@ -224,7 +225,7 @@ def _speed(reference: Path) -> str:
 
 
 def _race(reference: Path) -> dict[str, dict]:
-    rows = json.loads((reference / "race.json").read_text(encoding="utf-8"))["rows"]
+    rows = read_json(reference / "race.json")["rows"]
     return {row["model"]: row for row in rows}
 
 

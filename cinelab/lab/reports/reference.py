@@ -13,6 +13,14 @@ from cinelab.metrics.legacy import modern_columns
 from cinelab.texts import TABLE, read_text
 
 
+def table_of(path: Path) -> pd.DataFrame:
+    """Return the table of a .csv file. Raises CinelabError where it is none."""
+    try:
+        return pd.read_csv(StringIO(read_text(path, TABLE)))
+    except ValueError as error:
+        raise CinelabError(f"{path} is no table ({error}); check it out again.") from error
+
+
 @dataclass(frozen=True)
 class Tables:
     """`Tables(name, run_dir, shipped, measured)("_claims", make)` is the table `<name>_claims.csv`.
@@ -35,7 +43,4 @@ class Tables:
         path = Path(self.shipped) / f"{self.name}{ending}.csv"
         if not path.exists():
             raise CinelabError(f"{path} is not here; name the results folder of a sweep instead.")
-        try:
-            return modern_columns(pd.read_csv(StringIO(read_text(path, TABLE))))
-        except ValueError as error:
-            raise CinelabError(f"{path} is no table ({error}); check it out again.") from error
+        return modern_columns(table_of(path))

@@ -56,7 +56,7 @@ def layer_table(layers: pd.DataFrame) -> pd.DataFrame:
     return found.astype({"layer": int}).round(4)
 
 
-def memory_figure(table: pd.DataFrame, metric: str = RECALLED) -> go.Figure:
+def causalcine_figure(table: pd.DataFrame, metric: str = RECALLED) -> go.Figure:
     """Each memory by absence under which it was trained and tested, with nested intervals."""
     mine = table[(table.metric == metric) & (table.variant == OWN) & (table.away > 0)]
     figure = go.Figure()
