@@ -132,12 +132,17 @@ RANGES: dict[str, tuple[float, float]] = {
             "share",
             "past_noise",
             "eps",
+            "rise",
+            "most",
         ),
         (0, 1),
     ),
     **dict.fromkeys(
         ("guidance", "shift", "lr", "weight_decay", "clip", "alpha", "noise"), (0, LARGE)
     ),
+    # of exp(beta r): larger weights are one clip's alone
+    "beta": (0, 20),
+    "mixture": (0, LARGE),
     "size": (1, SIDE),
     "first_steps": (1, STEPS),
     "seeds": (0, SEED - 1),

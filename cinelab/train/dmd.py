@@ -43,6 +43,14 @@ from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import TEACHERS, teacher_velocity
 from cinelab.train.precision import prime_autocast
+from cinelab.train.rewards import (
+    Reward,
+    check_rewards,
+    exponential_weights,
+    given_reward,
+    reward_columns,
+    weighted_sum,
+)
 from cinelab.train.self_rollout import RolloutDraw, self_rollout
 from cinelab.train.sizes import CHUNK, PAPERS, SPAN, TOY, WAN_CAMR, wan_presets
 from cinelab.train.stage import STUDENT, TEACHER, Networks, Role, Stage, stage
@@ -63,6 +71,9 @@ class DmdTraining(Computing):
     critic: Optim = field(default_factory=lambda: Optim(lr=2e-4, betas=(0.0, 0.999), warmup=10))
     policy: Policy = field(default_factory=CAMR)  # of the student's memory in its roll-outs
     loss: str = "mse"  # of the student: a registered name or an import path (see train.losses)
+    # weights of rewards by name (see train.rewards): each clip's loss times exp(beta r)
+    reward: Mapping[str, float] | None = None
+    beta: float = 2.0
     score: str = "bidirectional"  # whose judgement: both scores are of this kind
     # what the student remembers: what it made, or the truth (causal score distillation)
     history: str = "self"
@@ -88,6 +99,8 @@ class DmdTraining(Computing):
     def __post_init__(self) -> None:
         super().__post_init__()
         loss_name(self.loss)
+        if self.reward is not None:
+            check_rewards(self.reward)
         # filled in here, so that the run's config.json has all of it
         object.__setattr__(self, "sampling", self.sampling.filled())
         if self.sampling.solver != "consistency":
@@ -181,17 +194,26 @@ def student_loss(
     config: DmdTraining,
     rng: torch.Generator,
     draw: RolloutDraw | None = None,
+    reward: Reward | None = None,
 ) -> tuple[Tensor, dict]:
     """Return half the squared distance to the fixed target (sample - gradient), whose gradient on
     the sample is that gradient; and how far the scores are apart (`gap`, for the log).
 
-    Only frames that the student made itself count, not those of a true beginning.
+    Only frames that the student made itself count, not those of a true beginning. With a `reward`
+    each clip's distance is multiplied by exp(beta r) (Reward Forcing's Re-DMD).
     """
     sample, own = self_rollout(model, clips, config, rng, draw)
     gradient, gap = dmd_gradient(sample.detach(), clips, real, fake, config, rng)
     goal = (sample - gradient).detach()
-    loss = 0.5 * error(config.loss, sample[:, own], goal[:, own])
-    return loss, {"gap": gap[:, own].mean().detach()}
+    columns: Columns = {"gap": gap[:, own].mean().detach()}
+    weight = None
+    if reward is not None and config.reward is not None:
+        values = reward(sample, clips, own)
+        total = weighted_sum(values, config.reward)
+        weight = exponential_weights(total, config.beta)[:, None].expand_as(gap[:, own])
+        columns |= reward_columns(values, total)
+    loss = 0.5 * error(config.loss, sample[:, own], goal[:, own], weight=weight)
+    return loss, columns
 
 
 def critic_loss(
@@ -282,6 +304,7 @@ class DistributionMatching(Stage):
         model = networks["student"]
         real = networks["teacher"]
         fake = networks["critic"]
+        reward = given_reward(networks, config.reward)
 
         def clips_at(step: int, micro_batch: int, who: str, kind: type[torch.Generator]) -> Clips:
             rng = rng_at(config.seed, "clips", who, step, kind=kind)
@@ -296,7 +319,8 @@ class DistributionMatching(Stage):
             draw = RolloutDraw.of(rng)  # before the fork: alike in all micro-batches
             clips = clips_at(step, micro_batch, "student", type(rng))
             prime_autocast(model, clips)
-            return student_loss(model, clips, real, fake, config, fork_rng(rng, micro_batch), draw)
+            forked = fork_rng(rng, micro_batch)
+            return student_loss(model, clips, real, fake, config, forked, draw, reward)
 
         def critic_step(
             fake: CausalWan, step: int, micro_batch: int, rng: torch.Generator

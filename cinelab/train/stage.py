@@ -34,10 +34,11 @@ from cinelab.train.computing import is_compiled
 from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.loop import train as run_loop
 from cinelab.train.provenance import check_fits, data_of
+from cinelab.train.rewards import Reward
 from cinelab.train.trained_policy import trained_under
 
 # Imported when a stage is first looked up: each registers its own.
-BUILT_IN = ("bidirectional", "teacher_forcing", "ode", "consistency", "dmd")
+BUILT_IN = ("bidirectional", "teacher_forcing", "ode", "consistency", "dmd", "forward_process")
 STAGES = Registry("stage", builtin=tuple(f"cinelab.train.{name}" for name in BUILT_IN))
 # What a stage draws from: clips of a store, or ODE pairs that a teacher has made of them.
 CLIPS = "clips"
@@ -110,13 +111,20 @@ class Stage:
         *,
         run: Run,
         validator: Validator | None = None,
+        reward: Reward | None = None,
     ) -> Iterator[Columns]:
-        """Yield one log row per step; resumes. Clips are drawn where the first network is."""
+        """Yield one log row per step; resumes. Clips are drawn where the first network is.
+
+        `reward` computes the rewards that the settings name; learners find it as
+        networks["reward"].
+        """
         self.note_data(run, data, config)
         device = next(networks[self.roles[0].name].parameters()).device
         if is_compiled(config, device.type, run.parallel.world if run.parallel else 1):
             for network in networks.values():
                 with_compiled_blocks(network)
+        if reward is not None:
+            networks = {**networks, "reward": reward}
         learners = self.learners(config, placed(data, device), networks)
         return run_loop(learners, config, run, validator)
 
