@@ -448,7 +448,7 @@ NAMES: dict[str, dict[str, str]] = {
         "score_suite": "suite_rows",
     },
     "metrics.external.visionreward": {
-        "Setting": "RewardModel",
+        "Setting": "ClipRewards",
         "preflight": "preflight_reward",
         "score_videos": "visionreward_rows",
     },

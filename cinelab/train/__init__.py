@@ -5,6 +5,8 @@ teacher_forcing   stage 1: the autoregressive teacher, on [clean | noisy]
 ode, pairs        stage 2a: causal ODE initialisation, and the teacher's trajectories
 consistency       stage 2b: causal consistency distillation
 dmd               stage 3: distribution matching on the student's own roll-outs
+forward_process   fine-tuning by rewards of the student's own clips
+rewards           what a reward is, and how a loss takes it in
 stage             `Stage`: what a stage is, and how one of your own is registered
 loop, optim       `Learner`, `train`; AdamW, learning rate, `Ema`
 losses, levels    losses by name; who draws a noise level of its own

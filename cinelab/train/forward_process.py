@@ -166,14 +166,16 @@ def noised_at_levels(
 
 
 def velocity_given_past(
-    net: Any, clips: Clips, x: Tensor, t: Tensor, config: ForwardProcessTraining
+    net: Any, clips: Clips, x: Tensor, *, t: Tensor, config: ForwardProcessTraining
 ) -> Tensor:
     """Return a network's velocity at x (B, F, C, H, W), t (B, F), given the clips' own past."""
     context = HistoryPolicy(config.policy).context(clips.shot, config.chunk)
     return given_history(net, clips.latents, x, t, clips.condition, context).float()
 
 
-def contrastive_loss(v: Tensor, v_old: Tensor, target: Tensor, r: Tensor, mixture: float) -> Tensor:
+def contrastive_loss(
+    v: Tensor, v_old: Tensor, target: Tensor, *, r: Tensor, mixture: float
+) -> Tensor:
     """Return r || v+ - v ||^2 + (1 - r) || v- - v ||^2 in the mean over clips; velocities
     (B, F, C, H, W), r (B,). (DiffusionNFT, Theorem 3.2.)"""
     positive = (1 - mixture) * v_old + mixture * v
@@ -185,10 +187,11 @@ def contrastive_loss(v: Tensor, v_old: Tensor, target: Tensor, r: Tensor, mixtur
 
 def loss(
     model: CausalWan,
-    old: OldPolicy,
     clips: Clips,
-    reward: Reward,
     config: ForwardProcessTraining,
+    *,
+    old: OldPolicy,
+    reward: Reward,
     rng: torch.Generator,
     draw: RolloutDraw,
 ) -> tuple[Tensor, Columns]:
@@ -200,12 +203,13 @@ def loss(
         sample, made = self_rollout(model, clips, rollout_config, rng, full)
         own = replace(clips, latents=sample)
         x, t, target = noised_at_levels(sample, config, rng)
-        v_old = velocity_given_past(model, own, x, t, config)
+        v_old = velocity_given_past(model, own, x, t=t, config=config)
     values = reward(sample, clips, made)
     total = weighted_sum(values, config.reward)
     r = optimality(total, config.group)
-    v = velocity_given_past(model, own, x, t, config)
-    found = contrastive_loss(v[:, made], v_old[:, made], target[:, made], r, config.mixture)
+    v = velocity_given_past(model, own, x, t=t, config=config)
+    parts = (v[:, made], v_old[:, made], target[:, made])
+    found = contrastive_loss(*parts, r=r, mixture=config.mixture)
     apart = (v.detach() - v_old)[:, made].square().mean().sqrt()
     return found, {"apart": apart, **reward_columns(values, total)}
 
@@ -252,7 +256,8 @@ class ForwardProcess(Stage):
             frames = config.lengths[int(integers(len(config.lengths), (), place))]
             prompts = data.clips(config.batch // config.group, frames, fork_rng(place, micro_batch))
             clips = repeated(prompts, config.group)
-            return loss(model, old, clips, reward, config, fork_rng(rng, micro_batch), draw)
+            forked = fork_rng(rng, micro_batch)
+            return loss(model, clips, config, old=old, reward=reward, rng=forked, draw=draw)
 
         return [PolicyLearner(model, stage_loss, config.optim, old=old)]
 
@@ -285,8 +290,9 @@ class ForwardProcess(Stage):
 def train(
     config: ForwardProcessTraining,
     model: CausalWan,
-    reward: Reward,
     store: Store,
+    *,
+    reward: Reward,
     run: Run,
     validator: Validator | None = None,
 ) -> Iterator[Columns]:

@@ -11,7 +11,7 @@ Settings weigh rewards by name, {"identity": 1.0, "motion": 1.0}; one of weight 
 logged, and changes nothing.
 
 Stages do not know who computes rewards: they are given a `Reward`, as the loop is given its
-`Validator` (`cinelab.metrics.toybox.reward_model` makes one).
+`Validator` (`cinelab.metrics.toybox.clip_rewards` makes one).
 
     B clips   F latent frames   C channels   H, W latent size   N pixel frames   Y, X frame size
 """

@@ -1,1 +1,1 @@
-"""The studies: memory, initialisation, injectivity, whole films."""
+"""The studies: memory, initialisation, injectivity, rewards, whole films."""

@@ -34,8 +34,8 @@ from cinelab.lab.training.samples import Sample
 from cinelab.latent.codec import ToyCodec
 from cinelab.latent.store import Store
 from cinelab.metrics.card import HELD_OUT
+from cinelab.metrics.toybox.clip_rewards import ClipRewards
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
-from cinelab.metrics.toybox.reward_model import RewardModel
 from cinelab.metrics.toybox.validation import ValidationConfig, Validator
 from cinelab.model.backbone import initialised, model_to_dict
 from cinelab.runs import Run
@@ -97,11 +97,11 @@ def train_stage(
             settings = SMOKE_VALIDATION if preset == "smoke" else None
             reader = load_recogniser(device=device)
             validator = Validator(bundle, reader, policy_of(config), settings)
-        reward = None
+        more: dict[str, Any] = {}
         if weights := getattr(config, "reward", None):
-            reward = RewardModel(bundle, list(weights), load_recogniser(device=device))
+            parts = (bundle.codec, bundle.encoder, list(weights))
+            more["reward"] = ClipRewards(*parts, device=device)
         data = getattr(store, "made", opened(store, preset))
-        more = {"reward": reward} if reward else {}
         return stage.train(config, data, networks, run=run, validator=validator, **more)
 
     def film(trained: Any, step: int) -> Sample:

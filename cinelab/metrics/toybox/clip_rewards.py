@@ -1,6 +1,6 @@
 """Computes the rewards of a student's clips: decodes them, reads them, and asks each reward.
 
-reward = RewardModel(bundle, ["identity", "motion"], reader)
+reward = ClipRewards(bundle, ["identity", "motion"], reader)
 reward(sample, clips, made)            name -> (B,)
 
 B clips   F latent frames   C channels   H, W latent size   N pixel frames
@@ -15,35 +15,42 @@ import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
+from cinelab.latent.codec import Codec, to_uint8
 from cinelab.latent.store import Clips
 from cinelab.metrics.toybox.attributes import LOOKS
-from cinelab.metrics.toybox.recogniser import Recogniser, windows
-from cinelab.script.prompts import WordEncoder
+from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser, windows
+from cinelab.script.prompts import TextEncoder, WordEncoder
 from cinelab.script.shotlist import ListedShot
-from cinelab.stream.batch import decode
 from cinelab.train.rewards import REWARDS, ShownClips
 from cinelab.world.vocab import read_prompt
-from cinelab.zoo.bundle import Bundle
 
 
-class RewardModel:
-    """The rewards of these names for clips of a bundle's codec and text encoder. Nothing of it is
-    trained, and no gradient flows through it."""
+class ClipRewards:
+    """The rewards of these names for clips of a codec and a text encoder. Nothing of it is trained,
+    and no gradient flows through it. `reader`: None is the shipped recogniser, where one is
+    needed."""
 
-    def __init__(self, bundle: Bundle, names: Sequence[str], reader: Recogniser | None = None):
-        self.bundle = bundle
-        self.reader = reader
+    def __init__(
+        self,
+        codec: Codec,
+        encoder: TextEncoder,
+        names: Sequence[str],
+        *,
+        reader: Recogniser | None = None,
+        device: str | None = None,
+    ):
+        if not isinstance(encoder, WordEncoder):
+            raise CinelabError(
+                "This text encoder's prompts cannot be read back, so that nothing says what a clip "
+                "is to show; exact rewards need a model of the toybox."
+            )
+        self.codec = codec
+        self.encoder = encoder
         self.terms = [REWARDS.term(name) for name in names]
-        if not isinstance(bundle.encoder, WordEncoder):
-            raise CinelabError(
-                f"{bundle.name} has a text encoder whose prompts cannot be read back; exact "
-                "rewards need a model of the toybox."
-            )
-        self.encoder = bundle.encoder
-        if reader is None and (asking := [one.name for one in self.terms if "reader" in one.needs]):
-            raise CinelabError(
-                f"Reward {asking[0]!r} needs a recogniser; give one (see load_recogniser)."
-            )
+        self.needs = {need for one in self.terms for need in one.needs}
+        if reader is None and "reader" in self.needs:
+            reader = load_recogniser(device=device)
+        self.reader = reader
 
     @torch.no_grad()
     def __call__(self, sample: Tensor, clips: Clips, made: Tensor) -> dict[str, Tensor]:
@@ -55,17 +62,21 @@ class RewardModel:
 
     def shown(self, sample: Tensor, clips: Clips, made: Tensor) -> ShownClips:
         """Return what a sample shows, with all that the rewards need."""
-        frames = decode(self.bundle, sample)
+        frames = self.decoded(sample)
         shots = self.listed(clips)
-        needs = {need for one in self.terms for need in one.needs}
         return ShownClips(
             frames,
             shots,
             self.pixel_frames(made),
-            decode(self.bundle, clips.latents) if "truth" in needs else None,
-            self.read(frames, shots) if "reader" in needs else None,
+            self.decoded(clips.latents) if "truth" in self.needs else None,
+            self.read(frames, shots) if "reader" in self.needs else None,
             LOOKS,
         )
+
+    def decoded(self, latents: Tensor) -> np.ndarray:
+        """Return the frames uint8 (B, N, Y, X, 3) of latents (B, F, C, H, W)."""
+        frames: np.ndarray = to_uint8(self.codec.decode(latents)[0])
+        return frames
 
     def listed(self, clips: Clips) -> tuple[tuple[ListedShot, ...], ...]:
         """Return the shots of every clip, one a prompt, with what these name."""
@@ -90,17 +101,17 @@ class RewardModel:
     def first_frame(self, latent: int) -> int:
         """Return the first frame that a latent frame holds: the first holds one, later ones the
         codec's stride."""
-        return 1 + (latent - 1) * self.bundle.codec.stride if latent else 0
+        return 1 + (latent - 1) * self.codec.stride if latent else 0
 
     def pixel_frames(self, made: Tensor) -> np.ndarray:
         """Return which frames (N,) a mask of latent frames (F,) is of."""
-        counts = np.full(len(made), self.bundle.codec.stride)
+        counts = np.full(len(made), self.codec.stride)
         counts[0] = 1
         return np.repeat(made.cpu().numpy(), counts)
 
     def read(self, frames: np.ndarray, shots: Any) -> tuple[tuple[dict[str, str], ...], ...]:
         """Return what the reader sees in every shot of every clip: attribute -> value."""
-        assert self.reader is not None  # checked where the rewards were named
+        assert self.reader is not None  # loaded where a reward needs it
         spans = [[shot.span for shot in listed] for listed in shots]
         cut = [windows(film, where) for film, where in zip(frames, spans, strict=True)]
         names = self.reader.names(np.concatenate(cut))
