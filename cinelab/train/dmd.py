@@ -43,14 +43,7 @@ from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import TEACHERS, teacher_velocity
 from cinelab.train.precision import prime_autocast
-from cinelab.train.rewards import (
-    Reward,
-    check_rewards,
-    exponential_weights,
-    given_reward,
-    reward_columns,
-    weighted_sum,
-)
+from cinelab.train.rewards import Reward, check_rewards, frame_weights, given_reward
 from cinelab.train.self_rollout import RolloutDraw, self_rollout
 from cinelab.train.sizes import CHUNK, PAPERS, SPAN, TOY, WAN_CAMR, wan_presets
 from cinelab.train.stage import STUDENT, TEACHER, Networks, Role, Stage, stage
@@ -194,6 +187,7 @@ def student_loss(
     config: DmdTraining,
     rng: torch.Generator,
     draw: RolloutDraw | None = None,
+    *,
     reward: Reward | None = None,
 ) -> tuple[Tensor, dict]:
     """Return half the squared distance to the fixed target (sample - gradient), whose gradient on
@@ -205,14 +199,11 @@ def student_loss(
     sample, own = self_rollout(model, clips, config, rng, draw)
     gradient, gap = dmd_gradient(sample.detach(), clips, real, fake, config, rng)
     goal = (sample - gradient).detach()
-    columns: Columns = {"gap": gap[:, own].mean().detach()}
-    weight = None
-    if reward is not None and config.reward is not None:
-        values = reward(sample, clips, own)
-        total = weighted_sum(values, config.reward)
-        weight = exponential_weights(total, config.beta)[:, None].expand_as(gap[:, own])
-        columns |= reward_columns(values, total)
+    weight, rewarded = frame_weights(
+        reward, sample, clips, own, weights=config.reward, beta=config.beta
+    )
     loss = 0.5 * error(config.loss, sample[:, own], goal[:, own], weight=weight)
+    columns = {"gap": gap[:, own].mean().detach()} | rewarded
     return loss, columns
 
 
@@ -320,7 +311,7 @@ class DistributionMatching(Stage):
             clips = clips_at(step, micro_batch, "student", type(rng))
             prime_autocast(model, clips)
             forked = fork_rng(rng, micro_batch)
-            return student_loss(model, clips, real, fake, config, forked, draw, reward)
+            return student_loss(model, clips, real, fake, config, forked, draw, reward=reward)
 
         def critic_step(
             fake: CausalWan, step: int, micro_batch: int, rng: torch.Generator

@@ -207,6 +207,25 @@ def exponential_weights(total: Tensor, beta: float) -> Tensor:
     return weights / weights.mean()
 
 
+def frame_weights(
+    reward: Reward | None,
+    sample: Tensor,
+    clips: Clips,
+    made: Tensor,
+    *,
+    weights: Mapping[str, float] | None,
+    beta: float,
+) -> tuple[Tensor | None, dict[str, float]]:
+    """Return the weights of the frames that the student made, one a clip (B, made frames), and the
+    rewards for the log; None and nothing without rewards."""
+    if reward is None or weights is None:
+        return None, {}
+    values = reward(sample, clips, made)
+    total = weighted_sum(values, weights)
+    each = exponential_weights(total, beta)[:, None].expand(-1, int(made.sum()))
+    return each, reward_columns(values, total)
+
+
 def optimality(total: Tensor, group: int) -> Tensor:
     """Return the probability r in [0, 1] (B,) that each clip is optimal among the `group` of its
     prompt: 1/2 is as good as the group's mean (DiffusionNFT, arXiv 2509.16117, section 3)."""

@@ -93,7 +93,7 @@ def reward_training(
     changes: Mapping[str, Any] | None = None,
 ) -> StageRun:
     """Set up the training of an arm by a method, from a student; it keeps its levels."""
-    own = {"reward": reward_weights(arm)} | dict((changes or {}).get(method, {}))
+    own: dict[str, Any] = {"reward": reward_weights(arm)} | dict((changes or {}).get(method, {}))
     if method == "forward_process":
         return students.forward_process(
             folder, store, student, preset, seed=seed, changes=own, validate=False

@@ -105,7 +105,7 @@ def reward_curves(rows: Sequence[dict], arm: str, smooth: int = 9) -> go.Figure:
     fig = make_subplots(2, 2, subplot_titles=REWARD_PANELS, horizontal_spacing=0.12)
     for place, name in enumerate(REWARD_PANELS):
         known = [row for row in rows if row.get(f"reward_{name}") == row.get(f"reward_{name}", "")]
-        values = centred_mean([row[f"reward_{name}"] for row in known], smooth) if known else []
+        values = centred_mean([row[f"reward_{name}"] for row in known], smooth)
         width = 3 if ARMS[arm].get(name) else 1.5
         line = {"color": PALETTE[MEASURED_REWARDS.index(name)], "width": width}
         steps = [row["step"] for row in known]
