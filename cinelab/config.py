@@ -172,6 +172,7 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
     """`config` with dotted changes, e.g. {"optim.lr": 1e-3}; the type of each field is kept. All
     are made at once, so that only what they make together must be free of contradictions.
 
+    A part that is None begins with the defaults of its class.
     A part that leaves fields unsaid (it has `filled`, as Sampling has) takes them from the part
     whose place it takes; a class whose fields depend on each other says by `altered(changes)` what
     a change of some means for the others.
@@ -196,7 +197,12 @@ def override(config: T, changes: Mapping[str, Any], where: str = "") -> T:
                 part.filled(old) if hasattr(part, "filled") and type(part) is type(old) else part
             )
     for head, deeper in inner.items():
-        new[head] = override(new.get(head, getattr(config, head)), deeper, f"{where}{head}.")
+        part = new.get(head, getattr(config, head))
+        options = _options(get_type_hints(type(config))[head])
+        if part is None and options:
+            new[head] = from_dict(options[0], deeper, f"{where}{head}.")
+        else:
+            new[head] = override(part, deeper, f"{where}{head}.")
     whole: Any = config
     return whole.altered(new) if hasattr(whole, "altered") else dataclasses.replace(whole, **new)
 

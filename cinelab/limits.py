@@ -131,6 +131,7 @@ RANGES: dict[str, tuple[float, float]] = {
             "cut_short",
             "share",
             "past_noise",
+            "depths",
             "eps",
             "rise",
             "most",
@@ -138,7 +139,19 @@ RANGES: dict[str, tuple[float, float]] = {
         (0, 1),
     ),
     **dict.fromkeys(
-        ("guidance", "shift", "lr", "weight_decay", "clip", "alpha", "noise"), (0, LARGE)
+        (
+            "guidance",
+            "shift",
+            "lr",
+            "weight_decay",
+            "clip",
+            "alpha",
+            "noise",
+            "weight",
+            "critic_weight",
+            "rate",
+        ),
+        (0, LARGE),
     ),
     # of exp(beta r): larger weights are one clip's alone
     "beta": (0, 20),

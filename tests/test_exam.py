@@ -5,6 +5,7 @@ import pytest
 
 from cinelab.errors import CinelabError
 from cinelab.lab.training.monitor import alarms, distillation_curves
+from cinelab.metrics.metric import METRICS
 from cinelab.metrics.rows import row_table
 from cinelab.metrics.stats import nested_bootstrap
 from cinelab.metrics.toybox.recogniser import load_recogniser
@@ -62,7 +63,12 @@ def test_an_exam_is_the_same_every_time_and_marks_a_ruined_model_down():
         "saturation",
         "contrast",
         "sharpness",
-    } == set(marks)
+        "diversity of identity",
+        "framing offset",
+        "at the edge",
+    } <= set(marks)
+    # where a character comes back in so few shots
+    assert set(marks) <= {one.name for one in METRICS.validated()} | {"score"}
     for weight in bundle.model.proj_out.parameters():
         weight.zero_()
     assert validate(bundle.model)["prompt"] < marks["prompt"]

@@ -21,6 +21,7 @@ LONG = "Helios-Bench: the last 15 % of a film against its first; the share is th
 OURS = "ours; needs the toybox's plan, so that the answer is exact"
 ACROSS = "HoloCine, arXiv:2510.20822 (inter-shot consistency); exact reading in place of features"
 CUTS = "HoloCine, arXiv:2510.20822 (shot cut accuracy); tolerance of 1 frame inferred"
+FRAMING = "ours; CausalCine, arXiv:2605.12496, shows figures at the frame's edge without its head"
 DMD = "ours; what distribution matching loses first (motion), or exaggerates (colour, contrast)"
 
 ABSENCES = ("recalled", "kept", "across_shots", "away=1", "away=3", "away=5", "away=3 reframed")
@@ -42,16 +43,24 @@ def _across(**more: Any) -> dict[str, Any]:
     return {**about, "chance": OTHER_CHARACTERS, "upper": "the true film", "headline": True, **more}
 
 
-def _excess() -> dict[str, Any]:
+def _excess(**more: Any) -> dict[str, Any]:
     """The share of kept looks less its chance in the very films that were made."""
     about = {"range": (-1.0, 1.0), "backend": "toybox", "protocols": ("kept",), "compared": True}
-    return {**about, "chance": "0", "source": "ours; a collapsed model keeps all and has 0 here"}
+    source = "ours; a collapsed model keeps all and has 0 here"
+    return {**about, "chance": "0", "source": source, **more}
 
 
-def _diversity() -> dict[str, Any]:
+def _diversity(**more: Any) -> dict[str, Any]:
     """How varied first appearances are: 1 less the probability of a collision."""
     about = {"range": SHARE, "backend": "toybox", "compared": True, "upper": "the true films"}
-    return {**about, "source": "ours; Simpson's index over the looks of different films"}
+    return {**about, "source": "ours; Simpson's index over the looks of different films", **more}
+
+
+def _framing(**more: Any) -> dict[str, Any]:
+    """Where the figure stands in the frame, read from its colours."""
+    about = {"better": "low", "backend": "toybox", "upper": "the true films", "source": FRAMING}
+    shown = {"unit": "frame widths", "validation": "column", "compared": True}
+    return {**about, **shown, **more}
 
 
 def _relative(**more: Any) -> dict[str, Any]:
@@ -113,10 +122,18 @@ CATALOGUE: dict[str, dict[str, Any]] = {
         "compared": True,
         "source": "ours; whether a retrieved page shows the character that returns",
     },
-    "identity above chance": _excess(),
+    "identity above chance": _excess(validation="column"),
     "scenery above chance": _excess(),
-    "diversity of identity": _diversity(),
+    "diversity of identity": _diversity(validation="column"),
     "diversity of scenery": _diversity(),
+    "framing offset": _framing(range=(0.0, 0.5), chance="1/4, of a figure that stands anywhere"),
+    "framing drift": _framing(
+        better=None,
+        unit="frame widths an appearance",
+        range=(-0.5, 0.5),
+        chance="0",
+    ),
+    "at the edge": _framing(unit="", range=SHARE, chance="1/3, of a figure that stands anywhere"),
     "sharpness": _relative(headline=True),
     "motion": _relative(headline=True, validation="selects"),
     "saturation": _relative(headline=True),

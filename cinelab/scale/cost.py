@@ -42,6 +42,7 @@ class Plan:
     chunk: int = 3
     grid: tuple[int, int] = (30, 52)  # tokens of a frame: 480 x 832
     clips: int = 64  # a step
+    gan: bool = False  # stage 3 with its adversarial head
 
     @property
     def kind(self) -> Stage:
@@ -95,6 +96,8 @@ def memory(plan: Plan) -> dict[str, float]:
         if plan.activation_checkpointing
         else block * layers
     )
+    # the critic's two passes that its head judges are held at a time
+    parts["activations"] *= 2 if plan.gan else 1
     if plan.kind.doubled:
         chunk = plan.tokens * plan.chunk // plan.frames
         parts["masks"] = 2.0 * chunk**2 * chunk_products(plan)
@@ -131,7 +134,8 @@ def step_flops(plan: Plan) -> float:
     """Return the operations of one step over all its clips, in the mean over steps."""
     # a forward pass and a backward of twice its cost; one forward more where blocks are recomputed
     back = 4 if plan.activation_checkpointing else 3
-    passes = plan.kind.passes(back, plan.frames // plan.chunk)
+    further = {"gan": True} if plan.gan else {}
+    passes = plan.kind.passes(back, plan.frames // plan.chunk, **further)
     return plan.clips * forward_flops(plan) * passes
 
 

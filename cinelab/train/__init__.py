@@ -7,6 +7,8 @@ consistency       stage 2b: causal consistency distillation
 dmd               stage 3: distribution matching on the student's own roll-outs
 forward_process   fine-tuning by rewards of the student's own clips
 rewards           what a reward is, and how a loss takes it in
+gan               the adversarial head of stage 3, on the critic's features
+moved, precision  the share of the weights that move; what half precision would hide
 stage             `Stage`: what a stage is, and how one of your own is registered
 loop, optim       `Learner`, `train`; AdamW, learning rate, `Ema`
 losses, levels    losses by name; who draws a noise level of its own

@@ -165,6 +165,7 @@ class ConsistencyDistillation(Stage):
     roles = (STUDENT, Role("teacher", TEACHER, trained=False, title="teacher"))
     validated = True
     doubled = True
+    full_precision = True
 
     def presets(self, seed: int) -> dict[str, ConsistencyTraining]:
         toy = ConsistencyTraining(

@@ -12,8 +12,8 @@ stage 3).
     B clips   F latent frames   C channels   H, W latent size
 
 The real score is the teacher's guided prediction, the fake score the critic's: both bidirectional
-(the papers), or both autoregressive, given the clip's own clean past. CausalCine adds an
-adversarial head on the critic's features, which is not here.
+(the papers), or both autoregressive, given the clip's own clean past. `gan` adds CausalCine's
+adversarial head on the critic's features (see `cinelab.train.gan`).
 
 With `history="truth"` the student remembers true chunks in place of its own, and autoregressive
 scores are given the same: causal score distillation, an initialisation that Causal Forcing++
@@ -22,6 +22,7 @@ compares with.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ from cinelab.runs import Run
 from cinelab.script.unconditional import NAME as PUBLISHED
 from cinelab.seeds import fork_rng, integers, normal, rng_at
 from cinelab.train.computing import Computing
+from cinelab.train.gan import Adversary, GanConfig, adversary_of, critic_term, student_term
 from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
@@ -77,6 +79,7 @@ class DmdTraining(Computing):
     shift: float = 2.0  # of the levels at which the scores are evaluated
     t_range: tuple[float, float] = (0.02, 0.98)
     critic_updates: int = 5  # for each of the student
+    gan: GanConfig | None = None  # the adversarial head; None: without it
     steps: int = 500  # updates of the critic
     batch: int = 16  # clips
     lengths: tuple[int, ...] = (12,)  # latent frames of a roll-out, each as likely
@@ -92,8 +95,7 @@ class DmdTraining(Computing):
     def __post_init__(self) -> None:
         super().__post_init__()
         loss_name(self.loss)
-        if self.reward is not None:
-            check_rewards(self.reward)
+        check_rewards(self.reward)
         # filled in here, so that the run's config.json has all of it
         object.__setattr__(self, "sampling", self.sampling.filled())
         if self.sampling.solver != "consistency":
@@ -189,9 +191,11 @@ def student_loss(
     draw: RolloutDraw | None = None,
     *,
     reward: Reward | None = None,
+    gan: Adversary | None = None,
 ) -> tuple[Tensor, dict]:
     """Return half the squared distance to the fixed target (sample - gradient), whose gradient on
-    the sample is that gradient; and how far the scores are apart (`gap`, for the log).
+    the sample is that gradient, with the adversarial loss where there is one; and how far the
+    scores are apart (`gap`, for the log).
 
     Only frames that the student made itself count, not those of a true beginning. With a `reward`
     each clip's distance is multiplied by exp(beta r) (Reward Forcing's Re-DMD).
@@ -199,12 +203,15 @@ def student_loss(
     sample, own = self_rollout(model, clips, config, rng, draw)
     gradient, gap = dmd_gradient(sample.detach(), clips, real, fake, config, rng)
     goal = (sample - gradient).detach()
-    weight, rewarded = frame_weights(
-        reward, sample, clips, own, weights=config.reward, beta=config.beta
-    )
+    weight, rewarded = frame_weights(reward, sample, clips, own, config=config)
     loss = 0.5 * error(config.loss, sample[:, own], goal[:, own], weight=weight)
-    columns = {"gap": gap[:, own].mean().detach()} | rewarded
-    return loss, columns
+    columns: Columns = {"gap": gap[:, own].mean().detach()} | rewarded
+    if gan is None:
+        return loss, columns
+    x, t, _ = noised_at_random(sample, config, rng)
+    judged = gan.judge_frozen(fake, partial(score_velocity, fake, sample, x, t, clips, config))
+    adversarial = student_term(judged.logits[:, own])
+    return loss + gan.config.weight * adversarial, columns | {"adversarial": adversarial.detach()}
 
 
 def critic_loss(
@@ -214,16 +221,29 @@ def critic_loss(
     config: DmdTraining,
     rng: torch.Generator,
     draw: RolloutDraw | None = None,
-) -> Tensor:
-    """Return the flow matching error of the fake score on what the student makes.
+    *,
+    gan: Adversary | None = None,
+) -> tuple[Tensor, Columns]:
+    """Return the flow matching error of the fake score on what the student makes, with the
+    adversarial loss where there is one, and columns for the log.
 
     The student's roll-out is without gradient here; the frames that it made itself count.
     """
     with torch.no_grad():
         sample, own = self_rollout(student, clips, config, rng, draw)
     x, t, eps = noised_at_random(sample, config, rng)
-    v = score_velocity(fake, sample, x, t, clips, config)
-    return fn.mse_loss(v[:, own], path.velocity(sample, eps)[:, own])
+    velocity = partial(score_velocity, fake, sample, x, t, clips, config)
+    goal = path.velocity(sample, eps)
+    if gan is None:
+        return fn.mse_loss(velocity()[:, own], goal[:, own]), {}
+    v, made = gan.judge(fake, velocity)
+    truth = gan.reals(clips, rng)
+    x, t, _ = noised_at_random(truth.latents, config, rng)
+    real = partial(score_velocity, fake, truth.latents, x, t, truth, config)
+    true = gan.judge(fake, real).logits[:, own]
+    made = made[:, own]
+    loss = fn.mse_loss(v[:, own], goal[:, own]) + gan.config.critic_weight * critic_term(true, made)
+    return loss, {"real": true.mean().detach(), "made": made.mean().detach()}
 
 
 @stage("dmd")
@@ -238,6 +258,7 @@ class DistributionMatching(Stage):
     )
     validated = True
     rolls_out = True
+    full_precision = True
 
     def presets(self, seed: int) -> dict[str, DmdTraining]:
         toy = DmdTraining(
@@ -296,6 +317,7 @@ class DistributionMatching(Stage):
         real = networks["teacher"]
         fake = networks["critic"]
         reward = given_reward(networks, config.reward)
+        gan = adversary_of(config.gan, config, networks, data) if config.gan else None
 
         def clips_at(step: int, micro_batch: int, who: str, kind: type[torch.Generator]) -> Clips:
             rng = rng_at(config.seed, "clips", who, step, kind=kind)
@@ -311,7 +333,9 @@ class DistributionMatching(Stage):
             clips = clips_at(step, micro_batch, "student", type(rng))
             prime_autocast(model, clips)
             forked = fork_rng(rng, micro_batch)
-            return student_loss(model, clips, real, fake, config, forked, draw, reward=reward)
+            return student_loss(
+                model, clips, real, fake, config, forked, draw, reward=reward, gan=gan
+            )
 
         def critic_step(
             fake: CausalWan, step: int, micro_batch: int, rng: torch.Generator
@@ -319,10 +343,18 @@ class DistributionMatching(Stage):
             draw = RolloutDraw.of(rng)
             clips = clips_at(step, micro_batch, "critic", type(rng))
             forked = fork_rng(rng, micro_batch)
-            return critic_loss(fake, model, clips, config, forked, draw), {}
+            return critic_loss(fake, model, clips, config, forked, draw, gan=gan)
 
         student = Learner(model, student_step, config.optim, every=config.critic_updates)
-        critic = Learner(fake, critic_step, config.critic, name="critic", averaged=False)
+        critic = Learner(
+            fake,
+            critic_step,
+            config.critic,
+            name="critic",
+            averaged=False,
+            heads={"head": gan.head} if gan else {},
+            head_rate=gan.config.rate if gan else 1.0,
+        )
         return [student, critic]
 
     def check(self, config: DmdTraining, *, processes: int) -> None:
@@ -331,6 +363,11 @@ class DistributionMatching(Stage):
                 f"score is {config.score!r}, whose critic learns through keys of another pass, "
                 "which sharded weights do not allow; use score bidirectional (the papers'), or one "
                 "process."
+            )
+        if processes > 1 and config.gan is not None:
+            raise CinelabError(
+                f"gan is set for {processes} processes, but its head is no part of the sharded "
+                "critic and would differ among them; train in one process, or set gan to null."
             )
 
     def fitted(
@@ -351,12 +388,17 @@ class DistributionMatching(Stage):
     def span(self, config: DmdTraining) -> int:
         return (config.max_distance or max(config.lengths) - 1) + 1
 
-    def passes(self, back: float, chunks: int) -> float:
+    def passes(self, back: float, chunks: int, *, gan: bool = False) -> float:
         # 2.5 levels in the mean and a clean pass of every chunk, which attends to its past
         rollout = 3.5 * (1 + 1 / chunks) / 2
         critic = rollout + back
         # one level of each chunk has a gradient; the guided teacher's two passes, and the critic's
         student = rollout * (1 + (back - 1) / 3.5) + 2 + 1
+        if gan:
+            # the real clips, which the critic's weights learn from; the made ones, through which
+            # the gradient reaches the student alone. The teacher's clips are made once.
+            critic += back
+            student += back - 1
         return critic + student / 5  # of the mean step: every fifth moves the student too
 
 

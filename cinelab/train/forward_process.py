@@ -222,6 +222,7 @@ class ForwardProcess(Stage):
     roles = (STUDENT,)
     validated = True
     rolls_out = True
+    full_precision = True
 
     def presets(self, seed: int) -> dict[str, ForwardProcessTraining]:
         toy = ForwardProcessTraining(model=TOY, steps=120, batch=16, known=0.4, seed=seed)

@@ -9,7 +9,7 @@ The loop knows nothing of how a step is shared out: that is a `Processes`, this 
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from cinelab.limits import short
 from cinelab.runs import Run
 from cinelab.seeds import rng_at
 from cinelab.train.computing import generator_kind
+from cinelab.train.moved import MovedWeights
 from cinelab.train.optim import (
     Ema,
     Optim,
@@ -99,7 +100,9 @@ class Learner:
     `loss(model, step, micro_batch, rng)` returns the scalar to descend and further columns for the
     log. All micro-batches of a step get a generator in the same state: what they must draw alike
     they draw from it, and what is their own from `fork_rng(rng, micro_batch)`. Learners but the
-    first have a name, which their columns and their parts of a checkpoint begin with.
+    first have a name, which their columns and their parts of a checkpoint begin with. `heads` are
+    further modules that learn by the same loss and optimizer, by name, at `head_rate` times the
+    rate; they are not averaged.
     """
 
     address: tuple[str, ...] = ("step",)  # of the random numbers of a step
@@ -114,14 +117,21 @@ class Learner:
         name: str = "",
         every: int = 1,
         averaged: bool = True,
+        heads: Mapping[str, nn.Module] | None = None,
+        head_rate: float = 1.0,
     ):
         self.model = model
+        self.heads = dict(heads or {})
         self.loss = loss
         self.optim = optim
         self.every = every
         self.name = name
         self.prefix = name and f"{name}_"
+        self.moved = MovedWeights(model)
         self.optimizer = adamw(model, optim)
+        for head in self.heads.values():
+            for group in adamw(head, optim).param_groups:
+                self.optimizer.add_param_group(group | {"times": head_rate})
         self.ema = (
             Ema(model, optim.ema, warm=optim.ema_warm, start=optim.ema_from) if averaged else None
         )
@@ -132,6 +142,7 @@ class Learner:
         parts: dict[str, Any] = {"model": self.model, self.optimizer_part: self.optimizer}
         if self.ema:
             parts["ema"] = self.ema
+        parts |= self.heads
         return {self.prefix + name: part for name, part in parts.items()}
 
     @property
@@ -187,6 +198,7 @@ def _steps(
         if validator and step % config.validate_every == 0:
             with limit.timing(VALIDATION):
                 columns |= _validate(validator, learners[0], run, step)
+                columns |= moved_columns(learners, step, processes)
         with limit.timing(STEP):
             # In the order given: DMD's student moves before its critic.
             for learner in learners:
@@ -204,10 +216,12 @@ def _steps(
         for row in log.due(everything=known):
             if validator and last and row["step"] == step:
                 row |= _validate(validator, learners[0], run, step + 1)
+                row |= moved_columns(learners, step + 1, processes)
             rows.append(run.log(**row))
         if saved:
             with limit.timing(SAVE):
                 run.save(step + 1, **parts)
+            moved_columns(learners, step + 1, processes)  # for its warning
         yield from rows
         if last:
             break
@@ -303,6 +317,21 @@ def _validate(validator: Validator, learner: Learner, run: Run, step: int) -> Co
     if "score" in metrics and metrics["score"] > best:
         run.save_best(step, metrics["score"], ema=learner.ema)
     return metrics
+
+
+def moved_columns(learners: Sequence[Learner], step: int, processes: Processes) -> Columns:
+    """Return the share of each learner's weights that differ from the run's beginning, after `step`
+    steps; and warn where they stand still (see `cinelab.train.moved`)."""
+    columns = {}
+    for learner in learners:
+        moved, sampled = learner.moved.counts()
+        # a process may hold a part of the weights
+        sums = processes.mean_of_columns([{"moved": float(moved), "of": float(sampled)}])
+        share = sums["moved"] / max(sums["of"], 1e-9)
+        updates = -(-step // learner.every)
+        learner.moved.warn_where_still(share, learner.name or "network", learner.optim, updates)
+        columns[f"{learner.prefix}moved"] = round(share, 4)
+    return columns
 
 
 def averaged(learner: Learner) -> nn.Module:

@@ -95,9 +95,10 @@ def clip_gradients(optimizer: torch.optim.Optimizer, clip: float) -> Tensor:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of every group of weights."""
+    """Set the learning rate of every group of weights; a group may have some `times` that of the
+    others."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("times", 1.0)
 
 
 # A weight may be one process's shard of a tensor that several hold. Such a tensor brings its own

@@ -133,8 +133,10 @@ class Rewards(Registry):
 REWARDS = Rewards("reward", builtin=("cinelab.metrics.toybox.rewards",))
 
 
-def check_rewards(weights: Mapping[str, float]) -> None:
-    """Raise CinelabError unless `weights`, a setting `reward`, weighs known rewards."""
+def check_rewards(weights: Mapping[str, float] | None) -> None:
+    """Raise CinelabError unless `weights`, a setting `reward`, weighs known rewards, or is None."""
+    if weights is None:
+        return
     if not weights:
         raise CinelabError("reward names none; give weights by name, like {'identity': 1.0}.")
     for name, weight in weights.items():
@@ -208,22 +210,16 @@ def exponential_weights(total: Tensor, beta: float) -> Tensor:
 
 
 def frame_weights(
-    reward: Reward | None,
-    sample: Tensor,
-    clips: Clips,
-    made: Tensor,
-    *,
-    weights: Mapping[str, float] | None,
-    beta: float,
+    reward: Reward | None, sample: Tensor, clips: Clips, made: Tensor, *, config: Any
 ) -> tuple[Tensor | None, dict[str, float]]:
     """Return the weights of the frames that the student made, one a clip (B, made frames), and the
-    rewards for the log; None and nothing without rewards."""
-    if reward is None or weights is None:
+    rewards for the log; None and nothing without rewards. `config` has `reward` and `beta`."""
+    if reward is None or config.reward is None:
         return None, {}
     values = reward(sample, clips, made)
-    total = weighted_sum(values, weights)
-    each = exponential_weights(total, beta)[:, None].expand(-1, int(made.sum()))
-    return each, reward_columns(values, total)
+    total = weighted_sum(values, config.reward)
+    weights = exponential_weights(total, config.beta)
+    return weights[:, None].expand(-1, int(made.sum())), reward_columns(values, total)
 
 
 def optimality(total: Tensor, group: int) -> Tensor:

@@ -33,6 +33,7 @@ from cinelab.train.compiled import with_compiled_blocks
 from cinelab.train.computing import is_compiled
 from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.loop import train as run_loop
+from cinelab.train.precision import require_full_precision
 from cinelab.train.provenance import check_fits, data_of
 from cinelab.train.rewards import Reward
 from cinelab.train.trained_policy import trained_under
@@ -78,6 +79,8 @@ class Stage:
     # noisy], and whether the student rolls out chunk by chunk.
     doubled: bool = False
     rolls_out: bool = False
+    # whether its steps are so small that weights in bf16 would not move
+    full_precision: bool = False
 
     def __init__(self, name: str):
         self.name = name  # as it is exported
@@ -119,6 +122,8 @@ class Stage:
         networks["reward"].
         """
         self.note_data(run, data, config)
+        for role in self.roles if self.full_precision else ():
+            require_full_precision(networks[role.name], self.name, role.name)
         device = next(networks[self.roles[0].name].parameters()).device
         if is_compiled(config, device.type, run.parallel.world if run.parallel else 1):
             for network in networks.values():

@@ -22,6 +22,7 @@ from cinelab.memory.cache import KVCache
 from cinelab.memory.policy import Oracle, Policy
 from cinelab.metrics.registered import listed
 from cinelab.metrics.rows import WHOLE, Row, clip_of
+from cinelab.metrics.toybox.framing import framing_rows
 from cinelab.metrics.toybox.recogniser import Recogniser, windows
 from cinelab.metrics.video.clips import Clip
 from cinelab.metrics.video.pixels import accuracy_rows
@@ -253,6 +254,7 @@ def film_rows(
         *above_chance_rows(kept, chance),
         *diversity_rows(seen, plans),
         *prompt_drift_rows(seen, plans),
+        *framing_rows(frames, plans),
     ]
     return rows, chance
 

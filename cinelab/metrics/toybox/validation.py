@@ -21,14 +21,19 @@ from cinelab.metrics.registered import listed, registered_rows
 from cinelab.metrics.rows import Row, row_table
 from cinelab.metrics.toybox.attributes import (
     Batch,
+    above_chance_rows,
     absence_batch,
+    consistency_rows,
+    diversity_rows,
     encode_plans,
     make_frames,
+    own_chance_rows,
     planned_cut_rows,
     prompt_rows,
     read_shots,
     recall,
 )
+from cinelab.metrics.toybox.framing import framing_rows
 from cinelab.metrics.toybox.recogniser import Recogniser
 from cinelab.metrics.video.appearance import appearance_rows
 from cinelab.model.wan import CausalWan
@@ -113,11 +118,16 @@ def frame_rows(
     reader: Recogniser, frames: np.ndarray, films: Batch, truth: np.ndarray
 ) -> list[Row]:
     """Rows of given frames (B, F, H, W, 3) against their truth."""
-    prompts = prompt_rows(read_shots(reader, frames, films.plans), films.plans)
+    seen = read_shots(reader, frames, films.plans)
+    prompts = prompt_rows(seen, films.plans)
+    kept = consistency_rows(seen, films.plans)
     spans = [line.entry_spans for line in films.timelines]
     return [
         *prompts,
         *(replace(row, metric="prompt") for row in prompts),
+        *above_chance_rows(kept, own_chance_rows(seen, films.plans)),
+        *diversity_rows(seen, films.plans),
+        *framing_rows(frames, films.plans),
         *planned_cut_rows(frames, films.plans),
         *appearance_rows(frames, truth, spans),
         *registered_rows(frames, [listed(plan).shots for plan in films.plans]),
