@@ -87,7 +87,6 @@ class ForwardProcessTraining(Computing):
     known: float = 0.0  # share of the roll-outs that continue a true clip (its first half is given)
     chunk: int = 1  # latent frames a chunk
     max_distance: int | None = 23  # latent frames: see `KVCache`
-    history: str = field(default="self", init=False)  # what a roll-out remembers
     seed: int = 0
     save_every: int = 20
     validate_every: int = 50
@@ -111,6 +110,11 @@ class ForwardProcessTraining(Computing):
                 raise CinelabError(
                     f"lengths has {frames} latent frames, which chunk={self.chunk} does not divide."
                 )
+
+    @property
+    def history(self) -> str:
+        """What the student remembers in a roll-out: what it made."""
+        return "self"
 
 
 class OldPolicy(Ema):
