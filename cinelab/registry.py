@@ -1,5 +1,5 @@
 """Names for things that users add: policies, metrics, losses, rewards, solvers, training stages,
-backbones, codecs.
+backbones, codecs, worlds.
 
     from cinelab import register
 
@@ -36,6 +36,7 @@ HOMES = {
     "stage": "cinelab.train.stage:STAGES",
     "backbone": "cinelab.model.backbone:BACKBONES",
     "codec": "cinelab.latent.codecs:CODECS",
+    "world": "cinelab.world.worlds:WORLDS",
 }
 _imported: set[str] = set()
 

@@ -132,6 +132,12 @@ MODULES = {
     "train.parallel": "scale.parallel",
     "train.sequence": "scale.sequence",
     "train.worker": "jobs.worker",
+    "world.actors": "world.toybox1.actors",
+    "world.casting": "world.toybox1.casting",
+    "world.draw": "world.toybox1.draw",
+    "world.render": "world.toybox1.render",
+    "world.sets": "world.toybox1.sets",
+    "world.vocab": "world.toybox1.vocab",
 }
 # public names: module as it is called now -> old name -> new name, in another module where dotted
 NAMES: dict[str, dict[str, str]] = {
@@ -681,15 +687,18 @@ NAMES: dict[str, dict[str, str]] = {
         "first_line": "weights.tensor_files.first_line_of",
         "kind_of": "weights.tensor_files.file_kind",
     },
-    "world.actors": {
+    "world.toybox1.actors": {
         "box": "actor_box",
     },
-    "world.casting": {
+    "world.toybox1.casting": {
+        "caption_of_film": "world.worlds.World",
         "film": "cast_film",
-        "timeline_of": "plan_timeline",
+        "plan_timeline": "world.plans.plan_timeline",
+        "timeline_of": "world.plans.plan_timeline",
     },
-    "world.vocab": {
+    "world.toybox1.vocab": {
         "read": "read_prompt",
+        "words": "world.wording.words",
     },
     "train.presets": {
         "wan": "train.sizes.wan_presets",
@@ -699,6 +708,8 @@ NAMES: dict[str, dict[str, str]] = {
         "Soil": "Degradation",
         "measure": "measure_accuracy",
         "pool": "labelled_shots",
+        "shot": "world.worlds.World",
+        "shots": "rendered",
         "soiled": "degraded",
         "through": "reconstructed",
     },

@@ -25,8 +25,10 @@ from cinelab.metrics.toybox.attributes import (
     shuffled,
 )
 from cinelab.metrics.toybox.recogniser import load_recogniser
-from cinelab.world import casting, render
-from cinelab.world.vocab import PROMPTED
+from cinelab.world.plans import FilmPlan, ShotPlan
+from cinelab.world.worlds import world_named
+
+WORLD = world_named()
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +42,11 @@ def bundle():
 
 
 def test_the_truth_scores_full_marks(reader):
-    plans = [casting.cast_film(60_001, index, 18, (3, 6)) for index in range(12)]
-    frames = np.stack([render.render(plan).frames for plan in plans])
+    plans = [WORLD.cast_film(60_001, index, 18, shot_latents=(3, 6)) for index in range(12)]
+    frames = np.stack([WORLD.render(plan).frames for plan in plans])
     rows, chance = (analysed(row_table(part)) for part in film_rows(reader, frames, plans))
     mean = rows.groupby("metric").value.mean()
-    assert mean[list(PROMPTED)].min() > 0.93
+    assert mean[list(WORLD.prompted)].min() > 0.93
     assert mean["cut accuracy"] > 0.99
     assert mean["identity (kept)"] > 0.95
     assert 0.15 < chance[chance.metric == "identity (kept)"].value.mean() < 0.35, (
@@ -56,8 +58,8 @@ def test_the_truth_scores_full_marks(reader):
 
 
 def test_a_wrong_film_scores_chance(reader):
-    plans = [casting.absence(60_002, index, 1) for index in range(60)]
-    frames = np.stack([render.render(plan).frames for plan in plans])
+    plans = [WORLD.absence(60_002, index, 1) for index in range(60)]
+    frames = np.stack([WORLD.render(plan).frames for plan in plans])
     right = row_table(recall_rows(reader, frames, plans)).groupby("metric").value.mean()
     wrong = row_table(recall_rows(reader, frames, shuffled(plans))).groupby("metric").value.mean()
     assert right.min() > 0.95
@@ -70,11 +72,9 @@ def test_identity_kept_is_measured_against_the_film_itself():
         {"character": 1, "place": 1},
         {"character": 0, "place": 0},
     ]
-    base = casting.cast_film(1, 0, 6, (2, 2)).shots[0]
-    plan = casting.FilmPlan(
-        tuple(
-            casting.ShotPlan(base.attributes, "", 2, s["character"], s["place"], 0) for s in shots
-        )
+    base = WORLD.cast_film(1, 0, 6, shot_latents=(2, 2)).shots[0]
+    plan = FilmPlan(
+        tuple(ShotPlan(base.attributes, "", 2, s["character"], s["place"], 0) for s in shots)
     )
     seen = [base.attributes, base.attributes, base.attributes | {"accessory": "other"}]
     rows = [row for row in consistency_rows([seen], [plan]) if row.metric == "identity"]
@@ -85,7 +85,7 @@ def test_identity_kept_is_measured_against_the_film_itself():
 def test_drawing_every_character_alike_keeps_all_looks_and_is_no_merit():
     """Mode collapse: all looks are kept, none above the chance of the model's own films, and
     diversity is zero."""
-    plans = [casting.cast_film(60_004, index, 18, (3, 6)) for index in range(6)]
+    plans = [WORLD.cast_film(60_004, index, 18, shot_latents=(3, 6)) for index in range(6)]
     alike = dict(plans[0].shots[0].attributes)
     collapsed = [[alike] * len(plan.shots) for plan in plans]
     true = [[shot.attributes for shot in plan.shots] for plan in plans]
@@ -132,7 +132,7 @@ def test_a_small_card_is_complete_and_plain_json(bundle, reader, capsys):
         json.dumps(card(rows, model="x", recogniser=reader.accuracy), allow_nan=False)
     )
     for metric in (
-        *PROMPTED,
+        *WORLD.prompted,
         "cut accuracy",
         "cut accuracy (PySceneDetect)",
         "identity (away=1)",

@@ -211,7 +211,7 @@ def test_no_encoder_is_one_sentence(play, tmp_path, monkeypatch):
 def test_tasks_are_written_answered_and_scored(tmp_path):
     from cinelab.lab.studies.tasks import answer_tasks
     from cinelab.metrics.card import CardConfig
-    from cinelab.world import render
+    from cinelab.world.worlds import world_of
 
     done = CliRunner().invoke(
         cli.app, ["eval", "tasks", str(tmp_path / "tasks"), "--seeds", "0", "--films", "2"]
@@ -219,7 +219,7 @@ def test_tasks_are_written_answered_and_scored(tmp_path):
     assert done.exit_code == 0 and "8 tasks" in done.output
     answer_tasks(
         tmp_path / "tasks",
-        lambda plan, given: render.render(plan).frames,
+        lambda plan, given: world_of(plan).render(plan).frames,
         CardConfig(seeds=(0,), films=2),
         8.0,
         ["films/s0-f00"],

@@ -36,7 +36,7 @@ from cinelab.script.shotlist import ListedShot, ShotList, shot_list_path
 from cinelab.script.unconditional import PUBLISHED
 from cinelab.seeds import rng_at
 from cinelab.train import presets, teacher_forcing
-from cinelab.world import casting, render
+from cinelab.world.worlds import world_named
 from cinelab.zoo.checkpoints import load_codec, toy_encoder
 
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -52,9 +52,9 @@ def small_codec() -> ToyCodec:
 
 
 def film(index: int):
-    return render.render(
-        casting.cast_film(PLAN.seed, index, PLAN.latents, (PLAN.shortest, PLAN.longest))
-    )
+    world = world_named()
+    lengths = (PLAN.shortest, PLAN.longest)
+    return world.render(world.cast_film(PLAN.seed, index, PLAN.latents, shot_latents=lengths))
 
 
 def write(
@@ -177,7 +177,7 @@ def test_a_toybox_film_loses_nothing():
     made = film(0)
     edges = [0, *made.cuts, len(made.frames)]
     shots = [layout.VideoShot(0, a, b, ((0, ""),)) for a, b in zip(edges, edges[1:], strict=False)]
-    (clips,), short = layout.films(shots, render.STRIDE)
+    (clips,), short = layout.films(shots, world_named().stride)
     assert sum(clip.latents for clip in clips) == PLAN.latents and not short
     assert [clip.frames for clip in clips] == [
         b - a for a, b in zip(edges, edges[1:], strict=False)

@@ -20,7 +20,7 @@ from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.toybox.attributes import with_prompt
 from cinelab.metrics.video.cuts import CutDetector
 from cinelab.stream.video import write_mp4
-from cinelab.world import casting
+from cinelab.world.worlds import world_named
 
 
 @pytest.fixture(scope="module")
@@ -97,10 +97,10 @@ def test_retrieved_bytes_grow_with_full_attention_only():
 
 
 def test_a_planned_film_is_listed_with_its_whole_truth():
-    plan = casting.cast_film(HELD_OUT, 0, 24, (3, 6))
+    plan = world_named().cast_film(HELD_OUT, 0, 24, shot_latents=(3, 6))
     shots = listed(plan)
     assert shots.frames == 47 and shots.shots[0].shows == plan.shots[0].attributes
-    assert shots.cuts == casting.plan_timeline(plan, 8, 2).cuts and len(shots.chunks) == 24
+    assert shots.cuts == world_named().timeline(plan).cuts and len(shots.chunks) == 24
 
 
 def test_the_cut_detector_looks_as_long_at_any_rate():

@@ -26,18 +26,23 @@ from cinelab.metrics.video.evaluate import clip_digest, evaluate, unmeasured
 from cinelab.script.prompts import LITTLE
 from cinelab.script.shotlist import ListedShot, ShotList
 from cinelab.stream.video import write_mp4
-from cinelab.world import render
-from cinelab.world.casting import cast_film as plan_of
+from cinelab.world.worlds import world_named
 from cinelab.zoo.checkpoints import toy_encoder
 
 GIVEN = DataConfig.toybox(cuts="given")
+
+
+def drawn_film():
+    """The frames of a short film of the default world."""
+    world = world_named()
+    return world.render(world.cast_film(0, 0, 12)).frames
 
 
 @pytest.fixture(scope="module")
 def film(tmp_path_factory) -> Path:
     """A toybox film of twelve latent frames, 64 x 48."""
     path = tmp_path_factory.mktemp("film") / "a.mp4"
-    write_mp4(path, render.render(plan_of(0, 0, 12)).frames, render.FPS, scale=1)
+    write_mp4(path, drawn_film(), world_named().fps, scale=1)
     return path
 
 
@@ -268,7 +273,7 @@ def test_every_word_of_the_encoder_is_a_word_for_the_scores():
 
 
 def test_an_unknown_word_leaves_out_its_shot_and_the_table_says_so(film):
-    frames = render.render(plan_of(0, 0, 12)).frames
+    frames = drawn_film()
     prompts = (
         "an orange cat in the meadow by day",
         "a knight in the meadow",

@@ -26,9 +26,15 @@ from cinelab.script.screenplay import Screenplay
 from cinelab.script.shotlist import ListedShot, ShotList, shot_list_path
 from cinelab.script.timeline import plan
 from cinelab.stream.video import read_video, write_mp4
-from cinelab.world import casting, render
+from cinelab.world.worlds import world_named, world_of
 
 FPS = 8.0
+
+
+def other_film(index):
+    """The frames of film `index` of a seed that no task has."""
+    world = world_named()
+    return world.render(world.cast_film(1, index, 24, shot_latents=(3, 6))).frames
 
 
 def noise(count, seed=0, height=48, width=64):
@@ -165,7 +171,7 @@ def test_steadiness_is_one_for_equal_looks():
 def test_true_toybox_films_score_as_truth_and_a_history_is_no_answer(tmp_path):
     config = CardConfig(seeds=(0,), films=2, away=(1,))
     assert export_tasks(tmp_path, config) == 4
-    answer_tasks(tmp_path, lambda film, given: render.render(film).frames, config, FPS)
+    answer_tasks(tmp_path, lambda film, given: world_of(film).render(film).frames, config, FPS)
     rows = evaluate([tmp_path], ("toybox",))
     mean = labelled(rows[rows["status"] == "ok"]).groupby("metric")["value"].mean()
     assert mean["identity (recalled)"] == mean["scenery (recalled)"] == 1
@@ -180,7 +186,7 @@ def test_another_films_pictures_score_low(tmp_path):
     export_tasks(tmp_path, config)
     answer_tasks(
         tmp_path,
-        lambda film, given: render.render(casting.cast_film(1, film.seed[1], 24, (3, 6))).frames,
+        lambda film, given: other_film(film.seed[1]),
         config,
         FPS,
     )
@@ -220,12 +226,12 @@ def test_broken_videos_are_rows_and_the_others_are_measured(tmp_path):
 
 @pytest.mark.parametrize("size", [(96, 128), (384, 512)])
 def test_enlarged_toybox_films_are_read(tmp_path, size):
-    film = casting.cast_film(50_000, 0, 12)
+    film = world_named().cast_film(50_000, 0, 12)
     config = CardConfig(seeds=(0,), films=2, away=())
     export_tasks(tmp_path, config)
     from cinelab.lab.studies.film_cell import listed
 
-    write_mp4(tmp_path / "big.mp4", render.render(film).frames, FPS, size[0] // 48)
+    write_mp4(tmp_path / "big.mp4", world_of(film).render(film).frames, FPS, size[0] // 48)
     listed(film).save(tmp_path / "big.shots.json")
     rows = evaluate([tmp_path / "big.mp4"], ("toybox",))
     assert rows[rows["metric"] == "text alignment"]["value"].mean() > 0.9

@@ -14,7 +14,6 @@ from cinelab.metrics.toybox.recogniser import (
     windows,
 )
 from cinelab.train import recogniser as training
-from cinelab.world.vocab import ATTRIBUTES
 from cinelab.zoo import checkpoints as zoo
 
 
@@ -26,13 +25,13 @@ def reader():
 def test_the_shipped_one_reads_held_out_shots(reader):
     """On shots of another seed than the one its card was measured on."""
     seen = training.accuracy(reader, seed=4321, count=250)
-    assert set(seen) == set(ATTRIBUTES)
+    assert set(seen) == set(reader.attributes)
     assert np.mean(list(seen.values())) > 0.97
     assert min(seen.values()) > 0.93
 
 
 def test_its_card_says_how_well_it_reads(reader):
-    assert set(reader.accuracy) == set(reader.accuracy_codec) == set(ATTRIBUTES)
+    assert set(reader.accuracy) == set(reader.accuracy_codec) == set(reader.attributes)
     assert min(reader.accuracy.values()) >= 0.98
 
 
@@ -78,7 +77,7 @@ def test_training_makes_a_checkpoint_that_loads(tmp_path):
         torch.equal(a, b)
         for a, b in zip(again.state_dict().values(), stage.model.state_dict().values(), strict=True)
     )
-    assert set(again.accuracy) == set(ATTRIBUTES)
+    assert set(again.accuracy) == set(again.attributes)
 
 
 def test_a_reader_of_other_attributes_is_refused(tmp_path):

@@ -20,17 +20,17 @@ from cinelab.lab.studies.initialisation_cell import film_clips, planned
 from cinelab.lab.training import students
 from cinelab.memory.policy import CAMR
 from cinelab.metrics.rows import Row, clip_of, row_table
-from cinelab.metrics.toybox.attributes import LOOKS, encode_plans
+from cinelab.metrics.toybox.attributes import encode_plans
 from cinelab.metrics.toybox.clip_rewards import ClipRewards
 from cinelab.runs import Run
 from cinelab.script.shotlist import ListedShot
 from cinelab.seeds import rng_at
 from cinelab.train import dmd, forward_process, presets, rewards
 from cinelab.train.rewards import REWARDS, ShownClips
-from cinelab.world.casting import cast_film
-from cinelab.world.vocab import PROMPTED
+from cinelab.world.worlds import world_named
 from cinelab.zoo.checkpoints import load, toy_encoder
 
+WORLD = world_named()
 CAT = {"kind": "cat", "colour": "red", "setting": "beach", "action": "wave"}
 ROBOT = {"kind": "robot", "colour": "blue", "setting": "city", "action": "jump"}
 LOOK = {"pattern": "dots", "accessory": "hat", "second": "pink"}
@@ -63,7 +63,7 @@ def clips(looks, shots=None, *, moving=True, made=None):
         for one, each in zip(shots, looks, strict=True)
     )
     made = np.ones(12, bool) if made is None else made
-    return ShownClips(frames, tuple(shots), made, truth, seen, LOOKS)
+    return ShownClips(frames, tuple(shots), made, truth, seen, WORLD)
 
 
 def value(name, shown):
@@ -260,7 +260,7 @@ def test_killed_and_resumed_equals_uninterrupted_with_the_old_policy(tmp_path):
 def test_the_word_encoder_reads_its_own_prompts_back():
     encoder = toy_encoder()
     for number in range(4):
-        for shot in cast_film(3, number, 6).shots:
+        for shot in WORLD.cast_film(3, number, 6).shots:
             words = encoder.decode(encoder.encode([shot.caption])[0]).split()
             assert [encoder.index[word] for word in words] == encoder.ids(words)
             assert words == "".join(c if c.isalnum() else " " for c in shot.caption).lower().split()
@@ -271,12 +271,14 @@ def test_true_films_have_the_rewards_of_truth():
     bundle = load("toybox-1step")
     films = encode_plans(bundle, planned(bundle, 5, 3, 12))
     names = [name for name in REWARDS if ":" not in name]
-    judged = ClipRewards(bundle.codec, bundle.encoder, names)
+    judged = ClipRewards(bundle.codec, bundle.encoder, names, world=bundle.world)
     made = torch.ones(12, dtype=torch.bool)
     found = judged(films.latents, film_clips(bundle, films), made)
     shown = judged.listed(film_clips(bundle, films))
     for plan, shots in zip(films.plans, shown, strict=True):
-        named = [{name: one.attributes[name] for name in PROMPTED} for one in plan.shots]
+        named = [
+            {name: one.attributes[name] for name in bundle.world.prompted} for one in plan.shots
+        ]
         assert [one.shows for one in shots] == named
     assert found["motion"].nan_to_num(1.0).tolist() == [1, 1, 1]
     assert found["prompt"].mean() > 0.9 and found["identity"].nanmean() > 0.8

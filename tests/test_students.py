@@ -29,7 +29,7 @@ from cinelab.seeds import rng_at
 from cinelab.stream.batch import embed, make, requests_of_films
 from cinelab.train import consistency, dmd, ode, pairs, presets, self_rollout
 from cinelab.train.optim import Ema
-from cinelab.world.casting import absence, plan_timeline
+from cinelab.world.worlds import world_named
 from cinelab.zoo.checkpoints import load
 
 TWO = Sampling(2, "consistency", guidance=1.0, first_steps=3)
@@ -60,7 +60,9 @@ DMD = replace(
 @pytest.mark.parametrize("bf16", [False, True], ids=["fp32", "bf16"])
 def test_the_differentiable_rollout_is_the_live_stream_bit_for_bit(bf16):
     bundle = load("toybox-base")
-    lines = [plan_timeline(absence(5, i, away=1, shot_latents=2), 8, 2) for i in range(2)]
+    world = world_named()
+    plans = [world.absence(5, i, away=1, shot_latents=2) for i in range(2)]
+    lines = [world.timeline(plan) for plan in plans]
     streamed, _ = make(bundle, lines, CAMR(budget=3), [1, 2], TWO, bf16=bf16)
     bundle.model.requires_grad_(True)
     slot = torch.zeros(2, 1, dtype=torch.long)

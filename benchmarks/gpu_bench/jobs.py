@@ -23,6 +23,7 @@ from cinelab.jobs.job import RANDOM, Data, Job
 from cinelab.latent.store import StoreConfig
 from cinelab.limits import shown_path
 from cinelab.texts import JOB, read_yaml
+from cinelab.world.worlds import world_named
 from cinelab.zoo import checkpoints as zoo
 
 KEEPS = ("weights", "log", "card")
@@ -98,7 +99,8 @@ class QueuedJob:
             raise CinelabError("start is empty; name a checkpoint, or random.")
         if odd := [one for one in self.keeps if one not in KEEPS]:
             raise CinelabError(f"keeps has {odd[0]!r}; use some of {', '.join(KEEPS)}.")
-        self.job(Path("."), start=zoo.CODEC, teacher=zoo.CODEC if self.teacher else None)
+        some = world_named().codec  # any name that there is
+        self.job(Path("."), start=some, teacher=some if self.teacher else None)
 
     def job(
         self, work: Path, *, start: str, teacher: str | None = None, changes: dict | None = None

@@ -108,6 +108,7 @@ def builder() -> Callable[..., Iterator[int]]:
 
 def main() -> None:
     """Build one share of a store."""
+    from cinelab.world.worlds import world_named
     from cinelab.zoo import checkpoints as zoo
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -117,10 +118,12 @@ def main() -> None:
     options = parser.parse_args()
     mine, of = map(int, options.share.split("/"))
     config = Films.of(options).config
-    codec = zoo.load_codec()
-    mark = zoo.fingerprint(zoo.CODEC)
+    world = world_named(config.world)
+    codec = zoo.load_codec(world.codec)
+    encoder = zoo.toy_encoder(world=world)
+    mark = zoo.fingerprint(world.codec)
     with suppress(KeyboardInterrupt):
-        for done in builder()(options.folder, config, codec, zoo.toy_encoder(), mark, (mine, of)):
+        for done in builder()(options.folder, config, codec, encoder, mark, (mine, of)):
             print(done, flush=True)
 
 

@@ -107,13 +107,15 @@ def work(description: Path, log: Path, left: float) -> str:
 def deliver(job: Job) -> None:
     """Write the averaged weights of a run that was stopped, and what they are."""
     from cinelab.jobs.worker import result_entries
+    from cinelab.latent.store import world_of_store
     from cinelab.scale.checkpoints import export
-    from cinelab.world.render import FPS, HEIGHT, WIDTH
+    from cinelab.world.worlds import WORLD, world_named
     from cinelab.zoo import checkpoints as zoo
 
     folder = Path(job.export or job.run)
     export(job.run, folder / zoo.WEIGHTS, dtype=job.export_dtype or "bf16")
-    toybox = {"fps": FPS, "size": (HEIGHT, WIDTH)}
+    world = world_named(world_of_store(job.store.path))
+    toybox = {"fps": world.fps, "size": world.size, WORLD: world.name}
     write_json(folder / zoo.CONFIG, result_entries(job, job.config, toybox) | {"stopped": True})
 
 

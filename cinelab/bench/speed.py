@@ -22,7 +22,7 @@ from cinelab.memory.policy import Policy
 from cinelab.metrics.stats import paired_ratio
 from cinelab.script.timeline import Slot, Timeline
 from cinelab.stream.batch import TimedChunk, empty_cache, inference_mode, stream, threads_for
-from cinelab.world.casting import caption_of_film
+from cinelab.world.worlds import world_named
 from cinelab.zoo.bundle import Bundle
 
 WARM = 4  # chunks that are left out
@@ -33,7 +33,7 @@ FULL_TO = 200  # the chunk up to which full attention is followed
 
 def endless(bundle: Bundle, chunks: int, shot_chunks: int = 8, seed: int = 0) -> Timeline:
     """A timeline of many shots in which a small cast keeps coming back."""
-    texts = caption_of_film(seed, 6)
+    texts = world_named(bundle.world_name).captions(seed, 6)
     slots = [
         Slot(
             i,

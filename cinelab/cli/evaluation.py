@@ -63,6 +63,13 @@ Plan = Annotated[
     typer.Option(help="shot list or screenplay of a single video; else <video>.shots.json"),
 ]
 TasksFolder = Annotated[Path, typer.Argument(help="a folder for the tasks")]
+WorldOfTasks = Annotated[
+    str | None, typer.Option("--world", help="the made world to plan them in; default: the newest")
+]
+WorldOfVideos = Annotated[
+    str | None,
+    typer.Option("--world", help="the made world of prompts whose shot list names none"),
+]
 Seeds = Annotated[str, typer.Option(help="of the tasks' films, with commas")]
 Films = Annotated[int, number_option("films for each seed and task", 2, FILMS)]
 Tool = Annotated[str, typer.Argument(help="vbench or visionreward")]
@@ -87,6 +94,7 @@ def videos_command(
     tolerance: Tolerance = 1,
     *,
     plan: Plan = None,
+    world: WorldOfVideos = None,
     output: Output = None,
 ):
     """Cuts, motion, flicker, seams, drift, alignment, identity and scenery across shots; what is
@@ -98,7 +106,8 @@ def videos_command(
     from cinelab.metrics.video.evaluate import evaluate, unmeasured
 
     with writing_file(output, PARQUET), progress("measuring videos") as show:
-        rows = evaluate(paths, comma_names(backends, "--backends"), tolerance, plan, show)
+        names = comma_names(backends, "--backends")
+        rows = evaluate(paths, names, tolerance, plan, show, world=world)
         if output:
             save_rows(rows, output)
     _show_facts(rows)
@@ -155,7 +164,9 @@ def _show_scores(rows: "pd.DataFrame") -> None:
 
 @app.command("tasks")
 @on_device
-def tasks_command(folder: TasksFolder, seeds: Seeds = "0,1,2", films: Films = 32):
+def tasks_command(
+    folder: TasksFolder, seeds: Seeds = "0,1,2", films: Films = 32, *, world: WorldOfTasks = None
+):
     """Write the toybox benchmark's tasks as files, for any model to answer; see
     docs/benchmark.md."""
     from cinelab.lab.studies.tasks import export_tasks
@@ -163,7 +174,7 @@ def tasks_command(folder: TasksFolder, seeds: Seeds = "0,1,2", films: Films = 32
 
     config = CardConfig(seeds=seed_list(seeds), films=films)
     with writing(folder, AT_ONCE, tidy=True), progress("writing tasks") as show:
-        count = export_tasks(folder, config, show)
+        count = export_tasks(folder, config, show, world=world)
     say((str(folder), "bold green"), f": {count} tasks; put a video beside each shot list, then")
     say(f"cinelab eval videos {shlex.quote(str(folder))}")
 

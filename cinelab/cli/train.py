@@ -88,7 +88,10 @@ Videos = Annotated[
 ]
 StoreFolder = Annotated[Path, typer.Argument(help="the folder for the encoded films")]
 CodecModel = Annotated[
-    str, typer.Option(help="whose codec and text encoder: a diffusers folder of Wan, or toybox")
+    str,
+    typer.Option(
+        help="whose codec and text encoder: a diffusers folder of Wan, toybox, or a made world"
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

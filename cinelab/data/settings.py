@@ -5,6 +5,7 @@ from math import isfinite
 
 from cinelab.errors import CinelabError
 from cinelab.readable import Readable
+from cinelab.world.worlds import world_named
 
 DETECTORS = ("pyscenedetect", "pyscenedetect-content", "ours", "transnetv2", "given")
 DTYPES = ("float16", "bfloat16")
@@ -71,10 +72,13 @@ class DataConfig(Readable):
             )
 
     @classmethod
-    def toybox(cls, **changes) -> "DataConfig":
-        """The toybox's rate, size and film length, and the detector that was made on it."""
+    def toybox(cls, world: str | None = None, **changes) -> "DataConfig":
+        """A made world's rate and size (None: the default one's), the length of its films, and the
+        detector that was made on it."""
+        drawn = world_named(world)
         return replace(
-            cls(fps=8.0, size=(48, 64), longest=24, cuts="ours", unconditional=""), **changes
+            cls(fps=drawn.fps, size=drawn.size, longest=24, cuts="ours", unconditional=""),
+            **changes,
         )
 
     def recipe(self) -> dict:

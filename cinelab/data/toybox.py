@@ -16,18 +16,23 @@ from cinelab.latent.codec import ToyCodec, device_of, encoded
 from cinelab.latent.store import AGAIN, StoreConfig
 from cinelab.outputs import writing_share
 from cinelab.script.prompts import WordEncoder, split_words
-from cinelab.world import casting, render
+from cinelab.world.worlds import world_named
 
 
 def film_arrays(
     config: StoreConfig, index: int, codec: ToyCodec, encoder: WordEncoder
 ) -> dict[str, np.ndarray]:
     """Return one film: rendered, encoded, with its prompts as word numbers."""
-    plan = casting.cast_film(
-        config.seed, index, config.latents, (config.shortest, config.longest), config.grain
+    world = world_named(config.world)
+    plan = world.cast_film(
+        config.seed,
+        index,
+        config.latents,
+        shot_latents=(config.shortest, config.longest),
+        grain=config.grain,
     )
     with torch.autocast(device_of(codec).type, torch.bfloat16):
-        latents = encoded(codec, render.render(plan).frames[None])[0]
+        latents = encoded(codec, world.render(plan).frames[None])[0]
     words = np.full((prompts_per_film(config), encoder.length), -1, np.int16)
     for row, shot in enumerate(plan.shots):
         ids = encoder.ids(split_words(shot.caption))

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from cinelab.errors import CinelabError
-from cinelab.jobs.job import KINDS, Data, Job
-from cinelab.jobs.networks import fingerprint_at
+from cinelab.jobs.job import KINDS, RANDOM, Data, Job
+from cinelab.jobs.networks import fingerprint_at, place_of
 from cinelab.latent.placed import PlacedClips
-from cinelab.latent.store import Clips, Store, unconditional_words
+from cinelab.latent.store import Clips, Store, unconditional_words, world_of_store
 from cinelab.seeds import rng_at
 from cinelab.train.pairs import Pairs, integrate_pairs
 from cinelab.train.provenance import data_of, files_of
+from cinelab.world.worlds import check_same_world, named_in
 from cinelab.zoo import checkpoints as zoo
 
 
@@ -40,7 +41,8 @@ def _opened(data: Data, config: Any) -> Any:
             f"Store {data.path} is not there; build it first, or correct store.path."
         )
     if data.kind == "toybox":
-        return Store(Path(data.path), zoo.toy_encoder(), **_begin(data))
+        encoder = zoo.toy_encoder(world=world_of_store(data.path))
+        return Store(Path(data.path), encoder, **_begin(data))
     module, _, name = KINDS.get(data.kind, data.kind).partition(":")
     try:
         kind = getattr(import_module(module), name)
@@ -110,6 +112,22 @@ class Noise:
         text[:, -1] = 0
         zeros = torch.zeros(count, frames, dtype=torch.long)
         return Clips(latents, text, zeros, zeros)
+
+
+def check_worlds(job: Job, store: Any) -> None:
+    """Raise CinelabError for a toybox store of another world than that of a checkpoint that the job
+    begins with."""
+    for place in (job.init, job.teacher):
+        if job.store.kind == "toybox" and place not in (None, RANDOM):
+            folder = place_of(place)
+            if (folder / zoo.CONFIG).exists() and (folder / zoo.WEIGHTS).exists():
+                check_same_world(
+                    named_in(store.recipe),
+                    zoo.world_in(folder),
+                    what=f"Store {job.store.path}",
+                    whose=str(place),
+                    remedy="build a store of the checkpoint's world, or begin with another one",
+                )
 
 
 def pairs_folder(job: Job) -> Path:

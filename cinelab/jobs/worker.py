@@ -23,7 +23,7 @@ from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.jobs.job import RANDOM, Job, load_job
 from cinelab.jobs.networks import check_start, network, place_of, weights_of
-from cinelab.jobs.stores import open_pairs, open_store, pairs_folder, pairs_of
+from cinelab.jobs.stores import check_worlds, open_pairs, open_store, pairs_folder, pairs_of
 from cinelab.model.backbone import model_to_dict
 from cinelab.outputs import together
 from cinelab.registry import resolve
@@ -33,7 +33,7 @@ from cinelab.scale.parallel import Parallel
 from cinelab.train.stage import PAIRS, stage_named
 from cinelab.train.time_limit import TimeLimit
 from cinelab.weights.load import DTYPES, open_weights
-from cinelab.world.render import FPS, HEIGHT, WIDTH
+from cinelab.world.worlds import WORLD, WORLDS, World, named_in, world_named
 from cinelab.zoo import checkpoints as zoo
 
 
@@ -76,14 +76,15 @@ def rewarded(job: Job, config: Any, run: SharedRun) -> dict[str, Any]:
     weights = getattr(config, "reward", None)
     if weights is None:
         return {}
-    if recipe_of_toybox(job, run) is None:
+    if (toybox := recipe_of_toybox(job, run)) is None:
         raise CinelabError(
             f"reward is set, but {job.store.path} holds no films of the toybox, whose prompts "
             "say what a clip is to show; name a store of the toybox, or leave reward out."
         )
-    codec = zoo.load_codec(device=run.device)
-    made = resolve(CLIP_REWARDS)(codec, zoo.toy_encoder(), list(weights), device=run.device)
-    return {"reward": made}
+    world = world_named(toybox[WORLD])
+    codec = zoo.load_codec(world.codec, run.device)
+    parts = (codec, zoo.toy_encoder(world=world), list(weights))
+    return {"reward": resolve(CLIP_REWARDS)(*parts, world=world, device=run.device)}
 
 
 def job_entries(job: Job) -> dict[str, Any]:
@@ -106,6 +107,7 @@ def open_data(job: Job, config: Any, parallel: Parallel, *, limit: TimeLimit) ->
     """Return what the stage of a job draws from: its store, or the ODE pairs made of it within the
     time."""
     store = open_store(job.store, config, parallel.device)
+    check_worlds(job, store)
     if stage_named(job.stage).draws_from != PAIRS:
         return store
     teacher = partial(network, job, config, parallel, job.teacher, frozen=True)
@@ -162,18 +164,30 @@ def deliver_merged(job: Job, lora: Path, file: Path) -> None:
 
 
 def recipe_of_toybox(job: Job, run: SharedRun) -> dict | None:
-    """Rate and size of the films of a run whose clips were encoded by the toybox's codec and word
-    encoder, whichever kind of store holds them; None where other parts made them."""
-    if job.store.kind == "toybox":
-        return {"fps": FPS, "size": (HEIGHT, WIDTH)}
+    """Rate and size of the films of a run, and their world, whose clips were encoded by the codec
+    and word encoder of a made world, whichever kind of store holds them; None where other parts
+    made them."""
     recipe = ((run.data or {}).get("recipe")) or _recipe_beside(job.store.path)
-    encoder = zoo.toy_encoder()
-    mine = {"codec": zoo.fingerprint(zoo.CODEC), "width": encoder.width, "words": encoder.length}
-    if any(recipe.get(name) != value for name, value in mine.items()) or not str(
-        recipe.get("encoder")
-    ).startswith("words"):
+    if job.store.kind == "toybox":
+        world = world_named(named_in(recipe))
+        return {"fps": world.fps, "size": world.size, WORLD: world.name}
+    world = next((one for one in map(world_named, WORLDS) if _encoded_by(one, recipe)), None)
+    if world is None:
         return None
-    return {"fps": recipe["fps"], "size": tuple(recipe["size"])}
+    return {"fps": recipe["fps"], "size": tuple(recipe["size"]), WORLD: world.name}
+
+
+def _encoded_by(world: World, recipe: dict) -> bool:
+    """Whether a recipe names the codec and word encoder of a made world."""
+    if world.codec not in zoo.shipped() or not str(recipe.get("encoder")).startswith("words"):
+        return False
+    encoder = zoo.toy_encoder(world=world)
+    mine = {
+        "codec": zoo.fingerprint(world.codec),
+        "width": encoder.width,
+        "words": encoder.length,
+    }
+    return all(recipe.get(name) == value for name, value in mine.items())
 
 
 def _recipe_beside(store: str) -> dict:
@@ -193,8 +207,10 @@ def result_entries(job: Job, config: Any, toybox: dict | None) -> dict:
     span = stage.span(config)
     entries = job_entries(job) | stage.trained_under(config)
     if toybox is not None:
+        world = world_named(toybox[WORLD])
+        encoder = zoo.toy_encoder(world=world)
         return zoo.model_config(
-            config.model, zoo.toy_encoder(), zoo.CODEC, sampling, chunk, span, **toybox, **entries
+            config.model, encoder, world.codec, sampling, chunk, span, **toybox, **entries
         )
     return {
         "model": model_to_dict(config.model),

@@ -15,6 +15,7 @@ from cinelab.outputs import finish, ready_folder
 from cinelab.script.screenplay import Screenplay
 from cinelab.stream.batch import policy_for
 from cinelab.stream.director import MARK, Director, Film, require_new_folder, saved_as
+from cinelab.world.worlds import world_named
 from cinelab.zoo.accelerated import load_at_speed
 
 
@@ -84,11 +85,11 @@ def save_findings(
 
 
 def score(film: Film) -> pd.DataFrame:
-    """Measure a film: its rows by the shipped recogniser, which reads the
-    toybox alone; of another model's film cuts and speed only."""
-    reader = load_recogniser()
-    if film.frames.shape[1:3] != tuple(reader.config.size):
+    """Measure a film: its rows by the recogniser of its world; where its model has none, cuts and
+    speed only."""
+    if film.world is None or film.frames.shape[1:3] != world_named(film.world).size:
         return plain_values(film.frames, film.timeline, film.timings)
+    reader = load_recogniser(world=film.world)
     prompts = [
         shot.changes[-1].prompt if shot.changes else shot.prompt for shot in film.screenplay.shots
     ]

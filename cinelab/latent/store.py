@@ -25,6 +25,8 @@ from cinelab.readable import Readable
 from cinelab.script.prompts import WordEncoder
 from cinelab.script.unconditional import unconditional_text
 from cinelab.seeds import integers, uniform
+from cinelab.world.plans import UNNAMED
+from cinelab.world.worlds import named_in
 
 ARRAYS = ("latents", "words", "slot", "shot")
 AGAIN = "remove it and build the store again"
@@ -52,6 +54,7 @@ class StoreConfig(Readable):
     # shots last whole multiples of so many latent frames (the chunk of a chunk-wise model)
     grain: int = 1
     shard: int = 200  # films a file
+    world: str = UNNAMED  # the one that plans and draws the films
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,12 @@ class Clips(Readable):
             self.shot.to(device),
             {name: x.to(device) for name, x in self.controls.items()},
         )
+
+
+def world_of_store(folder: str | Path) -> str | None:
+    """Return the name of the world of a store's films; None where no store is there yet."""
+    path = Path(folder) / "store.json"
+    return named_in(read_sealed(path, AGAIN)) if path.exists() else None
 
 
 def check_begin(begin: str) -> str:
@@ -161,6 +170,11 @@ class Store:
 
     def __len__(self) -> int:
         return len(self.latents)
+
+    @property
+    def world(self) -> str:
+        """The name of the world of its films."""
+        return named_in(self.recipe)
 
     def placed(self, device: torch.device | str) -> "Store":
         """Return the store with its clips given out on a device.

@@ -34,7 +34,6 @@ from cinelab.metrics.toybox.recogniser import Recogniser
 from cinelab.metrics.toybox.retrieval import hit_rows, touched_rows
 from cinelab.metrics.video.appearance import appearance_rows
 from cinelab.runs import hardware
-from cinelab.world import casting
 from cinelab.zoo.bundle import Bundle
 
 HELD_OUT = 50_000  # seeds from here on are never trained on
@@ -75,7 +74,7 @@ def measure_card(
     parts = []
     count = 0
     of = len(config.seeds) * (1 + len(absences))
-    try_registered()
+    try_registered(bundle.world)
     for seed in config.seeds:
         rule = seeded(policy, seed)
         count += 1
@@ -101,7 +100,13 @@ def _films(
     bundle: Bundle, reader: Recogniser, policy: Policy, *, config: CardConfig, seed: int
 ) -> list[Row]:
     plans = [
-        casting.cast_film(HELD_OUT + seed, i, config.latents, config.shot_latents, bundle.chunk)
+        bundle.world.cast_film(
+            HELD_OUT + seed,
+            i,
+            config.latents,
+            shot_latents=config.shot_latents,
+            grain=bundle.chunk,
+        )
         for i in range(config.films)
     ]
     batch = encode_plans(bundle, plans)

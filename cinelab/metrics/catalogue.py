@@ -31,8 +31,10 @@ OTHER_CHARACTERS = "looks of other films' characters, or of shots that share nob
 RELATIVE = "relative to the truth"
 
 
-def _prompted(**more: Any) -> dict[str, Any]:
-    """An attribute that the prompt names: 1 where the recogniser reads it in the shot, else 0."""
+def prompted_metric(**more: Any) -> dict[str, Any]:
+    """An attribute that the prompt names: 1 where the recogniser reads it in the shot, else 0.
+
+    It holds for any attribute of any world that has no entry of its own."""
     bounds = {"chance": OTHER_FILM, "upper": "the recogniser's own accuracy"}
     return {"range": SHARE, "backend": "toybox", "source": OURS, **bounds, **more}
 
@@ -104,9 +106,9 @@ VISIONREWARD = "Xu et al., VisionReward, arXiv:2412.21059, section 3"
 
 CATALOGUE: dict[str, dict[str, Any]] = {
     "identity": _across(validation="selects"),
-    "prompt": _prompted(headline=True, validation="selects"),
+    "prompt": prompted_metric(headline=True, validation="selects"),
     "scenery": _across(),
-    "action": _prompted(headline=True, validation="column"),
+    "action": prompted_metric(headline=True, validation="column"),
     "cut accuracy": _count(
         unit="share of cuts matched",
         range=SHARE,
@@ -165,12 +167,12 @@ CATALOGUE: dict[str, dict[str, Any]] = {
     "drift of saturation": _drift(),
     "drift of contrast": _drift(),
     "drift of sharpness": _drift(),
-    "size": _prompted(),
-    "colour": _prompted(),
-    "kind": _prompted(),
-    "setting": _prompted(),
-    "time": _prompted(),
-    "camera": _prompted(),
+    "size": prompted_metric(),
+    "colour": prompted_metric(),
+    "kind": prompted_metric(),
+    "setting": prompted_metric(),
+    "time": prompted_metric(),
+    "camera": prompted_metric(),
     "looks": {
         "range": SHARE,
         "backend": "toybox",

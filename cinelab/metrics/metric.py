@@ -25,8 +25,9 @@ from typing import Any
 import pandas as pd
 
 from cinelab.errors import CinelabError
-from cinelab.metrics.catalogue import CATALOGUE, RELATIVE
+from cinelab.metrics.catalogue import CATALOGUE, RELATIVE, prompted_metric
 from cinelab.registry import Registry, path_of
+from cinelab.world.worlds import prompted_names
 
 DIRECTIONS = ("high", "low", None)
 VALIDATION = ("", "column", "selects")
@@ -145,6 +146,8 @@ class Metrics(Registry):
         for name in (label, metric_of(label)):
             if name in self._things:
                 return self._things[name]
+            if name in prompted_names():
+                return Metric(name, **prompted_metric())
             if about and name in about:
                 known = about[name]
                 return Metric(name, None, known.get("better"), known.get("unit") or "")

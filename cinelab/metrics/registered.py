@@ -18,7 +18,8 @@ from cinelab.metrics.rows import WHOLE, Row, absent, clip_of
 from cinelab.registry import path_of
 from cinelab.script.shotlist import ListedShot, ShotList
 from cinelab.stream.decoded_video import DecodedVideo
-from cinelab.world import casting, render
+from cinelab.world.plans import FilmPlan
+from cinelab.world.worlds import World, called, world_of
 
 Shots = Sequence[Sequence[ListedShot]]
 
@@ -102,9 +103,7 @@ def registered_rows(frames: np.ndarray, shots: Shots, **more: Any) -> list[Row]:
     ]
 
 
-def compared_rows(
-    made: np.ndarray, truth: np.ndarray, plans: Sequence[casting.FilmPlan]
-) -> list[Row]:
+def compared_rows(made: np.ndarray, truth: np.ndarray, plans: Sequence[FilmPlan]) -> list[Row]:
     """`registered_rows` of films of the toybox by source: model, truth, and chance (the truth
     beside the next film's plan)."""
     if not METRICS.measured():
@@ -119,29 +118,30 @@ def compared_rows(
     ]
 
 
-def listed(plan: casting.FilmPlan, chunk: int = 1) -> ShotList:
+def listed(plan: FilmPlan, chunk: int = 1) -> ShotList:
     """A planned film as a shot list with its whole ground truth."""
-    line = casting.plan_timeline(plan, render.FPS, render.STRIDE, chunk)
+    world = world_of(plan)
+    line = world.timeline(plan, chunk)
     shots = [
         ListedShot(
             *span,
             shot.caption,
-            (f"{shot.attributes['colour']} {shot.attributes['kind']}",),
-            (shot.attributes["setting"],),
+            (called(shot.attributes, world.who),),
+            (called(shot.attributes, world.where),),
             dict(shot.attributes),
             not shot.continues,
         )
         for span, shot in zip(line.entry_spans, plan.shots, strict=True)
     ]
-    return ShotList(tuple(shots), ShotList.of(line).chunks)
+    return ShotList(tuple(shots), ShotList.of(line).chunks, world=plan.world)
 
 
-def try_registered() -> None:
+def try_registered(world: World) -> None:
     """Measure one short film by every registered function, so that a mistake in one is reported
     before any work is done."""
     if METRICS.measured():
-        plan = casting.cast_film(0, 0, 6, (3, 3))
-        registered_rows(render.render(plan).frames[None], [listed(plan).shots])
+        plan = world.cast_film(0, 0, 6, shot_latents=(3, 3))
+        registered_rows(world.render(plan).frames[None], [listed(plan).shots])
 
 
 def registered_clip_rows(

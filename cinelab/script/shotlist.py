@@ -10,7 +10,8 @@ frames:
 `characters` and `places` name who and what comes back, `shows` what is true of the frames beyond
 the prompt (attribute -> value, for worlds with ground truth), `cut: false` a prompt change without
 a cut; `chunks` (first frame of every chunk) lets seams between chunks be measured; the first
-`given` frames are no answer but a history that was given. All but start and end may be left out.
+`given` frames are no answer but a history that was given; `world` names the made world in whose
+words the prompts are. All but start and end may be left out.
 """
 
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ class ShotList:
     shots: tuple[ListedShot, ...]
     chunks: tuple[int, ...] = ()
     given: int = 0
+    world: str = ""  # "" = not stated
 
     def __post_init__(self):
         if not self.shots:
@@ -80,8 +82,9 @@ class ShotList:
         return [shot.span for shot in self.shots]
 
     @classmethod
-    def of(cls, line: Timeline) -> "ShotList":
-        """What a timeline planned: one listed shot for every stretch under one prompt."""
+    def of(cls, line: Timeline, world: str | None = None) -> "ShotList":
+        """What a timeline planned: one listed shot for every stretch under one prompt, in the words
+        of a made world (None: of none)."""
         shots: list[ListedShot] = []
         for slot in line.slots:
             start, end = (
@@ -94,7 +97,8 @@ class ShotList:
                 shots[-1] = ListedShot(shots[-1].start, end, prompt, cut=shots[-1].cut)
             else:
                 shots.append(ListedShot(start, end, prompt, cut=opens))
-        return cls(tuple(shots), tuple(line.pixel_span(slot.first)[0] for slot in line.slots))
+        chunks = tuple(line.pixel_span(slot.first)[0] for slot in line.slots)
+        return cls(tuple(shots), chunks, world=world or "")
 
     @classmethod
     def load(cls, path: str | Path) -> "ShotList":
@@ -110,7 +114,10 @@ class ShotList:
             raise CinelabError(f"{path}: {error}") from None
 
     def save(self, path: str | Path) -> None:
-        write_json(path, to_dict(self))
+        entries = to_dict(self)
+        if not self.world:
+            del entries["world"]
+        write_json(path, entries)
 
 
 def _shot(values: dict, where: str) -> ListedShot:

@@ -62,6 +62,7 @@ class Film:
     routing: pd.DataFrame
     timings: pd.DataFrame
     info: dict
+    world: str | None = None  # the made world of its model, in whose words its prompts are
 
     @property
     def cuts(self) -> list[int]:
@@ -100,7 +101,7 @@ class Film:
 
         with together(folder, MARK) as scratch:
             write_mp4(scratch / "film.mp4", self.frames, self.fps)
-            ShotList.of(self.timeline).save(scratch / "film.shots.json")
+            ShotList.of(self.timeline, self.world).save(scratch / "film.shots.json")
             save_png(self.storyboard(), scratch / "storyboard.png")
             self.screenplay.save(scratch / "screenplay.yaml")
             for name in ("routing", "timings"):
@@ -377,6 +378,7 @@ class Director:
             cache.routing_table(),
             pd.DataFrame(rows),
             self.info(screenplay),
+            self.bundle.world_name,
         )
 
     def _seed(self, screenplay: Screenplay) -> int:

@@ -106,7 +106,7 @@ def export_film(
     }
     with together(folder, MARK) as scratch:
         play.save(scratch / "screenplay.yaml")
-        ShotList.of(line).save(scratch / "film.shots.json")
+        ShotList.of(line, bundle.world_name).save(scratch / "film.shots.json")
         save_png(
             storyboard(
                 frames, line.entry_spans, captions, title=title, fps=bundle.fps, turns=line.turns

@@ -17,7 +17,8 @@ from cinelab.seeds import integers, normal
 from cinelab.train.loop import Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
-from cinelab.world import casting, render
+from cinelab.world.plans import UNNAMED
+from cinelab.world.worlds import world_named
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,14 @@ class CodecTraining(Readable):
     seed: int = 0
     save_every: int = 250
     bf16: bool = True
+    world: str = UNNAMED  # the one whose films it encodes
 
 
-def clip(seed: int, index: int, latents: int) -> np.ndarray:
-    """Return a short clip, with a cut in it more often than not: uint8 (F, H, W, 3)."""
-    return render.render(casting.cast_film(seed, index, latents, (1, latents))).frames
+def clip(seed: int, index: int, latents: int, world: str | None = None) -> np.ndarray:
+    """Return a short clip of a world (None: the default one), with a cut in it more often than not:
+    uint8 (F, H, W, 3)."""
+    drawn = world_named(world)
+    return drawn.render(drawn.cast_film(seed, index, latents, shot_latents=(1, latents))).frames
 
 
 def render_clips(
@@ -48,7 +52,7 @@ def render_clips(
     with the number rendered so far."""
     clips = []
     for index in range(config.clips):
-        clips.append(clip(config.seed, index, config.latents))
+        clips.append(clip(config.seed, index, config.latents, config.world))
         progress(index + 1)
     return np.stack(clips)
 

@@ -4,6 +4,8 @@ A stage's presets stand in its own file, beside what they set; see `cinelab.trai
 names and for the numbers that several share.
 """
 
+from dataclasses import replace
+
 from cinelab.latent.codec import ToyCodecConfig
 from cinelab.latent.store import StoreConfig
 from cinelab.train.bidirectional import Bidirectional, BidirectionalTraining
@@ -18,6 +20,7 @@ from cinelab.train.recogniser import RecogniserTraining
 from cinelab.train.sizes import SMOKE, TOY, WAN, WAN_CAMR
 from cinelab.train.stage import pick_preset
 from cinelab.train.teacher_forcing import TeacherForcing, TeacherForcingTraining
+from cinelab.world.worlds import DEFAULT, world_named
 
 __all__ = ["SMOKE", "TOY", "WAN", "WAN_CAMR"]
 
@@ -57,16 +60,17 @@ def pairs(preset: str, teacher: str = "autoregressive", seed: int = 0) -> PairsC
     return pick_preset(pairs_presets(teacher, seed), preset)
 
 
-def store(preset: str, seed: int = 2) -> StoreConfig:
-    """Return settings of the training films of the toybox."""
+def store(preset: str, seed: int = 2, world: str = DEFAULT) -> StoreConfig:
+    """Return settings of the training films of a world."""
     smoke = StoreConfig(seed=seed, films=8, latents=8, shard=4)
     # of clips up to 36 latent frames, in shots that last long enough to see how something moves
     h100 = StoreConfig(seed=seed, films=24_000, latents=36, longest=8, shard=100)
-    return pick_preset({"smoke": smoke, "toy": StoreConfig(seed=seed), "h100": h100}, preset)
+    found = pick_preset({"smoke": smoke, "toy": StoreConfig(seed=seed), "h100": h100}, preset)
+    return replace(found, world=world)
 
 
-def codec(preset: str, seed: int = 0) -> CodecTraining:
-    """Return settings of the toy codec's training."""
+def codec(preset: str, seed: int = 0, world: str = DEFAULT) -> CodecTraining:
+    """Return settings of the training of a world's codec."""
     smoke = CodecTraining(
         codec=ToyCodecConfig(width=16, deep=16), steps=4, batch=2, clips=6, seed=seed, save_every=2
     )
@@ -74,14 +78,16 @@ def codec(preset: str, seed: int = 0) -> CodecTraining:
         optim=Optim(lr=2e-3, warmup=200, ema=0.999), steps=6000, batch=128, clips=20_000, seed=seed
     )
     toy = CodecTraining(seed=seed)
-    return pick_preset({"smoke": smoke, "toy": toy, "h100": h100}, preset)
+    found = pick_preset({"smoke": smoke, "toy": toy, "h100": h100}, preset)
+    return replace(found, world=world)
 
 
-def recogniser(preset: str, seed: int = 0) -> RecogniserTraining:
-    """Return settings of the recogniser's training."""
+def recogniser(preset: str, seed: int = 0, world: str = DEFAULT) -> RecogniserTraining:
+    """Return settings of the training of a world's recogniser."""
     smoke = RecogniserTraining(steps=4, batch=8, clips=16, held_out=8, save_every=2, seed=seed)
     h100 = RecogniserTraining(
         optim=Optim(lr=2e-3, warmup=200, ema=0.999), steps=4000, batch=256, clips=24_000, seed=seed
     )
     toy = RecogniserTraining(seed=seed)
-    return pick_preset({"smoke": smoke, "toy": toy, "h100": h100}, preset)
+    found = pick_preset({"smoke": smoke, "toy": toy, "h100": h100}, preset)
+    return replace(found, world=world, codec=world_named(world).codec or None)

@@ -25,7 +25,7 @@ from cinelab.latent.store import Store
 from cinelab.runs import Run
 
 # entries of a recipe, noted beside the mark
-NAMED = ("fps", "size", "chunk", "codec", "encoder", "channels", "width", "words")
+NAMED = ("fps", "size", "chunk", "codec", "encoder", "channels", "width", "words", "world")
 
 
 def draws_from(run: Run, store: Any, model: Any) -> None:

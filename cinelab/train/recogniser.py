@@ -8,7 +8,7 @@ codec: the network maps windows to a dictionary of logits. Neither is a film mod
 registered stage, and shares the training loop only.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
@@ -31,8 +31,8 @@ from cinelab.train.computing import Computing
 from cinelab.train.loop import Columns, Learner
 from cinelab.train.loop import train as run_loop
 from cinelab.train.optim import Optim
-from cinelab.world import casting, render
-from cinelab.world.vocab import ATTRIBUTES, PROMPTED
+from cinelab.world.plans import UNNAMED
+from cinelab.world.worlds import world_named
 
 HELD_OUT = 999  # seed of the clips that nothing is trained on
 
@@ -68,12 +68,14 @@ class RecogniserTraining(Computing):
     seed: int = 0
     save_every: int = 200
     bf16: bool = True
+    world: str = UNNAMED  # the one whose attributes it reads
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.frames - 1) % render.STRIDE:
+        stride = world_named(self.world).stride
+        if (self.frames - 1) % stride:
             raise CinelabError(
-                f"frames {self.frames} do not fit 1 + {render.STRIDE} k, which the codec needs."
+                f"frames {self.frames} do not fit 1 + {stride} k, which the codec needs."
             )
         if not 0 <= self.codec_share <= 1:
             raise CinelabError(f"codec_share {self.codec_share} is not a share; give 0 to 1.")
@@ -84,44 +86,34 @@ class LabelledShots(Readable):
     """Single shots and their attributes."""
 
     frames: np.ndarray  # uint8 (n, F, H, W, 3)
-    labels: np.ndarray  # int64 (n, A), in the order of ATTRIBUTES
+    labels: np.ndarray  # int64 (n, A), in the order of the world's attributes
 
     def __len__(self) -> int:
         return len(self.frames)
 
 
-def label(attributes: dict[str, str]) -> list[int]:
-    """Return the number of each attribute's value in ATTRIBUTES, (A,)."""
-    return [values.index(attributes[name]) for name, values in ATTRIBUTES.items()]
-
-
-def shot(seed: int, index: int, frames: int) -> tuple[np.ndarray, dict[str, str]]:
-    """Return a random single shot, uint8 (frames, H, W, 3), and its attributes; every second one
-    goes on from another."""
-    rng = casting.rng_for(seed, index)
-    (character,), (place,) = casting.hire(rng, 1), casting.scout(rng, 1)
-    plan = casting.shoot(
-        rng, character, place, (0, 0), rng.choice(PROMPTED["time"]), 1 + frames // render.STRIDE
-    )
-    before = render.Carry(rng.uniform(0, 2), rng.uniform(-0.7, 0.7)) if rng.random() < 0.5 else None
-    return render.render_shot(plan, frames, before)[0], plan.attributes
-
-
-def shots(seed: int, count: int, frames: int) -> Iterator[tuple[np.ndarray, dict[str, str]]]:
-    """Return an iterator over `count` random shots; one takes about a millisecond a frame."""
-    return (shot(seed, index, frames) for index in range(count))
+def label(attributes: Mapping[str, str], known: Mapping[str, tuple[str, ...]]) -> list[int]:
+    """Return the number of each attribute's value among those that are known, (A,)."""
+    return [values.index(attributes[name]) for name, values in known.items()]
 
 
 def rendered(
-    seed: int, count: int, frames: int, *, progress: Callable[[int], None] = lambda done: None
+    seed: int,
+    count: int,
+    frames: int,
+    *,
+    world: str | None = None,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> LabelledShots:
-    """Return `count` random shots, the same for the same seed. `progress` is called with the number
-    rendered so far."""
-    rendered_frames = np.empty((count, frames, render.HEIGHT, render.WIDTH, 3), np.uint8)
-    labels = np.empty((count, len(ATTRIBUTES)), np.int64)
-    for i, (clip, attributes) in enumerate(shots(seed, count, frames)):
+    """Return `count` random shots of a world (None: the default one), the same for the same seed;
+    one takes about a millisecond a frame. `progress` is called with the number rendered so far."""
+    drawn = world_named(world)
+    rendered_frames = np.empty((count, frames, *drawn.size, 3), np.uint8)
+    labels = np.empty((count, len(drawn.attributes)), np.int64)
+    for i in range(count):
+        clip, attributes = drawn.random_shot(seed, i, frames)
         rendered_frames[i] = clip
-        labels[i] = label(attributes)
+        labels[i] = label(attributes, drawn.attributes)
         progress(i + 1)
     return LabelledShots(rendered_frames, labels)
 
@@ -154,7 +146,9 @@ def labelled_shots(
     if path.exists():
         arrays = read_arrays(path, ("frames", "labels"), "remove it, and it is rendered again")
         return LabelledShots(*arrays)
-    clips = rendered(config.seed, config.clips, config.frames, progress=progress)
+    clips = rendered(
+        config.seed, config.clips, config.frames, world=config.world, progress=progress
+    )
     if codec is not None and (some := round(config.clips * config.codec_share)):
         clips.frames[:some] = reconstructed(codec, clips.frames[:some])
     write_arrays(path, {"frames": clips.frames, "labels": clips.labels})
@@ -164,7 +158,8 @@ def labelled_shots(
 def _file_mark(config: RecogniserTraining, mark: str | None) -> str:
     """Return a name that changes with everything the clips depend on, the codec's weights
     included."""
-    parts = (config.seed, config.clips, config.frames, mark, config.codec_share, ATTRIBUTES)
+    known = world_named(config.world).attributes
+    parts = (config.seed, config.clips, config.frames, mark, config.codec_share, known)
     return blake2b(repr(parts).encode(), digest_size=6).hexdigest()
 
 
@@ -227,12 +222,9 @@ def loss(model: nn.Module, frames: Tensor, labels: Tensor) -> tuple[Tensor, dict
     """Return the sum of the cross-entropies of all attributes, and the share of the batch that is
     read right."""
     logits = model(frames)
-    terms = [
-        fn.cross_entropy(logits[name].float(), labels[:, i]) for i, name in enumerate(ATTRIBUTES)
-    ]
-    right = [
-        (logits[name].argmax(1) == labels[:, i]).float().mean() for i, name in enumerate(ATTRIBUTES)
-    ]
+    pairs = list(zip(logits.values(), labels.unbind(1), strict=True))
+    terms = [fn.cross_entropy(values.float(), wanted) for values, wanted in pairs]
+    right = [(values.argmax(1) == wanted).float().mean() for values, wanted in pairs]
     return torch.stack(terms).sum(), {"right": torch.stack(right).mean()}
 
 
@@ -262,7 +254,7 @@ def accuracy(
 ) -> dict[str, float]:
     """Return the share of `count` fresh shots whose attribute is read right, in a random window of
     each, by attribute; coded and decoded where there is a codec."""
-    clips = rendered(seed, count, frames)
+    clips = rendered(seed, count, frames, world=model.world.name)
     shown = reconstructed(codec, clips.frames) if codec else clips.frames
     draw = np.random.default_rng(seed)
     clean = Degradation(shift=0, cut_short=0.0)
@@ -270,7 +262,7 @@ def accuracy(
     read = model.read(cut)
     return {
         name: round(float((read[name] == clips.labels[:, i]).mean()), 4)
-        for i, name in enumerate(ATTRIBUTES)
+        for i, name in enumerate(model.attributes)
     }
 
 

@@ -30,6 +30,7 @@ from cinelab.limits import is_number, short
 from cinelab.readable import Readable
 from cinelab.registry import Registry
 from cinelab.script.shotlist import ListedShot
+from cinelab.world.worlds import World
 
 # what a reward may need beside the frames: the same prompts' true clips, or a reader of attributes
 NEEDS = ("truth", "reader")
@@ -48,7 +49,7 @@ class ShownClips(Readable):
     made     bool (N,), the frames that the student made; the others are a true beginning
     truth    uint8 (B, N, Y, X, 3), true clips of the same prompts; None where no reward needs them
     seen     by clip and shot, attribute -> value as the reader has it; None likewise
-    looks    what no prompt names: "identity" and "scenery", each with its attributes
+    world    the world that the prompts speak of
     """
 
     frames: np.ndarray
@@ -56,7 +57,7 @@ class ShownClips(Readable):
     made: np.ndarray
     truth: np.ndarray | None = None
     seen: tuple[tuple[dict[str, str], ...], ...] | None = None
-    looks: Mapping[str, tuple[str, ...]] | None = None
+    world: World | None = None
 
     def is_made(self, shot: ListedShot) -> bool:
         """Whether the student made a shot, or the end of it."""

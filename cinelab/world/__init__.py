@@ -1,8 +1,7 @@
-"""The toybox: drawn multi-shot films whose every attribute is known exactly.
+"""Made worlds: drawn multi-shot films whose every attribute is known exactly.
 
-vocab           `ATTRIBUTES`, `caption`: the words of a prompt, and back
-casting         `cast_film`, `FilmPlan`: which characters, places and shots make up a film
-render          `render`: a film's plan to frames, with exact ground truth
-actors, sets    characters and settings, drawn from primitives
-draw            `Pen`: anti-aliased primitives
+worlds          `World`, `world_named`, `world_of`: the worlds by name; a plan names its own
+plans           `ShotPlan`, `FilmPlan`, `Rendered`: what any world plans and draws
+wording         `Wording`: attributes as the words of a prompt, and back
+toybox1         the world of 48x64 frames
 """

@@ -18,6 +18,7 @@ from cinelab.latent.codec import Codec
 from cinelab.model.wan import CausalWan
 from cinelab.readable import Readable
 from cinelab.script.prompts import TextEncoder
+from cinelab.world.worlds import WORLD, World, named_in, world_named
 
 CONFIG = "config.json"
 SPAN = "span"  # of max_distance: as far as the longest clip that the model was trained on
@@ -53,6 +54,23 @@ class Bundle(Readable):
         if self.max_distance == SPAN:  # the largest distance that occurs in training
             self.max_distance = self.span - 1
         check_max_distance(self.max_distance, self.name)
+
+    @property
+    def world_name(self) -> str | None:
+        """The name of the made world that it was trained on; None for a model of other videos."""
+        return None if self.config.get(WORLD, "") is None else named_in(self.config)
+
+    @property
+    def world(self) -> World:
+        """The made world that it was trained on. CinelabError for a model of other videos, whose
+        films no plan describes."""
+        if self.world_name is None:
+            raise CinelabError(
+                f"{self.name} was trained on no made world, and what is measured against plans "
+                "needs one; name a checkpoint of the toybox, or measure its films with `cinelab "
+                "eval videos`."
+            )
+        return world_named(self.world_name)
 
     @property
     def device(self) -> torch.device:

@@ -29,7 +29,8 @@ from cinelab.model.backbone import build_backbone, model_from_dict, model_to_dic
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.outputs import finish, half_saved, together
 from cinelab.script.prompts import TextEncoder, WordEncoder, WordEncoderConfig
-from cinelab.world.vocab import families, known_words
+from cinelab.world.plans import UNNAMED
+from cinelab.world.worlds import WORLD, World, check_same_world, named_in, world_named
 from cinelab.zoo.bundle import CONFIG, SPAN, Bundle
 
 # parameters of a model that may be built before its weights are compared with it
@@ -46,7 +47,6 @@ WHOLE = {
 }
 SHIPPED = Path(__file__).parent.parent / "checkpoints"
 WEIGHTS = "weights.safetensors"
-CODEC = "toybox-codec"  # of the toybox, and of what names no other
 ADAPTER = "lora.safetensors"  # what a training of adapters writes
 
 
@@ -127,10 +127,11 @@ def fingerprint(folder: str | Path) -> str:
     return checksum(find(folder) / WEIGHTS, size=8)
 
 
-def load_codec(name: str | Path = CODEC, device: str | None = None) -> ToyCodec:
-    """Return a codec by name or folder on `device` (None: the chosen one)."""
+def load_codec(name: str | Path | None = None, device: str | None = None) -> ToyCodec:
+    """Return a codec by name or folder (None: that of the default world) on `device` (None: the
+    chosen one)."""
     device = chosen_device(device)
-    folder = find(name)
+    folder = find(name or world_named().codec)
     config = from_dict(ToyCodecConfig, read_part(folder, "codec"))
     return load_weights(ToyCodec(config), folder).to(device)
 
@@ -152,8 +153,17 @@ def load_weights(
     return module
 
 
-def toy_encoder(config: WordEncoderConfig | None = None) -> WordEncoder:
-    return WordEncoder(known_words(), config or WordEncoderConfig(), families())
+def world_in(name: str | Path) -> str:
+    """Return the name of the world of a checkpoint, or of whatever else has a config.json."""
+    return named_in(read_mapping(find(name) / CONFIG))
+
+
+def toy_encoder(
+    config: WordEncoderConfig | None = None, world: str | World | None = None
+) -> WordEncoder:
+    """Return the encoder of a world's prompts (None: the default world)."""
+    spoken = world_named(world)
+    return WordEncoder(spoken.known_words(), config or WordEncoderConfig(), spoken.families())
 
 
 def read_part(folder: Path, key: str) -> Any:
@@ -180,6 +190,8 @@ def model_config(
     span: int,
     fps: float,
     size: tuple[int, int],
+    *,
+    world: str = UNNAMED,
     **more: Any,
 ) -> dict:
     """Return the content of a model checkpoint's config.json."""
@@ -192,6 +204,7 @@ def model_config(
         "span": span,
         "fps": fps,
         "size": list(size),
+        WORLD: world,
         **more,
     }
 
@@ -216,11 +229,12 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
             "again."
         )
     text = mapping(config["text"], f"{folder / CONFIG}: text", vocabulary=list[str] | None)
+    world = _world_in(config, folder)
     encoder = WordEncoder(
-        text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text), families()
+        text.pop("vocabulary", ()), from_dict(WordEncoderConfig, text), world.families()
     )
     model = _transformer(model_from_dict(config["model"]), folder)
-    codec = _codec_of(config["codec"], folder, device)
+    codec = _codec_of(config["codec"], folder, device, world=world.name)
     _check_parts(model.config, codec, encoder, config, folder)
     return Bundle(
         folder.name,
@@ -239,13 +253,29 @@ def load(name: str | Path, device: str | None = None) -> Bundle:
     )
 
 
-def _codec_of(entry: str | dict, folder: Path, device: str) -> Codec:
+def _world_in(config: dict, folder: Path) -> World:
+    """Return the world that a folder's config.json names."""
+    try:
+        return world_named(named_in(config))
+    except CinelabError as error:
+        raise CinelabError(f"{folder / CONFIG}: {error}") from None
+
+
+def _codec_of(entry: str | dict, folder: Path, device: str, *, world: str) -> Codec:
     """Return the codec that a folder's config.json names: a registered class, or a checkpoint, a
-    neighbour of the folder first."""
+    neighbour of the folder first. CinelabError for a codec of another world."""
     if isinstance(entry, dict) or is_registered(entry):
         return build_codec(entry, f"{folder / CONFIG}: ")
     near = folder.parent / entry
-    return load_codec(near if (near / CONFIG).exists() else entry, device)
+    codec = near if (near / CONFIG).exists() else entry
+    check_same_world(
+        world_in(codec),
+        world,
+        what=f"Codec {entry}",
+        whose=str(folder),
+        remedy=f"name the codec that it was trained with in {CONFIG}",
+    )
+    return load_codec(codec, device)
 
 
 def _transformer(config: WanConfig, folder: Path) -> CausalWan:

@@ -31,6 +31,7 @@ from cinelab.scale.acceleration import Speed, accelerate, running_speed, speed_n
 from cinelab.script.umt5 import Umt5Encoder
 from cinelab.texts import read_json
 from cinelab.weights.load import DTYPES, config_of, dtype_name, load_into
+from cinelab.world.worlds import WORLD
 from cinelab.zoo.bundle import CONFIG, SPAN, Bundle, check_max_distance
 from cinelab.zoo.footprint import check_weight_memory, free_bytes
 
@@ -169,6 +170,7 @@ def load_wan(
     _check_device(config, settings, device, source)
     model, used = _transformer(config, settings, source, device)
     stated = to_dict(settings) | {"folder": str(folder), "model": to_dict(config), "part": used}
+    stated |= {WORLD: None}
     return Bundle(
         str(folder),
         model,

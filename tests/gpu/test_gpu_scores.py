@@ -9,13 +9,13 @@ from cinelab.metrics.toybox.attributes import encode_plans
 from cinelab.metrics.toybox.recogniser import load_recogniser
 from cinelab.metrics.toybox.validation import ValidationConfig, Validator
 from cinelab.stream.batch import decode
-from cinelab.world import casting
+from cinelab.world.worlds import world_named
 
 pytestmark = pytest.mark.gpu
 
 
 def test_frames_are_coded_and_read_as_on_the_cpu(gpu):
-    plans = [casting.cast_film(50_000, index, 4, (4, 4)) for index in range(2)]
+    plans = [world_named().cast_film(50_000, index, 4, shot_latents=(4, 4)) for index in range(2)]
     shown = {}
     for device in ("cpu", gpu):
         bundle = load("toybox-1step", device)

@@ -11,7 +11,6 @@ from cinelab.stream.commands import policy_label
 from cinelab.stream.film_tree import FilmTree
 from cinelab.stream.readout import Readout
 from cinelab.stream.session import Session
-from cinelab.world.vocab import PHRASES
 from cinelab.zoo.bundle import Bundle
 
 EXAMPLES = {  # the first stands in the prompt box of a new film
@@ -37,9 +36,8 @@ FIRST_WORD = re.compile(r"[a-z]+[ :]")  # and no file's name
 def desk_facts(session: Session) -> dict:
     """Return what the browser needs to know once."""
     bundle: Bundle = session.generator.bundle
-    phrases = [
-        phrase for values in PHRASES.values() for forms in values.values() for phrase in forms
-    ]
+    families = bundle.world.families() if bundle.world_name else {}
+    phrases = [phrase for values in families.values() for forms in values for phrase in forms]
     known = set(getattr(bundle.encoder, "vocabulary", ()))  # empty: the encoder reads any word
     return {
         "model": bundle.name,

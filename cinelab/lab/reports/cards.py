@@ -47,7 +47,7 @@ def score_card(
     config = CardConfig(seeds=seeds, films=films)
     ready_folder(output)
     bundle = load(name)
-    reader = load_recogniser()
+    reader = load_recogniser(world=bundle.world)
     rule = policy_for(bundle, policy, budget)
     policy_label = label_of(rule if policy is None else policy)
     label = find(name).name + (

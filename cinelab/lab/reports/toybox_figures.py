@@ -1,6 +1,7 @@
 """Sheets of the toybox and of what the codec does to it. Everything is saved as PNG and
 returned."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,30 +10,21 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cinelab.latent.codec import ToyCodec, encoded, to_uint8
 from cinelab.stream.storyboard import save_png, storyboard
-from cinelab.world import casting, render
-from cinelab.world.vocab import ATTRIBUTES
+from cinelab.world.plans import FilmPlan
+from cinelab.world.worlds import world_named, world_of
 
 ZOOM = 3  # screen pixels per frame pixel
-PLAIN = {
-    "kind": "cat",
-    "colour": "red",
-    "pattern": "belly",
-    "accessory": "hat",
-    "second": "white",
-    "setting": "meadow",
-    "landmark": "house",
-    "side": "left",
-    "time": "day",
-    "size": "medium",
-    "action": "stand",
-    "camera": "static",
-}
 
 
-def toybox_still(seconds: float = 0.0, **attributes: str) -> np.ndarray:
-    """One frame with the given attributes, plain ones for the rest: uint8 (H, W, 3)."""
-    plan = casting.ShotPlan(PLAIN | attributes, "", 1, 0, 0, 0)
-    return render.render_shot(plan, 1 + round(seconds * render.FPS))[0][-1]
+def toybox_still(
+    seconds: float = 0.0, *, world: str | None = None, **attributes: str
+) -> np.ndarray:
+    """One frame of a world (None: the default one) with the given attributes, plain ones for the
+    rest: uint8 (H, W, 3)."""
+    drawn = world_named(world)
+    frame = round(seconds * drawn.fps)
+    plan = drawn.shot_of(attributes, 1 + -(-frame // drawn.stride))
+    return drawn.render(plan).frames[frame]
 
 
 def sheet(rows: list[tuple[str, list[np.ndarray]]]) -> Image.Image:
@@ -61,62 +53,62 @@ def _saved(page: Image.Image, folder: str | Path, name: str) -> Image.Image:
     return page
 
 
-def cast_sheet(folder: str | Path) -> Image.Image:
-    """Kinds by pattern, colours, accessories, second colours, sizes and actions."""
+def cast_sheet(folder: str | Path, world: str | None = None) -> Image.Image:
+    """Kinds by pattern, colours, accessories, second colours, sizes and actions of a world (None:
+    the default one)."""
+    known = world_named(world).attributes
+    still = partial(toybox_still, world=world)
     rows = [
         (
             kind,
             [
-                toybox_still(kind=kind, pattern=pattern, accessory=accessory)
-                for pattern, accessory in zip(
-                    ATTRIBUTES["pattern"], ATTRIBUTES["accessory"], strict=True
-                )
+                still(kind=kind, pattern=pattern, accessory=accessory)
+                for pattern, accessory in zip(known["pattern"], known["accessory"], strict=True)
             ],
         )
-        for kind in ATTRIBUTES["kind"]
+        for kind in known["kind"]
     ]
     rows += [
-        ("colour", [toybox_still(colour=value) for value in ATTRIBUTES["colour"]]),
+        ("colour", [still(colour=value) for value in known["colour"]]),
         (
             "second",
-            [
-                toybox_still(second=value, kind="ghost", colour="green")
-                for value in ATTRIBUTES["second"]
-            ],
+            [still(second=value, kind="ghost", colour="green") for value in known["second"]],
         ),
-        ("size", [toybox_still(size=value, kind="rabbit") for value in ATTRIBUTES["size"]]),
+        ("size", [still(size=value, kind="rabbit") for value in known["size"]]),
         (
             "action",
-            [toybox_still(0.6, action=value, kind="robot") for value in ATTRIBUTES["action"]],
+            [still(0.6, action=value, kind="robot") for value in known["action"]],
         ),
     ]
     return _saved(sheet(rows), folder, "cast.png")
 
 
-def set_sheet(folder: str | Path) -> Image.Image:
-    """Settings by day and night, each with one of the landmarks."""
-    landmarks = [*ATTRIBUTES["landmark"], *ATTRIBUTES["landmark"]]
+def set_sheet(folder: str | Path, world: str | None = None) -> Image.Image:
+    """Settings of a world (None: the default one) by day and night, each with one of the
+    landmarks."""
+    known = world_named(world).attributes
+    still = partial(toybox_still, world=world)
+    landmarks = [*known["landmark"], *known["landmark"]]
     rows = [
         (
             time,
             [
-                toybox_still(setting=setting, time=time, landmark=mark, size="wide", side=side)
+                still(setting=setting, time=time, landmark=mark, size="wide", side=side)
                 for setting, mark, side in zip(
-                    ATTRIBUTES["setting"], landmarks, ("left", "right") * 3, strict=False
+                    known["setting"], landmarks, ("left", "right") * 3, strict=False
                 )
             ],
         )
-        for time in ATTRIBUTES["time"]
+        for time in known["time"]
     ]
     return _saved(sheet(rows), folder, "sets.png")
 
 
-def film_sheet(plan: casting.FilmPlan) -> Image.Image:
+def film_sheet(plan: FilmPlan) -> Image.Image:
     """A planned film as a storyboard."""
-    line = casting.plan_timeline(plan, render.FPS, render.STRIDE)
-    return storyboard(
-        render.render(plan).frames, line.entry_spans, [shot.caption for shot in plan.shots]
-    )
+    world = world_of(plan)
+    spans = world.timeline(plan).entry_spans
+    return storyboard(world.render(plan).frames, spans, [shot.caption for shot in plan.shots])
 
 
 @torch.no_grad()

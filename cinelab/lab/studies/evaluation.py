@@ -14,8 +14,7 @@ from cinelab.metrics.card import CardConfig
 from cinelab.metrics.metric import labelled
 from cinelab.metrics.rows import WHOLE, absent, row_table, save_rows
 from cinelab.metrics.video.evaluate import evaluate
-from cinelab.world import render
-from cinelab.world.vocab import PROMPTED
+from cinelab.world.worlds import prompted_names, world_of
 
 
 def evaluate_all(
@@ -74,14 +73,14 @@ def sample_tasks(folder: str | Path, films: int = 2) -> Path:
     been made yet."""
     config = CardConfig(seeds=(0,), films=films, away=(1,))
     export_tasks(folder, config)
-    answer_tasks(folder, lambda plan, given: render.render(plan).frames, config, render.FPS)
+    answer_tasks(folder, lambda plan, given: world_of(plan).render(plan).frames, config)
     return Path(folder)
 
 
 def per_shot_figure(rows: pd.DataFrame, most: int = 6) -> go.Figure:
     """Metrics that single shots have, a panel each, a line a clip."""
     good = rows[
-        (rows["status"] == "ok") & (rows["shot"] > WHOLE) & ~rows["metric"].isin(list(PROMPTED))
+        (rows["status"] == "ok") & (rows["shot"] > WHOLE) & ~rows["metric"].isin(prompted_names())
     ]
     good = labelled(good).rename(columns={"metric": "name"})
     names = list(good.groupby("name")["shot"].nunique().sort_values(ascending=False).index[:most])

@@ -26,7 +26,6 @@ from cinelab.metrics.registered import listed, try_registered
 from cinelab.metrics.rows import Row, clip_of, numbered_from, row_table, save_rows
 from cinelab.metrics.stats import bootstrap
 from cinelab.metrics.toybox.attributes import (
-    FPS,
     Batch,
     decode,
     encode_plans,
@@ -40,7 +39,8 @@ from cinelab.readable import Readable
 from cinelab.stream.batch import empty_cache, stream
 from cinelab.stream.storyboard import save_png, storyboard
 from cinelab.stream.video import write_mp4
-from cinelab.world import casting
+from cinelab.world.plans import FilmPlan, plan_timeline
+from cinelab.world.worlds import world_of
 from cinelab.zoo.bundle import Bundle
 from cinelab.zoo.checkpoints import load
 
@@ -101,14 +101,14 @@ class FilmCell(Readable):
 def film_cell(run_dir: str | Path, setting: FilmSetting) -> FilmCell:
     """Make and measure the films of one setting and write the cell's files to `run_dir`."""
     bundle = load(setting.model)
-    reader = load_recogniser()
+    reader = load_recogniser(world=bundle.world)
     folder = Path(run_dir)
     setting.check(bundle)
-    try_registered()
+    try_registered(bundle.world)
     rule = seeded(policy_named(setting.policy, setting.budget), setting.seed)
     sampling = setting.sampling(bundle)
     parts = []
-    first: tuple[np.ndarray, casting.FilmPlan] | None = None
+    first: tuple[np.ndarray, FilmPlan] | None = None
     for start in range(0, setting.films, BATCH):
         batch = batch_of(bundle, setting, start, min(BATCH, setting.films - start))
         frames, _ = make_frames(
@@ -144,16 +144,20 @@ def batch_of(bundle: Bundle, setting: FilmSetting, start: int, count: int) -> Ba
     return encode_plans(
         bundle,
         [
-            casting.cast_film(
-                HELD_OUT + setting.seed, i, setting.latents, setting.shot_latents, grain
+            bundle.world.cast_film(
+                HELD_OUT + setting.seed,
+                i,
+                setting.latents,
+                shot_latents=setting.shot_latents,
+                grain=grain,
             )
             for i in range(start, start + count)
         ],
     )
 
 
-def timeline(bundle: Bundle, plan: casting.FilmPlan):
-    return casting.plan_timeline(plan, bundle.fps, bundle.codec.stride, bundle.chunk)
+def timeline(bundle: Bundle, plan: FilmPlan):
+    return plan_timeline(plan, bundle.fps, bundle.codec.stride, bundle.chunk)
 
 
 def compared_pixel_rows(frames: np.ndarray, truth: np.ndarray, batch: Batch) -> list[Row]:
@@ -161,7 +165,7 @@ def compared_pixel_rows(frames: np.ndarray, truth: np.ndarray, batch: Batch) -> 
     rows: list[Row] = []
     for source, films in (("model", frames), ("truth", truth)):
         for film, (pixels, plan) in enumerate(zip(films, batch.plans, strict=True)):
-            clip = Clip(clip_of(film), pixels, FPS, listed(plan, batch.chunk))
+            clip = Clip(clip_of(film), pixels, world_of(plan).fps, listed(plan, batch.chunk))
             found = (*motion_rows(clip), *drift_rows(clip))
             rows += of_source(source, (row for row in found if row.status == "ok"))
     return rows
@@ -203,7 +207,7 @@ def save_cell(
     rows: pd.DataFrame,
     speed: dict,
     frames: np.ndarray,
-    plan: casting.FilmPlan,
+    plan: FilmPlan,
     accuracy: dict,
 ) -> Image.Image:
     """Write rows, setting, speed, and the first film with its storyboard."""
@@ -227,7 +231,7 @@ def save_cell(
         },
     )
     shots = listed(plan)
-    write_mp4(folder / "film.mp4", frames, FPS, PLAYER_SCALE)
+    write_mp4(folder / "film.mp4", frames, world_of(plan).fps, PLAYER_SCALE)
     shots.save(folder / "film.shots.json")
     chosen = np.unique(
         np.linspace(0, len(plan.shots) - 1, min(STILLS, len(plan.shots))).round().astype(int)

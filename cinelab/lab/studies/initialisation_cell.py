@@ -59,8 +59,8 @@ from cinelab.stream.batch import decode, embed, prompts_and_shots
 from cinelab.texts import read_json
 from cinelab.train import pairs as ode_pairs
 from cinelab.train import presets
-from cinelab.world import casting
-from cinelab.world.vocab import IDENTITY, SCENERY
+from cinelab.world.plans import FilmPlan
+from cinelab.world.worlds import world_of
 from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.bundle import Bundle
 
@@ -253,10 +253,13 @@ def teacher_rows(
     return row_table([*frame_rows(reader, frames, batch, truth), *looks(reader, frames, batch)])
 
 
-def planned(bundle: Bundle, seed: int, films: int, latents: int) -> list[casting.FilmPlan]:
+def planned(bundle: Bundle, seed: int, films: int, latents: int) -> list[FilmPlan]:
     """The held-out films that a seed is measured on."""
     where = HELD_OUT + seed
-    return [casting.cast_film(where, i, latents, (3, 6), bundle.chunk) for i in range(films)]
+    return [
+        bundle.world.cast_film(where, i, latents, shot_latents=(3, 6), grain=bundle.chunk)
+        for i in range(films)
+    ]
 
 
 def film_clips(bundle: Bundle, films: Batch) -> Clips:
@@ -279,7 +282,8 @@ def looks(reader: Recogniser, frames: np.ndarray, films: Batch) -> list[Row]:
         )
         for film, plan in enumerate(films.plans)
         for shot, entry in enumerate(plan.shots, 1)
-        for name in (*IDENTITY, *SCENERY)
+        for names in world_of(plan).looks.values()
+        for name in names
     ]
 
 
@@ -312,7 +316,7 @@ def initialisation_cell(
     """
     folder = Path(run_dir)
     changes = changes or {}
-    reader = load_recogniser()
+    reader = load_recogniser(world=zoo.world_in(BASE))
     sizes = SMOKE if preset == "smoke" else {"films": films}
     start, cost = stage_two(
         folder / "stage2", init, seed, store=store, pairs=pairs, preset=preset, changes=changes

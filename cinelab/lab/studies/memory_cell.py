@@ -37,7 +37,7 @@ from cinelab.metrics.toybox.attributes import (
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
 from cinelab.metrics.toybox.retrieval import hit_rows, touched
 from cinelab.readable import Readable
-from cinelab.world.casting import FilmPlan
+from cinelab.world.plans import FilmPlan
 from cinelab.zoo.bundle import Bundle
 from cinelab.zoo.checkpoints import load
 
@@ -86,13 +86,13 @@ def memory_cell(
     if max_distance not in DISTANCES:
         raise CinelabError(f"max_distance is {max_distance!r}; use one of {', '.join(DISTANCES)}.")
     bundle = load(model)
-    reader = load_recogniser()
+    reader = load_recogniser(world=bundle.world)
     folder = Path(run_dir)
     bundle = bundle if max_distance == "trained" else replace(bundle, max_distance=None)
     more: dict[str, Any] = {"positions": positions} if positions else {}
     more |= {"score": score, "per_head": per_head, "summary": summary} if policy == "camr" else {}
     rule = seeded(policy_named(policy, budget, **more), seed)
-    try_registered()
+    try_registered(bundle.world)
     parts = []
     held = []
     first: tuple[Batch, np.ndarray, np.ndarray, pd.DataFrame] | None = None

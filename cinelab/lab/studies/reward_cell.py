@@ -47,7 +47,7 @@ from cinelab.model.wan import CausalWan
 from cinelab.runs import hardware
 from cinelab.stream.batch import decode
 from cinelab.train import presets
-from cinelab.world.vocab import PROMPTED
+from cinelab.world.worlds import prompted_names
 from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.bundle import Bundle
 
@@ -57,6 +57,7 @@ ARMS: dict[str, dict[str, float]] = {
     "identity": {"identity": 1.0},
     "identity+guards": {"identity": 1.0, "motion": 1.0, "diversity": 1.0, "prompt": 1.0},
 }
+REAL = "toybox-bidirectional-24"  # the real score of weighted_dmd
 METHODS = ("weighted_dmd", "forward_process")
 REWARDED_STAGES = ("before", "after")
 SMOKE_FILMS: dict[str, Any] = {"films": 2, "latents": 6, "away": 1}
@@ -88,6 +89,7 @@ def reward_training(
     method: str,
     arm: str,
     student: str | Path,
+    real: str | Path = REAL,
     preset: str = "toy",
     seed: int = 0,
     changes: Mapping[str, Any] | None = None,
@@ -100,7 +102,7 @@ def reward_training(
         )
     own = {"sampling": zoo.load(student).sampling} | own
     return students.dmd(
-        folder, store, student, preset=preset, seed=seed, changes=own, validate=False
+        folder, store, student, real, preset=preset, seed=seed, changes=own, validate=False
     )
 
 
@@ -132,7 +134,7 @@ def _film_rows(
     """Rows of films (B, N, Y, X, 3) against their plans, with `prompt` and their appearance; and
     what chance makes of the looks that they keep."""
     rows, chance = film_rows(reader, frames, films.plans)
-    prompts = [replace(row, metric="prompt") for row in rows if row.metric in PROMPTED]
+    prompts = [replace(row, metric="prompt") for row in rows if row.metric in prompted_names()]
     spans = [line.entry_spans for line in films.timelines]
     return [*rows, *prompts, *appearance_rows(frames, truth, spans)], chance
 
@@ -145,6 +147,7 @@ def reward_cell(
     method: str,
     seed: int,
     student: str | Path = "toybox-2step",
+    real: str | Path = REAL,
     films: int = 32,
     preset: str = "toy",
     changes: Mapping[str, Any] | None = None,
@@ -157,20 +160,21 @@ def reward_cell(
     """
     folder = Path(run_dir)
     sizes = SMOKE_FILMS if preset == "smoke" else {"films": films}
-    reader = load_recogniser()
+    bundle = zoo.load(student)
+    reader = load_recogniser(world=bundle.world)
     training = reward_training(
         folder / "training",
         store,
         method=method,
         arm=arm,
         student=student,
+        real=real,
         preset=preset,
         seed=seed,
         changes=changes,
     )
     for _ in training.train():
         pass
-    bundle = zoo.load(student)
     after = replace(bundle, model=cast(CausalWan, training.averaged()))
     parts = [
         rewarded_rows(one, reader, seed, **sizes).assign(stage=stage)

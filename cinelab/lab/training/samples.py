@@ -16,14 +16,12 @@ from cinelab.latent.codec import Codec, encoded, to_uint8
 from cinelab.latent.store import Clips
 from cinelab.memory.policy import Policy
 from cinelab.metrics.card import HELD_OUT
-from cinelab.metrics.toybox.attributes import FPS, STRIDE
 from cinelab.readable import Readable
 from cinelab.script.unconditional import unconditional_text
 from cinelab.stream.batch import decode, inference_mode, make, policy_for
 from cinelab.stream.storyboard import storyboard
 from cinelab.train.pairs import teacher_velocity
-from cinelab.world import casting, render
-from cinelab.world.casting import plan_timeline
+from cinelab.world.worlds import world_named
 from cinelab.zoo.bundle import Bundle
 from cinelab.zoo.checkpoints import load
 
@@ -62,10 +60,10 @@ def looped(frames: np.ndarray, fps: float, height: int = 192) -> bytes:
 def held_out_film(bundle: Bundle, step: int, shots: int = 2, index: int = 0) -> Sample:
     """Make a film of held-out captions with a causal model, in shots of 6 latent frames, which suit
     every chunk size up to 3."""
-    plan = casting.cast_film(HELD_OUT, index, 6 * shots, (6, 6), 6)
-    latents, _ = make(
-        bundle, [plan_timeline(plan, FPS, STRIDE, bundle.chunk)], policy_for(bundle), [index]
-    )
+    world = bundle.world
+    plan = world.cast_film(HELD_OUT, index, 6 * shots, shot_latents=(6, 6), grain=6)
+    line = world.timeline(plan, bundle.chunk)
+    latents, _ = make(bundle, [line], policy_for(bundle), [index])
     return Sample(
         step, decode(bundle, latents)[0], bundle.fps, tuple(shot.caption for shot in plan.shots)
     )
@@ -73,19 +71,19 @@ def held_out_film(bundle: Bundle, step: int, shots: int = 2, index: int = 0) -> 
 
 def held_out_clip(bundle: Bundle, step: int, frames: int = 4, index: int = 0) -> Sample:
     """Make a clip of a held-out caption with a bidirectional model."""
-    caption = casting.cast_film(HELD_OUT, index, 2).shots[0].caption
+    caption = bundle.world.cast_film(HELD_OUT, index, 2).shots[0].caption
     latents = bidirectional_clips(bundle, [caption], frames, seeds=[index])
     return Sample(step, decode(bundle, latents)[0], bundle.fps, (caption,))
 
 
 @torch.no_grad()
-def through_codec(codec: Codec, clip: np.ndarray, step: int) -> Sample:
+def through_codec(codec: Codec, clip: np.ndarray, step: int, *, fps: float) -> Sample:
     """Show a clip uint8 (F, H, W, 3) beside its reconstruction by a codec."""
     back = to_uint8(codec.decode(encoded(codec, clip[None]))[0])[0]
     return Sample(
         step,
         np.concatenate([clip, back], axis=2),
-        FPS,
+        fps,
         ("left: the rendered clip, right: the codec's",),
     )
 
@@ -120,7 +118,8 @@ def bidirectional_clips(
 def sample_clips(checkpoint: str | Path, clips: int = 4, frames: int = 4) -> Image.Image:
     """Draw the clips that a stage 0 checkpoint makes of held-out captions."""
     bundle = load(checkpoint)
-    captions = [casting.cast_film(HELD_OUT, index, 2).shots[0].caption for index in range(clips)]
+    world = bundle.world
+    captions = [world.cast_film(HELD_OUT, index, 2).shots[0].caption for index in range(clips)]
     latents = bidirectional_clips(bundle, captions, frames, seeds=list(range(clips)))
     films = decode(bundle, latents)
     for number, caption in enumerate(captions, 1):
@@ -133,8 +132,8 @@ def sample_film(
 ) -> Image.Image:
     """Draw the storyboard of a held-out film, made by a stage 1 checkpoint."""
     bundle = load(checkpoint)
-    plan = casting.cast_film(HELD_OUT, index, 4 * shots, (4, 4))
-    line = plan_timeline(plan, FPS, STRIDE)
+    plan = bundle.world.cast_film(HELD_OUT, index, 4 * shots, shot_latents=(4, 4))
+    line = bundle.world.timeline(plan)
     latents, _ = make(bundle, [line], policy or policy_for(bundle), [index])
     return storyboard(
         decode(bundle, latents)[0], line.entry_spans, [shot.caption for shot in plan.shots]
@@ -151,17 +150,14 @@ def versus(
 ) -> Image.Image:
     """Draw the same held-out film from the same noise by several models (label -> checkpoint), a
     row each; truth on top."""
-    plan = casting.cast_film(HELD_OUT, index, 6 * shots, (6, 6), 6)
-    spans = plan_timeline(plan, FPS, STRIDE).entry_spans
-    rows = [("truth", _stills(render.render(plan).frames, spans, stills))]
-    for label, checkpoint in checkpoints.items():
-        bundle = load(checkpoint)
-        latents, _ = make(
-            bundle,
-            [plan_timeline(plan, FPS, STRIDE, bundle.chunk)],
-            policy or policy_for(bundle),
-            [index],
-        )
+    bundles = {label: load(checkpoint) for label, checkpoint in checkpoints.items()}
+    world = next((bundle.world for bundle in bundles.values()), world_named())
+    plan = world.cast_film(HELD_OUT, index, 6 * shots, shot_latents=(6, 6), grain=6)
+    spans = world.timeline(plan).entry_spans
+    rows = [("truth", _stills(world.render(plan).frames, spans, stills))]
+    for label, bundle in bundles.items():
+        line = world.timeline(plan, bundle.chunk)
+        latents, _ = make(bundle, [line], policy or policy_for(bundle), [index])
         rows.append((label, _stills(decode(bundle, latents)[0], spans, stills)))
     for number, shot in enumerate(plan.shots, 1):
         print(f"shot {number}: {shot.caption}")

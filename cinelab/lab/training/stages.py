@@ -13,7 +13,7 @@ Settings, checkpoints and the run's folder are checked when a stage is set up; a
 folder is made and opened when the training begins.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -32,7 +32,7 @@ from cinelab.lab.training.panel import counted
 from cinelab.lab.training.run import StageRun
 from cinelab.lab.training.samples import Sample
 from cinelab.latent.codec import ToyCodec
-from cinelab.latent.store import Store
+from cinelab.latent.store import Store, world_of_store
 from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.toybox.clip_rewards import ClipRewards
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
@@ -46,7 +46,7 @@ from cinelab.train import recogniser as reader_stage
 from cinelab.train.losses import with_loss
 from cinelab.train.stage import INIT, TEACHER, Role, Stage, stage_named
 from cinelab.train.trained_policy import policy_of
-from cinelab.world.render import FPS, HEIGHT, WIDTH
+from cinelab.world.worlds import DEFAULT, WORLD, check_same_world, world_named
 from cinelab.zoo import checkpoints as zoo
 from cinelab.zoo.bundle import Bundle
 
@@ -87,7 +87,8 @@ def train_stage(
         role.name: _network(role, config, starts[role.start]).to(device) for role in stage.roles
     }
     model = networks[stage.roles[0].name]
-    bundle = _result(stage, config, model, starts[INIT], sampling)
+    world = _world_to_train(starts, store)
+    bundle = _result(stage, config, model, starts[INIT], sampling=sampling, world=world)
     about = {"stage": name, "init": init and str(init)}
     about |= {"teacher": str(teacher)} if teacher is not None else {}
 
@@ -95,13 +96,13 @@ def train_stage(
         validator = None
         if validate and stage.validated:
             settings = SMOKE_VALIDATION if preset == "smoke" else None
-            reader = load_recogniser(device=device)
+            reader = load_recogniser(device=device, world=bundle.world)
             validator = Validator(bundle, reader, policy_of(config), settings)
         more: dict[str, Any] = {}
         if weights := getattr(config, "reward", None):
             parts = (bundle.codec, bundle.encoder, list(weights))
-            more["reward"] = ClipRewards(*parts, device=device)
-        data = getattr(store, "made", opened(store, preset))
+            more["reward"] = ClipRewards(*parts, world=bundle.world, device=device)
+        data = getattr(store, "made", opened(store, preset, bundle.world_name))
         return stage.train(config, data, networks, run=run, validator=validator, **more)
 
     def film(trained: Any, step: int) -> Sample:
@@ -129,7 +130,48 @@ def _description(config: Any, bundle: Bundle, entries: dict) -> dict:
         bundle.span,
         bundle.fps,
         bundle.size,
+        world=bundle.world.name,
         **entries,
+    )
+
+
+def _world_to_train(starts: Mapping[str, Bundle | None], store: Any) -> str | None:
+    """Return the name of the world that a training is of: that of the checkpoints that it begins
+    with, else that of its store, else the default one; None for a model of other videos.
+    CinelabError where these are of several."""
+    bundles = [start for start in starts.values() if start is not None]
+    for bundle in bundles[1:]:
+        check_same_world(
+            str(bundle.world_name),
+            str(bundles[0].world_name),
+            what=bundle.name,
+            whose=bundles[0].name,
+            remedy="give checkpoints of one world",
+        )
+    own = bundles[0].world_name if bundles else None
+    stored = world_of(getattr(store, "store", store))
+    if bundles and stored is not None:
+        check_store(store, stored, own)
+    return own if bundles else stored or DEFAULT
+
+
+def world_of(store: Any) -> str | None:
+    """Return the name of the world of a store or of the one in a folder; None where it is of other
+    videos, or not there yet."""
+    if isinstance(store, (str, Path)):
+        return world_of_store(store)
+    return getattr(store, "world", None)
+
+
+def check_store(store: Any, found: str, expected: str | None) -> None:
+    """Raise CinelabError for a store of another world than that of the model to train on it."""
+    where = store if isinstance(store, (str, Path)) else getattr(store, "folder", "of the films")
+    check_same_world(
+        found,
+        str(expected),
+        what=f"Store {where}",
+        whose="the model",
+        remedy="name a store of the model's world, or another folder, where one is built",
     )
 
 
@@ -155,26 +197,34 @@ def _network(role: Role, config: Any, start: Bundle | None) -> Any:
 
 
 def _result(
-    stage: Stage, config: Any, model: Any, start: Bundle | None, sampling: Sampling | None
+    stage: Stage,
+    config: Any,
+    model: Any,
+    start: Bundle | None,
+    *,
+    sampling: Sampling | None,
+    world: str | None,
 ) -> Bundle:
     """Return what the stage makes of its first network, to sample it: the other parts are those of
-    the checkpoint it begins with, else the toybox's."""
+    the checkpoint it begins with, else those of its world."""
     sampling = sampling or stage.sampling(config, Sampling())
     chunk = stage.chunk(config)
     if start is not None and stage.needs_teacher:
         # distilled: the student keeps the span, and so the distances, of what it begins with
         return replace(start, sampling=sampling, chunk=chunk)
+    drawn = world_named(world)
+    device = str(next(model.parameters()).device)
     return Bundle(
         "sample",
         model,
-        start.codec if start else zoo.load_codec(device=str(next(model.parameters()).device)),
-        start.encoder if start else zoo.toy_encoder(),
+        start.codec if start else zoo.load_codec(drawn.codec, device),
+        start.encoder if start else zoo.toy_encoder(world=drawn),
         sampling,
         chunk,
         stage.span(config),
-        start.fps if start else FPS,
-        start.size if start else (HEIGHT, WIDTH),
-        {"codec": start.config["codec"] if start else zoo.CODEC},
+        start.fps if start else drawn.fps,
+        start.size if start else drawn.size,
+        {"codec": start.config["codec"] if start else drawn.codec, WORLD: world},
         lambda: "",
     )
 
@@ -211,10 +261,11 @@ def codec(
     seed: int = 0,
     changes: dict | None = None,
     *,
+    world: str = DEFAULT,
     device: str | None = None,
 ) -> StageRun:
-    """The toy codec's training."""
-    config = override(presets.codec(preset, seed), changes or {})
+    """The training of a world's codec."""
+    config = override(presets.codec(preset, seed, world), changes or {})
     device = chosen_device(device)
     run = placed_run(run_dir, config, device)
     model = ToyCodec(config.codec).to(device)
@@ -225,9 +276,11 @@ def codec(
         return codec_stage.train(config, run, clips, device=device)
 
     def film(model: Any, step: int) -> Sample:
-        return samples.through_codec(model, codec_stage.clip(HELD_OUT, 0, 8), step)
+        clip = codec_stage.clip(HELD_OUT, 0, 8, config.world)
+        return samples.through_codec(model, clip, step, fps=world_named(config.world).fps)
 
-    return StageRun(config, run, model, rows, lambda: {"codec": to_dict(config.codec)}, film)
+    about = {"codec": to_dict(config.codec), WORLD: config.world}
+    return StageRun(config, run, model, rows, lambda: about, film)
 
 
 def recogniser(
@@ -236,14 +289,15 @@ def recogniser(
     seed: int = 0,
     changes: dict | None = None,
     *,
+    world: str = DEFAULT,
     device: str | None = None,
 ) -> StageRun:
     """The reader behind the scores; its checkpoint says how well it reads held-out shots."""
-    config = override(presets.recogniser(preset, seed), changes or {})
+    config = override(presets.recogniser(preset, seed, world), changes or {})
     device = chosen_device(device)
     torch.manual_seed(seed)
     run = placed_run(run_dir, config, device)
-    model = Recogniser().to(device)
+    model = Recogniser(world=config.world).to(device)
     codec = zoo.load_codec(config.codec, device) if config.codec else None
     mark = zoo.fingerprint(config.codec) if config.codec else None
 
@@ -260,13 +314,17 @@ def recogniser(
 def film_store(
     folder: str | Path,
     preset: str = "toy",
-    codec_name: str = "toybox-codec",
+    codec_name: str | None = None,
     tell: Callable[[int], None] | None = None,
+    *,
+    world: str = DEFAULT,
 ) -> Store:
-    """Render and encode the training films once; finished shards are not made again. `tell` is
-    called with the number of films done (None: a bar)."""
-    encoder = zoo.toy_encoder()
-    config = presets.store(preset)
+    """Render and encode the training films of a world once, with its codec unless another is named;
+    finished shards are not made again. `tell` is called with the number of films done (None: a
+    bar)."""
+    encoder = zoo.toy_encoder(world=world)
+    codec_name = codec_name or world_named(world).codec
+    config = presets.store(preset, world=world)
     with counted(config.films, "films") as bar:
         for _ in build_toybox(
             Path(folder),
@@ -280,15 +338,20 @@ def film_store(
     return Store(Path(folder), encoder)
 
 
-def opened(store: Any, preset: str) -> Any:
-    """Return a store as it is, or the one in a folder, made there where it is missing. Presets but
-    smoke and toy take whatever films there are; where there are none, a preset of one's own takes
-    the toybox's."""
+def opened(store: Any, preset: str, world: str | None = None) -> Any:
+    """Return a store as it is, or the one in a folder, made there where it is missing, of `world`
+    (None: the default one). Presets but smoke and toy take whatever films there are; where there
+    are none, a preset of one's own takes the toybox's. CinelabError for a store of another
+    world."""
+    found = world_of(store)
+    if found is not None and world is not None:
+        check_store(store, found, world)
     if not isinstance(store, (str, Path)):
         return store
+    world = found or world or DEFAULT
     if preset not in ("smoke", "toy") and (Path(store) / "store.json").exists():
-        return Store(Path(store), zoo.toy_encoder())
-    return film_store(store, preset if preset in ("smoke", "h100") else "toy")
+        return Store(Path(store), zoo.toy_encoder(world=world))
+    return film_store(store, preset if preset in ("smoke", "h100") else "toy", world=world)
 
 
 def bidirectional(

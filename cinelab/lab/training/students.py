@@ -50,7 +50,7 @@ class PairsPlan:
     def made(self) -> ode_pairs.Pairs:
         """The pairs, integrated under a bar where they are missing."""
         bundle = zoo.load(self.teacher)
-        store = placed(opened(self.store, self.preset), bundle.device)
+        store = placed(opened(self.store, self.preset, bundle.world_name), bundle.device)
         mark = zoo.fingerprint(self.teacher)
         with counted(self.config.clips, "clips") as tell:
             for done in ode_pairs.integrate_pairs(

@@ -17,7 +17,7 @@ from cinelab.latent.codec import Codec, device_of, to_uint8
 from cinelab.script.prompts import TextEncoder
 from cinelab.stream.storyboard import storyboard
 from cinelab.stream.video import write_mp4
-from cinelab.world import casting, render
+from cinelab.world.worlds import WORLDS, world_named
 from cinelab.zoo import checkpoints as zoo
 
 
@@ -29,9 +29,10 @@ class Parts(NamedTuple):
     fingerprints: dict[str, str]
 
 
-def toybox_parts(codec: str = "toybox-codec") -> Parts:
-    """Load the toybox's codec and word encoder."""
-    encoder = zoo.toy_encoder()
+def toybox_parts(codec: str | None = None, world: str | None = None) -> Parts:
+    """Load the codec and word encoder of a made world (None: the default one)."""
+    codec = codec or world_named(world).codec
+    encoder = zoo.toy_encoder(world=world)
     words = value_digest([list(encoder.vocabulary), asdict(encoder.config)])
     return Parts(
         zoo.load_codec(codec),
@@ -57,19 +58,29 @@ def wan_parts(folder: str | Path) -> Parts:
 
 
 def parts_of(model: str) -> tuple[Parts, DataConfig]:
-    """Return what encodes for the toybox or a folder of Wan, and the settings that suit it."""
+    """Return what encodes for a made world ("toybox" = the default one, or its name) or a folder of
+    Wan, and the settings that suit it."""
     if zoo.is_wan(Path(model)):
         return wan_parts(model), DataConfig()
-    return toybox_parts(), DataConfig.toybox()
+    world = model if model in WORLDS else None
+    return toybox_parts(world=world), DataConfig.toybox(world)
 
 
-def sample_videos(folder: str | Path, films: int = 3, latents: int = 24, seed: int = 11) -> Path:
-    """Write toybox films as mp4, each with a text file of a caption a shot, and a truncated copy of
-    the first."""
+def sample_videos(
+    folder: str | Path,
+    films: int = 3,
+    latents: int = 24,
+    *,
+    seed: int = 11,
+    world: str | None = None,
+) -> Path:
+    """Write films of a made world (None: the default one) as mp4, each with a text file of a
+    caption a shot, and a truncated copy of the first."""
     folder = Path(folder)
+    drawn = world_named(world)
     for index in range(films):
-        made = render.render(casting.cast_film(seed, index, latents, (3, 6)))
-        write_mp4(folder / f"film-{index}.mp4", made.frames, render.FPS)
+        made = drawn.render(drawn.cast_film(seed, index, latents, shot_latents=(3, 6)))
+        write_mp4(folder / f"film-{index}.mp4", made.frames, drawn.fps)
         write_text(
             folder / f"film-{index}.txt",
             "".join(f"{shot.caption}\n" for shot in made.plan.shots if not shot.continues),

@@ -28,16 +28,11 @@ from cinelab.metrics.video.clips import Clip
 from cinelab.metrics.video.pixels import accuracy_rows
 from cinelab.readable import Readable
 from cinelab.stream.batch import decode, make
-from cinelab.world import casting, render
-from cinelab.world.casting import FilmPlan, plan_timeline
-from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY
+from cinelab.world.plans import FilmPlan
+from cinelab.world.worlds import prompted_names, world_of
 from cinelab.zoo.bundle import Bundle
 
-FPS = render.FPS
-STRIDE = render.STRIDE
 BACKEND = "toybox"
-# what no prompt names, of characters and of places
-LOOKS = {"identity": IDENTITY, "scenery": SCENERY}
 
 
 @dataclass(frozen=True)
@@ -51,7 +46,7 @@ class Batch(Readable):
 
     @property
     def timelines(self) -> list:
-        return [plan_timeline(plan, FPS, STRIDE, self.chunk) for plan in self.plans]
+        return [world_of(plan).timeline(plan, self.chunk) for plan in self.plans]
 
     @property
     def last_shot(self) -> int:
@@ -61,7 +56,7 @@ class Batch(Readable):
 
 def encode_plans(bundle: Bundle, plans: Sequence[FilmPlan]) -> Batch:
     """Render and encode planned films of equal length."""
-    frames = np.stack([render.render(plan).frames for plan in plans])
+    frames = np.stack([world_of(plan).render(plan).frames for plan in plans])
     latents = torch.cat([encoded(bundle.codec, one[None]) for one in frames])
     return Batch(list(plans), latents, bundle.chunk)
 
@@ -70,7 +65,9 @@ def read_shots(
     reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]
 ) -> list[list[dict[str, str]]]:
     """What the recogniser sees in every shot of every film: attribute -> value."""
-    spans = [plan_timeline(plan, FPS, STRIDE).entry_spans for plan in plans]
+    for plan in plans:
+        reader.check_world(plan.world)
+    spans = [world_of(plan).timeline(plan).entry_spans for plan in plans]
     names = reader.names(
         np.concatenate([windows(film, where) for film, where in zip(frames, spans, strict=True)])
     )
@@ -85,7 +82,7 @@ def prompt_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[Row]:
         _row(film, shot, name, value=seen[film][shot][name] == entry.attributes[name])
         for film, plan in enumerate(plans)
         for shot, entry in enumerate(plan.shots)
-        for name in PROMPTED
+        for name in world_of(plan).prompted
     ]
 
 
@@ -94,7 +91,9 @@ def planned_cut_rows(frames: np.ndarray, plans: Sequence[FilmPlan]) -> list[Row]
     return [
         row
         for film, plan in enumerate(plans)
-        for row in accuracy_rows(Clip(clip_of(film), frames[film], FPS, listed(plan)))
+        for row in accuracy_rows(
+            Clip(clip_of(film), frames[film], world_of(plan).fps, listed(plan))
+        )
     ]
 
 
@@ -143,7 +142,7 @@ def consistency_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[
         )
         for film, plan in enumerate(plans)
         for what, begin, shot in returns_of(plan)
-        for name in LOOKS[what]
+        for name in world_of(plan).looks[what]
     ]
 
 
@@ -159,7 +158,7 @@ def own_chance_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[R
         others = [look for other, shown in enumerate(early) if other != film for look in shown]
         for what, _, shot in returns_of(plan):
             known = [look for kind, look in others if kind == what]
-            for name in LOOKS[what] if known else ():
+            for name in world_of(plan).looks[what] if known else ():
                 alike = np.mean([seen[film][shot][name] == look[name] for look in known])
                 rows.append(_row(film, shot, what, value=alike, protocol="kept"))
     return rows
@@ -204,7 +203,7 @@ def diversity_rows(seen: list[list[dict]], plans: Sequence[FilmPlan]) -> list[Ro
     rows = []
     for film, mine in enumerate(early):
         others = [one for other, shown in enumerate(early) if other != film for one in shown]
-        for what, names in LOOKS.items():
+        for what, names in world_of(plans[film]).looks.items():
             own = [look for kind, look in mine if kind == what]
             rest = [look for kind, look in others if kind == what]
             for name in names if own and rest else ():
@@ -221,7 +220,7 @@ def prompt_drift_rows(
     rows = []
     for film, plan in enumerate(plans):
         right = [
-            np.mean([seen[film][s][n] == e.attributes[n] for n in PROMPTED])
+            np.mean([seen[film][s][n] == e.attributes[n] for n in world_of(plan).prompted])
             for s, e in enumerate(plan.shots)
         ]
         part = max(1, round(share * len(right)))
@@ -234,9 +233,8 @@ def with_prompt(rows: pd.DataFrame) -> pd.DataFrame:
     it is there already."""
     if "prompt" in set(rows["metric"]):
         return rows
-    return pd.concat(
-        [rows[rows["metric"].isin(list(PROMPTED))].assign(metric="prompt"), rows], ignore_index=True
-    )
+    asked = rows[rows["metric"].isin(prompted_names())].assign(metric="prompt")
+    return pd.concat([asked, rows], ignore_index=True)
 
 
 def film_rows(
@@ -297,9 +295,11 @@ def absence_batch(
     Shots are made whole chunks, `shot_latents` at least.
     """
     shot_latents = -(-shot_latents // bundle.chunk) * bundle.chunk
-    return encode_plans(
-        bundle, [casting.absence(seed, index, away, shot_latents, reframed) for index in films]
-    )
+    plans = [
+        bundle.world.absence(seed, index, away, shot_latents=shot_latents, reframed=reframed)
+        for index in films
+    ]
+    return encode_plans(bundle, plans)
 
 
 def recall(
@@ -342,7 +342,6 @@ def informed(policy: Policy, plans: Sequence[FilmPlan]) -> Policy:
 def recall_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan]) -> list[Row]:
     """What of A and its home was remembered in the last shot: 1 where it is as the plan has it."""
     seen = read_shots(reader, frames, plans)
-    looks = [(what, names, "recalled") for what, names in LOOKS.items()]
     return [
         _row(
             film,
@@ -352,10 +351,17 @@ def recall_rows(reader: Recogniser, frames: np.ndarray, plans: Sequence[FilmPlan
             protocol=protocol,
         )
         for film, plan in enumerate(plans)
-        for metric, names, protocol in [*looks, ("prompt", tuple(PROMPTED), "")]
+        for metric, names, protocol in _recalled(plan)
         for name in names
         for shown in [seen[film][-1][name]]
     ]
+
+
+def _recalled(plan: FilmPlan) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """(metric, attributes, protocol) of what the last shot of a memory test is read for."""
+    for what, names in world_of(plan).looks.items():
+        yield what, names, "recalled"
+    yield "prompt", tuple(world_of(plan).prompted), ""
 
 
 def shuffled(plans: Sequence[FilmPlan]) -> list[FilmPlan]:

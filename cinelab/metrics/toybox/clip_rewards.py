@@ -17,18 +17,17 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.latent.codec import Codec, to_uint8
 from cinelab.latent.store import Clips
-from cinelab.metrics.toybox.attributes import LOOKS
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser, windows
 from cinelab.script.prompts import TextEncoder, WordEncoder
 from cinelab.script.shotlist import ListedShot
 from cinelab.train.rewards import REWARDS, ShownClips
-from cinelab.world.vocab import read_prompt
+from cinelab.world.worlds import World, world_named
 
 
 class ClipRewards:
-    """The rewards of these names for clips of a codec and a text encoder. Nothing of it is trained,
-    and no gradient flows through it. `reader`: None is the shipped recogniser, where one is
-    needed."""
+    """The rewards of these names for clips of a codec and a text encoder of a world (None: the
+    default one). Nothing of it is trained, and no gradient flows through it. `reader`: None is the
+    world's recogniser, where one is needed."""
 
     def __init__(
         self,
@@ -36,6 +35,7 @@ class ClipRewards:
         encoder: TextEncoder,
         names: Sequence[str],
         *,
+        world: str | World | None = None,
         reader: Recogniser | None = None,
         device: str | None = None,
     ):
@@ -44,12 +44,13 @@ class ClipRewards:
                 "This text encoder's prompts cannot be read back, so that nothing says what a clip "
                 "is to show; exact rewards need a model of the toybox."
             )
+        self.world = world_named(world)
         self.codec = codec
         self.encoder = encoder
         self.terms = [REWARDS.term(name) for name in names]
         self.needs = {need for one in self.terms for need in one.needs}
         if reader is None and "reader" in self.needs:
-            reader = load_recogniser(device=device)
+            reader = load_recogniser(device=device, world=self.world)
         self.reader = reader
 
     @torch.no_grad()
@@ -70,7 +71,7 @@ class ClipRewards:
             self.pixel_frames(made),
             self.decoded(clips.latents) if "truth" in self.needs else None,
             self.read(frames, shots) if "reader" in self.needs else None,
-            LOOKS,
+            self.world,
         )
 
     def decoded(self, latents: Tensor) -> np.ndarray:
@@ -92,7 +93,7 @@ class ClipRewards:
                 self.first_frame(begin),
                 self.first_frame(end),
                 prompt,
-                shows=read_prompt(prompt),
+                shows=self.world.read_prompt(prompt),
                 cut=begin == 0 or cuts[begin] != cuts[begin - 1],
             )
             for (begin, end), prompt in zip(pairwise(begins), prompts, strict=True)

@@ -15,13 +15,7 @@ from cinelab.metrics.video.clips import Clip
 from cinelab.metrics.video.pixels import accuracy_rows, speed_rows
 from cinelab.script.shotlist import ShotList
 from cinelab.script.timeline import Timeline
-from cinelab.world.vocab import IDENTITY, SCENERY, read_prompt
-
-# what identifies a character or a place in a prompt -> what is compared, under which metric
-RETURNS = (
-    (("kind", "colour"), IDENTITY, "identity"),
-    (("setting",), SCENERY, "scenery"),
-)
+from cinelab.world.worlds import World
 
 
 def film_values(
@@ -34,8 +28,8 @@ def film_values(
 ) -> pd.DataFrame:
     """All rows of one film; frames uint8 (F, H, W, 3), prompts one an entry of the screenplay."""
     seen = reader.names(windows(frames, timeline.entry_spans))
-    wanted = [read_prompt(prompt) for prompt in prompts]
-    rows = shown_rows(seen, wanted) + returning_rows(seen, wanted)
+    wanted = [reader.world.read_prompt(prompt) for prompt in prompts]
+    rows = shown_rows(seen, wanted) + returning_rows(seen, wanted, reader.world)
     return pd.concat([row_table(rows), plain_values(frames, timeline, timings)], ignore_index=True)
 
 
@@ -69,13 +63,17 @@ def shown_rows(seen: list[dict], wanted: list[dict], clip: str = "") -> list[Row
     ]
 
 
-def returning_rows(seen: list[dict], wanted: list[dict]) -> list[Row]:
+def returning_rows(seen: list[dict], wanted: list[dict], world: World) -> list[Row]:
     """1 where a returning character (kind and colour) or place (setting) looks as at its first
     appearance: identity and scenery by the protocol `kept`."""
     rows = []
     first: dict[tuple, int] = {}
+    compared = (
+        (world.who, world.identity, "identity"),
+        (world.where, world.scenery, "scenery"),
+    )
     for shot, named in enumerate(wanted):
-        for keys, names, metric in RETURNS:
+        for keys, names, metric in compared:
             if not all(key in named for key in keys):
                 continue
             begin = first.setdefault(tuple(named[key] for key in keys), shot)

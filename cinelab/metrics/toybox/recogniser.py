@@ -1,11 +1,11 @@
-"""The recogniser: a small network that reads every attribute of the toybox off six frames of one
+"""The recogniser: a small network that reads every attribute of a world off six frames of one
 shot.
 
     n windows   T frames a window   H W pixels   D features
 
 It takes two views of a window: *look*, a few of its frames in colour, for what a still shows, and
-*motion*, the changes of brightness from frame to frame, for action and camera. Both keep 3 x 4
-places to the end, since side, size and camera are about places. A score is only as good as its
+*motion*, the changes of brightness from frame to frame, for action and camera. Both keep a grid
+of places to the end, since side, size and camera are about places. A score is only as good as its
 reader, so the recogniser's own accuracy on held-out renders, and on those after the codec, travels
 with its weights.
 """
@@ -22,11 +22,10 @@ from cinelab.config import from_dict, to_dict
 from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.latent.codec import to_tensor
-from cinelab.world.vocab import ATTRIBUTES
+from cinelab.world.worlds import WORLD, World, check_same_world, world_named
 from cinelab.zoo import checkpoints as zoo
 
 WINDOW = 6  # frames
-MOVING = ("action", "camera")  # attributes that a still does not show
 PLACES = 16  # pixels per place and axis: a 48 x 64 frame has 3 x 4
 SPREAD = 4.0  # changes between frames are small; this brings them to the size of frames
 AT_ONCE = 256  # windows read together
@@ -66,8 +65,8 @@ def block(inner: int, outer: int, stride: int) -> nn.Sequential:
 
 
 class Trunk(nn.Module):
-    """(X, channels, H, W) -> (X, D). Keeps 3 x 4 places for where things are, and a maximum over
-    all for what is there."""
+    """(X, channels, H, W) -> (X, D). Keeps a grid of places for where things are, and a maximum
+    over all for what is there."""
 
     def __init__(self, channels: int, widths: tuple[int, int, int], config: RecogniserConfig):
         super().__init__()
@@ -100,12 +99,13 @@ def changes(frames: Tensor) -> Tensor:
 
 
 class Recogniser(nn.Module):
-    """About 0.57 million parameters. `accuracy` and `accuracy_codec` are set where it was
-    loaded."""
+    """The reader of one world (None: the default one), of about 0.57 million parameters for the
+    first. `accuracy` and `accuracy_codec` are set where it was loaded."""
 
-    def __init__(self, config: RecogniserConfig | None = None):
+    def __init__(self, config: RecogniserConfig | None = None, world: str | World | None = None):
         super().__init__()
-        self.config = config = config or RecogniserConfig()
+        self.world = world_named(world)
+        self.config = config = config or RecogniserConfig(size=self.world.size)
         self.accuracy: dict[str, float] = {}  # attribute -> share read right on held-out renders
         self.accuracy_codec: dict[str, float] = {}  # the same after encoding and decoding them
         self.look = Trunk(3, config.look, config)
@@ -113,8 +113,13 @@ class Recogniser(nn.Module):
         wide = config.features
         self.both = nn.Sequential(nn.Linear(2 * wide, wide), nn.SiLU())
         self.heads = nn.ModuleDict(
-            {name: nn.Linear(wide, len(values)) for name, values in ATTRIBUTES.items()}
+            {name: nn.Linear(wide, len(values)) for name, values in self.attributes.items()}
         )
+
+    @property
+    def attributes(self) -> dict[str, tuple[str, ...]]:
+        """What it reads: attribute -> values."""
+        return self.world.attributes
 
     def forward(self, frames: Tensor) -> dict[str, Tensor]:
         """Frames (n, T, 3, H, W) in [-1, 1] -> attribute -> logits (n, values)."""
@@ -123,7 +128,8 @@ class Recogniser(nn.Module):
         still = self.look(looks).unflatten(0, (count, -1)).mean(1)  # (n, D)
         moving = self.both(torch.cat([still, self.motion(changes(frames))], dim=1))  # (n, D)
         return {
-            name: head(moving if name in MOVING else still) for name, head in self.heads.items()
+            name: head(moving if name in self.world.moving else still)
+            for name, head in self.heads.items()
         }
 
     @torch.inference_mode()
@@ -135,29 +141,40 @@ class Recogniser(nn.Module):
             self(to_tensor(frames[i : i + AT_ONCE]).to(device))
             for i in range(0, len(frames), AT_ONCE)
         ]
-        logits = {name: torch.cat([part[name] for part in parts]) for name in ATTRIBUTES}
+        logits = {name: torch.cat([part[name] for part in parts]) for name in self.heads}
         return {name: values.float().softmax(1).cpu().numpy() for name, values in logits.items()}
 
     def read(self, frames: np.ndarray) -> dict[str, np.ndarray]:
-        """Windows uint8 (n, T, H, W, 3) -> attribute -> (n,) indices into ATTRIBUTES[attribute]."""
+        """Windows uint8 (n, T, H, W, 3) -> attribute -> (n,) indices into its values."""
         return {name: values.argmax(1) for name, values in self.probabilities(frames).items()}
 
     def names(self, frames: np.ndarray) -> list[dict[str, str]]:
         """Windows uint8 (n, T, H, W, 3) -> for each, attribute -> the value's name."""
         codes = self.read(frames)
+        known = self.attributes
         return [
-            {name: ATTRIBUTES[name][int(codes[name][i])] for name in codes}
-            for i in range(len(frames))
+            {name: known[name][int(codes[name][i])] for name in codes} for i in range(len(frames))
         ]
 
     def card(self) -> dict:
         """What config.json says of this recogniser."""
         return {
             "recogniser": to_dict(self.config),
-            "attributes": {k: list(v) for k, v in ATTRIBUTES.items()},
+            WORLD: self.world.name,
+            "attributes": {k: list(v) for k, v in self.attributes.items()},
             "accuracy": self.accuracy,
             "accuracy_codec": self.accuracy_codec,
         }
+
+    def check_world(self, name: str) -> None:
+        """Raise CinelabError unless it reads films of the world `name`."""
+        check_same_world(
+            self.world.name,
+            name,
+            what="The recogniser",
+            whose="the films are",
+            remedy="read them with that world's recogniser: load_recogniser(world=...)",
+        )
 
     def _check(self, frames: np.ndarray) -> None:
         wanted = (self.config.frames, *self.config.size, 3)
@@ -199,25 +216,34 @@ def places_in(span: tuple[int, int], count: int, width: int, share: float) -> np
 
 
 def load_recogniser(
-    name: str | Path = "toybox-recogniser", device: str | None = None
+    name: str | Path | None = None,
+    device: str | None = None,
+    *,
+    world: str | World | None = None,
 ) -> Recogniser:
-    """A shipped recogniser, or one in a folder, on `device` (None: the chosen one); refused when it
-    was taught other attributes than ours."""
+    """A recogniser by name or folder (None: that of `world`, or of the default world) on `device`
+    (None: the chosen one); refused when it reads another world than the one that is given, or was
+    taught other attributes than that world has."""
     device = chosen_device(device)
-    folder = zoo.find(name)
+    folder = zoo.find(name or world_named(world).recogniser)
+    own = world_named(zoo.world_in(folder))
     config = from_dict(RecogniserConfig, zoo.read_part(folder, "recogniser"))
-    taught = {name: tuple(values) for name, values in zoo.read_part(folder, "attributes").items()}
-    if taught != ATTRIBUTES:
-        other = sorted(
-            name
-            for name in taught.keys() | ATTRIBUTES.keys()
-            if taught.get(name) != ATTRIBUTES.get(name)
-        )
-        raise CinelabError(
-            f"{folder} was taught other values of {', '.join(other)}; train the recogniser again."
-        )
-    model = Recogniser(config)
+    _check_taught(zoo.read_part(folder, "attributes"), own.attributes, folder)
+    model = Recogniser(config, own)
+    if world is not None:
+        model.check_world(world_named(world).name)
     zoo.load_weights(model, folder)
     model.accuracy = zoo.read_part(folder, "accuracy")
     model.accuracy_codec = zoo.read_part(folder, "accuracy_codec")
     return model.to(device)
+
+
+def _check_taught(taught: dict, wanted: dict[str, tuple[str, ...]], folder: Path) -> None:
+    """Raise CinelabError unless a recogniser was taught the values of its world."""
+    known = {name: tuple(values) for name, values in taught.items()}
+    other = [name for name in known.keys() | wanted.keys() if known.get(name) != wanted.get(name)]
+    if other:
+        raise CinelabError(
+            f"{folder} was taught other values of {', '.join(sorted(other))}; train the recogniser "
+            "again."
+        )

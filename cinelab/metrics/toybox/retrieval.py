@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cinelab.memory.cache import KVCache
 from cinelab.metrics.rows import WHOLE, Row, clip_of
-from cinelab.world.casting import FilmPlan
+from cinelab.world.plans import FilmPlan
 
 
 def hit_rows(cache: KVCache, plans: Sequence[FilmPlan], chunk: int) -> tuple[list[Row], list[Row]]:

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from cinelab.metrics.toybox.film import RETURNS
 from cinelab.metrics.video.appearance import motion
 from cinelab.metrics.video.cuts import detect_cuts, match_cuts
 from cinelab.script.shotlist import ListedShot
@@ -41,11 +40,10 @@ def identity_kept(shown: ShownClips) -> list[float]:
 
 def _kept(shown: ShownClips, clip: int) -> Iterator[float]:
     """Yield 1 for every look that a returning character keeps, else 0."""
-    assert shown.seen is not None and shown.looks is not None  # the reward needs a reader
-    keys = RETURNS[0][0]
+    assert shown.seen is not None and shown.world is not None  # the reward needs a reader
     first: dict[tuple[str, ...], int] = {}
     for number, shot in enumerate(shown.shots[clip]):
-        who = tuple(shot.shows.get(key, "") for key in keys)
+        who = tuple(shot.shows.get(key, "") for key in shown.world.who)
         if not all(who):
             continue
         begin = first.setdefault(who, number)
@@ -53,7 +51,7 @@ def _kept(shown: ShownClips, clip: int) -> Iterator[float]:
             continue
         before = shown.seen[clip][begin]
         now = shown.seen[clip][number]
-        yield from (float(now[name] == before[name]) for name in shown.looks["identity"])
+        yield from (float(now[name] == before[name]) for name in shown.world.identity)
 
 
 @REWARDS.add("cuts")
@@ -98,7 +96,7 @@ def _read_as_prompted(shown: ShownClips, wanted: Callable[[str], bool]) -> list[
 def unlike_others(shown: ShownClips) -> list[float]:
     """Return, by clip, the share of the looks of other clips' first appearances that differ from
     its own: 1 less the probability of a collision (Simpson's index)."""
-    assert shown.looks is not None  # the reward needs a reader
+    assert shown.world is not None  # the reward needs a reader
     early = [list(_first_looks(shown, clip)) for clip in range(len(shown.frames))]
     found = []
     for clip, mine in enumerate(early):
@@ -109,7 +107,7 @@ def unlike_others(shown: ShownClips) -> list[float]:
                 for what, own in mine
                 for kind, look in others
                 if kind == what
-                for name in shown.looks[what]
+                for name in shown.world.looks[what]
             )
         )
     return found
@@ -118,10 +116,11 @@ def unlike_others(shown: ShownClips) -> list[float]:
 def _first_looks(shown: ShownClips, clip: int) -> Iterator[Look]:
     """Yield the looks of every character and place at its first appearance, where the student made
     it."""
-    assert shown.seen is not None
+    assert shown.seen is not None and shown.world is not None
+    called = (("identity", shown.world.who), ("scenery", shown.world.where))
     known: set[tuple[str, ...]] = set()
     for shot, seen in zip(shown.shots[clip], shown.seen[clip], strict=True):
-        for keys, _, what in RETURNS:
+        for what, keys in called:
             key = (what, *(shot.shows.get(name, "") for name in keys))
             if key not in known and all(key) and shown.is_made(shot):
                 yield what, seen

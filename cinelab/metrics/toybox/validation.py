@@ -38,7 +38,6 @@ from cinelab.metrics.toybox.recogniser import Recogniser
 from cinelab.metrics.video.appearance import appearance_rows
 from cinelab.model.wan import CausalWan
 from cinelab.stream.batch import decode
-from cinelab.world import casting
 from cinelab.zoo.bundle import Bundle
 
 UNSEEN = 40_000  # seed of the validation films: neither trained on nor used for cards
@@ -74,7 +73,9 @@ class Validator:
         self.config = config or ValidationConfig()
         c = self.config
         plans = [
-            casting.cast_film(UNSEEN + c.seed, i, c.latents, c.shot_latents, bundle.chunk)
+            bundle.world.cast_film(
+                UNSEEN + c.seed, i, c.latents, shot_latents=c.shot_latents, grain=bundle.chunk
+            )
             for i in range(c.films)
         ]
         self.films = encode_plans(bundle, plans)

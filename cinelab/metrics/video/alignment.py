@@ -28,13 +28,12 @@ from cinelab.metrics.video.features import AT_ONCE, Features, load_features, mis
 from cinelab.metrics.video.pixels import TAIL
 from cinelab.script.shotlist import ListedShot, ShotList
 from cinelab.stream.decoded_video import pick
-from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY, read_prompt
+from cinelab.world.worlds import World
 
 KNOWN = ("toybox", "colour", "clip", "dino")
 ACROSS = "across_shots"
 RECALLED = "recalled"
 KINDS = {"identity": "characters", "scenery": "places"}
-LOOKS = {"identity": IDENTITY, "scenery": SCENERY}
 NO_PLAN = (
     "no shot list: put <video>.shots.json beside the video, with prompt, characters and places of "
     "every shot"
@@ -43,8 +42,8 @@ NO_PROMPT = "the shot has no prompt: give it one in <video>.shots.json"
 
 
 @cache
-def _recogniser() -> Recogniser:
-    return load_recogniser()
+def _recogniser(world: World) -> Recogniser:
+    return load_recogniser(world=world)
 
 
 @cache
@@ -207,7 +206,7 @@ def toybox_rows(clip: Clip) -> Iterator[Row]:
         "toybox",
         "",
         lambda late, early, what: float(
-            np.mean([seen[late][name] == seen[early][name] for name in LOOKS[what]])
+            np.mean([seen[late][name] == seen[early][name] for name in clip.world.looks[what]])
         ),
     )
 
@@ -217,10 +216,10 @@ def _foreign(clip: Clip) -> dict[int, str]:
     beyond the prompt is read in its own words."""
     found = {}
     for number, shot in enumerate(clip.shots, 1):
-        if _shows(shot) or shot.end <= _given(clip):
+        if _shows(shot, clip.world) or shot.end <= _given(clip):
             continue
-        if not speaks_toybox(shot.prompt):
-            words = ", ".join(map(repr, foreign_words(shot.prompt)))
+        if not speaks_toybox(shot.prompt, clip.world):
+            words = ", ".join(map(repr, foreign_words(shot.prompt, clip.world)))
             found[number] = (
                 f"the prompt says {words}, no word of the toybox; use clip instead"
                 if words
@@ -244,15 +243,17 @@ def _without(clip: Clip, numbers: Container[int]) -> Clip:
     return replace(clip, planned=planned)
 
 
-def _shows(shot: ListedShot) -> dict[str, str]:
+def _shows(shot: ListedShot, world: World) -> dict[str, str]:
     """What a plan states of a shot beyond its prompt, of what a prompt can name."""
-    return {name: value for name, value in shot.shows.items() if name in PROMPTED}
+    return {name: value for name, value in shot.shows.items() if name in world.prompted}
 
 
 def _wanted(clip: Clip) -> list[dict[str, str]]:
     """What every shot was to show of what a prompt can name; nothing of those that were given."""
     return [
-        {} if shot.end <= _given(clip) else _shows(shot) or read_prompt(shot.prompt)
+        {}
+        if shot.end <= _given(clip)
+        else _shows(shot, clip.world) or clip.world.read_prompt(shot.prompt)
         for shot in clip.shots
     ]
 
@@ -264,7 +265,7 @@ def recalled_rows(clip: Clip, seen: list[dict[str, str]]) -> Iterator[Row]:
         for late, early, name in returns(clip.shots, field):
             truth = {
                 key: clip.shots[late].shows[key]
-                for key in LOOKS[what]
+                for key in clip.world.looks[what]
                 if key in clip.shots[late].shows
             }
             if truth and clip.shots[early].end <= _given(clip) < clip.shots[late].end:
@@ -286,6 +287,10 @@ def recalled_rows(clip: Clip, seen: list[dict[str, str]]) -> Iterator[Row]:
 def _not_toybox(clip: Clip) -> str:
     if clip.planned is None:
         return NO_PLAN
+    try:
+        size = clip.world.size
+    except CinelabError as error:
+        return str(error)
     if len(foreign := _foreign(clip)) == len(clip.shots):
         return (
             next(iter(foreign.values()))
@@ -293,10 +298,9 @@ def _not_toybox(clip: Clip) -> str:
             else ("no prompt is in the toybox's words; use clip instead")
         )
     height, width = clip.frames.shape[1:3]
-    wanted = _recogniser().config.size
-    if height * wanted[1] != width * wanted[0] or height < wanted[0]:
+    if height * size[1] != width * size[0] or height < size[0]:
         return (
-            f"the frames are {width}x{height}; the recogniser reads {wanted[1]}x{wanted[0]} or "
+            f"the frames are {width}x{height}; the recogniser reads {size[1]}x{size[0]} or "
             "larger ones of that shape"
         )
     return ""
@@ -305,7 +309,8 @@ def _not_toybox(clip: Clip) -> str:
 def _read_shots(clip: Clip) -> list[dict[str, str]]:
     """What the recogniser sees in every shot; a film that was enlarged for viewing is brought back
     to its own size."""
-    height, width = _recogniser().config.size
+    reader = _recogniser(clip.world)
+    height, width = reader.config.size
     # (shots, WINDOW)
     places = np.stack(
         [places_in(shot.span, len(clip.frames), WINDOW, AT["last"]) for shot in clip.shots]
@@ -316,7 +321,7 @@ def _read_shots(clip: Clip) -> list[dict[str, str]]:
         else cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
         for number, frame in pick(clip.frames, places.ravel())
     }
-    return _recogniser().names(
+    return reader.names(
         np.stack([np.stack([small[number] for number in window]) for window in places])
     )
 

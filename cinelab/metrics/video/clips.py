@@ -8,7 +8,7 @@ is reported as absent.
 import os
 import unicodedata
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import islice
@@ -28,7 +28,7 @@ from cinelab.script.shotlist import SUFFIX, ListedShot, ShotList, shot_list_path
 from cinelab.stream.decoded_video import DecodedVideo
 from cinelab.tables import read_frame
 from cinelab.texts import HALF_PAIR, check_name
-from cinelab.world.vocab import known_words, read_prompt
+from cinelab.world.worlds import World, called, world_named
 
 VIDEOS = tuple(
     f".{name}"
@@ -53,6 +53,12 @@ class Clip(Readable):
     planned: ShotList | None = None
     run: str = ""
     timings: pd.DataFrame | None = None  # seconds a chunk, where a run recorded them
+
+    @property
+    def world(self) -> World:
+        """The made world in whose words its prompts are: the one that its shot list names, else the
+        default one. CinelabError where that is unknown."""
+        return world_named((self.planned and self.planned.world) or None)
 
     @property
     def shots(self) -> tuple[ListedShot, ...]:
@@ -197,15 +203,19 @@ def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def load_clip(video: Path, plan: Path | None = None, name: str = "") -> Clip:
+def load_clip(
+    video: Path, plan: Path | None = None, name: str = "", *, world: str | None = None
+) -> Clip:
     """Open a video and the shot list beside it (or `plan`: a shot list, or a screenplay in
-    seconds)."""
+    seconds). `world` is the one that its prompts are read in, where the shot list names none."""
     film = DecodedVideo(video)
     if not film.fps > 0:
         raise CinelabError(f"{video}: does not say its frame rate; write it again with one.")
     listed = composed(shot_list_path(video))
     where = plan or (listed if listed.exists() else None)
     planned = read_plan(where, film) if where else None
+    if planned and world and not planned.world:
+        planned = replace(planned, world=world)
     timings = video.parent / TIMINGS
     times = (
         read_frame(timings, "make the film again, or remove it")
@@ -296,40 +306,47 @@ def plan_as_shown(planned: ShotList, film: DecodedVideo, where: Path) -> ShotLis
             replace(shot, start=film.place(shot.start), end=film.place(shot.end))
             for shot in planned.shots
         ]
-        return ShotList(
-            tuple(shots), tuple(map(film.place, planned.chunks)), film.place(planned.given)
-        )
+        chunks = tuple(map(film.place, planned.chunks))
+        return ShotList(tuple(shots), chunks, film.place(planned.given), planned.world)
     except CinelabError as error:
         raise CinelabError(f"{where}: at {film.fps:g} frames a second, {error}") from None
 
 
 def with_cast(planned: ShotList) -> ShotList:
-    """Shots that name nobody, in the words of the toybox: their kind and colour is who, their
-    setting is where."""
-    return replace(planned, shots=tuple(_cast(shot) for shot in planned.shots))
+    """Shots that name nobody, in the words of their world: their kind and colour is who, their
+    setting is where. As they are where their world is not known here."""
+    try:
+        world = world_named(planned.world or None)
+    except CinelabError:
+        return planned
+    return replace(planned, shots=tuple(_cast(shot, world) for shot in planned.shots))
 
 
-def _cast(shot: ListedShot) -> ListedShot:
-    if shot.characters or shot.places or not speaks_toybox(shot.prompt):
+def _cast(shot: ListedShot, world: World) -> ListedShot:
+    if shot.characters or shot.places or not speaks_toybox(shot.prompt, world):
         return shot
-    named = read_prompt(shot.prompt)
-    who = (f"{named['colour']} {named['kind']}",) if {"colour", "kind"} <= named.keys() else ()
-    return replace(shot, characters=who, places=(named["setting"],) if "setting" in named else ())
+    named = world.read_prompt(shot.prompt)
+    return replace(shot, characters=_called(named, world.who), places=_called(named, world.where))
 
 
-def speaks_toybox(prompt: str) -> bool:
-    """Whether every word is one that the toybox's prompt encoder takes."""
-    return bool(split_words(prompt)) and not foreign_words(prompt)
+def _called(named: Mapping[str, str], names: Sequence[str]) -> tuple[str, ...]:
+    """What a prompt calls a character or a place; nothing where it names only a part."""
+    return (called(named, names),) if named.keys() >= set(names) else ()
 
 
-def foreign_words(prompt: str) -> list[str]:
-    """The words of a prompt that the toybox's prompt encoder does not take."""
-    return unknown_words(prompt, _known())
+def speaks_toybox(prompt: str, world: World | None = None) -> bool:
+    """Whether every word is one that the prompts of a world (None: the default one) may hold."""
+    return bool(split_words(prompt)) and not foreign_words(prompt, world)
+
+
+def foreign_words(prompt: str, world: World | None = None) -> list[str]:
+    """The words of a prompt that no prompt of a world (None: the default one) holds."""
+    return unknown_words(prompt, _known(world_named(world)))
 
 
 @cache
-def _known() -> frozenset[str]:
-    return frozenset(known_words())
+def _known(world: World) -> frozenset[str]:
+    return frozenset(world.known_words())
 
 
 def returns(shots: Sequence[ListedShot], what: str) -> Iterator[tuple[int, int, str]]:

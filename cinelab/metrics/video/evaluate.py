@@ -27,6 +27,7 @@ from cinelab.metrics.video.pixels import pixel_rows
 from cinelab.outputs import half_saved, unfinished
 from cinelab.script.screenplay import Screenplay
 from cinelab.script.shotlist import ShotList
+from cinelab.world.worlds import world_named
 
 
 def evaluate(
@@ -35,8 +36,11 @@ def evaluate(
     tolerance: int = 1,
     plan: Path | None = None,
     tell: Callable[[str], None] = lambda text: None,
+    *,
+    world: str | None = None,
 ) -> pd.DataFrame:
-    """Rows of every video below `paths`. `plan` is the shot list or screenplay of a single video.
+    """Rows of every video below `paths`. `plan` is the shot list or screenplay of a single video;
+    `world` is the made world in whose words prompts are, where a shot list names none.
 
     Whatever one video raises, memory that does not suffice among it, is its own failed row.
     """
@@ -49,6 +53,7 @@ def evaluate(
     if plan:  # one that cannot be read is refused before anything is measured
         (ShotList if is_shot_list(plan) else Screenplay).load(plan)
     check_backends(backends)
+    world_named(world)  # an unknown one is refused before anything is measured
     rows: list[Row] = []
     for number, (video, name) in enumerate(labels(videos).items(), 1):
         tell(f"{number} of {len(videos)}: {video}")
@@ -58,7 +63,7 @@ def evaluate(
                     f"{video.parent} holds a half-saved film; run the `cinelab direct` that was "
                     "making it again."
                 )
-            rows += clip_rows(load_clip(video, plan, name), backends, tolerance)
+            rows += clip_rows(load_clip(video, plan, name, world=world), backends, tolerance)
         except Exception as error:
             rows.append(failed(name, why_failed(video, error), run=str(video.parent)))
         gc.collect()  # decoders and their frames refer to each other

@@ -7,7 +7,7 @@ A figure stands on local (0, 0), is about 2 units tall, and faces us.
 from dataclasses import dataclass
 from math import pi, sin
 
-from cinelab.world.draw import Colour, Pen, dimmed, tint
+from cinelab.world.toybox1.draw import Colour, Pen, dimmed, tint
 
 COLOURS: dict[str, Colour] = {
     "red": (214, 48, 49),

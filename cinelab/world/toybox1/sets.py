@@ -9,8 +9,8 @@ from math import pi, sin
 import cv2
 import numpy as np
 
-from cinelab.world.casting import rng_for
-from cinelab.world.draw import SS, Colour, Pen, tint
+from cinelab.world.plans import rng_for
+from cinelab.world.toybox1.draw import SS, Colour, Pen, tint
 
 SPAN = 2.6  # panorama width in frame heights (a 4:3 frame is 1.33 wide)
 HORIZON = 0.62  # horizon, measured from the top of the frame

@@ -4,67 +4,15 @@ Knows attributes and lengths in latent frames; does not know pixels. A film is w
 characters and places come back after shots without them (A-B-A, A-B-C-A, ...).
 """
 
-from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from dataclasses import replace
 from random import Random
 
-from cinelab.errors import CinelabError
-from cinelab.script.timeline import CONTINUE, Slot, Timeline
-from cinelab.world.vocab import IDENTITY, PROMPTED, SCENERY, UNPROMPTED, caption
-
-
-@dataclass(frozen=True)
-class ShotPlan:
-    """What happens under one caption: every attribute (prompted and unprompted), its length in
-    latent frames.
-
-    With `continues` the film goes on from the plan before it: no cut, only the action changes.
-    """
-
-    attributes: dict[str, str]
-    caption: str
-    latents: int
-    character: int  # which member of the cast
-    place: int  # which place of the film
-    scenery_seed: int  # small scenery (clouds, houses, flowers) of the place
-    continues: bool = False
-
-
-@dataclass(frozen=True)
-class FilmPlan:
-    """The shots of one film; ground truth of everything the renderer draws."""
-
-    shots: tuple[ShotPlan, ...]
-    seed: tuple[int, ...] = field(default=())
-
-    @property
-    def latents(self) -> int:
-        return sum(shot.latents for shot in self.shots)
-
-    @property
-    def prompt_of_latent(self) -> list[int]:
-        return [number for number, shot in enumerate(self.shots) for _ in range(shot.latents)]
-
-    @property
-    def shot_of_latent(self) -> list[int]:
-        """Numbers of what lies between cuts."""
-        numbers = list(accumulate((0 if shot.continues else 1 for shot in self.shots), initial=-1))[
-            1:
-        ]
-        return [
-            number
-            for number, shot in zip(numbers, self.shots, strict=True)
-            for _ in range(shot.latents)
-        ]
-
+from cinelab.script.timeline import CONTINUE
+from cinelab.world.plans import FilmPlan, ShotPlan, rng_for, shot_lengths
+from cinelab.world.toybox1.vocab import IDENTITY, PROMPTED, SCENERY, UNPROMPTED, caption
 
 RETURNS = 0.5  # share of the shots that go back to an earlier set-up, where there is one
 SCENERIES = 4  # ways in which the small scenery of a setting is laid out
-
-
-def rng_for(seed: int, *place: int) -> Random:
-    """A generator addressed by place: the same numbers in any order of asking."""
-    return Random("/".join(map(str, (seed, *place))))
 
 
 def hire(rng: Random, count: int) -> list[dict[str, str]]:
@@ -170,15 +118,6 @@ def go_back(
     )
 
 
-def shot_lengths(rng: Random, total: int, low: int, high: int) -> list[int]:
-    """Random lengths within [low, high] that add up to `total` (the last may be shorter)."""
-    lengths: list[int] = []
-    while (left := total - sum(lengths)) > 0:
-        length = min(rng.randint(low, high), left)
-        lengths.append(left if 0 < left - length < low and left <= high else length)
-    return lengths
-
-
 def absence(
     seed: int, index: int, away: int, shot_latents: int = 3, reframed: bool = False
 ) -> FilmPlan:
@@ -205,30 +144,3 @@ def absence(
         for size in (sizes[0], sizes[int(reframed)])
     )
     return FilmPlan((extra(), first, *(extra() for _ in range(away)), again), (seed, index, away))
-
-
-def plan_timeline(film_plan: FilmPlan, fps: float, stride: int, chunk: int = 1) -> Timeline:
-    """The plan as a timeline that the director can make: one entry per shot plan."""
-    slots: list[Slot] = []
-    index = 0
-    texts = list(dict.fromkeys(shot.caption for shot in film_plan.shots))
-    shots = film_plan.shot_of_latent
-    for entry, shot in enumerate(film_plan.shots):
-        if shot.latents % chunk:
-            raise CinelabError(
-                f"Shot {entry + 1} has {shot.latents} latent frames, which chunk={chunk} does not "
-                "divide."
-            )
-        for first in range(index, index + shot.latents, chunk):
-            cut = first == index and first > 0 and not shot.continues
-            slots.append(
-                Slot(len(slots), shots[first], entry, texts.index(shot.caption), first, chunk, cut)
-            )
-        index += shot.latents
-    return Timeline(tuple(slots), tuple(texts), fps, stride)
-
-
-def caption_of_film(seed: int, shots: int) -> list[str]:
-    """Captions of `shots` shots with a recurring cast, for films that need no ground truth."""
-    plans = cast_film(seed, 0, 4 * shots, (4, 4)).shots
-    return [caption(plan.attributes) for plan in plans]

@@ -7,11 +7,7 @@ Knows: attribute names, their values, and the phrases that name them. Does not k
 the first shot in which a character or a place appears and must be remembered from then on.
 """
 
-import re
-from collections.abc import Iterator
-from random import Random
-
-from cinelab.script.timeline import CONTINUE
+from cinelab.world.wording import Wording
 
 # attribute -> value -> phrases; the first phrase is the plain one, the others are paraphrases.
 PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -73,6 +69,20 @@ UNPROMPTED: dict[str, tuple[str, ...]] = {
 ATTRIBUTES = PROMPTED | UNPROMPTED
 # where a family is not its attribute with an s
 FAMILY = {"setting": "places", "camera": "camera moves"}
+PLAIN = {
+    "kind": "cat",
+    "colour": "red",
+    "pattern": "belly",
+    "accessory": "hat",
+    "second": "white",
+    "setting": "meadow",
+    "landmark": "house",
+    "side": "left",
+    "time": "day",
+    "size": "medium",
+    "action": "stand",
+    "camera": "static",
+}
 IDENTITY = ("pattern", "accessory", "second")  # what a character keeps
 SCENERY = ("landmark", "side")  # what a place keeps
 
@@ -81,53 +91,8 @@ TEMPLATES = (
     "{size}, {time} in the {setting}: the {colour} {kind} {action}, {camera}",
     "in the {setting} {time} a {colour} {kind} {action}; {size}, {camera}",
 )
-
-
-def caption(attributes: dict[str, str], rng: Random | None = None) -> str:
-    """One sentence that names every prompted attribute; paraphrased when an `rng` is given."""
-    pick = rng.choice if rng else lambda options: options[0]
-    phrases = {name: pick(PHRASES[name][attributes[name]]) for name in PHRASES}
-    return pick(TEMPLATES).format(**phrases)
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words of a prompt, in order; punctuation is dropped."""
-    return re.findall(r"[^\W_]+", text.lower())
-
-
-def known_words() -> list[str]:
-    """Every word a toybox caption can contain, sorted."""
-    spoken = [phrase for _, _, phrase in _phrases()]
-    return sorted(
-        {
-            word
-            for text in (*spoken, *TEMPLATES, CONTINUE)
-            for word in words(re.sub(r"{\w+}", "", text))
-        }
-    )
-
-
-def families() -> dict[str, list[tuple[str, ...]]]:
-    """The phrases of every value by their family, as `cinelab.script.hints` names families."""
-    return {FAMILY.get(name, f"{name}s"): list(values.values()) for name, values in PHRASES.items()}
-
-
-def read_prompt(prompt: str) -> dict[str, str]:
-    """The attributes a prompt names, by longest phrase first; what it leaves open is absent.
-
-    A prompt that names two values of one attribute keeps the first one.
-    """
-    text = " " + " ".join(words(prompt)) + " "
-    found: dict[str, tuple[int, str]] = {}
-    for attribute, value, phrase in sorted(_phrases(), key=lambda row: -len(row[2])):
-        place = text.find(f" {phrase} ")
-        if place >= 0 and place < found.get(attribute, (len(text), ""))[0]:
-            found[attribute] = (place, value)
-    return {attribute: value for attribute, (_, value) in found.items()}
-
-
-def _phrases() -> Iterator[tuple[str, str, str]]:
-    for attribute, values in PHRASES.items():
-        for value, phrases in values.items():
-            for phrase in phrases:
-                yield attribute, value, phrase
+WORDING = Wording(PHRASES, TEMPLATES, FAMILY)
+caption = WORDING.caption
+known_words = WORDING.known_words
+families = WORDING.families
+read_prompt = WORDING.read_prompt

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from cinelab.readable import Readable
-from cinelab.world.actors import draw_actor, pose_at
-from cinelab.world.casting import FilmPlan, ShotPlan
-from cinelab.world.draw import SS, Pen, dimmed
-from cinelab.world.sets import HORIZON, light_of, panorama, view
+from cinelab.world.plans import FilmPlan, Rendered, ShotPlan, frames_of
+from cinelab.world.toybox1.actors import draw_actor, pose_at
+from cinelab.world.toybox1.draw import SS, Pen, dimmed
+from cinelab.world.toybox1.sets import HORIZON, light_of, panorama, view
 
 HEIGHT = 48
 WIDTH = 64
@@ -29,18 +28,6 @@ LENS = 0.45  # blur of the lens, pixels
 # camera speed: frame heights, and share, per second
 PAN = 0.07
 ZOOM = 0.07
-
-
-@dataclass(frozen=True)
-class Rendered(Readable):
-    """A film and everything that is true about it."""
-
-    frames: np.ndarray  # uint8 (F, H, W, 3)
-    plan: FilmPlan
-    shot_of_frame: list[int]
-    # float (F, 4): left, top, right, bottom of the figure, in pixels, clipped to the frame
-    boxes: np.ndarray
-    cuts: list[int]  # first frame of every shot but the first
 
 
 def camera_at(move: str, seconds: float) -> tuple[float, float]:
@@ -103,19 +90,13 @@ def render_shot(
     return frames, boxes.clip(0, [WIDTH, HEIGHT, WIDTH, HEIGHT]), end
 
 
-def frames_of(latents: int, first: bool) -> int:
-    """Return the number of frames in `latents` latent frames: Wan's first one holds a single
-    frame."""
-    return latents * STRIDE - (STRIDE - 1 if first else 0)
-
-
 def render(plan: FilmPlan) -> Rendered:
     """Draw a whole film."""
     frames = []
     boxes = []
     carry = None
     for number, shot in enumerate(plan.shots):
-        count = frames_of(shot.latents, number == 0)
+        count = frames_of(shot.latents, STRIDE, first=number == 0)
         part, where, carry = render_shot(shot, count, carry if shot.continues else None)
         frames.append(part)
         boxes.append(where)
