@@ -25,6 +25,7 @@ import pandas as pd
 from cinelab.config import override
 from cinelab.errors import CinelabError
 from cinelab.files import write_json
+from cinelab.lab.studies.framing_cell import foretold
 from cinelab.lab.studies.initialisation_cell import planned
 from cinelab.lab.training import students
 from cinelab.lab.training.run import StageRun
@@ -173,7 +174,7 @@ def reward_cell(
         seed=seed,
         changes=changes,
     )
-    for _ in training.train():
+    for _ in foretold(training):
         pass
     after = replace(bundle, model=cast(CausalWan, training.averaged()))
     parts = [
