@@ -43,7 +43,7 @@ def test_the_reader_has_no_preference_for_the_middle(films):
     wide = films[0].frames.shape[2]
     away = []
     for film in films:
-        for frames, attributes in framing.shots_of(film):
+        for frames, attributes in framing.entries_of(film):
             left, right = film.boxes[frames][:, [0, 2]].T
             true = np.minimum(left + wide // 4, wide) + np.minimum(right + wide // 4, wide)
             moved = shifted(film.frames[frames], wide // 4)
@@ -61,7 +61,7 @@ def test_true_films_hold_their_figures_and_sliding_ones_do_not(films):
         wide = film.frames.shape[2]
         parts = [
             shifted(film.frames[frames], min(wide // 2 - 2, number * wide // 8))
-            for number, (frames, _) in enumerate(framing.shots_of(film))
+            for number, (frames, _) in enumerate(framing.entries_of(film))
         ]
         sliding.append(np.concatenate(parts))
     slid = measured(np.stack(sliding), films)

@@ -1,8 +1,9 @@
-"""A distillation while it runs: four panels, and an alarm for each known failure of DMD.
+"""A distillation while it runs: up to five panels, and an alarm for each known failure of DMD.
 
 loss                    what the student and the critic descend
 distance of the scores  how far real and fake score are apart: the only number of DMD that should
                         fall
+logits of the head      of real and of made clips, where DMD has its adversarial head
 validation              the metrics that the list marks for it, and the score that selects the
                         weights
 share of the truth's    those of them that are relative to the truth: 1 is right
@@ -19,7 +20,11 @@ from cinelab.metrics.legacy import modern_log
 from cinelab.metrics.metric import METRICS
 
 TRUTH = "share of the truth's"
-PANELS = {"loss": ("loss", "critic_loss"), "distance of the scores": ("gap",)}
+PANELS = {
+    "loss": ("loss", "critic_loss"),
+    "distance of the scores": ("gap",),
+    "logits of the adversarial head": ("critic_real", "critic_made"),
+}
 LOWEST_MOTION = 0.6  # of the truth's, below which motion is dying
 HIGHEST = {"saturation": 1.25, "contrast": 1.25}  # of the truth's, above which colours burn
 FEW = 30  # values, below which a curve has markers and is not smoothed

@@ -60,7 +60,7 @@ def colour_bins(frames: np.ndarray) -> np.ndarray:
     return (level[..., 0] * LEVELS + level[..., 1]) * LEVELS + level[..., 2]
 
 
-def shots_of(film: Rendered) -> Iterator[tuple[slice, Mapping[str, str]]]:
+def entries_of(film: Rendered) -> Iterator[tuple[slice, Mapping[str, str]]]:
     """Yield the frames of each entry of a true film's plan, with its attributes."""
     for span, shot in zip(spans_of(film.plan), film.plan.shots, strict=True):
         yield slice(*span), shot.attributes
@@ -91,7 +91,7 @@ class FigureLocator(Readable):
         behind: Counts = defaultdict(_no_colours)
         widths: dict[Key, list[float]] = defaultdict(list)
         for film in films:
-            for frames, attributes in shots_of(film):
+            for frames, attributes in entries_of(film):
                 boxes = film.boxes[frames]
                 bins = colour_bins(film.frames[frames])
                 core, around = box_masks(boxes, bins.shape[1:])
@@ -107,7 +107,7 @@ class FigureLocator(Readable):
         )
         found: dict[Key, list[float]] = defaultdict(list)
         for film in films[: FILMS // 4]:
-            for frames, attributes in shots_of(film):
+            for frames, attributes in entries_of(film):
                 mass = made.located(film.frames[frames], attributes).mass
                 found[key_of(attributes, SIZE)] += mass.tolist()
         made.usual.update({key: float(np.median(mass)) for key, mass in found.items()})
@@ -197,7 +197,7 @@ def locating_error(films: Iterable[Rendered], found: FigureLocator | None = None
     found = found or locator()
     parts = []
     for film in films:
-        for frames, attributes in shots_of(film):
+        for frames, attributes in entries_of(film):
             true = film.boxes[frames][:, [0, 2]].mean(1) / film.frames.shape[2]
             parts.append(found.centres(film.frames[frames], attributes) - true)
     return np.concatenate(parts)
