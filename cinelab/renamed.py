@@ -454,7 +454,7 @@ NAMES: dict[str, dict[str, str]] = {
         "score_suite": "suite_rows",
     },
     "metrics.external.visionreward": {
-        "Setting": "ClipRewards",
+        "Setting": "RewardModel",
         "preflight": "preflight_reward",
         "score_videos": "visionreward_rows",
     },
