@@ -96,15 +96,17 @@ class ForwardProcessTraining(Computing):
         super().__post_init__()
         check_rewards(self.reward)
         object.__setattr__(self, "sampling", self.sampling.filled())
+        if self.group < 2:
+            raise CinelabError(
+                f"group is {self.group}; rewards are compared within a prompt, so give at least 2."
+            )
         if self.batch % self.group:
             raise CinelabError(
                 f"batch is {self.batch} clips, which groups of {self.group} do not fill; give a "
                 "multiple of group."
             )
-        if self.group < 2:
-            raise CinelabError(
-                f"group is {self.group}; rewards are compared within a prompt, so give at least 2."
-            )
+        if not self.lengths:
+            raise CinelabError("lengths names none; give latent frames of a roll-out, like [12].")
         for frames in self.lengths:
             if frames % self.chunk:
                 raise CinelabError(
@@ -273,6 +275,11 @@ class ForwardProcess(Stage):
             raise CinelabError(
                 "forward_process begins from a student, whose clips are rewarded; name its "
                 "checkpoint as init."
+            )
+        if (longest := max(config.lengths)) > init.span:
+            raise CinelabError(
+                f"lengths has {longest} latent frames, but the student {init.name} was trained on "
+                f"{init.span}; shorten the roll-outs."
             )
         # the student keeps the distances it knows, and the levels, unless its user sets others
         kept = {"max_distance": init.max_distance, "sampling": init.sampling}

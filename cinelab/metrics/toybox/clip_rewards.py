@@ -23,6 +23,8 @@ from cinelab.script.shotlist import ListedShot
 from cinelab.train.rewards import REWARDS, ShownClips
 from cinelab.world.worlds import World, world_named
 
+AT_ONCE = 16  # clips decoded together
+
 
 class ClipRewards:
     """The rewards of these names for clips of a codec and a text encoder of a world (None: the
@@ -75,9 +77,10 @@ class ClipRewards:
         )
 
     def decoded(self, latents: Tensor) -> np.ndarray:
-        """Return the frames uint8 (B, N, Y, X, 3) of latents (B, F, C, H, W)."""
-        frames: np.ndarray = to_uint8(self.codec.decode(latents)[0])
-        return frames
+        """Return the frames uint8 (B, N, Y, X, 3) of latents (B, F, C, H, W), decoded some clips
+        at a time: a codec's activations are large."""
+        parts = [to_uint8(self.codec.decode(part)[0]) for part in latents.split(AT_ONCE)]
+        return np.concatenate(parts)
 
     def listed(self, clips: Clips) -> tuple[tuple[ListedShot, ...], ...]:
         """Return the shots of every clip, one a prompt, with what these name."""
