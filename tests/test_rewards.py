@@ -128,29 +128,36 @@ def test_cuts_that_are_missed_lower_the_reward():
 
 def test_what_gives_no_occasion_is_neutral():
     values = {"a": torch.tensor([1.0, float("nan"), 0.0]), "b": torch.tensor([0.5, 0.5, 0.5])}
-    assert torch.allclose(
-        rewards.weighted_sum(values, {"a": 1.0, "b": 1.0}), torch.tensor([0.75, 0.5, 0.25])
-    )
-    assert torch.equal(rewards.weighted_sum(values, {"a": 0.0, "b": 0.0}), torch.zeros(3))
+    found = rewards.advantage(values, {"a": 1.0, "b": 1.0}, 3)
+    assert torch.equal(found, torch.tensor([1.0, 0.0, -1.0]))
+    assert torch.equal(rewards.advantage(values, {"a": 0.0, "b": 0.0}, 3), torch.zeros(3))
     nowhere = {"a": torch.full((3,), float("nan"))}
-    assert torch.equal(rewards.weighted_sum(nowhere, {"a": 1.0}), torch.zeros(3))
+    assert torch.equal(rewards.advantage(nowhere, {"a": 1.0}, 3), torch.zeros(3))
+    columns = rewards.reward_columns(values | {"c": nowhere["a"]}, {"a": 1.0, "b": 1.0, "c": 1.0})
+    assert columns["reward"] == columns["reward_a"] == 0.5 and np.isnan(columns["reward_c"])
 
 
 def test_rewards_are_compared_within_a_prompt():
-    total = torch.tensor([0.0, 0.2, 0.8, 1.0])  # an easy prompt and a hard one
-    r = rewards.optimality(total, 2)
+    total = {"a": torch.tensor([0.0, 0.2, 0.8, 1.0])}  # an easy prompt and a hard one
+    r = rewards.optimality(rewards.advantage(total, {"a": 1.0}, 2))
     assert torch.allclose(r, torch.tensor([0.0, 1.0, 0.0, 1.0]), atol=1e-5)
-    assert torch.equal(rewards.optimality(torch.full((4,), 0.7), 2), torch.full((4,), 0.5))
-    whole = rewards.optimality(total, 4)
+    whole = rewards.optimality(rewards.advantage(total, {"a": 1.0}, 4))
     assert (whole[1:] >= whole[:-1]).all() and 0 <= whole.min() and whole.max() <= 1
 
 
+def test_a_guard_counts_whatever_its_spread():
+    loud = torch.tensor([1.0, 0.0, 1.0, 0.0])
+    quiet = 0.3 * (1 - loud)
+    both = rewards.advantage({"a": loud, "b": quiet}, {"a": 1.0, "b": 1.0}, 4)
+    assert both.abs().max() < 1e-3, "one is worth as much as the other"
+    heavy = rewards.advantage({"a": loud, "b": quiet}, {"a": 1.0, "b": 2.0}, 4)
+    assert (heavy[1] > heavy[0]) and (heavy[3] > heavy[2])
+
+
 def test_weights_rise_with_the_reward_and_their_mean_is_1():
-    total = torch.tensor([0.1, 0.5, 0.9])
-    weights = rewards.exponential_weights(total, 2.0)
+    weights = rewards.exponential_weights(torch.tensor([-1.0, 0.0, 0.5]), 2.0)
     assert (weights.diff() > 0).all() and torch.isclose(weights.mean(), torch.tensor(1.0))
-    assert torch.equal(rewards.exponential_weights(total, 0.0), torch.ones(3))
-    assert torch.equal(rewards.exponential_weights(torch.full((3,), 0.4), 2.0), torch.ones(3))
+    assert torch.equal(rewards.exponential_weights(torch.tensor([0.3, -0.3]), 0.0), torch.ones(2))
 
 
 # Reward-weighted distribution matching

@@ -48,11 +48,11 @@ from cinelab.train.loop import Columns, Learner, Loss, Validator
 from cinelab.train.optim import Ema, Optim
 from cinelab.train.rewards import (
     Reward,
+    advantage,
     check_rewards,
     given_reward,
     optimality,
     reward_columns,
-    weighted_sum,
 )
 from cinelab.train.self_rollout import RolloutDraw, self_rollout
 from cinelab.train.sizes import TOY
@@ -211,13 +211,12 @@ def loss(
         x, t, target = noised_at_levels(sample, config, rng)
         v_old = velocity_given_past(model, own, x, t=t, config=config)
     values = reward(sample, clips, made)
-    total = weighted_sum(values, config.reward)
-    r = optimality(total, config.group)
+    r = optimality(advantage(values, config.reward, config.group))
     v = velocity_given_past(model, own, x, t=t, config=config)
     parts = (v[:, made], v_old[:, made], target[:, made])
     found = contrastive_loss(*parts, r=r, mixture=config.mixture)
     apart = (v.detach() - v_old)[:, made].square().mean().sqrt()
-    return found, {"apart": apart, **reward_columns(values, total)}
+    return found, {"apart": apart, **reward_columns(values, config.reward)}
 
 
 @stage("forward_process")

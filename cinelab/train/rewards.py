@@ -35,7 +35,8 @@ from cinelab.world.worlds import World
 # what a reward may need beside the frames: the same prompts' true clips, or a reader of attributes
 NEEDS = ("truth", "reader")
 UNIT = (0.0, 1.0)
-MOST = 1.0  # standard deviations beyond which a reward counts as that many
+MOST = 1.0  # standard deviations beyond which an advantage counts as that many
+LEAST = 0.1  # of a reward's unit: a smaller spread is taken for noise
 # (sample (B, F, C, H, W), its clips, made (F,) bool) -> the rewards (B,) by their names
 Reward = Callable[[Tensor, Clips, Tensor], Mapping[str, Tensor]]
 
@@ -168,45 +169,42 @@ def mean_known(values: Tensor) -> Tensor:
     return values[~values.isnan()].mean()
 
 
-def weighted_sum(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Return the reward of every clip (B,): the weighted mean of the rewards by name.
+def standardised(values: Tensor, group: int, least: float = 1e-3) -> Tensor:
+    """Return numbers (B,) as distances from the mean of their group of `group` neighbours, in
+    standard deviations of all B, at least `least`. NaN is its group's mean, and so 0."""
+    groups = values.unflatten(0, (-1, group))
+    centred = (groups - groups.nanmean(1, keepdim=True)).nan_to_num(0.0).flatten()
+    return centred / centred.square().mean().sqrt().clamp(min=least)
 
-    Where a clip gives a reward no occasion, it gets the mean of the clips that do, and so neither
-    gains nor loses by it.
+
+def advantage(values: Mapping[str, Tensor], weights: Mapping[str, float], group: int) -> Tensor:
+    """Return how much better than the others of its group each clip is, in [-1, 1] (B,): 0 where
+    all are alike. Rewards by name (B,) are standardised each by itself, weighed, summed, and
+    standardised again.
+
+    DiffusionNFT (arXiv 2509.16117) centres a reward by prompt, divides by a scale Z and clips; the
+    standard deviation of the whole batch is one of its two choices of Z. Doing so reward by reward
+    first is ours: a weight then says how much a reward counts whatever its spread. In a plain sum
+    identity, which varies most, drowns its guards. A spread below LEAST is taken for noise.
     """
-    whole = max(sum(weights.values()), 1e-12)
     first = next(iter(values.values()))
     total = torch.zeros_like(first)
+    whole = max(sum(weights.values()), 1e-12)
     for name, weight in weights.items():
-        neutral = mean_known(values[name]).nan_to_num(0.0)
-        total = total + weight / whole * torch.where(values[name].isnan(), neutral, values[name])
-    return total
+        total = total + weight / whole * standardised(values[name], group, LEAST)
+    return standardised(total, group).clamp(-MOST, MOST)
 
 
-def standardised(total: Tensor, group: int) -> Tensor:
-    """Return rewards (B,) as distances from the mean of their group of `group` neighbours, in
-    standard deviations of all B, clipped to [-1, 1]; zeros where all are alike.
-
-    DiffusionNFT (arXiv 2509.16117) centres by prompt, divides by a scale Z and clips; the scale of
-    the whole batch is one of the two that it offers.
-    """
-    groups = total.unflatten(0, (-1, group))
-    centred = (groups - groups.mean(1, keepdim=True)).flatten()
-    scale = centred.square().mean().sqrt()
-    return (centred / scale.clamp(min=1e-6)).clamp(-MOST, MOST)
-
-
-def exponential_weights(total: Tensor, beta: float) -> Tensor:
+def exponential_weights(advantages: Tensor, beta: float) -> Tensor:
     """Return the weights (B,) of a batch's clips in reward-weighted distribution matching:
     exp(beta r), of mean 1.
 
     Reward Forcing's Re-DMD multiplies the loss of a roll-out by exp(beta r), with beta = 2 and r
-    the motion quality that a video reward model gives. Its r is centred by that model's own
-    training; ours is in [0, 1], so we centre and scale it within the batch (`standardised`).
-    Dividing by the mean is ours too: beta then decides which clips count, and not how large a step
-    is.
+    the motion quality that a video reward model gives, which that model's own training centred.
+    Here r is the advantage within the batch. Dividing by the mean is ours too: beta then decides
+    which clips count, and not how large a step is.
     """
-    weights = (beta * standardised(total, len(total))).exp()
+    weights = (beta * advantages).exp()
     return weights / weights.mean()
 
 
@@ -218,19 +216,23 @@ def frame_weights(
     if reward is None or config.reward is None:
         return None, {}
     values = reward(sample, clips, made)
-    total = weighted_sum(values, config.reward)
-    weights = exponential_weights(total, config.beta)
-    return weights[:, None].expand(-1, int(made.sum())), reward_columns(values, total)
+    weights = exponential_weights(advantage(values, config.reward, len(sample)), config.beta)
+    columns = reward_columns(values, config.reward)
+    return weights[:, None].expand(-1, int(made.sum())), columns
 
 
-def optimality(total: Tensor, group: int) -> Tensor:
-    """Return the probability r in [0, 1] (B,) that each clip is optimal among the `group` of its
-    prompt: 1/2 is as good as the group's mean (DiffusionNFT, arXiv 2509.16117, section 3)."""
-    return 0.5 + 0.5 * standardised(total, group)
+def optimality(advantages: Tensor) -> Tensor:
+    """Return the probability r in [0, 1] (B,) that each clip is optimal among those of its prompt:
+    1/2 is as good as their mean (DiffusionNFT, arXiv 2509.16117, section 3)."""
+    return 0.5 + 0.5 * advantages
 
 
-def reward_columns(values: Mapping[str, Tensor], total: Tensor) -> dict[str, float]:
-    """Return the columns of the log: the mean reward, and that of every reward by name, of the
-    clips that give it occasion (NaN where none does)."""
-    each = {f"reward_{name}": round(mean_known(found).item(), 4) for name, found in values.items()}
-    return {"reward": round(total.mean().item(), 4), **each}
+def reward_columns(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> dict[str, float]:
+    """Return the columns of the log: the weighted mean reward of what has occasion, and the mean of
+    every reward by name (NaN where no clip gives it occasion)."""
+    means = {name: mean_known(found).item() for name, found in values.items()}
+    known = {name: weight for name, weight in weights.items() if means[name] == means[name]}
+    whole = max(sum(known.values()), 1e-12)
+    total = sum(weight / whole * means[name] for name, weight in known.items())
+    each = {f"reward_{name}": round(mean, 4) for name, mean in means.items()}
+    return {"reward": round(total, 4), **each}
