@@ -149,13 +149,13 @@ def _world_to_train(starts: Mapping[str, Bundle | None], store: Any) -> str | No
             remedy="give checkpoints of one world",
         )
     own = bundles[0].world_name if bundles else None
-    stored = world_of(getattr(store, "store", store))
+    stored = stored_world(getattr(store, "store", store))
     if bundles and stored is not None:
         check_store(store, stored, own)
     return own if bundles else stored or DEFAULT
 
 
-def world_of(store: Any) -> str | None:
+def stored_world(store: Any) -> str | None:
     """Return the name of the world of a store or of the one in a folder; None where it is of other
     videos, or not there yet."""
     if isinstance(store, (str, Path)):
@@ -343,7 +343,7 @@ def opened(store: Any, preset: str, world: str | None = None) -> Any:
     (None: the default one). Presets but smoke and toy take whatever films there are; where there
     are none, a preset of one's own takes the toybox's. CinelabError for a store of another
     world."""
-    found = world_of(store)
+    found = stored_world(store)
     if found is not None and world is not None:
         check_store(store, found, world)
     if not isinstance(store, (str, Path)):
