@@ -31,6 +31,7 @@ from cinelab.train import (
     recogniser,
     teacher_forcing,
 )
+from cinelab.train.gan import GanConfig
 from cinelab.zoo.checkpoints import fingerprint, load_codec, toy_encoder
 
 Results = dict[str, object]
@@ -196,6 +197,7 @@ TRAINING = {
     "dmd-causal-score": partial(dmd_steps, {"score": "autoregressive"}),
     "dmd-true-history": partial(dmd_steps, TRUE_HISTORY),
     "dmd-fp32": partial(dmd_steps, {"bf16": False}),
+    "dmd-adversarial": partial(dmd_steps, {"gan": GanConfig(clips=4, steps=2), "bf16": False}),
     "dmd-known": partial(dmd_steps, {"known": 1.0, "chunk": 2, "lengths": (4, 8), "bf16": False}),
     "codec": codec_steps,
     "recogniser": recogniser_steps,

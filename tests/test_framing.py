@@ -12,13 +12,15 @@ from cinelab.lab.studies import framing_study as study
 from cinelab.metrics.metric import METRICS
 from cinelab.metrics.rows import Row, row_table
 from cinelab.metrics.toybox import framing
+from cinelab.world.worlds import world_named
 
 UNSEEN = 950_000
+WORLD = world_named("toybox-1")
 
 
 @pytest.fixture(scope="module")
 def films():
-    return list(framing.true_films(UNSEEN, 12))
+    return list(framing.true_films(WORLD, UNSEEN, 6))
 
 
 def shifted(frames, pixels):
@@ -47,7 +49,7 @@ def test_the_reader_has_no_preference_for_the_middle(films):
             left, right = film.boxes[frames][:, [0, 2]].T
             true = np.minimum(left + wide // 4, wide) + np.minimum(right + wide // 4, wide)
             moved = shifted(film.frames[frames], wide // 4)
-            found = framing.locator().centres(moved, attributes)
+            found = framing.locator(WORLD.name).centres(moved, attributes)
             away += (found - true / 2 / wide).tolist()
     assert np.abs(away).mean() < 0.05
 
@@ -73,12 +75,12 @@ def test_a_figure_that_is_not_there_is_at_the_edge(films):
     shot = films[0].plan.shots[0].attributes
     sky = np.broadcast_to(films[0].frames[:, :1, :1], films[0].frames.shape)
     empty = sky[slice(*framing.spans_of(films[0].plan)[0])]
-    assert np.isnan(framing.locator().centres(empty, shot)).all()
+    assert np.isnan(framing.locator(WORLD.name).centres(empty, shot)).all()
     assert framing.offsets_of(np.array([np.nan, 0.5, 0.1])).tolist() == [0.5, 0.0, 0.4]
     gone = measured(sky[None], films[:1])
     assert gone["at the edge"] == 1 and gone["framing offset"] == 0.5
     unknown = shot | {"colour": "no colour"}
-    assert np.isnan(framing.locator().centres(films[0].frames, unknown)).all()
+    assert np.isnan(framing.locator(WORLD.name).centres(films[0].frames, unknown)).all()
 
 
 def test_drift_is_over_the_appearances_of_one_character(films):

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any, cast
 
 import numpy as np
@@ -73,7 +74,7 @@ def framing_cell(
     store: Store | str | Path,
     head: str,
     *,
-    init: str = "toybox-2step",
+    init: str = "toybox-base",
     real: str = "toybox-bidirectional-24",
     seed: int = 0,
     updates: int = 500,
@@ -97,20 +98,25 @@ def framing_cell(
         preset=preset,
         changes=changes or {},
     )
-    reader = load_recogniser()
-    sizes = SMOKE if preset == "smoke" else {"films": films}
     bundle = replace(zoo.load(init), sampling=stage.config.sampling)
+    reader = load_recogniser(world=bundle.world)
+    sizes = SMOKE if preset == "smoke" else {"films": films}
     parts = folder / "measured"
     for done, model in measured_students(stage, parts, bundle, updates=updates, every=every):
         student = replace(bundle, model=cast(CausalWan, model))
+        began = perf_counter()
         rows = measure_student(student, reader, seed, **sizes)
+        left = (updates - done) / every * (perf_counter() - began) / 60
+        print(f"{done} updates: measured; {left:.0f} minutes of measuring are left", flush=True)
         if done == 0:
             rows = pd.concat([rows, true_rows(bundle, reader, seed, sizes)], ignore_index=True)
         save_rows(rows.assign(updates=done), parts / f"{done:05d}.parquet")
     tables = [load_rows(path) for path in sorted(parts.glob("*.parquet"))]
     rows = pd.concat(tables, ignore_index=True).assign(head=head, seed=seed)
     save_rows(rows, folder / "rows.parquet")
-    error = locating_error(true_films(HELD_OUT + seed, 2 if preset == "smoke" else READ))
+    error = locating_error(
+        true_films(bundle.world, HELD_OUT + seed, 2 if preset == "smoke" else READ)
+    )
     about = {
         "head": head,
         "seed": seed,

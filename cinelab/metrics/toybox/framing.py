@@ -24,13 +24,12 @@ import numpy as np
 
 from cinelab.metrics.rows import WHOLE, Row, clip_of
 from cinelab.readable import Readable
-from cinelab.world import casting, render
-from cinelab.world.casting import FilmPlan, plan_timeline
-from cinelab.world.render import Rendered
+from cinelab.world.plans import FilmPlan, Rendered
+from cinelab.world.worlds import World, world_named, world_of
 
 LEARNT_FROM = 900_000  # seed of the films that a locator is learnt from, used for nothing else
-FILMS = 120  # of them, each of LATENTS latent frames
-LATENTS = 12
+FILMS = 60  # of them, each of LATENTS latent frames
+LATENTS = 24
 # attributes that decide the colours of a figure and of what is behind it, and the figure's size
 FIGURE = ("colour", "time")
 BEHIND = ("setting", "time")
@@ -68,7 +67,7 @@ def entries_of(film: Rendered) -> Iterator[tuple[slice, Mapping[str, str]]]:
 
 def spans_of(plan: FilmPlan) -> Sequence[tuple[int, int]]:
     """Return first frame and end of each entry of a plan."""
-    return plan_timeline(plan, render.FPS, render.STRIDE).entry_spans
+    return world_of(plan).timeline(plan).entry_spans
 
 
 @dataclass(frozen=True)
@@ -180,26 +179,26 @@ def _densest(profile: np.ndarray, width: float) -> tuple[np.ndarray, np.ndarray]
 
 
 @cache
-def locator() -> FigureLocator:
-    """Return the locator of the toybox, learnt when it is first asked for: some seconds."""
-    return FigureLocator.learnt(true_films(LEARNT_FROM, FILMS))
+def locator(world: str) -> FigureLocator:
+    """Return the locator of a world by its name, learnt when it is first wanted: some seconds."""
+    return FigureLocator.learnt(true_films(world_named(world), LEARNT_FROM, FILMS))
 
 
-def true_films(seed: int, films: int) -> Iterator[Rendered]:
-    """Yield true films with their boxes."""
+def true_films(world: World, seed: int, films: int) -> Iterator[Rendered]:
+    """Yield true films of a world with their boxes."""
     for index in range(films):
-        yield render.render(casting.cast_film(seed, index, LATENTS, (2, 4)))
+        yield world.render(world.cast_film(seed, index, LATENTS))
 
 
 def locating_error(films: Iterable[Rendered], found: FigureLocator | None = None) -> np.ndarray:
     """Return how far the located centre is from the box's, frame by frame, signed, in frame widths;
     NaN where no figure was found."""
-    found = found or locator()
     parts = []
     for film in films:
+        reader = found or locator(film.plan.world)
         for frames, attributes in entries_of(film):
             true = film.boxes[frames][:, [0, 2]].mean(1) / film.frames.shape[2]
-            parts.append(found.centres(film.frames[frames], attributes) - true)
+            parts.append(reader.centres(film.frames[frames], attributes) - true)
     return np.concatenate(parts)
 
 
@@ -213,12 +212,12 @@ def framing_rows(
     frames: np.ndarray, plans: Sequence[FilmPlan], found: FigureLocator | None = None
 ) -> list[Row]:
     """Rows of the three metrics, of frames uint8 (B, F, H, W, 3) of planned films."""
-    found = found or locator()
     rows = []
     for film, plan in enumerate(plans):
+        reader = found or locator(plan.world)
         offsets = []
         for number, (span, shot) in enumerate(zip(spans_of(plan), plan.shots, strict=True), 1):
-            centres = found.centres(frames[film, slice(*span)], shot.attributes)
+            centres = reader.centres(frames[film, slice(*span)], shot.attributes)
             offsets.append(float(offsets_of(centres).mean()))
             seen = centres[~np.isnan(centres)]
             edge = not len(seen) or abs(seen.mean() - 0.5) > EDGE
