@@ -399,6 +399,18 @@ def test_the_claims_find_hacking_and_its_cure():
     assert len(study.reward_table(made_rows())) == 12
 
 
+@pytest.mark.parametrize("method", reward_cell.METHODS)
+def test_an_arm_weighs_what_counts_and_measures_the_rest(method, tmp_path):
+    setting = {"student": "toybox-2step", "preset": "smoke", "seed": 1}
+    made = reward_cell.reward_training(tmp_path, tmp_path, method=method, arm="identity", **setting)
+    weights = made.config.reward
+    assert weights["identity"] == 1 and set(weights.values()) == {0.0, 1.0}
+    assert set(reward_cell.MEASURED_REWARDS) == set(weights)
+    student = load("toybox-2step")
+    assert made.config.sampling == student.sampling and made.config.seed == 1
+    assert made.config.max_distance == student.max_distance
+
+
 def test_an_unknown_arm_or_method_is_refused():
     with pytest.raises(CinelabError, match="arm is 'all'; use one of none, identity"):
         reward_cell.reward_weights("all")

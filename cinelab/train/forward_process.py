@@ -20,6 +20,10 @@ it would blur the student. This loss does not: at r = 1/2 it is least at v_theta
 v_old is, and its gradient there is 2 m (2 r - 1) (v_old - v), so that only clips above or below
 their group's mean move the student.
 
+At t = 1 fresh noise says nothing of the clip, so that the step there is one shift for all noises,
+towards the mean of the better clips. A few-step student decides looks at that level, and this shift
+makes them alike. It is left out unless `pure_noise` asks for it (ours).
+
 The paper weighs the two errors by a self-normalised factor that depends on t, and trains adapters;
 we leave the weight at 1 and train what the job trains.
 """
@@ -77,6 +81,8 @@ class ForwardProcessTraining(Computing):
     policy: Policy = field(default_factory=CAMR)  # of the student's memory, in roll-out and loss
     # weights of rewards by name (see train.rewards)
     reward: Mapping[str, float] = field(default_factory=lambda: dict(GUARDED))
+    # whether the level t = 1 is drawn, where x_t says nothing of the clip that it is noised from
+    pure_noise: bool = False
     mixture: float = 1.0  # m: how far v+ and v- are from v_old
     rise: float = 0.001  # of the old policy's decay a step ...
     most: float = 0.5  # ... up to this
@@ -105,6 +111,11 @@ class ForwardProcessTraining(Computing):
                 f"batch is {self.batch} clips, which groups of {self.group} do not fill; give a "
                 "multiple of group."
             )
+        if not len(self.drawn_levels()):
+            raise CinelabError(
+                "sampling has the level 1 alone, which pure_noise=False leaves out; set "
+                "pure_noise to true, or take a student of more levels."
+            )
         if not self.lengths:
             raise CinelabError("lengths names none; give latent frames of a roll-out, like [12].")
         for frames in self.lengths:
@@ -112,6 +123,11 @@ class ForwardProcessTraining(Computing):
                 raise CinelabError(
                     f"lengths has {frames} latent frames, which chunk={self.chunk} does not divide."
                 )
+
+    def drawn_levels(self) -> Tensor:
+        """Return the student's levels that are drawn (n,)."""
+        levels = self.sampling.levels()[:-1].float()
+        return levels if self.pure_noise else levels[levels < 1]
 
     @property
     def history(self) -> str:
@@ -163,7 +179,7 @@ def noised_at_levels(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return noised x, its timesteps t (B, F), a level of the student a chunk, and the path's
     velocity v at x, of the shape of x0 (B, F, C, H, W)."""
-    levels = to_device(config.sampling.levels()[:-1].float(), x0.device)
+    levels = to_device(config.drawn_levels(), x0.device)
     shape = (x0.shape[0], x0.shape[1])
     drawn = draw_levels(len(levels), shape, config.chunk, levels="chunk", rng=rng, on=x0)
     t = levels[drawn]
