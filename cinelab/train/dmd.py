@@ -67,7 +67,7 @@ class DmdTraining(Computing):
     policy: Policy = field(default_factory=CAMR)  # of the student's memory in its roll-outs
     loss: str = "mse"  # of the student: a registered name or an import path (see train.losses)
     # weights of rewards by name (see train.rewards): each clip's loss times exp(beta r)
-    reward: Mapping[str, float] | None = None
+    reward: dict[str, float] | None = None
     beta: float = 2.0
     score: str = "bidirectional"  # whose judgement: both scores are of this kind
     # what the student remembers: what it made, or the truth (causal score distillation)

@@ -22,7 +22,8 @@ their group's mean move the student.
 
 At t = 1 fresh noise says nothing of the clip, so that the step there is one shift for all noises,
 towards the mean of the better clips. A few-step student decides looks at that level, and this shift
-makes them alike. It is left out unless `pure_noise` asks for it (ours).
+makes them alike; `pure_noise=False` leaves that level out (ours), which keeps looks apart and holds
+the student less: watch the loss, which grows where clips get noisier.
 
 The paper weighs the two errors by a self-normalised factor that depends on t, and trains adapters;
 we leave the weight at 1 and train what the job trains.
@@ -80,9 +81,9 @@ class ForwardProcessTraining(Computing):
     )
     policy: Policy = field(default_factory=CAMR)  # of the student's memory, in roll-out and loss
     # weights of rewards by name (see train.rewards)
-    reward: Mapping[str, float] = field(default_factory=lambda: dict(GUARDED))
+    reward: dict[str, float] = field(default_factory=lambda: dict(GUARDED))
     # whether the level t = 1 is drawn, where x_t says nothing of the clip that it is noised from
-    pure_noise: bool = False
+    pure_noise: bool = True
     mixture: float = 1.0  # m: how far v+ and v- are from v_old
     rise: float = 0.001  # of the old policy's decay a step ...
     most: float = 0.5  # ... up to this
