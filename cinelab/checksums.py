@@ -16,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -87,7 +88,7 @@ def without(values: dict, key: str) -> dict:
 
 def write_arrays(path: str | Path, arrays: dict[str, np.ndarray]) -> None:
     """Write a .npz that knows the name and the checksum of each of its arrays."""
-    sums = {"name": Path(path).name} | {name: _digest(array) for name, array in arrays.items()}
+    sums = {"name": Path(path).name} | {name: array_digest(array) for name, array in arrays.items()}
     whole: dict[str, Any] = arrays | {
         ARRAYS: np.frombuffer(json.dumps(sums, sort_keys=True).encode(), np.uint8)
     }
@@ -110,7 +111,7 @@ def read_arrays(path: str | Path, names: Iterable[str], remedy: str) -> list[np.
             f"{path} is cut short or broken ({type(error).__name__}); {remedy}."
         ) from error
     if odd := next(
-        (name for name in found if sums and sums.get(name) != _digest(found[name])), None
+        (name for name in found if sums and sums.get(name) != array_digest(found[name])), None
     ):
         raise CinelabError(
             f"{path} has changed since it was written: {odd} is another array; {remedy}."
@@ -120,7 +121,18 @@ def read_arrays(path: str | Path, names: Iterable[str], remedy: str) -> list[np.
     return list(found.values())
 
 
-def _digest(array: np.ndarray) -> str:
+def stated_digests(file: ZipFile) -> dict[str, str]:
+    """Return what an opened .npz states of itself: its own name, and the checksum of each of its
+    arrays; {} of one that was written before there were any."""
+    if f"{ARRAYS}.npy" not in file.namelist():
+        return {}
+    with file.open(f"{ARRAYS}.npy") as entry:
+        stated: dict[str, str] = parse_json(np.lib.format.read_array(entry).tobytes())
+    return stated
+
+
+def array_digest(array: np.ndarray) -> str:
+    """Return the checksum of an array: of its kind, its shape and its numbers."""
     return checksum_of(f"{array.dtype} {array.shape}".encode(), np.ascontiguousarray(array).data)
 
 

@@ -278,7 +278,7 @@ def test_the_shipped_cards_are_compared_from_any_folder(tmp_path):
 
 def test_a_paragraph_of_a_help_text_has_no_line_break():
     """typer would keep the breaks of a docstring in the list of commands."""
-    for app in (cli.app, cli.evaluation.app):
+    for app in (cli.app, cli.evaluation.app, cli.data.app):
         helps = {command.name: command.help for command in app.registered_commands}
         assert helps
         for name, text in helps.items():

@@ -181,7 +181,7 @@ def blocks(page: str, folder: Path) -> list[str]:
 def registered():
     """What a page registers is forgotten afterwards."""
     rooms = [resolve(home) for home in HOMES.values()]
-    before = [dict(room._things) for room in rooms]
+    before = [{name: room.get(name) for name in room} for room in rooms]
     yield
     for room, things in zip(rooms, before, strict=True):
         room._things = things

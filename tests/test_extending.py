@@ -70,7 +70,7 @@ PLAY = Screenplay("Two", (Shot(CAT, 1.0), Shot(ROBOT, 0.75), Shot(CAT, 0.75)), s
 def own():
     """The user's module; what it registers is forgotten afterwards."""
     rooms = [resolve(home) for home in HOMES.values()]
-    before = [dict(room._things) for room in rooms]
+    before = [{name: room.get(name) for name in room} for room in rooms]
     yield import_module("own_things")
     sys.modules.pop("own_things")
     for room, things in zip(rooms, before, strict=True):
@@ -691,7 +691,7 @@ def test_the_pages_examples_run(page, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
     made = {}
-    kept = {room: dict(room._things) for room in map(resolve, HOMES.values())}
+    kept = {r: {name: r.get(name) for name in r} for r in map(resolve, HOMES.values())}
     try:
         for room in kept:
             room._things = {

@@ -23,7 +23,7 @@ from cinelab.jobs.job import RANDOM, Data, Job
 from cinelab.latent.store import StoreConfig
 from cinelab.limits import shown_path
 from cinelab.texts import JOB, read_yaml
-from cinelab.world.worlds import world_named
+from cinelab.world.worlds import DEFAULT, world_named
 from cinelab.zoo import checkpoints as zoo
 
 KEEPS = ("weights", "log", "card")
@@ -40,16 +40,19 @@ class Films:
     latents: int = 24
     longest: int = 6
     shard: int = 100
+    world: str = ""  # that plans and draws them; "" = the newest
 
     @property
     def config(self) -> StoreConfig:
         """The store's settings."""
-        return replace(StoreConfig(), **{one.name: getattr(self, one.name) for one in fields(self)})
+        given = {one.name: getattr(self, one.name) for one in fields(self)}
+        return replace(StoreConfig(), **given | {"world": self.world or DEFAULT})
 
     @property
     def name(self) -> str:
         """The name of the store's folder."""
-        return f"films-{self.seed}-{self.films}-{self.latents}-{self.longest}"
+        world = f"-{self.world}" if self.world else ""
+        return f"films-{self.seed}-{self.films}-{self.latents}-{self.longest}{world}"
 
     def words(self) -> list[str]:
         """Return the recipe as arguments of `toy_films`."""
@@ -59,7 +62,7 @@ class Films:
     def add_to(cls, parser: argparse.ArgumentParser) -> None:
         """Add those arguments to a parser."""
         for one in fields(cls):
-            parser.add_argument(f"--{one.name}", type=int, default=one.default)
+            parser.add_argument(f"--{one.name}", type=type(one.default), default=one.default)
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> "Films":

@@ -13,12 +13,14 @@ from typing import Annotated, Any
 import typer
 
 from cinelab.cli import (
+    data,
     evaluation,
     films,
     ledger,
     machine,
     notebooks,
     plan,
+    recipe,
     results,
     speed,
     sweeps,
@@ -50,13 +52,27 @@ COMMANDS: dict[str, Callable] = {
     "doctor": machine.doctor_command,
     "train": train.train_command,
     "clips": train.clips_command,
+    "recipe": recipe.recipe_command,
+    "adopt": recipe.adopt_command,
     "plan": plan.plan_command,
     "convert": weights.convert_command,
 }
 
 # those that take --device
 COMPUTING = {
-    *("film", "direct", "demo", "lab", "score", "sweep", "bench", "race", "train", "clips"),
+    *(
+        "film",
+        "direct",
+        "demo",
+        "lab",
+        "score",
+        "sweep",
+        "bench",
+        "race",
+        "train",
+        "clips",
+        "recipe",
+    ),
 }
 
 app = typer.Typer(
@@ -67,6 +83,7 @@ app = typer.Typer(
     help="Train, dissect and direct real-time autoregressive multi-shot video models.",
 )
 app.add_typer(evaluation.app, name="eval")
+app.add_typer(data.app, name="data")
 for name, command in COMMANDS.items():
     app.command(name)(on_device(command) if name in COMPUTING else command)
 
@@ -78,7 +95,11 @@ def _flowing(text: str | None) -> str:
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
 
 
-for registered in (*app.registered_commands, *evaluation.app.registered_commands):
+for registered in (
+    *app.registered_commands,
+    *evaluation.app.registered_commands,
+    *data.app.registered_commands,
+):
     registered.help = _flowing(registered.callback.__doc__)
 
 Modules = Annotated[

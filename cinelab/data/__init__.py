@@ -9,6 +9,7 @@ cutting             their shots and captions
 layout, planning    which clip of which shot stands where, so that no latent frame is wasted
 reader              frames at the data set's rate and size
 build               encode and store, resumable, in shares;   toybox   the same for drawn films
+toybox_jobs         a toybox store built by several processes at once: `build_at_once`
 settings            `DataConfig`
 """
 

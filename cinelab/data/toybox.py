@@ -9,18 +9,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from cinelab.checksums import read_sealed, write_arrays, write_sealed
 from cinelab.errors import CinelabError
-from cinelab.latent.codec import ToyCodec, device_of, encoded
+from cinelab.latent.codec import Codec, device_of, encoded
 from cinelab.latent.store import AGAIN, StoreConfig
 from cinelab.outputs import writing_share
 from cinelab.script.prompts import WordEncoder, split_words
+from cinelab.world.plans import FilmPlan
 from cinelab.world.worlds import world_named
 
 
 def film_arrays(
-    config: StoreConfig, index: int, codec: ToyCodec, encoder: WordEncoder
+    config: StoreConfig, index: int, codec: Codec, encoder: WordEncoder
 ) -> dict[str, np.ndarray]:
     """Return one film: rendered, encoded, with its prompts as word numbers."""
     world = world_named(config.world)
@@ -42,7 +44,15 @@ def film_arrays(
         "words": words,
         "slot": np.array(plan.prompt_of_latent, np.int16),
         "shot": np.array(plan.shot_of_latent, np.int16),
+        "who": of_latents(plan, "character"),
+        "where": of_latents(plan, "place"),
     }
+
+
+def of_latents(plan: FilmPlan, name: str) -> np.ndarray:
+    """Return a number that a plan gives each of its shots, for every latent frame (F,)."""
+    counts = [shot.latents for shot in plan.shots]
+    return np.repeat([getattr(shot, name) for shot in plan.shots], counts).astype(np.int16)
 
 
 def prompts_per_film(config: StoreConfig) -> int:
@@ -53,7 +63,7 @@ def prompts_per_film(config: StoreConfig) -> int:
 def build_toybox(
     folder: Path,
     config: StoreConfig,
-    codec: ToyCodec,
+    codec: Codec,
     encoder: WordEncoder,
     fingerprint: str,
     part: tuple[int, int] = (0, 1),
@@ -72,28 +82,40 @@ def build_toybox(
 def _build(
     folder: Path,
     config: StoreConfig,
-    codec: ToyCodec,
+    codec: Codec,
     encoder: WordEncoder,
     fingerprint: str,
     part: tuple[int, int],
     tell: Callable[[int], None],
 ) -> Iterator[int]:
-    _claim(folder, config, fingerprint)
-    codec.eval()
-    for start in range(0, config.films, config.shard):
-        path = folder / f"{start:06d}.npz"
-        if (start // config.shard) % part[1] != part[0] or path.exists():
-            continue
+    claim_store(folder, config, fingerprint)
+    if isinstance(codec, nn.Module):
+        codec.eval()
+    for indices in missing_shards(folder, config, part):
         films = []
-        for index in range(start, min(start + config.shard, config.films)):
+        for index in indices:
             films.append(film_arrays(config, index, codec, encoder))
             tell(index + 1)
         arrays = {key: np.stack([film[key] for film in films]) for key in films[0]}
-        write_arrays(path, arrays)
-        yield start + len(films)
+        write_arrays(shard_path(folder, indices), arrays)
+        yield indices.stop
 
 
-def _claim(folder: Path, config: StoreConfig, fingerprint: str) -> None:
+def missing_shards(
+    folder: Path, config: StoreConfig, part: tuple[int, int] = (0, 1)
+) -> list[range]:
+    """Return the films of every shard of share `part` = (mine, of how many) that is not there."""
+    starts = range(0, config.films, config.shard)[part[0] :: part[1]]
+    shards = [range(start, min(start + config.shard, config.films)) for start in starts]
+    return [films for films in shards if not shard_path(folder, films).exists()]
+
+
+def shard_path(folder: Path, films: range) -> Path:
+    """Return the file of a shard: it is named by its first film."""
+    return folder / f"{films.start:06d}.npz"
+
+
+def claim_store(folder: Path, config: StoreConfig, fingerprint: str) -> None:
     """Write store.json. Refuse a store of another codec or another recipe."""
     path = folder / "store.json"
     mine = asdict(config) | {"codec": fingerprint}

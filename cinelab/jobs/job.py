@@ -40,8 +40,20 @@ class Data:
     path: str
     # of clips of toybox or films: with a "film" or "anywhere"; None = films: film, toybox: anywhere
     begin: str | None = None
+    # of toybox: further stores, and the share of the clips that each gives
+    also: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self):
+        if self.also and self.kind != "toybox":
+            raise CinelabError(
+                f"store.also is given for kind {self.kind!r}; it mixes stores of kind toybox "
+                "alone, so leave it out."
+            )
+        if self.also and not 0 < sum(self.also.values()) < 1:
+            raise CinelabError(
+                f"store.also gives shares that add up to {sum(self.also.values()):g}; more than 0 "
+                f"and less than 1 is expected, for the rest is that of {shown_path(self.path)}."
+            )
         if self.begin is not None and self.kind not in ("toybox", *KINDS):
             raise CinelabError(
                 f"store.begin is {self.begin!r} for kind {self.kind!r}, which says itself where "

@@ -12,6 +12,7 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.jobs.job import KINDS, RANDOM, Data, Job
 from cinelab.jobs.networks import fingerprint_at, place_of
+from cinelab.latent.mixed import MixedStore
 from cinelab.latent.placed import PlacedClips
 from cinelab.latent.store import Clips, Store, unconditional_words, world_of_store
 from cinelab.seeds import rng_at
@@ -40,6 +41,10 @@ def _opened(data: Data, config: Any) -> Any:
         raise CinelabError(
             f"Store {data.path} is not there; build it first, or correct store.path."
         )
+    if data.also:
+        shares = {data.path: 1 - sum(data.also.values())} | data.also
+        encoder = zoo.toy_encoder(world=world_of_store(data.path))
+        return MixedStore(shares, encoder, **_begin(data))
     if data.kind == "toybox":
         encoder = zoo.toy_encoder(world=world_of_store(data.path))
         return Store(Path(data.path), encoder, **_begin(data))

@@ -171,10 +171,10 @@ def recipe_of_toybox(job: Job, run: SharedRun) -> dict | None:
     if job.store.kind == "toybox":
         world = world_named(named_in(recipe))
         return {"fps": world.fps, "size": world.size, WORLD: world.name}
-    world = next((one for one in map(world_named, WORLDS) if _encoded_by(one, recipe)), None)
-    if world is None:
-        return None
-    return {"fps": recipe["fps"], "size": tuple(recipe["size"]), WORLD: world.name}
+    for world in map(world_named, WORLDS):
+        if _encoded_by(world, recipe):
+            return {"fps": recipe["fps"], "size": tuple(recipe["size"]), WORLD: world.name}
+    return None
 
 
 def _encoded_by(world: World, recipe: dict) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from cinelab.latent.store import Clips
 from cinelab.ops.tensors import to_device
 
-PARTS = ("latents", "text", "slot", "shot")
+PARTS = ("latents", "text", "slot", "shot", "who", "where")
 
 
 class PlacedClips:
@@ -35,7 +35,11 @@ class PlacedClips:
     def clips(self, count: int, frames: int, rng: torch.Generator) -> Clips:
         """Return `count` clips of `frames` latent frames on the device."""
         clips: Clips = self.drawn_from.clips(count, frames, rng)
-        parts = {name: to_device(getattr(clips, name), self.device) for name in PARTS}
+        parts = {
+            name: to_device(part, self.device)
+            for name in PARTS
+            if (part := getattr(clips, name)) is not None
+        }
         controls = {name: to_device(x, self.device) for name, x in clips.controls.items()}
         return replace(clips, **parts, controls=controls)
 

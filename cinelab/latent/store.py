@@ -13,13 +13,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from cinelab.checksums import read_arrays, read_sealed
+from cinelab.checksums import read_sealed
 from cinelab.errors import CinelabError
 from cinelab.flow.condition import Condition
+from cinelab.latent.shards import AGAIN, StoredLatents, array_of, in_memory, stored_arrays
 from cinelab.ops.tensors import to_device
 from cinelab.readable import Readable
 from cinelab.script.prompts import WordEncoder
@@ -28,8 +28,9 @@ from cinelab.seeds import integers, uniform
 from cinelab.world.plans import UNNAMED
 from cinelab.world.worlds import named_in
 
-ARRAYS = ("latents", "words", "slot", "shot")
-AGAIN = "remove it and build the store again"
+ARRAYS = ("words", "slot", "shot")  # beside the latents
+# which character and place of its film a latent frame shows; older stores do not state it
+TRUTH = ("who", "where")
 # of a device's free memory, at most, is taken by the latents of a store
 MOST = 0.3
 # where clips of a store begin: with their films, or at any latent frame
@@ -63,6 +64,8 @@ class Clips(Readable):
 
     latents (B, F, C, h, w)   text (B, P + 1, L, E), the last prompt empty   slot, shot (B, F) long
     controls: name -> (B, F, ...), a signal a latent frame (see `cinelab.flow.condition`)
+    who, where (B, F) long: which character and which place of its film a latent frame shows; None
+    where the store does not state it
     """
 
     latents: Tensor
@@ -70,6 +73,8 @@ class Clips(Readable):
     slot: Tensor
     shot: Tensor
     controls: Mapping[str, Tensor] = field(default_factory=dict)
+    who: Tensor | None = None
+    where: Tensor | None = None
 
     @property
     def condition(self) -> Condition:
@@ -88,6 +93,8 @@ class Clips(Readable):
             self.slot.to(device),
             self.shot.to(device),
             {name: x.to(device) for name, x in self.controls.items()},
+            None if self.who is None else self.who.to(device),
+            None if self.where is None else self.where.to(device),
         )
 
 
@@ -138,7 +145,8 @@ def unconditional_words(store: Any, unconditional: str) -> Tensor:
 
 
 class Store:
-    """All films of a store, in memory and in half precision.
+    """All films of a store, in half precision. Latents stay on disk and are read clip by clip
+    (`cinelab.latent.shards`); what else there is of a film is small and held in memory.
 
     The toybox's recipes take clips that are shorter than its films from anywhere, so that the first
     latent frame of most holds `stride` frames and not the still of a film's beginning;
@@ -148,16 +156,19 @@ class Store:
 
     def __init__(self, folder: Path, encoder: WordEncoder, begin: str = "anywhere"):
         self.begin = check_begin(begin)
-        paths = sorted(Path(folder).glob("*.npz"))
+        self.folder = Path(folder)
+        paths = sorted(self.folder.glob("*.npz"))
         if not paths:
             raise CinelabError(
                 f"Store {folder} is empty; build it first (notebook 13_teacher_forcing does)."
             )
-        parts = [_load(path) for path in paths]
-        self.folder = Path(folder)
-        self.latents, self.words, self.slot, self.shot = (
-            torch.from_numpy(np.concatenate([part[key] for part in parts])) for key in ARRAYS
-        )
+        self.latents: StoredLatents | Tensor
+        shards = [stored_arrays(path) for path in paths]
+        self.latents = StoredLatents([array_of(one, "latents") for one in shards])
+        self.words, self.slot, self.shot = (in_memory(shards, name) for name in ARRAYS)
+        stated = all(name in one for one in shards for name in TRUTH)
+        self.truth = {name: in_memory(shards, name) for name in TRUTH} if stated else {}
+        _check_counts(self)
         self.recipe = read_sealed(Path(folder) / "store.json", AGAIN)
         place = torch.arange(encoder.length)
         rows = encoder.codes[self.words.long().clamp(min=0)[:1]]  # probes the vocabulary early
@@ -214,16 +225,24 @@ class Store:
         prompts = (first + torch.arange(used)).clamp(max=self.words.shape[1] - 1)  # (B, used)
         text = self.embed(to_device(self.words[rows, prompts], self.device))
         empty = torch.zeros_like(text[:, :1])
+        truth = {
+            name: to_device(x[rows, columns].long(), self.device) for name, x in self.truth.items()
+        }
         return Clips(
             self._latents(rows, columns).float(),
             torch.cat([text, empty], 1),
             to_device(slot - first, self.device),
             to_device(shot - shot[:, :1], self.device),
+            who=truth.get("who"),
+            where=truth.get("where"),
         )
 
     def _latents(self, rows: Tensor, columns: Tensor) -> Tensor:
         """Return the latents (B, F, C, h, w) of films `rows` (B, 1) at frames `columns` (B, F), on
         the device, in half precision."""
+        if isinstance(self.latents, StoredLatents):
+            found = self.latents.gather(rows[:, 0], columns[:, 0], columns.shape[1])
+            return to_device(found, self.device)
         where = self.latents.device
         gathered = self.latents[to_device(rows, where), to_device(columns, where)]
         return to_device(gathered, self.device)
@@ -251,8 +270,14 @@ class Store:
         return (self._codes[words.long().clamp(min=0)] + self._places) * known
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
-    return dict(zip(ARRAYS, read_arrays(path, ARRAYS, AGAIN), strict=True))
+def _check_counts(store: Store) -> None:
+    """Raise CinelabError where the arrays of a store are not of the same films."""
+    for name in ARRAYS:
+        if len(getattr(store, name)) != len(store):
+            raise CinelabError(
+                f"Store {store.folder} holds latents of {len(store)} films and {name} of "
+                f"{len(getattr(store, name))}; {AGAIN}."
+            )
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,7 @@ from cinelab.train.optim import (
     Optim,
     adamw,
     clip_gradients,
+    optimizer_of,
     rate,
     require_finite,
     set_learning_rate,
@@ -128,7 +129,7 @@ class Learner:
         self.name = name
         self.prefix = name and f"{name}_"
         self.moved = MovedWeights(model)
-        self.optimizer = adamw(model, optim)
+        self.optimizer = optimizer_of(model, optim)
         for head in self.heads.values():
             for group in adamw(head, optim).param_groups:
                 self.optimizer.add_param_group(group | {"times": head_rate})

@@ -2,7 +2,7 @@
 average."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from cinelab.errors import CinelabError
+from cinelab.train.muon import MuonAdamW, hidden_matrices
+
+METHODS = ("adamw", "muon")
 
 
 @dataclass(frozen=True)
 class Optim:
     """AdamW with linear warm-up, cosine decay to `floor`, gradient clipping and an averaged copy.
+
+    With `method="muon"` the matrices of the blocks are stepped by Muon (`cinelab.train.muon`).
 
     The averaged copy is what is exported, and the target of consistency distillation. `ema` is its
     decay a step (0 = the last weights). With `ema_warm` the decay of update n is at most (1 + n) /
@@ -32,21 +37,33 @@ class Optim:
     ema: float = 0.999
     ema_warm: bool = True
     ema_from: int = 0
+    method: str = "adamw"
 
     def __post_init__(self) -> None:
         if not 0 <= self.ema < 1:
             raise CinelabError(
                 f"ema is {self.ema}; give a decay of at least 0 and below 1 (0 = the last weights)."
             )
+        if self.method not in METHODS:
+            raise CinelabError(f"optim.method is {self.method!r}; use one of {', '.join(METHODS)}.")
         if self.ema_from < 0:
             raise CinelabError(
                 f"ema_from is {self.ema_from}; give the step that averaging starts at, at least 0."
             )
 
 
-def adamw(model: nn.Module, config: Optim) -> torch.optim.AdamW:
-    """Return the optimizer of what is trainable, with weight decay on matrices only."""
-    params = [p for p in model.parameters() if p.requires_grad]
+def optimizer_of(model: nn.Module, config: Optim) -> Any:
+    """Return the optimizer of what is trainable in a network."""
+    if config.method == "adamw":
+        return adamw(model, config)
+    matrices = hidden_matrices(model)
+    return MuonAdamW(list(matrices.values()), adamw(model, config, without=matrices), config.lr)
+
+
+def adamw(model: nn.Module, config: Optim, *, without: Collection[str] = ()) -> torch.optim.AdamW:
+    """Return AdamW of what is trainable, but the weights of some names, with weight decay on
+    matrices only."""
+    params = [p for name, p in model.named_parameters() if p.requires_grad and name not in without]
     groups = [
         {"params": [p for p in params if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in params if p.ndim <= 1], "weight_decay": 0.0},
@@ -87,14 +104,14 @@ def require_finite(what: str, value: float, step: int, name: str = "") -> None:
         )
 
 
-def clip_gradients(optimizer: torch.optim.Optimizer, clip: float) -> Tensor:
+def clip_gradients(optimizer: Any, clip: float) -> Tensor:
     """Scale the gradients of all weights together to a norm of at most `clip`, and return the norm
     before, a tensor of one number that nothing has waited for."""
     weights = [weight for group in optimizer.param_groups for weight in group["params"]]
     return whole(torch.nn.utils.clip_grad_norm_(weights, clip))
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def set_learning_rate(optimizer: Any, lr: float) -> None:
     """Set the learning rate of every group of weights; a group may have some `times` that of the
     others."""
     for group in optimizer.param_groups:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from cinelab.latent.codec import ToyCodecConfig
 from cinelab.latent.store import StoreConfig
+from cinelab.train import toybox2_presets
 from cinelab.train.bidirectional import Bidirectional, BidirectionalTraining
 from cinelab.train.codec import CodecTraining
 from cinelab.train.consistency import ConsistencyDistillation, ConsistencyTraining
@@ -62,6 +63,8 @@ def pairs(preset: str, teacher: str = "autoregressive", seed: int = 0) -> PairsC
 
 def store(preset: str, seed: int = 2, world: str = DEFAULT) -> StoreConfig:
     """Return settings of the training films of a world."""
+    if world == toybox2_presets.NAME:
+        return pick_preset(toybox2_presets.store_presets(seed), preset)
     smoke = StoreConfig(seed=seed, films=8, latents=8, shard=4)
     # of clips up to 36 latent frames, in shots that last long enough to see how something moves
     h100 = StoreConfig(seed=seed, films=24_000, latents=36, longest=8, shard=100)
@@ -71,6 +74,8 @@ def store(preset: str, seed: int = 2, world: str = DEFAULT) -> StoreConfig:
 
 def codec(preset: str, seed: int = 0, world: str = DEFAULT) -> CodecTraining:
     """Return settings of the training of a world's codec."""
+    if world == toybox2_presets.NAME:
+        return pick_preset(toybox2_presets.codec_presets(seed), preset)
     smoke = CodecTraining(
         codec=ToyCodecConfig(width=16, deep=16), steps=4, batch=2, clips=6, seed=seed, save_every=2
     )
@@ -84,6 +89,9 @@ def codec(preset: str, seed: int = 0, world: str = DEFAULT) -> CodecTraining:
 
 def recogniser(preset: str, seed: int = 0, world: str = DEFAULT) -> RecogniserTraining:
     """Return settings of the training of a world's recogniser."""
+    if world == toybox2_presets.NAME:
+        found = pick_preset(toybox2_presets.recogniser_presets(seed), preset)
+        return replace(found, codec=world_named(world).codec or None)
     smoke = RecogniserTraining(steps=4, batch=8, clips=16, held_out=8, save_every=2, seed=seed)
     h100 = RecogniserTraining(
         optim=Optim(lr=2e-3, warmup=200, ema=0.999), steps=4000, batch=256, clips=24_000, seed=seed

@@ -10,7 +10,7 @@ A mark is a hash of what is drawn from: tensors, or the checksums of shards.
 import hashlib
 import json
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ from torch import Tensor
 from cinelab.errors import CinelabError
 from cinelab.files import glance
 from cinelab.latent.clips import FilmStore, shards
+from cinelab.latent.mixed import MixedStore
 from cinelab.latent.placed import PlacedClips
+from cinelab.latent.shards import StoredLatents
 from cinelab.latent.store import Store
 from cinelab.runs import Run
 
+HASHED = 2**30  # bytes of latents that are read for a mark
 # entries of a recipe, noted beside the mark
 NAMED = ("fps", "size", "chunk", "codec", "encoder", "channels", "width", "words", "world")
 
@@ -81,9 +84,11 @@ def data_of(store: Any) -> dict | None:
             {
                 "path": _place(store.folder),
                 "films": len(store),
-                "mark": _of_tensors((store.latents, store.words, store.slot, store.shot)),
+                "mark": _of_store(store),
             },
         )
+    if isinstance(store, MixedStore):
+        return _of_mixed(store)
     if isinstance(store, FilmStore):
         return _with_recipe(
             store.recipe,
@@ -110,12 +115,38 @@ def _place(folder: str | Path) -> str:
     return str(Path(folder).resolve())
 
 
-def _of_tensors(tensors: Iterable[Tensor]) -> str:
+def _of_store(store: Store) -> str:
+    """Return the mark of a toybox store: of all its numbers, or, where its latents take more than
+    HASHED bytes, of its shards' own checksums, which are compared when a shard is first read."""
+    arrays = (store.latents, store.words, store.slot, store.shot)
     digest = hashlib.blake2b(digest_size=8)
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().numpy().data)
+    for array in arrays:
+        digest.update(f"{array.dtype} {tuple(array.shape)}".encode())
+        for part in _parts_of(array):
+            digest.update(part)
     return digest.hexdigest()
+
+
+def _parts_of(array: StoredLatents | Tensor) -> Iterator[bytes | memoryview]:
+    """Yield what stands for the numbers of an array in a mark."""
+    if isinstance(array, Tensor):
+        yield array.cpu().contiguous().numpy().data
+    elif array.nbytes > HASHED and None not in (digests := [one.digest for one in array.parts]):
+        yield " ".join(map(str, digests)).encode()
+    else:
+        yield from (part.numpy().data for part in array.each())
+
+
+def _of_mixed(store: MixedStore) -> dict:
+    """Return what is noted of several stores: the places of all, and a mark of theirs and the
+    shares that they give."""
+    parts = [data_of(one) or {} for one in store.stores]
+    text = json.dumps([[part["mark"] for part in parts], store.shares.tolist()])
+    return parts[0] | {
+        "path": " + ".join(part["path"] for part in parts),
+        "films": len(store),
+        "mark": hashlib.blake2b(text.encode(), digest_size=8).hexdigest(),
+    }
 
 
 def _of_films(store: FilmStore) -> str:

@@ -60,6 +60,10 @@ class TimeLimit:
         )
         return step + validation + 2 * save + MARGIN
 
+    def end_now(self) -> None:
+        """Let the training end at its next step boundary."""
+        self.ends = self.clock()
+
     def is_up(self) -> bool:
         """Whether another step would leave too little time to end."""
         return self.left < self.reserved

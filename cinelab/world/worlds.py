@@ -51,6 +51,7 @@ class World:
     where: tuple[str, ...] = ("setting",)
     moving: tuple[str, ...] = ("action", "camera")
     plain: Mapping[str, str] = {}
+    prompt_words: int = 24  # of a prompt, at most, that a model of it reads
     codec: str = ""
     recogniser: str = ""
 
@@ -124,6 +125,11 @@ class World:
         plan = self.cast_film(seed, index, latents, shot_latents=(latents, latents))
         return self.render(plan).frames[:frames], plan.shots[0].attributes
 
+    def random_clip(self, seed: int, index: int, latents: int) -> np.ndarray:
+        """Return a short clip, uint8 (F, H, W, 3), as the codec learns from: with a cut more often
+        than not."""
+        return self.render(self.cast_film(seed, index, latents, shot_latents=(1, latents))).frames
+
     def timeline(self, plan: FilmPlan, chunk: int = 1) -> Timeline:
         """Return a plan as a timeline that the director can make: one entry a shot plan."""
         return plan_timeline(plan, self.fps, self.stride, chunk)
@@ -162,7 +168,7 @@ def check_stated(name: str, thing: Any) -> None:
         )
 
 
-WORLDS = Worlds("world", ("cinelab.world.toybox1.world",))
+WORLDS = Worlds("world", ("cinelab.world.toybox1.world", "cinelab.world.toybox2.world"))
 
 
 def world_named(name: "str | World | None" = None) -> World:

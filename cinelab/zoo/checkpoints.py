@@ -23,8 +23,8 @@ from cinelab.errors import CinelabError
 from cinelab.files import write_atomic, write_json
 from cinelab.flow.sampler import Sampling
 from cinelab.latent.checkpoint import Module, as_dtype, fill, read_weights
-from cinelab.latent.codec import Codec, ToyCodec, ToyCodecConfig
-from cinelab.latent.codecs import build_codec, is_registered
+from cinelab.latent.codec import Codec
+from cinelab.latent.codecs import build_codec, codec_config, is_registered, made_codec
 from cinelab.model.backbone import build_backbone, model_from_dict, model_to_dict
 from cinelab.model.wan import CausalWan, WanConfig
 from cinelab.outputs import finish, half_saved, together
@@ -127,13 +127,13 @@ def fingerprint(folder: str | Path) -> str:
     return checksum(find(folder) / WEIGHTS, size=8)
 
 
-def load_codec(name: str | Path | None = None, device: str | None = None) -> ToyCodec:
+def load_codec(name: str | Path | None = None, device: str | None = None) -> Any:
     """Return a codec by name or folder (None: that of the default world) on `device` (None: the
     chosen one)."""
     device = chosen_device(device)
     folder = find(name or world_named().codec)
-    config = from_dict(ToyCodecConfig, read_part(folder, "codec"))
-    return load_weights(ToyCodec(config), folder).to(device)
+    codec = made_codec(codec_config(read_part(folder, "codec")))
+    return load_weights(codec, folder).to(device)
 
 
 def load_weights(
@@ -163,7 +163,8 @@ def toy_encoder(
 ) -> WordEncoder:
     """Return the encoder of a world's prompts (None: the default world)."""
     spoken = world_named(world)
-    return WordEncoder(spoken.known_words(), config or WordEncoderConfig(), spoken.families())
+    config = config or WordEncoderConfig(length=spoken.prompt_words)
+    return WordEncoder(spoken.known_words(), config, spoken.families())
 
 
 def read_part(folder: Path, key: str) -> Any:

@@ -136,7 +136,7 @@ def compare_cards(names: list[str], folder: str | Path = "results/reference") ->
     are not the same, as between a frame-wise and a chunk-wise model. What is a difference already
     is compared by the paired difference.
     """
-    films = {name: _per_film(Path(folder) / f"{name}.parquet") for name in names}
+    films = {name: films_of_card(Path(folder) / f"{name}.parquet") for name in names}
     chunks = {name: _chunk(name) for name in names}
     rows = []
     measured = dict.fromkeys(metric for one in films.values() for metric in one.index.levels[0])
@@ -239,7 +239,7 @@ def _chunk(name: str) -> int | None:
         return None
 
 
-def _per_film(path: Path) -> pd.Series:
+def films_of_card(path: Path) -> pd.Series:
     """Mean of every film, by (metric, seed, clip); `prompt` is the mean of all that prompts
     name."""
     if not path.exists() or half_saved(path.parent, f"{path.stem}.json"):
@@ -301,7 +301,7 @@ def benchmark_table(names: list[str], folder: str | Path = "results/reference") 
                 .value.mean()
             )
     for name in names:
-        rows[name] = _values(_per_film(Path(folder) / f"{name}.parquet"))
+        rows[name] = _values(films_of_card(Path(folder) / f"{name}.parquet"))
     return (
         pd.DataFrame(rows)
         .T.reindex(columns=list(BENCHMARK))

@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from cinelab.config import override, to_dict
-from cinelab.data.toybox import build_toybox
+from cinelab.config import override
+from cinelab.data.toybox_jobs import build_at_once
 from cinelab.devices import chosen_device
 from cinelab.errors import CinelabError
 from cinelab.flow.sampler import Sampling
@@ -31,7 +31,7 @@ from cinelab.lab.training import samples
 from cinelab.lab.training.panel import counted
 from cinelab.lab.training.run import StageRun
 from cinelab.lab.training.samples import Sample
-from cinelab.latent.codec import ToyCodec
+from cinelab.latent.codecs import codec_entry, made_codec
 from cinelab.latent.store import Store, world_of_store
 from cinelab.metrics.card import HELD_OUT
 from cinelab.metrics.toybox.clip_rewards import ClipRewards
@@ -67,6 +67,8 @@ def train_stage(
     sampling: Sampling | None = None,
     validate: bool = True,
     device: str | None = None,
+    codec: str | Path | None = None,
+    reader: str | Path | None = None,
 ) -> StageRun:
     """Set up the training of a registered stage, or of one named by its import path, on `device`
     (None: the chosen one, see `cinelab.devices`).
@@ -74,7 +76,9 @@ def train_stage(
     `store` is a store or its folder; of a stage that draws ODE pairs, these pairs or their plan.
     `init` and `teacher` are checkpoints (None: from scratch). `sampling` is how the result is
     sampled, where that is not what the stage says. `validate`: whether a stage that is validated
-    (every `validate_every` steps) exports its best weights, and not its last.
+    (every `validate_every` steps) exports its best weights, and not its last. `codec` is the one
+    that a result has which begins with no checkpoint, `reader` the recogniser that validates (None:
+    the shipped ones); the result is to lie beside a codec that is named by its folder.
     """
     stage = stage_named(name)
     config = override(stage.preset(preset, seed), with_loss(changes, loss))
@@ -88,7 +92,8 @@ def train_stage(
     }
     model = networks[stage.roles[0].name]
     world = _world_to_train(starts, store)
-    bundle = _result(stage, config, model, starts[INIT], sampling=sampling, world=world)
+    own = None if codec is None else Path(codec)
+    bundle = _result(stage, config, model, starts[INIT], sampling=sampling, world=world, codec=own)
     about = {"stage": name, "init": init and str(init)}
     about |= {"teacher": str(teacher)} if teacher is not None else {}
 
@@ -96,12 +101,13 @@ def train_stage(
         validator = None
         if validate and stage.validated:
             settings = SMOKE_VALIDATION if preset == "smoke" else None
-            reader = load_recogniser(device=device, world=bundle.world)
-            validator = Validator(bundle, reader, policy_of(config), settings)
+            judge = load_recogniser(reader, device, world=bundle.world)
+            validator = Validator(bundle, judge, policy_of(config), settings)
         more: dict[str, Any] = {}
         if weights := getattr(config, "reward", None):
+            judge = load_recogniser(reader, device, world=bundle.world)
             parts = (bundle.codec, bundle.encoder, list(weights))
-            more["reward"] = ClipRewards(*parts, world=bundle.world, device=device)
+            more["reward"] = ClipRewards(*parts, world=bundle.world, reader=judge)
         data = getattr(store, "made", opened(store, preset, bundle.world_name))
         return stage.train(config, data, networks, run=run, validator=validator, **more)
 
@@ -204,6 +210,7 @@ def _result(
     *,
     sampling: Sampling | None,
     world: str | None,
+    codec: Path | None,
 ) -> Bundle:
     """Return what the stage makes of its first network, to sample it: the other parts are those of
     the checkpoint it begins with, else those of its world."""
@@ -217,14 +224,17 @@ def _result(
     return Bundle(
         "sample",
         model,
-        start.codec if start else zoo.load_codec(drawn.codec, device),
+        start.codec if start else zoo.load_codec(codec or drawn.codec, device),
         start.encoder if start else zoo.toy_encoder(world=drawn),
         sampling,
         chunk,
         stage.span(config),
         start.fps if start else drawn.fps,
         start.size if start else drawn.size,
-        {"codec": start.config["codec"] if start else drawn.codec, WORLD: world},
+        {
+            "codec": start.config["codec"] if start else codec.name if codec else drawn.codec,
+            WORLD: world,
+        },
         lambda: "",
     )
 
@@ -268,18 +278,20 @@ def codec(
     config = override(presets.codec(preset, seed, world), changes or {})
     device = chosen_device(device)
     run = placed_run(run_dir, config, device)
-    model = ToyCodec(config.codec).to(device)
+    model = made_codec(config.codec).to(device)
+    judge = load_recogniser(config.judge, device, world=config.world) if config.judge else None
 
     def rows() -> Iterator[dict]:
         with counted(config.clips, "clips") as tell:
             clips = codec_stage.render_clips(config, tell)
-        return codec_stage.train(config, run, clips, device=device)
+        maps = judge.requires_grad_(False).feature_maps if judge else None
+        return codec_stage.train(config, run, clips, maps=maps, device=device)
 
     def film(model: Any, step: int) -> Sample:
         clip = codec_stage.clip(HELD_OUT, 0, 8, config.world)
         return samples.through_codec(model, clip, step, fps=world_named(config.world).fps)
 
-    about = {"codec": to_dict(config.codec), WORLD: config.world}
+    about = {"codec": codec_entry(config.codec), WORLD: config.world}
     return StageRun(config, run, model, rows, lambda: about, film)
 
 
@@ -317,25 +329,18 @@ def film_store(
     codec_name: str | None = None,
     tell: Callable[[int], None] | None = None,
     *,
+    jobs: int | None = None,
+    changes: dict | None = None,
     world: str = DEFAULT,
 ) -> Store:
-    """Render and encode the training films of a world once, with its codec unless another is named;
-    finished shards are not made again. `tell` is called with the number of films done (None: a
-    bar)."""
-    encoder = zoo.toy_encoder(world=world)
+    """Render and encode the training films of a world once, with its codec unless another is named,
+    by `jobs` processes (None: one a core); finished shards are not made again. `tell` is called
+    with the number of films done (None: a bar)."""
     codec_name = codec_name or world_named(world).codec
-    config = presets.store(preset, world=world)
+    config = override(presets.store(preset, world=world), changes or {})
     with counted(config.films, "films") as bar:
-        for _ in build_toybox(
-            Path(folder),
-            config,
-            zoo.load_codec(codec_name),
-            encoder,
-            zoo.fingerprint(codec_name),
-            tell=tell or bar,
-        ):
-            pass
-    return Store(Path(folder), encoder)
+        build_at_once(folder, config, codec_name, jobs=jobs, tell=tell or bar)
+    return Store(Path(folder), zoo.toy_encoder(world=world))
 
 
 def opened(store: Any, preset: str, world: str | None = None) -> Any:

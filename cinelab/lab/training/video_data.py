@@ -70,8 +70,8 @@ def sample_videos(
     folder: str | Path,
     films: int = 3,
     latents: int = 24,
-    *,
     seed: int = 11,
+    *,
     world: str | None = None,
 ) -> Path:
     """Write films of a made world (None: the default one) as mp4, each with a text file of a

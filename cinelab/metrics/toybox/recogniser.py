@@ -26,7 +26,7 @@ from cinelab.world.worlds import WORLD, World, check_same_world, world_named
 from cinelab.zoo import checkpoints as zoo
 
 WINDOW = 6  # frames
-PLACES = 16  # pixels per place and axis: a 48 x 64 frame has 3 x 4
+ROWS = 24  # of the first features
 SPREAD = 4.0  # changes between frames are small; this brings them to the size of frames
 AT_ONCE = 256  # windows read together
 AT = {"first": 0.0, "middle": 0.5, "last": 1.0}  # where in a shot its window lies
@@ -38,7 +38,8 @@ class RecogniserConfig:
     # those seen in colour: the farthest apart, where a walker has moved on
     looks: tuple[int, ...] = (0, 5)
     size: tuple[int, int] = (48, 64)  # height, width in pixels
-    look: tuple[int, int, int] = (32, 64, 96)  # channels at 1/2, 1/4 and 1/8 of the resolution
+    fold: int = 2  # pixels a cell and axis of the first features
+    look: tuple[int, int, int] = (32, 64, 96)  # channels at that, half and a quarter of it
     motion: tuple[int, int, int] = (24, 48, 64)
     where: int = 48  # channels of the 3 x 4 places
     what: int = 128  # channels of the maximum over all places
@@ -51,10 +52,24 @@ class RecogniserConfig:
                 "to "
                 f"{self.frames - 1}."
             )
-        if any(side % PLACES for side in self.size):
+        if any(side % self.place for side in self.size):
             raise CinelabError(
-                f"size {self.size} must be a multiple of {PLACES} pixels in both axes."
+                f"size {self.size} must be a multiple of {self.place} pixels in both axes."
             )
+
+    @classmethod
+    def of(cls, size: tuple[int, int]) -> "RecogniserConfig":
+        """Return the settings for frames of a size (height, width): larger ones are folded more,
+        into more channels."""
+        fold = size[0] // ROWS
+        if fold <= 2:
+            return cls(size=size)
+        return cls(size=size, fold=fold, look=(48, 96, 128), motion=(32, 64, 96))
+
+    @property
+    def place(self) -> int:
+        """Pixels a place and axis: a frame has 3 x 4 of them."""
+        return 8 * self.fold
 
 
 def block(inner: int, outer: int, stride: int) -> nn.Sequential:
@@ -71,10 +86,10 @@ class Trunk(nn.Module):
     def __init__(self, channels: int, widths: tuple[int, int, int], config: RecogniserConfig):
         super().__init__()
         half, quarter, eighth = widths
-        cells = config.size[0] // PLACES * config.size[1] // PLACES
+        cells = config.size[0] // config.place * config.size[1] // config.place
         self.body = nn.Sequential(
-            nn.PixelUnshuffle(2),
-            block(4 * channels, half, 1),
+            nn.PixelUnshuffle(config.fold),
+            block(config.fold**2 * channels, half, 1),
             block(half, quarter, 2),
             block(quarter, quarter, 1),
             block(quarter, eighth, 2),
@@ -87,8 +102,16 @@ class Trunk(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.body(x)  # (X, eighth, H / 8, W / 8)
+        x = self.body(x)  # (X, eighth, 6, 8)
         return self.mix(torch.cat([self.where(x).flatten(1), self.what(x).amax((2, 3))], dim=1))
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """(X, channels, H, W) -> the features after each of the five convolutions."""
+        found = []
+        for layer in self.body:
+            x = layer(x)
+            found.append(x)
+        return found[1:]
 
 
 def changes(frames: Tensor) -> Tensor:
@@ -105,7 +128,7 @@ class Recogniser(nn.Module):
     def __init__(self, config: RecogniserConfig | None = None, world: str | World | None = None):
         super().__init__()
         self.world = world_named(world)
-        self.config = config = config or RecogniserConfig(size=self.world.size)
+        self.config = config = config or RecogniserConfig.of(self.world.size)
         self.accuracy: dict[str, float] = {}  # attribute -> share read right on held-out renders
         self.accuracy_codec: dict[str, float] = {}  # the same after encoding and decoding them
         self.look = Trunk(3, config.look, config)
@@ -131,6 +154,10 @@ class Recogniser(nn.Module):
             name: head(moving if name in self.world.moving else still)
             for name, head in self.heads.items()
         }
+
+    def feature_maps(self, frames: Tensor) -> list[Tensor]:
+        """Frames (X, 3, H, W) in [-1, 1] -> the features of a still, from fine to coarse."""
+        return self.look.maps(frames)
 
     @torch.inference_mode()
     def probabilities(self, frames: np.ndarray) -> dict[str, np.ndarray]:

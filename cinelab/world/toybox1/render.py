@@ -12,11 +12,8 @@ from cinelab.world.plans import FilmPlan, Rendered, ShotPlan, frames_of
 from cinelab.world.toybox1.actors import draw_actor, pose_at
 from cinelab.world.toybox1.draw import SS, Pen, dimmed
 from cinelab.world.toybox1.sets import HORIZON, light_of, panorama, view
+from cinelab.world.toybox1.vocab import FPS, HEIGHT, STRIDE, WIDTH
 
-HEIGHT = 48
-WIDTH = 64
-FPS = 8.0
-STRIDE = 2
 ACTOR = {"wide": 11.0, "medium": 15.0, "close": 20.0}  # frame pixels per unit of figure
 # where the feet stand, in frame heights from the top
 FEET = {"wide": 0.86, "medium": 1.0, "close": 1.12}

@@ -9,6 +9,10 @@ the first shot in which a character or a place appears and must be remembered fr
 
 from cinelab.world.wording import Wording
 
+HEIGHT = 48
+WIDTH = 64
+FPS = 8.0
+STRIDE = 2
 # attribute -> value -> phrases; the first phrase is the plain one, the others are paraphrases.
 PHRASES: dict[str, dict[str, tuple[str, ...]]] = {
     "size": {

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cinelab.world.plans import FilmPlan, Rendered, rng_for
-from cinelab.world.toybox1 import casting, render, vocab
+from cinelab.world.toybox1 import casting, vocab
 from cinelab.world.worlds import WORLDS, World
 
 
@@ -13,9 +13,9 @@ from cinelab.world.worlds import WORLDS, World
 class Toybox1(World):
     """Four kinds of characters in six settings, at 48x64 pixels and 8 frames a second."""
 
-    size = (render.HEIGHT, render.WIDTH)
-    fps = render.FPS
-    stride = render.STRIDE
+    size = (vocab.HEIGHT, vocab.WIDTH)
+    fps = vocab.FPS
+    stride = vocab.STRIDE
     wording = vocab.WORDING
     unprompted = vocab.UNPROMPTED
     identity = vocab.IDENTITY
@@ -41,16 +41,20 @@ class Toybox1(World):
         return casting.absence(seed, index, away, shot_latents, reframed)
 
     def render(self, plan: FilmPlan) -> Rendered:
+        from cinelab.world.toybox1 import render  # late: a prompt is read without a renderer
+
         return render.render(plan)
 
     def random_shot(
         self, seed: int, index: int, frames: int
     ) -> tuple[np.ndarray, Mapping[str, str]]:
         """Return a random single shot; every second one goes on from another."""
+        from cinelab.world.toybox1 import render
+
         rng = rng_for(seed, index)
         (character,), (place,) = casting.hire(rng, 1), casting.scout(rng, 1)
         time = rng.choice(vocab.PROMPTED["time"])
-        latents = 1 + frames // render.STRIDE
+        latents = 1 + frames // vocab.STRIDE
         plan = casting.shoot(rng, character, place, (0, 0), time, latents)
         before = None
         if rng.random() < 0.5:
