@@ -27,18 +27,18 @@ from cinelab.world.worlds import WORLDS, World, prompted_names, world_named, wor
 from cinelab.zoo import checkpoints as zoo
 
 
-@pytest.fixture(params=["toybox-1"], scope="module")
+@pytest.fixture(params=list(WORLDS), scope="module")
 def world(request):
     return world_named(request.param)
 
 
 @pytest.fixture(scope="module")
 def films(world):
-    return [world.cast_film(5, index, 24) for index in range(60)]
+    return [world.cast_film(5, index, 24, shot_latents=(2, 4)) for index in range(60)]
 
 
 def test_a_film_is_a_function_of_its_address(world, films):
-    again = world.cast_film(5, 7, 24)
+    again = world.cast_film(5, 7, 24, shot_latents=(2, 4))
     assert again == films[7] != films[8]
     assert np.array_equal(world.render(again).frames, world.render(films[7]).frames)
 
