@@ -145,6 +145,8 @@ RANGES: dict[str, tuple[float, float]] = {
             "past_noise",
             "depths",
             "eps",
+            "rise",
+            "most",
         ),
         (0, 1),
     ),
@@ -164,6 +166,9 @@ RANGES: dict[str, tuple[float, float]] = {
         ),
         (0, LARGE),
     ),
+    # of exp(beta r): larger weights are one clip's alone
+    "beta": (0, 20),
+    "mixture": (0, LARGE),
     "size": (1, SIDE),
     "first_steps": (1, STEPS),
     "seeds": (0, SEED - 1),

@@ -1,4 +1,4 @@
-"""Names for things that users add: policies, metrics, losses, solvers, training stages,
+"""Names for things that users add: policies, metrics, losses, rewards, solvers, training stages,
 backbones, codecs, worlds.
 
     from cinelab import register
@@ -32,6 +32,7 @@ HOMES = {
     "solver": "cinelab.flow.sampler:SOLVERS",
     "metric": "cinelab.metrics.metric:METRICS",
     "loss": "cinelab.train.losses:LOSSES",
+    "reward": "cinelab.train.rewards:REWARDS",
     "stage": "cinelab.train.stage:STAGES",
     "backbone": "cinelab.model.backbone:BACKBONES",
     "codec": "cinelab.latent.codecs:CODECS",

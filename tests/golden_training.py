@@ -25,6 +25,7 @@ from cinelab.train import (
     codec,
     consistency,
     dmd,
+    forward_process,
     ode,
     pairs,
     presets,
@@ -140,6 +141,31 @@ def dmd_steps(changes: dict, folder: Path) -> Results:
     return three_steps(replace(config, **changes), start, folder)
 
 
+def latent_mean(sample: torch.Tensor, clips: Clips, made: torch.Tensor) -> dict:
+    """Return a reward that any latents have, under the name of a registered one."""
+    return {"action": sample[:, made].mean((1, 2, 3, 4)).sigmoid()}
+
+
+def rewarded_dmd_steps(folder: Path) -> Results:
+    def start(config, run):
+        networks = {"student": network(), "teacher": teacher(), "critic": network(2)}
+        stage = dmd.DistributionMatching("dmd")
+        return stage.train(config, RandomClips(), networks, run=run, reward=latent_mean)
+
+    config = replace(presets.dmd("smoke"), model=presets.SMOKE, batch=3, bf16=False)
+    more = {"policy": CAMR(budget=2), "reward": {"action": 1.0}, "validate_every": 9}
+    return three_steps(replace(config, **more), start, folder)
+
+
+def forward_process_steps(folder: Path) -> Results:
+    def start(config, run):
+        return forward_process.train(config, network(), RandomClips(), reward=latent_mean, run=run)
+
+    config = replace(presets.forward_process("smoke"), model=presets.SMOKE, bf16=False, rise=0.2)
+    more = {"policy": CAMR(budget=2), "reward": {"action": 1.0}, "validate_every": 9}
+    return three_steps(replace(config, **more), start, folder)
+
+
 def codec_steps(folder: Path) -> Results:
     def start(config, run):
         return codec.train(config, run, codec.render_clips(config), device=chosen_device())
@@ -199,6 +225,8 @@ TRAINING = {
     "dmd-fp32": partial(dmd_steps, {"bf16": False}),
     "dmd-adversarial": partial(dmd_steps, {"gan": GanConfig(clips=4, steps=2), "bf16": False}),
     "dmd-known": partial(dmd_steps, {"known": 1.0, "chunk": 2, "lengths": (4, 8), "bf16": False}),
+    "dmd-rewarded": rewarded_dmd_steps,
+    "forward-process": forward_process_steps,
     "codec": codec_steps,
     "recogniser": recogniser_steps,
 }

@@ -117,7 +117,7 @@ SETTINGS = (
     "cinelab.train",
 )
 # checked where they are used with others, or of any size
-FREE = {"levels", "at", "counts", "shots", "ratio", "light", "contrast", "blur", "shift"}
+FREE = {"levels", "at", "counts", "shots", "ratio", "light", "contrast", "blur", "shift", "reward"}
 
 
 def test_all_settings_are_found():

@@ -39,7 +39,10 @@ SHARED = {
     "train": "a training stage, and the command that runs one",
     # a stage's name: its settings by preset (train.presets), and its run in a notebook (lab)
     **dict.fromkeys(
-        ("bidirectional", "teacher_forcing", "ode", "consistency", "dmd", "codec", "recogniser"),
+        (
+            *("bidirectional", "teacher_forcing", "ode", "consistency", "dmd", "forward_process"),
+            *("codec", "recogniser"),
+        ),
         "the settings of a training, and the call that sets one up",
     ),
 }

@@ -45,7 +45,10 @@ def steps_of(rows):
 # The registry
 
 
-@pytest.mark.parametrize("name", ["bidirectional", "teacher_forcing", "ode", "consistency", "dmd"])
+STAGE_NAMES = "bidirectional teacher_forcing ode consistency dmd forward_process".split()
+
+
+@pytest.mark.parametrize("name", STAGE_NAMES)
 def test_every_stage_states_all_that_is_read_of_it(name):
     stage = stage_named(name)
     config = stage.preset("toy", seed=3)

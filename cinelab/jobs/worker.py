@@ -26,6 +26,7 @@ from cinelab.jobs.networks import check_start, network, place_of, weights_of
 from cinelab.jobs.stores import check_worlds, open_pairs, open_store, pairs_folder, pairs_of
 from cinelab.model.backbone import model_to_dict
 from cinelab.outputs import together
+from cinelab.registry import resolve
 from cinelab.scale.adapters import Lora, fingerprints_of, save_lora
 from cinelab.scale.checkpoints import SharedRun, export, weights_in
 from cinelab.scale.parallel import Parallel
@@ -58,11 +59,32 @@ def train(job: Job, parallel: Parallel, limit: TimeLimit | None = None) -> Itera
             )
             for role in stage.roles
         }
-        yield from stage.train(config, data, networks, run=run)
+        yield from stage.train(config, data, networks, run=run, **rewarded(job, config, run))
     else:
         check_data(job, config, run)
     if run.ended and job.export is not None:
         parallel.once(lambda: deliver(job, config, run))
+
+
+# what computes rewards is of a later room, and is found as a store or stage of one's own is
+CLIP_REWARDS = "cinelab.metrics.toybox.clip_rewards:ClipRewards"
+
+
+def rewarded(job: Job, config: Any, run: SharedRun) -> dict[str, Any]:
+    """Return what a stage is given to compute the rewards that its settings name: nothing where
+    they name none. CinelabError where the clips are not of the toybox."""
+    weights = getattr(config, "reward", None)
+    if weights is None:
+        return {}
+    if (toybox := recipe_of_toybox(job, run)) is None:
+        raise CinelabError(
+            f"reward is set, but {job.store.path} holds no films of the toybox, whose prompts "
+            "say what a clip is to show; name a store of the toybox, or leave reward out."
+        )
+    world = world_named(toybox[WORLD])
+    codec = zoo.load_codec(world.codec, run.device)
+    parts = (codec, zoo.toy_encoder(world=world), list(weights))
+    return {"reward": resolve(CLIP_REWARDS)(*parts, world=world, device=run.device)}
 
 
 def job_entries(job: Job) -> dict[str, Any]:

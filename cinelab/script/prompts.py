@@ -110,6 +110,12 @@ class WordEncoder:
             out[: len(ids)] = self.codes[list(ids)] + self.places[: len(ids)]
         return out
 
+    def decode(self, text: Tensor) -> str:
+        """Return the known words of one prompt (L, E) as `encode` gives it, in their order."""
+        used = text[text.abs().sum(-1) > 0].float().cpu()
+        numbers = torch.cdist(used - self.places[: len(used)], self.codes).argmin(-1)
+        return " ".join(self.vocabulary[number] for number in numbers.tolist())
+
 
 def taken(word: str, vocabulary: Container[str]) -> bool:
     """Whether a word encoder of this vocabulary takes a word: it knows it, or passes over it

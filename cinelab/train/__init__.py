@@ -6,6 +6,8 @@ ode, pairs        stage 2a: causal ODE initialisation, and the teacher's traject
 true_past         a bidirectional teacher that is given the true past, a control of stage 2a
 consistency       stage 2b: causal consistency distillation
 dmd               stage 3: distribution matching on the student's own roll-outs
+forward_process   fine-tuning by rewards of the student's own clips
+rewards           what a reward is, and how a loss takes it in
 gan               the adversarial head of stage 3, on the critic's features
 moved, precision  the share of the weights that move; what half precision would hide
 stage             `Stage`: what a stage is, and how one of your own is registered

@@ -45,6 +45,7 @@ from cinelab.train.losses import error, loss_name
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import TEACHERS, teacher_velocity
 from cinelab.train.precision import prime_autocast
+from cinelab.train.rewards import Reward, check_rewards, frame_weights, given_reward
 from cinelab.train.self_rollout import RolloutDraw, self_rollout
 from cinelab.train.sizes import CHUNK, PAPERS, SPAN, TOY, WAN_CAMR, wan_presets
 from cinelab.train.stage import STUDENT, TEACHER, Networks, Role, Stage, stage
@@ -65,6 +66,9 @@ class DmdTraining(Computing):
     critic: Optim = field(default_factory=lambda: Optim(lr=2e-4, betas=(0.0, 0.999), warmup=10))
     policy: Policy = field(default_factory=CAMR)  # of the student's memory in its roll-outs
     loss: str = "mse"  # of the student: a registered name or an import path (see train.losses)
+    # weights of rewards by name (see train.rewards): each clip's loss times exp(beta r)
+    reward: dict[str, float] | None = None
+    beta: float = 2.0
     score: str = "bidirectional"  # whose judgement: both scores are of this kind
     # what the student remembers: what it made, or the truth (causal score distillation)
     history: str = "self"
@@ -91,6 +95,7 @@ class DmdTraining(Computing):
     def __post_init__(self) -> None:
         super().__post_init__()
         loss_name(self.loss)
+        check_rewards(self.reward)
         # filled in here, so that the run's config.json has all of it
         object.__setattr__(self, "sampling", self.sampling.filled())
         if self.sampling.solver != "consistency":
@@ -185,19 +190,22 @@ def student_loss(
     rng: torch.Generator,
     draw: RolloutDraw | None = None,
     *,
+    reward: Reward | None = None,
     gan: Adversary | None = None,
 ) -> tuple[Tensor, dict]:
     """Return half the squared distance to the fixed target (sample - gradient), whose gradient on
     the sample is that gradient, with the adversarial loss where there is one; and how far the
     scores are apart (`gap`, for the log).
 
-    Only frames that the student made itself count, not those of a true beginning.
+    Only frames that the student made itself count, not those of a true beginning. With a `reward`
+    each clip's distance is multiplied by exp(beta r) (Reward Forcing's Re-DMD).
     """
     sample, own = self_rollout(model, clips, config, rng, draw)
     gradient, gap = dmd_gradient(sample.detach(), clips, real, fake, config, rng)
     goal = (sample - gradient).detach()
-    loss = 0.5 * error(config.loss, sample[:, own], goal[:, own])
-    columns = {"gap": gap[:, own].mean().detach()}
+    weight, rewarded = frame_weights(reward, sample, clips, own, config=config)
+    loss = 0.5 * error(config.loss, sample[:, own], goal[:, own], weight=weight)
+    columns: Columns = {"gap": gap[:, own].mean().detach()} | rewarded
     if gan is None:
         return loss, columns
     x, t, _ = noised_at_random(sample, config, rng)
@@ -308,6 +316,7 @@ class DistributionMatching(Stage):
         model = networks["student"]
         real = networks["teacher"]
         fake = networks["critic"]
+        reward = given_reward(networks, config.reward)
         gan = adversary_of(config.gan, config, networks, data) if config.gan else None
 
         def clips_at(step: int, micro_batch: int, who: str, kind: type[torch.Generator]) -> Clips:
@@ -324,7 +333,9 @@ class DistributionMatching(Stage):
             clips = clips_at(step, micro_batch, "student", type(rng))
             prime_autocast(model, clips)
             forked = fork_rng(rng, micro_batch)
-            return student_loss(model, clips, real, fake, config, forked, draw, gan=gan)
+            return student_loss(
+                model, clips, real, fake, config, forked, draw, reward=reward, gan=gan
+            )
 
         def critic_step(
             fake: CausalWan, step: int, micro_batch: int, rng: torch.Generator

@@ -13,6 +13,7 @@ from cinelab.train.bidirectional import Bidirectional, BidirectionalTraining
 from cinelab.train.codec import CodecTraining
 from cinelab.train.consistency import ConsistencyDistillation, ConsistencyTraining
 from cinelab.train.dmd import DistributionMatching, DmdTraining
+from cinelab.train.forward_process import ForwardProcess, ForwardProcessTraining
 from cinelab.train.ode import OdeTraining, ode_presets, pairs_presets
 from cinelab.train.optim import Optim
 from cinelab.train.pairs import PairsConfig
@@ -48,6 +49,11 @@ def consistency(preset: str, seed: int = 0) -> ConsistencyTraining:
 def dmd(preset: str, seed: int = 0) -> DmdTraining:
     """Return settings of stage 3."""
     return pick_preset(DistributionMatching("dmd").presets(seed), preset)
+
+
+def forward_process(preset: str, seed: int = 0) -> ForwardProcessTraining:
+    """Return settings of fine-tuning by rewards."""
+    return pick_preset(ForwardProcess("forward_process").presets(seed), preset)
 
 
 def pairs(preset: str, teacher: str = "autoregressive", seed: int = 0) -> PairsConfig:

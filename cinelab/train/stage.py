@@ -35,10 +35,11 @@ from cinelab.train.loop import Columns, Learner, Validator
 from cinelab.train.loop import train as run_loop
 from cinelab.train.precision import require_full_precision
 from cinelab.train.provenance import check_fits, data_of
+from cinelab.train.rewards import Reward
 from cinelab.train.trained_policy import trained_under
 
 # Imported when a stage is first looked up: each registers its own.
-BUILT_IN = ("bidirectional", "teacher_forcing", "ode", "consistency", "dmd")
+BUILT_IN = ("bidirectional", "teacher_forcing", "ode", "consistency", "dmd", "forward_process")
 STAGES = Registry("stage", builtin=tuple(f"cinelab.train.{name}" for name in BUILT_IN))
 # What a stage draws from: clips of a store, or ODE pairs that a teacher has made of them.
 CLIPS = "clips"
@@ -113,8 +114,13 @@ class Stage:
         *,
         run: Run,
         validator: Validator | None = None,
+        reward: Reward | None = None,
     ) -> Iterator[Columns]:
-        """Yield one log row per step; resumes. Clips are drawn where the first network is."""
+        """Yield one log row per step; resumes. Clips are drawn where the first network is.
+
+        `reward` computes the rewards that the settings name; learners find it as
+        networks["reward"].
+        """
         self.note_data(run, data, config)
         for role in self.roles if self.full_precision else ():
             require_full_precision(networks[role.name], self.name, role.name)
@@ -122,6 +128,8 @@ class Stage:
         if is_compiled(config, device.type, run.parallel.world if run.parallel else 1):
             for network in networks.values():
                 with_compiled_blocks(network)
+        if reward is not None:
+            networks = {**networks, "reward": reward}
         learners = self.learners(config, placed(data, device), networks)
         return run_loop(learners, config, run, validator)
 

@@ -165,7 +165,8 @@ def saved_student(stage: StageRun) -> tuple[int, Any]:
 
 def foretold(stage: StageRun) -> Iterator[dict]:
     """Yield the rows of a training, and print after some steps how long the rest will take."""
-    every = TIMED * stage.config.critic_updates  # as many steps of the student as take part
+    # as many steps of the student as take part
+    every = TIMED * getattr(stage.config, "critic_updates", 1)
     seconds = []
     for row in stage.train():
         seconds.append(row["seconds"])

@@ -34,6 +34,7 @@ from cinelab.lab.training.samples import Sample
 from cinelab.latent.codecs import codec_entry, made_codec
 from cinelab.latent.store import Store, world_of_store
 from cinelab.metrics.card import HELD_OUT
+from cinelab.metrics.toybox.clip_rewards import ClipRewards
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
 from cinelab.metrics.toybox.validation import ValidationConfig, Validator
 from cinelab.model.backbone import initialised, model_to_dict
@@ -102,8 +103,13 @@ def train_stage(
             settings = SMOKE_VALIDATION if preset == "smoke" else None
             judge = load_recogniser(reader, device, world=bundle.world)
             validator = Validator(bundle, judge, policy_of(config), settings)
+        more: dict[str, Any] = {}
+        if weights := getattr(config, "reward", None):
+            judge = load_recogniser(reader, device, world=bundle.world)
+            parts = (bundle.codec, bundle.encoder, list(weights))
+            more["reward"] = ClipRewards(*parts, world=bundle.world, reader=judge)
         data = getattr(store, "made", opened(store, preset, bundle.world_name))
-        return stage.train(config, data, networks, run=run, validator=validator)
+        return stage.train(config, data, networks, run=run, validator=validator, **more)
 
     def film(trained: Any, step: int) -> Sample:
         sample = samples.held_out_film if stage.causal else samples.held_out_clip

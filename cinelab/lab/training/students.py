@@ -1,4 +1,5 @@
-"""Few-step students as notebooks use them: stage 2 (causal ODE, consistency) and stage 3 (DMD).
+"""Few-step students as notebooks use them: stage 2 (causal ODE, consistency), stage 3 (DMD), and
+fine-tuning by rewards.
 
     run = students.consistency("results/cd", "results/store", teacher="toybox-base")
     run.watch()
@@ -167,6 +168,30 @@ def dmd(
         seed=seed,
         changes=changes,
         loss=loss,
+        validate=validate,
+    )
+
+
+def forward_process(
+    run_dir: str | Path,
+    store: Store | str | Path,
+    init: str | Path,
+    preset: str = "toy",
+    *,
+    seed: int = 0,
+    changes: dict | None = None,
+    validate: bool = True,
+) -> StageRun:
+    """Set up fine-tuning by rewards of a student's own clips, from a student (stage 2 or 3), whose
+    levels it keeps."""
+    return train_stage(
+        "forward_process",
+        run_dir,
+        store,
+        preset=preset,
+        init=init,
+        seed=seed,
+        changes=changes,
         validate=validate,
     )
 
