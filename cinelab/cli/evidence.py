@@ -18,7 +18,9 @@ PagesOnly = Annotated[
 ]
 Tables = Annotated[
     str | None,
-    typer.Option(help="only write these tables: students, budget, span, routing or injectivity"),
+    typer.Option(
+        help="only write these tables: students, budget, span, routing, injectivity or framing"
+    ),
 ]
 Smoke = Annotated[bool, typer.Option("--smoke", help="a trial of the cells; no tables, no pages")]
 Workers = Annotated[int, number_option("cells at a time", 1, WORKERS)]

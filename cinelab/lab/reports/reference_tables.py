@@ -4,6 +4,7 @@ students     students_claims.csv: what a student keeps of the base, from the car
 span         in_span.csv and reach.csv: recall within the trained span and beyond it
 routing      routing.csv: how pages are chosen, for whom, and where they stand
 injectivity  injectivity*.csv and its raw rows
+framing      framing.csv, framing_claims.csv and its raw rows: where figures stand, with DMD's head
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from cinelab.files import write_text
 from cinelab.lab.reports.cards import films_of_card
 from cinelab.lab.reports.verdicts import Look, about_ratio, judged
 from cinelab.lab.studies import injectivity_claims
-from cinelab.lab.studies.memory_study import sweep_rows, sweep_table
+from cinelab.lab.studies.framing_study import framing_claims, framing_table
+from cinelab.lab.studies.memory_study import keep_raw_rows, sweep_rows, sweep_table
 
 BASE = "toybox-base"
 STUDENTS = ("toybox-4step", "toybox-2step", "toybox-1step")
@@ -78,12 +80,20 @@ def _injectivity(results: Path, reference: Path) -> None:
     injectivity_claims.write_injectivity_tables(rows, reference)
 
 
+def _framing(results: Path, reference: Path) -> None:
+    rows = sweep_rows(results / "framing")
+    write_text(reference / "framing.csv", framing_table(rows).to_csv(index=False))
+    write_text(reference / "framing_claims.csv", framing_claims(rows).to_csv(index=False))
+    keep_raw_rows(rows, reference / "framing_rows.parquet")
+
+
 MAKERS: dict[str, Callable[[Path, Path], None]] = {
     "students": _students,
     "budget": _budget,
     "span": _span,
     "routing": _routing,
     "injectivity": _injectivity,
+    "framing": _framing,
 }
 
 
