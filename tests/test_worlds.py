@@ -16,6 +16,7 @@ from cinelab.flow.sampler import Sampling
 from cinelab.lab.training import stages
 from cinelab.latent.codec import ToyCodec, ToyCodecConfig
 from cinelab.latent.store import StoreConfig, world_of_store
+from cinelab.metrics.card import CardConfig
 from cinelab.metrics.metric import METRICS
 from cinelab.metrics.toybox.attributes import encode_plans, film_rows, read_shots
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
@@ -361,3 +362,14 @@ def test_a_checkpoint_that_names_no_world_is_of_the_first(tmp_path):
 def test_what_is_no_world_is_refused(thing, refusal):
     with pytest.raises(CinelabError, match=refusal):
         register.world("another")(thing)
+
+
+def test_a_card_is_measured_on_films_of_the_worlds_own_lengths(world):
+    config = CardConfig.of(world, films=2)
+    assert (config.latents, config.shot_latents) == (world.film_latents, world.film_shots)
+    plans = [
+        world.cast_film(0, i, config.latents, shot_latents=config.shot_latents) for i in range(40)
+    ]
+    orders = [[shot.character for shot in plan.shots if not shot.continues] for plan in plans]
+    again = [any(who in order[: n - 1] for n, who in enumerate(order) if n > 1) for order in orders]
+    assert sum(again) > len(plans) / 2, "most films have a return after an absence"

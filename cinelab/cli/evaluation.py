@@ -173,8 +173,9 @@ def tasks_command(
     docs/benchmark.md."""
     from cinelab.lab.studies.tasks import export_tasks
     from cinelab.metrics.card import CardConfig
+    from cinelab.world.worlds import world_named
 
-    config = CardConfig(seeds=seed_list(seeds), films=films)
+    config = CardConfig.of(world_named(world), seeds=seed_list(seeds), films=films)
     with writing(folder, AT_ONCE, tidy=True), progress("writing tasks") as show:
         count = export_tasks(folder, config, show, world=world)
     say((str(folder), "bold green"), f": {count} tasks; put a video beside each shot list, then")

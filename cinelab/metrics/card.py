@@ -7,6 +7,7 @@ fresh seeds.
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,6 +41,7 @@ from cinelab.metrics.video.held_shot import HELD
 from cinelab.metrics.video.pixels import TIMING, floor_rows
 from cinelab.runs import hardware
 from cinelab.world.plans import FilmPlan
+from cinelab.world.worlds import World
 from cinelab.zoo.bundle import Bundle
 
 HELD_OUT = 50_000  # seeds from here on are never trained on
@@ -79,6 +81,16 @@ class CardConfig:
             raise CinelabError(
                 f"held_seconds is {self.held_seconds}; a shot is held from {HELD:g} s on."
             )
+
+    @classmethod
+    def of(cls, world: World, **settings: Any) -> "CardConfig":
+        """Return the settings for a world, whose films and shots have their own lengths."""
+        return cls(
+            latents=world.film_latents,
+            shot_latents=world.film_shots,
+            absence_latents=world.absence_latents,
+            **settings,
+        )
 
     @property
     def paired(self) -> int:

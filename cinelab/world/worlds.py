@@ -51,6 +51,10 @@ class World:
     where: tuple[str, ...] = ("setting",)
     moving: tuple[str, ...] = ("action", "camera")
     plain: Mapping[str, str] = {}
+    # what its models are measured on: latent frames of a film, its shots, and an absence's
+    film_latents: int = 24
+    film_shots: tuple[int, int] = (3, 6)
+    absence_latents: int = 3
     prompt_words: int = 24  # of a prompt, at most, that a model of it reads
     codec: str = ""
     recogniser: str = ""

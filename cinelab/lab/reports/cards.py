@@ -45,9 +45,10 @@ def score_card(
     No policy is the one that it was trained under (see `policy_for`); another one is in the card's
     name.
     """
-    config = CardConfig(seeds=seeds, films=films)
+    CardConfig(seeds=seeds, films=films)  # refused before anything is loaded
     ready_folder(output)
     bundle = load(name)
+    config = CardConfig.of(bundle.world, seeds=seeds, films=films)
     reader = load_recogniser(world=bundle.world)
     rule = policy_for(bundle, policy, budget)
     policy_label = label_of(rule if policy is None else policy)

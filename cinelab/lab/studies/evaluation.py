@@ -14,7 +14,7 @@ from cinelab.metrics.card import CardConfig
 from cinelab.metrics.metric import labelled
 from cinelab.metrics.rows import WHOLE, absent, row_table, save_rows
 from cinelab.metrics.video.evaluate import evaluate
-from cinelab.world.worlds import prompted_names, world_of
+from cinelab.world.worlds import prompted_names, world_named, world_of
 
 
 def evaluate_all(
@@ -71,7 +71,8 @@ def _visionreward(films: list, rewriting: str, tell: Callable) -> list:
 def sample_tasks(folder: str | Path, films: int = 2) -> Path:
     """A few tasks of the toybox with their true answers: something to evaluate where nothing has
     been made yet."""
-    config = CardConfig(seeds=(0,), films=films, away=(1,), in_span=(), held=0)
+    few = {"seeds": (0,), "films": films, "away": (1,), "in_span": (), "held": 0}
+    config = CardConfig.of(world_named(), **few)
     export_tasks(folder, config)
     answer_tasks(folder, lambda plan, given: world_of(plan).render(plan).frames, config)
     return Path(folder)

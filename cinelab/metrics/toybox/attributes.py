@@ -286,15 +286,16 @@ def absence_batch(
     seed: int,
     films: range,
     away: int,
-    shot_latents: int = 3,
+    shot_latents: int | None = None,
     reframed: bool = False,
 ) -> Batch:
     """Memory tests: X, A at home, `away` shots without A, A at home again (in another shot size if
     `reframed`).
 
-    Shots are made whole chunks, `shot_latents` at least.
+    Shots are made whole chunks, `shot_latents` at least (None: as the world's absences are).
     """
-    shot_latents = -(-shot_latents // bundle.chunk) * bundle.chunk
+    shortest = bundle.world.absence_latents if shot_latents is None else shot_latents
+    shot_latents = -(-shortest // bundle.chunk) * bundle.chunk
     plans = [
         bundle.world.absence(seed, index, away, shot_latents=shot_latents, reframed=reframed)
         for index in films

@@ -70,7 +70,7 @@ class Validator:
         self.bundle = bundle
         self.reader = reader
         self.policy = policy or CAMR()
-        self.config = config or ValidationConfig()
+        self.config = config or ValidationConfig(shot_latents=bundle.world.film_shots)
         c = self.config
         plans = [
             bundle.world.cast_film(

@@ -27,6 +27,9 @@ class Toybox2(World):
     identity = words.IDENTITY
     scenery = words.SCENERY
     plain = words.PLAIN
+    film_latents = 36
+    film_shots = (4, 12)
+    absence_latents = 4
     prompt_words = 32
     codec = "toybox2-codec"
     recogniser = "toybox2-recogniser"
