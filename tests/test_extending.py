@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass, replace
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -432,11 +431,17 @@ def test_a_metric_that_answers_wrongly_is_one_sentence(answer, words):
             register.metric("bad", **bad)(answer)
 
 
+class SmallCard(CardConfig):
+    """A card of short films, whatever the world says."""
+
+    @classmethod
+    def of(cls, world, **settings):
+        few = {"away": (1,), "reframed_away": 1, "in_span": (), "held": 0}
+        return cls(latents=6, shot_latents=(3, 3), **few, **settings)
+
+
 def test_own_metrics_are_in_films_evaluations_and_cards(own, bundle, tmp_path, monkeypatch):
-    small = partial(
-        CardConfig, latents=6, shot_latents=(3, 3), away=(1,), reframed_away=1, in_span=(), held=0
-    )
-    monkeypatch.setattr("cinelab.lab.reports.cards.CardConfig", small)
+    monkeypatch.setattr("cinelab.lab.reports.cards.CardConfig", SmallCard)
     film = Director(bundle).render(PLAY)
     scores = plain_values(film.frames, film.timeline, film.timings)
     assert scores[scores["metric"] == "redness"]["shot"].tolist() == [1, 2, 3] and set(

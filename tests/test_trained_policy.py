@@ -68,7 +68,9 @@ def test_a_job_exports_it(stage, kind):
     preset = "toy" if kind == "toybox" else "wan-1.3b-camr"
     job = Job(stage, "run", Data(kind, "4x6x5"), preset, init="random", teacher=teacher)
     said = worker.result_entries(
-        job, job.config, {"fps": 8.0, "size": (48, 64)} if kind == "toybox" else None
+        job,
+        job.config,
+        {"fps": 8.0, "size": (48, 64), "world": "toybox-1"} if kind == "toybox" else None,
     )
     assert said["policy"] == policy_to_dict(CAMR() if kind == "toybox" else presets.WAN_CAMR)
     assert ("max_distance" in said) == (stage == "dmd") and said["span"] == (
