@@ -47,7 +47,8 @@ def codec_presets(seed: int) -> dict[str, ResidualCodecTraining]:
 
 def recogniser_presets(seed: int) -> dict[str, RecogniserTraining]:
     """Return settings of the recogniser's training by preset."""
-    toy = RecogniserTraining(seed=seed, world=NAME)
+    # 6,000 clips are learnt by heart: kinds were read at 0.98 there and at 0.93 elsewhere
+    toy = RecogniserTraining(steps=2400, clips=16_000, frames=9, seed=seed, world=NAME)
     return {
         "smoke": replace(toy, steps=4, batch=8, clips=16, held_out=8, save_every=2),
         "toy": toy,

@@ -171,7 +171,7 @@ def bear(pen: Pen, paint: Paint, pose: Pose) -> None:
     """Draw a bear: round ears and a snout."""
     for side in (-1, 1):
         for grow, colour in ((EDGE, paint.ink), (0.0, paint.main), (-0.1, paint.dark)):
-            pen.circle(side * 0.42, 1.94, 0.22 + grow, colour)
+            pen.circle(side * 0.5, 1.92, 0.24 + grow, colour)
     round_body(pen, paint)
     pen.ellipse(0.8 * pose.look, 1.36, (0.24, 0.19), paint.ink)
     pen.ellipse(0.8 * pose.look, 1.36, (0.2, 0.15), paint.bright)
@@ -264,26 +264,26 @@ def head_top(kind: str) -> float:
 
 
 def hat(pen: Pen, paint: Paint, kind: str, look: float) -> None:
-    """Draw a top hat with a band of the second colour."""
+    """Draw a top hat with a band of the second colour, which leaves the ears to be seen."""
     v = head_top(kind)
-    pen.box((-0.5, v - 0.1), (0.5, v + 0.04), paint.ink)
-    pen.box((-0.32, v), (0.32, v + 0.5), paint.ink)
-    pen.box((-0.32, v + 0.06), (0.32, v + 0.2), paint.second)
+    pen.box((-0.38, v - 0.1), (0.38, v + 0.02), paint.ink)
+    pen.box((-0.26, v), (0.26, v + 0.5), paint.ink)
+    pen.box((-0.26, v + 0.06), (0.26, v + 0.2), paint.second)
 
 
 def crown(pen: Pen, paint: Paint, kind: str, look: float) -> None:
-    """Draw a golden crown with three points."""
+    """Draw a golden crown with three points, between the ears."""
     v = head_top(kind) - 0.12
     for grow, colour in ((EDGE, paint.ink), (0.0, paint.gold)):
         pen.polygon(
             [
-                (-0.4 - grow, v - grow),
-                (0.4 + grow, v - grow),
-                (0.46 + grow, v + 0.46 + grow),
-                (0.2, v + 0.22),
-                (0, v + 0.54 + grow),
-                (-0.2, v + 0.22),
-                (-0.46 - grow, v + 0.46 + grow),
+                (-0.3 - grow, v - grow),
+                (0.3 + grow, v - grow),
+                (0.36 + grow, v + 0.44 + grow),
+                (0.15, v + 0.2),
+                (0, v + 0.52 + grow),
+                (-0.15, v + 0.2),
+                (-0.36 - grow, v + 0.44 + grow),
             ],
             colour,
         )
