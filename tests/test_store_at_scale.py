@@ -8,7 +8,7 @@ import torch
 
 from cinelab.checksums import write_arrays, write_sealed
 from cinelab.data import toybox_jobs
-from cinelab.data.toybox import build_toybox, missing_shards, of_latents
+from cinelab.data.toybox import build_toybox, claim_store, missing_shards, of_latents
 from cinelab.errors import CinelabError, Failed
 from cinelab.jobs.job import Data
 from cinelab.latent.mixed import MixedStore
@@ -209,3 +209,16 @@ def test_a_worker_that_dies_or_is_refused_is_one_sentence(tmp_path, monkeypatch)
             )
             with pytest.raises(kind, match=said):
                 toybox_jobs.build_at_once(tmp_path, config, "toybox-codec", jobs=2)
+
+
+def test_films_are_not_encoded_by_another_worlds_codec(tmp_path):
+    config = StoreConfig(films=2, latents=4, world="toybox-2")
+    with pytest.raises(CinelabError, match="codec toybox-codec is of the world 'toybox-1', and"):
+        toybox_jobs.build_at_once(tmp_path / "store", config, "toybox-codec")
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_store_of_the_other_toybox_is_refused_by_its_world(tmp_path):
+    claim_store(tmp_path, StoreConfig(films=2, latents=4, longest=9, world="toybox-2"), "a")
+    with pytest.raises(CinelabError, match="built with world='toybox-2', not 'toybox-1'"):
+        claim_store(tmp_path, StoreConfig(films=2, latents=4), "b")

@@ -121,7 +121,8 @@ def claim_store(folder: Path, config: StoreConfig, fingerprint: str) -> None:
     mine = asdict(config) | {"codec": fingerprint}
     # an older one knew fewer settings
     if path.exists() and (old := asdict(StoreConfig()) | read_sealed(path, AGAIN)) != mine:
-        key = next(k for k in mine if mine[k] != old.get(k))
+        first = ("world", "codec")  # which the rest depends on
+        key = next(k for k in (*first, *mine) if mine[k] != old.get(k))
         raise CinelabError(
             f"Store {folder} was built with {key}={old.get(key)!r}, not {mine[key]!r}; remove it "
             "or name another folder."

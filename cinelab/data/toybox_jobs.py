@@ -25,7 +25,7 @@ from cinelab.files import to_json
 from cinelab.latent.store import StoreConfig
 from cinelab.limits import WORKERS, check_number
 from cinelab.threads import cores, limited
-from cinelab.world.worlds import world_named
+from cinelab.world.worlds import check_same_world, world_named
 from cinelab.zoo import checkpoints as zoo
 
 WORTH = 32  # films to make; for fewer a process of its own does not pay
@@ -50,6 +50,14 @@ def build_at_once(
     jobs = cores() if jobs is None else jobs
     check_number("jobs", jobs, 1, WORKERS)
     folder = Path(folder)
+    if str(codec) != world_named(config.world).codec:  # a world may state another world's codec
+        check_same_world(
+            zoo.world_in(codec),
+            config.world,
+            what=f"The codec {codec}",
+            whose="the films are",
+            remedy="name a codec of theirs, or none",
+        )
     claim_store(folder, config, zoo.fingerprint(codec))
     missing = sum(map(len, missing_shards(folder, config)))
     numbers = count(config.films - missing)

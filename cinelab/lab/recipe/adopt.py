@@ -207,5 +207,5 @@ def sentence_of(row: dict[str, Any]) -> str:
     verdicts = [one["verdict"] for one in row.get("metrics", [])]
     count = {kind: verdicts.count(kind) for kind in dict.fromkeys(verdicts)}
     counted = ", ".join(f"{number} {kind}" for kind, number in count.items())
-    judged = counted or "not scored: it makes no films, and is judged by what is trained from it"
+    judged = counted or "not scored"
     return f"{row['came as']} as {row['name']}: {preset}{where}. Metrics: {judged}."

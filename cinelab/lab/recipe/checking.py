@@ -11,6 +11,7 @@ from cinelab.lab.recipe.returned import Returned
 from cinelab.metrics.toybox.recogniser import load_recogniser
 from cinelab.train import presets
 from cinelab.train.stage import STAGES, stage_named
+from cinelab.world.worlds import named_in, world_named
 from cinelab.zoo import checkpoints as zoo
 
 MODEL = "model"  # what makes films; besides: codec, recogniser
@@ -106,19 +107,21 @@ def name_for(found: Returned, config: dict, kind: str) -> str:
     if found.name in zoo.shipped() or kind != MODEL:
         return found.name
     stage = config.get("stage")
+    # what a world's checkpoints are called after, such as toybox2
+    family = world_named(named_in(config)).codec.removesuffix("-codec") or "toybox"
     if stage == "bidirectional":
-        return "toybox-bidirectional-24" if config["span"] > 8 else "toybox-bidirectional"
+        return f"{family}-bidirectional-24" if config["span"] > 8 else f"{family}-bidirectional"
     steps = config["sampling"]["steps"]
     few = config["sampling"].get("solver") == "consistency"
     chunk = "" if config["chunk"] == 1 else "chunk-"
-    return f"toybox-{chunk}{steps}step" if few else f"toybox-{chunk}base"
+    return f"{family}-{chunk}{steps}step" if few else f"{family}-{chunk}base"
 
 
 def nearest_preset(config: dict, kind: str) -> tuple[str, dict[str, tuple[Any, Any]]]:
     """Return the preset that a training's settings are nearest to, and where they differ: setting
     -> (preset's, theirs). ("", {}) where nothing is known of its stage."""
     theirs = flat(without_places(config.get("training") or {}))
-    known = _known_presets(config.get("stage") if kind == MODEL else kind)
+    known = _known_presets(config.get("stage") if kind == MODEL else kind, named_in(config))
     if not theirs or not known:
         return "", {}
     differences = {
@@ -133,9 +136,10 @@ def nearest_preset(config: dict, kind: str) -> tuple[str, dict[str, tuple[Any, A
     return nearest, differences[nearest]
 
 
-def _known_presets(stage: str | None) -> dict[str, Any]:
+def _known_presets(stage: str | None, world: str) -> dict[str, Any]:
     if stage in ("codec", "recogniser"):
-        return {name: getattr(presets, stage)(name) for name in ("smoke", "toy", "h100")}
+        made = getattr(presets, stage)
+        return {name: made(name, world=world) for name in ("smoke", "toy", "h100")}
     return stage_named(stage).presets(0) if stage is not None and stage in STAGES else {}
 
 
