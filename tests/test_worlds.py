@@ -21,6 +21,7 @@ from cinelab.metrics.metric import METRICS
 from cinelab.metrics.toybox.attributes import encode_plans, film_rows, read_shots
 from cinelab.metrics.toybox.recogniser import Recogniser, load_recogniser
 from cinelab.model.wan import CausalWan
+from cinelab.train import recogniser as training
 from cinelab.train.presets import SMOKE
 from cinelab.world.plans import FilmPlan, Rendered, ShotPlan, frames_of, rng_for, shot_lengths
 from cinelab.world.wording import Wording, words
@@ -373,3 +374,11 @@ def test_a_card_is_measured_on_films_of_the_worlds_own_lengths(world):
     orders = [[shot.character for shot in plan.shots if not shot.continues] for plan in plans]
     again = [any(who in order[: n - 1] for n, who in enumerate(order) if n > 1) for order in orders]
     assert sum(again) > len(plans) / 2, "most films have a return after an absence"
+
+
+def test_the_second_worlds_recogniser_says_how_well_it_reads():
+    reader = load_recogniser(world="toybox-2")
+    assert set(reader.accuracy) == set(reader.accuracy_codec) == set(reader.attributes)
+    assert min(reader.accuracy.values()) >= 0.98 and min(reader.accuracy_codec.values()) >= 0.97
+    seen = training.accuracy(reader, seed=4321, count=150, frames=9)
+    assert np.mean(list(seen.values())) > 0.98 and min(seen.values()) > 0.93
