@@ -706,6 +706,10 @@ NAMES: dict[str, dict[str, str]] = {
         "plan_timeline": "world.plans.plan_timeline",
         "timeline_of": "world.plans.plan_timeline",
     },
+    "world.toybox1.draw": {
+        "dimmed": "world.toybox2.drawing.dimmed",
+        "tint": "world.toybox2.drawing.tint",
+    },
     "world.toybox1.vocab": {
         "read": "read_prompt",
         "words": "world.wording.words",

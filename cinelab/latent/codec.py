@@ -120,13 +120,7 @@ class ToyCodec(nn.Module):
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, F, 3, H, W) in [-1, 1] -> latents (B, N, C, H/8, W/8)."""
-        count = frames.shape[1]
-        if (count - 1) % self.stride:
-            raise ValueError(f"{count} frames do not fit 1 + {self.stride} n; pad or cut the clip")
-        still = frames[:, :1].expand(-1, self.stride - 1, -1, -1, -1)
-        groups = rearrange(
-            torch.cat([still, frames], 1), "b (n s) c h w -> (b n) (s c) h w", s=self.stride
-        )
+        groups = grouped(frames, self.stride)
         x = self.down(self.stem(fn.pixel_unshuffle(groups, 4)))
         x, _ = self.encode_past(x.unflatten(0, (frames.shape[0], -1)), None)
         return self.whiten(self.to_latent(x.flatten(0, 1))).unflatten(0, (frames.shape[0], -1))
@@ -137,15 +131,7 @@ class ToyCodec(nn.Module):
 
         Latent by latent, so that any split of a film gives the same bits.
         """
-        parts = []
-        for latent in latents.unbind(1):
-            frames, state = self._decode_one(latent, state)
-            parts.append(frames)
-        return torch.cat(parts, dim=1), state
-
-    def _decode_one(self, latent: Tensor, state: DecoderState) -> tuple[Tensor, Tensor]:
-        frames, after = self.decode_groups(latent[:, None], state)
-        return (frames[:, -1:] if state is None else frames).clamp(-1, 1), after
+        return decoded_in_turn(self, latents, state)
 
     def decode_groups(self, latents: Tensor, state: DecoderState = None) -> tuple[Tensor, Tensor]:
         """Decode all latents in one pass, unclamped, `stride` frames for each (those of the first
@@ -155,6 +141,30 @@ class ToyCodec(nn.Module):
         x, state = self.decode_past(x, state)
         x = self.head(self.deep(x.flatten(0, 1)))
         return rearrange(x, "(b n) (s c) h w -> b (n s) c h w", b=batch, s=self.stride), state
+
+
+def grouped(frames: Tensor, stride: int) -> Tensor:
+    """Return frames (B, F, 3, H, W) as the groups of latent frames (B N, 3 stride, H, W): the first
+    frame is a group by itself, as a still. ValueError for a number of frames that does not fit."""
+    count = frames.shape[1]
+    if (count - 1) % stride:
+        raise ValueError(f"{count} frames do not fit 1 + {stride} n; pad or cut the clip")
+    still = frames[:, :1].expand(-1, stride - 1, -1, -1, -1)
+    whole = torch.cat([still, frames], 1)
+    return rearrange(whole, "b (n s) c h w -> (b n) (s c) h w", s=stride)
+
+
+def decoded_in_turn(
+    codec: Any, latents: Tensor, state: DecoderState
+) -> tuple[Tensor, DecoderState]:
+    """Return frames (B, F, 3, H, W) in [-1, 1] and the state for the next call of latents
+    (B, N, C, h, w), by the codec's `decode_groups` of one after another."""
+    parts = []
+    for latent in latents.unbind(1):
+        frames, after = codec.decode_groups(latent[:, None], state)
+        parts.append((frames[:, -1:] if state is None else frames).clamp(-1, 1))
+        state = after
+    return torch.cat(parts, dim=1), state
 
 
 def device_of(codec: Codec) -> torch.device:

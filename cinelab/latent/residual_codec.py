@@ -20,7 +20,7 @@ import torch.nn.functional as fn
 from einops import rearrange
 from torch import Tensor, nn
 
-from cinelab.latent.codec import DecoderState
+from cinelab.latent.codec import DecoderState, decoded_in_turn, grouped
 
 KIND = "residual"
 CELL = 16  # pixels a latent cell and axis
@@ -181,13 +181,8 @@ class ResidualCodec(nn.Module):
 
     def encode(self, frames: Tensor) -> Tensor:
         """Frames (B, F, 3, H, W) in [-1, 1] -> latents (B, N, C, h, w)."""
-        batch, count = frames.shape[:2]
-        if (count - 1) % self.stride:
-            raise ValueError(f"{count} frames do not fit 1 + {self.stride} n; pad or cut the clip")
-        still = frames[:, :1].expand(-1, self.stride - 1, -1, -1, -1)
-        groups = rearrange(
-            torch.cat([still, frames], 1), "b (n s) c h w -> (b n) (s c) h w", s=self.stride
-        )
+        batch = frames.shape[0]
+        groups = grouped(frames, self.stride)
         x = self.down(self.stem(fn.pixel_unshuffle(groups, 8)))
         x, _ = self.encode_past(x.unflatten(0, (batch, -1)), None)
         x = self.after_past(x.flatten(0, 1))
@@ -200,12 +195,7 @@ class ResidualCodec(nn.Module):
 
         Latent by latent, so that any split of a film gives the same bits.
         """
-        parts = []
-        for latent in latents.unbind(1):
-            frames, after = self.decode_groups(latent[:, None], state)
-            parts.append((frames[:, -1:] if state is None else frames).clamp(-1, 1))
-            state = after
-        return torch.cat(parts, dim=1), state
+        return decoded_in_turn(self, latents, state)
 
     def decode_groups(self, latents: Tensor, state: DecoderState = None) -> tuple[Tensor, Tensor]:
         """Decode all latents in one pass, unclamped, `stride` frames for each (those of the first

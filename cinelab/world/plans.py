@@ -114,3 +114,24 @@ def frames_of(latents: int, stride: int, *, first: bool) -> int:
     """Return the number of frames in `latents` latent frames, of which Wan's first one holds a
     single frame where they are a film's `first` ones."""
     return latents * stride - (stride - 1 if first else 0)
+
+
+def with_truth(plan: FilmPlan, frames: np.ndarray, boxes: np.ndarray, stride: int) -> Rendered:
+    """Return drawn frames (F, H, W, 3) and boxes (F, 4) of a plan with what else is true: the shot
+    of every frame, and the cuts."""
+    counts = [
+        frames_of(shot.latents, stride, first=number == 0) for number, shot in enumerate(plan.shots)
+    ]
+    starts = accumulate(counts, initial=0)
+    shots = enumerate(plan.shot_of_latent)
+    return Rendered(
+        frames=frames,
+        plan=plan,
+        shot_of_frame=[shot for j, shot in shots for _ in range(stride if j else 1)],
+        boxes=boxes,
+        cuts=[
+            start
+            for start, shot in zip(starts, plan.shots, strict=False)
+            if start and not shot.continues
+        ],
+    )

@@ -7,24 +7,9 @@ A figure stands on local (0, 0), is about 2 units tall, and faces us.
 from dataclasses import dataclass
 from math import pi, sin
 
-from cinelab.world.toybox1.draw import Colour, Pen, dimmed, tint
-
-COLOURS: dict[str, Colour] = {
-    "red": (214, 48, 49),
-    "orange": (240, 138, 36),
-    "yellow": (250, 214, 60),
-    "green": (64, 172, 82),
-    "blue": (52, 112, 222),
-    "purple": (146, 76, 190),
-}
-SECOND: dict[str, Colour] = {
-    "white": (250, 250, 246),
-    "black": (34, 32, 38),
-    "pink": (255, 150, 190),
-    "teal": (70, 214, 204),
-}
-INK: Colour = (38, 30, 44)
-GOLD: Colour = (255, 200, 40)
+from cinelab.world.toybox1.draw import Pen
+from cinelab.world.toybox2.drawing import Colour, dimmed, tint
+from cinelab.world.toybox2.figures import COLOURS, GOLD, INK, SECOND
 
 
 @dataclass(frozen=True)

@@ -9,26 +9,9 @@ import cv2
 import numpy as np
 
 from cinelab.readable import Readable
+from cinelab.world.toybox2.drawing import ONE, SHIFT, Colour
 
 SS = 4  # supersampling per axis
-SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates
-ONE = 1 << SHIFT
-Colour = tuple[int, int, int]
-Light = tuple[float, float, float]
-
-
-def tint(colour: Colour, light: Light = (1.0, 1.0, 1.0), add: float = 0.0) -> Colour:
-    """Return `colour` under coloured light, brightened by `add` (-1..1 of full scale)."""
-    red, green, blue = (
-        int(min(255, max(0, c * l + 255 * add))) for c, l in zip(colour, light, strict=True)
-    )
-    return red, green, blue
-
-
-def dimmed(light: Light, share: float, base: float = 0.0) -> Light:
-    """Return `base` + `share` * `light`."""
-    red, green, blue = light
-    return base + share * red, base + share * green, base + share * blue
 
 
 @dataclass(frozen=True)

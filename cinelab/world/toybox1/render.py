@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from cinelab.world.plans import FilmPlan, Rendered, ShotPlan, frames_of
+from cinelab.world.plans import FilmPlan, Rendered, ShotPlan, frames_of, with_truth
 from cinelab.world.toybox1.actors import draw_actor, pose_at
-from cinelab.world.toybox1.draw import SS, Pen, dimmed
-from cinelab.world.toybox1.sets import HORIZON, light_of, panorama, view
+from cinelab.world.toybox1.draw import SS, Pen
+from cinelab.world.toybox1.sets import panorama, view
 from cinelab.world.toybox1.vocab import FPS, HEIGHT, STRIDE, WIDTH
+from cinelab.world.toybox2.drawing import dimmed
+from cinelab.world.toybox2.sets import HORIZON, light_of
 
 ACTOR = {"wide": 11.0, "medium": 15.0, "close": 20.0}  # frame pixels per unit of figure
 # where the feet stand, in frame heights from the top
@@ -97,17 +99,4 @@ def render(plan: FilmPlan) -> Rendered:
         part, where, carry = render_shot(shot, count, carry if shot.continues else None)
         frames.append(part)
         boxes.append(where)
-    starts = np.cumsum([0, *(len(part) for part in frames)])
-    return Rendered(
-        frames=np.concatenate(frames),
-        plan=plan,
-        shot_of_frame=[
-            shot for j, shot in enumerate(plan.shot_of_latent) for _ in range(STRIDE if j else 1)
-        ],
-        boxes=np.concatenate(boxes),
-        cuts=[
-            int(start)
-            for start, shot in zip(starts, plan.shots, strict=False)
-            if start and not shot.continues
-        ],
-    )
+    return with_truth(plan, np.concatenate(frames), np.concatenate(boxes), STRIDE)

@@ -10,33 +10,11 @@ import cv2
 import numpy as np
 
 from cinelab.world.plans import rng_for
-from cinelab.world.toybox1.draw import SS, Colour, Pen, tint
+from cinelab.world.toybox1.draw import SS, Pen
+from cinelab.world.toybox2.drawing import Colour, tint
+from cinelab.world.toybox2.sets import GROUND, HORIZON, SKY, light_of
 
 SPAN = 2.6  # panorama width in frame heights (a 4:3 frame is 1.33 wide)
-HORIZON = 0.62  # horizon, measured from the top of the frame
-NIGHT = (0.42, 0.46, 0.72)
-DAY = (1.0, 1.0, 1.0)
-
-SKY: dict[str, tuple[Colour, Colour]] = {
-    "meadow": ((112, 190, 245), (206, 236, 250)),
-    "beach": ((86, 190, 232), (255, 232, 190)),
-    "desert": ((250, 176, 96), (255, 226, 160)),
-    "city": ((150, 178, 214), (222, 222, 232)),
-    "forest": ((120, 178, 160), (196, 222, 180)),
-    "snow": ((160, 186, 222), (232, 238, 248)),
-}
-GROUND: dict[str, Colour] = {
-    "meadow": (126, 200, 88),
-    "beach": (240, 214, 150),
-    "desert": (226, 164, 84),
-    "city": (112, 112, 122),
-    "forest": (92, 116, 60),
-    "snow": (240, 246, 252),
-}
-
-
-def light_of(time: str) -> tuple[float, float, float]:
-    return NIGHT if time == "night" else DAY
 
 
 def panorama(attributes: dict[str, str], seed: int, height: int) -> np.ndarray:

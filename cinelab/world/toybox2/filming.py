@@ -3,13 +3,13 @@
 frames   uint8 (F, H, W, 3) RGB; the first latent frame is one frame, each later one STRIDE frames
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
-from cinelab.readable import Readable
-from cinelab.world.plans import FilmPlan, Rendered, frames_of
+from cinelab.world.plans import FilmPlan, Rendered, frames_of, with_truth
 from cinelab.world.toybox2.casting import Toybox2Shot, with_composition
 from cinelab.world.toybox2.drawing import SS, Light, Pen, dimmed
 from cinelab.world.toybox2.figures import draw_figure, pose_of
@@ -108,16 +108,6 @@ def box(state: State, figure: Figure) -> np.ndarray:
     return np.array(corners).clip(0, [WIDTH, HEIGHT, WIDTH, HEIGHT])
 
 
-@dataclass(frozen=True)
-class FilmedShot(Readable):
-    """The frames of a shot, uint8 (F, H, W, 3), its first figure's boxes (F, 4), and the state that
-    comes next."""
-
-    frames: np.ndarray
-    boxes: np.ndarray
-    after: State
-
-
 def looks_of(shot: Toybox2Shot) -> list[Appearance]:
     """Return what the first figure of a shot looks like, and its partner where it has one."""
     attributes = shot.attributes
@@ -152,13 +142,13 @@ def opening(shot: Toybox2Shot) -> State:
     return State(place, attributes["time"], size, camera, tuple(figures))
 
 
-def state_after(shot: Toybox2Shot, ticks: int) -> State:
-    """Return the state of a shot so many ticks after its opening."""
-    state = opening(shot)
-    move = camera_action(shot.attributes["camera"])
+def track(state: State, camera: str, ticks: int) -> list[State]:
+    """Return a state and those of the `ticks` after it, under a camera word."""
+    move = camera_action(camera)
+    states = [state]
     for _ in range(ticks):
-        state = advance(state, move)
-    return state
+        states.append(advance(states[-1], move))
+    return states
 
 
 def going_on(shot: Toybox2Shot, state: State) -> State:
@@ -169,55 +159,23 @@ def going_on(shot: Toybox2Shot, state: State) -> State:
     return replace(state, figures=(begun, *others))
 
 
-def film(state: State, camera: str, count: int) -> FilmedShot:
-    """Return `count` frames from a state on, under a camera word."""
-    move = camera_action(camera)
-    frames = np.empty((count, HEIGHT, WIDTH, 3), np.uint8)
-    boxes = np.empty((count, 4), np.float32)
-    for number in range(count):
-        frames[number] = draw(state)
-        boxes[number] = box(state, state.figures[0])
-        state = advance(state, move)
-    return FilmedShot(frames, boxes, state)
-
-
-def excerpt(plan: FilmPlan, start: int, stop: int) -> np.ndarray:
-    """Return the frames from `start` to `stop` of a film, uint8 (stop - start, H, W, 3); what lies
-    before is not drawn."""
-    frames: list[np.ndarray] = []
-    now: State | None = None
-    at = 0
+def states_of(plan: FilmPlan) -> Iterator[State]:
+    """Yield the state of every frame of a film."""
+    after: State | None = None
     for number, shot in enumerate(map(with_composition, plan.shots)):
-        now = going_on(shot, now) if shot.continues and now is not None else opening(shot)
-        move = camera_action(shot.attributes["camera"])
-        for _ in range(frames_of(shot.latents, STRIDE, first=number == 0)):
-            if start <= at < stop:
-                frames.append(draw(now))
-            now = advance(now, move)
-            at += 1
-        if at >= stop:
-            break
-    return np.stack(frames)
+        count = frames_of(shot.latents, STRIDE, first=number == 0)
+        begin = going_on(shot, after) if shot.continues and after else opening(shot)
+        *shown, after = track(begin, shot.attributes["camera"], count)
+        yield from shown
+
+
+def drawn_frames(states: Iterable[State]) -> np.ndarray:
+    """Return the frames of states, uint8 (F, H, W, 3)."""
+    return np.stack([draw(state) for state in states])
 
 
 def render(plan: FilmPlan) -> Rendered:
     """Draw a whole film."""
-    parts: list[FilmedShot] = []
-    for number, shot in enumerate(map(with_composition, plan.shots)):
-        count = frames_of(shot.latents, STRIDE, first=number == 0)
-        state = going_on(shot, parts[-1].after) if shot.continues else opening(shot)
-        parts.append(film(state, shot.attributes["camera"], count))
-    starts = np.cumsum([0, *(len(part.frames) for part in parts)])
-    return Rendered(
-        frames=np.concatenate([part.frames for part in parts]),
-        plan=plan,
-        shot_of_frame=[
-            shot for j, shot in enumerate(plan.shot_of_latent) for _ in range(STRIDE if j else 1)
-        ],
-        boxes=np.concatenate([part.boxes for part in parts]),
-        cuts=[
-            int(start)
-            for start, shot in zip(starts, plan.shots, strict=False)
-            if start and not shot.continues
-        ],
-    )
+    states = list(states_of(plan))
+    boxes = np.stack([box(state, state.figures[0]) for state in states])
+    return with_truth(plan, drawn_frames(states), boxes.astype(np.float32), STRIDE)

@@ -1,6 +1,7 @@
 """Toybox 2 as a world that a checkpoint names."""
 
 from collections.abc import Mapping
+from itertools import islice
 
 import numpy as np
 
@@ -71,10 +72,11 @@ class Toybox2(World):
         time = rng.choice(words.PROMPTED["time"])
         plan = casting.shoot(rng, hero, place, (0, 0), time=time, latents=latents, partner=partner)
         begin = rng.randrange(state.STRIDE * latents - frames + 1)
-        now = filming.state_after(plan, begin)
+        camera = plan.attributes["camera"]
+        now = filming.track(filming.opening(plan), camera, begin)[-1]
         if rng.random() < LATE:
             now = filming.going_on(plan, now)
-        return filming.film(now, plan.attributes["camera"], frames).frames, plan.attributes
+        return filming.drawn_frames(filming.track(now, camera, frames - 1)), plan.attributes
 
     def random_clip(self, seed: int, index: int, latents: int) -> np.ndarray:
         """Return a short clip, as the codec learns from: one in two from anywhere in a film, the
@@ -88,4 +90,4 @@ class Toybox2(World):
         plan = self.cast_film(seed, index, FILM)
         count = 1 + state.STRIDE * (latents - 1)
         start = rng.randrange(state.STRIDE * (FILM - 1) + 2 - count)
-        return filming.excerpt(plan, start, start + count)
+        return filming.drawn_frames(islice(filming.states_of(plan), start, start + count))
